@@ -1,0 +1,50 @@
+// Queries on the registry's operators.
+import type { Kysely } from 'kysely';
+import { newId } from '../ids.js';
+import type { Registry } from './schema.js';
+
+/** An operator with the password's hash, for sign-in. The e-mail address is compared in lower case. */
+export async function findOperatorByEmail(
+  db: Kysely<Registry>,
+  email: string,
+): Promise<{ id: string; email: string; passwordHash: string; active: boolean } | undefined> {
+  return db
+    .selectFrom('operators')
+    .select(['id', 'email', 'password as passwordHash', 'active'])
+    .where('email', '=', email)
+    .executeTakeFirst();
+}
+
+export async function findOperator(
+  db: Kysely<Registry>,
+  id: string,
+): Promise<{ id: string; email: string; active: boolean; createdAt: string; updatedAt: string } | undefined> {
+  return db
+    .selectFrom('operators')
+    .select(['id', 'email', 'active', 'created_at as createdAt', 'updated_at as updatedAt'])
+    .where('id', '=', id)
+    .executeTakeFirst();
+}
+
+/** How many operators there are, active or not. */
+export async function countOperators(db: Kysely<Registry>): Promise<number> {
+  const { count } = await db
+    .selectFrom('operators')
+    .select((eb) => eb.fn.countAll<string>().as('count'))
+    .executeTakeFirstOrThrow();
+  return Number(count);
+}
+
+/** Adds an operator; one with that address already there stays as it is. Returns whether one was added. */
+export async function insertOperator(
+  db: Kysely<Registry>,
+  operator: { email: string; passwordHash: string },
+): Promise<boolean> {
+  const inserted = await db
+    .insertInto('operators')
+    .values({ id: newId(), email: operator.email, password: operator.passwordHash })
+    .onConflict((conflict) => conflict.column('email').doNothing())
+    .returning('id')
+    .executeTakeFirst();
+  return inserted !== undefined;
+}

@@ -1,0 +1,52 @@
+// The registry's tables as Kysely sees them. Timestamps arrive as ISO 8601 text (db/client.ts).
+import type { ColumnType, Generated, GeneratedAlways, JSONColumnType } from 'kysely';
+
+/** Written by the database, or given as ISO 8601. */
+export type Timestamp = ColumnType<string, string | undefined, string>;
+
+export type TenantStatus = 'provisioning' | 'active' | 'suspended' | 'deleting';
+
+/** A tenant's own bounds for its pool, as stored: what is absent has the service's default. Times in milliseconds. */
+export interface StoredPoolOptions {
+  readonly max?: number;
+  readonly acquireTimeout?: number;
+  readonly timeout?: number;
+  readonly idleTimeoutMillis?: number;
+}
+
+export interface TenantsTable {
+  id: string;
+  name: string;
+  slug: string;
+  status: TenantStatus;
+  /** True exactly when status is active: computed by PostgreSQL. */
+  active: GeneratedAlways<boolean>;
+  db_host: string;
+  db_port: number;
+  db_name: string;
+  db_user: string;
+  /** Ciphertext (src/tenancy/envelope.ts). */
+  db_password: string;
+  pool_options: JSONColumnType<StoredPoolOptions>;
+  /** The newest migration that the tenant's database has run. */
+  schema_version: string;
+  /** Grows with every change of the connection settings or the status. */
+  epoch: Generated<number>;
+  created_at: Timestamp;
+  updated_at: Timestamp;
+}
+
+export interface OperatorsTable {
+  id: string;
+  email: string;
+  /** argon2id, in the PHC string format. */
+  password: string;
+  active: Generated<boolean>;
+  created_at: Timestamp;
+  updated_at: Timestamp;
+}
+
+export interface Registry {
+  tenants: TenantsTable;
+  operators: OperatorsTable;
+}

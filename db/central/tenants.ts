@@ -1,0 +1,167 @@
+// Queries on the registry's tenants.
+import { sql, type Kysely, type SelectQueryBuilder, type Selectable } from 'kysely';
+import { afterPosition, containsPattern, type Keyset, type Position } from '../keyset.js';
+import type { Registry, StoredPoolOptions, TenantsTable, TenantStatus } from './schema.js';
+
+/** A tenant's row. `dbPassword` is ciphertext. */
+export interface TenantRecord {
+  readonly id: string;
+  readonly name: string;
+  readonly slug: string;
+  readonly status: TenantStatus;
+  readonly active: boolean;
+  readonly dbHost: string;
+  readonly dbPort: number;
+  readonly dbName: string;
+  readonly dbUser: string;
+  readonly dbPassword: string;
+  readonly poolOptions: StoredPoolOptions;
+  readonly schemaVersion: string;
+  readonly epoch: number;
+  readonly createdAt: string;
+  readonly updatedAt: string;
+}
+
+const columns = [
+  'id',
+  'name',
+  'slug',
+  'status',
+  'active',
+  'db_host as dbHost',
+  'db_port as dbPort',
+  'db_name as dbName',
+  'db_user as dbUser',
+  'db_password as dbPassword',
+  'pool_options as poolOptions',
+  'schema_version as schemaVersion',
+  'epoch',
+  'created_at as createdAt',
+  'updated_at as updatedAt',
+] as const;
+
+/** The sorts that the list of tenants offers. */
+export const tenantSorts = {
+  createdAt: { column: 'created_at', type: 'timestamptz' },
+  name: { column: 'name', type: 'text' },
+  slug: { column: 'slug', type: 'text' },
+} as const satisfies Record<string, Pick<Keyset<Registry, 'tenants'>, 'column' | 'type'>>;
+
+/** The unique constraint behind a slug that is taken. */
+export const TENANT_SLUG_CONSTRAINT = 'tenants_slug_key';
+
+export async function findTenant(db: Kysely<Registry>, id: string): Promise<TenantRecord | undefined> {
+  return tenants(db).where('id', '=', id).executeTakeFirst();
+}
+
+export async function findTenantBySlug(db: Kysely<Registry>, slug: string): Promise<TenantRecord | undefined> {
+  return tenants(db).where('slug', '=', slug).executeTakeFirst();
+}
+
+/** One page of tenants; `search` looks into name and slug, whatever the case. */
+export async function listTenants(
+  db: Kysely<Registry>,
+  page: {
+    sort: keyof typeof tenantSorts;
+    direction: 'asc' | 'desc';
+    after?: Position | undefined;
+    limit: number;
+    search?: string | undefined;
+    status?: TenantStatus | undefined;
+  },
+): Promise<TenantRecord[]> {
+  const { search, status } = page;
+  let query = tenants(db);
+  if (status) query = query.where('status', '=', status);
+  if (search) {
+    const pattern = containsPattern(search);
+    query = query.where((eb) => eb.or([eb('name', 'ilike', pattern), eb('slug', 'ilike', pattern)]));
+  }
+  return afterPosition(
+    query,
+    { ...tenantSorts[page.sort], id: 'id', direction: page.direction },
+    page.after,
+    page.limit,
+  ).execute();
+}
+
+/** Ids of the tenants whose database should exist, oldest first. */
+export async function listProvisionedTenants(db: Kysely<Registry>): Promise<TenantRecord[]> {
+  return tenants(db).where('status', 'in', ['active', 'suspended']).orderBy('id').execute();
+}
+
+export async function insertTenant(
+  db: Kysely<Registry>,
+  tenant: Pick<
+    TenantRecord,
+    'id' | 'name' | 'slug' | 'dbHost' | 'dbPort' | 'dbName' | 'dbUser' | 'dbPassword' | 'poolOptions' | 'schemaVersion'
+  >,
+): Promise<void> {
+  await db
+    .insertInto('tenants')
+    .values({
+      id: tenant.id,
+      name: tenant.name,
+      slug: tenant.slug,
+      status: 'provisioning',
+      db_host: tenant.dbHost,
+      db_port: tenant.dbPort,
+      db_name: tenant.dbName,
+      db_user: tenant.dbUser,
+      db_password: tenant.dbPassword,
+      pool_options: JSON.stringify(tenant.poolOptions),
+      schema_version: tenant.schemaVersion,
+    })
+    .execute();
+}
+
+/**
+ * Changes what is given and answers the new row. The epoch grows when the pool options or the status change, because
+ * pools are built on those.
+ *
+ * @param from statuses that the tenant may be in; otherwise nothing changes and the answer is undefined
+ */
+export async function updateTenant(
+  db: Kysely<Registry>,
+  id: string,
+  changes: {
+    name?: string | undefined;
+    slug?: string | undefined;
+    poolOptions?: StoredPoolOptions | undefined;
+    status?: TenantStatus | undefined;
+    schemaVersion?: string | undefined;
+  },
+  from: readonly TenantStatus[],
+): Promise<TenantRecord | undefined> {
+  const { name, slug, poolOptions, status, schemaVersion } = changes;
+  return db
+    .updateTable('tenants')
+    .set((eb) => ({
+      ...(name !== undefined && { name }),
+      ...(slug !== undefined && { slug }),
+      ...(poolOptions !== undefined && { pool_options: JSON.stringify(poolOptions) }),
+      ...(status !== undefined && { status }),
+      ...(schemaVersion !== undefined && { schema_version: schemaVersion }),
+      ...((poolOptions !== undefined || status !== undefined) && { epoch: eb('epoch', '+', 1) }),
+      updated_at: sql<string>`now()`,
+    }))
+    .where('id', '=', id)
+    .where('status', 'in', from)
+    .returning(columns)
+    .executeTakeFirst();
+}
+
+export async function deleteTenantRow(db: Kysely<Registry>, id: string): Promise<void> {
+  await db.deleteFrom('tenants').where('id', '=', id).execute();
+}
+
+/** Answers when the registry does. */
+export async function pingRegistry(db: Kysely<Registry>): Promise<void> {
+  await sql`select 1`.execute(db);
+}
+
+function tenants(
+  db: Kysely<Registry>,
+): SelectQueryBuilder<Registry, 'tenants', TenantRecord & Partial<Selectable<TenantsTable>>> {
+  return db.selectFrom('tenants').select(columns);
+}

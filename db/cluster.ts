@@ -1,0 +1,162 @@
+// SQL about roles and databases of a cluster, run as its provisioner: a role that may log in, create databases and
+// create roles, and is no superuser. Each function is one idempotent or undoable step, so that a saga can be built on
+// them. The recipe is the one in docs/isolation.md.
+import { sql, type Kysely } from 'kysely';
+import { hasSqlState } from './errors.js';
+
+/** A connection to a cluster as its provisioner; which database it is connected to does not matter here. */
+export type ClusterDb = Kysely<unknown>;
+
+/** A connection that is only used to reach a cluster, not to ask for tables. */
+export const MAINTENANCE_DATABASE = 'postgres';
+
+const DUPLICATE_DATABASE = '42P04';
+const DUPLICATE_OBJECT = '42710';
+const UNDEFINED_OBJECT = '42704';
+
+/**
+ * Creates a tenant's runtime role: it may log in, inherits nothing, owns nothing.
+ *
+ * @param verifier a SCRAM verifier, never a password
+ * @param connectionLimit the most connections of all replicas together
+ */
+export async function createRuntimeRole(
+  cluster: ClusterDb,
+  role: { name: string; verifier: string; connectionLimit: number },
+): Promise<void> {
+  await sql`create role ${sql.id(role.name)} with login nosuperuser nocreatedb nocreaterole noinherit noreplication nobypassrls
+    connection limit ${sql.lit(role.connectionLimit)} password ${sql.lit(role.verifier)}`.execute(cluster);
+  // Ending a role's sessions takes membership in it. From PostgreSQL 16 on membership comes without the right to SET ROLE;
+  // 15 knows no such options, and its CREATEROLE may become any plain role anyway.
+  const {
+    rows: [version],
+  } = await sql<{ modern: boolean }>`
+    select current_setting('server_version_num')::int >= 160000 as modern`.execute(cluster);
+  const options = version?.modern ? sql`with inherit true, set false` : sql``;
+  await sql`grant ${sql.id(role.name)} to current_user ${options}`.execute(cluster);
+}
+
+/** Drops a runtime role; one that does not exist is fine. Its database must be gone. */
+export async function dropRole(cluster: ClusterDb, name: string): Promise<void> {
+  await sql`drop role if exists ${sql.id(name)}`.execute(cluster);
+}
+
+/**
+ * Creates a database from a template with no way in for anybody but its owner, then lets the runtime role connect.
+ * CREATE DATABASE gives CONNECT to PUBLIC again whatever the template says, hence closed first, opened last.
+ */
+export async function createTenantDatabase(
+  cluster: ClusterDb,
+  database: { name: string; template: string; runtimeRole: string },
+): Promise<void> {
+  const name = sql.id(database.name);
+  await sql`create database ${name} template ${sql.id(database.template)} allow_connections false`.execute(cluster);
+  await sql`revoke all on database ${name} from public`.execute(cluster);
+  await sql`grant connect on database ${name} to ${sql.id(database.runtimeRole)}`.execute(cluster);
+  await sql`alter database ${name} allow_connections true`.execute(cluster);
+}
+
+/** Drops a database and ends the sessions in it; one that does not exist is fine. */
+export async function dropDatabase(cluster: ClusterDb, name: string): Promise<void> {
+  await sql`drop database if exists ${sql.id(name)} with (force)`.execute(cluster);
+}
+
+/**
+ * Creates an empty database that nobody but its owner can enter, for a template that is being built.
+ *
+ * @returns false when there is one of that name already
+ */
+export async function createClosedDatabase(cluster: ClusterDb, name: string): Promise<boolean> {
+  try {
+    await sql`create database ${sql.id(name)} template template0 encoding 'UTF8'`.execute(cluster);
+  } catch (error) {
+    if (hasSqlState(error, DUPLICATE_DATABASE)) return false;
+    throw error;
+  }
+  await sql`revoke all on database ${sql.id(name)} from public`.execute(cluster);
+  return true;
+}
+
+/** Renames a database and closes it to connections: what a template must be, because CREATE DATABASE fails while anyone is in it. */
+export async function sealTemplate(cluster: ClusterDb, from: string, to: string): Promise<void> {
+  await sql`alter database ${sql.id(from)} allow_connections false`.execute(cluster);
+  await sql`alter database ${sql.id(from)} rename to ${sql.id(to)}`.execute(cluster);
+}
+
+/** Names of the databases that start with `prefix` and belong to the connected role. */
+export async function ownDatabases(cluster: ClusterDb, prefix: string): Promise<readonly string[]> {
+  const { rows } = await sql<{ name: string }>`
+    select datname as name from pg_database
+    where starts_with(datname, ${prefix}) and pg_get_userbyid(datdba) = current_user order by datname`.execute(cluster);
+  return rows.map((row) => row.name);
+}
+
+/** The role in use, and the rights and openings that matter for provisioning. */
+export interface ClusterCheck {
+  readonly role: string;
+  readonly superuser: boolean;
+  readonly canProvision: boolean;
+  /** Databases that every role of the cluster may still connect to; templates are left out where nobody can connect at all. */
+  readonly openDatabases: readonly string[];
+}
+
+/** What `docs/isolation.md` asks of a cluster, read from its catalogs. */
+export async function checkCluster(cluster: ClusterDb): Promise<ClusterCheck> {
+  const {
+    rows: [role],
+  } = await sql<{ role: string; superuser: boolean; canProvision: boolean }>`
+    select rolname as role, rolsuper as superuser, rolcreatedb and rolcreaterole as "canProvision"
+    from pg_roles where rolname = current_user`.execute(cluster);
+  if (!role) throw new Error('the connected role has no row in pg_roles');
+  const { rows: open } = await sql<{ name: string }>`
+    select datname as name from pg_database
+    where datallowconn and (datacl is null or exists (
+      select from aclexplode(datacl) where grantee = 0 and privilege_type = 'CONNECT'))
+    order by datname`.execute(cluster);
+  return { ...role, openDatabases: open.map((row) => row.name) };
+}
+
+/**
+ * One-time preparation of a server, as its superuser: the two roles of the service, the registry's database, and no
+ * database left that PUBLIC may enter. `deploy/bootstrap.sql` is the same for servers of your own.
+ */
+export async function bootstrapCluster(
+  superuser: ClusterDb,
+  names: {
+    registryOwner: { name: string; verifier: string };
+    provisioner: { name: string; verifier: string };
+    registryDatabase: string;
+  },
+): Promise<void> {
+  const roles = [
+    { ...names.registryOwner, rights: sql`nocreatedb nocreaterole` },
+    { ...names.provisioner, rights: sql`createdb createrole` },
+  ];
+  for (const { name, verifier, rights } of roles) {
+    const password = sql.lit(verifier);
+    try {
+      await sql`create role ${sql.id(name)} with login nosuperuser ${rights} password ${password}`.execute(superuser);
+    } catch (error) {
+      if (!hasSqlState(error, DUPLICATE_OBJECT)) throw error;
+      await sql`alter role ${sql.id(name)} with login nosuperuser ${rights} password ${password}`.execute(superuser);
+    }
+  }
+  try {
+    await sql`create database ${sql.id(names.registryDatabase)} owner ${sql.id(names.registryOwner.name)} template template0 encoding 'UTF8'`.execute(
+      superuser,
+    );
+  } catch (error) {
+    if (!hasSqlState(error, DUPLICATE_DATABASE)) throw error;
+  }
+  for (const database of [names.registryDatabase, MAINTENANCE_DATABASE, 'template1']) {
+    await sql`revoke all on database ${sql.id(database)} from public`.execute(superuser);
+  }
+  await sql`grant connect on database ${sql.id(MAINTENANCE_DATABASE)} to ${sql.id(names.provisioner.name)}`.execute(
+    superuser,
+  );
+}
+
+/** Whether `error` says that the template (or another named object) is not there. */
+export function isMissingDatabase(error: unknown): boolean {
+  return hasSqlState(error, '3D000') || hasSqlState(error, UNDEFINED_OBJECT);
+}

@@ -1,0 +1,81 @@
+// What can go wrong below the queries, in words that the layers above understand: no driver error passes unread.
+import pg from 'pg';
+
+/**
+ * - `unavailable`: the server refused, dropped or never answered; nothing is known to be wrong with the request.
+ * - `busy`: every connection is taken and the wait is over its bound, or the transaction lost a race and may be retried.
+ * - `timeout`: the statement ran longer than its deadline and was ended.
+ */
+export type DatabaseFaultKind = 'unavailable' | 'busy' | 'timeout';
+
+/**
+ * A failure of the database as a service, as opposed to an error in a statement. `reason` is a SQLSTATE, a system error
+ * code or a short fixed text: never the server's message, which can quote rows and role names.
+ */
+export class DatabaseFault extends Error {
+  constructor(
+    readonly kind: DatabaseFaultKind,
+    readonly reason: string,
+  ) {
+    super(`database ${kind}: ${reason}`);
+    this.name = 'DatabaseFault';
+  }
+}
+
+/** The constraint that an INSERT or UPDATE violated, where `error` is a unique violation (23505). */
+export function violatedUniqueConstraint(error: unknown): string | undefined {
+  return error instanceof pg.DatabaseError && error.code === '23505' ? (error.constraint ?? '') : undefined;
+}
+
+/** Whether `error` is PostgreSQL's answer with the given SQLSTATE. */
+export function hasSqlState(error: unknown, sqlState: string): boolean {
+  return error instanceof pg.DatabaseError && error.code === sqlState;
+}
+
+/** The fault behind a failed attempt to get a connection: here every error is one. */
+export function connectFault(error: unknown): DatabaseFault {
+  if (error instanceof DatabaseFault) return error;
+  // pg-pool has no code for this one; its wording tells a full pool from a server that does not answer.
+  if (error instanceof Error && error.message === 'timeout exceeded when trying to connect') {
+    return new DatabaseFault('busy', 'no connection became free in time');
+  }
+  return new DatabaseFault('unavailable', reasonOf(error, 'connection failed'));
+}
+
+/** The fault behind a failed statement, or undefined where the statement itself was wrong (a violated constraint, say). */
+export function statementFault(error: unknown): DatabaseFault | undefined {
+  if (error instanceof DatabaseFault) return error;
+  if (!(error instanceof pg.DatabaseError)) {
+    // A TypeError and its like are mistakes in this program and must not look like an outage.
+    if (!(error instanceof Error) || error.constructor !== Error) return undefined;
+    const timedOut = error.message === 'Query read timeout';
+    return new DatabaseFault(
+      timedOut ? 'timeout' : 'unavailable',
+      reasonOf(error, timedOut ? 'no answer' : 'connection lost'),
+    );
+  }
+  const code = error.code ?? '';
+  const kind = faultBySqlState[code] ?? faultBySqlState[code.slice(0, 2)];
+  return kind && new DatabaseFault(kind, code);
+}
+
+/** SQLSTATEs (five characters) and classes (two) that speak of the server and not of the statement. */
+const faultBySqlState: Readonly<Record<string, DatabaseFaultKind>> = {
+  '08': 'unavailable', // connection exceptions
+  '25006': 'unavailable', // read-only: a standby after a failover
+  '40001': 'busy', // serialization failure
+  '40P01': 'busy', // deadlock
+  '53': 'unavailable', // out of disk, memory or connections
+  '55P03': 'busy', // lock timeout
+  '57014': 'timeout', // statement timeout
+  '57P01': 'unavailable', // ended by an administrator
+  '57P02': 'unavailable', // crash of another backend
+  '57P03': 'unavailable', // starting up or shutting down
+  '57P05': 'unavailable', // idle session timeout
+  '58': 'unavailable', // I/O errors
+};
+
+function reasonOf(error: unknown, otherwise: string): string {
+  const code = error instanceof Error && 'code' in error ? error.code : undefined;
+  return typeof code === 'string' ? code : otherwise;
+}

@@ -1,0 +1,14 @@
+// What a tenant's runtime role may do in its database: read and write rows, and nothing else. Run after every migration,
+// so that a new table needs no line of its own.
+import { sql, type Kysely } from 'kysely';
+import type { TenantDatabase } from './schema.js';
+
+/** Gives the runtime role its rights, in one transaction; to be run as the owner. Repeating it changes nothing. */
+export async function grantRuntimeRights(db: Kysely<TenantDatabase>, runtimeRole: string): Promise<void> {
+  const role = sql.id(runtimeRole);
+  await db.transaction().execute(async (trx) => {
+    await sql`grant usage on schema public to ${role}`.execute(trx);
+    await sql`grant select, insert, update, delete on all tables in schema public to ${role}`.execute(trx);
+    await sql`revoke insert, update, delete on tenant_marker from ${role}`.execute(trx);
+  });
+}

@@ -1,0 +1,9 @@
+// The tenant databases' migrations, listed by hand: a static list is the same in source, build and tests.
+import type { Migrations } from '../../migrator.js';
+import * as m0001 from './0001_identity.js';
+import * as m0002 from './0002_products.js';
+
+export const tenantMigrations: Migrations = {
+  '0001_identity': m0001,
+  '0002_products': m0002,
+};

@@ -1,0 +1,57 @@
+// The tables of a tenant's database as Kysely sees them. Timestamps arrive as ISO 8601 text, numeric as decimal text.
+import type { ColumnType, Generated } from 'kysely';
+
+/** Written by the database, or given as ISO 8601. */
+export type Timestamp = ColumnType<string, string | undefined, string>;
+
+export interface UsersTable {
+  id: string;
+  /** In lower case. */
+  email: string;
+  /** argon2id, in the PHC string format. */
+  password: string;
+  first_name: string;
+  last_name: string;
+  active: Generated<boolean>;
+  created_at: Timestamp;
+  updated_at: Timestamp;
+}
+
+export interface RolesTable {
+  id: string;
+  name: string;
+  /** Built-in roles cannot be changed or removed. */
+  built_in: Generated<boolean>;
+}
+
+export interface UserRolesTable {
+  user_id: string;
+  role_id: string;
+}
+
+export interface ProductsTable {
+  id: string;
+  name: string;
+  description: string | null;
+  /** Decimal text with two places. */
+  price: ColumnType<string, string, string>;
+  stock_quantity: Generated<number>;
+  active: Generated<boolean>;
+  sku: string | null;
+  category: string | null;
+  created_at: Timestamp;
+  updated_at: Timestamp;
+}
+
+/** One row: whose database this is. The runtime role can read it and not change it. */
+export interface TenantMarkerTable {
+  tenant_id: string;
+}
+
+export interface TenantDatabase {
+  tenant_marker: TenantMarkerTable;
+  users: UsersTable;
+  roles: RolesTable;
+  user_roles: UserRolesTable;
+  products: ProductsTable;
+}

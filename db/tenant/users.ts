@@ -1,0 +1,206 @@
+// Queries on a tenant's users and the roles that they hold.
+import { sql, type ExpressionBuilder, type Kysely, type RawBuilder, type Transaction } from 'kysely';
+import { newId } from '../ids.js';
+import { afterPosition, containsPattern, type Keyset, type Position } from '../keyset.js';
+import type { TenantDatabase } from './schema.js';
+
+/** A user as the API shows it: the password's hash is not among the columns. */
+export interface User {
+  readonly id: string;
+  readonly email: string;
+  readonly firstName: string;
+  readonly lastName: string;
+  readonly active: boolean;
+  readonly roles: readonly string[];
+  readonly createdAt: string;
+  readonly updatedAt: string;
+}
+
+const columns = [
+  'users.id',
+  'users.email',
+  'users.first_name as firstName',
+  'users.last_name as lastName',
+  'users.active',
+  'users.created_at as createdAt',
+  'users.updated_at as updatedAt',
+] as const;
+
+/** The sorts that the list of users offers. */
+export const userSorts = {
+  createdAt: { column: 'users.created_at', type: 'timestamptz' },
+  email: { column: 'users.email', type: 'text' },
+} as const satisfies Record<string, Pick<Keyset<TenantDatabase, 'users'>, 'column' | 'type'>>;
+
+/** The unique constraint behind an e-mail address that is taken. */
+export const EMAIL_CONSTRAINT = 'users_email_key';
+
+export async function findUser(db: Kysely<TenantDatabase>, id: string): Promise<User | undefined> {
+  return db.selectFrom('users').select(columns).select(rolesOfUser).where('id', '=', id).executeTakeFirst();
+}
+
+/** A user with the password's hash, for sign-in and for changes that ask for the password. */
+export async function findCredentials(
+  db: Kysely<TenantDatabase>,
+  by: { email: string } | { id: string },
+): Promise<(User & { readonly passwordHash: string }) | undefined> {
+  const query = db.selectFrom('users').select(columns).select(rolesOfUser).select('users.password as passwordHash');
+  return ('email' in by ? query.where('email', '=', by.email) : query.where('id', '=', by.id)).executeTakeFirst();
+}
+
+/** What every request of a user depends on: whether it is active, and its roles. */
+export async function findStanding(
+  db: Kysely<TenantDatabase>,
+  id: string,
+): Promise<{ active: boolean; roles: readonly string[] } | undefined> {
+  return db.selectFrom('users').select('active').select(rolesOfUser).where('id', '=', id).executeTakeFirst();
+}
+
+/** One page of users; `search` looks into e-mail address and names, whatever the case. */
+export async function listUsers(
+  db: Kysely<TenantDatabase>,
+  page: {
+    sort: keyof typeof userSorts;
+    direction: 'asc' | 'desc';
+    after?: Position | undefined;
+    limit: number;
+    search?: string | undefined;
+    active?: boolean | undefined;
+    role?: string | undefined;
+  },
+): Promise<User[]> {
+  const { search, active, role } = page;
+  let query = db.selectFrom('users').select(columns).select(rolesOfUser);
+  if (active !== undefined) query = query.where('active', '=', active);
+  if (role !== undefined) {
+    query = query.where((eb) =>
+      eb.exists(
+        eb
+          .selectFrom('user_roles')
+          .innerJoin('roles', 'roles.id', 'user_roles.role_id')
+          .select('user_roles.user_id')
+          .whereRef('user_roles.user_id', '=', 'users.id')
+          .where('roles.name', '=', role),
+      ),
+    );
+  }
+  if (search) {
+    const pattern = containsPattern(search);
+    query = query.where((eb) =>
+      eb.or([eb('email', 'ilike', pattern), eb('first_name', 'ilike', pattern), eb('last_name', 'ilike', pattern)]),
+    );
+  }
+  const keyset = { ...userSorts[page.sort], id: 'users.id' as const, direction: page.direction };
+  return afterPosition(query, keyset, page.after, page.limit).execute();
+}
+
+/** Adds a user without roles and returns its id. */
+export async function insertUser(
+  db: Kysely<TenantDatabase>,
+  user: { email: string; passwordHash: string; firstName: string; lastName: string; active?: boolean | undefined },
+): Promise<string> {
+  const id = newId();
+  await db
+    .insertInto('users')
+    .values({
+      id,
+      email: user.email,
+      password: user.passwordHash,
+      first_name: user.firstName,
+      last_name: user.lastName,
+      ...(user.active !== undefined && { active: user.active }),
+    })
+    .execute();
+  return id;
+}
+
+/** Changes what is given. Returns whether the user exists. */
+export async function updateUser(
+  db: Kysely<TenantDatabase>,
+  id: string,
+  changes: {
+    email?: string | undefined;
+    passwordHash?: string | undefined;
+    firstName?: string | undefined;
+    lastName?: string | undefined;
+    active?: boolean | undefined;
+  },
+): Promise<boolean> {
+  const { email, passwordHash, firstName, lastName, active } = changes;
+  const updated = await db
+    .updateTable('users')
+    .set({
+      ...(email !== undefined && { email }),
+      ...(passwordHash !== undefined && { password: passwordHash }),
+      ...(firstName !== undefined && { first_name: firstName }),
+      ...(lastName !== undefined && { last_name: lastName }),
+      ...(active !== undefined && { active }),
+      updated_at: sql<string>`now()`,
+    })
+    .where('id', '=', id)
+    .returning('id')
+    .executeTakeFirst();
+  return updated !== undefined;
+}
+
+/** Removes a user. Returns whether it existed. */
+export async function deleteUser(db: Kysely<TenantDatabase>, id: string): Promise<boolean> {
+  const deleted = await db.deleteFrom('users').where('id', '=', id).returning('id').executeTakeFirst();
+  return deleted !== undefined;
+}
+
+/** Makes `roles` the roles that a user holds. Returns the names that no role of the tenant has; then nothing was changed. */
+export async function setRoles(
+  trx: Transaction<TenantDatabase>,
+  userId: string,
+  roles: readonly string[],
+): Promise<readonly string[]> {
+  const known = await trx
+    .selectFrom('roles')
+    .select(['id', 'name'])
+    .where('name', '=', sql<string>`any(${roles})`)
+    .execute();
+  const unknown = roles.filter((name) => !known.some((role) => role.name === name));
+  if (unknown.length > 0) return unknown;
+  await trx.deleteFrom('user_roles').where('user_id', '=', userId).execute();
+  if (known.length > 0) {
+    await trx
+      .insertInto('user_roles')
+      .values(known.map((role) => ({ user_id: userId, role_id: role.id })))
+      .execute();
+  }
+  return [];
+}
+
+/**
+ * Takes the lock under which the set of active admins may shrink. Without it two transactions could each remove one of
+ * the last two, each seeing the other's still there.
+ */
+export async function lockAdmins(trx: Transaction<TenantDatabase>): Promise<void> {
+  await trx.selectFrom('roles').select('id').where('name', '=', 'admin').forUpdate().execute();
+}
+
+/** How many active admins the tenant has, as this transaction sees it. */
+export async function countActiveAdmins(trx: Transaction<TenantDatabase>): Promise<number> {
+  const { count } = await trx
+    .selectFrom('users')
+    .innerJoin('user_roles', 'user_roles.user_id', 'users.id')
+    .innerJoin('roles', 'roles.id', 'user_roles.role_id')
+    .select((eb) => eb.fn.countAll<string>().as('count'))
+    .where('roles.name', '=', 'admin')
+    .where('users.active', '=', true)
+    .executeTakeFirstOrThrow();
+  return Number(count);
+}
+
+/** A user's role names in alphabetical order, as one column. */
+function rolesOfUser(
+  eb: ExpressionBuilder<TenantDatabase, 'users'>,
+): ReturnType<RawBuilder<string[]>['as']> & { alias: 'roles' } {
+  return sql<string[]>`array(${eb
+    .selectFrom('user_roles')
+    .innerJoin('roles', 'roles.id', 'user_roles.role_id')
+    .select('roles.name')
+    .whereRef('user_roles.user_id', '=', 'users.id')
+    .orderBy('roles.name')})`.as('roles') as never;
+}
