@@ -1,0 +1,139 @@
+// The PostgreSQL that starts by itself when none is configured, and stays up for as long as the service does.
+import { writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { initializeDataDir } from './initdb.js';
+import { lockHome } from './lock.js';
+import { settlePlace } from './place.js';
+import { portOf } from './port.js';
+import { startPostmaster, stopOrphan, type Postmaster, type ServerSpec } from './postmaster.js';
+
+export interface EmbeddedClusterOptions {
+  /** Folder that holds everything of this cluster; made when missing. */
+  home: string;
+  /** Password of the superuser `postgres`, one line; it counts at the first start only, which makes the cluster. */
+  superuserPassword: string;
+  /** PostgreSQL settings, e.g. `{ max_connections: '200' }`. Address, port and sockets are not for the caller to set. */
+  settings?: Readonly<Record<string, string>>;
+  log: ClusterLog;
+}
+
+export interface ClusterLog {
+  info(msg: string): void;
+  warn(msg: string): void;
+  error(msg: string): void;
+}
+
+export interface EmbeddedCluster {
+  readonly host: '127.0.0.1';
+  /** Chosen at the first start, and the same ever after. */
+  readonly port: number;
+  readonly superuser: 'postgres';
+  /** Of the postmaster that runs now; undefined between a crash and the restart. */
+  readonly pid: number | undefined;
+  readonly logFile: string;
+  readonly dataDir: string;
+  /** Ends all sessions, stops the server and frees the folder; resolves when the process is gone. Safe to call again. */
+  stop(): Promise<void>;
+}
+
+const FIRST_PAUSE_MS = 100;
+const LONGEST_PAUSE_MS = 5_000;
+/** A server that ran this long was well: its end is a new fault, which starts with a short pause again. */
+const STEADY_MS = 30_000;
+
+/**
+ * Starts the cluster in `home`, making it first where there is none, and restarts it whenever it dies before `stop()`.
+ * Under root it runs as the OS user `postgres`, and where that user cannot reach `home`, in /var/lib/tenantry.
+ * @throws when another service uses `home`, another program has its port, the binaries are missing, or PostgreSQL does
+ *   not come up (the message then holds the end of its log).
+ */
+export async function startEmbeddedCluster({
+  home,
+  superuserPassword,
+  settings = {},
+  log,
+}: EmbeddedClusterOptions): Promise<EmbeddedCluster> {
+  const place = await settlePlace(home, log);
+  const lock = await lockHome(place.home);
+  try {
+    await stopOrphan(place, log);
+    await initializeDataDir(place, superuserPassword);
+    const logFile = join(place.home, 'postgres.log');
+    await writeFile(logFile, '', { mode: 0o600 });
+    const port = await portOf(join(place.home, 'postgres.port'));
+
+    const server = await keepRunning({ ...place, port, logFile, settings, log }, log);
+    let stopped: Promise<void> | undefined;
+    return {
+      host: '127.0.0.1',
+      port,
+      superuser: 'postgres',
+      get pid() {
+        return server.pid;
+      },
+      logFile,
+      dataDir: place.dataDir,
+      stop: () => (stopped ??= server.stop().finally(() => lock.release())),
+    };
+  } catch (error) {
+    await lock.release();
+    throw error;
+  }
+}
+
+interface SupervisedServer {
+  readonly pid: number | undefined;
+  stop(): Promise<void>;
+}
+
+/** Resolves when the server is up for the first time; from then on one loop owns it, so that stop() and a restart cannot cross. */
+async function keepRunning(spec: ServerSpec, log: ClusterLog): Promise<SupervisedServer> {
+  const stopping = new AbortController();
+  const { signal } = stopping;
+  const isStopping = (): boolean => signal.aborted;
+  const stopRequested = new Promise((resolve) => {
+    signal.addEventListener('abort', resolve, { once: true });
+  });
+
+  let running: Postmaster | undefined = await startPostmaster(spec, signal);
+
+  const supervise = async (): Promise<void> => {
+    let pauseMs = FIRST_PAUSE_MS;
+    let upSince = performance.now();
+    while (!isStopping()) {
+      await Promise.race([running?.ended, stopRequested]);
+      if (isStopping()) break;
+      if (running) {
+        log.error(
+          `The embedded PostgreSQL (pid ${String(running.pid)}) died: ${String(running.end)}; starting it again`,
+        );
+        running = undefined;
+        if (performance.now() - upSince > STEADY_MS) pauseMs = FIRST_PAUSE_MS;
+      }
+      await sleep(pauseMs, undefined, { signal, ref: false }).catch(() => undefined);
+      pauseMs = Math.min(pauseMs * 2, LONGEST_PAUSE_MS);
+      try {
+        running = await startPostmaster(spec, signal);
+        upSince = performance.now();
+        log.info(`The embedded PostgreSQL runs again on port ${spec.port} (pid ${String(running.pid)})`);
+      } catch (error) {
+        if (!isStopping())
+          log.error(`The embedded PostgreSQL did not start: ${error instanceof Error ? error.message : String(error)}`);
+      }
+    }
+    await running?.stop();
+    running = undefined;
+  };
+
+  const supervision = supervise();
+  return {
+    get pid() {
+      return running?.pid;
+    },
+    stop: () => {
+      stopping.abort();
+      return supervision;
+    },
+  };
+}

@@ -1,0 +1,64 @@
+// Makes the data folder of a new cluster, whole or not at all.
+import { chown, mkdtemp, open, readdir, rename, rm, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { isCluster, type Place } from './place.js';
+import { run } from './run.js';
+
+const DRAFT_PREFIX = 'postgres.init-';
+
+/**
+ * Runs initdb unless `dataDir` holds a cluster already. It works in a draft folder beside it that is renamed when
+ * complete, so that a start that was killed halfway leaves nothing that looks like a cluster; the password lies in
+ * that folder too, for as long as initdb runs.
+ */
+export async function initializeDataDir(
+  { home, dataDir, binaries, account }: Place,
+  superuserPassword: string,
+): Promise<void> {
+  await removeDrafts(home);
+  if (isCluster(dataDir)) return;
+
+  // The name is new each time: an initdb whose service was killed may still be writing into the former one.
+  const draft = await mkdtemp(join(home, DRAFT_PREFIX));
+  try {
+    const passwordFile = join(draft, 'password');
+    await writeFile(passwordFile, superuserPassword, { mode: 0o600 });
+    for (const path of [passwordFile, draft]) await chown(path, account.uid ?? -1, account.gid ?? -1);
+
+    const data = join(draft, 'data');
+    await run(
+      binaries.initdb,
+      [
+        `--pgdata=${data}`,
+        '--username=postgres',
+        `--pwfile=${passwordFile}`,
+        '--auth=scram-sha-256',
+        '--encoding=UTF8',
+        // PostgreSQL's own UTF-8 locale: it exists on every machine and sorts alike on all of them.
+        '--locale=C',
+        '--locale-provider=builtin',
+        '--builtin-locale=C.UTF-8',
+        '--data-checksums',
+        '--no-instructions',
+      ],
+      account,
+    );
+    await rename(data, dataDir);
+    await flushFolder(home);
+  } finally {
+    await rm(draft, { recursive: true, force: true });
+  }
+}
+
+async function removeDrafts(home: string): Promise<void> {
+  const drafts = (await readdir(home)).filter((name) => name.startsWith(DRAFT_PREFIX));
+  for (const name of drafts) await rm(join(home, name), { recursive: true, force: true, maxRetries: 5 });
+}
+
+/** Without this a power cut could undo the rename, and the next start would remove the draft with acknowledged rows in it. */
+async function flushFolder(folder: string): Promise<void> {
+  if (process.platform === 'win32') return; // Windows flushes files only.
+  const handle = await open(folder);
+  await handle.sync();
+  await handle.close();
+}

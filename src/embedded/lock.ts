@@ -1,0 +1,80 @@
+// Keeps a second service out of a home in use: two of them would each stop the other's PostgreSQL as a left-over.
+import { createHash } from 'node:crypto';
+import { rmSync } from 'node:fs';
+import { connect, createServer, type Server } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { hasCode } from './run.js';
+
+export interface Lock {
+  release(): Promise<void>;
+}
+
+/**
+ * Takes the lock of `home` (a real path) for the life of this process. It is a listening local socket, because the
+ * system closes it with the process, however that ends: a file with a process id outlives `kill -9`, and the id is
+ * given to somebody else.
+ * @throws when another running service holds it.
+ */
+export async function lockHome(home: string): Promise<Lock> {
+  const path = lockPath(home);
+  const server = createServer((visitor) => visitor.destroy()).unref();
+  if (!(await listens(server, path))) {
+    const inUse = new Error(
+      `${home} is in use by another running service: stop that one, or give this one a folder of its own`,
+    );
+    if (await answers(path)) throw inUse;
+    // Left behind by kill -9. Removed without a pause after the refusal, so that nobody else's fresh lock goes with it.
+    rmSync(path, { force: true });
+    if (!(await listens(server, path))) throw inUse;
+  }
+  return {
+    release: () =>
+      new Promise((resolve) => {
+        server.close(() => {
+          resolve(); // An error means that it was closed before.
+        });
+      }),
+  };
+}
+
+/** In `home` itself, so that containers that share it as a volume meet there; socket paths are short (104 bytes on macOS). */
+function lockPath(home: string): string {
+  const hash = createHash('sha256').update(home).digest('hex').slice(0, 16);
+  if (process.platform === 'win32') return `\\\\.\\pipe\\tenantry-${hash}`;
+  const inHome = join(home, 'postgres.lock');
+  return Buffer.byteLength(inHome) < 100 ? inHome : join(tmpdir(), `tenantry-${hash}.sock`);
+}
+
+/** False when the path is taken. */
+async function listens(server: Server, path: string): Promise<boolean> {
+  return new Promise((resolve, reject) => {
+    const onError = (error: Error): void => {
+      if (hasCode(error, 'EADDRINUSE')) resolve(false);
+      else
+        reject(
+          new Error(`Cannot lock the embedded PostgreSQL's folder with ${path}: ${error.message}`, { cause: error }),
+        );
+    };
+    server.once('error', onError);
+    // exclusive: in a worker of node:cluster the primary would share one socket among all, and lock nobody out.
+    server.listen({ path, exclusive: true }, () => {
+      server.off('error', onError);
+      resolve(true);
+    });
+  });
+}
+
+/** Whether somebody listens there. Not being allowed to ask counts as yes. */
+async function answers(path: string): Promise<boolean> {
+  return new Promise((resolve) => {
+    const socket = connect(path);
+    socket.once('connect', () => {
+      socket.destroy();
+      resolve(true);
+    });
+    socket.once('error', (error) => {
+      resolve(!hasCode(error, 'ECONNREFUSED', 'ENOENT'));
+    });
+  });
+}

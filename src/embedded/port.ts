@@ -1,0 +1,58 @@
+// Gives a cluster one TCP port for life: the registry's rows name it, so it must not change at the next start.
+import { randomInt } from 'node:crypto';
+import { readFile, rename, writeFile } from 'node:fs/promises';
+import { createServer } from 'node:net';
+import { hasCode } from './run.js';
+
+/** Below the ranges that systems take outgoing ports from (32768 or 49152 up), or a client's socket could sit on ours. */
+const FIRST_PORT = 20_000;
+const LAST_PORT = 29_999;
+
+/**
+ * The port in `file`; a free one, chosen at random and written there, when there is no such file yet.
+ * @throws when that port is taken by another program, or the file holds no port.
+ */
+export async function portOf(file: string): Promise<number> {
+  const remembered = await readFile(file, 'utf8').catch((error: unknown) => {
+    if (hasCode(error, 'ENOENT')) return undefined;
+    throw error;
+  });
+  if (remembered === undefined) return choosePort(file);
+
+  const port = Number(remembered);
+  if (!Number.isInteger(port) || port < 1 || port > 65_535)
+    throw new Error(`${file} should hold the port of the embedded PostgreSQL, and holds none`);
+  if (!(await isFree(port))) {
+    throw new Error(
+      `Port ${port}, which the embedded PostgreSQL uses at every start (${file}), is taken by another program: stop that program and start again`,
+    );
+  }
+  return port;
+}
+
+async function choosePort(file: string): Promise<number> {
+  for (let attempt = 0; attempt < 100; attempt++) {
+    const port = randomInt(FIRST_PORT, LAST_PORT + 1);
+    if (!(await isFree(port))) continue;
+    // On disk and whole before anybody can write it into a registry row.
+    await writeFile(`${file}.new`, `${port}\n`, { flush: true });
+    await rename(`${file}.new`, file);
+    return port;
+  }
+  throw new Error(`No free port between ${FIRST_PORT} and ${LAST_PORT} was found in 100 tries`);
+}
+
+async function isFree(port: number): Promise<boolean> {
+  return new Promise((resolve, reject) => {
+    const probe = createServer();
+    probe.once('error', (error) => {
+      if (hasCode(error, 'EADDRINUSE', 'EACCES')) resolve(false);
+      else reject(error);
+    });
+    probe.listen({ host: '127.0.0.1', port, exclusive: true }, () => {
+      probe.close(() => {
+        resolve(true);
+      });
+    });
+  });
+}
