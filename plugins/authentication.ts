@@ -1,0 +1,116 @@
+// Authentication: from the access token to the principal of the request. Runs behind the rate limit, before anything is
+// asked of a database.
+import jwt from '@fastify/jwt';
+import type { FastifyRequest } from 'fastify';
+import fp from 'fastify-plugin';
+import type { RouteAccess, RouteEntry, Scope } from '../src/auth/access.js';
+import { CLOCK_TOLERANCE, createTokens, type Principal, type Tokens } from '../src/auth/tokens.js';
+import type { Config } from '../src/config.js';
+import { AppError } from '../src/errors.js';
+
+declare module 'fastify' {
+  // Every route declares it; the check in onReady makes sure.
+  interface FastifyContextConfig {
+    access?: RouteAccess;
+  }
+  interface FastifyInstance {
+    readonly tokens: Tokens;
+    /** Every route with its access, in the order of registration. */
+    readonly routeTable: readonly RouteEntry[];
+  }
+  interface FastifyRequest {
+    /** Who makes the request; null on a public route. */
+    principal: Principal | null;
+    /** The tenant that the token names. Throws where there is none: no code can go on without noticing. */
+    readonly tenantId: string;
+    /** The user that the token names. Throws where there is none. */
+    readonly userId: string;
+  }
+}
+
+export const authentication = fp<{ config: Config['auth'] }>(
+  async (app, { config }) => {
+    await app.register(jwt, {
+      secret: config.jwtSecret,
+      sign: { algorithm: 'HS256', iss: config.issuer, aud: config.audience, expiresIn: config.accessTokenTtl },
+      verify: {
+        algorithms: ['HS256'],
+        allowedIss: config.issuer,
+        allowedAud: config.audience,
+        requiredClaims: ['iss', 'aud', 'sub', 'typ', 'jti', 'iat', 'exp'],
+        clockTolerance: CLOCK_TOLERANCE * 1_000,
+      },
+    });
+    const tokens = createTokens({
+      sign: (claims) => app.jwt.sign(claims),
+      verify: (token) => app.jwt.verify<object>(token),
+    });
+    app.decorate('tokens', tokens);
+
+    app.decorateRequest('principal', null);
+    app.decorateRequest('tenantId', { getter: tenantIdOf });
+    app.decorateRequest('userId', { getter: userIdOf });
+
+    const routes: Partial<RouteEntry>[] = [];
+    app.addHook('onRoute', (route) => {
+      for (const method of [route.method].flat()) {
+        // Read when it is asked for: hooks of inner scopes may still add it.
+        routes.push({
+          method,
+          url: route.url,
+          get access() {
+            return route.config?.access;
+          },
+        } as Partial<RouteEntry>);
+      }
+    });
+    app.addHook('onReady', async () => {
+      const bare = routes.filter(({ access }) => !access).map(({ method, url }) => `${method ?? ''} ${url ?? ''}`);
+      if (bare.length > 0) throw new Error(`routes without config.access: ${bare.join(', ')}`);
+    });
+    app.decorate('routeTable', { getter: () => routes as readonly RouteEntry[] });
+
+    // preParsing is the first hook behind the rate limit, which adds its own to each route's onRequest: a token costs work,
+    // and the body is not read yet.
+    app.addHook('preParsing', (request, _reply, _payload, done) => {
+      const scope = request.routeOptions.config.access?.scope;
+      if (scope === 'public' || request.is404) {
+        done();
+        return;
+      }
+      try {
+        const principal = tokens.verify(bearerToken(request));
+        if (!scope || !admitted[scope].includes(principal.kind)) throw new AppError('forbidden');
+        request.principal = principal;
+        done();
+      } catch (error) {
+        done(error as Error);
+      }
+    });
+  },
+  { name: 'authentication', fastify: '5.x', dependencies: ['rate-limit'] },
+);
+
+const admitted: Readonly<Record<Exclude<Scope, 'public'>, readonly Principal['kind'][]>> = {
+  tenant: ['user'],
+  operator: ['operator'],
+  platform: ['operator', 'user'],
+};
+
+/** RFC 6750, section 2.1. */
+function bearerToken(request: FastifyRequest): string {
+  const header = request.headers.authorization ?? '';
+  if (!/^Bearer /i.test(header))
+    throw new AppError('unauthenticated', { detail: 'Send an access token: Authorization: Bearer …' });
+  return header.slice(7);
+}
+
+function tenantIdOf(this: FastifyRequest): string {
+  if (this.principal?.kind !== 'user') throw new Error('this request belongs to no tenant');
+  return this.principal.tenantId;
+}
+
+function userIdOf(this: FastifyRequest): string {
+  if (this.principal?.kind !== 'user') throw new Error('this request belongs to no user');
+  return this.principal.userId;
+}

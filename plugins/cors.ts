@@ -1,0 +1,17 @@
+// Cross-origin calls from browsers: allowed for the listed origins, and for nobody where the list is empty.
+import corsPlugin from '@fastify/cors';
+import fp from 'fastify-plugin';
+
+export const cors = fp<{ origins: readonly string[] }>(
+  async (app, { origins }) => {
+    if (origins.length === 0) return;
+    await app.register(corsPlugin, {
+      origin: [...origins],
+      methods: ['GET', 'POST', 'PATCH', 'DELETE'],
+      allowedHeaders: ['authorization', 'content-type', 'x-request-id'],
+      exposedHeaders: ['location', 'retry-after', 'x-request-id'],
+      maxAge: 600,
+    });
+  },
+  { name: 'cors', fastify: '5.x' },
+);

@@ -1,0 +1,53 @@
+// Every error leaves as an RFC 9457 problem: those of handlers, of Fastify itself, of unknown routes and of Node's parser.
+import type { FastifyError, FastifyReply, FastifyRequest } from 'fastify';
+import type { Socket } from 'node:net';
+import fp from 'fastify-plugin';
+import { v4 } from 'uuid';
+import { AppError } from '../src/errors.js';
+import { rawProblem, toProblem } from '../src/problem.js';
+
+export const errors = fp(
+  async (app) => {
+    app.setErrorHandler((error, request, reply) => sendProblem(error, request, reply));
+  },
+  { name: 'errors', fastify: '5.x' },
+);
+
+/**
+ * The answer to an unknown route. To be set behind the rate limit, which does not see unknown routes by itself: a scanner
+ * is limited like everybody else.
+ */
+export const notFound = fp(
+  async (app) => {
+    app.setNotFoundHandler({ preHandler: app.rateLimit() }, (request, reply) =>
+      sendProblem(new AppError('not-found'), request, reply),
+    );
+  },
+  { name: 'not-found', fastify: '5.x', dependencies: ['@fastify/rate-limit'] },
+);
+
+/** For Fastify's `frameworkErrors` option: what fails before there is a route, such as a path that is not valid UTF-8. */
+export function answerFrameworkError(error: FastifyError, request: FastifyRequest, reply: FastifyReply): void {
+  void sendProblem(error, request, reply);
+}
+
+/** For Fastify's `clientErrorHandler` option: what is not HTTP. */
+export function answerClientError(error: Error & { code?: string }, socket: Socket): void {
+  // A peer that hung up is nobody to answer to.
+  if (error.code === 'ECONNRESET' || !socket.writable) {
+    socket.destroy();
+    return;
+  }
+  socket.end(rawProblem(error, v4()));
+}
+
+function sendProblem(error: unknown, request: FastifyRequest, reply: FastifyReply): FastifyReply {
+  const { status, headers, body } = toProblem(error, request.id);
+  // Read by the line that the logging plugin writes for the request.
+  if (status >= 500) request.failure = error;
+  return reply
+    .code(status)
+    .headers({ ...headers, 'x-request-id': request.id })
+    .serializer((payload: unknown) => JSON.stringify(payload))
+    .send(body);
+}

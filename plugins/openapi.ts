@@ -1,0 +1,105 @@
+// OpenAPI 3.1 from the routes' zod schemas and access, at /docs/json, with a page to try it at /docs.
+import swagger from '@fastify/swagger';
+import swaggerUi from '@fastify/swagger-ui';
+import type { RouteOptions } from 'fastify';
+import fp from 'fastify-plugin';
+import { jsonSchemaTransform } from 'fastify-type-provider-zod';
+import { z } from 'zod';
+import type { RouteAccess } from '../src/auth/access.js';
+import { catalogue, type ErrorCode } from '../src/errors.js';
+
+declare module 'fastify' {
+  interface FastifyContextConfig {
+    /** The route's own errors, beside those that every route of its kind can answer. */
+    errors?: readonly ErrorCode[];
+  }
+}
+
+/** The page loads its own scripts, and styles itself inline; it calls this service and nobody else. */
+const PAGE_POLICY =
+  "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; object-src 'none'; frame-ancestors 'none'";
+
+export const openapi = fp(
+  async (app) => {
+    await app.register(swagger, {
+      openapi: {
+        openapi: '3.1.0',
+        info: {
+          title: 'Tenantry',
+          version: '1',
+          description:
+            'A REST service in which every tenant has a PostgreSQL database of its own. Sign in at POST /auth/login and send the access token as Authorization: Bearer.',
+        },
+        components: { securitySchemes: { bearer: { type: 'http', scheme: 'bearer', bearerFormat: 'JWT' } } },
+      },
+      transform: (document) => {
+        const { route } = document;
+        // What shows the documentation is not part of it.
+        if (document.url.startsWith('/docs')) return { schema: { hide: true }, url: document.url };
+        const schema = {
+          ...document.schema,
+          response: { ...(document.schema.response as object), ...errorAnswers(route) },
+        };
+        const transformed = jsonSchemaTransform({ ...document, schema });
+        return { url: transformed.url, schema: { ...transformed.schema, ...describe(route.config?.access) } };
+      },
+    });
+    await app.register(async (docs) => {
+      docs.addHook('onRoute', (route) => {
+        route.config = { ...route.config, access: { scope: 'public' } };
+      });
+      await docs.register(swaggerUi, { routePrefix: '/docs', staticCSP: PAGE_POLICY });
+    });
+  },
+  { name: 'openapi', fastify: '5.x', dependencies: ['authentication', 'schemas'] },
+);
+
+const problemSchema = z
+  .object({
+    type: z.string(),
+    title: z.string(),
+    status: z.int(),
+    detail: z.string().optional(),
+    code: z.enum(Object.keys(catalogue) as [ErrorCode, ...ErrorCode[]]),
+    requestId: z.string(),
+    errors: z.array(z.object({ path: z.string(), message: z.string() })).optional(),
+  })
+  .meta({ description: 'RFC 9457 problem document' });
+
+/** Every error status of a route: those that its kind brings along, and its own. */
+function errorAnswers(route: RouteOptions): Record<number, object> {
+  const { access, errors = [] } = route.config ?? {};
+  const codes: ErrorCode[] = ['rate-limited', 'internal-error', 'unavailable', ...errors];
+  if (access && access.scope !== 'public') codes.push('unauthenticated', 'forbidden');
+  const { body, querystring, params } = (route.schema ?? {}) as {
+    body?: unknown;
+    querystring?: unknown;
+    params?: unknown;
+  };
+  if (body || querystring || params) codes.push('invalid-request');
+  if (body) codes.push('body-too-large', 'unsupported-media-type');
+  if (params) codes.push('not-found');
+  const answers: Record<number, object> = {};
+  for (const code of codes) {
+    const { status } = catalogue[code];
+    const description = codes.filter((other) => catalogue[other].status === status).map((other) => `\`${other}\``);
+    answers[status] = {
+      description: [...new Set(description)].join(', '),
+      content: { 'application/problem+json': { schema: problemSchema } },
+    };
+  }
+  return answers;
+}
+
+function describe(access: RouteAccess | undefined): object {
+  if (!access || access.scope === 'public') return {};
+  const who = {
+    tenant: 'a user of the tenant',
+    operator: 'an operator',
+    platform: 'an operator, or a user for its own tenant',
+  }[access.scope];
+  return {
+    security: [{ bearer: [] }],
+    description: `For ${who}${access.role ? ` with the role \`${access.role}\`` : ''}.`,
+  };
+}

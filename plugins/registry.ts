@@ -1,0 +1,31 @@
+// The registry: one Kysely over the central database for the whole process.
+import type { Kysely } from 'kysely';
+import fp from 'fastify-plugin';
+import { createDatabase } from '../db/client.js';
+import type { Registry } from '../db/central/schema.js';
+import type { Config } from '../src/config.js';
+
+declare module 'fastify' {
+  interface FastifyInstance {
+    readonly registry: Kysely<Registry>;
+  }
+}
+
+/** Longest wait (ms) for running queries when the process stops. */
+const CLOSE_DEADLINE = 10_000;
+
+export const registry = fp<{ config: Config }>(
+  async (app, { config }) => {
+    const { connection, pool } = config.registry;
+    const handle = createDatabase<Registry>(connection, pool, {
+      applicationName: 'tenantry registry',
+      preparedStatements: config.tenants.preparedStatements,
+      onConnectionLost: (fault) => {
+        app.log.warn({ reason: fault.reason }, 'an idle connection to the registry was lost');
+      },
+    });
+    app.decorate('registry', handle.db);
+    app.addHook('onClose', () => handle.close(CLOSE_DEADLINE));
+  },
+  { name: 'registry', fastify: '5.x' },
+);

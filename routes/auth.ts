@@ -1,0 +1,114 @@
+// Signing in, and who one is.
+import type { FastifyInstance } from 'fastify';
+import type { ZodTypeProvider } from 'fastify-type-provider-zod';
+import { z } from 'zod';
+import { findOperator } from '../db/central/operators.js';
+import { findUser } from '../db/tenant/users.js';
+import type { Config } from '../src/config.js';
+import { AppError } from '../src/errors.js';
+import { answerId, email, givenPassword, text, timestamp } from './schemas.js';
+import { UserAnswer } from './users.js';
+
+const SignInBody = z.strictObject({
+  tenant: text(63).meta({ description: "The tenant's slug or id." }),
+  email,
+  password: givenPassword,
+});
+
+const OperatorSignInBody = z.strictObject({ email, password: givenPassword });
+
+const Token = z.object({
+  accessToken: z.string(),
+  tokenType: z.string(),
+  expiresIn: z.number().meta({ description: 'Seconds.' }),
+});
+
+const OperatorAnswer = z.object({
+  id: answerId,
+  email: z.string(),
+  active: z.boolean(),
+  createdAt: timestamp,
+  updatedAt: timestamp,
+});
+
+/** Either `user` with its `tenantId`, or `operator`. */
+const Me = z.object({
+  tenantId: answerId.optional(),
+  user: UserAnswer.optional(),
+  operator: OperatorAnswer.optional(),
+});
+
+const MINUTE = 60_000;
+
+export async function authRoutes(fastify: FastifyInstance, { config }: { config: Config }): Promise<void> {
+  const app = fastify.withTypeProvider<ZodTypeProvider>();
+  const expiresIn = config.auth.accessTokenTtl;
+
+  // An answer that holds a token, or says who somebody is, belongs into no cache.
+  app.addHook('onRequest', (_request, reply, done) => {
+    reply.header('cache-control', 'no-store');
+    done();
+  });
+
+  const signIn = {
+    access: { scope: 'public' },
+    // One count for both kinds of sign-in.
+    rateLimit: { max: config.http.signInLimit, timeWindow: MINUTE, groupId: 'sign-in' },
+    errors: ['invalid-credentials'],
+  } as const;
+
+  app.post(
+    '/login',
+    {
+      config: signIn,
+      schema: {
+        tags: ['auth'],
+        summary: 'Sign in as a user of a tenant',
+        body: SignInBody,
+        response: { 200: Token.extend({ user: UserAnswer }) },
+      },
+    },
+    async (request) => {
+      const { tenant, email, password } = request.body;
+      const { tenantId, user } = await app.signIn.user(tenant, email, password);
+      const accessToken = app.tokens.sign({ kind: 'user', tenantId, userId: user.id });
+      return { accessToken, tokenType: 'Bearer', expiresIn, user: { ...user, roles: [...user.roles] } };
+    },
+  );
+
+  app.post(
+    '/operator/login',
+    {
+      config: signIn,
+      schema: {
+        tags: ['auth'],
+        summary: 'Sign in as an operator',
+        body: OperatorSignInBody,
+        response: { 200: Token.extend({ operator: OperatorAnswer.pick({ id: true, email: true }) }) },
+      },
+    },
+    async (request) => {
+      const operator = await app.signIn.operator(request.body.email, request.body.password);
+      const accessToken = app.tokens.sign({ kind: 'operator', operatorId: operator.id });
+      return { accessToken, tokenType: 'Bearer', expiresIn, operator };
+    },
+  );
+
+  app.get(
+    '/me',
+    {
+      config: { access: { scope: 'platform' } },
+      schema: { tags: ['auth'], summary: 'Who the token belongs to', response: { 200: Me } },
+    },
+    async (request) => {
+      if (request.principal?.kind === 'operator') {
+        const operator = await findOperator(app.registry, request.principal.operatorId);
+        if (!operator) throw new AppError('not-found');
+        return { operator };
+      }
+      const user = await findUser(request.tenantDb, request.userId);
+      if (!user) throw new AppError('not-found');
+      return { tenantId: request.tenantId, user: { ...user, roles: [...user.roles] } };
+    },
+  );
+}

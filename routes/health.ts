@@ -1,0 +1,56 @@
+// Health: whether the process lives, and whether a load balancer should send it work.
+import type { FastifyInstance } from 'fastify';
+import type { ZodTypeProvider } from 'fastify-type-provider-zod';
+import { z } from 'zod';
+import { pingRegistry } from '../db/central/tenants.js';
+import { AppError } from '../src/errors.js';
+
+const Health = z.object({ status: z.literal('ok') });
+
+/** Longest wait (ms) for the registry: a probe that hangs says nothing. */
+const READY_DEADLINE = 1_000;
+
+export async function healthRoutes(fastify: FastifyInstance): Promise<void> {
+  const app = fastify.withTypeProvider<ZodTypeProvider>();
+  // Probes come often, and all from one address: they are not counted.
+  const config = { access: { scope: 'public' }, rateLimit: false } as const;
+
+  app.get(
+    '/health/live',
+    {
+      config,
+      schema: {
+        tags: ['health'],
+        summary: 'Whether the process answers; nothing else is checked',
+        response: { 200: Health },
+      },
+    },
+    async () => ({ status: 'ok' as const }),
+  );
+
+  app.get(
+    '/health/ready',
+    {
+      config,
+      schema: {
+        tags: ['health'],
+        summary: 'Whether to send requests here: not shutting down, and the registry answers',
+        response: { 200: Health },
+      },
+    },
+    async () => {
+      if (app.readiness.draining)
+        throw new AppError('unavailable', { detail: 'This process is shutting down.', retryAfter: 5 });
+      let timer: NodeJS.Timeout | undefined;
+      const late = new Promise<never>((_, reject) => {
+        timer = setTimeout(() => {
+          reject(new AppError('unavailable', { detail: 'The registry does not answer.', retryAfter: 1 }));
+        }, READY_DEADLINE);
+      });
+      await Promise.race([pingRegistry(app.registry), late]).finally(() => {
+        clearTimeout(timer);
+      });
+      return { status: 'ok' as const };
+    },
+  );
+}

@@ -1,0 +1,80 @@
+// The pieces that request and answer schemas are made of. Requests are strict: an unknown key is an error, and a string
+// that PostgreSQL could not store is refused here. Answers carry no checks: they are only written.
+import { z } from 'zod';
+
+/** Text of 1 to `max` characters that PostgreSQL can store: no NUL, no lone surrogate. */
+export function text(max: number): z.ZodString {
+  return z
+    .string()
+    .min(1)
+    .max(max)
+    .refine((value) => !value.includes('\0') && value.isWellFormed(), 'must not hold NUL or lone surrogates');
+}
+
+/** A UUID in canonical form: one spelling, so that no cache key can have two. */
+export const id = z
+  .string()
+  .regex(/^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/, 'must be a UUID in lower case')
+  .meta({ format: 'uuid' });
+
+export const idParams = z.strictObject({ id });
+
+/** An e-mail address of at most 254 characters (RFC 5321), in lower case: case never tells two users apart. */
+export const email = z.email('must be an e-mail address').max(254).toLowerCase();
+
+/** NIST SP 800-63B: length is what counts; 200 bounds the work of hashing. */
+export const newPassword = text(200).min(12, 'must have at least 12 characters');
+
+/** A password to be checked, of any length that was ever allowed. */
+export const givenPassword = text(200);
+
+export const slug = z
+  .string()
+  .max(63)
+  .regex(/^[a-z0-9]+(?:-[a-z0-9]+)*$/, 'must be lower-case letters, digits and single dashes');
+
+/** An amount from 0 to 9,999,999,999.99 with at most two places, as text or as a number; parsed into text. */
+export const money = z
+  .union([z.string(), z.number()])
+  .transform((value) => (Object.is(value, -0) ? '-0' : String(value)))
+  .pipe(
+    z
+      .string()
+      .regex(/^\d{1,10}(?:\.\d{1,2})?$/, 'must be a decimal of at least 0 with at most 10 digits and two places'),
+  )
+  .meta({
+    override: {
+      anyOf: [
+        { type: 'string', pattern: '^\\d{1,10}(\\.\\d{1,2})?$' },
+        { type: 'number', minimum: 0, maximum: 9_999_999_999.99, multipleOf: 0.01 },
+      ],
+    },
+  });
+
+/** A stock from 0 to 2,147,483,647. */
+export const stock = z.int32().min(0);
+
+/** `true` or `false` in a query. */
+export const flag = z.enum(['true', 'false']).transform((value) => value === 'true');
+
+/** A whole number from 0 to 2,147,483,647 in a query. */
+export const count = z
+  .string()
+  .regex(/^\d{1,10}$/, 'must be a whole number')
+  .transform(Number)
+  .pipe(z.number().max(2_147_483_647));
+
+/** A time in an answer: ISO 8601 UTC with milliseconds. */
+export const timestamp = z.string().meta({ format: 'date-time' });
+
+/** An id in an answer. */
+export const answerId = z.string().meta({ format: 'uuid' });
+
+/** A PATCH body: every key optional, and at least one given. */
+// eslint-disable-next-line @typescript-eslint/explicit-module-boundary-types -- the type is what zod infers
+export function patchOf<Shape extends z.ZodRawShape>(shape: Shape) {
+  return z
+    .strictObject(shape)
+    .partial()
+    .refine((body) => Object.keys(body).length > 0, 'give at least one field to change');
+}

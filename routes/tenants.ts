@@ -1,0 +1,189 @@
+// Tenants: operators make, list, change and remove them; a tenant admin reads and renames its own and sees no other.
+import type { FastifyInstance, FastifyRequest } from 'fastify';
+import type { ZodTypeProvider } from 'fastify-type-provider-zod';
+import { z } from 'zod';
+import { listTenants, tenantSorts, type TenantRecord } from '../db/central/tenants.js';
+import { changeTenant } from '../src/tenancy/changes.js';
+import type { Config } from '../src/config.js';
+import { AppError } from '../src/errors.js';
+import { slugify } from '../src/tenancy/ids.js';
+import { parsePoolOptions, poolLimits } from '../src/tenancy/pool-options.js';
+import { listQuery, pageOf, readPage } from './lists.js';
+import { answerId, email, idParams, newPassword, patchOf, slug, text, timestamp } from './schemas.js';
+
+const statuses = ['provisioning', 'active', 'suspended', 'deleting'] as const;
+
+const PoolOptions = z.object({
+  max: z.number(),
+  acquireTimeout: z.number(),
+  timeout: z.number(),
+  idleTimeoutMillis: z.number(),
+});
+
+const TenantAnswer = z.object({
+  id: answerId,
+  name: z.string(),
+  slug: z.string(),
+  status: z.enum(statuses),
+  active: z.boolean(),
+  poolOptions: PoolOptions.meta({ description: 'As they are in force: connections, and ms.' }),
+  schemaVersion: z.string(),
+  createdAt: timestamp,
+  updatedAt: timestamp,
+});
+
+const name = text(200);
+
+/** Checked by its own rules (422), not by the request's (400): what is wrong with it is a setting, not the request. */
+const poolOptions = z.record(z.string(), z.unknown()).meta({
+  description:
+    'Whole numbers: max (1–100 connections), acquireTimeout (100–60,000 ms), timeout (100–600,000 ms), idleTimeoutMillis (100–3,600,000 ms). What is left out has the default.',
+});
+
+const CreateBody = z.strictObject({
+  name,
+  slug: slug.optional().meta({ description: 'Made from the name where it is left out.' }),
+  admin: z.strictObject({ email, password: newPassword, firstName: text(100), lastName: text(100) }),
+  poolOptions: poolOptions.optional(),
+});
+
+const PatchBody = patchOf({ name, slug, poolOptions, active: z.boolean() });
+
+const Query = listQuery(tenantSorts, {
+  search: text(200).optional().meta({ description: 'Looks into name and slug.' }),
+  status: z.enum(statuses).optional(),
+});
+
+export async function tenantRoutes(fastify: FastifyInstance, { config }: { config: Config }): Promise<void> {
+  const app = fastify.withTypeProvider<ZodTypeProvider>();
+  const operator = { access: { scope: 'operator' } } as const;
+  const ownOrOperator = { access: { scope: 'platform', role: 'admin' } } as const;
+  const schema = { tags: ['tenants'] };
+
+  app.get(
+    '/',
+    {
+      config: { ...operator, errors: ['invalid-cursor'] },
+      schema: { ...schema, summary: 'List tenants', querystring: Query, response: { 200: pageOf(TenantAnswer) } },
+    },
+    async (request) => {
+      const page = await readPage(app.cursors, ['operators', 'tenants'], request.query, (query) =>
+        listTenants(app.registry, query),
+      );
+      return { ...page, data: page.data.map(answer) };
+    },
+  );
+
+  app.post(
+    '/',
+    {
+      config: { ...operator, errors: ['slug-taken', 'invalid-pool-options', 'provisioning-failed'] },
+      schema: {
+        ...schema,
+        summary: 'Make a tenant: its database, its role and its first admin',
+        body: CreateBody,
+        response: { 201: TenantAnswer },
+      },
+    },
+    async (request, reply) => {
+      const { name, admin } = request.body;
+      const { password, ...person } = admin;
+      const slug = request.body.slug ?? slugFrom(name);
+      const poolOptions = parsePoolOptions(request.body.poolOptions ?? {});
+      const passwordHash = await app.passwords.hash(password);
+      const tenant = await app.provisioning.create({ name, slug, poolOptions, admin: { ...person, passwordHash } });
+      return reply.code(201).header('location', `${app.prefix}/${tenant.id}`).send(answer(tenant));
+    },
+  );
+
+  app.get(
+    '/:id',
+    {
+      config: ownOrOperator,
+      schema: { ...schema, summary: 'Read a tenant', params: idParams, response: { 200: TenantAnswer } },
+    },
+    async (request) => {
+      hideOthers(request, request.params.id);
+      const tenant = await app.tenantDirectory.find(request.params.id);
+      if (!tenant) throw new AppError('not-found');
+      return answer(tenant);
+    },
+  );
+
+  app.patch(
+    '/:id',
+    {
+      config: { ...ownOrOperator, errors: ['slug-taken', 'tenant-state', 'invalid-pool-options'] },
+      schema: {
+        ...schema,
+        summary: 'Change a tenant; its own admin may change the name',
+        params: idParams,
+        body: PatchBody,
+        response: { 200: TenantAnswer },
+      },
+    },
+    async (request) => {
+      const { id } = request.params;
+      const { poolOptions, active, ...changes } = request.body;
+      hideOthers(request, id);
+      if (request.principal?.kind === 'user' && Object.keys(request.body).some((key) => key !== 'name')) {
+        throw new AppError('forbidden', { detail: 'A tenant admin changes the name; the rest is for operators.' });
+      }
+      const tenant = await changeTenant(app.registry, id, {
+        ...changes,
+        ...(poolOptions && { poolOptions: parsePoolOptions(poolOptions) }),
+        ...(active !== undefined && { status: active ? 'active' : 'suspended' }),
+      });
+      app.tenantDirectory.invalidate(id);
+      // The next request builds one with the new settings; what runs on the old one finishes.
+      if (poolOptions || active === false) void app.tenantPools.retire(id);
+      return answer(tenant);
+    },
+  );
+
+  app.delete(
+    '/:id',
+    {
+      config: operator,
+      schema: {
+        ...schema,
+        summary: 'Remove a tenant with its database. There is no way back',
+        params: idParams,
+        response: { 204: z.null() },
+      },
+    },
+    async (request, reply) => {
+      if (!(await app.provisioning.remove(request.params.id))) throw new AppError('not-found');
+      return reply.code(204).send(null);
+    },
+  );
+
+  function answer(tenant: TenantRecord): z.output<typeof TenantAnswer> {
+    const { id, name, slug, status, active, schemaVersion, createdAt, updatedAt } = tenant;
+    return {
+      id,
+      name,
+      slug,
+      status,
+      active,
+      poolOptions: poolLimits(tenant.poolOptions, config.tenants.pool),
+      schemaVersion,
+      createdAt,
+      updatedAt,
+    };
+  }
+}
+
+/** To a tenant's user every other tenant is one that does not exist. */
+function hideOthers(request: FastifyRequest, id: string): void {
+  if (request.principal?.kind === 'user' && request.tenantId !== id) throw new AppError('not-found');
+}
+
+function slugFrom(name: string): string {
+  const made = slugify(name);
+  if (made === '')
+    throw new AppError('invalid-request', {
+      issues: [{ path: '/slug', message: 'is needed: the name has no letters or digits to make one from' }],
+    });
+  return made;
+}

@@ -1,0 +1,100 @@
+// The whole house at a glance: plugins in the order in which a request meets them, then the routes.
+import fastify, { LogController, type FastifyBaseLogger, type FastifyInstance } from 'fastify';
+import type { DestinationStream } from 'pino';
+import { authentication } from '../plugins/authentication.js';
+import { authorization } from '../plugins/authorization.js';
+import { cors } from '../plugins/cors.js';
+import { cursors } from '../plugins/cursors.js';
+import { answerClientError, answerFrameworkError, errors, notFound } from '../plugins/errors.js';
+import { openapi } from '../plugins/openapi.js';
+import { provisioning } from '../plugins/provisioning.js';
+import { rateLimit } from '../plugins/rate-limit.js';
+import { readiness } from '../plugins/readiness.js';
+import { registry } from '../plugins/registry.js';
+import { generateRequestId, requestId } from '../plugins/request-id.js';
+import { requestLog } from '../plugins/request-log.js';
+import { schemas } from '../plugins/schemas.js';
+import { securityHeaders } from '../plugins/security-headers.js';
+import { signIn } from '../plugins/sign-in.js';
+import { tenantPool } from '../plugins/tenant-pool.js';
+import { routes } from '../routes/index.js';
+import type { Config } from './config.js';
+import { createLogger } from './logging.js';
+import { createEnvelope } from './tenancy/envelope.js';
+import type { ProvisioningDeps } from './tenancy/provisioning.js';
+
+export interface AppOverrides {
+  /** Where log lines go, instead of standard output. */
+  readonly logStream?: DestinationStream;
+  /** Called after each provisioning step; an error it throws counts as the step's. */
+  readonly afterProvisioningStep?: ProvisioningDeps['afterStep'];
+}
+
+/** Bytes of a request's headers, at most. */
+const MAX_HEADER_SIZE = 16 * 1024;
+
+/** How often (ms) Node looks for requests that are over their time. */
+const TIMEOUT_CHECK_INTERVAL = 1_000;
+
+/** The service, ready to listen or to be injected into. Closing it closes every connection it opened. */
+export async function buildApp(config: Config, overrides: AppOverrides = {}): Promise<FastifyInstance> {
+  const { http } = config;
+  const logger: FastifyBaseLogger = createLogger(config.log, overrides.logStream);
+  const app = fastify({
+    loggerInstance: logger,
+    // One line a request is written by plugins/request-log.ts; Fastify's own are two.
+    logController: new LogController({ disableRequestLogging: true }),
+    genReqId: generateRequestId,
+    requestIdHeader: false,
+    trustProxy: http.trustProxy.length > 0 ? [...http.trustProxy] : false,
+    bodyLimit: http.bodyLimit,
+    requestTimeout: http.requestTimeout,
+    keepAliveTimeout: http.keepAliveTimeout,
+    http: {
+      headersTimeout: http.requestTimeout,
+      connectionsCheckingInterval: TIMEOUT_CHECK_INTERVAL,
+      maxHeaderSize: MAX_HEADER_SIZE,
+    },
+    // While the server closes, what still arrives on open connections is served: the balancer was told before.
+    return503OnClosing: false,
+    exposeHeadRoutes: false,
+    onProtoPoisoning: 'error',
+    onConstructorPoisoning: 'error',
+    frameworkErrors: answerFrameworkError,
+    clientErrorHandler: answerClientError,
+  });
+  // JSON is all that is read: without this a text/plain body would reach the handlers.
+  app.removeContentTypeParser('text/plain');
+
+  // Before anything else: a plugin's own routes must already fail and speak in our words.
+  await app.register(errors);
+  await app.register(schemas);
+
+  await app.register(cors, { origins: http.corsOrigins });
+  await app.register(securityHeaders);
+  await app.register(rateLimit, { max: http.rateLimitMax });
+  await app.register(requestId);
+  await app.register(requestLog);
+  await app.register(notFound);
+
+  const envelope = createEnvelope(config.encryptionKeys);
+  await app.register(registry, { config });
+  await app.register(authentication, { config: config.auth });
+  await app.register(tenantPool, { config, envelope });
+  await app.register(authorization);
+
+  await app.register(signIn, { hashConcurrency: config.auth.hashConcurrency });
+  await app.register(provisioning, {
+    config,
+    envelope,
+    ...(overrides.afterProvisioningStep && { afterStep: overrides.afterProvisioningStep }),
+  });
+  await app.register(cursors, { secret: config.auth.jwtSecret });
+  await app.register(readiness);
+
+  await app.register(openapi);
+  await app.register(routes, { config });
+
+  await app.ready();
+  return app;
+}

@@ -1,0 +1,24 @@
+// Who may call a route. Each route declares it in its own options (`config`); the hooks that enforce it, the documentation
+// and the isolation test all read it from there.
+
+/**
+ * - `public`: anybody.
+ * - `tenant`: a user, inside the tenant that the token names.
+ * - `operator`: an operator.
+ * - `platform`: an operator, or a user as far as its own tenant is concerned; the handler looks at `request.principal`.
+ */
+export type Scope = 'public' | 'tenant' | 'operator' | 'platform';
+
+export interface RouteAccess {
+  readonly scope: Scope;
+  /** A role that a user must hold; operators hold none and need none. */
+  readonly role?: 'admin';
+}
+
+/** A route as it was registered, for whoever derives something from all of them. */
+export interface RouteEntry {
+  readonly method: string;
+  /** With its prefix and parameters: `/products/:id`. */
+  readonly url: string;
+  readonly access: RouteAccess;
+}

@@ -1,0 +1,63 @@
+// Passwords: argon2id with OWASP's parameters, a bound on how many are hashed at once, and the same work for a user that
+// does not exist.
+import { hash, verify, argon2id } from 'argon2';
+import { AppError } from '../errors.js';
+
+/** OWASP Password Storage Cheat Sheet, argon2id: 19 MiB, two passes, one lane. */
+const PARAMETERS = { type: argon2id, memoryCost: 19_456, timeCost: 2, parallelism: 1 } as const;
+
+/** Hashes that may wait, per hash that runs: more are refused at once, so that a flood cannot queue up minutes of work. */
+const WAITING_PER_SLOT = 50;
+
+export interface Passwords {
+  /** The hash in the PHC string format. @throws AppError `unavailable` while too many hashes wait */
+  hash(password: string): Promise<string>;
+  /**
+   * Whether the password is the one behind `passwordHash`. Undefined (no such user) is false after the same work.
+   *
+   * @throws AppError `unavailable` while too many hashes wait
+   */
+  verify(passwordHash: string | undefined, password: string): Promise<boolean>;
+}
+
+/** @param concurrency hashes that run at once; each takes a thread of libuv for some 20 ms */
+export async function createPasswords(concurrency: number): Promise<Passwords> {
+  const slots = new Slots(concurrency, concurrency * WAITING_PER_SLOT);
+  const nobody = await hash('the password of nobody', PARAMETERS);
+  return {
+    hash: (password) => slots.run(() => hash(password, PARAMETERS)),
+    verify: (passwordHash, password) =>
+      slots.run(async () => {
+        const matches = await verify(passwordHash ?? nobody, password);
+        return matches && passwordHash !== undefined;
+      }),
+  };
+}
+
+/** Runs at most `size` tasks at once and lets at most `queue` wait, first come, first served. */
+class Slots {
+  #running = 0;
+  readonly #waiting: (() => void)[] = [];
+
+  constructor(
+    private readonly size: number,
+    private readonly queue: number,
+  ) {}
+
+  async run<T>(task: () => Promise<T>): Promise<T> {
+    if (this.#running >= this.size) {
+      if (this.#waiting.length >= this.queue) throw new AppError('unavailable', { retryAfter: 1 });
+      // The slot is handed over, not freed, so that a newcomer cannot overtake the one who waits.
+      await new Promise<void>((resolve) => this.#waiting.push(resolve));
+    } else {
+      this.#running += 1;
+    }
+    try {
+      return await task();
+    } finally {
+      const next = this.#waiting.shift();
+      if (next) next();
+      else this.#running -= 1;
+    }
+  }
+}

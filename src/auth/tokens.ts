@@ -1,0 +1,104 @@
+// Access tokens: what is in them, and what a token must be to count. Signing and checking the signature are done by
+// @fastify/jwt, which is handed in.
+import { LRUCache } from 'lru-cache';
+import { v4, validate } from 'uuid';
+import { AppError } from '../errors.js';
+
+/** Who makes a request. */
+export type Principal =
+  | { readonly kind: 'user'; readonly tenantId: string; readonly userId: string }
+  | { readonly kind: 'operator'; readonly operatorId: string };
+
+/** The claims of an access token (RFC 7519). `typ` tells a user's token from an operator's. */
+export interface AccessClaims {
+  readonly typ: Principal['kind'];
+  readonly sub: string;
+  readonly tenantId?: string;
+  readonly jti: string;
+}
+
+/** The part of @fastify/jwt that is used here; `verify` checks algorithm, signature, iss, aud and the times. */
+export interface JwtLibrary {
+  sign(claims: AccessClaims): string;
+  verify(token: string): unknown;
+}
+
+export interface Tokens {
+  sign(principal: Principal): string;
+  /** @throws AppError `unauthenticated`, whatever is wrong with the token */
+  verify(token: string): Principal;
+}
+
+/** Clock skew that is tolerated between replicas, in seconds. */
+export const CLOCK_TOLERANCE = 5;
+
+/** Tokens whose verification is remembered: some 1 kB each. */
+const REMEMBERED_TOKENS = 10_000;
+
+/** Longer than any token that is signed here; a longer one is refused before any work is done on it. */
+const MAX_TOKEN_LENGTH = 2_048;
+
+interface Verified {
+  readonly principal: Principal;
+  /** Seconds since 1970. */
+  readonly expiresAt: number;
+}
+
+export function createTokens(jwt: JwtLibrary): Tokens {
+  // Verifying a signature costs more than the rest of the request path. A token is remembered only after the full check,
+  // by its exact text; its principal is frozen, and its expiry is looked at every time.
+  const verified = new LRUCache<string, Verified>({ max: REMEMBERED_TOKENS });
+
+  return {
+    sign: (principal) =>
+      jwt.sign({
+        typ: principal.kind,
+        sub: principal.kind === 'user' ? principal.userId : principal.operatorId,
+        ...(principal.kind === 'user' && { tenantId: principal.tenantId }),
+        jti: v4(),
+      }),
+
+    verify(token) {
+      const now = Date.now() / 1000;
+      let known = verified.get(token);
+      if (!known) {
+        known = check(jwt, token, now);
+        verified.set(token, known);
+      }
+      if (known.expiresAt + CLOCK_TOLERANCE <= now) throw invalidToken();
+      return known.principal;
+    },
+  };
+}
+
+function check(jwt: JwtLibrary, token: string, now: number): Verified {
+  if (token.length > MAX_TOKEN_LENGTH) throw invalidToken();
+  let claims: unknown;
+  try {
+    claims = jwt.verify(token);
+  } catch {
+    throw invalidToken();
+  }
+  if (typeof claims !== 'object' || claims === null) throw invalidToken();
+  const { typ, sub, tenantId, iat, exp } = claims as Record<string, unknown>;
+  // fast-jwt accepts an iat in the future, and any finite number as a time.
+  if (!Number.isSafeInteger(iat) || !Number.isSafeInteger(exp) || (iat as number) > now + CLOCK_TOLERANCE)
+    throw invalidToken();
+  if (!isId(sub)) throw invalidToken();
+  const expiresAt = exp as number;
+  if (typ === 'user' && isId(tenantId)) {
+    return { principal: Object.freeze({ kind: 'user', tenantId, userId: sub }), expiresAt };
+  }
+  if (typ === 'operator' && tenantId === undefined) {
+    return { principal: Object.freeze({ kind: 'operator', operatorId: sub }), expiresAt };
+  }
+  throw invalidToken();
+}
+
+function isId(value: unknown): value is string {
+  return typeof value === 'string' && validate(value);
+}
+
+function invalidToken(): AppError {
+  return new AppError('unauthenticated', { detail: 'The access token is not valid or has expired.' });
+}

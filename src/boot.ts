@@ -1,0 +1,207 @@
+// From the settings to a config that the app can be built on: secrets, the embedded PostgreSQL where none is configured,
+// the schema, the first operator.
+import type { Logger } from 'pino';
+import { countOperators, insertOperator } from '../db/central/operators.js';
+import type { Registry } from '../db/central/schema.js';
+import { createDatabase, type ConnectionSettings } from '../db/client.js';
+import { bootstrapCluster, checkCluster, MAINTENANCE_DATABASE } from '../db/cluster.js';
+import { DatabaseFault } from '../db/errors.js';
+import { scramVerifier } from '../db/scram.js';
+import { createPasswords } from './auth/passwords.js';
+import { completeConfig, ConfigError, parseKeyring, type Config, type Settings } from './config.js';
+import { startEmbeddedCluster, type EmbeddedCluster } from './embedded/cluster.js';
+import { localSecrets, type LocalSecrets } from './secrets.js';
+import { migrateAll, pendingRegistryMigrations, type MigrationReport } from './tenancy/migrate.js';
+import { openProvisioner } from './tenancy/provisioner.js';
+
+export interface Prepared {
+  readonly config: Config;
+  readonly embedded: EmbeddedCluster | undefined;
+  /** The operator's sign-in where this start made one up: to be shown once, to whoever started the service. */
+  readonly newOperator: { readonly email: string; readonly password: string } | undefined;
+}
+
+/** Where the service stands and what it is reached by, with the embedded PostgreSQL running where it is needed. */
+interface Connected {
+  readonly config: Config;
+  readonly embedded: EmbeddedCluster | undefined;
+  readonly secrets: LocalSecrets | undefined;
+}
+
+const REGISTRY = 'tenantry_registry';
+const PROVISIONER = 'tenantry_provisioner';
+const DEFAULT_OPERATOR = 'operator@tenantry.local';
+
+/** RFC 7677's number of rounds: these passwords may be anybody's choice one day. */
+const SCRAM_ITERATIONS = 4_096;
+
+/**
+ * Everything that must be done before the app can be built.
+ *
+ * @param onEmbedded told of the embedded PostgreSQL as soon as it runs, so that it can be stopped whatever fails later
+ * @throws ConfigError where the registry is not migrated or cannot be reached
+ */
+export async function prepare(
+  settings: Settings,
+  log: Logger,
+  onEmbedded: (cluster: EmbeddedCluster) => void,
+): Promise<Prepared> {
+  const { config, embedded, secrets } = await connect(settings, log, onEmbedded);
+  if (embedded) await migrate(config, log);
+  else await refuseUnmigrated(config);
+  return { config, embedded, newOperator: await ensureOperator(config, settings, secrets) };
+}
+
+/** What `npm run migrate` does: brings registry, template and every tenant's database up to date. */
+export async function prepareAndMigrate(
+  settings: Settings,
+  log: Logger,
+  onEmbedded: (cluster: EmbeddedCluster) => void,
+): Promise<MigrationReport> {
+  const { config } = await connect(settings, log, onEmbedded);
+  return migrate(config, log);
+}
+
+async function connect(
+  settings: Settings,
+  log: Logger,
+  onEmbedded: (cluster: EmbeddedCluster) => void,
+): Promise<Connected> {
+  const { registry, tenants, auth, encryptionKeys } = settings;
+  // In production the settings are complete, or reading them would have failed.
+  const secrets = settings.production ? undefined : await localSecrets(settings.dataDir);
+  const given = {
+    jwtSecret: auth.jwtSecret ?? secrets?.jwtSecret ?? '',
+    encryptionKeys: encryptionKeys ?? parseKeyring(secrets?.encryptionKeys ?? ''),
+  };
+  if (registry.connection && tenants.provisioner) {
+    const gaps = { ...given, registry: registry.connection, provisioner: tenants.provisioner };
+    return { config: completeConfig(settings, gaps), embedded: undefined, secrets };
+  }
+  if (!secrets) throw new ConfigError(['DATABASE_URL is not set']);
+  const embedded = await startEmbeddedCluster({
+    home: settings.dataDir,
+    superuserPassword: secrets.superuserPassword,
+    settings: { max_connections: '200' },
+    log: {
+      info: (text) => {
+        log.info(text);
+      },
+      warn: (text) => {
+        log.warn(text);
+      },
+      error: (text) => {
+        log.error(text);
+      },
+    },
+  });
+  onEmbedded(embedded);
+  const at = (user: string, password: string, database: string): ConnectionSettings => ({
+    host: embedded.host,
+    port: embedded.port,
+    database,
+    user,
+    password,
+    tls: false,
+  });
+  const superuser = createDatabase<unknown>(
+    at(embedded.superuser, secrets.superuserPassword, MAINTENANCE_DATABASE),
+    settings.registry.pool,
+    {
+      applicationName: 'tenantry bootstrap',
+      preparedStatements: false,
+    },
+  );
+  try {
+    await bootstrapCluster(superuser.db, {
+      registryOwner: { name: REGISTRY, verifier: await scramVerifier(secrets.registryPassword, SCRAM_ITERATIONS) },
+      provisioner: { name: PROVISIONER, verifier: await scramVerifier(secrets.provisionerPassword, SCRAM_ITERATIONS) },
+      registryDatabase: REGISTRY,
+    });
+  } finally {
+    await superuser.close(0);
+  }
+  const gaps = {
+    ...given,
+    registry: at(REGISTRY, secrets.registryPassword, REGISTRY),
+    provisioner: at(PROVISIONER, secrets.provisionerPassword, MAINTENANCE_DATABASE),
+  };
+  return { config: completeConfig(settings, gaps), embedded, secrets };
+}
+
+async function migrate(config: Config, log: Logger): Promise<MigrationReport> {
+  const { provisioner: connection, provisionerPool } = config.tenants;
+  const provisioner = openProvisioner(connection, provisionerPool);
+  try {
+    const check = await checkCluster(provisioner.cluster);
+    if (!check.canProvision)
+      throw new ConfigError([
+        `the role "${check.role}" of TENANT_DATABASE_URL needs CREATEDB and CREATEROLE (deploy/bootstrap.sql)`,
+      ]);
+    if (check.superuser) {
+      const problem = `the role "${check.role}" of TENANT_DATABASE_URL is a superuser: use one that is not (deploy/bootstrap.sql)`;
+      if (config.production) throw new ConfigError([problem]);
+      log.warn(problem);
+    }
+    const report = await withRegistry(config, (registry) =>
+      migrateAll({ registry, ...provisioner, provisioner: connection.user }, (done, all, tenant) => {
+        log.info({ tenantId: tenant.id, done, all }, 'migrating a tenant database');
+      }),
+    );
+    for (const { tenant, error } of report.failed)
+      log.error({ tenantId: tenant.id, err: error }, 'a tenant database could not be migrated');
+    const { openDatabases } = await checkCluster(provisioner.cluster);
+    for (const database of openDatabases) {
+      log.warn(
+        { database },
+        'every role of this server may connect to this database: REVOKE ALL ON DATABASE … FROM PUBLIC (deploy/bootstrap.sql)',
+      );
+    }
+    return report;
+  } finally {
+    await provisioner.close();
+  }
+}
+
+async function refuseUnmigrated(config: Config): Promise<void> {
+  const pending = await withRegistry(config, pendingRegistryMigrations);
+  if (pending.length > 0) {
+    throw new ConfigError([`the registry is not migrated (${pending.join(', ')} is missing). Run: npm run migrate`]);
+  }
+}
+
+/** Makes the first operator where there is none. Returns its sign-in where the password was made up here. */
+async function ensureOperator(
+  config: Config,
+  settings: Settings,
+  secrets: LocalSecrets | undefined,
+): Promise<Prepared['newOperator']> {
+  const email = settings.firstOperator?.email ?? (secrets && DEFAULT_OPERATOR);
+  const password = settings.firstOperator?.password ?? secrets?.operatorPassword;
+  if (email === undefined || password === undefined) return undefined;
+  const made = await withRegistry(config, async (registry) => {
+    if ((await countOperators(registry)) > 0) return false;
+    const passwords = await createPasswords(1);
+    return insertOperator(registry, { email, passwordHash: await passwords.hash(password) });
+  });
+  return made && settings.firstOperator?.password === undefined ? { email, password } : undefined;
+}
+
+async function withRegistry<T>(
+  config: Config,
+  work: (registry: ReturnType<typeof createDatabase<Registry>>['db']) => Promise<T>,
+): Promise<T> {
+  const { connection, pool } = config.registry;
+  const handle = createDatabase<Registry>(connection, pool, {
+    applicationName: 'tenantry start',
+    preparedStatements: false,
+  });
+  try {
+    return await work(handle.db);
+  } catch (error) {
+    if (!(error instanceof DatabaseFault)) throw error;
+    throw new ConfigError([`the registry at ${connection.host}:${connection.port} cannot be used (${error.reason})`]);
+  } finally {
+    await handle.close(0);
+  }
+}

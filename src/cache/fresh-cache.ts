@@ -1,0 +1,77 @@
+// What the process remembers of a database row, and for how long: fresh for a moment, shared by all who ask at once, taken
+// back by an invalidation, and served stale only while the database does not answer.
+import { LRUCache } from 'lru-cache';
+import { DatabaseFault } from '../../db/errors.js';
+
+interface Entry<V> {
+  readonly value: V;
+  readonly loadedAt: number;
+}
+
+export interface FreshCacheOptions<V> {
+  /** Entries kept at most; the least recently used goes first. */
+  readonly max: number;
+  /** A value younger than this (ms) is served as it is. */
+  readonly freshFor: number;
+  /** While loading fails for a fault of the database, a value younger than this (ms) is served. */
+  readonly staleFor: number;
+  /** Reads one value; undefined where there is none, which is never remembered. */
+  readonly load: (key: string) => Promise<V | undefined>;
+}
+
+export class FreshCache<V extends object> {
+  readonly #entries: LRUCache<string, Entry<V>>;
+  readonly #loads = new Map<string, Promise<V | undefined>>();
+
+  constructor(private readonly options: FreshCacheOptions<V>) {
+    this.#entries = new LRUCache({ max: options.max });
+  }
+
+  /** The value where it is known and fresh, without waiting: the warm path allocates no promise. */
+  peek(key: string): V | undefined {
+    const entry = this.#entries.get(key);
+    return entry && performance.now() - entry.loadedAt < this.options.freshFor ? entry.value : undefined;
+  }
+
+  /**
+   * The value, loaded where it is not fresh; requests that arrive together share one load.
+   *
+   * @throws what `load` throws, where nothing young enough is known
+   */
+  async get(key: string): Promise<V | undefined> {
+    return this.peek(key) ?? this.#loads.get(key) ?? this.#load(key);
+  }
+
+  /** Forgets a value. A load under way may have read the old row: its callers get it, the cache does not. */
+  invalidate(key: string): void {
+    this.#entries.delete(key);
+    this.#loads.delete(key);
+  }
+
+  #load(key: string): Promise<V | undefined> {
+    const load = this.#fill(key, () => this.#loads.get(key) === load);
+    this.#loads.set(key, load);
+    return load;
+  }
+
+  async #fill(key: string, isCurrent: () => boolean): Promise<V | undefined> {
+    // A turn of the event loop first, so that the load is registered before it can end.
+    await Promise.resolve();
+    const startedAt = performance.now();
+    try {
+      const value = await this.options.load(key);
+      if (isCurrent()) {
+        if (value) this.#entries.set(key, { value, loadedAt: startedAt });
+        else this.#entries.delete(key);
+      }
+      return value;
+    } catch (error) {
+      const entry = this.#entries.get(key);
+      if (entry && error instanceof DatabaseFault && performance.now() - entry.loadedAt < this.options.staleFor)
+        return entry.value;
+      throw error;
+    } finally {
+      if (isCurrent()) this.#loads.delete(key);
+    }
+  }
+}

@@ -1,0 +1,543 @@
+// The environment, read once into one frozen, typed Config. This is the sole reader of process.env. Each variable stands
+// here with its meaning, unit and default; docs/configuration.md is the same table, and a test keeps the two equal.
+import { availableParallelism } from 'node:os';
+import { readFileSync } from 'node:fs';
+import path from 'node:path';
+import { z } from 'zod';
+import type { ConnectionSettings, PoolLimits } from '../db/client.js';
+
+/** Everything that the service can be told. Times in milliseconds unless the name says otherwise. */
+export interface Config {
+  readonly production: boolean;
+  readonly http: {
+    readonly host: string;
+    readonly port: number;
+    /** '' or '/v1': where the API stands; health, docs and JWKS stay at the root. */
+    readonly apiPrefix: string;
+    /** Addresses of proxies whose X-Forwarded-For is believed; empty believes none. */
+    readonly trustProxy: readonly string[];
+    readonly corsOrigins: readonly string[];
+    /** Requests a minute and address. */
+    readonly rateLimitMax: number;
+    /** Sign-in attempts a minute and address. */
+    readonly signInLimit: number;
+    readonly requestTimeout: number;
+    readonly keepAliveTimeout: number;
+    /** Bytes. */
+    readonly bodyLimit: number;
+  };
+  readonly log: { readonly level: string; readonly pretty: boolean };
+  readonly registry: { readonly connection: ConnectionSettings; readonly pool: PoolLimits };
+  readonly tenants: {
+    /** The cluster that new tenants' databases are made on, entered as its provisioner. */
+    readonly provisioner: ConnectionSettings;
+    readonly provisionerPool: PoolLimits;
+    readonly pool: PoolLimits;
+    /** A tenant pool that nobody used for this long is closed. */
+    readonly closePoolAfter: number;
+    /** How long a known tenant is served while the registry does not answer. */
+    readonly registryOutageGrace: number;
+    readonly preparedStatements: boolean;
+  };
+  readonly auth: {
+    readonly jwtSecret: string;
+    readonly issuer: string;
+    readonly audience: string;
+    /** Seconds. */
+    readonly accessTokenTtl: number;
+    readonly hashConcurrency: number;
+  };
+  /** Keys for db_password at rest: the first encrypts, all decrypt. */
+  readonly encryptionKeys: readonly EncryptionKey[];
+  readonly shutdown: { readonly drain: number; readonly timeout: number };
+}
+
+/** A 256-bit key and the id under which ciphertext names it. */
+export interface EncryptionKey {
+  readonly kid: string;
+  readonly key: Buffer;
+}
+
+/** What the environment says, before the gaps that a first start may fill are filled. */
+export interface Settings extends Omit<Config, 'registry' | 'tenants' | 'auth' | 'encryptionKeys'> {
+  readonly dataDir: string;
+  readonly registry: { readonly connection: ConnectionSettings | undefined; readonly pool: PoolLimits };
+  readonly tenants: Omit<Config['tenants'], 'provisioner'> & { readonly provisioner: ConnectionSettings | undefined };
+  readonly auth: Omit<Config['auth'], 'jwtSecret'> & { readonly jwtSecret: string | undefined };
+  readonly encryptionKeys: readonly EncryptionKey[] | undefined;
+  readonly firstOperator: { readonly email: string; readonly password: string | undefined } | undefined;
+}
+
+/** Everything that is wrong with the environment, in one readable list. */
+export class ConfigError extends Error {
+  constructor(readonly problems: readonly string[]) {
+    super(['The configuration is not usable:', ...problems.map((problem) => `  - ${problem}`)].join('\n'));
+    this.name = 'ConfigError';
+  }
+}
+
+/** One environment variable. */
+export interface Variable {
+  readonly schema: z.ZodType;
+  /** The default as documentation shows it; '' where there is none. */
+  readonly default: string;
+  readonly unit: string;
+  readonly description: string;
+}
+
+const integer = (minimum: number, maximum: number): z.ZodType<number> =>
+  z
+    .string()
+    .regex(/^\d{1,12}$/, 'must be a whole number')
+    .transform(Number)
+    .pipe(z.number().min(minimum, `must be at least ${minimum}`).max(maximum, `must be at most ${maximum}`));
+
+const oneOf = <const T extends readonly [string, ...string[]]>(...values: T): z.ZodType<T[number]> =>
+  z.enum(values, `must be one of ${values.join(', ')}`);
+
+const list = z.string().transform((text) =>
+  text
+    .split(',')
+    .map((item) => item.trim())
+    .filter((item) => item !== ''),
+);
+
+const MINUTE = 60_000;
+const environments = ['development', 'test', 'production'] as const;
+const cidr = z.union([z.cidrv4(), z.cidrv6(), z.ipv4(), z.ipv6()], 'must be addresses or CIDRs, separated by commas');
+const origin = z
+  .string()
+  .refine(
+    (text) => URL.canParse(text) && new URL(text).origin === text,
+    'must be origins such as https://app.example.com, separated by commas',
+  );
+
+const defaultHashConcurrency = Math.max(1, Math.min(availableParallelism(), 2));
+
+/** Every variable that the service reads. */
+export const variables = {
+  NODE_ENV: {
+    schema: oneOf(...environments),
+    default: 'development',
+    unit: environments.join(', '),
+    description: 'With `production` nothing is invented: a missing or weak setting stops the start.',
+  },
+  HOST: { schema: z.string(), default: '127.0.0.1', unit: 'address', description: 'The address to listen on.' },
+  PORT: {
+    schema: integer(0, 65_535),
+    default: '3000',
+    unit: 'port',
+    description: 'The port to listen on; 0 takes a free one.',
+  },
+  API_PREFIX: {
+    schema: z.string().regex(/^(?:\/[a-z0-9-]+)+$/, 'must look like /v1'),
+    default: '',
+    unit: 'path',
+    description: 'Where the API stands. Health, docs and metrics stay at the root.',
+  },
+  LOG_LEVEL: {
+    schema: oneOf('fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'),
+    default: 'info',
+    unit: 'level',
+    description: 'The least severe level that is written.',
+  },
+  TRUST_PROXY: {
+    schema: list.pipe(z.array(cidr)),
+    default: '',
+    unit: 'CIDRs',
+    description: 'Proxies whose X-Forwarded-For is believed, separated by commas. Empty believes none.',
+  },
+  CORS_ORIGINS: {
+    schema: list.pipe(z.array(origin)),
+    default: '',
+    unit: 'origins',
+    description: 'Origins that browsers may call from, separated by commas. Empty allows none.',
+  },
+  RATE_LIMIT_MAX: {
+    schema: integer(1, 1_000_000_000),
+    default: '1000',
+    unit: 'requests a minute',
+    description: 'Requests that one address may make.',
+  },
+  SIGN_IN_LIMIT: {
+    schema: integer(1, 1_000_000_000),
+    default: '10',
+    unit: 'attempts a minute',
+    description: 'Sign-in attempts that one address may make.',
+  },
+  REQUEST_TIMEOUT_MS: {
+    schema: integer(1_000, 600_000),
+    default: '30000',
+    unit: 'ms',
+    description: 'Longest time for a whole request to arrive.',
+  },
+  KEEP_ALIVE_TIMEOUT_MS: {
+    schema: integer(0, 600_000),
+    default: '72000',
+    unit: 'ms',
+    description: 'How long an idle connection stays open: longer than the load balancer keeps it.',
+  },
+  DATABASE_URL: {
+    schema: z.string(),
+    default: '',
+    unit: 'postgres:// URL',
+    description:
+      'The registry, entered as its owner. Not set (and not in production): an embedded PostgreSQL starts by itself.',
+  },
+  TENANT_DATABASE_URL: {
+    schema: z.string(),
+    default: '',
+    unit: 'postgres:// URL',
+    description:
+      "The server for tenant databases, entered as its provisioner. Not set: the registry's server and role.",
+  },
+  DATABASE_TLS: {
+    schema: oneOf('off', 'verify-full'),
+    default: 'off',
+    unit: 'mode',
+    description: 'TLS to PostgreSQL: `verify-full` checks certificate and host name. Production wants it said.',
+  },
+  DATABASE_CA_FILE: {
+    schema: z.string(),
+    default: '',
+    unit: 'file',
+    description: "The CA certificates (PEM) to trust with `verify-full`; empty takes Node's own list.",
+  },
+  REGISTRY_POOL_MAX: {
+    schema: integer(2, 1_000),
+    default: '10',
+    unit: 'connections',
+    description: 'Connections of this process to the registry.',
+  },
+  PROVISIONER_POOL_MAX: {
+    schema: integer(1, 100),
+    default: '3',
+    unit: 'connections',
+    description: 'Connections of this process for creating and dropping tenant databases.',
+  },
+  POOL_MAX: {
+    schema: integer(1, 1_000),
+    default: '5',
+    unit: 'connections',
+    description: "Connections of one tenant pool, where the tenant's `poolOptions.max` does not say otherwise.",
+  },
+  POOL_ACQUIRE_TIMEOUT_MS: {
+    schema: integer(100, 60_000),
+    default: '5000',
+    unit: 'ms',
+    description: 'Longest wait for a connection; `poolOptions.acquireTimeout`.',
+  },
+  POOL_STATEMENT_TIMEOUT_MS: {
+    schema: integer(100, 600_000),
+    default: '15000',
+    unit: 'ms',
+    description: 'Longest run of a statement; `poolOptions.timeout`.',
+  },
+  POOL_IDLE_TIMEOUT_MS: {
+    schema: integer(100, 3_600_000),
+    default: '30000',
+    unit: 'ms',
+    description: 'An idle connection closes after this time; `poolOptions.idleTimeoutMillis`.',
+  },
+  POOL_CLOSE_AFTER_MS: {
+    schema: integer(100, 86_400_000),
+    default: '300000',
+    unit: 'ms',
+    description: 'A tenant pool that nobody used for this long is closed.',
+  },
+  REGISTRY_OUTAGE_GRACE_MS: {
+    schema: integer(0, 86_400_000),
+    default: '300000',
+    unit: 'ms',
+    description: 'How long tenants that are already known are served while the registry does not answer.',
+  },
+  PREPARED_STATEMENTS: {
+    schema: oneOf('on', 'off'),
+    default: 'on',
+    unit: 'switch',
+    description: 'Named prepared statements; `off` for a pooler that cannot track them.',
+  },
+  JWT_SECRET: {
+    schema: z.string().min(32, 'must have at least 32 characters'),
+    default: '',
+    unit: 'text',
+    description:
+      'Signs access tokens (HS256): at least 32 characters, random. Not set (and not in production): made on the first start.',
+  },
+  JWT_ISSUER: {
+    schema: z.string(),
+    default: 'tenantry',
+    unit: 'text',
+    description: 'The `iss` claim, given and demanded.',
+  },
+  JWT_AUDIENCE: {
+    schema: z.string(),
+    default: 'tenantry',
+    unit: 'text',
+    description: 'The `aud` claim, given and demanded.',
+  },
+  ACCESS_TOKEN_TTL: {
+    schema: integer(10, 86_400),
+    default: '900',
+    unit: 's',
+    description: 'How long an access token is valid.',
+  },
+  HASH_CONCURRENCY: {
+    schema: integer(1, 64),
+    default: String(defaultHashConcurrency),
+    unit: 'hashes',
+    description:
+      'Passwords hashed at once. Hashing shares the four threads of libuv with DNS and TLS: raise UV_THREADPOOL_SIZE with it. The default is the smaller of 2 and the number of cores.',
+  },
+  ENCRYPTION_KEYS: {
+    schema: z.string().transform(parseKeyring),
+    default: '',
+    unit: 'kid:base64,…',
+    description:
+      'Keys of 32 bytes that encrypt database passwords at rest; the first is the current one. Not set (and not in production): made on the first start.',
+  },
+  OPERATOR_EMAIL: {
+    schema: z.email('must be an e-mail address').toLowerCase(),
+    default: '',
+    unit: 'address',
+    description:
+      'The first operator, made when the registry has none. Not set (and not in production): operator@tenantry.local.',
+  },
+  OPERATOR_PASSWORD: {
+    schema: z.string().min(12, 'must have at least 12 characters').max(200),
+    default: '',
+    unit: 'text',
+    description:
+      "The first operator's password. Not set (and not in production): made on the first start and printed once.",
+  },
+  DATA_DIR: {
+    schema: z.string(),
+    default: '.data',
+    unit: 'folder',
+    description: 'Where the embedded PostgreSQL and the secrets made on the first start are kept.',
+  },
+  SHUTDOWN_DRAIN_MS: {
+    schema: integer(0, 600_000),
+    default: '0',
+    unit: 'ms',
+    description:
+      'How long `/health/ready` says no before the server stops accepting; in production the default is 5000.',
+  },
+  SHUTDOWN_TIMEOUT_MS: {
+    schema: integer(100, 600_000),
+    default: '30000',
+    unit: 'ms',
+    description: 'Longest wait for running requests on shutdown.',
+  },
+} as const satisfies Record<string, Variable>;
+
+type Name = keyof typeof variables;
+type Values = { [K in Name]: z.output<(typeof variables)[K]['schema']> | undefined };
+
+/** Bytes of a request body, at most. */
+const BODY_LIMIT = 64 * 1024;
+
+/** The process's environment. */
+export function processEnvironment(): NodeJS.ProcessEnv {
+  return process.env;
+}
+
+/**
+ * Reads and checks the environment. An empty variable counts as not set.
+ *
+ * @throws ConfigError with everything that is wrong, not only the first thing
+ */
+export function readSettings(env: NodeJS.ProcessEnv): Settings {
+  const problems: string[] = [];
+  const values = parseVariables(env, problems);
+  const value = <K extends Name>(name: K): NonNullable<Values[K]> =>
+    (values[name] ?? defaults[name]) as NonNullable<Values[K]>;
+  const production = value('NODE_ENV') === 'production';
+
+  const tls = value('DATABASE_TLS') === 'verify-full' && readCa(values.DATABASE_CA_FILE, problems);
+  const registry = parseDatabaseUrl('DATABASE_URL', values.DATABASE_URL, tls, problems);
+  const provisioner = parseDatabaseUrl('TENANT_DATABASE_URL', values.TENANT_DATABASE_URL, tls, problems);
+  if (provisioner && !registry)
+    problems.push('TENANT_DATABASE_URL is set and DATABASE_URL is not: set both, or neither');
+  if (values.OPERATOR_PASSWORD && !values.OPERATOR_EMAIL)
+    problems.push('OPERATOR_PASSWORD is set and OPERATOR_EMAIL is not: set both, or neither');
+  if (production) checkProduction(env, values, problems);
+  if (problems.length > 0) throw new ConfigError(problems);
+
+  const acquireTimeout = value('POOL_ACQUIRE_TIMEOUT_MS');
+  const pool = (max: number): PoolLimits => ({
+    max,
+    acquireTimeout,
+    timeout: value('POOL_STATEMENT_TIMEOUT_MS'),
+    idleTimeoutMillis: value('POOL_IDLE_TIMEOUT_MS'),
+  });
+  return deepFreeze<Settings>({
+    production,
+    http: {
+      host: value('HOST'),
+      port: value('PORT'),
+      apiPrefix: values.API_PREFIX ?? '',
+      trustProxy: values.TRUST_PROXY ?? [],
+      corsOrigins: values.CORS_ORIGINS ?? [],
+      rateLimitMax: value('RATE_LIMIT_MAX'),
+      signInLimit: value('SIGN_IN_LIMIT'),
+      requestTimeout: value('REQUEST_TIMEOUT_MS'),
+      keepAliveTimeout: value('KEEP_ALIVE_TIMEOUT_MS'),
+      bodyLimit: BODY_LIMIT,
+    },
+    log: { level: value('LOG_LEVEL'), pretty: process.stdout.isTTY },
+    dataDir: path.resolve(value('DATA_DIR')),
+    registry: { connection: registry, pool: pool(value('REGISTRY_POOL_MAX')) },
+    tenants: {
+      provisioner: provisioner ?? registry,
+      // Creating a database waits for a checkpoint of nothing, but for the disk: give it a minute.
+      provisionerPool: { ...pool(value('PROVISIONER_POOL_MAX')), timeout: MINUTE },
+      pool: pool(value('POOL_MAX')),
+      closePoolAfter: value('POOL_CLOSE_AFTER_MS'),
+      registryOutageGrace: value('REGISTRY_OUTAGE_GRACE_MS'),
+      preparedStatements: value('PREPARED_STATEMENTS') === 'on',
+    },
+    auth: {
+      jwtSecret: values.JWT_SECRET,
+      issuer: value('JWT_ISSUER'),
+      audience: value('JWT_AUDIENCE'),
+      accessTokenTtl: value('ACCESS_TOKEN_TTL'),
+      hashConcurrency: value('HASH_CONCURRENCY'),
+    },
+    encryptionKeys: values.ENCRYPTION_KEYS,
+    firstOperator: values.OPERATOR_EMAIL
+      ? { email: values.OPERATOR_EMAIL, password: values.OPERATOR_PASSWORD }
+      : undefined,
+    shutdown: {
+      drain: values.SHUTDOWN_DRAIN_MS ?? (production ? 5_000 : 0),
+      timeout: value('SHUTDOWN_TIMEOUT_MS'),
+    },
+  });
+}
+
+/** The parts that a first start fills in where the environment leaves them open. */
+export interface FilledGaps {
+  readonly registry: ConnectionSettings;
+  readonly provisioner: ConnectionSettings;
+  readonly jwtSecret: string;
+  readonly encryptionKeys: readonly EncryptionKey[];
+}
+
+/** Settings with every gap filled. */
+export function completeConfig(settings: Settings, gaps: FilledGaps): Config {
+  const { production, http, log, shutdown } = settings;
+  return deepFreeze<Config>({
+    production,
+    http,
+    log,
+    shutdown,
+    registry: { ...settings.registry, connection: gaps.registry },
+    tenants: { ...settings.tenants, provisioner: gaps.provisioner },
+    auth: { ...settings.auth, jwtSecret: gaps.jwtSecret },
+    encryptionKeys: gaps.encryptionKeys,
+  });
+}
+
+/**
+ * Keys in the form of ENCRYPTION_KEYS, `kid:base64,kid:base64`.
+ *
+ * @throws Error (or a zod issue, inside a schema) where an id repeats or a key has not 32 bytes
+ */
+export function parseKeyring(text: string, ctx?: { addIssue(message: string): void }): readonly EncryptionKey[] {
+  const keys = text.split(',').map((entry) => {
+    const [kid = '', encoded = ''] = entry.trim().split(':', 2);
+    return { kid, key: Buffer.from(encoded, 'base64') };
+  });
+  const valid = keys.every(({ kid, key }) => /^[\w-]{1,32}$/.test(kid) && key.length === 32);
+  if (!valid || new Set(keys.map(({ kid }) => kid)).size !== keys.length) {
+    const message = 'must be kid:base64 pairs with different ids and keys of 32 bytes (openssl rand -base64 32)';
+    if (!ctx) throw new Error(`ENCRYPTION_KEYS ${message}`);
+    ctx.addIssue(message);
+  }
+  return keys;
+}
+
+/** The documented defaults, parsed: what stands in the table is what runs. */
+const defaults = parseVariables({}, []);
+
+function parseVariables(env: NodeJS.ProcessEnv, problems: string[]): Values {
+  const values: Partial<Record<Name, unknown>> = {};
+  for (const [name, variable] of Object.entries(variables) as [Name, Variable][]) {
+    const text = env[name] === undefined || env[name] === '' ? variable.default : env[name];
+    if (text === '') continue;
+    const result = variable.schema.safeParse(text);
+    if (result.success) values[name] = result.data;
+    // The value itself is not repeated: it may be a secret.
+    else problems.push(...new Set(result.error.issues.map((issue) => `${name} ${issue.message}`)));
+  }
+  if (env['SHUTDOWN_DRAIN_MS'] === undefined) delete values.SHUTDOWN_DRAIN_MS;
+  return values as Values;
+}
+
+function checkProduction(env: NodeJS.ProcessEnv, values: Values, problems: string[]): void {
+  const required: Partial<Record<Name, string>> = {
+    DATABASE_URL: 'the registry has no embedded stand-in in production',
+    DATABASE_TLS: 'say verify-full, or off where the network is private',
+    JWT_SECRET: 'make one with: openssl rand -base64 48',
+    ENCRYPTION_KEYS: 'make one with: echo "k1:$(openssl rand -base64 32)"',
+  };
+  for (const [name, hint] of Object.entries(required)) {
+    if (!env[name]) problems.push(`${name} is not set (${hint})`);
+  }
+  const secret = values.JWT_SECRET;
+  if (secret && new Set(secret).size < 10) problems.push('JWT_SECRET is weak: make one with: openssl rand -base64 48');
+  for (const { kid, key } of values.ENCRYPTION_KEYS ?? []) {
+    if (new Set(key).size < 10)
+      problems.push(`ENCRYPTION_KEYS: the key ${kid} is weak: make one with: openssl rand -base64 32`);
+  }
+  if (values.OPERATOR_EMAIL && !values.OPERATOR_PASSWORD)
+    problems.push('OPERATOR_EMAIL is set and OPERATOR_PASSWORD is not: set both, or neither');
+}
+
+/**
+ * Takes a postgres:// URL apart. Options in its query are refused: pg would let some of them override the host or the
+ * TLS mode behind the configuration's back.
+ */
+function parseDatabaseUrl(
+  name: string,
+  text: string | undefined,
+  tls: ConnectionSettings['tls'],
+  problems: string[],
+): ConnectionSettings | undefined {
+  if (text === undefined) return undefined;
+  const url = URL.canParse(text) ? new URL(text) : undefined;
+  if (!url || !['postgres:', 'postgresql:'].includes(url.protocol) || url.hostname === '' || url.pathname.length < 2) {
+    problems.push(`${name} must be a URL such as postgres://user:password@host:5432/database`);
+    return undefined;
+  }
+  // Without them pg would take PGUSER and PGPASSWORD of whoever started the process.
+  if (url.username === '' || url.password === '') problems.push(`${name} must hold a user and a password`);
+  if (url.search !== '')
+    problems.push(`${name} must have no options behind "?": TLS is set with DATABASE_TLS and DATABASE_CA_FILE`);
+  return {
+    host: url.hostname.replace(/^\[(.*)\]$/, '$1'),
+    port: url.port === '' ? 5432 : Number(url.port),
+    database: decodeURIComponent(url.pathname.slice(1)),
+    user: decodeURIComponent(url.username),
+    password: decodeURIComponent(url.password),
+    tls,
+  };
+}
+
+function readCa(file: string | undefined, problems: string[]): { ca?: string } {
+  if (file === undefined) return {};
+  try {
+    return { ca: readFileSync(file, 'utf8') };
+  } catch {
+    problems.push(`DATABASE_CA_FILE cannot be read: ${file}`);
+    return {};
+  }
+}
+
+function deepFreeze<T extends object>(value: T): T {
+  for (const child of Object.values(value) as unknown[]) {
+    // A Buffer cannot be frozen.
+    if (typeof child === 'object' && child !== null && !Buffer.isBuffer(child)) deepFreeze(child);
+  }
+  return Object.freeze(value);
+}

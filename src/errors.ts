@@ -1,0 +1,75 @@
+// The catalogue of coded errors: every failure that a client can meet, with its status and its code, in one place. No
+// other file decides a status.
+
+/** One thing that is wrong with the input, by its path in the body or query (`/admin/email`). */
+export interface InputIssue {
+  readonly path: string;
+  readonly message: string;
+}
+
+interface CatalogueEntry {
+  readonly status: number;
+  readonly title: string;
+}
+
+/** Codes are part of the API: clients branch on them. */
+export const catalogue = {
+  'invalid-request': { status: 400, title: 'The request is not valid' },
+  'invalid-cursor': { status: 400, title: 'The cursor does not belong to this list' },
+  'invalid-credentials': { status: 401, title: 'Sign-in failed' },
+  unauthenticated: { status: 401, title: 'A valid access token is needed' },
+  forbidden: { status: 403, title: 'Not allowed' },
+  'wrong-password': { status: 403, title: 'The current password is not right' },
+  'tenant-suspended': { status: 403, title: 'The tenant is suspended' },
+  'not-found': { status: 404, title: 'Not found' },
+  'request-timeout': { status: 408, title: 'The request took too long to arrive' },
+  'email-taken': { status: 409, title: 'The e-mail address is taken' },
+  'slug-taken': { status: 409, title: 'The slug is taken' },
+  'sku-taken': { status: 409, title: 'The SKU is taken' },
+  'last-admin': { status: 409, title: 'The last active admin cannot be removed' },
+  'insufficient-stock': { status: 409, title: 'The stock does not allow this change' },
+  'tenant-state': { status: 409, title: 'The tenant is not in a state that allows this' },
+  'body-too-large': { status: 413, title: 'The body is too large' },
+  'uri-too-long': { status: 414, title: 'The address is too long' },
+  'unsupported-media-type': { status: 415, title: 'Send application/json in UTF-8' },
+  'invalid-pool-options': { status: 422, title: 'The pool options are not within bounds' },
+  'rate-limited': { status: 429, title: 'Too many requests' },
+  'headers-too-large': { status: 431, title: 'The headers are too large' },
+  'internal-error': { status: 500, title: 'Something went wrong' },
+  'provisioning-failed': { status: 503, title: 'The tenant could not be made' },
+  unavailable: { status: 503, title: 'Temporarily unavailable' },
+} as const satisfies Record<string, CatalogueEntry>;
+
+export type ErrorCode = keyof typeof catalogue;
+
+export interface AppErrorOptions {
+  /** A sentence for the client; never for 5xx causes that it cannot act on. */
+  readonly detail?: string;
+  readonly issues?: readonly InputIssue[];
+  /** Seconds after which a retry makes sense: sent as Retry-After. */
+  readonly retryAfter?: number;
+  /** For the log only. */
+  readonly cause?: unknown;
+}
+
+/** An error that a client may see. Everything else is answered with `internal-error` and no detail. */
+export class AppError extends Error {
+  readonly detail: string | undefined;
+  readonly issues: readonly InputIssue[] | undefined;
+  readonly retryAfter: number | undefined;
+
+  constructor(
+    readonly code: ErrorCode,
+    options: AppErrorOptions = {},
+  ) {
+    super(options.detail ?? catalogue[code].title, { cause: options.cause });
+    this.name = 'AppError';
+    this.detail = options.detail;
+    this.issues = options.issues;
+    this.retryAfter = options.retryAfter;
+  }
+
+  get status(): number {
+    return catalogue[this.code].status;
+  }
+}

@@ -1,0 +1,83 @@
+// The process: config → buildApp → listen → graceful close.
+import type { FastifyInstance } from 'fastify';
+import { buildApp } from './app.js';
+import { prepare } from './boot.js';
+import { ConfigError, processEnvironment, readSettings, type Settings } from './config.js';
+import type { EmbeddedCluster } from './embedded/cluster.js';
+import { createLogger } from './logging.js';
+
+let app: FastifyInstance | undefined;
+let embedded: EmbeddedCluster | undefined;
+let stopping: Promise<void> | undefined;
+
+// The last chance, and a synchronous one: whatever ends this process ends the embedded server too.
+process.on('exit', () => {
+  if (embedded?.pid !== undefined) process.kill(embedded.pid, 'SIGINT');
+});
+
+try {
+  const settings = readSettings(processEnvironment());
+  const log = createLogger(settings.log);
+  for (const signal of ['SIGTERM', 'SIGINT'] as const) {
+    process.on(signal, () => {
+      // The second signal comes from somebody who does not want to wait.
+      if (stopping) process.exit(1);
+      log.info({ signal }, 'stopping');
+      stopping = stop(settings).then(
+        () => process.exit(0),
+        (error: unknown) => {
+          log.fatal({ err: error }, 'the stop failed');
+          process.exit(1);
+        },
+      );
+    });
+  }
+  const prepared = await prepare(settings, log, (cluster) => {
+    embedded = cluster;
+  });
+  if (prepared.newOperator) announce(prepared.newOperator);
+  app = await buildApp(prepared.config);
+  const { host, port } = prepared.config.http;
+  const address = await app.listen({ host, port });
+  log.info({ address }, `Tenantry listens on ${address}; the documentation is at ${address}/docs`);
+} catch (error) {
+  await fail(error);
+}
+
+/** Unready first, so that the balancer turns away; then finish what runs, close the pools, stop the embedded server. */
+async function stop({ shutdown }: Settings): Promise<void> {
+  if (app) {
+    app.readiness.draining = true;
+    await new Promise((resolve) => setTimeout(resolve, shutdown.drain));
+    const closed = app.close();
+    let timer: NodeJS.Timeout | undefined;
+    const late = new Promise<never>((_, reject) => {
+      timer = setTimeout(() => {
+        reject(new Error('requests were still running when the time was up'));
+      }, shutdown.timeout);
+    });
+    await Promise.race([closed, late]).finally(() => {
+      clearTimeout(timer);
+    });
+  }
+  await embedded?.stop();
+  embedded = undefined;
+}
+
+/** Shown to the person at the terminal, and kept out of the log, which other people read. */
+function announce({ email, password }: { email: string; password: string }): void {
+  process.stdout.write(
+    `\n  The operator's sign-in, shown this once:\n\n    OPERATOR_EMAIL=${email}\n    OPERATOR_PASSWORD=${password}\n\n`,
+  );
+}
+
+async function fail(error: unknown): Promise<never> {
+  const expected =
+    error instanceof ConfigError || (error instanceof Error && 'code' in error && error.code === 'EADDRINUSE');
+  const { message, stack = message } = error instanceof Error ? error : new Error(String(error));
+  process.stderr.write(`${expected ? message : stack}\n`);
+  await app?.close();
+  await embedded?.stop();
+  embedded = undefined;
+  process.exit(1);
+}

@@ -1,0 +1,31 @@
+// Names of things that belong to a tenant.
+import { randomBytes } from 'node:crypto';
+import { validate } from 'uuid';
+
+export { newId as newTenantId } from '../../db/ids.js';
+
+/** A canonical UUID: lower case, with dashes, without braces. */
+export function isTenantId(text: string): boolean {
+  return validate(text) && text === text.toLowerCase();
+}
+
+/** A name for a tenant's database and role. Every role of a cluster can read both: the name says nothing about the tenant. */
+export function newDatabaseName(): string {
+  return `tn_${randomBytes(16).toString('hex')}`;
+}
+
+/** A password for a tenant's role: 256 random bits. */
+export function newDatabasePassword(): string {
+  return randomBytes(32).toString('base64url');
+}
+
+/** A slug from a name: `Acme GmbH & Co.` becomes `acme-gmbh-co`. Empty where the name has no letter or digit to keep. */
+export function slugify(name: string): string {
+  return name
+    .normalize('NFKD')
+    .replace(/\p{M}/gu, '')
+    .toLowerCase()
+    .replace(/[^a-z0-9]+/g, '-')
+    .slice(0, 63)
+    .replace(/^-|-$/g, '');
+}

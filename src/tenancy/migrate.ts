@@ -1,0 +1,65 @@
+// Bringing the registry, the template and every tenant's database to the newest schema, in that order.
+import type { Kysely } from 'kysely';
+import { registryMigrations } from '../../db/central/migrations/index.js';
+import type { Registry } from '../../db/central/schema.js';
+import { listProvisionedTenants, updateTenant, type TenantRecord } from '../../db/central/tenants.js';
+import type { ClusterDb } from '../../db/cluster.js';
+import { latestVersion, migrateToLatest, pendingMigrations } from '../../db/migrator.js';
+import { grantRuntimeRights } from '../../db/tenant/grants.js';
+import { tenantMigrations } from '../../db/tenant/migrations/index.js';
+import { dropOutdatedTemplates, ensureTemplate, type InDatabase } from './template.js';
+
+export interface MigrationReport {
+  /** Names of the registry migrations that ran. */
+  readonly registry: readonly string[];
+  readonly templateMade: boolean;
+  readonly tenantsMigrated: number;
+  readonly tenantsCurrent: number;
+  readonly failed: readonly { readonly tenant: TenantRecord; readonly error: unknown }[];
+}
+
+/**
+ * Migrates everything that is behind. A tenant that fails does not stop the others: it is reported, and the next run takes
+ * it up again.
+ *
+ * @param progress called before each tenant's database, with how many come in all
+ * @throws where the registry or the template cannot be migrated
+ */
+export async function migrateAll(
+  deps: { registry: Kysely<Registry>; cluster: ClusterDb; inDatabase: InDatabase; provisioner: string },
+  progress: (done: number, all: number, tenant: TenantRecord) => void = () => undefined,
+): Promise<MigrationReport> {
+  const { registry, cluster, inDatabase, provisioner } = deps;
+  const ran = await migrateToLatest(registry, registryMigrations);
+  const templateMade = await ensureTemplate(cluster, inDatabase, tenantMigrations, provisioner);
+
+  const version = latestVersion(tenantMigrations);
+  const all = await listProvisionedTenants(registry);
+  const behind = all.filter((tenant) => tenant.schemaVersion < version);
+  const failed: { tenant: TenantRecord; error: unknown }[] = [];
+  for (const [index, tenant] of behind.entries()) {
+    progress(index, behind.length, tenant);
+    try {
+      await inDatabase(tenant.dbName, async (db) => {
+        await migrateToLatest(db, tenantMigrations);
+        await grantRuntimeRights(db, tenant.dbUser);
+      });
+      await updateTenant(registry, tenant.id, { schemaVersion: version }, ['active', 'suspended']);
+    } catch (error) {
+      failed.push({ tenant, error });
+    }
+  }
+  if (failed.length === 0) await dropOutdatedTemplates(cluster, tenantMigrations, provisioner);
+  return {
+    registry: ran,
+    templateMade,
+    tenantsMigrated: behind.length - failed.length,
+    tenantsCurrent: all.length - behind.length,
+    failed,
+  };
+}
+
+/** The registry's migrations that this build needs and the registry has not run. */
+export function pendingRegistryMigrations(registry: Kysely<Registry>): Promise<readonly string[]> {
+  return pendingMigrations(registry, registryMigrations);
+}

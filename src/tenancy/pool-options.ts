@@ -1,0 +1,37 @@
+// What a tenant may set of its own pool: an allow-list of bounded integers, and nothing that pg would read besides.
+import { z } from 'zod';
+import type { StoredPoolOptions } from '../../db/central/schema.js';
+import type { PoolLimits } from '../../db/client.js';
+import { AppError } from '../errors.js';
+
+const bounded = (minimum: number, maximum: number): z.ZodOptional<z.ZodInt> =>
+  z.int().min(minimum).max(maximum).optional();
+
+/** Connections, and milliseconds. */
+export const poolOptionsSchema = z.strictObject({
+  max: bounded(1, 100).meta({ description: 'Connections at once.' }),
+  acquireTimeout: bounded(100, 60_000).meta({ description: 'Longest wait for a connection, in ms.' }),
+  timeout: bounded(100, 600_000).meta({ description: 'Longest run of a statement, in ms.' }),
+  idleTimeoutMillis: bounded(100, 3_600_000).meta({ description: 'An idle connection closes after this many ms.' }),
+});
+
+/** @throws AppError `invalid-pool-options` (422) naming every key that is out of bounds or not known */
+export function parsePoolOptions(input: unknown): StoredPoolOptions {
+  const result = poolOptionsSchema.safeParse(input);
+  if (result.success) return withoutUndefined(result.data);
+  const issues = result.error.issues.flatMap((issue) => {
+    const keys = issue.code === 'unrecognized_keys' ? issue.keys : [issue.path.map(String).join('/')];
+    const message = issue.code === 'unrecognized_keys' ? 'is not a pool option' : issue.message;
+    return keys.map((key) => ({ path: `/poolOptions/${key}`, message }));
+  });
+  throw new AppError('invalid-pool-options', { issues });
+}
+
+/** The bounds of one tenant's pool: its own where it has them, the service's otherwise. */
+export function poolLimits(own: StoredPoolOptions, defaults: PoolLimits): PoolLimits {
+  return { ...defaults, ...own };
+}
+
+function withoutUndefined(options: z.output<typeof poolOptionsSchema>): StoredPoolOptions {
+  return Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined));
+}

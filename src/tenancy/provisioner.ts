@@ -1,0 +1,35 @@
+// The provisioner's way into a cluster: a small pool for roles and databases, and a short-lived connection into any one
+// database that it owns.
+import { createDatabase, type ConnectionSettings, type PoolLimits } from '../../db/client.js';
+import { MAINTENANCE_DATABASE, type ClusterDb } from '../../db/cluster.js';
+import type { TenantDatabase } from '../../db/tenant/schema.js';
+import type { InDatabase } from './template.js';
+
+export interface Provisioner {
+  readonly cluster: ClusterDb;
+  readonly inDatabase: InDatabase;
+  close(): Promise<void>;
+}
+
+/** Longest wait (ms) for running work when the provisioner closes. */
+const CLOSE_DEADLINE = 10_000;
+
+const options = { applicationName: 'tenantry provisioner', preparedStatements: false } as const;
+
+/** Connects to nothing yet. */
+export function openProvisioner(connection: ConnectionSettings, limits: PoolLimits): Provisioner {
+  // Not the database of the connection settings: that one may be the registry, which is nothing to a cluster.
+  const cluster = createDatabase<unknown>({ ...connection, database: MAINTENANCE_DATABASE }, limits, options);
+  return {
+    cluster: cluster.db,
+    async inDatabase(database, work) {
+      const handle = createDatabase<TenantDatabase>({ ...connection, database }, { ...limits, max: 1 }, options);
+      try {
+        return await work(handle.db);
+      } finally {
+        await handle.close(0);
+      }
+    },
+    close: () => cluster.close(CLOSE_DEADLINE),
+  };
+}
