@@ -1,0 +1,114 @@
+// `npm run migrate` and what the start demands of a registry that is not its own.
+import { sql } from 'kysely';
+import { randomBytes } from 'node:crypto';
+import { afterAll, beforeAll, describe, expect, inject, it } from 'vitest';
+import type { Registry } from '../../db/central/schema.js';
+import { findTenant, updateTenant } from '../../db/central/tenants.js';
+import type { ConnectionSettings } from '../../db/client.js';
+import { asSuperuser, connectAs, startServiceForTest } from '../support/app.js';
+import { build, makeDataDir, runProgram, startProcess } from '../support/service-process.js';
+
+describe('a registry of one’s own', () => {
+  const { superuser, registryOwner, provisioner } = inject('cluster');
+  const database = `registry_${randomBytes(6).toString('hex')}`;
+  const urlOf = (connection: ConnectionSettings): string =>
+    `postgres://${connection.user}:${connection.password}@${connection.host}:${connection.port}/${connection.database}`;
+  const env: Record<string, string> = {
+    DATABASE_URL: urlOf({ ...superuser, ...registryOwner, database }),
+    TENANT_DATABASE_URL: urlOf(provisioner),
+  };
+  let data: Awaited<ReturnType<typeof makeDataDir>>;
+
+  beforeAll(async () => {
+    await build();
+    data = await makeDataDir();
+    env['DATA_DIR'] = data.dir;
+    await asSuperuser('postgres', (db) =>
+      sql`create database ${sql.id(database)} owner ${sql.id(registryOwner.user)}`.execute(db),
+    );
+  });
+  afterAll(() => data.remove());
+
+  it('is refused while it is not migrated, with the command that helps', async () => {
+    const { code, stderr } = await runProgram('src/server.js', env);
+    expect(code).toBe(1);
+    expect(stderr).toContain('npm run migrate');
+  });
+
+  it('is migrated by the command, which can be repeated', async () => {
+    const first = await runProgram('src/cli/migrate.js', env);
+    expect(first.code).toBe(0);
+    expect(first.stdout).toContain('ran 0001_registry');
+    const again = await runProgram('src/cli/migrate.js', env);
+    expect(again.stdout).toContain('registry   up to date');
+    expect(again.stdout).toContain('template   up to date');
+    expect(again.code).toBe(0);
+  });
+
+  it('carries a service once it is migrated, with the operator from the environment', async () => {
+    const service = await startProcess({
+      ...env,
+      OPERATOR_EMAIL: 'Root@Example.com',
+      OPERATOR_PASSWORD: 'a-password-of-mine',
+    });
+    const answer = await fetch(`${service.url}/auth/operator/login`, {
+      method: 'POST',
+      headers: { 'content-type': 'application/json' },
+      body: JSON.stringify({ email: 'root@example.com', password: 'a-password-of-mine' }),
+    });
+    expect(answer.status).toBe(200);
+    expect(service.stdout).not.toContain('a-password-of-mine');
+    service.signal('SIGTERM');
+    expect(await service.exited).toBe(0);
+  });
+
+  it('says in one line when it cannot be reached, and never with the password', async () => {
+    const unreachable = { ...env, DATABASE_URL: 'postgres://someone:canary-password@127.0.0.1:1/registry' };
+    for (const program of ['src/server.js', 'src/cli/migrate.js']) {
+      const { code, stdout, stderr } = await runProgram(program, unreachable);
+      expect(code).toBe(1);
+      expect(stderr).toContain('127.0.0.1:1');
+      expect(stdout + stderr).not.toContain('canary-password');
+    }
+  });
+
+  it('explains the command with --help', async () => {
+    const { code, stdout } = await runProgram('src/cli/migrate.js', {}, ['--help']);
+    expect(code).toBe(0);
+    expect(stdout).toContain('Usage: npm run migrate');
+  });
+
+  it('brings tenant databases that are behind up to date, and reports one that cannot be', async () => {
+    const service = await startServiceForTest({ registry: database });
+    const behind = await service.createTenant('behind');
+    const broken = await service.createTenant('broken');
+    for (const { id } of [behind, broken]) {
+      const tenant = await findTenant(service.app.registry, id);
+      if (!tenant) throw new Error('the tenant has no row');
+      await service.app.tenantPools.retire(id);
+      await asSuperuser(tenant.dbName, async (db) => {
+        await sql`drop table products`.execute(db);
+        await sql`delete from migration.kysely_migration where name = '0002_products'`.execute(db);
+        // Owned by somebody else, so that the migration's own statement fails.
+        if (id === broken.id) await sql`create table products (id int)`.execute(db);
+      });
+      await updateTenant(service.app.registry, id, { schemaVersion: '0001_identity' }, ['active']);
+    }
+
+    const run = await runProgram('src/cli/migrate.js', env);
+    expect(run.code).toBe(1);
+    expect(run.stdout).toContain('1 migrated, 0 up to date, 1 failed');
+    expect(run.stdout).toContain(`failed: broken (${broken.id})`);
+
+    const registry = connectAs<Registry>(database);
+    expect((await findTenant(registry.db, behind.id))?.schemaVersion).toBe('0002_products');
+    expect((await findTenant(registry.db, broken.id))?.schemaVersion).toBe('0001_identity');
+    await registry.close(0);
+    // The runtime role has its rights on the new table too.
+    const made = await service.send('POST', '/products', {
+      token: behind.adminToken,
+      body: { name: 'Lamp', price: '1.00' },
+    });
+    expect(made.status).toBe(201);
+  });
+});

@@ -1,0 +1,120 @@
+// The service as a process of its own, started from the build as `npm start` does.
+import { execFile, spawn, type ChildProcess } from 'node:child_process';
+import { existsSync, readFileSync } from 'node:fs';
+import { chmod, mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { promisify } from 'node:util';
+
+const root = path.resolve(import.meta.dirname, '../..');
+
+/** Compiles what has changed: the tests must not run an old build. */
+export async function build(): Promise<void> {
+  await promisify(execFile)('npm', ['run', '--silent', 'build'], { cwd: root });
+}
+
+/** A DATA_DIR of its own. Under root PostgreSQL runs as another user, who must be able to walk through it. */
+export async function makeDataDir(): Promise<{ dir: string; remove(): Promise<void> }> {
+  const dir = await mkdtemp(path.join(tmpdir(), 'tenantry-data-'));
+  await chmod(dir, 0o755);
+  return { dir, remove: () => rm(dir, { recursive: true, force: true }) };
+}
+
+/** Environment variables of the caller that could change what is tested do not reach the process. */
+function environment(env: Readonly<Record<string, string>>): NodeJS.ProcessEnv {
+  return { PATH: process.env['PATH'], HOME: process.env['HOME'], ...env };
+}
+
+/** Runs a program of the build to its end. */
+export async function runProgram(
+  script: string,
+  env: Readonly<Record<string, string>>,
+  args: readonly string[] = [],
+): Promise<{ code: number | null; stdout: string; stderr: string }> {
+  const child = spawn(process.execPath, [path.join(root, 'dist', script), ...args], {
+    cwd: root,
+    env: environment(env),
+  });
+  const output = collect(child);
+  const code = await exitOf(child);
+  return { code, stdout: output.stdout, stderr: output.stderr };
+}
+
+export interface ServiceProcess {
+  readonly url: string;
+  readonly pid: number;
+  /** Everything that it has written to standard output so far. */
+  readonly stdout: string;
+  readonly operatorPassword: string | undefined;
+  signal(signal: NodeJS.Signals): void;
+  /** The exit code, or null where a signal ended it. */
+  readonly exited: Promise<number | null>;
+}
+
+/** Starts the service on a free port and waits until it listens. @throws Error with its output where it ends first */
+export async function startProcess(env: Readonly<Record<string, string>>): Promise<ServiceProcess> {
+  const child = spawn(process.execPath, [path.join(root, 'dist/src/server.js')], {
+    cwd: root,
+    env: environment({ PORT: '0', RATE_LIMIT_MAX: '1000000', SIGN_IN_LIMIT: '1000000', ...env }),
+  });
+  const output = collect(child);
+  const exited = exitOf(child);
+  let ended = false;
+  void exited.then(() => (ended = true));
+  let url: string | undefined;
+  while (url === undefined) {
+    if (ended) throw new Error(`the service ended:\n${output.stdout}${output.stderr}`);
+    url = /"address":"(http:[^"]+)"/.exec(output.stdout)?.[1];
+    await sleep(20);
+  }
+  const { pid } = child;
+  if (pid === undefined) throw new Error('the service has no pid');
+  return {
+    url,
+    pid,
+    get stdout() {
+      return output.stdout;
+    },
+    get operatorPassword() {
+      return /OPERATOR_PASSWORD=(\S+)/.exec(output.stdout)?.[1];
+    },
+    signal: (signal) => void process.kill(pid, signal),
+    exited,
+  };
+}
+
+/** Waits until `condition` holds, at most `deadline` ms. */
+export async function eventually(
+  what: string,
+  condition: () => Promise<boolean> | boolean,
+  deadline = 20_000,
+): Promise<void> {
+  const until = performance.now() + deadline;
+  while (!(await condition())) {
+    if (performance.now() > until) throw new Error(`did not happen in ${deadline} ms: ${what}`);
+    await sleep(50);
+  }
+}
+
+/** Whether a process of that id runs. One that ended and waits for its parent to notice does not. */
+export function isRunning(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+  } catch {
+    return false;
+  }
+  const status = `/proc/${pid}/status`;
+  return !existsSync(status) || !/^State:\s+Z/m.test(readFileSync(status, 'utf8'));
+}
+
+function collect(child: ChildProcess): { stdout: string; stderr: string } {
+  const output = { stdout: '', stderr: '' };
+  child.stdout?.setEncoding('utf8').on('data', (text: string) => (output.stdout += text));
+  child.stderr?.setEncoding('utf8').on('data', (text: string) => (output.stderr += text));
+  return output;
+}
+
+function exitOf(child: ChildProcess): Promise<number | null> {
+  return new Promise((resolve) => child.once('close', resolve));
+}
