@@ -72,6 +72,9 @@ const WAITING_PER_CONNECTION = 100;
 /** The client's own deadline lies this much (ms) after the server's, which therefore fires first where it can. */
 const QUERY_TIMEOUT_MARGIN = 1_000;
 
+/** Longest wait (ms) for connections that close() has cut to be given back. */
+const CLOSE_MARGIN = 1_000;
+
 /** pg's Pool as Kysely sees it, with the failure modes closed that pg and Kysely leave open between them. */
 class SafePool {
   readonly #pool: pg.Pool;
@@ -81,6 +84,8 @@ class SafePool {
   readonly #maxWaiting: number;
   readonly #prepared: boolean;
   #closing: Promise<void> | undefined;
+  /** Set when close() waits no longer: a connection that is ready only now is not handed out any more. */
+  #cut = false;
 
   constructor(connection: ConnectionSettings, limits: PoolLimits, options: DatabaseOptions) {
     this.#maxWaiting = limits.max * WAITING_PER_CONNECTION;
@@ -126,11 +131,16 @@ class SafePool {
     } catch (error) {
       throw connectFault(error);
     }
+    if (this.#cut) {
+      client.release(true);
+      throw poolClosed();
+    }
     let safe = this.#clients.get(client);
     if (!safe) {
       safe = new SafeClient(client, this.#prepared);
       this.#clients.set(client, safe);
     }
+    safe.checkOut();
     return safe;
   }
 
@@ -153,22 +163,34 @@ class SafePool {
     // pool.end() would leave waiting requests without an answer and wait for ever for a client that never returns.
     const inUse = (): boolean => this.#pool.waitingCount > 0 || this.#pool.idleCount < this.#pool.totalCount;
     while (inUse() && performance.now() < deadline) await new Promise((resolve) => setTimeout(resolve, 10));
+    this.#cut = true;
     const ended = this.#pool.end();
-    for (const client of this.#open) this.#clients.get(client)?.destroyIfBusy();
-    await ended;
+    for (const client of this.#open) this.#clients.get(client)?.cut();
+    // Whoever sits between two statements of a transaction gives its client back when it asks for the next one, and not
+    // before: the connection is gone, and nobody waits for that.
+    let timer: NodeJS.Timeout | undefined;
+    const late = new Promise<void>((resolve) => (timer = setTimeout(resolve, CLOSE_MARGIN)));
+    await Promise.race([ended, late]).finally(() => {
+      clearTimeout(timer);
+    });
   }
 }
 
 /** A checked-out pg client as Kysely sees it. */
 class SafeClient implements PostgresPoolClient {
   #running = 0;
-  /** Set when the connection's state is no longer known. */
-  #inDoubt = false;
+  #checkedOut = false;
+  /** What went wrong when the connection's state is no longer known. */
+  #doubt: Error | undefined;
 
   constructor(
     private readonly client: pg.PoolClient,
     private readonly prepared: boolean,
   ) {}
+
+  checkOut(): void {
+    this.#checkedOut = true;
+  }
 
   query<R>(text: string, values: readonly unknown[]): Promise<PostgresQueryResult<R>>;
   query<R>(cursor: PostgresCursor<R>): PostgresCursor<R>;
@@ -181,6 +203,9 @@ class SafeClient implements PostgresPoolClient {
   }
 
   async #run<R>(text: string, values: readonly unknown[]): Promise<PostgresQueryResult<R>> {
+    // Behind a statement that got no answer the ROLLBACK would wait for the whole deadline a second time, and its error
+    // would hide the first one.
+    if (this.#doubt) throw this.#doubt;
     const name = this.prepared ? statementName(text) : undefined;
     this.#running += 1;
     try {
@@ -188,14 +213,14 @@ class SafeClient implements PostgresPoolClient {
       const result = await this.client.query({ ...(name && { name }), text, values: values as unknown[] });
       // The server answers COMMIT of a failed transaction with ROLLBACK and no error: the write would be acknowledged and lost.
       if (text === 'commit' && result.command !== 'COMMIT')
-        throw new Error('the transaction had failed and was rolled back');
+        throw new DatabaseFault('unavailable', 'the transaction had failed and was rolled back');
       return result as unknown as PostgresQueryResult<R>;
     } catch (error) {
-      const fault = statementFault(error);
+      const thrown = statementFault(error) ?? (error as Error);
       // After a timeout the answer may still arrive and would be read as the next query's; after DDL a named statement's
       // result type may not match for as long as the connection lives (0A000).
-      if (!isAnswered(error) || (name && error.code === '0A000')) this.#inDoubt = true;
-      throw fault ?? error;
+      if (!isAnswered(error) || (name && error.code === '0A000')) this.#doubt ??= thrown;
+      throw thrown;
     } finally {
       this.#running -= 1;
     }
@@ -203,17 +228,21 @@ class SafeClient implements PostgresPoolClient {
 
   /** Back to the pool, unless a statement still runs, a transaction is still open, or the connection is in doubt. */
   release(): void {
-    const clean = !this.#inDoubt && this.#running === 0 && this.client.getTransactionStatus() === 'I';
+    const clean = !this.#doubt && this.#running === 0 && this.client.getTransactionStatus() === 'I';
+    this.#checkedOut = false;
     this.client.release(!clean);
   }
 
-  /** Cuts the connection under a statement that outlived the pool. */
-  destroyIfBusy(): void {
-    if (this.#running > 0) {
-      this.#inDoubt = true;
-      (this.client as pg.PoolClient & { connection: pg.Connection }).connection.stream.destroy();
-    }
+  /** Cuts the connection of whoever outlived the pool. */
+  cut(): void {
+    if (!this.#checkedOut) return;
+    this.#doubt ??= poolClosed();
+    (this.client as pg.PoolClient & { connection: pg.Connection }).connection.stream.destroy();
   }
+}
+
+function poolClosed(): DatabaseFault {
+  return new DatabaseFault('unavailable', 'the pool was closed');
 }
 
 /** Whether the server itself answered with an error, after which the connection is usable again. */

@@ -68,12 +68,15 @@ export async function dropDatabase(cluster: ClusterDb, name: string): Promise<vo
  */
 export async function createClosedDatabase(cluster: ClusterDb, name: string): Promise<boolean> {
   try {
-    await sql`create database ${sql.id(name)} template template0 encoding 'UTF8'`.execute(cluster);
+    await sql`create database ${sql.id(name)} template template0 encoding 'UTF8' allow_connections false`.execute(
+      cluster,
+    );
   } catch (error) {
     if (hasSqlState(error, DUPLICATE_DATABASE)) return false;
     throw error;
   }
   await sql`revoke all on database ${sql.id(name)} from public`.execute(cluster);
+  await sql`alter database ${sql.id(name)} allow_connections true`.execute(cluster);
   return true;
 }
 

@@ -63,6 +63,8 @@ export function statementFault(error: unknown): DatabaseFault | undefined {
 const faultBySqlState: Readonly<Record<string, DatabaseFaultKind>> = {
   '08': 'unavailable', // connection exceptions
   '25006': 'unavailable', // read-only: a standby after a failover
+  '25P03': 'timeout', // a transaction that sat idle
+  '25P04': 'timeout', // a transaction that took too long (PostgreSQL 17)
   '40001': 'busy', // serialization failure
   '40P01': 'busy', // deadlock
   '53': 'unavailable', // out of disk, memory or connections
@@ -71,6 +73,7 @@ const faultBySqlState: Readonly<Record<string, DatabaseFaultKind>> = {
   '57P01': 'unavailable', // ended by an administrator
   '57P02': 'unavailable', // crash of another backend
   '57P03': 'unavailable', // starting up or shutting down
+  '57P04': 'unavailable', // the database was dropped
   '57P05': 'unavailable', // idle session timeout
   '58': 'unavailable', // I/O errors
 };

@@ -79,22 +79,7 @@ async function connect(
     return { config: completeConfig(settings, gaps), embedded: undefined, secrets };
   }
   if (!secrets) throw new ConfigError(['DATABASE_URL is not set']);
-  const embedded = await startEmbeddedCluster({
-    home: settings.dataDir,
-    superuserPassword: secrets.superuserPassword,
-    settings: { max_connections: '200' },
-    log: {
-      info: (text) => {
-        log.info(text);
-      },
-      warn: (text) => {
-        log.warn(text);
-      },
-      error: (text) => {
-        log.error(text);
-      },
-    },
-  });
+  const embedded = await startEmbedded(settings, secrets, log);
   onEmbedded(embedded);
   const at = (user: string, password: string, database: string): ConnectionSettings => ({
     host: embedded.host,
@@ -127,6 +112,34 @@ async function connect(
     provisioner: at(PROVISIONER, secrets.provisionerPassword, MAINTENANCE_DATABASE),
   };
   return { config: completeConfig(settings, gaps), embedded, secrets };
+}
+
+async function startEmbedded(
+  { dataDir }: Settings,
+  { superuserPassword }: LocalSecrets,
+  log: Logger,
+): Promise<EmbeddedCluster> {
+  try {
+    return await startEmbeddedCluster({
+      home: dataDir,
+      superuserPassword,
+      settings: { max_connections: '200' },
+      log: {
+        info: (text) => {
+          log.info(text);
+        },
+        warn: (text) => {
+          log.warn(text);
+        },
+        error: (text) => {
+          log.error(text);
+        },
+      },
+    });
+  } catch (error) {
+    // What keeps it from starting is for the person at the terminal to mend, and its message says how.
+    throw new ConfigError([error instanceof Error ? error.message : String(error)]);
+  }
 }
 
 async function migrate(config: Config, log: Logger): Promise<MigrationReport> {

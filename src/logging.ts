@@ -41,7 +41,7 @@ export function createLogger(options: { level: string; pretty: boolean }, stream
     serializers: { err: safeError },
   };
   if (stream) return pino(settings, stream);
-  if (options.pretty) return pino(settings, pretty({ ignore: 'hostname,pid', translateTime: 'SYS:HH:MM:ss.l' }));
+  if (options.pretty) return pino(settings, pretty({ singleLine: true, translateTime: 'SYS:HH:MM:ss.l' }));
   return pino(settings, pino.destination({ dest: 1, sync: false, minLength: BUFFER, periodicFlush: FLUSH_EVERY }));
 }
 

@@ -38,8 +38,11 @@ try {
   if (prepared.newOperator) announce(prepared.newOperator);
   app = await buildApp(prepared.config);
   const { host, port } = prepared.config.http;
-  const address = await app.listen({ host, port });
-  log.info({ address }, `Tenantry listens on ${address}; the documentation is at ${address}/docs`);
+  await app.listen({
+    host,
+    port,
+    listenTextResolver: (address) => `Tenantry listens on ${address}; the documentation is at ${address}/docs`,
+  });
 } catch (error) {
   await fail(error);
 }

@@ -14,6 +14,11 @@ export interface StoredPoolOptions {
   readonly idleTimeoutMillis?: number;
 }
 
+/** A change of those: null takes a key back to the default. */
+export type PoolOptionChanges = {
+  readonly [Key in keyof StoredPoolOptions]?: StoredPoolOptions[Key] | null | undefined;
+};
+
 export interface TenantsTable {
   id: string;
   name: string;

@@ -1,7 +1,7 @@
 // Queries on the registry's tenants.
-import { sql, type Kysely, type SelectQueryBuilder, type Selectable } from 'kysely';
+import { sql, type Kysely, type RawBuilder, type SelectQueryBuilder, type Selectable } from 'kysely';
 import { afterPosition, containsPattern, type Keyset, type Position } from '../keyset.js';
-import type { Registry, StoredPoolOptions, TenantsTable, TenantStatus } from './schema.js';
+import type { PoolOptionChanges, Registry, StoredPoolOptions, TenantsTable, TenantStatus } from './schema.js';
 
 /** A tenant's row. `dbPassword` is ciphertext. */
 export interface TenantRecord {
@@ -94,8 +94,8 @@ export async function insertTenant(
   db: Kysely<Registry>,
   tenant: Pick<
     TenantRecord,
-    'id' | 'name' | 'slug' | 'dbHost' | 'dbPort' | 'dbName' | 'dbUser' | 'dbPassword' | 'poolOptions' | 'schemaVersion'
-  >,
+    'id' | 'name' | 'slug' | 'dbHost' | 'dbPort' | 'dbName' | 'dbUser' | 'dbPassword' | 'schemaVersion'
+  > & { readonly poolOptions: PoolOptionChanges },
 ): Promise<void> {
   await db
     .insertInto('tenants')
@@ -109,7 +109,7 @@ export async function insertTenant(
       db_name: tenant.dbName,
       db_user: tenant.dbUser,
       db_password: tenant.dbPassword,
-      pool_options: JSON.stringify(tenant.poolOptions),
+      pool_options: mergedOptions(sql`'{}'::jsonb`, tenant.poolOptions),
       schema_version: tenant.schemaVersion,
     })
     .execute();
@@ -127,7 +127,7 @@ export async function updateTenant(
   changes: {
     name?: string | undefined;
     slug?: string | undefined;
-    poolOptions?: StoredPoolOptions | undefined;
+    poolOptions?: PoolOptionChanges | undefined;
     status?: TenantStatus | undefined;
     schemaVersion?: string | undefined;
   },
@@ -139,7 +139,7 @@ export async function updateTenant(
     .set((eb) => ({
       ...(name !== undefined && { name }),
       ...(slug !== undefined && { slug }),
-      ...(poolOptions !== undefined && { pool_options: JSON.stringify(poolOptions) }),
+      ...(poolOptions !== undefined && { pool_options: mergedOptions(sql.ref('pool_options'), poolOptions) }),
       ...(status !== undefined && { status }),
       ...(schemaVersion !== undefined && { schema_version: schemaVersion }),
       ...((poolOptions !== undefined || status !== undefined) && { epoch: eb('epoch', '+', 1) }),
@@ -158,6 +158,11 @@ export async function deleteTenantRow(db: Kysely<Registry>, id: string): Promise
 /** Answers when the registry does. */
 export async function pingRegistry(db: Kysely<Registry>): Promise<void> {
   await sql`select 1`.execute(db);
+}
+
+/** The options with the changes laid over them; a key that became null is dropped, and has its default again. */
+function mergedOptions(options: RawBuilder<unknown>, changes: PoolOptionChanges): RawBuilder<string> {
+  return sql<string>`jsonb_strip_nulls(${options} || ${JSON.stringify(changes)}::jsonb)`;
 }
 
 function tenants(

@@ -174,10 +174,11 @@ export async function setRoles(
 
 /**
  * Takes the lock under which the set of active admins may shrink. Without it two transactions could each remove one of
- * the last two, each seeing the other's still there.
+ * the last two, each seeing the other's still there. It leaves the key alone: the foreign key check of a role that is
+ * being assigned, which comes behind the lock on the user, would deadlock with FOR UPDATE.
  */
 export async function lockAdmins(trx: Transaction<TenantDatabase>): Promise<void> {
-  await trx.selectFrom('roles').select('id').where('name', '=', 'admin').forUpdate().execute();
+  await trx.selectFrom('roles').select('id').where('name', '=', 'admin').forNoKeyUpdate().execute();
 }
 
 /** How many active admins the tenant has, as this transaction sees it. */

@@ -1,7 +1,7 @@
 // Passwords: argon2id with OWASP's parameters, a bound on how many are hashed at once, and the same work for a user that
 // does not exist.
 import { hash, verify, argon2id } from 'argon2';
-import { AppError } from '../errors.js';
+import { Slots } from '../slots.js';
 
 /** OWASP Password Storage Cheat Sheet, argon2id: 19 MiB, two passes, one lane. */
 const PARAMETERS = { type: argon2id, memoryCost: 19_456, timeCost: 2, parallelism: 1 } as const;
@@ -32,32 +32,4 @@ export async function createPasswords(concurrency: number): Promise<Passwords> {
         return matches && passwordHash !== undefined;
       }),
   };
-}
-
-/** Runs at most `size` tasks at once and lets at most `queue` wait, first come, first served. */
-class Slots {
-  #running = 0;
-  readonly #waiting: (() => void)[] = [];
-
-  constructor(
-    private readonly size: number,
-    private readonly queue: number,
-  ) {}
-
-  async run<T>(task: () => Promise<T>): Promise<T> {
-    if (this.#running >= this.size) {
-      if (this.#waiting.length >= this.queue) throw new AppError('unavailable', { retryAfter: 1 });
-      // The slot is handed over, not freed, so that a newcomer cannot overtake the one who waits.
-      await new Promise<void>((resolve) => this.#waiting.push(resolve));
-    } else {
-      this.#running += 1;
-    }
-    try {
-      return await task();
-    } finally {
-      const next = this.#waiting.shift();
-      if (next) next();
-      else this.#running -= 1;
-    }
-  }
 }

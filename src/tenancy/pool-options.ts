@@ -1,11 +1,12 @@
 // What a tenant may set of its own pool: an allow-list of bounded integers, and nothing that pg would read besides.
 import { z } from 'zod';
-import type { StoredPoolOptions } from '../../db/central/schema.js';
+import type { PoolOptionChanges, StoredPoolOptions } from '../../db/central/schema.js';
 import type { PoolLimits } from '../../db/client.js';
 import { AppError } from '../errors.js';
 
-const bounded = (minimum: number, maximum: number): z.ZodOptional<z.ZodInt> =>
-  z.int().min(minimum).max(maximum).optional();
+/** A whole number within bounds; null gives the key its default back. */
+const bounded = (minimum: number, maximum: number): z.ZodOptional<z.ZodNullable<z.ZodInt>> =>
+  z.int().min(minimum).max(maximum).nullable().optional();
 
 /** Connections, and milliseconds. */
 export const poolOptionsSchema = z.strictObject({
@@ -16,9 +17,9 @@ export const poolOptionsSchema = z.strictObject({
 });
 
 /** @throws AppError `invalid-pool-options` (422) naming every key that is out of bounds or not known */
-export function parsePoolOptions(input: unknown): StoredPoolOptions {
+export function parsePoolOptions(input: unknown): PoolOptionChanges {
   const result = poolOptionsSchema.safeParse(input);
-  if (result.success) return withoutUndefined(result.data);
+  if (result.success) return result.data;
   const issues = result.error.issues.flatMap((issue) => {
     const keys = issue.code === 'unrecognized_keys' ? issue.keys : [issue.path.map(String).join('/')];
     const message = issue.code === 'unrecognized_keys' ? 'is not a pool option' : issue.message;
@@ -30,8 +31,4 @@ export function parsePoolOptions(input: unknown): StoredPoolOptions {
 /** The bounds of one tenant's pool: its own where it has them, the service's otherwise. */
 export function poolLimits(own: StoredPoolOptions, defaults: PoolLimits): PoolLimits {
   return { ...defaults, ...own };
-}
-
-function withoutUndefined(options: z.output<typeof poolOptionsSchema>): StoredPoolOptions {
-  return Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined));
 }

@@ -4,6 +4,7 @@ import type { Kysely } from 'kysely';
 import type { StoredPoolOptions } from '../../db/central/schema.js';
 import type { TenantRecord } from '../../db/central/tenants.js';
 import type { ConnectionSettings, DatabaseHandle } from '../../db/client.js';
+import { DatabaseFault } from '../../db/errors.js';
 import { readMarker } from '../../db/tenant/marker.js';
 import type { TenantDatabase } from '../../db/tenant/schema.js';
 import { AppError } from '../errors.js';
@@ -15,7 +16,7 @@ export interface TenantPools {
   /**
    * The tenant's Kysely, built where there is none. A failed build is not remembered.
    *
-   * @throws AppError `unavailable` where the database behind the row is not the tenant's
+   * @throws AppError `unavailable` where the row's password does not open, or the database behind it is not the tenant's
    * @throws DatabaseFault where the database does not answer
    */
   acquire(tenant: TenantRecord): Promise<Kysely<TenantDatabase>>;
@@ -46,6 +47,9 @@ const RETIREMENT_GRACE = 1_000;
 /** Longest wait (ms) for the running queries of a retired pool. */
 const RETIREMENT_DEADLINE = 30_000;
 
+/** Seconds: a person must act first. */
+const RETRY_AFTER_MISCONFIGURATION = 30;
+
 interface PoolEntry {
   readonly epoch: number;
   readonly handle: DatabaseHandle<TenantDatabase>;
@@ -74,8 +78,7 @@ export function createTenantPools(deps: TenantPoolDeps): TenantPools {
 
   function build(tenant: TenantRecord): PoolEntry {
     const { id, dbHost: host, dbPort: port, dbUser: user } = tenant;
-    const password = deps.envelope.open(tenant.dbPassword, { tenantId: id, host, port, user });
-    const connection = { host, port, database: tenant.dbName, user, password, tls: deps.tls };
+    const connection = { host, port, database: tenant.dbName, user, password: openPassword(tenant), tls: deps.tls };
     const handle = deps.createDatabase(connection, tenant.poolOptions);
     const entry: PoolEntry = {
       epoch: tenant.epoch,
@@ -96,13 +99,33 @@ export function createTenantPools(deps: TenantPoolDeps): TenantPools {
     return entry;
   }
 
+  function openPassword(tenant: TenantRecord): string {
+    const { id, dbHost: host, dbPort: port, dbUser: user } = tenant;
+    try {
+      return deps.envelope.open(tenant.dbPassword, { tenantId: id, host, port, user });
+    } catch (error) {
+      throw unusable(tenant, 'password', error);
+    }
+  }
+
   /** A row that names the wrong database must never be served, whoever wrote it. */
   async function prove(tenant: TenantRecord, handle: DatabaseHandle<TenantDatabase>): Promise<void> {
-    const marker = await readMarker(handle.db);
-    if (marker === tenant.id) return;
-    const cause = new Error(`the database behind the row of this tenant is marked ${marker ?? 'as nobody’s'}`);
-    deps.onError(cause, { tenantId: tenant.id, step: 'marker' });
-    throw new AppError('unavailable', { retryAfter: 30, cause });
+    const marker = await readMarker(handle.db).catch((error: unknown) => {
+      throw error instanceof DatabaseFault ? error : unusable(tenant, 'marker', error);
+    });
+    if (marker !== tenant.id) {
+      throw unusable(
+        tenant,
+        'marker',
+        new Error(`the database behind this tenant's row is marked as ${marker ?? 'nobody'}'s`),
+      );
+    }
+  }
+
+  /** For what no retry mends: it is logged as an error here, and the client learns only that it must wait. */
+  function unusable(tenant: TenantRecord, step: string, cause: unknown): AppError {
+    deps.onError(cause, { tenantId: tenant.id, step });
+    return new AppError('unavailable', { retryAfter: RETRY_AFTER_MISCONFIGURATION, cause });
   }
 
   function retire(tenantId: string, grace = RETIREMENT_GRACE): Promise<void> {

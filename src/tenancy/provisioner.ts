@@ -3,6 +3,7 @@
 import { createDatabase, type ConnectionSettings, type PoolLimits } from '../../db/client.js';
 import { MAINTENANCE_DATABASE, type ClusterDb } from '../../db/cluster.js';
 import type { TenantDatabase } from '../../db/tenant/schema.js';
+import { Slots } from '../slots.js';
 import type { InDatabase } from './template.js';
 
 export interface Provisioner {
@@ -14,22 +15,27 @@ export interface Provisioner {
 /** Longest wait (ms) for running work when the provisioner closes. */
 const CLOSE_DEADLINE = 10_000;
 
+/** Databases that may wait to be entered, per one that is. */
+const WAITING_PER_SLOT = 20;
+
 const options = { applicationName: 'tenantry provisioner', preparedStatements: false } as const;
 
-/** Connects to nothing yet. */
+/** Connects to nothing yet. @param limits of the cluster's pool; as many single databases are entered at once */
 export function openProvisioner(connection: ConnectionSettings, limits: PoolLimits): Provisioner {
   // Not the database of the connection settings: that one may be the registry, which is nothing to a cluster.
   const cluster = createDatabase<unknown>({ ...connection, database: MAINTENANCE_DATABASE }, limits, options);
+  const slots = new Slots(limits.max, limits.max * WAITING_PER_SLOT);
   return {
     cluster: cluster.db,
-    async inDatabase(database, work) {
-      const handle = createDatabase<TenantDatabase>({ ...connection, database }, { ...limits, max: 1 }, options);
-      try {
-        return await work(handle.db);
-      } finally {
-        await handle.close(0);
-      }
-    },
+    inDatabase: (database, work) =>
+      slots.run(async () => {
+        const handle = createDatabase<TenantDatabase>({ ...connection, database }, { ...limits, max: 1 }, options);
+        try {
+          return await work(handle.db);
+        } finally {
+          await handle.close(0);
+        }
+      }),
     close: () => cluster.close(CLOSE_DEADLINE),
   };
 }

@@ -1,7 +1,7 @@
 // Making and removing tenants. Making one is a list of steps, each with its undoing: a failure at any of them takes back
 // what was done. The registry's row comes first and goes last, so that nothing exists that no row tells of.
 import type { Kysely } from 'kysely';
-import type { Registry, StoredPoolOptions } from '../../db/central/schema.js';
+import type { PoolOptionChanges, Registry } from '../../db/central/schema.js';
 import {
   deleteTenantRow,
   findTenant,
@@ -28,7 +28,7 @@ import { templateName, type InDatabase } from './template.js';
 export interface NewTenant {
   readonly name: string;
   readonly slug: string;
-  readonly poolOptions: StoredPoolOptions;
+  readonly poolOptions: PoolOptionChanges;
   readonly admin: {
     readonly email: string;
     readonly passwordHash: string;

@@ -65,7 +65,7 @@ export async function startProcess(env: Readonly<Record<string, string>>): Promi
   let url: string | undefined;
   while (url === undefined) {
     if (ended) throw new Error(`the service ended:\n${output.stdout}${output.stderr}`);
-    url = /"address":"(http:[^"]+)"/.exec(output.stdout)?.[1];
+    url = /Tenantry listens on (http:[^;]+);/.exec(output.stdout)?.[1];
     await sleep(20);
   }
   const { pid } = child;
