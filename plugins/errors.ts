@@ -26,9 +26,14 @@ export const notFound = fp(
   { name: 'not-found', fastify: '5.x', dependencies: ['@fastify/rate-limit'] },
 );
 
-/** For Fastify's `frameworkErrors` option: what fails before there is a route, such as a path that is not valid UTF-8. */
+/**
+ * For Fastify's `frameworkErrors` option: what fails before there is a route, such as a path that is not valid UTF-8. No
+ * hook runs for it, so what hooks do for other answers is done here.
+ */
 export function answerFrameworkError(error: FastifyError, request: FastifyRequest, reply: FastifyReply): void {
-  void sendProblem(error, request, reply);
+  const { server } = request;
+  void sendProblem(error, request, reply.headers(server.securityHeaders));
+  server.logRequest(request, reply);
 }
 
 /** For Fastify's `clientErrorHandler` option: what is not HTTP. */

@@ -5,7 +5,8 @@ import { v4 } from 'uuid';
 
 export const requestId = fp(
   async (app) => {
-    app.addHook('onRequest', (request, reply, done) => {
+    // On the way out: an answer that an earlier plugin gives, such as a preflight's, comes by here too.
+    app.addHook('onSend', (request, reply, _payload, done) => {
       reply.header('x-request-id', request.id);
       done();
     });

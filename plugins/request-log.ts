@@ -1,48 +1,61 @@
 // One log line a request: who, what, how it ended, how long it took.
-import type { FastifyRequest } from 'fastify';
+import type { FastifyReply, FastifyRequest } from 'fastify';
 import fp from 'fastify-plugin';
 import { DatabaseFault } from '../db/errors.js';
 import { AppError } from '../src/errors.js';
 
 declare module 'fastify' {
+  interface FastifyInstance {
+    /** Writes the line of a request that is answered; to be called only where no hook runs. */
+    readonly logRequest: (request: FastifyRequest, reply: FastifyReply) => void;
+  }
   interface FastifyRequest {
     /** What made the request fail with a 5xx. */
     failure: unknown;
+    /** Whether the request has its line. */
+    logged: boolean;
   }
 }
 
 export const requestLog = fp(
   async (app) => {
     app.decorateRequest('failure', undefined);
+    app.decorateRequest('logged', false);
+    app.decorate('logRequest', logRequest);
     app.addHook('onResponse', (request, reply, done) => {
-      const line = {
-        ...lineOf(request),
-        status: reply.statusCode,
-        duration: Math.round(reply.elapsedTime * 1_000) / 1_000,
-      };
-      const { failure } = request;
-      // A 503 that we meant (draining, full, a database that is down) is no defect of this program.
-      if (reply.statusCode < 500) request.log.info(line, 'request');
-      else if (failure instanceof AppError || failure instanceof DatabaseFault)
-        request.log.warn({ ...line, err: failure }, 'request');
-      else request.log.error({ ...line, err: failure }, 'request');
+      logRequest(request, reply);
       done();
     });
-    app.addHook('onRequestAbort', (request, done) => {
-      request.log.info(lineOf(request), 'request aborted by the client');
+    // Not Fastify's onRequestAbort: it hears of no client that goes away behind its body, while it waits for the answer.
+    app.addHook('onRequest', (request, reply, done) => {
+      reply.raw.once('close', () => {
+        if (!request.logged) request.log.info(lineOf(request, reply), 'request aborted by the client');
+      });
       done();
     });
   },
   { name: 'request-log', fastify: '5.x' },
 );
 
+function logRequest(request: FastifyRequest, reply: FastifyReply): void {
+  request.logged = true;
+  const line = { ...lineOf(request, reply), status: reply.statusCode };
+  const { failure } = request;
+  // A 503 that we meant (draining, full, a database that is down) is no defect of this program.
+  if (reply.statusCode < 500) request.log.info(line, 'request');
+  else if (failure instanceof AppError || failure instanceof DatabaseFault)
+    request.log.warn({ ...line, err: failure }, 'request');
+  else request.log.error({ ...line, err: failure }, 'request');
+}
+
 /** The route's pattern and not the path: a path can carry what somebody typed. */
-function lineOf(request: FastifyRequest): Record<string, unknown> {
+function lineOf(request: FastifyRequest, reply: FastifyReply): Record<string, unknown> {
   const { principal } = request;
   return {
     method: request.method,
     route: request.routeOptions.url ?? 'none',
     address: request.ip,
+    duration: Math.round(reply.elapsedTime * 1_000) / 1_000,
     ...(principal?.kind === 'user' && { tenantId: principal.tenantId, userId: principal.userId }),
     ...(principal?.kind === 'operator' && { operatorId: principal.operatorId }),
   };

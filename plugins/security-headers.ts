@@ -4,9 +4,17 @@ import helmet from '@fastify/helmet';
 import fastify from 'fastify';
 import fp from 'fastify-plugin';
 
+declare module 'fastify' {
+  interface FastifyInstance {
+    /** For an answer that no hook runs for. */
+    readonly securityHeaders: Readonly<Record<string, string>>;
+  }
+}
+
 export const securityHeaders = fp(
   async (app) => {
     const headers = await constantHeaders();
+    app.decorate('securityHeaders', headers);
     app.addHook('onRequest', (_request, reply, done) => {
       reply.headers(headers);
       done();

@@ -14,7 +14,7 @@ export async function routes(app: FastifyInstance, { config }: { config: Config 
     async (api) => {
       await api.register(authRoutes, { prefix: '/auth', config });
       await api.register(tenantRoutes, { prefix: '/tenants', config });
-      await api.register(userRoutes, { prefix: '/users' });
+      await api.register(userRoutes, { prefix: '/users', config });
       await api.register(productRoutes, { prefix: '/products' });
     },
     { prefix: config.http.apiPrefix },

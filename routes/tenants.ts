@@ -37,7 +37,7 @@ const name = text(200);
 /** Checked by its own rules (422), not by the request's (400): what is wrong with it is a setting, not the request. */
 const poolOptions = z.record(z.string(), z.unknown()).meta({
   description:
-    'Whole numbers: max (1–100 connections), acquireTimeout (100–60,000 ms), timeout (100–600,000 ms), idleTimeoutMillis (100–3,600,000 ms). What is left out has the default.',
+    'Whole numbers: max (1–100 connections), acquireTimeout (100–60,000 ms), timeout (100–600,000 ms), idleTimeoutMillis (100–3,600,000 ms). What is left out stays as it is, or has the default in a new tenant; null gives the default back.',
 });
 
 const CreateBody = z.strictObject({

@@ -2,6 +2,7 @@
 import { sql, type Kysely } from 'kysely';
 import { newId } from '../ids.js';
 import { afterPosition, containsPattern, type Keyset, type Position } from '../keyset.js';
+import { statement } from '../statement.js';
 import type { TenantDatabase } from './schema.js';
 
 export interface Product {
@@ -43,39 +44,64 @@ export const productSorts = {
 /** The unique constraint behind a SKU that is taken. */
 export const SKU_CONSTRAINT = 'products_sku_key';
 
+const productById = statement((db: Kysely<TenantDatabase>, { id }: { id: string }) =>
+  db.selectFrom('products').select(columns).where('id', '=', id),
+);
+
 export async function findProduct(db: Kysely<TenantDatabase>, id: string): Promise<Product | undefined> {
-  return db.selectFrom('products').select(columns).where('id', '=', id).executeTakeFirst();
+  const [product] = await productById(db, { id });
+  return product;
 }
+
+interface ProductFilters {
+  active?: boolean | undefined;
+  category?: string | undefined;
+  minPrice?: string | undefined;
+  maxPrice?: string | undefined;
+  maxStock?: number | undefined;
+}
+
+interface ProductOrder {
+  sort: keyof typeof productSorts;
+  direction: 'asc' | 'desc';
+}
+
+const productPage = statement(
+  (
+    db: Kysely<TenantDatabase>,
+    page: ProductFilters & {
+      pattern?: string | undefined;
+      limit: number;
+      value?: string | undefined;
+      id?: string | undefined;
+    },
+    { sort, direction }: ProductOrder,
+  ) => {
+    const { active, category, minPrice, maxPrice, maxStock, pattern, limit, value, id } = page;
+    let query = db.selectFrom('products').select(columns);
+    if (active !== undefined) query = query.where('active', '=', active);
+    if (category !== undefined) query = query.where('category', '=', category);
+    if (minPrice !== undefined) query = query.where('price', '>=', minPrice);
+    if (maxPrice !== undefined) query = query.where('price', '<=', maxPrice);
+    if (maxStock !== undefined) query = query.where('stock_quantity', '<=', maxStock);
+    if (pattern !== undefined) {
+      query = query.where((eb) => eb.or([eb('name', 'ilike', pattern), eb('description', 'ilike', pattern)]));
+    }
+    const after: Position | undefined = value !== undefined && id !== undefined ? [value, id] : undefined;
+    return afterPosition(query, { ...productSorts[sort], id: 'id', direction }, after, limit);
+  },
+);
 
 /** One page of products; `search` looks into name and description, whatever the case. Prices are inclusive bounds. */
 export async function listProducts(
   db: Kysely<TenantDatabase>,
-  page: {
-    sort: keyof typeof productSorts;
-    direction: 'asc' | 'desc';
-    after?: Position | undefined;
-    limit: number;
-    search?: string | undefined;
-    active?: boolean | undefined;
-    category?: string | undefined;
-    minPrice?: string | undefined;
-    maxPrice?: string | undefined;
-    maxStock?: number | undefined;
-  },
+  page: ProductFilters & ProductOrder & { after?: Position | undefined; limit: number; search?: string | undefined },
 ): Promise<Product[]> {
-  const { search, active, category, minPrice, maxPrice, maxStock } = page;
-  let query = db.selectFrom('products').select(columns);
-  if (active !== undefined) query = query.where('active', '=', active);
-  if (category !== undefined) query = query.where('category', '=', category);
-  if (minPrice !== undefined) query = query.where('price', '>=', minPrice);
-  if (maxPrice !== undefined) query = query.where('price', '<=', maxPrice);
-  if (maxStock !== undefined) query = query.where('stock_quantity', '<=', maxStock);
-  if (search) {
-    const pattern = containsPattern(search);
-    query = query.where((eb) => eb.or([eb('name', 'ilike', pattern), eb('description', 'ilike', pattern)]));
-  }
-  const keyset = { ...productSorts[page.sort], id: 'id' as const, direction: page.direction };
-  return afterPosition(query, keyset, page.after, page.limit).execute();
+  const { active, category, minPrice, maxPrice, maxStock, search, limit, sort, direction } = page;
+  const [value, id] = page.after ?? [];
+  const pattern = search === undefined ? undefined : containsPattern(search);
+  const filters = { active, category, minPrice, maxPrice, maxStock, pattern };
+  return productPage(db, { ...filters, value, id, limit }, { sort, direction });
 }
 
 /** The columns that a client may write. */
@@ -89,12 +115,17 @@ export interface ProductInput {
   readonly category?: string | null | undefined;
 }
 
-export async function insertProduct(db: Kysely<TenantDatabase>, product: ProductInput): Promise<Product> {
-  return db
+const productInsert = statement((db: Kysely<TenantDatabase>, product: ProductInput & { id: string }) =>
+  db
     .insertInto('products')
-    .values({ id: newId(), name: product.name, price: product.price, ...written(product) })
-    .returning(columns)
-    .executeTakeFirstOrThrow();
+    .values({ id: product.id, name: product.name, price: product.price, ...written(product) })
+    .returning(columns),
+);
+
+export async function insertProduct(db: Kysely<TenantDatabase>, product: ProductInput): Promise<Product> {
+  const [inserted] = await productInsert(db, { ...product, id: newId() });
+  if (!inserted) throw new Error('INSERT … RETURNING answered no row');
+  return inserted;
 }
 
 /** Changes what is given; undefined when there is no such product. */

@@ -2,6 +2,7 @@
 import { sql, type ExpressionBuilder, type Kysely, type RawBuilder, type Transaction } from 'kysely';
 import { newId } from '../ids.js';
 import { afterPosition, containsPattern, type Keyset, type Position } from '../keyset.js';
+import { statement } from '../statement.js';
 import type { TenantDatabase } from './schema.js';
 
 /** A user as the API shows it: the password's hash is not among the columns. */
@@ -53,8 +54,13 @@ export async function findStanding(
   db: Kysely<TenantDatabase>,
   id: string,
 ): Promise<{ active: boolean; roles: readonly string[] } | undefined> {
-  return db.selectFrom('users').select('active').select(rolesOfUser).where('id', '=', id).executeTakeFirst();
+  const [standing] = await standingById(db, { id });
+  return standing;
 }
+
+const standingById = statement((db: Kysely<TenantDatabase>, { id }: { id: string }) =>
+  db.selectFrom('users').select('active').select(rolesOfUser).where('id', '=', id),
+);
 
 /** One page of users; `search` looks into e-mail address and names, whatever the case. */
 export async function listUsers(

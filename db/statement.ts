@@ -1,0 +1,55 @@
+// Queries of the request path, compiled once for each shape they take. Kysely builds and prints a query anew at every call,
+// which costs more than sending it; a compiled one is executed with new parameters.
+import type { Compilable, CompiledQuery, Kysely } from 'kysely';
+
+/**
+ * A query that is built once for each combination of given parameters and `shape`:
+ *
+ *     const productById = statement((db: Kysely<TenantDatabase>, { id }: { id: string }) =>
+ *       db.selectFrom('products').select(columns).where('id', '=', id));
+ *     const [product] = await productById(db, { id });
+ *
+ * `build` gets placeholders for the parameters and must pass them on as they are: it can ask whether one is undefined, and
+ * nothing else. What decides how the query looks, a sort column say, goes into `shape`, of which there must be few.
+ *
+ * @returns a function that runs the query and answers its rows
+ */
+export function statement<DB, P extends object, Row, S = undefined>(
+  build: (db: Kysely<DB>, parameters: P, shape: S) => Compilable<Row>,
+): (db: Kysely<DB>, parameters: P, ...shape: S extends undefined ? [] : [S]) => Promise<Row[]> {
+  const compiled = new Map<string, CompiledQuery<Row>>();
+  return async (db, parameters, ...[shape]) => {
+    const key = shapeOf(parameters, shape);
+    let query = compiled.get(key);
+    if (!query) {
+      query = build(db, placeholders(parameters), shape as S).compile();
+      compiled.set(key, query);
+    }
+    const given = parameters as Readonly<Record<string, unknown>>;
+    const values = query.parameters.map((value) => (value instanceof Placeholder ? given[value.name] : value));
+    const { rows } = await db.executeQuery<Row>({ ...query, parameters: values });
+    return rows;
+  };
+}
+
+/** Which parameters are given, and the shape: a parameter that is undefined is left out of the query. */
+function shapeOf(parameters: object, shape: unknown): string {
+  let key = shape === undefined ? '' : JSON.stringify(shape);
+  for (const [name, value] of Object.entries(parameters)) if (value !== undefined) key += ` ${name}`;
+  return key;
+}
+
+function placeholders<P extends object>(parameters: P): P {
+  const given = Object.entries(parameters).filter(([, value]) => value !== undefined);
+  return Object.fromEntries(given.map(([name]) => [name, new Placeholder(name)])) as P;
+}
+
+/** Stands for a parameter while a query is built. */
+class Placeholder {
+  constructor(readonly name: string) {}
+
+  /** A value that was computed from a placeholder would be baked into the query for ever. */
+  [Symbol.toPrimitive](): never {
+    throw new TypeError(`the parameter "${this.name}" was used to compute something while the query was built`);
+  }
+}

@@ -1,0 +1,353 @@
+// What the log says of each request, and what it never says.
+import { sql } from 'kysely';
+import { once } from 'node:events';
+import { request as httpRequest } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
+import {
+  ADMIN,
+  asSuperuser,
+  connectAs,
+  OPERATOR,
+  startService,
+  startServiceForTest,
+  type Answer,
+  type Send,
+  type TestService,
+  type TestTenant,
+} from '../support/app.js';
+
+interface Line extends Record<string, unknown> {
+  level: string;
+  reqId?: string;
+  msg: string;
+  err?: { type: string; code?: string; stack?: string; message?: string };
+}
+
+/** For what happens a moment later, in ms: long, because a machine can be busy. */
+const PATIENCE = 10_000;
+
+/** Everything written so far. */
+const written: string[] = [];
+const logStream = {
+  write(text: string): void {
+    written.push(text);
+  },
+};
+
+let service: TestService;
+let send: Send;
+let tenant: TestTenant;
+beforeAll(async () => {
+  service = await startService({ env: { LOG_LEVEL: 'info' }, overrides: { logStream } });
+  send = service.send;
+  tenant = await service.createTenant('acme');
+});
+afterAll(() => service.close());
+
+function lines(): Line[] {
+  return written
+    .join('')
+    .split('\n')
+    .filter((line) => line !== '')
+    .map((line) => JSON.parse(line) as Line);
+}
+
+/** The lines of one request, once there is one. */
+async function linesOf(answer: { headers: Answer['headers'] }): Promise<Line[]> {
+  return vi.waitFor(() => {
+    const own = lines().filter(({ reqId }) => reqId === answer.headers['x-request-id']);
+    expect(own).not.toEqual([]);
+    return own;
+  }, PATIENCE);
+}
+
+async function databaseOf(tenantId: string): Promise<string> {
+  const record = await service.app.tenantDirectory.find(tenantId);
+  if (!record) throw new Error('the tenant is gone');
+  return record.dbName;
+}
+
+describe('a request', () => {
+  it('of a tenant’s user has exactly one line, with who, what and how it ended', async () => {
+    const { body: product } = await send('POST', '/products', {
+      token: tenant.adminToken,
+      body: { name: 'Lamp', price: '1' },
+    });
+    const answer = await send('GET', `/products/${String(product['id'])}`, {
+      token: tenant.adminToken,
+      headers: { 'x-request-id': 'my-own-request-1' },
+    });
+    expect(answer.status).toBe(200);
+    expect(await linesOf(answer)).toEqual([
+      {
+        level: 'info',
+        time: expect.stringMatching(/^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$/) as string,
+        reqId: 'my-own-request-1',
+        method: 'GET',
+        route: '/products/:id',
+        address: '127.0.0.1',
+        tenantId: tenant.id,
+        userId: tenant.adminId,
+        status: 200,
+        duration: expect.any(Number) as number,
+        msg: 'request',
+      },
+    ]);
+  });
+
+  it('of an operator names the operator and no tenant', async () => {
+    const me = await send<{ operator: { id: string } }>('GET', '/auth/me', { token: service.operatorToken });
+    const [line] = await linesOf(me);
+    expect(line).toMatchObject({ route: '/auth/me', operatorId: me.body.operator.id });
+    expect(line).not.toHaveProperty('tenantId');
+    expect(line).not.toHaveProperty('userId');
+  });
+
+  it('has one line however it ends', async () => {
+    const { adminToken: token } = tenant;
+    const json = { 'content-type': 'application/json' };
+    const answers: [Answer, string | null][] = [
+      [await send('GET', '/health/live'), '/health/live'],
+      [await send('GET', '/nothing?password=hunter2'), null],
+      [await send('GET', '/%ff'), null],
+      [await send('GET', '/users'), '/users'],
+      [await send('GET', '/users', { token: 'garbage' }), '/users'],
+      [await send('GET', '/users', { token: service.operatorToken }), '/users'],
+      [await send('GET', '/products?limit=0', { token }), '/products'],
+      [await send('POST', '/products', { token, body: '{', headers: json }), '/products'],
+      [await send('POST', '/products', { token, body: 'x'.repeat(70_000), headers: json }), '/products'],
+      [await send('POST', '/products', { token, body: 'x', headers: { 'content-type': 'text/plain' } }), '/products'],
+      [await send('DELETE', '/products/01900000-0000-7000-8000-00000000ffff', { token }), '/products/:id'],
+    ];
+    for (const [answer, route] of answers) {
+      const own = await linesOf(answer);
+      expect(own).toHaveLength(1);
+      expect(own[0]).toMatchObject({
+        level: 'info',
+        status: answer.status,
+        method: expect.stringMatching(/^[A-Z]+$/) as string,
+        route: route ?? (expect.any(String) as string),
+        duration: expect.any(Number) as number,
+      });
+    }
+    expect(written.join('')).not.toContain('hunter2');
+  });
+
+  it('that is limited has its line too', async () => {
+    const limited = await startServiceForTest({
+      env: { LOG_LEVEL: 'info', RATE_LIMIT_MAX: '1' },
+      overrides: { logStream },
+    });
+    await limited.send('GET', '/users');
+    const answer = await limited.send('GET', '/users');
+    const own = await linesOf(answer);
+    expect(own).toHaveLength(1);
+    expect(own[0]).toMatchObject({ status: 429, route: '/users' });
+  });
+
+  it.each(['GET', 'PATCH'])('%s whose client went away has one line that says so', async (method) => {
+    const { port } = await listening();
+    const { body: product } = await send('POST', '/products', {
+      token: tenant.adminToken,
+      body: { name: 'Locked', price: '1' },
+    });
+    const id = String(product['id']);
+    const database = await databaseOf(tenant.id);
+    const reqId = `went-away-${method}`;
+    const holder = connectAs<unknown>(database);
+    await holder.db.transaction().execute(async (trx) => {
+      await sql`lock table products in access exclusive mode`.execute(trx);
+      const request = httpRequest({
+        port,
+        host: '127.0.0.1',
+        method,
+        path: `/products/${id}`,
+        agent: false,
+        headers: {
+          authorization: `Bearer ${tenant.adminToken}`,
+          'x-request-id': reqId,
+          ...(method === 'PATCH' && { 'content-type': 'application/json' }),
+        },
+      });
+      request.on('error', () => undefined);
+      request.end(method === 'PATCH' ? '{"name":"Never told"}' : undefined);
+      await waitForLock(database);
+      request.destroy();
+      // Noticed before the work goes on, and ends.
+      await linesOf({ headers: { 'x-request-id': reqId } });
+    });
+    await holder.close(0);
+    // The work itself ends after its client has gone: its end must not write a second line.
+    await vi.waitFor(async () => {
+      const read = await send('GET', `/products/${id}`, { token: tenant.adminToken });
+      expect(read.body['name']).toBe(method === 'PATCH' ? 'Never told' : 'Locked');
+    }, PATIENCE);
+    const own = await linesOf({ headers: { 'x-request-id': reqId } });
+    expect(own).toHaveLength(1);
+    expect(own[0]).toMatchObject({
+      method,
+      route: '/products/:id',
+      tenantId: tenant.id,
+      userId: tenant.adminId,
+      duration: expect.any(Number) as number,
+      msg: 'request aborted by the client',
+    });
+  });
+
+  it('whose client went away in the middle of its body has one line too', async () => {
+    const { port } = await listening();
+    const request = httpRequest({
+      port,
+      host: '127.0.0.1',
+      method: 'POST',
+      path: '/products',
+      agent: false,
+      headers: {
+        authorization: `Bearer ${tenant.adminToken}`,
+        'content-type': 'application/json',
+        'content-length': '1000',
+        'x-request-id': 'half-a-body',
+      },
+    });
+    request.on('error', () => undefined);
+    const arrived = once(service.app.server, 'request');
+    request.write('{"name":');
+    await arrived;
+    request.destroy();
+    const own = await linesOf({ headers: { 'x-request-id': 'half-a-body' } });
+    expect(own).toHaveLength(1);
+    expect(own[0]).toMatchObject({ method: 'POST', route: '/products', msg: 'request aborted by the client' });
+  });
+});
+
+describe('a request that fails on our side', () => {
+  it('has one line with the error and none of its texts, and an answer that says nothing', async () => {
+    const broken = await service.createTenant('broken');
+    await asSuperuser(await databaseOf(broken.id), (db) =>
+      sql`alter table user_roles rename to user_roles_lost`.execute(db),
+    );
+    const secret = 'a-password-of-a-new-user';
+    const answer = await send('POST', '/users', {
+      token: service.app.tokens.sign({ kind: 'user', tenantId: broken.id, userId: broken.adminId }),
+      body: { email: 'new@example.com', password: secret, firstName: 'N', lastName: 'U' },
+    });
+    expect([answer.status, answer.body['code']]).toEqual([500, 'internal-error']);
+    expect(answer.body).not.toHaveProperty('detail');
+    expect(answer.text).not.toMatch(/relation|user_roles|42P01/);
+
+    const own = await linesOf(answer);
+    expect(own).toHaveLength(1);
+    expect(own[0]).toMatchObject({
+      level: 'error',
+      status: 500,
+      err: { code: '42P01', stack: expect.stringContaining('at ') as string },
+    });
+    expect(own[0]?.err).not.toHaveProperty('message');
+    expect(JSON.stringify(own)).not.toContain(secret);
+    expect(JSON.stringify(own)).not.toMatch(/relation|insert into|new@example\.com/);
+  });
+
+  it('and that we meant to fail is a warning', async () => {
+    const failing = await startServiceForTest({
+      env: { LOG_LEVEL: 'info' },
+      overrides: {
+        logStream,
+        afterProvisioningStep: (step) => {
+          if (step === 'role') throw new Error('broken on purpose');
+        },
+      },
+    });
+    const answer = await failing.send('POST', '/tenants', {
+      token: failing.operatorToken,
+      body: { name: 'Failing', admin: ADMIN },
+    });
+    expect(answer.status).toBe(503);
+    const own = await linesOf(answer);
+    expect(own.filter(({ msg }) => msg === 'request')).toHaveLength(1);
+    expect(own.find(({ msg }) => msg === 'request')).toMatchObject({ level: 'warn', status: 503, err: {} });
+    expect(lines().find(({ msg }) => msg === 'a provisioning step failed')).toMatchObject({
+      level: 'error',
+      step: 'role',
+      tenantId: expect.any(String) as string,
+    });
+  });
+});
+
+describe('the log of a whole session', () => {
+  it('holds no password, no hash and no token', async () => {
+    const secrets = {
+      wrong: 'a-wrong-password-typed-in',
+      user: 'a-password-of-another-user',
+      changed: 'a-password-after-the-change',
+      typo: 'this-is-not-the-tenant-but-a-password',
+    };
+    const signIn = (body: object): Promise<Answer<{ accessToken: string }>> => send('POST', '/auth/login', { body });
+    await send('POST', '/auth/operator/login', { body: OPERATOR });
+    await send('POST', '/auth/operator/login', { body: { ...OPERATOR, password: secrets.wrong } });
+    await signIn({ tenant: 'acme', email: ADMIN.email, password: secrets.wrong });
+    await signIn({ tenant: secrets.typo, email: ADMIN.email, password: secrets.wrong });
+    await signIn({ tenant: 'acme', email: ADMIN.email, password: secrets.wrong, passwordAgain: secrets.wrong });
+    const created = await send('POST', '/users', {
+      token: tenant.adminToken,
+      body: { email: 'session@example.com', password: secrets.user, firstName: 'S', lastName: 'E' },
+    });
+    expect(created.status).toBe(201);
+    const signedIn = await signIn({ tenant: 'acme', email: 'session@example.com', password: secrets.user });
+    const token = signedIn.body.accessToken;
+    const own = `/users/${String(created.body['id'])}`;
+    await send('PATCH', own, { token, body: { password: secrets.changed, currentPassword: secrets.wrong } });
+    const changed = await send('PATCH', own, {
+      token,
+      body: { password: secrets.changed, currentPassword: secrets.user },
+    });
+    expect(changed.status).toBe(200);
+    await send('GET', `/users?search=${token}`, { token });
+    await send('GET', `/auth/me/${token}`, { token });
+    const last = await send('GET', '/auth/me', { token: `${token}x` });
+    await linesOf(last);
+
+    const log = written.join('');
+    const rows = await service.app.registry.selectFrom('tenants').select('db_password').execute();
+    for (const secret of [
+      ...Object.values(secrets),
+      ADMIN.password,
+      OPERATOR.password,
+      token,
+      tenant.adminToken,
+      service.operatorToken,
+      service.config.auth.jwtSecret,
+      service.config.registry.connection.password,
+      service.config.tenants.provisioner.password,
+      ...rows.map(({ db_password }) => db_password),
+    ]) {
+      expect(log).not.toContain(secret);
+    }
+    // No part of a token either: its claims and its signature stand for themselves.
+    for (const part of token.split('.').slice(1)) expect(log).not.toContain(part);
+    expect(log).not.toMatch(/bearer|argon2|SCRAM-SHA-256|authorization/i);
+  });
+
+  it('is JSON, line by line', () => {
+    for (const line of lines()) {
+      expect(line).toMatchObject({ level: expect.any(String) as string, time: expect.any(String) as string });
+    }
+  });
+});
+
+async function listening(): Promise<AddressInfo> {
+  const { app } = service;
+  if (!app.server.listening) await app.listen({ port: 0, host: '127.0.0.1' });
+  return app.server.address() as AddressInfo;
+}
+
+/** Waits until somebody waits for a lock in the database. */
+async function waitForLock(database: string): Promise<void> {
+  await asSuperuser('postgres', (db) =>
+    vi.waitFor(async () => {
+      const { rows } = await sql`
+          select 1 from pg_stat_activity where datname = ${database} and wait_event_type = 'Lock'`.execute(db);
+      expect(rows).toHaveLength(1);
+    }, PATIENCE),
+  );
+}

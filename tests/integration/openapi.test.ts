@@ -1,0 +1,331 @@
+// The documentation is the routes: nothing is missing in it, nothing in it is made up.
+import fastify, { type FastifyInstance } from 'fastify';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { authentication } from '../../plugins/authentication.js';
+import { rateLimit } from '../../plugins/rate-limit.js';
+import type { RouteEntry } from '../../src/auth/access.js';
+import { catalogue } from '../../src/errors.js';
+import { startService, testConfig, type TestService } from '../support/app.js';
+
+/** A JSON schema, as far as it is looked at here. */
+interface Schema {
+  readonly $ref?: string;
+  readonly type?: string | readonly string[];
+  readonly properties?: Readonly<Record<string, Schema>>;
+  readonly additionalProperties?: boolean | Schema;
+  readonly required?: readonly string[];
+  readonly items?: Schema;
+  readonly anyOf?: readonly Schema[];
+  readonly enum?: readonly unknown[];
+}
+
+interface Content {
+  readonly content?: Readonly<Record<string, { readonly schema: Schema }>>;
+  readonly description?: string;
+}
+
+interface Operation {
+  readonly tags?: readonly string[];
+  readonly summary?: string;
+  readonly description?: string;
+  readonly security?: readonly Readonly<Record<string, readonly string[]>>[];
+  readonly parameters?: readonly {
+    readonly name: string;
+    readonly in: string;
+    readonly required?: boolean;
+    readonly schema: Schema;
+  }[];
+  readonly requestBody?: Content & { readonly required?: boolean };
+  readonly responses: Readonly<Record<string, Content>>;
+}
+
+interface Document {
+  readonly openapi: string;
+  readonly info: { readonly title: string; readonly version: string };
+  readonly components: { readonly securitySchemes: object; readonly schemas?: Readonly<Record<string, Schema>> };
+  readonly paths: Readonly<Record<string, Readonly<Record<string, Operation>>>>;
+}
+
+let service: TestService;
+let document: Document;
+let documented: { route: RouteEntry; name: string; operation: Operation }[];
+beforeAll(async () => {
+  service = await startService();
+  const answer = await service.send<Document>('GET', '/docs/json');
+  expect(answer.status).toBe(200);
+  expect(answer.headers['content-type']).toMatch(/^application\/json/);
+  document = answer.body;
+  documented = apiRoutes().map((route) => {
+    const operation = document.paths[pathOf(route)]?.[route.method.toLowerCase()];
+    if (!operation) throw new Error(`${route.method} ${route.url} is not documented`);
+    return { route, name: `${route.method} ${route.url}`, operation };
+  });
+});
+afterAll(() => service.close());
+
+function apiRoutes(): RouteEntry[] {
+  return service.app.routeTable.filter(({ url }) => !url.startsWith('/docs'));
+}
+
+/** `/products/:id` as OpenAPI writes it; a list stands at `/products` and `/products/` alike. */
+function pathOf({ url }: RouteEntry): string {
+  const path = url.replaceAll(/:(\w+)/g, '{$1}');
+  return path in document.paths ? path : `${path}/`;
+}
+
+/** Every schema in a value, from the outside in. */
+function* schemasIn(value: unknown): Generator<Schema> {
+  if (typeof value !== 'object' || value === null) return;
+  if (!Array.isArray(value)) yield value;
+  for (const inner of Object.values(value)) yield* schemasIn(inner);
+}
+
+describe('/docs/json', () => {
+  it('is OpenAPI 3.1 with a title, a version and the bearer scheme', () => {
+    expect(document.openapi).toMatch(/^3\.1\.\d$/);
+    expect(document.info).toMatchObject({ title: 'Tenantry', version: expect.stringMatching(/./) as string });
+    expect(document.components.securitySchemes).toEqual({
+      bearer: { type: 'http', scheme: 'bearer', bearerFormat: 'JWT' },
+    });
+  });
+
+  it('has every route, and no other', () => {
+    const inDocument = Object.entries(document.paths).flatMap(([path, operations]) =>
+      Object.keys(operations).map((method) => `${method} ${path}`),
+    );
+    const inTable = apiRoutes().map((route) => `${route.method.toLowerCase()} ${pathOf(route)}`);
+    expect(inDocument.length).toBeGreaterThanOrEqual(20);
+    expect(new Set(inDocument)).toEqual(new Set(inTable));
+  });
+
+  it('says in every operation what it is', () => {
+    for (const { name, operation } of documented) {
+      expect([name, operation.summary]).toEqual([name, expect.stringMatching(/./) as string]);
+      expect([name, operation.tags?.length]).toEqual([name, 1]);
+    }
+  });
+
+  it('shows for every secured route that a token is needed, and how it can fail', () => {
+    for (const { name, route, operation } of documented) {
+      const secured = route.access.scope !== 'public';
+      expect([name, operation.security]).toEqual([name, secured ? [{ bearer: [] }] : undefined]);
+      const expected = secured ? ['401', '403', '429', '500', '503'] : ['429', '500', '503'];
+      expect([name, Object.keys(operation.responses)]).toEqual([
+        name,
+        expect.arrayContaining(expected) as readonly string[],
+      ]);
+      if (route.access.role) expect(operation.description).toContain(`\`${route.access.role}\``);
+    }
+  });
+
+  it('shows every error as a problem document, and one success', () => {
+    for (const { name, operation } of documented) {
+      const statuses = Object.keys(operation.responses);
+      expect([name, statuses.filter((status) => status.startsWith('2'))]).toEqual([
+        name,
+        [expect.stringMatching(/^20[014]$/) as string],
+      ]);
+      for (const [status, { content, description }] of Object.entries(operation.responses)) {
+        expect([name, status, description]).toEqual([name, status, expect.any(String) as string]);
+        if (status === '204') expect([name, content]).toEqual([name, undefined]);
+        else if (status.startsWith('2')) expect(Object.keys(content ?? {})).toEqual(['application/json']);
+        else {
+          expect([name, status, Object.keys(content ?? {})]).toEqual([name, status, ['application/problem+json']]);
+          const schema = content?.['application/problem+json']?.schema;
+          expect(schema?.required).toEqual(expect.arrayContaining(['type', 'title', 'status', 'code', 'requestId']));
+          expect(schema?.properties?.['code']?.enum).toEqual(Object.keys(catalogue));
+        }
+      }
+    }
+  });
+
+  it('shows request bodies in which an unknown key is an error', () => {
+    const withBody = documented.filter(({ route }) => route.method === 'POST' || route.method === 'PATCH');
+    expect(withBody.length).toBeGreaterThanOrEqual(8);
+    for (const { name, operation } of withBody) {
+      expect([name, operation.requestBody?.required]).toEqual([name, true]);
+      const schema = operation.requestBody?.content?.['application/json']?.schema;
+      expect([name, schema?.type]).toEqual([name, 'object']);
+      const objects = [...schemasIn(schema)].filter(({ properties }) => properties !== undefined);
+      for (const { additionalProperties } of objects) {
+        expect([name, additionalProperties]).toEqual([name, false]);
+      }
+      expect([name, Object.keys(operation.responses)]).toEqual([
+        name,
+        expect.arrayContaining(['400', '413', '415']) as readonly string[],
+      ]);
+    }
+    for (const { route, operation } of documented) {
+      if (route.method === 'GET' || route.method === 'DELETE') expect(operation.requestBody).toBeUndefined();
+    }
+  });
+
+  it('shows what is required and what is not in a body', () => {
+    const body = (path: string, method: string): Schema | undefined =>
+      document.paths[path]?.[method]?.requestBody?.content?.['application/json']?.schema;
+    const [products = '', product = ''] = Object.keys(document.paths).filter((path) => path.startsWith('/products'));
+    expect(body(products, 'post')?.required?.toSorted()).toEqual(['name', 'price']);
+    expect(body(product, 'patch')?.required ?? []).toEqual([]);
+    expect(Object.keys(body(product, 'patch')?.properties ?? {})).toContain('stockQuantity');
+  });
+
+  it('shows every parameter', () => {
+    for (const { name, route, operation } of documented) {
+      const inPath = [...route.url.matchAll(/:(\w+)/g)].map(([, parameter]) => parameter);
+      const parameters = operation.parameters ?? [];
+      expect([name, parameters.filter((each) => each.in === 'path').map((each) => each.name)]).toEqual([name, inPath]);
+      for (const each of parameters) {
+        expect([name, each.name, each.schema.type ?? each.schema.anyOf ?? each.schema.enum]).toEqual([
+          name,
+          each.name,
+          expect.anything() as unknown,
+        ]);
+        if (each.in === 'path') expect([name, each.required]).toEqual([name, true]);
+        else expect([name, each.required ?? false]).toEqual([name, false]);
+      }
+      if (inPath.length > 0) expect(Object.keys(operation.responses)).toEqual(expect.arrayContaining(['400', '404']));
+    }
+    const query = (path: RegExp): string[] | undefined =>
+      documented
+        .find(({ name }) => path.test(name))
+        ?.operation.parameters?.map((parameter) => parameter.name)
+        .sort();
+    const list = ['cursor', 'limit', 'search', 'sort'];
+    expect(query(/^GET \/products\/?$/)).toEqual(
+      [...list, 'active', 'category', 'maxPrice', 'maxStock', 'minPrice'].sort(),
+    );
+    expect(query(/^GET \/users\/?$/)).toEqual([...list, 'active', 'role'].sort());
+    expect(query(/^GET \/tenants\/?$/)).toEqual([...list, 'status'].sort());
+  });
+
+  it('holds JSON Schema of 2020-12: no leftovers of OpenAPI 3.0, no dead references', () => {
+    for (const schema of schemasIn(document)) {
+      expect(Object.keys(schema)).not.toContain('nullable');
+      if (typeof schema.$ref !== 'string') continue;
+      expect(Object.keys(document.components.schemas ?? {})).toContain(
+        schema.$ref.replace('#/components/schemas/', ''),
+      );
+    }
+    const text = JSON.stringify(document);
+    expect(text).not.toMatch(/"exclusiveM(?:in|ax)imum":(?:true|false)/);
+  });
+
+  it('tells nothing of what is inside', () => {
+    expect(JSON.stringify(document)).not.toMatch(/db_?(?:password|user|host|name)|passwordHash|postgres:\/\//i);
+  });
+
+  it('describes the answers that are given', async () => {
+    const tenant = await service.createTenant('described');
+    const token = tenant.adminToken;
+    const product = await service.send('POST', '/products', { token, body: { name: 'x', price: '1' } });
+    for (const [url, answer] of [
+      ['POST /products', product],
+      ['GET /users/:id', await service.send('GET', `/users/${tenant.adminId}`, { token })],
+      ['GET /tenants/:id', await service.send('GET', `/tenants/${tenant.id}`, { token })],
+      ['GET /auth/me', await service.send('GET', '/auth/me', { token })],
+      ['GET /products', await service.send('GET', '/products', { token })],
+    ] as const) {
+      const entry = documented.find(({ name }) => name === url || name === `${url}/`);
+      const schema = entry?.operation.responses[String(answer.status)]?.content?.['application/json']?.schema;
+      expect([url, mismatch(schema, answer.body)]).toEqual([url, undefined]);
+    }
+  });
+});
+
+describe('/docs', () => {
+  it('is a page whose policy lets its own scripts and styles run, and nobody else’s', async () => {
+    const { app } = service;
+    const redirected = await app.inject('/docs');
+    const page = redirected.statusCode === 200 ? redirected : await app.inject('/docs/');
+    expect(page.statusCode).toBe(200);
+    expect(page.headers['content-type']).toMatch(/^text\/html/);
+    expect(page.headers['x-content-type-options']).toBe('nosniff');
+    const policy = policyOf(String(page.headers['content-security-policy']));
+    const scriptSources = policy.get('script-src') ?? policy.get('default-src');
+    expect(scriptSources).toEqual(["'self'"]);
+    expect(policy.get('frame-ancestors')).toEqual(["'none'"]);
+
+    const html = page.body;
+    const scripts = [...html.matchAll(/<script\b([^>]*)>([\s\S]*?)<\/script>/g)];
+    expect(scripts.length).toBeGreaterThan(0);
+    const urls = scripts.map(([, attributes = '', inline = '']) => {
+      // 'self' covers no inline script.
+      expect(inline.trim()).toBe('');
+      return /src="([^"]+)"/.exec(attributes)?.[1] ?? '';
+    });
+    const styles = [...html.matchAll(/<link\b[^>]*rel="stylesheet"[^>]*>/g)].map(
+      ([tag]) => /href="([^"]+)"/.exec(tag)?.[1] ?? '',
+    );
+    expect(styles.length).toBeGreaterThan(0);
+    for (const url of [...urls, ...styles]) {
+      const { origin, pathname } = new URL(url, 'http://service.example/docs/');
+      expect(origin).toBe('http://service.example');
+      const file = await app.inject(pathname);
+      expect([url, file.statusCode]).toEqual([url, 200]);
+      expect(file.headers['content-type']).toMatch(styles.includes(url) ? /css/ : /javascript/);
+    }
+    expect(html).not.toMatch(/\son\w+="/);
+  });
+});
+
+describe('every route', () => {
+  it('declares who may call it', () => {
+    for (const { method, url, access } of service.app.routeTable) {
+      expect([method, url, access.scope]).toEqual([
+        method,
+        url,
+        expect.stringMatching(/^(?:public|tenant|operator|platform)$/) as string,
+      ]);
+    }
+  });
+
+  it('that does not keeps the service from starting', async () => {
+    const build = async (): Promise<FastifyInstance> => {
+      const app = fastify();
+      await app.register(rateLimit, { max: 10 });
+      await app.register(authentication, { config: testConfig('unused').auth });
+      app.get('/declared', { config: { access: { scope: 'public' } } }, () => 'ok');
+      return app;
+    };
+    const good = await build();
+    await good.ready();
+    expect((await good.inject('/declared')).statusCode).toBe(200);
+    await good.close();
+
+    const bad = await build();
+    bad.get('/forgotten', () => 'open to all');
+    await expect(bad.ready()).rejects.toThrow('GET /forgotten');
+    await bad.close();
+  });
+});
+
+function policyOf(header: string): Map<string, string[]> {
+  return new Map(
+    header.split(';').map((directive) => {
+      const [name = '', ...sources] = directive.trim().split(/\s+/);
+      return [name, sources];
+    }),
+  );
+}
+
+/** Where a value is not what its schema says: keys that are missing or too many, and types. */
+function mismatch(schema: Schema | undefined, value: unknown, path = ''): string | undefined {
+  if (!schema) return `${path}: not described`;
+  if (schema.anyOf) {
+    return schema.anyOf.some((option) => mismatch(option, value, path) === undefined)
+      ? undefined
+      : `${path}: no option`;
+  }
+  const types = [schema.type ?? []].flat();
+  const actual = value === null ? 'null' : Array.isArray(value) ? 'array' : typeof value;
+  if (types.length > 0 && !types.includes(actual)) return `${path}: ${actual} instead of ${types.join(' or ')}`;
+  if (Array.isArray(value)) {
+    return value.map((item, index) => mismatch(schema.items, item, `${path}/${index}`)).find(Boolean);
+  }
+  if (typeof value !== 'object' || value === null) return undefined;
+  const missing = schema.required?.find((key) => !(key in value));
+  if (missing !== undefined) return `${path}/${missing}: missing`;
+  return Object.entries(value)
+    .map(([key, inner]) => mismatch(schema.properties?.[key], inner, `${path}/${key}`))
+    .find(Boolean);
+}
