@@ -275,7 +275,9 @@ function typeParser(oid: Parameters<typeof pg.types.getTypeParser>[0]): (text: s
 
 /**
  * PostgreSQL's `2026-01-31 09:30:00.25+00` as ISO 8601 UTC with milliseconds, `2026-01-31T09:30:00.250Z`. Rewriting the
- * text is several times cheaper than a Date; unusual input (BC, five-digit years, other zones) takes the Date.
+ * text is several times cheaper than a Date; unusual input (microseconds, five-digit years, other zones) takes the Date.
+ *
+ * @throws RangeError for what has no such form: infinity, and years BC
  */
 export function isoTimestamp(text: string): string {
   const match = /^(\d{4}-\d\d-\d\d) (\d\d:\d\d:\d\d)(?:\.(\d{1,3}))?\+00$/.exec(text);

@@ -38,6 +38,9 @@ export async function createRuntimeRole(
 
 /** Drops a runtime role; one that does not exist is fine. Its database must be gone. */
 export async function dropRole(cluster: ClusterDb, name: string): Promise<void> {
+  // IF EXISTS asks for CREATEROLE before it looks: undoing a CREATE ROLE that was refused would be refused too.
+  const { rows } = await sql`select from pg_roles where rolname = ${name}`.execute(cluster);
+  if (rows.length === 0) return;
   await sql`drop role if exists ${sql.id(name)}`.execute(cluster);
 }
 

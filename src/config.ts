@@ -79,10 +79,16 @@ export class ConfigError extends Error {
 /** One environment variable. */
 export interface Variable {
   readonly schema: z.ZodType;
-  /** The default as documentation shows it; '' where there is none. */
-  readonly default: string;
+  /** What counts where the variable is not set, as it would be written in the environment; '' where nothing does. */
+  readonly default: string | DerivedDefault;
   readonly unit: string;
   readonly description: string;
+}
+
+/** A default that depends on the machine or on NODE_ENV: documentation shows the rule and not what it gives here. */
+export interface DerivedDefault {
+  readonly rule: string;
+  readonly derive: (production: boolean) => number;
 }
 
 const integer = (minimum: number, maximum: number): z.ZodType<number> =>
@@ -104,6 +110,7 @@ const list = z.string().transform((text) =>
 
 const MINUTE = 60_000;
 const environments = ['development', 'test', 'production'] as const;
+const levels = ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'] as const;
 const cidr = z.union([z.cidrv4(), z.cidrv6(), z.ipv4(), z.ipv6()], 'must be addresses or CIDRs, separated by commas');
 const origin = z
   .string()
@@ -111,8 +118,6 @@ const origin = z
     (text) => URL.canParse(text) && new URL(text).origin === text,
     'must be origins such as https://app.example.com, separated by commas',
   );
-
-const defaultHashConcurrency = Math.max(1, Math.min(availableParallelism(), 2));
 
 /** Every variable that the service reads. */
 export const variables = {
@@ -136,9 +141,9 @@ export const variables = {
     description: 'Where the API stands. Health, docs and metrics stay at the root.',
   },
   LOG_LEVEL: {
-    schema: oneOf('fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'),
+    schema: oneOf(...levels),
     default: 'info',
-    unit: 'level',
+    unit: levels.join(', '),
     description: 'The least severe level that is written.',
   },
   TRUST_PROXY: {
@@ -194,7 +199,7 @@ export const variables = {
   DATABASE_TLS: {
     schema: oneOf('off', 'verify-full'),
     default: 'off',
-    unit: 'mode',
+    unit: 'off, verify-full',
     description: 'TLS to PostgreSQL: `verify-full` checks certificate and host name. Production wants it said.',
   },
   DATABASE_CA_FILE: {
@@ -254,7 +259,7 @@ export const variables = {
   PREPARED_STATEMENTS: {
     schema: oneOf('on', 'off'),
     default: 'on',
-    unit: 'switch',
+    unit: 'on, off',
     description: 'Named prepared statements; `off` for a pooler that cannot track them.',
   },
   JWT_SECRET: {
@@ -284,10 +289,10 @@ export const variables = {
   },
   HASH_CONCURRENCY: {
     schema: integer(1, 64),
-    default: String(defaultHashConcurrency),
+    default: { rule: 'the number of cores, at most 2', derive: () => Math.min(availableParallelism(), 2) },
     unit: 'hashes',
     description:
-      'Passwords hashed at once. Hashing shares the four threads of libuv with DNS and TLS: raise UV_THREADPOOL_SIZE with it. The default is the smaller of 2 and the number of cores.',
+      'Passwords hashed at once. Hashing shares the four threads of libuv with DNS and TLS: raise UV_THREADPOOL_SIZE with it.',
   },
   ENCRYPTION_KEYS: {
     schema: z.string().transform(parseKeyring),
@@ -318,10 +323,9 @@ export const variables = {
   },
   SHUTDOWN_DRAIN_MS: {
     schema: integer(0, 600_000),
-    default: '0',
+    default: { rule: '5000 in production, otherwise 0', derive: (production) => (production ? 5_000 : 0) },
     unit: 'ms',
-    description:
-      'How long `/health/ready` says no before the server stops accepting; in production the default is 5000.',
+    description: 'How long `/health/ready` says no before the server stops accepting.',
   },
   SHUTDOWN_TIMEOUT_MS: {
     schema: integer(100, 600_000),
@@ -357,9 +361,9 @@ export function readSettings(env: NodeJS.ProcessEnv): Settings {
   const tls = value('DATABASE_TLS') === 'verify-full' && readCa(values.DATABASE_CA_FILE, problems);
   const registry = parseDatabaseUrl('DATABASE_URL', values.DATABASE_URL, tls, problems);
   const provisioner = parseDatabaseUrl('TENANT_DATABASE_URL', values.TENANT_DATABASE_URL, tls, problems);
-  if (provisioner && !registry)
+  if (env['TENANT_DATABASE_URL'] && !env['DATABASE_URL'])
     problems.push('TENANT_DATABASE_URL is set and DATABASE_URL is not: set both, or neither');
-  if (values.OPERATOR_PASSWORD && !values.OPERATOR_EMAIL)
+  if (env['OPERATOR_PASSWORD'] && !env['OPERATOR_EMAIL'])
     problems.push('OPERATOR_PASSWORD is set and OPERATOR_EMAIL is not: set both, or neither');
   if (production) checkProduction(env, values, problems);
   if (problems.length > 0) throw new ConfigError(problems);
@@ -409,7 +413,7 @@ export function readSettings(env: NodeJS.ProcessEnv): Settings {
       ? { email: values.OPERATOR_EMAIL, password: values.OPERATOR_PASSWORD }
       : undefined,
     shutdown: {
-      drain: values.SHUTDOWN_DRAIN_MS ?? (production ? 5_000 : 0),
+      drain: value('SHUTDOWN_DRAIN_MS'),
       timeout: value('SHUTDOWN_TIMEOUT_MS'),
     },
   });
@@ -462,15 +466,17 @@ const defaults = parseVariables({}, []);
 
 function parseVariables(env: NodeJS.ProcessEnv, problems: string[]): Values {
   const values: Partial<Record<Name, unknown>> = {};
+  const production = env['NODE_ENV'] === 'production';
   for (const [name, variable] of Object.entries(variables) as [Name, Variable][]) {
-    const text = env[name] === undefined || env[name] === '' ? variable.default : env[name];
+    const byDefault =
+      typeof variable.default === 'string' ? variable.default : String(variable.default.derive(production));
+    const text = env[name] === undefined || env[name] === '' ? byDefault : env[name];
     if (text === '') continue;
     const result = variable.schema.safeParse(text);
     if (result.success) values[name] = result.data;
     // The value itself is not repeated: it may be a secret.
     else problems.push(...new Set(result.error.issues.map((issue) => `${name} ${issue.message}`)));
   }
-  if (env['SHUTDOWN_DRAIN_MS'] === undefined) delete values.SHUTDOWN_DRAIN_MS;
   return values as Values;
 }
 
@@ -490,7 +496,7 @@ function checkProduction(env: NodeJS.ProcessEnv, values: Values, problems: strin
     if (new Set(key).size < 10)
       problems.push(`ENCRYPTION_KEYS: the key ${kid} is weak: make one with: openssl rand -base64 32`);
   }
-  if (values.OPERATOR_EMAIL && !values.OPERATOR_PASSWORD)
+  if (env['OPERATOR_EMAIL'] && !env['OPERATOR_PASSWORD'])
     problems.push('OPERATOR_EMAIL is set and OPERATOR_PASSWORD is not: set both, or neither');
 }
 
@@ -506,7 +512,10 @@ function parseDatabaseUrl(
 ): ConnectionSettings | undefined {
   if (text === undefined) return undefined;
   const url = URL.canParse(text) ? new URL(text) : undefined;
-  if (!url || !['postgres:', 'postgresql:'].includes(url.protocol) || url.hostname === '' || url.pathname.length < 2) {
+  const usable =
+    url && ['postgres:', 'postgresql:'].includes(url.protocol) && url.hostname !== '' && url.pathname.length > 1;
+  // A "#" would cut the database's name short.
+  if (!usable || url.hash !== '') {
     problems.push(`${name} must be a URL such as postgres://user:password@host:5432/database`);
     return undefined;
   }
@@ -514,14 +523,19 @@ function parseDatabaseUrl(
   if (url.username === '' || url.password === '') problems.push(`${name} must hold a user and a password`);
   if (url.search !== '')
     problems.push(`${name} must have no options behind "?": TLS is set with DATABASE_TLS and DATABASE_CA_FILE`);
-  return {
-    host: url.hostname.replace(/^\[(.*)\]$/, '$1'),
-    port: url.port === '' ? 5432 : Number(url.port),
-    database: decodeURIComponent(url.pathname.slice(1)),
-    user: decodeURIComponent(url.username),
-    password: decodeURIComponent(url.password),
-    tls,
-  };
+  try {
+    return {
+      host: url.hostname.replace(/^\[(.*)\]$/, '$1'),
+      port: url.port === '' ? 5432 : Number(url.port),
+      database: decodeURIComponent(url.pathname.slice(1)),
+      user: decodeURIComponent(url.username),
+      password: decodeURIComponent(url.password),
+      tls,
+    };
+  } catch {
+    problems.push(`${name} has a "%" in its user, password or database that must be written as %25`);
+    return undefined;
+  }
 }
 
 function readCa(file: string | undefined, problems: string[]): { ca?: string } {

@@ -21,6 +21,9 @@ const SECRET_KEYS = [
   'secret',
 ];
 
+/** Causes of an error that are followed: one can be its own cause. */
+const MAX_CAUSES = 5;
+
 /** @param stream where the lines go, instead of standard output */
 export function createLogger(options: { level: string; pretty: boolean }, stream?: DestinationStream): Logger {
   const settings: LoggerOptions = {
@@ -38,7 +41,7 @@ export function createLogger(options: { level: string; pretty: boolean }, stream
       ],
       censor: '[redacted]',
     },
-    serializers: { err: safeError },
+    serializers: { err: (error: unknown) => safeError(error) },
   };
   if (stream) return pino(settings, stream);
   if (options.pretty) return pino(settings, pretty({ singleLine: true, translateTime: 'SYS:HH:MM:ss.l' }));
@@ -49,7 +52,7 @@ export function createLogger(options: { level: string; pretty: boolean }, stream
  * An error as it may be written. The messages of drivers and of PostgreSQL quote rows, role names and connection settings:
  * only our own are kept, and of the others the class, the code and where it happened.
  */
-export function safeError(error: unknown): Record<string, unknown> {
+export function safeError(error: unknown, causes = MAX_CAUSES): Record<string, unknown> {
   if (!(error instanceof Error)) return { type: typeof error };
   const ours = error instanceof AppError || error instanceof DatabaseFault || error.constructor === Error;
   const foreign = 'severity' in error || 'errno' in error;
@@ -58,13 +61,14 @@ export function safeError(error: unknown): Record<string, unknown> {
     ...('code' in error && { code: error.code }),
     ...(ours && !foreign && { message: error.message }),
     stack: framesOf(error),
-    ...(error.cause !== undefined && { cause: safeError(error.cause) }),
+    ...(error.cause !== undefined && causes > 0 && { cause: safeError(error.cause, causes - 1) }),
   };
 }
 
-/** The stack without its first line, which is the message. */
+/** The stack without its first lines, which are the message: one of several lines may well have one that looks like a frame. */
 function framesOf(error: Error): string {
   return (error.stack ?? '')
+    .replace(error.message, '')
     .split('\n')
     .filter((line) => /^\s+at /.test(line))
     .join('\n');

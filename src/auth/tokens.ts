@@ -32,6 +32,12 @@ export interface Tokens {
 /** Clock skew that is tolerated between replicas, in seconds. */
 export const CLOCK_TOLERANCE = 5;
 
+/**
+ * The one header (RFC 7515) that a token may have: what is signed here, to the letter. No other algorithm, and no `kid`,
+ * `jku`, `x5u` or `crit`, is ever read, let alone followed.
+ */
+const HEADER = Buffer.from('{"alg":"HS256","typ":"JWT"}').toString('base64url');
+
 /** Tokens whose verification is remembered: some 1 kB each. */
 const REMEMBERED_TOKENS = 10_000;
 
@@ -72,7 +78,7 @@ export function createTokens(jwt: JwtLibrary): Tokens {
 }
 
 function check(jwt: JwtLibrary, token: string, now: number): Verified {
-  if (token.length > MAX_TOKEN_LENGTH) throw invalidToken();
+  if (token.length > MAX_TOKEN_LENGTH || !token.startsWith(`${HEADER}.`)) throw invalidToken();
   let claims: unknown;
   try {
     claims = jwt.verify(token);
@@ -80,8 +86,9 @@ function check(jwt: JwtLibrary, token: string, now: number): Verified {
     throw invalidToken();
   }
   if (typeof claims !== 'object' || claims === null) throw invalidToken();
-  const { typ, sub, tenantId, iat, exp } = claims as Record<string, unknown>;
-  // fast-jwt accepts an iat in the future, and any finite number as a time.
+  const { typ, sub, aud, tenantId, iat, exp } = claims as Record<string, unknown>;
+  // fast-jwt accepts a list of audiences, an iat in the future, and any finite number as a time.
+  if (typeof aud !== 'string') throw invalidToken();
   if (!Number.isSafeInteger(iat) || !Number.isSafeInteger(exp) || (iat as number) > now + CLOCK_TOLERANCE)
     throw invalidToken();
   if (!isId(sub)) throw invalidToken();

@@ -13,15 +13,28 @@ export interface FreshCacheOptions<V> {
   readonly max: number;
   /** A value younger than this (ms) is served as it is. */
   readonly freshFor: number;
-  /** While loading fails for a fault of the database, a value younger than this (ms) is served. */
+  /** While loading fails for a fault of the database, or takes too long, a value younger than this (ms) is served. */
   readonly staleFor: number;
   /** Reads one value; undefined where there is none, which is never remembered. */
   readonly load: (key: string) => Promise<V | undefined>;
 }
 
+/**
+ * How long (ms) a load is waited for where an older value could be served. A server that hangs refuses nothing: each
+ * request would otherwise wait for the whole deadline of a connection or a statement.
+ */
+const PATIENCE = 500;
+
+interface Load<V> {
+  readonly result: Promise<V | undefined>;
+  /** Resolves when the load has taken too long. */
+  readonly late: Promise<void>;
+  settled: boolean;
+}
+
 export class FreshCache<V extends object> {
   readonly #entries: LRUCache<string, Entry<V>>;
-  readonly #loads = new Map<string, Promise<V | undefined>>();
+  readonly #loads = new Map<string, Load<V>>();
 
   constructor(private readonly options: FreshCacheOptions<V>) {
     this.#entries = new LRUCache({ max: options.max });
@@ -39,7 +52,16 @@ export class FreshCache<V extends object> {
    * @throws what `load` throws, where nothing young enough is known
    */
   async get(key: string): Promise<V | undefined> {
-    return this.peek(key) ?? this.#loads.get(key) ?? this.#load(key);
+    const fresh = this.peek(key);
+    if (fresh) return fresh;
+    const load = this.#loads.get(key) ?? this.#load(key);
+    if (this.#stale(key)) {
+      await Promise.race([load.result, load.late]).catch(() => undefined);
+      // Looked up again: an invalidation may have come while this waited.
+      const known = this.#stale(key);
+      if (!load.settled && known) return known.value;
+    }
+    return load.result;
   }
 
   /** Forgets a value. A load under way may have read the old row: its callers get it, the cache does not. */
@@ -48,8 +70,19 @@ export class FreshCache<V extends object> {
     this.#loads.delete(key);
   }
 
-  #load(key: string): Promise<V | undefined> {
-    const load = this.#fill(key, () => this.#loads.get(key) === load);
+  #stale(key: string): Entry<V> | undefined {
+    const entry = this.#entries.get(key);
+    return entry && performance.now() - entry.loadedAt < this.options.staleFor ? entry : undefined;
+  }
+
+  #load(key: string): Load<V> {
+    let timer: NodeJS.Timeout | undefined;
+    const late = new Promise<void>((resolve) => (timer = setTimeout(resolve, PATIENCE)));
+    const result = this.#fill(key, () => this.#loads.get(key) === load).finally(() => {
+      load.settled = true;
+      clearTimeout(timer);
+    });
+    const load: Load<V> = { result, late, settled: false };
     this.#loads.set(key, load);
     return load;
   }
@@ -66,9 +99,8 @@ export class FreshCache<V extends object> {
       }
       return value;
     } catch (error) {
-      const entry = this.#entries.get(key);
-      if (entry && error instanceof DatabaseFault && performance.now() - entry.loadedAt < this.options.staleFor)
-        return entry.value;
+      const known = this.#stale(key);
+      if (known && error instanceof DatabaseFault) return known.value;
       throw error;
     } finally {
       if (isCurrent()) this.#loads.delete(key);

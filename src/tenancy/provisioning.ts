@@ -48,6 +48,7 @@ export interface Provisioning {
    * Removes a tenant: its sessions, database, role and row. What a failure leaves is finished by calling it again.
    *
    * @returns false where there is no such tenant
+   * @throws AppError `unavailable` where not all of it could be removed
    */
   remove(tenantId: string): Promise<boolean>;
 }
@@ -170,7 +171,8 @@ export function createProvisioning(deps: ProvisioningDeps): Provisioning {
     } catch (error) {
       deps.onError(error, { tenantId, step: 'undo' });
       // So that the slug is not held by a tenant that looks as if it were still being made.
-      await updateTenant(registry, tenantId, { status: 'deleting' }, ['provisioning']).catch(() => undefined);
+      // Active, when the last step took effect and only its answer was lost.
+      await updateTenant(registry, tenantId, { status: 'deleting' }, ['provisioning', 'active']).catch(() => undefined);
       return false;
     }
   }
@@ -185,7 +187,16 @@ export function createProvisioning(deps: ProvisioningDeps): Provisioning {
     await remove(existing.id);
   }
 
-  async function remove(tenantId: string): Promise<boolean> {
+  /** Two that drop the same role or database at once make PostgreSQL fail one with an internal error: they share the work. */
+  const removals = new Map<string, Promise<boolean>>();
+
+  function remove(tenantId: string): Promise<boolean> {
+    const removal = removals.get(tenantId) ?? removeNow(tenantId).finally(() => removals.delete(tenantId));
+    removals.set(tenantId, removal);
+    return removal;
+  }
+
+  async function removeNow(tenantId: string): Promise<boolean> {
     const tenant = await updateTenant(registry, tenantId, { status: 'deleting' }, [
       'provisioning',
       'active',
@@ -193,10 +204,19 @@ export function createProvisioning(deps: ProvisioningDeps): Provisioning {
       'deleting',
     ]);
     if (!tenant) return false;
-    await deps.beforeDrop(tenantId);
-    await dropDatabase(cluster, tenant.dbName);
-    await dropRole(cluster, tenant.dbUser);
-    await deleteTenantRow(registry, tenantId);
+    try {
+      await deps.beforeDrop(tenantId);
+      await dropDatabase(cluster, tenant.dbName);
+      await dropRole(cluster, tenant.dbUser);
+      await deleteTenantRow(registry, tenantId);
+    } catch (error) {
+      deps.onError(error, { tenantId, step: 'remove' });
+      throw new AppError('unavailable', {
+        detail: `Not all of the tenant ${tenantId} could be removed. DELETE /tenants/${tenantId} takes it up again.`,
+        retryAfter: 5,
+        cause: error,
+      });
+    }
     return true;
   }
 

@@ -60,11 +60,10 @@ export async function startProcess(env: Readonly<Record<string, string>>): Promi
   });
   const output = collect(child);
   const exited = exitOf(child);
-  let ended = false;
-  void exited.then(() => (ended = true));
   let url: string | undefined;
   while (url === undefined) {
-    if (ended) throw new Error(`the service ended:\n${output.stdout}${output.stderr}`);
+    if (child.exitCode !== null || child.signalCode !== null)
+      throw new Error(`the service ended:\n${output.stdout}${output.stderr}`);
     url = /Tenantry listens on (http:[^;]+);/.exec(output.stdout)?.[1];
     await sleep(20);
   }

@@ -1,0 +1,228 @@
+// The shape of the house, held by a test: who may import whom, and what every file owes its reader. Each rule stands here
+// with an offence made up against it, so that a rule that catches nothing is noticed.
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import path from 'node:path';
+import ts from 'typescript';
+import { describe, expect, it } from 'vitest';
+
+const ROOT = path.resolve(import.meta.dirname, '../..');
+const FOLDERS = ['src', 'plugins', 'routes', 'db'];
+
+interface SourceFile {
+  /** From the root, with slashes. */
+  readonly path: string;
+  readonly text: string;
+  /** What it imports: files as paths from the root, packages by name. Types count: they tie files together as well. */
+  readonly imports: readonly string[];
+}
+
+function sourceFile(filePath: string, text: string): SourceFile {
+  const specifiers = ts.preProcessFile(text, true, true).importedFiles.map(({ fileName }) => fileName);
+  const imports = specifiers.map((specifier) =>
+    specifier.startsWith('.')
+      ? path.posix.join(path.posix.dirname(filePath), specifier).replace(/\.js$/, '.ts')
+      : specifier,
+  );
+  return { path: filePath, text, imports };
+}
+
+const files = FOLDERS.flatMap((folder) =>
+  readdirSync(path.join(ROOT, folder), { recursive: true, encoding: 'utf8' })
+    .filter((name) => name.endsWith('.ts'))
+    .map((name) => `${folder}/${name.replaceAll(path.sep, '/')}`),
+).map((file) => sourceFile(file, readFileSync(path.join(ROOT, file), 'utf8')));
+
+interface Rule {
+  readonly promise: string;
+  /** What a file does against the rule, each naming the file. */
+  readonly offences: (file: SourceFile) => readonly string[];
+  /** Files that break the rule, and what is said of them. */
+  readonly madeUp: readonly (readonly [file: string, text: string, offence: string])[];
+}
+
+/** A rule about imports: files that match `who` import nothing that matches `what`. */
+function noImport(
+  promise: string,
+  who: (file: string) => boolean,
+  what: (target: string, file: string) => boolean,
+  madeUp: readonly (readonly [file: string, target: string])[],
+): Rule {
+  return {
+    promise,
+    offences: ({ path: file, imports }) =>
+      who(file) ? imports.filter((target) => what(target, file)).map((target) => `${file} imports ${target}`) : [],
+    madeUp: madeUp.map(([file, target]) => {
+      const inside = FOLDERS.some((folder) => target.startsWith(`${folder}/`)) || target.startsWith('tests/');
+      const specifier = inside ? path.posix.relative(path.posix.dirname(file), target).replace(/\.ts$/, '.js') : target;
+      const from = inside && !specifier.startsWith('.') ? `./${specifier}` : specifier;
+      return [file, `import type { X } from '${from}';`, `${file} imports ${target}`];
+    }),
+  };
+}
+
+const within =
+  (...prefixes: string[]) =>
+  (file: string): boolean =>
+    prefixes.some((prefix) => file.startsWith(prefix));
+const isPackage = (target: string, ...names: string[]): boolean =>
+  names.some((name) => target === name || target.startsWith(`${name}/`));
+const isFile = within(...FOLDERS.map((folder) => `${folder}/`), '..', 'tests/', 'scripts/');
+
+/** From the ground up. An arrow may skip a floor and stay on one; none points up. */
+const floors: readonly ((file: string) => boolean)[] = [
+  within('db/'),
+  (file) => within('src/')(file) && !within('src/app.ts', 'src/boot.ts', 'src/server.ts', 'src/cli/')(file),
+  within('plugins/', 'routes/'),
+  within('src/app.ts', 'src/boot.ts'),
+  within('src/server.ts', 'src/cli/'),
+];
+const floorOf = (file: string): number => floors.findIndex((isOn) => isOn(file));
+
+/** db/errors.ts beside the factory: which class a driver's error has is known nowhere else. */
+const PG_IMPORTERS = ['db/client.ts', 'db/errors.ts'];
+
+const rules: readonly Rule[] = [
+  noImport(
+    'no import points up: server, cli → app, boot → plugins, routes → src → db',
+    () => true,
+    (target, file) => isFile(target) && floorOf(target) > floorOf(file),
+    [
+      ['db/client.ts', 'src/errors.ts'],
+      ['db/tenant/users.ts', 'routes/lists.ts'],
+      ['src/auth/tokens.ts', 'plugins/authentication.ts'],
+      ['src/tenancy/pools.ts', 'routes/schemas.ts'],
+      ['src/cache/fresh-cache.ts', 'src/app.ts'],
+      ['src/config.ts', 'src/boot.ts'],
+      ['plugins/errors.ts', 'src/app.ts'],
+      ['routes/users.ts', 'src/boot.ts'],
+      ['src/app.ts', 'src/server.ts'],
+      ['src/boot.ts', 'src/cli/migrate.ts'],
+    ],
+  ),
+  noImport(
+    'nothing in the program imports what is not the program: tests, scripts, files that are not there',
+    () => true,
+    (target) => isFile(target) && (floorOf(target) === -1 || !existsSync(path.join(ROOT, target))),
+    [
+      ['src/app.ts', 'tests/support/app.ts'],
+      ['routes/users.ts', 'routes/no-such-file.ts'],
+    ],
+  ),
+  noImport('plugins never import plugins: they declare dependencies', within('plugins/'), within('plugins/'), [
+    ['plugins/authorization.ts', 'plugins/authentication.ts'],
+  ]),
+  noImport('routes never import plugins: they use decorators', within('routes/'), within('plugins/'), [
+    ['routes/users.ts', 'plugins/tenant-pool.ts'],
+  ]),
+  noImport('plugins never import routes', within('plugins/'), within('routes/'), [
+    ['plugins/openapi.ts', 'routes/schemas.ts'],
+  ]),
+  noImport(
+    'only db/client.ts and db/errors.ts know pg',
+    (file) => !PG_IMPORTERS.includes(file),
+    (target) => isPackage(target, 'pg', 'pg-pool', 'pg-protocol', 'pg-types'),
+    [
+      ['db/tenant/users.ts', 'pg'],
+      ['src/tenancy/pools.ts', 'pg-pool'],
+      ['plugins/registry.ts', 'pg/lib/client.js'],
+    ],
+  ),
+  noImport(
+    'src/auth, src/tenancy, src/cache and db know neither Fastify nor HTTP',
+    within('src/auth/', 'src/tenancy/', 'src/cache/', 'db/'),
+    (target) =>
+      target.startsWith('fastify') ||
+      target.startsWith('@fastify/') ||
+      isPackage(target, 'node:http', 'node:https', 'http', 'https'),
+    [
+      ['src/auth/tokens.ts', '@fastify/jwt'],
+      ['src/tenancy/pools.ts', 'fastify'],
+      ['src/cache/fresh-cache.ts', 'fastify-plugin'],
+      ['db/client.ts', 'node:http'],
+    ],
+  ),
+  noImport(
+    'nobody takes process from a module, where the next rule would not see it',
+    () => true,
+    (target) => isPackage(target, 'node:process', 'process'),
+    [['src/logging.ts', 'node:process']],
+  ),
+  {
+    promise: 'only src/config.ts reads process.env',
+    offences: (file) => (file.path === 'src/config.ts' ? [] : environmentReads(file)),
+    madeUp: [
+      ['src/app.ts', 'const home = process.env.HOME;', 'src/app.ts reads the environment in line 1'],
+      ['src/app.ts', "\nconst home = process['env']['HOME'];", 'src/app.ts reads the environment in line 2'],
+      ['src/app.ts', 'const { env } = process;', 'src/app.ts reads the environment in line 1'],
+      ['src/app.ts', 'const home = globalThis.process.env.HOME;', 'src/app.ts reads the environment in line 1'],
+    ],
+  },
+  {
+    promise: 'every file starts with its one reason to exist; numbered migrations have it in their name',
+    offences: ({ path: file, text }) =>
+      /^\/\/ \S/.test(text) || /\/migrations\/\d{4}_[a-z0-9_-]+\.ts$/.test(file)
+        ? []
+        : [`${file} starts without a comment`],
+    madeUp: [
+      ['src/new.ts', "import pg from 'pg';", 'src/new.ts starts without a comment'],
+      ['db/central/migrations/index.ts', '\n// Too late.', 'db/central/migrations/index.ts starts without a comment'],
+      ['src/new.ts', '//', 'src/new.ts starts without a comment'],
+    ],
+  },
+];
+
+/** Uses of `process` through which the environment can be reached: all but plain access to another property of it. */
+function environmentReads({ path: file, text }: SourceFile): string[] {
+  const source = ts.createSourceFile(file, text, ts.ScriptTarget.Latest, true);
+  const reads: string[] = [];
+  const visit = (node: ts.Node): void => {
+    if (ts.isIdentifier(node) && node.text === 'process') {
+      const { parent } = node;
+      const harmless =
+        ts.isPropertyAccessExpression(parent) && parent.expression === node && parent.name.text !== 'env';
+      const line = source.getLineAndCharacterOfPosition(node.getStart()).line + 1;
+      if (!harmless) reads.push(`${file} reads the environment in line ${line}`);
+    }
+    ts.forEachChild(node, visit);
+  };
+  visit(source);
+  return reads;
+}
+
+describe('the house', () => {
+  it('is looked at as a whole', () => {
+    const seen = new Set(files.map(({ path: file }) => file));
+    expect(seen).toContain('src/server.ts');
+    expect(seen).toContain('db/tenant/migrations/index.ts');
+    expect(files.length).toBeGreaterThan(60);
+    expect(files.flatMap(({ imports }) => imports).length).toBeGreaterThan(250);
+  });
+
+  it.each(rules)('keeps to: $promise', ({ offences }) => {
+    expect(files.flatMap(offences)).toEqual([]);
+  });
+});
+
+describe('an offence is noticed, with the file and the import, against:', () => {
+  it.each(rules)('$promise', ({ offences, madeUp }) => {
+    for (const [file, text, offence] of madeUp) expect(offences(sourceFile(file, text))).toEqual([offence]);
+  });
+
+  it('and however an import is written', () => {
+    const target = 'plugins/b.ts';
+    const spellings = [
+      "import { b } from './b.js';",
+      "import type { B } from './b.js';",
+      "import './b.js';",
+      "export * from './b.js';",
+      "export type { B } from './b.js';",
+      "const b = await import('./b.js');",
+      "type B = import('./b.js').B;",
+      "import {\n  b,\n} from '../plugins/b.js';",
+    ];
+    for (const text of spellings) expect(sourceFile('plugins/a.ts', text).imports, text).toEqual([target]);
+    expect(
+      sourceFile('plugins/a.ts', "// import { b } from './b.js';\nconst text = \"import './b.js'\";").imports,
+    ).toEqual([]);
+  });
+});

@@ -1,0 +1,57 @@
+// db/client.ts: timestamps as text. What pools and connections promise is tested on a server (tests/integration).
+import { sql } from 'kysely';
+import { describe, expect, it } from 'vitest';
+import { isoTimestamp } from '../../db/client.js';
+import { asSuperuser } from '../support/app.js';
+
+describe('a timestamp of PostgreSQL', () => {
+  it.each([
+    ['2026-01-31 09:30:00+00', '2026-01-31T09:30:00.000Z'],
+    ['2026-01-31 09:30:00.2+00', '2026-01-31T09:30:00.200Z'],
+    ['2026-01-31 09:30:00.25+00', '2026-01-31T09:30:00.250Z'],
+    ['2026-01-31 09:30:00.025+00', '2026-01-31T09:30:00.025Z'],
+    ['2024-02-29 23:59:59.999+00', '2024-02-29T23:59:59.999Z'],
+    ['0001-01-01 00:00:00+00', '0001-01-01T00:00:00.000Z'],
+    ['9999-12-31 23:59:59+00', '9999-12-31T23:59:59.000Z'],
+  ])('%s is %s', (text, iso) => {
+    expect(isoTimestamp(text)).toBe(iso);
+  });
+
+  it.each([
+    ['microseconds, which are cut', '2026-01-31 09:30:00.123999+00', '2026-01-31T09:30:00.123Z'],
+    ['another zone', '2026-01-31 09:30:00.25+05:30', '2026-01-31T04:00:00.250Z'],
+    ['a zone of whole hours', '2026-01-31 20:30:00-08', '2026-02-01T04:30:00.000Z'],
+    ['a year of five digits', '12026-05-06 07:08:09.1+00', '+012026-05-06T07:08:09.100Z'],
+  ])('may have %s', (_, text, iso) => {
+    expect(isoTimestamp(text)).toBe(iso);
+  });
+
+  it.each(['infinity', '-infinity', '0044-03-15 00:00:00+00 BC', ''])(
+    'without such a form is an error, and no wrong date: %j',
+    (text) => {
+      expect(() => isoTimestamp(text)).toThrow(RangeError);
+    },
+  );
+
+  it('is the same moment that a Date would be, for any millisecond', () => {
+    for (let step = 0; step < 2_000; step += 1) {
+      const date = new Date(step * 1_234_567_891);
+      // As PostgreSQL writes it: a blank for the T, no trailing zeros.
+      const text = date
+        .toISOString()
+        .replace('T', ' ')
+        .replace(/\.?0*Z$/, '+00');
+      expect(isoTimestamp(text), text).toBe(date.toISOString());
+    }
+  });
+
+  it('arrives in this form from a query, whatever the zone of the server', async () => {
+    await asSuperuser('postgres', async (db) => {
+      const { rows } = await sql`
+        select timestamptz(3) '2026-01-31 09:30:00.25+01' as winter, timestamptz(3) '2026-07-31 00:00:00+02' as summer`.execute(
+        db,
+      );
+      expect(rows).toEqual([{ winter: '2026-01-31T08:30:00.250Z', summer: '2026-07-30T22:00:00.000Z' }]);
+    });
+  });
+});

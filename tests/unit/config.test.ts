@@ -1,0 +1,573 @@
+// src/config.ts: what the environment may say, and how it is told what is wrong with it.
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { availableParallelism, tmpdir } from 'node:os';
+import path from 'node:path';
+import { describe, expect, it, onTestFinished } from 'vitest';
+import { completeConfig, ConfigError, parseKeyring, readSettings, variables, type Settings } from '../../src/config.js';
+
+type Environment = Readonly<Record<string, string>>;
+
+const KEY = Buffer.from(Array.from({ length: 32 }, (_, index) => index * 7)).toString('base64');
+const OTHER_KEY = Buffer.from(Array.from({ length: 32 }, (_, index) => 255 - index)).toString('base64');
+const SECRET = 'a-secret-with-many-different-characters';
+const URL_OF_REGISTRY = 'postgres://owner:pw@db.internal:5433/registry';
+
+const production: Environment = {
+  NODE_ENV: 'production',
+  DATABASE_URL: URL_OF_REGISTRY,
+  DATABASE_TLS: 'off',
+  JWT_SECRET: SECRET,
+  ENCRYPTION_KEYS: `k1:${KEY}`,
+};
+
+/** What is wrong with an environment; empty where nothing is. */
+function problemsOf(env: Environment): readonly string[] {
+  try {
+    readSettings(env);
+    return [];
+  } catch (error) {
+    if (!(error instanceof ConfigError)) throw error;
+    return error.problems;
+  }
+}
+
+const without = (env: Environment, name: string): Environment =>
+  Object.fromEntries(Object.entries(env).filter(([key]) => key !== name));
+
+/** Whole numbers: name, smallest, largest, and where the value ends up. */
+const integers: readonly (readonly [string, number, number, (settings: Settings) => number])[] = [
+  ['PORT', 0, 65_535, ({ http }) => http.port],
+  ['RATE_LIMIT_MAX', 1, 1_000_000_000, ({ http }) => http.rateLimitMax],
+  ['SIGN_IN_LIMIT', 1, 1_000_000_000, ({ http }) => http.signInLimit],
+  ['REQUEST_TIMEOUT_MS', 1_000, 600_000, ({ http }) => http.requestTimeout],
+  ['KEEP_ALIVE_TIMEOUT_MS', 0, 600_000, ({ http }) => http.keepAliveTimeout],
+  ['REGISTRY_POOL_MAX', 2, 1_000, ({ registry }) => registry.pool.max],
+  ['PROVISIONER_POOL_MAX', 1, 100, ({ tenants }) => tenants.provisionerPool.max],
+  ['POOL_MAX', 1, 1_000, ({ tenants }) => tenants.pool.max],
+  ['POOL_ACQUIRE_TIMEOUT_MS', 100, 60_000, ({ tenants }) => tenants.pool.acquireTimeout],
+  ['POOL_STATEMENT_TIMEOUT_MS', 100, 600_000, ({ tenants }) => tenants.pool.timeout],
+  ['POOL_IDLE_TIMEOUT_MS', 100, 3_600_000, ({ tenants }) => tenants.pool.idleTimeoutMillis],
+  ['POOL_CLOSE_AFTER_MS', 100, 86_400_000, ({ tenants }) => tenants.closePoolAfter],
+  ['REGISTRY_OUTAGE_GRACE_MS', 0, 86_400_000, ({ tenants }) => tenants.registryOutageGrace],
+  ['ACCESS_TOKEN_TTL', 10, 86_400, ({ auth }) => auth.accessTokenTtl],
+  ['HASH_CONCURRENCY', 1, 64, ({ auth }) => auth.hashConcurrency],
+  ['SHUTDOWN_DRAIN_MS', 0, 600_000, ({ shutdown }) => shutdown.drain],
+  ['SHUTDOWN_TIMEOUT_MS', 100, 600_000, ({ shutdown }) => shutdown.timeout],
+];
+
+/** Everything else: name, a value that is read, what it is read as, and values that are refused with a word on why. */
+const others: readonly {
+  name: string;
+  good: readonly (readonly [text: string, value: unknown])[];
+  read: (settings: Settings) => unknown;
+  bad: readonly string[];
+  reason?: string;
+  alongside?: Environment;
+}[] = [
+  {
+    name: 'NODE_ENV',
+    good: [
+      ['test', false],
+      ['development', false],
+    ],
+    read: (settings) => settings.production,
+    bad: ['prod', 'Production', 'staging'],
+    reason: 'must be one of development, test, production',
+  },
+  { name: 'HOST', good: [['0.0.0.0', '0.0.0.0']], read: ({ http }) => http.host, bad: [] },
+  {
+    name: 'API_PREFIX',
+    good: [
+      ['/v1', '/v1'],
+      ['/api/v2-beta', '/api/v2-beta'],
+    ],
+    read: ({ http }) => http.apiPrefix,
+    bad: ['v1', '/', '/v1/', '//v1', '/V1', '/v1?x', '/:tenant'],
+    reason: 'must look like /v1',
+  },
+  {
+    name: 'LOG_LEVEL',
+    good: [
+      ['silent', 'silent'],
+      ['trace', 'trace'],
+    ],
+    read: ({ log }) => log.level,
+    bad: ['verbose', 'INFO', '30'],
+    reason: 'must be one of fatal, error, warn, info, debug, trace, silent',
+  },
+  {
+    name: 'TRUST_PROXY',
+    good: [
+      ['10.0.0.0/8, 192.168.1.7', ['10.0.0.0/8', '192.168.1.7']],
+      ['fd00::/8,::1', ['fd00::/8', '::1']],
+    ],
+    read: ({ http }) => http.trustProxy,
+    bad: ['true', '1', 'loopback', '10.0.0.0/33', '10.0.0.1,proxy.internal', '300.0.0.1'],
+    reason: 'must be addresses or CIDRs, separated by commas',
+  },
+  {
+    name: 'CORS_ORIGINS',
+    good: [['https://a.example, http://localhost:5173', ['https://a.example', 'http://localhost:5173']]],
+    read: ({ http }) => http.corsOrigins,
+    bad: ['*', 'null', 'a.example', 'https://a.example/', 'https://a.example/path', 'https://A.example'],
+    reason: 'must be origins such as https://app.example.com, separated by commas',
+  },
+  {
+    name: 'DATABASE_URL',
+    good: [['postgres://u:p@h/d', 'h']],
+    read: ({ registry }) => registry.connection?.host,
+    bad: ['not a url', 'mysql://u:p@h/d'],
+    reason: 'must be a URL such as postgres://user:password@host:5432/database',
+  },
+  {
+    name: 'TENANT_DATABASE_URL',
+    good: [['postgresql://u:p@tenants/postgres', 'tenants']],
+    read: ({ tenants }) => tenants.provisioner?.host,
+    bad: ['not a url', 'http://u:p@h/d'],
+    reason: 'must be a URL such as postgres://user:password@host:5432/database',
+    alongside: { DATABASE_URL: URL_OF_REGISTRY },
+  },
+  {
+    name: 'DATABASE_TLS',
+    good: [
+      ['off', false],
+      ['verify-full', {}],
+    ],
+    read: ({ registry }) => registry.connection?.tls,
+    bad: ['on', 'require', 'true', 'verify-ca'],
+    reason: 'must be one of off, verify-full',
+    alongside: { DATABASE_URL: URL_OF_REGISTRY },
+  },
+  {
+    name: 'DATABASE_CA_FILE',
+    good: [],
+    read: ({ registry }) => registry.connection?.tls,
+    bad: ['/there/is/no/such/file.pem'],
+    reason: 'cannot be read: /there/is/no/such/file.pem',
+    alongside: { DATABASE_URL: URL_OF_REGISTRY, DATABASE_TLS: 'verify-full' },
+  },
+  {
+    name: 'PREPARED_STATEMENTS',
+    good: [
+      ['on', true],
+      ['off', false],
+    ],
+    read: ({ tenants }) => tenants.preparedStatements,
+    bad: ['true', '0', 'ON'],
+    reason: 'must be one of on, off',
+  },
+  {
+    name: 'JWT_SECRET',
+    good: [['x'.repeat(32), 'x'.repeat(32)]],
+    read: ({ auth }) => auth.jwtSecret,
+    bad: ['x'.repeat(31), 'short'],
+    reason: 'must have at least 32 characters',
+  },
+  {
+    name: 'JWT_ISSUER',
+    good: [['https://id.example', 'https://id.example']],
+    read: ({ auth }) => auth.issuer,
+    bad: [],
+  },
+  { name: 'JWT_AUDIENCE', good: [['shop', 'shop']], read: ({ auth }) => auth.audience, bad: [] },
+  {
+    name: 'ENCRYPTION_KEYS',
+    good: [
+      [
+        `new:${OTHER_KEY}, old-1:${KEY}`,
+        [
+          { kid: 'new', key: Buffer.from(OTHER_KEY, 'base64') },
+          { kid: 'old-1', key: Buffer.from(KEY, 'base64') },
+        ],
+      ],
+    ],
+    read: (settings) => settings.encryptionKeys,
+    bad: [
+      KEY,
+      `:${KEY}`,
+      `a.b:${KEY}`,
+      `${'k'.repeat(33)}:${KEY}`,
+      `k1:${Buffer.alloc(31, 1).toString('base64')}`,
+      `k1:${Buffer.alloc(33, 1).toString('base64')}`,
+      `k1:${KEY},k1:${OTHER_KEY}`,
+      `k1:${KEY},`,
+    ],
+    reason: 'must be kid:base64 pairs with different ids and keys of 32 bytes (openssl rand -base64 32)',
+  },
+  {
+    name: 'OPERATOR_EMAIL',
+    good: [['Root@Example.com', 'root@example.com']],
+    read: ({ firstOperator }) => firstOperator?.email,
+    bad: ['root', 'root@', '@example.com', 'a b@example.com'],
+    reason: 'must be an e-mail address',
+  },
+  {
+    name: 'OPERATOR_PASSWORD',
+    good: [['x'.repeat(12), 'x'.repeat(12)]],
+    read: ({ firstOperator }) => firstOperator?.password,
+    bad: ['x'.repeat(11)],
+    reason: 'must have at least 12 characters',
+    alongside: { OPERATOR_EMAIL: 'root@example.com' },
+  },
+  { name: 'DATA_DIR', good: [['/var/lib/x', '/var/lib/x']], read: (settings) => settings.dataDir, bad: [] },
+];
+
+describe('the table of this file', () => {
+  it('holds every variable that the service reads, so that none goes unchecked', () => {
+    const listed = [...integers.map(([name]) => name), ...others.map(({ name }) => name)];
+    expect(listed.sort()).toEqual(Object.keys(variables).sort());
+  });
+});
+
+describe('a whole number in the environment', () => {
+  describe.each(integers)('%s', (name, minimum, maximum, read) => {
+    it('may be the smallest and the largest of its bounds', () => {
+      expect(read(readSettings({ [name]: String(minimum) }))).toBe(minimum);
+      expect(read(readSettings({ [name]: String(maximum) }))).toBe(maximum);
+    });
+
+    it('is refused just outside its bounds, with the bound', () => {
+      const below = minimum > 0 ? `${name} must be at least ${minimum}` : `${name} must be a whole number`;
+      expect(problemsOf({ [name]: String(minimum - 1) })).toEqual([below]);
+      expect(problemsOf({ [name]: String(maximum + 1) })).toEqual([`${name} must be at most ${maximum}`]);
+    });
+
+    it('is refused where it is not written in digits', () => {
+      for (const text of ['1.5', '1e3', '0x10', ' 100', '100 ', '+100', '-0', 'NaN', 'Infinity', '10s', '1_000'])
+        expect(problemsOf({ [name]: text }), text).toEqual([`${name} must be a whole number`]);
+    });
+  });
+});
+
+describe('any other variable', () => {
+  it.each(others.filter(({ good }) => good.length > 0))(
+    '$name is read as it is meant',
+    ({ name, good, read, alongside }) => {
+      for (const [text, value] of good) expect(read(readSettings({ ...alongside, [name]: text })), text).toEqual(value);
+    },
+  );
+
+  it.each(others.filter(({ bad }) => bad.length > 0))(
+    '$name is refused where it makes no sense, with what would',
+    ({ name, bad, reason, alongside }) => {
+      for (const text of bad)
+        expect(problemsOf({ ...alongside, [name]: text }), text).toEqual([`${name} ${reason ?? ''}`]);
+    },
+  );
+
+  it('DATABASE_CA_FILE gives its certificates to every connection under verify-full', () => {
+    const folder = mkdtempSync(path.join(tmpdir(), 'tenantry-ca-'));
+    onTestFinished(() => {
+      rmSync(folder, { recursive: true });
+    });
+    const file = path.join(folder, 'ca.pem');
+    writeFileSync(file, 'the certificates');
+    const { registry, tenants } = readSettings({
+      DATABASE_URL: URL_OF_REGISTRY,
+      TENANT_DATABASE_URL: 'postgres://p:p@tenants/postgres',
+      DATABASE_TLS: 'verify-full',
+      DATABASE_CA_FILE: file,
+    });
+    expect(registry.connection?.tls).toEqual({ ca: 'the certificates' });
+    expect(tenants.provisioner?.tls).toEqual({ ca: 'the certificates' });
+  });
+});
+
+describe('an empty variable', () => {
+  it.each(Object.keys(variables))('%s counts as not set', (name) => {
+    expect(readSettings({ [name]: '' })).toEqual(readSettings({}));
+  });
+
+  it.each(['DATABASE_URL', 'DATABASE_TLS', 'JWT_SECRET', 'ENCRYPTION_KEYS'])(
+    '%s counts as missing in production',
+    (name) => {
+      expect(problemsOf({ ...production, [name]: '' })).toEqual(problemsOf(without(production, name)));
+    },
+  );
+
+  it('SHUTDOWN_DRAIN_MS leaves the default of production in force', () => {
+    expect(readSettings({ ...production, SHUTDOWN_DRAIN_MS: '' }).shutdown.drain).toBe(5_000);
+  });
+});
+
+describe('a variable that is not set', () => {
+  it('has the default of the documentation', () => {
+    const { http, tenants, auth, shutdown } = readSettings({});
+    expect(http).toMatchObject({ host: '127.0.0.1', port: 3_000, apiPrefix: '', trustProxy: [], corsOrigins: [] });
+    expect(tenants.pool).toEqual({ max: 5, acquireTimeout: 5_000, timeout: 15_000, idleTimeoutMillis: 30_000 });
+    expect(auth).toMatchObject({ issuer: 'tenantry', audience: 'tenantry', accessTokenTtl: 900, jwtSecret: undefined });
+    expect(shutdown).toEqual({ drain: 0, timeout: 30_000 });
+  });
+
+  it('has a default that is within its own bounds', () => {
+    for (const [name, variable] of Object.entries(variables)) {
+      const { default: given } = variable;
+      const texts = typeof given === 'string' ? [given] : [true, false].map((where) => String(given.derive(where)));
+      for (const text of texts.filter((one) => one !== '')) expect(problemsOf({ [name]: text }), name).toEqual([]);
+    }
+  });
+
+  it('hashes on no more cores than there are, and on two at most', () => {
+    expect(readSettings({}).auth.hashConcurrency).toBe(Math.min(availableParallelism(), 2));
+  });
+
+  it('drains for five seconds in production and for none elsewhere', () => {
+    expect(readSettings(production).shutdown.drain).toBe(5_000);
+    expect(readSettings({ ...production, SHUTDOWN_DRAIN_MS: '0' }).shutdown.drain).toBe(0);
+    expect(readSettings({ NODE_ENV: 'test' }).shutdown.drain).toBe(0);
+  });
+
+  it('leaves registry, secrets and operator to the first start', () => {
+    const settings = readSettings({});
+    expect(settings.registry.connection).toBeUndefined();
+    expect(settings.tenants.provisioner).toBeUndefined();
+    expect(settings.encryptionKeys).toBeUndefined();
+    expect(settings.firstOperator).toBeUndefined();
+  });
+});
+
+describe('what is wrong with an environment', () => {
+  it('is told all at once, in a list that can be read', () => {
+    const env = {
+      PORT: '70000',
+      LOG_LEVEL: 'loud',
+      TRUST_PROXY: 'everybody',
+      DATABASE_URL: 'localhost',
+      JWT_SECRET: 'short',
+      OPERATOR_PASSWORD: 'long enough for us',
+    };
+    expect(problemsOf(env)).toHaveLength(6);
+    expect(() => readSettings(env)).toThrow(
+      [
+        'The configuration is not usable:',
+        '  - PORT must be at most 65535',
+        '  - LOG_LEVEL must be one of fatal, error, warn, info, debug, trace, silent',
+        '  - TRUST_PROXY must be addresses or CIDRs, separated by commas',
+        '  - JWT_SECRET must have at least 32 characters',
+        '  - DATABASE_URL must be a URL such as postgres://user:password@host:5432/database',
+        '  - OPERATOR_PASSWORD is set and OPERATOR_EMAIL is not: set both, or neither',
+      ].join('\n'),
+    );
+  });
+
+  it('is told once for a list with several bad entries', () => {
+    expect(problemsOf({ TRUST_PROXY: 'a,b,c' })).toHaveLength(1);
+  });
+
+  it('never repeats what was given, which may be a secret', () => {
+    const canary = 'canary value';
+    const everything = Object.fromEntries(Object.keys(variables).map((name) => [name, canary]));
+    const problems = problemsOf(without(everything, 'DATABASE_CA_FILE'));
+    expect(problems.length).toBeGreaterThan(integers.length);
+    expect(problems.join('\n')).not.toContain('canary');
+  });
+
+  it('never repeats a password of a database URL', () => {
+    const urls = [
+      'postgres://owner:canary@/registry',
+      'postgres://owner:canary@host',
+      'postgres://owner:canary@host/registry?sslmode=disable',
+      'postgres://:canary@host/registry',
+      'postgres://owner:canary%@host/registry',
+      'postgres://owner:canary#@host/registry',
+      'mysql://owner:canary@host/registry',
+      'owner:canary@host/registry',
+    ];
+    for (const url of urls) {
+      const problems = problemsOf({ DATABASE_URL: url });
+      expect(problems, url).toHaveLength(1);
+      expect(problems.join('\n')).not.toContain('canary');
+    }
+  });
+
+  it('is not blamed on a variable that was set, however badly', () => {
+    expect(problemsOf({ DATABASE_URL: 'x', TENANT_DATABASE_URL: 'postgres://u:p@h/d' })).toEqual([
+      'DATABASE_URL must be a URL such as postgres://user:password@host:5432/database',
+    ]);
+    expect(problemsOf({ OPERATOR_EMAIL: 'x', OPERATOR_PASSWORD: 'x'.repeat(12) })).toEqual([
+      'OPERATOR_EMAIL must be an e-mail address',
+    ]);
+  });
+
+  it('includes halves of pairs', () => {
+    expect(problemsOf({ TENANT_DATABASE_URL: 'postgres://u:p@h/d' })).toEqual([
+      'TENANT_DATABASE_URL is set and DATABASE_URL is not: set both, or neither',
+    ]);
+    expect(problemsOf({ OPERATOR_PASSWORD: 'x'.repeat(12) })).toEqual([
+      'OPERATOR_PASSWORD is set and OPERATOR_EMAIL is not: set both, or neither',
+    ]);
+  });
+});
+
+describe('production', () => {
+  it('starts with everything given', () => {
+    const settings = readSettings(production);
+    expect(settings.production).toBe(true);
+    expect(settings.auth.jwtSecret).toBe(SECRET);
+    expect(settings.tenants.provisioner).toEqual(settings.registry.connection);
+  });
+
+  it.each([
+    ['DATABASE_URL', 'the registry has no embedded stand-in in production'],
+    ['DATABASE_TLS', 'say verify-full, or off where the network is private'],
+    ['JWT_SECRET', 'make one with: openssl rand -base64 48'],
+    ['ENCRYPTION_KEYS', 'make one with: echo "k1:$(openssl rand -base64 32)"'],
+  ])('refuses to start without %s, and says what helps', (name, hint) => {
+    expect(problemsOf(without(production, name))).toEqual([`${name} is not set (${hint})`]);
+  });
+
+  it('tells all that is missing at once', () => {
+    expect(problemsOf({ NODE_ENV: 'production' })).toHaveLength(4);
+  });
+
+  it.each([
+    ['one character', 'x'.repeat(64)],
+    ['one word, again and again', 'password'.repeat(8)],
+    ['digits only', '0123456789'.slice(0, 9).repeat(8)],
+  ])('refuses a JWT_SECRET of %s', (_, secret) => {
+    expect(problemsOf({ ...production, JWT_SECRET: secret })).toEqual([
+      'JWT_SECRET is weak: make one with: openssl rand -base64 48',
+    ]);
+  });
+
+  it('refuses a short JWT_SECRET', () => {
+    expect(problemsOf({ ...production, JWT_SECRET: 'Sh0rt!' })).toEqual([
+      'JWT_SECRET must have at least 32 characters',
+    ]);
+  });
+
+  it('refuses a weak key wherever it stands in ENCRYPTION_KEYS, by its id', () => {
+    const weak = Buffer.alloc(32, 'ab').toString('base64');
+    expect(problemsOf({ ...production, ENCRYPTION_KEYS: `good:${KEY},bad:${weak}` })).toEqual([
+      'ENCRYPTION_KEYS: the key bad is weak: make one with: openssl rand -base64 32',
+    ]);
+  });
+
+  it('accepts what the hints make', () => {
+    // base64 of 48 and 32 random bytes, as openssl writes them.
+    const secret = 'Zq2m0xv1lQ8b7yVd3kRr5WcGJtHfNsPa9oEuTiXhKjLwBzMn4YgUeS6CvAODpI+/';
+    const key = 'gM3oV9qgZ0h0yXw7Yb5JpN2dTqkC1m8rUeS4iLfHtvE=';
+    expect(problemsOf({ ...production, JWT_SECRET: secret, ENCRYPTION_KEYS: `k1:${key}` })).toEqual([]);
+  });
+
+  it('makes up no password for the first operator', () => {
+    expect(problemsOf({ ...production, OPERATOR_EMAIL: 'root@example.com' })).toEqual([
+      'OPERATOR_EMAIL is set and OPERATOR_PASSWORD is not: set both, or neither',
+    ]);
+  });
+});
+
+describe('a database URL', () => {
+  const connectionOf = (url: string): Settings['registry']['connection'] =>
+    readSettings({ DATABASE_URL: url }).registry.connection;
+
+  it('is taken apart', () => {
+    expect(connectionOf('postgres://owner:pw@db.internal:5433/registry')).toEqual({
+      host: 'db.internal',
+      port: 5433,
+      database: 'registry',
+      user: 'owner',
+      password: 'pw',
+      tls: false,
+    });
+  });
+
+  it('has port 5432 where it names none', () => {
+    expect(connectionOf('postgresql://owner:pw@db/registry')?.port).toBe(5432);
+  });
+
+  it('is decoded, so that every character can stand in a password', () => {
+    const password = 'p@ss:w/o?r#d %&+é\\"';
+    const url = `postgres://${encodeURIComponent('o w@er')}:${encodeURIComponent(password)}@db/${encodeURIComponent('re/gistry')}`;
+    expect(connectionOf(url)).toMatchObject({ user: 'o w@er', password, database: 're/gistry' });
+  });
+
+  it('may name an IPv6 host, which loses its brackets', () => {
+    expect(connectionOf('postgres://owner:pw@[2001:db8::1]:6000/registry')).toMatchObject({
+      host: '2001:db8::1',
+      port: 6000,
+    });
+  });
+
+  it.each(['sslmode=disable', 'host=evil.example', 'options=-c%20search_path=x', 'x'])(
+    'is refused with ?%s behind it: an option could override host or TLS',
+    (query) => {
+      expect(problemsOf({ DATABASE_URL: `${URL_OF_REGISTRY}?${query}` })).toEqual([
+        'DATABASE_URL must have no options behind "?": TLS is set with DATABASE_TLS and DATABASE_CA_FILE',
+      ]);
+    },
+  );
+
+  it.each([
+    'postgres://db/registry',
+    'postgres://owner@db/registry',
+    'postgres://owner:@db/registry',
+    'postgres://:pw@db/registry',
+  ])('is refused without a user and a password, which pg would take from PGUSER and PGPASSWORD: %s', (url) => {
+    expect(problemsOf({ DATABASE_URL: url })).toEqual(['DATABASE_URL must hold a user and a password']);
+  });
+
+  it.each([
+    'postgres://owner:pw@/registry',
+    'postgres://owner:pw@db',
+    'postgres://owner:pw@db/',
+    'postgres://owner:pw@db:99999/registry',
+    'postgres://owner:pw@db/registry#2',
+    'postgres:registry',
+    'host=db user=owner',
+  ])('is refused without a host or a database that can be read: %s', (url) => {
+    expect(problemsOf({ DATABASE_URL: url })).toEqual([
+      'DATABASE_URL must be a URL such as postgres://user:password@host:5432/database',
+    ]);
+  });
+
+  it('is refused with a bare "%", among the other problems', () => {
+    expect(problemsOf({ DATABASE_URL: 'postgres://owner:100%@db/registry', PORT: 'x' })).toEqual([
+      'PORT must be a whole number',
+      'DATABASE_URL has a "%" in its user, password or database that must be written as %25',
+    ]);
+  });
+});
+
+describe('the config', () => {
+  const gaps = {
+    registry: { host: 'h', port: 1, database: 'd', user: 'u', password: 'p', tls: { ca: 'x' } } as const,
+    provisioner: { host: 'h', port: 1, database: 'd', user: 'u', password: 'p', tls: false } as const,
+    jwtSecret: SECRET,
+    encryptionKeys: parseKeyring(`k1:${KEY}`),
+  };
+
+  /** Every object inside, Buffers apart, which JavaScript cannot freeze. */
+  function objectsIn(value: unknown): object[] {
+    if (typeof value !== 'object' || value === null || Buffer.isBuffer(value)) return [];
+    return [value, ...Object.values(value).flatMap(objectsIn)];
+  }
+
+  it('is frozen to the last leaf', () => {
+    const settings = readSettings({ ...production, TRUST_PROXY: '10.0.0.0/8' });
+    for (const [config, atLeast] of [
+      [settings, 12],
+      [completeConfig(settings, gaps), 12],
+    ] as const) {
+      const objects = objectsIn(config);
+      expect(objects.length).toBeGreaterThan(atLeast);
+      expect(objects.filter((object) => !Object.isFrozen(object))).toEqual([]);
+    }
+  });
+
+  it('has every gap filled, and nothing of the first start left in it', () => {
+    const config = completeConfig(readSettings({ OPERATOR_EMAIL: 'root@example.com' }), gaps);
+    expect(config.registry.connection).toEqual(gaps.registry);
+    expect(config.tenants.provisioner).toEqual(gaps.provisioner);
+    expect(config.auth.jwtSecret).toBe(SECRET);
+    expect(config.encryptionKeys).toEqual(gaps.encryptionKeys);
+    expect(Object.keys(config)).not.toContain('firstOperator');
+    expect(Object.keys(config)).not.toContain('dataDir');
+  });
+});
+
+describe('a keyring outside a schema', () => {
+  it('is refused with the same words', () => {
+    expect(() => parseKeyring('k1:short')).toThrow(/^ENCRYPTION_KEYS must be kid:base64 pairs/);
+  });
+});

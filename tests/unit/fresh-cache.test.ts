@@ -1,0 +1,283 @@
+// src/cache/fresh-cache.ts: what is remembered of a row, for how long, and when it must not be.
+import { beforeEach, describe, expect, it, vi } from 'vitest';
+import { DatabaseFault } from '../../db/errors.js';
+import { FreshCache } from '../../src/cache/fresh-cache.js';
+
+interface Row {
+  readonly version: number;
+}
+
+const FRESH_FOR = 1_000;
+const STALE_FOR = 60_000;
+const row = (version: number): Row => ({ version });
+const fault = new DatabaseFault('unavailable', 'ECONNREFUSED');
+
+/** The time that the cache sees; tests move it on. */
+let now = 0;
+
+beforeEach(() => {
+  now = 5_000;
+  vi.spyOn(performance, 'now').mockImplementation(() => now);
+});
+
+interface Setup {
+  readonly cache: FreshCache<Row>;
+  /** Loads so far, by key. */
+  readonly loads: string[];
+  /** What the next loads give: a row, nothing, or an error. */
+  answer: Row | undefined | Error;
+}
+
+function setup(max = 10): Setup {
+  const state: Setup = {
+    loads: [],
+    answer: row(1),
+    cache: new FreshCache<Row>({
+      max,
+      freshFor: FRESH_FOR,
+      staleFor: STALE_FOR,
+      load: async (key) => {
+        state.loads.push(key);
+        if (state.answer instanceof Error) throw state.answer;
+        return state.answer;
+      },
+    }),
+  };
+  return state;
+}
+
+interface SlowSetup {
+  readonly cache: FreshCache<Row>;
+  /** Loads under way, in order; each waits to be ended. */
+  readonly loads: { resolve(row: Row | undefined): void; reject(error: Error): void }[];
+}
+
+function slowSetup(): SlowSetup {
+  const loads: SlowSetup['loads'] = [];
+  const load = (): Promise<Row | undefined> =>
+    new Promise((resolve, reject) => {
+      loads.push({ resolve, reject });
+    });
+  return { loads, cache: new FreshCache<Row>({ max: 10, freshFor: FRESH_FOR, staleFor: STALE_FOR, load }) };
+}
+
+/** Lets everything that is ready to go on go on. */
+const settle = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
+
+describe('a value', () => {
+  it('is loaded once and served while it is fresh', async () => {
+    const { cache, loads } = setup();
+    expect(await cache.get('a')).toEqual(row(1));
+    now += FRESH_FOR - 1;
+    expect(await cache.get('a')).toEqual(row(1));
+    expect(cache.peek('a')).toEqual(row(1));
+    expect(loads).toEqual(['a']);
+  });
+
+  it('is loaded again when it is fresh no more', async () => {
+    const state = setup();
+    await state.cache.get('a');
+    now += FRESH_FOR;
+    state.answer = row(2);
+    expect(state.cache.peek('a')).toBeUndefined();
+    expect(await state.cache.get('a')).toEqual(row(2));
+    expect(state.cache.peek('a')).toEqual(row(2));
+  });
+
+  it('ages from when its load began: a slow answer may be old when it arrives', async () => {
+    const { cache, loads } = slowSetup();
+    const got = cache.get('a');
+    await settle();
+    now += FRESH_FOR;
+    loads[0]?.resolve(row(1));
+    expect(await got).toEqual(row(1));
+    expect(cache.peek('a')).toBeUndefined();
+  });
+
+  it('is found by its own key only', async () => {
+    const { cache, loads } = setup();
+    await cache.get('a:b');
+    expect(cache.peek('a')).toBeUndefined();
+    expect(cache.peek('__proto__')).toBeUndefined();
+    await cache.get('a');
+    expect(loads).toEqual(['a:b', 'a']);
+  });
+
+  it('gives way where there are too many, the least recently used first', async () => {
+    const { cache } = setup(2);
+    await cache.get('a');
+    await cache.get('b');
+    cache.peek('a');
+    await cache.get('c');
+    expect(['a', 'b', 'c'].filter((key) => cache.peek(key))).toEqual(['a', 'c']);
+  });
+
+  it('that does not exist is asked for every time', async () => {
+    const state = setup();
+    state.answer = undefined;
+    expect(await state.cache.get('a')).toBeUndefined();
+    expect(await state.cache.get('a')).toBeUndefined();
+    expect(state.loads).toEqual(['a', 'a']);
+  });
+
+  it('that was deleted meanwhile is forgotten, and not served in an outage', async () => {
+    const state = setup();
+    await state.cache.get('a');
+    now += FRESH_FOR;
+    state.answer = undefined;
+    expect(await state.cache.get('a')).toBeUndefined();
+    state.answer = fault;
+    await expect(state.cache.get('a')).rejects.toBe(fault);
+  });
+});
+
+describe('requests that arrive together', () => {
+  it('share one load', async () => {
+    const { cache, loads } = slowSetup();
+    const all = Promise.all(Array.from({ length: 50 }, () => cache.get('a')));
+    await settle();
+    expect(loads).toHaveLength(1);
+    loads[0]?.resolve(row(1));
+    expect(new Set(await all)).toEqual(new Set([row(1)]));
+  });
+
+  it('share its failure too, and the next one tries again', async () => {
+    const { cache, loads } = slowSetup();
+    const all = Promise.allSettled(Array.from({ length: 50 }, () => cache.get('a')));
+    await settle();
+    loads[0]?.reject(fault);
+    expect(new Set((await all).map(({ status }) => status))).toEqual(new Set(['rejected']));
+    const next = cache.get('a');
+    await settle();
+    loads[1]?.resolve(row(2));
+    expect(await next).toEqual(row(2));
+    expect(loads).toHaveLength(2);
+  });
+
+  it('wait for their own key only', async () => {
+    const { cache, loads } = slowSetup();
+    const [a, b] = [cache.get('a'), cache.get('b')];
+    await settle();
+    loads[1]?.resolve(row(2));
+    expect(await b).toEqual(row(2));
+    loads[0]?.resolve(row(1));
+    expect(await a).toEqual(row(1));
+  });
+});
+
+describe('an invalidation', () => {
+  it('makes the next request load', async () => {
+    const state = setup();
+    await state.cache.get('a');
+    state.cache.invalidate('a');
+    state.answer = row(2);
+    expect(state.cache.peek('a')).toBeUndefined();
+    expect(await state.cache.get('a')).toEqual(row(2));
+  });
+
+  it('of one key leaves the others', async () => {
+    const { cache } = setup();
+    await cache.get('a');
+    await cache.get('b');
+    cache.invalidate('a');
+    expect(cache.peek('b')).toEqual(row(1));
+  });
+
+  it('during a load keeps the row that was read before it out of the cache', async () => {
+    const { cache, loads } = slowSetup();
+    const before = cache.get('a');
+    await settle();
+    cache.invalidate('a');
+    loads[0]?.resolve(row(1));
+    expect(await before).toEqual(row(1));
+    expect(cache.peek('a')).toBeUndefined();
+  });
+
+  it('during a load makes later requests load anew, and their row stays, whichever load ends last', async () => {
+    for (const order of [
+      [0, 1],
+      [1, 0],
+    ]) {
+      const { cache, loads } = slowSetup();
+      const before = cache.get('a');
+      await settle();
+      cache.invalidate('a');
+      const behind = cache.get('a');
+      await settle();
+      expect(loads).toHaveLength(2);
+      for (const index of order) {
+        loads[index]?.resolve(row(index));
+        await settle();
+      }
+      expect(await before).toEqual(row(0));
+      expect(await behind).toEqual(row(1));
+      expect(cache.peek('a')).toEqual(row(1));
+    }
+  });
+
+  it('during a load that fails breaks nothing', async () => {
+    const { cache, loads } = slowSetup();
+    const before = cache.get('a');
+    await settle();
+    cache.invalidate('a');
+    const behind = cache.get('a');
+    await settle();
+    loads[0]?.reject(fault);
+    await expect(before).rejects.toBe(fault);
+    // The second load is still shared.
+    const third = cache.get('a');
+    await settle();
+    expect(loads).toHaveLength(2);
+    loads[1]?.resolve(row(1));
+    expect(await Promise.all([behind, third])).toEqual([row(1), row(1)]);
+  });
+
+  it('takes back what an outage would have served', async () => {
+    const state = setup();
+    await state.cache.get('a');
+    state.cache.invalidate('a');
+    state.answer = fault;
+    await expect(state.cache.get('a')).rejects.toBe(fault);
+  });
+});
+
+describe('while the database does not answer', () => {
+  it('a known value is served for the stated time, and not longer', async () => {
+    const state = setup();
+    await state.cache.get('a');
+    state.answer = fault;
+    now += STALE_FOR - 1;
+    expect(await state.cache.get('a')).toEqual(row(1));
+    now += 1;
+    await expect(state.cache.get('a')).rejects.toBe(fault);
+  });
+
+  it('a stale value does not become fresh: the database is asked each time', async () => {
+    const state = setup();
+    await state.cache.get('a');
+    state.answer = fault;
+    now += FRESH_FOR;
+    await state.cache.get('a');
+    await state.cache.get('a');
+    expect(state.loads).toEqual(['a', 'a', 'a']);
+    expect(state.cache.peek('a')).toBeUndefined();
+    state.answer = row(2);
+    expect(await state.cache.get('a')).toEqual(row(2));
+  });
+
+  it('an unknown value is an error', async () => {
+    const state = setup();
+    state.answer = fault;
+    await expect(state.cache.get('a')).rejects.toBe(fault);
+  });
+
+  it('a mistake of ours is no outage: it is thrown, and nothing stale is served', async () => {
+    const state = setup();
+    await state.cache.get('a');
+    now += FRESH_FOR;
+    for (const mistake of [new TypeError('x is not a function'), new Error('relation does not exist')]) {
+      state.answer = mistake;
+      await expect(state.cache.get('a')).rejects.toBe(mistake);
+    }
+  });
+});

@@ -1,0 +1,115 @@
+// src/auth/passwords.ts: how passwords are hashed, how many at once, and that an unknown user costs the same.
+import * as argon2 from 'argon2';
+import { beforeAll, beforeEach, describe, expect, it, vi } from 'vitest';
+import { createPasswords, type Passwords } from '../../src/auth/passwords.js';
+
+// The real functions, watched; a test can put others in their place.
+vi.mock('argon2', async (importOriginal) => {
+  const real = await importOriginal<typeof argon2>();
+  return { ...real, hash: vi.fn(real.hash), verify: vi.fn(real.verify) };
+});
+const verify = vi.mocked(argon2.verify);
+const hash = vi.mocked(argon2.hash);
+
+let passwords: Passwords;
+beforeAll(async () => {
+  passwords = await createPasswords(1);
+});
+beforeEach(() => {
+  verify.mockReset();
+  hash.mockReset();
+});
+
+describe('a password hash', () => {
+  it('is argon2id with OWASP’s parameters, in the PHC string format', async () => {
+    const made = await passwords.hash('correct horse');
+    expect(made).toMatch(/^\$argon2id\$v=19\$[a-z0-9=,]+\$[A-Za-z0-9+/]{22}\$[A-Za-z0-9+/]{43}$/);
+    expect(made.split('$')[3]?.split(',').sort()).toEqual(['m=19456', 'p=1', 't=2']);
+  });
+
+  it('has a salt of its own', async () => {
+    expect(await passwords.hash('correct horse')).not.toBe(await passwords.hash('correct horse'));
+  });
+});
+
+describe('a password', () => {
+  it('matches the hash that was made of it, to the letter', async () => {
+    const made = await passwords.hash('Pässwörd 🗝');
+    expect(await passwords.verify(made, 'Pässwörd 🗝')).toBe(true);
+    for (const other of ['pässwörd 🗝', 'Pässwörd 🗝 ', 'Pässwörd', ''])
+      expect(await passwords.verify(made, other)).toBe(false);
+  });
+
+  it('counts to its last character', async () => {
+    const long = 'x'.repeat(199);
+    const made = await passwords.hash(`${long}1`);
+    expect(await passwords.verify(made, `${long}2`)).toBe(false);
+    expect(await passwords.verify(made, `${long}1`)).toBe(true);
+  });
+});
+
+describe('a user that does not exist', () => {
+  it('is refused, whatever the password', async () => {
+    expect(await passwords.verify(undefined, 'anything')).toBe(false);
+    // The very password that the stand-in hash was made of.
+    expect(await passwords.verify(undefined, 'the password of nobody')).toBe(false);
+  });
+
+  it('costs one comparison against a hash of the same parameters, as any other does', async () => {
+    const made = await passwords.hash('correct horse');
+    await passwords.verify(made, 'wrong');
+    await passwords.verify(undefined, 'wrong');
+    const compared = verify.mock.calls.map(([against]) => against.split('$').slice(0, 4));
+    expect(compared).toHaveLength(2);
+    expect(compared[1]).toEqual(compared[0]);
+  });
+
+  it('costs no hash of its own: the stand-in is made once, at the start', async () => {
+    await passwords.verify(undefined, 'one');
+    await passwords.verify(undefined, 'two');
+    expect(hash).not.toHaveBeenCalled();
+  });
+});
+
+describe('hashing under load', () => {
+  /** Comparisons that wait to be ended. */
+  function slowVerify(): (() => void)[] {
+    const ends: (() => void)[] = [];
+    verify.mockImplementation(
+      () =>
+        new Promise((resolve) => {
+          ends.push(() => {
+            resolve(true);
+          });
+        }),
+    );
+    return ends;
+  }
+
+  it('runs as many at once as it was told, and lets 50 wait for each; one more is refused at once', async () => {
+    const busy = await createPasswords(2);
+    const ends = slowVerify();
+    const accepted = Array.from({ length: 2 + 2 * 50 }, () => busy.verify('a hash', 'x'));
+    expect(ends).toHaveLength(2);
+    const refusal = { code: 'unavailable', status: 503, retryAfter: 1 };
+    await expect(busy.verify('a hash', 'x')).rejects.toMatchObject(refusal);
+    await expect(busy.verify(undefined, 'x')).rejects.toMatchObject(refusal);
+    await expect(busy.hash('x')).rejects.toMatchObject(refusal);
+    // Nothing of what waited is lost.
+    for (let ended = 0; ended < accepted.length; ended += 1) {
+      ends[ended]?.();
+      await new Promise((resolve) => setImmediate(resolve));
+      expect(ends.length).toBeLessThanOrEqual(ended + 3);
+    }
+    expect(new Set(await Promise.all(accepted))).toEqual(new Set([true]));
+  });
+
+  it('goes on behind a comparison that fails', async () => {
+    const one = await createPasswords(1);
+    verify.mockRejectedValueOnce(new Error('not a hash'));
+    verify.mockResolvedValueOnce(true);
+    const [broken, next] = await Promise.allSettled([one.verify('not a hash', 'x'), one.verify('a hash', 'x')]);
+    expect(broken.status).toBe('rejected');
+    expect(next).toEqual({ status: 'fulfilled', value: true });
+  });
+});

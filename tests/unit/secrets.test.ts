@@ -1,0 +1,86 @@
+// src/secrets.ts: the secrets that a first start makes up, and how they are kept.
+import { mkdir, mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { parseKeyring } from '../../src/config.js';
+import { localSecrets } from '../../src/secrets.js';
+
+let home = '';
+let folder = '';
+beforeEach(async () => {
+  home = await mkdtemp(path.join(tmpdir(), 'tenantry-secrets-'));
+  folder = path.join(home, 'deep', 'data');
+});
+afterEach(() => rm(home, { recursive: true }));
+
+const file = (): string => path.join(folder, 'secrets.json');
+
+describe('the secrets of a first start', () => {
+  it('are kept: the next start has the same', async () => {
+    expect(await localSecrets(folder)).toEqual(await localSecrets(folder));
+  });
+
+  it('are others in another place', async () => {
+    const [here, there] = [await localSecrets(folder), await localSecrets(path.join(home, 'other'))];
+    const values = [...Object.values(here), ...Object.values(there)];
+    expect(new Set(values).size).toBe(values.length);
+  });
+
+  it('are strong, and of the form that the configuration wants', async () => {
+    const { encryptionKeys, operatorPassword, ...others } = await localSecrets(folder);
+    expect(parseKeyring(encryptionKeys)).toMatchObject([{ kid: 'local' }]);
+    expect(Buffer.from(operatorPassword, 'base64url')).toHaveLength(15);
+    expect(Object.keys(others)).toHaveLength(4);
+    for (const secret of Object.values(others)) expect(Buffer.from(secret, 'base64url')).toHaveLength(32);
+  });
+
+  it('stand in a file that nobody else can read, whatever the umask', async () => {
+    const before = process.umask(0);
+    try {
+      await localSecrets(folder);
+    } finally {
+      process.umask(before);
+    }
+    expect((await stat(file())).mode & 0o777).toBe(0o600);
+    expect((await stat(folder)).mode & 0o022).toBe(0);
+  });
+
+  it('leave no draft behind', async () => {
+    await localSecrets(folder);
+    expect(await readdir(folder)).toEqual(['secrets.json']);
+  });
+
+  it('are made whole where a crash left only a draft', async () => {
+    await mkdir(folder, { recursive: true });
+    await writeFile(`${file()}.new`, '{"jwtSecret": "cut sho');
+    const secrets = await localSecrets(folder);
+    expect(await localSecrets(folder)).toEqual(secrets);
+    expect(await readdir(folder)).toEqual(['secrets.json']);
+  });
+});
+
+describe('a damaged file of secrets', () => {
+  it.each(['', '{', 'null', '[]', '{}', '{"jwtSecret": "canary"}', '{"jwtSecret": 5}'])(
+    'is an error that names it, and is neither replaced nor repeated: %j',
+    async (text) => {
+      await mkdir(folder, { recursive: true });
+      await writeFile(file(), text);
+      const refused = localSecrets(folder);
+      await expect(refused).rejects.toThrow(`${file()} is damaged`);
+      await expect(refused).rejects.not.toThrow('canary');
+      expect(await readFile(file(), 'utf8')).toBe(text);
+    },
+  );
+
+  it('with a secret missing is an error too', async () => {
+    const { jwtSecret: _missing, ...others } = await localSecrets(folder);
+    await writeFile(file(), JSON.stringify(others));
+    await expect(localSecrets(folder)).rejects.toThrow('is damaged');
+  });
+
+  it('that cannot be read is an error, and no reason to make new secrets', async () => {
+    await mkdir(file(), { recursive: true });
+    await expect(localSecrets(folder)).rejects.toThrow(/EISDIR/);
+  });
+});
