@@ -1,0 +1,78 @@
+// Starts and stops the processes of the benchmark. Each runs the compiled JavaScript under plain Node: a loader that
+// compiles while it runs would be counted in its memory and CPU time.
+import { spawn, type ChildProcess } from 'node:child_process';
+import path from 'node:path';
+import type { Cleanup } from './cleanup.js';
+
+export interface Program {
+  readonly pid: number;
+  readonly child: ChildProcess;
+  /** Resolves to how it ended, e.g. `exit code 0`. */
+  readonly ended: Promise<string>;
+  /** Asks it to end, and makes it after three seconds; resolves when it is gone. Safe to call again. */
+  readonly stop: () => Promise<void>;
+}
+
+export interface ProgramOptions {
+  readonly cleanup: Cleanup;
+  readonly env?: Readonly<Record<string, string>>;
+  /** A file descriptor that its output goes to; without one it goes to the terminal's standard error. */
+  readonly output?: number;
+  /** Options of Node itself. */
+  readonly node?: readonly string[];
+  /** Whether it speaks with us over IPC. */
+  readonly ipc?: boolean;
+}
+
+/** The project's folder: the compiled file is dist/bench/program.js. */
+export const root = path.resolve(import.meta.dirname, '../..');
+
+const PATIENCE_MS = 3_000;
+
+/** @param file relative to `dist/` */
+export function startProgram(file: string, options: ProgramOptions): Promise<Program> {
+  return options.cleanup.start(
+    () => launch(file, options),
+    (program) => program.stop(),
+  );
+}
+
+/** Runs a program to its end. @throws Error where that is not exit code 0 */
+export async function runProgram(file: string, options: ProgramOptions): Promise<void> {
+  const { ended } = await startProgram(file, options);
+  const how = await ended;
+  if (how !== 'exit code 0') throw new Error(`${file} ended with ${how}`);
+}
+
+function launch(file: string, { env = {}, output, node = [], ipc = false }: ProgramOptions): Program {
+  const to = output ?? 2;
+  const child = spawn(process.execPath, [...node, path.join(root, 'dist', file)], {
+    cwd: root,
+    // Exactly this environment: the caller's NODE_OPTIONS or PG* would change what is measured.
+    env: { ...env },
+    stdio: ['ignore', to, to, ...(ipc ? (['ipc'] as const) : [])],
+    // A process group of its own: Ctrl-C in a terminal reaches the benchmark alone, which stops the rest in order.
+    detached: true,
+  });
+  const ended = new Promise<string>((resolve) => {
+    child.once('error', (error) => {
+      resolve(error.message);
+    });
+    child.once('exit', (code, signal) => {
+      resolve(signal === null ? `exit code ${String(code)}` : `signal ${signal}`);
+    });
+  });
+  if (child.pid === undefined) throw new Error(`${file} did not start`);
+  return { pid: child.pid, child, ended, stop: () => stop(child, ended) };
+}
+
+async function stop(child: ChildProcess, ended: Promise<string>): Promise<void> {
+  const isRunning = (): boolean => child.exitCode === null && child.signalCode === null;
+  if (!isRunning()) return;
+  child.kill('SIGTERM');
+  const timer = setTimeout(() => {
+    child.kill('SIGKILL');
+  }, PATIENCE_MS);
+  await ended;
+  clearTimeout(timer);
+}

@@ -1,0 +1,87 @@
+// What read, list and create share: random requests over all tenants, tokens and ids, sent to one side or the other.
+import { measure } from '../measure.js';
+import type { LoadRequest } from '../messages.js';
+import { pick, seededRandom, type Random } from '../random.js';
+import type { SeededTenant } from '../seed.js';
+import type { Stage } from '../stage.js';
+import type { ComparedScenario, Side } from './scenario.js';
+
+/** A request as both sides get it: without what says whose it is. */
+export type Ask = Pick<LoadRequest, 'method' | 'path' | 'body'>;
+
+/** Different requests that each connection goes round and round through. */
+const REQUESTS_PER_CONNECTION = 500;
+
+/** Requests of each tenant whose answers are compared before anything is measured. */
+const SAMPLES = 5;
+
+/** A scenario over HTTP; by default its two sides must answer the same bytes. */
+export function overHttp<Name extends string>(scenario: {
+  readonly name: Name;
+  readonly what: string;
+  readonly ask: (tenant: SeededTenant, random: Random) => Ask;
+  readonly check?: (stage: Stage, tenant: SeededTenant, ask: Ask) => Promise<void>;
+}): ComparedScenario<Name> {
+  const { name, what, ask, check = checkSameBytes } = scenario;
+  return {
+    kind: 'compared',
+    name,
+    what,
+
+    async check(stage) {
+      const random = seededRandom(0);
+      for (const tenant of stage.tenants) {
+        for (let sample = 0; sample < SAMPLES; sample += 1) await check(stage, tenant, ask(tenant, random));
+      }
+    },
+
+    measure(stage, side, round) {
+      const { connections, warmup, seconds } = stage.flags;
+      const random = seededRandom(round);
+      const requests = Array.from({ length: connections * REQUESTS_PER_CONNECTION }, () => {
+        const tenant = pick(stage.tenants, random);
+        return addressed(side, tenant, ask(tenant, random), random);
+      });
+      const { url, pid } = stage[side];
+      const job = { url, connections, warmup, seconds, requests };
+      return measure({ program: 'bench/load.js', job, server: pid }, stage.postmaster, stage.cleanup);
+    },
+  };
+}
+
+/** Sends one request and returns what came back. */
+export async function send(
+  stage: Stage,
+  side: Side,
+  tenant: SeededTenant,
+  ask: Ask,
+): Promise<{ status: number; body: Buffer }> {
+  const { method, path, headers, body = null } = addressed(side, tenant, ask, seededRandom(0));
+  const response = await fetch(stage[side].url + path, { method, headers, body });
+  return { status: response.status, body: Buffer.from(await response.arrayBuffer()) };
+}
+
+/** @throws Error where the two sides answer different bytes, or no success */
+async function checkSameBytes(stage: Stage, tenant: SeededTenant, ask: Ask): Promise<void> {
+  const service = await send(stage, 'service', tenant, ask);
+  const floor = await send(stage, 'floor', tenant, ask);
+  if (service.status === 200 && floor.status === 200 && service.body.equals(floor.body)) return;
+  throw new Error(
+    [
+      `service and floor do not answer the same bytes to ${ask.method} ${ask.path}:`,
+      `  service ${service.status} ${service.body.toString()}`,
+      `  floor   ${floor.status} ${floor.body.toString()}`,
+    ].join('\n'),
+  );
+}
+
+/** The service is told by a token whose request it is, the floor by a header. */
+function addressed(side: Side, tenant: SeededTenant, ask: Ask, random: Random): LoadRequest {
+  // Drawn for the floor too, so that both sides draw the same requests from the same seed.
+  const user = pick(tenant.users, random);
+  const identity = side === 'service' ? { authorization: `Bearer ${user.token}` } : { 'x-tenant': tenant.id };
+  return {
+    ...ask,
+    headers: { ...identity, ...(ask.body !== undefined && { 'content-type': 'application/json' }) },
+  };
+}

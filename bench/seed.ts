@@ -1,0 +1,161 @@
+// What is in the databases before anything is measured: tenants as an operator makes them, users and products by SQL.
+import jwt from '@fastify/jwt';
+import fastify from 'fastify';
+import { sql } from 'kysely';
+import { listProvisionedTenants } from '../db/central/tenants.js';
+import type { Registry } from '../db/central/schema.js';
+import { createDatabase, type ConnectionSettings, type PoolLimits } from '../db/client.js';
+import { newId } from '../db/ids.js';
+import type { TenantDatabase } from '../db/tenant/schema.js';
+import { createTokens } from '../src/auth/tokens.js';
+import type { Settings } from '../src/config.js';
+
+export interface SeededTenant {
+  readonly id: string;
+  readonly slug: string;
+  readonly database: string;
+  readonly users: readonly { readonly email: string; readonly token: string }[];
+  readonly productIds: readonly string[];
+}
+
+/** Every seeded user has it. */
+export const USER_PASSWORD = 'a password of the benchmark';
+
+export const TENANTS = 20;
+export const USERS_PER_TENANT = 60;
+export const PRODUCTS_PER_TENANT = 60;
+
+const limits: PoolLimits = { max: 1, acquireTimeout: 10_000, timeout: 60_000, idleTimeoutMillis: 10_000 };
+const options = { applicationName: 'tenantry bench', preparedStatements: false };
+
+/**
+ * Makes the tenants through the API, fills their databases as their owner, and signs a token for each user with the
+ * service's own code: signing 1,200 users in would take half a minute of hashing before each run.
+ *
+ * @param passwordHash of USER_PASSWORD; one for all, which changes nothing for whoever verifies it
+ */
+export async function seed(deps: {
+  readonly url: string;
+  readonly operatorToken: string;
+  readonly registry: ConnectionSettings;
+  readonly provisioner: ConnectionSettings;
+  readonly auth: Settings['auth'];
+  readonly passwordHash: string;
+}): Promise<SeededTenant[]> {
+  const { url, operatorToken, registry, provisioner, auth, passwordHash } = deps;
+  for (let count = 0; count < TENANTS; count += 1) await createTenant(url, operatorToken);
+
+  const central = createDatabase<Registry>(registry, limits, options);
+  const tenants = await listProvisionedTenants(central.db).finally(() => central.close(0));
+
+  const sign = await createSigner(auth);
+  const seeded: SeededTenant[] = [];
+  for (const { id, slug, dbName } of tenants) {
+    const { users, productIds } = await fill({ ...provisioner, database: dbName }, passwordHash);
+    seeded.push({
+      id,
+      slug,
+      database: dbName,
+      users: users.map((user) => ({ email: user.email, token: sign(id, user.id) })),
+      productIds,
+    });
+  }
+  return seeded;
+}
+
+let made = 0;
+
+/** @throws Error where the answer is not 201 */
+export async function createTenant(url: string, operatorToken: string): Promise<{ id: string }> {
+  made += 1;
+  const response = await fetch(`${url}/tenants`, {
+    method: 'POST',
+    headers: { authorization: `Bearer ${operatorToken}`, 'content-type': 'application/json' },
+    body: JSON.stringify({
+      name: `Tenant ${made}`,
+      slug: `tenant-${made}`,
+      admin: { email: 'admin@bench.example', password: USER_PASSWORD, firstName: 'Ada', lastName: 'Admin' },
+    }),
+  });
+  if (response.status !== 201) throw new Error(`POST /tenants answers ${response.status}: ${await response.text()}`);
+  return (await response.json()) as { id: string };
+}
+
+/** @throws Error where the answer is not 204 */
+export async function removeTenant(url: string, operatorToken: string, id: string): Promise<void> {
+  const response = await fetch(`${url}/tenants/${id}`, {
+    method: 'DELETE',
+    headers: { authorization: `Bearer ${operatorToken}` },
+  });
+  if (response.status !== 204)
+    throw new Error(`DELETE /tenants/${id} answers ${response.status}: ${await response.text()}`);
+}
+
+/** @throws Error where the answer is not 200 */
+export async function signInOperator(url: string, operator: { email: string; password: string }): Promise<string> {
+  const response = await fetch(`${url}/auth/operator/login`, {
+    method: 'POST',
+    headers: { 'content-type': 'application/json' },
+    body: JSON.stringify(operator),
+  });
+  if (response.status !== 200) throw new Error(`operator sign-in answers ${response.status}: ${await response.text()}`);
+  return ((await response.json()) as { accessToken: string }).accessToken;
+}
+
+/** Claims as src/auth/tokens.ts writes them, signed as plugins/authentication.ts does. */
+async function createSigner(auth: Settings['auth']): Promise<(tenantId: string, userId: string) => string> {
+  const { jwtSecret: secret = '', issuer: iss, audience: aud, accessTokenTtl: expiresIn } = auth;
+  const app = fastify();
+  await app.register(jwt, { secret, sign: { algorithm: 'HS256', iss, aud, expiresIn } });
+  const tokens = createTokens({
+    sign: (claims) => app.jwt.sign(claims),
+    verify: (token) => app.jwt.verify<object>(token),
+  });
+  return (tenantId, userId) => tokens.sign({ kind: 'user', tenantId, userId });
+}
+
+async function fill(
+  connection: ConnectionSettings,
+  passwordHash: string,
+): Promise<{ users: { id: string; email: string }[]; productIds: string[] }> {
+  const handle = createDatabase<TenantDatabase>(connection, limits, options);
+  const { db } = handle;
+  const users = numbers(USERS_PER_TENANT).map((n) => ({ id: newId(), email: `user-${n}@bench.example` }));
+  const products = numbers(PRODUCTS_PER_TENANT).map((n) => ({ id: newId(), n }));
+  try {
+    const member = await db.selectFrom('roles').select('id').where('name', '=', 'member').executeTakeFirstOrThrow();
+    await db
+      .insertInto('users')
+      .values(users.map((user) => ({ ...user, password: passwordHash, first_name: 'Uma', last_name: 'User' })))
+      .execute();
+    await db
+      .insertInto('user_roles')
+      .values(users.map((user) => ({ user_id: user.id, role_id: member.id })))
+      .execute();
+    await db
+      .insertInto('products')
+      .values(
+        products.map(({ id, n }) => ({
+          id,
+          name: `Product ${n} of a tenant like any other`,
+          description: n % 4 === 0 ? null : 'A description of the usual length, with the words that people search for.',
+          price: `${n * 17}.${String(n % 100).padStart(2, '0')}`,
+          stock_quantity: n * 3,
+          sku: n % 2 === 0 ? null : `SKU-${n}`,
+          category: `category-${n % 10}`,
+          // One a minute: a list by time must not be a list of equal times.
+          created_at: new Date(Date.now() - n * 60_000).toISOString(),
+        })),
+      )
+      .execute();
+    // What autovacuum would do in the middle of the first round.
+    await sql`vacuum analyze`.execute(db);
+  } finally {
+    await handle.close(0);
+  }
+  return { users, productIds: products.map(({ id }) => id) };
+}
+
+function numbers(count: number): number[] {
+  return Array.from({ length: count }, (_, index) => index + 1);
+}

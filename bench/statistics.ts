@@ -1,0 +1,15 @@
+// The few statistics that the figures need.
+
+/** The value that a share of all values (0 to 1) does not exceed, by the nearest rank. */
+export function percentile(values: readonly number[], share: number): number {
+  const sorted = Float64Array.from(values).sort();
+  return sorted[Math.max(0, Math.ceil(sorted.length * share) - 1)] ?? Number.NaN;
+}
+
+/** The middle value; of an even number the mean of the two in the middle. */
+export function median(values: readonly number[]): number {
+  const sorted = Float64Array.from(values).sort();
+  const upper = sorted.length >> 1;
+  const high = sorted[upper] ?? Number.NaN;
+  return sorted.length % 2 === 1 ? high : ((sorted[upper - 1] ?? Number.NaN) + high) / 2;
+}

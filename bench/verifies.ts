@@ -1,0 +1,54 @@
+// The floor of sign-in, a process of its own: argon2 verifies and nothing else, as many in flight as the load generator has
+// connections, on libuv's threads as they are by default.
+import { verify } from 'argon2';
+import type { DriverMessage, VerifyJob } from './messages.js';
+import { percentile } from './statistics.js';
+
+process.once('message', (job: VerifyJob) => {
+  void run(job);
+});
+process.once('disconnect', () => process.exit(1));
+
+async function run({ passwordHash, password, concurrency, warmup, seconds }: VerifyJob): Promise<void> {
+  const latencies: number[] = [];
+  let phase: 'warm-up' | 'measuring' | 'over' = 'warm-up';
+  let failure: string | undefined;
+  const isOver = (): boolean => phase === 'over';
+
+  async function verifyOnAndOn(): Promise<void> {
+    while (!isOver()) {
+      const begunAt = performance.now();
+      if (!(await verify(passwordHash, password))) failure = 'the password is not the one behind the hash';
+      if (phase === 'measuring') latencies.push(performance.now() - begunAt);
+    }
+  }
+
+  const workers = Array.from({ length: concurrency }, verifyOnAndOn);
+  await pause(warmup);
+  const begunAt = performance.now();
+  phase = 'measuring';
+  tell({ kind: 'begin' });
+  await pause(seconds);
+  phase = 'over';
+  const measured = (performance.now() - begunAt) / 1_000;
+  tell({ kind: 'end' });
+  await Promise.all(workers);
+  tell({
+    kind: 'result',
+    answers: latencies.length,
+    seconds: measured,
+    p50: percentile(latencies, 0.5),
+    p99: percentile(latencies, 0.99),
+    failure,
+  });
+  process.removeAllListeners('disconnect');
+  process.disconnect();
+}
+
+function pause(seconds: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, seconds * 1_000));
+}
+
+function tell(message: DriverMessage): void {
+  process.send?.(message);
+}
