@@ -62,11 +62,12 @@ export async function asSuperuser<T>(
 export async function createRegistry(): Promise<string> {
   const { registryTemplate, registryOwner } = inject('cluster');
   const name = `registry_${randomBytes(6).toString('hex')}`;
-  await asSuperuser('postgres', (db) =>
-    sql`create database ${sql.id(name)} owner ${sql.id(registryOwner.user)} template ${sql.id(registryTemplate)}`.execute(
-      db,
-    ),
-  );
+  await asSuperuser('postgres', async (db) => {
+    const template = sql.id(registryTemplate);
+    await sql`create database ${sql.id(name)} owner ${sql.id(registryOwner.user)} template ${template}`.execute(db);
+    // A copy does not take over the template's ACL: PUBLIC has CONNECT on it again.
+    await sql`revoke all on database ${sql.id(name)} from public`.execute(db);
+  });
   return name;
 }
 

@@ -1,0 +1,343 @@
+// Servers that go away under the running service: the registry stopped, the tenants' server killed, the tenants' server
+// hanging. Registry and tenants stand on a server each, so that they fail apart.
+import type { FastifyInstance } from 'fastify';
+import { sql } from 'kysely';
+import { readFileSync } from 'node:fs';
+import { chmod, mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { afterAll, afterEach, beforeAll, describe, expect, it, onTestFinished } from 'vitest';
+import { insertOperator } from '../../db/central/operators.js';
+import type { Registry } from '../../db/central/schema.js';
+import { findTenant } from '../../db/central/tenants.js';
+import { createDatabase, type ConnectionSettings, type DatabaseHandle } from '../../db/client.js';
+import { bootstrapCluster } from '../../db/cluster.js';
+import { scramVerifier } from '../../db/scram.js';
+import { buildApp } from '../../src/app.js';
+import { completeConfig, parseKeyring, readSettings, type Config } from '../../src/config.js';
+import { startEmbeddedCluster, type EmbeddedCluster } from '../../src/embedded/cluster.js';
+import { migrateAll } from '../../src/tenancy/migrate.js';
+import { openProvisioner } from '../../src/tenancy/provisioner.js';
+import { ADMIN, OPERATOR, sender, type Answer, type Send } from '../support/app.js';
+
+const PASSWORD = 'password-of-the-fault-tests';
+const OWNER = 'fault_registry';
+const PROVISIONER = 'fault_provisioner';
+const SETTINGS = { max_connections: '100' };
+
+interface Server {
+  readonly home: string;
+  cluster: EmbeddedCluster;
+}
+
+interface Service {
+  readonly app: FastifyInstance;
+  readonly send: Send;
+}
+
+interface Tenant {
+  readonly id: string;
+  readonly slug: string;
+  readonly token: string;
+}
+
+let registryServer: Server;
+let tenantServer: Server;
+/** Makes the tenants; the services under test begin cold, on the same registry. */
+let home: Service;
+let operatorToken: string;
+
+const unhandled: unknown[] = [];
+const collect = (error: unknown): void => {
+  unhandled.push(error);
+};
+
+beforeAll(async () => {
+  process.on('unhandledRejection', collect);
+  process.on('uncaughtException', collect);
+  [registryServer, tenantServer] = await Promise.all([startServer(), startServer()]);
+  for (const server of [registryServer, tenantServer]) await bootstrap(server);
+  const registry = open<Registry>(registryServer, OWNER, OWNER);
+  const provisioner = openProvisioner(at(tenantServer, PROVISIONER, 'postgres'), limits);
+  await migrateAll({ registry: registry.db, ...provisioner, provisioner: PROVISIONER });
+  await Promise.all([registry.close(0), provisioner.close()]);
+
+  home = await start();
+  await insertOperator(home.app.registry, {
+    email: OPERATOR.email,
+    passwordHash: await home.app.passwords.hash(OPERATOR.password),
+  });
+  const signedIn = await home.send<{ accessToken: string }>('POST', '/auth/operator/login', { body: OPERATOR });
+  operatorToken = signedIn.body.accessToken;
+});
+
+afterEach(() => {
+  // Whatever a server does, nothing may reach the process itself.
+  expect(unhandled.splice(0)).toEqual([]);
+});
+
+afterAll(async () => {
+  await home.app.close();
+  process.off('unhandledRejection', collect);
+  process.off('uncaughtException', collect);
+  await Promise.all(
+    [registryServer, tenantServer].map(async (server) => {
+      await server.cluster.stop();
+      await rm(server.home, { recursive: true, force: true });
+    }),
+  );
+});
+
+describe('the registry is down', () => {
+  it('known tenants are served, unknown ones get 503; it comes back, and all is well', async () => {
+    const known = await createTenant('known');
+    const unknown = await createTenant('unknown');
+    const service = await startForTest();
+    const brief = await startForTest({ REGISTRY_OUTAGE_GRACE_MS: '1500' });
+    // Signed in once, so that the slug is known too.
+    for (const { send } of [service, brief]) expect((await signIn(send, known)).status).toBe(200);
+    for (const { send } of [service, brief]) expect((await products(send, known)).status).toBe(200);
+
+    await registryServer.cluster.stop();
+    // Longer than a row is believed without asking.
+    const until = Date.now() + 1_600;
+    while (Date.now() < until) {
+      expect((await products(service.send, known)).status).toBe(200);
+      await sleep(50);
+    }
+    expect((await makeProduct(service.send, known)).status).toBe(201);
+    expect((await signIn(service.send, known)).status).toBe(200);
+    expectUnavailable(await products(service.send, unknown));
+    expectUnavailable(await signIn(service.send, unknown));
+    expectUnavailable(await service.send('POST', '/auth/operator/login', { body: OPERATOR }));
+    expectUnavailable(await service.send('GET', '/tenants', { token: operatorToken }));
+    expectUnavailable(await service.send('GET', '/health/ready'));
+    expect((await service.send('GET', '/health/live')).status).toBe(200);
+    // Not for ever: only for the stated time.
+    await expect.poll(async () => (await products(brief.send, known)).status, { timeout: 10_000 }).toBe(503);
+
+    registryServer.cluster = await startCluster(registryServer.home);
+    await expect.poll(async () => (await service.send('GET', '/health/ready')).status, { timeout: 10_000 }).toBe(200);
+    for (const { send } of [service, brief]) {
+      for (const tenant of [known, unknown]) expect((await products(send, tenant)).status).toBe(200);
+      expect((await send('GET', '/tenants', { token: operatorToken })).status).toBe(200);
+    }
+  });
+});
+
+describe.runIf(process.platform === 'linux')('the registry hangs', () => {
+  it('known tenants are served while it hangs, and what needs it waits for itself alone', async () => {
+    const known = await createTenant('known-to-a-hang');
+    const { send } = await startForTest();
+    expect((await products(send, known)).status).toBe(200);
+    expect((await send('GET', '/tenants', { token: operatorToken })).status).toBe(200);
+
+    const thaw = freeze(everyProcessOf(registryServer));
+    // Longer than a row is believed without asking.
+    await sleep(1_000);
+    let listed = false;
+    const list = send('GET', '/tenants', { token: operatorToken }).then((answer) => {
+      listed = true;
+      return answer;
+    });
+    for (let time = 0; time < 5; time += 1) expect((await products(send, known)).status).toBe(200);
+    expect(listed).toBe(false);
+    expectUnavailable(await send('GET', '/health/ready'));
+
+    thaw();
+    expect((await list).status).toBe(200);
+    expect((await send('GET', '/health/ready')).status).toBe(200);
+  });
+});
+
+describe('the tenants’ server is killed', () => {
+  it('503 with Retry-After until it runs again, and every acknowledged product is there', async () => {
+    const tenant = await createTenant('killed');
+    const { send } = await startForTest();
+    const acknowledged: string[] = [];
+    const failures: Answer[] = [];
+    let stopWriting = false;
+    const write = async (): Promise<void> => {
+      while (!stopWriting) {
+        const answer = await makeProduct(send, tenant);
+        if (answer.status === 201) acknowledged.push(answer.body.id);
+        else {
+          failures.push(answer);
+          await sleep(20);
+        }
+      }
+    };
+    const writers = [write(), write(), write()];
+    await expect.poll(() => acknowledged.length, { timeout: 10_000 }).toBeGreaterThan(20);
+
+    const { pid } = tenantServer.cluster;
+    process.kill(pid ?? NaN, 'SIGKILL');
+    await expect.poll(() => failures.length, { timeout: 10_000 }).toBeGreaterThan(0);
+    // The registry has a server of its own: what needs no tenant's database goes on.
+    expect((await send('POST', '/auth/operator/login', { body: OPERATOR })).status).toBe(200);
+    expect((await send('GET', '/health/ready')).status).toBe(200);
+    await expect.poll(() => tenantServer.cluster.pid ?? pid, { timeout: 20_000 }).not.toBe(pid);
+    const before = acknowledged.length;
+    await expect.poll(() => acknowledged.length, { timeout: 20_000 }).toBeGreaterThan(before + 20);
+    stopWriting = true;
+    await Promise.all(writers);
+
+    for (const failure of failures) expectUnavailable(failure);
+    const stored = await productIdsOf(tenant);
+    expect(acknowledged.filter((id) => !stored.has(id))).toEqual([]);
+    expect(new Set(acknowledged).size).toBe(acknowledged.length);
+    expect((await products(send, tenant)).status).toBe(200);
+  });
+});
+
+describe.runIf(process.platform === 'linux')('the tenants’ server hangs', () => {
+  it.each<[string, () => number[]]>([
+    ['with every session in it', () => everyProcessOf(tenantServer)],
+    ['for new sessions', () => everyProcessOf(tenantServer).slice(0, 1)],
+  ])('%s: 503 by the deadline, and nothing else waits; it goes on, and all is well', async (what, processes) => {
+    const [warm, cold] = [await createTenant(`warm-${what.length}`), await createTenant(`cold-${what.length}`)];
+    const { send } = await startForTest({
+      POOL_STATEMENT_TIMEOUT_MS: '300',
+      POOL_ACQUIRE_TIMEOUT_MS: '300',
+      POOL_MAX: '2',
+    });
+    const made = await makeProduct(send, warm);
+    expect(made.status).toBe(201);
+
+    const frozen = processes();
+    const thaw = freeze(frozen);
+    // Every one of these is answered while the server still hangs: only a deadline of ours can have ended it.
+    const asked = [products(send, cold), products(send, cold), signIn(send, cold)];
+    if (frozen.length > 1) asked.push(products(send, warm), makeProduct(send, warm));
+    const meanwhile = await Promise.all([
+      send('POST', '/auth/operator/login', { body: OPERATOR }),
+      send('GET', '/tenants', { token: operatorToken }),
+      send('GET', '/health/ready'),
+      send('GET', '/health/live'),
+    ]);
+    expect(meanwhile.map(({ status }) => status)).toEqual([200, 200, 200, 200]);
+    for (const answer of await Promise.all(asked)) expectUnavailable(answer);
+
+    thaw();
+    for (const tenant of [warm, cold]) {
+      await expect.poll(async () => (await products(send, tenant)).status, { timeout: 10_000 }).toBe(200);
+      expect((await makeProduct(send, tenant)).status).toBe(201);
+    }
+    expect([...(await productIdsOf(warm))]).toContain(made.body.id);
+  });
+});
+
+const limits = { max: 3, acquireTimeout: 10_000, timeout: 60_000, idleTimeoutMillis: 1_000 };
+
+async function startServer(): Promise<Server> {
+  const home = await mkdtemp(join(tmpdir(), 'tenantry-fault-'));
+  await chmod(home, 0o755);
+  return { home, cluster: await startCluster(home) };
+}
+
+function startCluster(home: string): Promise<EmbeddedCluster> {
+  const log = { info: () => undefined, warn: () => undefined, error: () => undefined };
+  return startEmbeddedCluster({ home, superuserPassword: PASSWORD, settings: SETTINGS, log });
+}
+
+async function bootstrap(server: Server): Promise<void> {
+  const superuser = open<unknown>(server, 'postgres', 'postgres');
+  const verifier = await scramVerifier(PASSWORD, 1);
+  await bootstrapCluster(superuser.db, {
+    registryOwner: { name: OWNER, verifier },
+    provisioner: { name: PROVISIONER, verifier },
+    registryDatabase: OWNER,
+  });
+  await superuser.close(0);
+}
+
+function at(server: Server, user: string, database: string): ConnectionSettings {
+  const { host, port } = server.cluster;
+  return { host, port, database, user, password: PASSWORD, tls: false };
+}
+
+function open<DB>(server: Server, user: string, database: string): DatabaseHandle<DB> {
+  const options = { applicationName: 'tests', preparedStatements: false };
+  return createDatabase<DB>(at(server, user, database), limits, options);
+}
+
+function configOf(env: Record<string, string>): Config {
+  const limitless = { RATE_LIMIT_MAX: '1000000', SIGN_IN_LIMIT: '1000000' };
+  return completeConfig(readSettings({ NODE_ENV: 'test', LOG_LEVEL: 'silent', ...limitless, ...env }), {
+    registry: at(registryServer, OWNER, OWNER),
+    provisioner: at(tenantServer, PROVISIONER, 'postgres'),
+    jwtSecret: 'jwt-secret-of-the-fault-tests-0123456789',
+    encryptionKeys: parseKeyring(`test:${Buffer.alloc(32, 5).toString('base64')}`),
+  });
+}
+
+async function start(env: Record<string, string> = {}): Promise<Service> {
+  const app = await buildApp(configOf(env));
+  return { app, send: sender(app) };
+}
+
+async function startForTest(env?: Record<string, string>): Promise<Service> {
+  const service = await start(env);
+  onTestFinished(() => service.app.close());
+  return service;
+}
+
+async function createTenant(slug: string): Promise<Tenant> {
+  const body = { name: slug, slug, admin: ADMIN };
+  const made = await home.send<{ id: string }>('POST', '/tenants', { token: operatorToken, body });
+  expect(made.status, made.text).toBe(201);
+  const { body: signedIn } = await signIn(home.send, { slug });
+  return { id: made.body.id, slug, token: signedIn.accessToken };
+}
+
+function signIn(send: Send, { slug }: Pick<Tenant, 'slug'>): Promise<Answer<{ id: string; accessToken: string }>> {
+  const { email, password } = ADMIN;
+  return send('POST', '/auth/login', { body: { tenant: slug, email, password } });
+}
+
+function products(send: Send, { token }: Tenant): Promise<Answer<{ id: string; accessToken: string }>> {
+  return send('GET', '/products', { token });
+}
+
+function makeProduct(send: Send, { token }: Tenant): Promise<Answer<{ id: string; accessToken: string }>> {
+  return send('POST', '/products', { token, body: { name: 'Chair', price: '1.00' } });
+}
+
+/** As the superuser sees them, past the service. */
+async function productIdsOf(tenant: Tenant): Promise<Set<string>> {
+  const row = await findTenant(home.app.registry, tenant.id);
+  const handle = open<unknown>(tenantServer, 'postgres', row?.dbName ?? '');
+  const { rows } = await sql<{ id: string }>`select id from products`.execute(handle.db);
+  await handle.close(0);
+  return new Set(rows.map(({ id }) => id));
+}
+
+function expectUnavailable(answer: Answer<unknown>): void {
+  expect(answer, answer.text).toMatchObject({ status: 503, body: { code: 'unavailable' } });
+  expect(answer.headers['retry-after']).toMatch(/^[1-9]\d*$/);
+}
+
+/** The postmaster, then its sessions and helpers: each leads a process group of its own, so that a signal to the group misses them. */
+function everyProcessOf({ cluster: { pid = NaN } }: Server): number[] {
+  const children = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').trim().split(' ');
+  return [pid, ...children.map(Number)];
+}
+
+/** Stops processes where they are. Returns what lets them go on, which the end of the test does at the latest. */
+function freeze(processes: readonly number[]): () => void {
+  const thaw = (): void => {
+    for (const pid of processes) signal(pid, 'SIGCONT');
+  };
+  onTestFinished(thaw);
+  for (const pid of processes) signal(pid, 'SIGSTOP');
+  return thaw;
+}
+
+function signal(pid: number, name: NodeJS.Signals): void {
+  try {
+    process.kill(pid, name);
+  } catch {
+    // It has ended since.
+  }
+}

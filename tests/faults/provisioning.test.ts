@@ -1,0 +1,350 @@
+// Making a tenant, failing at every step: by a hook that throws, and for real reasons. What failed is undone and said, and
+// what could not be undone is finished later.
+import type { FastifyInstance } from 'fastify';
+import { sql } from 'kysely';
+import { randomBytes } from 'node:crypto';
+import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest';
+import { findOperatorByEmail, insertOperator } from '../../db/central/operators.js';
+import type { Registry } from '../../db/central/schema.js';
+import { findTenantBySlug, insertTenant, type TenantRecord } from '../../db/central/tenants.js';
+import type { DatabaseHandle } from '../../db/client.js';
+import { createRuntimeRole, createTenantDatabase } from '../../db/cluster.js';
+import { scramVerifier } from '../../db/scram.js';
+import { tenantMigrations } from '../../db/tenant/migrations/index.js';
+import { buildApp } from '../../src/app.js';
+import { newDatabaseName, newTenantId } from '../../src/tenancy/ids.js';
+import { migrateAll } from '../../src/tenancy/migrate.js';
+import { openProvisioner, type Provisioner } from '../../src/tenancy/provisioner.js';
+import { provisioningSteps, type ProvisioningStep } from '../../src/tenancy/provisioning.js';
+import { templateName } from '../../src/tenancy/template.js';
+import {
+  ADMIN,
+  asSuperuser,
+  connectAs,
+  createRegistry,
+  sender,
+  testConfig,
+  type Answer,
+  type Send,
+} from '../support/app.js';
+
+// A provisioner of its own, and with it a template of its own: both are broken here, beside tests that use theirs.
+const provisionerRole = `provisioner_${randomBytes(6).toString('hex')}`;
+const template = templateName(tenantMigrations, provisionerRole);
+
+let registry: string;
+let central: DatabaseHandle<Registry>;
+let provisioner: Provisioner;
+let app: FastifyInstance;
+let send: Send;
+let token: string;
+
+/** Called behind each step, with the row of the tenant that is being made. */
+let afterStep: ((step: ProvisioningStep, row: TenantRecord) => Promise<void> | void) | undefined;
+/** The slug that is being made, for the hook. */
+let making = '';
+
+beforeAll(async () => {
+  const config = testConfig((registry = await createRegistry()));
+  central = connectAs<Registry>(registry);
+  const password = 'password-of-this-provisioner';
+  await asSuperuser('postgres', async (db) => {
+    const verifier = sql.lit(await scramVerifier(password, 1));
+    await sql`create role ${sql.id(provisionerRole)} login createdb createrole password ${verifier}`.execute(db);
+    await sql`grant connect on database postgres to ${sql.id(provisionerRole)}`.execute(db);
+  });
+  const connection = { ...config.tenants.provisioner, user: provisionerRole, password };
+  provisioner = openProvisioner(connection, config.tenants.provisionerPool);
+  await migrateAll({ registry: central.db, ...provisioner, provisioner: provisionerRole });
+
+  app = await buildApp(
+    { ...config, tenants: { ...config.tenants, provisioner: connection } },
+    {
+      afterProvisioningStep: async (step) => {
+        const row = await findTenantBySlug(central.db, making);
+        if (row) await afterStep?.(step, row);
+      },
+    },
+  );
+  send = sender(app);
+  await insertOperator(app.registry, { email: 'operator@example.com', passwordHash: 'not used' });
+  const operator = await findOperatorByEmail(app.registry, 'operator@example.com');
+  token = app.tokens.sign({ kind: 'operator', operatorId: operator?.id ?? '' });
+});
+afterAll(async () => {
+  await Promise.all([app.close(), provisioner.close(), central.close(0)]);
+});
+
+let slugs = 0;
+const newSlug = (): string => `faulty-${(slugs += 1)}`;
+
+async function make(slug: string): Promise<Answer<{ id: string; code: string; detail: string }>> {
+  making = slug;
+  return send('POST', '/tenants', { token, body: { name: 'Faulty', slug, admin: ADMIN } });
+}
+
+async function expectWorkingTenant(slug: string): Promise<void> {
+  const again = await make(slug);
+  expect(again.status, again.text).toBe(201);
+  const { email, password } = ADMIN;
+  expect((await send('POST', '/auth/login', { body: { tenant: slug, email, password } })).status).toBe(200);
+}
+
+/** What of a tenant exists anywhere. */
+async function remainsOf(slug: string, name: string): Promise<{ row?: string; database: boolean; role: boolean }> {
+  const row = await findTenantBySlug(central.db, slug);
+  const { rows } = await asSuperuser('postgres', (db) =>
+    sql<{ database: boolean; role: boolean }>`
+      select exists (select from pg_database where datname = ${name}) as database,
+             exists (select from pg_roles where rolname = ${name}) as role`.execute(db),
+  );
+  const [found = { database: false, role: false }] = rows;
+  return { ...(row && { row: row.status }), ...found };
+}
+
+const NOTHING = { database: false, role: false };
+
+describe('a failure at any step is undone and said, and the same request works afterwards:', () => {
+  it.each(provisioningSteps)('%s', async (failing) => {
+    const slug = newSlug();
+    let name = '';
+    const passed: string[] = [];
+    afterStep = (step, row) => {
+      name = row.dbName;
+      passed.push(step);
+      if (step === failing) throw new Error('made to fail');
+    };
+    const failed = await make(slug);
+    afterStep = undefined;
+
+    expect(failed).toMatchObject({ status: 503, body: { code: 'provisioning-failed' } });
+    expect(failed.headers['retry-after']).toBe('5');
+    expect(failed.body.detail).toContain(`the step "${failing}". Everything was undone`);
+    expect(passed.at(-1)).toBe(failing);
+    expect(name).toMatch(/^tn_/);
+    expect(await remainsOf(slug, name)).toEqual(NOTHING);
+    await expectWorkingTenant(slug);
+  });
+});
+
+describe('so is a failure for a real reason:', () => {
+  const onServer = (statement: string) => (): Promise<void> => run('postgres', statement);
+  const onRegistry = (statement: string) => (): Promise<void> => run(registry, statement);
+  const refuse = `create function refuse() returns trigger language plpgsql as $$ begin raise exception 'refused'; end $$;`;
+
+  it.each<[string, ProvisioningStep, () => Promise<void>, () => Promise<void>]>([
+    [
+      'the registry refuses the row',
+      'register',
+      onRegistry(`${refuse} create trigger refuse after insert on tenants execute function refuse()`),
+      onRegistry('drop function refuse cascade'),
+    ],
+    [
+      'the provisioner may not make roles',
+      'role',
+      onServer(`alter role ${provisionerRole} nocreaterole`),
+      onServer(`alter role ${provisionerRole} createrole`),
+    ],
+    [
+      'the provisioner may not make databases',
+      'database',
+      onServer(`alter role ${provisionerRole} nocreatedb`),
+      onServer(`alter role ${provisionerRole} createdb`),
+    ],
+    [
+      'the template is missing',
+      'database',
+      onServer(`alter database ${template} rename to ${template}_gone`),
+      onServer(`alter database ${template}_gone rename to ${template}`),
+    ],
+    [
+      'the template is not whole',
+      'fill',
+      () => inTemplate(`update roles set name = 'chief' where name = 'admin'`),
+      () => inTemplate(`update roles set name = 'admin' where name = 'chief'`),
+    ],
+    [
+      'the registry refuses to activate it',
+      'activate',
+      onRegistry(
+        `${refuse} create trigger refuse after update on tenants for each row when (new.status = 'active') execute function refuse()`,
+      ),
+      onRegistry('drop function refuse cascade'),
+    ],
+  ])('%s', async (_what, step, breakIt, mendIt) => {
+    const slug = newSlug();
+    const before = await namesOnServer();
+    let failed;
+    await breakIt();
+    try {
+      failed = await make(slug);
+    } finally {
+      await mendIt();
+    }
+    expect(failed).toMatchObject({ status: 503, body: { code: 'provisioning-failed' } });
+    expect(failed.body.detail).toContain(`the step "${step}". Everything was undone`);
+    expect(await findTenantBySlug(central.db, slug)).toBeUndefined();
+    expect(await namesOnServer()).toEqual(before);
+    await expectWorkingTenant(slug);
+  });
+});
+
+describe('when undoing fails too', () => {
+  /** Fails behind a step, with a session in the new database that the provisioner may not end. */
+  async function leaveHalf(
+    slug: string,
+    failing: ProvisioningStep,
+  ): Promise<{ name: string; id: string; unblock: () => Promise<void> }> {
+    let name = '';
+    let unblock = async (): Promise<void> => undefined;
+    afterStep = async (step, row) => {
+      if (step !== failing) return;
+      name = row.dbName;
+      unblock = await enter(name);
+      throw new Error('made to fail');
+    };
+    const failed = await make(slug);
+    afterStep = undefined;
+    expect(failed).toMatchObject({ status: 503, body: { code: 'provisioning-failed' } });
+    const id = /DELETE \/tenants\/([0-9a-f-]{36}) finishes that/.exec(failed.body.detail)?.[1] ?? '';
+    expect(await findTenantBySlug(central.db, slug)).toMatchObject({ id, status: 'deleting', active: false });
+    return { name, id, unblock };
+  }
+
+  it.each(['database', 'fill', 'activate'] as const)(
+    'behind "%s": the row stays, and DELETE finishes it',
+    async (step) => {
+      const slug = newSlug();
+      const { name, id, unblock } = await leaveHalf(slug, step);
+      const stillBlocked = await send('DELETE', `/tenants/${id}`, { token });
+      expect(stillBlocked).toMatchObject({ status: 503, body: { code: 'unavailable' } });
+      expect(stillBlocked.headers['retry-after']).toBe('5');
+      expect(await remainsOf(slug, name)).toEqual({ row: 'deleting', database: true, role: true });
+
+      await unblock();
+      expect((await send('DELETE', `/tenants/${id}`, { token })).status).toBe(204);
+      expect(await remainsOf(slug, name)).toEqual(NOTHING);
+      await expectWorkingTenant(slug);
+    },
+  );
+
+  it('the same request finishes it as well, as soon as that is possible', async () => {
+    const slug = newSlug();
+    const { name, unblock } = await leaveHalf(slug, 'fill');
+    expect(await make(slug)).toMatchObject({ status: 503, body: { code: 'unavailable' } });
+    await unblock();
+    await expectWorkingTenant(slug);
+    expect(await remainsOf(slug, name)).toEqual({ ...NOTHING, row: 'active' });
+  });
+
+  it('nobody can sign in to what is left', async () => {
+    const slug = newSlug();
+    const { unblock } = await leaveHalf(slug, 'activate');
+    const { email, password } = ADMIN;
+    expect((await send('POST', '/auth/login', { body: { tenant: slug, email, password } })).status).toBe(401);
+    await unblock();
+  });
+});
+
+describe('a tenant whose making died with its process', () => {
+  it.each<[string, boolean]>([
+    ['behind its database', true],
+    ['behind its row', false],
+  ])('%s, is cleared away by the next one of that slug', async (_where, withDatabase) => {
+    const slug = newSlug();
+    const name = await abandon(slug, withDatabase);
+    await central.db.updateTable('tenants').set({ updated_at: hourAgo() }).where('slug', '=', slug).execute();
+    await expectWorkingTenant(slug);
+    expect(await remainsOf(slug, name)).toEqual({ ...NOTHING, row: 'active' });
+    const row = await findTenantBySlug(central.db, slug);
+    expect(row?.dbName).not.toBe(name);
+  });
+
+  it('is left alone while it may still be at work', async () => {
+    const slug = newSlug();
+    const name = await abandon(slug, true);
+    expect(await make(slug)).toMatchObject({ status: 409, body: { code: 'slug-taken' } });
+    expect(await remainsOf(slug, name)).toEqual({ row: 'provisioning', database: true, role: true });
+  });
+
+  /** What a process leaves that is killed behind the row, or behind the database. Returns the database's name. */
+  async function abandon(slug: string, withDatabase: boolean): Promise<string> {
+    const name = newDatabaseName();
+    const { host, port } = testConfig(registry).tenants.provisioner;
+    await insertTenant(central.db, {
+      id: newTenantId(),
+      name: 'Abandoned',
+      slug,
+      dbHost: host,
+      dbPort: port,
+      dbName: name,
+      dbUser: name,
+      dbPassword: 'v1.test.never.opened.here',
+      poolOptions: {},
+      schemaVersion: '0001',
+    });
+    if (withDatabase) {
+      const verifier = await scramVerifier('never-used', 1);
+      await createRuntimeRole(provisioner.cluster, { name, verifier, connectionLimit: 1 });
+      await createTenantDatabase(provisioner.cluster, { name, template, runtimeRole: name });
+    }
+    return name;
+  }
+});
+
+it('makes one tenant of several requests at once with one slug, and leaves nothing of the others', async () => {
+  const slug = newSlug();
+  const before = await namesOnServer();
+  const answers = await Promise.all([make(slug), make(slug), make(slug)]);
+  expect(answers.map(({ status }) => status).sort()).toEqual([201, 409, 409]);
+  const after = await namesOnServer();
+  expect(after).toHaveLength(before.length + 2);
+});
+
+/** Keeps a superuser's session in a database, which the provisioner cannot end. Returns its end. */
+async function enter(database: string): Promise<() => Promise<void>> {
+  const handle = connectAs<unknown>(database);
+  let isIn: () => void = () => undefined;
+  let leave: () => void = () => undefined;
+  const inside = new Promise<void>((resolve) => (isIn = resolve));
+  const left = new Promise<void>((resolve) => (leave = resolve));
+  const stay = handle.db.connection().execute(async (db) => {
+    await sql`select 1`.execute(db);
+    isIn();
+    await left;
+  });
+  await Promise.race([inside, stay]);
+  const unblock = async (): Promise<void> => {
+    leave();
+    await stay;
+    await handle.close(0);
+  };
+  onTestFinished(unblock);
+  return unblock;
+}
+
+async function run(database: string, statements: string): Promise<void> {
+  await asSuperuser(database, (db) => sql.raw(statements).execute(db));
+}
+
+async function inTemplate(statement: string): Promise<void> {
+  await run('postgres', `alter database ${template} allow_connections true`);
+  await run(template, statement);
+  await run('postgres', `alter database ${template} allow_connections false`);
+}
+
+/** Databases that this file's provisioner owns, and roles that it is a member of. */
+async function namesOnServer(): Promise<string[]> {
+  const { rows } = await asSuperuser('postgres', (db) =>
+    sql<{ name: string }>`
+      select 'database ' || datname as name from pg_database where datdba = ${provisionerRole}::regrole
+      union all
+      select distinct 'role ' || roleid::regrole from pg_auth_members where member = ${provisionerRole}::regrole
+      order by 1`.execute(db),
+  );
+  return rows.map(({ name }) => name);
+}
+
+function hourAgo(): string {
+  return new Date(Date.now() - 3_600_000).toISOString();
+}

@@ -1,0 +1,386 @@
+// The Kysely over pg that everything stands on, against a real server: what is prepared, which connections are kept and
+// which are thrown away, and that no wait and no loss goes unnoticed.
+import { sql, type Kysely } from 'kysely';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { inspect } from 'node:util';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, inject, it, onTestFinished } from 'vitest';
+import {
+  createDatabase,
+  type ConnectionSettings,
+  type DatabaseHandle,
+  type DatabaseOptions,
+  type PoolLimits,
+} from '../../db/client.js';
+import { DatabaseFault, violatedUniqueConstraint } from '../../db/errors.js';
+import { asSuperuser, createRegistry } from '../support/app.js';
+
+interface Notes {
+  notes: { id: number; text: string };
+}
+
+const LIMITS: PoolLimits = { max: 1, acquireTimeout: 5_000, timeout: 10_000, idleTimeoutMillis: 10_000 };
+
+let database: string;
+let connection: ConnectionSettings;
+
+beforeAll(async () => {
+  database = await createRegistry();
+  const { superuser, registryOwner } = inject('cluster');
+  connection = { ...superuser, ...registryOwner, database };
+  await open()
+    .db.schema.createTable('notes')
+    .addColumn('id', 'integer', (id) => id.primaryKey())
+    .addColumn('text', 'text')
+    .execute();
+});
+
+/** A pool that is closed when the test (or the hook) is over. */
+const handles: DatabaseHandle<Notes>[] = [];
+afterEach(closeHandles);
+afterAll(closeHandles);
+
+async function closeHandles(): Promise<void> {
+  await Promise.all(handles.splice(0).map((handle) => handle.close(0)));
+}
+
+function open(
+  limits: Partial<PoolLimits> = {},
+  { where = {}, ...options }: Partial<DatabaseOptions> & { where?: Partial<ConnectionSettings> } = {},
+): DatabaseHandle<Notes> {
+  const handle = createDatabase<Notes>(
+    { ...connection, ...where },
+    { ...LIMITS, ...limits },
+    { applicationName: 'db-client test', preparedStatements: true, ...options },
+  );
+  handles.push(handle);
+  return handle;
+}
+
+describe('prepared statements', () => {
+  it('are named, and prepared once for each connection', async () => {
+    const { db } = open();
+    for (const id of [1, 2, 3]) await db.selectFrom('notes').select('text').where('id', '=', id).execute();
+    const { rows } = await sql<{ name: string; uses: string }>`
+      select name, generic_plans + custom_plans as uses from pg_prepared_statements where statement like '%"notes"%'`.execute(
+      db,
+    );
+    expect(rows).toEqual([{ name: expect.stringMatching(/^[\w-]{22}$/) as unknown, uses: '3' }]);
+  });
+
+  it('are not used where they are switched off', async () => {
+    const { db } = open({}, { preparedStatements: false });
+    await db.selectFrom('notes').select('text').where('id', '=', 1).execute();
+    const { rows } = await sql`select name from pg_prepared_statements`.execute(db);
+    expect(rows).toEqual([]);
+  });
+
+  it('that a changed table has made unusable cost one failure, and the next query works', async () => {
+    const { db } = open();
+    await sql`create table shapes (a integer)`.execute(db);
+    await sql`select * from shapes`.execute(db);
+    await sql`alter table shapes add column b integer`.execute(db);
+    await expect(sql`select * from shapes`.execute(db)).rejects.toMatchObject({ code: '0A000' });
+    expect((await sql`select * from shapes`.execute(db)).rows).toEqual([]);
+  });
+});
+
+describe('a connection', () => {
+  it('is kept after a unique violation, also inside a transaction', async () => {
+    const { db } = open();
+    const pid = await backendOf(db);
+    await db.insertInto('notes').values({ id: 10, text: 'first' }).execute();
+    const again = db.insertInto('notes').values({ id: 10, text: 'second' });
+    expect(violatedUniqueConstraint(await failureOf(again.execute()))).toBe('notes_pkey');
+    const inTransaction = db
+      .transaction()
+      .execute((trx) => trx.insertInto('notes').values({ id: 10, text: 'third' }).execute());
+    expect(violatedUniqueConstraint(await failureOf(inTransaction))).toBe('notes_pkey');
+    expect(await backendOf(db)).toBe(pid);
+  });
+
+  it('is kept after a statement that the server ended at its time', async () => {
+    const { db } = open({ timeout: 200 });
+    const pid = await backendOf(db);
+    const fault = await faultOf(sql`select pg_sleep(30)`.execute(db));
+    expect(fault).toMatchObject({ kind: 'timeout', reason: '57014' });
+    expect(await backendOf(db)).toBe(pid);
+  });
+
+  it('is thrown away after a statement that got no answer in time', async () => {
+    const { db } = open({ timeout: 100 });
+    const pid = await backendOf(db);
+    // The role may lift the server's bound for itself; a server that hangs keeps none either.
+    await sql`set statement_timeout = 0`.execute(db);
+    const fault = await faultOf(sql`select pg_sleep(30)`.execute(db));
+    expect(fault).toMatchObject({ kind: 'timeout', reason: 'no answer' });
+    expect(await backendOf(db)).not.toBe(pid);
+  });
+
+  it('is thrown away when its backend was killed', async () => {
+    const lost: DatabaseFault[] = [];
+    const { db } = open({}, { onConnectionLost: (fault) => lost.push(fault) });
+    const pid = await backendOf(db);
+    await kill(pid);
+    await until(() => lost.length === 1);
+    expect(lost[0]).toMatchObject({ kind: 'unavailable', reason: '57P01' });
+    expect(await backendOf(db)).not.toBe(pid);
+  });
+});
+
+describe('a transaction', () => {
+  const uncaught: unknown[] = [];
+  const collect = (error: unknown): void => {
+    uncaught.push(error);
+  };
+  beforeEach(() => {
+    uncaught.length = 0;
+    process.on('uncaughtException', collect);
+    process.on('unhandledRejection', collect);
+  });
+  afterEach(() => {
+    process.off('uncaughtException', collect);
+    process.off('unhandledRejection', collect);
+  });
+
+  it('whose backend is killed between two statements fails, and the process lives', async () => {
+    const { db } = open();
+    const fault = await faultOf(
+      db.transaction().execute(async (trx) => {
+        await trx.insertInto('notes').values({ id: 20, text: 'lost' }).execute();
+        await kill(await backendOf(trx));
+        await sleep(100);
+        await trx.insertInto('notes').values({ id: 21, text: 'lost' }).execute();
+      }),
+    );
+    expect(fault.kind).toBe('unavailable');
+    expect(await idsFrom(db, 20, 21)).toEqual([]);
+    expect(uncaught).toEqual([]);
+  });
+
+  it('whose backend is killed before COMMIT is not acknowledged', async () => {
+    const { db } = open();
+    const fault = await faultOf(
+      db.transaction().execute(async (trx) => {
+        await trx.insertInto('notes').values({ id: 22, text: 'lost' }).execute();
+        await kill(await backendOf(trx));
+      }),
+    );
+    expect(fault.kind).toBe('unavailable');
+    expect(await idsFrom(db, 22, 22)).toEqual([]);
+    expect(uncaught).toEqual([]);
+  });
+
+  it('that got no answer in time takes no later write with it', async () => {
+    const { db } = open({ timeout: 100 });
+    let first: unknown;
+    const fault = await faultOf(
+      db.transaction().execute(async (trx) => {
+        await sql`set statement_timeout = 0`.execute(trx);
+        await trx.insertInto('notes').values({ id: 30, text: 'of the failed transaction' }).execute();
+        await sql`select pg_sleep(30)`.execute(trx).catch((error: unknown) => {
+          first = error;
+          throw error;
+        });
+      }),
+    );
+    expect(fault).toMatchObject({ kind: 'timeout', reason: 'no answer' });
+    // Not the error of a ROLLBACK that waited for the same connection as long again.
+    expect(fault).toBe(first);
+    await db.insertInto('notes').values({ id: 31, text: 'acknowledged' }).execute();
+    expect(await asSuperuser(database, (other) => idsFrom(other as Kysely<Notes>, 30, 31))).toEqual([31]);
+  });
+
+  it('that swallowed a statement’s error is not acknowledged', async () => {
+    const { db } = open();
+    const pid = await backendOf(db);
+    const fault = await faultOf(
+      db.transaction().execute(async (trx) => {
+        await trx.insertInto('notes').values({ id: 40, text: 'lost' }).execute();
+        await sql`select 1 / 0`.execute(trx).catch(() => undefined);
+      }),
+    );
+    expect(fault.reason).toBe('the transaction had failed and was rolled back');
+    expect(await idsFrom(db, 40, 40)).toEqual([]);
+    expect(await backendOf(db)).not.toBe(pid);
+  });
+
+  it('that swallowed a lost connection is not acknowledged', async () => {
+    const { db } = open();
+    const fault = await faultOf(
+      db.transaction().execute(async (trx) => {
+        await kill(await backendOf(trx));
+        await trx
+          .insertInto('notes')
+          .values({ id: 41, text: 'lost' })
+          .execute()
+          .catch(() => undefined);
+      }),
+    );
+    expect(fault.kind).toBe('unavailable');
+    expect(uncaught).toEqual([]);
+  });
+});
+
+describe('waiting', () => {
+  it('ends when no connection becomes free in time', async () => {
+    const { db } = open({ acquireTimeout: 200 });
+    const held = hold(db);
+    await held.taken;
+    expect(await faultOf(backendOf(db))).toMatchObject({ kind: 'busy', reason: 'no connection became free in time' });
+    await held.release();
+    await backendOf(db);
+  });
+
+  it('is bounded: one request more is refused at once, while the others still wait', async () => {
+    const pool = open({ acquireTimeout: 20_000 });
+    const { db } = pool;
+    const held = hold(db);
+    await held.taken;
+    const waiting = Array.from({ length: 100 }, () => backendOf(db));
+    await until(() => pool.stats().waiting === 100);
+    expect(await faultOf(backendOf(db))).toMatchObject({
+      kind: 'busy',
+      reason: 'too many requests wait for a connection',
+    });
+    expect(pool.stats().waiting).toBe(100);
+    await held.release();
+    expect(new Set(await Promise.all(waiting)).size).toBe(1);
+  });
+});
+
+describe('close', () => {
+  it('lets running statements finish within the deadline', async () => {
+    const pool = open({ max: 2 });
+    const { db } = pool;
+    const slow = sql<{ done: boolean }>`select true as done from pg_sleep(0.3)`.execute(db);
+    await backendOf(db);
+    await pool.close(20_000);
+    expect((await slow).rows).toEqual([{ done: true }]);
+  });
+
+  it('ends a statement that outlives the deadline, and its session on the server', async () => {
+    const pool = open();
+    const { db } = pool;
+    const pid = await backendOf(db);
+    const stuck = failureOf(sql`select pg_sleep(600)`.execute(db));
+    await pool.close(100);
+    expect(await stuck).toMatchObject({ kind: 'unavailable' });
+    expect(pool.stats()).toEqual({ total: 0, idle: 0, waiting: 0 });
+    await until(async () => !(await isRunning(pid)), 15_000);
+  });
+
+  it('does not wait for a transaction that asks for nothing more', async () => {
+    const pool = open();
+    const { db } = pool;
+    const held = hold(db);
+    const pid = await held.taken;
+    await pool.close(100);
+    await until(async () => !(await isRunning(pid)), 15_000);
+    expect((await faultOf(held.release())).reason).toBe('the pool was closed');
+  });
+
+  it('hands out no connection afterwards, and can be called again', async () => {
+    const pool = open();
+    const { db } = pool;
+    await backendOf(db);
+    await Promise.all([pool.close(1_000), pool.close(0)]);
+    expect((await faultOf(backendOf(db))).kind).toBe('unavailable');
+  });
+});
+
+describe('a server that cannot be reached is unavailable, and the password stays here:', () => {
+  const password = 'canary-password-of-the-client-test';
+  it.each<[string, Partial<ConnectionSettings>, string]>([
+    ['a wrong password', {}, '28P01'],
+    ['an unknown role', { user: 'nobody_of_that_name' }, '28P01'],
+    ['an unknown host', { host: 'nowhere.invalid' }, 'E'],
+    ['a refused port', { port: 1 }, 'ECONNREFUSED'],
+  ])('%s', async (_what, where, reason) => {
+    const { db } = open({ acquireTimeout: 10_000 }, { where: { ...where, password } });
+    const fault = await faultOf(backendOf(db));
+    expect(fault.kind).toBe('unavailable');
+    expect(fault.reason).toMatch(new RegExp(`^${reason}`));
+    expect(inspect(fault, { depth: 20, showHidden: true })).not.toContain(password);
+  });
+
+  it('an unknown database', async () => {
+    const { db } = open({}, { where: { database: 'no_database_of_that_name' } });
+    const fault = await faultOf(backendOf(db));
+    expect(fault).toMatchObject({ kind: 'unavailable', reason: '3D000' });
+    expect(inspect(fault, { depth: 20, showHidden: true })).not.toContain(connection.password);
+  });
+
+  it('nor does the pool print it', () => {
+    expect(inspect(open({}, { where: { password } }), { depth: 20, showHidden: true })).not.toContain(password);
+  });
+});
+
+function backendOf(db: Kysely<Notes>): Promise<number> {
+  return sql<{ pid: number }>`select pg_backend_pid() as pid`.execute(db).then(({ rows }) => rows[0]?.pid ?? NaN);
+}
+
+async function idsFrom(db: Kysely<Notes>, first: number, last: number): Promise<number[]> {
+  const rows = await db
+    .selectFrom('notes')
+    .select('id')
+    .where('id', '>=', first)
+    .where('id', '<=', last)
+    .orderBy('id')
+    .execute();
+  return rows.map(({ id }) => id);
+}
+
+/** Keeps a connection in an open transaction until `release`. */
+function hold(db: Kysely<Notes>): { taken: Promise<number>; release: () => Promise<void> } {
+  let taken: (pid: number) => void = () => undefined;
+  let letGo: () => void = () => undefined;
+  const released = new Promise<void>((resolve) => (letGo = resolve));
+  const isTaken = new Promise<number>((resolve) => (taken = resolve));
+  const transaction = db.transaction().execute(async (trx) => {
+    taken(await backendOf(trx));
+    await released;
+  });
+  transaction.catch(() => undefined);
+  onTestFinished(() => {
+    letGo();
+  });
+  return {
+    taken: isTaken,
+    release: () => {
+      letGo();
+      return transaction;
+    },
+  };
+}
+
+async function kill(pid: number): Promise<void> {
+  await asSuperuser(database, (db) => sql`select pg_terminate_backend(${pid}, 5000)`.execute(db));
+}
+
+async function isRunning(pid: number): Promise<boolean> {
+  const { rows } = await asSuperuser(database, (db) =>
+    sql`select from pg_stat_activity where pid = ${pid}`.execute(db),
+  );
+  return rows.length > 0;
+}
+
+async function failureOf(work: Promise<unknown>): Promise<unknown> {
+  return work.then(
+    () => expect.fail('it did not fail'),
+    (error: unknown) => error,
+  );
+}
+
+async function faultOf(work: Promise<unknown>): Promise<DatabaseFault> {
+  const error = await failureOf(work);
+  expect(error).toBeInstanceOf(DatabaseFault);
+  return error as DatabaseFault;
+}
+
+async function until(holds: () => boolean | Promise<boolean>, within = 10_000): Promise<void> {
+  const deadline = Date.now() + within;
+  while (!(await holds())) {
+    if (Date.now() > deadline) throw new Error(`Not within ${within} ms`);
+    await sleep(20);
+  }
+}

@@ -1,0 +1,383 @@
+// The tenant pools at work: built once, proved, retired without hurting a request, and gone when they should be.
+import { sql, type Kysely } from 'kysely';
+import { PassThrough } from 'node:stream';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest';
+import type { Registry } from '../../db/central/schema.js';
+import { findTenant, type TenantRecord } from '../../db/central/tenants.js';
+import { createDatabase } from '../../db/client.js';
+import type { TenantDatabase } from '../../db/tenant/schema.js';
+import { createEnvelope } from '../../src/tenancy/envelope.js';
+import { poolLimits } from '../../src/tenancy/pool-options.js';
+import { createTenantPools } from '../../src/tenancy/pools.js';
+import {
+  asSuperuser,
+  connectAs,
+  createRegistry,
+  startService,
+  startServiceForTest,
+  type TestService,
+  type TestTenant,
+} from '../support/app.js';
+
+let registry: string;
+/** Makes the tenants; the services under test share its registry and begin cold. */
+let home: TestService;
+
+beforeAll(async () => {
+  registry = await createRegistry();
+  home = await startService({ registry });
+});
+afterAll(() => home.close());
+
+function coldService(env: Record<string, string> = {}): Promise<TestService> {
+  return startServiceForTest({ registry, env });
+}
+
+describe('a cold tenant', () => {
+  it('gets one pool from 200 that ask at once, and one proof that it is the right database', async () => {
+    const row = await rowOf(await home.createTenant());
+    let built = 0;
+    const pools = createTenantPools({
+      envelope: createEnvelope(home.config.encryptionKeys),
+      tls: false,
+      closeAfter: 60_000,
+      createDatabase: (connection, own) => {
+        built += 1;
+        return createDatabase<TenantDatabase>(connection, poolLimits(own, home.config.tenants.pool), {
+          applicationName: 'pools test',
+          preparedStatements: true,
+        });
+      },
+      onError: (error) => {
+        throw error;
+      },
+    });
+    onTestFinished(() => pools.close());
+    expect(pools.peek(row)).toBeUndefined();
+    const all = await Promise.all(Array.from({ length: 200 }, () => pools.acquire(row)));
+    expect(new Set(all)).toEqual(new Set([pools.peek(row)]));
+    expect(built).toBe(1);
+    expect(pools.stats()).toEqual({ pools: 1, connections: 1 });
+  });
+
+  it('answers 200 requests at once, over no more connections than its pool may have', async () => {
+    const tenant = await home.createTenant();
+    const { dbName } = await rowOf(tenant);
+    const before = await sessionsIn(dbName);
+    const cold = await coldService({ POOL_MAX: '3' });
+    const answers = await Promise.all(
+      Array.from({ length: 200 }, () => cold.send('GET', '/products', { token: tenant.adminToken })),
+    );
+    expect(new Set(answers.map(({ status }) => status))).toEqual(new Set([200]));
+    const { pools, connections } = cold.app.tenantPools.stats();
+    expect(pools).toBe(1);
+    expect(connections).toBeLessThanOrEqual(3);
+    expect((await newSessionsIn(dbName, before)).length).toBeLessThanOrEqual(3);
+  });
+});
+
+describe('a failed build', () => {
+  it('stays with its tenant, and is not remembered: once the row is mended it is served, by the same process', async () => {
+    const [tenant, neighbour] = [await home.createTenant(), await home.createTenant()];
+    const { dbName } = await rowOf(tenant);
+    await changeRow(tenant, { db_name: 'no_such_database' });
+    const cold = await coldService();
+    const ask = (): ReturnType<TestService['send']> => cold.send('GET', '/products', { token: tenant.adminToken });
+
+    const broken = await Promise.all([ask(), ask(), ask()]);
+    for (const answer of broken) {
+      expect(answer).toMatchObject({ status: 503, body: { code: 'unavailable' } });
+      expect(answer.headers['retry-after']).toMatch(/^[1-9]\d*$/);
+    }
+    expect(cold.app.tenantPools.stats()).toEqual({ pools: 0, connections: 0 });
+    expect((await cold.send('GET', '/products', { token: neighbour.adminToken })).status).toBe(200);
+    await changeRow(tenant, { db_name: dbName });
+    await expect.poll(async () => (await ask()).status, { timeout: 10_000 }).toBe(200);
+  });
+});
+
+describe('the wrong database behind a row', () => {
+  const lines: string[] = [];
+  let cold: TestService;
+  let other: TestTenant;
+  beforeAll(async () => {
+    const overrides = { logStream: { write: (line: string) => void lines.push(line) } };
+    cold = await startService({ registry, env: { LOG_LEVEL: 'info' }, overrides });
+    other = await home.createTenant();
+  });
+  afterAll(() => cold.close());
+
+  it.each<[string, (tenant: TestTenant) => Promise<void>]>([
+    [
+      'marked as another tenant’s',
+      async (tenant) => {
+        await inDatabaseOf(tenant, (db) => db.updateTable('tenant_marker').set({ tenant_id: other.id }).execute());
+      },
+    ],
+    [
+      'marked as nobody’s',
+      async (tenant) => {
+        await inDatabaseOf(tenant, (db) => db.deleteFrom('tenant_marker').execute());
+      },
+    ],
+    [
+      'with nothing in it',
+      async (tenant) => {
+        await inDatabaseOf(tenant, (db) => sql`drop table tenant_marker`.execute(db));
+      },
+    ],
+    [
+      'reached by another tenant’s role and password',
+      async (tenant) => {
+        const { dbName, dbUser, dbPassword } = await rowOf(other);
+        await changeRow(other, { db_name: 'parked' });
+        await changeRow(tenant, { db_name: dbName, db_user: dbUser, db_password: dbPassword });
+      },
+    ],
+  ])('%s, is not served: 503, and a line in the log', async (_what, mixUp) => {
+    const tenant = await home.createTenant();
+    await mixUp(tenant);
+    for (const url of ['/products', '/users', `/users/${tenant.adminId}`]) {
+      const answer = await cold.send('GET', url, { token: tenant.adminToken });
+      expect(answer).toMatchObject({ status: 503, body: { code: 'unavailable' } });
+      expect(answer.headers['retry-after']).toBe('30');
+    }
+    const logged = lines.map((line) => JSON.parse(line) as Record<string, unknown>);
+    expect(logged).toContainEqual(
+      expect.objectContaining({ level: 'error', tenantId: tenant.id, msg: 'a tenant pool could not be built' }),
+    );
+    expect(cold.app.tenantPools.stats().pools).toBe(0);
+  });
+});
+
+describe('an idle pool', () => {
+  it('is closed after its time, and built again by the next request', async () => {
+    const tenant = await home.createTenant();
+    const { dbName } = await rowOf(tenant);
+    const before = await sessionsIn(dbName);
+    const cold = await coldService({ POOL_CLOSE_AFTER_MS: '200' });
+    const ask = async (): Promise<number> => (await cold.send('GET', '/products', { token: tenant.adminToken })).status;
+    expect(await ask()).toBe(200);
+    expect(await newSessionsIn(dbName, before)).not.toEqual([]);
+    await expect.poll(() => cold.app.tenantPools.stats().pools, { timeout: 10_000 }).toBe(0);
+    await expect.poll(() => newSessionsIn(dbName, before), { timeout: 10_000 }).toEqual([]);
+    expect(await ask()).toBe(200);
+    expect(cold.app.tenantPools.stats().pools).toBe(1);
+  });
+
+  it('is not closed under a running query', async () => {
+    const tenant = await home.createTenant();
+    const product = await makeProduct(tenant);
+    const cold = await coldService({ POOL_CLOSE_AFTER_MS: '100' });
+    const lock = await lockProduct(tenant, product);
+    const stuck = cold.send('PATCH', `/products/${product}`, { token: tenant.adminToken, body: { name: 'Late' } });
+    await lock.awaited();
+    await sleep(500);
+    expect(cold.app.tenantPools.stats().pools).toBe(1);
+    await lock.release();
+    expect((await stuck).status).toBe(200);
+  });
+});
+
+describe('changed pool options', () => {
+  it('are in force for the next request, while what runs on the old pool finishes', async () => {
+    const tenant = await home.createTenant();
+    const { dbName } = await rowOf(tenant);
+    const product = await makeProduct(tenant);
+    const before = await sessionsIn(dbName);
+    const lock = await lockProduct(tenant, product);
+    const stuck = home.send('PATCH', `/products/${product}`, { token: tenant.adminToken, body: { name: 'Late' } });
+    await lock.awaited();
+
+    const changed = await home.send('PATCH', `/tenants/${tenant.id}`, {
+      token: home.operatorToken,
+      body: { poolOptions: { max: 2, timeout: 20_000 } },
+    });
+    expect(changed.body).toMatchObject({ poolOptions: { max: 2, timeout: 20_000, acquireTimeout: 5_000 } });
+    expect((await home.send('GET', '/products', { token: tenant.adminToken })).status).toBe(200);
+    const { rows } = await sql<{ timeout: string }>`select current_setting('statement_timeout') as timeout`.execute(
+      await home.app.tenantPools.acquire(await rowOf(tenant)),
+    );
+    expect(rows).toEqual([{ timeout: '20s' }]);
+
+    // Longer than a retired pool is kept for requests that have not asked it for anything yet.
+    await sleep(1_500);
+    await lock.release();
+    expect(await stuck).toMatchObject({ status: 200, body: { name: 'Late' } });
+    await expect
+      .poll(async () => (await sessionsIn(dbName)).filter((pid) => before.includes(pid)), { timeout: 10_000 })
+      .toEqual([]);
+  });
+
+  it('do not hurt a request whose body is still arriving', async () => {
+    const tenant = await home.createTenant();
+    const body = new PassThrough();
+    const arriving = home.app.inject({
+      method: 'POST',
+      url: '/products',
+      headers: { authorization: `Bearer ${tenant.adminToken}`, 'content-type': 'application/json' },
+      payload: body,
+    });
+    // Somebody reads the body: the request has its database by now.
+    await expect.poll(() => body.isPaused() || body.readableFlowing, { timeout: 10_000 }).toBe(true);
+    const { status } = await home.send('PATCH', `/tenants/${tenant.id}`, {
+      token: home.operatorToken,
+      body: { poolOptions: { max: 2 } },
+    });
+    expect(status).toBe(200);
+    body.end('{"name":"Chair","price":"1.00"}');
+    expect((await arriving).statusCode).toBe(201);
+  });
+
+  it('make no request fail, however often they change', async () => {
+    const tenant = await home.createTenant();
+    const statuses = new Map<number, number>();
+    let done = false;
+    const client = async (): Promise<void> => {
+      while (!done) {
+        const answers = await Promise.all([
+          home.send('GET', '/products', { token: tenant.adminToken }),
+          home.send('GET', '/auth/me', { token: tenant.adminToken }),
+          home.send('POST', '/products', { token: tenant.adminToken, body: { name: 'Chair', price: '1.00' } }),
+        ]);
+        for (const { status } of answers) statuses.set(status, (statuses.get(status) ?? 0) + 1);
+      }
+    };
+    const clients = [client(), client()];
+    for (let change = 1; change <= 20; change += 1) {
+      const { status } = await home.send('PATCH', `/tenants/${tenant.id}`, {
+        token: home.operatorToken,
+        body: { poolOptions: { max: 1 + (change % 5) } },
+      });
+      expect(status).toBe(200);
+      await sleep(50);
+    }
+    done = true;
+    await Promise.all(clients);
+    expect([...statuses.keys()].sort()).toEqual([200, 201]);
+    expect(home.app.tenantPools.stats().pools).toBeGreaterThan(0);
+  });
+});
+
+describe('an exhausted pool', () => {
+  it('answers 503 with Retry-After within the acquire timeout, and serves again when it is free', async () => {
+    const tenant = await home.createTenant();
+    const product = await makeProduct(tenant);
+    const cold = await coldService({ POOL_MAX: '1', POOL_ACQUIRE_TIMEOUT_MS: '300' });
+    const lock = await lockProduct(tenant, product);
+    const stuck = cold.send('PATCH', `/products/${product}`, { token: tenant.adminToken, body: { name: 'Late' } });
+    await lock.awaited();
+    // Answered while the lock is still held: the acquire timeout ends the wait, and nothing else does.
+    const refused = await Promise.all(
+      ['/products', '/users', '/auth/me'].map((url) => cold.send('GET', url, { token: tenant.adminToken })),
+    );
+    for (const answer of refused) {
+      expect(answer).toMatchObject({ status: 503, body: { code: 'unavailable' } });
+      expect(answer.headers['retry-after']).toMatch(/^[1-9]\d*$/);
+    }
+    await lock.release();
+    expect((await stuck).status).toBe(200);
+    expect((await cold.send('GET', '/products', { token: tenant.adminToken })).status).toBe(200);
+  });
+});
+
+describe('app.close()', () => {
+  it('leaves no connection behind', async () => {
+    const sockets = (): number => process.getActiveResourcesInfo().filter((kind) => kind === 'TCPSocketWrap').length;
+    const own = await createRegistry();
+    const before = sockets();
+    const service = await startService({ registry: own });
+    const databases = [own];
+    for (const tenant of [await service.createTenant(), await service.createTenant()]) {
+      const row = await findTenant(service.app.registry, tenant.id);
+      databases.push(row?.dbName ?? '');
+      await service.send('GET', '/products', { token: tenant.adminToken });
+    }
+    for (const database of databases) expect((await sessionsIn(database)).length).toBeGreaterThan(0);
+    await service.close();
+    for (const database of databases) await expect.poll(() => sessionsIn(database), { timeout: 10_000 }).toEqual([]);
+    await expect.poll(sockets, { timeout: 10_000 }).toBeLessThanOrEqual(before);
+  });
+});
+
+async function rowOf(tenant: TestTenant): Promise<TenantRecord> {
+  const row = await findTenant(home.app.registry, tenant.id);
+  if (!row) throw new Error('the tenant has no row');
+  return row;
+}
+
+/** As somebody with psql would: without the service, which therefore learns of it within a second. */
+async function changeRow(
+  tenant: TestTenant,
+  changes: { db_name?: string; db_user?: string; db_password?: string },
+): Promise<void> {
+  const handle = connectAs<Registry>(registry);
+  await handle.db.updateTable('tenants').set(changes).where('id', '=', tenant.id).execute();
+  await handle.close(0);
+}
+
+async function inDatabaseOf(tenant: TestTenant, work: (db: Kysely<TenantDatabase>) => Promise<unknown>): Promise<void> {
+  const handle = connectAs<TenantDatabase>((await rowOf(tenant)).dbName);
+  await work(handle.db);
+  await handle.close(0);
+}
+
+async function makeProduct(tenant: TestTenant): Promise<string> {
+  const made = await home.send<{ id: string }>('POST', '/products', {
+    token: tenant.adminToken,
+    body: { name: 'Chair', price: '1.00' },
+  });
+  return made.body.id;
+}
+
+/** Locks a product's row from outside, so that a PATCH of it waits for as long as the test likes. */
+async function lockProduct(
+  tenant: TestTenant,
+  id: string,
+): Promise<{ awaited: () => Promise<void>; release: () => Promise<void> }> {
+  const handle = connectAs<TenantDatabase>((await rowOf(tenant)).dbName);
+  let isTaken: () => void = () => undefined;
+  let letGo: () => void = () => undefined;
+  const taken = new Promise<void>((resolve) => (isTaken = resolve));
+  const released = new Promise<void>((resolve) => (letGo = resolve));
+  const transaction = handle.db.transaction().execute(async (trx) => {
+    await trx.selectFrom('products').select('id').where('id', '=', id).forUpdate().execute();
+    isTaken();
+    await released;
+  });
+  const release = async (): Promise<void> => {
+    letGo();
+    await transaction;
+    await handle.close(0);
+  };
+  onTestFinished(release);
+  await Promise.race([taken, transaction]);
+  return {
+    /** Resolves when somebody waits for the lock. */
+    awaited: async () => {
+      const blocked = async (): Promise<number> => {
+        const { rows } = await sql`
+          select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`.execute(
+          handle.db,
+        );
+        return rows.length;
+      };
+      await expect.poll(blocked, { timeout: 10_000 }).toBeGreaterThan(0);
+    },
+    release,
+  };
+}
+
+async function newSessionsIn(database: string, before: readonly number[]): Promise<number[]> {
+  return (await sessionsIn(database)).filter((pid) => !before.includes(pid));
+}
+
+/** Process ids of the service's sessions in a database. */
+async function sessionsIn(database: string): Promise<number[]> {
+  const { rows } = await asSuperuser('postgres', (db) =>
+    sql<{ pid: number }>`
+      select pid from pg_stat_activity where datname = ${database} and application_name like 'tenantry%'`.execute(db),
+  );
+  return rows.map(({ pid }) => pid);
+}

@@ -1,0 +1,171 @@
+// deploy/bootstrap.sql, run by psql on a server of its own: it is repeatable, it leaves what bootstrapCluster leaves, and
+// the service works on it.
+import { sql } from 'kysely';
+import { execFile, spawnSync } from 'node:child_process';
+import { chmod, mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { promisify } from 'node:util';
+import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest';
+import { findOperatorByEmail, insertOperator } from '../../db/central/operators.js';
+import type { Registry } from '../../db/central/schema.js';
+import { createDatabase, type ConnectionSettings, type DatabaseHandle } from '../../db/client.js';
+import { bootstrapCluster, checkCluster } from '../../db/cluster.js';
+import { scramVerifier } from '../../db/scram.js';
+import { buildApp } from '../../src/app.js';
+import { completeConfig, parseKeyring, readSettings } from '../../src/config.js';
+import { startEmbeddedCluster, type EmbeddedCluster } from '../../src/embedded/cluster.js';
+import { migrateAll } from '../../src/tenancy/migrate.js';
+import { openProvisioner } from '../../src/tenancy/provisioner.js';
+import { ADMIN, sender } from '../support/app.js';
+
+const hasPsql = spawnSync('psql', ['--version']).status === 0;
+
+const SUPERUSER_PASSWORD = 'superuser-of-the-bootstrap-test';
+const PASSWORD = 'password-of-the-bootstrap-test';
+const limits = { max: 2, acquireTimeout: 10_000, timeout: 60_000, idleTimeoutMillis: 1_000 };
+
+// The script is written for psql, and the embedded PostgreSQL brings none.
+const title = `deploy/bootstrap.sql, run by psql${hasPsql ? '' : ' (skipped: there is no psql on the PATH)'}`;
+
+describe.skipIf(!hasPsql)(title, () => {
+  let home: string;
+  let cluster: EmbeddedCluster;
+  let superuser: DatabaseHandle<unknown>;
+
+  beforeAll(async () => {
+    home = await mkdtemp(join(tmpdir(), 'tenantry-bootstrap-'));
+    await chmod(home, 0o755);
+    const log = { info: () => undefined, warn: () => undefined, error: () => undefined };
+    cluster = await startEmbeddedCluster({ home, superuserPassword: SUPERUSER_PASSWORD, log });
+    superuser = open(cluster.superuser, SUPERUSER_PASSWORD, 'postgres');
+    await runScript();
+  });
+  afterAll(async () => {
+    await superuser.close(0);
+    await cluster.stop();
+    await rm(home, { recursive: true, force: true });
+  });
+
+  const at = (user: string, password: string, database: string): ConnectionSettings => ({
+    host: cluster.host,
+    port: cluster.port,
+    database,
+    user,
+    password,
+    tls: false,
+  });
+  const open = <DB>(user: string, password: string, database: string): DatabaseHandle<DB> =>
+    createDatabase<DB>(at(user, password, database), limits, { applicationName: 'tests', preparedStatements: false });
+
+  async function runScript(): Promise<void> {
+    const where = ['-h', cluster.host, '-p', String(cluster.port), '-U', cluster.superuser, '-d', 'postgres'];
+    await promisify(execFile)('psql', ['-X', '-v', 'ON_ERROR_STOP=1', ...where, '-f', 'deploy/bootstrap.sql'], {
+      env: { ...process.env, PGPASSWORD: SUPERUSER_PASSWORD },
+    });
+  }
+
+  /** What the catalogs say of roles and databases, with the two naming schemes made one. */
+  async function facts(prefix: string): Promise<unknown> {
+    const { rows: roles } = await sql<Record<string, unknown>>`
+      select replace(rolname, ${prefix}, '') as name, rolsuper, rolinherit, rolcreaterole, rolcreatedb, rolcanlogin,
+             rolreplication, rolbypassrls, rolconnlimit, rolvaliduntil, rolconfig
+      from pg_roles where starts_with(rolname, ${prefix}) order by 1`.execute(superuser.db);
+    const { rows: databases } = await sql<Record<string, unknown>>`
+      select replace(datname, ${prefix}, '') as name, replace(pg_get_userbyid(datdba), ${prefix}, '') as owner,
+             pg_encoding_to_char(encoding) as encoding, datallowconn, datistemplate, datconnlimit,
+             replace(datacl::text, ${prefix}, '') as acl
+      from pg_database where starts_with(datname, ${prefix}) order by 1`.execute(superuser.db);
+    return { roles, databases };
+  }
+
+  async function sharedRights(): Promise<string[]> {
+    const { rows } = await sql<{ right: string }>`
+      select format('%s: %s %s', datname, case grantee when 0 then 'PUBLIC' else pg_get_userbyid(grantee) end, privilege_type) as right
+      from pg_database cross join aclexplode(datacl)
+      where datname in ('postgres', 'template1') and grantee <> datdba order by 1`.execute(superuser.db);
+    return rows.map(({ right }) => right);
+  }
+
+  it('leaves no database that every role may enter', async () => {
+    const { openDatabases } = await checkCluster(superuser.db);
+    expect(openDatabases).toEqual([]);
+    expect(await sharedRights()).toEqual(['postgres: tenantry_provisioner CONNECT']);
+  });
+
+  it('sets no password: nobody enters before \\password was said', async () => {
+    const { rows } =
+      await sql`select rolname from pg_authid where rolname like 'tenantry%' and rolpassword is not null`.execute(
+        superuser.db,
+      );
+    expect(rows).toEqual([]);
+  });
+
+  it('leaves the roles, databases and rights that bootstrapCluster leaves', async () => {
+    const byScript = await facts('tenantry_');
+    const verifier = await scramVerifier(PASSWORD, 1);
+    await bootstrapCluster(superuser.db, {
+      registryOwner: { name: 'compared_registry', verifier },
+      provisioner: { name: 'compared_provisioner', verifier },
+      registryDatabase: 'compared_registry',
+    });
+    expect(await facts('compared_')).toEqual(byScript);
+    expect(await sharedRights()).toEqual(
+      ['compared_provisioner', 'tenantry_provisioner'].map((role) => `postgres: ${role} CONNECT`),
+    );
+  });
+
+  it('can be repeated, also while the service is set up, and mends rights that were opened since', async () => {
+    const before = await facts('tenantry_');
+    await sql`alter role tenantry_registry createrole`.execute(superuser.db);
+    await sql`grant connect on database tenantry_registry to public`.execute(superuser.db);
+    await runScript();
+    expect(await facts('tenantry_')).toEqual(before);
+  });
+
+  it('is all that the service needs: it migrates, makes a tenant, and serves it', async () => {
+    for (const role of ['tenantry_registry', 'tenantry_provisioner']) {
+      const verifier = sql.lit(await scramVerifier(PASSWORD, 4_096));
+      await sql`alter role ${sql.id(role)} password ${verifier}`.execute(superuser.db);
+    }
+    const registry = open<Registry>('tenantry_registry', PASSWORD, 'tenantry_registry');
+    const provisioner = openProvisioner(at('tenantry_provisioner', PASSWORD, 'postgres'), limits);
+    await migrateAll({ registry: registry.db, ...provisioner, provisioner: 'tenantry_provisioner' });
+    expect(await checkCluster(provisioner.cluster)).toEqual({
+      role: 'tenantry_provisioner',
+      superuser: false,
+      canProvision: true,
+      openDatabases: [],
+    });
+    await Promise.all([registry.close(0), provisioner.close()]);
+
+    const app = await buildApp(
+      completeConfig(readSettings({ NODE_ENV: 'test', LOG_LEVEL: 'silent' }), {
+        registry: at('tenantry_registry', PASSWORD, 'tenantry_registry'),
+        provisioner: at('tenantry_provisioner', PASSWORD, 'postgres'),
+        jwtSecret: 'jwt-secret-of-the-bootstrap-test-0123456789',
+        encryptionKeys: parseKeyring(`test:${Buffer.alloc(32, 9).toString('base64')}`),
+      }),
+    );
+    onTestFinished(() => app.close());
+    const send = sender(app);
+    await insertOperator(app.registry, { email: 'operator@example.com', passwordHash: 'not used' });
+    const operator = await findOperatorByEmail(app.registry, 'operator@example.com');
+    const operatorToken = app.tokens.sign({ kind: 'operator', operatorId: operator?.id ?? '' });
+    const made = await send('POST', '/tenants', {
+      token: operatorToken,
+      body: { name: 'First', slug: 'first', admin: ADMIN },
+    });
+    expect(made.status, made.text).toBe(201);
+    const { email, password } = ADMIN;
+    const signedIn = await send<{ accessToken: string }>('POST', '/auth/login', {
+      body: { tenant: 'first', email, password },
+    });
+    const product = await send('POST', '/products', {
+      token: signedIn.body.accessToken,
+      body: { name: 'Chair', price: '1.00' },
+    });
+    expect(product.status, product.text).toBe(201);
+    expect((await checkCluster(superuser.db)).openDatabases).toEqual([]);
+  });
+});

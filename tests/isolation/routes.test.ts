@@ -1,0 +1,312 @@
+// Isolation as the API enforces it, derived from the route table: on every route that a tenant's user may call, tenant A
+// reaches for tenant B. A route that cannot be attempted fails here until its resource stands in the list below.
+import { sql } from 'kysely';
+import { afterAll, describe, expect, it } from 'vitest';
+import type { Registry } from '../../db/central/schema.js';
+import { findTenant } from '../../db/central/tenants.js';
+import type { RouteEntry } from '../../src/auth/access.js';
+import { asSuperuser, connectAs, createRegistry, startService, type Answer, type TestTenant } from '../support/app.js';
+
+interface Resource {
+  /** A valid body for POST, whose texts all carry the label. Without it there is nothing to make: `id` says what to reach for. */
+  readonly make?: (label: string) => Record<string, unknown>;
+  readonly id?: (tenant: TestTenant) => string;
+  /** Valid bodies of its other routes. */
+  readonly bodies?: Readonly<Record<string, Record<string, unknown>>>;
+}
+
+/** One line for each resource, by the first part of its routes' path. */
+const resources: Readonly<Record<string, Resource>> = {
+  '/auth': {},
+  '/tenants': {
+    id: (tenant) => tenant.id,
+    bodies: { 'PATCH /:id': { name: 'Renamed' }, 'POST /': { name: 'New', admin: {} } },
+  },
+  '/users': {
+    make: (label) => ({
+      email: `${label}@example.com`,
+      password: 'user-password-123',
+      firstName: label,
+      lastName: label,
+    }),
+    bodies: { 'PATCH /:id': { firstName: 'Changed' } },
+  },
+  '/products': {
+    make: (label) => ({ name: label, price: '9.99', sku: label, category: label }),
+    bodies: { 'PATCH /:id': { name: 'Changed' }, 'POST /:id/stock': { delta: 1 } },
+  },
+};
+
+/** Everybody may call these. Whatever joins them is written here on purpose. */
+const publicRoutes = [
+  'POST /auth/login',
+  'POST /auth/operator/login',
+  'GET /health/live',
+  'GET /health/ready',
+  'GET /docs',
+  'GET /docs/json',
+  'GET /docs/yaml',
+  'GET /docs/static/index.html',
+  'GET /docs/static/swagger-initializer.js',
+  'GET /docs/static/*',
+  'HEAD /docs/static/*',
+];
+
+// The routes are needed while the tests are being listed, hence no beforeAll.
+const registry = await createRegistry();
+const home = await startService({ registry });
+const a = await home.createTenant('reaching-a');
+const b = await home.createTenant('reached-b');
+const member = await home.createUser(a, 'member@example.com');
+/** Another process on the same registry, which only A ever asks: it has no reason to build a pool for B. */
+const reached = await startService({ registry });
+afterAll(() => Promise.all([home.close(), reached.close()]));
+
+const routes = home.app.routeTable;
+const within = (...scopes: RouteEntry['access']['scope'][]): (readonly [string, RouteEntry])[] =>
+  routes.filter(({ access }) => scopes.includes(access.scope)).map((route) => [nameOf(route), route]);
+
+/** Stands in every text of B's rows. */
+const OF_B = 'only-in-b';
+const idsOfB: string[] = [b.id, b.slug, b.adminId];
+
+describe.each(within('tenant', 'platform'))('%s', (_name, route) => {
+  it('gives A nothing of B, and changes nothing of B', async () => {
+    const attempt = await attemptOn(route);
+    const before = await everythingOfB();
+    const headers = {
+      'x-tenant-id': b.id,
+      'x-tenant': b.slug,
+      host: `${b.slug}.example.com`,
+      'x-http-method-override': 'GET',
+    };
+    const query = `?tenantId=${b.id}&tenant=${b.slug}`;
+
+    const answers: [string, Answer, readonly number[]][] = [];
+    const reach = async (
+      how: string,
+      expected: readonly number[],
+      options: Parameters<typeof reached.send>[2],
+      suffix = '',
+    ): Promise<void> => {
+      const body = attempt.body('made-by-a');
+      answers.push([
+        how,
+        await reached.send(attempt.method, attempt.url + suffix, { ...(body && { body }), ...options }),
+        expected,
+      ]);
+    };
+    // With an id of B in the path there is no such thing; without one, A works in its own tenant whatever it names.
+    const refused = [403, 404];
+    const plain = attempt.namesB ? refused : [200, 201];
+    await reach('as it is', plain, { token: a.adminToken });
+    await reach('headers', attempt.namesB ? refused : [200, 201, 409], { token: a.adminToken, headers });
+    await reach('query', [...(attempt.namesB ? refused : [200, 201, 409]), 400], { token: a.adminToken }, query);
+    await reach('as a member', [...plain, 403, 409], { token: member.token });
+    for (const key of ['tenantId', 'tenant', 'tenant_id']) {
+      const body = attempt.body('made-by-a');
+      if (body) await reach(`body ${key}`, [400], { token: a.adminToken, body: { ...body, [key]: b.id } });
+    }
+
+    for (const [how, { status, text }, expected] of answers) {
+      expect(expected, `${how}: ${text}`).toContain(status);
+      for (const secret of [OF_B, ...idsOfB]) expect(text, how).not.toContain(secret);
+    }
+    expect(await everythingOfB()).toEqual(before);
+  });
+
+  it('works for B itself with the same request, so that the refusal is about A', async () => {
+    const attempt = await attemptOn(route);
+    const body = attempt.body(`${OF_B}-${unique()}`);
+    const { status, text } = await home.send(attempt.method, attempt.url, {
+      token: b.adminToken,
+      ...(body && { body }),
+    });
+    expect([200, 201, 204], text).toContain(status);
+  });
+
+  it('is closed without a token', async () => {
+    const attempt = await attemptOn(route);
+    const body = attempt.body('nobody');
+    const { status, headers } = await reached.send(attempt.method, attempt.url, body && { body });
+    expect(status).toBe(401);
+    expect(headers['www-authenticate']).toBe('Bearer');
+  });
+});
+
+const lists = within('tenant').filter(([, { method, url }]) => method === 'GET' && !url.includes(':'));
+
+it.each(lists)('%s refuses A a cursor of B', async (_name, route) => {
+  for (let row = 0; row < 2; row += 1) await makeIn(b, pathOf(route.url));
+  const { body } = await home.send<{ nextCursor: string }>('GET', `${route.url}?limit=1`, { token: b.adminToken });
+  expect(body.nextCursor).toEqual(expect.any(String));
+  const url = `${route.url}?limit=1&cursor=${encodeURIComponent(body.nextCursor)}`;
+  expect((await reached.send('GET', url, { token: a.adminToken })).body).toMatchObject({
+    status: 400,
+    code: 'invalid-cursor',
+  });
+  expect((await home.send('GET', url, { token: b.adminToken })).status).toBe(200);
+});
+
+const collections = within('tenant').filter(([, { method, url }]) => method === 'POST' && !url.includes(':'));
+
+it.each(collections)('%s lets A use every value that B uses, and says nothing of it', async (_name, { url }) => {
+  const body = resourceOf(url).make?.(`${OF_B}-${unique()}`);
+  expect((await home.send('POST', url, { token: b.adminToken, body })).status).toBe(201);
+  expect((await home.send('POST', url, { token: b.adminToken, body: { ...body } })).status).toBe(409);
+  expect((await reached.send('POST', url, { token: a.adminToken, body })).status).toBe(201);
+});
+
+describe.each(within('operator'))('%s, for operators', (_name, route) => {
+  it('is refused to every token of a tenant, also for its own, and changes nothing', async () => {
+    const before = await everythingOfB();
+    for (const [token, id] of [
+      [a.adminToken, b.id],
+      [a.adminToken, a.id],
+      [member.token, a.id],
+    ] as const) {
+      const attempt = await attemptOn(route, id);
+      const body = attempt.body('made-by-a');
+      const { status, text } = await reached.send(attempt.method, attempt.url, { token, ...(body && { body }) });
+      expect(status, text).toBe(403);
+      for (const secret of idsOfB) expect(text).not.toContain(secret);
+    }
+    expect(await everythingOfB()).toEqual(before);
+    expect(await findTenant(home.app.registry, a.id)).toMatchObject({ status: 'active' });
+  });
+});
+
+it.each(within('tenant'))('%s is refused to an operator', async (_name, route) => {
+  const attempt = await attemptOn(route);
+  const body = attempt.body('made-by-an-operator');
+  const { status } = await reached.send(attempt.method, attempt.url, {
+    token: reached.operatorToken,
+    ...(body && { body }),
+  });
+  expect(status).toBe(403);
+});
+
+it('lists every public route by name', () => {
+  expect(
+    within('public')
+      .map(([name]) => name)
+      .sort(),
+  ).toEqual([...publicRoutes].sort());
+});
+
+it('knows every scope that a route can have', () => {
+  expect(within('public', 'operator', 'tenant', 'platform')).toHaveLength(routes.length);
+});
+
+it.each([
+  ['GET', '/orders', 'GET /orders'],
+  ['POST', '/products/:id/copies', 'POST /products/:id/copies'],
+  ['GET', '/products/:id/images/:image', 'GET /products/:id/images/:image'],
+])('fails for a route that it cannot attempt: %s %s', async (method, url, name) => {
+  await expect(attemptOn({ method, url, access: { scope: 'tenant' } })).rejects.toThrow(`no attempt for ${name}`);
+});
+
+it('never made a process that A alone asked build a pool for B', () => {
+  expect(reached.app.tenantPools.stats().pools).toBe(1);
+});
+
+interface Attempt {
+  readonly method: 'GET' | 'POST' | 'PATCH' | 'DELETE';
+  readonly url: string;
+  /** Whether the path holds an id of B's. */
+  readonly namesB: boolean;
+  /** A valid body, new each time, or none where the route takes none. */
+  readonly body: (label: string) => Record<string, unknown> | undefined;
+}
+
+/**
+ * A request on the route, valid in all but whose it is.
+ *
+ * @param id what to reach for, instead of a fresh thing of B's
+ * @throws Error naming the route, where the list above does not say how
+ */
+async function attemptOn(route: RouteEntry, id?: string): Promise<Attempt> {
+  const { method, url } = route;
+  const gap = (what: string): Error =>
+    new Error(`no attempt for ${nameOf(route)}: ${what} in the list of tests/isolation/routes.test.ts`);
+  if (!isMethod(method)) throw gap(`the method ${method} is not known; say how to attempt it`);
+  const path = pathOf(url);
+  const resource = resources[path];
+  if (!resource) throw gap(`put a line for ${path}`);
+  if (url.replace('/:id', '').includes(':')) throw gap('say how to fill its parameters');
+
+  const rest = url.slice(path.length) || '/';
+  const fixed = resource.bodies?.[`${method} ${rest}`];
+  const { make } = resource;
+  const takesBody = method === 'POST' || method === 'PATCH';
+  const isCreate = method === 'POST' && rest === '/' && make;
+  if (takesBody && !fixed && !isCreate) throw gap(`put a body for "${method} ${rest}"`);
+
+  const namesB = url.includes('/:id');
+  return {
+    method,
+    url: namesB ? url.replace(':id', id ?? (await makeIn(b, path))) : url,
+    namesB,
+    body: (label) => (isCreate ? make(`${label}-${unique()}`) : fixed),
+  };
+}
+
+/** Makes a thing of the resource in a tenant, and returns its id. */
+async function makeIn(tenant: TestTenant, path: string): Promise<string> {
+  const { make, id } = resourceOf(path);
+  if (!make) {
+    if (!id)
+      throw new Error(`no attempt for ${path}/:id: say how to make one in the list of tests/isolation/routes.test.ts`);
+    return id(tenant);
+  }
+  const made = await home.send<{ id: string }>('POST', path, {
+    token: tenant.adminToken,
+    body: make(`${OF_B}-${unique()}`),
+  });
+  if (made.status !== 201) throw new Error(`POST ${path} answered ${made.status}: ${made.text}`);
+  idsOfB.push(made.body.id);
+  return made.body.id;
+}
+
+/** Every row of every table of B's database, and B's row in the registry. */
+async function everythingOfB(): Promise<Record<string, unknown>> {
+  const { dbName } = (await findTenant(home.app.registry, b.id)) ?? {};
+  const tables = await asSuperuser(dbName ?? '', async (db) => {
+    const { rows } = await sql<{ name: string }>`
+      select oid::regclass::text as name from pg_class where relkind = 'r' and relnamespace::regnamespace::text
+      in ('public', 'migration') order by 1`.execute(db);
+    const dump: Record<string, unknown> = {};
+    for (const { name } of rows) {
+      const content = await sql`select t as row from ${sql.table(name)} t order by t::text`.execute(db);
+      dump[name] = content.rows;
+    }
+    return dump;
+  });
+  expect(Object.keys(tables)).toContain('products');
+  const central = connectAs<Registry>(registry);
+  const row = await central.db.selectFrom('tenants').selectAll().where('id', '=', b.id).execute();
+  await central.close(0);
+  return { ...tables, registry: row };
+}
+
+function isMethod(method: string): method is Attempt['method'] {
+  return ['GET', 'POST', 'PATCH', 'DELETE'].includes(method);
+}
+
+function nameOf({ method, url }: RouteEntry): string {
+  return `${method} ${url}`;
+}
+
+/** `/products` of `/products/:id/stock`. */
+function pathOf(url: string): string {
+  return /^\/[^/]+/.exec(url)?.[0] ?? url;
+}
+
+function resourceOf(url: string): Resource {
+  return resources[pathOf(url)] ?? {};
+}
+
+let made = 0;
+function unique(): string {
+  return String((made += 1));
+}
