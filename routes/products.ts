@@ -40,7 +40,7 @@ const optional = {
 };
 
 const CreateBody = z.strictObject({ name, price: money, ...z.object(optional).partial().shape });
-const PatchBody = patchOf({ name, price: money, ...optional });
+const PatchBody = patchOf({ name, price: money, ...optional }, {});
 const StockBody = z.strictObject({
   delta: z
     .int32()

@@ -31,7 +31,9 @@ export const givenPassword = text(200);
 export const slug = z
   .string()
   .max(63)
-  .regex(/^[a-z0-9]+(?:-[a-z0-9]+)*$/, 'must be lower-case letters, digits and single dashes');
+  .regex(/^[a-z0-9]+(?:-[a-z0-9]+)*$/, 'must be lower-case letters, digits and single dashes')
+  // Sign-in takes a slug or an id, and must never wonder which.
+  .refine((value) => !id.safeParse(value).success, 'must not look like an id');
 
 /** An amount from 0 to 9,999,999,999.99 with at most two places, as text or as a number; parsed into text. */
 export const money = z
@@ -70,11 +72,16 @@ export const timestamp = z.string().meta({ format: 'date-time' });
 /** An id in an answer. */
 export const answerId = z.string().meta({ format: 'uuid' });
 
-/** A PATCH body: every key optional, and at least one given. */
+/**
+ * A PATCH body: every key optional, and at least one given.
+ *
+ * @param shape what can be changed
+ * @param beside what may come along and changes nothing by itself
+ */
 // eslint-disable-next-line @typescript-eslint/explicit-module-boundary-types -- the type is what zod infers
-export function patchOf<Shape extends z.ZodRawShape>(shape: Shape) {
+export function patchOf<Shape extends z.ZodRawShape, Beside extends z.ZodRawShape>(shape: Shape, beside: Beside) {
   return z
-    .strictObject(shape)
+    .strictObject({ ...shape, ...beside })
     .partial()
-    .refine((body) => Object.keys(body).length > 0, 'give at least one field to change');
+    .refine((body) => Object.keys(body).some((key) => key in shape), 'give at least one field to change');
 }

@@ -47,7 +47,7 @@ const CreateBody = z.strictObject({
   poolOptions: poolOptions.optional(),
 });
 
-const PatchBody = patchOf({ name, slug, poolOptions, active: z.boolean() });
+const PatchBody = patchOf({ name, slug, poolOptions, active: z.boolean() }, {});
 
 const Query = listQuery(tenantSorts, {
   search: text(200).optional().meta({ description: 'Looks into name and slug.' }),
@@ -181,9 +181,9 @@ function hideOthers(request: FastifyRequest, id: string): void {
 
 function slugFrom(name: string): string {
   const made = slugify(name);
-  if (made === '')
+  if (!slug.safeParse(made).success)
     throw new AppError('invalid-request', {
-      issues: [{ path: '/slug', message: 'is needed: the name has no letters or digits to make one from' }],
+      issues: [{ path: '/slug', message: 'is needed: none can be made from this name' }],
     });
   return made;
 }

@@ -359,6 +359,8 @@ export function readSettings(env: NodeJS.ProcessEnv): Settings {
   const production = value('NODE_ENV') === 'production';
 
   const tls = value('DATABASE_TLS') === 'verify-full' && readCa(values.DATABASE_CA_FILE, problems);
+  if (!tls && values.DATABASE_CA_FILE)
+    problems.push('DATABASE_CA_FILE is set and DATABASE_TLS is off: set DATABASE_TLS=verify-full');
   const registry = parseDatabaseUrl('DATABASE_URL', values.DATABASE_URL, tls, problems);
   const provisioner = parseDatabaseUrl('TENANT_DATABASE_URL', values.TENANT_DATABASE_URL, tls, problems);
   if (env['TENANT_DATABASE_URL'] && !env['DATABASE_URL'])

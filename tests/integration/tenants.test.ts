@@ -164,6 +164,8 @@ describe('making a tenant', () => {
     ['an empty slug', { slug: '' }, '/slug'],
     ['a slug of 64 characters', { slug: 'x'.repeat(64) }, '/slug'],
     ['a slug with a line break', { slug: 'abc\n' }, '/slug'],
+    ['a slug that looks like an id', { slug: '01900000-0000-7000-8000-000000000001' }, '/slug'],
+    ['a name that makes such a slug', { name: '01900000-0000-7000-8000-000000000001' }, '/slug'],
     ['an empty name', { name: '' }, '/name'],
     ['NUL in the name', { name: 'a\0b' }, '/name'],
     ['a lone surrogate in the name', { name: '\ud800' }, '/name'],

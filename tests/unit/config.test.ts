@@ -271,6 +271,12 @@ describe('any other variable', () => {
     expect(registry.connection?.tls).toEqual({ ca: 'the certificates' });
     expect(tenants.provisioner?.tls).toEqual({ ca: 'the certificates' });
   });
+
+  it('DATABASE_CA_FILE without verify-full is a mistake, and not a connection in clear', () => {
+    expect(problemsOf({ DATABASE_CA_FILE: '/ca.pem', DATABASE_TLS: 'off' })).toEqual([
+      'DATABASE_CA_FILE is set and DATABASE_TLS is off: set DATABASE_TLS=verify-full',
+    ]);
+  });
 });
 
 describe('an empty variable', () => {

@@ -1,5 +1,5 @@
 // src/cache/fresh-cache.ts: what is remembered of a row, for how long, and when it must not be.
-import { beforeEach, describe, expect, it, vi } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { DatabaseFault } from '../../db/errors.js';
 import { FreshCache } from '../../src/cache/fresh-cache.js';
 
@@ -279,5 +279,88 @@ describe('while the database does not answer', () => {
       state.answer = mistake;
       await expect(state.cache.get('a')).rejects.toBe(mistake);
     }
+  });
+});
+
+describe('while the database takes its time', () => {
+  /** Longer than anybody who knows a value waits for a newer one. */
+  const LONG = 60_000;
+
+  beforeEach(() => {
+    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
+  });
+  afterEach(() => {
+    vi.useRealTimers();
+  });
+
+  /** A cache that knows row 1 of `a`, fresh no more, and loads slowly. */
+  async function known(): Promise<SlowSetup> {
+    const state = slowSetup();
+    const first = state.cache.get('a');
+    await settle();
+    state.loads[0]?.resolve(row(1));
+    await first;
+    now += FRESH_FOR;
+    return state;
+  }
+
+  it('a known value is served without waiting for the end of it, and the newer one as soon as it is there', async () => {
+    const { cache, loads } = await known();
+    const all = Promise.all([cache.get('a'), cache.get('a')]);
+    await settle();
+    await vi.advanceTimersByTimeAsync(LONG);
+    expect(await all).toEqual([row(1), row(1)]);
+    expect(loads).toHaveLength(2);
+    // Who comes later neither waits nor loads again.
+    expect(await cache.get('a')).toEqual(row(1));
+    expect(loads).toHaveLength(2);
+    loads[1]?.resolve(row(2));
+    await settle();
+    expect(cache.peek('a')).toEqual(row(2));
+  });
+
+  it('an answer in time is preferred to the known value', async () => {
+    const { cache, loads } = await known();
+    const got = cache.get('a');
+    await settle();
+    loads[1]?.resolve(row(2));
+    expect(await got).toEqual(row(2));
+    expect(vi.getTimerCount()).toBe(0);
+  });
+
+  it('a value that is too old, or taken back meanwhile, is not served', async () => {
+    const outdated = await known();
+    now += STALE_FOR;
+    const taken = await known();
+    const waiting = [outdated.cache.get('a'), taken.cache.get('a')];
+    await settle();
+    taken.cache.invalidate('a');
+    await vi.advanceTimersByTimeAsync(LONG);
+    outdated.loads[1]?.resolve(row(2));
+    taken.loads[1]?.resolve(row(3));
+    expect(await Promise.all(waiting)).toEqual([row(2), row(3)]);
+  });
+
+  it('an unknown value is waited for', async () => {
+    const { cache, loads } = slowSetup();
+    const got = cache.get('a');
+    await settle();
+    await vi.advanceTimersByTimeAsync(LONG);
+    loads[0]?.resolve(row(1));
+    expect(await got).toEqual(row(1));
+  });
+
+  it('a failure that comes after the known value was served is nobody’s error', async () => {
+    const { cache, loads } = await known();
+    const got = cache.get('a');
+    await settle();
+    await vi.advanceTimersByTimeAsync(LONG);
+    expect(await got).toEqual(row(1));
+    loads[1]?.reject(new TypeError('too late'));
+    await settle();
+    const next = cache.get('a');
+    await settle();
+    loads[2]?.resolve(row(3));
+    expect(await next).toEqual(row(3));
   });
 });

@@ -89,6 +89,8 @@ describe('PostgreSQL', () => {
   let database = '';
   beforeAll(async () => {
     database = await createRegistry();
+    // Roles that are made here have a right on nothing.
+    await asSuperuser('postgres', (db) => sql`grant connect on database ${sql.id(database)} to public`.execute(db));
   });
   afterAll(() =>
     asSuperuser('postgres', async (db) => {
