@@ -126,9 +126,11 @@ describe('making a tenant', () => {
     expect((await post({ name: '  Çafé Zürich & Söhne ' })).body.slug).toBe('cafe-zurich-sohne');
     const taken = await post({ name: 'Cafe, Zurich -- Sohne!' });
     expect([taken.status, taken.body.code]).toEqual([409, 'slug-taken']);
-    const impossible = await post({ name: '日本' });
-    expect(impossible.status).toBe(400);
-    expect(impossible.body.errors.map(({ path }) => path)).toEqual(['/slug']);
+    for (const name of ['日本', '01900000-0000-7000-8000-000000000001']) {
+      const impossible = await post({ name });
+      expect(impossible.status).toBe(400);
+      expect(impossible.body.errors.map(({ path }) => path)).toEqual(['/slug']);
+    }
   });
 
   it('refuses a slug that is taken', async () => {
@@ -165,7 +167,6 @@ describe('making a tenant', () => {
     ['a slug of 64 characters', { slug: 'x'.repeat(64) }, '/slug'],
     ['a slug with a line break', { slug: 'abc\n' }, '/slug'],
     ['a slug that looks like an id', { slug: '01900000-0000-7000-8000-000000000001' }, '/slug'],
-    ['a name that makes such a slug', { name: '01900000-0000-7000-8000-000000000001' }, '/slug'],
     ['an empty name', { name: '' }, '/name'],
     ['NUL in the name', { name: 'a\0b' }, '/name'],
     ['a lone surrogate in the name', { name: '\ud800' }, '/name'],
