@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# The one step that needs a superuser: runs bootstrap.sql on each server, and gives the role that enters it the password of
+# its URL. Safe to repeat; a changed password in a URL is set by the next run.
+set -euo pipefail
+
+case ${1-} in
+  --help | -h)
+    echo "Usage: deploy/bootstrap.sh, with DATABASE_URL, TENANT_DATABASE_URL and POSTGRES_PASSWORD in the environment
+
+POSTGRES_PASSWORD is that of the superuser, whose name is POSTGRES_USER (postgres, where it is not set). Needs psql 15 or
+later."
+    exit
+    ;;
+esac
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+: "${DATABASE_URL:?is not set}" "${TENANT_DATABASE_URL:?is not set}" "${POSTGRES_PASSWORD:?is not set}"
+
+bootstrap() {
+  local name=$1 url=$2
+  # Letters, digits, "-" and "_" only, so that nothing needs to be decoded; an empty password is a placeholder.
+  if [[ ! $url =~ ^postgres(ql)?://([[:alnum:]_]+):([[:alnum:]_-]+)@([[:alnum:]._-]+)(:([0-9]+))?/[[:alnum:]_]+$ ]]; then
+    echo "$name must look like postgres://role:password@host:5432/database, with a password of letters and digits" >&2
+    exit 1
+  fi
+  local role=${BASH_REMATCH[2]} password=${BASH_REMATCH[3]}
+  if ((${#password} < 16)); then
+    echo "$name: the password is too short: make one with: openssl rand -hex 32" >&2
+    exit 1
+  fi
+  export PGHOST=${BASH_REMATCH[4]} PGPORT=${BASH_REMATCH[6]:-5432} PGUSER=${POSTGRES_USER:-postgres}
+  export PGDATABASE=postgres PGPASSWORD=$POSTGRES_PASSWORD PGCONNECT_TIMEOUT=10
+
+  psql --no-psqlrc --quiet --set ON_ERROR_STOP=1 --file "$here/bootstrap.sql"
+  # \password makes a SCRAM verifier on this side and sends that: the server never sees the password, nor do its log and
+  # the process list. It asks the terminal, twice; setsid takes the terminal away, so that it reads what is piped in.
+  printf '%s\n%s\n' "$password" "$password" |
+    setsid --wait psql --no-psqlrc --quiet --set ON_ERROR_STOP=1 --command "\\password $role" 2> >(grep -v '^Enter ' >&2)
+  echo "$PGHOST:$PGPORT is ready for $role"
+}
+
+bootstrap DATABASE_URL "$DATABASE_URL"
+bootstrap TENANT_DATABASE_URL "$TENANT_DATABASE_URL"

@@ -1,0 +1,279 @@
+// What docker-compose.yml promises, on the same topology as processes: HAProxy, two replicas, two PostgreSQL servers.
+import { readFile } from 'node:fs/promises';
+import { Agent, request, type IncomingHttpHeaders } from 'node:http';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { missingPrograms, startTopology, type Topology } from '../../scripts/topology.js';
+import { build, eventually } from '../support/service-process.js';
+
+const ADMIN = { email: 'ada@acme.example', password: 'correct horse battery', firstName: 'Ada', lastName: 'Acme' };
+const SIGN_IN_LIMIT = 10;
+
+const missing = missingPrograms();
+const reason = missing.length === 0 ? '' : ` (skipped: ${missing.join('; ')})`;
+
+interface Answer {
+  readonly status: number;
+  readonly headers: IncomingHttpHeaders;
+  readonly body: Record<string, unknown>;
+}
+
+interface Sending {
+  readonly token?: string;
+  readonly body?: unknown;
+  readonly headers?: Readonly<Record<string, string>>;
+  /** The client's own address: all of 127.0.0.0/8 is this machine. */
+  readonly from?: string;
+  readonly agent?: Agent;
+}
+
+/** One request over a socket. Rejects where the connection fails. */
+async function send(url: string, method: string, { token, body, headers, from, agent }: Sending = {}): Promise<Answer> {
+  const text = body === undefined ? undefined : JSON.stringify(body);
+  return new Promise((resolve, reject) => {
+    const outgoing = request(
+      url,
+      {
+        method,
+        ...(agent && { agent }),
+        ...(from !== undefined && { localAddress: from }),
+        headers: {
+          ...(text !== undefined && { 'content-type': 'application/json', 'content-length': Buffer.byteLength(text) }),
+          ...(token !== undefined && { authorization: `Bearer ${token}` }),
+          ...headers,
+        },
+      },
+      (incoming) => {
+        let received = '';
+        incoming.setEncoding('utf8').on('data', (chunk: string) => (received += chunk));
+        incoming.on('error', reject).on('end', () => {
+          const parsed = received === '' ? {} : (JSON.parse(received) as Record<string, unknown>);
+          resolve({ status: incoming.statusCode ?? 0, headers: incoming.headers, body: parsed });
+        });
+      },
+    );
+    outgoing.on('error', reject).end(text);
+  });
+}
+
+/** Clients that keep asking, reading and writing by turns, until they are stopped. */
+function startLoad(url: string, token: string, productId: string): Load {
+  const clients = 8;
+  const agent = new Agent({ keepAlive: true, maxSockets: clients });
+  const load = { sent: 0, created: [] as string[], failures: [] as Failure[] };
+  let stopping = false;
+  const client = async (number: number): Promise<void> => {
+    for (let turn = 0; !stopping; turn += 1) {
+      const name = `load-${performance.now()}-${number}`;
+      const [method, path, body] =
+        turn % 2 === 0
+          ? (['GET', `/products/${productId}`, undefined] as const)
+          : (['POST', '/products', { name, price: '1.00' }] as const);
+      load.sent += 1;
+      const outcome = await send(url + path, method, { token, body, agent }).then(
+        ({ status }) => status,
+        (error: unknown) => String(error),
+      );
+      if (outcome === 201) load.created.push(name);
+      else if (outcome !== 200) load.failures.push({ method, outcome, at: performance.now() });
+      await sleep(10);
+    }
+  };
+  const all = Promise.all(Array.from({ length: clients }, (_, number) => client(number)));
+  return {
+    clients,
+    stop: async () => {
+      stopping = true;
+      await all;
+      agent.destroy();
+      return load;
+    },
+  };
+}
+
+interface Failure {
+  readonly method: string;
+  /** A status, or why there was none. */
+  readonly outcome: number | string;
+  readonly at: number;
+}
+
+interface Load {
+  readonly clients: number;
+  stop(): Promise<{
+    readonly sent: number;
+    readonly created: readonly string[];
+    readonly failures: readonly Failure[];
+  }>;
+}
+
+describe.skipIf(missing.length > 0)(`two replicas behind HAProxy${reason}`, () => {
+  let topology: Topology;
+  let operator: string;
+  let token: string;
+  let productId: string;
+
+  beforeAll(async () => {
+    await build();
+    topology = await startTopology({
+      env: {
+        RATE_LIMIT_MAX: '1000000',
+        SIGN_IN_LIMIT: String(SIGN_IN_LIMIT),
+        // Shorter than in production (5,000), and long enough for the balancer to notice.
+        SHUTDOWN_DRAIN_MS: '3000',
+      },
+    });
+    const signedIn = await send(`${topology.url}/auth/operator/login`, 'POST', { body: topology.operator });
+    operator = String(signedIn.body['accessToken']);
+    await createTenant(topology.url, 'acme');
+    token = await signIn(topology.url, 'acme');
+    const product = await send(`${topology.url}/products`, 'POST', { token, body: { name: 'Lamp', price: '12.50' } });
+    productId = String(product.body['id']);
+  }, 120_000);
+  afterAll(() => topology.stop());
+
+  async function createTenant(url: string, slug: string): Promise<string> {
+    const made = await send(`${url}/tenants`, 'POST', { token: operator, body: { name: slug, slug, admin: ADMIN } });
+    expect(made).toMatchObject({ status: 201 });
+    return String(made.body['id']);
+  }
+
+  async function signIn(url: string, tenant: string): Promise<string> {
+    const answer = await send(`${url}/auth/login`, 'POST', {
+      body: { tenant, email: ADMIN.email, password: ADMIN.password },
+    });
+    expect(answer).toMatchObject({ status: 200 });
+    return String(answer.body['accessToken']);
+  }
+
+  const readThrough = async (url: string): Promise<number> =>
+    (await send(`${url}/products/${productId}`, 'GET', { token })).status;
+
+  async function productNames(): Promise<Set<string>> {
+    const names = new Set<string>();
+    let query = 'limit=100';
+    for (;;) {
+      const { body } = await send(`${topology.url}/products?${query}`, 'GET', { token });
+      for (const { name } of body['data'] as { name: string }[]) names.add(name);
+      if (typeof body['nextCursor'] !== 'string') return names;
+      query = `limit=100&cursor=${encodeURIComponent(body['nextCursor'])}`;
+    }
+  }
+
+  it('gives both of them work, and leaves the request id as the client chose it', async () => {
+    for (let turn = 0; turn < 10; turn += 1) {
+      const answer = await send(`${topology.url}/products`, 'GET', {
+        token,
+        headers: { 'x-request-id': `balanced-${turn}` },
+      });
+      expect(answer).toMatchObject({ status: 200, headers: { 'x-request-id': `balanced-${turn}` } });
+    }
+    await eventually('both have logged some', async () => {
+      const logs = await Promise.all(topology.replicas.map(({ logFile }) => readFile(logFile, 'utf8')));
+      return logs.every((log) => log.includes('"balanced-'));
+    });
+  });
+
+  it('counts a client by its real address, whatever X-Forwarded-For it sends', async () => {
+    const attempt = async (from: string, claimed: string): Promise<number> => {
+      // The limit is asked before the body is looked at.
+      const headers = { 'x-forwarded-for': claimed, forwarded: `for=${claimed}` };
+      return (await send(`${topology.url}/auth/login`, 'POST', { from, body: {}, headers })).status;
+    };
+    const statuses: number[] = [];
+    // Each replica counts for itself.
+    const allowed = 2 * SIGN_IN_LIMIT;
+    for (let turn = 0; turn < allowed + 10; turn += 1) statuses.push(await attempt('127.0.0.9', `203.0.113.${turn}`));
+    expect(statuses.filter((status) => status === 400).length).toBeLessThanOrEqual(allowed);
+    expect(statuses.at(-1)).toBe(429);
+    // Another client is not blamed for it, not even one that claims to be the first.
+    expect(await attempt('127.0.0.10', '127.0.0.9')).toBe(400);
+  });
+
+  it('serves on one what was made on the other, at once', async () => {
+    const [first, second] = topology.replicas;
+    await createTenant(first.url, 'made-on-one');
+    const session = await signIn(second.url, 'made-on-one');
+    expect((await send(`${first.url}/users`, 'GET', { token: session })).status).toBe(200);
+    expect((await send(`${second.url}/users`, 'GET', { token: session })).status).toBe(200);
+  });
+
+  it('suspends and resumes on the other within a second, and deletes what the other has open', async () => {
+    const [first, second] = topology.replicas;
+    const id = await createTenant(first.url, 'short-lived');
+    const session = await signIn(second.url, 'short-lived');
+    const status = async (): Promise<number> => (await send(`${second.url}/users`, 'GET', { token: session })).status;
+    for (const [active, expected] of [
+      [false, 403],
+      [true, 200],
+    ] as const) {
+      const changed = await send(`${first.url}/tenants/${id}`, 'PATCH', { token: operator, body: { active } });
+      expect(changed.status).toBe(200);
+      await eventually(`status ${expected}`, async () => (await status()) === expected, 1_000);
+    }
+    expect((await send(`${first.url}/tenants/${id}`, 'DELETE', { token: operator })).status).toBe(204);
+    await eventually('gone', async () => [401, 403].includes(await status()), 1_000);
+  });
+
+  it('fails no request while one replica after the other is restarted', { timeout: 60_000 }, async () => {
+    const load = startLoad(topology.url, token, productId);
+    for (const replica of topology.replicas) {
+      expect(await replica.stop('SIGTERM')).toBe(0);
+      await replica.start();
+    }
+    const { sent, created, failures } = await load.stop();
+    expect(failures).toEqual([]);
+    expect(sent).toBeGreaterThan(500);
+    const names = await productNames();
+    expect(created.filter((name) => !names.has(name))).toEqual([]);
+  });
+
+  it('takes a killed replica out: only what it had in its hands fails', { timeout: 60_000 }, async () => {
+    const [killed] = topology.replicas;
+    await eventually('in again', async () => (await balancerLog()).endsWith('UP'));
+    const load = startLoad(topology.url, token, productId);
+    await sleep(500);
+    const killedAt = performance.now();
+    await killed.stop('SIGKILL');
+    await eventually('taken out', async () => (await balancerLog()).endsWith('DOWN'));
+    await sleep(500);
+    const { failures, created } = await load.stop();
+    expect(failures.length).toBeLessThanOrEqual(load.clients);
+    expect(failures.filter(({ at }) => at > killedAt + 1_000)).toEqual([]);
+    const names = await productNames();
+    expect(created.filter((name) => !names.has(name))).toEqual([]);
+    await killed.start();
+
+    /** The last that it said of the killed replica. */
+    async function balancerLog(): Promise<string> {
+      const log = await readFile(`${topology.folder}/balancer.log`, 'utf8');
+      return [...log.matchAll(/Server ready\/replica-1 is (?:UP|DOWN)/g)].at(-1)?.[0] ?? 'UP';
+    }
+  });
+
+  it('serves the tenants that it knows while the registry is away', async () => {
+    for (const { url } of topology.replicas) expect(await readThrough(url)).toBe(200);
+    await topology.registry.stop();
+    await eventually('unready', async () => (await send(`${topology.url}/health/ready`, 'GET')).status === 503);
+    // Longer than the balancer takes to notice that no replica is ready.
+    for (let turn = 0; turn < 30; turn += 1) {
+      expect(await readThrough(topology.url)).toBe(200);
+      await sleep(100);
+    }
+    await topology.registry.start();
+    await eventually('ready again', async () => (await send(`${topology.url}/health/ready`, 'GET')).status === 200);
+  });
+
+  it('answers in the words of the API where no replica is left, and leaves nothing behind', async () => {
+    await Promise.all(topology.replicas.map((replica) => replica.stop('SIGKILL')));
+    const answer = await send(`${topology.url}/products`, 'GET', { token });
+    expect(answer).toMatchObject({
+      status: 503,
+      headers: { 'content-type': 'application/problem+json', 'retry-after': '1' },
+      body: { status: 503, code: 'unavailable' },
+    });
+    await topology.stop();
+    await expect(readFile(`${topology.folder}/balancer.log`)).rejects.toThrow('ENOENT');
+    await expect(send(topology.url, 'GET')).rejects.toThrow('ECONNREFUSED');
+  });
+});
