@@ -1,7 +1,15 @@
 // Products of a tenant: what is stored, what is refused, and what many at once do to a stock.
 import { setTimeout as delay } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { startService, type Answer, type Send, type TestService, type TestTenant } from '../support/app.js';
+import {
+  type Answer,
+  type PageOf,
+  type Problem,
+  type Send,
+  type TestService,
+  type TestTenant,
+  startService,
+} from '../support/app.js';
 
 const UNKNOWN_ID = '01900000-0000-7000-8000-00000000ffff';
 const MAX_STOCK = 2_147_483_647;
@@ -20,15 +28,7 @@ interface Product {
   updatedAt: string;
 }
 
-interface Page {
-  data: Product[];
-  nextCursor: string | null;
-}
-
-interface Problem {
-  code: string;
-  errors: { path: string; message: string }[];
-}
+type Page = PageOf<Product>;
 
 let service: TestService;
 let send: Send;

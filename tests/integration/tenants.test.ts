@@ -3,12 +3,14 @@ import { sql } from 'kysely';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import {
   ADMIN,
-  asSuperuser,
-  startService,
   type Answer,
+  type PageOf,
+  type Problem,
   type Send,
   type TestService,
   type TestTenant,
+  asSuperuser,
+  startService,
 } from '../support/app.js';
 
 const UNKNOWN_ID = '01900000-0000-7000-8000-00000000ffff';
@@ -27,15 +29,7 @@ interface Tenant {
   updatedAt: string;
 }
 
-interface Page {
-  data: Tenant[];
-  nextCursor: string | null;
-}
-
-interface Problem {
-  code: string;
-  errors: { path: string; message: string }[];
-}
+type Page = PageOf<Tenant>;
 
 let service: TestService;
 let send: Send;

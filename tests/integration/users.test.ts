@@ -4,12 +4,14 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { insertUser, setRoles } from '../../db/tenant/users.js';
 import {
   ADMIN,
-  startService,
-  startServiceForTest,
   type Answer,
+  type PageOf,
+  type Problem,
   type Send,
   type TestService,
   type TestTenant,
+  startService,
+  startServiceForTest,
 } from '../support/app.js';
 
 const UNKNOWN_ID = '01900000-0000-7000-8000-00000000ffff';
@@ -26,15 +28,7 @@ interface User {
   updatedAt: string;
 }
 
-interface Page {
-  data: User[];
-  nextCursor: string | null;
-}
-
-interface Problem {
-  code: string;
-  errors: { path: string; message: string }[];
-}
+type Page = PageOf<User>;
 
 let service: TestService;
 let send: Send;

@@ -78,6 +78,18 @@ export interface Answer<T = Record<string, unknown>> {
   readonly text: string;
 }
 
+/** A list's answer. */
+export interface PageOf<Row> {
+  readonly data: Row[];
+  readonly nextCursor: string | null;
+}
+
+/** The part of a problem document that clients branch on. */
+export interface Problem {
+  readonly code: string;
+  readonly errors: { path: string; message: string }[];
+}
+
 /** Sends one request; `token` goes into the Authorization header, `body` as JSON. */
 export type Send = <T = Record<string, unknown>>(
   method: 'GET' | 'POST' | 'PATCH' | 'DELETE',
