@@ -12,7 +12,7 @@ export interface Config {
   readonly http: {
     readonly host: string;
     readonly port: number;
-    /** '' or '/v1': where the API stands; health, docs and JWKS stay at the root. */
+    /** '' or '/v1': where the API stands; health and docs stay at the root. */
     readonly apiPrefix: string;
     /** Addresses of proxies whose X-Forwarded-For is believed; empty believes none. */
     readonly trustProxy: readonly string[];
@@ -138,7 +138,7 @@ export const variables = {
     schema: z.string().regex(/^(?:\/[a-z0-9-]+)+$/, 'must look like /v1'),
     default: '',
     unit: 'path',
-    description: 'Where the API stands. Health, docs and metrics stay at the root.',
+    description: 'Where the API stands. Health and docs stay at the root.',
   },
   LOG_LEVEL: {
     schema: oneOf(...levels),
@@ -396,7 +396,7 @@ export function readSettings(env: NodeJS.ProcessEnv): Settings {
     registry: { connection: registry, pool: pool(value('REGISTRY_POOL_MAX')) },
     tenants: {
       provisioner: provisioner ?? registry,
-      // Creating a database waits for a checkpoint of nothing, but for the disk: give it a minute.
+      // Copying a template takes as long as the disk does: it is not held to a request's bound.
       provisionerPool: { ...pool(value('PROVISIONER_POOL_MAX')), timeout: MINUTE },
       pool: pool(value('POOL_MAX')),
       closePoolAfter: value('POOL_CLOSE_AFTER_MS'),
