@@ -36,6 +36,9 @@ export function answerFrameworkError(error: FastifyError, request: FastifyReques
   server.logRequest(request, reply);
 }
 
+/** How long (ms) a peer may take to read the answer to what was not HTTP. */
+const LINGER = 1_000;
+
 /** For Fastify's `clientErrorHandler` option: what is not HTTP. */
 export function answerClientError(error: Error & { code?: string }, socket: Socket): void {
   // A peer that hung up is nobody to answer to.
@@ -44,6 +47,8 @@ export function answerClientError(error: Error & { code?: string }, socket: Sock
     return;
   }
   socket.end(rawProblem(error, v4()));
+  // A peer that never closes its side would keep the socket for ever.
+  socket.setTimeout(LINGER, () => socket.destroy());
 }
 
 function sendProblem(error: unknown, request: FastifyRequest, reply: FastifyReply): FastifyReply {

@@ -194,6 +194,23 @@ describe('what is not HTTP', () => {
     expect(answer.headers['x-request-id']).toMatch(UUID);
   });
 
+  it('does not keep the socket of a peer that never closes its side', async () => {
+    const socket = connect({ port, host: '127.0.0.1', allowHalfOpen: true });
+    socket.on('error', () => undefined).resume();
+    await once(socket, 'connect');
+    const open = (): Promise<number> =>
+      new Promise((resolve) => {
+        service.app.server.getConnections((_, count) => {
+          resolve(count);
+        });
+      });
+    await expect.poll(open).toBeGreaterThan(0);
+    const before = await open();
+    socket.write('hello\r\n\r\n');
+    await expect.poll(open, { timeout: 10_000 }).toBeLessThan(before);
+    socket.destroy();
+  });
+
   it('headers of more than 16 KiB get 431', async () => {
     const raw = await sendBytes(`GET /health/live HTTP/1.1\r\nhost: x\r\nx-long: ${'x'.repeat(20_000)}\r\n\r\n`);
     expectProblem(parse(raw), 431, 'headers-too-large');
