@@ -66,6 +66,23 @@ export function createDatabase<DB>(
   return { db, stats: () => pool.stats(), close: (deadlineMs) => pool.close(deadlineMs) };
 }
 
+/** What every connection has in common, whatever it is for. */
+export function clientConfig({ host, port, database, user, password, tls }: ConnectionSettings): pg.ClientConfig {
+  return {
+    host,
+    port,
+    database,
+    user,
+    // A function, so that neither a printed pool nor a printed error can hold the password.
+    password: () => password,
+    ssl: tls && { ...tls, rejectUnauthorized: true },
+    keepAlive: true,
+    // ISO dates in UTC are what the timestamp parser below expects; the check interval ends statements whose client is gone.
+    options: '-c TimeZone=UTC -c DateStyle=ISO -c client_connection_check_interval=5000',
+    types: { getTypeParser: typeParser },
+  };
+}
+
 /** Requests that may wait for a connection, per connection of the pool: more are refused at once instead of piling up. */
 const WAITING_PER_CONNECTION = 100;
 
@@ -90,27 +107,15 @@ class SafePool {
   constructor(connection: ConnectionSettings, limits: PoolLimits, options: DatabaseOptions) {
     this.#maxWaiting = limits.max * WAITING_PER_CONNECTION;
     this.#prepared = options.preparedStatements;
-    const { password } = connection;
     this.#pool = new pg.Pool({
-      host: connection.host,
-      port: connection.port,
-      database: connection.database,
-      user: connection.user,
-      // A function, so that neither a printed pool nor a printed error can hold the password.
-      password: () => password,
-      ssl: connection.tls && { ...connection.tls, rejectUnauthorized: true },
+      ...clientConfig(connection),
       max: limits.max,
       connectionTimeoutMillis: limits.acquireTimeout,
       idleTimeoutMillis: limits.idleTimeoutMillis,
       statement_timeout: limits.timeout,
       query_timeout: limits.timeout + QUERY_TIMEOUT_MARGIN,
       idle_in_transaction_session_timeout: limits.timeout,
-      keepAlive: true,
       application_name: options.applicationName,
-      // ISO dates in UTC are what the timestamp parser below expects; the check interval ends statements whose client
-      // is gone.
-      options: '-c TimeZone=UTC -c DateStyle=ISO -c client_connection_check_interval=5000',
-      types: { getTypeParser: typeParser },
     });
     this.#pool.on('error', (error) => options.onConnectionLost?.(connectFault(error)));
     this.#pool.on('connect', (client) => {

@@ -25,7 +25,7 @@ declare module 'fastify' {
 
 export const tenantPool = fp<{ config: Config; envelope: Envelope }>(
   async (app, { config, envelope }) => {
-    const directory = createTenantDirectory(app.registry, config.tenants.registryOutageGrace);
+    const directory = createTenantDirectory(app.registry, app.events, config.tenants.registryOutageGrace);
     const pools = createTenantPools({
       envelope,
       tls: config.tenants.provisioner.tls,
@@ -42,6 +42,17 @@ export const tenantPool = fp<{ config: Config; envelope: Envelope }>(
     app.decorate('tenantDirectory', directory);
     app.decorate('tenantPools', pools);
     app.addHook('onClose', () => pools.close());
+
+    // Not left to the tenant's next request, which may never come: a suspended tenant has no connections open.
+    app.events.subscribe((change) => {
+      if (change.kind !== 'tenant' || !pools.has(change.tenantId)) return;
+      directory.find(change.tenantId).then(
+        (tenant) => {
+          pools.keepOnly(change.tenantId, tenant?.active ? tenant.epoch : undefined);
+        },
+        () => undefined,
+      );
+    });
 
     const databases = new WeakMap<FastifyRequest, Kysely<TenantDatabase>>();
     app.decorateRequest('tenantDb', {
@@ -75,7 +86,7 @@ export const tenantPool = fp<{ config: Config; envelope: Envelope }>(
       return pools.acquire(admitted(await directory.find(tenantId)));
     }
   },
-  { name: 'tenant-pool', fastify: '5.x', dependencies: ['authentication', 'registry'] },
+  { name: 'tenant-pool', fastify: '5.x', dependencies: ['authentication', 'events'] },
 );
 
 function admitted(tenant: TenantRecord | undefined): TenantRecord {

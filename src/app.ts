@@ -6,6 +6,7 @@ import { authorization } from '../plugins/authorization.js';
 import { cors } from '../plugins/cors.js';
 import { cursors } from '../plugins/cursors.js';
 import { answerClientError, answerFrameworkError, errors, notFound } from '../plugins/errors.js';
+import { events } from '../plugins/events.js';
 import { jsonBody } from '../plugins/json-body.js';
 import { openapi } from '../plugins/openapi.js';
 import { provisioning } from '../plugins/provisioning.js';
@@ -83,6 +84,7 @@ export async function buildApp(config: Config, overrides: AppOverrides = {}): Pr
 
   const envelope = createEnvelope(config.encryptionKeys);
   await app.register(registry, { config });
+  await app.register(events, { config: config.registry });
   await app.register(authentication, { config: config.auth });
   await app.register(tenantPool, { config, envelope });
   await app.register(authorization);

@@ -20,6 +20,10 @@ export interface TenantPools {
    * @throws DatabaseFault where the database does not answer
    */
   acquire(tenant: TenantRecord): Promise<Kysely<TenantDatabase>>;
+  /** Whether the tenant has a pool. */
+  has(tenantId: string): boolean;
+  /** Retires the tenant's pool unless it is of this epoch, or of a newer one; undefined retires any. */
+  keepOnly(tenantId: string, epoch: number | undefined): void;
   /** Takes a tenant's pool out of use; running queries finish. Resolves when its connections are closed. */
   retire(tenantId: string): Promise<void>;
   /** Pools, and connections open in them. */
@@ -163,6 +167,13 @@ export function createTenantPools(deps: TenantPoolDeps): TenantPools {
       entry.lastUsed = performance.now();
       await entry.built;
       return entry.handle.db;
+    },
+
+    has: (tenantId) => entries.has(tenantId),
+
+    keepOnly(tenantId, epoch) {
+      const entry = entries.get(tenantId);
+      if (entry && (epoch === undefined || entry.epoch < epoch)) void retire(tenantId);
     },
 
     retire,

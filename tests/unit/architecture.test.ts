@@ -78,8 +78,8 @@ const floors: readonly ((file: string) => boolean)[] = [
 ];
 const floorOf = (file: string): number => floors.findIndex((isOn) => isOn(file));
 
-/** db/errors.ts beside the factory: which class a driver's error has is known nowhere else. */
-const PG_IMPORTERS = ['db/client.ts', 'db/errors.ts'];
+/** Beside the factory: which class a driver's error has is known nowhere else, and LISTEN needs a connection of its own. */
+const PG_IMPORTERS = ['db/client.ts', 'db/errors.ts', 'db/channel.ts'];
 
 const rules: readonly Rule[] = [
   noImport(
@@ -118,7 +118,7 @@ const rules: readonly Rule[] = [
     ['plugins/openapi.ts', 'routes/schemas.ts'],
   ]),
   noImport(
-    'only db/client.ts and db/errors.ts know pg',
+    'only the factory, the errors and the channel in db/ know pg',
     (file) => !PG_IMPORTERS.includes(file),
     (target) => isPackage(target, 'pg', 'pg-pool', 'pg-protocol', 'pg-types'),
     [
