@@ -2,7 +2,6 @@
 // and goes: built when the tenant first asks for a connection, built once however many ask together, replaced when the
 // tenant's row changes, closed when nobody uses it.
 import type { Kysely } from 'kysely';
-import { LRUCache } from 'lru-cache';
 import type { StoredPoolOptions } from '../../db/central/schema.js';
 import type { TenantRecord } from '../../db/central/tenants.js';
 import { databaseOver, type ConnectionSettings } from '../../db/client.js';
@@ -54,7 +53,7 @@ const RETIREMENT_DEADLINE = 30_000;
 /** Seconds: a person must act first. */
 const RETRY_AFTER_MISCONFIGURATION = 30;
 
-/** Handles kept: one without a pool is small and holds nothing, and is made again when it is asked for. */
+/** Handles kept: they hold nothing, and one that is forgotten is made again; whoever has it goes on with it. */
 const MAX_HANDLES = 20_000;
 
 interface PoolEntry {
@@ -66,7 +65,7 @@ interface PoolEntry {
 export function createTenantPools(deps: TenantPoolDeps): TenantPools {
   const { directory } = deps;
   const entries = new Map<string, PoolEntry>();
-  const handles = new LRUCache<string, Kysely<TenantDatabase>>({ max: MAX_HANDLES });
+  const handles = new Map<string, Kysely<TenantDatabase>>();
   const retiring = new Set<Promise<void>>();
   let closed = false;
 
@@ -148,6 +147,7 @@ export function createTenantPools(deps: TenantPoolDeps): TenantPools {
     database(tenantId) {
       let handle = handles.get(tenantId);
       if (!handle) {
+        if (handles.size >= MAX_HANDLES) handles.clear();
         handle = databaseOver<TenantDatabase>(() => poolOf(tenantId));
         handles.set(tenantId, handle);
       }
