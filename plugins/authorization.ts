@@ -13,11 +13,7 @@ declare module 'fastify' {
 
 export const authorization = fp(
   async (app) => {
-    const standings = createStandings(app.registry, app.events, async (tenantId) => {
-      const tenant = await app.tenantDirectory.find(tenantId);
-      if (!tenant?.active) throw new AppError('tenant-suspended');
-      return app.tenantPools.acquire(tenant);
-    });
+    const standings = createStandings(app.registry, app.events, (tenantId) => app.tenantPools.database(tenantId));
     app.decorateRequest('isTenantAdmin', false);
 
     app.addHook('preParsing', (request, _reply, _payload, done) => {

@@ -27,7 +27,7 @@ export interface Standings {
 export function createStandings(
   registry: Kysely<Registry>,
   events: Events,
-  tenantDb: (tenantId: string) => Promise<Kysely<TenantDatabase>>,
+  tenantDb: (tenantId: string) => Kysely<TenantDatabase>,
 ): Standings {
   // Never stale: where the tenant's database does not answer, its requests could not be served anyway.
   const users = new FreshCache<Standing>({
@@ -36,7 +36,7 @@ export function createStandings(
     staleFor: 0,
     load: async (key) => {
       const [tenantId = '', userId = ''] = key.split(' ');
-      return findStanding(await tenantDb(tenantId), userId);
+      return findStanding(tenantDb(tenantId), userId);
     },
   });
   const operators = new FreshCache<Standing>({

@@ -9,7 +9,7 @@ interface Entry<V> {
 }
 
 export interface FreshCacheOptions<V> {
-  /** Entries kept at most; the least recently used goes first. */
+  /** Entries kept at most; the one that was loaded longest ago goes first. */
   readonly max: number;
   /** A value younger than this (ms) is served as it is; asked each time, since it depends on whether invalidations arrive. */
   readonly freshFor: () => number;
@@ -44,7 +44,8 @@ export class FreshCache<V extends object> {
 
   /** The value where it is known and fresh, without waiting: the warm path allocates no promise. */
   peek(key: string): V | undefined {
-    const entry = this.#entries.get(key);
+    // Not counted as a use, which would cost more than the look-up: loading anew, as every value must be in time, counts.
+    const entry = this.#entries.peek(key);
     if (!entry || entry.loadedAt < this.#trustedSince) return undefined;
     return performance.now() - entry.loadedAt < this.options.freshFor() ? entry.value : undefined;
   }
