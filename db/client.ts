@@ -99,8 +99,12 @@ function typeParser(oid: Parameters<typeof pg.types.getTypeParser>[0]): (text: s
  * @throws RangeError for what has no such form: infinity, and years BC
  */
 export function isoTimestamp(text: string): string {
-  const match = /^(\d{4}-\d\d-\d\d) (\d\d:\d\d:\d\d)(?:\.(\d{1,3}))?\+00$/.exec(text);
-  if (!match) return new Date(text).toISOString();
-  const [, date = '', time = '', fraction = ''] = match;
-  return `${date}T${time}.${fraction.padEnd(3, '0')}Z`;
+  // `2026-01-31 09:30:00+00` has 22 characters, and up to four more with a fraction. A year of five digits moves the dashes.
+  const usual = text.length <= 26 && text[4] === '-' && text[10] === ' ' && text.endsWith('+00');
+  const missing = usual ? missingDigits[text.length - 22] : undefined;
+  if (missing === undefined) return new Date(text).toISOString();
+  return `${text.slice(0, 10)}T${text.slice(11, -3)}${missing}Z`;
 }
+
+/** What a fraction of none, one, two or three digits lacks, by how much longer than without one the text is. */
+const missingDigits = ['.000', undefined, '00', '0', ''] as const;

@@ -1,10 +1,10 @@
 // A pool of connections to one database: pg's Pool with the failure modes closed that pg and Kysely leave open between them,
 // and with a say in it for whoever counts the connections of the whole server. Short reads share one pipelined connection,
 // the lane (db/lane.ts); everything else has a connection to itself for as long as it takes.
-import type { PostgresCursor, PostgresPoolClient, PostgresQueryResult } from 'kysely';
 import pg from 'pg';
 import { connectFault, DatabaseFault, statementFault, Unproven } from './errors.js';
 import { Lane, type LaneQuery } from './lane.js';
+import { Session } from './session.js';
 import { statementName } from './statement-names.js';
 
 /** Bounds of one pool. All times in milliseconds. */
@@ -71,23 +71,27 @@ const HANDSHAKE_TIMEOUT = 1_500;
 /** The client's own deadline lies this much (ms) after the server's, which therefore fires first where it can. */
 const QUERY_TIMEOUT_MARGIN = 1_000;
 
+/** Between two looks (ms) at deadlines and idle times: they are kept this exactly. */
+const WATCH_EVERY = 250;
+
 /** Longest wait (ms) for connections that close() has cut to be given back. */
 const CLOSE_MARGIN = 1_000;
 
 interface Waiter {
-  readonly resolve: (client: SafeClient) => void;
+  readonly resolve: (client: Session) => void;
   readonly reject: (error: Error) => void;
   readonly timer: NodeJS.Timeout;
 }
 
 export class ConnectionPool {
+  /** Opens and closes connections. Who gets which is decided here: pg's queue cannot be given a connection it did not open. */
   readonly #pool: pg.Pool;
-  readonly #clients = new WeakMap<pg.PoolClient, SafeClient>();
-  /** Connections that exist, with their slots. */
-  readonly #open = new Map<pg.PoolClient, Slot>();
-  /** Slots of connections whose handshake is under way. */
-  readonly #opening: Slot[] = [];
-  /** pg's own queue is never used: in it nobody could be given a connection of another origin. */
+  /** Connections that are open, or closing. */
+  readonly #sessions = new Map<pg.PoolClient, { readonly session: Session; readonly slot: Slot }>();
+  /** Those that nobody uses; the last one to come goes first, so that the others grow old and are closed. */
+  readonly #idle: Session[] = [];
+  /** Connections whose handshake is under way. */
+  #opening = 0;
   readonly #waiters: Waiter[] = [];
   /** Slots that were asked for and have not come yet. */
   #slotsAwaited = 0;
@@ -98,6 +102,7 @@ export class ConnectionPool {
   #laneOpening: Promise<Lane> | undefined;
   #waitingForLane = 0;
   #toldIdle = false;
+  #watch: NodeJS.Timeout | undefined;
   #closing: Promise<void> | undefined;
   /** Set when close() waits no longer: a connection that is ready only now is not handed out any more. */
   #cut = false;
@@ -110,27 +115,17 @@ export class ConnectionPool {
     this.#pool = new pg.Pool({
       ...config,
       Client: BoundedClient,
-      max: limits.max,
+      max: Infinity,
       connectionTimeoutMillis: Math.min(limits.acquireTimeout, HANDSHAKE_TIMEOUT),
-      idleTimeoutMillis: limits.idleTimeoutMillis,
       statement_timeout: limits.timeout,
-      query_timeout: limits.timeout + QUERY_TIMEOUT_MARGIN,
       idle_in_transaction_session_timeout: limits.timeout,
       application_name: options.applicationName,
       // eslint-disable-next-line @typescript-eslint/no-misused-promises -- pg-pool awaits it, and its types do not say so
       ...(options.prove && { onConnect: (client: pg.ClientBase) => this.#prove(client) }),
     });
-    this.#pool.on('error', (error) => options.onConnectionLost?.(connectFault(error)));
-    this.#pool.on('connect', (client) => {
-      const slot = this.#opening.shift();
-      if (slot) this.#open.set(client, slot);
-      // A backend that dies between two queries of a transaction raises 'error' on the client, which the pool does not
-      // listen to while it is checked out: without this the process would end. The next query reports the loss.
-      client.on('error', () => undefined);
-    });
     this.#pool.on('remove', (client) => {
-      this.#open.get(client)?.release();
-      this.#open.delete(client);
+      this.#sessions.get(client)?.slot.release();
+      this.#sessions.delete(client);
       this.#serve();
     });
   }
@@ -140,12 +135,13 @@ export class ConnectionPool {
    *
    * @throws DatabaseFault `busy` where none becomes free in time, `unavailable` where the server cannot be reached
    */
-  async connect(): Promise<SafeClient> {
+  async connect(): Promise<Session> {
+    const idle = this.#takeIdle();
+    if (idle) return idle;
     if (this.#cut) throw poolClosed();
-    if (this.#idle > 0) return this.#checkOut();
     if (this.#total < this.#poolMax) {
       const slot = this.#tryOpen();
-      if (slot) return this.#openFor(slot);
+      if (slot) return this.#open(slot);
     }
     if (this.#waiters.length >= this.limits.max * WAITING_PER_CONNECTION)
       throw new DatabaseFault('busy', 'too many requests wait for a connection');
@@ -172,12 +168,12 @@ export class ConnectionPool {
 
   /** Runs one statement on a connection of its own. @throws DatabaseFault, or the server's error */
   async run<R>(text: string, values: readonly unknown[]): Promise<R[]> {
-    const client = await this.connect();
+    const session = this.#takeIdle() ?? (await this.connect());
     try {
-      const { rows } = await client.query<R>(text, values);
+      const { rows } = await session.run<R>(text, values);
       return rows;
     } finally {
-      client.release();
+      session.release();
     }
   }
 
@@ -189,14 +185,14 @@ export class ConnectionPool {
   stats(): PoolStats {
     const laneIdle = this.#lane?.inFlight === 0 ? 1 : 0;
     const waiting = this.#waiters.length + this.#waitingForLane;
-    return { total: this.#total, idle: this.#idle + laneIdle, waiting };
+    return { total: this.#total, idle: this.#idle.length + laneIdle, waiting };
   }
 
   /** Closes one connection that nobody uses. Returns whether there was one. */
   closeIdle(): boolean {
-    if (this.#idle > 0) {
-      // pg has no way to close an idle connection but to take it and to give it back as broken.
-      this.#pool.connect((_error, client) => client?.release(true));
+    const session = this.#idle.shift();
+    if (session) {
+      session.client.release(true);
       this.#tellIdle();
       return true;
     }
@@ -229,22 +225,17 @@ export class ConnectionPool {
       reject(poolClosed());
     }
     this.#lane?.close();
-    // It would wait for ever for a client that never returns, and not at all for a connection to be really closed.
-    void this.#pool.end();
-    for (const client of this.#open.keys()) this.#clients.get(client)?.cut();
+    clearInterval(this.#watch);
+    for (const session of this.#idle.splice(0)) session.client.release(true);
+    for (const { session } of this.#sessions.values()) session.cut(poolClosed());
     // Whoever sits between two statements of a transaction gives its client back when it asks for the next one, and not
     // before: the connection is gone, and nobody waits for that.
     const late = performance.now() + CLOSE_MARGIN;
     while (this.#total > 0 && performance.now() < late) await new Promise((resolve) => setTimeout(resolve, 10));
   }
 
-  /** Connections that nobody has asked for: those whose hand-over is under way are pg's waiting ones. */
-  get #idle(): number {
-    return this.#pool.idleCount - this.#pool.waitingCount;
-  }
-
   get #total(): number {
-    return this.#open.size + this.#opening.length + (this.#laneHeld ? 1 : 0);
+    return this.#sessions.size + this.#opening + (this.#laneHeld ? 1 : 0);
   }
 
   get #lanePossible(): boolean {
@@ -264,8 +255,8 @@ export class ConnectionPool {
     return this.options.admission ? this.options.admission.open(this.limits.acquireTimeout) : unlimited;
   }
 
-  #wait(): Promise<SafeClient> {
-    const served = new Promise<SafeClient>((resolve, reject) => {
+  #wait(): Promise<Session> {
+    const served = new Promise<Session>((resolve, reject) => {
       const timer = setTimeout(() => {
         this.#waiters.splice(this.#waiters.indexOf(waiter), 1);
         reject(new DatabaseFault('busy', 'no connection became free in time'));
@@ -301,16 +292,33 @@ export class ConnectionPool {
     }
   }
 
-  /** Gives what is free to who waits: an idle connection, or one that is opened in `slot`. */
-  #serve(slot?: Slot): void {
-    while (this.#idle > 0) {
-      const waiter = this.#next();
-      if (!waiter) break;
-      this.#checkOut().then(waiter.resolve, waiter.reject);
+  #takeIdle(): Session | undefined {
+    const session = this.#idle.pop();
+    if (session && this.#idle.length === 0) this.#tellIdle();
+    return session;
+  }
+
+  /** A session that was given back goes to who waits, or waits itself, or is closed where it is of no more use. */
+  #release(session: Session): void {
+    if (!session.clean || this.#cut || (this.options.admission?.mustYield() ?? false)) {
+      session.client.release(true);
+      return;
     }
+    const waiter = this.#next();
+    if (waiter) {
+      waiter.resolve(session);
+      return;
+    }
+    session.idleSince = performance.now();
+    this.#idle.push(session);
+    if (this.#idle.length === 1) this.#tellIdle();
+  }
+
+  /** Gives what is free to who waits: a connection that is opened in `slot`. */
+  #serve(slot?: Slot): void {
     if (slot) {
       const waiter = this.#next();
-      if (waiter && !this.#cut) this.#openFor(slot).then(waiter.resolve, waiter.reject);
+      if (waiter && !this.#cut) this.#open(slot).then(waiter.resolve, waiter.reject);
       else slot.release();
     }
     if (this.#waiters.length > 0) this.#askForSlots();
@@ -326,55 +334,62 @@ export class ConnectionPool {
   #tellIdle(): void {
     const { admission } = this.options;
     if (!admission) return;
-    const has = this.#idle > 0 || this.#lane?.inFlight === 0;
+    const has = this.#idle.length > 0 || this.#lane?.inFlight === 0;
     if (has !== this.#toldIdle) admission.idle(has);
     this.#toldIdle = has;
   }
 
-  async #openFor(slot: Slot): Promise<SafeClient> {
-    if (this.#idle > 0) {
-      // One came back meanwhile: pg would hand it out and open none.
-      slot.release();
-      return this.#checkOut();
-    }
-    this.#opening.push(slot);
-    try {
-      return await this.#checkOut();
-    } catch (error) {
-      // Which one does not matter: a slot is like the other.
-      this.#opening.pop()?.release();
-      this.#serve();
-      throw error;
-    }
-  }
-
-  async #checkOut(): Promise<SafeClient> {
+  async #open(slot: Slot): Promise<Session> {
+    this.#opening += 1;
     let client: pg.PoolClient;
     try {
-      const connecting = this.#pool.connect();
-      this.#tellIdle();
-      client = await connecting;
+      client = await this.#pool.connect();
     } catch (error) {
+      slot.release();
+      this.#opening -= 1;
+      this.#serve();
       throw error instanceof Unproven ? error.cause : connectFault(error);
     }
-    if (this.#cut) {
-      client.release(true);
-      throw poolClosed();
-    }
-    let safe = this.#clients.get(client);
-    if (!safe) {
-      safe = new SafeClient(
-        client,
-        this.options.preparedStatements,
-        () => this.options.admission?.mustYield() ?? false,
-        () => {
-          this.#serve();
-        },
-      );
-      this.#clients.set(client, safe);
-    }
-    safe.checkOut();
-    return safe;
+    const { preparedStatements } = this.options;
+    const queryTimeout = this.limits.timeout + QUERY_TIMEOUT_MARGIN;
+    const session = new Session(client, preparedStatements, queryTimeout, (given) => {
+      this.#release(given);
+    });
+    client.on('error', (error) => {
+      this.#lose(session, error);
+    });
+    this.#opening -= 1;
+    this.#sessions.set(client, { session, slot });
+    this.#watchOver();
+    if (!this.#cut) return session;
+    client.release(true);
+    throw poolClosed();
+  }
+
+  #lose(session: Session, error: Error): void {
+    const index = this.#idle.indexOf(session);
+    if (index === -1) return;
+    this.#idle.splice(index, 1);
+    session.client.release(true);
+    this.#tellIdle();
+    this.options.onConnectionLost?.(connectFault(error));
+  }
+
+  /** One timer a pool for idle times and deadlines: timers for each statement would cost more than handing out sessions. */
+  #watchOver(): void {
+    this.#watch ??= setInterval(
+      () => {
+        const now = performance.now();
+        for (const { session } of this.#sessions.values()) session.checkDeadline(now);
+        const old = this.#idle.findIndex(({ idleSince }) => now - idleSince < this.limits.idleTimeoutMillis);
+        for (const session of this.#idle.splice(0, old === -1 ? this.#idle.length : old)) session.client.release(true);
+        if (this.#idle.length === 0) this.#tellIdle();
+        if (this.#sessions.size > 0) return;
+        clearInterval(this.#watch);
+        this.#watch = undefined;
+      },
+      Math.min(WATCH_EVERY, this.limits.idleTimeoutMillis / 2),
+    ).unref();
   }
 
   async #prove(client: pg.ClientBase): Promise<void> {
@@ -451,79 +466,6 @@ class BoundedClient extends pg.Client {
   }
 }
 
-/** A checked-out pg client as Kysely sees it. */
-export class SafeClient implements PostgresPoolClient {
-  #running = 0;
-  #checkedOut = false;
-  /** What went wrong when the connection's state is no longer known. */
-  #doubt: Error | undefined;
-
-  constructor(
-    private readonly client: pg.PoolClient,
-    private readonly prepared: boolean,
-    private readonly mustYield: () => boolean,
-    private readonly released: () => void,
-  ) {}
-
-  checkOut(): void {
-    this.#checkedOut = true;
-  }
-
-  query<R>(text: string, values: readonly unknown[]): Promise<PostgresQueryResult<R>>;
-  query<R>(cursor: PostgresCursor<R>): PostgresCursor<R>;
-  query<R>(
-    text: string | PostgresCursor<R>,
-    values: readonly unknown[] = [],
-  ): Promise<PostgresQueryResult<R>> | PostgresCursor<R> {
-    if (typeof text !== 'string') throw new TypeError('cursors are not supported: a page is a query of its own');
-    return this.#run<R>(text, values);
-  }
-
-  async #run<R>(text: string, values: readonly unknown[]): Promise<PostgresQueryResult<R>> {
-    // Behind a statement that got no answer the ROLLBACK would wait for the whole deadline a second time, and its error
-    // would hide the first one.
-    if (this.#doubt) throw this.#doubt;
-    const name = this.prepared ? statementName(text) : undefined;
-    this.#running += 1;
-    try {
-      // pg copies nothing and changes nothing in `values`; Kysely hands over a fresh array.
-      const result = await this.client.query({ ...(name && { name }), text, values: values as unknown[] });
-      // The server answers COMMIT of a failed transaction with ROLLBACK and no error: the write would be acknowledged and lost.
-      if (text === 'commit' && result.command !== 'COMMIT')
-        throw new DatabaseFault('unavailable', 'the transaction had failed and was rolled back');
-      return result as unknown as PostgresQueryResult<R>;
-    } catch (error) {
-      const thrown = statementFault(error) ?? (error as Error);
-      // After a timeout the answer may still arrive and would be read as the next query's; after DDL a named statement's
-      // result type may not match for as long as the connection lives (0A000).
-      if (!isAnswered(error) || (name && error.code === '0A000')) this.#doubt ??= thrown;
-      throw thrown;
-    } finally {
-      this.#running -= 1;
-    }
-  }
-
-  /** Back to the pool, unless a statement still runs, a transaction is still open, or the connection is in doubt. */
-  release(): void {
-    const clean = !this.#doubt && this.#running === 0 && this.client.getTransactionStatus() === 'I';
-    this.#checkedOut = false;
-    this.client.release(!clean || this.mustYield());
-    this.released();
-  }
-
-  /** Cuts the connection of whoever outlived the pool. */
-  cut(): void {
-    if (!this.#checkedOut) return;
-    this.#doubt ??= poolClosed();
-    (this.client as pg.PoolClient & { connection: pg.Connection }).connection.stream.destroy();
-  }
-}
-
 function poolClosed(): DatabaseFault {
   return new DatabaseFault('unavailable', 'the pool was closed');
-}
-
-/** Whether the server itself answered with an error, after which the connection is usable again. */
-function isAnswered(error: unknown): error is pg.DatabaseError {
-  return error instanceof pg.DatabaseError && error.severity === 'ERROR';
 }
