@@ -4,6 +4,7 @@
 // answers nothing any more is cut.
 import pg from 'pg';
 import { DatabaseFault, hasSqlState, statementFault } from './errors.js';
+import { ask } from './query.js';
 
 /** A statement that changes nothing. Only named ones ride on a lane. */
 export interface LaneQuery {
@@ -105,8 +106,8 @@ export class Lane {
   async read<R>({ name, text, values }: LaneQuery): Promise<R[] | undefined> {
     this.#begin();
     try {
-      const { rows } = await this.#client.query({ name: name ?? '', text, values: values as unknown[] });
-      return rows as R[];
+      const { rows } = await ask<R>(this.#client, name, text, values);
+      return rows;
     } catch (error) {
       if (this.#hung) throw new DatabaseFault('timeout', 'no answer');
       if (hasSqlState(error, QUERY_CANCELED) || hasSqlState(error, LOCK_NOT_AVAILABLE)) {

@@ -153,14 +153,21 @@ export class ConnectionPool {
    *
    * @throws DatabaseFault, or the server's error
    */
-  async read<R>(text: string, values: readonly unknown[]): Promise<R[]> {
+  read<R>(text: string, values: readonly unknown[]): Promise<R[]> {
     const query: LaneQuery = { name: statementName(text), text, values };
+    return this.#lane?.takes(query) ? this.#ride<R>(this.#lane, query) : this.#openAndRide<R>(query);
+  }
+
+  async #openAndRide<R>(query: LaneQuery): Promise<R[]> {
     const lane = this.#lane ?? (await this.#openLane(query));
-    if (!lane?.takes(query)) return this.run<R>(text, values);
+    return lane?.takes(query) ? this.#ride<R>(lane, query) : this.run<R>(query.text, query.values);
+  }
+
+  async #ride<R>(lane: Lane, query: LaneQuery): Promise<R[]> {
     const asked = lane.read<R>(query);
     if (lane.inFlight === 1) this.#tellIdle();
     try {
-      return (await asked) ?? (await this.run<R>(text, values));
+      return (await asked) ?? (await this.run<R>(query.text, query.values));
     } finally {
       if (lane.inFlight === 0) this.#tellIdle();
     }
