@@ -96,6 +96,12 @@ class Pool {
     this.#tell();
   }
 
+  /** A connection has become unused without being given back, as the one that reads share. */
+  fallSilent(): void {
+    this.unused.push(...this.busy.splice(0, 1));
+    this.#tell();
+  }
+
   use(): void {
     const slot = this.unused.pop();
     if (slot) this.busy.push(slot);
@@ -122,7 +128,9 @@ class Pool {
 }
 
 /** Leases that change as the test says. */
-function leases(count: number): SlotSource & { set(leased: number): void; readonly wants: number[] } {
+function leases(
+  count: number,
+): SlotSource & { set(leased: number): void; setUntold(leased: number): void; readonly wants: number[] } {
   let leased = count;
   let changed = (): void => undefined;
   const wants: number[] = [];
@@ -137,6 +145,9 @@ function leases(count: number): SlotSource & { set(leased: number): void; readon
     set: (next) => {
       leased = next;
       changed();
+    },
+    setUntold: (next) => {
+      leased = next;
     },
     wants,
   };
@@ -291,6 +302,22 @@ describe('unused connections', () => {
   });
 });
 
+describe('a pool', () => {
+  it('is never counted on for more connections than it holds', async () => {
+    const all = governor(2);
+    const boaster = all.join('boaster', () => true);
+    boaster.tryOpen();
+    boaster.idle(true);
+    const [a, b] = [new Pool(all, 'a'), new Pool(all, 'b')];
+    a.tryOpen();
+    a.giveBack();
+    b.ask(2);
+    await settled();
+    expect(a.closing).toHaveLength(1);
+    expect(all.stats()).toMatchObject({ evictions: 2, closing: 2 });
+  });
+});
+
 describe('the queue', () => {
   it('lets one wait no longer than one turn behind 1,000 of another tenant', async () => {
     const all = governor(3);
@@ -336,6 +363,19 @@ describe('the queue', () => {
     b.busy.pop()?.release();
     await settled();
     expect([a.granted, c.granted]).toEqual([0, 1]);
+  });
+
+  it('serves a tenant that has lost its last connection as one that holds nothing', async () => {
+    const all = governor(2);
+    const [a, b] = ['a', 'b'].map((tenant) => new Pool(all, tenant)) as [Pool, Pool];
+    a.tryOpen();
+    b.tryOpen();
+    a.ask();
+    b.ask();
+    await settled();
+    b.busy.pop()?.release();
+    await settled();
+    expect([a.granted, b.granted]).toEqual([0, 1]);
   });
 
   it('counts two pools of one tenant as one', async () => {
@@ -404,8 +444,9 @@ describe('the queue', () => {
     c.ask(1);
     await settled();
     b.membership.leave();
+    b.ask();
     await settled();
-    expect(b.failed).toEqual([UNAVAILABLE, UNAVAILABLE]);
+    expect(b.failed).toEqual([UNAVAILABLE, UNAVAILABLE, UNAVAILABLE]);
     expect([c.failed.length, all.stats().waiting]).toEqual([0, 1]);
     all.close();
     c.ask();
@@ -422,6 +463,7 @@ describe('a tenant that keeps its connections busy', () => {
     const all = governor(1);
     const [a, b] = ['a', 'b'].map((tenant) => new Pool(all, tenant)) as [Pool, Pool];
     a.tryOpen();
+    await pass(YIELD_QUANTUM);
     expect(a.membership.mustYield()).toBe(false);
     b.ask();
     await pass(YIELD_QUANTUM - 1);
@@ -452,7 +494,7 @@ describe('a tenant that keeps its connections busy', () => {
     expect(b.membership.mustYield()).toBe(true);
   });
 
-  it('gives up no more than there are others who wait, what closes already counted', async () => {
+  it('gives up one for each tenant that has none, what closes already counted', async () => {
     const all = governor(4);
     const [a, b] = ['a', 'b'].map((tenant) => new Pool(all, tenant)) as [Pool, Pool];
     for (let opened = 0; opened < 4; opened += 1) a.tryOpen();
@@ -462,20 +504,33 @@ describe('a tenant that keeps its connections busy', () => {
   });
 
   it('shares with a tenant that holds fewer until both hold about as many, and then leaves it at that', async () => {
-    const all = governor(6);
+    const all = governor(7);
     const [a, b] = ['a', 'b'].map((tenant) => new Pool(all, tenant)) as [Pool, Pool];
-    for (let opened = 0; opened < 5; opened += 1) a.tryOpen();
+    for (let opened = 0; opened < 6; opened += 1) a.tryOpen();
     b.tryOpen();
-    a.ask(10);
-    b.ask(10);
+    a.ask(10, 60_000);
+    b.ask(10, 60_000);
     for (let turn = 0; turn < 20; turn += 1) {
       await pass(YIELD_QUANTUM);
-      for (const pool of [a, b]) {
-        if (pool.membership.mustYield()) pool.busy.shift()?.release();
-      }
+      for (const pool of [a, b]) if (pool.membership.mustYield()) pool.busy.shift()?.release();
     }
-    expect([all.heldBy('a'), all.heldBy('b')]).toEqual([3, 3]);
+    await settled();
+    expect([all.heldBy('a'), all.heldBy('b')]).toEqual([4, 3]);
     expect(all.stats().yields).toBe(2);
+    all.close();
+  });
+
+  it.each([
+    ['makes both about equal', 10, [true, true, false]],
+    ['the other waits for', 1, [true, false, false]],
+  ])('gives up no more at once than %s', async (_, waiting, answers) => {
+    const all = governor(7);
+    const [a, b] = ['a', 'b'].map((tenant) => new Pool(all, tenant)) as [Pool, Pool];
+    for (let opened = 0; opened < 6; opened += 1) a.tryOpen();
+    b.tryOpen();
+    b.ask(waiting);
+    await pass(YIELD_QUANTUM);
+    expect(answers.map(() => a.membership.mustYield())).toEqual(answers);
   });
 
   it('gives up none where an unused connection can go instead', async () => {
@@ -487,6 +542,19 @@ describe('a tenant that keeps its connections busy', () => {
     c.ask();
     await pass(YIELD_QUANTUM);
     expect(a.membership.mustYield()).toBe(false);
+    expect(b.closing).toHaveLength(1);
+  });
+
+  it('gives up none for whom an unused connection is about to be closed', async () => {
+    const all = governor(2);
+    const [a, b, c] = ['a', 'b', 'c'].map((tenant) => new Pool(all, tenant)) as [Pool, Pool, Pool];
+    a.tryOpen();
+    b.tryOpen();
+    c.ask();
+    await pass(YIELD_QUANTUM);
+    b.fallSilent();
+    expect(a.membership.mustYield()).toBe(false);
+    await settled();
     expect(b.closing).toHaveLength(1);
   });
 
@@ -520,7 +588,22 @@ describe('leases', () => {
     source.set(5);
     await settled();
     expect(a.granted).toBe(3);
+    a.busy.pop()?.release();
+    await settled();
     expect(source.wants).toEqual([3, 1, 0]);
+  });
+
+  it('that have come are for whoever waits, even before the source has told of them', async () => {
+    const source = leases(0);
+    const all = governor(source);
+    const [a, b] = ['a', 'b'].map((tenant) => new Pool(all, tenant)) as [Pool, Pool];
+    a.ask();
+    await settled();
+    source.setUntold(1);
+    expect(b.tryOpen()).toBe(false);
+    source.set(1);
+    await settled();
+    expect(a.granted).toBe(1);
   });
 
   it('that go are given up by closing what is unused; nothing is granted until the rest fits', async () => {
@@ -548,6 +631,15 @@ describe('leases', () => {
     a.busy.pop()?.release();
     await settled();
     expect([b.granted, all.stats().used]).toEqual([1, 1]);
+  });
+
+  it('that go are given up by busy pools too, though nobody waits', () => {
+    const source = leases(3);
+    const all = governor(source);
+    const a = new Pool(all, 'a');
+    for (let opened = 0; opened < 3; opened += 1) a.tryOpen();
+    source.set(2);
+    expect([a.membership.mustYield(), a.membership.mustYield()]).toEqual([true, false]);
   });
 });
 
