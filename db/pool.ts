@@ -37,6 +37,12 @@ export interface Admission {
   mustYield(): boolean;
 }
 
+/** A pool's part in what admits connections. */
+export interface Membership extends Admission {
+  /** To be called once, when the pool has closed: nothing is admitted any more. Slots count until each is released. */
+  leave(): void;
+}
+
 export interface PoolOptions {
   /** Shown in pg_stat_activity. */
   readonly applicationName: string;
@@ -46,7 +52,12 @@ export interface PoolOptions {
   readonly lane?: boolean;
   /** Run on each new connection before anybody gets it; what it throws is what whoever asked for the connection gets. */
   readonly prove?: (query: (text: string) => Promise<Record<string, unknown>[]>) => Promise<void>;
-  readonly admission?: Admission;
+  /**
+   * Makes the pool ask before it opens a connection. Without it only the pool's own bound counts.
+   *
+   * @param closeIdle closes one connection of the pool that nobody uses; false where there is none
+   */
+  readonly admit?: (closeIdle: () => boolean) => Membership;
   /** Told when an idle connection is lost. */
   readonly onConnectionLost?: (fault: DatabaseFault) => void;
 }
@@ -101,6 +112,7 @@ export class ConnectionPool {
   #laneHeld = false;
   #laneOpening: Promise<Lane> | undefined;
   #waitingForLane = 0;
+  readonly #admission: Membership | undefined;
   #toldIdle = false;
   #watch: NodeJS.Timeout | undefined;
   #closing: Promise<void> | undefined;
@@ -123,6 +135,7 @@ export class ConnectionPool {
       // eslint-disable-next-line @typescript-eslint/no-misused-promises -- pg-pool awaits it, and its types do not say so
       ...(options.prove && { onConnect: (client: pg.ClientBase) => this.#prove(client) }),
     });
+    this.#admission = options.admit?.(() => this.closeIdle());
     this.#pool.on('remove', (client) => {
       this.#sessions.get(client)?.slot.release();
       this.#sessions.delete(client);
@@ -170,6 +183,8 @@ export class ConnectionPool {
       return (await asked) ?? (await this.run<R>(query.text, query.values));
     } finally {
       if (lane.inFlight === 0) this.#tellIdle();
+      // A lane that is never idle would keep its slot from those who have none.
+      else if (this.#admission?.mustYield()) lane.close();
     }
   }
 
@@ -203,11 +218,10 @@ export class ConnectionPool {
       this.#tellIdle();
       return true;
     }
-    if (this.#lane?.inFlight === 0) {
-      this.#lane.close();
-      return true;
-    }
-    return false;
+    if (this.#lane?.inFlight !== 0) return false;
+    this.#lane.close();
+    this.#tellIdle();
+    return true;
   }
 
   /**
@@ -239,6 +253,7 @@ export class ConnectionPool {
     // before: the connection is gone, and nobody waits for that.
     const late = performance.now() + CLOSE_MARGIN;
     while (this.#total > 0 && performance.now() < late) await new Promise((resolve) => setTimeout(resolve, 10));
+    this.#admission?.leave();
   }
 
   get #total(): number {
@@ -255,11 +270,11 @@ export class ConnectionPool {
   }
 
   #tryOpen(): Slot | undefined {
-    return this.options.admission ? this.options.admission.tryOpen() : unlimited;
+    return this.#admission ? this.#admission.tryOpen() : unlimited;
   }
 
   async #openSlot(): Promise<Slot> {
-    return this.options.admission ? this.options.admission.open(this.limits.acquireTimeout) : unlimited;
+    return this.#admission ? this.#admission.open(this.limits.acquireTimeout) : unlimited;
   }
 
   #wait(): Promise<Session> {
@@ -307,7 +322,7 @@ export class ConnectionPool {
 
   /** A session that was given back goes to who waits, or waits itself, or is closed where it is of no more use. */
   #release(session: Session): void {
-    if (!session.clean || this.#cut || (this.options.admission?.mustYield() ?? false)) {
+    if (!session.clean || this.#cut || (this.#admission?.mustYield() ?? false)) {
       session.client.release(true);
       return;
     }
@@ -339,11 +354,11 @@ export class ConnectionPool {
   }
 
   #tellIdle(): void {
-    const { admission } = this.options;
-    if (!admission) return;
+    if (!this.#admission) return;
     const has = this.#idle.length > 0 || this.#lane?.inFlight === 0;
-    if (has !== this.#toldIdle) admission.idle(has);
+    if (has === this.#toldIdle) return;
     this.#toldIdle = has;
+    this.#admission.idle(has);
   }
 
   async #open(slot: Slot): Promise<Session> {

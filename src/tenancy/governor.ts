@@ -3,7 +3,7 @@
 // whoever waits, the longest unused one first; who waits is served in turns, one tenant after the other; and a tenant that
 // keeps its connections busy gives them up where another has fewer.
 import { DatabaseFault } from '../../db/errors.js';
-import type { Admission, Slot } from '../../db/pool.js';
+import type { Membership, Slot } from '../../db/pool.js';
 import { LinkedQueue, Queued } from '../linked-queue.js';
 
 /** Where the slots come from that this process may use. */
@@ -25,15 +25,6 @@ export interface GovernorOptions {
   readonly maxWaitingPerTenant?: number;
   /** Milliseconds on a clock that never goes back. Default `performance.now`. */
   readonly now?: () => number;
-}
-
-/** A pool's part in the governor. */
-export interface Membership extends Admission {
-  /**
-   * To be called once, when the pool has closed: what still waits for it is rejected with DatabaseFault `unavailable`. Its
-   * slots count until each is released.
-   */
-  leave(): void;
 }
 
 /** All counters since the governor was made. */
@@ -61,8 +52,8 @@ export interface GovernorStats {
 
 export interface Governor {
   /**
-   * Lets a pool take part. A tenant may have several at a time (one that closes and one that follows it): they take turns
-   * as one.
+   * Lets a pool take part until it leaves: what still waits for it then is rejected with DatabaseFault `unavailable`. A
+   * tenant may have several at a time (one that closes and one that follows it): they take turns as one.
    *
    * @param closeIdle closes one connection of the pool that nobody uses; false where there is none
    */

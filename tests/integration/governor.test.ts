@@ -19,14 +19,13 @@ it.each([
   const governor = createGovernor({ slots: SLOTS });
   const applicationName = `governor test ${lane}`;
   const pools = Array.from({ length: TENANTS }, (_unused, index) => {
-    const membership = governor.join(`t${index}`, () => pool.closeIdle());
     const pool = openPool(connection, LIMITS, {
       applicationName,
       preparedStatements: true,
       lane,
-      admission: membership,
+      admit: (closeIdle) => governor.join(`t${index}`, closeIdle),
     });
-    return { pool, membership, db: databaseOver<object>(() => pool) };
+    return { pool, db: databaseOver<object>(() => pool) };
   });
 
   let done = false;
@@ -60,7 +59,6 @@ it.each([
     done = true;
     await watch;
     await Promise.all(pools.map(({ pool }) => pool.close(0)));
-    for (const { membership } of pools) membership.leave();
   }
   expect(Math.max(...seen)).toBe(SLOTS);
   expect(governor.stats()).toMatchObject({
