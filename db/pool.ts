@@ -108,6 +108,8 @@ export class ConnectionPool {
   #slotsAwaited = 0;
   /** The lane where it can be used. */
   #lane: Lane | undefined;
+  /** Statements that were too slow for it, until when they keep off. */
+  readonly #slow = new Map<string, number>();
   /** Whether there is a connection for it, be it one that is opening or closing. */
   #laneHeld = false;
   #laneOpening: Promise<Lane> | undefined;
@@ -448,6 +450,7 @@ export class ConnectionPool {
     this.#laneHeld = true;
     const lane = new Lane(
       { ...this.config, application_name: this.options.applicationName },
+      this.#slow,
       {
         connectTimeout: Math.min(this.limits.acquireTimeout, HANDSHAKE_TIMEOUT),
         idleTimeout: this.limits.idleTimeoutMillis,

@@ -144,22 +144,27 @@ describe('a statement that is too slow for the lane', () => {
     expect(await again).toEqual([{ done: 1 }]);
   });
 
+  it('takes nobody along, also where many of its kind are under way, prepared or not', async () => {
+    for (const prepared of [true, false]) {
+      const handle = open({ acquireTimeout: 10_000 });
+      if (prepared) await warm(handle);
+      else await slowRead(handle.db, { seconds: 0 });
+      const { release, lock } = await lockNotes();
+      const begun = performance.now();
+      const reads = Promise.all(Array.from({ length: 100 }, (_, index) => noteById(handle.db, { id: index + 1 })));
+      await expect.poll(() => handle.stats().waiting, { timeout: 5_000 }).toBeGreaterThan(50);
+      // A hundred lock timeouts, one after the other, would take ten seconds.
+      expect(performance.now() - begun).toBeLessThan(3_000);
+      release();
+      await lock;
+      expect((await reads).map(([note]) => note?.id)).toEqual(Array.from({ length: 100 }, (_, index) => index + 1));
+    }
+  });
+
   it('because of a lock waits elsewhere, for as long as a statement may', async () => {
     const handle = open();
     await warm(handle);
-    let release: () => void = () => undefined;
-    const held = new Promise<void>((resolve) => (release = resolve));
-    let isLocked: () => void = () => undefined;
-    const locked = new Promise<void>((resolve) => (isLocked = resolve));
-    const lock = asSuperuser(connection.database, (db) =>
-      db.transaction().execute(async (trx) => {
-        await sql`lock table notes in access exclusive mode`.execute(trx);
-        isLocked();
-        await held;
-      }),
-    );
-    onTestFinished(release);
-    await Promise.race([locked, lock]);
+    const { release, lock } = await lockNotes();
     const waiting = noteById(handle.db, { id: 1 });
     // Something that needs no lock gets through meanwhile.
     expect(await slowRead(handle.db, { seconds: 0 })).toEqual([{ done: 1 }]);
@@ -169,6 +174,24 @@ describe('a statement that is too slow for the lane', () => {
     expect(await waiting).toEqual([{ id: 1, text: 'note 1' }]);
   });
 });
+
+/** Locks the table until it is released, or the test is over; `lock` resolves when it is free again. */
+async function lockNotes(): Promise<{ release: () => void; lock: Promise<void> }> {
+  let release: () => void = () => undefined;
+  const held = new Promise<void>((resolve) => (release = resolve));
+  let isLocked: () => void = () => undefined;
+  const locked = new Promise<void>((resolve) => (isLocked = resolve));
+  const lock = asSuperuser(connection.database, (db) =>
+    db.transaction().execute(async (trx) => {
+      await sql`lock table notes in access exclusive mode`.execute(trx);
+      isLocked();
+      await held;
+    }),
+  );
+  onTestFinished(release);
+  await Promise.race([locked, lock]);
+  return { release, lock };
+}
 
 describe('a lane that is lost', () => {
   it('because its backend was ended fails what is under way, and is replaced', async () => {
