@@ -5,7 +5,7 @@ import { SIZE, type Pair } from '../stage/pair.js';
 import {
   eachRound,
   ratioWithRounds,
-  roundsOf,
+  timedMediansOf,
   wholeNumber,
   type Bench,
   type Scenario,
@@ -104,7 +104,7 @@ function tableOf(
   );
   return {
     caption:
-      `${roundsOf(bench)}; ${connections} connections; ` +
+      `${timedMediansOf(bench)}; ${connections} connections; ` +
       `${count} tenants, ${count * SIZE.users} tokens, ${count * SIZE.products} products; ` +
       `${poolMax} database connections per tenant, fsync ${fsync ? 'on' : 'off'}`,
     headings: HEADINGS,

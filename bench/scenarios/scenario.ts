@@ -58,9 +58,14 @@ export async function eachRound<Round>(
   return all;
 }
 
+/** `medians of 3 rounds` */
+export function mediansOf({ rounds }: Bench): string {
+  return `medians of ${rounds} ${rounds === 1 ? 'round' : 'rounds'}`;
+}
+
 /** `medians of 3 rounds of 8 s after 2 s` */
-export function roundsOf({ flags, rounds }: Bench): string {
-  return `medians of ${rounds} ${rounds === 1 ? 'round' : 'rounds'} of ${flags.seconds} s after ${flags.warmup} s`;
+export function timedMediansOf(bench: Bench): string {
+  return `${mediansOf(bench)} of ${bench.flags.seconds} s after ${bench.flags.warmup} s`;
 }
 
 /** A ratio, and in parentheses that of each round. */

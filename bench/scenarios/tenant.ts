@@ -2,7 +2,7 @@
 import { median, medians, percentile } from '../figures/statistics.js';
 import type { Pair } from '../stage/pair.js';
 import { createTenant, removeTenant } from '../stage/seed.js';
-import { eachRound, type Scenario } from './scenario.js';
+import { eachRound, mediansOf, type Scenario } from './scenario.js';
 
 interface TenantRound {
   /** One after the other, in ms. */
@@ -33,7 +33,7 @@ export const tenant: Scenario<'tenant'> = {
       rounds,
       median: middle,
       table: {
-        caption: `medians of ${rounds.length} rounds of ${TENANTS_IN_A_ROUND} one by one and ${TENANTS_IN_A_ROUND} at once`,
+        caption: `${mediansOf(bench)} of ${TENANTS_IN_A_ROUND} one by one and ${TENANTS_IN_A_ROUND} at once`,
         headings: ['scenario', '', 'one by one: median ms', 'p95 ms', `${TENANTS_AT_ONCE} at once: tenants/s`],
         rows: [['tenant', '', middle.median.toFixed(1), middle.p95.toFixed(1), middle.perSecondAtOnce.toFixed(1)]],
       },
