@@ -47,7 +47,8 @@ ${scenarios.map(({ name, what }) => `                         ${name.padEnd(8)}$
   --json FILE          where the figures go as JSON (default ${DEFAULT_JSON})
   --help               this text
 
-A full run takes about a quarter of an hour, the first five scenarios five minutes. Nothing else should run on the machine meanwhile. docs/benchmark.md tells how to read it.
+A full run takes about a quarter of an hour, five minutes of it for the first five scenarios. Nothing else should run on the
+machine meanwhile. docs/benchmark.md tells how to read it.
 `;
 
 /** @throws UsageError */

@@ -54,7 +54,7 @@ export async function startDrive<Name extends DriverName>(
 ): Promise<Drive<Name>> {
   const { child, pid, ended, stop } = await startProgram(`bench/programs/${name}.js`, { cleanup, ipc: true });
   let begin!: () => void;
-  const begun = new Promise<void>((resolve) => (begin = resolve));
+  const beginning = new Promise<void>((resolve) => (begin = resolve));
   let timer: NodeJS.Timeout | undefined;
   const result = new Promise<Result<Name>>((resolve, reject) => {
     child.on('message', (message: DriverMessage<Result<Name>>) => {
@@ -84,15 +84,11 @@ export async function startDrive<Name extends DriverName>(
     clearTimeout(timer);
     return stop();
   });
+  const begun = Promise.race([beginning, result.then(() => undefined)]);
   // Whoever waits for another drive first must not be ended by this one: it meets the error when it looks.
-  result.catch(() => undefined);
+  for (const promise of [begun, result]) promise.catch(() => undefined);
   const order: DriverOrder = 'finish';
-  return {
-    begun: Promise.race([begun, result.then(() => undefined)]),
-    result,
-    finish: () => void child.send(order),
-    stop,
-  };
+  return { begun, result, finish: () => void child.send(order), stop };
 }
 
 /** Runs a driver to its end. @throws Error as its result does */
