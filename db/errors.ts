@@ -32,14 +32,18 @@ export function hasSqlState(error: unknown, sqlState: string): boolean {
   return error instanceof pg.DatabaseError && error.code === sqlState;
 }
 
+/** What was wrong with a new connection, by the words of whoever proved it; never seen outside db/. */
+export class Unproven extends Error {
+  constructor(override readonly cause: Error) {
+    super('a new connection did not prove itself', { cause });
+  }
+}
+
 /** The fault behind a failed attempt to get a connection: here every error is one. */
 export function connectFault(error: unknown): DatabaseFault {
-  if (error instanceof DatabaseFault) return error;
-  // pg-pool has no code for this one; its wording tells a full pool from a server that does not answer.
-  if (error instanceof Error && error.message === 'timeout exceeded when trying to connect') {
-    return new DatabaseFault('busy', 'no connection became free in time');
-  }
-  return new DatabaseFault('unavailable', reasonOf(error, 'connection failed'));
+  return error instanceof DatabaseFault
+    ? error
+    : new DatabaseFault('unavailable', reasonOf(error, 'connection failed'));
 }
 
 /** The fault behind a failed statement, or undefined where the statement itself was wrong (a violated constraint, say). */

@@ -15,9 +15,51 @@ import type { Compilable, CompiledQuery, Kysely } from 'kysely';
  * @returns a function that runs the query and answers its rows
  */
 export function statement<DB, P extends object, Row, S = undefined>(
-  build: (db: Kysely<DB>, parameters: P, shape: S) => Compilable<Row>,
-): (db: Kysely<DB>, parameters: P, ...shape: S extends undefined ? [] : [S]) => Promise<Row[]> {
+  build: Build<DB, P, Row, S>,
+): Statement<DB, P, Row, S> {
+  return compiledOnce(build, 'run');
+}
+
+/**
+ * The same for a query that changes nothing and is answered in a moment, such as a look-up by key or a page of an index:
+ * outside a transaction it may share a connection with others (db/lane.ts).
+ */
+export function shortRead<DB, P extends object, Row, S = undefined>(
+  build: Build<DB, P, Row, S>,
+): Statement<DB, P, Row, S> {
+  return compiledOnce(build, 'read');
+}
+
+/**
+ * How a database runs compiled statements outside of transactions: without Kysely's executor, which costs as much again.
+ * May throw as well as reject.
+ */
+export interface Runner {
+  read<Row>(text: string, values: readonly unknown[]): Promise<Row[]>;
+  run<Row>(text: string, values: readonly unknown[]): Promise<Row[]>;
+}
+
+/** A transaction is a Kysely of its own, and has none. */
+const runners = new WeakMap<object, Runner>();
+
+export function setRunner<DB>(db: Kysely<DB>, runner: Runner): void {
+  runners.set(db, runner);
+}
+
+type Build<DB, P, Row, S> = (db: Kysely<DB>, parameters: P, shape: S) => Compilable<Row>;
+
+type Statement<DB, P, Row, S> = (
+  db: Kysely<DB>,
+  parameters: P,
+  ...shape: S extends undefined ? [] : [S]
+) => Promise<Row[]>;
+
+function compiledOnce<DB, P extends object, Row, S>(
+  build: Build<DB, P, Row, S>,
+  way: keyof Runner,
+): Statement<DB, P, Row, S> {
   const compiled = new Map<string, CompiledQuery<Row>>();
+  // Async where nothing is awaited but Kysely: what a runner throws becomes a rejection here.
   return async (db, parameters, ...[shape]) => {
     const key = shapeOf(parameters, shape);
     let query = compiled.get(key);
@@ -27,6 +69,8 @@ export function statement<DB, P extends object, Row, S = undefined>(
     }
     const given = parameters as Readonly<Record<string, unknown>>;
     const values = query.parameters.map((value) => (value instanceof Placeholder ? given[value.name] : value));
+    const runner = runners.get(db);
+    if (runner) return runner[way]<Row>(query.sql, values);
     const { rows } = await db.executeQuery<Row>({ ...query, parameters: values });
     return rows;
   };

@@ -1,13 +1,10 @@
 // Authorization: the principal is still active, and holds the role that the route declares.
 import fp from 'fastify-plugin';
-import { createStandings, type Standing, type Standings } from '../src/auth/standing.js';
+import { createStandings, type Standing } from '../src/auth/standing.js';
 import type { RouteAccess } from '../src/auth/access.js';
 import { AppError } from '../src/errors.js';
 
 declare module 'fastify' {
-  interface FastifyInstance {
-    readonly standings: Standings;
-  }
   interface FastifyRequest {
     /** Whether the request comes from a user who is an admin of its tenant. */
     isTenantAdmin: boolean;
@@ -16,12 +13,7 @@ declare module 'fastify' {
 
 export const authorization = fp(
   async (app) => {
-    const standings = createStandings(app.registry, async (tenantId) => {
-      const tenant = await app.tenantDirectory.find(tenantId);
-      if (!tenant?.active) throw new AppError('tenant-suspended');
-      return app.tenantPools.acquire(tenant);
-    });
-    app.decorate('standings', standings);
+    const standings = createStandings(app.registry, app.events, (tenantId) => app.tenantPools.database(tenantId));
     app.decorateRequest('isTenantAdmin', false);
 
     app.addHook('preParsing', (request, _reply, _payload, done) => {

@@ -29,7 +29,7 @@ export const provisioning = fp<{ config: Config; envelope: Envelope; afterStep?:
         envelope,
         connectionLimit: CONNECTION_LIMIT,
         beforeDrop: async (tenantId) => {
-          app.tenantDirectory.invalidate(tenantId);
+          await app.events.publish({ kind: 'tenant', tenantId });
           await app.tenantPools.retire(tenantId);
         },
         onError: (err, context) => {

@@ -1,7 +1,7 @@
 // The request id: taken from the client where it is well formed, made otherwise, and told in X-Request-Id.
+import { randomUUID } from 'node:crypto';
 import type { IncomingMessage } from 'node:http';
 import fp from 'fastify-plugin';
-import { v4 } from 'uuid';
 
 export const requestId = fp(
   async (app) => {
@@ -17,5 +17,5 @@ export const requestId = fp(
 /** For Fastify's `genReqId` option. An id with control bytes or of any length would let a client write into the log. */
 export function generateRequestId(request: Pick<IncomingMessage, 'headers'>): string {
   const given = request.headers['x-request-id'];
-  return typeof given === 'string' && /^[\w-]{1,64}$/.test(given) ? given : v4();
+  return typeof given === 'string' && /^[\w-]{1,64}$/.test(given) ? given : randomUUID();
 }

@@ -26,12 +26,16 @@ function invalidRequest(error: z.ZodError): AppError {
   return new AppError('invalid-request', { issues });
 }
 
-/** An answer's JSON schema. What zod writes as "this or null" becomes `nullable`: the serializer would try out an anyOf. */
+/**
+ * An answer's JSON schema. What zod writes as "this or null" becomes `nullable`: the serializer would try out an anyOf. An
+ * id has nothing to escape: it is PostgreSQL's own spelling of a uuid.
+ */
 function serializerSchema(schema: z.ZodType): object {
   return z.toJSONSchema(schema, {
     io: 'output',
     target: 'draft-7',
     override: ({ jsonSchema }) => {
+      if (jsonSchema.format === 'uuid') jsonSchema.format = 'unsafe';
       const [type, ...others] =
         jsonSchema.anyOf?.filter((option) => typeof option === 'object' && option.type !== 'null') ?? [];
       if (typeof type !== 'object' || others.length > 0) return;

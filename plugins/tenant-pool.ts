@@ -1,16 +1,13 @@
 // The tenant pool: gives each request of a tenant's user the Kysely of that tenant's database, as `request.tenantDb`.
-import type { FastifyRequest } from 'fastify';
 import fp from 'fastify-plugin';
 import type { Kysely } from 'kysely';
-import type { TenantRecord } from '../db/central/tenants.js';
-import { createDatabase } from '../db/client.js';
+import { openPool } from '../db/client.js';
 import type { TenantDatabase } from '../db/tenant/schema.js';
 import type { Config } from '../src/config.js';
-import { AppError } from '../src/errors.js';
 import { createTenantDirectory, type TenantDirectory } from '../src/tenancy/directory.js';
 import type { Envelope } from '../src/tenancy/envelope.js';
 import { poolLimits } from '../src/tenancy/pool-options.js';
-import { createTenantPools, type TenantPools } from '../src/tenancy/pools.js';
+import { admitted, createTenantPools, type TenantPools } from '../src/tenancy/pools.js';
 
 declare module 'fastify' {
   interface FastifyInstance {
@@ -25,15 +22,18 @@ declare module 'fastify' {
 
 export const tenantPool = fp<{ config: Config; envelope: Envelope }>(
   async (app, { config, envelope }) => {
-    const directory = createTenantDirectory(app.registry, config.tenants.registryOutageGrace);
+    const directory = createTenantDirectory(app.registry, app.events, config.tenants.registryOutageGrace);
     const pools = createTenantPools({
+      directory,
       envelope,
       tls: config.tenants.provisioner.tls,
       closeAfter: config.tenants.closePoolAfter,
-      createDatabase: (connection, own) =>
-        createDatabase<TenantDatabase>(connection, poolLimits(own, config.tenants.pool), {
+      openPool: (connection, own, prove) =>
+        openPool(connection, poolLimits(own, config.tenants.pool), {
           applicationName: 'tenantry',
           preparedStatements: config.tenants.preparedStatements,
+          lane: true,
+          prove,
         }),
       onError: (err, context) => {
         app.log.error({ err, ...context }, 'a tenant pool could not be built');
@@ -43,43 +43,37 @@ export const tenantPool = fp<{ config: Config; envelope: Envelope }>(
     app.decorate('tenantPools', pools);
     app.addHook('onClose', () => pools.close());
 
-    const databases = new WeakMap<FastifyRequest, Kysely<TenantDatabase>>();
+    // Not left to the tenant's next request, which may never come: a suspended tenant has no connections open.
+    app.events.subscribe((change) => {
+      // What cannot be looked up now is looked at by the tenant's next request.
+      if (change.kind === 'tenant') pools.recheck(change.tenantId).catch(() => undefined);
+    });
+
     app.decorateRequest('tenantDb', {
-      getter(this: FastifyRequest) {
-        const db = databases.get(this);
-        if (!db) throw new Error('this request has no tenant database');
-        return db;
+      getter() {
+        return pools.database(this.tenantId);
       },
     });
 
-    // A warm tenant waits for nothing; a cold one for the registry and its pool.
+    // Refused here and not by the first query: a handler may do something before it asks for its database.
     app.addHook('preParsing', (request, _reply, _payload, done) => {
       if (request.principal?.kind !== 'user') {
         done();
         return;
       }
-      const tenant = directory.peek(request.tenantId);
-      const warm = tenant?.active && pools.peek(tenant);
-      if (warm) {
-        databases.set(request, warm);
+      const known = directory.peek(request.tenantId);
+      if (known?.active) {
         done();
         return;
       }
-      acquire(request.tenantId).then((db) => {
-        databases.set(request, db);
-        done();
-      }, done);
+      directory
+        .find(request.tenantId)
+        .then((tenant) => {
+          admitted(tenant);
+          done();
+        })
+        .catch(done);
     });
-
-    async function acquire(tenantId: string): Promise<Kysely<TenantDatabase>> {
-      return pools.acquire(admitted(await directory.find(tenantId)));
-    }
   },
-  { name: 'tenant-pool', fastify: '5.x', dependencies: ['authentication', 'registry'] },
+  { name: 'tenant-pool', fastify: '5.x', dependencies: ['authentication', 'events'] },
 );
-
-function admitted(tenant: TenantRecord | undefined): TenantRecord {
-  if (tenant?.active) return tenant;
-  if (tenant?.status === 'suspended') throw new AppError('tenant-suspended');
-  throw new AppError('forbidden', { detail: 'The tenant of this token does not exist any more.' });
-}

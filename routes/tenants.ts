@@ -2,7 +2,7 @@
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 import type { ZodTypeProvider } from 'fastify-type-provider-zod';
 import { z } from 'zod';
-import { listTenants, tenantSorts, type TenantRecord } from '../db/central/tenants.js';
+import { findTenant, listTenants, tenantSorts, type TenantRecord } from '../db/central/tenants.js';
 import { changeTenant } from '../src/tenancy/changes.js';
 import type { Config } from '../src/config.js';
 import { AppError } from '../src/errors.js';
@@ -104,7 +104,7 @@ export async function tenantRoutes(fastify: FastifyInstance, { config }: { confi
     },
     async (request) => {
       hideOthers(request, request.params.id);
-      const tenant = await app.tenantDirectory.find(request.params.id);
+      const tenant = await findTenant(app.registry, request.params.id);
       if (!tenant) throw new AppError('not-found');
       return answer(tenant);
     },
@@ -134,9 +134,8 @@ export async function tenantRoutes(fastify: FastifyInstance, { config }: { confi
         ...(poolOptions && { poolOptions: parsePoolOptions(poolOptions) }),
         ...(active !== undefined && { status: active ? 'active' : 'suspended' }),
       });
-      app.tenantDirectory.invalidate(id);
-      // The next request builds one with the new settings; what runs on the old one finishes.
-      if (poolOptions || active === false) void app.tenantPools.retire(id);
+      // The registry has told the others; here it is effective before the answer.
+      await app.events.publish({ kind: 'tenant', tenantId: id });
       return answer(tenant);
     },
   );

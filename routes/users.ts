@@ -136,7 +136,7 @@ export async function userRoutes(fastify: FastifyInstance, { config }: { config:
       const passwordHash = password === undefined ? undefined : await app.passwords.hash(password);
       const found = await emailTaken(changeUser(request.tenantDb, id, { ...fields, passwordHash, roles }));
       if (!found) throw new AppError('not-found');
-      app.standings.invalidateUser(request.tenantId, id);
+      await app.events.publish({ kind: 'user', tenantId: request.tenantId, userId: id });
       return read(request, id);
     },
   );
@@ -150,7 +150,7 @@ export async function userRoutes(fastify: FastifyInstance, { config }: { config:
     async (request, reply) => {
       const { id } = request.params;
       if (!(await removeUser(request.tenantDb, id))) throw new AppError('not-found');
-      app.standings.invalidateUser(request.tenantId, id);
+      await app.events.publish({ kind: 'user', tenantId: request.tenantId, userId: id });
       return reply.code(204).send(null);
     },
   );

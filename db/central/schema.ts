@@ -35,7 +35,7 @@ export interface TenantsTable {
   pool_options: JSONColumnType<StoredPoolOptions>;
   /** The newest migration that the tenant's database has run. */
   schema_version: string;
-  /** Grows with every change of the connection settings or the status. */
+  /** Grows with every change of the connection settings or the status: counted by a trigger. */
   epoch: Generated<number>;
   created_at: Timestamp;
   updated_at: Timestamp;

@@ -116,8 +116,8 @@ export async function insertTenant(
 }
 
 /**
- * Changes what is given and answers the new row. The epoch grows when the pool options or the status change, because
- * pools are built on those.
+ * Changes what is given and answers the new row. A trigger counts the epoch on where pools are built on what changed, and
+ * tells every replica.
  *
  * @param from statuses that the tenant may be in; otherwise nothing changes and the answer is undefined
  */
@@ -136,15 +136,14 @@ export async function updateTenant(
   const { name, slug, poolOptions, status, schemaVersion } = changes;
   return db
     .updateTable('tenants')
-    .set((eb) => ({
+    .set({
       ...(name !== undefined && { name }),
       ...(slug !== undefined && { slug }),
       ...(poolOptions !== undefined && { pool_options: mergedOptions(sql.ref('pool_options'), poolOptions) }),
       ...(status !== undefined && { status }),
       ...(schemaVersion !== undefined && { schema_version: schemaVersion }),
-      ...((poolOptions !== undefined || status !== undefined) && { epoch: eb('epoch', '+', 1) }),
       updated_at: sql<string>`now()`,
-    }))
+    })
     .where('id', '=', id)
     .where('status', 'in', from)
     .returning(columns)

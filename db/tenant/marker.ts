@@ -2,11 +2,8 @@
 import type { Kysely } from 'kysely';
 import type { TenantDatabase } from './schema.js';
 
-/** The tenant that this database was made for, or undefined in a template. */
-export async function readMarker(db: Kysely<TenantDatabase>): Promise<string | undefined> {
-  const row = await db.selectFrom('tenant_marker').select('tenant_id').executeTakeFirst();
-  return row?.tenant_id;
-}
+/** Answers the tenant that a database was made for, as `tenantId`; no row in a template. Asked of each new connection. */
+export const MARKER_QUERY = 'select tenant_id as "tenantId" from tenant_marker';
 
 /** Marks a new database; to be run as its owner. */
 export async function writeMarker(db: Kysely<TenantDatabase>, tenantId: string): Promise<void> {

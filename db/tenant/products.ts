@@ -1,8 +1,8 @@
 // Queries on a tenant's products.
-import { sql, type Kysely } from 'kysely';
+import { sql, type Kysely, type SelectQueryBuilder } from 'kysely';
 import { newId } from '../ids.js';
 import { afterPosition, containsPattern, type Keyset, type Position } from '../keyset.js';
-import { statement } from '../statement.js';
+import { shortRead, statement } from '../statement.js';
 import type { TenantDatabase } from './schema.js';
 
 export interface Product {
@@ -44,7 +44,7 @@ export const productSorts = {
 /** The unique constraint behind a SKU that is taken. */
 export const SKU_CONSTRAINT = 'products_sku_key';
 
-const productById = statement((db: Kysely<TenantDatabase>, { id }: { id: string }) =>
+const productById = shortRead((db: Kysely<TenantDatabase>, { id }: { id: string }) =>
   db.selectFrom('products').select(columns).where('id', '=', id),
 );
 
@@ -66,31 +66,35 @@ interface ProductOrder {
   direction: 'asc' | 'desc';
 }
 
-const productPage = statement(
-  (
-    db: Kysely<TenantDatabase>,
-    page: ProductFilters & {
-      pattern?: string | undefined;
-      limit: number;
-      value?: string | undefined;
-      id?: string | undefined;
-    },
-    { sort, direction }: ProductOrder,
-  ) => {
-    const { active, category, minPrice, maxPrice, maxStock, pattern, limit, value, id } = page;
-    let query = db.selectFrom('products').select(columns);
-    if (active !== undefined) query = query.where('active', '=', active);
-    if (category !== undefined) query = query.where('category', '=', category);
-    if (minPrice !== undefined) query = query.where('price', '>=', minPrice);
-    if (maxPrice !== undefined) query = query.where('price', '<=', maxPrice);
-    if (maxStock !== undefined) query = query.where('stock_quantity', '<=', maxStock);
-    if (pattern !== undefined) {
-      query = query.where((eb) => eb.or([eb('name', 'ilike', pattern), eb('description', 'ilike', pattern)]));
-    }
-    const after: Position | undefined = value !== undefined && id !== undefined ? [value, id] : undefined;
-    return afterPosition(query, { ...productSorts[sort], id: 'id', direction }, after, limit);
-  },
-);
+interface ProductPage extends ProductFilters {
+  pattern?: string | undefined;
+  limit: number;
+  value?: string | undefined;
+  id?: string | undefined;
+}
+
+/** A page of an index, unless filters make PostgreSQL read more rows than it answers. */
+const firstOrNextPage = shortRead(buildPage);
+const filteredPage = statement(buildPage);
+
+function buildPage(
+  db: Kysely<TenantDatabase>,
+  page: ProductPage,
+  { sort, direction }: ProductOrder,
+): SelectQueryBuilder<TenantDatabase, 'products', Product> {
+  const { active, category, minPrice, maxPrice, maxStock, pattern, limit, value, id } = page;
+  let query = db.selectFrom('products').select(columns);
+  if (active !== undefined) query = query.where('active', '=', active);
+  if (category !== undefined) query = query.where('category', '=', category);
+  if (minPrice !== undefined) query = query.where('price', '>=', minPrice);
+  if (maxPrice !== undefined) query = query.where('price', '<=', maxPrice);
+  if (maxStock !== undefined) query = query.where('stock_quantity', '<=', maxStock);
+  if (pattern !== undefined) {
+    query = query.where((eb) => eb.or([eb('name', 'ilike', pattern), eb('description', 'ilike', pattern)]));
+  }
+  const after: Position | undefined = value !== undefined && id !== undefined ? [value, id] : undefined;
+  return afterPosition(query, { ...productSorts[sort], id: 'id', direction }, after, limit);
+}
 
 /** One page of products; `search` looks into name and description, whatever the case. Prices are inclusive bounds. */
 export async function listProducts(
@@ -101,7 +105,8 @@ export async function listProducts(
   const [value, id] = page.after ?? [];
   const pattern = search === undefined ? undefined : containsPattern(search);
   const filters = { active, category, minPrice, maxPrice, maxStock, pattern };
-  return productPage(db, { ...filters, value, id, limit }, { sort, direction });
+  const filtered = Object.values(filters).some((filter) => filter !== undefined);
+  return (filtered ? filteredPage : firstOrNextPage)(db, { ...filters, value, id, limit }, { sort, direction });
 }
 
 /** The columns that a client may write. */
@@ -115,7 +120,7 @@ export interface ProductInput {
   readonly category?: string | null | undefined;
 }
 
-const productInsert = statement((db: Kysely<TenantDatabase>, product: ProductInput & { id: string }) =>
+const productInsert = statement((db: Kysely<TenantDatabase>, product: ProductInput & { readonly id: string }) =>
   db
     .insertInto('products')
     .values({ id: product.id, name: product.name, price: product.price, ...written(product) })

@@ -2,7 +2,7 @@
 import { sql, type ExpressionBuilder, type Kysely, type RawBuilder, type Transaction } from 'kysely';
 import { newId } from '../ids.js';
 import { afterPosition, containsPattern, type Keyset, type Position } from '../keyset.js';
-import { statement } from '../statement.js';
+import { shortRead } from '../statement.js';
 import type { TenantDatabase } from './schema.js';
 
 /** A user as the API shows it: the password's hash is not among the columns. */
@@ -58,7 +58,7 @@ export async function findStanding(
   return standing;
 }
 
-const standingById = statement((db: Kysely<TenantDatabase>, { id }: { id: string }) =>
+const standingById = shortRead((db: Kysely<TenantDatabase>, { id }: { id: string }) =>
   db.selectFrom('users').select('active').select(rolesOfUser).where('id', '=', id),
 );
 

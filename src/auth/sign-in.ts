@@ -29,7 +29,7 @@ export function createSignIn(deps: {
   return {
     async user(tenant, email, password) {
       const record = await directory.findBySlugOrId(tenant);
-      const found = record?.active ? await findCredentials(await pools.acquire(record), { email }) : undefined;
+      const found = record?.active ? await findCredentials(pools.database(record.id), { email }) : undefined;
       const matches = await passwords.verify(found?.passwordHash, password);
       if (!record || !found?.active || !matches) throw new AppError('invalid-credentials');
       const { passwordHash: _hash, ...user } = found;

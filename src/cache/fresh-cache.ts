@@ -9,10 +9,10 @@ interface Entry<V> {
 }
 
 export interface FreshCacheOptions<V> {
-  /** Entries kept at most; the least recently used goes first. */
+  /** Entries kept at most; the one that was loaded longest ago goes first. */
   readonly max: number;
-  /** A value younger than this (ms) is served as it is. */
-  readonly freshFor: number;
+  /** A value younger than this (ms) is served as it is; asked each time, since it depends on whether invalidations arrive. */
+  readonly freshFor: () => number;
   /** While loading fails for a fault of the database, or takes too long, a value younger than this (ms) is served. */
   readonly staleFor: number;
   /** Reads one value; undefined where there is none, which is never remembered. */
@@ -35,6 +35,8 @@ interface Load<V> {
 export class FreshCache<V extends object> {
   readonly #entries: LRUCache<string, Entry<V>>;
   readonly #loads = new Map<string, Load<V>>();
+  /** What was loaded before is not fresh. */
+  #trustedSince = -Infinity;
 
   constructor(private readonly options: FreshCacheOptions<V>) {
     this.#entries = new LRUCache({ max: options.max });
@@ -42,8 +44,10 @@ export class FreshCache<V extends object> {
 
   /** The value where it is known and fresh, without waiting: the warm path allocates no promise. */
   peek(key: string): V | undefined {
-    const entry = this.#entries.get(key);
-    return entry && performance.now() - entry.loadedAt < this.options.freshFor ? entry.value : undefined;
+    // Not counted as a use, which would cost more than the look-up: loading anew, as every value must be in time, counts.
+    const entry = this.#entries.peek(key);
+    if (!entry || entry.loadedAt < this.#trustedSince) return undefined;
+    return performance.now() - entry.loadedAt < this.options.freshFor() ? entry.value : undefined;
   }
 
   /**
@@ -62,6 +66,12 @@ export class FreshCache<V extends object> {
       if (!load.settled && known) return known.value;
     }
     return load.result;
+  }
+
+  /** Nothing is fresh any more: invalidations may have been missed. What is known still bridges an outage. */
+  expire(): void {
+    this.#trustedSince = performance.now();
+    this.#loads.clear();
   }
 
   /** Forgets a value. A load under way may have read the old row: its callers get it, the cache does not. */

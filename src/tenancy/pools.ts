@@ -1,48 +1,51 @@
-// The tenant pools: one Kysely over one pg Pool for one tenant in this process. Built on first use, built once however
-// many ask together, proved to reach the right database, closed when nobody uses it.
+// The tenant pools: for each tenant one Kysely that stays valid for as long as the process lives, over one pg Pool that comes
+// and goes: built when the tenant first asks for a connection, built once however many ask together, replaced when the
+// tenant's row changes, closed when nobody uses it.
 import type { Kysely } from 'kysely';
 import type { StoredPoolOptions } from '../../db/central/schema.js';
 import type { TenantRecord } from '../../db/central/tenants.js';
-import type { ConnectionSettings, DatabaseHandle } from '../../db/client.js';
+import { databaseOver, type ConnectionSettings } from '../../db/client.js';
+import type { ConnectionPool, PoolOptions } from '../../db/pool.js';
 import { DatabaseFault } from '../../db/errors.js';
-import { readMarker } from '../../db/tenant/marker.js';
+import { MARKER_QUERY } from '../../db/tenant/marker.js';
 import type { TenantDatabase } from '../../db/tenant/schema.js';
 import { AppError } from '../errors.js';
+import type { TenantDirectory } from './directory.js';
 import type { Envelope } from './envelope.js';
 
 export interface TenantPools {
-  /** The tenant's Kysely where its pool is built and of the record's epoch, without waiting. */
-  peek(tenant: TenantRecord): Kysely<TenantDatabase> | undefined;
   /**
-   * The tenant's Kysely, built where there is none. A failed build is not remembered.
+   * The tenant's database. Each query and transaction takes a connection from the pool of that moment, so that a database
+   * that is held across a change of the tenant's settings goes on with the new ones.
    *
-   * @throws AppError `unavailable` where the row's password does not open, or the database behind it is not the tenant's
-   * @throws DatabaseFault where the database does not answer
+   * Its queries throw AppError `tenant-suspended`, `forbidden` where the tenant is gone, `unavailable` where its row or the
+   * database behind it is not in order; and DatabaseFault.
    */
-  acquire(tenant: TenantRecord): Promise<Kysely<TenantDatabase>>;
+  database(tenantId: string): Kysely<TenantDatabase>;
   /** Takes a tenant's pool out of use; running queries finish. Resolves when its connections are closed. */
   retire(tenantId: string): Promise<void>;
-  /** Pools, and connections open in them. */
+  /** Retires the tenant's pool where it no longer agrees with the tenant's row. */
+  recheck(tenantId: string): Promise<void>;
+  /** Pools that hold connections, and those connections. */
   stats(): { pools: number; connections: number };
-  /** Retires all pools; nothing can be acquired afterwards. */
+  /** Retires all pools; no connection can be had afterwards. */
   close(): Promise<void>;
 }
 
 export interface TenantPoolDeps {
+  readonly directory: Pick<TenantDirectory, 'peek' | 'find'>;
   readonly envelope: Envelope;
   /** Makes the pool; connects to nothing. */
-  readonly createDatabase: (connection: ConnectionSettings, own: StoredPoolOptions) => DatabaseHandle<TenantDatabase>;
+  readonly openPool: (
+    connection: ConnectionSettings,
+    own: StoredPoolOptions,
+    prove: NonNullable<PoolOptions['prove']>,
+  ) => ConnectionPool;
   readonly tls: ConnectionSettings['tls'];
-  /** A pool that nobody acquired for this long (ms) is closed. */
+  /** A pool that nobody asked for a connection for this long (ms) is closed. */
   readonly closeAfter: number;
   readonly onError: (error: unknown, context: { tenantId: string; step: string }) => void;
 }
-
-/**
- * A request may hold a tenant's Kysely without having asked it for a connection yet: a retired pool lives on for this long
- * (ms) before it closes.
- */
-const RETIREMENT_GRACE = 1_000;
 
 /** Longest wait (ms) for the running queries of a retired pool. */
 const RETIREMENT_DEADLINE = 30_000;
@@ -50,17 +53,19 @@ const RETIREMENT_DEADLINE = 30_000;
 /** Seconds: a person must act first. */
 const RETRY_AFTER_MISCONFIGURATION = 30;
 
+/** Handles kept: they hold nothing, and one that is forgotten is made again; whoever has it goes on with it. */
+const MAX_HANDLES = 20_000;
+
 interface PoolEntry {
   readonly epoch: number;
-  readonly handle: DatabaseHandle<TenantDatabase>;
-  /** Settles when the database has proved to be the tenant's. */
-  readonly built: Promise<void>;
-  ready: boolean;
+  readonly pool: ConnectionPool;
   lastUsed: number;
 }
 
 export function createTenantPools(deps: TenantPoolDeps): TenantPools {
+  const { directory } = deps;
   const entries = new Map<string, PoolEntry>();
+  const handles = new Map<string, Kysely<TenantDatabase>>();
   const retiring = new Set<Promise<void>>();
   let closed = false;
 
@@ -70,33 +75,48 @@ export function createTenantPools(deps: TenantPoolDeps): TenantPools {
 
   function closeIdlePools(): void {
     const before = performance.now() - deps.closeAfter;
-    for (const [tenantId, { handle, lastUsed }] of entries) {
-      const { total, idle, waiting } = handle.stats();
+    for (const [tenantId, { pool, lastUsed }] of entries) {
+      const { total, idle, waiting } = pool.stats();
       if (lastUsed < before && idle === total && waiting === 0) void retire(tenantId);
     }
   }
 
-  function build(tenant: TenantRecord): PoolEntry {
-    const { id, dbHost: host, dbPort: port, dbUser: user } = tenant;
-    const connection = { host, port, database: tenant.dbName, user, password: openPassword(tenant), tls: deps.tls };
-    const handle = deps.createDatabase(connection, tenant.poolOptions);
-    const entry: PoolEntry = {
-      epoch: tenant.epoch,
-      handle,
-      built: prove(tenant, handle),
-      ready: false,
-      lastUsed: performance.now(),
-    };
-    entry.built.then(
-      () => {
-        entry.ready = true;
-      },
-      () => {
-        if (entries.get(id) === entry) entries.delete(id);
-        void handle.close(0);
-      },
-    );
-    return entry;
+  /** Without waiting where the tenant is known: the warm path makes no promise here. */
+  function poolOf(tenantId: string): ConnectionPool | Promise<ConnectionPool> {
+    const tenant = directory.peek(tenantId);
+    return tenant ? poolFor(tenant) : directory.find(tenantId).then((found) => poolFor(admitted(found)));
+  }
+
+  function poolFor(tenant: TenantRecord): ConnectionPool {
+    if (closed) throw new AppError('unavailable', { retryAfter: 1 });
+    admitted(tenant);
+    let entry = entries.get(tenant.id);
+    // A record read before a change may arrive after one read behind it: the newer pool serves both.
+    if (entry && entry.epoch < tenant.epoch) {
+      void retire(tenant.id);
+      entry = undefined;
+    }
+    if (!entry) {
+      entry = { epoch: tenant.epoch, pool: build(tenant), lastUsed: 0 };
+      entries.set(tenant.id, entry);
+    }
+    entry.lastUsed = performance.now();
+    return entry.pool;
+  }
+
+  function build(tenant: TenantRecord): ConnectionPool {
+    const { id, dbHost: host, dbPort: port, dbUser: user, dbName: database } = tenant;
+    const connection = { host, port, database, user, password: openPassword(tenant), tls: deps.tls };
+    // A row that names the wrong database must never be served, whoever wrote it: each connection is asked whose it is.
+    return deps.openPool(connection, tenant.poolOptions, async (query) => {
+      const rows = await query(MARKER_QUERY).catch((error: unknown) => {
+        throw error instanceof DatabaseFault ? error : unusable(id, 'marker', error);
+      });
+      const marker = rows[0]?.['tenantId'];
+      if (marker === id) return;
+      const whose = typeof marker === 'string' ? marker : 'nobody';
+      throw unusable(id, 'marker', new Error(`the database behind this tenant's row is marked as ${whose}'s`));
+    });
   }
 
   function openPassword(tenant: TenantRecord): string {
@@ -104,81 +124,62 @@ export function createTenantPools(deps: TenantPoolDeps): TenantPools {
     try {
       return deps.envelope.open(tenant.dbPassword, { tenantId: id, host, port, user });
     } catch (error) {
-      throw unusable(tenant, 'password', error);
-    }
-  }
-
-  /** A row that names the wrong database must never be served, whoever wrote it. */
-  async function prove(tenant: TenantRecord, handle: DatabaseHandle<TenantDatabase>): Promise<void> {
-    const marker = await readMarker(handle.db).catch((error: unknown) => {
-      throw error instanceof DatabaseFault ? error : unusable(tenant, 'marker', error);
-    });
-    if (marker !== tenant.id) {
-      throw unusable(
-        tenant,
-        'marker',
-        new Error(`the database behind this tenant's row is marked as ${marker ?? 'nobody'}'s`),
-      );
+      throw unusable(id, 'password', error);
     }
   }
 
   /** For what no retry mends: it is logged as an error here, and the client learns only that it must wait. */
-  function unusable(tenant: TenantRecord, step: string, cause: unknown): AppError {
-    deps.onError(cause, { tenantId: tenant.id, step });
+  function unusable(tenantId: string, step: string, cause: unknown): AppError {
+    deps.onError(cause, { tenantId, step });
     return new AppError('unavailable', { retryAfter: RETRY_AFTER_MISCONFIGURATION, cause });
   }
 
-  function retire(tenantId: string, grace = RETIREMENT_GRACE): Promise<void> {
+  function retire(tenantId: string): Promise<void> {
     const entry = entries.get(tenantId);
     if (!entry) return Promise.resolve();
     entries.delete(tenantId);
-    const closing = (async () => {
-      await new Promise((resolve) => setTimeout(resolve, grace));
-      await entry.handle.close(RETIREMENT_DEADLINE);
-    })();
+    const closing = entry.pool.close(RETIREMENT_DEADLINE);
     retiring.add(closing);
     return closing.finally(() => retiring.delete(closing));
   }
 
   return {
-    peek(tenant) {
-      const entry = entries.get(tenant.id);
-      if (!entry?.ready || entry.epoch < tenant.epoch) return undefined;
-      entry.lastUsed = performance.now();
-      return entry.handle.db;
-    },
-
-    async acquire(tenant) {
-      if (closed) throw new AppError('unavailable', { retryAfter: 1 });
-      let entry = entries.get(tenant.id);
-      // A record read before a change may arrive after one read behind it: the newer pool serves both.
-      if (entry && entry.epoch < tenant.epoch) {
-        void retire(tenant.id);
-        entry = undefined;
+    database(tenantId) {
+      let handle = handles.get(tenantId);
+      if (!handle) {
+        if (handles.size >= MAX_HANDLES) handles.clear();
+        handle = databaseOver<TenantDatabase>(() => poolOf(tenantId));
+        handles.set(tenantId, handle);
       }
-      if (!entry) {
-        entry = build(tenant);
-        entries.set(tenant.id, entry);
-      }
-      entry.lastUsed = performance.now();
-      await entry.built;
-      return entry.handle.db;
+      return handle;
     },
 
     retire,
 
+    async recheck(tenantId) {
+      const entry = entries.get(tenantId);
+      if (!entry) return;
+      const tenant = await directory.find(tenantId);
+      if (entries.get(tenantId) === entry && (!tenant?.active || entry.epoch < tenant.epoch)) void retire(tenantId);
+    },
+
     stats() {
-      let connections = 0;
-      for (const { handle } of entries.values()) connections += handle.stats().total;
-      return { pools: entries.size, connections };
+      const open = [...entries.values()].map(({ pool }) => pool.stats().total).filter((total) => total > 0);
+      return { pools: open.length, connections: open.reduce((sum, total) => sum + total, 0) };
     },
 
     async close() {
       closed = true;
       clearInterval(sweep);
-      // The server has finished its requests before it closes its plugins: no grace is needed.
-      for (const tenantId of entries.keys()) void retire(tenantId, 0);
+      for (const tenantId of entries.keys()) void retire(tenantId);
       await Promise.all(retiring);
     },
   };
+}
+
+/** @throws AppError `tenant-suspended`, or `forbidden` where there is no such tenant any more */
+export function admitted(tenant: TenantRecord | undefined): TenantRecord {
+  if (tenant?.active) return tenant;
+  if (tenant?.status === 'suspended') throw new AppError('tenant-suspended');
+  throw new AppError('forbidden', { detail: 'The tenant of this token does not exist any more.' });
 }

@@ -4,14 +4,9 @@ import { sql, type Kysely } from 'kysely';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { inspect } from 'node:util';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, inject, it, onTestFinished } from 'vitest';
-import {
-  createDatabase,
-  type ConnectionSettings,
-  type DatabaseHandle,
-  type DatabaseOptions,
-  type PoolLimits,
-} from '../../db/client.js';
+import { createDatabase, type ConnectionSettings, type DatabaseHandle } from '../../db/client.js';
 import { DatabaseFault, violatedUniqueConstraint } from '../../db/errors.js';
+import type { PoolLimits, PoolOptions } from '../../db/pool.js';
 import { asSuperuser, createRegistry } from '../support/app.js';
 
 interface Notes {
@@ -45,7 +40,7 @@ async function closeHandles(): Promise<void> {
 
 function open(
   limits: Partial<PoolLimits> = {},
-  { where = {}, ...options }: Partial<DatabaseOptions> & { where?: Partial<ConnectionSettings> } = {},
+  { where = {}, ...options }: Partial<PoolOptions> & { where?: Partial<ConnectionSettings> } = {},
 ): DatabaseHandle<Notes> {
   const handle = createDatabase<Notes>(
     { ...connection, ...where },

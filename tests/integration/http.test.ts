@@ -1,7 +1,6 @@
 // What holds for every request, whatever its route: problems, request ids, headers, limits, and what is not HTTP.
 import { once } from 'node:events';
-import { request as httpRequest, type IncomingMessage, type OutgoingHttpHeaders } from 'node:http';
-import { connect, type AddressInfo } from 'node:net';
+import { connect } from 'node:net';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import {
   OPERATOR,
@@ -11,6 +10,7 @@ import {
   type Send,
   type TestService,
 } from '../support/app.js';
+import { exchange, expectProblem, listen, parseAnswer, sendBytes, type Received } from '../support/wire.js';
 
 const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/;
 const JSON_TYPE = { 'content-type': 'application/json' };
@@ -21,64 +21,12 @@ let port: number;
 beforeAll(async () => {
   service = await startService();
   send = service.send;
-  await service.app.listen({ port: 0, host: '127.0.0.1' });
-  port = (service.app.server.address() as AddressInfo).port;
+  port = await listen(service);
 });
 afterAll(() => service.close());
 
-interface Received {
-  readonly status: number;
-  readonly headers: OutgoingHttpHeaders;
-  readonly text: string;
-}
-
-/** Sends a request as a client on the network does. */
-async function fetchOverSocket(
-  method: string,
-  path: string,
-  { headers = {}, body = '' }: { headers?: Record<string, string>; body?: string | Buffer } = {},
-): Promise<Received> {
-  const request = httpRequest({ port, host: '127.0.0.1', method, path, headers, agent: false });
-  request.end(body);
-  const [response] = (await once(request, 'response')) as [IncomingMessage];
-  const chunks: Buffer[] = [];
-  for await (const chunk of response) chunks.push(chunk as Buffer);
-  return { status: response.statusCode ?? 0, headers: response.headers, text: Buffer.concat(chunks).toString() };
-}
-
-/** Writes bytes and reads until the server closes. */
-async function sendBytes(bytes: string): Promise<string> {
-  const socket = connect(port, '127.0.0.1');
-  await once(socket, 'connect');
-  socket.write(bytes, 'latin1');
-  const chunks: Buffer[] = [];
-  for await (const chunk of socket) chunks.push(chunk as Buffer);
-  return Buffer.concat(chunks).toString();
-}
-
-function parse(raw: string): Received {
-  const [head = '', text = ''] = raw.split('\r\n\r\n');
-  const [statusLine = '', ...lines] = head.split('\r\n');
-  const headers = lines.map((line) => {
-    const colon = line.indexOf(':');
-    return [line.slice(0, colon).toLowerCase(), line.slice(colon + 1).trim()] as const;
-  });
-  return { status: Number(statusLine.split(' ')[1]), headers: Object.fromEntries(headers), text };
-}
-
-function expectProblem(answer: Pick<Received, 'status' | 'headers' | 'text'>, status: number, code: string): void {
-  const body = JSON.parse(answer.text) as Record<string, unknown>;
-  expect([answer.status, body['code']]).toEqual([status, code]);
-  expect(answer.headers['content-type']).toBe('application/problem+json; charset=utf-8');
-  expect(body).toMatchObject({
-    type: `urn:tenantry:error:${code}`,
-    title: expect.stringMatching(/./) as string,
-    status,
-    requestId: answer.headers['x-request-id'],
-  });
-  const known = ['type', 'title', 'status', 'detail', 'code', 'requestId', 'errors'];
-  expect(Object.keys(body).filter((key) => !known.includes(key))).toEqual([]);
-  expect(answer.text).not.toMatch(/FST_|node_modules|\bat \S+:\d+|SyntaxError|select |insert /i);
+function fetchOverSocket(method: string, path: string, options?: Parameters<typeof exchange>[3]): Promise<Received> {
+  return exchange(port, method, path, options);
 }
 
 describe('an error is a problem document', () => {
@@ -141,9 +89,10 @@ describe('an error is a problem document', () => {
     const chunk = 'x'.repeat(0x8000);
     const chunks = Array.from({ length: 4 }, () => `8000\r\n${chunk}\r\n`).join('');
     const raw = await sendBytes(
+      port,
       `POST /auth/operator/login HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n${chunks}0\r\n\r\n`,
     );
-    expectProblem(parse(raw), 413, 'body-too-large');
+    expectProblem(parseAnswer(raw), 413, 'body-too-large');
   });
 
   it('for a wrong method in X-HTTP-Method-Override: it is ignored, and so is ?_method', async () => {
@@ -188,7 +137,7 @@ describe('what is not HTTP', () => {
     ['a negative length', 'POST / HTTP/1.1\r\nhost: x\r\ncontent-length: -1\r\n\r\n'],
     ['TLS', '\x16\x03\x01\x00\xa5\x01\x00\x00\xa1\x03\x03'],
   ])('%s gets a problem with 400, and the connection closes', async (_, bytes) => {
-    const answer = parse(await sendBytes(bytes));
+    const answer = parseAnswer(await sendBytes(port, bytes));
     expectProblem(answer, 400, 'invalid-request');
     expect(answer.headers.connection).toBe('close');
     expect(answer.headers['x-request-id']).toMatch(UUID);
@@ -212,8 +161,8 @@ describe('what is not HTTP', () => {
   });
 
   it('headers of more than 16 KiB get 431', async () => {
-    const raw = await sendBytes(`GET /health/live HTTP/1.1\r\nhost: x\r\nx-long: ${'x'.repeat(20_000)}\r\n\r\n`);
-    expectProblem(parse(raw), 431, 'headers-too-large');
+    const raw = await sendBytes(port, `GET /health/live HTTP/1.1\r\nhost: x\r\nx-long: ${'x'.repeat(20_000)}\r\n\r\n`);
+    expectProblem(parseAnswer(raw), 431, 'headers-too-large');
   });
 
   it('leaves the service answering others', async () => {
@@ -241,9 +190,10 @@ describe('X-Request-Id', () => {
 
   it('is replaced where it comes twice', async () => {
     const raw = await sendBytes(
+      port,
       'GET /health/live HTTP/1.1\r\nhost: x\r\nx-request-id: a\r\nx-request-id: b\r\nconnection: close\r\n\r\n',
     );
-    expect(parse(raw).headers['x-request-id']).toMatch(UUID);
+    expect(parseAnswer(raw).headers['x-request-id']).toMatch(UUID);
   });
 
   it('differs from request to request', async () => {

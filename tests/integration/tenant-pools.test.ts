@@ -5,7 +5,8 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest';
 import type { Registry } from '../../db/central/schema.js';
 import { findTenant, type TenantRecord } from '../../db/central/tenants.js';
-import { createDatabase } from '../../db/client.js';
+import { openPool } from '../../db/client.js';
+import { findProduct } from '../../db/tenant/products.js';
 import type { TenantDatabase } from '../../db/tenant/schema.js';
 import { createEnvelope } from '../../src/tenancy/envelope.js';
 import { poolLimits } from '../../src/tenancy/pool-options.js';
@@ -35,18 +36,25 @@ function coldService(env: Record<string, string> = {}): Promise<TestService> {
 }
 
 describe('a cold tenant', () => {
-  it('gets one pool from 200 that ask at once, and one proof that it is the right database', async () => {
+  it('gets one pool and one connection from 200 that ask at once, proved once', async () => {
     const row = await rowOf(await home.createTenant());
     let built = 0;
+    let proved = 0;
     const pools = createTenantPools({
+      directory: { peek: () => undefined, find: async () => row },
       envelope: createEnvelope(home.config.encryptionKeys),
       tls: false,
       closeAfter: 60_000,
-      createDatabase: (connection, own) => {
+      openPool: (connection, own, prove) => {
         built += 1;
-        return createDatabase<TenantDatabase>(connection, poolLimits(own, home.config.tenants.pool), {
+        return openPool(connection, poolLimits(own, home.config.tenants.pool), {
           applicationName: 'pools test',
           preparedStatements: true,
+          lane: true,
+          prove: (query) => {
+            proved += 1;
+            return prove(query);
+          },
         });
       },
       onError: (error) => {
@@ -54,10 +62,11 @@ describe('a cold tenant', () => {
       },
     });
     onTestFinished(() => pools.close());
-    expect(pools.peek(row)).toBeUndefined();
-    const all = await Promise.all(Array.from({ length: 200 }, () => pools.acquire(row)));
-    expect(new Set(all)).toEqual(new Set([pools.peek(row)]));
-    expect(built).toBe(1);
+    const found = await Promise.all(
+      Array.from({ length: 200 }, () => findProduct(pools.database(row.id), '00000000-0000-7000-8000-000000000000')),
+    );
+    expect(new Set(found)).toEqual(new Set([undefined]));
+    expect([built, proved]).toEqual([1, 1]);
     expect(pools.stats()).toEqual({ pools: 1, connections: 1 });
   });
 
@@ -90,7 +99,7 @@ describe('a failed build', () => {
       expect(answer).toMatchObject({ status: 503, body: { code: 'unavailable' } });
       expect(answer.headers['retry-after']).toMatch(/^[1-9]\d*$/);
     }
-    expect(cold.app.tenantPools.stats()).toEqual({ pools: 0, connections: 0 });
+    await expect.poll(() => cold.app.tenantPools.stats()).toEqual({ pools: 0, connections: 0 });
     expect((await cold.send('GET', '/products', { token: neighbour.adminToken })).status).toBe(200);
     await changeRow(tenant, { db_name: dbName });
     await expect.poll(async () => (await ask()).status, { timeout: 10_000 }).toBe(200);
@@ -147,7 +156,7 @@ describe('the wrong database behind a row', () => {
     expect(logged).toContainEqual(
       expect.objectContaining({ level: 'error', tenantId: tenant.id, msg: 'a tenant pool could not be built' }),
     );
-    expect(cold.app.tenantPools.stats().pools).toBe(0);
+    await expect.poll(() => cold.app.tenantPools.stats().pools).toBe(0);
   });
 });
 
@@ -197,7 +206,7 @@ describe('changed pool options', () => {
     expect(changed.body).toMatchObject({ poolOptions: { max: 2, timeout: 20_000, acquireTimeout: 5_000 } });
     expect((await home.send('GET', '/products', { token: tenant.adminToken })).status).toBe(200);
     const { rows } = await sql<{ timeout: string }>`select current_setting('statement_timeout') as timeout`.execute(
-      await home.app.tenantPools.acquire(await rowOf(tenant)),
+      home.app.tenantPools.database(tenant.id),
     );
     expect(rows).toEqual([{ timeout: '20s' }]);
 

@@ -85,7 +85,7 @@ async function exists(name: string): Promise<[database: boolean, role: boolean]>
 async function setting(id: string, name: string): Promise<string> {
   const record = await service.app.tenantDirectory.find(id);
   if (!record) throw new Error('the tenant is gone');
-  const db = await service.app.tenantPools.acquire(record);
+  const db = service.app.tenantPools.database(record.id);
   const { rows } = await sql<{ value: string }>`select current_setting(${name}) as value`.execute(db);
   return rows[0]?.value ?? '';
 }

@@ -54,7 +54,7 @@ async function addUser(
 ): Promise<{ id: string; token: string }> {
   const record = await service.app.tenantDirectory.find(to.id);
   if (!record) throw new Error('the tenant is gone');
-  const db = await service.app.tenantPools.acquire(record);
+  const db = service.app.tenantPools.database(record.id);
   const id = await db.transaction().execute(async (trx) => {
     const { password: passwordHash, ...person } = newUser();
     const userId = await insertUser(trx, { ...person, passwordHash, ...fields });
@@ -71,7 +71,7 @@ function signIn(email: string, password: string): Promise<Answer> {
 async function activeAdmins(of: TestTenant): Promise<string[]> {
   const record = await service.app.tenantDirectory.find(of.id);
   if (!record) throw new Error('the tenant is gone');
-  const db = await service.app.tenantPools.acquire(record);
+  const db = service.app.tenantPools.database(record.id);
   const rows = await db
     .selectFrom('users')
     .innerJoin('user_roles', 'user_roles.user_id', 'users.id')
@@ -392,7 +392,7 @@ describe('the list', () => {
     }
     const record = await service.app.tenantDirectory.find(crowd.id);
     if (!record) throw new Error('the tenant is gone');
-    const db = await service.app.tenantPools.acquire(record);
+    const db = service.app.tenantPools.database(record.id);
     const users = await db.selectFrom('users').select(['id', 'email']).orderBy('id').execute();
     // A dozen share each time of creation.
     for (const [index, { id, email }] of users.entries()) {

@@ -78,8 +78,16 @@ const floors: readonly ((file: string) => boolean)[] = [
 ];
 const floorOf = (file: string): number => floors.findIndex((isOn) => isOn(file));
 
-/** db/errors.ts beside the factory: which class a driver's error has is known nowhere else. */
-const PG_IMPORTERS = ['db/client.ts', 'db/errors.ts'];
+/** The factory with its pool and its lane, the classes of the driver's errors, and LISTEN, which needs a connection of its own. */
+const PG_IMPORTERS = [
+  'db/client.ts',
+  'db/errors.ts',
+  'db/channel.ts',
+  'db/pool.ts',
+  'db/session.ts',
+  'db/query.ts',
+  'db/lane.ts',
+];
 
 const rules: readonly Rule[] = [
   noImport(
@@ -118,7 +126,7 @@ const rules: readonly Rule[] = [
     ['plugins/openapi.ts', 'routes/schemas.ts'],
   ]),
   noImport(
-    'only db/client.ts and db/errors.ts know pg',
+    'only the floor of db/ knows pg: factory, pool, lane, channel and errors',
     (file) => !PG_IMPORTERS.includes(file),
     (target) => isPackage(target, 'pg', 'pg-pool', 'pg-protocol', 'pg-types'),
     [

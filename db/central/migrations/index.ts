@@ -1,7 +1,9 @@
 // The registry's migrations, listed by hand: a static list is the same in source, build and tests.
 import type { Migrations } from '../../migrator.js';
 import * as m0001 from './0001_registry.js';
+import * as m0002 from './0002_events.js';
 
 export const registryMigrations: Migrations = {
   '0001_registry': m0001,
+  '0002_events': m0002,
 };

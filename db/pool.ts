@@ -1,0 +1,478 @@
+// A pool of connections to one database: pg's Pool with the failure modes closed that pg and Kysely leave open between them,
+// and with a say in it for whoever counts the connections of the whole server. Short reads share one pipelined connection,
+// the lane (db/lane.ts); everything else has a connection to itself for as long as it takes.
+import pg from 'pg';
+import { connectFault, DatabaseFault, statementFault, Unproven } from './errors.js';
+import { Lane, type LaneQuery } from './lane.js';
+import { Session } from './session.js';
+import { statementName } from './statement-names.js';
+
+/** Bounds of one pool. All times in milliseconds. */
+export interface PoolLimits {
+  /** Most connections open at once. */
+  readonly max: number;
+  /** Longest wait for a connection, its handshake included. */
+  readonly acquireTimeout: number;
+  /** Longest run of one statement, enforced by the server; the client gives up one second later. */
+  readonly timeout: number;
+  /** An unused connection closes after this time. */
+  readonly idleTimeoutMillis: number;
+}
+
+/** The right to have one connection open. */
+export interface Slot {
+  /** To be called when the connection has closed. */
+  release(): void;
+}
+
+/** Whoever decides whether one more connection may be opened. */
+export interface Admission {
+  /** A slot where one is free now. */
+  tryOpen(): Slot | undefined;
+  /** A slot as soon as one is free. @throws DatabaseFault `busy` when that takes too long or too many wait */
+  open(timeoutMs: number): Promise<Slot>;
+  /** The pool has a connection that nobody uses, or has none any more: what `closeIdle` would find. */
+  idle(has: boolean): void;
+  /** Asked when a connection is given back: whether it is to be closed, because somebody else needs its slot more. */
+  mustYield(): boolean;
+}
+
+export interface PoolOptions {
+  /** Shown in pg_stat_activity. */
+  readonly applicationName: string;
+  /** Use named prepared statements; false for poolers that cannot track them. */
+  readonly preparedStatements: boolean;
+  /** Let short reads share a pipelined connection. Needs two connections at least, and prepared statements. */
+  readonly lane?: boolean;
+  /** Run on each new connection before anybody gets it; what it throws is what whoever asked for the connection gets. */
+  readonly prove?: (query: (text: string) => Promise<Record<string, unknown>[]>) => Promise<void>;
+  readonly admission?: Admission;
+  /** Told when an idle connection is lost. */
+  readonly onConnectionLost?: (fault: DatabaseFault) => void;
+}
+
+export interface PoolStats {
+  /** Connections open or being opened, the lane's included. */
+  readonly total: number;
+  readonly idle: number;
+  /** Requests that wait for a connection. */
+  readonly waiting: number;
+}
+
+/** Requests that may wait for a connection, per connection of the pool: more are refused at once instead of piling up. */
+const WAITING_PER_CONNECTION = 100;
+
+/** Reads that may wait for the lane to open. */
+const MAX_WAITING_FOR_LANE = 1_000;
+
+/** Longest wait (ms) for a connection's handshake: a server that hangs is noticed by it. */
+const HANDSHAKE_TIMEOUT = 1_500;
+
+/** The client's own deadline lies this much (ms) after the server's, which therefore fires first where it can. */
+const QUERY_TIMEOUT_MARGIN = 1_000;
+
+/** Between two looks (ms) at deadlines and idle times: they are kept this exactly. */
+const WATCH_EVERY = 250;
+
+/** Longest wait (ms) for connections that close() has cut to be given back. */
+const CLOSE_MARGIN = 1_000;
+
+interface Waiter {
+  readonly resolve: (client: Session) => void;
+  readonly reject: (error: Error) => void;
+  readonly timer: NodeJS.Timeout;
+}
+
+export class ConnectionPool {
+  /** Opens and closes connections. Who gets which is decided here: pg's queue cannot be given a connection it did not open. */
+  readonly #pool: pg.Pool;
+  /** Connections that are open, or closing. */
+  readonly #sessions = new Map<pg.PoolClient, { readonly session: Session; readonly slot: Slot }>();
+  /** Those that nobody uses; the last one to come goes first, so that the others grow old and are closed. */
+  readonly #idle: Session[] = [];
+  /** Connections whose handshake is under way. */
+  #opening = 0;
+  readonly #waiters: Waiter[] = [];
+  /** Slots that were asked for and have not come yet. */
+  #slotsAwaited = 0;
+  /** The lane where it can be used. */
+  #lane: Lane | undefined;
+  /** Whether there is a connection for it, be it one that is opening or closing. */
+  #laneHeld = false;
+  #laneOpening: Promise<Lane> | undefined;
+  #waitingForLane = 0;
+  #toldIdle = false;
+  #watch: NodeJS.Timeout | undefined;
+  #closing: Promise<void> | undefined;
+  /** Set when close() waits no longer: a connection that is ready only now is not handed out any more. */
+  #cut = false;
+
+  constructor(
+    private readonly config: pg.ClientConfig,
+    private readonly limits: PoolLimits,
+    private readonly options: PoolOptions,
+  ) {
+    this.#pool = new pg.Pool({
+      ...config,
+      Client: BoundedClient,
+      max: Infinity,
+      connectionTimeoutMillis: Math.min(limits.acquireTimeout, HANDSHAKE_TIMEOUT),
+      statement_timeout: limits.timeout,
+      idle_in_transaction_session_timeout: limits.timeout,
+      application_name: options.applicationName,
+      // eslint-disable-next-line @typescript-eslint/no-misused-promises -- pg-pool awaits it, and its types do not say so
+      ...(options.prove && { onConnect: (client: pg.ClientBase) => this.#prove(client) }),
+    });
+    this.#pool.on('remove', (client) => {
+      this.#sessions.get(client)?.slot.release();
+      this.#sessions.delete(client);
+      this.#serve();
+    });
+  }
+
+  /**
+   * A connection of one's own until it is released.
+   *
+   * @throws DatabaseFault `busy` where none becomes free in time, `unavailable` where the server cannot be reached
+   */
+  async connect(): Promise<Session> {
+    const idle = this.#takeIdle();
+    if (idle) return idle;
+    if (this.#cut) throw poolClosed();
+    if (this.#total < this.#poolMax) {
+      const slot = this.#tryOpen();
+      if (slot) return this.#open(slot);
+    }
+    if (this.#waiters.length >= this.limits.max * WAITING_PER_CONNECTION)
+      throw new DatabaseFault('busy', 'too many requests wait for a connection');
+    return this.#wait();
+  }
+
+  /**
+   * Runs one short statement that changes nothing, on the lane where there is one.
+   *
+   * @throws DatabaseFault, or the server's error
+   */
+  read<R>(text: string, values: readonly unknown[]): Promise<R[]> {
+    const query: LaneQuery = { name: statementName(text), text, values };
+    return this.#lane?.takes(query) ? this.#ride<R>(this.#lane, query) : this.#openAndRide<R>(query);
+  }
+
+  async #openAndRide<R>(query: LaneQuery): Promise<R[]> {
+    const lane = this.#lane ?? (await this.#openLane(query));
+    return lane?.takes(query) ? this.#ride<R>(lane, query) : this.run<R>(query.text, query.values);
+  }
+
+  async #ride<R>(lane: Lane, query: LaneQuery): Promise<R[]> {
+    const asked = lane.read<R>(query);
+    if (lane.inFlight === 1) this.#tellIdle();
+    try {
+      return (await asked) ?? (await this.run<R>(query.text, query.values));
+    } finally {
+      if (lane.inFlight === 0) this.#tellIdle();
+    }
+  }
+
+  /** Runs one statement on a connection of its own. @throws DatabaseFault, or the server's error */
+  async run<R>(text: string, values: readonly unknown[]): Promise<R[]> {
+    const session = this.#takeIdle() ?? (await this.connect());
+    try {
+      const { rows } = await session.run<R>(text, values);
+      return rows;
+    } finally {
+      session.release();
+    }
+  }
+
+  /** Kysely's destroy() comes here. */
+  end(): Promise<void> {
+    return this.close(0);
+  }
+
+  stats(): PoolStats {
+    const laneIdle = this.#lane?.inFlight === 0 ? 1 : 0;
+    const waiting = this.#waiters.length + this.#waitingForLane;
+    return { total: this.#total, idle: this.#idle.length + laneIdle, waiting };
+  }
+
+  /** Closes one connection that nobody uses. Returns whether there was one. */
+  closeIdle(): boolean {
+    const session = this.#idle.shift();
+    if (session) {
+      session.client.release(true);
+      this.#tellIdle();
+      return true;
+    }
+    if (this.#lane?.inFlight === 0) {
+      this.#lane.close();
+      return true;
+    }
+    return false;
+  }
+
+  /**
+   * Lets running work finish, at most `deadlineMs`, then closes every connection. Never rejects: what is left over when
+   * the time is up is destroyed.
+   */
+  close(deadlineMs: number): Promise<void> {
+    this.#closing ??= this.#close(deadlineMs);
+    return this.#closing;
+  }
+
+  async #close(deadlineMs: number): Promise<void> {
+    const deadline = performance.now() + deadlineMs;
+    const inUse = (): boolean => {
+      const { total, idle, waiting } = this.stats();
+      return waiting > 0 || idle < total;
+    };
+    while (inUse() && performance.now() < deadline) await new Promise((resolve) => setTimeout(resolve, 10));
+    this.#cut = true;
+    for (const { timer, reject } of this.#waiters.splice(0)) {
+      clearTimeout(timer);
+      reject(poolClosed());
+    }
+    this.#lane?.close();
+    clearInterval(this.#watch);
+    for (const session of this.#idle.splice(0)) session.client.release(true);
+    for (const { session } of this.#sessions.values()) session.cut(poolClosed());
+    // Whoever sits between two statements of a transaction gives its client back when it asks for the next one, and not
+    // before: the connection is gone, and nobody waits for that.
+    const late = performance.now() + CLOSE_MARGIN;
+    while (this.#total > 0 && performance.now() < late) await new Promise((resolve) => setTimeout(resolve, 10));
+  }
+
+  get #total(): number {
+    return this.#sessions.size + this.#opening + (this.#laneHeld ? 1 : 0);
+  }
+
+  get #lanePossible(): boolean {
+    return this.options.lane === true && this.options.preparedStatements && this.limits.max > 1;
+  }
+
+  /** The lane's connection is one of the pool's: it is kept free for it. */
+  get #poolMax(): number {
+    return this.limits.max - (this.#lanePossible && !this.#laneHeld ? 1 : 0);
+  }
+
+  #tryOpen(): Slot | undefined {
+    return this.options.admission ? this.options.admission.tryOpen() : unlimited;
+  }
+
+  async #openSlot(): Promise<Slot> {
+    return this.options.admission ? this.options.admission.open(this.limits.acquireTimeout) : unlimited;
+  }
+
+  #wait(): Promise<Session> {
+    const served = new Promise<Session>((resolve, reject) => {
+      const timer = setTimeout(() => {
+        this.#waiters.splice(this.#waiters.indexOf(waiter), 1);
+        reject(new DatabaseFault('busy', 'no connection became free in time'));
+      }, this.limits.acquireTimeout);
+      const waiter: Waiter = { resolve, reject, timer };
+      this.#waiters.push(waiter);
+    });
+    this.#askForSlots();
+    return served;
+  }
+
+  /** As many slots as there are waiting who could still get a connection of this pool. */
+  #askForSlots(): void {
+    while (
+      this.#slotsAwaited < this.#waiters.length &&
+      this.#total + this.#slotsAwaited < this.#poolMax &&
+      !this.#cut
+    ) {
+      this.#slotsAwaited += 1;
+      this.#openSlot().then(
+        (slot) => {
+          this.#slotsAwaited -= 1;
+          this.#serve(slot);
+        },
+        (error: unknown) => {
+          this.#slotsAwaited -= 1;
+          // Whoever can still be given a connection of this pool goes on waiting for it.
+          if (this.#total > 0) return;
+          const waiter = this.#next();
+          waiter?.reject(connectFault(error));
+        },
+      );
+    }
+  }
+
+  #takeIdle(): Session | undefined {
+    const session = this.#idle.pop();
+    if (session && this.#idle.length === 0) this.#tellIdle();
+    return session;
+  }
+
+  /** A session that was given back goes to who waits, or waits itself, or is closed where it is of no more use. */
+  #release(session: Session): void {
+    if (!session.clean || this.#cut || (this.options.admission?.mustYield() ?? false)) {
+      session.client.release(true);
+      return;
+    }
+    const waiter = this.#next();
+    if (waiter) {
+      waiter.resolve(session);
+      return;
+    }
+    session.idleSince = performance.now();
+    this.#idle.push(session);
+    if (this.#idle.length === 1) this.#tellIdle();
+  }
+
+  /** Gives what is free to who waits: a connection that is opened in `slot`. */
+  #serve(slot?: Slot): void {
+    if (slot) {
+      const waiter = this.#next();
+      if (waiter && !this.#cut) this.#open(slot).then(waiter.resolve, waiter.reject);
+      else slot.release();
+    }
+    if (this.#waiters.length > 0) this.#askForSlots();
+    this.#tellIdle();
+  }
+
+  #next(): Waiter | undefined {
+    const waiter = this.#waiters.shift();
+    if (waiter) clearTimeout(waiter.timer);
+    return waiter;
+  }
+
+  #tellIdle(): void {
+    const { admission } = this.options;
+    if (!admission) return;
+    const has = this.#idle.length > 0 || this.#lane?.inFlight === 0;
+    if (has !== this.#toldIdle) admission.idle(has);
+    this.#toldIdle = has;
+  }
+
+  async #open(slot: Slot): Promise<Session> {
+    this.#opening += 1;
+    let client: pg.PoolClient;
+    try {
+      client = await this.#pool.connect();
+    } catch (error) {
+      slot.release();
+      this.#opening -= 1;
+      this.#serve();
+      throw error instanceof Unproven ? error.cause : connectFault(error);
+    }
+    const { preparedStatements } = this.options;
+    const queryTimeout = this.limits.timeout + QUERY_TIMEOUT_MARGIN;
+    const session = new Session(client, preparedStatements, queryTimeout, (given) => {
+      this.#release(given);
+    });
+    client.on('error', (error) => {
+      this.#lose(session, error);
+    });
+    this.#opening -= 1;
+    this.#sessions.set(client, { session, slot });
+    this.#watchOver();
+    if (!this.#cut) return session;
+    client.release(true);
+    throw poolClosed();
+  }
+
+  #lose(session: Session, error: Error): void {
+    const index = this.#idle.indexOf(session);
+    if (index === -1) return;
+    this.#idle.splice(index, 1);
+    session.client.release(true);
+    this.#tellIdle();
+    this.options.onConnectionLost?.(connectFault(error));
+  }
+
+  /** One timer a pool for idle times and deadlines: timers for each statement would cost more than handing out sessions. */
+  #watchOver(): void {
+    this.#watch ??= setInterval(
+      () => {
+        const now = performance.now();
+        for (const { session } of this.#sessions.values()) session.checkDeadline(now);
+        const old = this.#idle.findIndex(({ idleSince }) => now - idleSince < this.limits.idleTimeoutMillis);
+        for (const session of this.#idle.splice(0, old === -1 ? this.#idle.length : old)) session.client.release(true);
+        if (this.#idle.length === 0) this.#tellIdle();
+        if (this.#sessions.size > 0) return;
+        clearInterval(this.#watch);
+        this.#watch = undefined;
+      },
+      Math.min(WATCH_EVERY, this.limits.idleTimeoutMillis / 2),
+    ).unref();
+  }
+
+  async #prove(client: pg.ClientBase): Promise<void> {
+    try {
+      await this.options.prove?.(async (text) => (await client.query<Record<string, unknown>>(text)).rows);
+    } catch (error) {
+      throw new Unproven(statementFault(error) ?? (error as Error));
+    }
+  }
+
+  /** The lane, opened where it can be and somebody has use for it; undefined where the statement is to go another way. */
+  async #openLane(query: LaneQuery): Promise<Lane | undefined> {
+    if (!this.#lanePossible || this.#cut || query.name === undefined) return undefined;
+    if (!this.#laneOpening) {
+      // The one before is closing: until it has, it holds the connection that is set aside for a lane.
+      if (this.#laneHeld) return undefined;
+      const slot = this.#tryOpen();
+      // Who has a connection already waits for that one, and not for a second.
+      if (!slot && this.#total > 0) return undefined;
+      this.#laneOpening = this.#connectLane(slot).finally(() => {
+        this.#laneOpening = undefined;
+        this.#waitingForLane = 0;
+      });
+    }
+    if (this.#waitingForLane >= MAX_WAITING_FOR_LANE)
+      throw new DatabaseFault('busy', 'too many requests wait for a connection');
+    this.#waitingForLane += 1;
+    return this.#laneOpening;
+  }
+
+  async #connectLane(given: Slot | undefined): Promise<Lane> {
+    this.#laneHeld = given !== undefined;
+    const slot = given ?? (await this.#openSlot());
+    this.#laneHeld = true;
+    const lane = new Lane(
+      { ...this.config, application_name: this.options.applicationName },
+      {
+        connectTimeout: Math.min(this.limits.acquireTimeout, HANDSHAKE_TIMEOUT),
+        idleTimeout: this.limits.idleTimeoutMillis,
+      },
+      () => {
+        this.#lane = undefined;
+        this.#laneHeld = false;
+        slot.release();
+        this.#serve();
+      },
+    );
+    try {
+      await lane.open((client) => this.#prove(client));
+    } catch (error) {
+      throw error instanceof Unproven ? error.cause : connectFault(error);
+    }
+    this.#lane = lane;
+    return lane;
+  }
+}
+
+const unlimited: Slot = { release: () => undefined };
+
+/** pg's end() waits for the server to close, which a server that hangs never does: its slot would be lost. */
+class BoundedClient extends pg.Client {
+  override end(): Promise<void>;
+  override end(callback: (error: Error) => void): void;
+  override end(callback?: (error: Error) => void): Promise<void> | undefined {
+    const timer = setTimeout(() => {
+      (this as pg.Client & { connection: pg.Connection }).connection.stream.destroy();
+    }, CLOSE_MARGIN);
+    this.once('end', () => {
+      clearTimeout(timer);
+    });
+    if (!callback) return super.end();
+    super.end(callback);
+    return undefined;
+  }
+}
+
+function poolClosed(): DatabaseFault {
+  return new DatabaseFault('unavailable', 'the pool was closed');
+}

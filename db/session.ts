@@ -1,0 +1,94 @@
+// One connection in use: what Kysely and compiled statements run on. It knows when it can no longer be trusted: after a
+// statement without an answer, in an open transaction, after an error that was not the statement's own.
+import type { PostgresCursor, PostgresPoolClient, PostgresQueryResult } from 'kysely';
+import pg from 'pg';
+import { connectFault, DatabaseFault, statementFault } from './errors.js';
+import { ask } from './query.js';
+import { statementName } from './statement-names.js';
+
+export class Session implements PostgresPoolClient {
+  /** Since when nobody uses it; meaningless while somebody does. */
+  idleSince = 0;
+  #running = 0;
+  /** When the statement that runs must have been answered. */
+  #deadline = Infinity;
+  /** What went wrong when the connection's state is no longer known. */
+  #doubt: Error | undefined;
+  /** Set where it was cut from this side: the driver only knows that it is gone. */
+  #cutBecause: DatabaseFault | undefined;
+
+  /**
+   * @param queryTimeout longest wait (ms) for an answer, kept by whoever calls `checkDeadline`
+   * @param released called when whoever had the session gives it back
+   */
+  constructor(
+    readonly client: pg.PoolClient,
+    private readonly prepared: boolean,
+    private readonly queryTimeout: number,
+    private readonly released: (session: Session) => void,
+  ) {
+    // A backend that dies raises 'error' on its client: without a listener the process would end. Whoever has the session
+    // learns of it from the next statement.
+    client.on('error', (error) => {
+      this.#doubt ??= connectFault(error);
+    });
+  }
+
+  /** Whether the next one who gets the session finds it as new: nothing runs, no transaction is open, nothing is in doubt. */
+  get clean(): boolean {
+    return !this.#doubt && this.#running === 0 && this.client.getTransactionStatus() === 'I';
+  }
+
+  query<R>(text: string, values: readonly unknown[]): Promise<PostgresQueryResult<R>>;
+  query<R>(cursor: PostgresCursor<R>): PostgresCursor<R>;
+  query<R>(
+    text: string | PostgresCursor<R>,
+    values: readonly unknown[] = [],
+  ): Promise<PostgresQueryResult<R>> | PostgresCursor<R> {
+    if (typeof text !== 'string') throw new TypeError('cursors are not supported: a page is a query of its own');
+    return this.run<R>(text, values);
+  }
+
+  async run<R>(text: string, values: readonly unknown[]): Promise<PostgresQueryResult<R>> {
+    // Behind a statement that got no answer the ROLLBACK would wait for the whole deadline a second time, and its error
+    // would hide the first one.
+    if (this.#doubt) throw this.#doubt;
+    const name = this.prepared ? statementName(text) : undefined;
+    this.#running += 1;
+    this.#deadline = performance.now() + this.queryTimeout;
+    try {
+      const result = await ask<R>(this.client, name, text, values);
+      // The server answers COMMIT of a failed transaction with ROLLBACK and no error: the write would be acknowledged and lost.
+      if (text === 'commit' && (result.command as string) !== 'COMMIT')
+        throw new DatabaseFault('unavailable', 'the transaction had failed and was rolled back');
+      return result;
+    } catch (error) {
+      const answered = error instanceof pg.DatabaseError && error.severity === 'ERROR';
+      const thrown = (answered ? undefined : this.#cutBecause) ?? statementFault(error) ?? error;
+      // After a timeout the answer may still arrive and would be read as the next query's; after DDL a named statement's
+      // result type may not match for as long as the connection lives (0A000).
+      if (!answered || (name && error.code === '0A000')) this.#doubt ??= thrown as Error;
+      throw thrown;
+    } finally {
+      this.#running -= 1;
+      if (this.#running === 0) this.#deadline = Infinity;
+    }
+  }
+
+  /** Back to the pool. */
+  release(): void {
+    this.released(this);
+  }
+
+  /** Ends the wait for an answer that is overdue. */
+  checkDeadline(now: number): void {
+    if (now > this.#deadline) this.cut(new DatabaseFault('timeout', 'no answer'));
+  }
+
+  /** Cuts the connection; whatever runs on it, or is asked of it, fails with `reason`. */
+  cut(reason: DatabaseFault): void {
+    this.#doubt ??= reason;
+    this.#cutBecause = reason;
+    (this.client as pg.PoolClient & { connection: pg.Connection }).connection.stream.destroy();
+  }
+}

@@ -1,0 +1,48 @@
+// What Node's HTTP parser lets through in a request's head and nobody should: a request that two servers on its way could
+// take for one of another host or another length, and an address that does not decode to text.
+import type { IncomingMessage } from 'node:http';
+import fp from 'fastify-plugin';
+import { AppError } from '../src/errors.js';
+
+export const requestHead = fp(
+  async (app) => {
+    // Behind the rate limit, and before a token or a body is looked at.
+    app.addHook('preParsing', (request, reply, _payload, done) => {
+      const detail = ambiguity(request.raw);
+      if (detail === undefined) {
+        done();
+        return;
+      }
+      // Where this request ends is not certain either: what follows it on the connection is not read.
+      reply.header('connection', 'close');
+      done(new AppError('invalid-request', { detail }));
+    });
+    // Behind validation, which names the parameter where it knows it.
+    app.addHook('preHandler', (request, _reply, done) => {
+      done(decodes(request.url) ? undefined : new AppError('invalid-request', { detail: UNDECODABLE }));
+    });
+  },
+  { name: 'request-head', fastify: '5.x', dependencies: ['rate-limit'] },
+);
+
+const UNDECODABLE = 'The address holds NUL, or percent-encoding that is not UTF-8.';
+
+/** RFC 9112, sections 3.2 and 6.1. What else is ambiguous (two lengths, a length beside chunks, bare LF) Node refuses. */
+function ambiguity({ headers, httpVersion }: IncomingMessage): string | undefined {
+  const { host } = headers;
+  if (httpVersion === '1.0')
+    return headers['transfer-encoding'] === undefined ? undefined : 'HTTP/1.0 has no Transfer-Encoding.';
+  if (host === undefined) return 'A Host header is needed.';
+  // With the server's joinDuplicateHeaders two of them arrive as a list of two.
+  if (host.includes(',')) return 'There must be one Host header.';
+  return undefined;
+}
+
+function decodes(url: string): boolean {
+  if (!url.includes('%')) return true;
+  try {
+    return !decodeURIComponent(url).includes('\0');
+  } catch {
+    return false;
+  }
+}

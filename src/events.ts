@@ -1,0 +1,134 @@
+// What one replica tells the others: that a tenant, a user or an operator changed, over the registry's LISTEN/NOTIFY. What
+// a process remembers of them is right for as long as it hears; when it hears nothing, it must ask.
+import { openChannel } from '../db/channel.js';
+import type { ConnectionSettings } from '../db/client.js';
+import { within } from '../db/deadline.js';
+import { DatabaseFault } from '../db/errors.js';
+
+/** Something that replicas remember has changed. */
+export type Change =
+  | { readonly kind: 'tenant'; readonly tenantId: string }
+  | { readonly kind: 'user'; readonly tenantId: string; readonly userId: string }
+  | { readonly kind: 'operator'; readonly operatorId: string }
+  /** Changes may have been missed: whatever is remembered may be old. */
+  | { readonly kind: 'any' };
+
+export interface Events {
+  /** Whether changes are heard and told: a heartbeat went the whole way within the last half second. */
+  readonly live: boolean;
+  /** Calls `listener` for each change, also for those that this process publishes. */
+  subscribe(listener: (change: Change) => void): void;
+  /**
+   * Tells every replica; here it is effective at once. To be awaited before the act behind it is acknowledged.
+   *
+   * @throws DatabaseFault `unavailable` where it could not be told in time; it is told as soon as that is possible again
+   */
+  publish(change: Change): Promise<void>;
+  close(): Promise<void>;
+}
+
+/** The channel's name; the registry's triggers NOTIFY it as well. */
+const CHANNEL = 'tenantry';
+
+/** Longest (ms) that an act waits for its invalidation to be told. */
+const PUBLISH_DEADLINE = 2_000;
+
+/** Between two attempts to tell (ms). */
+const RETRY_EVERY = 100;
+
+/** Changes that wait for the registry to come back; beyond them one `any` stands for all. */
+const MAX_UNTOLD = 10_000;
+
+/**
+ * How long (ms) a value that changes are told of is believed without asking: while they are heard half a minute, so that
+ * even a change that nobody told is noticed; otherwise so short that, with the silence before, it is within a second.
+ */
+export function believedFor({ live }: Pick<Events, 'live'>): number {
+  return live ? 30_000 : 250;
+}
+
+interface Untold {
+  readonly text: string;
+  readonly told: () => void;
+}
+
+/** @param connection to the registry, direct and not through a pooler */
+export function openEvents(connection: ConnectionSettings): Events {
+  const listeners: ((change: Change) => void)[] = [];
+  let untold: Untold[] = [];
+  let telling = false;
+  let closed = false;
+
+  const dispatch = (change: Change): void => {
+    for (const listener of listeners) listener(change);
+  };
+  const channel = openChannel(connection, CHANNEL, {
+    message: (text) => {
+      const change = decode(text);
+      if (change) dispatch(change);
+    },
+    connected: () => {
+      dispatch({ kind: 'any' });
+    },
+  });
+
+  /** Goes on until nothing is untold; one loop, however many publish. */
+  async function tell(): Promise<void> {
+    if (telling) return;
+    telling = true;
+    while (untold.length > 0 && !closed) {
+      const batch = untold;
+      untold = [];
+      try {
+        await channel.publish([...new Set(batch.map(({ text }) => text))]);
+        for (const { told } of batch) told();
+      } catch {
+        untold = [...batch, ...untold];
+        await new Promise((resolve) => setTimeout(resolve, RETRY_EVERY).unref());
+      }
+    }
+    telling = false;
+  }
+
+  return {
+    get live() {
+      return channel.live;
+    },
+    subscribe: (listener) => void listeners.push(listener),
+
+    async publish(change) {
+      dispatch(change);
+      const told = new Promise<void>((resolve) => {
+        // Whoever waited for the forgotten ones has long had its answer.
+        if (untold.length >= MAX_UNTOLD) untold = [{ text: encode({ kind: 'any' }), told: () => undefined }];
+        untold.push({ text: encode(change), told: resolve });
+      });
+      void tell();
+      await within(
+        told,
+        PUBLISH_DEADLINE,
+        () => new DatabaseFault('unavailable', 'the change is made, and the other replicas could not be told yet'),
+      );
+    },
+
+    close() {
+      closed = true;
+      return channel.close();
+    },
+  };
+}
+
+function encode(change: Change): string {
+  const { kind, ...ids } = change;
+  return [kind, ...Object.values(ids)].join(' ');
+}
+
+/** Undefined for what this build does not know: a newer replica may tell more. */
+function decode(text: string): Change | undefined {
+  const [kind, first = '', second = ''] = text.split(' ');
+  if (kind === 'any') return { kind };
+  if (kind === 'tenant') return { kind, tenantId: first };
+  if (kind === 'user') return { kind, tenantId: first, userId: second };
+  if (kind === 'operator') return { kind, operatorId: first };
+  return undefined;
+}

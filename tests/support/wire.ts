@@ -1,0 +1,74 @@
+// Requests as a client on the network makes them, down to the bytes, and what every problem document must look like.
+import { once } from 'node:events';
+import { request as httpRequest, type IncomingMessage, type OutgoingHttpHeaders } from 'node:http';
+import { connect, type AddressInfo } from 'node:net';
+import { expect } from 'vitest';
+import type { TestService } from './app.js';
+
+export interface Received {
+  readonly status: number;
+  readonly headers: OutgoingHttpHeaders;
+  readonly text: string;
+}
+
+/** Lets a service listen on a free port of this machine, which is returned. */
+export async function listen({ app }: TestService): Promise<number> {
+  await app.listen({ port: 0, host: '127.0.0.1' });
+  return (app.server.address() as AddressInfo).port;
+}
+
+/** Sends a request as a client on the network does. */
+export async function exchange(
+  port: number,
+  method: string,
+  path: string,
+  { headers = {}, body = '' }: { headers?: Record<string, string | string[]>; body?: string | Buffer } = {},
+): Promise<Received> {
+  const request = httpRequest({ port, host: '127.0.0.1', method, path, headers, agent: false });
+  request.end(body);
+  const [response] = (await once(request, 'response')) as [IncomingMessage];
+  const chunks: Buffer[] = [];
+  for await (const chunk of response) chunks.push(chunk as Buffer);
+  return { status: response.statusCode ?? 0, headers: response.headers, text: Buffer.concat(chunks).toString() };
+}
+
+/** Writes bytes and reads until the server closes. */
+export async function sendBytes(port: number, bytes: string): Promise<string> {
+  const socket = connect(port, '127.0.0.1');
+  await once(socket, 'connect');
+  socket.write(bytes, 'latin1');
+  const chunks: Buffer[] = [];
+  for await (const chunk of socket) chunks.push(chunk as Buffer);
+  return Buffer.concat(chunks).toString();
+}
+
+/** The answer that stands in those bytes. */
+export function parseAnswer(raw: string): Received {
+  const [head = '', text = ''] = raw.split('\r\n\r\n');
+  const [statusLine = '', ...lines] = head.split('\r\n');
+  const headers = lines.map((line) => {
+    const colon = line.indexOf(':');
+    return [line.slice(0, colon).toLowerCase(), line.slice(colon + 1).trim()] as const;
+  });
+  return { status: Number(statusLine.split(' ')[1]), headers: Object.fromEntries(headers), text };
+}
+
+/** The answer is a problem document of that status and code, and tells nothing of what is inside. */
+export function expectProblem(
+  answer: Pick<Received, 'status' | 'headers' | 'text'>,
+  status: number,
+  code: string,
+): void {
+  const body = JSON.parse(answer.text) as Record<string, unknown>;
+  expect([answer.status, body['code']]).toEqual([status, code]);
+  expect(answer.headers['content-type']).toBe('application/problem+json; charset=utf-8');
+  expect(body).toMatchObject({
+    type: `urn:tenantry:error:${code}`,
+    title: expect.stringMatching(/./) as string,
+    status,
+    requestId: answer.headers['x-request-id'],
+  });
+  const known = ['type', 'title', 'status', 'detail', 'code', 'requestId', 'errors'];
+  expect(Object.keys(body).filter((key) => !known.includes(key))).toEqual([]);
+  expect(answer.text).not.toMatch(/FST_|node_modules|\bat \S+:\d+|SyntaxError|select |insert /i);
+}
