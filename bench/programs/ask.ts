@@ -41,27 +41,37 @@ export function ask(agent: Agent, url: URL, request: LoadRequest, signal?: Abort
   });
 }
 
+type AnswerKind = 'served' | 'refused' | 'other';
+
 /** Counts answers by what they mean to whoever asked. */
 export class AnswerCounter {
   #served = 0;
   #refused = 0;
   #other = 0;
 
-  /** @param answer undefined where there was none. Returns its kind. */
-  count(answer: Answer | undefined): keyof AnswerCounts {
-    if (answer && answer.status >= 200 && answer.status < 300) {
+  #firstOther: string | undefined;
+
+  /** Counts an answer, or the error that came instead of one. Returns its kind. */
+  count(answer: Answer | Error): AnswerKind {
+    if (answer instanceof Error) return this.#countOther(answer.message);
+    if (answer.status >= 200 && answer.status < 300) {
       this.#served += 1;
       return 'served';
     }
-    if (answer?.status === 503 && answer.retryAfter) {
+    if (answer.status === 503 && answer.retryAfter) {
       this.#refused += 1;
       return 'refused';
     }
-    this.#other += 1;
-    return 'other';
+    return this.#countOther(`status ${answer.status}`);
   }
 
   counts(): AnswerCounts {
-    return { served: this.#served, refused: this.#refused, other: this.#other };
+    return { served: this.#served, refused: this.#refused, other: this.#other, firstOther: this.#firstOther };
+  }
+
+  #countOther(what: string): AnswerKind {
+    this.#other += 1;
+    this.#firstOther ??= what;
+    return 'other';
   }
 }

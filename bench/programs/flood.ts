@@ -30,7 +30,9 @@ async function run({ url, clients, request, longest }: FloodJob): Promise<void> 
     while (!isOver()) {
       const askedAt = performance.now();
       waiting += 1;
-      const answer: Answer | undefined = await ask(agent, target, request, over.signal).catch(() => undefined);
+      const answer: Answer | Error = await ask(agent, target, request, over.signal).catch(
+        (error: unknown) => error as Error,
+      );
       // Cut by ourselves: it counts as waiting.
       if (isOver()) return;
       waiting -= 1;

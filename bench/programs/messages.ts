@@ -96,6 +96,8 @@ export interface AnswerCounts {
   readonly refused: number;
   /** Any other answer, and none. */
   readonly other: number;
+  /** What the first of those was. */
+  readonly firstOther: string | undefined;
 }
 
 /** Of `open-load.ts`. Times in ms, counted from when a request should have started. */

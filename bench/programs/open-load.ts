@@ -56,18 +56,16 @@ function run({ url, rate, warmup, seconds, requests, successOnly }: OpenLoadJob)
     const isMeasured = index >= schedule.firstMeasured;
     if (isMeasured) lateness.push(performance.now() - shouldStartAt);
     inFlight += 1;
-    const settle = (answer: Answer | undefined, error?: unknown): void => {
+    const settle = (answer: Answer | Error): void => {
       inFlight -= 1;
       const latency = performance.now() - shouldStartAt;
       if (isMeasured) latencies.push(latency);
       slowest = Math.max(slowest, latency);
       if (counter.count(answer) !== 'served' && successOnly)
-        failure ??= answer ? `status ${answer.status}` : String(error);
+        failure ??= answer instanceof Error ? answer.message : `status ${answer.status}`;
       if (inFlight === 0 && isOver) finish();
     };
-    ask(agent, target, request).then(settle, (error: unknown) => {
-      settle(undefined, error);
-    });
+    ask(agent, target, request).then(settle, settle);
   }
 
   function finish(): void {

@@ -11,6 +11,7 @@ import {
   latenessWarnings,
   NEIGHBOURS,
   neighbours,
+  otherWarnings,
   reads,
   readOf,
   runOpenLoad,
@@ -48,6 +49,7 @@ interface HungRound {
   readonly ratio: number;
   /** The answers that the tenant on the hung server got. */
   readonly own: Own;
+  readonly firstOther: string | undefined;
   /** From when the server goes on until the tenant is served, in ms. */
   readonly recovery: number;
 }
@@ -73,17 +75,18 @@ export const hung: Scenario<'hung'> = {
         const [before] = await Promise.all([runOpenLoad(stage, job), runOpenLoad(stage, ownBefore)]);
         tell('one hangs');
         const ownDuring = { ...ownBefore, warmup: KNOWN_AFTER, seconds: Math.max(1, seconds - KNOWN_AFTER) };
-        const { during, own } = await whileHung(stage, cluster, job, { ...ownDuring, successOnly: false });
+        const { during, own, firstOther } = await whileHung(stage, cluster, job, { ...ownDuring, successOnly: false });
         const recovery = await untilServed(service, readOf(tenant, seededRandom(round)));
         return {
           before: latenciesOf(before),
-          during: latenciesOf(during),
+          during,
           ratio: during.p99 / before.p99,
           own,
+          firstOther,
           recovery,
         };
       });
-      const middle: HungRound = {
+      const middle = {
         before: medians(rounds.map(({ before }) => before)),
         during: medians(rounds.map(({ during }) => during)),
         ratio: median(rounds.map(({ ratio }) => ratio)),
@@ -131,7 +134,7 @@ export const hung: Scenario<'hung'> = {
             ],
           ],
         },
-        warnings: latenessWarnings(this.name, before),
+        warnings: [...latenessWarnings(this.name, before), ...otherWarnings(this.name, rounds)],
         failures: [],
       };
     });
@@ -144,13 +147,14 @@ async function whileHung(
   { postmaster }: Cluster,
   others: OpenLoadJob,
   ownJob: OpenLoadJob,
-): Promise<{ during: Latencies; own: Own }> {
+): Promise<{ during: Latencies } & Pick<HungRound, 'own' | 'firstOther'>> {
   const load = await startOpenLoad(stage, others);
   await load.begun;
   const thaw = await freeze(postmaster, stage.cleanup);
   try {
-    const { p50, slowest, refused, served, other } = await runOpenLoad(stage, ownJob);
-    return { during: await load.result, own: { later: p50, slowest, refused, served, other } };
+    const { p50, slowest, refused, served, other, firstOther } = await runOpenLoad(stage, ownJob);
+    const own = { later: p50, slowest, refused, served, other };
+    return { during: latenciesOf(await load.result), own, firstOther };
   } finally {
     thaw();
     await load.stop();

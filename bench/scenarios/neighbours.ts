@@ -75,3 +75,9 @@ export function latenessWarnings(
   if (lateness <= LATE * p99) return [];
   return [`${name}: the load generator was late itself (p99 ${lateness.toFixed(1)} ms of ${p99.toFixed(1)}).`];
 }
+
+/** What the answers were that are neither a success nor a refusal with Retry-After. @param rounds of each round */
+export function otherWarnings(name: string, rounds: readonly { readonly firstOther: string | undefined }[]): string[] {
+  const seen = rounds.map(({ firstOther }) => firstOther).find((what) => what !== undefined);
+  return seen === undefined ? [] : [`${name}: the first of the other answers was: ${seen}.`];
+}

@@ -7,7 +7,15 @@ import { startDrive } from '../measuring/drive.js';
 import type { FloodJob } from '../programs/messages.js';
 import type { Fleet } from '../stage/fleet.js';
 import type { SeededTenant } from '../stage/seed.js';
-import { halfOfCapacity, latenessWarnings, NEIGHBOURS, neighbours, readOf, runOpenLoad } from './neighbours.js';
+import {
+  halfOfCapacity,
+  latenessWarnings,
+  NEIGHBOURS,
+  neighbours,
+  otherWarnings,
+  readOf,
+  runOpenLoad,
+} from './neighbours.js';
 import { untilServed } from './recovery.js';
 import { eachRound, ratioWithRounds, timedMediansOf, wholeNumber, type Scenario } from './scenario.js';
 
@@ -38,6 +46,7 @@ interface NoisyRound {
     readonly other: number;
     readonly untilRefused: number;
   };
+  readonly firstOther: string | undefined;
 }
 
 export const noisy: Scenario<'noisy'> = {
@@ -58,7 +67,7 @@ export const noisy: Scenario<'noisy'> = {
         tell('under the flood');
         const request = readOf(loud, seededRandom(round));
         const longest = job.warmup + job.seconds + MARGIN;
-        const { result, flood } = await underFlood(
+        const { result, flood, firstOther } = await underFlood(
           stage,
           loud,
           { url: service.url, clients: CLIENTS, request, longest },
@@ -66,9 +75,9 @@ export const noisy: Scenario<'noisy'> = {
         );
         await untilServed(service, request);
         const flooded = latenciesOf(result);
-        return { alone, flooded, ratio: flooded.p99 / alone.p99, flood };
+        return { alone, flooded, ratio: flooded.p99 / alone.p99, flood, firstOther };
       });
-      const middle: NoisyRound = {
+      const middle = {
         alone: medians(rounds.map(({ alone }) => alone)),
         flooded: medians(rounds.map(({ flooded }) => flooded)),
         ratio: median(rounds.map(({ ratio }) => ratio)),
@@ -113,7 +122,7 @@ export const noisy: Scenario<'noisy'> = {
             ],
           ],
         },
-        warnings: latenessWarnings(this.name, alone),
+        warnings: [...latenessWarnings(this.name, alone), ...otherWarnings(this.name, rounds)],
         failures: [],
       };
     });
@@ -126,7 +135,7 @@ async function underFlood<T>(
   { database }: SeededTenant,
   job: FloodJob,
   work: () => Promise<T>,
-): Promise<{ result: T; flood: NoisyRound['flood'] }> {
+): Promise<{ result: T } & Pick<NoisyRound, 'flood' | 'firstOther'>> {
   return cluster.asSuperuser(
     (db) =>
       db.transaction().execute(async (trx) => {
@@ -137,8 +146,8 @@ async function underFlood<T>(
           await sleep(HEAD_START);
           const result = await work();
           flood.finish();
-          const { waiting, served, refused, other, untilRefused } = await flood.result;
-          return { result, flood: { waiting, served, refused, other, untilRefused } };
+          const { waiting, served, refused, other, firstOther, untilRefused } = await flood.result;
+          return { result, flood: { waiting, served, refused, other, untilRefused }, firstOther };
         } finally {
           await flood.stop();
         }

@@ -131,7 +131,7 @@ describe('answers', () => {
     expect(counter.count({ status: 503, retryAfter: false })).toBe('other');
     expect(counter.count({ status: 429, retryAfter: true })).toBe('other');
     expect(counter.count({ status: 302, retryAfter: false })).toBe('other');
-    expect(counter.count(undefined)).toBe('other');
-    expect(counter.counts()).toEqual({ served: 2, refused: 1, other: 4 });
+    expect(counter.count(new Error('socket hang up'))).toBe('other');
+    expect(counter.counts()).toEqual({ served: 2, refused: 1, other: 4, firstOther: 'status 503' });
   });
 });
