@@ -160,6 +160,17 @@ describe('/docs/json', () => {
     }
   });
 
+  it('shows an amount as text or as a number', () => {
+    const price = documented.find(({ name }) => /^POST \/products\/?$/.test(name))?.operation.requestBody?.content?.[
+      'application/json'
+    ]?.schema.properties?.['price'];
+    expect(Object.keys(price ?? {}).filter((key) => !['type', 'anyOf'].includes(key))).toEqual([]);
+    expect(price?.anyOf).toEqual([
+      expect.objectContaining({ type: 'string', pattern: expect.stringMatching(/./) as string }) as Schema,
+      expect.objectContaining({ type: 'number', minimum: 0, maximum: 9_999_999_999.99 }) as Schema,
+    ]);
+  });
+
   it('shows what is required and what is not in a body', () => {
     const body = (path: string, method: string): Schema | undefined =>
       document.paths[path]?.[method]?.requestBody?.content?.['application/json']?.schema;
