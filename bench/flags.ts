@@ -1,12 +1,13 @@
 // The command line of `npm run bench`.
 import path from 'node:path';
 import { parseArgs } from 'node:util';
-import { root } from './program.js';
+import { root } from './measuring/program.js';
 import { scenarios, type ScenarioName } from './scenarios/index.js';
 
 export interface Flags {
   readonly scenarios: readonly ScenarioName[];
-  readonly rounds: number;
+  /** Undefined leaves it to each scenario. */
+  readonly rounds: number | undefined;
   /** Seconds that are measured, in each round and on each side. */
   readonly seconds: number;
   /** Seconds of load before them. */
@@ -30,14 +31,15 @@ const DEFAULT_JSON = 'bench/results/latest.json';
 export const HELP = `Usage: npm run bench -- [flags]
 
 Starts a throwaway PostgreSQL, the service as in production, and a bare node:http + pg server that answers the same bytes
-from the same databases; loads the two in turn, and prints the medians and the ratio between them.
+from the same databases; loads the two in turn, and prints the medians and the ratio between them. The scenarios from fleet
+on compare the service with itself: many tenants with one, trouble with none, a cold tenant with a warm one.
 
   --scenario NAMES     any of these, separated by commas (default: all)
 ${scenarios.map(({ name, what }) => `                         ${name.padEnd(8)}${what}`).join('\n')}
-  --rounds N           how often each side is measured (default 3)
+  --rounds N           how often each side is measured (default 3; noisy and hung: 5)
   --seconds N          measured seconds of a side in a round (default 8)
   --warmup N           seconds of load before them (default 2)
-  --connections N      connections of the load generator, for read, list and create (default 50)
+  --connections N      connections of the load generator where it sends as fast as it can (default 50)
   --pool-max N         connections per tenant, of the service (POOL_MAX) and of the bare server (default: the service's)
   --env NAME=VALUE     a further variable for the service, e.g. LOG_LEVEL=silent; can be repeated
   --profile FOLDER     writes a CPU profile of the service there; do not keep the figures of such a run
@@ -45,7 +47,8 @@ ${scenarios.map(({ name, what }) => `                         ${name.padEnd(8)}$
   --json FILE          where the figures go as JSON (default ${DEFAULT_JSON})
   --help               this text
 
-A full run takes about five minutes. Nothing else should run on the machine meanwhile. docs/benchmark.md tells how to read it.
+A full run takes about a quarter of an hour, five minutes of it for the first five scenarios. Nothing else should run on the
+machine meanwhile. docs/benchmark.md tells how to read it.
 `;
 
 /** @throws UsageError */
@@ -54,7 +57,7 @@ export function readFlags(args: readonly string[]): Flags | 'help' {
   if (values.help) return 'help';
   return {
     scenarios: readScenarios(values.scenario),
-    rounds: wholeNumber('rounds', values.rounds, 1),
+    rounds: values.rounds === undefined ? undefined : wholeNumber('rounds', values.rounds, 1),
     seconds: wholeNumber('seconds', values.seconds, 1),
     warmup: wholeNumber('warmup', values.warmup, 0),
     connections: wholeNumber('connections', values.connections, 1),
@@ -72,7 +75,7 @@ function parse(args: readonly string[]) {
       args: [...args],
       options: {
         scenario: { type: 'string' },
-        rounds: { type: 'string', default: '3' },
+        rounds: { type: 'string' },
         seconds: { type: 'string', default: '8' },
         warmup: { type: 'string', default: '2' },
         connections: { type: 'string', default: '50' },

@@ -1,12 +1,12 @@
-// `npm run bench`: the service as it runs in production against the least that could answer the same bytes.
+// `npm run bench`: the service as it runs in production, against the least that could answer the same bytes and against
+// itself when its tenants are many or one of them is in trouble.
 import { Cleanup } from './cleanup.js';
 import { HELP, readFlags, UsageError, type Flags } from './flags.js';
-import { isProcReadable } from './proc.js';
-import { progress, summarise, table, writeJson, type ScenarioReport } from './report.js';
+import { isProcReadable } from './measuring/proc.js';
+import { machineFacts, progress, tables, writeJson } from './report.js';
 import { scenarios } from './scenarios/index.js';
-import type { ComparedRound, Scenario } from './scenarios/scenario.js';
-import type { TenantRound } from './scenarios/tenant.js';
-import { openStage, type Stage } from './stage.js';
+import type { ScenarioReport } from './scenarios/scenario.js';
+import { createStages } from './stage/stages.js';
 
 const cleanup = new Cleanup();
 const interruption = new AbortController();
@@ -43,41 +43,24 @@ try {
 
 async function bench(flags: Flags): Promise<void> {
   if (!isProcReadable()) throw new UsageError('the benchmark reads CPU time and memory from /proc: it needs Linux');
-  const stage = await openStage(flags, cleanup);
+  const machine = machineFacts();
+  const stages = createStages(flags, cleanup);
   const reports: ScenarioReport[] = [];
   for (const scenario of scenarios.filter(({ name }) => flags.scenarios.includes(name))) {
     try {
-      reports.push(await runScenario(scenario, stage, flags));
+      reports.push(await scenario.run({ flags, stages, rounds: flags.rounds ?? scenario.rounds }));
     } catch (error) {
       if (interruption.signal.aborted) throw error;
-      throw new Error(`${scenario.name} failed. The service's last complaints:\n${await stage.complaints()}`, {
+      throw new Error(`${scenario.name} failed. The service's last complaints:\n${await stages.complaints()}`, {
         cause: error,
       });
     }
   }
-  await writeJson(flags.json, { facts: stage.facts, flags, reports });
-  process.stdout.write(table(stage.facts, flags, reports));
+  const report = { facts: { ...machine, postgres: stages.postgres }, flags, reports };
+  await writeJson(flags.json, report);
+  process.stdout.write(tables(report));
   progress(`written to ${flags.json}`);
-}
-
-async function runScenario(scenario: Scenario, stage: Stage, { rounds: count }: Flags): Promise<ScenarioReport> {
-  const compared: ComparedRound[] = [];
-  const tenant: TenantRound[] = [];
-  if (scenario.kind === 'compared') await scenario.check(stage);
-  for (let round = 1; round <= count; round += 1) {
-    const label = `${scenario.name} ${round}/${count}`;
-    if (scenario.kind === 'tenant') {
-      progress(label);
-      tenant.push(await scenario.run(stage));
-      continue;
-    }
-    progress(`${label} service`);
-    const service = await scenario.measure(stage, 'service', round);
-    progress(`${label} floor`);
-    const floor = await scenario.measure(stage, 'floor', round);
-    compared.push({ service, floor });
-  }
-  return summarise(scenario, compared, tenant);
+  if (reports.some(({ failures }) => failures.length > 0)) process.exitCode = 1;
 }
 
 function describe(error: unknown): string {

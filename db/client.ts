@@ -57,13 +57,15 @@ export function databaseOver<DB>(pool: () => ConnectionPool | Promise<Connection
   const connect = async (): ReturnType<ConnectionPool['connect']> => (await pool()).connect();
   const db = new Kysely<DB>({ dialect: new PostgresDialect({ pool: { connect, end: async () => undefined } }) });
   setRunner(db, {
-    read: async (text, values) => {
+    read: (text, values) => {
       const current = pool();
-      return (current instanceof ConnectionPool ? current : await current).read(text, values);
+      if (current instanceof ConnectionPool) return current.read(text, values);
+      return current.then((known) => known.read(text, values));
     },
-    run: async (text, values) => {
+    run: (text, values) => {
       const current = pool();
-      return (current instanceof ConnectionPool ? current : await current).run(text, values);
+      if (current instanceof ConnectionPool) return current.run(text, values);
+      return current.then((known) => known.run(text, values));
     },
   });
   return db;

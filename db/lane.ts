@@ -4,6 +4,7 @@
 // answers nothing any more is cut.
 import pg from 'pg';
 import { DatabaseFault, hasSqlState, statementFault } from './errors.js';
+import { ask } from './query.js';
 
 /** A statement that changes nothing. Only named ones ride on a lane. */
 export interface LaneQuery {
@@ -29,11 +30,11 @@ const MAX_IN_FLIGHT = 500;
 
 const QUERY_CANCELED = '57014';
 const LOCK_NOT_AVAILABLE = '55P03';
+const RESULT_CHANGED = '0A000';
+const NOT_PREPARED = '26000';
 
 export class Lane {
   readonly #client: pg.Client & { readonly connection: pg.Connection };
-  /** Statements that are too slow for the lane, until when. */
-  readonly #slow = new Map<string, number>();
   #inFlight = 0;
   #lastAnswer = 0;
   #lastUse = performance.now();
@@ -42,14 +43,18 @@ export class Lane {
   /** Whether the timer is set for a silence, and not for the end of the idle time. */
   #watched = false;
   #hung = false;
+  /** Set when it was cut because something on it took too long: what else was under way can be run elsewhere. */
+  #abandoned = false;
   #ready = false;
 
   /**
+   * @param slow statements that are too slow for a lane, until when; kept by whoever opens one lane after the other
    * @param limits longest wait for the connection, and how long it is kept without use, in ms
    * @param gone called once, when the connection has closed or could not be opened
    */
   constructor(
     config: pg.ClientConfig,
+    private readonly slow: Map<string, number>,
     private readonly limits: { readonly connectTimeout: number; readonly idleTimeout: number },
     private readonly gone: () => void,
   ) {
@@ -89,35 +94,40 @@ export class Lane {
   /** Whether the statement may ride on the lane now. */
   takes({ name, text }: LaneQuery): boolean {
     if (!this.#ready || name === undefined || this.#inFlight >= MAX_IN_FLIGHT) return false;
-    if (this.#slow.size === 0) return true;
-    const until = this.#slow.get(text);
+    if (this.slow.size === 0) return true;
+    const until = this.slow.get(text);
     if (until === undefined) return true;
     if (performance.now() < until) return false;
-    this.#slow.delete(text);
+    this.slow.delete(text);
     return true;
   }
 
   /**
-   * Its rows, or undefined where it took too long: it has changed nothing, and can be run elsewhere.
+   * Its rows, or undefined where it, or something before it, took too long: it has changed nothing, and can be run elsewhere.
    *
    * @throws DatabaseFault, or the server's error
    */
   async read<R>({ name, text, values }: LaneQuery): Promise<R[] | undefined> {
     this.#begin();
     try {
-      const { rows } = await this.#client.query({ name: name ?? '', text, values: values as unknown[] });
-      return rows as R[];
+      const { rows } = await ask<R>(this.#client, name, text, values);
+      return rows;
     } catch (error) {
       if (this.#hung) throw new DatabaseFault('timeout', 'no answer');
       if (hasSqlState(error, QUERY_CANCELED) || hasSqlState(error, LOCK_NOT_AVAILABLE)) {
-        this.#slow.set(text, performance.now() + KEPT_OFF);
-        return undefined;
+        this.slow.set(text, performance.now() + KEPT_OFF);
+        // Those behind it may be of its kind, and each would wait for its own deadline in turn.
+        this.#abandoned = true;
+        this.#destroy();
       }
+      if (this.#abandoned) return undefined;
       // A table has changed: the statement's result no longer fits what was prepared, on this connection for ever.
-      if (hasSqlState(error, '0A000')) {
+      if (hasSqlState(error, RESULT_CHANGED)) {
         this.close();
         return undefined;
       }
+      // Sent behind the one that was to prepare it, which failed.
+      if (hasSqlState(error, NOT_PREPARED)) return undefined;
       throw statementFault(error) ?? error;
     } finally {
       this.#inFlight -= 1;

@@ -37,6 +37,12 @@ export interface Admission {
   mustYield(): boolean;
 }
 
+/** A pool's part in what admits connections. */
+export interface Membership extends Admission {
+  /** To be called once, when the pool has closed: nothing is admitted any more. Slots count until each is released. */
+  leave(): void;
+}
+
 export interface PoolOptions {
   /** Shown in pg_stat_activity. */
   readonly applicationName: string;
@@ -46,7 +52,12 @@ export interface PoolOptions {
   readonly lane?: boolean;
   /** Run on each new connection before anybody gets it; what it throws is what whoever asked for the connection gets. */
   readonly prove?: (query: (text: string) => Promise<Record<string, unknown>[]>) => Promise<void>;
-  readonly admission?: Admission;
+  /**
+   * Makes the pool ask before it opens a connection. Without it only the pool's own bound counts.
+   *
+   * @param closeIdle closes one connection of the pool that nobody uses; false where there is none
+   */
+  readonly admit?: (closeIdle: () => boolean) => Membership;
   /** Told when an idle connection is lost. */
   readonly onConnectionLost?: (fault: DatabaseFault) => void;
 }
@@ -97,10 +108,13 @@ export class ConnectionPool {
   #slotsAwaited = 0;
   /** The lane where it can be used. */
   #lane: Lane | undefined;
+  /** Statements that were too slow for it, until when they keep off. */
+  readonly #slow = new Map<string, number>();
   /** Whether there is a connection for it, be it one that is opening or closing. */
   #laneHeld = false;
   #laneOpening: Promise<Lane> | undefined;
   #waitingForLane = 0;
+  readonly #admission: Membership | undefined;
   #toldIdle = false;
   #watch: NodeJS.Timeout | undefined;
   #closing: Promise<void> | undefined;
@@ -123,6 +137,7 @@ export class ConnectionPool {
       // eslint-disable-next-line @typescript-eslint/no-misused-promises -- pg-pool awaits it, and its types do not say so
       ...(options.prove && { onConnect: (client: pg.ClientBase) => this.#prove(client) }),
     });
+    this.#admission = options.admit?.(() => this.closeIdle());
     this.#pool.on('remove', (client) => {
       this.#sessions.get(client)?.slot.release();
       this.#sessions.delete(client);
@@ -153,16 +168,25 @@ export class ConnectionPool {
    *
    * @throws DatabaseFault, or the server's error
    */
-  async read<R>(text: string, values: readonly unknown[]): Promise<R[]> {
+  read<R>(text: string, values: readonly unknown[]): Promise<R[]> {
     const query: LaneQuery = { name: statementName(text), text, values };
+    return this.#lane?.takes(query) ? this.#ride<R>(this.#lane, query) : this.#openAndRide<R>(query);
+  }
+
+  async #openAndRide<R>(query: LaneQuery): Promise<R[]> {
     const lane = this.#lane ?? (await this.#openLane(query));
-    if (!lane?.takes(query)) return this.run<R>(text, values);
+    return lane?.takes(query) ? this.#ride<R>(lane, query) : this.run<R>(query.text, query.values);
+  }
+
+  async #ride<R>(lane: Lane, query: LaneQuery): Promise<R[]> {
     const asked = lane.read<R>(query);
     if (lane.inFlight === 1) this.#tellIdle();
     try {
-      return (await asked) ?? (await this.run<R>(text, values));
+      return (await asked) ?? (await this.run<R>(query.text, query.values));
     } finally {
       if (lane.inFlight === 0) this.#tellIdle();
+      // A lane that is never idle would keep its slot from those who have none.
+      else if (this.#admission?.mustYield()) lane.close();
     }
   }
 
@@ -196,11 +220,10 @@ export class ConnectionPool {
       this.#tellIdle();
       return true;
     }
-    if (this.#lane?.inFlight === 0) {
-      this.#lane.close();
-      return true;
-    }
-    return false;
+    if (this.#lane?.inFlight !== 0) return false;
+    this.#lane.close();
+    this.#tellIdle();
+    return true;
   }
 
   /**
@@ -232,6 +255,7 @@ export class ConnectionPool {
     // before: the connection is gone, and nobody waits for that.
     const late = performance.now() + CLOSE_MARGIN;
     while (this.#total > 0 && performance.now() < late) await new Promise((resolve) => setTimeout(resolve, 10));
+    this.#admission?.leave();
   }
 
   get #total(): number {
@@ -248,11 +272,11 @@ export class ConnectionPool {
   }
 
   #tryOpen(): Slot | undefined {
-    return this.options.admission ? this.options.admission.tryOpen() : unlimited;
+    return this.#admission ? this.#admission.tryOpen() : unlimited;
   }
 
   async #openSlot(): Promise<Slot> {
-    return this.options.admission ? this.options.admission.open(this.limits.acquireTimeout) : unlimited;
+    return this.#admission ? this.#admission.open(this.limits.acquireTimeout) : unlimited;
   }
 
   #wait(): Promise<Session> {
@@ -300,7 +324,7 @@ export class ConnectionPool {
 
   /** A session that was given back goes to who waits, or waits itself, or is closed where it is of no more use. */
   #release(session: Session): void {
-    if (!session.clean || this.#cut || (this.options.admission?.mustYield() ?? false)) {
+    if (!session.clean || this.#cut || (this.#admission?.mustYield() ?? false)) {
       session.client.release(true);
       return;
     }
@@ -332,11 +356,11 @@ export class ConnectionPool {
   }
 
   #tellIdle(): void {
-    const { admission } = this.options;
-    if (!admission) return;
+    if (!this.#admission) return;
     const has = this.#idle.length > 0 || this.#lane?.inFlight === 0;
-    if (has !== this.#toldIdle) admission.idle(has);
+    if (has === this.#toldIdle) return;
     this.#toldIdle = has;
+    this.#admission.idle(has);
   }
 
   async #open(slot: Slot): Promise<Session> {
@@ -426,6 +450,7 @@ export class ConnectionPool {
     this.#laneHeld = true;
     const lane = new Lane(
       { ...this.config, application_name: this.options.applicationName },
+      this.#slow,
       {
         connectTimeout: Math.min(this.limits.acquireTimeout, HANDSHAKE_TIMEOUT),
         idleTimeout: this.limits.idleTimeoutMillis,

@@ -3,6 +3,7 @@
 import type { PostgresCursor, PostgresPoolClient, PostgresQueryResult } from 'kysely';
 import pg from 'pg';
 import { connectFault, DatabaseFault, statementFault } from './errors.js';
+import { ask } from './query.js';
 import { statementName } from './statement-names.js';
 
 export class Session implements PostgresPoolClient {
@@ -56,12 +57,11 @@ export class Session implements PostgresPoolClient {
     this.#running += 1;
     this.#deadline = performance.now() + this.queryTimeout;
     try {
-      // pg copies nothing and changes nothing in `values`; Kysely hands over a fresh array.
-      const result = await this.client.query({ ...(name && { name }), text, values: values as unknown[] });
+      const result = await ask<R>(this.client, name, text, values);
       // The server answers COMMIT of a failed transaction with ROLLBACK and no error: the write would be acknowledged and lost.
-      if (text === 'commit' && result.command !== 'COMMIT')
+      if (text === 'commit' && (result.command as string) !== 'COMMIT')
         throw new DatabaseFault('unavailable', 'the transaction had failed and was rolled back');
-      return result as unknown as PostgresQueryResult<R>;
+      return result;
     } catch (error) {
       const answered = error instanceof pg.DatabaseError && error.severity === 'ERROR';
       const thrown = (answered ? undefined : this.#cutBecause) ?? statementFault(error) ?? error;

@@ -30,7 +30,10 @@ export function shortRead<DB, P extends object, Row, S = undefined>(
   return compiledOnce(build, 'read');
 }
 
-/** How a database runs compiled statements outside of transactions: without Kysely's executor, which costs as much again. */
+/**
+ * How a database runs compiled statements outside of transactions: without Kysely's executor, which costs as much again.
+ * May throw as well as reject.
+ */
 export interface Runner {
   read<Row>(text: string, values: readonly unknown[]): Promise<Row[]>;
   run<Row>(text: string, values: readonly unknown[]): Promise<Row[]>;
@@ -56,6 +59,7 @@ function compiledOnce<DB, P extends object, Row, S>(
   way: keyof Runner,
 ): Statement<DB, P, Row, S> {
   const compiled = new Map<string, CompiledQuery<Row>>();
+  // Async where nothing is awaited but Kysely: what a runner throws becomes a rejection here.
   return async (db, parameters, ...[shape]) => {
     const key = shapeOf(parameters, shape);
     let query = compiled.get(key);

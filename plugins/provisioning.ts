@@ -17,7 +17,10 @@ const CONNECTION_LIMIT = 400;
 export const provisioning = fp<{ config: Config; envelope: Envelope; afterStep?: ProvisioningDeps['afterStep'] }>(
   async (app, { config, envelope, afterStep }) => {
     const { provisioner: connection, provisionerPool } = config.tenants;
-    const provisioner = openProvisioner(connection, provisionerPool);
+    const { reserve } = app.clusters.at(connection);
+    const provisioner = openProvisioner(connection, provisionerPool, (closeIdle) =>
+      reserve.join('provisioning', closeIdle),
+    );
     app.addHook('onClose', () => provisioner.close());
     app.decorate(
       'provisioning',

@@ -25,11 +25,14 @@ export const requestLog = fp(
     const lines = app.log.child({}, { redact: [] });
     const logRequest = (request: FastifyRequest, reply: FastifyReply): void => {
       request.logged = true;
-      const line = { ...lineOf(request, reply), status: reply.statusCode };
+      const line = lineOf(request, reply);
+      line['status'] = reply.statusCode;
       const { failure } = request;
       // A 503 that we meant (draining, full, a database that is down) is no defect of this program.
-      if (reply.statusCode < 500) lines.info({ reqId: request.id, ...line }, 'request');
-      else if (failure instanceof AppError || failure instanceof DatabaseFault)
+      if (reply.statusCode < 500) {
+        line['reqId'] = request.id;
+        lines.info(line, 'request');
+      } else if (failure instanceof AppError || failure instanceof DatabaseFault)
         request.log.warn({ ...line, err: failure }, 'request');
       else request.log.error({ ...line, err: failure }, 'request');
     };

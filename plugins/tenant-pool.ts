@@ -4,6 +4,7 @@ import type { Kysely } from 'kysely';
 import { openPool } from '../db/client.js';
 import type { TenantDatabase } from '../db/tenant/schema.js';
 import type { Config } from '../src/config.js';
+import { createClusters, type Clusters } from '../src/tenancy/clusters.js';
 import { createTenantDirectory, type TenantDirectory } from '../src/tenancy/directory.js';
 import type { Envelope } from '../src/tenancy/envelope.js';
 import { poolLimits } from '../src/tenancy/pool-options.js';
@@ -11,6 +12,7 @@ import { admitted, createTenantPools, type TenantPools } from '../src/tenancy/po
 
 declare module 'fastify' {
   interface FastifyInstance {
+    readonly clusters: Clusters;
     readonly tenantDirectory: TenantDirectory;
     readonly tenantPools: TenantPools;
   }
@@ -23,25 +25,31 @@ declare module 'fastify' {
 export const tenantPool = fp<{ config: Config; envelope: Envelope }>(
   async (app, { config, envelope }) => {
     const directory = createTenantDirectory(app.registry, app.events, config.tenants.registryOutageGrace);
+    const clusters = createClusters(config.tenants.clusterBudget);
     const pools = createTenantPools({
       directory,
       envelope,
       tls: config.tenants.provisioner.tls,
       closeAfter: config.tenants.closePoolAfter,
-      openPool: (connection, own, prove) =>
+      openPool: (tenantId, connection, own, prove) =>
         openPool(connection, poolLimits(own, config.tenants.pool), {
           applicationName: 'tenantry',
           preparedStatements: config.tenants.preparedStatements,
           lane: true,
           prove,
+          admit: (closeIdle) => clusters.at(connection).tenants.join(tenantId, closeIdle),
         }),
       onError: (err, context) => {
         app.log.error({ err, ...context }, 'a tenant pool could not be built');
       },
     });
+    app.decorate('clusters', clusters);
     app.decorate('tenantDirectory', directory);
     app.decorate('tenantPools', pools);
-    app.addHook('onClose', () => pools.close());
+    app.addHook('onClose', async () => {
+      await pools.close();
+      clusters.close();
+    });
 
     // Not left to the tenant's next request, which may never come: a suspended tenant has no connections open.
     app.events.subscribe((change) => {

@@ -3,6 +3,7 @@ import type { FastifyInstance } from 'fastify';
 import type { Config } from '../src/config.js';
 import { authRoutes } from './auth.js';
 import { healthRoutes } from './health.js';
+import { poolRoutes } from './pools.js';
 import { productRoutes } from './products.js';
 import { tenantRoutes } from './tenants.js';
 import { userRoutes } from './users.js';
@@ -14,6 +15,7 @@ export async function routes(app: FastifyInstance, { config }: { config: Config 
     async (api) => {
       await api.register(authRoutes, { prefix: '/auth', config });
       await api.register(tenantRoutes, { prefix: '/tenants', config });
+      await api.register(poolRoutes);
       await api.register(userRoutes, { prefix: '/users', config });
       await api.register(productRoutes, { prefix: '/products' });
     },

@@ -5,6 +5,7 @@ import { readFileSync } from 'node:fs';
 import path from 'node:path';
 import { z } from 'zod';
 import type { ConnectionSettings, PoolLimits } from '../db/client.js';
+import type { ClusterBudget } from './tenancy/clusters.js';
 
 /** Everything that the service can be told. Times in milliseconds unless the name says otherwise. */
 export interface Config {
@@ -38,6 +39,8 @@ export interface Config {
     /** How long a known tenant is served while the registry does not answer. */
     readonly registryOutageGrace: number;
     readonly preparedStatements: boolean;
+    /** Connections to each PostgreSQL server that holds tenant databases. */
+    readonly clusterBudget: ClusterBudget;
   };
   readonly auth: {
     readonly jwtSecret: string;
@@ -256,6 +259,19 @@ export const variables = {
     unit: 'ms',
     description: 'How long tenants that are already known are served while the registry does not answer.',
   },
+  CLUSTER_CONNECTION_BUDGET: {
+    schema: integer(2, 100_000),
+    default: '90',
+    unit: 'connections',
+    description:
+      'Connections that the tenant pools may hold to one PostgreSQL server, with CLUSTER_CONNECTION_RESERVE below its `max_connections`.',
+  },
+  CLUSTER_CONNECTION_RESERVE: {
+    schema: integer(2, 1_000),
+    default: '6',
+    unit: 'connections',
+    description: 'Connections to one PostgreSQL server for making, migrating and removing tenants, besides the budget.',
+  },
   PREPARED_STATEMENTS: {
     schema: oneOf('on', 'off'),
     default: 'on',
@@ -402,6 +418,10 @@ export function readSettings(env: NodeJS.ProcessEnv): Settings {
       closePoolAfter: value('POOL_CLOSE_AFTER_MS'),
       registryOutageGrace: value('REGISTRY_OUTAGE_GRACE_MS'),
       preparedStatements: value('PREPARED_STATEMENTS') === 'on',
+      clusterBudget: {
+        tenants: value('CLUSTER_CONNECTION_BUDGET'),
+        reserve: value('CLUSTER_CONNECTION_RESERVE'),
+      },
     },
     auth: {
       jwtSecret: values.JWT_SECRET,

@@ -1,6 +1,6 @@
 // Cursors of lists: opaque to the client, and signed over what they belong to, so that none can be forged, or carried to
 // another tenant, another sort or another filter.
-import { createHmac, hkdfSync, timingSafeEqual } from 'node:crypto';
+import { createHmac, createSecretKey, hkdfSync, timingSafeEqual } from 'node:crypto';
 import type { Position } from '../db/keyset.js';
 import { AppError } from './errors.js';
 
@@ -17,7 +17,7 @@ const MAC_BYTES = 16;
 
 /** @param secret any secret of the installation; the signing key is derived from it and used for nothing else */
 export function createCursors(secret: string): Cursors {
-  const key = Buffer.from(hkdfSync('sha256', secret, '', 'tenantry list cursors v1', 32));
+  const key = createSecretKey(Buffer.from(hkdfSync('sha256', secret, '', 'tenantry list cursors v1', 32)));
   const macOf = (payload: string, context: CursorContext): Buffer =>
     createHmac('sha256', key)
       .update(JSON.stringify([payload, ...context]))

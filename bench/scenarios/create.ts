@@ -1,6 +1,6 @@
 // A new product.
-import type { SeededTenant } from '../seed.js';
-import type { Stage } from '../stage.js';
+import type { SeededTenant } from '../stage/seed.js';
+import type { Pair } from '../stage/pair.js';
 import { overHttp, send, type Ask } from './http.js';
 
 export const create = overHttp({
@@ -26,17 +26,17 @@ export const create = overHttp({
  *
  * @throws Error where that is not so
  */
-async function check(stage: Stage, tenant: SeededTenant, ask: Ask): Promise<void> {
+async function check(pair: Pair, tenant: SeededTenant, ask: Ask): Promise<void> {
   const masked: string[] = [];
   for (const [side, other] of [
     ['service', 'floor'],
     ['floor', 'service'],
   ] as const) {
-    const made = await send(stage, side, tenant, ask);
+    const made = await send(pair, side, tenant, ask);
     const text = made.body.toString();
     if (made.status !== 201) throw new Error(`the ${side} answers POST /products with ${made.status}: ${text}`);
     const { id, createdAt, updatedAt } = JSON.parse(text) as { id: string; createdAt: string; updatedAt: string };
-    const { body } = await send(stage, other, tenant, { method: 'GET', path: `/products/${id}` });
+    const { body } = await send(pair, other, tenant, { method: 'GET', path: `/products/${id}` });
     if (!body.equals(made.body)) throw new Error(`the ${side} made ${text}\nand the ${other} reads ${body.toString()}`);
     masked.push([id, createdAt, updatedAt].reduce((masking, value) => masking.replaceAll(value, '…'), text));
   }

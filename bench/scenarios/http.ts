@@ -1,10 +1,11 @@
 // What read, list and create share: random requests over all tenants, tokens and ids, sent to one side or the other.
-import { measure } from '../measure.js';
-import type { LoadRequest } from '../messages.js';
-import { pick, seededRandom, type Random } from '../random.js';
-import type { SeededTenant } from '../seed.js';
-import type { Stage } from '../stage.js';
-import type { ComparedScenario, Side } from './scenario.js';
+import { measure } from '../measuring/measure.js';
+import type { LoadRequest } from '../programs/messages.js';
+import { pick, seededRandom, type Random } from '../figures/random.js';
+import type { SeededTenant } from '../stage/seed.js';
+import type { Pair } from '../stage/pair.js';
+import { compared, type Side } from './compared.js';
+import type { Scenario } from './scenario.js';
 
 /** A request as both sides get it: without what says whose it is. */
 export type Ask = Pick<LoadRequest, 'method' | 'path' | 'body'>;
@@ -20,51 +21,50 @@ export function overHttp<Name extends string>(scenario: {
   readonly name: Name;
   readonly what: string;
   readonly ask: (tenant: SeededTenant, random: Random) => Ask;
-  readonly check?: (stage: Stage, tenant: SeededTenant, ask: Ask) => Promise<void>;
-}): ComparedScenario<Name> {
+  readonly check?: (pair: Pair, tenant: SeededTenant, ask: Ask) => Promise<void>;
+}): Scenario<Name> {
   const { name, what, ask, check = checkSameBytes } = scenario;
-  return {
-    kind: 'compared',
+  return compared({
     name,
     what,
 
-    async check(stage) {
+    async check(pair) {
       const random = seededRandom(0);
-      for (const tenant of stage.tenants) {
-        for (let sample = 0; sample < SAMPLES; sample += 1) await check(stage, tenant, ask(tenant, random));
+      for (const tenant of pair.tenants) {
+        for (let sample = 0; sample < SAMPLES; sample += 1) await check(pair, tenant, ask(tenant, random));
       }
     },
 
-    measure(stage, side, round) {
-      const { connections, warmup, seconds } = stage.flags;
+    measure(pair, side, round) {
+      const { connections, warmup, seconds } = pair.flags;
       const random = seededRandom(round);
       const requests = Array.from({ length: connections * REQUESTS_PER_CONNECTION }, () => {
-        const tenant = pick(stage.tenants, random);
+        const tenant = pick(pair.tenants, random);
         return addressed(side, tenant, ask(tenant, random), random);
       });
-      const { url, pid } = stage[side];
+      const { url, pid } = pair[side];
       const job = { url, connections, warmup, seconds, requests };
-      return measure({ program: 'bench/load.js', job, server: pid }, stage.postmaster, stage.cleanup);
+      return measure({ name: 'load', job, server: pid }, pair.cluster.postmaster, pair.cleanup);
     },
-  };
+  });
 }
 
 /** Sends one request and returns what came back. */
 export async function send(
-  stage: Stage,
+  pair: Pair,
   side: Side,
   tenant: SeededTenant,
   ask: Ask,
 ): Promise<{ status: number; body: Buffer }> {
   const { method, path, headers, body = null } = addressed(side, tenant, ask, seededRandom(0));
-  const response = await fetch(stage[side].url + path, { method, headers, body });
+  const response = await fetch(pair[side].url + path, { method, headers, body });
   return { status: response.status, body: Buffer.from(await response.arrayBuffer()) };
 }
 
 /** @throws Error where the two sides answer different bytes, or no success */
-async function checkSameBytes(stage: Stage, tenant: SeededTenant, ask: Ask): Promise<void> {
-  const service = await send(stage, 'service', tenant, ask);
-  const floor = await send(stage, 'floor', tenant, ask);
+async function checkSameBytes(pair: Pair, tenant: SeededTenant, ask: Ask): Promise<void> {
+  const service = await send(pair, 'service', tenant, ask);
+  const floor = await send(pair, 'floor', tenant, ask);
   if (service.status === 200 && floor.status === 200 && service.body.equals(floor.body)) return;
   throw new Error(
     [

@@ -1,10 +1,14 @@
-// The scenarios, in the order in which they run: those that change nothing first.
+// The scenarios, in the order in which they run: those on one stage next to one another, those that change nothing first.
+import { cold } from './cold.js';
 import { create } from './create.js';
+import { fleet } from './fleet.js';
+import { hung } from './hung.js';
 import { list } from './list.js';
 import { login } from './login.js';
+import { noisy } from './noisy.js';
 import { read } from './read.js';
 import { tenant } from './tenant.js';
 
-export const scenarios = [read, list, create, login, tenant] as const;
+export const scenarios = [read, list, create, login, tenant, fleet, cold, noisy, hung] as const;
 
 export type ScenarioName = (typeof scenarios)[number]['name'];

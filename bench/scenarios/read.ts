@@ -1,5 +1,5 @@
 // One product by its id.
-import { pick } from '../random.js';
+import { pick } from '../figures/random.js';
 import { overHttp } from './http.js';
 
 export const read = overHttp({

@@ -1,34 +1,78 @@
-// What a scenario is.
-import type { Measurement } from '../measure.js';
-import type { Stage } from '../stage.js';
-import type { TenantRound } from './tenant.js';
+// What a scenario is, and what it has to tell in the end.
+import type { Flags } from '../flags.js';
+import { progress } from '../report.js';
+import type { Stages } from '../stage/stages.js';
 
-export type Side = 'service' | 'floor';
-
-interface Named<Name extends string> {
+export interface Scenario<Name extends string = string> {
   readonly name: Name;
-  /** For the help and the table. */
+  /** For the help. */
   readonly what: string;
+  /** How often it is measured where the command line does not say. */
+  readonly rounds: number;
+  /** @throws Error where nothing was measured, or nothing that may be believed */
+  run(bench: Bench): Promise<ScenarioReport>;
 }
 
-/** Measures the service and, in the same round, the least that does the same. */
-export interface ComparedScenario<Name extends string = string> extends Named<Name> {
-  readonly kind: 'compared';
-  /** @throws Error where the two sides do not do the same */
-  check(stage: Stage): Promise<void>;
-  /** @throws Error where anything was answered that is no success */
-  measure(stage: Stage, side: Side, round: number): Promise<Measurement>;
+/** What a scenario runs with. */
+export interface Bench {
+  readonly flags: Flags;
+  readonly stages: Stages;
+  readonly rounds: number;
 }
 
-/** Measures the service alone, one request or a few at a time. */
-export interface TenantScenario<Name extends string = string> extends Named<Name> {
-  readonly kind: 'tenant';
-  run(stage: Stage): Promise<TenantRound>;
+export interface ScenarioReport {
+  readonly name: string;
+  readonly what: string;
+  /** The figures of each round, and their medians, for the JSON. */
+  readonly rounds: readonly object[];
+  readonly median: object;
+  readonly table: Table;
+  /** What a reader must know before believing the figures. */
+  readonly warnings: readonly string[];
+  /** Promises that the figures break, whatever else they say: the run then ends with exit code 1. */
+  readonly failures: readonly string[];
 }
 
-export type Scenario = ComparedScenario | TenantScenario;
+/** Reports one after the other with the same head and caption are shown as one table. */
+export interface Table {
+  /** What the figures depend on besides the machine. */
+  readonly caption: string;
+  readonly headings: readonly string[];
+  readonly rows: readonly (readonly string[])[];
+}
 
-export interface ComparedRound {
-  readonly service: Measurement;
-  readonly floor: Measurement;
+/** Measures the rounds one after the other. */
+export async function eachRound<Round>(
+  { rounds }: Bench,
+  name: string,
+  measure: (round: number, tell: (step: string) => void) => Promise<Round>,
+): Promise<Round[]> {
+  const all: Round[] = [];
+  for (let round = 1; round <= rounds; round += 1) {
+    all.push(
+      await measure(round, (step) => {
+        progress(`${name} ${round}/${rounds} ${step}`.trimEnd());
+      }),
+    );
+  }
+  return all;
+}
+
+/** `medians of 3 rounds` */
+export function mediansOf({ rounds }: Bench): string {
+  return `medians of ${rounds} ${rounds === 1 ? 'round' : 'rounds'}`;
+}
+
+/** `medians of 3 rounds of 8 s after 2 s` */
+export function timedMediansOf(bench: Bench): string {
+  return `${mediansOf(bench)} of ${bench.flags.seconds} s after ${bench.flags.warmup} s`;
+}
+
+/** A ratio, and in parentheses that of each round. */
+export function ratioWithRounds(middle: number, rounds: readonly number[]): string {
+  return `${middle.toFixed(2)} (${rounds.map((ratio) => ratio.toFixed(2)).join(' ')})`;
+}
+
+export function wholeNumber(value: number): string {
+  return Math.round(value).toLocaleString('en');
 }

@@ -120,7 +120,7 @@ export interface ProductInput {
   readonly category?: string | null | undefined;
 }
 
-const productInsert = statement((db: Kysely<TenantDatabase>, product: ProductInput & { id: string }) =>
+const productInsert = statement((db: Kysely<TenantDatabase>, product: ProductInput & { readonly id: string }) =>
   db
     .insertInto('products')
     .values({ id: product.id, name: product.name, price: product.price, ...written(product) })

@@ -5,7 +5,7 @@ import type { Kysely } from 'kysely';
 import type { StoredPoolOptions } from '../../db/central/schema.js';
 import type { TenantRecord } from '../../db/central/tenants.js';
 import { databaseOver, type ConnectionSettings } from '../../db/client.js';
-import type { ConnectionPool, PoolOptions } from '../../db/pool.js';
+import type { ConnectionPool, PoolOptions, PoolStats } from '../../db/pool.js';
 import { DatabaseFault } from '../../db/errors.js';
 import { MARKER_QUERY } from '../../db/tenant/marker.js';
 import type { TenantDatabase } from '../../db/tenant/schema.js';
@@ -28,8 +28,22 @@ export interface TenantPools {
   recheck(tenantId: string): Promise<void>;
   /** Pools that hold connections, and those connections. */
   stats(): { pools: number; connections: number };
+  /** The tenant's pool in this process; undefined where it has none. */
+  inspect(tenantId: string): TenantPoolStats | undefined;
+  /** Every pool in this process, the largest first. */
+  inspectAll(): TenantPoolStats[];
   /** Retires all pools; no connection can be had afterwards. */
   close(): Promise<void>;
+}
+
+export interface TenantPoolStats extends PoolStats {
+  readonly tenantId: string;
+  /** `host:port` of the server that it is a pool to. */
+  readonly cluster: string;
+  /** The version of the tenant's row that it was built from. */
+  readonly epoch: number;
+  /** Milliseconds since somebody last asked it for a connection. */
+  readonly unusedFor: number;
 }
 
 export interface TenantPoolDeps {
@@ -37,6 +51,7 @@ export interface TenantPoolDeps {
   readonly envelope: Envelope;
   /** Makes the pool; connects to nothing. */
   readonly openPool: (
+    tenantId: string,
     connection: ConnectionSettings,
     own: StoredPoolOptions,
     prove: NonNullable<PoolOptions['prove']>,
@@ -57,6 +72,7 @@ const RETRY_AFTER_MISCONFIGURATION = 30;
 const MAX_HANDLES = 20_000;
 
 interface PoolEntry {
+  readonly cluster: string;
   readonly epoch: number;
   readonly pool: ConnectionPool;
   lastUsed: number;
@@ -97,7 +113,8 @@ export function createTenantPools(deps: TenantPoolDeps): TenantPools {
       entry = undefined;
     }
     if (!entry) {
-      entry = { epoch: tenant.epoch, pool: build(tenant), lastUsed: 0 };
+      const cluster = `${tenant.dbHost}:${tenant.dbPort}`;
+      entry = { cluster, epoch: tenant.epoch, pool: build(tenant), lastUsed: 0 };
       entries.set(tenant.id, entry);
     }
     entry.lastUsed = performance.now();
@@ -108,7 +125,7 @@ export function createTenantPools(deps: TenantPoolDeps): TenantPools {
     const { id, dbHost: host, dbPort: port, dbUser: user, dbName: database } = tenant;
     const connection = { host, port, database, user, password: openPassword(tenant), tls: deps.tls };
     // A row that names the wrong database must never be served, whoever wrote it: each connection is asked whose it is.
-    return deps.openPool(connection, tenant.poolOptions, async (query) => {
+    return deps.openPool(id, connection, tenant.poolOptions, async (query) => {
       const rows = await query(MARKER_QUERY).catch((error: unknown) => {
         throw error instanceof DatabaseFault ? error : unusable(id, 'marker', error);
       });
@@ -132,6 +149,14 @@ export function createTenantPools(deps: TenantPoolDeps): TenantPools {
   function unusable(tenantId: string, step: string, cause: unknown): AppError {
     deps.onError(cause, { tenantId, step });
     return new AppError('unavailable', { retryAfter: RETRY_AFTER_MISCONFIGURATION, cause });
+  }
+
+  function inspect(tenantId: string): TenantPoolStats | undefined {
+    const entry = entries.get(tenantId);
+    if (!entry) return undefined;
+    const { cluster, epoch, pool, lastUsed } = entry;
+    const unusedFor = Math.round(performance.now() - lastUsed);
+    return { tenantId, cluster, epoch, unusedFor, ...pool.stats() };
   }
 
   function retire(tenantId: string): Promise<void> {
@@ -162,6 +187,14 @@ export function createTenantPools(deps: TenantPoolDeps): TenantPools {
       const tenant = await directory.find(tenantId);
       if (entries.get(tenantId) === entry && (!tenant?.active || entry.epoch < tenant.epoch)) void retire(tenantId);
     },
+
+    inspect,
+
+    inspectAll: () =>
+      [...entries.keys()]
+        .map(inspect)
+        .filter((stats) => stats !== undefined)
+        .sort((one, other) => other.total - one.total),
 
     stats() {
       const open = [...entries.values()].map(({ pool }) => pool.stats().total).filter((total) => total > 0);

@@ -1,6 +1,7 @@
 // The provisioner's way into a cluster: a small pool for roles and databases, and a short-lived connection into any one
 // database that it owns.
 import { createDatabase, type ConnectionSettings, type PoolLimits } from '../../db/client.js';
+import type { PoolOptions } from '../../db/pool.js';
 import { MAINTENANCE_DATABASE, type ClusterDb } from '../../db/cluster.js';
 import type { TenantDatabase } from '../../db/tenant/schema.js';
 import { Slots } from '../slots.js';
@@ -18,10 +19,18 @@ const CLOSE_DEADLINE = 10_000;
 /** Databases that may wait to be entered, per one that is. */
 const WAITING_PER_SLOT = 20;
 
-const options = { applicationName: 'tenantry provisioner', preparedStatements: false } as const;
-
-/** Connects to nothing yet. @param limits of the cluster's pool; as many single databases are entered at once */
-export function openProvisioner(connection: ConnectionSettings, limits: PoolLimits): Provisioner {
+/**
+ * Connects to nothing yet.
+ *
+ * @param limits of the cluster's pool; as many single databases are entered at once
+ * @param admit what its connections are admitted by, where they share a budget with others
+ */
+export function openProvisioner(
+  connection: ConnectionSettings,
+  limits: PoolLimits,
+  admit?: PoolOptions['admit'],
+): Provisioner {
+  const options = { applicationName: 'tenantry provisioner', preparedStatements: false, ...(admit && { admit }) };
   // Not the database of the connection settings: that one may be the registry, which is nothing to a cluster.
   const cluster = createDatabase<unknown>({ ...connection, database: MAINTENANCE_DATABASE }, limits, options);
   const slots = new Slots(limits.max, limits.max * WAITING_PER_SLOT);

@@ -45,7 +45,7 @@ describe('a cold tenant', () => {
       envelope: createEnvelope(home.config.encryptionKeys),
       tls: false,
       closeAfter: 60_000,
-      openPool: (connection, own, prove) => {
+      openPool: (_tenantId, connection, own, prove) => {
         built += 1;
         return openPool(connection, poolLimits(own, home.config.tenants.pool), {
           applicationName: 'pools test',

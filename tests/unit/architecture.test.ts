@@ -79,7 +79,15 @@ const floors: readonly ((file: string) => boolean)[] = [
 const floorOf = (file: string): number => floors.findIndex((isOn) => isOn(file));
 
 /** The factory with its pool and its lane, the classes of the driver's errors, and LISTEN, which needs a connection of its own. */
-const PG_IMPORTERS = ['db/client.ts', 'db/errors.ts', 'db/channel.ts', 'db/pool.ts', 'db/session.ts', 'db/lane.ts'];
+const PG_IMPORTERS = [
+  'db/client.ts',
+  'db/errors.ts',
+  'db/channel.ts',
+  'db/pool.ts',
+  'db/session.ts',
+  'db/query.ts',
+  'db/lane.ts',
+];
 
 const rules: readonly Rule[] = [
   noImport(

@@ -49,6 +49,8 @@ const integers: readonly (readonly [string, number, number, (settings: Settings)
   ['POOL_IDLE_TIMEOUT_MS', 100, 3_600_000, ({ tenants }) => tenants.pool.idleTimeoutMillis],
   ['POOL_CLOSE_AFTER_MS', 100, 86_400_000, ({ tenants }) => tenants.closePoolAfter],
   ['REGISTRY_OUTAGE_GRACE_MS', 0, 86_400_000, ({ tenants }) => tenants.registryOutageGrace],
+  ['CLUSTER_CONNECTION_BUDGET', 2, 100_000, ({ tenants }) => tenants.clusterBudget.tenants],
+  ['CLUSTER_CONNECTION_RESERVE', 2, 1_000, ({ tenants }) => tenants.clusterBudget.reserve],
   ['ACCESS_TOKEN_TTL', 10, 86_400, ({ auth }) => auth.accessTokenTtl],
   ['HASH_CONCURRENCY', 1, 64, ({ auth }) => auth.hashConcurrency],
   ['SHUTDOWN_DRAIN_MS', 0, 600_000, ({ shutdown }) => shutdown.drain],

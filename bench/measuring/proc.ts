@@ -2,13 +2,21 @@
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 
 export function isProcReadable(): boolean {
-  return existsSync('/proc/self/stat');
+  return existsSync('/proc/self/schedstat') && existsSync('/proc/self/task');
 }
 
-/** CPU time (µs, user and system) that a process has used so far, all its threads together. */
+/**
+ * CPU time (µs, user and system) that a process has used so far, its threads together. Nanoseconds behind it, where
+ * /proc/PID/stat counts hundredths of a second: a PostgreSQL backend that answered one request would show none at all.
+ */
 export function cpuTime(pid: number): number {
-  const { own } = readStat(pid);
-  return own;
+  try {
+    return readdirSync(`/proc/${pid}/task`)
+      .map((thread) => Number(readFileSync(`/proc/${pid}/task/${thread}/schedstat`, 'utf8').split(' ')[0]) / 1_000)
+      .reduce((sum, time) => sum + time, 0);
+  } catch (error) {
+    throw new Error(`the process ${pid} has ended`, { cause: error });
+  }
 }
 
 /**
@@ -16,18 +24,21 @@ export function cpuTime(pid: number): number {
  * parent, so that the sum never shrinks.
  */
 export function treeCpuTime(pid: number): number {
-  const { own, endedChildren } = readStat(pid);
-  let sum = own + endedChildren;
-  for (const name of readdirSync('/proc')) {
-    if (!/^\d+$/.test(name)) continue;
+  let sum = cpuTime(pid) + endedChildrenTime(pid);
+  for (const child of childrenOf(pid)) {
     try {
-      const child = readStat(Number(name));
-      if (child.parent === pid) sum += child.own;
+      sum += cpuTime(child);
     } catch {
       // It ended between the listing and the look at it.
     }
   }
   return sum;
+}
+
+/** The children of a process that has one thread, such as PostgreSQL's first. */
+export function childrenOf(pid: number): number[] {
+  const text = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8');
+  return (text.match(/\d+/g) ?? []).map(Number);
 }
 
 /** Resident memory in MiB. */
@@ -40,16 +51,10 @@ export function residentMemory(pid: number): number {
 /** USER_HZ is 100 on every platform that Node runs on. */
 const MICROSECONDS_PER_TICK = 10_000;
 
-function readStat(pid: number): { parent: number; own: number; endedChildren: number } {
-  let text: string;
-  try {
-    text = readFileSync(`/proc/${pid}/stat`, 'utf8');
-  } catch (error) {
-    throw new Error(`the process ${pid} has ended`, { cause: error });
-  }
+function endedChildrenTime(pid: number): number {
+  const text = readFileSync(`/proc/${pid}/stat`, 'utf8');
   // The name in parentheses may itself hold spaces and parentheses; numbered as in proc(5), "state" behind it is field 3.
   const fields = text.slice(text.lastIndexOf(')') + 2).split(' ');
   const field = (number: number): number => Number(fields[number - 3]);
-  const ticks = (first: number): number => (field(first) + field(first + 1)) * MICROSECONDS_PER_TICK;
-  return { parent: field(4), own: ticks(14), endedChildren: ticks(16) };
+  return (field(16) + field(17)) * MICROSECONDS_PER_TICK;
 }

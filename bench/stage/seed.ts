@@ -2,13 +2,13 @@
 import jwt from '@fastify/jwt';
 import fastify from 'fastify';
 import { sql } from 'kysely';
-import { listProvisionedTenants } from '../db/central/tenants.js';
-import type { Registry } from '../db/central/schema.js';
-import { createDatabase, type ConnectionSettings, type PoolLimits } from '../db/client.js';
-import { newId } from '../db/ids.js';
-import type { TenantDatabase } from '../db/tenant/schema.js';
-import { createTokens } from '../src/auth/tokens.js';
-import type { Settings } from '../src/config.js';
+import { listProvisionedTenants } from '../../db/central/tenants.js';
+import type { Registry } from '../../db/central/schema.js';
+import { createDatabase, type ConnectionSettings, type PoolLimits } from '../../db/client.js';
+import { newId } from '../../db/ids.js';
+import type { TenantDatabase } from '../../db/tenant/schema.js';
+import { createTokens } from '../../src/auth/tokens.js';
+import type { Settings } from '../../src/config.js';
 
 export interface SeededTenant {
   readonly id: string;
@@ -21,18 +21,22 @@ export interface SeededTenant {
 /** Every seeded user has it. */
 export const USER_PASSWORD = 'a password of the benchmark';
 
-export const TENANTS = 20;
-export const USERS_PER_TENANT = 60;
-export const PRODUCTS_PER_TENANT = 60;
+/** Rows in each tenant's database. */
+export interface Size {
+  readonly users: number;
+  readonly products: number;
+}
 
 const limits: PoolLimits = { max: 1, acquireTimeout: 10_000, timeout: 60_000, idleTimeoutMillis: 10_000 };
 const options = { applicationName: 'tenantry bench', preparedStatements: false };
 
 /**
- * Makes the tenants through the API, fills their databases as their owner, and signs a token for each user with the
- * service's own code: signing 1,200 users in would take half a minute of hashing before each run.
+ * Makes tenants through the API, fills their databases as their owner, and signs a token for each user with the service's
+ * own code: signing 1,200 users in would take half a minute of hashing before each run.
  *
  * @param passwordHash of USER_PASSWORD; one for all, which changes nothing for whoever verifies it
+ * @param provisioner of the server that the service at `url` makes databases on
+ * @param atOnce how many are made, and how many are filled, at the same time
  */
 export async function seed(deps: {
   readonly url: string;
@@ -41,26 +45,30 @@ export async function seed(deps: {
   readonly provisioner: ConnectionSettings;
   readonly auth: Settings['auth'];
   readonly passwordHash: string;
+  readonly count: number;
+  readonly size: Size;
+  readonly atOnce: number;
 }): Promise<SeededTenant[]> {
-  const { url, operatorToken, registry, provisioner, auth, passwordHash } = deps;
-  for (let count = 0; count < TENANTS; count += 1) await createTenant(url, operatorToken);
+  const { url, operatorToken, registry, provisioner, auth, passwordHash, count, size, atOnce } = deps;
+  const ids = new Set(
+    await inParallel(numbers(count), atOnce, async () => (await createTenant(url, operatorToken)).id),
+  );
 
   const central = createDatabase<Registry>(registry, limits, options);
   const tenants = await listProvisionedTenants(central.db).finally(() => central.close(0));
 
   const sign = await createSigner(auth);
-  const seeded: SeededTenant[] = [];
-  for (const { id, slug, dbName } of tenants) {
-    const { users, productIds } = await fill({ ...provisioner, database: dbName }, passwordHash);
-    seeded.push({
+  const own = tenants.filter(({ id }) => ids.has(id));
+  return inParallel(own, atOnce, async ({ id, slug, dbName }) => {
+    const { users, productIds } = await fill({ ...provisioner, database: dbName }, passwordHash, size);
+    return {
       id,
       slug,
       database: dbName,
       users: users.map((user) => ({ email: user.email, token: sign(id, user.id) })),
       productIds,
-    });
-  }
-  return seeded;
+    };
+  });
 }
 
 let made = 0;
@@ -117,11 +125,12 @@ async function createSigner(auth: Settings['auth']): Promise<(tenantId: string, 
 async function fill(
   connection: ConnectionSettings,
   passwordHash: string,
+  size: Size,
 ): Promise<{ users: { id: string; email: string }[]; productIds: string[] }> {
   const handle = createDatabase<TenantDatabase>(connection, limits, options);
   const { db } = handle;
-  const users = numbers(USERS_PER_TENANT).map((n) => ({ id: newId(), email: `user-${n}@bench.example` }));
-  const products = numbers(PRODUCTS_PER_TENANT).map((n) => ({ id: newId(), n }));
+  const users = numbers(size.users).map((n) => ({ id: newId(), email: `user-${n}@bench.example` }));
+  const products = numbers(size.products).map((n) => ({ id: newId(), n }));
   try {
     const member = await db.selectFrom('roles').select('id').where('name', '=', 'member').executeTakeFirstOrThrow();
     await db
@@ -158,4 +167,15 @@ async function fill(
 
 function numbers(count: number): number[] {
   return Array.from({ length: count }, (_, index) => index + 1);
+}
+
+/** The results of `work` on each item in their order, at most `atOnce` under way; the first error ends it. */
+async function inParallel<T, R>(items: readonly T[], atOnce: number, work: (item: T) => Promise<R>): Promise<R[]> {
+  const results: R[] = [];
+  const left = items.entries();
+  const workOnAndOn = async (): Promise<void> => {
+    for (const [index, item] of left) results[index] = await work(item);
+  };
+  await Promise.all(Array.from({ length: atOnce }, workOnAndOn));
+  return results;
 }

@@ -1,7 +1,7 @@
 // The load generator, a process of its own: inside the server or the orchestrator it would be measured with them.
 import autocannon from 'autocannon';
-import type { DriverMessage, LoadJob } from './messages.js';
-import { percentile } from './statistics.js';
+import type { DriverMessage, LoadJob, LoadResult } from './messages.js';
+import { percentile } from '../figures/statistics.js';
 
 process.once('message', (job: LoadJob) => {
   run(job);
@@ -86,6 +86,6 @@ function failureOf(
   return undefined;
 }
 
-function tell(message: DriverMessage): void {
+function tell(message: DriverMessage<LoadResult>): void {
   process.send?.(message);
 }

@@ -1,8 +1,8 @@
 // The floor of sign-in, a process of its own: argon2 verifies and nothing else, as many in flight as the load generator has
 // connections, on libuv's threads as they are by default.
 import { verify } from 'argon2';
-import type { DriverMessage, VerifyJob } from './messages.js';
-import { percentile } from './statistics.js';
+import type { DriverMessage, LoadResult, VerifyJob } from './messages.js';
+import { percentile } from '../figures/statistics.js';
 
 process.once('message', (job: VerifyJob) => {
   void run(job);
@@ -49,6 +49,6 @@ function pause(seconds: number): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, seconds * 1_000));
 }
 
-function tell(message: DriverMessage): void {
+function tell(message: DriverMessage<LoadResult>): void {
   process.send?.(message);
 }

@@ -2,7 +2,8 @@
 // compiles while it runs would be counted in its memory and CPU time.
 import { spawn, type ChildProcess } from 'node:child_process';
 import path from 'node:path';
-import type { Cleanup } from './cleanup.js';
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { Cleanup } from '../cleanup.js';
 
 export interface Program {
   readonly pid: number;
@@ -24,10 +25,13 @@ export interface ProgramOptions {
   readonly ipc?: boolean;
 }
 
-/** The project's folder: the compiled file is dist/bench/program.js. */
-export const root = path.resolve(import.meta.dirname, '../..');
+/** The project's folder: the compiled file is dist/bench/measuring/program.js. */
+export const root = path.resolve(import.meta.dirname, '../../..');
 
 const PATIENCE_MS = 3_000;
+
+/** Longest wait (ms) for a server to listen. */
+const START_DEADLINE = 60_000;
 
 /** @param file relative to `dist/` */
 export function startProgram(file: string, options: ProgramOptions): Promise<Program> {
@@ -42,6 +46,26 @@ export async function runProgram(file: string, options: ProgramOptions): Promise
   const { ended } = await startProgram(file, options);
   const how = await ended;
   if (how !== 'exit code 0') throw new Error(`${file} ended with ${how}`);
+}
+
+/** What `started` resolves to, unless the program ends or the time is up before; `started` is told when nobody waits any more. */
+export async function within<T>(
+  program: Program,
+  name: string,
+  started: (over: AbortSignal) => Promise<T>,
+): Promise<T> {
+  const over = new AbortController();
+  const late = sleep(START_DEADLINE, undefined, { signal: over.signal }).then(() => 'does not listen');
+  try {
+    return await Promise.race([
+      started(over.signal),
+      Promise.race([late, program.ended]).then((how) => {
+        throw new Error(`${name}: ${how}`);
+      }),
+    ]);
+  } finally {
+    over.abort();
+  }
 }
 
 function launch(file: string, { env = {}, output, node = [], ipc = false }: ProgramOptions): Program {

@@ -13,3 +13,9 @@ export function median(values: readonly number[]): number {
   const high = sorted[upper] ?? Number.NaN;
   return sorted.length % 2 === 1 ? high : ((sorted[upper - 1] ?? Number.NaN) + high) / 2;
 }
+
+/** The median of each figure over the rows, which all have the same figures. */
+export function medians<T extends { readonly [K in keyof T]: number }>(rows: readonly T[]): T {
+  const keys = Object.keys(rows[0] ?? {}) as (keyof T)[];
+  return Object.fromEntries(keys.map((key) => [key, median(rows.map((row) => row[key]))])) as T;
+}

@@ -1,0 +1,89 @@
+// What the connections of a PostgreSQL server did while something was measured: how many were opened, and how many were open
+// at most. Counted by the server itself, whatever the service would say.
+import { sql } from 'kysely';
+import { open, stat } from 'node:fs/promises';
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { Cluster } from '../stage/cluster.js';
+
+export interface ConnectionCounts {
+  /** Connections to tenant databases opened within the measured time. */
+  readonly opened: number;
+  /** The most that were open at once, from the start of the watch to its end. */
+  readonly most: number;
+}
+
+/** To be called at the edges of the measured time. */
+export interface Edges {
+  readonly onBegin: () => void;
+  readonly onEnd: () => void;
+}
+
+/** Pause (ms) between two looks: with the query itself they are less than 50 ms apart. */
+const PAUSE = 30;
+
+/** PostgreSQL writes its log a moment after the connection is made. */
+const LOG_DELAY = 200;
+
+/**
+ * Watches a cluster's connections while `work` runs. What the registry's database and the benchmark itself hold does not
+ * count. A connection is seen when it has reached a database; those still in their handshake are not yet in one.
+ *
+ * @param cluster started with `log_connections`: its log is the only count of openings that misses none
+ */
+export async function watchConnections<T>(
+  cluster: Cluster,
+  work: (edges: Edges) => Promise<T>,
+): Promise<{ readonly result: T; readonly counts: ConnectionCounts }> {
+  const over = new AbortController();
+  const sampling = sampleMost(cluster, over.signal);
+  // It is looked at when the work is done, which must not be cut short before.
+  sampling.catch(() => undefined);
+  let from: Promise<number> | undefined;
+  let to: Promise<number> | undefined;
+  const logEnd = async (): Promise<number> => (await stat(cluster.logFile)).size;
+  let result: T;
+  try {
+    result = await work({
+      onBegin: () => {
+        from = logEnd();
+      },
+      onEnd: () => {
+        to = logEnd();
+      },
+    });
+  } finally {
+    over.abort();
+  }
+  const most = await sampling;
+  if (!from || !to) throw new Error('nothing was measured while connections were watched');
+  await sleep(LOG_DELAY);
+  return { result, counts: { opened: await openedIn(cluster, await from, await to), most } };
+}
+
+async function sampleMost(cluster: Cluster, over: AbortSignal): Promise<number> {
+  const look = sql<{ count: number }>`
+    select count(*)::int as count from pg_stat_activity
+    where backend_type = 'client backend' and datname <> ${cluster.registry.database} and pid <> pg_backend_pid()`;
+  return cluster.asSuperuser(async (db) => {
+    let most = 0;
+    while (!over.aborted) {
+      const { rows } = await look.execute(db);
+      most = Math.max(most, rows[0]?.count ?? 0);
+      await sleep(PAUSE);
+    }
+    return most;
+  });
+}
+
+/** Connections to tenant databases that the log tells of between two of its bytes. */
+async function openedIn({ logFile, registry, superuser }: Cluster, from: number, to: number): Promise<number> {
+  const others = [registry.database, superuser.database];
+  const file = await open(logFile);
+  try {
+    const { buffer, bytesRead } = await file.read(Buffer.alloc(to - from), 0, to - from, from);
+    const lines = buffer.toString('utf8', 0, bytesRead).matchAll(/connection authorized: user=\S+ database=(\S+)/g);
+    return [...lines].filter(([, database = '']) => !others.includes(database)).length;
+  } finally {
+    await file.close();
+  }
+}

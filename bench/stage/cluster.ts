@@ -1,0 +1,87 @@
+// A throwaway PostgreSQL with the roles of the service in it.
+import { sql, type Kysely } from 'kysely';
+import { randomBytes } from 'node:crypto';
+import { createDatabase, type ConnectionSettings } from '../../db/client.js';
+import { bootstrapCluster, MAINTENANCE_DATABASE } from '../../db/cluster.js';
+import { scramVerifier } from '../../db/scram.js';
+import { startEmbeddedCluster } from '../../src/embedded/cluster.js';
+import type { Cleanup } from '../cleanup.js';
+import { progress } from '../report.js';
+
+export interface Cluster {
+  /** The process id of PostgreSQL's first process, whose children are the others. */
+  readonly postmaster: number;
+  readonly version: string;
+  readonly logFile: string;
+  readonly superuser: ConnectionSettings;
+  readonly registry: ConnectionSettings;
+  readonly provisioner: ConnectionSettings;
+  /** Works as the superuser, on one connection that lasts as long as the work. @param database default: the maintenance database */
+  asSuperuser<T>(work: (db: Kysely<unknown>) => Promise<T>, database?: string): Promise<T>;
+}
+
+const REGISTRY = 'tenantry_registry';
+const PROVISIONER = 'tenantry_provisioner';
+
+/** Rounds as for passwords that somebody chose: what the service meets in production. */
+const SCRAM_ITERATIONS = 4_096;
+
+/** Longest run (ms) of a statement or a transaction of the superuser: the longest is a lock that a scenario holds. */
+const STATEMENT_DEADLINE = 300_000;
+
+/** @param home its folder, which must be searchable by others @param settings of PostgreSQL, besides the usual ones */
+export async function startCluster(
+  home: string,
+  settings: Readonly<Record<string, string>> & { readonly max_connections: string },
+  cleanup: Cleanup,
+): Promise<Cluster> {
+  const password = randomSecret();
+  const server = await cleanup.start(
+    () =>
+      startEmbeddedCluster({
+        home,
+        superuserPassword: password,
+        settings: { shared_buffers: '256MB', ...settings },
+        log: { info: () => undefined, warn: progress, error: progress },
+      }),
+    (started) => started.stop(),
+  );
+  const { host, port, pid, logFile } = server;
+  if (pid === undefined) throw new Error('PostgreSQL does not run');
+  const at = (user: string, own: string, database: string): ConnectionSettings => ({
+    host,
+    port,
+    database,
+    user,
+    password: own,
+    tls: false,
+  });
+  const superuser = at(server.superuser, password, MAINTENANCE_DATABASE);
+  const registry = at(REGISTRY, randomSecret(), REGISTRY);
+  const provisioner = at(PROVISIONER, randomSecret(), MAINTENANCE_DATABASE);
+
+  const asSuperuser: Cluster['asSuperuser'] = (work, database = MAINTENANCE_DATABASE) => {
+    const limits = { max: 1, acquireTimeout: 10_000, timeout: STATEMENT_DEADLINE, idleTimeoutMillis: 10_000 };
+    const handle = createDatabase<unknown>({ ...superuser, database }, limits, {
+      applicationName: 'tenantry bench',
+      preparedStatements: false,
+    });
+    return work(handle.db).finally(() => handle.close(0));
+  };
+  const version = await asSuperuser(async (db) => {
+    await bootstrapCluster(db, {
+      registryOwner: { name: REGISTRY, verifier: await scramVerifier(registry.password, SCRAM_ITERATIONS) },
+      provisioner: { name: PROVISIONER, verifier: await scramVerifier(provisioner.password, SCRAM_ITERATIONS) },
+      registryDatabase: REGISTRY,
+    });
+    const { rows } = await sql<{ version: string }>`
+      select current_setting('server_version') as version`.execute(db);
+    return rows[0]?.version ?? 'unknown';
+  });
+  return { postmaster: pid, version, logFile, superuser, registry, provisioner, asSuperuser };
+}
+
+/** 288 random bits. */
+export function randomSecret(): string {
+  return randomBytes(36).toString('base64url');
+}

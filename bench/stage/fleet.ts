@@ -1,0 +1,104 @@
+// Many tenants with little in their databases, on a server of their own, for what shows only when they are many.
+import { sql } from 'kysely';
+import path from 'node:path';
+import { createPasswords } from '../../src/auth/passwords.js';
+import { readSettings } from '../../src/config.js';
+import type { Cleanup } from '../cleanup.js';
+import type { Flags } from '../flags.js';
+import { progress } from '../report.js';
+import { startCluster, type Cluster } from './cluster.js';
+import { givenBy, install, makeFolder, urlOf, type Environment, type Service } from './installation.js';
+import { seed, USER_PASSWORD, type SeededTenant } from './seed.js';
+
+export interface Fleet {
+  readonly flags: Flags;
+  readonly cleanup: Cleanup;
+  readonly cluster: Cluster;
+  readonly poolMax: number;
+  /** At least `count` tenants, those that are missing made now. */
+  tenants(count: number): Promise<readonly SeededTenant[]>;
+  /** Runs `work` with a service of its own, whose tenants are all cold. @param env over the usual */
+  withService<T>(env: Environment, work: (service: Service) => Promise<T>): Promise<T>;
+  /** One more tenant, not among the others, on a PostgreSQL server that it has for itself. */
+  loner(): Promise<{ readonly tenant: SeededTenant; readonly cluster: Cluster }>;
+  complaints(): Promise<string>;
+}
+
+export const MOST_TENANTS = 300;
+
+/** Connections that the service may have open on the server, over all tenants. */
+export const BUDGET = 100;
+
+const SIZE = { users: 4, products: 20 };
+
+/** As many as the service hashes passwords for, and a few more that wait for their database. */
+const MADE_AT_ONCE = 6;
+
+/** Tenants between two lines of progress. */
+const STEP = 50;
+
+const OTHER_CONNECTIONS = 100;
+
+/** Starts the server; tenants are made when they are asked for. What it starts is undone by `cleanup`. */
+export async function openFleet(flags: Flags, cleanup: Cleanup): Promise<Fleet> {
+  const folder = await makeFolder(cleanup);
+  const poolMax = readSettings({ ...givenBy(flags) }).tenants.pool.max;
+  const settings = {
+    // As many as the service could open without any bound over all tenants: that it does not is for the service to see to.
+    max_connections: String(MOST_TENANTS * poolMax + OTHER_CONNECTIONS),
+    log_connections: 'on',
+    // The fleet is only read from: what waits for the disk is making it.
+    fsync: 'off',
+  };
+  progress('starting PostgreSQL for a fleet of tenants');
+  const cluster = await startCluster(path.join(folder, 'fleet'), settings, cleanup);
+  const installation = await install(folder, cluster, flags, cleanup);
+  const passwordHash = await (await createPasswords(1)).hash(USER_PASSWORD);
+  const made: SeededTenant[] = [];
+
+  const withService: Fleet['withService'] = async (env, work) => {
+    const service = await installation.startService({ CLUSTER_CONNECTION_BUDGET: String(BUDGET), ...env });
+    return work(service).finally(service.stop);
+  };
+
+  /** @param on where their databases come to stand */
+  function make(count: number, on: Cluster, env: Environment): Promise<SeededTenant[]> {
+    return withService(env, async (service) => {
+      const operatorToken = await installation.signInOperator(service);
+      const { registry } = cluster;
+      const { auth } = installation;
+      const filling = { url: service.url, operatorToken, registry, provisioner: on.provisioner, auth, passwordHash };
+      return seed({ ...filling, count, size: SIZE, atOnce: MADE_AT_ONCE });
+    });
+  }
+
+  return {
+    flags,
+    cleanup,
+    cluster,
+    poolMax,
+    withService,
+
+    async tenants(count) {
+      while (made.length < count) {
+        progress(`making tenants: ${made.length} of ${count}`);
+        made.push(...(await make(Math.min(STEP, count - made.length), cluster, {})));
+      }
+      await cluster.asSuperuser((db) => sql`checkpoint`.execute(db));
+      return made.slice(0, count);
+    },
+
+    async loner() {
+      progress('starting PostgreSQL for one tenant alone');
+      const own = await startCluster(path.join(folder, 'loner'), { max_connections: '100', fsync: 'off' }, cleanup);
+      // Made by a service that has the same registry and provisions there: its row then names that server.
+      const there = { TENANT_DATABASE_URL: urlOf(own.provisioner) };
+      await installation.migrate(there);
+      const [tenant] = await make(1, own, there);
+      if (!tenant) throw new Error('no tenant was made');
+      return { tenant, cluster: own };
+    },
+
+    complaints: () => installation.complaints(),
+  };
+}

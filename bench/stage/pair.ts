@@ -1,0 +1,88 @@
+// The service and the floor side by side, on the same databases.
+import { sql } from 'kysely';
+import path from 'node:path';
+import { createPasswords } from '../../src/auth/passwords.js';
+import { readSettings } from '../../src/config.js';
+import type { Cleanup } from '../cleanup.js';
+import type { Flags } from '../flags.js';
+import { startProgram, within } from '../measuring/program.js';
+import type { FloorJob, FloorReady } from '../programs/messages.js';
+import { progress } from '../report.js';
+import { startCluster, type Cluster } from './cluster.js';
+import { givenBy, install, makeFolder, type Service } from './installation.js';
+import { seed, USER_PASSWORD, type SeededTenant } from './seed.js';
+
+export interface Pair {
+  readonly flags: Flags;
+  readonly cleanup: Cleanup;
+  readonly cluster: Cluster;
+  readonly service: Service;
+  readonly floor: { readonly url: string; readonly pid: number };
+  /** Connections of one tenant pool, on both sides. */
+  readonly poolMax: number;
+  readonly tenants: readonly SeededTenant[];
+  readonly passwordHash: string;
+  readonly operatorToken: string;
+  complaints(): Promise<string>;
+}
+
+export const TENANTS = 20;
+export const SIZE = { users: 60, products: 60 };
+
+/** Connections to PostgreSQL besides the tenant pools of both sides. */
+const OTHER_CONNECTIONS = 50;
+const MIN_CONNECTIONS = 300;
+
+/** Starts and fills everything; what it starts is undone by `cleanup`. @throws Error */
+export async function openPair(flags: Flags, cleanup: Cleanup): Promise<Pair> {
+  const folder = await makeFolder(cleanup);
+  progress('starting PostgreSQL');
+  const poolMax = readSettings({ ...givenBy(flags) }).tenants.pool.max;
+  const cluster = await startCluster(
+    path.join(folder, 'cluster'),
+    {
+      max_connections: String(Math.max(MIN_CONNECTIONS, 2 * TENANTS * poolMax + OTHER_CONNECTIONS)),
+      fsync: flags.fsync ? 'on' : 'off',
+    },
+    cleanup,
+  );
+
+  progress('starting the service');
+  const installation = await install(folder, cluster, flags, cleanup);
+  const { auth } = installation;
+  const service = await installation.startService();
+
+  progress(`making ${TENANTS} tenants`);
+  const operatorToken = await installation.signInOperator(service);
+  const passwordHash = await (await createPasswords(1)).hash(USER_PASSWORD);
+  const { registry, provisioner } = cluster;
+  const filling = { url: service.url, operatorToken, registry, provisioner, auth, passwordHash };
+  const tenants = await seed({ ...filling, count: TENANTS, size: SIZE, atOnce: 1 });
+  // So that what the seeding wrote is not written out in the middle of the first round.
+  await cluster.asSuperuser((db) => sql`checkpoint`.execute(db));
+
+  progress('starting the floor');
+  const { host, port, user, password } = provisioner;
+  const floor = await startFloor(
+    {
+      server: { host, port, user, password },
+      tenants: tenants.map(({ id, database }) => ({ id, database })),
+      poolMax,
+      cursorSecret: auth.jwtSecret ?? '',
+    },
+    cleanup,
+  );
+  const complaints = (): Promise<string> => installation.complaints();
+  return { flags, cleanup, cluster, service, floor, poolMax, tenants, passwordHash, operatorToken, complaints };
+}
+
+async function startFloor(job: FloorJob, cleanup: Cleanup): Promise<Pair['floor']> {
+  const options = { cleanup, env: { NODE_ENV: 'production' }, ipc: true };
+  const program = await startProgram('bench/programs/floor.js', options);
+  const ready = new Promise<FloorReady>((resolve) => {
+    program.child.once('message', resolve as (message: unknown) => void);
+  });
+  program.child.send(job);
+  const { port } = await within(program, 'the floor', () => ready);
+  return { url: `http://127.0.0.1:${port}`, pid: program.pid };
+}

@@ -1,0 +1,54 @@
+// The stages, each opened when a scenario first asks for it. One is open at a time: what another one runs would be measured
+// with it.
+import { Cleanup } from '../cleanup.js';
+import type { Flags } from '../flags.js';
+import type { Cluster } from './cluster.js';
+import { openFleet, type Fleet } from './fleet.js';
+import { openPair, type Pair } from './pair.js';
+
+export interface Stages {
+  pair(): Promise<Pair>;
+  fleet(): Promise<Fleet>;
+  /** PostgreSQL's version, of the stage that was opened last. */
+  readonly postgres: string;
+  /** The last complaints of the open stage's service. */
+  complaints(): Promise<string>;
+}
+
+interface Stage {
+  readonly cluster: Cluster;
+  complaints(): Promise<string>;
+}
+
+export function createStages(flags: Flags, cleanup: Cleanup): Stages {
+  let current: Stage | undefined;
+  let close: (() => Promise<void>) | undefined;
+  let postgres = 'unknown';
+
+  /** A stage that is opened once, and again when another one was opened meanwhile. */
+  function stage<T extends Stage>(open: (flags: Flags, cleanup: Cleanup) => Promise<T>): () => Promise<T> {
+    let own: T | undefined;
+    return async () => {
+      if (own && own === current) return own;
+      await close?.();
+      const nested = await cleanup.start(
+        () => new Cleanup(),
+        (started) => started.run(),
+      );
+      close = () => nested.run();
+      own = await open(flags, nested);
+      current = own;
+      postgres = own.cluster.version;
+      return own;
+    };
+  }
+
+  return {
+    pair: stage(openPair),
+    fleet: stage(openFleet),
+    get postgres() {
+      return postgres;
+    },
+    complaints: async () => current?.complaints() ?? '',
+  };
+}

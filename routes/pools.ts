@@ -1,0 +1,94 @@
+// The connections of this process, as an operator sees them: who holds what, in one look.
+import type { FastifyInstance } from 'fastify';
+import type { ZodTypeProvider } from 'fastify-type-provider-zod';
+import { z } from 'zod';
+import { findTenant } from '../db/central/tenants.js';
+import { AppError } from '../src/errors.js';
+import { answerId, idParams } from './schemas.js';
+
+const count = z.number();
+
+const Slots = z.object({
+  leased: count.meta({ description: 'Connections that this process may have open.' }),
+  used: count.meta({ description: 'Connections that are opening, open or closing.' }),
+  highestUsed: count,
+  waiting: count.meta({ description: 'Requests that wait for a connection to be allowed.' }),
+  idleHolders: count.meta({ description: 'Tenants with a connection that nobody uses.' }),
+  evictions: count.meta({ description: 'Unused connections that were closed for another tenant.' }),
+  yields: count.meta({ description: 'Busy connections that were closed for another tenant.' }),
+  refused: count.meta({ description: 'Requests refused at once, because too many waited.' }),
+  timedOut: count.meta({ description: 'Requests that waited in vain.' }),
+});
+
+const ClusterPools = Slots.extend({
+  cluster: z.string().meta({ description: 'Host and port of the PostgreSQL server.' }),
+  budget: z.object({ tenants: count, reserve: count }),
+  reserve: Slots.meta({ description: 'The same of provisioning, rollouts and the command line.' }),
+});
+
+const TenantPool = z.object({
+  tenantId: answerId,
+  cluster: z.string(),
+  epoch: count.meta({ description: "The version of the tenant's settings that the pool was built from." }),
+  total: count.meta({ description: 'Connections that are opening, open or closing.' }),
+  idle: count,
+  waiting: count.meta({ description: 'Requests that wait for a connection of this pool.' }),
+  unusedFor: count.meta({ description: 'Milliseconds since the pool was last asked for a connection.' }),
+});
+
+const Pools = z.object({
+  clusters: z.array(ClusterPools),
+  pools: z.array(TenantPool).meta({ description: 'The largest first.' }),
+  poolCount: count.meta({ description: 'Pools in all, of which `pools` shows at most `limit`.' }),
+});
+
+const Query = z.strictObject({
+  limit: z
+    .string()
+    .regex(/^\d{1,4}$/, 'must be a whole number')
+    .transform(Number)
+    .pipe(z.number().min(1).max(1_000))
+    .default(100)
+    .meta({ description: 'Tenant pools that are shown: 1 to 1,000, by default 100.' }),
+});
+
+export async function poolRoutes(fastify: FastifyInstance): Promise<void> {
+  const app = fastify.withTypeProvider<ZodTypeProvider>();
+  const config = { access: { scope: 'operator' } } as const;
+
+  app.get(
+    '/pools',
+    {
+      config,
+      schema: {
+        tags: ['pools'],
+        summary: 'The connections of the replica that answers, by cluster and by tenant',
+        querystring: Query,
+        response: { 200: Pools },
+      },
+    },
+    async (request) => {
+      const pools = app.tenantPools.inspectAll();
+      return { clusters: app.clusters.stats(), pools: pools.slice(0, request.query.limit), poolCount: pools.length };
+    },
+  );
+
+  app.get(
+    '/tenants/:id/pool',
+    {
+      config,
+      schema: {
+        tags: ['pools'],
+        summary: "A tenant's connections in the replica that answers; `pool` is null where it has none",
+        params: idParams,
+        response: { 200: z.object({ pool: TenantPool.nullable() }) },
+      },
+    },
+    async (request) => {
+      const { id } = request.params;
+      const pool = app.tenantPools.inspect(id);
+      if (!pool && !(await findTenant(app.registry, id))) throw new AppError('not-found');
+      return { pool: pool ?? null };
+    },
+  );
+}

@@ -1,0 +1,70 @@
+// The clusters that this process has to do with: for each PostgreSQL server one governor over the tenant pools there, and one
+// over the reserve from which provisioning, rollouts and the command line draw.
+import { createGovernor, type Governor, type GovernorStats, type SlotSource } from './governor.js';
+
+/** Connections to one PostgreSQL server. */
+export interface ClusterBudget {
+  /** What all tenant pools of all replicas may hold together. */
+  readonly tenants: number;
+  /** What provisioning, rollouts and the command line may hold besides. */
+  readonly reserve: number;
+}
+
+export interface Cluster {
+  /** `host:port`. */
+  readonly name: string;
+  readonly tenants: Governor;
+  readonly reserve: Governor;
+}
+
+export interface ClusterStats extends GovernorStats {
+  readonly cluster: string;
+  readonly budget: ClusterBudget;
+  readonly reserve: GovernorStats;
+}
+
+export interface Clusters {
+  /** The cluster at this place, known from now on. */
+  at(place: { readonly host: string; readonly port: number }): Cluster;
+  stats(): ClusterStats[];
+  /** Rejects whoever waits for a connection. */
+  close(): void;
+}
+
+/** @param slots of one cluster and kind, e.g. leased from the registry; by default the whole budget is this process's */
+export function createClusters(
+  budget: ClusterBudget,
+  slots: (cluster: string, kind: keyof ClusterBudget) => number | SlotSource = (_cluster, kind) => budget[kind],
+): Clusters {
+  const known = new Map<string, Cluster>();
+  return {
+    at({ host, port }) {
+      const name = `${host}:${port}`;
+      let cluster = known.get(name);
+      if (!cluster) {
+        cluster = {
+          name,
+          tenants: createGovernor({ slots: slots(name, 'tenants') }),
+          reserve: createGovernor({ slots: slots(name, 'reserve') }),
+        };
+        known.set(name, cluster);
+      }
+      return cluster;
+    },
+
+    stats: () =>
+      [...known.values()].map(({ name, tenants, reserve }) => ({
+        cluster: name,
+        budget,
+        ...tenants.stats(),
+        reserve: reserve.stats(),
+      })),
+
+    close() {
+      for (const { tenants, reserve } of known.values()) {
+        tenants.close();
+        reserve.close();
+      }
+    },
+  };
+}

@@ -1,0 +1,162 @@
+// What replicas tell each other, while the registry between them is cut, hangs, or is written to by hand. Two replicas share
+// a registry; the one under test reaches it through a proxy.
+import { sql } from 'kysely';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import type { Registry } from '../../db/central/schema.js';
+import { openEvents, type Change, type Events } from '../../src/events.js';
+import { buildApp } from '../../src/app.js';
+import {
+  connectAs,
+  createRegistry,
+  sender,
+  startService,
+  testConfig,
+  type Send,
+  type TestService,
+} from '../support/app.js';
+import { startProxy, type Proxy } from '../support/proxy.js';
+
+/** "Within a second", and something for the machine. */
+const PROMISE = { timeout: 1_500, interval: 20 };
+
+let registry: string;
+/** Makes the changes. */
+let home: TestService;
+let proxy: Proxy;
+/** Reaches its registry, and nothing else, through the proxy. */
+let far: { readonly send: Send; readonly events: Events; close(): Promise<void> };
+
+beforeAll(async () => {
+  registry = await createRegistry();
+  home = await startService({ registry });
+  const config = testConfig(registry);
+  proxy = await startProxy(config.registry.connection);
+  const { host, port } = proxy;
+  const connection = { ...config.registry.connection, host, port };
+  const app = await buildApp({ ...config, registry: { ...config.registry, connection } });
+  far = { send: sender(app), events: app.events, close: () => app.close() };
+});
+beforeEach(() => expect.poll(() => far.events.live && home.app.events.live, { timeout: 10_000 }).toBe(true));
+afterAll(async () => {
+  proxy.mode = 'pass';
+  await Promise.all([home.close(), far.close()]);
+  await proxy.close();
+});
+
+describe('a change', () => {
+  it('of a tenant made by hand in SQL is effective on every replica within a second, and counts the epoch on', async () => {
+    const tenant = await home.createTenant();
+    const statuses = async (): Promise<number[]> =>
+      Promise.all(
+        [home, far].map(async ({ send }) => (await send('GET', '/auth/me', { token: tenant.adminToken })).status),
+      );
+    expect(await statuses()).toEqual([200, 200]);
+    await byHand(sql`update tenants set status = 'suspended' where id = ${tenant.id}`);
+    await expect.poll(statuses, PROMISE).toEqual([403, 403]);
+    await byHand(sql`update tenants set status = 'active' where id = ${tenant.id}`);
+    await expect.poll(statuses, PROMISE).toEqual([200, 200]);
+    expect(await epochOf(tenant.id)).toBe(4);
+    await byHand(sql`update tenants set schema_version = 'later', name = 'Other' where id = ${tenant.id}`);
+    expect(await epochOf(tenant.id)).toBe(4);
+  });
+
+  it('is effective on every replica before it is acknowledged', async () => {
+    const tenant = await home.createTenant();
+    const user = await home.createUser(tenant, 'told@example.com');
+    const me = async (): Promise<number> => (await far.send('GET', '/auth/me', { token: user.token })).status;
+    for (const active of [false, true, false]) {
+      await home.send('PATCH', `/users/${user.id}`, { token: tenant.adminToken, body: { active } });
+      // A notification is sent with the commit, and needs a moment on the wire.
+      await expect.poll(me, { timeout: 200, interval: 5 }).toBe(active ? 200 : 401);
+    }
+  });
+});
+
+describe('a replica that hears nothing', () => {
+  it.each<[string, () => void]>([
+    ['because its connections are cut again and again', () => void cutAgainAndAgain(2_000)],
+    ['because the network swallows everything', () => (proxy.mode = 'hang')],
+  ])('%s, notices within a second what happens elsewhere', async (_why, breakIt) => {
+    const tenant = await home.createTenant();
+    const user = await home.createUser(tenant, 'cut-off@example.com');
+    const me = async (): Promise<number> => (await far.send('GET', '/auth/me', { token: user.token })).status;
+    expect(await me()).toBe(200);
+    breakIt();
+    await home.send('DELETE', `/users/${user.id}`, { token: tenant.adminToken });
+    await expect.poll(me, PROMISE).toBe(401);
+    proxy.mode = 'pass';
+    await expect.poll(() => far.events.live, { timeout: 10_000 }).toBe(true);
+    expect(await me()).toBe(401);
+  });
+
+  it('believes nothing from before when it hears again', async () => {
+    const tenant = await home.createTenant();
+    expect((await far.send('GET', '/auth/me', { token: tenant.adminToken })).status).toBe(200);
+    proxy.mode = 'refuse';
+    await byHand(sql`update tenants set status = 'suspended' where id = ${tenant.id}`);
+    await expect.poll(() => far.events.live, PROMISE).toBe(false);
+    proxy.mode = 'pass';
+    await expect.poll(() => far.events.live, { timeout: 10_000 }).toBe(true);
+    expect((await far.send('GET', '/auth/me', { token: tenant.adminToken })).status).toBe(403);
+  });
+});
+
+describe('an act that cannot be told', () => {
+  it('is not acknowledged, and is told as soon as that is possible', async () => {
+    const tenant = await home.createTenant();
+    const user = await home.createUser(tenant, 'untold@example.com');
+    const [here, there] = [far, home].map(
+      ({ send }) =>
+        async (): Promise<number> =>
+          (await send('GET', '/auth/me', { token: user.token })).status,
+    );
+    expect([await here?.(), await there?.()]).toEqual([200, 200]);
+    expect((await far.send('GET', `/users/${user.id}`, { token: tenant.adminToken })).status).toBe(200);
+    proxy.mode = 'hang';
+    const answer = await far.send('PATCH', `/users/${user.id}`, { token: tenant.adminToken, body: { active: false } });
+    expect(answer).toMatchObject({ status: 503, body: { code: 'unavailable' } });
+    expect(answer.headers['retry-after']).toMatch(/^[1-9]\d*$/);
+    expect(await here?.()).toBe(401);
+    proxy.mode = 'pass';
+    await expect.poll(async () => there?.(), { timeout: 10_000 }).toBe(401);
+  });
+});
+
+describe('the channel', () => {
+  it('delivers what several publish at once, in any number, to everybody', async () => {
+    const { connection } = testConfig(registry).registry;
+    const [one, other] = [openEvents(connection), openEvents(connection)];
+    const heard: Change[] = [];
+    other.subscribe((change) => {
+      if (change.kind === 'operator') heard.push(change);
+    });
+    await expect.poll(() => one.live && other.live, { timeout: 10_000 }).toBe(true);
+    const changes = Array.from({ length: 500 }, (_, id) => ({ kind: 'operator' as const, operatorId: `o${id}` }));
+    await Promise.all(changes.map((change) => one.publish(change)));
+    await expect.poll(() => heard.length, { timeout: 5_000 }).toBe(500);
+    expect(new Set(heard.map((change) => JSON.stringify(change))).size).toBe(500);
+    await Promise.all([one.close(), other.close()]);
+    await sleep(700);
+    expect([one.live, other.live]).toEqual([false, false]);
+  });
+});
+
+async function cutAgainAndAgain(ms: number): Promise<void> {
+  const until = performance.now() + ms;
+  while (performance.now() < until) {
+    proxy.cut();
+    await sleep(20);
+  }
+}
+
+async function byHand(statement: ReturnType<typeof sql>): Promise<void> {
+  const handle = connectAs<Registry>(registry);
+  await statement.execute(handle.db);
+  await handle.close(0);
+}
+
+async function epochOf(id: string): Promise<number | undefined> {
+  const row = await home.app.registry.selectFrom('tenants').select('epoch').where('id', '=', id).executeTakeFirst();
+  return row?.epoch;
+}

@@ -1,0 +1,263 @@
+// The lane: short reads that share one pipelined connection must not wait for one another, fail for one another, or hang
+// with a server that does.
+import { sql, type Kysely } from 'kysely';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { afterEach, beforeAll, describe, expect, inject, it, onTestFinished } from 'vitest';
+import { createDatabase, type ConnectionSettings, type DatabaseHandle } from '../../db/client.js';
+import { DatabaseFault } from '../../db/errors.js';
+import type { PoolLimits } from '../../db/pool.js';
+import { shortRead, statement } from '../../db/statement.js';
+import { asSuperuser, createRegistry } from '../support/app.js';
+import { startProxy, type Proxy } from '../support/proxy.js';
+
+interface Notes {
+  notes: { id: number; text: string };
+}
+
+const NAME = 'lane test';
+const LIMITS: PoolLimits = { max: 3, acquireTimeout: 5_000, timeout: 10_000, idleTimeoutMillis: 10_000 };
+
+const noteById = shortRead((db: Kysely<Notes>, { id }: { id: number }) =>
+  db.selectFrom('notes').select(['id', 'text']).where('id', '=', id),
+);
+const addNote = statement((db: Kysely<Notes>, note: { id: number; text: string }) =>
+  db.insertInto('notes').values({ id: note.id, text: note.text }).returning('id'),
+);
+/** No short read at all, declared as one by mistake. */
+const slowRead = shortRead((db: Kysely<Notes>, { seconds }: { seconds: number }) =>
+  db.selectNoFrom(sql<number>`(select 1 from pg_sleep(${seconds}))`.as('done')),
+);
+const failingRead = shortRead((db: Kysely<Notes>, { by }: { by: number }) =>
+  db.selectNoFrom(sql<number>`1 / ${by}::integer`.as('quotient')),
+);
+
+let connection: ConnectionSettings;
+const opened: DatabaseHandle<Notes>[] = [];
+const proxies: Proxy[] = [];
+
+beforeAll(async () => {
+  const database = await createRegistry();
+  const { superuser, registryOwner } = inject('cluster');
+  connection = { ...superuser, ...registryOwner, database };
+  const { db } = open();
+  await db.schema
+    .createTable('notes')
+    .addColumn('id', 'integer', (id) => id.primaryKey())
+    .addColumn('text', 'text')
+    .execute();
+  await sql`insert into notes select n, 'note ' || n from generate_series(1, 1000) n`.execute(db);
+});
+afterEach(async () => {
+  await Promise.all(opened.splice(0).map((handle) => handle.close(0)));
+  await Promise.all(proxies.splice(0).map((proxy) => proxy.close()));
+});
+
+function open(limits: Partial<PoolLimits> = {}, where: Partial<ConnectionSettings> = {}): DatabaseHandle<Notes> {
+  const options = { applicationName: NAME, preparedStatements: true, lane: true };
+  const handle = createDatabase<Notes>({ ...connection, ...where }, { ...LIMITS, ...limits }, options);
+  opened.push(handle);
+  return handle;
+}
+
+async function openThroughProxy(): Promise<{ handle: DatabaseHandle<Notes>; proxy: Proxy }> {
+  const proxy = await startProxy(connection);
+  proxies.push(proxy);
+  return { handle: open({}, { host: proxy.host, port: proxy.port }), proxy };
+}
+
+/** Waits until the lane is open. */
+async function warm({ db }: DatabaseHandle<Notes>): Promise<void> {
+  await noteById(db, { id: 1 });
+}
+
+describe('short reads', () => {
+  it('share one connection, however many come at once, and each gets its own rows', async () => {
+    const handle = open();
+    const ids = Array.from({ length: 400 }, (_, index) => index + 1);
+    const found = await Promise.all(ids.map((id) => noteById(handle.db, { id })));
+    expect(found).toEqual(ids.map((id) => [{ id, text: `note ${id}` }]));
+    expect(handle.stats()).toEqual({ total: 1, idle: 1, waiting: 0 });
+  });
+
+  it('see what was written before them', async () => {
+    const { db } = open();
+    await Promise.all(
+      Array.from({ length: 50 }, async (_, index) => {
+        const id = 2_000 + index;
+        await addNote(db, { id, text: 'written' });
+        expect(await noteById(db, { id })).toEqual([{ id, text: 'written' }]);
+      }),
+    );
+  });
+
+  it('inside a transaction run in it', async () => {
+    const { db } = open();
+    await db.transaction().execute(async (trx) => {
+      await addNote(trx, { id: 3_000, text: 'not committed' });
+      expect(await noteById(trx, { id: 3_000 })).toHaveLength(1);
+      expect(await noteById(db, { id: 3_000 })).toEqual([]);
+    });
+    expect(await noteById(db, { id: 3_000 })).toHaveLength(1);
+  });
+
+  it('need no lane where there is one connection only', async () => {
+    const handle = open({ max: 1 });
+    await Promise.all([noteById(handle.db, { id: 1 }), addNote(handle.db, { id: 4_000, text: 'alone' })]);
+    expect(handle.stats()).toEqual({ total: 1, idle: 1, waiting: 0 });
+  });
+
+  it('fail alone', async () => {
+    const { db } = open();
+    const [first, failed, last] = await Promise.allSettled([
+      noteById(db, { id: 1 }),
+      failingRead(db, { by: 0 }),
+      noteById(db, { id: 2 }),
+    ]);
+    expect([first.status, failed.status, last.status]).toEqual(['fulfilled', 'rejected', 'fulfilled']);
+    expect(failed).toMatchObject({ reason: { code: '22012' } });
+  });
+
+  it('give the connection back when nobody reads for the idle time', async () => {
+    const handle = open({ idleTimeoutMillis: 200 });
+    await warm(handle);
+    expect(handle.stats().total).toBe(1);
+    await expect.poll(() => handle.stats().total, { timeout: 5_000 }).toBe(0);
+    await warm(handle);
+  });
+});
+
+describe('a statement that is too slow for the lane', () => {
+  it('is answered all the same, holds the others up for the lane’s deadline at most, and keeps off it afterwards', async () => {
+    const handle = open();
+    await warm(handle);
+    const slow = slowRead(handle.db, { seconds: 2 });
+    let slowIsDone = false;
+    void slow.then(() => (slowIsDone = true));
+    await Promise.all(Array.from({ length: 20 }, (_, index) => noteById(handle.db, { id: index + 1 })));
+    expect(slowIsDone).toBe(false);
+    expect(await slow).toEqual([{ done: 1 }]);
+
+    const again = slowRead(handle.db, { seconds: 1 });
+    // Sent to a connection of its own from the start: the lane has nothing to wait for.
+    expect(handle.stats().idle).toBeGreaterThan(0);
+    await warm(handle);
+    expect(await again).toEqual([{ done: 1 }]);
+  });
+
+  it('takes nobody along, also where many of its kind are under way, prepared or not', async () => {
+    for (const prepared of [true, false]) {
+      const handle = open({ acquireTimeout: 10_000 });
+      if (prepared) await warm(handle);
+      else await slowRead(handle.db, { seconds: 0 });
+      const { release, lock } = await lockNotes();
+      const begun = performance.now();
+      const reads = Promise.all(Array.from({ length: 100 }, (_, index) => noteById(handle.db, { id: index + 1 })));
+      await expect.poll(() => handle.stats().waiting, { timeout: 5_000 }).toBeGreaterThan(50);
+      // A hundred lock timeouts, one after the other, would take ten seconds.
+      expect(performance.now() - begun).toBeLessThan(3_000);
+      release();
+      await lock;
+      expect((await reads).map(([note]) => note?.id)).toEqual(Array.from({ length: 100 }, (_, index) => index + 1));
+    }
+  });
+
+  it('because of a lock waits elsewhere, for as long as a statement may', async () => {
+    const handle = open();
+    await warm(handle);
+    const { release, lock } = await lockNotes();
+    const waiting = noteById(handle.db, { id: 1 });
+    // Something that needs no lock gets through meanwhile.
+    expect(await slowRead(handle.db, { seconds: 0 })).toEqual([{ done: 1 }]);
+    await sleep(500);
+    release();
+    await lock;
+    expect(await waiting).toEqual([{ id: 1, text: 'note 1' }]);
+  });
+});
+
+/** Locks the table until it is released, or the test is over; `lock` resolves when it is free again. */
+async function lockNotes(): Promise<{ release: () => void; lock: Promise<void> }> {
+  let release: () => void = () => undefined;
+  const held = new Promise<void>((resolve) => (release = resolve));
+  let isLocked: () => void = () => undefined;
+  const locked = new Promise<void>((resolve) => (isLocked = resolve));
+  const lock = asSuperuser(connection.database, (db) =>
+    db.transaction().execute(async (trx) => {
+      await sql`lock table notes in access exclusive mode`.execute(trx);
+      isLocked();
+      await held;
+    }),
+  );
+  onTestFinished(release);
+  await Promise.race([locked, lock]);
+  return { release, lock };
+}
+
+describe('a lane that is lost', () => {
+  it('because its backend was ended fails what is under way, and is replaced', async () => {
+    const handle = open();
+    await warm(handle);
+    const underWay = Promise.allSettled([slowRead(handle.db, { seconds: 5 }), noteById(handle.db, { id: 1 })]);
+    await asSuperuser('postgres', (db) =>
+      sql`select pg_terminate_backend(pid) from pg_stat_activity
+        where application_name = ${NAME} and datname = ${connection.database}`.execute(db),
+    );
+    for (const outcome of await underWay) {
+      expect(outcome.status).toBe('rejected');
+      expect((outcome as PromiseRejectedResult).reason).toMatchObject({ name: 'DatabaseFault', kind: 'unavailable' });
+    }
+    await expect.poll(() => noteById(handle.db, { id: 1 }), { timeout: 5_000 }).toHaveLength(1);
+  });
+
+  it('in a black hole is cut within two seconds, its connection is destroyed, and the next one works', async () => {
+    const { handle, proxy } = await openThroughProxy();
+    await warm(handle);
+    proxy.mode = 'hang';
+    const begun = performance.now();
+    const lost = await Promise.allSettled([1, 2, 3].map((id) => noteById(handle.db, { id })));
+    expect(performance.now() - begun).toBeLessThan(2_500);
+    for (const outcome of lost)
+      expect((outcome as PromiseRejectedResult).reason).toEqual(new DatabaseFault('timeout', 'no answer'));
+    await expect.poll(() => handle.stats().total, { timeout: 3_000 }).toBe(0);
+    proxy.mode = 'pass';
+    await expect.poll(() => noteById(handle.db, { id: 1 }).catch(() => []), { timeout: 5_000 }).toHaveLength(1);
+  });
+
+  it('that cannot be opened fails whoever waits for it, and the next read tries again', async () => {
+    const { handle, proxy } = await openThroughProxy();
+    proxy.mode = 'refuse';
+    const failed = await Promise.allSettled([1, 2, 3].map((id) => noteById(handle.db, { id })));
+    for (const outcome of failed)
+      expect((outcome as PromiseRejectedResult).reason).toMatchObject({ name: 'DatabaseFault', kind: 'unavailable' });
+    expect(proxy.accepted).toBe(1);
+    proxy.mode = 'pass';
+    await warm(handle);
+  });
+
+  it('behind changed tables is replaced', async () => {
+    const handle = open();
+    const shapes = shortRead((db: Kysely<Notes>, { one }: { one: number }) =>
+      db.selectNoFrom(
+        sql<string>`(select row_to_json(shape)::text from (select * from shapes) shape where ${one}::int = 1)`.as(
+          'row',
+        ),
+      ),
+    );
+    await sql`create table shapes (a integer)`.execute(handle.db);
+    await sql`insert into shapes values (1)`.execute(handle.db);
+    expect(await shapes(handle.db, { one: 1 })).toEqual([{ row: '{"a":1}' }]);
+    await sql`alter table shapes add column b integer`.execute(handle.db);
+    expect(await shapes(handle.db, { one: 1 })).toEqual([{ row: '{"a":1,"b":null}' }]);
+  });
+});
+
+describe('close', () => {
+  it('lets reads on the lane finish', async () => {
+    const handle = open();
+    await warm(handle);
+    const reading = Promise.all(Array.from({ length: 50 }, (_, index) => noteById(handle.db, { id: index + 1 })));
+    await handle.close(5_000);
+    expect(await reading).toHaveLength(50);
+    expect(handle.stats().total).toBe(0);
+  });
+});

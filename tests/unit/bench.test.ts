@@ -1,0 +1,137 @@
+// bench/figures: what the benchmark's figures rest on. A wrong draw or a wrong percentile would look like a fast service.
+import { describe, expect, it } from 'vitest';
+import { seededRandom } from '../../bench/figures/random.js';
+import { constantRate } from '../../bench/figures/schedule.js';
+import { median, medians, percentile } from '../../bench/figures/statistics.js';
+import { zipf } from '../../bench/figures/zipf.js';
+import { AnswerCounter } from '../../bench/programs/ask.js';
+
+const DRAWS = 100_000;
+
+/** How often each rank was drawn, as a share of all draws. */
+function sharesOf(count: number, s: number): number[] {
+  const draw = zipf(count, s);
+  const random = seededRandom(1);
+  const counts = new Array<number>(count).fill(0);
+  for (let time = 0; time < DRAWS; time += 1) {
+    const rank = draw(random);
+    counts[rank] = (counts[rank] ?? NaN) + 1;
+  }
+  return counts.map((times) => times / DRAWS);
+}
+
+describe('Zipf’s law', () => {
+  it.each([1, 1.5])('with s = %s draws each rank as often as 1 / rank^s says', (s) => {
+    const count = 300;
+    const sum = Array.from({ length: count }, (_, rank) => (rank + 1) ** -s).reduce((all, weight) => all + weight, 0);
+    for (const [rank, share] of sharesOf(count, s).entries()) {
+      const expected = (rank + 1) ** -s / sum;
+      // Five standard deviations of a count: the seed is fixed, so that this cannot fail by chance.
+      const tolerance = 5 * Math.sqrt((expected * (1 - expected)) / DRAWS);
+      expect(Math.abs(share - expected), `rank ${rank}`).toBeLessThanOrEqual(tolerance);
+    }
+  });
+
+  it('with s = 0 asks for all alike', () => {
+    for (const share of sharesOf(4, 0)) expect(share).toBeCloseTo(0.25, 2);
+  });
+
+  it('reaches the first and the last rank, and none beside them', () => {
+    const draw = zipf(300, 1);
+    expect(draw(() => 0)).toBe(0);
+    expect(draw(() => 1 - Number.EPSILON)).toBe(299);
+    expect(zipf(1, 1)(() => 0.5)).toBe(0);
+  });
+
+  it('has nothing to draw from no ranks', () => {
+    expect(() => zipf(0, 1)).toThrow(RangeError);
+  });
+});
+
+describe('a constant rate', () => {
+  it('spreads the requests evenly, from the first moment on', () => {
+    const schedule = constantRate(200, 1, 2);
+    expect([0, 1, 2, 200].map((index) => schedule.startOf(index))).toEqual([0, 5, 10, 1_000]);
+    expect([-1, 0, 4.9, 5, 12].map((elapsed) => schedule.dueBy(elapsed))).toEqual([0, 1, 1, 2, 3]);
+  });
+
+  it('says of every request that it is due when it should start, and not before, at rates that divide badly', () => {
+    for (const rate of [3, 7, 333.3, 2_917]) {
+      const schedule = constantRate(rate, 0, 5);
+      for (let index = 0; index < schedule.total; index += 1) {
+        const start = schedule.startOf(index);
+        expect(schedule.dueBy(start)).toBe(index + 1);
+        expect(schedule.dueBy(start - 0.001)).toBe(index);
+      }
+    }
+  });
+
+  it('sends all that became due while the generator was held up, and no more than there are', () => {
+    const schedule = constantRate(1_000, 0, 1);
+    expect(schedule.dueBy(500)).toBe(501);
+    expect(schedule.dueBy(60_000)).toBe(schedule.total);
+    expect(schedule.total).toBe(1_000);
+  });
+
+  it('measures what comes after the warm-up', () => {
+    const schedule = constantRate(50, 2, 8);
+    expect(schedule.startOf(schedule.firstMeasured)).toBe(2_000);
+    expect(schedule.total - schedule.firstMeasured).toBe(400);
+    expect(constantRate(50, 0, 8).firstMeasured).toBe(0);
+  });
+
+  it('measures one request at least, and refuses no rate at all', () => {
+    expect(constantRate(0.1, 0, 1).total).toBe(1);
+    for (const rate of [0, -1, NaN]) expect(() => constantRate(rate, 0, 1)).toThrow(RangeError);
+  });
+});
+
+describe('percentiles and medians', () => {
+  it('a percentile is a value that was measured, by the nearest rank', () => {
+    const hundred = Array.from({ length: 100 }, (_, index) => 100 - index);
+    expect(percentile(hundred, 0.99)).toBe(99);
+    expect(percentile(hundred, 0.5)).toBe(50);
+    expect(percentile(hundred, 1)).toBe(100);
+    expect(percentile(hundred, 0)).toBe(1);
+    expect(percentile([7], 0.99)).toBe(7);
+  });
+
+  it('sorts as numbers and leaves the values as they were', () => {
+    const values = [10, 9, 100];
+    expect(percentile(values, 0.5)).toBe(10);
+    expect(values).toEqual([10, 9, 100]);
+  });
+
+  it('a median of an even number lies between the two in the middle', () => {
+    expect(median([4, 1, 3, 2])).toBe(2.5);
+    expect(median([3, 1, 2])).toBe(2);
+  });
+
+  it('of nothing there is none', () => {
+    expect(percentile([], 0.99)).toBeNaN();
+    expect(median([])).toBeNaN();
+  });
+
+  it('medians are taken of each figure by itself', () => {
+    const rows = [
+      { p50: 1, p99: 30 },
+      { p50: 3, p99: 10 },
+      { p50: 2, p99: 20 },
+    ];
+    expect(medians(rows)).toEqual({ p50: 2, p99: 20 });
+  });
+});
+
+describe('answers', () => {
+  it('a refusal is a 503 that says when to come back, and nothing else', () => {
+    const counter = new AnswerCounter();
+    expect(counter.count({ status: 200, retryAfter: false })).toBe('served');
+    expect(counter.count({ status: 201, retryAfter: false })).toBe('served');
+    expect(counter.count({ status: 503, retryAfter: true })).toBe('refused');
+    expect(counter.count({ status: 503, retryAfter: false })).toBe('other');
+    expect(counter.count({ status: 429, retryAfter: true })).toBe('other');
+    expect(counter.count({ status: 302, retryAfter: false })).toBe('other');
+    expect(counter.count(new Error('socket hang up'))).toBe('other');
+    expect(counter.counts()).toEqual({ served: 2, refused: 1, other: 4, firstOther: 'status 503' });
+  });
+});

@@ -1,0 +1,737 @@
+// src/tenancy/governor.ts: never more connections than slots, nobody waits for what lies unused, and everybody gets a turn.
+import fc from 'fast-check';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
+import type { Slot } from '../../db/pool.js';
+import {
+  createGovernor,
+  YIELD_QUANTUM,
+  type Governor,
+  type GovernorOptions,
+  type SlotSource,
+} from '../../src/tenancy/governor.js';
+
+const TIMEOUT = 1_000;
+
+let time = 0;
+
+beforeEach(() => {
+  vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
+  time = 0;
+});
+
+afterEach(() => {
+  vi.useRealTimers();
+});
+
+/** Lets what was decided take effect: promises are answered, and pools asked to close connections. */
+async function settled(): Promise<void> {
+  await new Promise((resolve) => setImmediate(resolve));
+}
+
+async function pass(ms: number): Promise<void> {
+  time += ms;
+  vi.advanceTimersByTime(ms);
+  await settled();
+}
+
+function governor(slots: number | SlotSource, options: Partial<GovernorOptions> = {}): Governor {
+  return createGovernor({ slots, now: () => time, ...options });
+}
+
+/** What a pool does with its connections, and when they close is for the test to say. */
+class Pool {
+  readonly busy: Slot[] = [];
+  readonly unused: Slot[] = [];
+  readonly closing: Slot[] = [];
+  granted = 0;
+  failed: unknown[] = [];
+  readonly membership;
+  #told = false;
+
+  constructor(
+    governor: Governor,
+    readonly tenant: string,
+    private readonly onGrant: (pool: Pool) => void = () => undefined,
+  ) {
+    this.membership = governor.join(tenant, () => {
+      const slot = this.unused.shift();
+      if (slot) this.closing.push(slot);
+      this.#tell();
+      return slot !== undefined;
+    });
+  }
+
+  get open(): number {
+    return this.busy.length + this.unused.length + this.closing.length;
+  }
+
+  ask(count = 1, timeout = TIMEOUT): void {
+    for (let asked = 0; asked < count; asked += 1) {
+      this.membership.open(timeout).then(
+        (slot) => {
+          this.granted += 1;
+          this.busy.push(slot);
+          this.onGrant(this);
+        },
+        (error: unknown) => this.failed.push(error),
+      );
+    }
+  }
+
+  tryOpen(): boolean {
+    const slot = this.membership.tryOpen();
+    if (slot) {
+      this.busy.push(slot);
+      this.onGrant(this);
+    }
+    return slot !== undefined;
+  }
+
+  /** Gives back a connection: it is closed where somebody else needs its slot, and kept unused otherwise. */
+  giveBack(): void {
+    const slot = this.busy.shift();
+    if (!slot) return;
+    if (this.membership.mustYield()) this.closing.push(slot);
+    else this.unused.push(slot);
+    this.#tell();
+  }
+
+  /** A connection has become unused without being given back, as the one that reads share. */
+  fallSilent(): void {
+    this.unused.push(...this.busy.splice(0, 1));
+    this.#tell();
+  }
+
+  use(): void {
+    const slot = this.unused.pop();
+    if (slot) this.busy.push(slot);
+    this.#tell();
+  }
+
+  /** An unused connection closes by itself. */
+  expire(): void {
+    this.unused.shift()?.release();
+    this.#tell();
+  }
+
+  /** A connection that was to close has closed. */
+  closed(): void {
+    this.closing.shift()?.release();
+  }
+
+  /** As the pool in db/pool.ts, only of changes. */
+  #tell(): void {
+    const has = this.unused.length > 0;
+    if (has !== this.#told) this.membership.idle(has);
+    this.#told = has;
+  }
+}
+
+/** Leases that change as the test says. */
+function leases(
+  count: number,
+): SlotSource & { set(leased: number): void; setUntold(leased: number): void; readonly wants: number[] } {
+  let leased = count;
+  let changed = (): void => undefined;
+  const wants: number[] = [];
+  return {
+    get leased() {
+      return leased;
+    },
+    want: (missing) => wants.push(missing),
+    onChange: (listener) => {
+      changed = listener;
+    },
+    set: (next) => {
+      leased = next;
+      changed();
+    },
+    setUntold: (next) => {
+      leased = next;
+    },
+    wants,
+  };
+}
+
+const BUSY = expect.objectContaining({ name: 'DatabaseFault', kind: 'busy' }) as unknown;
+const UNAVAILABLE = expect.objectContaining({ name: 'DatabaseFault', kind: 'unavailable' }) as unknown;
+
+describe('slots', () => {
+  it('are given at once while there are any, and never more than there are', async () => {
+    const all = governor(2);
+    const [a, b] = [new Pool(all, 'a'), new Pool(all, 'b')];
+    expect([a.tryOpen(), b.tryOpen(), a.tryOpen()]).toEqual([true, true, false]);
+    b.ask();
+    await settled();
+    expect(b.granted).toBe(0);
+    expect(all.stats()).toMatchObject({ leased: 2, used: 2, highestUsed: 2, waiting: 1 });
+    expect([all.heldBy('a'), all.heldBy('b'), all.waitingOf('b')]).toEqual([1, 1, 1]);
+  });
+
+  it('are free again when the connection has closed, not when it is asked to, and once only', async () => {
+    const all = governor(1);
+    const [a, b] = [new Pool(all, 'a'), new Pool(all, 'b')];
+    a.tryOpen();
+    a.giveBack();
+    b.ask();
+    await settled();
+    expect(a.closing).toHaveLength(1);
+    expect(b.granted).toBe(0);
+    const [slot] = a.closing;
+    slot?.release();
+    slot?.release();
+    await settled();
+    expect(b.granted).toBe(1);
+    expect(all.stats().used).toBe(1);
+    expect(a.tryOpen()).toBe(false);
+  });
+
+  it('that somebody waits for are not taken by a newcomer', async () => {
+    const all = governor(1);
+    const [a, b, c] = [new Pool(all, 'a'), new Pool(all, 'b'), new Pool(all, 'c')];
+    a.tryOpen();
+    b.ask();
+    await settled();
+    a.busy.pop()?.release();
+    expect(c.tryOpen()).toBe(false);
+    await settled();
+    expect(b.granted).toBe(1);
+  });
+
+  it('count on after the pool has left, until they are released', () => {
+    const all = governor(1);
+    const [a, b] = [new Pool(all, 'a'), new Pool(all, 'b')];
+    a.tryOpen();
+    a.membership.leave();
+    expect(all.heldBy('a')).toBe(1);
+    expect(b.tryOpen()).toBe(false);
+    a.busy.pop()?.release();
+    expect(all.heldBy('a')).toBe(0);
+    expect(b.tryOpen()).toBe(true);
+  });
+});
+
+describe('unused connections', () => {
+  it('are closed for whoever waits, the one that has been unused for longest first', async () => {
+    const all = governor(3);
+    const pools = ['a', 'b', 'c'].map((tenant) => new Pool(all, tenant));
+    const [a, b, c] = pools as [Pool, Pool, Pool];
+    for (const pool of pools) pool.tryOpen();
+    for (const pool of [b, a, c]) pool.giveBack();
+    // Used again: now it is the last.
+    b.use();
+    b.giveBack();
+    expect(all.stats().idleHolders).toBe(3);
+    const d = new Pool(all, 'd');
+    const order: string[] = [];
+    for (let turn = 0; turn < 3; turn += 1) {
+      d.ask();
+      await settled();
+      const closing = pools.filter((pool) => pool.closing.length > 0);
+      expect(closing).toHaveLength(1);
+      for (const pool of closing) {
+        order.push(pool.tenant);
+        pool.closed();
+      }
+    }
+    await settled();
+    expect(order).toEqual(['a', 'c', 'b']);
+    expect(d.granted).toBe(3);
+    expect(all.stats()).toMatchObject({ evictions: 3, idleHolders: 0, used: 3 });
+  });
+
+  it('are closed no more than there are requests waiting, those under way counted', async () => {
+    const all = governor(4);
+    const a = new Pool(all, 'a');
+    for (let opened = 0; opened < 4; opened += 1) a.tryOpen();
+    for (let given = 0; given < 4; given += 1) a.giveBack();
+    const [b, c] = [new Pool(all, 'b'), new Pool(all, 'c')];
+    b.ask();
+    await settled();
+    expect([a.closing.length, a.unused.length]).toEqual([1, 3]);
+    c.ask();
+    await settled();
+    expect([a.closing.length, a.unused.length]).toEqual([2, 2]);
+    expect(all.stats().closing).toBe(2);
+    a.closed();
+    a.closed();
+    await settled();
+    expect([b.granted, c.granted, a.closing.length, a.unused.length]).toEqual([1, 1, 0, 2]);
+  });
+
+  it('are left alone where a slot is free, and where whoever waited has gone', async () => {
+    const all = governor(2);
+    const [a, b] = [new Pool(all, 'a'), new Pool(all, 'b')];
+    a.tryOpen();
+    a.giveBack();
+    b.ask();
+    await settled();
+    expect([b.granted, a.unused.length]).toEqual([1, 1]);
+    a.use();
+    b.ask(1, 50);
+    await pass(50);
+    a.giveBack();
+    await settled();
+    expect([b.failed.length, a.unused.length]).toEqual([1, 1]);
+  });
+
+  it('that appear while somebody waits are closed, though not from within the call that tells of them', async () => {
+    const all = governor(1);
+    const [a, b] = [new Pool(all, 'a'), new Pool(all, 'b')];
+    a.tryOpen();
+    b.ask();
+    await settled();
+    a.giveBack();
+    expect([a.unused.length, a.closing.length]).toEqual([1, 0]);
+    await settled();
+    expect([a.unused.length, a.closing.length]).toEqual([0, 1]);
+  });
+
+  it('of which a pool told and which it has no more are looked for elsewhere', async () => {
+    const all = governor(2);
+    const stale = all.join('stale', () => false);
+    stale.tryOpen();
+    stale.idle(true);
+    const [a, b] = [new Pool(all, 'a'), new Pool(all, 'b')];
+    a.tryOpen();
+    a.giveBack();
+    b.ask();
+    await settled();
+    expect(a.closing).toHaveLength(1);
+    expect(all.stats()).toMatchObject({ evictions: 1, closing: 1, idleHolders: 0 });
+  });
+});
+
+describe('a pool', () => {
+  it('is never counted on for more connections than it holds', async () => {
+    const all = governor(2);
+    const boaster = all.join('boaster', () => true);
+    boaster.tryOpen();
+    boaster.idle(true);
+    const [a, b] = [new Pool(all, 'a'), new Pool(all, 'b')];
+    a.tryOpen();
+    a.giveBack();
+    b.ask(2);
+    await settled();
+    expect(a.closing).toHaveLength(1);
+    expect(all.stats()).toMatchObject({ evictions: 2, closing: 2 });
+  });
+});
+
+describe('the queue', () => {
+  it('lets one wait no longer than one turn behind 1,000 of another tenant', async () => {
+    const all = governor(3);
+    const grants: string[] = [];
+    const [a, b] = ['a', 'b'].map((tenant) => new Pool(all, tenant, () => grants.push(tenant))) as [Pool, Pool];
+    b.tryOpen();
+    a.ask(1_000);
+    await settled();
+    b.ask();
+    await settled();
+    expect(grants).toEqual(['b', 'a', 'a']);
+    a.busy.pop()?.release();
+    a.busy.pop()?.release();
+    await settled();
+    expect(grants.slice(3).sort()).toEqual(['a', 'b']);
+  });
+
+  it('goes round over the tenants, and within one first come, first served', async () => {
+    const all = governor(9);
+    const last = new Pool(all, 'last');
+    for (let opened = 0; opened < 6; opened += 1) last.tryOpen();
+    const answered: string[] = [];
+    const pools = ['a', 'b', 'c'].map((tenant) => new Pool(all, tenant));
+    for (const pool of pools) pool.tryOpen();
+    for (const { tenant, membership } of pools)
+      for (const nth of [1, 2]) void membership.open(TIMEOUT).then(() => answered.push(`${tenant}${nth}`));
+    for (const slot of last.busy) {
+      slot.release();
+      await settled();
+    }
+    expect(answered).toEqual(['a1', 'b1', 'c1', 'a2', 'b2', 'c2']);
+  });
+
+  it('serves a tenant that holds nothing before those that hold something, whoever came first', async () => {
+    const all = governor(2);
+    const [a, b, c] = ['a', 'b', 'c'].map((tenant) => new Pool(all, tenant)) as [Pool, Pool, Pool];
+    a.tryOpen();
+    b.tryOpen();
+    a.ask();
+    await settled();
+    c.ask();
+    await settled();
+    b.busy.pop()?.release();
+    await settled();
+    expect([a.granted, c.granted]).toEqual([0, 1]);
+  });
+
+  it('serves a tenant that has lost its last connection as one that holds nothing', async () => {
+    const all = governor(2);
+    const [a, b] = ['a', 'b'].map((tenant) => new Pool(all, tenant)) as [Pool, Pool];
+    a.tryOpen();
+    b.tryOpen();
+    a.ask();
+    b.ask();
+    await settled();
+    b.busy.pop()?.release();
+    await settled();
+    expect([a.granted, b.granted]).toEqual([0, 1]);
+  });
+
+  it('counts two pools of one tenant as one', async () => {
+    const all = governor(2);
+    const [old, next, other] = ['a', 'a', 'b'].map((tenant) => new Pool(all, tenant)) as [Pool, Pool, Pool];
+    old.tryOpen();
+    old.tryOpen();
+    next.ask();
+    other.ask();
+    await settled();
+    expect(all.waitingOf('a')).toBe(1);
+    old.busy.pop()?.release();
+    await settled();
+    expect([next.granted, other.granted]).toEqual([0, 1]);
+    old.membership.leave();
+    old.busy.pop()?.release();
+    await settled();
+    expect([next.granted, all.heldBy('a')]).toEqual([1, 1]);
+  });
+
+  it('refuses at once what is over the bound, of one tenant and in all', async () => {
+    const all = governor(0, { maxWaiting: 3, maxWaitingPerTenant: 2 });
+    const [a, b] = ['a', 'b'].map((tenant) => new Pool(all, tenant)) as [Pool, Pool];
+    a.ask(3);
+    await settled();
+    expect(a.failed).toEqual([BUSY]);
+    b.ask(2);
+    await settled();
+    expect(b.failed).toEqual([BUSY]);
+    expect(all.stats()).toMatchObject({ waiting: 3, refused: 2, timedOut: 0 });
+  });
+
+  it('bounds the wait of one tenant to 1,000 and of all to 10,000 where nothing else is said', async () => {
+    const all = governor(0);
+    const pools = Array.from({ length: 11 }, (_, index) => new Pool(all, `t${index}`));
+    for (const pool of pools) pool.ask(1_001);
+    await settled();
+    expect(pools.map((pool) => pool.failed.length)).toEqual([...Array<number>(10).fill(1), 1_001]);
+    expect(all.stats()).toMatchObject({ waiting: 10_000, refused: 1_011 });
+    all.close();
+  });
+
+  it('answers whoever has waited for as long as it can, and forgets it', async () => {
+    const all = governor(1);
+    const [a, b] = ['a', 'b'].map((tenant) => new Pool(all, tenant)) as [Pool, Pool];
+    a.tryOpen();
+    b.ask(1, 300);
+    b.ask(1, 500);
+    await pass(299);
+    expect(b.failed).toEqual([]);
+    await pass(1);
+    expect(b.failed).toEqual([BUSY]);
+    expect(all.stats()).toMatchObject({ waiting: 1, timedOut: 1 });
+    a.busy.pop()?.release();
+    await settled();
+    expect([b.granted, all.stats().waiting]).toEqual([1, 0]);
+    await pass(1_000);
+    expect(b.failed).toHaveLength(1);
+  });
+
+  it('is emptied of a pool that leaves, and of everybody when the governor closes', async () => {
+    const all = governor(1);
+    const [a, b, c] = ['a', 'b', 'c'].map((tenant) => new Pool(all, tenant)) as [Pool, Pool, Pool];
+    a.tryOpen();
+    b.ask(2);
+    c.ask(1);
+    await settled();
+    b.membership.leave();
+    b.ask();
+    await settled();
+    expect(b.failed).toEqual([UNAVAILABLE, UNAVAILABLE, UNAVAILABLE]);
+    expect([c.failed.length, all.stats().waiting]).toEqual([0, 1]);
+    all.close();
+    c.ask();
+    await settled();
+    expect(c.failed).toEqual([UNAVAILABLE, UNAVAILABLE]);
+    a.busy.pop()?.release();
+    expect(a.tryOpen()).toBe(false);
+    expect(all.stats()).toMatchObject({ used: 0, waiting: 0 });
+  });
+});
+
+describe('a tenant that keeps its connections busy', () => {
+  it('gives one up for a tenant that has none and has waited for the quantum, and no sooner', async () => {
+    const all = governor(1);
+    const [a, b] = ['a', 'b'].map((tenant) => new Pool(all, tenant)) as [Pool, Pool];
+    a.tryOpen();
+    await pass(YIELD_QUANTUM);
+    expect(a.membership.mustYield()).toBe(false);
+    b.ask();
+    await pass(YIELD_QUANTUM - 1);
+    expect(a.membership.mustYield()).toBe(false);
+    await pass(1);
+    a.giveBack();
+    expect(a.closing).toHaveLength(1);
+    expect(all.stats()).toMatchObject({ yields: 1, closing: 1, evictions: 0 });
+    a.ask();
+    a.closed();
+    await settled();
+    expect([b.granted, a.granted]).toEqual([1, 0]);
+  });
+
+  it('keeps a connection for the quantum, however long the others have waited', async () => {
+    const all = governor(1);
+    const [a, b, c] = ['a', 'b', 'c'].map((tenant) => new Pool(all, tenant)) as [Pool, Pool, Pool];
+    a.tryOpen();
+    b.ask();
+    c.ask();
+    await pass(10 * YIELD_QUANTUM);
+    a.giveBack();
+    a.closed();
+    await settled();
+    expect(b.granted).toBe(1);
+    expect(b.membership.mustYield()).toBe(false);
+    await pass(YIELD_QUANTUM);
+    expect(b.membership.mustYield()).toBe(true);
+  });
+
+  it('gives up one for each tenant that has none, what closes already counted', async () => {
+    const all = governor(4);
+    const [a, b] = ['a', 'b'].map((tenant) => new Pool(all, tenant)) as [Pool, Pool];
+    for (let opened = 0; opened < 4; opened += 1) a.tryOpen();
+    b.ask();
+    await pass(YIELD_QUANTUM);
+    expect([a, a, a].map((pool) => pool.membership.mustYield())).toEqual([true, false, false]);
+  });
+
+  it('shares with a tenant that holds fewer until both hold about as many, and then leaves it at that', async () => {
+    const all = governor(7);
+    const [a, b] = ['a', 'b'].map((tenant) => new Pool(all, tenant)) as [Pool, Pool];
+    for (let opened = 0; opened < 6; opened += 1) a.tryOpen();
+    b.tryOpen();
+    a.ask(10, 60_000);
+    b.ask(10, 60_000);
+    for (let turn = 0; turn < 20; turn += 1) {
+      await pass(YIELD_QUANTUM);
+      for (const pool of [a, b]) if (pool.membership.mustYield()) pool.busy.shift()?.release();
+    }
+    await settled();
+    expect([all.heldBy('a'), all.heldBy('b')]).toEqual([4, 3]);
+    expect(all.stats().yields).toBe(2);
+    all.close();
+  });
+
+  it.each([
+    ['makes both about equal', 10, [true, true, false]],
+    ['the other waits for', 1, [true, false, false]],
+  ])('gives up no more at once than %s', async (_, waiting, answers) => {
+    const all = governor(7);
+    const [a, b] = ['a', 'b'].map((tenant) => new Pool(all, tenant)) as [Pool, Pool];
+    for (let opened = 0; opened < 6; opened += 1) a.tryOpen();
+    b.tryOpen();
+    b.ask(waiting);
+    await pass(YIELD_QUANTUM);
+    expect(answers.map(() => a.membership.mustYield())).toEqual(answers);
+  });
+
+  it('gives up none where an unused connection can go instead', async () => {
+    const all = governor(2);
+    const [a, b, c] = ['a', 'b', 'c'].map((tenant) => new Pool(all, tenant)) as [Pool, Pool, Pool];
+    a.tryOpen();
+    b.tryOpen();
+    b.giveBack();
+    c.ask();
+    await pass(YIELD_QUANTUM);
+    expect(a.membership.mustYield()).toBe(false);
+    expect(b.closing).toHaveLength(1);
+  });
+
+  it('gives up none for whom an unused connection is about to be closed', async () => {
+    const all = governor(2);
+    const [a, b, c] = ['a', 'b', 'c'].map((tenant) => new Pool(all, tenant)) as [Pool, Pool, Pool];
+    a.tryOpen();
+    b.tryOpen();
+    c.ask();
+    await pass(YIELD_QUANTUM);
+    b.fallSilent();
+    expect(a.membership.mustYield()).toBe(false);
+    await settled();
+    expect(b.closing).toHaveLength(1);
+  });
+
+  it('keeps none from whoever waits: with more tenants than slots, each gets its turn', async () => {
+    const all = governor(2);
+    const pools = Array.from({ length: 7 }, (_, index) => new Pool(all, `t${index}`));
+    for (const pool of pools) pool.ask(3, 60_000);
+    for (let turn = 0; turn < 7; turn += 1) {
+      await pass(YIELD_QUANTUM);
+      for (const pool of pools) {
+        if (pool.busy.length > 0 && pool.membership.mustYield()) pool.busy.shift()?.release();
+      }
+    }
+    await settled();
+    expect(pools.map((pool) => pool.granted).every((granted) => granted >= 1)).toBe(true);
+    all.close();
+  });
+});
+
+describe('leases', () => {
+  it('that come are given to who waits; the source is told how many are missing, and when none is any more', async () => {
+    const source = leases(0);
+    const all = governor(source);
+    const a = new Pool(all, 'a');
+    a.ask(3);
+    await settled();
+    expect(source.wants).toEqual([3]);
+    source.set(2);
+    await settled();
+    expect(a.granted).toBe(2);
+    source.set(5);
+    await settled();
+    expect(a.granted).toBe(3);
+    a.busy.pop()?.release();
+    await settled();
+    expect(source.wants).toEqual([3, 1, 0]);
+  });
+
+  it('that have come are for whoever waits, even before the source has told of them', async () => {
+    const source = leases(0);
+    const all = governor(source);
+    const [a, b] = ['a', 'b'].map((tenant) => new Pool(all, tenant)) as [Pool, Pool];
+    a.ask();
+    await settled();
+    source.setUntold(1);
+    expect(b.tryOpen()).toBe(false);
+    source.set(1);
+    await settled();
+    expect(a.granted).toBe(1);
+  });
+
+  it('that go are given up by closing what is unused; nothing is granted until the rest fits', async () => {
+    const source = leases(4);
+    const all = governor(source);
+    const [a, b] = ['a', 'b'].map((tenant) => new Pool(all, tenant)) as [Pool, Pool];
+    for (let opened = 0; opened < 4; opened += 1) a.tryOpen();
+    a.giveBack();
+    a.giveBack();
+    source.set(1);
+    await settled();
+    expect([a.closing.length, a.unused.length]).toEqual([2, 0]);
+    b.ask();
+    a.closed();
+    a.closed();
+    await settled();
+    expect(all.stats()).toMatchObject({ leased: 1, used: 2, waiting: 1 });
+    expect([b.granted, b.tryOpen()]).toEqual([0, false]);
+    // Busy ones go as soon as they are given back, whatever its own pool still has to do.
+    a.giveBack();
+    expect(a.closing).toHaveLength(1);
+    a.closed();
+    await settled();
+    expect(b.granted).toBe(0);
+    a.busy.pop()?.release();
+    await settled();
+    expect([b.granted, all.stats().used]).toEqual([1, 1]);
+  });
+
+  it('that go are given up by busy pools too, though nobody waits', () => {
+    const source = leases(3);
+    const all = governor(source);
+    const a = new Pool(all, 'a');
+    for (let opened = 0; opened < 3; opened += 1) a.tryOpen();
+    source.set(2);
+    expect([a.membership.mustYield(), a.membership.mustYield()]).toEqual([true, false]);
+  });
+});
+
+describe('whatever happens', () => {
+  const pool = fc.nat(3);
+  const step = fc.oneof(
+    {
+      weight: 4,
+      arbitrary: fc.record({ act: fc.constant('ask' as const), pool, count: fc.integer({ min: 1, max: 4 }) }),
+    },
+    { weight: 1, arbitrary: fc.record({ act: fc.constant('lease' as const), count: fc.nat(5) }) },
+    { weight: 2, arbitrary: fc.record({ act: fc.constant('pass' as const), count: fc.integer({ min: 1, max: 60 }) }) },
+    {
+      weight: 10,
+      arbitrary: fc.record({
+        act: fc.constantFrom(
+          'tryOpen' as const,
+          'giveBack' as const,
+          'use' as const,
+          'expire' as const,
+          'closed' as const,
+        ),
+        pool,
+      }),
+    },
+  );
+
+  it('the slots are never exceeded, none is lost, every request is answered, and no connection closes in vain', async () => {
+    await fc.assert(
+      fc.asyncProperty(fc.nat(4), fc.array(step, { maxLength: 60 }), async (slots, steps) => {
+        const source = leases(slots);
+        const all = governor(source, { maxWaiting: 10, maxWaitingPerTenant: 6 });
+        // Two of one tenant, and two of others.
+        const pools = ['a', 'a', 'b', 'c'].map(
+          (tenant) =>
+            new Pool(all, tenant, () => {
+              expect(all.stats().used).toBeLessThanOrEqual(source.leased);
+            }),
+        );
+        const at = (index: number): Pool => pools[index] ?? expect.unreachable();
+        let asked = 0;
+        const look = async (): Promise<void> => {
+          await settled();
+          const { used, waiting, closing, leased, idleHolders } = all.stats();
+          const sum = (count: (of: Pool) => number): number => pools.reduce((total, of) => total + count(of), 0);
+          expect(used).toBe(sum((of) => of.open));
+          for (const tenant of ['a', 'b', 'c'])
+            expect(all.heldBy(tenant)).toBe(pools.reduce((n, of) => n + (of.tenant === tenant ? of.open : 0), 0));
+          expect(waiting + sum((of) => of.granted + of.failed.length)).toBe(asked);
+          expect(idleHolders).toBe(pools.filter((of) => of.unused.length > 0).length);
+          expect(closing).toBeLessThanOrEqual(sum((of) => of.closing.length));
+          // Nobody waits while a slot is free, or while a connection lies unused that nobody has been asked to close.
+          if (waiting > 0) expect(used).toBeGreaterThanOrEqual(leased);
+          if (waiting > leased - used + closing) expect(idleHolders).toBe(0);
+        };
+        for (const next of steps) {
+          const evictionsBefore = all.stats().evictions + all.stats().yields;
+          const { closing: closingBefore } = all.stats();
+          if (next.act === 'ask') {
+            at(next.pool).ask(next.count, 50);
+            asked += next.count;
+          } else if (next.act === 'lease') source.set(next.count);
+          else if (next.act === 'pass') await pass(next.count);
+          else at(next.pool)[next.act]();
+          await look();
+          const { evictions, yields, waiting, leased, used, closing } = all.stats();
+          // What was asked to close now is owed to somebody who waits, or is over the leases.
+          if (evictions + yields > evictionsBefore && closing > closingBefore)
+            expect(closing).toBeLessThanOrEqual(Math.max(0, waiting - (leased - used)));
+        }
+        // Everybody finishes: those who wait get theirs or time out, and in the end every slot is back.
+        for (let round = 0; round < 30 && all.stats().used + all.stats().waiting > 0; round += 1) {
+          for (const of of pools) {
+            of.giveBack();
+            of.closed();
+            of.expire();
+          }
+          await pass(5);
+          await look();
+        }
+        for (let round = 0; round < 30; round += 1)
+          for (const of of pools) {
+            of.giveBack();
+            of.closed();
+            of.expire();
+          }
+        await settled();
+        expect(all.stats()).toMatchObject({ used: 0, waiting: 0, closing: 0, idleHolders: 0 });
+        source.set(3);
+        expect(pools.map((of) => of.tryOpen())).toEqual([true, true, true, false]);
+      }),
+      { numRuns: 300 },
+    );
+  });
+});
