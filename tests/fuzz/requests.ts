@@ -146,7 +146,7 @@ function queryOf({ parameters }: Operation, hints: Hints): fc.Arbitrary<string> 
   const pairs = fc.record(Object.fromEntries(inQuery.map((parameter) => [parameter.name, pair(parameter, 'good')])));
   const names = fc.subarray(
     inQuery.map(({ name }) => name),
-    { maxLength: 2 },
+    { maxLength: Math.min(inQuery.length, 2) },
   );
   const good = fc.tuple(pairs, names).map(([all, some]) => some.flatMap((name) => all[name] ?? []));
   const bad = fc.oneof(...inQuery.map((parameter) => pair(parameter, 'bad')));
