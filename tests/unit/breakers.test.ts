@@ -430,6 +430,10 @@ describe('what is known', () => {
     await probes[0]?.succeed();
     fail(breakers, a, refusedByServer, 2);
     expect(isAdmitted(breakers, a)).toBe(true);
+    breakers.succeeded(b);
+    breakers.succeeded(a);
+    fail(breakers, a, refusedByServer, 2);
+    expect(isAdmitted(breakers, a)).toBe(true);
     fail(breakers, a, refusedByServer, 1);
     expect(isAdmitted(breakers, a)).toBe(false);
   });
@@ -444,6 +448,16 @@ describe('what is known', () => {
     expect([a, b].map((tenant) => isAdmitted(breakers, tenant))).toEqual([true, true]);
     for (let time = 0; time < 3; time += 1) breakers.failed(a, silent, now());
     expect(isAdmitted(breakers, a)).toBe(false);
+  });
+
+  it('is not changed by it for a tenant either', async () => {
+    const begun = now();
+    const { breakers, probes } = setup();
+    fail(breakers, a, wrongPassword);
+    await pass(100);
+    await probes[0]?.succeed();
+    for (let time = 0; time < 5; time += 1) breakers.failed(a, wrongPassword, begun);
+    expect(isAdmitted(breakers, a)).toBe(true);
   });
 
   it('is not changed by an answer that comes while the breaker is open', () => {
