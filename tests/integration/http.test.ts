@@ -141,6 +141,7 @@ describe('what is not HTTP', () => {
     expectProblem(answer, 400, 'invalid-request');
     expect(answer.headers.connection).toBe('close');
     expect(answer.headers['x-request-id']).toMatch(UUID);
+    expect(answer.headers).toMatchObject(service.app.securityHeaders);
   });
 
   it('does not keep the socket of a peer that never closes its side', async () => {
