@@ -110,6 +110,12 @@ describe('an error is a problem document', () => {
   });
 });
 
+it('takes no notice of an Expect that it does not know', async () => {
+  const headers = { expect: 'the-unexpected' };
+  expect((await fetchOverSocket('GET', '/health/live', { headers })).status).toBe(200);
+  expectProblem(await fetchOverSocket('GET', '/users', { headers }), 401, 'unauthenticated');
+});
+
 describe('DELETE with a JSON content type and no body', () => {
   it('says what is wrong, or does what it says', async () => {
     const { adminToken } = await service.createTenant('deleting');
