@@ -139,8 +139,10 @@ function leases(
       return leased;
     },
     want: (missing) => wants.push(missing),
-    onChange: (listener) => {
-      changed = listener;
+    attach: (user) => {
+      changed = () => {
+        user.changed();
+      };
     },
     set: (next) => {
       leased = next;
