@@ -10,12 +10,14 @@ export type DatabaseFaultKind = 'unavailable' | 'busy' | 'timeout';
 
 /**
  * A failure of the database as a service, as opposed to an error in a statement. `reason` is a SQLSTATE, a system error
- * code or a short fixed text: never the server's message, which can quote rows and role names.
+ * code or a short fixed text: never the server's message, which can quote rows and role names. `retryAfter` is in seconds,
+ * where somebody knows when the next attempt makes sense.
  */
 export class DatabaseFault extends Error {
   constructor(
     readonly kind: DatabaseFaultKind,
     readonly reason: string,
+    readonly retryAfter?: number,
   ) {
     super(`database ${kind}: ${reason}`);
     this.name = 'DatabaseFault';

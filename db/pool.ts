@@ -58,6 +58,11 @@ export interface PoolOptions {
    * @param closeIdle closes one connection of the pool that nobody uses; false where there is none
    */
   readonly admit?: (closeIdle: () => boolean) => Membership;
+  /**
+   * Told how it went whenever a connection was opened, or could not be, and whenever one comes back from use: undefined where
+   * the server answered, otherwise the fault and when what failed began (on `performance.now`).
+   */
+  readonly onOutcome?: (fault: DatabaseFault | undefined, since: number) => void;
   /** Told when an idle connection is lost. */
   readonly onConnectionLost?: (fault: DatabaseFault) => void;
 }
@@ -179,10 +184,16 @@ export class ConnectionPool {
   }
 
   async #ride<R>(lane: Lane, query: LaneQuery): Promise<R[]> {
+    const since = performance.now();
     const asked = lane.read<R>(query);
     if (lane.inFlight === 1) this.#tellIdle();
     try {
-      return (await asked) ?? (await this.run<R>(query.text, query.values));
+      const rows = await asked;
+      if (rows) this.options.onOutcome?.(undefined, since);
+      return rows ?? (await this.run<R>(query.text, query.values));
+    } catch (error) {
+      if (error instanceof DatabaseFault) this.options.onOutcome?.(error, since);
+      throw error;
     } finally {
       if (lane.inFlight === 0) this.#tellIdle();
       // A lane that is never idle would keep its slot from those who have none.
@@ -324,6 +335,7 @@ export class ConnectionPool {
 
   /** A session that was given back goes to who waits, or waits itself, or is closed where it is of no more use. */
   #release(session: Session): void {
+    this.options.onOutcome?.(session.fault, session.askedAt);
     if (!session.clean || this.#cut || (this.#admission?.mustYield() ?? false)) {
       session.client.release(true);
       return;
@@ -365,6 +377,7 @@ export class ConnectionPool {
 
   async #open(slot: Slot): Promise<Session> {
     this.#opening += 1;
+    const since = performance.now();
     let client: pg.PoolClient;
     try {
       client = await this.#pool.connect();
@@ -372,8 +385,9 @@ export class ConnectionPool {
       slot.release();
       this.#opening -= 1;
       this.#serve();
-      throw error instanceof Unproven ? error.cause : connectFault(error);
+      throw this.#notOpened(error, since);
     }
+    this.options.onOutcome?.(undefined, since);
     const { preparedStatements } = this.options;
     const queryTimeout = this.limits.timeout + QUERY_TIMEOUT_MARGIN;
     const session = new Session(client, preparedStatements, queryTimeout, (given) => {
@@ -388,6 +402,13 @@ export class ConnectionPool {
     if (!this.#cut) return session;
     client.release(true);
     throw poolClosed();
+  }
+
+  /** What whoever asked for the connection is told. */
+  #notOpened(error: unknown, since: number): Error {
+    const reason = error instanceof Unproven ? error.cause : connectFault(error);
+    if (reason instanceof DatabaseFault) this.options.onOutcome?.(reason, since);
+    return reason;
   }
 
   #lose(session: Session, error: Error): void {
@@ -462,11 +483,13 @@ export class ConnectionPool {
         this.#serve();
       },
     );
+    const since = performance.now();
     try {
       await lane.open((client) => this.#prove(client));
     } catch (error) {
-      throw error instanceof Unproven ? error.cause : connectFault(error);
+      throw this.#notOpened(error, since);
     }
+    this.options.onOutcome?.(undefined, since);
     this.#lane = lane;
     return lane;
   }

@@ -9,6 +9,8 @@ import { statementName } from './statement-names.js';
 export class Session implements PostgresPoolClient {
   /** Since when nobody uses it; meaningless while somebody does. */
   idleSince = 0;
+  /** When the last statement was sent. */
+  askedAt = 0;
   #running = 0;
   /** When the statement that runs must have been answered. */
   #deadline = Infinity;
@@ -39,6 +41,11 @@ export class Session implements PostgresPoolClient {
     return !this.#doubt && this.#running === 0 && this.client.getTransactionStatus() === 'I';
   }
 
+  /** What the connection was lost to, if it was. */
+  get fault(): DatabaseFault | undefined {
+    return this.#doubt instanceof DatabaseFault ? this.#doubt : undefined;
+  }
+
   query<R>(text: string, values: readonly unknown[]): Promise<PostgresQueryResult<R>>;
   query<R>(cursor: PostgresCursor<R>): PostgresCursor<R>;
   query<R>(
@@ -55,7 +62,8 @@ export class Session implements PostgresPoolClient {
     if (this.#doubt) throw this.#doubt;
     const name = this.prepared ? statementName(text) : undefined;
     this.#running += 1;
-    this.#deadline = performance.now() + this.queryTimeout;
+    this.askedAt = performance.now();
+    this.#deadline = this.askedAt + this.queryTimeout;
     try {
       const result = await ask<R>(this.client, name, text, values);
       // The server answers COMMIT of a failed transaction with ROLLBACK and no error: the write would be acknowledged and lost.

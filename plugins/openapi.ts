@@ -69,15 +69,12 @@ const problemSchema = z
 /** Every error status of a route: those that its kind brings along, and its own. */
 function errorAnswers(route: RouteOptions): Record<number, object> {
   const { access, errors = [] } = route.config ?? {};
-  const codes: ErrorCode[] = ['rate-limited', 'internal-error', 'unavailable', ...errors];
+  // An address that does not decode is refused wherever it leads.
+  const codes: ErrorCode[] = ['invalid-request', 'rate-limited', 'internal-error', 'unavailable', ...errors];
   if (access && access.scope !== 'public') codes.push('unauthenticated', 'forbidden');
-  const { body, querystring, params } = (route.schema ?? {}) as {
-    body?: unknown;
-    querystring?: unknown;
-    params?: unknown;
-  };
-  if (body || querystring || params) codes.push('invalid-request');
-  if (body) codes.push('body-too-large', 'unsupported-media-type');
+  const { body, params } = (route.schema ?? {}) as { body?: unknown; params?: unknown };
+  // A DELETE needs no body, but one that it brings along is read.
+  if (body || route.method === 'DELETE') codes.push('body-too-large', 'unsupported-media-type');
   if (params) codes.push('not-found');
   const answers: Record<number, object> = {};
   for (const code of codes) {

@@ -2,8 +2,10 @@
 import fp from 'fastify-plugin';
 import type { Kysely } from 'kysely';
 import { openPool } from '../db/client.js';
+import { probeDatabase } from '../db/probe.js';
 import type { TenantDatabase } from '../db/tenant/schema.js';
 import type { Config } from '../src/config.js';
+import { createBreakers, type Breakers } from '../src/tenancy/breakers.js';
 import { createClusters, type Clusters } from '../src/tenancy/clusters.js';
 import { createTenantDirectory, type TenantDirectory } from '../src/tenancy/directory.js';
 import type { Envelope } from '../src/tenancy/envelope.js';
@@ -13,6 +15,7 @@ import { admitted, createTenantPools, type TenantPools } from '../src/tenancy/po
 declare module 'fastify' {
   interface FastifyInstance {
     readonly clusters: Clusters;
+    readonly breakers: Breakers;
     readonly tenantDirectory: TenantDirectory;
     readonly tenantPools: TenantPools;
   }
@@ -22,31 +25,47 @@ declare module 'fastify' {
   }
 }
 
+/** Longest wait (ms) for a probe's connection and its answer. */
+const PROBE_DEADLINE = 1_500;
+
 export const tenantPool = fp<{ config: Config; envelope: Envelope }>(
   async (app, { config, envelope }) => {
     const directory = createTenantDirectory(app.registry, app.events, config.tenants.registryOutageGrace);
     const clusters = createClusters(config.tenants.clusterBudget);
-    const pools = createTenantPools({
+    const breakers = createBreakers({
+      probe: ({ tenant }) => pools.probe(tenant.id),
+      onChange: (change) => {
+        app.log.warn(change, `a breaker is ${change.state}`);
+      },
+    });
+    const pools: TenantPools = createTenantPools({
       directory,
       envelope,
       tls: config.tenants.provisioner.tls,
       closeAfter: config.tenants.closePoolAfter,
-      openPool: (tenantId, connection, own, prove) =>
+      breakers,
+      openPool: (tenantId, connection, own, options) =>
         openPool(connection, poolLimits(own, config.tenants.pool), {
           applicationName: 'tenantry',
           preparedStatements: config.tenants.preparedStatements,
           lane: true,
-          prove,
+          ...options,
           admit: (closeIdle) => clusters.at(connection).tenants.join(tenantId, closeIdle),
         }),
+      probe: (connection) =>
+        probeDatabase(connection, PROBE_DEADLINE, (closeIdle) =>
+          clusters.at(connection).reserve.join('probe', closeIdle),
+        ),
       onError: (err, context) => {
         app.log.error({ err, ...context }, 'a tenant pool could not be built');
       },
     });
     app.decorate('clusters', clusters);
+    app.decorate('breakers', breakers);
     app.decorate('tenantDirectory', directory);
     app.decorate('tenantPools', pools);
     app.addHook('onClose', async () => {
+      breakers.close();
       await pools.close();
       clusters.close();
     });

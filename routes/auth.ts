@@ -97,7 +97,7 @@ export async function authRoutes(fastify: FastifyInstance, { config }: { config:
   app.get(
     '/me',
     {
-      config: { access: { scope: 'platform' } },
+      config: { access: { scope: 'platform' }, errors: ['not-found'] },
       schema: { tags: ['auth'], summary: 'Who the token belongs to', response: { 200: Me } },
     },
     async (request) => {

@@ -26,6 +26,21 @@ const ClusterPools = Slots.extend({
   reserve: Slots.meta({ description: 'The same of provisioning, rollouts and the command line.' }),
 });
 
+const Breaker = z.object({
+  scope: z.enum(['tenant', 'cluster']),
+  key: z.string().meta({ description: "The tenant's id, or the server's host and port." }),
+  state: z.enum(['closed', 'open', 'half-open']),
+  failures: count.meta({ description: 'Failures in a row that count towards opening.' }),
+  reason: z
+    .string()
+    .optional()
+    .meta({ description: 'What opened it: a SQLSTATE, a system error code or a short text.' }),
+  openFor: count.optional().meta({ description: 'Milliseconds since it opened.' }),
+  probes: count.meta({ description: 'Probes since it opened.' }),
+  nextProbeIn: count.optional().meta({ description: 'Milliseconds.' }),
+  opened: count.meta({ description: 'Times it opened since it is remembered.' }),
+});
+
 const TenantPool = z.object({
   tenantId: answerId,
   cluster: z.string(),
@@ -38,6 +53,7 @@ const TenantPool = z.object({
 
 const Pools = z.object({
   clusters: z.array(ClusterPools),
+  breakers: z.array(Breaker).meta({ description: 'Of databases and servers that are out of order, or were of late.' }),
   pools: z.array(TenantPool).meta({ description: 'The largest first.' }),
   poolCount: count.meta({ description: 'Pools in all, of which `pools` shows at most `limit`.' }),
 });
@@ -69,7 +85,12 @@ export async function poolRoutes(fastify: FastifyInstance): Promise<void> {
     },
     async (request) => {
       const pools = app.tenantPools.inspectAll();
-      return { clusters: app.clusters.stats(), pools: pools.slice(0, request.query.limit), poolCount: pools.length };
+      return {
+        clusters: app.clusters.stats(),
+        breakers: [...app.breakers.stats().breakers],
+        pools: pools.slice(0, request.query.limit),
+        poolCount: pools.length,
+      };
     },
   );
 
@@ -79,16 +100,16 @@ export async function poolRoutes(fastify: FastifyInstance): Promise<void> {
       config,
       schema: {
         tags: ['pools'],
-        summary: "A tenant's connections in the replica that answers; `pool` is null where it has none",
+        summary: "A tenant's connections and breaker in the replica that answers; null where it has none",
         params: idParams,
-        response: { 200: z.object({ pool: TenantPool.nullable() }) },
+        response: { 200: z.object({ pool: TenantPool.nullable(), breaker: Breaker.nullable() }) },
       },
     },
     async (request) => {
       const { id } = request.params;
       const pool = app.tenantPools.inspect(id);
       if (!pool && !(await findTenant(app.registry, id))) throw new AppError('not-found');
-      return { pool: pool ?? null };
+      return { pool: pool ?? null, breaker: app.breakers.state('tenant', id) ?? null };
     },
   );
 }

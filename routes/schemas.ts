@@ -45,12 +45,11 @@ export const money = z
       .regex(/^\d{1,10}(?:\.\d{1,2})?$/, 'must be a decimal of at least 0 with at most 10 digits and two places'),
   )
   .meta({
-    override: {
-      anyOf: [
-        { type: 'string', pattern: '^\\d{1,10}(\\.\\d{1,2})?$' },
-        { type: 'number', minimum: 0, maximum: 9_999_999_999.99, multipleOf: 0.01 },
-      ],
-    },
+    // The parsed form has no schema of its own. No multipleOf for the number: 19.99 is none of 0.01 in binary.
+    anyOf: [
+      { type: 'string', pattern: String.raw`^\d{1,10}(\.\d{1,2})?$` },
+      { type: 'number', minimum: 0, maximum: 9_999_999_999.99, description: 'At most two places.' },
+    ],
   });
 
 /** A stock from 0 to 2,147,483,647. */

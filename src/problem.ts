@@ -24,7 +24,7 @@ export interface ProblemAnswer {
 /** The media type of every error answer. */
 export const PROBLEM_TYPE = 'application/problem+json; charset=utf-8';
 
-/** Seconds after which a fault of a database may be over. */
+/** Seconds after which a fault of a database may be over, where nobody knows better. */
 const FAULT_RETRY_AFTER = 2;
 
 export function toProblem(error: unknown, requestId: string): ProblemAnswer {
@@ -53,7 +53,7 @@ export function toProblem(error: unknown, requestId: string): ProblemAnswer {
 export function toAppError(error: unknown): AppError {
   if (error instanceof AppError) return error;
   if (error instanceof DatabaseFault)
-    return new AppError('unavailable', { retryAfter: FAULT_RETRY_AFTER, cause: error });
+    return new AppError('unavailable', { retryAfter: error.retryAfter ?? FAULT_RETRY_AFTER, cause: error });
   if (error instanceof Error && 'code' in error && typeof error.code === 'string') {
     const code = fromFastify[error.code];
     if (code) return new AppError(code, { cause: error });

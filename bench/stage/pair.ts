@@ -50,7 +50,8 @@ export async function openPair(flags: Flags, cleanup: Cleanup): Promise<Pair> {
   progress('starting the service');
   const installation = await install(folder, cluster, flags, cleanup);
   const { auth } = installation;
-  const service = await installation.startService();
+  // As many connections as the floor has: what a budget costs is what the fleet's scenarios show.
+  const service = await installation.startService({ CLUSTER_CONNECTION_BUDGET: String(TENANTS * poolMax) });
 
   progress(`making ${TENANTS} tenants`);
   const operatorToken = await installation.signInOperator(service);

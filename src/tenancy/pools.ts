@@ -10,6 +10,7 @@ import { DatabaseFault } from '../../db/errors.js';
 import { MARKER_QUERY } from '../../db/tenant/marker.js';
 import type { TenantDatabase } from '../../db/tenant/schema.js';
 import { AppError } from '../errors.js';
+import type { Breakers, BreakerTenant } from './breakers.js';
 import type { TenantDirectory } from './directory.js';
 import type { Envelope } from './envelope.js';
 
@@ -32,6 +33,8 @@ export interface TenantPools {
   inspect(tenantId: string): TenantPoolStats | undefined;
   /** Every pool in this process, the largest first. */
   inspectAll(): TenantPoolStats[];
+  /** Enters the tenant's database and leaves it again. @throws DatabaseFault, or AppError as `database` says */
+  probe(tenantId: string): Promise<void>;
   /** Retires all pools; no connection can be had afterwards. */
   close(): Promise<void>;
 }
@@ -54,8 +57,12 @@ export interface TenantPoolDeps {
     tenantId: string,
     connection: ConnectionSettings,
     own: StoredPoolOptions,
-    prove: NonNullable<PoolOptions['prove']>,
+    options: Pick<PoolOptions, 'prove' | 'onOutcome'>,
   ) => ConnectionPool;
+  /** Connects, asks for an answer, and disconnects. @throws DatabaseFault */
+  readonly probe: (connection: ConnectionSettings) => Promise<void>;
+  /** Refuse at once what is known to fail. */
+  readonly breakers: Pick<Breakers, 'admit' | 'succeeded' | 'failed' | 'forget'>;
   readonly tls: ConnectionSettings['tls'];
   /** A pool that nobody asked for a connection for this long (ms) is closed. */
   readonly closeAfter: number;
@@ -72,7 +79,8 @@ const RETRY_AFTER_MISCONFIGURATION = 30;
 const MAX_HANDLES = 20_000;
 
 interface PoolEntry {
-  readonly cluster: string;
+  /** As its breakers know it. */
+  readonly who: BreakerTenant;
   readonly epoch: number;
   readonly pool: ConnectionPool;
   lastUsed: number;
@@ -109,23 +117,29 @@ export function createTenantPools(deps: TenantPoolDeps): TenantPools {
     let entry = entries.get(tenant.id);
     // A record read before a change may arrive after one read behind it: the newer pool serves both.
     if (entry && entry.epoch < tenant.epoch) {
+      deps.breakers.forget(tenant.id);
       void retire(tenant.id);
       entry = undefined;
     }
     if (!entry) {
-      const cluster = `${tenant.dbHost}:${tenant.dbPort}`;
-      entry = { cluster, epoch: tenant.epoch, pool: build(tenant), lastUsed: 0 };
+      const who = { id: tenant.id, cluster: `${tenant.dbHost}:${tenant.dbPort}` };
+      entry = { who, epoch: tenant.epoch, pool: build(tenant, who), lastUsed: 0 };
       entries.set(tenant.id, entry);
     }
     entry.lastUsed = performance.now();
+    deps.breakers.admit(entry.who);
     return entry.pool;
   }
 
-  function build(tenant: TenantRecord): ConnectionPool {
-    const { id, dbHost: host, dbPort: port, dbUser: user, dbName: database } = tenant;
-    const connection = { host, port, database, user, password: openPassword(tenant), tls: deps.tls };
+  function settingsOf(tenant: TenantRecord): ConnectionSettings {
+    const { dbHost: host, dbPort: port, dbUser: user, dbName: database } = tenant;
+    return { host, port, database, user, password: openPassword(tenant), tls: deps.tls };
+  }
+
+  function build(tenant: TenantRecord, who: BreakerTenant): ConnectionPool {
+    const { id } = tenant;
     // A row that names the wrong database must never be served, whoever wrote it: each connection is asked whose it is.
-    return deps.openPool(id, connection, tenant.poolOptions, async (query) => {
+    const prove: PoolOptions['prove'] = async (query) => {
       const rows = await query(MARKER_QUERY).catch((error: unknown) => {
         throw error instanceof DatabaseFault ? error : unusable(id, 'marker', error);
       });
@@ -133,7 +147,12 @@ export function createTenantPools(deps: TenantPoolDeps): TenantPools {
       if (marker === id) return;
       const whose = typeof marker === 'string' ? marker : 'nobody';
       throw unusable(id, 'marker', new Error(`the database behind this tenant's row is marked as ${whose}'s`));
-    });
+    };
+    const onOutcome: PoolOptions['onOutcome'] = (fault, since) => {
+      if (fault) deps.breakers.failed(who, fault, since);
+      else deps.breakers.succeeded(who);
+    };
+    return deps.openPool(id, settingsOf(tenant), tenant.poolOptions, { prove, onOutcome });
   }
 
   function openPassword(tenant: TenantRecord): string {
@@ -154,9 +173,9 @@ export function createTenantPools(deps: TenantPoolDeps): TenantPools {
   function inspect(tenantId: string): TenantPoolStats | undefined {
     const entry = entries.get(tenantId);
     if (!entry) return undefined;
-    const { cluster, epoch, pool, lastUsed } = entry;
+    const { who, epoch, pool, lastUsed } = entry;
     const unusedFor = Math.round(performance.now() - lastUsed);
-    return { tenantId, cluster, epoch, unusedFor, ...pool.stats() };
+    return { tenantId, cluster: who.cluster, epoch, unusedFor, ...pool.stats() };
   }
 
   function retire(tenantId: string): Promise<void> {
@@ -185,7 +204,13 @@ export function createTenantPools(deps: TenantPoolDeps): TenantPools {
       const entry = entries.get(tenantId);
       if (!entry) return;
       const tenant = await directory.find(tenantId);
-      if (entries.get(tenantId) === entry && (!tenant?.active || entry.epoch < tenant.epoch)) void retire(tenantId);
+      if (entries.get(tenantId) !== entry || (tenant?.active && entry.epoch >= tenant.epoch)) return;
+      deps.breakers.forget(tenantId);
+      void retire(tenantId);
+    },
+
+    async probe(tenantId) {
+      await deps.probe(settingsOf(admitted(await directory.find(tenantId))));
     },
 
     inspect,

@@ -74,17 +74,18 @@ describe('a change', () => {
 });
 
 describe('a replica that hears nothing', () => {
-  it.each<[string, () => void]>([
-    ['because its connections are cut again and again', () => void cutAgainAndAgain(2_000)],
+  it.each<[string, () => unknown]>([
+    ['because its connections are cut again and again', () => cutAgainAndAgain(2_000)],
     ['because the network swallows everything', () => (proxy.mode = 'hang')],
   ])('%s, notices within a second what happens elsewhere', async (_why, breakIt) => {
     const tenant = await home.createTenant();
     const user = await home.createUser(tenant, 'cut-off@example.com');
     const me = async (): Promise<number> => (await far.send('GET', '/auth/me', { token: user.token })).status;
     expect(await me()).toBe(200);
-    breakIt();
+    const broken = breakIt();
     await home.send('DELETE', `/users/${user.id}`, { token: tenant.adminToken });
     await expect.poll(me, PROMISE).toBe(401);
+    await broken;
     proxy.mode = 'pass';
     await expect.poll(() => far.events.live, { timeout: 10_000 }).toBe(true);
     expect(await me()).toBe(401);

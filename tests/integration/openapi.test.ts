@@ -73,6 +73,11 @@ function pathOf({ url }: RouteEntry): string {
   return path in document.paths ? path : `${path}/`;
 }
 
+/** An operation's answers that have these statuses among them. */
+function answers(...statuses: string[]): unknown {
+  return expect.objectContaining(Object.fromEntries(statuses.map((status) => [status, expect.anything()])));
+}
+
 /** Every schema in a value, from the outside in. */
 function* schemasIn(value: unknown): Generator<Schema> {
   if (typeof value !== 'object' || value === null) return;
@@ -158,6 +163,31 @@ describe('/docs/json', () => {
     for (const { route, operation } of documented) {
       if (route.method === 'GET' || route.method === 'DELETE') expect(operation.requestBody).toBeUndefined();
     }
+  });
+
+  it('shows that an address that does not decode is refused everywhere, and so is what a DELETE brings along', async () => {
+    for (const { name, operation } of documented) expect([name, operation.responses]).toEqual([name, answers('400')]);
+    const deletes = documented.filter(({ route }) => route.method === 'DELETE');
+    expect(deletes.length).toBeGreaterThanOrEqual(3);
+    for (const { name, operation } of deletes) {
+      expect([name, operation.responses]).toEqual([name, answers('413', '415')]);
+    }
+    expect((await service.send('GET', '/auth/me?x=%00', { token: service.operatorToken })).status).toBe(400);
+    const headers = { 'content-type': 'text/plain' };
+    const id = '01900000-0000-7000-8000-00000000ffff';
+    const token = service.operatorToken;
+    expect((await service.send('DELETE', `/tenants/${id}`, { token, headers, body: 'x' })).status).toBe(415);
+  });
+
+  it('shows an amount as text or as a number', () => {
+    const price = documented.find(({ name }) => /^POST \/products\/?$/.test(name))?.operation.requestBody?.content?.[
+      'application/json'
+    ]?.schema.properties?.['price'];
+    expect(Object.keys(price ?? {}).filter((key) => !['type', 'anyOf'].includes(key))).toEqual([]);
+    expect(price?.anyOf).toEqual([
+      expect.objectContaining({ type: 'string', pattern: expect.stringMatching(/./) as string }) as Schema,
+      expect.objectContaining({ type: 'number', minimum: 0, maximum: 9_999_999_999.99 }) as Schema,
+    ]);
   });
 
   it('shows what is required and what is not in a body', () => {

@@ -159,7 +159,7 @@ describe('GET /tenants/:id/pool', () => {
       service.send('GET', `/tenants/${id}/pool`, { token: service.operatorToken });
     expect((await ask(tenant?.id)).body).toMatchObject({ pool: { tenantId: tenant?.id, total: 1, waiting: 0 } });
     await service.app.tenantPools.retire(tenant?.id ?? '');
-    expect((await ask(tenant?.id)).body).toEqual({ pool: null });
+    expect((await ask(tenant?.id)).body).toEqual({ pool: null, breaker: null });
     expect((await ask('00000000-0000-7000-8000-000000000000')).status).toBe(404);
     expect((await service.send('GET', `/tenants/${tenant?.id}/pool`, { token: tenant?.adminToken })).status).toBe(403);
   });

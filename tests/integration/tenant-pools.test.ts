@@ -8,6 +8,7 @@ import { findTenant, type TenantRecord } from '../../db/central/tenants.js';
 import { openPool } from '../../db/client.js';
 import { findProduct } from '../../db/tenant/products.js';
 import type { TenantDatabase } from '../../db/tenant/schema.js';
+import { createBreakers } from '../../src/tenancy/breakers.js';
 import { createEnvelope } from '../../src/tenancy/envelope.js';
 import { poolLimits } from '../../src/tenancy/pool-options.js';
 import { createTenantPools } from '../../src/tenancy/pools.js';
@@ -45,7 +46,9 @@ describe('a cold tenant', () => {
       envelope: createEnvelope(home.config.encryptionKeys),
       tls: false,
       closeAfter: 60_000,
-      openPool: (_tenantId, connection, own, prove) => {
+      breakers: createBreakers({ probe: async () => undefined, onChange: () => undefined }),
+      probe: async () => undefined,
+      openPool: (_tenantId, connection, own, { prove }) => {
         built += 1;
         return openPool(connection, poolLimits(own, home.config.tenants.pool), {
           applicationName: 'pools test',
@@ -53,7 +56,7 @@ describe('a cold tenant', () => {
           lane: true,
           prove: (query) => {
             proved += 1;
-            return prove(query);
+            return prove?.(query) ?? Promise.reject(new Error('there is no proof'));
           },
         });
       },

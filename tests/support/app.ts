@@ -1,48 +1,26 @@
-// A service on a registry of its own: for each test file a copy of the migrated registry, and the app built on it.
-import type { FastifyInstance, LightMyRequestResponse } from 'fastify';
-import { sql } from 'kysely';
-import { randomBytes } from 'node:crypto';
+// The service for tests: what tests/support/service.ts has, on the server of the run.
 import { inject, onTestFinished } from 'vitest';
-import { insertOperator } from '../../db/central/operators.js';
-import { createDatabase, type ConnectionSettings, type DatabaseHandle } from '../../db/client.js';
-import { buildApp, type AppOverrides } from '../../src/app.js';
-import { completeConfig, parseKeyring, readSettings, type Config } from '../../src/config.js';
+import type { ConnectionSettings, DatabaseHandle } from '../../db/client.js';
+import type { Config } from '../../src/config.js';
+import {
+  configFor,
+  connectTo,
+  createRegistryIn,
+  startServiceIn,
+  type ServiceOptions,
+  type TestService,
+} from './service.js';
 
-export const OPERATOR = { email: 'operator@example.com', password: 'operator-password-1' };
-export const ADMIN = {
-  email: 'admin@example.com',
-  password: 'admin-password-123',
-  firstName: 'Ada',
-  lastName: 'Admin',
-};
+export * from './service.js';
 
-const limits = { max: 2, acquireTimeout: 10_000, timeout: 60_000, idleTimeoutMillis: 1_000 };
-
-/** Settings that the environment would give; `TENANTRY` variables in `env` win. */
-export function testConfig(registryDatabase: string, env: Readonly<Record<string, string>> = {}): Config {
-  const cluster = inject('cluster');
-  const settings = readSettings({
-    NODE_ENV: 'test',
-    LOG_LEVEL: 'silent',
-    RATE_LIMIT_MAX: '1000000',
-    SIGN_IN_LIMIT: '1000000',
-    ...env,
-  });
-  return completeConfig(settings, {
-    registry: { ...cluster.superuser, ...cluster.registryOwner, database: registryDatabase },
-    provisioner: cluster.provisioner,
-    jwtSecret: 'canary-jwt-secret-of-the-tests-0123456789',
-    encryptionKeys: parseKeyring(`test:${Buffer.alloc(32, 7).toString('base64')}`),
-  });
+/** Settings that the environment would give; `env` wins. */
+export function testConfig(registryDatabase: string, env?: Readonly<Record<string, string>>): Config {
+  return configFor(inject('cluster'), registryDatabase, env);
 }
 
 /** A connection as the superuser, to look at or break what the service cannot. Close it. */
-export function connectAs<DB>(database: string, as: Partial<ConnectionSettings> = {}): DatabaseHandle<DB> {
-  const { superuser } = inject('cluster');
-  return createDatabase<DB>({ ...superuser, ...as, database }, limits, {
-    applicationName: 'tests',
-    preparedStatements: false,
-  });
+export function connectAs<DB>(database: string, as?: Partial<ConnectionSettings>): DatabaseHandle<DB> {
+  return connectTo(inject('cluster'), database, as);
 }
 
 /** Runs one statement's worth of work as the superuser. */
@@ -60,139 +38,17 @@ export async function asSuperuser<T>(
 
 /** A registry of its own, copied from the migrated one. Returns the database's name. */
 export async function createRegistry(): Promise<string> {
-  const { registryTemplate, registryOwner } = inject('cluster');
-  const name = `registry_${randomBytes(6).toString('hex')}`;
-  await asSuperuser('postgres', async (db) => {
-    const template = sql.id(registryTemplate);
-    await sql`create database ${sql.id(name)} owner ${sql.id(registryOwner.user)} template ${template}`.execute(db);
-    // A copy does not take over the template's ACL: PUBLIC has CONNECT on it again.
-    await sql`revoke all on database ${sql.id(name)} from public`.execute(db);
-  });
-  return name;
+  return createRegistryIn(inject('cluster'));
 }
-
-export interface Answer<T = Record<string, unknown>> {
-  readonly status: number;
-  readonly headers: LightMyRequestResponse['headers'];
-  readonly body: T;
-  readonly text: string;
-}
-
-/** A list's answer. */
-export interface PageOf<Row> {
-  readonly data: Row[];
-  readonly nextCursor: string | null;
-}
-
-/** The part of a problem document that clients branch on. */
-export interface Problem {
-  readonly code: string;
-  readonly errors: { path: string; message: string }[];
-}
-
-/** Sends one request; `token` goes into the Authorization header, `body` as JSON. */
-export type Send = <T = Record<string, unknown>>(
-  method: 'GET' | 'POST' | 'PATCH' | 'DELETE',
-  url: string,
-  options?: { token?: string | undefined; body?: unknown; headers?: Record<string, string> },
-) => Promise<Answer<T>>;
-
-export interface TestService {
-  readonly app: FastifyInstance;
-  readonly config: Config;
-  readonly send: Send;
-  /** An operator's access token. */
-  readonly operatorToken: string;
-  /** Makes a tenant with ADMIN as its first admin and signs that admin in. */
-  createTenant(slug?: string): Promise<TestTenant>;
-  /** Adds a user to a tenant and signs it in. */
-  createUser(
-    tenant: TestTenant,
-    email: string,
-    roles?: readonly string[],
-  ): Promise<{ id: string; token: string; email: string; password: string }>;
-  close(): Promise<void>;
-}
-
-export interface TestTenant {
-  readonly id: string;
-  readonly slug: string;
-  readonly adminToken: string;
-  readonly adminId: string;
-}
-
-let tenants = 0;
 
 /** Builds the app on a registry of its own. Close it in afterAll. */
-export async function startService(
-  options: { env?: Readonly<Record<string, string>>; overrides?: AppOverrides; registry?: string } = {},
-): Promise<TestService> {
-  const config = testConfig(options.registry ?? (await createRegistry()), options.env);
-  const app = await buildApp(config, options.overrides);
-  const send = sender(app);
-  await insertOperator(app.registry, {
-    email: OPERATOR.email,
-    passwordHash: await app.passwords.hash(OPERATOR.password),
-  });
-  const signedIn = await send<{ accessToken: string }>('POST', '/auth/operator/login', { body: OPERATOR });
-  const operatorToken = signedIn.body.accessToken;
-
-  async function signIn(tenant: string, email: string, password: string): Promise<{ token: string; id: string }> {
-    const answer = await send<{ accessToken: string; user: { id: string } }>('POST', '/auth/login', {
-      body: { tenant, email, password },
-    });
-    if (answer.status !== 200) throw new Error(`sign-in answered ${answer.status}: ${answer.text}`);
-    return { token: answer.body.accessToken, id: answer.body.user.id };
-  }
-
-  return {
-    app,
-    config,
-    send,
-    operatorToken,
-    async createTenant(slug = `tenant-${(tenants += 1)}`) {
-      const made = await send<{ id: string }>('POST', '/tenants', {
-        token: operatorToken,
-        body: { name: `Tenant ${slug}`, slug, admin: ADMIN },
-      });
-      if (made.status !== 201) throw new Error(`POST /tenants answered ${made.status}: ${made.text}`);
-      const admin = await signIn(slug, ADMIN.email, ADMIN.password);
-      return { id: made.body.id, slug, adminToken: admin.token, adminId: admin.id };
-    },
-    async createUser(tenant, email, roles = ['member']) {
-      const password = 'user-password-123';
-      const made = await send('POST', '/users', {
-        token: tenant.adminToken,
-        body: { email, password, firstName: 'Uma', lastName: 'User', roles },
-      });
-      if (made.status !== 201) throw new Error(`POST /users answered ${made.status}: ${made.text}`);
-      return { ...(await signIn(tenant.slug, email, password)), email, password };
-    },
-    close: () => app.close(),
-  };
+export async function startService(options?: ServiceOptions): Promise<TestService> {
+  return startServiceIn(inject('cluster'), options);
 }
 
 /** A service that ends with the test that it is called in. */
-export async function startServiceForTest(options?: Parameters<typeof startService>[0]): Promise<TestService> {
+export async function startServiceForTest(options?: ServiceOptions): Promise<TestService> {
   const service = await startService(options);
   onTestFinished(() => service.close());
   return service;
-}
-
-export function sender(app: FastifyInstance): Send {
-  return async (method, url, { token, body, headers = {} } = {}) => {
-    const response = await app.inject({
-      method,
-      url,
-      headers: { ...headers, ...(token !== undefined && { authorization: `Bearer ${token}` }) },
-      ...(body !== undefined && { payload: body as object }),
-    });
-    const text = response.payload;
-    return {
-      status: response.statusCode,
-      headers: response.headers,
-      text,
-      body: (text === '' ? undefined : JSON.parse(text)) as never,
-    };
-  };
 }

@@ -56,6 +56,11 @@ describe('a fault of a database', () => {
       expect(JSON.stringify(answer)).not.toContain('canary');
     },
   );
+
+  it('says when a retry makes sense where it knows better', () => {
+    const { headers } = toProblem(new DatabaseFault('unavailable', 'canary', 1), 'r');
+    expect(headers['retry-after']).toBe('1');
+  });
 });
 
 describe('an error of Fastify or of Node’s parser', () => {

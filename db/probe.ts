@@ -1,0 +1,30 @@
+// Whether a database lets itself be entered and answers: a connection that is opened, asked once, and closed.
+import { openPool, type ConnectionSettings } from './client.js';
+import { within } from './deadline.js';
+import { DatabaseFault } from './errors.js';
+import type { PoolOptions } from './pool.js';
+
+/**
+ * Connects, asks for an answer (a pooler between may accept connections without a server behind it), and disconnects.
+ *
+ * @param deadlineMs for everything but the disconnecting
+ * @param admit what its connection is admitted by, where it shares a budget with others
+ * @throws DatabaseFault where there is no connection or no answer by then
+ */
+export async function probeDatabase(
+  connection: ConnectionSettings,
+  deadlineMs: number,
+  admit?: PoolOptions['admit'],
+): Promise<void> {
+  const limits = { max: 1, acquireTimeout: deadlineMs, timeout: deadlineMs, idleTimeoutMillis: deadlineMs };
+  const pool = openPool(connection, limits, {
+    applicationName: 'tenantry probe',
+    preparedStatements: false,
+    ...(admit && { admit }),
+  });
+  try {
+    await within(pool.run('select 1', []), deadlineMs, () => new DatabaseFault('timeout', 'no answer'));
+  } finally {
+    await pool.close(0);
+  }
+}

@@ -1,0 +1,131 @@
+// `npm run profile:layers -- FOLDER`: where the time of a request goes, layer by layer, from the CPU profile that
+// `npm run bench -- --profile FOLDER` wrote. Only the seconds under load count: those in which the process was busiest.
+import { readdirSync, readFileSync, statSync } from 'node:fs';
+import path from 'node:path';
+
+interface ProfileNode {
+  readonly id: number;
+  readonly callFrame: { readonly functionName: string; readonly url: string };
+  readonly children?: readonly number[];
+}
+
+interface Profile {
+  readonly nodes: readonly ProfileNode[];
+  /** The node that was on top of the stack at each sample. */
+  readonly samples: readonly number[];
+  /** Microseconds before each sample. */
+  readonly timeDeltas: readonly number[];
+}
+
+/** Seconds under load that are looked at. */
+const SECONDS = 4;
+
+/** From the top of the stack downwards, the first frame that matches decides. */
+const layers: readonly (readonly [layer: string, frame: RegExp])[] = [
+  ['log', /node_modules\/(?:pino|@pinojs|sonic-boom)\/|plugins\/request-log\.js/],
+  ['rate limit', /node_modules\/(?:@fastify\/rate-limit|toad-cache|@lukeed)\//],
+  ['security headers, request id, head check', /plugins\/(?:security-headers|request-id|request-head|cors)\.js/],
+  [
+    'token, tenant and standing',
+    /plugins\/(?:authentication|authorization|tenant-pool)\.js|src\/(?:auth|cache)\/|lru-cache/,
+  ],
+  ['validation (zod) and JSON body', /node_modules\/zod\/|plugins\/(?:schemas|json-body)\.js|src\/strict-json\.js/],
+  ['serializer', /node_modules\/fast-json-stringify\/|anonymous serializer/],
+  ['pg', /node_modules\/(?:pg|pg-pool|pg-protocol|pg-types|postgres-\w+)\//],
+  ['statements, lane and pool', /dist\/db\/|src\/tenancy\//],
+  ['handler and cursor', /dist\/routes\/|src\/cursor\.js|node:internal\/crypto/],
+  ['Fastify', /node_modules\/(?:fastify|find-my-way|fastify-plugin|avvio)\//],
+  ['node:http and sockets', /^node:/],
+];
+
+const [folder] = process.argv.slice(2);
+if (folder === undefined || folder === '--help') {
+  process.stdout.write(
+    'Usage: npm run profile:layers -- FOLDER\n\nShows where the time of a request goes, from the profile that\n  npm run bench -- --scenario read --rounds 1 --profile FOLDER\nwrote.\n',
+  );
+  process.exit(folder === undefined ? 2 : 0);
+}
+process.stdout.write(table(readProfile(folder)));
+
+/** The largest profile of the folder: the service's, and not that of a short-lived process. */
+function readProfile(where: string): Profile {
+  const files = readdirSync(where).filter((name) => name.endsWith('.cpuprofile'));
+  const [largest] = files
+    .map((name) => path.join(where, name))
+    .sort((one, other) => statSync(other).size - statSync(one).size);
+  if (largest === undefined) throw new Error(`there is no .cpuprofile in ${where}`);
+  return JSON.parse(readFileSync(largest, 'utf8')) as Profile;
+}
+
+function table(profile: Profile): string {
+  const shares = [...timeByLayer(profile)].sort(([, one], [, other]) => other - one);
+  const all = shares.reduce((sum, [, time]) => sum + time, 0);
+  const rows = shares.map(([layer, time]) => `| ${layer} | ${((time / all) * 100).toFixed(1)} % |`);
+  return ['| layer | of the busy time |', '| --- | ---: |', ...rows, ''].join('\n');
+}
+
+function timeByLayer({ nodes, samples, timeDeltas }: Profile): Map<string, number> {
+  const byId = new Map(nodes.map((node) => [node.id, node]));
+  const parents = new Map(nodes.flatMap((node) => (node.children ?? []).map((child) => [child, node] as const)));
+  const stackOf = (id: number): ProfileNode[] => {
+    const stack: ProfileNode[] = [];
+    for (let node = byId.get(id); node; node = parents.get(node.id)) stack.push(node);
+    return stack;
+  };
+  const known = new Map<number, string>();
+  const times = new Map<string, number>();
+  const [from, to] = busiest(samples, timeDeltas, byId);
+  for (let index = from; index < to; index += 1) {
+    const id = samples[index] ?? 0;
+    const layer = known.get(id) ?? layerOf(stackOf(id));
+    known.set(id, layer);
+    if (layer !== 'idle') times.set(layer, (times.get(layer) ?? 0) + (timeDeltas[index] ?? 0));
+  }
+  return times;
+}
+
+/** The samples of the busiest `SECONDS`, by their first and last index. */
+function busiest(
+  samples: readonly number[],
+  deltas: readonly number[],
+  byId: ReadonlyMap<number, ProfileNode>,
+): [from: number, to: number] {
+  const isIdle = (index: number): boolean => byId.get(samples[index] ?? 0)?.callFrame.functionName === '(idle)';
+  let best: [number, number] = [0, samples.length];
+  let most = -1;
+  let [from, length, busy] = [0, 0, 0];
+  for (let to = 0; to < samples.length; to += 1) {
+    const delta = deltas[to] ?? 0;
+    length += delta;
+    if (!isIdle(to)) busy += delta;
+    while (length > SECONDS * 1e6) {
+      length -= deltas[from] ?? 0;
+      if (!isIdle(from)) busy -= deltas[from] ?? 0;
+      from += 1;
+    }
+    if (length > SECONDS * 0.9e6 && busy > most) {
+      most = busy;
+      best = [from, to];
+    }
+  }
+  return best;
+}
+
+/** @param stack from the top downwards */
+function layerOf(stack: readonly ProfileNode[]): string {
+  const top = stack[0]?.callFrame.functionName ?? '';
+  if (top === '(idle)') return 'idle';
+  if (top === '(garbage collector)') return 'garbage collection';
+  const frames = stack.map(({ callFrame }) => (callFrame.url === '' ? '' : callFrame.url));
+  if (/^write(?:v|Buffer|\w+String)$/.test(top) || top === 'writeString') {
+    const toPostgres = frames.some((url) => /node_modules\/pg\/|dist\/db\/lane/.test(url));
+    return toPostgres ? 'writes to PostgreSQL (system calls)' : 'writes to the client (system calls)';
+  }
+  for (const url of frames) {
+    // Node's own code works for whoever called it; only where nobody of the others did it is the server's.
+    if (url === '' || url.startsWith('node:')) continue;
+    const layer = layers.find(([, frame]) => frame.test(url));
+    if (layer) return layer[0];
+  }
+  return frames.some((url) => url.startsWith('node:')) ? 'node:http and sockets' : 'the rest of the process';
+}

@@ -1,0 +1,265 @@
+// src/tenancy/breakers.ts in front of a real server: reset, swallowed, stopped and started again, with real connections both
+// for the requests and for the probes.
+import { sql } from 'kysely';
+import { chmod, mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest';
+import { createDatabase, type ConnectionSettings, type DatabaseHandle } from '../../db/client.js';
+import { DatabaseFault } from '../../db/errors.js';
+import { probeDatabase } from '../../db/probe.js';
+import { startEmbeddedCluster, type EmbeddedCluster } from '../../src/embedded/cluster.js';
+import { createBreakers, type BreakerChange, type Breakers, type BreakerTenant } from '../../src/tenancy/breakers.js';
+import { startProxy, type Proxy } from '../support/proxy.js';
+
+const PASSWORD = 'password-of-the-breaker-tests';
+const TENANTS = 50;
+
+/** "Within a second of the server accepting connections", and something for the machine. */
+const PROMISE = { timeout: 1_500, interval: 10 };
+
+/** Milliseconds for everything that a probe does. */
+const PROBE_DEADLINE = 1_500;
+
+let home: string;
+let server: EmbeddedCluster;
+
+beforeAll(async () => {
+  home = await mkdtemp(join(tmpdir(), 'tenantry-breakers-'));
+  await chmod(home, 0o755);
+  server = await startServer();
+});
+afterAll(async () => {
+  await server.stop();
+  await rm(home, { recursive: true, force: true });
+});
+
+function startServer(): Promise<EmbeddedCluster> {
+  const log = { info: () => undefined, warn: () => undefined, error: () => undefined };
+  return startEmbeddedCluster({ home, superuserPassword: PASSWORD, log });
+}
+
+type Answer = 'answered' | 'refused' | 'failed';
+
+interface Cluster {
+  readonly key: string;
+  readonly tenants: readonly BreakerTenant[];
+  /** One request, as a pool makes it: admitted or refused, sent, and its end told. */
+  readonly ask: (tenant: BreakerTenant) => Promise<Answer>;
+}
+
+interface Setup {
+  readonly breakers: Breakers;
+  readonly changes: BreakerChange[];
+  /** Probes begun, under way, and the most that were under way at once. */
+  readonly probes: { begun: number; now: number; most: number };
+  /** The server by an address that makes it a cluster of its own. */
+  readonly cluster: (address: { readonly host: string; readonly port: number }) => Cluster;
+}
+
+function setup(): Setup {
+  const changes: BreakerChange[] = [];
+  const probes = { begun: 0, now: 0, most: 0 };
+  const handles = new Map<string, DatabaseHandle<unknown>>();
+  const breakers = createBreakers({
+    onChange: (change) => changes.push(change),
+    probe: async ({ tenant }) => {
+      probes.begun += 1;
+      probes.now += 1;
+      probes.most = Math.max(probes.most, probes.now);
+      const [host = '', port] = tenant.cluster.split(':');
+      await probeDatabase(settings({ host, port: Number(port) }), PROBE_DEADLINE).finally(() => {
+        probes.now -= 1;
+      });
+    },
+  });
+  onTestFinished(async () => {
+    breakers.close();
+    await Promise.all([...handles.values()].map((handle) => handle.close(0)));
+  });
+
+  const ask = async (tenant: BreakerTenant): Promise<Answer> => {
+    try {
+      breakers.admit(tenant);
+    } catch (error) {
+      expect(error).toMatchObject({ kind: 'unavailable', retryAfter: expect.toBeOneOf([1, 2]) as number });
+      return 'refused';
+    }
+    const since = performance.now();
+    try {
+      await sql`select 1`.execute(handles.get(tenant.id)?.db ?? expect.fail('no such tenant'));
+    } catch (error) {
+      if (!(error instanceof DatabaseFault)) throw error;
+      breakers.failed(tenant, error, since);
+      return 'failed';
+    }
+    breakers.succeeded(tenant);
+    return 'answered';
+  };
+
+  return {
+    breakers,
+    changes,
+    probes,
+    cluster(address) {
+      const key = `${address.host}:${address.port}`;
+      const tenants = Array.from({ length: TENANTS }, (_, index) => ({ id: `${key}/${index}`, cluster: key }));
+      const limits = { max: 2, acquireTimeout: 500, timeout: 500, idleTimeoutMillis: 60_000 };
+      const options = { applicationName: 'tests', preparedStatements: false };
+      for (const { id } of tenants) handles.set(id, createDatabase<unknown>(settings(address), limits, options));
+      return { key, tenants, ask };
+    },
+  };
+}
+
+function settings({ host, port }: { readonly host: string; readonly port: number }): ConnectionSettings {
+  return { host, port, database: 'postgres', user: 'postgres', password: PASSWORD, tls: false };
+}
+
+async function proxied(): Promise<Proxy> {
+  const proxy = await startProxy(server);
+  onTestFinished(() => proxy.close());
+  return proxy;
+}
+
+/** Every tenant asks once, all at the same time. */
+function all({ tenants, ask }: Cluster): Promise<Answer[]> {
+  return Promise.all(tenants.map(ask));
+}
+
+/** Every tenant asks once, one after another: what the first find out counts for the next. */
+async function inTurn({ tenants, ask }: Cluster): Promise<Answer[]> {
+  const answers: Answer[] = [];
+  for (const tenant of tenants) answers.push(await ask(tenant));
+  return answers;
+}
+
+const answersOf = (count: number, answer: Answer): Answer[] => Array.from({ length: count }, () => answer);
+
+describe('a server that resets every connection', () => {
+  it('fails three requests and no more; one probe at a time finds it again within a second; other clusters see nothing', async () => {
+    const [proxy, untouched] = [await proxied(), await proxied()];
+    const { breakers, changes, probes, cluster } = setup();
+    const [one, other] = [cluster(proxy), cluster(untouched)];
+    proxy.mode = 'refuse';
+    const before = proxy.accepted;
+    expect(await inTurn(one)).toEqual([...answersOf(3, 'failed'), ...answersOf(TENANTS - 3, 'refused')]);
+    expect(
+      breakers
+        .stats()
+        .breakers.filter(({ state }) => state !== 'closed')
+        .map(({ key }) => key),
+    ).toEqual([one.key]);
+
+    const until = performance.now() + 3_000;
+    while (performance.now() < until) {
+      expect(await all(one)).toEqual(answersOf(TENANTS, 'refused'));
+      expect(await other.ask(other.tenants[0] ?? expect.fail())).toBe('answered');
+      await sleep(20);
+    }
+    // A probe is one connection, and nothing but probes went out.
+    expect(probes.begun).toBeGreaterThan(2);
+    await expect.poll(() => proxy.accepted - before - probes.begun).toBe(3);
+    expect(probes.most).toBe(1);
+
+    proxy.mode = 'pass';
+    await expect.poll(() => one.ask(one.tenants[7] ?? expect.fail()), PROMISE).toBe('answered');
+    expect(await inTurn(one)).toEqual(answersOf(TENANTS, 'answered'));
+    expect(await other.ask(other.tenants[1] ?? expect.fail())).toBe('answered');
+    expect(changes.map(({ scope, key, state }) => [scope, key, state])).toEqual([
+      ['cluster', one.key, 'open'],
+      ['cluster', one.key, 'closed'],
+    ]);
+  });
+});
+
+describe('a server that swallows everything', () => {
+  it('makes those wait who came before it was known, and nobody after; it is found again within a second', async () => {
+    const [proxy, untouched] = [await proxied(), await proxied()];
+    const { breakers, changes, probes, cluster } = setup();
+    const [one, other] = [cluster(proxy), cluster(untouched)];
+    // Half of them have a connection already, which hangs without saying so.
+    const warm = one.tenants.slice(0, TENANTS / 2);
+    for (const tenant of warm) expect(await one.ask(tenant)).toBe('answered');
+
+    proxy.mode = 'hang';
+    // Under way before anything is known: these wait for their statement's deadline, which is later than the connects'.
+    const stuck = Promise.all(warm.slice(0, 10).map(one.ask));
+    const cold = one.tenants.slice(TENANTS / 2);
+    const first = await Promise.all(cold.slice(0, 3).map(one.ask));
+    expect(first).toEqual(answersOf(3, 'failed'));
+    expect(breakers.state('cluster', one.key)?.state).not.toBe('closed');
+
+    const accepted = proxy.accepted;
+    const begun = probes.begun;
+    const until = performance.now() + 2_000;
+    while (performance.now() < until) {
+      expect(await all(one)).toEqual(answersOf(TENANTS, 'refused'));
+      expect(await other.ask(other.tenants[0] ?? expect.fail())).toBe('answered');
+      await sleep(20);
+    }
+    expect(probes.begun).toBeGreaterThan(begun);
+    await expect.poll(() => proxy.accepted - accepted - (probes.begun - begun)).toBe(0);
+    // One that counts, and those given up that have not come to their own deadline.
+    expect(probes.most).toBeLessThanOrEqual(4);
+
+    proxy.mode = 'pass';
+    await expect.poll(() => one.ask(cold[3] ?? expect.fail()), PROMISE).toBe('answered');
+    expect(await stuck).toEqual(answersOf(10, 'failed'));
+    expect(await inTurn(one)).toEqual(answersOf(TENANTS, 'answered'));
+    expect(changes.map(({ scope, key, state }) => [scope, key, state])).toEqual([
+      ['cluster', one.key, 'open'],
+      ['cluster', one.key, 'closed'],
+    ]);
+  });
+});
+
+describe('connections that are cut once', () => {
+  it('leave no breaker open: everybody is answered again', async () => {
+    const proxy = await proxied();
+    const { cluster } = setup();
+    const one = cluster(proxy);
+    expect(await inTurn(one)).toEqual(answersOf(TENANTS, 'answered'));
+    proxy.cut();
+    await expect.poll(() => inTurn(one), { timeout: 10_000 }).toEqual(answersOf(TENANTS, 'answered'));
+  });
+});
+
+describe('a server that is stopped and started again', () => {
+  it('is used again within a second of accepting connections', async () => {
+    const { changes, probes, cluster } = setup();
+    const one = cluster(server);
+    expect(await inTurn(one)).toEqual(answersOf(TENANTS, 'answered'));
+    await server.stop();
+    await expect.poll(() => all(one), { timeout: 5_000 }).toEqual(answersOf(TENANTS, 'refused'));
+    await sleep(1_500);
+    expect(await all(one)).toEqual(answersOf(TENANTS, 'refused'));
+    expect(probes.most).toBe(1);
+
+    server = await startServer();
+    await expect.poll(() => one.ask(one.tenants[0] ?? expect.fail()), PROMISE).toBe('answered');
+    expect(changes.map(({ scope, state }) => [scope, state])).toEqual([
+      ['cluster', 'open'],
+      ['cluster', 'closed'],
+    ]);
+  });
+});
+
+describe('a tenant whose password is wrong', () => {
+  it('is refused alone, and admitted as soon as its settings have changed', async () => {
+    const { breakers, cluster } = setup();
+    const one = cluster(server);
+    const [tenant = expect.fail(), neighbour = expect.fail()] = one.tenants;
+    for (let time = 0; time < 3; time += 1) {
+      await expect(probeDatabase({ ...settings(server), password: 'wrong' }, 1_000)).rejects.toSatisfy((fault) => {
+        breakers.failed(tenant, fault as DatabaseFault);
+        return fault instanceof DatabaseFault && fault.reason === '28P01';
+      });
+    }
+    expect(await one.ask(tenant)).toBe('refused');
+    expect(await one.ask(neighbour)).toBe('answered');
+    breakers.forget(tenant.id);
+    expect(await one.ask(tenant)).toBe('answered');
+  });
+});

@@ -1,0 +1,44 @@
+// Every promise about answers, tried with requests that nobody thought of. The same 5,000 each time: a suite that fails must
+// fail for what was changed. `npm run fuzz` makes others, and as many as one likes.
+import { afterAll, beforeAll, describe, expect, inject, it } from 'vitest';
+import type { TestService } from '../support/service.js';
+import { createMatcher } from './checks.js';
+import { describeFailure } from './report.js';
+import { fuzz, startFuzzService, type FuzzResult } from './run.js';
+
+const REQUESTS = 5_000;
+const SEED = 20_260_101;
+const DEADLINE = 300_000;
+
+let service: TestService;
+let result: FuzzResult;
+beforeAll(async () => {
+  service = await startFuzzService(inject('cluster'));
+  result = await fuzz(inject('cluster'), service, { requests: REQUESTS, seed: SEED });
+}, DEADLINE);
+afterAll(() => service.close());
+
+describe('of 5,000 made-up requests', () => {
+  it('each gets what its operation declares, no failure, no secret, and every header', () => {
+    expect(result.failure && describeFailure(result.failure, SEED, 'http://127.0.0.1:3000')).toBeUndefined();
+    expect([...result.tally.values()].reduce((sum, count) => sum + count, 0)).toBe(REQUESTS);
+  });
+
+  it('some succeed and some are refused, at every operation', () => {
+    const outcomes = (name: string, wanted: (status: number) => boolean): number =>
+      [...result.tally].filter(([key]) => key.startsWith(`${name} `) && wanted(Number(key.slice(-3)))).length;
+    expect(result.operations.length).toBeGreaterThanOrEqual(20);
+    const untried = result.operations.filter(
+      ({ name }) => outcomes(name, (status) => status < 300) === 0 || outcomes(name, (status) => status >= 400) === 0,
+    );
+    expect(untried.map(({ name }) => name)).toEqual([]);
+  });
+});
+
+it('every schema of a request is JSON Schema, in which nothing is unknown', () => {
+  const matches = createMatcher();
+  for (const { body, parameters } of result.operations) {
+    const schemas = [...(body ? [body] : []), ...parameters.map(({ schema }) => schema)];
+    for (const schema of schemas) expect(() => matches(schema, null)).not.toThrow();
+  }
+});

@@ -1,0 +1,72 @@
+// The service's own OpenAPI document, as far as requests are made from it and answers are checked against it.
+
+/** A JSON schema (2020-12), as far as it is looked at here. */
+export interface Schema {
+  readonly type?: string | readonly string[];
+  readonly enum?: readonly (string | number | boolean)[];
+  readonly anyOf?: readonly Schema[];
+  readonly pattern?: string;
+  readonly minLength?: number;
+  readonly maxLength?: number;
+  readonly minimum?: number;
+  readonly maximum?: number;
+  readonly items?: Schema;
+  readonly maxItems?: number;
+  readonly properties?: Readonly<Record<string, Schema>>;
+  readonly required?: readonly string[];
+  readonly additionalProperties?: boolean | Schema;
+}
+
+type Content = Readonly<Record<string, { readonly schema: Schema }>>;
+
+export interface Parameter {
+  readonly name: string;
+  readonly in: string;
+  readonly schema: Schema;
+}
+
+export interface Operation {
+  /** `PATCH /products/{id}`. */
+  readonly name: string;
+  readonly method: string;
+  readonly path: string;
+  readonly tag: string;
+  readonly parameters: readonly Parameter[];
+  readonly body: Schema | undefined;
+  /** By status; undefined where the answer has no body. */
+  readonly answers: ReadonlyMap<number, Content | undefined>;
+}
+
+export interface OpenApiDocument {
+  readonly paths: Readonly<
+    Record<
+      string,
+      Readonly<
+        Record<
+          string,
+          {
+            readonly tags?: readonly string[];
+            readonly parameters?: readonly Parameter[];
+            readonly requestBody?: { readonly content: Content };
+            readonly responses: Readonly<Record<string, { readonly content?: Content }>>;
+          }
+        >
+      >
+    >
+  >;
+}
+
+/** Every operation, in the order of the document. */
+export function operationsOf({ paths }: OpenApiDocument): Operation[] {
+  return Object.entries(paths).flatMap(([path, methods]) =>
+    Object.entries(methods).map(([method, { tags, parameters, requestBody, responses }]) => ({
+      name: `${method.toUpperCase()} ${path}`,
+      method: method.toUpperCase(),
+      path,
+      tag: tags?.[0] ?? '',
+      parameters: parameters ?? [],
+      body: requestBody?.content['application/json']?.schema,
+      answers: new Map(Object.entries(responses).map(([status, { content }]) => [Number(status), content])),
+    })),
+  );
+}

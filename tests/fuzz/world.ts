@@ -1,0 +1,162 @@
+// What the requests happen in: two tenants that stay, one with an admin who is expendable, people with tokens, and whatever
+// ids and cursors the answers have told.
+import type { TestService, TestTenant } from '../support/service.js';
+import { ADMIN, OPERATOR } from '../support/service.js';
+import { PLACEHOLDER, type Actor, type Draft } from './requests.js';
+import type { Hints } from './values.js';
+
+/** A request as it is sent. */
+export interface Sent {
+  readonly method: string;
+  readonly url: string;
+  readonly headers: Readonly<Record<string, string>>;
+  readonly body: Buffer | undefined;
+}
+
+export interface World {
+  /** Values that get somewhere, or into each other's way. */
+  readonly hints: Hints;
+  /** Fills in whom and what the request is about. Nothing that the run depends on is ever changed or removed. */
+  resolve(draft: Draft): Sent;
+  /** Takes ids and cursors out of a successful answer, and sees to it that the next request finds everybody well. */
+  learn(draft: Draft, sent: Sent, answer: { readonly status: number; readonly body: unknown }): Promise<void>;
+}
+
+/** Ids and cursors that are remembered of a kind; the oldest is forgotten first. */
+const MAX_KNOWN = 200;
+
+/** Few enough to be taken at times. */
+const EMAILS = Array.from({ length: 12 }, (_, index) => `Fuzz-${index}@Example.com`);
+
+/** An id that nothing has. */
+const NO_ID = '01900000-0000-7000-8000-00000000ffff';
+
+/** Makes the tenants and users that a run needs. */
+export async function createWorld(service: TestService): Promise<World> {
+  const home = await service.createTenant('fuzz-home');
+  const elsewhere = await service.createTenant('fuzz-elsewhere');
+  const member = await service.createUser(home, 'fuzz-member@example.com');
+  const idOf = async (path: string, token: string, body: object): Promise<string> => {
+    const made = await service.send<{ id: string }>('POST', path, { token, body });
+    if (made.status !== 201) throw new Error(`POST ${path} answered ${made.status}: ${made.text}`);
+    return made.body.id;
+  };
+  const known = {
+    product: [await idOf('/products', home.adminToken, { name: 'Lamp', price: '12.50', stockQuantity: 5 })],
+    user: [await idOf('/users', home.adminToken, { ...ADMIN, email: 'fuzz-user@example.com' })],
+    tenant: [(await service.createTenant('fuzz-spare')).id],
+    cursor: [] as string[],
+    page: [] as string[],
+  };
+  let renewals = 0;
+  const renew = (): Promise<TestTenant> => service.createTenant(`fuzz-expendable-${(renewals += 1)}`);
+  let expendable = await renew();
+
+  const people = (): Record<Actor, { token: string | undefined; self: string; own: string }> => ({
+    admin: { token: home.adminToken, self: home.adminId, own: home.id },
+    operator: { token: service.operatorToken, self: home.adminId, own: home.id },
+    member: { token: member.token, self: member.id, own: home.id },
+    expendable: { token: expendable.adminToken, self: expendable.adminId, own: expendable.id },
+    stranger: { token: elsewhere.adminToken, self: elsewhere.adminId, own: elsewhere.id },
+    nobody: { token: undefined, self: home.adminId, own: home.id },
+    forger: { token: forge(home.adminToken), self: home.adminId, own: home.id },
+  });
+
+  function meant(kind: string, index: number, { actor, operation }: Draft): string {
+    if (kind === 'page') {
+      const pages = known.page.filter((url) => url.startsWith(`${operation.path}?`));
+      return pages[index % pages.length]?.slice(operation.path.length) ?? '';
+    }
+    const { self, own } = people()[actor];
+    // An operator could suspend a tenant that all others live in, an admin could lock itself out.
+    const harmless = operation.method === 'GET' || actor === 'expendable';
+    if (kind === 'self' && harmless) return self;
+    if (kind === 'own' && actor !== 'operator') return own;
+    if (kind === 'own' && operation.method === 'GET') return own;
+    const ids =
+      { product: known.product, user: known.user, self: known.user, tenant: known.tenant, own: known.tenant }[kind] ??
+      known.cursor;
+    return ids[index % ids.length] ?? NO_ID;
+  }
+
+  const remember = (kind: keyof typeof known, value: unknown): void => {
+    if (typeof value !== 'string' || known[kind].includes(value)) return;
+    known[kind].push(value);
+    if (known[kind].length > MAX_KNOWN) known[kind].shift();
+  };
+  const forget = (kind: keyof typeof known, value: string | undefined): void => {
+    known[kind] = known[kind].filter((each) => each !== value);
+  };
+
+  return {
+    hints: {
+      'POST /auth/login': [home, elsewhere].map(({ id }) => ({
+        tenant: id,
+        email: ADMIN.email,
+        password: ADMIN.password,
+      })),
+      'POST /auth/operator/login': [OPERATOR],
+      tenant: ['fuzz-home', home.id, 'fuzz-spare', 'no-such-tenant'],
+      email: [ADMIN.email, OPERATOR.email, member.email, ...EMAILS],
+      password: [ADMIN.password, OPERATOR.password, member.password],
+      currentPassword: [ADMIN.password, member.password],
+      roles: [['admin'], ['member'], ['member', 'admin'], ['no-such-role'], []],
+      role: ['admin', 'member'],
+      sku: ['SKU-1', 'SKU-2', 'SKU-3', null],
+      category: ['lamps', 'Lamps', null],
+      slug: ['fuzz-spare', 'fuzz-home', 'fuzz-slug-1', 'fuzz-slug-2'],
+      cursor: [0, 1, 2, 3, 4, 5, 6, 7].map((index) => `~cursor.${index * 31}~`),
+      search: ['a', '%', '_', '\\', 'Lamp', 'fuzz'],
+      limit: ['1', '1', '2', '100', '007', '0'],
+      delta: [1, -1, 5, 2_147_483_647, -2_147_483_648, 0],
+      poolOptions: [
+        {},
+        { max: 1 },
+        { max: null },
+        { max: 100, acquireTimeout: 60_000, timeout: 600_000, idleTimeoutMillis: 3_600_000 },
+        { max: 101 },
+        { max: 1.5 },
+        { max: '5' },
+        { timeout: 99 },
+        { connectionString: 'x' },
+        { ssl: false },
+      ],
+    },
+
+    resolve(draft) {
+      const { token } = people()[draft.actor];
+      const filled = (text: string): string =>
+        text.replaceAll(PLACEHOLDER, (_, kind: string, index: string) => meant(kind, Number(index), draft));
+      return {
+        method: draft.operation.method,
+        url: filled(draft.url),
+        headers: { ...draft.headers, ...(token !== undefined && { authorization: `Bearer ${token}` }) },
+        body: draft.body === undefined ? undefined : Buffer.from(filled(draft.body), draft.encoding),
+      };
+    },
+
+    async learn({ actor, operation }, sent, { status, body }) {
+      const told = (body ?? {}) as Readonly<Record<string, unknown>>;
+      const kind = ({ products: 'product', users: 'user', tenants: 'tenant' } as const)[operation.tag];
+      if (kind && status === 201) remember(kind, told['id']);
+      if (kind && status === 204) forget(kind, sent.url.split(/[/?]/).at(2));
+      if (status === 200 && typeof told['nextCursor'] === 'string') {
+        remember('cursor', told['nextCursor']);
+        const [path = '', query = ''] = sent.url.split('?');
+        const others = query.split('&').filter((pair) => pair !== '' && !pair.startsWith('cursor='));
+        remember('page', `${path}?${[...others, `cursor=${told['nextCursor']}`].join('&')}`);
+      }
+      // It has removed, deactivated or demoted itself, which is what it is for.
+      const locked = status === 401 || (operation.tag === 'users' && told['code'] === 'forbidden');
+      if (actor !== 'expendable' || !locked) return;
+      remember('tenant', expendable.id);
+      expendable = await renew();
+    },
+  };
+}
+
+/** A token with the signature of nobody. */
+function forge(token: string): string {
+  const [head = '', claims = ''] = token.split('.');
+  return `${head}.${claims}.${'A'.repeat(43)}`;
+}

@@ -1,0 +1,70 @@
+// A PostgreSQL to run services on, ready to use: its roles, a migrated registry to copy for each service, and the tenant
+// template. Started once a run, by vitest and by `npm run fuzz` alike.
+import { createDatabase, type ConnectionSettings } from '../../db/client.js';
+import { bootstrapCluster } from '../../db/cluster.js';
+import { scramVerifier } from '../../db/scram.js';
+import type { Registry } from '../../db/central/schema.js';
+import { migrateAll } from '../../src/tenancy/migrate.js';
+import { openProvisioner } from '../../src/tenancy/provisioner.js';
+import { startPostgres } from './servers.js';
+
+/** How to reach the server and what was prepared on it; see `tests/support/service.ts`. */
+export interface TestCluster {
+  readonly superuser: ConnectionSettings;
+  /** The role that owns registries. */
+  readonly registryOwner: { readonly user: string; readonly password: string };
+  readonly provisioner: ConnectionSettings;
+  /** The migrated registry that each service copies. */
+  readonly registryTemplate: string;
+  readonly logFile: string | undefined;
+}
+
+const limits = { max: 2, acquireTimeout: 10_000, timeout: 60_000, idleTimeoutMillis: 1_000 };
+
+/** Starts the server and prepares it. Stop it, or its processes and its folder stay. */
+export async function startCluster(): Promise<{ cluster: TestCluster; stop: () => Promise<void> }> {
+  const server = await startPostgres();
+  const at = (user: string, password: string, database: string): ConnectionSettings => ({
+    host: server.host,
+    port: server.port,
+    database,
+    user,
+    password,
+    tls: false,
+  });
+  const cluster: TestCluster = {
+    superuser: at(server.superuser, server.superuserPassword, 'postgres'),
+    registryOwner: { user: 'registry_owner', password: 'owner-of-the-registries' },
+    provisioner: at('provisioner', 'canary-provisioner-password', 'postgres'),
+    registryTemplate: 'registry_template',
+    logFile: server.logFile,
+  };
+  try {
+    await prepare(cluster);
+  } catch (error) {
+    await server.stop();
+    throw error;
+  }
+  return { cluster, stop: () => server.stop() };
+}
+
+async function prepare({ superuser, registryOwner, provisioner, registryTemplate }: TestCluster): Promise<void> {
+  const options = { applicationName: 'tests', preparedStatements: false };
+  const admin = createDatabase<unknown>(superuser, limits, options);
+  const registry = createDatabase<Registry>(
+    { ...superuser, ...registryOwner, database: registryTemplate },
+    limits,
+    options,
+  );
+  const opened = openProvisioner(provisioner, limits);
+  try {
+    await bootstrapCluster(admin.db, {
+      registryOwner: { name: registryOwner.user, verifier: await scramVerifier(registryOwner.password, 4_096) },
+      provisioner: { name: provisioner.user, verifier: await scramVerifier(provisioner.password, 4_096) },
+      registryDatabase: registryTemplate,
+    });
+    await migrateAll({ registry: registry.db, ...opened, provisioner: provisioner.user });
+  } finally {
+    await Promise.all([opened.close(), registry.close(0), admin.close(0)]);
+  }
+}

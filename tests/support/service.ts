@@ -1,0 +1,195 @@
+// A service on a registry of its own, in a prepared cluster: a copy of the migrated registry, and the app built on it. Knows
+// no test runner; tests/support/app.ts is the same for tests.
+import type { FastifyInstance, LightMyRequestResponse } from 'fastify';
+import { sql } from 'kysely';
+import { randomBytes } from 'node:crypto';
+import { insertOperator } from '../../db/central/operators.js';
+import { createDatabase, type ConnectionSettings, type DatabaseHandle } from '../../db/client.js';
+import { buildApp, type AppOverrides } from '../../src/app.js';
+import { completeConfig, parseKeyring, readSettings, type Config } from '../../src/config.js';
+import type { TestCluster } from './cluster.js';
+
+export const OPERATOR = { email: 'operator@example.com', password: 'operator-password-1' };
+export const ADMIN = {
+  email: 'admin@example.com',
+  password: 'admin-password-123',
+  firstName: 'Ada',
+  lastName: 'Admin',
+};
+
+const limits = { max: 2, acquireTimeout: 10_000, timeout: 60_000, idleTimeoutMillis: 1_000 };
+
+/** Settings that the environment would give; `env` wins. */
+export function configFor(
+  cluster: TestCluster,
+  registryDatabase: string,
+  env: Readonly<Record<string, string>> = {},
+): Config {
+  const settings = readSettings({
+    NODE_ENV: 'test',
+    LOG_LEVEL: 'silent',
+    RATE_LIMIT_MAX: '1000000',
+    SIGN_IN_LIMIT: '1000000',
+    ...env,
+  });
+  return completeConfig(settings, {
+    registry: { ...cluster.superuser, ...cluster.registryOwner, database: registryDatabase },
+    provisioner: cluster.provisioner,
+    jwtSecret: 'canary-jwt-secret-of-the-tests-0123456789',
+    encryptionKeys: parseKeyring(`test:${Buffer.alloc(32, 7).toString('base64')}`),
+  });
+}
+
+/** A connection as the superuser, to look at or break what the service cannot. Close it. */
+export function connectTo<DB>(
+  { superuser }: TestCluster,
+  database: string,
+  as: Partial<ConnectionSettings> = {},
+): DatabaseHandle<DB> {
+  return createDatabase<DB>({ ...superuser, ...as, database }, limits, {
+    applicationName: 'tests',
+    preparedStatements: false,
+  });
+}
+
+/** A registry of its own, copied from the migrated one. Returns the database's name. */
+export async function createRegistryIn(cluster: TestCluster): Promise<string> {
+  const { registryTemplate, registryOwner } = cluster;
+  const name = `registry_${randomBytes(6).toString('hex')}`;
+  const handle = connectTo<unknown>(cluster, 'postgres');
+  try {
+    const template = sql.id(registryTemplate);
+    await sql`create database ${sql.id(name)} owner ${sql.id(registryOwner.user)} template ${template}`.execute(
+      handle.db,
+    );
+    // A copy does not take over the template's ACL: PUBLIC has CONNECT on it again.
+    await sql`revoke all on database ${sql.id(name)} from public`.execute(handle.db);
+  } finally {
+    await handle.close(0);
+  }
+  return name;
+}
+
+export interface Answer<T = Record<string, unknown>> {
+  readonly status: number;
+  readonly headers: LightMyRequestResponse['headers'];
+  readonly body: T;
+  readonly text: string;
+}
+
+/** A list's answer. */
+export interface PageOf<Row> {
+  readonly data: Row[];
+  readonly nextCursor: string | null;
+}
+
+/** The part of a problem document that clients branch on. */
+export interface Problem {
+  readonly code: string;
+  readonly errors: { path: string; message: string }[];
+}
+
+/** Sends one request; `token` goes into the Authorization header, `body` as JSON. */
+export type Send = <T = Record<string, unknown>>(
+  method: 'GET' | 'POST' | 'PATCH' | 'DELETE',
+  url: string,
+  options?: { token?: string | undefined; body?: unknown; headers?: Record<string, string> },
+) => Promise<Answer<T>>;
+
+export interface TestService {
+  readonly app: FastifyInstance;
+  readonly config: Config;
+  readonly send: Send;
+  /** An operator's access token. */
+  readonly operatorToken: string;
+  /** Makes a tenant with ADMIN as its first admin and signs that admin in. */
+  createTenant(slug?: string): Promise<TestTenant>;
+  /** Adds a user to a tenant and signs it in. */
+  createUser(
+    tenant: TestTenant,
+    email: string,
+    roles?: readonly string[],
+  ): Promise<{ id: string; token: string; email: string; password: string }>;
+  close(): Promise<void>;
+}
+
+export interface TestTenant {
+  readonly id: string;
+  readonly slug: string;
+  readonly adminToken: string;
+  readonly adminId: string;
+}
+
+let tenants = 0;
+
+export interface ServiceOptions {
+  readonly env?: Readonly<Record<string, string>>;
+  readonly overrides?: AppOverrides;
+  /** A registry that is there already. */
+  readonly registry?: string;
+}
+
+/** Builds the app on a registry of its own. Close it. */
+export async function startServiceIn(cluster: TestCluster, options: ServiceOptions = {}): Promise<TestService> {
+  const config = configFor(cluster, options.registry ?? (await createRegistryIn(cluster)), options.env);
+  const app = await buildApp(config, options.overrides);
+  const send = sender(app);
+  await insertOperator(app.registry, {
+    email: OPERATOR.email,
+    passwordHash: await app.passwords.hash(OPERATOR.password),
+  });
+  const signedIn = await send<{ accessToken: string }>('POST', '/auth/operator/login', { body: OPERATOR });
+  const operatorToken = signedIn.body.accessToken;
+
+  async function signIn(tenant: string, email: string, password: string): Promise<{ token: string; id: string }> {
+    const answer = await send<{ accessToken: string; user: { id: string } }>('POST', '/auth/login', {
+      body: { tenant, email, password },
+    });
+    if (answer.status !== 200) throw new Error(`sign-in answered ${answer.status}: ${answer.text}`);
+    return { token: answer.body.accessToken, id: answer.body.user.id };
+  }
+
+  return {
+    app,
+    config,
+    send,
+    operatorToken,
+    async createTenant(slug = `tenant-${(tenants += 1)}`) {
+      const made = await send<{ id: string }>('POST', '/tenants', {
+        token: operatorToken,
+        body: { name: `Tenant ${slug}`, slug, admin: ADMIN },
+      });
+      if (made.status !== 201) throw new Error(`POST /tenants answered ${made.status}: ${made.text}`);
+      const admin = await signIn(slug, ADMIN.email, ADMIN.password);
+      return { id: made.body.id, slug, adminToken: admin.token, adminId: admin.id };
+    },
+    async createUser(tenant, email, roles = ['member']) {
+      const password = 'user-password-123';
+      const made = await send('POST', '/users', {
+        token: tenant.adminToken,
+        body: { email, password, firstName: 'Uma', lastName: 'User', roles },
+      });
+      if (made.status !== 201) throw new Error(`POST /users answered ${made.status}: ${made.text}`);
+      return { ...(await signIn(tenant.slug, email, password)), email, password };
+    },
+    close: () => app.close(),
+  };
+}
+
+export function sender(app: FastifyInstance): Send {
+  return async (method, url, { token, body, headers = {} } = {}) => {
+    const response = await app.inject({
+      method,
+      url,
+      headers: { ...headers, ...(token !== undefined && { authorization: `Bearer ${token}` }) },
+      ...(body !== undefined && { payload: body as object }),
+    });
+    const text = response.payload;
+    return {
+      status: response.statusCode,
+      headers: response.headers,
+      text,
+      body: (text === '' ? undefined : JSON.parse(text)) as never,
+    };
+  };
+}

@@ -1,0 +1,543 @@
+// src/tenancy/breakers.ts: who is refused, whose fault it is, and how soon it is over. Time is played; probes are ended by hand
+// or by a server that is played.
+import fc from 'fast-check';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
+import { DatabaseFault } from '../../db/errors.js';
+import {
+  blamed,
+  createBreakers,
+  type BreakerChange,
+  type Breakers,
+  type BreakerTenant,
+  type ProbeTarget,
+} from '../../src/tenancy/breakers.js';
+
+const ONE = '10.0.0.1:5432';
+const OTHER = '10.0.0.2:5432';
+const a: BreakerTenant = { id: 'a', cluster: ONE };
+const b: BreakerTenant = { id: 'b', cluster: ONE };
+const elsewhere: BreakerTenant = { id: 'elsewhere', cluster: OTHER };
+
+const refusedByServer = new DatabaseFault('unavailable', 'ECONNREFUSED');
+const silent = new DatabaseFault('timeout', 'no answer');
+const wrongPassword = new DatabaseFault('unavailable', '28P01');
+
+interface Probe {
+  readonly target: ProbeTarget;
+  readonly at: number;
+  succeed(): Promise<void>;
+  fail(error?: Error): Promise<void>;
+}
+
+interface Setup {
+  readonly breakers: Breakers;
+  /** All that were begun. */
+  readonly probes: Probe[];
+  readonly changes: BreakerChange[];
+}
+
+beforeEach(() => {
+  vi.useFakeTimers({ now: 1_000_000 });
+});
+afterEach(() => {
+  vi.useRealTimers();
+});
+
+const now = (): number => Date.now();
+const pass = (ms: number): Promise<unknown> => vi.advanceTimersByTimeAsync(ms);
+
+/** Probes wait to be ended by the test. The longest pauses, unless told. */
+function setup(random: () => number = () => 1): Setup {
+  const probes: Probe[] = [];
+  const changes: BreakerChange[] = [];
+  const breakers = createBreakers({
+    now,
+    random,
+    onChange: (change) => changes.push(change),
+    probe: (target) =>
+      new Promise((resolve, reject) => {
+        probes.push({
+          target,
+          at: now(),
+          succeed: async () => {
+            resolve();
+            await pass(0);
+          },
+          fail: async (error = refusedByServer) => {
+            reject(error);
+            await pass(0);
+          },
+        });
+      }),
+  });
+  return { breakers, probes, changes };
+}
+
+function fail(breakers: Breakers, tenant: BreakerTenant, fault = refusedByServer, times = 3): void {
+  for (let time = 0; time < times; time += 1) breakers.failed(tenant, fault);
+}
+
+function isAdmitted(breakers: Breakers, tenant: BreakerTenant): boolean {
+  try {
+    breakers.admit(tenant);
+    return true;
+  } catch (error) {
+    expect(error).toBeInstanceOf(DatabaseFault);
+    return false;
+  }
+}
+
+/** The breaker of `tenant`'s cluster open, on probes of which the test has the say. */
+function openCluster(setupWith?: () => number): Setup {
+  const opened = setup(setupWith);
+  fail(opened.breakers, a);
+  expect(isAdmitted(opened.breakers, a)).toBe(false);
+  return opened;
+}
+
+describe('a breaker opens', () => {
+  it('after three failures in a row, and refuses at once with the seconds until a retry makes sense', () => {
+    const { breakers } = setup();
+    fail(breakers, a, refusedByServer, 2);
+    expect(isAdmitted(breakers, a)).toBe(true);
+    breakers.failed(a, silent);
+    expect(() => {
+      breakers.admit(a);
+    }).toThrow(expect.objectContaining({ name: 'DatabaseFault', kind: 'unavailable', retryAfter: 1 }));
+  });
+
+  it('not while a success lies between the failures', () => {
+    const { breakers } = setup();
+    for (let time = 0; time < 10; time += 1) {
+      fail(breakers, a, refusedByServer, 2);
+      breakers.succeeded(a);
+    }
+    expect(isAdmitted(breakers, a)).toBe(true);
+  });
+
+  it('not for failures that lie too far apart, and for three that do not, whatever lies before them', async () => {
+    const { breakers } = setup();
+    for (let time = 0; time < 10; time += 1) {
+      breakers.failed(a, refusedByServer);
+      await pass(5_000);
+    }
+    expect(isAdmitted(breakers, a)).toBe(true);
+    await pass(4_000);
+    // The one before the last is 14 seconds old now, and the last 9.
+    fail(breakers, a, refusedByServer, 1);
+    expect(isAdmitted(breakers, a)).toBe(true);
+    fail(breakers, a, refusedByServer, 1);
+    expect(isAdmitted(breakers, a)).toBe(false);
+  });
+
+  it('of the cluster, where the server is at fault: for all of its tenants, and for no other cluster’s', () => {
+    const { breakers } = setup();
+    for (const tenant of [a, b, { id: 'c', cluster: ONE }]) breakers.failed(tenant, refusedByServer);
+    for (const tenant of [a, b, { id: 'never seen', cluster: ONE }]) expect(isAdmitted(breakers, tenant)).toBe(false);
+    expect(isAdmitted(breakers, elsewhere)).toBe(true);
+  });
+
+  it('once for a dead server, not once for each of its tenants', () => {
+    const { breakers, changes } = setup();
+    for (let time = 0; time < 3; time += 1)
+      for (let tenant = 0; tenant < 50; tenant += 1) breakers.failed({ id: `t${tenant}`, cluster: ONE }, silent);
+    expect(changes).toEqual([
+      { scope: 'cluster', key: ONE, state: 'open', reason: 'no answer', openFor: 0, probes: 0 },
+    ]);
+    expect(breakers.stats().breakers).toHaveLength(1);
+  });
+
+  it('of one tenant, where it alone fails while others of the cluster succeed', () => {
+    const { breakers } = setup();
+    for (let time = 0; time < 3; time += 1) {
+      breakers.failed(a, silent);
+      breakers.succeeded(b);
+    }
+    expect(isAdmitted(breakers, a)).toBe(false);
+    expect(isAdmitted(breakers, b)).toBe(true);
+  });
+
+  it('of one tenant, where its own password, database or rights are wrong, however many such tenants there are', () => {
+    const { breakers } = setup();
+    for (const tenant of [a, b]) fail(breakers, tenant, wrongPassword);
+    expect([a, b].map((tenant) => isAdmitted(breakers, tenant))).toEqual([false, false]);
+    expect(isAdmitted(breakers, { id: 'c', cluster: ONE })).toBe(true);
+    expect(breakers.state('cluster', ONE)).toBeUndefined();
+  });
+
+  it('of the tenant first, then of the cluster: the tenant’s is dropped for it', () => {
+    const { breakers, changes } = setup();
+    fail(breakers, a, wrongPassword);
+    fail(breakers, b, refusedByServer);
+    expect(changes.map(({ scope, key, state }) => [scope, key, state])).toEqual([
+      ['tenant', 'a', 'open'],
+      ['tenant', 'a', 'closed'],
+      ['cluster', ONE, 'open'],
+    ]);
+  });
+
+  it('as a model of it says, whatever happens in which order', () => {
+    const tenants = [a, b, elsewhere];
+    const event = fc.record({
+      tenant: fc.constantFrom(...tenants),
+      fault: fc.constantFrom(undefined, refusedByServer, silent, wrongPassword, new DatabaseFault('timeout', '57014')),
+    });
+    fc.assert(
+      fc.property(fc.array(event, { maxLength: 40 }), (events) => {
+        const { breakers } = setup();
+        const model = new Map<string, number>();
+        const inARow = (key: string): number => model.get(key) ?? 0;
+        for (const { tenant, fault } of events) {
+          if (fault) breakers.failed(tenant, fault);
+          else breakers.succeeded(tenant);
+          const { id: own, cluster } = tenant;
+          if (inARow(cluster) < 3) {
+            const blame = fault && blamed(fault);
+            if (!fault) {
+              model.set(cluster, 0);
+              if (inARow(own) < 3) model.set(own, 0);
+            }
+            if (blame === 'cluster') model.set(cluster, inARow(cluster) + 1);
+            if (blame) model.set(own, inARow(own) + 1);
+          }
+          for (const asked of tenants) {
+            const expected = inARow(asked.cluster) < 3 && inARow(asked.id) < 3;
+            expect(isAdmitted(breakers, asked)).toBe(expected);
+          }
+        }
+        breakers.close();
+      }),
+    );
+  });
+});
+
+describe('whose fault it is', () => {
+  it.each<[string, DatabaseFault['kind'], string, ReturnType<typeof blamed>]>([
+    ['a port that refuses', 'unavailable', 'ECONNREFUSED', 'cluster'],
+    ['a connection reset', 'unavailable', 'ECONNRESET', 'cluster'],
+    ['a pipe broken', 'unavailable', 'EPIPE', 'cluster'],
+    ['a host that cannot be reached', 'unavailable', 'EHOSTUNREACH', 'cluster'],
+    ['a host that has no address', 'unavailable', 'ENOTFOUND', 'cluster'],
+    ['a certificate that is over', 'unavailable', 'CERT_HAS_EXPIRED', 'cluster'],
+    ['a handshake without an end', 'unavailable', 'connection failed', 'cluster'],
+    ['a connection that went away', 'unavailable', 'connection lost', 'cluster'],
+    ['a server that gives no answer', 'timeout', 'no answer', 'cluster'],
+    ['a crash', 'unavailable', '57P02', 'cluster'],
+    ['a start or a shutdown', 'unavailable', '57P03', 'cluster'],
+    ['a connection failure of PostgreSQL’s own', 'unavailable', '08006', 'cluster'],
+    ['a pooler that knows no such database', 'unavailable', '08P01', 'tenant'],
+    ['sessions ended by an administrator', 'unavailable', '57P01', 'tenant'],
+    ['a database dropped', 'unavailable', '57P04', 'tenant'],
+    ['a wrong password', 'unavailable', '28P01', 'tenant'],
+    ['no entry for it in pg_hba.conf', 'unavailable', '28000', 'tenant'],
+    ['no such database', 'unavailable', '3D000', 'tenant'],
+    ['no right to connect', 'unavailable', '42501', 'tenant'],
+    ['a database that is closed', 'unavailable', '55000', 'tenant'],
+    ['a statement over its time', 'timeout', '57014', undefined],
+    ['a transaction that sat idle', 'timeout', '25P03', undefined],
+    ['too many connections', 'unavailable', '53300', undefined],
+    ['a full disk', 'unavailable', '53100', undefined],
+    ['a standby', 'unavailable', '25006', undefined],
+    ['an I/O error', 'unavailable', '58030', undefined],
+    ['a session idle for too long', 'unavailable', '57P05', undefined],
+    ['a deadlock', 'busy', '40P01', undefined],
+    ['no connection in time', 'busy', 'no connection became free in time', undefined],
+    ['a pool that is closed', 'unavailable', 'the pool was closed', undefined],
+    ['a refusal by a breaker', 'unavailable', "the cluster's breaker is open", undefined],
+  ])('%s (%s: %s): %s', (_what, kind, reason, whose) => {
+    const fault = new DatabaseFault(kind, reason);
+    expect(blamed(fault)).toBe(whose);
+    const { breakers } = setup();
+    fail(breakers, a, fault);
+    const open = breakers.stats().breakers.filter(({ state }) => state !== 'closed');
+    expect(open.map(({ scope }) => scope)).toEqual(whose ? [whose] : []);
+  });
+});
+
+describe('probes', () => {
+  it('are made one at a time, however many tenants of the cluster ask', async () => {
+    const { breakers, probes } = openCluster();
+    for (let round = 0; round < 300; round += 1) {
+      for (let tenant = 0; tenant < 50; tenant += 1) isAdmitted(breakers, { id: `t${tenant}`, cluster: ONE });
+      await pass(10);
+      const begun = probes.length;
+      // Each takes until the round after the one that it began in.
+      if (round % 2 === 1) await probes.at(-1)?.fail();
+      expect(probes.length).toBe(begun);
+    }
+    const pauses = probes.slice(1).map(({ at }, index) => at - (probes[index]?.at ?? 0));
+    expect(pauses.slice(0, 3)).toEqual([200, 400, 800]);
+    expect(new Set(pauses.slice(2))).toEqual(new Set([800]));
+  });
+
+  it.each([
+    ['the shortest pauses', 0, [25, 50, 75, 100]],
+    ['the longest', 1, [100, 300, 700, 1_500]],
+    ['those between', 0.5, [62.5, 175, 387.5, 800]],
+  ])('come with pauses that double up to a bound, drawn at random: %s', async (_which, drawn, expected) => {
+    const { probes } = openCluster(() => drawn);
+    const begun = now();
+    for (const [index] of expected.entries()) {
+      while (probes.length <= index) await pass(1);
+      await probes[index]?.fail();
+    }
+    const at = probes.map((probe) => probe.at - begun);
+    for (const [index, time] of expected.entries()) expect(Math.abs((at[index] ?? NaN) - time)).toBeLessThanOrEqual(2);
+  });
+
+  it('close the breaker when one succeeds, and everybody is admitted', async () => {
+    const { breakers, probes, changes } = openCluster();
+    await pass(100);
+    await probes[0]?.fail();
+    await pass(200);
+    expect(breakers.state('cluster', ONE)).toMatchObject({ state: 'half-open' });
+    expect(isAdmitted(breakers, a)).toBe(false);
+    await probes[1]?.succeed();
+    expect([a, b].map((tenant) => isAdmitted(breakers, tenant))).toEqual([true, true]);
+    expect(changes.at(-1)).toEqual({
+      scope: 'cluster',
+      key: ONE,
+      state: 'closed',
+      reason: 'a probe succeeded',
+      openFor: 300,
+      probes: 2,
+    });
+    await pass(10_000);
+    expect(probes).toHaveLength(2);
+  });
+
+  it('that hang are given up for a newer one, at most 800 ms after they began, and may still bring the good news', async () => {
+    const { breakers, probes } = openCluster();
+    await pass(100);
+    expect(probes).toHaveLength(1);
+    await pass(499);
+    expect(probes).toHaveLength(1);
+    for (const [pause, begun] of [
+      [5, 2],
+      [500, 3],
+      [800, 4],
+    ] as const) {
+      await pass(pause);
+      expect(probes).toHaveLength(begun);
+    }
+    await probes[0]?.fail();
+    expect(probes).toHaveLength(4);
+    await probes[1]?.succeed();
+    expect(isAdmitted(breakers, a)).toBe(true);
+    // What the others find out is of an opening that is over.
+    fail(breakers, a);
+    await probes[3]?.succeed();
+    expect(isAdmitted(breakers, a)).toBe(false);
+  });
+
+  it('find a server that answers within 200 ms again within a second, whatever it did before and for how long', async () => {
+    const outage = fc.record({
+      hangs: fc.boolean(),
+      lasts: fc.integer({ min: 0, max: 8_000 }),
+      answersIn: fc.integer({ min: 0, max: 200 }),
+      draws: fc.array(fc.double({ min: 0, max: 1, noNaN: true, maxExcluded: true }), { minLength: 1, maxLength: 8 }),
+    });
+    await fc.assert(
+      fc.asyncProperty(outage, async ({ hangs, lasts, answersIn, draws }) => {
+        let drawn = 0;
+        let up = false;
+        const breakers = createBreakers({
+          now,
+          random: () => draws[(drawn += 1) % draws.length] ?? 0,
+          onChange: () => undefined,
+          probe: async () => {
+            if (up) await new Promise((resolve) => setTimeout(resolve, answersIn));
+            else if (hangs) await new Promise(() => undefined);
+            else throw refusedByServer;
+          },
+        });
+        fail(breakers, a);
+        await pass(lasts);
+        up = true;
+        await pass(1_000);
+        expect(isAdmitted(breakers, a)).toBe(true);
+        breakers.close();
+      }),
+      { numRuns: 200 },
+    );
+  });
+
+  it('go to the database of the tenant that asked last, as its own may be gone', async () => {
+    const { breakers, probes } = openCluster();
+    isAdmitted(breakers, b);
+    await pass(100);
+    expect(probes[0]?.target).toEqual({ scope: 'cluster', key: ONE, tenant: b });
+    await probes[0]?.fail(new Error('no such tenant'));
+    expect(isAdmitted(breakers, a)).toBe(false);
+    await pass(200);
+    expect(probes[1]?.target.tenant).toEqual(a);
+  });
+
+  it.each(['28P01', '3D000', '53300'])('of a cluster that is answered %s have found the server', async (sqlState) => {
+    const { breakers, probes } = openCluster();
+    await pass(100);
+    await probes[0]?.fail(new DatabaseFault('unavailable', sqlState));
+    expect(isAdmitted(breakers, a)).toBe(true);
+  });
+
+  it.each<[string, Error]>([
+    ['57P03', new DatabaseFault('unavailable', '57P03')],
+    ['no answer', new DatabaseFault('timeout', 'no answer')],
+    ['a wait for a connection on our side', new DatabaseFault('busy', 'no connection became free in time')],
+    ['a mistake of ours', new TypeError('undefined is not a function')],
+  ])('prove nothing by %s', async (_what, error) => {
+    const { breakers, probes } = openCluster();
+    await pass(100);
+    await probes[0]?.fail(error);
+    expect(isAdmitted(breakers, a)).toBe(false);
+  });
+
+  it('of a tenant’s own breaker want its database, not just the server', async () => {
+    const { breakers, probes } = setup();
+    fail(breakers, a, wrongPassword);
+    await pass(100);
+    expect(probes[0]?.target).toEqual({ scope: 'tenant', key: 'a', tenant: a });
+    await probes[0]?.fail(wrongPassword);
+    expect(isAdmitted(breakers, a)).toBe(false);
+    await pass(200);
+    await probes[1]?.fail(new DatabaseFault('unavailable', '53300'));
+    expect(isAdmitted(breakers, a)).toBe(true);
+  });
+
+  it('end when nobody has asked for a minute; who asks then is refused, and begins them again at once', async () => {
+    const { breakers, probes } = openCluster();
+    for (let step = 0; step < 120; step += 1) {
+      await pass(800);
+      await probes.at(-1)?.fail();
+    }
+    const before = probes.length;
+    expect(before).toBeLessThan(80);
+    expect(breakers.state('cluster', ONE)).toMatchObject({ state: 'open', nextProbeIn: undefined });
+    expect(() => {
+      breakers.admit(b);
+    }).toThrow(expect.objectContaining({ retryAfter: 1 }));
+    isAdmitted(breakers, a);
+    expect(probes).toHaveLength(before + 1);
+    await probes.at(-1)?.succeed();
+    expect(isAdmitted(breakers, b)).toBe(true);
+  });
+});
+
+describe('what is known', () => {
+  it('begins afresh when a breaker has closed', async () => {
+    const { breakers, probes } = openCluster();
+    await pass(100);
+    await probes[0]?.succeed();
+    fail(breakers, a, refusedByServer, 2);
+    expect(isAdmitted(breakers, a)).toBe(true);
+    breakers.succeeded(b);
+    breakers.succeeded(a);
+    fail(breakers, a, refusedByServer, 2);
+    expect(isAdmitted(breakers, a)).toBe(true);
+    fail(breakers, a, refusedByServer, 1);
+    expect(isAdmitted(breakers, a)).toBe(false);
+  });
+
+  it('is not changed by what began before the breaker closed and failed after', async () => {
+    const begun = now();
+    const { breakers, probes } = openCluster();
+    await pass(100);
+    await probes[0]?.succeed();
+    await pass(15_000);
+    for (let time = 0; time < 20; time += 1) breakers.failed(time % 2 ? a : b, silent, begun);
+    expect([a, b].map((tenant) => isAdmitted(breakers, tenant))).toEqual([true, true]);
+    for (let time = 0; time < 3; time += 1) breakers.failed(a, silent, now());
+    expect(isAdmitted(breakers, a)).toBe(false);
+  });
+
+  it('is not changed by it for a tenant either', async () => {
+    const begun = now();
+    const { breakers, probes } = setup();
+    fail(breakers, a, wrongPassword);
+    await pass(100);
+    await probes[0]?.succeed();
+    for (let time = 0; time < 5; time += 1) breakers.failed(a, wrongPassword, begun);
+    expect(isAdmitted(breakers, a)).toBe(true);
+  });
+
+  it('is not changed by an answer that comes while the breaker is open', () => {
+    const { breakers } = openCluster();
+    breakers.succeeded(a);
+    expect(isAdmitted(breakers, a)).toBe(false);
+  });
+
+  it('of a tenant is dropped when its settings change, and nobody probes for it any more', async () => {
+    const { breakers, probes } = setup();
+    fail(breakers, a, wrongPassword);
+    breakers.forget('a');
+    breakers.forget('never seen');
+    expect(isAdmitted(breakers, a)).toBe(true);
+    await pass(10_000);
+    expect(probes).toEqual([]);
+  });
+
+  it('of a cluster outlives a tenant that is forgotten', () => {
+    const { breakers } = openCluster();
+    breakers.forget('a');
+    expect(isAdmitted(breakers, a)).toBe(false);
+  });
+
+  it('is kept only of what failed: at once nothing after a success, later nothing at all, and no timer is left', async () => {
+    const { breakers, probes } = setup();
+    breakers.failed(a, refusedByServer);
+    breakers.failed(b, wrongPassword);
+    expect(breakers.stats().breakers.map(({ key }) => key)).toEqual([ONE, 'a', 'b']);
+    for (const tenant of [a, b, elsewhere]) breakers.succeeded(tenant);
+    expect(breakers.stats().breakers).toEqual([]);
+
+    fail(breakers, elsewhere);
+    await pass(100);
+    await probes[0]?.succeed();
+    breakers.failed(a, refusedByServer);
+    expect(breakers.stats().breakers.length).toBe(3);
+    await pass(120_000);
+    expect(breakers.stats().breakers).toEqual([]);
+
+    fail(breakers, a, wrongPassword);
+    await pass(12 * 60_000);
+    expect(breakers.stats().breakers).toEqual([]);
+    expect(vi.getTimerCount()).toBe(0);
+  });
+
+  it('is told to operators: what is open, since when, and when the next probe comes', async () => {
+    const { breakers, probes } = openCluster();
+    await pass(100);
+    await probes[0]?.fail();
+    await pass(50);
+    const status = {
+      scope: 'cluster',
+      key: ONE,
+      state: 'open',
+      failures: 3,
+      reason: 'ECONNREFUSED',
+      openFor: 150,
+      probes: 1,
+      nextProbeIn: 150,
+      opened: 1,
+    };
+    expect(breakers.state('cluster', ONE)).toEqual(status);
+    expect(breakers.stats()).toEqual({ opened: { tenant: 0, cluster: 1 }, refused: 1, breakers: [status] });
+    await pass(150);
+    expect(breakers.state('cluster', ONE)).toMatchObject({ state: 'half-open', nextProbeIn: undefined });
+    await probes[1]?.succeed();
+    expect(breakers.state('cluster', ONE)).toMatchObject({ state: 'closed', failures: 0, openFor: undefined });
+  });
+
+  it('is nothing after close(): everything is admitted, nothing probed, nothing counted', async () => {
+    const { breakers, probes, changes } = openCluster();
+    await pass(100);
+    breakers.close();
+    expect(changes.at(-1)).toMatchObject({ state: 'closed', reason: 'the service stops' });
+    await probes[0]?.fail();
+    fail(breakers, a);
+    expect(isAdmitted(breakers, a)).toBe(true);
+    await pass(10_000);
+    expect(probes).toHaveLength(1);
+    expect(vi.getTimerCount()).toBe(0);
+  });
+});
