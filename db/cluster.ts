@@ -97,6 +97,17 @@ export async function ownDatabases(cluster: ClusterDb, prefix: string): Promise<
   return rows.map((row) => row.name);
 }
 
+/**
+ * Sessions on the cluster, in whatever database and of whatever role, whose application_name ends in `suffix`. One whose
+ * handshake is under way has no name yet and is not counted.
+ */
+export async function countSessions(cluster: ClusterDb, suffix: string): Promise<number> {
+  const { rows } = await sql<{ sessions: number }>`
+    select count(*)::int as sessions from pg_stat_activity
+    where right(application_name, length(${suffix}::text)) = ${suffix}::text`.execute(cluster);
+  return rows[0]?.sessions ?? 0;
+}
+
 /** The role in use, and the rights and openings that matter for provisioning. */
 export interface ClusterCheck {
   readonly role: string;

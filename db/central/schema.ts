@@ -51,7 +51,22 @@ export interface OperatorsTable {
   updated_at: Timestamp;
 }
 
+/** What a connection to a cluster is for: tenant pools, or whatever makes, changes and removes tenants. */
+export type SlotKind = 'tenants' | 'reserve';
+
+export interface SlotLeasesTable {
+  /** `host:port`. */
+  cluster: string;
+  kind: SlotKind;
+  replica_id: string;
+  budget: number;
+  slots: number;
+  wanted: number;
+  renewed_at: Timestamp;
+}
+
 export interface Registry {
   tenants: TenantsTable;
   operators: OperatorsTable;
+  slot_leases: SlotLeasesTable;
 }

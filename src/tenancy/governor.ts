@@ -10,10 +10,22 @@ import { LinkedQueue, Queued } from '../linked-queue.js';
 export interface SlotSource {
   /** Slots that may be used now. */
   readonly leased: number;
+  /** Whether more of them may come within moments: until that is known nothing is closed for those who wait. */
+  readonly asking?: boolean;
+  /** Why there is no slot and none to wait for; undefined while there is one, or may be. */
+  readonly fault?: DatabaseFault | undefined;
   /** Told how many more could be used at once, whenever that number has changed; 0 when nobody waits any more. */
   want(missing: number): void;
-  /** `listener` is to be called whenever `leased` has changed. */
-  onChange(listener: () => void): void;
+  /** To be called once, before anything else. */
+  attach(user: SlotUser): void;
+}
+
+/** Whoever uses the slots of a source. */
+export interface SlotUser {
+  /** Slots in use. */
+  readonly used: number;
+  /** To be called whenever what the source says has changed. */
+  changed(): void;
 }
 
 export interface GovernorOptions {
@@ -141,9 +153,16 @@ export function createGovernor(options: GovernorOptions): Governor {
   let settling = false;
   let closed = false;
 
-  source.onChange(() => {
-    grant();
-    settleSoon();
+  source.attach({
+    get used() {
+      return used;
+    },
+    changed() {
+      grant();
+      const { fault } = source;
+      if (fault) rejectAll(fault);
+      settleSoon();
+    },
   });
 
   /** Slots that those who wait will get without anything more being asked to close; below zero where too many are used. */
@@ -228,11 +247,15 @@ export function createGovernor(options: GovernorOptions): Governor {
     settleSoon();
   }
 
-  function rejectAll(waiters: Iterable<Waiter>, reason: string): void {
+  function reject(waiters: Iterable<Waiter>, fault: DatabaseFault): void {
     for (const waiter of waiters) {
       dismiss(waiter);
-      waiter.reject(new DatabaseFault('unavailable', reason));
+      waiter.reject(fault);
     }
+  }
+
+  function rejectAll(fault: DatabaseFault): void {
+    for (const { waiters } of tenants.values()) reject(waiters, fault);
   }
 
   /**
@@ -247,10 +270,13 @@ export function createGovernor(options: GovernorOptions): Governor {
 
   function settle(): void {
     settling = false;
-    while (waiting > coming() && idle.first) evict(idle.first);
-    if (wanted === waiting) return;
-    wanted = waiting;
-    source.want(wanted);
+    if (wanted !== waiting) {
+      wanted = waiting;
+      source.want(wanted);
+    }
+    // What is over the leases goes in any case.
+    const owed = (): number => (source.asking === true ? 0 : waiting);
+    while (idle.first && owed() > coming()) evict(idle.first);
   }
 
   function evict(member: Member): void {
@@ -331,6 +357,7 @@ export function createGovernor(options: GovernorOptions): Governor {
         async open(timeoutMs) {
           if (free()) return take(tenant);
           if (closed || member.left) throw new DatabaseFault('unavailable', 'the pool was closed');
+          if (source.fault) throw source.fault;
           if (waiting >= maxWaiting || tenant.waiters.size >= maxWaitingPerTenant) {
             counted.refused += 1;
             throw new DatabaseFault('busy', 'too many requests wait for a connection slot');
@@ -353,9 +380,9 @@ export function createGovernor(options: GovernorOptions): Governor {
           member.left = true;
           tenant.members -= 1;
           idle.remove(member);
-          rejectAll(
+          reject(
             [...tenant.waiters].filter((waiter) => waiter.member === member),
-            'the pool was closed',
+            new DatabaseFault('unavailable', 'the pool was closed'),
           );
           forgetIfGone(tenant);
         },
@@ -370,7 +397,7 @@ export function createGovernor(options: GovernorOptions): Governor {
 
     close() {
       closed = true;
-      for (const { waiters } of tenants.values()) rejectAll(waiters, 'the connection governor was closed');
+      rejectAll(new DatabaseFault('unavailable', 'the connection governor was closed'));
     },
   };
 }
@@ -380,5 +407,5 @@ function monotonic(): number {
 }
 
 function fixed(leased: number): SlotSource {
-  return { leased, want: () => undefined, onChange: () => undefined };
+  return { leased, want: () => undefined, attach: () => undefined };
 }

@@ -1,6 +1,7 @@
 // src/tenancy/governor.ts: never more connections than slots, nobody waits for what lies unused, and everybody gets a turn.
 import fc from 'fast-check';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
+import { DatabaseFault } from '../../db/errors.js';
 import type { Slot } from '../../db/pool.js';
 import {
   createGovernor,
@@ -128,9 +129,13 @@ class Pool {
 }
 
 /** Leases that change as the test says. */
-function leases(
-  count: number,
-): SlotSource & { set(leased: number): void; setUntold(leased: number): void; readonly wants: number[] } {
+function leases(count: number): SlotSource & {
+  set(leased: number): void;
+  setUntold(leased: number): void;
+  readonly wants: number[];
+  asking: boolean;
+  fault: DatabaseFault | undefined;
+} {
   let leased = count;
   let changed = (): void => undefined;
   const wants: number[] = [];
@@ -138,9 +143,13 @@ function leases(
     get leased() {
       return leased;
     },
+    asking: false,
+    fault: undefined,
     want: (missing) => wants.push(missing),
-    onChange: (listener) => {
-      changed = listener;
+    attach: (user) => {
+      changed = () => {
+        user.changed();
+      };
     },
     set: (next) => {
       leased = next;
@@ -631,6 +640,40 @@ describe('leases', () => {
     a.busy.pop()?.release();
     await settled();
     expect([b.granted, all.stats().used]).toEqual([1, 1]);
+  });
+
+  it('that may come are waited for before anything is closed for those who wait', async () => {
+    const source = leases(1);
+    source.asking = true;
+    const all = governor(source);
+    const [a, b] = [new Pool(all, 'a'), new Pool(all, 'b')];
+    a.tryOpen();
+    a.giveBack();
+    b.ask();
+    await settled();
+    expect([a.unused.length, a.closing.length]).toEqual([1, 0]);
+    source.asking = false;
+    source.set(1);
+    await settled();
+    expect([a.unused.length, a.closing.length]).toEqual([0, 1]);
+  });
+
+  it('that cannot come are not waited for', async () => {
+    const fault = new DatabaseFault('unavailable', 'nobody answers');
+    const source = leases(0);
+    const all = governor(source);
+    const pool = new Pool(all, 'a');
+    pool.ask(2);
+    await settled();
+    expect(pool.failed).toEqual([]);
+    source.fault = fault;
+    source.set(0);
+    await settled();
+    expect(pool.failed).toEqual([fault, fault]);
+    pool.ask();
+    await settled();
+    expect(pool.failed).toHaveLength(3);
+    expect(all.stats()).toMatchObject({ waiting: 0, timedOut: 0, refused: 0 });
   });
 
   it('that go are given up by busy pools too, though nobody waits', () => {
