@@ -18,9 +18,10 @@ export const provisioning = fp<{ config: Config; envelope: Envelope; afterStep?:
   async (app, { config, envelope, afterStep }) => {
     const { provisioner: connection, provisionerPool } = config.tenants;
     const { reserve } = app.clusters.at(connection);
-    const provisioner = openProvisioner(connection, provisionerPool, (closeIdle) =>
-      reserve.join('provisioning', closeIdle),
-    );
+    const provisioner = openProvisioner(connection, provisionerPool, {
+      admit: (closeIdle) => reserve.join('provisioning', closeIdle),
+      replicaId: app.replicaId,
+    });
     app.addHook('onClose', () => provisioner.close());
     app.decorate(
       'provisioning',

@@ -6,7 +6,6 @@ import { probeDatabase } from '../db/probe.js';
 import type { TenantDatabase } from '../db/tenant/schema.js';
 import type { Config } from '../src/config.js';
 import { createBreakers, type Breakers } from '../src/tenancy/breakers.js';
-import { createClusters, type Clusters } from '../src/tenancy/clusters.js';
 import { createTenantDirectory, type TenantDirectory } from '../src/tenancy/directory.js';
 import type { Envelope } from '../src/tenancy/envelope.js';
 import { poolLimits } from '../src/tenancy/pool-options.js';
@@ -14,7 +13,6 @@ import { admitted, createTenantPools, type TenantPools } from '../src/tenancy/po
 
 declare module 'fastify' {
   interface FastifyInstance {
-    readonly clusters: Clusters;
     readonly breakers: Breakers;
     readonly tenantDirectory: TenantDirectory;
     readonly tenantPools: TenantPools;
@@ -31,7 +29,7 @@ const PROBE_DEADLINE = 1_500;
 export const tenantPool = fp<{ config: Config; envelope: Envelope }>(
   async (app, { config, envelope }) => {
     const directory = createTenantDirectory(app.registry, app.events, config.tenants.registryOutageGrace);
-    const clusters = createClusters(config.tenants.clusterBudget);
+    const { clusters, replicaId } = app;
     const breakers = createBreakers({
       probe: ({ tenant }) => pools.probe(tenant.id),
       onChange: (change) => {
@@ -46,7 +44,7 @@ export const tenantPool = fp<{ config: Config; envelope: Envelope }>(
       breakers,
       openPool: (tenantId, connection, own, options) =>
         openPool(connection, poolLimits(own, config.tenants.pool), {
-          applicationName: 'tenantry',
+          applicationName: `tenantry ${replicaId}`,
           preparedStatements: config.tenants.preparedStatements,
           lane: true,
           ...options,
@@ -60,14 +58,12 @@ export const tenantPool = fp<{ config: Config; envelope: Envelope }>(
         app.log.error({ err, ...context }, 'a tenant pool could not be built');
       },
     });
-    app.decorate('clusters', clusters);
     app.decorate('breakers', breakers);
     app.decorate('tenantDirectory', directory);
     app.decorate('tenantPools', pools);
     app.addHook('onClose', async () => {
       breakers.close();
       await pools.close();
-      clusters.close();
     });
 
     // Not left to the tenant's next request, which may never come: a suspended tenant has no connections open.
@@ -102,5 +98,5 @@ export const tenantPool = fp<{ config: Config; envelope: Envelope }>(
         .catch(done);
     });
   },
-  { name: 'tenant-pool', fastify: '5.x', dependencies: ['authentication', 'events'] },
+  { name: 'tenant-pool', fastify: '5.x', dependencies: ['authentication', 'events', 'clusters'] },
 );

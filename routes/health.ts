@@ -34,13 +34,15 @@ export async function healthRoutes(fastify: FastifyInstance): Promise<void> {
       config,
       schema: {
         tags: ['health'],
-        summary: 'Whether to send requests here: not shutting down, and the registry answers',
+        summary: 'Whether to send requests here: not shutting down, able to reach tenants, and the registry answers',
         response: { 200: Health },
       },
     },
     async () => {
       if (app.readiness.draining)
         throw new AppError('unavailable', { detail: 'This process is shutting down.', retryAfter: 5 });
+      if (app.clusters.starved() !== undefined)
+        throw new AppError('unavailable', { detail: 'No connection to the tenants is left here.', retryAfter: 1 });
       let timer: NodeJS.Timeout | undefined;
       const late = new Promise<never>((_, reject) => {
         timer = setTimeout(() => {

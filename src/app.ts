@@ -3,6 +3,7 @@ import fastify, { LogController, type FastifyBaseLogger, type FastifyInstance } 
 import type { DestinationStream } from 'pino';
 import { authentication } from '../plugins/authentication.js';
 import { authorization } from '../plugins/authorization.js';
+import { clusters } from '../plugins/clusters.js';
 import { cors } from '../plugins/cors.js';
 import { cursors } from '../plugins/cursors.js';
 import { answerClientError, answerFrameworkError, errors, notFound } from '../plugins/errors.js';
@@ -85,6 +86,7 @@ export async function buildApp(config: Config, overrides: AppOverrides = {}): Pr
   const envelope = createEnvelope(config.encryptionKeys);
   await app.register(registry, { config });
   await app.register(events, { config: config.registry });
+  await app.register(clusters, { config });
   await app.register(authentication, { config: config.auth });
   await app.register(tenantPool, { config, envelope });
   await app.register(authorization);

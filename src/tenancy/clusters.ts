@@ -27,6 +27,8 @@ export interface Clusters {
   /** The cluster at this place, known from now on. */
   at(place: { readonly host: string; readonly port: number }): Cluster;
   stats(): ClusterStats[];
+  /** A cluster to which this process may not have a single connection, though requests wait for one. */
+  starved(): string | undefined;
   /** Rejects whoever waits for a connection. */
   close(): void;
 }
@@ -59,6 +61,14 @@ export function createClusters(
         ...tenants.stats(),
         reserve: reserve.stats(),
       })),
+
+    starved() {
+      for (const { name, tenants } of known.values()) {
+        const { leased, waiting } = tenants.stats();
+        if (leased === 0 && waiting > 0) return name;
+      }
+      return undefined;
+    },
 
     close() {
       for (const { tenants, reserve } of known.values()) {

@@ -23,14 +23,16 @@ const WAITING_PER_SLOT = 20;
  * Connects to nothing yet.
  *
  * @param limits of the cluster's pool; as many single databases are entered at once
- * @param admit what its connections are admitted by, where they share a budget with others
+ * @param shared what its connections are admitted by and named after, where they share a budget with others
  */
 export function openProvisioner(
   connection: ConnectionSettings,
   limits: PoolLimits,
-  admit?: PoolOptions['admit'],
+  shared: { readonly admit?: PoolOptions['admit']; readonly replicaId?: string } = {},
 ): Provisioner {
-  const options = { applicationName: 'tenantry provisioner', preparedStatements: false, ...(admit && { admit }) };
+  const { admit, replicaId } = shared;
+  const applicationName = ['tenantry provisioner', replicaId ?? ''].join(' ').trim();
+  const options = { applicationName, preparedStatements: false, ...(admit && { admit }) };
   // Not the database of the connection settings: that one may be the registry, which is nothing to a cluster.
   const cluster = createDatabase<unknown>({ ...connection, database: MAINTENANCE_DATABASE }, limits, options);
   const slots = new Slots(limits.max, limits.max * WAITING_PER_SLOT);

@@ -1,7 +1,7 @@
 // What operators see of connections, and that the budget of a server holds over all tenants of a process.
 import { sql } from 'kysely';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest';
 import { findTenant } from '../../db/central/tenants.js';
 import { asSuperuser, startService, type TestService, type TestTenant } from '../support/app.js';
 
@@ -52,7 +52,8 @@ describe('the budget of a server', () => {
       while (!done) {
         const { rows } = await sql<{ n: number }>`
           select count(*)::int as n from pg_stat_activity
-          where application_name = 'tenantry' and datname = any(${names})`.execute(db);
+          where application_name like 'tenantry%' and application_name not like '% provisioner%'
+            and datname = any(${names})`.execute(db);
         most = Math.max(most, rows[0]?.n ?? 0);
         await sleep(5);
       }
@@ -90,25 +91,28 @@ describe('the budget of a server', () => {
   });
 
   it('makes a request wait no longer than the acquire timeout: 503 with Retry-After, and to nobody else', async () => {
-    const [holder, waiting] = tenants;
-    if (!holder || !waiting) throw new Error('there are no tenants');
     const patient = await startService({
-      registry: service.config.registry.connection.database,
       env: { CLUSTER_CONNECTION_BUDGET: '2', POOL_MAX: '3', POOL_ACQUIRE_TIMEOUT_MS: '300' },
     });
     try {
+      const [holder, waiting] = [await patient.createTenant(), await patient.createTenant()];
       const db = patient.app.tenantPools.database(holder.id);
       let release: () => void = () => undefined;
+      let holding = 0;
       const held = new Promise<void>((resolve) => (release = resolve));
       const hold = Promise.all(
         [1, 2].map(() =>
           db.transaction().execute(async (trx) => {
             await sql`select 1`.execute(trx);
+            holding += 1;
             await held;
           }),
         ),
       );
-      await expect.poll(() => patient.app.clusters.stats()[0]?.used).toBe(2);
+      onTestFinished(() => {
+        release();
+      });
+      await expect.poll(() => holding, { timeout: 5_000 }).toBe(2);
       const refused = await patient.send('GET', '/products', { token: waiting.adminToken });
       expect(refused).toMatchObject({ status: 503, body: { code: 'unavailable' } });
       expect(refused.headers['retry-after']).toMatch(/^[1-9]\d*$/);
