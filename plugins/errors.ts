@@ -1,5 +1,5 @@
 // Every error leaves as an RFC 9457 problem: those of handlers, of Fastify itself, of unknown routes and of Node's parser.
-import type { FastifyError, FastifyReply, FastifyRequest } from 'fastify';
+import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import type { Socket } from 'node:net';
 import fp from 'fastify-plugin';
 import { v4 } from 'uuid';
@@ -39,14 +39,14 @@ export function answerFrameworkError(error: FastifyError, request: FastifyReques
 /** How long (ms) a peer may take to read the answer to what was not HTTP. */
 const LINGER = 1_000;
 
-/** For Fastify's `clientErrorHandler` option: what is not HTTP. */
-export function answerClientError(error: Error & { code?: string }, socket: Socket): void {
+/** For Fastify's `clientErrorHandler` option: what is not HTTP. Fastify gives the instance as `this`. */
+export function answerClientError(this: FastifyInstance, error: Error & { code?: string }, socket: Socket): void {
   // A peer that hung up is nobody to answer to.
   if (error.code === 'ECONNRESET' || !socket.writable) {
     socket.destroy();
     return;
   }
-  socket.end(rawProblem(error, v4()));
+  socket.end(rawProblem(error, v4(), this.securityHeaders));
   // A peer that never closes its side would keep the socket for ever.
   socket.setTimeout(LINGER, () => socket.destroy());
 }

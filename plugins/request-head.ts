@@ -6,6 +6,8 @@ import { AppError } from '../src/errors.js';
 
 export const requestHead = fp(
   async (app) => {
+    // Node would answer any Expect but 100-continue with a bare 417. RFC 9110, section 10.1.1, lets a server ignore it.
+    app.server.on('checkExpectation', (request, response) => app.server.emit('request', request, response));
     // Behind the rate limit, and before a token or a body is looked at.
     app.addHook('preParsing', (request, reply, _payload, done) => {
       const detail = ambiguity(request.raw);

@@ -12,7 +12,10 @@ const limit = z
   .default(20)
   .meta({ description: 'Rows of a page: 1 to 100, by default 20.' });
 
-const cursor = z.string().min(1).max(1_000).optional().meta({ description: 'The nextCursor of the page before.' });
+/** The longest one is of a text of 200 characters, six bytes each where JSON escapes them: some 1,700. */
+const MAX_CURSOR = 2_000;
+
+const cursor = z.string().min(1).max(MAX_CURSOR).optional().meta({ description: 'The nextCursor of the page before.' });
 
 /**
  * The query of a list.

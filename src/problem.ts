@@ -76,12 +76,21 @@ const fromFastify: Readonly<Record<string, ErrorCode>> = {
   HPE_HEADER_OVERFLOW: 'headers-too-large',
 };
 
-/** The answer to a request that Node's HTTP parser refused, as raw bytes: there is no reply object to send it with. */
-export function rawProblem(error: Error & { code?: string }, requestId: string): string {
+/**
+ * The answer to a request that Node's HTTP parser refused, as raw bytes: there is no reply object to send it with.
+ *
+ * @param others headers that every answer has, whatever it is about
+ */
+export function rawProblem(
+  error: Error & { code?: string },
+  requestId: string,
+  others: Readonly<Record<string, string>> = {},
+): string {
   const known = fromFastify[error.code ?? ''] ?? 'invalid-request';
   const { status, headers, body } = toProblem(new AppError(known), requestId);
   const payload = JSON.stringify(body);
   const lines = Object.entries({
+    ...others,
     ...headers,
     'x-request-id': requestId,
     'content-length': String(Buffer.byteLength(payload)),

@@ -110,6 +110,12 @@ describe('an error is a problem document', () => {
   });
 });
 
+it('takes no notice of an Expect that it does not know', async () => {
+  const headers = { expect: 'the-unexpected' };
+  expect((await fetchOverSocket('GET', '/health/live', { headers })).status).toBe(200);
+  expectProblem(await fetchOverSocket('GET', '/users', { headers }), 401, 'unauthenticated');
+});
+
 describe('DELETE with a JSON content type and no body', () => {
   it('says what is wrong, or does what it says', async () => {
     const { adminToken } = await service.createTenant('deleting');
@@ -141,6 +147,7 @@ describe('what is not HTTP', () => {
     expectProblem(answer, 400, 'invalid-request');
     expect(answer.headers.connection).toBe('close');
     expect(answer.headers['x-request-id']).toMatch(UUID);
+    expect(answer.headers).toMatchObject(service.app.securityHeaders);
   });
 
   it('does not keep the socket of a peer that never closes its side', async () => {

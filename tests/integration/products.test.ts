@@ -512,6 +512,18 @@ describe('the list', () => {
     expect(answer.body.errors.map(({ path }) => path)).toEqual([`/${query.split('=')[0] ?? ''}`]);
   });
 
+  it.each([
+    ['four bytes a character', '😀'],
+    ['characters that JSON escapes', '\u0001'],
+  ])('takes back the longest cursor that it gives: %s', async (_, character) => {
+    const { adminToken } = await service.createTenant();
+    for (let row = 0; row < 2; row += 1) await create({ name: character.repeat(200) }, adminToken);
+    const first = await list('sort=name&limit=1', adminToken);
+    const second = await list(`sort=name&limit=1&cursor=${String(first.body.nextCursor)}`, adminToken);
+    expect([second.status, second.body.data.length, second.body.nextCursor]).toEqual([200, 1, null]);
+    expect(second.body.data[0]?.id).not.toBe(first.body.data[0]?.id);
+  });
+
   it('refuses cursors that are forged or belong elsewhere', async () => {
     const cursor = String((await list('limit=5&active=true', shop.adminToken)).body.nextCursor);
     const bytes = Buffer.from(cursor, 'base64url');

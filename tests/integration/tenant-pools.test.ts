@@ -2,14 +2,17 @@
 import { sql, type Kysely } from 'kysely';
 import { PassThrough } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest';
 import type { Registry } from '../../db/central/schema.js';
 import { findTenant, type TenantRecord } from '../../db/central/tenants.js';
 import { openPool } from '../../db/client.js';
-import { findProduct } from '../../db/tenant/products.js';
+import { findProduct, insertProduct } from '../../db/tenant/products.js';
 import type { TenantDatabase } from '../../db/tenant/schema.js';
 import { createBreakers } from '../../src/tenancy/breakers.js';
 import { createEnvelope } from '../../src/tenancy/envelope.js';
+import { createGovernor } from '../../src/tenancy/governor.js';
 import { poolLimits } from '../../src/tenancy/pool-options.js';
 import { createTenantPools } from '../../src/tenancy/pools.js';
 import {
@@ -271,6 +274,113 @@ describe('changed pool options', () => {
     expect(home.app.tenantPools.stats().pools).toBeGreaterThan(0);
   });
 });
+
+describe('a retired pool', () => {
+  it('fails no read, no write and no transaction, a thousand times over, and leaves no connection', async () => {
+    const tenant = await home.createTenant();
+    const { dbName } = await rowOf(tenant);
+    const db = home.app.tenantPools.database(tenant.id);
+    let done = false;
+    let written = 0;
+    const clients = [
+      async (): Promise<unknown> => findProduct(db, '00000000-0000-7000-8000-000000000000'),
+      async (): Promise<unknown> => home.send('GET', '/auth/me', { token: tenant.adminToken }),
+      async (): Promise<unknown> => {
+        await insertProduct(db, { name: 'Chair', price: '1.00' });
+        written += 1;
+        return undefined;
+      },
+      async (): Promise<unknown> =>
+        db.transaction().execute(async (trx) => {
+          await insertProduct(trx, { name: 'Table', price: '2.00' });
+          await insertProduct(trx, { name: 'Table', price: '2.00' });
+          written += 2;
+        }),
+    ].map(async (request) => {
+      let count = 0;
+      while (!done) {
+        const answer = await request();
+        if (answer !== undefined) expect(answer).toMatchObject({ status: 200 });
+        count += 1;
+      }
+      return count;
+    });
+    const retired: Promise<void>[] = [];
+    for (let time = 0; time < 1_000; time += 1) {
+      retired.push(home.app.tenantPools.retire(tenant.id));
+      await sleep(2);
+    }
+    done = true;
+    for (const count of await Promise.all(clients)) expect(count).toBeGreaterThan(10);
+    await Promise.all(retired);
+    const { n } = await db
+      .selectFrom('products')
+      .select((eb) => eb.fn.countAll<string>().as('n'))
+      .executeTakeFirstOrThrow();
+    expect(Number(n)).toBe(written);
+    await home.app.tenantPools.retire(tenant.id);
+    await expect.poll(() => sessionsIn(dbName), { timeout: 10_000 }).toEqual([]);
+  }, 60_000);
+});
+
+describe('ten thousand tenants known and a thousand pools touched', () => {
+  it('add less than 100 MB, and hold no connection when they are idle', async () => {
+    const gc = exposedGc();
+    const row = await rowOf(await home.createTenant());
+    const idOf = (number: number): string => `00000000-0000-7000-8000-${String(number).padStart(12, '0')}`;
+    gc();
+    const before = process.memoryUsage().heapUsed;
+
+    const rows = new Map<string, TenantRecord>();
+    for (let number = 0; number < 10_000; number += 1) {
+      const id = idOf(number);
+      // Everything that a row holds, so that it weighs what a row weighs; only the database is one and the same.
+      rows.set(id, { ...row, id, slug: `tenant-${number}`, name: `Tenant ${number}`, poolOptions: { max: 3 } });
+    }
+    const governor = createGovernor({ slots: 20 });
+    const pools = createTenantPools({
+      directory: { peek: (id) => rows.get(id), find: async (id) => rows.get(id) },
+      envelope: { seal: (text) => text, open: () => openedPassword(row) },
+      tls: false,
+      closeAfter: 60_000,
+      breakers: createBreakers({ probe: async () => undefined, onChange: () => undefined }),
+      probe: async () => undefined,
+      openPool: (tenantId, connection, own) =>
+        openPool(
+          connection,
+          { ...poolLimits(own, home.config.tenants.pool), idleTimeoutMillis: 100 },
+          {
+            applicationName: 'tenantry memory test',
+            preparedStatements: true,
+            lane: true,
+            admit: (closeIdle) => governor.join(tenantId, closeIdle),
+          },
+        ),
+      onError: (error) => {
+        throw error;
+      },
+    });
+    onTestFinished(() => pools.close());
+    for (let number = 0; number < 1_000; number += 20) {
+      const ids = Array.from({ length: 20 }, (_, index) => idOf(number + index));
+      await Promise.all(ids.map((id) => findProduct(pools.database(id), id)));
+    }
+    await expect.poll(() => pools.stats(), { timeout: 10_000 }).toEqual({ pools: 0, connections: 0 });
+    expect(pools.inspectAll()).toHaveLength(1_000);
+    gc();
+    expect((process.memoryUsage().heapUsed - before) / 2 ** 20).toBeLessThan(100);
+  }, 60_000);
+});
+
+/** The garbage collector, so that only what is held counts. */
+function exposedGc(): () => void {
+  setFlagsFromString('--expose-gc');
+  return runInNewContext('gc') as () => void;
+}
+
+function openedPassword({ id: tenantId, dbHost: host, dbPort: port, dbUser: user, dbPassword }: TenantRecord): string {
+  return createEnvelope(home.config.encryptionKeys).open(dbPassword, { tenantId, host, port, user });
+}
 
 describe('an exhausted pool', () => {
   it('answers 503 with Retry-After within the acquire timeout, and serves again when it is free', async () => {
