@@ -1,24 +1,54 @@
-// The governor between real pools and a real server: more pools than connections, all of them busy.
+// The governor between real pools and a real server: more pools than connections, all of them busy, in one process and in
+// several that share the slots by leases.
 import { sql } from 'kysely';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { expect, inject, it } from 'vitest';
-import { databaseOver, openPool } from '../../db/client.js';
-import { createGovernor } from '../../src/tenancy/governor.js';
+import { expect, inject, it, onTestFinished } from 'vitest';
+import { createDatabase, databaseOver, openPool, type ConnectionSettings } from '../../db/client.js';
+import type { Registry } from '../../db/central/schema.js';
+import { createGovernor, type Governor } from '../../src/tenancy/governor.js';
+import { createSlotLeases } from '../../src/tenancy/slot-leases.js';
 import { asSuperuser, createRegistry } from '../support/app.js';
 
 const SLOTS = 3;
 const TENANTS = 8;
 const LIMITS = { max: 3, acquireTimeout: 10_000, timeout: 10_000, idleTimeoutMillis: 10_000 };
 
+/** As many replicas as there are governors; `SLOTS` are what they have together. */
+function leasingGovernors(replicas: number, registry: ConnectionSettings): Governor[] {
+  return Array.from({ length: replicas }, (_, index) => {
+    const handle = createDatabase<Registry>(registry, LIMITS, {
+      applicationName: 'replica',
+      preparedStatements: false,
+    });
+    const leases = createSlotLeases({
+      registry: handle.db,
+      replicaId: `replica ${index}`,
+      budget: { tenants: SLOTS, reserve: 0 },
+      openConnections: async () => Promise.reject(new Error('nobody dies here')),
+      onError: (error) => {
+        throw error;
+      },
+      timing: { renewEvery: 100 },
+    });
+    onTestFinished(async () => {
+      await leases.close();
+      await handle.close(0);
+    });
+    return createGovernor({ slots: leases.source('cluster', 'tenants') });
+  });
+}
+
 it.each([
-  ['on connections of their own', false],
-  ['with a lane for reads', true],
-])('pools that want more than there is share it, and the server never sees more: %s', async (_, lane) => {
+  ['on connections of their own', false, 0],
+  ['with a lane for reads', true, 0],
+  ['in two replicas', true, 2],
+])('pools that want more than there is share it, and the server never sees more: %s', async (_, lane, replicas) => {
   const { superuser, registryOwner } = inject('cluster');
   const connection = { ...superuser, ...registryOwner, database: await createRegistry() };
-  const governor = createGovernor({ slots: SLOTS });
-  const applicationName = `governor test ${lane}`;
+  const governors = replicas === 0 ? [createGovernor({ slots: SLOTS })] : leasingGovernors(replicas, connection);
+  const applicationName = `governor test ${lane} ${replicas}`;
   const pools = Array.from({ length: TENANTS }, (_unused, index) => {
+    const governor = governors[index % governors.length] ?? expect.unreachable();
     const pool = openPool(connection, LIMITS, {
       applicationName,
       preparedStatements: true,
@@ -61,13 +91,10 @@ it.each([
     await Promise.all(pools.map(({ pool }) => pool.close(0)));
   }
   expect(Math.max(...seen)).toBe(SLOTS);
-  expect(governor.stats()).toMatchObject({
-    used: 0,
-    waiting: 0,
-    closing: 0,
-    highestUsed: SLOTS,
-    refused: 0,
-    timedOut: 0,
-  });
-  expect(governor.stats().evictions + governor.stats().yields).toBeGreaterThanOrEqual(TENANTS - SLOTS);
+  for (const governor of governors) {
+    expect(governor.stats()).toMatchObject({ used: 0, waiting: 0, closing: 0, refused: 0, timedOut: 0 });
+    expect(governor.stats().highestUsed).toBeLessThanOrEqual(SLOTS);
+  }
+  const closed = governors.reduce((sum, each) => sum + each.stats().evictions + each.stats().yields, 0);
+  expect(closed).toBeGreaterThanOrEqual(TENANTS - SLOTS);
 });
