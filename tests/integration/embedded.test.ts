@@ -137,6 +137,8 @@ describe('kill -9', () => {
     process.kill(pid ?? NaN, 'SIGKILL');
 
     await until(async () => (await keptRows().catch(() => [])).length === 2);
+    // It may answer before the supervisor has noticed that it does.
+    await until(() => Promise.resolve(messages.length > 1));
     expect(cluster).toMatchObject({ port, pid: expect.not.toSatisfy((now) => now === pid) as unknown });
     expect(messages[0]).toBe(
       `error: The embedded PostgreSQL (pid ${String(pid)}) died: signal SIGKILL; starting it again`,
