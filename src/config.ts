@@ -264,13 +264,14 @@ export const variables = {
     default: '90',
     unit: 'connections',
     description:
-      'Connections that the tenant pools may hold to one PostgreSQL server, with CLUSTER_CONNECTION_RESERVE below its `max_connections`.',
+      'Connections that the tenant pools of all replicas together may hold to one PostgreSQL server. With CLUSTER_CONNECTION_RESERVE, and one for each replica, below its `max_connections`.',
   },
   CLUSTER_CONNECTION_RESERVE: {
     schema: integer(2, 1_000),
     default: '6',
     unit: 'connections',
-    description: 'Connections to one PostgreSQL server for making, migrating and removing tenants, besides the budget.',
+    description:
+      'Connections of all replicas to one PostgreSQL server for making and removing tenants and for probes, besides the budget.',
   },
   PREPARED_STATEMENTS: {
     schema: oneOf('on', 'off'),

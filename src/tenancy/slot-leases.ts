@@ -395,10 +395,14 @@ class Lease implements SlotSource {
     this.measure();
     const own = this.#own(all);
     const { block, keep } = portions[this.purpose.kind];
+    // One that may be dead keeps what it holds, and is not waited for: it shares nothing with anybody any more.
+    const isSilent = (lease: SlotLease): boolean => lease !== own && lease.silentFor > this.shared.timing.unsureAfter;
+    const silent = all.filter(isSilent).reduce((sum, { slots }) => sum + slots, 0);
+    const others = all.filter((lease) => lease !== own && !isSilent(lease));
     return planLease({
-      budget: Math.min(this.budget, ...all.filter((lease) => lease !== own).map(({ budget }) => budget)),
+      budget: Math.min(this.budget, ...others.map(({ budget }) => budget)) - silent,
       held: own?.slots ?? 0,
-      others: all.filter((lease) => lease !== own),
+      others,
       used: this.#user.used,
       missing: this.#missing,
       recent: Math.max(...this.#peaks),

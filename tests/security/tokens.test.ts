@@ -48,6 +48,9 @@ async function logStatementsOf(database: string): Promise<void> {
   await asSuperuser('postgres', (db) => sql`alter database ${sql.id(database)} set log_statement = 'all'`.execute(db));
 }
 
+/** What replicas do all the time: they tell and hear one another, and renew the leases of their connections. */
+const BY_ITSELF = /\blisten\b|pg_notify|slot_leases|advisory_xact_lock|set_config|: (?:begin|commit)$/i;
+
 /** The statements that `work` makes the service run; what replicas tell one another all the time does not count. */
 async function statementsOf(work: () => Promise<void>): Promise<string[]> {
   const from = `from-${randomBytes(8).toString('hex')}`;
@@ -69,7 +72,7 @@ async function statementsOf(work: () => Promise<void>): Promise<string[]> {
   return (between.split(to)[0] ?? '')
     .split('\n')
     .filter((line) => /LOG: {2}(?:statement|execute [^:]*):/.test(line))
-    .filter((line) => !/\blisten\b|pg_notify/i.test(line) && !line.endsWith("select '"));
+    .filter((line) => !BY_ITSELF.test(line) && !line.endsWith("select '"));
 }
 
 type Json = Record<string, unknown>;
