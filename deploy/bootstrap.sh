@@ -7,14 +7,25 @@ case ${1-} in
   --help | -h)
     echo "Usage: deploy/bootstrap.sh, with DATABASE_URL, TENANT_DATABASE_URL and POSTGRES_PASSWORD in the environment
 
-POSTGRES_PASSWORD is that of the superuser, whose name is POSTGRES_USER (postgres, where it is not set). Needs psql 15 or
-later."
+POSTGRES_PASSWORD is that of the superuser, whose name is POSTGRES_USER (postgres, where it is not set); a terminal is asked
+for it. With DATABASE_TLS=verify-full the servers' certificates are checked against DATABASE_CA_FILE, or against the system's
+list, which takes psql 16. Needs psql 15 or later."
     exit
     ;;
 esac
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-: "${DATABASE_URL:?is not set}" "${TENANT_DATABASE_URL:?is not set}" "${POSTGRES_PASSWORD:?is not set}"
+: "${DATABASE_URL:?is not set}" "${TENANT_DATABASE_URL:?is not set}"
+if [[ -z ${POSTGRES_PASSWORD-} && -t 0 ]]; then
+  read -rsp "Password of the superuser ${POSTGRES_USER:-postgres}: " POSTGRES_PASSWORD
+  echo
+fi
+: "${POSTGRES_PASSWORD:?is not set}"
+
+# The superuser's password goes to nobody whom the service would not trust with its own.
+if [[ ${DATABASE_TLS-} == verify-full ]]; then
+  export PGSSLMODE=verify-full PGSSLROOTCERT=${DATABASE_CA_FILE:-system}
+fi
 
 bootstrap() {
   local name=$1 url=$2

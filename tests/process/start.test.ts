@@ -159,13 +159,6 @@ describe('a start without any configuration', () => {
     expect(taken.stderr).toContain('EADDRINUSE');
     expect(taken.stderr.trim().split('\n')).toHaveLength(1);
   });
-
-  it('walks through the README', async () => {
-    const { walkReadme } = await import('../support/readme.js');
-    const service = await start();
-    const output = await walkReadme(service.url, operatorPassword);
-    expect(output).toContain('"name":"Wayne Enterprises"');
-  });
 });
 
 describe('a start in production', () => {

@@ -4,6 +4,7 @@ import { Agent, request, type IncomingHttpHeaders } from 'node:http';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { missingPrograms, startTopology, type Topology } from '../../scripts/topology.js';
+import { walkReadme } from '../support/readme.js';
 import { build, eventually } from '../support/service-process.js';
 
 const ADMIN = { email: 'ada@acme.example', password: 'correct horse battery', firstName: 'Ada', lastName: 'Acme' };
@@ -172,6 +173,10 @@ describe.skipIf(missing.length > 0)(`two replicas behind HAProxy${reason}`, () =
       const logs = await Promise.all(topology.replicas.map(({ logFile }) => readFile(logFile, 'utf8')));
       return logs.every((log) => log.includes('"balanced-'));
     });
+  });
+
+  it('carries the walk of the README, as docs/deployment.md says', async () => {
+    expect(await walkReadme(topology.url, topology.operator)).toContain('"name":"Wayne Enterprises"');
   });
 
   it('counts a client by its real address, whatever X-Forwarded-For it sends', async () => {

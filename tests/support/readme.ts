@@ -1,23 +1,36 @@
 // The README's walk, as a newcomer types it: every `sh` block under its heading, in one shell.
-import { execFile } from 'node:child_process';
-import { readFile } from 'node:fs/promises';
-import path from 'node:path';
-import { promisify } from 'node:util';
+import { blocksOf, ROOT, shellBlocksOf, type Block } from './docs.js';
+import { runScript } from './shell.js';
 
-const HEADING = '## A walk with curl';
+const ADDRESS = 'http://127.0.0.1:3000';
 
-/** Runs the walk against a service and returns everything it printed. @throws where a command fails */
-export async function walkReadme(url: string, operatorPassword: string): Promise<string> {
-  const readme = await readFile(path.resolve(import.meta.dirname, '../../README.md'), 'utf8');
-  const [, section = ''] = readme.split(HEADING);
-  const [walk = ''] = section.split('\n## ');
-  const blocks = [...walk.matchAll(/```sh\n([\s\S]*?)```/g)].map(([, block = '']) => block);
-  const script = blocks
+/** What the other pages call what the walk has made. */
+const NAMES = `TOKEN=$WAYNE
+TENANT=$(get /tenants -H "authorization: Bearer $OPERATOR" | node -pe 'JSON.parse(require("fs").readFileSync(0)).data[0].id')`;
+
+/** The commands of the walk. */
+export const WALK: readonly Block[] = shellBlocksOf('README.md').filter(
+  ({ heading }) => heading === '## A walk with curl',
+);
+
+/**
+ * Runs the walk against a service, and further blocks in the same shell behind it, where `$TENANT` and `$TOKEN` are then a
+ * tenant's id and its admin's token. Returns everything they printed.
+ *
+ * @throws Error where a command fails, or a request is answered with anything but success
+ */
+export async function walkReadme(
+  url: string,
+  operator: { readonly email: string; readonly password: string },
+  behind: readonly Block[] = [],
+): Promise<string> {
+  if (WALK.length === 0 || blocksOf('README.md').length === WALK.length) throw new Error('README.md has lost its walk');
+  const walk = WALK.map(({ text }) => text)
     .join('\n')
-    .replaceAll('http://127.0.0.1:3000', url)
     // What only the person at the terminal knows.
-    .replace(/^OPERATOR_PASSWORD=.*$/m, `OPERATOR_PASSWORD='${operatorPassword}'`);
-  if (blocks.length === 0) throw new Error(`README.md has no commands under "${HEADING}"`);
-  const { stdout } = await promisify(execFile)('bash', ['-euo', 'pipefail', '-c', script]);
-  return stdout;
+    .replace(/^OPERATOR_EMAIL=.*$/m, `OPERATOR_EMAIL='${operator.email}'`)
+    .replace(/^OPERATOR_PASSWORD=.*$/m, `OPERATOR_PASSWORD='${operator.password}'`);
+  const rest = behind.map(({ text }) => text).join('\n');
+  const script = `curl() { command curl -sS --fail-with-body "$@"; }\n${walk}\n${NAMES}\n${rest}`;
+  return runScript(script.replaceAll(ADDRESS, url), { cwd: ROOT });
 }

@@ -19,7 +19,9 @@ describe('the page on configuration', () => {
       // What the shell would put there.
       const text = value
         .join('=')
-        .replace(/\$\(openssl rand -base64 (\d+)\)/, (_, bytes) => randomBytes(Number(bytes)).toString('base64'));
+        .replace(/\$\(openssl rand -(base64|hex) (\d+)\)/, (_, encoding: 'base64' | 'hex', bytes) =>
+          randomBytes(Number(bytes)).toString(encoding),
+        );
       return [name, name === 'DATABASE_CA_FILE' ? CONFIGURATION_PAGE : text] as const;
     });
     for (const [name] of entries) expect(Object.keys(variables)).toContain(name);

@@ -1,9 +1,10 @@
 // What the Dockerfile, docker-compose.yml and deploy/ promise, read from the files themselves.
 import { execFileSync, spawnSync } from 'node:child_process';
-import { existsSync, mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs';
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { parseEnv } from 'node:util';
+import { validate } from 'dockerfile-utils';
 import { describe, expect, it, onTestFinished } from 'vitest';
 import { parse } from 'yaml';
 import { missingPrograms } from '../../scripts/topology.js';
@@ -43,6 +44,12 @@ describe('the Dockerfile', () => {
     });
   const lastStage = instructions.slice(instructions.findLastIndex(({ name }) => name === 'FROM'));
   const valueOf = (name: string): string | undefined => lastStage.find((line) => line.name === name)?.value;
+
+  it('has nothing in it that a linter knows to be wrong', () => {
+    const faults = (text: string): unknown[] => validate(text).map(({ message }) => message);
+    expect(faults(read('Dockerfile'))).toEqual([]);
+    expect(faults('FROM node\nCOPI a b\nHEALTHCHECK --intervall=3s CMD x')).toHaveLength(2);
+  });
 
   it('starts from images of a stated version', () => {
     const stages = instructions.filter(({ name }) => name === 'FROM').map(({ value }) => value.split(' AS '));
@@ -153,6 +160,14 @@ describe('docker-compose.yml', () => {
     expect(service('balancer').depends_on).toEqual({ 'replica-1': healthy, 'replica-2': healthy });
   });
 
+  it('lets the replicas have every connection that they may take', () => {
+    const { reserve } = production.tenants.clusterBudget;
+    const budget = Number(envOf('deploy/example.env')['CLUSTER_CONNECTION_BUDGET']);
+    const [, allowed] = /^max_connections=(\d+)$/.exec(service('tenants').command?.at(-1) ?? '') ?? [];
+    // A migration and the superuser need some as well.
+    expect(budget + reserve + 20).toBeLessThan(Number(allowed));
+  });
+
   it('gives a replica the time to drain and to finish', () => {
     const { drain, timeout } = production.shutdown;
     for (const { stop_grace_period: grace = '' } of replicas) {
@@ -257,6 +272,27 @@ describe('the environment files', () => {
     const again = spawnSync('bash', [path.join(root, 'deploy/make-env.sh'), folder], { encoding: 'utf8' });
     expect(again).toMatchObject({ status: 1 });
     expect(again.stderr).toContain('nothing was written');
+  });
+});
+
+const shellcheck = spawnSync('shellcheck', ['--version']).status === 0;
+
+describe(`the scripts of deploy/${shellcheck ? '' : ' (not linted: there is no shellcheck on the PATH)'}`, () => {
+  const scripts = readdirSync(path.join(root, 'deploy'))
+    .filter((name) => name.endsWith('.sh'))
+    .map((name) => `deploy/${name}`);
+
+  it.each(scripts)('%s can be run, stops at the first failure and explains itself', (script) => {
+    expect(statSync(path.join(root, script)).mode & 0o111).toBe(0o111);
+    expect(read(script)).toContain('\nset -euo pipefail\n');
+    const help = spawnSync(path.join(root, script), ['--help'], { encoding: 'utf8' });
+    expect(help).toMatchObject({ status: 0, stderr: '' });
+    expect(help.stdout).toContain(`Usage: ${script}`);
+  });
+
+  it.skipIf(!shellcheck).each(scripts)('%s has nothing in it that ShellCheck knows to be wrong', (script) => {
+    const { stdout } = spawnSync('shellcheck', [script], { cwd: root, encoding: 'utf8' });
+    expect(stdout).toBe('');
   });
 });
 

@@ -1,0 +1,520 @@
+// README.md and docs/*.md are true: every command on them is run, here or by what is named here, and whatever they name
+// exists. A command, a file or a link that is added to a page without that fails.
+import { execFileSync } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
+import { existsSync, readFileSync } from 'node:fs';
+import { chown, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import path from 'node:path';
+import { parseEnv } from 'node:util';
+import prettier from 'prettier';
+import { sql } from 'kysely';
+import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest';
+import { parse } from 'yaml';
+import { readFlags } from '../../bench/flags.js';
+import { createDatabase } from '../../db/client.js';
+import { missingPrograms } from '../../scripts/topology.js';
+import { SLOW_COMMANDS } from '../../scripts/try-docs.js';
+import { startEmbeddedCluster, type EmbeddedCluster } from '../../src/embedded/cluster.js';
+import {
+  anchorsOf,
+  blocksOf,
+  commandsIn,
+  inlineCodeOf,
+  linksOf,
+  PAGES,
+  readPage,
+  ROOT,
+  shellBlocksOf,
+  type Block,
+} from '../support/docs.js';
+import { WALK, walkReadme } from '../support/readme.js';
+import { isRunning, makeDataDir, runProgram } from '../support/service-process.js';
+import { runScript, startScript } from '../support/shell.js';
+import { addResource, copySource, type SourceCopy } from '../support/source-copy.js';
+
+/** Commands that something else runs: the file, and the words in it that do. */
+const RUN_BY: Readonly<Record<string, { readonly file: string; readonly words: readonly string[] }>> = {
+  'npm ci && npm test': { file: '.ci/run', words: ['\nnpm ci\n', '\nnpm test\n'] },
+  'npm test': { file: '.ci/run', words: ['\nnpm test\n'] },
+};
+
+const NEEDS_ENGINE =
+  'a Docker engine; tests/unit/containers.test.ts reads the files, tests/process/topology.test.ts runs the same processes';
+
+/** Commands that nothing runs, and why. Keep it short: docs/deployment.md says so to the reader. */
+const NOT_RUN: Readonly<Record<string, string>> = {
+  'docker compose up --build --detach': NEEDS_ENGINE,
+  'docker compose run --rm bootstrap && docker compose up --detach --no-deps replica-1 replica-2': NEEDS_ENGINE,
+  'docker compose build': NEEDS_ENGINE,
+  'docker compose run --rm migrate': NEEDS_ENGINE,
+  'docker compose up --detach --no-deps --wait replica-1': NEEDS_ENGINE,
+  'docker compose up --detach --no-deps --wait replica-2': NEEDS_ENGINE,
+  [backup().text]: NEEDS_ENGINE,
+  'npm run docs:try': 'it would run itself',
+  'npm run docs:try -- topology': 'it would run itself',
+  'TEST_SERVERS=containers npm test': 'a Docker engine',
+  'sudo apt-get install haproxy postgresql': 'it changes the machine; .ci/run installs the first of them',
+};
+
+/** One loop over two servers, and no command a line. */
+function backup(): Block {
+  const [found] = shellBlocksOf('docs/deployment.md').filter(({ text }) => text.includes('pg_dumpall'));
+  if (!found) throw new Error('docs/deployment.md has no pg_dumpall');
+  return found;
+}
+
+/** Commands and whole blocks that a test of this file runs: filled in while the tests below are listed. */
+const runHere = new Set<string>();
+
+/** A block that is run whole. @throws Error where there is not exactly one with these words */
+function block(page: string, words: string): Block {
+  const [found, ...more] = shellBlocksOf(page).filter(({ text }) => text.includes(words));
+  if (!found || more.length > 0) throw new Error(`${page}: not one block has "${words}"`);
+  runHere.add(found.text);
+  return found;
+}
+
+/** One command of a block. @throws Error where the page has none that is just this */
+function command(page: string, text: string): string {
+  if (!shellBlocksOf(page).some((each) => commandsIn(each).includes(text)))
+    throw new Error(`${page}: no command "${text}"`);
+  runHere.add(text);
+  return text;
+}
+
+/** The installation is .ci/run's and `npm run docs:try`'s: here the packages are there. */
+const withoutInstall = (script: string): string => script.replaceAll(/^npm ci(?: && |$)/gm, '');
+
+const missing = missingPrograms();
+const isMissing = (program: string): boolean => missing.some((line) => line.startsWith(`${program} `));
+
+const LISTENS = /Tenantry listens on http:\/\/[^:]+:(\d+)/;
+const portIn = (output: string): string => LISTENS.exec(output)?.[1] ?? '';
+
+/** A slow machine compiles the program for a minute. */
+const STARTED_WITHIN = 120_000;
+const LONG = { timeout: 180_000 };
+
+/** Where commands write into the source; what is built there is built once. */
+let source: SourceCopy;
+beforeAll(async () => {
+  source = await copySource();
+});
+afterAll(() => source.remove());
+
+describe('npm start, from a terminal', () => {
+  for (const { text } of WALK) runHere.add(text);
+  const api = [
+    block('docs/api.md', '/docs/json'),
+    block('docs/api.md', '/auth/login'),
+    block('docs/api.md', '/products?limit'),
+    block('docs/pools.md', '/pools?limit'),
+  ];
+
+  it(
+    'serves the walk of the README and the curl commands of the other pages, and is gone after Ctrl-C',
+    LONG,
+    async () => {
+      const data = await makeDataDir();
+      onTestFinished(() => data.remove());
+      const env = { DATA_DIR: data.dir, PORT: '0' };
+      const terminal = await startScript('npm start', LISTENS, { cwd: ROOT, env }, STARTED_WITHIN);
+      try {
+        const [, email = '', password = ''] =
+          /OPERATOR_EMAIL=(\S+)\s+OPERATOR_PASSWORD=(\S+)/.exec(terminal.output) ?? [];
+        expect(readPage('README.md')).toContain(`OPERATOR_EMAIL=${email}\n`);
+        const printed = await walkReadme(`http://127.0.0.1:${portIn(terminal.output)}`, { email, password }, api);
+        expect(printed).toContain('"name":"Wayne Enterprises"');
+        const lists = [...printed.matchAll(/\{"data":\[.*?\],"nextCursor":(?:null|"[^"]*")\}/g)].map(([list]) => list);
+        // The operator's tenants; Wayne's products, Stark's products, Wayne's users, Wayne's search for what Stark has; lamps.
+        expect(lists.map((list) => (JSON.parse(list) as { data: unknown[] }).data.length)).toEqual([2, 1, 1, 2, 0, 0]);
+        expect(printed).toContain('"openapi":"3.1');
+        expect(printed).toContain('"clusters":[{');
+      } finally {
+        const postgres = Number(
+          (await readFile(path.join(data.dir, 'postgres/postmaster.pid'), 'utf8')).split('\n')[0],
+        );
+        await terminal.interrupt();
+        expect(isRunning(postgres)).toBe(false);
+      }
+    },
+  );
+});
+
+const needed = ['psql', 'setsid', 'openssl'].filter(isMissing);
+const skipped = needed.length === 0 ? '' : ` (skipped: there is no ${needed.join(', ')})`;
+
+describe.skipIf(needed.length > 0)(`a server of one’s own, over TLS${skipped}`, () => {
+  const fromNothing = block('docs/configuration.md', 'cat > tenantry.env');
+  const again = block('README.md', 'deploy/bootstrap.sh');
+  const superuserPassword = randomBytes(16).toString('hex');
+  let home: string;
+  let server: EmbeddedCluster;
+  let certificate: string;
+
+  beforeAll(async () => {
+    home = (await makeDataDir()).dir;
+    const quiet = (): void => undefined;
+    const log = { info: quiet, warn: quiet, error: quiet };
+    server = await startEmbeddedCluster({ home, superuserPassword, settings: { fsync: 'off' }, log });
+    certificate = path.join(home, 'ca.pem');
+    await offerTls();
+  });
+  afterAll(async () => {
+    await server.stop();
+    await rm(home, { recursive: true, force: true });
+  });
+
+  const asSuperuser = async <T>(
+    work: (db: ReturnType<typeof createDatabase<unknown>>['db']) => Promise<T>,
+  ): Promise<T> => {
+    const at = {
+      host: server.host,
+      port: server.port,
+      database: 'postgres',
+      user: server.superuser,
+      tls: false as const,
+    };
+    const limits = { max: 1, acquireTimeout: 10_000, timeout: 60_000, idleTimeoutMillis: 1_000 };
+    const options = { applicationName: 'tests', preparedStatements: false };
+    const handle = createDatabase<unknown>({ ...at, password: superuserPassword }, limits, options);
+    try {
+      return await work(handle.db);
+    } finally {
+      await handle.close(0);
+    }
+  };
+
+  async function offerTls(): Promise<void> {
+    const [key, shown] = [path.join(server.dataDir, 'server.key'), path.join(server.dataDir, 'server.crt')];
+    makeCertificate(key, shown);
+    await writeFile(certificate, await readFile(shown), { mode: 0o644 });
+    const { uid, gid } = await stat(server.dataDir);
+    for (const file of [key, shown]) await chown(file, uid, gid);
+    await asSuperuser(async (db) => {
+      await sql`alter system set ssl = on`.execute(db);
+      await sql`select pg_reload_conf()`.execute(db);
+    });
+  }
+
+  /** In the copy, where tenantry.env may stand. */
+  const where = () => ({
+    cwd: source.folder,
+    env: { PORT: '0', SHUTDOWN_DRAIN_MS: '0', POSTGRES_PASSWORD: superuserPassword },
+  });
+
+  /** What the page can only guess. */
+  const here = (script: string): string =>
+    withoutInstall(script)
+      .replaceAll('db.internal:5432', `localhost:${server.port}`)
+      .replaceAll('/etc/tenantry/ca.pem', certificate);
+
+  async function signIn(output: string): Promise<Response> {
+    const env = await readFile(path.join(source.folder, 'tenantry.env'), 'utf8');
+    const [, email] = /^OPERATOR_EMAIL=(.*)$/m.exec(env) ?? [];
+    const [, password] = /^OPERATOR_PASSWORD=(.*)$/m.exec(env) ?? [];
+    return fetch(`http://127.0.0.1:${portIn(output)}/auth/operator/login`, {
+      method: 'POST',
+      headers: { 'content-type': 'application/json' },
+      body: JSON.stringify({ email, password }),
+    });
+  }
+
+  it(
+    'carries the production start of docs/configuration.md, with every connection checked and encrypted',
+    LONG,
+    async () => {
+      const terminal = await startScript(here(fromNothing.text), LISTENS, where(), STARTED_WITHIN);
+      try {
+        expect((await signIn(terminal.output)).status).toBe(200);
+        expect((await stat(path.join(source.folder, 'tenantry.env'))).mode & 0o777).toBe(0o600);
+        const { rows } = await asSuperuser((db) =>
+          sql<{ ssl: boolean }>`
+          select ssl from pg_stat_ssl join pg_stat_activity using (pid) where usename like 'tenantry%'`.execute(db),
+        );
+        expect(rows.length).toBeGreaterThan(0);
+        expect(rows.every(({ ssl }) => ssl)).toBe(true);
+      } finally {
+        await terminal.interrupt();
+      }
+    },
+  );
+
+  it('carries the commands of the README a second time, with what was there kept', LONG, async () => {
+    const script = `set -a; . ./tenantry.env; set +a\n${here(again.text)}`;
+    const terminal = await startScript(script, LISTENS, where(), STARTED_WITHIN);
+    try {
+      expect(terminal.output).toContain('registry   up to date');
+      expect((await signIn(terminal.output)).status).toBe(200);
+    } finally {
+      await terminal.interrupt();
+    }
+  });
+
+  it('is refused by the bootstrap and the service where another authority signed it, or the name is another', async () => {
+    const other = path.join(home, 'other.pem');
+    makeCertificate(path.join(home, 'other.key'), other);
+    const text = await readFile(path.join(source.folder, 'tenantry.env'), 'utf8');
+    for (const [wrong, host, says, code] of [
+      [text.replaceAll(certificate, other), 'localhost', 'certificate verify failed', 'DEPTH_ZERO_SELF_SIGNED_CERT'],
+      [text.replaceAll('@localhost:', '@127.0.0.1:'), '127.0.0.1', 'does not match', 'ERR_TLS_CERT_ALTNAME_INVALID'],
+    ] as const) {
+      await writeFile(path.join(source.folder, 'wrong.env'), wrong);
+      const attempt = runScript('set -a; . ./wrong.env; set +a; deploy/bootstrap.sh', where());
+      await expect(attempt).rejects.toThrow(says);
+      const run = await runProgram('src/cli/migrate.js', parseEnv(wrong) as Record<string, string>);
+      const problem = `the server of TENANT_DATABASE_URL at ${host}:${server.port} cannot be used (${code})`;
+      expect(run).toMatchObject({ code: 1, stderr: expect.stringContaining(problem) as string });
+    }
+  });
+});
+
+/** A certificate for "localhost" that is its own authority. */
+function makeCertificate(key: string, certificate: string): void {
+  const kind = ['-x509', '-nodes', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-days', '2'];
+  const subject = ['-subj', '/CN=localhost', '-addext', 'subjectAltName=DNS:localhost'];
+  execFileSync('openssl', ['req', ...kind, ...subject, '-keyout', key, '-out', certificate], { stdio: 'pipe' });
+}
+
+describe('docs/deployment.md', () => {
+  const makeEnv = command('docs/deployment.md', 'deploy/make-env.sh');
+  const show = command('docs/deployment.md', 'grep ^OPERATOR_ deploy/tenantry.env');
+  const check = command(
+    'docs/deployment.md',
+    'HAPROXY_BIND=:8080 REPLICA_1=127.0.0.1:3001 REPLICA_2=127.0.0.1:3002 haproxy -c -f deploy/haproxy.cfg',
+  );
+
+  it.skipIf(isMissing('openssl'))('makes the environment files and shows the sign-in', async () => {
+    const printed = await runScript(`${makeEnv}\n${show}`, { cwd: source.folder });
+    expect(printed).toMatch(/^OPERATOR_EMAIL=\S+@\S+\nOPERATOR_PASSWORD=\S{16,}\n/m);
+  });
+
+  it.skipIf(isMissing('haproxy'))('checks the configuration of HAProxy', async () => {
+    const PATH = `${process.env['PATH'] ?? ''}:/usr/sbin`;
+    await expect(runScript(check, { cwd: ROOT, env: { PATH } })).resolves.toBeDefined();
+  });
+
+  it('names services to docker compose that it has', () => {
+    const { services } = parse(readFileSync(path.join(ROOT, 'docker-compose.yml'), 'utf8')) as { services: object };
+    const text = shellBlocksOf('docs/deployment.md').flatMap(commandsIn).join('\n');
+    const named = [...text.matchAll(/docker compose (?:up|run)((?: --?[\w-]+)*)((?: [a-z][\w-]*)*)/g)].flatMap(
+      ([, , names = '']) => names.split(' ').filter((name) => name !== ''),
+    );
+    const [, dumped = ''] = /^for server in ([\w ]+);/m.exec(text) ?? [];
+    named.push(...dumped.split(' '));
+    expect(new Set(named)).toEqual(new Set(['bootstrap', 'migrate', 'replica-1', 'replica-2', 'registry', 'tenants']));
+    for (const name of named) expect(services).toHaveProperty(name);
+  });
+});
+
+describe('docs/adding-a-resource.md', () => {
+  it('takes three new files and a line in each of four lists, and orders can then be made and read', LONG, async () => {
+    const data = await makeDataDir();
+    onTestFinished(() => data.remove());
+    const files = await addResource(source.folder);
+    expect(files).toEqual([
+      'db/tenant/migrations/0003_orders.ts',
+      'db/tenant/migrations/index.ts',
+      'db/tenant/orders.ts',
+      'db/tenant/schema.ts',
+      'routes/orders.ts',
+      'routes/index.ts',
+      'tests/isolation/routes.test.ts',
+    ]);
+    for (const file of files) {
+      const text = await readFile(path.join(source.folder, file), 'utf8');
+      const options = await prettier.resolveConfig(path.join(ROOT, 'README.md'));
+      expect(await prettier.format(text, { ...options, parser: 'typescript' }), file).toBe(text);
+    }
+
+    const env = { DATA_DIR: data.dir, PORT: '0' };
+    const terminal = await startScript('npm start', LISTENS, { cwd: source.folder, env }, STARTED_WITHIN);
+    try {
+      const url = `http://127.0.0.1:${portIn(terminal.output)}`;
+      const send = async (method: string, route: string, token?: string, body?: object) => {
+        const headers = {
+          ...(body && { 'content-type': 'application/json' }),
+          ...(token !== undefined && { authorization: `Bearer ${token}` }),
+        };
+        const answer = await fetch(url + route, { method, headers, ...(body && { body: JSON.stringify(body) }) });
+        return { status: answer.status, body: (await answer.json()) as Record<string, unknown> };
+      };
+      const [, password] = /OPERATOR_PASSWORD=(\S+)/.exec(terminal.output) ?? [];
+      const operator = await send('POST', '/auth/operator/login', undefined, {
+        email: 'operator@tenantry.local',
+        password,
+      });
+      const admin = {
+        email: 'ada@acme.example',
+        password: 'correct horse battery',
+        firstName: 'Ada',
+        lastName: 'Acme',
+      };
+      const tenant = { name: 'Acme', slug: 'acme', admin };
+      expect((await send('POST', '/tenants', String(operator.body['accessToken']), tenant)).status).toBe(201);
+      const login = await send('POST', '/auth/login', undefined, {
+        tenant: 'acme',
+        ...admin,
+        firstName: undefined,
+        lastName: undefined,
+      });
+      const token = String(login.body['accessToken']);
+
+      const made = await send('POST', '/orders', token, { reference: 'A-1', total: '12.50' });
+      expect(made).toMatchObject({ status: 201, body: { reference: 'A-1', total: '12.50' } });
+      expect(await send('GET', `/orders/${String(made.body['id'])}`, token)).toEqual({ status: 200, body: made.body });
+      expect(await send('GET', '/orders', token)).toEqual({
+        status: 200,
+        body: { data: [made.body], nextCursor: null },
+      });
+      // What comes with the scope.
+      expect((await send('GET', '/orders')).status).toBe(401);
+      expect((await send('GET', '/orders', String(operator.body['accessToken']))).status).toBe(403);
+      expect((await send('POST', '/orders', token, { reference: 'A-2', total: '-1' })).status).toBe(400);
+      const { body: documentation } = await send('GET', '/docs/json');
+      expect(Object.keys(documentation['paths'] as object)).toEqual(
+        expect.arrayContaining(['/orders/', '/orders/{id}']),
+      );
+    } finally {
+      await terminal.interrupt();
+    }
+  });
+});
+
+describe('--help', () => {
+  const asked = [
+    command('docs/benchmark.md', 'npm run bench -- --help'),
+    command('docs/testing.md', 'npm run fuzz -- --help'),
+    command('docs/testing.md', 'npm run docs:try -- --help'),
+  ];
+
+  it.each(asked)('%s explains the command', LONG, async (text) => {
+    expect(await runScript(text, { cwd: ROOT })).toContain(`Usage: ${text.replace(' -- --help', '')}`);
+  });
+});
+
+describe('the pages', () => {
+  const isWhole = (text: string): boolean => runHere.has(text) || Object.hasOwn(NOT_RUN, text);
+  const commands = PAGES.flatMap((page) =>
+    shellBlocksOf(page).flatMap((each) =>
+      isWhole(each.text) ? [[page, each.text] as const] : commandsIn(each).map((text) => [page, text] as const),
+    ),
+  );
+  const inline = PAGES.flatMap((page) => inlineCodeOf(readPage(page)).map((text) => [page, text] as const));
+
+  it('are all there', () => {
+    expect(PAGES).toEqual(expect.arrayContaining(['README.md', 'docs/configuration.md', 'docs/deployment.md']));
+    expect(runHere.size).toBeGreaterThan(10);
+  });
+
+  it('have no command that nothing runs', () => {
+    const places = { ...RUN_BY, ...NOT_RUN, ...SLOW_COMMANDS };
+    const unplaced = commands.filter(([, text]) => !runHere.has(text) && !Object.hasOwn(places, text));
+    expect(unplaced).toEqual([]);
+    const unused = Object.keys(places).filter((text) => !commands.some(([, each]) => each === text));
+    expect(unused, 'is on no page any more').toEqual([]);
+  });
+
+  it('have no command in two places', () => {
+    const lists = [[...runHere], Object.keys(RUN_BY), Object.keys(NOT_RUN), Object.keys(SLOW_COMMANDS)].flat();
+    expect(lists.filter((text, index) => lists.indexOf(text) !== index)).toEqual([]);
+  });
+
+  it('leave to others what they really run', () => {
+    for (const { file, words } of Object.values(RUN_BY))
+      for (const each of words) expect(readFileSync(path.join(ROOT, file), 'utf8')).toContain(each);
+  });
+
+  const { scripts } = JSON.parse(readFileSync(path.join(ROOT, 'package.json'), 'utf8')) as { scripts: object };
+  const everyCommand = [
+    ...inline.map(([, text]) => text),
+    ...PAGES.flatMap((page) => shellBlocksOf(page).flatMap(commandsIn)),
+  ];
+
+  it('name scripts of package.json that exist', () => {
+    const named = everyCommand.flatMap((text) =>
+      [...text.matchAll(/\bnpm (?:run )?([\w:]+)/g)].map(([, name]) => name),
+    );
+    const known = [...Object.keys(scripts), 'ci', 'install'];
+    expect(named.length).toBeGreaterThan(10);
+    expect(named.filter((name) => !known.includes(name ?? ''))).toEqual([]);
+  });
+
+  it('give the benchmark flags that it takes', () => {
+    const lines = everyCommand.flatMap((text) => [...text.matchAll(/\bnpm run bench(?: -- (.*))?$/g)]);
+    expect(lines.length).toBeGreaterThan(5);
+    for (const [, flags] of lines) expect(readFlags(flags?.split(' ') ?? [])).toBeDefined();
+  });
+
+  it.each(PAGES)('%s links to pages and headings that exist', (page) => {
+    for (const target of linksOf(readPage(page))) {
+      if (/^[a-z]+:/.test(target)) continue;
+      const [file = '', anchor] = target.split('#');
+      const to = file === '' ? page : path.posix.join(path.posix.dirname(page), file);
+      expect(existsSync(path.join(ROOT, to)), `${page}: ${target}`).toBe(true);
+      if (anchor !== undefined) expect(anchorsOf(readPage(to)), target).toContain(anchor);
+    }
+  });
+
+  /** What a reader makes, or the program does. */
+  const MADE = [
+    'deploy/tenantry.env',
+    'deploy/superuser.env',
+    'bench/results/latest.json',
+    'db/tenant/migrations/0003_orders.ts',
+    'db/tenant/orders.ts',
+    'routes/orders.ts',
+  ];
+
+  it.each(PAGES)('%s names files that exist', (page) => {
+    const folders = /(?<![\w./-])(?:src|plugins|routes|db|tests|bench|scripts|deploy|docs|dist|\.ci)\/[\w./-]*/g;
+    const named = [...inlineCodeOf(readPage(page)), ...shellBlocksOf(page).flatMap(commandsIn)].flatMap(
+      (text) => text.match(folders) ?? [],
+    );
+    for (const file of named) {
+      if (MADE.includes(file)) continue;
+      const source = file.replace(/^dist\/(.*)\.js$/, '$1.ts');
+      expect(existsSync(path.join(ROOT, source)), `${page}: ${file}`).toBe(true);
+    }
+  });
+});
+
+describe('what is taken from a page', () => {
+  const page = [
+    '# One: a `thing`',
+    'See [two](two.md#x) and `npm run three`.',
+    '```sh',
+    'four --five \\',
+    '  six    # a remark',
+    '',
+    '# all of it a remark',
+    'seven "#8" # nine',
+    '```',
+    'Ten:',
+    '```ts',
+    'eleven',
+    '```',
+    '```',
+    'twelve',
+    '```',
+  ].join('\n');
+
+  it('is every block, with what stands before it', () => {
+    expect(blocksOf('p.md', page).map(({ language, intro, heading }) => [language, intro, heading])).toEqual([
+      ['sh', 'See [two](two.md#x) and `npm run three`.', '# One: a `thing`'],
+      ['ts', 'Ten:', '# One: a `thing`'],
+      ['', '', '# One: a `thing`'],
+    ]);
+    expect(() => blocksOf('p.md', '```sh\nnever closed')).toThrow('p.md: a block is never closed');
+  });
+
+  it('is every command, also of a block that names no language', () => {
+    expect(shellBlocksOf('p.md', page).map(commandsIn)).toEqual([['four --five six', 'seven "#8"'], ['twelve']]);
+  });
+
+  it('is every link, heading and piece of code outside the blocks', () => {
+    expect(linksOf(page)).toEqual(['two.md#x']);
+    expect(anchorsOf(page)).toEqual(['one-a-thing']);
+    expect(inlineCodeOf(page)).toEqual(['thing', 'npm run three']);
+  });
+});

@@ -1,0 +1,68 @@
+// Commands of the documentation, run as they are typed: in bash, which stops at the first that fails.
+import { execFile, spawn } from 'node:child_process';
+import { promisify } from 'node:util';
+import { eventually } from './service-process.js';
+
+export interface Where {
+  readonly cwd: string;
+  /** All that is in the environment, besides PATH and HOME: settings of whoever runs the tests do not reach the commands. */
+  readonly env?: Readonly<Record<string, string>>;
+}
+
+/** Runs a script to its end and returns what it wrote. @throws Error with its output where a command fails */
+export async function runScript(script: string, where: Where): Promise<string> {
+  const { stdout } = await promisify(execFile)('bash', ['-euo', 'pipefail', '-c', script], settings(where));
+  return stdout;
+}
+
+export interface RunningScript {
+  /** Everything that it has written so far. */
+  readonly output: string;
+  /** Ctrl-C, and the wait until everything that it started has ended. Safe to call again. */
+  interrupt(): Promise<void>;
+}
+
+/**
+ * Starts a script whose last command stays, and waits until it has written what `ready` matches, at most `deadline` ms.
+ * @throws Error with its output where it ends before
+ */
+export async function startScript(
+  script: string,
+  ready: RegExp,
+  where: Where,
+  deadline: number,
+): Promise<RunningScript> {
+  // A process group of its own: Ctrl-C in a terminal reaches all of it.
+  const child = spawn('bash', ['-euo', 'pipefail', '-c', script], { ...settings(where), detached: true });
+  let output = '';
+  for (const stream of [child.stdout, child.stderr])
+    stream.setEncoding('utf8').on('data', (text: string) => (output += text));
+  let ended = false;
+  const closed = new Promise<void>((resolve) => {
+    child.once('close', () => {
+      ended = true;
+      resolve();
+    });
+  });
+  const interrupt = async (): Promise<void> => {
+    if (!ended && child.pid !== undefined) process.kill(-child.pid, 'SIGINT');
+    await closed;
+  };
+  try {
+    await eventually(`output that matches ${String(ready)}`, () => ended || ready.test(output), deadline);
+    if (!ready.test(output)) throw new Error('it ended');
+  } catch (error) {
+    await interrupt();
+    throw new Error(`${script}\n${output}`, { cause: error });
+  }
+  return {
+    get output() {
+      return output;
+    },
+    interrupt,
+  };
+}
+
+function settings({ cwd, env }: Where): { cwd: string; env: NodeJS.ProcessEnv } {
+  return { cwd, env: { PATH: process.env['PATH'], HOME: process.env['HOME'], ...env } };
+}

@@ -1,0 +1,91 @@
+// A copy of the source tree, for a test that changes or builds it: what is under version control could otherwise be lost.
+import { readFile, cp, mkdir, mkdtemp, rm, symlink, writeFile, chmod } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { blocksOf, ROOT, type Block } from './docs.js';
+
+/** What a build, the scripts of package.json, deploy/ and the documentation need. */
+const COPIED = [
+  'package.json',
+  'tsconfig.json',
+  'tsconfig.build.json',
+  '.prettierrc.json',
+  'eslint.config.js',
+  'vitest.config.ts',
+  'src',
+  'plugins',
+  'routes',
+  'db',
+  'deploy',
+  'docs',
+  'scripts',
+  'bench',
+  'tests',
+];
+
+export interface SourceCopy {
+  readonly folder: string;
+  remove(): Promise<void>;
+}
+
+/** Copies the source; the installed packages are shared. Nothing is built in it. */
+export async function copySource(): Promise<SourceCopy> {
+  const folder = await mkdtemp(path.join(tmpdir(), 'tenantry-source-'));
+  // mkdtemp makes 0700, and under root PostgreSQL runs as another user.
+  await chmod(folder, 0o755);
+  const filter = (source: string): boolean =>
+    !/^deploy\/(?!example).*\.env$|^bench\/results/.test(path.relative(ROOT, source));
+  for (const name of COPIED) await cp(path.join(ROOT, name), path.join(folder, name), { recursive: true, filter });
+  await symlink(path.join(ROOT, 'node_modules'), path.join(folder, 'node_modules'));
+  return { folder, remove: () => rm(folder, { recursive: true, force: true }) };
+}
+
+/**
+ * Does to a copy what docs/adding-a-resource.md says: a block whose introduction names a file behind "Its line in" or "One
+ * line in" goes into that file's list, any other one is the file.
+ *
+ * @returns the files that were made or changed
+ * @throws Error where the page names no file, or a list that is not there
+ */
+export async function addResource(folder: string): Promise<string[]> {
+  const touched: string[] = [];
+  for (const block of blocksOf('docs/adding-a-resource.md')) {
+    const file = /`([\w./-]+\.ts)`/.exec(block.intro)?.[1];
+    if (file === undefined) throw new Error(`docs/adding-a-resource.md names no file for:\n${block.text}`);
+    const target = path.join(folder, file);
+    if (/(?:Its|One) line\b/.test(block.intro)) {
+      await writeFile(target, withLine(await readFile(target, 'utf8'), block));
+    } else {
+      await mkdir(path.dirname(target), { recursive: true });
+      await writeFile(target, `${block.text}\n`, { flag: 'wx' });
+    }
+    touched.push(file);
+  }
+  return touched;
+}
+
+/** The import below the others, the line behind the last one of its kind: of its indentation, in the list that is named. */
+function withLine(source: string, block: Block): string {
+  const added = block.text.split('\n').filter((line) => line !== '');
+  const imports = added.filter((line) => line.startsWith('import '));
+  const [entry = '', ...more] = added.filter((line) => !line.startsWith('import '));
+  if (entry === '' || more.length > 0) throw new Error(`not one line:\n${block.text}`);
+  const lines = source.split('\n');
+
+  const list = /`(\w+)` \(`/.exec(block.intro)?.[1];
+  const start =
+    list === undefined
+      ? 0
+      : lines.findIndex((line) => new RegExp(`^(?:export )?(?:const|interface) ${list}\\b`).test(line));
+  if (start < 0) throw new Error(`there is no ${list ?? ''} for:\n${block.text}`);
+  const end =
+    list === undefined ? lines.length : lines.findIndex((line, index) => index > start && line.startsWith('}'));
+  // Without a list's name: where lines of its kind stand, such as `await api.register(`.
+  const kind = list === undefined ? (/^\s*[\w. ]+\(/.exec(entry)?.[0] ?? entry) : undefined;
+  const last = kind === undefined ? end - 1 : lines.findLastIndex((line) => line.startsWith(kind));
+  if (last < 0) throw new Error(`there is no list for:\n${block.text}`);
+  lines.splice(last + 1, 0, entry);
+  const lastImport = lines.findLastIndex((line) => /^(?:import |\} from )/.test(line));
+  lines.splice(lastImport + 1, 0, ...imports);
+  return lines.join('\n');
+}
