@@ -187,10 +187,10 @@ export class ConnectionPool {
     const since = performance.now();
     const asked = lane.read<R>(query);
     if (lane.inFlight === 1) this.#tellIdle();
+    let rows: R[] | undefined;
     try {
-      const rows = await asked;
+      rows = await asked;
       if (rows) this.options.onOutcome?.(undefined, since);
-      return rows ?? (await this.run<R>(query.text, query.values));
     } catch (error) {
       if (error instanceof DatabaseFault) this.options.onOutcome?.(error, since);
       throw error;
@@ -199,6 +199,8 @@ export class ConnectionPool {
       // A lane that is never idle would keep its slot from those who have none.
       else if (this.#admission?.mustYield()) lane.close();
     }
+    // Behind the try: how this goes is told by the connection that it runs on, and would count twice.
+    return rows ?? this.run<R>(query.text, query.values);
   }
 
   /** Runs one statement on a connection of its own. @throws DatabaseFault, or the server's error */

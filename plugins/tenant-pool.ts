@@ -91,11 +91,10 @@ export const tenantPool = fp<{ config: Config; envelope: Envelope }>(
       }
       directory
         .find(request.tenantId)
-        .then((tenant) => {
-          admitted(tenant);
+        .then(admitted)
+        .then(() => {
           done();
-        })
-        .catch(done);
+        }, done);
     });
   },
   { name: 'tenant-pool', fastify: '5.x', dependencies: ['authentication', 'events', 'clusters'] },
