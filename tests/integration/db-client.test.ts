@@ -79,6 +79,66 @@ describe('prepared statements', () => {
   });
 });
 
+describe('a prepared statement', () => {
+  /** As pg itself reads a value, for what is compared below. */
+  const values = (db: Kysely<Notes>, text: string): Promise<unknown> =>
+    sql`select id, ${text}::text as text, null::text as nothing, ${id}::bigint as big, array['a', null] as list,
+      '{"a":1}'::jsonb as json, true as flag, 1.50::numeric as price, '2026-01-31 09:30:00.25+00'::timestamptz as at
+      from generate_series(1, 2) id`
+      .execute(db)
+      .then(({ rows }) => rows);
+  const id = 9_007_199_254_740_993n;
+
+  it('answers at each execution as at the first, whose columns alone the server describes', async () => {
+    const { db } = open();
+    const unprepared = open({}, { preparedStatements: false }).db;
+    const expected = [1, 2].map((number) => ({
+      id: number,
+      text: 'it’s',
+      nothing: null,
+      big: '9007199254740993',
+      list: ['a', null],
+      json: { a: 1 },
+      flag: true,
+      price: '1.50',
+      at: '2026-01-31T09:30:00.250Z',
+    }));
+    expect(await values(unprepared, 'it’s')).toEqual(expected);
+    for (let execution = 0; execution < 3; execution += 1) expect(await values(db, 'it’s')).toEqual(expected);
+  });
+
+  it('tells the command and how many rows it touched, with and without an answer', async () => {
+    const { db } = open();
+    for (const number of [11, 12]) {
+      const [inserted] = await db.insertInto('notes').values({ id: number, text: 'x' }).execute();
+      expect(inserted?.numInsertedOrUpdatedRows).toBe(1n);
+      expect(await db.deleteFrom('notes').where('id', '=', number).returning('id').execute()).toEqual([{ id: number }]);
+      expect(await db.deleteFrom('notes').where('id', '=', number).returning('id').execute()).toEqual([]);
+    }
+  });
+
+  it('with a value that cannot be written, or read, fails alone', async () => {
+    const { db } = open();
+    const circular: Record<string, unknown> = {};
+    circular['self'] = circular;
+    const written = (value: unknown): Promise<unknown> => sql`select ${value}::jsonb as value`.execute(db);
+    const read = (time: string): Promise<unknown> => sql`select ${time}::timestamptz as time`.execute(db);
+    for (let execution = 0; execution < 2; execution += 1) {
+      await expect(written(circular)).rejects.toThrow(TypeError);
+      expect(await written({ a: 1 })).toMatchObject({ rows: [{ value: { a: 1 } }] });
+      await expect(read('infinity')).rejects.toThrow(RangeError);
+      expect(await read('2026-01-31 09:30:00+00')).toMatchObject({ rows: [{ time: '2026-01-31T09:30:00.000Z' }] });
+    }
+  });
+
+  it('that failed before it was described is described by the next execution', async () => {
+    const { db } = open();
+    const asNumber = (text: string): Promise<unknown> => sql`select ${text}::integer as number`.execute(db);
+    await expect(asNumber('x')).rejects.toMatchObject({ code: '22P02' });
+    expect(await asNumber('1')).toMatchObject({ rows: [{ number: 1 }] });
+  });
+});
+
 describe('a connection', () => {
   it('is kept after a unique violation, also inside a transaction', async () => {
     const { db } = open();
