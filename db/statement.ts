@@ -79,7 +79,8 @@ function compiledOnce<DB, P extends object, Row, S>(
 /** Which parameters are given, and the shape: a parameter that is undefined is left out of the query. */
 function shapeOf(parameters: object, shape: unknown): string {
   let key = shape === undefined ? '' : JSON.stringify(shape);
-  for (const [name, value] of Object.entries(parameters)) if (value !== undefined) key += ` ${name}`;
+  for (const name of Object.keys(parameters) as (keyof typeof parameters)[])
+    if (parameters[name] !== undefined) key += ` ${name}`;
   return key;
 }
 

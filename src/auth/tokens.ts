@@ -66,7 +66,8 @@ export function createTokens(jwt: JwtLibrary): Tokens {
 
     verify(token) {
       const now = Date.now() / 1000;
-      let known = verified.get(token);
+      // Not counted as a use, which costs more than the look-up: one that is forgotten in its turn is verified once more.
+      let known = verified.peek(token);
       if (!known) {
         known = check(jwt, token, now);
         verified.set(token, known);
