@@ -61,13 +61,13 @@ function compiledOnce<DB, P extends object, Row, S>(
   const compiled = new Map<string, CompiledQuery<Row>>();
   // Async where nothing is awaited but Kysely: what a runner throws becomes a rejection here.
   return async (db, parameters, ...[shape]) => {
-    const key = shapeOf(parameters, shape);
+    const given = parameters as Readonly<Record<string, unknown>>;
+    const key = shapeOf(given, shape);
     let query = compiled.get(key);
     if (!query) {
       query = build(db, placeholders(parameters), shape as S).compile();
       compiled.set(key, query);
     }
-    const given = parameters as Readonly<Record<string, unknown>>;
     const values = query.parameters.map((value) => (value instanceof Placeholder ? given[value.name] : value));
     const runner = runners.get(db);
     if (runner) return runner[way]<Row>(query.sql, values);
@@ -77,10 +77,9 @@ function compiledOnce<DB, P extends object, Row, S>(
 }
 
 /** Which parameters are given, and the shape: a parameter that is undefined is left out of the query. */
-function shapeOf(parameters: object, shape: unknown): string {
+function shapeOf(parameters: Readonly<Record<string, unknown>>, shape: unknown): string {
   let key = shape === undefined ? '' : JSON.stringify(shape);
-  for (const name of Object.keys(parameters) as (keyof typeof parameters)[])
-    if (parameters[name] !== undefined) key += ` ${name}`;
+  for (const name of Object.keys(parameters)) if (parameters[name] !== undefined) key += ` ${name}`;
   return key;
 }
 
