@@ -5,6 +5,7 @@
 import pg from 'pg';
 import { DatabaseFault, hasSqlState, statementFault } from './errors.js';
 import { ask } from './query.js';
+import { nextTurn } from './turns.js';
 
 /** A statement that changes nothing. Only named ones ride on a lane. */
 export interface LaneQuery {
@@ -113,6 +114,8 @@ export class Lane {
       const { rows } = await ask<R>(this.#client, name, text, values);
       return rows;
     } catch (error) {
+      // All that were under way fail together.
+      if (!this.#ready) await nextTurn();
       if (this.#hung) throw new DatabaseFault('timeout', 'no answer');
       if (hasSqlState(error, QUERY_CANCELED) || hasSqlState(error, LOCK_NOT_AVAILABLE)) {
         this.slow.set(text, performance.now() + KEPT_OFF);

@@ -6,6 +6,7 @@ import { connectFault, DatabaseFault, statementFault, Unproven } from './errors.
 import { Lane, type LaneQuery } from './lane.js';
 import { Session } from './session.js';
 import { statementName } from './statement-names.js';
+import { nextTurn } from './turns.js';
 
 /** Bounds of one pool. All times in milliseconds. */
 export interface PoolLimits {
@@ -295,8 +296,7 @@ export class ConnectionPool {
   #wait(): Promise<Session> {
     const served = new Promise<Session>((resolve, reject) => {
       const timer = setTimeout(() => {
-        this.#waiters.splice(this.#waiters.indexOf(waiter), 1);
-        reject(new DatabaseFault('busy', 'no connection became free in time'));
+        void this.#giveUp(waiter);
       }, this.limits.acquireTimeout);
       const waiter: Waiter = { resolve, reject, timer };
       this.#waiters.push(waiter);
@@ -361,6 +361,15 @@ export class ConnectionPool {
     }
     if (this.#waiters.length > 0) this.#askForSlots();
     this.#tellIdle();
+  }
+
+  async #giveUp(waiter: Waiter): Promise<void> {
+    await nextTurn();
+    const index = this.#waiters.indexOf(waiter);
+    // Served in the last moment.
+    if (index === -1) return;
+    this.#waiters.splice(index, 1);
+    waiter.reject(new DatabaseFault('busy', 'no connection became free in time'));
   }
 
   #next(): Waiter | undefined {
@@ -464,7 +473,12 @@ export class ConnectionPool {
     if (this.#waitingForLane >= MAX_WAITING_FOR_LANE)
       throw new DatabaseFault('busy', 'too many requests wait for a connection');
     this.#waitingForLane += 1;
-    return this.#laneOpening;
+    try {
+      return await this.#laneOpening;
+    } catch (error) {
+      await nextTurn();
+      throw error;
+    }
   }
 
   async #connectLane(given: Slot | undefined): Promise<Lane> {

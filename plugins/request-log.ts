@@ -21,20 +21,20 @@ export const requestLog = fp(
   async (app) => {
     app.decorateRequest('failure', undefined);
     app.decorateRequest('logged', false);
-    // Every key of the line is written here and none holds a secret: looking for some costs as much as the line itself.
+    // Every key of the line is written here and none holds a secret (an error leaves all but its class behind): looking for
+    // some costs as much as the line itself.
     const lines = app.log.child({}, { redact: [] });
     const logRequest = (request: FastifyRequest, reply: FastifyReply): void => {
       request.logged = true;
       const line = lineOf(request, reply);
       line['status'] = reply.statusCode;
+      line['reqId'] = request.id;
       const { failure } = request;
+      if (reply.statusCode >= 500) line['err'] = failure;
+      if (reply.statusCode < 500) lines.info(line, 'request');
       // A 503 that we meant (draining, full, a database that is down) is no defect of this program.
-      if (reply.statusCode < 500) {
-        line['reqId'] = request.id;
-        lines.info(line, 'request');
-      } else if (failure instanceof AppError || failure instanceof DatabaseFault)
-        request.log.warn({ ...line, err: failure }, 'request');
-      else request.log.error({ ...line, err: failure }, 'request');
+      else if (failure instanceof AppError || failure instanceof DatabaseFault) lines.warn(line, 'request');
+      else lines.error(line, 'request');
     };
     app.decorate('logRequest', logRequest);
     app.addHook('onResponse', (request, reply, done) => {

@@ -54,13 +54,15 @@ export function createLogger(options: { level: string; pretty: boolean }, stream
  */
 export function safeError(error: unknown, causes = MAX_CAUSES): Record<string, unknown> {
   if (!(error instanceof Error)) return { type: typeof error };
-  const ours = error instanceof AppError || error instanceof DatabaseFault || error.constructor === Error;
-  const foreign = 'severity' in error || 'errno' in error;
+  // Meant, and told by its code: where it was made tells nothing, and writing a stack costs more than the rest of an answer,
+  // of which a server that is down makes thousands.
+  const meant = error instanceof AppError || error instanceof DatabaseFault;
+  const ours = meant || (error.constructor === Error && !('severity' in error || 'errno' in error));
   return {
     type: error.name,
     ...('code' in error && { code: error.code }),
-    ...(ours && !foreign && { message: error.message }),
-    stack: framesOf(error),
+    ...(ours && { message: error.message }),
+    ...(!meant && { stack: framesOf(error) }),
     ...(error.cause !== undefined && causes > 0 && { cause: safeError(error.cause, causes - 1) }),
   };
 }

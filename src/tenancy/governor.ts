@@ -4,6 +4,7 @@
 // keeps its connections busy gives them up where another has fewer.
 import { DatabaseFault } from '../../db/errors.js';
 import type { Membership, Slot } from '../../db/pool.js';
+import { nextTurn } from '../../db/turns.js';
 import { LinkedQueue, Queued } from '../linked-queue.js';
 
 /** Where the slots come from that this process may use. */
@@ -226,15 +227,22 @@ export function createGovernor(options: GovernorOptions): Governor {
     return new Promise((resolve, reject) => {
       const waiter = new Waiter(member, now(), resolve, reject);
       waiter.timer = setTimeout(() => {
-        counted.timedOut += 1;
-        dismiss(waiter);
-        reject(new DatabaseFault('busy', 'no connection slot became free in time'));
+        void giveUp(waiter);
       }, timeoutMs);
       tenant.waiters.push(waiter);
       waiting += 1;
       takeTurn(tenant);
       settleSoon();
     });
+  }
+
+  async function giveUp(waiter: Waiter): Promise<void> {
+    await nextTurn();
+    // Served in the last moment.
+    if (waiter.queue === undefined) return;
+    counted.timedOut += 1;
+    dismiss(waiter);
+    waiter.reject(new DatabaseFault('busy', 'no connection slot became free in time'));
   }
 
   /** Takes a request that is answered out of the queue. */

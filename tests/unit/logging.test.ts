@@ -143,6 +143,14 @@ describe('an error in the log', () => {
     expect(stack).not.toContain('canary');
   });
 
+  it('that we meant has no stack: its code says it all, and thousands may be written in a moment', () => {
+    expect(safeError(new AppError('unavailable'))).not.toHaveProperty('stack');
+    expect(safeError(new DatabaseFault('busy', 'full'))).toEqual({
+      type: 'DatabaseFault',
+      message: 'database busy: full',
+    });
+  });
+
   it('may be its own cause', () => {
     const error = new Error('round');
     error.cause = new AppError('internal-error', { cause: error });
