@@ -37,7 +37,7 @@ export const authentication = fp<{ config: Config['auth'] }>(
         algorithms: ['HS256'],
         allowedIss: config.issuer,
         allowedAud: config.audience,
-        requiredClaims: ['iss', 'aud', 'sub', 'typ', 'jti', 'iat', 'exp'],
+        requiredClaims: ['iss', 'aud', 'sub', 'typ', 'sid', 'jti', 'iat', 'exp'],
         clockTolerance: CLOCK_TOLERANCE * 1_000,
       },
     });

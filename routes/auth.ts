@@ -3,6 +3,7 @@ import type { FastifyInstance } from 'fastify';
 import type { ZodTypeProvider } from 'fastify-type-provider-zod';
 import { z } from 'zod';
 import { findOperator } from '../db/central/operators.js';
+import { newId } from '../db/ids.js';
 import { findUser } from '../db/tenant/users.js';
 import type { Config } from '../src/config.js';
 import { AppError } from '../src/errors.js';
@@ -70,7 +71,7 @@ export async function authRoutes(fastify: FastifyInstance, { config }: { config:
     async (request) => {
       const { tenant, email, password } = request.body;
       const { tenantId, user } = await app.signIn.user(tenant, email, password);
-      const accessToken = app.tokens.sign({ kind: 'user', tenantId, userId: user.id });
+      const accessToken = app.tokens.sign({ kind: 'user', tenantId, userId: user.id, sessionId: newId() });
       return { accessToken, tokenType: 'Bearer', expiresIn, user: { ...user, roles: [...user.roles] } };
     },
   );
@@ -89,7 +90,7 @@ export async function authRoutes(fastify: FastifyInstance, { config }: { config:
     },
     async (request) => {
       const operator = await app.signIn.operator(request.body.email, request.body.password);
-      const accessToken = app.tokens.sign({ kind: 'operator', operatorId: operator.id });
+      const accessToken = app.tokens.sign({ kind: 'operator', operatorId: operator.id, sessionId: newId() });
       return { accessToken, tokenType: 'Bearer', expiresIn, operator };
     },
   );

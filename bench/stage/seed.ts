@@ -119,7 +119,7 @@ async function createSigner(auth: Settings['auth']): Promise<(tenantId: string, 
     sign: (claims) => app.jwt.sign(claims),
     verify: (token) => app.jwt.verify<object>(token),
   });
-  return (tenantId, userId) => tokens.sign({ kind: 'user', tenantId, userId });
+  return (tenantId, userId) => tokens.sign({ kind: 'user', tenantId, userId, sessionId: newId() });
 }
 
 async function fill(

@@ -6,14 +6,16 @@ import { AppError } from '../errors.js';
 
 /** Who makes a request. */
 export type Principal =
-  | { readonly kind: 'user'; readonly tenantId: string; readonly userId: string }
-  | { readonly kind: 'operator'; readonly operatorId: string };
+  | { readonly kind: 'user'; readonly tenantId: string; readonly userId: string; readonly sessionId: string }
+  | { readonly kind: 'operator'; readonly operatorId: string; readonly sessionId: string };
 
 /** The claims of an access token (RFC 7519). `typ` tells a user's token from an operator's. */
 export interface AccessClaims {
   readonly typ: Principal['kind'];
   readonly sub: string;
   readonly tenantId?: string;
+  /** The session that the token belongs to. */
+  readonly sid: string;
   readonly jti: string;
 }
 
@@ -61,6 +63,7 @@ export function createTokens(jwt: JwtLibrary): Tokens {
         typ: principal.kind,
         sub: principal.kind === 'user' ? principal.userId : principal.operatorId,
         ...(principal.kind === 'user' && { tenantId: principal.tenantId }),
+        sid: principal.sessionId,
         jti: v4(),
       }),
 
@@ -87,18 +90,18 @@ function check(jwt: JwtLibrary, token: string, now: number): Verified {
     throw invalidToken();
   }
   if (typeof claims !== 'object' || claims === null) throw invalidToken();
-  const { typ, sub, aud, tenantId, iat, exp } = claims as Record<string, unknown>;
+  const { typ, sub, aud, tenantId, sid, iat, exp } = claims as Record<string, unknown>;
   // fast-jwt accepts a list of audiences, an iat in the future, and any finite number as a time.
   if (typeof aud !== 'string') throw invalidToken();
   if (!Number.isSafeInteger(iat) || !Number.isSafeInteger(exp) || (iat as number) > now + CLOCK_TOLERANCE)
     throw invalidToken();
-  if (!isId(sub)) throw invalidToken();
+  if (!isId(sub) || !isId(sid)) throw invalidToken();
   const expiresAt = exp as number;
   if (typ === 'user' && isId(tenantId)) {
-    return { principal: Object.freeze({ kind: 'user', tenantId, userId: sub }), expiresAt };
+    return { principal: Object.freeze({ kind: 'user', tenantId, userId: sub, sessionId: sid }), expiresAt };
   }
   if (typ === 'operator' && tenantId === undefined) {
-    return { principal: Object.freeze({ kind: 'operator', operatorId: sub }), expiresAt };
+    return { principal: Object.freeze({ kind: 'operator', operatorId: sub, sessionId: sid }), expiresAt };
   }
   throw invalidToken();
 }

@@ -4,6 +4,7 @@ import type { FastifyInstance } from 'fastify';
 import { sql } from 'kysely';
 import { randomBytes } from 'node:crypto';
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest';
+import { newId } from '../../db/ids.js';
 import { findOperatorByEmail, insertOperator } from '../../db/central/operators.js';
 import type { Registry } from '../../db/central/schema.js';
 import { findTenantBySlug, insertTenant, type TenantRecord } from '../../db/central/tenants.js';
@@ -69,7 +70,7 @@ beforeAll(async () => {
   send = sender(app);
   await insertOperator(app.registry, { email: 'operator@example.com', passwordHash: 'not used' });
   const operator = await findOperatorByEmail(app.registry, 'operator@example.com');
-  token = app.tokens.sign({ kind: 'operator', operatorId: operator?.id ?? '' });
+  token = app.tokens.sign({ kind: 'operator', operatorId: operator?.id ?? '', sessionId: newId() });
 });
 afterAll(async () => {
   await Promise.all([app.close(), provisioner.close(), central.close(0)]);

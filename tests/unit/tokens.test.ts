@@ -12,9 +12,10 @@ const SECRET = 'canary-secret-of-the-token-tests-0123456789';
 const TTL = 900;
 const TENANT = '01890a5d-ac96-774b-bcce-b302099a8057';
 const USER = '01890a5d-ac96-774b-bcce-b302099a8058';
+const SESSION = '01890a5d-ac96-774b-bcce-b302099a8059';
 const JTI = '5b0e3c8e-3f0a-4c8e-9d8a-0b9d6a7c1e2f';
-const user: Principal = { kind: 'user', tenantId: TENANT, userId: USER };
-const operator: Principal = { kind: 'operator', operatorId: USER };
+const user: Principal = { kind: 'user', tenantId: TENANT, userId: USER, sessionId: SESSION };
+const operator: Principal = { kind: 'operator', operatorId: USER, sessionId: SESSION };
 
 async function start(): Promise<FastifyInstance> {
   const app = fastify();
@@ -46,6 +47,7 @@ const claims = (): Json => ({
   typ: 'user',
   sub: USER,
   tenantId: TENANT,
+  sid: SESSION,
   jti: JTI,
   iat: seconds(),
   exp: seconds() + TTL,
@@ -85,7 +87,14 @@ describe('a token of ours', () => {
     const parse = (part: string): Json => JSON.parse(Buffer.from(part, 'base64url').toString()) as Json;
     expect(parse(header)).toEqual(HEADER);
     const { jti, iat, exp, ...others } = parse(payload);
-    expect(others).toEqual({ typ: 'user', sub: USER, tenantId: TENANT, iss: 'tenantry', aud: 'tenantry' });
+    expect(others).toEqual({
+      typ: 'user',
+      sub: USER,
+      tenantId: TENANT,
+      sid: SESSION,
+      iss: 'tenantry',
+      aud: 'tenantry',
+    });
     expect(jti).toMatch(/^[0-9a-f-]{36}$/);
     expect(Number(exp) - Number(iat)).toBe(TTL);
   });
@@ -222,6 +231,8 @@ const hostile: Readonly<Record<string, Readonly<Record<string, () => string>>>> 
     'sub a list': () => withClaims({ sub: [USER] }),
     'tenantId no UUID': () => withClaims({ tenantId: `{${TENANT}}` }),
     'tenantId a list': () => withClaims({ tenantId: [TENANT] }),
+    'sid missing': () => forge(HEADER, without('sid')),
+    'sid no id': () => withClaims({ sid: 'x' }),
     'jti missing': () => forge(HEADER, without('jti')),
     'claims in __proto__ only': () => forge(HEADER, `{"__proto__":${JSON.stringify(claims())}}`),
   },
