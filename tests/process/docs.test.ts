@@ -109,6 +109,8 @@ describe('npm start, from a terminal', () => {
     block('docs/api.md', '/auth/login'),
     block('docs/api.md', '/products?limit'),
     block('docs/pools.md', '/pools?limit'),
+    // The last one: it ends the session that the others need.
+    block('docs/sessions.md', '/auth/refresh'),
   ];
 
   it(
@@ -126,10 +128,14 @@ describe('npm start, from a terminal', () => {
         const printed = await walkReadme(`http://127.0.0.1:${portIn(terminal.output)}`, { email, password }, api);
         expect(printed).toContain('"name":"Wayne Enterprises"');
         const lists = [...printed.matchAll(/\{"data":\[.*?\],"nextCursor":(?:null|"[^"]*")\}/g)].map(([list]) => list);
-        // The operator's tenants; Wayne's products, Stark's products, Wayne's users, Wayne's search for what Stark has; lamps.
-        expect(lists.map((list) => (JSON.parse(list) as { data: unknown[] }).data.length)).toEqual([2, 1, 1, 2, 0, 0]);
+        // The operator's tenants; Wayne's products, Stark's products, Wayne's users, Wayne's search for what Stark has; lamps;
+        // sessions.
+        expect(lists.map((list) => (JSON.parse(list) as { data: unknown[] }).data.length)).toEqual([
+          2, 1, 1, 2, 0, 0, 3,
+        ]);
         expect(printed).toContain('"openapi":"3.1');
         expect(printed).toContain('"clusters":[{');
+        expect(printed).toContain('"current":true');
       } finally {
         const postgres = Number(
           (await readFile(path.join(data.dir, 'postgres/postmaster.pid'), 'utf8')).split('\n')[0],
