@@ -44,6 +44,7 @@ const publicRoutes = [
   'POST /auth/operator/login',
   'GET /health/live',
   'GET /health/ready',
+  'GET /.well-known/jwks.json',
   'GET /docs',
   'GET /docs/json',
   'GET /docs/yaml',

@@ -6,7 +6,14 @@ import { afterAll, beforeAll, expect, inject, it, vi } from 'vitest';
 import { scramVerifier } from '../../db/scram.js';
 import type { RouteEntry } from '../../src/auth/access.js';
 import { createEnvelope } from '../../src/tenancy/envelope.js';
-import { asSuperuser, createRegistry, startService, type TestService, type TestTenant } from '../support/app.js';
+import {
+  asSuperuser,
+  createRegistry,
+  startService,
+  tokenSecretsOf,
+  type TestService,
+  type TestTenant,
+} from '../support/app.js';
 
 const { logFile, provisioner, registryOwner, superuser } = inject('cluster');
 const PATIENCE = 10_000;
@@ -51,7 +58,8 @@ beforeAll(async () => {
       'the provisioner’s password': provisioner.password,
       'the registry owner’s password': registryOwner.password,
       'the superuser’s password': superuser.password,
-      'the token secret': service.config.auth.jwtSecret,
+      'the token key': tokenSecretsOf(service.config).jwk,
+      'the token key in PEM': tokenSecretsOf(service.config).pem,
     }).flatMap(([what, secret]) => {
       const bytes = Buffer.from(secret);
       return [
