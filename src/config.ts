@@ -297,7 +297,7 @@ export const variables = {
     default: '',
     unit: 'text',
     description:
-      'A key of access tokens by HS256, behind those of JWT_KEYS: at least 32 characters, random. Replicas without JWT_KEYS sign with it.',
+      'A key of access tokens by HS256, behind those of JWT_KEYS: at least 32 characters, random. Signs where JWT_KEYS has no private key.',
   },
   JWT_ISSUER: {
     schema: z.string(),

@@ -28,7 +28,7 @@ export interface PublicJwk {
   readonly kty: string;
   readonly crv: string;
   readonly x: string;
-  readonly y?: string | undefined;
+  readonly y?: string;
   readonly kid: string;
   readonly alg: TokenAlgorithm;
   readonly use: 'sig';
@@ -41,8 +41,9 @@ const WRITTEN_KEY = /^([\w-]{1,32}):(HS256:)?([A-Za-z0-9+/]+={0,2})$/;
 const MIN_SECRET = 32;
 
 /**
- * Keys in the form of JWT_KEYS, `kid:base64,kid:base64`. What stands behind an id is DER: PKCS#8 (a private key) or SPKI (a
- * public one) of Ed25519 or P-256, which says itself what it is. A bare secret does not, and is written `kid:HS256:base64`.
+ * Keys in the form of JWT_KEYS, `kid:base64,kid:base64`. What stands behind an id is a key of Ed25519 or P-256 in DER, which
+ * says itself what it is: PKCS#8 or SEC 1 (private), or SPKI (public). A bare secret does not say it, and is written
+ * `kid:HS256:base64`.
  *
  * @throws Error (or a zod issue, inside a schema) where a key is of no such kind, or an id repeats
  */
@@ -111,14 +112,19 @@ function secretKey(kid: string, bytes: Buffer): TokenKey {
 }
 
 function readDer(key: Buffer): Pick<TokenKey, 'signs' | 'verifies'> | undefined {
+  // OpenSSL writes keys on a curve by SEC 1, when it is asked for DER and not for PKCS#8.
+  const signs =
+    attempt(() => createPrivateKey({ key, format: 'der', type: 'pkcs8' })) ??
+    attempt(() => createPrivateKey({ key, format: 'der', type: 'sec1' }));
+  const verifies = signs
+    ? createPublicKey(signs)
+    : attempt(() => createPublicKey({ key, format: 'der', type: 'spki' }));
+  return verifies && { signs, verifies };
+}
+
+function attempt(read: () => KeyObject): KeyObject | undefined {
   try {
-    const signs = createPrivateKey({ key, format: 'der', type: 'pkcs8' });
-    return { signs, verifies: createPublicKey(signs) };
-  } catch {
-    // Not a private key; it may be a public one.
-  }
-  try {
-    return { signs: undefined, verifies: createPublicKey({ key, format: 'der', type: 'spki' }) };
+    return read();
   } catch {
     return undefined;
   }
