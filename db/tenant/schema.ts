@@ -1,5 +1,6 @@
 // The tables of a tenant's database as Kysely sees them. Timestamps arrive as ISO 8601 text, numeric as decimal text.
 import type { ColumnType, Generated } from 'kysely';
+import type { SessionsTable } from '../sessions.js';
 
 /** Written by the database, or given as ISO 8601. */
 export type Timestamp = ColumnType<string, string | undefined, string>;
@@ -53,5 +54,6 @@ export interface TenantDatabase {
   users: UsersTable;
   roles: RolesTable;
   user_roles: UserRolesTable;
+  sessions: SessionsTable;
   products: ProductsTable;
 }

@@ -48,6 +48,7 @@ async function start(signing: TokenAlgorithm): Promise<FastifyInstance> {
       issuer: 'tenantry',
       audience: 'tenantry',
       accessTokenTtl: TTL,
+      sessions: { idle: 60, absolute: 60 },
       hashConcurrency: 1,
     },
   });
