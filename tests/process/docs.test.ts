@@ -14,6 +14,7 @@ import { readFlags } from '../../bench/flags.js';
 import { createDatabase } from '../../db/client.js';
 import { missingPrograms } from '../../scripts/topology.js';
 import { SLOW_COMMANDS } from '../../scripts/try-docs.js';
+import { parseTokenKeys, publicKeySet } from '../../src/auth/keyring.js';
 import { startEmbeddedCluster, type EmbeddedCluster } from '../../src/embedded/cluster.js';
 import {
   anchorsOf,
@@ -310,6 +311,24 @@ describe('docs/deployment.md', () => {
     named.push(...dumped.split(' '));
     expect(new Set(named)).toEqual(new Set(['bootstrap', 'migrate', 'replica-1', 'replica-2', 'registry', 'tenants']));
     for (const name of named) expect(services).toHaveProperty(name);
+  });
+});
+
+describe('docs/keys.md', () => {
+  const make = block('docs/keys.md', 'openssl genpkey');
+  const [, other = ''] = /`(-algorithm EC [^`]+)`/.exec(readPage('docs/keys.md')) ?? [];
+
+  it.skipIf(isMissing('openssl')).each([
+    ['EdDSA', make.text],
+    ['ES256', make.text.replace('-algorithm ed25519', other)],
+  ])('makes the two halves of a key of %s, as JWT_KEYS takes them', async (alg, script) => {
+    const printed = await runScript(script, { cwd: ROOT });
+    const [, privateKey = ''] = /^private: (k2:\S+)$/m.exec(printed) ?? [];
+    const [, publicKey = ''] = /^public: (k2:\S+)$/m.exec(printed) ?? [];
+    const [signs, verifies] = [parseTokenKeys(privateKey), parseTokenKeys(publicKey)];
+    expect(signs).toMatchObject([{ kid: 'k2', alg, signs: { type: 'private' } }]);
+    expect(verifies).toMatchObject([{ kid: 'k2', alg, signs: undefined }]);
+    expect(publicKeySet(verifies)).toEqual(publicKeySet(signs));
   });
 });
 

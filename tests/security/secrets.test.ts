@@ -11,6 +11,7 @@ import {
   asSuperuser,
   createRegistry,
   startService,
+  tokenSecretsOf,
   type TestService,
   type TestTenant,
 } from '../support/app.js';
@@ -58,7 +59,8 @@ beforeAll(async () => {
       'the provisioner’s password': provisioner.password,
       'the registry owner’s password': registryOwner.password,
       'the superuser’s password': superuser.password,
-      'the token secret': service.config.auth.jwtSecret,
+      'the token key': tokenSecretsOf(service.config).jwk,
+      'the token key in PEM': tokenSecretsOf(service.config).pem,
     }).flatMap(([what, secret]) => {
       const bytes = Buffer.from(secret);
       return [
