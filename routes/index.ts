@@ -5,6 +5,7 @@ import { authRoutes } from './auth.js';
 import { healthRoutes } from './health.js';
 import { poolRoutes } from './pools.js';
 import { productRoutes } from './products.js';
+import { roleRoutes } from './roles.js';
 import { tenantRoutes } from './tenants.js';
 import { userRoutes } from './users.js';
 
@@ -17,6 +18,7 @@ export async function routes(app: FastifyInstance, { config }: { config: Config 
       await api.register(tenantRoutes, { prefix: '/tenants', config });
       await api.register(poolRoutes);
       await api.register(userRoutes, { prefix: '/users', config });
+      await api.register(roleRoutes, { prefix: '/roles' });
       await api.register(productRoutes, { prefix: '/products' });
     },
     { prefix: config.http.apiPrefix },

@@ -22,6 +22,15 @@ export interface RolesTable {
   name: string;
   /** Built-in roles cannot be changed or removed. */
   built_in: Generated<boolean>;
+  description: string | null;
+  created_at: Timestamp;
+  updated_at: Timestamp;
+}
+
+export interface RolePermissionsTable {
+  role_id: string;
+  /** `resource:action`. */
+  permission: string;
 }
 
 export interface UserRolesTable {
@@ -52,6 +61,7 @@ export interface TenantDatabase {
   tenant_marker: TenantMarkerTable;
   users: UsersTable;
   roles: RolesTable;
+  role_permissions: RolePermissionsTable;
   user_roles: UserRolesTable;
   products: ProductsTable;
 }

@@ -2,8 +2,10 @@
 import type { Migrations } from '../../migrator.js';
 import * as m0001 from './0001_identity.js';
 import * as m0002 from './0002_products.js';
+import * as m0004 from './0004_permissions.js';
 
 export const tenantMigrations: Migrations = {
   '0001_identity': m0001,
   '0002_products': m0002,
+  '0004_permissions': m0004,
 };
