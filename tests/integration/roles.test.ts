@@ -2,6 +2,7 @@
 // change is effective everywhere within a second.
 import { sql, type Kysely } from 'kysely';
 import { randomBytes } from 'node:crypto';
+import { setTimeout as delay } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { newId } from '../../db/ids.js';
 import { migrateToLatest } from '../../db/migrator.js';
@@ -265,6 +266,20 @@ describe('a role of one’s own', () => {
       const { roles } = (await send<{ roles: string[] }>('GET', `/users/${id}`, { token })).body;
       expect(roles).toHaveLength(1);
     }
+  });
+
+  it('is not removed while somebody is just being given it, however long that takes', async () => {
+    const [{ id }, role] = [await makeUser(['member']), await makeRole(['products:read'])];
+    let removal: Promise<Answer> | undefined;
+    await service.app.tenantPools
+      .database(tenant.id)
+      .transaction()
+      .execute(async (trx) => {
+        await setRoles(trx, id, [role.name]);
+        removal = send('DELETE', `/roles/${role.id}`, { token });
+        await delay(200);
+      });
+    expect(codeOf((await removal) as Answer)).toEqual([409, 'role-in-use']);
   });
 
   it('goes by its new name with those who hold it', async () => {
