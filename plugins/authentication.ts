@@ -99,12 +99,10 @@ const admitted: Readonly<Record<Exclude<Scope, 'public'>, readonly Principal['ki
   platform: ['operator', 'user'],
 };
 
-/** The compiler says the same, as far as it sees a route's options. */
-function isWhole(access: RouteAccess | undefined): boolean {
-  if (!access) return false;
-  return (
-    access.scope === 'public' || access.scope === 'operator' || (access.permission as string | undefined) !== undefined
-  );
+/** Whether a route says who may call it; the compiler says the same, as far as it sees the route's options. */
+function isWhole(access: Partial<RouteAccess> | undefined): boolean {
+  if (access?.scope === 'tenant' || access?.scope === 'platform') return access.permission !== undefined;
+  return access !== undefined;
 }
 
 /** RFC 6750, section 2.1. */

@@ -1,5 +1,5 @@
-// What one replica tells the others: that a tenant, its roles, a user or an operator changed, over the registry's LISTEN/NOTIFY. What
-// a process remembers of them is right for as long as it hears; when it hears nothing, it must ask.
+// What one replica tells the others: that a tenant, its roles, a user or an operator changed, over the registry's
+// LISTEN/NOTIFY. What a process remembers of them is right for as long as it hears; when it hears nothing, it must ask.
 import { openChannel } from '../db/channel.js';
 import type { ConnectionSettings } from '../db/client.js';
 import { within } from '../db/deadline.js';
