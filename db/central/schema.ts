@@ -1,5 +1,6 @@
 // The registry's tables as Kysely sees them. Timestamps arrive as ISO 8601 text (db/client.ts).
 import type { ColumnType, Generated, GeneratedAlways, JSONColumnType } from 'kysely';
+import type { SessionsTable } from '../sessions.js';
 
 /** Written by the database, or given as ISO 8601. */
 export type Timestamp = ColumnType<string, string | undefined, string>;
@@ -37,6 +38,8 @@ export interface TenantsTable {
   schema_version: string;
   /** Grows with every change of the connection settings or the status: counted by a trigger. */
   epoch: Generated<number>;
+  /** Sessions from before do not count: a database that is restored from a backup would bring some back. */
+  sessions_valid_from: string | null;
   created_at: Timestamp;
   updated_at: Timestamp;
 }
@@ -68,5 +71,6 @@ export interface SlotLeasesTable {
 export interface Registry {
   tenants: TenantsTable;
   operators: OperatorsTable;
+  sessions: SessionsTable;
   slot_leases: SlotLeasesTable;
 }

@@ -1,5 +1,6 @@
 // The tables of a tenant's database as Kysely sees them. Timestamps arrive as ISO 8601 text, numeric as decimal text.
 import type { ColumnType, Generated } from 'kysely';
+import type { SessionsTable } from '../sessions.js';
 
 /** Written by the database, or given as ISO 8601. */
 export type Timestamp = ColumnType<string, string | undefined, string>;
@@ -63,5 +64,6 @@ export interface TenantDatabase {
   roles: RolesTable;
   role_permissions: RolePermissionsTable;
   user_roles: UserRolesTable;
+  sessions: SessionsTable;
   products: ProductsTable;
 }

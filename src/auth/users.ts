@@ -1,6 +1,7 @@
 // Changes to users that a rule watches over: roles must exist, nobody gives or changes what holds more than itself, and the
 // last active admin stays.
 import type { Kysely, Transaction } from 'kysely';
+import { deleteSessionsOf, sessionsIn } from '../../db/sessions.js';
 import type { TenantDatabase } from '../../db/tenant/schema.js';
 import {
   countActiveAdmins,
@@ -34,8 +35,10 @@ export async function addUser(
 }
 
 /**
- * Changes what is given, in one transaction. Returns whether the user exists.
+ * Changes what is given, in one transaction. A new password, and the end of being active, end the user's sessions.
  *
+ * @param spared a session that goes on all the same: the one of a user who changes its own password
+ * @returns the ids of the sessions that were ended, undefined where there is no such user
  * @throws AppError `last-admin`, `forbidden` naming what the caller does not hold, or `invalid-request` naming roles that
  * the tenant does not have
  */
@@ -44,15 +47,17 @@ export async function changeUser(
   id: string,
   { roles, ...changes }: Parameters<typeof updateUser>[2] & { readonly roles?: readonly string[] | undefined },
   caller: Caller,
-): Promise<boolean> {
+  spared?: string,
+): Promise<readonly string[] | undefined> {
   return db.transaction().execute(async (trx) => {
     const mayEndAdmin = changes.active === false || (roles !== undefined && !roles.includes('admin'));
     if (mayEndAdmin) await lockAdmins(trx);
-    if (!(await takeUser(trx, id, caller))) return false;
+    if (!(await takeUser(trx, id, caller))) return undefined;
     await updateUser(trx, id, changes);
     if (roles) await assignRoles(trx, id, roles, caller);
     if (mayEndAdmin) await keepOneAdmin(trx);
-    return true;
+    if (changes.active === false) return deleteSessionsOf(sessionsIn(trx), id);
+    return changes.passwordHash === undefined ? [] : deleteSessionsOf(sessionsIn(trx), id, spared);
   });
 }
 

@@ -13,6 +13,7 @@ import { permissions } from '../../src/auth/permissions.js';
 import {
   ADMIN,
   asSuperuser,
+  beginSession,
   connectAs,
   startService,
   startServiceForTest,
@@ -76,7 +77,7 @@ async function makeUser(roles: readonly string[], to = tenant): Promise<{ id: st
     await setRoles(trx, userId, roles);
     return userId;
   });
-  return { id, token: service.app.tokens.sign({ kind: 'user', tenantId: to.id, userId: id, sessionId: newId() }) };
+  return { id, token: await beginSession(service.app, { kind: 'user', tenantId: to.id, userId: id }) };
 }
 
 /** A user that holds just these. */

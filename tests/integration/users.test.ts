@@ -2,10 +2,10 @@
 // do, by their permissions, is in roles.test.ts.
 import { setTimeout as delay } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { newId } from '../../db/ids.js';
 import { insertUser, setRoles } from '../../db/tenant/users.js';
 import { permissions } from '../../src/auth/permissions.js';
 import {
+  beginSession,
   ADMIN,
   type Answer,
   type PageOf,
@@ -64,7 +64,7 @@ async function addUser(
     await setRoles(trx, userId, roles);
     return userId;
   });
-  return { id, token: service.app.tokens.sign({ kind: 'user', tenantId: to.id, userId: id, sessionId: newId() }) };
+  return { id, token: await beginSession(service.app, { kind: 'user', tenantId: to.id, userId: id }) };
 }
 
 function signIn(email: string, password: string): Promise<Answer> {
