@@ -7,7 +7,7 @@ import { findTenant, updateTenant } from '../../db/central/tenants.js';
 import type { ConnectionSettings } from '../../db/client.js';
 import { latestVersion } from '../../db/migrator.js';
 import { tenantMigrations } from '../../db/tenant/migrations/index.js';
-import { asSuperuser, connectAs, startServiceForTest } from '../support/app.js';
+import { asSuperuser, beginSession, connectAs, startServiceForTest } from '../support/app.js';
 import { build, makeDataDir, runProgram, startProcess } from '../support/service-process.js';
 
 describe('a registry of one’s own', () => {
@@ -111,9 +111,10 @@ describe('a registry of one’s own', () => {
     expect((await findTenant(registry.db, behind.id))?.schemaVersion).toBe(latestVersion(tenantMigrations));
     expect((await findTenant(registry.db, broken.id))?.schemaVersion).toBe('0001_identity');
     await registry.close(0);
-    // The runtime role has its rights on the new table too.
+    // The runtime role has its rights on the new table too. The session of before went with its table.
+    const token = await beginSession(service.app, { kind: 'user', tenantId: behind.id, userId: behind.adminId });
     const made = await service.send('POST', '/products', {
-      token: behind.adminToken,
+      token,
       body: { name: 'Lamp', price: '1.00' },
     });
     expect(made.status).toBe(201);
