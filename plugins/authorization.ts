@@ -1,20 +1,23 @@
-// Authorization: the principal is still active, and holds the role that the route declares.
+// Authorization: the principal is still active, and holds the permission that the route declares.
+import type { FastifyRequest } from 'fastify';
 import fp from 'fastify-plugin';
 import { createStandings, type Standing } from '../src/auth/standing.js';
-import type { RouteAccess } from '../src/auth/access.js';
 import { AppError } from '../src/errors.js';
 
 declare module 'fastify' {
   interface FastifyRequest {
-    /** Whether the request comes from a user who is an admin of its tenant. */
-    isTenantAdmin: boolean;
+    /** How the principal stands; null on a public route. */
+    standing: Standing | null;
+    /** What the caller is permitted, as `resource:action`; nothing for an operator. Throws where there is no caller. */
+    readonly permissions: readonly string[];
   }
 }
 
 export const authorization = fp(
   async (app) => {
     const standings = createStandings(app.registry, app.events, (tenantId) => app.tenantPools.database(tenantId));
-    app.decorateRequest('isTenantAdmin', false);
+    app.decorateRequest('standing', null);
+    app.decorateRequest('permissions', { getter: permissionsOf });
 
     app.addHook('preParsing', (request, _reply, _payload, done) => {
       const { principal } = request;
@@ -24,8 +27,8 @@ export const authorization = fp(
       }
       const known = principal.kind === 'user' ? standings.peekUser(principal.tenantId, principal.userId) : undefined;
       const decide = (standing: Standing | undefined): void => {
-        request.isTenantAdmin = principal.kind === 'user' && (standing?.roles.includes('admin') ?? false);
-        done(refusal(standing, principal.kind === 'user' ? request.routeOptions.config.access : undefined));
+        if (standing) request.standing = standing;
+        done(refusal(request));
       };
       if (known) {
         decide(known);
@@ -41,10 +44,18 @@ export const authorization = fp(
   { name: 'authorization', fastify: '5.x', dependencies: ['authentication', 'tenant-pool'] },
 );
 
-function refusal(standing: Standing | undefined, access: RouteAccess | undefined): AppError | undefined {
+function refusal(request: FastifyRequest): AppError | undefined {
+  const { principal, standing } = request;
   if (!standing?.active) return new AppError('unauthenticated', { detail: 'The account of this token is not active.' });
-  if (access?.role && !standing.roles.includes(access.role)) {
-    return new AppError('forbidden', { detail: `This needs the role "${access.role}".` });
-  }
-  return undefined;
+  if (principal?.kind !== 'user') return undefined;
+  const { permission, orSelf } = request.routeOptions.config.access ?? {};
+  if (permission === 'self') return undefined;
+  if (permission !== undefined && standing.permissions.includes(permission)) return undefined;
+  if (orSelf && (request.params as { readonly id?: string }).id === principal.userId) return undefined;
+  return new AppError('forbidden', { detail: `This needs the permission "${permission ?? ''}".` });
+}
+
+function permissionsOf(this: FastifyRequest): readonly string[] {
+  if (!this.standing) throw new Error('this request has no caller');
+  return this.standing.permissions;
 }

@@ -95,8 +95,11 @@ function describe(access: RouteAccess | undefined): object {
     operator: 'an operator',
     platform: 'an operator, or a user for its own tenant',
   }[access.scope];
+  const { permission, orSelf } = access;
+  const needed = permission === undefined || permission === 'self' ? '' : ` with the permission \`${permission}\``;
   return {
     security: [{ bearer: [] }],
-    description: `For ${who}${access.role ? ` with the role \`${access.role}\`` : ''}.`,
+    description: `For ${who}${needed}${orSelf ? ', or for itself' : ''}.`,
+    ...(permission && { 'x-permission': permission }),
   };
 }

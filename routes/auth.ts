@@ -26,10 +26,11 @@ const OperatorAnswer = z.object({
   updatedAt: timestamp,
 });
 
-/** Either `user` with its `tenantId`, or `operator`. */
+/** Either `user` with its `tenantId` and `permissions`, or `operator`. */
 const Me = z.object({
   tenantId: answerId.optional(),
   user: UserAnswer.optional(),
+  permissions: z.array(z.string()).optional().meta({ description: "What the user's roles together permit." }),
   operator: OperatorAnswer.optional(),
 });
 
@@ -99,7 +100,7 @@ export async function authRoutes(fastify: FastifyInstance, { config }: { config:
   app.get(
     '/me',
     {
-      config: { access: { scope: 'platform' }, errors: ['not-found'] },
+      config: { access: { scope: 'platform', permission: 'self' }, errors: ['not-found'] },
       schema: { tags: ['auth'], summary: 'Who the token belongs to', response: { 200: Me } },
     },
     async (request) => {
@@ -110,7 +111,11 @@ export async function authRoutes(fastify: FastifyInstance, { config }: { config:
       }
       const user = await findUser(request.tenantDb, request.userId);
       if (!user) throw new AppError('not-found');
-      return { tenantId: request.tenantId, user: { ...user, roles: [...user.roles] } };
+      return {
+        tenantId: request.tenantId,
+        user: { ...user, roles: [...user.roles] },
+        permissions: [...request.permissions],
+      };
     },
   );
 }

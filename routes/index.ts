@@ -7,6 +7,7 @@ import { healthRoutes } from './health.js';
 import { jwksRoutes } from './jwks.js';
 import { poolRoutes } from './pools.js';
 import { productRoutes } from './products.js';
+import { roleRoutes } from './roles.js';
 import { tenantRoutes } from './tenants.js';
 import { userRoutes } from './users.js';
 
@@ -20,6 +21,7 @@ export async function routes(app: FastifyInstance, { config }: { config: Config 
       await api.register(tenantRoutes, { prefix: '/tenants', config });
       await api.register(poolRoutes);
       await api.register(userRoutes, { prefix: '/users' });
+      await api.register(roleRoutes, { prefix: '/roles' });
       await api.register(productRoutes, { prefix: '/products' });
     },
     { prefix: config.http.apiPrefix },

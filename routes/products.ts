@@ -59,13 +59,14 @@ const Query = listQuery(productSorts, {
 
 export async function productRoutes(fastify: FastifyInstance): Promise<void> {
   const app = fastify.withTypeProvider<ZodTypeProvider>();
-  const config = { access: { scope: 'tenant' } } as const;
+  const reading = { access: { scope: 'tenant', permission: 'products:read' } } as const;
+  const writing = { access: { scope: 'tenant', permission: 'products:write' } } as const;
   const schema = { tags: ['products'] };
 
   app.get(
     '/',
     {
-      config: { ...config, errors: ['invalid-cursor'] },
+      config: { ...reading, errors: ['invalid-cursor'] },
       schema: { ...schema, summary: 'List products', querystring: Query, response: { 200: pageOf(ProductAnswer) } },
     },
     async (request) =>
@@ -77,7 +78,7 @@ export async function productRoutes(fastify: FastifyInstance): Promise<void> {
   app.post(
     '/',
     {
-      config: { ...config, errors: ['sku-taken'] },
+      config: { ...writing, errors: ['sku-taken'] },
       schema: { ...schema, summary: 'Create a product', body: CreateBody, response: { 201: ProductAnswer } },
     },
     async (request, reply) => {
@@ -88,14 +89,17 @@ export async function productRoutes(fastify: FastifyInstance): Promise<void> {
 
   app.get(
     '/:id',
-    { config, schema: { ...schema, summary: 'Read a product', params: idParams, response: { 200: ProductAnswer } } },
+    {
+      config: reading,
+      schema: { ...schema, summary: 'Read a product', params: idParams, response: { 200: ProductAnswer } },
+    },
     async (request) => found(await findProduct(request.tenantDb, request.params.id)),
   );
 
   app.patch(
     '/:id',
     {
-      config: { ...config, errors: ['sku-taken'] },
+      config: { ...writing, errors: ['sku-taken'] },
       schema: {
         ...schema,
         summary: 'Change a product',
@@ -109,7 +113,10 @@ export async function productRoutes(fastify: FastifyInstance): Promise<void> {
 
   app.delete(
     '/:id',
-    { config, schema: { ...schema, summary: 'Remove a product', params: idParams, response: { 204: z.null() } } },
+    {
+      config: writing,
+      schema: { ...schema, summary: 'Remove a product', params: idParams, response: { 204: z.null() } },
+    },
     async (request, reply) => {
       if (!(await deleteProduct(request.tenantDb, request.params.id))) throw new AppError('not-found');
       return reply.code(204).send(null);
@@ -119,7 +126,7 @@ export async function productRoutes(fastify: FastifyInstance): Promise<void> {
   app.post(
     '/:id/stock',
     {
-      config: { ...config, errors: ['insufficient-stock'] },
+      config: { ...writing, errors: ['insufficient-stock'] },
       schema: {
         ...schema,
         summary: 'Add to or take from the stock',

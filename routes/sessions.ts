@@ -35,7 +35,7 @@ const PasswordBody = z.strictObject({ currentPassword: givenPassword, newPasswor
 export async function sessionRoutes(fastify: FastifyInstance, { config }: { config: Config }): Promise<void> {
   const app = fastify.withTypeProvider<ZodTypeProvider>();
   const { accessTokenTtl } = config.auth;
-  const own = { access: { scope: 'platform' } } as const;
+  const own = { access: { scope: 'platform', permission: 'self' } } as const;
   const schema = { tags: ['auth'] };
 
   app.post(

@@ -1,4 +1,5 @@
-// Tenants: operators make, list, change and remove them; a tenant admin reads and renames its own and sees no other.
+// Tenants: operators make, list, change and remove them; a user reads and renames its own, with the permission, and sees no
+// other.
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 import type { ZodTypeProvider } from 'fastify-type-provider-zod';
 import { z } from 'zod';
@@ -57,7 +58,6 @@ const Query = listQuery(tenantSorts, {
 export async function tenantRoutes(fastify: FastifyInstance, { config }: { config: Config }): Promise<void> {
   const app = fastify.withTypeProvider<ZodTypeProvider>();
   const operator = { access: { scope: 'operator' } } as const;
-  const ownOrOperator = { access: { scope: 'platform', role: 'admin' } } as const;
   const schema = { tags: ['tenants'] };
 
   app.get(
@@ -99,7 +99,7 @@ export async function tenantRoutes(fastify: FastifyInstance, { config }: { confi
   app.get(
     '/:id',
     {
-      config: ownOrOperator,
+      config: { access: { scope: 'platform', permission: 'tenant:read' } },
       schema: { ...schema, summary: 'Read a tenant', params: idParams, response: { 200: TenantAnswer } },
     },
     async (request) => {
@@ -113,10 +113,13 @@ export async function tenantRoutes(fastify: FastifyInstance, { config }: { confi
   app.patch(
     '/:id',
     {
-      config: { ...ownOrOperator, errors: ['slug-taken', 'tenant-state', 'invalid-pool-options'] },
+      config: {
+        access: { scope: 'platform', permission: 'tenant:write' },
+        errors: ['slug-taken', 'tenant-state', 'invalid-pool-options'],
+      },
       schema: {
         ...schema,
-        summary: 'Change a tenant; its own admin may change the name',
+        summary: 'Change a tenant; its own users may change the name',
         params: idParams,
         body: PatchBody,
         response: { 200: TenantAnswer },
@@ -127,7 +130,7 @@ export async function tenantRoutes(fastify: FastifyInstance, { config }: { confi
       const { poolOptions, active, ...changes } = request.body;
       hideOthers(request, id);
       if (request.principal?.kind === 'user' && Object.keys(request.body).some((key) => key !== 'name')) {
-        throw new AppError('forbidden', { detail: 'A tenant admin changes the name; the rest is for operators.' });
+        throw new AppError('forbidden', { detail: 'A user changes the name; the rest is for operators.' });
       }
       const tenant = await changeTenant(app.registry, id, {
         ...changes,

@@ -1,4 +1,4 @@
-// Users of the caller's tenant. Admins manage them; everybody reads and changes itself.
+// Users of the caller's tenant. Who is permitted manages them; everybody reads and changes itself.
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 import type { ZodTypeProvider } from 'fastify-type-provider-zod';
 import { z } from 'zod';
@@ -23,6 +23,7 @@ export const UserAnswer = z.object({
 const name = text(100);
 const roles = z
   .array(text(50))
+  .min(1)
   .max(20)
   .refine((list) => new Set(list).size === list.length, 'must not name a role twice');
 
@@ -48,14 +49,14 @@ const Query = listQuery(userSorts, {
 
 export async function userRoutes(fastify: FastifyInstance): Promise<void> {
   const app = fastify.withTypeProvider<ZodTypeProvider>();
-  const admin = { access: { scope: 'tenant', role: 'admin' } } as const;
-  const anyUser = { access: { scope: 'tenant' } } as const;
+  const reading = { access: { scope: 'tenant', permission: 'users:read' } } as const;
+  const writing = { access: { scope: 'tenant', permission: 'users:write' } } as const;
   const schema = { tags: ['users'] };
 
   app.get(
     '/',
     {
-      config: { ...admin, errors: ['invalid-cursor'] },
+      config: { ...reading, errors: ['invalid-cursor'] },
       schema: { ...schema, summary: 'List users', querystring: Query, response: { 200: pageOf(UserAnswer) } },
     },
     async (request) => {
@@ -69,14 +70,14 @@ export async function userRoutes(fastify: FastifyInstance): Promise<void> {
   app.post(
     '/',
     {
-      config: { ...admin, errors: ['email-taken'] },
+      config: { ...writing, errors: ['email-taken'] },
       schema: { ...schema, summary: 'Create a user', body: CreateBody, response: { 201: UserAnswer } },
     },
     async (request, reply) => {
       const { password, roles, ...fields } = request.body;
       // Hashed before the transaction begins: a connection is not held while the processor works.
       const passwordHash = await app.passwords.hash(password);
-      const id = await emailTaken(addUser(request.tenantDb, { ...fields, passwordHash, roles }));
+      const id = await emailTaken(addUser(request.tenantDb, { ...fields, passwordHash, roles }, request));
       return reply
         .code(201)
         .header('location', `${app.prefix}/${id}`)
@@ -87,27 +88,22 @@ export async function userRoutes(fastify: FastifyInstance): Promise<void> {
   app.get(
     '/:id',
     {
-      config: anyUser,
-      schema: {
-        ...schema,
-        summary: 'Read a user: an admin any, everybody itself',
-        params: idParams,
-        response: { 200: UserAnswer },
-      },
+      config: { access: { ...reading.access, orSelf: true } },
+      schema: { ...schema, summary: 'Read a user', params: idParams, response: { 200: UserAnswer } },
     },
-    async (request) => {
-      refuseOthers(request, request.params.id);
-      return read(request, request.params.id);
-    },
+    async (request) => read(request, request.params.id),
   );
 
   app.patch(
     '/:id',
     {
-      config: { ...anyUser, errors: ['email-taken', 'last-admin', 'wrong-password'] },
+      config: {
+        access: { ...writing.access, orSelf: true },
+        errors: ['email-taken', 'last-admin', 'wrong-password'],
+      },
       schema: {
         ...schema,
-        summary: 'Change a user: an admin any, everybody its own name, e-mail address and password',
+        summary: 'Change a user; without the permission its own name, e-mail address and password',
         params: idParams,
         body: PatchBody,
         response: { 200: UserAnswer },
@@ -116,9 +112,9 @@ export async function userRoutes(fastify: FastifyInstance): Promise<void> {
     async (request) => {
       const { id } = request.params;
       const { currentPassword, password, roles, ...fields } = request.body;
-      refuseOthers(request, id);
-      if (!request.isTenantAdmin && (roles !== undefined || fields.active !== undefined)) {
-        throw new AppError('forbidden', { detail: 'Only an admin changes roles and active.' });
+      const manages = request.permissions.includes(writing.access.permission);
+      if (!manages && (roles !== undefined || fields.active !== undefined)) {
+        throw new AppError('forbidden', { detail: 'Changing roles and active needs the permission "users:write".' });
       }
       // A stolen token must not be enough to take the account over for good.
       if (id === request.userId && (password !== undefined || fields.email !== undefined)) {
@@ -127,7 +123,8 @@ export async function userRoutes(fastify: FastifyInstance): Promise<void> {
       const passwordHash = password === undefined ? undefined : await app.passwords.hash(password);
       const { tenantId, userId, principal } = request;
       const spared = id === userId ? principal?.sessionId : undefined;
-      const ended = await emailTaken(changeUser(request.tenantDb, id, { ...fields, passwordHash, roles }, spared));
+      const changes = { ...fields, passwordHash, roles };
+      const ended = await emailTaken(changeUser(request.tenantDb, id, changes, request, spared));
       if (!ended) throw new AppError('not-found');
       await app.events.publish({ kind: 'user', tenantId, userId: id });
       await app.sessions.ended({ kind: 'user', tenantId }, ended);
@@ -138,12 +135,12 @@ export async function userRoutes(fastify: FastifyInstance): Promise<void> {
   app.delete(
     '/:id',
     {
-      config: { ...admin, errors: ['last-admin'] },
+      config: { ...writing, errors: ['last-admin'] },
       schema: { ...schema, summary: 'Remove a user', params: idParams, response: { 204: z.null() } },
     },
     async (request, reply) => {
       const { id } = request.params;
-      if (!(await removeUser(request.tenantDb, id))) throw new AppError('not-found');
+      if (!(await removeUser(request.tenantDb, id, request))) throw new AppError('not-found');
       await app.events.publish({ kind: 'user', tenantId: request.tenantId, userId: id });
       return reply.code(204).send(null);
     },
@@ -169,12 +166,6 @@ async function read(request: FastifyRequest, id: string): Promise<UserAnswer> {
 
 function answer(user: Omit<UserAnswer, 'roles'> & { readonly roles: readonly string[] }): UserAnswer {
   return { ...user, roles: [...user.roles] };
-}
-
-/** 403 also for an id that does not exist: whether it does is none of the caller's business. */
-function refuseOthers(request: FastifyRequest, id: string): void {
-  if (!request.isTenantAdmin && id !== request.userId)
-    throw new AppError('forbidden', { detail: 'This needs the role "admin".' });
 }
 
 async function emailTaken<T>(work: Promise<T>): Promise<T> {

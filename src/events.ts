@@ -1,5 +1,5 @@
-// What one replica tells the others: that a tenant, a user or an operator changed, over the registry's LISTEN/NOTIFY. What
-// a process remembers of them is right for as long as it hears; when it hears nothing, it must ask.
+// What one replica tells the others: that a tenant, its roles, a user or an operator changed, over the registry's
+// LISTEN/NOTIFY. What a process remembers of them is right for as long as it hears; when it hears nothing, it must ask.
 import { openChannel } from '../db/channel.js';
 import type { ConnectionSettings } from '../db/client.js';
 import { within } from '../db/deadline.js';
@@ -9,6 +9,8 @@ import { DatabaseFault } from '../db/errors.js';
 export type Change =
   | { readonly kind: 'tenant'; readonly tenantId: string }
   | { readonly kind: 'user'; readonly tenantId: string; readonly userId: string }
+  /** What the roles of a tenant permit. A replica of a build that does not know this kind remembers nothing of it either. */
+  | { readonly kind: 'roles'; readonly tenantId: string }
   | { readonly kind: 'operator'; readonly operatorId: string }
   /** A session has ended: a user's, or an operator's where there is no tenant. */
   | { readonly kind: 'session'; readonly sessionId: string; readonly tenantId: string | undefined }
@@ -131,6 +133,7 @@ function decode(text: string): Change | undefined {
   if (kind === 'any') return { kind };
   if (kind === 'tenant') return { kind, tenantId: first };
   if (kind === 'user') return { kind, tenantId: first, userId: second };
+  if (kind === 'roles') return { kind, tenantId: first };
   if (kind === 'operator') return { kind, operatorId: first };
   if (kind === 'session') return { kind, sessionId: first, tenantId: second === '' ? undefined : second };
   return undefined;

@@ -23,6 +23,15 @@ export interface RolesTable {
   name: string;
   /** Built-in roles cannot be changed or removed. */
   built_in: Generated<boolean>;
+  description: string | null;
+  created_at: Timestamp;
+  updated_at: Timestamp;
+}
+
+export interface RolePermissionsTable {
+  role_id: string;
+  /** `resource:action`. */
+  permission: string;
 }
 
 export interface UserRolesTable {
@@ -53,6 +62,7 @@ export interface TenantDatabase {
   tenant_marker: TenantMarkerTable;
   users: UsersTable;
   roles: RolesTable;
+  role_permissions: RolePermissionsTable;
   user_roles: UserRolesTable;
   sessions: SessionsTable;
   products: ProductsTable;

@@ -49,17 +49,17 @@ export async function findCredentials(
   return ('email' in by ? query.where('email', '=', by.email) : query.where('id', '=', by.id)).executeTakeFirst();
 }
 
-/** What every request of a user depends on: whether it is active, and its roles. */
+/** What every request of a user depends on: whether it is active, and what its roles together permit. */
 export async function findStanding(
   db: Kysely<TenantDatabase>,
   id: string,
-): Promise<{ active: boolean; roles: readonly string[] } | undefined> {
+): Promise<{ active: boolean; permissions: readonly string[] } | undefined> {
   const [standing] = await standingById(db, { id });
   return standing;
 }
 
 const standingById = shortRead((db: Kysely<TenantDatabase>, { id }: { id: string }) =>
-  db.selectFrom('users').select('active').select(rolesOfUser).where('id', '=', id),
+  db.selectFrom('users').select('active').select(permissionsOfUser).where('id', '=', id),
 );
 
 /** One page of users; `search` looks into e-mail address and names, whatever the case. */
@@ -120,7 +120,13 @@ export async function insertUser(
   return id;
 }
 
-/** Changes what is given. Returns whether the user exists. */
+/** Keeps a user and its roles as they are until the transaction ends. Returns whether it exists. */
+export async function lockUser(trx: Transaction<TenantDatabase>, id: string): Promise<boolean> {
+  const locked = await trx.selectFrom('users').select('id').where('id', '=', id).forNoKeyUpdate().executeTakeFirst();
+  return locked !== undefined;
+}
+
+/** Changes what is given. */
 export async function updateUser(
   db: Kysely<TenantDatabase>,
   id: string,
@@ -131,9 +137,9 @@ export async function updateUser(
     lastName?: string | undefined;
     active?: boolean | undefined;
   },
-): Promise<boolean> {
+): Promise<void> {
   const { email, passwordHash, firstName, lastName, active } = changes;
-  const updated = await db
+  await db
     .updateTable('users')
     .set({
       ...(email !== undefined && { email }),
@@ -144,18 +150,17 @@ export async function updateUser(
       updated_at: sql<string>`now()`,
     })
     .where('id', '=', id)
-    .returning('id')
-    .executeTakeFirst();
-  return updated !== undefined;
+    .execute();
 }
 
-/** Removes a user. Returns whether it existed. */
-export async function deleteUser(db: Kysely<TenantDatabase>, id: string): Promise<boolean> {
-  const deleted = await db.deleteFrom('users').where('id', '=', id).returning('id').executeTakeFirst();
-  return deleted !== undefined;
+export async function deleteUser(db: Kysely<TenantDatabase>, id: string): Promise<void> {
+  await db.deleteFrom('users').where('id', '=', id).execute();
 }
 
-/** Makes `roles` the roles that a user holds. Returns the names that no role of the tenant has; then nothing was changed. */
+/**
+ * Makes `roles` the roles that a user holds. Returns the names that no role of the tenant has; then nothing was changed.
+ * The roles are kept from being removed meanwhile.
+ */
 export async function setRoles(
   trx: Transaction<TenantDatabase>,
   userId: string,
@@ -165,6 +170,7 @@ export async function setRoles(
     .selectFrom('roles')
     .select(['id', 'name'])
     .where('name', '=', sql<string>`any(${roles})`)
+    .forKeyShare()
     .execute();
   const unknown = roles.filter((name) => !known.some((role) => role.name === name));
   if (unknown.length > 0) return unknown;
@@ -210,4 +216,17 @@ function rolesOfUser(
     .select('roles.name')
     .whereRef('user_roles.user_id', '=', 'users.id')
     .orderBy('roles.name')})`.as('roles') as never;
+}
+
+/** What a user's roles permit, each permission once, as one column. */
+function permissionsOfUser(
+  eb: ExpressionBuilder<TenantDatabase, 'users'>,
+): ReturnType<RawBuilder<string[]>['as']> & { alias: 'permissions' } {
+  return sql<string[]>`array(${eb
+    .selectFrom('user_roles')
+    .innerJoin('role_permissions', 'role_permissions.role_id', 'user_roles.role_id')
+    .select('role_permissions.permission')
+    .distinct()
+    .whereRef('user_roles.user_id', '=', 'users.id')
+    .orderBy('role_permissions.permission')})`.as('permissions') as never;
 }

@@ -1,5 +1,6 @@
 // Who may call a route. Each route declares it in its own options (`config`); the hooks that enforce it, the documentation
 // and the isolation test all read it from there.
+import type { Permission } from './permissions.js';
 
 /**
  * - `public`: anybody.
@@ -9,11 +10,18 @@
  */
 export type Scope = 'public' | 'tenant' | 'operator' | 'platform';
 
-export interface RouteAccess {
-  readonly scope: Scope;
-  /** A role that a user must hold; operators hold none and need none. */
-  readonly role?: 'admin';
-}
+export type RouteAccess =
+  | { readonly scope: 'public' | 'operator'; readonly permission?: never; readonly orSelf?: never }
+  | {
+      readonly scope: 'tenant' | 'platform';
+      /**
+       * What a user must hold; operators hold none and need none. `self`: nothing, because the route is about the caller's
+       * own account.
+       */
+      readonly permission: Permission | 'self';
+      /** Open without the permission too, where the user that the path names in `:id` is the caller. */
+      readonly orSelf?: true;
+    };
 
 /** A route as it was registered, for whoever derives something from all of them. */
 export interface RouteEntry {

@@ -69,6 +69,8 @@ export function createSignIn(deps: {
               pools.database(principal.tenantId),
               principal.userId,
               { passwordHash },
+              // The own account can be changed by whoever holds nothing.
+              { userId: principal.userId, permissions: [] },
               principal.sessionId,
             )
           : await changeOperatorPassword(registry, principal, passwordHash);

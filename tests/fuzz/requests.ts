@@ -23,7 +23,7 @@ export interface Draft {
 }
 
 /** What stands for an id or a cursor. */
-export const PLACEHOLDER = /~(product|user|tenant|own|self|session|cursor|page)\.(\d+)~/g;
+export const PLACEHOLDER = /~(product|role|user|tenant|own|self|session|cursor|page)\.(\d+)~/g;
 
 /** Each operation as often as it is cheap: hashing a password takes longer than twenty reads, a tenant's database longer still. */
 const WEIGHTS: Readonly<Record<string, number>> = {
@@ -36,6 +36,7 @@ const WEIGHTS: Readonly<Record<string, number>> = {
   'DELETE /tenants/{id}': 2,
   'DELETE /users/{id}': 3,
   'DELETE /products/{id}': 4,
+  'DELETE /roles/{id}': 4,
 };
 const USUAL_WEIGHT = 12;
 const WRITE_WEIGHT = 18;
@@ -94,6 +95,7 @@ function actorOf({ tag }: Operation): fc.Arbitrary<Actor> {
 /** What stands in a path, by what stands before it. */
 const PATH_KINDS: Readonly<Record<string, readonly string[]>> = {
   '/products/': ['product'],
+  '/roles/': ['role'],
   '/users/': ['user', 'user', 'self'],
   '/tenants/': ['tenant', 'own'],
   '/auth/sessions/': ['session'],

@@ -43,6 +43,7 @@ export async function createWorld(service: TestService): Promise<World> {
   };
   const known = {
     product: [await idOf('/products', home.adminToken, { name: 'Lamp', price: '12.50', stockQuantity: 5 })],
+    role: [await idOf('/roles', home.adminToken, { name: 'fuzz-role', permissions: ['users:read'] })],
     user: [await idOf('/users', home.adminToken, { ...ADMIN, email: 'fuzz-user@example.com' })],
     tenant: [(await service.createTenant('fuzz-spare')).id],
     cursor: [] as string[],
@@ -75,8 +76,14 @@ export async function createWorld(service: TestService): Promise<World> {
     if (kind === 'own' && actor !== 'operator') return own;
     if (kind === 'own' && operation.method === 'GET') return own;
     const ids =
-      { product: known.product, user: known.user, self: known.user, tenant: known.tenant, own: known.tenant }[kind] ??
-      known.cursor;
+      {
+        product: known.product,
+        role: known.role,
+        user: known.user,
+        self: known.user,
+        tenant: known.tenant,
+        own: known.tenant,
+      }[kind] ?? known.cursor;
     return ids[index % ids.length] ?? NO_ID;
   }
 
@@ -116,7 +123,7 @@ export async function createWorld(service: TestService): Promise<World> {
       email: [ADMIN.email, OPERATOR.email, member.email, ...EMAILS],
       password: [ADMIN.password, OPERATOR.password, member.password],
       currentPassword: [ADMIN.password, member.password],
-      roles: [['admin'], ['member'], ['member', 'admin'], ['no-such-role'], []],
+      roles: [['admin'], ['member'], ['member', 'admin'], ['no-such-role'], ['fuzz-role']],
       role: ['admin', 'member'],
       sku: ['SKU-1', 'SKU-2', 'SKU-3', null],
       category: ['lamps', 'Lamps', null],
@@ -154,7 +161,7 @@ export async function createWorld(service: TestService): Promise<World> {
     async learn(draft, sent, { status, body }) {
       const { operation } = draft;
       const told = (body ?? {}) as Readonly<Record<string, unknown>>;
-      const kind = ({ products: 'product', users: 'user', tenants: 'tenant' } as const)[operation.tag];
+      const kind = ({ products: 'product', roles: 'role', users: 'user', tenants: 'tenant' } as const)[operation.tag];
       if (kind && status === 201) remember(kind, told['id']);
       if (kind && status === 204) forget(kind, sent.url.split(/[/?]/).at(2));
       if (status === 200 && typeof told['nextCursor'] === 'string') {
@@ -164,7 +171,7 @@ export async function createWorld(service: TestService): Promise<World> {
         remember('page', `${path}?${[...others, `cursor=${told['nextCursor']}`].join('&')}`);
       }
       // It has removed, deactivated or demoted itself, which is what it is for.
-      const locked = status === 401 || (operation.tag === 'users' && told['code'] === 'forbidden');
+      const locked = status === 401 || (['users', 'roles'].includes(operation.tag) && told['code'] === 'forbidden');
       if (askedBy(draft) !== 'expendable' || !locked) return;
       remember('tenant', expendable.id);
       expendable = await renew();

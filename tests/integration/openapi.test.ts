@@ -3,7 +3,7 @@ import fastify, { type FastifyInstance } from 'fastify';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { authentication } from '../../plugins/authentication.js';
 import { rateLimit } from '../../plugins/rate-limit.js';
-import type { RouteEntry } from '../../src/auth/access.js';
+import type { RouteAccess, RouteEntry } from '../../src/auth/access.js';
 import { catalogue } from '../../src/errors.js';
 import { startService, testConfig, type TestService } from '../support/app.js';
 
@@ -28,6 +28,7 @@ interface Operation {
   readonly tags?: readonly string[];
   readonly summary?: string;
   readonly description?: string;
+  readonly 'x-permission'?: string;
   readonly security?: readonly Readonly<Record<string, readonly string[]>>[];
   readonly parameters?: readonly {
     readonly name: string;
@@ -122,7 +123,9 @@ describe('/docs/json', () => {
         name,
         expect.arrayContaining(expected) as readonly string[],
       ]);
-      if (route.access.role) expect(operation.description).toContain(`\`${route.access.role}\``);
+      const { permission } = route.access;
+      expect([name, operation['x-permission']]).toEqual([name, permission]);
+      if (permission && permission !== 'self') expect(operation.description).toContain(`\`${permission}\``);
     }
   });
 
@@ -332,6 +335,11 @@ describe('every route', () => {
     bad.get('/forgotten', () => 'open to all');
     await expect(bad.ready()).rejects.toThrow('GET /forgotten');
     await bad.close();
+
+    const halfway = await build();
+    halfway.get('/half', { config: { access: { scope: 'tenant' } as RouteAccess } }, () => 'open to every user');
+    await expect(halfway.ready()).rejects.toThrow('GET /half');
+    await halfway.close();
   });
 });
 

@@ -1,10 +1,12 @@
 // Isolation as the API enforces it, derived from the route table: on every route that a tenant's user may call, tenant A
-// reaches for tenant B. A route that cannot be attempted fails here until its resource stands in the list below.
+// reaches for tenant B. A route that cannot be attempted fails here until its resource stands in the list below. And within a
+// tenant: each of these routes needs a permission, without which it is closed.
 import { sql } from 'kysely';
 import { afterAll, describe, expect, it } from 'vitest';
 import type { Registry } from '../../db/central/schema.js';
 import { findTenant } from '../../db/central/tenants.js';
 import type { RouteEntry } from '../../src/auth/access.js';
+import { permissions } from '../../src/auth/permissions.js';
 import {
   ADMIN,
   asSuperuser,
@@ -49,6 +51,10 @@ const resources: Readonly<Record<string, Resource>> = {
     }),
     bodies: { 'PATCH /:id': { firstName: 'Changed' } },
   },
+  '/roles': {
+    make: (label) => ({ name: label, permissions: ['products:read'] }),
+    bodies: { 'PATCH /:id': { description: 'Changed' } },
+  },
   '/products': {
     make: (label) => ({ name: label, price: '9.99', sku: label, category: label }),
     bodies: { 'PATCH /:id': { name: 'Changed' }, 'POST /:id/stock': { delta: 1 } },
@@ -71,6 +77,19 @@ const publicRoutes = [
   'GET /docs/static/*',
   'HEAD /docs/static/*',
 ];
+
+/** Every user may call these, since they are about its own account. Whatever joins them is written here on purpose. */
+const selfRoutes = [
+  'GET /auth/me',
+  'GET /auth/sessions',
+  'DELETE /auth/sessions/:id',
+  'POST /auth/logout',
+  'POST /auth/logout-all',
+  'POST /auth/password',
+];
+
+/** The same, where the path names the user; of others they need a permission. */
+const orSelfRoutes = ['GET /users/:id', 'PATCH /users/:id'];
 
 // The routes are needed while the tests are being listed, hence no beforeAll.
 const registry = await createRegistry();
@@ -204,6 +223,53 @@ describe.each(within('operator'))('%s, for operators', (_name, route) => {
   });
 });
 
+describe('a permission', () => {
+  const tenantRoutes = within('tenant', 'platform');
+  const named = (routes: typeof tenantRoutes): string[] => routes.map(([name]) => name).sort();
+
+  it('is declared by every route that a user may call, but for those that are about the own account', () => {
+    const bare = tenantRoutes.filter(
+      ([, { access }]) => !(permissions as readonly unknown[]).includes(access.permission),
+    );
+    expect(named(bare)).toEqual([...selfRoutes].sort());
+    expect(new Set(bare.map(([, { access }]) => access.permission))).toEqual(new Set(['self']));
+    expect(named(tenantRoutes.filter(([, { access }]) => access.orSelf))).toEqual([...orSelfRoutes].sort());
+  });
+
+  it('that a route which writes declares is one to write, and the other way round', () => {
+    for (const [name, { method, access }] of tenantRoutes) {
+      if (access.permission !== 'self')
+        expect(access.permission, name).toMatch(method === 'GET' ? /:read$/ : /:write$/);
+    }
+  });
+
+  // Whoever holds all others: nothing else can be why it is refused.
+  const guarded = tenantRoutes.filter(([, { access }]) => access.permission !== 'self');
+  const withoutIt = new Map<string, Promise<string>>();
+  const tokenWithout = async (missing: string): Promise<string> => {
+    const admin = { ...b, adminToken: await signedIn(b) };
+    const name = `all-but-${missing.replace(':', '-')}`;
+    const body = { name, permissions: permissions.filter((permission) => permission !== missing) };
+    const made = await home.send('POST', '/roles', { token: admin.adminToken, body });
+    expect(made.status, made.text).toBe(201);
+    return (await home.createUser(admin, `${name}@example.com`, [name])).token;
+  };
+
+  it.each(guarded)('%s is closed without its permission, and changes nothing', async (_name, route) => {
+    const permission = String(route.access.permission);
+    const token = withoutIt.get(permission) ?? tokenWithout(permission);
+    withoutIt.set(permission, token);
+    const attempt = await attemptOn(route);
+    const body = attempt.body(`${OF_B}-${unique()}`);
+    await token;
+    const before = await everythingOfB();
+    const answer = await home.send(attempt.method, attempt.url, { token: await token, ...(body && { body }) });
+    expect(answer.body).toMatchObject({ status: 403, code: 'forbidden' });
+    expect(answer.body['detail']).toContain(`"${permission}"`);
+    expect(await everythingOfB()).toEqual(before);
+  });
+});
+
 it.each(within('tenant'))('%s is refused to an operator', async (_name, route) => {
   const attempt = await attemptOn(route);
   const body = attempt.body('made-by-an-operator');
@@ -231,7 +297,9 @@ it.each([
   ['POST', '/products/:id/copies', 'POST /products/:id/copies'],
   ['GET', '/products/:id/images/:image', 'GET /products/:id/images/:image'],
 ])('fails for a route that it cannot attempt: %s %s', async (method, url, name) => {
-  await expect(attemptOn({ method, url, access: { scope: 'tenant' } })).rejects.toThrow(`no attempt for ${name}`);
+  await expect(attemptOn({ method, url, access: { scope: 'tenant', permission: 'self' } })).rejects.toThrow(
+    `no attempt for ${name}`,
+  );
 });
 
 it('never made a process that A alone asked build a pool for B', () => {

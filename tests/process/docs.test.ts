@@ -333,15 +333,16 @@ describe('docs/keys.md', () => {
 });
 
 describe('docs/adding-a-resource.md', () => {
-  it('takes three new files and a line in each of four lists, and orders can then be made and read', LONG, async () => {
+  it('takes three new files and a line in each of five lists, and orders can then be made and read', LONG, async () => {
     const data = await makeDataDir();
     onTestFinished(() => data.remove());
     const files = await addResource(source.folder);
     expect(files).toEqual([
-      'db/tenant/migrations/0003_orders.ts',
+      'db/tenant/migrations/0006_orders.ts',
       'db/tenant/migrations/index.ts',
       'db/tenant/orders.ts',
       'db/tenant/schema.ts',
+      'src/auth/permissions.ts',
       'routes/orders.ts',
       'routes/index.ts',
       'tests/isolation/routes.test.ts',
@@ -486,7 +487,7 @@ describe('the pages', () => {
     'deploy/tenantry.env',
     'deploy/superuser.env',
     'bench/results/latest.json',
-    'db/tenant/migrations/0003_orders.ts',
+    'db/tenant/migrations/0006_orders.ts',
     'db/tenant/orders.ts',
     'routes/orders.ts',
   ];

@@ -1,0 +1,97 @@
+// Changes to roles that a rule watches over: built-in ones stay as they are, one that is held stays, and nobody makes or
+// changes a role that holds more than itself.
+import type { Kysely, Transaction } from 'kysely';
+import { violatedUniqueConstraint } from '../../db/errors.js';
+import {
+  countHolders,
+  deleteRole,
+  findRole,
+  insertRole,
+  lockRole,
+  ROLE_NAME_CONSTRAINT,
+  setPermissions,
+  updateRole,
+} from '../../db/tenant/roles.js';
+import type { TenantDatabase } from '../../db/tenant/schema.js';
+import { AppError } from '../errors.js';
+import { refuseToGive, refuseToTouch, type Caller, type Permission } from './permissions.js';
+
+/**
+ * Adds a role and returns its id.
+ *
+ * @throws AppError `forbidden` naming what the caller does not hold, `role-taken`
+ */
+export async function addRole(
+  db: Kysely<TenantDatabase>,
+  { permissions, ...role }: Parameters<typeof insertRole>[1] & { readonly permissions: readonly Permission[] },
+  caller: Caller,
+): Promise<string> {
+  refuseToGive(caller, permissions);
+  return nameTaken(
+    db.transaction().execute(async (trx) => {
+      const id = await insertRole(trx, role);
+      await setPermissions(trx, id, permissions);
+      return id;
+    }),
+  );
+}
+
+/**
+ * Changes what is given, in one transaction. Returns whether the role exists.
+ *
+ * @throws AppError `built-in-role`, `forbidden` naming what the caller does not hold, `role-taken`
+ */
+export async function changeRole(
+  db: Kysely<TenantDatabase>,
+  id: string,
+  {
+    permissions,
+    ...changes
+  }: Parameters<typeof updateRole>[2] & { readonly permissions?: readonly Permission[] | undefined },
+  caller: Caller,
+): Promise<boolean> {
+  if (permissions) refuseToGive(caller, permissions);
+  return nameTaken(
+    db.transaction().execute(async (trx) => {
+      if (!(await takeRole(trx, id, caller))) return false;
+      await updateRole(trx, id, changes);
+      if (permissions) await setPermissions(trx, id, permissions);
+      return true;
+    }),
+  );
+}
+
+/**
+ * Removes a role that nobody holds. Returns whether it existed.
+ *
+ * @throws AppError `built-in-role`, `role-in-use`, `forbidden` naming what the caller does not hold
+ */
+export async function removeRole(db: Kysely<TenantDatabase>, id: string, caller: Caller): Promise<boolean> {
+  return db.transaction().execute(async (trx) => {
+    if (!(await takeRole(trx, id, caller))) return false;
+    // Taken away silently it could leave somebody without any role.
+    const holders = await countHolders(trx, id);
+    if (holders > 0)
+      throw new AppError('role-in-use', { detail: `${holders} ${holders === 1 ? 'user holds' : 'users hold'} it.` });
+    await deleteRole(trx, id);
+    return true;
+  });
+}
+
+/** Locks a role that the caller may change. Returns whether it exists. */
+async function takeRole(trx: Transaction<TenantDatabase>, id: string, caller: Caller): Promise<boolean> {
+  const role = (await lockRole(trx, id)) ? await findRole(trx, id) : undefined;
+  if (!role) return false;
+  if (role.builtIn) throw new AppError('built-in-role');
+  refuseToTouch(caller, role.permissions);
+  return true;
+}
+
+async function nameTaken<T>(work: Promise<T>): Promise<T> {
+  try {
+    return await work;
+  } catch (error) {
+    if (violatedUniqueConstraint(error) === ROLE_NAME_CONSTRAINT) throw new AppError('role-taken');
+    throw error;
+  }
+}
