@@ -16,8 +16,14 @@ export const signIn = fp<{ hashConcurrency: number }>(
     app.decorate('passwords', passwords);
     app.decorate(
       'signIn',
-      createSignIn({ registry: app.registry, directory: app.tenantDirectory, pools: app.tenantPools, passwords }),
+      createSignIn({
+        registry: app.registry,
+        directory: app.tenantDirectory,
+        pools: app.tenantPools,
+        passwords,
+        audit: app.audit,
+      }),
     );
   },
-  { name: 'sign-in', fastify: '5.x', dependencies: ['registry', 'tenant-pool'] },
+  { name: 'sign-in', fastify: '5.x', dependencies: ['registry', 'tenant-pool', 'audit'] },
 );

@@ -2,8 +2,10 @@
 import type { FastifyInstance } from 'fastify';
 import type { ZodTypeProvider } from 'fastify-type-provider-zod';
 import { z } from 'zod';
+import { insertAudit as insertCentralAudit } from '../db/central/audit.js';
 import { findOperator } from '../db/central/operators.js';
 import { newId } from '../db/ids.js';
+import { insertAudit } from '../db/tenant/audit.js';
 import { findUser } from '../db/tenant/users.js';
 import type { Config } from '../src/config.js';
 import { AppError } from '../src/errors.js';
@@ -70,8 +72,15 @@ export async function authRoutes(fastify: FastifyInstance, { config }: { config:
     },
     async (request) => {
       const { tenant, email, password } = request.body;
-      const { tenantId, user } = await app.signIn.user(tenant, email, password);
-      const accessToken = app.tokens.sign({ kind: 'user', tenantId, userId: user.id, sessionId: newId() });
+      const { tenantId, user } = await app.signIn.user(tenant, email, password, request.auditOrigin);
+      const sessionId = newId();
+      await insertAudit(app.tenantPools.database(tenantId), {
+        ...request.auditOrigin,
+        actor: { kind: 'user', id: user.id },
+        action: 'auth.login',
+        target: { kind: 'session', id: sessionId },
+      });
+      const accessToken = app.tokens.sign({ kind: 'user', tenantId, userId: user.id, sessionId });
       return { accessToken, tokenType: 'Bearer', expiresIn, user: { ...user, roles: [...user.roles] } };
     },
   );
@@ -89,8 +98,15 @@ export async function authRoutes(fastify: FastifyInstance, { config }: { config:
       },
     },
     async (request) => {
-      const operator = await app.signIn.operator(request.body.email, request.body.password);
-      const accessToken = app.tokens.sign({ kind: 'operator', operatorId: operator.id, sessionId: newId() });
+      const operator = await app.signIn.operator(request.body.email, request.body.password, request.auditOrigin);
+      const sessionId = newId();
+      await insertCentralAudit(app.registry, {
+        ...request.auditOrigin,
+        actor: { kind: 'operator', id: operator.id },
+        action: 'auth.login',
+        target: { kind: 'session', id: sessionId },
+      });
+      const accessToken = app.tokens.sign({ kind: 'operator', operatorId: operator.id, sessionId });
       return { accessToken, tokenType: 'Bearer', expiresIn, operator };
     },
   );

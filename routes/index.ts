@@ -1,6 +1,7 @@
 // Every route of the service. The API stands under API_PREFIX; health stands at the root, where probes look for it.
 import type { FastifyInstance } from 'fastify';
 import type { Config } from '../src/config.js';
+import { auditRoutes } from './audit.js';
 import { authRoutes } from './auth.js';
 import { healthRoutes } from './health.js';
 import { poolRoutes } from './pools.js';
@@ -18,6 +19,7 @@ export async function routes(app: FastifyInstance, { config }: { config: Config 
       await api.register(poolRoutes);
       await api.register(userRoutes, { prefix: '/users', config });
       await api.register(productRoutes, { prefix: '/products' });
+      await api.register(auditRoutes);
     },
     { prefix: config.http.apiPrefix },
   );

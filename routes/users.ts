@@ -85,7 +85,7 @@ export async function userRoutes(fastify: FastifyInstance, { config }: { config:
       const { password, roles, ...fields } = request.body;
       // Hashed before the transaction begins: a connection is not held while the processor works.
       const passwordHash = await app.passwords.hash(password);
-      const id = await emailTaken(addUser(request.tenantDb, { ...fields, passwordHash, roles }));
+      const id = await emailTaken(addUser(request.tenantDb, { ...fields, passwordHash, roles }, request.auditOrigin));
       return reply
         .code(201)
         .header('location', `${app.prefix}/${id}`)
@@ -134,7 +134,9 @@ export async function userRoutes(fastify: FastifyInstance, { config }: { config:
         await confirmPassword(request, currentPassword);
       }
       const passwordHash = password === undefined ? undefined : await app.passwords.hash(password);
-      const found = await emailTaken(changeUser(request.tenantDb, id, { ...fields, passwordHash, roles }));
+      const found = await emailTaken(
+        changeUser(request.tenantDb, id, { ...fields, passwordHash, roles }, request.auditOrigin),
+      );
       if (!found) throw new AppError('not-found');
       await app.events.publish({ kind: 'user', tenantId: request.tenantId, userId: id });
       return read(request, id);
@@ -149,7 +151,7 @@ export async function userRoutes(fastify: FastifyInstance, { config }: { config:
     },
     async (request, reply) => {
       const { id } = request.params;
-      if (!(await removeUser(request.tenantDb, id))) throw new AppError('not-found');
+      if (!(await removeUser(request.tenantDb, id, request.auditOrigin))) throw new AppError('not-found');
       await app.events.publish({ kind: 'user', tenantId: request.tenantId, userId: id });
       return reply.code(204).send(null);
     },
@@ -166,7 +168,10 @@ export async function userRoutes(fastify: FastifyInstance, { config }: { config:
       throw new AppError('rate-limited', { retryAfter: attempts.ttlInSeconds });
     }
     const credentials = await findCredentials(request.tenantDb, { id: request.userId });
-    if (!(await app.passwords.verify(credentials?.passwordHash, currentPassword))) throw new AppError('wrong-password');
+    if (!(await app.passwords.verify(credentials?.passwordHash, currentPassword))) {
+      app.audit.laterInTenant(request.tenantId, { ...request.auditOrigin, action: 'auth.confirmation-failed' });
+      throw new AppError('wrong-password');
+    }
   }
 }
 

@@ -1,5 +1,6 @@
 // The tables of a tenant's database as Kysely sees them. Timestamps arrive as ISO 8601 text, numeric as decimal text.
 import type { ColumnType, Generated } from 'kysely';
+import type { AuditTable } from '../audit.js';
 
 /** Written by the database, or given as ISO 8601. */
 export type Timestamp = ColumnType<string, string | undefined, string>;
@@ -54,4 +55,5 @@ export interface TenantDatabase {
   roles: RolesTable;
   user_roles: UserRolesTable;
   products: ProductsTable;
+  audit: AuditTable;
 }
