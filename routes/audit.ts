@@ -87,9 +87,16 @@ export async function auditRoutes(fastify: FastifyInstance): Promise<void> {
   );
 }
 
-function answer({ id, at, action, address, userAgent, requestId, details, ...row }: AuditRecord): z.output<
-  typeof AuditAnswer
-> {
+function answer({
+  id,
+  at,
+  action,
+  address,
+  userAgent,
+  requestId,
+  details,
+  ...row
+}: AuditRecord): z.output<typeof AuditAnswer> {
   const target = row.targetKind !== null && row.targetId !== null ? { kind: row.targetKind, id: row.targetId } : null;
   return {
     id,

@@ -18,12 +18,7 @@ export interface SignIn {
    * @throws AppError `invalid-credentials` for an unknown or inactive tenant or user and for a wrong password alike
    * @throws DatabaseFault where the registry or the tenant's database does not answer
    */
-  user(
-    tenant: string,
-    email: string,
-    password: string,
-    origin: AuditOrigin,
-  ): Promise<{ tenantId: string; user: User }>;
+  user(tenant: string, email: string, password: string, origin: AuditOrigin): Promise<{ tenantId: string; user: User }>;
   /** The same for operators. @throws AppError `invalid-credentials` */
   operator(email: string, password: string, origin: AuditOrigin): Promise<{ id: string; email: string }>;
 }

@@ -23,7 +23,7 @@ import {
   type TestTenant,
 } from '../support/app.js';
 
-const { superuser, registryOwner, provisioner, registryTemplate, logFile } = inject('cluster');
+const { superuser, registryOwner, registryService, provisioner, registryTemplate, logFile } = inject('cluster');
 
 /** A tenant with everything that its runtime role is reached by. */
 interface Reached {
@@ -425,6 +425,7 @@ describe('a secret', () => {
       'the envelope of A': a.row.dbPassword,
       'the provisioner’s password': provisioner.password,
       'the registry owner’s password': registryOwner.password,
+      'the password that enters the registry': registryService.password,
       'the superuser’s password': superuser.password,
       'the token secret': service.config.auth.jwtSecret,
       'the encryption key': Buffer.alloc(32, 7).toString('base64').slice(0, 40),
@@ -460,6 +461,7 @@ describe('a secret', () => {
     const settings = {
       'the provisioner’s': provisioner.password,
       'the owner’s': registryOwner.password,
+      'the service’s': registryService.password,
       'the superuser’s': superuser.password,
     };
     expect(found({ ...secrets, ...settings }, [log])).toEqual([]);

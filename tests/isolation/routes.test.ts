@@ -18,6 +18,7 @@ interface Resource {
 /** One line for each resource, by the first part of its routes' path. */
 const resources: Readonly<Record<string, Resource>> = {
   '/auth': {},
+  '/audit': { id: (tenant) => tenant.adminId },
   '/pools': {},
   '/tenants': {
     id: (tenant) => tenant.id,

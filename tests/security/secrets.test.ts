@@ -8,7 +8,7 @@ import type { RouteEntry } from '../../src/auth/access.js';
 import { createEnvelope } from '../../src/tenancy/envelope.js';
 import { asSuperuser, createRegistry, startService, type TestService, type TestTenant } from '../support/app.js';
 
-const { logFile, provisioner, registryOwner, superuser } = inject('cluster');
+const { logFile, provisioner, registryOwner, registryService, superuser } = inject('cluster');
 const PATIENCE = 10_000;
 
 /** Everything that left. */
@@ -50,6 +50,7 @@ beforeAll(async () => {
       'its envelope': row.db_password,
       'the provisioner’s password': provisioner.password,
       'the registry owner’s password': registryOwner.password,
+      'the password that enters the registry': registryService.password,
       'the superuser’s password': superuser.password,
       'the token secret': service.config.auth.jwtSecret,
     }).flatMap(([what, secret]) => {
