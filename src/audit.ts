@@ -29,7 +29,7 @@ const MAX_WAITING_IN_ALL = 5_000;
 /** Databases that rows, or counts of dropped ones, may wait for. */
 const MAX_PLACES = 1_000;
 
-/** Databases that are written to at once: those of a server that hangs hold up no more than these. */
+/** Databases that are written to at once. One that hangs keeps its writer for as long as a statement may run. */
 const WRITERS = 4;
 
 /** Longest wait (ms) for the writing when the process stops. */
@@ -47,7 +47,7 @@ const REGISTRY = 'registry';
 export function createAuditTrail(deps: {
   readonly registry: Kysely<Registry>;
   readonly tenantDb: (tenantId: string) => Kysely<TenantDatabase>;
-  readonly onError: (error: unknown, context: { place: string; rows: number }) => void;
+  readonly onError: (error: unknown, context: { tenantId: string | undefined; rows: number }) => void;
 }): AuditTrail {
   let places = new Map<string, Waiting>();
   let waiting = 0;
@@ -97,7 +97,7 @@ export function createAuditTrail(deps: {
       if (place === REGISTRY) await insertCentralAudit(deps.registry, ...rows);
       else await insertAudit(deps.tenantDb(place), ...rows);
     } catch (error) {
-      deps.onError(error, { place, rows: entries.length + dropped });
+      deps.onError(error, { tenantId: place === REGISTRY ? undefined : place, rows: entries.length + dropped });
     }
   }
 

@@ -7,7 +7,7 @@ import { countOperators, insertOperator } from '../db/central/operators.js';
 import type { Registry } from '../db/central/schema.js';
 import { createDatabase, type ConnectionSettings } from '../db/client.js';
 import { bootstrapCluster, checkCluster, MAINTENANCE_DATABASE } from '../db/cluster.js';
-import { DatabaseFault } from '../db/errors.js';
+import { DatabaseFault, hasSqlState } from '../db/errors.js';
 import { scramVerifier } from '../db/scram.js';
 import { createPasswords } from './auth/passwords.js';
 import { completeConfig, ConfigError, parseKeyring, type Config, type Settings } from './config.js';
@@ -36,6 +36,8 @@ const REGISTRY = 'tenantry_registry';
 const REGISTRY_SERVICE = 'tenantry_service';
 const PROVISIONER = 'tenantry_provisioner';
 const DEFAULT_OPERATOR = 'operator@tenantry.local';
+
+const INSUFFICIENT_PRIVILEGE = '42501';
 
 /** RFC 7677's number of rounds: these passwords may be anybody's choice one day. */
 const SCRAM_ITERATIONS = 4_096;
@@ -190,17 +192,23 @@ async function migrate(config: Config, registryOwner: ConnectionSettings, log: L
   }
 }
 
-/** @throws ConfigError where the registry is not migrated */
+/** @throws ConfigError where the registry is not migrated, or the migration did not give this role its rights */
 async function checkRegistry(config: Config, log: Logger): Promise<void> {
+  const { user } = config.registry.connection;
   const rewritable = await withRegistry(config.registry, async (registry) => {
     const pending = await pendingRegistryMigrations(registry);
     if (pending.length > 0)
       throw new ConfigError([`the registry is not migrated (${pending.join(', ')} is missing). Run: npm run migrate`]);
     return canRewriteAudit(registry);
+  }).catch((error: unknown) => {
+    if (!hasSqlState(error, INSUFFICIENT_PRIVILEGE)) throw error;
+    throw new ConfigError([
+      `the role "${user}" of DATABASE_URL has no rights in the registry. Run: npm run migrate, with MIGRATION_DATABASE_URL`,
+    ]);
   });
   if (rewritable)
     log.warn(
-      `the role "${config.registry.connection.user}" of DATABASE_URL can change the registry's audit: enter with another role than the owner (docs/audit.md)`,
+      `the role "${user}" of DATABASE_URL can change the registry's audit: enter with another role than the owner (docs/audit.md)`,
     );
 }
 

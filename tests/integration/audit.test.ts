@@ -228,7 +228,7 @@ describe('a refused sign-in', () => {
   });
 
   it('that cannot be written is told to the log with how many there were, and costs the others nothing', async () => {
-    const errors: { place: string; rows: number }[] = [];
+    const errors: { tenantId: string | undefined; rows: number }[] = [];
     const trail = createAuditTrail({
       registry: service.app.registry,
       tenantDb: (id) => service.app.tenantPools.database(id),
@@ -240,7 +240,7 @@ describe('a refused sign-in', () => {
     trail.laterInTenant(UNKNOWN_ID, entry);
     trail.laterInTenant(other.id, entry);
     await trail.close();
-    expect(errors).toEqual([{ place: UNKNOWN_ID, rows: 2 }]);
+    expect(errors).toEqual([{ tenantId: UNKNOWN_ID, rows: 2 }]);
     expect(await rowsOf(other, '&action=auth.login-failed')).toHaveLength(1);
   });
 });

@@ -50,6 +50,18 @@ describe('a registry of one’s own', () => {
     expect(again.code).toBe(0);
   });
 
+  it('gives the role of the service its rights again, without which the start is refused', async () => {
+    await asSuperuser(database, (db) =>
+      sql`revoke usage on schema migration from ${sql.id(registryService.user)}`.execute(db),
+    );
+    const refused = await runProgram('src/server.js', env);
+    expect(refused.code).toBe(1);
+    expect(refused.stderr).toMatch(
+      /^The configuration is not usable:\n {2}- the role "registry_service" of DATABASE_URL has no rights .*npm run migrate/,
+    );
+    expect((await runProgram('src/cli/migrate.js', env)).code).toBe(0);
+  });
+
   it('carries a service once it is migrated, with the operator from the environment', async () => {
     const service = await startProcess({
       ...env,
