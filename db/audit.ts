@@ -10,8 +10,11 @@
 //
 // `origin` is `request.auditOrigin` (plugins/audit.ts): who makes the request, and from where. What is no write itself, such
 // as a refused sign-in, goes to `app.audit` (src/audit.ts), which writes it after the answer.
-import { sql, type ColumnType, type Insertable, type JSONColumnType, type RawBuilder } from 'kysely';
+import { sql, type ColumnType, type Insertable, type JSONColumnType, type Kysely, type RawBuilder } from 'kysely';
+import type { Registry } from './central/schema.js';
 import { newId } from './ids.js';
+import type { SessionsDatabase } from './sessions.js';
+import type { TenantDatabase } from './tenant/schema.js';
 
 /** Everything that is audited. Rows stay when an action goes: never give its name to something else. */
 export const auditActions = [
@@ -21,11 +24,11 @@ export const auditActions = [
   'auth.refresh-reused',
   'auth.logout',
   'auth.logout-all',
-  'auth.password-changed',
   'session.revoked',
   'user.created',
   'user.updated',
   'user.deleted',
+  'operator.updated',
   'role.created',
   'role.updated',
   'role.deleted',
@@ -33,6 +36,7 @@ export const auditActions = [
   'tenant.updated',
   'tenant.suspended',
   'tenant.resumed',
+  'tenant.signed-out',
   'tenant.deleted',
   'audit.dropped',
 ] as const;
@@ -92,6 +96,10 @@ export interface AuditTable {
   details: JSONColumnType<Record<string, unknown>>;
 }
 
+export interface WithAudit {
+  audit: AuditTable;
+}
+
 export const auditColumns = [
   'id',
   'at',
@@ -128,6 +136,15 @@ export function auditCondition({ action, actor, target, from, to }: AuditFilters
     to !== undefined && sql`at < ${to}`,
   ].filter((condition) => condition !== false);
   return conditions.length === 0 ? sql<boolean>`true` : sql<boolean>`${sql.join(conditions, sql` and `)}`;
+}
+
+/** Adds at least one row: in the transaction of the act, where the act is a write. */
+export async function insertAudit(
+  db: Kysely<TenantDatabase> | Kysely<Registry> | SessionsDatabase,
+  ...entries: readonly AuditEntry[]
+): Promise<void> {
+  // Kysely cannot see that a database which has the table is one that has it among others.
+  await (db as unknown as Kysely<WithAudit>).insertInto('audit').values(entries.map(auditRow)).execute();
 }
 
 /** An entry under its columns' names. */

@@ -2,14 +2,12 @@
 import type { FastifyInstance } from 'fastify';
 import type { ZodTypeProvider } from 'fastify-type-provider-zod';
 import { z } from 'zod';
-import { insertAudit as insertCentralAudit } from '../db/central/audit.js';
 import { findOperator } from '../db/central/operators.js';
-import { newId } from '../db/ids.js';
-import { insertAudit } from '../db/tenant/audit.js';
 import { findUser } from '../db/tenant/users.js';
 import type { Config } from '../src/config.js';
 import { AppError } from '../src/errors.js';
 import { answerId, email, givenPassword, text, timestamp } from './schemas.js';
+import { sessionRoutes, Tokens, tokensOf } from './sessions.js';
 import { UserAnswer } from './users.js';
 
 const SignInBody = z.strictObject({
@@ -19,12 +17,6 @@ const SignInBody = z.strictObject({
 });
 
 const OperatorSignInBody = z.strictObject({ email, password: givenPassword });
-
-const Token = z.object({
-  accessToken: z.string(),
-  tokenType: z.string(),
-  expiresIn: z.number().meta({ description: 'Seconds.' }),
-});
 
 const OperatorAnswer = z.object({
   id: answerId,
@@ -45,7 +37,7 @@ const MINUTE = 60_000;
 
 export async function authRoutes(fastify: FastifyInstance, { config }: { config: Config }): Promise<void> {
   const app = fastify.withTypeProvider<ZodTypeProvider>();
-  const expiresIn = config.auth.accessTokenTtl;
+  const { accessTokenTtl } = config.auth;
 
   // An answer that holds a token, or says who somebody is, belongs into no cache.
   app.addHook('onRequest', (_request, reply, done) => {
@@ -67,21 +59,18 @@ export async function authRoutes(fastify: FastifyInstance, { config }: { config:
         tags: ['auth'],
         summary: 'Sign in as a user of a tenant',
         body: SignInBody,
-        response: { 200: Token.extend({ user: UserAnswer }) },
+        response: { 200: Tokens.extend({ user: UserAnswer }) },
       },
     },
     async (request) => {
       const { tenant, email, password } = request.body;
       const { tenantId, user } = await app.signIn.user(tenant, email, password, request.auditOrigin);
-      const sessionId = newId();
-      await insertAudit(app.tenantPools.database(tenantId), {
-        ...request.auditOrigin,
-        actor: { kind: 'user', id: user.id },
-        action: 'auth.login',
-        target: { kind: 'session', id: sessionId },
-      });
-      const accessToken = app.tokens.sign({ kind: 'user', tenantId, userId: user.id, sessionId });
-      return { accessToken, tokenType: 'Bearer', expiresIn, user: { ...user, roles: [...user.roles] } };
+      const account = { kind: 'user', tenantId, userId: user.id } as const;
+      const { principal, refreshToken } = await app.sessions.begin(account, request.auditOrigin);
+      return {
+        ...tokensOf(app, accessTokenTtl, principal, refreshToken),
+        user: { ...user, roles: [...user.roles] },
+      };
     },
   );
 
@@ -94,22 +83,18 @@ export async function authRoutes(fastify: FastifyInstance, { config }: { config:
         tags: ['auth'],
         summary: 'Sign in as an operator',
         body: OperatorSignInBody,
-        response: { 200: Token.extend({ operator: OperatorAnswer.pick({ id: true, email: true }) }) },
+        response: { 200: Tokens.extend({ operator: OperatorAnswer.pick({ id: true, email: true }) }) },
       },
     },
     async (request) => {
       const operator = await app.signIn.operator(request.body.email, request.body.password, request.auditOrigin);
-      const sessionId = newId();
-      await insertCentralAudit(app.registry, {
-        ...request.auditOrigin,
-        actor: { kind: 'operator', id: operator.id },
-        action: 'auth.login',
-        target: { kind: 'session', id: sessionId },
-      });
-      const accessToken = app.tokens.sign({ kind: 'operator', operatorId: operator.id, sessionId });
-      return { accessToken, tokenType: 'Bearer', expiresIn, operator };
+      const account = { kind: 'operator', operatorId: operator.id } as const;
+      const { principal, refreshToken } = await app.sessions.begin(account, request.auditOrigin);
+      return { ...tokensOf(app, accessTokenTtl, principal, refreshToken), operator };
     },
   );
+
+  await app.register(sessionRoutes, { config });
 
   app.get(
     '/me',

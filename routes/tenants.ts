@@ -3,7 +3,7 @@ import type { FastifyInstance, FastifyRequest } from 'fastify';
 import type { ZodTypeProvider } from 'fastify-type-provider-zod';
 import { z } from 'zod';
 import { findTenant, listTenants, tenantSorts, type TenantRecord } from '../db/central/tenants.js';
-import { changeTenant, tenantChange } from '../src/tenancy/changes.js';
+import { changeTenant, signOutTenant, tenantChange } from '../src/tenancy/changes.js';
 import type { Config } from '../src/config.js';
 import { AppError } from '../src/errors.js';
 import { slugify } from '../src/tenancy/ids.js';
@@ -144,6 +144,25 @@ export async function tenantRoutes(fastify: FastifyInstance, { config }: { confi
       // The registry has told the others; here it is effective before the answer.
       await app.events.publish({ kind: 'tenant', tenantId: id });
       return answer(tenant);
+    },
+  );
+
+  app.post(
+    '/:id/sign-out',
+    {
+      config: operator,
+      schema: {
+        ...schema,
+        summary: 'End all sessions of a tenant, also those that a restored database would bring back',
+        params: idParams,
+        response: { 204: z.null() },
+      },
+    },
+    async (request, reply) => {
+      const { id } = request.params;
+      if (!(await signOutTenant(app.registry, id, request.auditOrigin))) throw new AppError('not-found');
+      await app.events.publish({ kind: 'tenant', tenantId: id });
+      return reply.code(204).send(null);
     },
   );
 

@@ -3,9 +3,8 @@ import type { FastifyInstance, FastifyRequest } from 'fastify';
 import type { ZodTypeProvider } from 'fastify-type-provider-zod';
 import { z } from 'zod';
 import { violatedUniqueConstraint } from '../db/errors.js';
-import { EMAIL_CONSTRAINT, findCredentials, findUser, listUsers, userSorts } from '../db/tenant/users.js';
+import { EMAIL_CONSTRAINT, findUser, listUsers, userSorts } from '../db/tenant/users.js';
 import { addUser, changeUser, removeUser } from '../src/auth/users.js';
-import type { Config } from '../src/config.js';
 import { AppError } from '../src/errors.js';
 import { listQuery, pageOf, readPage } from './lists.js';
 import { answerId, email, flag, givenPassword, idParams, newPassword, patchOf, text, timestamp } from './schemas.js';
@@ -47,19 +46,11 @@ const Query = listQuery(userSorts, {
   role: text(50).optional(),
 });
 
-const MINUTE = 60_000;
-
-export async function userRoutes(fastify: FastifyInstance, { config }: { config: Config }): Promise<void> {
+export async function userRoutes(fastify: FastifyInstance): Promise<void> {
   const app = fastify.withTypeProvider<ZodTypeProvider>();
   const admin = { access: { scope: 'tenant', role: 'admin' } } as const;
   const anyUser = { access: { scope: 'tenant' } } as const;
   const schema = { tags: ['users'] };
-  // Whoever holds a stolen token must not find the password faster here than at sign-in.
-  const countConfirmation = app.createRateLimit({
-    max: config.http.signInLimit,
-    timeWindow: MINUTE,
-    keyGenerator: (request) => `${request.tenantId} ${request.userId}`,
-  });
 
   app.get(
     '/',
@@ -131,14 +122,17 @@ export async function userRoutes(fastify: FastifyInstance, { config }: { config:
       }
       // A stolen token must not be enough to take the account over for good.
       if (id === request.userId && (password !== undefined || fields.email !== undefined)) {
-        await confirmPassword(request, currentPassword);
+        await confirmOwnPassword(request, currentPassword);
       }
       const passwordHash = password === undefined ? undefined : await app.passwords.hash(password);
-      const found = await emailTaken(
-        changeUser(request.tenantDb, id, { ...fields, passwordHash, roles }, request.auditOrigin),
+      const { tenantId, userId, principal } = request;
+      const spared = id === userId ? principal?.sessionId : undefined;
+      const ended = await emailTaken(
+        changeUser(request.tenantDb, id, { ...fields, passwordHash, roles }, request.auditOrigin, spared),
       );
-      if (!found) throw new AppError('not-found');
-      await app.events.publish({ kind: 'user', tenantId: request.tenantId, userId: id });
+      if (!ended) throw new AppError('not-found');
+      await app.events.publish({ kind: 'user', tenantId, userId: id });
+      await app.sessions.ended({ kind: 'user', tenantId }, ended);
       return read(request, id);
     },
   );
@@ -157,21 +151,13 @@ export async function userRoutes(fastify: FastifyInstance, { config }: { config:
     },
   );
 
-  async function confirmPassword(request: FastifyRequest, currentPassword: string | undefined): Promise<void> {
+  async function confirmOwnPassword(request: FastifyRequest, currentPassword: string | undefined): Promise<void> {
     if (currentPassword === undefined) {
       throw new AppError('invalid-request', {
         issues: [{ path: '/currentPassword', message: 'is needed to change the own e-mail address or password' }],
       });
     }
-    const attempts = await countConfirmation(request);
-    if (!attempts.isAllowed && attempts.isExceeded) {
-      throw new AppError('rate-limited', { retryAfter: attempts.ttlInSeconds });
-    }
-    const credentials = await findCredentials(request.tenantDb, { id: request.userId });
-    if (!(await app.passwords.verify(credentials?.passwordHash, currentPassword))) {
-      app.audit.laterInTenant(request.tenantId, { ...request.auditOrigin, action: 'auth.confirmation-failed' });
-      throw new AppError('wrong-password');
-    }
+    await app.confirmPassword(request, currentPassword);
   }
 }
 

@@ -20,6 +20,7 @@ import { generateRequestId, requestId } from '../plugins/request-id.js';
 import { requestLog } from '../plugins/request-log.js';
 import { schemas } from '../plugins/schemas.js';
 import { securityHeaders } from '../plugins/security-headers.js';
+import { sessions } from '../plugins/sessions.js';
 import { signIn } from '../plugins/sign-in.js';
 import { tenantPool } from '../plugins/tenant-pool.js';
 import { routes } from '../routes/index.js';
@@ -90,10 +91,11 @@ export async function buildApp(config: Config, overrides: AppOverrides = {}): Pr
   await app.register(clusters, { config });
   await app.register(authentication, { config: config.auth });
   await app.register(tenantPool, { config, envelope });
+  await app.register(sessions, { config });
   await app.register(authorization);
   await app.register(audit);
 
-  await app.register(signIn, { hashConcurrency: config.auth.hashConcurrency });
+  await app.register(signIn, { config });
   await app.register(provisioning, {
     config,
     envelope,

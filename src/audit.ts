@@ -2,10 +2,9 @@
 // later, so that they change neither how long an answer takes nor whether there is one. Acts that are writes have their row
 // in their own transaction instead (db/audit.ts says how).
 import type { Kysely } from 'kysely';
-import type { AuditEntry } from '../db/audit.js';
+import { insertAudit, type AuditEntry } from '../db/audit.js';
 import { insertAudit as insertCentralAudit, type CentralAuditEntry } from '../db/central/audit.js';
 import type { Registry } from '../db/central/schema.js';
-import { insertAudit } from '../db/tenant/audit.js';
 import type { TenantDatabase } from '../db/tenant/schema.js';
 
 export interface AuditTrail {

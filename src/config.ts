@@ -5,6 +5,7 @@ import { readFileSync } from 'node:fs';
 import path from 'node:path';
 import { z } from 'zod';
 import type { ConnectionSettings, PoolLimits } from '../db/client.js';
+import type { SessionLifetimes } from '../db/sessions.js';
 import type { ClusterBudget } from './tenancy/clusters.js';
 
 /** Everything that the service can be told. Times in milliseconds unless the name says otherwise. */
@@ -48,6 +49,7 @@ export interface Config {
     readonly audience: string;
     /** Seconds. */
     readonly accessTokenTtl: number;
+    readonly sessions: SessionLifetimes;
     readonly hashConcurrency: number;
   };
   /** Keys for db_password at rest: the first encrypts, all decrypt. */
@@ -316,6 +318,18 @@ export const variables = {
     unit: 's',
     description: 'How long an access token is valid.',
   },
+  SESSION_IDLE_TTL: {
+    schema: integer(60, 31_536_000),
+    default: '1209600',
+    unit: 's',
+    description: 'A session ends when it is not refreshed for this long.',
+  },
+  SESSION_TTL: {
+    schema: integer(60, 31_536_000),
+    default: '7776000',
+    unit: 's',
+    description: 'A session ends this long after its sign-in, however often it is refreshed.',
+  },
   HASH_CONCURRENCY: {
     schema: integer(1, 64),
     default: { rule: 'the number of cores, at most 2', derive: () => Math.min(availableParallelism(), 2) },
@@ -444,6 +458,7 @@ export function readSettings(env: NodeJS.ProcessEnv): Settings {
       issuer: value('JWT_ISSUER'),
       audience: value('JWT_AUDIENCE'),
       accessTokenTtl: value('ACCESS_TOKEN_TTL'),
+      sessions: { idle: value('SESSION_IDLE_TTL'), absolute: value('SESSION_TTL') },
       hashConcurrency: value('HASH_CONCURRENCY'),
     },
     encryptionKeys: values.ENCRYPTION_KEYS,

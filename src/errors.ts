@@ -17,6 +17,7 @@ export const catalogue = {
   'invalid-request': { status: 400, title: 'The request is not valid' },
   'invalid-cursor': { status: 400, title: 'The cursor does not belong to this list' },
   'invalid-credentials': { status: 401, title: 'Sign-in failed' },
+  'invalid-refresh-token': { status: 401, title: 'The refresh token does not work' },
   unauthenticated: { status: 401, title: 'A valid access token is needed' },
   forbidden: { status: 403, title: 'Not allowed' },
   'wrong-password': { status: 403, title: 'The current password is not right' },

@@ -10,6 +10,8 @@ export type Change =
   | { readonly kind: 'tenant'; readonly tenantId: string }
   | { readonly kind: 'user'; readonly tenantId: string; readonly userId: string }
   | { readonly kind: 'operator'; readonly operatorId: string }
+  /** A session has ended: a user's, or an operator's where there is no tenant. */
+  | { readonly kind: 'session'; readonly sessionId: string; readonly tenantId: string | undefined }
   /** Changes may have been missed: whatever is remembered may be old. */
   | { readonly kind: 'any' };
 
@@ -120,7 +122,7 @@ export function openEvents(connection: ConnectionSettings): Events {
 
 function encode(change: Change): string {
   const { kind, ...ids } = change;
-  return [kind, ...Object.values(ids)].join(' ');
+  return [kind, ...Object.values(ids).filter((id) => id !== undefined)].join(' ');
 }
 
 /** Undefined for what this build does not know: a newer replica may tell more. */
@@ -130,5 +132,6 @@ function decode(text: string): Change | undefined {
   if (kind === 'tenant') return { kind, tenantId: first };
   if (kind === 'user') return { kind, tenantId: first, userId: second };
   if (kind === 'operator') return { kind, operatorId: first };
+  if (kind === 'session') return { kind, sessionId: first, tenantId: second === '' ? undefined : second };
   return undefined;
 }

@@ -7,7 +7,7 @@ import type { Registry } from '../../db/central/schema.js';
 import { createDatabase, type ConnectionSettings, type PoolLimits } from '../../db/client.js';
 import { newId } from '../../db/ids.js';
 import type { TenantDatabase } from '../../db/tenant/schema.js';
-import { createTokens } from '../../src/auth/tokens.js';
+import { createTokens, type Principal } from '../../src/auth/tokens.js';
 import type { Settings } from '../../src/config.js';
 
 export interface SeededTenant {
@@ -65,7 +65,10 @@ export async function seed(deps: {
       id,
       slug,
       database: dbName,
-      users: users.map((user) => ({ email: user.email, token: sign(id, user.id) })),
+      users: users.map((user) => ({
+        email: user.email,
+        token: sign({ kind: 'user', tenantId: id, userId: user.id, sessionId: user.sessionId }),
+      })),
       productIds,
     };
   });
@@ -111,7 +114,7 @@ export async function signInOperator(url: string, operator: { email: string; pas
 }
 
 /** Claims as src/auth/tokens.ts writes them, signed as plugins/authentication.ts does. */
-async function createSigner(auth: Settings['auth']): Promise<(tenantId: string, userId: string) => string> {
+async function createSigner(auth: Settings['auth']): Promise<(principal: Principal) => string> {
   const { jwtSecret: secret = '', issuer: iss, audience: aud, accessTokenTtl: expiresIn } = auth;
   const app = fastify();
   await app.register(jwt, { secret, sign: { algorithm: 'HS256', iss, aud, expiresIn } });
@@ -119,27 +122,46 @@ async function createSigner(auth: Settings['auth']): Promise<(tenantId: string, 
     sign: (claims) => app.jwt.sign(claims),
     verify: (token) => app.jwt.verify<object>(token),
   });
-  return (tenantId, userId) => tokens.sign({ kind: 'user', tenantId, userId, sessionId: newId() });
+  return (principal) => tokens.sign(principal);
 }
 
 async function fill(
   connection: ConnectionSettings,
   passwordHash: string,
   size: Size,
-): Promise<{ users: { id: string; email: string }[]; productIds: string[] }> {
+): Promise<{ users: { id: string; email: string; sessionId: string }[]; productIds: string[] }> {
   const handle = createDatabase<TenantDatabase>(connection, limits, options);
   const { db } = handle;
-  const users = numbers(size.users).map((n) => ({ id: newId(), email: `user-${n}@bench.example` }));
+  const users = numbers(size.users).map((n) => ({
+    id: newId(),
+    email: `user-${n}@bench.example`,
+    sessionId: newId(),
+  }));
   const products = numbers(size.products).map((n) => ({ id: newId(), n }));
   try {
     const member = await db.selectFrom('roles').select('id').where('name', '=', 'member').executeTakeFirstOrThrow();
     await db
       .insertInto('users')
-      .values(users.map((user) => ({ ...user, password: passwordHash, first_name: 'Uma', last_name: 'User' })))
+      .values(
+        users.map(({ id, email }) => ({ id, email, password: passwordHash, first_name: 'Uma', last_name: 'User' })),
+      )
       .execute();
     await db
       .insertInto('user_roles')
       .values(users.map((user) => ({ user_id: user.id, role_id: member.id })))
+      .execute();
+    await db
+      .insertInto('sessions')
+      .values(
+        users.map(({ id, sessionId }) => ({
+          id: sessionId,
+          account_id: id,
+          address: '127.0.0.1',
+          user_agent: 'bench',
+          token_hash: 'never refreshed',
+          expires_at: new Date(Date.now() + 86_400_000).toISOString(),
+        })),
+      )
       .execute();
     await db
       .insertInto('products')

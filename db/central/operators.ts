@@ -1,5 +1,5 @@
 // Queries on the registry's operators.
-import type { Kysely } from 'kysely';
+import { sql, type Kysely } from 'kysely';
 import { newId } from '../ids.js';
 import type { Registry } from './schema.js';
 
@@ -24,6 +24,22 @@ export async function findOperator(
     .select(['id', 'email', 'active', 'created_at as createdAt', 'updated_at as updatedAt'])
     .where('id', '=', id)
     .executeTakeFirst();
+}
+
+/** The password's hash, for changes that ask for the password. */
+export async function findOperatorCredentials(
+  db: Kysely<Registry>,
+  id: string,
+): Promise<{ passwordHash: string } | undefined> {
+  return db.selectFrom('operators').select('password as passwordHash').where('id', '=', id).executeTakeFirst();
+}
+
+export async function updateOperatorPassword(db: Kysely<Registry>, id: string, passwordHash: string): Promise<void> {
+  await db
+    .updateTable('operators')
+    .set({ password: passwordHash, updated_at: sql<string>`now()` })
+    .where('id', '=', id)
+    .execute();
 }
 
 /** How many operators there are, active or not. */

@@ -1,6 +1,7 @@
 // The registry's tables as Kysely sees them. Timestamps arrive as ISO 8601 text (db/client.ts).
 import type { ColumnType, Generated, GeneratedAlways, JSONColumnType } from 'kysely';
 import type { AuditTable } from '../audit.js';
+import type { SessionsTable } from '../sessions.js';
 
 /** Written by the database, or given as ISO 8601. */
 export type Timestamp = ColumnType<string, string | undefined, string>;
@@ -38,6 +39,8 @@ export interface TenantsTable {
   schema_version: string;
   /** Grows with every change of the connection settings or the status: counted by a trigger. */
   epoch: Generated<number>;
+  /** Sessions from before do not count: a database that is restored from a backup would bring some back. */
+  sessions_valid_from: string | null;
   created_at: Timestamp;
   updated_at: Timestamp;
 }
@@ -74,6 +77,7 @@ export interface CentralAuditTable extends AuditTable {
 export interface Registry {
   tenants: TenantsTable;
   operators: OperatorsTable;
+  sessions: SessionsTable;
   slot_leases: SlotLeasesTable;
   audit: CentralAuditTable;
 }

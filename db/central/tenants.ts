@@ -18,6 +18,8 @@ export interface TenantRecord {
   readonly poolOptions: StoredPoolOptions;
   readonly schemaVersion: string;
   readonly epoch: number;
+  /** Sessions that began before do not count. */
+  readonly sessionsValidFrom: string | null;
   readonly createdAt: string;
   readonly updatedAt: string;
 }
@@ -36,6 +38,7 @@ const columns = [
   'pool_options as poolOptions',
   'schema_version as schemaVersion',
   'epoch',
+  'sessions_valid_from as sessionsValidFrom',
   'created_at as createdAt',
   'updated_at as updatedAt',
 ] as const;
@@ -148,6 +151,17 @@ export async function updateTenant(
     .where('status', 'in', from)
     .returning(columns)
     .executeTakeFirst();
+}
+
+/** Lets no session of the tenant count that began before now. Returns whether there is such a tenant. */
+export async function endTenantSessions(db: Kysely<Registry>, id: string): Promise<boolean> {
+  const updated = await db
+    .updateTable('tenants')
+    .set({ sessions_valid_from: sql<string>`now()` })
+    .where('id', '=', id)
+    .returning('id')
+    .executeTakeFirst();
+  return updated !== undefined;
 }
 
 export async function deleteTenantRow(db: Kysely<Registry>, id: string): Promise<void> {

@@ -1,6 +1,7 @@
 // The tables of a tenant's database as Kysely sees them. Timestamps arrive as ISO 8601 text, numeric as decimal text.
 import type { ColumnType, Generated } from 'kysely';
 import type { AuditTable } from '../audit.js';
+import type { SessionsTable } from '../sessions.js';
 
 /** Written by the database, or given as ISO 8601. */
 export type Timestamp = ColumnType<string, string | undefined, string>;
@@ -54,6 +55,7 @@ export interface TenantDatabase {
   users: UsersTable;
   roles: RolesTable;
   user_roles: UserRolesTable;
+  sessions: SessionsTable;
   products: ProductsTable;
   audit: AuditTable;
 }

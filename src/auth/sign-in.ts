@@ -1,14 +1,18 @@
 // Sign-in: from tenant, e-mail address and password to a user, with one answer and the same hashing for every failure.
 import type { Kysely } from 'kysely';
-import type { AuditEntry, AuditOrigin } from '../../db/audit.js';
-import { findOperatorByEmail } from '../../db/central/operators.js';
+import { insertAudit, type AuditEntry, type AuditOrigin } from '../../db/audit.js';
+import { findOperatorByEmail, findOperatorCredentials, updateOperatorPassword } from '../../db/central/operators.js';
 import type { Registry } from '../../db/central/schema.js';
+import { deleteSessionsOf, sessionsIn } from '../../db/sessions.js';
 import { findCredentials, type User } from '../../db/tenant/users.js';
 import type { AuditTrail } from '../audit.js';
 import { AppError } from '../errors.js';
 import type { TenantDirectory } from '../tenancy/directory.js';
 import type { TenantPools } from '../tenancy/pools.js';
 import type { Passwords } from './passwords.js';
+import type { Sessions } from './sessions.js';
+import type { Principal } from './tokens.js';
+import { changeUser } from './users.js';
 
 export interface SignIn {
   /**
@@ -21,6 +25,10 @@ export interface SignIn {
   user(tenant: string, email: string, password: string, origin: AuditOrigin): Promise<{ tenantId: string; user: User }>;
   /** The same for operators. @throws AppError `invalid-credentials` */
   operator(email: string, password: string, origin: AuditOrigin): Promise<{ id: string; email: string }>;
+  /** Whether it is the password of whoever is signed in. @throws DatabaseFault */
+  confirms(principal: Principal, password: string): Promise<boolean>;
+  /** Changes it, and ends all other sessions, on every replica before it returns. @throws DatabaseFault */
+  changePassword(principal: Principal, password: string, origin: AuditOrigin): Promise<void>;
 }
 
 export function createSignIn(deps: {
@@ -28,9 +36,10 @@ export function createSignIn(deps: {
   directory: TenantDirectory;
   pools: TenantPools;
   passwords: Passwords;
+  sessions: Pick<Sessions, 'ended'>;
   audit: AuditTrail;
 }): SignIn {
-  const { registry, directory, pools, passwords, audit } = deps;
+  const { registry, directory, pools, passwords, sessions, audit } = deps;
   return {
     async user(tenant, email, password, origin) {
       const record = await directory.findBySlugOrId(tenant);
@@ -60,6 +69,30 @@ export function createSignIn(deps: {
       }
       return { id: found.id, email: found.email };
     },
+
+    async confirms(principal, password) {
+      const found =
+        principal.kind === 'user'
+          ? await findCredentials(pools.database(principal.tenantId), { id: principal.userId })
+          : await findOperatorCredentials(registry, principal.operatorId);
+      return passwords.verify(found?.passwordHash, password);
+    },
+
+    async changePassword(principal, password, origin) {
+      // Hashed before the transaction begins: a connection is not held while the processor works.
+      const passwordHash = await passwords.hash(password);
+      const ended =
+        principal.kind === 'user'
+          ? await changeUser(
+              pools.database(principal.tenantId),
+              principal.userId,
+              { passwordHash },
+              origin,
+              principal.sessionId,
+            )
+          : await changeOperatorPassword(registry, principal, passwordHash, origin);
+      await sessions.ended(principal, ended ?? []);
+    },
   };
 }
 
@@ -71,4 +104,22 @@ function failure(origin: AuditOrigin, reason: string, target?: AuditEntry['targe
 function reasonOf(kind: 'user' | 'operator', found: { readonly active: boolean } | undefined): string {
   if (!found) return `unknown-${kind}`;
   return found.active ? 'wrong-password' : `inactive-${kind}`;
+}
+
+function changeOperatorPassword(
+  registry: Kysely<Registry>,
+  { operatorId, sessionId }: Extract<Principal, { kind: 'operator' }>,
+  passwordHash: string,
+  origin: AuditOrigin,
+): Promise<readonly string[]> {
+  return registry.transaction().execute(async (trx) => {
+    await updateOperatorPassword(trx, operatorId, passwordHash);
+    await insertAudit(trx, {
+      ...origin,
+      action: 'operator.updated',
+      target: { kind: 'operator', id: operatorId },
+      details: { fields: ['password'] },
+    });
+    return deleteSessionsOf(sessionsIn(trx), operatorId, sessionId);
+  });
 }

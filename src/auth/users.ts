@@ -1,7 +1,7 @@
 // Changes to users that a rule watches over: roles must exist, the last active admin stays, and each change is audited.
 import type { Kysely, Transaction } from 'kysely';
-import type { AuditOrigin } from '../../db/audit.js';
-import { insertAudit } from '../../db/tenant/audit.js';
+import { insertAudit, type AuditOrigin } from '../../db/audit.js';
+import { deleteSessionsOf, sessionsIn } from '../../db/sessions.js';
 import type { TenantDatabase } from '../../db/tenant/schema.js';
 import { countActiveAdmins, deleteUser, insertUser, lockAdmins, setRoles, updateUser } from '../../db/tenant/users.js';
 import { AppError } from '../errors.js';
@@ -30,8 +30,10 @@ export async function addUser(
 }
 
 /**
- * Changes what is given, in one transaction. Returns whether the user exists.
+ * Changes what is given, in one transaction. A new password, and the end of being active, end the user's sessions.
  *
+ * @param spared a session that goes on all the same: the one of a user who changes its own password
+ * @returns the ids of the sessions that were ended, undefined where there is no such user
  * @throws AppError `last-admin`, or `invalid-request` naming roles that the tenant does not have
  */
 export async function changeUser(
@@ -39,11 +41,12 @@ export async function changeUser(
   id: string,
   { roles, ...changes }: Parameters<typeof updateUser>[2] & { readonly roles?: readonly string[] | undefined },
   origin: AuditOrigin,
-): Promise<boolean> {
+  spared?: string,
+): Promise<readonly string[] | undefined> {
   return db.transaction().execute(async (trx) => {
     const mayEndAdmin = changes.active === false || (roles !== undefined && !roles.includes('admin'));
     if (mayEndAdmin) await lockAdmins(trx);
-    if (!(await updateUser(trx, id, changes))) return false;
+    if (!(await updateUser(trx, id, changes))) return undefined;
     if (roles) await assignRoles(trx, id, roles);
     if (mayEndAdmin) await keepOneAdmin(trx);
     await insertAudit(trx, {
@@ -56,7 +59,8 @@ export async function changeUser(
         ...(changes.active !== undefined && { active: changes.active }),
       },
     });
-    return true;
+    if (changes.active === false) return deleteSessionsOf(sessionsIn(trx), id);
+    return changes.passwordHash === undefined ? [] : deleteSessionsOf(sessionsIn(trx), id, spared);
   });
 }
 

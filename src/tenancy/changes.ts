@@ -3,7 +3,13 @@ import type { Kysely } from 'kysely';
 import type { AuditEntry, AuditOrigin } from '../../db/audit.js';
 import { insertAudit } from '../../db/central/audit.js';
 import type { Registry } from '../../db/central/schema.js';
-import { findTenant, TENANT_SLUG_CONSTRAINT, updateTenant, type TenantRecord } from '../../db/central/tenants.js';
+import {
+  endTenantSessions,
+  findTenant,
+  TENANT_SLUG_CONSTRAINT,
+  updateTenant,
+  type TenantRecord,
+} from '../../db/central/tenants.js';
 import { violatedUniqueConstraint } from '../../db/errors.js';
 import { AppError } from '../errors.js';
 
@@ -32,6 +38,16 @@ export async function changeTenant(
   const existing = await findTenant(registry, id);
   if (!existing) throw new AppError('not-found');
   throw new AppError('tenant-state', { detail: `The tenant is ${existing.status}.` });
+}
+
+/** Ends all sessions of a tenant, and audits it. Returns whether there is such a tenant. */
+export async function signOutTenant(registry: Kysely<Registry>, id: string, origin: AuditOrigin): Promise<boolean> {
+  return registry.transaction().execute(async (trx) => {
+    if (!(await endTenantSessions(trx, id))) return false;
+    const target = { kind: 'tenant', id } as const;
+    await insertAudit(trx, { ...origin, action: 'tenant.signed-out', target, tenantId: id });
+    return true;
+  });
 }
 
 /** How a change is called in the audit, with the names of what was given. */

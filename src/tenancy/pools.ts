@@ -72,6 +72,9 @@ export interface TenantPoolDeps {
 /** Longest wait (ms) for the running queries of a retired pool. */
 const RETIREMENT_DEADLINE = 30_000;
 
+/** For this long (ms) after a connection that reached the wrong database no other is tried: each would tell the same. */
+const REFUSED_FOR = 1_000;
+
 /** Seconds: a person must act first. */
 const RETRY_AFTER_MISCONFIGURATION = 30;
 
@@ -84,6 +87,8 @@ interface PoolEntry {
   readonly epoch: number;
   readonly pool: ConnectionPool;
   lastUsed: number;
+  /** Set where a connection reached the wrong database: what is thrown instead of trying another, and until when. */
+  refusal?: { readonly error: AppError; readonly until: number };
 }
 
 export function createTenantPools(deps: TenantPoolDeps): TenantPools {
@@ -127,6 +132,7 @@ export function createTenantPools(deps: TenantPoolDeps): TenantPools {
       entries.set(tenant.id, entry);
     }
     entry.lastUsed = performance.now();
+    if (entry.refusal && entry.lastUsed < entry.refusal.until) throw entry.refusal.error;
     deps.breakers.admit(entry.who);
     return entry.pool;
   }
@@ -137,16 +143,22 @@ export function createTenantPools(deps: TenantPoolDeps): TenantPools {
   }
 
   function build(tenant: TenantRecord, who: BreakerTenant): ConnectionPool {
-    const { id } = tenant;
+    const { id, epoch } = tenant;
+    const refuse = (cause: unknown): AppError => {
+      const error = unusable(id, 'marker', cause);
+      const entry = entries.get(id);
+      if (entry?.epoch === epoch) entry.refusal = { error, until: performance.now() + REFUSED_FOR };
+      return error;
+    };
     // A row that names the wrong database must never be served, whoever wrote it: each connection is asked whose it is.
     const prove: PoolOptions['prove'] = async (query) => {
       const rows = await query(MARKER_QUERY).catch((error: unknown) => {
-        throw error instanceof DatabaseFault ? error : unusable(id, 'marker', error);
+        throw error instanceof DatabaseFault ? error : refuse(error);
       });
       const marker = rows[0]?.['tenantId'];
       if (marker === id) return;
       const whose = typeof marker === 'string' ? marker : 'nobody';
-      throw unusable(id, 'marker', new Error(`the database behind this tenant's row is marked as ${whose}'s`));
+      throw refuse(new Error(`the database behind this tenant's row is marked as ${whose}'s`));
     };
     const onOutcome: PoolOptions['onOutcome'] = (fault, since) => {
       if (fault) deps.breakers.failed(who, fault, since);

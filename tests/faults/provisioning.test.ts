@@ -4,7 +4,6 @@ import type { FastifyInstance } from 'fastify';
 import { sql } from 'kysely';
 import { randomBytes } from 'node:crypto';
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest';
-import { newId } from '../../db/ids.js';
 import { findOperatorByEmail, insertOperator } from '../../db/central/operators.js';
 import type { Registry } from '../../db/central/schema.js';
 import { findTenantBySlug, insertTenant, type TenantRecord } from '../../db/central/tenants.js';
@@ -19,6 +18,7 @@ import { openProvisioner, type Provisioner } from '../../src/tenancy/provisioner
 import { provisioningSteps, type ProvisioningStep } from '../../src/tenancy/provisioning.js';
 import { templateName } from '../../src/tenancy/template.js';
 import {
+  beginSession,
   ADMIN,
   asSuperuser,
   connectAs,
@@ -70,7 +70,7 @@ beforeAll(async () => {
   send = sender(app);
   await insertOperator(app.registry, { email: 'operator@example.com', passwordHash: 'not used' });
   const operator = await findOperatorByEmail(app.registry, 'operator@example.com');
-  token = app.tokens.sign({ kind: 'operator', operatorId: operator?.id ?? '', sessionId: newId() });
+  token = await beginSession(app, { kind: 'operator', operatorId: operator?.id ?? '' });
 });
 afterAll(async () => {
   await Promise.all([app.close(), provisioner.close(), central.close(0)]);

@@ -54,6 +54,7 @@ describe('POST /auth/login', () => {
     expect(answer.status).toBe(200);
     expect(answer.body).toEqual({
       accessToken: expect.stringMatching(/^[\w-]+\.[\w-]+\.[\w-]+$/) as string,
+      refreshToken: expect.stringMatching(/^[\w-]{108}$/) as string,
       tokenType: 'Bearer',
       expiresIn: 900,
       user: {
@@ -126,6 +127,7 @@ describe('POST /auth/operator/login', () => {
     expect(answer.status).toBe(200);
     expect(answer.body).toEqual({
       accessToken: expect.stringMatching(/^[\w-]+\.[\w-]+\.[\w-]+$/) as string,
+      refreshToken: expect.stringMatching(/^[\w-]{108}$/) as string,
       tokenType: 'Bearer',
       expiresIn: 900,
       operator: { id: expect.stringMatching(UUID) as string, email: OPERATOR.email },
@@ -346,7 +348,7 @@ describe('answers of /auth', () => {
 describe('what happens to an account happens to its token', () => {
   it('at once where it was done: a deactivated, a deleted and a demoted user', async () => {
     const token = tenant.adminToken;
-    const user = await service.createUser(tenant, 'short-lived@example.com');
+    const user = { ...(await service.createUser(tenant, 'short-lived@example.com')) };
     const me = async (): Promise<number> => (await send('GET', '/auth/me', { token: user.token })).status;
     expect(await me()).toBe(200);
     await send('PATCH', `/users/${user.id}`, { token, body: { active: false } });
@@ -354,6 +356,10 @@ describe('what happens to an account happens to its token', () => {
     expect(refused.status).toBe(401);
     expect(refused.headers['www-authenticate']).toBe('Bearer');
     await send('PATCH', `/users/${user.id}`, { token, body: { active: true } });
+    // Its session has ended; it signs in again.
+    expect(await me()).toBe(401);
+    const again = await signIn({ tenant: tenant.slug, email: user.email, password: user.password });
+    user.token = again.body.accessToken;
     expect(await me()).toBe(200);
 
     const list = async (): Promise<number> => (await send('GET', '/users', { token: user.token })).status;

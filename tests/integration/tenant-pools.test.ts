@@ -164,6 +164,20 @@ describe('the wrong database behind a row', () => {
     );
     await expect.poll(() => cold.app.tenantPools.stats().pools).toBe(0);
   });
+
+  it('is asked once a second and not by each request, and served when it is right again', async () => {
+    const tenant = await home.createTenant();
+    await inDatabaseOf(tenant, (db) => db.updateTable('tenant_marker').set({ tenant_id: other.id }).execute());
+    lines.length = 0;
+    const ask = async (): Promise<number> => (await cold.send('GET', '/products', { token: tenant.adminToken })).status;
+    const since = performance.now();
+    for (let time = 0; time < 20; time += 1) expect(await ask()).toBe(503);
+    const looks = lines.filter((line) => line.includes('a tenant pool could not be built')).length;
+    expect(looks).toBeGreaterThan(0);
+    expect(looks).toBeLessThanOrEqual(1 + Math.ceil((performance.now() - since) / 1_000));
+    await inDatabaseOf(tenant, (db) => db.updateTable('tenant_marker').set({ tenant_id: tenant.id }).execute());
+    await expect.poll(ask, { timeout: 10_000 }).toBe(200);
+  });
 });
 
 describe('an idle pool', () => {

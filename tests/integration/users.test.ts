@@ -1,9 +1,9 @@
 // Users of a tenant: what an admin may do, what everybody may do to itself, and that an admin is always left.
 import { setTimeout as delay } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { newId } from '../../db/ids.js';
 import { insertUser, setRoles } from '../../db/tenant/users.js';
 import {
+  beginSession,
   ADMIN,
   type Answer,
   type PageOf,
@@ -62,7 +62,7 @@ async function addUser(
     await setRoles(trx, userId, roles);
     return userId;
   });
-  return { id, token: service.app.tokens.sign({ kind: 'user', tenantId: to.id, userId: id, sessionId: newId() }) };
+  return { id, token: await beginSession(service.app, { kind: 'user', tenantId: to.id, userId: id }) };
 }
 
 function signIn(email: string, password: string): Promise<Answer> {

@@ -7,7 +7,6 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest';
-import { newId } from '../../db/ids.js';
 import { findOperatorByEmail, insertOperator } from '../../db/central/operators.js';
 import type { Registry } from '../../db/central/schema.js';
 import { createDatabase, type ConnectionSettings, type DatabaseHandle } from '../../db/client.js';
@@ -18,7 +17,7 @@ import { completeConfig, parseKeyring, readSettings } from '../../src/config.js'
 import { startEmbeddedCluster, type EmbeddedCluster } from '../../src/embedded/cluster.js';
 import { migrateAll } from '../../src/tenancy/migrate.js';
 import { openProvisioner } from '../../src/tenancy/provisioner.js';
-import { ADMIN, sender } from '../support/app.js';
+import { ADMIN, beginSession, sender } from '../support/app.js';
 
 const hasPsql = spawnSync('psql', ['--version']).status === 0;
 
@@ -155,7 +154,7 @@ describe.skipIf(!hasPsql)(title, () => {
     const send = sender(app);
     await insertOperator(app.registry, { email: 'operator@example.com', passwordHash: 'not used' });
     const operator = await findOperatorByEmail(app.registry, 'operator@example.com');
-    const operatorToken = app.tokens.sign({ kind: 'operator', operatorId: operator?.id ?? '', sessionId: newId() });
+    const operatorToken = await beginSession(app, { kind: 'operator', operatorId: operator?.id ?? '' });
     const made = await send('POST', '/tenants', {
       token: operatorToken,
       body: { name: 'First', slug: 'first', admin: ADMIN },

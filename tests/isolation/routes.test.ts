@@ -5,24 +5,41 @@ import { afterAll, describe, expect, it } from 'vitest';
 import type { Registry } from '../../db/central/schema.js';
 import { findTenant } from '../../db/central/tenants.js';
 import type { RouteEntry } from '../../src/auth/access.js';
-import { asSuperuser, connectAs, createRegistry, startService, type Answer, type TestTenant } from '../support/app.js';
+import {
+  ADMIN,
+  asSuperuser,
+  beginSession,
+  connectAs,
+  createRegistry,
+  startService,
+  type Answer,
+  type TestTenant,
+} from '../support/app.js';
 
 interface Resource {
   /** A valid body for POST, whose texts all carry the label. Without it there is nothing to make: `id` says what to reach for. */
   readonly make?: (label: string) => Record<string, unknown>;
-  readonly id?: (tenant: TestTenant) => string;
-  /** Valid bodies of its other routes. */
-  readonly bodies?: Readonly<Record<string, Record<string, unknown>>>;
+  readonly id?: (tenant: TestTenant) => string | Promise<string>;
+  /** Valid bodies of its other routes; null where one takes none. */
+  readonly bodies?: Readonly<Record<string, Record<string, unknown> | null>>;
 }
 
 /** One line for each resource, by the first part of its routes' path. */
 const resources: Readonly<Record<string, Resource>> = {
-  '/auth': {},
+  '/auth': {
+    // What is reached for is a session.
+    id: async (tenant) => sessionOf(await signedIn(tenant)),
+    bodies: {
+      'POST /logout': null,
+      'POST /logout-all': null,
+      'POST /password': { currentPassword: ADMIN.password, newPassword: ADMIN.password },
+    },
+  },
   '/audit': { id: (tenant) => tenant.adminId },
   '/pools': {},
   '/tenants': {
     id: (tenant) => tenant.id,
-    bodies: { 'PATCH /:id': { name: 'Renamed' }, 'POST /': { name: 'New', admin: {} } },
+    bodies: { 'PATCH /:id': { name: 'Renamed' }, 'POST /': { name: 'New', admin: {} }, 'POST /:id/sign-out': null },
   },
   '/users': {
     make: (label) => ({
@@ -43,6 +60,7 @@ const resources: Readonly<Record<string, Resource>> = {
 const publicRoutes = [
   'POST /auth/login',
   'POST /auth/operator/login',
+  'POST /auth/refresh',
   'GET /health/live',
   'GET /health/ready',
   'GET /docs',
@@ -100,14 +118,19 @@ describe.each(within('tenant', 'platform'))('%s', (_name, route) => {
     };
     // With an id of B in the path there is no such thing; without one, A works in its own tenant whatever it names.
     const refused = [403, 404];
-    const plain = attempt.namesB ? refused : [200, 201];
-    await reach('as it is', plain, { token: a.adminToken });
-    await reach('headers', attempt.namesB ? refused : [200, 201, 409], { token: a.adminToken, headers });
-    await reach('query', [...(attempt.namesB ? refused : [200, 201, 409]), 400], { token: a.adminToken }, query);
-    await reach('as a member', [...plain, 403, 409], { token: member.token });
+    const plain = attempt.namesB ? refused : [200, 201, 204];
+    await reach('as it is', plain, { token: await signedIn(a) });
+    await reach('headers', attempt.namesB ? refused : [200, 201, 204, 409], { token: await signedIn(a), headers });
+    await reach(
+      'query',
+      [...(attempt.namesB ? refused : [200, 201, 204, 409]), 400],
+      { token: await signedIn(a) },
+      query,
+    );
+    await reach('as a member', [...plain, 403, 409], { token: await signedIn(a, member.id) });
     for (const key of ['tenantId', 'tenant', 'tenant_id']) {
       const body = attempt.body('made-by-a');
-      if (body) await reach(`body ${key}`, [400], { token: a.adminToken, body: { ...body, [key]: b.id } });
+      if (body) await reach(`body ${key}`, [400], { token: await signedIn(a), body: { ...body, [key]: b.id } });
     }
 
     for (const [how, { status, text }, expected] of answers) {
@@ -121,7 +144,7 @@ describe.each(within('tenant', 'platform'))('%s', (_name, route) => {
     const attempt = await attemptOn(route);
     const body = attempt.body(`${OF_B}-${unique()}`);
     const { status, text } = await home.send(attempt.method, attempt.url, {
-      token: b.adminToken,
+      token: await signedIn(b),
       ...(body && { body }),
     });
     expect([200, 201, 204], text).toContain(status);
@@ -140,35 +163,35 @@ const lists = within('tenant').filter(([, { method, url }]) => method === 'GET' 
 
 it.each(lists)('%s refuses A a cursor of B', async (_name, route) => {
   for (let row = 0; row < 2; row += 1) await makeIn(b, pathOf(route.url));
-  const { body } = await home.send<{ nextCursor: string }>('GET', `${route.url}?limit=1`, { token: b.adminToken });
+  const { body } = await home.send<{ nextCursor: string }>('GET', `${route.url}?limit=1`, { token: await signedIn(b) });
   expect(body.nextCursor).toEqual(expect.any(String));
   const url = `${route.url}?limit=1&cursor=${encodeURIComponent(body.nextCursor)}`;
-  expect((await reached.send('GET', url, { token: a.adminToken })).body).toMatchObject({
+  expect((await reached.send('GET', url, { token: await signedIn(a) })).body).toMatchObject({
     status: 400,
     code: 'invalid-cursor',
   });
-  expect((await home.send('GET', url, { token: b.adminToken })).status).toBe(200);
+  expect((await home.send('GET', url, { token: await signedIn(b) })).status).toBe(200);
 });
 
 const collections = within('tenant').filter(([, { method, url }]) => method === 'POST' && !url.includes(':'));
 
 it.each(collections)('%s lets A use every value that B uses, and says nothing of it', async (_name, { url }) => {
   const body = resourceOf(url).make?.(`${OF_B}-${unique()}`);
-  expect((await home.send('POST', url, { token: b.adminToken, body })).status).toBe(201);
+  expect((await home.send('POST', url, { token: await signedIn(b), body })).status).toBe(201);
   // Where a value must be unique it is so within B.
   const paths = (home.app.swagger() as { paths: Record<string, { post?: { responses: object } }> }).paths;
   const again = '409' in ((paths[url] ?? paths[`${url}/`])?.post?.responses ?? {}) ? 409 : 201;
-  expect((await home.send('POST', url, { token: b.adminToken, body: { ...body } })).status).toBe(again);
-  expect((await reached.send('POST', url, { token: a.adminToken, body })).status).toBe(201);
+  expect((await home.send('POST', url, { token: await signedIn(b), body: { ...body } })).status).toBe(again);
+  expect((await reached.send('POST', url, { token: await signedIn(a), body })).status).toBe(201);
 });
 
 describe.each(within('operator'))('%s, for operators', (_name, route) => {
   it('is refused to every token of a tenant, also for its own, and changes nothing', async () => {
     const before = await everythingOfB();
     for (const [token, id] of [
-      [a.adminToken, b.id],
-      [a.adminToken, a.id],
-      [member.token, a.id],
+      [await signedIn(a), b.id],
+      [await signedIn(a), a.id],
+      [await signedIn(a, member.id), a.id],
     ] as const) {
       const attempt = await attemptOn(route, id);
       const body = attempt.body('made-by-a');
@@ -215,6 +238,15 @@ it('never made a process that A alone asked build a pool for B', () => {
   expect(reached.app.tenantPools.stats().pools).toBe(1);
 });
 
+/** A token of a session of its own: some of the routes end whatever session they are asked with. */
+function signedIn(tenant: TestTenant, userId = tenant.adminId): Promise<string> {
+  return beginSession(home.app, { kind: 'user', tenantId: tenant.id, userId });
+}
+
+function sessionOf(token: string): string {
+  return home.app.tokens.verify(token).sessionId;
+}
+
 interface Attempt {
   readonly method: 'GET' | 'POST' | 'PATCH' | 'DELETE';
   readonly url: string;
@@ -245,14 +277,14 @@ async function attemptOn(route: RouteEntry, id?: string): Promise<Attempt> {
   const { make } = resource;
   const takesBody = method === 'POST' || method === 'PATCH';
   const isCreate = method === 'POST' && rest === '/' && make;
-  if (takesBody && !fixed && !isCreate) throw gap(`put a body for "${method} ${rest}"`);
+  if (takesBody && fixed === undefined && !isCreate) throw gap(`put a body for "${method} ${rest}"`);
 
   const namesB = url.includes('/:id');
   return {
     method,
     url: namesB ? url.replace(':id', id ?? (await makeIn(b, path))) : url,
     namesB,
-    body: (label) => (isCreate ? make(`${label}-${unique()}`) : fixed),
+    body: (label) => (isCreate ? make(`${label}-${unique()}`) : (fixed ?? undefined)),
   };
 }
 
@@ -265,7 +297,7 @@ async function makeIn(tenant: TestTenant, path: string): Promise<string> {
     return id(tenant);
   }
   const made = await home.send<{ id: string }>('POST', path, {
-    token: tenant.adminToken,
+    token: await signedIn(tenant),
     body: make(`${OF_B}-${unique()}`),
   });
   if (made.status !== 201) throw new Error(`POST ${path} answered ${made.status}: ${made.text}`);

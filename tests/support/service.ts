@@ -6,6 +6,7 @@ import { randomBytes } from 'node:crypto';
 import { insertOperator } from '../../db/central/operators.js';
 import { createDatabase, type ConnectionSettings, type DatabaseHandle } from '../../db/client.js';
 import { buildApp, type AppOverrides } from '../../src/app.js';
+import type { Account } from '../../src/auth/sessions.js';
 import { completeConfig, parseKeyring, readSettings, type Config } from '../../src/config.js';
 import type { TestCluster } from './cluster.js';
 
@@ -128,6 +129,12 @@ export interface ServiceOptions {
   readonly overrides?: AppOverrides;
   /** A registry that is there already. */
   readonly registry?: string;
+}
+
+/** An access token of a session that begins now, for an account that need not be able to sign in. */
+export async function beginSession(app: FastifyInstance, account: Account): Promise<string> {
+  const { principal } = await app.sessions.begin(account, { address: '127.0.0.1', userAgent: 'tests' });
+  return app.tokens.sign(principal);
 }
 
 /** Builds the app on a registry of its own. Close it. */

@@ -52,6 +52,8 @@ const integers: readonly (readonly [string, number, number, (settings: Settings)
   ['CLUSTER_CONNECTION_BUDGET', 2, 100_000, ({ tenants }) => tenants.clusterBudget.tenants],
   ['CLUSTER_CONNECTION_RESERVE', 2, 1_000, ({ tenants }) => tenants.clusterBudget.reserve],
   ['ACCESS_TOKEN_TTL', 10, 86_400, ({ auth }) => auth.accessTokenTtl],
+  ['SESSION_IDLE_TTL', 60, 31_536_000, ({ auth }) => auth.sessions.idle],
+  ['SESSION_TTL', 60, 31_536_000, ({ auth }) => auth.sessions.absolute],
   ['HASH_CONCURRENCY', 1, 64, ({ auth }) => auth.hashConcurrency],
   ['SHUTDOWN_DRAIN_MS', 0, 600_000, ({ shutdown }) => shutdown.drain],
   ['SHUTDOWN_TIMEOUT_MS', 100, 600_000, ({ shutdown }) => shutdown.timeout],

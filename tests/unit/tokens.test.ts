@@ -22,7 +22,14 @@ async function start(): Promise<FastifyInstance> {
   // The plugin wants to stand behind the rate limit; a token does not.
   await app.register(fp(async () => undefined, { name: 'rate-limit' }));
   await app.register(authentication, {
-    config: { jwtSecret: SECRET, issuer: 'tenantry', audience: 'tenantry', accessTokenTtl: TTL, hashConcurrency: 1 },
+    config: {
+      jwtSecret: SECRET,
+      issuer: 'tenantry',
+      audience: 'tenantry',
+      accessTokenTtl: TTL,
+      sessions: { idle: 60, absolute: 60 },
+      hashConcurrency: 1,
+    },
   });
   await app.ready();
   return app;

@@ -1,0 +1,199 @@
+// Queries on sessions: those of users, in their tenant's database, and those of operators, in the registry. The table is the
+// same in both. Times are the database's own.
+import { sql, type ColumnType, type Kysely } from 'kysely';
+import type { WithAudit } from './audit.js';
+import type { Registry } from './central/schema.js';
+import { shortRead } from './statement.js';
+import type { TenantDatabase } from './tenant/schema.js';
+
+export interface SessionsTable {
+  id: string;
+  /** The user, or the operator. */
+  account_id: string;
+  /** Where it was signed in from. */
+  address: string;
+  user_agent: string;
+  /** Of the refresh token that works now. */
+  token_hash: string;
+  /** Of the one that it came from, and what the step between them was made with. */
+  previous_hash: string | null;
+  step: string | null;
+  created_at: ColumnType<string, never, never>;
+  refreshed_at: ColumnType<string, never, string>;
+  expires_at: ColumnType<string, string, string>;
+}
+
+/** What is done to a session is audited beside it. */
+export interface WithSessions extends WithAudit {
+  sessions: SessionsTable;
+}
+
+/** A database that holds sessions, as far as they are concerned. */
+export type SessionsDatabase = Kysely<WithSessions>;
+
+/** Kysely cannot see that a database which has the table is one that has it among others. */
+export function sessionsIn(db: Kysely<TenantDatabase> | Kysely<Registry>): SessionsDatabase {
+  return db as unknown as SessionsDatabase;
+}
+
+/** How long a session lives, in seconds: since its last refresh, and in all. */
+export interface SessionLifetimes {
+  readonly idle: number;
+  readonly absolute: number;
+}
+
+/** What every request of a session depends on. */
+export interface SessionState {
+  readonly accountId: string;
+  readonly createdAt: string;
+  readonly expiresAt: string;
+}
+
+/** A session as its owner sees it. */
+export interface Session {
+  readonly id: string;
+  readonly address: string;
+  readonly userAgent: string;
+  readonly createdAt: string;
+  readonly refreshedAt: string;
+  readonly expiresAt: string;
+}
+
+/** Undefined where there is none, or none any more. */
+export async function findSession(db: SessionsDatabase, id: string): Promise<SessionState | undefined> {
+  const [session] = await sessionById(db, { id });
+  return session;
+}
+
+const sessionById = shortRead((db: SessionsDatabase, { id }: { id: string }) =>
+  db
+    .selectFrom('sessions')
+    .select(['account_id as accountId', 'created_at as createdAt', 'expires_at as expiresAt'])
+    .where('id', '=', id)
+    .where('expires_at', '>', sql<string>`now()`),
+);
+
+/** Expired sessions that one sign-in sweeps away, at most: a tenant that nobody signs in to grows none. */
+const SWEPT_AT_ONCE = 100;
+
+/**
+ * Adds a session, sweeps expired ones away, and ends the account's oldest where it has more than `most`.
+ *
+ * @returns the ids of those that were ended for that
+ */
+export async function insertSession(
+  db: SessionsDatabase,
+  session: { id: string; accountId: string; address: string; userAgent: string; tokenHash: string },
+  { idle, absolute }: SessionLifetimes,
+  most: number,
+): Promise<readonly string[]> {
+  const { id, accountId, address, userAgent, tokenHash } = session;
+  await db
+    .insertInto('sessions')
+    .values({
+      id,
+      account_id: accountId,
+      address,
+      user_agent: userAgent,
+      token_hash: tokenHash,
+      expires_at: sql`now() + ${Math.min(idle, absolute)} * interval '1 second'`,
+    })
+    .execute();
+  const { rows } = await sql<{ id: string; live: boolean }>`
+    delete from sessions where id in (
+      (select id from sessions where expires_at <= now() limit ${SWEPT_AT_ONCE}) union
+      (select id from sessions where account_id = ${accountId} order by refreshed_at desc, id desc offset ${most})
+    ) returning id, expires_at > now() as live`.execute(db);
+  return rows.filter(({ live }) => live).map((row) => row.id);
+}
+
+/**
+ * Puts the next refresh token in the place of the one that was presented, if that is the one that works now. One statement:
+ * of several that present it at once one is first, and the others find it replaced.
+ */
+export async function rotateSession(
+  db: SessionsDatabase,
+  id: string,
+  tokens: { presented: string; next: string; step: string },
+  { idle, absolute }: SessionLifetimes,
+): Promise<{ accountId: string; createdAt: string } | undefined> {
+  return db
+    .updateTable('sessions')
+    .set({
+      token_hash: tokens.next,
+      previous_hash: sql<string>`token_hash`,
+      step: tokens.step,
+      refreshed_at: sql<string>`now()`,
+      expires_at: sql<string>`least(now() + ${idle} * interval '1 second', created_at + ${absolute} * interval '1 second')`,
+    })
+    .where('id', '=', id)
+    .where('token_hash', '=', tokens.presented)
+    .where('expires_at', '>', sql<string>`now()`)
+    .returning(['account_id as accountId', 'created_at as createdAt'])
+    .executeTakeFirst();
+}
+
+/** What tells a refresh token that was just replaced from one that was used long ago. @param grace in seconds */
+export async function findRotation(
+  db: SessionsDatabase,
+  id: string,
+  grace: number,
+): Promise<
+  | { accountId: string; createdAt: string; previousHash: string | null; step: string | null; recent: boolean }
+  | undefined
+> {
+  return db
+    .selectFrom('sessions')
+    .select([
+      'account_id as accountId',
+      'created_at as createdAt',
+      'previous_hash as previousHash',
+      'step',
+      sql<boolean>`refreshed_at + ${grace} * interval '1 second' > now()`.as('recent'),
+    ])
+    .where('id', '=', id)
+    .where('expires_at', '>', sql<string>`now()`)
+    .executeTakeFirst();
+}
+
+/** An account's live sessions, the one used last first. */
+export async function listSessions(db: SessionsDatabase, accountId: string): Promise<Session[]> {
+  return db
+    .selectFrom('sessions')
+    .select([
+      'id',
+      'address',
+      'user_agent as userAgent',
+      'created_at as createdAt',
+      'refreshed_at as refreshedAt',
+      'expires_at as expiresAt',
+    ])
+    .where('account_id', '=', accountId)
+    .where('expires_at', '>', sql<string>`now()`)
+    .orderBy('refreshed_at', 'desc')
+    .orderBy('id', 'desc')
+    .execute();
+}
+
+/** Ends a session of the account. Returns whether there was one. */
+export async function deleteSession(db: SessionsDatabase, id: string, accountId: string): Promise<boolean> {
+  const deleted = await db
+    .deleteFrom('sessions')
+    .where('id', '=', id)
+    .where('account_id', '=', accountId)
+    .returning('id')
+    .executeTakeFirst();
+  return deleted !== undefined;
+}
+
+/** Ends all sessions of an account, but for one where that is given. Returns their ids. */
+export async function deleteSessionsOf(
+  db: SessionsDatabase,
+  accountId: string,
+  but?: string,
+): Promise<readonly string[]> {
+  let query = db.deleteFrom('sessions').where('account_id', '=', accountId);
+  if (but !== undefined) query = query.where('id', '!=', but);
+  const deleted = await query.returning('id').execute();
+  return deleted.map(({ id }) => id);
+}

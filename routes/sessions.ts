@@ -1,0 +1,135 @@
+// Sessions of whoever is signed in, users and operators alike, and the refresh that keeps one alive.
+import type { FastifyInstance, FastifyRequest } from 'fastify';
+import type { ZodTypeProvider } from 'fastify-type-provider-zod';
+import { z } from 'zod';
+import { REFRESH_TOKEN_LENGTH } from '../src/auth/refresh-tokens.js';
+import type { Principal } from '../src/auth/tokens.js';
+import type { Config } from '../src/config.js';
+import { AppError } from '../src/errors.js';
+import { answerId, givenPassword, idParams, newPassword, timestamp } from './schemas.js';
+
+/** What a sign-in and a refresh answer. */
+export const Tokens = z.object({
+  accessToken: z.string(),
+  refreshToken: z.string().meta({ description: 'Works once, at POST /auth/refresh.' }),
+  tokenType: z.string(),
+  expiresIn: z.number().meta({ description: 'Seconds that the access token is valid.' }),
+});
+
+const RefreshBody = z.strictObject({ refreshToken: z.string().min(1).max(REFRESH_TOKEN_LENGTH) });
+
+const SessionAnswer = z.object({
+  id: answerId,
+  address: z.string().meta({ description: 'Where it was signed in from.' }),
+  userAgent: z.string(),
+  createdAt: timestamp,
+  refreshedAt: timestamp,
+  expiresAt: timestamp.meta({ description: 'Unless it is refreshed before.' }),
+  current: z.boolean().meta({ description: 'Whether it is the one of the access token.' }),
+});
+
+const PasswordBody = z.strictObject({ currentPassword: givenPassword, newPassword });
+
+/** Registered inside the routes of /auth, whose answers no cache may keep. */
+export async function sessionRoutes(fastify: FastifyInstance, { config }: { config: Config }): Promise<void> {
+  const app = fastify.withTypeProvider<ZodTypeProvider>();
+  const { accessTokenTtl } = config.auth;
+  const own = { access: { scope: 'platform' } } as const;
+  const schema = { tags: ['auth'] };
+
+  app.post(
+    '/refresh',
+    {
+      config: { access: { scope: 'public' }, errors: ['invalid-refresh-token'] },
+      schema: { ...schema, summary: 'The next tokens of a session', body: RefreshBody, response: { 200: Tokens } },
+    },
+    async (request) => {
+      const { principal, refreshToken } = await app.sessions.refresh(request.body.refreshToken, request.auditOrigin);
+      return tokensOf(app, accessTokenTtl, principal, refreshToken);
+    },
+  );
+
+  app.post(
+    '/logout',
+    { config: own, schema: { ...schema, summary: 'End this session', response: { 204: z.null() } } },
+    async (request, reply) => {
+      const principal = principalOf(request);
+      await app.sessions.end(principal, principal.sessionId, request.auditOrigin);
+      return reply.code(204).send(null);
+    },
+  );
+
+  app.post(
+    '/logout-all',
+    { config: own, schema: { ...schema, summary: 'End all own sessions', response: { 204: z.null() } } },
+    async (request, reply) => {
+      await app.sessions.endAll(principalOf(request), request.auditOrigin);
+      return reply.code(204).send(null);
+    },
+  );
+
+  app.get(
+    '/sessions',
+    {
+      config: own,
+      schema: {
+        ...schema,
+        summary: 'The own sessions, the one used last first',
+        response: { 200: z.object({ data: z.array(SessionAnswer), nextCursor: z.null() }) },
+      },
+    },
+    async (request) => {
+      const principal = principalOf(request);
+      const sessions = await app.sessions.list(principal);
+      const data = sessions.map((session) => ({ ...session, current: session.id === principal.sessionId }));
+      return { data, nextCursor: null };
+    },
+  );
+
+  app.delete(
+    '/sessions/:id',
+    {
+      config: own,
+      schema: { ...schema, summary: 'End an own session', params: idParams, response: { 204: z.null() } },
+    },
+    async (request, reply) => {
+      if (!(await app.sessions.end(principalOf(request), request.params.id, request.auditOrigin)))
+        throw new AppError('not-found');
+      return reply.code(204).send(null);
+    },
+  );
+
+  app.post(
+    '/password',
+    {
+      config: { ...own, errors: ['wrong-password'] },
+      schema: {
+        ...schema,
+        summary: 'Change the own password, which ends all other own sessions',
+        body: PasswordBody,
+        response: { 204: z.null() },
+      },
+    },
+    async (request, reply) => {
+      const principal = principalOf(request);
+      await app.confirmPassword(request, request.body.currentPassword);
+      await app.signIn.changePassword(principal, request.body.newPassword, request.auditOrigin);
+      return reply.code(204).send(null);
+    },
+  );
+}
+
+/** The answer to whoever signed in, or refreshed. */
+export function tokensOf(
+  app: FastifyInstance,
+  expiresIn: number,
+  principal: Principal,
+  refreshToken: string,
+): z.output<typeof Tokens> {
+  return { accessToken: app.tokens.sign(principal), refreshToken, tokenType: 'Bearer', expiresIn };
+}
+
+function principalOf({ principal }: FastifyRequest): Principal {
+  if (!principal) throw new Error('this request belongs to nobody');
+  return principal;
+}

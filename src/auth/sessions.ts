@@ -1,0 +1,261 @@
+// Sessions: begun by a sign-in, kept alive by refreshes, ended by whoever may. A refresh token works once; one that is used
+// again ends its session, since two hold it. Whether a session lives is known in the process until a change is told.
+import { insertAudit, type AuditOrigin } from '../../db/audit.js';
+import type { TenantRecord } from '../../db/central/tenants.js';
+import { newId } from '../../db/ids.js';
+import {
+  deleteSession,
+  deleteSessionsOf,
+  findRotation,
+  findSession,
+  insertSession,
+  listSessions,
+  rotateSession,
+  type Session,
+  type SessionLifetimes,
+  type SessionsDatabase,
+  type SessionState,
+} from '../../db/sessions.js';
+import { FreshCache } from '../cache/fresh-cache.js';
+import { AppError } from '../errors.js';
+import { believedFor, type Events } from '../events.js';
+import type { TenantDirectory } from '../tenancy/directory.js';
+import { hashOf, newSecret, successorOf, type RefreshTokens, type SessionOwner } from './refresh-tokens.js';
+import type { Principal } from './tokens.js';
+
+/** Who signs in. */
+export type Account =
+  | { readonly kind: 'user'; readonly tenantId: string; readonly userId: string }
+  | { readonly kind: 'operator'; readonly operatorId: string };
+
+/** What a client is given. */
+export interface Grant {
+  readonly principal: Principal;
+  readonly refreshToken: string;
+}
+
+export interface Sessions {
+  /** Begins a session for an account that has proved who it is, which is audited as its sign-in. @throws DatabaseFault */
+  begin(account: Account, origin: Omit<AuditOrigin, 'actor'>): Promise<Grant>;
+  /**
+   * The next refresh token for the one that is presented.
+   *
+   * @throws AppError `invalid-refresh-token` for every token that does not work, whatever the reason
+   */
+  refresh(refreshToken: string, origin: AuditOrigin): Promise<Grant>;
+  /** Whether the session lives, where that is known without waiting. */
+  peek(principal: Principal): boolean | undefined;
+  /** Whether the session lives. @throws DatabaseFault */
+  lives(principal: Principal): Promise<boolean>;
+  /** The caller's live sessions, the one used last first. */
+  list(principal: Principal): Promise<Session[]>;
+  /** Ends one of the caller's sessions, on every replica before it returns. Returns whether there was one. */
+  end(principal: Principal, sessionId: string, origin: AuditOrigin): Promise<boolean>;
+  /** Ends all of the caller's sessions, or all but its own. */
+  endAll(principal: Principal, origin: AuditOrigin, but?: 'this one'): Promise<void>;
+  /** Tells every replica of sessions that were ended in a transaction of somebody else's. */
+  ended(owner: SessionOwner, sessionIds: readonly string[]): Promise<void>;
+}
+
+export interface SessionsDeps {
+  readonly tokens: RefreshTokens;
+  readonly events: Events;
+  readonly lifetimes: SessionLifetimes;
+  /** Where the sessions of a tenant's users, or of operators, are. */
+  readonly database: (owner: SessionOwner) => SessionsDatabase;
+  readonly directory: Pick<TenantDirectory, 'peek' | 'find'>;
+  /**
+   * Reads what the process does not know. By default the database itself; a store that all replicas share can be put in
+   * between, as long as `ended` reaches it before an act is acknowledged and its absence leads here.
+   */
+  readonly load?: (owner: SessionOwner, sessionId: string) => Promise<SessionState | undefined>;
+  /** A refresh token was used again: its session is ended, and somebody should know. */
+  readonly onReuse: (account: Account, sessionId: string) => void;
+}
+
+/** Sessions that are remembered: some 300 bytes each. */
+const MAX_REMEMBERED = 50_000;
+
+/** Live sessions of one account; the one that was not used for longest goes. */
+const MAX_PER_ACCOUNT = 100;
+
+/** For this long (s) the token before the current one is answered with the current one: requests run in parallel, and answers get lost. */
+const GRACE = 10;
+
+export function createSessions(deps: SessionsDeps): Sessions {
+  const { tokens, events, lifetimes, database, directory } = deps;
+  const load = deps.load ?? ((owner, sessionId) => findSession(database(owner), sessionId));
+  // Never stale: where the database does not answer, its requests could not be served anyway.
+  const known = new FreshCache<SessionState>({
+    max: MAX_REMEMBERED,
+    freshFor: () => believedFor(events),
+    staleFor: 0,
+    load: (key) => {
+      const [sessionId = '', tenantId] = key.split(' ');
+      return load(tenantId === undefined ? { kind: 'operator' } : { kind: 'user', tenantId }, sessionId);
+    },
+  });
+  events.subscribe((change) => {
+    if (change.kind === 'session') known.invalidate(keyOf(change.tenantId, change.sessionId));
+    else if (change.kind === 'any') known.expire();
+  });
+
+  async function ended(owner: SessionOwner, sessionIds: readonly string[]): Promise<void> {
+    const tenantId = tenantOf(owner);
+    await Promise.all(sessionIds.map((sessionId) => events.publish({ kind: 'session', sessionId, tenantId })));
+  }
+
+  /** Whether a session from `createdAt` counts. */
+  async function counts(owner: SessionOwner, createdAt: string): Promise<boolean> {
+    return owner.kind === 'operator' || admits(await directory.find(owner.tenantId), createdAt);
+  }
+
+  return {
+    async begin(account, origin) {
+      const sessionId = newId();
+      const secret = newSecret();
+      const { address = '', userAgent = '' } = origin;
+      const session = { id: sessionId, accountId: idOf(account), address, userAgent, tokenHash: hashOf(secret) };
+      const crowdedOut = await database(account)
+        .transaction()
+        .execute(async (trx) => {
+          await insertAudit(trx, {
+            ...origin,
+            actor: { kind: account.kind, id: idOf(account) },
+            action: 'auth.login',
+            target: { kind: 'session', id: sessionId },
+          });
+          return insertSession(trx, session, lifetimes, MAX_PER_ACCOUNT);
+        });
+      await ended(account, crowdedOut);
+      return { principal: { ...account, sessionId }, refreshToken: tokens.write(account, sessionId, secret) };
+    },
+
+    async refresh(refreshToken, origin) {
+      const token = tokens.read(refreshToken);
+      if (!token) throw invalid();
+      const { owner, sessionId, secret } = token;
+      if (owner.kind === 'user' && !(await directory.find(owner.tenantId))?.active) throw invalid();
+      const db = database(owner);
+      const presented = hashOf(secret);
+      const step = newSecret().toString('base64url');
+      const next = hashOf(successorOf(secret, step));
+      const rotated = await rotateSession(db, sessionId, { presented, next, step }, lifetimes);
+      const grant = async (session: { accountId: string; createdAt: string }, by: string): Promise<Grant> => {
+        if (!(await counts(owner, session.createdAt))) throw invalid();
+        const principal = principalOf(owner, session.accountId, sessionId);
+        return { principal, refreshToken: tokens.write(owner, sessionId, successorOf(secret, by)) };
+      };
+      if (rotated) return grant(rotated, step);
+      const rotation = await findRotation(db, sessionId, GRACE);
+      if (!rotation) throw invalid();
+      if (rotation.previousHash === presented && rotation.recent && rotation.step !== null)
+        return grant(rotation, rotation.step);
+      // Anybody can make up a token that names a session; only one that was given out here tells that two hold it.
+      const { accountId } = rotation;
+      const found = (trx: SessionsDatabase): Promise<void> =>
+        insertAudit(trx, {
+          ...origin,
+          action: 'auth.refresh-reused',
+          target: { kind: owner.kind, id: accountId },
+          details: { session: sessionId },
+        });
+      if (token.genuine && (await remove(db, sessionId, accountId, found))) {
+        deps.onReuse(principalOf(owner, accountId, sessionId), sessionId);
+        await ended(owner, [sessionId]);
+      }
+      throw invalid();
+    },
+
+    peek(principal) {
+      const session = known.peek(keyOf(tenantOf(principal), principal.sessionId));
+      if (!session) return undefined;
+      if (!belongs(session, principal)) return false;
+      if (principal.kind === 'operator') return true;
+      const tenant = directory.peek(principal.tenantId);
+      return tenant && admits(tenant, session.createdAt);
+    },
+
+    async lives(principal) {
+      const session = await known.get(keyOf(tenantOf(principal), principal.sessionId));
+      return session !== undefined && belongs(session, principal) && counts(principal, session.createdAt);
+    },
+
+    list: (principal) => listSessions(database(principal), idOf(principal)),
+
+    async end(principal, sessionId, origin) {
+      const found = (trx: SessionsDatabase): Promise<void> =>
+        insertAudit(trx, {
+          ...origin,
+          action: sessionId === principal.sessionId ? 'auth.logout' : 'session.revoked',
+          target: { kind: 'session', id: sessionId },
+        });
+      if (!(await remove(database(principal), sessionId, idOf(principal), found))) return false;
+      await ended(principal, [sessionId]);
+      return true;
+    },
+
+    async endAll(principal, origin, but) {
+      const spared = but && principal.sessionId;
+      const gone = await database(principal)
+        .transaction()
+        .execute(async (trx) => {
+          const target = { kind: principal.kind, id: idOf(principal) };
+          await insertAudit(trx, { ...origin, action: 'auth.logout-all', target });
+          return deleteSessionsOf(trx, idOf(principal), spared);
+        });
+      await ended(principal, gone);
+    },
+
+    ended,
+  };
+}
+
+/** Removes a session of the account, and audits it where there was one. */
+function remove(
+  db: SessionsDatabase,
+  sessionId: string,
+  accountId: string,
+  audited: (trx: SessionsDatabase) => Promise<void>,
+): Promise<boolean> {
+  return db.transaction().execute(async (trx) => {
+    const existed = await deleteSession(trx, sessionId, accountId);
+    if (existed) await audited(trx);
+    return existed;
+  });
+}
+
+/** Both ids are UUIDs and hold no space. */
+function keyOf(tenantId: string | undefined, sessionId: string): string {
+  return tenantId === undefined ? sessionId : `${sessionId} ${tenantId}`;
+}
+
+function tenantOf(owner: SessionOwner): string | undefined {
+  return owner.kind === 'user' ? owner.tenantId : undefined;
+}
+
+function idOf(account: Account): string {
+  return account.kind === 'user' ? account.userId : account.operatorId;
+}
+
+function principalOf(owner: SessionOwner, accountId: string, sessionId: string): Principal {
+  return owner.kind === 'user'
+    ? { kind: 'user', tenantId: owner.tenantId, userId: accountId, sessionId }
+    : { kind: 'operator', operatorId: accountId, sessionId };
+}
+
+function belongs({ accountId, expiresAt }: SessionState, principal: Principal): boolean {
+  return accountId === idOf(principal) && Date.parse(expiresAt) > Date.now();
+}
+
+/** Whether the tenant is active, and the session none of those that its registry row calls off. */
+function admits(tenant: TenantRecord | undefined, createdAt: string): boolean {
+  if (!tenant?.active) return false;
+  const { sessionsValidFrom } = tenant;
+  // Both in ISO 8601 of the same length, which sorts as text does.
+  return sessionsValidFrom === null || createdAt >= sessionsValidFrom;
+}
+
+function invalid(): AppError {
+  return new AppError('invalid-refresh-token');
+}
