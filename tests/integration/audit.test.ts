@@ -245,6 +245,105 @@ describe('a refused sign-in', () => {
   });
 });
 
+describe('what is done to sessions', () => {
+  interface Tokens {
+    readonly accessToken: string;
+    readonly refreshToken: string;
+  }
+  const { email, password } = ADMIN;
+  const begin = async (of: TestTenant): Promise<Tokens> =>
+    (await login({ tenant: of.slug, email, password })).body as unknown as Tokens;
+  const refresh = async (refreshToken: string): Promise<Answer<Tokens & Problem>> =>
+    service.send('POST', '/auth/refresh', { body: { refreshToken } });
+
+  it('is a row of its own for each way in which one ends, with the session or the account', async () => {
+    const own = await service.createTenant('sessions-that-end');
+    const [first, second, third] = [await begin(own), await begin(own), await begin(own)];
+    const sessions = (await rowsOf(own, '&action=auth.login')).slice(0, 3).map(({ target }) => target?.id);
+    const [, ofSecond = '', ofFirst = ''] = sessions;
+    await service.send('POST', '/auth/logout', { token: first.accessToken });
+    await service.send('DELETE', `/auth/sessions/${ofSecond}`, { token: third.accessToken });
+    await service.send('DELETE', `/auth/sessions/${ofSecond}`, { token: third.accessToken });
+    await service.send('POST', '/auth/logout-all', { token: third.accessToken });
+    expect((await refresh(second.refreshToken)).status).toBe(401);
+    const again = await begin(own);
+    const { body } = await service.send<PageOf<Row>>('GET', '/audit', { token: again.accessToken });
+    expect(body.data.slice(1, 4).map(({ actor, action, target }) => ({ actor, action, target }))).toEqual([
+      {
+        action: 'auth.logout-all',
+        target: { kind: 'user', id: own.adminId },
+        actor: { kind: 'user', id: own.adminId },
+      },
+      {
+        action: 'session.revoked',
+        target: { kind: 'session', id: ofSecond },
+        actor: { kind: 'user', id: own.adminId },
+      },
+      { action: 'auth.logout', target: { kind: 'session', id: ofFirst }, actor: { kind: 'user', id: own.adminId } },
+    ]);
+  });
+
+  it('includes a refresh token that is used again, with the account and the session that it ended', async () => {
+    const own = await service.createTenant('sessions-reused');
+    const { refreshToken } = await begin(own);
+    const [login] = await rowsOf(own, '&action=auth.login');
+    const next = await refresh(refreshToken);
+    await refresh(next.body.refreshToken);
+    expect(await rowsOf(own, '&action=auth.refresh-reused')).toEqual([]);
+    for (let attempt = 0; attempt < 2; attempt += 1) expect((await refresh(refreshToken)).status).toBe(401);
+    const rows = await rowsOf(own, '&action=auth.refresh-reused');
+    expect(rows.map(({ actor, target, details, address }) => ({ actor, target, details, address }))).toEqual([
+      {
+        actor: { kind: 'none', id: null },
+        target: { kind: 'user', id: own.adminId },
+        details: { session: login?.target?.id },
+        address: '127.0.0.1',
+      },
+    ]);
+  });
+
+  it('stands in the registry for operators, with their changes of the password', async () => {
+    const own = await startServiceForTest();
+    const { token, body } = { token: own.operatorToken, body: OPERATOR };
+    const other = await own.send<Tokens>('POST', '/auth/operator/login', { body });
+    await own.send('POST', '/auth/password', {
+      token,
+      body: { currentPassword: 'wrong', newPassword: 'x'.repeat(12) },
+    });
+    const change = { currentPassword: OPERATOR.password, newPassword: 'canary-new-password' };
+    expect((await own.send('POST', '/auth/password', { token, body: change })).status).toBe(204);
+    expect((await own.send('POST', '/auth/refresh', { body: { refreshToken: other.body.refreshToken } })).status).toBe(
+      401,
+    );
+    await own.send('POST', '/auth/logout', { token });
+    const look = (): Promise<{ action: string; text: string }[]> =>
+      own.app.registry
+        .selectFrom('audit')
+        .select(['action', sql<string>`audit::text`.as('text')])
+        .orderBy('at')
+        .orderBy('id')
+        .execute();
+    const rows = await eventually(async () => {
+      const found = await look();
+      return found.length < 5 ? [] : found;
+    });
+    expect(rows.map(({ action }) => action)).toEqual([
+      'auth.login',
+      'auth.login',
+      'auth.confirmation-failed',
+      'operator.updated',
+      'auth.logout',
+    ]);
+    expect(rows.map(({ text }) => text).join()).not.toContain('canary');
+  });
+
+  it('is, for all of a tenant at once, an operator’s act on the tenant', async () => {
+    const own = await service.createTenant('sessions-of-all');
+    await service.send('POST', `/tenants/${own.id}/sign-out`, { token: service.operatorToken });
+    expect((await actsOn(own.id)).map(({ action }) => action)).toEqual(['tenant.signed-out', 'tenant.created']);
+  });
+});
+
 describe('a change to a user', () => {
   it('names the fields, and of their values only roles and active', async () => {
     const { id } = await service.createUser(tenant, 'changed@example.com');
@@ -473,7 +572,15 @@ it('holds no secret, whatever was done with one', async () => {
   const made = await service.send<{ id: string }>('POST', '/users', { ...admin, body: person });
   const signedIn = await login({ tenant: own.slug, email: person.email, password: person.password });
   const token = String(signedIn.body['accessToken']);
-  const itself = { token, body: { password: `${secret}-2`, currentPassword: person.password } };
+  const refreshTokens = [String(signedIn.body['refreshToken'])];
+  for (let step = 0; step < 2; step += 1) {
+    const { body } = await service.send('POST', '/auth/refresh', { body: { refreshToken: refreshTokens.at(-1) } });
+    refreshTokens.push(String(body['refreshToken']));
+  }
+  const third = await login({ tenant: own.slug, email: person.email, password: person.password });
+  await service.send('POST', '/auth/refresh', { body: { refreshToken: refreshTokens[0] } });
+  const again = String(third.body['accessToken']);
+  const itself = { token: again, body: { password: `${secret}-2`, currentPassword: person.password } };
   expect((await service.send('PATCH', `/users/${made.body.id}`, itself)).status).toBe(200);
   await service.send('PATCH', `/users/${made.body.id}`, {
     ...admin,
@@ -492,6 +599,11 @@ it('holds no secret, whatever was done with one', async () => {
   const second = await service.send<{ id: string }>('POST', '/tenants', { ...operator, body: another });
   await service.send('PATCH', `/tenants/${second.body.id}`, { ...operator, body: { name: `${secret} again` } });
   await service.send('PATCH', `/tenants/${own.id}`, { ...admin, body: { name: `${secret} too` } });
+  await service.send('POST', '/auth/password', {
+    token: again,
+    body: { currentPassword: `${secret}-2`, newPassword: `${secret}-11` },
+  });
+  await service.send('POST', '/auth/logout-all', { token: again });
   await service.send('DELETE', `/users/${made.body.id}`, admin);
   await service.send('DELETE', `/tenants/${second.body.id}`, operator);
   await eventually(() => rowsOf(own, '&action=tenant.updated'));
@@ -505,6 +617,7 @@ it('holds no secret, whatever was done with one', async () => {
     texts.push(...rows.map(({ text }) => text));
   }
   expect(texts.length).toBeGreaterThan(15);
-  for (const each of [secret, '$argon2id$', 'SCRAM-', token, service.operatorToken])
+  expect(texts.join()).toContain('auth.refresh-reused');
+  for (const each of [secret, '$argon2id$', 'SCRAM-', token, again, ...refreshTokens])
     for (const text of texts) expect(text).not.toContain(each);
 });
