@@ -2,6 +2,7 @@
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 import type { ZodTypeProvider } from 'fastify-type-provider-zod';
 import { z } from 'zod';
+import { insertAudit } from '../db/audit.js';
 import { findTenant, listTenants, tenantSorts, type TenantRecord } from '../db/central/tenants.js';
 import { changeTenant, signOutTenant, tenantChange } from '../src/tenancy/changes.js';
 import type { Config } from '../src/config.js';
@@ -138,11 +139,11 @@ export async function tenantRoutes(fastify: FastifyInstance, { config }: { confi
         ...(active !== undefined && { status: active ? ('active' as const) : ('suspended' as const) }),
       };
       const tenant = await changeTenant(app.registry, id, wanted, request.auditOrigin);
-      // The row stands in the registry, where the change is. What one of its users did is also the tenant's own to read.
-      if (request.principal?.kind === 'user')
-        app.audit.laterInTenant(id, { ...request.auditOrigin, ...tenantChange(id, wanted) });
       // The registry has told the others; here it is effective before the answer.
       await app.events.publish({ kind: 'tenant', tenantId: id });
+      // Its row stands in the registry, where the change is. What a user of the tenant did is also the tenant's own to read.
+      if (request.principal?.kind === 'user')
+        await insertAudit(request.tenantDb, { ...request.auditOrigin, ...tenantChange(id, wanted) });
       return answer(tenant);
     },
   );
