@@ -134,19 +134,21 @@ export async function checkCluster(cluster: ClusterDb): Promise<ClusterCheck> {
 }
 
 /**
- * One-time preparation of a server, as its superuser: the two roles of the service, the registry's database, and no
+ * One-time preparation of a server, as its superuser: the three roles of the service, the registry's database, and no
  * database left that PUBLIC may enter. `deploy/bootstrap.sql` is the same for servers of your own.
  */
 export async function bootstrapCluster(
   superuser: ClusterDb,
   names: {
     registryOwner: { name: string; verifier: string };
+    registryService: { name: string; verifier: string };
     provisioner: { name: string; verifier: string };
     registryDatabase: string;
   },
 ): Promise<void> {
   const roles = [
     { ...names.registryOwner, rights: sql`nocreatedb nocreaterole` },
+    { ...names.registryService, rights: sql`nocreatedb nocreaterole` },
     { ...names.provisioner, rights: sql`createdb createrole` },
   ];
   for (const { name, verifier, rights } of roles) {
@@ -168,9 +170,12 @@ export async function bootstrapCluster(
   for (const database of [names.registryDatabase, MAINTENANCE_DATABASE, 'template1']) {
     await sql`revoke all on database ${sql.id(database)} from public`.execute(superuser);
   }
-  await sql`grant connect on database ${sql.id(MAINTENANCE_DATABASE)} to ${sql.id(names.provisioner.name)}`.execute(
-    superuser,
-  );
+  for (const [database, role] of [
+    [names.registryDatabase, names.registryService.name],
+    [MAINTENANCE_DATABASE, names.provisioner.name],
+  ] as const) {
+    await sql`grant connect on database ${sql.id(database)} to ${sql.id(role)}`.execute(superuser);
+  }
 }
 
 /** Whether `error` says that the template (or another named object) is not there. */

@@ -5,8 +5,8 @@ import { Migrator, sql, type Kysely, type Migration } from 'kysely';
 export type Migrations = Readonly<Record<string, Migration>>;
 
 /** Kept out of `public`, so that grants on all tables of that schema never reach the migrator's own. */
-const MIGRATION_SCHEMA = 'migration';
-const MIGRATION_TABLE = 'kysely_migration';
+export const MIGRATION_SCHEMA = 'migration';
+export const MIGRATION_TABLE = 'kysely_migration';
 
 /**
  * Runs what is missing, each migration in the migrator's one transaction, and returns the names that ran.

@@ -1,6 +1,7 @@
 // Queries on sessions: those of users, in their tenant's database, and those of operators, in the registry. The table is the
 // same in both. Times are the database's own.
 import { sql, type ColumnType, type Kysely } from 'kysely';
+import type { WithAudit } from './audit.js';
 import type { Registry } from './central/schema.js';
 import { shortRead } from './statement.js';
 import type { TenantDatabase } from './tenant/schema.js';
@@ -22,7 +23,8 @@ export interface SessionsTable {
   expires_at: ColumnType<string, string, string>;
 }
 
-export interface WithSessions {
+/** What is done to a session is audited beside it. */
+export interface WithSessions extends WithAudit {
   sessions: SessionsTable;
 }
 

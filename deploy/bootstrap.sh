@@ -5,7 +5,8 @@ set -euo pipefail
 
 case ${1-} in
   --help | -h)
-    echo "Usage: deploy/bootstrap.sh, with DATABASE_URL, TENANT_DATABASE_URL and POSTGRES_PASSWORD in the environment
+    echo "Usage: deploy/bootstrap.sh, with DATABASE_URL, MIGRATION_DATABASE_URL, TENANT_DATABASE_URL and POSTGRES_PASSWORD in the
+environment
 
 POSTGRES_PASSWORD is that of the superuser, whose name is POSTGRES_USER (postgres, where it is not set); a terminal is asked
 for it. With DATABASE_TLS=verify-full the servers' certificates are checked against DATABASE_CA_FILE, or against the system's
@@ -15,7 +16,7 @@ list, which takes psql 16. Needs psql 15 or later."
 esac
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-: "${DATABASE_URL:?is not set}" "${TENANT_DATABASE_URL:?is not set}"
+: "${DATABASE_URL:?is not set}" "${MIGRATION_DATABASE_URL:?is not set}" "${TENANT_DATABASE_URL:?is not set}"
 if [[ -z ${POSTGRES_PASSWORD-} && -t 0 ]]; then
   read -rsp "Password of the superuser ${POSTGRES_USER:-postgres}: " POSTGRES_PASSWORD
   echo
@@ -51,4 +52,5 @@ bootstrap() {
 }
 
 bootstrap DATABASE_URL "$DATABASE_URL"
+bootstrap MIGRATION_DATABASE_URL "$MIGRATION_DATABASE_URL"
 bootstrap TENANT_DATABASE_URL "$TENANT_DATABASE_URL"

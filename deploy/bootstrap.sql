@@ -1,4 +1,4 @@
--- Prepares a PostgreSQL server (15 to 18) of your own for Tenantry: two roles, the registry's database, and no database
+-- Prepares a PostgreSQL server (15 to 18) of your own for Tenantry: three roles, the registry's database, and no database
 -- left that every role may enter. Once, as a superuser, with psql; safe to repeat:
 --
 --     psql -v ON_ERROR_STOP=1 -d postgres -f deploy/bootstrap.sql
@@ -7,11 +7,13 @@
 -- interactive psql afterwards; \password asks for it and sends the server a SCRAM verifier made on your side:
 --
 --     \password tenantry_registry
+--     \password tenantry_service
 --     \password tenantry_provisioner
 --
 -- Then tell the service, and let it make its tables and the template:
 --
---     DATABASE_URL=postgres://tenantry_registry:…@host:5432/tenantry_registry
+--     DATABASE_URL=postgres://tenantry_service:…@host:5432/tenantry_registry
+--     MIGRATION_DATABASE_URL=postgres://tenantry_registry:…@host:5432/tenantry_registry
 --     TENANT_DATABASE_URL=postgres://tenantry_provisioner:…@host:5432/postgres
 --     npm run migrate
 --
@@ -21,10 +23,15 @@
 
 \set ON_ERROR_STOP on
 
--- Owns the registry's database and its tables; may do nothing outside it.
+-- Owns the registry's database and its tables, and runs its migrations; may do nothing outside it.
 SELECT 'CREATE ROLE tenantry_registry'
 WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'tenantry_registry') \gexec
 ALTER ROLE tenantry_registry WITH LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE;
+
+-- Reads and writes the registry's rows, by the rights that the migrations give it: what the service runs with.
+SELECT 'CREATE ROLE tenantry_service'
+WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'tenantry_service') \gexec
+ALTER ROLE tenantry_service WITH LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE;
 
 -- Makes tenants' databases and roles, owns the databases and runs their migrations.
 SELECT 'CREATE ROLE tenantry_provisioner'
@@ -36,6 +43,8 @@ WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = 'tenantry_registry') \
 
 -- A new database lets every role of the server connect and make temporary tables: a tenant's role must not enter these.
 REVOKE ALL ON DATABASE tenantry_registry, postgres, template1 FROM PUBLIC;
+
+GRANT CONNECT ON DATABASE tenantry_registry TO tenantry_service;
 
 -- Where the provisioner stands while it makes and drops other databases.
 GRANT CONNECT ON DATABASE postgres TO tenantry_provisioner;

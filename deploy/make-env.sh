@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Fills the secrets of the example files in, once: writes tenantry.env and superuser.env.
+# Fills the secrets of the example files in, once: writes tenantry.env, migration.env and superuser.env.
 set -euo pipefail
 
 case ${1-} in
   --help | -h)
     echo "Usage: deploy/make-env.sh [folder]
 
-Writes tenantry.env and superuser.env with new secrets into the folder (this script's own, where none is given), readable
-by their owner only. Refuses to replace either of them."
+Writes tenantry.env, migration.env and superuser.env with new secrets into the folder (this script's own, where none is
+given), readable by their owner only. Refuses to replace any of them."
     exit
     ;;
 esac
@@ -16,7 +16,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 folder=${1:-$here}
 umask 077
 
-for file in tenantry.env superuser.env; do
+for file in tenantry.env migration.env superuser.env; do
   if [[ -e $folder/$file ]]; then
     echo "$folder/$file is there already, with the secrets in use: nothing was written" >&2
     exit 1
@@ -39,5 +39,6 @@ fill() {
 }
 
 fill <"$here/example.env" >"$folder/tenantry.env"
+fill <"$here/example.migration.env" >"$folder/migration.env"
 fill <"$here/example.superuser.env" >"$folder/superuser.env"
-echo "Wrote $folder/tenantry.env and $folder/superuser.env"
+echo "Wrote $folder/tenantry.env, $folder/migration.env and $folder/superuser.env"

@@ -24,8 +24,8 @@ const MINUTE = 60_000;
 export const signIn = fp<{ config: Config }>(
   async (app, { config }) => {
     const passwords = await createPasswords(config.auth.hashConcurrency);
-    const { registry, tenantDirectory: directory, tenantPools: pools, sessions } = app;
-    const signIn = createSignIn({ registry, directory, pools, passwords, sessions });
+    const { registry, tenantDirectory: directory, tenantPools: pools, sessions, audit } = app;
+    const signIn = createSignIn({ registry, directory, pools, passwords, sessions, audit });
     app.decorate('passwords', passwords);
     app.decorate('signIn', signIn);
 
@@ -41,8 +41,12 @@ export const signIn = fp<{ config: Config }>(
       if (!attempts.isAllowed && attempts.isExceeded)
         throw new AppError('rate-limited', { retryAfter: attempts.ttlInSeconds });
       const { principal } = request;
-      if (!principal || !(await signIn.confirms(principal, password))) throw new AppError('wrong-password');
+      if (principal && (await signIn.confirms(principal, password))) return;
+      const entry = { ...request.auditOrigin, action: 'auth.confirmation-failed' } as const;
+      if (principal?.kind === 'user') audit.laterInTenant(principal.tenantId, entry);
+      else audit.laterInRegistry(entry);
+      throw new AppError('wrong-password');
     });
   },
-  { name: 'sign-in', fastify: '5.x', dependencies: ['registry', 'tenant-pool', 'sessions'] },
+  { name: 'sign-in', fastify: '5.x', dependencies: ['registry', 'tenant-pool', 'sessions', 'audit'] },
 );

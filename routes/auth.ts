@@ -7,7 +7,7 @@ import { findUser } from '../db/tenant/users.js';
 import type { Config } from '../src/config.js';
 import { AppError } from '../src/errors.js';
 import { answerId, email, givenPassword, text, timestamp } from './schemas.js';
-import { originOf, sessionRoutes, Tokens, tokensOf } from './sessions.js';
+import { sessionRoutes, Tokens, tokensOf } from './sessions.js';
 import { UserAnswer } from './users.js';
 
 const SignInBody = z.strictObject({
@@ -65,9 +65,9 @@ export async function authRoutes(fastify: FastifyInstance, { config }: { config:
     },
     async (request) => {
       const { tenant, email, password } = request.body;
-      const { tenantId, user } = await app.signIn.user(tenant, email, password);
+      const { tenantId, user } = await app.signIn.user(tenant, email, password, request.auditOrigin);
       const account = { kind: 'user', tenantId, userId: user.id } as const;
-      const { principal, refreshToken } = await app.sessions.begin(account, originOf(request));
+      const { principal, refreshToken } = await app.sessions.begin(account, request.auditOrigin);
       return {
         ...tokensOf(app, accessTokenTtl, principal, refreshToken),
         user: { ...user, roles: [...user.roles] },
@@ -88,9 +88,9 @@ export async function authRoutes(fastify: FastifyInstance, { config }: { config:
       },
     },
     async (request) => {
-      const operator = await app.signIn.operator(request.body.email, request.body.password);
+      const operator = await app.signIn.operator(request.body.email, request.body.password, request.auditOrigin);
       const account = { kind: 'operator', operatorId: operator.id } as const;
-      const { principal, refreshToken } = await app.sessions.begin(account, originOf(request));
+      const { principal, refreshToken } = await app.sessions.begin(account, request.auditOrigin);
       return { ...tokensOf(app, accessTokenTtl, principal, refreshToken), operator };
     },
   );

@@ -2,6 +2,7 @@
 // verifiers look for them.
 import type { FastifyInstance } from 'fastify';
 import type { Config } from '../src/config.js';
+import { auditRoutes } from './audit.js';
 import { authRoutes } from './auth.js';
 import { healthRoutes } from './health.js';
 import { jwksRoutes } from './jwks.js';
@@ -23,6 +24,7 @@ export async function routes(app: FastifyInstance, { config }: { config: Config 
       await api.register(userRoutes, { prefix: '/users' });
       await api.register(roleRoutes, { prefix: '/roles' });
       await api.register(productRoutes, { prefix: '/products' });
+      await api.register(auditRoutes);
     },
     { prefix: config.http.apiPrefix },
   );

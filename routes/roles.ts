@@ -75,7 +75,7 @@ export async function roleRoutes(fastify: FastifyInstance): Promise<void> {
       },
     },
     async (request, reply) => {
-      const id = await addRole(request.tenantDb, request.body, request);
+      const id = await addRole(request.tenantDb, request.body, request, request.auditOrigin);
       return reply
         .code(201)
         .header('location', `${app.prefix}/${id}`)
@@ -106,7 +106,8 @@ export async function roleRoutes(fastify: FastifyInstance): Promise<void> {
     },
     async (request) => {
       const { id } = request.params;
-      if (!(await changeRole(request.tenantDb, id, request.body, request))) throw new AppError('not-found');
+      const { tenantDb, body, auditOrigin } = request;
+      if (!(await changeRole(tenantDb, id, body, request, auditOrigin))) throw new AppError('not-found');
       await app.events.publish({ kind: 'roles', tenantId: request.tenantId });
       return read(request, id);
     },
@@ -124,7 +125,8 @@ export async function roleRoutes(fastify: FastifyInstance): Promise<void> {
       },
     },
     async (request, reply) => {
-      if (!(await removeRole(request.tenantDb, request.params.id, request))) throw new AppError('not-found');
+      const { tenantDb, params, auditOrigin } = request;
+      if (!(await removeRole(tenantDb, params.id, request, auditOrigin))) throw new AppError('not-found');
       return reply.code(204).send(null);
     },
   );

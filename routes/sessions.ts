@@ -3,7 +3,6 @@ import type { FastifyInstance, FastifyRequest } from 'fastify';
 import type { ZodTypeProvider } from 'fastify-type-provider-zod';
 import { z } from 'zod';
 import { REFRESH_TOKEN_LENGTH } from '../src/auth/refresh-tokens.js';
-import type { Origin } from '../src/auth/sessions.js';
 import type { Principal } from '../src/auth/tokens.js';
 import type { Config } from '../src/config.js';
 import { AppError } from '../src/errors.js';
@@ -45,7 +44,7 @@ export async function sessionRoutes(fastify: FastifyInstance, { config }: { conf
       schema: { ...schema, summary: 'The next tokens of a session', body: RefreshBody, response: { 200: Tokens } },
     },
     async (request) => {
-      const { principal, refreshToken } = await app.sessions.refresh(request.body.refreshToken);
+      const { principal, refreshToken } = await app.sessions.refresh(request.body.refreshToken, request.auditOrigin);
       return tokensOf(app, accessTokenTtl, principal, refreshToken);
     },
   );
@@ -55,7 +54,7 @@ export async function sessionRoutes(fastify: FastifyInstance, { config }: { conf
     { config: own, schema: { ...schema, summary: 'End this session', response: { 204: z.null() } } },
     async (request, reply) => {
       const principal = principalOf(request);
-      await app.sessions.end(principal, principal.sessionId);
+      await app.sessions.end(principal, principal.sessionId, request.auditOrigin);
       return reply.code(204).send(null);
     },
   );
@@ -64,7 +63,7 @@ export async function sessionRoutes(fastify: FastifyInstance, { config }: { conf
     '/logout-all',
     { config: own, schema: { ...schema, summary: 'End all own sessions', response: { 204: z.null() } } },
     async (request, reply) => {
-      await app.sessions.endAll(principalOf(request));
+      await app.sessions.endAll(principalOf(request), request.auditOrigin);
       return reply.code(204).send(null);
     },
   );
@@ -94,7 +93,8 @@ export async function sessionRoutes(fastify: FastifyInstance, { config }: { conf
       schema: { ...schema, summary: 'End an own session', params: idParams, response: { 204: z.null() } },
     },
     async (request, reply) => {
-      if (!(await app.sessions.end(principalOf(request), request.params.id))) throw new AppError('not-found');
+      if (!(await app.sessions.end(principalOf(request), request.params.id, request.auditOrigin)))
+        throw new AppError('not-found');
       return reply.code(204).send(null);
     },
   );
@@ -113,7 +113,7 @@ export async function sessionRoutes(fastify: FastifyInstance, { config }: { conf
     async (request, reply) => {
       const principal = principalOf(request);
       await app.confirmPassword(request, request.body.currentPassword);
-      await app.signIn.changePassword(principal, request.body.newPassword);
+      await app.signIn.changePassword(principal, request.body.newPassword, request.auditOrigin);
       return reply.code(204).send(null);
     },
   );
@@ -127,14 +127,6 @@ export function tokensOf(
   refreshToken: string,
 ): z.output<typeof Tokens> {
   return { accessToken: app.tokens.sign(principal), refreshToken, tokenType: 'Bearer', expiresIn };
-}
-
-/** User agents can be of any length. */
-const MAX_USER_AGENT = 200;
-
-/** Where a session begins, as it is shown to its owner later. */
-export function originOf(request: FastifyRequest): Origin {
-  return { address: request.ip, userAgent: (request.headers['user-agent'] ?? '').slice(0, MAX_USER_AGENT) };
 }
 
 function principalOf({ principal }: FastifyRequest): Principal {

@@ -3,8 +3,9 @@
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 import type { ZodTypeProvider } from 'fastify-type-provider-zod';
 import { z } from 'zod';
-import { endTenantSessions, findTenant, listTenants, tenantSorts, type TenantRecord } from '../db/central/tenants.js';
-import { changeTenant } from '../src/tenancy/changes.js';
+import { insertAudit } from '../db/audit.js';
+import { findTenant, listTenants, tenantSorts, type TenantRecord } from '../db/central/tenants.js';
+import { changeTenant, signOutTenant, tenantChange } from '../src/tenancy/changes.js';
 import type { Config } from '../src/config.js';
 import { AppError } from '../src/errors.js';
 import { slugify } from '../src/tenancy/ids.js';
@@ -91,7 +92,10 @@ export async function tenantRoutes(fastify: FastifyInstance, { config }: { confi
       const slug = request.body.slug ?? slugFrom(name);
       const poolOptions = parsePoolOptions(request.body.poolOptions ?? {});
       const passwordHash = await app.passwords.hash(password);
-      const tenant = await app.provisioning.create({ name, slug, poolOptions, admin: { ...person, passwordHash } });
+      const tenant = await app.provisioning.create(
+        { name, slug, poolOptions, admin: { ...person, passwordHash } },
+        request.auditOrigin,
+      );
       return reply.code(201).header('location', `${app.prefix}/${tenant.id}`).send(answer(tenant));
     },
   );
@@ -132,13 +136,17 @@ export async function tenantRoutes(fastify: FastifyInstance, { config }: { confi
       if (request.principal?.kind === 'user' && Object.keys(request.body).some((key) => key !== 'name')) {
         throw new AppError('forbidden', { detail: 'A user changes the name; the rest is for operators.' });
       }
-      const tenant = await changeTenant(app.registry, id, {
+      const wanted = {
         ...changes,
         ...(poolOptions && { poolOptions: parsePoolOptions(poolOptions) }),
-        ...(active !== undefined && { status: active ? 'active' : 'suspended' }),
-      });
+        ...(active !== undefined && { status: active ? ('active' as const) : ('suspended' as const) }),
+      };
+      const tenant = await changeTenant(app.registry, id, wanted, request.auditOrigin);
       // The registry has told the others; here it is effective before the answer.
       await app.events.publish({ kind: 'tenant', tenantId: id });
+      // Its row stands in the registry, where the change is. What a user of the tenant did is also the tenant's own to read.
+      if (request.principal?.kind === 'user')
+        await insertAudit(request.tenantDb, { ...request.auditOrigin, ...tenantChange(id, wanted) });
       return answer(tenant);
     },
   );
@@ -156,7 +164,7 @@ export async function tenantRoutes(fastify: FastifyInstance, { config }: { confi
     },
     async (request, reply) => {
       const { id } = request.params;
-      if (!(await endTenantSessions(app.registry, id))) throw new AppError('not-found');
+      if (!(await signOutTenant(app.registry, id, request.auditOrigin))) throw new AppError('not-found');
       await app.events.publish({ kind: 'tenant', tenantId: id });
       return reply.code(204).send(null);
     },
@@ -174,7 +182,7 @@ export async function tenantRoutes(fastify: FastifyInstance, { config }: { confi
       },
     },
     async (request, reply) => {
-      if (!(await app.provisioning.remove(request.params.id))) throw new AppError('not-found');
+      if (!(await app.provisioning.remove(request.params.id, request.auditOrigin))) throw new AppError('not-found');
       return reply.code(204).send(null);
     },
   );

@@ -77,7 +77,8 @@ export async function userRoutes(fastify: FastifyInstance): Promise<void> {
       const { password, roles, ...fields } = request.body;
       // Hashed before the transaction begins: a connection is not held while the processor works.
       const passwordHash = await app.passwords.hash(password);
-      const id = await emailTaken(addUser(request.tenantDb, { ...fields, passwordHash, roles }, request));
+      const user = { ...fields, passwordHash, roles };
+      const id = await emailTaken(addUser(request.tenantDb, user, request, request.auditOrigin));
       return reply
         .code(201)
         .header('location', `${app.prefix}/${id}`)
@@ -124,7 +125,8 @@ export async function userRoutes(fastify: FastifyInstance): Promise<void> {
       const { tenantId, userId, principal } = request;
       const spared = id === userId ? principal?.sessionId : undefined;
       const changes = { ...fields, passwordHash, roles };
-      const ended = await emailTaken(changeUser(request.tenantDb, id, changes, request, spared));
+      const { tenantDb, auditOrigin } = request;
+      const ended = await emailTaken(changeUser(tenantDb, id, changes, request, auditOrigin, spared));
       if (!ended) throw new AppError('not-found');
       await app.events.publish({ kind: 'user', tenantId, userId: id });
       await app.sessions.ended({ kind: 'user', tenantId }, ended);
@@ -140,7 +142,7 @@ export async function userRoutes(fastify: FastifyInstance): Promise<void> {
     },
     async (request, reply) => {
       const { id } = request.params;
-      if (!(await removeUser(request.tenantDb, id, request))) throw new AppError('not-found');
+      if (!(await removeUser(request.tenantDb, id, request, request.auditOrigin))) throw new AppError('not-found');
       await app.events.publish({ kind: 'user', tenantId: request.tenantId, userId: id });
       return reply.code(204).send(null);
     },

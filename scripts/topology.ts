@@ -90,7 +90,11 @@ export async function startTopology(
     await command('bash', [path.join(root, 'deploy/make-env.sh'), folder], {});
     const readEnv = async (file: string): Promise<Record<string, string>> =>
       parseEnv(await readFile(path.join(folder, file), 'utf8')) as Record<string, string>;
-    const [service, superuser] = await Promise.all([readEnv('tenantry.env'), readEnv('superuser.env')]);
+    const [service, migration, superuser] = await Promise.all([
+      readEnv('tenantry.env'),
+      readEnv('migration.env'),
+      readEnv('superuser.env'),
+    ]);
     const superuserPassword = superuser['POSTGRES_PASSWORD'] ?? '';
 
     const startServer = async (name: string): Promise<DatabaseServer> => {
@@ -110,8 +114,13 @@ export async function startTopology(
       CLUSTER_CONNECTION_BUDGET: '150',
       ...options.env,
     };
-    await command('bash', [path.join(root, 'deploy/bootstrap.sh')], { ...env, POSTGRES_PASSWORD: superuserPassword });
-    await command(process.execPath, [path.join(root, 'dist/src/cli/migrate.js')], env);
+    const asOwner = {
+      ...env,
+      MIGRATION_DATABASE_URL: atLocalPort(migration['MIGRATION_DATABASE_URL'], registry.port),
+    };
+    const bootstrap = path.join(root, 'deploy/bootstrap.sh');
+    await command('bash', [bootstrap], { ...asOwner, POSTGRES_PASSWORD: superuserPassword });
+    await command(process.execPath, [path.join(root, 'dist/src/cli/migrate.js')], asOwner);
 
     const makeReplica = async (name: string): Promise<Replica> => {
       const port = await portOf(path.join(folder, `${name}.port`));

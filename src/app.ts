@@ -1,6 +1,7 @@
 // The whole house at a glance: plugins in the order in which a request meets them, then the routes.
 import fastify, { LogController, type FastifyBaseLogger, type FastifyInstance } from 'fastify';
 import type { DestinationStream } from 'pino';
+import { audit } from '../plugins/audit.js';
 import { authentication } from '../plugins/authentication.js';
 import { authorization } from '../plugins/authorization.js';
 import { clusters } from '../plugins/clusters.js';
@@ -92,6 +93,7 @@ export async function buildApp(config: Config, overrides: AppOverrides = {}): Pr
   await app.register(tenantPool, { config, envelope });
   await app.register(sessions, { config });
   await app.register(authorization);
+  await app.register(audit);
 
   await app.register(signIn, { config });
   await app.register(provisioning, {

@@ -1,11 +1,13 @@
 // From the settings to a config that the app can be built on: secrets, the embedded PostgreSQL where none is configured,
 // the schema, the first operator.
+import { randomBytes } from 'node:crypto';
 import type { Logger } from 'pino';
+import { canRewriteAudit } from '../db/central/grants.js';
 import { countOperators, insertOperator } from '../db/central/operators.js';
 import type { Registry } from '../db/central/schema.js';
 import { createDatabase, type ConnectionSettings } from '../db/client.js';
 import { bootstrapCluster, checkCluster, MAINTENANCE_DATABASE } from '../db/cluster.js';
-import { DatabaseFault } from '../db/errors.js';
+import { DatabaseFault, hasSqlState } from '../db/errors.js';
 import { scramVerifier } from '../db/scram.js';
 import { parseTokenKeys } from './auth/keyring.js';
 import { createPasswords } from './auth/passwords.js';
@@ -25,13 +27,18 @@ export interface Prepared {
 /** Where the service stands and what it is reached by, with the embedded PostgreSQL running where it is needed. */
 interface Connected {
   readonly config: Config;
+  /** The registry, entered as the role that may migrate it. */
+  readonly registryOwner: ConnectionSettings;
   readonly embedded: EmbeddedCluster | undefined;
   readonly secrets: LocalSecrets | undefined;
 }
 
 const REGISTRY = 'tenantry_registry';
+const REGISTRY_SERVICE = 'tenantry_service';
 const PROVISIONER = 'tenantry_provisioner';
 const DEFAULT_OPERATOR = 'operator@tenantry.local';
+
+const INSUFFICIENT_PRIVILEGE = '42501';
 
 /** RFC 7677's number of rounds: these passwords may be anybody's choice one day. */
 const SCRAM_ITERATIONS = 4_096;
@@ -47,9 +54,9 @@ export async function prepare(
   log: Logger,
   onEmbedded: (cluster: EmbeddedCluster) => void,
 ): Promise<Prepared> {
-  const { config, embedded, secrets } = await connect(settings, log, onEmbedded);
-  if (embedded) await migrate(config, log);
-  else await refuseUnmigrated(config);
+  const { config, registryOwner, embedded, secrets } = await connect(settings, log, onEmbedded);
+  if (embedded) await migrate(config, registryOwner, log);
+  else await checkRegistry(config, log);
   return { config, embedded, newOperator: await ensureOperator(config, settings, secrets) };
 }
 
@@ -59,8 +66,8 @@ export async function prepareAndMigrate(
   log: Logger,
   onEmbedded: (cluster: EmbeddedCluster) => void,
 ): Promise<MigrationReport> {
-  const { config } = await connect(settings, log, onEmbedded);
-  return migrate(config, log);
+  const { config, registryOwner } = await connect(settings, log, onEmbedded);
+  return migrate(config, registryOwner, log);
 }
 
 async function connect(
@@ -77,7 +84,8 @@ async function connect(
   };
   if (registry.connection && tenants.provisioner) {
     const gaps = { ...given, registry: registry.connection, provisioner: tenants.provisioner };
-    return { config: completeConfig(settings, gaps), embedded: undefined, secrets };
+    const registryOwner = registry.owner ?? registry.connection;
+    return { config: completeConfig(settings, gaps), registryOwner, embedded: undefined, secrets };
   }
   if (!secrets) throw new ConfigError(['DATABASE_URL is not set']);
   const embedded = await startEmbedded(settings, secrets, log);
@@ -98,9 +106,12 @@ async function connect(
       preparedStatements: false,
     },
   );
+  // New at every start, and kept nowhere: nobody else enters with it.
+  const servicePassword = randomBytes(32).toString('base64url');
   try {
     await bootstrapCluster(superuser.db, {
       registryOwner: { name: REGISTRY, verifier: await scramVerifier(secrets.registryPassword, SCRAM_ITERATIONS) },
+      registryService: { name: REGISTRY_SERVICE, verifier: await scramVerifier(servicePassword, SCRAM_ITERATIONS) },
       provisioner: { name: PROVISIONER, verifier: await scramVerifier(secrets.provisionerPassword, SCRAM_ITERATIONS) },
       registryDatabase: REGISTRY,
     });
@@ -109,10 +120,11 @@ async function connect(
   }
   const gaps = {
     ...given,
-    registry: at(REGISTRY, secrets.registryPassword, REGISTRY),
+    registry: at(REGISTRY_SERVICE, servicePassword, REGISTRY),
     provisioner: at(PROVISIONER, secrets.provisionerPassword, MAINTENANCE_DATABASE),
   };
-  return { config: completeConfig(settings, gaps), embedded, secrets };
+  const registryOwner = at(REGISTRY, secrets.registryPassword, REGISTRY);
+  return { config: completeConfig(settings, gaps), registryOwner, embedded, secrets };
 }
 
 async function startEmbedded(
@@ -143,7 +155,7 @@ async function startEmbedded(
   }
 }
 
-async function migrate(config: Config, log: Logger): Promise<MigrationReport> {
+async function migrate(config: Config, registryOwner: ConnectionSettings, log: Logger): Promise<MigrationReport> {
   const { provisioner: connection, provisionerPool } = config.tenants;
   const provisioner = openProvisioner(connection, provisionerPool);
   try {
@@ -159,8 +171,10 @@ async function migrate(config: Config, log: Logger): Promise<MigrationReport> {
       if (config.production) throw new ConfigError([problem]);
       log.warn(problem);
     }
-    const report = await withRegistry(config, (registry) =>
-      migrateAll({ registry, ...provisioner, provisioner: connection.user }, (done, all, tenant) => {
+    const { user } = config.registry.connection;
+    const registryService = user === registryOwner.user ? undefined : user;
+    const report = await withRegistry({ ...config.registry, connection: registryOwner }, (registry) =>
+      migrateAll({ registry, registryService, ...provisioner, provisioner: connection.user }, (done, all, tenant) => {
         log.info({ tenantId: tenant.id, done, all }, 'migrating a tenant database');
       }),
     );
@@ -179,11 +193,24 @@ async function migrate(config: Config, log: Logger): Promise<MigrationReport> {
   }
 }
 
-async function refuseUnmigrated(config: Config): Promise<void> {
-  const pending = await withRegistry(config, pendingRegistryMigrations);
-  if (pending.length > 0) {
-    throw new ConfigError([`the registry is not migrated (${pending.join(', ')} is missing). Run: npm run migrate`]);
-  }
+/** @throws ConfigError where the registry is not migrated, or the migration did not give this role its rights */
+async function checkRegistry(config: Config, log: Logger): Promise<void> {
+  const { user } = config.registry.connection;
+  const rewritable = await withRegistry(config.registry, async (registry) => {
+    const pending = await pendingRegistryMigrations(registry);
+    if (pending.length > 0)
+      throw new ConfigError([`the registry is not migrated (${pending.join(', ')} is missing). Run: npm run migrate`]);
+    return canRewriteAudit(registry);
+  }).catch((error: unknown) => {
+    if (!hasSqlState(error, INSUFFICIENT_PRIVILEGE)) throw error;
+    throw new ConfigError([
+      `the role "${user}" of DATABASE_URL has no rights in the registry. Run: npm run migrate, with MIGRATION_DATABASE_URL`,
+    ]);
+  });
+  if (rewritable)
+    log.warn(
+      `the role "${user}" of DATABASE_URL can change the registry's audit: enter with another role than the owner (docs/audit.md)`,
+    );
 }
 
 /** Makes the first operator where there is none. Returns its sign-in where the password was made up here. */
@@ -195,7 +222,7 @@ async function ensureOperator(
   const email = settings.firstOperator?.email ?? (secrets && DEFAULT_OPERATOR);
   const password = settings.firstOperator?.password ?? secrets?.operatorPassword;
   if (email === undefined || password === undefined) return undefined;
-  const made = await withRegistry(config, async (registry) => {
+  const made = await withRegistry(config.registry, async (registry) => {
     if ((await countOperators(registry)) > 0) return false;
     const passwords = await createPasswords(1);
     return insertOperator(registry, { email, passwordHash: await passwords.hash(password) });
@@ -204,10 +231,9 @@ async function ensureOperator(
 }
 
 async function withRegistry<T>(
-  config: Config,
+  { connection, pool }: Config['registry'],
   work: (registry: ReturnType<typeof createDatabase<Registry>>['db']) => Promise<T>,
 ): Promise<T> {
-  const { connection, pool } = config.registry;
   const handle = createDatabase<Registry>(connection, pool, {
     applicationName: 'tenantry start',
     preparedStatements: false,

@@ -69,7 +69,12 @@ export interface EncryptionKey {
 /** What the environment says, before the gaps that a first start may fill are filled. */
 export interface Settings extends Omit<Config, 'registry' | 'tenants' | 'auth' | 'encryptionKeys'> {
   readonly dataDir: string;
-  readonly registry: { readonly connection: ConnectionSettings | undefined; readonly pool: PoolLimits };
+  readonly registry: {
+    readonly connection: ConnectionSettings | undefined;
+    /** As its owner, for migrations; never part of the config that the app is built on. */
+    readonly owner: ConnectionSettings | undefined;
+    readonly pool: PoolLimits;
+  };
   readonly tenants: Omit<Config['tenants'], 'provisioner'> & { readonly provisioner: ConnectionSettings | undefined };
   readonly auth: Omit<Config['auth'], 'keys'> & { readonly keys: readonly TokenKey[] | undefined };
   readonly encryptionKeys: readonly EncryptionKey[] | undefined;
@@ -195,7 +200,14 @@ export const variables = {
     default: '',
     unit: 'postgres:// URL',
     description:
-      'The registry, entered as its owner. Not set (and not in production): an embedded PostgreSQL starts by itself.',
+      'The registry, entered as the role that reads and writes it. Not set (and not in production): an embedded PostgreSQL starts by itself.',
+  },
+  MIGRATION_DATABASE_URL: {
+    schema: z.string(),
+    default: '',
+    unit: 'postgres:// URL',
+    description:
+      'The registry, entered as its owner: for `npm run migrate` only, which gives the role of DATABASE_URL its rights. Not set: that role is the owner, and the audit is not protected from it.',
   },
   TENANT_DATABASE_URL: {
     schema: z.string(),
@@ -406,9 +418,12 @@ export function readSettings(env: NodeJS.ProcessEnv): Settings {
   if (!tls && values.DATABASE_CA_FILE)
     problems.push('DATABASE_CA_FILE is set and DATABASE_TLS is off: set DATABASE_TLS=verify-full');
   const registry = parseDatabaseUrl('DATABASE_URL', values.DATABASE_URL, tls, problems);
+  const owner = parseDatabaseUrl('MIGRATION_DATABASE_URL', values.MIGRATION_DATABASE_URL, tls, problems);
   const provisioner = parseDatabaseUrl('TENANT_DATABASE_URL', values.TENANT_DATABASE_URL, tls, problems);
-  if (env['TENANT_DATABASE_URL'] && !env['DATABASE_URL'])
-    problems.push('TENANT_DATABASE_URL is set and DATABASE_URL is not: set both, or neither');
+  for (const name of ['TENANT_DATABASE_URL', 'MIGRATION_DATABASE_URL']) {
+    if (env[name] && !env['DATABASE_URL'])
+      problems.push(`${name} is set and DATABASE_URL is not: set both, or neither`);
+  }
   if (env['OPERATOR_PASSWORD'] && !env['OPERATOR_EMAIL'])
     problems.push('OPERATOR_PASSWORD is set and OPERATOR_EMAIL is not: set both, or neither');
   const tokenKeys = keysOf(values, problems);
@@ -438,7 +453,7 @@ export function readSettings(env: NodeJS.ProcessEnv): Settings {
     },
     log: { level: value('LOG_LEVEL'), pretty: process.stdout.isTTY },
     dataDir: path.resolve(value('DATA_DIR')),
-    registry: { connection: registry, pool: pool(value('REGISTRY_POOL_MAX')) },
+    registry: { connection: registry, owner, pool: pool(value('REGISTRY_POOL_MAX')) },
     tenants: {
       provisioner: provisioner ?? registry,
       // Copying a template takes as long as the disk does: it is not held to a request's bound.
@@ -487,7 +502,7 @@ export function completeConfig(settings: Settings, gaps: FilledGaps): Config {
     http,
     log,
     shutdown,
-    registry: { ...settings.registry, connection: gaps.registry },
+    registry: { pool: settings.registry.pool, connection: gaps.registry },
     tenants: { ...settings.tenants, provisioner: gaps.provisioner },
     auth: { ...settings.auth, keys: gaps.tokenKeys },
     encryptionKeys: gaps.encryptionKeys,

@@ -15,12 +15,14 @@ export interface Cluster {
   readonly logFile: string;
   readonly superuser: ConnectionSettings;
   readonly registry: ConnectionSettings;
+  readonly registryOwner: ConnectionSettings;
   readonly provisioner: ConnectionSettings;
   /** Works as the superuser, on one connection that lasts as long as the work. @param database default: the maintenance database */
   asSuperuser<T>(work: (db: Kysely<unknown>) => Promise<T>, database?: string): Promise<T>;
 }
 
 const REGISTRY = 'tenantry_registry';
+const REGISTRY_SERVICE = 'tenantry_service';
 const PROVISIONER = 'tenantry_provisioner';
 
 /** Rounds as for passwords that somebody chose: what the service meets in production. */
@@ -57,7 +59,8 @@ export async function startCluster(
     tls: false,
   });
   const superuser = at(server.superuser, password, MAINTENANCE_DATABASE);
-  const registry = at(REGISTRY, randomSecret(), REGISTRY);
+  const registry = at(REGISTRY_SERVICE, randomSecret(), REGISTRY);
+  const registryOwner = at(REGISTRY, randomSecret(), REGISTRY);
   const provisioner = at(PROVISIONER, randomSecret(), MAINTENANCE_DATABASE);
 
   const asSuperuser: Cluster['asSuperuser'] = (work, database = MAINTENANCE_DATABASE) => {
@@ -70,7 +73,11 @@ export async function startCluster(
   };
   const version = await asSuperuser(async (db) => {
     await bootstrapCluster(db, {
-      registryOwner: { name: REGISTRY, verifier: await scramVerifier(registry.password, SCRAM_ITERATIONS) },
+      registryOwner: { name: REGISTRY, verifier: await scramVerifier(registryOwner.password, SCRAM_ITERATIONS) },
+      registryService: {
+        name: REGISTRY_SERVICE,
+        verifier: await scramVerifier(registry.password, SCRAM_ITERATIONS),
+      },
       provisioner: { name: PROVISIONER, verifier: await scramVerifier(provisioner.password, SCRAM_ITERATIONS) },
       registryDatabase: REGISTRY,
     });
@@ -78,7 +85,7 @@ export async function startCluster(
       select current_setting('server_version') as version`.execute(db);
     return rows[0]?.version ?? 'unknown';
   });
-  return { postmaster: pid, version, logFile, superuser, registry, provisioner, asSuperuser };
+  return { postmaster: pid, version, logFile, superuser, registry, registryOwner, provisioner, asSuperuser };
 }
 
 /** 288 random bits. */

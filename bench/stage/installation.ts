@@ -66,7 +66,10 @@ export async function install(folder: string, cluster: Cluster, flags: Flags, cl
   const installation: Installation = {
     auth: { ...auth, keys: auth.keys ?? [] },
     cursorSecret: encryptionKeys[0]?.key.toString('base64') ?? '',
-    migrate: (env) => runLogged('src/cli/migrate.js', environment(env), migrationLog, cleanup),
+    migrate: (env) => {
+      const asOwner = { MIGRATION_DATABASE_URL: urlOf(cluster.registryOwner), ...env };
+      return runLogged('src/cli/migrate.js', environment(asOwner), migrationLog, cleanup);
+    },
     startService: (env) => startService(environment(env), serviceLog, flags, cleanup),
     signInOperator: ({ url }) => signInOperator(url, operator),
     complaints: () => complaintsIn(serviceLog),

@@ -1,5 +1,6 @@
 // The registry's tables as Kysely sees them. Timestamps arrive as ISO 8601 text (db/client.ts).
 import type { ColumnType, Generated, GeneratedAlways, JSONColumnType } from 'kysely';
+import type { AuditTable } from '../audit.js';
 import type { SessionsTable } from '../sessions.js';
 
 /** Written by the database, or given as ISO 8601. */
@@ -68,9 +69,15 @@ export interface SlotLeasesTable {
   renewed_at: Timestamp;
 }
 
+export interface CentralAuditTable extends AuditTable {
+  /** The tenant that it concerns. */
+  tenant_id: string | null;
+}
+
 export interface Registry {
   tenants: TenantsTable;
   operators: OperatorsTable;
   sessions: SessionsTable;
   slot_leases: SlotLeasesTable;
+  audit: CentralAuditTable;
 }

@@ -1,5 +1,5 @@
 // What a tenant's runtime role may do in its database: read and write rows, and nothing else. Run after every migration,
-// so that a new table needs no line of its own.
+// so that a new table needs no line of its own; one whose rows must stay as they are has one.
 import { sql, type Kysely } from 'kysely';
 import type { TenantDatabase } from './schema.js';
 
@@ -10,5 +10,6 @@ export async function grantRuntimeRights(db: Kysely<TenantDatabase>, runtimeRole
     await sql`grant usage on schema public to ${role}`.execute(trx);
     await sql`grant select, insert, update, delete on all tables in schema public to ${role}`.execute(trx);
     await sql`revoke insert, update, delete on tenant_marker from ${role}`.execute(trx);
+    await sql`revoke update, delete on audit from ${role}`.execute(trx);
   });
 }

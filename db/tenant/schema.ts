@@ -1,5 +1,6 @@
 // The tables of a tenant's database as Kysely sees them. Timestamps arrive as ISO 8601 text, numeric as decimal text.
 import type { ColumnType, Generated } from 'kysely';
+import type { AuditTable } from '../audit.js';
 import type { SessionsTable } from '../sessions.js';
 
 /** Written by the database, or given as ISO 8601. */
@@ -66,4 +67,5 @@ export interface TenantDatabase {
   user_roles: UserRolesTable;
   sessions: SessionsTable;
   products: ProductsTable;
+  audit: AuditTable;
 }

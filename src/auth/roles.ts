@@ -1,6 +1,7 @@
 // Changes to roles that a rule watches over: built-in ones stay as they are, one that is held stays, and nobody makes or
 // changes a role that holds more than itself.
 import type { Kysely, Transaction } from 'kysely';
+import { insertAudit, type AuditOrigin } from '../../db/audit.js';
 import { violatedUniqueConstraint } from '../../db/errors.js';
 import {
   countHolders,
@@ -13,6 +14,7 @@ import {
   updateRole,
 } from '../../db/tenant/roles.js';
 import type { TenantDatabase } from '../../db/tenant/schema.js';
+import { changedFields } from '../audit.js';
 import { AppError } from '../errors.js';
 import { refuseToGive, refuseToTouch, type Caller, type Permission } from './permissions.js';
 
@@ -25,12 +27,15 @@ export async function addRole(
   db: Kysely<TenantDatabase>,
   { permissions, ...role }: Parameters<typeof insertRole>[1] & { readonly permissions: readonly Permission[] },
   caller: Caller,
+  origin: AuditOrigin,
 ): Promise<string> {
   refuseToGive(caller, permissions);
   return nameTaken(
     db.transaction().execute(async (trx) => {
       const id = await insertRole(trx, role);
       await setPermissions(trx, id, permissions);
+      const details = { name: role.name, permissions };
+      await insertAudit(trx, { ...origin, action: 'role.created', target: { kind: 'role', id }, details });
       return id;
     }),
   );
@@ -49,6 +54,7 @@ export async function changeRole(
     ...changes
   }: Parameters<typeof updateRole>[2] & { readonly permissions?: readonly Permission[] | undefined },
   caller: Caller,
+  origin: AuditOrigin,
 ): Promise<boolean> {
   if (permissions) refuseToGive(caller, permissions);
   return nameTaken(
@@ -56,6 +62,8 @@ export async function changeRole(
       if (!(await takeRole(trx, id, caller))) return false;
       await updateRole(trx, id, changes);
       if (permissions) await setPermissions(trx, id, permissions);
+      const details = { fields: changedFields({ ...changes, permissions }), ...(permissions && { permissions }) };
+      await insertAudit(trx, { ...origin, action: 'role.updated', target: { kind: 'role', id }, details });
       return true;
     }),
   );
@@ -66,7 +74,12 @@ export async function changeRole(
  *
  * @throws AppError `built-in-role`, `role-in-use`, `forbidden` naming what the caller does not hold
  */
-export async function removeRole(db: Kysely<TenantDatabase>, id: string, caller: Caller): Promise<boolean> {
+export async function removeRole(
+  db: Kysely<TenantDatabase>,
+  id: string,
+  caller: Caller,
+  origin: AuditOrigin,
+): Promise<boolean> {
   return db.transaction().execute(async (trx) => {
     if (!(await takeRole(trx, id, caller))) return false;
     // Taken away silently it could leave somebody without any role.
@@ -74,6 +87,7 @@ export async function removeRole(db: Kysely<TenantDatabase>, id: string, caller:
     if (holders > 0)
       throw new AppError('role-in-use', { detail: `${holders} ${holders === 1 ? 'user holds' : 'users hold'} it.` });
     await deleteRole(trx, id);
+    await insertAudit(trx, { ...origin, action: 'role.deleted', target: { kind: 'role', id } });
     return true;
   });
 }

@@ -1,5 +1,6 @@
 // Sessions: begun by a sign-in, kept alive by refreshes, ended by whoever may. A refresh token works once; one that is used
 // again ends its session, since two hold it. Whether a session lives is known in the process until a change is told.
+import { insertAudit, type AuditOrigin } from '../../db/audit.js';
 import type { TenantRecord } from '../../db/central/tenants.js';
 import { newId } from '../../db/ids.js';
 import {
@@ -27,12 +28,6 @@ export type Account =
   | { readonly kind: 'user'; readonly tenantId: string; readonly userId: string }
   | { readonly kind: 'operator'; readonly operatorId: string };
 
-/** Where a session begins. */
-export interface Origin {
-  readonly address: string;
-  readonly userAgent: string;
-}
-
 /** What a client is given. */
 export interface Grant {
   readonly principal: Principal;
@@ -40,14 +35,14 @@ export interface Grant {
 }
 
 export interface Sessions {
-  /** Begins a session for an account that has proved who it is. @throws DatabaseFault */
-  begin(account: Account, origin: Origin): Promise<Grant>;
+  /** Begins a session for an account that has proved who it is, which is audited as its sign-in. @throws DatabaseFault */
+  begin(account: Account, origin: Omit<AuditOrigin, 'actor'>): Promise<Grant>;
   /**
    * The next refresh token for the one that is presented.
    *
    * @throws AppError `invalid-refresh-token` for every token that does not work, whatever the reason
    */
-  refresh(refreshToken: string): Promise<Grant>;
+  refresh(refreshToken: string, origin: AuditOrigin): Promise<Grant>;
   /** Whether the session lives, where that is known without waiting. */
   peek(principal: Principal): boolean | undefined;
   /** Whether the session lives. @throws DatabaseFault */
@@ -55,9 +50,9 @@ export interface Sessions {
   /** The caller's live sessions, the one used last first. */
   list(principal: Principal): Promise<Session[]>;
   /** Ends one of the caller's sessions, on every replica before it returns. Returns whether there was one. */
-  end(principal: Principal, sessionId: string): Promise<boolean>;
+  end(principal: Principal, sessionId: string, origin: AuditOrigin): Promise<boolean>;
   /** Ends all of the caller's sessions, or all but its own. */
-  endAll(principal: Principal, but?: 'this one'): Promise<void>;
+  endAll(principal: Principal, origin: AuditOrigin, but?: 'this one'): Promise<void>;
   /** Tells every replica of sessions that were ended in a transaction of somebody else's. */
   ended(owner: SessionOwner, sessionIds: readonly string[]): Promise<void>;
 }
@@ -116,15 +111,27 @@ export function createSessions(deps: SessionsDeps): Sessions {
   }
 
   return {
-    async begin(account, { address, userAgent }) {
+    async begin(account, origin) {
       const sessionId = newId();
       const secret = newSecret();
+      const { address = '', userAgent = '' } = origin;
       const session = { id: sessionId, accountId: idOf(account), address, userAgent, tokenHash: hashOf(secret) };
-      await ended(account, await insertSession(database(account), session, lifetimes, MAX_PER_ACCOUNT));
+      const crowdedOut = await database(account)
+        .transaction()
+        .execute(async (trx) => {
+          await insertAudit(trx, {
+            ...origin,
+            actor: { kind: account.kind, id: idOf(account) },
+            action: 'auth.login',
+            target: { kind: 'session', id: sessionId },
+          });
+          return insertSession(trx, session, lifetimes, MAX_PER_ACCOUNT);
+        });
+      await ended(account, crowdedOut);
       return { principal: { ...account, sessionId }, refreshToken: tokens.write(account, sessionId, secret) };
     },
 
-    async refresh(refreshToken) {
+    async refresh(refreshToken, origin) {
       const token = tokens.read(refreshToken);
       if (!token) throw invalid();
       const { owner, sessionId, secret } = token;
@@ -145,8 +152,16 @@ export function createSessions(deps: SessionsDeps): Sessions {
       if (rotation.previousHash === presented && rotation.recent && rotation.step !== null)
         return grant(rotation, rotation.step);
       // Anybody can make up a token that names a session; only one that was given out here tells that two hold it.
-      if (token.genuine && (await deleteSession(db, sessionId, rotation.accountId))) {
-        deps.onReuse(principalOf(owner, rotation.accountId, sessionId), sessionId);
+      const { accountId } = rotation;
+      const found = (trx: SessionsDatabase): Promise<void> =>
+        insertAudit(trx, {
+          ...origin,
+          action: 'auth.refresh-reused',
+          target: { kind: owner.kind, id: accountId },
+          details: { session: sessionId },
+        });
+      if (token.genuine && (await remove(db, sessionId, accountId, found))) {
+        deps.onReuse(principalOf(owner, accountId, sessionId), sessionId);
         await ended(owner, [sessionId]);
       }
       throw invalid();
@@ -168,19 +183,46 @@ export function createSessions(deps: SessionsDeps): Sessions {
 
     list: (principal) => listSessions(database(principal), idOf(principal)),
 
-    async end(principal, sessionId) {
-      if (!(await deleteSession(database(principal), sessionId, idOf(principal)))) return false;
+    async end(principal, sessionId, origin) {
+      const found = (trx: SessionsDatabase): Promise<void> =>
+        insertAudit(trx, {
+          ...origin,
+          action: sessionId === principal.sessionId ? 'auth.logout' : 'session.revoked',
+          target: { kind: 'session', id: sessionId },
+        });
+      if (!(await remove(database(principal), sessionId, idOf(principal), found))) return false;
       await ended(principal, [sessionId]);
       return true;
     },
 
-    async endAll(principal, but) {
+    async endAll(principal, origin, but) {
       const spared = but && principal.sessionId;
-      await ended(principal, await deleteSessionsOf(database(principal), idOf(principal), spared));
+      const gone = await database(principal)
+        .transaction()
+        .execute(async (trx) => {
+          const target = { kind: principal.kind, id: idOf(principal) };
+          await insertAudit(trx, { ...origin, action: 'auth.logout-all', target });
+          return deleteSessionsOf(trx, idOf(principal), spared);
+        });
+      await ended(principal, gone);
     },
 
     ended,
   };
+}
+
+/** Removes a session of the account, and audits it where there was one. */
+function remove(
+  db: SessionsDatabase,
+  sessionId: string,
+  accountId: string,
+  audited: (trx: SessionsDatabase) => Promise<void>,
+): Promise<boolean> {
+  return db.transaction().execute(async (trx) => {
+    const existed = await deleteSession(trx, sessionId, accountId);
+    if (existed) await audited(trx);
+    return existed;
+  });
 }
 
 /** Both ids are UUIDs and hold no space. */

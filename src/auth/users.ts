@@ -1,6 +1,7 @@
 // Changes to users that a rule watches over: roles must exist, nobody gives or changes what holds more than itself, and the
-// last active admin stays.
+// last active admin stays. Each change is audited.
 import type { Kysely, Transaction } from 'kysely';
+import { insertAudit, type AuditOrigin } from '../../db/audit.js';
 import { deleteSessionsOf, sessionsIn } from '../../db/sessions.js';
 import type { TenantDatabase } from '../../db/tenant/schema.js';
 import {
@@ -13,6 +14,7 @@ import {
   setRoles,
   updateUser,
 } from '../../db/tenant/users.js';
+import { changedFields } from '../audit.js';
 import { AppError } from '../errors.js';
 import { refuseToGive, refuseToTouch, type Caller } from './permissions.js';
 
@@ -26,10 +28,17 @@ export async function addUser(
   db: Kysely<TenantDatabase>,
   { roles, ...user }: Parameters<typeof insertUser>[1] & { readonly roles: readonly string[] },
   caller: Caller,
+  origin: AuditOrigin,
 ): Promise<string> {
   return db.transaction().execute(async (trx) => {
     const id = await insertUser(trx, user);
     await assignRoles(trx, id, roles, caller);
+    await insertAudit(trx, {
+      ...origin,
+      action: 'user.created',
+      target: { kind: 'user', id },
+      details: { roles, active: user.active ?? true },
+    });
     return id;
   });
 }
@@ -47,6 +56,7 @@ export async function changeUser(
   id: string,
   { roles, ...changes }: Parameters<typeof updateUser>[2] & { readonly roles?: readonly string[] | undefined },
   caller: Caller,
+  origin: AuditOrigin,
   spared?: string,
 ): Promise<readonly string[] | undefined> {
   return db.transaction().execute(async (trx) => {
@@ -56,6 +66,16 @@ export async function changeUser(
     await updateUser(trx, id, changes);
     if (roles) await assignRoles(trx, id, roles, caller);
     if (mayEndAdmin) await keepOneAdmin(trx);
+    await insertAudit(trx, {
+      ...origin,
+      action: 'user.updated',
+      target: { kind: 'user', id },
+      details: {
+        fields: changedFields({ ...changes, roles }),
+        ...(roles && { roles }),
+        ...(changes.active !== undefined && { active: changes.active }),
+      },
+    });
     if (changes.active === false) return deleteSessionsOf(sessionsIn(trx), id);
     return changes.passwordHash === undefined ? [] : deleteSessionsOf(sessionsIn(trx), id, spared);
   });
@@ -66,12 +86,18 @@ export async function changeUser(
  *
  * @throws AppError `last-admin`, or `forbidden` naming what the caller does not hold
  */
-export async function removeUser(db: Kysely<TenantDatabase>, id: string, caller: Caller): Promise<boolean> {
+export async function removeUser(
+  db: Kysely<TenantDatabase>,
+  id: string,
+  caller: Caller,
+  origin: AuditOrigin,
+): Promise<boolean> {
   return db.transaction().execute(async (trx) => {
     await lockAdmins(trx);
     if (!(await takeUser(trx, id, caller))) return false;
     await deleteUser(trx, id);
     await keepOneAdmin(trx);
+    await insertAudit(trx, { ...origin, action: 'user.deleted', target: { kind: 'user', id } });
     return true;
   });
 }

@@ -1,12 +1,20 @@
 // Changes to a tenant's row, by the rules of its status.
 import type { Kysely } from 'kysely';
+import type { AuditEntry, AuditOrigin } from '../../db/audit.js';
+import { insertAudit } from '../../db/central/audit.js';
 import type { Registry } from '../../db/central/schema.js';
-import { findTenant, TENANT_SLUG_CONSTRAINT, updateTenant, type TenantRecord } from '../../db/central/tenants.js';
+import {
+  endTenantSessions,
+  findTenant,
+  TENANT_SLUG_CONSTRAINT,
+  updateTenant,
+  type TenantRecord,
+} from '../../db/central/tenants.js';
 import { violatedUniqueConstraint } from '../../db/errors.js';
 import { AppError } from '../errors.js';
 
 /**
- * Changes what is given. A tenant that is being made or removed cannot be changed.
+ * Changes what is given, and audits it. A tenant that is being made or removed cannot be changed.
  *
  * @throws AppError `not-found`, `slug-taken`, `tenant-state`
  */
@@ -14,9 +22,14 @@ export async function changeTenant(
   registry: Kysely<Registry>,
   id: string,
   changes: Parameters<typeof updateTenant>[2],
+  origin: AuditOrigin,
 ): Promise<TenantRecord> {
   try {
-    const tenant = await updateTenant(registry, id, changes, ['active', 'suspended']);
+    const tenant = await registry.transaction().execute(async (trx) => {
+      const changed = await updateTenant(trx, id, changes, ['active', 'suspended']);
+      if (changed) await insertAudit(trx, { ...origin, ...tenantChange(id, changes), tenantId: id });
+      return changed;
+    });
     if (tenant) return tenant;
   } catch (error) {
     if (violatedUniqueConstraint(error) === TENANT_SLUG_CONSTRAINT) throw new AppError('slug-taken');
@@ -25,4 +38,26 @@ export async function changeTenant(
   const existing = await findTenant(registry, id);
   if (!existing) throw new AppError('not-found');
   throw new AppError('tenant-state', { detail: `The tenant is ${existing.status}.` });
+}
+
+/** Ends all sessions of a tenant, and audits it. Returns whether there is such a tenant. */
+export async function signOutTenant(registry: Kysely<Registry>, id: string, origin: AuditOrigin): Promise<boolean> {
+  return registry.transaction().execute(async (trx) => {
+    if (!(await endTenantSessions(trx, id))) return false;
+    const target = { kind: 'tenant', id } as const;
+    await insertAudit(trx, { ...origin, action: 'tenant.signed-out', target, tenantId: id });
+    return true;
+  });
+}
+
+/** How a change is called in the audit, with the names of what was given. */
+export function tenantChange(
+  id: string,
+  { status, ...changes }: Parameters<typeof updateTenant>[2],
+): Pick<AuditEntry, 'action' | 'target' | 'details'> {
+  const names = Object.entries({ ...changes, active: status }).flatMap(([name, value]) =>
+    value === undefined ? [] : [name],
+  );
+  const action = status === undefined ? 'updated' : status === 'active' ? 'resumed' : 'suspended';
+  return { action: `tenant.${action}`, target: { kind: 'tenant', id }, details: { fields: names } };
 }

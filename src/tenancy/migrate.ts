@@ -1,5 +1,6 @@
 // Bringing the registry, the template and every tenant's database to the newest schema, in that order.
 import type { Kysely } from 'kysely';
+import { grantServiceRights } from '../../db/central/grants.js';
 import { registryMigrations } from '../../db/central/migrations/index.js';
 import type { Registry } from '../../db/central/schema.js';
 import { listProvisionedTenants, updateTenant, type TenantRecord } from '../../db/central/tenants.js';
@@ -22,15 +23,24 @@ export interface MigrationReport {
  * Migrates everything that is behind. A tenant that fails does not stop the others: it is reported, and the next run takes
  * it up again.
  *
+ * @param deps.registry entered as its owner
+ * @param deps.registryService the role that the service enters the registry with, where it is another than the owner
  * @param progress called before each tenant's database, with how many come in all
  * @throws where the registry or the template cannot be migrated
  */
 export async function migrateAll(
-  deps: { registry: Kysely<Registry>; cluster: ClusterDb; inDatabase: InDatabase; provisioner: string },
+  deps: {
+    registry: Kysely<Registry>;
+    registryService?: string | undefined;
+    cluster: ClusterDb;
+    inDatabase: InDatabase;
+    provisioner: string;
+  },
   progress: (done: number, all: number, tenant: TenantRecord) => void = () => undefined,
 ): Promise<MigrationReport> {
-  const { registry, cluster, inDatabase, provisioner } = deps;
+  const { registry, registryService, cluster, inDatabase, provisioner } = deps;
   const ran = await migrateToLatest(registry, registryMigrations);
+  if (registryService !== undefined) await grantServiceRights(registry, registryService);
   const templateMade = await ensureTemplate(cluster, inDatabase, tenantMigrations, provisioner);
 
   const version = latestVersion(tenantMigrations);

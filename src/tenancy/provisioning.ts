@@ -1,6 +1,8 @@
 // Making and removing tenants. Making one is a list of steps, each with its undoing: a failure at any of them takes back
 // what was done. The registry's row comes first and goes last, so that nothing exists that no row tells of.
 import type { Kysely } from 'kysely';
+import type { AuditOrigin } from '../../db/audit.js';
+import { insertAudit } from '../../db/central/audit.js';
 import type { PoolOptionChanges, Registry } from '../../db/central/schema.js';
 import {
   deleteTenantRow,
@@ -39,18 +41,19 @@ export interface NewTenant {
 
 export interface Provisioning {
   /**
-   * Makes a tenant and its first admin.
+   * Makes a tenant and its first admin. It is audited with the step that makes it active.
    *
    * @throws AppError `slug-taken`; `provisioning-failed` where a step failed, undone and named in the log
    */
-  create(tenant: NewTenant): Promise<TenantRecord>;
+  create(tenant: NewTenant, origin: AuditOrigin): Promise<TenantRecord>;
   /**
-   * Removes a tenant: its sessions, database, role and row. What a failure leaves is finished by calling it again.
+   * Removes a tenant: its sessions, database, role and row. What a failure leaves is finished by calling it again. It is
+   * audited when it begins, behind which there is no way back.
    *
    * @returns false where there is no such tenant
    * @throws AppError `unavailable` where not all of it could be removed
    */
-  remove(tenantId: string): Promise<boolean>;
+  remove(tenantId: string, origin: AuditOrigin): Promise<boolean>;
 }
 
 export interface ProvisioningDeps {
@@ -87,8 +90,8 @@ const SCRAM_ITERATIONS = 1;
 export function createProvisioning(deps: ProvisioningDeps): Provisioning {
   const { registry, cluster, place } = deps;
 
-  async function create(input: NewTenant): Promise<TenantRecord> {
-    await clearAbandoned(input.slug);
+  async function create(input: NewTenant, origin: AuditOrigin): Promise<TenantRecord> {
+    await clearAbandoned(input.slug, origin);
     const id = newTenantId();
     const name = newDatabaseName();
     const password = newDatabasePassword();
@@ -130,8 +133,16 @@ export function createProvisioning(deps: ProvisioningDeps): Provisioning {
       fill: { run: () => deps.inDatabase(name, (db) => fill(db, id, name, input.admin)) },
       activate: {
         run: async () => {
-          const active = await updateTenant(registry, id, { status: 'active' }, ['provisioning']);
-          if (!active) throw new Error('the row of the new tenant is gone');
+          await registry.transaction().execute(async (trx) => {
+            const active = await updateTenant(trx, id, { status: 'active' }, ['provisioning']);
+            if (!active) throw new Error('the row of the new tenant is gone');
+            await insertAudit(trx, {
+              ...origin,
+              action: 'tenant.created',
+              target: { kind: 'tenant', id },
+              tenantId: id,
+            });
+          });
         },
       },
     };
@@ -177,32 +188,37 @@ export function createProvisioning(deps: ProvisioningDeps): Provisioning {
     }
   }
 
-  async function clearAbandoned(slug: string): Promise<void> {
+  async function clearAbandoned(slug: string, origin: AuditOrigin): Promise<void> {
     const existing = await findTenantBySlug(registry, slug);
     if (!existing) return;
     const abandoned =
       existing.status === 'deleting' ||
       (existing.status === 'provisioning' && Date.parse(existing.updatedAt) < Date.now() - ABANDONED_AFTER);
     if (!abandoned) throw new AppError('slug-taken');
-    await remove(existing.id);
+    await remove(existing.id, origin);
   }
 
   /** Two that drop the same role or database at once make PostgreSQL fail one with an internal error: they share the work. */
   const removals = new Map<string, Promise<boolean>>();
 
-  function remove(tenantId: string): Promise<boolean> {
-    const removal = removals.get(tenantId) ?? removeNow(tenantId).finally(() => removals.delete(tenantId));
+  function remove(tenantId: string, origin: AuditOrigin): Promise<boolean> {
+    const removal = removals.get(tenantId) ?? removeNow(tenantId, origin).finally(() => removals.delete(tenantId));
     removals.set(tenantId, removal);
     return removal;
   }
 
-  async function removeNow(tenantId: string): Promise<boolean> {
-    const tenant = await updateTenant(registry, tenantId, { status: 'deleting' }, [
-      'provisioning',
-      'active',
-      'suspended',
-      'deleting',
-    ]);
+  async function removeNow(tenantId: string, origin: AuditOrigin): Promise<boolean> {
+    const tenant = await registry.transaction().execute(async (trx) => {
+      const removed = await updateTenant(trx, tenantId, { status: 'deleting' }, [
+        'provisioning',
+        'active',
+        'suspended',
+        'deleting',
+      ]);
+      const target = { kind: 'tenant', id: tenantId } as const;
+      if (removed) await insertAudit(trx, { ...origin, action: 'tenant.deleted', target, tenantId });
+      return removed;
+    });
     if (!tenant) return false;
     try {
       await deps.beforeDrop(tenantId);

@@ -24,6 +24,7 @@ import { ADMIN, OPERATOR, sender, TOKEN_KEY, type Answer, type Send } from '../s
 
 const PASSWORD = 'password-of-the-fault-tests';
 const OWNER = 'fault_registry';
+const SERVICE = 'fault_service';
 const PROVISIONER = 'fault_provisioner';
 const SETTINGS = { max_connections: '100' };
 
@@ -61,7 +62,8 @@ beforeAll(async () => {
   for (const server of [registryServer, tenantServer]) await bootstrap(server);
   const registry = open<Registry>(registryServer, OWNER, OWNER);
   const provisioner = openProvisioner(at(tenantServer, PROVISIONER, 'postgres'), limits);
-  await migrateAll({ registry: registry.db, ...provisioner, provisioner: PROVISIONER });
+  const registryRoles = { registry: registry.db, registryService: SERVICE };
+  await migrateAll({ ...registryRoles, ...provisioner, provisioner: PROVISIONER });
   await Promise.all([registry.close(0), provisioner.close()]);
 
   home = await start();
@@ -247,6 +249,7 @@ async function bootstrap(server: Server): Promise<void> {
   const verifier = await scramVerifier(PASSWORD, 1);
   await bootstrapCluster(superuser.db, {
     registryOwner: { name: OWNER, verifier },
+    registryService: { name: SERVICE, verifier },
     provisioner: { name: PROVISIONER, verifier },
     registryDatabase: OWNER,
   });
@@ -266,7 +269,7 @@ function open<DB>(server: Server, user: string, database: string): DatabaseHandl
 function configOf(env: Record<string, string>): Config {
   const limitless = { RATE_LIMIT_MAX: '1000000', SIGN_IN_LIMIT: '1000000' };
   return completeConfig(readSettings({ NODE_ENV: 'test', LOG_LEVEL: 'silent', ...limitless, ...env }), {
-    registry: at(registryServer, OWNER, OWNER),
+    registry: at(registryServer, SERVICE, OWNER),
     provisioner: at(tenantServer, PROVISIONER, 'postgres'),
     tokenKeys: parseTokenKeys(TOKEN_KEY),
     encryptionKeys: parseKeyring(`test:${Buffer.alloc(32, 5).toString('base64')}`),

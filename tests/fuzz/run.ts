@@ -107,7 +107,8 @@ async function secretsOf(cluster: TestCluster, { app, config }: TestService): Pr
     envelope.open(db_password, { tenantId: id, host: db_host, port: db_port, user: db_user }),
     db_password,
   ]);
-  const { provisioner, registryOwner, superuser } = cluster;
-  const accounts = [provisioner, registryOwner, superuser, ADMIN, OPERATOR].map(({ password }) => password);
+  const { provisioner, registryOwner, registryService, superuser } = cluster;
+  const roles = [provisioner, registryOwner, registryService, superuser];
+  const accounts = [...roles, ADMIN, OPERATOR].map(({ password }) => password);
   return [...passwords, ...accounts, ...Object.values(tokenSecretsOf(config))];
 }

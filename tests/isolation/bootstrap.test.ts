@@ -107,6 +107,7 @@ describe.skipIf(!hasPsql)(title, () => {
     const verifier = await scramVerifier(PASSWORD, 1);
     await bootstrapCluster(superuser.db, {
       registryOwner: { name: 'compared_registry', verifier },
+      registryService: { name: 'compared_service', verifier },
       provisioner: { name: 'compared_provisioner', verifier },
       registryDatabase: 'compared_registry',
     });
@@ -119,19 +120,21 @@ describe.skipIf(!hasPsql)(title, () => {
   it('can be repeated, also while the service is set up, and mends rights that were opened since', async () => {
     const before = await facts('tenantry_');
     await sql`alter role tenantry_registry createrole`.execute(superuser.db);
+    await sql`alter role tenantry_service createdb`.execute(superuser.db);
     await sql`grant connect on database tenantry_registry to public`.execute(superuser.db);
     await runScript();
     expect(await facts('tenantry_')).toEqual(before);
   });
 
   it('is all that the service needs: it migrates, makes a tenant, and serves it', async () => {
-    for (const role of ['tenantry_registry', 'tenantry_provisioner']) {
+    for (const role of ['tenantry_registry', 'tenantry_service', 'tenantry_provisioner']) {
       const verifier = sql.lit(await scramVerifier(PASSWORD, 4_096));
       await sql`alter role ${sql.id(role)} password ${verifier}`.execute(superuser.db);
     }
     const registry = open<Registry>('tenantry_registry', PASSWORD, 'tenantry_registry');
     const provisioner = openProvisioner(at('tenantry_provisioner', PASSWORD, 'postgres'), limits);
-    await migrateAll({ registry: registry.db, ...provisioner, provisioner: 'tenantry_provisioner' });
+    const registryRoles = { registry: registry.db, registryService: 'tenantry_service' };
+    await migrateAll({ ...registryRoles, ...provisioner, provisioner: 'tenantry_provisioner' });
     expect(await checkCluster(provisioner.cluster)).toEqual({
       role: 'tenantry_provisioner',
       superuser: false,
@@ -142,7 +145,7 @@ describe.skipIf(!hasPsql)(title, () => {
 
     const app = await buildApp(
       completeConfig(readSettings({ NODE_ENV: 'test', LOG_LEVEL: 'silent' }), {
-        registry: at('tenantry_registry', PASSWORD, 'tenantry_registry'),
+        registry: at('tenantry_service', PASSWORD, 'tenantry_registry'),
         provisioner: at('tenantry_provisioner', PASSWORD, 'postgres'),
         tokenKeys: parseTokenKeys(TOKEN_KEY),
         encryptionKeys: parseKeyring(`test:${Buffer.alloc(32, 9).toString('base64')}`),

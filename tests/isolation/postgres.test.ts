@@ -24,7 +24,7 @@ import {
   type TestTenant,
 } from '../support/app.js';
 
-const { superuser, registryOwner, provisioner, registryTemplate, logFile } = inject('cluster');
+const { superuser, registryOwner, registryService, provisioner, registryTemplate, logFile } = inject('cluster');
 
 /** A tenant with everything that its runtime role is reached by. */
 interface Reached {
@@ -271,7 +271,7 @@ describe('a tenant’s role', () => {
     }
   });
 
-  it('may read and write rows of every table, only read the marker, and do nothing with the migrator’s', async () => {
+  it('may read and write rows of every table, only read the marker, only add to the audit, and do nothing with the migrator’s', async () => {
     const { rows } = await asSuperuser(a.row.dbName, (db) =>
       sql<{ table: string; rights: string[] }>`
         select c.oid::regclass::text as table,
@@ -281,10 +281,16 @@ describe('a tenant’s role', () => {
         order by 1`.execute(db),
     );
     const all = ['DELETE', 'INSERT', 'SELECT', 'UPDATE'];
-    expect(rows.map(({ table }) => table)).toEqual(expect.arrayContaining(['products', 'users', 'tenant_marker']));
+    const fewer: Readonly<Record<string, readonly string[]>> = {
+      tenant_marker: ['SELECT'],
+      audit: ['INSERT', 'SELECT'],
+    };
+    expect(rows.map(({ table }) => table)).toEqual(
+      expect.arrayContaining(['products', 'users', ...Object.keys(fewer)]),
+    );
     for (const { table, rights } of rows) {
       if (table.startsWith('migration.')) expect(rights, table).toEqual([]);
-      else expect(rights, table).toEqual(table === 'tenant_marker' ? ['SELECT'] : all);
+      else expect(rights, table).toEqual(fewer[table] ?? all);
     }
   });
 
@@ -426,6 +432,7 @@ describe('a secret', () => {
       'the envelope of A': a.row.dbPassword,
       'the provisioner’s password': provisioner.password,
       'the registry owner’s password': registryOwner.password,
+      'the password that enters the registry': registryService.password,
       'the superuser’s password': superuser.password,
       'the token key': tokenSecretsOf(service.config).jwk,
       'the token key in PEM': tokenSecretsOf(service.config).pem,
@@ -462,6 +469,7 @@ describe('a secret', () => {
     const settings = {
       'the provisioner’s': provisioner.password,
       'the owner’s': registryOwner.password,
+      'the service’s': registryService.password,
       'the superuser’s': superuser.password,
     };
     expect(found({ ...secrets, ...settings }, [log])).toEqual([]);

@@ -37,6 +37,7 @@ const resources: Readonly<Record<string, Resource>> = {
       'POST /password': { currentPassword: ADMIN.password, newPassword: ADMIN.password },
     },
   },
+  '/audit': { id: (tenant) => tenant.adminId },
   '/pools': {},
   '/tenants': {
     id: (tenant) => tenant.id,

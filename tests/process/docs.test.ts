@@ -110,6 +110,7 @@ describe('npm start, from a terminal', () => {
     block('docs/api.md', '/auth/login'),
     block('docs/api.md', '/products?limit'),
     block('docs/pools.md', '/pools?limit'),
+    block('docs/audit.md', '/audit?action'),
     // The last one: it ends the session that the others need.
     block('docs/sessions.md', '/auth/refresh'),
   ];
@@ -129,10 +130,10 @@ describe('npm start, from a terminal', () => {
         const printed = await walkReadme(`http://127.0.0.1:${portIn(terminal.output)}`, { email, password }, api);
         expect(printed).toContain('"name":"Wayne Enterprises"');
         const lists = [...printed.matchAll(/\{"data":\[.*?\],"nextCursor":(?:null|"[^"]*")\}/g)].map(([list]) => list);
-        // The operator's tenants; Wayne's products, Stark's products, Wayne's users, Wayne's search for what Stark has; lamps;
-        // sessions.
+        // The operator's tenants; Wayne's products, Stark's products, Wayne's users, Wayne's search for what Stark has; lamps.
+        // Refused sign-ins; what the operator did to a tenant; sessions.
         expect(lists.map((list) => (JSON.parse(list) as { data: unknown[] }).data.length)).toEqual([
-          2, 1, 1, 2, 0, 0, 3,
+          2, 1, 1, 2, 0, 0, 0, 1, 3,
         ]);
         expect(printed).toContain('"openapi":"3.1');
         expect(printed).toContain('"clusters":[{');
@@ -234,7 +235,9 @@ describe.skipIf(needed.length > 0)(`a server of one’s own, over TLS${skipped}`
       const terminal = await startScript(here(fromNothing.text), LISTENS, where(), STARTED_WITHIN);
       try {
         expect((await signIn(terminal.output)).status).toBe(200);
-        expect((await stat(path.join(source.folder, 'tenantry.env'))).mode & 0o777).toBe(0o600);
+        for (const file of ['tenantry.env', 'migration.env'])
+          expect((await stat(path.join(source.folder, file))).mode & 0o777).toBe(0o600);
+        expect(terminal.output).not.toContain('can change the registry');
         const { rows } = await asSuperuser((db) =>
           sql<{ ssl: boolean }>`
           select ssl from pg_stat_ssl join pg_stat_activity using (pid) where usename like 'tenantry%'`.execute(db),
@@ -248,7 +251,7 @@ describe.skipIf(needed.length > 0)(`a server of one’s own, over TLS${skipped}`
   );
 
   it('carries the commands of the README a second time, with what was there kept', LONG, async () => {
-    const script = `set -a; . ./tenantry.env; set +a\n${here(again.text)}`;
+    const script = `set -a; . ./tenantry.env; . ./migration.env; set +a\n${here(again.text)}`;
     const terminal = await startScript(script, LISTENS, where(), STARTED_WITHIN);
     try {
       expect(terminal.output).toContain('registry   up to date');
@@ -261,7 +264,8 @@ describe.skipIf(needed.length > 0)(`a server of one’s own, over TLS${skipped}`
   it('is refused by the bootstrap and the service where another authority signed it, or the name is another', async () => {
     const other = path.join(home, 'other.pem');
     makeCertificate(path.join(home, 'other.key'), other);
-    const text = await readFile(path.join(source.folder, 'tenantry.env'), 'utf8');
+    const files = ['tenantry.env', 'migration.env'].map((file) => readFile(path.join(source.folder, file), 'utf8'));
+    const text = (await Promise.all(files)).join('');
     for (const [wrong, host, says, code] of [
       [text.replaceAll(certificate, other), 'localhost', 'certificate verify failed', 'DEPTH_ZERO_SELF_SIGNED_CERT'],
       [text.replaceAll('@localhost:', '@127.0.0.1:'), '127.0.0.1', 'does not match', 'ERR_TLS_CERT_ALTNAME_INVALID'],
@@ -485,6 +489,7 @@ describe('the pages', () => {
   /** What a reader makes, or the program does. */
   const MADE = [
     'deploy/tenantry.env',
+    'deploy/migration.env',
     'deploy/superuser.env',
     'bench/results/latest.json',
     'db/tenant/migrations/0006_orders.ts',

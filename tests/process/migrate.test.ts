@@ -11,12 +11,13 @@ import { asSuperuser, beginSession, connectAs, startServiceForTest } from '../su
 import { build, makeDataDir, runProgram, startProcess } from '../support/service-process.js';
 
 describe('a registry of one’s own', () => {
-  const { superuser, registryOwner, provisioner } = inject('cluster');
+  const { superuser, registryOwner, registryService, provisioner } = inject('cluster');
   const database = `registry_${randomBytes(6).toString('hex')}`;
   const urlOf = (connection: ConnectionSettings): string =>
     `postgres://${connection.user}:${connection.password}@${connection.host}:${connection.port}/${connection.database}`;
   const env: Record<string, string> = {
-    DATABASE_URL: urlOf({ ...superuser, ...registryOwner, database }),
+    DATABASE_URL: urlOf({ ...superuser, ...registryService, database }),
+    MIGRATION_DATABASE_URL: urlOf({ ...superuser, ...registryOwner, database }),
     TENANT_DATABASE_URL: urlOf(provisioner),
   };
   let data: Awaited<ReturnType<typeof makeDataDir>>;
@@ -25,9 +26,11 @@ describe('a registry of one’s own', () => {
     await build();
     data = await makeDataDir();
     env['DATA_DIR'] = data.dir;
-    await asSuperuser('postgres', (db) =>
-      sql`create database ${sql.id(database)} owner ${sql.id(registryOwner.user)}`.execute(db),
-    );
+    await asSuperuser('postgres', async (db) => {
+      await sql`create database ${sql.id(database)} owner ${sql.id(registryOwner.user)}`.execute(db);
+      await sql`revoke all on database ${sql.id(database)} from public`.execute(db);
+      await sql`grant connect on database ${sql.id(database)} to ${sql.id(registryService.user)}`.execute(db);
+    });
   });
   afterAll(() => data.remove());
 
@@ -47,6 +50,18 @@ describe('a registry of one’s own', () => {
     expect(again.code).toBe(0);
   });
 
+  it('gives the role of the service its rights again, without which the start is refused', async () => {
+    await asSuperuser(database, (db) =>
+      sql`revoke usage on schema migration from ${sql.id(registryService.user)}`.execute(db),
+    );
+    const refused = await runProgram('src/server.js', env);
+    expect(refused.code).toBe(1);
+    expect(refused.stderr).toMatch(
+      /^The configuration is not usable:\n {2}- the role "registry_service" of DATABASE_URL has no rights .*npm run migrate/,
+    );
+    expect((await runProgram('src/cli/migrate.js', env)).code).toBe(0);
+  });
+
   it('carries a service once it is migrated, with the operator from the environment', async () => {
     const service = await startProcess({
       ...env,
@@ -60,12 +75,25 @@ describe('a registry of one’s own', () => {
     });
     expect(answer.status).toBe(200);
     expect(service.stdout).not.toContain('a-password-of-mine');
+    expect(service.stdout).not.toContain('can change the registry');
     service.signal('SIGTERM');
     expect(await service.exited).toBe(0);
   });
 
+  it('is served to its owner too, with a warning that the audit is not protected from it', async () => {
+    const { MIGRATION_DATABASE_URL: asOwner = '', ...rest } = env;
+    const service = await startProcess({ ...rest, DATABASE_URL: asOwner });
+    service.signal('SIGTERM');
+    expect(await service.exited).toBe(0);
+    const warnings = service.stdout.match(
+      /the role \\"registry_owner\\" of DATABASE_URL can change the registry's audit/g,
+    );
+    expect(warnings).toHaveLength(1);
+  });
+
   it('says in one line when it cannot be reached, and never with the password', async () => {
-    const unreachable = { ...env, DATABASE_URL: 'postgres://someone:canary-password@127.0.0.1:1/registry' };
+    const nowhere = 'postgres://someone:canary-password@127.0.0.1:1/registry';
+    const unreachable = { ...env, DATABASE_URL: nowhere, MIGRATION_DATABASE_URL: nowhere };
     for (const program of ['src/server.js', 'src/cli/migrate.js']) {
       const { code, stdout, stderr } = await runProgram(program, unreachable);
       expect(code).toBe(1);

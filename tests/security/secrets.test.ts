@@ -16,7 +16,7 @@ import {
   type TestTenant,
 } from '../support/app.js';
 
-const { logFile, provisioner, registryOwner, superuser } = inject('cluster');
+const { logFile, provisioner, registryOwner, registryService, superuser } = inject('cluster');
 const PATIENCE = 10_000;
 
 /** Everything that left. */
@@ -58,6 +58,7 @@ beforeAll(async () => {
       'its envelope': row.db_password,
       'the provisioner’s password': provisioner.password,
       'the registry owner’s password': registryOwner.password,
+      'the password that enters the registry': registryService.password,
       'the superuser’s password': superuser.password,
       'the token key': tokenSecretsOf(service.config).jwk,
       'the token key in PEM': tokenSecretsOf(service.config).pem,

@@ -11,8 +11,10 @@ import { startPostgres } from './servers.js';
 /** How to reach the server and what was prepared on it; see `tests/support/service.ts`. */
 export interface TestCluster {
   readonly superuser: ConnectionSettings;
-  /** The role that owns registries. */
+  /** The role that owns registries, and migrates them. */
   readonly registryOwner: { readonly user: string; readonly password: string };
+  /** The role that the service enters them with. */
+  readonly registryService: { readonly user: string; readonly password: string };
   readonly provisioner: ConnectionSettings;
   /** The migrated registry that each service copies. */
   readonly registryTemplate: string;
@@ -35,6 +37,7 @@ export async function startCluster(): Promise<{ cluster: TestCluster; stop: () =
   const cluster: TestCluster = {
     superuser: at(server.superuser, server.superuserPassword, 'postgres'),
     registryOwner: { user: 'registry_owner', password: 'owner-of-the-registries' },
+    registryService: { user: 'registry_service', password: 'canary-service-of-the-registries' },
     provisioner: at('provisioner', 'canary-provisioner-password', 'postgres'),
     registryTemplate: 'registry_template',
     logFile: server.logFile,
@@ -48,7 +51,8 @@ export async function startCluster(): Promise<{ cluster: TestCluster; stop: () =
   return { cluster, stop: () => server.stop() };
 }
 
-async function prepare({ superuser, registryOwner, provisioner, registryTemplate }: TestCluster): Promise<void> {
+async function prepare(cluster: TestCluster): Promise<void> {
+  const { superuser, registryOwner, registryService, provisioner, registryTemplate } = cluster;
   const options = { applicationName: 'tests', preparedStatements: false };
   const admin = createDatabase<unknown>(superuser, limits, options);
   const registry = createDatabase<Registry>(
@@ -60,10 +64,12 @@ async function prepare({ superuser, registryOwner, provisioner, registryTemplate
   try {
     await bootstrapCluster(admin.db, {
       registryOwner: { name: registryOwner.user, verifier: await scramVerifier(registryOwner.password, 4_096) },
+      registryService: { name: registryService.user, verifier: await scramVerifier(registryService.password, 4_096) },
       provisioner: { name: provisioner.user, verifier: await scramVerifier(provisioner.password, 4_096) },
       registryDatabase: registryTemplate,
     });
-    await migrateAll({ registry: registry.db, ...opened, provisioner: provisioner.user });
+    const registryRoles = { registry: registry.db, registryService: registryService.user };
+    await migrateAll({ ...registryRoles, ...opened, provisioner: provisioner.user });
   } finally {
     await Promise.all([opened.close(), registry.close(0), admin.close(0)]);
   }

@@ -38,7 +38,7 @@ export function configFor(
     ...env,
   });
   return completeConfig(settings, {
-    registry: { ...cluster.superuser, ...cluster.registryOwner, database: registryDatabase },
+    registry: { ...cluster.superuser, ...cluster.registryService, database: registryDatabase },
     provisioner: cluster.provisioner,
     tokenKeys: settings.auth.keys ?? parseTokenKeys(TOKEN_KEY),
     encryptionKeys: parseKeyring(`test:${Buffer.alloc(32, 7).toString('base64')}`),
@@ -67,7 +67,7 @@ export function connectTo<DB>(
 
 /** A registry of its own, copied from the migrated one. Returns the database's name. */
 export async function createRegistryIn(cluster: TestCluster): Promise<string> {
-  const { registryTemplate, registryOwner } = cluster;
+  const { registryTemplate, registryOwner, registryService } = cluster;
   const name = `registry_${randomBytes(6).toString('hex')}`;
   const handle = connectTo<unknown>(cluster, 'postgres');
   try {
@@ -75,8 +75,9 @@ export async function createRegistryIn(cluster: TestCluster): Promise<string> {
     await sql`create database ${sql.id(name)} owner ${sql.id(registryOwner.user)} template ${template}`.execute(
       handle.db,
     );
-    // A copy does not take over the template's ACL: PUBLIC has CONNECT on it again.
+    // A copy takes over the rights in the template, and not those on it: PUBLIC has CONNECT again, and nobody else.
     await sql`revoke all on database ${sql.id(name)} from public`.execute(handle.db);
+    await sql`grant connect on database ${sql.id(name)} to ${sql.id(registryService.user)}`.execute(handle.db);
   } finally {
     await handle.close(0);
   }

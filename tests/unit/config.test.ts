@@ -138,6 +138,14 @@ const others: readonly {
     reason: 'must be a URL such as postgres://user:password@host:5432/database',
   },
   {
+    name: 'MIGRATION_DATABASE_URL',
+    good: [['postgres://owner:p@owned/registry', 'owned']],
+    read: ({ registry }) => registry.owner?.host,
+    bad: ['not a url', 'mysql://u:p@h/d'],
+    reason: 'must be a URL such as postgres://user:password@host:5432/database',
+    alongside: { DATABASE_URL: URL_OF_REGISTRY },
+  },
+  {
     name: 'TENANT_DATABASE_URL',
     good: [['postgresql://u:p@tenants/postgres', 'tenants']],
     read: ({ tenants }) => tenants.provisioner?.host,
@@ -310,10 +318,12 @@ describe('any other variable', () => {
     const { registry, tenants } = readSettings({
       DATABASE_URL: URL_OF_REGISTRY,
       TENANT_DATABASE_URL: 'postgres://p:p@tenants/postgres',
+      MIGRATION_DATABASE_URL: 'postgres://o:p@db/registry',
       DATABASE_TLS: 'verify-full',
       DATABASE_CA_FILE: file,
     });
     expect(registry.connection?.tls).toEqual({ ca: 'the certificates' });
+    expect(registry.owner?.tls).toEqual({ ca: 'the certificates' });
     expect(tenants.provisioner?.tls).toEqual({ ca: 'the certificates' });
   });
 
@@ -443,6 +453,9 @@ describe('what is wrong with an environment', () => {
   it('includes halves of pairs', () => {
     expect(problemsOf({ TENANT_DATABASE_URL: 'postgres://u:p@h/d' })).toEqual([
       'TENANT_DATABASE_URL is set and DATABASE_URL is not: set both, or neither',
+    ]);
+    expect(problemsOf({ MIGRATION_DATABASE_URL: 'postgres://u:p@h/d' })).toEqual([
+      'MIGRATION_DATABASE_URL is set and DATABASE_URL is not: set both, or neither',
     ]);
     expect(problemsOf({ OPERATOR_PASSWORD: 'x'.repeat(12) })).toEqual([
       'OPERATOR_PASSWORD is set and OPERATOR_EMAIL is not: set both, or neither',
@@ -644,6 +657,8 @@ describe('the config', () => {
     expect(config.encryptionKeys).toEqual(gaps.encryptionKeys);
     expect(Object.keys(config)).not.toContain('firstOperator');
     expect(Object.keys(config)).not.toContain('dataDir');
+    const owned = { DATABASE_URL: URL_OF_REGISTRY, MIGRATION_DATABASE_URL: 'postgres://owner:canary@db/registry' };
+    expect(JSON.stringify(completeConfig(readSettings(owned), gaps))).not.toContain('canary');
   });
 });
 

@@ -180,7 +180,18 @@ describe('docker-compose.yml', () => {
   it('shows the superuser to the servers and the bootstrap alone', () => {
     const told = all.filter(([, each]) => envFiles(each).includes('deploy/superuser.env')).map(([name]) => name);
     expect(told.sort()).toEqual(['bootstrap', 'registry', 'tenants']);
-    for (const replica of [...replicas, service('migrate')]) expect(envFiles(replica)).toEqual(['deploy/tenantry.env']);
+    for (const replica of replicas) expect(envFiles(replica)).toEqual(['deploy/tenantry.env']);
+  });
+
+  it('shows the owner of the registry to the migration and the bootstrap alone', () => {
+    const told = all.filter(([, each]) => envFiles(each).includes('deploy/migration.env')).map(([name]) => name);
+    expect(told.sort()).toEqual(['bootstrap', 'migrate']);
+    expect(envFiles(service('migrate'))).toEqual(['deploy/tenantry.env', 'deploy/migration.env']);
+    const [settings, owner] = ['deploy/example.env', 'deploy/example.migration.env'].map(envOf);
+    const roleOf = (url = ''): string => new URL(url).username;
+    expect(roleOf(settings?.['DATABASE_URL'])).toBe('tenantry_service');
+    expect(roleOf(owner?.['MIGRATION_DATABASE_URL'])).toBe('tenantry_registry');
+    expect(settings).not.toHaveProperty('MIGRATION_DATABASE_URL');
   });
 
   it('has no secret in it', () => {
@@ -195,8 +206,8 @@ describe('docker-compose.yml', () => {
   });
 
   it('names hosts, programs and files that are there', () => {
-    const settings = envOf('deploy/example.env');
-    for (const name of ['DATABASE_URL', 'TENANT_DATABASE_URL'])
+    const settings = { ...envOf('deploy/example.env'), ...envOf('deploy/example.migration.env') };
+    for (const name of ['DATABASE_URL', 'TENANT_DATABASE_URL', 'MIGRATION_DATABASE_URL'])
       expect(services).toHaveProperty(new URL(settings[name] ?? '').hostname);
     const { environment = {} } = service('balancer');
     for (const name of ['REPLICA_1', 'REPLICA_2'])
@@ -228,7 +239,9 @@ describe('the environment files', () => {
   it('hold variables that the service reads, and no value for a secret', () => {
     for (const name of Object.keys(example)) expect(variables).toHaveProperty(name);
     expect(Object.keys(envOf('deploy/example.superuser.env'))).toEqual(['POSTGRES_PASSWORD']);
-    for (const [name, value] of Object.entries({ ...example, ...envOf('deploy/example.superuser.env') }))
+    expect(Object.keys(envOf('deploy/example.migration.env'))).toEqual(['MIGRATION_DATABASE_URL']);
+    const others = { ...envOf('deploy/example.superuser.env'), ...envOf('deploy/example.migration.env') };
+    for (const [name, value] of Object.entries({ ...example, ...others }))
       if (name.endsWith('DATABASE_URL')) expect(new URL(value).password).toBe('');
       else if (SECRETS.includes(name) || name.includes('PASSWORD')) expect(value).toBe('');
   });
@@ -245,7 +258,7 @@ describe('the environment files', () => {
   });
 
   it('are refused by the bootstrap as they stand, before it connects anywhere', () => {
-    const env = { PATH: process.env['PATH'], POSTGRES_PASSWORD: 'x' };
+    const env = { PATH: process.env['PATH'], POSTGRES_PASSWORD: 'x', ...envOf('deploy/example.migration.env') };
     const script = path.join(root, 'deploy/bootstrap.sh');
     const empty = spawnSync('bash', [script], { env: { ...env, ...example }, encoding: 'utf8' });
     expect(empty.status).toBe(1);
@@ -261,15 +274,18 @@ describe('the environment files', () => {
         rmSync(folder, { recursive: true });
       });
       execFileSync('bash', [path.join(root, 'deploy/make-env.sh'), folder]);
-      const text = ['tenantry.env', 'superuser.env'].map((file) => readFileSync(path.join(folder, file), 'utf8'));
+      const text = ['tenantry.env', 'migration.env', 'superuser.env'].map((file) =>
+        readFileSync(path.join(folder, file), 'utf8'),
+      );
       return { folder, settings: parseEnv(text.join('\n')) as Record<string, string> };
     };
     const { folder, settings } = make();
     expect(readSettings({ ...settings, NODE_ENV: 'production' }).production).toBe(true);
-    for (const file of ['tenantry.env', 'superuser.env'])
+    for (const file of ['tenantry.env', 'migration.env', 'superuser.env'])
       expect(statSync(path.join(folder, file)).mode & 0o777).toBe(0o600);
     const other = make().settings;
-    for (const name of [...SECRETS, 'POSTGRES_PASSWORD']) expect(settings[name]).not.toBe(other[name]);
+    for (const name of [...SECRETS, 'MIGRATION_DATABASE_URL', 'POSTGRES_PASSWORD'])
+      expect(settings[name]).not.toBe(other[name]);
     const again = spawnSync('bash', [path.join(root, 'deploy/make-env.sh'), folder], { encoding: 'utf8' });
     expect(again).toMatchObject({ status: 1 });
     expect(again.stderr).toContain('nothing was written');

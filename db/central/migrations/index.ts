@@ -4,10 +4,12 @@ import * as m0001 from './0001_registry.js';
 import * as m0002 from './0002_events.js';
 import * as m0003 from './0003_slot_leases.js';
 import * as m0004 from './0004_sessions.js';
+import * as m0005 from './0005_audit.js';
 
 export const registryMigrations: Migrations = {
   '0001_registry': m0001,
   '0002_events': m0002,
   '0003_slot_leases': m0003,
   '0004_sessions': m0004,
+  '0005_audit': m0005,
 };

@@ -4,10 +4,12 @@ import * as m0001 from './0001_identity.js';
 import * as m0002 from './0002_products.js';
 import * as m0003 from './0003_sessions.js';
 import * as m0004 from './0004_permissions.js';
+import * as m0005 from './0005_audit.js';
 
 export const tenantMigrations: Migrations = {
   '0001_identity': m0001,
   '0002_products': m0002,
   '0003_sessions': m0003,
   '0004_permissions': m0004,
+  '0005_audit': m0005,
 };

@@ -1,0 +1,126 @@
+// What is audited after the answer: refused sign-ins and the like. They wait in a bounded queue and are written a moment
+// later, so that they change neither how long an answer takes nor whether there is one. Acts that are writes have their row
+// in their own transaction instead (db/audit.ts says how).
+import type { Kysely } from 'kysely';
+import { insertAudit, type AuditEntry } from '../db/audit.js';
+import { insertAudit as insertCentralAudit, type CentralAuditEntry } from '../db/central/audit.js';
+import type { Registry } from '../db/central/schema.js';
+import type { TenantDatabase } from '../db/tenant/schema.js';
+
+export interface AuditTrail {
+  /** Writes a row into the tenant's database, soon. */
+  laterInTenant(tenantId: string, entry: AuditEntry): void;
+  /** Writes a row into the registry, soon. */
+  laterInRegistry(entry: CentralAuditEntry): void;
+  /** Writes what waits, for at most a moment, and no more. Never rejects. */
+  close(): Promise<void>;
+}
+
+/** From the first row that waits to the writing of all of them (ms): long after the answer, and soon for a reader. */
+const WRITE_AFTER = 200;
+
+/** Rows that may wait for one database: beyond them they are counted, and one row tells how many. */
+export const MAX_WAITING = 100;
+
+/** Rows of some 500 bytes that may wait for all databases together. */
+const MAX_WAITING_IN_ALL = 5_000;
+
+/** Databases that rows, or counts of dropped ones, may wait for. */
+const MAX_PLACES = 1_000;
+
+/** Databases that are written to at once. One that hangs keeps its writer for as long as a statement may run. */
+const WRITERS = 4;
+
+/** Longest wait (ms) for the writing when the process stops. */
+const CLOSE_DEADLINE = 2_000;
+
+/** What waits for one database; the key is the tenant's id, or REGISTRY. */
+interface Waiting {
+  readonly entries: CentralAuditEntry[];
+  dropped: number;
+}
+
+const REGISTRY = 'registry';
+
+/** @param deps.onError told of rows that could not be written, which are then gone */
+export function createAuditTrail(deps: {
+  readonly registry: Kysely<Registry>;
+  readonly tenantDb: (tenantId: string) => Kysely<TenantDatabase>;
+  readonly onError: (error: unknown, context: { tenantId: string | undefined; rows: number }) => void;
+}): AuditTrail {
+  let places = new Map<string, Waiting>();
+  let waiting = 0;
+  let timer: NodeJS.Timeout | undefined;
+  let writing: Promise<void> | undefined;
+
+  function later(place: string, entry: CentralAuditEntry): void {
+    const known = places.get(place) ?? (places.size < MAX_PLACES ? { entries: [], dropped: 0 } : undefined);
+    const at = known ? place : REGISTRY;
+    const here = known ?? places.get(at) ?? { entries: [], dropped: 0 };
+    places.set(at, here);
+    if (!known || here.entries.length >= MAX_WAITING || waiting >= MAX_WAITING_IN_ALL) here.dropped += 1;
+    else {
+      here.entries.push({ at: new Date().toISOString(), ...entry });
+      waiting += 1;
+    }
+    schedule();
+  }
+
+  function schedule(): void {
+    if (writing || timer || places.size === 0) return;
+    timer = setTimeout(() => {
+      writing = writeAll().finally(() => {
+        writing = undefined;
+        schedule();
+      });
+    }, WRITE_AFTER);
+    timer.unref();
+  }
+
+  async function writeAll(): Promise<void> {
+    clearTimeout(timer);
+    timer = undefined;
+    const batch = [...places];
+    places = new Map();
+    waiting = 0;
+    const write = async (): Promise<void> => {
+      for (let next = batch.pop(); next; next = batch.pop()) await writeTo(...next);
+    };
+    await Promise.all(Array.from({ length: WRITERS }, write));
+  }
+
+  async function writeTo(place: string, { entries, dropped }: Waiting): Promise<void> {
+    const notice: AuditEntry = { actor: { kind: 'none' }, action: 'audit.dropped', details: { rows: dropped } };
+    const rows = dropped > 0 ? [...entries, notice] : entries;
+    try {
+      if (place === REGISTRY) await insertCentralAudit(deps.registry, ...rows);
+      else await insertAudit(deps.tenantDb(place), ...rows);
+    } catch (error) {
+      deps.onError(error, { tenantId: place === REGISTRY ? undefined : place, rows: entries.length + dropped });
+    }
+  }
+
+  return {
+    laterInTenant: (tenantId, entry) => {
+      later(tenantId, entry);
+    },
+    laterInRegistry: (entry) => {
+      later(REGISTRY, entry);
+    },
+    async close() {
+      const written = (writing ?? Promise.resolve()).then(writeAll);
+      let late: NodeJS.Timeout | undefined;
+      const deadline = new Promise<void>((resolve) => {
+        late = setTimeout(resolve, CLOSE_DEADLINE);
+      });
+      await Promise.race([written, deadline]);
+      clearTimeout(late);
+    },
+  };
+}
+
+/** Names of what is given, as the API calls them; never the values. */
+export function changedFields({ passwordHash, ...changes }: Readonly<Record<string, unknown>>): string[] {
+  const names = Object.keys(changes).filter((name) => changes[name] !== undefined);
+  return passwordHash === undefined ? names : [...names, 'password'];
+}
