@@ -29,7 +29,7 @@ fill() {
   while IFS= read -r line; do
     case $line in
       *DATABASE_URL=*:@*) line=${line/:@/:$(openssl rand -hex 32)@} ;;
-      JWT_SECRET=) line+=$(openssl rand -base64 48) ;;
+      JWT_KEYS=) line+=k1:$(openssl genpkey -algorithm ed25519 -outform DER | openssl base64 -A) ;;
       ENCRYPTION_KEYS=) line+=k1:$(openssl rand -base64 32) ;;
       OPERATOR_PASSWORD=) line+=$(openssl rand -hex 16) ;;
       POSTGRES_PASSWORD=) line+=$(openssl rand -hex 32) ;;

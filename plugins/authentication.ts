@@ -1,10 +1,11 @@
 // Authentication: from the access token to the principal of the request. Runs behind the rate limit, before anything is
 // asked of a database.
-import jwt from '@fastify/jwt';
+import jwt, { type FastifyJWTOptions } from '@fastify/jwt';
 import type { FastifyRequest } from 'fastify';
 import fp from 'fastify-plugin';
 import type { RouteAccess, RouteEntry, Scope } from '../src/auth/access.js';
-import { CLOCK_TOLERANCE, createTokens, type Principal, type Tokens } from '../src/auth/tokens.js';
+import { signingKey, type TokenKey } from '../src/auth/keyring.js';
+import { CLOCK_TOLERANCE, createTokens, type JwtKey, type Principal, type Tokens } from '../src/auth/tokens.js';
 import type { Config } from '../src/config.js';
 import { AppError } from '../src/errors.js';
 
@@ -30,21 +31,24 @@ declare module 'fastify' {
 
 export const authentication = fp<{ config: Config['auth'] }>(
   async (app, { config }) => {
-    await app.register(jwt, {
-      secret: config.jwtSecret,
-      sign: { algorithm: 'HS256', iss: config.issuer, aud: config.audience, expiresIn: config.accessTokenTtl },
-      verify: {
-        algorithms: ['HS256'],
-        allowedIss: config.issuer,
-        allowedAud: config.audience,
-        requiredClaims: ['iss', 'aud', 'sub', 'typ', 'sid', 'jti', 'iat', 'exp'],
-        clockTolerance: CLOCK_TOLERANCE * 1_000,
-      },
-    });
-    const tokens = createTokens({
-      sign: (claims) => app.jwt.sign(claims),
-      verify: (token) => app.jwt.verify<object>(token),
-    });
+    const keys: JwtKey[] = [];
+    for (const key of config.keys) {
+      const { kid, alg } = key;
+      // Each in a scope of its own, with a signer and a verifier for this key alone: there is no place where a key is
+      // chosen by what a token says of its algorithm, and no other way to a token than `tokens`.
+      await app.register(async (scope) => {
+        await scope.register(jwt, jwtOptions(key, config));
+        keys.push({
+          kid,
+          alg,
+          sign: (claims) => scope.jwt.sign(claims),
+          verify: (token) => scope.jwt.verify<object>(token),
+        });
+      });
+    }
+    const signer = keys.find(({ kid }) => kid === signingKey(config.keys)?.kid);
+    if (!signer) throw new Error('there is no key that signs');
+    const tokens = createTokens(signer, keys);
     app.decorate('tokens', tokens);
 
     app.decorateRequest('principal', null);
@@ -90,6 +94,27 @@ export const authentication = fp<{ config: Config['auth'] }>(
   },
   { name: 'authentication', fastify: '5.x', dependencies: ['rate-limit'] },
 );
+
+/** A public key gives no signer. The library takes keys as text, and a secret as bytes. */
+function jwtOptions({ kid, alg, signs, verifies }: TokenKey, config: Config['auth']): FastifyJWTOptions {
+  return {
+    secret:
+      verifies.type === 'secret'
+        ? verifies.export()
+        : {
+            public: verifies.export({ type: 'spki', format: 'pem' }),
+            ...(signs && { private: signs.export({ type: 'pkcs8', format: 'pem' }) }),
+          },
+    sign: { algorithm: alg, kid, iss: config.issuer, aud: config.audience, expiresIn: config.accessTokenTtl },
+    verify: {
+      algorithms: [alg],
+      allowedIss: config.issuer,
+      allowedAud: config.audience,
+      requiredClaims: ['iss', 'aud', 'sub', 'typ', 'sid', 'jti', 'iat', 'exp'],
+      clockTolerance: CLOCK_TOLERANCE * 1_000,
+    },
+  };
+}
 
 const admitted: Readonly<Record<Exclude<Scope, 'public'>, readonly Principal['kind'][]>> = {
   tenant: ['user'],

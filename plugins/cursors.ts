@@ -8,9 +8,9 @@ declare module 'fastify' {
   }
 }
 
-export const cursors = fp<{ secret: string }>(
-  async (app, { secret }) => {
-    app.decorate('cursors', createCursors(secret));
+export const cursors = fp<{ secrets: readonly Buffer[] }>(
+  async (app, { secrets }) => {
+    app.decorate('cursors', createCursors(secrets));
   },
   { name: 'cursors', fastify: '5.x' },
 );

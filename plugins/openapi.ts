@@ -73,8 +73,8 @@ function errorAnswers(route: RouteOptions): Record<number, object> {
   const codes: ErrorCode[] = ['invalid-request', 'rate-limited', 'internal-error', 'unavailable', ...errors];
   if (access && access.scope !== 'public') codes.push('unauthenticated', 'forbidden');
   const { body, params } = (route.schema ?? {}) as { body?: unknown; params?: unknown };
-  // A DELETE needs no body, but one that it brings along is read.
-  if (body || route.method === 'DELETE') codes.push('body-too-large', 'unsupported-media-type');
+  // A request that needs no body may bring one along, and it is read.
+  if (body || route.method !== 'GET') codes.push('body-too-large', 'unsupported-media-type');
   if (params) codes.push('not-found');
   const answers: Record<number, object> = {};
   for (const code of codes) {

@@ -1,9 +1,11 @@
-// Every route of the service. The API stands under API_PREFIX; health stands at the root, where probes look for it.
+// Every route of the service. The API stands under API_PREFIX; health and the JWK Set stand at the root, where probes and
+// verifiers look for them.
 import type { FastifyInstance } from 'fastify';
 import type { Config } from '../src/config.js';
 import { auditRoutes } from './audit.js';
 import { authRoutes } from './auth.js';
 import { healthRoutes } from './health.js';
+import { jwksRoutes } from './jwks.js';
 import { poolRoutes } from './pools.js';
 import { productRoutes } from './products.js';
 import { tenantRoutes } from './tenants.js';
@@ -11,6 +13,7 @@ import { userRoutes } from './users.js';
 
 export async function routes(app: FastifyInstance, { config }: { config: Config }): Promise<void> {
   await app.register(healthRoutes);
+  await app.register(jwksRoutes, { config });
 
   await app.register(
     async (api) => {

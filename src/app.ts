@@ -101,7 +101,7 @@ export async function buildApp(config: Config, overrides: AppOverrides = {}): Pr
     envelope,
     ...(overrides.afterProvisioningStep && { afterStep: overrides.afterProvisioningStep }),
   });
-  await app.register(cursors, { secret: config.auth.jwtSecret });
+  await app.register(cursors, { secrets: config.encryptionKeys.map(({ key }) => key) });
   await app.register(readiness);
 
   await app.register(openapi);

@@ -9,6 +9,7 @@ import { createDatabase, type ConnectionSettings } from '../db/client.js';
 import { bootstrapCluster, checkCluster, MAINTENANCE_DATABASE } from '../db/cluster.js';
 import { DatabaseFault, hasSqlState } from '../db/errors.js';
 import { scramVerifier } from '../db/scram.js';
+import { parseTokenKeys } from './auth/keyring.js';
 import { createPasswords } from './auth/passwords.js';
 import { completeConfig, ConfigError, parseKeyring, type Config, type Settings } from './config.js';
 import { startEmbeddedCluster, type EmbeddedCluster } from './embedded/cluster.js';
@@ -78,7 +79,7 @@ async function connect(
   // In production the settings are complete, or reading them would have failed.
   const secrets = settings.production ? undefined : await localSecrets(settings.dataDir);
   const given = {
-    jwtSecret: auth.jwtSecret ?? secrets?.jwtSecret ?? '',
+    tokenKeys: auth.keys ?? parseTokenKeys(secrets?.tokenKeys ?? ''),
     encryptionKeys: encryptionKeys ?? parseKeyring(secrets?.encryptionKeys ?? ''),
   };
   if (registry.connection && tenants.provisioner) {

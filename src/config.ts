@@ -1,11 +1,13 @@
 // The environment, read once into one frozen, typed Config. This is the sole reader of process.env. Each variable stands
 // here with its meaning, unit and default; docs/configuration.md is the same table, and a test keeps the two equal.
+import { KeyObject } from 'node:crypto';
 import { availableParallelism } from 'node:os';
 import { readFileSync } from 'node:fs';
 import path from 'node:path';
 import { z } from 'zod';
 import type { ConnectionSettings, PoolLimits } from '../db/client.js';
 import type { SessionLifetimes } from '../db/sessions.js';
+import { isPem, keyOfSecret, parseTokenKeys, signingKey, type TokenKey } from './auth/keyring.js';
 import type { ClusterBudget } from './tenancy/clusters.js';
 
 /** Everything that the service can be told. Times in milliseconds unless the name says otherwise. */
@@ -44,7 +46,8 @@ export interface Config {
     readonly clusterBudget: ClusterBudget;
   };
   readonly auth: {
-    readonly jwtSecret: string;
+    /** Keys of access tokens: the first that can sign signs, all verify. */
+    readonly keys: readonly TokenKey[];
     readonly issuer: string;
     readonly audience: string;
     /** Seconds. */
@@ -73,7 +76,7 @@ export interface Settings extends Omit<Config, 'registry' | 'tenants' | 'auth' |
     readonly pool: PoolLimits;
   };
   readonly tenants: Omit<Config['tenants'], 'provisioner'> & { readonly provisioner: ConnectionSettings | undefined };
-  readonly auth: Omit<Config['auth'], 'jwtSecret'> & { readonly jwtSecret: string | undefined };
+  readonly auth: Omit<Config['auth'], 'keys'> & { readonly keys: readonly TokenKey[] | undefined };
   readonly encryptionKeys: readonly EncryptionKey[] | undefined;
   readonly firstOperator: { readonly email: string; readonly password: string | undefined } | undefined;
 }
@@ -148,7 +151,7 @@ export const variables = {
     schema: z.string().regex(/^(?:\/[a-z0-9-]+)+$/, 'must look like /v1'),
     default: '',
     unit: 'path',
-    description: 'Where the API stands. Health and docs stay at the root.',
+    description: 'Where the API stands. Health, docs and the JWK Set stay at the root.',
   },
   LOG_LEVEL: {
     schema: oneOf(...levels),
@@ -293,12 +296,22 @@ export const variables = {
     unit: 'on, off',
     description: 'Named prepared statements; `off` for a pooler that cannot track them.',
   },
+  JWT_KEYS: {
+    schema: z.string().transform(parseTokenKeys),
+    default: '',
+    unit: 'kid:base64,…',
+    description:
+      'Keys of access tokens, Ed25519 or P-256 in DER: the first private one signs, all verify ([keys.md](keys.md)). Neither this nor JWT_SECRET set (and not in production): made on the first start.',
+  },
   JWT_SECRET: {
-    schema: z.string().min(32, 'must have at least 32 characters'),
+    schema: z
+      .string()
+      .min(32, 'must have at least 32 characters')
+      .refine((text) => !isPem(text), 'must be no key in PEM: JWT_KEYS takes keys'),
     default: '',
     unit: 'text',
     description:
-      'Signs access tokens (HS256): at least 32 characters, random. Not set (and not in production): made on the first start.',
+      'A key of access tokens by HS256, behind those of JWT_KEYS: at least 32 characters, random. Signs where JWT_KEYS has no private key.',
   },
   JWT_ISSUER: {
     schema: z.string(),
@@ -413,6 +426,7 @@ export function readSettings(env: NodeJS.ProcessEnv): Settings {
   }
   if (env['OPERATOR_PASSWORD'] && !env['OPERATOR_EMAIL'])
     problems.push('OPERATOR_PASSWORD is set and OPERATOR_EMAIL is not: set both, or neither');
+  const tokenKeys = keysOf(values, problems);
   if (production) checkProduction(env, values, problems);
   if (problems.length > 0) throw new ConfigError(problems);
 
@@ -454,7 +468,7 @@ export function readSettings(env: NodeJS.ProcessEnv): Settings {
       },
     },
     auth: {
-      jwtSecret: values.JWT_SECRET,
+      keys: tokenKeys,
       issuer: value('JWT_ISSUER'),
       audience: value('JWT_AUDIENCE'),
       accessTokenTtl: value('ACCESS_TOKEN_TTL'),
@@ -476,7 +490,7 @@ export function readSettings(env: NodeJS.ProcessEnv): Settings {
 export interface FilledGaps {
   readonly registry: ConnectionSettings;
   readonly provisioner: ConnectionSettings;
-  readonly jwtSecret: string;
+  readonly tokenKeys: readonly TokenKey[];
   readonly encryptionKeys: readonly EncryptionKey[];
 }
 
@@ -490,7 +504,7 @@ export function completeConfig(settings: Settings, gaps: FilledGaps): Config {
     shutdown,
     registry: { pool: settings.registry.pool, connection: gaps.registry },
     tenants: { ...settings.tenants, provisioner: gaps.provisioner },
-    auth: { ...settings.auth, jwtSecret: gaps.jwtSecret },
+    auth: { ...settings.auth, keys: gaps.tokenKeys },
     encryptionKeys: gaps.encryptionKeys,
   });
 }
@@ -537,7 +551,9 @@ function checkProduction(env: NodeJS.ProcessEnv, values: Values, problems: strin
   const required: Partial<Record<Name, string>> = {
     DATABASE_URL: 'the registry has no embedded stand-in in production',
     DATABASE_TLS: 'say verify-full, or off where the network is private',
-    JWT_SECRET: 'make one with: openssl rand -base64 48',
+    ...(!env['JWT_SECRET'] && {
+      JWT_KEYS: 'make one with: echo "k1:$(openssl genpkey -algorithm ed25519 -outform DER | openssl base64 -A)"',
+    }),
     ENCRYPTION_KEYS: 'make one with: echo "k1:$(openssl rand -base64 32)"',
   };
   for (const [name, hint] of Object.entries(required)) {
@@ -545,12 +561,24 @@ function checkProduction(env: NodeJS.ProcessEnv, values: Values, problems: strin
   }
   const secret = values.JWT_SECRET;
   if (secret && new Set(secret).size < 10) problems.push('JWT_SECRET is weak: make one with: openssl rand -base64 48');
+  for (const { kid, alg, verifies } of values.JWT_KEYS ?? []) {
+    if (alg === 'HS256' && new Set(verifies.export()).size < 10)
+      problems.push(`JWT_KEYS: the secret ${kid} is weak: make one with: openssl rand -base64 48`);
+  }
   for (const { kid, key } of values.ENCRYPTION_KEYS ?? []) {
     if (new Set(key).size < 10)
       problems.push(`ENCRYPTION_KEYS: the key ${kid} is weak: make one with: openssl rand -base64 32`);
   }
   if (env['OPERATOR_EMAIL'] && !env['OPERATOR_PASSWORD'])
     problems.push('OPERATOR_EMAIL is set and OPERATOR_PASSWORD is not: set both, or neither');
+}
+
+/** JWT_KEYS and, behind them, JWT_SECRET; undefined where neither is set. */
+function keysOf({ JWT_KEYS, JWT_SECRET }: Values, problems: string[]): readonly TokenKey[] | undefined {
+  if (!JWT_KEYS && !JWT_SECRET) return undefined;
+  const keys = [...(JWT_KEYS ?? []), ...(JWT_SECRET ? [keyOfSecret(JWT_SECRET)] : [])];
+  if (!signingKey(keys)) problems.push('JWT_KEYS has public keys only: nothing could sign');
+  return keys;
 }
 
 /**
@@ -603,8 +631,9 @@ function readCa(file: string | undefined, problems: string[]): { ca?: string } {
 
 function deepFreeze<T extends object>(value: T): T {
   for (const child of Object.values(value) as unknown[]) {
-    // A Buffer cannot be frozen.
-    if (typeof child === 'object' && child !== null && !Buffer.isBuffer(child)) deepFreeze(child);
+    // A Buffer cannot be frozen. A key never changes, and keeps what it was asked of itself.
+    const leaf = typeof child !== 'object' || child === null || Buffer.isBuffer(child) || child instanceof KeyObject;
+    if (!leaf) deepFreeze(child);
   }
   return Object.freeze(value);
 }

@@ -1,6 +1,6 @@
 // Cursors of lists: opaque to the client, and signed over what they belong to, so that none can be forged, or carried to
 // another tenant, another sort or another filter.
-import { createHmac, createSecretKey, hkdfSync, timingSafeEqual } from 'node:crypto';
+import { createHmac, createSecretKey, hkdfSync, timingSafeEqual, type KeyObject } from 'node:crypto';
 import type { Position } from '../db/keyset.js';
 import { AppError } from './errors.js';
 
@@ -15,10 +15,18 @@ export interface Cursors {
 
 const MAC_BYTES = 16;
 
-/** @param secret any secret of the installation; the signing key is derived from it and used for nothing else */
-export function createCursors(secret: string): Cursors {
-  const key = createSecretKey(Buffer.from(hkdfSync('sha256', secret, '', 'tenantry list cursors v1', 32)));
-  const macOf = (payload: string, context: CursorContext): Buffer =>
+/**
+ * @param secrets of the installation; from each a key is derived and used for nothing else. The first signs and all are
+ *   tried, so that a list goes on while replicas change to another one
+ * @throws Error where there is none
+ */
+export function createCursors(secrets: readonly Buffer[]): Cursors {
+  const keys = secrets.map((secret) =>
+    createSecretKey(Buffer.from(hkdfSync('sha256', secret, '', 'tenantry list cursors v1', 32))),
+  );
+  const [current] = keys;
+  if (!current) throw new Error('there is no secret to sign cursors with');
+  const macOf = (key: KeyObject, payload: string, context: CursorContext): Buffer =>
     createHmac('sha256', key)
       .update(JSON.stringify([payload, ...context]))
       .digest()
@@ -26,7 +34,7 @@ export function createCursors(secret: string): Cursors {
   return {
     encode(position, context) {
       const payload = JSON.stringify(position);
-      return Buffer.concat([macOf(payload, context), Buffer.from(payload)]).toString('base64url');
+      return Buffer.concat([macOf(current, payload, context), Buffer.from(payload)]).toString('base64url');
     },
 
     decode(cursor, context) {
@@ -35,8 +43,8 @@ export function createCursors(secret: string): Cursors {
       const mac = bytes.subarray(0, MAC_BYTES);
       // Buffer skips characters that are not base64url: without the comparison a cursor could be spelt in many ways.
       const spelt = bytes.toString('base64url') === cursor;
-      if (!spelt || mac.length !== MAC_BYTES || !timingSafeEqual(mac, macOf(payload, context)))
-        throw new AppError('invalid-cursor');
+      const isOurs = (key: KeyObject): boolean => timingSafeEqual(mac, macOf(key, payload, context));
+      if (!spelt || mac.length !== MAC_BYTES || !keys.some(isOurs)) throw new AppError('invalid-cursor');
       return JSON.parse(payload) as Position;
     },
   };

@@ -49,7 +49,7 @@ function serve({ server, tenants: given, poolMax, cursorSecret }: FloorJob): voi
     }),
   );
   // The one thing that is not its own: a next cursor is signed, and only the service's code makes the same bytes.
-  const cursors = createCursors(cursorSecret);
+  const cursors = createCursors([Buffer.from(cursorSecret, 'base64')]);
 
   const http = createServer((request, response) => {
     const tenant = tenants.get(request.headers['x-tenant'] as string);

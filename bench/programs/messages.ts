@@ -7,6 +7,7 @@ export interface FloorJob {
   readonly tenants: readonly { readonly id: string; readonly database: string }[];
   /** Connections per tenant. */
   readonly poolMax: number;
+  /** In base64. */
   readonly cursorSecret: string;
 }
 

@@ -6,7 +6,8 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { ConnectionSettings } from '../../db/client.js';
-import { readSettings, type Settings } from '../../src/config.js';
+import { makeTokenKey } from '../../src/auth/keyring.js';
+import { readSettings, type Config } from '../../src/config.js';
 import type { Cleanup } from '../cleanup.js';
 import type { Flags } from '../flags.js';
 import { runProgram, startProgram, within } from '../measuring/program.js';
@@ -23,7 +24,9 @@ export interface Service {
 export type Environment = Readonly<Record<string, string>>;
 
 export interface Installation {
-  readonly auth: Settings['auth'];
+  readonly auth: Config['auth'];
+  /** What its cursors are signed with, in base64. */
+  readonly cursorSecret: string;
   /** Brings registry and template up to date. @param env over the installation's own */
   migrate(env?: Environment): Promise<void>;
   /** A process of the service, ready to answer. @param env over the installation's own; `--env` has the last word */
@@ -44,7 +47,7 @@ export async function install(folder: string, cluster: Cluster, flags: Flags, cl
     DATABASE_URL: urlOf(cluster.registry),
     TENANT_DATABASE_URL: urlOf(cluster.provisioner),
     DATABASE_TLS: 'off',
-    JWT_SECRET: randomBytes(36).toString('base64url'),
+    JWT_KEYS: makeTokenKey('bench'),
     ENCRYPTION_KEYS: `bench:${randomBytes(32).toString('base64')}`,
     OPERATOR_EMAIL: operator.email,
     OPERATOR_PASSWORD: operator.password,
@@ -59,8 +62,10 @@ export async function install(folder: string, cluster: Cluster, flags: Flags, cl
   const migrationLog = path.join(folder, 'migrate.log');
   const serviceLog = path.join(folder, 'service.log');
 
+  const { auth, encryptionKeys = [] } = readSettings(environment());
   const installation: Installation = {
-    auth: readSettings(environment()).auth,
+    auth: { ...auth, keys: auth.keys ?? [] },
+    cursorSecret: encryptionKeys[0]?.key.toString('base64') ?? '',
     migrate: (env) => {
       const asOwner = { MIGRATION_DATABASE_URL: urlOf(cluster.registryOwner), ...env };
       return runLogged('src/cli/migrate.js', environment(asOwner), migrationLog, cleanup);

@@ -49,7 +49,7 @@ export async function openPair(flags: Flags, cleanup: Cleanup): Promise<Pair> {
 
   progress('starting the service');
   const installation = await install(folder, cluster, flags, cleanup);
-  const { auth } = installation;
+  const { auth, cursorSecret } = installation;
   // As many connections as the floor has: what a budget costs is what the fleet's scenarios show.
   const service = await installation.startService({ CLUSTER_CONNECTION_BUDGET: String(TENANTS * poolMax) });
 
@@ -69,7 +69,7 @@ export async function openPair(flags: Flags, cleanup: Cleanup): Promise<Pair> {
       server: { host, port, user, password },
       tenants: tenants.map(({ id, database }) => ({ id, database })),
       poolMax,
-      cursorSecret: auth.jwtSecret ?? '',
+      cursorSecret,
     },
     cleanup,
   );

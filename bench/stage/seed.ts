@@ -1,14 +1,15 @@
 // What is in the databases before anything is measured: tenants as an operator makes them, users and products by SQL.
-import jwt from '@fastify/jwt';
 import fastify from 'fastify';
+import fp from 'fastify-plugin';
 import { sql } from 'kysely';
 import { listProvisionedTenants } from '../../db/central/tenants.js';
 import type { Registry } from '../../db/central/schema.js';
 import { createDatabase, type ConnectionSettings, type PoolLimits } from '../../db/client.js';
 import { newId } from '../../db/ids.js';
 import type { TenantDatabase } from '../../db/tenant/schema.js';
-import { createTokens, type Principal } from '../../src/auth/tokens.js';
-import type { Settings } from '../../src/config.js';
+import { authentication } from '../../plugins/authentication.js';
+import type { Principal } from '../../src/auth/tokens.js';
+import type { Config } from '../../src/config.js';
 
 export interface SeededTenant {
   readonly id: string;
@@ -43,7 +44,7 @@ export async function seed(deps: {
   readonly operatorToken: string;
   readonly registry: ConnectionSettings;
   readonly provisioner: ConnectionSettings;
-  readonly auth: Settings['auth'];
+  readonly auth: Config['auth'];
   readonly passwordHash: string;
   readonly count: number;
   readonly size: Size;
@@ -113,16 +114,13 @@ export async function signInOperator(url: string, operator: { email: string; pas
   return ((await response.json()) as { accessToken: string }).accessToken;
 }
 
-/** Claims as src/auth/tokens.ts writes them, signed as plugins/authentication.ts does. */
-async function createSigner(auth: Settings['auth']): Promise<(principal: Principal) => string> {
-  const { jwtSecret: secret = '', issuer: iss, audience: aud, accessTokenTtl: expiresIn } = auth;
+/** What signs the tokens of the service, without the service around it. */
+async function createSigner(auth: Config['auth']): Promise<(principal: Principal) => string> {
   const app = fastify();
-  await app.register(jwt, { secret, sign: { algorithm: 'HS256', iss, aud, expiresIn } });
-  const tokens = createTokens({
-    sign: (claims) => app.jwt.sign(claims),
-    verify: (token) => app.jwt.verify<object>(token),
-  });
-  return (principal) => tokens.sign(principal);
+  // The plugin wants to stand behind the rate limit; a token does not.
+  await app.register(fp(async () => undefined, { name: 'rate-limit' }));
+  await app.register(authentication, { config: auth });
+  return (principal) => app.tokens.sign(principal);
 }
 
 async function fill(

@@ -1,8 +1,9 @@
 // Access tokens: what is in them, and what a token must be to count. Signing and checking the signature are done by
-// @fastify/jwt, which is handed in.
+// @fastify/jwt, which is handed in, key by key.
 import { LRUCache } from 'lru-cache';
 import { v4, validate } from 'uuid';
 import { AppError } from '../errors.js';
+import type { TokenKey } from './keyring.js';
 
 /** Who makes a request. */
 export type Principal =
@@ -19,9 +20,10 @@ export interface AccessClaims {
   readonly jti: string;
 }
 
-/** The part of @fastify/jwt that is used here; `verify` checks algorithm, signature, iss, aud and the times. */
-export interface JwtLibrary {
+/** A key in the hands of @fastify/jwt, which does nothing with it but its one algorithm. */
+export interface JwtKey extends Pick<TokenKey, 'kid' | 'alg'> {
   sign(claims: AccessClaims): string;
+  /** Checks algorithm, signature, iss, aud and the times. */
   verify(token: string): unknown;
 }
 
@@ -33,12 +35,6 @@ export interface Tokens {
 
 /** Clock skew that is tolerated between replicas, in seconds. */
 export const CLOCK_TOLERANCE = 5;
-
-/**
- * The one header (RFC 7515) that a token may have: what is signed here, to the letter. No other algorithm, and no `kid`,
- * `jku`, `x5u` or `crit`, is ever read, let alone followed.
- */
-const HEADER = Buffer.from('{"alg":"HS256","typ":"JWT"}').toString('base64url');
 
 /** Tokens whose verification is remembered: some 1 kB each. */
 const REMEMBERED_TOKENS = 10_000;
@@ -52,14 +48,21 @@ interface Verified {
   readonly expiresAt: number;
 }
 
-export function createTokens(jwt: JwtLibrary): Tokens {
+/**
+ * @param signer signs what is signed from now on
+ * @param keys all that verify; they are what they are for the life of the process
+ */
+export function createTokens(signer: JwtKey, keys: readonly JwtKey[]): Tokens {
+  const keyByHeader = new Map(keys.map((key) => [headerOf(key), key]));
+
   // Verifying a signature costs more than the rest of the request path. A token is remembered only after the full check,
-  // by its exact text; its principal is frozen, and its expiry is looked at every time.
+  // by its exact text; its principal is frozen, and its expiry is looked at every time. No key is ever removed from a
+  // process that runs, so none lives on in here.
   const verified = new LRUCache<string, Verified>({ max: REMEMBERED_TOKENS });
 
   return {
     sign: (principal) =>
-      jwt.sign({
+      signer.sign({
         typ: principal.kind,
         sub: principal.kind === 'user' ? principal.userId : principal.operatorId,
         ...(principal.kind === 'user' && { tenantId: principal.tenantId }),
@@ -72,7 +75,7 @@ export function createTokens(jwt: JwtLibrary): Tokens {
       // Not counted as a use, which costs more than the look-up: one that is forgotten in its turn is verified once more.
       let known = verified.peek(token);
       if (!known) {
-        known = check(jwt, token, now);
+        known = check(keyByHeader, token, now);
         verified.set(token, known);
       }
       if (known.expiresAt + CLOCK_TOLERANCE <= now) throw invalidToken();
@@ -81,11 +84,20 @@ export function createTokens(jwt: JwtLibrary): Tokens {
   };
 }
 
-function check(jwt: JwtLibrary, token: string, now: number): Verified {
-  if (token.length > MAX_TOKEN_LENGTH || !token.startsWith(`${HEADER}.`)) throw invalidToken();
+/**
+ * The one header (RFC 7515) that a token of a key may have: what is signed here, to the letter. It is looked up and never
+ * read, so a key is used with its own algorithm only, and no `jku`, `jwk`, `x5u` or `crit` is seen, let alone followed.
+ */
+function headerOf({ kid, alg }: JwtKey): string {
+  return Buffer.from(JSON.stringify({ alg, typ: 'JWT', kid })).toString('base64url');
+}
+
+function check(keyByHeader: ReadonlyMap<string, JwtKey>, token: string, now: number): Verified {
+  const key = token.length > MAX_TOKEN_LENGTH ? undefined : keyByHeader.get(token.slice(0, token.indexOf('.')));
+  if (!key) throw invalidToken();
   let claims: unknown;
   try {
-    claims = jwt.verify(token);
+    claims = key.verify(token);
   } catch {
     throw invalidToken();
   }

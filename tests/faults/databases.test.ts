@@ -15,11 +15,12 @@ import { createDatabase, type ConnectionSettings, type DatabaseHandle } from '..
 import { bootstrapCluster } from '../../db/cluster.js';
 import { scramVerifier } from '../../db/scram.js';
 import { buildApp } from '../../src/app.js';
+import { parseTokenKeys } from '../../src/auth/keyring.js';
 import { completeConfig, parseKeyring, readSettings, type Config } from '../../src/config.js';
 import { startEmbeddedCluster, type EmbeddedCluster } from '../../src/embedded/cluster.js';
 import { migrateAll } from '../../src/tenancy/migrate.js';
 import { openProvisioner } from '../../src/tenancy/provisioner.js';
-import { ADMIN, OPERATOR, sender, type Answer, type Send } from '../support/app.js';
+import { ADMIN, OPERATOR, sender, TOKEN_KEY, type Answer, type Send } from '../support/app.js';
 
 const PASSWORD = 'password-of-the-fault-tests';
 const OWNER = 'fault_registry';
@@ -270,7 +271,7 @@ function configOf(env: Record<string, string>): Config {
   return completeConfig(readSettings({ NODE_ENV: 'test', LOG_LEVEL: 'silent', ...limitless, ...env }), {
     registry: at(registryServer, SERVICE, OWNER),
     provisioner: at(tenantServer, PROVISIONER, 'postgres'),
-    jwtSecret: 'jwt-secret-of-the-fault-tests-0123456789',
+    tokenKeys: parseTokenKeys(TOKEN_KEY),
     encryptionKeys: parseKeyring(`test:${Buffer.alloc(32, 5).toString('base64')}`),
   });
 }

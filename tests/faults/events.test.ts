@@ -64,12 +64,18 @@ describe('a change', () => {
   it('is effective on every replica before it is acknowledged', async () => {
     const tenant = await home.createTenant();
     const user = await home.createUser(tenant, 'told@example.com');
-    const me = async (): Promise<number> => (await far.send('GET', '/auth/me', { token: user.token })).status;
-    for (const active of [false, true, false]) {
-      await home.send('PATCH', `/users/${user.id}`, { token: tenant.adminToken, body: { active } });
+    const list = async (): Promise<number> => (await far.send('GET', '/users', { token: user.token })).status;
+    const told = async (status: number): Promise<void> => {
       // A notification is sent with the commit, and needs a moment on the wire.
-      await expect.poll(me, { timeout: 200, interval: 5 }).toBe(active ? 200 : 401);
+      await expect.poll(list, { timeout: 200, interval: 5 }).toBe(status);
+    };
+    await told(403);
+    for (const roles of [['admin'], ['member'], ['admin']]) {
+      await home.send('PATCH', `/users/${user.id}`, { token: tenant.adminToken, body: { roles } });
+      await told(roles.includes('admin') ? 200 : 403);
     }
+    await home.send('POST', '/auth/logout', { token: user.token });
+    await told(401);
   });
 });
 
@@ -80,11 +86,15 @@ describe('a replica that hears nothing', () => {
   ])('%s, notices within a second what happens elsewhere', async (_why, breakIt) => {
     const tenant = await home.createTenant();
     const user = await home.createUser(tenant, 'cut-off@example.com');
-    const me = async (): Promise<number> => (await far.send('GET', '/auth/me', { token: user.token })).status;
-    expect(await me()).toBe(200);
+    const other = await home.createUser(tenant, 'logged-out@example.com');
+    const me = async (token = user.token): Promise<number> => (await far.send('GET', '/auth/me', { token })).status;
+    expect([await me(), await me(other.token)]).toEqual([200, 200]);
     const broken = breakIt();
-    await home.send('DELETE', `/users/${user.id}`, { token: tenant.adminToken });
-    await expect.poll(me, PROMISE).toBe(401);
+    await Promise.all([
+      home.send('DELETE', `/users/${user.id}`, { token: tenant.adminToken }),
+      home.send('POST', '/auth/logout', { token: other.token }),
+    ]);
+    await expect.poll(async () => [await me(), await me(other.token)], PROMISE).toEqual([401, 401]);
     await broken;
     proxy.mode = 'pass';
     await expect.poll(() => far.events.live, { timeout: 10_000 }).toBe(true);

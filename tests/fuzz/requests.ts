@@ -23,7 +23,7 @@ export interface Draft {
 }
 
 /** What stands for an id or a cursor. */
-export const PLACEHOLDER = /~(product|user|tenant|own|self|cursor|page)\.(\d+)~/g;
+export const PLACEHOLDER = /~(product|user|tenant|own|self|session|cursor|page)\.(\d+)~/g;
 
 /** Each operation as often as it is cheap: hashing a password takes longer than twenty reads, a tenant's database longer still. */
 const WEIGHTS: Readonly<Record<string, number>> = {
@@ -96,6 +96,7 @@ const PATH_KINDS: Readonly<Record<string, readonly string[]>> = {
   '/products/': ['product'],
   '/users/': ['user', 'user', 'self'],
   '/tenants/': ['tenant', 'own'],
+  '/auth/sessions/': ['session'],
 };
 
 function pathOf({ path }: Operation): fc.Arbitrary<string> {

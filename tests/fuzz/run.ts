@@ -3,7 +3,7 @@
 import fc from 'fast-check';
 import { createEnvelope } from '../../src/tenancy/envelope.js';
 import type { TestCluster } from '../support/cluster.js';
-import { ADMIN, OPERATOR, startServiceIn, type TestService } from '../support/service.js';
+import { ADMIN, OPERATOR, startServiceIn, tokenSecretsOf, type TestService } from '../support/service.js';
 import { createCheck, type Received } from './checks.js';
 import { operationsOf, type OpenApiDocument, type Operation } from './document.js';
 import { requestOf, type Draft } from './requests.js';
@@ -110,5 +110,5 @@ async function secretsOf(cluster: TestCluster, { app, config }: TestService): Pr
   const { provisioner, registryOwner, registryService, superuser } = cluster;
   const roles = [provisioner, registryOwner, registryService, superuser];
   const accounts = [...roles, ADMIN, OPERATOR].map(({ password }) => password);
-  return [...passwords, ...accounts, config.auth.jwtSecret];
+  return [...passwords, ...accounts, ...Object.values(tokenSecretsOf(config))];
 }

@@ -67,6 +67,7 @@ export async function createWorld(service: TestService): Promise<World> {
       const pages = known.page.filter((url) => url.startsWith(`${operation.path}?`));
       return pages[index % pages.length]?.slice(operation.path.length) ?? '';
     }
+    if (kind === 'session') return service.app.tokens.verify(expendable.adminToken).sessionId;
     const { self, own } = people()[actor];
     // An operator could suspend a tenant that all others live in, an admin could lock itself out.
     const harmless = operation.method === 'GET' || actor === 'expendable';
@@ -88,8 +89,23 @@ export async function createWorld(service: TestService): Promise<World> {
     known[kind] = known[kind].filter((each) => each !== value);
   };
 
+  /** What ends sessions is asked by whoever is expendable: the others are needed to the end. */
+  const askedBy = ({ actor, operation }: Draft): Actor =>
+    /\/(?:logout|logout-all|password|sessions)\b/.test(operation.path) &&
+    operation.method !== 'GET' &&
+    people()[actor].token !== undefined &&
+    actor !== 'forger'
+      ? 'expendable'
+      : actor;
+  const { refreshToken } = await service.app.sessions.begin(
+    { kind: 'user', tenantId: home.id, userId: home.adminId },
+    { address: '127.0.0.1', userAgent: 'fuzz' },
+  );
+
   return {
     hints: {
+      // Works for its grace, and is one that was used after that.
+      'POST /auth/refresh': [{ refreshToken }],
       'POST /auth/login': [home, elsewhere].map(({ id }) => ({
         tenant: id,
         email: ADMIN.email,
@@ -124,7 +140,7 @@ export async function createWorld(service: TestService): Promise<World> {
     },
 
     resolve(draft) {
-      const { token } = people()[draft.actor];
+      const { token } = people()[askedBy(draft)];
       const filled = (text: string): string =>
         text.replaceAll(PLACEHOLDER, (_, kind: string, index: string) => meant(kind, Number(index), draft));
       return {
@@ -135,7 +151,8 @@ export async function createWorld(service: TestService): Promise<World> {
       };
     },
 
-    async learn({ actor, operation }, sent, { status, body }) {
+    async learn(draft, sent, { status, body }) {
+      const { operation } = draft;
       const told = (body ?? {}) as Readonly<Record<string, unknown>>;
       const kind = ({ products: 'product', users: 'user', tenants: 'tenant' } as const)[operation.tag];
       if (kind && status === 201) remember(kind, told['id']);
@@ -148,7 +165,7 @@ export async function createWorld(service: TestService): Promise<World> {
       }
       // It has removed, deactivated or demoted itself, which is what it is for.
       const locked = status === 401 || (operation.tag === 'users' && told['code'] === 'forbidden');
-      if (actor !== 'expendable' || !locked) return;
+      if (askedBy(draft) !== 'expendable' || !locked) return;
       remember('tenant', expendable.id);
       expendable = await renew();
     },

@@ -13,11 +13,12 @@ import { createDatabase, type ConnectionSettings, type DatabaseHandle } from '..
 import { bootstrapCluster, checkCluster } from '../../db/cluster.js';
 import { scramVerifier } from '../../db/scram.js';
 import { buildApp } from '../../src/app.js';
+import { parseTokenKeys } from '../../src/auth/keyring.js';
 import { completeConfig, parseKeyring, readSettings } from '../../src/config.js';
 import { startEmbeddedCluster, type EmbeddedCluster } from '../../src/embedded/cluster.js';
 import { migrateAll } from '../../src/tenancy/migrate.js';
 import { openProvisioner } from '../../src/tenancy/provisioner.js';
-import { ADMIN, beginSession, sender } from '../support/app.js';
+import { ADMIN, beginSession, sender, TOKEN_KEY } from '../support/app.js';
 
 const hasPsql = spawnSync('psql', ['--version']).status === 0;
 
@@ -146,7 +147,7 @@ describe.skipIf(!hasPsql)(title, () => {
       completeConfig(readSettings({ NODE_ENV: 'test', LOG_LEVEL: 'silent' }), {
         registry: at('tenantry_service', PASSWORD, 'tenantry_registry'),
         provisioner: at('tenantry_provisioner', PASSWORD, 'postgres'),
-        jwtSecret: 'jwt-secret-of-the-bootstrap-test-0123456789',
+        tokenKeys: parseTokenKeys(TOKEN_KEY),
         encryptionKeys: parseKeyring(`test:${Buffer.alloc(32, 9).toString('base64')}`),
       }),
     );

@@ -19,6 +19,7 @@ import {
   createRegistry,
   OPERATOR,
   startService,
+  tokenSecretsOf,
   type TestService,
   type TestTenant,
 } from '../support/app.js';
@@ -433,7 +434,8 @@ describe('a secret', () => {
       'the registry owner’s password': registryOwner.password,
       'the password that enters the registry': registryService.password,
       'the superuser’s password': superuser.password,
-      'the token secret': service.config.auth.jwtSecret,
+      'the token key': tokenSecretsOf(service.config).jwk,
+      'the token key in PEM': tokenSecretsOf(service.config).pem,
       'the encryption key': Buffer.alloc(32, 7).toString('base64').slice(0, 40),
       'a password of a person': ADMIN.password,
       'the operator’s password': OPERATOR.password,

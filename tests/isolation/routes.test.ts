@@ -63,6 +63,7 @@ const publicRoutes = [
   'POST /auth/refresh',
   'GET /health/live',
   'GET /health/ready',
+  'GET /.well-known/jwks.json',
   'GET /docs',
   'GET /docs/json',
   'GET /docs/yaml',

@@ -14,6 +14,7 @@ import { readFlags } from '../../bench/flags.js';
 import { createDatabase } from '../../db/client.js';
 import { missingPrograms } from '../../scripts/topology.js';
 import { SLOW_COMMANDS } from '../../scripts/try-docs.js';
+import { parseTokenKeys, publicKeySet } from '../../src/auth/keyring.js';
 import { startEmbeddedCluster, type EmbeddedCluster } from '../../src/embedded/cluster.js';
 import {
   anchorsOf,
@@ -110,6 +111,8 @@ describe('npm start, from a terminal', () => {
     block('docs/api.md', '/products?limit'),
     block('docs/pools.md', '/pools?limit'),
     block('docs/audit.md', '/audit?action'),
+    // The last one: it ends the session that the others need.
+    block('docs/sessions.md', '/auth/refresh'),
   ];
 
   it(
@@ -127,13 +130,14 @@ describe('npm start, from a terminal', () => {
         const printed = await walkReadme(`http://127.0.0.1:${portIn(terminal.output)}`, { email, password }, api);
         expect(printed).toContain('"name":"Wayne Enterprises"');
         const lists = [...printed.matchAll(/\{"data":\[.*?\],"nextCursor":(?:null|"[^"]*")\}/g)].map(([list]) => list);
-        // The operator's tenants; Wayne's products, Stark's products, Wayne's users, Wayne's search for what Stark has; lamps. Refused
-        // sign-ins; what the operator did to a tenant.
+        // The operator's tenants; Wayne's products, Stark's products, Wayne's users, Wayne's search for what Stark has; lamps;
+        // refused sign-ins, what the operator did to a tenant; sessions.
         expect(lists.map((list) => (JSON.parse(list) as { data: unknown[] }).data.length)).toEqual([
-          2, 1, 1, 2, 0, 0, 0, 1,
+          2, 1, 1, 2, 0, 0, 0, 1, 3,
         ]);
         expect(printed).toContain('"openapi":"3.1');
         expect(printed).toContain('"clusters":[{');
+        expect(printed).toContain('"current":true');
       } finally {
         const postgres = Number(
           (await readFile(path.join(data.dir, 'postgres/postmaster.pid'), 'utf8')).split('\n')[0],
@@ -311,6 +315,24 @@ describe('docs/deployment.md', () => {
     named.push(...dumped.split(' '));
     expect(new Set(named)).toEqual(new Set(['bootstrap', 'migrate', 'replica-1', 'replica-2', 'registry', 'tenants']));
     for (const name of named) expect(services).toHaveProperty(name);
+  });
+});
+
+describe('docs/keys.md', () => {
+  const make = block('docs/keys.md', 'openssl genpkey');
+  const [, other = ''] = /`(-algorithm EC [^`]+)`/.exec(readPage('docs/keys.md')) ?? [];
+
+  it.skipIf(isMissing('openssl')).each([
+    ['EdDSA', make.text],
+    ['ES256', make.text.replace('-algorithm ed25519', other)],
+  ])('makes the two halves of a key of %s, as JWT_KEYS takes them', async (alg, script) => {
+    const printed = await runScript(script, { cwd: ROOT });
+    const [, privateKey = ''] = /^private: (k2:\S+)$/m.exec(printed) ?? [];
+    const [, publicKey = ''] = /^public: (k2:\S+)$/m.exec(printed) ?? [];
+    const [signs, verifies] = [parseTokenKeys(privateKey), parseTokenKeys(publicKey)];
+    expect(signs).toMatchObject([{ kid: 'k2', alg, signs: { type: 'private' } }]);
+    expect(verifies).toMatchObject([{ kid: 'k2', alg, signs: undefined }]);
+    expect(publicKeySet(verifies)).toEqual(publicKeySet(signs));
   });
 });
 

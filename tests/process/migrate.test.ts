@@ -7,7 +7,7 @@ import { findTenant, updateTenant } from '../../db/central/tenants.js';
 import type { ConnectionSettings } from '../../db/client.js';
 import { latestVersion } from '../../db/migrator.js';
 import { tenantMigrations } from '../../db/tenant/migrations/index.js';
-import { asSuperuser, connectAs, startServiceForTest } from '../support/app.js';
+import { asSuperuser, beginSession, connectAs, startServiceForTest } from '../support/app.js';
 import { build, makeDataDir, runProgram, startProcess } from '../support/service-process.js';
 
 describe('a registry of one’s own', () => {
@@ -140,7 +140,8 @@ describe('a registry of one’s own', () => {
     await registry.close(0);
     // The runtime role has its rights on the new table too.
     const made = await service.send('POST', '/products', {
-      token: behind.adminToken,
+      // The table of sessions was dropped as well.
+      token: await beginSession(service.app, { kind: 'user', tenantId: behind.id, userId: behind.adminId }),
       body: { name: 'Lamp', price: '1.00' },
     });
     expect(made.status).toBe(201);

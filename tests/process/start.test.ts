@@ -165,7 +165,7 @@ describe('a start in production', () => {
   it('invents nothing: it lists everything that is missing and ends', async () => {
     const { code, stderr } = await runProgram('src/server.js', { NODE_ENV: 'production', PORT: 'http' });
     expect(code).toBe(1);
-    for (const name of ['PORT', 'DATABASE_URL', 'DATABASE_TLS', 'JWT_SECRET', 'ENCRYPTION_KEYS'])
+    for (const name of ['PORT', 'DATABASE_URL', 'DATABASE_TLS', 'JWT_KEYS', 'ENCRYPTION_KEYS'])
       expect(stderr).toContain(`- ${name}`);
     expect(stderr).not.toMatch(/^\s+at /m);
   });

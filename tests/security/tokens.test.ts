@@ -1,16 +1,22 @@
 // Hostile access tokens over a real socket: each gets 401 in the same words, and neither a database nor anybody else is
 // asked because of it. tests/unit/tokens.test.ts tries many more on the same rules.
-import { createHmac, generateKeyPairSync, randomBytes, sign as signWith } from 'node:crypto';
+import { generateKeyPairSync, randomBytes } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import { createServer, type AddressInfo } from 'node:net';
 import { sql } from 'kysely';
 import { afterAll, beforeAll, describe, expect, inject, it, vi } from 'vitest';
+import { parseTokenKeys, type TokenKey } from '../../src/auth/keyring.js';
 import { asSuperuser, createRegistry, startService, type TestService, type TestTenant } from '../support/app.js';
+import { forge, hmac, oneKeyOfEachKind, privateHalfOf, signature, signerOf, spellingsOf } from '../support/forged.js';
 import { exchange, expectProblem, listen } from '../support/wire.js';
 
 /** For what PostgreSQL's log says a moment later, in ms: long, because a machine can be busy. */
 const PATIENCE = 10_000;
 const { logFile } = inject('cluster');
+
+const env = { JWT_KEYS: oneKeyOfEachKind() };
+const keys = parseTokenKeys(env.JWT_KEYS);
+const [ed, es, secret] = keys as [TokenKey, TokenKey, TokenKey];
 
 /** Where a token could make somebody fetch a key from. */
 const keyServer = createServer((socket) => {
@@ -29,13 +35,13 @@ beforeAll(async () => {
   });
   registry = await createRegistry();
   await logStatementsOf(registry);
-  const home = await startService({ registry });
+  const home = await startService({ registry, env });
   tenant = await home.createTenant('acme');
   const record = await home.app.tenantDirectory.find(tenant.id);
   await logStatementsOf(record?.dbName ?? '');
   await home.close();
   // A process that has heard of nobody yet: whatever it would want to know, it would have to ask.
-  service = await startService({ registry });
+  service = await startService({ registry, env });
   port = await listen(service);
 });
 afterAll(async () => {
@@ -76,14 +82,7 @@ async function statementsOf(work: () => Promise<void>): Promise<string[]> {
 }
 
 type Json = Record<string, unknown>;
-const encode = (value: unknown): string => Buffer.from(JSON.stringify(value)).toString('base64url');
 const seconds = (): number => Math.floor(Date.now() / 1_000);
-const HEADER = { alg: 'HS256', typ: 'JWT' };
-
-function forge(header: unknown, payload: unknown, { secret = service.config.auth.jwtSecret, hash = 'sha256' } = {}) {
-  const input = `${encode(header)}.${encode(payload)}`;
-  return `${input}.${createHmac(hash, secret).update(input).digest('base64url')}`;
-}
 
 /** The claims of a good token of the tenant's admin. */
 function claims(): Json {
@@ -91,67 +90,92 @@ function claims(): Json {
   return JSON.parse(Buffer.from(payload, 'base64url').toString()) as Json;
 }
 const without = (name: string): Json => Object.fromEntries(Object.entries(claims()).filter(([key]) => key !== name));
-const withClaims = (changes: Json): string => forge(HEADER, { ...claims(), ...changes });
-const withHeader = (changes: Json): string => forge({ ...HEADER, ...changes }, claims());
 const keysAt = (path: string): string => `http://127.0.0.1:${(keyServer.address() as AddressInfo).port}/${path}`;
 
 const rsa = generateKeyPairSync('rsa', { modulusLength: 2048 });
-const publicKey = rsa.publicKey.export({ type: 'spki', format: 'pem' }).toString();
+const rs256 = (header: Json): string =>
+  forge({ typ: 'JWT', ...header, alg: 'RS256' }, claims(), signature(rsa.privateKey, 'sha256'));
+const unsigned = (): Buffer => Buffer.alloc(0);
 
-function rs256(header: Json): string {
-  const input = `${encode({ ...header, alg: 'RS256' })}.${encode(claims())}`;
-  return `${input}.${signWith('RSA-SHA256', Buffer.from(input), rsa.privateKey).toString('base64url')}`;
+/** A good token by one of our keys. */
+const by = (key: TokenKey): string => forge({ alg: key.alg, typ: 'JWT', kid: key.kid }, claims(), signerOf(key));
+
+/** Hostile tokens that pretend to be by this key. */
+function hostileTo(key: TokenKey): Readonly<Record<string, Readonly<Record<string, () => string>>>> {
+  const HEADER = { alg: key.alg, typ: 'JWT', kid: key.kid };
+  const withPayload = (payload: unknown): string => forge(HEADER, payload, signerOf(key));
+  const withClaims = (changes: Json): string => withPayload({ ...claims(), ...changes });
+  const withHeader = (changes: Json, sign = signerOf(key)): string => forge({ ...HEADER, ...changes }, claims(), sign);
+  return {
+    'its algorithm': {
+      none: () => withHeader({ alg: 'none' }, unsigned),
+      nOnE: () => withHeader({ alg: 'nOnE' }, unsigned),
+      'none, with a good signature': () => withHeader({ alg: 'none' }),
+      HS384: () => withHeader({ alg: 'HS384' }, hmac(privateHalfOf(secret), 'sha384')),
+      HS512: () => withHeader({ alg: 'HS512' }, hmac(privateHalfOf(secret), 'sha512')),
+      'RS256 over a signature of ours': () => withHeader({ alg: 'RS256' }),
+      'RS256 of a stranger': () => rs256({ kid: key.kid }),
+      ...Object.fromEntries(
+        Object.entries({ Ed25519: ed.verifies, 'P-256': es.verifies, RSA: rsa.publicKey }).flatMap(([kind, known]) =>
+          Object.entries(spellingsOf(known)).flatMap(([spelling, text]) => [
+            [`HS256 keyed with a public key of ${kind} ${spelling}`, () => withHeader({ alg: 'HS256' }, hmac(text))],
+            [`an HMAC keyed with a public key of ${kind} ${spelling}`, () => withHeader({}, hmac(text))],
+          ]),
+        ),
+      ),
+      ...Object.fromEntries(
+        keys
+          .filter((other) => other !== key)
+          .flatMap((other) => [
+            [`that of ${other.alg} with our key of it, under this kid`, () => withHeader({}, signerOf(other))],
+            [`${other.alg} in its head, under this kid`, () => withHeader({ alg: other.alg }, signerOf(other))],
+            [`signed as ever, under the kid of ${other.alg}`, () => withHeader({ kid: other.kid })],
+          ]),
+      ),
+    },
+    'its times': {
+      expired: () => withClaims({ exp: seconds() - 60 }),
+      'exp missing': () => withPayload(without('exp')),
+      'exp text': () => withClaims({ exp: String(seconds() + 900) }),
+      'exp 1e300': () => withClaims({ exp: 1e300 }),
+      'nbf in the future': () => withClaims({ nbf: seconds() + 60 }),
+      'iat in the future': () => withClaims({ iat: seconds() + 60 }),
+    },
+    'its issuer and audience': Object.fromEntries(
+      ['iss', 'aud'].flatMap((name) => [
+        [`${name} missing`, () => withPayload(without(name))],
+        [`${name} wrong`, () => withClaims({ [name]: 'another' })],
+        [`${name} a number`, () => withClaims({ [name]: 1 })],
+        [`${name} a list with the right one`, () => withClaims({ [name]: [claims()[name]] })],
+      ]),
+    ),
+    'keys from elsewhere': {
+      jku: () => withHeader({ jku: keysAt('jwks.json') }),
+      'jku, signed by its key': () => rs256({ jku: keysAt('jwks.json'), kid: 'a' }),
+      x5u: () => withHeader({ x5u: keysAt('cert.pem') }),
+      'x5u, signed by its key': () => rs256({ x5u: keysAt('cert.pem'), kid: key.kid }),
+      jwk: () => withHeader({ jwk: key.verifies.export({ format: 'jwk' }) }),
+      'jwk, signed by it': () => rs256({ jwk: rsa.publicKey.export({ format: 'jwk' }), kid: key.kid }),
+      'no kid': () => forge({ alg: key.alg, typ: 'JWT' }, claims(), signerOf(key)),
+      'an unknown kid': () => withHeader({ kid: 'unknown' }),
+      'a kid that is an address': () => withHeader({ kid: keysAt('key') }),
+      'an issuer that is an address': () => withClaims({ iss: keysAt('') }),
+      'an unknown crit': () => withHeader({ crit: ['exp2'], exp2: 1 }),
+    },
+    'what it is for': {
+      'a refresh token': () => withClaims({ typ: 'refresh' }),
+      'no kind': () => withPayload(without('typ')),
+      'an operator of a tenant': () => withClaims({ typ: 'operator' }),
+      'a user without a tenant': () => withPayload(without('tenantId')),
+    },
+  };
 }
-
-const hostile: Readonly<Record<string, Readonly<Record<string, () => string>>>> = {
-  'its algorithm': {
-    none: () => `${encode({ alg: 'none', typ: 'JWT' })}.${encode(claims())}.`,
-    nOnE: () => `${encode({ alg: 'nOnE', typ: 'JWT' })}.${encode(claims())}.`,
-    'none, with a good signature': () => withHeader({ alg: 'none' }),
-    HS384: () => forge({ ...HEADER, alg: 'HS384' }, claims(), { hash: 'sha384' }),
-    HS512: () => forge({ ...HEADER, alg: 'HS512' }, claims(), { hash: 'sha512' }),
-    'RS256 over an HMAC': () => withHeader({ alg: 'RS256' }),
-    'RS256 of a stranger': () => rs256({}),
-    'HS256 keyed with a public key': () => forge(HEADER, claims(), { secret: publicKey }),
-  },
-  'its times': {
-    expired: () => withClaims({ exp: seconds() - 60 }),
-    'exp missing': () => forge(HEADER, without('exp')),
-    'exp text': () => withClaims({ exp: String(seconds() + 900) }),
-    'exp 1e300': () => withClaims({ exp: 1e300 }),
-    'nbf in the future': () => withClaims({ nbf: seconds() + 60 }),
-    'iat in the future': () => withClaims({ iat: seconds() + 60 }),
-  },
-  'its issuer and audience': Object.fromEntries(
-    ['iss', 'aud'].flatMap((name) => [
-      [`${name} missing`, () => forge(HEADER, without(name))],
-      [`${name} wrong`, () => withClaims({ [name]: 'another' })],
-      [`${name} a number`, () => withClaims({ [name]: 1 })],
-      [`${name} a list with the right one`, () => withClaims({ [name]: [claims()[name]] })],
-    ]),
-  ),
-  'keys from elsewhere': {
-    jku: () => withHeader({ jku: keysAt('jwks.json') }),
-    'jku, signed by its key': () => rs256({ jku: keysAt('jwks.json'), kid: 'a' }),
-    x5u: () => rs256({ x5u: keysAt('cert.pem') }),
-    jwk: () => rs256({ jwk: rsa.publicKey.export({ format: 'jwk' }) }),
-    'an unknown kid': () => withHeader({ kid: 'unknown' }),
-    'a kid that is an address': () => withHeader({ kid: keysAt('key') }),
-    'an issuer that is an address': () => withClaims({ iss: keysAt('') }),
-    'an unknown crit': () => withHeader({ crit: ['exp2'], exp2: 1 }),
-  },
-  'what it is for': {
-    'a refresh token': () => withClaims({ typ: 'refresh' }),
-    'no kind': () => forge(HEADER, without('typ')),
-    'an operator of a tenant': () => withClaims({ typ: 'operator' }),
-    'a user without a tenant': () => forge(HEADER, without('tenantId')),
-  },
-};
 
 const tenantRoutes = ['/users', '/products', '/auth/me'];
 const operatorRoutes = ['/tenants', '/auth/me'];
 
-describe('a token is refused with 401, whatever it is for, because of', () => {
+describe.each(keys)('a token by $alg is refused with 401, whatever it is for, because of', (key) => {
+  const hostile = hostileTo(key);
   describe.each(Object.keys(hostile))('%s', (kind) => {
     const tokens = hostile[kind] ?? {};
     it.each(Object.keys(tokens))('%s', async (name) => {
@@ -170,7 +194,9 @@ describe('a token is refused with 401, whatever it is for, because of', () => {
 
 describe('behind hostile tokens', () => {
   const everyToken = (): string[] =>
-    Object.values(hostile).flatMap((tokens) => Object.values(tokens).map((make) => make()));
+    keys.flatMap((key) =>
+      Object.values(hostileTo(key)).flatMap((tokens) => Object.values(tokens).map((make) => make())),
+    );
   async function get(token: string, paths: readonly string[], status: number): Promise<void> {
     for (const path of paths) {
       const answer = await exchange(port, 'GET', path, { headers: { authorization: `Bearer ${token}` } });
@@ -206,4 +232,10 @@ describe('behind hostile tokens', () => {
     for (const token of everyToken()) await get(token, ['/products'], 401);
     expect(fetched).toBe(0);
   });
+});
+
+// Behind everything else: from here on the process has heard of the tenant.
+it.each(keys)('a token by our key of $alg is taken, so that the refusals mean something', async (key) => {
+  const answer = await exchange(port, 'GET', '/products', { headers: { authorization: `Bearer ${by(key)}` } });
+  expect(answer.status).toBe(200);
 });

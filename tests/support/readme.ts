@@ -6,6 +6,8 @@ const ADDRESS = 'http://127.0.0.1:3000';
 
 /** What the other pages call what the walk has made. */
 const NAMES = `TOKEN=$WAYNE
+REFRESH=$(post /auth/login '{"tenant": "wayne", "email": "bruce@wayne.example", "password": "under the mansion"}' |
+  node -pe 'JSON.parse(require("fs").readFileSync(0)).refreshToken')
 TENANT=$(get /tenants -H "authorization: Bearer $OPERATOR" | node -pe 'JSON.parse(require("fs").readFileSync(0)).data[0].id')`;
 
 /** The commands of the walk. */

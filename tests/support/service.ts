@@ -6,6 +6,7 @@ import { randomBytes } from 'node:crypto';
 import { insertOperator } from '../../db/central/operators.js';
 import { createDatabase, type ConnectionSettings, type DatabaseHandle } from '../../db/client.js';
 import { buildApp, type AppOverrides } from '../../src/app.js';
+import { parseTokenKeys, signingKey } from '../../src/auth/keyring.js';
 import type { Account } from '../../src/auth/sessions.js';
 import { completeConfig, parseKeyring, readSettings, type Config } from '../../src/config.js';
 import type { TestCluster } from './cluster.js';
@@ -17,6 +18,9 @@ export const ADMIN = {
   firstName: 'Ada',
   lastName: 'Admin',
 };
+
+/** An Ed25519 key in the form of JWT_KEYS. */
+export const TOKEN_KEY = 'test:MC4CAQAwBQYDK2VwBCIEIEBBQkNERUZHSElKS0xNTk9QUVJTVFVWV1hZWltcXV5f';
 
 const limits = { max: 2, acquireTimeout: 10_000, timeout: 60_000, idleTimeoutMillis: 1_000 };
 
@@ -36,9 +40,17 @@ export function configFor(
   return completeConfig(settings, {
     registry: { ...cluster.superuser, ...cluster.registryService, database: registryDatabase },
     provisioner: cluster.provisioner,
-    jwtSecret: 'canary-jwt-secret-of-the-tests-0123456789',
+    tokenKeys: settings.auth.keys ?? parseTokenKeys(TOKEN_KEY),
     encryptionKeys: parseKeyring(`test:${Buffer.alloc(32, 7).toString('base64')}`),
   });
+}
+
+/** What signs tokens, as texts that may stand nowhere: as in a JWK, and as in PEM. */
+export function tokenSecretsOf({ auth }: Config): { readonly jwk: string; readonly pem: string } {
+  const key = signingKey(auth.keys)?.signs;
+  const { d: jwk = '' } = key?.export({ format: 'jwk' }) ?? {};
+  if (!key || jwk === '') throw new Error('a private key signs the tokens of the tests');
+  return { jwk, pem: key.export({ type: 'pkcs8', format: 'der' }).toString('base64') };
 }
 
 /** A connection as the superuser, to look at or break what the service cannot. Close it. */

@@ -1,8 +1,10 @@
 // src/config.ts: what the environment may say, and how it is told what is wrong with it.
+import { KeyObject } from 'node:crypto';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { availableParallelism, tmpdir } from 'node:os';
 import path from 'node:path';
 import { describe, expect, it, onTestFinished } from 'vitest';
+import { keyOfSecret, makeTokenKey, parseTokenKeys, type TokenKey } from '../../src/auth/keyring.js';
 import { completeConfig, ConfigError, parseKeyring, readSettings, variables, type Settings } from '../../src/config.js';
 
 type Environment = Readonly<Record<string, string>>;
@@ -10,15 +12,27 @@ type Environment = Readonly<Record<string, string>>;
 const KEY = Buffer.from(Array.from({ length: 32 }, (_, index) => index * 7)).toString('base64');
 const OTHER_KEY = Buffer.from(Array.from({ length: 32 }, (_, index) => 255 - index)).toString('base64');
 const SECRET = 'a-secret-with-many-different-characters';
+const TOKEN_KEY = makeTokenKey('t1');
+/** Its public half. */
+const PUBLIC_KEY = publicHalf(TOKEN_KEY);
 const URL_OF_REGISTRY = 'postgres://owner:pw@db.internal:5433/registry';
 
 const production: Environment = {
   NODE_ENV: 'production',
   DATABASE_URL: URL_OF_REGISTRY,
   DATABASE_TLS: 'off',
-  JWT_SECRET: SECRET,
+  JWT_KEYS: TOKEN_KEY,
   ENCRYPTION_KEYS: `k1:${KEY}`,
 };
+
+function publicHalf(text: string): string {
+  const [key] = parseTokenKeys(text);
+  return `${key?.kid ?? ''}:${key?.verifies.export({ type: 'spki', format: 'der' }).toString('base64') ?? ''}`;
+}
+
+/** What tells keys apart and is no secret. */
+const shown = (keys: readonly TokenKey[] | undefined): unknown =>
+  keys?.map(({ kid, alg, signs }) => [kid, alg, signs?.type ?? 'only verifies']);
 
 /** What is wrong with an environment; empty where nothing is. */
 function problemsOf(env: Environment): readonly string[] {
@@ -169,9 +183,36 @@ const others: readonly {
     reason: 'must be one of on, off',
   },
   {
+    name: 'JWT_KEYS',
+    good: [
+      [TOKEN_KEY, [['t1', 'EdDSA', 'private']]],
+      [
+        `${makeTokenKey('new')}, ${PUBLIC_KEY},old-1:HS256:${KEY}`,
+        [
+          ['new', 'EdDSA', 'private'],
+          ['t1', 'EdDSA', 'only verifies'],
+          ['old-1', 'HS256', 'secret'],
+        ],
+      ],
+    ],
+    read: ({ auth }) => shown(auth.keys),
+    bad: [
+      SECRET,
+      KEY,
+      `k1:${KEY}`,
+      `HS256:${KEY}`,
+      `${TOKEN_KEY},`,
+      `${TOKEN_KEY},${TOKEN_KEY}`,
+      TOKEN_KEY.replace('t1', 't.1'),
+      TOKEN_KEY.replace('t1', ''),
+    ],
+    reason:
+      'must be kid:base64 pairs with different ids, of keys of Ed25519 or P-256 in DER (PKCS#8, or SPKI to verify only), or kid:HS256:base64 with at least 32 bytes',
+  },
+  {
     name: 'JWT_SECRET',
-    good: [['x'.repeat(32), 'x'.repeat(32)]],
-    read: ({ auth }) => auth.jwtSecret,
+    good: [['x'.repeat(32), shown([keyOfSecret('x'.repeat(32))])]],
+    read: ({ auth }) => shown(auth.keys),
     bad: ['x'.repeat(31), 'short'],
     reason: 'must have at least 32 characters',
   },
@@ -298,7 +339,7 @@ describe('an empty variable', () => {
     expect(readSettings({ [name]: '' })).toEqual(readSettings({}));
   });
 
-  it.each(['DATABASE_URL', 'DATABASE_TLS', 'JWT_SECRET', 'ENCRYPTION_KEYS'])(
+  it.each(['DATABASE_URL', 'DATABASE_TLS', 'JWT_KEYS', 'ENCRYPTION_KEYS'])(
     '%s counts as missing in production',
     (name) => {
       expect(problemsOf({ ...production, [name]: '' })).toEqual(problemsOf(without(production, name)));
@@ -315,7 +356,7 @@ describe('a variable that is not set', () => {
     const { http, tenants, auth, shutdown } = readSettings({});
     expect(http).toMatchObject({ host: '127.0.0.1', port: 3_000, apiPrefix: '', trustProxy: [], corsOrigins: [] });
     expect(tenants.pool).toEqual({ max: 5, acquireTimeout: 5_000, timeout: 15_000, idleTimeoutMillis: 30_000 });
-    expect(auth).toMatchObject({ issuer: 'tenantry', audience: 'tenantry', accessTokenTtl: 900, jwtSecret: undefined });
+    expect(auth).toMatchObject({ issuer: 'tenantry', audience: 'tenantry', accessTokenTtl: 900, keys: undefined });
     expect(shutdown).toEqual({ drain: 0, timeout: 30_000 });
   });
 
@@ -426,14 +467,14 @@ describe('production', () => {
   it('starts with everything given', () => {
     const settings = readSettings(production);
     expect(settings.production).toBe(true);
-    expect(settings.auth.jwtSecret).toBe(SECRET);
+    expect(shown(settings.auth.keys)).toEqual([['t1', 'EdDSA', 'private']]);
     expect(settings.tenants.provisioner).toEqual(settings.registry.connection);
   });
 
   it.each([
     ['DATABASE_URL', 'the registry has no embedded stand-in in production'],
     ['DATABASE_TLS', 'say verify-full, or off where the network is private'],
-    ['JWT_SECRET', 'make one with: openssl rand -base64 48'],
+    ['JWT_KEYS', 'make one with: echo "k1:$(openssl genpkey -algorithm ed25519 -outform DER | openssl base64 -A)"'],
     ['ENCRYPTION_KEYS', 'make one with: echo "k1:$(openssl rand -base64 32)"'],
   ])('refuses to start without %s, and says what helps', (name, hint) => {
     expect(problemsOf(without(production, name))).toEqual([`${name} is not set (${hint})`]);
@@ -450,6 +491,18 @@ describe('production', () => {
   ])('refuses a JWT_SECRET of %s', (_, secret) => {
     expect(problemsOf({ ...production, JWT_SECRET: secret })).toEqual([
       'JWT_SECRET is weak: make one with: openssl rand -base64 48',
+    ]);
+  });
+
+  it('takes a JWT_SECRET instead of JWT_KEYS, as an installation of before has it', () => {
+    const former = { ...without(production, 'JWT_KEYS'), JWT_SECRET: SECRET };
+    expect(shown(readSettings(former).auth.keys)).toEqual(shown([keyOfSecret(SECRET)]));
+  });
+
+  it('refuses a weak secret wherever it stands in JWT_KEYS, by its id', () => {
+    const weak = Buffer.alloc(48, 'ab').toString('base64');
+    expect(problemsOf({ ...production, JWT_KEYS: `${TOKEN_KEY},bad:HS256:${weak}` })).toEqual([
+      'JWT_KEYS: the secret bad is weak: make one with: openssl rand -base64 48',
     ]);
   });
 
@@ -477,6 +530,24 @@ describe('production', () => {
     expect(problemsOf({ ...production, OPERATOR_EMAIL: 'root@example.com' })).toEqual([
       'OPERATOR_EMAIL is set and OPERATOR_PASSWORD is not: set both, or neither',
     ]);
+  });
+});
+
+describe('the keys of access tokens', () => {
+  it('are those of JWT_KEYS, which sign, and then JWT_SECRET, which verifies what it signed before', () => {
+    expect(shown(readSettings({ JWT_KEYS: TOKEN_KEY, JWT_SECRET: SECRET }).auth.keys)).toEqual(
+      shown([...parseTokenKeys(TOKEN_KEY), keyOfSecret(SECRET)]),
+    );
+  });
+
+  it('may all be public but JWT_SECRET, which then signs: so it learns the key that comes after it', () => {
+    expect(problemsOf({ JWT_KEYS: PUBLIC_KEY, JWT_SECRET: SECRET })).toEqual([]);
+    expect(problemsOf({ JWT_KEYS: PUBLIC_KEY })).toEqual(['JWT_KEYS has public keys only: nothing could sign']);
+  });
+
+  it('are not what JWT_SECRET takes: as a secret, a public key lets everybody sign', () => {
+    const pem = `-----BEGIN PUBLIC KEY-----\n${PUBLIC_KEY.slice(3)}\n-----END PUBLIC KEY-----\n`;
+    expect(problemsOf({ JWT_SECRET: pem })).toEqual(['JWT_SECRET must be no key in PEM: JWT_KEYS takes keys']);
   });
 });
 
@@ -556,13 +627,13 @@ describe('the config', () => {
   const gaps = {
     registry: { host: 'h', port: 1, database: 'd', user: 'u', password: 'p', tls: { ca: 'x' } } as const,
     provisioner: { host: 'h', port: 1, database: 'd', user: 'u', password: 'p', tls: false } as const,
-    jwtSecret: SECRET,
+    tokenKeys: parseTokenKeys(TOKEN_KEY),
     encryptionKeys: parseKeyring(`k1:${KEY}`),
   };
 
-  /** Every object inside, Buffers apart, which JavaScript cannot freeze. */
+  /** Every object inside, apart from Buffers, which JavaScript cannot freeze, and keys, which never change. */
   function objectsIn(value: unknown): object[] {
-    if (typeof value !== 'object' || value === null || Buffer.isBuffer(value)) return [];
+    if (typeof value !== 'object' || value === null || Buffer.isBuffer(value) || value instanceof KeyObject) return [];
     return [value, ...Object.values(value).flatMap(objectsIn)];
   }
 
@@ -582,7 +653,7 @@ describe('the config', () => {
     const config = completeConfig(readSettings({ OPERATOR_EMAIL: 'root@example.com' }), gaps);
     expect(config.registry.connection).toEqual(gaps.registry);
     expect(config.tenants.provisioner).toEqual(gaps.provisioner);
-    expect(config.auth.jwtSecret).toBe(SECRET);
+    expect(config.auth.keys).toEqual(gaps.tokenKeys);
     expect(config.encryptionKeys).toEqual(gaps.encryptionKeys);
     expect(Object.keys(config)).not.toContain('firstOperator');
     expect(Object.keys(config)).not.toContain('dataDir');

@@ -3,6 +3,7 @@ import { randomBytes } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
 import { CONFIGURATION_PAGE, configurationTable, withTable } from '../../scripts/docs-configuration.js';
+import { makeTokenKey } from '../../src/auth/keyring.js';
 import { readSettings, variables } from '../../src/config.js';
 
 const page = readFileSync(CONFIGURATION_PAGE, 'utf8');
@@ -21,7 +22,8 @@ describe('the page on configuration', () => {
         .join('=')
         .replace(/\$\(openssl rand -(base64|hex) (\d+)\)/, (_, encoding: 'base64' | 'hex', bytes) =>
           randomBytes(Number(bytes)).toString(encoding),
-        );
+        )
+        .replace(/k1:\$\(openssl genpkey .*\)/, makeTokenKey('k1'));
       return [name, name === 'DATABASE_CA_FILE' ? CONFIGURATION_PAGE : text] as const;
     });
     for (const [name] of entries) expect(Object.keys(variables)).toContain(name);

@@ -8,6 +8,7 @@ import { validate } from 'dockerfile-utils';
 import { describe, expect, it, onTestFinished } from 'vitest';
 import { parse } from 'yaml';
 import { missingPrograms } from '../../scripts/topology.js';
+import { makeTokenKey } from '../../src/auth/keyring.js';
 import { ConfigError, readSettings, variables } from '../../src/config.js';
 import { catalogue } from '../../src/errors.js';
 
@@ -18,14 +19,14 @@ const envOf = (file: string): Record<string, string> => parseEnv(read(file)) as 
 const isMissing = (program: string): boolean => missingPrograms().some((line) => line.startsWith(`${program} `));
 
 /** Of the service's variables, those that carry a secret. */
-const SECRETS = ['DATABASE_URL', 'TENANT_DATABASE_URL', 'JWT_SECRET', 'ENCRYPTION_KEYS', 'OPERATOR_PASSWORD'];
+const SECRETS = ['DATABASE_URL', 'TENANT_DATABASE_URL', 'JWT_KEYS', 'ENCRYPTION_KEYS', 'OPERATOR_PASSWORD'];
 
 /** As a process in production reads it, where the environment says no more. */
 const production = readSettings({
   NODE_ENV: 'production',
   DATABASE_URL: 'postgres://a:b@c/d',
   DATABASE_TLS: 'off',
-  JWT_SECRET: 'a-secret-with-many-different-characters',
+  JWT_KEYS: makeTokenKey('k1'),
   ENCRYPTION_KEYS: `k1:${Buffer.from(Array.from({ length: 32 }, (_, index) => index)).toString('base64')}`,
 });
 

@@ -5,7 +5,8 @@ import type { Position } from '../../db/keyset.js';
 import { createCursors, type CursorContext } from '../../src/cursor.js';
 import { AppError } from '../../src/errors.js';
 
-const cursors = createCursors('a-secret-of-the-installation');
+const SECRET = Buffer.from('a-secret-of-the-installation');
+const cursors = createCursors([SECRET]);
 const ID = '01890a5d-ac96-774b-bcce-b302099a8057';
 const position: Position = ['2026-01-31T09:30:00.250Z', ID];
 const context: CursorContext = ['tenant-a', 'products', 'desc createdAt', { active: true, search: 'lamp' }];
@@ -40,8 +41,25 @@ describe('a cursor', () => {
   });
 
   it('is the same on every replica of an installation', () => {
-    const replica = createCursors('a-secret-of-the-installation');
+    const replica = createCursors([SECRET]);
     expect(replica.decode(cursors.encode(position, context), context)).toEqual(position);
+  });
+
+  it('is good as long as its secret is known, whichever signs now', () => {
+    const next = Buffer.from('the-next-secret');
+    const [learning, changed, done] = [
+      createCursors([SECRET, next]),
+      createCursors([next, SECRET]),
+      createCursors([next]),
+    ];
+    expect(changed.decode(learning.encode(position, context), context)).toEqual(position);
+    expect(learning.decode(changed.encode(position, context), context)).toEqual(position);
+    expect(done.decode(changed.encode(position, context), context)).toEqual(position);
+    expect(codeOf(learning.encode(position, context), context, done)).toBe('invalid-cursor');
+  });
+
+  it('is signed by a secret or not at all', () => {
+    expect(() => createCursors([])).toThrow('no secret');
   });
 });
 
@@ -69,7 +87,7 @@ describe('a cursor is refused', () => {
   });
 
   it('by an installation with another secret', () => {
-    expect(codeOf(cursor, context, createCursors('another-secret'))).toBe('invalid-cursor');
+    expect(codeOf(cursor, context, createCursors([Buffer.from('another-secret')]))).toBe('invalid-cursor');
   });
 
   it('with any bit changed', () => {
@@ -93,7 +111,7 @@ describe('a cursor is refused', () => {
 
   it('where somebody without the secret signed it', () => {
     const payload = JSON.stringify(['0', ID]);
-    const mac = createHmac('sha256', 'a-secret-of-the-installation').update(payload).digest();
+    const mac = createHmac('sha256', SECRET).update(payload).digest();
     for (const length of [0, 16, 32])
       expect(codeOf(Buffer.concat([mac.subarray(0, length), Buffer.from(payload)]).toString('base64url'))).toBe(
         'invalid-cursor',

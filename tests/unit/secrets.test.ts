@@ -1,9 +1,10 @@
 // src/secrets.ts: the secrets that a first start makes up, and how they are kept.
-import { mkdir, mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { chmod, mkdir, mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { parseKeyring } from '../../src/config.js';
+import { parseTokenKeys } from '../../src/auth/keyring.js';
 import { localSecrets } from '../../src/secrets.js';
 
 let home = '';
@@ -28,10 +29,11 @@ describe('the secrets of a first start', () => {
   });
 
   it('are strong, and of the form that the configuration wants', async () => {
-    const { encryptionKeys, operatorPassword, ...others } = await localSecrets(folder);
+    const { tokenKeys, encryptionKeys, operatorPassword, ...others } = await localSecrets(folder);
+    expect(parseTokenKeys(tokenKeys)).toMatchObject([{ kid: 'local', alg: 'EdDSA', signs: { type: 'private' } }]);
     expect(parseKeyring(encryptionKeys)).toMatchObject([{ kid: 'local' }]);
     expect(Buffer.from(operatorPassword, 'base64url')).toHaveLength(15);
-    expect(Object.keys(others)).toHaveLength(4);
+    expect(Object.keys(others)).toHaveLength(3);
     for (const secret of Object.values(others)) expect(Buffer.from(secret, 'base64url')).toHaveLength(32);
   });
 
@@ -53,15 +55,38 @@ describe('the secrets of a first start', () => {
 
   it('are made whole where a crash left only a draft', async () => {
     await mkdir(folder, { recursive: true });
-    await writeFile(`${file()}.new`, '{"jwtSecret": "cut sho');
+    await writeFile(`${file()}.new`, '{"tokenKeys": "cut sho');
     const secrets = await localSecrets(folder);
     expect(await localSecrets(folder)).toEqual(secrets);
     expect(await readdir(folder)).toEqual(['secrets.json']);
   });
 });
 
+describe('the secrets of an older build, which had a secret for tokens and no key', () => {
+  beforeEach(async () => {
+    const { tokenKeys: _younger, ...others } = await localSecrets(folder);
+    await writeFile(file(), JSON.stringify({ jwtSecret: 'canary', ...others }));
+  });
+
+  it('get one, which is kept, and keep everything that the databases are read with', async () => {
+    const { jwtSecret: _gone, ...others } = JSON.parse(await readFile(file(), 'utf8')) as Record<string, string>;
+    const { tokenKeys, ...kept } = await localSecrets(folder);
+    expect(kept).toEqual(others);
+    expect(parseTokenKeys(tokenKeys)).toMatchObject([{ kid: 'local', alg: 'EdDSA' }]);
+    expect(await localSecrets(folder)).toEqual({ tokenKeys, ...kept });
+    expect(await readFile(file(), 'utf8')).not.toContain('canary');
+  });
+
+  it('stand in a file that nobody else can read, whatever it was before', async () => {
+    await chmod(file(), 0o644);
+    await localSecrets(folder);
+    expect((await stat(file())).mode & 0o777).toBe(0o600);
+    expect(await readdir(folder)).toEqual(['secrets.json']);
+  });
+});
+
 describe('a damaged file of secrets', () => {
-  it.each(['', '{', 'null', '[]', '{}', '{"jwtSecret": "canary"}', '{"jwtSecret": 5}'])(
+  it.each(['', '{', 'null', '[]', '{}', '{"tokenKeys": "canary"}', '{"tokenKeys": 5}'])(
     'is an error that names it, and is neither replaced nor repeated: %j',
     async (text) => {
       await mkdir(folder, { recursive: true });
@@ -74,7 +99,7 @@ describe('a damaged file of secrets', () => {
   );
 
   it('with a secret missing is an error too', async () => {
-    const { jwtSecret: _missing, ...others } = await localSecrets(folder);
+    const { encryptionKeys: _missing, ...others } = await localSecrets(folder);
     await writeFile(file(), JSON.stringify(others));
     await expect(localSecrets(folder)).rejects.toThrow('is damaged');
   });

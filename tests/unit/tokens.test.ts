@@ -1,14 +1,24 @@
 // src/auth/tokens.ts, with the @fastify/jwt that plugins/authentication.ts sets up: what a token must be to count. Every
-// hostile token below differs from a good one in the one thing that its name says.
+// hostile token below differs from a good one in the one thing that its name says, and is tried with a key of each kind.
 import fastify, { type FastifyInstance } from 'fastify';
 import fp from 'fastify-plugin';
-import { createHmac, generateKeyPairSync, sign as signWith } from 'node:crypto';
-import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest';
+import { generateKeyPairSync } from 'node:crypto';
+import { afterAll, afterEach, beforeAll, describe, expect, it, onTestFinished, vi } from 'vitest';
 import { authentication } from '../../plugins/authentication.js';
-import { CLOCK_TOLERANCE, createTokens, type Principal } from '../../src/auth/tokens.js';
+import { parseTokenKeys, type TokenAlgorithm, type TokenKey } from '../../src/auth/keyring.js';
+import { CLOCK_TOLERANCE, createTokens, type JwtKey, type Principal } from '../../src/auth/tokens.js';
 import { AppError } from '../../src/errors.js';
+import {
+  encode,
+  forge,
+  hmac,
+  oneKeyOfEachKind,
+  privateHalfOf,
+  signature,
+  signerOf,
+  spellingsOf,
+} from '../support/forged.js';
 
-const SECRET = 'canary-secret-of-the-token-tests-0123456789';
 const TTL = 900;
 const TENANT = '01890a5d-ac96-774b-bcce-b302099a8057';
 const USER = '01890a5d-ac96-774b-bcce-b302099a8058';
@@ -17,13 +27,24 @@ const JTI = '5b0e3c8e-3f0a-4c8e-9d8a-0b9d6a7c1e2f';
 const user: Principal = { kind: 'user', tenantId: TENANT, userId: USER, sessionId: SESSION };
 const operator: Principal = { kind: 'operator', operatorId: USER, sessionId: SESSION };
 
-async function start(): Promise<FastifyInstance> {
+/** Every app below has all of them, and signs with the first. */
+const keys = parseTokenKeys(oneKeyOfEachKind());
+const algorithms = keys.map(({ alg }) => alg);
+
+function keyOf(alg: TokenAlgorithm): TokenKey {
+  const [key] = keys.filter((each) => each.alg === alg);
+  if (!key) throw new Error(`there is no key of ${alg}`);
+  return key;
+}
+
+/** @param signing of the key that signs */
+async function start(signing: TokenAlgorithm): Promise<FastifyInstance> {
   const app = fastify();
   // The plugin wants to stand behind the rate limit; a token does not.
   await app.register(fp(async () => undefined, { name: 'rate-limit' }));
   await app.register(authentication, {
     config: {
-      jwtSecret: SECRET,
+      keys: [keyOf(signing), ...keys.filter(({ alg }) => alg !== signing)],
       issuer: 'tenantry',
       audience: 'tenantry',
       accessTokenTtl: TTL,
@@ -35,21 +56,13 @@ async function start(): Promise<FastifyInstance> {
   return app;
 }
 
-let app: FastifyInstance;
-beforeAll(async () => {
-  app = await start();
-});
-afterAll(() => app.close());
 afterEach(() => {
   vi.useRealTimers();
 });
 
 type Json = Record<string, unknown>;
-const encode = (value: unknown): string =>
-  Buffer.from(typeof value === 'string' ? value : JSON.stringify(value)).toString('base64url');
 const seconds = (): number => Math.floor(Date.now() / 1_000);
 
-const HEADER = { alg: 'HS256', typ: 'JWT' };
 const claims = (): Json => ({
   typ: 'user',
   sub: USER,
@@ -63,16 +76,31 @@ const claims = (): Json => ({
 });
 const without = (name: string): Json => Object.fromEntries(Object.entries(claims()).filter(([key]) => key !== name));
 
-/** A token with any header (an object, or its text) and payload, signed by HMAC. */
-function forge(header: unknown, payload: unknown, { secret = SECRET, hash = 'sha256' } = {}): string {
-  const input = `${encode(header)}.${encode(payload)}`;
-  return `${input}.${createHmac(hash, secret).update(input).digest('base64url')}`;
+/** Makes tokens by a key, good ones and others. */
+function forger(key: TokenKey) {
+  const HEADER = { alg: key.alg, typ: 'JWT', kid: key.kid };
+  const sign = signerOf(key);
+  const withHeaderText = (header: unknown, by = sign): string => forge(header, claims(), by);
+  return {
+    HEADER,
+    withHeaderText,
+    good: () => forge(HEADER, claims(), sign),
+    withPayload: (payload: unknown) => forge(HEADER, payload, sign),
+    withClaims: (changes: Json) => forge(HEADER, { ...claims(), ...changes }, sign),
+    withHeader: (changes: Json, by = sign) => withHeaderText({ ...HEADER, ...changes }, by),
+    /** The header without one of its members. */
+    withoutHeader: (name: string) =>
+      withHeaderText(Object.fromEntries(Object.entries(HEADER).filter(([member]) => member !== name))),
+    /** The good token with its signature changed. */
+    resigned: (change: (signature: string) => string) => {
+      const [header = '', payload = '', text = ''] = forge(HEADER, claims(), sign).split('.');
+      return `${header}.${payload}.${change(text)}`;
+    },
+  };
 }
-const withClaims = (changes: Json): string => forge(HEADER, { ...claims(), ...changes });
-const withHeader = (changes: Json): string => forge({ ...HEADER, ...changes }, claims());
 
 /** The error that a token is refused with; fails where it is accepted. */
-function refusalOf(token: string, by = app.tokens): AppError {
+function refusalOf(token: string, by: FastifyInstance['tokens']): AppError {
   let principal: Principal;
   try {
     principal = by.verify(token);
@@ -83,282 +111,361 @@ function refusalOf(token: string, by = app.tokens): AppError {
   throw new Error(`accepted as ${JSON.stringify(principal)}`);
 }
 
-describe('a token of ours', () => {
-  it('names its principal', () => {
-    expect(app.tokens.verify(app.tokens.sign(user))).toEqual(user);
-    expect(app.tokens.verify(app.tokens.sign(operator))).toEqual(operator);
-  });
-
-  it('holds what it needs and nothing else, and lives as long as it was told', () => {
-    const [header = '', payload = ''] = app.tokens.sign(user).split('.');
-    const parse = (part: string): Json => JSON.parse(Buffer.from(part, 'base64url').toString()) as Json;
-    expect(parse(header)).toEqual(HEADER);
-    const { jti, iat, exp, ...others } = parse(payload);
-    expect(others).toEqual({
-      typ: 'user',
-      sub: USER,
-      tenantId: TENANT,
-      sid: SESSION,
-      iss: 'tenantry',
-      aud: 'tenantry',
-    });
-    expect(jti).toMatch(/^[0-9a-f-]{36}$/);
-    expect(Number(exp) - Number(iat)).toBe(TTL);
-  });
-
-  it('has an id of its own, also within one second', () => {
-    expect(new Set(Array.from({ length: 50 }, () => app.tokens.sign(user))).size).toBe(50);
-  });
-
-  it('gives a frozen principal, the same each time: no request can change the next one’s', () => {
-    const token = app.tokens.sign(user);
-    const principal = app.tokens.verify(token);
-    expect(Object.isFrozen(principal)).toBe(true);
-    expect(app.tokens.verify(token)).toBe(principal);
-    expect(Object.isFrozen(app.tokens.verify(app.tokens.sign(operator)))).toBe(true);
-  });
-
-  it('is what the forger of this file makes, so that the refusals below mean something', () => {
-    expect(app.tokens.verify(forge(HEADER, claims()))).toEqual(user);
-    expect(app.tokens.verify(withClaims({ nbf: seconds() - 60 }))).toEqual(user);
-    expect(app.tokens.verify(forge(HEADER, { ...without('tenantId'), typ: 'operator' }))).toEqual(operator);
-  });
-});
-
 const rsa = generateKeyPairSync('rsa', { modulusLength: 2048 });
-const publicKey = rsa.publicKey.export({ type: 'spki', format: 'pem' }).toString();
 
-function rs256(header: Json): string {
-  const input = `${encode(header)}.${encode(claims())}`;
-  return `${input}.${signWith('RSA-SHA256', Buffer.from(input), rsa.privateKey).toString('base64url')}`;
-}
+type Hostile = Readonly<Record<string, Readonly<Record<string, () => string>>>>;
 
-/** The same token with its signature changed. */
-function resigned(change: (signature: string) => string): string {
-  const [header = '', payload = '', signature = ''] = forge(HEADER, claims()).split('.');
-  return `${header}.${payload}.${change(signature)}`;
-}
+/** Hostile tokens that pretend to be by this key. */
+function hostileTo(alg: TokenAlgorithm): Hostile {
+  const key = keyOf(alg);
+  const { HEADER, good, withHeader, withHeaderText, withoutHeader, withClaims, withPayload, resigned } = forger(key);
+  const others = keys.filter((other) => other !== key);
+  const stranger = {
+    EdDSA: signature(generateKeyPairSync('ed25519').privateKey, null),
+    ES256: signature(generateKeyPairSync('ec', { namedCurve: 'P-256' }).privateKey, 'sha256'),
+    HS256: hmac('another secret'),
+  }[alg];
+  const byRsa = signature(rsa.privateKey, 'sha256');
+  const unsigned = (): Buffer => Buffer.alloc(0);
 
-const hostile: Readonly<Record<string, Readonly<Record<string, () => string>>>> = {
-  'its algorithm': {
-    'alg none, unsigned': () => `${encode({ alg: 'none', typ: 'JWT' })}.${encode(claims())}.`,
-    'alg nOnE, unsigned': () => `${encode({ alg: 'nOnE', typ: 'JWT' })}.${encode(claims())}.`,
-    'alg none, signed': () => withHeader({ alg: 'none' }),
-    'alg HS384': () => forge({ ...HEADER, alg: 'HS384' }, claims(), { hash: 'sha384' }),
-    'alg HS512': () => forge({ ...HEADER, alg: 'HS512' }, claims(), { hash: 'sha512' }),
-    'alg HS256 over SHA-512': () => forge(HEADER, claims(), { hash: 'sha512' }),
-    'alg hs256': () => withHeader({ alg: 'hs256' }),
-    'alg RS256 over an HMAC': () => withHeader({ alg: 'RS256' }),
-    'alg RS256, with a key of the attacker': () => rs256({ alg: 'RS256', typ: 'JWT' }),
-    'alg HS256, keyed with a public key': () => forge(HEADER, claims(), { secret: publicKey }),
-    'alg HS256 over an RSA signature': () => rs256(HEADER),
-    'alg missing': () => forge({ typ: 'JWT' }, claims()),
-    'alg a list': () => withHeader({ alg: ['HS256'] }),
-    'alg null': () => withHeader({ alg: null }),
-  },
-  'its header': {
-    'typ at+jwt': () => withHeader({ typ: 'at+jwt' }),
-    'typ in lower case': () => withHeader({ typ: 'jwt' }),
-    'typ missing': () => forge({ alg: 'HS256' }, claims()),
-    'typ a number': () => withHeader({ typ: 1 }),
-    'crit of something unknown': () => withHeader({ crit: ['exp2'], exp2: 1 }),
-    'crit empty': () => withHeader({ crit: [] }),
-    'crit false': () => withHeader({ crit: false }),
-    'crit b64': () => withHeader({ crit: ['b64'], b64: false }),
-    jku: () => withHeader({ jku: 'https://evil.example/keys' }),
-    jwk: () => withHeader({ jwk: { kty: 'oct', k: encode(SECRET) } }),
-    x5u: () => withHeader({ x5u: 'https://evil.example/cert' }),
-    x5c: () => withHeader({ x5c: ['MIIB'] }),
-    kid: () => withHeader({ kid: 'unknown' }),
-    'kid that is a path': () => withHeader({ kid: '../../dev/null' }),
-    cty: () => withHeader({ cty: 'JWT' }),
-    'alg twice': () => forge('{"alg":"none","alg":"HS256","typ":"JWT"}', claims()),
-    'another spelling': () => forge('{ "typ": "JWT", "alg": "HS256" }', claims()),
-    'a list': () => forge([HEADER], claims()),
-    'no JSON': () => forge('HS256', claims()),
-  },
-  'its signature': {
-    missing: () => resigned(() => ''),
-    'by another secret': () => forge(HEADER, claims(), { secret: `${SECRET}x` }),
-    'by an empty secret': () => forge(HEADER, claims(), { secret: '' }),
-    'with its first character changed': () => resigned((text) => (text.startsWith('A') ? 'B' : 'A') + text.slice(1)),
-    'cut short': () => resigned((text) => text.slice(0, -2)),
-    padded: () => resigned((text) => `${text}=`),
-    'with a blank behind it': () => resigned((text) => `${text} `),
-    'with a line break behind it': () => resigned((text) => `${text}\n`),
-    'in hexadecimal': () => resigned((text) => Buffer.from(text, 'base64url').toString('hex')),
-    'of another payload': () => {
-      const [header = '', , signature = ''] = forge(HEADER, claims()).split('.');
-      return `${header}.${encode({ ...claims(), tenantId: USER })}.${signature}`;
+  return {
+    'its algorithm': {
+      'alg none, unsigned': () => withHeader({ alg: 'none' }, unsigned),
+      'alg nOnE, unsigned': () => withHeader({ alg: 'nOnE' }, unsigned),
+      'alg none, signed': () => withHeader({ alg: 'none' }),
+      ...Object.fromEntries(
+        ['HS256', 'HS384', 'HS512', 'RS256', 'PS256', 'ES256', 'ES256K', 'ES384', 'EdDSA', 'Ed25519', alg.toLowerCase()]
+          .filter((name) => name !== alg)
+          .map((name) => [`alg ${name}, with the signature of ${alg}`, () => withHeader({ alg: name })]),
+      ),
+      'alg RS256, with a key of the attacker': () => withHeader({ alg: 'RS256' }, byRsa),
+      'an RSA signature': () => withHeader({}, byRsa),
+      'alg missing': () => withoutHeader('alg'),
+      'alg a list': () => withHeader({ alg: [alg] }),
+      'alg null': () => withHeader({ alg: null }),
     },
-  },
-  'its times': {
-    expired: () => withClaims({ exp: seconds() - CLOCK_TOLERANCE - 1 }),
-    'exp missing': () => forge(HEADER, without('exp')),
-    'exp null': () => withClaims({ exp: null }),
-    'exp text': () => withClaims({ exp: String(seconds() + TTL) }),
-    'exp 1e300': () => withClaims({ exp: 1e300 }),
-    'exp not whole': () => withClaims({ exp: seconds() + TTL + 0.5 }),
-    'exp beyond what a number holds exactly': () =>
-      forge(HEADER, JSON.stringify(claims()).replace(/"exp":\d+/, '"exp":1e999')),
-    'exp a list': () => withClaims({ exp: [seconds() + TTL] }),
-    'nbf in the future': () => withClaims({ nbf: seconds() + CLOCK_TOLERANCE + 10 }),
-    'nbf 1e300': () => withClaims({ nbf: 1e300 }),
-    'nbf text': () => withClaims({ nbf: '0' }),
-    'iat in the future': () => withClaims({ iat: seconds() + CLOCK_TOLERANCE + 10 }),
-    'iat missing': () => forge(HEADER, without('iat')),
-    'iat text': () => withClaims({ iat: '0' }),
-    'iat -1e300': () => withClaims({ iat: -1e300 }),
-  },
-  'its issuer and audience': Object.fromEntries(
-    ['iss', 'aud'].flatMap((name) => [
-      [`${name} missing`, () => forge(HEADER, without(name))],
-      [`${name} another`, () => withClaims({ [name]: 'tenantry.evil.example' })],
-      [`${name} in upper case`, () => withClaims({ [name]: 'TENANTRY' })],
-      [`${name} empty`, () => withClaims({ [name]: '' })],
-      [`${name} null`, () => withClaims({ [name]: null })],
-      [`${name} true`, () => withClaims({ [name]: true })],
-      [`${name} a number`, () => withClaims({ [name]: 1 })],
-      [`${name} an object`, () => withClaims({ [name]: { tenantry: 1 } })],
-      [`${name} an empty list`, () => withClaims({ [name]: [] })],
-      [`${name} a list with ours`, () => withClaims({ [name]: ['tenantry'] })],
-      [`${name} a list with ours and another`, () => withClaims({ [name]: ['other', 'tenantry'] })],
-    ]),
-  ),
-  'whom it names': {
-    'a refresh token': () => withClaims({ typ: 'refresh' }),
-    'typ missing': () => forge(HEADER, without('typ')),
-    'typ a list': () => withClaims({ typ: ['user'] }),
-    'a user without a tenant': () => forge(HEADER, without('tenantId')),
-    'a user of no tenant': () => withClaims({ tenantId: null }),
-    'an operator with a tenant': () => withClaims({ typ: 'operator' }),
-    'an operator with a null tenant': () => withClaims({ typ: 'operator', tenantId: null }),
-    'sub missing': () => forge(HEADER, without('sub')),
-    'sub no UUID': () => withClaims({ sub: "' or 1=1 --" }),
-    'sub a list': () => withClaims({ sub: [USER] }),
-    'tenantId no UUID': () => withClaims({ tenantId: `{${TENANT}}` }),
-    'tenantId a list': () => withClaims({ tenantId: [TENANT] }),
-    'sid missing': () => forge(HEADER, without('sid')),
-    'sid no id': () => withClaims({ sid: 'x' }),
-    'jti missing': () => forge(HEADER, without('jti')),
-    'claims in __proto__ only': () => forge(HEADER, `{"__proto__":${JSON.stringify(claims())}}`),
-  },
-  'its shape': {
-    'an empty text': () => '',
-    'two dots': () => '..',
-    'two parts': () => forge(HEADER, claims()).split('.').slice(0, 2).join('.'),
-    'four parts': () => `${forge(HEADER, claims())}.x`,
-    'a list as payload': () => forge(HEADER, [claims()]),
-    'a text as payload': () => forge(HEADER, '"user"'),
-    'null as payload': () => forge(HEADER, 'null'),
-    'no JSON as payload': () => forge(HEADER, 'user'),
-    'a header and nothing else': () => encode(HEADER),
-    'a blank in front': () => ` ${forge(HEADER, claims())}`,
-    '10 kB, properly signed': () => withClaims({ padding: 'x'.repeat(10_000) }),
-    'a megabyte': () => 'e'.repeat(1_000_000),
-  },
-};
-
-describe('a token is refused for', () => {
-  describe.each(Object.keys(hostile))('%s', (kind) => {
-    const tokens = hostile[kind] ?? {};
-    it.each(Object.keys(tokens))('%s', (name) => {
-      const token = tokens[name]?.() ?? '';
-      const refusal = refusalOf(token);
-      expect({ code: refusal.code, status: refusal.status, detail: refusal.detail }).toEqual({
-        code: 'unauthenticated',
-        status: 401,
-        detail: 'The access token is not valid or has expired.',
-      });
-      // And again: a refusal is not remembered as anything else.
-      expect(refusalOf(token).code).toBe('unauthenticated');
-    });
-  });
-
-  it('each of these in the same words, which say nothing of the secret', () => {
-    const messages = Object.values(hostile).flatMap((tokens) =>
-      Object.values(tokens).map((make) => refusalOf(make()).message),
-    );
-    expect(new Set(messages)).toEqual(new Set(['The access token is not valid or has expired.']));
-  });
-});
-
-describe('a clock that is a little off', () => {
-  it('is tolerated, by some seconds in either direction', () => {
-    const slack = CLOCK_TOLERANCE - 2;
-    expect(app.tokens.verify(withClaims({ exp: seconds() - slack }))).toEqual(user);
-    expect(app.tokens.verify(withClaims({ nbf: seconds() + slack, jti: 'nbf' }))).toEqual(user);
-    expect(app.tokens.verify(withClaims({ iat: seconds() + slack, jti: 'iat' }))).toEqual(user);
-  });
-});
-
-describe('a token whose check is remembered', () => {
-  /** The tokens of the app, with what reaches the library counted. */
-  function counted(): { tokens: ReturnType<typeof createTokens>; checks: string[] } {
-    const checks: string[] = [];
-    const tokens = createTokens({
-      sign: (payload) => app.jwt.sign(payload),
-      verify: (token) => {
-        checks.push(token);
-        return app.jwt.verify<object>(token);
+    'a key that it is not by': {
+      'one of the attacker, of the same kind': () => withHeader({}, stranger),
+      ...Object.fromEntries(
+        others.flatMap((other) => [
+          [`${other.kid}, which is another of ours`, () => withHeader({}, signerOf(other))],
+          [`${other.kid}, under its alg and this kid`, () => withHeader({ alg: other.alg }, signerOf(other))],
+          [`${other.kid}, under this alg and its kid`, () => withHeader({ kid: other.kid }, signerOf(other))],
+          [`this one, under the name of ${other.kid}`, () => withHeader({ alg: other.alg, kid: other.kid })],
+        ]),
+      ),
+      ...Object.fromEntries(
+        // Every public key is known to everybody, and so is that of RSA.
+        [...keys.map(({ verifies }) => verifies), rsa.publicKey]
+          .filter(({ type }) => type === 'public')
+          .flatMap((known) =>
+            Object.entries(spellingsOf(known)).flatMap(([spelling, secret]) => [
+              [
+                `an HMAC keyed with the ${known.asymmetricKeyType ?? ''} key ${spelling}`,
+                () => withHeader({}, hmac(secret)),
+              ],
+              [
+                `alg HS256, keyed with the ${known.asymmetricKeyType ?? ''} key ${spelling}`,
+                () => withHeader(alg === 'HS256' ? { kid: 'ed' } : { alg: 'HS256' }, hmac(secret)),
+              ],
+            ]),
+          ),
+      ),
+    },
+    'its header': {
+      'typ at+jwt': () => withHeader({ typ: 'at+jwt' }),
+      'typ in lower case': () => withHeader({ typ: 'jwt' }),
+      'typ missing': () => withoutHeader('typ'),
+      'typ a number': () => withHeader({ typ: 1 }),
+      'crit of something unknown': () => withHeader({ crit: ['exp2'], exp2: 1 }),
+      'crit empty': () => withHeader({ crit: [] }),
+      'crit false': () => withHeader({ crit: false }),
+      'crit b64': () => withHeader({ crit: ['b64'], b64: false }),
+      jku: () => withHeader({ jku: 'https://evil.example/keys' }),
+      'jwk of our own': () => withHeader({ jwk: key.verifies.export({ format: 'jwk' }) }),
+      'jwk of the attacker, signed by it': () =>
+        withHeader({ alg: 'RS256', jwk: rsa.publicKey.export({ format: 'jwk' }) }, byRsa),
+      x5u: () => withHeader({ x5u: 'https://evil.example/cert' }),
+      x5c: () => withHeader({ x5c: ['MIIB'] }),
+      'kid missing': () => withoutHeader('kid'),
+      'kid unknown': () => withHeader({ kid: 'unknown' }),
+      'kid in upper case': () => withHeader({ kid: key.kid.toUpperCase() }),
+      'kid with a blank behind it': () => withHeader({ kid: `${key.kid} ` }),
+      'kid with NUL behind it': () => withHeader({ kid: `${key.kid}\0` }),
+      'kid empty': () => withHeader({ kid: '' }),
+      'kid null': () => withHeader({ kid: null }),
+      'kid a list': () => withHeader({ kid: [key.kid] }),
+      'kid that is a path': () => withHeader({ kid: '../../dev/null' }),
+      'kid that every object has': () => withHeader({ kid: '__proto__' }),
+      cty: () => withHeader({ cty: 'JWT' }),
+      'alg twice': () => withHeaderText(`{"alg":"none","alg":"${alg}","typ":"JWT","kid":"${key.kid}"}`),
+      'kid twice': () => withHeaderText(`{"alg":"${alg}","typ":"JWT","kid":"unknown","kid":"${key.kid}"}`),
+      'another order': () => withHeaderText({ kid: key.kid, typ: 'JWT', alg }),
+      'another spelling': () => withHeaderText(`{ "alg": "${alg}", "typ": "JWT", "kid": "${key.kid}" }`),
+      'a list': () => withHeaderText([HEADER]),
+      'no JSON': () => withHeaderText(alg),
+    },
+    'its signature': {
+      missing: () => resigned(() => ''),
+      'all zeros': () => withHeader({}, (input) => Buffer.alloc(signerOf(key)(input).length)),
+      'by an empty secret': () => withHeader({}, hmac('')),
+      ...(alg === 'ES256' && { 'in DER': () => withHeader({}, signature(privateHalfOf(key), 'sha256', 'der')) }),
+      ...(alg === 'HS256' && { 'over SHA-512': () => withHeader({}, hmac(privateHalfOf(key), 'sha512')) }),
+      'with its first character changed': () => resigned((text) => (text.startsWith('A') ? 'B' : 'A') + text.slice(1)),
+      'cut short': () => resigned((text) => text.slice(0, -2)),
+      padded: () => resigned((text) => `${text}=`),
+      'with a blank behind it': () => resigned((text) => `${text} `),
+      'with a line break behind it': () => resigned((text) => `${text}\n`),
+      'in hexadecimal': () => resigned((text) => Buffer.from(text, 'base64url').toString('hex')),
+      'of another payload': () => {
+        const [header = '', , text = ''] = good().split('.');
+        return `${header}.${encode({ ...claims(), tenantId: USER })}.${text}`;
       },
+    },
+    'its times': {
+      expired: () => withClaims({ exp: seconds() - CLOCK_TOLERANCE - 1 }),
+      'exp missing': () => withPayload(without('exp')),
+      'exp null': () => withClaims({ exp: null }),
+      'exp text': () => withClaims({ exp: String(seconds() + TTL) }),
+      'exp 1e300': () => withClaims({ exp: 1e300 }),
+      'exp not whole': () => withClaims({ exp: seconds() + TTL + 0.5 }),
+      'exp beyond what a number holds exactly': () =>
+        withPayload(JSON.stringify(claims()).replace(/"exp":\d+/, '"exp":1e999')),
+      'exp a list': () => withClaims({ exp: [seconds() + TTL] }),
+      'nbf in the future': () => withClaims({ nbf: seconds() + CLOCK_TOLERANCE + 10 }),
+      'nbf 1e300': () => withClaims({ nbf: 1e300 }),
+      'nbf text': () => withClaims({ nbf: '0' }),
+      'iat in the future': () => withClaims({ iat: seconds() + CLOCK_TOLERANCE + 10 }),
+      'iat missing': () => withPayload(without('iat')),
+      'iat text': () => withClaims({ iat: '0' }),
+      'iat -1e300': () => withClaims({ iat: -1e300 }),
+    },
+    'its issuer and audience': Object.fromEntries(
+      ['iss', 'aud'].flatMap((name) => [
+        [`${name} missing`, () => withPayload(without(name))],
+        [`${name} another`, () => withClaims({ [name]: 'tenantry.evil.example' })],
+        [`${name} in upper case`, () => withClaims({ [name]: 'TENANTRY' })],
+        [`${name} empty`, () => withClaims({ [name]: '' })],
+        [`${name} null`, () => withClaims({ [name]: null })],
+        [`${name} true`, () => withClaims({ [name]: true })],
+        [`${name} a number`, () => withClaims({ [name]: 1 })],
+        [`${name} an object`, () => withClaims({ [name]: { tenantry: 1 } })],
+        [`${name} an empty list`, () => withClaims({ [name]: [] })],
+        [`${name} a list with ours`, () => withClaims({ [name]: ['tenantry'] })],
+        [`${name} a list with ours and another`, () => withClaims({ [name]: ['other', 'tenantry'] })],
+      ]),
+    ),
+    'whom it names': {
+      'a refresh token': () => withClaims({ typ: 'refresh' }),
+      'typ missing': () => withPayload(without('typ')),
+      'typ a list': () => withClaims({ typ: ['user'] }),
+      'a user without a tenant': () => withPayload(without('tenantId')),
+      'a user of no tenant': () => withClaims({ tenantId: null }),
+      'an operator with a tenant': () => withClaims({ typ: 'operator' }),
+      'an operator with a null tenant': () => withClaims({ typ: 'operator', tenantId: null }),
+      'sub missing': () => withPayload(without('sub')),
+      'sub no UUID': () => withClaims({ sub: "' or 1=1 --" }),
+      'sub a list': () => withClaims({ sub: [USER] }),
+      'tenantId no UUID': () => withClaims({ tenantId: `{${TENANT}}` }),
+      'tenantId a list': () => withClaims({ tenantId: [TENANT] }),
+      'sid missing': () => withPayload(without('sid')),
+      'sid no id': () => withClaims({ sid: 'x' }),
+      'jti missing': () => withPayload(without('jti')),
+      'claims in __proto__ only': () => withPayload(`{"__proto__":${JSON.stringify(claims())}}`),
+    },
+    'its shape': {
+      'an empty text': () => '',
+      'two dots': () => '..',
+      'two parts': () => good().split('.').slice(0, 2).join('.'),
+      'four parts': () => `${good()}.x`,
+      'a list as payload': () => withPayload([claims()]),
+      'a text as payload': () => withPayload('"user"'),
+      'null as payload': () => withPayload('null'),
+      'no JSON as payload': () => withPayload('user'),
+      'a header and nothing else': () => encode(HEADER),
+      'a header and one more character': () => `${encode(HEADER)}x`,
+      'a blank in front': () => ` ${good()}`,
+      '10 kB, properly signed': () => withClaims({ padding: 'x'.repeat(10_000) }),
+      'a megabyte': () => 'e'.repeat(1_000_000),
+    },
+  };
+}
+
+describe.each(algorithms)('where %s signs,', (alg) => {
+  const key = keyOf(alg);
+  const { HEADER, good, withClaims, withPayload } = forger(key);
+  const hostile = hostileTo(alg);
+
+  let app: FastifyInstance;
+  beforeAll(async () => {
+    app = await start(alg);
+  });
+  afterAll(() => app.close());
+
+  describe('a token of ours', () => {
+    it('names its principal', () => {
+      expect(app.tokens.verify(app.tokens.sign(user))).toEqual(user);
+      expect(app.tokens.verify(app.tokens.sign(operator))).toEqual(operator);
     });
-    return { tokens, checks };
+
+    it('holds what it needs and nothing else, and lives as long as it was told', () => {
+      const [header = '', payload = ''] = app.tokens.sign(user).split('.');
+      const parse = (part: string): Json => JSON.parse(Buffer.from(part, 'base64url').toString()) as Json;
+      expect(parse(header)).toEqual(HEADER);
+      const { jti, iat, exp, ...rest } = parse(payload);
+      expect(rest).toEqual({
+        typ: 'user',
+        sub: USER,
+        tenantId: TENANT,
+        sid: SESSION,
+        iss: 'tenantry',
+        aud: 'tenantry',
+      });
+      expect(jti).toMatch(/^[0-9a-f-]{36}$/);
+      expect(Number(exp) - Number(iat)).toBe(TTL);
+    });
+
+    it('has an id of its own, also within one second', () => {
+      expect(new Set(Array.from({ length: 50 }, () => app.tokens.sign(user))).size).toBe(50);
+    });
+
+    it('gives a frozen principal, the same each time: no request can change the next one’s', () => {
+      const token = app.tokens.sign(user);
+      const principal = app.tokens.verify(token);
+      expect(Object.isFrozen(principal)).toBe(true);
+      expect(app.tokens.verify(token)).toBe(principal);
+      expect(Object.isFrozen(app.tokens.verify(app.tokens.sign(operator)))).toBe(true);
+    });
+
+    it('is what the forger of this file makes, so that the refusals below mean something', () => {
+      expect(app.tokens.verify(good())).toEqual(user);
+      expect(app.tokens.verify(withClaims({ nbf: seconds() - 60 }))).toEqual(user);
+      expect(app.tokens.verify(withPayload({ ...without('tenantId'), typ: 'operator' }))).toEqual(operator);
+    });
+
+    it('is as good by any other key of the keyring', () => {
+      for (const other of keys) expect(app.tokens.verify(forger(other).good()), other.kid).toEqual(user);
+    });
+  });
+
+  describe('a token is refused for', () => {
+    describe.each(Object.keys(hostile))('%s', (kind) => {
+      const tokens = hostile[kind] ?? {};
+      it.each(Object.keys(tokens))('%s', (name) => {
+        const token = tokens[name]?.() ?? '';
+        const refusal = refusalOf(token, app.tokens);
+        expect({ code: refusal.code, status: refusal.status, detail: refusal.detail }).toEqual({
+          code: 'unauthenticated',
+          status: 401,
+          detail: 'The access token is not valid or has expired.',
+        });
+        // And again: a refusal is not remembered as anything else.
+        expect(refusalOf(token, app.tokens).code).toBe('unauthenticated');
+      });
+    });
+
+    it('each of these in the same words, which say nothing of the key', () => {
+      const messages = Object.values(hostile).flatMap((tokens) =>
+        Object.values(tokens).map((make) => refusalOf(make(), app.tokens).message),
+      );
+      expect(new Set(messages)).toEqual(new Set(['The access token is not valid or has expired.']));
+    });
+  });
+});
+
+describe('whatever signs,', () => {
+  const alg = 'EdDSA';
+  const { HEADER, withClaims } = forger(keyOf(alg));
+  let app: FastifyInstance;
+  beforeAll(async () => {
+    app = await start(alg);
+  });
+  afterAll(() => app.close());
+
+  /** The key of the app, with another hand that verifies. */
+  function jwtKey(verify: (token: string) => unknown): JwtKey {
+    return { kid: HEADER.kid, alg, sign: () => '', verify };
   }
 
-  it('is not checked again', () => {
-    const { tokens, checks } = counted();
-    const token = tokens.sign(user);
-    for (let use = 0; use < 5; use += 1) expect(tokens.verify(token)).toEqual(user);
-    expect(checks).toHaveLength(1);
+  describe('a clock that is a little off', () => {
+    it('is tolerated, by some seconds in either direction', () => {
+      const slack = CLOCK_TOLERANCE - 2;
+      expect(app.tokens.verify(withClaims({ exp: seconds() - slack }))).toEqual(user);
+      expect(app.tokens.verify(withClaims({ nbf: seconds() + slack, jti: 'nbf' }))).toEqual(user);
+      expect(app.tokens.verify(withClaims({ iat: seconds() + slack, jti: 'iat' }))).toEqual(user);
+    });
   });
 
-  it('expires all the same, at the same moment as one that was never seen', () => {
-    vi.useFakeTimers({ toFake: ['Date'], now: 1_750_000_000_000 });
-    const { tokens } = counted();
-    const token = tokens.sign(user);
-    expect(tokens.verify(token)).toEqual(user);
-    vi.setSystemTime(1_750_000_000_000 + (TTL + CLOCK_TOLERANCE) * 1_000 - 1);
-    expect(tokens.verify(token)).toEqual(user);
-    expect(counted().tokens.verify(token)).toEqual(user);
-    vi.setSystemTime(1_750_000_000_000 + (TTL + CLOCK_TOLERANCE) * 1_000 + 1);
-    expect(refusalOf(token, tokens).code).toBe('unauthenticated');
-    expect(refusalOf(token, counted().tokens).code).toBe('unauthenticated');
-  });
+  describe('a token whose check is remembered', () => {
+    /** Tokens that are remembered apart from the app's, with what gets as far as a signature counted. */
+    function counted(): { tokens: ReturnType<typeof createTokens>; checks: string[] } {
+      const checks: string[] = [];
+      const library = jwtKey((token) => {
+        checks.push(token);
+        app.tokens.verify(token);
+        return JSON.parse(Buffer.from(token.split('.')[1] ?? '', 'base64url').toString());
+      });
+      return { tokens: createTokens(library, [library]), checks };
+    }
 
-  it('is found by its exact text, not by a part of it', () => {
-    const { tokens } = counted();
-    const token = tokens.sign(user);
-    tokens.verify(token);
-    const [header = '', payload = ''] = token.split('.');
-    expect(refusalOf(`${header}.${payload}.`, tokens).code).toBe('unauthenticated');
-    expect(refusalOf(`${token}=`, tokens).code).toBe('unauthenticated');
-  });
+    it('is not checked again', () => {
+      const { tokens, checks } = counted();
+      const token = app.tokens.sign(user);
+      for (let use = 0; use < 5; use += 1) expect(tokens.verify(token)).toEqual(user);
+      expect(checks).toHaveLength(1);
+    });
 
-  it('is checked again behind 10,000 others: what is remembered has a bound', () => {
-    const checks: string[] = [];
-    const tokens = createTokens({
-      sign: () => '',
-      verify: (token) => {
+    it('expires all the same, at the same moment as one that was never seen', async () => {
+      const [before, after] = [await start(alg), await start(alg)];
+      onTestFinished(async () => {
+        await Promise.all([before.close(), after.close()]);
+      });
+      vi.useFakeTimers({ toFake: ['Date'], now: 1_750_000_000_000 });
+      const token = app.tokens.sign(user);
+      expect(app.tokens.verify(token)).toEqual(user);
+      vi.setSystemTime(1_750_000_000_000 + (TTL + CLOCK_TOLERANCE) * 1_000 - 1);
+      expect(app.tokens.verify(token)).toEqual(user);
+      expect(before.tokens.verify(token)).toEqual(user);
+      vi.setSystemTime(1_750_000_000_000 + (TTL + CLOCK_TOLERANCE) * 1_000 + 1);
+      expect(refusalOf(token, app.tokens).code).toBe('unauthenticated');
+      expect(refusalOf(token, after.tokens).code).toBe('unauthenticated');
+    });
+
+    it('is found by its exact text, not by a part of it', () => {
+      const { tokens } = counted();
+      const token = app.tokens.sign(user);
+      tokens.verify(token);
+      const [header = '', payload = ''] = token.split('.');
+      expect(refusalOf(`${header}.${payload}.`, tokens).code).toBe('unauthenticated');
+      expect(refusalOf(`${token}=`, tokens).code).toBe('unauthenticated');
+    });
+
+    it('is checked again behind 10,000 others: what is remembered has a bound', () => {
+      const checks: string[] = [];
+      const library = jwtKey((token) => {
         checks.push(token);
         return claims();
-      },
+      });
+      const tokens = createTokens(library, [library]);
+      const nth = (number: number): string => `${encode(HEADER)}.${number}.x`;
+      for (let number = 0; number <= 10_000; number += 1) tokens.verify(nth(number));
+      tokens.verify(nth(0));
+      tokens.verify(nth(10_000));
+      expect(checks.filter((token) => token === nth(0))).toHaveLength(2);
+      expect(checks.filter((token) => token === nth(10_000))).toHaveLength(1);
     });
-    const nth = (number: number): string => `${encode(HEADER)}.${number}.x`;
-    for (let number = 0; number <= 10_000; number += 1) tokens.verify(nth(number));
-    tokens.verify(nth(0));
-    tokens.verify(nth(10_000));
-    expect(checks.filter((token) => token === nth(0))).toHaveLength(2);
-    expect(checks.filter((token) => token === nth(10_000))).toHaveLength(1);
   });
-});
 
-describe('a token that cannot be ours', () => {
-  it('is refused before any work is done on it: too long, or with another header', () => {
-    const verify = vi.fn();
-    const tokens = createTokens({ sign: () => '', verify });
-    refusalOf(withClaims({ padding: 'x'.repeat(10_000) }), tokens);
-    for (const make of Object.values(hostile['its header'] ?? {})) refusalOf(make(), tokens);
-    expect(verify).not.toHaveBeenCalled();
+  describe('a token that cannot be ours', () => {
+    it('is refused before any work is done on it: too long, or with another header', () => {
+      const verify = vi.fn();
+      const library = jwtKey(verify);
+      const tokens = createTokens(library, [library]);
+      refusalOf(withClaims({ padding: 'x'.repeat(10_000) }), tokens);
+      const { 'its header': headers = {} } = hostileTo(alg);
+      expect(Object.keys(headers).length).toBeGreaterThan(20);
+      for (const make of Object.values(headers)) refusalOf(make(), tokens);
+      expect(verify).not.toHaveBeenCalled();
+    });
   });
 });

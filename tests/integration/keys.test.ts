@@ -1,0 +1,173 @@
+// Keys of access tokens: the JWK Set, and a change of keys as docs/keys.md says it, one replica after the other, while
+// people sign in on either and notice nothing.
+import { createPublicKey, verify, type JsonWebKey } from 'node:crypto';
+import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest';
+import { keyOfSecret, makeTokenKey, parseTokenKeys } from '../../src/auth/keyring.js';
+import { createRegistry, OPERATOR, startService, startServiceForTest, tokenSecretsOf } from '../support/app.js';
+import type { TestService } from '../support/app.js';
+import { oneKeyOfEachKind } from '../support/forged.js';
+
+type Environment = Readonly<Record<string, string>>;
+
+interface KeySet {
+  readonly keys: readonly ({ readonly kid: string } & JsonWebKey)[];
+}
+
+let registry: string;
+let service: TestService;
+beforeAll(async () => {
+  registry = await createRegistry();
+  service = await startService({ registry, env: { JWT_KEYS: oneKeyOfEachKind() } });
+});
+afterAll(() => service.close());
+
+function kidOf(token: string): string {
+  const [header = ''] = token.split('.');
+  return (JSON.parse(Buffer.from(header, 'base64url').toString()) as { kid: string }).kid;
+}
+
+async function signIn({ send }: TestService): Promise<string> {
+  const { status, body } = await send<{ accessToken: string }>('POST', '/auth/operator/login', { body: OPERATOR });
+  expect(status).toBe(200);
+  return body.accessToken;
+}
+
+const statusOf = async ({ send }: TestService, token: string): Promise<number> =>
+  (await send('GET', '/auth/me', { token })).status;
+
+describe('GET /.well-known/jwks.json', () => {
+  it('is open to everybody, and may be kept for some minutes', async () => {
+    const { status, headers, body } = await service.send<KeySet>('GET', '/.well-known/jwks.json');
+    expect(status).toBe(200);
+    expect(headers['cache-control']).toBe('public, max-age=300');
+    expect(body.keys.map(({ kid }) => kid)).toEqual(['ed', 'es']);
+  });
+
+  it('is enough to verify a token with, for somebody who knows nothing else', async () => {
+    const [header = '', payload = '', signature = ''] = service.operatorToken.split('.');
+    const { body } = await service.send<KeySet>('GET', '/.well-known/jwks.json');
+    const jwk = body.keys.find(({ kid }) => kid === kidOf(service.operatorToken));
+    const key = createPublicKey({ key: jwk ?? {}, format: 'jwk' });
+    const text = Buffer.from(`${header}.${payload}`);
+    expect(verify(null, text, key, Buffer.from(signature, 'base64url'))).toBe(true);
+  });
+
+  it('tells no private key and no secret', async () => {
+    const { text } = await service.send('GET', '/.well-known/jwks.json');
+    const secret = service.config.auth.keys.find(({ alg }) => alg === 'HS256');
+    expect(secret?.verifies.export({ format: 'jwk' }).k).toHaveLength(64);
+    for (const each of [
+      ...Object.values(tokenSecretsOf(service.config)),
+      secret?.verifies.export({ format: 'jwk' }).k,
+      secret?.kid,
+    ])
+      expect(text).not.toContain(each);
+    expect(text).not.toMatch(/"(?:d|k)":/);
+  });
+
+  it('is empty where a secret signs, and stands at the root under API_PREFIX too', async () => {
+    const env = { JWT_SECRET: 'a-secret-with-many-different-characters', API_PREFIX: '/v1' };
+    const { send } = await startServiceForTest({ registry, env });
+    expect((await send('GET', '/.well-known/jwks.json')).body).toEqual({ keys: [] });
+    expect((await send('GET', '/v1/.well-known/jwks.json')).status).toBe(404);
+  });
+});
+
+const [OLD, NEW] = [makeTokenKey('old'), makeTokenKey('new')];
+const SECRET = 'a-secret-with-many-different-characters';
+
+/** The public half of an entry of JWT_KEYS, as one. */
+const publicHalf = (text: string): string =>
+  parseTokenKeys(text)
+    .map(({ kid, verifies }) => `${kid}:${verifies.export({ type: 'spki', format: 'der' }).toString('base64')}`)
+    .join();
+
+/** Each step of docs/keys.md, as the environment of every replica. */
+const changes: readonly { readonly what: string; readonly oldKid: string; readonly steps: readonly Environment[] }[] = [
+  {
+    what: 'one key for another',
+    oldKid: 'old',
+    steps: [
+      { JWT_KEYS: OLD },
+      { JWT_KEYS: `${OLD},${publicHalf(NEW)}` },
+      { JWT_KEYS: `${NEW},${publicHalf(OLD)}` },
+      { JWT_KEYS: NEW },
+    ],
+  },
+  {
+    what: 'a secret for a key',
+    oldKid: keyOfSecret(SECRET).kid,
+    steps: [
+      { JWT_SECRET: SECRET },
+      { JWT_SECRET: SECRET, JWT_KEYS: publicHalf(NEW) },
+      { JWT_SECRET: SECRET, JWT_KEYS: NEW },
+      { JWT_KEYS: NEW },
+    ],
+  },
+];
+
+/** Two replicas that are replaced one after the other. They are closed with the test. */
+async function twoReplicas(env: Environment) {
+  const start = (): Promise<TestService> => startService({ registry, env });
+  const replicas: [TestService, TestService] = [await start(), await start()];
+  onTestFinished(async () => {
+    await Promise.all(replicas.map((replica) => replica.close()));
+  });
+  return {
+    replicas,
+    /** @param between what must hold whenever a replica was replaced */
+    replace: async (next: Environment, between: () => Promise<void>): Promise<void> => {
+      for (const place of [0, 1] as const) {
+        const former = replicas[place];
+        replicas[place] = await startService({ registry, env: next });
+        await former.close();
+        await between();
+      }
+    },
+  };
+}
+
+describe('a change of keys', () => {
+  it.each(changes)('of $what signs nobody out, on any replica at any step', async ({ oldKid, steps }) => {
+    const [before = {}, learn = {}, change = {}, forget = {}] = steps;
+    const { replicas, replace } = await twoReplicas(before);
+    const tokens: string[] = [];
+    const everybodyIsIn = async (): Promise<void> => {
+      for (const replica of replicas) tokens.push(await signIn(replica));
+      for (const replica of replicas)
+        for (const token of tokens) expect([kidOf(token), await statusOf(replica, token)]).toEqual([kidOf(token), 200]);
+    };
+
+    await everybodyIsIn();
+    await replace(learn, everybodyIsIn);
+    expect(new Set(tokens.map(kidOf))).toEqual(new Set([oldKid]));
+    await replace(change, everybodyIsIn);
+    expect(kidOf(tokens.at(-1) ?? '')).toBe('new');
+
+    // Whoever signed in before has a token of the new key by now, or one that has expired.
+    const [late = ''] = tokens.filter((token) => kidOf(token) === oldKid);
+    tokens.splice(0, tokens.length, ...tokens.filter((token) => kidOf(token) === 'new'));
+    await replace(forget, everybodyIsIn);
+    for (const replica of replicas) expect(await statusOf(replica, late)).toBe(401);
+  });
+
+  it('without its first step signs people out, so that the step is there for a reason', async () => {
+    const { replicas } = await twoReplicas({ JWT_KEYS: OLD });
+    const hasty = await startServiceForTest({ registry, env: { JWT_KEYS: `${NEW},${publicHalf(OLD)}` } });
+    const token = await signIn(hasty);
+    expect(await statusOf(hasty, token)).toBe(200);
+    for (const replica of replicas) expect(await statusOf(replica, token)).toBe(401);
+  });
+
+  it('lets a list go on from the page where it was', async () => {
+    const { replicas, replace } = await twoReplicas({ JWT_KEYS: OLD });
+    for (const slug of ['first', 'second', 'third']) await replicas[0].createTenant(`${slug}-of-a-list`);
+    const page = (from: TestService, token: string, cursor?: string) =>
+      from.send<{ nextCursor: string | null }>('GET', `/tenants?limit=1${cursor ? `&cursor=${cursor}` : ''}`, {
+        token,
+      });
+    const { body } = await page(replicas[0], await signIn(replicas[0]));
+    await replace({ JWT_KEYS: NEW }, () => Promise.resolve());
+    expect((await page(replicas[0], await signIn(replicas[0]), body.nextCursor ?? '')).status).toBe(200);
+  });
+});
