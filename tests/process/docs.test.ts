@@ -130,8 +130,8 @@ describe('npm start, from a terminal', () => {
         const printed = await walkReadme(`http://127.0.0.1:${portIn(terminal.output)}`, { email, password }, api);
         expect(printed).toContain('"name":"Wayne Enterprises"');
         const lists = [...printed.matchAll(/\{"data":\[.*?\],"nextCursor":(?:null|"[^"]*")\}/g)].map(([list]) => list);
-        // The operator's tenants; Wayne's products, Stark's products, Wayne's users, Wayne's search for what Stark has; lamps.
-        // Refused sign-ins; what the operator did to a tenant; sessions.
+        // The operator's tenants; Wayne's products, Stark's products, Wayne's users, Wayne's search for what Stark has; lamps;
+        // refused sign-ins, what the operator did to a tenant; sessions.
         expect(lists.map((list) => (JSON.parse(list) as { data: unknown[] }).data.length)).toEqual([
           2, 1, 1, 2, 0, 0, 0, 1, 3,
         ]);
@@ -337,16 +337,15 @@ describe('docs/keys.md', () => {
 });
 
 describe('docs/adding-a-resource.md', () => {
-  it('takes three new files and a line in each of five lists, and orders can then be made and read', LONG, async () => {
+  it('takes three new files and a line in each of four lists, and orders can then be made and read', LONG, async () => {
     const data = await makeDataDir();
     onTestFinished(() => data.remove());
     const files = await addResource(source.folder);
     expect(files).toEqual([
-      'db/tenant/migrations/0006_orders.ts',
+      'db/tenant/migrations/0003_orders.ts',
       'db/tenant/migrations/index.ts',
       'db/tenant/orders.ts',
       'db/tenant/schema.ts',
-      'src/auth/permissions.ts',
       'routes/orders.ts',
       'routes/index.ts',
       'tests/isolation/routes.test.ts',
@@ -492,7 +491,7 @@ describe('the pages', () => {
     'deploy/migration.env',
     'deploy/superuser.env',
     'bench/results/latest.json',
-    'db/tenant/migrations/0006_orders.ts',
+    'db/tenant/migrations/0003_orders.ts',
     'db/tenant/orders.ts',
     'routes/orders.ts',
   ];
