@@ -1,7 +1,9 @@
-// Sign-in and passwords, with one bound on hashing for the whole process.
+// Sign-in and passwords, with one bound on hashing and one count of failures for the whole process.
 import fp from 'fastify-plugin';
 import { createPasswords, type Passwords } from '../src/auth/passwords.js';
 import { createSignIn, type SignIn } from '../src/auth/sign-in.js';
+import { createLocalAttempts, createThrottle } from '../src/auth/throttle.js';
+import type { Config } from '../src/config.js';
 
 declare module 'fastify' {
   interface FastifyInstance {
@@ -10,13 +12,20 @@ declare module 'fastify' {
   }
 }
 
-export const signIn = fp<{ hashConcurrency: number }>(
-  async (app, { hashConcurrency }) => {
-    const passwords = await createPasswords(hashConcurrency);
+export const signIn = fp<{ config: Config }>(
+  async (app, { config }) => {
+    const passwords = await createPasswords(config.auth.hashConcurrency);
+    const throttle = createThrottle(config.throttle, createLocalAttempts(config.throttle.forget));
     app.decorate('passwords', passwords);
     app.decorate(
       'signIn',
-      createSignIn({ registry: app.registry, directory: app.tenantDirectory, pools: app.tenantPools, passwords }),
+      createSignIn({
+        registry: app.registry,
+        directory: app.tenantDirectory,
+        pools: app.tenantPools,
+        passwords,
+        throttle,
+      }),
     );
   },
   { name: 'sign-in', fastify: '5.x', dependencies: ['registry', 'tenant-pool'] },

@@ -70,7 +70,7 @@ export async function authRoutes(fastify: FastifyInstance, { config }: { config:
     },
     async (request) => {
       const { tenant, email, password } = request.body;
-      const { tenantId, user } = await app.signIn.user(tenant, email, password);
+      const { tenantId, user } = await app.signIn.user(tenant, email, password, request.ip);
       const accessToken = app.tokens.sign({ kind: 'user', tenantId, userId: user.id, sessionId: newId() });
       return { accessToken, tokenType: 'Bearer', expiresIn, user: { ...user, roles: [...user.roles] } };
     },
@@ -89,7 +89,8 @@ export async function authRoutes(fastify: FastifyInstance, { config }: { config:
       },
     },
     async (request) => {
-      const operator = await app.signIn.operator(request.body.email, request.body.password);
+      const { email, password } = request.body;
+      const operator = await app.signIn.operator(email, password, request.ip);
       const accessToken = app.tokens.sign({ kind: 'operator', operatorId: operator.id, sessionId: newId() });
       return { accessToken, tokenType: 'Bearer', expiresIn, operator };
     },

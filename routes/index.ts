@@ -16,7 +16,7 @@ export async function routes(app: FastifyInstance, { config }: { config: Config 
       await api.register(authRoutes, { prefix: '/auth', config });
       await api.register(tenantRoutes, { prefix: '/tenants', config });
       await api.register(poolRoutes);
-      await api.register(userRoutes, { prefix: '/users', config });
+      await api.register(userRoutes, { prefix: '/users' });
       await api.register(productRoutes, { prefix: '/products' });
     },
     { prefix: config.http.apiPrefix },

@@ -3,9 +3,8 @@ import type { FastifyInstance, FastifyRequest } from 'fastify';
 import type { ZodTypeProvider } from 'fastify-type-provider-zod';
 import { z } from 'zod';
 import { violatedUniqueConstraint } from '../db/errors.js';
-import { EMAIL_CONSTRAINT, findCredentials, findUser, listUsers, userSorts } from '../db/tenant/users.js';
+import { EMAIL_CONSTRAINT, findUser, listUsers, userSorts } from '../db/tenant/users.js';
 import { addUser, changeUser, removeUser } from '../src/auth/users.js';
-import type { Config } from '../src/config.js';
 import { AppError } from '../src/errors.js';
 import { listQuery, pageOf, readPage } from './lists.js';
 import { answerId, email, flag, givenPassword, idParams, newPassword, patchOf, text, timestamp } from './schemas.js';
@@ -47,19 +46,11 @@ const Query = listQuery(userSorts, {
   role: text(50).optional(),
 });
 
-const MINUTE = 60_000;
-
-export async function userRoutes(fastify: FastifyInstance, { config }: { config: Config }): Promise<void> {
+export async function userRoutes(fastify: FastifyInstance): Promise<void> {
   const app = fastify.withTypeProvider<ZodTypeProvider>();
   const admin = { access: { scope: 'tenant', role: 'admin' } } as const;
   const anyUser = { access: { scope: 'tenant' } } as const;
   const schema = { tags: ['users'] };
-  // Whoever holds a stolen token must not find the password faster here than at sign-in.
-  const countConfirmation = app.createRateLimit({
-    max: config.http.signInLimit,
-    timeWindow: MINUTE,
-    keyGenerator: (request) => `${request.tenantId} ${request.userId}`,
-  });
 
   app.get(
     '/',
@@ -161,12 +152,8 @@ export async function userRoutes(fastify: FastifyInstance, { config }: { config:
         issues: [{ path: '/currentPassword', message: 'is needed to change the own e-mail address or password' }],
       });
     }
-    const attempts = await countConfirmation(request);
-    if (!attempts.isAllowed && attempts.isExceeded) {
-      throw new AppError('rate-limited', { retryAfter: attempts.ttlInSeconds });
-    }
-    const credentials = await findCredentials(request.tenantDb, { id: request.userId });
-    if (!(await app.passwords.verify(credentials?.passwordHash, currentPassword))) throw new AppError('wrong-password');
+    // Whoever holds a stolen token must not find the password faster here than at sign-in.
+    await app.signIn.confirm(request.tenantId, request.userId, currentPassword);
   }
 }
 

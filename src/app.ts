@@ -91,7 +91,7 @@ export async function buildApp(config: Config, overrides: AppOverrides = {}): Pr
   await app.register(tenantPool, { config, envelope });
   await app.register(authorization);
 
-  await app.register(signIn, { hashConcurrency: config.auth.hashConcurrency });
+  await app.register(signIn, { config });
   await app.register(provisioning, {
     config,
     envelope,

@@ -5,6 +5,7 @@ import { readFileSync } from 'node:fs';
 import path from 'node:path';
 import { z } from 'zod';
 import type { ConnectionSettings, PoolLimits } from '../db/client.js';
+import type { ThrottleLimits } from './auth/throttle.js';
 import type { ClusterBudget } from './tenancy/clusters.js';
 
 /** Everything that the service can be told. Times in milliseconds unless the name says otherwise. */
@@ -50,6 +51,8 @@ export interface Config {
     readonly accessTokenTtl: number;
     readonly hashConcurrency: number;
   };
+  /** After how many failures sign-in asks for patience. */
+  readonly throttle: ThrottleLimits;
   /** Keys for db_password at rest: the first encrypts, all decrypt. */
   readonly encryptionKeys: readonly EncryptionKey[];
   readonly shutdown: { readonly drain: number; readonly timeout: number };
@@ -172,6 +175,31 @@ export const variables = {
     default: '10',
     unit: 'attempts a minute',
     description: 'Sign-in attempts that one address may make.',
+  },
+  SIGN_IN_FAILURES_ACCOUNT: {
+    schema: integer(1, 1_000_000_000),
+    default: '5',
+    unit: 'failures',
+    description:
+      'Failed sign-ins on one account that cost no waiting; each further one doubles the wait, from 1 s to 5 min.',
+  },
+  SIGN_IN_FAILURES_ADDRESS: {
+    schema: integer(1, 1_000_000_000),
+    default: '30',
+    unit: 'failures',
+    description: 'The same from one address, IPv6 by /64.',
+  },
+  SIGN_IN_FAILURES_TENANT: {
+    schema: integer(1, 1_000_000_000),
+    default: '300',
+    unit: 'failures',
+    description: 'The same within one tenant.',
+  },
+  SIGN_IN_FORGET_MS: {
+    schema: integer(1_000, 86_400_000),
+    default: '900000',
+    unit: 'ms',
+    description: 'Time in which as many failures are forgotten as cost no waiting, one after the other.',
   },
   REQUEST_TIMEOUT_MS: {
     schema: integer(1_000, 600_000),
@@ -431,6 +459,12 @@ export function readSettings(env: NodeJS.ProcessEnv): Settings {
       accessTokenTtl: value('ACCESS_TOKEN_TTL'),
       hashConcurrency: value('HASH_CONCURRENCY'),
     },
+    throttle: {
+      account: value('SIGN_IN_FAILURES_ACCOUNT'),
+      address: value('SIGN_IN_FAILURES_ADDRESS'),
+      tenant: value('SIGN_IN_FAILURES_TENANT'),
+      forget: value('SIGN_IN_FORGET_MS'),
+    },
     encryptionKeys: values.ENCRYPTION_KEYS,
     firstOperator: values.OPERATOR_EMAIL
       ? { email: values.OPERATOR_EMAIL, password: values.OPERATOR_PASSWORD }
@@ -452,11 +486,12 @@ export interface FilledGaps {
 
 /** Settings with every gap filled. */
 export function completeConfig(settings: Settings, gaps: FilledGaps): Config {
-  const { production, http, log, shutdown } = settings;
+  const { production, http, log, throttle, shutdown } = settings;
   return deepFreeze<Config>({
     production,
     http,
     log,
+    throttle,
     shutdown,
     registry: { ...settings.registry, connection: gaps.registry },
     tenants: { ...settings.tenants, provisioner: gaps.provisioner },
