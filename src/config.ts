@@ -67,6 +67,8 @@ export interface EncryptionKey {
 /** What the environment says, before the gaps that a first start may fill are filled. */
 export interface Settings extends Omit<Config, 'registry' | 'tenants' | 'auth' | 'encryptionKeys'> {
   readonly dataDir: string;
+  /** Threads of libuv, which reads it by itself. */
+  readonly threadPoolSize: number;
   readonly registry: { readonly connection: ConnectionSettings | undefined; readonly pool: PoolLimits };
   readonly tenants: Omit<Config['tenants'], 'provisioner'> & { readonly provisioner: ConnectionSettings | undefined };
   readonly auth: Omit<Config['auth'], 'jwtSecret'> & { readonly jwtSecret: string | undefined };
@@ -337,7 +339,13 @@ export const variables = {
     default: { rule: 'the number of cores, at most 2', derive: () => Math.min(availableParallelism(), 2) },
     unit: 'hashes',
     description:
-      'Passwords hashed at once. Hashing shares the four threads of libuv with DNS and TLS: raise UV_THREADPOOL_SIZE with it.',
+      'Passwords hashed at once. Hashing shares the threads of libuv with DNS and files: raise UV_THREADPOOL_SIZE with it.',
+  },
+  UV_THREADPOOL_SIZE: {
+    schema: integer(1, 1_024),
+    default: '4',
+    unit: 'threads',
+    description: 'Threads of libuv, for hashing, DNS and files. On Linux they have a lower priority than requests.',
   },
   ENCRYPTION_KEYS: {
     schema: z.string().transform(parseKeyring),
@@ -438,6 +446,7 @@ export function readSettings(env: NodeJS.ProcessEnv): Settings {
     },
     log: { level: value('LOG_LEVEL'), pretty: process.stdout.isTTY },
     dataDir: path.resolve(value('DATA_DIR')),
+    threadPoolSize: value('UV_THREADPOOL_SIZE'),
     registry: { connection: registry, pool: pool(value('REGISTRY_POOL_MAX')) },
     tenants: {
       provisioner: provisioner ?? registry,

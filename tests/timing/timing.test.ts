@@ -43,7 +43,7 @@ describe('a short run', () => {
     for (const name of CLASSES) {
       expect(times[name], name).toHaveLength(3);
       // The answer is held back until then; a timer may be early by a millisecond.
-      for (const time of times[name]) expect(time, name).toBeGreaterThan(98);
+      for (const time of times[name]) expect(time, name).toBeGreaterThan(248);
     }
   });
 

@@ -57,6 +57,7 @@ const integers: readonly (readonly [string, number, number, (settings: Settings)
   ['CLUSTER_CONNECTION_RESERVE', 2, 1_000, ({ tenants }) => tenants.clusterBudget.reserve],
   ['ACCESS_TOKEN_TTL', 10, 86_400, ({ auth }) => auth.accessTokenTtl],
   ['HASH_CONCURRENCY', 1, 64, ({ auth }) => auth.hashConcurrency],
+  ['UV_THREADPOOL_SIZE', 1, 1_024, ({ threadPoolSize }) => threadPoolSize],
   ['SHUTDOWN_DRAIN_MS', 0, 600_000, ({ shutdown }) => shutdown.drain],
   ['SHUTDOWN_TIMEOUT_MS', 100, 600_000, ({ shutdown }) => shutdown.timeout],
 ];
