@@ -33,18 +33,17 @@ export class Slots {
 
   #turn(): Promise<void> {
     return new Promise((resolve, reject) => {
-      let timer: NodeJS.Timeout | undefined;
+      const giveUp = (): void => {
+        this.#waiting.delete(enter);
+        reject(new AppError('unavailable', { retryAfter: 1 }));
+      };
+      const timer = this.patience === undefined ? undefined : setTimeout(giveUp, this.patience);
       const enter = (): void => {
         clearTimeout(timer);
         this.#waiting.delete(enter);
         resolve();
       };
       this.#waiting.add(enter);
-      if (this.patience === undefined) return;
-      timer = setTimeout(() => {
-        this.#waiting.delete(enter);
-        reject(new AppError('unavailable', { retryAfter: 1 }));
-      }, this.patience);
     });
   }
 }

@@ -45,10 +45,9 @@ export function createSignIn(deps: {
         failingInStep(async () => {
           const record = await directory.findBySlugOrId(tenant);
           await resolved(record);
-          // Where there is no database to ask, another is asked for as much: one look-up by an e-mail address.
           const found = record?.active
             ? await findCredentials(pools.database(record.id), { email })
-            : await findOperatorByEmail(registry, email).then(() => undefined);
+            : await findNobody(registry, email);
           const matches = await passwords.verify(found?.passwordHash, password);
           if (!record || !found?.active || !matches) throw new AppError('invalid-credentials');
           const { passwordHash: _hash, ...user } = found;
@@ -72,6 +71,12 @@ export function createSignIn(deps: {
         if (!(await passwords.verify(found?.passwordHash, password))) throw new AppError('wrong-password');
       }),
   };
+}
+
+/** Where there is no database to ask, another is asked for as much: one look-up by an e-mail address. */
+async function findNobody(registry: Kysely<Registry>, email: string): Promise<undefined> {
+  await findOperatorByEmail(registry, email);
+  return undefined;
 }
 
 /** ms. A hash and the look-ups fit into one step, also where a connection must be opened first or the machine is busy. */
