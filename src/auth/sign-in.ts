@@ -74,7 +74,7 @@ export function createSignIn(deps: {
 }
 
 /** Where there is no database to ask, another is asked for as much: one look-up by an e-mail address. */
-async function findNobody(registry: Kysely<Registry>, email: string): Promise<undefined> {
+async function findNobody(registry: Kysely<Registry>, email: string): ReturnType<typeof findCredentials> {
   await findOperatorByEmail(registry, email);
   return undefined;
 }
