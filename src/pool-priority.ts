@@ -8,8 +8,8 @@ import { promisify } from 'node:util';
 /** Keeps a thread busy for some 40 ms: more than any other thread is while the process waits for this. */
 const ROUNDS = 80_000;
 
-/** Beside a thread of usual priority, a tenth of the time: on a machine without a moment to spare, sign-in must not end. */
-const NICENESS = 10;
+/** The lowest priority: with 10 the slowest requests noticed a flood more, and no more people were signed in. */
+const NICENESS = 19;
 
 /**
  * Lowers the priority of libuv's pool of threads, for good. Linux gives each thread a priority of its own; which threads are

@@ -22,7 +22,7 @@ process.stdout.write(JSON.stringify({
   pool,
   hashed,
   main: getPriority(process.pid),
-  lowered: threads.filter((thread) => getPriority(thread) === 10),
+  lowered: threads.filter((thread) => getPriority(thread) === 19),
 }));
 `;
 
