@@ -35,8 +35,8 @@ from the same databases; loads the two in turn, and prints the medians and the r
 on compare the service with itself: many tenants with one, trouble with none, a cold tenant with a warm one.
 
   --scenario NAMES     any of these, separated by commas (default: all)
-${scenarios.map(({ name, what }) => `                         ${name.padEnd(8)}${what}`).join('\n')}
-  --rounds N           how often each side is measured (default 3; noisy and hung: 5)
+${scenarios.map(({ name, what }) => `                         ${name.padEnd(12)}${what}`).join('\n')}
+  --rounds N           how often each side is measured (default 3; noisy, flood-login and hung: 5)
   --seconds N          measured seconds of a side in a round (default 8)
   --warmup N           seconds of load before them (default 2)
   --connections N      connections of the load generator where it sends as fast as it can (default 50)

@@ -10,7 +10,7 @@ declare module 'fastify' {
     readonly audit: AuditTrail;
   }
   interface FastifyRequest {
-    readonly auditOrigin: AuditOrigin;
+    readonly auditOrigin: AuditOrigin & { readonly address: string };
   }
 }
 

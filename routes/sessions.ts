@@ -112,7 +112,7 @@ export async function sessionRoutes(fastify: FastifyInstance, { config }: { conf
     },
     async (request, reply) => {
       const principal = principalOf(request);
-      await app.confirmPassword(request, request.body.currentPassword);
+      await app.signIn.confirm(principal, request.body.currentPassword, request.auditOrigin);
       await app.signIn.changePassword(principal, request.body.newPassword, request.auditOrigin);
       return reply.code(204).send(null);
     },
@@ -129,7 +129,7 @@ export function tokensOf(
   return { accessToken: app.tokens.sign(principal), refreshToken, tokenType: 'Bearer', expiresIn };
 }
 
-function principalOf({ principal }: FastifyRequest): Principal {
+export function principalOf({ principal }: FastifyRequest): Principal {
   if (!principal) throw new Error('this request belongs to nobody');
   return principal;
 }

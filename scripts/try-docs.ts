@@ -28,7 +28,7 @@ export const SLOW_COMMANDS: Readonly<Record<string, () => Promise<void>>> = {
   ...Object.fromEntries(
     [
       'npm run bench -- --scenario read --rounds 5',
-      'npm run bench -- --scenario fleet,cold,noisy,hung',
+      'npm run bench -- --scenario fleet,cold,noisy,flood-login,hung',
       'npm run bench -- --scenario read --env LOG_LEVEL=silent',
       'npm run bench -- --scenario read --env PREPARED_STATEMENTS=off',
       'npm run bench -- --scenario read --pool-max 2',
@@ -51,6 +51,9 @@ export const SLOW_COMMANDS: Readonly<Record<string, () => Promise<void>>> = {
       },
     ]),
   ),
+  'npm run timing -- --samples 2000': async () => {
+    await runScript('npm run timing -- --samples 50', { cwd: ROOT });
+  },
 };
 
 /** What a page promises beyond its commands. */

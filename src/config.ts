@@ -8,6 +8,7 @@ import { z } from 'zod';
 import type { ConnectionSettings, PoolLimits } from '../db/client.js';
 import type { SessionLifetimes } from '../db/sessions.js';
 import { isPem, keyOfSecret, parseTokenKeys, signingKey, type TokenKey } from './auth/keyring.js';
+import type { ThrottleLimits } from './auth/throttle.js';
 import type { ClusterBudget } from './tenancy/clusters.js';
 
 /** Everything that the service can be told. Times in milliseconds unless the name says otherwise. */
@@ -55,6 +56,8 @@ export interface Config {
     readonly sessions: SessionLifetimes;
     readonly hashConcurrency: number;
   };
+  /** After how many failures sign-in asks for patience. */
+  readonly throttle: ThrottleLimits;
   /** Keys for db_password at rest: the first encrypts, all decrypt. */
   readonly encryptionKeys: readonly EncryptionKey[];
   readonly shutdown: { readonly drain: number; readonly timeout: number };
@@ -69,6 +72,8 @@ export interface EncryptionKey {
 /** What the environment says, before the gaps that a first start may fill are filled. */
 export interface Settings extends Omit<Config, 'registry' | 'tenants' | 'auth' | 'encryptionKeys'> {
   readonly dataDir: string;
+  /** Threads of libuv, which reads it by itself. */
+  readonly threadPoolSize: number;
   readonly registry: {
     readonly connection: ConnectionSettings | undefined;
     /** As its owner, for migrations; never part of the config that the app is built on. */
@@ -182,6 +187,31 @@ export const variables = {
     default: '10',
     unit: 'attempts a minute',
     description: 'Sign-in attempts that one address may make.',
+  },
+  SIGN_IN_FAILURES_ACCOUNT: {
+    schema: integer(1, 1_000_000_000),
+    default: '5',
+    unit: 'failures',
+    description:
+      'Failed sign-ins on one account that cost no waiting; each further one doubles the wait, from 1 s to 5 min.',
+  },
+  SIGN_IN_FAILURES_ADDRESS: {
+    schema: integer(1, 1_000_000_000),
+    default: '30',
+    unit: 'failures',
+    description: 'The same from one address, IPv6 by /64.',
+  },
+  SIGN_IN_FAILURES_TENANT: {
+    schema: integer(1, 1_000_000_000),
+    default: '300',
+    unit: 'failures',
+    description: 'The same within one tenant.',
+  },
+  SIGN_IN_FORGET_MS: {
+    schema: integer(1_000, 86_400_000),
+    default: '900000',
+    unit: 'ms',
+    description: 'Time in which as many failures are forgotten as cost no waiting, one after the other.',
   },
   REQUEST_TIMEOUT_MS: {
     schema: integer(1_000, 600_000),
@@ -348,7 +378,13 @@ export const variables = {
     default: { rule: 'the number of cores, at most 2', derive: () => Math.min(availableParallelism(), 2) },
     unit: 'hashes',
     description:
-      'Passwords hashed at once. Hashing shares the four threads of libuv with DNS and TLS: raise UV_THREADPOOL_SIZE with it.',
+      'Passwords hashed at once. Hashing shares the threads of libuv with DNS and files: raise UV_THREADPOOL_SIZE with it.',
+  },
+  UV_THREADPOOL_SIZE: {
+    schema: integer(1, 1_024),
+    default: '4',
+    unit: 'threads',
+    description: 'Threads of libuv, for hashing, DNS and files. On Linux they have a lower priority than requests.',
   },
   ENCRYPTION_KEYS: {
     schema: z.string().transform(parseKeyring),
@@ -453,6 +489,7 @@ export function readSettings(env: NodeJS.ProcessEnv): Settings {
     },
     log: { level: value('LOG_LEVEL'), pretty: process.stdout.isTTY },
     dataDir: path.resolve(value('DATA_DIR')),
+    threadPoolSize: value('UV_THREADPOOL_SIZE'),
     registry: { connection: registry, owner, pool: pool(value('REGISTRY_POOL_MAX')) },
     tenants: {
       provisioner: provisioner ?? registry,
@@ -475,6 +512,12 @@ export function readSettings(env: NodeJS.ProcessEnv): Settings {
       sessions: { idle: value('SESSION_IDLE_TTL'), absolute: value('SESSION_TTL') },
       hashConcurrency: value('HASH_CONCURRENCY'),
     },
+    throttle: {
+      account: value('SIGN_IN_FAILURES_ACCOUNT'),
+      address: value('SIGN_IN_FAILURES_ADDRESS'),
+      tenant: value('SIGN_IN_FAILURES_TENANT'),
+      forget: value('SIGN_IN_FORGET_MS'),
+    },
     encryptionKeys: values.ENCRYPTION_KEYS,
     firstOperator: values.OPERATOR_EMAIL
       ? { email: values.OPERATOR_EMAIL, password: values.OPERATOR_PASSWORD }
@@ -496,11 +539,12 @@ export interface FilledGaps {
 
 /** Settings with every gap filled. */
 export function completeConfig(settings: Settings, gaps: FilledGaps): Config {
-  const { production, http, log, shutdown } = settings;
+  const { production, http, log, throttle, shutdown } = settings;
   return deepFreeze<Config>({
     production,
     http,
     log,
+    throttle,
     shutdown,
     registry: { pool: settings.registry.pool, connection: gaps.registry },
     tenants: { ...settings.tenants, provisioner: gaps.provisioner },

@@ -5,6 +5,7 @@ import { prepare } from './boot.js';
 import { ConfigError, processEnvironment, readSettings, type Settings } from './config.js';
 import type { EmbeddedCluster } from './embedded/cluster.js';
 import { createLogger } from './logging.js';
+import { lowerPoolPriority } from './pool-priority.js';
 
 let app: FastifyInstance | undefined;
 let embedded: EmbeddedCluster | undefined;
@@ -37,6 +38,7 @@ try {
   });
   if (prepared.newOperator) announce(prepared.newOperator);
   app = await buildApp(prepared.config);
+  await lowerPoolPriority(settings.threadPoolSize);
   const { host, port } = prepared.config.http;
   await app.listen({
     host,

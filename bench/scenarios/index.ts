@@ -4,11 +4,12 @@ import { create } from './create.js';
 import { fleet } from './fleet.js';
 import { hung } from './hung.js';
 import { list } from './list.js';
+import { loginFlood } from './login-flood.js';
 import { login } from './login.js';
 import { noisy } from './noisy.js';
 import { read } from './read.js';
 import { tenant } from './tenant.js';
 
-export const scenarios = [read, list, create, login, tenant, fleet, cold, noisy, hung] as const;
+export const scenarios = [read, list, create, login, tenant, fleet, cold, noisy, loginFlood, hung] as const;
 
 export type ScenarioName = (typeof scenarios)[number]['name'];

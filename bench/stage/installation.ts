@@ -54,6 +54,9 @@ export async function install(folder: string, cluster: Cluster, flags: Flags, cl
     // The limits count as always; they only never say no, because the whole load comes from one address.
     RATE_LIMIT_MAX: '1000000000',
     SIGN_IN_LIMIT: '1000000000',
+    SIGN_IN_FAILURES_ACCOUNT: '1000000000',
+    SIGN_IN_FAILURES_ADDRESS: '1000000000',
+    SIGN_IN_FAILURES_TENANT: '1000000000',
     // A long run must not outlive its tokens.
     ACCESS_TOKEN_TTL: '86400',
     SHUTDOWN_DRAIN_MS: '0',

@@ -1,7 +1,9 @@
-// Sign-in: from tenant, e-mail address and password to a user, with one answer and the same hashing for every failure.
+// Sign-in: from tenant, e-mail address and password to a user, with one answer, the same hashing and the same time for every
+// failure, and a limit on how often it may fail.
 import type { Kysely } from 'kysely';
 import { insertAudit, type AuditEntry, type AuditOrigin } from '../../db/audit.js';
 import { findOperatorByEmail, findOperatorCredentials, updateOperatorPassword } from '../../db/central/operators.js';
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { Registry } from '../../db/central/schema.js';
 import { deleteSessionsOf, sessionsIn } from '../../db/sessions.js';
 import { findCredentials, type User } from '../../db/tenant/users.js';
@@ -11,22 +13,32 @@ import type { TenantDirectory } from '../tenancy/directory.js';
 import type { TenantPools } from '../tenancy/pools.js';
 import type { Passwords } from './passwords.js';
 import type { Sessions } from './sessions.js';
+import type { Throttle } from './throttle.js';
 import type { Principal } from './tokens.js';
 import { changeUser } from './users.js';
+
+/** From where somebody signs in. */
+type SignInOrigin = AuditOrigin & { readonly address: string };
 
 export interface SignIn {
   /**
    * A failure is audited after the answer, with its reason.
    *
    * @param tenant slug or id
-   * @throws AppError `invalid-credentials` for an unknown or inactive tenant or user and for a wrong password alike
+   * @throws AppError `invalid-credentials` for an unknown or inactive tenant or user and for a wrong password alike, or
+   *   `rate-limited` after too many of them
    * @throws DatabaseFault where the registry or the tenant's database does not answer
    */
-  user(tenant: string, email: string, password: string, origin: AuditOrigin): Promise<{ tenantId: string; user: User }>;
-  /** The same for operators. @throws AppError `invalid-credentials` */
-  operator(email: string, password: string, origin: AuditOrigin): Promise<{ id: string; email: string }>;
-  /** Whether it is the password of whoever is signed in. @throws DatabaseFault */
-  confirms(principal: Principal, password: string): Promise<boolean>;
+  user(
+    tenant: string,
+    email: string,
+    password: string,
+    origin: SignInOrigin,
+  ): Promise<{ readonly tenantId: string; readonly user: User }>;
+  /** The same for operators. @throws AppError `invalid-credentials` or `rate-limited` */
+  operator(email: string, password: string, origin: SignInOrigin): Promise<{ id: string; email: string }>;
+  /** Confirms the password of whoever is signed in. @throws AppError `wrong-password` or `rate-limited` */
+  confirm(principal: Principal, password: string, origin: AuditOrigin): Promise<void>;
   /** Changes it, and ends all other sessions, on every replica before it returns. @throws DatabaseFault */
   changePassword(principal: Principal, password: string, origin: AuditOrigin): Promise<void>;
 }
@@ -36,46 +48,64 @@ export function createSignIn(deps: {
   directory: TenantDirectory;
   pools: TenantPools;
   passwords: Passwords;
+  throttle: Throttle;
   sessions: Pick<Sessions, 'ended'>;
   audit: AuditTrail;
 }): SignIn {
-  const { registry, directory, pools, passwords, sessions, audit } = deps;
+  const { registry, directory, pools, passwords, throttle, sessions, audit } = deps;
   return {
-    async user(tenant, email, password, origin) {
-      const record = await directory.findBySlugOrId(tenant);
-      const found = record?.active ? await findCredentials(pools.database(record.id), { email }) : undefined;
-      const matches = await passwords.verify(found?.passwordHash, password);
-      if (!record || !found?.active || !matches) {
-        const target = found && ({ kind: 'user', id: found.id } as const);
-        // A suspended tenant's database is closed: the registry keeps it, as it does for a tenant that there is not.
-        if (record?.active) audit.laterInTenant(record.id, failure(origin, reasonOf('user', found), target));
-        else {
-          const reason = record ? 'suspended-tenant' : 'unknown-tenant';
-          audit.laterInRegistry({ ...failure(origin, reason), tenantId: record?.id });
-        }
-        throw new AppError('invalid-credentials');
-      }
-      const { passwordHash: _hash, ...user } = found;
-      return { tenantId: record.id, user };
-    },
+    user: (tenant, email, password, origin) =>
+      throttle.user({ tenant, email, address: origin.address }, (resolved) =>
+        failingInStep(async () => {
+          const record = await directory.findBySlugOrId(tenant);
+          await resolved(record);
+          const found = record?.active
+            ? await findCredentials(pools.database(record.id), { email })
+            : await findNobody(registry, email);
+          const matches = await passwords.verify(found?.passwordHash, password);
+          if (!record || !found?.active || !matches) {
+            const target = found && ({ kind: 'user', id: found.id } as const);
+            // A suspended tenant's database is closed: the registry keeps it, as it does for a tenant that there is not.
+            if (record?.active) audit.laterInTenant(record.id, failure(origin, reasonOf('user', found), target));
+            else {
+              const reason = record ? 'suspended-tenant' : 'unknown-tenant';
+              audit.laterInRegistry({ ...failure(origin, reason), tenantId: record?.id });
+            }
+            throw new AppError('invalid-credentials');
+          }
+          const { passwordHash: _hash, ...user } = found;
+          return { tenantId: record.id, user };
+        }),
+      ),
 
-    async operator(email, password, origin) {
-      const found = await findOperatorByEmail(registry, email);
-      const matches = await passwords.verify(found?.passwordHash, password);
-      if (!found?.active || !matches) {
-        const target = found && ({ kind: 'operator', id: found.id } as const);
-        audit.laterInRegistry(failure(origin, reasonOf('operator', found), target));
-        throw new AppError('invalid-credentials');
-      }
-      return { id: found.id, email: found.email };
-    },
+    operator: (email, password, origin) =>
+      throttle.operator({ email, address: origin.address }, () =>
+        failingInStep(async () => {
+          const found = await findOperatorByEmail(registry, email);
+          const matches = await passwords.verify(found?.passwordHash, password);
+          if (!found?.active || !matches) {
+            const target = found && ({ kind: 'operator', id: found.id } as const);
+            audit.laterInRegistry(failure(origin, reasonOf('operator', found), target));
+            throw new AppError('invalid-credentials');
+          }
+          return { id: found.id, email: found.email };
+        }),
+      ),
 
-    async confirms(principal, password) {
-      const found =
-        principal.kind === 'user'
-          ? await findCredentials(pools.database(principal.tenantId), { id: principal.userId })
-          : await findOperatorCredentials(registry, principal.operatorId);
-      return passwords.verify(found?.passwordHash, password);
+    confirm(principal, password, origin) {
+      const [realm, id] =
+        principal.kind === 'user' ? [principal.tenantId, principal.userId] : ['operators', principal.operatorId];
+      return throttle.confirmation(realm, id, async () => {
+        const found =
+          principal.kind === 'user'
+            ? await findCredentials(pools.database(principal.tenantId), { id })
+            : await findOperatorCredentials(registry, id);
+        if (await passwords.verify(found?.passwordHash, password)) return;
+        const entry = { ...origin, action: 'auth.confirmation-failed' } as const;
+        if (principal.kind === 'user') audit.laterInTenant(principal.tenantId, entry);
+        else audit.laterInRegistry(entry);
+        throw new AppError('wrong-password');
+      });
     },
 
     async changePassword(principal, password, origin) {
@@ -124,4 +154,29 @@ function changeOperatorPassword(
     });
     return deleteSessionsOf(sessionsIn(trx), operatorId, sessionId);
   });
+}
+
+/** Where there is no database to ask, another is asked for as much: one look-up by an e-mail address. */
+async function findNobody(registry: Kysely<Registry>, email: string): ReturnType<typeof findCredentials> {
+  await findOperatorByEmail(registry, email);
+  return undefined;
+}
+
+/** ms. A hash and the look-ups fit into one step, also where a connection must be opened first or the machine is busy. */
+const STEP = 250;
+
+/**
+ * Lets a failure to sign in take a full number of steps since it began. One database is never quite as quick as another, and
+ * of a tenant that nobody has used for a while the connection must be opened: the clock would tell.
+ */
+async function failingInStep<T>(work: () => Promise<T>): Promise<T> {
+  const begunAt = performance.now();
+  try {
+    return await work();
+  } catch (error) {
+    if (error instanceof AppError && error.code === 'invalid-credentials') {
+      await sleep(STEP - ((performance.now() - begunAt) % STEP));
+    }
+    throw error;
+  }
 }

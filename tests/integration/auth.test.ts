@@ -1,7 +1,7 @@
 // Signing in, what a token opens, and how soon it stops doing so.
 import { createHmac } from 'node:crypto';
 import { setTimeout as delay } from 'node:timers/promises';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import {
   ADMIN,
   OPERATOR,
@@ -242,6 +242,121 @@ describe('the sign-in limit', () => {
     };
     expect([await from('10.0.0.1'), await from('10.0.0.1'), await from('10.0.0.1')]).toEqual([200, 200, 429]);
     expect(await from('10.0.0.2')).toBe(200);
+  });
+});
+
+describe('failures to sign in', () => {
+  const wrong = { ...OPERATOR, password: 'not-the-password' };
+
+  /** A service, and how it answers an attempt from an address: `200`, `401`, or the seconds to wait. */
+  async function throttled(env: Record<string, string>): Promise<{
+    readonly limited: TestService;
+    readonly from: (address: string, body: object, headers?: Record<string, string>) => Promise<number>;
+  }> {
+    const limited = await startServiceForTest({ env });
+    const from = async (remoteAddress: string, body: object, headers = {}): Promise<number> => {
+      const url = 'tenant' in body ? '/auth/login' : '/auth/operator/login';
+      const answer = await limited.app.inject({ method: 'POST', url, payload: body, remoteAddress, headers });
+      if (answer.statusCode !== 429) return answer.statusCode;
+      expect(answer.json()).toEqual({
+        type: 'urn:tenantry:error:rate-limited',
+        title: 'Too many requests',
+        status: 429,
+        code: 'rate-limited',
+        requestId: expect.any(String) as string,
+      });
+      expect(answer.headers['cache-control']).toBe('no-store');
+      return Number(answer.headers['retry-after']);
+    };
+    return { limited, from };
+  }
+
+  const bad = (tenant: string, email = ADMIN.email): object => ({ tenant, email, password: 'not-the-password' });
+  const good = (tenant: string): object => ({ tenant, email: ADMIN.email, password: ADMIN.password });
+
+  it('on one account make the next wait, the right password too, without hashing and without a database', async () => {
+    const { limited, from } = await throttled({ SIGN_IN_FAILURES_ACCOUNT: '3' });
+    const { slug } = await limited.createTenant();
+    for (const last of [1, 2, 3]) expect(await from(`10.0.0.${last}`, bad(slug))).toBe(401);
+    const hashing = vi.spyOn(limited.app.passwords, 'verify');
+    const asking = vi.spyOn(limited.app.tenantDirectory, 'findBySlugOrId');
+    expect(await from('10.0.0.4', bad(slug))).toBe(1);
+    expect(await from('10.0.0.5', good(slug))).toBe(1);
+    expect(hashing).not.toHaveBeenCalled();
+    expect(asking).not.toHaveBeenCalled();
+    expect(await from('10.0.0.6', bad(slug, 'somebody-else@example.com'))).toBe(401);
+  });
+
+  it('lock nobody out: when the time is over, the right password is let in, and all is forgotten', async () => {
+    const { limited, from } = await throttled({ SIGN_IN_FAILURES_ACCOUNT: '2' });
+    const { slug } = await limited.createTenant();
+    await from('10.0.0.1', bad(slug));
+    await from('10.0.0.1', bad(slug));
+    const wait = await from('10.0.0.1', good(slug));
+    await delay(wait * 1_000);
+    expect(await from('10.0.0.1', good(slug))).toBe(200);
+    expect([await from('10.0.0.1', bad(slug)), await from('10.0.0.1', bad(slug))]).toEqual([401, 401]);
+  });
+
+  it('count by the tenant’s slug and by its id together', async () => {
+    const { limited, from } = await throttled({ SIGN_IN_FAILURES_ACCOUNT: '3' });
+    const { slug, id } = await limited.createTenant();
+    expect([await from('10.0.0.1', bad(slug)), await from('10.0.0.1', bad(id))]).toEqual([401, 401]);
+    expect(await from('10.0.0.1', bad(slug))).toBe(401);
+    const asking = vi.spyOn(limited.app.tenantDirectory, 'findBySlugOrId');
+    expect([await from('10.0.0.1', good(slug)), await from('10.0.0.1', good(id))]).toEqual([1, 1]);
+    expect(asking).not.toHaveBeenCalled();
+  });
+
+  it('count the same for a tenant, a user or an operator that does not exist', async () => {
+    const { limited, from } = await throttled({ SIGN_IN_FAILURES_ACCOUNT: '2' });
+    const { slug } = await limited.createTenant();
+    const suspended = await limited.createTenant();
+    await limited.send('PATCH', `/tenants/${suspended.id}`, { token: limited.operatorToken, body: { active: false } });
+    for (const body of [
+      bad(slug),
+      bad(slug, 'nobody@example.com'),
+      bad('no-such-tenant'),
+      bad(UNKNOWN_ID),
+      good(suspended.slug),
+      wrong,
+      { ...wrong, email: 'nobody@example.com' },
+    ]) {
+      const answers = [await from('10.0.0.1', body), await from('10.0.0.1', body), await from('10.0.0.1', body)];
+      expect(answers, JSON.stringify(body)).toEqual([401, 401, 1]);
+    }
+  });
+
+  it('within one tenant make all of it wait, whatever the account and the address', async () => {
+    const { limited, from } = await throttled({ SIGN_IN_FAILURES_TENANT: '3' });
+    const [one, other] = [await limited.createTenant(), await limited.createTenant()];
+    for (const last of [1, 2, 3]) expect(await from(`10.0.0.${last}`, bad(one.slug, `${last}@example.com`))).toBe(401);
+    expect(await from('10.0.0.4', good(one.id))).toBe(1);
+    expect(await from('10.0.0.4', good(other.slug))).toBe(200);
+    expect(await from('10.0.0.4', OPERATOR)).toBe(200);
+  });
+
+  it('from one address make it wait everywhere, with a made-up X-Forwarded-For too, and no success redeems it', async () => {
+    const { limited, from } = await throttled({ SIGN_IN_FAILURES_ADDRESS: '3' });
+    const { slug } = await limited.createTenant();
+    const answers = [
+      await from('2001:db8::1', bad(slug), { 'x-forwarded-for': '192.0.2.1' }),
+      await from('2001:db8::2', good(slug), { 'x-forwarded-for': '192.0.2.2' }),
+      await from('2001:db8::3', bad('no-such-tenant'), { 'x-forwarded-for': '192.0.2.3' }),
+      await from('2001:db8::4', wrong, { 'x-forwarded-for': '192.0.2.4' }),
+      await from('2001:db8::5', good(slug), { 'x-forwarded-for': '192.0.2.5' }),
+      await from('2001:db8::6', OPERATOR, { 'x-forwarded-for': '192.0.2.6' }),
+    ];
+    expect(answers).toEqual([401, 200, 401, 401, 1, 1]);
+    expect(await from('2001:db8:0:1::1', good(slug))).toBe(200);
+  });
+
+  it('as an operator make the next wait, and leave tenants alone', async () => {
+    const { limited, from } = await throttled({ SIGN_IN_FAILURES_ACCOUNT: '3' });
+    const { slug } = await limited.createTenant();
+    for (const last of [1, 2, 3]) expect(await from(`10.0.0.${last}`, wrong)).toBe(401);
+    expect(await from('10.0.0.4', OPERATOR)).toBe(1);
+    expect(await from('10.0.0.4', good(slug))).toBe(200);
   });
 });
 

@@ -355,7 +355,7 @@ describe('the own password and e-mail address', () => {
 
 describe('guessing the current password', () => {
   it('is limited as sign-in is, also for the right one, and changes nothing', async () => {
-    const limited = await startServiceForTest({ env: { SIGN_IN_LIMIT: '3' } });
+    const limited = await startServiceForTest({ env: { SIGN_IN_FAILURES_ACCOUNT: '3' } });
     const { adminToken, adminId } = await limited.createTenant();
     const attempt = (currentPassword: string): Promise<Answer<Problem>> =>
       limited.send<Problem>('PATCH', `/users/${adminId}`, {

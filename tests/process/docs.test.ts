@@ -414,6 +414,7 @@ describe('--help', () => {
   const asked = [
     command('docs/benchmark.md', 'npm run bench -- --help'),
     command('docs/testing.md', 'npm run fuzz -- --help'),
+    command('docs/testing.md', 'npm run timing -- --help'),
     command('docs/testing.md', 'npm run docs:try -- --help'),
   ];
 

@@ -56,7 +56,15 @@ export interface ServiceProcess {
 export async function startProcess(env: Readonly<Record<string, string>>): Promise<ServiceProcess> {
   const child = spawn(process.execPath, [path.join(root, 'dist/src/server.js')], {
     cwd: root,
-    env: environment({ PORT: '0', RATE_LIMIT_MAX: '1000000', SIGN_IN_LIMIT: '1000000', ...env }),
+    env: environment({
+      PORT: '0',
+      RATE_LIMIT_MAX: '1000000',
+      SIGN_IN_LIMIT: '1000000',
+      SIGN_IN_FAILURES_ACCOUNT: '1000000',
+      SIGN_IN_FAILURES_ADDRESS: '1000000',
+      SIGN_IN_FAILURES_TENANT: '1000000',
+      ...env,
+    }),
   });
   const output = collect(child);
   const exited = exitOf(child);

@@ -35,6 +35,9 @@ export function configFor(
     LOG_LEVEL: 'silent',
     RATE_LIMIT_MAX: '1000000',
     SIGN_IN_LIMIT: '1000000',
+    SIGN_IN_FAILURES_ACCOUNT: '1000000',
+    SIGN_IN_FAILURES_ADDRESS: '1000000',
+    SIGN_IN_FAILURES_TENANT: '1000000',
     ...env,
   });
   return completeConfig(settings, {

@@ -53,6 +53,10 @@ const integers: readonly (readonly [string, number, number, (settings: Settings)
   ['PORT', 0, 65_535, ({ http }) => http.port],
   ['RATE_LIMIT_MAX', 1, 1_000_000_000, ({ http }) => http.rateLimitMax],
   ['SIGN_IN_LIMIT', 1, 1_000_000_000, ({ http }) => http.signInLimit],
+  ['SIGN_IN_FAILURES_ACCOUNT', 1, 1_000_000_000, ({ throttle }) => throttle.account],
+  ['SIGN_IN_FAILURES_ADDRESS', 1, 1_000_000_000, ({ throttle }) => throttle.address],
+  ['SIGN_IN_FAILURES_TENANT', 1, 1_000_000_000, ({ throttle }) => throttle.tenant],
+  ['SIGN_IN_FORGET_MS', 1_000, 86_400_000, ({ throttle }) => throttle.forget],
   ['REQUEST_TIMEOUT_MS', 1_000, 600_000, ({ http }) => http.requestTimeout],
   ['KEEP_ALIVE_TIMEOUT_MS', 0, 600_000, ({ http }) => http.keepAliveTimeout],
   ['REGISTRY_POOL_MAX', 2, 1_000, ({ registry }) => registry.pool.max],
@@ -69,6 +73,7 @@ const integers: readonly (readonly [string, number, number, (settings: Settings)
   ['SESSION_IDLE_TTL', 60, 31_536_000, ({ auth }) => auth.sessions.idle],
   ['SESSION_TTL', 60, 31_536_000, ({ auth }) => auth.sessions.absolute],
   ['HASH_CONCURRENCY', 1, 64, ({ auth }) => auth.hashConcurrency],
+  ['UV_THREADPOOL_SIZE', 1, 1_024, ({ threadPoolSize }) => threadPoolSize],
   ['SHUTDOWN_DRAIN_MS', 0, 600_000, ({ shutdown }) => shutdown.drain],
   ['SHUTDOWN_TIMEOUT_MS', 100, 600_000, ({ shutdown }) => shutdown.timeout],
 ];

@@ -86,6 +86,18 @@ describe('slots', () => {
     await again;
   });
 
+  it('refuse who has waited for too long, and go on with those behind', async () => {
+    const { start, end, running } = tasks(new Slots(1, 2, 200));
+    const first = start('first');
+    await expect(start('late')).rejects.toMatchObject({ code: 'unavailable', status: 503, retryAfter: 1 });
+    // Its place in the queue is free again.
+    const others = ['second', 'third'].map(start);
+    for (const name of ['first', 'second']) await end(name);
+    expect(running).toEqual(['third']);
+    await end('third');
+    expect(await Promise.all([first, ...others])).toEqual(['first', 'second', 'third']);
+  });
+
   it('without a queue refuse whatever cannot run at once', async () => {
     const { start, end } = tasks(new Slots(1, 0));
     const only = start('a');
