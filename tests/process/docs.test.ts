@@ -342,10 +342,11 @@ describe('docs/adding-a-resource.md', () => {
     onTestFinished(() => data.remove());
     const files = await addResource(source.folder);
     expect(files).toEqual([
-      'db/tenant/migrations/0003_orders.ts',
+      'db/tenant/migrations/0006_orders.ts',
       'db/tenant/migrations/index.ts',
       'db/tenant/orders.ts',
       'db/tenant/schema.ts',
+      'src/auth/permissions.ts',
       'routes/orders.ts',
       'routes/index.ts',
       'tests/isolation/routes.test.ts',
@@ -492,7 +493,7 @@ describe('the pages', () => {
     'deploy/migration.env',
     'deploy/superuser.env',
     'bench/results/latest.json',
-    'db/tenant/migrations/0003_orders.ts',
+    'db/tenant/migrations/0006_orders.ts',
     'db/tenant/orders.ts',
     'routes/orders.ts',
   ];
