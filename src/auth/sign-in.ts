@@ -1,9 +1,9 @@
 // Sign-in: from tenant, e-mail address and password to a user, with one answer, the same hashing and the same time for every
 // failure, and a limit on how often it may fail.
 import type { Kysely } from 'kysely';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { insertAudit, type AuditEntry, type AuditOrigin } from '../../db/audit.js';
 import { findOperatorByEmail, findOperatorCredentials, updateOperatorPassword } from '../../db/central/operators.js';
-import { setTimeout as sleep } from 'node:timers/promises';
 import type { Registry } from '../../db/central/schema.js';
 import { deleteSessionsOf, sessionsIn } from '../../db/sessions.js';
 import { findCredentials, type User } from '../../db/tenant/users.js';
@@ -56,7 +56,7 @@ export function createSignIn(deps: {
   return {
     user: (tenant, email, password, origin) =>
       throttle.user({ tenant, email, address: origin.address }, (resolved) =>
-        failingInStep(async () => {
+        failingInStep(async (afterwards) => {
           const record = await directory.findBySlugOrId(tenant);
           await resolved(record);
           const found = record?.active
@@ -66,11 +66,13 @@ export function createSignIn(deps: {
           if (!record || !found?.active || !matches) {
             const target = found && ({ kind: 'user', id: found.id } as const);
             // A suspended tenant's database is closed: the registry keeps it, as it does for a tenant that there is not.
-            if (record?.active) audit.laterInTenant(record.id, failure(origin, reasonOf('user', found), target));
-            else {
-              const reason = record ? 'suspended-tenant' : 'unknown-tenant';
-              audit.laterInRegistry({ ...failure(origin, reason), tenantId: record?.id });
-            }
+            afterwards(() => {
+              if (record?.active) audit.laterInTenant(record.id, failure(origin, reasonOf('user', found), target));
+              else {
+                const reason = record ? 'suspended-tenant' : 'unknown-tenant';
+                audit.laterInRegistry({ ...failure(origin, reason), tenantId: record?.id });
+              }
+            });
             throw new AppError('invalid-credentials');
           }
           const { passwordHash: _hash, ...user } = found;
@@ -80,12 +82,14 @@ export function createSignIn(deps: {
 
     operator: (email, password, origin) =>
       throttle.operator({ email, address: origin.address }, () =>
-        failingInStep(async () => {
+        failingInStep(async (afterwards) => {
           const found = await findOperatorByEmail(registry, email);
           const matches = await passwords.verify(found?.passwordHash, password);
           if (!found?.active || !matches) {
             const target = found && ({ kind: 'operator', id: found.id } as const);
-            audit.laterInRegistry(failure(origin, reasonOf('operator', found), target));
+            afterwards(() => {
+              audit.laterInRegistry(failure(origin, reasonOf('operator', found), target));
+            });
             throw new AppError('invalid-credentials');
           }
           return { id: found.id, email: found.email };
@@ -168,15 +172,19 @@ const STEP = 250;
 /**
  * Lets a failure to sign in take a full number of steps since it began. One database is never quite as quick as another, and
  * of a tenant that nobody has used for a while the connection must be opened: the clock would tell.
+ *
+ * @param work what it hands to `afterwards` is done when the time is up, so that the clock does not tell of it either
  */
-async function failingInStep<T>(work: () => Promise<T>): Promise<T> {
+async function failingInStep<T>(work: (afterwards: (report: () => void) => void) => Promise<T>): Promise<T> {
   const begunAt = performance.now();
+  let report: (() => void) | undefined;
   try {
-    return await work();
+    return await work((given) => (report = given));
   } catch (error) {
     if (error instanceof AppError && error.code === 'invalid-credentials') {
       await sleep(STEP - ((performance.now() - begunAt) % STEP));
     }
+    report?.();
     throw error;
   }
 }
