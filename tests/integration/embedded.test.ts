@@ -188,7 +188,10 @@ describe('stop', () => {
       await sleep(restartMs); // 0: in the pause before the restart; then: while the new server starts.
       await cluster.stop();
       expect(cluster.pid).toBeUndefined();
-      await expect(connect(PASSWORD, cluster.port)).rejects.toMatchObject({ code: 'ECONNREFUSED' });
+      await expect(connect(PASSWORD, cluster.port)).rejects.toMatchObject({
+        // Reset where the one that was killed had accepted it in its last moment.
+        code: expect.stringMatching(/^ECONN(?:REFUSED|RESET)$/) as string,
+      });
       expect(existsSync(join(home, 'postgres.lock'))).toBe(false);
     }
   });

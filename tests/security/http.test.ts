@@ -145,7 +145,7 @@ describe('a parameter that is given twice', () => {
       for (const { name } of get?.parameters?.filter((parameter) => parameter.in === 'query') ?? []) {
         const token = /^\/(?:tenants|pools)/.test(path) ? service.operatorToken : tenant.adminToken;
         for (const query of [`${name}=1&${name}=1`, `${name}=true&${name}=true`, `${name}=&${name}=`]) {
-          const answer = await exchange(port, 'GET', `${path}?${query}`, {
+          const answer = await exchange(port, 'GET', `${path.replace('{id}', tenant.id)}?${query}`, {
             headers: { authorization: `Bearer ${token}` },
           });
           expectProblem(answer, 400, 'invalid-request');
