@@ -51,8 +51,8 @@ export interface Sessions {
   list(principal: Principal): Promise<Session[]>;
   /** Ends one of the caller's sessions, on every replica before it returns. Returns whether there was one. */
   end(principal: Principal, sessionId: string, origin: AuditOrigin): Promise<boolean>;
-  /** Ends all of the caller's sessions, or all but its own. */
-  endAll(principal: Principal, origin: AuditOrigin, but?: 'this one'): Promise<void>;
+  /** Ends all of the caller's sessions, on every replica before it returns. */
+  endAll(principal: Principal, origin: AuditOrigin): Promise<void>;
   /** Tells every replica of sessions that were ended in a transaction of somebody else's. */
   ended(owner: SessionOwner, sessionIds: readonly string[]): Promise<void>;
 }
@@ -195,14 +195,13 @@ export function createSessions(deps: SessionsDeps): Sessions {
       return true;
     },
 
-    async endAll(principal, origin, but) {
-      const spared = but && principal.sessionId;
+    async endAll(principal, origin) {
       const gone = await database(principal)
         .transaction()
         .execute(async (trx) => {
           const target = { kind: principal.kind, id: idOf(principal) };
           await insertAudit(trx, { ...origin, action: 'auth.logout-all', target });
-          return deleteSessionsOf(trx, idOf(principal), spared);
+          return deleteSessionsOf(trx, idOf(principal));
         });
       await ended(principal, gone);
     },

@@ -220,6 +220,19 @@ describe('a role of one’s own', () => {
     expect(await read(role.id)).toEqual(role);
   });
 
+  it('leaves a row in the audit for each of that, and none where it was refused', async () => {
+    const { id, name } = await makeRole(['users:read']);
+    await send('PATCH', `/roles/${id}`, { token, body: { description: 'Reads', permissions: ['roles:read'] } });
+    await send('PATCH', `/roles/${id}`, { token, body: { name: 'admin' } });
+    await send('DELETE', `/roles/${id}`, { token });
+    const { body } = await send<PageOf<{ action: string; details: unknown }>>('GET', `/audit?target=${id}`, { token });
+    expect(body.data.map(({ action, details }) => [action, details])).toEqual([
+      ['role.deleted', {}],
+      ['role.updated', { fields: ['description', 'permissions'], permissions: ['roles:read'] }],
+      ['role.created', { name, permissions: ['users:read'] }],
+    ]);
+  });
+
   it('needs name and permissions, and a change something to change', async () => {
     for (const [method, url, body] of [
       ['POST', '/roles', { name: unique('role') }],
