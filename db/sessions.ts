@@ -1,7 +1,8 @@
 // Queries on sessions: those of users, in their tenant's database, and those of operators, in the registry. The table is the
 // same in both. Times are the database's own.
 import { sql, type ColumnType, type Kysely } from 'kysely';
-import type { WithAudit } from './audit.js';
+import { auditRow, type AuditEntry, type WithAudit } from './audit.js';
+
 import type { Registry } from './central/schema.js';
 import { shortRead } from './statement.js';
 import type { TenantDatabase } from './tenant/schema.js';
@@ -77,7 +78,8 @@ const sessionById = shortRead((db: SessionsDatabase, { id }: { id: string }) =>
 const SWEPT_AT_ONCE = 100;
 
 /**
- * Adds a session, sweeps expired ones away, and ends the account's oldest where it has more than `most`.
+ * Adds a session with its row in the audit, sweeps expired ones away, and ends the account's oldest where it has more than
+ * `most`. One statement, because a sign-in is to cost little beside its hash: all of it is done, or nothing.
  *
  * @returns the ids of those that were ended for that
  */
@@ -86,25 +88,43 @@ export async function insertSession(
   session: { id: string; accountId: string; address: string; userAgent: string; tokenHash: string },
   { idle, absolute }: SessionLifetimes,
   most: number,
+  audited: AuditEntry,
 ): Promise<readonly string[]> {
   const { id, accountId, address, userAgent, tokenHash } = session;
-  await db
-    .insertInto('sessions')
-    .values({
-      id,
-      account_id: accountId,
-      address,
-      user_agent: userAgent,
-      token_hash: tokenHash,
-      expires_at: sql`now() + ${Math.min(idle, absolute)} * interval '1 second'`,
-    })
+  const ended = await db
+    .with('audited', (qc) => qc.insertInto('audit').values(auditRow(audited)).returning('id'))
+    .with('added', (qc) =>
+      qc
+        .insertInto('sessions')
+        .values({
+          id,
+          account_id: accountId,
+          address,
+          user_agent: userAgent,
+          token_hash: tokenHash,
+          expires_at: sql`now() + ${Math.min(idle, absolute)} * interval '1 second'`,
+        })
+        .returning('id'),
+    )
+    .with('swept', (qc) =>
+      qc
+        .deleteFrom('sessions')
+        // Of the account's own as many are spared as there is room for beside the new one, which is not seen here.
+        .where(
+          'id',
+          'in',
+          sql<string>`(
+            (select id from sessions where expires_at <= now() limit ${SWEPT_AT_ONCE}) union
+            (select id from sessions where account_id = ${accountId} order by refreshed_at desc, id desc offset ${most - 1})
+          )`,
+        )
+        .returning(['id', sql<boolean>`expires_at > now()`.as('live')]),
+    )
+    .selectFrom('swept')
+    .select('id')
+    .where('live', '=', true)
     .execute();
-  const { rows } = await sql<{ id: string; live: boolean }>`
-    delete from sessions where id in (
-      (select id from sessions where expires_at <= now() limit ${SWEPT_AT_ONCE}) union
-      (select id from sessions where account_id = ${accountId} order by refreshed_at desc, id desc offset ${most})
-    ) returning id, expires_at > now() as live`.execute(db);
-  return rows.filter(({ live }) => live).map((row) => row.id);
+  return ended.map((row) => row.id);
 }
 
 /**

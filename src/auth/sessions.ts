@@ -116,17 +116,12 @@ export function createSessions(deps: SessionsDeps): Sessions {
       const secret = newSecret();
       const { address = '', userAgent = '' } = origin;
       const session = { id: sessionId, accountId: idOf(account), address, userAgent, tokenHash: hashOf(secret) };
-      const crowdedOut = await database(account)
-        .transaction()
-        .execute(async (trx) => {
-          await insertAudit(trx, {
-            ...origin,
-            actor: { kind: account.kind, id: idOf(account) },
-            action: 'auth.login',
-            target: { kind: 'session', id: sessionId },
-          });
-          return insertSession(trx, session, lifetimes, MAX_PER_ACCOUNT);
-        });
+      const crowdedOut = await insertSession(database(account), session, lifetimes, MAX_PER_ACCOUNT, {
+        ...origin,
+        actor: { kind: account.kind, id: idOf(account) },
+        action: 'auth.login',
+        target: { kind: 'session', id: sessionId },
+      });
       await ended(account, crowdedOut);
       return { principal: { ...account, sessionId }, refreshToken: tokens.write(account, sessionId, secret) };
     },

@@ -169,6 +169,9 @@ async function findNobody(registry: Kysely<Registry>, email: string): ReturnType
 /** ms. A hash and the look-ups fit into one step, also where a connection must be opened first or the machine is busy. */
 const STEP = 250;
 
+/** ms: some hundred times what differs behind a step. */
+const CHANCE = 25;
+
 /**
  * Lets a failure to sign in take a full number of steps since it began. One database is never quite as quick as another, and
  * of a tenant that nobody has used for a while the connection must be opened: the clock would tell.
@@ -182,7 +185,8 @@ async function failingInStep<T>(work: (afterwards: (report: () => void) => void)
     return await work((given) => (report = given));
   } catch (error) {
     if (error instanceof AppError && error.code === 'invalid-credentials') {
-      await sleep(STEP - ((performance.now() - begunAt) % STEP));
+      // What little still differs behind the step (a timer's milliseconds, the way to the socket) drowns in chance.
+      await sleep(STEP - ((performance.now() - begunAt) % STEP) + Math.random() * CHANCE);
     }
     report?.();
     throw error;
