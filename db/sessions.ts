@@ -2,7 +2,6 @@
 // same in both. Times are the database's own.
 import { sql, type ColumnType, type Kysely } from 'kysely';
 import { auditRow, type AuditEntry, type WithAudit } from './audit.js';
-
 import type { Registry } from './central/schema.js';
 import { shortRead } from './statement.js';
 import type { TenantDatabase } from './tenant/schema.js';

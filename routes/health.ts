@@ -3,6 +3,7 @@ import type { FastifyInstance } from 'fastify';
 import type { ZodTypeProvider } from 'fastify-type-provider-zod';
 import { z } from 'zod';
 import { pingRegistry } from '../db/central/tenants.js';
+import { within } from '../db/deadline.js';
 import { AppError } from '../src/errors.js';
 
 const Health = z.object({ status: z.literal('ok') });
@@ -43,15 +44,9 @@ export async function healthRoutes(fastify: FastifyInstance): Promise<void> {
         throw new AppError('unavailable', { detail: 'This process is shutting down.', retryAfter: 5 });
       if (app.clusters.starved() !== undefined)
         throw new AppError('unavailable', { detail: 'No connection to the tenants is left here.', retryAfter: 1 });
-      let timer: NodeJS.Timeout | undefined;
-      const late = new Promise<never>((_, reject) => {
-        timer = setTimeout(() => {
-          reject(new AppError('unavailable', { detail: 'The registry does not answer.', retryAfter: 1 }));
-        }, READY_DEADLINE);
-      });
-      await Promise.race([pingRegistry(app.registry), late]).finally(() => {
-        clearTimeout(timer);
-      });
+      const late = (): AppError =>
+        new AppError('unavailable', { detail: 'The registry does not answer.', retryAfter: 1 });
+      await within(pingRegistry(app.registry), READY_DEADLINE, late);
       return { status: 'ok' as const };
     },
   );

@@ -5,6 +5,7 @@ import type { Kysely } from 'kysely';
 import { insertAudit, type AuditEntry } from '../db/audit.js';
 import { insertAudit as insertCentralAudit, type CentralAuditEntry } from '../db/central/audit.js';
 import type { Registry } from '../db/central/schema.js';
+import { within } from '../db/deadline.js';
 import type { TenantDatabase } from '../db/tenant/schema.js';
 
 export interface AuditTrail {
@@ -109,12 +110,9 @@ export function createAuditTrail(deps: {
     },
     async close() {
       const written = (writing ?? Promise.resolve()).then(writeAll);
-      let late: NodeJS.Timeout | undefined;
-      const deadline = new Promise<void>((resolve) => {
-        late = setTimeout(resolve, CLOSE_DEADLINE);
-      });
-      await Promise.race([written, deadline]);
-      clearTimeout(late);
+      await within(written, CLOSE_DEADLINE, () => new Error('the audit was not written in time')).catch(
+        () => undefined,
+      );
     },
   };
 }

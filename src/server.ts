@@ -1,5 +1,6 @@
 // The process: config → buildApp → listen → graceful close.
 import type { FastifyInstance } from 'fastify';
+import { within } from '../db/deadline.js';
 import { buildApp } from './app.js';
 import { prepare } from './boot.js';
 import { ConfigError, processEnvironment, readSettings, type Settings } from './config.js';
@@ -54,16 +55,8 @@ async function stop({ shutdown }: Settings): Promise<void> {
   if (app) {
     app.readiness.draining = true;
     await new Promise((resolve) => setTimeout(resolve, shutdown.drain));
-    const closed = app.close();
-    let timer: NodeJS.Timeout | undefined;
-    const late = new Promise<never>((_, reject) => {
-      timer = setTimeout(() => {
-        reject(new Error('requests were still running when the time was up'));
-      }, shutdown.timeout);
-    });
-    await Promise.race([closed, late]).finally(() => {
-      clearTimeout(timer);
-    });
+    const late = (): Error => new Error('requests were still running when the time was up');
+    await within(app.close(), shutdown.timeout, late);
   }
   await embedded?.stop();
   embedded = undefined;

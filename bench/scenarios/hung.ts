@@ -8,7 +8,9 @@ import type { Cluster } from '../stage/cluster.js';
 import type { Fleet } from '../stage/fleet.js';
 import {
   halfOfCapacity,
+  latenciesOf,
   latenessWarnings,
+  type Latencies,
   NEIGHBOURS,
   neighbours,
   otherWarnings,
@@ -25,12 +27,6 @@ const OWN_RATE = 20;
 
 /** Seconds within which every request must be answered, and after which the service should know without waiting. */
 const KNOWN_AFTER = 2;
-
-interface Latencies {
-  readonly p50: number;
-  readonly p99: number;
-  readonly lateness: number;
-}
 
 interface Own {
   /** Median from two seconds after the server began to hang, in ms. */
@@ -159,8 +155,4 @@ async function whileHung(
     thaw();
     await load.stop();
   }
-}
-
-function latenciesOf({ p50, p99, lateness }: Latencies): Latencies {
-  return { p50, p99, lateness };
 }

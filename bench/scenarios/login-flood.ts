@@ -5,7 +5,16 @@ import { startDrive } from '../measuring/drive.js';
 import type { FloodJob, LoadRequest } from '../programs/messages.js';
 import type { Fleet } from '../stage/fleet.js';
 import { USER_PASSWORD, type SeededTenant } from '../stage/seed.js';
-import { halfOfCapacity, latenessWarnings, NEIGHBOURS, neighbours, otherWarnings, runOpenLoad } from './neighbours.js';
+import {
+  halfOfCapacity,
+  latenciesOf,
+  latenessWarnings,
+  type Latencies,
+  NEIGHBOURS,
+  neighbours,
+  otherWarnings,
+  runOpenLoad,
+} from './neighbours.js';
 import { untilServed } from './recovery.js';
 import { eachRound, ratioWithRounds, timedMediansOf, wholeNumber, type Scenario } from './scenario.js';
 
@@ -17,12 +26,6 @@ const HEAD_START = 1_000;
 
 /** Seconds that the flood may last besides what is measured. */
 const MARGIN = 60;
-
-interface Latencies {
-  readonly p50: number;
-  readonly p99: number;
-  readonly lateness: number;
-}
 
 interface FloodRound {
   readonly quiet: Latencies;
@@ -142,8 +145,4 @@ async function underFlood<T>(
   } finally {
     await flood.stop();
   }
-}
-
-function latenciesOf({ p50, p99, lateness }: Latencies): Latencies {
-  return { p50, p99, lateness };
 }

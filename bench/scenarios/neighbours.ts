@@ -68,10 +68,18 @@ export function startOpenLoad({ cleanup }: Fleet, job: OpenLoadJob): Promise<Dri
   return startDrive('open-load', job, { cleanup });
 }
 
-export function latenessWarnings(
-  name: string,
-  { p99, lateness }: Pick<Result<'open-load'>, 'p99' | 'lateness'>,
-): string[] {
+/** Of the answers of an open load, and of the generator itself, in ms. */
+export interface Latencies {
+  readonly p50: number;
+  readonly p99: number;
+  readonly lateness: number;
+}
+
+export function latenciesOf({ p50, p99, lateness }: Latencies): Latencies {
+  return { p50, p99, lateness };
+}
+
+export function latenessWarnings(name: string, { p99, lateness }: Pick<Latencies, 'p99' | 'lateness'>): string[] {
   if (lateness <= LATE * p99) return [];
   return [`${name}: the load generator was late itself (p99 ${lateness.toFixed(1)} ms of ${p99.toFixed(1)}).`];
 }

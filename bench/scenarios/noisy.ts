@@ -9,7 +9,9 @@ import type { Fleet } from '../stage/fleet.js';
 import type { SeededTenant } from '../stage/seed.js';
 import {
   halfOfCapacity,
+  latenciesOf,
   latenessWarnings,
+  type Latencies,
   NEIGHBOURS,
   neighbours,
   otherWarnings,
@@ -27,12 +29,6 @@ const HEAD_START = 1_000;
 
 /** Seconds that the flood may last besides what is measured. */
 const MARGIN = 60;
-
-interface Latencies {
-  readonly p50: number;
-  readonly p99: number;
-  readonly lateness: number;
-}
 
 interface NoisyRound {
   readonly alone: Latencies;
@@ -154,8 +150,4 @@ async function underFlood<T>(
       }),
     database,
   );
-}
-
-function latenciesOf({ p50, p99, lateness }: Latencies): Latencies {
-  return { p50, p99, lateness };
 }

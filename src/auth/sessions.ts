@@ -82,17 +82,22 @@ const MAX_PER_ACCOUNT = 100;
 /** For this long (s) the token before the current one is answered with the current one: requests run in parallel, and answers get lost. */
 const GRACE = 10;
 
+/** A session as every request looks at it: its end in ms since 1970, so that no text is read for each. */
+type Known = Omit<SessionState, 'expiresAt'> & { readonly expiresAt: number };
+
 export function createSessions(deps: SessionsDeps): Sessions {
   const { tokens, events, lifetimes, database, directory } = deps;
   const load = deps.load ?? ((owner, sessionId) => findSession(database(owner), sessionId));
   // Never stale: where the database does not answer, its requests could not be served anyway.
-  const known = new FreshCache<SessionState>({
+  const known = new FreshCache<Known>({
     max: MAX_REMEMBERED,
     freshFor: () => believedFor(events),
     staleFor: 0,
-    load: (key) => {
+    load: async (key) => {
       const [sessionId = '', tenantId] = key.split(' ');
-      return load(tenantId === undefined ? { kind: 'operator' } : { kind: 'user', tenantId }, sessionId);
+      const owner: SessionOwner = tenantId === undefined ? { kind: 'operator' } : { kind: 'user', tenantId };
+      const session = await load(owner, sessionId);
+      return session && { ...session, expiresAt: Date.parse(session.expiresAt) };
     },
   });
   events.subscribe((change) => {
@@ -238,8 +243,8 @@ function principalOf(owner: SessionOwner, accountId: string, sessionId: string):
     : { kind: 'operator', operatorId: accountId, sessionId };
 }
 
-function belongs({ accountId, expiresAt }: SessionState, principal: Principal): boolean {
-  return accountId === idOf(principal) && Date.parse(expiresAt) > Date.now();
+function belongs({ accountId, expiresAt }: Known, principal: Principal): boolean {
+  return accountId === idOf(principal) && expiresAt > Date.now();
 }
 
 /** Whether the tenant is active, and the session none of those that its registry row calls off. */
