@@ -1,6 +1,6 @@
 // Queries on sessions: those of users, in their tenant's database, and those of operators, in the registry. The table is the
 // same in both. Times are the database's own.
-import { sql, type ColumnType, type Kysely } from 'kysely';
+import { sql, type ColumnType, type Kysely, type RawBuilder } from 'kysely';
 import { auditRow, type AuditEntry, type WithAudit } from './audit.js';
 import type { Registry } from './central/schema.js';
 import { shortRead } from './statement.js';
@@ -76,54 +76,65 @@ const sessionById = shortRead((db: SessionsDatabase, { id }: { id: string }) =>
 /** Expired sessions that one sign-in sweeps away, at most: a tenant that nobody signs in to grows none. */
 const SWEPT_AT_ONCE = 100;
 
+/** An account, and the hash of the password that it has just proved itself with. */
+export interface ProvedAccount {
+  readonly table: 'users' | 'operators';
+  readonly id: string;
+  readonly passwordHash: string;
+}
+
 /**
  * Adds a session with its row in the audit, sweeps expired ones away, and ends the account's oldest where it has more than
  * `most`. One statement, because a sign-in is to cost little beside its hash: all of it is done, or nothing.
  *
- * @returns the ids of those that were ended for that
+ * Nothing is done where the account is no longer active, or has another password by now. Its row is locked until the session
+ * is there: whoever changes the password either comes first and is seen here, or finds the session and ends it.
+ *
+ * @returns the ids of those that were ended for the new one, undefined where there is none
  */
 export async function insertSession(
   db: SessionsDatabase,
-  session: { id: string; accountId: string; address: string; userAgent: string; tokenHash: string },
+  account: ProvedAccount,
+  session: { id: string; address: string; userAgent: string; tokenHash: string },
   { idle, absolute }: SessionLifetimes,
   most: number,
   audited: AuditEntry,
-): Promise<readonly string[]> {
-  const { id, accountId, address, userAgent, tokenHash } = session;
-  const ended = await db
-    .with('audited', (qc) => qc.insertInto('audit').values(auditRow(audited)).returning('id'))
-    .with('added', (qc) =>
-      qc
-        .insertInto('sessions')
-        .values({
-          id,
-          account_id: accountId,
-          address,
-          user_agent: userAgent,
-          token_hash: tokenHash,
-          expires_at: sql`now() + ${Math.min(idle, absolute)} * interval '1 second'`,
-        })
-        .returning('id'),
-    )
-    .with('swept', (qc) =>
-      qc
-        .deleteFrom('sessions')
-        // Of the account's own as many are spared as there is room for beside the new one, which is not seen here.
-        .where(
-          'id',
-          'in',
-          sql<string>`(
-            (select id from sessions where expires_at <= now() limit ${SWEPT_AT_ONCE}) union
-            (select id from sessions where account_id = ${accountId} order by refreshed_at desc, id desc offset ${most - 1})
-          )`,
+): Promise<readonly string[] | undefined> {
+  const row = {
+    id: session.id,
+    account_id: account.id,
+    address: session.address,
+    user_agent: session.userAgent,
+    token_hash: session.tokenHash,
+    expires_at: sql`now() + ${Math.min(idle, absolute)} * interval '1 second'`,
+  };
+  // Of the account's own as many are spared as there is room for beside the new one, which is not seen here.
+  const { rows } = await sql<{ ended: string[] }>`
+    with proved as (
+      select id from ${sql.table(account.table)}
+      where id = ${account.id} and active and password = ${account.passwordHash}
+      for share
+    ),
+    audited as (${insertedWhereProved('audit', auditRow(audited))}),
+    added as (${insertedWhereProved('sessions', row)} returning id),
+    swept as (
+      delete from sessions where id in (
+        (select id from sessions where expires_at <= now() limit ${SWEPT_AT_ONCE})
+        union
+        (
+          select id from sessions where account_id in (select id from proved)
+          order by refreshed_at desc, id desc offset ${most - 1}
         )
-        .returning(['id', sql<boolean>`expires_at > now()`.as('live')]),
+      )
+      returning id, expires_at > now() as live
     )
-    .selectFrom('swept')
-    .select('id')
-    .where('live', '=', true)
-    .execute();
-  return ended.map((row) => row.id);
+    select array(select id::text from swept where live) as ended from added`.execute(db);
+  return rows[0]?.ended;
+}
+
+function insertedWhereProved(table: keyof WithSessions, row: object): RawBuilder<unknown> {
+  const columns = sql.join(Object.keys(row).map((column) => sql.ref(column)));
+  return sql`insert into ${sql.table(table)} (${columns}) select ${sql.join(Object.values(row))} from proved`;
 }
 
 /**

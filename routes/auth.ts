@@ -65,13 +65,8 @@ export async function authRoutes(fastify: FastifyInstance, { config }: { config:
     },
     async (request) => {
       const { tenant, email, password } = request.body;
-      const { tenantId, user } = await app.signIn.user(tenant, email, password, request.auditOrigin);
-      const account = { kind: 'user', tenantId, userId: user.id } as const;
-      const { principal, refreshToken } = await app.sessions.begin(account, request.auditOrigin);
-      return {
-        ...tokensOf(app, accessTokenTtl, principal, refreshToken),
-        user: { ...user, roles: [...user.roles] },
-      };
+      const { user, ...grant } = await app.signIn.user(tenant, email, password, request.auditOrigin);
+      return { ...tokensOf(app, accessTokenTtl, grant), user: { ...user, roles: [...user.roles] } };
     },
   );
 
@@ -88,10 +83,9 @@ export async function authRoutes(fastify: FastifyInstance, { config }: { config:
       },
     },
     async (request) => {
-      const operator = await app.signIn.operator(request.body.email, request.body.password, request.auditOrigin);
-      const account = { kind: 'operator', operatorId: operator.id } as const;
-      const { principal, refreshToken } = await app.sessions.begin(account, request.auditOrigin);
-      return { ...tokensOf(app, accessTokenTtl, principal, refreshToken), operator };
+      const { email, password } = request.body;
+      const { operator, ...grant } = await app.signIn.operator(email, password, request.auditOrigin);
+      return { ...tokensOf(app, accessTokenTtl, grant), operator };
     },
   );
 

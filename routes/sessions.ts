@@ -3,6 +3,7 @@ import type { FastifyInstance, FastifyRequest } from 'fastify';
 import type { ZodTypeProvider } from 'fastify-type-provider-zod';
 import { z } from 'zod';
 import { REFRESH_TOKEN_LENGTH } from '../src/auth/refresh-tokens.js';
+import type { Grant } from '../src/auth/sessions.js';
 import type { Principal } from '../src/auth/tokens.js';
 import type { Config } from '../src/config.js';
 import { AppError } from '../src/errors.js';
@@ -44,8 +45,8 @@ export async function sessionRoutes(fastify: FastifyInstance, { config }: { conf
       schema: { ...schema, summary: 'The next tokens of a session', body: RefreshBody, response: { 200: Tokens } },
     },
     async (request) => {
-      const { principal, refreshToken } = await app.sessions.refresh(request.body.refreshToken, request.auditOrigin);
-      return tokensOf(app, accessTokenTtl, principal, refreshToken);
+      const grant = await app.sessions.refresh(request.body.refreshToken, request.auditOrigin);
+      return tokensOf(app, accessTokenTtl, grant);
     },
   );
 
@@ -123,8 +124,7 @@ export async function sessionRoutes(fastify: FastifyInstance, { config }: { conf
 export function tokensOf(
   app: FastifyInstance,
   expiresIn: number,
-  principal: Principal,
-  refreshToken: string,
+  { principal, refreshToken }: Grant,
 ): z.output<typeof Tokens> {
   return { accessToken: app.tokens.sign(principal), refreshToken, tokenType: 'Bearer', expiresIn };
 }

@@ -35,8 +35,14 @@ export interface Grant {
 }
 
 export interface Sessions {
-  /** Begins a session for an account that has proved who it is, which is audited as its sign-in. @throws DatabaseFault */
-  begin(account: Account, origin: Omit<AuditOrigin, 'actor'>): Promise<Grant>;
+  /**
+   * Begins a session for an account that has proved who it is, which is audited as its sign-in.
+   *
+   * @param passwordHash what it was proved with
+   * @returns undefined where the account has another password by now, or is no longer active
+   * @throws DatabaseFault
+   */
+  begin(account: Account, passwordHash: string, origin: Omit<AuditOrigin, 'actor'>): Promise<Grant | undefined>;
   /**
    * The next refresh token for the one that is presented.
    *
@@ -116,17 +122,23 @@ export function createSessions(deps: SessionsDeps): Sessions {
   }
 
   return {
-    async begin(account, origin) {
+    async begin(account, passwordHash, origin) {
       const sessionId = newId();
       const secret = newSecret();
       const { address = '', userAgent = '' } = origin;
-      const session = { id: sessionId, accountId: idOf(account), address, userAgent, tokenHash: hashOf(secret) };
-      const crowdedOut = await insertSession(database(account), session, lifetimes, MAX_PER_ACCOUNT, {
+      const session = { id: sessionId, address, userAgent, tokenHash: hashOf(secret) };
+      const proved = {
+        table: account.kind === 'user' ? 'users' : 'operators',
+        id: idOf(account),
+        passwordHash,
+      } as const;
+      const crowdedOut = await insertSession(database(account), proved, session, lifetimes, MAX_PER_ACCOUNT, {
         ...origin,
         actor: { kind: account.kind, id: idOf(account) },
         action: 'auth.login',
         target: { kind: 'session', id: sessionId },
       });
+      if (!crowdedOut) return undefined;
       await ended(account, crowdedOut);
       return { principal: { ...account, sessionId }, refreshToken: tokens.write(account, sessionId, secret) };
     },

@@ -1,5 +1,5 @@
-// Sign-in: from tenant, e-mail address and password to a user, with one answer, the same hashing and the same time for every
-// failure, and a limit on how often it may fail.
+// Sign-in: from tenant, e-mail address and password to a session, with one answer, the same hashing and the same time for
+// every failure, and a limit on how often it may fail.
 import type { Kysely } from 'kysely';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { insertAudit, type AuditEntry, type AuditOrigin } from '../../db/audit.js';
@@ -12,7 +12,7 @@ import { AppError } from '../errors.js';
 import type { TenantDirectory } from '../tenancy/directory.js';
 import type { TenantPools } from '../tenancy/pools.js';
 import type { Passwords } from './passwords.js';
-import type { Sessions } from './sessions.js';
+import type { Grant, Sessions } from './sessions.js';
 import type { Throttle } from './throttle.js';
 import type { Principal } from './tokens.js';
 import { changeUser } from './users.js';
@@ -29,14 +29,13 @@ export interface SignIn {
    *   `rate-limited` after too many of them
    * @throws DatabaseFault where the registry or the tenant's database does not answer
    */
-  user(
-    tenant: string,
+  user(tenant: string, email: string, password: string, origin: SignInOrigin): Promise<Grant & { readonly user: User }>;
+  /** The same for operators. @throws AppError `invalid-credentials` or `rate-limited` */
+  operator(
     email: string,
     password: string,
     origin: SignInOrigin,
-  ): Promise<{ readonly tenantId: string; readonly user: User }>;
-  /** The same for operators. @throws AppError `invalid-credentials` or `rate-limited` */
-  operator(email: string, password: string, origin: SignInOrigin): Promise<{ id: string; email: string }>;
+  ): Promise<Grant & { readonly operator: { readonly id: string; readonly email: string } }>;
   /** Confirms the password of whoever is signed in. @throws AppError `wrong-password` or `rate-limited` */
   confirm(principal: Principal, password: string, origin: AuditOrigin): Promise<void>;
   /** Changes it, and ends all other sessions, on every replica before it returns. @throws DatabaseFault */
@@ -49,7 +48,7 @@ export function createSignIn(deps: {
   pools: TenantPools;
   passwords: Passwords;
   throttle: Throttle;
-  sessions: Pick<Sessions, 'ended'>;
+  sessions: Pick<Sessions, 'begin' | 'ended'>;
   audit: AuditTrail;
 }): SignIn {
   const { registry, directory, pools, passwords, throttle, sessions, audit } = deps;
@@ -63,11 +62,20 @@ export function createSignIn(deps: {
             ? await findCredentials(pools.database(record.id), { email })
             : await findNobody(registry, email);
           const matches = await passwords.verify(found?.passwordHash, password);
-          if (!record || !found?.active || !matches) {
+          const grant =
+            record && found?.active && matches
+              ? await sessions.begin(
+                  { kind: 'user', tenantId: record.id, userId: found.id },
+                  found.passwordHash,
+                  origin,
+                )
+              : undefined;
+          if (!found || !grant) {
             const target = found && ({ kind: 'user', id: found.id } as const);
             // A suspended tenant's database is closed: the registry keeps it, as it does for a tenant that there is not.
             afterwards(() => {
-              if (record?.active) audit.laterInTenant(record.id, failure(origin, reasonOf('user', found), target));
+              if (record?.active)
+                audit.laterInTenant(record.id, failure(origin, reasonOf('user', found, matches), target));
               else {
                 const reason = record ? 'suspended-tenant' : 'unknown-tenant';
                 audit.laterInRegistry({ ...failure(origin, reason), tenantId: record?.id });
@@ -76,7 +84,7 @@ export function createSignIn(deps: {
             throw new AppError('invalid-credentials');
           }
           const { passwordHash: _hash, ...user } = found;
-          return { tenantId: record.id, user };
+          return { ...grant, user };
         }),
       ),
 
@@ -85,14 +93,18 @@ export function createSignIn(deps: {
         failingInStep(async (afterwards) => {
           const found = await findOperatorByEmail(registry, email);
           const matches = await passwords.verify(found?.passwordHash, password);
-          if (!found?.active || !matches) {
+          const grant =
+            found?.active && matches
+              ? await sessions.begin({ kind: 'operator', operatorId: found.id }, found.passwordHash, origin)
+              : undefined;
+          if (!found || !grant) {
             const target = found && ({ kind: 'operator', id: found.id } as const);
             afterwards(() => {
-              audit.laterInRegistry(failure(origin, reasonOf('operator', found), target));
+              audit.laterInRegistry(failure(origin, reasonOf('operator', found, matches), target));
             });
             throw new AppError('invalid-credentials');
           }
-          return { id: found.id, email: found.email };
+          return { ...grant, operator: { id: found.id, email: found.email } };
         }),
       ),
 
@@ -137,9 +149,15 @@ function failure(origin: AuditOrigin, reason: string, target?: AuditEntry['targe
   return { ...origin, action: 'auth.login-failed', ...(target && { target }), details: { reason } };
 }
 
-function reasonOf(kind: 'user' | 'operator', found: { readonly active: boolean } | undefined): string {
+function reasonOf(
+  kind: 'user' | 'operator',
+  found: { readonly active: boolean } | undefined,
+  matches: boolean,
+): string {
   if (!found) return `unknown-${kind}`;
-  return found.active ? 'wrong-password' : `inactive-${kind}`;
+  if (!found.active) return `inactive-${kind}`;
+  // The password was right when it was looked at, and not any more when the session was to begin.
+  return matches ? 'changed-meanwhile' : 'wrong-password';
 }
 
 function changeOperatorPassword(

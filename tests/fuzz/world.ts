@@ -1,7 +1,7 @@
 // What the requests happen in: two tenants that stay, one with an admin who is expendable, people with tokens, and whatever
 // ids and cursors the answers have told.
 import type { TestService, TestTenant } from '../support/service.js';
-import { ADMIN, OPERATOR } from '../support/service.js';
+import { ADMIN, beginGrant, OPERATOR } from '../support/service.js';
 import { PLACEHOLDER, type Actor, type Draft } from './requests.js';
 import type { Hints } from './values.js';
 
@@ -104,10 +104,8 @@ export async function createWorld(service: TestService): Promise<World> {
     actor !== 'forger'
       ? 'expendable'
       : actor;
-  const { refreshToken } = await service.app.sessions.begin(
-    { kind: 'user', tenantId: home.id, userId: home.adminId },
-    { address: '127.0.0.1', userAgent: 'fuzz' },
-  );
+  const account = { kind: 'user', tenantId: home.id, userId: home.adminId } as const;
+  const { refreshToken } = await beginGrant(service.app, account);
 
   return {
     hints: {

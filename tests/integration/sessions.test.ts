@@ -342,6 +342,34 @@ describe('a session', () => {
     expect(await me(own.accessToken)).toBe(401);
   });
 
+  it.each([
+    ['password', sql`password = 'another hash'`],
+    ['being active', sql`active = false`],
+  ])('does not begin where the %s changes between the look at the password and its begin', async (_what, changes) => {
+    const user = await newUser();
+    const answer = await whileChanging(
+      await databaseName(),
+      sql`update users set ${changes} where id = ${user.id}`,
+      () =>
+        service.send('POST', '/auth/login', {
+          body: { tenant: tenant.slug, email: user.email, password: user.password },
+        }),
+    );
+    expect([answer.status, answer.body['code']]).toEqual([401, 'invalid-credentials']);
+    await asSuperuser(await databaseName(), async (db) => {
+      const { rows } = await sql`select id from sessions where account_id = ${user.id}`.execute(db);
+      expect(rows).toEqual([]);
+      await expect
+        .poll(async () => {
+          const { rows: failures } = await sql<{ reason: string }>`
+            select details ->> 'reason' as reason from audit
+            where action = 'auth.login-failed' and target_id = ${user.id}`.execute(db);
+          return failures.map(({ reason }) => reason);
+        })
+        .toEqual(['changed-meanwhile']);
+    });
+  });
+
   it('of a tenant that is signed out by an operator does not count, also where a backup brings it back', async () => {
     const other = await service.createTenant();
     const before = other.adminToken;
@@ -385,6 +413,20 @@ describe('an operator', () => {
     await expectRefused(refresh(second.body.refreshToken));
   });
 
+  it('begins no session where the password changes between the look at it and the begin', async () => {
+    const name = service.config.registry.connection.database;
+    const change = sql`update operators set password = 'another hash' where email = ${OPERATOR.email}`;
+    const before = await asSuperuser(name, (db) =>
+      sql<{ password: string }>`select password from operators where email = ${OPERATOR.email}`.execute(db),
+    );
+    const answer = await whileChanging(name, change, () => login());
+    expect(answer.status).toBe(401);
+    await asSuperuser(name, (db) =>
+      sql`update operators set password = ${before.rows[0]?.password} where email = ${OPERATOR.email}`.execute(db),
+    );
+    expect((await login()).status).toBe(200);
+  });
+
   it('changes its password, which ends its other sessions', async () => {
     const [own, other] = [(await login()).body, (await login()).body];
     const change = (currentPassword: string, newPassword: string): Promise<Answer> =>
@@ -398,6 +440,27 @@ describe('an operator', () => {
     expect((await login()).status).toBe(200);
   });
 });
+
+/** What `act` answers where a change, begun before it, is there as soon as `act` waits for its end. */
+async function whileChanging<T>(database: string, change: ReturnType<typeof sql>, act: () => Promise<T>): Promise<T> {
+  return asSuperuser(database, async (db) => {
+    const { acting } = await db.transaction().execute(async (trx) => {
+      await change.execute(trx);
+      const acting = act();
+      await asSuperuser(database, (watcher) =>
+        expect
+          .poll(async () => {
+            const { rows } = await sql`
+              select 1 from pg_stat_activity where datname = ${database} and wait_event_type = 'Lock'`.execute(watcher);
+            return rows.length;
+          })
+          .toBe(1),
+      );
+      return { acting };
+    });
+    return acting;
+  });
+}
 
 /** The token with one of its bytes changed. */
 function changed(token: string, index: number): string {

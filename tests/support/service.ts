@@ -3,11 +3,12 @@
 import type { FastifyInstance, LightMyRequestResponse } from 'fastify';
 import { sql } from 'kysely';
 import { randomBytes } from 'node:crypto';
-import { insertOperator } from '../../db/central/operators.js';
+import { findOperatorCredentials, insertOperator } from '../../db/central/operators.js';
 import { createDatabase, type ConnectionSettings, type DatabaseHandle } from '../../db/client.js';
+import { findCredentials } from '../../db/tenant/users.js';
 import { buildApp, type AppOverrides } from '../../src/app.js';
 import { parseTokenKeys, signingKey } from '../../src/auth/keyring.js';
-import type { Account } from '../../src/auth/sessions.js';
+import type { Account, Grant } from '../../src/auth/sessions.js';
 import { completeConfig, parseKeyring, readSettings, type Config } from '../../src/config.js';
 import type { TestCluster } from './cluster.js';
 
@@ -146,9 +147,21 @@ export interface ServiceOptions {
   readonly registry?: string;
 }
 
-/** An access token of a session that begins now, for an account that need not be able to sign in. */
+/** A session that begins now, for an active account whose password nobody need know. */
+export async function beginGrant(app: FastifyInstance, account: Account): Promise<Grant> {
+  const found =
+    account.kind === 'user'
+      ? await findCredentials(app.tenantPools.database(account.tenantId), { id: account.userId })
+      : await findOperatorCredentials(app.registry, account.operatorId);
+  const origin = { address: '127.0.0.1', userAgent: 'tests' };
+  const grant = await app.sessions.begin(account, found?.passwordHash ?? '', origin);
+  if (!grant) throw new Error('there is no such active account');
+  return grant;
+}
+
+/** An access token of such a session. */
 export async function beginSession(app: FastifyInstance, account: Account): Promise<string> {
-  const { principal } = await app.sessions.begin(account, { address: '127.0.0.1', userAgent: 'tests' });
+  const { principal } = await beginGrant(app, account);
   return app.tokens.sign(principal);
 }
 
