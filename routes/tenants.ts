@@ -13,7 +13,7 @@ import { parsePoolOptions, poolLimits } from '../src/tenancy/pool-options.js';
 import { listQuery, pageOf, readPage } from './lists.js';
 import { answerId, email, idParams, newPassword, patchOf, slug, text, timestamp } from './schemas.js';
 
-const statuses = ['provisioning', 'active', 'suspended', 'deleting'] as const;
+const statuses = ['provisioning', 'active', 'suspended', 'deleted', 'deleting'] as const;
 
 const PoolOptions = z.object({
   max: z.number(),

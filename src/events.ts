@@ -12,6 +12,7 @@ export type Change =
   /** What the roles of a tenant permit. A replica of a build that does not know this kind remembers nothing of it either. */
   | { readonly kind: 'roles'; readonly tenantId: string }
   | { readonly kind: 'operator'; readonly operatorId: string }
+  | { readonly kind: 'cluster'; readonly clusterId: string }
   /** A session has ended: a user's, or an operator's where there is no tenant. */
   | { readonly kind: 'session'; readonly sessionId: string; readonly tenantId: string | undefined }
   /** Changes may have been missed: whatever is remembered may be old. */
@@ -135,6 +136,7 @@ function decode(text: string): Change | undefined {
   if (kind === 'user') return { kind, tenantId: first, userId: second };
   if (kind === 'roles') return { kind, tenantId: first };
   if (kind === 'operator') return { kind, operatorId: first };
+  if (kind === 'cluster') return { kind, clusterId: first };
   if (kind === 'session') return { kind, sessionId: first, tenantId: second === '' ? undefined : second };
   return undefined;
 }

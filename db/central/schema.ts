@@ -6,7 +6,7 @@ import type { SessionsTable } from '../sessions.js';
 /** Written by the database, or given as ISO 8601. */
 export type Timestamp = ColumnType<string, string | undefined, string>;
 
-export type TenantStatus = 'provisioning' | 'active' | 'suspended' | 'deleting';
+export type TenantStatus = 'provisioning' | 'active' | 'suspended' | 'deleted' | 'deleting';
 
 /** A tenant's own bounds for its pool, as stored: what is absent has the service's default. Times in milliseconds. */
 export interface StoredPoolOptions {
@@ -34,15 +34,88 @@ export interface TenantsTable {
   db_user: string;
   /** Ciphertext (src/tenancy/envelope.ts). */
   db_password: string;
+  /** Ciphertext of the one that takes its place; set while it is being changed. */
+  next_db_password: string | null;
+  password_rotated_at: Timestamp;
   pool_options: JSONColumnType<StoredPoolOptions>;
+  limits: ColumnType<StoredLimits, string | undefined, string>;
+  /** Null until the cluster of a tenant from before there were clusters is known. */
+  cluster_id: string | null;
+  /** Since when it is deleted, and may still be restored. */
+  deleted_at: string | null;
+  /** What a restoration brings back. */
+  status_before_deletion: 'active' | 'suspended' | null;
   /** The newest migration that the tenant's database has run. */
   schema_version: string;
-  /** Grows with every change of the connection settings or the status: counted by a trigger. */
+  /** Grows with every change of the slug, the status, the limits and what pools are built on: counted by a trigger. */
   epoch: Generated<number>;
   /** Sessions from before do not count: a database that is restored from a backup would bring some back. */
   sessions_valid_from: string | null;
   created_at: Timestamp;
   updated_at: Timestamp;
+}
+
+/** A tenant's limits, as stored: what is absent has the service's default. */
+export interface StoredLimits {
+  readonly requestsPerSecond?: number;
+  readonly connections?: number;
+  /** ms. */
+  readonly statementTimeout?: number;
+  readonly users?: number;
+  readonly products?: number;
+  readonly storageBytes?: number;
+}
+
+export interface InstallationTable {
+  id: string;
+  only_one: Generated<boolean>;
+}
+
+/** A PostgreSQL server that can hold tenants' databases. */
+export interface ClustersTable {
+  id: string;
+  name: string;
+  host: string;
+  port: number;
+  region: string | null;
+  provisioner_user: string;
+  /** Ciphertext (src/tenancy/envelope.ts). */
+  provisioner_password: string;
+  tls: 'off' | 'verify-full';
+  /** PEM; null trusts what Node trusts. */
+  tls_ca: string | null;
+  connection_budget: number;
+  connection_reserve: number;
+  /** Its share of new tenants, beside the others'. */
+  weight: Generated<number>;
+  /** Whether new tenants are put on it. */
+  accepting: Generated<boolean>;
+  /** Standby databases to keep ready. */
+  standby_target: Generated<number>;
+  created_at: Timestamp;
+  updated_at: Timestamp;
+}
+
+/** A database that waits for its tenant, whose id is its own. */
+export interface StandbyDatabasesTable {
+  id: string;
+  cluster_id: string;
+  db_name: string;
+  db_user: string;
+  /** Ciphertext, as in tenants. */
+  db_password: string;
+  schema_version: string;
+  /** Whether it is complete and can be claimed. */
+  ready: Generated<boolean>;
+  created_at: Timestamp;
+}
+
+export interface IdempotencyKeysTable {
+  operator_id: string;
+  key: string;
+  request_hash: string;
+  tenant_id: string;
+  created_at: Timestamp;
 }
 
 export interface OperatorsTable {
@@ -75,6 +148,10 @@ export interface CentralAuditTable extends AuditTable {
 }
 
 export interface Registry {
+  installation: InstallationTable;
+  clusters: ClustersTable;
+  standby_databases: StandbyDatabasesTable;
+  idempotency_keys: IdempotencyKeysTable;
   tenants: TenantsTable;
   operators: OperatorsTable;
   sessions: SessionsTable;

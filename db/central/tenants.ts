@@ -1,7 +1,14 @@
 // Queries on the registry's tenants.
 import { sql, type Kysely, type RawBuilder, type SelectQueryBuilder, type Selectable } from 'kysely';
 import { afterPosition, containsPattern, type Keyset, type Position } from '../keyset.js';
-import type { PoolOptionChanges, Registry, StoredPoolOptions, TenantsTable, TenantStatus } from './schema.js';
+import type {
+  PoolOptionChanges,
+  Registry,
+  StoredLimits,
+  StoredPoolOptions,
+  TenantsTable,
+  TenantStatus,
+} from './schema.js';
 
 /** A tenant's row. `dbPassword` is ciphertext. */
 export interface TenantRecord {
@@ -15,7 +22,12 @@ export interface TenantRecord {
   readonly dbName: string;
   readonly dbUser: string;
   readonly dbPassword: string;
+  /** Ciphertext of the one that takes its place, while it is being changed. */
+  readonly nextDbPassword: string | null;
   readonly poolOptions: StoredPoolOptions;
+  readonly limits: StoredLimits;
+  readonly clusterId: string | null;
+  readonly deletedAt: string | null;
   readonly schemaVersion: string;
   readonly epoch: number;
   /** Sessions that began before do not count. */
@@ -35,7 +47,11 @@ const columns = [
   'db_name as dbName',
   'db_user as dbUser',
   'db_password as dbPassword',
+  'next_db_password as nextDbPassword',
   'pool_options as poolOptions',
+  'limits',
+  'cluster_id as clusterId',
+  'deleted_at as deletedAt',
   'schema_version as schemaVersion',
   'epoch',
   'sessions_valid_from as sessionsValidFrom',

@@ -1,5 +1,12 @@
 // Queries on a tenant's users and the roles that they hold.
-import { sql, type ExpressionBuilder, type Kysely, type RawBuilder, type Transaction } from 'kysely';
+import {
+  sql,
+  type ExpressionBuilder,
+  type Kysely,
+  type RawBuilder,
+  type SelectQueryBuilder,
+  type Transaction,
+} from 'kysely';
 import { newId } from '../ids.js';
 import { afterPosition, containsPattern, type Keyset, type Position } from '../keyset.js';
 import { shortRead } from '../statement.js';
@@ -45,8 +52,22 @@ export async function findCredentials(
   db: Kysely<TenantDatabase>,
   by: { email: string } | { id: string },
 ): Promise<(User & { readonly passwordHash: string }) | undefined> {
-  const query = db.selectFrom('users').select(columns).select(rolesOfUser).select('users.password as passwordHash');
-  return ('email' in by ? query.where('email', '=', by.email) : query.where('id', '=', by.id)).executeTakeFirst();
+  const [credentials] = await ('email' in by ? credentialsByEmail(db, by) : credentialsById(db, by));
+  return credentials;
+}
+
+const credentialsByEmail = shortRead((db: Kysely<TenantDatabase>, { email }: { email: string }) =>
+  credentials(db).where('email', '=', email),
+);
+
+const credentialsById = shortRead((db: Kysely<TenantDatabase>, { id }: { id: string }) =>
+  credentials(db).where('id', '=', id),
+);
+
+function credentials(
+  db: Kysely<TenantDatabase>,
+): SelectQueryBuilder<TenantDatabase, 'users', User & { readonly passwordHash: string }> {
+  return db.selectFrom('users').select(columns).select(rolesOfUser).select('users.password as passwordHash');
 }
 
 /** What every request of a user depends on: whether it is active, and what its roles together permit. */

@@ -1,6 +1,7 @@
 // The tenant directory: the registry's rows as this process knows them. A known tenant costs no query until a change is
 // told; one that the registry cannot confirm is served for a stated time.
 import type { Kysely } from 'kysely';
+import { LRUCache } from 'lru-cache';
 import type { Registry } from '../../db/central/schema.js';
 import { findTenant, findTenantBySlug, type TenantRecord } from '../../db/central/tenants.js';
 import { FreshCache } from '../cache/fresh-cache.js';
@@ -31,7 +32,9 @@ export function createTenantDirectory(
     staleFor: outageGrace,
     load: (id) => findTenant(registry, id),
   });
-  // Slugs can move from one tenant to another, so they are remembered for an outage only, and never believed before.
+  // Slugs can move from one tenant to another: which tenant had one last is only where to look first.
+  const idsBySlug = new LRUCache<string, string>({ max: MAX_REMEMBERED });
+  // Remembered for an outage only, and never believed before.
   const bySlug = new FreshCache<TenantRecord>({
     max: MAX_REMEMBERED,
     freshFor: () => 0,
@@ -42,9 +45,19 @@ export function createTenantDirectory(
     if (change.kind === 'tenant') byId.invalidate(change.tenantId);
     else if (change.kind === 'any') byId.expire();
   });
+
+  async function findBySlug(slug: string): Promise<TenantRecord | undefined> {
+    const known = byId.peek(idsBySlug.get(slug) ?? '');
+    // A change of its slug is told as any other is.
+    if (known?.slug === slug) return known;
+    const found = await bySlug.get(slug);
+    if (found) idsBySlug.set(slug, found.id);
+    return found;
+  }
+
   return {
     peek: (id) => byId.peek(id),
     find: (id) => byId.get(id),
-    findBySlugOrId: (tenant) => (isTenantId(tenant) ? byId.get(tenant) : bySlug.get(tenant)),
+    findBySlugOrId: (tenant) => (isTenantId(tenant) ? byId.get(tenant) : findBySlug(tenant)),
   };
 }

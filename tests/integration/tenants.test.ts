@@ -356,6 +356,21 @@ describe('changing a tenant', () => {
     expect((await post({ slug: 'before' })).status).toBe(201);
   });
 
+  it('gives a slug to another tenant within a second, also by hand and where it was known', async () => {
+    const [one, other] = [await service.createTenant('swapped-one'), await service.createTenant('swapped-other')];
+    const whose = async (slug: string): Promise<unknown> => {
+      const { body } = await signIn(slug);
+      return (body as { user?: { id: string } }).user?.id;
+    };
+    for (let time = 0; time < 2; time += 1) expect(await whose('swapped-one')).toBe(one.adminId);
+    const { registry } = service.app;
+    const slugs = { 'swapped-past': one.id, 'swapped-one': other.id };
+    for (const [slug, id] of Object.entries(slugs))
+      await registry.updateTable('tenants').set({ slug }).where('id', '=', id).execute();
+    await expect.poll(() => whose('swapped-one'), { timeout: 1_000 }).toBe(other.adminId);
+    expect(await whose('swapped-past')).toBe(one.adminId);
+  });
+
   it('suspends and resumes', async () => {
     const tenant = await service.createTenant('paused');
     const products = async (): Promise<number> => (await send('GET', '/products', { token: tenant.adminToken })).status;

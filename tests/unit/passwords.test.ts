@@ -70,6 +70,37 @@ describe('a user that does not exist', () => {
   });
 });
 
+describe('hashing beside other requests', () => {
+  /** When each of three comparisons of some 20 ms began, in ms after the first, while the event loop is as busy as is said. */
+  async function begunAt(utilization: number): Promise<number[]> {
+    const begun: number[] = [];
+    verify.mockImplementation(async () => {
+      begun.push(performance.now());
+      await new Promise((resolve) => setTimeout(resolve, 20));
+      return true;
+    });
+    const besideOthers = await createPasswords(1, () => () => utilization);
+    await Promise.all(['a', 'b', 'c'].map((password) => besideOthers.verify('hash', password)));
+    return begun.map((at) => at - (begun[0] ?? 0));
+  }
+
+  it('leaves the slot resting behind each hash, the longer the busier the event loop is', async () => {
+    // A timer may fire a millisecond early.
+    const [, second = 0, third = 0] = await begunAt(0.6);
+    expect(second).toBeGreaterThanOrEqual(19 + 2 * 19);
+    expect(third - second).toBeGreaterThanOrEqual(19 + 2 * 19);
+    const [, busier = 0] = await begunAt(0.85);
+    expect(busier).toBeGreaterThanOrEqual(19 + 4 * 19);
+  });
+
+  it('does not let an answer wait for the rest', async () => {
+    verify.mockResolvedValue(true);
+    // A rest that nobody would wait for: the comparison is over at once, and so is its answer.
+    const besideOthers = await createPasswords(1, () => () => Number.MAX_SAFE_INTEGER);
+    expect(await besideOthers.verify('hash', 'a')).toBe(true);
+  });
+});
+
 describe('hashing under load', () => {
   /** Comparisons that wait to be ended. */
   function slowVerify(): (() => void)[] {
@@ -87,7 +118,7 @@ describe('hashing under load', () => {
 
   it('runs as many at once as it was told, and lets 50 wait for each; one more is refused at once', async () => {
     hash.mockResolvedValueOnce('the stand-in');
-    const busy = await createPasswords(2);
+    const busy = await createPasswords(2, () => () => 0);
     const ends = slowVerify();
     const accepted = Array.from({ length: 2 + 2 * 50 }, () => busy.verify('a hash', 'x'));
     expect(ends).toHaveLength(2);
@@ -106,7 +137,7 @@ describe('hashing under load', () => {
 
   it('goes on behind a comparison that fails', async () => {
     hash.mockResolvedValueOnce('the stand-in');
-    const one = await createPasswords(1);
+    const one = await createPasswords(1, () => () => 0);
     verify.mockRejectedValueOnce(new Error('not a hash'));
     verify.mockResolvedValueOnce(true);
     const [broken, next] = await Promise.allSettled([one.verify('not a hash', 'x'), one.verify('a hash', 'x')]);

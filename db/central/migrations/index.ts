@@ -5,6 +5,7 @@ import * as m0002 from './0002_events.js';
 import * as m0003 from './0003_slot_leases.js';
 import * as m0004 from './0004_sessions.js';
 import * as m0005 from './0005_audit.js';
+import * as m0006 from './0006_lifecycle.js';
 
 export const registryMigrations: Migrations = {
   '0001_registry': m0001,
@@ -12,4 +13,5 @@ export const registryMigrations: Migrations = {
   '0003_slot_leases': m0003,
   '0004_sessions': m0004,
   '0005_audit': m0005,
+  '0006_lifecycle': m0006,
 };
