@@ -1,13 +1,16 @@
-// Provisioning: makes and removes tenants, with a pool of its own to the cluster that their databases stand on.
+// Provisioning: makes and removes tenants, with pools of its own to the clusters that their databases stand on.
 import fp from 'fastify-plugin';
 import type { Config } from '../src/config.js';
-import type { Envelope } from '../src/tenancy/envelope.js';
-import { openProvisioner } from '../src/tenancy/provisioner.js';
+import { ensureDefaultCluster } from '../src/tenancy/default-cluster.js';
+import { createEnvelope, type Envelope } from '../src/tenancy/envelope.js';
+import { createProvisioners } from '../src/tenancy/provisioners.js';
 import { createProvisioning, type Provisioning, type ProvisioningDeps } from '../src/tenancy/provisioning.js';
+import { createRemoval, type Removal } from '../src/tenancy/removal.js';
 
 declare module 'fastify' {
   interface FastifyInstance {
     readonly provisioning: Provisioning;
+    readonly removal: Removal;
   }
 }
 
@@ -17,28 +20,47 @@ const CONNECTION_LIMIT = 400;
 export const provisioning = fp<{ config: Config; envelope: Envelope; afterStep?: ProvisioningDeps['afterStep'] }>(
   async (app, { config, envelope, afterStep }) => {
     const { provisioner: connection, provisionerPool } = config.tenants;
-    const { reserve } = app.clusters.at(connection);
-    const provisioner = openProvisioner(connection, provisionerPool, {
-      admit: (closeIdle) => reserve.join('provisioning', closeIdle),
-      replicaId: app.replicaId,
+    const { registry, clusters, replicaId } = app;
+    const clusterEnvelope = createEnvelope(config.encryptionKeys, 'clusters.provisioner_password');
+    const provisioners = createProvisioners({
+      connectionTo: ({ host, port }) =>
+        Promise.resolve(host === connection.host && port === connection.port ? connection : undefined),
+      limits: provisionerPool,
+      clusters,
+      replicaId,
     });
-    app.addHook('onClose', () => provisioner.close());
+    app.addHook('onClose', () => provisioners.close());
+    const onError: ProvisioningDeps['onError'] = (err, context) => {
+      app.log.error({ err, ...context }, 'a provisioning step failed');
+    };
+    const removal = createRemoval({
+      registry,
+      provisioners,
+      beforeDrop: async (tenantId) => {
+        await app.events.publish({ kind: 'tenant', tenantId });
+        await app.tenantPools.retire(tenantId);
+      },
+      onError,
+    });
+    app.decorate('removal', removal);
     app.decorate(
       'provisioning',
       createProvisioning({
-        registry: app.registry,
-        cluster: provisioner.cluster,
-        inDatabase: provisioner.inDatabase,
-        place: { host: connection.host, port: connection.port, provisioner: connection.user },
+        registry,
+        provisioners,
+        choosePlace: async () => {
+          const { host, port } = connection;
+          const { clusterBudget } = config.tenants;
+          return {
+            clusterId: await ensureDefaultCluster(registry, clusterEnvelope, connection, clusterBudget),
+            host,
+            port,
+          };
+        },
         envelope,
         connectionLimit: CONNECTION_LIMIT,
-        beforeDrop: async (tenantId) => {
-          await app.events.publish({ kind: 'tenant', tenantId });
-          await app.tenantPools.retire(tenantId);
-        },
-        onError: (err, context) => {
-          app.log.error({ err, ...context }, 'a provisioning step failed');
-        },
+        removal,
+        onError,
         ...(afterStep && { afterStep }),
       }),
     );

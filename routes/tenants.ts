@@ -182,7 +182,7 @@ export async function tenantRoutes(fastify: FastifyInstance, { config }: { confi
       },
     },
     async (request, reply) => {
-      if (!(await app.provisioning.remove(request.params.id, request.auditOrigin))) throw new AppError('not-found');
+      if (!(await app.removal.remove(request.params.id, request.auditOrigin))) throw new AppError('not-found');
       return reply.code(204).send(null);
     },
   );

@@ -9,6 +9,7 @@ import { cors } from '../plugins/cors.js';
 import { cursors } from '../plugins/cursors.js';
 import { answerClientError, answerFrameworkError, errors, notFound } from '../plugins/errors.js';
 import { events } from '../plugins/events.js';
+import { housekeeping } from '../plugins/housekeeping.js';
 import { jsonBody } from '../plugins/json-body.js';
 import { openapi } from '../plugins/openapi.js';
 import { provisioning } from '../plugins/provisioning.js';
@@ -89,6 +90,7 @@ export async function buildApp(config: Config, overrides: AppOverrides = {}): Pr
   await app.register(registry, { config });
   await app.register(events, { config: config.registry });
   await app.register(clusters, { config });
+  await app.register(housekeeping, { config });
   await app.register(authentication, { config: config.auth });
   await app.register(tenantPool, { config, envelope });
   await app.register(sessions, { config });

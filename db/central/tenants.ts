@@ -113,7 +113,7 @@ export async function insertTenant(
   db: Kysely<Registry>,
   tenant: Pick<
     TenantRecord,
-    'id' | 'name' | 'slug' | 'dbHost' | 'dbPort' | 'dbName' | 'dbUser' | 'dbPassword' | 'schemaVersion'
+    'id' | 'name' | 'slug' | 'clusterId' | 'dbHost' | 'dbPort' | 'dbName' | 'dbUser' | 'dbPassword' | 'schemaVersion'
   > & { readonly poolOptions: PoolOptionChanges },
 ): Promise<void> {
   await db
@@ -123,6 +123,7 @@ export async function insertTenant(
       name: tenant.name,
       slug: tenant.slug,
       status: 'provisioning',
+      cluster_id: tenant.clusterId,
       db_host: tenant.dbHost,
       db_port: tenant.dbPort,
       db_name: tenant.dbName,

@@ -14,14 +14,14 @@ const WAITING_PER_SLOT = 50;
 /** Longest wait (ms) for a hash to begin, on a machine that has no time for it: nobody waits longer to sign in. */
 const PATIENCE = 10_000;
 
-/** The share of its time that the event loop may be busy before hashing steps back. Signing people in alone uses 0.2. */
-const UNHURRIED = 0.35;
+/** The share of its time that the event loop may be busy before hashing steps back. Signing people in alone uses less. */
+const UNHURRIED = 0.5;
 
 /**
- * How much longer than its hash took a slot then rests, for each whole by which the event loop was busier: with 0.6 twice as
- * long. Measured with `npm run bench -- --scenario flood-login` (docs/performance.md).
+ * How much longer than its hash took a slot then rests, for each whole by which the event loop was busier: with 0.75 three
+ * times as long. Measured with `npm run bench -- --scenario flood-login` (docs/performance.md).
  */
-const REST = 8;
+const REST = 12;
 
 export interface Passwords {
   /** The hash in the PHC string format. @throws AppError `unavailable` while too many hashes wait, or for too long */

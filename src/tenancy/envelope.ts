@@ -1,9 +1,10 @@
-// The envelope around database passwords at rest: AES-256-GCM, bound to the row that it belongs to.
+// The envelope around passwords of databases at rest: AES-256-GCM, bound to the row and the column that it belongs to.
 import { createCipheriv, createDecipheriv, randomBytes } from 'node:crypto';
 
 /** What a ciphertext is bound to: a row whose host, port or user was changed by hand no longer decrypts. */
 export interface EnvelopeContext {
-  readonly tenantId: string;
+  /** Of the row. */
+  readonly id: string;
   readonly host: string;
   readonly port: number;
   readonly user: string;
@@ -17,20 +18,25 @@ export interface Envelope {
 }
 
 const VERSION = 'v1';
-const COLUMN = 'tenants.db_password';
 const IV_BYTES = 12;
 /** Always demanded: Node 20 would accept a tag cut to four bytes. */
 const TAG_BYTES = 16;
 
-/** @param keys the first seals, all open; 32 bytes each */
-export function createEnvelope(keys: readonly { readonly kid: string; readonly key: Buffer }[]): Envelope {
+/**
+ * @param keys the first seals, all open; 32 bytes each
+ * @param column a ciphertext of another column does not open
+ */
+export function createEnvelope(
+  keys: readonly { readonly kid: string; readonly key: Buffer }[],
+  column: 'tenants.db_password' | 'clusters.provisioner_password' = 'tenants.db_password',
+): Envelope {
   const current = keys[0];
   if (!current) throw new Error('an envelope needs a key');
   return {
     seal(secret, context) {
       const iv = randomBytes(IV_BYTES);
       const cipher = createCipheriv('aes-256-gcm', current.key, iv, { authTagLength: TAG_BYTES });
-      cipher.setAAD(additionalData(current.kid, context));
+      cipher.setAAD(additionalData(column, current.kid, context));
       const parts = [iv, Buffer.concat([cipher.update(secret, 'utf8'), cipher.final()]), cipher.getAuthTag()];
       return [VERSION, current.kid, ...parts.map((part) => part.toString('base64url'))].join('.');
     },
@@ -45,7 +51,7 @@ export function createEnvelope(keys: readonly { readonly kid: string; readonly k
       const [iv, ciphertext, tag] = encoded.map((part) => Buffer.from(part, 'base64url')) as [Buffer, Buffer, Buffer];
       if (tag.length !== TAG_BYTES) throw new Error('a database password has a tag of the wrong length');
       const decipher = createDecipheriv('aes-256-gcm', key, iv, { authTagLength: TAG_BYTES });
-      decipher.setAAD(additionalData(kid, context));
+      decipher.setAAD(additionalData(column, kid, context));
       decipher.setAuthTag(tag);
       return Buffer.concat([decipher.update(ciphertext), decipher.final()]).toString('utf8');
     },
@@ -53,6 +59,6 @@ export function createEnvelope(keys: readonly { readonly kid: string; readonly k
 }
 
 /** JSON, so that no two contexts can run together into the same bytes. */
-function additionalData(kid: string, { tenantId, host, port, user }: EnvelopeContext): Buffer {
-  return Buffer.from(JSON.stringify([VERSION, kid, COLUMN, tenantId, host, port, user]));
+function additionalData(column: string, kid: string, { id, host, port, user }: EnvelopeContext): Buffer {
+  return Buffer.from(JSON.stringify([VERSION, kid, column, id, host, port, user]));
 }

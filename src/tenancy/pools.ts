@@ -170,7 +170,7 @@ export function createTenantPools(deps: TenantPoolDeps): TenantPools {
   function openPassword(tenant: TenantRecord): string {
     const { id, dbHost: host, dbPort: port, dbUser: user } = tenant;
     try {
-      return deps.envelope.open(tenant.dbPassword, { tenantId: id, host, port, user });
+      return deps.envelope.open(tenant.dbPassword, { id, host, port, user });
     } catch (error) {
       throw unusable(id, 'password', error);
     }

@@ -1,5 +1,5 @@
-// Making and removing tenants. Making one is a list of steps, each with its undoing: a failure at any of them takes back
-// what was done. The registry's row comes first and goes last, so that nothing exists that no row tells of.
+// Making tenants: a list of steps, each with its undoing. A failure at any of them takes back what was done. The registry's row
+// comes first, so that nothing exists that no row tells of.
 import type { Kysely } from 'kysely';
 import type { AuditOrigin } from '../../db/audit.js';
 import { insertAudit } from '../../db/central/audit.js';
@@ -13,7 +13,7 @@ import {
   updateTenant,
   type TenantRecord,
 } from '../../db/central/tenants.js';
-import { createRuntimeRole, createTenantDatabase, dropDatabase, dropRole, type ClusterDb } from '../../db/cluster.js';
+import { createRuntimeRole, createTenantDatabase, dropDatabase, dropRole } from '../../db/cluster.js';
 import { violatedUniqueConstraint } from '../../db/errors.js';
 import { latestVersion } from '../../db/migrator.js';
 import { scramVerifier } from '../../db/scram.js';
@@ -24,6 +24,8 @@ import { insertUser, setRoles } from '../../db/tenant/users.js';
 import { AppError } from '../errors.js';
 import type { Envelope } from './envelope.js';
 import { newDatabaseName, newDatabasePassword, newTenantId } from './ids.js';
+import type { Place, Provisioners } from './provisioners.js';
+import type { Removal } from './removal.js';
 import { templateName, type InDatabase } from './template.js';
 
 /** What a new tenant starts with. */
@@ -31,12 +33,24 @@ export interface NewTenant {
   readonly name: string;
   readonly slug: string;
   readonly poolOptions: PoolOptionChanges;
+  /** Where it is to stand; left out, anywhere. */
+  readonly wish?: PlaceWish;
   readonly admin: {
     readonly email: string;
     readonly passwordHash: string;
     readonly firstName: string;
     readonly lastName: string;
   };
+}
+
+export interface PlaceWish {
+  readonly region?: string | undefined;
+  readonly clusterId?: string | undefined;
+}
+
+/** A cluster of the registry. */
+export interface ChosenPlace extends Place {
+  readonly clusterId: string;
 }
 
 export interface Provisioning {
@@ -46,27 +60,17 @@ export interface Provisioning {
    * @throws AppError `slug-taken`; `provisioning-failed` where a step failed, undone and named in the log
    */
   create(tenant: NewTenant, origin: AuditOrigin): Promise<TenantRecord>;
-  /**
-   * Removes a tenant: its sessions, database, role and row. What a failure leaves is finished by calling it again. It is
-   * audited when it begins, behind which there is no way back.
-   *
-   * @returns false where there is no such tenant
-   * @throws AppError `unavailable` where not all of it could be removed
-   */
-  remove(tenantId: string, origin: AuditOrigin): Promise<boolean>;
 }
 
 export interface ProvisioningDeps {
   readonly registry: Kysely<Registry>;
-  readonly cluster: ClusterDb;
-  readonly inDatabase: InDatabase;
-  /** Where the tenants' databases stand, and the role that owns them. */
-  readonly place: { readonly host: string; readonly port: number; readonly provisioner: string };
+  readonly provisioners: Provisioners;
+  /** The cluster that a new tenant's database is made on. */
+  readonly choosePlace: (wish: PlaceWish) => Promise<ChosenPlace>;
   readonly envelope: Envelope;
   /** The most connections that the pools of one tenant may hold: the role's CONNECTION LIMIT. */
   readonly connectionLimit: number;
-  /** Called after the row turned to deleting and before the database goes: closes the pools of this process. */
-  readonly beforeDrop: (tenantId: string) => Promise<void>;
+  readonly removal: Removal;
   readonly onError: (error: unknown, context: { tenantId: string; step: string }) => void;
   /** Called when a step is done, with its name. An error it throws counts as the step's. */
   readonly afterStep?: (step: ProvisioningStep) => void | Promise<void>;
@@ -88,14 +92,16 @@ const ABANDONED_AFTER = 120_000;
 const SCRAM_ITERATIONS = 1;
 
 export function createProvisioning(deps: ProvisioningDeps): Provisioning {
-  const { registry, cluster, place } = deps;
+  const { registry, provisioners, removal } = deps;
 
   async function create(input: NewTenant, origin: AuditOrigin): Promise<TenantRecord> {
     await clearAbandoned(input.slug, origin);
+    const place = await deps.choosePlace(input.wish ?? {});
+    const { cluster, inDatabase, role: owner } = await provisioners.at(place);
     const id = newTenantId();
     const name = newDatabaseName();
     const password = newDatabasePassword();
-    const context = { tenantId: id, host: place.host, port: place.port, user: name };
+    const context = { id, host: place.host, port: place.port, user: name };
 
     const steps: Record<ProvisioningStep, { run: () => Promise<void>; undo?: () => Promise<void> }> = {
       register: {
@@ -104,6 +110,7 @@ export function createProvisioning(deps: ProvisioningDeps): Provisioning {
             id,
             name: input.name,
             slug: input.slug,
+            clusterId: place.clusterId,
             dbHost: place.host,
             dbPort: place.port,
             dbName: name,
@@ -125,12 +132,12 @@ export function createProvisioning(deps: ProvisioningDeps): Provisioning {
         run: () =>
           createTenantDatabase(cluster, {
             name,
-            template: templateName(tenantMigrations, place.provisioner),
+            template: templateName(tenantMigrations, owner),
             runtimeRole: name,
           }),
         undo: () => dropDatabase(cluster, name),
       },
-      fill: { run: () => deps.inDatabase(name, (db) => fill(db, id, name, input.admin)) },
+      fill: { run: () => inDatabase(name, (db) => fill(db, id, name, input.admin)) },
       activate: {
         run: async () => {
           await registry.transaction().execute(async (trx) => {
@@ -195,48 +202,10 @@ export function createProvisioning(deps: ProvisioningDeps): Provisioning {
       existing.status === 'deleting' ||
       (existing.status === 'provisioning' && Date.parse(existing.updatedAt) < Date.now() - ABANDONED_AFTER);
     if (!abandoned) throw new AppError('slug-taken');
-    await remove(existing.id, origin);
+    await removal.remove(existing.id, origin);
   }
 
-  /** Two that drop the same role or database at once make PostgreSQL fail one with an internal error: they share the work. */
-  const removals = new Map<string, Promise<boolean>>();
-
-  function remove(tenantId: string, origin: AuditOrigin): Promise<boolean> {
-    const removal = removals.get(tenantId) ?? removeNow(tenantId, origin).finally(() => removals.delete(tenantId));
-    removals.set(tenantId, removal);
-    return removal;
-  }
-
-  async function removeNow(tenantId: string, origin: AuditOrigin): Promise<boolean> {
-    const tenant = await registry.transaction().execute(async (trx) => {
-      const removed = await updateTenant(trx, tenantId, { status: 'deleting' }, [
-        'provisioning',
-        'active',
-        'suspended',
-        'deleting',
-      ]);
-      const target = { kind: 'tenant', id: tenantId } as const;
-      if (removed) await insertAudit(trx, { ...origin, action: 'tenant.deleted', target, tenantId });
-      return removed;
-    });
-    if (!tenant) return false;
-    try {
-      await deps.beforeDrop(tenantId);
-      await dropDatabase(cluster, tenant.dbName);
-      await dropRole(cluster, tenant.dbUser);
-      await deleteTenantRow(registry, tenantId);
-    } catch (error) {
-      deps.onError(error, { tenantId, step: 'remove' });
-      throw new AppError('unavailable', {
-        detail: `Not all of the tenant ${tenantId} could be removed. DELETE /tenants/${tenantId} takes it up again.`,
-        retryAfter: 5,
-        cause: error,
-      });
-    }
-    return true;
-  }
-
-  return { create, remove };
+  return { create };
 }
 
 /** What a copy of the template does not have yet: whose it is, who may use it, and the first admin. */

@@ -276,6 +276,7 @@ describe('a tenant whose making died with its process', () => {
       id: newTenantId(),
       name: 'Abandoned',
       slug,
+      clusterId: null,
       dbHost: host,
       dbPort: port,
       dbName: name,

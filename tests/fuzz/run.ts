@@ -104,7 +104,7 @@ async function secretsOf(cluster: TestCluster, { app, config }: TestService): Pr
     .select(['id', 'db_host', 'db_port', 'db_user', 'db_password'])
     .execute();
   const passwords = rows.flatMap(({ id, db_host, db_port, db_user, db_password }) => [
-    envelope.open(db_password, { tenantId: id, host: db_host, port: db_port, user: db_user }),
+    envelope.open(db_password, { id, host: db_host, port: db_port, user: db_user }),
     db_password,
   ]);
   const { provisioner, registryOwner, registryService, superuser } = cluster;

@@ -393,7 +393,7 @@ function exposedGc(): () => void {
 }
 
 function openedPassword({ id: tenantId, dbHost: host, dbPort: port, dbUser: user, dbPassword }: TenantRecord): string {
-  return createEnvelope(home.config.encryptionKeys).open(dbPassword, { tenantId, host, port, user });
+  return createEnvelope(home.config.encryptionKeys).open(dbPassword, { id: tenantId, host, port, user });
 }
 
 describe('an exhausted pool', () => {

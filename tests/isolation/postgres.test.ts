@@ -69,7 +69,7 @@ let failAt: string | undefined;
 async function reach(tenant: TestTenant): Promise<Reached> {
   const row = await findTenant(service.app.registry, tenant.id);
   if (!row) throw new Error('the tenant has no row');
-  const context = { tenantId: row.id, host: row.dbHost, port: row.dbPort, user: row.dbUser };
+  const context = { id: row.id, host: row.dbHost, port: row.dbPort, user: row.dbUser };
   return { tenant, row, password: createEnvelope(service.config.encryptionKeys).open(row.dbPassword, context) };
 }
 

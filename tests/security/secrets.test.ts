@@ -46,7 +46,7 @@ beforeAll(async () => {
     .executeTakeFirstOrThrow();
   dbUser = row.db_user;
   const own = createEnvelope(service.config.encryptionKeys).open(row.db_password, {
-    tenantId: row.id,
+    id: row.id,
     host: row.db_host,
     port: row.db_port,
     user: row.db_user,

@@ -5,7 +5,7 @@ import { createEnvelope, type EnvelopeContext } from '../../src/tenancy/envelope
 
 const SECRET = 'canary-Database-Password';
 const context: EnvelopeContext = {
-  tenantId: '01890a5d-ac96-774b-bcce-b302099a8057',
+  id: '01890a5d-ac96-774b-bcce-b302099a8057',
   host: 'db.internal',
   port: 5432,
   user: 'tn_1',
@@ -73,7 +73,7 @@ describe('a sealed password does not open', () => {
   const [, , iv = '', ciphertext = '', tag = ''] = sealed.split('.');
 
   it.each<[string, Partial<EnvelopeContext>]>([
-    ['tenant', { tenantId: '01890a5d-ac96-774b-bcce-b302099a8058' }],
+    ['tenant', { id: '01890a5d-ac96-774b-bcce-b302099a8058' }],
     ['host', { host: 'evil.example' }],
     ['port', { port: 5433 }],
     ['user', { user: 'tn_2' }],
@@ -81,9 +81,13 @@ describe('a sealed password does not open', () => {
     expect(refusalOf(sealed, { ...context, ...change })).not.toBe('');
   });
 
+  it('for another column', () => {
+    expect(refusalOf(sealed, context, createEnvelope([key], 'clusters.provisioner_password'))).not.toBe('');
+  });
+
   it('where parts of the context only run together to the same text', () => {
-    const one = envelope.seal(SECRET, { ...context, tenantId: 'a', host: 'bc' });
-    expect(refusalOf(one, { ...context, tenantId: 'ab', host: 'c' })).not.toBe('');
+    const one = envelope.seal(SECRET, { ...context, id: 'a', host: 'bc' });
+    expect(refusalOf(one, { ...context, id: 'ab', host: 'c' })).not.toBe('');
   });
 
   it('in another version of the envelope', () => {
@@ -161,16 +165,7 @@ describe('an error of the envelope', () => {
       refusalOf(withParts(sealed, { tag: 'AAAA' })),
       refusalOf(withParts(sealed, { ciphertext: flipped(ciphertext, 0) })),
     ];
-    const secrets = [
-      SECRET,
-      iv,
-      ciphertext,
-      tag,
-      key.key.toString('base64'),
-      context.tenantId,
-      context.host,
-      'evil.example',
-    ];
+    const secrets = [SECRET, iv, ciphertext, tag, key.key.toString('base64'), context.id, context.host, 'evil.example'];
     for (const message of messages) for (const secret of secrets) expect(message).not.toContain(secret);
   });
 });

@@ -1,0 +1,41 @@
+// Housekeeping: the jobs that keep registry and clusters in order by themselves, with connections of their own to the registry.
+import fp from 'fastify-plugin';
+import type { Registry } from '../db/central/schema.js';
+import { createDatabase } from '../db/client.js';
+import type { Config } from '../src/config.js';
+import { createHousekeeping, type Housekeeping } from '../src/tenancy/housekeeping.js';
+
+declare module 'fastify' {
+  interface FastifyInstance {
+    readonly housekeeping: Housekeeping;
+  }
+}
+
+/** One for the lock of each job that runs. */
+const CONNECTIONS = 4;
+
+/** Longest wait (ms) for a job to come to the end of its step when the process stops. */
+const CLOSE_DEADLINE = 10_000;
+
+export const housekeeping = fp<{ config: Config }>(
+  async (app, { config }) => {
+    const { connection, pool } = config.registry;
+    const registry = createDatabase<Registry>(
+      connection,
+      { ...pool, max: CONNECTIONS, idleTimeoutMillis: 5_000 },
+      { applicationName: 'tenantry housekeeping', preparedStatements: false },
+    );
+    const made = createHousekeeping({
+      registry: registry.db,
+      onError: (err, context) => {
+        app.log.error({ err, ...context }, 'a housekeeping job failed');
+      },
+    });
+    app.decorate('housekeeping', made);
+    app.addHook('onClose', async () => {
+      await made.close();
+      await registry.close(CLOSE_DEADLINE);
+    });
+  },
+  { name: 'housekeeping', fastify: '5.x', dependencies: ['registry'] },
+);

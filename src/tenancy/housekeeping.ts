@@ -1,0 +1,92 @@
+// Work that goes on by itself, such as finishing what a crash left: each job now and then, on one replica at a time. The one
+// that does it holds a lock of the registry, which is free again as soon as its connection is gone.
+import { sql, type Kysely } from 'kysely';
+import type { Registry } from '../../db/central/schema.js';
+
+export interface HousekeepingJob {
+  /** Unique; the lock is named after it. */
+  readonly name: string;
+  /** ms between the end of a run and the next one. */
+  readonly every: number;
+  /** Gives up between two steps when `signal` is aborted. What it throws is told to `onError`, and it runs again. */
+  readonly run: (signal: AbortSignal) => Promise<void>;
+}
+
+export interface Housekeeping {
+  /** Runs a job from now on, the first time at once. */
+  add(job: HousekeepingJob): void;
+  /** Runs a job now, wherever its time is, and resolves when it is done; without the lock, where another replica has it, at once. */
+  runNow(name: string): Promise<void>;
+  /** Lets what runs come to the end of its step. */
+  close(): Promise<void>;
+}
+
+/** @param registry with connections of its own: the lock holds one for as long as the job takes */
+export function createHousekeeping(deps: {
+  readonly registry: Kysely<Registry>;
+  readonly onError: (error: unknown, context: { job: string }) => void;
+}): Housekeeping {
+  const { registry } = deps;
+  const jobs = new Map<string, () => Promise<void>>();
+  const timers = new Set<NodeJS.Timeout>();
+  const closing = new AbortController();
+  const running = new Set<Promise<void>>();
+
+  /** Advisory locks are the session's: the lock and its release need the same connection. */
+  async function locked(job: HousekeepingJob): Promise<void> {
+    await registry.connection().execute(async (connection) => {
+      const key = sql`hashtextextended(${`tenantry ${job.name}`}, 0)`;
+      const { rows } = await sql<{ mine: boolean }>`select pg_try_advisory_lock(${key}) as mine`.execute(connection);
+      if (!rows[0]?.mine) return;
+      try {
+        await job.run(closing.signal);
+      } finally {
+        await sql`select pg_advisory_unlock(${key})`.execute(connection);
+      }
+    });
+  }
+
+  function add(job: HousekeepingJob): void {
+    let current: Promise<void> | undefined;
+    const once = (): Promise<void> => {
+      if (closing.signal.aborted) return Promise.resolve();
+      current ??= locked(job)
+        .catch((error: unknown) => {
+          if (!closing.signal.aborted) deps.onError(error, { job: job.name });
+        })
+        .finally(() => {
+          if (current) running.delete(current);
+          current = undefined;
+        });
+      running.add(current);
+      return current;
+    };
+    const again = (): void => {
+      if (closing.signal.aborted) return;
+      const timer = setTimeout(() => {
+        timers.delete(timer);
+        void once().then(again);
+      }, job.every);
+      timer.unref();
+      timers.add(timer);
+    };
+    jobs.set(job.name, once);
+    void once().then(again);
+  }
+
+  return {
+    add,
+
+    async runNow(name) {
+      const job = jobs.get(name);
+      if (!job) throw new Error(`there is no job "${name}"`);
+      await job();
+    },
+
+    async close() {
+      closing.abort();
+      for (const timer of timers) clearTimeout(timer);
+      await Promise.all(running);
+    },
+  };
+}

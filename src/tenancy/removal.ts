@@ -1,0 +1,76 @@
+// Removing tenants: the sessions in a tenant's database, the database, the role, and at last the registry's row, so that
+// nothing is left that no row tells of.
+import type { Kysely } from 'kysely';
+import type { AuditOrigin } from '../../db/audit.js';
+import { insertAudit } from '../../db/central/audit.js';
+import type { Registry } from '../../db/central/schema.js';
+import { deleteTenantRow, updateTenant, type TenantRecord } from '../../db/central/tenants.js';
+import { dropDatabase, dropRole } from '../../db/cluster.js';
+import { AppError } from '../errors.js';
+import type { Provisioners } from './provisioners.js';
+
+export interface Removal {
+  /**
+   * Removes a tenant: its sessions, database, role and row. What a failure leaves is finished by calling it again. It is
+   * audited when it begins, behind which there is no way back.
+   *
+   * @returns false where there is no such tenant
+   * @throws AppError `unavailable` where not all of it could be removed
+   */
+  remove(tenantId: string, origin: AuditOrigin): Promise<boolean>;
+}
+
+export function createRemoval(deps: {
+  readonly registry: Kysely<Registry>;
+  readonly provisioners: Provisioners;
+  /** Called after the row turned to deleting and before the database goes: closes the pools of this process. */
+  readonly beforeDrop: (tenantId: string) => Promise<void>;
+  readonly onError: (error: unknown, context: { tenantId: string; step: string }) => void;
+}): Removal {
+  const { registry, provisioners } = deps;
+
+  /** Two that drop the same role or database at once make PostgreSQL fail one with an internal error: they share the work. */
+  const removals = new Map<string, Promise<boolean>>();
+
+  async function removeNow(tenantId: string, origin: AuditOrigin): Promise<boolean> {
+    const tenant = await registry.transaction().execute(async (trx) => {
+      const removed = await updateTenant(trx, tenantId, { status: 'deleting' }, [
+        'provisioning',
+        'active',
+        'suspended',
+        'deleting',
+      ]);
+      const target = { kind: 'tenant', id: tenantId } as const;
+      if (removed) await insertAudit(trx, { ...origin, action: 'tenant.deleted', target, tenantId });
+      return removed;
+    });
+    if (!tenant) return false;
+    try {
+      await deps.beforeDrop(tenantId);
+      await dropTenant(tenant);
+      await deleteTenantRow(registry, tenantId);
+    } catch (error) {
+      deps.onError(error, { tenantId, step: 'remove' });
+      throw new AppError('unavailable', {
+        detail: `Not all of the tenant ${tenantId} could be removed. DELETE /tenants/${tenantId} takes it up again.`,
+        retryAfter: 5,
+        cause: error,
+      });
+    }
+    return true;
+  }
+
+  async function dropTenant({ dbHost: host, dbPort: port, dbName, dbUser }: TenantRecord): Promise<void> {
+    const { cluster } = await provisioners.at({ host, port });
+    await dropDatabase(cluster, dbName);
+    await dropRole(cluster, dbUser);
+  }
+
+  return {
+    remove(tenantId, origin) {
+      const removal = removals.get(tenantId) ?? removeNow(tenantId, origin).finally(() => removals.delete(tenantId));
+      removals.set(tenantId, removal);
+      return removal;
+    },
+  };
+}
