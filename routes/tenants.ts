@@ -1,6 +1,6 @@
 // Tenants: operators make, list, change and remove them; a user reads and renames its own, with the permission, and sees no
 // other.
-import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
+import type { FastifyInstance, FastifyRequest } from 'fastify';
 import type { ZodTypeProvider } from 'fastify-type-provider-zod';
 import { z } from 'zod';
 import { insertAudit } from '../db/audit.js';
@@ -11,7 +11,6 @@ import { AppError } from '../src/errors.js';
 import { slugify } from '../src/tenancy/ids.js';
 import { tenantStatuses } from '../src/tenancy/lifecycle.js';
 import { parsePoolOptions, poolLimits } from '../src/tenancy/pool-options.js';
-import type { Turned } from '../src/tenancy/transitions.js';
 import { listQuery, pageOf, readPage } from './lists.js';
 import { answerId, email, idParams, newPassword, patchOf, slug, text, timestamp } from './schemas.js';
 
@@ -34,11 +33,6 @@ const TenantAnswer = z.object({
   purgeAfter: timestamp.nullable().meta({ description: 'Until then a deleted tenant can be restored.' }),
   createdAt: timestamp,
   updatedAt: timestamp,
-});
-
-/** The service refuses the tenant already. */
-const NotSettled = TenantAnswer.meta({
-  description: "Done; the tenant's PostgreSQL server did not answer in time, and closes its database when it does.",
 });
 
 const name = text(200);
@@ -133,10 +127,10 @@ export async function tenantRoutes(fastify: FastifyInstance, { config }: { confi
         summary: 'Change a tenant; its own users may change the name',
         params: idParams,
         body: PatchBody,
-        response: { 200: TenantAnswer, 202: NotSettled },
+        response: { 200: TenantAnswer },
       },
     },
-    async (request, reply) => {
+    async (request) => {
       const { id } = request.params;
       const { poolOptions, active, ...changes } = request.body;
       hideOthers(request, id);
@@ -148,7 +142,7 @@ export async function tenantRoutes(fastify: FastifyInstance, { config }: { confi
         ...(poolOptions && { poolOptions: parsePoolOptions(poolOptions) }),
       };
       if (active !== undefined)
-        return turned(reply, await app.lifecycle[active ? 'resume' : 'suspend'](id, request.auditOrigin, wanted));
+        return answer(await app.lifecycle[active ? 'resume' : 'suspend'](id, request.auditOrigin, wanted));
       const tenant = await changeTenant(app.registry, id, wanted, request.auditOrigin);
       // The registry has told the others; here it is effective before the answer.
       await app.events.publish({ kind: 'tenant', tenantId: id });
@@ -192,10 +186,10 @@ export async function tenantRoutes(fastify: FastifyInstance, { config }: { confi
           ...schema,
           summary: turns[act],
           params: idParams,
-          response: { 200: TenantAnswer, 202: NotSettled },
+          response: { 200: TenantAnswer },
         },
       },
-      async (request, reply) => turned(reply, await app.lifecycle[act](request.params.id, request.auditOrigin)),
+      async (request) => answer(await app.lifecycle[act](request.params.id, request.auditOrigin)),
     );
 
   app.delete(
@@ -206,12 +200,12 @@ export async function tenantRoutes(fastify: FastifyInstance, { config }: { confi
         ...schema,
         summary: 'Delete a tenant. It can be restored until it is purged',
         params: idParams,
-        response: { 202: NotSettled, 204: z.null() },
+        response: { 204: z.null() },
       },
     },
     async (request, reply) => {
-      const { tenant, settled } = await app.lifecycle.delete(request.params.id, request.auditOrigin);
-      return tenant && !settled ? reply.code(202).send(answer(tenant)) : reply.code(204).send(null);
+      await app.lifecycle.delete(request.params.id, request.auditOrigin);
+      return reply.code(204).send(null);
     },
   );
 
@@ -231,11 +225,6 @@ export async function tenantRoutes(fastify: FastifyInstance, { config }: { confi
       return reply.code(204).send(null);
     },
   );
-
-  function turned(reply: FastifyReply, { tenant, settled }: Turned): z.output<typeof TenantAnswer> {
-    void reply.code(settled ? 200 : 202);
-    return answer(tenant);
-  }
 
   function answer(tenant: TenantRecord): z.output<typeof TenantAnswer> {
     const { id, name, slug, status, active, schemaVersion, deletedAt, createdAt, updatedAt } = tenant;

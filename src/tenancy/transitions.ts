@@ -24,24 +24,21 @@ import type { Place, Provisioners } from './provisioners.js';
 import type { Removal } from './removal.js';
 import { inTenantLock } from './tenant-lock.js';
 
-export interface Turned {
-  readonly tenant: TenantRecord;
-  /** Whether PostgreSQL has followed. Otherwise its server did not answer in time, and it is closed as soon as that does. */
-  readonly settled: boolean;
-}
-
 /**
- * Each is audited, and effective on every replica before it resolves. They throw AppError `not-found` and `tenant-state`
- * (src/tenancy/lifecycle.ts), and DatabaseFault where the registry, or a server that is needed first, does not answer.
+ * Each is audited, and effective on every replica and in PostgreSQL before it resolves. They throw AppError `not-found` and
+ * `tenant-state` (src/tenancy/lifecycle.ts); `unavailable` where the tenant is closed as wanted, but its PostgreSQL server
+ * does not answer: its database is closed when it does; and DatabaseFault where nothing is done, because the registry, or a
+ * server that is needed first, does not answer.
  */
 export interface Transitions {
   /** @param changes made with it, or not at all @throws AppError `slug-taken` as well */
-  suspend(id: string, origin: AuditOrigin, changes?: TenantChanges): Promise<Turned>;
+  suspend(id: string, origin: AuditOrigin, changes?: TenantChanges): Promise<TenantRecord>;
   /** As `suspend`. */
-  resume(id: string, origin: AuditOrigin, changes?: TenantChanges): Promise<Turned>;
-  /** Softly: it can be restored until it is purged. Takes up again what a removal left; then there is no tenant. */
-  delete(id: string, origin: AuditOrigin): Promise<Partial<Turned>>;
-  restore(id: string, origin: AuditOrigin): Promise<Turned>;
+  resume(id: string, origin: AuditOrigin, changes?: TenantChanges): Promise<TenantRecord>;
+  /** Softly: it can be restored until it is purged. Takes up again what a removal left. */
+  delete(id: string, origin: AuditOrigin): Promise<void>;
+  /** Brings a deleted tenant back as what it was. */
+  restore(id: string, origin: AuditOrigin): Promise<TenantRecord>;
   /** Removes a deleted tenant for good. @throws AppError `unavailable` where not all of it could be removed */
   purge(id: string, origin: AuditOrigin): Promise<void>;
   /** Brings every database that does not agree with its tenant's row after it. */
@@ -114,13 +111,16 @@ export function createTransitions(deps: {
     return inTenantLock(deps.locks, id, () => follow(id));
   }
 
-  async function settled(id: string): Promise<boolean> {
+  async function settled({ id, status }: TenantRecord): Promise<void> {
     try {
       await bounded(settle(id), SETTLE_DEADLINE);
-      return true;
     } catch (error) {
       onError(error, { tenantId: id, step: 'close' });
-      return false;
+      throw new AppError('unavailable', {
+        detail: `The tenant is ${status} and not served any more. Its PostgreSQL server does not answer, and closes its database as soon as it does.`,
+        retryAfter: 5,
+        cause: error,
+      });
     }
   }
 
@@ -129,7 +129,7 @@ export function createTransitions(deps: {
     tenant: TenantRecord,
     turn: (now: TenantRecord) => Promise<TenantRecord>,
     opens: (now: TenantRecord) => boolean,
-  ): Promise<Turned> {
+  ): Promise<TenantRecord> {
     const { id } = tenant;
     const work = inTenantLock(deps.locks, id, async () => {
       const now = await existing(id);
@@ -145,7 +145,7 @@ export function createTransitions(deps: {
       }
     }).then(async (turned) => {
       await publish(id);
-      return { tenant: turned, settled: true };
+      return turned;
     });
     return bounded(work, OPEN_DEADLINE);
   }
@@ -186,7 +186,8 @@ export function createTransitions(deps: {
           ? known
           : await changeTenant(registry, id, { ...changes, status: 'suspended' }, origin);
       await publish(id);
-      return { tenant, settled: await settled(id) };
+      await settled(tenant);
+      return tenant;
     },
 
     async resume(id, origin, changes = {}) {
@@ -207,7 +208,7 @@ export function createTransitions(deps: {
       ensurePossible('delete', known.status);
       if (known.status === 'deleting') {
         await removed(id, origin, 'abandon');
-        return {};
+        return;
       }
       const marked = await registry.transaction().execute(async (trx) => {
         const tenant = await markTenantDeleted(trx, id);
@@ -217,7 +218,7 @@ export function createTransitions(deps: {
       const tenant = marked ?? (await existing(id));
       ensurePossible('delete', tenant.status);
       await publish(id);
-      return { tenant, settled: await settled(id) };
+      await settled(tenant);
     },
 
     async restore(id, origin) {

@@ -161,7 +161,9 @@ export async function createWorld(service: TestService): Promise<World> {
       const told = (body ?? {}) as Readonly<Record<string, unknown>>;
       const kind = ({ products: 'product', roles: 'role', users: 'user', tenants: 'tenant' } as const)[operation.tag];
       if (kind && status === 201) remember(kind, told['id']);
-      if (kind && status === 204) forget(kind, sent.url.split(/[/?]/).at(2));
+      // A deleted tenant is still there to be restored.
+      const gone = kind === 'tenant' ? operation.path.endsWith('/purge') : operation.method === 'DELETE';
+      if (kind && gone && status === 204) forget(kind, sent.url.split(/[/?]/).at(2));
       if (status === 200 && typeof told['nextCursor'] === 'string') {
         remember('cursor', told['nextCursor']);
         const [path = '', query = ''] = sent.url.split('?');

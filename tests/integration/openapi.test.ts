@@ -48,7 +48,11 @@ interface Document {
 }
 
 /** What is there to be done says the address alone. */
-const WITHOUT_BODY = ['POST /auth/logout', 'POST /auth/logout-all', 'POST /tenants/:id/sign-out'];
+const WITHOUT_BODY = [
+  'POST /auth/logout',
+  'POST /auth/logout-all',
+  ...['sign-out', 'suspend', 'resume', 'restore', 'purge'].map((act) => `POST /tenants/:id/${act}`),
+];
 
 let service: TestService;
 let document: Document;
