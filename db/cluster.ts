@@ -122,16 +122,16 @@ export async function whileOpenToOwner<T>(cluster: ClusterDb, name: string, work
 
 /**
  * Of the connected role's databases those with these names, and those that are closed and whose name starts with `prefix`:
- * whether each is closed, and nobody in it whose session could be ended.
+ * whether each lets somebody in, and whether somebody is in it whose session could be ended.
  */
-export async function readClosedDatabases(
+export async function readDoors(
   cluster: ClusterDb,
   names: readonly string[],
   prefix: string,
-): Promise<{ name: string; closed: boolean }[]> {
-  const { rows } = await sql<{ name: string; closed: boolean }>`
-    select datname as name, not datallowconn and not exists (
-      select from pg_stat_activity a where a.datid = d.oid and ${foreignSessions}) as closed
+): Promise<{ name: string; open: boolean; busy: boolean }[]> {
+  const { rows } = await sql<{ name: string; open: boolean; busy: boolean }>`
+    select datname as name, datallowconn as open, exists (
+      select from pg_stat_activity a where a.datid = d.oid and ${foreignSessions}) as busy
     from pg_database d
     where datdba = current_user::regrole
       and (datname = any(${names}) or (not datallowconn and starts_with(datname, ${prefix})))`.execute(cluster);

@@ -13,7 +13,7 @@ import {
   unmarkTenantDeleted,
   type TenantRecord,
 } from '../../db/central/tenants.js';
-import { closeTenantDatabase, openTenantDatabase, readClosedDatabases } from '../../db/cluster.js';
+import { closeTenantDatabase, openTenantDatabase, readDoors } from '../../db/cluster.js';
 import { within } from '../../db/deadline.js';
 import { DatabaseFault } from '../../db/errors.js';
 import { AppError } from '../errors.js';
@@ -160,9 +160,9 @@ export function createTransitions(deps: {
     const closedOnes = await listTenantDatabases(registry, place, { statuses: statusesWhere('closed') });
     const names = new Map(closedOnes.map(({ id, dbName }) => [dbName, id]));
     const { cluster } = await provisioners.at(place);
-    const databases = await readClosedDatabases(cluster, [...names.keys()], DATABASE_PREFIX);
-    const stillOpen = databases.flatMap(({ name, closed }) => (closed ? [] : (names.get(name) ?? [])));
-    const stray = databases.filter(({ name, closed }) => closed && !names.has(name)).map(({ name }) => name);
+    const doors = await readDoors(cluster, [...names.keys()], DATABASE_PREFIX);
+    const stillOpen = doors.flatMap(({ name, open, busy }) => (open || busy ? (names.get(name) ?? []) : []));
+    const stray = doors.filter(({ name, open }) => !open && !names.has(name)).map(({ name }) => name);
     const closedYet =
       stray.length === 0
         ? []
