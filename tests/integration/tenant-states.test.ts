@@ -2,13 +2,23 @@
 // src/tenancy/lifecycle.ts, in the registry and in PostgreSQL.
 import { sql } from 'kysely';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import type { TenantStatus } from '../../db/central/schema.js';
+import type { Registry, TenantStatus } from '../../db/central/schema.js';
 import { findTenant, type TenantRecord } from '../../db/central/tenants.js';
 import { createDatabase } from '../../db/client.js';
 import { DatabaseFault } from '../../db/errors.js';
 import { createEnvelope } from '../../src/tenancy/envelope.js';
 import { databaseIs, tenantStatuses, transitions, type TenantAct } from '../../src/tenancy/lifecycle.js';
-import { ADMIN, asSuperuser, startService, type Answer, type TestService, type TestTenant } from '../support/app.js';
+import { migrateAll } from '../../src/tenancy/migrate.js';
+import { openProvisioner } from '../../src/tenancy/provisioner.js';
+import {
+  ADMIN,
+  asSuperuser,
+  connectAs,
+  startService,
+  type Answer,
+  type TestService,
+  type TestTenant,
+} from '../support/app.js';
 
 interface Tenant {
   readonly id: string;
@@ -304,5 +314,61 @@ describe('a database that does not agree with its tenant’s row', () => {
     expect(open).toEqual([false, true, false, true]);
     expect([await enter(openRow), await enter(closedRow)]).toEqual(['55000', undefined]);
     expect((await asUser(right)).status).toBe(200);
+  });
+
+  it('is emptied where somebody is still in a closed one', async () => {
+    const tenant = await service.createTenant();
+    const row = await rowOf(tenant.id);
+    expect((await asUser(tenant)).status).toBe(200);
+    expect(await sessionsIn(row.dbName)).toBeGreaterThan(0);
+    // By hand, past everything: the row is turned, and the pool of this process does not hear of it in time.
+    const { registry, housekeeping } = service.app;
+    await asSuperuser('postgres', (db) =>
+      sql`alter database ${sql.id(row.dbName)} allow_connections false`.execute(db),
+    );
+    await registry.updateTable('tenants').set({ status: 'suspended' }).where('id', '=', tenant.id).execute();
+    await housekeeping.runNow('lifecycle settle');
+    await expect.poll(() => sessionsIn(row.dbName), { timeout: 1_000 }).toBe(0);
+  });
+});
+
+describe('migrations', () => {
+  it('reach suspended and deleted tenants, whose roles stay outside', async () => {
+    const { app, config } = service;
+    const tenants = [await inState('suspended'), await inState('deleted')];
+    const behind = { schema_version: '0000' };
+    for (const { id } of tenants) await app.registry.updateTable('tenants').set(behind).where('id', '=', id).execute();
+    const central = connectAs<Registry>(config.registry.connection.database);
+    const provisioner = openProvisioner(config.tenants.provisioner, config.tenants.provisionerPool);
+    try {
+      const seen: (string | undefined)[] = [];
+      const report = await migrateAll({
+        registry: central.db,
+        cluster: provisioner.cluster,
+        provisioner: config.tenants.provisioner.user,
+        inDatabase: (database, work) =>
+          provisioner.inDatabase(database, async (db) => {
+            const row = await app.registry
+              .selectFrom('tenants')
+              .select('id')
+              .where('db_name', '=', database)
+              .executeTakeFirst();
+            if (row) seen.push(await enter(await rowOf(row.id)));
+            return work(db);
+          }),
+      });
+      expect(report.failed).toEqual([]);
+      expect(report.tenantsMigrated).toBe(tenants.length);
+      // Not even while the owner was in it: permission denied.
+      expect(seen).toEqual(['42501', '42501']);
+    } finally {
+      await Promise.all([central.close(0), provisioner.close()]);
+    }
+    for (const { id } of tenants) {
+      const row = await rowOf(id);
+      expect(row.schemaVersion).not.toBe('0000');
+      expect(await isOpen(row)).toBe(false);
+      expect(await enter(row)).toBe('55000');
+    }
   });
 });
