@@ -111,8 +111,10 @@ describe('npm start, from a terminal', () => {
     block('docs/api.md', '/products?limit'),
     block('docs/pools.md', '/pools?limit'),
     block('docs/audit.md', '/audit?action'),
-    // The last one: it ends the session that the others need.
+    // Behind the others: it ends the session that they need.
     block('docs/sessions.md', '/auth/refresh'),
+    // The last one: it ends with the tenant.
+    block('docs/lifecycle.md', '/suspend'),
   ];
 
   it(
