@@ -113,8 +113,9 @@ describe('npm start, from a terminal', () => {
     block('docs/audit.md', '/audit?action'),
     // Behind the others: it ends the session that they need.
     block('docs/sessions.md', '/auth/refresh'),
-    // The last one: it ends with the tenant.
+    // The last ones: they end with the tenant.
     block('docs/lifecycle.md', '/suspend'),
+    block('docs/lifecycle.md', '/purge'),
   ];
 
   it(
