@@ -36,6 +36,25 @@ export async function createRuntimeRole(
   await sql`grant ${sql.id(role.name)} to current_user ${options}`.execute(cluster);
 }
 
+/**
+ * Sets a role's password. Open connections of the role live on.
+ *
+ * @param verifier a SCRAM verifier, never a password
+ * @param timeout longest run, in ms
+ */
+export async function setRolePassword(
+  cluster: ClusterDb,
+  name: string,
+  verifier: string,
+  timeout: number,
+): Promise<void> {
+  // In a transaction, so that a statement which reaches a server late, when it is given up, is not in force by itself.
+  await cluster.transaction().execute(async (trx) => {
+    await sql`select set_config('statement_timeout', ${String(timeout)}, true)`.execute(trx);
+    await sql`alter role ${sql.id(name)} password ${sql.lit(verifier)}`.execute(trx);
+  });
+}
+
 /** Drops a runtime role; one that does not exist is fine. Its database must be gone. */
 export async function dropRole(cluster: ClusterDb, name: string): Promise<void> {
   // IF EXISTS asks for CREATEROLE before it looks: undoing a CREATE ROLE that was refused would be refused too.

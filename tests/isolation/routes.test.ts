@@ -39,9 +39,15 @@ const resources: Readonly<Record<string, Resource>> = {
   },
   '/audit': { id: (tenant) => tenant.adminId },
   '/pools': {},
+  '/encryption': {},
   '/tenants': {
     id: (tenant) => tenant.id,
-    bodies: { 'PATCH /:id': { name: 'Renamed' }, 'POST /': { name: 'New', admin: {} }, 'POST /:id/sign-out': null },
+    bodies: {
+      'PATCH /:id': { name: 'Renamed' },
+      'POST /': { name: 'New', admin: {} },
+      'POST /:id/sign-out': null,
+      'POST /:id/rotate-password': null,
+    },
   },
   '/users': {
     make: (label) => ({
