@@ -155,7 +155,7 @@ export function createTenantPools(deps: TenantPoolDeps): TenantPools {
       async refused(password) {
         // Another connection has found it out meanwhile.
         if (password !== current) return true;
-        const now = await directory.reload(tenant.id).catch(() => undefined);
+        const now = await directory.reload(tenant.id).catch(() => tenant);
         if (now?.dbHost !== tenant.dbHost || now.dbPort !== tenant.dbPort || now.dbUser !== tenant.dbUser) return false;
         for (const sealed of [now.dbPassword, now.nextDbPassword]) {
           const candidate = sealed === null ? password : openIfPossible(now, sealed);
