@@ -113,7 +113,7 @@ export function createRotation(deps: RotationDeps): Rotation {
       await done('store');
       for (let attempt = 1; attempt <= ATTEMPTS; attempt += 1) {
         const tenant = await findTenant(db, tenantId);
-        if (!tenant || tenant.nextDbPassword === null) return;
+        if (typeof tenant?.nextDbPassword !== 'string') return;
         const next = openNext(tenant, tenant.nextDbPassword);
         if (next === undefined) {
           // Nobody can ever enter with it: another one takes its place.
