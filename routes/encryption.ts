@@ -4,7 +4,10 @@ import type { ZodTypeProvider } from 'fastify-type-provider-zod';
 import { z } from 'zod';
 
 const Key = z.object({
-  kid: z.string().nullable().meta({ description: "The key's id in ENCRYPTION_KEYS; null for what is sealed with none." }),
+  kid: z
+    .string()
+    .nullable()
+    .meta({ description: "The key's id in ENCRYPTION_KEYS; null for what is sealed with none." }),
   held: z.boolean().meta({ description: 'Whether the replica that answers has the key.' }),
   current: z.boolean().meta({ description: 'Whether that replica seals with it.' }),
   rows: z.number().meta({ description: 'Passwords that are sealed with it. A key without any can be taken out.' }),

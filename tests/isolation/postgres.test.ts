@@ -1,13 +1,12 @@
-// Isolation as PostgreSQL enforces it: what a tenant's runtime role can try with its own password, who may enter which
-// database, who owns what, and where no secret may ever appear. docs/isolation.md is the prose of this file.
-import { sql, type Kysely } from 'kysely';
+// Isolation as PostgreSQL's catalogs tell of it: who may enter which database, who owns what and may do what with it; and where
+// no secret may ever appear. What a tenant's role can try is in attack.test.ts.
+import { sql } from 'kysely';
 import { readFile } from 'node:fs/promises';
 import { afterAll, beforeAll, describe, expect, inject, it } from 'vitest';
 import type { Registry } from '../../db/central/schema.js';
 import { findTenant, type TenantRecord } from '../../db/central/tenants.js';
 import type { DatabaseHandle } from '../../db/client.js';
 import { createRuntimeRole } from '../../db/cluster.js';
-import { DatabaseFault, hasSqlState } from '../../db/errors.js';
 import { scramVerifier } from '../../db/scram.js';
 import { tenantMigrations } from '../../db/tenant/migrations/index.js';
 import { createEnvelope } from '../../src/tenancy/envelope.js';
@@ -361,9 +360,4 @@ function found(secrets: Readonly<Record<string, string>>, texts: readonly string
       .filter(([, secret]) => text.includes(secret))
       .map(([name]) => `${name} in ${text}`),
   );
-}
-
-async function backendOf(db: Kysely<unknown>): Promise<number | undefined> {
-  const { rows } = await sql<{ pid: number }>`select pg_backend_pid() as pid`.execute(db);
-  return rows[0]?.pid;
 }
