@@ -293,6 +293,20 @@ describe('a rotation that fails behind', () => {
   });
 });
 
+it('a password that nobody can open any more is mended by a rotation', async () => {
+  const tenant = await one.createTenant();
+  const sealed = createEnvelope([{ kid: 'gone', key: Buffer.alloc(32, 9) }]);
+  const { id, dbHost: host, dbPort: port, dbUser: user } = await rowOf(tenant);
+  await central.db
+    .updateTable('tenants')
+    .set({ db_password: sealed.seal('x', { id, host, port, user }) })
+    .where('id', '=', id)
+    .execute();
+  await expect.poll(() => products(one, tenant), { timeout: 10_000 }).toBe(503);
+  expect((await rotate(tenant)).status).toBe(204);
+  for (const service of [one, other]) await expect.poll(() => products(service, tenant), { timeout: 10_000 }).toBe(200);
+});
+
 describe('by the clock', () => {
   it('passwords that are too old are changed, and no others', async () => {
     const [old, young] = [await one.createTenant(), await one.createTenant()];

@@ -111,6 +111,7 @@ describe('npm start, from a terminal', () => {
     block('docs/api.md', '/products?limit'),
     block('docs/pools.md', '/pools?limit'),
     block('docs/audit.md', '/audit?action'),
+    block('docs/keys.md', '/encryption'),
     // The last one: it ends the session that the others need.
     block('docs/sessions.md', '/auth/refresh'),
   ];
