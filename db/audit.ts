@@ -37,6 +37,7 @@ export const auditActions = [
   'tenant.suspended',
   'tenant.resumed',
   'tenant.signed-out',
+  'tenant.password-rotated',
   'tenant.deleted',
   'tenant.restored',
   'tenant.purged',

@@ -35,6 +35,59 @@ export async function createRuntimeRole(
     select current_setting('server_version_num')::int >= 160000 as modern`.execute(cluster);
   const options = version?.modern ? sql`with inherit true, set false` : sql``;
   await sql`grant ${sql.id(role.name)} to current_user ${options}`.execute(cluster);
+  await boundRuntimeRoles(cluster, [role.name]);
+}
+
+/**
+ * What the sessions of a runtime role begin with, so that one which is not the service's waits and sits for no longer than
+ * those. The role may lift these for itself (docs/isolation.md).
+ */
+const roleBounds = {
+  statement_timeout: '60s',
+  lock_timeout: '30s',
+  idle_in_transaction_session_timeout: '60s',
+} as const;
+
+/** Disk for the temporary files of a session. The role cannot lift it; the provisioner may set it since bootstrap said so. */
+const tempFileLimit = { temp_file_limit: '1GB' } as const;
+
+/** Gives runtime roles of this cluster the bounds that they lack. Returns how many lacked any. */
+export async function boundRuntimeRoles(cluster: ClusterDb, names: readonly string[]): Promise<number> {
+  const { rows: allowed } = await sql`
+    select from pg_roles where rolname = current_user
+      and (rolsuper or has_parameter_privilege('temp_file_limit', 'set'))`.execute(cluster);
+  const bounds = Object.entries({ ...roleBounds, ...(allowed.length > 0 && tempFileLimit) });
+  const settings = bounds.map(([name, value]) => `${name}=${value}`);
+  const { rows: lacking } = await sql<{ name: string }>`
+    select rolname as name from pg_roles
+    where rolname = any(${names}) and not (coalesce(rolconfig, '{}') @> ${settings})`.execute(cluster);
+  for (const { name } of lacking) {
+    // One packet: the provisioner is waited for when a tenant is made.
+    const statements = bounds.map(
+      ([bound, value]) => sql`alter role ${sql.id(name)} set ${sql.raw(bound)} to ${sql.lit(value)}`,
+    );
+    await sql.join(statements, sql`; `).execute(cluster);
+  }
+  return lacking.length;
+}
+
+/**
+ * Sets a role's password. Open connections of the role live on.
+ *
+ * @param verifier a SCRAM verifier, never a password
+ * @param timeout longest run, in ms
+ */
+export async function setRolePassword(
+  cluster: ClusterDb,
+  name: string,
+  verifier: string,
+  timeout: number,
+): Promise<void> {
+  // In a transaction, so that a statement which reaches a server late, when it is given up, is not in force by itself.
+  await cluster.transaction().execute(async (trx) => {
+    await sql`select set_config('statement_timeout', ${String(timeout)}, true)`.execute(trx);
+    await sql`alter role ${sql.id(name)} password ${sql.lit(verifier)}`.execute(trx);
+  });
 }
 
 /** Drops a runtime role; one that does not exist is fine. Its database must be gone. */
@@ -249,6 +302,8 @@ export async function bootstrapCluster(
   for (const database of [names.registryDatabase, MAINTENANCE_DATABASE, 'template1']) {
     await sql`revoke all on database ${sql.id(database)} from public`.execute(superuser);
   }
+  // What only a superuser may set, and a tenant's role can therefore not lift (boundRuntimeRoles).
+  await sql`grant set on parameter temp_file_limit to ${sql.id(names.provisioner.name)}`.execute(superuser);
   for (const [database, role] of [
     [names.registryDatabase, names.registryService.name],
     [MAINTENANCE_DATABASE, names.provisioner.name],

@@ -2,7 +2,7 @@
 // and with a say in it for whoever counts the connections of the whole server. Short reads share one pipelined connection,
 // the lane (db/lane.ts); everything else has a connection to itself for as long as it takes.
 import pg from 'pg';
-import { connectFault, DatabaseFault, statementFault, Unproven } from './errors.js';
+import { connectFault, DatabaseFault, hasSqlState, statementFault, Unproven } from './errors.js';
 import { Lane, type LaneQuery } from './lane.js';
 import { Session } from './session.js';
 import { statementName } from './statement-names.js';
@@ -44,6 +44,13 @@ export interface Membership extends Admission {
   leave(): void;
 }
 
+/** A password that may be changed while the pool lives. */
+export interface ChangingPassword {
+  readonly current: string;
+  /** The server did not take this one. Whether another is `current` now, with which to try again. Never rejects. */
+  refused(password: string): Promise<boolean>;
+}
+
 export interface PoolOptions {
   /** Shown in pg_stat_activity. */
   readonly applicationName: string;
@@ -51,6 +58,8 @@ export interface PoolOptions {
   readonly preparedStatements: boolean;
   /** Let short reads share a pipelined connection. Needs two connections at least, and prepared statements. */
   readonly lane?: boolean;
+  /** Entered with instead of the connection's own password. */
+  readonly password?: ChangingPassword;
   /** Run on each new connection before anybody gets it; what it throws is what whoever asked for the connection gets. */
   readonly prove?: (query: (text: string) => Promise<Record<string, unknown>[]>) => Promise<void>;
   /**
@@ -78,6 +87,11 @@ export interface PoolStats {
 
 /** Requests that may wait for a connection, per connection of the pool: more are refused at once instead of piling up. */
 const WAITING_PER_CONNECTION = 100;
+
+/** Passwords that are tried for one connection: a change in between makes it two. */
+const MAX_PASSWORDS = 3;
+
+const INVALID_PASSWORD = '28P01';
 
 /** Reads that may wait for the lane to open. */
 const MAX_WAITING_FOR_LANE = 1_000;
@@ -118,7 +132,7 @@ export class ConnectionPool {
   readonly #slow = new Map<string, number>();
   /** Whether there is a connection for it, be it one that is opening or closing. */
   #laneHeld = false;
-  #laneOpening: Promise<Lane> | undefined;
+  #laneOpening: Promise<Lane | undefined> | undefined;
   #waitingForLane = 0;
   readonly #admission: Membership | undefined;
   #toldIdle = false;
@@ -126,14 +140,17 @@ export class ConnectionPool {
   #closing: Promise<void> | undefined;
   /** Set when close() waits no longer: a connection that is ready only now is not handed out any more. */
   #cut = false;
+  readonly #config: pg.ClientConfig;
 
   constructor(
-    private readonly config: pg.ClientConfig,
+    config: pg.ClientConfig,
     private readonly limits: PoolLimits,
     private readonly options: PoolOptions,
   ) {
+    const { password } = options;
+    this.#config = password ? { ...config, password: () => password.current } : config;
     this.#pool = new pg.Pool({
-      ...config,
+      ...this.#config,
       Client: BoundedClient,
       max: Infinity,
       connectionTimeoutMillis: Math.min(limits.acquireTimeout, HANDSHAKE_TIMEOUT),
@@ -391,7 +408,7 @@ export class ConnectionPool {
     const since = performance.now();
     let client: pg.PoolClient;
     try {
-      client = await this.#pool.connect();
+      client = await this.#enter();
     } catch (error) {
       slot.release();
       this.#opening -= 1;
@@ -413,6 +430,20 @@ export class ConnectionPool {
     if (!this.#cut) return session;
     client.release(true);
     throw poolClosed();
+  }
+
+  /** Connects, with another password where the server takes the one before no more: it may have just been changed. */
+  async #enter(): Promise<pg.PoolClient> {
+    const { password } = this.options;
+    for (let attempt = 1; ; attempt += 1) {
+      const tried = password?.current;
+      try {
+        return await this.#pool.connect();
+      } catch (error) {
+        const last = attempt === MAX_PASSWORDS || !hasSqlState(error, INVALID_PASSWORD);
+        if (last || tried === undefined || !(await password?.refused(tried))) throw error;
+      }
+    }
   }
 
   /** What whoever asked for the connection is told. */
@@ -481,12 +512,12 @@ export class ConnectionPool {
     }
   }
 
-  async #connectLane(given: Slot | undefined): Promise<Lane> {
+  async #connectLane(given: Slot | undefined): Promise<Lane | undefined> {
     this.#laneHeld = given !== undefined;
     const slot = given ?? (await this.#openSlot());
     this.#laneHeld = true;
     const lane = new Lane(
-      { ...this.config, application_name: this.options.applicationName },
+      { ...this.#config, application_name: this.options.applicationName },
       this.#slow,
       {
         connectTimeout: Math.min(this.limits.acquireTimeout, HANDSHAKE_TIMEOUT),
@@ -503,6 +534,8 @@ export class ConnectionPool {
     try {
       await lane.open((client) => this.#prove(client));
     } catch (error) {
+      // The statement goes another way, on which another password is looked for.
+      if (this.options.password && hasSqlState(error, INVALID_PASSWORD)) return undefined;
       throw this.#notOpened(error, since);
     }
     this.options.onOutcome?.(undefined, since);

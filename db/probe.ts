@@ -2,25 +2,28 @@
 import { openPool, type ConnectionSettings } from './client.js';
 import { within } from './deadline.js';
 import { DatabaseFault } from './errors.js';
-import type { PoolOptions } from './pool.js';
+import type { ChangingPassword, PoolOptions } from './pool.js';
 
 /**
  * Connects, asks for an answer (a pooler between may accept connections without a server behind it), and disconnects.
  *
  * @param deadlineMs for everything but the disconnecting
  * @param admit what its connection is admitted by, where it shares a budget with others
+ * @param password instead of the connection's own, where it may have just been changed
  * @throws DatabaseFault where there is no connection or no answer by then
  */
 export async function probeDatabase(
   connection: ConnectionSettings,
   deadlineMs: number,
   admit?: PoolOptions['admit'],
+  password?: ChangingPassword,
 ): Promise<void> {
   const limits = { max: 1, acquireTimeout: deadlineMs, timeout: deadlineMs, idleTimeoutMillis: deadlineMs };
   const pool = openPool(connection, limits, {
     applicationName: 'tenantry probe',
     preparedStatements: false,
     ...(admit && { admit }),
+    ...(password && { password }),
   });
   try {
     await within(pool.run('select 1', []), deadlineMs, () => new DatabaseFault('timeout', 'no answer'));

@@ -48,3 +48,6 @@ GRANT CONNECT ON DATABASE tenantry_registry TO tenantry_service;
 
 -- Where the provisioner stands while it makes and drops other databases.
 GRANT CONNECT ON DATABASE postgres TO tenantry_provisioner;
+
+-- So that it can bound the temporary files of a tenant's role, which that role cannot lift.
+GRANT SET ON PARAMETER temp_file_limit TO tenantry_provisioner;

@@ -9,8 +9,8 @@ import { createRemoval, type Removal } from '../src/tenancy/removal.js';
 
 declare module 'fastify' {
   interface FastifyInstance {
-    readonly provisioning: Provisioning;
     readonly provisioners: Provisioners;
+    readonly provisioning: Provisioning;
     readonly removal: Removal;
   }
 }

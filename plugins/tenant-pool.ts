@@ -50,9 +50,12 @@ export const tenantPool = fp<{ config: Config; envelope: Envelope }>(
           ...options,
           admit: (closeIdle) => clusters.at(connection).tenants.join(tenantId, closeIdle),
         }),
-      probe: (connection) =>
-        probeDatabase(connection, PROBE_DEADLINE, (closeIdle) =>
-          clusters.at(connection).reserve.join('probe', closeIdle),
+      probe: (connection, password) =>
+        probeDatabase(
+          connection,
+          PROBE_DEADLINE,
+          (closeIdle) => clusters.at(connection).reserve.join('probe', closeIdle),
+          password,
         ),
       onError: (err, context) => {
         app.log.error({ err, ...context }, 'a tenant pool could not be built');

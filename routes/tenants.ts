@@ -191,6 +191,22 @@ export async function tenantRoutes(fastify: FastifyInstance, { config }: { confi
       },
       async (request) => answer(await app.lifecycle[act](request.params.id, request.auditOrigin)),
     );
+  app.post(
+    '/:id/rotate-password',
+    {
+      config: { ...operator, errors: ['tenant-state'] },
+      schema: {
+        ...schema,
+        summary: "Give a tenant's database role a new password, without a failed request",
+        params: idParams,
+        response: { 204: z.null() },
+      },
+    },
+    async (request, reply) => {
+      if (!(await app.rotation.rotate(request.params.id, request.auditOrigin))) throw new AppError('not-found');
+      return reply.code(204).send(null);
+    },
+  );
 
   app.delete(
     '/:id',

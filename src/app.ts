@@ -6,6 +6,7 @@ import { authentication } from '../plugins/authentication.js';
 import { authorization } from '../plugins/authorization.js';
 import { clusters } from '../plugins/clusters.js';
 import { cors } from '../plugins/cors.js';
+import { credentials } from '../plugins/credentials.js';
 import { cursors } from '../plugins/cursors.js';
 import { answerClientError, answerFrameworkError, errors, notFound } from '../plugins/errors.js';
 import { events } from '../plugins/events.js';
@@ -30,12 +31,15 @@ import type { Config } from './config.js';
 import { createLogger } from './logging.js';
 import { createEnvelope } from './tenancy/envelope.js';
 import type { ProvisioningDeps } from './tenancy/provisioning.js';
+import type { RotationDeps } from './tenancy/rotation.js';
 
 export interface AppOverrides {
   /** Where log lines go, instead of standard output. */
   readonly logStream?: DestinationStream;
   /** Called after each provisioning step; an error it throws counts as the step's. */
   readonly afterProvisioningStep?: ProvisioningDeps['afterStep'];
+  /** The same for each step of changing a tenant's database password. */
+  readonly afterRotationStep?: RotationDeps['afterStep'];
 }
 
 /** Bytes of a request's headers, at most. */
@@ -105,6 +109,11 @@ export async function buildApp(config: Config, overrides: AppOverrides = {}): Pr
     ...(overrides.afterProvisioningStep && { afterStep: overrides.afterProvisioningStep }),
   });
   await app.register(lifecycle, { config });
+  await app.register(credentials, {
+    config,
+    envelope,
+    ...(overrides.afterRotationStep && { afterRotationStep: overrides.afterRotationStep }),
+  });
   await app.register(cursors, { secrets: config.encryptionKeys.map(({ key }) => key) });
   await app.register(readiness);
 

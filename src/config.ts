@@ -45,6 +45,8 @@ export interface Config {
     readonly preparedStatements: boolean;
     /** From a tenant's deletion until it is purged. */
     readonly deletionGrace: number;
+    /** A tenant's database password older than this is changed; 0 never. */
+    readonly rotatePasswordsAfter: number;
     /** Connections to each PostgreSQL server that holds tenant databases. */
     readonly clusterBudget: ClusterBudget;
   };
@@ -402,6 +404,13 @@ export const variables = {
     description:
       'Keys of 32 bytes that encrypt database passwords at rest; the first is the current one. Not set (and not in production): made on the first start.',
   },
+  DB_PASSWORD_ROTATE_AFTER_MS: {
+    schema: integer(0, 315_360_000_000),
+    default: '0',
+    unit: 'ms',
+    description:
+      "A tenant's database password that is older is changed by itself ([keys.md](keys.md)); 0 leaves that to operators.",
+  },
   OPERATOR_EMAIL: {
     schema: z.email('must be an e-mail address').toLowerCase(),
     default: '',
@@ -509,6 +518,7 @@ export function readSettings(env: NodeJS.ProcessEnv): Settings {
       registryOutageGrace: value('REGISTRY_OUTAGE_GRACE_MS'),
       deletionGrace: value('TENANT_DELETION_GRACE_MS'),
       preparedStatements: value('PREPARED_STATEMENTS') === 'on',
+      rotatePasswordsAfter: value('DB_PASSWORD_ROTATE_AFTER_MS'),
       clusterBudget: {
         tenants: value('CLUSTER_CONNECTION_BUDGET'),
         reserve: value('CLUSTER_CONNECTION_RESERVE'),

@@ -69,6 +69,8 @@ export interface StoredLimits {
 export interface InstallationTable {
   id: string;
   only_one: Generated<boolean>;
+  /** The key that passwords are to be sealed with; null before the first start that says so. */
+  encryption_kid: string | null;
 }
 
 /** A PostgreSQL server that can hold tenants' databases. */

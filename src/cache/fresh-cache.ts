@@ -56,9 +56,16 @@ export class FreshCache<V extends object> {
    * @throws what `load` throws, where nothing young enough is known
    */
   async get(key: string): Promise<V | undefined> {
-    const fresh = this.peek(key);
-    if (fresh) return fresh;
-    const load = this.#loads.get(key) ?? this.#load(key);
+    return this.peek(key) ?? this.#outcome(key, this.#loads.get(key) ?? this.#load(key));
+  }
+
+  /** The value as it is now, whatever is known; that still bridges an outage. @throws as `get` does */
+  async reload(key: string): Promise<V | undefined> {
+    // Not one that is under way: it may have read before what the caller knows of.
+    return this.#outcome(key, this.#load(key));
+  }
+
+  async #outcome(key: string, load: Load<V>): Promise<V | undefined> {
     if (this.#stale(key)) {
       await Promise.race([load.result, load.late]).catch(() => undefined);
       // Looked up again: an invalidation may have come while this waited.

@@ -27,12 +27,13 @@ async function run(): Promise<void> {
   const report = await prepareAndMigrate(settings, createLogger(settings.log), (cluster) => {
     embedded = cluster;
   });
-  const { registry, templateMade, tenantsMigrated, tenantsCurrent, failed } = report;
+  const { registry, templateMade, tenantsMigrated, tenantsCurrent, rolesBounded, failed } = report;
   process.stdout.write(
     [
       `registry   ${registry.length === 0 ? 'up to date' : `ran ${registry.join(', ')}`}`,
       `template   ${templateMade ? 'made' : 'up to date'}`,
       `tenants    ${tenantsMigrated} migrated, ${tenantsCurrent} up to date, ${failed.length} failed`,
+      ...(rolesBounded > 0 ? [`roles      ${rolesBounded} bounded`] : []),
       ...failed.map(({ tenant }) => `  failed: ${tenant.slug} (${tenant.id})`),
       '',
     ].join('\n'),

@@ -16,6 +16,8 @@ export interface TenantDirectory {
   peek(id: string): TenantRecord | undefined;
   /** @throws DatabaseFault where the registry does not answer and the tenant is not known */
   find(id: string): Promise<TenantRecord | undefined>;
+  /** The same as it is now, for whoever found that what is known is wrong. @throws DatabaseFault as above */
+  reload(id: string): Promise<TenantRecord | undefined>;
   /** For sign-in, by slug or id. @throws DatabaseFault as above */
   findBySlugOrId(tenant: string): Promise<TenantRecord | undefined>;
 }
@@ -58,6 +60,7 @@ export function createTenantDirectory(
   return {
     peek: (id) => byId.peek(id),
     find: (id) => byId.get(id),
+    reload: (id) => byId.reload(id),
     findBySlugOrId: (tenant) => (isTenantId(tenant) ? byId.get(tenant) : findBySlug(tenant)),
   };
 }

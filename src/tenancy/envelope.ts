@@ -17,6 +17,9 @@ export interface Envelope {
   open(sealed: string, context: EnvelopeContext): string;
 }
 
+/** Whose ciphertexts open in which other place: a standby database's password becomes its tenant's. */
+export type EnvelopeColumn = 'tenants.db_password' | 'clusters.provisioner_password';
+
 const VERSION = 'v1';
 const IV_BYTES = 12;
 /** Always demanded: Node 20 would accept a tag cut to four bytes. */
@@ -28,7 +31,7 @@ const TAG_BYTES = 16;
  */
 export function createEnvelope(
   keys: readonly { readonly kid: string; readonly key: Buffer }[],
-  column: 'tenants.db_password' | 'clusters.provisioner_password' = 'tenants.db_password',
+  column: EnvelopeColumn = 'tenants.db_password',
 ): Envelope {
   const current = keys[0];
   if (!current) throw new Error('an envelope needs a key');

@@ -1,7 +1,8 @@
 // Work that goes on by itself, such as finishing what a crash left: each job now and then, on one replica at a time. The one
 // that does it holds a lock of the registry, which is free again as soon as its connection is gone. A job whose connection is
 // cut goes on while another replica begins: that there is one at a time saves work, and nothing may depend on it.
-import { sql, type Kysely } from 'kysely';
+import type { Kysely } from 'kysely';
+import { whileLocked } from '../../db/central/locks.js';
 import type { Registry } from '../../db/central/schema.js';
 
 export interface HousekeepingJob {
@@ -33,18 +34,8 @@ export function createHousekeeping(deps: {
   const closing = new AbortController();
   const running = new Set<Promise<void>>();
 
-  /** Advisory locks are the session's: the lock and its release need the same connection. */
   async function locked(job: HousekeepingJob): Promise<void> {
-    await registry.connection().execute(async (connection) => {
-      const key = sql`hashtextextended(${`tenantry ${job.name}`}, 0)`;
-      const { rows } = await sql<{ mine: boolean }>`select pg_try_advisory_lock(${key}) as mine`.execute(connection);
-      if (!rows[0]?.mine) return;
-      try {
-        await job.run(closing.signal);
-      } finally {
-        await sql`select pg_advisory_unlock(${key})`.execute(connection);
-      }
-    });
+    await whileLocked(registry, job.name, () => job.run(closing.signal));
   }
 
   function add(job: HousekeepingJob): void {

@@ -22,6 +22,12 @@ export function newDatabasePassword(): string {
   return randomBytes(32).toString('base64url');
 }
 
+/**
+ * SCRAM rounds for the verifier of such a password. Rounds make guessing a weak one dear; this one cannot be guessed, and
+ * each new connection would pay for them on the threads that hash passwords.
+ */
+export const TENANT_SCRAM_ITERATIONS = 1;
+
 /** A slug from a name: `Acme GmbH & Co.` becomes `acme-gmbh-co`. Empty where the name has no letter or digit to keep. */
 export function slugify(name: string): string {
   return name

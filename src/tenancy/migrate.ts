@@ -4,7 +4,7 @@ import { grantServiceRights } from '../../db/central/grants.js';
 import { registryMigrations } from '../../db/central/migrations/index.js';
 import type { Registry } from '../../db/central/schema.js';
 import { findTenant, listProvisionedTenants, updateTenant, type TenantRecord } from '../../db/central/tenants.js';
-import { whileOpenToOwner, type ClusterDb } from '../../db/cluster.js';
+import { boundRuntimeRoles, whileOpenToOwner, type ClusterDb } from '../../db/cluster.js';
 import { latestVersion, migrateToLatest, pendingMigrations } from '../../db/migrator.js';
 import { grantRuntimeRights } from '../../db/tenant/grants.js';
 import { tenantMigrations } from '../../db/tenant/migrations/index.js';
@@ -18,6 +18,8 @@ export interface MigrationReport {
   readonly templateMade: boolean;
   readonly tenantsMigrated: number;
   readonly tenantsCurrent: number;
+  /** Runtime roles from before there were bounds for them, which have them now. */
+  readonly rolesBounded: number;
   readonly failed: readonly { readonly tenant: TenantRecord; readonly error: unknown }[];
 }
 
@@ -73,12 +75,17 @@ export async function migrateAll(
       failed.push({ tenant, error });
     }
   }
+  const rolesBounded = await boundRuntimeRoles(
+    cluster,
+    all.map((tenant) => tenant.dbUser),
+  );
   if (failed.length === 0) await dropOutdatedTemplates(cluster, tenantMigrations, provisioner);
   return {
     registry: ran,
     templateMade,
     tenantsMigrated: behind.length - failed.length,
     tenantsCurrent: all.length - behind.length,
+    rolesBounded,
     failed,
   };
 }

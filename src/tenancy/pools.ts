@@ -5,7 +5,7 @@ import type { Kysely } from 'kysely';
 import type { StoredPoolOptions } from '../../db/central/schema.js';
 import type { TenantRecord } from '../../db/central/tenants.js';
 import { databaseOver, type ConnectionSettings } from '../../db/client.js';
-import type { ConnectionPool, PoolOptions, PoolStats } from '../../db/pool.js';
+import type { ChangingPassword, ConnectionPool, PoolOptions, PoolStats } from '../../db/pool.js';
 import { DatabaseFault } from '../../db/errors.js';
 import { MARKER_QUERY } from '../../db/tenant/marker.js';
 import type { TenantDatabase } from '../../db/tenant/schema.js';
@@ -50,17 +50,17 @@ export interface TenantPoolStats extends PoolStats {
 }
 
 export interface TenantPoolDeps {
-  readonly directory: Pick<TenantDirectory, 'peek' | 'find'>;
+  readonly directory: Pick<TenantDirectory, 'peek' | 'find' | 'reload'>;
   readonly envelope: Envelope;
   /** Makes the pool; connects to nothing. */
   readonly openPool: (
     tenantId: string,
     connection: ConnectionSettings,
     own: StoredPoolOptions,
-    options: Pick<PoolOptions, 'prove' | 'onOutcome'>,
+    options: Pick<PoolOptions, 'prove' | 'onOutcome' | 'password'>,
   ) => ConnectionPool;
   /** Connects, asks for an answer, and disconnects. @throws DatabaseFault */
-  readonly probe: (connection: ConnectionSettings) => Promise<void>;
+  readonly probe: (connection: ConnectionSettings, password: ChangingPassword) => Promise<void>;
   /** Refuse at once what is known to fail. */
   readonly breakers: Pick<Breakers, 'admit' | 'succeeded' | 'failed' | 'forget'>;
   readonly tls: ConnectionSettings['tls'];
@@ -142,6 +142,32 @@ export function createTenantPools(deps: TenantPoolDeps): TenantPools {
     return { host, port, database, user, password: openPassword(tenant), tls: deps.tls };
   }
 
+  /**
+   * A tenant's password may be changed at any moment (src/tenancy/rotation.ts), and its server knows of it before this
+   * process does. The registry's row holds the one that is in force and the one that takes its place.
+   */
+  function changingPassword(tenant: TenantRecord, first: string): ChangingPassword {
+    let current = first;
+    return {
+      get current() {
+        return current;
+      },
+      async refused(password) {
+        // Another connection has found it out meanwhile.
+        if (password !== current) return true;
+        const now = await directory.reload(tenant.id).catch(() => tenant);
+        if (now?.dbHost !== tenant.dbHost || now.dbPort !== tenant.dbPort || now.dbUser !== tenant.dbUser) return false;
+        for (const sealed of [now.dbPassword, now.nextDbPassword]) {
+          const candidate = sealed === null ? password : openIfPossible(now, sealed);
+          if (candidate === undefined || candidate === password) continue;
+          current = candidate;
+          return true;
+        }
+        return false;
+      },
+    };
+  }
+
   function build(tenant: TenantRecord, who: BreakerTenant): ConnectionPool {
     const { id, epoch } = tenant;
     const refuse = (cause: unknown): AppError => {
@@ -167,15 +193,25 @@ export function createTenantPools(deps: TenantPoolDeps): TenantPools {
       if (fault) deps.breakers.failed(who, fault, since);
       else deps.breakers.succeeded(who);
     };
-    return deps.openPool(id, settingsOf(tenant), tenant.poolOptions, { prove, onOutcome });
+    const settings = settingsOf(tenant);
+    const password = changingPassword(tenant, settings.password);
+    return deps.openPool(id, settings, tenant.poolOptions, { prove, onOutcome, password });
   }
 
-  function openPassword(tenant: TenantRecord): string {
+  function openPassword(tenant: TenantRecord, sealed = tenant.dbPassword): string {
     const { id, dbHost: host, dbPort: port, dbUser: user } = tenant;
     try {
-      return deps.envelope.open(tenant.dbPassword, { id, host, port, user });
+      return deps.envelope.open(sealed, { id, host, port, user });
     } catch (error) {
       throw unusable(id, 'password', error);
+    }
+  }
+
+  function openIfPossible(tenant: TenantRecord, sealed: string): string | undefined {
+    try {
+      return openPassword(tenant, sealed);
+    } catch {
+      return undefined;
     }
   }
 
@@ -225,7 +261,9 @@ export function createTenantPools(deps: TenantPoolDeps): TenantPools {
     },
 
     async probe(tenantId) {
-      await deps.probe(settingsOf(admitted(await directory.find(tenantId))));
+      const tenant = admitted(await directory.find(tenantId));
+      const settings = settingsOf(tenant);
+      await deps.probe(settings, changingPassword(tenant, settings.password));
     },
 
     inspect,

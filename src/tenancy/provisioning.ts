@@ -23,7 +23,7 @@ import { tenantMigrations } from '../../db/tenant/migrations/index.js';
 import { insertUser, setRoles } from '../../db/tenant/users.js';
 import { AppError } from '../errors.js';
 import type { Envelope } from './envelope.js';
-import { newDatabaseName, newDatabasePassword, newTenantId } from './ids.js';
+import { newDatabaseName, newDatabasePassword, newTenantId, TENANT_SCRAM_ITERATIONS } from './ids.js';
 import type { Place, Provisioners } from './provisioners.js';
 import type { Removal } from './removal.js';
 import { templateName, type InDatabase } from './template.js';
@@ -85,12 +85,6 @@ export type ProvisioningStep = (typeof provisioningSteps)[number];
  */
 const ABANDONED_AFTER = 120_000;
 
-/**
- * SCRAM rounds for a tenant role's verifier. Rounds make guessing a weak password dear; this one is 256 random bits, and
- * each new connection would pay for them on the threads that hash passwords.
- */
-const SCRAM_ITERATIONS = 1;
-
 export function createProvisioning(deps: ProvisioningDeps): Provisioning {
   const { registry, provisioners, removal } = deps;
 
@@ -123,7 +117,7 @@ export function createProvisioning(deps: ProvisioningDeps): Provisioning {
       },
       role: {
         run: async () => {
-          const verifier = await scramVerifier(password, SCRAM_ITERATIONS);
+          const verifier = await scramVerifier(password, TENANT_SCRAM_ITERATIONS);
           await createRuntimeRole(cluster, { name, verifier, connectionLimit: deps.connectionLimit });
         },
         undo: () => dropRole(cluster, name),

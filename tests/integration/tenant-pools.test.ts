@@ -45,7 +45,7 @@ describe('a cold tenant', () => {
     let built = 0;
     let proved = 0;
     const pools = createTenantPools({
-      directory: { peek: () => undefined, find: async () => row },
+      directory: { peek: () => undefined, find: async () => row, reload: async () => row },
       envelope: createEnvelope(home.config.encryptionKeys),
       tls: false,
       closeAfter: 60_000,
@@ -353,7 +353,7 @@ describe('ten thousand tenants known and a thousand pools touched', () => {
     }
     const governor = createGovernor({ slots: 20 });
     const pools = createTenantPools({
-      directory: { peek: (id) => rows.get(id), find: async (id) => rows.get(id) },
+      directory: { peek: (id) => rows.get(id), find: async (id) => rows.get(id), reload: async (id) => rows.get(id) },
       envelope: { seal: (text) => text, open: () => openedPassword(row) },
       tls: false,
       closeAfter: 60_000,

@@ -77,7 +77,11 @@ describe.skipIf(!hasPsql)(title, () => {
              pg_encoding_to_char(encoding) as encoding, datallowconn, datistemplate, datconnlimit,
              replace(datacl::text, ${prefix}, '') as acl
       from pg_database where starts_with(datname, ${prefix}) order by 1`.execute(superuser.db);
-    return { roles, databases };
+    const { rows: parameters } = await sql<Record<string, unknown>>`
+      select parname, privilege_type, replace(pg_get_userbyid(grantee), ${prefix}, '') as grantee
+      from pg_parameter_acl cross join aclexplode(paracl)
+      where starts_with(pg_get_userbyid(grantee), ${prefix}) order by 1`.execute(superuser.db);
+    return { roles, databases, parameters };
   }
 
   async function sharedRights(): Promise<string[]> {

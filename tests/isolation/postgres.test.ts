@@ -1,13 +1,12 @@
-// Isolation as PostgreSQL enforces it: what a tenant's runtime role can try with its own password, who may enter which
-// database, who owns what, and where no secret may ever appear. docs/isolation.md is the prose of this file.
-import { sql, type Kysely } from 'kysely';
+// Isolation as PostgreSQL's catalogs tell of it: who may enter which database, who owns what and may do what with it; and where
+// no secret may ever appear. What a tenant's role can try is in attack.test.ts.
+import { sql } from 'kysely';
 import { readFile } from 'node:fs/promises';
 import { afterAll, beforeAll, describe, expect, inject, it } from 'vitest';
 import type { Registry } from '../../db/central/schema.js';
 import { findTenant, type TenantRecord } from '../../db/central/tenants.js';
 import type { DatabaseHandle } from '../../db/client.js';
 import { createRuntimeRole } from '../../db/cluster.js';
-import { DatabaseFault, hasSqlState } from '../../db/errors.js';
 import { scramVerifier } from '../../db/scram.js';
 import { tenantMigrations } from '../../db/tenant/migrations/index.js';
 import { createEnvelope } from '../../src/tenancy/envelope.js';
@@ -77,150 +76,7 @@ function enter({ row, password }: Reached, database: string): DatabaseHandle<unk
   return connectAs(database, { host: row.dbHost, port: row.dbPort, user: row.dbUser, password });
 }
 
-describe('a tenant’s role enters its own database and no other:', () => {
-  it('its own', async () => {
-    const { rows } = await sql`select current_user, current_database(), tenant_id from tenant_marker`.execute(asA.db);
-    expect(rows).toEqual([{ current_user: a.row.dbUser, current_database: a.row.dbName, tenant_id: a.row.id }]);
-  });
-
-  it.each<[string, () => string, string]>([
-    ['another tenant’s', () => b.row.dbName, '42501'],
-    ['the registry', () => registry, '42501'],
-    ['the registry that the run began with', () => registryTemplate, '42501'],
-    ['postgres', () => 'postgres', '42501'],
-    ['template1', () => 'template1', '42501'],
-    ['template0', () => 'template0', '55000'],
-    ['the template of tenant databases', () => templateName(tenantMigrations, provisioner.user), '55000'],
-  ])('not %s', async (_what, database, sqlState) => {
-    const handle = enter(a, database());
-    const error: unknown = await sql`select 1`.execute(handle.db).then(
-      () => undefined,
-      (thrown: unknown) => thrown,
-    );
-    await handle.close(0);
-    expect(error).toBeInstanceOf(DatabaseFault);
-    expect(error).toMatchObject({ kind: 'unavailable', reason: sqlState });
-  });
-});
-
 const DENIED = '42501';
-
-describe('a tenant’s role is refused:', () => {
-  it.each<[string, string]>([
-    ['a table', 'create table mine (id integer)'],
-    ['a table in a schema of its own making', 'create schema mine'],
-    ['a temporary table', 'create temporary table mine (id integer)'],
-    ['a view', 'create view mine as select 1'],
-    ['a function', 'create function mine() returns integer language sql as $$ select 1 $$'],
-    ['a type', "create type mine as enum ('a')"],
-    ['a sequence', 'create sequence mine'],
-    ['an extension, a trusted one too', 'create extension citext'],
-    [
-      'an event trigger',
-      'create event trigger mine on ddl_command_start execute function pg_catalog.suppress_redundant_updates_trigger()',
-    ],
-    ['a publication', 'create publication mine for table products'],
-    ['an index', 'create index mine on products (name)'],
-    [
-      'a trigger',
-      'create trigger mine before update on products execute function suppress_redundant_updates_trigger()',
-    ],
-    ['a policy', 'create policy mine on products'],
-    ['a changed table', 'alter table products add column mine integer'],
-    ['a disabled constraint', 'alter table products drop constraint products_stock_not_negative'],
-    ['a disabled trigger', 'alter table users disable trigger all'],
-    ['a dropped table', 'drop table products'],
-    ['a truncated table', 'truncate products'],
-    ['a taken ownership', 'alter table products owner to current_user'],
-    ['a comment on its database', 'comment on database %A is $$mine$$'],
-    ['a renamed database', 'alter database %A rename to mine'],
-    ['a setting of its database', "alter database %A set statement_timeout = '0'"],
-    ['a dropped database', 'drop database %B with (force)'],
-    ['a new database', 'create database mine'],
-    ['a copy of a tenant’s database', 'create database mine template %B'],
-    ['a new role', 'create role mine login'],
-    ['more rights for itself', 'alter role current_user createdb'],
-    ['a larger connection limit', 'alter role current_user connection limit -1'],
-    ['another tenant’s password', "alter role %B password 'mine'"],
-    ['the provisioner’s role', 'set role %P'],
-    ['another tenant’s role', 'set role %B'],
-    ['the provisioner’s session', 'set session authorization %P'],
-    ['a predefined role', 'set role pg_read_all_data'],
-    ['membership in the provisioner', 'grant %P to current_user'],
-    ['a program on the server', 'copy products to program $$true$$'],
-    ['a program’s output', 'copy products from program $$true$$'],
-    ['a file on the server', 'copy products to $$/tmp/mine$$'],
-    ['the server’s files', 'select pg_read_file($$postgresql.conf$$)'],
-    ['the server’s folders', 'select pg_ls_dir($$.$$)'],
-    ['an imported file', 'select lo_import($$/etc/passwd$$)'],
-    ['an exported file', 'select lo_export(1, $$/tmp/mine$$)'],
-    ['password verifiers', 'select rolpassword from pg_authid'],
-    ['pg_shadow', 'select passwd from pg_shadow'],
-    ['the access rules', 'select * from pg_hba_file_rules'],
-    ['where the data lies', "select current_setting('data_directory')"],
-    ['the server’s configuration', 'alter system set work_mem = $$1GB$$'],
-    ['reading it again', 'select pg_reload_conf()'],
-    ['writing past triggers and foreign keys', 'set session_replication_role = replica'],
-    ['logging', 'set log_statement = $$all$$'],
-    ['a replication slot', 'select pg_create_physical_replication_slot($$mine$$)'],
-    ['another WAL file', 'select pg_switch_wal()'],
-    ['the marker, inserted', 'insert into tenant_marker (only_row, tenant_id) values (true, gen_random_uuid())'],
-    ['the marker, changed', 'update tenant_marker set tenant_id = gen_random_uuid()'],
-    ['the marker, removed', 'delete from tenant_marker'],
-    ['the migrator’s schema', 'select * from migration.kysely_migration'],
-    ['the migrator’s lock', 'update migration.kysely_migration_lock set is_locked = 1'],
-  ])('%s', async (_what, statement) => {
-    const named = statement.replace('%A', a.row.dbName).replace('%B', b.row.dbName).replace('%P', provisioner.user);
-    const error: unknown = await sql
-      .raw(named)
-      .execute(asA.db)
-      .then(
-        () => undefined,
-        (thrown: unknown) => thrown,
-      );
-    expect(error, 'PostgreSQL did it').toBeDefined();
-    expect(hasSqlState(error, DENIED), String(error)).toBe(true);
-  });
-
-  it('the end of sessions that are not its own', async () => {
-    const others = [
-      enter(b, b.row.dbName),
-      connectAs<unknown>('postgres', provisioner),
-      connectAs<unknown>('postgres'),
-    ];
-    try {
-      for (const { db } of others) {
-        const pid = await backendOf(db);
-        for (const end of ['pg_terminate_backend', 'pg_cancel_backend']) {
-          const ended = sql`select ${sql.raw(end)}(${pid}::integer)`.execute(asA.db);
-          await expect(ended, end).rejects.toMatchObject({ code: DENIED });
-        }
-        expect(await backendOf(db)).toBe(pid);
-      }
-    } finally {
-      await Promise.all(others.map((handle) => handle.close(0)));
-    }
-  });
-
-  it('the text of others’ queries', async () => {
-    const { rows } = await sql<{ query: string }>`
-      select distinct query from pg_stat_activity where usename <> current_user`.execute(asA.db);
-    expect(rows).not.toEqual([]);
-    expect(
-      rows.map(({ query }) => query).filter((query) => query !== '<insufficient privilege>' && query !== ''),
-    ).toEqual([]);
-  });
-
-  it('rights to give away', async () => {
-    await sql`grant select on products to public`.execute(asA.db);
-    const { rows } = await asSuperuser(a.row.dbName, (db) =>
-      sql`select grantee from information_schema.role_table_grants where table_schema = 'public' and grantee = 'PUBLIC'`.execute(
-        db,
-      ),
-    );
-    expect(rows).toEqual([]);
-  });
-});
 
 describe('a tenant’s role', () => {
   it('may log in, and do nothing else beyond its grants', async () => {
@@ -367,44 +223,6 @@ describe('the server', () => {
   });
 });
 
-describe('what PostgreSQL lets every role do, as docs/isolation.md says:', () => {
-  it('see the names of databases and roles, which say nothing', async () => {
-    const { rows } = await sql<{ name: string; comment: string | null }>`
-      select datname as name, shobj_description(oid, 'pg_database') as comment from pg_database where datname like 'tn\_%'
-      union all
-      select rolname, shobj_description(oid, 'pg_authid') from pg_roles where rolname like 'tn\_%'`.execute(asA.db);
-    expect(rows.filter(({ name }) => name === b.row.dbName)).toHaveLength(2);
-    for (const { name, comment } of rows)
-      expect([name, comment]).toEqual([expect.stringMatching(/^tn_[0-9a-f]{32}$/), null]);
-  });
-
-  it.each([
-    ['see who is connected where', 'select datname, usename, client_port from pg_stat_activity'],
-    ['see how busy each database is', 'select datname, xact_commit from pg_stat_database'],
-    ['take advisory locks in its own database', 'select pg_advisory_unlock(1) where pg_try_advisory_lock(1)'],
-    [
-      'lift its own time limits',
-      "set statement_timeout = '0'; set idle_in_transaction_session_timeout = '0'; reset all",
-    ],
-    ['keep settings of its own', 'alter role current_user set work_mem = $$8MB$$; alter role current_user reset all'],
-    ['lock its own tables', 'begin; lock table products in access exclusive mode; rollback'],
-    ['run code of its own', 'do $$ begin perform 1; end $$'],
-    ['notify within its database', 'notify something'],
-    ['keep large objects in its own database', 'select lo_unlink(lo_from_bytea(0, $$x$$))'],
-  ])('%s', async (_what, statement) => {
-    await sql.raw(statement).execute(asA.db);
-  });
-
-  it('change its own password, until an operator sets it again', async () => {
-    const changed = await scramVerifier('changed-by-the-tenant', 1);
-    await sql`alter role current_user password ${sql.lit(changed)}`.execute(asA.db);
-    const verifier = await scramVerifier(a.password, 1);
-    await asSuperuser('postgres', (db) =>
-      sql`alter role ${sql.id(a.row.dbUser)} password ${sql.lit(verifier)}`.execute(db),
-    );
-  });
-});
-
 describe('a secret', () => {
   it('lies in the registry as an envelope', () => {
     for (const { row, password } of [a, b]) {
@@ -542,9 +360,4 @@ function found(secrets: Readonly<Record<string, string>>, texts: readonly string
       .filter(([, secret]) => text.includes(secret))
       .map(([name]) => `${name} in ${text}`),
   );
-}
-
-async function backendOf(db: Kysely<unknown>): Promise<number | undefined> {
-  const { rows } = await sql<{ pid: number }>`select pg_backend_pid() as pid`.execute(db);
-  return rows[0]?.pid;
 }

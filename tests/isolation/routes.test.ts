@@ -39,6 +39,7 @@ const resources: Readonly<Record<string, Resource>> = {
   },
   '/audit': { id: (tenant) => tenant.adminId },
   '/pools': {},
+  '/encryption': {},
   '/tenants': {
     id: (tenant) => tenant.id,
     bodies: {
@@ -49,6 +50,7 @@ const resources: Readonly<Record<string, Resource>> = {
       'POST /:id/resume': null,
       'POST /:id/restore': null,
       'POST /:id/purge': null,
+      'POST /:id/rotate-password': null,
     },
   },
   '/users': {

@@ -111,6 +111,7 @@ describe('npm start, from a terminal', () => {
     block('docs/api.md', '/products?limit'),
     block('docs/pools.md', '/pools?limit'),
     block('docs/audit.md', '/audit?action'),
+    block('docs/keys.md', '/encryption'),
     // Behind the others: it ends the session that they need.
     block('docs/sessions.md', '/auth/refresh'),
     // The last ones: they end with the tenant.

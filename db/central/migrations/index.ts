@@ -6,6 +6,7 @@ import * as m0003 from './0003_slot_leases.js';
 import * as m0004 from './0004_sessions.js';
 import * as m0005 from './0005_audit.js';
 import * as m0006 from './0006_lifecycle.js';
+import * as m0010 from './0010_resealing.js';
 
 export const registryMigrations: Migrations = {
   '0001_registry': m0001,
@@ -14,4 +15,5 @@ export const registryMigrations: Migrations = {
   '0004_sessions': m0004,
   '0005_audit': m0005,
   '0006_lifecycle': m0006,
+  '0010_resealing': m0010,
 };

@@ -1,0 +1,78 @@
+// Changing a password while the tenant's server refuses or hangs: said within a deadline, and finished when it is back.
+import { afterAll, beforeAll, expect, it } from 'vitest';
+import type { Registry } from '../../db/central/schema.js';
+import { findTenant } from '../../db/central/tenants.js';
+import type { DatabaseHandle } from '../../db/client.js';
+import { findOperatorByEmail, insertOperator } from '../../db/central/operators.js';
+import { buildApp } from '../../src/app.js';
+import { ADMIN, beginSession, connectAs, createRegistry, sender, testConfig, type Send } from '../support/app.js';
+import { startProxy, type Proxy } from '../support/proxy.js';
+import type { FastifyInstance } from 'fastify';
+
+let proxy: Proxy;
+let central: DatabaseHandle<Registry>;
+let app: FastifyInstance;
+let send: Send;
+let operator: string;
+
+beforeAll(async () => {
+  const registry = await createRegistry();
+  const config = testConfig(registry);
+  proxy = await startProxy(config.tenants.provisioner);
+  central = connectAs<Registry>(registry);
+  const { host, port } = proxy;
+  const tenants = { ...config.tenants, provisioner: { ...config.tenants.provisioner, host, port } };
+  app = await buildApp({ ...config, tenants });
+  send = sender(app);
+  await insertOperator(app.registry, { email: 'operator@example.com', passwordHash: 'not used' });
+  const found = await findOperatorByEmail(app.registry, 'operator@example.com');
+  operator = await beginSession(app, { kind: 'operator', operatorId: found?.id ?? '' });
+});
+afterAll(async () => {
+  proxy.mode = 'pass';
+  await app.close();
+  await Promise.all([central.close(0), proxy.close()]);
+});
+
+it.each(['refuse', 'hang'] as const)(
+  'a server that does %s: 503 with Retry-After, and the job finishes it later',
+  async (mode) => {
+    const slug = `rotated-${mode}`;
+    const made = await send<{ id: string }>('POST', '/tenants', {
+      token: operator,
+      body: { name: 'Rotated', slug, admin: ADMIN },
+    });
+    expect(made.status, made.text).toBe(201);
+    const { id } = made.body;
+    const signIn = async (): Promise<number> =>
+      (await send('POST', '/auth/login', { body: { tenant: slug, email: ADMIN.email, password: ADMIN.password } }))
+        .status;
+    expect(await signIn()).toBe(200);
+    const before = await findTenant(central.db, id);
+
+    proxy.mode = mode;
+    if (mode === 'refuse') proxy.cut();
+    const failed = await send('POST', `/tenants/${id}/rotate-password`, { token: operator });
+    expect(failed.body).toMatchObject({ status: 503, code: 'unavailable' });
+    expect(failed.headers['retry-after']).toMatch(/^[1-9]\d*$/);
+    // The job fails as well, and leaves everything for the next time.
+    await app.housekeeping.runNow('rotation');
+    const pending = await findTenant(central.db, id);
+    expect(pending).toMatchObject({ dbPassword: before?.dbPassword, nextDbPassword: expect.any(String) as unknown });
+
+    proxy.mode = 'pass';
+    proxy.cut();
+    await expect
+      .poll(
+        async () => {
+          await app.housekeeping.runNow('rotation');
+          return findTenant(central.db, id);
+        },
+        { timeout: 30_000 },
+      )
+      .toMatchObject({ dbPassword: pending?.nextDbPassword, nextDbPassword: null });
+    await app.tenantPools.retire(id);
+    await expect.poll(signIn, { timeout: 10_000 }).toBe(200);
+  },
+  90_000,
+);

@@ -1,0 +1,328 @@
+// Changing the password of a tenant's role: nobody who uses the tenant notices, whatever dies on the way; and what is left half
+// done is finished.
+import { sql } from 'kysely';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { afterAll, beforeAll, describe, expect, inject, it } from 'vitest';
+import type { Registry } from '../../db/central/schema.js';
+import { findTenant, type TenantRecord } from '../../db/central/tenants.js';
+import type { DatabaseHandle } from '../../db/client.js';
+import { createEnvelope } from '../../src/tenancy/envelope.js';
+import { newDatabasePassword } from '../../src/tenancy/ids.js';
+import { rotationSteps, type RotationStep } from '../../src/tenancy/rotation.js';
+import {
+  asSuperuser,
+  connectAs,
+  createRegistry,
+  startService,
+  startServiceForTest,
+  type TestService,
+  type TestTenant,
+} from '../support/app.js';
+
+const { superuser } = inject('cluster');
+
+let registry: string;
+let central: DatabaseHandle<Registry>;
+let one: TestService;
+let other: TestService;
+/** Called behind each step of the first service. */
+let afterStep: ((step: RotationStep) => void | Promise<void>) | undefined;
+
+beforeAll(async () => {
+  registry = await createRegistry();
+  central = connectAs<Registry>(registry);
+  one = await startService({ registry, overrides: { afterRotationStep: (step) => afterStep?.(step) } });
+  other = await startService({ registry });
+});
+afterAll(async () => {
+  await Promise.all([one.close(), other.close()]);
+  await central.close(0);
+});
+
+function rotate(tenant: { id: string }, service = one): ReturnType<TestService['send']> {
+  return service.send('POST', `/tenants/${tenant.id}/rotate-password`, { token: service.operatorToken });
+}
+
+async function rowOf({ id }: { id: string }): Promise<TenantRecord> {
+  const row = await findTenant(central.db, id);
+  if (!row) throw new Error('the tenant has no row');
+  return row;
+}
+
+function opened(row: TenantRecord, sealed: string | null = row.dbPassword): string {
+  const context = { id: row.id, host: row.dbHost, port: row.dbPort, user: row.dbUser };
+  return createEnvelope(one.config.encryptionKeys).open(sealed ?? '', context);
+}
+
+/** Whether the server lets the tenant's role in with a password. */
+async function enters(row: TenantRecord, password: string): Promise<boolean> {
+  const handle = connectAs<unknown>(row.dbName, { ...superuser, user: row.dbUser, password });
+  try {
+    await sql`select 1`.execute(handle.db);
+    return true;
+  } catch {
+    return false;
+  } finally {
+    await handle.close(0);
+  }
+}
+
+async function expectFinished(before: TenantRecord): Promise<void> {
+  const after = await rowOf(before);
+  expect(after.nextDbPassword).toBeNull();
+  expect(opened(after)).not.toBe(opened(before));
+  expect(await enters(after, opened(after))).toBe(true);
+  expect(await enters(after, opened(before))).toBe(false);
+}
+
+async function auditOf({ id }: { id: string }): Promise<{ action: string; actor_kind: string }[]> {
+  return central.db
+    .selectFrom('audit')
+    .select(['action', 'actor_kind'])
+    .where('tenant_id', '=', id)
+    .where('action', '=', 'tenant.password-rotated')
+    .execute();
+}
+
+async function products(service: TestService, tenant: TestTenant): Promise<number> {
+  return (await service.send('GET', '/products', { token: tenant.adminToken })).status;
+}
+
+/** As if every connection had to be opened anew, with what this process remembers. */
+async function forgetConnections(service: TestService, tenant: TestTenant): Promise<void> {
+  await service.app.tenantPools.retire(tenant.id);
+}
+
+describe('a rotation', () => {
+  it('puts a new password in force, which the registry holds, and is audited', async () => {
+    const tenant = await one.createTenant();
+    const before = await rowOf(tenant);
+    expect((await rotate(tenant)).status).toBe(204);
+    await expectFinished(before);
+    expect(await auditOf(tenant)).toEqual([{ action: 'tenant.password-rotated', actor_kind: 'operator' }]);
+    for (const service of [one, other]) expect(await products(service, tenant)).toBe(200);
+  });
+
+  it('of a tenant that is not there is 404, of one that is being removed 409', async () => {
+    expect((await rotate({ id: '01900000-0000-7000-8000-000000000001' })).status).toBe(404);
+    const tenant = await one.createTenant();
+    await central.db.updateTable('tenants').set({ status: 'deleting' }).where('id', '=', tenant.id).execute();
+    expect((await rotate(tenant)).body).toMatchObject({ status: 409, code: 'tenant-state' });
+    expect((await rowOf(tenant)).nextDbPassword).toBeNull();
+    expect(await auditOf(tenant)).toEqual([]);
+  });
+
+  it('of a suspended tenant is done, and the tenant is served when it is resumed', async () => {
+    const tenant = await one.createTenant();
+    const setActive = (active: boolean): ReturnType<TestService['send']> =>
+      one.send('PATCH', `/tenants/${tenant.id}`, { token: one.operatorToken, body: { active } });
+    await setActive(false);
+    const before = await rowOf(tenant);
+    expect((await rotate(tenant)).status).toBe(204);
+    await expectFinished(before);
+    await setActive(true);
+    expect(await products(one, tenant)).toBe(200);
+  });
+
+  it('is shared by those who ask at once, and refused on another replica meanwhile', async () => {
+    const tenant = await one.createTenant();
+    let elsewhere: number | undefined;
+    afterStep = async (step) => {
+      if (step === 'alter') elsewhere = (await rotate(tenant, other)).status;
+    };
+    const answers = await Promise.all([rotate(tenant), rotate(tenant), rotate(tenant)]);
+    afterStep = undefined;
+    expect(answers.map(({ status }) => status)).toEqual([204, 204, 204]);
+    expect(elsewhere).toBe(409);
+    expect(await auditOf(tenant)).toHaveLength(1);
+  });
+
+  it('twenty times, fails no request on two replicas, nor a new connection', async () => {
+    const tenant = await one.createTenant();
+    const statuses = new Map<number, number>();
+    let done = false;
+    const client = async (service: TestService, cold: boolean): Promise<void> => {
+      while (!done) {
+        if (cold) await forgetConnections(service, tenant);
+        const answers = await Promise.all([
+          service.send('GET', '/products', { token: tenant.adminToken }),
+          service.send('POST', '/products', { token: tenant.adminToken, body: { name: 'Chair', price: '1.00' } }),
+          service.send('GET', '/users', { token: tenant.adminToken }),
+        ]);
+        for (const { status } of answers) statuses.set(status, (statuses.get(status) ?? 0) + 1);
+      }
+    };
+    const clients = [client(one, false), client(one, true), client(other, false), client(other, true)];
+    const rotations: number[] = [];
+    for (let time = 0; time < 20; time += 1) {
+      rotations.push((await rotate(tenant, time % 2 === 0 ? one : other)).status);
+      await sleep(20);
+    }
+    done = true;
+    await Promise.all(clients);
+    expect(rotations).toEqual(Array.from({ length: 20 }, () => 204));
+    expect([...statuses.keys()].sort()).toEqual([200, 201]);
+    expect(statuses.get(200)).toBeGreaterThan(40);
+  }, 60_000);
+});
+
+describe('a replica that remembers the password from before', () => {
+  /** Gives the role another password, as in the moment before anybody has heard of it: no epoch is counted, nobody is told. */
+  async function changeUnheard(row: TenantRecord, column: 'db_password' | 'next_db_password'): Promise<string> {
+    const password = newDatabasePassword();
+    const context = { id: row.id, host: row.dbHost, port: row.dbPort, user: row.dbUser };
+    const sealed = createEnvelope(one.config.encryptionKeys).seal(password, context);
+    await central.db.transaction().execute(async (trx) => {
+      await sql`set local session_replication_role = replica`.execute(trx);
+      await trx
+        .updateTable('tenants')
+        .set({ [column]: sealed })
+        .where('id', '=', row.id)
+        .execute();
+    });
+    await asSuperuser('postgres', (db) =>
+      sql`alter role ${sql.id(row.dbUser)} password ${sql.lit(password)}`.execute(db),
+    );
+    return password;
+  }
+
+  it.each([
+    ['GET', 'next_db_password'],
+    ['POST', 'next_db_password'],
+    ['GET', 'db_password'],
+    ['POST', 'db_password'],
+  ] as const)('finds the new one out with the first connection that is refused: %s, %s', async (method, column) => {
+    const tenant = await one.createTenant();
+    expect(await products(one, tenant)).toBe(200);
+    const row = await rowOf(tenant);
+    const password = await changeUnheard(row, column);
+    expect([await enters(row, opened(row)), await enters(row, password)]).toEqual([false, true]);
+    await forgetConnections(one, tenant);
+    expect(one.app.tenantDirectory.peek(tenant.id)).toMatchObject({ dbPassword: row.dbPassword, nextDbPassword: null });
+
+    const body = method === 'POST' ? { name: 'Chair', price: '1.00' } : undefined;
+    const ask = (): ReturnType<TestService['send']> =>
+      one.send(method, '/products', { token: tenant.adminToken, body });
+    const answers = await Promise.all([ask(), ask(), ask(), ask()]);
+    for (const { status, text } of answers) expect(status, text).toBe(method === 'POST' ? 201 : 200);
+    // A refused connection is no fault of the database.
+    expect(one.app.breakers.state('tenant', tenant.id)).toBeUndefined();
+  });
+
+  it('serves on while the registry’s row cannot be asked for, as soon as it was told of the next one', async () => {
+    const tenant = await one.createTenant();
+    const before = await rowOf(tenant);
+    afterStep = (step) => {
+      if (step === 'alter') throw new Error('made to fail');
+    };
+    expect((await rotate(tenant)).status).toBe(503);
+    afterStep = undefined;
+    expect(await products(other, tenant)).toBe(200);
+    await asSuperuser(registry, (db) => sql`alter table tenants rename to tenants_gone`.execute(db));
+    try {
+      await forgetConnections(other, tenant);
+      expect(await products(other, tenant)).toBe(200);
+    } finally {
+      await asSuperuser(registry, (db) => sql`alter table tenants_gone rename to tenants`.execute(db));
+    }
+    await other.app.housekeeping.runNow('rotation');
+    await expectFinished(before);
+  });
+
+  it('does not go on asking where no password is taken, and opens the tenant’s breaker', async () => {
+    const tenant = await one.createTenant();
+    const { dbUser } = await rowOf(tenant);
+    await asSuperuser('postgres', (db) =>
+      sql`alter role ${sql.id(dbUser)} password 'changed-by-somebody-else'`.execute(db),
+    );
+    await forgetConnections(one, tenant);
+    for (let time = 0; time < 5; time += 1) expect(await products(one, tenant)).toBe(503);
+    expect(one.app.breakers.state('tenant', tenant.id)?.state).not.toBe('closed');
+    // An operator's rotation mends it.
+    expect((await rotate(tenant)).status).toBe(204);
+    await expect.poll(() => products(one, tenant), { timeout: 10_000 }).toBe(200);
+  });
+});
+
+describe('a rotation that fails behind', () => {
+  it.each(rotationSteps)('"%s" is served meanwhile, and finished by the job', async (failing) => {
+    const tenant = await one.createTenant();
+    const before = await rowOf(tenant);
+    afterStep = (step) => {
+      if (step === failing) throw new Error('made to fail');
+    };
+    const failed = await rotate(tenant);
+    afterStep = undefined;
+    expect(failed.body).toMatchObject({ status: 503, code: 'unavailable' });
+    expect(failed.headers['retry-after']).toBe('5');
+    for (const service of [one, other]) {
+      await forgetConnections(service, tenant);
+      expect(await products(service, tenant)).toBe(200);
+    }
+    await other.app.housekeeping.runNow('rotation');
+    await expectFinished(before);
+    for (const service of [one, other]) {
+      await forgetConnections(service, tenant);
+      expect(await products(service, tenant)).toBe(200);
+    }
+    expect(await auditOf(tenant)).toHaveLength(1);
+  });
+
+  it('"store", is finished by the next request for it too', async () => {
+    const tenant = await one.createTenant();
+    const before = await rowOf(tenant);
+    afterStep = () => {
+      throw new Error('made to fail');
+    };
+    expect((await rotate(tenant)).status).toBe(503);
+    afterStep = undefined;
+    const pending = opened(before, (await rowOf(tenant)).nextDbPassword);
+    expect((await rotate(tenant)).status).toBe(204);
+    await expectFinished(before);
+    expect(opened(await rowOf(tenant))).toBe(pending);
+  });
+
+  it('"store", and whose next password cannot be read, gets another one', async () => {
+    const tenant = await one.createTenant();
+    const before = await rowOf(tenant);
+    const unreadable = 'v1.gone.AAAAAAAAAAAAAAAA.AAAA.AAAAAAAAAAAAAAAAAAAAAA';
+    await central.db.updateTable('tenants').set({ next_db_password: unreadable }).where('id', '=', tenant.id).execute();
+    await one.app.housekeeping.runNow('rotation');
+    await expectFinished(before);
+    expect(await products(one, tenant)).toBe(200);
+  });
+});
+
+it('a password that nobody can open any more is mended by a rotation', async () => {
+  const tenant = await one.createTenant();
+  const sealed = createEnvelope([{ kid: 'gone', key: Buffer.alloc(32, 9) }]);
+  const { id, dbHost: host, dbPort: port, dbUser: user } = await rowOf(tenant);
+  await central.db
+    .updateTable('tenants')
+    .set({ db_password: sealed.seal('x', { id, host, port, user }) })
+    .where('id', '=', id)
+    .execute();
+  await expect.poll(() => products(one, tenant), { timeout: 10_000 }).toBe(503);
+  expect((await rotate(tenant)).status).toBe(204);
+  for (const service of [one, other]) await expect.poll(() => products(service, tenant), { timeout: 10_000 }).toBe(200);
+});
+
+describe('by the clock', () => {
+  it('passwords that are too old are changed, and no others', async () => {
+    const [old, young] = [await one.createTenant(), await one.createTenant()];
+    const before = { old: await rowOf(old), young: await rowOf(young) };
+    await central.db
+      .updateTable('tenants')
+      .set({ password_rotated_at: new Date(Date.now() - 3_600_000).toISOString() })
+      .where('id', '=', old.id)
+      .execute();
+    // Off, it does nothing.
+    await one.app.housekeeping.runNow('rotation');
+    expect((await rowOf(old)).dbPassword).toBe(before.old.dbPassword);
+    const service = await startServiceForTest({ registry, env: { DB_PASSWORD_ROTATE_AFTER_MS: '1800000' } });
+    await service.app.housekeeping.runNow('rotation');
+    await expectFinished(before.old);
+    expect((await rowOf(young)).dbPassword).toBe(before.young.dbPassword);
+    expect(await auditOf(old)).toEqual([{ action: 'tenant.password-rotated', actor_kind: 'none' }]);
+  });
+});
