@@ -2,7 +2,7 @@
 // and with a say in it for whoever counts the connections of the whole server. Short reads share one pipelined connection,
 // the lane (db/lane.ts); everything else has a connection to itself for as long as it takes.
 import pg from 'pg';
-import { connectFault, DatabaseFault, statementFault, Unproven } from './errors.js';
+import { connectFault, DatabaseFault, hasSqlState, statementFault, Unproven } from './errors.js';
 import { Lane, type LaneQuery } from './lane.js';
 import { Session } from './session.js';
 import { statementName } from './statement-names.js';
@@ -51,6 +51,11 @@ export interface PoolOptions {
   readonly preparedStatements: boolean;
   /** Let short reads share a pipelined connection. Needs two connections at least, and prepared statements. */
   readonly lane?: boolean;
+  /**
+   * Whether other pools draw on the same CONNECTION LIMIT of the role: where it is reached, what one of them gives back is
+   * waited for, within `acquireTimeout`.
+   */
+  readonly sharesLimit?: boolean;
   /** Run on each new connection before anybody gets it; what it throws is what whoever asked for the connection gets. */
   readonly prove?: (query: (text: string) => Promise<Record<string, unknown>[]>) => Promise<void>;
   /**
@@ -88,6 +93,12 @@ const HANDSHAKE_TIMEOUT = 1_500;
 /** The client's own deadline lies this much (ms) after the server's, which therefore fires first where it can. */
 const QUERY_TIMEOUT_MARGIN = 1_000;
 
+/** SQLSTATE: the role, or the server, has as many connections as it may have. */
+const TOO_MANY_CONNECTIONS = '53300';
+
+/** Between two attempts (ms) to open a connection that the role's limit refused. */
+const ASK_AGAIN_AFTER = 50;
+
 /** Between two looks (ms) at deadlines and idle times: they are kept this exactly. */
 const WATCH_EVERY = 250;
 
@@ -118,7 +129,7 @@ export class ConnectionPool {
   readonly #slow = new Map<string, number>();
   /** Whether there is a connection for it, be it one that is opening or closing. */
   #laneHeld = false;
-  #laneOpening: Promise<Lane> | undefined;
+  #laneOpening: Promise<Lane | undefined> | undefined;
   #waitingForLane = 0;
   readonly #admission: Membership | undefined;
   #toldIdle = false;
@@ -391,7 +402,7 @@ export class ConnectionPool {
     const since = performance.now();
     let client: pg.PoolClient;
     try {
-      client = await this.#pool.connect();
+      client = await this.#connectInTurn(since + this.limits.acquireTimeout);
     } catch (error) {
       slot.release();
       this.#opening -= 1;
@@ -413,6 +424,22 @@ export class ConnectionPool {
     if (!this.#cut) return session;
     client.release(true);
     throw poolClosed();
+  }
+
+  async #connectInTurn(deadline: number): Promise<pg.PoolClient> {
+    for (;;) {
+      try {
+        return await this.#pool.connect();
+      } catch (error) {
+        const mayWait = this.#sharedLimitReached(error) && !this.#cut && performance.now() < deadline;
+        if (!mayWait) throw error;
+        await new Promise((resolve) => setTimeout(resolve, ASK_AGAIN_AFTER));
+      }
+    }
+  }
+
+  #sharedLimitReached(error: unknown): boolean {
+    return this.options.sharesLimit === true && hasSqlState(error, TOO_MANY_CONNECTIONS);
   }
 
   /** What whoever asked for the connection is told. */
@@ -481,7 +508,7 @@ export class ConnectionPool {
     }
   }
 
-  async #connectLane(given: Slot | undefined): Promise<Lane> {
+  async #connectLane(given: Slot | undefined): Promise<Lane | undefined> {
     this.#laneHeld = given !== undefined;
     const slot = given ?? (await this.#openSlot());
     this.#laneHeld = true;
@@ -491,6 +518,7 @@ export class ConnectionPool {
       {
         connectTimeout: Math.min(this.limits.acquireTimeout, HANDSHAKE_TIMEOUT),
         idleTimeout: this.limits.idleTimeoutMillis,
+        statementTimeout: this.limits.timeout,
       },
       () => {
         this.#lane = undefined;
@@ -503,6 +531,8 @@ export class ConnectionPool {
     try {
       await lane.open((client) => this.#prove(client));
     } catch (error) {
+      // The statement goes the other way, on which a connection is waited for.
+      if (this.#sharedLimitReached(error)) return undefined;
       throw this.#notOpened(error, since);
     }
     this.options.onOutcome?.(undefined, since);

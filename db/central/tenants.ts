@@ -2,6 +2,7 @@
 import { sql, type Kysely, type RawBuilder, type SelectQueryBuilder, type Selectable } from 'kysely';
 import { afterPosition, containsPattern, type Keyset, type Position } from '../keyset.js';
 import type {
+  LimitChanges,
   PoolOptionChanges,
   Registry,
   StoredLimits,
@@ -109,12 +110,31 @@ export async function listProvisionedTenants(db: Kysely<Registry>): Promise<Tena
   return tenants(db).where('status', 'in', ['active', 'suspended']).orderBy('id').execute();
 }
 
+/** What the CONNECTION LIMIT of a tenant's role follows from. */
+export type ConnectionLimitRow = Pick<TenantRecord, 'id' | 'dbHost' | 'dbPort' | 'dbUser' | 'limits'>;
+
+/** Tenants whose role should exist, in the order of their ids, behind `after`. */
+export async function listConnectionLimits(
+  db: Kysely<Registry>,
+  after: string | undefined,
+  limit: number,
+): Promise<ConnectionLimitRow[]> {
+  return db
+    .selectFrom('tenants')
+    .select(['id', 'db_host as dbHost', 'db_port as dbPort', 'db_user as dbUser', 'limits'])
+    .where('status', 'in', ['active', 'suspended'])
+    .$if(after !== undefined, (query) => query.where('id', '>', after ?? ''))
+    .orderBy('id')
+    .limit(limit)
+    .execute();
+}
+
 export async function insertTenant(
   db: Kysely<Registry>,
   tenant: Pick<
     TenantRecord,
     'id' | 'name' | 'slug' | 'clusterId' | 'dbHost' | 'dbPort' | 'dbName' | 'dbUser' | 'dbPassword' | 'schemaVersion'
-  > & { readonly poolOptions: PoolOptionChanges },
+  > & { readonly poolOptions: PoolOptionChanges; readonly limits?: LimitChanges | undefined },
 ): Promise<void> {
   await db
     .insertInto('tenants')
@@ -129,7 +149,8 @@ export async function insertTenant(
       db_name: tenant.dbName,
       db_user: tenant.dbUser,
       db_password: tenant.dbPassword,
-      pool_options: mergedOptions(sql`'{}'::jsonb`, tenant.poolOptions),
+      pool_options: merged(sql`'{}'::jsonb`, tenant.poolOptions),
+      ...(tenant.limits && { limits: merged(sql`'{}'::jsonb`, tenant.limits) }),
       schema_version: tenant.schemaVersion,
     })
     .execute();
@@ -148,18 +169,20 @@ export async function updateTenant(
     name?: string | undefined;
     slug?: string | undefined;
     poolOptions?: PoolOptionChanges | undefined;
+    limits?: LimitChanges | undefined;
     status?: TenantStatus | undefined;
     schemaVersion?: string | undefined;
   },
   from: readonly TenantStatus[],
 ): Promise<TenantRecord | undefined> {
-  const { name, slug, poolOptions, status, schemaVersion } = changes;
+  const { name, slug, poolOptions, limits, status, schemaVersion } = changes;
   return db
     .updateTable('tenants')
     .set({
       ...(name !== undefined && { name }),
       ...(slug !== undefined && { slug }),
-      ...(poolOptions !== undefined && { pool_options: mergedOptions(sql.ref('pool_options'), poolOptions) }),
+      ...(poolOptions !== undefined && { pool_options: merged(sql.ref('pool_options'), poolOptions) }),
+      ...(limits !== undefined && { limits: merged(sql.ref('limits'), limits) }),
       ...(status !== undefined && { status }),
       ...(schemaVersion !== undefined && { schema_version: schemaVersion }),
       updated_at: sql<string>`now()`,
@@ -190,9 +213,9 @@ export async function pingRegistry(db: Kysely<Registry>): Promise<void> {
   await sql`select 1`.execute(db);
 }
 
-/** The options with the changes laid over them; a key that became null is dropped, and has its default again. */
-function mergedOptions(options: RawBuilder<unknown>, changes: PoolOptionChanges): RawBuilder<string> {
-  return sql<string>`jsonb_strip_nulls(${options} || ${JSON.stringify(changes)}::jsonb)`;
+/** Settings with the changes laid over them; a key that became null is dropped, and has its default again. */
+function merged(settings: RawBuilder<unknown>, changes: PoolOptionChanges | LimitChanges): RawBuilder<string> {
+  return sql<string>`jsonb_strip_nulls(${settings} || ${JSON.stringify(changes)}::jsonb)`;
 }
 
 function tenants(

@@ -2,7 +2,6 @@
 // and goes: built when the tenant first asks for a connection, built once however many ask together, replaced when the
 // tenant's row changes, closed when nobody uses it.
 import type { Kysely } from 'kysely';
-import type { StoredPoolOptions } from '../../db/central/schema.js';
 import type { TenantRecord } from '../../db/central/tenants.js';
 import { databaseOver, type ConnectionSettings } from '../../db/client.js';
 import type { ConnectionPool, PoolOptions, PoolStats } from '../../db/pool.js';
@@ -56,7 +55,7 @@ export interface TenantPoolDeps {
   readonly openPool: (
     tenantId: string,
     connection: ConnectionSettings,
-    own: StoredPoolOptions,
+    tenant: TenantRecord,
     options: Pick<PoolOptions, 'prove' | 'onOutcome'>,
   ) => ConnectionPool;
   /** Connects, asks for an answer, and disconnects. @throws DatabaseFault */
@@ -164,7 +163,7 @@ export function createTenantPools(deps: TenantPoolDeps): TenantPools {
       if (fault) deps.breakers.failed(who, fault, since);
       else deps.breakers.succeeded(who);
     };
-    return deps.openPool(id, settingsOf(tenant), tenant.poolOptions, { prove, onOutcome });
+    return deps.openPool(id, settingsOf(tenant), tenant, { prove, onOutcome });
   }
 
   function openPassword(tenant: TenantRecord): string {
