@@ -5,6 +5,7 @@ import { audit } from '../plugins/audit.js';
 import { authentication } from '../plugins/authentication.js';
 import { authorization } from '../plugins/authorization.js';
 import { clusters } from '../plugins/clusters.js';
+import { connectionLimits } from '../plugins/connection-limits.js';
 import { cors } from '../plugins/cors.js';
 import { cursors } from '../plugins/cursors.js';
 import { answerClientError, answerFrameworkError, errors, notFound } from '../plugins/errors.js';
@@ -23,6 +24,7 @@ import { schemas } from '../plugins/schemas.js';
 import { securityHeaders } from '../plugins/security-headers.js';
 import { sessions } from '../plugins/sessions.js';
 import { signIn } from '../plugins/sign-in.js';
+import { tenantLimits } from '../plugins/tenant-limits.js';
 import { tenantPool } from '../plugins/tenant-pool.js';
 import { routes } from '../routes/index.js';
 import type { Config } from './config.js';
@@ -94,6 +96,7 @@ export async function buildApp(config: Config, overrides: AppOverrides = {}): Pr
   await app.register(authentication, { config: config.auth });
   await app.register(tenantPool, { config, envelope });
   await app.register(sessions, { config });
+  await app.register(tenantLimits, { config });
   await app.register(authorization);
   await app.register(audit);
 
@@ -103,6 +106,7 @@ export async function buildApp(config: Config, overrides: AppOverrides = {}): Pr
     envelope,
     ...(overrides.afterProvisioningStep && { afterStep: overrides.afterProvisioningStep }),
   });
+  await app.register(connectionLimits, { config });
   await app.register(cursors, { secrets: config.encryptionKeys.map(({ key }) => key) });
   await app.register(readiness);
 

@@ -19,8 +19,6 @@ export const limitBounds = {
 
 export type LimitName = keyof typeof limitBounds;
 
-export const limitNames = Object.keys(limitBounds) as readonly LimitName[];
-
 /**
  * Connections that a tenant's role may have in all where the tenant has no limit: room for many replicas, at the largest pool
  * that a tenant may have.
@@ -55,6 +53,19 @@ export function parseLimits(input: unknown): LimitChanges {
 /** The limits in force: the tenant's own where it has them, the service's otherwise. What is absent is not limited. */
 export function limitsInForce(own: StoredLimits, defaults: StoredLimits): StoredLimits {
   return { ...defaults, ...own };
+}
+
+/** Every limit by its name; null is not limited. */
+export function limitsShown(limits: StoredLimits): Record<LimitName, number | null> {
+  const {
+    requestsPerSecond = null,
+    connections = null,
+    statementTimeout = null,
+    users = null,
+    products = null,
+    storageBytes = null,
+  } = limits;
+  return { requestsPerSecond, connections, statementTimeout, users, products, storageBytes };
 }
 
 /**
