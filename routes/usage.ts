@@ -17,7 +17,8 @@ const UsageAnswer = z.object({
   requestsPerSecond: z.object({
     limit,
     used: z.number().nullable().meta({
-      description: "Of a second's worth, how much is taken in the replica that answers; null where it is not limited.",
+      description:
+        'Requests in this second or the one before, whichever had more, in the replica that answers; null where they are not limited.',
     }),
   }),
   connections: z.object({
@@ -57,7 +58,7 @@ export async function usageRoutes(fastify: FastifyInstance, { config }: { config
       const usage = tenant.active ? await measureUsage(app.tenantPools.database(id)) : undefined;
       if (usage) app.storageGauge.measured(id, usage.storageBytes);
       return {
-        requestsPerSecond: { limit: rate, used: rate === null ? null : app.requestRates.used(id, rate) },
+        requestsPerSecond: { limit: rate, used: rate === null ? null : app.requestRates.recent(id) },
         connections: {
           limit: limits.connections,
           used: usage?.connections ?? null,

@@ -9,6 +9,10 @@ interface Bucket {
   tokens: number;
   /** When they were counted, on `performance.now`. */
   at: number;
+  /** The second of the last request, and those that were let through in it and in the one before. */
+  second: number;
+  inSecond: number;
+  inSecondBefore: number;
 }
 
 export class RequestRates {
@@ -26,25 +30,32 @@ export class RequestRates {
     const now = this.now();
     let bucket = this.#buckets.get(tenantId);
     if (!bucket) {
-      bucket = { tokens: rate, at: now };
+      bucket = { tokens: rate, at: now, second: secondOf(now), inSecond: 0, inSecondBefore: 0 };
       this.#buckets.set(tenantId, bucket);
     }
-    fill(bucket, rate, now);
+    bucket.tokens = Math.min(rate, bucket.tokens + ((now - bucket.at) * rate) / 1_000);
+    bucket.at = now;
     if (bucket.tokens < 1) return false;
     bucket.tokens -= 1;
+    turn(bucket, secondOf(now));
+    bucket.inSecond += 1;
     return true;
   }
 
-  /** How much of a second's worth is taken right now. */
-  used(tenantId: string, rate: number): number {
+  /** Requests that were let through in this second or in the one before, whichever had more. */
+  recent(tenantId: string): number {
     const bucket = this.#buckets.peek(tenantId);
     if (!bucket) return 0;
-    fill(bucket, rate, this.now());
-    return Math.ceil(rate - bucket.tokens);
+    turn(bucket, secondOf(this.now()));
+    return Math.max(bucket.inSecond, bucket.inSecondBefore);
   }
 }
 
-function fill(bucket: Bucket, rate: number, now: number): void {
-  bucket.tokens = Math.min(rate, bucket.tokens + ((now - bucket.at) * rate) / 1_000);
-  bucket.at = now;
+const secondOf = (now: number): number => Math.floor(now / 1_000);
+
+function turn(bucket: Bucket, second: number): void {
+  if (bucket.second === second) return;
+  bucket.inSecondBefore = bucket.second === second - 1 ? bucket.inSecond : 0;
+  bucket.inSecond = 0;
+  bucket.second = second;
 }
