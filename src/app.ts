@@ -24,6 +24,7 @@ import { schemas } from '../plugins/schemas.js';
 import { securityHeaders } from '../plugins/security-headers.js';
 import { sessions } from '../plugins/sessions.js';
 import { signIn } from '../plugins/sign-in.js';
+import { storageRelief } from '../plugins/storage-relief.js';
 import { tenantLimits } from '../plugins/tenant-limits.js';
 import { tenantPool } from '../plugins/tenant-pool.js';
 import { routes } from '../routes/index.js';
@@ -107,6 +108,7 @@ export async function buildApp(config: Config, overrides: AppOverrides = {}): Pr
     ...(overrides.afterProvisioningStep && { afterStep: overrides.afterProvisioningStep }),
   });
   await app.register(connectionLimits, { config });
+  await app.register(storageRelief, { config });
   await app.register(cursors, { secrets: config.encryptionKeys.map(({ key }) => key) });
   await app.register(readiness);
 

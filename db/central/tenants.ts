@@ -129,6 +129,31 @@ export async function listConnectionLimits(
     .execute();
 }
 
+/** What a tenant's storage is measured by. */
+export type StorageLimitRow = Pick<TenantRecord, 'id' | 'dbHost' | 'dbPort' | 'dbName' | 'limits'>;
+
+/**
+ * Active tenants with a storage limit of their own, in the order of their ids, behind `after`.
+ *
+ * @param all also those that have none of their own
+ */
+export async function listStorageLimits(
+  db: Kysely<Registry>,
+  all: boolean,
+  after: string | undefined,
+  limit: number,
+): Promise<StorageLimitRow[]> {
+  return db
+    .selectFrom('tenants')
+    .select(['id', 'db_host as dbHost', 'db_port as dbPort', 'db_name as dbName', 'limits'])
+    .where('status', '=', 'active')
+    .$if(!all, (query) => query.where(sql<boolean>`limits ? 'storageBytes'`))
+    .$if(after !== undefined, (query) => query.where('id', '>', after ?? ''))
+    .orderBy('id')
+    .limit(limit)
+    .execute();
+}
+
 export async function insertTenant(
   db: Kysely<Registry>,
   tenant: Pick<

@@ -404,6 +404,37 @@ describe('storage', () => {
     expect((await service.send('POST', '/auth/logout', request)).status).toBe(204);
   });
 
+  it('is given back by deleting, though PostgreSQL would keep it for new rows', { timeout: 60_000 }, async () => {
+    const tenant = await service.createTenant();
+    const description = Array.from({ length: 4_500 }, (_, index) => String.fromCharCode(33 + ((index * 7_919) % 90)));
+    const body = { name: 'Large', price: '1.00', description: description.join('') };
+    const request = { token: tenant.adminToken };
+    const make = async (): Promise<string> => {
+      const made = await service.send<{ id: string }>('POST', '/products', { ...request, body });
+      expect(made.status).toBe(201);
+      return made.body.id;
+    };
+    const { used: empty } = (await usageOf(tenant)).body.storageBytes;
+    const ids: string[] = [];
+    for (let round = 0; round < 20; round += 1) ids.push(...(await Promise.all(Array.from({ length: 20 }, make))));
+    const limit = (empty ?? 0) + MIB;
+    // With a limit on connections, unused ones close soon; when they do, the server knows what they deleted.
+    await setLimits(tenant, { storageBytes: limit, connections: 2 });
+    expect((await usageOf(tenant)).body.storageBytes.used).toBeGreaterThan(limit);
+    expectRefusal(await addProduct(tenant), 403, 'storageBytes', limit);
+    for (const id of ids) expect((await service.send('DELETE', `/products/${id}`, request)).status).toBe(204);
+    await expect
+      .poll(
+        async () => {
+          await Promise.all([service, other].map(({ app }) => app.housekeeping.runNow('storage-relief')));
+          return (await addProduct(tenant)).status;
+        },
+        { timeout: 30_000, interval: 500 },
+      )
+      .toBe(201);
+    expect((await usageOf(tenant)).body.storageBytes.used).toBeLessThanOrEqual(limit);
+  });
+
   it('that grows is noticed', async () => {
     const tenant = await service.createTenant();
     const { used } = (await usageOf(tenant)).body.storageBytes;
