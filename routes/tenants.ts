@@ -9,7 +9,7 @@ import { changeTenant, signOutTenant, tenantChange } from '../src/tenancy/change
 import type { Config } from '../src/config.js';
 import { AppError } from '../src/errors.js';
 import { slugify } from '../src/tenancy/ids.js';
-import { limitsInForce, limitsShown, parseLimits } from '../src/tenancy/limits.js';
+import { forEachLimit, limitsInForce, limitsShown, parseLimits } from '../src/tenancy/limits.js';
 import { parsePoolOptions, poolLimits } from '../src/tenancy/pool-options.js';
 import { listQuery, pageOf, readPage } from './lists.js';
 import { answerId, email, idParams, newPassword, patchOf, slug, text, timestamp } from './schemas.js';
@@ -23,16 +23,7 @@ const PoolOptions = z.object({
   idleTimeoutMillis: z.number(),
 });
 
-const limit = z.number().nullable();
-
-const LimitsAnswer = z.object({
-  requestsPerSecond: limit,
-  connections: limit,
-  statementTimeout: limit,
-  users: limit,
-  products: limit,
-  storageBytes: limit,
-});
+const LimitsAnswer = z.object(forEachLimit(() => z.number().nullable()));
 
 const TenantAnswer = z.object({
   id: answerId,

@@ -29,14 +29,7 @@ export const STANDARD_CONNECTIONS = 400;
 const bounded = ([minimum, maximum]: readonly [number, number]): z.ZodOptional<z.ZodNullable<z.ZodInt>> =>
   z.int().min(minimum).max(maximum).nullable().optional();
 
-const limitsSchema = z.strictObject({
-  requestsPerSecond: bounded(limitBounds.requestsPerSecond),
-  connections: bounded(limitBounds.connections),
-  statementTimeout: bounded(limitBounds.statementTimeout),
-  users: bounded(limitBounds.users),
-  products: bounded(limitBounds.products),
-  storageBytes: bounded(limitBounds.storageBytes),
-} satisfies Record<LimitName, z.ZodType>);
+const limitsSchema = z.strictObject(forEachLimit((name) => bounded(limitBounds[name])));
 
 /** @throws AppError `invalid-limits` (422) naming every key that is out of bounds or not known */
 export function parseLimits(input: unknown): LimitChanges {
@@ -57,15 +50,7 @@ export function limitsInForce(own: StoredLimits, defaults: StoredLimits): Stored
 
 /** Every limit by its name; null is not limited. */
 export function limitsShown(limits: StoredLimits): Record<LimitName, number | null> {
-  const {
-    requestsPerSecond = null,
-    connections = null,
-    statementTimeout = null,
-    users = null,
-    products = null,
-    storageBytes = null,
-  } = limits;
-  return { requestsPerSecond, connections, statementTimeout, users, products, storageBytes };
+  return forEachLimit((name) => limits[name] ?? null);
 }
 
 /**
@@ -120,4 +105,10 @@ export async function refuseOver(
   limit: number | undefined,
 ): Promise<void> {
   if (limit !== undefined && (await countUpTo(trx, table, limit)) >= limit) throw limitExceeded(table, limit);
+}
+
+/** One value for each limit there is. */
+export function forEachLimit<T>(make: (name: LimitName) => T): Record<LimitName, T> {
+  const names = Object.keys(limitBounds) as LimitName[];
+  return Object.fromEntries(names.map((name) => [name, make(name)])) as Record<LimitName, T>;
 }

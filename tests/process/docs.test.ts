@@ -110,6 +110,7 @@ describe('npm start, from a terminal', () => {
     block('docs/api.md', '/auth/login'),
     block('docs/api.md', '/products?limit'),
     block('docs/pools.md', '/pools?limit'),
+    block('docs/limits.md', '/usage'),
     block('docs/audit.md', '/audit?action'),
     // The last one: it ends the session that the others need.
     block('docs/sessions.md', '/auth/refresh'),
@@ -137,6 +138,7 @@ describe('npm start, from a terminal', () => {
         ]);
         expect(printed).toContain('"openapi":"3.1');
         expect(printed).toContain('"clusters":[{');
+        expect(printed).toContain('"storageBytes":{"limit":1000000000,');
         expect(printed).toContain('"current":true');
       } finally {
         const postgres = Number(
