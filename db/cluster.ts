@@ -90,6 +90,32 @@ export async function setRolePassword(
   });
 }
 
+/** The CONNECTION LIMIT of each of these roles; of one that does not exist, nothing. */
+export async function connectionLimitsOf(
+  cluster: ClusterDb,
+  roles: readonly string[],
+): Promise<ReadonlyMap<string, number>> {
+  const { rows } = await sql<{ name: string; limit: number }>`
+    select rolname as name, rolconnlimit as limit from pg_roles where rolname = any(${roles})`.execute(cluster);
+  return new Map(rows.map(({ name, limit }) => [name, limit]));
+}
+
+/** Bounds the connections of a role. Those beyond a lower bound stay until they are closed. */
+export async function setConnectionLimit(cluster: ClusterDb, role: string, limit: number): Promise<void> {
+  await sql`alter role ${sql.id(role)} connection limit ${sql.lit(limit)}`.execute(cluster);
+}
+
+/** Bytes of each of these databases; of one that does not exist, nothing. */
+export async function databaseSizes(
+  cluster: ClusterDb,
+  databases: readonly string[],
+): Promise<ReadonlyMap<string, number>> {
+  const { rows } = await sql<{ name: string; bytes: number }>`
+    select datname as name, pg_database_size(oid)::float8 as bytes
+    from pg_database where datname = any(${databases})`.execute(cluster);
+  return new Map(rows.map(({ name, bytes }) => [name, bytes]));
+}
+
 /** Drops a runtime role; one that does not exist is fine. Its database must be gone. */
 export async function dropRole(cluster: ClusterDb, name: string): Promise<void> {
   // IF EXISTS asks for CREATEROLE before it looks: undoing a CREATE ROLE that was refused would be refused too.

@@ -50,19 +50,23 @@ export class Lane {
 
   /**
    * @param slow statements that are too slow for a lane, until when; kept by whoever opens one lane after the other
-   * @param limits longest wait for the connection, and how long it is kept without use, in ms
+   * @param limits longest wait for the connection, how long it is kept without use, and how long any statement may run, in ms
    * @param gone called once, when the connection has closed or could not be opened
    */
   constructor(
     config: pg.ClientConfig,
     private readonly slow: Map<string, number>,
-    private readonly limits: { readonly connectTimeout: number; readonly idleTimeout: number },
+    private readonly limits: {
+      readonly connectTimeout: number;
+      readonly idleTimeout: number;
+      readonly statementTimeout: number;
+    },
     private readonly gone: () => void,
   ) {
     this.#client = new pg.Client({
       ...config,
       pipeline: true,
-      statement_timeout: STATEMENT_TIMEOUT,
+      statement_timeout: Math.min(STATEMENT_TIMEOUT, limits.statementTimeout),
       lock_timeout: LOCK_TIMEOUT,
       connectionTimeoutMillis: limits.connectTimeout,
     });

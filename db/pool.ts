@@ -60,6 +60,11 @@ export interface PoolOptions {
   readonly lane?: boolean;
   /** Entered with instead of the connection's own password. */
   readonly password?: ChangingPassword;
+  /**
+   * Whether other pools draw on the same CONNECTION LIMIT of the role: where it is reached, what one of them gives back is
+   * waited for, within `acquireTimeout`.
+   */
+  readonly sharesLimit?: boolean;
   /** Run on each new connection before anybody gets it; what it throws is what whoever asked for the connection gets. */
   readonly prove?: (query: (text: string) => Promise<Record<string, unknown>[]>) => Promise<void>;
   /**
@@ -101,6 +106,12 @@ const HANDSHAKE_TIMEOUT = 1_500;
 
 /** The client's own deadline lies this much (ms) after the server's, which therefore fires first where it can. */
 const QUERY_TIMEOUT_MARGIN = 1_000;
+
+/** SQLSTATE: the role, or the server, has as many connections as it may have. */
+const TOO_MANY_CONNECTIONS = '53300';
+
+/** Between two attempts (ms) to open a connection that the role's limit refused. */
+const ASK_AGAIN_AFTER = 50;
 
 /** Between two looks (ms) at deadlines and idle times: they are kept this exactly. */
 const WATCH_EVERY = 250;
@@ -408,7 +419,7 @@ export class ConnectionPool {
     const since = performance.now();
     let client: pg.PoolClient;
     try {
-      client = await this.#enter();
+      client = await this.#enter(since + this.limits.acquireTimeout);
     } catch (error) {
       slot.release();
       this.#opening -= 1;
@@ -432,18 +443,31 @@ export class ConnectionPool {
     throw poolClosed();
   }
 
-  /** Connects, with another password where the server takes the one before no more: it may have just been changed. */
-  async #enter(): Promise<pg.PoolClient> {
+  /**
+   * Connects: with another password where the server takes the one before no more, since it may have just been changed; and
+   * when one of the role's other connections is given back, where it is allowed no more.
+   */
+  async #enter(deadline: number): Promise<pg.PoolClient> {
     const { password } = this.options;
-    for (let attempt = 1; ; attempt += 1) {
+    let passwords = 1;
+    for (;;) {
       const tried = password?.current;
       try {
         return await this.#pool.connect();
       } catch (error) {
-        const last = attempt === MAX_PASSWORDS || !hasSqlState(error, INVALID_PASSWORD);
+        if (this.#sharedLimitReached(error) && !this.#cut && performance.now() < deadline) {
+          await new Promise((resolve) => setTimeout(resolve, ASK_AGAIN_AFTER));
+          continue;
+        }
+        const last = passwords === MAX_PASSWORDS || !hasSqlState(error, INVALID_PASSWORD);
         if (last || tried === undefined || !(await password?.refused(tried))) throw error;
+        passwords += 1;
       }
     }
+  }
+
+  #sharedLimitReached(error: unknown): boolean {
+    return this.options.sharesLimit === true && hasSqlState(error, TOO_MANY_CONNECTIONS);
   }
 
   /** What whoever asked for the connection is told. */
@@ -522,6 +546,7 @@ export class ConnectionPool {
       {
         connectTimeout: Math.min(this.limits.acquireTimeout, HANDSHAKE_TIMEOUT),
         idleTimeout: this.limits.idleTimeoutMillis,
+        statementTimeout: this.limits.timeout,
       },
       () => {
         this.#lane = undefined;
@@ -536,6 +561,8 @@ export class ConnectionPool {
     } catch (error) {
       // The statement goes another way, on which another password is looked for.
       if (this.options.password && hasSqlState(error, INVALID_PASSWORD)) return undefined;
+      // The statement goes the other way, on which a connection is waited for.
+      if (this.#sharedLimitReached(error)) return undefined;
       throw this.#notOpened(error, since);
     }
     this.options.onOutcome?.(undefined, since);

@@ -3,11 +3,20 @@ import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from
 import type { Socket } from 'node:net';
 import fp from 'fastify-plugin';
 import { v4 } from 'uuid';
+import { DatabaseFault } from '../db/errors.js';
 import { AppError } from '../src/errors.js';
 import { rawProblem, toProblem } from '../src/problem.js';
 
+declare module 'fastify' {
+  interface FastifyInstance {
+    /** Asked about each fault of a database: what it is to this client, where somebody knows better than "unavailable". */
+    readonly faultReaders: ((fault: DatabaseFault, request: FastifyRequest) => AppError | undefined)[];
+  }
+}
+
 export const errors = fp(
   async (app) => {
+    app.decorate('faultReaders', []);
     app.setErrorHandler((error, request, reply) => sendProblem(error, request, reply));
   },
   { name: 'errors', fastify: '5.x' },
@@ -51,7 +60,8 @@ export function answerClientError(this: FastifyInstance, error: Error & { code?:
   socket.setTimeout(LINGER, () => socket.destroy());
 }
 
-function sendProblem(error: unknown, request: FastifyRequest, reply: FastifyReply): FastifyReply {
+function sendProblem(thrown: unknown, request: FastifyRequest, reply: FastifyReply): FastifyReply {
+  const error = (thrown instanceof DatabaseFault ? readFault(thrown, request) : undefined) ?? thrown;
   const { status, headers, body } = toProblem(error, request.id);
   // Read by the line that the logging plugin writes for the request.
   if (status >= 500) request.failure = error;
@@ -60,4 +70,12 @@ function sendProblem(error: unknown, request: FastifyRequest, reply: FastifyRepl
     .headers({ ...headers, 'x-request-id': request.id })
     .serializer((payload: unknown) => JSON.stringify(payload))
     .send(body);
+}
+
+function readFault(fault: DatabaseFault, request: FastifyRequest): AppError | undefined {
+  for (const read of request.server.faultReaders) {
+    const known = read(fault, request);
+    if (known) return known;
+  }
+  return undefined;
 }

@@ -6,7 +6,7 @@ import fp from 'fastify-plugin';
 import { jsonSchemaTransform } from 'fastify-type-provider-zod';
 import { z } from 'zod';
 import type { RouteAccess } from '../src/auth/access.js';
-import { catalogue, type ErrorCode } from '../src/errors.js';
+import { catalogue, statusesOf, type ErrorCode } from '../src/errors.js';
 
 declare module 'fastify' {
   interface FastifyContextConfig {
@@ -63,6 +63,8 @@ const problemSchema = z
     code: z.enum(Object.keys(catalogue) as [ErrorCode, ...ErrorCode[]]),
     requestId: z.string(),
     errors: z.array(z.object({ path: z.string(), message: z.string() })).optional(),
+    limit: z.string().optional().meta({ description: "The tenant's limit that was reached." }),
+    limitValue: z.number().optional().meta({ description: 'What it is set to.' }),
   })
   .meta({ description: 'RFC 9457 problem document' });
 
@@ -72,18 +74,20 @@ function errorAnswers(route: RouteOptions): Record<number, object> {
   // An address that does not decode is refused wherever it leads.
   const codes: ErrorCode[] = ['invalid-request', 'rate-limited', 'internal-error', 'unavailable', ...errors];
   if (access && access.scope !== 'public') codes.push('unauthenticated', 'forbidden');
+  if (access?.scope === 'tenant' || access?.scope === 'platform') codes.push('tenant-limit-exceeded');
   const { body, params } = (route.schema ?? {}) as { body?: unknown; params?: unknown };
   // A request that needs no body may bring one along, and it is read.
   if (body || route.method !== 'GET') codes.push('body-too-large', 'unsupported-media-type');
   if (params) codes.push('not-found');
   const answers: Record<number, object> = {};
   for (const code of codes) {
-    const { status } = catalogue[code];
-    const description = codes.filter((other) => catalogue[other].status === status).map((other) => `\`${other}\``);
-    answers[status] = {
-      description: [...new Set(description)].join(', '),
-      content: { 'application/problem+json': { schema: problemSchema } },
-    };
+    for (const status of statusesOf(code)) {
+      const description = codes.filter((other) => statusesOf(other).includes(status)).map((other) => `\`${other}\``);
+      answers[status] = {
+        description: [...new Set(description)].join(', '),
+        content: { 'application/problem+json': { schema: problemSchema } },
+      };
+    }
   }
   return answers;
 }

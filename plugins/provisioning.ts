@@ -3,6 +3,7 @@ import fp from 'fastify-plugin';
 import type { Config } from '../src/config.js';
 import { ensureDefaultCluster } from '../src/tenancy/default-cluster.js';
 import { createEnvelope, type Envelope } from '../src/tenancy/envelope.js';
+import { STANDARD_CONNECTIONS } from '../src/tenancy/limits.js';
 import { createProvisioners, type Provisioners } from '../src/tenancy/provisioners.js';
 import { createProvisioning, type Provisioning, type ProvisioningDeps } from '../src/tenancy/provisioning.js';
 import { createRemoval, type Removal } from '../src/tenancy/removal.js';
@@ -14,9 +15,6 @@ declare module 'fastify' {
     readonly removal: Removal;
   }
 }
-
-/** Replicas that a tenant role's CONNECTION LIMIT leaves room for, at the largest pool that a tenant may have. */
-const CONNECTION_LIMIT = 400;
 
 export const provisioning = fp<{ config: Config; envelope: Envelope; afterStep?: ProvisioningDeps['afterStep'] }>(
   async (app, { config, envelope, afterStep }) => {
@@ -60,7 +58,7 @@ export const provisioning = fp<{ config: Config; envelope: Envelope; afterStep?:
           };
         },
         envelope,
-        connectionLimit: CONNECTION_LIMIT,
+        connectionLimit: STANDARD_CONNECTIONS,
         removal,
         onError,
         ...(afterStep && { afterStep }),

@@ -1,6 +1,7 @@
 // The tenant pool: gives each request of a tenant's user the Kysely of that tenant's database, as `request.tenantDb`.
 import fp from 'fastify-plugin';
 import type { Kysely } from 'kysely';
+import type { TenantRecord } from '../db/central/tenants.js';
 import { openPool } from '../db/client.js';
 import { probeDatabase } from '../db/probe.js';
 import type { TenantDatabase } from '../db/tenant/schema.js';
@@ -8,6 +9,7 @@ import type { Config } from '../src/config.js';
 import { createBreakers, type Breakers } from '../src/tenancy/breakers.js';
 import { createTenantDirectory, type TenantDirectory } from '../src/tenancy/directory.js';
 import type { Envelope } from '../src/tenancy/envelope.js';
+import { limitsInForce } from '../src/tenancy/limits.js';
 import { poolLimits } from '../src/tenancy/pool-options.js';
 import { admitted, createTenantPools, type TenantPools } from '../src/tenancy/pools.js';
 
@@ -20,6 +22,8 @@ declare module 'fastify' {
   interface FastifyRequest {
     /** The database of the tenant that the token names. Throws on a request that belongs to no tenant. */
     readonly tenantDb: Kysely<TenantDatabase>;
+    /** The tenant's row as it was admitted; null on a request that belongs to no tenant. */
+    tenant: TenantRecord | null;
   }
 }
 
@@ -42,14 +46,17 @@ export const tenantPool = fp<{ config: Config; envelope: Envelope }>(
       tls: config.tenants.provisioner.tls,
       closeAfter: config.tenants.closePoolAfter,
       breakers,
-      openPool: (tenantId, connection, own, options) =>
-        openPool(connection, poolLimits(own, config.tenants.pool), {
+      openPool: (tenantId, connection, tenant, options) => {
+        const limits = limitsInForce(tenant.limits, config.tenants.limits);
+        return openPool(connection, poolLimits(tenant.poolOptions, config.tenants.pool, limits), {
           applicationName: `tenantry ${replicaId}`,
           preparedStatements: config.tenants.preparedStatements,
           lane: true,
+          sharesLimit: limits.connections !== undefined,
           ...options,
           admit: (closeIdle) => clusters.at(connection).tenants.join(tenantId, closeIdle),
-        }),
+        });
+      },
       probe: (connection, password) =>
         probeDatabase(
           connection,
@@ -81,6 +88,8 @@ export const tenantPool = fp<{ config: Config; envelope: Envelope }>(
       },
     });
 
+    app.decorateRequest('tenant', null);
+
     // Refused here and not by the first query: a handler may do something before it asks for its database.
     app.addHook('preParsing', (request, _reply, _payload, done) => {
       if (request.principal?.kind !== 'user') {
@@ -89,13 +98,15 @@ export const tenantPool = fp<{ config: Config; envelope: Envelope }>(
       }
       const known = directory.peek(request.tenantId);
       if (known?.active) {
+        request.tenant = known;
         done();
         return;
       }
       directory
         .find(request.tenantId)
         .then(admitted)
-        .then(() => {
+        .then((tenant) => {
+          request.tenant = tenant;
           done();
         }, done);
     });

@@ -11,6 +11,7 @@ import { poolRoutes } from './pools.js';
 import { productRoutes } from './products.js';
 import { roleRoutes } from './roles.js';
 import { tenantRoutes } from './tenants.js';
+import { usageRoutes } from './usage.js';
 import { userRoutes } from './users.js';
 
 export async function routes(app: FastifyInstance, { config }: { config: Config }): Promise<void> {
@@ -21,6 +22,7 @@ export async function routes(app: FastifyInstance, { config }: { config: Config 
     async (api) => {
       await api.register(authRoutes, { prefix: '/auth', config });
       await api.register(tenantRoutes, { prefix: '/tenants', config });
+      await api.register(usageRoutes, { config });
       await api.register(poolRoutes);
       await api.register(encryptionRoutes);
       await api.register(userRoutes, { prefix: '/users' });

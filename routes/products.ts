@@ -14,6 +14,7 @@ import {
   updateProduct,
 } from '../db/tenant/products.js';
 import { AppError } from '../src/errors.js';
+import { insertWithin } from '../src/tenancy/limits.js';
 import { listQuery, pageOf, readPage } from './lists.js';
 import { answerId, count, flag, idParams, money, patchOf, stock, text, timestamp } from './schemas.js';
 
@@ -82,7 +83,10 @@ export async function productRoutes(fastify: FastifyInstance): Promise<void> {
       schema: { ...schema, summary: 'Create a product', body: CreateBody, response: { 201: ProductAnswer } },
     },
     async (request, reply) => {
-      const product = await skuTaken(insertProduct(request.tenantDb, request.body));
+      const { tenantDb, tenantLimits, body } = request;
+      const product = await skuTaken(
+        insertWithin(tenantDb, 'products', tenantLimits.products, (db) => insertProduct(db, body)),
+      );
       return reply.code(201).header('location', `${app.prefix}/${product.id}`).send(product);
     },
   );

@@ -10,6 +10,7 @@ import type { Config } from '../src/config.js';
 import { AppError } from '../src/errors.js';
 import { slugify } from '../src/tenancy/ids.js';
 import { tenantStatuses } from '../src/tenancy/lifecycle.js';
+import { forEachLimit, limitsInForce, limitsShown, parseLimits } from '../src/tenancy/limits.js';
 import { parsePoolOptions, poolLimits } from '../src/tenancy/pool-options.js';
 import { listQuery, pageOf, readPage } from './lists.js';
 import { answerId, email, idParams, newPassword, patchOf, slug, text, timestamp } from './schemas.js';
@@ -21,6 +22,8 @@ const PoolOptions = z.object({
   idleTimeoutMillis: z.number(),
 });
 
+const LimitsAnswer = z.object(forEachLimit(() => z.number().nullable()));
+
 const TenantAnswer = z.object({
   id: answerId,
   name: z.string(),
@@ -28,6 +31,9 @@ const TenantAnswer = z.object({
   status: z.enum(tenantStatuses),
   active: z.boolean(),
   poolOptions: PoolOptions.meta({ description: 'As they are in force: connections, and ms.' }),
+  limits: LimitsAnswer.meta({
+    description: 'As they are in force: a second, connections, ms, and bytes; null is not limited.',
+  }),
   schemaVersion: z.string(),
   deletedAt: timestamp.nullable(),
   purgeAfter: timestamp.nullable().meta({ description: 'Until then a deleted tenant can be restored.' }),
@@ -43,14 +49,21 @@ const poolOptions = z.record(z.string(), z.unknown()).meta({
     'Whole numbers: max (1–100 connections), acquireTimeout (100–60,000 ms), timeout (100–600,000 ms), idleTimeoutMillis (100–3,600,000 ms). What is left out stays as it is, or has the default in a new tenant; null gives the default back.',
 });
 
+/** Likewise. */
+const limits = z.record(z.string(), z.unknown()).meta({
+  description:
+    'Whole numbers: requestsPerSecond (1–100,000), connections (1–400), statementTimeout (100–600,000 ms), users (1–1,000,000), products (1–100,000,000), storageBytes (1,048,576–2^50). What is left out stays as it is, or has the default in a new tenant; null gives the default back.',
+});
+
 const CreateBody = z.strictObject({
   name,
   slug: slug.optional().meta({ description: 'Made from the name where it is left out.' }),
   admin: z.strictObject({ email, password: newPassword, firstName: text(100), lastName: text(100) }),
   poolOptions: poolOptions.optional(),
+  limits: limits.optional(),
 });
 
-const PatchBody = patchOf({ name, slug, poolOptions, active: z.boolean() }, {});
+const PatchBody = patchOf({ name, slug, poolOptions, limits, active: z.boolean() }, {});
 
 const Query = listQuery(tenantSorts, {
   search: text(200).optional().meta({ description: 'Looks into name and slug.' }),
@@ -79,7 +92,7 @@ export async function tenantRoutes(fastify: FastifyInstance, { config }: { confi
   app.post(
     '/',
     {
-      config: { ...operator, errors: ['slug-taken', 'invalid-pool-options', 'provisioning-failed'] },
+      config: { ...operator, errors: ['slug-taken', 'invalid-pool-options', 'invalid-limits', 'provisioning-failed'] },
       schema: {
         ...schema,
         summary: 'Make a tenant: its database, its role and its first admin',
@@ -92,11 +105,14 @@ export async function tenantRoutes(fastify: FastifyInstance, { config }: { confi
       const { password, ...person } = admin;
       const slug = request.body.slug ?? slugFrom(name);
       const poolOptions = parsePoolOptions(request.body.poolOptions ?? {});
+      const limits = parseLimits(request.body.limits ?? {});
       const passwordHash = await app.passwords.hash(password);
       const tenant = await app.provisioning.create(
-        { name, slug, poolOptions, admin: { ...person, passwordHash } },
+        { name, slug, poolOptions, limits, admin: { ...person, passwordHash } },
         request.auditOrigin,
       );
+      if (limitsInForce(tenant.limits, config.tenants.limits).connections !== undefined)
+        await app.applyConnectionLimit(tenant.id);
       return reply.code(201).header('location', `${app.prefix}/${tenant.id}`).send(answer(tenant));
     },
   );
@@ -120,7 +136,7 @@ export async function tenantRoutes(fastify: FastifyInstance, { config }: { confi
     {
       config: {
         access: { scope: 'platform', permission: 'tenant:write' },
-        errors: ['slug-taken', 'tenant-state', 'invalid-pool-options'],
+        errors: ['slug-taken', 'tenant-state', 'invalid-pool-options', 'invalid-limits'],
       },
       schema: {
         ...schema,
@@ -132,7 +148,7 @@ export async function tenantRoutes(fastify: FastifyInstance, { config }: { confi
     },
     async (request) => {
       const { id } = request.params;
-      const { poolOptions, active, ...changes } = request.body;
+      const { poolOptions, limits, active, ...changes } = request.body;
       hideOthers(request, id);
       if (request.principal?.kind === 'user' && Object.keys(request.body).some((key) => key !== 'name')) {
         throw new AppError('forbidden', { detail: 'A user changes the name; the rest is for operators.' });
@@ -140,12 +156,14 @@ export async function tenantRoutes(fastify: FastifyInstance, { config }: { confi
       const wanted = {
         ...changes,
         ...(poolOptions && { poolOptions: parsePoolOptions(poolOptions) }),
+        ...(limits && { limits: parseLimits(limits) }),
       };
       if (active !== undefined)
         return answer(await app.lifecycle[active ? 'resume' : 'suspend'](id, request.auditOrigin, wanted));
       const tenant = await changeTenant(app.registry, id, wanted, request.auditOrigin);
       // The registry has told the others; here it is effective before the answer.
       await app.events.publish({ kind: 'tenant', tenantId: id });
+      if (wanted.limits?.connections !== undefined) await app.applyConnectionLimit(id);
       // Its row stands in the registry, where the change is. What a user of the tenant did is also the tenant's own to read.
       if (request.principal?.kind === 'user')
         await insertAudit(request.tenantDb, { ...request.auditOrigin, ...tenantChange(id, wanted) });
@@ -245,13 +263,15 @@ export async function tenantRoutes(fastify: FastifyInstance, { config }: { confi
   function answer(tenant: TenantRecord): z.output<typeof TenantAnswer> {
     const { id, name, slug, status, active, schemaVersion, deletedAt, createdAt, updatedAt } = tenant;
     const purgeAfter = deletedAt && new Date(Date.parse(deletedAt) + config.tenants.deletionGrace).toISOString();
+    const limits = limitsInForce(tenant.limits, config.tenants.limits);
     return {
       id,
       name,
       slug,
       status,
       active,
-      poolOptions: poolLimits(tenant.poolOptions, config.tenants.pool),
+      poolOptions: poolLimits(tenant.poolOptions, config.tenants.pool, limits),
+      limits: limitsShown(limits),
       schemaVersion,
       deletedAt,
       purgeAfter,
@@ -262,7 +282,7 @@ export async function tenantRoutes(fastify: FastifyInstance, { config }: { confi
 }
 
 /** To a tenant's user every other tenant is one that does not exist. */
-function hideOthers(request: FastifyRequest, id: string): void {
+export function hideOthers(request: FastifyRequest, id: string): void {
   if (request.principal?.kind === 'user' && request.tenantId !== id) throw new AppError('not-found');
 }
 

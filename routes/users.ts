@@ -79,7 +79,9 @@ export async function userRoutes(fastify: FastifyInstance): Promise<void> {
       // Hashed before the transaction begins: a connection is not held while the processor works.
       const passwordHash = await app.passwords.hash(password);
       const user = { ...fields, passwordHash, roles };
-      const id = await emailTaken(addUser(request.tenantDb, user, request, request.auditOrigin));
+      const id = await emailTaken(
+        addUser(request.tenantDb, user, request, request.auditOrigin, request.tenantLimits.users),
+      );
       return reply
         .code(201)
         .header('location', `${app.prefix}/${id}`)

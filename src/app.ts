@@ -5,6 +5,7 @@ import { audit } from '../plugins/audit.js';
 import { authentication } from '../plugins/authentication.js';
 import { authorization } from '../plugins/authorization.js';
 import { clusters } from '../plugins/clusters.js';
+import { connectionLimits } from '../plugins/connection-limits.js';
 import { cors } from '../plugins/cors.js';
 import { credentials } from '../plugins/credentials.js';
 import { cursors } from '../plugins/cursors.js';
@@ -25,6 +26,8 @@ import { schemas } from '../plugins/schemas.js';
 import { securityHeaders } from '../plugins/security-headers.js';
 import { sessions } from '../plugins/sessions.js';
 import { signIn } from '../plugins/sign-in.js';
+import { storageRelief } from '../plugins/storage-relief.js';
+import { tenantLimits } from '../plugins/tenant-limits.js';
 import { tenantPool } from '../plugins/tenant-pool.js';
 import { routes } from '../routes/index.js';
 import type { Config } from './config.js';
@@ -99,6 +102,7 @@ export async function buildApp(config: Config, overrides: AppOverrides = {}): Pr
   await app.register(authentication, { config: config.auth });
   await app.register(tenantPool, { config, envelope });
   await app.register(sessions, { config });
+  await app.register(tenantLimits, { config });
   await app.register(authorization);
   await app.register(audit);
 
@@ -114,6 +118,8 @@ export async function buildApp(config: Config, overrides: AppOverrides = {}): Pr
     envelope,
     ...(overrides.afterRotationStep && { afterRotationStep: overrides.afterRotationStep }),
   });
+  await app.register(connectionLimits, { config });
+  await app.register(storageRelief, { config });
   await app.register(cursors, { secrets: config.encryptionKeys.map(({ key }) => key) });
   await app.register(readiness);
 

@@ -5,11 +5,13 @@ import { availableParallelism } from 'node:os';
 import { readFileSync } from 'node:fs';
 import path from 'node:path';
 import { z } from 'zod';
+import type { StoredLimits } from '../db/central/schema.js';
 import type { ConnectionSettings, PoolLimits } from '../db/client.js';
 import type { SessionLifetimes } from '../db/sessions.js';
 import { isPem, keyOfSecret, parseTokenKeys, signingKey, type TokenKey } from './auth/keyring.js';
 import type { ThrottleLimits } from './auth/throttle.js';
 import type { ClusterBudget } from './tenancy/clusters.js';
+import { limitBounds } from './tenancy/limits.js';
 
 /** Everything that the service can be told. Times in milliseconds unless the name says otherwise. */
 export interface Config {
@@ -38,6 +40,8 @@ export interface Config {
     readonly provisioner: ConnectionSettings;
     readonly provisionerPool: PoolLimits;
     readonly pool: PoolLimits;
+    /** Of a tenant that has none of its own; what is absent is not limited. */
+    readonly limits: StoredLimits;
     /** A tenant pool that nobody used for this long is closed. */
     readonly closePoolAfter: number;
     /** How long a known tenant is served while the registry does not answer. */
@@ -119,6 +123,17 @@ const integer = (minimum: number, maximum: number): z.ZodType<number> =>
     .regex(/^\d{1,12}$/, 'must be a whole number')
     .transform(Number)
     .pipe(z.number().min(minimum, `must be at least ${minimum}`).max(maximum, `must be at most ${maximum}`));
+
+/** Where a tenant may have no limit of its own: 0 sets none here either. */
+const limit = ([minimum, maximum]: readonly [number, number]): z.ZodType<number | undefined> =>
+  z
+    .string()
+    .regex(/^\d{1,16}$/, 'must be a whole number')
+    .transform((text) => Number(text) || undefined)
+    .refine(
+      (value) => value === undefined || (value >= minimum && value <= maximum),
+      `must be 0 for no limit, or from ${minimum} to ${maximum}`,
+    );
 
 const oneOf = <const T extends readonly [string, ...string[]]>(...values: T): z.ZodType<T[number]> =>
   z.enum(values, `must be one of ${values.join(', ')}`);
@@ -310,6 +325,43 @@ export const variables = {
     unit: 'ms',
     description:
       'How long a deleted tenant can be restored: then it is purged, with its database ([lifecycle.md](lifecycle.md)).',
+  },
+  TENANT_REQUESTS_PER_SECOND: {
+    schema: limit(limitBounds.requestsPerSecond),
+    default: '0',
+    unit: 'requests a second',
+    description:
+      'Limit of each tenant in each process, where its `limits.requestsPerSecond` does not say otherwise; 0 is none, here and below ([limits.md](limits.md)).',
+  },
+  TENANT_CONNECTIONS: {
+    schema: limit(limitBounds.connections),
+    default: '0',
+    unit: 'connections',
+    description: 'Connections of one tenant in all processes together; `limits.connections`.',
+  },
+  TENANT_STATEMENT_TIMEOUT_MS: {
+    schema: limit(limitBounds.statementTimeout),
+    default: '0',
+    unit: 'ms',
+    description: 'Longest run of a statement, whatever `poolOptions.timeout` says; `limits.statementTimeout`.',
+  },
+  TENANT_USERS: {
+    schema: limit(limitBounds.users),
+    default: '0',
+    unit: 'users',
+    description: 'Users of one tenant; `limits.users`.',
+  },
+  TENANT_PRODUCTS: {
+    schema: limit(limitBounds.products),
+    default: '0',
+    unit: 'products',
+    description: 'Products of one tenant; `limits.products`.',
+  },
+  TENANT_STORAGE_BYTES: {
+    schema: limit(limitBounds.storageBytes),
+    default: '0',
+    unit: 'bytes',
+    description: "Size of one tenant's database, beyond which nothing is written; `limits.storageBytes`.",
   },
   REGISTRY_OUTAGE_GRACE_MS: {
     schema: integer(0, 86_400_000),
@@ -514,6 +566,14 @@ export function readSettings(env: NodeJS.ProcessEnv): Settings {
       // Copying a template takes as long as the disk does: it is not held to a request's bound.
       provisionerPool: { ...pool(value('PROVISIONER_POOL_MAX')), timeout: MINUTE },
       pool: pool(value('POOL_MAX')),
+      limits: withoutGaps({
+        requestsPerSecond: values.TENANT_REQUESTS_PER_SECOND,
+        connections: values.TENANT_CONNECTIONS,
+        statementTimeout: values.TENANT_STATEMENT_TIMEOUT_MS,
+        users: values.TENANT_USERS,
+        products: values.TENANT_PRODUCTS,
+        storageBytes: values.TENANT_STORAGE_BYTES,
+      }),
       closePoolAfter: value('POOL_CLOSE_AFTER_MS'),
       registryOutageGrace: value('REGISTRY_OUTAGE_GRACE_MS'),
       deletionGrace: value('TENANT_DELETION_GRACE_MS'),
@@ -691,6 +751,11 @@ function readCa(file: string | undefined, problems: string[]): { ca?: string } {
     problems.push(`DATABASE_CA_FILE cannot be read: ${file}`);
     return {};
   }
+}
+
+/** Laid over something else, a key that is undefined would hide what is below. */
+function withoutGaps(limits: { readonly [Key in keyof StoredLimits]: number | undefined }): StoredLimits {
+  return Object.fromEntries(Object.entries(limits).filter(([, value]) => value !== undefined));
 }
 
 function deepFreeze<T extends object>(value: T): T {

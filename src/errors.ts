@@ -9,6 +9,8 @@ export interface InputIssue {
 
 interface CatalogueEntry {
   readonly status: number;
+  /** Where the error says when to try again, in place of the other. */
+  readonly statusWithRetry?: number;
   readonly title: string;
 }
 
@@ -22,6 +24,7 @@ export const catalogue = {
   forbidden: { status: 403, title: 'Not allowed' },
   'wrong-password': { status: 403, title: 'The current password is not right' },
   'tenant-suspended': { status: 403, title: 'The tenant is suspended' },
+  'tenant-limit-exceeded': { status: 403, statusWithRetry: 429, title: 'A limit of the tenant is reached' },
   'not-found': { status: 404, title: 'Not found' },
   'request-timeout': { status: 408, title: 'The request took too long to arrive' },
   'email-taken': { status: 409, title: 'The e-mail address is taken' },
@@ -37,6 +40,7 @@ export const catalogue = {
   'uri-too-long': { status: 414, title: 'The address is too long' },
   'unsupported-media-type': { status: 415, title: 'Send application/json in UTF-8' },
   'invalid-pool-options': { status: 422, title: 'The pool options are not within bounds' },
+  'invalid-limits': { status: 422, title: 'The limits are not within bounds' },
   'rate-limited': { status: 429, title: 'Too many requests' },
   'headers-too-large': { status: 431, title: 'The headers are too large' },
   'internal-error': { status: 500, title: 'Something went wrong' },
@@ -46,12 +50,20 @@ export const catalogue = {
 
 export type ErrorCode = keyof typeof catalogue;
 
+/** The statuses that an error of this code may have. */
+export function statusesOf(code: ErrorCode): readonly number[] {
+  const { status, statusWithRetry }: CatalogueEntry = catalogue[code];
+  return statusWithRetry === undefined ? [status] : [status, statusWithRetry];
+}
+
 export interface AppErrorOptions {
   /** A sentence for the client; never for 5xx causes that it cannot act on. */
   readonly detail?: string;
   readonly issues?: readonly InputIssue[];
   /** Seconds after which a retry makes sense: sent as Retry-After. */
   readonly retryAfter?: number;
+  /** The tenant's limit that was reached. */
+  readonly limit?: { readonly name: string; readonly value: number };
   /** For the log only. */
   readonly cause?: unknown;
 }
@@ -61,6 +73,7 @@ export class AppError extends Error {
   readonly detail: string | undefined;
   readonly issues: readonly InputIssue[] | undefined;
   readonly retryAfter: number | undefined;
+  readonly limit: AppErrorOptions['limit'];
 
   constructor(
     readonly code: ErrorCode,
@@ -71,9 +84,11 @@ export class AppError extends Error {
     this.detail = options.detail;
     this.issues = options.issues;
     this.retryAfter = options.retryAfter;
+    this.limit = options.limit;
   }
 
   get status(): number {
-    return catalogue[this.code].status;
+    const { status, statusWithRetry }: CatalogueEntry = catalogue[this.code];
+    return this.retryAfter === undefined ? status : (statusWithRetry ?? status);
   }
 }

@@ -12,6 +12,9 @@ export interface Problem {
   readonly code: ErrorCode;
   readonly requestId: string;
   readonly errors?: readonly InputIssue[];
+  /** The name of the tenant's limit that was reached, and what it is set to. */
+  readonly limit?: string;
+  readonly limitValue?: number;
 }
 
 /** The answer to an error: status, headers and body. */
@@ -29,7 +32,7 @@ const FAULT_RETRY_AFTER = 2;
 
 export function toProblem(error: unknown, requestId: string): ProblemAnswer {
   const known = toAppError(error);
-  const { code, status, detail, issues, retryAfter } = known;
+  const { code, status, detail, issues, retryAfter, limit } = known;
   return {
     status,
     headers: {
@@ -45,6 +48,7 @@ export function toProblem(error: unknown, requestId: string): ProblemAnswer {
       code,
       requestId,
       ...(issues && { errors: issues }),
+      ...(limit && { limit: limit.name, limitValue: limit.value }),
     },
   };
 }

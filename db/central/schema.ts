@@ -66,6 +66,9 @@ export interface StoredLimits {
   readonly storageBytes?: number;
 }
 
+/** A change of those: null takes a key back to the default. */
+export type LimitChanges = { readonly [Key in keyof StoredLimits]?: StoredLimits[Key] | null | undefined };
+
 export interface InstallationTable {
   id: string;
   only_one: Generated<boolean>;

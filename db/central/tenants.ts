@@ -9,6 +9,7 @@ import {
 } from 'kysely';
 import { afterPosition, containsPattern, type Keyset, type Position } from '../keyset.js';
 import type {
+  LimitChanges,
   PoolOptionChanges,
   Registry,
   StoredLimits,
@@ -163,12 +164,56 @@ export async function listTenantsToPurge(
   return rows.map(({ id }) => id);
 }
 
+/** What the CONNECTION LIMIT of a tenant's role follows from. */
+export type ConnectionLimitRow = Pick<TenantRecord, 'id' | 'dbHost' | 'dbPort' | 'dbUser' | 'limits'>;
+
+/** Tenants whose role should exist, in the order of their ids, behind `after`. */
+export async function listConnectionLimits(
+  db: Kysely<Registry>,
+  after: string | undefined,
+  limit: number,
+): Promise<ConnectionLimitRow[]> {
+  return db
+    .selectFrom('tenants')
+    .select(['id', 'db_host as dbHost', 'db_port as dbPort', 'db_user as dbUser', 'limits'])
+    .where('status', 'in', ['active', 'suspended'])
+    .$if(after !== undefined, (query) => query.where('id', '>', after ?? ''))
+    .orderBy('id')
+    .limit(limit)
+    .execute();
+}
+
+/** What a tenant's storage is measured by. */
+export type StorageLimitRow = Pick<TenantRecord, 'id' | 'dbHost' | 'dbPort' | 'dbName' | 'limits'>;
+
+/**
+ * Active tenants with a storage limit of their own, in the order of their ids, behind `after`.
+ *
+ * @param all also those that have none of their own
+ */
+export async function listStorageLimits(
+  db: Kysely<Registry>,
+  all: boolean,
+  after: string | undefined,
+  limit: number,
+): Promise<StorageLimitRow[]> {
+  return db
+    .selectFrom('tenants')
+    .select(['id', 'db_host as dbHost', 'db_port as dbPort', 'db_name as dbName', 'limits'])
+    .where('status', '=', 'active')
+    .$if(!all, (query) => query.where(sql<boolean>`limits ? 'storageBytes'`))
+    .$if(after !== undefined, (query) => query.where('id', '>', after ?? ''))
+    .orderBy('id')
+    .limit(limit)
+    .execute();
+}
+
 export async function insertTenant(
   db: Kysely<Registry>,
   tenant: Pick<
     TenantRecord,
     'id' | 'name' | 'slug' | 'clusterId' | 'dbHost' | 'dbPort' | 'dbName' | 'dbUser' | 'dbPassword' | 'schemaVersion'
-  > & { readonly poolOptions: PoolOptionChanges },
+  > & { readonly poolOptions: PoolOptionChanges; readonly limits?: LimitChanges | undefined },
 ): Promise<void> {
   await db
     .insertInto('tenants')
@@ -183,7 +228,8 @@ export async function insertTenant(
       db_name: tenant.dbName,
       db_user: tenant.dbUser,
       db_password: tenant.dbPassword,
-      pool_options: mergedOptions(sql`'{}'::jsonb`, tenant.poolOptions),
+      pool_options: merged(sql`'{}'::jsonb`, tenant.poolOptions),
+      ...(tenant.limits && { limits: merged(sql`'{}'::jsonb`, tenant.limits) }),
       schema_version: tenant.schemaVersion,
     })
     .execute();
@@ -202,18 +248,20 @@ export async function updateTenant(
     name?: string | undefined;
     slug?: string | undefined;
     poolOptions?: PoolOptionChanges | undefined;
+    limits?: LimitChanges | undefined;
     status?: TenantStatus | undefined;
     schemaVersion?: string | undefined;
   },
   from: readonly TenantStatus[],
 ): Promise<TenantRecord | undefined> {
-  const { name, slug, poolOptions, status, schemaVersion } = changes;
+  const { name, slug, poolOptions, limits, status, schemaVersion } = changes;
   return db
     .updateTable('tenants')
     .set({
       ...(name !== undefined && { name }),
       ...(slug !== undefined && { slug }),
-      ...(poolOptions !== undefined && { pool_options: mergedOptions(sql.ref('pool_options'), poolOptions) }),
+      ...(poolOptions !== undefined && { pool_options: merged(sql.ref('pool_options'), poolOptions) }),
+      ...(limits !== undefined && { limits: merged(sql.ref('limits'), limits) }),
       ...(status !== undefined && { status }),
       ...(schemaVersion !== undefined && { schema_version: schemaVersion }),
       updated_at: sql<string>`now()`,
@@ -294,9 +342,9 @@ function turnBack(
     .returning(columns);
 }
 
-/** The options with the changes laid over them; a key that became null is dropped, and has its default again. */
-function mergedOptions(options: RawBuilder<unknown>, changes: PoolOptionChanges): RawBuilder<string> {
-  return sql<string>`jsonb_strip_nulls(${options} || ${JSON.stringify(changes)}::jsonb)`;
+/** Settings with the changes laid over them; a key that became null is dropped, and has its default again. */
+function merged(settings: RawBuilder<unknown>, changes: PoolOptionChanges | LimitChanges): RawBuilder<string> {
+  return sql<string>`jsonb_strip_nulls(${settings} || ${JSON.stringify(changes)}::jsonb)`;
 }
 
 function tenants(

@@ -16,12 +16,14 @@ import {
 } from '../../db/tenant/users.js';
 import { changedFields } from '../audit.js';
 import { AppError } from '../errors.js';
+import { refuseOver } from '../tenancy/limits.js';
 import { refuseToGive, refuseToTouch, type Caller } from './permissions.js';
 
 /**
  * Adds a user with its roles and returns its id.
  *
- * @throws AppError `forbidden` naming what the caller does not hold, or `invalid-request` naming roles that the tenant does
+ * @param limit users that the tenant may have; undefined where it may have any number
+ * @throws AppError `tenant-limit-exceeded`, `forbidden` naming what the caller does not hold, or `invalid-request` naming roles that the tenant does
  * not have
  */
 export async function addUser(
@@ -29,8 +31,10 @@ export async function addUser(
   { roles, ...user }: Parameters<typeof insertUser>[1] & { readonly roles: readonly string[] },
   caller: Caller,
   origin: AuditOrigin,
+  limit?: number,
 ): Promise<string> {
   return db.transaction().execute(async (trx) => {
+    await refuseOver(trx, 'users', limit);
     const id = await insertUser(trx, user);
     await assignRoles(trx, id, roles, caller);
     await insertAudit(trx, {

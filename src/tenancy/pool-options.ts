@@ -1,6 +1,6 @@
 // What a tenant may set of its own pool: an allow-list of bounded integers, and nothing that pg would read besides.
 import { z } from 'zod';
-import type { PoolOptionChanges, StoredPoolOptions } from '../../db/central/schema.js';
+import type { PoolOptionChanges, StoredLimits, StoredPoolOptions } from '../../db/central/schema.js';
 import type { PoolLimits } from '../../db/client.js';
 import { AppError } from '../errors.js';
 
@@ -28,7 +28,26 @@ export function parsePoolOptions(input: unknown): PoolOptionChanges {
   throw new AppError('invalid-pool-options', { issues });
 }
 
-/** The bounds of one tenant's pool: its own where it has them, the service's otherwise. */
-export function poolLimits(own: StoredPoolOptions, defaults: PoolLimits): PoolLimits {
-  return { ...defaults, ...own };
+/**
+ * An unused connection of a tenant whose connections are limited closes after this time (ms): all processes share the limit,
+ * and what one keeps for nothing another may wait for.
+ */
+const GIVEN_BACK_AFTER = 1_000;
+
+/**
+ * The bounds of one tenant's pool: its own where it has them, the service's otherwise, and never beyond its limits.
+ *
+ * @param limits those in force
+ */
+export function poolLimits(own: StoredPoolOptions, defaults: PoolLimits, limits: StoredLimits = {}): PoolLimits {
+  const wanted = { ...defaults, ...own };
+  const { connections, statementTimeout } = limits;
+  return {
+    ...wanted,
+    ...(connections !== undefined && {
+      max: Math.min(wanted.max, connections),
+      idleTimeoutMillis: Math.min(wanted.idleTimeoutMillis, GIVEN_BACK_AFTER),
+    }),
+    ...(statementTimeout !== undefined && { timeout: Math.min(wanted.timeout, statementTimeout) }),
+  };
 }

@@ -2,7 +2,6 @@
 // and goes: built when the tenant first asks for a connection, built once however many ask together, replaced when the
 // tenant's row changes, closed when nobody uses it.
 import type { Kysely } from 'kysely';
-import type { StoredPoolOptions } from '../../db/central/schema.js';
 import type { TenantRecord } from '../../db/central/tenants.js';
 import { databaseOver, type ConnectionSettings } from '../../db/client.js';
 import type { ChangingPassword, ConnectionPool, PoolOptions, PoolStats } from '../../db/pool.js';
@@ -56,7 +55,7 @@ export interface TenantPoolDeps {
   readonly openPool: (
     tenantId: string,
     connection: ConnectionSettings,
-    own: StoredPoolOptions,
+    tenant: TenantRecord,
     options: Pick<PoolOptions, 'prove' | 'onOutcome' | 'password'>,
   ) => ConnectionPool;
   /** Connects, asks for an answer, and disconnects. @throws DatabaseFault */
@@ -195,7 +194,7 @@ export function createTenantPools(deps: TenantPoolDeps): TenantPools {
     };
     const settings = settingsOf(tenant);
     const password = changingPassword(tenant, settings.password);
-    return deps.openPool(id, settings, tenant.poolOptions, { prove, onOutcome, password });
+    return deps.openPool(id, settings, tenant, { prove, onOutcome, password });
   }
 
   function openPassword(tenant: TenantRecord, sealed = tenant.dbPassword): string {

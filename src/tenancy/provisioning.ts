@@ -3,7 +3,7 @@
 import type { Kysely } from 'kysely';
 import type { AuditOrigin } from '../../db/audit.js';
 import { insertAudit } from '../../db/central/audit.js';
-import type { PoolOptionChanges, Registry } from '../../db/central/schema.js';
+import type { LimitChanges, PoolOptionChanges, Registry } from '../../db/central/schema.js';
 import {
   deleteTenantRow,
   findTenant,
@@ -33,6 +33,7 @@ export interface NewTenant {
   readonly name: string;
   readonly slug: string;
   readonly poolOptions: PoolOptionChanges;
+  readonly limits?: LimitChanges | undefined;
   /** Where it is to stand; left out, anywhere. */
   readonly wish?: PlaceWish;
   readonly admin: {
@@ -111,6 +112,7 @@ export function createProvisioning(deps: ProvisioningDeps): Provisioning {
             dbUser: name,
             dbPassword: deps.envelope.seal(password, context),
             poolOptions: input.poolOptions,
+            limits: input.limits,
             schemaVersion: latestVersion(tenantMigrations),
           }),
         undo: () => deleteTenantRow(registry, id),

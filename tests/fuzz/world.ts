@@ -134,6 +134,15 @@ export async function createWorld(service: TestService): Promise<World> {
       search: ['a', '%', '_', '\\', 'Lamp', 'fuzz'],
       limit: ['1', '1', '2', '100', '007', '0'],
       delta: [1, -1, 5, 2_147_483_647, -2_147_483_648, 0],
+      limits: [
+        {},
+        { users: 1_000_000, products: null },
+        { requestsPerSecond: 100_000, connections: 400 },
+        { users: 0 },
+        { products: 1.5 },
+        { storageBytes: '1' },
+        { cpu: 1 },
+      ],
       poolOptions: [
         {},
         { max: 1 },

@@ -51,9 +51,9 @@ describe('a cold tenant', () => {
       closeAfter: 60_000,
       breakers: createBreakers({ probe: async () => undefined, onChange: () => undefined }),
       probe: async () => undefined,
-      openPool: (_tenantId, connection, own, { prove }) => {
+      openPool: (_tenantId, connection, { poolOptions }, { prove }) => {
         built += 1;
-        return openPool(connection, poolLimits(own, home.config.tenants.pool), {
+        return openPool(connection, poolLimits(poolOptions, home.config.tenants.pool), {
           applicationName: 'pools test',
           preparedStatements: true,
           lane: true,
@@ -359,10 +359,10 @@ describe('ten thousand tenants known and a thousand pools touched', () => {
       closeAfter: 60_000,
       breakers: createBreakers({ probe: async () => undefined, onChange: () => undefined }),
       probe: async () => undefined,
-      openPool: (tenantId, connection, own) =>
+      openPool: (tenantId, connection, { poolOptions }) =>
         openPool(
           connection,
-          { ...poolLimits(own, home.config.tenants.pool), idleTimeoutMillis: 100 },
+          { ...poolLimits(poolOptions, home.config.tenants.pool), idleTimeoutMillis: 100 },
           {
             applicationName: 'tenantry memory test',
             preparedStatements: true,

@@ -110,6 +110,7 @@ describe('npm start, from a terminal', () => {
     block('docs/api.md', '/auth/login'),
     block('docs/api.md', '/products?limit'),
     block('docs/pools.md', '/pools?limit'),
+    block('docs/limits.md', '/usage'),
     block('docs/audit.md', '/audit?action'),
     block('docs/keys.md', '/encryption'),
     // Behind the others: it ends the session that they need.
@@ -141,6 +142,7 @@ describe('npm start, from a terminal', () => {
         ]);
         expect(printed).toContain('"openapi":"3.1');
         expect(printed).toContain('"clusters":[{');
+        expect(printed).toContain('"storageBytes":{"limit":1000000000,');
         expect(printed).toContain('"current":true');
       } finally {
         const postgres = Number(

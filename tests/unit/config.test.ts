@@ -189,6 +189,26 @@ const others: readonly {
     bad: ['true', '0', 'ON'],
     reason: 'must be one of on, off',
   },
+  ...(
+    [
+      ['TENANT_REQUESTS_PER_SECOND', 'requestsPerSecond', 1, 100_000],
+      ['TENANT_CONNECTIONS', 'connections', 1, 400],
+      ['TENANT_STATEMENT_TIMEOUT_MS', 'statementTimeout', 100, 600_000],
+      ['TENANT_USERS', 'users', 1, 1_000_000],
+      ['TENANT_PRODUCTS', 'products', 1, 100_000_000],
+      ['TENANT_STORAGE_BYTES', 'storageBytes', 1_048_576, 2 ** 50],
+    ] as const
+  ).map(([name, limit, minimum, maximum]) => ({
+    name,
+    good: [
+      ['0', undefined],
+      [String(minimum), minimum],
+      [String(maximum), maximum],
+    ] as const,
+    read: ({ tenants }: Settings): unknown => tenants.limits[limit],
+    bad: [String(maximum + 1), ...(minimum > 1 ? ['1', String(minimum - 1)] : [])],
+    reason: `must be 0 for no limit, or from ${minimum} to ${maximum}`,
+  })),
   {
     name: 'JWT_KEYS',
     good: [
@@ -362,6 +382,7 @@ describe('a variable that is not set', () => {
   it('has the default of the documentation', () => {
     const { http, tenants, auth, shutdown } = readSettings({});
     expect(http).toMatchObject({ host: '127.0.0.1', port: 3_000, apiPrefix: '', trustProxy: [], corsOrigins: [] });
+    expect(tenants.limits).toEqual({});
     expect(tenants.pool).toEqual({ max: 5, acquireTimeout: 5_000, timeout: 15_000, idleTimeoutMillis: 30_000 });
     expect(auth).toMatchObject({ issuer: 'tenantry', audience: 'tenantry', accessTokenTtl: 900, keys: undefined });
     expect(shutdown).toEqual({ drain: 0, timeout: 30_000 });

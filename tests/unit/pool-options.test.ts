@@ -88,4 +88,22 @@ describe('the limits of a pool', () => {
     expect(poolLimits({}, defaults)).toEqual(defaults);
     expect(poolLimits({ max: 2, timeout: 100 }, defaults)).toEqual({ ...defaults, max: 2, timeout: 100 });
   });
+
+  it('never go beyond what the tenant may use, and stay below it where they were', () => {
+    const few = { ...defaults, max: 3, idleTimeoutMillis: 1_000 };
+    expect(poolLimits({ max: 80 }, defaults, { connections: 3 })).toEqual(few);
+    expect(poolLimits({ max: 2, idleTimeoutMillis: 100 }, defaults, { connections: 3 })).toEqual({
+      ...defaults,
+      max: 2,
+      idleTimeoutMillis: 100,
+    });
+    expect(poolLimits({ timeout: 600_000 }, defaults, { statementTimeout: 900 })).toEqual({
+      ...defaults,
+      timeout: 900,
+    });
+    expect(poolLimits({ timeout: 100 }, defaults, { statementTimeout: 900 }).timeout).toBe(100);
+    expect(poolLimits({}, defaults, { users: 1, products: 1, storageBytes: 1, requestsPerSecond: 1 })).toEqual(
+      defaults,
+    );
+  });
 });

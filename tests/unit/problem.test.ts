@@ -28,6 +28,16 @@ describe('an error of the catalogue', () => {
     expect(body).toMatchObject({ detail: 'Look again.', errors: issues });
   });
 
+  it('names the limit of a tenant that was reached: 403, or 429 where waiting helps', () => {
+    const limit = { name: 'products', value: 10 };
+    const never = toProblem(new AppError('tenant-limit-exceeded', { limit }), 'r');
+    expect(never).toMatchObject({ status: 403, body: { status: 403, limit: 'products', limitValue: 10 } });
+    expect(never.headers).not.toHaveProperty('retry-after');
+    const later = toProblem(new AppError('tenant-limit-exceeded', { limit, retryAfter: 1 }), 'r');
+    expect(later).toMatchObject({ status: 429, headers: { 'retry-after': '1' }, body: { status: 429 } });
+    expect(toProblem(new AppError('unavailable', { retryAfter: 1 }), 'r').status).toBe(503);
+  });
+
   it('keeps its cause to itself', () => {
     const error = new AppError('unavailable', { cause: new Error('canary') });
     expect(JSON.stringify(toProblem(error, 'r'))).not.toContain('canary');

@@ -1,0 +1,75 @@
+// What a tenant uses of its limits, as its operators and its own admins see it.
+import type { FastifyInstance } from 'fastify';
+import type { ZodTypeProvider } from 'fastify-type-provider-zod';
+import { z } from 'zod';
+import { findTenant } from '../db/central/tenants.js';
+import { measureUsage } from '../db/tenant/counts.js';
+import type { Config } from '../src/config.js';
+import { AppError } from '../src/errors.js';
+import { limitsInForce, limitsShown } from '../src/tenancy/limits.js';
+import { idParams, timestamp } from './schemas.js';
+import { hideOthers } from './tenants.js';
+
+const limit = z.number().nullable().meta({ description: 'null is not limited.' });
+const used = z.number().nullable().meta({ description: 'null where the tenant is not active.' });
+
+const UsageAnswer = z.object({
+  requestsPerSecond: z.object({
+    limit,
+    used: z.number().nullable().meta({
+      description:
+        'Requests in this second or the one before, whichever had more, in the replica that answers; null where they are not limited.',
+    }),
+  }),
+  connections: z.object({
+    limit,
+    used,
+    here: z.number().meta({ description: 'Those of the replica that answers.' }),
+  }),
+  statementTimeout: z.object({ limit }),
+  users: z.object({ limit, used }),
+  products: z.object({ limit, used }),
+  storageBytes: z.object({ limit, used }),
+  measuredAt: timestamp,
+});
+
+export async function usageRoutes(fastify: FastifyInstance, { config }: { config: Config }): Promise<void> {
+  const app = fastify.withTypeProvider<ZodTypeProvider>();
+
+  app.get(
+    '/tenants/:id/usage',
+    {
+      config: { access: { scope: 'platform', permission: 'tenant:read' } },
+      schema: {
+        tags: ['tenants'],
+        summary: 'The limits of a tenant, and what it uses of them now',
+        params: idParams,
+        response: { 200: UsageAnswer },
+      },
+    },
+    async (request) => {
+      const { id } = request.params;
+      hideOthers(request, id);
+      const tenant = await findTenant(app.registry, id);
+      if (!tenant) throw new AppError('not-found');
+      const limits = limitsShown(limitsInForce(tenant.limits, config.tenants.limits));
+      const rate = limits.requestsPerSecond;
+      // The database of one that is not active is not entered by anybody.
+      const usage = tenant.active ? await measureUsage(app.tenantPools.database(id)) : undefined;
+      if (usage) app.storageGauge.measured(id, usage.storageBytes);
+      return {
+        requestsPerSecond: { limit: rate, used: rate === null ? null : app.requestRates.recent(id) },
+        connections: {
+          limit: limits.connections,
+          used: usage?.connections ?? null,
+          here: app.tenantPools.inspect(id)?.total ?? 0,
+        },
+        statementTimeout: { limit: limits.statementTimeout },
+        users: { limit: limits.users, used: usage?.users ?? null },
+        products: { limit: limits.products, used: usage?.products ?? null },
+        storageBytes: { limit: limits.storageBytes, used: usage?.storageBytes ?? null },
+        measuredAt: new Date().toISOString(),
+      };
+    },
+  );
+}

@@ -1,0 +1,75 @@
+// src/tenancy/limits.ts: bounded integers by name and nothing else, the tenant's own over the service's.
+import { describe, expect, it } from 'vitest';
+import { AppError, type InputIssue } from '../../src/errors.js';
+import { limitBounds, limitExceeded, limitsInForce, limitsShown, parseLimits } from '../../src/tenancy/limits.js';
+
+const bounds = Object.entries(limitBounds).map(([name, [minimum, maximum]]) => [name, minimum, maximum] as const);
+
+/** What is wrong with limits, as the client is told. */
+function refusalOf(input: unknown): readonly InputIssue[] {
+  try {
+    parseLimits(input);
+  } catch (error) {
+    if (!(error instanceof AppError)) throw error;
+    expect([error.code, error.status]).toEqual(['invalid-limits', 422]);
+    return error.issues ?? [];
+  }
+  throw new Error(`accepted: ${JSON.stringify(input)}`);
+}
+
+describe('limits', () => {
+  it('may be left out', () => {
+    expect(parseLimits({})).toEqual({});
+  });
+
+  it.each(bounds)('%s may be null, and from %d to %d', (name, minimum, maximum) => {
+    for (const value of [null, minimum, maximum]) expect(parseLimits({ [name]: value })).toEqual({ [name]: value });
+  });
+
+  it.each(bounds)('%s is refused by name outside that, and where it is no whole number', (name, minimum, maximum) => {
+    const bad = [minimum - 1, maximum + 1, -1, 0, 2 ** 53, minimum + 0.5, NaN, Infinity, -0, String(minimum), true, []];
+    for (const value of bad) {
+      const paths = new Set(refusalOf({ [name]: value }).map(({ path }) => path));
+      expect([...paths]).toEqual([`/limits/${name}`]);
+    }
+  });
+
+  it.each(['Users', 'max', 'constructor', 'toString', 'storage_bytes'])('%s is refused by name: it is none', (name) => {
+    expect(refusalOf({ [name]: 1 })).toEqual([{ path: `/limits/${name}`, message: 'is not a limit' }]);
+  });
+
+  it('__proto__ is refused, and reaches nothing', () => {
+    expect(refusalOf(JSON.parse('{"__proto__": {"users": 5}}'))).toEqual([
+      { path: '/limits/__proto__', message: 'is not a limit' },
+    ]);
+    expect(({} as { users?: number }).users).toBeUndefined();
+  });
+
+  it.each([null, [], 'users=5', 5, true])('are refused where they are no object: %j', (input) => {
+    expect(refusalOf(input).length).toBeGreaterThan(0);
+  });
+});
+
+describe('the limits in force', () => {
+  it('are the tenant’s own, larger or smaller, over the service’s', () => {
+    expect(limitsInForce({ users: 9, products: 1 }, { users: 5, connections: 3 })).toEqual({
+      users: 9,
+      products: 1,
+      connections: 3,
+    });
+    expect(limitsInForce({}, {})).toEqual({});
+  });
+
+  it('are shown all, null where there is none', () => {
+    const shown = limitsShown({ users: 9 });
+    expect(Object.keys(shown)).toEqual(Object.keys(limitBounds));
+    expect(shown).toMatchObject({ users: 9, products: null, storageBytes: null });
+  });
+
+  it.each(bounds)('%s names itself when it is reached', (name) => {
+    const error = limitExceeded(name as keyof typeof limitBounds, 7);
+    expect(error.detail).toContain(`"${name}" is 7`);
+    expect(error.limit).toEqual({ name, value: 7 });
+    expect([error.status, limitExceeded(name as keyof typeof limitBounds, 7, 1).status]).toEqual([403, 429]);
+  });
+});
