@@ -48,7 +48,12 @@ interface Document {
 }
 
 /** What is there to be done says the address alone. */
-const WITHOUT_BODY = ['POST /auth/logout', 'POST /auth/logout-all', 'POST /tenants/:id/sign-out'];
+const WITHOUT_BODY = [
+  'POST /auth/logout',
+  'POST /auth/logout-all',
+  'POST /tenants/:id/sign-out',
+  'POST /tenants/:id/rotate-password',
+];
 
 let service: TestService;
 let document: Document;
