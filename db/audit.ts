@@ -39,6 +39,8 @@ export const auditActions = [
   'tenant.signed-out',
   'tenant.password-rotated',
   'tenant.deleted',
+  'tenant.restored',
+  'tenant.purged',
   'audit.dropped',
 ] as const;
 

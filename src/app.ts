@@ -12,6 +12,7 @@ import { answerClientError, answerFrameworkError, errors, notFound } from '../pl
 import { events } from '../plugins/events.js';
 import { housekeeping } from '../plugins/housekeeping.js';
 import { jsonBody } from '../plugins/json-body.js';
+import { lifecycle } from '../plugins/lifecycle.js';
 import { openapi } from '../plugins/openapi.js';
 import { provisioning } from '../plugins/provisioning.js';
 import { rateLimit } from '../plugins/rate-limit.js';
@@ -107,6 +108,7 @@ export async function buildApp(config: Config, overrides: AppOverrides = {}): Pr
     envelope,
     ...(overrides.afterProvisioningStep && { afterStep: overrides.afterProvisioningStep }),
   });
+  await app.register(lifecycle, { config });
   await app.register(credentials, {
     config,
     envelope,

@@ -3,11 +3,13 @@ import type { Kysely } from 'kysely';
 import { grantServiceRights } from '../../db/central/grants.js';
 import { registryMigrations } from '../../db/central/migrations/index.js';
 import type { Registry } from '../../db/central/schema.js';
-import { listProvisionedTenants, updateTenant, type TenantRecord } from '../../db/central/tenants.js';
-import { boundRuntimeRoles, type ClusterDb } from '../../db/cluster.js';
+import { findTenant, listProvisionedTenants, updateTenant, type TenantRecord } from '../../db/central/tenants.js';
+import { boundRuntimeRoles, whileOpenToOwner, type ClusterDb } from '../../db/cluster.js';
 import { latestVersion, migrateToLatest, pendingMigrations } from '../../db/migrator.js';
 import { grantRuntimeRights } from '../../db/tenant/grants.js';
 import { tenantMigrations } from '../../db/tenant/migrations/index.js';
+import { databaseIs } from './lifecycle.js';
+import { inTenantLock } from './tenant-lock.js';
 import { dropOutdatedTemplates, ensureTemplate, type InDatabase } from './template.js';
 
 export interface MigrationReport {
@@ -45,6 +47,14 @@ export async function migrateAll(
   if (registryService !== undefined) await grantServiceRights(registry, registryService);
   const templateMade = await ensureTemplate(cluster, inDatabase, tenantMigrations, provisioner);
 
+  /** Its state is looked at within its lock: it may have been resumed, or purged, since it was listed. */
+  async function migrateClosed({ id, dbName }: TenantRecord, migrate: () => Promise<void>): Promise<void> {
+    const now = await findTenant(registry, id);
+    const database = now && databaseIs[now.status];
+    if (database === 'open') await migrate();
+    else if (database === 'closed') await whileOpenToOwner(cluster, dbName, migrate);
+  }
+
   const version = latestVersion(tenantMigrations);
   const all = await listProvisionedTenants(registry);
   const behind = all.filter((tenant) => tenant.schemaVersion < version);
@@ -52,11 +62,15 @@ export async function migrateAll(
   for (const [index, tenant] of behind.entries()) {
     progress(index, behind.length, tenant);
     try {
-      await inDatabase(tenant.dbName, async (db) => {
-        await migrateToLatest(db, tenantMigrations);
-        await grantRuntimeRights(db, tenant.dbUser);
-      });
-      await updateTenant(registry, tenant.id, { schemaVersion: version }, ['active', 'suspended']);
+      const migrate = (): Promise<void> =>
+        inDatabase(tenant.dbName, async (db) => {
+          await migrateToLatest(db, tenantMigrations);
+          await grantRuntimeRights(db, tenant.dbUser);
+        });
+      // One that is suspended or deleted is migrated too, or it could not be resumed under this build.
+      if (databaseIs[tenant.status] === 'open') await migrate();
+      else await inTenantLock(registry, tenant.id, () => migrateClosed(tenant, migrate));
+      await updateTenant(registry, tenant.id, { schemaVersion: version }, ['active', 'suspended', 'deleted']);
     } catch (error) {
       failed.push({ tenant, error });
     }

@@ -51,8 +51,7 @@ interface Document {
 const WITHOUT_BODY = [
   'POST /auth/logout',
   'POST /auth/logout-all',
-  'POST /tenants/:id/sign-out',
-  'POST /tenants/:id/rotate-password',
+  ...['sign-out', 'suspend', 'resume', 'restore', 'purge', 'rotate-password'].map((act) => `POST /tenants/:id/${act}`),
 ];
 
 let service: TestService;
