@@ -93,8 +93,8 @@ export interface PoolStats {
 /** Requests that may wait for a connection, per connection of the pool: more are refused at once instead of piling up. */
 const WAITING_PER_CONNECTION = 100;
 
-/** Passwords that are tried for one connection: a change in between makes it two. */
-const MAX_PASSWORDS = 3;
+/** Passwords that are tried for one connection: one change makes it two, and more can come while it is opened. */
+const MAX_PASSWORDS = 6;
 
 const INVALID_PASSWORD = '28P01';
 

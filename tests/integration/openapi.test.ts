@@ -51,7 +51,7 @@ interface Document {
 const WITHOUT_BODY = [
   'POST /auth/logout',
   'POST /auth/logout-all',
-  ...['sign-out', 'suspend', 'resume', 'restore', 'purge'].map((act) => `POST /tenants/:id/${act}`),
+  ...['sign-out', 'suspend', 'resume', 'restore', 'purge', 'rotate-password'].map((act) => `POST /tenants/:id/${act}`),
 ];
 
 let service: TestService;
