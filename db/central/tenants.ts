@@ -170,6 +170,42 @@ export async function updateTenant(
     .executeTakeFirst();
 }
 
+/** Gives a tenant the database that it adopted, and makes it active. Returns whether it was being made. */
+export async function activateAdopted(db: Kysely<Registry>, id: string, database: string): Promise<boolean> {
+  const updated = await db
+    .updateTable('tenants')
+    .set({ db_name: database, status: 'active', updated_at: sql<string>`now()` })
+    .where('id', '=', id)
+    .where('status', '=', 'provisioning')
+    .returning('id')
+    .executeTakeFirst();
+  return updated !== undefined;
+}
+
+/** Whether a database is a tenant's, or waits for one. */
+export async function isTaken(
+  db: Kysely<Registry>,
+  { host, port, database }: { readonly host: string; readonly port: number; readonly database: string },
+): Promise<boolean> {
+  const tenant = await db
+    .selectFrom('tenants')
+    .select('id')
+    .where('db_host', '=', host)
+    .where('db_port', '=', port)
+    .where('db_name', '=', database)
+    .executeTakeFirst();
+  if (tenant) return true;
+  const standby = await db
+    .selectFrom('standby_databases')
+    .innerJoin('clusters', 'clusters.id', 'standby_databases.cluster_id')
+    .select('standby_databases.id')
+    .where('clusters.host', '=', host)
+    .where('clusters.port', '=', port)
+    .where('standby_databases.db_name', '=', database)
+    .executeTakeFirst();
+  return standby !== undefined;
+}
+
 /** Lets no session of the tenant count that began before now. Returns whether there is such a tenant. */
 export async function endTenantSessions(db: Kysely<Registry>, id: string): Promise<boolean> {
   const updated = await db

@@ -33,10 +33,13 @@ export interface Clusters {
   close(): void;
 }
 
-/** @param slots of one cluster and kind, e.g. leased from the registry; by default the whole budget is this process's */
+/**
+ * @param budgetOf a cluster, by its name; it may change at any time
+ * @param slots of one cluster and kind, leased from the registry
+ */
 export function createClusters(
-  budget: ClusterBudget,
-  slots: (cluster: string, kind: keyof ClusterBudget) => number | SlotSource = (_cluster, kind) => budget[kind],
+  budgetOf: (cluster: string) => ClusterBudget,
+  slots: (cluster: string, kind: keyof ClusterBudget) => SlotSource,
 ): Clusters {
   const known = new Map<string, Cluster>();
   return {
@@ -57,7 +60,7 @@ export function createClusters(
     stats: () =>
       [...known.values()].map(({ name, tenants, reserve }) => ({
         cluster: name,
-        budget,
+        budget: budgetOf(name),
         ...tenants.stats(),
         reserve: reserve.stats(),
       })),

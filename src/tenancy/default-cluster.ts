@@ -1,7 +1,7 @@
 // The default cluster: the one that the configuration names. It has its row in the registry as any other has; how it is
 // entered is what the configuration says.
 import type { Kysely } from 'kysely';
-import { findClusterIdAt, insertCluster } from '../../db/central/clusters.js';
+import { claimTenantsAt, findClusterIdAt, insertCluster } from '../../db/central/clusters.js';
 import type { Registry } from '../../db/central/schema.js';
 import type { ConnectionSettings } from '../../db/client.js';
 import type { ClusterBudget } from './clusters.js';
@@ -30,5 +30,6 @@ export async function ensureDefaultCluster(
   }));
   const id = await findClusterIdAt(registry, host, port);
   if (id === undefined) throw new Error('the default cluster has no row');
+  await claimTenantsAt(registry, id, host, port);
   return id;
 }
