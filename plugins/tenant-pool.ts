@@ -29,11 +29,8 @@ const PROBE_DEADLINE = 1_500;
 export const tenantPool = fp<{ config: Config; envelope: Envelope }>(
   async (app, { config, envelope }) => {
     const { clusters, clusterDirectory, replicaId } = app;
-    const directory = createTenantDirectory(
-      app.registry,
-      app.events,
-      config.tenants.registryOutageGrace,
-      clusterDirectory.find,
+    const directory = createTenantDirectory(app.registry, app.events, config.tenants.registryOutageGrace, (place) =>
+      clusterDirectory.find(place),
     );
     const breakers = createBreakers({
       probe: ({ tenant }) => pools.probe(tenant.id),

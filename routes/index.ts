@@ -4,6 +4,7 @@ import type { FastifyInstance } from 'fastify';
 import type { Config } from '../src/config.js';
 import { auditRoutes } from './audit.js';
 import { authRoutes } from './auth.js';
+import { clusterRoutes } from './clusters.js';
 import { healthRoutes } from './health.js';
 import { jwksRoutes } from './jwks.js';
 import { poolRoutes } from './pools.js';
@@ -20,6 +21,7 @@ export async function routes(app: FastifyInstance, { config }: { config: Config 
     async (api) => {
       await api.register(authRoutes, { prefix: '/auth', config });
       await api.register(tenantRoutes, { prefix: '/tenants', config });
+      await api.register(clusterRoutes, { prefix: '/clusters' });
       await api.register(poolRoutes);
       await api.register(userRoutes, { prefix: '/users' });
       await api.register(roleRoutes, { prefix: '/roles' });

@@ -11,7 +11,7 @@ import { AppError } from '../src/errors.js';
 import { slugify } from '../src/tenancy/ids.js';
 import { parsePoolOptions, poolLimits } from '../src/tenancy/pool-options.js';
 import { listQuery, pageOf, readPage } from './lists.js';
-import { answerId, email, idParams, newPassword, patchOf, slug, text, timestamp } from './schemas.js';
+import { answerId, email, id, idParams, newPassword, patchOf, slug, text, timestamp } from './schemas.js';
 
 const statuses = ['provisioning', 'active', 'suspended', 'deleted', 'deleting'] as const;
 
@@ -26,6 +26,7 @@ const TenantAnswer = z.object({
   id: answerId,
   name: z.string(),
   slug: z.string(),
+  clusterId: answerId.nullable().meta({ description: 'The cluster that its database stands on.' }),
   status: z.enum(statuses),
   active: z.boolean(),
   poolOptions: PoolOptions.meta({ description: 'As they are in force: connections, and ms.' }),
@@ -42,11 +43,21 @@ const poolOptions = z.record(z.string(), z.unknown()).meta({
     'Whole numbers: max (1–100 connections), acquireTimeout (100–60,000 ms), timeout (100–600,000 ms), idleTimeoutMillis (100–3,600,000 ms). What is left out stays as it is, or has the default in a new tenant; null gives the default back.',
 });
 
+const adopt = z.strictObject({ clusterId: id, database: text(63) }).meta({
+  description:
+    'A database that is there already, which becomes the tenant’s: it must belong to the cluster’s provisioner.',
+});
+
 const CreateBody = z.strictObject({
   name,
   slug: slug.optional().meta({ description: 'Made from the name where it is left out.' }),
   admin: z.strictObject({ email, password: newPassword, firstName: text(100), lastName: text(100) }),
   poolOptions: poolOptions.optional(),
+  region: text(100).optional().meta({ description: 'Of the cluster that its database is made on.' }),
+  clusterId: id
+    .optional()
+    .meta({ description: 'The cluster that its database is made on; left out, the least loaded.' }),
+  adopt: adopt.optional(),
 });
 
 const PatchBody = patchOf({ name, slug, poolOptions, active: z.boolean() }, {});
@@ -78,7 +89,18 @@ export async function tenantRoutes(fastify: FastifyInstance, { config }: { confi
   app.post(
     '/',
     {
-      config: { ...operator, errors: ['slug-taken', 'invalid-pool-options', 'provisioning-failed'] },
+      config: {
+        ...operator,
+        errors: [
+          'slug-taken',
+          'email-taken',
+          'invalid-pool-options',
+          'no-cluster',
+          'not-adoptable',
+          'provisioning-failed',
+          'adoption-failed',
+        ],
+      },
       schema: {
         ...schema,
         summary: 'Make a tenant: its database, its role and its first admin',
@@ -87,15 +109,19 @@ export async function tenantRoutes(fastify: FastifyInstance, { config }: { confi
       },
     },
     async (request, reply) => {
-      const { name, admin } = request.body;
+      const { name, admin, region, clusterId, adopt } = request.body;
       const { password, ...person } = admin;
       const slug = request.body.slug ?? slugFrom(name);
       const poolOptions = parsePoolOptions(request.body.poolOptions ?? {});
+      if (adopt && (region !== undefined || clusterId !== undefined))
+        throw new AppError('invalid-request', {
+          issues: [{ path: '/adopt', message: 'says already where the tenant is to stand' }],
+        });
       const passwordHash = await app.passwords.hash(password);
-      const tenant = await app.provisioning.create(
-        { name, slug, poolOptions, admin: { ...person, passwordHash } },
-        request.auditOrigin,
-      );
+      const wanted = { name, slug, poolOptions, admin: { ...person, passwordHash } };
+      const tenant = adopt
+        ? await app.adoption.adopt(wanted, adopt, request.auditOrigin)
+        : await app.provisioning.create({ ...wanted, wish: { region, clusterId } }, request.auditOrigin);
       return reply.code(201).header('location', `${app.prefix}/${tenant.id}`).send(answer(tenant));
     },
   );
@@ -188,11 +214,12 @@ export async function tenantRoutes(fastify: FastifyInstance, { config }: { confi
   );
 
   function answer(tenant: TenantRecord): z.output<typeof TenantAnswer> {
-    const { id, name, slug, status, active, schemaVersion, createdAt, updatedAt } = tenant;
+    const { id, name, slug, clusterId, status, active, schemaVersion, createdAt, updatedAt } = tenant;
     return {
       id,
       name,
       slug,
+      clusterId,
       status,
       active,
       poolOptions: poolLimits(tenant.poolOptions, config.tenants.pool),

@@ -72,15 +72,13 @@ export const clusterSorts = {
 export const CLUSTER_NAME_CONSTRAINT = 'clusters_name_key';
 export const CLUSTER_PLACE_CONSTRAINT = 'clusters_place_key';
 
-/** The id of the cluster at a place. */
-export async function findClusterIdAt(db: Kysely<Registry>, host: string, port: number): Promise<string | undefined> {
-  const cluster = await db
-    .selectFrom('clusters')
-    .select('id')
-    .where('host', '=', host)
-    .where('port', '=', port)
-    .executeTakeFirst();
-  return cluster?.id;
+/** The cluster at a place. */
+export async function findClusterAt(
+  db: Kysely<Registry>,
+  host: string,
+  port: number,
+): Promise<ClusterRecord | undefined> {
+  return db.selectFrom('clusters').select(columns).where('host', '=', host).where('port', '=', port).executeTakeFirst();
 }
 
 export async function findCluster(db: Kysely<Registry>, id: string): Promise<ClusterRecord | undefined> {

@@ -27,17 +27,18 @@ async function run(): Promise<void> {
   const report = await prepareAndMigrate(settings, createLogger(settings.log), (cluster) => {
     embedded = cluster;
   });
-  const { registry, templateMade, tenantsMigrated, tenantsCurrent, failed } = report;
+  const { registry, templateMade, clustersFailed, tenantsMigrated, tenantsCurrent, failed } = report;
   process.stdout.write(
     [
       `registry   ${registry.length === 0 ? 'up to date' : `ran ${registry.join(', ')}`}`,
       `template   ${templateMade ? 'made' : 'up to date'}`,
+      ...clustersFailed.map(({ cluster }) => `  failed: on the cluster ${cluster}`),
       `tenants    ${tenantsMigrated} migrated, ${tenantsCurrent} up to date, ${failed.length} failed`,
       ...failed.map(({ tenant }) => `  failed: ${tenant.slug} (${tenant.id})`),
       '',
     ].join('\n'),
   );
-  if (failed.length > 0) process.exitCode = 1;
+  if (failed.length + clustersFailed.length > 0) process.exitCode = 1;
 }
 
 function describe(error: unknown): string {

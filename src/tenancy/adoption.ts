@@ -32,7 +32,7 @@ import { scramVerifier } from '../../db/scram.js';
 import { grantRuntimeRights } from '../../db/tenant/grants.js';
 import { writeMarker } from '../../db/tenant/marker.js';
 import { tenantMigrations } from '../../db/tenant/migrations/index.js';
-import { deleteUser, insertUser, setRoles } from '../../db/tenant/users.js';
+import { deleteUser, insertUser, setRoles, EMAIL_CONSTRAINT } from '../../db/tenant/users.js';
 import { AppError } from '../errors.js';
 import type { Envelope } from './envelope.js';
 import { newDatabaseName, newDatabasePassword, newTenantId } from './ids.js';
@@ -120,7 +120,10 @@ export function createAdoption(deps: {
         {
           name: 'close',
           run: () => closeToOthers(cluster, database, role),
-          undo: () => reopenToOthers(cluster, database, found.publicRights),
+          undo: async () => {
+            await inDatabase(database, (db) => letGo(db, role, id));
+            await reopenToOthers(cluster, database, found.publicRights);
+          },
         },
         {
           name: 'migrate',
@@ -147,7 +150,6 @@ export function createAdoption(deps: {
           undo: () =>
             inDatabase(database, async (db) => {
               if (adminId !== undefined) await deleteUser(db, adminId);
-              await letGo(db, role, id);
             }),
         },
         {
@@ -172,6 +174,10 @@ export function createAdoption(deps: {
             throw new AppError('slug-taken');
           deps.onError(error, { tenantId: id, step: `adopt: ${step.name}` });
           const undone = await takeBack(id, undo);
+          if (undone && violatedUniqueConstraint(error) === EMAIL_CONSTRAINT)
+            throw new AppError('email-taken', {
+              detail: 'The database has a user with the address of the first admin.',
+            });
           throw new AppError('adoption-failed', { detail: outcome(step.name, id, undone, migrated), cause: error });
         }
       }

@@ -4,6 +4,7 @@ import type { Kysely } from 'kysely';
 import { listAllClusters, type ClusterRecord } from '../../db/central/clusters.js';
 import type { Registry } from '../../db/central/schema.js';
 import type { ConnectionSettings } from '../../db/client.js';
+import { MAINTENANCE_DATABASE } from '../../db/cluster.js';
 import { believedFor, type Events } from '../events.js';
 import type { ClusterBudget } from './clusters.js';
 import type { Envelope } from './envelope.js';
@@ -15,6 +16,8 @@ export interface KnownCluster extends Place {
   readonly name: string;
   /** Whether it is the one that the configuration names. */
   readonly isDefault: boolean;
+  /** The provisioner's role. */
+  readonly user: string;
   readonly tls: ConnectionSettings['tls'];
   readonly budget: ClusterBudget;
   /** How it is entered as its provisioner. @throws Error where its password does not open */
@@ -75,28 +78,25 @@ export function createClusterDirectory(deps: {
   });
 
   function defaultCluster(row: ClusterRecord | undefined): KnownCluster {
-    const { host, port, tls } = own;
+    const { host, port, user, tls } = own;
     const name = row?.name ?? keyOf(own);
-    return { id: row?.id, name, host, port, isDefault: true, tls, budget, connection: () => own };
+    return { id: row?.id, name, host, port, isDefault: true, user, tls, budget, connection: () => own };
   }
 
   function of(row: ClusterRecord): KnownCluster {
     const { id, name, host, port, provisionerUser: user } = row;
     // How it is entered is what the configuration says, also where the row is from another time.
     if (keyOf(row) === keyOf(own)) return defaultCluster(row);
-    const tls = row.tls === 'verify-full' && (row.tlsCa === null ? {} : { ca: row.tlsCa });
     return {
       id,
       name,
       host,
       port,
       isDefault: false,
-      tls,
+      user,
+      tls: tlsOf(row),
       budget: { tenants: row.connectionBudget, reserve: row.connectionReserve },
-      connection: () => {
-        const password = envelope.open(row.provisionerPassword, { id, host, port, user });
-        return { host, port, user, password, tls, database: own.database };
-      },
+      connection: () => enteredAs(row, envelope),
     };
   }
 
@@ -157,6 +157,18 @@ export function createClusterDirectory(deps: {
 
     onTlsChange: (listener) => void listeners.push(listener),
   };
+}
+
+/** How a row's cluster is entered as its provisioner. @throws Error where the password does not open */
+export function enteredAs(row: ClusterRecord, envelope: Envelope): ConnectionSettings {
+  const { id, host, port, provisionerUser: user } = row;
+  const password = envelope.open(row.provisionerPassword, { id, host, port, user });
+  return { host, port, user, password, tls: tlsOf(row), database: MAINTENANCE_DATABASE };
+}
+
+/** The TLS that a row says. */
+export function tlsOf({ tls, tlsCa }: Pick<ClusterRecord, 'tls' | 'tlsCa'>): ConnectionSettings['tls'] {
+  return tls === 'verify-full' && (tlsCa === null ? {} : { ca: tlsCa });
 }
 
 function keyOf({ host, port }: Place): string {

@@ -28,7 +28,7 @@ import { DatabaseFault, violatedUniqueConstraint } from '../../db/errors.js';
 import { newId } from '../../db/ids.js';
 import { tenantMigrations } from '../../db/tenant/migrations/index.js';
 import { AppError } from '../errors.js';
-import type { ClusterDirectory } from './cluster-directory.js';
+import { tlsOf, type ClusterDirectory, type KnownCluster } from './cluster-directory.js';
 import { canonicalHost } from './cluster-hosts.js';
 import type { ClusterBudget } from './clusters.js';
 import type { Envelope } from './envelope.js';
@@ -78,7 +78,9 @@ export interface ClusterRegistration {
   /** Forgets a cluster that holds nothing. Audited. @throws AppError `not-found`, `default-cluster`, `cluster-in-use` */
   remove(id: string, origin: AuditOrigin): Promise<void>;
   /** How it is entered: of the default cluster what the configuration says. */
-  settings(row: ClusterRecord): Pick<ConnectionSettings, 'tls'> & { isDefault: boolean; budget: ClusterBudget };
+  settings: (row: ClusterRecord) => Pick<KnownCluster, 'isDefault' | 'user' | 'tls' | 'budget'>;
+  /** Sees to it that the default cluster has its row, for whoever lists clusters. */
+  ensureDefault(): Promise<unknown>;
 }
 
 /** The oldest PostgreSQL that is tried, as `server_version_num`. */
@@ -278,6 +280,7 @@ export function createClusterRegistration(deps: {
     },
 
     settings: (row) => directory.of(row),
+    ensureDefault: () => deps.ensureDefault(),
   };
 }
 
@@ -340,10 +343,6 @@ async function taken<T>(work: () => Promise<T>): Promise<T> {
       throw new AppError('cluster-taken');
     throw error;
   }
-}
-
-function tlsOf({ tls, tlsCa }: Pick<ClusterValues, 'tls' | 'tlsCa'>): ConnectionSettings['tls'] {
-  return tls === 'verify-full' && (tlsCa === null ? {} : { ca: tlsCa });
 }
 
 function budgetOf({ connectionBudget, connectionReserve }: ClusterValues): ClusterBudget {

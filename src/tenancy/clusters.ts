@@ -13,12 +13,16 @@ export interface ClusterBudget {
 export interface Cluster {
   /** `host:port`. */
   readonly name: string;
+  readonly place: { readonly host: string; readonly port: number };
   readonly tenants: Governor;
   readonly reserve: Governor;
 }
 
 export interface ClusterStats extends GovernorStats {
+  /** `host:port`. */
   readonly cluster: string;
+  readonly host: string;
+  readonly port: number;
   readonly budget: ClusterBudget;
   readonly reserve: GovernorStats;
 }
@@ -49,6 +53,7 @@ export function createClusters(
       if (!cluster) {
         cluster = {
           name,
+          place: { host, port },
           tenants: createGovernor({ slots: slots(name, 'tenants') }),
           reserve: createGovernor({ slots: slots(name, 'reserve') }),
         };
@@ -58,8 +63,9 @@ export function createClusters(
     },
 
     stats: () =>
-      [...known.values()].map(({ name, tenants, reserve }) => ({
+      [...known.values()].map(({ name, place, tenants, reserve }) => ({
         cluster: name,
+        ...place,
         budget: budgetOf(name),
         ...tenants.stats(),
         reserve: reserve.stats(),
