@@ -4,12 +4,11 @@ import fp from 'fastify-plugin';
 import { randomBytes } from 'node:crypto';
 import type { Registry } from '../db/central/schema.js';
 import { createDatabase } from '../db/client.js';
-import { countSessions, MAINTENANCE_DATABASE } from '../db/cluster.js';
 import type { Config } from '../src/config.js';
 import { createClusterDirectory, type ClusterDirectory } from '../src/tenancy/cluster-directory.js';
 import { createClusters, type Clusters } from '../src/tenancy/clusters.js';
+import { connectionsOf, placeOf } from '../src/tenancy/dead-replicas.js';
 import { createEnvelope } from '../src/tenancy/envelope.js';
-import type { Place } from '../src/tenancy/provisioners.js';
 import { createSlotLeases } from '../src/tenancy/slot-leases.js';
 
 declare module 'fastify' {
@@ -20,9 +19,6 @@ declare module 'fastify' {
     readonly replicaId: string;
   }
 }
-
-/** Looking for a dead replica's connections must not wait for a slot: it may have died with the last one. */
-const LOOK = { max: 1, acquireTimeout: 1_500, timeout: 1_500, idleTimeoutMillis: 1_000 };
 
 const RENEW = { max: 2, acquireTimeout: 1_500, timeout: 1_500, idleTimeoutMillis: 60_000 };
 
@@ -51,16 +47,7 @@ export const clusters = fp<{ config: Config }>(
       registry: registry.db,
       replicaId,
       budget: budgetOf,
-      openConnections: async (cluster, replica) => {
-        const known = directory.peek(placeOf(cluster));
-        // Whoever can write a lease could otherwise have the provisioner's password sent wherever it likes.
-        if (!known) throw new Error(`the lease of a dead replica names ${cluster}, which is no cluster`);
-        const look = createDatabase<unknown>({ ...known.connection(), database: MAINTENANCE_DATABASE }, LOOK, {
-          applicationName: 'tenantry lease check',
-          preparedStatements: false,
-        });
-        return countSessions(look.db, replica).finally(() => look.close(0));
-      },
+      openConnections: (cluster, replica) => connectionsOf(directory, cluster, replica),
       onError: (err, context) => {
         app.log.warn({ err, ...context }, 'the leases of connection slots could not be looked after');
       },
@@ -77,9 +64,3 @@ export const clusters = fp<{ config: Config }>(
   },
   { name: 'clusters', fastify: '5.x', dependencies: ['registry', 'events'] },
 );
-
-/** The place that a cluster's `host:port` names; the host may be an IPv6 address. */
-function placeOf(cluster: string): Place {
-  const colon = cluster.lastIndexOf(':');
-  return { host: cluster.slice(0, colon), port: Number(cluster.slice(colon + 1)) };
-}

@@ -132,10 +132,13 @@ const MINUTE = 60_000;
 const environments = ['development', 'test', 'production'] as const;
 const levels = ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'] as const;
 const cidr = z.union([z.cidrv4(), z.cidrv6(), z.ipv4(), z.ipv6()], 'must be addresses or CIDRs, separated by commas');
-const hostName = z
+const hostName = /^[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?(?:\.[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?)*$/i;
+const clusterHost = z
   .string()
-  .regex(/^(?=.{1,253}$)[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?(?:\.[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?)*$/i);
-const clusterHost = z.union([cidr, hostName], 'must be names, addresses and CIDRs, separated by commas');
+  .refine(
+    (text) => cidr.safeParse(text).success || (text.length <= 253 && hostName.test(text)),
+    'must be names, addresses and CIDRs, separated by commas',
+  );
 const origin = z
   .string()
   .refine(

@@ -21,7 +21,7 @@ export interface KnownCluster extends Place {
   readonly tls: ConnectionSettings['tls'];
   readonly budget: ClusterBudget;
   /** How it is entered as its provisioner. @throws Error where its password does not open */
-  connection(): ConnectionSettings;
+  readonly connection: () => ConnectionSettings;
 }
 
 export interface ClusterDirectory {
