@@ -110,6 +110,7 @@ describe('npm start, from a terminal', () => {
     block('docs/api.md', '/auth/login'),
     block('docs/api.md', '/products?limit'),
     block('docs/pools.md', '/pools?limit'),
+    block('docs/clusters.md', '/clusters?limit'),
     block('docs/audit.md', '/audit?action'),
     // The last one: it ends the session that the others need.
     block('docs/sessions.md', '/auth/refresh'),
