@@ -48,7 +48,13 @@ interface Document {
 }
 
 /** What is there to be done says the address alone. */
-const WITHOUT_BODY = ['POST /auth/logout', 'POST /auth/logout-all', 'POST /tenants/:id/sign-out'];
+const WITHOUT_BODY = [
+  'POST /auth/logout',
+  'POST /auth/logout-all',
+  'POST /tenants/:id/sign-out',
+  'POST /clusters/:id/check',
+  'POST /clusters/:id/drain',
+];
 
 let service: TestService;
 let document: Document;
