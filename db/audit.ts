@@ -38,6 +38,8 @@ export const auditActions = [
   'tenant.resumed',
   'tenant.signed-out',
   'tenant.deleted',
+  'tenant.restored',
+  'tenant.purged',
   'cluster.registered',
   'cluster.updated',
   'cluster.drained',

@@ -1,6 +1,7 @@
 // SQL about roles and databases of a cluster, run as its provisioner: a role that may log in, create databases and
 // create roles, and is no superuser. Each function is one idempotent or undoable step, so that a saga can be built on
 // them. The recipe is the one in docs/isolation.md.
+import { setTimeout as delay } from 'node:timers/promises';
 import { sql, type Kysely } from 'kysely';
 import { hasSqlState } from './errors.js';
 
@@ -57,6 +58,84 @@ export async function createTenantDatabase(
   await sql`revoke all on database ${name} from public`.execute(cluster);
   await sql`grant connect on database ${name} to ${sql.id(database.runtimeRole)}`.execute(cluster);
   await sql`alter database ${name} allow_connections true`.execute(cluster);
+}
+
+/** Looks for sessions in a database that was closed, and the time (ms) between two. */
+const LOOKS = 40;
+const LOOK_AGAIN_AFTER = 25;
+
+/** How long (ms) one session's end is waited for. */
+const SESSION_END = 200;
+
+/** Sessions that the provisioner may end, and not its own: what is under way there as the owner comes to its end. */
+const foreignSessions = sql`usesysid <> current_user::regrole and pg_has_role(usesysid, 'USAGE')`;
+
+/**
+ * Closes a tenant's database: nobody can enter it, and the sessions of its role are ended. To be repeated where it failed;
+ * one that does not exist is fine.
+ *
+ * @throws Error where sessions are still there after a while
+ */
+export async function closeTenantDatabase(
+  cluster: ClusterDb,
+  { name, runtimeRole }: { name: string; runtimeRole: string },
+): Promise<void> {
+  try {
+    await sql`alter database ${sql.id(name)} allow_connections false`.execute(cluster);
+    // The second bolt: the owner can enter for a migration, and the tenant's role still cannot.
+    await sql`revoke connect on database ${sql.id(name)} from ${sql.id(runtimeRole)}`.execute(cluster);
+  } catch (error) {
+    if (isMissingDatabase(error)) return;
+    throw error;
+  }
+  let quiet = 0;
+  for (let look = 0; look < LOOKS; look += 1) {
+    const { rows } = await sql`
+      select pg_terminate_backend(pid, ${SESSION_END}) from pg_stat_activity
+      where datname = ${name} and ${foreignSessions}`.execute(cluster);
+    // One whose handshake was under way when the door closed shows up a moment later.
+    quiet = rows.length === 0 ? quiet + 1 : 0;
+    if (quiet === 2) return;
+    await delay(LOOK_AGAIN_AFTER);
+  }
+  throw new Error('sessions in a closed database could not be ended');
+}
+
+/** Opens a tenant's database to its role again. To be repeated where it failed. */
+export async function openTenantDatabase(
+  cluster: ClusterDb,
+  { name, runtimeRole }: { name: string; runtimeRole: string },
+): Promise<void> {
+  await sql`grant connect on database ${sql.id(name)} to ${sql.id(runtimeRole)}`.execute(cluster);
+  await sql`alter database ${sql.id(name)} allow_connections true`.execute(cluster);
+}
+
+/** Runs `work`, which enters a closed database as its owner. Its role still cannot: it lost CONNECT when it was closed. */
+export async function whileOpenToOwner<T>(cluster: ClusterDb, name: string, work: () => Promise<T>): Promise<T> {
+  await sql`alter database ${sql.id(name)} allow_connections true`.execute(cluster);
+  try {
+    return await work();
+  } finally {
+    await sql`alter database ${sql.id(name)} allow_connections false`.execute(cluster);
+  }
+}
+
+/**
+ * Of the connected role's databases those with these names, and those that are closed and whose name starts with `prefix`:
+ * whether each lets somebody in, and whether somebody is in it whose session could be ended.
+ */
+export async function readDoors(
+  cluster: ClusterDb,
+  names: readonly string[],
+  prefix: string,
+): Promise<{ name: string; open: boolean; busy: boolean }[]> {
+  const { rows } = await sql<{ name: string; open: boolean; busy: boolean }>`
+    select datname as name, datallowconn as open, exists (
+      select from pg_stat_activity a where a.datid = d.oid and ${foreignSessions}) as busy
+    from pg_database d
+    where datdba = current_user::regrole
+      and (datname = any(${names}) or (not datallowconn and starts_with(datname, ${prefix})))`.execute(cluster);
+  return rows;
 }
 
 /** Drops a database and ends the sessions in it; one that does not exist is fine. */

@@ -7,7 +7,7 @@ import { allowedHosts } from '../src/tenancy/cluster-hosts.js';
 import { ensureDefaultCluster } from '../src/tenancy/default-cluster.js';
 import { createEnvelope, type Envelope } from '../src/tenancy/envelope.js';
 import { choosePlace } from '../src/tenancy/placement.js';
-import { createProvisioners } from '../src/tenancy/provisioners.js';
+import { createProvisioners, type Provisioners } from '../src/tenancy/provisioners.js';
 import { createProvisioning, type Provisioning, type ProvisioningDeps } from '../src/tenancy/provisioning.js';
 import { createRemoval, type Removal } from '../src/tenancy/removal.js';
 
@@ -16,6 +16,7 @@ declare module 'fastify' {
     readonly provisioning: Provisioning;
     readonly adoption: Adoption;
     readonly clusterRegistration: ClusterRegistration;
+    readonly provisioners: Provisioners;
     readonly removal: Removal;
   }
 }
@@ -34,6 +35,7 @@ export const provisioning = fp<{ config: Config; envelope: Envelope; afterStep?:
       clusters,
       replicaId,
     });
+    app.decorate('provisioners', provisioners);
     app.addHook('onClose', () => provisioners.close());
     const onError: ProvisioningDeps['onError'] = (err, context) => {
       app.log.error({ err, ...context }, 'a provisioning step failed');

@@ -9,11 +9,10 @@ import { changeTenant, signOutTenant, tenantChange } from '../src/tenancy/change
 import type { Config } from '../src/config.js';
 import { AppError } from '../src/errors.js';
 import { slugify } from '../src/tenancy/ids.js';
+import { tenantStatuses } from '../src/tenancy/lifecycle.js';
 import { parsePoolOptions, poolLimits } from '../src/tenancy/pool-options.js';
 import { listQuery, pageOf, readPage } from './lists.js';
 import { answerId, email, id, idParams, newPassword, patchOf, slug, text, timestamp } from './schemas.js';
-
-const statuses = ['provisioning', 'active', 'suspended', 'deleted', 'deleting'] as const;
 
 const PoolOptions = z.object({
   max: z.number(),
@@ -27,10 +26,12 @@ const TenantAnswer = z.object({
   name: z.string(),
   slug: z.string(),
   clusterId: answerId.nullable().meta({ description: 'The cluster that its database stands on.' }),
-  status: z.enum(statuses),
+  status: z.enum(tenantStatuses),
   active: z.boolean(),
   poolOptions: PoolOptions.meta({ description: 'As they are in force: connections, and ms.' }),
   schemaVersion: z.string(),
+  deletedAt: timestamp.nullable(),
+  purgeAfter: timestamp.nullable().meta({ description: 'Until then a deleted tenant can be restored.' }),
   createdAt: timestamp,
   updatedAt: timestamp,
 });
@@ -64,7 +65,7 @@ const PatchBody = patchOf({ name, slug, poolOptions, active: z.boolean() }, {});
 
 const Query = listQuery(tenantSorts, {
   search: text(200).optional().meta({ description: 'Looks into name and slug.' }),
-  status: z.enum(statuses).optional(),
+  status: z.enum(tenantStatuses).optional(),
 });
 
 export async function tenantRoutes(fastify: FastifyInstance, { config }: { config: Config }): Promise<void> {
@@ -165,8 +166,9 @@ export async function tenantRoutes(fastify: FastifyInstance, { config }: { confi
       const wanted = {
         ...changes,
         ...(poolOptions && { poolOptions: parsePoolOptions(poolOptions) }),
-        ...(active !== undefined && { status: active ? ('active' as const) : ('suspended' as const) }),
       };
+      if (active !== undefined)
+        return answer(await app.lifecycle[active ? 'resume' : 'suspend'](id, request.auditOrigin, wanted));
       const tenant = await changeTenant(app.registry, id, wanted, request.auditOrigin);
       // The registry has told the others; here it is effective before the answer.
       await app.events.publish({ kind: 'tenant', tenantId: id });
@@ -196,25 +198,63 @@ export async function tenantRoutes(fastify: FastifyInstance, { config }: { confi
     },
   );
 
+  const turns = {
+    suspend: 'Suspend a tenant: its users get 403, and PostgreSQL ends their connections',
+    resume: 'Resume a suspended tenant',
+    restore: 'Bring a deleted tenant back, as it was',
+  } as const;
+  for (const act of ['suspend', 'resume', 'restore'] as const)
+    app.post(
+      `/:id/${act}`,
+      {
+        config: { ...operator, errors: ['tenant-state'] },
+        schema: {
+          ...schema,
+          summary: turns[act],
+          params: idParams,
+          response: { 200: TenantAnswer },
+        },
+      },
+      async (request) => answer(await app.lifecycle[act](request.params.id, request.auditOrigin)),
+    );
+
   app.delete(
     '/:id',
     {
-      config: operator,
+      config: { ...operator, errors: ['tenant-state'] },
       schema: {
         ...schema,
-        summary: 'Remove a tenant with its database. There is no way back',
+        summary: 'Delete a tenant. It can be restored until it is purged',
         params: idParams,
         response: { 204: z.null() },
       },
     },
     async (request, reply) => {
-      if (!(await app.removal.remove(request.params.id, request.auditOrigin))) throw new AppError('not-found');
+      await app.lifecycle.delete(request.params.id, request.auditOrigin);
+      return reply.code(204).send(null);
+    },
+  );
+
+  app.post(
+    '/:id/purge',
+    {
+      config: { ...operator, errors: ['tenant-state'] },
+      schema: {
+        ...schema,
+        summary: 'Remove a deleted tenant with its database, at once. There is no way back',
+        params: idParams,
+        response: { 204: z.null() },
+      },
+    },
+    async (request, reply) => {
+      await app.lifecycle.purge(request.params.id, request.auditOrigin);
       return reply.code(204).send(null);
     },
   );
 
   function answer(tenant: TenantRecord): z.output<typeof TenantAnswer> {
-    const { id, name, slug, clusterId, status, active, schemaVersion, createdAt, updatedAt } = tenant;
+    const { id, name, slug, clusterId, status, active, schemaVersion, deletedAt, createdAt, updatedAt } = tenant;
+    const purgeAfter = deletedAt && new Date(Date.parse(deletedAt) + config.tenants.deletionGrace).toISOString();
     return {
       id,
       name,
@@ -224,6 +264,8 @@ export async function tenantRoutes(fastify: FastifyInstance, { config }: { confi
       active,
       poolOptions: poolLimits(tenant.poolOptions, config.tenants.pool),
       schemaVersion,
+      deletedAt,
+      purgeAfter,
       createdAt,
       updatedAt,
     };

@@ -11,6 +11,7 @@ import { answerClientError, answerFrameworkError, errors, notFound } from '../pl
 import { events } from '../plugins/events.js';
 import { housekeeping } from '../plugins/housekeeping.js';
 import { jsonBody } from '../plugins/json-body.js';
+import { lifecycle } from '../plugins/lifecycle.js';
 import { openapi } from '../plugins/openapi.js';
 import { provisioning } from '../plugins/provisioning.js';
 import { rateLimit } from '../plugins/rate-limit.js';
@@ -103,6 +104,7 @@ export async function buildApp(config: Config, overrides: AppOverrides = {}): Pr
     envelope,
     ...(overrides.afterProvisioningStep && { afterStep: overrides.afterProvisioningStep }),
   });
+  await app.register(lifecycle, { config });
   await app.register(cursors, { secrets: config.encryptionKeys.map(({ key }) => key) });
   await app.register(readiness);
 

@@ -43,6 +43,8 @@ export interface Config {
     /** How long a known tenant is served while the registry does not answer. */
     readonly registryOutageGrace: number;
     readonly preparedStatements: boolean;
+    /** From a tenant's deletion until it is purged. */
+    readonly deletionGrace: number;
     /** Connections to the default cluster; another one's row has its own. */
     readonly clusterBudget: ClusterBudget;
     /** Names, addresses and CIDRs that may be registered as clusters, besides the host of the default one. */
@@ -309,6 +311,13 @@ export const variables = {
     unit: 'ms',
     description: 'A tenant pool that nobody used for this long is closed.',
   },
+  TENANT_DELETION_GRACE_MS: {
+    schema: integer(0, 31_536_000_000),
+    default: '604800000',
+    unit: 'ms',
+    description:
+      'How long a deleted tenant can be restored: then it is purged, with its database ([lifecycle.md](lifecycle.md)).',
+  },
   REGISTRY_OUTAGE_GRACE_MS: {
     schema: integer(0, 86_400_000),
     default: '300000',
@@ -514,6 +523,7 @@ export function readSettings(env: NodeJS.ProcessEnv): Settings {
       pool: pool(value('POOL_MAX')),
       closePoolAfter: value('POOL_CLOSE_AFTER_MS'),
       registryOutageGrace: value('REGISTRY_OUTAGE_GRACE_MS'),
+      deletionGrace: value('TENANT_DELETION_GRACE_MS'),
       preparedStatements: value('PREPARED_STATEMENTS') === 'on',
       clusterBudget: {
         tenants: value('CLUSTER_CONNECTION_BUDGET'),

@@ -93,14 +93,16 @@ export async function createTenant(url: string, operatorToken: string): Promise<
   return (await response.json()) as { id: string };
 }
 
-/** @throws Error where the answer is not 204 */
+/** Deletes and purges it. @throws Error where an answer is not 204 */
 export async function removeTenant(url: string, operatorToken: string, id: string): Promise<void> {
-  const response = await fetch(`${url}/tenants/${id}`, {
-    method: 'DELETE',
-    headers: { authorization: `Bearer ${operatorToken}` },
-  });
-  if (response.status !== 204)
-    throw new Error(`DELETE /tenants/${id} answers ${response.status}: ${await response.text()}`);
+  for (const [method, path] of [
+    ['DELETE', `/tenants/${id}`],
+    ['POST', `/tenants/${id}/purge`],
+  ] as const) {
+    const response = await fetch(url + path, { method, headers: { authorization: `Bearer ${operatorToken}` } });
+    if (response.status !== 204)
+      throw new Error(`${method} ${path} answers ${response.status}: ${await response.text()}`);
+  }
 }
 
 /** @throws Error where the answer is not 200 */

@@ -1,5 +1,12 @@
 // Queries on the registry's tenants.
-import { sql, type Kysely, type RawBuilder, type SelectQueryBuilder, type Selectable } from 'kysely';
+import {
+  sql,
+  type Kysely,
+  type RawBuilder,
+  type SelectQueryBuilder,
+  type Selectable,
+  type UpdateQueryBuilder,
+} from 'kysely';
 import { afterPosition, containsPattern, type Keyset, type Position } from '../keyset.js';
 import type {
   PoolOptionChanges,
@@ -28,6 +35,8 @@ export interface TenantRecord {
   readonly limits: StoredLimits;
   readonly clusterId: string | null;
   readonly deletedAt: string | null;
+  /** What a restoration brings back; null unless it is deleted. */
+  readonly statusBeforeDeletion: 'active' | 'suspended' | null;
   readonly schemaVersion: string;
   readonly epoch: number;
   /** Sessions that began before do not count. */
@@ -52,6 +61,7 @@ const columns = [
   'limits',
   'cluster_id as clusterId',
   'deleted_at as deletedAt',
+  'status_before_deletion as statusBeforeDeletion',
   'schema_version as schemaVersion',
   'epoch',
   'sessions_valid_from as sessionsValidFrom',
@@ -104,9 +114,53 @@ export async function listTenants(
   ).execute();
 }
 
-/** Ids of the tenants whose database should exist, oldest first. */
+/** The tenants whose database should exist, oldest first: a deleted one may be restored. */
 export async function listProvisionedTenants(db: Kysely<Registry>): Promise<TenantRecord[]> {
-  return tenants(db).where('status', 'in', ['active', 'suspended']).orderBy('id').execute();
+  return tenants(db).where('status', 'in', ['active', 'suspended', 'deleted']).orderBy('id').execute();
+}
+
+/** The places of all tenants' databases. */
+export async function listTenantPlaces(db: Kysely<Registry>): Promise<{ host: string; port: number }[]> {
+  return db.selectFrom('tenants').select(['db_host as host', 'db_port as port']).distinct().execute();
+}
+
+/** Ids, statuses and database names of the tenants at a place, with one of the statuses or one of the names. */
+export async function listTenantDatabases(
+  db: Kysely<Registry>,
+  place: { readonly host: string; readonly port: number },
+  which: { readonly statuses: readonly TenantStatus[] } | { readonly names: readonly string[] },
+): Promise<{ id: string; status: TenantStatus; dbName: string }[]> {
+  const query = db
+    .selectFrom('tenants')
+    .select(['id', 'status', 'db_name as dbName'])
+    .where('db_host', '=', place.host)
+    .where('db_port', '=', place.port);
+  return 'statuses' in which
+    ? query.where('status', 'in', which.statuses).execute()
+    : query.where(sql<boolean>`db_name = any(${which.names})`).execute();
+}
+
+/** Ids of deleted tenants whose grace (ms) is over, and of those whose removal began as long ago as `retryAfter` (ms). */
+export async function listTenantsToPurge(
+  db: Kysely<Registry>,
+  grace: number,
+  retryAfter: number,
+  limit: number,
+): Promise<string[]> {
+  const ago = (ms: number): RawBuilder<string> => sql<string>`now() - ${ms} * interval '1 millisecond'`;
+  const rows = await db
+    .selectFrom('tenants')
+    .select('id')
+    .where((eb) =>
+      eb.or([
+        eb('deleted_at', '<=', ago(grace)),
+        eb.and([eb('status', '=', 'deleting'), eb('updated_at', '<=', ago(retryAfter))]),
+      ]),
+    )
+    .orderBy('id')
+    .limit(limit)
+    .execute();
+  return rows.map(({ id }) => id);
 }
 
 export async function insertTenant(
@@ -206,6 +260,43 @@ export async function isTaken(
   return standby !== undefined;
 }
 
+/** Turns a tenant to deleted and notes what it was. Undefined where it is neither active nor suspended. */
+export async function markTenantDeleted(db: Kysely<Registry>, id: string): Promise<TenantRecord | undefined> {
+  return db
+    .updateTable('tenants')
+    .set({
+      status: 'deleted',
+      deleted_at: sql<string>`now()`,
+      status_before_deletion: sql<'active' | 'suspended'>`status`,
+      updated_at: sql<string>`now()`,
+    })
+    .where('id', '=', id)
+    .where('status', 'in', ['active', 'suspended'])
+    .returning(columns)
+    .executeTakeFirst();
+}
+
+/** Turns a deleted tenant back to what it was. Undefined where it is not deleted, or was something else before. */
+export async function unmarkTenantDeleted(
+  db: Kysely<Registry>,
+  id: string,
+  to: 'active' | 'suspended',
+): Promise<TenantRecord | undefined> {
+  return turnBack(db, id, to)
+    .where('status', '=', 'deleted')
+    .where('status_before_deletion', '=', to)
+    .executeTakeFirst();
+}
+
+/** Turns a tenant to deleting, behind which there is no way back. Undefined where it is in none of `from`. */
+export async function markTenantDeleting(
+  db: Kysely<Registry>,
+  id: string,
+  from: readonly TenantStatus[],
+): Promise<TenantRecord | undefined> {
+  return turnBack(db, id, 'deleting').where('status', 'in', from).executeTakeFirst();
+}
+
 /** Lets no session of the tenant count that began before now. Returns whether there is such a tenant. */
 export async function endTenantSessions(db: Kysely<Registry>, id: string): Promise<boolean> {
   const updated = await db
@@ -224,6 +315,19 @@ export async function deleteTenantRow(db: Kysely<Registry>, id: string): Promise
 /** Answers when the registry does. */
 export async function pingRegistry(db: Kysely<Registry>): Promise<void> {
   await sql`select 1`.execute(db);
+}
+
+/** Out of deletion, which leaves nothing in the row. */
+function turnBack(
+  db: Kysely<Registry>,
+  id: string,
+  status: TenantStatus,
+): UpdateQueryBuilder<Registry, 'tenants', 'tenants', TenantRecord> {
+  return db
+    .updateTable('tenants')
+    .set({ status, deleted_at: null, status_before_deletion: null, updated_at: sql<string>`now()` })
+    .where('id', '=', id)
+    .returning(columns);
 }
 
 /** The options with the changes laid over them; a key that became null is dropped, and has its default again. */

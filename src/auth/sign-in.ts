@@ -77,7 +77,11 @@ export function createSignIn(deps: {
               if (record?.active)
                 audit.laterInTenant(record.id, failure(origin, reasonOf('user', found, matches), target));
               else {
-                const reason = record ? 'suspended-tenant' : 'unknown-tenant';
+                const reason = !record
+                  ? 'unknown-tenant'
+                  : record.status === 'deleted'
+                    ? 'deleted-tenant'
+                    : 'suspended-tenant';
                 audit.laterInRegistry({ ...failure(origin, reason), tenantId: record?.id });
               }
             });

@@ -229,7 +229,7 @@ export async function releaseRole(
 
 function outcome(step: string, id: string, undone: boolean, migrated: boolean): string {
   if (!undone)
-    return `Adopting failed at the step "${step}", and not all of it could be taken back. DELETE /tenants/${id} finishes that, and leaves the database.`;
+    return `Adopting failed at the step "${step}", and not all of it could be taken back. POST /tenants/${id}/purge finishes that, and leaves the database.`;
   return migrated
     ? `Adopting failed at the step "${step}". It was taken back, but for the tables of this service, which stay in the database.`
     : `Adopting failed at the step "${step}". The database is as it was.`;

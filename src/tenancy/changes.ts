@@ -13,8 +13,11 @@ import {
 import { violatedUniqueConstraint } from '../../db/errors.js';
 import { AppError } from '../errors.js';
 
+/** Of a tenant's row what an operator changes beside its state. */
+export type TenantChanges = Omit<Parameters<typeof updateTenant>[2], 'status' | 'schemaVersion'>;
+
 /**
- * Changes what is given, and audits it. A tenant that is being made or removed cannot be changed.
+ * Changes what is given, and audits it. A tenant that is being made, deleted or removed cannot be changed.
  *
  * @throws AppError `not-found`, `slug-taken`, `tenant-state`
  */

@@ -9,9 +9,12 @@ export function isTenantId(text: string): boolean {
   return validate(text) && text === text.toLowerCase();
 }
 
+/** What the names of tenants' databases and roles begin with. */
+export const DATABASE_PREFIX = 'tn_';
+
 /** A name for a tenant's database and role. Every role of a cluster can read both: the name says nothing about the tenant. */
 export function newDatabaseName(): string {
-  return `tn_${randomBytes(16).toString('hex')}`;
+  return DATABASE_PREFIX + randomBytes(16).toString('hex');
 }
 
 /** A password for a tenant's role: 256 random bits. */

@@ -3,11 +3,14 @@ import type { Kysely } from 'kysely';
 import { grantServiceRights } from '../../db/central/grants.js';
 import { registryMigrations } from '../../db/central/migrations/index.js';
 import type { Registry } from '../../db/central/schema.js';
-import { listProvisionedTenants, updateTenant, type TenantRecord } from '../../db/central/tenants.js';
+import { findTenant, listProvisionedTenants, updateTenant, type TenantRecord } from '../../db/central/tenants.js';
+import { whileOpenToOwner, type ClusterDb } from '../../db/cluster.js';
 import { latestVersion, migrateToLatest, pendingMigrations } from '../../db/migrator.js';
 import { grantRuntimeRights } from '../../db/tenant/grants.js';
 import { tenantMigrations } from '../../db/tenant/migrations/index.js';
+import { databaseIs } from './lifecycle.js';
 import type { PlacedProvisioner, Place } from './provisioners.js';
+import { inTenantLock } from './tenant-lock.js';
 import { dropOutdatedTemplates, ensureTemplate } from './template.js';
 
 export interface MigrationReport {
@@ -55,6 +58,18 @@ export async function migrateAll(
     }
   }
 
+  /** Its state is looked at within its lock: it may have been resumed, or purged, since it was listed. */
+  async function migrateClosed(
+    on: ClusterDb,
+    { id, dbName }: TenantRecord,
+    migrate: () => Promise<void>,
+  ): Promise<void> {
+    const now = await findTenant(registry, id);
+    const database = now && databaseIs[now.status];
+    if (database === 'open') await migrate();
+    else if (database === 'closed') await whileOpenToOwner(on, dbName, migrate);
+  }
+
   const version = latestVersion(tenantMigrations);
   const all = await listProvisionedTenants(registry);
   const behind = all.filter((tenant) => tenant.schemaVersion < version);
@@ -67,11 +82,16 @@ export async function migrateAll(
       const down = clustersFailed.find(({ cluster }) => cluster === name);
       if (down) throw down.error;
       const other = others.find(({ place }) => nameOf(place) === name);
-      await (other?.opened.inDatabase ?? inDatabase)(tenant.dbName, async (db) => {
-        await migrateToLatest(db, tenantMigrations);
-        await grantRuntimeRights(db, tenant.dbUser);
-      });
-      await updateTenant(registry, tenant.id, { schemaVersion: version }, ['active', 'suspended']);
+      const migrate = (): Promise<void> =>
+        (other?.opened.inDatabase ?? inDatabase)(tenant.dbName, async (db) => {
+          await migrateToLatest(db, tenantMigrations);
+          await grantRuntimeRights(db, tenant.dbUser);
+        });
+      // One that is suspended or deleted is migrated too, or it could not be resumed under this build.
+      if (databaseIs[tenant.status] === 'open') await migrate();
+      else
+        await inTenantLock(registry, tenant.id, () => migrateClosed(other?.opened.cluster ?? cluster, tenant, migrate));
+      await updateTenant(registry, tenant.id, { schemaVersion: version }, ['active', 'suspended', 'deleted']);
     } catch (error) {
       failed.push({ tenant, error });
     }

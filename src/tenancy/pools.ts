@@ -162,6 +162,9 @@ export function createTenantPools(deps: TenantPoolDeps): TenantPools {
       throw refuse(new Error(`the database behind this tenant's row is marked as ${whose}'s`));
     };
     const onOutcome: PoolOptions['onOutcome'] = (fault, since) => {
+      // A suspended tenant's connections are ended, behind its pool's retirement: that must not keep it out when it is
+      // resumed, and says nothing of its server.
+      if (fault && entries.get(id)?.epoch !== epoch) return;
       if (fault) deps.breakers.failed(who, fault, since);
       else deps.breakers.succeeded(who);
     };

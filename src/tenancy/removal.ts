@@ -4,10 +4,11 @@ import type { Kysely } from 'kysely';
 import type { AuditOrigin } from '../../db/audit.js';
 import { insertAudit } from '../../db/central/audit.js';
 import type { Registry } from '../../db/central/schema.js';
-import { deleteTenantRow, updateTenant, type TenantRecord } from '../../db/central/tenants.js';
+import { deleteTenantRow, markTenantDeleting, type TenantRecord } from '../../db/central/tenants.js';
 import { dropDatabase, dropRole } from '../../db/cluster.js';
 import { AppError } from '../errors.js';
 import { releaseRole } from './adoption.js';
+import { statusesFor } from './lifecycle.js';
 import type { Provisioners } from './provisioners.js';
 
 export interface Removal {
@@ -15,10 +16,11 @@ export interface Removal {
    * Removes a tenant: its sessions, database, role and row. What a failure leaves is finished by calling it again. It is
    * audited when it begins, behind which there is no way back.
    *
-   * @returns false where there is no such tenant
+   * @param act why: a deleted tenant is purged, one whose making came to nothing is abandoned
+   * @returns false where there is no such tenant in a state that allows it (src/tenancy/lifecycle.ts)
    * @throws AppError `unavailable` where not all of it could be removed
    */
-  remove(tenantId: string, origin: AuditOrigin): Promise<boolean>;
+  remove(tenantId: string, origin: AuditOrigin, act?: 'abandon' | 'purge'): Promise<boolean>;
 }
 
 export function createRemoval(deps: {
@@ -33,17 +35,14 @@ export function createRemoval(deps: {
   /** Two that drop the same role or database at once make PostgreSQL fail one with an internal error: they share the work. */
   const removals = new Map<string, Promise<boolean>>();
 
-  async function removeNow(tenantId: string, origin: AuditOrigin): Promise<boolean> {
+  async function removeNow(tenantId: string, origin: AuditOrigin, act: 'abandon' | 'purge'): Promise<boolean> {
     const tenant = await registry.transaction().execute(async (trx) => {
-      const removed = await updateTenant(trx, tenantId, { status: 'deleting' }, [
-        'provisioning',
-        'active',
-        'suspended',
-        'deleting',
-      ]);
+      const fresh = statusesFor(act).filter((status) => status !== 'deleting');
+      const begun = await markTenantDeleting(trx, tenantId, fresh);
       const target = { kind: 'tenant', id: tenantId } as const;
-      if (removed) await insertAudit(trx, { ...origin, action: 'tenant.deleted', target, tenantId });
-      return removed;
+      if (begun) await insertAudit(trx, { ...origin, action: 'tenant.purged', target, tenantId });
+      // One that came to a halt is taken up, and stands in the audit already.
+      return begun ?? markTenantDeleting(trx, tenantId, ['deleting']);
     });
     if (!tenant) return false;
     try {
@@ -53,7 +52,7 @@ export function createRemoval(deps: {
     } catch (error) {
       deps.onError(error, { tenantId, step: 'remove' });
       throw new AppError('unavailable', {
-        detail: `Not all of the tenant ${tenantId} could be removed. DELETE /tenants/${tenantId} takes it up again.`,
+        detail: `Not all of the tenant ${tenantId} could be removed. It is tried again by itself, and POST /tenants/${tenantId}/purge does so at once.`,
         retryAfter: 5,
         cause: error,
       });
@@ -69,8 +68,9 @@ export function createRemoval(deps: {
   }
 
   return {
-    remove(tenantId, origin) {
-      const removal = removals.get(tenantId) ?? removeNow(tenantId, origin).finally(() => removals.delete(tenantId));
+    remove(tenantId, origin, act = 'abandon') {
+      const removal =
+        removals.get(tenantId) ?? removeNow(tenantId, origin, act).finally(() => removals.delete(tenantId));
       removals.set(tenantId, removal);
       return removal;
     },

@@ -34,6 +34,8 @@ const WEIGHTS: Readonly<Record<string, number>> = {
   'POST /tenants/': 2,
   // Removing as often as making would leave nothing to work with.
   'DELETE /tenants/{id}': 2,
+  'POST /tenants/{id}/purge': 2,
+  'POST /tenants/{id}/suspend': 3,
   'DELETE /users/{id}': 3,
   'DELETE /products/{id}': 4,
   'DELETE /roles/{id}': 4,

@@ -46,6 +46,7 @@ export async function createWorld(service: TestService): Promise<World> {
     role: [await idOf('/roles', home.adminToken, { name: 'fuzz-role', permissions: ['users:read'] })],
     user: [await idOf('/users', home.adminToken, { ...ADMIN, email: 'fuzz-user@example.com' })],
     tenant: [(await service.createTenant('fuzz-spare')).id],
+    deleted: [] as string[],
     cursor: [] as string[],
     page: [] as string[],
   };
@@ -75,6 +76,9 @@ export async function createWorld(service: TestService): Promise<World> {
     if (kind === 'self' && harmless) return self;
     if (kind === 'own' && actor !== 'operator') return own;
     if (kind === 'own' && operation.method === 'GET') return own;
+    // Of all tenants few are deleted: what is for those would hardly ever meet one.
+    if (/\/(?:restore|purge)$/.test(operation.path) && known.deleted.length > 0)
+      return known.deleted[index % known.deleted.length] ?? NO_ID;
     const ids =
       {
         product: known.product,
@@ -161,7 +165,15 @@ export async function createWorld(service: TestService): Promise<World> {
       const told = (body ?? {}) as Readonly<Record<string, unknown>>;
       const kind = ({ products: 'product', roles: 'role', users: 'user', tenants: 'tenant' } as const)[operation.tag];
       if (kind && status === 201) remember(kind, told['id']);
-      if (kind && status === 204) forget(kind, sent.url.split(/[/?]/).at(2));
+      const id = sent.url.split(/[/?]/).at(2);
+      const removes = operation.method === 'DELETE' && status === 204;
+      if (kind === 'tenant') {
+        // A deleted one is still there to be restored or purged.
+        if (removes) remember('deleted', id);
+        if (operation.path.endsWith('/restore') && status === 200) forget('deleted', id);
+        if (operation.path.endsWith('/purge') && status === 204)
+          for (const each of [kind, 'deleted'] as const) forget(each, id);
+      } else if (kind && removes) forget(kind, id);
       if (status === 200 && typeof told['nextCursor'] === 'string') {
         remember('cursor', told['nextCursor']);
         const [path = '', query = ''] = sent.url.split('?');

@@ -413,9 +413,15 @@ describe('what operators do to a tenant', () => {
     await patch({ active: false });
     await patch({ active: true, slug: 'with-another-slug' });
     await service.send('DELETE', `/tenants/${id}`, operator);
+    await service.send('POST', `/tenants/${id}/restore`, operator);
+    await service.send('DELETE', `/tenants/${id}`, operator);
+    await service.send('POST', `/tenants/${id}/purge`, operator);
     const acts = await actsOn(id);
     expect(acts.map(({ actor, action, target, details }) => ({ actor, action, target, details }))).toEqual(
       [
+        ['tenant.purged', {}],
+        ['tenant.deleted', {}],
+        ['tenant.restored', { status: 'active' }],
         ['tenant.deleted', {}],
         ['tenant.resumed', { fields: ['slug', 'active'] }],
         ['tenant.suspended', { fields: ['active'] }],
@@ -606,6 +612,7 @@ it('holds no secret, whatever was done with one', async () => {
   await service.send('POST', '/auth/logout-all', { token: again });
   await service.send('DELETE', `/users/${made.body.id}`, admin);
   await service.send('DELETE', `/tenants/${second.body.id}`, operator);
+  await service.send('POST', `/tenants/${second.body.id}/purge`, operator);
   await eventually(() => rowsOf(own, '&action=tenant.updated'));
 
   const { dbName } = (await findTenant(service.app.registry, own.id)) ?? {};

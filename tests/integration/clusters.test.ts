@@ -375,6 +375,7 @@ describe('a new tenant', () => {
     const { id } = await make({ clusterId: secondId() });
     const { dbName } = await rowOf(id);
     expect((await remove(`/tenants/${id}`)).status).toBe(204);
+    expect((await post(`/tenants/${id}/purge`)).status).toBe(204);
     expect(await second.databases()).not.toContain(dbName);
   });
 });

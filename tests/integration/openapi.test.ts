@@ -51,7 +51,7 @@ interface Document {
 const WITHOUT_BODY = [
   'POST /auth/logout',
   'POST /auth/logout-all',
-  'POST /tenants/:id/sign-out',
+  ...['sign-out', 'suspend', 'resume', 'restore', 'purge'].map((act) => `POST /tenants/:id/${act}`),
   'POST /clusters/:id/check',
   'POST /clusters/:id/drain',
 ];

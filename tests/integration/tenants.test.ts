@@ -105,6 +105,8 @@ describe('making a tenant', () => {
       active: true,
       poolOptions: DEFAULT_POOL,
       schemaVersion: expect.stringMatching(/^\d{4}/) as string,
+      deletedAt: null,
+      purgeAfter: null,
       createdAt: expect.stringMatching(/Z$/) as string,
       updatedAt: expect.stringMatching(/Z$/) as string,
     });
@@ -478,19 +480,31 @@ describe('a tenant’s own admin', () => {
 });
 
 describe('removing a tenant', () => {
-  it('removes database, role and row, and frees the slug', async () => {
+  it('keeps everything until the purge, which removes database, role and row, and frees the slug', async () => {
     const tenant = await service.createTenant('removed');
     const row = await rowOf(tenant.id);
     const name = row?.db_name ?? '';
     expect(row?.db_user).toBe(name);
     expect(await exists(name)).toEqual([true, true]);
 
-    const gone = await send('DELETE', `/tenants/${tenant.id}`, { token });
+    const deleted = await send('DELETE', `/tenants/${tenant.id}`, { token });
+    expect([deleted.status, deleted.text]).toEqual([204, '']);
+    expect(await exists(name)).toEqual([true, true]);
+    const stored = await send<Tenant>('GET', `/tenants/${tenant.id}`, { token });
+    expect(stored.body).toMatchObject({ status: 'deleted', active: false });
+    const listed = await send<Page>('GET', '/tenants?status=deleted', { token });
+    expect(listed.body.data.map(({ id }) => id)).toContain(tenant.id);
+    expect((await patch(tenant.id, { name: 'x' })).body.code).toBe('tenant-state');
+    expect((await post({ slug: 'removed' })).body.code).toBe('slug-taken');
+    expect((await signIn('removed')).status).toBe(401);
+
+    const gone = await send('POST', `/tenants/${tenant.id}/purge`, { token });
     expect([gone.status, gone.text]).toEqual([204, '']);
     expect(await exists(name)).toEqual([false, false]);
     expect(await rowOf(tenant.id)).toBeUndefined();
     expect((await send('GET', `/tenants/${tenant.id}`, { token })).status).toBe(404);
     expect((await send('DELETE', `/tenants/${tenant.id}`, { token })).status).toBe(404);
+    expect((await send('POST', `/tenants/${tenant.id}/purge`, { token })).status).toBe(404);
     expect((await patch(tenant.id, { name: 'x' })).status).toBe(404);
     expect((await signIn('removed')).status).toBe(401);
 
@@ -504,12 +518,13 @@ describe('removing a tenant', () => {
   it('works on a suspended one, and when it is asked twice at once', async () => {
     const { body } = await post({ slug: 'twice' });
     await patch(body.id, { active: false });
-    const both = await Promise.all([
-      send('DELETE', `/tenants/${body.id}`, { token }),
-      send('DELETE', `/tenants/${body.id}`, { token }),
-    ]);
-    for (const { status } of both) expect([204, 404]).toContain(status);
-    expect(both.map(({ status }) => status)).toContain(204);
+    const twice = (method: 'DELETE' | 'POST', url: string): Promise<Answer[]> =>
+      Promise.all([send(method, url, { token }), send(method, url, { token })]);
+    const deleted = await twice('DELETE', `/tenants/${body.id}`);
+    expect(deleted.map(({ status }) => status)).toEqual([204, 204]);
+    const purged = await twice('POST', `/tenants/${body.id}/purge`);
+    for (const { status } of purged) expect([204, 404]).toContain(status);
+    expect(purged.map(({ status }) => status)).toContain(204);
     expect((await send('GET', `/tenants/${body.id}`, { token })).status).toBe(404);
   });
 });

@@ -171,7 +171,8 @@ function triggerOn(table: string): string {
 it('keeps what stands in it when the tenant goes', async () => {
   const { id } = await service.createTenant('gone-soon');
   await service.send('DELETE', `/tenants/${id}`, { token: service.operatorToken });
+  await service.send('POST', `/tenants/${id}/purge`, { token: service.operatorToken });
   const rows = await service.app.registry.selectFrom('audit').select('action').where('tenant_id', '=', id).execute();
-  expect(rows.map(({ action }) => action)).toEqual(['tenant.created', 'tenant.deleted']);
+  expect(rows.map(({ action }) => action)).toEqual(['tenant.created', 'tenant.deleted', 'tenant.purged']);
   expect(await findTenant(service.app.registry, id)).toBeUndefined();
 });

@@ -51,7 +51,15 @@ const resources: Readonly<Record<string, Resource>> = {
   '/pools': {},
   '/tenants': {
     id: (tenant) => tenant.id,
-    bodies: { 'PATCH /:id': { name: 'Renamed' }, 'POST /': { name: 'New', admin: {} }, 'POST /:id/sign-out': null },
+    bodies: {
+      'PATCH /:id': { name: 'Renamed' },
+      'POST /': { name: 'New', admin: {} },
+      'POST /:id/sign-out': null,
+      'POST /:id/suspend': null,
+      'POST /:id/resume': null,
+      'POST /:id/restore': null,
+      'POST /:id/purge': null,
+    },
   },
   '/users': {
     make: (label) => ({

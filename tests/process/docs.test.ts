@@ -112,8 +112,11 @@ describe('npm start, from a terminal', () => {
     block('docs/pools.md', '/pools?limit'),
     block('docs/clusters.md', '/clusters?limit'),
     block('docs/audit.md', '/audit?action'),
-    // The last one: it ends the session that the others need.
+    // Behind the others: it ends the session that they need.
     block('docs/sessions.md', '/auth/refresh'),
+    // The last ones: they end with the tenant.
+    block('docs/lifecycle.md', '/suspend'),
+    block('docs/lifecycle.md', '/purge'),
   ];
 
   it(
@@ -132,9 +135,9 @@ describe('npm start, from a terminal', () => {
         expect(printed).toContain('"name":"Wayne Enterprises"');
         const lists = [...printed.matchAll(/\{"data":\[.*?\],"nextCursor":(?:null|"[^"]*")\}/g)].map(([list]) => list);
         // The operator's tenants; Wayne's products, Stark's products, Wayne's users, Wayne's search for what Stark has; lamps;
-        // refused sign-ins, what the operator did to a tenant; sessions.
+        // refused sign-ins, what the operator did to a tenant; sessions; deleted tenants.
         expect(lists.map((list) => (JSON.parse(list) as { data: unknown[] }).data.length)).toEqual([
-          2, 1, 1, 2, 0, 0, 0, 1, 3,
+          2, 1, 1, 2, 0, 0, 0, 1, 3, 1,
         ]);
         expect(printed).toContain('"openapi":"3.1');
         expect(printed).toContain('"clusters":[{');

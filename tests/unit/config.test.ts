@@ -66,6 +66,7 @@ const integers: readonly (readonly [string, number, number, (settings: Settings)
   ['POOL_STATEMENT_TIMEOUT_MS', 100, 600_000, ({ tenants }) => tenants.pool.timeout],
   ['POOL_IDLE_TIMEOUT_MS', 100, 3_600_000, ({ tenants }) => tenants.pool.idleTimeoutMillis],
   ['POOL_CLOSE_AFTER_MS', 100, 86_400_000, ({ tenants }) => tenants.closePoolAfter],
+  ['TENANT_DELETION_GRACE_MS', 0, 31_536_000_000, ({ tenants }) => tenants.deletionGrace],
   ['REGISTRY_OUTAGE_GRACE_MS', 0, 86_400_000, ({ tenants }) => tenants.registryOutageGrace],
   ['CLUSTER_CONNECTION_BUDGET', 2, 100_000, ({ tenants }) => tenants.clusterBudget.tenants],
   ['CLUSTER_CONNECTION_RESERVE', 2, 1_000, ({ tenants }) => tenants.clusterBudget.reserve],

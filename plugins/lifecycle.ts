@@ -1,0 +1,56 @@
+// The lifecycle: suspends, resumes, deletes, restores and purges tenants, and looks after those whose database does not agree
+// with their row, or whose time is over.
+import fp from 'fastify-plugin';
+import type { Registry } from '../db/central/schema.js';
+import { createDatabase } from '../db/client.js';
+import type { Config } from '../src/config.js';
+import { createTransitions, type Transitions } from '../src/tenancy/transitions.js';
+
+declare module 'fastify' {
+  interface FastifyInstance {
+    readonly lifecycle: Transitions;
+  }
+}
+
+/** One for the lock of each tenant whose database is being opened or closed. */
+const LOCKS = { max: 4, acquireTimeout: 5_000, timeout: 10_000, idleTimeoutMillis: 5_000 };
+
+/** How soon (ms) a database follows that could not when its tenant's state changed. */
+const SETTLE_EVERY = 10_000;
+
+/** How late (ms) a tenant is purged at most, as long as there are few. */
+const PURGE_EVERY = 60_000;
+
+export const lifecycle = fp<{ config: Config }>(
+  async (app, { config }) => {
+    // Its own, so that a server that hangs holds up no request that needs the registry.
+    const locks = createDatabase<Registry>(config.registry.connection, LOCKS, {
+      applicationName: 'tenantry lifecycle',
+      preparedStatements: false,
+    });
+    const { registry, provisioners, removal, events, housekeeping } = app;
+    const transitions = createTransitions({
+      registry,
+      locks: locks.db,
+      provisioners,
+      removal,
+      publish: (tenantId) => events.publish({ kind: 'tenant', tenantId }),
+      grace: config.tenants.deletionGrace,
+      onError: (err, context) => {
+        app.log.error({ err, ...context }, "a tenant's database could not be brought after its row");
+      },
+    });
+    app.decorate('lifecycle', transitions);
+    housekeeping.add({
+      name: 'lifecycle settle',
+      every: SETTLE_EVERY,
+      run: (signal) => transitions.settleAll(signal),
+    });
+    housekeeping.add({ name: 'lifecycle purge', every: PURGE_EVERY, run: (signal) => transitions.purgeDue(signal) });
+    app.addHook('onClose', async () => {
+      await transitions.close();
+      await locks.close(1_000);
+    });
+  },
+  { name: 'lifecycle', fastify: '5.x', dependencies: ['registry', 'events', 'housekeeping', 'provisioning'] },
+);

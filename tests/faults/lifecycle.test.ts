@@ -1,0 +1,289 @@
+// Suspending and deleting tenants that are at work, on two replicas, by several at once, and while their server is away.
+import { sql } from 'kysely';
+import { afterAll, beforeAll, describe, expect, inject, it, onTestFinished } from 'vitest';
+import { findTenant, type TenantRecord } from '../../db/central/tenants.js';
+import { databaseIs } from '../../src/tenancy/lifecycle.js';
+import {
+  asSuperuser,
+  createRegistry,
+  startService,
+  startServiceIn,
+  type Answer,
+  type Problem,
+  type TestService,
+  type TestTenant,
+} from '../support/app.js';
+import { startProxy, type Proxy } from '../support/proxy.js';
+
+/** "Within a second", and something for the machine. */
+const PROMISE = { timeout: 1_500, interval: 20 };
+
+let registry: string;
+let here: TestService;
+/** Another replica. */
+let there: TestService;
+beforeAll(async () => {
+  registry = await createRegistry();
+  here = await startService({ registry });
+  there = await startService({ registry });
+});
+afterAll(() => Promise.all([here.close(), there.close()]));
+
+async function rowOf({ app }: TestService, id: string): Promise<TenantRecord> {
+  return (await findTenant(app.registry, id)) ?? expect.fail('the tenant has no row');
+}
+
+type Path = 'suspend' | 'resume' | 'restore' | 'purge' | 'delete';
+
+function act({ send, operatorToken: token }: TestService, path: Path, id: string): Promise<Answer<Problem>> {
+  return path === 'delete'
+    ? send<Problem>('DELETE', `/tenants/${id}`, { token })
+    : send<Problem>('POST', `/tenants/${id}/${path}`, { token });
+}
+
+function list({ send }: TestService, { adminToken: token }: TestTenant): Promise<Answer<Problem>> {
+  return send<Problem>('GET', '/products', { token });
+}
+
+async function sessionsIn(database: string): Promise<number> {
+  const { rows } = await asSuperuser('postgres', (db) =>
+    sql<{ count: number }>`select count(*)::int as count from pg_stat_activity where datname = ${database}`.execute(db),
+  );
+  return rows[0]?.count ?? -1;
+}
+
+async function isOpen({ dbName }: TenantRecord): Promise<boolean | undefined> {
+  const { rows } = await asSuperuser('postgres', (db) =>
+    sql<{ open: boolean }>`select datallowconn as open from pg_database where datname = ${dbName}`.execute(db),
+  );
+  return rows[0]?.open;
+}
+
+describe('a tenant that another replica serves', () => {
+  it.each([
+    ['suspend', 'tenant-suspended', 'resume'],
+    ['delete', 'forbidden', 'restore'],
+  ] as const)('is refused there within a second of its %s, and has no session left', async (away, code, back) => {
+    const tenant = await here.createTenant();
+    const { dbName } = await rowOf(here, tenant.id);
+    for (const replica of [here, there]) expect((await list(replica, tenant)).status).toBe(200);
+    expect(await sessionsIn(dbName)).toBeGreaterThan(1);
+
+    expect([200, 204]).toContain((await act(here, away, tenant.id)).status);
+    // PostgreSQL ended them before the answer, also those of the other replica.
+    expect(await sessionsIn(dbName)).toBe(0);
+    await expect.poll(async () => (await list(there, tenant)).body.code, PROMISE).toBe(code);
+    expect((await list(here, tenant)).body.code).toBe(code);
+    // Asked in vain, nobody goes in again.
+    expect(await sessionsIn(dbName)).toBe(0);
+
+    expect((await act(here, back, tenant.id)).status).toBe(200);
+    expect((await list(here, tenant)).status).toBe(200);
+    await expect.poll(async () => (await list(there, tenant)).status, PROMISE).toBe(200);
+  });
+
+  it('is refused there also while that replica hears nothing of it, and its neighbours are served', async () => {
+    const [tenant, neighbour] = [await here.createTenant(), await here.createTenant()];
+    for (const each of [tenant, neighbour]) expect((await list(there, each)).status).toBe(200);
+    // Closed by hand, which no row and no event tells of: the worst that PostgreSQL can answer.
+    const row = await rowOf(here, tenant.id);
+    await asSuperuser('postgres', async (db) => {
+      await sql`alter database ${sql.id(row.dbName)} allow_connections false`.execute(db);
+      await sql`select pg_terminate_backend(pid) from pg_stat_activity where datname = ${row.dbName}`.execute(db);
+    });
+    const statuses: number[] = [];
+    for (let time = 0; time < 20; time += 1) {
+      statuses.push((await list(there, tenant)).status);
+      expect((await list(there, neighbour)).status).toBe(200);
+    }
+    expect(new Set(statuses)).toEqual(new Set([503]));
+    expect(there.app.breakers.state('cluster', `${row.dbHost}:${row.dbPort}`)).toBeUndefined();
+    await there.app.housekeeping.runNow('lifecycle settle');
+    await expect.poll(async () => (await list(there, tenant)).status, PROMISE).toBe(200);
+  });
+});
+
+describe('a tenant at work', () => {
+  it('loses its running transaction when it is suspended, and nothing that was committed', async () => {
+    const tenant = await here.createTenant();
+    const row = await rowOf(here, tenant.id);
+    const { adminToken: token } = tenant;
+    const body = { name: 'Committed', price: '1.00' };
+    expect((await here.send('POST', '/products', { token, body })).status).toBe(201);
+    let begun: () => void = () => undefined;
+    const under = new Promise<void>((resolve) => (begun = resolve));
+    const transaction = here.app.tenantPools
+      .database(tenant.id)
+      .transaction()
+      .execute(async (trx) => {
+        await sql`update products set name = 'Not committed'`.execute(trx);
+        begun();
+        await sql`select pg_sleep(20)`.execute(trx);
+      });
+    transaction.catch(() => undefined);
+    await under;
+    expect((await act(there, 'suspend', tenant.id)).status).toBe(200);
+    expect(await sessionsIn(row.dbName)).toBe(0);
+    await expect(transaction).rejects.toMatchObject({ name: 'DatabaseFault', reason: '57P01' });
+
+    expect((await act(there, 'resume', tenant.id)).status).toBe(200);
+    await expect.poll(async () => (await list(here, tenant)).status, PROMISE).toBe(200);
+    const { text } = await list(here, tenant);
+    expect(text).toContain('"Committed"');
+    expect(text).not.toContain('Not committed');
+  });
+
+  it.each(['suspend', 'delete'] as const)('meets no 500 when its %s comes among fifty requests', async (away) => {
+    const tenant = await here.createTenant();
+    const { adminToken: token } = tenant;
+    const body = { name: 'Lamp', price: '1.00' };
+    const write = (service: TestService): Promise<Answer<Problem>> =>
+      service.send<Problem>('POST', '/products', { token, body });
+    for (const service of [here, there]) expect((await write(service)).status).toBe(201);
+    const wave = (): Promise<Answer<Problem>>[] =>
+      Array.from({ length: 25 }, (_, index) =>
+        index % 2 === 0 ? [write(here), list(there, tenant)] : [list(here, tenant), write(there)],
+      ).flat();
+    const before = wave();
+    const turned = act(here, away, tenant.id);
+    const answers = await Promise.all([...before, ...wave(), turned]);
+    const statuses = new Set(answers.map(({ status }) => status));
+    for (const status of statuses) expect([200, 201, 204, 403, 503]).toContain(status);
+    const done = await turned;
+    expect(done.status, done.text).toBe(away === 'delete' ? 204 : 200);
+    expect((await list(here, tenant)).status).toBe(403);
+    const written = answers.filter(({ status }) => status === 201).length;
+
+    expect((await act(here, away === 'delete' ? 'restore' : 'resume', tenant.id)).status).toBe(200);
+    // At once: what its end did to the connections is not held against it.
+    expect((await list(here, tenant)).status).toBe(200);
+    const { dbName } = await rowOf(here, tenant.id);
+    const { rows } = await asSuperuser(dbName, (db) =>
+      sql<{ count: number }>`select count(*)::int as count from products`.execute(db),
+    );
+    // Every answered write is there, and perhaps one whose answer was lost.
+    expect(rows[0]?.count).toBeGreaterThanOrEqual(written + 2);
+  });
+
+  it('meets no 500 when it is purged', async () => {
+    const tenant = await here.createTenant();
+    const row = await rowOf(here, tenant.id);
+    const load = Array.from({ length: 50 }, (_, index) => list(index % 2 === 0 ? here : there, tenant));
+    const acts = act(here, 'delete', tenant.id).then(() => act(here, 'purge', tenant.id));
+    const statuses = (await Promise.all(load)).map(({ status }) => status);
+    for (const status of statuses) expect([200, 403, 503]).toContain(status);
+    expect((await acts).status).toBe(204);
+    expect(await isOpen(row)).toBeUndefined();
+    for (const replica of [here, there])
+      await expect.poll(async () => (await list(replica, tenant)).status, PROMISE).toBe(403);
+  });
+});
+
+describe('acts at once', () => {
+  it('end in one state, which the row, PostgreSQL and every replica have', { timeout: 60_000 }, async () => {
+    const acts: readonly Path[] = ['suspend', 'resume', 'delete', 'restore', 'suspend', 'resume', 'delete', 'restore'];
+    for (let round = 0; round < 5; round += 1) {
+      const tenant = await here.createTenant();
+      const answers = await Promise.all(
+        acts.map((path, index) => act((index + round) % 2 === 0 ? here : there, path, tenant.id)),
+      );
+      for (const { status, text } of answers) expect([200, 204, 409], text).toContain(status);
+      const row = await rowOf(here, tenant.id);
+      expect(await isOpen(row)).toBe(databaseIs[row.status] === 'open');
+      for (const replica of [here, there])
+        await expect
+          .poll(async () => (await list(replica, tenant)).status, PROMISE)
+          .toBe(row.status === 'active' ? 200 : 403);
+    }
+  });
+
+  it('have one outcome where one restores and one purges', async () => {
+    for (let round = 0; round < 3; round += 1) {
+      const tenant = await here.createTenant();
+      const before = await rowOf(here, tenant.id);
+      await act(here, 'delete', tenant.id);
+      const [restored, purged] = await Promise.all([act(here, 'restore', tenant.id), act(there, 'purge', tenant.id)]);
+      const after = await findTenant(here.app.registry, tenant.id);
+      if (restored.status === 200) {
+        expect([purged.status, purged.body.code]).toEqual([409, 'tenant-state']);
+        expect(after?.status).toBe('active');
+        expect(await isOpen(before)).toBe(true);
+      } else {
+        // The two may also meet in PostgreSQL, which lets one of them through: the rest is done by itself.
+        expect([404, 409, 503]).toContain(restored.status);
+        expect([204, 503]).toContain(purged.status);
+        if (purged.status === 503) expect((await act(there, 'purge', tenant.id)).status).toBe(204);
+        expect(await isOpen(before)).toBeUndefined();
+        expect(await findTenant(here.app.registry, tenant.id)).toBeUndefined();
+      }
+    }
+  });
+});
+
+describe('while the tenants’ server does not answer', () => {
+  let proxy: Proxy;
+  let service: TestService;
+  beforeAll(async () => {
+    const cluster = inject('cluster');
+    proxy = await startProxy(cluster.provisioner);
+    const { host, port } = proxy;
+    service = await startServiceIn({ ...cluster, provisioner: { ...cluster.provisioner, host, port } });
+  });
+  afterAll(async () => {
+    await service.close();
+    await proxy.close();
+  });
+
+  it.each([
+    ['suspend', 'suspended', 'tenant-suspended'],
+    ['delete', 'deleted', 'forbidden'],
+  ] as const)('a %s turns the row, says what is missing, and is completed by itself', async (away, status, code) => {
+    const tenant = await service.createTenant();
+    expect((await list(service, tenant)).status).toBe(200);
+    proxy.mode = 'refuse';
+    proxy.cut();
+    onTestFinished(() => {
+      proxy.mode = 'pass';
+    });
+    const answer = await act(service, away, tenant.id);
+    expect([answer.status, answer.body.code]).toEqual([503, 'unavailable']);
+    expect(answer.text).toContain(`The tenant is ${status} and not served any more.`);
+    expect(Number(answer.headers['retry-after'])).toBeGreaterThan(0);
+    const row = await rowOf(service, tenant.id);
+    expect([row.status, await isOpen(row)]).toEqual([status, true]);
+    expect((await list(service, tenant)).body.code).toBe(code);
+
+    proxy.mode = 'pass';
+    await service.app.housekeeping.runNow('lifecycle settle');
+    expect(await isOpen(row)).toBe(false);
+  });
+
+  it('a resumption changes nothing, and works when it is sent again', async () => {
+    const tenant = await service.createTenant();
+    expect((await act(service, 'suspend', tenant.id)).status).toBe(200);
+    proxy.mode = 'refuse';
+    proxy.cut();
+    onTestFinished(() => {
+      proxy.mode = 'pass';
+    });
+    const answer = await act(service, 'resume', tenant.id);
+    expect([answer.status, answer.body.code]).toEqual([503, 'unavailable']);
+    expect((await rowOf(service, tenant.id)).status).toBe('suspended');
+    expect((await list(service, tenant)).body.code).toBe('tenant-suspended');
+    proxy.mode = 'pass';
+    expect((await act(service, 'resume', tenant.id)).status).toBe(200);
+    expect((await list(service, tenant)).status).toBe(200);
+  });
+
+  it('a server that hangs holds an act up for its deadline only', async () => {
+    const tenant = await service.createTenant();
+    proxy.mode = 'hang';
+    onTestFinished(() => {
+      proxy.mode = 'pass';
+      proxy.cut();
+    });
+    const answer = await act(service, 'suspend', tenant.id);
+    expect([answer.status, answer.body.code]).toEqual([503, 'unavailable']);
+    expect((await list(service, tenant)).body.code).toBe('tenant-suspended');
+  });
+});

@@ -1,0 +1,374 @@
+// Suspending, resuming, deleting, restoring and purging tenants: every pair of state and act by the table of
+// src/tenancy/lifecycle.ts, in the registry and in PostgreSQL.
+import { sql } from 'kysely';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import type { Registry, TenantStatus } from '../../db/central/schema.js';
+import { findTenant, type TenantRecord } from '../../db/central/tenants.js';
+import { createDatabase } from '../../db/client.js';
+import { DatabaseFault } from '../../db/errors.js';
+import { createEnvelope } from '../../src/tenancy/envelope.js';
+import { databaseIs, tenantStatuses, transitions, type TenantAct } from '../../src/tenancy/lifecycle.js';
+import { migrateAll } from '../../src/tenancy/migrate.js';
+import { openProvisioner } from '../../src/tenancy/provisioner.js';
+import {
+  ADMIN,
+  asSuperuser,
+  connectAs,
+  startService,
+  type Answer,
+  type TestService,
+  type TestTenant,
+} from '../support/app.js';
+
+interface Tenant {
+  readonly id: string;
+  readonly status: TenantStatus;
+  readonly active: boolean;
+  readonly deletedAt: string | null;
+  readonly purgeAfter: string | null;
+  readonly code?: string;
+  readonly detail?: string;
+}
+
+const UNKNOWN_ID = '01900000-0000-7000-8000-00000000ffff';
+const GRACE = 5 * 3_600_000;
+
+let service: TestService;
+beforeAll(async () => {
+  service = await startService({ env: { TENANT_DELETION_GRACE_MS: String(GRACE) } });
+});
+afterAll(() => service.close());
+
+type OperatorsAct = Exclude<TenantAct, 'activate' | 'abandon'>;
+
+/** Each act as it is asked for; two of them can be in two ways. */
+const asks: readonly (readonly [OperatorsAct, 'POST' | 'PATCH' | 'DELETE', string, object?])[] = [
+  ['suspend', 'POST', '/suspend'],
+  ['suspend', 'PATCH', '', { active: false }],
+  ['resume', 'POST', '/resume'],
+  ['resume', 'PATCH', '', { active: true }],
+  ['delete', 'DELETE', ''],
+  ['restore', 'POST', '/restore'],
+  ['purge', 'POST', '/purge'],
+];
+
+function ask(
+  [, method, path, body]: (typeof asks)[number],
+  id: string,
+  token = service.operatorToken,
+): Promise<Answer<Tenant>> {
+  return service.send<Tenant>(method, `/tenants/${id}${path}`, { token, ...(body && { body }) });
+}
+
+function act(name: OperatorsAct, id: string): Promise<Answer<Tenant>> {
+  return ask(asks.find(([each]) => each === name) ?? expect.fail(name), id);
+}
+
+/** Brings a new tenant into a state, by acts as far as there are any. */
+async function inState(status: TenantStatus, before: 'active' | 'suspended' = 'active'): Promise<TestTenant> {
+  const tenant = await service.createTenant();
+  if (status === 'suspended' || before === 'suspended') expect((await act('suspend', tenant.id)).status).toBe(200);
+  if (status === 'deleted') expect((await act('delete', tenant.id)).status).toBe(204);
+  if (status === 'provisioning' || status === 'deleting')
+    await service.app.registry.updateTable('tenants').set({ status }).where('id', '=', tenant.id).execute();
+  return tenant;
+}
+
+async function rowOf(id: string): Promise<TenantRecord> {
+  return (await findTenant(service.app.registry, id)) ?? expect.fail('the tenant has no row');
+}
+
+async function actsOn(id: string): Promise<string[]> {
+  const rows = await service.app.registry
+    .selectFrom('audit')
+    .select('action')
+    .where('tenant_id', '=', id)
+    .orderBy('at')
+    .orderBy('id')
+    .execute();
+  return rows.map(({ action }) => action);
+}
+
+/** Whether PostgreSQL lets the tenant's role in, by its catalog; undefined where there is no such database. */
+async function isOpen({ dbName, dbUser }: TenantRecord): Promise<boolean | undefined> {
+  const { rows } = await asSuperuser('postgres', (db) =>
+    sql<{ open: boolean }>`
+      select datallowconn and has_database_privilege(${dbUser}, oid, 'CONNECT') as open
+      from pg_database where datname = ${dbName}`.execute(db),
+  );
+  return rows[0]?.open;
+}
+
+async function sessionsIn(database: string): Promise<number> {
+  const { rows } = await asSuperuser('postgres', (db) =>
+    sql<{ count: number }>`select count(*)::int as count from pg_stat_activity where datname = ${database}`.execute(db),
+  );
+  return rows[0]?.count ?? -1;
+}
+
+/** Enters the tenant's database as its role, with its password. Returns the SQLSTATE of the refusal. */
+async function enter(row: TenantRecord): Promise<string | undefined> {
+  const { config } = service;
+  const { dbHost: host, dbPort: port, dbName: database, dbUser: user, id } = row;
+  const password = createEnvelope(config.encryptionKeys).open(row.dbPassword, { id, host, port, user });
+  const handle = createDatabase<unknown>(
+    { host, port, database, user, password, tls: false },
+    { max: 1, acquireTimeout: 5_000, timeout: 5_000, idleTimeoutMillis: 1_000 },
+    { applicationName: 'tests', preparedStatements: false },
+  );
+  try {
+    await sql`select 1`.execute(handle.db);
+    return undefined;
+  } catch (error) {
+    if (error instanceof DatabaseFault) return error.reason;
+    throw error;
+  } finally {
+    await handle.close(0);
+  }
+}
+
+const signIn = async ({ slug }: TestTenant): Promise<number> => {
+  const { email, password } = ADMIN;
+  return (await service.send('POST', '/auth/login', { body: { tenant: slug, email, password } })).status;
+};
+const asUser = ({ adminToken }: TestTenant): Promise<Answer<Tenant>> =>
+  service.send<Tenant>('GET', '/products', { token: adminToken });
+
+const pairs = tenantStatuses.flatMap((status) => asks.map((how) => [status, how[1] + how[2], how] as const));
+
+describe('every pair of state and act is what the table says:', () => {
+  it.each(pairs)('%s, %s', async (status, _name, how) => {
+    const [name] = how;
+    const tenant = await inState(status);
+    const before = await rowOf(tenant.id);
+    const acts = await actsOn(tenant.id);
+    const targets = transitions[status][name];
+    const answer = await ask(how, tenant.id);
+
+    if (!targets) {
+      expect([answer.status, answer.body.code]).toEqual([409, 'tenant-state']);
+      expect(answer.body.detail).toContain(status);
+      expect(await rowOf(tenant.id)).toEqual(before);
+      expect(await actsOn(tenant.id)).toEqual(acts);
+      expect(await isOpen(before)).toBe(databaseIs[status] !== 'closed');
+      return;
+    }
+    expect(answer.status, answer.text).toBe(['delete', 'purge'].includes(name) ? 204 : 200);
+    if (targets.includes('deleting')) {
+      expect(await findTenant(service.app.registry, tenant.id)).toBeUndefined();
+      expect(await isOpen(before)).toBeUndefined();
+      return;
+    }
+    // What was active is active again.
+    const [to] = targets;
+    const after = await rowOf(tenant.id);
+    expect(after.status).toBe(to);
+    expect(await isOpen(after)).toBe(to === 'active');
+    if (answer.status === 200)
+      expect(answer.body).toMatchObject({ id: tenant.id, status: to, active: to === 'active' });
+    // What led nowhere is no act.
+    expect((await actsOn(tenant.id)).length - acts.length).toBe(to === status ? 0 : 1);
+    if (to === status) expect(after).toEqual(before);
+  });
+
+  it('and an unknown tenant is 404, for a user 403', async () => {
+    const tenant = await service.createTenant();
+    for (const how of asks) {
+      const unknown = await ask(how, UNKNOWN_ID);
+      expect([how[0], unknown.status, unknown.body.code]).toEqual([how[0], 404, 'not-found']);
+      const user = await ask(how, tenant.id, tenant.adminToken);
+      expect([how[0], user.status, user.body.code]).toEqual([how[0], 403, 'forbidden']);
+    }
+    expect((await rowOf(tenant.id)).status).toBe('active');
+  });
+});
+
+describe('a suspended tenant', () => {
+  it('is refused by the service and by PostgreSQL, and served again when it is resumed', async () => {
+    const tenant = await service.createTenant();
+    const row = await rowOf(tenant.id);
+    expect((await asUser(tenant)).status).toBe(200);
+    expect(await enter(row)).toBeUndefined();
+
+    expect((await act('suspend', tenant.id)).status).toBe(200);
+    expect(await sessionsIn(row.dbName)).toBe(0);
+    expect(await enter(row)).toBe('55000');
+    expect((await asUser(tenant)).body.code).toBe('tenant-suspended');
+    expect(await signIn(tenant)).toBe(401);
+
+    expect((await act('resume', tenant.id)).status).toBe(200);
+    expect(await enter(row)).toBeUndefined();
+    expect((await asUser(tenant)).status).toBe(200);
+    expect(await signIn(tenant)).toBe(200);
+  });
+
+  it('is changed together with what else is in the body, or not at all', async () => {
+    const [tenant, other] = [await service.createTenant(), await service.createTenant()];
+    const patch = (body: object): Promise<Answer<Tenant>> =>
+      service.send<Tenant>('PATCH', `/tenants/${tenant.id}`, { token: service.operatorToken, body });
+    for (const active of [false, true]) {
+      const refused = await patch({ active, slug: other.slug });
+      expect([refused.status, refused.body.code]).toEqual([409, 'slug-taken']);
+      const row = await rowOf(tenant.id);
+      expect([row.status, row.slug]).toEqual([active ? 'suspended' : 'active', tenant.slug]);
+      expect(await isOpen(row)).toBe(!active);
+      expect((await patch({ active, name: `Now ${String(active)}` })).body).toMatchObject({
+        active,
+        name: `Now ${String(active)}`,
+      });
+    }
+  });
+});
+
+describe('a deleted tenant', () => {
+  it('is to its users one that is gone, and closed in PostgreSQL', async () => {
+    const tenant = await service.createTenant();
+    const refresh = await service.send<{ refreshToken: string }>('POST', '/auth/login', {
+      body: { tenant: tenant.slug, email: ADMIN.email, password: ADMIN.password },
+    });
+    expect((await asUser(tenant)).status).toBe(200);
+    const before = await rowOf(tenant.id);
+    expect((await act('delete', tenant.id)).status).toBe(204);
+
+    expect(await sessionsIn(before.dbName)).toBe(0);
+    expect(await enter(before)).toBe('55000');
+    expect((await asUser(tenant)).body).toMatchObject({ status: 403, code: 'forbidden' });
+    const { refreshToken } = refresh.body;
+    const unknown = { tenant: 'no-such-tenant', email: ADMIN.email, password: ADMIN.password };
+    const [deleted, nowhere, refreshed] = await Promise.all([
+      service.send('POST', '/auth/login', { body: { ...unknown, tenant: tenant.slug } }),
+      service.send('POST', '/auth/login', { body: unknown }),
+      service.send('POST', '/auth/refresh', { body: { refreshToken } }),
+    ]);
+    expect({ ...deleted.body, requestId: '' }).toEqual({ ...nowhere.body, requestId: '' });
+    expect([deleted.status, refreshed.status, refreshed.body['code']]).toEqual([401, 401, 'invalid-refresh-token']);
+  });
+
+  it.each(['active', 'suspended'] as const)('comes back as what it was: %s', async (before) => {
+    const tenant = await inState('deleted', before);
+    const shown = await service.send<Tenant>('GET', `/tenants/${tenant.id}`, { token: service.operatorToken });
+    const { deletedAt, purgeAfter } = shown.body;
+    expect(Date.parse(purgeAfter ?? '') - Date.parse(deletedAt ?? '')).toBe(GRACE);
+
+    const restored = await act('restore', tenant.id);
+    expect(restored.body).toMatchObject({ status: before, deletedAt: null, purgeAfter: null });
+    expect(await isOpen(await rowOf(tenant.id))).toBe(before === 'active');
+    expect((await asUser(tenant)).status).toBe(before === 'active' ? 200 : 403);
+    if (before === 'suspended') expect((await act('resume', tenant.id)).status).toBe(200);
+    expect(await signIn(tenant)).toBe(200);
+  });
+
+  it('is purged when its grace is over, and not before', async () => {
+    const [over, within] = [await inState('deleted'), await inState('deleted', 'suspended')];
+    const gone = await rowOf(over.id);
+    const { registry, housekeeping } = service.app;
+    const at = new Date(Date.now() - GRACE - 1_000).toISOString();
+    await registry.updateTable('tenants').set({ deleted_at: at }).where('id', '=', over.id).execute();
+    const later = new Date(Date.now() - GRACE + 600_000).toISOString();
+    await registry.updateTable('tenants').set({ deleted_at: later }).where('id', '=', within.id).execute();
+    await housekeeping.runNow('lifecycle purge');
+
+    expect(await findTenant(registry, over.id)).toBeUndefined();
+    expect(await isOpen(gone)).toBeUndefined();
+    expect((await actsOn(over.id)).at(-1)).toBe('tenant.purged');
+    expect((await act('restore', over.id)).status).toBe(404);
+    expect((await act('restore', within.id)).body.status).toBe('suspended');
+  });
+
+  it('whose removal came to a halt is taken up by itself', async () => {
+    const tenant = await inState('deleting');
+    const { registry, housekeeping } = service.app;
+    await housekeeping.runNow('lifecycle purge');
+    // It may still be at work.
+    expect((await rowOf(tenant.id)).status).toBe('deleting');
+    const row = await rowOf(tenant.id);
+    const updated_at = new Date(Date.now() - 120_000).toISOString();
+    await registry.updateTable('tenants').set({ updated_at }).where('id', '=', tenant.id).execute();
+    await housekeeping.runNow('lifecycle purge');
+    expect(await findTenant(registry, tenant.id)).toBeUndefined();
+    expect(await isOpen(row)).toBeUndefined();
+  });
+});
+
+describe('a database that does not agree with its tenant’s row', () => {
+  it('is opened or closed, whatever the reason, and others are left alone', async () => {
+    const [opened, closed, busy, right] = await Promise.all([
+      inState('suspended'),
+      inState('active'),
+      inState('deleted'),
+      inState('active'),
+    ]);
+    const [openRow, closedRow, busyRow, rightRow] = await Promise.all(
+      [opened, closed, busy, right].map(({ id }) => rowOf(id)),
+    );
+    if (!openRow || !closedRow || !busyRow || !rightRow) throw new Error('four tenants have four rows');
+    await asSuperuser('postgres', async (db) => {
+      await sql`alter database ${sql.id(openRow.dbName)} allow_connections true`.execute(db);
+      await sql`alter database ${sql.id(closedRow.dbName)} allow_connections false`.execute(db);
+      await sql`alter database ${sql.id(busyRow.dbName)} allow_connections true`.execute(db);
+      await sql`grant connect on database ${sql.id(busyRow.dbName)} to ${sql.id(busyRow.dbUser)}`.execute(db);
+    });
+    expect(await enter(busyRow)).toBeUndefined();
+    await service.app.housekeeping.runNow('lifecycle settle');
+    const open = await Promise.all([openRow, closedRow, busyRow, rightRow].map(isOpen));
+    expect(open).toEqual([false, true, false, true]);
+    expect([await enter(openRow), await enter(closedRow)]).toEqual(['55000', undefined]);
+    expect((await asUser(right)).status).toBe(200);
+  });
+
+  it('is emptied where somebody is still in a closed one', async () => {
+    const tenant = await service.createTenant();
+    const row = await rowOf(tenant.id);
+    expect((await asUser(tenant)).status).toBe(200);
+    expect(await sessionsIn(row.dbName)).toBeGreaterThan(0);
+    // By hand, past everything: the row is turned, and the pool of this process does not hear of it in time.
+    const { registry, housekeeping } = service.app;
+    await asSuperuser('postgres', (db) =>
+      sql`alter database ${sql.id(row.dbName)} allow_connections false`.execute(db),
+    );
+    await registry.updateTable('tenants').set({ status: 'suspended' }).where('id', '=', tenant.id).execute();
+    await housekeeping.runNow('lifecycle settle');
+    await expect.poll(() => sessionsIn(row.dbName), { timeout: 1_000 }).toBe(0);
+  });
+});
+
+describe('migrations', () => {
+  it('reach suspended and deleted tenants, whose roles stay outside', async () => {
+    const { app, config } = service;
+    const tenants = [await inState('suspended'), await inState('deleted')];
+    const behind = { schema_version: '0000' };
+    for (const { id } of tenants) await app.registry.updateTable('tenants').set(behind).where('id', '=', id).execute();
+    const central = connectAs<Registry>(config.registry.connection.database);
+    const provisioner = openProvisioner(config.tenants.provisioner, config.tenants.provisionerPool);
+    try {
+      const seen: (string | undefined)[] = [];
+      const report = await migrateAll({
+        registry: central.db,
+        cluster: provisioner.cluster,
+        provisioner: config.tenants.provisioner.user,
+        inDatabase: (database, work) =>
+          provisioner.inDatabase(database, async (db) => {
+            const row = await app.registry
+              .selectFrom('tenants')
+              .select('id')
+              .where('db_name', '=', database)
+              .executeTakeFirst();
+            if (row) seen.push(await enter(await rowOf(row.id)));
+            return work(db);
+          }),
+      });
+      expect(report.failed).toEqual([]);
+      expect(report.tenantsMigrated).toBe(tenants.length);
+      // Not even while the owner was in it: permission denied.
+      expect(seen).toEqual(['42501', '42501']);
+    } finally {
+      await Promise.all([central.close(0), provisioner.close()]);
+    }
+    for (const { id } of tenants) {
+      const row = await rowOf(id);
+      expect(row.schemaVersion).not.toBe('0000');
+      expect(await isOpen(row)).toBe(false);
+      expect(await enter(row)).toBe('55000');
+    }
+  });
+});

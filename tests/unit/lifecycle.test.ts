@@ -1,0 +1,72 @@
+// src/tenancy/lifecycle.ts: the table of states, and the picture of it in docs/lifecycle.md.
+import { readFileSync } from 'node:fs';
+import path from 'node:path';
+import { describe, expect, it } from 'vitest';
+import { AppError } from '../../src/errors.js';
+import {
+  databaseIs,
+  ensurePossible,
+  statusesFor,
+  statusesWhere,
+  tenantActs,
+  tenantStatuses,
+  transitions,
+} from '../../src/tenancy/lifecycle.js';
+
+const page = readFileSync(path.resolve(import.meta.dirname, '../../docs/lifecycle.md'), 'utf8');
+
+/** `from --> to: act` of each arrow that has a name, and the arrows without one. */
+function arrowsOf(markdown: string): { named: string[]; bare: string[] } {
+  const [, diagram = ''] = /^```mermaid\nstateDiagram-v2\n(.*?)^```$/ms.exec(markdown) ?? [];
+  const lines = diagram.split('\n').flatMap((line) => (line.trim() === '' ? [] : [line.trim()]));
+  return { named: lines.filter((line) => line.includes(': ')), bare: lines.filter((line) => !line.includes(': ')) };
+}
+
+const arrows = tenantStatuses.flatMap((from) =>
+  tenantActs.flatMap((act) => (transitions[from][act] ?? []).map((to) => `${from} --> ${to}: ${act}`)),
+);
+
+describe('the picture on the page', () => {
+  it('has every transition of the table and no other', () => {
+    const { named, bare } = arrowsOf(page);
+    expect(named.toSorted()).toEqual(arrows.toSorted());
+    expect(bare).toEqual(['[*] --> provisioning', 'deleting --> [*]']);
+  });
+
+  it('is read as it is drawn', () => {
+    const drawn = '```mermaid\nstateDiagram-v2\n    [*] --> a\n    a --> b: go\n```\n';
+    expect(arrowsOf(drawn)).toEqual({ named: ['a --> b: go'], bare: ['[*] --> a'] });
+  });
+
+  it('stands above a table with a row for each status', () => {
+    const rows = [...page.matchAll(/^\| `(\w+)` \|/gm)].map(([, status]) => status);
+    expect(rows).toEqual([...tenantStatuses]);
+  });
+});
+
+describe('the table', () => {
+  it('has no way out of deleting', () => {
+    expect(new Set(Object.values(transitions.deleting).flat())).toEqual(new Set(['deleting']));
+  });
+
+  it('leads to the removal of a tenant only from where nobody is served', () => {
+    const before = tenantStatuses.filter((status) => Object.values(transitions[status]).flat().includes('deleting'));
+    for (const status of before) expect([status, databaseIs[status]]).not.toEqual([status, 'open']);
+  });
+
+  it('tells what is possible', () => {
+    expect(statusesFor('purge')).toEqual(['deleted', 'deleting']);
+    expect(statusesWhere('closed')).toEqual(['suspended', 'deleted']);
+    for (const status of tenantStatuses)
+      for (const act of tenantActs) {
+        const attempt = (): void => {
+          ensurePossible(act, status);
+        };
+        if (transitions[status][act]) expect(attempt).not.toThrow();
+        else
+          expect(attempt).toThrow(
+            new AppError('tenant-state', { detail: `The tenant is ${status}: ${act} is not possible.` }),
+          );
+      }
+  });
+});
