@@ -41,6 +41,10 @@ export const auditActions = [
   'tenant.deleted',
   'tenant.restored',
   'tenant.purged',
+  'cluster.registered',
+  'cluster.updated',
+  'cluster.drained',
+  'cluster.removed',
   'audit.dropped',
 ] as const;
 
@@ -63,7 +67,10 @@ export interface AuditOrigin {
 export interface AuditEntry extends AuditOrigin {
   readonly action: AuditAction;
   /** What it was done to; `id` is a UUID. */
-  readonly target?: { readonly kind: 'user' | 'role' | 'session' | 'tenant' | 'operator'; readonly id: string };
+  readonly target?: {
+    readonly kind: 'user' | 'role' | 'session' | 'tenant' | 'operator' | 'cluster';
+    readonly id: string;
+  };
   /** A few words on how: names of fields and roles, a reason. Never a secret, nor what somebody typed for one. */
   readonly details?: Readonly<Record<string, string | number | boolean | readonly string[]>>;
   /** ISO 8601, where it happened before it is written. */

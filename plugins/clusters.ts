@@ -1,54 +1,60 @@
-// Clusters: how many connections this replica may have to each PostgreSQL server, leased from the registry, so that all
-// replicas together stay within a server's budget.
+// Clusters: which PostgreSQL servers there are, and how many connections this replica may have to each, leased from the
+// registry, so that all replicas together stay within a server's budget.
 import fp from 'fastify-plugin';
 import { randomBytes } from 'node:crypto';
 import type { Registry } from '../db/central/schema.js';
 import { createDatabase } from '../db/client.js';
-import { countSessions, MAINTENANCE_DATABASE } from '../db/cluster.js';
 import type { Config } from '../src/config.js';
+import { createClusterDirectory, type ClusterDirectory } from '../src/tenancy/cluster-directory.js';
 import { createClusters, type Clusters } from '../src/tenancy/clusters.js';
+import { connectionsOf, placeOf } from '../src/tenancy/dead-replicas.js';
+import { createEnvelope } from '../src/tenancy/envelope.js';
 import { createSlotLeases } from '../src/tenancy/slot-leases.js';
 
 declare module 'fastify' {
   interface FastifyInstance {
     readonly clusters: Clusters;
+    readonly clusterDirectory: ClusterDirectory;
     /** Of this start of the process; its connections to clusters carry it at the end of their application_name. */
     readonly replicaId: string;
   }
 }
 
-/** Looking for a dead replica's connections must not wait for a slot: it may have died with the last one. */
-const LOOK = { max: 1, acquireTimeout: 1_500, timeout: 1_500, idleTimeoutMillis: 1_000 };
-
 const RENEW = { max: 2, acquireTimeout: 1_500, timeout: 1_500, idleTimeoutMillis: 60_000 };
 
 export const clusters = fp<{ config: Config }>(
   async (app, { config }) => {
+    const { provisioner, clusterBudget } = config.tenants;
     const replicaId = randomBytes(6).toString('hex');
+    const directory = createClusterDirectory({
+      registry: app.registry,
+      events: app.events,
+      envelope: createEnvelope(config.encryptionKeys, 'clusters.provisioner_password'),
+      default: { connection: provisioner, budget: clusterBudget },
+      onError: (err) => {
+        app.log.warn({ err }, 'the clusters could not be read');
+      },
+    });
     // Its own, so that leases are renewed while requests use all the others, and hold none of those up while it hangs.
     const registry = createDatabase<Registry>(config.registry.connection, RENEW, {
       applicationName: 'tenantry leases',
       preparedStatements: config.tenants.preparedStatements,
     });
+    // Tenants from before there were clusters may stand on a server that is none: it has the default one's budget.
+    const budgetOf = (cluster: string): typeof clusterBudget =>
+      directory.peek(placeOf(cluster))?.budget ?? clusterBudget;
     const leases = createSlotLeases({
       registry: registry.db,
       replicaId,
-      budget: config.tenants.clusterBudget,
-      openConnections: async (cluster, replica) => {
-        const [host = '', port = ''] = cluster.split(/:(?=\d+$)/);
-        const look = createDatabase<unknown>(
-          { ...config.tenants.provisioner, host, port: Number(port), database: MAINTENANCE_DATABASE },
-          LOOK,
-          { applicationName: 'tenantry lease check', preparedStatements: false },
-        );
-        return countSessions(look.db, replica).finally(() => look.close(0));
-      },
+      budget: budgetOf,
+      openConnections: (cluster, replica) => connectionsOf(directory, cluster, replica),
       onError: (err, context) => {
         app.log.warn({ err, ...context }, 'the leases of connection slots could not be looked after');
       },
     });
-    const made = createClusters(config.tenants.clusterBudget, (cluster, kind) => leases.source(cluster, kind));
+    const made = createClusters(budgetOf, (cluster, kind) => leases.source(cluster, kind));
     app.decorate('clusters', made);
+    app.decorate('clusterDirectory', directory);
     app.decorate('replicaId', replicaId);
     app.addHook('onClose', async () => {
       made.close();
@@ -56,5 +62,5 @@ export const clusters = fp<{ config: Config }>(
       await registry.close(1_000);
     });
   },
-  { name: 'clusters', fastify: '5.x' },
+  { name: 'clusters', fastify: '5.x', dependencies: ['registry', 'events'] },
 );

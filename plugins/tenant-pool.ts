@@ -32,8 +32,10 @@ const PROBE_DEADLINE = 1_500;
 
 export const tenantPool = fp<{ config: Config; envelope: Envelope }>(
   async (app, { config, envelope }) => {
-    const directory = createTenantDirectory(app.registry, app.events, config.tenants.registryOutageGrace);
-    const { clusters, replicaId } = app;
+    const { clusters, clusterDirectory, replicaId } = app;
+    const directory = createTenantDirectory(app.registry, app.events, config.tenants.registryOutageGrace, (place) =>
+      clusterDirectory.find(place),
+    );
     const breakers = createBreakers({
       probe: ({ tenant }) => pools.probe(tenant.id),
       onChange: (change) => {
@@ -43,7 +45,8 @@ export const tenantPool = fp<{ config: Config; envelope: Envelope }>(
     const pools: TenantPools = createTenantPools({
       directory,
       envelope,
-      tls: config.tenants.provisioner.tls,
+      // Tenants from before there were clusters may stand on a server that is none.
+      tls: (place) => (clusterDirectory.peek(place) ?? config.tenants.provisioner).tls,
       closeAfter: config.tenants.closePoolAfter,
       breakers,
       openPool: (tenantId, connection, tenant, options) => {
@@ -74,6 +77,11 @@ export const tenantPool = fp<{ config: Config; envelope: Envelope }>(
     app.addHook('onClose', async () => {
       breakers.close();
       await pools.close();
+    });
+
+    clusterDirectory.onTlsChange(({ host, port }) => {
+      for (const { tenantId, cluster } of pools.inspectAll())
+        if (cluster === `${host}:${port}`) void pools.retire(tenantId);
     });
 
     // Not left to the tenant's next request, which may never come: a suspended tenant has no connections open.

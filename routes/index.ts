@@ -5,6 +5,7 @@ import type { Config } from '../src/config.js';
 import { auditRoutes } from './audit.js';
 import { authRoutes } from './auth.js';
 import { encryptionRoutes } from './encryption.js';
+import { clusterRoutes } from './clusters.js';
 import { healthRoutes } from './health.js';
 import { jwksRoutes } from './jwks.js';
 import { poolRoutes } from './pools.js';
@@ -23,6 +24,7 @@ export async function routes(app: FastifyInstance, { config }: { config: Config 
       await api.register(authRoutes, { prefix: '/auth', config });
       await api.register(tenantRoutes, { prefix: '/tenants', config });
       await api.register(usageRoutes, { config });
+      await api.register(clusterRoutes, { prefix: '/clusters' });
       await api.register(poolRoutes);
       await api.register(encryptionRoutes);
       await api.register(userRoutes, { prefix: '/users' });

@@ -22,6 +22,8 @@ const Slots = z.object({
 
 const ClusterPools = Slots.extend({
   cluster: z.string().meta({ description: 'Host and port of the PostgreSQL server.' }),
+  id: answerId.nullable().meta({ description: 'Of the cluster; null where no cluster is registered there.' }),
+  name: z.string().nullable(),
   budget: z.object({ tenants: count, reserve: count }),
   reserve: Slots.meta({ description: 'The same of provisioning, rollouts and the command line.' }),
 });
@@ -86,7 +88,10 @@ export async function poolRoutes(fastify: FastifyInstance): Promise<void> {
     async (request) => {
       const pools = app.tenantPools.inspectAll();
       return {
-        clusters: app.clusters.stats(),
+        clusters: app.clusters.stats().map((stats) => {
+          const known = app.clusterDirectory.peek(stats);
+          return { ...stats, id: known?.id ?? null, name: known?.name ?? null };
+        }),
         breakers: [...app.breakers.stats().breakers],
         pools: pools.slice(0, request.query.limit),
         poolCount: pools.length,

@@ -13,7 +13,7 @@ import { tenantStatuses } from '../src/tenancy/lifecycle.js';
 import { forEachLimit, limitsInForce, limitsShown, parseLimits } from '../src/tenancy/limits.js';
 import { parsePoolOptions, poolLimits } from '../src/tenancy/pool-options.js';
 import { listQuery, pageOf, readPage } from './lists.js';
-import { answerId, email, idParams, newPassword, patchOf, slug, text, timestamp } from './schemas.js';
+import { answerId, email, id, idParams, newPassword, patchOf, slug, text, timestamp } from './schemas.js';
 
 const PoolOptions = z.object({
   max: z.number(),
@@ -28,6 +28,7 @@ const TenantAnswer = z.object({
   id: answerId,
   name: z.string(),
   slug: z.string(),
+  clusterId: answerId.nullable().meta({ description: 'The cluster that its database stands on.' }),
   status: z.enum(tenantStatuses),
   active: z.boolean(),
   poolOptions: PoolOptions.meta({ description: 'As they are in force: connections, and ms.' }),
@@ -55,12 +56,22 @@ const limits = z.record(z.string(), z.unknown()).meta({
     'Whole numbers: requestsPerSecond (1–100,000), connections (1–400), statementTimeout (100–600,000 ms), users (1–1,000,000), products (1–100,000,000), storageBytes (1,048,576–2^50). What is left out stays as it is, or has the default in a new tenant; null gives the default back.',
 });
 
+const adopt = z.strictObject({ clusterId: id, database: text(63) }).meta({
+  description:
+    'A database that is there already, which becomes the tenant’s: it must belong to the cluster’s provisioner.',
+});
+
 const CreateBody = z.strictObject({
   name,
   slug: slug.optional().meta({ description: 'Made from the name where it is left out.' }),
   admin: z.strictObject({ email, password: newPassword, firstName: text(100), lastName: text(100) }),
   poolOptions: poolOptions.optional(),
   limits: limits.optional(),
+  region: text(100).optional().meta({ description: 'Of the cluster that its database is made on.' }),
+  clusterId: id
+    .optional()
+    .meta({ description: 'The cluster that its database is made on; left out, the least loaded.' }),
+  adopt: adopt.optional(),
 });
 
 const PatchBody = patchOf({ name, slug, poolOptions, limits, active: z.boolean() }, {});
@@ -92,7 +103,19 @@ export async function tenantRoutes(fastify: FastifyInstance, { config }: { confi
   app.post(
     '/',
     {
-      config: { ...operator, errors: ['slug-taken', 'invalid-pool-options', 'invalid-limits', 'provisioning-failed'] },
+      config: {
+        ...operator,
+        errors: [
+          'slug-taken',
+          'email-taken',
+          'invalid-pool-options',
+          'invalid-limits',
+          'no-cluster',
+          'not-adoptable',
+          'provisioning-failed',
+          'adoption-failed',
+        ],
+      },
       schema: {
         ...schema,
         summary: 'Make a tenant: its database, its role and its first admin',
@@ -101,16 +124,20 @@ export async function tenantRoutes(fastify: FastifyInstance, { config }: { confi
       },
     },
     async (request, reply) => {
-      const { name, admin } = request.body;
+      const { name, admin, region, clusterId, adopt } = request.body;
       const { password, ...person } = admin;
       const slug = request.body.slug ?? slugFrom(name);
       const poolOptions = parsePoolOptions(request.body.poolOptions ?? {});
       const limits = parseLimits(request.body.limits ?? {});
+      if (adopt && (region !== undefined || clusterId !== undefined))
+        throw new AppError('invalid-request', {
+          issues: [{ path: '/adopt', message: 'says already where the tenant is to stand' }],
+        });
       const passwordHash = await app.passwords.hash(password);
-      const tenant = await app.provisioning.create(
-        { name, slug, poolOptions, limits, admin: { ...person, passwordHash } },
-        request.auditOrigin,
-      );
+      const wanted = { name, slug, poolOptions, limits, admin: { ...person, passwordHash } };
+      const tenant = adopt
+        ? await app.adoption.adopt(wanted, adopt, request.auditOrigin)
+        : await app.provisioning.create({ ...wanted, wish: { region, clusterId } }, request.auditOrigin);
       if (limitsInForce(tenant.limits, config.tenants.limits).connections !== undefined)
         await app.applyConnectionLimit(tenant.id);
       return reply.code(201).header('location', `${app.prefix}/${tenant.id}`).send(answer(tenant));
@@ -261,13 +288,14 @@ export async function tenantRoutes(fastify: FastifyInstance, { config }: { confi
   );
 
   function answer(tenant: TenantRecord): z.output<typeof TenantAnswer> {
-    const { id, name, slug, status, active, schemaVersion, deletedAt, createdAt, updatedAt } = tenant;
+    const { id, name, slug, clusterId, status, active, schemaVersion, deletedAt, createdAt, updatedAt } = tenant;
     const purgeAfter = deletedAt && new Date(Date.parse(deletedAt) + config.tenants.deletionGrace).toISOString();
     const limits = limitsInForce(tenant.limits, config.tenants.limits);
     return {
       id,
       name,
       slug,
+      clusterId,
       status,
       active,
       poolOptions: poolLimits(tenant.poolOptions, config.tenants.pool, limits),

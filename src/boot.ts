@@ -1,7 +1,9 @@
 // From the settings to a config that the app can be built on: secrets, the embedded PostgreSQL where none is configured,
 // the schema, the first operator.
 import { randomBytes } from 'node:crypto';
+import type { Kysely } from 'kysely';
 import type { Logger } from 'pino';
+import { listAllClusters } from '../db/central/clusters.js';
 import { canRewriteAudit } from '../db/central/grants.js';
 import { countOperators, insertOperator } from '../db/central/operators.js';
 import type { Registry } from '../db/central/schema.js';
@@ -14,8 +16,10 @@ import { createPasswords } from './auth/passwords.js';
 import { completeConfig, ConfigError, parseKeyring, type Config, type Settings } from './config.js';
 import { startEmbeddedCluster, type EmbeddedCluster } from './embedded/cluster.js';
 import { localSecrets, type LocalSecrets } from './secrets.js';
-import { migrateAll, pendingRegistryMigrations, type MigrationReport } from './tenancy/migrate.js';
-import { openProvisioner } from './tenancy/provisioner.js';
+import { migrateAll, pendingRegistryMigrations, type MigrationReport, type OtherCluster } from './tenancy/migrate.js';
+import { createEnvelope } from './tenancy/envelope.js';
+import { enteredAs } from './tenancy/cluster-directory.js';
+import { openProvisioner, type Provisioner } from './tenancy/provisioner.js';
 
 export interface Prepared {
   readonly config: Config;
@@ -158,6 +162,7 @@ async function startEmbedded(
 async function migrate(config: Config, registryOwner: ConnectionSettings, log: Logger): Promise<MigrationReport> {
   const { provisioner: connection, provisionerPool } = config.tenants;
   const provisioner = openProvisioner(connection, provisionerPool);
+  const others: { readonly opened: Provisioner }[] = [];
   try {
     const check = await checkCluster(provisioner.cluster).catch((error: unknown) => {
       throw unusable('the server of TENANT_DATABASE_URL', connection, error);
@@ -174,10 +179,25 @@ async function migrate(config: Config, registryOwner: ConnectionSettings, log: L
     const { user } = config.registry.connection;
     const registryService = user === registryOwner.user ? undefined : user;
     const report = await withRegistry({ ...config.registry, connection: registryOwner }, (registry) =>
-      migrateAll({ registry, registryService, ...provisioner, provisioner: connection.user }, (done, all, tenant) => {
-        log.info({ tenantId: tenant.id, done, all }, 'migrating a tenant database');
-      }),
+      migrateAll(
+        {
+          registry,
+          registryService,
+          ...provisioner,
+          provisioner: connection.user,
+          others: async (migrated) => {
+            const found = await otherClusters(migrated, config, log);
+            others.push(...found);
+            return found;
+          },
+        },
+        (done, all, tenant) => {
+          log.info({ tenantId: tenant.id, done, all }, 'migrating a tenant database');
+        },
+      ),
     );
+    for (const { cluster, error } of report.clustersFailed)
+      log.error({ cluster, err: error }, 'the template of a cluster could not be made');
     for (const { tenant, error } of report.failed)
       log.error({ tenantId: tenant.id, err: error }, 'a tenant database could not be migrated');
     const { openDatabases } = await checkCluster(provisioner.cluster);
@@ -189,8 +209,29 @@ async function migrate(config: Config, registryOwner: ConnectionSettings, log: L
     }
     return report;
   } finally {
-    await provisioner.close();
+    await Promise.all([provisioner, ...others.map(({ opened }) => opened)].map((opened) => opened.close()));
   }
+}
+
+/** The registered clusters beside the default one, ready to be entered. One whose password does not open is told and left out. */
+async function otherClusters(
+  registry: Kysely<Registry>,
+  config: Config,
+  log: Logger,
+): Promise<(OtherCluster & { readonly opened: Provisioner })[]> {
+  const { provisioner: own, provisionerPool } = config.tenants;
+  const envelope = createEnvelope(config.encryptionKeys, 'clusters.provisioner_password');
+  const rows = await listAllClusters(registry);
+  return rows.flatMap((row) => {
+    if (row.host === own.host && row.port === own.port) return [];
+    try {
+      const connection = enteredAs(row, envelope);
+      return [{ place: row, role: connection.user, opened: openProvisioner(connection, provisionerPool) }];
+    } catch (err) {
+      log.error({ err, clusterId: row.id }, 'the password of a cluster does not decrypt');
+      return [];
+    }
+  });
 }
 
 /** @throws ConfigError where the registry is not migrated, or the migration did not give this role its rights */

@@ -51,8 +51,10 @@ export interface Config {
     readonly deletionGrace: number;
     /** A tenant's database password older than this is changed; 0 never. */
     readonly rotatePasswordsAfter: number;
-    /** Connections to each PostgreSQL server that holds tenant databases. */
+    /** Connections to the default cluster; another one's row has its own. */
     readonly clusterBudget: ClusterBudget;
+    /** Names, addresses and CIDRs that may be registered as clusters, besides the host of the default one. */
+    readonly clusterHosts: readonly string[];
   };
   readonly auth: {
     /** Keys of access tokens: the first that can sign signs, all verify. */
@@ -149,6 +151,13 @@ const MINUTE = 60_000;
 const environments = ['development', 'test', 'production'] as const;
 const levels = ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'] as const;
 const cidr = z.union([z.cidrv4(), z.cidrv6(), z.ipv4(), z.ipv6()], 'must be addresses or CIDRs, separated by commas');
+const hostName = /^[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?(?:\.[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?)*$/i;
+const clusterHost = z
+  .string()
+  .refine(
+    (text) => cidr.safeParse(text).success || (text.length <= 253 && hostName.test(text)),
+    'must be names, addresses and CIDRs, separated by commas',
+  );
 const origin = z
   .string()
   .refine(
@@ -383,6 +392,13 @@ export const variables = {
     description:
       'Connections of all replicas to one PostgreSQL server for making and removing tenants and for probes, besides the budget.',
   },
+  CLUSTER_HOSTS: {
+    schema: list.pipe(z.array(clusterHost)),
+    default: '',
+    unit: 'hosts',
+    description:
+      'Names, addresses and CIDRs that may be registered as clusters, separated by commas, besides the host of TENANT_DATABASE_URL ([clusters.md](clusters.md)).',
+  },
   PREPARED_STATEMENTS: {
     schema: oneOf('on', 'off'),
     default: 'on',
@@ -583,6 +599,7 @@ export function readSettings(env: NodeJS.ProcessEnv): Settings {
         tenants: value('CLUSTER_CONNECTION_BUDGET'),
         reserve: value('CLUSTER_CONNECTION_RESERVE'),
       },
+      clusterHosts: values.CLUSTER_HOSTS ?? [],
     },
     auth: {
       keys: tokenKeys,

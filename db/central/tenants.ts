@@ -272,6 +272,42 @@ export async function updateTenant(
     .executeTakeFirst();
 }
 
+/** Gives a tenant the database that it adopted, and makes it active. Returns whether it was being made. */
+export async function activateAdopted(db: Kysely<Registry>, id: string, database: string): Promise<boolean> {
+  const updated = await db
+    .updateTable('tenants')
+    .set({ db_name: database, status: 'active', updated_at: sql<string>`now()` })
+    .where('id', '=', id)
+    .where('status', '=', 'provisioning')
+    .returning('id')
+    .executeTakeFirst();
+  return updated !== undefined;
+}
+
+/** Whether a database is a tenant's, or waits for one. */
+export async function isTaken(
+  db: Kysely<Registry>,
+  { host, port, database }: { readonly host: string; readonly port: number; readonly database: string },
+): Promise<boolean> {
+  const tenant = await db
+    .selectFrom('tenants')
+    .select('id')
+    .where('db_host', '=', host)
+    .where('db_port', '=', port)
+    .where('db_name', '=', database)
+    .executeTakeFirst();
+  if (tenant) return true;
+  const standby = await db
+    .selectFrom('standby_databases')
+    .innerJoin('clusters', 'clusters.id', 'standby_databases.cluster_id')
+    .select('standby_databases.id')
+    .where('clusters.host', '=', host)
+    .where('clusters.port', '=', port)
+    .where('standby_databases.db_name', '=', database)
+    .executeTakeFirst();
+  return standby !== undefined;
+}
+
 /** Turns a tenant to deleted and notes what it was. Undefined where it is neither active nor suspended. */
 export async function markTenantDeleted(db: Kysely<Registry>, id: string): Promise<TenantRecord | undefined> {
   return db

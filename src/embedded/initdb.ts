@@ -34,10 +34,8 @@ export async function initializeDataDir(
         `--pwfile=${passwordFile}`,
         '--auth=scram-sha-256',
         '--encoding=UTF8',
-        // PostgreSQL's own UTF-8 locale: it exists on every machine and sorts alike on all of them.
         '--locale=C',
-        '--locale-provider=builtin',
-        '--builtin-locale=C.UTF-8',
+        ...localeOf(binaries.version),
         '--data-checksums',
         '--no-instructions',
       ],
@@ -61,4 +59,9 @@ async function flushFolder(folder: string): Promise<void> {
   const handle = await open(folder);
   await handle.sync();
   await handle.close();
+}
+
+/** PostgreSQL's own UTF-8 locale, from 17 on: it exists on every machine and sorts alike on all of them. */
+function localeOf(version: string): readonly string[] {
+  return Number.parseInt(version) >= 17 ? ['--locale-provider=builtin', '--builtin-locale=C.UTF-8'] : [];
 }

@@ -19,10 +19,12 @@ const SHARED = '/var/lib/tenantry';
 
 /**
  * Makes `home` where it is missing and settles where the cluster lives and as whom it runs.
+ *
+ * @param from as `locateBinaries` takes it
  * @throws when the binaries are not installed or, under root, the OS user `postgres` cannot be had.
  */
-export async function settlePlace(home: string, log: { info(msg: string): void }): Promise<Place> {
-  const binaries = await locateBinaries();
+export async function settlePlace(home: string, log: { info(msg: string): void }, from?: string): Promise<Place> {
+  const binaries = await locateBinaries(from);
   if (process.getuid?.() !== 0) {
     await mkdir(home, { recursive: true, mode: 0o700 });
     // A mounted volume may belong to somebody else and keep its mode; the data folder in it is private all the same.

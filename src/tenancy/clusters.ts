@@ -13,12 +13,16 @@ export interface ClusterBudget {
 export interface Cluster {
   /** `host:port`. */
   readonly name: string;
+  readonly place: { readonly host: string; readonly port: number };
   readonly tenants: Governor;
   readonly reserve: Governor;
 }
 
 export interface ClusterStats extends GovernorStats {
+  /** `host:port`. */
   readonly cluster: string;
+  readonly host: string;
+  readonly port: number;
   readonly budget: ClusterBudget;
   readonly reserve: GovernorStats;
 }
@@ -33,10 +37,13 @@ export interface Clusters {
   close(): void;
 }
 
-/** @param slots of one cluster and kind, e.g. leased from the registry; by default the whole budget is this process's */
+/**
+ * @param budgetOf a cluster, by its name; it may change at any time
+ * @param slots of one cluster and kind, leased from the registry
+ */
 export function createClusters(
-  budget: ClusterBudget,
-  slots: (cluster: string, kind: keyof ClusterBudget) => number | SlotSource = (_cluster, kind) => budget[kind],
+  budgetOf: (cluster: string) => ClusterBudget,
+  slots: (cluster: string, kind: keyof ClusterBudget) => SlotSource,
 ): Clusters {
   const known = new Map<string, Cluster>();
   return {
@@ -46,6 +53,7 @@ export function createClusters(
       if (!cluster) {
         cluster = {
           name,
+          place: { host, port },
           tenants: createGovernor({ slots: slots(name, 'tenants') }),
           reserve: createGovernor({ slots: slots(name, 'reserve') }),
         };
@@ -55,9 +63,10 @@ export function createClusters(
     },
 
     stats: () =>
-      [...known.values()].map(({ name, tenants, reserve }) => ({
+      [...known.values()].map(({ name, place, tenants, reserve }) => ({
         cluster: name,
-        budget,
+        ...place,
+        budget: budgetOf(name),
         ...tenants.stats(),
         reserve: reserve.stats(),
       })),

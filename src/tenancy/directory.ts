@@ -22,17 +22,26 @@ export interface TenantDirectory {
   findBySlugOrId(tenant: string): Promise<TenantRecord | undefined>;
 }
 
-/** @param outageGrace how long (ms) a known tenant is served while the registry does not answer */
+/**
+ * @param outageGrace how long (ms) a known tenant is served while the registry does not answer
+ * @param knowCluster called with a tenant's place before the tenant is known: whoever connects to it is never ahead of what is
+ *   known of its cluster
+ */
 export function createTenantDirectory(
   registry: Kysely<Registry>,
   events: Events,
   outageGrace: number,
+  knowCluster: (place: { readonly host: string; readonly port: number }) => Promise<unknown>,
 ): TenantDirectory {
+  const placed = async (tenant: TenantRecord | undefined): Promise<TenantRecord | undefined> => {
+    if (tenant) await knowCluster({ host: tenant.dbHost, port: tenant.dbPort });
+    return tenant;
+  };
   const byId = new FreshCache<TenantRecord>({
     max: MAX_REMEMBERED,
     freshFor: () => believedFor(events),
     staleFor: outageGrace,
-    load: (id) => findTenant(registry, id),
+    load: async (id) => placed(await findTenant(registry, id)),
   });
   // Slugs can move from one tenant to another: which tenant had one last is only where to look first.
   const idsBySlug = new LRUCache<string, string>({ max: MAX_REMEMBERED });
@@ -41,7 +50,7 @@ export function createTenantDirectory(
     max: MAX_REMEMBERED,
     freshFor: () => 0,
     staleFor: outageGrace,
-    load: (slug) => findTenantBySlug(registry, slug),
+    load: async (slug) => placed(await findTenantBySlug(registry, slug)),
   });
   events.subscribe((change) => {
     if (change.kind === 'tenant') byId.invalidate(change.tenantId);

@@ -62,7 +62,8 @@ export interface TenantPoolDeps {
   readonly probe: (connection: ConnectionSettings, password: ChangingPassword) => Promise<void>;
   /** Refuse at once what is known to fail. */
   readonly breakers: Pick<Breakers, 'admit' | 'succeeded' | 'failed' | 'forget'>;
-  readonly tls: ConnectionSettings['tls'];
+  /** Of the cluster at a place. */
+  readonly tls: (place: Pick<ConnectionSettings, 'host' | 'port'>) => ConnectionSettings['tls'];
   /** A pool that nobody asked for a connection for this long (ms) is closed. */
   readonly closeAfter: number;
   readonly onError: (error: unknown, context: { tenantId: string; step: string }) => void;
@@ -138,7 +139,7 @@ export function createTenantPools(deps: TenantPoolDeps): TenantPools {
 
   function settingsOf(tenant: TenantRecord): ConnectionSettings {
     const { dbHost: host, dbPort: port, dbUser: user, dbName: database } = tenant;
-    return { host, port, database, user, password: openPassword(tenant), tls: deps.tls };
+    return { host, port, database, user, password: openPassword(tenant), tls: deps.tls({ host, port }) };
   }
 
   /**

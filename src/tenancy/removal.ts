@@ -7,6 +7,7 @@ import type { Registry } from '../../db/central/schema.js';
 import { deleteTenantRow, markTenantDeleting, type TenantRecord } from '../../db/central/tenants.js';
 import { dropDatabase, dropRole } from '../../db/cluster.js';
 import { AppError } from '../errors.js';
+import { releaseRole } from './adoption.js';
 import { statusesFor } from './lifecycle.js';
 import type { Provisioners } from './provisioners.js';
 
@@ -59,10 +60,11 @@ export function createRemoval(deps: {
     return true;
   }
 
-  async function dropTenant({ dbHost: host, dbPort: port, dbName, dbUser }: TenantRecord): Promise<void> {
-    const { cluster } = await provisioners.at({ host, port });
-    await dropDatabase(cluster, dbName);
-    await dropRole(cluster, dbUser);
+  async function dropTenant({ id, dbHost: host, dbPort: port, dbName, dbUser }: TenantRecord): Promise<void> {
+    const provisioner = await provisioners.at({ host, port });
+    await dropDatabase(provisioner.cluster, dbName);
+    await releaseRole(provisioner, dbUser, id);
+    await dropRole(provisioner.cluster, dbUser);
   }
 
   return {

@@ -28,11 +28,15 @@ export interface SlotLeasesDeps {
   readonly registry: Kysely<Registry>;
   /** Another one for each start of a process; its connections carry it in their application_name. */
   readonly replicaId: string;
-  /** Connections that all replicas may have open to one cluster. Where replicas were told different ones, the smallest counts. */
-  readonly budget: Readonly<Record<SlotKind, number>>;
+  /**
+   * Connections that all replicas may have open to a cluster. It may change at any time; where replicas were told different
+   * ones, the smallest counts.
+   */
+  readonly budget: (cluster: string) => Readonly<Record<SlotKind, number>>;
   /**
    * Connections that a replica, alive or not, has open to a cluster (`countSessions` in db/cluster.ts). It must not wait for
-   * a slot: a dead replica may hold the last one.
+   * a slot: a dead replica may hold the last one. It rejects where no such cluster is known: a row of the leases is no reason
+   * to connect anywhere.
    */
   readonly openConnections: (cluster: string, replicaId: string) => Promise<number>;
   /** Told of the first of several failures in a row. */
@@ -186,7 +190,10 @@ export function createSlotLeases(deps: SlotLeasesDeps): SlotLeases {
       const silent = all.filter((lease) => lease.replicaId !== replicaId && lease.silentFor > timing.deadAfter);
       const keys = new Set(silent.map(leaseKey));
       for (const key of abandoned.keys()) if (!keys.has(key)) abandoned.delete(key);
-      for (const lease of silent) await lookAfter(lease);
+      // A cluster that does not answer must not keep the leases of the others.
+      const looks = await Promise.allSettled(silent.map(lookAfter));
+      const failure = looks.find((look) => look.status === 'rejected');
+      if (failure) throw failure.reason;
       reclaimFailing = false;
     } catch (error) {
       if (!reclaimFailing) onError(error, { step: 'reclaim' });
@@ -215,7 +222,7 @@ export function createSlotLeases(deps: SlotLeasesDeps): SlotLeases {
       const key = `${kind} ${cluster}`;
       let lease = leases.get(key);
       if (!lease) {
-        lease = new Lease({ cluster, kind }, deps.budget[kind], shared);
+        lease = new Lease({ cluster, kind }, () => deps.budget(cluster)[kind], shared);
         leases.set(key, lease);
       }
       return lease;
@@ -275,7 +282,7 @@ class Lease implements SlotSource {
 
   constructor(
     private readonly purpose: SlotPurpose,
-    private readonly budget: number,
+    private readonly budgetNow: () => number,
     private readonly shared: Shared,
   ) {}
 
@@ -285,6 +292,10 @@ class Lease implements SlotSource {
     const current = used > 0 || performance.now() - this.#confirmedAt <= unsureAfter;
     // What is open stays open: only a new connection could be one too many.
     return current && this.#confirmedAt > this.shared.stoodStillAt() ? this.#granted : Math.min(this.#granted, used);
+  }
+
+  private get budget(): number {
+    return this.budgetNow();
   }
 
   get asking(): boolean {

@@ -23,7 +23,7 @@ function leasingGovernors(replicas: number, registry: ConnectionSettings): Gover
     const leases = createSlotLeases({
       registry: handle.db,
       replicaId: `replica ${index}`,
-      budget: { tenants: SLOTS, reserve: 0 },
+      budget: () => ({ tenants: SLOTS, reserve: 0 }),
       openConnections: async () => Promise.reject(new Error('nobody dies here')),
       onError: (error) => {
         throw error;

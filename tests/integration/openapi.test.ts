@@ -52,6 +52,8 @@ const WITHOUT_BODY = [
   'POST /auth/logout',
   'POST /auth/logout-all',
   ...['sign-out', 'suspend', 'resume', 'restore', 'purge', 'rotate-password'].map((act) => `POST /tenants/:id/${act}`),
+  'POST /clusters/:id/check',
+  'POST /clusters/:id/drain',
 ];
 
 let service: TestService;

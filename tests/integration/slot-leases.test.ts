@@ -121,7 +121,7 @@ async function scene(): Promise<Scene> {
       const leases = createSlotLeases({
         registry: own.db,
         replicaId: id,
-        budget: { tenants: budget, reserve: budget },
+        budget: () => ({ tenants: budget, reserve: budget }),
         openConnections: openConnections ?? (async () => Promise.reject(new Error('nobody should be looked for'))),
         onError: (error, context) => errors.push({ ...context, error }),
         timing: TIMING,

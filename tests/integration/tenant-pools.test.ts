@@ -47,7 +47,7 @@ describe('a cold tenant', () => {
     const pools = createTenantPools({
       directory: { peek: () => undefined, find: async () => row, reload: async () => row },
       envelope: createEnvelope(home.config.encryptionKeys),
-      tls: false,
+      tls: () => false,
       closeAfter: 60_000,
       breakers: createBreakers({ probe: async () => undefined, onChange: () => undefined }),
       probe: async () => undefined,
@@ -355,7 +355,7 @@ describe('ten thousand tenants known and a thousand pools touched', () => {
     const pools = createTenantPools({
       directory: { peek: (id) => rows.get(id), find: async (id) => rows.get(id), reload: async (id) => rows.get(id) },
       envelope: { seal: (text) => text, open: () => openedPassword(row) },
-      tls: false,
+      tls: () => false,
       closeAfter: 60_000,
       breakers: createBreakers({ probe: async () => undefined, onChange: () => undefined }),
       probe: async () => undefined,

@@ -21,6 +21,7 @@ interface Tenant {
   id: string;
   name: string;
   slug: string;
+  clusterId: string;
   status: string;
   active: boolean;
   poolOptions: Record<string, number>;
@@ -99,6 +100,7 @@ describe('making a tenant', () => {
       id: expect.stringMatching(/^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-/) as string,
       name: 'Blue Ltd',
       slug: 'blue',
+      clusterId: expect.stringMatching(/^[0-9a-f-]{36}$/) as string,
       status: 'active',
       active: true,
       poolOptions: DEFAULT_POOL,

@@ -37,6 +37,16 @@ const resources: Readonly<Record<string, Resource>> = {
       'POST /password': { currentPassword: ADMIN.password, newPassword: ADMIN.password },
     },
   },
+  '/clusters': {
+    // An operator's own: what a tenant's user reaches for is refused by scope, whatever the id.
+    id: (tenant) => tenant.id,
+    bodies: {
+      'POST /:id/check': null,
+      'POST /:id/drain': null,
+      'PATCH /:id': { weight: 1 },
+      'POST /': { name: 'New' },
+    },
+  },
   '/audit': { id: (tenant) => tenant.adminId },
   '/pools': {},
   '/encryption': {},

@@ -111,6 +111,7 @@ describe('npm start, from a terminal', () => {
     block('docs/api.md', '/products?limit'),
     block('docs/pools.md', '/pools?limit'),
     block('docs/limits.md', '/usage'),
+    block('docs/clusters.md', '/clusters?limit'),
     block('docs/audit.md', '/audit?action'),
     block('docs/keys.md', '/encryption'),
     // Behind the others: it ends the session that they need.

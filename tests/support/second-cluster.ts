@@ -1,0 +1,99 @@
+// A second PostgreSQL server, for the tests that need tenants on two: prepared as any server of one's own is, with a provisioner
+// and without a template.
+import { sql } from 'kysely';
+import { createDatabase, type ConnectionSettings } from '../../db/client.js';
+import { bootstrapCluster } from '../../db/cluster.js';
+import { scramVerifier } from '../../db/scram.js';
+import { startPostgres } from './servers.js';
+
+export interface SecondCluster {
+  readonly superuser: ConnectionSettings;
+  readonly provisioner: ConnectionSettings;
+  /** What POST /clusters is told of it. */
+  readonly body: {
+    name: string;
+    host: string;
+    port: number;
+    provisionerUser: string;
+    provisionerPassword: string;
+    tls: 'off';
+    connectionBudget: number;
+    connectionReserve: number;
+  };
+  /** Runs work as its superuser. */
+  asSuperuser<T>(database: string, work: (db: ReturnType<typeof open>['db']) => Promise<T>): Promise<T>;
+  /** Names of its databases. */
+  databases(): Promise<string[]>;
+  /** Safe to call again. */
+  stop(): Promise<void>;
+}
+
+const limits = { max: 2, acquireTimeout: 10_000, timeout: 60_000, idleTimeoutMillis: 1_000 };
+
+/** Stop it, or its processes and its folder stay. */
+export async function startSecondCluster(name = 'second'): Promise<SecondCluster> {
+  const server = await startPostgres();
+  const { host, port } = server;
+  const at = (user: string, password: string): ConnectionSettings => ({
+    host,
+    port,
+    database: 'postgres',
+    user,
+    password,
+    tls: false,
+  });
+  const superuser = at(server.superuser, server.superuserPassword);
+  const provisioner = at(`${name}_provisioner`, `canary-of-the-provisioner-of-${name}`);
+  const asSuperuser: SecondCluster['asSuperuser'] = async (database, work) => {
+    const handle = open({ ...superuser, database });
+    try {
+      return await work(handle.db);
+    } finally {
+      await handle.close(0);
+    }
+  };
+  let stopped: Promise<void> | undefined;
+  const stop = (): Promise<void> => (stopped ??= server.stop());
+  try {
+    await asSuperuser('postgres', async (db) => {
+      const role = async (user: string, password: string): Promise<{ name: string; verifier: string }> => ({
+        name: user,
+        verifier: await scramVerifier(password, 4_096),
+      });
+      await bootstrapCluster(db, {
+        registryOwner: await role('unused_owner', 'unused-owner-password'),
+        registryService: await role('unused_service', 'unused-service-password'),
+        provisioner: await role(provisioner.user, provisioner.password),
+        registryDatabase: 'unused_registry',
+      });
+    });
+  } catch (error) {
+    await stop();
+    throw error;
+  }
+  return {
+    superuser,
+    provisioner,
+    body: {
+      name,
+      host,
+      port,
+      provisionerUser: provisioner.user,
+      provisionerPassword: provisioner.password,
+      tls: 'off',
+      connectionBudget: 20,
+      connectionReserve: 4,
+    },
+    asSuperuser,
+    databases: () =>
+      asSuperuser('postgres', async (db) => {
+        const { rows } = await sql<{ name: string }>`select datname as name from pg_database order by 1`.execute(db);
+        return rows.map((row) => row.name);
+      }),
+    stop,
+  };
+}
+
+function open(connection: ConnectionSettings): ReturnType<typeof createDatabase<unknown>> {
+  return createDatabase<unknown>(connection, limits, { applicationName: 'tests', preparedStatements: false });
+}
