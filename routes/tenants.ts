@@ -9,6 +9,7 @@ import { changeTenant, signOutTenant, tenantChange } from '../src/tenancy/change
 import type { Config } from '../src/config.js';
 import { AppError } from '../src/errors.js';
 import { slugify } from '../src/tenancy/ids.js';
+import type { GivenKey } from '../src/tenancy/provisioning.js';
 import { parsePoolOptions, poolLimits } from '../src/tenancy/pool-options.js';
 import { listQuery, pageOf, readPage } from './lists.js';
 import { answerId, email, idParams, newPassword, patchOf, slug, text, timestamp } from './schemas.js';
@@ -49,6 +50,15 @@ const CreateBody = z.strictObject({
   poolOptions: poolOptions.optional(),
 });
 
+/** Names of other headers are not looked at. */
+const CreateHeaders = z.looseObject({
+  'idempotency-key': z
+    .string()
+    .regex(/^[\x21-\x7e]{1,200}$/, 'must be 1 to 200 visible ASCII characters')
+    .optional()
+    .meta({ description: 'A request that is sent again with its key, within 24 h, makes no second tenant.' }),
+});
+
 const PatchBody = patchOf({ name, slug, poolOptions, active: z.boolean() }, {});
 
 const Query = listQuery(tenantSorts, {
@@ -78,10 +88,20 @@ export async function tenantRoutes(fastify: FastifyInstance, { config }: { confi
   app.post(
     '/',
     {
-      config: { ...operator, errors: ['slug-taken', 'invalid-pool-options', 'provisioning-failed'] },
+      config: {
+        ...operator,
+        errors: [
+          'slug-taken',
+          'idempotency-key-in-use',
+          'idempotency-key-reused',
+          'invalid-pool-options',
+          'provisioning-failed',
+        ],
+      },
       schema: {
         ...schema,
         summary: 'Make a tenant: its database, its role and its first admin',
+        headers: CreateHeaders,
         body: CreateBody,
         response: { 201: TenantAnswer },
       },
@@ -91,14 +111,32 @@ export async function tenantRoutes(fastify: FastifyInstance, { config }: { confi
       const { password, ...person } = admin;
       const slug = request.body.slug ?? slugFrom(name);
       const poolOptions = parsePoolOptions(request.body.poolOptions ?? {});
-      const passwordHash = await app.passwords.hash(password);
+      // Beside the making of the database, which waits for the disk meanwhile.
+      const passwordHash = app.passwords.hash(password);
+      passwordHash.catch(() => undefined);
       const tenant = await app.provisioning.create(
-        { name, slug, poolOptions, admin: { ...person, passwordHash } },
+        { name, slug, poolOptions, admin: { ...person, passwordHash }, requestKey: requestKey(request) },
         request.auditOrigin,
       );
       return reply.code(201).header('location', `${app.prefix}/${tenant.id}`).send(answer(tenant));
     },
   );
+
+  /** The key that a request came with, if it did. */
+  function requestKey({
+    principal,
+    headers,
+    body,
+  }: FastifyRequest & { headers: z.output<typeof CreateHeaders> }): GivenKey | undefined {
+    const key = headers['idempotency-key'];
+    if (key === undefined || principal?.kind !== 'operator') return undefined;
+    return {
+      operatorId: principal.operatorId,
+      key,
+      requestHash: app.requestHash.of(body),
+      matches: (hash) => app.requestHash.matches(body, hash),
+    };
+  }
 
   app.get(
     '/:id',

@@ -43,6 +43,10 @@ export interface Config {
     /** How long a known tenant is served while the registry does not answer. */
     readonly registryOutageGrace: number;
     readonly preparedStatements: boolean;
+    /** Standby databases to keep ready on the default cluster. */
+    readonly standbyDatabases: number;
+    /** Between two rounds of the reconciler. */
+    readonly reconcileEvery: number;
     /** Connections to each PostgreSQL server that holds tenant databases. */
     readonly clusterBudget: ClusterBudget;
   };
@@ -320,6 +324,19 @@ export const variables = {
     description:
       'Connections of all replicas to one PostgreSQL server for making and removing tenants and for probes, besides the budget.',
   },
+  STANDBY_DATABASES: {
+    schema: integer(0, 1_000),
+    default: '2',
+    unit: 'databases',
+    description:
+      'Databases kept ready for the next tenants on the default cluster ([provisioning.md](provisioning.md)). Each takes some 8 MB.',
+  },
+  RECONCILE_EVERY_MS: {
+    schema: integer(100, 3_600_000),
+    default: '15000',
+    unit: 'ms',
+    description: 'How often one replica looks for what a crash left half-made, and finishes or undoes it.',
+  },
   PREPARED_STATEMENTS: {
     schema: oneOf('on', 'off'),
     default: 'on',
@@ -499,6 +516,8 @@ export function readSettings(env: NodeJS.ProcessEnv): Settings {
       closePoolAfter: value('POOL_CLOSE_AFTER_MS'),
       registryOutageGrace: value('REGISTRY_OUTAGE_GRACE_MS'),
       preparedStatements: value('PREPARED_STATEMENTS') === 'on',
+      standbyDatabases: value('STANDBY_DATABASES'),
+      reconcileEvery: value('RECONCILE_EVERY_MS'),
       clusterBudget: {
         tenants: value('CLUSTER_CONNECTION_BUDGET'),
         reserve: value('CLUSTER_CONNECTION_RESERVE'),

@@ -109,6 +109,11 @@ export async function listProvisionedTenants(db: Kysely<Registry>): Promise<Tena
   return tenants(db).where('status', 'in', ['active', 'suspended']).orderBy('id').execute();
 }
 
+/** Tenants that are being made or removed, or whose making or removal a crash cut off; oldest first. */
+export async function listUnfinishedTenants(db: Kysely<Registry>): Promise<TenantRecord[]> {
+  return tenants(db).where('status', 'in', ['provisioning', 'deleting']).orderBy('id').execute();
+}
+
 export async function insertTenant(
   db: Kysely<Registry>,
   tenant: Pick<
@@ -191,7 +196,7 @@ export async function pingRegistry(db: Kysely<Registry>): Promise<void> {
 }
 
 /** The options with the changes laid over them; a key that became null is dropped, and has its default again. */
-function mergedOptions(options: RawBuilder<unknown>, changes: PoolOptionChanges): RawBuilder<string> {
+export function mergedOptions(options: RawBuilder<unknown>, changes: PoolOptionChanges): RawBuilder<string> {
   return sql<string>`jsonb_strip_nulls(${options} || ${JSON.stringify(changes)}::jsonb)`;
 }
 

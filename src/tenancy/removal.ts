@@ -3,31 +3,41 @@
 import type { Kysely } from 'kysely';
 import type { AuditOrigin } from '../../db/audit.js';
 import { insertAudit } from '../../db/central/audit.js';
-import type { Registry } from '../../db/central/schema.js';
+import { deleteRequestKeysOf } from '../../db/central/idempotency-keys.js';
+import type { Registry, TenantStatus } from '../../db/central/schema.js';
 import { deleteTenantRow, updateTenant, type TenantRecord } from '../../db/central/tenants.js';
-import { dropDatabase, dropRole } from '../../db/cluster.js';
+import { dropDatabase, dropRole, endStatementsOn } from '../../db/cluster.js';
 import { AppError } from '../errors.js';
+import type { TenantLocks } from './locks.js';
 import type { Provisioners } from './provisioners.js';
 
 export interface Removal {
   /**
-   * Removes a tenant: its sessions, database, role and row. What a failure leaves is finished by calling it again. It is
-   * audited when it begins, behind which there is no way back.
+   * Removes a tenant: its sessions, database, role and row. What a failure leaves is finished by calling it again, and by the
+   * reconciler. It is audited when it begins, behind which there is no way back.
    *
    * @returns false where there is no such tenant
    * @throws AppError `unavailable` where not all of it could be removed
    */
   remove(tenantId: string, origin: AuditOrigin): Promise<boolean>;
+  /**
+   * Takes back a tenant that was never finished, or finishes a removal that was begun; under the tenant's lock, which the
+   * caller holds. A tenant in another status stays.
+   *
+   * @param unfinished statuses that say that it was never finished
+   */
+  finish(tenantId: string, unfinished?: readonly TenantStatus[]): Promise<void>;
 }
 
 export function createRemoval(deps: {
   readonly registry: Kysely<Registry>;
   readonly provisioners: Provisioners;
+  readonly locks: TenantLocks;
   /** Called after the row turned to deleting and before the database goes: closes the pools of this process. */
   readonly beforeDrop: (tenantId: string) => Promise<void>;
   readonly onError: (error: unknown, context: { tenantId: string; step: string }) => void;
 }): Removal {
-  const { registry, provisioners } = deps;
+  const { registry, provisioners, locks } = deps;
 
   /** Two that drop the same role or database at once make PostgreSQL fail one with an internal error: they share the work. */
   const removals = new Map<string, Promise<boolean>>();
@@ -46,9 +56,7 @@ export function createRemoval(deps: {
     });
     if (!tenant) return false;
     try {
-      await deps.beforeDrop(tenantId);
       await dropTenant(tenant);
-      await deleteTenantRow(registry, tenantId);
     } catch (error) {
       deps.onError(error, { tenantId, step: 'remove' });
       throw new AppError('unavailable', {
@@ -60,17 +68,35 @@ export function createRemoval(deps: {
     return true;
   }
 
-  async function dropTenant({ dbHost: host, dbPort: port, dbName, dbUser }: TenantRecord): Promise<void> {
+  async function finish(tenantId: string, unfinished: readonly TenantStatus[] = ['provisioning']): Promise<void> {
+    const undone = await registry.transaction().execute(async (trx) => {
+      const found = await updateTenant(trx, tenantId, { status: 'deleting' }, unfinished);
+      // The same request may make the tenant once more.
+      if (found) await deleteRequestKeysOf(trx, tenantId);
+      return found;
+    });
+    const tenant = undone ?? (await updateTenant(registry, tenantId, { status: 'deleting' }, ['deleting']));
+    if (tenant) await dropTenant(tenant);
+  }
+
+  async function dropTenant({ id, dbHost: host, dbPort: port, dbName, dbUser }: TenantRecord): Promise<void> {
+    await deps.beforeDrop(id);
     const { cluster } = await provisioners.at({ host, port });
+    await endStatementsOn(cluster, dbName);
     await dropDatabase(cluster, dbName);
     await dropRole(cluster, dbUser);
+    await deleteTenantRow(registry, id);
   }
 
   return {
     remove(tenantId, origin) {
-      const removal = removals.get(tenantId) ?? removeNow(tenantId, origin).finally(() => removals.delete(tenantId));
+      const removal =
+        removals.get(tenantId) ??
+        locks.hold(tenantId, () => removeNow(tenantId, origin)).finally(() => removals.delete(tenantId));
       removals.set(tenantId, removal);
       return removal;
     },
+
+    finish,
   };
 }
