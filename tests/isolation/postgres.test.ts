@@ -368,14 +368,23 @@ describe('the server', () => {
 });
 
 describe('what PostgreSQL lets every role do, as docs/isolation.md says:', () => {
-  it('see the names of databases and roles, which say nothing', async () => {
+  it('see the names of databases and roles and the marks on them, which say no more than ids', async () => {
     const { rows } = await sql<{ name: string; comment: string | null }>`
       select datname as name, shobj_description(oid, 'pg_database') as comment from pg_database where datname like 'tn\_%'
       union all
       select rolname, shobj_description(oid, 'pg_authid') from pg_roles where rolname like 'tn\_%'`.execute(asA.db);
     expect(rows.filter(({ name }) => name === b.row.dbName)).toHaveLength(2);
     for (const { name, comment } of rows)
-      expect([name, comment]).toEqual([expect.stringMatching(/^tn_[0-9a-f]{32}$/), null]);
+      expect([name, comment]).toEqual([
+        expect.stringMatching(/^tn_[0-9a-f]{32}$/),
+        // Whose it is, in ids; those that a test made itself have none.
+        comment && expect.stringMatching(/^tenantry [0-9a-f-]{36} [0-9a-f-]{36} (tenant|standby)$/),
+      ]);
+    const mine = rows.filter(({ name }) => name === a.row.dbName).map(({ comment }) => comment?.split(' ').slice(2));
+    expect(mine).toEqual([
+      [a.row.id, 'tenant'],
+      [a.row.id, 'tenant'],
+    ]);
   });
 
   it.each([

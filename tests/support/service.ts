@@ -154,6 +154,8 @@ export interface ServiceOptions {
   readonly overrides?: AppOverrides;
   /** A registry that is there already. */
   readonly registry?: string;
+  /** False where the registry has the operator already. */
+  readonly operator?: boolean;
 }
 
 /** A session that begins now, for an active account whose password nobody need know. */
@@ -179,10 +181,10 @@ export async function startServiceIn(cluster: TestCluster, options: ServiceOptio
   const config = configFor(cluster, options.registry ?? (await createRegistryIn(cluster)), options.env);
   const app = await buildApp(config, options.overrides);
   const send = sender(app);
-  await insertOperator(app.registry, {
-    email: OPERATOR.email,
-    passwordHash: await app.passwords.hash(OPERATOR.password),
-  });
+  if (options.operator !== false) {
+    const passwordHash = await app.passwords.hash(OPERATOR.password);
+    await insertOperator(app.registry, { email: OPERATOR.email, passwordHash });
+  }
   const signedIn = await send<{ accessToken: string }>('POST', '/auth/operator/login', { body: OPERATOR });
   const operatorToken = signedIn.body.accessToken;
 
