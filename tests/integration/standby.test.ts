@@ -23,7 +23,7 @@ let registry: Kysely<Registry>;
 
 beforeAll(async () => {
   const name = await createRegistry();
-  const env = { RECONCILE_EVERY_MS: '3600000' };
+  const env = { RECONCILE_EVERY_MS: '3600000', LOG_LEVEL: 'error' };
   first = await startService({ registry: name, env });
   second = await startService({ registry: name, env, operator: false });
   registry = first.app.registry;
