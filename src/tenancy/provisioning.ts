@@ -127,8 +127,12 @@ export function createProvisioning(deps: ProvisioningDeps): Provisioning {
       const place = await deps.choosePlace(input.wish ?? {});
       const made = await locks.session((session) => make(session, input, place, origin));
       if (typeof made === 'object') return made;
+      if (made !== 'slug-taken') continue;
+      // By the same request, perhaps, which was sent twice at once.
+      const meanwhile = input.requestKey && (await madeBefore(input.requestKey));
+      if (meanwhile) return meanwhile;
       // The session was given back: whoever clears the way needs one.
-      if (made === 'slug-taken') await clearAbandoned(input.slug);
+      await clearAbandoned(input.slug);
     }
     throw new AppError('unavailable', { retryAfter: 5 });
   }
