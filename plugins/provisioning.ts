@@ -104,8 +104,10 @@ export const provisioning = fp<{ config: Config; envelope: Envelope; afterStep?:
         removal,
         reconciler,
         onClaim: () => {
-          clearTimeout(nudge);
-          nudge = setTimeout(() => void app.housekeeping.runNow('standby databases'), REFILL_AFTER).unref();
+          nudge ??= setTimeout(() => {
+            nudge = undefined;
+            void app.housekeeping.runNow('standby databases');
+          }, REFILL_AFTER).unref();
         },
         ...(afterStep && { afterStep }),
       }),
