@@ -111,6 +111,7 @@ describe('npm start, from a terminal', () => {
     block('docs/api.md', '/products?limit'),
     block('docs/pools.md', '/pools?limit'),
     block('docs/audit.md', '/audit?action'),
+    block('docs/provisioning.md', 'idempotency-key'),
     // The last one: it ends the session that the others need.
     block('docs/sessions.md', '/auth/refresh'),
   ];
@@ -137,6 +138,7 @@ describe('npm start, from a terminal', () => {
         ]);
         expect(printed).toContain('"openapi":"3.1');
         expect(printed).toContain('"clusters":[{');
+        expect(printed).toContain('"slug":"acme"');
         expect(printed).toContain('"current":true');
       } finally {
         const postgres = Number(

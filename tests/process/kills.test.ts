@@ -257,7 +257,6 @@ async function environment(): Promise<Record<string, string>> {
     DATABASE_URL: urlOf({ ...superuser, ...registryService, database: registryName }),
     TENANT_DATABASE_URL: urlOf(provisioner),
     DATA_DIR: data.dir,
-    LOG_LEVEL: 'silent',
     JWT_KEYS: TOKEN_KEY,
     ENCRYPTION_KEYS: `test:${Buffer.alloc(32, 7).toString('base64')}`,
     RECONCILE_EVERY_MS: '3600000',
