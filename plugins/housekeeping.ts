@@ -2,6 +2,7 @@
 import fp from 'fastify-plugin';
 import type { Registry } from '../db/central/schema.js';
 import { createDatabase } from '../db/client.js';
+import { within } from '../db/deadline.js';
 import type { Config } from '../src/config.js';
 import { createHousekeeping, type Housekeeping } from '../src/tenancy/housekeeping.js';
 
@@ -33,8 +34,11 @@ export const housekeeping = fp<{ config: Config }>(
     });
     app.decorate('housekeeping', made);
     app.addHook('onClose', async () => {
-      await made.close();
-      await registry.close(CLOSE_DEADLINE);
+      const late = (): Error => new Error('a housekeeping job did not stop in time');
+      await within(made.close(), CLOSE_DEADLINE, late).catch((err: unknown) => {
+        app.log.warn({ err }, 'housekeeping was cut off');
+      });
+      await registry.close(0);
     });
   },
   { name: 'housekeeping', fastify: '5.x', dependencies: ['registry'] },

@@ -1,8 +1,8 @@
 // `npm run fuzz`: made-up requests to a service of its own, as many as one likes.
-import { parseArgs } from 'node:util';
 import { describeFailure } from '../tests/fuzz/report.js';
 import { fuzz, startFuzzService } from '../tests/fuzz/run.js';
 import { startCluster } from '../tests/support/cluster.js';
+import { command, exitCodes, parseFlags, say, wholeNumber } from './command.js';
 
 const HELP = `Usage: npm run fuzz -- [flags]
 
@@ -19,11 +19,6 @@ TEST_SERVERS=containers takes PostgreSQL from a container instead of the embedde
 Exit code: 0 all promises kept, 1 one was broken, 2 the command line is wrong, 3 the run itself could not go on.
 `;
 
-const exitCodes = { kept: 0, broken: 1, usage: 2, failed: 3 } as const;
-
-/** A command line that is wrong: shown without a stack. */
-class UsageError extends Error {}
-
 interface Flags {
   readonly requests: number;
   readonly seed: number;
@@ -37,39 +32,18 @@ const MAX_SEED = 2 ** 31 - 1;
 const PROGRESS_INTERVAL = 5_000;
 
 function readFlags(args: readonly string[]): Flags | 'help' {
-  const { values } = parse(args);
-  if (values.help) return 'help';
+  const { help, requests, seed, keep } = parseFlags(args, {
+    requests: { type: 'string', default: String(DEFAULT_REQUESTS) },
+    seed: { type: 'string', default: String(Math.floor(Math.random() * MAX_SEED)) },
+    keep: { type: 'boolean', default: false },
+    help: { type: 'boolean', default: false },
+  });
+  if (help) return 'help';
   return {
-    requests: values.requests === undefined ? DEFAULT_REQUESTS : wholeNumber('requests', values.requests, 1),
-    seed: values.seed === undefined ? Math.floor(Math.random() * MAX_SEED) : wholeNumber('seed', values.seed, 0),
-    keep: values.keep,
+    requests: wholeNumber('requests', requests, 1, MAX_SEED),
+    seed: wholeNumber('seed', seed, 0, MAX_SEED),
+    keep,
   };
-}
-
-function parse(args: readonly string[]) {
-  try {
-    return parseArgs({
-      args: [...args],
-      options: {
-        requests: { type: 'string' },
-        seed: { type: 'string' },
-        keep: { type: 'boolean', default: false },
-        help: { type: 'boolean', default: false },
-      },
-    });
-  } catch (error) {
-    throw new UsageError((error as Error).message, { cause: error });
-  }
-}
-
-function wholeNumber(flag: string, text: string, minimum: number): number {
-  const value = /^\d{1,10}$/.test(text) ? Number(text) : NaN;
-  if (value >= minimum && value <= MAX_SEED) return value;
-  throw new UsageError(`--${flag} must be a whole number from ${minimum} to ${MAX_SEED}`);
-}
-
-function say(text: string): void {
-  process.stdout.write(`${text}\n`);
 }
 
 /** Returns the exit code. */
@@ -133,12 +107,4 @@ async function untilInterrupted(): Promise<void> {
   await new Promise((resolve) => process.once('SIGINT', resolve).once('SIGTERM', resolve));
 }
 
-try {
-  const flags = readFlags(process.argv.slice(2));
-  if (flags === 'help') process.stdout.write(HELP);
-  else process.exitCode = await run(flags);
-} catch (error) {
-  const usage = error instanceof UsageError;
-  process.stderr.write(usage ? `${error.message}\n\n${HELP}` : `${String((error as Error).stack)}\n`);
-  process.exitCode = usage ? exitCodes.usage : exitCodes.failed;
-}
+await command(HELP, readFlags, run);

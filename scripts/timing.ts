@@ -1,9 +1,9 @@
 // `npm run timing`: whether the clock tells why a sign-in failed.
-import { parseArgs } from 'node:util';
 import { median } from '../bench/figures/statistics.js';
 import { makeDataDir, startProcess } from '../tests/support/service-process.js';
 import { auc } from '../tests/timing/auc.js';
 import { CLASSES, measure, prepare, type Times } from '../tests/timing/run.js';
+import { command, exitCodes, parseFlags, say, wholeNumber } from './command.js';
 
 const HELP = `Usage: npm run timing -- [flags]
 
@@ -21,16 +21,13 @@ Exit code: 0 all are as near to 0.50 as chance leaves them (0.03 with 2,000 samp
 wrong, 3 the run itself could not go on.
 `;
 
-const exitCodes = { even: 0, uneven: 1, usage: 2, failed: 3 } as const;
-
 /** How far from 0.5 may still be chance: 3.3 standard deviations, which is one run of a thousand. */
 const toleranceOf = (samples: number): number => 3.3 / Math.sqrt(6 * samples);
 
 /** ms between two lines of progress. */
 const PROGRESS_INTERVAL = 10_000;
 
-/** A command line that is wrong: shown without a stack. */
-class UsageError extends Error {}
+const MOST = 999_999;
 
 interface Flags {
   readonly samples: number;
@@ -38,33 +35,16 @@ interface Flags {
 }
 
 function readFlags(args: readonly string[]): Flags | 'help' {
-  const { values } = parse(args);
+  const values = parseFlags(args, {
+    samples: { type: 'string', default: '2000' },
+    'at-once': { type: 'string', default: '3' },
+    help: { type: 'boolean', default: false },
+  });
   if (values.help) return 'help';
-  return { samples: wholeNumber('samples', values.samples), atOnce: wholeNumber('at-once', values['at-once']) };
-}
-
-function parse(args: readonly string[]) {
-  try {
-    return parseArgs({
-      args: [...args],
-      options: {
-        samples: { type: 'string', default: '2000' },
-        'at-once': { type: 'string', default: '3' },
-        help: { type: 'boolean', default: false },
-      },
-    });
-  } catch (error) {
-    throw new UsageError((error as Error).message, { cause: error });
-  }
-}
-
-function wholeNumber(flag: string, text: string): number {
-  if (!/^[1-9]\d{0,5}$/.test(text)) throw new UsageError(`--${flag} must be a whole number from 1 to 999999`);
-  return Number(text);
-}
-
-function say(text: string): void {
-  process.stdout.write(`${text}\n`);
+  return {
+    samples: wholeNumber('samples', values.samples, 1, MOST),
+    atOnce: wholeNumber('at-once', values['at-once'], 1, MOST),
+  };
 }
 
 /** Returns the exit code. */
@@ -110,15 +90,7 @@ function tell(times: Times): number {
     say(`${name.padEnd(22)}${median(times[name]).toFixed(2).padStart(10)}${value.toFixed(3).padStart(8)}`);
   }
   say(`\n${even ? 'All' : 'Not all'} within 0.50 ± ${tolerance.toFixed(2)}.`);
-  return even ? exitCodes.even : exitCodes.uneven;
+  return even ? exitCodes.kept : exitCodes.broken;
 }
 
-try {
-  const flags = readFlags(process.argv.slice(2));
-  if (flags === 'help') process.stdout.write(HELP);
-  else process.exitCode = await run(flags);
-} catch (error) {
-  const usage = error instanceof UsageError;
-  process.stderr.write(usage ? `${error.message}\n\n${HELP}` : `${String((error as Error).stack)}\n`);
-  process.exitCode = usage ? exitCodes.usage : exitCodes.failed;
-}
+await command(HELP, readFlags, run);

@@ -1,5 +1,6 @@
 // Work that goes on by itself, such as finishing what a crash left: each job now and then, on one replica at a time. The one
-// that does it holds a lock of the registry, which is free again as soon as its connection is gone.
+// that does it holds a lock of the registry, which is free again as soon as its connection is gone. A job whose connection is
+// cut goes on while another replica begins: that there is one at a time saves work, and nothing may depend on it.
 import { sql, type Kysely } from 'kysely';
 import type { Registry } from '../../db/central/schema.js';
 

@@ -67,8 +67,6 @@ describe('an error of Fastify or of Node’s parser', () => {
   it.each<[string, ErrorCode, number]>([
     ['FST_ERR_BAD_URL', 'invalid-request', 400],
     ['FST_ERR_CTP_BODY_TOO_LARGE', 'body-too-large', 413],
-    ['FST_ERR_CTP_EMPTY_JSON_BODY', 'invalid-request', 400],
-    ['FST_ERR_CTP_INVALID_JSON_BODY', 'invalid-request', 400],
     ['FST_ERR_CTP_INVALID_CONTENT_LENGTH', 'invalid-request', 400],
     ['FST_ERR_CTP_INVALID_MEDIA_TYPE', 'unsupported-media-type', 415],
     ['FST_ERR_MAX_PARAM_LENGTH', 'not-found', 404],
