@@ -50,6 +50,9 @@ const MOST_STATEMENTS = 40;
 /** Targets for one act: the two lanes take them from both ends. */
 const TARGETS = 2 * 18;
 
+/** Each process that is killed keeps its slots of it for 30 s: the next must not wait for them. */
+const RESERVE = '500';
+
 type When = 'before' | 'after';
 
 /** What a process is killed in. A further act needs a line in `acts` and one in its test's table. */
@@ -246,6 +249,7 @@ async function halfMade(): Promise<string[]> {
 async function startApp(standbys: number, reconciles = true): ReturnType<typeof buildApp> {
   const config = testConfig(registryName, {
     STANDBY_DATABASES: String(standbys),
+    CLUSTER_CONNECTION_RESERVE: RESERVE,
     RECONCILE_EVERY_MS: reconciles ? '1000' : '3600000',
   });
   return buildApp({ ...config, tenants: { ...config.tenants, provisioner } });
@@ -260,6 +264,7 @@ async function environment(): Promise<Record<string, string>> {
     JWT_KEYS: TOKEN_KEY,
     ENCRYPTION_KEYS: `test:${Buffer.alloc(32, 7).toString('base64')}`,
     RECONCILE_EVERY_MS: '3600000',
+    CLUSTER_CONNECTION_RESERVE: RESERVE,
   };
 }
 
