@@ -16,25 +16,29 @@ const DUPLICATE_OBJECT = '42710';
 const UNDEFINED_OBJECT = '42704';
 
 /**
- * Creates a tenant's runtime role: it may log in, inherits nothing, owns nothing.
+ * Creates a tenant's runtime role: it inherits nothing and owns nothing. One transaction: it is never there without its mark.
  *
- * @param verifier a SCRAM verifier, never a password
- * @param connectionLimit the most connections of all replicas together
+ * @param role.verifier a SCRAM verifier, never a password
+ * @param role.connectionLimit the most connections of all replicas together
+ * @param role.login false for one that nobody may enter with yet
  */
 export async function createRuntimeRole(
   cluster: ClusterDb,
-  role: { name: string; verifier: string; connectionLimit: number },
+  role: { name: string; verifier: string; connectionLimit: number; login?: boolean; mark?: Mark },
 ): Promise<void> {
-  await sql`create role ${sql.id(role.name)} with login nosuperuser nocreatedb nocreaterole noinherit noreplication nobypassrls
-    connection limit ${sql.lit(role.connectionLimit)} password ${sql.lit(role.verifier)}`.execute(cluster);
+  const login = role.login === false ? sql`nologin` : sql`login`;
   // Ending a role's sessions takes membership in it. From PostgreSQL 16 on membership comes without the right to SET ROLE;
   // 15 knows no such options, and its CREATEROLE may become any plain role anyway.
-  const {
-    rows: [version],
-  } = await sql<{ modern: boolean }>`
-    select current_setting('server_version_num')::int >= 160000 as modern`.execute(cluster);
-  const options = version?.modern ? sql`with inherit true, set false` : sql``;
-  await sql`grant ${sql.id(role.name)} to current_user ${options}`.execute(cluster);
+  await sql`
+    create role ${sql.id(role.name)} with ${login} nosuperuser nocreatedb nocreaterole noinherit noreplication nobypassrls
+      connection limit ${sql.lit(role.connectionLimit)} password ${sql.lit(role.verifier)};
+    do $do$ begin
+      execute format('grant %I to current_user', ${sql.lit(role.name)}) ||
+        case when current_setting('server_version_num')::int >= 160000 then ' with inherit true, set false' else '' end;
+    end $do$;
+    ${role.mark ? sql`comment on role ${sql.id(role.name)} is ${sql.lit(markText(role.mark))}` : sql``}`.execute(
+    cluster,
+  );
   await boundRuntimeRoles(cluster, [role.name]);
 }
 
@@ -130,13 +134,113 @@ export async function dropRole(cluster: ClusterDb, name: string): Promise<void> 
  */
 export async function createTenantDatabase(
   cluster: ClusterDb,
-  database: { name: string; template: string; runtimeRole: string },
+  database: { name: string; template: string; runtimeRole: string; mark?: Mark },
 ): Promise<void> {
   const name = sql.id(database.name);
   await sql`create database ${name} template ${sql.id(database.template)} allow_connections false`.execute(cluster);
-  await sql`revoke all on database ${name} from public`.execute(cluster);
-  await sql`grant connect on database ${name} to ${sql.id(database.runtimeRole)}`.execute(cluster);
-  await sql`alter database ${name} allow_connections true`.execute(cluster);
+  const mark = database.mark ? sql`comment on database ${name} is ${sql.lit(markText(database.mark))};` : sql``;
+  // One statement of several parts is one transaction, and waits for the disk once.
+  await sql`
+    revoke all on database ${name} from public;
+    grant connect on database ${name} to ${sql.id(database.runtimeRole)};
+    ${mark}
+    alter database ${name} allow_connections true`.execute(cluster);
+}
+
+/** Lets nobody connect any more, as a standby database waits. */
+export async function closeDatabase(cluster: ClusterDb, name: string): Promise<void> {
+  await sql`alter database ${sql.id(name)} allow_connections false`.execute(cluster);
+}
+
+/**
+ * Opens a standby database and its role, both of one name, to its tenant, in one transaction.
+ *
+ * @returns false where it does not carry the mark of a standby database: it may have been a tenant's, and stays closed
+ */
+export async function openStandby(cluster: ClusterDb, name: string, mark: Omit<Mark, 'held'>): Promise<boolean> {
+  const held = sql.lit(markText({ ...mark, held: true }));
+  try {
+    await sql`
+      do $do$ begin
+        if (select shobj_description(oid, 'pg_database') from pg_database where datname = ${sql.lit(name)})
+          is distinct from ${sql.lit(markText({ ...mark, held: false }))}
+        then raise exception 'not a standby database' using errcode = ${sql.lit(NOT_A_STANDBY)};
+        end if;
+      end $do$;
+      comment on database ${sql.id(name)} is ${held};
+      comment on role ${sql.id(name)} is ${held};
+      alter role ${sql.id(name)} login;
+      alter database ${sql.id(name)} allow_connections true`.execute(cluster);
+    return true;
+  } catch (error) {
+    if (hasSqlState(error, NOT_A_STANDBY)) return false;
+    throw error;
+  }
+}
+
+/**
+ * Ends what other connections of this role run about a database or a role of that name: a process that was killed leaves
+ * its last statement running, and a CREATE DATABASE that ends behind our DROP would stay for ever.
+ *
+ * @throws Error where something still runs after two seconds
+ */
+export async function endStatementsOn(cluster: ClusterDb, name: string): Promise<void> {
+  for (let look = 0; look < 40; look += 1) {
+    const { rows } = await sql`
+      select pg_terminate_backend(pid) from pg_stat_activity
+      where usename = current_user and pid <> pg_backend_pid() and state <> 'idle'
+        and position(${name}::text in query) > 0`.execute(cluster);
+    if (rows.length === 0) return;
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
+  throw new Error('a statement about this database does not end');
+}
+
+/** What we make on a cluster carries whose it is, as its comment: nothing else is ever taken for ours. */
+export interface Mark {
+  /** The registry's own id. */
+  readonly installation: string;
+  /** The tenant's, or that of the tenant to be. */
+  readonly id: string;
+  /** Whether it is, or may have been, a tenant's; otherwise nobody ever had data in it. */
+  readonly held: boolean;
+}
+
+/** A database or a role with its mark. */
+export interface Marked extends Mark {
+  readonly kind: 'database' | 'role';
+  readonly name: string;
+}
+
+/** Everything on the cluster that carries the installation's mark, databases first: their roles can only go behind them. */
+export async function listMarked(cluster: ClusterDb, installation: string): Promise<readonly Marked[]> {
+  const { rows } = await sql<{ kind: Marked['kind']; name: string; mark: string }>`
+    select * from (
+      select 'database' as kind, datname::text as name, shobj_description(oid, 'pg_database') as mark
+        from pg_database where datdba = current_user::regrole
+      union all
+      select 'role', rolname::text, shobj_description(oid, 'pg_authid') from pg_roles
+    ) as things where starts_with(mark, ${`${MARK} ${installation} `}::text) order by kind, name`.execute(cluster);
+  return rows.map(({ kind, name, mark }) => {
+    const [, , id = '', state] = mark.split(' ');
+    return { kind, name, installation, id, held: state !== STANDBY };
+  });
+}
+
+/** Whether there is a database of that name whose mark says that it is, or may have been, a tenant's. */
+export async function mayHaveHeld(cluster: ClusterDb, name: string): Promise<boolean> {
+  const { rows } = await sql<{ held: boolean }>`
+    select coalesce(shobj_description(oid, 'pg_database') not like ${`${MARK} % ${STANDBY}`}, false) as held
+    from pg_database where datname = ${name}`.execute(cluster);
+  return rows[0]?.held ?? false;
+}
+
+const MARK = 'tenantry';
+const STANDBY = 'standby';
+const NOT_A_STANDBY = 'TN001';
+
+function markText({ installation, id, held }: Mark): string {
+  return [MARK, installation, id, held ? 'tenant' : STANDBY].join(' ');
 }
 
 /** Looks for sessions in a database that was closed, and the time (ms) between two. */

@@ -1,5 +1,10 @@
 // Provisioning: makes and removes tenants, with pools of its own to the clusters that their databases stand on.
 import fp from 'fastify-plugin';
+import { sweepRequestKeys } from '../db/central/idempotency-keys.js';
+import { findInstallationId } from '../db/central/installation.js';
+import type { Registry } from '../db/central/schema.js';
+import { setStandbyTarget } from '../db/central/standby.js';
+import { createDatabase } from '../db/client.js';
 import type { Config } from '../src/config.js';
 import { createAdoption, type Adoption } from '../src/tenancy/adoption.js';
 import { createClusterRegistration, type ClusterRegistration } from '../src/tenancy/cluster-registration.js';
@@ -8,9 +13,13 @@ import { ensureDefaultCluster } from '../src/tenancy/default-cluster.js';
 import { createEnvelope, type Envelope } from '../src/tenancy/envelope.js';
 import { STANDARD_CONNECTIONS } from '../src/tenancy/limits.js';
 import { choosePlace } from '../src/tenancy/placement.js';
+import { createTenantLocks } from '../src/tenancy/locks.js';
 import { createProvisioners, type Provisioners } from '../src/tenancy/provisioners.js';
 import { createProvisioning, type Provisioning, type ProvisioningDeps } from '../src/tenancy/provisioning.js';
+import { createReconciler } from '../src/tenancy/reconciler.js';
 import { createRemoval, type Removal } from '../src/tenancy/removal.js';
+import { createRequestHash, type RequestHash } from '../src/tenancy/request-hash.js';
+import { createStandbyDatabases } from '../src/tenancy/standby.js';
 
 declare module 'fastify' {
   interface FastifyInstance {
@@ -19,8 +28,23 @@ declare module 'fastify' {
     readonly clusterRegistration: ClusterRegistration;
     readonly provisioners: Provisioners;
     readonly removal: Removal;
+    readonly requestHash: RequestHash;
   }
 }
+
+/** Longest wait (ms) for work under a lock when the process stops. */
+const CLOSE_DEADLINE = 10_000;
+
+/** Tenants that are made or removed at once, those that wait for a connection to a cluster included: each holds a lock. */
+const AT_ONCE = 8;
+
+/** Between two looks (ms) at the standby databases that nobody asked for. */
+const REFILL_EVERY = 30_000;
+
+/** From a claim to the making of its replacement (ms): who makes tenants one after the other is not held up by it. */
+const REFILL_AFTER = 250;
+
+const SWEEP_KEYS_EVERY = 3_600_000;
 
 export const provisioning = fp<{ config: Config; envelope: Envelope; afterStep?: ProvisioningDeps['afterStep'] }>(
   async (app, { config, envelope, afterStep }) => {
@@ -35,21 +59,44 @@ export const provisioning = fp<{ config: Config; envelope: Envelope; afterStep?:
     });
     app.decorate('provisioners', provisioners);
     app.addHook('onClose', () => provisioners.close());
-    const onError: ProvisioningDeps['onError'] = (err, context) => {
+    const onError = (err: unknown, context: object): void => {
       app.log.error({ err, ...context }, 'a provisioning step failed');
     };
+    // Connections of their own: a lock holds one for as long as the work takes, which itself asks the registry.
+    const locking = createDatabase<Registry>(
+      config.registry.connection,
+      { ...config.registry.pool, max: AT_ONCE },
+      { applicationName: 'tenantry provisioning', preparedStatements: config.tenants.preparedStatements },
+    );
+    app.addHook('onClose', () => locking.close(CLOSE_DEADLINE));
+    const locks = createTenantLocks(locking.db);
+    let installationId: string | undefined;
+    const installation = async (): Promise<string> => (installationId ??= await findInstallationId(registry));
+    const ensureDefault = (): Promise<string> =>
+      ensureDefaultCluster(registry, clusterEnvelope, connection, config.tenants.clusterBudget);
+
     const removal = createRemoval({
       registry,
       provisioners,
+      locks,
       beforeDrop: async (tenantId) => {
         await app.events.publish({ kind: 'tenant', tenantId });
         await app.tenantPools.retire(tenantId);
       },
       onError,
     });
+    const making = { registry, provisioners, locks, installation, onError };
+    const filled = { ...making, envelope, connectionLimit: STANDARD_CONNECTIONS };
+    const standby = createStandbyDatabases(filled);
+    const reconciler = createReconciler({ ...making, removal, standby });
+
+    let nudge: NodeJS.Timeout | undefined;
+    app.addHook('onClose', async () => {
+      clearTimeout(nudge);
+      // Its jobs work with the pools that close behind this.
+      await app.housekeeping.close();
+    });
     app.decorate('removal', removal);
-    const ensureDefault = (): Promise<string> =>
-      ensureDefaultCluster(registry, clusterEnvelope, connection, config.tenants.clusterBudget);
     app.decorate(
       'clusterRegistration',
       createClusterRegistration({
@@ -65,13 +112,13 @@ export const provisioning = fp<{ config: Config; envelope: Envelope; afterStep?:
     );
     app.decorate(
       'adoption',
-      createAdoption({ registry, provisioners, envelope, connectionLimit: STANDARD_CONNECTIONS, onError }),
+      createAdoption({ registry, provisioners, locks, envelope, connectionLimit: STANDARD_CONNECTIONS, onError }),
     );
+    app.decorate('requestHash', createRequestHash(config.encryptionKeys));
     app.decorate(
       'provisioning',
       createProvisioning({
-        registry,
-        provisioners,
+        ...filled,
         choosePlace: async (wish) => {
           await ensureDefault();
           return choosePlace(registry, wish, ({ host, port }) => {
@@ -79,13 +126,41 @@ export const provisioning = fp<{ config: Config; envelope: Envelope; afterStep?:
             return breaker !== undefined && breaker.state !== 'closed';
           });
         },
-        envelope,
-        connectionLimit: STANDARD_CONNECTIONS,
         removal,
-        onError,
+        reconciler,
+        onClaim: () => {
+          nudge ??= setTimeout(() => {
+            nudge = undefined;
+            void app.housekeeping.runNow('standby databases');
+          }, REFILL_AFTER).unref();
+        },
         ...(afterStep && { afterStep }),
       }),
     );
+
+    app.addHook('onReady', async () => {
+      let targetSet = false;
+      app.housekeeping.add({
+        name: 'reconciler',
+        every: config.tenants.reconcileEvery,
+        run: (signal) => reconciler.reconcile(signal),
+      });
+      app.housekeeping.add({
+        name: 'standby databases',
+        every: REFILL_EVERY,
+        run: async (signal) => {
+          // Once: what an operator says later about this cluster counts until the next start.
+          if (!targetSet) await setStandbyTarget(registry, await ensureDefault(), config.tenants.standbyDatabases);
+          targetSet = true;
+          await standby.refill(signal);
+        },
+      });
+      app.housekeeping.add({
+        name: 'idempotency keys',
+        every: SWEEP_KEYS_EVERY,
+        run: () => sweepRequestKeys(registry),
+      });
+    });
   },
-  { name: 'provisioning', fastify: '5.x', dependencies: ['registry', 'tenant-pool'] },
+  { name: 'provisioning', fastify: '5.x', dependencies: ['registry', 'tenant-pool', 'housekeeping'] },
 );

@@ -11,6 +11,7 @@ import { AppError } from '../src/errors.js';
 import { slugify } from '../src/tenancy/ids.js';
 import { tenantStatuses } from '../src/tenancy/lifecycle.js';
 import { forEachLimit, limitsInForce, limitsShown, parseLimits } from '../src/tenancy/limits.js';
+import type { GivenKey } from '../src/tenancy/provisioning.js';
 import { parsePoolOptions, poolLimits } from '../src/tenancy/pool-options.js';
 import { listQuery, pageOf, readPage } from './lists.js';
 import { answerId, email, id, idParams, newPassword, patchOf, slug, text, timestamp } from './schemas.js';
@@ -75,6 +76,14 @@ const CreateBody = z.strictObject({
 });
 
 const PatchBody = patchOf({ name, slug, poolOptions, limits, active: z.boolean() }, {});
+/** Names of other headers are not looked at. */
+const CreateHeaders = z.looseObject({
+  'idempotency-key': z
+    .string()
+    .regex(/^[\x21-\x7e]{1,200}$/, 'must be 1 to 200 visible ASCII characters')
+    .optional()
+    .meta({ description: 'A request that is sent again with its key, within 24 h, makes no second tenant.' }),
+});
 
 const Query = listQuery(tenantSorts, {
   search: text(200).optional().meta({ description: 'Looks into name and slug.' }),
@@ -114,11 +123,14 @@ export async function tenantRoutes(fastify: FastifyInstance, { config }: { confi
           'not-adoptable',
           'provisioning-failed',
           'adoption-failed',
+          'idempotency-key-in-use',
+          'idempotency-key-reused',
         ],
       },
       schema: {
         ...schema,
         summary: 'Make a tenant: its database, its role and its first admin',
+        headers: CreateHeaders,
         body: CreateBody,
         response: { 201: TenantAnswer },
       },
@@ -133,16 +145,42 @@ export async function tenantRoutes(fastify: FastifyInstance, { config }: { confi
         throw new AppError('invalid-request', {
           issues: [{ path: '/adopt', message: 'says already where the tenant is to stand' }],
         });
-      const passwordHash = await app.passwords.hash(password);
+      const key = requestKey(request);
+      if (adopt && key)
+        throw new AppError('invalid-request', {
+          issues: [{ path: '/adopt', message: 'takes no Idempotency-Key: a database is adopted once' }],
+        });
+      // Beside the making of the database, which waits for the disk meanwhile.
+      const passwordHash = app.passwords.hash(password);
+      passwordHash.catch(() => undefined);
       const wanted = { name, slug, poolOptions, limits, admin: { ...person, passwordHash } };
       const tenant = adopt
         ? await app.adoption.adopt(wanted, adopt, request.auditOrigin)
-        : await app.provisioning.create({ ...wanted, wish: { region, clusterId } }, request.auditOrigin);
+        : await app.provisioning.create(
+            { ...wanted, wish: { region, clusterId }, requestKey: key },
+            request.auditOrigin,
+          );
       if (limitsInForce(tenant.limits, config.tenants.limits).connections !== undefined)
         await app.applyConnectionLimit(tenant.id);
       return reply.code(201).header('location', `${app.prefix}/${tenant.id}`).send(answer(tenant));
     },
   );
+
+  /** The key that a request came with, if it did. */
+  function requestKey({
+    principal,
+    headers,
+    body,
+  }: FastifyRequest & { headers: z.output<typeof CreateHeaders> }): GivenKey | undefined {
+    const key = headers['idempotency-key'];
+    if (key === undefined || principal?.kind !== 'operator') return undefined;
+    return {
+      operatorId: principal.operatorId,
+      key,
+      requestHash: app.requestHash.of(body),
+      matches: (hash) => app.requestHash.matches(body, hash),
+    };
+  }
 
   app.get(
     '/:id',

@@ -51,6 +51,10 @@ export interface Config {
     readonly deletionGrace: number;
     /** A tenant's database password older than this is changed; 0 never. */
     readonly rotatePasswordsAfter: number;
+    /** Standby databases to keep ready on the default cluster. */
+    readonly standbyDatabases: number;
+    /** Between two rounds of the reconciler. */
+    readonly reconcileEvery: number;
     /** Connections to the default cluster; another one's row has its own. */
     readonly clusterBudget: ClusterBudget;
     /** Names, addresses and CIDRs that may be registered as clusters, besides the host of the default one. */
@@ -399,6 +403,19 @@ export const variables = {
     description:
       'Names, addresses and CIDRs that may be registered as clusters, separated by commas, besides the host of TENANT_DATABASE_URL ([clusters.md](clusters.md)).',
   },
+  STANDBY_DATABASES: {
+    schema: integer(0, 1_000),
+    default: '2',
+    unit: 'databases',
+    description:
+      'Databases kept ready for the next tenants on the default cluster ([provisioning.md](provisioning.md)). Each takes some 8 MB.',
+  },
+  RECONCILE_EVERY_MS: {
+    schema: integer(100, 3_600_000),
+    default: '15000',
+    unit: 'ms',
+    description: 'How often one replica looks for what a crash left half-made, and finishes or undoes it.',
+  },
   PREPARED_STATEMENTS: {
     schema: oneOf('on', 'off'),
     default: 'on',
@@ -595,6 +612,8 @@ export function readSettings(env: NodeJS.ProcessEnv): Settings {
       deletionGrace: value('TENANT_DELETION_GRACE_MS'),
       preparedStatements: value('PREPARED_STATEMENTS') === 'on',
       rotatePasswordsAfter: value('DB_PASSWORD_ROTATE_AFTER_MS'),
+      standbyDatabases: value('STANDBY_DATABASES'),
+      reconcileEvery: value('RECONCILE_EVERY_MS'),
       clusterBudget: {
         tenants: value('CLUSTER_CONNECTION_BUDGET'),
         reserve: value('CLUSTER_CONNECTION_RESERVE'),

@@ -1,10 +1,15 @@
-// A new tenant: its role, its database and its first admin, until it is answered.
+// A new tenant until it is answered: from the template, its role, its database and its first admin; from a standby database,
+// its first admin.
+import { setTimeout as sleep } from 'node:timers/promises';
+import { listStandby } from '../../db/central/standby.js';
+import type { Registry } from '../../db/central/schema.js';
+import { createDatabase } from '../../db/client.js';
 import { median, medians, percentile } from '../figures/statistics.js';
 import type { Pair } from '../stage/pair.js';
 import { createTenant, removeTenant } from '../stage/seed.js';
 import { eachRound, mediansOf, type Scenario } from './scenario.js';
 
-interface TenantRound {
+interface Figures {
   /** One after the other, in ms. */
   readonly median: number;
   readonly p95: number;
@@ -12,30 +17,58 @@ interface TenantRound {
   readonly perSecondAtOnce: number;
 }
 
+interface TenantRound {
+  readonly template: Figures;
+  /** While standby databases are made beside. */
+  readonly standby: Figures;
+  /** Standby databases a second, when no tenant is made. */
+  readonly refilledPerSecond: number;
+}
+
 const TENANTS_IN_A_ROUND = 20;
 const TENANTS_AT_ONCE = 4;
 
+/** Enough for every tenant of a round. */
+const STANDBY_DATABASES = 2 * TENANTS_IN_A_ROUND;
+
+/** Longest wait (ms) for them to be there. */
+const READY_WITHIN = 120_000;
+
 export const tenant: Scenario<'tenant'> = {
   name: 'tenant',
-  what: `POST /tenants, ${TENANTS_IN_A_ROUND} one by one, then ${TENANTS_AT_ONCE} at once; no floor`,
+  what: `POST /tenants, ${TENANTS_IN_A_ROUND} one by one, then ${TENANTS_AT_ONCE} at once, from the template and from standby databases; no floor`,
   rounds: 3,
 
   async run(bench) {
     const pair = await bench.stages.pair();
-    const rounds = await eachRound(bench, this.name, (_round, tell) => {
-      tell('');
-      return measure(pair);
-    });
-    const middle = medians(rounds);
+    const rounds = await eachRound(bench, this.name, (_round, tell) => measure(pair, tell));
+    const template = medians(rounds.map((round) => round.template));
+    const standby = medians(rounds.map((round) => round.standby));
+    const { refilled } = medians(rounds.map(({ refilledPerSecond }) => ({ refilled: refilledPerSecond })));
+    const row = (from: string, { median, p95, perSecondAtOnce }: Figures, refill: string): string[] => [
+      'tenant',
+      from,
+      median.toFixed(1),
+      p95.toFixed(1),
+      perSecondAtOnce.toFixed(1),
+      refill,
+    ];
     return {
       name: this.name,
       what: this.what,
       rounds,
-      median: middle,
+      median: { template, standby, refilledPerSecond: refilled },
       table: {
         caption: `${mediansOf(bench)} of ${TENANTS_IN_A_ROUND} one by one and ${TENANTS_IN_A_ROUND} at once`,
-        headings: ['scenario', '', 'one by one: median ms', 'p95 ms', `${TENANTS_AT_ONCE} at once: tenants/s`],
-        rows: [['tenant', '', middle.median.toFixed(1), middle.p95.toFixed(1), middle.perSecondAtOnce.toFixed(1)]],
+        headings: [
+          'scenario',
+          'from',
+          'one by one: median ms',
+          'p95 ms',
+          `${TENANTS_AT_ONCE} at once: tenants/s`,
+          'refilled/s',
+        ],
+        rows: [row('template', template, ''), row('standby', standby, refilled.toFixed(1))],
       },
       warnings: [],
       failures: [],
@@ -43,7 +76,41 @@ export const tenant: Scenario<'tenant'> = {
   },
 };
 
-async function measure({ service, operatorToken }: Pair): Promise<TenantRound> {
+async function measure(pair: Pair, tell: (step: string) => void): Promise<TenantRound> {
+  tell('from the template');
+  await keepStandby(pair, 0);
+  const template = await make(pair);
+  tell('from standby databases');
+  await keepStandby(pair, STANDBY_DATABASES);
+  const standby = await make(pair);
+  tell('refilling');
+  return { template, standby, refilledPerSecond: await keepStandby(pair, STANDBY_DATABASES) };
+}
+
+/** Waits until so many are ready. Returns how many a second were made. @throws Error where that takes too long */
+async function keepStandby({ cluster, service, operatorToken }: Pair, target: number): Promise<number> {
+  const limits = { max: 1, acquireTimeout: 10_000, timeout: 10_000, idleTimeoutMillis: 10_000 };
+  const options = { applicationName: 'bench', preparedStatements: false };
+  const central = createDatabase<Registry>(cluster.registry, limits, options);
+  const count = async (): Promise<number> => (await listStandby(central.db, { ready: true })).length;
+  try {
+    await central.db.updateTable('clusters').set({ standby_target: target }).execute();
+    const { id } = await createTenant(service.url, operatorToken);
+    const [from, begunAt] = [await count(), performance.now()];
+    while ((await count()) !== target) {
+      if (performance.now() - begunAt > READY_WITHIN)
+        throw new Error(`there are not ${target} standby databases after ${READY_WITHIN} ms`);
+      await sleep(20);
+    }
+    const seconds = (performance.now() - begunAt) / 1_000;
+    await removeTenant(service.url, operatorToken, id);
+    return (target - from) / seconds;
+  } finally {
+    await central.close(0);
+  }
+}
+
+async function make({ service, operatorToken }: Pair): Promise<Figures> {
   const made: string[] = [];
   const makeOne = async (): Promise<void> => {
     made.push((await createTenant(service.url, operatorToken)).id);

@@ -208,6 +208,11 @@ export async function listStorageLimits(
     .execute();
 }
 
+/** Tenants that are being made or removed, or whose making or removal a crash cut off; oldest first. */
+export async function listUnfinishedTenants(db: Kysely<Registry>): Promise<TenantRecord[]> {
+  return tenants(db).where('status', 'in', ['provisioning', 'deleting']).orderBy('id').execute();
+}
+
 export async function insertTenant(
   db: Kysely<Registry>,
   tenant: Pick<
@@ -379,7 +384,7 @@ function turnBack(
 }
 
 /** Settings with the changes laid over them; a key that became null is dropped, and has its default again. */
-function merged(settings: RawBuilder<unknown>, changes: PoolOptionChanges | LimitChanges): RawBuilder<string> {
+export function merged(settings: RawBuilder<unknown>, changes: PoolOptionChanges | LimitChanges): RawBuilder<string> {
   return sql<string>`jsonb_strip_nulls(${settings} || ${JSON.stringify(changes)}::jsonb)`;
 }
 

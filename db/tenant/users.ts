@@ -141,6 +141,25 @@ export async function insertUser(
   return id;
 }
 
+/**
+ * Adds the first admin of a new tenant, in one statement: making a tenant waits for each round trip.
+ *
+ * @returns false where there is no role `admin` for it
+ */
+export async function insertFirstAdmin(
+  db: Kysely<TenantDatabase>,
+  user: { email: string; passwordHash: string; firstName: string; lastName: string },
+): Promise<boolean> {
+  const { rows } = await sql`
+    with made as (
+      insert into users (id, email, password, first_name, last_name)
+        values (${newId()}, ${user.email}, ${user.passwordHash}, ${user.firstName}, ${user.lastName}) returning id
+    )
+    insert into user_roles (user_id, role_id)
+      select made.id, roles.id from made, roles where roles.name = 'admin' returning role_id`.execute(db);
+  return rows.length === 1;
+}
+
 /** Keeps a user and its roles as they are until the transaction ends. Returns whether it exists. */
 export async function lockUser(trx: Transaction<TenantDatabase>, id: string): Promise<boolean> {
   const locked = await trx.selectFrom('users').select('id').where('id', '=', id).forNoKeyUpdate().executeTakeFirst();

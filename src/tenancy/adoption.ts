@@ -37,6 +37,7 @@ import { AppError } from '../errors.js';
 import type { Envelope } from './envelope.js';
 import { newDatabaseName, newDatabasePassword, newTenantId } from './ids.js';
 import type { NewTenant } from './provisioning.js';
+import type { TenantLocks } from './locks.js';
 import type { PlacedProvisioner, Provisioners } from './provisioners.js';
 
 export interface Adoption {
@@ -68,122 +69,135 @@ interface Step {
 export function createAdoption(deps: {
   readonly registry: Kysely<Registry>;
   readonly provisioners: Provisioners;
+  readonly locks: TenantLocks;
   readonly envelope: Envelope;
   /** The role's CONNECTION LIMIT. */
   readonly connectionLimit: number;
   readonly onError: (error: unknown, context: { tenantId: string; step: string }) => void;
 }): Adoption {
-  const { registry, provisioners } = deps;
+  const { registry, provisioners, locks } = deps;
+
+  async function adoptAs(
+    id: string,
+    input: Omit<NewTenant, 'wish'>,
+    { clusterId, database }: { readonly clusterId: string; readonly database: string },
+    origin: AuditOrigin,
+  ): Promise<TenantRecord> {
+    const placed = await findCluster(registry, clusterId);
+    if (!placed) throw new AppError('no-cluster', { detail: 'There is no cluster of this id.' });
+    const { host, port } = placed;
+    const provisioner = await provisioners.at(placed);
+    const { cluster, inDatabase } = provisioner;
+    const found = await adoptable(provisioner, database);
+    if (await isTaken(registry, { host, port, database })) throw unfit('it is a tenant’s already.');
+
+    const admin = { ...input.admin, passwordHash: await input.admin.passwordHash };
+    const role = newDatabaseName();
+    const password = newDatabasePassword();
+    let migrated = false;
+    let adminId: string | undefined;
+    const steps: readonly Step[] = [
+      {
+        name: 'register',
+        run: () =>
+          insertTenant(registry, {
+            id,
+            name: input.name,
+            slug: input.slug,
+            clusterId,
+            dbHost: host,
+            dbPort: port,
+            dbName: role,
+            dbUser: role,
+            dbPassword: deps.envelope.seal(password, { id, host, port, user: role }),
+            poolOptions: input.poolOptions,
+            limits: input.limits,
+            schemaVersion: latestVersion(tenantMigrations),
+          }),
+        undo: () => deleteTenantRow(registry, id),
+      },
+      {
+        name: 'role',
+        run: async () => {
+          const verifier = await scramVerifier(password, SCRAM_ITERATIONS);
+          await createRuntimeRole(cluster, { name: role, verifier, connectionLimit: deps.connectionLimit });
+        },
+        undo: () => dropRole(cluster, role),
+      },
+      {
+        name: 'close',
+        run: () => closeToOthers(cluster, database, role),
+        undo: async () => {
+          await inDatabase(database, (db) => letGo(db, role, id));
+          await reopenToOthers(cluster, database, found.publicRights);
+        },
+      },
+      {
+        name: 'migrate',
+        run: () =>
+          inDatabase(database, async (db) => {
+            const pending = await pendingMigrations(db, tenantMigrations);
+            await migrateToLatest(db, tenantMigrations);
+            migrated = pending.length > 0;
+          }),
+      },
+      {
+        name: 'fill',
+        run: () =>
+          inDatabase(database, async (db) => {
+            await grantRuntimeRights(db, role);
+            adminId = await db.transaction().execute(async (trx) => {
+              await writeMarker(trx, id);
+              const userId = await insertUser(trx, admin);
+              const unknown = await setRoles(trx, userId, ['admin']);
+              if (unknown.length > 0) throw new Error('the database has no role "admin"');
+              return userId;
+            });
+          }),
+        undo: () =>
+          inDatabase(database, async (db) => {
+            if (adminId !== undefined) await deleteUser(db, adminId);
+          }),
+      },
+      {
+        name: 'activate',
+        run: () =>
+          registry.transaction().execute(async (trx) => {
+            if (!(await activateAdopted(trx, id, database))) throw new Error('the row of the new tenant is gone');
+            const target = { kind: 'tenant', id } as const;
+            const details = { adopted: true };
+            await insertAudit(trx, { ...origin, action: 'tenant.created', target, details, tenantId: id });
+          }),
+      },
+    ];
+
+    const undo: Step[] = [];
+    for (const step of steps) {
+      undo.unshift(step);
+      try {
+        await step.run();
+      } catch (error) {
+        if (step.name === 'register' && violatedUniqueConstraint(error) === TENANT_SLUG_CONSTRAINT)
+          throw new AppError('slug-taken');
+        deps.onError(error, { tenantId: id, step: `adopt: ${step.name}` });
+        const undone = await takeBack(id, undo);
+        if (undone && violatedUniqueConstraint(error) === EMAIL_CONSTRAINT)
+          throw new AppError('email-taken', {
+            detail: 'The database has a user with the address of the first admin.',
+          });
+        throw new AppError('adoption-failed', { detail: outcome(step.name, id, undone, migrated), cause: error });
+      }
+    }
+    const tenant = await findTenant(registry, id);
+    if (!tenant) throw new Error('the row of the new tenant is gone');
+    return tenant;
+  }
 
   return {
-    async adopt(input, { clusterId, database }, origin) {
-      const placed = await findCluster(registry, clusterId);
-      if (!placed) throw new AppError('no-cluster', { detail: 'There is no cluster of this id.' });
-      const { host, port } = placed;
-      const provisioner = await provisioners.at(placed);
-      const { cluster, inDatabase } = provisioner;
-      const found = await adoptable(provisioner, database);
-      if (await isTaken(registry, { host, port, database })) throw unfit('it is a tenant’s already.');
-
+    adopt(input, from, origin) {
       const id = newTenantId();
-      const role = newDatabaseName();
-      const password = newDatabasePassword();
-      let migrated = false;
-      let adminId: string | undefined;
-      const steps: readonly Step[] = [
-        {
-          name: 'register',
-          run: () =>
-            insertTenant(registry, {
-              id,
-              name: input.name,
-              slug: input.slug,
-              clusterId,
-              dbHost: host,
-              dbPort: port,
-              dbName: role,
-              dbUser: role,
-              dbPassword: deps.envelope.seal(password, { id, host, port, user: role }),
-              poolOptions: input.poolOptions,
-              schemaVersion: latestVersion(tenantMigrations),
-            }),
-          undo: () => deleteTenantRow(registry, id),
-        },
-        {
-          name: 'role',
-          run: async () => {
-            const verifier = await scramVerifier(password, SCRAM_ITERATIONS);
-            await createRuntimeRole(cluster, { name: role, verifier, connectionLimit: deps.connectionLimit });
-          },
-          undo: () => dropRole(cluster, role),
-        },
-        {
-          name: 'close',
-          run: () => closeToOthers(cluster, database, role),
-          undo: async () => {
-            await inDatabase(database, (db) => letGo(db, role, id));
-            await reopenToOthers(cluster, database, found.publicRights);
-          },
-        },
-        {
-          name: 'migrate',
-          run: () =>
-            inDatabase(database, async (db) => {
-              const pending = await pendingMigrations(db, tenantMigrations);
-              await migrateToLatest(db, tenantMigrations);
-              migrated = pending.length > 0;
-            }),
-        },
-        {
-          name: 'fill',
-          run: () =>
-            inDatabase(database, async (db) => {
-              await grantRuntimeRights(db, role);
-              adminId = await db.transaction().execute(async (trx) => {
-                await writeMarker(trx, id);
-                const userId = await insertUser(trx, input.admin);
-                const unknown = await setRoles(trx, userId, ['admin']);
-                if (unknown.length > 0) throw new Error('the database has no role "admin"');
-                return userId;
-              });
-            }),
-          undo: () =>
-            inDatabase(database, async (db) => {
-              if (adminId !== undefined) await deleteUser(db, adminId);
-            }),
-        },
-        {
-          name: 'activate',
-          run: () =>
-            registry.transaction().execute(async (trx) => {
-              if (!(await activateAdopted(trx, id, database))) throw new Error('the row of the new tenant is gone');
-              const target = { kind: 'tenant', id } as const;
-              const details = { adopted: true };
-              await insertAudit(trx, { ...origin, action: 'tenant.created', target, details, tenantId: id });
-            }),
-        },
-      ];
-
-      const undo: Step[] = [];
-      for (const step of steps) {
-        undo.unshift(step);
-        try {
-          await step.run();
-        } catch (error) {
-          if (step.name === 'register' && violatedUniqueConstraint(error) === TENANT_SLUG_CONSTRAINT)
-            throw new AppError('slug-taken');
-          deps.onError(error, { tenantId: id, step: `adopt: ${step.name}` });
-          const undone = await takeBack(id, undo);
-          if (undone && violatedUniqueConstraint(error) === EMAIL_CONSTRAINT)
-            throw new AppError('email-taken', {
-              detail: 'The database has a user with the address of the first admin.',
-            });
-          throw new AppError('adoption-failed', { detail: outcome(step.name, id, undone, migrated), cause: error });
-        }
-      }
-      const tenant = await findTenant(registry, id);
-      if (!tenant) throw new Error('the row of the new tenant is gone');
-      return tenant;
+      // Or the reconciler would take its row for one that a crash left.
+      return locks.hold(id, () => adoptAs(id, input, from, origin));
     },
   };
 

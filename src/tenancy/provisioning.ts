@@ -1,32 +1,36 @@
-// Making tenants: a list of steps, each with its undoing. A failure at any of them takes back what was done. The registry's row
-// comes first, so that nothing exists that no row tells of.
+// Making tenants: a list of steps. The registry's row comes first, so that nothing exists that no row tells of, and the last
+// step makes it active. A failure at any of them takes back what was done; what a crash leaves the reconciler takes back.
 import type { Kysely } from 'kysely';
 import type { AuditOrigin } from '../../db/audit.js';
 import { insertAudit } from '../../db/central/audit.js';
+import { findRequestKey, IDEMPOTENCY_CONSTRAINT, type RequestKey } from '../../db/central/idempotency-keys.js';
 import type { LimitChanges, PoolOptionChanges, Registry } from '../../db/central/schema.js';
+import { claimStandby, registerTenant, type TenantToBe } from '../../db/central/standby.js';
 import {
   deleteTenantRow,
   findTenant,
   findTenantBySlug,
-  insertTenant,
   TENANT_SLUG_CONSTRAINT,
   updateTenant,
   type TenantRecord,
 } from '../../db/central/tenants.js';
-import { createRuntimeRole, createTenantDatabase, dropDatabase, dropRole } from '../../db/cluster.js';
-import { violatedUniqueConstraint } from '../../db/errors.js';
+import { createRuntimeRole, createTenantDatabase, openStandby } from '../../db/cluster.js';
+import { DatabaseFault, violatedUniqueConstraint } from '../../db/errors.js';
 import { latestVersion } from '../../db/migrator.js';
 import { scramVerifier } from '../../db/scram.js';
 import { grantRuntimeRights } from '../../db/tenant/grants.js';
 import { writeMarker } from '../../db/tenant/marker.js';
 import { tenantMigrations } from '../../db/tenant/migrations/index.js';
-import { insertUser, setRoles } from '../../db/tenant/users.js';
+import { insertFirstAdmin } from '../../db/tenant/users.js';
 import { AppError } from '../errors.js';
 import type { Envelope } from './envelope.js';
-import { newDatabaseName, newDatabasePassword, newTenantId, TENANT_SCRAM_ITERATIONS } from './ids.js';
+import { newDatabaseName, newDatabasePassword, newTenantId } from './ids.js';
+import type { TenantLocks } from './locks.js';
 import type { Place, Provisioners } from './provisioners.js';
+import type { Reconciler } from './reconciler.js';
 import type { Removal } from './removal.js';
-import { templateName, type InDatabase } from './template.js';
+import { SCRAM_ITERATIONS } from './standby.js';
+import { templateName } from './template.js';
 
 /** What a new tenant starts with. */
 export interface NewTenant {
@@ -36,12 +40,21 @@ export interface NewTenant {
   readonly limits?: LimitChanges | undefined;
   /** Where it is to stand; left out, anywhere. */
   readonly wish?: PlaceWish;
+  /** The Idempotency-Key that the request came with. */
+  readonly requestKey?: GivenKey | undefined;
   readonly admin: {
     readonly email: string;
-    readonly passwordHash: string;
+    /** Awaited when it is needed: it is made beside the database. */
+    readonly passwordHash: string | Promise<string>;
     readonly firstName: string;
     readonly lastName: string;
   };
+}
+
+/** A key, and what tells the request that it came with from another one. */
+export interface GivenKey extends RequestKey {
+  /** Whether a hash that is known is this request's. */
+  readonly matches: (requestHash: string) => boolean;
 }
 
 export interface PlaceWish {
@@ -56,9 +69,11 @@ export interface ChosenPlace extends Place {
 
 export interface Provisioning {
   /**
-   * Makes a tenant and its first admin. It is audited with the step that makes it active.
+   * Makes a tenant and its first admin, from a standby database where one is ready. It is audited with the step that makes it
+   * active. A request whose key is known makes nothing, and has the tenant that it made before.
    *
-   * @throws AppError `slug-taken`; `provisioning-failed` where a step failed, undone and named in the log
+   * @throws AppError `slug-taken`; `idempotency-key-reused` and `idempotency-key-in-use`; `provisioning-failed` where a step
+   * failed, undone and named in the log
    */
   create(tenant: NewTenant, origin: AuditOrigin): Promise<TenantRecord>;
 }
@@ -66,156 +81,221 @@ export interface Provisioning {
 export interface ProvisioningDeps {
   readonly registry: Kysely<Registry>;
   readonly provisioners: Provisioners;
+  readonly locks: TenantLocks;
   /** The cluster that a new tenant's database is made on. */
   readonly choosePlace: (wish: PlaceWish) => Promise<ChosenPlace>;
   readonly envelope: Envelope;
+  readonly installation: () => Promise<string>;
   /** The most connections that the pools of one tenant may hold: the role's CONNECTION LIMIT. */
   readonly connectionLimit: number;
   readonly removal: Removal;
-  readonly onError: (error: unknown, context: { tenantId: string; step: string }) => void;
+  readonly reconciler: Pick<Reconciler, 'settle'>;
+  /** Told when a standby database was claimed. */
+  readonly onClaim: () => void;
+  readonly onError: (error: unknown, context: { tenantId?: string; step: string }) => void;
   /** Called when a step is done, with its name. An error it throws counts as the step's. */
   readonly afterStep?: (step: ProvisioningStep) => void | Promise<void>;
 }
 
+/** The steps of making a tenant from the template. */
 export const provisioningSteps = ['register', 'role', 'database', 'fill', 'activate'] as const;
-export type ProvisioningStep = (typeof provisioningSteps)[number];
+/** The steps of making one from a standby database. */
+export const claimSteps = ['register', 'open', 'fill', 'activate'] as const;
+export type ProvisioningStep = (typeof provisioningSteps)[number] | (typeof claimSteps)[number];
 
 /**
- * A row in provisioning older than this (ms) belongs to no running request: its process died. It is then removed like a
- * deleted tenant's by whoever asks for the same slug.
+ * How often a request is begun: again where what stood in its way was cleared away, or a standby database turned out to be
+ * none.
  */
-const ABANDONED_AFTER = 120_000;
+const ATTEMPTS = 4;
+
+/** The database of the tenant that is being made. */
+interface Own {
+  readonly id: string;
+  readonly name: string;
+  /** Where it was no standby database. */
+  readonly password?: string;
+}
 
 export function createProvisioning(deps: ProvisioningDeps): Provisioning {
-  const { registry, provisioners, removal } = deps;
+  const { registry, provisioners, locks, removal, reconciler } = deps;
+  const version = latestVersion(tenantMigrations);
 
   async function create(input: NewTenant, origin: AuditOrigin): Promise<TenantRecord> {
-    await clearAbandoned(input.slug, origin);
-    const place = await deps.choosePlace(input.wish ?? {});
-    const { cluster, inDatabase, role: owner } = await provisioners.at(place);
-    const id = newTenantId();
-    const name = newDatabaseName();
-    const password = newDatabasePassword();
-    const context = { id, host: place.host, port: place.port, user: name };
-
-    const steps: Record<ProvisioningStep, { run: () => Promise<void>; undo?: () => Promise<void> }> = {
-      register: {
-        run: () =>
-          insertTenant(registry, {
-            id,
-            name: input.name,
-            slug: input.slug,
-            clusterId: place.clusterId,
-            dbHost: place.host,
-            dbPort: place.port,
-            dbName: name,
-            dbUser: name,
-            dbPassword: deps.envelope.seal(password, context),
-            poolOptions: input.poolOptions,
-            limits: input.limits,
-            schemaVersion: latestVersion(tenantMigrations),
-          }),
-        undo: () => deleteTenantRow(registry, id),
-      },
-      role: {
-        run: async () => {
-          const verifier = await scramVerifier(password, TENANT_SCRAM_ITERATIONS);
-          await createRuntimeRole(cluster, { name, verifier, connectionLimit: deps.connectionLimit });
-        },
-        undo: () => dropRole(cluster, name),
-      },
-      database: {
-        run: () =>
-          createTenantDatabase(cluster, {
-            name,
-            template: templateName(tenantMigrations, owner),
-            runtimeRole: name,
-          }),
-        undo: () => dropDatabase(cluster, name),
-      },
-      fill: { run: () => inDatabase(name, (db) => fill(db, id, name, input.admin)) },
-      activate: {
-        run: async () => {
-          await registry.transaction().execute(async (trx) => {
-            const active = await updateTenant(trx, id, { status: 'active' }, ['provisioning']);
-            if (!active) throw new Error('the row of the new tenant is gone');
-            await insertAudit(trx, {
-              ...origin,
-              action: 'tenant.created',
-              target: { kind: 'tenant', id },
-              tenantId: id,
-            });
-          });
-        },
-      },
-    };
-
-    const undo: (() => Promise<void>)[] = [];
-    for (const step of provisioningSteps) {
-      try {
-        const { run, undo: takeBack } = steps[step];
-        // Noted before it runs: a step can fail after it took effect, when only its answer is lost.
-        if (takeBack) undo.unshift(takeBack);
-        await run();
-        await deps.afterStep?.(step);
-      } catch (error) {
-        if (step === 'register' && violatedUniqueConstraint(error) === TENANT_SLUG_CONSTRAINT)
-          throw new AppError('slug-taken');
-        deps.onError(error, { tenantId: id, step });
-        const undone = await takeBack(id, undo);
-        throw new AppError('provisioning-failed', {
-          detail: undone
-            ? `Making the tenant failed at the step "${step}". Everything was undone: the same request can be sent again.`
-            : `Making the tenant failed at the step "${step}", and not all of it could be undone. DELETE /tenants/${id} finishes that.`,
-          retryAfter: 5,
-          cause: error,
-        });
-      }
+    for (let attempt = 0; attempt < ATTEMPTS; attempt += 1) {
+      const known = input.requestKey && (await madeBefore(input.requestKey));
+      if (known) return known;
+      const place = await deps.choosePlace(input.wish ?? {});
+      const made = await locks.session((session) => make(session, input, place, origin));
+      if (typeof made === 'object') return made;
+      if (made !== 'slug-taken') continue;
+      // By the same request, perhaps, which was sent twice at once.
+      const meanwhile = input.requestKey && (await madeBefore(input.requestKey));
+      if (meanwhile) return meanwhile;
+      // The session was given back: whoever clears the way needs one.
+      await clearAbandoned(input.slug);
     }
-    const tenant = await findTenant(registry, id);
-    if (!tenant) throw new Error('the row of the new tenant is gone');
-    return tenant;
+    throw new AppError('unavailable', { retryAfter: 5 });
   }
 
-  /** Undoes steps, last one first, and stops at the first that fails: what is left then still has its row. */
-  async function takeBack(tenantId: string, undo: readonly (() => Promise<void>)[]): Promise<boolean> {
+  /** @returns what stood in the way where it was not made: `again` where the next attempt finds out */
+  async function make(
+    session: Kysely<Registry>,
+    input: NewTenant,
+    place: ChosenPlace,
+    origin: AuditOrigin,
+  ): Promise<TenantRecord | 'slug-taken' | 'again'> {
+    let own: Own | undefined;
+    const at: { step: ProvisioningStep } = { step: 'register' };
+    const run = async <T>(next: ProvisioningStep, work: () => Promise<T>): Promise<T> => {
+      at.step = next;
+      const done = await work();
+      await deps.afterStep?.(next);
+      return done;
+    };
     try {
-      for (const step of undo) await step();
+      own = await run('register', () => register(session, input, place, (begun) => (own = begun)));
+      const { id, name } = own;
+      const { cluster, inDatabase, role: owner } = await provisioners.at(place);
+      const mark = { installation: await deps.installation(), id };
+      if (own.password === undefined) {
+        deps.onClaim();
+        if (!(await run('open', () => openStandby(cluster, name, mark)))) {
+          // So it is where the registry was restored from a backup of before it was claimed: it stays as it is, without a row.
+          await deleteTenantRow(registry, id);
+          deps.onError(new Error('a standby database may have been a tenant’s: it is left alone'), {
+            tenantId: id,
+            step: at.step,
+          });
+          return 'again';
+        }
+      } else {
+        const verifier = await scramVerifier(own.password, SCRAM_ITERATIONS);
+        const { connectionLimit } = deps;
+        const held = { ...mark, held: true };
+        await run('role', () => createRuntimeRole(cluster, { name, verifier, connectionLimit, mark: held }));
+        const template = templateName(tenantMigrations, owner);
+        await run('database', () => createTenantDatabase(cluster, { name, template, runtimeRole: name, mark: held }));
+      }
+      const fresh = own.password !== undefined;
+      const admin = { ...input.admin, passwordHash: await input.admin.passwordHash };
+      await run('fill', () =>
+        inDatabase(name, async (db) => {
+          if (fresh) await grantRuntimeRights(db, name);
+          if (fresh) await writeMarker(db, id);
+          if (!(await insertFirstAdmin(db, admin))) throw new Error('the template has no role "admin"');
+        }),
+      );
+      return await run('activate', () => activate(session, id, origin));
+    } catch (error) {
+      const constraint = violatedUniqueConstraint(error);
+      if (at.step === 'register' && constraint === TENANT_SLUG_CONSTRAINT) return 'slug-taken';
+      if (at.step === 'register' && constraint === IDEMPOTENCY_CONSTRAINT) return 'again';
+      deps.onError(error, { ...(own && { tenantId: own.id }), step: at.step });
+      // An error that PostgreSQL answered with is a statement that did nothing.
+      const undone = own ? await takeBack(own.id) : !(error instanceof DatabaseFault);
+      if (error instanceof AppError) throw error;
+      throw failed(at.step, own?.id, undone, error);
+    }
+  }
+
+  /** @param begun told of the database before its row is written: the answer may be lost */
+  async function register(
+    session: Kysely<Registry>,
+    { name, slug, poolOptions, limits, requestKey }: NewTenant,
+    { clusterId, host, port }: ChosenPlace,
+    begun: (own: Own) => void,
+  ): Promise<Own> {
+    const tenant: TenantToBe = {
+      name,
+      slug,
+      poolOptions,
+      limits,
+      requestKey,
+      clusterId,
+      dbHost: host,
+      dbPort: port,
+      schemaVersion: version,
+    };
+    const claimed = await claimStandby(session, tenant);
+    if (claimed) {
+      begun({ id: claimed.id, name: claimed.dbName });
+      return { id: claimed.id, name: claimed.dbName };
+    }
+    const own = { id: newTenantId(), name: newDatabaseName(), password: newDatabasePassword() };
+    begun(own);
+    await registerTenant(session, tenant, {
+      id: own.id,
+      dbName: own.name,
+      dbUser: own.name,
+      dbPassword: deps.envelope.seal(own.password, { id: own.id, host, port, user: own.name }),
+    });
+    return own;
+  }
+
+  function activate(session: Kysely<Registry>, id: string, origin: AuditOrigin): Promise<TenantRecord> {
+    return session.transaction().execute(async (trx) => {
+      const active = await updateTenant(trx, id, { status: 'active' }, ['provisioning']);
+      if (!active) throw new Error('the row of the new tenant is gone');
+      const target = { kind: 'tenant', id } as const;
+      await insertAudit(trx, { ...origin, action: 'tenant.created', target, tenantId: id });
+      return active;
+    });
+  }
+
+  /** Under the tenant's lock. Where it fails the row stays, and tells the reconciler. */
+  async function takeBack(tenantId: string): Promise<boolean> {
+    try {
+      // Active, when the last step took effect and only its answer was lost.
+      await removal.finish(tenantId, ['provisioning', 'active']);
       return true;
     } catch (error) {
       deps.onError(error, { tenantId, step: 'undo' });
-      // So that the slug is not held by a tenant that looks as if it were still being made.
-      // Active, when the last step took effect and only its answer was lost.
-      await updateTenant(registry, tenantId, { status: 'deleting' }, ['provisioning', 'active']).catch(() => undefined);
       return false;
     }
   }
 
-  async function clearAbandoned(slug: string, origin: AuditOrigin): Promise<void> {
+  /** The tenant that a request with this key made; undefined where none did, or one was begun and died. */
+  async function madeBefore(key: GivenKey): Promise<TenantRecord | undefined> {
+    const known = await findRequestKey(registry, key);
+    if (!known) return undefined;
+    if (!key.matches(known.requestHash)) throw new AppError('idempotency-key-reused');
+    const tenant = await findTenant(registry, known.tenantId);
+    if (!tenant || tenant.status === 'deleting')
+      throw new AppError('idempotency-key-reused', { detail: 'The tenant that was made with this key is removed.' });
+    if (tenant.status !== 'provisioning') return tenant;
+    if (!(await reconciler.settle(tenant.id))) throw new AppError('idempotency-key-in-use', { retryAfter: 1 });
+    return undefined;
+  }
+
+  /** @throws AppError `slug-taken` where a tenant that is whole, or being made, has it */
+  async function clearAbandoned(slug: string): Promise<void> {
     const existing = await findTenantBySlug(registry, slug);
     if (!existing) return;
-    const abandoned =
-      existing.status === 'deleting' ||
-      (existing.status === 'provisioning' && Date.parse(existing.updatedAt) < Date.now() - ABANDONED_AFTER);
-    if (!abandoned) throw new AppError('slug-taken');
-    await removal.remove(existing.id, origin);
+    if (!['deleting', 'provisioning'].includes(existing.status)) throw new AppError('slug-taken');
+    let settled;
+    try {
+      settled = await reconciler.settle(existing.id);
+    } catch (error) {
+      deps.onError(error, { tenantId: existing.id, step: 'settle' });
+      throw new AppError('unavailable', {
+        detail: `What is left of the tenant ${existing.id}, which has this slug, could not be removed.`,
+        retryAfter: 5,
+        cause: error,
+      });
+    }
+    if (!settled) throw new AppError('slug-taken', { retryAfter: 5 });
   }
 
   return { create };
 }
 
-/** What a copy of the template does not have yet: whose it is, who may use it, and the first admin. */
-async function fill(
-  db: Parameters<Parameters<InDatabase>[1]>[0],
-  tenantId: string,
-  runtimeRole: string,
-  admin: NewTenant['admin'],
-): Promise<void> {
-  await grantRuntimeRights(db, runtimeRole);
-  await db.transaction().execute(async (trx) => {
-    await writeMarker(trx, tenantId);
-    const userId = await insertUser(trx, admin);
-    const unknown = await setRoles(trx, userId, ['admin']);
-    if (unknown.length > 0) throw new Error('the template has no role "admin"');
-  });
+function failed(step: ProvisioningStep, id: string | undefined, undone: boolean, cause: unknown): AppError {
+  const begun = `Making the tenant failed at the step "${step}"`;
+  const rest =
+    id === undefined
+      ? ': what it left, if anything, is undone soon.'
+      : `, and not all of it could be undone. DELETE /tenants/${id} finishes that, and so does the service by itself.`;
+  const detail = undone ? `${begun}. Everything was undone: the same request can be sent again.` : begun + rest;
+  return new AppError('provisioning-failed', { detail, retryAfter: 5, cause });
 }

@@ -322,7 +322,11 @@ describe('what PostgreSQL lets every role do, as docs/isolation.md says:', () =>
       select rolname, shobj_description(oid, 'pg_authid') from pg_roles where rolname like 'tn\_%'`.execute(asA.db);
     expect(rows.filter(({ name }) => name === b.row.dbName)).toHaveLength(2);
     for (const { name, comment } of rows)
-      expect([name, comment]).toEqual([expect.stringMatching(/^tn_[0-9a-f]{32}$/), null]);
+      expect([name, comment]).toEqual([
+        expect.stringMatching(/^tn_[0-9a-f]{32}$/),
+        // Whose it is, in ids; those that a test made itself have none.
+        comment && expect.stringMatching(/^tenantry [0-9a-f-]{36} [0-9a-f-]{36} (tenant|standby)$/),
+      ]);
   });
 
   it.each([

@@ -114,6 +114,7 @@ describe('npm start, from a terminal', () => {
     block('docs/clusters.md', '/clusters?limit'),
     block('docs/audit.md', '/audit?action'),
     block('docs/keys.md', '/encryption'),
+    block('docs/provisioning.md', 'idempotency-key'),
     // Behind the others: it ends the session that they need.
     block('docs/sessions.md', '/auth/refresh'),
     // The last ones: they end with the tenant.
@@ -144,6 +145,7 @@ describe('npm start, from a terminal', () => {
         expect(printed).toContain('"openapi":"3.1');
         expect(printed).toContain('"clusters":[{');
         expect(printed).toContain('"storageBytes":{"limit":1000000000,');
+        expect(printed).toContain('"slug":"acme"');
         expect(printed).toContain('"current":true');
       } finally {
         const postgres = Number(

@@ -3,6 +3,7 @@
 import type { FastifyInstance, LightMyRequestResponse } from 'fastify';
 import { sql } from 'kysely';
 import { randomBytes } from 'node:crypto';
+import type { Registry } from '../../db/central/schema.js';
 import { findOperatorCredentials, insertOperator } from '../../db/central/operators.js';
 import { createDatabase, type ConnectionSettings, type DatabaseHandle } from '../../db/client.js';
 import { findCredentials } from '../../db/tenant/users.js';
@@ -39,6 +40,7 @@ export function configFor(
     SIGN_IN_FAILURES_ACCOUNT: '1000000',
     SIGN_IN_FAILURES_ADDRESS: '1000000',
     SIGN_IN_FAILURES_TENANT: '1000000',
+    STANDBY_DATABASES: '0',
     ...env,
   });
   return completeConfig(settings, {
@@ -84,6 +86,13 @@ export async function createRegistryIn(cluster: TestCluster): Promise<string> {
     await sql`grant connect on database ${sql.id(name)} to ${sql.id(registryService.user)}`.execute(handle.db);
   } finally {
     await handle.close(0);
+  }
+  // Services that share a server must not take each other's databases for their own.
+  const registry = connectTo<Registry>(cluster, name);
+  try {
+    await sql`update installation set id = gen_random_uuid()`.execute(registry.db);
+  } finally {
+    await registry.close(0);
   }
   return name;
 }
@@ -145,6 +154,8 @@ export interface ServiceOptions {
   readonly overrides?: AppOverrides;
   /** A registry that is there already. */
   readonly registry?: string;
+  /** False where the registry has the operator already. */
+  readonly operator?: boolean;
 }
 
 /** A session that begins now, for an active account whose password nobody need know. */
@@ -170,10 +181,10 @@ export async function startServiceIn(cluster: TestCluster, options: ServiceOptio
   const config = configFor(cluster, options.registry ?? (await createRegistryIn(cluster)), options.env);
   const app = await buildApp(config, options.overrides);
   const send = sender(app);
-  await insertOperator(app.registry, {
-    email: OPERATOR.email,
-    passwordHash: await app.passwords.hash(OPERATOR.password),
-  });
+  if (options.operator !== false) {
+    const passwordHash = await app.passwords.hash(OPERATOR.password);
+    await insertOperator(app.registry, { email: OPERATOR.email, passwordHash });
+  }
   const signedIn = await send<{ accessToken: string }>('POST', '/auth/operator/login', { body: OPERATOR });
   const operatorToken = signedIn.body.accessToken;
 

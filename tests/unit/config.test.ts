@@ -61,6 +61,8 @@ const integers: readonly (readonly [string, number, number, (settings: Settings)
   ['KEEP_ALIVE_TIMEOUT_MS', 0, 600_000, ({ http }) => http.keepAliveTimeout],
   ['REGISTRY_POOL_MAX', 2, 1_000, ({ registry }) => registry.pool.max],
   ['PROVISIONER_POOL_MAX', 1, 100, ({ tenants }) => tenants.provisionerPool.max],
+  ['STANDBY_DATABASES', 0, 1_000, ({ tenants }) => tenants.standbyDatabases],
+  ['RECONCILE_EVERY_MS', 100, 3_600_000, ({ tenants }) => tenants.reconcileEvery],
   ['POOL_MAX', 1, 1_000, ({ tenants }) => tenants.pool.max],
   ['POOL_ACQUIRE_TIMEOUT_MS', 100, 60_000, ({ tenants }) => tenants.pool.acquireTimeout],
   ['POOL_STATEMENT_TIMEOUT_MS', 100, 600_000, ({ tenants }) => tenants.pool.timeout],

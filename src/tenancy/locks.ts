@@ -1,0 +1,65 @@
+// Who is at work on a tenant: it holds the tenant's lock in the registry meanwhile, on a connection of its own. What is in the
+// middle of something and is not locked was left by a process that died.
+import type { Kysely } from 'kysely';
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { Registry } from '../../db/central/schema.js';
+import { freeTenantLocks, tryTenantLock } from '../../db/central/tenant-locks.js';
+import { AppError } from '../errors.js';
+
+export interface TenantLocks {
+  /** Lends a connection whose locks are freed behind the work: for statements that take a tenant's lock along. */
+  session<T>(work: (session: Kysely<Registry>) => Promise<T>): Promise<T>;
+  /** Works under a tenant's lock, or not at all where somebody else has it. Returns whether it worked. */
+  attempt(tenantId: string, work: () => Promise<unknown>): Promise<boolean>;
+  /**
+   * Works under a tenant's lock, as soon as it is free. Must not be called with another session in hand: all of them could
+   * wait for one more.
+   *
+   * @throws AppError `unavailable` where somebody has it for too long
+   */
+  hold<T>(tenantId: string, work: () => Promise<T>): Promise<T>;
+}
+
+/** Longest wait (ms) for a lock that somebody has. */
+const PATIENCE = 5_000;
+
+const LOOK_EVERY = 50;
+
+/** @param registry with connections of its own: a lock holds one for as long as the work takes */
+export function createTenantLocks(registry: Kysely<Registry>): TenantLocks {
+  function session<T>(work: (session: Kysely<Registry>) => Promise<T>): Promise<T> {
+    return registry.connection().execute(async (connection) => {
+      try {
+        return await work(connection);
+      } finally {
+        // A connection that cannot be asked any more is closed, and its locks with it.
+        await freeTenantLocks(connection).catch(() => undefined);
+      }
+    });
+  }
+
+  return {
+    session,
+
+    attempt: (tenantId, work) =>
+      session(async (connection) => {
+        if (!(await tryTenantLock(connection, tenantId))) return false;
+        await work();
+        return true;
+      }),
+
+    hold: (tenantId, work) =>
+      session(async (connection) => {
+        const until = performance.now() + PATIENCE;
+        while (!(await tryTenantLock(connection, tenantId))) {
+          if (performance.now() > until)
+            throw new AppError('unavailable', {
+              detail: 'The tenant is being worked on. Ask again in a moment.',
+              retryAfter: 5,
+            });
+          await sleep(LOOK_EVERY);
+        }
+        return work();
+      }),
+  };
+}

@@ -1,0 +1,171 @@
+// Standby databases: made ahead of time, one after the other, closed to everybody until a tenant claims them. Making a tenant
+// then copies nothing, and waits for no file.
+import type { Kysely } from 'kysely';
+import type { Registry } from '../../db/central/schema.js';
+import {
+  deleteStandby,
+  insertStandby,
+  listStandby,
+  listStandbyClusters,
+  readyStandby,
+  retireStandby,
+  type StandbyCluster,
+  type StandbyRecord,
+} from '../../db/central/standby.js';
+import {
+  closeDatabase,
+  createRuntimeRole,
+  createTenantDatabase,
+  dropDatabase,
+  dropRole,
+  endStatementsOn,
+  mayHaveHeld,
+  type ClusterDb,
+} from '../../db/cluster.js';
+import { latestVersion } from '../../db/migrator.js';
+import { scramVerifier } from '../../db/scram.js';
+import { grantRuntimeRights } from '../../db/tenant/grants.js';
+import { writeMarker } from '../../db/tenant/marker.js';
+import { tenantMigrations } from '../../db/tenant/migrations/index.js';
+import type { Envelope } from './envelope.js';
+import { newDatabaseName, newDatabasePassword, newTenantId } from './ids.js';
+import type { TenantLocks } from './locks.js';
+import type { Provisioners } from './provisioners.js';
+import { templateName } from './template.js';
+
+export interface StandbyDatabases {
+  /**
+   * Brings every cluster to as many as it is to have: what is missing is made, what is too many, of an older schema or of no
+   * use is dropped. A cluster that fails does not hold up the others.
+   */
+  refill(signal: AbortSignal): Promise<void>;
+  /** Drops one; under its lock, which the caller holds. One that was claimed meanwhile stays. */
+  drop(standby: StandbyRecord, cluster: ClusterDb): Promise<void>;
+}
+
+/**
+ * SCRAM rounds for a tenant role's verifier. Rounds make guessing a weak password dear; this one is 256 random bits, and
+ * each new connection would pay for them on the threads that hash passwords.
+ */
+export const SCRAM_ITERATIONS = 1;
+
+export interface StandbyDeps {
+  readonly registry: Kysely<Registry>;
+  readonly provisioners: Provisioners;
+  readonly locks: TenantLocks;
+  readonly envelope: Envelope;
+  readonly installation: () => Promise<string>;
+  /** The most connections that the pools of one tenant may hold: the role's CONNECTION LIMIT. */
+  readonly connectionLimit: number;
+  readonly onError: (error: unknown, context: { clusterId?: string; tenantId?: string; step: string }) => void;
+}
+
+export function createStandbyDatabases(deps: StandbyDeps): StandbyDatabases {
+  const { registry, provisioners, locks, envelope } = deps;
+  const version = latestVersion(tenantMigrations);
+
+  async function refill(signal: AbortSignal): Promise<void> {
+    for (const cluster of await listStandbyClusters(registry)) {
+      if (signal.aborted) return;
+      try {
+        await refillCluster(cluster, signal);
+      } catch (error) {
+        deps.onError(error, { clusterId: cluster.id, step: 'standby' });
+      }
+    }
+  }
+
+  async function refillCluster(place: StandbyCluster, signal: AbortSignal): Promise<void> {
+    const all = await listStandby(registry, { clusterId: place.id, ready: true });
+    const good = all.filter((standby) => isOfUse(standby, place));
+    // A newer schema's belong to a newer build, which looks after them itself.
+    const bad = all.filter((standby) => !good.includes(standby) && standby.schemaVersion <= version);
+    for (const standby of [...bad, ...good.slice(place.wanted)]) {
+      if (signal.aborted) return;
+      await retire(standby, place);
+    }
+    // Looked at again before each: tenants claim them meanwhile, and the bound ends a race with those who do.
+    for (let made = 0; made < place.wanted * 2 && !signal.aborted; made += 1) {
+      const ready = await listStandby(registry, { clusterId: place.id, ready: true });
+      if (ready.filter(({ schemaVersion }) => schemaVersion === version).length >= place.wanted) return;
+      await make(place);
+    }
+  }
+
+  /** Whether a tenant of this build could claim it: its password opens where it stands. */
+  function isOfUse({ id, schemaVersion, dbUser, dbPassword }: StandbyRecord, { host, port }: StandbyCluster): boolean {
+    if (schemaVersion !== version) return false;
+    try {
+      envelope.open(dbPassword, { id, host, port, user: dbUser });
+      return true;
+    } catch {
+      return false;
+    }
+  }
+
+  async function retire(standby: StandbyRecord, place: StandbyCluster): Promise<void> {
+    // Taken from those who would claim it before its lock is: who claims it takes the lock along.
+    if (!(await retireStandby(registry, standby.id))) return;
+    const { cluster } = await provisioners.at(place);
+    await locks.attempt(standby.id, () => drop(standby, cluster));
+  }
+
+  async function make(place: StandbyCluster): Promise<void> {
+    const { host, port } = place;
+    const { cluster, inDatabase, role: owner } = await provisioners.at(place);
+    const id = newTenantId();
+    const name = newDatabaseName();
+    const password = newDatabasePassword();
+    const standby: StandbyRecord = {
+      id,
+      clusterId: place.id,
+      dbName: name,
+      dbUser: name,
+      dbPassword: envelope.seal(password, { id, host, port, user: name }),
+      schemaVersion: version,
+      ready: false,
+    };
+    const mark = { installation: await deps.installation(), id, held: false };
+    await locks.session(async (session) => {
+      await insertStandby(session, standby);
+      try {
+        const verifier = await scramVerifier(password, SCRAM_ITERATIONS);
+        const { connectionLimit } = deps;
+        await createRuntimeRole(cluster, { name, verifier, connectionLimit, login: false, mark });
+        const template = templateName(tenantMigrations, owner);
+        await createTenantDatabase(cluster, { name, template, runtimeRole: name, mark });
+        await inDatabase(name, async (db) => {
+          await grantRuntimeRights(db, name);
+          await writeMarker(db, id);
+        });
+        await closeDatabase(cluster, name);
+        if (!(await readyStandby(session, id))) throw new Error('the row of the standby database is gone');
+      } catch (error) {
+        // What cannot be dropped now the reconciler finds: it is not ready.
+        await drop(standby, cluster).catch((undoing: unknown) => {
+          deps.onError(undoing, { tenantId: id, step: 'undo standby' });
+        });
+        throw error;
+      }
+    });
+  }
+
+  async function drop(standby: StandbyRecord, cluster: ClusterDb): Promise<void> {
+    const { id, dbName, dbUser } = standby;
+    if (!(await retireStandby(registry, id))) return;
+    // So it is where the registry was restored from a backup of before it was claimed.
+    if (await mayHaveHeld(cluster, dbName)) {
+      deps.onError(new Error('a standby database may have been a tenant’s: only its row is removed'), {
+        tenantId: id,
+        step: 'drop standby',
+      });
+    } else {
+      await endStatementsOn(cluster, dbName);
+      await dropDatabase(cluster, dbName);
+      await dropRole(cluster, dbUser);
+    }
+    await deleteStandby(registry, id);
+  }
+
+  return { refill, drop };
+}

@@ -1,0 +1,135 @@
+// The reconciler: what no row tells of goes where it carries this installation's mark and never held a tenant, and nothing else
+// does; a cluster that is down holds up nobody.
+import { sql, type Kysely } from 'kysely';
+import { randomUUID } from 'node:crypto';
+import { afterAll, beforeAll, expect, it } from 'vitest';
+import { findInstallationId } from '../../db/central/installation.js';
+import type { Registry } from '../../db/central/schema.js';
+import { findTenant } from '../../db/central/tenants.js';
+import { createRuntimeRole, createTenantDatabase, type Mark } from '../../db/cluster.js';
+import { scramVerifier } from '../../db/scram.js';
+import { tenantMigrations } from '../../db/tenant/migrations/index.js';
+import { newDatabaseName, newTenantId } from '../../src/tenancy/ids.js';
+import { openProvisioner, type Provisioner } from '../../src/tenancy/provisioner.js';
+import { templateName } from '../../src/tenancy/template.js';
+import { asSuperuser, startService, type TestService } from '../support/app.js';
+
+const lines: string[] = [];
+let service: TestService;
+let provisioner: Provisioner;
+let registry: Kysely<Registry>;
+let installation: string;
+
+beforeAll(async () => {
+  service = await startService({
+    env: { LOG_LEVEL: 'error', RECONCILE_EVERY_MS: '3600000' },
+    overrides: { logStream: { write: (line) => void lines.push(line) } },
+  });
+  const { provisioner: connection, provisionerPool } = service.config.tenants;
+  provisioner = openProvisioner(connection, provisionerPool);
+  registry = service.app.registry;
+  installation = await findInstallationId(registry);
+});
+afterAll(async () => {
+  await Promise.all([service.close(), provisioner.close()]);
+});
+
+async function reconcile(): Promise<void> {
+  await service.app.housekeeping.runNow('reconciler');
+}
+
+/** A database and a role without a row. Returns their name. */
+async function orphan(mark?: Partial<Mark>): Promise<string> {
+  const name = newDatabaseName();
+  const whole = mark && { mark: { installation, id: newTenantId(), held: false, ...mark } };
+  const verifier = await scramVerifier('never-used', 1);
+  await createRuntimeRole(provisioner.cluster, { name, verifier, connectionLimit: 1, ...whole });
+  const template = templateName(tenantMigrations, service.config.tenants.provisioner.user);
+  await createTenantDatabase(provisioner.cluster, { name, template, runtimeRole: name, ...whole });
+  return name;
+}
+
+/** What there is of a name on the server. */
+async function remains(name: string): Promise<string[]> {
+  const { rows } = await asSuperuser('postgres', (db) =>
+    sql<{ kind: string }>`
+      select 'database' as kind from pg_database where datname = ${name}
+      union all select 'role' from pg_roles where rolname = ${name}`.execute(db),
+  );
+  return rows.map(({ kind }) => kind);
+}
+
+it('drops a database and a role that carry its mark, never held a tenant and have no row', async () => {
+  const name = await orphan({});
+  await reconcile();
+  expect(await remains(name)).toEqual([]);
+});
+
+it.each<[string, () => Partial<Mark> | undefined]>([
+  ['that may have been a tenant’s', () => ({ held: true })],
+  ['of another installation', () => ({ installation: randomUUID() })],
+  ['without a mark', () => undefined],
+])('leaves alone what has no row and is one %s', async (_what, mark) => {
+  const name = await orphan(mark());
+  await reconcile();
+  expect(await remains(name)).toEqual(['database', 'role']);
+});
+
+it('says once in the log, as an error, what may be a tenant’s and has no row', async () => {
+  const name = await orphan({ held: true });
+  await reconcile();
+  await reconcile();
+  const told = lines.filter((line) => line.includes(name) && line.includes('left alone'));
+  expect(told).toHaveLength(2);
+  expect(told.map((line) => (JSON.parse(line) as { level: string }).level)).toEqual(['error', 'error']);
+});
+
+it('goes on where a cluster is down, and finishes what is there when it can', async () => {
+  const tenant = await service.createTenant('reconciled');
+  const other = await service.createTenant('reconciled-later');
+  const id = newTenantId();
+  await registry
+    .insertInto('clusters')
+    .values({
+      id,
+      name: 'down',
+      host: '127.0.0.1',
+      port: 1,
+      region: null,
+      provisioner_user: 'nobody',
+      provisioner_password: 'v1.never.opened.here.x',
+      tls: 'off',
+      tls_ca: null,
+      connection_budget: 2,
+      connection_reserve: 2,
+      standby_target: 1,
+    })
+    .execute();
+  // The one whose cluster is down comes first.
+  const { dbPort } = (await findTenant(registry, tenant.id)) ?? { dbPort: 0 };
+  const [down, up] = [tenant, other];
+  await registry.updateTable('tenants').set({ status: 'deleting', db_port: 1 }).where('id', '=', down.id).execute();
+  await registry.updateTable('tenants').set({ status: 'deleting' }).where('id', '=', up.id).execute();
+  const name = await orphan({});
+
+  await reconcile();
+  await service.app.housekeeping.runNow('standby databases');
+  expect(await findTenant(registry, up.id)).toBeUndefined();
+  expect(await remains(name)).toEqual([]);
+  expect(await findTenant(registry, down.id)).toMatchObject({ status: 'deleting' });
+
+  await registry.updateTable('tenants').set({ db_port: dbPort }).where('id', '=', down.id).execute();
+  await reconcile();
+  expect(await findTenant(registry, down.id)).toBeUndefined();
+});
+
+it('leaves a tenant alone that is active or suspended', async () => {
+  const active = await service.createTenant('reconciler-active');
+  const suspended = await service.createTenant('reconciler-suspended');
+  await registry.updateTable('tenants').set({ status: 'suspended' }).where('id', '=', suspended.id).execute();
+  await reconcile();
+  expect(await findTenant(registry, active.id)).toMatchObject({ status: 'active' });
+  const row = await findTenant(registry, suspended.id);
+  expect(row).toMatchObject({ status: 'suspended' });
+  expect(await remains(row?.dbName ?? '')).toEqual(['database', 'role']);
+});

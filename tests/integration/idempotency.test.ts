@@ -1,0 +1,204 @@
+// Idempotency-Key on POST /tenants: a request that is sent again makes no second tenant, and another request cannot pass for it.
+import { sql, type Kysely } from 'kysely';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { findOperatorByEmail, insertOperator } from '../../db/central/operators.js';
+import type { Registry } from '../../db/central/schema.js';
+import { findTenantBySlug, updateTenant } from '../../db/central/tenants.js';
+import { createTenantLocks } from '../../src/tenancy/locks.js';
+import { createRequestHash } from '../../src/tenancy/request-hash.js';
+import {
+  ADMIN,
+  beginSession,
+  connectAs,
+  createRegistry,
+  startService,
+  type Answer,
+  type TestService,
+} from '../support/app.js';
+
+let registryName: string;
+let service: TestService;
+let registry: Kysely<Registry>;
+let failAt: string | undefined;
+
+beforeAll(async () => {
+  registryName = await createRegistry();
+  service = await startService({
+    registry: registryName,
+    env: { RECONCILE_EVERY_MS: '3600000' },
+    overrides: {
+      afterProvisioningStep: (step) => {
+        if (step === failAt) throw new Error('made to fail');
+      },
+    },
+  });
+  registry = service.app.registry;
+});
+afterAll(() => service.close());
+
+interface Sent {
+  readonly id: string;
+  readonly code: string;
+}
+
+function make(slug: string, key: string, more: object = {}, token = service.operatorToken): Promise<Answer<Sent>> {
+  return service.send('POST', '/tenants', {
+    token,
+    body: { name: 'Asked for twice', slug, admin: ADMIN, ...more },
+    headers: { 'idempotency-key': key },
+  });
+}
+
+it('the same key and request give the same tenant, and its first answer again', async () => {
+  const made = await make('same', 'key-same');
+  expect(made.status, made.text).toBe(201);
+  const again = await make('same', 'key-same');
+  expect(again).toMatchObject({ status: 201, body: made.body });
+  expect(again.headers.location).toBe(`/tenants/${made.body.id}`);
+  // The order of keys in the body says nothing.
+  const { name, ...body } = { name: 'Asked for twice', slug: 'same', admin: ADMIN };
+  const turned = await service.send('POST', '/tenants', {
+    token: service.operatorToken,
+    body: { ...body, name },
+    headers: { 'idempotency-key': 'key-same' },
+  });
+  expect(turned).toMatchObject({ status: 201, body: { id: made.body.id } });
+});
+
+it('without a key, and with another one, the slug is taken', async () => {
+  expect((await make('twice', 'key-1')).status).toBe(201);
+  expect(await make('twice', 'key-2')).toMatchObject({ status: 409, body: { code: 'slug-taken' } });
+});
+
+it.each<[string, object]>([
+  ['name', { name: 'Another' }],
+  ['slug', { slug: 'reused-other' }],
+  ['password', { admin: { ...ADMIN, password: 'another-password-1' } }],
+  ['pool options', { poolOptions: { max: 3 } }],
+])('another request with the key is refused: another %s', async (_what, more) => {
+  await make('reused', 'key-reused');
+  expect(await make('reused', 'key-reused', more)).toMatchObject({
+    status: 422,
+    body: { code: 'idempotency-key-reused' },
+  });
+});
+
+it('several at once make one tenant; those that come meanwhile are told to come again', async () => {
+  const answers = await Promise.all(Array.from({ length: 5 }, () => make('at-once', 'key-at-once')));
+  const made = answers.filter(({ status }) => status === 201);
+  expect(made.length).toBeGreaterThan(0);
+  expect(new Set(made.map(({ body }) => body.id)).size).toBe(1);
+  for (const answer of answers.filter(({ status }) => status !== 201)) {
+    expect(answer).toMatchObject({ status: 409, body: { code: 'idempotency-key-in-use' } });
+    expect(answer.headers['retry-after']).toBe('1');
+  }
+  expect(await make('at-once', 'key-at-once')).toMatchObject({ status: 201, body: { id: made[0]?.body.id } });
+});
+
+it('a key is an operator’s own', async () => {
+  await insertOperator(registry, { email: 'second@example.com', passwordHash: 'not used' });
+  const second = await findOperatorByEmail(registry, 'second@example.com');
+  const token = await beginSession(service.app, { kind: 'operator', operatorId: second?.id ?? '' });
+  const [mine, theirs] = [await make('own-1', 'key-own'), await make('own-2', 'key-own', {}, token)];
+  expect([mine.status, theirs.status]).toEqual([201, 201]);
+  expect(mine.body.id).not.toBe(theirs.body.id);
+});
+
+describe('where the first attempt', () => {
+  it('failed and was undone, the same request makes the tenant', async () => {
+    failAt = 'fill';
+    const failed = await make('failed', 'key-failed').finally(() => (failAt = undefined));
+    expect(failed).toMatchObject({ status: 503, body: { code: 'provisioning-failed' } });
+    expect((await make('failed', 'key-failed')).status).toBe(201);
+  });
+
+  it('died with its process, the same request clears that away and makes the tenant', async () => {
+    const first = await make('died', 'key-died');
+    await registry.updateTable('tenants').set({ status: 'provisioning' }).where('id', '=', first.body.id).execute();
+    const again = await make('died', 'key-died');
+    expect(again.status, again.text).toBe(201);
+    expect(again.body.id).not.toBe(first.body.id);
+  });
+
+  it('is under way, the same request is told to come again', async () => {
+    const first = await make('under-way', 'key-under-way');
+    await registry.updateTable('tenants').set({ status: 'provisioning' }).where('id', '=', first.body.id).execute();
+    const other = connectAs<Registry>(registryName);
+    await createTenantLocks(other.db).attempt(first.body.id, async () => {
+      const again = await make('under-way', 'key-under-way');
+      expect(again).toMatchObject({ status: 409, body: { code: 'idempotency-key-in-use' } });
+      expect(again.headers['retry-after']).toBe('1');
+    });
+    await other.close(0);
+    await updateTenant(registry, first.body.id, { status: 'active' }, ['provisioning']);
+    expect(await make('under-way', 'key-under-way')).toMatchObject({ status: 201, body: { id: first.body.id } });
+  });
+
+  it('made a tenant that is suspended since, the same request answers it as it is', async () => {
+    const { body } = await make('suspended', 'key-suspended');
+    await updateTenant(registry, body.id, { status: 'suspended' }, ['active']);
+    expect(await make('suspended', 'key-suspended')).toMatchObject({
+      status: 201,
+      body: { id: body.id, status: 'suspended' },
+    });
+  });
+
+  it('made a tenant that is removed since, the same request makes no other', async () => {
+    const { body } = await make('removed', 'key-removed');
+    await service.send('DELETE', `/tenants/${body.id}`, { token: service.operatorToken });
+    expect(await make('removed', 'key-removed')).toMatchObject({
+      status: 422,
+      body: { code: 'idempotency-key-reused' },
+    });
+    expect(await findTenantBySlug(registry, 'removed')).toBeUndefined();
+  });
+});
+
+it.each([
+  ['empty', ''],
+  ['too long', 'k'.repeat(201)],
+  ['with a space', 'a key'],
+  ['with a letter beyond ASCII', 'schlüssel'],
+])('a key that is %s is refused', async (_what, key) => {
+  expect(await make('bad-key', key)).toMatchObject({ status: 400, body: { code: 'invalid-request' } });
+});
+
+it('a key of 200 characters is taken', async () => {
+  expect((await make('long-key', 'k'.repeat(200))).status).toBe(201);
+});
+
+it('keys are kept for 24 hours, and then forgotten', async () => {
+  const { body } = await make('kept', 'key-kept');
+  const age = (hours: number): Promise<unknown> =>
+    registry
+      .updateTable('idempotency_keys')
+      .set({ created_at: sql<string>`now() - make_interval(hours => ${hours})` })
+      .where('key', '=', 'key-kept')
+      .execute();
+  await age(23);
+  await service.app.housekeeping.runNow('idempotency keys');
+  expect(await make('kept', 'key-kept')).toMatchObject({ status: 201, body: { id: body.id } });
+  await age(25);
+  expect(await make('kept', 'key-kept')).toMatchObject({ status: 409, body: { code: 'slug-taken' } });
+  await make('kept-too', 'key-kept');
+  await age(25);
+  await service.app.housekeeping.runNow('idempotency keys');
+  const left = await registry.selectFrom('idempotency_keys').select('key').where('key', '=', 'key-kept').execute();
+  expect(left).toEqual([]);
+});
+
+it('nothing of the request is kept that could be tried out: the hash is keyed', async () => {
+  await make('keyed', 'key-keyed');
+  const { request_hash: hash } = await registry
+    .selectFrom('idempotency_keys')
+    .select('request_hash')
+    .where('key', '=', 'key-keyed')
+    .executeTakeFirstOrThrow();
+  expect(hash).toMatch(/^test\.[\w-]{43}$/);
+  const body = { name: 'Asked for twice', slug: 'keyed', admin: ADMIN };
+  const withKey = (byte: number): ReturnType<typeof createRequestHash> =>
+    createRequestHash([{ kid: 'test', key: Buffer.alloc(32, byte) }]);
+  expect(withKey(7).matches(body, hash)).toBe(true);
+  expect(withKey(7).matches({ ...body, slug: 'other' }, hash)).toBe(false);
+  expect(withKey(8).matches(body, hash)).toBe(false);
+});

@@ -1,0 +1,218 @@
+// Standby databases on real servers: they are kept ready, nobody can enter them before they are claimed, each becomes one
+// tenant's, and what is of no use goes.
+import { sql, type Kysely } from 'kysely';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import type { Registry } from '../../db/central/schema.js';
+import { listStandby, type StandbyRecord } from '../../db/central/standby.js';
+import { findTenant } from '../../db/central/tenants.js';
+import { DatabaseFault } from '../../db/errors.js';
+import { createEnvelope } from '../../src/tenancy/envelope.js';
+import {
+  ADMIN,
+  asSuperuser,
+  connectAs,
+  createRegistry,
+  startService,
+  type Answer,
+  type TestService,
+} from '../support/app.js';
+import { eventually } from '../support/service-process.js';
+
+let first: TestService;
+let second: TestService;
+let registry: Kysely<Registry>;
+
+beforeAll(async () => {
+  const name = await createRegistry();
+  const env = { RECONCILE_EVERY_MS: '3600000' };
+  first = await startService({ registry: name, env });
+  second = await startService({ registry: name, env, operator: false });
+  registry = first.app.registry;
+});
+afterAll(async () => {
+  await Promise.all([first.close(), second.close()]);
+});
+
+let slugs = 0;
+
+function make(service: TestService, slug = `standby-${(slugs += 1)}`): Promise<Answer<{ id: string }>> {
+  return service.send('POST', '/tenants', {
+    token: first.operatorToken,
+    body: { name: 'From standby', slug, admin: ADMIN },
+  });
+}
+
+/** Makes exactly so many ready. */
+async function keep(count: number): Promise<readonly StandbyRecord[]> {
+  await registry.updateTable('clusters').set({ standby_target: count }).execute();
+  let all: readonly StandbyRecord[] = [];
+  // The other replica may be at it at this moment, with another number.
+  await eventually(`${count} are ready`, async () => {
+    await first.app.housekeeping.runNow('standby databases');
+    all = await listStandby(registry);
+    return all.length === count && all.every(({ ready }) => ready);
+  });
+  return all;
+}
+
+/** What PostgreSQL itself says of the database and the role of a name. */
+async function onServer(name: string): Promise<{ allowed: boolean; login: boolean } | undefined> {
+  const { rows } = await asSuperuser('postgres', (db) =>
+    sql<{ allowed: boolean; login: boolean }>`
+      select datallowconn as allowed, rolcanlogin as login
+      from pg_database full join pg_roles on rolname = datname where ${name} in (datname, rolname)`.execute(db),
+  );
+  return rows[0];
+}
+
+/** The SQLSTATE with which a standby's own role is turned away. */
+async function entering({ id, dbName, dbUser, dbPassword }: StandbyRecord): Promise<string> {
+  const { host, port } = first.config.tenants.provisioner;
+  const password = createEnvelope(first.config.encryptionKeys).open(dbPassword, { id, host, port, user: dbUser });
+  const handle = connectAs<unknown>(dbName, { user: dbUser, password });
+  const outcome = await sql`select 1`.execute(handle.db).then(
+    () => 'entered',
+    (error: unknown) => (error instanceof DatabaseFault ? error.reason : String(error)),
+  );
+  await handle.close(0);
+  return outcome;
+}
+
+it('is closed to its own role too until it is claimed, and is then the tenant’s, under the id that it had', async () => {
+  const [standby] = await keep(1);
+  if (!standby) throw new Error('there is no standby database');
+  expect(await onServer(standby.dbName)).toEqual({ allowed: false, login: false });
+  // 28000: the role may not log in.
+  expect(await entering(standby)).toBe('28000');
+
+  const made = await make(first);
+  expect(made.status, made.text).toBe(201);
+  expect(made.body.id).toBe(standby.id);
+  expect(await findTenant(registry, standby.id)).toMatchObject({
+    status: 'active',
+    dbName: standby.dbName,
+    dbPassword: standby.dbPassword,
+    schemaVersion: standby.schemaVersion,
+  });
+  expect(await onServer(standby.dbName)).toEqual({ allowed: true, login: true });
+  expect(await entering(standby)).toBe('entered');
+  expect(await signIn(made.body.id)).toBe(200);
+});
+
+it('is replaced by itself after a claim', async () => {
+  const [before] = await keep(1);
+  expect((await make(first)).status).toBe(201);
+  await expect
+    .poll(async () => (await listStandby(registry, { ready: true })).map(({ id }) => id), { timeout: 10_000 })
+    .toEqual([expect.not.stringMatching(before?.id ?? '')]);
+});
+
+it('gives 20 claims at once of 5 of them, on two replicas, a database each', async () => {
+  const standbys = await keep(5);
+  const answers = await Promise.all(
+    Array.from({ length: 20 }, (_, index) => make(index % 2 === 0 ? first : second, `claim-${index}`)),
+  );
+  expect(answers.map(({ status }) => status)).toEqual(Array.from({ length: 20 }, () => 201));
+  const ids = answers.map(({ body }) => body.id);
+  expect(new Set(ids).size).toBe(20);
+  expect(ids).toEqual(expect.arrayContaining(standbys.map(({ id }) => id)));
+  const waiting = (await listStandby(registry)).map(({ id }) => id);
+  expect(ids.filter((id) => waiting.includes(id))).toEqual([]);
+  const rows = await Promise.all(ids.map((id) => findTenant(registry, id)));
+  expect(new Set(rows.map((row) => row?.dbName)).size).toBe(20);
+  // A pool serves a database only where its marker names the tenant.
+  for (const id of ids) expect(await signIn(id)).toBe(200);
+});
+
+it('is not taken from under a claim by the reconciler or by a smaller number to keep', async () => {
+  await keep(5);
+  await registry.updateTable('clusters').set({ standby_target: 0 }).execute();
+  const [answers] = await Promise.all([
+    Promise.all(Array.from({ length: 8 }, () => make(second))),
+    first.app.housekeeping.runNow('reconciler'),
+    first.app.housekeeping.runNow('standby databases'),
+    second.app.housekeeping.runNow('reconciler'),
+  ]);
+  expect(answers.map(({ status }) => status)).toEqual(Array.from({ length: 8 }, () => 201));
+  for (const { body } of answers) expect(await signIn(body.id)).toBe(200);
+  await keep(0);
+});
+
+describe('is dropped with its role', () => {
+  it.each<[string, () => Promise<unknown>]>([
+    [
+      'where its cluster takes no more tenants',
+      () => registry.updateTable('clusters').set({ accepting: false }).execute(),
+    ],
+    [
+      'where its schema is an older one',
+      () => registry.updateTable('standby_databases').set({ schema_version: '0001_identity' }).execute(),
+    ],
+    [
+      'where its password does not open any more',
+      () => registry.updateTable('standby_databases').set({ db_password: 'v1.gone.AAAA.AAAA.AAAA' }).execute(),
+    ],
+    [
+      'where it was left half-made',
+      async () => {
+        await registry.updateTable('standby_databases').set({ ready: false }).execute();
+        await first.app.housekeeping.runNow('reconciler');
+      },
+    ],
+  ])('%s', async (_where, spoil) => {
+    const [standby] = await keep(1);
+    await spoil();
+    await eventually('it is dropped', async () => {
+      await first.app.housekeeping.runNow('standby databases');
+      return !(await listStandby(registry)).some(({ id }) => id === standby?.id);
+    });
+    await registry.updateTable('clusters').set({ accepting: true }).execute();
+    expect(await onServer(standby?.dbName ?? '')).toBeUndefined();
+  });
+});
+
+it('of a build that is newer is left to that build', async () => {
+  const [standby] = await keep(1);
+  await registry.updateTable('standby_databases').set({ schema_version: '9999_later' }).execute();
+  await first.app.housekeeping.runNow('standby databases');
+  expect((await listStandby(registry)).map(({ id }) => id)).toContain(standby?.id);
+  expect(await onServer(standby?.dbName ?? '')).toEqual({ allowed: false, login: false });
+  await registry
+    .updateTable('standby_databases')
+    .set({ schema_version: standby?.schemaVersion ?? '' })
+    .execute();
+  await keep(0);
+});
+
+it('that was claimed before the registry was restored from a backup is no other tenant’s, and keeps its data', async () => {
+  const [standby] = await keep(1);
+  if (!standby) throw new Error('there is no standby database');
+  await registry.updateTable('clusters').set({ standby_target: 0 }).execute();
+  expect((await make(first)).body.id).toBe(standby.id);
+  // As it was before the claim.
+  await registry.deleteFrom('tenants').where('id', '=', standby.id).execute();
+  await registry
+    .insertInto('standby_databases')
+    .values({
+      id: standby.id,
+      cluster_id: standby.clusterId,
+      db_name: standby.dbName,
+      db_user: standby.dbUser,
+      db_password: standby.dbPassword,
+      schema_version: standby.schemaVersion,
+      ready: true,
+    })
+    .execute();
+
+  const made = await make(first);
+  expect(made.status, made.text).toBe(201);
+  expect(made.body.id).not.toBe(standby.id);
+  await first.app.housekeeping.runNow('reconciler');
+  expect(await onServer(standby.dbName)).toEqual({ allowed: true, login: true });
+  expect(await listStandby(registry)).toEqual([]);
+});
+
+async function signIn(tenant: string): Promise<number> {
+  const { email, password } = ADMIN;
+  return (await second.send('POST', '/auth/login', { body: { tenant, email, password } })).status;
+}

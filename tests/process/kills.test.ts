@@ -1,0 +1,273 @@
+// A process of the service is killed at each statement that it sends while it makes, claims or removes a tenant: before the
+// statement is sent, and as soon as it is, when the server runs it for nobody. Then another one starts, and within 30 s nothing
+// half-made is left anywhere; what was acknowledged is whole.
+import { sql, type Kysely } from 'kysely';
+import { randomBytes } from 'node:crypto';
+import { readFile, rm, writeFile } from 'node:fs/promises';
+import path from 'node:path';
+import { pathToFileURL } from 'node:url';
+import ts from 'typescript';
+import { afterAll, beforeAll, expect, inject, it } from 'vitest';
+import { findOperatorByEmail, insertOperator } from '../../db/central/operators.js';
+import type { Registry } from '../../db/central/schema.js';
+import { listStandby } from '../../db/central/standby.js';
+import { findTenantBySlug, listProvisionedTenants, listUnfinishedTenants } from '../../db/central/tenants.js';
+import type { ConnectionSettings, DatabaseHandle } from '../../db/client.js';
+import { scramVerifier } from '../../db/scram.js';
+import { tenantMigrations } from '../../db/tenant/migrations/index.js';
+import { buildApp } from '../../src/app.js';
+import { migrateAll } from '../../src/tenancy/migrate.js';
+import { openProvisioner } from '../../src/tenancy/provisioner.js';
+import { templateName } from '../../src/tenancy/template.js';
+import {
+  ADMIN,
+  asSuperuser,
+  beginSession,
+  connectAs,
+  createRegistry,
+  OPERATOR,
+  sender,
+  testConfig,
+  TOKEN_KEY,
+  type Send,
+} from '../support/app.js';
+import { build, eventually, makeDataDir, startProcess, type ServiceProcess } from '../support/service-process.js';
+
+const root = path.resolve(import.meta.dirname, '../..');
+const killAt = path.join(root, 'dist', `kill-at-${process.pid}.js`);
+
+// A provisioner of its own: what it owns is what these processes left, and nobody else's.
+const provisionerRole = `provisioner_${randomBytes(6).toString('hex')}`;
+
+let data: Awaited<ReturnType<typeof makeDataDir>>;
+let registryName: string;
+let central: DatabaseHandle<Registry>;
+let provisioner: ConnectionSettings;
+let token: string;
+
+/** More than the statements of any act: an act that sent more would go untried beyond them. */
+const MOST_STATEMENTS = 40;
+/** Targets for one act: the two lanes take them from both ends. */
+const TARGETS = 2 * 18;
+
+/** Each process that is killed keeps its slots of it for 30 s: the next must not wait for them. */
+const RESERVE = '500';
+
+type When = 'before' | 'after';
+
+/** What a process is killed in. A further act needs a line in `acts` and one in its test's table. */
+interface Act {
+  /** Makes what the act is done to, beforehand, in a service that nobody kills. */
+  prepare(send: Send): Promise<void>;
+  /** @param nth a number of its own for each process */
+  request(nth: number): { readonly method: string; readonly path: string; readonly body?: object };
+  /** Checks one that a process was killed in, or that it answered. */
+  check(nth: number, answered: boolean, send: Send): Promise<void>;
+}
+
+const made = (slug: string): { method: string; path: string; body: object } => ({
+  method: 'POST',
+  path: '/tenants',
+  body: { name: 'Killed', slug, admin: ADMIN },
+});
+
+/** Whole, or not there at all: then another can be made. */
+async function wholeOrAbsent(slug: string, acknowledged: boolean, send: Send): Promise<void> {
+  const row = await findTenantBySlug(central.db, slug);
+  if (acknowledged) expect(row, slug).toBeDefined();
+  if (!row) return;
+  expect(row.status, slug).toBe('active');
+  const { email, password } = ADMIN;
+  expect((await send('POST', '/auth/login', { body: { tenant: slug, email, password } })).status, slug).toBe(200);
+}
+
+const targets: string[] = [];
+
+const acts: Record<string, Act> = {
+  'making a tenant from the template': {
+    prepare: async () => undefined,
+    request: (nth) => made(`made-${nth}`),
+    check: (nth, answered, send) => wholeOrAbsent(`made-${nth}`, answered, send),
+  },
+  'making one from a standby database': {
+    prepare: async () => {
+      const app = await startApp(TARGETS);
+      const ready = async (): Promise<boolean> => (await listStandby(central.db, { ready: true })).length >= TARGETS;
+      await eventually('they are ready', ready, 120_000);
+      await app.close();
+    },
+    request: (nth) => made(`claimed-${nth}`),
+    check: (nth, answered, send) => wholeOrAbsent(`claimed-${nth}`, answered, send),
+  },
+  'removing one': {
+    prepare: async (send) => {
+      for (let nth = 0; nth < TARGETS; nth += 1) {
+        const { status, body } = await send<{ id: string }>('POST', '/tenants', {
+          token,
+          body: made(`gone-${nth}`).body,
+        });
+        expect(status).toBe(201);
+        targets.push(body.id);
+      }
+    },
+    request: (nth) => ({ method: 'DELETE', path: `/tenants/${targets[nth] ?? ''}` }),
+    check: async (nth, answered, send) => {
+      if (answered) expect(await findTenantBySlug(central.db, `gone-${nth}`)).toBeUndefined();
+      else await wholeOrAbsent(`gone-${nth}`, false, send);
+    },
+  },
+};
+
+beforeAll(async () => {
+  await build();
+  data = await makeDataDir();
+  const source = await readFile(path.join(root, 'tests/support/kill-at.ts'), 'utf8');
+  const { outputText } = ts.transpileModule(source, {
+    compilerOptions: { module: ts.ModuleKind.ESNext, target: ts.ScriptTarget.ES2022 },
+  });
+  await writeFile(killAt, outputText);
+
+  const config = testConfig((registryName = await createRegistry()));
+  central = connectAs<Registry>(registryName);
+  const password = 'password-of-this-provisioner';
+  await asSuperuser('postgres', async (db) => {
+    const verifier = sql.lit(await scramVerifier(password, 1));
+    await sql`create role ${sql.id(provisionerRole)} login createdb createrole password ${verifier}`.execute(db);
+    await sql`grant connect on database postgres to ${sql.id(provisionerRole)}`.execute(db);
+  });
+  provisioner = { ...config.tenants.provisioner, user: provisionerRole, password };
+  const opened = openProvisioner(provisioner, config.tenants.provisionerPool);
+  await migrateAll({ registry: central.db, ...opened, provisioner: provisionerRole });
+  await opened.close();
+  await insertOperator(central.db, { email: OPERATOR.email, passwordHash: 'not used' });
+  const app = await startApp(0);
+  const operator = await findOperatorByEmail(central.db, OPERATOR.email);
+  token = await beginSession(app, { kind: 'operator', operatorId: operator?.id ?? '' });
+  await app.close();
+});
+
+afterAll(async () => {
+  await rm(killAt, { force: true });
+  await data.remove();
+  await central.close(0);
+});
+
+it.each(Object.keys(acts))(
+  '%s: killed at and inside every statement, nothing is left half-made',
+  async (name) => {
+    const act = acts[name];
+    if (!act) throw new Error('there is no such act');
+    const before = await startApp(0, false);
+    await act.prepare(sender(before));
+    await before.close();
+
+    const [early, late] = await withoutHousekeeping(() =>
+      Promise.all([killAtEach(act, 'before'), killAtEach(act, 'after')]),
+    );
+    const killed = [...early, ...late];
+    expect(killed.filter(({ answered }) => !answered).length).toBeGreaterThan(12);
+
+    const app = await startApp(0);
+    await eventually('nothing is half-made', async () => (await halfMade()).length === 0, 30_000);
+    expect(await halfMade()).toEqual([]);
+    for (const { nth, answered } of killed) await act.check(nth, answered, sender(app));
+    await app.close();
+  },
+  300_000,
+);
+
+/** Kills one process after the other, each a statement further, until one comes to its answer. */
+async function killAtEach(act: Act, when: When): Promise<{ nth: number; answered: boolean }[]> {
+  const killed: { nth: number; answered: boolean }[] = [];
+  for (let statement = 1; statement <= MOST_STATEMENTS; statement += 1) {
+    const nth = when === 'before' ? statement - 1 : TARGETS - statement;
+    const child = await startProcess({
+      ...(await environment()),
+      KILL_AT: String(statement),
+      KILL_WHEN: when,
+      NODE_OPTIONS: `--import=${pathToFileURL(killAt).href}`,
+    });
+    child.signal('SIGUSR2');
+    await eventually('it counts', () => child.stdout.includes('armed'));
+    const answered = await succeeds(child, act.request(nth));
+    if (answered) child.signal('SIGKILL');
+    expect(await child.exited).toBeNull();
+    killed.push({ nth, answered });
+    if (answered) return killed;
+  }
+  throw new Error(`the act sends more than ${MOST_STATEMENTS} statements`);
+}
+
+async function succeeds(child: ServiceProcess, request: ReturnType<Act['request']>): Promise<boolean> {
+  const { method, path: where, body } = request;
+  const response = await fetch(`${child.url}${where}`, {
+    method,
+    headers: { authorization: `Bearer ${token}`, ...(body && { 'content-type': 'application/json' }) },
+    ...(body && { body: JSON.stringify(body) }),
+  }).catch(() => undefined);
+  if (response && !response.ok)
+    throw new Error(`${method} ${where} answered ${response.status}: ${await response.text()}`);
+  return response !== undefined;
+}
+
+/** So that no process looks after what another one left, or counts statements of such work: only the last one does. */
+async function withoutHousekeeping<T>(work: () => Promise<T>): Promise<T> {
+  return central.db.connection().execute(async (db: Kysely<Registry>) => {
+    for (const job of ['reconciler', 'standby databases'])
+      await sql`select pg_advisory_lock(hashtextextended(${`tenantry ${job}`}, 0))`.execute(db);
+    try {
+      return await work();
+    } finally {
+      await sql`select pg_advisory_unlock_all()`.execute(db);
+    }
+  });
+}
+
+/** Rows in the middle of something, and databases and roles of this provisioner that no row tells of. */
+async function halfMade(): Promise<string[]> {
+  const unfinished = await listUnfinishedTenants(central.db);
+  const standbys = await listStandby(central.db);
+  const known = [
+    ...(await listProvisionedTenants(central.db)).map(({ dbName }) => dbName),
+    ...standbys.filter(({ ready }) => ready).map(({ dbName }) => dbName),
+    templateName(tenantMigrations, provisionerRole),
+  ];
+  const { rows } = await asSuperuser('postgres', (db) =>
+    sql<{ name: string }>`
+      select datname as name from pg_database where datdba = ${provisionerRole}::regrole
+      union select distinct roleid::regrole::text from pg_auth_members where member = ${provisionerRole}::regrole`.execute(
+      db,
+    ),
+  );
+  return [
+    ...unfinished.map(({ slug, status }) => `${slug} is ${status}`),
+    ...standbys.filter(({ ready }) => !ready).map(({ dbName }) => `${dbName} is half-made`),
+    ...rows.filter(({ name }) => !known.includes(name)).map(({ name }) => `${name} has no row`),
+  ];
+}
+
+async function startApp(standbys: number, reconciles = true): ReturnType<typeof buildApp> {
+  const config = testConfig(registryName, {
+    STANDBY_DATABASES: String(standbys),
+    CLUSTER_CONNECTION_RESERVE: RESERVE,
+    RECONCILE_EVERY_MS: reconciles ? '1000' : '3600000',
+  });
+  return buildApp({ ...config, tenants: { ...config.tenants, provisioner } });
+}
+
+async function environment(): Promise<Record<string, string>> {
+  const { superuser, registryService } = inject('cluster');
+  return {
+    DATABASE_URL: urlOf({ ...superuser, ...registryService, database: registryName }),
+    TENANT_DATABASE_URL: urlOf(provisioner),
+    DATA_DIR: data.dir,
+    JWT_KEYS: TOKEN_KEY,
+    ENCRYPTION_KEYS: `test:${Buffer.alloc(32, 7).toString('base64')}`,
+    RECONCILE_EVERY_MS: '3600000',
+    CLUSTER_CONNECTION_RESERVE: RESERVE,
+  };
+}
+
+function urlOf({ host, port, user, password, database }: ConnectionSettings): string {
+  return `postgres://${user}:${password}@${host}:${port}/${database}`;
+}
