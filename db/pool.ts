@@ -435,13 +435,16 @@ export class ConnectionPool {
   /** Connects, with another password where the server takes the one before no more: it may have just been changed. */
   async #enter(): Promise<pg.PoolClient> {
     const { password } = this.options;
+    let sure = false;
     for (let attempt = 1; ; attempt += 1) {
       const tried = password?.current;
       try {
         return await this.#pool.connect();
       } catch (error) {
         const last = attempt === MAX_PASSWORDS || !hasSqlState(error, INVALID_PASSWORD);
-        if (last || tried === undefined || !(await password?.refused(tried))) throw error;
+        if (last || sure || tried === undefined) throw error;
+        // Where no other is known, the same is tried once more: the server may have looked just before it was put in force.
+        sure = !(await password?.refused(tried));
       }
     }
   }
