@@ -450,6 +450,7 @@ export class ConnectionPool {
   async #enter(deadline: number): Promise<pg.PoolClient> {
     const { password } = this.options;
     let passwords = 1;
+    let sure = false;
     for (;;) {
       const tried = password?.current;
       try {
@@ -460,7 +461,9 @@ export class ConnectionPool {
           continue;
         }
         const last = passwords === MAX_PASSWORDS || !hasSqlState(error, INVALID_PASSWORD);
-        if (last || tried === undefined || !(await password?.refused(tried))) throw error;
+        if (last || sure || tried === undefined) throw error;
+        // Where no other is known, the same is tried once more: the server may have looked just before it was put in force.
+        sure = !(await password?.refused(tried));
         passwords += 1;
       }
     }

@@ -156,6 +156,8 @@ export function createTenantPools(deps: TenantPoolDeps): TenantPools {
         // Another connection has found it out meanwhile.
         if (password !== current) return true;
         const now = await directory.reload(tenant.id).catch(() => tenant);
+        // And again: what was read may be older than what another connection found.
+        if (password !== current) return true;
         if (now?.dbHost !== tenant.dbHost || now.dbPort !== tenant.dbPort || now.dbUser !== tenant.dbUser) return false;
         for (const sealed of [now.dbPassword, now.nextDbPassword]) {
           const candidate = sealed === null ? password : openIfPossible(now, sealed);
