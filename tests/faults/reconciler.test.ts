@@ -121,6 +121,7 @@ it('goes on where a cluster is down, and finishes what is there when it can', as
   await registry.updateTable('tenants').set({ db_port: dbPort }).where('id', '=', down.id).execute();
   await reconcile();
   expect(await findTenant(registry, down.id)).toBeUndefined();
+  await registry.deleteFrom('clusters').where('name', '=', 'down').execute();
 });
 
 it('leaves a tenant alone that is active or suspended', async () => {

@@ -146,6 +146,7 @@ describe('where the first attempt', () => {
   it('made a tenant that is removed since, the same request makes no other', async () => {
     const { body } = await make('removed', 'key-removed');
     await service.send('DELETE', `/tenants/${body.id}`, { token: service.operatorToken });
+    await service.send('POST', `/tenants/${body.id}/purge`, { token: service.operatorToken });
     expect(await make('removed', 'key-removed')).toMatchObject({
       status: 422,
       body: { code: 'idempotency-key-reused' },

@@ -282,7 +282,7 @@ describe('a secret', () => {
     const log = await readFile(logFile ?? '', 'utf8');
     // The failed statement is there, with its text.
     expect(log).toContain(`role "${a.row.dbUser}" already exists`);
-    expect(log).toMatch(new RegExp(`STATEMENT: +create role "${a.row.dbUser}"`));
+    expect(log).toMatch(new RegExp(`STATEMENT:\\s+create role "${a.row.dbUser}"`));
     const secrets = { password, 'the password of A': a.password, 'the password of B': b.password };
     const settings = {
       'the provisioner’s': provisioner.password,

@@ -138,9 +138,9 @@ describe('npm start, from a terminal', () => {
         expect(printed).toContain('"name":"Wayne Enterprises"');
         const lists = [...printed.matchAll(/\{"data":\[.*?\],"nextCursor":(?:null|"[^"]*")\}/g)].map(([list]) => list);
         // The operator's tenants; Wayne's products, Stark's products, Wayne's users, Wayne's search for what Stark has; lamps;
-        // refused sign-ins, what the operator did to a tenant; sessions; deleted tenants.
+        // clusters; refused sign-ins, what the operator did to a tenant; sessions; deleted tenants.
         expect(lists.map((list) => (JSON.parse(list) as { data: unknown[] }).data.length)).toEqual([
-          2, 1, 1, 2, 0, 0, 0, 1, 3, 1,
+          2, 1, 1, 2, 0, 0, 1, 0, 2, 3, 1,
         ]);
         expect(printed).toContain('"openapi":"3.1');
         expect(printed).toContain('"clusters":[{');
