@@ -16,6 +16,8 @@ describe('a registry of one’s own', () => {
   const urlOf = (connection: ConnectionSettings): string =>
     `postgres://${connection.user}:${connection.password}@${connection.host}:${connection.port}/${connection.database}`;
   const env: Record<string, string> = {
+    // A standby database's password is sealed with this process's key, which the others here do not have.
+    STANDBY_DATABASES: '0',
     DATABASE_URL: urlOf({ ...superuser, ...registryService, database }),
     MIGRATION_DATABASE_URL: urlOf({ ...superuser, ...registryOwner, database }),
     TENANT_DATABASE_URL: urlOf(provisioner),

@@ -9,7 +9,7 @@ import { exchange, expectProblem, listen, parseAnswer, sendBytes, type Received 
 const UNKNOWN_ID = '01900000-0000-7000-8000-00000000ffff';
 
 /** What is there to be done says the address alone. */
-const WITHOUT_BODY = /\/(?:logout|logout-all|sign-out)$/;
+const WITHOUT_BODY = /\/(?:logout|logout-all|sign-out|suspend|resume|restore|purge|rotate-password|check|drain)$/;
 
 let service: TestService;
 let tenant: TestTenant;

@@ -104,7 +104,7 @@ async function askEverything({ app }: TestService, owner: { id: string; token: s
     answers.push(`${route.method} ${route.url} ${JSON.stringify(answer.headers)} ${answer.body}`);
   };
   // Last what ends the sessions of those who ask.
-  const last = ({ url }: RouteEntry): boolean => /\/(?:sign-out|logout|logout-all)$/.test(url);
+  const last = ({ url }: RouteEntry): boolean => /\/(?:sign-out|logout|logout-all|suspend|purge)$/.test(url);
   const routes = [...app.routeTable.filter((route) => !last(route)), ...app.routeTable.filter(last)];
   for (const route of routes) {
     for (const token of [undefined, 'x.y.z', service.operatorToken, owner.token]) {
