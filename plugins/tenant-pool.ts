@@ -64,7 +64,9 @@ export const tenantPool = fp<{ config: Config; envelope: Envelope }>(
         probeDatabase(
           connection,
           PROBE_DEADLINE,
-          (closeIdle) => clusters.at(connection).reserve.join('probe', closeIdle),
+          // Of the tenants' slots, of which a broken server leaves plenty: a replica that was killed holds its share of the
+          // reserve for half a minute, which may be all of it.
+          (closeIdle) => clusters.at(connection).tenants.join('probe', closeIdle),
           password,
         ),
       onError: (err, context) => {

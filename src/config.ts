@@ -394,7 +394,7 @@ export const variables = {
     default: '6',
     unit: 'connections',
     description:
-      'Connections of all replicas to one PostgreSQL server for making and removing tenants and for probes, besides the budget.',
+      'Connections of all replicas to one PostgreSQL server for making, changing and removing tenants, besides the budget.',
   },
   CLUSTER_HOSTS: {
     schema: list.pipe(z.array(clusterHost)),

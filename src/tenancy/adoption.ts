@@ -35,7 +35,7 @@ import { tenantMigrations } from '../../db/tenant/migrations/index.js';
 import { deleteUser, insertUser, setRoles, EMAIL_CONSTRAINT } from '../../db/tenant/users.js';
 import { AppError } from '../errors.js';
 import type { Envelope } from './envelope.js';
-import { newDatabaseName, newDatabasePassword, newTenantId } from './ids.js';
+import { newDatabaseName, newDatabasePassword, newTenantId, TENANT_SCRAM_ITERATIONS } from './ids.js';
 import type { NewTenant } from './provisioning.js';
 import type { TenantLocks } from './locks.js';
 import type { PlacedProvisioner, Provisioners } from './provisioners.js';
@@ -56,9 +56,6 @@ export interface Adoption {
 }
 
 const SYSTEM_DATABASES = [MAINTENANCE_DATABASE, 'template0', 'template1'];
-
-/** As for a tenant that is made: the password is random bits, which need no stretching. */
-const SCRAM_ITERATIONS = 1;
 
 interface Step {
   readonly name: string;
@@ -119,7 +116,7 @@ export function createAdoption(deps: {
       {
         name: 'role',
         run: async () => {
-          const verifier = await scramVerifier(password, SCRAM_ITERATIONS);
+          const verifier = await scramVerifier(password, TENANT_SCRAM_ITERATIONS);
           await createRuntimeRole(cluster, { name: role, verifier, connectionLimit: deps.connectionLimit });
         },
         undo: () => dropRole(cluster, role),

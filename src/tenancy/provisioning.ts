@@ -24,12 +24,11 @@ import { tenantMigrations } from '../../db/tenant/migrations/index.js';
 import { insertFirstAdmin } from '../../db/tenant/users.js';
 import { AppError } from '../errors.js';
 import type { Envelope } from './envelope.js';
-import { newDatabaseName, newDatabasePassword, newTenantId } from './ids.js';
+import { newDatabaseName, newDatabasePassword, newTenantId, TENANT_SCRAM_ITERATIONS } from './ids.js';
 import type { TenantLocks } from './locks.js';
 import type { Place, Provisioners } from './provisioners.js';
 import type { Reconciler } from './reconciler.js';
 import type { Removal } from './removal.js';
-import { SCRAM_ITERATIONS } from './standby.js';
 import { templateName } from './template.js';
 
 /** What a new tenant starts with. */
@@ -170,7 +169,7 @@ export function createProvisioning(deps: ProvisioningDeps): Provisioning {
           return 'again';
         }
       } else {
-        const verifier = await scramVerifier(own.password, SCRAM_ITERATIONS);
+        const verifier = await scramVerifier(own.password, TENANT_SCRAM_ITERATIONS);
         const { connectionLimit } = deps;
         const held = { ...mark, held: true };
         await run('role', () => createRuntimeRole(cluster, { name, verifier, connectionLimit, mark: held }));

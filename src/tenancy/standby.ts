@@ -28,7 +28,7 @@ import { grantRuntimeRights } from '../../db/tenant/grants.js';
 import { writeMarker } from '../../db/tenant/marker.js';
 import { tenantMigrations } from '../../db/tenant/migrations/index.js';
 import type { Envelope } from './envelope.js';
-import { newDatabaseName, newDatabasePassword, newTenantId } from './ids.js';
+import { newDatabaseName, newDatabasePassword, newTenantId, TENANT_SCRAM_ITERATIONS } from './ids.js';
 import type { TenantLocks } from './locks.js';
 import type { Provisioners } from './provisioners.js';
 import { templateName } from './template.js';
@@ -42,12 +42,6 @@ export interface StandbyDatabases {
   /** Drops one; under its lock, which the caller holds. One that was claimed meanwhile stays. */
   drop(standby: StandbyRecord, cluster: ClusterDb): Promise<void>;
 }
-
-/**
- * SCRAM rounds for a tenant role's verifier. Rounds make guessing a weak password dear; this one is 256 random bits, and
- * each new connection would pay for them on the threads that hash passwords.
- */
-export const SCRAM_ITERATIONS = 1;
 
 export interface StandbyDeps {
   readonly registry: Kysely<Registry>;
@@ -129,7 +123,7 @@ export function createStandbyDatabases(deps: StandbyDeps): StandbyDatabases {
     await locks.session(async (session) => {
       await insertStandby(session, standby);
       try {
-        const verifier = await scramVerifier(password, SCRAM_ITERATIONS);
+        const verifier = await scramVerifier(password, TENANT_SCRAM_ITERATIONS);
         const { connectionLimit } = deps;
         await createRuntimeRole(cluster, { name, verifier, connectionLimit, login: false, mark });
         const template = templateName(tenantMigrations, owner);

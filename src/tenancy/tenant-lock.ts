@@ -1,7 +1,8 @@
 // One lock a tenant, in the registry: what opens, closes or enters a tenant's database by what its row says does so alone, or
 // a slow one would leave the database as a row that has changed meanwhile wanted it.
-import { sql, type Kysely } from 'kysely';
+import type { Kysely } from 'kysely';
 import type { Registry } from '../../db/central/schema.js';
+import { lockTenantIn } from '../../db/central/tenant-locks.js';
 
 /**
  * Runs `work` while no other replica holds the tenant's lock, and keeps one connection for as long. Whoever waits does so for
@@ -12,7 +13,7 @@ import type { Registry } from '../../db/central/schema.js';
  */
 export function inTenantLock<T>(registry: Kysely<Registry>, tenantId: string, work: () => Promise<T>): Promise<T> {
   return registry.transaction().execute(async (trx) => {
-    await sql`select pg_advisory_xact_lock(hashtextextended(${`tenantry tenant ${tenantId}`}, 0))`.execute(trx);
+    await lockTenantIn(trx, tenantId);
     return work();
   });
 }
