@@ -139,7 +139,13 @@ export const provisioning = fp<{ config: Config; envelope: Envelope; afterStep?:
     );
 
     app.addHook('onReady', async () => {
-      let targetSet = false;
+      // Now, and not in the job, which runs on whichever replica is first: what an operator says later about this cluster counts
+      // until the next start.
+      await ensureDefault()
+        .then((id) => setStandbyTarget(registry, id, config.tenants.standbyDatabases))
+        .catch((err: unknown) => {
+          app.log.warn({ err }, 'the number of standby databases could not be set');
+        });
       app.housekeeping.add({
         name: 'reconciler',
         every: config.tenants.reconcileEvery,
@@ -148,12 +154,7 @@ export const provisioning = fp<{ config: Config; envelope: Envelope; afterStep?:
       app.housekeeping.add({
         name: 'standby databases',
         every: REFILL_EVERY,
-        run: async (signal) => {
-          // Once: what an operator says later about this cluster counts until the next start.
-          if (!targetSet) await setStandbyTarget(registry, await ensureDefault(), config.tenants.standbyDatabases);
-          targetSet = true;
-          await standby.refill(signal);
-        },
+        run: (signal) => standby.refill(signal),
       });
       app.housekeeping.add({
         name: 'idempotency keys',

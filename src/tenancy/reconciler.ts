@@ -2,6 +2,7 @@
 // databases and roles that no row tells of. It never drops what does not carry this installation's mark, nor what may have
 // been a tenant's.
 import type { Kysely } from 'kysely';
+import { LRUCache } from 'lru-cache';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Registry } from '../../db/central/schema.js';
 import { knownDatabaseNames, listStandby, listStandbyClusters, type StandbyCluster } from '../../db/central/standby.js';
@@ -29,6 +30,9 @@ export interface Reconciler {
  */
 const SETTLED_AFTER = 250;
 
+/** Orphans that are remembered as told of; one that is forgotten is told of again. */
+const MAX_TOLD = 10_000;
+
 export function createReconciler(deps: {
   readonly registry: Kysely<Registry>;
   readonly provisioners: Provisioners;
@@ -43,7 +47,7 @@ export function createReconciler(deps: {
 }): Reconciler {
   const { registry, provisioners, locks, removal, standby } = deps;
   /** Orphans that were told of: once is enough for a log. */
-  const told = new Set<string>();
+  const told = new LRUCache<string, true>({ max: MAX_TOLD });
 
   async function reconcile(signal: AbortSignal): Promise<void> {
     await settleTenants(signal);
@@ -123,7 +127,7 @@ export function createReconciler(deps: {
   function tell({ kind, name, id }: Marked, { id: clusterId }: StandbyCluster): void {
     const key = `${clusterId} ${kind} ${name}`;
     if (told.has(key)) return;
-    told.add(key);
+    told.set(key, true);
     deps.onError(new Error(`a ${kind} that may be a tenant’s has no row in the registry: it is left alone`), {
       clusterId,
       tenantId: id,

@@ -16,6 +16,7 @@ import type { ConnectionSettings, DatabaseHandle } from '../../db/client.js';
 import { scramVerifier } from '../../db/scram.js';
 import { tenantMigrations } from '../../db/tenant/migrations/index.js';
 import { buildApp } from '../../src/app.js';
+import { localSecrets } from '../../src/secrets.js';
 import { migrateAll } from '../../src/tenancy/migrate.js';
 import { openProvisioner } from '../../src/tenancy/provisioner.js';
 import { templateName } from '../../src/tenancy/template.js';
@@ -57,7 +58,7 @@ type When = 'before' | 'after';
 
 /** What a process is killed in. A further act needs a line in `acts` and one in its test's table. */
 /** Which statements: every one with KILL_EVERY=1, which takes minutes; the suite is content with some of them. */
-const EVERY = Number(process.env['KILL_EVERY'] ?? 6);
+const EVERY = Number(process.env['KILL_EVERY'] ?? 10);
 
 interface Act {
   /** Makes what the act is done to, beforehand, in a service that nobody kills. */
@@ -127,6 +128,8 @@ const acts: Record<string, Act> = {
 beforeAll(async () => {
   await build();
   data = await makeDataDir();
+  // Beforehand: of two processes that make them at once one would find the other's draft gone.
+  await localSecrets(data.dir);
   const source = await readFile(path.join(root, 'tests/support/kill-at.ts'), 'utf8');
   const { outputText } = ts.transpileModule(source, {
     compilerOptions: { module: ts.ModuleKind.ESNext, target: ts.ScriptTarget.ES2022 },
@@ -175,7 +178,7 @@ it.each(Object.keys(acts))(
 
     const app = await startApp(0);
     await eventually('nothing is half-made', async () => (await halfMade()).length === 0, 30_000);
-    expect(await halfMade()).toEqual([]);
+    // Not looked at again: from now on it drops the standby databases that are left over, one at a time.
     for (const { nth, answered } of killed) await act.check(nth, answered, sender(app));
     await app.close();
   },
