@@ -49,6 +49,8 @@ async function keep(count: number): Promise<readonly StandbyRecord[]> {
   // The other replica may be at it at this moment, with another number.
   await eventually(`${count} are ready`, async () => {
     await first.app.housekeeping.runNow('standby databases');
+    // What was in somebody's hands at that moment is left to it.
+    await first.app.housekeeping.runNow('reconciler');
     all = await listStandby(registry);
     return all.length === count && all.every(({ ready }) => ready);
   });
@@ -164,6 +166,7 @@ describe('is dropped with its role', () => {
     await spoil();
     await eventually('it is dropped', async () => {
       await first.app.housekeeping.runNow('standby databases');
+      await first.app.housekeeping.runNow('reconciler');
       return !(await listStandby(registry)).some(({ id }) => id === standby?.id);
     });
     await registry.updateTable('clusters').set({ accepting: true }).execute();
