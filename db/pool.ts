@@ -1,6 +1,7 @@
 // A pool of connections to one database: pg's Pool with the failure modes closed that pg and Kysely leave open between them,
 // and with a say in it for whoever counts the connections of the whole server. Short reads share one pipelined connection,
 // the lane (db/lane.ts); everything else has a connection to itself for as long as it takes.
+import { setTimeout as sleep } from 'node:timers/promises';
 import pg from 'pg';
 import { connectFault, DatabaseFault, hasSqlState, statementFault, Unproven } from './errors.js';
 import { Lane, type LaneQuery } from './lane.js';
@@ -149,6 +150,8 @@ export class ConnectionPool {
   #toldIdle = false;
   #watch: NodeJS.Timeout | undefined;
   #closing: Promise<void> | undefined;
+  /** Set by close(), to be told that no connection is left. */
+  #onEmpty: (() => void) | undefined;
   /** Set when close() waits no longer: a connection that is ready only now is not handed out any more. */
   #cut = false;
   readonly #config: pg.ClientConfig;
@@ -172,6 +175,8 @@ export class ConnectionPool {
       ...(options.prove && { onConnect: (client: pg.ClientBase) => this.#prove(client) }),
     });
     this.#admission = options.admit?.(() => this.closeIdle());
+    // A connection that is lost while it is proved: #prove tells who asked for it. Without a listener the process would end.
+    this.#pool.on('error', () => undefined);
     this.#pool.on('remove', (client) => {
       this.#sessions.get(client)?.slot.release();
       this.#sessions.delete(client);
@@ -295,8 +300,11 @@ export class ConnectionPool {
     for (const { session } of this.#sessions.values()) session.cut(poolClosed());
     // Whoever sits between two statements of a transaction gives its client back when it asks for the next one, and not
     // before: the connection is gone, and nobody waits for that.
-    const late = performance.now() + CLOSE_MARGIN;
-    while (this.#total > 0 && performance.now() < late) await new Promise((resolve) => setTimeout(resolve, 10));
+    if (this.#total > 0)
+      await Promise.race([
+        new Promise<void>((resolve) => (this.#onEmpty = resolve)),
+        sleep(CLOSE_MARGIN, undefined, { ref: false }),
+      ]);
     this.#admission?.leave();
   }
 
@@ -382,6 +390,7 @@ export class ConnectionPool {
 
   /** Gives what is free to who waits: a connection that is opened in `slot`. */
   #serve(slot?: Slot): void {
+    if (this.#total === 0) this.#onEmpty?.();
     if (slot) {
       const waiter = this.#next();
       if (waiter && !this.#cut) this.#open(slot).then(waiter.resolve, waiter.reject);
@@ -507,8 +516,11 @@ export class ConnectionPool {
   }
 
   async #prove(client: pg.ClientBase): Promise<void> {
+    let lost: Error | undefined;
+    client.once('error', (error) => (lost = connectFault(error)));
     try {
       await this.options.prove?.(async (text) => (await client.query<Record<string, unknown>>(text)).rows);
+      if (lost) throw lost;
     } catch (error) {
       throw new Unproven(statementFault(error) ?? (error as Error));
     }

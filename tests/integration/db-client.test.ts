@@ -180,6 +180,25 @@ describe('a connection', () => {
     expect(lost[0]).toMatchObject({ kind: 'unavailable', reason: '57P01' });
     expect(await backendOf(db)).not.toBe(pid);
   });
+
+  it('whose backend is killed while it is proved is given to nobody, and the process lives', async () => {
+    let proofs = 0;
+    const { db } = open(
+      {},
+      {
+        prove: async (query) => {
+          const [row] = await query('select pg_backend_pid() as pid');
+          proofs += 1;
+          if (proofs > 1) return;
+          await asSuperuser('postgres', (as) => sql`select pg_terminate_backend(${row?.['pid']}::integer)`.execute(as));
+          await sleep(100);
+        },
+      },
+    );
+    await expect(db.selectFrom('notes').selectAll().execute()).rejects.toMatchObject({ kind: 'unavailable' });
+    await expect(db.selectFrom('notes').selectAll().execute()).resolves.toBeInstanceOf(Array);
+    expect(proofs).toBe(2);
+  });
 });
 
 describe('a transaction', () => {
