@@ -17,7 +17,10 @@ export interface HousekeepingJob {
 export interface Housekeeping {
   /** Runs a job from now on, the first time at once. */
   add(job: HousekeepingJob): void;
-  /** Runs a job now, wherever its time is, and resolves when it is done; without the lock, where another replica has it, at once. */
+  /**
+   * Runs a job now, wherever its time is; behind the run that is under way, which may have looked already. Resolves when it is
+   * done; without the lock, where another replica has it, at once.
+   */
   runNow(name: string): Promise<void>;
   /** Lets what runs come to the end of its step. */
   close(): Promise<void>;
@@ -40,18 +43,26 @@ export function createHousekeeping(deps: {
 
   function add(job: HousekeepingJob): void {
     let current: Promise<void> | undefined;
-    const once = (): Promise<void> => {
+    let next: Promise<void> | undefined;
+    const begin = (): Promise<void> => {
       if (closing.signal.aborted) return Promise.resolve();
-      current ??= locked(job)
+      const run = locked(job)
         .catch((error: unknown) => {
           if (!closing.signal.aborted) deps.onError(error, { job: job.name });
         })
         .finally(() => {
-          if (current) running.delete(current);
+          running.delete(run);
           current = undefined;
         });
-      running.add(current);
-      return current;
+      running.add(run);
+      return (current = run);
+    };
+    const once = (): Promise<void> => {
+      if (!current) return begin();
+      return (next ??= current.then(() => {
+        next = undefined;
+        return begin();
+      }));
     };
     const again = (): void => {
       if (closing.signal.aborted) return;
