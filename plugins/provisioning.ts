@@ -14,6 +14,7 @@ import { createEnvelope, type Envelope } from '../src/tenancy/envelope.js';
 import { STANDARD_CONNECTIONS } from '../src/tenancy/limits.js';
 import { choosePlace } from '../src/tenancy/placement.js';
 import { createTenantLocks } from '../src/tenancy/locks.js';
+import { createPrecedence } from '../src/tenancy/precedence.js';
 import { createProvisioners, type Provisioners } from '../src/tenancy/provisioners.js';
 import { createProvisioning, type Provisioning, type ProvisioningDeps } from '../src/tenancy/provisioning.js';
 import { createReconciler } from '../src/tenancy/reconciler.js';
@@ -38,11 +39,10 @@ const CLOSE_DEADLINE = 10_000;
 /** Tenants that are made or removed at once, those that wait for a connection to a cluster included: each holds a lock. */
 const AT_ONCE = 8;
 
+const REFILLING = 'standby databases';
+
 /** Between two looks (ms) at the standby databases that nobody asked for. */
 const REFILL_EVERY = 30_000;
-
-/** From a claim to the making of its replacement (ms): who makes tenants one after the other is not held up by it. */
-const REFILL_AFTER = 250;
 
 const SWEEP_KEYS_EVERY = 3_600_000;
 
@@ -86,16 +86,18 @@ export const provisioning = fp<{ config: Config; envelope: Envelope; afterStep?:
       onError,
     });
     const making = { registry, provisioners, locks, installation, onError };
-    const filled = { ...making, envelope, connectionLimit: STANDARD_CONNECTIONS };
+    const filled = {
+      ...making,
+      envelope,
+      connectionLimit: STANDARD_CONNECTIONS,
+      precedence: createPrecedence(),
+    };
     const standby = createStandbyDatabases(filled);
+    const refill = (): void => void app.housekeeping.runNow(REFILLING);
     const reconciler = createReconciler({ ...making, removal, standby });
 
-    let nudge: NodeJS.Timeout | undefined;
-    app.addHook('onClose', async () => {
-      clearTimeout(nudge);
-      // Its jobs work with the pools that close behind this.
-      await app.housekeeping.close();
-    });
+    // Its jobs work with the pools that close behind this.
+    app.addHook('onClose', () => app.housekeeping.close());
     app.decorate('removal', removal);
     app.decorate(
       'clusterRegistration',
@@ -107,7 +109,10 @@ export const provisioning = fp<{ config: Config; envelope: Envelope; afterStep?:
         limits: provisionerPool,
         isAllowed: allowedHosts(config.tenants.clusterHosts, connection.host),
         ensureDefault,
-        publish: (clusterId) => app.events.publish({ kind: 'cluster', clusterId }),
+        onChange: async (clusterId) => {
+          await app.events.publish({ kind: 'cluster', clusterId });
+          refill();
+        },
       }),
     );
     app.decorate(
@@ -128,12 +133,7 @@ export const provisioning = fp<{ config: Config; envelope: Envelope; afterStep?:
         },
         removal,
         reconciler,
-        onClaim: () => {
-          nudge ??= setTimeout(() => {
-            nudge = undefined;
-            void app.housekeeping.runNow('standby databases');
-          }, REFILL_AFTER).unref();
-        },
+        onClaim: refill,
         ...(afterStep && { afterStep }),
       }),
     );
@@ -152,7 +152,7 @@ export const provisioning = fp<{ config: Config; envelope: Envelope; afterStep?:
         run: (signal) => reconciler.reconcile(signal),
       });
       app.housekeeping.add({
-        name: 'standby databases',
+        name: REFILLING,
         every: REFILL_EVERY,
         run: (signal) => standby.refill(signal),
       });

@@ -1,9 +1,6 @@
 // A new tenant until it is answered: from the template, its role, its database and its first admin; from a standby database,
 // its first admin.
 import { setTimeout as sleep } from 'node:timers/promises';
-import { listStandby } from '../../db/central/standby.js';
-import type { Registry } from '../../db/central/schema.js';
-import { createDatabase } from '../../db/client.js';
 import { median, medians, percentile } from '../figures/statistics.js';
 import type { Pair } from '../stage/pair.js';
 import { createTenant, removeTenant } from '../stage/seed.js';
@@ -19,9 +16,8 @@ interface Figures {
 
 interface TenantRound {
   readonly template: Figures;
-  /** While standby databases are made beside. */
   readonly standby: Figures;
-  /** Standby databases a second, when no tenant is made. */
+  /** Standby databases a second, one after the other, when no tenant is made: no stream of tenants has them for longer. */
   readonly refilledPerSecond: number;
 }
 
@@ -81,33 +77,38 @@ async function measure(pair: Pair, tell: (step: string) => void): Promise<Tenant
   await keepStandby(pair, 0);
   const template = await make(pair);
   tell('from standby databases');
-  await keepStandby(pair, STANDBY_DATABASES);
+  const refilledPerSecond = await keepStandby(pair, STANDBY_DATABASES);
   const standby = await make(pair);
-  tell('refilling');
-  return { template, standby, refilledPerSecond: await keepStandby(pair, STANDBY_DATABASES) };
+  return { template, standby, refilledPerSecond };
 }
 
-/** Waits until so many are ready. Returns how many a second were made. @throws Error where that takes too long */
-async function keepStandby({ cluster, service, operatorToken }: Pair, target: number): Promise<number> {
-  const limits = { max: 1, acquireTimeout: 10_000, timeout: 10_000, idleTimeoutMillis: 10_000 };
-  const options = { applicationName: 'bench', preparedStatements: false };
-  const central = createDatabase<Registry>(cluster.registry, limits, options);
-  const count = async (): Promise<number> => (await listStandby(central.db, { ready: true })).length;
-  try {
-    await central.db.updateTable('clusters').set({ standby_target: target }).execute();
-    const { id } = await createTenant(service.url, operatorToken);
-    const [from, begunAt] = [await count(), performance.now()];
-    while ((await count()) !== target) {
-      if (performance.now() - begunAt > READY_WITHIN)
-        throw new Error(`there are not ${target} standby databases after ${READY_WITHIN} ms`);
-      await sleep(20);
-    }
-    const seconds = (performance.now() - begunAt) / 1_000;
-    await removeTenant(service.url, operatorToken, id);
-    return (target - from) / seconds;
-  } finally {
-    await central.close(0);
+/** Waits until the only cluster has so many. Returns how many a second were made. @throws Error where that takes too long */
+async function keepStandby({ service, operatorToken }: Pair, target: number): Promise<number> {
+  const of = async (method: string, path: string, body?: object): Promise<Response> => {
+    const headers = { authorization: `Bearer ${operatorToken}`, 'content-type': 'application/json' };
+    const response = await fetch(`${service.url}/clusters${path}`, {
+      method,
+      headers,
+      ...(body && { body: JSON.stringify(body) }),
+    });
+    if (!response.ok)
+      throw new Error(`${method} /clusters${path} answers ${response.status}: ${await response.text()}`);
+    return response;
+  };
+  const look = async (): Promise<{ id: string; standbyDatabases: number }> => {
+    const { data } = (await (await of('GET', '')).json()) as { data: [{ id: string; standbyDatabases: number }] };
+    return data[0];
+  };
+
+  const { id, standbyDatabases: from } = await look();
+  const begunAt = performance.now();
+  await of('PATCH', `/${id}`, { standbyTarget: target });
+  while ((await look()).standbyDatabases !== target) {
+    if (performance.now() - begunAt > READY_WITHIN)
+      throw new Error(`there are not ${target} standby databases after ${READY_WITHIN} ms`);
+    await sleep(20);
   }
+  return (1_000 * (target - from)) / (performance.now() - begunAt);
 }
 
 async function make({ service, operatorToken }: Pair): Promise<Figures> {

@@ -107,7 +107,8 @@ export function createClusterRegistration(deps: {
   readonly isAllowed: (host: string) => boolean;
   /** Sees to it that the default cluster has its row. */
   readonly ensureDefault: () => Promise<unknown>;
-  readonly publish: (clusterId: string) => Promise<void>;
+  /** Told of each change, before it is answered. */
+  readonly onChange: (clusterId: string) => Promise<void>;
 }): ClusterRegistration {
   const { registry, directory, provisioners, envelope, isAllowed } = deps;
 
@@ -145,7 +146,7 @@ export function createClusterRegistration(deps: {
 
   /** Before the answer, the others know of it and this process has read it. */
   async function tell(id: string): Promise<void> {
-    await deps.publish(id);
+    await deps.onChange(id);
     await directory.refresh();
   }
 

@@ -19,13 +19,14 @@ import { DatabaseFault, violatedUniqueConstraint } from '../../db/errors.js';
 import { latestVersion } from '../../db/migrator.js';
 import { scramVerifier } from '../../db/scram.js';
 import { grantRuntimeRights } from '../../db/tenant/grants.js';
-import { writeMarker } from '../../db/tenant/marker.js';
+import { readMarker, writeMarker } from '../../db/tenant/marker.js';
 import { tenantMigrations } from '../../db/tenant/migrations/index.js';
 import { insertFirstAdmin } from '../../db/tenant/users.js';
 import { AppError } from '../errors.js';
 import type { Envelope } from './envelope.js';
 import { newDatabaseName, newDatabasePassword, newTenantId, TENANT_SCRAM_ITERATIONS } from './ids.js';
 import type { TenantLocks } from './locks.js';
+import type { Precedence } from './precedence.js';
 import type { Place, Provisioners } from './provisioners.js';
 import type { Reconciler } from './reconciler.js';
 import type { Removal } from './removal.js';
@@ -87,6 +88,8 @@ export interface ProvisioningDeps {
   readonly installation: () => Promise<string>;
   /** The most connections that the pools of one tenant may hold: the role's CONNECTION LIMIT. */
   readonly connectionLimit: number;
+  /** Standby databases are made when no tenant is. */
+  readonly precedence: Pick<Precedence, 'run'>;
   readonly removal: Removal;
   readonly reconciler: Pick<Reconciler, 'settle'>;
   /** Told when a standby database was claimed. */
@@ -120,7 +123,7 @@ export function createProvisioning(deps: ProvisioningDeps): Provisioning {
   const { registry, provisioners, locks, removal, reconciler } = deps;
   const version = latestVersion(tenantMigrations);
 
-  async function create(input: NewTenant, origin: AuditOrigin): Promise<TenantRecord> {
+  async function attempts(input: NewTenant, origin: AuditOrigin): Promise<TenantRecord> {
     for (let attempt = 0; attempt < ATTEMPTS; attempt += 1) {
       const known = input.requestKey && (await madeBefore(input.requestKey));
       if (known) return known;
@@ -177,11 +180,16 @@ export function createProvisioning(deps: ProvisioningDeps): Provisioning {
         await run('database', () => createTenantDatabase(cluster, { name, template, runtimeRole: name, mark: held }));
       }
       const fresh = own.password !== undefined;
-      const admin = { ...input.admin, passwordHash: await input.admin.passwordHash };
       await run('fill', () =>
         inDatabase(name, async (db) => {
-          if (fresh) await grantRuntimeRights(db, name);
-          if (fresh) await writeMarker(db, id);
+          if (fresh) {
+            await grantRuntimeRights(db, name);
+            await writeMarker(db, id);
+          } else if ((await readMarker(db)) !== id) {
+            throw new Error('the standby database carries the marker of another tenant');
+          }
+          // Awaited last: entering the database takes its time beside the hashing.
+          const admin = { ...input.admin, passwordHash: await input.admin.passwordHash };
           if (!(await insertFirstAdmin(db, admin))) throw new Error('the template has no role "admin"');
         }),
       );
@@ -286,7 +294,7 @@ export function createProvisioning(deps: ProvisioningDeps): Provisioning {
     if (!settled) throw new AppError('slug-taken', { retryAfter: 5 });
   }
 
-  return { create };
+  return { create: (input, origin) => deps.precedence.run(() => attempts(input, origin)) };
 }
 
 function failed(step: ProvisioningStep, id: string | undefined, undone: boolean, cause: unknown): AppError {

@@ -30,6 +30,7 @@ import { tenantMigrations } from '../../db/tenant/migrations/index.js';
 import type { Envelope } from './envelope.js';
 import { newDatabaseName, newDatabasePassword, newTenantId, TENANT_SCRAM_ITERATIONS } from './ids.js';
 import type { TenantLocks } from './locks.js';
+import type { Precedence } from './precedence.js';
 import type { Provisioners } from './provisioners.js';
 import { templateName } from './template.js';
 
@@ -51,6 +52,8 @@ export interface StandbyDeps {
   readonly installation: () => Promise<string>;
   /** The most connections that the pools of one tenant may hold: the role's CONNECTION LIMIT. */
   readonly connectionLimit: number;
+  /** Tenants that somebody waits for go before. */
+  readonly precedence: Pick<Precedence, 'quiet'>;
   readonly onError: (error: unknown, context: { clusterId?: string; tenantId?: string; step: string }) => void;
 }
 
@@ -79,7 +82,9 @@ export function createStandbyDatabases(deps: StandbyDeps): StandbyDatabases {
       await retire(standby, place);
     }
     // Looked at again before each: tenants claim them meanwhile, and the bound ends a race with those who do.
-    for (let made = 0; made < place.wanted * 2 && !signal.aborted; made += 1) {
+    for (let made = 0; made < place.wanted * 2; made += 1) {
+      await deps.precedence.quiet(signal);
+      if (signal.aborted) return;
       const ready = await listStandby(registry, { clusterId: place.id, ready: true });
       if (ready.filter(({ schemaVersion }) => schemaVersion === version).length >= place.wanted) return;
       await make(place);

@@ -109,6 +109,31 @@ it('is replaced by itself after a claim', async () => {
     .toEqual([expect.not.stringMatching(before?.id ?? '')]);
 });
 
+it('is made, and dropped, as soon as an operator asks for another number', async () => {
+  await keep(0);
+  const { body } = await first.send<{ data: { id: string }[] }>('GET', '/clusters', { token: first.operatorToken });
+  for (const standbyTarget of [1, 0]) {
+    const answer = await first.send('PATCH', `/clusters/${body.data[0]?.id}`, {
+      token: first.operatorToken,
+      body: { standbyTarget },
+    });
+    expect(answer.status, answer.text).toBe(200);
+    await expect.poll(async () => (await listStandby(registry)).length, { timeout: 10_000 }).toBe(standbyTarget);
+  }
+});
+
+it('is not used where the marker in it is another tenant’s', async () => {
+  const [standby] = await keep(1);
+  if (!standby) throw new Error('there is no standby database');
+  const name = sql.id(standby.dbName);
+  await asSuperuser('postgres', (db) => sql`alter database ${name} allow_connections true`.execute(db));
+  await asSuperuser(standby.dbName, (db) => sql`update tenant_marker set tenant_id = gen_random_uuid()`.execute(db));
+  await asSuperuser('postgres', (db) => sql`alter database ${name} allow_connections false`.execute(db));
+  const refused = await make(first);
+  expect(refused.status, refused.text).toBe(503);
+  expect(await onServer(standby.dbName)).toBeUndefined();
+});
+
 it('gives 20 claims at once of 5 of them, on two replicas, a database each', async () => {
   const standbys = await keep(5);
   const answers = await Promise.all(

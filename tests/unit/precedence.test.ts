@@ -1,0 +1,43 @@
+// Precedence: work ahead of time waits for work that somebody waits for, and not for ever.
+import { setTimeout as sleep } from 'node:timers/promises';
+import { expect, it } from 'vitest';
+import { createPrecedence } from '../../src/tenancy/precedence.js';
+
+const never = new AbortController().signal;
+
+it('is quiet at once where nobody waits', async () => {
+  await createPrecedence().quiet(never);
+});
+
+it('is quiet a moment after the last work, also where that failed', async () => {
+  const precedence = createPrecedence({ moment: 100 });
+  const order: string[] = [];
+  const first = precedence.run(() => sleep(50).then(() => order.push('first')));
+  const failing = precedence.run(async () => {
+    await sleep(150);
+    order.push('second');
+    throw new Error('it failed');
+  });
+  const waited = precedence.quiet(never).then(() => order.push('quiet'));
+  await first;
+  await expect(failing).rejects.toThrow('it failed');
+  expect(order).toEqual(['first', 'second']);
+  await waited;
+  expect(order).toEqual(['first', 'second', 'quiet']);
+});
+
+it('ends its wait when its patience does, or when it is told to', async () => {
+  const precedence = createPrecedence({ patience: 100 });
+  const work = new AbortController();
+  let running = true;
+  const done = precedence
+    .run(() => sleep(60_000, undefined, { signal: work.signal }).catch(() => undefined))
+    .then(() => {
+      running = false;
+    });
+  await precedence.quiet(never);
+  await createPrecedence().run(() => precedence.quiet(AbortSignal.abort()));
+  expect(running).toBe(true);
+  work.abort();
+  await done;
+});
