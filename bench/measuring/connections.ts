@@ -8,7 +8,7 @@ import type { Cluster } from '../stage/cluster.js';
 export interface ConnectionCounts {
   /** Connections to tenant databases opened within the measured time. */
   readonly opened: number;
-  /** The most that were open at once, from the start of the watch to its end. */
+  /** The most of tenants' roles that were open at once, from the start of the watch to its end. */
   readonly most: number;
 }
 
@@ -25,8 +25,8 @@ const PAUSE = 30;
 const LOG_DELAY = 200;
 
 /**
- * Watches a cluster's connections while `work` runs. What the registry's database and the benchmark itself hold does not
- * count. A connection is seen when it has reached a database; those still in their handshake are not yet in one.
+ * Watches a cluster's connections while `work` runs. What the benchmark itself, the registry and the provisioner hold does not
+ * count: the provisioner's are the reserve's. A connection is seen when it has reached a database; those still in their handshake are not yet in one.
  *
  * @param cluster started with `log_connections`: its log is the only count of openings that misses none
  */
@@ -63,7 +63,8 @@ export async function watchConnections<T>(
 async function sampleMost(cluster: Cluster, over: AbortSignal): Promise<number> {
   const look = sql<{ count: number }>`
     select count(*)::int as count from pg_stat_activity
-    where backend_type = 'client backend' and datname <> ${cluster.registry.database} and pid <> pg_backend_pid()`;
+    where backend_type = 'client backend' and datname <> ${cluster.registry.database}
+      and usename not in (${cluster.provisioner.user}, ${cluster.superuser.user})`;
   return cluster.asSuperuser(async (db) => {
     let most = 0;
     while (!over.aborted) {

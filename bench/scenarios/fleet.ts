@@ -49,7 +49,20 @@ interface Figures {
   readonly most: number;
 }
 
-type FleetRound = Record<LoadName, Figures>;
+/** The loads for which there is a floor: with as few connections for each tenant as the budget has. */
+const floors = { one: 'floor, one tenant', hot: `floor, ${HOT} tenants` } as const;
+type FloorName = keyof typeof floors;
+const floorNames = Object.keys(floors) as FloorName[];
+
+type FloorFigures = Pick<Figures, 'requestsPerSecond' | 'p99' | 'serverCpu' | 'postgresCpu'> & {
+  /** The service's requests a second over the floor's in the same round. */
+  readonly ofFloor: number;
+};
+
+interface FleetRound {
+  readonly service: Record<LoadName, Figures>;
+  readonly floor: Record<FloorName, FloorFigures>;
+}
 
 export const fleet: Scenario<'fleet'> = {
   name: 'fleet',
@@ -61,7 +74,7 @@ export const fleet: Scenario<'fleet'> = {
     const tenants = await stage.tenants(MOST_TENANTS);
     const rounds = await stage.withService({}, (service) =>
       eachRound(bench, this.name, async (round, tell) => {
-        const measured: Partial<FleetRound> = {};
+        const measured: Partial<FleetRound['service']> = {};
         for (const name of loadNames) {
           tell(loads[name].label);
           const figures = await measureOne(stage, service, requestsOf(name, stage, tenants, round));
@@ -70,18 +83,39 @@ export const fleet: Scenario<'fleet'> = {
             ofOne: figures.requestsPerSecond / (measured.one ?? figures).requestsPerSecond,
           };
         }
-        return measured as FleetRound;
+        const own = measured as FleetRound['service'];
+        const floor: Partial<FleetRound['floor']> = {};
+        for (const name of floorNames) {
+          tell(floors[name]);
+          const few = name === 'one' ? tenants.slice(0, 1) : tenants.slice(0, HOT);
+          const poolMax = Math.min(stage.poolMax, Math.floor(BUDGET / few.length));
+          const figures = await stage.withFloor(few, poolMax, (target) =>
+            measureOne(stage, target, requestsOf(name, stage, tenants, round)),
+          );
+          floor[name] = { ...figures, ofFloor: own[name].requestsPerSecond / figures.requestsPerSecond };
+        }
+        return { service: own, floor: floor as FleetRound['floor'] };
       }),
     );
     const middle = Object.fromEntries(
-      loadNames.map((name) => [name, medians(rounds.map((round) => round[name]))]),
-    ) as FleetRound;
-    const most = (name: LoadName): number => Math.max(...rounds.map((round) => round[name].most));
+      loadNames.map((name) => [name, medians(rounds.map(({ service }) => service[name]))]),
+    ) as FleetRound['service'];
+    const middleOfFloor = Object.fromEntries(
+      floorNames.map((name) => [name, medians(rounds.map(({ floor }) => floor[name]))]),
+    ) as FleetRound['floor'];
+    const most = (name: LoadName): number => Math.max(...rounds.map(({ service }) => service[name].most));
+    const ofFloor = (name: LoadName): string =>
+      name === 'one' || name === 'hot'
+        ? ratioWithRounds(
+            middleOfFloor[name].ofFloor,
+            rounds.map(({ floor }) => floor[name].ofFloor),
+          )
+        : '';
     return {
       name: this.name,
       what: this.what,
       rounds,
-      median: middle,
+      median: { service: middle, floor: middleOfFloor },
       table: {
         caption: `${timedMediansOf(bench)}; ${bench.flags.connections} connections; ${BUDGET} database connections over all tenants, ${stage.poolMax} per tenant`,
         headings: [
@@ -95,23 +129,25 @@ export const fleet: Scenario<'fleet'> = {
           'opened/s',
           'most open',
           'of one tenant: req/s (rounds)',
+          'of floor: req/s (rounds)',
         ],
-        rows: loadNames.map((name) => {
-          const figures = middle[name];
-          const ratios = rounds.map((round) => round[name].ofOne);
-          return [
-            name === 'one' ? 'fleet' : '',
-            loads[name].label,
-            wholeNumber(figures.requestsPerSecond),
-            figures.p99.toFixed(2),
-            figures.serverCpu.toFixed(1),
-            figures.postgresCpu.toFixed(1),
-            figures.hitRate.toFixed(4),
-            figures.openedPerSecond.toFixed(1),
-            wholeNumber(most(name)),
-            name === 'one' ? '' : ratioWithRounds(figures.ofOne, ratios),
-          ];
-        }),
+        rows: [
+          ...loadNames.map((name) => {
+            const figures = middle[name];
+            const ratios = rounds.map(({ service }) => service[name].ofOne);
+            return [
+              name === 'one' ? 'fleet' : '',
+              loads[name].label,
+              ...timesOf(figures),
+              figures.hitRate.toFixed(4),
+              figures.openedPerSecond.toFixed(1),
+              wholeNumber(most(name)),
+              name === 'one' ? '' : ratioWithRounds(figures.ofOne, ratios),
+              ofFloor(name),
+            ];
+          }),
+          ...floorNames.map((name) => ['', floors[name], ...timesOf(middleOfFloor[name])]),
+        ],
       },
       warnings: [],
       failures: loadNames
@@ -120,6 +156,10 @@ export const fleet: Scenario<'fleet'> = {
     };
   },
 };
+
+function timesOf({ requestsPerSecond, p99, serverCpu, postgresCpu }: FloorFigures | Figures): string[] {
+  return [wholeNumber(requestsPerSecond), p99.toFixed(2), serverCpu.toFixed(1), postgresCpu.toFixed(1)];
+}
 
 function requestsOf(name: LoadName, { flags }: Fleet, tenants: readonly SeededTenant[], round: number): LoadRequest[] {
   return reads(flags.connections * REQUESTS_PER_CONNECTION, round, loads[name].choose(tenants));
@@ -133,7 +173,7 @@ function at(tenants: readonly SeededTenant[], index: number): SeededTenant {
 
 async function measureOne(
   { flags, cluster, cleanup }: Fleet,
-  { url, pid }: Service,
+  { url, pid }: Pick<Service, 'url' | 'pid'>,
   requests: readonly LoadRequest[],
 ): Promise<Omit<Figures, 'ofOne'>> {
   const { connections, warmup, seconds } = flags;

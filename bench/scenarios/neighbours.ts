@@ -20,7 +20,7 @@ const REQUESTS = 10_000;
 /** Above this share of p99, the generator's own lateness is no longer beside the point. */
 const LATE = 0.5;
 
-/** Reads of one product, for tenants that `choose` draws. */
+/** Reads of one product, for tenants that `choose` draws; the service and the floor are told of the tenant, each in its way. */
 export function reads(count: number, seed: number, choose: (random: Random) => SeededTenant): LoadRequest[] {
   const random = seededRandom(seed);
   return Array.from({ length: count }, () => readOf(choose(random), random));
@@ -30,7 +30,7 @@ export function readOf(tenant: SeededTenant, random: Random): LoadRequest {
   return {
     method: 'GET',
     path: `/products/${pick(tenant.productIds, random)}`,
-    headers: { authorization: `Bearer ${pick(tenant.users, random).token}` },
+    headers: { authorization: `Bearer ${pick(tenant.users, random).token}`, 'x-tenant': tenant.id },
   };
 }
 

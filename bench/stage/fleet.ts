@@ -7,6 +7,7 @@ import type { Cleanup } from '../cleanup.js';
 import type { Flags } from '../flags.js';
 import { progress } from '../report.js';
 import { startCluster, type Cluster } from './cluster.js';
+import { startFloor, type Floor } from './floor.js';
 import { givenBy, install, makeFolder, urlOf, type Environment, type Service } from './installation.js';
 import { seed, USER_PASSWORD, type SeededTenant } from './seed.js';
 
@@ -19,6 +20,8 @@ export interface Fleet {
   tenants(count: number): Promise<readonly SeededTenant[]>;
   /** Runs `work` with a service of its own, whose tenants are all cold. @param env over the usual */
   withService<T>(env: Environment, work: (service: Service) => Promise<T>): Promise<T>;
+  /** Runs `work` with a floor for these tenants, of `poolMax` connections each. */
+  withFloor<T>(tenants: readonly SeededTenant[], poolMax: number, work: (floor: Floor) => Promise<T>): Promise<T>;
   /** One more tenant, not among the others, on a PostgreSQL server that it has for itself. */
   loner(): Promise<{ readonly tenant: SeededTenant; readonly cluster: Cluster }>;
   complaints(): Promise<string>;
@@ -78,6 +81,20 @@ export async function openFleet(flags: Flags, cleanup: Cleanup): Promise<Fleet> 
     cluster,
     poolMax,
     withService,
+
+    async withFloor(tenants, max, work) {
+      const { host, port, user, password } = cluster.provisioner;
+      const floor = await startFloor(
+        {
+          server: { host, port, user, password },
+          tenants: tenants.map(({ id, database }) => ({ id, database })),
+          poolMax: max,
+          cursorSecret: installation.cursorSecret,
+        },
+        cleanup,
+      );
+      return work(floor).finally(floor.stop);
+    },
 
     async tenants(count) {
       while (made.length < count) {

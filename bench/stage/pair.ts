@@ -5,10 +5,9 @@ import { createPasswords } from '../../src/auth/passwords.js';
 import { readSettings } from '../../src/config.js';
 import type { Cleanup } from '../cleanup.js';
 import type { Flags } from '../flags.js';
-import { startProgram, within } from '../measuring/program.js';
-import type { FloorJob, FloorReady } from '../programs/messages.js';
 import { progress } from '../report.js';
 import { startCluster, type Cluster } from './cluster.js';
+import { startFloor, type Floor } from './floor.js';
 import { givenBy, install, makeFolder, type Service } from './installation.js';
 import { seed, USER_PASSWORD, type SeededTenant } from './seed.js';
 
@@ -17,7 +16,7 @@ export interface Pair {
   readonly cleanup: Cleanup;
   readonly cluster: Cluster;
   readonly service: Service;
-  readonly floor: { readonly url: string; readonly pid: number };
+  readonly floor: Floor;
   /** Connections of one tenant pool, on both sides. */
   readonly poolMax: number;
   readonly tenants: readonly SeededTenant[];
@@ -75,15 +74,4 @@ export async function openPair(flags: Flags, cleanup: Cleanup): Promise<Pair> {
   );
   const complaints = (): Promise<string> => installation.complaints();
   return { flags, cleanup, cluster, service, floor, poolMax, tenants, passwordHash, operatorToken, complaints };
-}
-
-async function startFloor(job: FloorJob, cleanup: Cleanup): Promise<Pair['floor']> {
-  const options = { cleanup, env: { NODE_ENV: 'production' }, ipc: true };
-  const program = await startProgram('bench/programs/floor.js', options);
-  const ready = new Promise<FloorReady>((resolve) => {
-    program.child.once('message', resolve as (message: unknown) => void);
-  });
-  program.child.send(job);
-  const { port } = await within(program, 'the floor', () => ready);
-  return { url: `http://127.0.0.1:${port}`, pid: program.pid };
 }
