@@ -2,6 +2,7 @@
 // that one connection carries what would take several, and packets carry several statements. What a shared connection must
 // not do is wait: the server ends a statement that takes long, and its like keep off the lane for a while; a lane that
 // answers nothing any more is cut.
+import type { Writable } from 'node:stream';
 import pg from 'pg';
 import { DatabaseFault, hasSqlState, statementFault } from './errors.js';
 import { ask } from './query.js';
@@ -34,12 +35,26 @@ const LOCK_NOT_AVAILABLE = '55P03';
 const RESULT_CHANGED = '0A000';
 const NOT_PREPARED = '26000';
 
+/** The streams of lanes that something was written to since the event loop last looked for new input. */
+const heldBack: Writable[] = [];
+
+/** Makes one packet of all that is written before then: a write costs more than all else that a lane does. */
+function holdBack(stream: Writable): void {
+  if (stream.writableCorked > 0) return;
+  stream.cork();
+  // One callback for all lanes: where there are many, each has little to send.
+  if (heldBack.push(stream) === 1) setImmediate(send);
+}
+
+function send(): void {
+  for (const stream of heldBack.splice(0)) stream.uncork();
+}
+
 export class Lane {
   readonly #client: pg.Client & { readonly connection: pg.Connection };
   #inFlight = 0;
   #lastAnswer = 0;
   #lastUse = performance.now();
-  #corked = false;
   #watch: NodeJS.Timeout | undefined;
   /** Whether the timer is set for a silence, and not for the end of the idle time. */
   #watched = false;
@@ -151,16 +166,7 @@ export class Lane {
   }
 
   #begin(): void {
-    const { stream } = this.#client.connection;
-    // One packet for all that are sent before the event loop looks for new input: a write costs more than all else here.
-    if (!this.#corked) {
-      this.#corked = true;
-      stream.cork();
-      setImmediate(() => {
-        this.#corked = false;
-        stream.uncork();
-      });
-    }
+    holdBack(this.#client.connection.stream);
     this.#lastUse = performance.now();
     if (this.#inFlight === 0) this.#lastAnswer = this.#lastUse;
     this.#inFlight += 1;
