@@ -2,7 +2,7 @@
 // hostile token below differs from a good one in the one thing that its name says, and is tried with a key of each kind.
 import fastify, { type FastifyInstance } from 'fastify';
 import fp from 'fastify-plugin';
-import { generateKeyPairSync } from 'node:crypto';
+import { generateKeyPairSync, randomUUID } from 'node:crypto';
 import { afterAll, afterEach, beforeAll, describe, expect, it, onTestFinished, vi } from 'vitest';
 import { authentication } from '../../plugins/authentication.js';
 import { parseTokenKeys, type TokenAlgorithm, type TokenKey } from '../../src/auth/keyring.js';
@@ -435,8 +435,11 @@ describe('whatever signs,', () => {
       const { tokens } = counted();
       const token = app.tokens.sign(user);
       tokens.verify(token);
-      const [header = '', payload = ''] = token.split('.');
+      const [header = '', payload = '', signature = ''] = token.split('.');
+      const [, others = ''] = app.tokens.sign({ ...user, userId: randomUUID() }).split('.');
       expect(refusalOf(`${header}.${payload}.`, tokens).code).toBe('unauthenticated');
+      expect(refusalOf(`${header}.${others}.${signature}`, tokens).code).toBe('unauthenticated');
+      expect(tokens.verify(token)).toEqual(user);
       expect(refusalOf(`${token}=`, tokens).code).toBe('unauthenticated');
     });
 
