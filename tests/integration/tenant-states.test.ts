@@ -8,6 +8,7 @@ import { createDatabase } from '../../db/client.js';
 import { DatabaseFault } from '../../db/errors.js';
 import { createEnvelope } from '../../src/tenancy/envelope.js';
 import { databaseIs, tenantStatuses, transitions, type TenantAct } from '../../src/tenancy/lifecycle.js';
+import { createTenantLocks } from '../../src/tenancy/locks.js';
 import { migrateAll } from '../../src/tenancy/migrate.js';
 import { openProvisioner } from '../../src/tenancy/provisioner.js';
 import {
@@ -314,6 +315,24 @@ describe('a database that does not agree with its tenant’s row', () => {
     expect(open).toEqual([false, true, false, true]);
     expect([await enter(openRow), await enter(closedRow)]).toEqual(['55000', undefined]);
     expect((await asUser(right)).status).toBe(200);
+  });
+
+  it('is left alone while somebody is at work on the tenant', async () => {
+    const tenant = await inState('suspended');
+    const row = await rowOf(tenant.id);
+    const { housekeeping } = service.app;
+    const other = connectAs<Registry>(service.config.registry.connection.database);
+    await createTenantLocks(other.db).attempt(tenant.id, async () => {
+      await asSuperuser('postgres', async (db) => {
+        await sql`alter database ${sql.id(row.dbName)} allow_connections true`.execute(db);
+        await sql`grant connect on database ${sql.id(row.dbName)} to ${sql.id(row.dbUser)}`.execute(db);
+      });
+      await housekeeping.runNow('lifecycle settle');
+      expect(await isOpen(row)).toBe(true);
+    });
+    await other.close(0);
+    await housekeeping.runNow('lifecycle settle');
+    expect(await isOpen(row)).toBe(false);
   });
 
   it('is emptied where somebody is still in a closed one', async () => {
