@@ -43,7 +43,7 @@ export interface Transitions {
   purge(id: string, origin: AuditOrigin): Promise<void>;
   /** Brings every database that does not agree with its tenant's row after it. */
   settleAll(signal: AbortSignal): Promise<void>;
-  /** Purges what has been deleted for longer than its grace, and takes up removals that came to a halt. */
+  /** Purges what has been deleted for longer than its grace. What comes to a halt the reconciler finishes. */
   purgeDue(signal: AbortSignal): Promise<void>;
   /** Waits for what goes on behind an answer. */
   close(): Promise<void>;
@@ -57,9 +57,6 @@ const OPEN_DEADLINE = 10_000;
 
 /** Tenants purged in one run. */
 const PURGE_BATCH = 100;
-
-/** A removal that began this long ago (ms) and is not done has come to a halt. */
-const HALTED_AFTER = 60_000;
 
 /** The service itself. */
 const NOBODY: AuditOrigin = { actor: { kind: 'none' } };
@@ -267,9 +264,9 @@ export function createTransitions(deps: {
     },
 
     async purgeDue(signal) {
-      for (const id of await listTenantsToPurge(registry, deps.grace, HALTED_AFTER, PURGE_BATCH)) {
+      for (const id of await listTenantsToPurge(registry, deps.grace, PURGE_BATCH)) {
         if (signal.aborted) return;
-        // Told by the removal itself, and taken up by the next run. One that was restored meanwhile is left alone.
+        // Told by the removal itself, and taken up by the next run or the reconciler. One that was restored meanwhile stays.
         await removal.remove(id, NOBODY, 'purge').catch(() => undefined);
       }
     },
