@@ -58,7 +58,7 @@ let token: string;
 const EVERY = Number(process.env['KILL_EVERY'] ?? 10);
 
 /** More than the statements of any act: an act that sent more would go untried beyond them. */
-const MOST_STATEMENTS = 40;
+const MOST_STATEMENTS = 25;
 
 /** The statements that processes are killed at, one process each, until one comes to its answer. */
 const killPoints = Array.from({ length: Math.ceil(MOST_STATEMENTS / EVERY) }, (_, index) => 1 + index * EVERY);
