@@ -24,7 +24,7 @@ interface Options {
 
 export const credentials = fp<Options>(
   async (app, { config, envelope, afterRotationStep }) => {
-    const { registry, provisioners } = app;
+    const { registry, tenantLocks: locks, provisioners } = app;
     const reencryption = createReencryption({
       registry,
       keys: config.encryptionKeys,
@@ -39,6 +39,7 @@ export const credentials = fp<Options>(
     });
     const rotation = createRotation({
       registry,
+      locks,
       provisioners,
       envelope,
       tell: (tenantId) => app.events.publish({ kind: 'tenant', tenantId }),
@@ -60,5 +61,9 @@ export const credentials = fp<Options>(
       app.housekeeping.add({ name: 'rotation', every: ROTATE_EVERY, run: (signal) => rotation.run(signal) });
     });
   },
-  { name: 'credentials', fastify: '5.x', dependencies: ['registry', 'events', 'housekeeping', 'provisioning'] },
+  {
+    name: 'credentials',
+    fastify: '5.x',
+    dependencies: ['registry', 'events', 'housekeeping', 'provisioning', 'lifecycle'],
+  },
 );

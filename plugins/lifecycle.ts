@@ -4,15 +4,18 @@ import fp from 'fastify-plugin';
 import type { Registry } from '../db/central/schema.js';
 import { createDatabase } from '../db/client.js';
 import type { Config } from '../src/config.js';
+import { createTenantLocks, type TenantLocks } from '../src/tenancy/locks.js';
 import { createTransitions, type Transitions } from '../src/tenancy/transitions.js';
 
 declare module 'fastify' {
   interface FastifyInstance {
     readonly lifecycle: Transitions;
+    /** For work on tenants that are there. */
+    readonly tenantLocks: TenantLocks;
   }
 }
 
-/** One for the lock of each tenant whose database is being opened or closed. */
+/** One for the lock of each tenant whose database is being opened or closed, or its password changed. */
 const LOCKS = { max: 4, acquireTimeout: 5_000, timeout: 10_000, idleTimeoutMillis: 5_000 };
 
 /** How soon (ms) a database follows that could not when its tenant's state changed. */
@@ -23,15 +26,17 @@ const PURGE_EVERY = 60_000;
 
 export const lifecycle = fp<{ config: Config }>(
   async (app, { config }) => {
-    // Its own, so that a server that hangs holds up no request that needs the registry.
-    const locks = createDatabase<Registry>(config.registry.connection, LOCKS, {
+    // Its own, so that a server that hangs holds up no request that needs the registry, and nobody who makes a tenant.
+    const locking = createDatabase<Registry>(config.registry.connection, LOCKS, {
       applicationName: 'tenantry lifecycle',
       preparedStatements: false,
     });
+    const locks = createTenantLocks(locking.db);
+    app.decorate('tenantLocks', locks);
     const { registry, provisioners, removal, events, housekeeping } = app;
     const transitions = createTransitions({
       registry,
-      locks: locks.db,
+      locks,
       provisioners,
       removal,
       publish: (tenantId) => events.publish({ kind: 'tenant', tenantId }),
@@ -48,8 +53,10 @@ export const lifecycle = fp<{ config: Config }>(
     });
     housekeeping.add({ name: 'lifecycle purge', every: PURGE_EVERY, run: (signal) => transitions.purgeDue(signal) });
     app.addHook('onClose', async () => {
+      // Its jobs work under the locks that close behind this.
+      await housekeeping.close();
       await transitions.close();
-      await locks.close(1_000);
+      await locking.close(1_000);
     });
   },
   { name: 'lifecycle', fastify: '5.x', dependencies: ['registry', 'events', 'housekeeping', 'provisioning'] },

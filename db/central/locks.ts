@@ -1,24 +1,24 @@
-// Locks of the registry, by which one replica at a time does a piece of work. They are the connection's: one that is cut
-// frees its lock, though what was done under it may still be under way.
+// Locks of the registry, by which one replica at a time does a job. They are the connection's: one that is cut frees its lock,
+// though what was done under it may still be under way.
 import { sql, type Kysely } from 'kysely';
 import type { Registry } from './schema.js';
 
 /**
- * Runs `work` where nobody else has the lock of that name, with the connection that holds it.
+ * Runs `work` where nobody else has the lock of that name.
  *
  * @returns undefined, at once, where somebody else has it
  */
 export async function whileLocked<T>(
   registry: Kysely<Registry>,
   name: string,
-  work: (connection: Kysely<Registry>) => Promise<T>,
+  work: () => Promise<T>,
 ): Promise<T | undefined> {
   return registry.connection().execute(async (connection) => {
     const key = sql`hashtextextended(${`tenantry ${name}`}, 0)`;
     const { rows } = await sql<{ mine: boolean }>`select pg_try_advisory_lock(${key}) as mine`.execute(connection);
     if (!rows[0]?.mine) return undefined;
     try {
-      return await work(connection);
+      return await work();
     } finally {
       await sql`select pg_advisory_unlock(${key})`.execute(connection);
     }

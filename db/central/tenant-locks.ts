@@ -1,6 +1,6 @@
 // The lock of a tenant: whoever makes, changes or removes its database holds it for as long as that takes. It is the session's,
 // so that it is free again as soon as the process that held it is dead, and not before.
-import { sql, type Kysely, type RawBuilder, type Transaction } from 'kysely';
+import { sql, type Kysely, type RawBuilder } from 'kysely';
 import type { Registry } from './schema.js';
 
 /** `id` is an expression: text or uuid. */
@@ -22,11 +22,6 @@ export async function tryTenantLock(session: Kysely<Registry>, id: string): Prom
 /** Takes the lock as soon as it is free, within the longest time that a statement may take. */
 export async function waitForTenantLock(session: Kysely<Registry>, id: string): Promise<void> {
   await sql`select pg_advisory_lock(${tenantLockKey(sql`${id}`)})`.execute(session);
-}
-
-/** Takes the lock as soon as it is free, and holds it until the transaction ends. */
-export async function lockTenantIn(trx: Transaction<Registry>, id: string): Promise<void> {
-  await sql`select pg_advisory_xact_lock(${tenantLockKey(sql`${id}`)})`.execute(trx);
 }
 
 /** Frees every lock of a connection, those of statements that failed as well: a rollback keeps them. */

@@ -141,23 +141,13 @@ export async function listTenantDatabases(
     : query.where(sql<boolean>`db_name = any(${which.names})`).execute();
 }
 
-/** Ids of deleted tenants whose grace (ms) is over, and of those whose removal began as long ago as `retryAfter` (ms). */
-export async function listTenantsToPurge(
-  db: Kysely<Registry>,
-  grace: number,
-  retryAfter: number,
-  limit: number,
-): Promise<string[]> {
-  const ago = (ms: number): RawBuilder<string> => sql<string>`now() - ${ms} * interval '1 millisecond'`;
+/** Ids of deleted tenants whose grace (ms) is over. */
+export async function listTenantsToPurge(db: Kysely<Registry>, grace: number, limit: number): Promise<string[]> {
   const rows = await db
     .selectFrom('tenants')
     .select('id')
-    .where((eb) =>
-      eb.or([
-        eb('deleted_at', '<=', ago(grace)),
-        eb.and([eb('status', '=', 'deleting'), eb('updated_at', '<=', ago(retryAfter))]),
-      ]),
-    )
+    .where('status', '=', 'deleted')
+    .where('deleted_at', '<=', sql<string>`now() - ${grace} * interval '1 millisecond'`)
     .orderBy('id')
     .limit(limit)
     .execute();

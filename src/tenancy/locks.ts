@@ -1,5 +1,7 @@
-// Who is at work on a tenant: it holds the tenant's lock in the registry meanwhile, on a connection of its own. What is in the
-// middle of something and is not locked was left by a process that died.
+// Who makes, opens, closes or removes a tenant's database, or changes its password, holds the tenant's lock in the registry
+// meanwhile, on a connection of its own: of two at once one would leave it as a row that has changed meanwhile wanted it. What
+// is in the middle of something and is not locked was left by a process that died. A lock whose connection is lost is free,
+// though the work goes on: nothing may depend on it that housekeeping does not put right.
 import type { Kysely } from 'kysely';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Registry } from '../../db/central/schema.js';

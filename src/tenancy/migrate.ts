@@ -9,8 +9,8 @@ import { latestVersion, migrateToLatest, pendingMigrations } from '../../db/migr
 import { grantRuntimeRights } from '../../db/tenant/grants.js';
 import { tenantMigrations } from '../../db/tenant/migrations/index.js';
 import { databaseIs } from './lifecycle.js';
+import { createTenantLocks } from './locks.js';
 import type { PlacedProvisioner, Place } from './provisioners.js';
-import { inTenantLock } from './tenant-lock.js';
 import { dropOutdatedTemplates, ensureTemplate } from './template.js';
 
 export interface MigrationReport {
@@ -72,6 +72,8 @@ export async function migrateAll(
     else if (database === 'closed') await whileOpenToOwner(on, dbName, migrate);
   }
 
+  // One tenant at a time: its lock holds one connection, and the work needs one more.
+  const locks = createTenantLocks(registry);
   const version = latestVersion(tenantMigrations);
   const all = await listProvisionedTenants(registry);
   const behind = all.filter((tenant) => tenant.schemaVersion < version);
@@ -91,8 +93,7 @@ export async function migrateAll(
         });
       // One that is suspended or deleted is migrated too, or it could not be resumed under this build.
       if (databaseIs[tenant.status] === 'open') await migrate();
-      else
-        await inTenantLock(registry, tenant.id, () => migrateClosed(other?.opened.cluster ?? cluster, tenant, migrate));
+      else await locks.hold(tenant.id, () => migrateClosed(other?.opened.cluster ?? cluster, tenant, migrate));
       await updateTenant(registry, tenant.id, { schemaVersion: version }, ['active', 'suspended', 'deleted']);
     } catch (error) {
       failed.push({ tenant, error });

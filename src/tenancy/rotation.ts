@@ -4,7 +4,6 @@
 import type { Kysely } from 'kysely';
 import type { AuditOrigin } from '../../db/audit.js';
 import { insertAudit } from '../../db/central/audit.js';
-import { whileLocked } from '../../db/central/locks.js';
 import {
   listDueRotations,
   listUnfinishedRotations,
@@ -21,6 +20,7 @@ import { AppError } from '../errors.js';
 import { Slots } from '../slots.js';
 import type { Envelope } from './envelope.js';
 import { newDatabasePassword, TENANT_SCRAM_ITERATIONS } from './ids.js';
+import type { TenantLocks } from './locks.js';
 import type { Provisioners } from './provisioners.js';
 
 export interface Rotation {
@@ -29,11 +29,14 @@ export interface Rotation {
    * finished, by this call or by the job.
    *
    * @returns false where there is no such tenant
-   * @throws AppError `tenant-state` where its state does not allow it, or another replica is at it; `unavailable` where the
-   *   new password is stored and not in force yet
+   * @throws AppError `tenant-state` where its state does not allow it; `unavailable` where somebody is at work on the tenant
+   *   for too long, or the new password is stored and not in force yet
    */
   rotate(tenantId: string, origin: AuditOrigin): Promise<boolean>;
-  /** The housekeeping job: finishes what was begun, then changes what is older than it may be; a bounded number each time. */
+  /**
+   * The housekeeping job: finishes what was begun, then changes what is older than it may be; a bounded number each time. A
+   * tenant that somebody is at work on is left for the next run.
+   */
   run(signal: AbortSignal): Promise<void>;
 }
 
@@ -42,6 +45,7 @@ export type RotationStep = (typeof rotationSteps)[number];
 
 export interface RotationDeps {
   readonly registry: Kysely<Registry>;
+  readonly locks: TenantLocks;
   readonly provisioners: Provisioners;
   readonly envelope: Envelope;
   /** Tells every replica that the tenant's row changed. @throws where it could not be told */
@@ -53,7 +57,7 @@ export interface RotationDeps {
   readonly afterStep?: (step: RotationStep) => void | Promise<void>;
 }
 
-/** Rotations of one process at once; each holds a connection to the registry. */
+/** Rotations of one process at once; each holds a lock. */
 const AT_ONCE = 2;
 const WAITING = 20;
 
@@ -63,33 +67,30 @@ const ALTER_DEADLINE = 8_000;
 /** Tenants that one run of the job finishes, and that it rotates. */
 const PER_RUN = 100;
 
+/** The service itself. */
+const NOBODY: AuditOrigin = { actor: { kind: 'none' } };
+
 /** A next password can be replaced meanwhile, by one that was sealed with another key or because it could not be read. */
 const ATTEMPTS = 3;
 
 export function createRotation(deps: RotationDeps): Rotation {
-  const { registry, envelope } = deps;
+  const { registry, locks, envelope } = deps;
   const slots = new Slots(AT_ONCE, WAITING);
   /** Those who ask for the same tenant meanwhile share the work. */
   const rotations = new Map<string, Promise<boolean>>();
 
-  async function rotateNow(tenantId: string, origin: AuditOrigin): Promise<boolean> {
-    const found = await slots.run(() =>
-      // Two at once could leave the server with the password of one and the registry with that of the other.
-      whileLocked(registry, `rotation of ${tenantId}`, async (db) => {
-        const tenant = await findTenant(db, tenantId);
-        if (!tenant) return false;
-        if (tenant.nextDbPassword === null) await begin(db, tenant, origin);
-        await finish(db, tenantId);
-        return true;
-      }),
-    );
-    if (found === undefined) throw new AppError('tenant-state', { detail: 'Its password is being changed already.' });
-    return found;
+  /** Within the tenant's lock: two at once could leave the server with the password of one and the registry with another's. */
+  async function change(tenantId: string, origin: AuditOrigin): Promise<boolean> {
+    const tenant = await findTenant(registry, tenantId);
+    if (!tenant) return false;
+    if (tenant.nextDbPassword === null) await begin(tenant, origin);
+    await finish(tenantId);
+    return true;
   }
 
-  async function begin(db: Kysely<Registry>, tenant: TenantRecord, origin: AuditOrigin): Promise<void> {
+  async function begin(tenant: TenantRecord, origin: AuditOrigin): Promise<void> {
     const { id } = tenant;
-    const stored = await db.transaction().execute(async (trx) => {
+    const stored = await registry.transaction().execute(async (trx) => {
       if (!(await storeNextPassword(trx, id, sealNew(tenant), null))) return false;
       await insertAudit(trx, {
         ...origin,
@@ -102,8 +103,8 @@ export function createRotation(deps: RotationDeps): Rotation {
     if (!stored) throw new AppError('tenant-state', { detail: `The tenant is ${tenant.status}.` });
   }
 
-  /** @throws AppError `unavailable` */
-  async function finish(db: Kysely<Registry>, tenantId: string): Promise<void> {
+  /** Within the tenant's lock. @throws AppError `unavailable` */
+  async function finish(tenantId: string): Promise<void> {
     let step: RotationStep = 'store';
     const done = async (name: RotationStep): Promise<void> => {
       step = name;
@@ -112,12 +113,12 @@ export function createRotation(deps: RotationDeps): Rotation {
     try {
       await done('store');
       for (let attempt = 1; attempt <= ATTEMPTS; attempt += 1) {
-        const tenant = await findTenant(db, tenantId);
+        const tenant = await findTenant(registry, tenantId);
         if (typeof tenant?.nextDbPassword !== 'string') return;
         const next = openNext(tenant, tenant.nextDbPassword);
         if (next === undefined) {
           // Nobody can ever enter with it: another one takes its place.
-          await storeNextPassword(db, tenantId, sealNew(tenant), tenant.nextDbPassword);
+          await storeNextPassword(registry, tenantId, sealNew(tenant), tenant.nextDbPassword);
           continue;
         }
         // So that a replica which cannot ask the registry later knows both.
@@ -125,7 +126,7 @@ export function createRotation(deps: RotationDeps): Rotation {
         await done('tell');
         await within(alter(tenant, next), ALTER_DEADLINE, () => new DatabaseFault('timeout', 'no answer'));
         await done('alter');
-        if (!(await promoteNextPassword(db, tenantId, tenant.nextDbPassword))) continue;
+        if (!(await promoteNextPassword(registry, tenantId, tenant.nextDbPassword))) continue;
         await done('promote');
         await deps.tell(tenantId);
         return;
@@ -165,7 +166,9 @@ export function createRotation(deps: RotationDeps): Rotation {
   function rotate(tenantId: string, origin: AuditOrigin): Promise<boolean> {
     let rotation = rotations.get(tenantId);
     if (!rotation) {
-      rotation = rotateNow(tenantId, origin).finally(() => rotations.delete(tenantId));
+      rotation = slots
+        .run(() => locks.hold(tenantId, () => change(tenantId, origin)))
+        .finally(() => rotations.delete(tenantId));
       rotations.set(tenantId, rotation);
     }
     return rotation;
@@ -176,13 +179,18 @@ export function createRotation(deps: RotationDeps): Rotation {
 
     async run(signal) {
       const due = deps.rotateAfter > 0 ? await listDueRotations(registry, deps.rotateAfter, PER_RUN) : [];
+      const begun = await listUnfinishedRotations(registry, PER_RUN);
+      const work = [
+        ...begun.map((tenant) => ({ ...tenant, rest: () => finish(tenant.id) })),
+        ...due.map((tenant) => ({ ...tenant, rest: () => change(tenant.id, NOBODY) })),
+      ];
       const unreachable = new Set<string>();
-      for (const { id, host, port } of [...(await listUnfinishedRotations(registry, PER_RUN)), ...due]) {
+      for (const { id, host, port, rest } of work) {
         if (signal.aborted) return;
         // One server that is gone is waited for once.
         if (unreachable.has(`${host}:${port}`)) continue;
         try {
-          await rotate(id, { actor: { kind: 'none' } });
+          await slots.run(() => locks.attempt(id, rest));
         } catch (error) {
           // What it was is told by `finish`; a state that changed meanwhile is no failure.
           if (!(error instanceof AppError)) throw error;

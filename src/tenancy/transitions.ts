@@ -20,9 +20,9 @@ import { AppError } from '../errors.js';
 import { changeTenant, type TenantChanges } from './changes.js';
 import { DATABASE_PREFIX } from './ids.js';
 import { databaseIs, ensurePossible, statusesWhere } from './lifecycle.js';
+import type { TenantLocks } from './locks.js';
 import type { Place, Provisioners } from './provisioners.js';
 import type { Removal } from './removal.js';
-import { inTenantLock } from './tenant-lock.js';
 
 /**
  * Each is audited, and effective on every replica and in PostgreSQL before it resolves. They throw AppError `not-found` and
@@ -43,7 +43,7 @@ export interface Transitions {
   purge(id: string, origin: AuditOrigin): Promise<void>;
   /** Brings every database that does not agree with its tenant's row after it. */
   settleAll(signal: AbortSignal): Promise<void>;
-  /** Purges what has been deleted for longer than its grace, and takes up removals that came to a halt. */
+  /** Purges what has been deleted for longer than its grace. What comes to a halt the reconciler finishes. */
   purgeDue(signal: AbortSignal): Promise<void>;
   /** Waits for what goes on behind an answer. */
   close(): Promise<void>;
@@ -58,16 +58,12 @@ const OPEN_DEADLINE = 10_000;
 /** Tenants purged in one run. */
 const PURGE_BATCH = 100;
 
-/** A removal that began this long ago (ms) and is not done has come to a halt. */
-const HALTED_AFTER = 60_000;
-
 /** The service itself. */
 const NOBODY: AuditOrigin = { actor: { kind: 'none' } };
 
 export function createTransitions(deps: {
   readonly registry: Kysely<Registry>;
-  /** The registry with connections of its own: each lock holds one while a server may be slow. */
-  readonly locks: Kysely<Registry>;
+  readonly locks: TenantLocks;
   readonly provisioners: Provisioners;
   readonly removal: Removal;
   readonly publish: (tenantId: string) => Promise<void>;
@@ -75,7 +71,7 @@ export function createTransitions(deps: {
   readonly grace: number;
   readonly onError: (error: unknown, context: { tenantId?: string; place?: Place; step: string }) => void;
 }): Transitions {
-  const { registry, provisioners, removal, publish, onError } = deps;
+  const { registry, locks, provisioners, removal, publish, onError } = deps;
   const running = new Set<Promise<unknown>>();
 
   /** The answer is bounded; the work goes on, and is waited for when the process stops. */
@@ -107,13 +103,12 @@ export function createTransitions(deps: {
     await closeTenantDatabase(cluster, { name, runtimeRole });
   }
 
-  function settle(id: string): Promise<void> {
-    return inTenantLock(deps.locks, id, () => follow(id));
-  }
-
   async function settled({ id, status }: TenantRecord): Promise<void> {
     try {
-      await bounded(settle(id), SETTLE_DEADLINE);
+      await bounded(
+        locks.hold(id, () => follow(id)),
+        SETTLE_DEADLINE,
+      );
     } catch (error) {
       onError(error, { tenantId: id, step: 'close' });
       throw new AppError('unavailable', {
@@ -131,22 +126,24 @@ export function createTransitions(deps: {
     opens: (now: TenantRecord) => boolean,
   ): Promise<TenantRecord> {
     const { id } = tenant;
-    const work = inTenantLock(deps.locks, id, async () => {
-      const now = await existing(id);
-      if (opens(now)) await open(now);
-      try {
-        return await turn(now);
-      } catch (error) {
-        // Another act was faster, or the change is not possible: an open door that no row wants is closed again.
-        await follow(id).catch((cause: unknown) => {
-          onError(cause, { tenantId: id, step: 'close' });
-        });
-        throw error;
-      }
-    }).then(async (turned) => {
-      await publish(id);
-      return turned;
-    });
+    const work = locks
+      .hold(id, async () => {
+        const now = await existing(id);
+        if (opens(now)) await open(now);
+        try {
+          return await turn(now);
+        } catch (error) {
+          // Another act was faster, or the change is not possible: an open door that no row wants is closed again.
+          await follow(id).catch((cause: unknown) => {
+            onError(cause, { tenantId: id, step: 'close' });
+          });
+          throw error;
+        }
+      })
+      .then(async (turned) => {
+        await publish(id);
+        return turned;
+      });
     return bounded(work, OPEN_DEADLINE);
   }
 
@@ -171,9 +168,12 @@ export function createTransitions(deps: {
             .map(({ id }) => id);
     for (const id of [...stillOpen, ...closedYet]) {
       if (signal.aborted) return;
-      await settle(id).catch((error: unknown) => {
-        onError(error, { tenantId: id, step: 'settle' });
-      });
+      // One that somebody is at work on agrees with its row when that is done, or is found by the next run.
+      await locks
+        .attempt(id, () => follow(id))
+        .catch((error: unknown) => {
+          onError(error, { tenantId: id, step: 'settle' });
+        });
     }
   }
 
@@ -264,9 +264,9 @@ export function createTransitions(deps: {
     },
 
     async purgeDue(signal) {
-      for (const id of await listTenantsToPurge(registry, deps.grace, HALTED_AFTER, PURGE_BATCH)) {
+      for (const id of await listTenantsToPurge(registry, deps.grace, PURGE_BATCH)) {
         if (signal.aborted) return;
-        // Told by the removal itself, and taken up by the next run. One that was restored meanwhile is left alone.
+        // Told by the removal itself, and taken up by the next run or the reconciler. One that was restored meanwhile stays.
         await removal.remove(id, NOBODY, 'purge').catch(() => undefined);
       }
     },

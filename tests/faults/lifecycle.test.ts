@@ -275,6 +275,28 @@ describe('while the tenants’ server does not answer', () => {
     expect((await list(service, tenant)).status).toBe(200);
   });
 
+  it('a purge says that it is not done, and the reconciler finishes it', async () => {
+    const tenant = await service.createTenant();
+    expect((await act(service, 'delete', tenant.id)).status).toBe(204);
+    const row = await rowOf(service, tenant.id);
+    proxy.mode = 'refuse';
+    proxy.cut();
+    onTestFinished(() => {
+      proxy.mode = 'pass';
+    });
+    const answer = await act(service, 'purge', tenant.id);
+    expect([answer.status, answer.body.code]).toEqual([503, 'unavailable']);
+    expect(Number(answer.headers['retry-after'])).toBeGreaterThan(0);
+    expect((await rowOf(service, tenant.id)).status).toBe('deleting');
+    await service.app.housekeeping.runNow('reconciler');
+    expect(await isOpen(row)).toBe(false);
+
+    proxy.mode = 'pass';
+    await service.app.housekeeping.runNow('reconciler');
+    expect(await isOpen(row)).toBeUndefined();
+    expect(await findTenant(service.app.registry, tenant.id)).toBeUndefined();
+  });
+
   it('a server that hangs holds an act up for its deadline only', async () => {
     const tenant = await service.createTenant();
     proxy.mode = 'hang';

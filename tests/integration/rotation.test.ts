@@ -8,6 +8,7 @@ import { findTenant, type TenantRecord } from '../../db/central/tenants.js';
 import type { DatabaseHandle } from '../../db/client.js';
 import { createEnvelope } from '../../src/tenancy/envelope.js';
 import { newDatabasePassword } from '../../src/tenancy/ids.js';
+import { createTenantLocks } from '../../src/tenancy/locks.js';
 import { rotationSteps, type RotationStep } from '../../src/tenancy/rotation.js';
 import {
   asSuperuser,
@@ -125,16 +126,42 @@ describe('a rotation', () => {
     expect(await products(one, tenant)).toBe(200);
   });
 
-  it('is shared by those who ask at once, and refused on another replica meanwhile', async () => {
+  it('is shared by those who ask at once, and waited for on another replica', async () => {
     const tenant = await one.createTenant();
-    let elsewhere: number | undefined;
-    afterStep = async (step) => {
-      if (step === 'alter') elsewhere = (await rotate(tenant, other)).status;
+    const before = await rowOf(tenant);
+    let elsewhere: ReturnType<TestService['send']> | undefined;
+    afterStep = (step) => {
+      if (step === 'alter') elsewhere = rotate(tenant, other);
     };
     const answers = await Promise.all([rotate(tenant), rotate(tenant), rotate(tenant)]);
     afterStep = undefined;
     expect(answers.map(({ status }) => status)).toEqual([204, 204, 204]);
-    expect(elsewhere).toBe(409);
+    expect((await elsewhere)?.status).toBe(204);
+    expect(await auditOf(tenant)).toHaveLength(2);
+    await expectFinished(before);
+  });
+
+  it('of a tenant that is being worked on is 503, like its other acts, and left to the next run by the job', async () => {
+    const tenant = await one.createTenant();
+    const before = await rowOf(tenant);
+    afterStep = () => {
+      throw new Error('made to fail');
+    };
+    expect((await rotate(tenant)).status).toBe(503);
+    afterStep = undefined;
+    const begun = await rowOf(tenant);
+    await createTenantLocks(central.db).attempt(tenant.id, async () => {
+      await one.app.housekeeping.runNow('rotation');
+      const resume = one.send('POST', `/tenants/${tenant.id}/resume`, { token: one.operatorToken });
+      for (const answer of await Promise.all([rotate(tenant), resume])) {
+        expect(answer.body).toMatchObject({ status: 503, code: 'unavailable' });
+        expect(answer.text).toContain('being worked on');
+        expect(answer.headers['retry-after']).toBe('5');
+      }
+      expect(await rowOf(tenant)).toEqual(begun);
+    });
+    await one.app.housekeeping.runNow('rotation');
+    await expectFinished(before);
     expect(await auditOf(tenant)).toHaveLength(1);
   });
 

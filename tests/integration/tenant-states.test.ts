@@ -1,6 +1,7 @@
 // Suspending, resuming, deleting, restoring and purging tenants: every pair of state and act by the table of
 // src/tenancy/lifecycle.ts, in the registry and in PostgreSQL.
 import { sql } from 'kysely';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { Registry, TenantStatus } from '../../db/central/schema.js';
 import { findTenant, type TenantRecord } from '../../db/central/tenants.js';
@@ -8,6 +9,7 @@ import { createDatabase } from '../../db/client.js';
 import { DatabaseFault } from '../../db/errors.js';
 import { createEnvelope } from '../../src/tenancy/envelope.js';
 import { databaseIs, tenantStatuses, transitions, type TenantAct } from '../../src/tenancy/lifecycle.js';
+import { createTenantLocks } from '../../src/tenancy/locks.js';
 import { migrateAll } from '../../src/tenancy/migrate.js';
 import { openProvisioner } from '../../src/tenancy/provisioner.js';
 import {
@@ -275,16 +277,12 @@ describe('a deleted tenant', () => {
     expect((await act('restore', within.id)).body.status).toBe('suspended');
   });
 
-  it('whose removal came to a halt is taken up by itself', async () => {
-    const tenant = await inState('deleting');
-    const { registry, housekeeping } = service.app;
-    await housekeeping.runNow('lifecycle purge');
-    // It may still be at work.
-    expect((await rowOf(tenant.id)).status).toBe('deleting');
+  it('whose removal came to a halt is removed by the reconciler', async () => {
+    const tenant = await service.createTenant();
     const row = await rowOf(tenant.id);
-    const updated_at = new Date(Date.now() - 120_000).toISOString();
-    await registry.updateTable('tenants').set({ updated_at }).where('id', '=', tenant.id).execute();
-    await housekeeping.runNow('lifecycle purge');
+    const { registry, housekeeping } = service.app;
+    await registry.updateTable('tenants').set({ status: 'deleting' }).where('id', '=', tenant.id).execute();
+    await housekeeping.runNow('reconciler');
     expect(await findTenant(registry, tenant.id)).toBeUndefined();
     expect(await isOpen(row)).toBeUndefined();
   });
@@ -316,6 +314,24 @@ describe('a database that does not agree with its tenant’s row', () => {
     expect((await asUser(right)).status).toBe(200);
   });
 
+  it('is left alone while somebody is at work on the tenant', async () => {
+    const tenant = await inState('suspended');
+    const row = await rowOf(tenant.id);
+    const { housekeeping } = service.app;
+    const other = connectAs<Registry>(service.config.registry.connection.database);
+    await createTenantLocks(other.db).attempt(tenant.id, async () => {
+      await asSuperuser('postgres', async (db) => {
+        await sql`alter database ${sql.id(row.dbName)} allow_connections true`.execute(db);
+        await sql`grant connect on database ${sql.id(row.dbName)} to ${sql.id(row.dbUser)}`.execute(db);
+      });
+      await housekeeping.runNow('lifecycle settle');
+      expect(await isOpen(row)).toBe(true);
+    });
+    await other.close(0);
+    await housekeeping.runNow('lifecycle settle');
+    expect(await isOpen(row)).toBe(false);
+  });
+
   it('is emptied where somebody is still in a closed one', async () => {
     const tenant = await service.createTenant();
     const row = await rowOf(tenant.id);
@@ -333,12 +349,17 @@ describe('a database that does not agree with its tenant’s row', () => {
 });
 
 describe('migrations', () => {
-  it('reach suspended and deleted tenants, whose roles stay outside', async () => {
+  it('reach suspended and deleted tenants, however long they take, whose roles stay outside', async () => {
     const { app, config } = service;
     const tenants = [await inState('suspended'), await inState('deleted')];
     const behind = { schema_version: '0000' };
     for (const { id } of tenants) await app.registry.updateTable('tenants').set(behind).where('id', '=', id).execute();
-    const central = connectAs<Registry>(config.registry.connection.database);
+    const timeout = 2_000;
+    const central = createDatabase<Registry>(
+      config.registry.connection,
+      { ...config.registry.pool, timeout },
+      { applicationName: 'tests', preparedStatements: false },
+    );
     const provisioner = openProvisioner(config.tenants.provisioner, config.tenants.provisionerPool);
     try {
       const seen: (string | undefined)[] = [];
@@ -354,6 +375,8 @@ describe('migrations', () => {
               .where('db_name', '=', database)
               .executeTakeFirst();
             if (row) seen.push(await enter(await rowOf(row.id)));
+            // Longer than the connection that holds its lock may wait in a transaction.
+            if (seen.length === 1) await sleep(timeout + 500);
             return work(db);
           }),
       });

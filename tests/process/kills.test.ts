@@ -1,6 +1,6 @@
-// A process of the service is killed at each statement that it sends while it makes, claims or removes a tenant: before the
-// statement is sent, and as soon as it is, when the server runs it for nobody. Then another one starts, and within 30 s nothing
-// half-made is left anywhere; what was acknowledged is whole.
+// A process of the service is killed at each statement that it sends while it makes, claims or removes a tenant or changes the
+// password of its database: before the statement is sent, and as soon as it is, when the server runs it for nobody. Then
+// another one starts, and within 30 s nothing half-made is left anywhere; what was acknowledged is whole.
 import { sql, type Kysely } from 'kysely';
 import { randomBytes } from 'node:crypto';
 import { readFile, rm, writeFile } from 'node:fs/promises';
@@ -10,13 +10,21 @@ import ts from 'typescript';
 import { afterAll, beforeAll, expect, inject, it } from 'vitest';
 import { findOperatorByEmail, insertOperator } from '../../db/central/operators.js';
 import type { Registry } from '../../db/central/schema.js';
+import { listUnfinishedRotations } from '../../db/central/passwords.js';
 import { listStandby } from '../../db/central/standby.js';
-import { findTenantBySlug, listProvisionedTenants, listUnfinishedTenants } from '../../db/central/tenants.js';
+import {
+  findTenant,
+  findTenantBySlug,
+  listProvisionedTenants,
+  listUnfinishedTenants,
+  type TenantRecord,
+} from '../../db/central/tenants.js';
 import type { ConnectionSettings, DatabaseHandle } from '../../db/client.js';
 import { scramVerifier } from '../../db/scram.js';
 import { tenantMigrations } from '../../db/tenant/migrations/index.js';
 import { buildApp } from '../../src/app.js';
 import { localSecrets } from '../../src/secrets.js';
+import { createEnvelope } from '../../src/tenancy/envelope.js';
 import { migrateAll } from '../../src/tenancy/migrate.js';
 import { openProvisioner } from '../../src/tenancy/provisioner.js';
 import { templateName } from '../../src/tenancy/template.js';
@@ -46,20 +54,24 @@ let central: DatabaseHandle<Registry>;
 let provisioner: ConnectionSettings;
 let token: string;
 
+/** Which statements: every one with KILL_EVERY=1, which takes minutes; the suite is content with some of them. */
+const EVERY = Number(process.env['KILL_EVERY'] ?? 10);
+
 /** More than the statements of any act: an act that sent more would go untried beyond them. */
-const MOST_STATEMENTS = 40;
-/** Targets for one act: the two lanes take them from both ends. */
-const TARGETS = 2 * 18;
+const MOST_STATEMENTS = 30;
+
+/** The statements that processes are killed at, one process each, until one comes to its answer. */
+const killPoints = Array.from({ length: Math.floor(MOST_STATEMENTS / EVERY) }, (_, index) => (index + 1) * EVERY);
+
+/** What the processes of one act are given to work on: each of its own, in either of the two lanes. */
+const TARGETS = 2 * killPoints.length;
 
 /** Each process that is killed keeps its slots of it for 30 s: the next must not wait for them. */
 const RESERVE = '500';
 
 type When = 'before' | 'after';
 
-/** What a process is killed in. A further act needs a line in `acts` and one in its test's table. */
-/** Which statements: every one with KILL_EVERY=1, which takes minutes; the suite is content with some of them. */
-const EVERY = Number(process.env['KILL_EVERY'] ?? 10);
-
+/** What a process is killed in. */
 interface Act {
   /** Makes what the act is done to, beforehand, in a service that nobody kills. */
   prepare(send: Send): Promise<void>;
@@ -85,7 +97,43 @@ async function wholeOrAbsent(slug: string, acknowledged: boolean, send: Send): P
   expect((await send('POST', '/auth/login', { body: { tenant: slug, email, password } })).status, slug).toBe(200);
 }
 
-const targets: string[] = [];
+/** Makes the tenant of each process of an act, with its number behind the name. */
+async function makeTargets(send: Send, name: string): Promise<TenantRecord[]> {
+  const targets: TenantRecord[] = [];
+  for (let nth = 0; nth < TARGETS; nth += 1) {
+    const slug = `${name}-${nth}`;
+    expect((await send('POST', '/tenants', { token, body: made(slug).body })).status).toBe(201);
+    const row = await findTenantBySlug(central.db, slug);
+    if (row) targets.push(row);
+  }
+  return targets;
+}
+
+/** Whether its password is the one of before or another one, in the registry, the audit and PostgreSQL alike. */
+async function changedOrNot(before: TenantRecord, acknowledged: boolean): Promise<void> {
+  const { id, slug, dbHost: host, dbPort: port, dbName, dbUser: user } = before;
+  const row = await findTenant(central.db, id);
+  const changed = row?.dbPassword !== before.dbPassword;
+  if (acknowledged) expect(changed, slug).toBe(true);
+  const told = await central.db
+    .selectFrom('audit')
+    .select('id')
+    .where('tenant_id', '=', id)
+    .where('action', '=', 'tenant.password-rotated')
+    .execute();
+  expect(told, slug).toHaveLength(changed ? 1 : 0);
+  const { encryptionKeys } = testConfig(registryName);
+  const password = createEnvelope(encryptionKeys).open(row?.dbPassword ?? '', { id, host, port, user });
+  const entered = connectAs<unknown>(dbName, { user, password });
+  try {
+    await sql`select 1`.execute(entered.db);
+  } finally {
+    await entered.close(0);
+  }
+}
+
+let doomed: TenantRecord[] = [];
+let rotated: TenantRecord[] = [];
 
 const acts: Record<string, Act> = {
   'making a tenant from the template': {
@@ -105,22 +153,27 @@ const acts: Record<string, Act> = {
   },
   'purging one': {
     prepare: async (send) => {
-      for (let nth = 0; nth < TARGETS; nth += 1) {
-        const { status, body } = await send<{ id: string }>('POST', '/tenants', {
-          token,
-          body: made(`gone-${nth}`).body,
-        });
-        expect(status).toBe(201);
-        expect((await send('DELETE', `/tenants/${body.id}`, { token })).status).toBe(204);
-        targets.push(body.id);
-      }
+      doomed = await makeTargets(send, 'gone');
+      for (const { id } of doomed) expect((await send('DELETE', `/tenants/${id}`, { token })).status).toBe(204);
     },
-    request: (nth) => ({ method: 'POST', path: `/tenants/${targets[nth] ?? ''}/purge` }),
+    request: (nth) => ({ method: 'POST', path: `/tenants/${doomed[nth]?.id ?? ''}/purge` }),
     check: async (nth, answered) => {
       const row = await findTenantBySlug(central.db, `gone-${nth}`);
       if (answered) expect(row).toBeUndefined();
       // Not begun: it can still be restored.
       else expect([undefined, 'deleted']).toContain(row?.status);
+    },
+  },
+  'changing the password of its database': {
+    prepare: async (send) => {
+      rotated = await makeTargets(send, 'rotated');
+    },
+    request: (nth) => ({ method: 'POST', path: `/tenants/${rotated[nth]?.id ?? ''}/rotate-password` }),
+    check: async (nth, answered, send) => {
+      const before = rotated[nth];
+      if (!before) throw new Error('there is no such tenant');
+      await wholeOrAbsent(before.slug, true, send);
+      await changedOrNot(before, answered);
     },
   },
 };
@@ -185,11 +238,11 @@ it.each(Object.keys(acts))(
   300_000,
 );
 
-/** Kills one process after the other, each EVERY statements further, until one comes to its answer. */
+/** Kills one process after the other, each at a later statement, until one comes to its answer. */
 async function killAtEach(act: Act, when: When): Promise<{ nth: number; answered: boolean }[]> {
   const killed: { nth: number; answered: boolean }[] = [];
-  for (let statement = 1; statement <= MOST_STATEMENTS; statement += EVERY) {
-    const nth = when === 'before' ? statement - 1 : TARGETS - statement;
+  for (const [index, statement] of killPoints.entries()) {
+    const nth = when === 'before' ? index : TARGETS - 1 - index;
     const child = await startProcess({
       ...(await environment()),
       KILL_AT: String(statement),
@@ -221,9 +274,9 @@ async function succeeds(child: ServiceProcess, request: ReturnType<Act['request'
 
 /** So that no process looks after what another one left, or counts statements of such work: only the last one does. */
 async function withoutHousekeeping<T>(work: () => Promise<T>): Promise<T> {
+  const jobs = ['reconciler', 'standby databases', 'rotation', 'lifecycle settle', 'lifecycle purge'];
   return central.db.connection().execute(async (db: Kysely<Registry>) => {
-    for (const job of ['reconciler', 'standby databases'])
-      await sql`select pg_advisory_lock(hashtextextended(${`tenantry ${job}`}, 0))`.execute(db);
+    for (const job of jobs) await sql`select pg_advisory_lock(hashtextextended(${`tenantry ${job}`}, 0))`.execute(db);
     try {
       return await work();
     } finally {
@@ -235,6 +288,7 @@ async function withoutHousekeeping<T>(work: () => Promise<T>): Promise<T> {
 /** Rows in the middle of something, and databases and roles of this provisioner that no row tells of. */
 async function halfMade(): Promise<string[]> {
   const unfinished = await listUnfinishedTenants(central.db);
+  const rotations = await listUnfinishedRotations(central.db, TARGETS);
   const standbys = await listStandby(central.db);
   const known = [
     ...(await listProvisionedTenants(central.db)).map(({ dbName }) => dbName),
@@ -250,6 +304,7 @@ async function halfMade(): Promise<string[]> {
   );
   return [
     ...unfinished.map(({ slug, status }) => `${slug} is ${status}`),
+    ...rotations.map(({ id }) => `the password of ${id} is half changed`),
     ...standbys.filter(({ ready }) => !ready).map(({ dbName }) => `${dbName} is half-made`),
     ...rows.filter(({ name }) => !known.includes(name)).map(({ name }) => `${name} has no row`),
   ];

@@ -4,7 +4,7 @@
 import pg from 'pg';
 
 /** Connections of work on tenants; those of leases, events and housekeeping go on by themselves. */
-const COUNTED = /^tenantry (registry|provisioning|provisioner)\b/;
+const COUNTED = /^tenantry (registry|provisioning|provisioner|lifecycle)\b/;
 
 const at = Number(process.env['KILL_AT']);
 const before = process.env['KILL_WHEN'] === 'before';
