@@ -5,7 +5,6 @@ import { createServer, type AddressInfo, type Socket } from 'node:net';
 import { afterAll, beforeAll, describe, expect, inject, it, onTestFinished } from 'vitest';
 import { findCluster } from '../../db/central/clusters.js';
 import type { Registry } from '../../db/central/schema.js';
-import { findTenant, type TenantRecord } from '../../db/central/tenants.js';
 import { createDatabase } from '../../db/client.js';
 import { prepareAndMigrate } from '../../src/boot.js';
 import { readSettings } from '../../src/config.js';
@@ -26,6 +25,7 @@ import {
 import { selfSigned } from '../support/certificate.js';
 import { startProxy } from '../support/proxy.js';
 import { startSecondCluster, type SecondCluster } from '../support/second-cluster.js';
+import { passwordOf, rowOf } from '../support/tenants.js';
 
 interface Cluster {
   id: string;
@@ -122,12 +122,6 @@ async function make(wish: object, at = service): Promise<TestTenant & { clusterI
 async function purge(id: string): Promise<void> {
   expect((await remove(`/tenants/${id}`)).status).toBe(204);
   expect((await post(`/tenants/${id}/purge`)).status).toBe(204);
-}
-
-async function rowOf(id: string): Promise<TenantRecord> {
-  const row = await findTenant(service.app.registry, id);
-  if (!row) throw new Error('the tenant has no row');
-  return row;
 }
 
 /** A server that counts who connects, and hangs up. */
@@ -344,7 +338,7 @@ describe('a new tenant', () => {
 
   it('stands on its own server, apart from a tenant on the other', async () => {
     const [one, two] = [await make({ clusterId: defaultCluster.id }), await make({ clusterId: secondId() })];
-    const [rowOne, rowTwo] = [await rowOf(one.id), await rowOf(two.id)];
+    const [rowOne, rowTwo] = [await rowOf(service, one), await rowOf(service, two)];
     expect(await second.databases()).toContain(rowTwo.dbName);
     expect(await second.databases()).not.toContain(rowOne.dbName);
 
@@ -357,9 +351,8 @@ describe('a new tenant', () => {
       expect((await other.send('GET', '/products', { token: adminToken })).status).toBe(200);
 
     // The role of one server is nobody on the other.
-    const envelope = createEnvelope(service.config.encryptionKeys);
-    const { dbHost: host, dbPort: port, dbUser: user, dbPassword } = rowTwo;
-    const password = envelope.open(dbPassword, { id: two.id, host, port, user });
+    const { dbHost: host, dbPort: port, dbUser: user } = rowTwo;
+    const password = passwordOf(service, rowTwo);
     const here = service.config.tenants.provisioner;
     for (const [place, works] of [
       [{ host, port }, true],
@@ -382,7 +375,7 @@ describe('a new tenant', () => {
 
   it('is removed from its server with everything', async () => {
     const { id } = await make({ clusterId: secondId() });
-    const { dbName } = await rowOf(id);
+    const { dbName } = await rowOf(service, { id });
     await purge(id);
     expect(await second.databases()).not.toContain(dbName);
   });
@@ -465,7 +458,7 @@ describe('changing a cluster', () => {
     const sent = from.accepted;
     for (const replica of [service, other]) {
       const tenant = await make({ clusterId: id }, replica);
-      expect((await rowOf(tenant.id)).dbPort).toBe(to.port);
+      expect((await rowOf(service, tenant)).dbPort).toBe(to.port);
       for (const { send } of [service, other]) {
         const product = { name: 'Moved', price: '1' };
         expect((await send('POST', '/products', { token: tenant.adminToken, body: product })).status).toBe(201);
@@ -479,7 +472,7 @@ describe('changing a cluster', () => {
 
   it('takes TLS where the server proves who it is, and connects its tenants anew on every replica', async () => {
     const { id, adminToken } = await make({ clusterId: secondId() });
-    const { dbUser } = await rowOf(id);
+    const { dbUser } = await rowOf(service, { id });
     /** Whether the tenant's sessions are encrypted, once both replicas have one. */
     async function encrypted(): Promise<boolean[]> {
       for (const { send } of [service, other])

@@ -13,7 +13,6 @@ import { permissions } from '../../src/auth/permissions.js';
 import {
   ADMIN,
   asSuperuser,
-  beginSession,
   connectAs,
   startService,
   startServiceForTest,
@@ -25,6 +24,7 @@ import {
   type TestTenant,
 } from '../support/app.js';
 import { readPage } from '../support/docs.js';
+import { addUser } from '../support/tenants.js';
 
 const UNKNOWN_ID = '01900000-0000-7000-8000-00000000ffff';
 
@@ -69,15 +69,8 @@ async function makeRole(holds: readonly string[], to = tenant): Promise<Role> {
   return answer.body;
 }
 
-/** A user made without hashing a password: it has a token and cannot sign in. */
-async function makeUser(roles: readonly string[], to = tenant): Promise<{ id: string; token: string }> {
-  const db = service.app.tenantPools.database(to.id);
-  const id = await db.transaction().execute(async (trx) => {
-    const userId = await insertUser(trx, { ...ADMIN, email: `${unique('user')}@example.com`, passwordHash: 'x' });
-    await setRoles(trx, userId, roles);
-    return userId;
-  });
-  return { id, token: await beginSession(service.app, { kind: 'user', tenantId: to.id, userId: id }) };
+function makeUser(roles: readonly string[], to = tenant): Promise<{ id: string; token: string }> {
+  return addUser(service, to, { roles });
 }
 
 /** A user that holds just these. */
