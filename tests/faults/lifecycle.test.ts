@@ -44,7 +44,10 @@ function list({ send }: TestService, { adminToken: token }: TestTenant): Promise
 
 async function sessionsIn(database: string): Promise<number> {
   const { rows } = await asSuperuser('postgres', (db) =>
-    sql<{ count: number }>`select count(*)::int as count from pg_stat_activity where datname = ${database}`.execute(db),
+    // An autovacuum worker in it is nobody's session.
+    sql<{ count: number }>`
+      select count(*)::int as count from pg_stat_activity
+      where datname = ${database} and backend_type = 'client backend'`.execute(db),
   );
   return rows[0]?.count ?? -1;
 }

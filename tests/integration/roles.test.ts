@@ -432,11 +432,10 @@ describe('nobody reaches beyond what it holds', () => {
     }
     const lesser = await holderOf(['users:read']);
     for (const { id } of [lesser, deputy]) {
+      const before = (await send('GET', `/users/${id}`, { token })).body;
       const grown = await asDeputy('PATCH', `/users/${id}`, { body: { roles: ['admin'], firstName: 'x' } });
       expectForbidden(grown, 'tenant:write');
-      const still = (await send('GET', `/users/${id}`, { token })).body;
-      expect(still).toMatchObject({ firstName: ADMIN.firstName });
-      expect(still['roles']).not.toContain('admin');
+      expect((await send('GET', `/users/${id}`, { token })).body).toEqual(before);
     }
     const fits = { ...person, roles: [lesser.role.name] };
     expect((await asDeputy('POST', '/users', { body: fits })).status).toBe(201);
