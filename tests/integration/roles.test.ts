@@ -24,6 +24,7 @@ import {
   type TestTenant,
 } from '../support/app.js';
 import { readPage } from '../support/docs.js';
+import { pagesOf } from '../support/pages.js';
 import { addUser } from '../support/tenants.js';
 
 const UNKNOWN_ID = '01900000-0000-7000-8000-00000000ffff';
@@ -320,14 +321,7 @@ describe('the list of roles', () => {
   });
 
   it.each(['-createdAt', 'createdAt', 'name', '-name'])('sorted by %s loses and doubles none', async (sort) => {
-    const seen: Role[] = [];
-    let cursor = '';
-    do {
-      const url = `/roles?limit=4&sort=${sort}${cursor && `&cursor=${cursor}`}`;
-      const { body } = await send<PageOf<Role>>('GET', url, { token: many.adminToken });
-      seen.push(...body.data);
-      cursor = body.nextCursor ?? '';
-    } while (cursor !== '');
+    const seen = (await pagesOf<Role>(send, `/roles?limit=4&sort=${sort}`, many.adminToken)).flat();
     expect(seen).toHaveLength(COUNT + 3);
     const key = sort.replace('-', '') as 'createdAt' | 'name';
     const sorted = seen.toSorted((a, b) => compare(a[key], b[key]) || compare(a.id, b.id));

@@ -14,6 +14,7 @@ import {
   startService,
   startServiceForTest,
 } from '../support/app.js';
+import { pagesOf } from '../support/pages.js';
 import { addUser } from '../support/tenants.js';
 
 const UNKNOWN_ID = '01900000-0000-7000-8000-00000000ffff';
@@ -68,22 +69,10 @@ async function activeAdmins(of: TestTenant): Promise<string[]> {
   return rows.map(({ id }) => id);
 }
 
-/** Every page of a list, and how many there were. */
+/** Every row of a list, and how many pages there were. */
 async function walk(query: string, limit: number, as = token): Promise<{ users: User[]; pages: number }> {
-  const users: User[] = [];
-  let pages = 0;
-  let cursor: string | null = null;
-  do {
-    const next: string = cursor === null ? '' : `&cursor=${cursor}`;
-    const { status, body, text }: Answer<Page> = await send<Page>('GET', `/users?limit=${limit}&${query}${next}`, {
-      token: as,
-    });
-    if (status !== 200) throw new Error(text);
-    users.push(...body.data);
-    pages += 1;
-    cursor = body.nextCursor;
-  } while (cursor !== null);
-  return { users, pages };
+  const pages = await pagesOf<User>(send, `/users?limit=${limit}&${query}`, as);
+  return { users: pages.flat(), pages: pages.length };
 }
 
 describe('creating a user', () => {
