@@ -207,8 +207,14 @@ describe.runIf(process.platform === 'linux')('the tenants’ server hangs', () =
       POOL_ACQUIRE_TIMEOUT_MS: '300',
       POOL_MAX: '2',
     });
-    const made = await makeProduct(send, warm);
-    expect(made.status).toBe(201);
+    let id = '';
+    // Deadlines this short are too short for a cold tenant on a busy machine, now and then.
+    const warmUp = async (): Promise<number> => {
+      const { status, body } = await makeProduct(send, warm);
+      id = body.id;
+      return status;
+    };
+    await expect.poll(warmUp, { timeout: 10_000 }).toBe(201);
 
     const frozen = processes();
     const thaw = freeze(frozen);
@@ -229,7 +235,7 @@ describe.runIf(process.platform === 'linux')('the tenants’ server hangs', () =
       await expect.poll(async () => (await products(send, tenant)).status, { timeout: 10_000 }).toBe(200);
       expect((await makeProduct(send, tenant)).status).toBe(201);
     }
-    expect((await storedProducts(warm)).map(({ id }) => id)).toContain(made.body.id);
+    expect((await storedProducts(warm)).map((product) => product.id)).toContain(id);
   });
 });
 
