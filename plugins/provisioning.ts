@@ -105,6 +105,8 @@ export const provisioning = fp<{ config: Config; envelope: Envelope; afterStep?:
         registry,
         directory: clusterDirectory,
         provisioners,
+        locks,
+        standby,
         envelope: clusterEnvelope,
         limits: provisionerPool,
         isAllowed: allowedHosts(config.tenants.clusterHosts, connection.host),

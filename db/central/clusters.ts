@@ -266,10 +266,6 @@ export async function withdrawStandbyDatabases(
     .execute();
 }
 
-export async function deleteStandbyDatabase(db: Kysely<Registry>, id: string): Promise<void> {
-  await db.deleteFrom('standby_databases').where('id', '=', id).execute();
-}
-
 function rowOf(values: {
   readonly [Key in keyof ClusterValues]?: ClusterValues[Key] | undefined;
 }): Partial<NewCluster> {

@@ -20,6 +20,7 @@ import { FreshCache } from '../cache/fresh-cache.js';
 import { AppError } from '../errors.js';
 import { believedFor, type Events } from '../events.js';
 import type { TenantDirectory } from '../tenancy/directory.js';
+import { admitted } from '../tenancy/pools.js';
 import { hashOf, newSecret, successorOf, type RefreshTokens, type SessionOwner } from './refresh-tokens.js';
 import type { Principal } from './tokens.js';
 
@@ -51,7 +52,7 @@ export interface Sessions {
   refresh(refreshToken: string, origin: AuditOrigin): Promise<Grant>;
   /** Whether the session lives, where that is known without waiting. */
   peek(principal: Principal): boolean | undefined;
-  /** Whether the session lives. @throws DatabaseFault */
+  /** Whether the session lives. @throws DatabaseFault; AppError where its tenant is not served any more */
   lives(principal: Principal): Promise<boolean>;
   /** The caller's live sessions, the one used last first. */
   list(principal: Principal): Promise<Session[]>;
@@ -185,12 +186,16 @@ export function createSessions(deps: SessionsDeps): Sessions {
       if (!belongs(session, principal)) return false;
       if (principal.kind === 'operator') return true;
       const tenant = directory.peek(principal.tenantId);
-      return tenant && admits(tenant, session.createdAt);
+      return tenant?.active ? admits(tenant, session.createdAt) : undefined;
     },
 
     async lives(principal) {
       const session = await known.get(keyOf(tenantOf(principal), principal.sessionId));
-      return session !== undefined && belongs(session, principal) && counts(principal, session.createdAt);
+      if (!session || !belongs(session, principal)) return false;
+      // A tenant that was suspended since the request came in: its sessions have not ended, and come back with it.
+      return (
+        principal.kind === 'operator' || admits(admitted(await directory.find(principal.tenantId)), session.createdAt)
+      );
     },
 
     list: (principal) => listSessions(database(principal), idOf(principal)),

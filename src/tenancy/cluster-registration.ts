@@ -9,7 +9,6 @@ import {
   CLUSTER_PLACE_CONSTRAINT,
   claimTenantsAt,
   deleteCluster,
-  deleteStandbyDatabase,
   findCluster,
   loadOfClusters,
   lockCluster,
@@ -22,7 +21,7 @@ import {
 } from '../../db/central/clusters.js';
 import type { Registry } from '../../db/central/schema.js';
 import type { ConnectionSettings, PoolLimits } from '../../db/client.js';
-import { dropDatabase, dropRole, MAINTENANCE_DATABASE } from '../../db/cluster.js';
+import { MAINTENANCE_DATABASE } from '../../db/cluster.js';
 import { inspectCluster, type ClusterInspection } from '../../db/cluster-inspection.js';
 import { DatabaseFault, violatedUniqueConstraint } from '../../db/errors.js';
 import { newId } from '../../db/ids.js';
@@ -32,8 +31,10 @@ import { tlsOf, type ClusterDirectory, type KnownCluster } from './cluster-direc
 import { canonicalHost } from './cluster-hosts.js';
 import type { ClusterBudget } from './clusters.js';
 import type { Envelope } from './envelope.js';
+import type { TenantLocks } from './locks.js';
 import { openProvisioner, type Provisioner } from './provisioner.js';
 import type { Provisioners } from './provisioners.js';
+import type { StandbyDatabases } from './standby.js';
 import { ensureTemplate } from './template.js';
 
 /** A cluster as an operator describes it; the password in clear. */
@@ -99,6 +100,8 @@ export function createClusterRegistration(deps: {
   readonly registry: Kysely<Registry>;
   readonly directory: ClusterDirectory;
   readonly provisioners: Provisioners;
+  readonly locks: TenantLocks;
+  readonly standby: Pick<StandbyDatabases, 'drop'>;
   /** Of provisioners' passwords. */
   readonly envelope: Envelope;
   /** Of a provisioner's pool; only its statement timeout counts here. */
@@ -110,7 +113,7 @@ export function createClusterRegistration(deps: {
   /** Told of each change, before it is answered. */
   readonly onChange: (clusterId: string) => Promise<void>;
 }): ClusterRegistration {
-  const { registry, directory, provisioners, envelope, isAllowed } = deps;
+  const { registry, directory, provisioners, locks, envelope, isAllowed } = deps;
 
   function demandAllowed(host: string): void {
     if (!isAllowed(host))
@@ -256,12 +259,11 @@ export function createClusterRegistration(deps: {
       await tell(id);
       const standby = await withdrawStandbyDatabases(registry, id);
       const until = performance.now() + DRAIN_FOR;
-      for (const { id: standbyId, dbName, dbUser } of standby) {
+      for (const left of standby) {
         if (performance.now() > until) break;
         const { cluster } = await provisioners.at(row);
-        await dropDatabase(cluster, dbName);
-        await dropRole(cluster, dbUser);
-        await deleteStandbyDatabase(registry, standbyId);
+        // Whoever drops one ends what others run about it: under its lock nobody else does.
+        await locks.hold(left.id, () => deps.standby.drop(left, cluster));
       }
       return loadOf(registry, id);
     },

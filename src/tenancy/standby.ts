@@ -34,6 +34,8 @@ import type { Precedence } from './precedence.js';
 import type { Provisioners } from './provisioners.js';
 import { templateName } from './template.js';
 
+export type StandbyToDrop = Pick<StandbyRecord, 'id' | 'dbName' | 'dbUser'>;
+
 export interface StandbyDatabases {
   /**
    * Brings every cluster to as many as it is to have: what is missing is made, what is too many, of an older schema or of no
@@ -41,7 +43,7 @@ export interface StandbyDatabases {
    */
   refill(signal: AbortSignal): Promise<void>;
   /** Drops one; under its lock, which the caller holds. One that was claimed meanwhile stays. */
-  drop(standby: StandbyRecord, cluster: ClusterDb): Promise<void>;
+  drop(standby: StandbyToDrop, cluster: ClusterDb): Promise<void>;
 }
 
 export interface StandbyDeps {
@@ -149,7 +151,7 @@ export function createStandbyDatabases(deps: StandbyDeps): StandbyDatabases {
     });
   }
 
-  async function drop(standby: StandbyRecord, cluster: ClusterDb): Promise<void> {
+  async function drop(standby: StandbyToDrop, cluster: ClusterDb): Promise<void> {
     const { id, dbName, dbUser } = standby;
     if (!(await retireStandby(registry, id))) return;
     // So it is where the registry was restored from a backup of before it was claimed.

@@ -155,23 +155,24 @@ describe.runIf(process.platform === 'linux')('the registry hangs', () => {
 });
 
 describe('the tenants’ server is killed', () => {
-  it('503 with Retry-After until it runs again, and every acknowledged product is there', async () => {
+  it('503 with Retry-After until it runs again, and every acknowledged product is there, once', async () => {
     const tenant = await createTenant('killed');
     const { send } = await startForTest();
     const acknowledged: string[] = [];
     const failures: Answer[] = [];
     let stopWriting = false;
-    const write = async (): Promise<void> => {
-      while (!stopWriting) {
-        const answer = await makeProduct(send, tenant);
-        if (answer.status === 201) acknowledged.push(answer.body.id);
+    const write = async (_: unknown, writer: number): Promise<void> => {
+      for (let turn = 0; !stopWriting; turn += 1) {
+        const name = `writer ${writer} turn ${turn}`;
+        const answer = await makeProduct(send, tenant, name);
+        if (answer.status === 201) acknowledged.push(name);
         else {
           failures.push(answer);
           await sleep(20);
         }
       }
     };
-    const writers = [write(), write(), write()];
+    const writers = Array.from({ length: 3 }, write);
     await expect.poll(() => acknowledged.length, { timeout: 10_000 }).toBeGreaterThan(20);
 
     const { pid } = tenantServer.cluster;
@@ -187,9 +188,10 @@ describe('the tenants’ server is killed', () => {
     await Promise.all(writers);
 
     for (const failure of failures) expectUnavailable(failure);
-    const stored = await productIdsOf(tenant);
-    expect(acknowledged.filter((id) => !stored.has(id))).toEqual([]);
-    expect(new Set(acknowledged).size).toBe(acknowledged.length);
+    const stored = (await storedProducts(tenant)).map(({ name }) => name);
+    expect(stored).toEqual(expect.arrayContaining(acknowledged));
+    // Nor is one there twice that was answered 503: nobody but its client sends it again.
+    expect(new Set(stored).size).toBe(stored.length);
     expect((await products(send, tenant)).status).toBe(200);
   });
 });
@@ -205,8 +207,14 @@ describe.runIf(process.platform === 'linux')('the tenants’ server hangs', () =
       POOL_ACQUIRE_TIMEOUT_MS: '300',
       POOL_MAX: '2',
     });
-    const made = await makeProduct(send, warm);
-    expect(made.status).toBe(201);
+    let id = '';
+    // Deadlines this short are too short for a cold tenant on a busy machine, now and then.
+    const warmUp = async (): Promise<number> => {
+      const { status, body } = await makeProduct(send, warm);
+      id = body.id;
+      return status;
+    };
+    await expect.poll(warmUp, { timeout: 10_000 }).toBe(201);
 
     const frozen = processes();
     const thaw = freeze(frozen);
@@ -227,7 +235,7 @@ describe.runIf(process.platform === 'linux')('the tenants’ server hangs', () =
       await expect.poll(async () => (await products(send, tenant)).status, { timeout: 10_000 }).toBe(200);
       expect((await makeProduct(send, tenant)).status).toBe(201);
     }
-    expect([...(await productIdsOf(warm))]).toContain(made.body.id);
+    expect((await storedProducts(warm)).map((product) => product.id)).toContain(id);
   });
 });
 
@@ -304,17 +312,21 @@ function products(send: Send, { token }: Tenant): Promise<Answer<{ id: string; a
   return send('GET', '/products', { token });
 }
 
-function makeProduct(send: Send, { token }: Tenant): Promise<Answer<{ id: string; accessToken: string }>> {
-  return send('POST', '/products', { token, body: { name: 'Chair', price: '1.00' } });
+function makeProduct(
+  send: Send,
+  { token }: Tenant,
+  name = 'Chair',
+): Promise<Answer<{ id: string; accessToken: string }>> {
+  return send('POST', '/products', { token, body: { name, price: '1.00' } });
 }
 
 /** As the superuser sees them, past the service. */
-async function productIdsOf(tenant: Tenant): Promise<Set<string>> {
+async function storedProducts(tenant: Tenant): Promise<{ id: string; name: string }[]> {
   const row = await findTenant(home.app.registry, tenant.id);
   const handle = open<unknown>(tenantServer, 'postgres', row?.dbName ?? '');
-  const { rows } = await sql<{ id: string }>`select id from products`.execute(handle.db);
+  const { rows } = await sql<{ id: string; name: string }>`select id, name from products`.execute(handle.db);
   await handle.close(0);
-  return new Set(rows.map(({ id }) => id));
+  return rows;
 }
 
 function expectUnavailable(answer: Answer<unknown>): void {

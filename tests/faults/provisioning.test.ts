@@ -313,21 +313,25 @@ it('makes one tenant of several requests at once with one slug, and leaves nothi
 /** Keeps a superuser's session in a database, which the provisioner cannot end. Returns its end. */
 async function enter(database: string): Promise<() => Promise<void>> {
   const handle = connectAs<unknown>(database);
-  let isIn: () => void = () => undefined;
+  let isIn: (pid: number) => void = () => undefined;
   let leave: () => void = () => undefined;
-  const inside = new Promise<void>((resolve) => (isIn = resolve));
+  const inside = new Promise<number>((resolve) => (isIn = resolve));
   const left = new Promise<void>((resolve) => (leave = resolve));
   const stay = handle.db.connection().execute(async (db) => {
-    await sql`select 1`.execute(db);
-    isIn();
+    const { rows } = await sql<{ pid: number }>`select pg_backend_pid() as pid`.execute(db);
+    isIn(rows[0]?.pid ?? 0);
     await left;
   });
-  await Promise.race([inside, stay]);
-  const unblock = async (): Promise<void> => {
+  const pid = await Promise.race([inside, stay]);
+  const end = async (): Promise<void> => {
     leave();
     await stay;
     await handle.close(0);
+    // A session has ended for its client a moment before it has for the server.
+    await asSuperuser('postgres', (db) => sql`select pg_terminate_backend(${pid}, 5000)`.execute(db));
   };
+  let ended: Promise<void> | undefined;
+  const unblock = (): Promise<void> => (ended ??= end());
   onTestFinished(unblock);
   return unblock;
 }

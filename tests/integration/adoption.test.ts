@@ -11,6 +11,7 @@ import {
   type Problem,
   type TestService,
 } from '../support/app.js';
+import { rowOf } from '../support/tenants.js';
 
 interface Made {
   id: string;
@@ -59,6 +60,20 @@ function adopt(
     token,
     body: { name: slug, slug, admin: ADMIN, adopt: { clusterId, database }, ...more },
   });
+}
+
+/** Puts an adoption back to before its last step, as a process that died there leaves it, and removes that. @returns the role */
+async function clearAway(id: string): Promise<string> {
+  const { dbUser } = await rowOf(service, { id });
+  await service.app.tenantPools.retire(id);
+  // The row names no database yet, and all but that is done.
+  await service.app.registry
+    .updateTable('tenants')
+    .set({ status: 'provisioning', db_name: dbUser })
+    .where('id', '=', id)
+    .execute();
+  expect(await service.app.removal.remove(id, { actor: { kind: 'none' } })).toBe(true);
+  return dbUser;
 }
 
 /** What can be seen of a database from outside, and its tables with their rows. */
@@ -207,16 +222,7 @@ describe('an adoption that fails', () => {
     const database = await prepare();
     const made = await adopt(database, 'cut-short');
     expect(made.status).toBe(201);
-    // As it is before the last step: the row names no database yet, and all but that is done.
-    const { id } = made.body;
-    const role = (await findTenant(service.app.registry, id))?.dbUser ?? '';
-    await service.app.tenantPools.retire(id);
-    await service.app.registry
-      .updateTable('tenants')
-      .set({ status: 'provisioning', db_name: role })
-      .where('id', '=', id)
-      .execute();
-    expect(await service.app.removal.remove(id, { actor: { kind: 'none' } })).toBe(true);
+    const role = await clearAway(made.body.id);
     expect(await roles()).not.toContain(role);
     expect(await stateOf(database)).toMatchObject({ inside: { invoices: [{ number: 1 }, { number: 2 }] } });
     const again = await adopt(database, 'cut-short', { admin: { ...ADMIN, email: 'another@example.com' } });
@@ -226,15 +232,7 @@ describe('an adoption that fails', () => {
   it('for a user who is there already, says so, and can be sent again with another address', async () => {
     const database = await prepare();
     const first = await adopt(database, 'with-users');
-    const { id } = first.body;
-    const role = (await findTenant(service.app.registry, id))?.dbUser ?? '';
-    await service.app.tenantPools.retire(id);
-    await service.app.registry
-      .updateTable('tenants')
-      .set({ status: 'provisioning', db_name: role })
-      .where('id', '=', id)
-      .execute();
-    await service.app.removal.remove(id, { actor: { kind: 'none' } });
+    await clearAway(first.body.id);
     const answer = await adopt(database, 'with-users');
     expect([answer.status, answer.body.code]).toEqual([409, 'email-taken']);
     expect((await adopt(database, 'with-users', { admin: { ...ADMIN, email: 'b@example.com' } })).status).toBe(201);

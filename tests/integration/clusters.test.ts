@@ -3,8 +3,8 @@
 import { sql } from 'kysely';
 import { createServer, type AddressInfo, type Socket } from 'node:net';
 import { afterAll, beforeAll, describe, expect, inject, it, onTestFinished } from 'vitest';
+import { findCluster } from '../../db/central/clusters.js';
 import type { Registry } from '../../db/central/schema.js';
-import { findTenant, type TenantRecord } from '../../db/central/tenants.js';
 import { createDatabase } from '../../db/client.js';
 import { prepareAndMigrate } from '../../src/boot.js';
 import { readSettings } from '../../src/config.js';
@@ -22,7 +22,10 @@ import {
   type TestService,
   type TestTenant,
 } from '../support/app.js';
+import { selfSigned } from '../support/certificate.js';
+import { startProxy } from '../support/proxy.js';
 import { startSecondCluster, type SecondCluster } from '../support/second-cluster.js';
+import { passwordOf, rowOf } from '../support/tenants.js';
 
 interface Cluster {
   id: string;
@@ -115,10 +118,10 @@ async function make(wish: object, at = service): Promise<TestTenant & { clusterI
   };
 }
 
-async function rowOf(id: string): Promise<TenantRecord> {
-  const row = await findTenant(service.app.registry, id);
-  if (!row) throw new Error('the tenant has no row');
-  return row;
+/** Ends a tenant for good. */
+async function purge(id: string): Promise<void> {
+  expect((await remove(`/tenants/${id}`)).status).toBe(204);
+  expect((await post(`/tenants/${id}/purge`)).status).toBe(204);
 }
 
 /** A server that counts who connects, and hangs up. */
@@ -335,7 +338,7 @@ describe('a new tenant', () => {
 
   it('stands on its own server, apart from a tenant on the other', async () => {
     const [one, two] = [await make({ clusterId: defaultCluster.id }), await make({ clusterId: secondId() })];
-    const [rowOne, rowTwo] = [await rowOf(one.id), await rowOf(two.id)];
+    const [rowOne, rowTwo] = [await rowOf(service, one), await rowOf(service, two)];
     expect(await second.databases()).toContain(rowTwo.dbName);
     expect(await second.databases()).not.toContain(rowOne.dbName);
 
@@ -348,9 +351,8 @@ describe('a new tenant', () => {
       expect((await other.send('GET', '/products', { token: adminToken })).status).toBe(200);
 
     // The role of one server is nobody on the other.
-    const envelope = createEnvelope(service.config.encryptionKeys);
-    const { dbHost: host, dbPort: port, dbUser: user, dbPassword } = rowTwo;
-    const password = envelope.open(dbPassword, { id: two.id, host, port, user });
+    const { dbHost: host, dbPort: port, dbUser: user } = rowTwo;
+    const password = passwordOf(service, rowTwo);
     const here = service.config.tenants.provisioner;
     for (const [place, works] of [
       [{ host, port }, true],
@@ -373,9 +375,8 @@ describe('a new tenant', () => {
 
   it('is removed from its server with everything', async () => {
     const { id } = await make({ clusterId: secondId() });
-    const { dbName } = await rowOf(id);
-    expect((await remove(`/tenants/${id}`)).status).toBe(204);
-    expect((await post(`/tenants/${id}/purge`)).status).toBe(204);
+    const { dbName } = await rowOf(service, { id });
+    await purge(id);
     expect(await second.databases()).not.toContain(dbName);
   });
 });
@@ -433,6 +434,78 @@ describe('connections', () => {
 });
 
 describe('changing a cluster', () => {
+  it('moves one that is empty, with its password sealed for the new place, and new tenants are served there', async () => {
+    const [from, to] = await Promise.all([startProxy(second.superuser), startProxy(second.superuser)]);
+    onTestFinished(async () => {
+      await Promise.all([from.close(), to.close()]);
+    });
+    const { host, port } = from;
+    const { id } = (await post<Cluster>('/clusters', { ...second.body, name: 'moving', host, port })).body;
+    const change = { port: to.port, provisionerPassword: second.provisioner.password };
+    const before = await make({ clusterId: id });
+    expect((await patch(id, change)).body.code).toBe('cluster-in-use');
+    await purge(before.id);
+    const moved = await patch(id, change);
+    expect([moved.status, moved.body]).toEqual([200, expect.objectContaining({ id, host, port: to.port })]);
+
+    const { provisionerPassword, provisionerUser: user } = (await findCluster(service.app.registry, id)) ?? {};
+    const envelope = createEnvelope(service.config.encryptionKeys, 'clusters.provisioner_password');
+    const openFor = (at: number): string =>
+      envelope.open(provisionerPassword ?? '', { id, host, port: at, user: user ?? '' });
+    expect(openFor(to.port)).toBe(second.provisioner.password);
+    expect(() => openFor(port)).toThrow();
+
+    const sent = from.accepted;
+    for (const replica of [service, other]) {
+      const tenant = await make({ clusterId: id }, replica);
+      expect((await rowOf(service, tenant)).dbPort).toBe(to.port);
+      for (const { send } of [service, other]) {
+        const product = { name: 'Moved', price: '1' };
+        expect((await send('POST', '/products', { token: tenant.adminToken, body: product })).status).toBe(201);
+      }
+      await purge(tenant.id);
+    }
+    expect(from.accepted).toBe(sent);
+    expect(to.accepted).toBeGreaterThan(0);
+    expect((await remove(`/clusters/${id}`)).status).toBe(204);
+  });
+
+  it('takes TLS where the server proves who it is, and connects its tenants anew on every replica', async () => {
+    const { id, adminToken } = await make({ clusterId: secondId() });
+    const { dbUser } = await rowOf(service, { id });
+    /** Whether the tenant's sessions are encrypted, once both replicas have one. */
+    async function encrypted(): Promise<boolean[]> {
+      for (const { send } of [service, other])
+        expect((await send('GET', '/products', { token: adminToken })).status).toBe(200);
+      const { rows } = await second.asSuperuser('postgres', (db) =>
+        sql<{ ssl: boolean }>`select distinct ssl from pg_stat_ssl join pg_stat_activity using (pid)
+          where usename = ${dbUser}`.execute(db),
+      );
+      return rows.map(({ ssl }) => ssl);
+    }
+    const enter = (settings: { tls?: string; tlsCa: string | null }): ReturnType<typeof patch> =>
+      patch(secondId(), { ...settings, provisionerPassword: second.provisioner.password });
+    const refused = expect.objectContaining({ code: 'cluster-unusable' }) as unknown;
+    const { host } = second.body;
+
+    const own = await second.serveTls(host);
+    expect(await encrypted()).toEqual([false]);
+    for (const tlsCa of [null, selfSigned(host).certificate])
+      expect((await enter({ tls: 'verify-full', tlsCa })).body).toEqual(refused);
+    expect(await encrypted()).toEqual([false]);
+    expect((await enter({ tls: 'verify-full', tlsCa: own })).status).toBe(200);
+    await expect.poll(encrypted, { timeout: 2_000 }).toEqual([true]);
+    expect((await make({ clusterId: secondId() }, other)).clusterId).toBe(secondId());
+
+    // A certificate that is trusted, and is another server's.
+    const foreign = await second.serveTls('127.0.0.2');
+    const misled = await enter({ tlsCa: foreign });
+    expect(misled.body).toEqual(refused);
+    expect(misled.text).toContain('ERR_TLS_CERT_ALTNAME_INVALID');
+    expect((await enter({ tls: 'off', tlsCa: null })).status).toBe(200);
+    await expect.poll(encrypted, { timeout: 2_000 }).toEqual([false]);
+  });
+
   it('takes a new password when it works, on every replica within a second', async () => {
     expect((await patch(secondId(), { provisionerPassword: 'not-the-password' })).body.code).toBe('cluster-unusable');
     const password = 'canary-another-provisioner-password';
@@ -470,23 +543,26 @@ describe('changing a cluster', () => {
 
 describe('draining', () => {
   it('takes no new tenants, drops what stands by, and says what is left', async () => {
-    const central = connectAs<Registry>(registry);
+    // Housekeeping drops them as well, since they are of an old schema: the two must not meet.
+    const standby = Array.from({ length: 6 }, (_, number) => `tn_standby_${number}`);
     await second.asSuperuser('postgres', async (db) => {
-      const { user } = second.provisioner;
-      await sql`create database tn_standby`.execute(db);
-      await sql`alter database tn_standby owner to ${sql.id(user)}`.execute(db);
+      for (const name of standby)
+        await sql`create database ${sql.id(name)} owner ${sql.id(second.provisioner.user)}`.execute(db);
     });
+    const central = connectAs<Registry>(registry);
     await central.db
       .insertInto('standby_databases')
-      .values({
-        id: '01900000-0000-7000-8000-00000000aaaa',
-        cluster_id: secondId(),
-        db_name: 'tn_standby',
-        db_user: 'tn_standby',
-        db_password: 'v1.never.opened.in.here',
-        schema_version: '0001',
-        ready: true,
-      })
+      .values(
+        standby.map((name, number) => ({
+          id: `01900000-0000-7000-8000-00000000aaa${number}`,
+          cluster_id: secondId(),
+          db_name: name,
+          db_user: name,
+          db_password: 'v1.never.opened.in.here',
+          schema_version: '0001',
+          ready: true,
+        })),
+      )
       .execute();
     await central.close(0);
     expect((await remove(`/clusters/${secondId()}`)).body.code).toBe('cluster-in-use');
@@ -495,7 +571,7 @@ describe('draining', () => {
     const { tenants: left } = (await get<Cluster>(`/clusters/${secondId()}`)).body;
     expect(left).toBeGreaterThan(0);
     expect(drained.body).toEqual({ tenants: left, standbyDatabases: 0 });
-    expect(await second.databases()).not.toContain('tn_standby');
+    expect((await second.databases()).filter((name) => standby.includes(name))).toEqual([]);
     expect((await get<Cluster>(`/clusters/${secondId()}`)).body).toMatchObject({ accepting: false, standbyTarget: 0 });
 
     expect((await make({})).clusterId).toBe(defaultCluster.id);

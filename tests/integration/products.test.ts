@@ -10,6 +10,7 @@ import {
   type TestTenant,
   startService,
 } from '../support/app.js';
+import { pagesOf } from '../support/pages.js';
 
 const UNKNOWN_ID = '01900000-0000-7000-8000-00000000ffff';
 const MAX_STOCK = 2_147_483_647;
@@ -61,17 +62,9 @@ function list(query: string, as = token): Promise<Answer<Page>> {
 
 /** Every row of a list, page by page. */
 async function walk(query: string, limit: number, as = token): Promise<Product[]> {
-  const rows: Product[] = [];
-  let cursor: string | null = null;
-  do {
-    const next: string = cursor === null ? '' : `&cursor=${cursor}`;
-    const { status, body, text }: Answer<Page> = await list(`limit=${limit}&${query}${next}`, as);
-    if (status !== 200) throw new Error(text);
-    expect(body.data.length).toBeLessThanOrEqual(limit);
-    rows.push(...body.data);
-    cursor = body.nextCursor;
-  } while (cursor !== null);
-  return rows;
+  const pages = await pagesOf<Product>(send, `/products?limit=${limit}&${query}`, as);
+  for (const rows of pages) expect(rows.length).toBeLessThanOrEqual(limit);
+  return pages.flat();
 }
 
 describe('creating a product', () => {

@@ -13,7 +13,6 @@ import { permissions } from '../../src/auth/permissions.js';
 import {
   ADMIN,
   asSuperuser,
-  beginSession,
   connectAs,
   startService,
   startServiceForTest,
@@ -25,6 +24,8 @@ import {
   type TestTenant,
 } from '../support/app.js';
 import { readPage } from '../support/docs.js';
+import { pagesOf } from '../support/pages.js';
+import { addUser } from '../support/tenants.js';
 
 const UNKNOWN_ID = '01900000-0000-7000-8000-00000000ffff';
 
@@ -69,15 +70,8 @@ async function makeRole(holds: readonly string[], to = tenant): Promise<Role> {
   return answer.body;
 }
 
-/** A user made without hashing a password: it has a token and cannot sign in. */
-async function makeUser(roles: readonly string[], to = tenant): Promise<{ id: string; token: string }> {
-  const db = service.app.tenantPools.database(to.id);
-  const id = await db.transaction().execute(async (trx) => {
-    const userId = await insertUser(trx, { ...ADMIN, email: `${unique('user')}@example.com`, passwordHash: 'x' });
-    await setRoles(trx, userId, roles);
-    return userId;
-  });
-  return { id, token: await beginSession(service.app, { kind: 'user', tenantId: to.id, userId: id }) };
+function makeUser(roles: readonly string[], to = tenant): Promise<{ id: string; token: string }> {
+  return addUser(service, to, { roles });
 }
 
 /** A user that holds just these. */
@@ -327,14 +321,7 @@ describe('the list of roles', () => {
   });
 
   it.each(['-createdAt', 'createdAt', 'name', '-name'])('sorted by %s loses and doubles none', async (sort) => {
-    const seen: Role[] = [];
-    let cursor = '';
-    do {
-      const url = `/roles?limit=4&sort=${sort}${cursor && `&cursor=${cursor}`}`;
-      const { body } = await send<PageOf<Role>>('GET', url, { token: many.adminToken });
-      seen.push(...body.data);
-      cursor = body.nextCursor ?? '';
-    } while (cursor !== '');
+    const seen = (await pagesOf<Role>(send, `/roles?limit=4&sort=${sort}`, many.adminToken)).flat();
     expect(seen).toHaveLength(COUNT + 3);
     const key = sort.replace('-', '') as 'createdAt' | 'name';
     const sorted = seen.toSorted((a, b) => compare(a[key], b[key]) || compare(a.id, b.id));
@@ -439,11 +426,10 @@ describe('nobody reaches beyond what it holds', () => {
     }
     const lesser = await holderOf(['users:read']);
     for (const { id } of [lesser, deputy]) {
+      const before = (await send('GET', `/users/${id}`, { token })).body;
       const grown = await asDeputy('PATCH', `/users/${id}`, { body: { roles: ['admin'], firstName: 'x' } });
       expectForbidden(grown, 'tenant:write');
-      const still = (await send('GET', `/users/${id}`, { token })).body;
-      expect(still).toMatchObject({ firstName: ADMIN.firstName });
-      expect(still['roles']).not.toContain('admin');
+      expect((await send('GET', `/users/${id}`, { token })).body).toEqual(before);
     }
     const fits = { ...person, roles: [lesser.role.name] };
     expect((await asDeputy('POST', '/users', { body: fits })).status).toBe(201);

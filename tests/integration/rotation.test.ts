@@ -2,9 +2,9 @@
 // done is finished.
 import { sql } from 'kysely';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { afterAll, beforeAll, describe, expect, inject, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { Registry } from '../../db/central/schema.js';
-import { findTenant, type TenantRecord } from '../../db/central/tenants.js';
+import type { TenantRecord } from '../../db/central/tenants.js';
 import type { DatabaseHandle } from '../../db/client.js';
 import { createEnvelope } from '../../src/tenancy/envelope.js';
 import { newDatabasePassword } from '../../src/tenancy/ids.js';
@@ -19,8 +19,7 @@ import {
   type TestService,
   type TestTenant,
 } from '../support/app.js';
-
-const { superuser } = inject('cluster');
+import { enter, passwordOf, rowOf } from '../support/tenants.js';
 
 let registry: string;
 let central: DatabaseHandle<Registry>;
@@ -44,20 +43,9 @@ function rotate(tenant: { id: string }, service = one): ReturnType<TestService['
   return service.send('POST', `/tenants/${tenant.id}/rotate-password`, { token: service.operatorToken });
 }
 
-async function rowOf({ id }: { id: string }): Promise<TenantRecord> {
-  const row = await findTenant(central.db, id);
-  if (!row) throw new Error('the tenant has no row');
-  return row;
-}
-
-function opened(row: TenantRecord, sealed: string | null = row.dbPassword): string {
-  const context = { id: row.id, host: row.dbHost, port: row.dbPort, user: row.dbUser };
-  return createEnvelope(one.config.encryptionKeys).open(sealed ?? '', context);
-}
-
 /** Whether the server lets the tenant's role in with a password. */
 async function enters(row: TenantRecord, password: string): Promise<boolean> {
-  const handle = connectAs<unknown>(row.dbName, { ...superuser, user: row.dbUser, password });
+  const handle = enter({ row, password });
   try {
     await sql`select 1`.execute(handle.db);
     return true;
@@ -69,11 +57,11 @@ async function enters(row: TenantRecord, password: string): Promise<boolean> {
 }
 
 async function expectFinished(before: TenantRecord): Promise<void> {
-  const after = await rowOf(before);
+  const after = await rowOf(one, before);
   expect(after.nextDbPassword).toBeNull();
-  expect(opened(after)).not.toBe(opened(before));
-  expect(await enters(after, opened(after))).toBe(true);
-  expect(await enters(after, opened(before))).toBe(false);
+  expect(passwordOf(one, after)).not.toBe(passwordOf(one, before));
+  expect(await enters(after, passwordOf(one, after))).toBe(true);
+  expect(await enters(after, passwordOf(one, before))).toBe(false);
 }
 
 async function auditOf({ id }: { id: string }): Promise<{ action: string; actor_kind: string }[]> {
@@ -97,7 +85,7 @@ async function forgetConnections(service: TestService, tenant: TestTenant): Prom
 describe('a rotation', () => {
   it('puts a new password in force, which the registry holds, and is audited', async () => {
     const tenant = await one.createTenant();
-    const before = await rowOf(tenant);
+    const before = await rowOf(one, tenant);
     expect((await rotate(tenant)).status).toBe(204);
     await expectFinished(before);
     expect(await auditOf(tenant)).toEqual([{ action: 'tenant.password-rotated', actor_kind: 'operator' }]);
@@ -109,7 +97,7 @@ describe('a rotation', () => {
     const tenant = await one.createTenant();
     await central.db.updateTable('tenants').set({ status: 'deleting' }).where('id', '=', tenant.id).execute();
     expect((await rotate(tenant)).body).toMatchObject({ status: 409, code: 'tenant-state' });
-    expect((await rowOf(tenant)).nextDbPassword).toBeNull();
+    expect((await rowOf(one, tenant)).nextDbPassword).toBeNull();
     expect(await auditOf(tenant)).toEqual([]);
   });
 
@@ -118,7 +106,7 @@ describe('a rotation', () => {
     const setActive = (active: boolean): ReturnType<TestService['send']> =>
       one.send('PATCH', `/tenants/${tenant.id}`, { token: one.operatorToken, body: { active } });
     await setActive(false);
-    const before = await rowOf(tenant);
+    const before = await rowOf(one, tenant);
     expect((await rotate(tenant)).status).toBe(204);
     // A suspended tenant's database lets nobody in.
     await setActive(true);
@@ -128,7 +116,7 @@ describe('a rotation', () => {
 
   it('is shared by those who ask at once, and waited for on another replica', async () => {
     const tenant = await one.createTenant();
-    const before = await rowOf(tenant);
+    const before = await rowOf(one, tenant);
     let elsewhere: ReturnType<TestService['send']> | undefined;
     afterStep = (step) => {
       if (step === 'alter') elsewhere = rotate(tenant, other);
@@ -143,13 +131,13 @@ describe('a rotation', () => {
 
   it('of a tenant that is being worked on is 503, like its other acts, and left to the next run by the job', async () => {
     const tenant = await one.createTenant();
-    const before = await rowOf(tenant);
+    const before = await rowOf(one, tenant);
     afterStep = () => {
       throw new Error('made to fail');
     };
     expect((await rotate(tenant)).status).toBe(503);
     afterStep = undefined;
-    const begun = await rowOf(tenant);
+    const begun = await rowOf(one, tenant);
     await createTenantLocks(central.db).attempt(tenant.id, async () => {
       await one.app.housekeeping.runNow('rotation');
       const resume = one.send('POST', `/tenants/${tenant.id}/resume`, { token: one.operatorToken });
@@ -158,7 +146,7 @@ describe('a rotation', () => {
         expect(answer.text).toContain('being worked on');
         expect(answer.headers['retry-after']).toBe('5');
       }
-      expect(await rowOf(tenant)).toEqual(begun);
+      expect(await rowOf(one, tenant)).toEqual(begun);
     });
     await one.app.housekeeping.runNow('rotation');
     await expectFinished(before);
@@ -222,9 +210,9 @@ describe('a replica that remembers the password from before', () => {
   ] as const)('finds the new one out with the first connection that is refused: %s, %s', async (method, column) => {
     const tenant = await one.createTenant();
     expect(await products(one, tenant)).toBe(200);
-    const row = await rowOf(tenant);
+    const row = await rowOf(one, tenant);
     const password = await changeUnheard(row, column);
-    expect([await enters(row, opened(row)), await enters(row, password)]).toEqual([false, true]);
+    expect([await enters(row, passwordOf(one, row)), await enters(row, password)]).toEqual([false, true]);
     await forgetConnections(one, tenant);
     expect(one.app.tenantDirectory.peek(tenant.id)).toMatchObject({ dbPassword: row.dbPassword, nextDbPassword: null });
 
@@ -239,7 +227,7 @@ describe('a replica that remembers the password from before', () => {
 
   it('serves on while the registry’s row cannot be asked for, as soon as it was told of the next one', async () => {
     const tenant = await one.createTenant();
-    const before = await rowOf(tenant);
+    const before = await rowOf(one, tenant);
     afterStep = (step) => {
       if (step === 'alter') throw new Error('made to fail');
     };
@@ -259,7 +247,7 @@ describe('a replica that remembers the password from before', () => {
 
   it('does not go on asking where no password is taken, and opens the tenant’s breaker', async () => {
     const tenant = await one.createTenant();
-    const { dbUser } = await rowOf(tenant);
+    const { dbUser } = await rowOf(one, tenant);
     await asSuperuser('postgres', (db) =>
       sql`alter role ${sql.id(dbUser)} password 'changed-by-somebody-else'`.execute(db),
     );
@@ -275,7 +263,7 @@ describe('a replica that remembers the password from before', () => {
 describe('a rotation that fails behind', () => {
   it.each(rotationSteps)('"%s" is served meanwhile, and finished by the job', async (failing) => {
     const tenant = await one.createTenant();
-    const before = await rowOf(tenant);
+    const before = await rowOf(one, tenant);
     afterStep = (step) => {
       if (step === failing) throw new Error('made to fail');
     };
@@ -298,21 +286,21 @@ describe('a rotation that fails behind', () => {
 
   it('"store", is finished by the next request for it too', async () => {
     const tenant = await one.createTenant();
-    const before = await rowOf(tenant);
+    const before = await rowOf(one, tenant);
     afterStep = () => {
       throw new Error('made to fail');
     };
     expect((await rotate(tenant)).status).toBe(503);
     afterStep = undefined;
-    const pending = opened(before, (await rowOf(tenant)).nextDbPassword);
+    const pending = passwordOf(one, before, (await rowOf(one, tenant)).nextDbPassword);
     expect((await rotate(tenant)).status).toBe(204);
     await expectFinished(before);
-    expect(opened(await rowOf(tenant))).toBe(pending);
+    expect(passwordOf(one, await rowOf(one, tenant))).toBe(pending);
   });
 
   it('"store", and whose next password cannot be read, gets another one', async () => {
     const tenant = await one.createTenant();
-    const before = await rowOf(tenant);
+    const before = await rowOf(one, tenant);
     const unreadable = 'v1.gone.AAAAAAAAAAAAAAAA.AAAA.AAAAAAAAAAAAAAAAAAAAAA';
     await central.db.updateTable('tenants').set({ next_db_password: unreadable }).where('id', '=', tenant.id).execute();
     await one.app.housekeeping.runNow('rotation');
@@ -324,7 +312,7 @@ describe('a rotation that fails behind', () => {
 it('a password that nobody can open any more is mended by a rotation', async () => {
   const tenant = await one.createTenant();
   const sealed = createEnvelope([{ kid: 'gone', key: Buffer.alloc(32, 9) }]);
-  const { id, dbHost: host, dbPort: port, dbUser: user } = await rowOf(tenant);
+  const { id, dbHost: host, dbPort: port, dbUser: user } = await rowOf(one, tenant);
   await central.db
     .updateTable('tenants')
     .set({ db_password: sealed.seal('x', { id, host, port, user }) })
@@ -338,7 +326,7 @@ it('a password that nobody can open any more is mended by a rotation', async () 
 describe('by the clock', () => {
   it('passwords that are too old are changed, and no others', async () => {
     const [old, young] = [await one.createTenant(), await one.createTenant()];
-    const before = { old: await rowOf(old), young: await rowOf(young) };
+    const before = { old: await rowOf(one, old), young: await rowOf(one, young) };
     await central.db
       .updateTable('tenants')
       .set({ password_rotated_at: new Date(Date.now() - 3_600_000).toISOString() })
@@ -346,11 +334,11 @@ describe('by the clock', () => {
       .execute();
     // Off, it does nothing.
     await one.app.housekeeping.runNow('rotation');
-    expect((await rowOf(old)).dbPassword).toBe(before.old.dbPassword);
+    expect((await rowOf(one, old)).dbPassword).toBe(before.old.dbPassword);
     const service = await startServiceForTest({ registry, env: { DB_PASSWORD_ROTATE_AFTER_MS: '1800000' } });
     await service.app.housekeeping.runNow('rotation');
     await expectFinished(before.old);
-    expect((await rowOf(young)).dbPassword).toBe(before.young.dbPassword);
+    expect((await rowOf(one, young)).dbPassword).toBe(before.young.dbPassword);
     expect(await auditOf(old)).toEqual([{ action: 'tenant.password-rotated', actor_kind: 'none' }]);
   });
 });

@@ -218,6 +218,21 @@ describe('a refresh token', () => {
 });
 
 describe('a session', () => {
+  it('has not ended for a request among which its tenant is suspended, and lives again when that is resumed', async () => {
+    const { id, adminToken } = await service.createTenant();
+    const { sessions, tokens } = service.app;
+    const principal = tokens.verify(adminToken);
+    const setActive = (active: boolean): Promise<Answer> =>
+      service.send('PATCH', `/tenants/${id}`, { token: service.operatorToken, body: { active } });
+    expect(await sessions.lives(principal)).toBe(true);
+    expect((await setActive(false)).status).toBe(200);
+    // Admission has let the request in, and this is asked behind it.
+    expect(sessions.peek(principal)).toBeUndefined();
+    await expect(sessions.lives(principal)).rejects.toMatchObject({ code: 'tenant-suspended' });
+    expect((await setActive(true)).status).toBe(200);
+    expect(await sessions.lives(principal)).toBe(true);
+  });
+
   it('ends where it is not refreshed for its idle time, and at its absolute time however often it is', async () => {
     const brief = await startService({ registry, env: { SESSION_IDLE_TTL: '60', SESSION_TTL: '120' } });
     try {

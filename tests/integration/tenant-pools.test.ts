@@ -24,6 +24,7 @@ import {
   type TestService,
   type TestTenant,
 } from '../support/app.js';
+import { passwordOf, rowOf } from '../support/tenants.js';
 
 let registry: string;
 /** Makes the tenants; the services under test share its registry and begin cold. */
@@ -41,7 +42,7 @@ function coldService(env: Record<string, string> = {}): Promise<TestService> {
 
 describe('a cold tenant', () => {
   it('gets one pool and one connection from 200 that ask at once, proved once', async () => {
-    const row = await rowOf(await home.createTenant());
+    const row = await rowOf(home, await home.createTenant());
     let built = 0;
     let proved = 0;
     const pools = createTenantPools({
@@ -78,7 +79,7 @@ describe('a cold tenant', () => {
 
   it('answers 200 requests at once, over no more connections than its pool may have', async () => {
     const tenant = await home.createTenant();
-    const { dbName } = await rowOf(tenant);
+    const { dbName } = await rowOf(home, tenant);
     const before = await sessionsIn(dbName);
     const cold = await coldService({ POOL_MAX: '3' });
     const answers = await Promise.all(
@@ -95,7 +96,7 @@ describe('a cold tenant', () => {
 describe('a failed build', () => {
   it('stays with its tenant, and is not remembered: once the row is mended it is served, by the same process', async () => {
     const [tenant, neighbour] = [await home.createTenant(), await home.createTenant()];
-    const { dbName } = await rowOf(tenant);
+    const { dbName } = await rowOf(home, tenant);
     await changeRow(tenant, { db_name: 'no_such_database' });
     const cold = await coldService();
     const ask = (): ReturnType<TestService['send']> => cold.send('GET', '/products', { token: tenant.adminToken });
@@ -145,7 +146,7 @@ describe('the wrong database behind a row', () => {
     [
       'reached by another tenant’s role and password',
       async (tenant) => {
-        const { dbName, dbUser, dbPassword } = await rowOf(other);
+        const { dbName, dbUser, dbPassword } = await rowOf(home, other);
         await changeRow(other, { db_name: 'parked' });
         await changeRow(tenant, { db_name: dbName, db_user: dbUser, db_password: dbPassword });
       },
@@ -183,7 +184,7 @@ describe('the wrong database behind a row', () => {
 describe('an idle pool', () => {
   it('is closed after its time, and built again by the next request', async () => {
     const tenant = await home.createTenant();
-    const { dbName } = await rowOf(tenant);
+    const { dbName } = await rowOf(home, tenant);
     const before = await sessionsIn(dbName);
     const cold = await coldService({ POOL_CLOSE_AFTER_MS: '200' });
     const ask = async (): Promise<number> => (await cold.send('GET', '/products', { token: tenant.adminToken })).status;
@@ -212,7 +213,7 @@ describe('an idle pool', () => {
 describe('changed pool options', () => {
   it('are in force for the next request, while what runs on the old pool finishes', async () => {
     const tenant = await home.createTenant();
-    const { dbName } = await rowOf(tenant);
+    const { dbName } = await rowOf(home, tenant);
     const product = await makeProduct(tenant);
     const before = await sessionsIn(dbName);
     const lock = await lockProduct(tenant, product);
@@ -292,7 +293,7 @@ describe('changed pool options', () => {
 describe('a retired pool', () => {
   it('fails no read, no write and no transaction, a thousand times over, and leaves no connection', async () => {
     const tenant = await home.createTenant();
-    const { dbName } = await rowOf(tenant);
+    const { dbName } = await rowOf(home, tenant);
     const db = home.app.tenantPools.database(tenant.id);
     let done = false;
     let written = 0;
@@ -340,7 +341,7 @@ describe('a retired pool', () => {
 describe('ten thousand tenants known and a thousand pools touched', () => {
   it('add less than 100 MB, and hold no connection when they are idle', async () => {
     const gc = exposedGc();
-    const row = await rowOf(await home.createTenant());
+    const row = await rowOf(home, await home.createTenant());
     const idOf = (number: number): string => `00000000-0000-7000-8000-${String(number).padStart(12, '0')}`;
     gc();
     const before = process.memoryUsage().heapUsed;
@@ -354,7 +355,7 @@ describe('ten thousand tenants known and a thousand pools touched', () => {
     const governor = createGovernor({ slots: 20 });
     const pools = createTenantPools({
       directory: { peek: (id) => rows.get(id), find: async (id) => rows.get(id), reload: async (id) => rows.get(id) },
-      envelope: { seal: (text) => text, open: () => openedPassword(row) },
+      envelope: { seal: (text) => text, open: () => passwordOf(home, row) },
       tls: () => false,
       closeAfter: 60_000,
       breakers: createBreakers({ probe: async () => undefined, onChange: () => undefined }),
@@ -390,10 +391,6 @@ describe('ten thousand tenants known and a thousand pools touched', () => {
 function exposedGc(): () => void {
   setFlagsFromString('--expose-gc');
   return runInNewContext('gc') as () => void;
-}
-
-function openedPassword({ id: tenantId, dbHost: host, dbPort: port, dbUser: user, dbPassword }: TenantRecord): string {
-  return createEnvelope(home.config.encryptionKeys).open(dbPassword, { id: tenantId, host, port, user });
 }
 
 describe('an exhausted pool', () => {
@@ -437,12 +434,6 @@ describe('app.close()', () => {
   });
 });
 
-async function rowOf(tenant: TestTenant): Promise<TenantRecord> {
-  const row = await findTenant(home.app.registry, tenant.id);
-  if (!row) throw new Error('the tenant has no row');
-  return row;
-}
-
 /** As somebody with psql would: without the service, which therefore learns of it within a second. */
 async function changeRow(
   tenant: TestTenant,
@@ -454,7 +445,7 @@ async function changeRow(
 }
 
 async function inDatabaseOf(tenant: TestTenant, work: (db: Kysely<TenantDatabase>) => Promise<unknown>): Promise<void> {
-  const handle = connectAs<TenantDatabase>((await rowOf(tenant)).dbName);
+  const handle = connectAs<TenantDatabase>((await rowOf(home, tenant)).dbName);
   await work(handle.db);
   await handle.close(0);
 }
@@ -472,7 +463,7 @@ async function lockProduct(
   tenant: TestTenant,
   id: string,
 ): Promise<{ awaited: () => Promise<void>; release: () => Promise<void> }> {
-  const handle = connectAs<TenantDatabase>((await rowOf(tenant)).dbName);
+  const handle = connectAs<TenantDatabase>((await rowOf(home, tenant)).dbName);
   let isTaken: () => void = () => undefined;
   let letGo: () => void = () => undefined;
   const taken = new Promise<void>((resolve) => (isTaken = resolve));

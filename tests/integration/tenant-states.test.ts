@@ -7,7 +7,6 @@ import type { Registry, TenantStatus } from '../../db/central/schema.js';
 import { findTenant, type TenantRecord } from '../../db/central/tenants.js';
 import { createDatabase } from '../../db/client.js';
 import { DatabaseFault } from '../../db/errors.js';
-import { createEnvelope } from '../../src/tenancy/envelope.js';
 import { databaseIs, tenantStatuses, transitions, type TenantAct } from '../../src/tenancy/lifecycle.js';
 import { createTenantLocks } from '../../src/tenancy/locks.js';
 import { migrateAll } from '../../src/tenancy/migrate.js';
@@ -21,6 +20,7 @@ import {
   type TestService,
   type TestTenant,
 } from '../support/app.js';
+import { enter as enterAs, passwordOf, rowOf } from '../support/tenants.js';
 
 interface Tenant {
   readonly id: string;
@@ -76,10 +76,6 @@ async function inState(status: TenantStatus, before: 'active' | 'suspended' = 'a
   return tenant;
 }
 
-async function rowOf(id: string): Promise<TenantRecord> {
-  return (await findTenant(service.app.registry, id)) ?? expect.fail('the tenant has no row');
-}
-
 async function actsOn(id: string): Promise<string[]> {
   const rows = await service.app.registry
     .selectFrom('audit')
@@ -103,21 +99,17 @@ async function isOpen({ dbName, dbUser }: TenantRecord): Promise<boolean | undef
 
 async function sessionsIn(database: string): Promise<number> {
   const { rows } = await asSuperuser('postgres', (db) =>
-    sql<{ count: number }>`select count(*)::int as count from pg_stat_activity where datname = ${database}`.execute(db),
+    // An autovacuum worker in it is nobody's session.
+    sql<{ count: number }>`
+      select count(*)::int as count from pg_stat_activity
+      where datname = ${database} and backend_type = 'client backend'`.execute(db),
   );
   return rows[0]?.count ?? -1;
 }
 
 /** Enters the tenant's database as its role, with its password. Returns the SQLSTATE of the refusal. */
 async function enter(row: TenantRecord): Promise<string | undefined> {
-  const { config } = service;
-  const { dbHost: host, dbPort: port, dbName: database, dbUser: user, id } = row;
-  const password = createEnvelope(config.encryptionKeys).open(row.dbPassword, { id, host, port, user });
-  const handle = createDatabase<unknown>(
-    { host, port, database, user, password, tls: false },
-    { max: 1, acquireTimeout: 5_000, timeout: 5_000, idleTimeoutMillis: 1_000 },
-    { applicationName: 'tests', preparedStatements: false },
-  );
+  const handle = enterAs({ row, password: passwordOf(service, row) });
   try {
     await sql`select 1`.execute(handle.db);
     return undefined;
@@ -142,7 +134,7 @@ describe('every pair of state and act is what the table says:', () => {
   it.each(pairs)('%s, %s', async (status, _name, how) => {
     const [name] = how;
     const tenant = await inState(status);
-    const before = await rowOf(tenant.id);
+    const before = await rowOf(service, tenant);
     const acts = await actsOn(tenant.id);
     const targets = transitions[status][name];
     const answer = await ask(how, tenant.id);
@@ -150,7 +142,7 @@ describe('every pair of state and act is what the table says:', () => {
     if (!targets) {
       expect([answer.status, answer.body.code]).toEqual([409, 'tenant-state']);
       expect(answer.body.detail).toContain(status);
-      expect(await rowOf(tenant.id)).toEqual(before);
+      expect(await rowOf(service, tenant)).toEqual(before);
       expect(await actsOn(tenant.id)).toEqual(acts);
       expect(await isOpen(before)).toBe(databaseIs[status] !== 'closed');
       return;
@@ -163,7 +155,7 @@ describe('every pair of state and act is what the table says:', () => {
     }
     // What was active is active again.
     const [to] = targets;
-    const after = await rowOf(tenant.id);
+    const after = await rowOf(service, tenant);
     expect(after.status).toBe(to);
     expect(await isOpen(after)).toBe(to === 'active');
     if (answer.status === 200)
@@ -181,14 +173,14 @@ describe('every pair of state and act is what the table says:', () => {
       const user = await ask(how, tenant.id, tenant.adminToken);
       expect([how[0], user.status, user.body.code]).toEqual([how[0], 403, 'forbidden']);
     }
-    expect((await rowOf(tenant.id)).status).toBe('active');
+    expect((await rowOf(service, tenant)).status).toBe('active');
   });
 });
 
 describe('a suspended tenant', () => {
   it('is refused by the service and by PostgreSQL, and served again when it is resumed', async () => {
     const tenant = await service.createTenant();
-    const row = await rowOf(tenant.id);
+    const row = await rowOf(service, tenant);
     expect((await asUser(tenant)).status).toBe(200);
     expect(await enter(row)).toBeUndefined();
 
@@ -211,7 +203,7 @@ describe('a suspended tenant', () => {
     for (const active of [false, true]) {
       const refused = await patch({ active, slug: other.slug });
       expect([refused.status, refused.body.code]).toEqual([409, 'slug-taken']);
-      const row = await rowOf(tenant.id);
+      const row = await rowOf(service, tenant);
       expect([row.status, row.slug]).toEqual([active ? 'suspended' : 'active', tenant.slug]);
       expect(await isOpen(row)).toBe(!active);
       expect((await patch({ active, name: `Now ${String(active)}` })).body).toMatchObject({
@@ -229,7 +221,7 @@ describe('a deleted tenant', () => {
       body: { tenant: tenant.slug, email: ADMIN.email, password: ADMIN.password },
     });
     expect((await asUser(tenant)).status).toBe(200);
-    const before = await rowOf(tenant.id);
+    const before = await rowOf(service, tenant);
     expect((await act('delete', tenant.id)).status).toBe(204);
 
     expect(await sessionsIn(before.dbName)).toBe(0);
@@ -254,7 +246,7 @@ describe('a deleted tenant', () => {
 
     const restored = await act('restore', tenant.id);
     expect(restored.body).toMatchObject({ status: before, deletedAt: null, purgeAfter: null });
-    expect(await isOpen(await rowOf(tenant.id))).toBe(before === 'active');
+    expect(await isOpen(await rowOf(service, tenant))).toBe(before === 'active');
     expect((await asUser(tenant)).status).toBe(before === 'active' ? 200 : 403);
     if (before === 'suspended') expect((await act('resume', tenant.id)).status).toBe(200);
     expect(await signIn(tenant)).toBe(200);
@@ -262,7 +254,7 @@ describe('a deleted tenant', () => {
 
   it('is purged when its grace is over, and not before', async () => {
     const [over, within] = [await inState('deleted'), await inState('deleted', 'suspended')];
-    const gone = await rowOf(over.id);
+    const gone = await rowOf(service, over);
     const { registry, housekeeping } = service.app;
     const at = new Date(Date.now() - GRACE - 1_000).toISOString();
     await registry.updateTable('tenants').set({ deleted_at: at }).where('id', '=', over.id).execute();
@@ -279,7 +271,7 @@ describe('a deleted tenant', () => {
 
   it('whose removal came to a halt is removed by the reconciler', async () => {
     const tenant = await service.createTenant();
-    const row = await rowOf(tenant.id);
+    const row = await rowOf(service, tenant);
     const { registry, housekeeping } = service.app;
     await registry.updateTable('tenants').set({ status: 'deleting' }).where('id', '=', tenant.id).execute();
     await housekeeping.runNow('reconciler');
@@ -297,7 +289,7 @@ describe('a database that does not agree with its tenant’s row', () => {
       inState('active'),
     ]);
     const [openRow, closedRow, busyRow, rightRow] = await Promise.all(
-      [opened, closed, busy, right].map(({ id }) => rowOf(id)),
+      [opened, closed, busy, right].map((each) => rowOf(service, each)),
     );
     if (!openRow || !closedRow || !busyRow || !rightRow) throw new Error('four tenants have four rows');
     await asSuperuser('postgres', async (db) => {
@@ -316,7 +308,7 @@ describe('a database that does not agree with its tenant’s row', () => {
 
   it('is left alone while somebody is at work on the tenant', async () => {
     const tenant = await inState('suspended');
-    const row = await rowOf(tenant.id);
+    const row = await rowOf(service, tenant);
     const { housekeeping } = service.app;
     const other = connectAs<Registry>(service.config.registry.connection.database);
     await createTenantLocks(other.db).attempt(tenant.id, async () => {
@@ -334,7 +326,7 @@ describe('a database that does not agree with its tenant’s row', () => {
 
   it('is emptied where somebody is still in a closed one', async () => {
     const tenant = await service.createTenant();
-    const row = await rowOf(tenant.id);
+    const row = await rowOf(service, tenant);
     expect((await asUser(tenant)).status).toBe(200);
     expect(await sessionsIn(row.dbName)).toBeGreaterThan(0);
     // By hand, past everything: the row is turned, and the pool of this process does not hear of it in time.
@@ -374,7 +366,7 @@ describe('migrations', () => {
               .select('id')
               .where('db_name', '=', database)
               .executeTakeFirst();
-            if (row) seen.push(await enter(await rowOf(row.id)));
+            if (row) seen.push(await enter(await rowOf(service, row)));
             // Longer than the connection that holds its lock may wait in a transaction.
             if (seen.length === 1) await sleep(timeout + 500);
             return work(db);
@@ -388,7 +380,7 @@ describe('migrations', () => {
       await Promise.all([central.close(0), provisioner.close()]);
     }
     for (const { id } of tenants) {
-      const row = await rowOf(id);
+      const row = await rowOf(service, { id });
       expect(row.schemaVersion).not.toBe('0000');
       expect(await isOpen(row)).toBe(false);
       expect(await enter(row)).toBe('55000');

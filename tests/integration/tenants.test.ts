@@ -12,6 +12,7 @@ import {
   asSuperuser,
   startService,
 } from '../support/app.js';
+import { pagesOf } from '../support/pages.js';
 
 const UNKNOWN_ID = '01900000-0000-7000-8000-00000000ffff';
 const DEFAULT_POOL = { max: 5, acquireTimeout: 5_000, timeout: 15_000, idleTimeoutMillis: 30_000 };
@@ -296,20 +297,8 @@ describe('listing tenants', () => {
     }
   });
 
-  async function walk(query: string, limit: number): Promise<Tenant[]> {
-    const rows: Tenant[] = [];
-    let cursor: string | null = null;
-    do {
-      const next: string = cursor === null ? '' : `&cursor=${cursor}`;
-      const { status, body, text }: Answer<Page> = await send<Page>('GET', `/tenants?limit=${limit}&${query}${next}`, {
-        token,
-      });
-      if (status !== 200) throw new Error(text);
-      rows.push(...body.data);
-      cursor = body.nextCursor;
-    } while (cursor !== null);
-    return rows;
-  }
+  const walk = async (query: string, limit: number): Promise<Tenant[]> =>
+    (await pagesOf<Tenant>(send, `/tenants?limit=${limit}&${query}`, token)).flat();
 
   it.each(['createdAt', '-createdAt', 'name', '-name', 'slug', '-slug'])(
     'sorted by %s loses and doubles no row over its pages',

@@ -2,10 +2,8 @@
 // do, by their permissions, is in roles.test.ts.
 import { setTimeout as delay } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { insertUser, setRoles } from '../../db/tenant/users.js';
 import { permissions } from '../../src/auth/permissions.js';
 import {
-  beginSession,
   ADMIN,
   type Answer,
   type PageOf,
@@ -16,6 +14,8 @@ import {
   startService,
   startServiceForTest,
 } from '../support/app.js';
+import { pagesOf } from '../support/pages.js';
+import { addUser } from '../support/tenants.js';
 
 const UNKNOWN_ID = '01900000-0000-7000-8000-00000000ffff';
 const PASSWORD = 'user-password-123';
@@ -50,23 +50,6 @@ function newUser(): { email: string; password: string; firstName: string; lastNa
   return { email: `user-${(made += 1)}@example.com`, password: PASSWORD, firstName: 'Uma', lastName: 'User' };
 }
 
-/** A user made without hashing a password: it has a token and cannot sign in. */
-async function addUser(
-  to: TestTenant,
-  { roles = ['member'], ...fields }: { email?: string; firstName?: string; lastName?: string; roles?: string[] } = {},
-): Promise<{ id: string; token: string }> {
-  const record = await service.app.tenantDirectory.find(to.id);
-  if (!record) throw new Error('the tenant is gone');
-  const db = service.app.tenantPools.database(record.id);
-  const id = await db.transaction().execute(async (trx) => {
-    const { password: passwordHash, ...person } = newUser();
-    const userId = await insertUser(trx, { ...person, passwordHash, ...fields });
-    await setRoles(trx, userId, roles);
-    return userId;
-  });
-  return { id, token: await beginSession(service.app, { kind: 'user', tenantId: to.id, userId: id }) };
-}
-
 function signIn(email: string, password: string): Promise<Answer> {
   return send('POST', '/auth/login', { body: { tenant: tenant.slug, email, password } });
 }
@@ -86,22 +69,10 @@ async function activeAdmins(of: TestTenant): Promise<string[]> {
   return rows.map(({ id }) => id);
 }
 
-/** Every page of a list, and how many there were. */
+/** Every row of a list, and how many pages there were. */
 async function walk(query: string, limit: number, as = token): Promise<{ users: User[]; pages: number }> {
-  const users: User[] = [];
-  let pages = 0;
-  let cursor: string | null = null;
-  do {
-    const next: string = cursor === null ? '' : `&cursor=${cursor}`;
-    const { status, body, text }: Answer<Page> = await send<Page>('GET', `/users?limit=${limit}&${query}${next}`, {
-      token: as,
-    });
-    if (status !== 200) throw new Error(text);
-    users.push(...body.data);
-    pages += 1;
-    cursor = body.nextCursor;
-  } while (cursor !== null);
-  return { users, pages };
+  const pages = await pagesOf<User>(send, `/users?limit=${limit}&${query}`, as);
+  return { users: pages.flat(), pages: pages.length };
 }
 
 describe('creating a user', () => {
@@ -200,7 +171,7 @@ describe('reading a user', () => {
 
 describe('changing a user', () => {
   it('changes what is given and nothing else', async () => {
-    const { id } = await addUser(tenant);
+    const { id } = await addUser(service, tenant);
     const before = (await send<User>('GET', `/users/${id}`, { token })).body;
     await delay(2);
     const answer = await send<User>('PATCH', `/users/${id}`, { token, body: { firstName: 'Ulla' } });
@@ -225,7 +196,7 @@ describe('changing a user', () => {
   });
 
   it('refuses an address that is taken, in whatever case, and lets a user keep its own', async () => {
-    const { id } = await addUser(tenant, { email: 'keeps@example.com' });
+    const { id } = await addUser(service, tenant, { email: 'keeps@example.com' });
     const taken = await send('PATCH', `/users/${id}`, { token, body: { email: ADMIN.email.toUpperCase() } });
     expect([taken.status, taken.body['code']]).toEqual([409, 'email-taken']);
     const own = await send<User>('PATCH', `/users/${id}`, { token, body: { email: 'KEEPS@example.com' } });
@@ -243,14 +214,14 @@ describe('changing a user', () => {
     ['no address', { email: 'x@' }, '/email'],
     ['null', { firstName: null }, '/firstName'],
   ])('refuses %s', async (_, body, path) => {
-    const { id } = await addUser(tenant);
+    const { id } = await addUser(service, tenant);
     const answer = await send<Problem>('PATCH', `/users/${id}`, { token, body });
     expect(answer.status).toBe(400);
     expect(answer.body.errors.map((error) => error.path)).toEqual([path]);
   });
 
   it('takes back everything where one part is refused', async () => {
-    const { id } = await addUser(tenant);
+    const { id } = await addUser(service, tenant);
     await send('PATCH', `/users/${id}`, { token, body: { firstName: 'Half', roles: ['king'] } });
     expect((await send<User>('GET', `/users/${id}`, { token })).body).toMatchObject({
       firstName: 'Uma',
@@ -266,7 +237,7 @@ describe('changing a user', () => {
 
 describe('deleting a user', () => {
   it('answers 204, then 404', async () => {
-    const { id } = await addUser(tenant);
+    const { id } = await addUser(service, tenant);
     const gone = await send('DELETE', `/users/${id}`, { token });
     expect([gone.status, gone.text]).toEqual([204, '']);
     expect((await send('DELETE', `/users/${id}`, { token })).status).toBe(404);
@@ -276,7 +247,7 @@ describe('deleting a user', () => {
 
 describe('a member', () => {
   it('reads and changes itself', async () => {
-    const user = await addUser(tenant);
+    const user = await addUser(service, tenant);
     expect((await send<User>('GET', `/users/${user.id}`, { token: user.token })).body.id).toBe(user.id);
     const changed = await send<User>('PATCH', `/users/${user.id}`, {
       token: user.token,
@@ -286,8 +257,8 @@ describe('a member', () => {
   });
 
   it('sees and changes no other, whether it exists or not', async () => {
-    const user = await addUser(tenant);
-    const other = await addUser(tenant);
+    const user = await addUser(service, tenant);
+    const other = await addUser(service, tenant);
     for (const [method, url, body] of [
       ['GET', '/users', undefined],
       ['POST', '/users', newUser()],
@@ -307,7 +278,7 @@ describe('a member', () => {
   it.each([{ roles: ['admin'] }, { roles: ['manager'] }, { active: false }, { active: true, firstName: 'x' }])(
     'does not change %j of itself',
     async (body) => {
-      const user = await addUser(tenant);
+      const user = await addUser(service, tenant);
       const answer = await send('PATCH', `/users/${user.id}`, { token: user.token, body });
       expect([answer.status, answer.body['code']]).toEqual([403, 'forbidden']);
       expect((await send<User>('GET', `/users/${user.id}`, { token })).body).toMatchObject({
@@ -386,7 +357,7 @@ describe('the list', () => {
     crowd = await service.createTenant('crowd');
     for (let count = 0; count < COUNT; count += 1) {
       const odd = count % 2 === 1;
-      await addUser(crowd, {
+      await addUser(service, crowd, {
         email: `crowd-${String(count).padStart(2, '0')}@example.com`,
         firstName: odd ? 'Olga' : 'Emil',
         lastName: ['100%', 'under_score', 'back\\slash'][count] ?? 'User',
@@ -434,7 +405,7 @@ describe('the list', () => {
     const path = '/users?sort=email&limit=10';
     const first = (await send<Page>('GET', path, { token: crowd.adminToken })).body;
     // One before the cursor, which a page by offset would push the eleventh into the second page a second time with.
-    const early = await addUser(crowd, { email: 'aaa@example.com' });
+    const early = await addUser(service, crowd, { email: 'aaa@example.com' });
     const second = (await send<Page>('GET', `${path}&cursor=${first.nextCursor ?? ''}`, { token: crowd.adminToken }))
       .body;
     expect(second.data[0]?.email).toBe('crowd-09@example.com');
@@ -530,8 +501,8 @@ describe('the last active admin', () => {
     const alone = await service.createTenant('alone');
     const url = `/users/${alone.adminId}`;
     // Neither a member nor an admin who is not active counts.
-    await addUser(alone);
-    const inactive = await addUser(alone, { roles: ['admin'] });
+    await addUser(service, alone);
+    const inactive = await addUser(service, alone, { roles: ['admin'] });
     await send('PATCH', `/users/${inactive.id}`, { token: alone.adminToken, body: { active: false } });
     for (const answer of [
       await send('PATCH', url, { token: alone.adminToken, body: { roles: ['member'] } }),
@@ -547,7 +518,7 @@ describe('the last active admin', () => {
 
   it('is not the last any more once there is another', async () => {
     const pair = await service.createTenant('pair');
-    const second = await addUser(pair, { roles: ['admin'] });
+    const second = await addUser(service, pair, { roles: ['admin'] });
     expect((await send('DELETE', `/users/${pair.adminId}`, { token: second.token })).status).toBe(204);
     expect((await send('DELETE', `/users/${second.id}`, { token: second.token })).status).toBe(409);
   });
@@ -555,7 +526,7 @@ describe('the last active admin', () => {
   it('is left whatever two admins do to each other at once', async () => {
     const duel = await service.createTenant('duel');
     let first = { id: duel.adminId, token: duel.adminToken };
-    let second = await addUser(duel, { roles: ['admin'] });
+    let second = await addUser(service, duel, { roles: ['admin'] });
     const attacks: ((by: typeof first, on: typeof first) => Promise<Answer>)[] = [
       (by, on) => send('PATCH', `/users/${on.id}`, { token: by.token, body: { roles: ['member'] } }),
       (by, on) => send('PATCH', `/users/${on.id}`, { token: by.token, body: { active: false } }),
@@ -572,7 +543,7 @@ describe('the last active admin', () => {
       expect([401, 403, 409]).toContain(statuses[1]);
       const winner = left[0] === first.id ? first : second;
       first = winner;
-      second = await addUser(duel, { roles: ['admin'] });
+      second = await addUser(service, duel, { roles: ['admin'] });
     }
   });
 
@@ -580,15 +551,15 @@ describe('the last active admin', () => {
     const coup = await service.createTenant('coup');
     const body = { name: 'all-of-it', permissions };
     expect((await send('POST', '/roles', { token: coup.adminToken, body })).status).toBe(201);
-    const schemer = await addUser(coup, { roles: ['all-of-it', 'member'] });
+    const schemer = await addUser(service, coup, { roles: ['all-of-it', 'member'] });
     const attacks: ((id: string) => Promise<Answer>)[] = [
       (id) => send('PATCH', `/users/${id}`, { token: schemer.token, body: { roles: ['all-of-it', 'manager'] } }),
       (id) => send('PATCH', `/users/${id}`, { token: schemer.token, body: { active: false } }),
       (id) => send('DELETE', `/users/${id}`, { token: schemer.token }),
     ];
     for (let round = 0; round < 5; round += 1) {
-      const admins = [...(await activeAdmins(coup)), (await addUser(coup, { roles: ['member', 'admin'] })).id];
-      admins.push((await addUser(coup, { roles: ['admin'] })).id);
+      const admins = [...(await activeAdmins(coup)), (await addUser(service, coup, { roles: ['member', 'admin'] })).id];
+      admins.push((await addUser(service, coup, { roles: ['admin'] })).id);
       const answers = await Promise.all(admins.flatMap((id) => attacks.map((attack) => attack(id))));
       expect(await activeAdmins(coup)).toHaveLength(1);
       // Beside the last one's: what was removed a moment before is not found.
@@ -599,7 +570,7 @@ describe('the last active admin', () => {
 
   it('makes nobody wait for ever while admins are made and unmade at once', async () => {
     const busy = await service.createTenant('busy');
-    const users = await Promise.all([addUser(busy), addUser(busy)]);
+    const users = await Promise.all([addUser(service, busy), addUser(service, busy)]);
     const answers: Answer[] = [];
     for (let round = 0; round < 15; round += 1) {
       answers.push(

@@ -2,23 +2,16 @@
 // refused, and what PostgreSQL does not let anybody refuse. docs/isolation.md is the prose of this file.
 import { sql, type Kysely } from 'kysely';
 import { afterAll, beforeAll, describe, expect, inject, it } from 'vitest';
-import { findTenant, type TenantRecord } from '../../db/central/tenants.js';
 import type { DatabaseHandle } from '../../db/client.js';
 import { boundRuntimeRoles } from '../../db/cluster.js';
 import { DatabaseFault, hasSqlState } from '../../db/errors.js';
 import { scramVerifier } from '../../db/scram.js';
 import { tenantMigrations } from '../../db/tenant/migrations/index.js';
-import { createEnvelope } from '../../src/tenancy/envelope.js';
 import { templateName } from '../../src/tenancy/template.js';
 import { asSuperuser, connectAs, createRegistry, startService, type TestService } from '../support/app.js';
+import { enter, reach, type Reached } from '../support/tenants.js';
 
 const { provisioner, registryTemplate } = inject('cluster');
-
-/** A tenant's role with everything that an attacker needs. */
-interface Reached {
-  readonly row: TenantRecord;
-  readonly password: string;
-}
 
 let registry: string;
 let service: TestService;
@@ -30,25 +23,14 @@ let asA: DatabaseHandle<unknown>;
 beforeAll(async () => {
   registry = await createRegistry();
   service = await startService({ registry });
-  a = await reach((await service.createTenant('attacker')).id);
-  b = await reach((await service.createTenant('attacked')).id);
-  asA = enter(a, a.row.dbName);
+  a = await reach(service, await service.createTenant('attacker'));
+  b = await reach(service, await service.createTenant('attacked'));
+  asA = enter(a);
 });
 afterAll(async () => {
   await asA.close(0);
   await service.close();
 });
-
-async function reach(tenantId: string): Promise<Reached> {
-  const row = await findTenant(service.app.registry, tenantId);
-  if (!row) throw new Error('the tenant has no row');
-  const context = { id: row.id, host: row.dbHost, port: row.dbPort, user: row.dbUser };
-  return { row, password: createEnvelope(service.config.encryptionKeys).open(row.dbPassword, context) };
-}
-
-function enter({ row, password }: Reached, database: string): DatabaseHandle<unknown> {
-  return connectAs(database, { host: row.dbHost, port: row.dbPort, user: row.dbUser, password });
-}
 
 const DENIED = '42501';
 const TOO_MANY_CONNECTIONS = '53300';
@@ -245,10 +227,10 @@ describe('a tenant’s role is refused:', () => {
   });
 
   it('more sessions than its connection limit', async () => {
-    const limited = await reach((await service.createTenant('limited')).id);
+    const limited = await reach(service, await service.createTenant('limited'));
     await asSuperuser('postgres', (db) => sql`alter role ${sql.id(limited.row.dbUser)} connection limit 3`.execute(db));
     await service.app.tenantPools.retire(limited.row.id);
-    const sessions = Array.from({ length: 6 }, () => enter(limited, limited.row.dbName));
+    const sessions = Array.from({ length: 6 }, () => enter(limited));
     const leave: (() => void)[] = [];
     const outcomes = await Promise.all(
       sessions.map(
@@ -362,7 +344,7 @@ describe('what PostgreSQL lets every role do, as docs/isolation.md says:', () =>
   });
 
   it('end its own sessions, which are the service’s in its database', async () => {
-    const own = enter(a, a.row.dbName);
+    const own = enter(a);
     try {
       const pid = await backendOf(own.db);
       const { rows } = await sql`select pg_terminate_backend(${pid}::integer) as ended`.execute(asA.db);
@@ -396,8 +378,8 @@ describe('what PostgreSQL lets every role do, as docs/isolation.md says:', () =>
     await sql`alter role current_user password ${sql.lit(changed)}`.execute(asA.db);
     const answer = await service.send('POST', `/tenants/${a.row.id}/rotate-password`, { token: service.operatorToken });
     expect(answer.status, answer.text).toBe(204);
-    const again = await reach(a.row.id);
-    const handle = enter(again, again.row.dbName);
+    const again = await reach(service, a.row);
+    const handle = enter(again);
     await sql`select 1`.execute(handle.db);
     await handle.close(0);
   });

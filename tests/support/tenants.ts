@@ -1,0 +1,60 @@
+// Tenants past the API: what the registry has of them, the way in of their own roles, and users that nobody signed up.
+import { findTenant, type TenantRecord } from '../../db/central/tenants.js';
+import type { DatabaseHandle } from '../../db/client.js';
+import { insertUser, setRoles } from '../../db/tenant/users.js';
+import { createEnvelope } from '../../src/tenancy/envelope.js';
+import { beginSession, connectAs, type TestService } from './app.js';
+
+export async function rowOf({ app }: Pick<TestService, 'app'>, { id }: { readonly id: string }): Promise<TenantRecord> {
+  const row = await findTenant(app.registry, id);
+  if (!row) throw new Error('the tenant has no row');
+  return row;
+}
+
+/** The password of a tenant's role. @param sealed where it is not the one in force */
+export function passwordOf(
+  { config }: Pick<TestService, 'config'>,
+  { id, dbHost: host, dbPort: port, dbUser: user, dbPassword }: TenantRecord,
+  sealed: string | null = dbPassword,
+): string {
+  return createEnvelope(config.encryptionKeys).open(sealed ?? '', { id, host, port, user });
+}
+
+/** A tenant's role with everything that it is entered by. */
+export interface Reached {
+  readonly row: TenantRecord;
+  readonly password: string;
+}
+
+export async function reach(service: TestService, tenant: { readonly id: string }): Promise<Reached> {
+  const row = await rowOf(service, tenant);
+  return { row, password: passwordOf(service, row) };
+}
+
+/** Connects as a tenant's role, to its own database or another one. Close it. */
+export function enter({ row, password }: Reached, database = row.dbName): DatabaseHandle<unknown> {
+  return connectAs(database, { host: row.dbHost, port: row.dbPort, user: row.dbUser, password });
+}
+
+let users = 0;
+
+/** A user made without hashing a password: it has a token and cannot sign in. */
+export async function addUser(
+  { app }: Pick<TestService, 'app'>,
+  { id: tenantId }: { readonly id: string },
+  {
+    roles = ['member'],
+    ...fields
+  }: { email?: string; firstName?: string; lastName?: string; roles?: readonly string[] } = {},
+): Promise<{ id: string; token: string }> {
+  const person = { email: `added-${(users += 1)}@example.com`, firstName: 'Uma', lastName: 'User' };
+  const id = await app.tenantPools
+    .database(tenantId)
+    .transaction()
+    .execute(async (trx) => {
+      const userId = await insertUser(trx, { ...person, passwordHash: 'x', ...fields });
+      await setRoles(trx, userId, roles);
+      return userId;
+    });
+  return { id, token: await beginSession(app, { kind: 'user', tenantId, userId: id }) };
+}
