@@ -15,7 +15,7 @@ const LONGEST_BLOCK = 50;
 const ATTEMPTS = 6;
 
 /** Between two looks at the event loop, in ms. */
-const RESOLUTION = 5;
+const RESOLUTION = 2;
 
 /** What goes into a body and into an address at most, beside the rest. */
 const BODY = 64_000;
