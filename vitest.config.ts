@@ -1,14 +1,17 @@
 import { defineConfig } from 'vitest/config';
 import { BaseSequencer, type TestSpecification } from 'vitest/node';
 
-/** Files that take longest, the longest first: one that began last would keep one processor busy and the others idle. */
+/**
+ * Files that take longest, the longest first: one that began last would keep one processor busy and the others idle. The first
+ * three have no deadline below 30 s, and may run beside the checks of `npm test`.
+ */
 const LONG = [
   'process/docs',
   'process/kills',
   'fuzz/api',
-  'security/slow-input',
   'process/start',
   'process/topology',
+  'security/slow-input',
   'timing/timing',
   'integration/keys',
   'faults/databases',
