@@ -35,8 +35,7 @@ export default defineConfig({
     globalSetup: ['tests/support/global-setup.ts'],
     // A file has a database of its own and may run beside others; more than the cores would only time one another out.
     maxWorkers: 2,
-    // Files share a process, and with it the packages, which take longer to load than most files to run. Modules of the
-    // project are new in each file all the same.
+    // Files share a process and the modules that are loaded in it, which takes longer than most files run.
     isolate: false,
     sequence: { sequencer: LongestFirst },
     testTimeout: 30_000,
