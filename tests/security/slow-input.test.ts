@@ -12,7 +12,7 @@ const UNKNOWN_ID = '01900000-0000-7000-8000-00000000ffff';
 const LONGEST_BLOCK = 50;
 
 /** A machine can be busy by itself, but not each time that one input is sent; what the input itself costs comes each time. */
-const ATTEMPTS = 6;
+const ATTEMPTS = 12;
 
 /** Between two looks at the event loop, in ms. */
 const RESOLUTION = 2;
