@@ -1,5 +1,5 @@
 // `npm test`: builds, and then checks and tests at the same time, because many tests wait and leave the processor idle. The
-// files that begin first (vitest.config.ts) have long deadlines.
+// files that begin first (vitest.config.ts) hold no clock against anything.
 import { spawn } from 'node:child_process';
 import path from 'node:path';
 import { exitCodes, say } from './command.js';
