@@ -1,13 +1,11 @@
 import { defineConfig } from 'vitest/config';
 import { BaseSequencer, type TestSpecification } from 'vitest/node';
 
-/** Long files that hold no clock against anything: they begin, beside the checks of `npm test`. */
-const PATIENT = ['process/docs', 'fuzz/api', 'isolation/routes', 'process/migrate'];
-
-/** Then the other long ones, the longest first: one that began last would keep one processor busy and the others idle. */
+/** The longest first: one that began last would keep one processor busy and the others idle. */
 const LONG = [
-  ...PATIENT,
+  'process/docs',
   'process/kills',
+  'fuzz/api',
   'process/start',
   'process/topology',
   'security/slow-input',
