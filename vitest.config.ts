@@ -1,4 +1,30 @@
 import { defineConfig } from 'vitest/config';
+import { BaseSequencer, type TestSpecification } from 'vitest/node';
+
+/** The longest first: one that began last would keep one processor busy and the others idle. */
+const LONG = [
+  'process/docs',
+  'process/kills',
+  'fuzz/api',
+  'process/start',
+  'process/topology',
+  'security/slow-input',
+  'timing/timing',
+  'integration/keys',
+  'faults/databases',
+];
+
+const rankOf = ({ moduleId }: TestSpecification): number => {
+  const rank = LONG.findIndex((file) => moduleId.endsWith(`tests/${file}.test.ts`));
+  return rank < 0 ? LONG.length : rank;
+};
+
+/** The long files first, the others as vitest has them: by size, or by how long they took the last time. */
+class LongestFirst extends BaseSequencer {
+  override async sort(files: TestSpecification[]): Promise<TestSpecification[]> {
+    return (await super.sort(files)).sort((one, other) => rankOf(one) - rankOf(other));
+  }
+}
 
 export default defineConfig({
   test: {
@@ -6,6 +32,9 @@ export default defineConfig({
     globalSetup: ['tests/support/global-setup.ts'],
     // A file has a database of its own and may run beside others; more than the cores would only time one another out.
     maxWorkers: 2,
+    // Files share a process and the modules that are loaded in it, which takes longer than most files run.
+    isolate: false,
+    sequence: { sequencer: LongestFirst },
     testTimeout: 30_000,
     hookTimeout: 60_000,
     restoreMocks: true,

@@ -29,6 +29,8 @@ beforeAll(async () => {
   provisioner = openProvisioner(connection, provisionerPool);
   registry = service.app.registry;
   installation = await findInstallationId(registry);
+  // The first look, at the start, would find what the first test has only half made.
+  await reconcile();
 });
 afterAll(async () => {
   await Promise.all([service.close(), provisioner.close()]);

@@ -17,7 +17,8 @@ let operator: string;
 
 beforeAll(async () => {
   const registry = await createRegistry();
-  const config = testConfig(registry);
+  // Each of the steps that a server which hangs holds up takes as long.
+  const config = testConfig(registry, { POOL_ACQUIRE_TIMEOUT_MS: '2000' });
   proxy = await startProxy(config.tenants.provisioner);
   central = connectAs<Registry>(registry);
   const { host, port } = proxy;

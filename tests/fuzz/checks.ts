@@ -60,7 +60,8 @@ export function createCheck(secrets: readonly string[]): Check {
       demand(expected.test(String(headers[name])), `${name} is ${String(headers[name])}`);
     const everything = `${JSON.stringify(headers)}\n${text}`;
     demand(!secrets.some((secret) => everything.includes(secret)), 'it holds a secret');
-    const inside = INSIDES.exec(everything)?.[0];
+    // The one word of the driver that is for whoever registers a server.
+    const inside = INSIDES.exec(everything.replaceAll(/It cannot be entered \(\w+\)\./g, ''))?.[0];
     demand(inside === undefined, `it tells of what is inside: ${String(inside)}`);
     return problems;
   };

@@ -23,7 +23,7 @@ export interface Draft {
 }
 
 /** What stands for an id or a cursor. */
-export const PLACEHOLDER = /~(product|role|user|tenant|own|self|session|cursor|page)\.(\d+)~/g;
+export const PLACEHOLDER = /~(product|role|user|tenant|own|self|session|cluster|cursor|page)\.(\d+)~/g;
 
 /** Each operation as often as it is cheap: hashing a password takes longer than twenty reads, a tenant's database longer still. */
 const WEIGHTS: Readonly<Record<string, number>> = {
@@ -31,14 +31,15 @@ const WEIGHTS: Readonly<Record<string, number>> = {
   'POST /auth/operator/login': 2,
   'POST /users/': 6,
   'PATCH /users/{id}': 8,
-  'POST /tenants/': 2,
+  'POST /tenants/': 8,
   // Removing as often as making would leave nothing to work with.
-  'DELETE /tenants/{id}': 2,
-  'POST /tenants/{id}/purge': 2,
+  'DELETE /tenants/{id}': 6,
+  'POST /tenants/{id}/purge': 6,
   'POST /tenants/{id}/suspend': 3,
   'DELETE /users/{id}': 3,
   'DELETE /products/{id}': 4,
   'DELETE /roles/{id}': 4,
+  'DELETE /clusters/{id}': 4,
 };
 const USUAL_WEIGHT = 12;
 const WRITE_WEIGHT = 18;
@@ -85,8 +86,8 @@ function draftOf(operation: Operation, hints: Hints): fc.Arbitrary<Draft> {
     }));
 }
 
-function actorOf({ tag }: Operation): fc.Arbitrary<Actor> {
-  const likely: Actor = tag === 'tenants' ? 'operator' : 'admin';
+function actorOf({ path }: Operation): fc.Arbitrary<Actor> {
+  const likely: Actor = /^\/(?:tenants|clusters|pools|encryption)\b/.test(path) ? 'operator' : 'admin';
   return fc.oneof(
     { weight: 12, arbitrary: fc.constant(likely) },
     { weight: 3, arbitrary: fc.constantFrom<Actor>('member', 'expendable') },
@@ -101,6 +102,7 @@ const PATH_KINDS: Readonly<Record<string, readonly string[]>> = {
   '/users/': ['user', 'user', 'self'],
   '/tenants/': ['tenant', 'own'],
   '/auth/sessions/': ['session'],
+  '/clusters/': ['cluster'],
 };
 
 function pathOf({ path }: Operation): fc.Arbitrary<string> {
@@ -185,6 +187,8 @@ const strangeHeaders: fc.Arbitrary<Record<string, string>> = fc.oneof(
       { origin: 'https://evil.example', 'access-control-request-method': 'DELETE' },
       { 'if-none-match': '*', 'if-match': '"x"', range: 'bytes=0-1' },
       { cookie: 'token=1; __proto__=1' },
+      { 'idempotency-key': 'fuzz-key' },
+      { 'idempotency-key': 'fuzz key' },
       { 'x-strange': '\u00e9'.repeat(1_000) },
     ),
   },

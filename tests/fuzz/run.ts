@@ -7,7 +7,7 @@ import { ADMIN, OPERATOR, startServiceIn, tokenSecretsOf, type TestService } fro
 import { createCheck, type Received } from './checks.js';
 import { operationsOf, type OpenApiDocument, type Operation } from './document.js';
 import { requestOf, type Draft } from './requests.js';
-import { createWorld, type Sent } from './world.js';
+import { createWorld, secondPlace, type Sent } from './world.js';
 
 export interface FuzzOptions {
   /** How many requests are made. */
@@ -39,14 +39,14 @@ const FUZZ_ENV = { ACCESS_TOKEN_TTL: '86400' };
 
 /** A service to be fuzzed, on a registry of its own. Close it. */
 export async function startFuzzService(cluster: TestCluster): Promise<TestService> {
-  return startServiceIn(cluster, { env: FUZZ_ENV });
+  return startServiceIn(cluster, { env: { ...FUZZ_ENV, CLUSTER_HOSTS: secondPlace(cluster).host } });
 }
 
 /** Makes requests until one breaks a promise, which is then made as small as it goes, or until there were enough. */
 export async function fuzz(cluster: TestCluster, service: TestService, options: FuzzOptions): Promise<FuzzResult> {
   const document = (await service.app.inject('/docs/json')).json<OpenApiDocument>();
   const operations = operationsOf(document);
-  const world = await createWorld(service);
+  const world = await createWorld(cluster, service);
   const check = createCheck(await secretsOf(cluster, service));
   const tally = new Map<string, number>();
   let failure: FuzzFailure | undefined;

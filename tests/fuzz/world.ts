@@ -1,7 +1,8 @@
 // What the requests happen in: two tenants that stay, one with an admin who is expendable, people with tokens, and whatever
 // ids and cursors the answers have told.
+import type { TestCluster } from '../support/cluster.js';
 import type { TestService, TestTenant } from '../support/service.js';
-import { ADMIN, beginGrant, OPERATOR } from '../support/service.js';
+import { ADMIN, beginGrant, beginSession, OPERATOR } from '../support/service.js';
 import { PLACEHOLDER, type Actor, type Draft } from './requests.js';
 import type { Hints } from './values.js';
 
@@ -31,8 +32,13 @@ const EMAILS = Array.from({ length: 12 }, (_, index) => `Fuzz-${index}@Example.c
 /** An id that nothing has. */
 const NO_ID = '01900000-0000-7000-8000-00000000ffff';
 
+/** The server of the run under another name: a cluster that can be registered, without another PostgreSQL to start. */
+export function secondPlace({ provisioner: { host, port } }: TestCluster): { host: string; port: number } {
+  return { host: host === 'localhost' ? '127.0.0.1' : 'localhost', port };
+}
+
 /** Makes the tenants and users that a run needs. */
-export async function createWorld(service: TestService): Promise<World> {
+export async function createWorld(cluster: TestCluster, service: TestService): Promise<World> {
   const home = await service.createTenant('fuzz-home');
   const elsewhere = await service.createTenant('fuzz-elsewhere');
   const member = await service.createUser(home, 'fuzz-member@example.com');
@@ -47,12 +53,25 @@ export async function createWorld(service: TestService): Promise<World> {
     user: [await idOf('/users', home.adminToken, { ...ADMIN, email: 'fuzz-user@example.com' })],
     tenant: [(await service.createTenant('fuzz-spare')).id],
     deleted: [] as string[],
+    cluster: [] as string[],
     cursor: [] as string[],
     page: [] as string[],
   };
+  const listed = await service.send<{ data: { id: string }[] }>('GET', '/clusters', { token: service.operatorToken });
+  const defaultCluster = listed.body.data[0]?.id ?? NO_ID;
   let renewals = 0;
   const renew = (): Promise<TestTenant> => service.createTenant(`fuzz-expendable-${(renewals += 1)}`);
   let expendable = await renew();
+  /** Only its session may have ended, and another tenant takes longer to make than all that is asked of it. */
+  async function revive(tenant: TestTenant): Promise<TestTenant> {
+    const account = { kind: 'user', tenantId: tenant.id, userId: tenant.adminId } as const;
+    const adminToken = await beginSession(service.app, account).catch(() => undefined);
+    return adminToken === undefined ? replace(tenant) : { ...tenant, adminToken };
+  }
+  function replace({ id }: TestTenant): Promise<TestTenant> {
+    remember('tenant', id);
+    return renew();
+  }
 
   const people = (): Record<Actor, { token: string | undefined; self: string; own: string }> => ({
     admin: { token: home.adminToken, self: home.adminId, own: home.id },
@@ -76,6 +95,11 @@ export async function createWorld(service: TestService): Promise<World> {
     if (kind === 'self' && harmless) return self;
     if (kind === 'own' && actor !== 'operator') return own;
     if (kind === 'own' && operation.method === 'GET') return own;
+    if (kind === 'cluster') {
+      // No tenant could be made any more where the default cluster took none.
+      const some = operation.method === 'GET' ? [defaultCluster, ...known.cluster] : known.cluster;
+      return some[index % some.length] ?? NO_ID;
+    }
     // Of all tenants few are deleted: what is for those would hardly ever meet one.
     if (/\/(?:restore|purge)$/.test(operation.path) && known.deleted.length > 0)
       return known.deleted[index % known.deleted.length] ?? NO_ID;
@@ -110,6 +134,8 @@ export async function createWorld(service: TestService): Promise<World> {
       : actor;
   const account = { kind: 'user', tenantId: home.id, userId: home.adminId } as const;
   const { refreshToken } = await beginGrant(service.app, account);
+  const { user: provisionerUser, password: provisionerPassword } = cluster.provisioner;
+  const second = { ...secondPlace(cluster), provisionerUser, provisionerPassword, tls: 'off', accepting: false };
 
   return {
     hints: {
@@ -121,6 +147,29 @@ export async function createWorld(service: TestService): Promise<World> {
         password: ADMIN.password,
       })),
       'POST /auth/operator/login': [OPERATOR],
+      'POST /tenants/': [
+        { name: 'Fuzz', slug: 'fuzz-made-1', admin: ADMIN },
+        { name: 'Fuzz', slug: 'fuzz-made-2', admin: ADMIN, clusterId: defaultCluster },
+        { name: 'Fuzz', slug: 'fuzz-made-3', admin: ADMIN, clusterId: '~cluster.0~' },
+        { name: 'Fuzz', slug: 'fuzz-made-4', admin: ADMIN, region: 'fuzz-region' },
+        { name: 'Fuzz', admin: ADMIN, adopt: { clusterId: defaultCluster, database: 'postgres' } },
+      ],
+      'POST /clusters/': [
+        { ...second, name: 'fuzz-second', connectionBudget: 20 },
+        { ...second, name: 'fuzz-second', connectionBudget: 100, region: 'fuzz-region' },
+        { ...second, name: 'fuzz-second', connectionBudget: 20, provisionerPassword: 'fuzz-wrong-password' },
+      ],
+      'PATCH /clusters/{id}': [
+        { name: 'fuzz-renamed', weight: 7 },
+        { ...secondPlace(cluster), tls: 'off', provisionerPassword },
+        { connectionBudget: 30, standbyTarget: 1, region: 'fuzz-region' },
+        { host: '169.254.169.254', provisionerPassword },
+      ],
+      clusterId: [defaultCluster, NO_ID],
+      host: [second.host],
+      port: [second.port],
+      provisionerUser: [provisionerUser],
+      provisionerPassword: [provisionerPassword],
       tenant: ['fuzz-home', home.id, 'fuzz-spare', 'no-such-tenant'],
       email: [ADMIN.email, OPERATOR.email, member.email, ...EMAILS],
       password: [ADMIN.password, OPERATOR.password, member.password],
@@ -172,7 +221,9 @@ export async function createWorld(service: TestService): Promise<World> {
     async learn(draft, sent, { status, body }) {
       const { operation } = draft;
       const told = (body ?? {}) as Readonly<Record<string, unknown>>;
-      const kind = ({ products: 'product', roles: 'role', users: 'user', tenants: 'tenant' } as const)[operation.tag];
+      const kind = (
+        { products: 'product', roles: 'role', users: 'user', tenants: 'tenant', clusters: 'cluster' } as const
+      )[operation.tag];
       if (kind && status === 201) remember(kind, told['id']);
       const id = sent.url.split(/[/?]/).at(2);
       const removes = operation.method === 'DELETE' && status === 204;
@@ -189,11 +240,17 @@ export async function createWorld(service: TestService): Promise<World> {
         const others = query.split('&').filter((pair) => pair !== '' && !pair.startsWith('cursor='));
         remember('page', `${path}?${[...others, `cursor=${told['nextCursor']}`].join('&')}`);
       }
-      // It has removed, deactivated or demoted itself, which is what it is for.
+      // Its budget may be too small for those who are needed to the end.
+      if (kind === 'cluster' && told['accepting'] === true && told['isDefault'] === false)
+        await service.send('PATCH', `/clusters/${String(told['id'])}`, {
+          token: service.operatorToken,
+          body: { accepting: false },
+        });
+      // It has removed, deactivated or demoted itself, or its password is another, which is what it is for.
+      const changed = operation.path === '/auth/password' && status === 204;
       const locked = status === 401 || (['users', 'roles'].includes(operation.tag) && told['code'] === 'forbidden');
-      if (askedBy(draft) !== 'expendable' || !locked) return;
-      remember('tenant', expendable.id);
-      expendable = await renew();
+      if (askedBy(draft) !== 'expendable' || !(locked || changed)) return;
+      expendable = status === 401 ? await revive(expendable) : await replace(expendable);
     },
   };
 }

@@ -15,6 +15,7 @@ import {
   type Answer,
   type TestService,
 } from '../support/app.js';
+import { exchange, expectProblem, listen } from '../support/wire.js';
 
 let registryName: string;
 let service: TestService;
@@ -81,6 +82,7 @@ it.each<[string, object]>([
     status: 422,
     body: { code: 'idempotency-key-reused' },
   });
+  expect(await findTenantBySlug(registry, 'reused-other')).toBeUndefined();
 });
 
 it('several at once make one tenant; those that come meanwhile are told to come again', async () => {
@@ -162,6 +164,19 @@ it.each([
   ['with a letter beyond ASCII', 'schlüssel'],
 ])('a key that is %s is refused', async (_what, key) => {
   expect(await make('bad-key', key)).toMatchObject({ status: 400, body: { code: 'invalid-request' } });
+});
+
+it('two keys are refused', async () => {
+  const answer = await exchange(await listen(service), 'POST', '/tenants', {
+    headers: {
+      authorization: `Bearer ${service.operatorToken}`,
+      'content-type': 'application/json',
+      'idempotency-key': ['key-one', 'key-two'],
+    },
+    body: JSON.stringify({ name: 'Asked for twice', slug: 'two-keys', admin: ADMIN }),
+  });
+  expectProblem(answer, 400, 'invalid-request');
+  expect(await findTenantBySlug(registry, 'two-keys')).toBeUndefined();
 });
 
 it('a key of 200 characters is taken', async () => {

@@ -2,9 +2,9 @@
 // parameters given twice, and peers that take their time.
 import { once } from 'node:events';
 import { connect } from 'node:net';
-import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { RouteEntry } from '../../src/auth/access.js';
-import { type Problem, startService, startServiceForTest, type TestService, type TestTenant } from '../support/app.js';
+import { type Problem, startService, type TestService, type TestTenant } from '../support/app.js';
 import { exchange, expectProblem, listen, parseAnswer, sendBytes, type Received } from '../support/wire.js';
 
 const UNKNOWN_ID = '01900000-0000-7000-8000-00000000ffff';
@@ -168,31 +168,42 @@ describe('a peer that takes its time', () => {
   const TRICKLE = 200;
   const HEAD = 'POST /auth/login HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n';
 
-  it.each([
+  let slow: TestService;
+  let slowPort: number;
+  beforeAll(async () => {
+    slow = await startService({ env: { REQUEST_TIMEOUT_MS: '1000' } });
+    slowPort = await listen(slow);
+  });
+  afterAll(() => slow.close());
+
+  // At the same time: they do nothing but wait.
+  it.concurrent.for([
     ['says nothing', '', ''],
     ['sends half a request line', 'GET /heal', ''],
     ['sends one header after another', 'GET /health/live HTTP/1.1\r\nhost: x\r\n', 'x: y\r\n'],
     ['sends its body byte by byte', `${HEAD}content-length: 60000\r\n\r\n`, ' '],
     ['sends one chunk after another', `${HEAD}transfer-encoding: chunked\r\n\r\n`, '1\r\n \r\n'],
     ['sends half a body', `${HEAD}content-length: 10\r\n\r\n{`, ''],
-  ])('and %s is let go of with 408', { timeout: 2 * PATIENCE }, async (_, start, trickle) => {
-    const slow = await startServiceForTest({ env: { REQUEST_TIMEOUT_MS: '1000' } });
-    const slowPort = await listen(slow);
-    const socket = connect(slowPort, '127.0.0.1');
-    onTestFinished(() => void socket.destroy());
-    let answer = '';
-    socket.on('data', (bytes: Buffer) => (answer += bytes.toString()));
-    socket.on('error', () => undefined);
-    await once(socket, 'connect');
-    socket.write(start);
-    const timer = setInterval(() => socket.writable && socket.write(trickle), TRICKLE);
-    const closed = once(socket, 'close', { signal: AbortSignal.timeout(PATIENCE) });
-    try {
-      expect((await exchange(slowPort, 'GET', '/health/live')).status).toBe(200);
-      await closed;
-    } finally {
-      clearInterval(timer);
-    }
-    expectProblem(parseAnswer(answer), 408, 'request-timeout');
-  });
+  ] as const)(
+    'and %s is let go of with 408',
+    { timeout: 2 * PATIENCE },
+    async ([, start, trickle], { onTestFinished }) => {
+      const socket = connect(slowPort, '127.0.0.1');
+      onTestFinished(() => void socket.destroy());
+      let answer = '';
+      socket.on('data', (bytes: Buffer) => (answer += bytes.toString()));
+      socket.on('error', () => undefined);
+      await once(socket, 'connect');
+      socket.write(start);
+      const timer = setInterval(() => socket.writable && socket.write(trickle), TRICKLE);
+      const closed = once(socket, 'close', { signal: AbortSignal.timeout(PATIENCE) });
+      try {
+        expect((await exchange(slowPort, 'GET', '/health/live')).status).toBe(200);
+        await closed;
+      } finally {
+        clearInterval(timer);
+      }
+      expectProblem(parseAnswer(answer), 408, 'request-timeout');
+    },
+  );
 });

@@ -12,10 +12,10 @@ const UNKNOWN_ID = '01900000-0000-7000-8000-00000000ffff';
 const LONGEST_BLOCK = 50;
 
 /** A machine can be busy by itself, but not each time that one input is sent; what the input itself costs comes each time. */
-const ATTEMPTS = 6;
+const ATTEMPTS = 12;
 
 /** Between two looks at the event loop, in ms. */
-const RESOLUTION = 5;
+const RESOLUTION = 2;
 
 /** What goes into a body and into an address at most, beside the rest. */
 const BODY = 64_000;

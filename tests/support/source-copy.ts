@@ -3,6 +3,7 @@ import { readFile, cp, mkdir, mkdtemp, rm, symlink, writeFile, chmod } from 'nod
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { blocksOf, ROOT, type Block } from './docs.js';
+import { build } from './service-process.js';
 
 /** What a build, the scripts of package.json, deploy/ and the documentation need. */
 const COPIED = [
@@ -21,6 +22,8 @@ const COPIED = [
   'scripts',
   'bench',
   'tests',
+  // What is built already need not be built again.
+  'dist',
 ];
 
 export interface SourceCopy {
@@ -28,14 +31,19 @@ export interface SourceCopy {
   remove(): Promise<void>;
 }
 
-/** Copies the source; the installed packages are shared. Nothing is built in it. */
+/** Copies the source, and what is built of it; the installed packages are shared. */
 export async function copySource(): Promise<SourceCopy> {
+  await build();
   const folder = await mkdtemp(path.join(tmpdir(), 'tenantry-source-'));
   // mkdtemp makes 0700, and under root PostgreSQL runs as another user.
   await chmod(folder, 0o755);
+  // The times are kept, or everything would be newer than what was built of it.
   const filter = (source: string): boolean =>
-    !/^deploy\/(?!example).*\.env$|^bench\/results/.test(path.relative(ROOT, source));
-  for (const name of COPIED) await cp(path.join(ROOT, name), path.join(folder, name), { recursive: true, filter });
+    !/^deploy\/(?!example).*\.env$|^bench\/results|^dist\/(?!src|plugins|routes|db|\.tsbuildinfo)./.test(
+      path.relative(ROOT, source),
+    );
+  for (const name of COPIED)
+    await cp(path.join(ROOT, name), path.join(folder, name), { recursive: true, filter, preserveTimestamps: true });
   await symlink(path.join(ROOT, 'node_modules'), path.join(folder, 'node_modules'));
   return { folder, remove: () => rm(folder, { recursive: true, force: true }) };
 }

@@ -1,19 +1,29 @@
 // src/auth/passwords.ts: how passwords are hashed, how many at once, and that an unknown user costs the same.
-import * as argon2 from 'argon2';
-import { beforeAll, beforeEach, describe, expect, it, vi } from 'vitest';
-import { createPasswords, type Passwords } from '../../src/auth/passwords.js';
+import type * as argon2 from 'argon2';
+import { afterAll, beforeAll, beforeEach, describe, expect, it, vi, type MockedFunction } from 'vitest';
+import type { createPasswords as Create, Passwords } from '../../src/auth/passwords.js';
 
-// The real functions, watched; a test can put others in their place.
-vi.mock('argon2', async (importOriginal) => {
-  const real = await importOriginal<typeof argon2>();
-  return { ...real, hash: vi.fn(real.hash), verify: vi.fn(real.verify) };
-});
-const verify = vi.mocked(argon2.verify);
-const hash = vi.mocked(argon2.hash);
+let createPasswords: typeof Create;
+/** The real functions, watched; a test can put others in their place. */
+let verify: MockedFunction<typeof argon2.verify>;
+let hash: MockedFunction<typeof argon2.hash>;
 
 let passwords: Passwords;
 beforeAll(async () => {
+  // Files share their modules: those that another one loaded have not the watched functions, and the next shall not have them.
+  vi.resetModules();
+  vi.doMock('argon2', async (importOriginal) => {
+    const real = await importOriginal<typeof argon2>();
+    return { ...real, hash: vi.fn(real.hash), verify: vi.fn(real.verify) };
+  });
+  ({ createPasswords } = await import('../../src/auth/passwords.js'));
+  const watched = await import('argon2');
+  [verify, hash] = [vi.mocked(watched.verify), vi.mocked(watched.hash)];
   passwords = await createPasswords(1);
+});
+afterAll(() => {
+  vi.doUnmock('argon2');
+  vi.resetModules();
 });
 beforeEach(() => {
   verify.mockReset();

@@ -1,0 +1,38 @@
+// `npm test`: the checks, all at the same time, and then the tests. Not beside them: where the processor is short, statements of
+// the tests run into their deadlines.
+import { spawn } from 'node:child_process';
+import path from 'node:path';
+import { exitCodes, say } from './command.js';
+
+const VITEST = path.resolve(import.meta.dirname, '../node_modules/vitest/vitest.mjs');
+
+const checks = await Promise.all(['lint', 'typecheck', 'build'].map(passes));
+process.exitCode = !checks.includes(false) && (await tests()) ? exitCodes.kept : exitCodes.broken;
+
+/** What is on the command line is vitest's. */
+function tests(): Promise<boolean> {
+  const child = spawn(process.execPath, [VITEST, 'run', ...process.argv.slice(2)], { stdio: 'inherit' });
+  return new Promise((resolve) => {
+    child.once('close', (code) => {
+      resolve(code === 0);
+    });
+  });
+}
+
+/** Runs a script of package.json. What it says is shown in one piece, where it fails. */
+async function passes(script: string): Promise<boolean> {
+  const child = spawn('npm', ['run', '--silent', script], {
+    stdio: ['ignore', 'pipe', 'pipe'],
+    shell: process.platform === 'win32',
+  });
+  let output = '';
+  for (const stream of [child.stdout, child.stderr])
+    stream.setEncoding('utf8').on('data', (text: string) => (output += text));
+  const passed = await new Promise<boolean>((resolve) => {
+    child.once('close', (code) => {
+      resolve(code === 0);
+    });
+  });
+  say(`npm run ${script}: ${passed ? 'passed' : `failed\n${output}`}`);
+  return passed;
+}
