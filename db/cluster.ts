@@ -5,6 +5,8 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { sql, type Kysely } from 'kysely';
 import { hasSqlState } from './errors.js';
 
+const INSUFFICIENT_PRIVILEGE = '42501';
+
 /** A connection to a cluster as its provisioner; which database it is connected to does not matter here. */
 export type ClusterDb = Kysely<unknown>;
 
@@ -323,7 +325,15 @@ export async function readDoors(
 
 /** Drops a database and ends the sessions in it; one that does not exist is fine. */
 export async function dropDatabase(cluster: ClusterDb, name: string): Promise<void> {
-  await sql`drop database if exists ${sql.id(name)} with (force)`.execute(cluster);
+  const drop = sql`drop database if exists ${sql.id(name)}`;
+  try {
+    await sql`${drop} with (force)`.execute(cluster);
+  } catch (error) {
+    // A superuser's session, which an autovacuum worker counts as, is not ours to end: left to itself PostgreSQL ends the
+    // worker, and waits some seconds for whoever else is there.
+    if (!hasSqlState(error, INSUFFICIENT_PRIVILEGE)) throw error;
+    await drop.execute(cluster);
+  }
 }
 
 /**

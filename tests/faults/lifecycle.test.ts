@@ -1,5 +1,6 @@
 // Suspending and deleting tenants that are at work, on two replicas, by several at once, and while their server is away.
 import { sql } from 'kysely';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, inject, it, onTestFinished } from 'vitest';
 import { findTenant, type TenantRecord } from '../../db/central/tenants.js';
 import { databaseIs } from '../../src/tenancy/lifecycle.js';
@@ -104,6 +105,20 @@ describe('a tenant that another replica serves', () => {
 });
 
 describe('a tenant at work', () => {
+  it('is purged also while somebody is leaving its database whom the provisioner may not send away', async () => {
+    const tenant = await here.createTenant();
+    const row = await rowOf(here, tenant);
+    let purged: Promise<Answer<Problem>> | undefined;
+    await asSuperuser(row.dbName, async (db) => {
+      await sql`select 1`.execute(db);
+      expect((await act(here, 'delete', tenant.id)).status).toBe(204);
+      purged = act(here, 'purge', tenant.id);
+      await sleep(500);
+    });
+    expect((await purged)?.status).toBe(204);
+    expect(await isOpen(row)).toBeUndefined();
+  });
+
   it('loses its running transaction when it is suspended, and nothing that was committed', async () => {
     const tenant = await here.createTenant();
     const row = await rowOf(here, tenant);
