@@ -1,8 +1,8 @@
 // A pool of connections to one database: pg's Pool with the failure modes closed that pg and Kysely leave open between them,
 // and with a say in it for whoever counts the connections of the whole server. Short reads share one pipelined connection,
 // the lane (db/lane.ts); everything else has a connection to itself for as long as it takes.
-import { setTimeout as sleep } from 'node:timers/promises';
 import pg from 'pg';
+import { within } from './deadline.js';
 import { connectFault, DatabaseFault, hasSqlState, statementFault, Unproven } from './errors.js';
 import { Lane, type LaneQuery } from './lane.js';
 import { Session } from './session.js';
@@ -300,11 +300,10 @@ export class ConnectionPool {
     for (const { session } of this.#sessions.values()) session.cut(poolClosed());
     // Whoever sits between two statements of a transaction gives its client back when it asks for the next one, and not
     // before: the connection is gone, and nobody waits for that.
-    if (this.#total > 0)
-      await Promise.race([
-        new Promise<void>((resolve) => (this.#onEmpty = resolve)),
-        sleep(CLOSE_MARGIN, undefined, { ref: false }),
-      ]);
+    if (this.#total > 0) {
+      const empty = new Promise<void>((resolve) => (this.#onEmpty = resolve));
+      await within(empty, CLOSE_MARGIN, poolClosed).catch(() => undefined);
+    }
     this.#admission?.leave();
   }
 

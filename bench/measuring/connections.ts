@@ -26,7 +26,8 @@ const LOG_DELAY = 200;
 
 /**
  * Watches a cluster's connections while `work` runs. What the benchmark itself, the registry and the provisioner hold does not
- * count: the provisioner's are the reserve's. A connection is seen when it has reached a database; those still in their handshake are not yet in one.
+ * count: the provisioner's are the reserve's. A connection is seen when it has reached a database; those still in their
+ * handshake are not yet in one.
  *
  * @param cluster started with `log_connections`: its log is the only count of openings that misses none
  */
@@ -77,13 +78,18 @@ async function sampleMost(cluster: Cluster, over: AbortSignal): Promise<number> 
 }
 
 /** Connections to tenant databases that the log tells of between two of its bytes. */
-async function openedIn({ logFile, registry, superuser }: Cluster, from: number, to: number): Promise<number> {
+async function openedIn(
+  { logFile, provisioner, registry, superuser }: Cluster,
+  from: number,
+  to: number,
+): Promise<number> {
   const others = [registry.database, superuser.database];
   const file = await open(logFile);
   try {
     const { buffer, bytesRead } = await file.read(Buffer.alloc(to - from), 0, to - from, from);
-    const lines = buffer.toString('utf8', 0, bytesRead).matchAll(/connection authorized: user=\S+ database=(\S+)/g);
-    return [...lines].filter(([, database = '']) => !others.includes(database)).length;
+    const lines = buffer.toString('utf8', 0, bytesRead).matchAll(/connection authorized: user=(\S+) database=(\S+)/g);
+    return [...lines].filter(([, user, database = '']) => user !== provisioner.user && !others.includes(database))
+      .length;
   } finally {
     await file.close();
   }

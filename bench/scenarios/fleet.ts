@@ -49,10 +49,11 @@ interface Figures {
   readonly most: number;
 }
 
-/** The loads for which there is a floor: with as few connections for each tenant as the budget has. */
+/** The loads that have a floor: with as many connections for each tenant as the budget leaves it. */
 const floors = { one: 'floor, one tenant', hot: `floor, ${HOT} tenants` } as const;
 type FloorName = keyof typeof floors;
 const floorNames = Object.keys(floors) as FloorName[];
+const hasFloor = (name: LoadName): name is FloorName => name in floors;
 
 type FloorFigures = Pick<Figures, 'requestsPerSecond' | 'p99' | 'serverCpu' | 'postgresCpu'> & {
   /** The service's requests a second over the floor's in the same round. */
@@ -87,9 +88,9 @@ export const fleet: Scenario<'fleet'> = {
         const floor: Partial<FleetRound['floor']> = {};
         for (const name of floorNames) {
           tell(floors[name]);
-          const few = name === 'one' ? tenants.slice(0, 1) : tenants.slice(0, HOT);
-          const poolMax = Math.min(stage.poolMax, Math.floor(BUDGET / few.length));
-          const figures = await stage.withFloor(few, poolMax, (target) =>
+          const asked = tenants.slice(0, name === 'one' ? 1 : HOT);
+          const poolMax = Math.min(stage.poolMax, Math.floor(BUDGET / asked.length));
+          const figures = await stage.withFloor(asked, poolMax, (target) =>
             measureOne(stage, target, requestsOf(name, stage, tenants, round)),
           );
           floor[name] = { ...figures, ofFloor: own[name].requestsPerSecond / figures.requestsPerSecond };
@@ -105,7 +106,7 @@ export const fleet: Scenario<'fleet'> = {
     ) as FleetRound['floor'];
     const most = (name: LoadName): number => Math.max(...rounds.map(({ service }) => service[name].most));
     const ofFloor = (name: LoadName): string =>
-      name === 'one' || name === 'hot'
+      hasFloor(name)
         ? ratioWithRounds(
             middleOfFloor[name].ofFloor,
             rounds.map(({ floor }) => floor[name].ofFloor),

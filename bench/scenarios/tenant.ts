@@ -3,7 +3,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { median, medians, percentile } from '../figures/statistics.js';
 import type { Pair } from '../stage/pair.js';
-import { createTenant, removeTenant } from '../stage/seed.js';
+import { ask, createTenant, removeTenant } from '../stage/seed.js';
 import { eachRound, mediansOf, type Scenario } from './scenario.js';
 
 interface Figures {
@@ -83,26 +83,16 @@ async function measure(pair: Pair, tell: (step: string) => void): Promise<Tenant
 }
 
 /** Waits until the only cluster has so many. Returns how many a second were made. @throws Error where that takes too long */
-async function keepStandby({ service, operatorToken }: Pair, target: number): Promise<number> {
-  const of = async (method: string, path: string, body?: object): Promise<Response> => {
-    const headers = { authorization: `Bearer ${operatorToken}`, 'content-type': 'application/json' };
-    const response = await fetch(`${service.url}/clusters${path}`, {
-      method,
-      headers,
-      ...(body && { body: JSON.stringify(body) }),
-    });
-    if (!response.ok)
-      throw new Error(`${method} /clusters${path} answers ${response.status}: ${await response.text()}`);
-    return response;
-  };
+async function keepStandby({ service, operatorToken: token }: Pair, target: number): Promise<number> {
+  const { url } = service;
   const look = async (): Promise<{ id: string; standbyDatabases: number }> => {
-    const { data } = (await (await of('GET', '')).json()) as { data: [{ id: string; standbyDatabases: number }] };
-    return data[0];
+    const list = await ask(url, ['GET', '/clusters'], 200, { token });
+    return (list as { data: [{ id: string; standbyDatabases: number }] }).data[0];
   };
 
   const { id, standbyDatabases: from } = await look();
   const begunAt = performance.now();
-  await of('PATCH', `/${id}`, { standbyTarget: target });
+  await ask(url, ['PATCH', `/clusters/${id}`], 200, { token, body: { standbyTarget: target } });
   while ((await look()).standbyDatabases !== target) {
     if (performance.now() - begunAt > READY_WITHIN)
       throw new Error(`there are not ${target} standby databases after ${READY_WITHIN} ms`);

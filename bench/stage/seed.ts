@@ -75,45 +75,49 @@ export async function seed(deps: {
   });
 }
 
+/** Sends a request to the service. @throws Error where the answer has another status than `expected` */
+export async function ask(
+  url: string,
+  [method, path]: readonly [method: string, path: string],
+  expected: number,
+  { token, body }: { readonly token?: string; readonly body?: object } = {},
+): Promise<unknown> {
+  const response = await fetch(url + path, {
+    method,
+    headers: {
+      ...(token !== undefined && { authorization: `Bearer ${token}` }),
+      ...(body && { 'content-type': 'application/json' }),
+    },
+    ...(body && { body: JSON.stringify(body) }),
+  });
+  const text = await response.text();
+  if (response.status !== expected) throw new Error(`${method} ${path} answers ${response.status}: ${text}`);
+  return text === '' ? undefined : JSON.parse(text);
+}
+
 let made = 0;
 
 /** @throws Error where the answer is not 201 */
-export async function createTenant(url: string, operatorToken: string): Promise<{ id: string }> {
+export async function createTenant(url: string, token: string): Promise<{ id: string }> {
   made += 1;
-  const response = await fetch(`${url}/tenants`, {
-    method: 'POST',
-    headers: { authorization: `Bearer ${operatorToken}`, 'content-type': 'application/json' },
-    body: JSON.stringify({
-      name: `Tenant ${made}`,
-      slug: `tenant-${made}`,
-      admin: { email: 'admin@bench.example', password: USER_PASSWORD, firstName: 'Ada', lastName: 'Admin' },
-    }),
-  });
-  if (response.status !== 201) throw new Error(`POST /tenants answers ${response.status}: ${await response.text()}`);
-  return (await response.json()) as { id: string };
+  const body = {
+    name: `Tenant ${made}`,
+    slug: `tenant-${made}`,
+    admin: { email: 'admin@bench.example', password: USER_PASSWORD, firstName: 'Ada', lastName: 'Admin' },
+  };
+  return (await ask(url, ['POST', '/tenants'], 201, { token, body })) as { id: string };
 }
 
 /** Deletes and purges it. @throws Error where an answer is not 204 */
-export async function removeTenant(url: string, operatorToken: string, id: string): Promise<void> {
-  for (const [method, path] of [
-    ['DELETE', `/tenants/${id}`],
-    ['POST', `/tenants/${id}/purge`],
-  ] as const) {
-    const response = await fetch(url + path, { method, headers: { authorization: `Bearer ${operatorToken}` } });
-    if (response.status !== 204)
-      throw new Error(`${method} ${path} answers ${response.status}: ${await response.text()}`);
-  }
+export async function removeTenant(url: string, token: string, id: string): Promise<void> {
+  await ask(url, ['DELETE', `/tenants/${id}`], 204, { token });
+  await ask(url, ['POST', `/tenants/${id}/purge`], 204, { token });
 }
 
 /** @throws Error where the answer is not 200 */
 export async function signInOperator(url: string, operator: { email: string; password: string }): Promise<string> {
-  const response = await fetch(`${url}/auth/operator/login`, {
-    method: 'POST',
-    headers: { 'content-type': 'application/json' },
-    body: JSON.stringify(operator),
-  });
-  if (response.status !== 200) throw new Error(`operator sign-in answers ${response.status}: ${await response.text()}`);
-  return ((await response.json()) as { accessToken: string }).accessToken;
+  const signedIn = await ask(url, ['POST', '/auth/operator/login'], 200, { body: operator });
+  return (signedIn as { accessToken: string }).accessToken;
 }
 
 /** What signs the tokens of the service, without the service around it. */

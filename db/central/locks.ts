@@ -4,21 +4,15 @@ import { sql, type Kysely } from 'kysely';
 import type { Registry } from './schema.js';
 
 /**
- * Runs `work` where nobody else has the lock of that name.
- *
- * @returns undefined, at once, where somebody else has it
+ * Runs `work` where nobody else has the lock of that name, and nothing where somebody has.
  */
-export async function whileLocked<T>(
-  registry: Kysely<Registry>,
-  name: string,
-  work: () => Promise<T>,
-): Promise<T | undefined> {
-  return registry.connection().execute(async (connection) => {
+export async function whileLocked(registry: Kysely<Registry>, name: string, work: () => Promise<void>): Promise<void> {
+  await registry.connection().execute(async (connection) => {
     const key = sql`hashtextextended(${`tenantry ${name}`}, 0)`;
     const { rows } = await sql<{ mine: boolean }>`select pg_try_advisory_lock(${key}) as mine`.execute(connection);
-    if (!rows[0]?.mine) return undefined;
+    if (!rows[0]?.mine) return;
     try {
-      return await work();
+      await work();
     } finally {
       await sql`select pg_advisory_unlock(${key})`.execute(connection);
     }

@@ -123,7 +123,7 @@ export function createProvisioning(deps: ProvisioningDeps): Provisioning {
   const { registry, provisioners, locks, removal, reconciler } = deps;
   const version = latestVersion(tenantMigrations);
 
-  async function attempts(input: NewTenant, origin: AuditOrigin): Promise<TenantRecord> {
+  async function createNow(input: NewTenant, origin: AuditOrigin): Promise<TenantRecord> {
     for (let attempt = 0; attempt < ATTEMPTS; attempt += 1) {
       const known = input.requestKey && (await madeBefore(input.requestKey));
       if (known) return known;
@@ -294,7 +294,7 @@ export function createProvisioning(deps: ProvisioningDeps): Provisioning {
     if (!settled) throw new AppError('slug-taken', { retryAfter: 5 });
   }
 
-  return { create: (input, origin) => deps.precedence.run(() => attempts(input, origin)) };
+  return { create: (input, origin) => deps.precedence.run(() => createNow(input, origin)) };
 }
 
 function failed(step: ProvisioningStep, id: string | undefined, undone: boolean, cause: unknown): AppError {

@@ -34,6 +34,7 @@ import type { Precedence } from './precedence.js';
 import type { Provisioners } from './provisioners.js';
 import { templateName } from './template.js';
 
+/** What dropping one takes. */
 export type StandbyToDrop = Pick<StandbyRecord, 'id' | 'dbName' | 'dbUser'>;
 
 export interface StandbyDatabases {

@@ -112,7 +112,7 @@ export function createTransitions(deps: {
     } catch (error) {
       onError(error, { tenantId: id, step: 'close' });
       throw new AppError('unavailable', {
-        detail: `The tenant is ${status} and not served any more. Its PostgreSQL server does not answer, and closes its database as soon as it does.`,
+        detail: `The tenant is ${status} and not served any more. Its database is not closed yet, because its PostgreSQL server does not answer or somebody is at work on it: that is done by itself.`,
         retryAfter: 5,
         cause: error,
       });

@@ -249,17 +249,22 @@ describe('while the tenants’ server does not answer', () => {
     await proxy.close();
   });
 
+  /** The server is away until the proxy passes again. */
+  function takeAway(): void {
+    proxy.mode = 'refuse';
+    proxy.cut();
+    onTestFinished(() => {
+      proxy.mode = 'pass';
+    });
+  }
+
   it.each([
     ['suspend', 'suspended', 'tenant-suspended'],
     ['delete', 'deleted', 'forbidden'],
   ] as const)('a %s turns the row, says what is missing, and is completed by itself', async (away, status, code) => {
     const tenant = await service.createTenant();
     expect((await list(service, tenant)).status).toBe(200);
-    proxy.mode = 'refuse';
-    proxy.cut();
-    onTestFinished(() => {
-      proxy.mode = 'pass';
-    });
+    takeAway();
     const answer = await act(service, away, tenant.id);
     expect([answer.status, answer.body.code]).toEqual([503, 'unavailable']);
     expect(answer.text).toContain(`The tenant is ${status} and not served any more.`);
@@ -276,11 +281,7 @@ describe('while the tenants’ server does not answer', () => {
   it('a resumption changes nothing, and works when it is sent again', async () => {
     const tenant = await service.createTenant();
     expect((await act(service, 'suspend', tenant.id)).status).toBe(200);
-    proxy.mode = 'refuse';
-    proxy.cut();
-    onTestFinished(() => {
-      proxy.mode = 'pass';
-    });
+    takeAway();
     const answer = await act(service, 'resume', tenant.id);
     expect([answer.status, answer.body.code]).toEqual([503, 'unavailable']);
     expect((await rowOf(service, tenant)).status).toBe('suspended');
@@ -294,11 +295,7 @@ describe('while the tenants’ server does not answer', () => {
     const tenant = await service.createTenant();
     expect((await act(service, 'delete', tenant.id)).status).toBe(204);
     const row = await rowOf(service, tenant);
-    proxy.mode = 'refuse';
-    proxy.cut();
-    onTestFinished(() => {
-      proxy.mode = 'pass';
-    });
+    takeAway();
     const answer = await act(service, 'purge', tenant.id);
     expect([answer.status, answer.body.code]).toEqual([503, 'unavailable']);
     expect(Number(answer.headers['retry-after'])).toBeGreaterThan(0);

@@ -43,6 +43,17 @@ function rotate(tenant: { id: string }, service = one): ReturnType<TestService['
   return service.send('POST', `/tenants/${tenant.id}/rotate-password`, { token: service.operatorToken });
 }
 
+/** Rotates, and fails behind a step. @returns the answer, which is 503 */
+async function rotateAndFail(failing: RotationStep, tenant: { id: string }): ReturnType<typeof rotate> {
+  afterStep = (step) => {
+    if (step === failing) throw new Error('made to fail');
+  };
+  const answer = await rotate(tenant);
+  afterStep = undefined;
+  expect(answer.status).toBe(503);
+  return answer;
+}
+
 /** Whether the server lets the tenant's role in with a password. */
 async function enters(row: TenantRecord, password: string): Promise<boolean> {
   const handle = enter({ row, password });
@@ -132,11 +143,7 @@ describe('a rotation', () => {
   it('of a tenant that is being worked on is 503, like its other acts, and left to the next run by the job', async () => {
     const tenant = await one.createTenant();
     const before = await rowOf(one, tenant);
-    afterStep = () => {
-      throw new Error('made to fail');
-    };
-    expect((await rotate(tenant)).status).toBe(503);
-    afterStep = undefined;
+    await rotateAndFail('store', tenant);
     const begun = await rowOf(one, tenant);
     await createTenantLocks(central.db).attempt(tenant.id, async () => {
       await one.app.housekeeping.runNow('rotation');
@@ -228,11 +235,7 @@ describe('a replica that remembers the password from before', () => {
   it('serves on while the registry’s row cannot be asked for, as soon as it was told of the next one', async () => {
     const tenant = await one.createTenant();
     const before = await rowOf(one, tenant);
-    afterStep = (step) => {
-      if (step === 'alter') throw new Error('made to fail');
-    };
-    expect((await rotate(tenant)).status).toBe(503);
-    afterStep = undefined;
+    await rotateAndFail('alter', tenant);
     expect(await products(other, tenant)).toBe(200);
     await asSuperuser(registry, (db) => sql`alter table tenants rename to tenants_gone`.execute(db));
     try {
@@ -264,11 +267,7 @@ describe('a rotation that fails behind', () => {
   it.each(rotationSteps)('"%s" is served meanwhile, and finished by the job', async (failing) => {
     const tenant = await one.createTenant();
     const before = await rowOf(one, tenant);
-    afterStep = (step) => {
-      if (step === failing) throw new Error('made to fail');
-    };
-    const failed = await rotate(tenant);
-    afterStep = undefined;
+    const failed = await rotateAndFail(failing, tenant);
     expect(failed.body).toMatchObject({ status: 503, code: 'unavailable' });
     expect(failed.headers['retry-after']).toBe('5');
     for (const service of [one, other]) {
@@ -287,11 +286,7 @@ describe('a rotation that fails behind', () => {
   it('"store", is finished by the next request for it too', async () => {
     const tenant = await one.createTenant();
     const before = await rowOf(one, tenant);
-    afterStep = () => {
-      throw new Error('made to fail');
-    };
-    expect((await rotate(tenant)).status).toBe(503);
-    afterStep = undefined;
+    await rotateAndFail('store', tenant);
     const pending = passwordOf(one, before, (await rowOf(one, tenant)).nextDbPassword);
     expect((await rotate(tenant)).status).toBe(204);
     await expectFinished(before);

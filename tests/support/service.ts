@@ -149,7 +149,7 @@ export interface TestTenant {
 
 let tenants = 0;
 
-/** Of OPERATOR's password: hashed once, for all services of a file. */
+/** Of OPERATOR's password: hashed once, for all services of this process. */
 let operatorHash: Promise<string> | undefined;
 
 export interface ServiceOptions {
