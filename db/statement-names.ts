@@ -13,7 +13,7 @@ const names = new Map<string, string>();
 export function statementName(text: string): string | undefined {
   const known = names.get(text);
   if (known) return known;
-  if (names.size >= MAX_NAMED_STATEMENTS || !/^(?:select|insert|update|delete|with)\b/.test(text)) return undefined;
+  if (names.size >= MAX_NAMED_STATEMENTS || !/^\s*(?:select|insert|update|delete|with)\b/.test(text)) return undefined;
   const name = createHash('sha256').update(text).digest('base64url').slice(0, 22);
   names.set(text, name);
   return name;

@@ -56,10 +56,18 @@ describe('prepared statements', () => {
     const { db } = open();
     for (const id of [1, 2, 3]) await db.selectFrom('notes').select('text').where('id', '=', id).execute();
     const { rows } = await sql<{ name: string; uses: string }>`
-      select name, generic_plans + custom_plans as uses from pg_prepared_statements where statement like '%"notes"%'`.execute(
+      select name, generic_plans + custom_plans as uses from pg_prepared_statements where statement like 'select "text"%'`.execute(
       db,
     );
     expect(rows).toEqual([{ name: expect.stringMatching(/^[\w-]{22}$/) as unknown, uses: '3' }]);
+  });
+
+  it('are named as well where the text begins on a line of its own', async () => {
+    const { db } = open();
+    await sql`
+      select text from notes`.execute(db);
+    const { rows } = await sql`select name from pg_prepared_statements where statement like '%from notes'`.execute(db);
+    expect(rows).toHaveLength(1);
   });
 
   it('are not used where they are switched off', async () => {
