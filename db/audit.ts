@@ -21,6 +21,7 @@ export const auditActions = [
   'auth.login',
   'auth.login-failed',
   'auth.confirmation-failed',
+  'auth.throttled',
   'auth.refresh-reused',
   'auth.logout',
   'auth.logout-all',

@@ -22,6 +22,7 @@ export const audit = fp(
     const trail = createAuditTrail({
       registry: app.registry,
       tenantDb: (tenantId) => app.tenantPools.database(tenantId),
+      findTenant: (slugOrId) => app.tenantDirectory.findBySlugOrId(slugOrId),
       onError: (err, context) => {
         app.log.error({ err, ...context }, 'audit rows could not be written');
       },

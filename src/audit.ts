@@ -11,6 +11,12 @@ import type { TenantDatabase } from '../db/tenant/schema.js';
 export interface AuditTrail {
   /** Writes a row into the tenant's database, soon. */
   laterInTenant(tenantId: string, entry: AuditEntry): void;
+  /**
+   * Writes a row where a sign-in to this tenant belongs, soon. Which tenant that is, is looked up when it is written.
+   *
+   * @param tenant slug or id, as it was sent
+   */
+  laterAtTenant(tenant: string, entry: AuditEntry): void;
   /** Writes a row into the registry, soon. */
   laterInRegistry(entry: CentralAuditEntry): void;
   /** Writes what waits, for at most a moment, and no more. Never rejects. */
@@ -35,18 +41,20 @@ const WRITERS = 4;
 /** Longest wait (ms) for the writing when the process stops. */
 const CLOSE_DEADLINE = 2_000;
 
-/** What waits for one database; the key is the tenant's id, or REGISTRY. */
+/** What waits for one database; the key is the tenant's id, or REGISTRY, or AS_SENT and what was sent for a tenant. */
 interface Waiting {
   readonly entries: CentralAuditEntry[];
   dropped: number;
 }
 
 const REGISTRY = 'registry';
+const AS_SENT = 'as sent: ';
 
 /** @param deps.onError told of rows that could not be written, which are then gone */
 export function createAuditTrail(deps: {
   readonly registry: Kysely<Registry>;
   readonly tenantDb: (tenantId: string) => Kysely<TenantDatabase>;
+  readonly findTenant: (slugOrId: string) => Promise<{ readonly id: string; readonly active: boolean } | undefined>;
   readonly onError: (error: unknown, context: { tenantId: string | undefined; rows: number }) => void;
 }): AuditTrail {
   let places = new Map<string, Waiting>();
@@ -92,18 +100,30 @@ export function createAuditTrail(deps: {
 
   async function writeTo(place: string, { entries, dropped }: Waiting): Promise<void> {
     const notice: AuditEntry = { actor: { kind: 'none' }, action: 'audit.dropped', details: { rows: dropped } };
-    const rows = dropped > 0 ? [...entries, notice] : entries;
+    const rows: CentralAuditEntry[] = dropped > 0 ? [...entries, notice] : entries;
+    let tenantId = place === REGISTRY ? undefined : place;
+    let closed = false;
     try {
-      if (place === REGISTRY) await insertCentralAudit(deps.registry, ...rows);
-      else await insertAudit(deps.tenantDb(place), ...rows);
+      if (place.startsWith(AS_SENT)) {
+        const tenant = await deps.findTenant(place.slice(AS_SENT.length));
+        tenantId = tenant?.id;
+        // A suspended tenant's database.
+        closed = tenant?.active === false;
+      }
+      if (tenantId === undefined || closed)
+        await insertCentralAudit(deps.registry, ...rows.map((row) => ({ tenantId, ...row })));
+      else await insertAudit(deps.tenantDb(tenantId), ...rows);
     } catch (error) {
-      deps.onError(error, { tenantId: place === REGISTRY ? undefined : place, rows: entries.length + dropped });
+      deps.onError(error, { tenantId, rows: entries.length + dropped });
     }
   }
 
   return {
     laterInTenant: (tenantId, entry) => {
       later(tenantId, entry);
+    },
+    laterAtTenant: (tenant, entry) => {
+      later(AS_SENT + tenant, entry);
     },
     laterInRegistry: (entry) => {
       later(REGISTRY, entry);

@@ -5,6 +5,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { insertAudit, type AuditEntry, type AuditOrigin } from '../../db/audit.js';
 import { findOperatorByEmail, findOperatorCredentials, updateOperatorPassword } from '../../db/central/operators.js';
 import type { Registry } from '../../db/central/schema.js';
+import type { TenantRecord } from '../../db/central/tenants.js';
 import { deleteSessionsOf, sessionsIn } from '../../db/sessions.js';
 import { findCredentials, type User } from '../../db/tenant/users.js';
 import type { AuditTrail } from '../audit.js';
@@ -13,7 +14,7 @@ import type { TenantDirectory } from '../tenancy/directory.js';
 import type { TenantPools } from '../tenancy/pools.js';
 import type { Passwords } from './passwords.js';
 import type { Grant, Sessions } from './sessions.js';
-import type { Throttle } from './throttle.js';
+import { Throttled, type Throttle, type Wait } from './throttle.js';
 import type { Principal } from './tokens.js';
 import { changeUser } from './users.js';
 
@@ -22,7 +23,7 @@ type SignInOrigin = AuditOrigin & { readonly address: string };
 
 export interface SignIn {
   /**
-   * A failure is audited after the answer, with its reason.
+   * A failure is audited after the answer, with its reason; of attempts that are refused unseen the first of each wait is.
    *
    * @param tenant slug or id
    * @throws AppError `invalid-credentials` for an unknown or inactive tenant or user and for a wrong password alike, or
@@ -53,8 +54,8 @@ export function createSignIn(deps: {
 }): SignIn {
   const { registry, directory, pools, passwords, throttle, sessions, audit } = deps;
   return {
-    user: (tenant, email, password, origin) =>
-      throttle.user({ tenant, email, address: origin.address }, (resolved) =>
+    user: (tenant, email, password, origin) => {
+      const attempt = throttle.user({ tenant, email, address: origin.address }, (resolved) =>
         failingInStep(async (afterwards) => {
           const record = await directory.findBySlugOrId(tenant);
           await resolved(record);
@@ -72,28 +73,25 @@ export function createSignIn(deps: {
               : undefined;
           if (!found || !grant) {
             const target = found && ({ kind: 'user', id: found.id } as const);
+            const reason = record?.active ? reasonOf('user', found, matches) : reasonWithout(record);
             // A suspended tenant's database is closed: the registry keeps it, as it does for a tenant that there is not.
             afterwards(() => {
-              if (record?.active)
-                audit.laterInTenant(record.id, failure(origin, reasonOf('user', found, matches), target));
-              else {
-                const reason = !record
-                  ? 'unknown-tenant'
-                  : record.status === 'deleted'
-                    ? 'deleted-tenant'
-                    : 'suspended-tenant';
-                audit.laterInRegistry({ ...failure(origin, reason), tenantId: record?.id });
-              }
+              if (record?.active) audit.laterInTenant(record.id, failure(origin, reason, target));
+              else audit.laterInRegistry({ ...failure(origin, reason), tenantId: record?.id });
             });
             throw new AppError('invalid-credentials');
           }
           const { passwordHash: _hash, ...user } = found;
           return { ...grant, user };
         }),
-      ),
+      );
+      return tellingOfWaits(attempt, (wait) => {
+        audit.laterAtTenant(tenant, throttled(origin, 'login', wait));
+      });
+    },
 
-    operator: (email, password, origin) =>
-      throttle.operator({ email, address: origin.address }, () =>
+    operator: (email, password, origin) => {
+      const attempt = throttle.operator({ email, address: origin.address }, () =>
         failingInStep(async (afterwards) => {
           const found = await findOperatorByEmail(registry, email);
           const matches = await passwords.verify(found?.passwordHash, password);
@@ -110,21 +108,30 @@ export function createSignIn(deps: {
           }
           return { ...grant, operator: { id: found.id, email: found.email } };
         }),
-      ),
+      );
+      return tellingOfWaits(attempt, (wait) => {
+        audit.laterInRegistry(throttled(origin, 'login', wait));
+      });
+    },
 
     confirm(principal, password, origin) {
       const [realm, id] =
         principal.kind === 'user' ? [principal.tenantId, principal.userId] : ['operators', principal.operatorId];
-      return throttle.confirmation(realm, id, async () => {
+      const later = (entry: AuditEntry): void => {
+        if (principal.kind === 'user') audit.laterInTenant(principal.tenantId, entry);
+        else audit.laterInRegistry(entry);
+      };
+      const attempt = throttle.confirmation(realm, id, async () => {
         const found =
           principal.kind === 'user'
             ? await findCredentials(pools.database(principal.tenantId), { id })
             : await findOperatorCredentials(registry, id);
         if (await passwords.verify(found?.passwordHash, password)) return;
-        const entry = { ...origin, action: 'auth.confirmation-failed' } as const;
-        if (principal.kind === 'user') audit.laterInTenant(principal.tenantId, entry);
-        else audit.laterInRegistry(entry);
+        later({ ...origin, action: 'auth.confirmation-failed' });
         throw new AppError('wrong-password');
+      });
+      return tellingOfWaits(attempt, (wait) => {
+        later(throttled(origin, 'confirmation', wait));
       });
     },
 
@@ -162,6 +169,26 @@ function reasonOf(
   if (!found.active) return `inactive-${kind}`;
   // The password was right when it was looked at, and not any more when the session was to begin.
   return matches ? 'changed-meanwhile' : 'wrong-password';
+}
+
+/** Why nobody signs in to a tenant that is not active. */
+function reasonWithout(record: TenantRecord | undefined): string {
+  if (!record) return 'unknown-tenant';
+  return record.status === 'deleted' ? 'deleted-tenant' : 'suspended-tenant';
+}
+
+function throttled(origin: AuditOrigin, attempt: 'login' | 'confirmation', { on }: Wait): AuditEntry {
+  return { ...origin, action: 'auth.throttled', details: { attempt, on } };
+}
+
+/** Of the attempts that are refused unseen the first of each wait is told: the others are as many as somebody likes to send. */
+async function tellingOfWaits<T>(attempt: Promise<T>, tell: (wait: Wait) => void): Promise<T> {
+  try {
+    return await attempt;
+  } catch (error) {
+    if (error instanceof Throttled && error.wait.first) tell(error.wait);
+    throw error;
+  }
 }
 
 function changeOperatorPassword(

@@ -18,10 +18,28 @@ export interface ThrottleLimits {
 
 /** What attempts are counted on. */
 export interface Budget {
+  readonly on: 'account' | 'address' | 'tenant';
   /** No two things have the same. */
   readonly key: string;
   /** Failures that cost no waiting. */
   readonly free: number;
+}
+
+/** Why an attempt is refused. */
+export interface Wait {
+  /** Time (ms) until the next one may be made. */
+  readonly left: number;
+  /** What has failed too often. */
+  readonly on: Budget['on'];
+  /** Whether this is the first attempt that is refused because of it. */
+  readonly first: boolean;
+}
+
+/** `rate-limited`, with the reason for the audit. */
+export class Throttled extends AppError {
+  constructor(readonly wait: Wait) {
+    super('rate-limited', { retryAfter: Math.ceil(wait.left / 1_000) });
+  }
 }
 
 /** Where attempts are counted: in this process, or in a place that several share. */
@@ -29,9 +47,9 @@ export interface AttemptStore {
   /**
    * Counts an attempt on each of the budgets, or on none where one of them must wait.
    *
-   * @returns the longest wait (ms), or 0 where the attempt was counted
+   * @returns the longest wait, or undefined where the attempt was counted
    */
-  take(budgets: readonly Budget[]): Promise<number>;
+  take(budgets: readonly Budget[]): Promise<Wait | undefined>;
   /** A counted attempt has failed: the wait begins now, however long it took to tell. */
   failed(budgets: readonly Budget[]): Promise<void>;
   /** Takes a counted attempt back that was no failure. */
@@ -61,7 +79,7 @@ export interface Throttle {
    * A failure (`invalid-credentials`) stays counted. A success forgets what the account had failed. Any other error says
    * nothing about the password, and does not count.
    *
-   * @throws AppError `rate-limited` without running `work`, or from `resolved`
+   * @throws Throttled without running `work`, or from `resolved`
    */
   user<T>(
     attempt: { readonly tenant: string; readonly email: string; readonly address: string },
@@ -80,14 +98,15 @@ export interface Throttle {
 
 export function createThrottle(limits: ThrottleLimits, store: AttemptStore): Throttle {
   // Hashed, so that what is remembered of an attempt has one size, whatever was sent.
-  const budget = (free: number, ...parts: string[]): Budget => ({
+  const budget = (on: Budget['on'], ...parts: string[]): Budget => ({
+    on,
     key: createHash('sha256').update(JSON.stringify(parts)).digest('base64'),
-    free,
+    free: limits[on],
   });
-  const from = (address: string): Budget => budget(limits.address, 'address', networkOf(address));
+  const from = (address: string): Budget => budget('address', 'address', networkOf(address));
   const within = (email: string, ...realm: string[]): Counted => ({
-    account: [budget(limits.account, 'account', ...realm, email)],
-    others: [budget(limits.tenant, ...realm)],
+    account: [budget('account', 'account', ...realm, email)],
+    others: [budget('tenant', ...realm)],
   });
 
   async function attempt<T>(on: Counted, work: (count: (more: Counted) => Promise<void>) => Promise<T>): Promise<T> {
@@ -96,7 +115,7 @@ export function createThrottle(limits: ThrottleLimits, store: AttemptStore): Thr
     // Counted before it is known how it ends: a hundred attempts at once would otherwise all find nothing counted yet.
     const count = async (more: Counted): Promise<void> => {
       const wait = await store.take([...more.account, ...more.others]);
-      if (wait > 0) throw new AppError('rate-limited', { retryAfter: Math.ceil(wait / 1_000) });
+      if (wait) throw new Throttled(wait);
       account.push(...more.account);
       others.push(...more.others);
     };
@@ -131,7 +150,7 @@ export function createThrottle(limits: ThrottleLimits, store: AttemptStore): Thr
     },
 
     confirmation: (realm, accountId, work) =>
-      attempt({ account: [budget(limits.account, 'confirmation', realm, accountId)], others: [] }, work),
+      attempt({ account: [budget('account', 'confirmation', realm, accountId)], others: [] }, work),
   };
 }
 
@@ -158,6 +177,8 @@ interface Count {
   readonly at: number;
   /** At that time. */
   readonly failures: number;
+  /** Whether somebody was refused since the last attempt. */
+  readonly refused: boolean;
 }
 
 /**
@@ -180,17 +201,28 @@ export function createLocalAttempts(forget: number, now = (): number => performa
 
   /** What is left of the failures, and `more`, as of now. */
   function count({ key, free }: Budget, time: number, more: number): void {
-    const { at, failures } = counts.get(key) ?? { at: time, failures: 0 };
+    const { at, failures, refused } = counts.get(key) ?? { at: time, failures: 0, refused: false };
     const left = Math.max(0, failures - ((time - at) * free) / forget);
-    counts.set(key, { at: time, failures: Math.min(left + more, free + MOST_BEYOND) });
+    counts.set(key, {
+      at: time,
+      failures: Math.min(left + more, free + MOST_BEYOND),
+      // A wait that begins anew because a failure was told late is still the same wait.
+      refused: more === 0 && refused,
+    });
   }
 
   return {
     take(budgets) {
       const time = now();
-      const wait = Math.max(...budgets.map((budget) => waitOf(budget, time)));
-      if (wait === 0) for (const budget of budgets) count(budget, time, 1);
-      return Promise.resolve(wait);
+      const waits = budgets.map((budget) => ({ budget, left: waitOf(budget, time) }));
+      const { budget, left } = waits.reduce((one, other) => (other.left > one.left ? other : one));
+      const counted = counts.get(budget.key);
+      if (left > 0 && counted) {
+        if (!counted.refused) counts.set(budget.key, { ...counted, refused: true });
+        return Promise.resolve({ left, on: budget.on, first: !counted.refused });
+      }
+      for (const each of budgets) count(each, time, 1);
+      return Promise.resolve(undefined);
     },
 
     failed(budgets) {

@@ -213,6 +213,7 @@ describe('a refused sign-in', () => {
     const trail = createAuditTrail({
       registry: service.app.registry,
       tenantDb: (id) => service.app.tenantPools.database(id),
+      findTenant: (tenant) => service.app.tenantDirectory.findBySlugOrId(tenant),
       onError: (error) => {
         throw error;
       },
@@ -232,6 +233,7 @@ describe('a refused sign-in', () => {
     const trail = createAuditTrail({
       registry: service.app.registry,
       tenantDb: (id) => service.app.tenantPools.database(id),
+      findTenant: (tenant) => service.app.tenantDirectory.findBySlugOrId(tenant),
       onError: (_error, context) => void errors.push(context),
     });
     const other = await service.createTenant('not-concerned');
@@ -242,6 +244,53 @@ describe('a refused sign-in', () => {
     await trail.close();
     expect(errors).toEqual([{ tenantId: UNKNOWN_ID, rows: 2 }]);
     expect(await rowsOf(other, '&action=auth.login-failed')).toHaveLength(1);
+  });
+});
+
+describe('attempts that are refused unseen', () => {
+  it('are one row a wait, where the failures are, and no more however many there are', async () => {
+    const own = await startServiceForTest({ env: { SIGN_IN_FAILURES_ACCOUNT: '1' } });
+    const there = await own.createTenant('throttled');
+    const suspended = await own.createTenant('throttled-suspended');
+    await own.send('POST', `/tenants/${suspended.id}/suspend`, { token: own.operatorToken });
+    const refuse = async (path: string, sent: { token?: string; body: object }): Promise<void> => {
+      await own.send('POST', path, sent);
+      const statuses = [await own.send('POST', path, sent), await own.send('POST', path, sent)].map(
+        ({ status }) => status,
+      );
+      expect(statuses).toEqual([429, 429]);
+    };
+    const password = 'not the password';
+    await refuse('/auth/login', { body: { tenant: there.slug, email: ADMIN.email, password } });
+    await refuse('/auth/password', {
+      token: there.adminToken,
+      body: { currentPassword: password, newPassword: 'canary-new-password' },
+    });
+    await refuse('/auth/login', { body: { tenant: suspended.id, email: ADMIN.email, password } });
+    await refuse('/auth/login', { body: { tenant: 'no-such-tenant', email: ADMIN.email, password } });
+    await refuse('/auth/operator/login', { body: { email: OPERATOR.email, password } });
+
+    const inTenant = await eventually(async () => {
+      const { body } = await own.send<PageOf<Row>>('GET', '/audit?action=auth.throttled', { token: there.adminToken });
+      return body.data.length < 2 ? [] : body.data;
+    });
+    expect(inTenant.map(({ actor, details }) => ({ actor, details }))).toEqual([
+      { actor: { kind: 'user', id: there.adminId }, details: { attempt: 'confirmation', on: 'account' } },
+      { actor: { kind: 'none', id: null }, details: { attempt: 'login', on: 'account' } },
+    ]);
+    const look = (): Promise<{ tenant_id: string | null }[]> =>
+      own.app.registry
+        .selectFrom('audit')
+        .select('tenant_id')
+        .where('action', '=', 'auth.throttled')
+        .orderBy('at')
+        .orderBy('id')
+        .execute();
+    const inRegistry = await eventually(async () => {
+      const found = await look();
+      return found.length < 3 ? [] : found;
+    });
+    expect(inRegistry).toEqual([{ tenant_id: suspended.id }, { tenant_id: null }, { tenant_id: null }]);
   });
 });
 

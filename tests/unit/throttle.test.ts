@@ -3,6 +3,7 @@ import { describe, expect, it } from 'vitest';
 import {
   createLocalAttempts,
   createThrottle,
+  Throttled,
   type AttemptStore,
   type Throttle,
   type ThrottleLimits,
@@ -70,6 +71,60 @@ async function times(count: number, work: (index: number) => Promise<string | nu
 }
 
 const FAILED = 'invalid-credentials';
+
+/** Of refused attempts, what they were refused for: `first account` for the first of a wait on an account. */
+async function refusal(throttle: Throttle, given: { email?: string; address?: string } = {}): Promise<string> {
+  const { email = 'a@x.example', address = '192.0.2.1' } = given;
+  const error = await throttle
+    .user({ tenant: ACME.slug, email, address }, () => Promise.reject(FAILURE))
+    .then(
+      () => undefined,
+      (thrown: unknown) => thrown,
+    );
+  if (!(error instanceof Throttled)) return 'none';
+  return `${error.wait.first ? 'first' : 'further'} ${error.wait.on}`;
+}
+
+describe('of the attempts that are refused', () => {
+  it('the first of each wait is known, for the audit', async () => {
+    const { throttle, pass } = bench({ account: 1 });
+    const three = async (): Promise<string[]> => [
+      await refusal(throttle),
+      await refusal(throttle),
+      await refusal(throttle),
+    ];
+    expect(await three()).toEqual(['none', 'first account', 'further account']);
+    pass(SECOND);
+    expect(await three()).toEqual(['none', 'first account', 'further account']);
+  });
+
+  it('the first is one also where failures under way are told behind it', async () => {
+    const { throttle } = bench({ account: 2 });
+    const fail: (() => void)[] = [];
+    const failsLater = (): Promise<never> =>
+      new Promise((_, reject) => {
+        fail.push(() => {
+          reject(FAILURE);
+        });
+      });
+    const underWay = [1, 2].map(() =>
+      throttle.user({ tenant: ACME.slug, email: 'a@x.example', address: '192.0.2.1' }, failsLater),
+    );
+    expect(await refusal(throttle)).toBe('first account');
+    for (const one of fail) one();
+    await Promise.allSettled(underWay);
+    expect(await refusal(throttle)).toBe('further account');
+  });
+
+  it('each tells what has failed too often', async () => {
+    const { throttle } = bench({ address: 1 });
+    expect(await refusal(throttle)).toBe('none');
+    expect(await refusal(throttle, { email: 'b@x.example' })).toBe('first address');
+    const { throttle: other } = bench({ tenant: 1 });
+    expect(await refusal(other)).toBe('none');
+    expect(await refusal(other, { email: 'b@x.example', address: '192.0.2.2' })).toBe('first tenant');
+  });
+});
 
 describe('failures on an account', () => {
   it('cost nothing at first, and then a wait that doubles with each', async () => {
@@ -297,7 +352,7 @@ describe('keys', () => {
     const keep: AttemptStore = {
       take: (budgets) => {
         for (const { key } of budgets) seen.add(key);
-        return Promise.resolve(0);
+        return Promise.resolve(undefined);
       },
       failed: () => Promise.resolve(),
       giveBack: () => Promise.resolve(),
@@ -322,12 +377,12 @@ describe('keys', () => {
 
   it('are as many as memory may hold, and the one asked for longest ago goes first', async () => {
     const { store } = bench({});
-    const budget = (key: string) => [{ key, free: 1 }];
+    const budget = (key: string) => [{ on: 'account' as const, key, free: 1 }];
     await store.take(budget('first'));
     await store.take(budget('second'));
-    expect(await store.take(budget('first'))).toBe(SECOND);
+    expect(await store.take(budget('first'))).toMatchObject({ left: SECOND });
     for (let index = 0; index < 99_999; index += 1) await store.take(budget(String(index)));
-    expect(await store.take(budget('second'))).toBe(0);
+    expect(await store.take(budget('second'))).toBeUndefined();
   });
 });
 
