@@ -22,7 +22,9 @@ describe('the page on the audit', () => {
   it('lists every reason of a refused sign-in', () => {
     const code = readFileSync(path.join(ROOT, 'src/auth/sign-in.ts'), 'utf8');
     const reasons = new Set<string>();
-    for (const [, reason = ''] of code.matchAll(/['`]((?:wrong|changed|unknown|inactive|suspended|deleted)-[\w${}]+)['`]/g))
+    for (const [, reason = ''] of code.matchAll(
+      /['`]((?:wrong|changed|unknown|inactive|suspended|deleted)-[\w${}]+)['`]/g,
+    ))
       for (const kind of reason.includes('${kind}') ? ['user', 'operator'] : [''])
         reasons.add(reason.replace('${kind}', kind));
     const [, listed = ''] = /^Reasons: (.*?)\.$/ms.exec(section) ?? [];
