@@ -47,6 +47,12 @@ interface Waiting {
   dropped: number;
 }
 
+/** Whose rows they are, and whether that tenant's database takes them: otherwise the registry does. */
+interface Destination {
+  readonly tenantId: string | undefined;
+  readonly open: boolean;
+}
+
 const REGISTRY = 'registry';
 const AS_SENT = 'as sent: ';
 
@@ -98,23 +104,24 @@ export function createAuditTrail(deps: {
     await Promise.all(Array.from({ length: WRITERS }, write));
   }
 
+  async function destinationOf(place: string): Promise<Destination> {
+    if (place === REGISTRY) return { tenantId: undefined, open: false };
+    if (!place.startsWith(AS_SENT)) return { tenantId: place, open: true };
+    const tenant = await deps.findTenant(place.slice(AS_SENT.length));
+    return { tenantId: tenant?.id, open: tenant?.active ?? false };
+  }
+
   async function writeTo(place: string, { entries, dropped }: Waiting): Promise<void> {
     const notice: AuditEntry = { actor: { kind: 'none' }, action: 'audit.dropped', details: { rows: dropped } };
     const rows: CentralAuditEntry[] = dropped > 0 ? [...entries, notice] : entries;
-    let tenantId = place === REGISTRY ? undefined : place;
-    let closed = false;
+    let to: Destination | undefined;
     try {
-      if (place.startsWith(AS_SENT)) {
-        const tenant = await deps.findTenant(place.slice(AS_SENT.length));
-        tenantId = tenant?.id;
-        // A suspended tenant's database.
-        closed = tenant?.active === false;
-      }
-      if (tenantId === undefined || closed)
-        await insertCentralAudit(deps.registry, ...rows.map((row) => ({ tenantId, ...row })));
-      else await insertAudit(deps.tenantDb(tenantId), ...rows);
+      to = await destinationOf(place);
+      const { tenantId, open } = to;
+      if (tenantId !== undefined && open) await insertAudit(deps.tenantDb(tenantId), ...rows);
+      else await insertCentralAudit(deps.registry, ...rows.map((row) => ({ tenantId, ...row })));
     } catch (error) {
-      deps.onError(error, { tenantId, rows: entries.length + dropped });
+      deps.onError(error, { tenantId: to?.tenantId, rows: entries.length + dropped });
     }
   }
 

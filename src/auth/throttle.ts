@@ -177,7 +177,7 @@ interface Count {
   readonly at: number;
   /** At that time. */
   readonly failures: number;
-  /** Whether somebody was refused since the last attempt. */
+  /** Whether somebody was refused since the last attempt that was counted. */
   readonly refused: boolean;
 }
 
