@@ -66,15 +66,18 @@ export async function databasesWithRightsOf(cluster: ClusterDb, role: string): P
   return rows.map(({ name }) => name);
 }
 
-/** Takes a runtime role's rights in this database and on it, and the tenant's mark where it carries it. Repeating it is fine. */
+/**
+ * Takes a runtime role's rights in this database and on it, and the tenant's marker when it carries it. Repeating it is fine,
+ * also without the role.
+ */
 export async function letGo(db: Kysely<TenantDatabase>, runtimeRole: string, tenantId: string): Promise<void> {
   const {
     rows: [found],
-  } = await sql<{ hasMarker: boolean }>`select to_regclass('public.tenant_marker') is not null as "hasMarker"`.execute(
-    db,
-  );
+  } = await sql<{ hasMarker: boolean; hasRole: boolean }>`
+    select to_regclass('public.tenant_marker') is not null as "hasMarker",
+      exists (select from pg_roles where rolname = ${runtimeRole}) as "hasRole"`.execute(db);
   await db.transaction().execute(async (trx) => {
     if (found?.hasMarker) await trx.deleteFrom('tenant_marker').where('tenant_id', '=', tenantId).execute();
-    await sql`drop owned by ${sql.id(runtimeRole)}`.execute(trx);
+    if (found?.hasRole) await sql`drop owned by ${sql.id(runtimeRole)}`.execute(trx);
   });
 }

@@ -1,11 +1,9 @@
 // SQL about roles and databases of a cluster, run as its provisioner: a role that may log in, create databases and
 // create roles, and is no superuser. Each function is one idempotent or undoable step, so that a saga can be built on
 // them. The recipe is the one in docs/isolation.md.
-import { setTimeout as delay } from 'node:timers/promises';
 import { sql, type Kysely } from 'kysely';
 import { hasSqlState } from './errors.js';
-
-const INSUFFICIENT_PRIVILEGE = '42501';
+import { changeMark } from './marks.js';
 
 /** A connection to a cluster as its provisioner; which database it is connected to does not matter here. */
 export type ClusterDb = Kysely<unknown>;
@@ -15,7 +13,6 @@ export const MAINTENANCE_DATABASE = 'postgres';
 
 const DUPLICATE_DATABASE = '42P04';
 const DUPLICATE_OBJECT = '42710';
-const UNDEFINED_OBJECT = '42704';
 
 /**
  * Creates a tenant's runtime role: it inherits nothing and owns nothing. One transaction: it is never there without its mark.
@@ -23,10 +20,11 @@ const UNDEFINED_OBJECT = '42704';
  * @param role.verifier a SCRAM verifier, never a password
  * @param role.connectionLimit the most connections of all replicas together
  * @param role.login false for one that nobody may enter with yet
+ * @param role.mark its comment (db/marks.ts)
  */
 export async function createRuntimeRole(
   cluster: ClusterDb,
-  role: { name: string; verifier: string; connectionLimit: number; login?: boolean; mark?: Mark },
+  role: { name: string; verifier: string; connectionLimit: number; login?: boolean; mark?: string },
 ): Promise<void> {
   const login = role.login === false ? sql`nologin` : sql`login`;
   // Ending a role's sessions takes membership in it. From PostgreSQL 16 on membership comes without the right to SET ROLE;
@@ -38,7 +36,7 @@ export async function createRuntimeRole(
       execute format('grant %I to current_user', ${sql.lit(role.name)}) ||
         case when current_setting('server_version_num')::int >= 160000 then ' with inherit true, set false' else '' end;
     end $do$;
-    ${role.mark ? sql`comment on role ${sql.id(role.name)} is ${sql.lit(markText(role.mark))}` : sql``}`.execute(
+    ${role.mark === undefined ? sql`` : sql`comment on role ${sql.id(role.name)} is ${sql.lit(role.mark)}`}`.execute(
     cluster,
   );
   await boundRuntimeRoles(cluster, [role.name]);
@@ -122,62 +120,23 @@ export async function databaseSizes(
   return new Map(rows.map(({ name, bytes }) => [name, bytes]));
 }
 
-/** Drops a runtime role; one that does not exist is fine. Its database must be gone. */
-export async function dropRole(cluster: ClusterDb, name: string): Promise<void> {
-  // IF EXISTS asks for CREATEROLE before it looks: undoing a CREATE ROLE that was refused would be refused too.
-  const { rows } = await sql`select from pg_roles where rolname = ${name}`.execute(cluster);
-  if (rows.length === 0) return;
-  await sql`drop role if exists ${sql.id(name)}`.execute(cluster);
-}
-
 /**
  * Creates a database from a template with no way in for anybody but its owner, then lets the runtime role connect.
  * CREATE DATABASE gives CONNECT to PUBLIC again whatever the template says, hence closed first, opened last.
  */
 export async function createTenantDatabase(
   cluster: ClusterDb,
-  database: { name: string; template: string; runtimeRole: string; mark?: Mark },
+  database: { name: string; template: string; runtimeRole: string; mark?: string },
 ): Promise<void> {
   const name = sql.id(database.name);
   await sql`create database ${name} template ${sql.id(database.template)} allow_connections false`.execute(cluster);
-  const mark = database.mark ? sql`comment on database ${name} is ${sql.lit(markText(database.mark))};` : sql``;
+  const mark = database.mark === undefined ? sql`` : sql`comment on database ${name} is ${sql.lit(database.mark)};`;
   // One statement of several parts is one transaction, and waits for the disk once.
   await sql`
     revoke all on database ${name} from public;
     grant connect on database ${name} to ${sql.id(database.runtimeRole)};
     ${mark}
     alter database ${name} allow_connections true`.execute(cluster);
-}
-
-/** Lets nobody connect any more, as a standby database waits. */
-export async function closeDatabase(cluster: ClusterDb, name: string): Promise<void> {
-  await sql`alter database ${sql.id(name)} allow_connections false`.execute(cluster);
-}
-
-/**
- * Opens a standby database and its role, both of one name, to its tenant, in one transaction.
- *
- * @returns false where it does not carry the mark of a standby database: it may have been a tenant's, and stays closed
- */
-export async function openStandby(cluster: ClusterDb, name: string, mark: Omit<Mark, 'held'>): Promise<boolean> {
-  const held = sql.lit(markText({ ...mark, held: true }));
-  try {
-    await sql`
-      do $do$ begin
-        if (select shobj_description(oid, 'pg_database') from pg_database where datname = ${sql.lit(name)})
-          is distinct from ${sql.lit(markText({ ...mark, held: false }))}
-        then raise exception 'not a standby database' using errcode = ${sql.lit(NOT_A_STANDBY)};
-        end if;
-      end $do$;
-      comment on database ${sql.id(name)} is ${held};
-      comment on role ${sql.id(name)} is ${held};
-      alter role ${sql.id(name)} login;
-      alter database ${sql.id(name)} allow_connections true`.execute(cluster);
-    return true;
-  } catch (error) {
-    if (hasSqlState(error, NOT_A_STANDBY)) return false;
-    throw error;
-  }
 }
 
 /**
@@ -198,167 +157,55 @@ export async function endStatementsOn(cluster: ClusterDb, name: string): Promise
   throw new Error('a statement about this database does not end');
 }
 
-/** What we make on a cluster carries whose it is, as its comment: nothing else is ever taken for ours. */
-export interface Mark {
-  /** The registry's own id. */
-  readonly installation: string;
-  /** The tenant's, or that of the tenant to be. */
-  readonly id: string;
-  /** Whether it is, or may have been, a tenant's; otherwise nobody ever had data in it. */
-  readonly held: boolean;
+/**
+ * Creates an empty database that only its owner can enter, for a template that is being built.
+ *
+ * @param mark its comment (db/marks.ts)
+ */
+export async function createClosedDatabase(cluster: ClusterDb, name: string, mark: string): Promise<void> {
+  const database = sql.id(name);
+  await sql`create database ${database} template template0 encoding 'UTF8' allow_connections false`.execute(cluster);
+  await sql`
+    revoke all on database ${database} from public;
+    comment on database ${database} is ${sql.lit(mark)};
+    alter database ${database} allow_connections true`.execute(cluster);
 }
 
-/** A database or a role with its mark. */
-export interface Marked extends Mark {
-  readonly kind: 'database' | 'role';
-  readonly name: string;
-}
-
-/** Everything on the cluster that carries the installation's mark, databases first: their roles can only go behind them. */
-export async function listMarked(cluster: ClusterDb, installation: string): Promise<readonly Marked[]> {
-  const { rows } = await sql<{ kind: Marked['kind']; name: string; mark: string }>`
-    select * from (
-      select 'database' as kind, datname::text as name, shobj_description(oid, 'pg_database') as mark
-        from pg_database where datdba = current_user::regrole
-      union all
-      select 'role', rolname::text, shobj_description(oid, 'pg_authid') from pg_roles
-    ) as things where starts_with(mark, ${`${MARK} ${installation} `}::text) order by kind, name`.execute(cluster);
-  return rows.map(({ kind, name, mark }) => {
-    const [, , id = '', state] = mark.split(' ');
-    return { kind, name, installation, id, held: state !== STANDBY };
+/**
+ * Works under the lock of a template: its building and its end come one after the other.
+ *
+ * @param work gets the connection that holds the lock
+ */
+export async function whileTemplateLocked<T>(
+  cluster: ClusterDb,
+  name: string,
+  work: (locked: ClusterDb) => Promise<T>,
+): Promise<T> {
+  return cluster.connection().execute(async (connection) => {
+    const key = sql`hashtextextended(${`tenantry template ${name}`}, 0)`;
+    await sql`select pg_advisory_lock(${key})`.execute(connection);
+    try {
+      return await work(connection);
+    } finally {
+      await sql`select pg_advisory_unlock(${key})`.execute(connection);
+    }
   });
 }
 
-/** Whether there is a database of that name whose mark says that it is, or may have been, a tenant's. */
-export async function mayHaveHeld(cluster: ClusterDb, name: string): Promise<boolean> {
-  const { rows } = await sql<{ held: boolean }>`
-    select coalesce(shobj_description(oid, 'pg_database') not like ${`${MARK} % ${STANDBY}`}, false) as held
-    from pg_database where datname = ${name}`.execute(cluster);
-  return rows[0]?.held ?? false;
-}
-
-const MARK = 'tenantry';
-const STANDBY = 'standby';
-const NOT_A_STANDBY = 'TN001';
-
-function markText({ installation, id, held }: Mark): string {
-  return [MARK, installation, id, held ? 'tenant' : STANDBY].join(' ');
-}
-
-/** Looks for sessions in a database that was closed, and the time (ms) between two. */
-const LOOKS = 40;
-const LOOK_AGAIN_AFTER = 25;
-
-/** How long (ms) one session's end is waited for. */
-const SESSION_END = 200;
-
-/** Sessions that the provisioner may end, and not its own: what is under way there as the owner comes to its end. */
-const foreignSessions = sql`usesysid <> current_user::regrole and pg_has_role(usesysid, 'USAGE')`;
-
 /**
- * Closes a tenant's database: nobody can enter it, and the sessions of its role are ended. To be repeated where it failed;
- * one that does not exist is fine.
+ * Closes a database that was built and gives it the name and mark of a template. CREATE DATABASE fails while a session is in
+ * its template, so a template takes no connections.
  *
- * @throws Error where sessions are still there after a while
+ * @returns false when it does not carry the mark `from`
  */
-export async function closeTenantDatabase(
+export async function sealTemplate(
   cluster: ClusterDb,
-  { name, runtimeRole }: { name: string; runtimeRole: string },
-): Promise<void> {
-  try {
-    await sql`alter database ${sql.id(name)} allow_connections false`.execute(cluster);
-    // The second bolt: the owner can enter for a migration, and the tenant's role still cannot.
-    await sql`revoke connect on database ${sql.id(name)} from ${sql.id(runtimeRole)}`.execute(cluster);
-  } catch (error) {
-    if (isMissingDatabase(error)) return;
-    throw error;
-  }
-  let quiet = 0;
-  for (let look = 0; look < LOOKS; look += 1) {
-    const { rows } = await sql`
-      select pg_terminate_backend(pid, ${SESSION_END}) from pg_stat_activity
-      where datname = ${name} and ${foreignSessions}`.execute(cluster);
-    // One whose handshake was under way when the door closed shows up a moment later.
-    quiet = rows.length === 0 ? quiet + 1 : 0;
-    if (quiet === 2) return;
-    await delay(LOOK_AGAIN_AFTER);
-  }
-  throw new Error('sessions in a closed database could not be ended');
-}
-
-/** Opens a tenant's database to its role again. To be repeated where it failed. */
-export async function openTenantDatabase(
-  cluster: ClusterDb,
-  { name, runtimeRole }: { name: string; runtimeRole: string },
-): Promise<void> {
-  await sql`grant connect on database ${sql.id(name)} to ${sql.id(runtimeRole)}`.execute(cluster);
-  await sql`alter database ${sql.id(name)} allow_connections true`.execute(cluster);
-}
-
-/** Runs `work`, which enters a closed database as its owner. Its role still cannot: it lost CONNECT when it was closed. */
-export async function whileOpenToOwner<T>(cluster: ClusterDb, name: string, work: () => Promise<T>): Promise<T> {
-  await sql`alter database ${sql.id(name)} allow_connections true`.execute(cluster);
-  try {
-    return await work();
-  } finally {
-    await sql`alter database ${sql.id(name)} allow_connections false`.execute(cluster);
-  }
-}
-
-/**
- * Of the connected role's databases those with these names, and those that are closed and whose name starts with `prefix`:
- * whether each lets somebody in, and whether somebody is in it whose session could be ended.
- */
-export async function readDoors(
-  cluster: ClusterDb,
-  names: readonly string[],
-  prefix: string,
-): Promise<{ name: string; open: boolean; busy: boolean }[]> {
-  const { rows } = await sql<{ name: string; open: boolean; busy: boolean }>`
-    select datname as name, datallowconn as open, exists (
-      select from pg_stat_activity a where a.datid = d.oid and ${foreignSessions}) as busy
-    from pg_database d
-    where datdba = current_user::regrole
-      and (datname = any(${names}) or (not datallowconn and starts_with(datname, ${prefix})))`.execute(cluster);
-  return rows;
-}
-
-/** Drops a database and ends the sessions in it; one that does not exist is fine. */
-export async function dropDatabase(cluster: ClusterDb, name: string): Promise<void> {
-  const drop = sql`drop database if exists ${sql.id(name)}`;
-  try {
-    await sql`${drop} with (force)`.execute(cluster);
-  } catch (error) {
-    // A superuser's session, which an autovacuum worker counts as, is not ours to end: left to itself PostgreSQL ends the
-    // worker, and waits some seconds for whoever else is there.
-    if (!hasSqlState(error, INSUFFICIENT_PRIVILEGE)) throw error;
-    await drop.execute(cluster);
-  }
-}
-
-/**
- * Creates an empty database that nobody but its owner can enter, for a template that is being built.
- *
- * @returns false when there is one of that name already
- */
-export async function createClosedDatabase(cluster: ClusterDb, name: string): Promise<boolean> {
-  try {
-    await sql`create database ${sql.id(name)} template template0 encoding 'UTF8' allow_connections false`.execute(
-      cluster,
-    );
-  } catch (error) {
-    if (hasSqlState(error, DUPLICATE_DATABASE)) return false;
-    throw error;
-  }
-  await sql`revoke all on database ${sql.id(name)} from public`.execute(cluster);
-  await sql`alter database ${sql.id(name)} allow_connections true`.execute(cluster);
-  return true;
-}
-
-/** Renames a database and closes it to connections: what a template must be, because CREATE DATABASE fails while anyone is in it. */
-export async function sealTemplate(cluster: ClusterDb, from: string, to: string): Promise<void> {
-  await sql`alter database ${sql.id(from)} allow_connections false`.execute(cluster);
-  await sql`alter database ${sql.id(from)} rename to ${sql.id(to)}`.execute(cluster);
+  building: string,
+  template: { readonly name: string; readonly from: string; readonly mark: string },
+): Promise<boolean> {
+  await sql`alter database ${sql.id(building)} allow_connections false`.execute(cluster);
+  const also = [sql`alter database ${sql.id(building)} rename to ${sql.id(template.name)}`];
+  return changeMark(cluster, { database: building, from: [template.from], to: template.mark, also });
 }
 
 /** Names of the databases that start with `prefix` and belong to the connected role. */
@@ -450,9 +297,4 @@ export async function bootstrapCluster(
   ] as const) {
     await sql`grant connect on database ${sql.id(database)} to ${sql.id(role)}`.execute(superuser);
   }
-}
-
-/** Whether `error` says that the template (or another named object) is not there. */
-export function isMissingDatabase(error: unknown): boolean {
-  return hasSqlState(error, '3D000') || hasSqlState(error, UNDEFINED_OBJECT);
 }

@@ -34,6 +34,11 @@ export function hasSqlState(error: unknown, sqlState: string): boolean {
   return error instanceof pg.DatabaseError && error.code === sqlState;
 }
 
+/** Whether PostgreSQL itself answered with an error that speaks of the statement: then it did nothing, for certain. */
+export function wasAnswered(error: unknown): boolean {
+  return error instanceof pg.DatabaseError;
+}
+
 /** What was wrong with a new connection, by the words of whoever proved it; never seen outside db/. */
 export class Unproven extends Error {
   constructor(override readonly cause: Error) {

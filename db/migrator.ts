@@ -30,6 +30,19 @@ export async function migrateToLatest<DB>(db: Kysely<DB>, migrations: Migrations
  * has none: during a rolling update the older replicas go on.
  */
 export async function pendingMigrations<DB>(db: Kysely<DB>, migrations: Migrations): Promise<readonly string[]> {
+  const done = await doneMigrations(db);
+  return Object.keys(migrations)
+    .sort()
+    .filter((name) => !done.has(name));
+}
+
+/** The migrations that the database has run and that are newer than all that this build knows. */
+export async function newerMigrations<DB>(db: Kysely<DB>, migrations: Migrations): Promise<readonly string[]> {
+  const latest = latestVersion(migrations);
+  return [...(await doneMigrations(db))].filter((name) => name > latest).sort();
+}
+
+async function doneMigrations<DB>(db: Kysely<DB>): Promise<ReadonlySet<string>> {
   const table = `${MIGRATION_SCHEMA}.${MIGRATION_TABLE}`;
   const {
     rows: [found],
@@ -39,9 +52,7 @@ export async function pendingMigrations<DB>(db: Kysely<DB>, migrations: Migratio
     const { rows } = await sql<{ name: string }>`select name from ${sql.table(table)}`.execute(db);
     for (const { name } of rows) done.add(name);
   }
-  return Object.keys(migrations)
-    .sort()
-    .filter((name) => !done.has(name));
+  return done;
 }
 
 /** The newest migration's name: the schema version that a database has once all of them have run. */

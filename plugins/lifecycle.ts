@@ -4,6 +4,7 @@ import fp from 'fastify-plugin';
 import type { Registry } from '../db/central/schema.js';
 import { createDatabase } from '../db/client.js';
 import type { Config } from '../src/config.js';
+import { createDoors } from '../src/tenancy/doors.js';
 import { createTenantLocks, type TenantLocks } from '../src/tenancy/locks.js';
 import { createTransitions, type Transitions } from '../src/tenancy/transitions.js';
 
@@ -34,22 +35,21 @@ export const lifecycle = fp<{ config: Config }>(
     const locks = createTenantLocks(locking.db);
     app.decorate('tenantLocks', locks);
     const { registry, provisioners, removal, events, housekeeping } = app;
-    const transitions = createTransitions({
+    const shared = {
       registry,
       locks,
-      provisioners,
-      removal,
-      publish: (tenantId) => events.publish({ kind: 'tenant', tenantId }),
-      grace: config.tenants.deletionGrace,
-      onError: (err, context) => {
-        app.log.error({ err, ...context }, "a tenant's database could not be brought after its row");
+      publish: (tenantId: string) => events.publish({ kind: 'tenant', tenantId }),
+      onError: (err: unknown, context: object) => {
+        app.log.error({ err, ...context }, "could not apply a tenant's status to its database");
       },
-    });
+    };
+    const doors = createDoors({ ...shared, provisioners, installation: app.installation, report: app.reportLeft });
+    const transitions = createTransitions({ ...shared, doors, removal, grace: config.tenants.deletionGrace });
     app.decorate('lifecycle', transitions);
     housekeeping.add({
       name: 'lifecycle settle',
       every: SETTLE_EVERY,
-      run: (signal) => transitions.settleAll(signal),
+      run: (signal) => doors.settleAll(signal),
     });
     housekeeping.add({ name: 'lifecycle purge', every: PURGE_EVERY, run: (signal) => transitions.purgeDue(signal) });
     app.addHook('onClose', async () => {

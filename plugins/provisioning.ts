@@ -14,11 +14,13 @@ import { createEnvelope, type Envelope } from '../src/tenancy/envelope.js';
 import { STANDARD_CONNECTIONS } from '../src/tenancy/limits.js';
 import { choosePlace } from '../src/tenancy/placement.js';
 import { createTenantLocks } from '../src/tenancy/locks.js';
+import { createMaking } from '../src/tenancy/making.js';
 import { createPrecedence } from '../src/tenancy/precedence.js';
 import { createProvisioners, type Provisioners } from '../src/tenancy/provisioners.js';
 import { createProvisioning, type Provisioning, type ProvisioningDeps } from '../src/tenancy/provisioning.js';
 import { createReconciler } from '../src/tenancy/reconciler.js';
 import { createRemoval, type Removal } from '../src/tenancy/removal.js';
+import { createReports, type ReportLeft } from '../src/tenancy/reports.js';
 import { createRequestHash, type RequestHash } from '../src/tenancy/request-hash.js';
 import { createStandbyDatabases } from '../src/tenancy/standby.js';
 
@@ -29,6 +31,9 @@ declare module 'fastify' {
     readonly clusterRegistration: ClusterRegistration;
     readonly provisioners: Provisioners;
     readonly removal: Removal;
+    /** Logs that a tenant's database is left as it is. */
+    readonly reportLeft: ReportLeft;
+    readonly installation: () => Promise<string>;
     readonly requestHash: RequestHash;
   }
 }
@@ -75,26 +80,32 @@ export const provisioning = fp<{ config: Config; envelope: Envelope; afterStep?:
     const ensureDefault = (): Promise<string> =>
       ensureDefaultCluster(registry, clusterEnvelope, connection, config.tenants.clusterBudget);
 
+    const report = createReports(onError);
+    app.decorate('reportLeft', report);
+    app.decorate('installation', installation);
     const removal = createRemoval({
       registry,
       provisioners,
       locks,
+      installation,
+      report,
       beforeDrop: async (tenantId) => {
         await app.events.publish({ kind: 'tenant', tenantId });
         await app.tenantPools.retire(tenantId);
       },
       onError,
     });
-    const making = { registry, provisioners, locks, installation, onError };
+    const making = createMaking({ registry, provisioners, installation, removal, report });
+    const shared = { registry, provisioners, locks, installation, onError };
     const filled = {
-      ...making,
+      ...shared,
       envelope,
       connectionLimit: STANDARD_CONNECTIONS,
       precedence: createPrecedence(),
     };
     const standby = createStandbyDatabases(filled);
     const refill = (): void => void app.housekeeping.runNow(REFILLING);
-    const reconciler = createReconciler({ ...making, removal, standby });
+    const reconciler = createReconciler({ ...shared, making, removal, standby });
 
     // Its jobs work with the pools that close behind this.
     app.addHook('onClose', () => app.housekeeping.close());
@@ -107,6 +118,7 @@ export const provisioning = fp<{ config: Config; envelope: Envelope; afterStep?:
         provisioners,
         locks,
         standby,
+        installation,
         envelope: clusterEnvelope,
         limits: provisionerPool,
         isAllowed: allowedHosts(config.tenants.clusterHosts, connection.host),
@@ -117,10 +129,7 @@ export const provisioning = fp<{ config: Config; envelope: Envelope; afterStep?:
         },
       }),
     );
-    app.decorate(
-      'adoption',
-      createAdoption({ registry, provisioners, locks, envelope, connectionLimit: STANDARD_CONNECTIONS, onError }),
-    );
+    app.decorate('adoption', createAdoption({ ...shared, making, envelope, connectionLimit: STANDARD_CONNECTIONS }));
     app.decorate('requestHash', createRequestHash(config.encryptionKeys));
     app.decorate(
       'provisioning',
@@ -133,7 +142,7 @@ export const provisioning = fp<{ config: Config; envelope: Envelope; afterStep?:
             return breaker !== undefined && breaker.state !== 'closed';
           });
         },
-        removal,
+        making,
         reconciler,
         onClaim: refill,
         ...(afterStep && { afterStep }),

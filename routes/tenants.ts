@@ -57,7 +57,10 @@ const limits = z.record(z.string(), z.unknown()).meta({
     'Whole numbers: requestsPerSecond (1–100,000), connections (1–400), statementTimeout (100–600,000 ms), users (1–1,000,000), products (1–100,000,000), storageBytes (1,048,576–2^50). What is left out stays as it is, or has the default in a new tenant; null gives the default back.',
 });
 
-const adopt = z.strictObject({ clusterId: id, database: text(63) }).meta({
+/** PostgreSQL counts bytes. */
+const databaseName = text(63).refine((name) => Buffer.byteLength(name) <= 63, 'must be at most 63 bytes long');
+
+const adopt = z.strictObject({ clusterId: id, database: databaseName }).meta({
   description:
     'A database that is there already, which becomes the tenant’s: it must belong to the cluster’s provisioner.',
 });
@@ -88,6 +91,13 @@ const CreateHeaders = z.looseObject({
 const Query = listQuery(tenantSorts, {
   search: text(200).optional().meta({ description: 'Looks into name and slug.' }),
   status: z.enum(tenantStatuses).optional(),
+});
+
+const PurgeQuery = z.strictObject({
+  database: z
+    .enum(['drop', 'keep'])
+    .optional()
+    .meta({ description: 'Left out, a database that the service made is dropped, and an adopted one stays.' }),
 });
 
 export async function tenantRoutes(fastify: FastifyInstance, { config }: { config: Config }): Promise<void> {
@@ -316,11 +326,12 @@ export async function tenantRoutes(fastify: FastifyInstance, { config }: { confi
         ...schema,
         summary: 'Remove a deleted tenant with its database, at once. There is no way back',
         params: idParams,
+        querystring: PurgeQuery,
         response: { 204: z.null() },
       },
     },
     async (request, reply) => {
-      await app.lifecycle.purge(request.params.id, request.auditOrigin);
+      await app.lifecycle.purge(request.params.id, request.auditOrigin, request.query.database);
       return reply.code(204).send(null);
     },
   );

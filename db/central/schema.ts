@@ -45,6 +45,16 @@ export interface TenantsTable {
   deleted_at: string | null;
   /** What a restoration brings back. */
   status_before_deletion: 'active' | 'suspended' | null;
+  /** The id of the operation that made the tenant, as the mark of its database has it; null in a row of a former build. */
+  claim: string | null;
+  /** Counts changes of the status, by a trigger; the mark of the database has the same number. */
+  generation: Generated<number>;
+  /** Whether a deleted tenant is being restored. */
+  restoring: Generated<boolean>;
+  /** The database that is being adopted; null in every other tenant. */
+  adopts: string | null;
+  /** What happens to the database of a tenant that is being removed; null drops what the service made, and keeps the rest. */
+  on_purge: 'drop' | 'keep' | null;
   /** The newest migration that the tenant's database has run. */
   schema_version: string;
   /** Grows with every change of the slug, the status, the limits and what pools are built on: counted by a trigger. */

@@ -36,6 +36,8 @@ export interface TenantToBe {
   readonly poolOptions: PoolOptionChanges;
   readonly limits?: LimitChanges | undefined;
   readonly schemaVersion: string;
+  /** The id of this operation. */
+  readonly claim: string;
   readonly requestKey?: RequestKey | undefined;
 }
 
@@ -45,6 +47,8 @@ export interface OwnDatabase {
   readonly dbName: string;
   readonly dbUser: string;
   readonly dbPassword: string;
+  /** The database that is to be adopted. */
+  readonly adopts?: string;
 }
 
 const columns = [
@@ -62,7 +66,7 @@ const columns = [
  * nobody else is about to take.
  *
  * @param session one connection, which the lock belongs to
- * @returns undefined where none is ready
+ * @returns undefined when none is ready, or the cluster is not at this place any more
  */
 export async function claimStandby(
   session: Kysely<Registry>,
@@ -74,26 +78,29 @@ export async function claimStandby(
     sql`
       delete from standby_databases where id = (
         select id from standby_databases
-        where cluster_id = ${tenant.clusterId} and schema_version = ${tenant.schemaVersion} and ready
+        where cluster_id = (select id from place) and schema_version = ${tenant.schemaVersion} and ready
         order by id limit 1 for update skip locked)
-      returning id, db_name, db_user, db_password`,
+      returning id, db_name, db_user, db_password, null::text as adopts`,
   );
 }
 
-/** Writes the row of a tenant that is being made, under the tenant's lock. @param session one connection, which it belongs to */
+/**
+ * Writes the row of a tenant that is being made, under the tenant's lock.
+ *
+ * @param session one connection, which the lock belongs to
+ * @returns undefined when the cluster is not at this place any more
+ */
 export async function registerTenant(
   session: Kysely<Registry>,
   tenant: TenantToBe,
   own: OwnDatabase,
-): Promise<Omit<OwnDatabase, 'dbPassword'>> {
-  const registered = await register(
+): Promise<Omit<OwnDatabase, 'dbPassword'> | undefined> {
+  return register(
     session,
     tenant,
     sql`select ${own.id}::uuid as id, ${own.dbName}::text as db_name, ${own.dbUser}::text as db_user,
-      ${own.dbPassword}::text as db_password`,
+      ${own.dbPassword}::text as db_password, ${own.adopts ?? null}::text as adopts from place`,
   );
-  if (!registered) throw new Error('the row of the new tenant is gone');
-  return registered;
 }
 
 async function register(
@@ -108,14 +115,16 @@ async function register(
           select ${requestKey.operatorId}::uuid, ${requestKey.key}::text, ${requestKey.requestHash}::text, id from made)`
     : sql``;
   const { rows } = await sql<{ id: string; dbName: string; dbUser: string; mine: boolean }>`
-    with own as (${database}),
+    with ${stillThere(tenant.clusterId, tenant.dbHost, tenant.dbPort)},
+    own as (${database}),
     made as (
       insert into tenants (id, name, slug, status, cluster_id, db_host, db_port, db_name, db_user, db_password,
-          pool_options, limits, schema_version)
+          pool_options, limits, schema_version, claim, generation, adopts)
         select id, ${tenant.name}::text, ${tenant.slug}::text, 'provisioning', ${tenant.clusterId}::uuid,
           ${tenant.dbHost}::text, ${tenant.dbPort}::integer, db_name, db_user, db_password,
           ${merged(sql`'{}'::jsonb`, tenant.poolOptions)},
-          ${merged(sql`'{}'::jsonb`, tenant.limits ?? {})}, ${tenant.schemaVersion}::text from own
+          ${merged(sql`'{}'::jsonb`, tenant.limits ?? {})}, ${tenant.schemaVersion}::text, ${tenant.claim}::uuid, 1,
+          adopts from own
         returning id, db_name, db_user)
     ${keyed}
     select id, db_name as "dbName", db_user as "dbUser", ${takesTenantLock(sql`id`)} as mine from made`.execute(
@@ -129,16 +138,33 @@ async function register(
   return registered;
 }
 
-/** Writes the row of a standby database that is about to be made, under its lock. */
+/**
+ * The cluster, when it still is at this place, and it stays there until the transaction ends. Otherwise a row would name a
+ * server that is not known any more, and could never be removed.
+ */
+function stillThere(clusterId: string, host: string, port: number): RawBuilder<unknown> {
+  return sql`place as materialized (
+    select id from clusters where id = ${clusterId}::uuid and host = ${host}::text and port = ${port}::integer
+    for key share)`;
+}
+
+/**
+ * Writes the row of a standby database that is about to be made, under its lock. Returns false when the cluster is not at this
+ * place any more.
+ */
 export async function insertStandby(
   session: Kysely<Registry>,
   { id, clusterId, dbName, dbUser, dbPassword, schemaVersion }: Omit<StandbyRecord, 'ready'>,
-): Promise<void> {
-  await sql`
-    with made as (
+  { host, port }: { readonly host: string; readonly port: number },
+): Promise<boolean> {
+  const { rows } = await sql`
+    with ${stillThere(clusterId, host, port)},
+    made as (
       insert into standby_databases (id, cluster_id, db_name, db_user, db_password, schema_version)
-        values (${id}, ${clusterId}, ${dbName}, ${dbUser}, ${dbPassword}, ${schemaVersion}) returning id)
+        select ${id}::uuid, id, ${dbName}::text, ${dbUser}::text, ${dbPassword}::text, ${schemaVersion}::text from place
+        returning id)
     select ${takesTenantLock(sql`id`)} from made`.execute(session);
+  return rows.length === 1;
 }
 
 /**
@@ -198,10 +224,11 @@ export async function setStandbyTarget(db: Kysely<Registry>, clusterId: string, 
     .execute();
 }
 
-/** Which of these names a row tells of, be it a tenant's or a standby database's: read in one snapshot, as a claim is one. */
+/** Which of these names of databases and roles are in a row: read in one snapshot, as a claim is one statement. */
 export async function knownDatabaseNames(db: Kysely<Registry>, names: readonly string[]): Promise<ReadonlySet<string>> {
   const { rows } = await sql<{ name: string }>`
-    select db_name as name from tenants where db_name = any(${names})
+    select named.name from tenants, unnest(array[db_name, db_user, adopts]) as named (name)
+      where db_name = any(${names}) or db_user = any(${names}) or adopts = any(${names})
     union all select db_name from standby_databases where db_name = any(${names})`.execute(db);
   return new Set(rows.map(({ name }) => name));
 }

@@ -1,12 +1,5 @@
 // Queries on the registry's tenants.
-import {
-  sql,
-  type Kysely,
-  type RawBuilder,
-  type SelectQueryBuilder,
-  type Selectable,
-  type UpdateQueryBuilder,
-} from 'kysely';
+import { sql, type Kysely, type RawBuilder, type SelectQueryBuilder, type Selectable } from 'kysely';
 import { afterPosition, containsPattern, type Keyset, type Position } from '../keyset.js';
 import type {
   LimitChanges,
@@ -38,6 +31,16 @@ export interface TenantRecord {
   readonly deletedAt: string | null;
   /** What a restoration brings back; null unless it is deleted. */
   readonly statusBeforeDeletion: 'active' | 'suspended' | null;
+  /** The id of the operation that made it; null where a former build did. */
+  readonly claim: string | null;
+  /** How often its status has changed. */
+  readonly generation: number;
+  /** Whether it is deleted, and being restored. */
+  readonly restoring: boolean;
+  /** The database that it is to adopt, while it is being made. */
+  readonly adopts: string | null;
+  /** What is to happen to its database while it is being removed; null is the default of its kind. */
+  readonly onPurge: 'drop' | 'keep' | null;
   readonly schemaVersion: string;
   readonly epoch: number;
   /** Sessions that began before do not count. */
@@ -46,7 +49,7 @@ export interface TenantRecord {
   readonly updatedAt: string;
 }
 
-const columns = [
+export const tenantColumns = [
   'id',
   'name',
   'slug',
@@ -63,6 +66,11 @@ const columns = [
   'cluster_id as clusterId',
   'deleted_at as deletedAt',
   'status_before_deletion as statusBeforeDeletion',
+  'claim',
+  'generation',
+  'restoring',
+  'adopts',
+  'on_purge as onPurge',
   'schema_version as schemaVersion',
   'epoch',
   'sessions_valid_from as sessionsValidFrom',
@@ -125,20 +133,22 @@ export async function listTenantPlaces(db: Kysely<Registry>): Promise<{ host: st
   return db.selectFrom('tenants').select(['db_host as host', 'db_port as port']).distinct().execute();
 }
 
-/** Ids, statuses and database names of the tenants at a place, with one of the statuses or one of the names. */
-export async function listTenantDatabases(
+/** The tenants at a place with one of the statuses, or with one of the database names. */
+export async function listTenantsAt(
   db: Kysely<Registry>,
   place: { readonly host: string; readonly port: number },
   which: { readonly statuses: readonly TenantStatus[] } | { readonly names: readonly string[] },
-): Promise<{ id: string; status: TenantStatus; dbName: string }[]> {
-  const query = db
-    .selectFrom('tenants')
-    .select(['id', 'status', 'db_name as dbName'])
-    .where('db_host', '=', place.host)
-    .where('db_port', '=', place.port);
+): Promise<TenantRecord[]> {
+  const query = tenants(db).where('db_host', '=', place.host).where('db_port', '=', place.port);
   return 'statuses' in which
     ? query.where('status', 'in', which.statuses).execute()
     : query.where(sql<boolean>`db_name = any(${which.names})`).execute();
+}
+
+/** Ids of deleted tenants that are being restored. */
+export async function listRestoringTenants(db: Kysely<Registry>): Promise<string[]> {
+  const rows = await db.selectFrom('tenants').select('id').where('restoring', '=', true).orderBy('id').execute();
+  return rows.map(({ id }) => id);
 }
 
 /** Ids of deleted tenants whose grace (ms) is over. */
@@ -147,11 +157,17 @@ export async function listTenantsToPurge(db: Kysely<Registry>, grace: number, li
     .selectFrom('tenants')
     .select('id')
     .where('status', '=', 'deleted')
-    .where('deleted_at', '<=', sql<string>`now() - ${grace} * interval '1 millisecond'`)
-    .orderBy('id')
+    .where('restoring', '=', false)
+    .where(graceIsOver(grace))
+    // In no order, so that those that cannot be purged do not hold up the others.
+    .orderBy(sql`random()`)
     .limit(limit)
     .execute();
   return rows.map(({ id }) => id);
+}
+
+export function graceIsOver(grace: number): RawBuilder<boolean> {
+  return sql<boolean>`deleted_at <= now() - ${grace} * interval '1 millisecond'`;
 }
 
 /** What the CONNECTION LIMIT of a tenant's role follows from. */
@@ -203,33 +219,6 @@ export async function listUnfinishedTenants(db: Kysely<Registry>): Promise<Tenan
   return tenants(db).where('status', 'in', ['provisioning', 'deleting']).orderBy('id').execute();
 }
 
-export async function insertTenant(
-  db: Kysely<Registry>,
-  tenant: Pick<
-    TenantRecord,
-    'id' | 'name' | 'slug' | 'clusterId' | 'dbHost' | 'dbPort' | 'dbName' | 'dbUser' | 'dbPassword' | 'schemaVersion'
-  > & { readonly poolOptions: PoolOptionChanges; readonly limits?: LimitChanges | undefined },
-): Promise<void> {
-  await db
-    .insertInto('tenants')
-    .values({
-      id: tenant.id,
-      name: tenant.name,
-      slug: tenant.slug,
-      status: 'provisioning',
-      cluster_id: tenant.clusterId,
-      db_host: tenant.dbHost,
-      db_port: tenant.dbPort,
-      db_name: tenant.dbName,
-      db_user: tenant.dbUser,
-      db_password: tenant.dbPassword,
-      pool_options: merged(sql`'{}'::jsonb`, tenant.poolOptions),
-      ...(tenant.limits && { limits: merged(sql`'{}'::jsonb`, tenant.limits) }),
-      schema_version: tenant.schemaVersion,
-    })
-    .execute();
-}
-
 /**
  * Changes what is given and answers the new row. A trigger counts the epoch on where pools are built on what changed, and
  * tells every replica.
@@ -263,81 +252,36 @@ export async function updateTenant(
     })
     .where('id', '=', id)
     .where('status', 'in', from)
-    .returning(columns)
+    .returning(tenantColumns)
     .executeTakeFirst();
 }
 
-/** Gives a tenant the database that it adopted, and makes it active. Returns whether it was being made. */
-export async function activateAdopted(db: Kysely<Registry>, id: string, database: string): Promise<boolean> {
-  const updated = await db
-    .updateTable('tenants')
-    .set({ db_name: database, status: 'active', updated_at: sql<string>`now()` })
-    .where('id', '=', id)
-    .where('status', '=', 'provisioning')
-    .returning('id')
-    .executeTakeFirst();
-  return updated !== undefined;
-}
-
-/** Whether a database is a tenant's, or waits for one. */
-export async function isTaken(
+/**
+ * Whether a row names the database: a tenant's, an adoption's, or a standby database's.
+ *
+ * @param database.place where it is; left out, on any server
+ * @param database.otherThan the id of a row that does not count
+ */
+export async function isNamed(
   db: Kysely<Registry>,
-  { host, port, database }: { readonly host: string; readonly port: number; readonly database: string },
+  database: {
+    readonly name: string;
+    readonly place?: { readonly host: string; readonly port: number };
+    readonly otherThan?: string;
+  },
 ): Promise<boolean> {
-  const tenant = await db
-    .selectFrom('tenants')
-    .select('id')
-    .where('db_host', '=', host)
-    .where('db_port', '=', port)
-    .where('db_name', '=', database)
-    .executeTakeFirst();
-  if (tenant) return true;
-  const standby = await db
-    .selectFrom('standby_databases')
-    .innerJoin('clusters', 'clusters.id', 'standby_databases.cluster_id')
-    .select('standby_databases.id')
-    .where('clusters.host', '=', host)
-    .where('clusters.port', '=', port)
-    .where('standby_databases.db_name', '=', database)
-    .executeTakeFirst();
-  return standby !== undefined;
-}
-
-/** Turns a tenant to deleted and notes what it was. Undefined where it is neither active nor suspended. */
-export async function markTenantDeleted(db: Kysely<Registry>, id: string): Promise<TenantRecord | undefined> {
-  return db
-    .updateTable('tenants')
-    .set({
-      status: 'deleted',
-      deleted_at: sql<string>`now()`,
-      status_before_deletion: sql<'active' | 'suspended'>`status`,
-      updated_at: sql<string>`now()`,
-    })
-    .where('id', '=', id)
-    .where('status', 'in', ['active', 'suspended'])
-    .returning(columns)
-    .executeTakeFirst();
-}
-
-/** Turns a deleted tenant back to what it was. Undefined where it is not deleted, or was something else before. */
-export async function unmarkTenantDeleted(
-  db: Kysely<Registry>,
-  id: string,
-  to: 'active' | 'suspended',
-): Promise<TenantRecord | undefined> {
-  return turnBack(db, id, to)
-    .where('status', '=', 'deleted')
-    .where('status_before_deletion', '=', to)
-    .executeTakeFirst();
-}
-
-/** Turns a tenant to deleting, behind which there is no way back. Undefined where it is in none of `from`. */
-export async function markTenantDeleting(
-  db: Kysely<Registry>,
-  id: string,
-  from: readonly TenantStatus[],
-): Promise<TenantRecord | undefined> {
-  return turnBack(db, id, 'deleting').where('status', 'in', from).executeTakeFirst();
+  const { name, place, otherThan = null } = database;
+  const at = (host: string, port: string): RawBuilder<unknown> =>
+    place ? sql`and ${sql.ref(host)} = ${place.host} and ${sql.ref(port)} = ${place.port}` : sql``;
+  const { rows } = await sql<{ named: boolean }>`
+    select exists (
+      select from tenants
+      where (db_name = ${name} or adopts = ${name}) and id is distinct from ${otherThan}::uuid ${at('db_host', 'db_port')}
+    ) or exists (
+      select from standby_databases s join clusters c on c.id = s.cluster_id
+      where s.db_name = ${name} and s.id is distinct from ${otherThan}::uuid ${at('c.host', 'c.port')}
+    ) as named`.execute(db);
+  return rows[0]?.named ?? true;
 }
 
 /** Lets no session of the tenant count that began before now. Returns whether there is such a tenant. */
@@ -351,26 +295,9 @@ export async function endTenantSessions(db: Kysely<Registry>, id: string): Promi
   return updated !== undefined;
 }
 
-export async function deleteTenantRow(db: Kysely<Registry>, id: string): Promise<void> {
-  await db.deleteFrom('tenants').where('id', '=', id).execute();
-}
-
 /** Answers when the registry does. */
 export async function pingRegistry(db: Kysely<Registry>): Promise<void> {
   await sql`select 1`.execute(db);
-}
-
-/** Out of deletion, which leaves nothing in the row. */
-function turnBack(
-  db: Kysely<Registry>,
-  id: string,
-  status: TenantStatus,
-): UpdateQueryBuilder<Registry, 'tenants', 'tenants', TenantRecord> {
-  return db
-    .updateTable('tenants')
-    .set({ status, deleted_at: null, status_before_deletion: null, updated_at: sql<string>`now()` })
-    .where('id', '=', id)
-    .returning(columns);
 }
 
 /** Settings with the changes laid over them; a key that became null is dropped, and has its default again. */
@@ -381,5 +308,5 @@ export function merged(settings: RawBuilder<unknown>, changes: PoolOptionChanges
 function tenants(
   db: Kysely<Registry>,
 ): SelectQueryBuilder<Registry, 'tenants', TenantRecord & Partial<Selectable<TenantsTable>>> {
-  return db.selectFrom('tenants').select(columns);
+  return db.selectFrom('tenants').select(tenantColumns);
 }

@@ -17,6 +17,12 @@ export async function countUpTo(trx: Transaction<TenantDatabase>, table: Counted
   return rows[0]?.count ?? 0;
 }
 
+/** Whether the database has any user. */
+export async function hasUsers(db: Kysely<TenantDatabase>): Promise<boolean> {
+  const user = await db.selectFrom('users').select('id').limit(1).executeTakeFirst();
+  return user !== undefined;
+}
+
 /** What a tenant uses of its database. */
 export interface DatabaseUsage {
   /** Of its role, whichever process holds them. */

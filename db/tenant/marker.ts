@@ -5,13 +5,42 @@ import type { TenantDatabase } from './schema.js';
 /** Answers the tenant that a database was made for, as `tenantId`; no row in a template. Asked of each new connection. */
 export const MARKER_QUERY = 'select tenant_id as "tenantId" from tenant_marker';
 
-/** Marks a new database; to be run as its owner. */
-export async function writeMarker(db: Kysely<TenantDatabase>, tenantId: string): Promise<void> {
-  await db.insertInto('tenant_marker').values({ tenant_id: tenantId }).execute();
+/** Marks a new database; to be run as its owner. @param claim the id of the operation that makes the tenant, when it is known */
+export async function writeMarker(
+  db: Kysely<TenantDatabase>,
+  tenantId: string,
+  claim: string | null = null,
+): Promise<void> {
+  await db.insertInto('tenant_marker').values({ tenant_id: tenantId, claim }).execute();
 }
 
-/** The tenant whose database this is; undefined where it has no marker. */
-export async function readMarker(db: Kysely<TenantDatabase>): Promise<string | undefined> {
-  const { rows } = await sql.raw<{ tenantId: string }>(MARKER_QUERY).execute(db);
-  return rows[0]?.tenantId;
+/** Writes the claim into the marker of this tenant. Returns false when the database carries another tenant's, or none. */
+export async function claimMarker(db: Kysely<TenantDatabase>, tenantId: string, claim: string): Promise<boolean> {
+  const claimed = await db
+    .updateTable('tenant_marker')
+    .set({ claim })
+    .where('tenant_id', '=', tenantId)
+    .returning('tenant_id')
+    .executeTakeFirst();
+  return claimed !== undefined;
+}
+
+/** What a database says of itself. */
+export interface Marker {
+  readonly tenantId: string;
+  /** Undefined before the migration that brings it. */
+  readonly claim: string | null | undefined;
+}
+
+/** The marker of a database; undefined where there is none. */
+export async function readMarker(db: Kysely<TenantDatabase>): Promise<Marker | undefined> {
+  const {
+    rows: [table],
+  } = await sql<{ exists: boolean }>`select to_regclass('public.tenant_marker') is not null as exists`.execute(db);
+  if (!table?.exists) return undefined;
+  // As JSON a row has the columns that there are.
+  const { rows } = await sql<{ tenantId: string; row: { claim?: string | null } }>`
+    select tenant_id as "tenantId", to_jsonb(m) as row from tenant_marker m`.execute(db);
+  const [marker] = rows;
+  return marker && { tenantId: marker.tenantId, claim: marker.row.claim };
 }

@@ -57,6 +57,8 @@ export interface ProductsTable {
 /** One row: whose database this is. The runtime role can read it and not change it. */
 export interface TenantMarkerTable {
   tenant_id: string;
+  /** The id of the operation that made the tenant, as its mark has it. */
+  claim: string | null;
 }
 
 export interface TenantDatabase {

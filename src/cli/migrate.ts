@@ -28,6 +28,7 @@ async function run(): Promise<void> {
     embedded = cluster;
   });
   const { registry, templateMade, clustersFailed, tenantsMigrated, tenantsCurrent, rolesBounded, failed } = report;
+  const { databasesMarked, newer, templatesLeft } = report;
   process.stdout.write(
     [
       `registry   ${registry.length === 0 ? 'up to date' : `ran ${registry.join(', ')}`}`,
@@ -35,6 +36,11 @@ async function run(): Promise<void> {
       ...clustersFailed.map(({ cluster }) => `  failed: on the cluster ${cluster}`),
       `tenants    ${tenantsMigrated} migrated, ${tenantsCurrent} up to date, ${failed.length} failed`,
       ...(rolesBounded > 0 ? [`roles      ${rolesBounded} bounded`] : []),
+      ...(databasesMarked > 0 ? [`marks      ${databasesMarked} databases of a former build marked`] : []),
+      ...templatesLeft.map(({ name, why }) => `  kept: the template ${name}, because ${why}`),
+      ...(newer.length > 0
+        ? [`newer      the fleet is newer than this build, which leaves it as it is: ${newer.join(', ')}`]
+        : []),
       ...failed.map(({ tenant }) => `  failed: ${tenant.slug} (${tenant.id})`),
       '',
     ].join('\n'),

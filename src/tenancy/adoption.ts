@@ -1,10 +1,11 @@
-// Adopting: a database that is there already becomes a tenant. What makes a tenant is done to it step by step, and taken back
-// where a step fails; the database itself is never dropped. Until the last step the registry's row names a database that does
-// not exist, so that whatever removes a half-made tenant finds nothing to drop.
+// Adopting: a database that is there already becomes a tenant. What makes a tenant is done to it step by step, and undone when
+// a step fails; the database itself is never dropped. Its mark is the point of no return: after it the tenant goes forward
+// (src/tenancy/making.ts). Until the last step the registry's row names a database that does not exist, so that a former build
+// which removes a half-made tenant finds nothing to drop.
 import type { Kysely } from 'kysely';
+import { randomUUID } from 'node:crypto';
 import {
   closeToOthers,
-  databasesWithRightsOf,
   findDatabase,
   inspectContent,
   letGo,
@@ -12,21 +13,14 @@ import {
   type FoundDatabase,
 } from '../../db/adoption.js';
 import type { AuditOrigin } from '../../db/audit.js';
-import { insertAudit } from '../../db/central/audit.js';
 import { findCluster } from '../../db/central/clusters.js';
 import type { Registry } from '../../db/central/schema.js';
-import {
-  activateAdopted,
-  deleteTenantRow,
-  findTenant,
-  insertTenant,
-  isTaken,
-  TENANT_SLUG_CONSTRAINT,
-  updateTenant,
-  type TenantRecord,
-} from '../../db/central/tenants.js';
-import { createRuntimeRole, dropRole, MAINTENANCE_DATABASE } from '../../db/cluster.js';
-import { violatedUniqueConstraint } from '../../db/errors.js';
+import { registerTenant } from '../../db/central/standby.js';
+import { deleteTenantRow, markTenantDeleting } from '../../db/central/tenant-states.js';
+import { isNamed, TENANT_SLUG_CONSTRAINT, type TenantRecord } from '../../db/central/tenants.js';
+import { createRuntimeRole, MAINTENANCE_DATABASE } from '../../db/cluster.js';
+import { DatabaseFault, violatedUniqueConstraint } from '../../db/errors.js';
+import { changeMark, findMarks, markText } from '../../db/marks.js';
 import { latestVersion, migrateToLatest, pendingMigrations } from '../../db/migrator.js';
 import { scramVerifier } from '../../db/scram.js';
 import { grantRuntimeRights } from '../../db/tenant/grants.js';
@@ -34,19 +28,22 @@ import { writeMarker } from '../../db/tenant/marker.js';
 import { tenantMigrations } from '../../db/tenant/migrations/index.js';
 import { deleteUser, insertUser, setRoles, EMAIL_CONSTRAINT } from '../../db/tenant/users.js';
 import { AppError } from '../errors.js';
+import { dismiss } from './demolish.js';
 import type { Envelope } from './envelope.js';
-import { newDatabaseName, newDatabasePassword, newTenantId, TENANT_SCRAM_ITERATIONS } from './ids.js';
-import type { NewTenant } from './provisioning.js';
+import { isOwnName, newDatabaseName, newDatabasePassword, newTenantId, TENANT_SCRAM_ITERATIONS } from './ids.js';
 import type { TenantLocks } from './locks.js';
+import { activate, type Making } from './making.js';
+import type { NewTenant } from './provisioning.js';
 import type { PlacedProvisioner, Provisioners } from './provisioners.js';
+import { isTemplateName } from './template.js';
 
 export interface Adoption {
   /**
    * Makes a database a tenant, with a role and a first admin. It must belong to the cluster's provisioner, and nobody but its
    * owner and PUBLIC may have rights on it. Audited with the step that makes it active.
    *
-   * @throws AppError `no-cluster`, `not-adoptable`, `slug-taken`; `adoption-failed` where a step failed, taken back as far as it
-   *   can be and named in the log
+   * @throws AppError `no-cluster`, `not-adoptable`, `slug-taken`; `adoption-failed` when a step failed, undone as far as it can
+   *   be and named in the log
    */
   adopt(
     tenant: Omit<NewTenant, 'wish'>,
@@ -67,6 +64,8 @@ export function createAdoption(deps: {
   readonly registry: Kysely<Registry>;
   readonly provisioners: Provisioners;
   readonly locks: TenantLocks;
+  readonly making: Making;
+  readonly installation: () => Promise<string>;
   readonly envelope: Envelope;
   /** The role's CONNECTION LIMIT. */
   readonly connectionLimit: number;
@@ -74,8 +73,9 @@ export function createAdoption(deps: {
 }): Adoption {
   const { registry, provisioners, locks } = deps;
 
-  async function adoptAs(
-    id: string,
+  /** @param session one connection, which the tenant's lock belongs to */
+  async function adoptNow(
+    session: Kysely<Registry>,
     input: Omit<NewTenant, 'wish'>,
     { clusterId, database }: { readonly clusterId: string; readonly database: string },
     origin: AuditOrigin,
@@ -86,40 +86,47 @@ export function createAdoption(deps: {
     const provisioner = await provisioners.at(placed);
     const { cluster, inDatabase } = provisioner;
     const found = await adoptable(provisioner, database);
-    if (await isTaken(registry, { host, port, database })) throw unfit('it is a tenant’s already.');
+    if (await isNamed(registry, { name: database, place: { host, port } })) throw unfit('it is a tenant’s already.');
 
+    const id = newTenantId();
+    const claim = randomUUID();
     const admin = { ...input.admin, passwordHash: await input.admin.passwordHash };
     const role = newDatabaseName();
     const password = newDatabasePassword();
+    const installation = await deps.installation();
+    const markAs = (state: 'making' | 'adopted'): string => markText({ installation, id, state, claim, generation: 1 });
     let migrated = false;
     let adminId: string | undefined;
+    let active: TenantRecord | undefined;
     const steps: readonly Step[] = [
       {
         name: 'register',
-        run: () =>
-          insertTenant(registry, {
-            id,
-            name: input.name,
-            slug: input.slug,
-            clusterId,
-            dbHost: host,
-            dbPort: port,
-            dbName: role,
-            dbUser: role,
-            dbPassword: deps.envelope.seal(password, { id, host, port, user: role }),
-            poolOptions: input.poolOptions,
-            limits: input.limits,
-            schemaVersion: latestVersion(tenantMigrations),
-          }),
-        undo: () => deleteTenantRow(registry, id),
+        run: async () => {
+          const { name, slug, poolOptions, limits } = input;
+          const schemaVersion = latestVersion(tenantMigrations);
+          const place = { clusterId, dbHost: host, dbPort: port };
+          const dbPassword = deps.envelope.seal(password, { id, host, port, user: role });
+          const registered = await registerTenant(
+            session,
+            { name, slug, poolOptions, limits, ...place, schemaVersion, claim },
+            { id, dbName: role, dbUser: role, dbPassword, adopts: database },
+          );
+          if (!registered) throw new AppError('no-cluster', { detail: 'The cluster has another address by now.' });
+        },
+        undo: async () => {
+          // The status first: whatever of this attempt is still under way finds that it is over.
+          await markTenantDeleting(registry, id, ['provisioning'], { onPurge: 'keep' });
+          await deleteTenantRow(registry, id);
+        },
       },
       {
         name: 'role',
         run: async () => {
           const verifier = await scramVerifier(password, TENANT_SCRAM_ITERATIONS);
-          await createRuntimeRole(cluster, { name: role, verifier, connectionLimit: deps.connectionLimit });
+          const { connectionLimit } = deps;
+          await createRuntimeRole(cluster, { name: role, verifier, connectionLimit, mark: markAs('making') });
         },
-        undo: () => dropRole(cluster, role),
+        undo: () => dismiss(provisioner, { id, role }),
       },
       {
         name: 'close',
@@ -144,7 +151,7 @@ export function createAdoption(deps: {
           inDatabase(database, async (db) => {
             await grantRuntimeRights(db, role);
             adminId = await db.transaction().execute(async (trx) => {
-              await writeMarker(trx, id);
+              await writeMarker(trx, id, claim);
               const userId = await insertUser(trx, admin);
               const unknown = await setRoles(trx, userId, ['admin']);
               if (unknown.length > 0) throw new Error('the database has no role "admin"');
@@ -157,14 +164,18 @@ export function createAdoption(deps: {
           }),
       },
       {
+        name: 'mark',
+        run: async () => {
+          const change = { database, role, from: [null], to: markAs('adopted') };
+          if (!(await changeMark(cluster, change))) throw new Error('the database carries a mark by now');
+        },
+      },
+      {
         name: 'activate',
-        run: () =>
-          registry.transaction().execute(async (trx) => {
-            if (!(await activateAdopted(trx, id, database))) throw new Error('the row of the new tenant is gone');
-            const target = { kind: 'tenant', id } as const;
-            const details = { adopted: true };
-            await insertAudit(trx, { ...origin, action: 'tenant.created', target, details, tenantId: id });
-          }),
+        run: async () => {
+          active = await activate(session, { id, claim, adopts: database }, origin);
+          if (!active) throw new Error('the row of the new tenant is gone');
+        },
       },
     ];
 
@@ -177,25 +188,23 @@ export function createAdoption(deps: {
         if (step.name === 'register' && violatedUniqueConstraint(error) === TENANT_SLUG_CONSTRAINT)
           throw new AppError('slug-taken');
         deps.onError(error, { tenantId: id, step: `adopt: ${step.name}` });
-        const undone = await takeBack(id, undo);
-        if (undone && violatedUniqueConstraint(error) === EMAIL_CONSTRAINT)
+        const settled = await settle(provisioner, { id, database, adopted: markAs('adopted') }, undo, origin);
+        if (typeof settled === 'object') return settled;
+        if (error instanceof AppError) throw error;
+        if (settled === 'undone' && violatedUniqueConstraint(error) === EMAIL_CONSTRAINT)
           throw new AppError('email-taken', {
             detail: 'The database has a user with the address of the first admin.',
           });
-        throw new AppError('adoption-failed', { detail: outcome(step.name, id, undone, migrated), cause: error });
+        const detail = outcome(step.name, id, settled, migrated);
+        throw new AppError('adoption-failed', { detail, retryAfter: 5, cause: error });
       }
     }
-    const tenant = await findTenant(registry, id);
-    if (!tenant) throw new Error('the row of the new tenant is gone');
-    return tenant;
+    if (!active) throw new Error('the row of the new tenant is gone');
+    return active;
   }
 
   return {
-    adopt(input, from, origin) {
-      const id = newTenantId();
-      // Or the reconciler would take its row for one that a crash left.
-      return locks.hold(id, () => adoptAs(id, input, from, origin));
-    },
+    adopt: (input, from, origin) => locks.session((session) => adoptNow(session, input, from, origin)),
   };
 
   /** @throws AppError `not-adoptable` */
@@ -203,47 +212,58 @@ export function createAdoption(deps: {
     const found = await findDatabase(cluster, database);
     if (!found) throw unfit('there is none of this name.');
     if (SYSTEM_DATABASES.includes(database) || found.isTemplate) throw unfit('it is one of the server’s own.');
+    if (isTemplateName(database) || isOwnName(database))
+      throw unfit('its name is one that this service gives to databases: rename it first.');
     if (!found.owned) throw unfit('it does not belong to the provisioner: ALTER DATABASE … OWNER TO hands it over.');
     if (!found.allowsConnections) throw unfit('nobody can connect to it.');
     if (found.othersHaveRights) throw unfit('other roles have rights on it: REVOKE ALL ON DATABASE … FROM them.');
     const { isRegistry, isMarked } = await inDatabase(database, inspectContent);
     if (isRegistry) throw unfit('it is a registry.');
-    if (isMarked) throw unfit('it is marked as another tenant’s.');
+    const [marked] = await findMarks(cluster, [database]);
+    if (isMarked || typeof marked?.text === 'string') throw unfit('it is marked as another tenant’s.');
     return found;
   }
 
-  /** Undoes steps, the last one first, and stops at the first that fails: what is left then still has its row. */
-  async function takeBack(tenantId: string, undo: readonly Step[]): Promise<boolean> {
+  /**
+   * Goes forward when the database carries the mark of this adoption; otherwise undoes the steps, the last one first. A failure
+   * leaves the row, and the reconciler goes on.
+   */
+  async function settle(
+    { cluster }: PlacedProvisioner,
+    { id, database, adopted }: { id: string; database: string; adopted: string },
+    undo: readonly Step[],
+    origin: AuditOrigin,
+  ): Promise<TenantRecord | Settled> {
     try {
+      const [found] = await findMarks(cluster, [database]);
+      if (found?.text === adopted) {
+        const active = await deps.making.settle(id, { origin });
+        if (active) return active;
+        // Another worker undid it while this one stood still: its row is gone.
+        await changeMark(cluster, { database, from: [adopted], to: null });
+        return 'undone';
+      }
       for (const step of undo) await step.undo?.();
-      return true;
+      return 'undone';
     } catch (error) {
-      deps.onError(error, { tenantId, step: 'undo' });
-      await updateTenant(registry, tenantId, { status: 'deleting' }, ['provisioning']).catch(() => undefined);
-      return false;
+      deps.onError(error, { tenantId: id, step: 'undo' });
+      return error instanceof DatabaseFault ? 'unknown' : 'half';
     }
   }
 }
 
-/**
- * Takes a role's rights in databases that are not its own, which an adoption that was cut short has left: a role that has rights
- * anywhere cannot be dropped.
- */
-export async function releaseRole(
-  { cluster, inDatabase }: PlacedProvisioner,
-  role: string,
-  tenantId: string,
-): Promise<void> {
-  for (const database of await databasesWithRightsOf(cluster, role))
-    await inDatabase(database, (db) => letGo(db, role, tenantId));
-}
+/** What became of an adoption that failed; `half` when a part of it could not be undone. */
+type Settled = 'undone' | 'half' | 'unknown';
 
-function outcome(step: string, id: string, undone: boolean, migrated: boolean): string {
-  if (!undone)
-    return `Adopting failed at the step "${step}", and not all of it could be taken back. POST /tenants/${id}/purge finishes that, and leaves the database.`;
+function outcome(step: string, id: string, settled: Settled, migrated: boolean): string {
+  const failed = `Adopting failed at the step "${step}"`;
+  if (settled === 'unknown')
+    return `${failed}, and its outcome is not known. The service finishes or undoes it by itself: GET /tenants/${id} shows it, or is 404 when it is undone. The database stays.`;
+  if (settled === 'half')
+    return `${failed}, and not all of it could be undone yet. The service does so by itself; the database stays.`;
   return migrated
-    ? `Adopting failed at the step "${step}". It was taken back, but for the tables of this service, which stay in the database.`
-    : `Adopting failed at the step "${step}". The database is as it was.`;
+    ? `${failed}. It was undone, but for the tables of this service, which stay in the database.`
+    : `${failed}. The database is as it was.`;
 }
 
 function unfit(why: string): AppError {

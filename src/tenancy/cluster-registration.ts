@@ -102,6 +102,7 @@ export function createClusterRegistration(deps: {
   readonly provisioners: Provisioners;
   readonly locks: TenantLocks;
   readonly standby: Pick<StandbyDatabases, 'drop'>;
+  readonly installation: () => Promise<string>;
   /** Of provisioners' passwords. */
   readonly envelope: Envelope;
   /** Of a provisioner's pool; only its statement timeout counts here. */
@@ -139,7 +140,8 @@ export function createClusterRegistration(deps: {
       const { problems, warnings } = await look(opened, budget);
       if (problems.length > 0) throw new AppError('cluster-unusable', { detail: problems.join(' ') });
       try {
-        await ensureTemplate(opened.cluster, opened.inDatabase, tenantMigrations, connection.user);
+        const role = connection.user;
+        await ensureTemplate({ ...opened, role }, tenantMigrations, await deps.installation());
       } catch (error) {
         throw new AppError('cluster-unusable', { detail: 'The template could not be made on it.', cause: error });
       }
@@ -261,9 +263,9 @@ export function createClusterRegistration(deps: {
       const until = performance.now() + DRAIN_FOR;
       for (const left of standby) {
         if (performance.now() > until) break;
-        const { cluster } = await provisioners.at(row);
+        const provisioner = await provisioners.at(row);
         // Whoever drops one ends what others run about it: under its lock nobody else does.
-        await locks.hold(left.id, () => deps.standby.drop(left, cluster));
+        await locks.hold(left.id, () => deps.standby.drop(left, row, provisioner));
       }
       return loadOf(registry, id);
     },

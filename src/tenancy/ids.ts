@@ -17,6 +17,11 @@ export function newDatabaseName(): string {
   return DATABASE_PREFIX + randomBytes(16).toString('hex');
 }
 
+/** Whether a name could be one of those. */
+export function isOwnName(name: string): boolean {
+  return /^tn_[0-9a-f]{32}$/.test(name);
+}
+
 /** A password for a tenant's role: 256 random bits. */
 export function newDatabasePassword(): string {
   return randomBytes(32).toString('base64url');

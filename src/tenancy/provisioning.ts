@@ -1,35 +1,38 @@
-// Making tenants: a list of steps. The registry's row comes first, so that nothing exists that no row tells of, and the last
-// step makes it active. A failure at any of them takes back what was done; what a crash leaves the reconciler takes back.
+// Making tenants: a list of steps. The registry's row comes first, so that there is nothing without a row; then the mark of
+// the database says that it is whole, and the last step makes the row active. A failure before the mark is undone; after it the
+// tenant goes forward, whatever is known of the last step (src/tenancy/making.ts).
 import type { Kysely } from 'kysely';
+import { randomUUID } from 'node:crypto';
 import type { AuditOrigin } from '../../db/audit.js';
-import { insertAudit } from '../../db/central/audit.js';
-import { findRequestKey, IDEMPOTENCY_CONSTRAINT, type RequestKey } from '../../db/central/idempotency-keys.js';
+import {
+  deleteRequestKeysOf,
+  findRequestKey,
+  IDEMPOTENCY_CONSTRAINT,
+  type RequestKey,
+} from '../../db/central/idempotency-keys.js';
 import type { LimitChanges, PoolOptionChanges, Registry } from '../../db/central/schema.js';
 import { claimStandby, registerTenant, type TenantToBe } from '../../db/central/standby.js';
-import {
-  deleteTenantRow,
-  findTenant,
-  findTenantBySlug,
-  TENANT_SLUG_CONSTRAINT,
-  updateTenant,
-  type TenantRecord,
-} from '../../db/central/tenants.js';
-import { createRuntimeRole, createTenantDatabase, openStandby } from '../../db/cluster.js';
-import { DatabaseFault, violatedUniqueConstraint } from '../../db/errors.js';
+import { deleteTenantRow } from '../../db/central/tenant-states.js';
+import { findTenant, findTenantBySlug, TENANT_SLUG_CONSTRAINT, type TenantRecord } from '../../db/central/tenants.js';
+import { createRuntimeRole, createTenantDatabase } from '../../db/cluster.js';
+import { openStandby } from '../../db/doors.js';
+import { DatabaseFault, violatedUniqueConstraint, wasAnswered } from '../../db/errors.js';
+import { changeMark, markText } from '../../db/marks.js';
 import { latestVersion } from '../../db/migrator.js';
 import { scramVerifier } from '../../db/scram.js';
 import { grantRuntimeRights } from '../../db/tenant/grants.js';
-import { readMarker, writeMarker } from '../../db/tenant/marker.js';
+import { claimMarker, writeMarker } from '../../db/tenant/marker.js';
 import { tenantMigrations } from '../../db/tenant/migrations/index.js';
 import { insertFirstAdmin } from '../../db/tenant/users.js';
 import { AppError } from '../errors.js';
 import type { Envelope } from './envelope.js';
 import { newDatabaseName, newDatabasePassword, newTenantId, TENANT_SCRAM_ITERATIONS } from './ids.js';
 import type { TenantLocks } from './locks.js';
+import { activate, type Making } from './making.js';
 import type { Precedence } from './precedence.js';
 import type { Place, Provisioners } from './provisioners.js';
 import type { Reconciler } from './reconciler.js';
-import type { Removal } from './removal.js';
+import { standbyMark } from './standby.js';
 import { templateName } from './template.js';
 
 /** What a new tenant starts with. */
@@ -90,7 +93,7 @@ export interface ProvisioningDeps {
   readonly connectionLimit: number;
   /** Standby databases are made when no tenant is. */
   readonly precedence: Pick<Precedence, 'run'>;
-  readonly removal: Removal;
+  readonly making: Making;
   readonly reconciler: Pick<Reconciler, 'settle'>;
   /** Told when a standby database was claimed. */
   readonly onClaim: () => void;
@@ -100,9 +103,9 @@ export interface ProvisioningDeps {
 }
 
 /** The steps of making a tenant from the template. */
-export const provisioningSteps = ['register', 'role', 'database', 'fill', 'activate'] as const;
+export const provisioningSteps = ['register', 'role', 'database', 'fill', 'mark', 'activate'] as const;
 /** The steps of making one from a standby database. */
-export const claimSteps = ['register', 'open', 'fill', 'activate'] as const;
+export const claimSteps = ['register', 'open', 'fill', 'mark', 'activate'] as const;
 export type ProvisioningStep = (typeof provisioningSteps)[number] | (typeof claimSteps)[number];
 
 /**
@@ -111,16 +114,20 @@ export type ProvisioningStep = (typeof provisioningSteps)[number] | (typeof clai
  */
 const ATTEMPTS = 4;
 
+/** The number of changes of a tenant that is being made. */
+const FIRST = 1;
+
 /** The database of the tenant that is being made. */
 interface Own {
   readonly id: string;
   readonly name: string;
+  readonly claim: string;
   /** Where it was no standby database. */
   readonly password?: string;
 }
 
 export function createProvisioning(deps: ProvisioningDeps): Provisioning {
-  const { registry, provisioners, locks, removal, reconciler } = deps;
+  const { registry, provisioners, locks, making, reconciler } = deps;
   const version = latestVersion(tenantMigrations);
 
   async function createNow(input: NewTenant, origin: AuditOrigin): Promise<TenantRecord> {
@@ -156,36 +163,44 @@ export function createProvisioning(deps: ProvisioningDeps): Provisioning {
       return done;
     };
     try {
-      own = await run('register', () => register(session, input, place, (begun) => (own = begun)));
-      const { id, name } = own;
+      const begun = await run('register', () => register(session, input, place, (registering) => (own = registering)));
+      if (!begun) return 'again';
+      own = begun;
+      const { id, name, claim } = begun;
       const { cluster, inDatabase, role: owner } = await provisioners.at(place);
-      const mark = { installation: await deps.installation(), id };
-      if (own.password === undefined) {
+      const installation = await deps.installation();
+      const markAs = (state: 'making' | 'tenant'): string =>
+        markText({ installation, id, state, claim, generation: FIRST });
+      const making = markAs('making');
+      if (begun.password === undefined) {
         deps.onClaim();
+        const mark = { from: [standbyMark(installation, id)], to: making };
         if (!(await run('open', () => openStandby(cluster, name, mark)))) {
-          // So it is where the registry was restored from a backup of before it was claimed: it stays as it is, without a row.
-          await deleteTenantRow(registry, id);
-          deps.onError(new Error('a standby database may have been a tenant’s: it is left alone'), {
+          // So it is when the registry was restored from a backup of before it was claimed: it stays as it is, without a row.
+          await registry.transaction().execute(async (trx) => {
+            await deleteTenantRow(trx, id);
+            await deleteRequestKeysOf(trx, id);
+          });
+          deps.onError(new Error('a standby database may hold a tenant’s data: it is left as it is'), {
             tenantId: id,
             step: at.step,
           });
           return 'again';
         }
       } else {
-        const verifier = await scramVerifier(own.password, TENANT_SCRAM_ITERATIONS);
+        const verifier = await scramVerifier(begun.password, TENANT_SCRAM_ITERATIONS);
         const { connectionLimit } = deps;
-        const held = { ...mark, held: true };
-        await run('role', () => createRuntimeRole(cluster, { name, verifier, connectionLimit, mark: held }));
+        await run('role', () => createRuntimeRole(cluster, { name, verifier, connectionLimit, mark: making }));
         const template = templateName(tenantMigrations, owner);
-        await run('database', () => createTenantDatabase(cluster, { name, template, runtimeRole: name, mark: held }));
+        await run('database', () => createTenantDatabase(cluster, { name, template, runtimeRole: name, mark: making }));
       }
-      const fresh = own.password !== undefined;
+      const fresh = begun.password !== undefined;
       await run('fill', () =>
         inDatabase(name, async (db) => {
           if (fresh) {
             await grantRuntimeRights(db, name);
-            await writeMarker(db, id);
-          } else if ((await readMarker(db)) !== id) {
+            await writeMarker(db, id, claim);
+          } else if (!(await claimMarker(db, id, claim))) {
             throw new Error('the standby database carries the marker of another tenant');
           }
           // Awaited last: entering the database takes its time beside the hashing.
@@ -193,26 +208,53 @@ export function createProvisioning(deps: ProvisioningDeps): Provisioning {
           if (!(await insertFirstAdmin(db, admin))) throw new Error('the template has no role "admin"');
         }),
       );
-      return await run('activate', () => activate(session, id, origin));
+      await run('mark', async () => {
+        const change = { database: name, role: name, from: [making], to: markAs('tenant') };
+        if (!(await changeMark(cluster, change))) throw new Error('another worker undoes the new tenant');
+      });
+      return await run('activate', async () => {
+        const active = await activate(session, { id, claim, adopts: null }, origin);
+        if (!active) throw new Error('the row of the new tenant is gone');
+        return active;
+      });
     } catch (error) {
       const constraint = violatedUniqueConstraint(error);
       if (at.step === 'register' && constraint === TENANT_SLUG_CONSTRAINT) return 'slug-taken';
       if (at.step === 'register' && constraint === IDEMPOTENCY_CONSTRAINT) return 'again';
       deps.onError(error, { ...(own && { tenantId: own.id }), step: at.step });
-      // An error that PostgreSQL answered with is a statement that did nothing.
-      const undone = own ? await takeBack(own.id) : !(error instanceof DatabaseFault);
+      const settled = own ? await settle(own.id, origin, at.step === 'activate' && wasAnswered(error)) : 'undone';
+      if (typeof settled === 'object') return settled;
       if (error instanceof AppError) throw error;
-      throw failed(at.step, own?.id, undone, error);
+      // Without an answer to the first step there may be a row, now or in a moment.
+      const unknown = at.step === 'register' && error instanceof DatabaseFault;
+      throw failed(at.step, own?.id, unknown ? 'unknown' : settled, error);
     }
   }
 
-  /** @param begun told of the database before its row is written: the answer may be lost */
+  /** Under the tenant's lock. When it fails the row stays, and the reconciler goes on. */
+  async function settle(id: string, origin: AuditOrigin, refused: boolean): Promise<TenantRecord | Settled> {
+    try {
+      const active = await making.settle(id, { origin, refused });
+      if (active) return active;
+    } catch (error) {
+      deps.onError(error, { tenantId: id, step: 'undo' });
+    }
+    try {
+      const row = await findTenant(registry, id);
+      return row ? (row.status === 'deleting' ? 'half' : 'unknown') : 'undone';
+    } catch {
+      return 'unknown';
+    }
+  }
+
+  /** @param begun gets the database before its row is written: the answer may be lost */
   async function register(
     session: Kysely<Registry>,
     { name, slug, poolOptions, limits, requestKey }: NewTenant,
     { clusterId, host, port }: ChosenPlace,
     begun: (own: Own) => void,
-  ): Promise<Own> {
+  ): Promise<Own | undefined> {
+    const claim = randomUUID();
     const tenant: TenantToBe = {
       name,
       slug,
@@ -223,43 +265,24 @@ export function createProvisioning(deps: ProvisioningDeps): Provisioning {
       dbHost: host,
       dbPort: port,
       schemaVersion: version,
+      claim,
     };
     const claimed = await claimStandby(session, tenant);
     if (claimed) {
-      begun({ id: claimed.id, name: claimed.dbName });
-      return { id: claimed.id, name: claimed.dbName };
+      const standby = { id: claimed.id, name: claimed.dbName, claim };
+      begun(standby);
+      return standby;
     }
-    const own = { id: newTenantId(), name: newDatabaseName(), password: newDatabasePassword() };
+    const own = { id: newTenantId(), name: newDatabaseName(), password: newDatabasePassword(), claim };
     begun(own);
-    await registerTenant(session, tenant, {
+    const registered = await registerTenant(session, tenant, {
       id: own.id,
       dbName: own.name,
       dbUser: own.name,
       dbPassword: deps.envelope.seal(own.password, { id: own.id, host, port, user: own.name }),
     });
-    return own;
-  }
-
-  function activate(session: Kysely<Registry>, id: string, origin: AuditOrigin): Promise<TenantRecord> {
-    return session.transaction().execute(async (trx) => {
-      const active = await updateTenant(trx, id, { status: 'active' }, ['provisioning']);
-      if (!active) throw new Error('the row of the new tenant is gone');
-      const target = { kind: 'tenant', id } as const;
-      await insertAudit(trx, { ...origin, action: 'tenant.created', target, tenantId: id });
-      return active;
-    });
-  }
-
-  /** Under the tenant's lock. Where it fails the row stays, and tells the reconciler. */
-  async function takeBack(tenantId: string): Promise<boolean> {
-    try {
-      // Active, when the last step took effect and only its answer was lost.
-      await removal.finish(tenantId, ['provisioning', 'active']);
-      return true;
-    } catch (error) {
-      deps.onError(error, { tenantId, step: 'undo' });
-      return false;
-    }
+    // The cluster moved since it was chosen.
+    return registered && own;
   }
 
   /** The tenant that a request with this key made; undefined where none did, or one was begun and died. */
@@ -272,7 +295,9 @@ export function createProvisioning(deps: ProvisioningDeps): Provisioning {
       throw new AppError('idempotency-key-reused', { detail: 'The tenant that was made with this key is removed.' });
     if (tenant.status !== 'provisioning') return tenant;
     if (!(await reconciler.settle(tenant.id))) throw new AppError('idempotency-key-in-use', { retryAfter: 1 });
-    return undefined;
+    // It went forward, or is undone.
+    const settled = await findTenant(registry, tenant.id);
+    return settled?.status === 'active' ? settled : undefined;
   }
 
   /** @throws AppError `slug-taken` where a tenant that is whole, or being made, has it */
@@ -297,12 +322,16 @@ export function createProvisioning(deps: ProvisioningDeps): Provisioning {
   return { create: (input, origin) => deps.precedence.run(() => createNow(input, origin)) };
 }
 
-function failed(step: ProvisioningStep, id: string | undefined, undone: boolean, cause: unknown): AppError {
-  const begun = `Making the tenant failed at the step "${step}"`;
-  const rest =
-    id === undefined
-      ? ': what it left, if anything, is undone soon.'
-      : `, and not all of it could be undone. DELETE /tenants/${id} finishes that, and so does the service by itself.`;
-  const detail = undone ? `${begun}. Everything was undone: the same request can be sent again.` : begun + rest;
+/** What became of a tenant whose making failed; `half` when a part of it could not be undone yet. */
+type Settled = 'undone' | 'half' | 'unknown';
+
+function failed(step: ProvisioningStep, id: string | undefined, settled: Settled, cause: unknown): AppError {
+  const outcomes: Readonly<Record<Settled, string>> = {
+    undone: '. Everything was undone: the same request can be sent again.',
+    half: `, and not all of it could be undone. DELETE /tenants/${id ?? ''} finishes that, and so does the service by itself.`,
+    unknown:
+      ', and its outcome is not known. The service finishes or undoes it by itself: send the same request again.',
+  };
+  const detail = `Making the tenant failed at the step "${step}"${outcomes[settled]}`;
   return new AppError('provisioning-failed', { detail, retryAfter: 5, cause });
 }

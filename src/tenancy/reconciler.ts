@@ -1,42 +1,41 @@
-// The reconciler: finishes or undoes what a crash left, both ways. Rows in the middle of something that nobody works on, and
-// databases and roles that no row tells of. It never drops what does not carry this installation's mark, nor what may have
-// been a tenant's.
+// The reconciler: finishes or undoes what a crash left, both ways: rows in the middle of something that no worker has locked,
+// and databases and roles without a row. It drops only what the mark proves never to have held a tenant's data.
 import type { Kysely } from 'kysely';
-import { LRUCache } from 'lru-cache';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Registry } from '../../db/central/schema.js';
 import { knownDatabaseNames, listStandby, listStandbyClusters, type StandbyCluster } from '../../db/central/standby.js';
 import { findTenant, listUnfinishedTenants } from '../../db/central/tenants.js';
-import { dropDatabase, dropRole, endStatementsOn, listMarked, type ClusterDb, type Marked } from '../../db/cluster.js';
+import { findMarks, listMarked, parseMark } from '../../db/marks.js';
+import { demolish, dismiss } from './demolish.js';
 import type { TenantLocks } from './locks.js';
-import type { Provisioners } from './provisioners.js';
+import type { Making } from './making.js';
+import type { PlacedProvisioner, Provisioners } from './provisioners.js';
 import type { Removal } from './removal.js';
+import { createOnce } from './reports.js';
 import type { StandbyDatabases } from './standby.js';
 
 export interface Reconciler {
-  /** One round. What fails is told to `onError` and does not hold up the rest: the next round takes it up again. */
+  /** One round. What fails is given to `onError` and does not hold up the rest: the next round takes it up again. */
   reconcile(signal: AbortSignal): Promise<void>;
   /**
-   * Takes back a tenant whose making died with its process, or finishes its removal.
+   * Finishes or undoes a tenant whose making died with its process, or finishes its removal.
    *
-   * @returns false where somebody is at work on it
+   * @returns false when a worker has it locked
    */
   settle(tenantId: string): Promise<boolean>;
 }
 
 /**
- * What a process sent before it died may begin to run a moment (ms) after its locks are free; behind this wait it is running,
+ * What a process sent before it died may begin to run a moment (ms) after its locks are free; after this wait it is running,
  * and is seen and ended.
  */
 const SETTLED_AFTER = 250;
-
-/** Orphans that are remembered as told of; one that is forgotten is told of again. */
-const MAX_TOLD = 10_000;
 
 export function createReconciler(deps: {
   readonly registry: Kysely<Registry>;
   readonly provisioners: Provisioners;
   readonly locks: TenantLocks;
+  readonly making: Making;
   readonly removal: Removal;
   readonly standby: StandbyDatabases;
   readonly installation: () => Promise<string>;
@@ -45,9 +44,8 @@ export function createReconciler(deps: {
     context: { clusterId?: string; tenantId?: string; name?: string; step: string },
   ) => void;
 }): Reconciler {
-  const { registry, provisioners, locks, removal, standby } = deps;
-  /** Orphans that were told of: once is enough for a log. */
-  const told = new LRUCache<string, true>({ max: MAX_TOLD });
+  const { registry, provisioners, locks, making, removal, standby } = deps;
+  const isNew = createOnce();
 
   async function reconcile(signal: AbortSignal): Promise<void> {
     await settleTenants(signal);
@@ -67,11 +65,17 @@ export function createReconciler(deps: {
     for (const { id } of await abandoned(await listUnfinishedTenants(registry))) {
       if (signal.aborted) return;
       try {
-        await locks.attempt(id, () => removal.finish(id));
+        await locks.attempt(id, () => settleNow(id));
       } catch (error) {
         deps.onError(error, { tenantId: id, step: 'settle' });
       }
     }
+  }
+
+  /** Under the tenant's lock. */
+  async function settleNow(id: string): Promise<void> {
+    await making.settle(id);
+    await removal.finish(id);
   }
 
   async function dropHalfMade(clusters: readonly StandbyCluster[], signal: AbortSignal): Promise<void> {
@@ -80,11 +84,11 @@ export function createReconciler(deps: {
       if (signal.aborted) return;
       if (!place) continue;
       try {
-        const { cluster } = await provisioners.at(place);
+        const provisioner = await provisioners.at(place);
         await locks.attempt(left.id, async () => {
           // It may have become ready, and a tenant's, since it was listed.
           const all = await listStandby(registry, { clusterId: place.id, ready: false });
-          if (all.some(({ id }) => id === left.id)) await standby.drop(left, cluster);
+          if (all.some(({ id }) => id === left.id)) await standby.drop(left, place, provisioner);
         });
       } catch (error) {
         deps.onError(error, { tenantId: left.id, step: 'drop standby' });
@@ -92,7 +96,7 @@ export function createReconciler(deps: {
     }
   }
 
-  /** Those that nobody is at work on, when what a dead process sent has had the time to begin. */
+  /** Those that no worker has locked, when what a dead process sent has had the time to begin. */
   async function abandoned<Row extends { readonly id: string }>(rows: readonly Row[]): Promise<Row[]> {
     const free: Row[] = [];
     for (const row of rows) if (await locks.attempt(row.id, async () => undefined)) free.push(row);
@@ -101,39 +105,48 @@ export function createReconciler(deps: {
   }
 
   async function dropOrphans(place: StandbyCluster, signal: AbortSignal): Promise<void> {
-    const { cluster } = await provisioners.at(place);
-    // In this order: a row is written before what it tells of is made, and removed behind it.
-    const marked = await listMarked(cluster, await deps.installation());
+    const provisioner = await provisioners.at(place);
+    const installation = await deps.installation();
+    // In this order: a row is written before its database is made, and removed after it.
+    const marked = await listMarked(provisioner.cluster, installation);
     const known = await knownDatabaseNames(
       registry,
       marked.map(({ name }) => name),
     );
-    for (const orphan of marked.filter(({ name }) => !known.has(name))) {
+    const databases = new Set(marked.flatMap(({ kind, name }) => (kind === 'database' ? name : [])));
+    for (const { kind, name, text } of marked) {
       if (signal.aborted) return;
-      if (orphan.held) tell(orphan, place);
-      else await locks.attempt(orphan.id, () => dropOrphan(orphan, cluster));
+      const mark = parseMark(text);
+      if (!mark || known.has(name)) continue;
+      const { id, state } = mark;
+      // A role goes with its database.
+      if (kind === 'role' && databases.has(name)) continue;
+      const isEmpty = state === 'standby' || state === 'dropping' || (kind === 'role' && state === 'making');
+      if (isEmpty)
+        await locks.attempt(id, () => dropOrphan(provisioner, place, { kind, id, name, text }, installation));
+      // A registry that was restored from a backup has no row of the tenants since: theirs is the last copy of their data.
+      else if (isNew(`${place.id} ${kind} ${name}`))
+        deps.onError(new Error(`a ${kind} that may be a tenant’s has no row in the registry: it is left alone`), {
+          clusterId: place.id,
+          tenantId: id,
+          name,
+          step: 'orphans',
+        });
     }
   }
 
   /** Under its lock. */
-  async function dropOrphan({ kind, name }: Marked, cluster: ClusterDb): Promise<void> {
+  async function dropOrphan(
+    provisioner: PlacedProvisioner,
+    place: StandbyCluster,
+    { kind, id, name, text }: { kind: 'database' | 'role'; id: string; name: string; text: string },
+    installation: string,
+  ): Promise<void> {
     if ((await knownDatabaseNames(registry, [name])).has(name)) return;
-    await endStatementsOn(cluster, name);
-    if (kind === 'database') await dropDatabase(cluster, name);
-    else await dropRole(cluster, name);
-  }
-
-  /** A registry that was restored from a backup knows nothing of the tenants since: theirs is the last copy of their data. */
-  function tell({ kind, name, id }: Marked, { id: clusterId }: StandbyCluster): void {
-    const key = `${clusterId} ${kind} ${name}`;
-    if (told.has(key)) return;
-    told.set(key, true);
-    deps.onError(new Error(`a ${kind} that may be a tenant’s has no row in the registry: it is left alone`), {
-      clusterId,
-      tenantId: id,
-      name,
-      step: 'orphans',
-    });
+    if (kind === 'database')
+      await demolish(registry, provisioner, { place, id, name, role: name, grounds: [text] }, installation);
+    else if ((await findMarks(provisioner.cluster, [name])).length === 0)
+      await dismiss(provisioner, { id, role: name });
   }
 
   return {
@@ -142,7 +155,7 @@ export function createReconciler(deps: {
     async settle(tenantId) {
       if (!(await locks.attempt(tenantId, () => sleep(SETTLED_AFTER)))) return false;
       return locks.attempt(tenantId, async () => {
-        if (await findTenant(registry, tenantId)) await removal.finish(tenantId);
+        if (await findTenant(registry, tenantId)) await settleNow(tenantId);
       });
     },
   };

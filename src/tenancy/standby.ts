@@ -12,26 +12,20 @@ import {
   type StandbyCluster,
   type StandbyRecord,
 } from '../../db/central/standby.js';
-import {
-  closeDatabase,
-  createRuntimeRole,
-  createTenantDatabase,
-  dropDatabase,
-  dropRole,
-  endStatementsOn,
-  mayHaveHeld,
-  type ClusterDb,
-} from '../../db/cluster.js';
+import { createRuntimeRole, createTenantDatabase } from '../../db/cluster.js';
+import { closeDatabase } from '../../db/doors.js';
+import { markText } from '../../db/marks.js';
 import { latestVersion } from '../../db/migrator.js';
 import { scramVerifier } from '../../db/scram.js';
 import { grantRuntimeRights } from '../../db/tenant/grants.js';
 import { writeMarker } from '../../db/tenant/marker.js';
 import { tenantMigrations } from '../../db/tenant/migrations/index.js';
+import { demolish } from './demolish.js';
 import type { Envelope } from './envelope.js';
 import { newDatabaseName, newDatabasePassword, newTenantId, TENANT_SCRAM_ITERATIONS } from './ids.js';
 import type { TenantLocks } from './locks.js';
 import type { Precedence } from './precedence.js';
-import type { Provisioners } from './provisioners.js';
+import type { Place, PlacedProvisioner, Provisioners } from './provisioners.js';
 import { templateName } from './template.js';
 
 /** What dropping one takes. */
@@ -44,7 +38,7 @@ export interface StandbyDatabases {
    */
   refill(signal: AbortSignal): Promise<void>;
   /** Drops one; under its lock, which the caller holds. One that was claimed meanwhile stays. */
-  drop(standby: StandbyToDrop, cluster: ClusterDb): Promise<void>;
+  drop(standby: StandbyToDrop, place: Place, provisioner: PlacedProvisioner): Promise<void>;
 }
 
 export interface StandbyDeps {
@@ -108,13 +102,14 @@ export function createStandbyDatabases(deps: StandbyDeps): StandbyDatabases {
   async function retire(standby: StandbyRecord, place: StandbyCluster): Promise<void> {
     // Taken from those who would claim it before its lock is: who claims it takes the lock along.
     if (!(await retireStandby(registry, standby.id))) return;
-    const { cluster } = await provisioners.at(place);
-    await locks.attempt(standby.id, () => drop(standby, cluster));
+    const provisioner = await provisioners.at(place);
+    await locks.attempt(standby.id, () => drop(standby, place, provisioner));
   }
 
   async function make(place: StandbyCluster): Promise<void> {
     const { host, port } = place;
-    const { cluster, inDatabase, role: owner } = await provisioners.at(place);
+    const provisioner = await provisioners.at(place);
+    const { cluster, inDatabase, role: owner } = provisioner;
     const id = newTenantId();
     const name = newDatabaseName();
     const password = newDatabasePassword();
@@ -127,9 +122,9 @@ export function createStandbyDatabases(deps: StandbyDeps): StandbyDatabases {
       schemaVersion: version,
       ready: false,
     };
-    const mark = { installation: await deps.installation(), id, held: false };
+    const mark = standbyMark(await deps.installation(), id);
     await locks.session(async (session) => {
-      await insertStandby(session, standby);
+      if (!(await insertStandby(session, standby, place))) return;
       try {
         const verifier = await scramVerifier(password, TENANT_SCRAM_ITERATIONS);
         const { connectionLimit } = deps;
@@ -144,7 +139,7 @@ export function createStandbyDatabases(deps: StandbyDeps): StandbyDatabases {
         if (!(await readyStandby(session, id))) throw new Error('the row of the standby database is gone');
       } catch (error) {
         // What cannot be dropped now the reconciler finds: it is not ready.
-        await drop(standby, cluster).catch((undoing: unknown) => {
+        await drop(standby, place, provisioner).catch((undoing: unknown) => {
           deps.onError(undoing, { tenantId: id, step: 'undo standby' });
         });
         throw error;
@@ -152,22 +147,27 @@ export function createStandbyDatabases(deps: StandbyDeps): StandbyDatabases {
     });
   }
 
-  async function drop(standby: StandbyToDrop, cluster: ClusterDb): Promise<void> {
-    const { id, dbName, dbUser } = standby;
+  async function drop(standby: StandbyToDrop, place: Place, provisioner: PlacedProvisioner): Promise<void> {
+    const { id, dbName: name, dbUser: role } = standby;
     if (!(await retireStandby(registry, id))) return;
-    // So it is where the registry was restored from a backup of before it was claimed.
-    if (await mayHaveHeld(cluster, dbName)) {
-      deps.onError(new Error('a standby database may have been a tenant’s: only its row is removed'), {
+    const installation = await deps.installation();
+    const mark = standbyMark(installation, id);
+    const dropping = markText({ installation, id, state: 'dropping', claim: null, generation: 0 });
+    const doomed = { place, id, name, role, grounds: [mark, dropping] };
+    const left = await demolish(registry, provisioner, doomed, installation);
+    // So it is when the registry was restored from a backup of before the database was claimed.
+    if (left !== undefined)
+      deps.onError(new Error(`a standby database is left as it is, and only its row is removed: ${left}`), {
         tenantId: id,
         step: 'drop standby',
       });
-    } else {
-      await endStatementsOn(cluster, dbName);
-      await dropDatabase(cluster, dbName);
-      await dropRole(cluster, dbUser);
-    }
     await deleteStandby(registry, id);
   }
 
   return { refill, drop };
+}
+
+/** Without a claim, so that a former build can claim the database too. */
+export function standbyMark(installation: string, id: string): string {
+  return markText({ installation, id, state: 'standby', claim: null, generation: 0 });
 }

@@ -4,25 +4,16 @@ import type { Kysely } from 'kysely';
 import type { AuditOrigin } from '../../db/audit.js';
 import { insertAudit } from '../../db/central/audit.js';
 import type { Registry } from '../../db/central/schema.js';
-import {
-  findTenant,
-  listTenantDatabases,
-  listTenantPlaces,
-  listTenantsToPurge,
-  markTenantDeleted,
-  unmarkTenantDeleted,
-  type TenantRecord,
-} from '../../db/central/tenants.js';
-import { closeTenantDatabase, openTenantDatabase, readDoors } from '../../db/cluster.js';
+import { beginRestoration, markTenantDeleted, stopRestoration } from '../../db/central/tenant-states.js';
+import { findTenant, listTenantsToPurge, type TenantRecord } from '../../db/central/tenants.js';
 import { within } from '../../db/deadline.js';
 import { DatabaseFault } from '../../db/errors.js';
 import { AppError } from '../errors.js';
 import { changeTenant, type TenantChanges } from './changes.js';
-import { DATABASE_PREFIX } from './ids.js';
-import { databaseIs, ensurePossible, statusesWhere } from './lifecycle.js';
+import type { Doors } from './doors.js';
+import { ensurePossible } from './lifecycle.js';
 import type { TenantLocks } from './locks.js';
-import type { Place, Provisioners } from './provisioners.js';
-import type { Removal } from './removal.js';
+import type { Removal, RemovalAct, RemovalWish } from './removal.js';
 
 /**
  * Each is audited, and effective on every replica and in PostgreSQL before it resolves. They throw AppError `not-found` and
@@ -39,10 +30,13 @@ export interface Transitions {
   delete(id: string, origin: AuditOrigin): Promise<void>;
   /** Brings a deleted tenant back as what it was. */
   restore(id: string, origin: AuditOrigin): Promise<TenantRecord>;
-  /** Removes a deleted tenant for good. @throws AppError `unavailable` where not all of it could be removed */
-  purge(id: string, origin: AuditOrigin): Promise<void>;
-  /** Brings every database that does not agree with its tenant's row after it. */
-  settleAll(signal: AbortSignal): Promise<void>;
+  /**
+   * Removes a deleted tenant for good.
+   *
+   * @param database what happens to its database; left out, one that the service made is dropped and an adopted one stays
+   * @throws AppError `unavailable` when not all of it could be removed
+   */
+  purge(id: string, origin: AuditOrigin, database?: RemovalWish['database']): Promise<void>;
   /** Purges what has been deleted for longer than its grace. What comes to a halt the reconciler finishes. */
   purgeDue(signal: AbortSignal): Promise<void>;
   /** Waits for what goes on behind an answer. */
@@ -59,19 +53,19 @@ const OPEN_DEADLINE = 10_000;
 const PURGE_BATCH = 100;
 
 /** The service itself. */
-const NOBODY: AuditOrigin = { actor: { kind: 'none' } };
+const SERVICE: AuditOrigin = { actor: { kind: 'none' } };
 
 export function createTransitions(deps: {
   readonly registry: Kysely<Registry>;
   readonly locks: TenantLocks;
-  readonly provisioners: Provisioners;
+  readonly doors: Doors;
   readonly removal: Removal;
   readonly publish: (tenantId: string) => Promise<void>;
   /** ms from a tenant's deletion until it is purged. */
   readonly grace: number;
-  readonly onError: (error: unknown, context: { tenantId?: string; place?: Place; step: string }) => void;
+  readonly onError: (error: unknown, context: { tenantId: string; step: string }) => void;
 }): Transitions {
-  const { registry, locks, provisioners, removal, publish, onError } = deps;
+  const { registry, locks, doors, removal, publish, onError } = deps;
   const running = new Set<Promise<unknown>>();
 
   /** The answer is bounded; the work goes on, and is waited for when the process stops. */
@@ -87,29 +81,14 @@ export function createTransitions(deps: {
     return tenant;
   }
 
-  async function open({ dbHost: host, dbPort: port, dbName: name, dbUser: runtimeRole }: TenantRecord): Promise<void> {
-    const { cluster } = await provisioners.at({ host, port });
-    await openTenantDatabase(cluster, { name, runtimeRole });
-  }
-
-  /** Within the tenant's lock. */
-  async function follow(id: string): Promise<void> {
-    const tenant = await findTenant(registry, id);
-    const wanted = tenant && databaseIs[tenant.status];
-    if (!wanted) return;
-    if (wanted === 'open') return open(tenant);
-    const { dbHost: host, dbPort: port, dbName: name, dbUser: runtimeRole } = tenant;
-    const { cluster } = await provisioners.at({ host, port });
-    await closeTenantDatabase(cluster, { name, runtimeRole });
-  }
-
   async function settled({ id, status }: TenantRecord): Promise<void> {
     try {
       await bounded(
-        locks.hold(id, () => follow(id)),
+        locks.hold(id, () => doors.follow(id, true)),
         SETTLE_DEADLINE,
       );
     } catch (error) {
+      if (error instanceof AppError && error.code === 'tenant-state') throw error;
       onError(error, { tenantId: id, step: 'close' });
       throw new AppError('unavailable', {
         detail: `The tenant is ${status} and not served any more. Its database is not closed yet, because its PostgreSQL server does not answer or somebody is at work on it: that is done by itself.`,
@@ -119,62 +98,19 @@ export function createTransitions(deps: {
     }
   }
 
-  /** Opens the database and turns the row, or leaves both as the row says. */
-  function turnOpen(
-    tenant: TenantRecord,
-    turn: (now: TenantRecord) => Promise<TenantRecord>,
-    opens: (now: TenantRecord) => boolean,
-  ): Promise<TenantRecord> {
-    const { id } = tenant;
-    const work = locks
-      .hold(id, async () => {
-        const now = await existing(id);
-        if (opens(now)) await open(now);
-        try {
-          return await turn(now);
-        } catch (error) {
-          // Another act was faster, or the change is not possible: an open door that no row wants is closed again.
-          await follow(id).catch((cause: unknown) => {
-            onError(cause, { tenantId: id, step: 'close' });
-          });
-          throw error;
-        }
-      })
-      .then(async (turned) => {
-        await publish(id);
-        return turned;
-      });
-    return bounded(work, OPEN_DEADLINE);
+  /** Works under the tenant's lock, and publishes the change before it answers. */
+  function underLock(id: string, work: () => Promise<TenantRecord>): Promise<TenantRecord> {
+    const locked = locks.hold(id, work).then(async (changed) => {
+      await publish(id);
+      return changed;
+    });
+    return bounded(locked, OPEN_DEADLINE);
   }
 
-  async function removed(id: string, origin: AuditOrigin, act: 'abandon' | 'purge'): Promise<void> {
-    if (await removal.remove(id, origin, act)) return;
+  async function removed(id: string, origin: AuditOrigin, act: RemovalAct, wish?: RemovalWish): Promise<void> {
+    if (await removal.remove(id, origin, act, wish)) return;
     ensurePossible(act, (await existing(id)).status);
     throw new AppError('tenant-state', { detail: 'The tenant changed meanwhile.' });
-  }
-
-  async function settlePlace(place: Place, signal: AbortSignal): Promise<void> {
-    const closedOnes = await listTenantDatabases(registry, place, { statuses: statusesWhere('closed') });
-    const names = new Map(closedOnes.map(({ id, dbName }) => [dbName, id]));
-    const { cluster } = await provisioners.at(place);
-    const doors = await readDoors(cluster, [...names.keys()], DATABASE_PREFIX);
-    const stillOpen = doors.flatMap(({ name, open, busy }) => (open || busy ? (names.get(name) ?? []) : []));
-    const stray = doors.filter(({ name, open }) => !open && !names.has(name)).map(({ name }) => name);
-    const closedYet =
-      stray.length === 0
-        ? []
-        : (await listTenantDatabases(registry, place, { names: stray }))
-            .filter(({ status }) => databaseIs[status] === 'open')
-            .map(({ id }) => id);
-    for (const id of [...stillOpen, ...closedYet]) {
-      if (signal.aborted) return;
-      // One that somebody is at work on agrees with its row when that is done, or is found by the next run.
-      await locks
-        .attempt(id, () => follow(id))
-        .catch((error: unknown) => {
-          onError(error, { tenantId: id, step: 'settle' });
-        });
-    }
   }
 
   return {
@@ -193,14 +129,19 @@ export function createTransitions(deps: {
     async resume(id, origin, changes = {}) {
       const known = await existing(id);
       ensurePossible('resume', known.status);
-      return turnOpen(
-        known,
-        async (now) =>
-          now.status === 'active' && isEmpty(changes)
-            ? now
-            : changeTenant(registry, id, { ...changes, status: 'active' }, origin),
-        ({ status }) => status === 'active' || status === 'suspended',
-      );
+      return underLock(id, async () => {
+        const now = await doors.openFirst(id);
+        try {
+          if (now?.status !== 'active' || !isEmpty(changes))
+            await changeTenant(registry, id, { ...changes, status: 'active' }, origin);
+        } finally {
+          // The mark follows the row; and a database is closed again whose row did not change, because another act was faster.
+          await doors.follow(id).catch((cause: unknown) => {
+            onError(cause, { tenantId: id, step: 'follow' });
+          });
+        }
+        return existing(id);
+      });
     },
 
     async delete(id, origin) {
@@ -211,7 +152,7 @@ export function createTransitions(deps: {
         return;
       }
       const marked = await registry.transaction().execute(async (trx) => {
-        const tenant = await markTenantDeleted(trx, id);
+        const tenant = (await markTenantDeleted(trx, id)) ?? (await stopRestoration(trx, id));
         if (tenant) await insertAudit(trx, { ...origin, action: 'tenant.deleted', ...concerning(id) });
         return tenant;
       });
@@ -224,50 +165,33 @@ export function createTransitions(deps: {
     async restore(id, origin) {
       const known = await existing(id);
       ensurePossible('restore', known.status);
-      return turnOpen(
-        known,
-        async ({ status, statusBeforeDeletion: to }) => {
-          ensurePossible('restore', status);
-          const restored =
-            to &&
-            (await registry.transaction().execute(async (trx) => {
-              const tenant = await unmarkTenantDeleted(trx, id, to);
-              if (tenant)
-                await insertAudit(trx, {
-                  ...origin,
-                  action: 'tenant.restored',
-                  ...concerning(id),
-                  details: { status: to },
-                });
-              return tenant;
-            }));
-          if (!restored) throw new AppError('tenant-state', { detail: 'The tenant changed meanwhile.' });
-          return restored;
-        },
-        ({ status, statusBeforeDeletion }) => status === 'deleted' && statusBeforeDeletion === 'active',
-      );
-    },
-
-    async purge(id, origin) {
-      ensurePossible('purge', (await existing(id)).status);
-      await removed(id, origin, 'purge');
-    },
-
-    async settleAll(signal) {
-      for (const place of await listTenantPlaces(registry)) {
-        if (signal.aborted) return;
-        // One cluster that does not answer holds up no other.
-        await settlePlace(place, signal).catch((error: unknown) => {
-          onError(error, { place, step: 'settle' });
+      return underLock(id, async () => {
+        const now = (await doors.confirm(id)) ?? (await existing(id));
+        ensurePossible('restore', now.status);
+        const begun = await registry.transaction().execute(async (trx) => {
+          const tenant = await beginRestoration(trx, id);
+          const to = tenant?.statusBeforeDeletion;
+          if (!to) return undefined;
+          await insertAudit(trx, { ...origin, action: 'tenant.restored', ...concerning(id), details: { status: to } });
+          return tenant;
         });
-      }
+        if (!begun && !now.restoring) throw new AppError('tenant-state', { detail: 'The tenant changed meanwhile.' });
+        // From here on the restoration is finished: by this request, or by the job.
+        return (await doors.follow(id, true)) ?? (await existing(id));
+      });
+    },
+
+    async purge(id, origin, database) {
+      ensurePossible('purge', (await existing(id)).status);
+      await removed(id, origin, 'purge', { database });
     },
 
     async purgeDue(signal) {
       for (const id of await listTenantsToPurge(registry, deps.grace, PURGE_BATCH)) {
         if (signal.aborted) return;
-        // Told by the removal itself, and taken up by the next run or the reconciler. One that was restored meanwhile stays.
-        await removal.remove(id, NOBODY, 'purge').catch(() => undefined);
+        // The grace time counts again in the statement that begins the removal: the tenant may have been restored and deleted since.
+        // What fails is reported by the removal itself, and taken up by the next run or the reconciler.
+        await removal.remove(id, SERVICE, 'purge', { grace: deps.grace }).catch(() => undefined);
       }
     },
 

@@ -2,13 +2,15 @@
 // what could not be undone is finished later.
 import type { FastifyInstance } from 'fastify';
 import { sql } from 'kysely';
-import { randomBytes } from 'node:crypto';
+import { randomBytes, randomUUID } from 'node:crypto';
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest';
+import { findInstallationId } from '../../db/central/installation.js';
 import { findOperatorByEmail, insertOperator } from '../../db/central/operators.js';
 import type { Registry } from '../../db/central/schema.js';
-import { findTenantBySlug, insertTenant, type TenantRecord } from '../../db/central/tenants.js';
+import { findTenantBySlug, type TenantRecord } from '../../db/central/tenants.js';
 import type { DatabaseHandle } from '../../db/client.js';
 import { createRuntimeRole, createTenantDatabase } from '../../db/cluster.js';
+import { markText } from '../../db/marks.js';
 import { scramVerifier } from '../../db/scram.js';
 import { tenantMigrations } from '../../db/tenant/migrations/index.js';
 import { buildApp } from '../../src/app.js';
@@ -107,8 +109,9 @@ async function remainsOf(slug: string, name: string): Promise<{ row?: string; da
 
 const NOTHING = { database: false, role: false };
 
-describe('a failure at any step is undone and said, and the same request works afterwards:', () => {
-  it.each(provisioningSteps)('%s', async (failing) => {
+describe('a failure before the database is marked as whole is undone and said, and the same request works afterwards:', () => {
+  const undone = provisioningSteps.slice(0, provisioningSteps.indexOf('mark'));
+  it.each(undone)('%s', async (failing) => {
     const slug = newSlug();
     let name = '';
     const passed: string[] = [];
@@ -130,7 +133,28 @@ describe('a failure at any step is undone and said, and the same request works a
   });
 });
 
-describe('so is a failure for a real reason:', () => {
+describe('a failure after it does not undo the tenant, which goes forward:', () => {
+  it.each(['mark', 'activate'] as const)('%s', async (failing) => {
+    const slug = newSlug();
+    afterStep = (step) => {
+      if (step === failing) throw new Error('made to fail');
+    };
+    const made = await make(slug);
+    afterStep = undefined;
+    expect(made, made.text).toMatchObject({ status: 201, body: { status: 'active', slug } });
+    const { email, password } = ADMIN;
+    expect((await send('POST', '/auth/login', { body: { tenant: slug, email, password } })).status).toBe(200);
+    const told = await central.db
+      .selectFrom('audit')
+      .select('actor_kind')
+      .where('tenant_id', '=', made.body.id)
+      .where('action', '=', 'tenant.created')
+      .execute();
+    expect(told).toEqual([{ actor_kind: 'operator' }]);
+  });
+});
+
+describe('a failure for a real reason is undone at every step:', () => {
   const onServer = (statement: string) => (): Promise<void> => run('postgres', statement);
   const onRegistry = (statement: string) => (): Promise<void> => run(registry, statement);
   const refuse = `create function refuse() returns trigger language plpgsql as $$ begin raise exception 'refused'; end $$;`;
@@ -214,22 +238,19 @@ describe('when undoing fails too', () => {
     return { name, id, unblock };
   }
 
-  it.each(['database', 'fill', 'activate'] as const)(
-    'behind "%s": the row stays, and DELETE finishes it',
-    async (step) => {
-      const slug = newSlug();
-      const { name, id, unblock } = await leaveHalf(slug, step);
-      const stillBlocked = await send('DELETE', `/tenants/${id}`, { token });
-      expect(stillBlocked).toMatchObject({ status: 503, body: { code: 'unavailable' } });
-      expect(stillBlocked.headers['retry-after']).toBe('5');
-      expect(await remainsOf(slug, name)).toEqual({ row: 'deleting', database: true, role: true });
+  it.each(['database', 'fill'] as const)('behind "%s": the row stays, and DELETE finishes it', async (step) => {
+    const slug = newSlug();
+    const { name, id, unblock } = await leaveHalf(slug, step);
+    const stillBlocked = await send('DELETE', `/tenants/${id}`, { token });
+    expect(stillBlocked).toMatchObject({ status: 503, body: { code: 'unavailable' } });
+    expect(stillBlocked.headers['retry-after']).toBe('5');
+    expect(await remainsOf(slug, name)).toEqual({ row: 'deleting', database: true, role: true });
 
-      await unblock();
-      expect((await send('DELETE', `/tenants/${id}`, { token })).status).toBe(204);
-      expect(await remainsOf(slug, name)).toEqual(NOTHING);
-      await expectWorkingTenant(slug);
-    },
-  );
+    await unblock();
+    expect((await send('DELETE', `/tenants/${id}`, { token })).status).toBe(204);
+    expect(await remainsOf(slug, name)).toEqual(NOTHING);
+    await expectWorkingTenant(slug);
+  });
 
   it('the same request finishes it as well, as soon as that is possible', async () => {
     const slug = newSlug();
@@ -242,7 +263,7 @@ describe('when undoing fails too', () => {
 
   it('nobody can sign in to what is left', async () => {
     const slug = newSlug();
-    const { unblock } = await leaveHalf(slug, 'activate');
+    const { unblock } = await leaveHalf(slug, 'fill');
     const { email, password } = ADMIN;
     expect((await send('POST', '/auth/login', { body: { tenant: slug, email, password } })).status).toBe(401);
     await unblock();
@@ -279,23 +300,33 @@ describe('a tenant whose making died with its process', () => {
   async function abandon(slug: string, withDatabase: boolean): Promise<string> {
     const name = newDatabaseName();
     const { host, port } = testConfig(registry).tenants.provisioner;
-    await insertTenant(central.db, {
-      id: newTenantId(),
-      name: 'Abandoned',
-      slug,
-      clusterId: null,
-      dbHost: host,
-      dbPort: port,
-      dbName: name,
-      dbUser: name,
-      dbPassword: 'v1.test.never.opened.here',
-      poolOptions: {},
-      schemaVersion: '0001',
-    });
+    const id = newTenantId();
+    const claim = randomUUID();
+    await central.db
+      .insertInto('tenants')
+      .values({
+        id,
+        name: 'Abandoned',
+        slug,
+        status: 'provisioning',
+        cluster_id: null,
+        db_host: host,
+        db_port: port,
+        db_name: name,
+        db_user: name,
+        db_password: 'v1.test.never.opened.here',
+        pool_options: '{}',
+        schema_version: '0001',
+        claim,
+        generation: 1,
+      })
+      .execute();
+    const installation = await findInstallationId(central.db);
+    const mark = markText({ installation, id, state: 'making', claim, generation: 1 });
     if (withDatabase) {
       const verifier = await scramVerifier('never-used', 1);
-      await createRuntimeRole(provisioner.cluster, { name, verifier, connectionLimit: 1 });
-      await createTenantDatabase(provisioner.cluster, { name, template, runtimeRole: name });
+      await createRuntimeRole(provisioner.cluster, { name, verifier, connectionLimit: 1, mark });
+      await createTenantDatabase(provisioner.cluster, { name, template, runtimeRole: name, mark });
     }
     return name;
   }

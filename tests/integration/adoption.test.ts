@@ -2,6 +2,7 @@
 import { sql } from 'kysely';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { findTenant } from '../../db/central/tenants.js';
+import { markText } from '../../db/marks.js';
 import {
   ADMIN,
   asSuperuser,
@@ -62,18 +63,27 @@ function adopt(
   });
 }
 
-/** Puts an adoption back to before its last step, as a process that died there leaves it, and removes that. @returns the role */
-async function clearAway(id: string): Promise<string> {
-  const { dbUser } = await rowOf(service, { id });
+/** Puts an adoption back to before its last step, as a process that died there leaves it. @returns the role */
+async function cutShort(id: string): Promise<string> {
+  const { dbName, dbUser } = await rowOf(service, { id });
   await service.app.tenantPools.retire(id);
   // The row names no database yet, and all but that is done.
   await service.app.registry
     .updateTable('tenants')
-    .set({ status: 'provisioning', db_name: dbUser })
+    .set({ status: 'provisioning', db_name: dbUser, adopts: dbName, generation: 1 })
     .where('id', '=', id)
     .execute();
-  expect(await service.app.removal.remove(id, { actor: { kind: 'none' } })).toBe(true);
   return dbUser;
+}
+
+/** Puts an adoption back to before the database was marked, and has that undone. @returns the role */
+async function clearAway(id: string): Promise<string> {
+  const { dbName } = await rowOf(service, { id });
+  const role = await cutShort(id);
+  await asSuperuser('postgres', (db) => sql`comment on database ${sql.id(dbName)} is null`.execute(db));
+  await service.app.housekeeping.runNow('reconciler');
+  expect(await findTenant(service.app.registry, id)).toBeUndefined();
+  return role;
 }
 
 /** What can be seen of a database from outside, and its tables with their rows. */
@@ -157,6 +167,9 @@ describe('a database that cannot be adopted', () => {
     ['belongs to somebody else', () => prepare('', false), 'does not belong'],
     ['is the server’s own', async () => Promise.resolve('template1'), 'server’s own'],
     ['is marked as another tenant’s', () => prepare(marked), 'another tenant’s'],
+    ['has a name of a template', () => rename('tenantry_template_legacy'), 'its name is one that this service'],
+    ['has a name of a tenant’s database', () => rename(`tn_${'0'.repeat(32)}`), 'its name is one that this service'],
+    ['carries the mark of another tenant', () => comment(), 'another tenant’s'],
     ['is a registry', () => prepare('create table operators (id int); create table tenants (id int)'), 'a registry'],
     [
       'lets other roles in',
@@ -229,6 +242,17 @@ describe('an adoption that fails', () => {
     expect([again.status, again.text]).toEqual([201, again.text]);
   });
 
+  it('and died with its process after the database was marked, goes forward', async () => {
+    const database = await prepare();
+    const { id } = (await adopt(database, 'nearly-adopted')).body;
+    await cutShort(id);
+    await service.app.housekeeping.runNow('reconciler');
+    expect(await findTenant(service.app.registry, id)).toMatchObject({ status: 'active', dbName: database });
+    const { email, password } = ADMIN;
+    const body = { tenant: 'nearly-adopted', email, password };
+    expect((await service.send('POST', '/auth/login', { body })).status).toBe(200);
+  });
+
   it('for a user who is there already, says so, and can be sent again with another address', async () => {
     const database = await prepare();
     const first = await adopt(database, 'with-users');
@@ -238,6 +262,20 @@ describe('an adoption that fails', () => {
     expect((await adopt(database, 'with-users', { admin: { ...ADMIN, email: 'b@example.com' } })).status).toBe(201);
   });
 });
+
+async function rename(to: string): Promise<string> {
+  const database = await prepare();
+  await asSuperuser('postgres', (db) => sql`alter database ${sql.id(database)} rename to ${sql.id(to)}`.execute(db));
+  return to;
+}
+
+async function comment(): Promise<string> {
+  const database = await prepare();
+  const id = '01900000-0000-7000-8000-00000000ffff';
+  const mark = markText({ installation: id, id, state: 'tenant', claim: id, generation: 1 });
+  await asSuperuser('postgres', (db) => sql`comment on database ${sql.id(database)} is ${sql.lit(mark)}`.execute(db));
+  return database;
+}
 
 const marked = `create table tenant_marker (only_row boolean primary key default true, tenant_id uuid not null);
   insert into tenant_marker (tenant_id) values ('01900000-0000-7000-8000-00000000ffff');

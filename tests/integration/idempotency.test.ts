@@ -15,6 +15,7 @@ import {
   type Answer,
   type TestService,
 } from '../support/app.js';
+import { markAgain } from '../support/tenants.js';
 import { exchange, expectProblem, listen } from '../support/wire.js';
 
 let registryName: string;
@@ -114,12 +115,20 @@ describe('where the first attempt', () => {
     expect((await make('failed', 'key-failed')).status).toBe(201);
   });
 
-  it('died with its process, the same request clears that away and makes the tenant', async () => {
+  it('died with its process before its database was whole, the same request undoes that and makes the tenant', async () => {
     const first = await make('died', 'key-died');
     await registry.updateTable('tenants').set({ status: 'provisioning' }).where('id', '=', first.body.id).execute();
+    await markAgain(service, first.body.id, 'making');
     const again = await make('died', 'key-died');
     expect(again.status, again.text).toBe(201);
     expect(again.body.id).not.toBe(first.body.id);
+  });
+
+  it('died with its process right before its last step, the same request answers the tenant that it made', async () => {
+    const first = await make('nearly', 'key-nearly');
+    await registry.updateTable('tenants').set({ status: 'provisioning' }).where('id', '=', first.body.id).execute();
+    const again = await make('nearly', 'key-nearly');
+    expect(again).toMatchObject({ status: 201, body: { id: first.body.id, status: 'active' } });
   });
 
   it('is under way, the same request is told to come again', async () => {

@@ -273,9 +273,23 @@ describe('a deleted tenant', () => {
     const tenant = await service.createTenant();
     const row = await rowOf(service, tenant);
     const { registry, housekeeping } = service.app;
-    await registry.updateTable('tenants').set({ status: 'deleting' }).where('id', '=', tenant.id).execute();
+    await act('delete', tenant.id);
+    const begun = { status: 'deleting', deleted_at: null, status_before_deletion: null } as const;
+    await registry.updateTable('tenants').set(begun).where('id', '=', tenant.id).execute();
     await housekeeping.runNow('reconciler');
     expect(await findTenant(registry, tenant.id)).toBeUndefined();
+    expect(await isOpen(row)).toBeUndefined();
+  });
+
+  it('whose database was not marked as deleted keeps it, whatever the row says, until a person asks', async () => {
+    const tenant = await service.createTenant();
+    const row = await rowOf(service, tenant);
+    const { registry, housekeeping } = service.app;
+    await registry.updateTable('tenants').set({ status: 'deleting' }).where('id', '=', tenant.id).execute();
+    await housekeeping.runNow('reconciler');
+    expect((await rowOf(service, tenant)).status).toBe('deleting');
+    expect(await isOpen(row)).toBe(true);
+    expect((await act('purge', tenant.id)).status).toBe(204);
     expect(await isOpen(row)).toBeUndefined();
   });
 });

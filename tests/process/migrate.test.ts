@@ -125,6 +125,7 @@ describe('a registry of one’s own', () => {
           and relname <> all (array['tenant_marker', 'users', 'roles', 'user_roles'])`.execute(db);
         for (const { name } of rows) await sql`drop table ${sql.table(name)} cascade`.execute(db);
         await sql`alter table roles drop description, drop created_at, drop updated_at`.execute(db);
+        await sql`alter table tenant_marker drop claim`.execute(db);
         await sql`delete from migration.kysely_migration where name > '0001_identity'`.execute(db);
         // Owned by somebody else, so that the migration's own statement fails.
         if (id === broken.id) await sql`create table products (id int)`.execute(db);

@@ -1,14 +1,30 @@
 // Tenants past the API: what the registry has of them, the way in of their own roles, and users that nobody signed up.
 import { findTenant, type TenantRecord } from '../../db/central/tenants.js';
+import { findInstallationId } from '../../db/central/installation.js';
 import type { DatabaseHandle } from '../../db/client.js';
+import { markText, type Mark } from '../../db/marks.js';
 import { insertUser, setRoles } from '../../db/tenant/users.js';
 import { createEnvelope } from '../../src/tenancy/envelope.js';
-import { beginSession, connectAs, type TestService } from './app.js';
+import { sql } from 'kysely';
+import { asSuperuser, beginSession, connectAs, type TestService } from './app.js';
 
 export async function rowOf({ app }: Pick<TestService, 'app'>, { id }: { readonly id: string }): Promise<TenantRecord> {
   const row = await findTenant(app.registry, id);
   if (!row) throw new Error('the tenant has no row');
   return row;
+}
+
+/** Gives a tenant's database another mark than its row says. */
+export async function markAgain(
+  service: Pick<TestService, 'app'>,
+  id: string,
+  state: Mark['state'],
+  generation?: number,
+): Promise<void> {
+  const row = await rowOf(service, { id });
+  const installation = await findInstallationId(service.app.registry);
+  const mark = markText({ installation, id, state, claim: row.claim, generation: generation ?? row.generation });
+  await asSuperuser('postgres', (db) => sql`comment on database ${sql.id(row.dbName)} is ${sql.lit(mark)}`.execute(db));
 }
 
 /** The password of a tenant's role. @param sealed where it is not the one in force */

@@ -5,6 +5,7 @@ import * as m0002 from './0002_products.js';
 import * as m0003 from './0003_sessions.js';
 import * as m0004 from './0004_permissions.js';
 import * as m0005 from './0005_audit.js';
+import * as m0006 from './0006_claim.js';
 
 export const tenantMigrations: Migrations = {
   '0001_identity': m0001,
@@ -12,4 +13,5 @@ export const tenantMigrations: Migrations = {
   '0003_sessions': m0003,
   '0004_permissions': m0004,
   '0005_audit': m0005,
+  '0006_claim': m0006,
 };
