@@ -111,7 +111,8 @@ export function createAdoption(deps: {
             { name, slug, poolOptions, limits, ...place, schemaVersion, claim },
             { id, dbName: role, dbUser: role, dbPassword, adopts: database },
           );
-          if (!registered) throw new AppError('no-cluster', { detail: 'The cluster has another address by now.' });
+          if (!registered)
+            throw new AppError('unavailable', { detail: 'The cluster has just been moved. Try again.', retryAfter: 1 });
         },
         undo: async () => {
           // The status first: whatever of this attempt is still under way finds that it is over.

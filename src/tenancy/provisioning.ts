@@ -291,8 +291,11 @@ export function createProvisioning(deps: ProvisioningDeps): Provisioning {
     if (!known) return undefined;
     if (!key.matches(known.requestHash)) throw new AppError('idempotency-key-reused');
     const tenant = await findTenant(registry, known.tenantId);
-    if (!tenant || tenant.status === 'deleting')
+    if (!tenant || tenant.status === 'deleting') {
+      // An attempt that has just been undone gave its key back.
+      if (!(await findRequestKey(registry, key))) return undefined;
       throw new AppError('idempotency-key-reused', { detail: 'The tenant that was made with this key is removed.' });
+    }
     if (tenant.status !== 'provisioning') return tenant;
     if (!(await reconciler.settle(tenant.id))) throw new AppError('idempotency-key-in-use', { retryAfter: 1 });
     // It went forward, or is undone.
