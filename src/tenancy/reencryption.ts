@@ -93,10 +93,9 @@ export function createReencryption(deps: ReencryptionDeps): Reencryption {
         const found = await lockSealed(trx, column, { kids: older, after, limit: BATCH });
         const values = found.flatMap((value) => {
           const sealed = sealAnew(column, value);
-          return sealed === undefined ? [] : [{ id: value.id, sealed }];
+          return sealed === undefined ? [] : [{ id: value.id, was: value.sealed, sealed }];
         });
-        if (values.length > 0) await reseal(trx, column, values);
-        rows += values.length;
+        if (values.length > 0) rows += await reseal(trx, column, values);
         return found.at(-1)?.id;
       });
       if (last === undefined) break;
