@@ -6,8 +6,8 @@ import { hasSqlState } from './errors.js';
 /** Longest time (ms) that the server waits between two statements of the transaction: a worker that is stopped frees the role. */
 const IDLE_DEADLINE = 4_000;
 
-/** "tuple concurrently updated" has no SQLSTATE of its own. */
-const INTERNAL_ERROR = 'XX000';
+/** What PostgreSQL answers to the second of two transactions that change a role. It has no SQLSTATE of its own, and no translation. */
+const CONCURRENT = { sqlState: 'XX000', message: 'tuple concurrently updated' };
 
 /**
  * Sets a role's password, if `confirm` still agrees after the ALTER and before its COMMIT. Open connections of the role live on.
@@ -36,9 +36,13 @@ export async function setRolePassword(
     });
     return true;
   } catch (error) {
-    if (error instanceof Superseded || hasSqlState(error, INTERNAL_ERROR)) return false;
+    if (error instanceof Superseded || isConcurrent(error)) return false;
     throw error;
   }
+}
+
+function isConcurrent(error: unknown): boolean {
+  return hasSqlState(error, CONCURRENT.sqlState) && (error as Error).message === CONCURRENT.message;
 }
 
 class Superseded extends Error {}
