@@ -75,25 +75,6 @@ export async function boundRuntimeRoles(cluster: ClusterDb, names: readonly stri
   return lacking.length;
 }
 
-/**
- * Sets a role's password. Open connections of the role live on.
- *
- * @param verifier a SCRAM verifier, never a password
- * @param timeout longest run, in ms
- */
-export async function setRolePassword(
-  cluster: ClusterDb,
-  name: string,
-  verifier: string,
-  timeout: number,
-): Promise<void> {
-  // In a transaction, so that a statement which reaches a server late, when it is given up, is not in force by itself.
-  await cluster.transaction().execute(async (trx) => {
-    await sql`select set_config('statement_timeout', ${String(timeout)}, true)`.execute(trx);
-    await sql`alter role ${sql.id(name)} password ${sql.lit(verifier)}`.execute(trx);
-  });
-}
-
 /** The CONNECTION LIMIT of each of these roles; of one that does not exist, nothing. */
 export async function connectionLimitsOf(
   cluster: ClusterDb,

@@ -166,18 +166,24 @@ export async function registerCluster(db: Kysely<Registry>, id: string, values: 
     .executeTakeFirstOrThrow();
 }
 
-/** Changes what is given and answers the new row. A trigger tells every replica. */
+/**
+ * Changes what is given and answers the new row. A trigger tells every replica.
+ *
+ * @param was the ciphertext that the caller read, if nothing may change when it is another one by now: a new ciphertext is
+ *   bound to the place and the user that were read with it
+ */
 export async function updateCluster(
   db: Kysely<Registry>,
   id: string,
   changes: { readonly [Key in keyof ClusterValues]?: ClusterValues[Key] | undefined },
+  was?: string,
 ): Promise<ClusterRecord | undefined> {
-  return db
+  let update = db
     .updateTable('clusters')
     .set({ ...rowOf(changes), updated_at: sql<string>`now()` })
-    .where('id', '=', id)
-    .returning(columns)
-    .executeTakeFirst();
+    .where('id', '=', id);
+  if (was !== undefined) update = update.where('provisioner_password', '=', was);
+  return update.returning(columns).executeTakeFirst();
 }
 
 /** The cluster, which nobody else changes, and no tenant is put on, until the transaction ends. */

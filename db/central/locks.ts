@@ -18,3 +18,14 @@ export async function whileLocked(registry: Kysely<Registry>, name: string, work
     }
   });
 }
+
+/** Longest time (ms) that the registry waits between two statements of a short transaction. */
+const IDLE_DEADLINE = 4_000;
+
+/**
+ * To be called first in a transaction that locks rows of tenants. If its connection is cut without notice, the server ends the
+ * transaction soon, and other workers can lock the rows.
+ */
+export async function endWhenIdle(trx: Kysely<Registry>): Promise<void> {
+  await sql`select set_config('idle_in_transaction_session_timeout', ${String(IDLE_DEADLINE)}, true)`.execute(trx);
+}

@@ -26,26 +26,17 @@ export interface SealedCount {
   readonly rows: number;
 }
 
-const tenant = sql`select id, db_host as host, db_port as port, db_user as "user"`;
-
-/** Where each is read from; `row` is the one that it stands in. */
-const sources: Readonly<Record<SealedColumn, RawBuilder<unknown>>> = {
-  'tenants.db_password': sql`(${tenant}, db_password as sealed from tenants)`,
-  'tenants.next_db_password': sql`(${tenant}, next_db_password as sealed from tenants where next_db_password is not null)`,
-  'standby_databases.db_password': sql`(
-    select s.id, c.host, c.port, s.db_user as "user", s.db_password as sealed
-    from standby_databases s join clusters c on c.id = s.cluster_id)`,
-  'clusters.provisioner_password': sql`(
-    select id, host, port, provisioner_user as "user", provisioner_password as sealed from clusters)`,
-};
-
 /** The key's id. Only of what has the shape of an envelope: a password that somebody wrote here by hand must not be shown. */
-const kidOf = sql`substring(sealed from '^v1\.([A-Za-z0-9_-]{1,32})\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*\.[A-Za-z0-9_-]+$')`;
+const kidOf = (sealed: RawBuilder<unknown>): RawBuilder<string | null> =>
+  sql`substring(${sealed} from '^v1[.]([A-Za-z0-9_-]{1,32})[.][A-Za-z0-9_-]+[.][A-Za-z0-9_-]*[.][A-Za-z0-9_-]+$')`;
 
 /** How many ciphertexts there are of each key. */
 export async function countSealed(db: Kysely<Registry>): Promise<SealedCount[]> {
   const all = sql.join(
-    sealedColumns.map((column) => sql`select ${kidOf} as kid from ${sources[column]} s`),
+    sealedColumns.map((column) => {
+      const [table, name] = partsOf(column);
+      return sql`select ${kidOf(sql.ref(name))} as kid from ${sql.table(table)} where ${sql.ref(name)} is not null`;
+    }),
     sql` union all `,
   );
   const { rows } = await sql<SealedCount>`
@@ -53,9 +44,21 @@ export async function countSealed(db: Kysely<Registry>): Promise<SealedCount[]> 
   return rows;
 }
 
+/** What is read of a locked row, named `row`. The place of a standby database is its cluster's. */
+const locked: Readonly<Record<'tenants' | 'standby_databases' | 'clusters', RawBuilder<unknown>>> = {
+  tenants: sql`row.db_host as host, row.db_port as port, row.db_user as "user" from tenants as row`,
+  // A cluster keeps its place while any standby database is on it (src/tenancy/cluster-registration.ts).
+  standby_databases: sql`c.host, c.port, row.db_user as "user"
+    from standby_databases as row join clusters as c on c.id = row.cluster_id`,
+  clusters: sql`row.host, row.port, row.provisioner_user as "user" from clusters as row`,
+};
+
 /**
- * Locks rows for as long as the transaction takes, by id, and answers their ciphertext. Those that somebody else has locked
- * are left out: they are found the next time.
+ * Locks rows until the transaction ends, by id, and returns their ciphertext. Rows that another transaction has locked are left
+ * out: the next run finds them.
+ *
+ * The ciphertext is read from the locked row itself. If the row changed after the statement began, PostgreSQL reads only that
+ * row again: a joined copy of it would still hold the old password.
  *
  * @param kids keys whose ciphertext is wanted
  */
@@ -64,28 +67,36 @@ export async function lockSealed(
   column: SealedColumn,
   { kids, after, limit }: { kids: readonly string[]; after: string | undefined; limit: number },
 ): Promise<SealedValue[]> {
-  const [table] = partsOf(column);
+  const [table, name] = partsOf(column);
+  const sealed = sql.ref(`row.${name}`);
   const { rows } = await sql<SealedValue>`
-    select s.id, s.host, s.port, s."user", s.sealed
-    from ${sql.table(table)} as row join ${sources[column]} s on s.id = row.id
-    where ${kidOf} = any(${kids}) and row.id > coalesce(${after ?? null}::uuid, '00000000-0000-0000-0000-000000000000')
-    order by row.id limit ${limit} for update of row skip locked`.execute(trx);
+    select row.id, ${sealed} as sealed, ${locked[table]}
+    where ${kidOf(sealed)} = any(${kids}) and row.id > coalesce(${after ?? null}::uuid, '00000000-0000-0000-0000-000000000000')
+    order by row.id limit ${limit} for no key update of row skip locked`.execute(trx);
   return rows;
 }
 
-/** Writes the same secrets in other envelopes. Nobody is told: for whoever uses them nothing changes. */
+/**
+ * Writes the same secrets in other envelopes, if the column still holds what was read. Publishes no change: users of the secrets
+ * notice nothing.
+ *
+ * @param values `was` is the ciphertext that was read, `sealed` the one that takes its place
+ * @returns how many it wrote
+ */
 export async function reseal(
   trx: Kysely<Registry>,
   column: SealedColumn,
-  values: readonly Pick<SealedValue, 'id' | 'sealed'>[],
-): Promise<void> {
+  values: readonly { readonly id: string; readonly was: string; readonly sealed: string }[],
+): Promise<number> {
   const [table, name] = partsOf(column);
   // For the trigger that counts epochs (migration 0010), until the end of the transaction.
   await sql`select set_config('tenantry.resealing', 'on', true)`.execute(trx);
-  await sql`
+  const given = (key: keyof (typeof values)[number]): string[] => values.map((value) => value[key]);
+  const { numAffectedRows } = await sql`
     update ${sql.table(table)} as row set ${sql.ref(name)} = given.sealed
-    from unnest(${values.map(({ id }) => id)}::uuid[], ${values.map(({ sealed }) => sealed)}::text[]) as given (id, sealed)
-    where row.id = given.id`.execute(trx);
+    from unnest(${given('id')}::uuid[], ${given('was')}::text[], ${given('sealed')}::text[]) as given (id, was, sealed)
+    where row.id = given.id and ${sql.ref(`row.${name}`)} = given.was`.execute(trx);
+  return Number(numAffectedRows ?? 0);
 }
 
 /** The key that everything is to be sealed with, as the replica that started last said. */
@@ -101,7 +112,6 @@ export async function setWantedKey(db: Kysely<Registry>, kid: string): Promise<v
   await db.updateTable('installation').set({ encryption_kid: kid }).execute();
 }
 
-function partsOf(column: SealedColumn): [table: string, name: string] {
-  const [table = '', name = ''] = column.split('.');
-  return [table, name];
+function partsOf(column: SealedColumn): [table: keyof typeof locked, name: string] {
+  return column.split('.') as ReturnType<typeof partsOf>;
 }

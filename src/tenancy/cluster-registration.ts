@@ -225,8 +225,8 @@ export function createClusterRegistration(deps: {
           const current = await lockCluster(trx, id);
           if (!current) throw new AppError('not-found');
           if (moves) await demandEmpty(trx, id);
-          // What was sealed is bound to a place that another change may have taken it from meanwhile.
-          const place = ({ host, port }: ClusterRecord): unknown => [host, port];
+          // The ciphertext is bound to the place and the user, which another change may have replaced meanwhile.
+          const place = ({ host, port, provisionerUser }: ClusterRecord): unknown => [host, port, provisionerUser];
           if (!isDeepStrictEqual(place(current), place(row))) throw new AppError('cluster-in-use');
           const updated = await updateCluster(trx, id, { ...changes, provisionerPassword: sealed });
           if (!updated) throw new AppError('not-found');

@@ -14,6 +14,9 @@ import type { ConnectionSettings } from '../../db/client.js';
 import type { ClusterBudget } from './clusters.js';
 import type { Envelope } from './envelope.js';
 
+/** Re-encryption and other replicas can change the row between reading and writing it. */
+const ATTEMPTS = 5;
+
 /**
  * Registers the default cluster where it has no row, and brings its row up to what the configuration says: the day that
  * another cluster becomes the default one, this row is how it is entered. Returns its id.
@@ -26,38 +29,41 @@ export async function ensureDefaultCluster(
   connection: ConnectionSettings,
   budget: ClusterBudget,
 ): Promise<string> {
-  const { host, port, user, password, tls } = connection;
+  const { host, port, user, password, tls: encryption } = connection;
   const configured = {
     provisionerUser: user,
-    tls: tls === false ? 'off' : 'verify-full',
-    tlsCa: tls === false ? null : (tls.ca ?? null),
+    tls: encryption === false ? 'off' : 'verify-full',
+    tlsCa: encryption === false ? null : (encryption.ca ?? null),
     connectionBudget: budget.tenants,
     connectionReserve: budget.reserve,
   } as const;
-  const known = await findClusterAt(registry, host, port);
-  if (known) {
-    const context = { id: known.id, host, port, user };
+  for (let attempt = 1; attempt <= ATTEMPTS; attempt += 1) {
+    const known = await findClusterAt(registry, host, port);
+    if (!known) {
+      // Two replicas can do this at once: the row of one stays, and the other finds it.
+      await insertCluster(registry, (id) => ({
+        name: `${host}:${port}`,
+        host,
+        port,
+        provisioner_user: user,
+        provisioner_password: envelope.seal(password, { id, host, port, user }),
+        tls: configured.tls,
+        tls_ca: configured.tlsCa,
+        connection_budget: budget.tenants,
+        connection_reserve: budget.reserve,
+      }));
+      const made = await findClusterAt(registry, host, port);
+      if (made) await claimTenantsAt(registry, made.id, host, port);
+      continue;
+    }
     const { provisionerUser, tls, tlsCa, connectionBudget, connectionReserve } = known;
     const stored = { provisionerUser, tls, tlsCa, connectionBudget, connectionReserve };
-    if (!isDeepStrictEqual(stored, configured) || passwordOf(known, envelope) !== password)
-      await updateCluster(registry, known.id, { ...configured, provisionerPassword: envelope.seal(password, context) });
-    return known.id;
+    if (isDeepStrictEqual(stored, configured) && passwordOf(known, envelope) === password) return known.id;
+    const sealed = envelope.seal(password, { id: known.id, host, port, user });
+    const changes = { ...configured, provisionerPassword: sealed };
+    if (await updateCluster(registry, known.id, changes, known.provisionerPassword)) return known.id;
   }
-  await insertCluster(registry, (id) => ({
-    name: `${host}:${port}`,
-    host,
-    port,
-    provisioner_user: user,
-    provisioner_password: envelope.seal(password, { id, host, port, user }),
-    tls: configured.tls,
-    tls_ca: configured.tlsCa,
-    connection_budget: budget.tenants,
-    connection_reserve: budget.reserve,
-  }));
-  const made = await findClusterAt(registry, host, port);
-  if (!made) throw new Error('the default cluster has no row');
-  await claimTenantsAt(registry, made.id, host, port);
-  return made.id;
+  throw new Error('the row of the default cluster is changed by others again and again');
 }
 
 /** Undefined where it is sealed with a key that is not known any more. */

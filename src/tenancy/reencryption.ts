@@ -1,6 +1,7 @@
 // Sealing anew what is sealed with a key that is to go, while the service serves: in batches, each a short transaction, so
 // that a tenant's row is locked for a moment. Whoever remembers the old ciphertext can open it for as long as it has the key.
 import type { Kysely } from 'kysely';
+import { endWhenIdle } from '../../db/central/locks.js';
 import type { Registry } from '../../db/central/schema.js';
 import {
   countSealed,
@@ -90,13 +91,13 @@ export function createReencryption(deps: ReencryptionDeps): Reencryption {
     let after: string | undefined;
     while (!signal.aborted) {
       const last = await registry.transaction().execute(async (trx) => {
+        await endWhenIdle(trx);
         const found = await lockSealed(trx, column, { kids: older, after, limit: BATCH });
         const values = found.flatMap((value) => {
           const sealed = sealAnew(column, value);
-          return sealed === undefined ? [] : [{ id: value.id, sealed }];
+          return sealed === undefined ? [] : [{ id: value.id, was: value.sealed, sealed }];
         });
-        if (values.length > 0) await reseal(trx, column, values);
-        rows += values.length;
+        if (values.length > 0) rows += await reseal(trx, column, values);
         return found.at(-1)?.id;
       });
       if (last === undefined) break;

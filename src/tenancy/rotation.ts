@@ -1,9 +1,18 @@
-// Changing the password of a tenant's role while it is used. At no moment does a new connection fail: the next password is
-// stored before the server knows of it, so that whoever is refused with the current one finds it there (src/tenancy/pools.ts).
-// Open connections live on. Each step can be repeated, and whatever is left half done is finished by the job.
+// Changes the password of a tenant's role while the tenant is served. No new connection fails: the next password is stored before
+// the server gets it, so a pool that is refused with the current one finds it in the registry (src/tenancy/pools.ts). Open
+// connections live on.
+//
+//   current P              --store-->    current P, next N    the server has P
+//   current P, next N      --alter-->    the same             the server has P or N
+//   current P, next N      --promote-->  current N            the server has N
+//
+// The password that the server must have is `next`, or `current` if there is no next one. Each step compares before it writes, so
+// a step can be repeated, a step whose answer is lost does no harm, and a late worker changes nothing. What is left half done the
+// job finishes.
 import type { Kysely } from 'kysely';
 import type { AuditOrigin } from '../../db/audit.js';
 import { insertAudit } from '../../db/central/audit.js';
+import { endWhenIdle } from '../../db/central/locks.js';
 import {
   listDueRotations,
   listUnfinishedRotations,
@@ -12,9 +21,9 @@ import {
 } from '../../db/central/passwords.js';
 import type { Registry } from '../../db/central/schema.js';
 import { findTenant, type TenantRecord } from '../../db/central/tenants.js';
-import { setRolePassword } from '../../db/cluster.js';
 import { within } from '../../db/deadline.js';
 import { DatabaseFault } from '../../db/errors.js';
+import { setRolePassword } from '../../db/role-password.js';
 import { scramVerifier } from '../../db/scram.js';
 import { AppError } from '../errors.js';
 import { Slots } from '../slots.js';
@@ -70,8 +79,8 @@ const PER_RUN = 100;
 /** The service itself. */
 const NOBODY: AuditOrigin = { actor: { kind: 'none' } };
 
-/** A next password can be replaced meanwhile, by one that was sealed with another key or because it could not be read. */
-const ATTEMPTS = 3;
+/** Other workers can change the row or the role between two steps: re-encryption, another rotation, the job of connection limits. */
+const ATTEMPTS = 6;
 
 export function createRotation(deps: RotationDeps): Rotation {
   const { registry, locks, envelope } = deps;
@@ -79,7 +88,7 @@ export function createRotation(deps: RotationDeps): Rotation {
   /** Those who ask for the same tenant meanwhile share the work. */
   const rotations = new Map<string, Promise<boolean>>();
 
-  /** Within the tenant's lock: two at once could leave the server with the password of one and the registry with another's. */
+  /** Within the tenant's lock. The lock saves work; a worker whose lock is lost does no harm. */
   async function change(tenantId: string, origin: AuditOrigin): Promise<boolean> {
     const tenant = await findTenant(registry, tenantId);
     if (!tenant) return false;
@@ -91,6 +100,7 @@ export function createRotation(deps: RotationDeps): Rotation {
   async function begin(tenant: TenantRecord, origin: AuditOrigin): Promise<void> {
     const { id } = tenant;
     const stored = await registry.transaction().execute(async (trx) => {
+      await endWhenIdle(trx);
       if (!(await storeNextPassword(trx, id, sealNew(tenant), null))) return false;
       await insertAudit(trx, {
         ...origin,
@@ -100,10 +110,14 @@ export function createRotation(deps: RotationDeps): Rotation {
       });
       return true;
     });
-    if (!stored) throw new AppError('tenant-state', { detail: `The tenant is ${tenant.status}.` });
+    if (stored) return;
+    const now = await findTenant(registry, id);
+    // Another worker began a change: that one is finished now.
+    if (typeof now?.nextDbPassword === 'string') return;
+    throw new AppError('tenant-state', { detail: `The tenant is ${now?.status ?? tenant.status}.` });
   }
 
-  /** Within the tenant's lock. @throws AppError `unavailable` */
+  /** Within the tenant's lock. Returns only when server and registry agree. @throws AppError `unavailable` */
   async function finish(tenantId: string): Promise<void> {
     let step: RotationStep = 'store';
     const done = async (name: RotationStep): Promise<void> => {
@@ -112,26 +126,40 @@ export function createRotation(deps: RotationDeps): Rotation {
     };
     try {
       await done('store');
+      /** The last one that this worker sent to the server, whether or not it is in force. */
+      let sent: string | undefined;
+      /** The one that the server confirmed. */
+      let inForce: string | undefined;
       for (let attempt = 1; attempt <= ATTEMPTS; attempt += 1) {
         const tenant = await findTenant(registry, tenantId);
-        if (typeof tenant?.nextDbPassword !== 'string') return;
-        const next = openNext(tenant, tenant.nextDbPassword);
-        if (next === undefined) {
-          // Nobody can ever enter with it: another one takes its place.
-          await storeNextPassword(registry, tenantId, sealNew(tenant), tenant.nextDbPassword);
+        // Its removal drops the role.
+        if (!tenant) return;
+        const { nextDbPassword: next } = tenant;
+        // Another worker finished the change, and this one sent nothing that could be in force instead.
+        if (next === null && sent === undefined) return;
+        const wanted = openWanted(tenant);
+        if (wanted === undefined) {
+          // This process cannot enter with it: another one takes its place.
+          await storeNextPassword(registry, tenantId, sealNew(tenant), next);
           continue;
         }
-        // So that a replica which cannot ask the registry later knows both.
-        await deps.tell(tenantId);
-        await done('tell');
-        await within(alter(tenant, next), ALTER_DEADLINE, () => new DatabaseFault('timeout', 'no answer'));
-        await done('alter');
-        if (!(await promoteNextPassword(registry, tenantId, tenant.nextDbPassword))) continue;
+        if (wanted !== inForce) {
+          // So that a replica which cannot ask the registry later knows both.
+          await deps.tell(tenantId);
+          await done('tell');
+          sent = wanted;
+          if (!(await within(alter(tenant, wanted), ALTER_DEADLINE, () => new DatabaseFault('timeout', 'no answer'))))
+            continue;
+          inForce = wanted;
+          await done('alter');
+        }
+        if (next === null) return;
+        if (!(await promoteNextPassword(registry, tenantId, next))) continue;
         await done('promote');
         await deps.tell(tenantId);
         return;
       }
-      throw new Error('the next password was replaced again and again');
+      throw new Error('the password was changed by others again and again');
     } catch (error) {
       deps.onError(error, { tenantId, step });
       throw new AppError('unavailable', {
@@ -142,21 +170,27 @@ export function createRotation(deps: RotationDeps): Rotation {
     }
   }
 
-  async function alter({ dbHost: host, dbPort: port, dbUser }: TenantRecord, password: string): Promise<void> {
+  /** @returns false if the server was not changed: the registry wants another password by now, or another worker was at the role */
+  async function alter(tenant: TenantRecord, password: string): Promise<boolean> {
+    const { id, dbHost: host, dbPort: port, dbUser: name } = tenant;
     const { cluster } = await deps.provisioners.at({ host, port });
-    await setRolePassword(cluster, dbUser, await scramVerifier(password, TENANT_SCRAM_ITERATIONS), ALTER_DEADLINE);
+    const verifier = await scramVerifier(password, TENANT_SCRAM_ITERATIONS);
+    return setRolePassword(cluster, { name, verifier }, ALTER_DEADLINE, async () => {
+      const now = await findTenant(registry, id);
+      // Re-encryption puts the same password in another envelope.
+      return now !== undefined && openWanted(now) === password;
+    });
   }
 
   function sealNew({ id, dbHost: host, dbPort: port, dbUser: user }: TenantRecord): string {
     return envelope.seal(newDatabasePassword(), { id, host, port, user });
   }
 
-  function openNext(
-    { id, dbHost: host, dbPort: port, dbUser: user }: TenantRecord,
-    sealed: string,
-  ): string | undefined {
+  /** The password that the server must have. Undefined if this process cannot open it. */
+  function openWanted(tenant: TenantRecord): string | undefined {
+    const { id, dbHost: host, dbPort: port, dbUser: user } = tenant;
     try {
-      return envelope.open(sealed, { id, host, port, user });
+      return envelope.open(tenant.nextDbPassword ?? tenant.dbPassword, { id, host, port, user });
     } catch (error) {
       deps.onError(error, { tenantId: id, step: 'open' });
       return undefined;

@@ -1,0 +1,77 @@
+// Setting a role's password on a real server: what a late or concurrent worker can change.
+import { sql } from 'kysely';
+import { randomBytes } from 'node:crypto';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { afterAll, beforeEach, expect, it } from 'vitest';
+import { DatabaseFault } from '../../db/errors.js';
+import { setRolePassword } from '../../db/role-password.js';
+import { scramVerifier } from '../../db/scram.js';
+import { connectAs } from '../support/app.js';
+
+const server = connectAs<unknown>('postgres');
+const other = connectAs<unknown>('postgres');
+const made: string[] = [];
+let name: string;
+
+beforeEach(async () => {
+  name = `role_${randomBytes(6).toString('hex')}`;
+  made.push(name);
+  const verifier = sql.lit(await scramVerifier('first', 4_096));
+  await sql`create role ${sql.id(name)} superuser login password ${verifier}`.execute(server.db);
+});
+afterAll(async () => {
+  for (const role of made) await sql`drop role ${sql.id(role)}`.execute(server.db);
+  await Promise.all([server.close(0), other.close(0)]);
+});
+
+async function set(password: string, from = server, confirm = async (): Promise<boolean> => true): Promise<boolean> {
+  return setRolePassword(from.db, { name, verifier: await scramVerifier(password, 4_096) }, 8_000, confirm);
+}
+
+/** Which of the passwords lets the role in. */
+async function inForce(): Promise<string[]> {
+  const passwords = ['first', 'second', 'third'];
+  const enters = await Promise.all(
+    passwords.map(async (password) => {
+      const handle = connectAs<unknown>('postgres', { user: name, password });
+      return sql`select 1`
+        .execute(handle.db)
+        .then(() => true)
+        .catch(() => false)
+        .finally(() => handle.close(0));
+    }),
+  );
+  return passwords.filter((_, index) => enters[index]);
+}
+
+it('sets a password that is confirmed, and keeps the old one otherwise', async () => {
+  expect(await set('second')).toBe(true);
+  expect(await inForce()).toEqual(['second']);
+  expect(await set('third', server, async () => false)).toBe(false);
+  expect(await inForce()).toEqual(['second']);
+});
+
+it('lets no other worker change the role between the confirmation and the COMMIT', async () => {
+  let late: Promise<boolean> | undefined;
+  const confirm = async (): Promise<boolean> => {
+    late = set('third', other);
+    await sleep(300);
+    return true;
+  };
+  expect(await set('second', server, confirm)).toBe(true);
+  // It waited, and must look again: the row that it read is not the current one.
+  expect(await late).toBe(false);
+  expect(await inForce()).toEqual(['second']);
+});
+
+it('changes nothing when the worker is stopped after its ALTER, and frees the role', async () => {
+  let next: Promise<boolean> | undefined;
+  const stopped = set('second', server, async () => {
+    next = set('third', other);
+    await sleep(5_000);
+    return true;
+  });
+  await expect(stopped).rejects.toThrow(DatabaseFault);
+  expect(await next).toBe(true);
+  expect(await inForce()).toEqual(['third']);
+});
