@@ -5,6 +5,9 @@ import { BaseSequencer, type TestSpecification } from 'vitest/node';
 const LONG = [
   'process/docs',
   'process/kills',
+  'faults/lost-answers',
+  'faults/registry-in-the-past',
+  'faults/lost-answers-adoption',
   'fuzz/api',
   'process/start',
   'process/topology',
@@ -12,6 +15,7 @@ const LONG = [
   'timing/timing',
   'integration/keys',
   'faults/databases',
+  'faults/evidence',
 ];
 
 const rankOf = ({ moduleId }: TestSpecification): number => {

@@ -13,7 +13,7 @@ import { createEnvelope } from '../../src/tenancy/envelope.js';
 import { newDatabasePassword } from '../../src/tenancy/ids.js';
 import { rotationSteps, type RotationStep } from '../../src/tenancy/rotation.js';
 import { ADMIN, beginSession, connectAs, createRegistry, sender, testConfig } from '../support/app.js';
-import { startLossyProxy, type LossyProxy } from '../support/lost-answers.js';
+import { startLossyProxy, type LossyProxy } from '../support/lossy-proxy.js';
 import { enter } from '../support/tenants.js';
 import type { FastifyInstance } from 'fastify';
 

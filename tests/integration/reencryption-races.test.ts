@@ -83,7 +83,8 @@ async function addStandby(sealedWith: typeof k1): Promise<Standby> {
   const dbPassword = createEnvelope([sealedWith]).seal('of the standby', context);
   await central.db.connection().execute(async (session) => {
     const names = { dbName: id, dbUser: id };
-    await insertStandby(session, { id, clusterId: cluster.id, ...names, dbPassword, schemaVersion: '0001' });
+    const standby = { id, clusterId: cluster.id, ...names, dbPassword, schemaVersion: '0001' };
+    expect(await insertStandby(session, standby, cluster)).toBe(true);
     await readyStandby(session, id);
   });
   return { clusterId: cluster.id, context };
@@ -99,7 +100,7 @@ function claim(from: DatabaseHandle<Registry>, { clusterId, context }: Standby):
   const tenant = { name: 'Claimed', slug: `claimed-${id}`, clusterId, dbHost, dbPort, poolOptions: {} };
   return from.db
     .connection()
-    .execute((session) => claimStandby(session, { ...tenant, schemaVersion: '0001' }))
+    .execute((session) => claimStandby(session, { ...tenant, schemaVersion: '0001', claim: randomUUID() }))
     .then((claimed) => {
       expect(claimed?.id).toBe(id);
     });

@@ -1,5 +1,5 @@
-// A process of the service is killed at each statement that it sends while it makes, claims or removes a tenant or changes the
-// password of its database: before the statement is sent, and as soon as it is, when the server runs it for nobody. Then
+// A process of the service is killed at each statement that it sends while it makes, claims, adopts, deletes, restores or
+// removes a tenant or changes the password of its database: before the statement is sent, and as soon as it is, when the server runs it for nobody. Then
 // another one starts, and within 30 s nothing half-made is left anywhere; what was acknowledged is whole.
 import { sql, type Kysely } from 'kysely';
 import { randomBytes } from 'node:crypto';
@@ -8,23 +8,27 @@ import path from 'node:path';
 import { pathToFileURL } from 'node:url';
 import ts from 'typescript';
 import { afterAll, beforeAll, expect, inject, it } from 'vitest';
+import { findInstallationId } from '../../db/central/installation.js';
 import { findOperatorByEmail, insertOperator } from '../../db/central/operators.js';
-import type { Registry } from '../../db/central/schema.js';
+import type { Registry, TenantStatus } from '../../db/central/schema.js';
 import { listUnfinishedRotations } from '../../db/central/passwords.js';
 import { listStandby } from '../../db/central/standby.js';
 import {
   findTenant,
   findTenantBySlug,
   listProvisionedTenants,
+  listRestoringTenants,
   listUnfinishedTenants,
   type TenantRecord,
 } from '../../db/central/tenants.js';
 import type { ConnectionSettings, DatabaseHandle } from '../../db/client.js';
+import { findMarks } from '../../db/marks.js';
 import { scramVerifier } from '../../db/scram.js';
 import { tenantMigrations } from '../../db/tenant/migrations/index.js';
 import { buildApp } from '../../src/app.js';
 import { localSecrets } from '../../src/secrets.js';
 import { createEnvelope } from '../../src/tenancy/envelope.js';
+import { compare } from '../../src/tenancy/evidence.js';
 import { migrateAll } from '../../src/tenancy/migrate.js';
 import { openProvisioner } from '../../src/tenancy/provisioner.js';
 import { templateName } from '../../src/tenancy/template.js';
@@ -38,6 +42,7 @@ import {
   sender,
   testConfig,
   TOKEN_KEY,
+  type PageOf,
   type Send,
 } from '../support/app.js';
 import { build, eventually, makeDataDir, startProcess, type ServiceProcess } from '../support/service-process.js';
@@ -57,14 +62,19 @@ let token: string;
 /** Which statements: every one with KILL_EVERY=1, which takes minutes; the suite is content with some of them. */
 const EVERY = Number(process.env['KILL_EVERY'] ?? 10);
 
-/** More than the statements of any act: an act that sent more would go untried beyond them. */
+/** More than the statements of an act: one that sent more would go untried beyond them. */
 const MOST_STATEMENTS = 30;
 
 /** The statements that processes are killed at, one process each, until one comes to its answer. */
-const killPoints = Array.from({ length: Math.floor(MOST_STATEMENTS / EVERY) }, (_, index) => (index + 1) * EVERY);
+const killPoints = (most = MOST_STATEMENTS): number[] =>
+  Array.from({ length: Math.floor(most / EVERY) }, (_, index) => (index + 1) * EVERY);
 
 /** What the processes of one act are given to work on: each of its own, in either of the two lanes. */
-const TARGETS = 2 * killPoints.length;
+const targetsOf = (most?: number): number => 2 * killPoints(most).length;
+const TARGETS = targetsOf();
+
+/** Adopting migrates the database, a statement at a time. */
+const MOST_OF_ADOPTING = 60;
 
 /** Each process that is killed keeps its slots of it for 30 s: the next must not wait for them. */
 const RESERVE = '500';
@@ -73,6 +83,8 @@ type When = 'before' | 'after';
 
 /** What a process is killed in. */
 interface Act {
+  /** More than the statements that it sends, where those are many. */
+  readonly most?: number;
   /** Makes what the act is done to, beforehand, in a service that nobody kills. */
   prepare(send: Send): Promise<void>;
   /** @param nth a number of its own for each process */
@@ -132,6 +144,34 @@ async function changedOrNot(before: TenantRecord, acknowledged: boolean): Promis
   }
 }
 
+/** Whether a tenant has one of these statuses, and its database is open or closed as that wants. */
+async function closedOrOpen(slug: string, statuses: readonly TenantStatus[]): Promise<void> {
+  const row = await findTenantBySlug(central.db, slug);
+  expect(statuses, slug).toContain(row?.status);
+  expect(await isOpen(row?.dbName ?? ''), slug).toBe(row?.status === 'active');
+}
+
+async function isOpen(name: string): Promise<boolean | undefined> {
+  const { rows } = await asSuperuser('postgres', (db) =>
+    sql<{ open: boolean }>`select datallowconn as open from pg_database where datname = ${name}`.execute(db),
+  );
+  return rows[0]?.open;
+}
+
+/** A database of the provisioner with a row in it, to be adopted. */
+async function makeLegacy(name: string): Promise<void> {
+  const owner = sql.id(provisionerRole);
+  await asSuperuser('postgres', (db) => sql`create database ${sql.id(name)} owner ${owner}`.execute(db));
+  await asSuperuser(name, async (db) => {
+    await sql`create table invoices (number integer)`.execute(db);
+    await sql`insert into invoices values (1)`.execute(db);
+    await sql`alter table invoices owner to ${owner}`.execute(db);
+  });
+}
+
+let clusterId = '';
+let deleted: TenantRecord[] = [];
+let restored: TenantRecord[] = [];
 let doomed: TenantRecord[] = [];
 let rotated: TenantRecord[] = [];
 
@@ -162,6 +202,41 @@ const acts: Record<string, Act> = {
       if (answered) expect(row).toBeUndefined();
       // Not begun: it can still be restored.
       else expect([undefined, 'deleted']).toContain(row?.status);
+    },
+  },
+  'deleting one': {
+    prepare: async (send) => {
+      deleted = await makeTargets(send, 'deleted');
+    },
+    request: (nth) => ({ method: 'DELETE', path: `/tenants/${deleted[nth]?.id ?? ''}` }),
+    check: (nth, answered) => closedOrOpen(`deleted-${nth}`, answered ? ['deleted'] : ['deleted', 'active']),
+  },
+  'restoring one': {
+    prepare: async (send) => {
+      restored = await makeTargets(send, 'restored');
+      for (const { id } of restored) expect((await send('DELETE', `/tenants/${id}`, { token })).status).toBe(204);
+    },
+    request: (nth) => ({ method: 'POST', path: `/tenants/${restored[nth]?.id ?? ''}/restore` }),
+    check: (nth, answered) => closedOrOpen(`restored-${nth}`, answered ? ['active'] : ['active', 'deleted']),
+  },
+  'adopting a database': {
+    most: MOST_OF_ADOPTING,
+    prepare: async () => {
+      for (let nth = 0; nth < targetsOf(MOST_OF_ADOPTING); nth += 1) await makeLegacy(`legacy_${process.pid}_${nth}`);
+    },
+    request: (nth) => ({
+      method: 'POST',
+      path: '/tenants',
+      body: {
+        ...made(`adopted-${nth}`).body,
+        adopt: { clusterId, database: `legacy_${process.pid}_${nth}` },
+      },
+    }),
+    check: async (nth, answered, send) => {
+      await wholeOrAbsent(`adopted-${nth}`, answered, send);
+      const name = `legacy_${process.pid}_${nth}`;
+      const { rows } = await asSuperuser(name, (db) => sql`select number from invoices`.execute(db));
+      expect(rows, name).toEqual([{ number: 1 }]);
     },
   },
   'changing the password of its database': {
@@ -205,6 +280,8 @@ beforeAll(async () => {
   const app = await startApp(0);
   const operator = await findOperatorByEmail(central.db, OPERATOR.email);
   token = await beginSession(app, { kind: 'operator', operatorId: operator?.id ?? '' });
+  const { body: clusters } = await sender(app)<PageOf<{ id: string }>>('GET', '/clusters', { token });
+  clusterId = clusters.data[0]?.id ?? '';
   await app.close();
 });
 
@@ -235,14 +312,14 @@ it.each(Object.keys(acts))(
     for (const { nth, answered } of killed) await act.check(nth, answered, sender(app));
     await app.close();
   },
-  300_000,
+  900_000,
 );
 
 /** Kills one process after the other, each at a later statement, until one comes to its answer. */
 async function killAtEach(act: Act, when: When): Promise<{ nth: number; answered: boolean }[]> {
   const killed: { nth: number; answered: boolean }[] = [];
-  for (const [index, statement] of killPoints.entries()) {
-    const nth = when === 'before' ? index : TARGETS - 1 - index;
+  for (const [index, statement] of killPoints(act.most).entries()) {
+    const nth = when === 'before' ? index : targetsOf(act.most) - 1 - index;
     const child = await startProcess({
       ...(await environment()),
       KILL_AT: String(statement),
@@ -257,7 +334,7 @@ async function killAtEach(act: Act, when: When): Promise<{ nth: number; answered
     killed.push({ nth, answered });
     if (answered) return killed;
   }
-  throw new Error(`the act sends more than ${MOST_STATEMENTS} statements`);
+  throw new Error(`the act sends more than ${act.most ?? MOST_STATEMENTS} statements`);
 }
 
 async function succeeds(child: ServiceProcess, request: ReturnType<Act['request']>): Promise<boolean> {
@@ -288,6 +365,7 @@ async function withoutHousekeeping<T>(work: () => Promise<T>): Promise<T> {
 /** Rows in the middle of something, and databases and roles of this provisioner that no row tells of. */
 async function halfMade(): Promise<string[]> {
   const unfinished = await listUnfinishedTenants(central.db);
+  const restoring = await listRestoringTenants(central.db);
   const rotations = await listUnfinishedRotations(central.db, TARGETS);
   const standbys = await listStandby(central.db);
   const known = [
@@ -304,10 +382,35 @@ async function halfMade(): Promise<string[]> {
   );
   return [
     ...unfinished.map(({ slug, status }) => `${slug} is ${status}`),
+    ...restoring.map((id) => `${id} is half restored`),
+    ...(await disagreeing()),
     ...rotations.map(({ id }) => `the password of ${id} is half changed`),
     ...standbys.filter(({ ready }) => !ready).map(({ dbName }) => `${dbName} is half-made`),
-    ...rows.filter(({ name }) => !known.includes(name)).map(({ name }) => `${name} has no row`),
+    ...rows
+      .filter(({ name }) => !known.includes(name) && !name.startsWith('legacy_'))
+      .map(({ name }) => `${name} has no row`),
   ];
+}
+
+/** Tenants whose database is open or closed otherwise than their status wants, or carries another mark. */
+async function disagreeing(): Promise<string[]> {
+  const opened = openProvisioner(provisioner, testConfig(registryName).tenants.provisionerPool);
+  try {
+    const installation = await findInstallationId(central.db);
+    const tenants = await listProvisionedTenants(central.db);
+    const found = await findMarks(
+      opened.cluster,
+      tenants.map(({ dbName }) => dbName),
+    );
+    return tenants.flatMap((tenant) => {
+      const database = found.find(({ name }) => name === tenant.dbName);
+      const verdict = database && compare(tenant, database, installation);
+      const right = verdict === 'agrees' && database?.open === (tenant.status === 'active');
+      return right ? [] : [`${tenant.slug} is ${tenant.status}, its database ${verdict ?? 'is gone'}`];
+    });
+  } finally {
+    await opened.close();
+  }
 }
 
 async function startApp(standbys: number, reconciles = true): ReturnType<typeof buildApp> {

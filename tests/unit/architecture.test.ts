@@ -155,6 +155,28 @@ const rules: readonly Rule[] = [
     (target) => isPackage(target, 'node:process', 'process'),
     [['src/logging.ts', 'node:process']],
   ),
+  noImport(
+    'only src/tenancy/demolish.ts can drop a database or a role',
+    (file) => file !== 'src/tenancy/demolish.ts',
+    (target) => target === 'db/demolition.ts',
+    [
+      ['src/tenancy/removal.ts', 'db/demolition.ts'],
+      ['src/cli/migrate.ts', 'db/demolition.ts'],
+      ['db/cluster.ts', 'db/demolition.ts'],
+    ],
+  ),
+  {
+    promise: 'only db/demolition.ts has SQL that drops a database or a role',
+    offences: ({ path: file, text }) =>
+      file !== 'db/demolition.ts' &&
+      /\bdrop\s+(database|role|user|owned\s+by\s+\S+\s+cascade)\b/i.test(withoutComments(text))
+        ? [`${file} drops a database or a role`]
+        : [],
+    madeUp: [
+      ['src/new.ts', 'await sql`drop database ${name}`;', 'src/new.ts drops a database or a role'],
+      ['db/new.ts', "const text = 'DROP  ROLE if exists x';", 'db/new.ts drops a database or a role'],
+    ],
+  },
   {
     promise: 'only src/config.ts reads process.env',
     offences: (file) => (file.path === 'src/config.ts' ? [] : environmentReads(file)),
@@ -178,6 +200,10 @@ const rules: readonly Rule[] = [
     ],
   },
 ];
+
+function withoutComments(text: string): string {
+  return text.replaceAll(/\/\*[^]*?\*\/|\/\/.*/g, '');
+}
 
 /** Uses of `process` through which the environment can be reached: all but plain access to another property of it. */
 function environmentReads({ path: file, text }: SourceFile): string[] {
