@@ -4,11 +4,9 @@
 import { sql } from 'kysely';
 import { randomBytes } from 'node:crypto';
 import { describe, expect, inject, it, onTestFinished } from 'vitest';
-import type { Config } from '../../src/config.js';
 import type { AppOverrides } from '../../src/app.js';
 import {
   ADMIN,
-  asSuperuser,
   connectAs,
   createRegistry,
   startService,
@@ -16,24 +14,26 @@ import {
   type Answer,
   type TestService,
 } from '../support/app.js';
-import { contentOf, createLegacyDatabase, invoicesIn, stateOfDatabase } from '../support/evidence.js';
+import {
+  acknowledged,
+  contentOf,
+  createLegacyDatabase,
+  invoicesIn,
+  PRODUCT,
+  signIn,
+  stateOfDatabase,
+  writeProduct,
+  type Acknowledged,
+} from '../support/evidence.js';
 import { putBack, takeBackup, type RegistryBackup } from '../support/registry-backup.js';
 import { startStatementProxy, type StatementProxy, type Verdict } from '../support/statement-proxy.js';
 
 const VICTIM = 'victim';
-const PRODUCT = 'written by the tenant';
 
 /** Jobs that run by themselves, in the order in which they are run here. */
 const JOBS = ['reconciler', 'standby databases', 'lifecycle settle', 'lifecycle purge'];
 
 const QUIET = { RECONCILE_EVERY_MS: '3600000', TENANT_DELETION_GRACE_MS: '86400000' };
-
-/** A tenant that was acknowledged to its operator. */
-interface Acknowledged {
-  readonly id: string;
-  readonly slug: string;
-  readonly dbName: string;
-}
 
 interface World {
   readonly service: TestService;
@@ -345,29 +345,4 @@ function statusIn(backup: RegistryBackup, id: string): string {
   const tenant = rows.tenants.find((row) => row.id === id);
   if (tenant) return tenant.status;
   return rows.standby_databases.some((row) => row.id === id) ? 'standby' : 'no row';
-}
-
-async function acknowledged({ config }: { config: Config }, slug: string): Promise<Acknowledged> {
-  const { rows } = await asSuperuser(config.registry.connection.database, (db) =>
-    sql<{ id: string; dbName: string }>`select id, db_name as "dbName" from tenants where slug = ${slug}`.execute(db),
-  );
-  const [row] = rows;
-  if (!row) throw new Error(`there is no tenant "${slug}"`);
-  return { ...row, slug };
-}
-
-async function signIn(service: TestService, tenant: string): Promise<number> {
-  const { email, password } = ADMIN;
-  return (await service.send('POST', '/auth/login', { body: { tenant, email, password } })).status;
-}
-
-async function writeProduct(service: TestService, tenant: string): Promise<void> {
-  const { email, password } = ADMIN;
-  const admin = await service.send<{ accessToken: string }>('POST', '/auth/login', {
-    body: { tenant, email, password },
-  });
-  expect(admin.status, admin.text).toBe(200);
-  const body = { name: PRODUCT, price: '1.00' };
-  const made = await service.send('POST', '/products', { token: admin.body.accessToken, body });
-  expect(made.status, made.text).toBe(201);
 }

@@ -1,7 +1,8 @@
 // What PostgreSQL itself says of tenants' databases, read as the superuser: whether they are there, whether they are open,
 // and what is in them.
 import { sql, type Kysely } from 'kysely';
-import { asSuperuser } from './app.js';
+import { expect } from 'vitest';
+import { ADMIN, asSuperuser, type TestService } from './app.js';
 
 export interface DatabaseState {
   readonly exists: boolean;
@@ -65,4 +66,42 @@ export async function invoicesIn(name: string): Promise<readonly number[] | unde
     const { rows } = await sql<{ number: number }>`select number from invoices order by 1`.execute(db);
     return rows.map(({ number }) => number);
   });
+}
+
+/** A tenant that was acknowledged to its operator. */
+export interface Acknowledged {
+  readonly id: string;
+  readonly slug: string;
+  readonly dbName: string;
+}
+
+/** @throws Error if the registry has no tenant of this slug */
+export async function acknowledged({ config }: Pick<TestService, 'config'>, slug: string): Promise<Acknowledged> {
+  const { rows } = await asSuperuser(config.registry.connection.database, (db) =>
+    sql<{ id: string; dbName: string }>`select id, db_name as "dbName" from tenants where slug = ${slug}`.execute(db),
+  );
+  const [row] = rows;
+  if (!row) throw new Error(`there is no tenant "${slug}"`);
+  return { ...row, slug };
+}
+
+/** The status that the first admin's sign-in is answered with. */
+export async function signIn(service: TestService, tenant: string): Promise<number> {
+  const { email, password } = ADMIN;
+  return (await service.send('POST', '/auth/login', { body: { tenant, email, password } })).status;
+}
+
+/** The product that `writeProduct` makes. */
+export const PRODUCT = 'written by the tenant';
+
+/** Signs the first admin in and makes a product, as a tenant does that has just been acknowledged. */
+export async function writeProduct(service: TestService, tenant: string): Promise<void> {
+  const { email, password } = ADMIN;
+  const admin = await service.send<{ accessToken: string }>('POST', '/auth/login', {
+    body: { tenant, email, password },
+  });
+  expect(admin.status, admin.text).toBe(200);
+  const body = { name: PRODUCT, price: '1.00' };
+  const made = await service.send('POST', '/products', { token: admin.body.accessToken, body });
+  expect(made.status, made.text).toBe(201);
 }
