@@ -1,0 +1,153 @@
+// Two replicas of the service on one registry, one of which loses the answer to a statement of the test's choice: the server
+// runs the statement, and the connection breaks before the answer comes.
+import { sql } from 'kysely';
+import { inject, onTestFinished } from 'vitest';
+import { setTimeout as sleep } from 'node:timers/promises';
+import {
+  ADMIN,
+  asSuperuser,
+  createRegistry,
+  startServiceIn,
+  type Answer,
+  type Problem,
+  type TestService,
+} from './app.js';
+import { startStatementProxy, type StatementProxy, type Verdict } from './statement-proxy.js';
+
+/** Whose answers are lost: the registry's, or those of the server to the provisioner. */
+export type Target = 'registry' | 'server';
+export const targets: readonly Target[] = ['registry', 'server'];
+
+export interface Replicas {
+  readonly registry: string;
+  /** Its answers are lost. */
+  readonly here: TestService;
+  /** Another replica, whose connections to the registry are sound. */
+  readonly there: TestService;
+  /** Lets `here` lose the answer to its nth statement from now on, none for 0. A call replaces the one before. */
+  loseAnswer(target: Target, nth: number): Loss;
+  /** The same for each statement that `isLost` picks. `nth` counts by target, from 1. */
+  loseAnswers(isLost: (statement: string, target: Target, nth: number) => boolean): Loss;
+}
+
+export interface Loss {
+  /** Resolves with the first statement whose answer is lost, at that moment. */
+  readonly statement: Promise<string>;
+  readonly happened: boolean;
+  /** The statements so far, in their order. */
+  readonly seen: Readonly<Record<Target, readonly string[]>>;
+}
+
+/** Connections on which requests work on tenants. Those of events, leases and jobs work by themselves. */
+const AT_WORK = /^tenantry (registry|provisioning|lifecycle)$/;
+
+/** Both end with the test. @param standby databases to keep ready */
+export async function startReplicas(standby = 0): Promise<Replicas> {
+  const cluster = inject('cluster');
+  const registry = await createRegistry();
+  const proxies = {
+    registry: await startStatementProxy(cluster.superuser),
+    server: await startStatementProxy(cluster.provisioner),
+  };
+  onTestFinished(async () => {
+    await Promise.all(Object.values(proxies).map((proxy) => proxy.close()));
+  });
+  const env = { RECONCILE_EVERY_MS: '3600000', STANDBY_DATABASES: String(standby) };
+  const behind = <At>(at: At, { host, port }: StatementProxy): At => ({ ...at, host, port });
+  // The same place for both replicas, or they would be two clusters.
+  const place = { provisioner: behind(cluster.provisioner, proxies.server) };
+  const sound = { ...cluster, ...place };
+  const there = await startServiceIn(sound, { registry, env });
+  onTestFinished(() => there.close());
+  const here = await startServiceIn(
+    { ...sound, superuser: behind(cluster.superuser, proxies.registry) },
+    { registry, env, operator: false },
+  );
+  onTestFinished(() => here.close());
+  // The jobs that run at the start are over, so that the statements that follow are those of requests.
+  for (const job of ['reconciler', 'standby databases', 'lifecycle settle', 'lifecycle purge'])
+    await here.app.housekeeping.runNow(job);
+  const provisioner = `tenantry provisioner ${here.app.replicaId}`;
+
+  function loseAnswers(isLost: (statement: string, target: Target, nth: number) => boolean): Loss {
+    const seen: Record<Target, string[]> = { registry: [], server: [] };
+    let happened = false;
+    let lose: (statement: string) => void = () => undefined;
+    const statement = new Promise<string>((resolve) => (lose = resolve));
+    for (const target of targets) {
+      proxies[target].onStatement = ({ sql, application }): Verdict => {
+        const isAtWork = target === 'registry' ? AT_WORK.test(application) : application === provisioner;
+        if (!isAtWork || !isLost(sql, target, seen[target].push(sql))) return 'pass';
+        happened = true;
+        lose(sql);
+        return 'lose';
+      };
+    }
+    return {
+      statement,
+      get happened() {
+        return happened;
+      },
+      seen,
+    };
+  }
+
+  return {
+    registry,
+    here,
+    there,
+    loseAnswer: (target, nth) => loseAnswers((_statement, of, count) => of === target && count === nth),
+    loseAnswers,
+  };
+}
+
+/** Runs every job of both replicas, twice: what one finds half-done it may leave to the next round. */
+export async function runJobs({ here, there }: Replicas): Promise<void> {
+  for (const job of ['reconciler', 'lifecycle settle', 'reconciler'])
+    for (const { app } of [here, there]) await app.housekeeping.runNow(job);
+}
+
+/** Makes or adopts a tenant; its name is its slug. */
+export function make(
+  { send }: TestService,
+  token: string,
+  slug: string,
+  { key, ...more }: { key?: string; adopt?: object } = {},
+): Promise<Answer<Problem & { id: string; detail: string }>> {
+  return send('POST', '/tenants', {
+    token,
+    body: { name: slug, slug, admin: ADMIN, ...more },
+    ...(key !== undefined && { headers: { 'idempotency-key': key } }),
+  });
+}
+
+export type Act = 'suspend' | 'resume' | 'delete' | 'restore' | 'purge';
+
+export function act({ send, operatorToken: token }: TestService, name: Act, id: string): Promise<Answer<Problem>> {
+  return name === 'delete'
+    ? send<Problem>('DELETE', `/tenants/${id}`, { token })
+    : send<Problem>('POST', `/tenants/${id}/${name}`, { token });
+}
+
+/** The status of the tenant of this slug; undefined if there is none. */
+export async function statusOf(registry: string, slug: string): Promise<string | undefined> {
+  const { rows } = await asSuperuser(registry, (db) =>
+    sql<{ status: string }>`select status from tenants where slug = ${slug}`.execute(db),
+  );
+  return rows[0]?.status;
+}
+
+/** Sends it again while the answer asks for that. */
+export async function patiently<T>(send: () => Promise<Answer<T>>, again = [409, 503]): Promise<Answer<T>> {
+  const until = performance.now() + 20_000;
+  for (;;) {
+    const answer = await send();
+    if (!again.includes(answer.status) || performance.now() > until) return answer;
+    await sleep(100);
+  }
+}
+
+/** For a failure's message: what was under way, and which statement lost its answer. */
+export function describeLoss(what: string, statement: string): string {
+  return `${what} (${statement.replace(/\s+/g, ' ').trim().slice(0, 60)})`;
+}
