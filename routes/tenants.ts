@@ -11,7 +11,7 @@ import { AppError } from '../src/errors.js';
 import { slugify } from '../src/tenancy/ids.js';
 import { tenantStatuses } from '../src/tenancy/lifecycle.js';
 import { forEachLimit, limitsInForce, limitsShown, parseLimits } from '../src/tenancy/limits.js';
-import type { GivenKey } from '../src/tenancy/provisioning.js';
+import type { GivenKey } from '../src/tenancy/earlier-requests.js';
 import { parsePoolOptions, poolLimits } from '../src/tenancy/pool-options.js';
 import { listQuery, pageOf, readPage } from './lists.js';
 import { answerId, email, id, idParams, newPassword, patchOf, slug, text, timestamp } from './schemas.js';

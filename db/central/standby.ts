@@ -223,12 +223,3 @@ export async function setStandbyTarget(db: Kysely<Registry>, clusterId: string, 
     .where('standby_target', '<>', target)
     .execute();
 }
-
-/** Which of these names of databases and roles are in a row: read in one snapshot, as a claim is one statement. */
-export async function knownDatabaseNames(db: Kysely<Registry>, names: readonly string[]): Promise<ReadonlySet<string>> {
-  const { rows } = await sql<{ name: string }>`
-    select named.name from tenants, unnest(array[db_name, db_user, adopts]) as named (name)
-      where db_name = any(${names}) or db_user = any(${names}) or adopts = any(${names})
-    union all select db_name from standby_databases where db_name = any(${names})`.execute(db);
-  return new Set(rows.map(({ name }) => name));
-}

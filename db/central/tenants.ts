@@ -256,34 +256,6 @@ export async function updateTenant(
     .executeTakeFirst();
 }
 
-/**
- * Whether a row names the database: a tenant's, an adoption's, or a standby database's.
- *
- * @param database.place where it is; left out, on any server
- * @param database.otherThan the id of a row that does not count
- */
-export async function isNamed(
-  db: Kysely<Registry>,
-  database: {
-    readonly name: string;
-    readonly place?: { readonly host: string; readonly port: number };
-    readonly otherThan?: string;
-  },
-): Promise<boolean> {
-  const { name, place, otherThan = null } = database;
-  const at = (host: string, port: string): RawBuilder<unknown> =>
-    place ? sql`and ${sql.ref(host)} = ${place.host} and ${sql.ref(port)} = ${place.port}` : sql``;
-  const { rows } = await sql<{ named: boolean }>`
-    select exists (
-      select from tenants
-      where (db_name = ${name} or adopts = ${name}) and id is distinct from ${otherThan}::uuid ${at('db_host', 'db_port')}
-    ) or exists (
-      select from standby_databases s join clusters c on c.id = s.cluster_id
-      where s.db_name = ${name} and s.id is distinct from ${otherThan}::uuid ${at('c.host', 'c.port')}
-    ) as named`.execute(db);
-  return rows[0]?.named ?? true;
-}
-
 /** Lets no session of the tenant count that began before now. Returns whether there is such a tenant. */
 export async function endTenantSessions(db: Kysely<Registry>, id: string): Promise<boolean> {
   const updated = await db

@@ -15,9 +15,10 @@ import {
 import type { AuditOrigin } from '../../db/audit.js';
 import { findCluster } from '../../db/central/clusters.js';
 import type { Registry } from '../../db/central/schema.js';
+import { isNamed } from '../../db/central/named.js';
 import { registerTenant } from '../../db/central/standby.js';
 import { deleteTenantRow, markTenantDeleting } from '../../db/central/tenant-states.js';
-import { isNamed, TENANT_SLUG_CONSTRAINT, type TenantRecord } from '../../db/central/tenants.js';
+import { TENANT_SLUG_CONSTRAINT, type TenantRecord } from '../../db/central/tenants.js';
 import { createRuntimeRole, MAINTENANCE_DATABASE } from '../../db/cluster.js';
 import { DatabaseFault, violatedUniqueConstraint } from '../../db/errors.js';
 import { changeMark, findMarks, markText } from '../../db/marks.js';

@@ -3,7 +3,7 @@
 import type { Kysely } from 'kysely';
 import { databasesWithRightsOf, letGo } from '../../db/adoption.js';
 import type { Registry } from '../../db/central/schema.js';
-import { isNamed } from '../../db/central/tenants.js';
+import { isNamed } from '../../db/central/named.js';
 import { endStatementsOn } from '../../db/cluster.js';
 import { dropDatabase, dropRole } from '../../db/demolition.js';
 import { changeMark, findMarks, findRoleMarks, markText, parseMark } from '../../db/marks.js';

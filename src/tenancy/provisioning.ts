@@ -4,16 +4,11 @@
 import type { Kysely } from 'kysely';
 import { randomUUID } from 'node:crypto';
 import type { AuditOrigin } from '../../db/audit.js';
-import {
-  deleteRequestKeysOf,
-  findRequestKey,
-  IDEMPOTENCY_CONSTRAINT,
-  type RequestKey,
-} from '../../db/central/idempotency-keys.js';
+import { deleteRequestKeysOf, IDEMPOTENCY_CONSTRAINT } from '../../db/central/idempotency-keys.js';
 import type { LimitChanges, PoolOptionChanges, Registry } from '../../db/central/schema.js';
 import { claimStandby, registerTenant, type TenantToBe } from '../../db/central/standby.js';
 import { deleteTenantRow } from '../../db/central/tenant-states.js';
-import { findTenant, findTenantBySlug, TENANT_SLUG_CONSTRAINT, type TenantRecord } from '../../db/central/tenants.js';
+import { findTenant, TENANT_SLUG_CONSTRAINT, type TenantRecord } from '../../db/central/tenants.js';
 import { createRuntimeRole, createTenantDatabase } from '../../db/cluster.js';
 import { openStandby } from '../../db/doors.js';
 import { DatabaseFault, violatedUniqueConstraint, wasAnswered } from '../../db/errors.js';
@@ -25,6 +20,7 @@ import { claimMarker, writeMarker } from '../../db/tenant/marker.js';
 import { tenantMigrations } from '../../db/tenant/migrations/index.js';
 import { insertFirstAdmin } from '../../db/tenant/users.js';
 import { AppError } from '../errors.js';
+import { createEarlierRequests, type GivenKey } from './earlier-requests.js';
 import type { Envelope } from './envelope.js';
 import { newDatabaseName, newDatabasePassword, newTenantId, TENANT_SCRAM_ITERATIONS } from './ids.js';
 import type { TenantLocks } from './locks.js';
@@ -52,12 +48,6 @@ export interface NewTenant {
     readonly firstName: string;
     readonly lastName: string;
   };
-}
-
-/** A key, and what tells the request that it came with from another one. */
-export interface GivenKey extends RequestKey {
-  /** Whether a hash that is known is this request's. */
-  readonly matches: (requestHash: string) => boolean;
 }
 
 export interface PlaceWish {
@@ -127,22 +117,23 @@ interface Own {
 }
 
 export function createProvisioning(deps: ProvisioningDeps): Provisioning {
-  const { registry, provisioners, locks, making, reconciler } = deps;
+  const { registry, provisioners, locks, making } = deps;
+  const earlier = createEarlierRequests(deps);
   const version = latestVersion(tenantMigrations);
 
   async function createNow(input: NewTenant, origin: AuditOrigin): Promise<TenantRecord> {
     for (let attempt = 0; attempt < ATTEMPTS; attempt += 1) {
-      const known = input.requestKey && (await madeBefore(input.requestKey));
+      const known = input.requestKey && (await earlier.madeBy(input.requestKey));
       if (known) return known;
       const place = await deps.choosePlace(input.wish ?? {});
       const made = await locks.session((session) => make(session, input, place, origin));
       if (typeof made === 'object') return made;
       if (made !== 'slug-taken') continue;
       // By the same request, perhaps, which was sent twice at once.
-      const meanwhile = input.requestKey && (await madeBefore(input.requestKey));
+      const meanwhile = input.requestKey && (await earlier.madeBy(input.requestKey));
       if (meanwhile) return meanwhile;
       // The session was given back: whoever clears the way needs one.
-      await clearAbandoned(input.slug);
+      await earlier.clearAbandoned(input.slug);
     }
     throw new AppError('unavailable', { retryAfter: 5 });
   }
@@ -283,43 +274,6 @@ export function createProvisioning(deps: ProvisioningDeps): Provisioning {
     });
     // The cluster moved since it was chosen.
     return registered && own;
-  }
-
-  /** The tenant that a request with this key made; undefined where none did, or one was begun and died. */
-  async function madeBefore(key: GivenKey): Promise<TenantRecord | undefined> {
-    const known = await findRequestKey(registry, key);
-    if (!known) return undefined;
-    if (!key.matches(known.requestHash)) throw new AppError('idempotency-key-reused');
-    const tenant = await findTenant(registry, known.tenantId);
-    if (!tenant || tenant.status === 'deleting') {
-      // An attempt that has just been undone gave its key back.
-      if (!(await findRequestKey(registry, key))) return undefined;
-      throw new AppError('idempotency-key-reused', { detail: 'The tenant that was made with this key is removed.' });
-    }
-    if (tenant.status !== 'provisioning') return tenant;
-    if (!(await reconciler.settle(tenant.id))) throw new AppError('idempotency-key-in-use', { retryAfter: 1 });
-    // It went forward, or is undone.
-    const settled = await findTenant(registry, tenant.id);
-    return settled?.status === 'active' ? settled : undefined;
-  }
-
-  /** @throws AppError `slug-taken` where a tenant that is whole, or being made, has it */
-  async function clearAbandoned(slug: string): Promise<void> {
-    const existing = await findTenantBySlug(registry, slug);
-    if (!existing) return;
-    if (!['deleting', 'provisioning'].includes(existing.status)) throw new AppError('slug-taken');
-    let settled;
-    try {
-      settled = await reconciler.settle(existing.id);
-    } catch (error) {
-      deps.onError(error, { tenantId: existing.id, step: 'settle' });
-      throw new AppError('unavailable', {
-        detail: `What is left of the tenant ${existing.id}, which has this slug, could not be removed.`,
-        retryAfter: 5,
-        cause: error,
-      });
-    }
-    if (!settled) throw new AppError('slug-taken', { retryAfter: 5 });
   }
 
   return { create: (input, origin) => deps.precedence.run(() => createNow(input, origin)) };

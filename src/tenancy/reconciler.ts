@@ -3,7 +3,8 @@
 import type { Kysely } from 'kysely';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Registry } from '../../db/central/schema.js';
-import { knownDatabaseNames, listStandby, listStandbyClusters, type StandbyCluster } from '../../db/central/standby.js';
+import { knownDatabaseNames } from '../../db/central/named.js';
+import { listStandby, listStandbyClusters, type StandbyCluster } from '../../db/central/standby.js';
 import { findTenant, listUnfinishedTenants } from '../../db/central/tenants.js';
 import { findMarks, listMarked, parseMark } from '../../db/marks.js';
 import { demolish, dismiss } from './demolish.js';

@@ -4,6 +4,7 @@ import { sql } from 'kysely';
 import { createServer, type AddressInfo, type Socket } from 'node:net';
 import { afterAll, beforeAll, describe, expect, inject, it, onTestFinished } from 'vitest';
 import { findCluster } from '../../db/central/clusters.js';
+import { findInstallationId } from '../../db/central/installation.js';
 import type { Registry } from '../../db/central/schema.js';
 import { createDatabase } from '../../db/client.js';
 import { prepareAndMigrate } from '../../src/boot.js';
@@ -11,6 +12,7 @@ import { readSettings } from '../../src/config.js';
 import { createLogger } from '../../src/logging.js';
 import { connectionsOf } from '../../src/tenancy/dead-replicas.js';
 import { createEnvelope } from '../../src/tenancy/envelope.js';
+import { standbyMark } from '../../src/tenancy/standby.js';
 import {
   ADMIN,
   connectAs,
@@ -550,11 +552,19 @@ describe('draining', () => {
         await sql`create database ${sql.id(name)} owner ${sql.id(second.provisioner.user)}`.execute(db);
     });
     const central = connectAs<Registry>(registry);
+    const installation = await findInstallationId(central.db);
+    const idOf = (number: number): string => `01900000-0000-7000-8000-00000000aaa${number}`;
+    await second.asSuperuser('postgres', async (db) => {
+      for (const [number, name] of standby.entries())
+        await sql`comment on database ${sql.id(name)} is ${sql.lit(standbyMark(installation, idOf(number)))}`.execute(
+          db,
+        );
+    });
     await central.db
       .insertInto('standby_databases')
       .values(
         standby.map((name, number) => ({
-          id: `01900000-0000-7000-8000-00000000aaa${number}`,
+          id: idOf(number),
           cluster_id: secondId(),
           db_name: name,
           db_user: name,
