@@ -16,6 +16,8 @@ const LONG = [
   'integration/keys',
   'faults/databases',
   'faults/evidence',
+  'faults/evidence-attacks',
+  'faults/evidence-adoptions',
 ];
 
 const rankOf = ({ moduleId }: TestSpecification): number => {

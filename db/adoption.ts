@@ -1,5 +1,5 @@
 // SQL about databases that were there before they became a tenant's: what they are, whose they are, and letting go of them.
-import { sql, type Kysely } from 'kysely';
+import { sql, type Kysely, type RawBuilder } from 'kysely';
 import type { ClusterDb } from './cluster.js';
 import { MARKER_QUERY } from './tenant/marker.js';
 import type { TenantDatabase } from './tenant/schema.js';
@@ -33,12 +33,11 @@ export async function closeToOthers(cluster: ClusterDb, name: string, runtimeRol
   await sql`grant connect on database ${sql.id(name)} to ${sql.id(runtimeRole)}`.execute(cluster);
 }
 
-/** Gives PUBLIC back what it had on a database. @param rights as `findDatabase` answered them */
-export async function reopenToOthers(cluster: ClusterDb, name: string, rights: readonly string[]): Promise<void> {
-  for (const right of ['CONNECT', 'TEMPORARY', 'CREATE']) {
-    if (rights.includes(right))
-      await sql`grant ${sql.raw(right)} on database ${sql.id(name)} to public`.execute(cluster);
-  }
+/** What gives PUBLIC back its rights on a database. @param rights as `findDatabase` answered them */
+export function reopenToOthers(name: string, rights: readonly string[]): RawBuilder<unknown>[] {
+  return ['CONNECT', 'TEMPORARY', 'CREATE']
+    .filter((right) => rights.includes(right))
+    .map((right) => sql`grant ${sql.raw(right)} on database ${sql.id(name)} to public`);
 }
 
 /** Whose a database is, told from inside it. */

@@ -111,13 +111,14 @@ export async function createTenantDatabase(
 ): Promise<void> {
   const name = sql.id(database.name);
   await sql`create database ${name} template ${sql.id(database.template)} allow_connections false`.execute(cluster);
-  const mark = database.mark === undefined ? sql`` : sql`comment on database ${name} is ${sql.lit(database.mark)};`;
-  // One statement of several parts is one transaction, and waits for the disk once.
-  await sql`
-    revoke all on database ${name} from public;
-    grant connect on database ${name} to ${sql.id(database.runtimeRole)};
-    ${mark}
-    alter database ${name} allow_connections true`.execute(cluster);
+  const also = [
+    sql`revoke all on database ${name} from public`,
+    sql`grant connect on database ${name} to ${sql.id(database.runtimeRole)}`,
+    sql`alter database ${name} allow_connections true`,
+  ];
+  // Together with the mark: a worker that stood still finds that another one has decided about the database meanwhile.
+  const change = { database: database.name, from: [null], to: database.mark ?? null, also };
+  if (!(await changeMark(cluster, change))) throw new Error('the new database carries a mark of another worker');
 }
 
 /**
@@ -153,17 +154,13 @@ export async function createClosedDatabase(cluster: ClusterDb, name: string, mar
 }
 
 /**
- * Works under the lock of a template: its building and its end come one after the other.
+ * Works under the lock of the server's templates: their building and their end come one after the other, for every build.
  *
  * @param work gets the connection that holds the lock
  */
-export async function whileTemplateLocked<T>(
-  cluster: ClusterDb,
-  name: string,
-  work: (locked: ClusterDb) => Promise<T>,
-): Promise<T> {
+export async function whileTemplatesLocked<T>(cluster: ClusterDb, work: (locked: ClusterDb) => Promise<T>): Promise<T> {
   return cluster.connection().execute(async (connection) => {
-    const key = sql`hashtextextended(${`tenantry template ${name}`}, 0)`;
+    const key = sql`hashtextextended('tenantry templates', 0)`;
     await sql`select pg_advisory_lock(${key})`.execute(connection);
     try {
       return await work(connection);

@@ -146,24 +146,31 @@ const CHANGE = sql`
     end if;
     execute format('comment on database %I is %L', name, nullif(concat_ws(e'\n', nullif(next, ''), nullif(rest, '')), ''));
     if exists (select from pg_roles where rolname = role) then
-      execute format('comment on role %I is %L', role, nullif(next, ''));
+      begin
+        execute format('comment on role %I is %L', role, nullif(next, ''));
+      exception when insufficient_privilege then
+        -- A role that was made again by hand: the database's own mark decides.
+        null;
+      end;
     end if;
   end $do$`;
 
-/** A database of the connected role, as far as its mark decides about it. */
+/** A database, as far as its mark decides about it. */
 export interface MarkedDatabase extends Marked {
+  /** Whether it belongs to the connected role. */
+  readonly owned: boolean;
   readonly open: boolean;
   /** The mark of the role of the same name. */
   readonly roleText: string | null;
 }
 
-/** These databases of the connected role, with their marks. */
+/** Those of these databases that exist, with their marks. */
 export async function findMarks(cluster: Kysely<unknown>, names: readonly string[]): Promise<MarkedDatabase[]> {
   const { rows } = await sql<MarkedDatabase>`
-    select d.datname as name, d.datallowconn as open, ${markIn(sql`shobj_description(d.oid, 'pg_database')`)} as text,
+    select d.datname as name, d.datdba = current_user::regrole as owned, d.datallowconn as open, ${markIn(sql`shobj_description(d.oid, 'pg_database')`)} as text,
       ${markIn(sql`shobj_description(r.oid, 'pg_authid')`)} as "roleText"
     from pg_database d left join pg_roles r on r.rolname = d.datname
-    where d.datname = any(${names}) and d.datdba = current_user::regrole`.execute(cluster);
+    where d.datname = any(${names})`.execute(cluster);
   return rows;
 }
 

@@ -2,6 +2,9 @@
 import { sql, type Kysely, type RawBuilder } from 'kysely';
 import type { Registry } from './schema.js';
 
+/** The unique constraint behind an adoption of a database that is under way. */
+export const ADOPTS_CONSTRAINT = 'tenants_adopts_key';
+
 /**
  * Whether a row names the database: a tenant's, an adoption's, or a standby database's.
  *

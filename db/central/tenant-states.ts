@@ -9,12 +9,16 @@ export async function findSettledTenant(db: Kysely<Registry>, id: string): Promi
   return db.selectFrom('tenants').select(tenantColumns).where('id', '=', id).forShare().executeTakeFirst();
 }
 
-/** Makes a tenant active that is being made, with the database that it adopts. Undefined when it is not being made any more. */
+/**
+ * Makes a tenant active that is being made, with the database that it adopts; or suspended, when its database was found closed.
+ * Undefined when it is not being made any more.
+ */
 export async function activateTenant(
   db: Kysely<Registry>,
   { id, claim }: Pick<TenantRecord, 'id' | 'claim'>,
+  status: 'active' | 'suspended' = 'active',
 ): Promise<TenantRecord | undefined> {
-  return change(db, id, { status: 'active' })
+  return change(db, id, { status })
     .set({ db_name: sql<string>`coalesce(adopts, db_name)`, adopts: null })
     .where('status', '=', 'provisioning')
     .where('claim', 'is not distinct from', claim)
@@ -64,7 +68,7 @@ export async function stopRestoration(db: Kysely<Registry>, id: string): Promise
  *
  * @param only.generation the number of changes that the caller has seen
  * @param only.grace ms that it must have been deleted for
- * @param onPurge what happens to its database, when it is not the default of its kind
+ * @param onPurge what happens to its database; left out, one that the service made is dropped and any other kept
  */
 export async function markTenantDeleting(
   db: Kysely<Registry>,
@@ -80,14 +84,20 @@ export async function markTenantDeleting(
     readonly onPurge?: TenantRecord['onPurge'] | undefined;
   } = {},
 ): Promise<TenantRecord | undefined> {
-  return change(db, id, { status: 'deleting' })
-    .set(NOT_DELETED)
-    .$if(onPurge !== undefined, (query) => query.set({ on_purge: onPurge ?? null }))
-    .where('status', 'in', from)
-    .where('restoring', '=', false)
-    .$if(generation !== undefined, (query) => query.where('generation', '=', generation ?? 0))
-    .$if(grace !== undefined, (query) => query.where(graceIsOver(grace ?? 0)))
-    .executeTakeFirst();
+  return (
+    change(db, id, { status: 'deleting' })
+      .set(NOT_DELETED)
+      // Always written: a former build, which does not, is refused by a trigger (migration 0011).
+      .set({
+        on_purge:
+          onPurge ?? sql<'drop' | 'keep'>`case when adopts is null and db_name = db_user then 'drop' else 'keep' end`,
+      })
+      .where('status', 'in', from)
+      .where('restoring', '=', false)
+      .$if(generation !== undefined, (query) => query.where('generation', '=', generation ?? 0))
+      .$if(grace !== undefined, (query) => query.where(graceIsOver(grace ?? 0)))
+      .executeTakeFirst()
+  );
 }
 
 /**
@@ -108,18 +118,25 @@ export async function raiseGeneration(
     .executeTakeFirst();
 }
 
-/** Gives a row of a former build its claim; one that has a claim keeps it. */
+/**
+ * Gives a row of a former build its claim; one that has a claim keeps it. The grace time of a deleted tenant then begins again:
+ * whether it was restored since the row was written, no mark says.
+ */
 export async function claimRow(db: Kysely<Registry>, id: string, claim: string): Promise<TenantRecord | undefined> {
   return db
     .updateTable('tenants')
-    .set({ claim: sql<string>`coalesce(claim, ${claim}::uuid)` })
+    .set({
+      claim: sql<string>`coalesce(claim, ${claim}::uuid)`,
+      deleted_at: sql<string | null>`case when claim is null and status = 'deleted' then now() else deleted_at end`,
+    })
     .where('id', '=', id)
     .returning(tenantColumns)
     .executeTakeFirst();
 }
 
+/** Removes the row of a tenant that is being made or removed; any other stays. */
 export async function deleteTenantRow(db: Kysely<Registry>, id: string): Promise<void> {
-  await db.deleteFrom('tenants').where('id', '=', id).execute();
+  await db.deleteFrom('tenants').where('id', '=', id).where('status', 'in', ['provisioning', 'deleting']).execute();
 }
 
 const NOT_DELETED = { deleted_at: null, status_before_deletion: null } as const;

@@ -15,13 +15,13 @@ import {
 import type { AuditOrigin } from '../../db/audit.js';
 import { findCluster } from '../../db/central/clusters.js';
 import type { Registry } from '../../db/central/schema.js';
-import { isNamed } from '../../db/central/named.js';
+import { ADOPTS_CONSTRAINT, isNamed } from '../../db/central/named.js';
 import { registerTenant } from '../../db/central/standby.js';
 import { deleteTenantRow, markTenantDeleting } from '../../db/central/tenant-states.js';
-import { TENANT_SLUG_CONSTRAINT, type TenantRecord } from '../../db/central/tenants.js';
-import { createRuntimeRole, MAINTENANCE_DATABASE } from '../../db/cluster.js';
+import { findTenant, TENANT_SLUG_CONSTRAINT, type TenantRecord } from '../../db/central/tenants.js';
+import { createRuntimeRole, MAINTENANCE_DATABASE, type ClusterDb } from '../../db/cluster.js';
 import { DatabaseFault, violatedUniqueConstraint } from '../../db/errors.js';
-import { changeMark, findMarks, markText } from '../../db/marks.js';
+import { changeMark, findMarks, markText, parseMark } from '../../db/marks.js';
 import { latestVersion, migrateToLatest, pendingMigrations } from '../../db/migrator.js';
 import { scramVerifier } from '../../db/scram.js';
 import { grantRuntimeRights } from '../../db/tenant/grants.js';
@@ -115,11 +115,7 @@ export function createAdoption(deps: {
           if (!registered)
             throw new AppError('unavailable', { detail: 'The cluster has just been moved. Try again.', retryAfter: 1 });
         },
-        undo: async () => {
-          // The status first: whatever of this attempt is still under way finds that it is over.
-          await markTenantDeleting(registry, id, ['provisioning'], { onPurge: 'keep' });
-          await deleteTenantRow(registry, id);
-        },
+        undo: () => deleteTenantRow(registry, id),
       },
       {
         name: 'role',
@@ -135,7 +131,9 @@ export function createAdoption(deps: {
         run: () => closeToOthers(cluster, database, role),
         undo: async () => {
           await inDatabase(database, (db) => letGo(db, role, id));
-          await reopenToOthers(cluster, database, found.publicRights);
+          // Together with a look at the mark: another adoption may have the database by now.
+          const from = [null, markAs('adopted')];
+          await changeMark(cluster, { database, from, to: null, also: reopenToOthers(database, found.publicRights) });
         },
       },
       {
@@ -187,13 +185,14 @@ export function createAdoption(deps: {
       try {
         await step.run();
       } catch (error) {
-        if (step.name === 'register' && violatedUniqueConstraint(error) === TENANT_SLUG_CONSTRAINT)
-          throw new AppError('slug-taken');
+        const constraint = violatedUniqueConstraint(error);
+        if (constraint === TENANT_SLUG_CONSTRAINT) throw new AppError('slug-taken');
+        if (constraint === ADOPTS_CONSTRAINT) throw unfit('it is being adopted.');
         deps.onError(error, { tenantId: id, step: `adopt: ${step.name}` });
         const settled = await settle(provisioner, { id, database, adopted: markAs('adopted') }, undo, origin);
         if (typeof settled === 'object') return settled;
         if (error instanceof AppError) throw error;
-        if (settled === 'undone' && violatedUniqueConstraint(error) === EMAIL_CONSTRAINT)
+        if (settled === 'undone' && constraint === EMAIL_CONSTRAINT)
           throw new AppError('email-taken', {
             detail: 'The database has a user with the address of the first admin.',
           });
@@ -221,9 +220,22 @@ export function createAdoption(deps: {
     if (found.othersHaveRights) throw unfit('other roles have rights on it: REVOKE ALL ON DATABASE … FROM them.');
     const { isRegistry, isMarked } = await inDatabase(database, inspectContent);
     if (isRegistry) throw unfit('it is a registry.');
-    const [marked] = await findMarks(cluster, [database]);
-    if (isMarked || typeof marked?.text === 'string') throw unfit('it is marked as another tenant’s.');
+    if (isMarked || !(await isFree(cluster, database))) throw unfit('it is marked as another tenant’s.');
     return found;
+  }
+
+  /**
+   * Whether a database without a marker inside carries no mark either. That of an adoption which was undone before its mark
+   * arrived is taken away: its tenant has neither row nor marker.
+   */
+  async function isFree(cluster: ClusterDb, database: string): Promise<boolean> {
+    const [found] = await findMarks(cluster, [database]);
+    const text = found?.text ?? null;
+    if (text === null) return true;
+    const mark = parseMark(text);
+    if (mark?.installation !== (await deps.installation()) || mark.state !== 'adopted') return false;
+    if (await findTenant(registry, mark.id)) return false;
+    return changeMark(cluster, { database, from: [text], to: null });
   }
 
   /**
@@ -237,13 +249,18 @@ export function createAdoption(deps: {
     origin: AuditOrigin,
   ): Promise<TenantRecord | Settled> {
     try {
-      const [found] = await findMarks(cluster, [database]);
-      if (found?.text === adopted) {
+      // Under the lock of the mark: a change of it that is under way comes before, and is seen.
+      if (!(await changeMark(cluster, { database, from: [null], to: null }))) {
         const active = await deps.making.settle(id, { origin });
         if (active) return active;
         // Another worker undid it while this one stood still: its row is gone.
         await changeMark(cluster, { database, from: [adopted], to: null });
         return 'undone';
+      }
+      // The row first: from now on no other worker can make the tenant active.
+      if (!(await markTenantDeleting(registry, id, ['provisioning'], { onPurge: 'keep' }))) {
+        const row = await findTenant(registry, id);
+        return row?.status === 'active' ? row : row ? 'unknown' : 'undone';
       }
       for (const step of undo) await step.undo?.();
       return 'undone';

@@ -7,6 +7,7 @@ import { isNamed } from '../../db/central/named.js';
 import { endStatementsOn } from '../../db/cluster.js';
 import { dropDatabase, dropRole } from '../../db/demolition.js';
 import { changeMark, findMarks, findRoleMarks, markText, parseMark } from '../../db/marks.js';
+import { isOwnName } from './ids.js';
 import type { Place, PlacedProvisioner } from './provisioners.js';
 
 /** A database that was made for a tenant, or is to become one's, with its role. */
@@ -37,44 +38,54 @@ export async function demolish(
   doomed: Doomed,
   installation: string,
 ): Promise<Left> {
-  const left = await condemn(registry, provisioner, doomed, installation);
-  if (left !== undefined) return left;
-  await endStatementsOn(provisioner.cluster, doomed.name);
-  await dropDatabase(provisioner.cluster, doomed.name);
+  const fate = await condemn(registry, provisioner, doomed, installation);
+  if (typeof fate === 'object') return fate.left;
+  if (fate === 'condemned') {
+    if (isOwnName(doomed.name)) await endStatementsOn(provisioner.cluster, doomed.name);
+    await dropDatabase(provisioner.cluster, doomed.name);
+  }
   await dismiss(provisioner, doomed);
   return undefined;
 }
 
-/** Looks again where the mark changed between two looks. */
+/** What was decided about a database. */
+export type Fate = 'condemned' | 'absent' | { readonly left: string };
+
+/** Looks again when the mark changed between two looks. */
 const LOOKS = 3;
 
 /**
  * Decides that a database is dropped: marks it `dropping`. From then on it cannot be claimed, activated or opened.
  *
- * @returns why it was left, as a part of a sentence; undefined also when there is no such database
+ * @returns `absent` when there is no such database; why it was left, as a part of a sentence
  */
 export async function condemn(
   registry: Kysely<Registry>,
   { cluster }: Pick<PlacedProvisioner, 'cluster'>,
   { place, id, name, grounds }: Doomed,
   installation: string,
-): Promise<Left> {
+): Promise<Fate> {
   for (let looks = 0; looks < LOOKS; looks += 1) {
-    // What a process sent before it died may still run, and make the database.
-    await endStatementsOn(cluster, name);
-    const [found] = await findMarks(cluster, [name]);
-    if (!found) return undefined;
-    if (await isNamed(registry, { name, place, otherThan: id })) return 'another row of the registry names it';
+    let [found] = await findMarks(cluster, [name]);
+    if (!found && isOwnName(name)) {
+      // What a process sent before it died may still run, and make the database.
+      await endStatementsOn(cluster, name);
+      [found] = await findMarks(cluster, [name]);
+    }
+    if (!found) return 'absent';
+    if (!found.owned) return { left: 'it belongs to another role' };
+    if (await isNamed(registry, { name, place, otherThan: id }))
+      return { left: 'another row of the registry names it' };
     // Between CREATE DATABASE and its mark it is closed, and its role has the mark already.
     const evidence = found.text ?? (found.open ? null : found.roleText);
-    if (evidence === null) return 'it carries no mark';
-    if (!grounds.includes(evidence)) return `it carries the mark "${evidence}"`;
+    if (evidence === null) return { left: 'it carries no mark' };
+    if (!grounds.includes(evidence)) return { left: `it carries the mark "${evidence}"` };
     const { claim = null, generation = 0 } = parseMark(evidence) ?? {};
     const dropping = markText({ installation, id, state: 'dropping', claim, generation });
-    if (evidence === dropping) return undefined;
-    if (await changeMark(cluster, { database: name, from: [found.text], to: dropping })) return undefined;
+    if (evidence === dropping) return 'condemned';
+    if (await changeMark(cluster, { database: name, from: [found.text], to: dropping })) return 'condemned';
   }
-  return 'its mark keeps changing';
+  return { left: 'its mark keeps changing' };
 }
 
 /** Drops the role of a database that is gone or was let go of, when the role's mark is this tenant's, or it has none. */

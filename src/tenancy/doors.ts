@@ -1,8 +1,9 @@
 // Brings a tenant's database after its row: open or closed, and marked. It acts only where the mark agrees with the row or is
 // of an earlier change; a row of an earlier change than the mark opens, closes and marks nothing.
 import type { Kysely } from 'kysely';
+import { LRUCache } from 'lru-cache';
 import type { Registry } from '../../db/central/schema.js';
-import { findSettledTenant, finishRestoration, raiseGeneration } from '../../db/central/tenant-states.js';
+import { claimRow, findSettledTenant, finishRestoration, raiseGeneration } from '../../db/central/tenant-states.js';
 import { listRestoringTenants, listTenantPlaces, listTenantsAt, type TenantRecord } from '../../db/central/tenants.js';
 import { closeTenantDatabase, openTenantDatabase, readDoors } from '../../db/doors.js';
 import { markText, parseMark } from '../../db/marks.js';
@@ -56,6 +57,8 @@ const LOOKS = 3;
 /** Databases of one server that a run of the job completes: each is entered. */
 const COMPLETED_PER_RUN = 100;
 
+const MAX_INCOMPLETE = 10_000;
+
 export function createDoors(deps: {
   readonly registry: Kysely<Registry>;
   readonly locks: TenantLocks;
@@ -66,6 +69,8 @@ export function createDoors(deps: {
   readonly onError: (error: unknown, context: { tenantId?: string; place?: Place; step: string }) => void;
 }): Doors {
   const { registry, locks, provisioners, report } = deps;
+  /** Tenants that this process has tried to complete: one that cannot be must not hold up the others. */
+  const incomplete = new LRUCache<string, true>({ max: MAX_INCOMPLETE });
 
   /** The row and its database, when that is the row's to act on: raised, or completed, where it has to be. */
   async function trusted(id: string, asked: boolean): Promise<Trusted> {
@@ -83,7 +88,7 @@ export function createDoors(deps: {
       if (asked) throw notIts(seen.found.text);
       return { tenant, left: true };
     }
-    throw new Error('the mark of the database keeps changing');
+    throw new AppError('unavailable', { detail: 'The database of the tenant is being worked on.', retryAfter: 5 });
   }
 
   async function follow(id: string, asked = false): Promise<TenantRecord | undefined> {
@@ -92,7 +97,10 @@ export function createDoors(deps: {
       const wanted = tenant && wantedDoor(tenant);
       if (!wanted || left) return tenant;
       if (!database) {
-        if (wanted === 'open') throw new Error('the tenant has no database');
+        if (wanted === 'open') {
+          if (asked) throw noDatabase();
+          report(tenant, 'there is none on its server');
+        }
         return tenant;
       }
       const { provisioner, text, installation } = database;
@@ -102,7 +110,7 @@ export function createDoors(deps: {
       if (!(await act(provisioner.cluster, door))) continue;
       return tenant.restoring ? restored(tenant) : tenant;
     }
-    throw new Error('the mark of the database keeps changing');
+    throw new AppError('unavailable', { detail: 'The database of the tenant is being worked on.', retryAfter: 5 });
   }
 
   /** @returns whether the database is the row's to act on; `again` when row or mark have just been changed to that end */
@@ -118,11 +126,12 @@ export function createDoors(deps: {
     const mark = parseMark(found.text);
     if (verdict === 'newer') {
       if (!asked || !mark || mark.state === 'dropping') return false;
+      // A row of before the upgrade has no claim; the mark of its own database knows it.
+      if (tenant.claim === null && mark.claim !== null) await claimRow(registry, tenant.id, mark.claim);
       const higher = Math.max(mark.generation, tenant.generation) + 1;
       return (await raiseGeneration(registry, tenant, higher)) ? 'again' : false;
     }
-    // A mark that was lost proves nothing after a change that it would have counted: then a person must ask for it.
-    if (verdict === 'foreign' || (verdict === 'unmarked' && !asked && tenant.generation > 0)) return false;
+    if (verdict === 'foreign' || (!asked && !mayComplete(tenant, verdict, found.open))) return false;
     return (await complete(registry, provisioner, tenant, seen, installation)) ? 'again' : false;
   }
 
@@ -135,7 +144,7 @@ export function createDoors(deps: {
   async function openFirst(id: string): Promise<TenantRecord | undefined> {
     const { tenant, database } = await trusted(id, true);
     if (tenant?.status !== 'active' && tenant?.status !== 'suspended') return tenant;
-    if (!database) throw new Error('the tenant has no database');
+    if (!database) throw noDatabase();
     const { provisioner, text } = database;
     const mark = { from: [text], to: text };
     const door = { name: tenant.dbName, runtimeRole: tenant.dbUser, mark };
@@ -163,23 +172,24 @@ export function createDoors(deps: {
       if (signal.aborted) return;
       const verdict = compare(tenant, door, installation);
       if (verdict === 'agrees' && door.open === (wanted === 'open') && !(door.busy && wanted === 'closed')) continue;
-      if (verdict === 'newer' || verdict === 'foreign' || (verdict === 'unmarked' && tenant.generation > 0)) {
+      const completes = verdict === 'former' || verdict === 'unmarked';
+      if (verdict === 'newer' || verdict === 'foreign' || (completes && !mayComplete(tenant, verdict, door.open))) {
         report(tenant, whyNot(verdict, door.text));
         continue;
       }
-      if (verdict === 'former' || verdict === 'unmarked') completed += 1;
-      if (completed > COMPLETED_PER_RUN) continue;
-      await attempt(tenant.id);
+      if (completes && (incomplete.has(tenant.id) || (completed += 1) > COMPLETED_PER_RUN)) continue;
+      if ((await attempt(tenant.id)) && completes) incomplete.set(tenant.id, true);
     }
   }
 
   /** A tenant that another worker is at work on agrees with its row when that is done, or is found by the next run. */
-  async function attempt(id: string): Promise<void> {
-    await locks
-      .attempt(id, () => follow(id))
-      .catch((error: unknown) => {
-        deps.onError(error, { tenantId: id, step: 'settle' });
-      });
+  async function attempt(id: string): Promise<boolean> {
+    try {
+      return await locks.attempt(id, () => follow(id));
+    } catch (error) {
+      deps.onError(error, { tenantId: id, step: 'settle' });
+      return true;
+    }
   }
 
   return {
@@ -188,8 +198,7 @@ export function createDoors(deps: {
 
     async confirm(id) {
       const { tenant, database } = await trusted(id, true);
-      if (tenant && !database)
-        throw new AppError('tenant-state', { detail: 'The tenant has no database on its server.' });
+      if (tenant && !database) throw noDatabase();
       return tenant;
     },
 
@@ -219,6 +228,18 @@ function whyNot(verdict: Verdict, text: string | null): string {
   return verdict === 'newer'
     ? `it carries the mark "${text}", which is newer than the registry's row: was the registry restored to an earlier moment?`
     : `it carries the mark "${text}"`;
+}
+
+/**
+ * Whether the job may complete a database that carries no mark of this build. What the mark of this build would have counted is not
+ * known of it: an open database of a deleted tenant was restored since, perhaps, and then a person must ask.
+ */
+function mayComplete({ status, generation }: TenantRecord, verdict: Verdict, open: boolean): boolean {
+  return !(status === 'deleted' && open) && (verdict === 'former' || generation === 0);
+}
+
+function noDatabase(): AppError {
+  return new AppError('tenant-state', { detail: 'The tenant has no database on its server.' });
 }
 
 function notIts(text: string | null): AppError {

@@ -69,6 +69,11 @@ export function createEarlierRequests(deps: {
       });
     }
     if (!settled) throw new AppError('slug-taken', { retryAfter: 5 });
+    const left = await findTenant(registry, existing.id);
+    if (left?.slug === slug && left.status === 'deleting')
+      throw new AppError('slug-taken', {
+        detail: `The tenant ${left.id} has this slug. It is being removed, and its database is left as it is: DELETE /tenants/${left.id} finishes that.`,
+      });
   }
 
   return { madeBy, clearAbandoned };

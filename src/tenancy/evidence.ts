@@ -21,7 +21,7 @@ import type { InDatabase } from './template.js';
  *   time. Only a person's act goes on.
  * - `former`: a former build made the database or the row. One of them is completed.
  * - `unmarked`: there is no mark: the database was restored from a dump, or is older than marks.
- * - `foreign`: the mark is that of another tenant, operation or installation.
+ * - `foreign`: the mark is that of another tenant, operation or installation, or the database is another role's.
  */
 export type Verdict = 'agrees' | 'older' | 'newer' | 'former' | 'unmarked' | 'foreign';
 
@@ -45,17 +45,24 @@ function stateOf(tenant: TenantRecord): Mark['state'] {
 }
 
 /** Compares a row with what is found on its server. */
-export function compare(tenant: TenantRecord, { text }: Pick<MarkedDatabase, 'text'>, installation: string): Verdict {
+export function compare(
+  tenant: TenantRecord,
+  { text, owned = true }: { readonly text: string | null; readonly owned?: boolean },
+  installation: string,
+): Verdict {
+  if (!owned) return 'foreign';
   if (text === null) return 'unmarked';
   const found = parseMark(text);
   const own = markOf(tenant, installation);
   if (found?.installation !== own.installation || found.id !== own.id) return 'foreign';
   if (found.claim === null) return found.state === 'tenant' && tenant.status !== 'provisioning' ? 'former' : 'foreign';
+  if (own.claim !== null && found.claim !== own.claim) return 'foreign';
   const same = found.generation === own.generation && found.state === own.state;
-  if (own.claim === null) return same ? 'former' : 'newer';
-  if (found.claim !== own.claim) return 'foreign';
-  if (same) return 'agrees';
-  return found.generation < own.generation && found.state !== 'dropping' ? 'older' : 'newer';
+  const isLater = found.state === 'dropping' || (found.generation >= own.generation && !same);
+  if (isLater) return 'newer';
+  // The claim is known from the mark alone when the registry is of before it was written.
+  if (own.claim === null) return 'former';
+  return same ? 'agrees' : 'older';
 }
 
 /**
@@ -76,7 +83,7 @@ export function doomedOf(tenant: TenantRecord, installation: string, also: reado
   return { place: { host, port }, id, name, role, grounds };
 }
 
-/** A tenant's database as it is found, and what that means. Undefined when there is none, or none of the provisioner's. */
+/** A tenant's database as it is found, and what that means. Undefined when there is none. */
 export async function look(
   { cluster }: Pick<PlacedProvisioner, 'cluster'>,
   tenant: TenantRecord,
@@ -100,13 +107,15 @@ export async function complete(
   installation: string,
 ): Promise<TenantRecord | undefined> {
   const { id, dbName, dbUser } = tenant;
+  let known = parseMark(found.text)?.claim;
   if (verdict === 'unmarked') {
     // Without a mark only the content says whose a database is.
     const read = (): Promise<Marker | undefined> => inDatabase(dbName, readMarker);
     const marker = await (found.open ? read() : whileOpenToOwner(cluster, dbName, read));
-    if (marker?.tenantId !== id || (marker.claim ?? tenant.claim) !== tenant.claim) return undefined;
+    if (marker?.tenantId !== id || (marker.claim && tenant.claim && marker.claim !== tenant.claim)) return undefined;
+    known = marker.claim;
   } else if (verdict !== 'former') return undefined;
-  const row = await claimRow(registry, id, parseMark(found.text)?.claim ?? randomUUID());
+  const row = await claimRow(registry, id, known ?? randomUUID());
   if (!row) return undefined;
   if (found.open) await claimInside(inDatabase, row);
   const change = { database: dbName, role: dbUser, from: [found.text], to: markText(markOf(row, installation)) };

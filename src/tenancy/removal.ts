@@ -14,6 +14,7 @@ import {
 import type { TenantRecord } from '../../db/central/tenants.js';
 import { releaseDatabase, whileOpenToOwner } from '../../db/doors.js';
 import { changeMark, markText, parseMark } from '../../db/marks.js';
+import { hasUsers } from '../../db/tenant/counts.js';
 import { AppError } from '../errors.js';
 import { demolish, dismiss, type Left } from './demolish.js';
 import { complete, doomedOf, isAdopted, look, markOf } from './evidence.js';
@@ -69,7 +70,7 @@ export function createRemoval(deps: {
   const { registry, provisioners, locks } = deps;
 
   /** Two that drop the same role or database at once make PostgreSQL fail one with an internal error: they share the work. */
-  const removals = new Map<string, Promise<boolean>>();
+  const removals = new Map<string, { readonly wish: string; readonly work: Promise<boolean> }>();
 
   async function removeNow(id: string, origin: AuditOrigin, act: RemovalAct, wish: RemovalWish): Promise<boolean> {
     const tenant = await findSettledTenant(registry, id);
@@ -91,7 +92,8 @@ export function createRemoval(deps: {
         cause: error,
       });
     }
-    if (left !== undefined) throw refused(id, left);
+    if (left !== undefined)
+      throw leftAsItIs(left, `POST /tenants/${id}/purge?database=keep removes the tenant without it.`);
     return true;
   }
 
@@ -103,16 +105,12 @@ export function createRemoval(deps: {
     const provisioner = await placeOf(tenant);
     const seen = await look(provisioner, tenant, installation);
     const keeps = wish.database === 'keep' || (wish.database === undefined && isAdopted(tenant));
-    // A mark that was lost proves nothing after a change that it would have counted: then a person must ask for it.
-    const mayComplete = seen?.verdict === 'former' || wish.grace === undefined || tenant.generation === 0;
-    const completes = seen !== undefined && ['former', 'unmarked'].includes(seen.verdict);
-    let proven = seen === undefined || keeps || ['agrees', 'older'].includes(seen.verdict);
-    if (!proven && completes && mayComplete)
-      proven = (await complete(registry, provisioner, tenant, seen, installation)) !== undefined;
-    if (!proven) {
-      const why = whyNot(seen?.found.text ?? null);
-      deps.report(tenant, why);
-      throw refused(id, why);
+    // Without a mark of this build only a person decides: whether the tenant was restored since the row was written, no mark says.
+    const completes = wish.grace === undefined && seen !== undefined && ['former', 'unmarked'].includes(seen.verdict);
+    const completed = completes && (await complete(registry, provisioner, tenant, seen, installation)) !== undefined;
+    if (seen && !keeps && !completed && !['agrees', 'older'].includes(seen.verdict)) {
+      deps.report(tenant, whyNot(seen));
+      throw refused(id, seen);
     }
     return registry.transaction().execute(async (trx) => {
       const { generation } = tenant;
@@ -121,12 +119,6 @@ export function createRemoval(deps: {
       const target = { kind: 'tenant', id } as const;
       if (begun) await insertAudit(trx, { ...origin, action: 'tenant.purged', target, tenantId: id });
       return begun !== undefined;
-    });
-  }
-
-  function refused(id: string, why: string): AppError {
-    return new AppError('tenant-state', {
-      detail: `The database of the tenant is left as it is, because ${why}. POST /tenants/${id}/purge?database=keep removes the tenant without it.`,
     });
   }
 
@@ -141,14 +133,13 @@ export function createRemoval(deps: {
     const provisioner = await placeOf(row);
     const installation = await deps.installation();
     const tenant = await bringUp(provisioner, row, installation, asked);
-    if (tenant.onPurge === 'keep' || (tenant.onPurge === null && isAdopted(tenant)))
-      await release(provisioner, tenant, installation);
-    else {
-      const left = await demolish(registry, provisioner, doomedOf(tenant, installation, grounds), installation);
-      if (left !== undefined) {
-        deps.report(tenant, left);
-        return left;
-      }
+    const keeps = tenant.onPurge === 'keep' || (tenant.onPurge === null && isAdopted(tenant));
+    const left = keeps
+      ? await release(provisioner, tenant, installation, asked)
+      : await demolish(registry, provisioner, doomedOf(tenant, installation, grounds), installation);
+    if (left !== undefined) {
+      deps.report(tenant, left);
+      return left;
     }
     await deleteTenantRow(registry, id);
     return undefined;
@@ -164,52 +155,85 @@ export function createRemoval(deps: {
     const seen = await look(provisioner, tenant, installation);
     if (!seen) return tenant;
     const { found, verdict } = seen;
-    if (asked && (verdict === 'former' || verdict === 'unmarked'))
+    // A former build dropped by the row alone: without a person only what holds no user goes on.
+    const { inDatabase, cluster } = provisioner;
+    const { name, open } = found;
+    const isEmpty = async (): Promise<boolean> => !(await inDatabase(name, hasUsers));
+    const mayComplete = async (): Promise<boolean> =>
+      asked || (verdict === 'former' && (await (open ? isEmpty() : whileOpenToOwner(cluster, name, isEmpty))));
+    if ((verdict === 'former' || verdict === 'unmarked') && (await mayComplete()))
       return (await complete(registry, provisioner, tenant, seen, installation)) ?? tenant;
     let row = tenant;
     const mark = parseMark(found.text);
-    const isOpen = mark && ['tenant', 'adopted', 'suspended'].includes(mark.state);
+    const isTenants = mark && ['tenant', 'adopted', 'suspended', 'deleted'].includes(mark.state);
     // No way leads out of this status: a person who asks once more wants it gone.
-    if (asked && verdict === 'newer' && isOpen)
+    if (asked && verdict === 'newer' && isTenants)
       row = (await raiseGeneration(registry, tenant, Math.max(mark.generation, tenant.generation) + 1)) ?? tenant;
-    else if (verdict !== 'older' || !isOpen) return tenant;
+    else if (verdict !== 'older' || !isTenants) return tenant;
     const to = markText(markOf(row, installation));
     await changeMark(provisioner.cluster, { database: row.dbName, role: row.dbUser, from: [found.text], to });
     return row;
   }
 
   /** Lets go of a database that stays: marker, grants and mark of this tenant, its role, and the closed door. */
-  async function release(provisioner: PlacedProvisioner, tenant: TenantRecord, installation: string): Promise<void> {
+  async function release(
+    provisioner: PlacedProvisioner,
+    tenant: TenantRecord,
+    installation: string,
+    asked: boolean,
+  ): Promise<Left> {
     const { cluster, inDatabase } = provisioner;
-    const { id, dbUser, adopts } = tenant;
-    const named = { ...tenant, dbName: adopts ?? tenant.dbName };
-    const seen = await look(provisioner, named, installation);
-    if (seen && ['newer', 'foreign'].includes(seen.verdict)) {
-      deps.report(named, whyNot(seen.found.text));
-      return;
-    }
+    const { id, dbUser, adopts, claim, generation } = tenant;
+    const seen = await look(provisioner, { ...tenant, dbName: adopts ?? tenant.dbName }, installation);
     if (seen) {
       const { name, text, open } = seen.found;
+      // An adoption that is undone was never active, also when its mark arrived late.
+      const undone = adopts !== null && text === markText({ installation, id, state: 'adopted', claim, generation });
+      // The row of another tenant's database goes, and nothing else.
+      if (seen.verdict === 'foreign') return asked || adopts !== null ? undefined : whyNot(seen);
+      if (seen.verdict === 'newer' && !undone) return whyNot(seen);
       const leave = (): Promise<void> => inDatabase(name, (db) => letGo(db, dbUser, id));
       await (open ? leave() : whileOpenToOwner(cluster, name, leave));
-      await releaseDatabase(cluster, name, text);
+      if (!(await releaseDatabase(cluster, name, text))) throw new Error('the mark of the database has just changed');
     }
     await dismiss(provisioner, { id, role: dbUser });
+    return undefined;
   }
 
   return {
-    remove(tenantId, origin, act = 'abandon', wish = {}) {
-      const removal =
-        removals.get(tenantId) ??
+    async remove(tenantId, origin, act = 'abandon', wish = {}) {
+      const same = JSON.stringify([act, wish.database ?? null]);
+      let other;
+      while ((other = removals.get(tenantId)) && other.wish !== same) await other.work.catch(() => undefined);
+      const work =
+        other?.work ??
         locks.hold(tenantId, () => removeNow(tenantId, origin, act, wish)).finally(() => removals.delete(tenantId));
-      removals.set(tenantId, removal);
-      return removal;
+      removals.set(tenantId, { wish: same, work });
+      return work;
     },
 
     finish,
   };
 }
 
-function whyNot(text: string | null): string {
-  return text === null ? 'it carries no mark' : `it carries the mark "${text}"`;
+type Seen = NonNullable<Awaited<ReturnType<typeof look>>>;
+
+function whyNot({ verdict, found: { text, owned } }: Seen): string {
+  if (!owned) return 'it belongs to another role';
+  if (text === null) return 'it carries no mark';
+  return verdict === 'newer'
+    ? `it carries the mark "${text}", which is newer than the registry's row`
+    : `it carries the mark "${text}"`;
+}
+
+function refused(id: string, seen: Seen): AppError {
+  const advice =
+    seen.verdict === 'newer'
+      ? `If the tenant is to go, send DELETE /tenants/${id} once more, and purge it then.`
+      : `POST /tenants/${id}/purge?database=keep removes the tenant without it.`;
+  return leftAsItIs(whyNot(seen), advice);
+}
+
+function leftAsItIs(why: string, advice: string): AppError {
+  return new AppError('tenant-state', { detail: `The database of the tenant is left as it is: ${why}. ${advice}` });
 }

@@ -7,7 +7,7 @@ import {
   createClosedDatabase,
   ownDatabases,
   sealTemplate,
-  whileTemplateLocked,
+  whileTemplatesLocked,
   type ClusterDb,
 } from '../../db/cluster.js';
 import { changeMark, findMarks, listMarked, parseTemplateMark, templateMarkText } from '../../db/marks.js';
@@ -56,7 +56,7 @@ export async function ensureTemplate(
   const name = templateName(migrations, role);
   const exists = async (on: ClusterDb): Promise<boolean> => (await ownDatabases(on, name)).includes(name);
   if (await exists(cluster)) return false;
-  return whileTemplateLocked(cluster, name, async (locked) => {
+  return whileTemplatesLocked(cluster, async (locked) => {
     if (await exists(locked)) return false;
     const version = latestVersion(migrations);
     const building = BUILDING_PREFIX + randomBytes(8).toString('hex');
@@ -95,7 +95,7 @@ export async function dropOutdatedTemplates(
   const current = templateName(migrations, role);
   const latest = latestVersion(migrations);
   // The lock is held while a template is built: what is half built under it was left by a process that died.
-  return whileTemplateLocked(cluster, current, async (locked) => {
+  return whileTemplatesLocked(cluster, async (locked) => {
     await markFormerTemplates(locked, migrations, role, installation);
     const found = { newer: new Array<string>(), left: new Array<{ name: string; why: string }>() };
     for (const { kind, name, text } of await listMarked(locked, installation)) {

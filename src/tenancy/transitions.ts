@@ -88,7 +88,10 @@ export function createTransitions(deps: {
         SETTLE_DEADLINE,
       );
     } catch (error) {
-      if (error instanceof AppError && error.code === 'tenant-state') throw error;
+      if (error instanceof AppError && error.code === 'tenant-state')
+        throw new AppError('tenant-state', {
+          detail: `The tenant is ${status} and not served any more. ${error.message}`,
+        });
       onError(error, { tenantId: id, step: 'close' });
       throw new AppError('unavailable', {
         detail: `The tenant is ${status} and not served any more. Its database is not closed yet, because its PostgreSQL server does not answer or somebody is at work on it: that is done by itself.`,

@@ -116,7 +116,7 @@ it('goes on where a cluster is down, and finishes what is there when it can', as
   for (const { id } of [down, up]) {
     expect((await service.send('DELETE', `/tenants/${id}`, { token: service.operatorToken })).status).toBe(204);
     // As a process leaves it that is killed right after it began to purge it.
-    const begun = { status: 'deleting', deleted_at: null, status_before_deletion: null } as const;
+    const begun = { status: 'deleting', on_purge: 'drop', deleted_at: null, status_before_deletion: null } as const;
     await registry.updateTable('tenants').set(begun).where('id', '=', id).execute();
   }
   await registry.updateTable('tenants').set({ db_port: 1 }).where('id', '=', down.id).execute();

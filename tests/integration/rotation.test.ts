@@ -106,7 +106,8 @@ describe('a rotation', () => {
   it('of a tenant that is not there is 404, of one that is being removed 409', async () => {
     expect((await rotate({ id: '01900000-0000-7000-8000-000000000001' })).status).toBe(404);
     const tenant = await one.createTenant();
-    await central.db.updateTable('tenants').set({ status: 'deleting' }).where('id', '=', tenant.id).execute();
+    const removed = { status: 'deleting', on_purge: 'drop' } as const;
+    await central.db.updateTable('tenants').set(removed).where('id', '=', tenant.id).execute();
     expect((await rotate(tenant)).body).toMatchObject({ status: 409, code: 'tenant-state' });
     expect((await rowOf(one, tenant)).nextDbPassword).toBeNull();
     expect(await auditOf(tenant)).toEqual([]);

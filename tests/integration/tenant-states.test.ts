@@ -72,7 +72,11 @@ async function inState(status: TenantStatus, before: 'active' | 'suspended' = 'a
   if (status === 'suspended' || before === 'suspended') expect((await act('suspend', tenant.id)).status).toBe(200);
   if (status === 'deleted') expect((await act('delete', tenant.id)).status).toBe(204);
   if (status === 'provisioning' || status === 'deleting')
-    await service.app.registry.updateTable('tenants').set({ status }).where('id', '=', tenant.id).execute();
+    await service.app.registry
+      .updateTable('tenants')
+      .set({ status, on_purge: 'drop' })
+      .where('id', '=', tenant.id)
+      .execute();
   return tenant;
 }
 
@@ -274,7 +278,7 @@ describe('a deleted tenant', () => {
     const row = await rowOf(service, tenant);
     const { registry, housekeeping } = service.app;
     await act('delete', tenant.id);
-    const begun = { status: 'deleting', deleted_at: null, status_before_deletion: null } as const;
+    const begun = { status: 'deleting', on_purge: 'drop', deleted_at: null, status_before_deletion: null } as const;
     await registry.updateTable('tenants').set(begun).where('id', '=', tenant.id).execute();
     await housekeeping.runNow('reconciler');
     expect(await findTenant(registry, tenant.id)).toBeUndefined();
@@ -285,7 +289,8 @@ describe('a deleted tenant', () => {
     const tenant = await service.createTenant();
     const row = await rowOf(service, tenant);
     const { registry, housekeeping } = service.app;
-    await registry.updateTable('tenants').set({ status: 'deleting' }).where('id', '=', tenant.id).execute();
+    const begun = { status: 'deleting', on_purge: 'drop' } as const;
+    await registry.updateTable('tenants').set(begun).where('id', '=', tenant.id).execute();
     await housekeeping.runNow('reconciler');
     expect((await rowOf(service, tenant)).status).toBe('deleting');
     expect(await isOpen(row)).toBe(true);

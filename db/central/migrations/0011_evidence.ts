@@ -12,6 +12,9 @@ export async function up(db: Kysely<unknown>): Promise<void> {
       add column on_purge text check (on_purge in ('drop', 'keep')),
       add constraint tenants_restoring_check check (not restoring or status = 'deleted')`.execute(db);
 
+  // One adoption of a database at a time.
+  await sql`
+    create unique index tenants_adopts_key on tenants (db_host, db_port, adopts) where adopts is not null`.execute(db);
   await sql`create index tenants_restoring on tenants (id) where restoring`.execute(db);
 
   // Counted here, so that a change that a former build makes, or SQL by hand, counts too. Making a tenant is its first change,
@@ -20,6 +23,10 @@ export async function up(db: Kysely<unknown>): Promise<void> {
     create function tenants_next_generation() returns trigger language plpgsql as $$
     begin
       if new.status is distinct from old.status and new.status = 'deleting' then
+        -- A former build drops by the row alone: it does not write on_purge, and is refused.
+        if new.on_purge is null and (old.claim is not null or old.db_name <> old.db_user) then
+          raise exception 'this tenant can be removed by a newer build only' using errcode = 'TN002';
+        end if;
         new.restoring := false;
       elsif new.status is distinct from old.status then
         if new.generation <= old.generation and old.status <> 'provisioning' and not old.restoring then

@@ -1,0 +1,287 @@
+// Adoptions that meet: two of one database at once, an adopter that stood still while another replica went on, and a mark that
+// arrives late. One of them counts, and the database is never shared or left over.
+import { sql } from 'kysely';
+import { randomBytes } from 'node:crypto';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { expect, inject, it, onTestFinished } from 'vitest';
+import { hasSqlState } from '../../db/errors.js';
+import {
+  asSuperuser,
+  connectAs,
+  createRegistry,
+  startServiceIn,
+  type PageOf,
+  type TestService,
+} from '../support/app.js';
+import { createLegacyDatabase, invoicesIn, signIn } from '../support/evidence.js';
+import { commentOn, make, roleExists, startQuietService, statusOf, type Answered } from '../support/rows-and-marks.js';
+import { startStatementProxy, type Statement, type StatementProxy, type Verdict } from '../support/statement-proxy.js';
+import { rowOf } from '../support/tenants.js';
+
+const cluster = inject('cluster');
+
+/** Connections on which requests work on tenants. Those of events, leases and jobs work by themselves. */
+const AT_WORK = /^tenantry (registry|provisioning|lifecycle)$/;
+
+async function newLegacyDatabase(): Promise<string> {
+  const database = `legacy_${randomBytes(6).toString('hex')}`;
+  await createLegacyDatabase(database, cluster.provisioner.user);
+  return database;
+}
+
+async function clusterOf({ send, operatorToken: token }: TestService): Promise<string> {
+  const { body } = await send<PageOf<{ id: string }>>('GET', '/clusters', { token });
+  return body.data[0]?.id ?? '';
+}
+
+async function rightsOfPublic(database: string): Promise<readonly string[]> {
+  const { rows } = await asSuperuser('postgres', (db) =>
+    sql<{ right: string }>`
+      select privilege_type as right from pg_database,
+        aclexplode(coalesce(datacl, acldefault('d', datdba))) where datname = ${database} and grantee = 0`.execute(db),
+  );
+  return rows.map(({ right }) => right);
+}
+
+/** Every tenant that a database is marked for inside. */
+async function markersIn(database: string): Promise<readonly string[]> {
+  const { rows } = await asSuperuser(database, (db) =>
+    sql<{ id: string }>`select tenant_id as id from tenant_marker`.execute(db),
+  );
+  return rows.map(({ id }) => id);
+}
+
+/** The only one of these answers that made the tenant, whose database is closed to PUBLIC and works. */
+async function expectOneWinner(service: TestService, answers: readonly Answered[], database: string): Promise<void> {
+  const made = answers.filter(({ status }) => status === 201);
+  expect(made, answers.map(({ text }) => text).join('\n')).toHaveLength(1);
+  const id = made[0]?.body.id ?? '';
+  expect(await rightsOfPublic(database)).toEqual([]);
+  expect(await markersIn(database)).toEqual([id]);
+  expect(await invoicesIn(database)).toEqual([1, 2]);
+  const { slug, claim, dbName, dbUser } = await rowOf(service, { id });
+  expect(dbName).toBe(database);
+  expect(await commentOn(database)).toContain(`${id} adopted ${claim} `);
+  expect(await roleExists(dbUser)).toBe(true);
+  expect(await signIn(service, slug)).toBe(200);
+}
+
+interface Replicas {
+  /** Whose statements `onStatement` sees. */
+  readonly here: TestService;
+  readonly there: TestService;
+  readonly clusterId: string;
+  /** Called before each statement with which a request of `here` works on a tenant. */
+  readonly onStatement: (act: (statement: Statement, target: 'registry' | 'server') => Promise<void> | void) => void;
+  /** Frees the tenant locks of all replicas, as a connection does that is lost. */
+  readonly loseLocks: () => Promise<void>;
+}
+
+async function startReplicas(): Promise<Replicas> {
+  const registry = await createRegistry();
+  const proxies = {
+    registry: await startStatementProxy(cluster.superuser),
+    server: await startStatementProxy(cluster.provisioner),
+  };
+  onTestFinished(async () => {
+    await Promise.all(Object.values(proxies).map((proxy) => proxy.close()));
+  });
+  const env = { RECONCILE_EVERY_MS: '3600000', STANDBY_DATABASES: '0' };
+  const behind = <At>(at: At, { host, port }: StatementProxy): At => ({ ...at, host, port });
+  // The same place for both replicas, or they would be two clusters.
+  const place = { ...cluster, provisioner: behind(cluster.provisioner, proxies.server) };
+  const there = await startServiceIn(place, { registry, env });
+  onTestFinished(() => there.close());
+  const here = await startServiceIn(
+    { ...place, superuser: behind(cluster.superuser, proxies.registry) },
+    { registry, env, operator: false },
+  );
+  onTestFinished(() => here.close());
+  // The jobs that run at the start are over, so that the statements that follow are those of requests.
+  for (const job of ['reconciler', 'standby databases', 'lifecycle settle', 'lifecycle purge'])
+    for (const { app } of [here, there]) await app.housekeeping.runNow(job);
+  return {
+    here,
+    there,
+    clusterId: await clusterOf(there),
+    onStatement(act) {
+      for (const target of ['registry', 'server'] as const) {
+        proxies[target].onStatement = async (statement): Promise<Verdict> => {
+          const { application } = statement;
+          const isAtWork = target === 'registry' ? AT_WORK.test(application) : application.includes(here.app.replicaId);
+          if (isAtWork) await act(statement, target);
+          return 'pass';
+        };
+      }
+    },
+    async loseLocks() {
+      await asSuperuser('postgres', (db) =>
+        sql`select pg_terminate_backend(pid) from pg_locks join pg_stat_activity using (pid)
+          where locktype = 'advisory' and granted and datname = ${registry}
+            and application_name = 'tenantry provisioning'`.execute(db),
+      );
+      await sleep(300);
+    },
+  };
+}
+
+/** Where a request stands still, until it is let go. */
+interface Halt {
+  /** Resolves when the request is there. */
+  readonly reached: Promise<void>;
+  /** Called where the request is to stand still. */
+  readonly stand: () => Promise<void>;
+  readonly go: () => void;
+}
+
+function newHalt(): Halt {
+  let arrive: () => void = () => undefined;
+  let go: () => void = () => undefined;
+  const reached = new Promise<void>((resolve) => (arrive = resolve));
+  const gone = new Promise<void>((resolve) => (go = resolve));
+  const stand = (): Promise<void> => {
+    arrive();
+    return gone;
+  };
+  return { reached, stand, go };
+}
+
+/** Runs a change of a mark that another connection of the provisioner had sent, and that arrives only now. */
+async function arriveLate(change: string): Promise<void> {
+  const late = connectAs<unknown>('postgres', cluster.provisioner);
+  try {
+    await sql.raw(change).execute(late.db);
+  } catch (error) {
+    // The database carries another mark by now, and the change is refused.
+    if (!hasSqlState(error, 'TN001')) throw error;
+  } finally {
+    await late.close(0);
+  }
+}
+
+const isMarkOfAdoption = ({ sql: text }: Statement): boolean =>
+  text.includes('tenantry mark') && text.includes(' adopted ');
+
+it('of two adoptions of one database at once, one is made, and the other one leaves its database alone', async () => {
+  const service = await startQuietService();
+  const clusterId = await clusterOf(service);
+  for (let round = 0; round < 4; round += 1) {
+    const database = await newLegacyDatabase();
+    const adopt = { clusterId, database };
+    const answers = await Promise.all(
+      ['one', 'other'].map((name) => make(service, service.operatorToken, `${name}-${round}`, { adopt })),
+    );
+    await service.app.housekeeping.runNow('reconciler');
+    await expectOneWinner(service, answers, database);
+  }
+});
+
+it('an adopter that stood still while another one adopted the database leaves it alone when it wakes up', async () => {
+  const { here, there, clusterId, onStatement, loseLocks } = await startReplicas();
+  const database = await newLegacyDatabase();
+  const halt = newHalt();
+  let isHeld = false;
+  onStatement(async ({ sql: text }, target) => {
+    if (isHeld || target !== 'server' || !/\b(grant|revoke)\b/.test(text) || !text.includes(database)) return;
+    isHeld = true;
+    await halt.stand();
+  });
+  const adopt = { clusterId, database };
+  const first = make(here, there.operatorToken, 'first', { adopt });
+  await halt.reached;
+  await loseLocks();
+  await there.app.housekeeping.runNow('reconciler');
+  const second = await make(there, there.operatorToken, 'second', { adopt });
+  halt.go();
+  const answers = [await first, second];
+  for (const { app } of [here, there]) await app.housekeeping.runNow('reconciler');
+  await expectOneWinner(there, answers, database);
+});
+
+it('an adopter that stands still anywhere in its undo does not undo what another replica made active', async () => {
+  const { here, there, clusterId, onStatement, loseLocks } = await startReplicas();
+  const token = there.operatorToken;
+  const harm: string[] = [];
+  let timesActive = 0;
+  for (let nth = 1; ; nth += 1) {
+    const database = await newLegacyDatabase();
+    const slug = `adopted-${nth}`;
+    const halt = newHalt();
+    let mark = '';
+    let count = 0;
+    let heldAt = '';
+    onStatement(async (statement) => {
+      if (mark === '' && isMarkOfAdoption(statement)) {
+        mark = statement.sql;
+        throw new Error('the connection is cut');
+      }
+      if (mark === '' || (count += 1) !== nth) return;
+      heldAt = statement.sql.replace(/\s+/g, ' ').slice(0, 60);
+      await halt.stand();
+    });
+    const first = make(here, token, slug, { adopt: { clusterId, database } });
+    const isReached = await Promise.race([halt.reached.then(() => true), first.then(() => false)]);
+    // The adopter was at its end before.
+    if (!isReached) break;
+    await arriveLate(mark);
+    await loseLocks();
+    // What stands still may hold a row of the registry: then the other replica waits for it.
+    const other = there.app.housekeeping.runNow('reconciler');
+    await Promise.race([other, sleep(2_000)]);
+    const [between] = await rowsOf(there, slug);
+    halt.go();
+    const { status } = await first;
+    await other;
+    for (const { app } of [here, there]) await app.housekeeping.runNow('reconciler');
+
+    const [after] = await rowsOf(there, slug);
+    const at = `held at (${heldAt}), answered with ${status}:`;
+    if ((await invoicesIn(database))?.join() !== '1,2') harm.push(`${at} the rows of the database are gone`);
+    if (between?.status === 'active') {
+      timesActive += 1;
+      if (after?.status !== 'active') harm.push(`${at} it was active, and is ${after?.status ?? 'gone'}`);
+    }
+    if (status === 201 && after?.status !== 'active') harm.push(`${at} it is ${after?.status ?? 'gone'}`);
+    if (after?.status !== 'active') continue;
+    if ((await signIn(there, slug)) !== 200) harm.push(`${at} its admin cannot sign in`);
+    if (!(await roleExists(after.role))) harm.push(`${at} its role is gone`);
+    if ((await markersIn(database)).join() !== after.id) harm.push(`${at} its marker is gone`);
+    if ((await rightsOfPublic(database)).length > 0) harm.push(`${at} PUBLIC has rights on it`);
+  }
+  expect(harm).toEqual([]);
+  expect(timesActive).toBeGreaterThan(0);
+}, 240_000);
+
+it('a database whose adoption was undone before its mark arrived can be adopted again', async () => {
+  const { here, there, clusterId, onStatement } = await startReplicas();
+  const database = await newLegacyDatabase();
+  const adopt = { clusterId, database };
+  let mark = '';
+  onStatement((statement) => {
+    if (mark !== '' || !isMarkOfAdoption(statement)) return;
+    mark = statement.sql;
+    throw new Error('the connection is cut');
+  });
+  const failed = await make(here, there.operatorToken, 'adopted', { adopt });
+  expect(failed.status, failed.text).toBe(503);
+  expect(mark).not.toBe('');
+  await arriveLate(mark);
+  for (const job of ['reconciler', 'lifecycle settle', 'reconciler'])
+    for (const { app } of [here, there]) await app.housekeeping.runNow(job);
+
+  const again = await make(there, there.operatorToken, 'adopted', { adopt });
+  expect(again.status, again.text).toBe(201);
+  expect(await statusOf(there, again.body.id)).toBe('active');
+  await expectOneWinner(there, [again], database);
+});
+
+async function rowsOf(
+  { config }: TestService,
+  slug: string,
+): Promise<readonly { readonly id: string; readonly status: string; readonly role: string }[]> {
+  const { rows } = await asSuperuser(config.registry.connection.database, (db) =>
+    sql<{ id: string; status: string; role: string }>`
+      select id, status, db_user as role from tenants where slug = ${slug}`.execute(db),
+  );
+  return rows;
+}
