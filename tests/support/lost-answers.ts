@@ -18,6 +18,14 @@ import { startStatementProxy, type StatementProxy, type Verdict } from './statem
 export type Target = 'registry' | 'server';
 export const targets: readonly Target[] = ['registry', 'server'];
 
+/** Of which statements the answers are lost: of every one with LOST_EVERY=1; the suite is content with some of them. */
+const EVERY = Number(process.env['LOST_EVERY'] ?? 3);
+
+/** Whether the nth statement of an act is one whose answer is lost: each one that commits or marks is. */
+export function isSampled(nth: number, statement = ''): boolean {
+  return nth % EVERY === 0 || /^\s*commit|tenantry mark/i.test(statement);
+}
+
 export interface Replicas {
   readonly registry: string;
   /** Its answers are lost. */
