@@ -454,12 +454,16 @@ describe('a content type without a body', () => {
   });
 
   it('is 400 on a route that needs one', async () => {
+    const { tenant } = await sharedTenant();
     for (const name of withBody) {
       const [method = '', url = ''] = name.split(' ');
       const route = home.app.routeTable.find((entry) => nameOf(entry) === name);
-      const tenant = route?.access.scope === 'operator' ? undefined : (await sharedTenant()).tenant;
+      const token =
+        route?.access.scope === 'tenant' || route?.access.scope === 'platform'
+          ? await beginSession(home.app, { kind: 'user', tenantId: tenant.id, userId: tenant.adminId })
+          : home.operatorToken;
       const headers = {
-        authorization: `Bearer ${tenant?.adminToken ?? home.operatorToken}`,
+        authorization: `Bearer ${token}`,
         'content-type': 'application/json',
         'content-length': '0',
       };
