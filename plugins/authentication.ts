@@ -3,6 +3,7 @@
 import jwt, { type FastifyJWTOptions } from '@fastify/jwt';
 import type { FastifyRequest } from 'fastify';
 import fp from 'fastify-plugin';
+import type { AdmissionStep } from '../src/admission.js';
 import type { RouteAccess, RouteEntry, Scope } from '../src/auth/access.js';
 import { signingKey, type TokenKey } from '../src/auth/keyring.js';
 import { CLOCK_TOLERANCE, createTokens, type JwtKey, type Principal, type Tokens } from '../src/auth/tokens.js';
@@ -18,6 +19,8 @@ declare module 'fastify' {
     readonly tokens: Tokens;
     /** Every route with its access, in the order of registration. */
     readonly routeTable: readonly RouteEntry[];
+    /** From the access token to `request.principal`; refuses a kind of caller that the route's scope does not admit. */
+    readonly admitToken: AdmissionStep;
   }
   interface FastifyRequest {
     /** Who makes the request; null on a public route. */
@@ -76,22 +79,13 @@ export const authentication = fp<{ config: Config['auth'] }>(
     });
     app.decorate('routeTable', { getter: () => routes as readonly RouteEntry[] });
 
-    // preParsing is the first hook behind the rate limit, which adds its own to each route's onRequest: a token costs work,
-    // and the body is not read yet.
-    app.addHook('preParsing', (request, _reply, _payload, done) => {
+    app.decorate('admitToken', (request) => {
       const scope = request.routeOptions.config.access?.scope;
-      if (scope === 'public' || request.is404) {
-        done();
-        return;
-      }
-      try {
-        const principal = tokens.verify(bearerToken(request));
-        if (!scope || !admitted[scope].includes(principal.kind)) throw new AppError('forbidden');
-        request.principal = principal;
-        done();
-      } catch (error) {
-        done(error as Error);
-      }
+      if (scope === 'public' || request.is404) return undefined;
+      const principal = tokens.verify(bearerToken(request));
+      if (!scope || !admitted[scope].includes(principal.kind)) throw new AppError('forbidden');
+      request.principal = principal;
+      return undefined;
     });
   },
   { name: 'authentication', fastify: '5.x', dependencies: ['rate-limit'] },

@@ -1,10 +1,15 @@
 // Authorization: the principal is still active, and holds the permission that the route declares.
 import type { FastifyRequest } from 'fastify';
 import fp from 'fastify-plugin';
+import type { AdmissionStep } from '../src/admission.js';
 import { createStandings, type Standing } from '../src/auth/standing.js';
 import { AppError } from '../src/errors.js';
 
 declare module 'fastify' {
+  interface FastifyInstance {
+    /** Sets `request.standing`; refuses an account that is not active, or that lacks the route's permission. */
+    readonly admitPermission: AdmissionStep;
+  }
   interface FastifyRequest {
     /** How the principal stands; null on a public route. */
     standing: Standing | null;
@@ -19,26 +24,22 @@ export const authorization = fp(
     app.decorateRequest('standing', null);
     app.decorateRequest('permissions', { getter: permissionsOf });
 
-    app.addHook('preParsing', (request, _reply, _payload, done) => {
+    app.decorate('admitPermission', (request) => {
       const { principal } = request;
-      if (!principal) {
-        done();
-        return;
-      }
+      if (!principal) return undefined;
       const known = principal.kind === 'user' ? standings.peekUser(principal.tenantId, principal.userId) : undefined;
       const decide = (standing: Standing | undefined): void => {
-        if (standing) request.standing = standing;
-        done(refusal(request));
+        // Also if there is none: a user who was deleted since the first admission has one from then.
+        request.standing = standing ?? null;
+        const refused = refusal(request);
+        if (refused) throw refused;
       };
-      if (known) {
-        decide(known);
-        return;
-      }
-      const asked =
-        principal.kind === 'user'
-          ? standings.user(principal.tenantId, principal.userId)
-          : standings.operator(principal.operatorId);
-      asked.then(decide, done);
+      if (!known)
+        return principal.kind === 'user'
+          ? standings.user(principal.tenantId, principal.userId).then(decide)
+          : standings.operator(principal.operatorId).then(decide);
+      decide(known);
+      return undefined;
     });
   },
   { name: 'authorization', fastify: '5.x', dependencies: ['authentication', 'tenant-pool'] },

@@ -1,5 +1,6 @@
 // Bodies: JSON in UTF-8, not compressed, and read strictly. Fastify's own parser takes the last of two equal keys and
 // replaces bytes that are no UTF-8, so that what was checked on the way here could be something else than what is stored.
+import type { IncomingHttpHeaders } from 'node:http';
 import type { FastifyRequest } from 'fastify';
 import fp from 'fastify-plugin';
 import { AppError } from '../src/errors.js';
@@ -8,13 +9,33 @@ import { parseStrictJson } from '../src/strict-json.js';
 export const jsonBody = fp(
   async (app) => {
     app.removeAllContentTypeParsers();
+    // Many clients name a content type on every request. On a route that needs no body it means nothing without one.
+    app.addHook('preParsing', (request, _reply, _payload, done) => {
+      const { headers } = request.raw;
+      if (headers['content-type'] !== undefined && announcesNoBody(headers) && !request.is404 && !needsBody(request))
+        delete headers['content-type'];
+      done();
+    });
     app.addContentTypeParser<Buffer>('application/json', { parseAs: 'buffer' }, (request, body, done) => {
+      // In chunks, or for an address that leads nowhere.
+      if (body.length === 0 && !needsBody(request)) {
+        done(null, undefined);
+        return;
+      }
       refuseOtherEncodings(request);
       done(null, parseStrictJson(textOf(body)));
     });
   },
   { name: 'json-body', fastify: '5.x' },
 );
+
+function announcesNoBody(headers: IncomingHttpHeaders): boolean {
+  return headers['transfer-encoding'] === undefined && (headers['content-length'] ?? '0') === '0';
+}
+
+function needsBody({ routeOptions }: FastifyRequest): boolean {
+  return routeOptions.schema?.body !== undefined;
+}
 
 const utf8 = new TextDecoder('utf-8', { fatal: true });
 

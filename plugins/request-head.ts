@@ -2,22 +2,26 @@
 // take for one of another host or another length, and an address that does not decode to text.
 import type { IncomingMessage } from 'node:http';
 import fp from 'fastify-plugin';
+import type { AdmissionStep } from '../src/admission.js';
 import { AppError } from '../src/errors.js';
+
+declare module 'fastify' {
+  interface FastifyInstance {
+    /** Refuses a head that two servers could read in two ways. */
+    readonly admitHead: AdmissionStep;
+  }
+}
 
 export const requestHead = fp(
   async (app) => {
     // Node would answer any Expect but 100-continue with a bare 417. RFC 9110, section 10.1.1, lets a server ignore it.
     app.server.on('checkExpectation', (request, response) => app.server.emit('request', request, response));
-    // Behind the rate limit, and before a token or a body is looked at.
-    app.addHook('preParsing', (request, reply, _payload, done) => {
+    app.decorate('admitHead', (request, reply) => {
       const detail = ambiguity(request.raw);
-      if (detail === undefined) {
-        done();
-        return;
-      }
+      if (detail === undefined) return undefined;
       // Where this request ends is not certain either: what follows it on the connection is not read.
       reply.header('connection', 'close');
-      done(new AppError('invalid-request', { detail }));
+      throw new AppError('invalid-request', { detail });
     });
     // Behind validation, which names the parameter where it knows it.
     app.addHook('preHandler', (request, _reply, done) => {

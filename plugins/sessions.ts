@@ -2,6 +2,7 @@
 // looked at.
 import fp from 'fastify-plugin';
 import { sessionsIn } from '../db/sessions.js';
+import type { AdmissionStep } from '../src/admission.js';
 import { createRefreshTokens } from '../src/auth/refresh-tokens.js';
 import { createSessions, type Sessions } from '../src/auth/sessions.js';
 import type { Config } from '../src/config.js';
@@ -10,6 +11,8 @@ import { AppError } from '../src/errors.js';
 declare module 'fastify' {
   interface FastifyInstance {
     readonly sessions: Sessions;
+    /** Refuses a session that has ended. */
+    readonly admitSession: AdmissionStep;
   }
 }
 
@@ -28,20 +31,17 @@ export const sessions = fp<{ config: Config }>(
     });
     app.decorate('sessions', sessions);
 
-    app.addHook('preParsing', (request, _reply, _payload, done) => {
-      const { principal } = request;
-      const known = principal ? sessions.peek(principal) : true;
-      if (known === true || !principal) done();
-      else if (known === false) done(over());
-      else
-        sessions.lives(principal).then((lives) => {
-          done(lives ? undefined : over());
-        }, done);
+    app.decorate('admitSession', ({ principal }) => {
+      if (!principal) return undefined;
+      const known = sessions.peek(principal);
+      if (known === undefined) return sessions.lives(principal).then(refuseUnlessLive);
+      refuseUnlessLive(known);
+      return undefined;
     });
   },
   { name: 'sessions', fastify: '5.x', dependencies: ['authentication', 'tenant-pool'] },
 );
 
-function over(): AppError {
-  return new AppError('unauthenticated', { detail: 'The session of this token has ended.' });
+function refuseUnlessLive(lives: boolean): void {
+  if (!lives) throw new AppError('unauthenticated', { detail: 'The session of this token has ended.' });
 }

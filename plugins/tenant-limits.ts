@@ -3,6 +3,7 @@
 import fp from 'fastify-plugin';
 import type { StoredLimits } from '../db/central/schema.js';
 import { measureStorage } from '../db/tenant/counts.js';
+import type { AdmissionStep } from '../src/admission.js';
 import type { Config } from '../src/config.js';
 import type { AppError } from '../src/errors.js';
 import { limitExceeded, limitsInForce } from '../src/tenancy/limits.js';
@@ -14,6 +15,8 @@ declare module 'fastify' {
   interface FastifyInstance {
     readonly requestRates: RequestRates;
     readonly storageGauge: StorageGauge;
+    /** Takes one request from the tenant's rate. */
+    readonly admitRate: AdmissionStep;
   }
   interface FastifyRequest {
     /** The limits of the tenant that the token names. Throws on a request that belongs to no tenant. */
@@ -38,11 +41,10 @@ export const tenantLimits = fp<{ config: Config }>(
       },
     });
 
-    app.addHook('preParsing', (request, _reply, _payload, done) => {
-      const { tenant } = request;
+    app.decorate('admitRate', ({ tenant }) => {
       const rate = tenant?.limits.requestsPerSecond ?? defaults.requestsPerSecond;
-      if (!tenant || rate === undefined || rates.take(tenant.id, rate)) done();
-      else done(limitExceeded('requestsPerSecond', rate, RETRY_AFTER));
+      if (!tenant || rate === undefined || rates.take(tenant.id, rate)) return undefined;
+      throw limitExceeded('requestsPerSecond', rate, RETRY_AFTER);
     });
 
     // Behind authorization and validation: it may have to ask the database, and only for what would be written.

@@ -5,6 +5,7 @@ import type { TenantRecord } from '../db/central/tenants.js';
 import { openPool } from '../db/client.js';
 import { probeDatabase } from '../db/probe.js';
 import type { TenantDatabase } from '../db/tenant/schema.js';
+import type { AdmissionStep } from '../src/admission.js';
 import type { Config } from '../src/config.js';
 import { createBreakers, type Breakers } from '../src/tenancy/breakers.js';
 import { createTenantDirectory, type TenantDirectory } from '../src/tenancy/directory.js';
@@ -18,6 +19,8 @@ declare module 'fastify' {
     readonly breakers: Breakers;
     readonly tenantDirectory: TenantDirectory;
     readonly tenantPools: TenantPools;
+    /** Sets `request.tenant`; refuses a tenant that is not served. */
+    readonly admitTenant: AdmissionStep;
   }
   interface FastifyRequest {
     /** The database of the tenant that the token names. Throws on a request that belongs to no tenant. */
@@ -101,24 +104,18 @@ export const tenantPool = fp<{ config: Config; envelope: Envelope }>(
     app.decorateRequest('tenant', null);
 
     // Refused here and not by the first query: a handler may do something before it asks for its database.
-    app.addHook('preParsing', (request, _reply, _payload, done) => {
-      if (request.principal?.kind !== 'user') {
-        done();
-        return;
-      }
+    app.decorate('admitTenant', (request) => {
+      if (request.principal?.kind !== 'user') return undefined;
       const known = directory.peek(request.tenantId);
-      if (known?.active) {
-        request.tenant = known;
-        done();
-        return;
-      }
-      directory
-        .find(request.tenantId)
-        .then(admitted)
-        .then((tenant) => {
-          request.tenant = tenant;
-          done();
-        }, done);
+      if (!known?.active)
+        return directory
+          .find(request.tenantId)
+          .then(admitted)
+          .then((tenant) => {
+            request.tenant = tenant;
+          });
+      request.tenant = known;
+      return undefined;
     });
   },
   { name: 'tenant-pool', fastify: '5.x', dependencies: ['authentication', 'events', 'clusters'] },

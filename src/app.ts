@@ -1,6 +1,7 @@
 // The whole house at a glance: plugins in the order in which a request meets them, then the routes.
 import fastify, { LogController, type FastifyBaseLogger, type FastifyInstance } from 'fastify';
 import type { DestinationStream } from 'pino';
+import { admission } from '../plugins/admission.js';
 import { audit } from '../plugins/audit.js';
 import { authentication } from '../plugins/authentication.js';
 import { authorization } from '../plugins/authorization.js';
@@ -104,6 +105,7 @@ export async function buildApp(config: Config, overrides: AppOverrides = {}): Pr
   await app.register(sessions, { config });
   await app.register(tenantLimits, { config });
   await app.register(authorization);
+  await app.register(admission);
   await app.register(audit);
 
   await app.register(signIn, { config });
