@@ -159,10 +159,9 @@ describe('a refresh token', () => {
   });
 
   it('is signed with the first of REFRESH_TOKEN_KEYS; those from before that was set live on, and their reuse is noticed', async () => {
-    const keys = [Buffer.alloc(32, 1), Buffer.alloc(32, 2)];
-    const [own = Buffer.alloc(0), retired = Buffer.alloc(0)] = keys;
-    const [current, next] = [retired, own].map((key) => `k${key[0] ?? 0}:${key.toString('base64')}`);
-    const keyed = await startService({ registry, env: { REFRESH_TOKEN_KEYS: `${next ?? ''},${current ?? ''}` } });
+    const [own, former] = [Buffer.alloc(32, 1), Buffer.alloc(32, 2)];
+    const keyring = `own:${own.toString('base64')},former:${former.toString('base64')}`;
+    const keyed = await startService({ registry, env: { REFRESH_TOKEN_KEYS: keyring } });
     try {
       const user = await newUser();
       const first = await user.signIn();
@@ -171,13 +170,38 @@ describe('a refresh token', () => {
       const genuine = (key: Buffer): boolean | undefined =>
         createRefreshTokens([key]).read(second.body.refreshToken)?.genuine;
       const derived = service.config.encryptionKeys.map(({ key }) => key);
-      expect([own, retired, ...derived].map(genuine)).toEqual([true, false, false]);
+      expect([own, former, ...derived].map(genuine)).toEqual([true, false, false]);
       const third = await refresh(second.body.refreshToken, keyed);
       expect(third.status).toBe(200);
       await expectRefused(refresh(first.refreshToken, keyed));
       expect(await me(third.body.accessToken)).toBe(401);
     } finally {
       await keyed.close();
+    }
+  });
+
+  it.each([
+    ['is noticed, and ends its session, while that key is behind the new one', true, 401],
+    ['is refused, and ends nothing, once that key is gone', false, 200],
+  ])('signed with a former key works; its reuse %s', async (_what, kept, status) => {
+    const keyOf = (byte: number): string => `k${byte}:${Buffer.alloc(32, byte).toString('base64')}`;
+    const former = await startService({ registry, env: { REFRESH_TOKEN_KEYS: keyOf(1) } });
+    const latter = await startService({
+      registry,
+      env: { REFRESH_TOKEN_KEYS: kept ? `${keyOf(2)},${keyOf(1)}` : keyOf(2) },
+    });
+    try {
+      const user = await newUser();
+      const { refreshToken } = await user.signIn();
+      const first = await refresh(refreshToken, former);
+      const second = await refresh(first.body.refreshToken, latter);
+      expect((await refresh(first.body.refreshToken, latter)).body.refreshToken).toBe(second.body.refreshToken);
+      const third = await refresh(second.body.refreshToken, latter);
+      expect(third.status).toBe(200);
+      await expectRefused(refresh(first.body.refreshToken, latter));
+      expect(await me(third.body.accessToken, latter)).toBe(status);
+    } finally {
+      await Promise.all([former.close(), latter.close()]);
     }
   });
 
