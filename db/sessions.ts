@@ -46,7 +46,8 @@ export interface SessionLifetimes {
 export interface SessionState {
   readonly accountId: string;
   readonly createdAt: string;
-  readonly expiresAt: string;
+  /** What is left of it (ms) by the database's clock: its process may have another one. */
+  readonly remaining: number;
 }
 
 /** A session as its owner sees it. */
@@ -68,7 +69,11 @@ export async function findSession(db: SessionsDatabase, id: string): Promise<Ses
 const sessionById = shortRead((db: SessionsDatabase, { id }: { id: string }) =>
   db
     .selectFrom('sessions')
-    .select(['account_id as accountId', 'created_at as createdAt', 'expires_at as expiresAt'])
+    .select([
+      'account_id as accountId',
+      'created_at as createdAt',
+      sql<number>`(extract(epoch from expires_at - now()) * 1000)::float8`.as('remaining'),
+    ])
     .where('id', '=', id)
     .where('expires_at', '>', sql<string>`now()`),
 );
@@ -163,24 +168,14 @@ export async function rotateSession(
     .executeTakeFirst();
 }
 
-/** What tells a refresh token that was just replaced from one that was used long ago. @param grace in seconds */
+/** The last rotation of a live session: it distinguishes the predecessor of the current refresh token from older ones. */
 export async function findRotation(
   db: SessionsDatabase,
   id: string,
-  grace: number,
-): Promise<
-  | { accountId: string; createdAt: string; previousHash: string | null; step: string | null; recent: boolean }
-  | undefined
-> {
+): Promise<{ accountId: string; createdAt: string; previousHash: string | null; step: string | null } | undefined> {
   return db
     .selectFrom('sessions')
-    .select([
-      'account_id as accountId',
-      'created_at as createdAt',
-      'previous_hash as previousHash',
-      'step',
-      sql<boolean>`refreshed_at + ${grace} * interval '1 second' > now()`.as('recent'),
-    ])
+    .select(['account_id as accountId', 'created_at as createdAt', 'previous_hash as previousHash', 'step'])
     .where('id', '=', id)
     .where('expires_at', '>', sql<string>`now()`)
     .executeTakeFirst();

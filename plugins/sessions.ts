@@ -20,7 +20,7 @@ export const sessions = fp<{ config: Config }>(
   async (app, { config }) => {
     const { registry, tenantDirectory: directory, tenantPools, events, log } = app;
     const sessions = createSessions({
-      tokens: createRefreshTokens(config.encryptionKeys.map(({ key }) => key)),
+      tokens: createRefreshTokens([...config.auth.refreshTokenKeys, ...config.encryptionKeys].map(({ key }) => key)),
       events,
       lifetimes: config.auth.sessions,
       database: (owner) => sessionsIn(owner.kind === 'user' ? tenantPools.database(owner.tenantId) : registry),

@@ -68,6 +68,8 @@ export interface Config {
     /** Seconds. */
     readonly accessTokenTtl: number;
     readonly sessions: SessionLifetimes;
+    /** Of refresh tokens, before those that ENCRYPTION_KEYS give: the first signs, all verify. */
+    readonly refreshTokenKeys: readonly EncryptionKey[];
     readonly hashConcurrency: number;
   };
   /** After how many failures sign-in asks for patience. */
@@ -469,6 +471,13 @@ export const variables = {
     unit: 's',
     description: 'A session ends this long after its sign-in, however often it is refreshed.',
   },
+  REFRESH_TOKEN_KEYS: {
+    schema: z.string().transform(parseKeyring),
+    default: '',
+    unit: 'kid:base64,…',
+    description:
+      'Keys of 32 bytes for refresh tokens; the first signs, all verify ([keys.md](keys.md#keys-of-refresh-tokens)). Not set: derived from ENCRYPTION_KEYS.',
+  },
   HASH_CONCURRENCY: {
     schema: integer(1, 64),
     default: { rule: 'the number of cores, at most 2', derive: () => Math.min(availableParallelism(), 2) },
@@ -565,6 +574,10 @@ export function readSettings(env: NodeJS.ProcessEnv): Settings {
   }
   if (env['OPERATOR_PASSWORD'] && !env['OPERATOR_EMAIL'])
     problems.push('OPERATOR_PASSWORD is set and OPERATOR_EMAIL is not: set both, or neither');
+  if (value('SESSION_IDLE_TTL') < value('ACCESS_TOKEN_TTL'))
+    problems.push('SESSION_IDLE_TTL is below ACCESS_TOKEN_TTL: a session would end before its access token');
+  if (value('SESSION_TTL') < value('SESSION_IDLE_TTL'))
+    problems.push('SESSION_TTL is below SESSION_IDLE_TTL: no session could be idle for that long');
   const tokenKeys = keysOf(values, problems);
   if (production) checkProduction(env, values, problems);
   if (problems.length > 0) throw new ConfigError(problems);
@@ -626,6 +639,7 @@ export function readSettings(env: NodeJS.ProcessEnv): Settings {
       audience: value('JWT_AUDIENCE'),
       accessTokenTtl: value('ACCESS_TOKEN_TTL'),
       sessions: { idle: value('SESSION_IDLE_TTL'), absolute: value('SESSION_TTL') },
+      refreshTokenKeys: values.REFRESH_TOKEN_KEYS ?? [],
       hashConcurrency: value('HASH_CONCURRENCY'),
     },
     throttle: {
@@ -725,9 +739,11 @@ function checkProduction(env: NodeJS.ProcessEnv, values: Values, problems: strin
     if (alg === 'HS256' && new Set(verifies.export()).size < 10)
       problems.push(`JWT_KEYS: the secret ${kid} is weak: make one with: openssl rand -base64 48`);
   }
-  for (const { kid, key } of values.ENCRYPTION_KEYS ?? []) {
-    if (new Set(key).size < 10)
-      problems.push(`ENCRYPTION_KEYS: the key ${kid} is weak: make one with: openssl rand -base64 32`);
+  for (const name of ['ENCRYPTION_KEYS', 'REFRESH_TOKEN_KEYS'] as const) {
+    for (const { kid, key } of values[name] ?? []) {
+      if (new Set(key).size < 10)
+        problems.push(`${name}: the key ${kid} is weak: make one with: openssl rand -base64 32`);
+    }
   }
   if (env['OPERATOR_EMAIL'] && !env['OPERATOR_PASSWORD'])
     problems.push('OPERATOR_EMAIL is set and OPERATOR_PASSWORD is not: set both, or neither');

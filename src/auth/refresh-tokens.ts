@@ -10,7 +10,7 @@ export interface RefreshToken {
   readonly owner: SessionOwner;
   readonly sessionId: string;
   readonly secret: Buffer;
-  /** Whether it was made here, with the keys of today: a token that works no more was then used before, and is no guess. */
+  /** Whether one of the keys signed it: if it does not work any more, it was used before and is no guess. */
   readonly genuine: boolean;
 }
 

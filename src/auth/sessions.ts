@@ -86,11 +86,8 @@ const MAX_REMEMBERED = 50_000;
 /** Live sessions of one account; the one that was not used for longest goes. */
 const MAX_PER_ACCOUNT = 100;
 
-/** For this long (s) the token before the current one is answered with the current one: requests run in parallel, and answers get lost. */
-const GRACE = 10;
-
-/** A session as every request looks at it: its end in ms since 1970, so that no text is read for each. */
-type Known = Omit<SessionState, 'expiresAt'> & { readonly expiresAt: number };
+/** A session as every request looks at it, with the time of performance.now() until which it lives if nothing extends it. */
+type Known = Omit<SessionState, 'remaining'> & { readonly until: number };
 
 export function createSessions(deps: SessionsDeps): Sessions {
   const { tokens, events, lifetimes, database, directory } = deps;
@@ -103,8 +100,11 @@ export function createSessions(deps: SessionsDeps): Sessions {
     load: async (key) => {
       const [sessionId = '', tenantId] = key.split(' ');
       const owner: SessionOwner = tenantId === undefined ? { kind: 'operator' } : { kind: 'user', tenantId };
+      const askedAt = performance.now();
       const session = await load(owner, sessionId);
-      return session && { ...session, expiresAt: Date.parse(session.expiresAt) };
+      if (!session) return undefined;
+      const { accountId, createdAt, remaining } = session;
+      return { accountId, createdAt, until: askedAt + remaining };
     },
   });
   events.subscribe((change) => {
@@ -160,10 +160,10 @@ export function createSessions(deps: SessionsDeps): Sessions {
         return { principal, refreshToken: tokens.write(owner, sessionId, successorOf(secret, by)) };
       };
       if (rotated) return grant(rotated, step);
-      const rotation = await findRotation(db, sessionId, GRACE);
+      const rotation = await findRotation(db, sessionId);
       if (!rotation) throw invalid();
-      if (rotation.previousHash === presented && rotation.recent && rotation.step !== null)
-        return grant(rotation, rotation.step);
+      // Its successor was never presented: the answer that carried it was lost, or requests run in parallel.
+      if (rotation.previousHash === presented && rotation.step !== null) return grant(rotation, rotation.step);
       // Anybody can make up a token that names a session; only one that was given out here tells that two hold it.
       const { accountId } = rotation;
       const found = (trx: SessionsDatabase): Promise<void> =>
@@ -183,15 +183,19 @@ export function createSessions(deps: SessionsDeps): Sessions {
     peek(principal) {
       const session = known.peek(keyOf(tenantOf(principal), principal.sessionId));
       if (!session) return undefined;
-      if (!belongs(session, principal)) return false;
+      if (session.accountId !== idOf(principal)) return false;
+      // A refresh on another replica may have extended it: only the database knows.
+      if (isOver(session)) return undefined;
       if (principal.kind === 'operator') return true;
       const tenant = directory.peek(principal.tenantId);
       return tenant?.active ? admits(tenant, session.createdAt) : undefined;
     },
 
     async lives(principal) {
-      const session = await known.get(keyOf(tenantOf(principal), principal.sessionId));
-      if (!session || !belongs(session, principal)) return false;
+      const key = keyOf(tenantOf(principal), principal.sessionId);
+      const remembered = await known.get(key);
+      const session = remembered && isOver(remembered) ? await known.reload(key) : remembered;
+      if (session?.accountId !== idOf(principal)) return false;
       // A tenant that was suspended since the request came in: its sessions have not ended, and come back with it.
       return (
         principal.kind === 'operator' || admits(admitted(await directory.find(principal.tenantId)), session.createdAt)
@@ -260,8 +264,8 @@ function principalOf(owner: SessionOwner, accountId: string, sessionId: string):
     : { kind: 'operator', operatorId: accountId, sessionId };
 }
 
-function belongs({ accountId, expiresAt }: Known, principal: Principal): boolean {
-  return accountId === idOf(principal) && expiresAt > Date.now();
+function isOver({ until }: Known): boolean {
+  return until <= performance.now();
 }
 
 /** Whether the tenant is active, and the session none of those that its registry row calls off. */

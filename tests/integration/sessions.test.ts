@@ -1,7 +1,8 @@
 // Sessions: what a refresh token is good for, how a session ends, and that its end is known on every replica in a second.
 import { sql } from 'kysely';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
+import { createRefreshTokens } from '../../src/auth/refresh-tokens.js';
 import {
   ADMIN,
   asSuperuser,
@@ -90,9 +91,9 @@ async function inDatabase(statement: ReturnType<typeof sql>): Promise<void> {
   await asSuperuser(await databaseName(), (db) => statement.execute(db));
 }
 
-/** So that a test need not wait for the grace to pass. */
-async function passGrace(userId: string): Promise<void> {
-  await inDatabase(sql`update sessions set refreshed_at = now() - interval '1 minute' where account_id = ${userId}`);
+/** Makes the user's last refresh a day old. */
+async function passDay(userId: string): Promise<void> {
+  await inDatabase(sql`update sessions set refreshed_at = now() - interval '1 day' where account_id = ${userId}`);
 }
 
 describe('a refresh token', () => {
@@ -131,15 +132,77 @@ describe('a refresh token', () => {
     expect((await refresh(other.refreshToken)).status).toBe(200);
   });
 
-  it('that was just replaced is answered with the one that replaced it, and ends its session later', async () => {
+  it('is answered with the same successor at any later time, until that successor has been presented', async () => {
     const user = await newUser();
     const first = await user.signIn();
     const second = await refresh(first.refreshToken);
-    const again = await refresh(first.refreshToken, replica);
-    expect(again.body.refreshToken).toBe(second.body.refreshToken);
-    await passGrace(user.id);
+    for (const by of [service, replica]) {
+      await passDay(user.id);
+      const again = await refresh(first.refreshToken, by);
+      expect(again.body.refreshToken).toBe(second.body.refreshToken);
+      expect(await me(again.body.accessToken)).toBe(200);
+    }
+    const third = await refresh(second.body.refreshToken);
+    expect(third.status).toBe(200);
+    await expectRefused(refresh(first.refreshToken));
+    await expectRefused(refresh(third.body.refreshToken));
+    expect(await me(third.body.accessToken)).toBe(401);
+  });
+
+  it('is not answered with its successor after the session has ended', async () => {
+    const user = await newUser();
+    const first = await user.signIn();
+    const second = await refresh(first.refreshToken);
+    await inDatabase(sql`update sessions set expires_at = now() where account_id = ${user.id}`);
     await expectRefused(refresh(first.refreshToken));
     await expectRefused(refresh(second.body.refreshToken));
+  });
+
+  it('is signed with the first of REFRESH_TOKEN_KEYS; those from before that was set live on, and their reuse is noticed', async () => {
+    const [own, former] = [Buffer.alloc(32, 1), Buffer.alloc(32, 2)];
+    const keyring = `own:${own.toString('base64')},former:${former.toString('base64')}`;
+    const keyed = await startService({ registry, env: { REFRESH_TOKEN_KEYS: keyring } });
+    try {
+      const user = await newUser();
+      const first = await user.signIn();
+      const second = await refresh(first.refreshToken, keyed);
+      expect(second.status).toBe(200);
+      const genuine = (key: Buffer): boolean | undefined =>
+        createRefreshTokens([key]).read(second.body.refreshToken)?.genuine;
+      const derived = service.config.encryptionKeys.map(({ key }) => key);
+      expect([own, former, ...derived].map(genuine)).toEqual([true, false, false]);
+      const third = await refresh(second.body.refreshToken, keyed);
+      expect(third.status).toBe(200);
+      await expectRefused(refresh(first.refreshToken, keyed));
+      expect(await me(third.body.accessToken)).toBe(401);
+    } finally {
+      await keyed.close();
+    }
+  });
+
+  it.each([
+    ['is noticed, and ends its session, while that key is behind the new one', true, 401],
+    ['is refused, and ends nothing, once that key is gone', false, 200],
+  ])('signed with a former key works; its reuse %s', async (_what, kept, status) => {
+    const keyOf = (byte: number): string => `k${byte}:${Buffer.alloc(32, byte).toString('base64')}`;
+    const former = await startService({ registry, env: { REFRESH_TOKEN_KEYS: keyOf(1) } });
+    const latter = await startService({
+      registry,
+      env: { REFRESH_TOKEN_KEYS: kept ? `${keyOf(2)},${keyOf(1)}` : keyOf(2) },
+    });
+    try {
+      const user = await newUser();
+      const { refreshToken } = await user.signIn();
+      const first = await refresh(refreshToken, former);
+      const second = await refresh(first.body.refreshToken, latter);
+      expect((await refresh(first.body.refreshToken, latter)).body.refreshToken).toBe(second.body.refreshToken);
+      const third = await refresh(second.body.refreshToken, latter);
+      expect(third.status).toBe(200);
+      await expectRefused(refresh(first.body.refreshToken, latter));
+      expect(await me(third.body.accessToken, latter)).toBe(status);
+    } finally {
+      await Promise.all([former.close(), latter.close()]);
+    }
   });
 
   it('presented fifty times at once, to two replicas, has one successor', async () => {
@@ -234,7 +297,10 @@ describe('a session', () => {
   });
 
   it('ends where it is not refreshed for its idle time, and at its absolute time however often it is', async () => {
-    const brief = await startService({ registry, env: { SESSION_IDLE_TTL: '60', SESSION_TTL: '120' } });
+    const brief = await startService({
+      registry,
+      env: { ACCESS_TOKEN_TTL: '60', SESSION_IDLE_TTL: '60', SESSION_TTL: '120' },
+    });
     try {
       const user = await newUser();
       const login = (): Promise<Answer<SignedIn>> =>
@@ -261,6 +327,36 @@ describe('a session', () => {
       await expectRefused(refresh(token, brief));
     } finally {
       await brief.close();
+    }
+  });
+
+  it('that another replica extended lives on where its earlier end is remembered, and else ends then', async () => {
+    const user = await newUser();
+    const [kept, idle] = [await user.signIn(), await user.signIn()];
+    const principal = service.app.tokens.verify(kept.accessToken);
+    const end = 2_000;
+    await inDatabase(sql`
+      update sessions set expires_at = now() + ${end} * interval '1 millisecond' where account_id = ${user.id}`);
+    const askedAt = performance.now();
+    for (const { accessToken } of [kept, idle]) expect(await me(accessToken, replica)).toBe(200);
+    expect(replica.app.sessions.peek(principal)).toBe(true);
+    expect((await refresh(kept.refreshToken)).status).toBe(200);
+    await sleep(end - (performance.now() - askedAt) + 200);
+    expect(replica.app.sessions.peek(principal)).toBeUndefined();
+    expect(await me(kept.accessToken, replica)).toBe(200);
+    expect(replica.app.sessions.peek(principal)).toBe(true);
+    expect(await me(idle.accessToken, replica)).toBe(401);
+  });
+
+  it('ends by the clock of its database, whatever the clock of the process says', async () => {
+    const user = await newUser();
+    const principal = service.app.tokens.verify((await user.signIn()).accessToken);
+    vi.spyOn(Date, 'now').mockReturnValue(Date.now() + 365 * 86_400_000);
+    try {
+      expect(await service.app.sessions.lives(principal)).toBe(true);
+      expect(service.app.sessions.peek(principal)).toBe(true);
+    } finally {
+      vi.restoreAllMocks();
     }
   });
 

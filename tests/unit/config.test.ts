@@ -82,6 +82,12 @@ const integers: readonly (readonly [string, number, number, (settings: Settings)
   ['SHUTDOWN_TIMEOUT_MS', 100, 600_000, ({ shutdown }) => shutdown.timeout],
 ];
 
+/** What leaves room for every value of a lifetime that is bounded by another. */
+const room: Readonly<Record<string, Environment>> = {
+  SESSION_IDLE_TTL: { ACCESS_TOKEN_TTL: '60', SESSION_TTL: '31536000' },
+  SESSION_TTL: { ACCESS_TOKEN_TTL: '60', SESSION_IDLE_TTL: '60' },
+};
+
 /** Everything else: name, a value that is read, what it is read as, and values that are refused with a word on why. */
 const others: readonly {
   name: string;
@@ -287,6 +293,13 @@ const others: readonly {
     reason: 'must be kid:base64 pairs with different ids and keys of 32 bytes (openssl rand -base64 32)',
   },
   {
+    name: 'REFRESH_TOKEN_KEYS',
+    good: [[`new:${OTHER_KEY}`, [{ kid: 'new', key: Buffer.from(OTHER_KEY, 'base64') }]]],
+    read: ({ auth }) => auth.refreshTokenKeys,
+    bad: [KEY, `k1:${KEY},k1:${OTHER_KEY}`, `k1:${Buffer.alloc(31, 1).toString('base64')}`],
+    reason: 'must be kid:base64 pairs with different ids and keys of 32 bytes (openssl rand -base64 32)',
+  },
+  {
     name: 'OPERATOR_EMAIL',
     good: [['Root@Example.com', 'root@example.com']],
     read: ({ firstOperator }) => firstOperator?.email,
@@ -314,8 +327,8 @@ describe('the table of this file', () => {
 describe('a whole number in the environment', () => {
   describe.each(integers)('%s', (name, minimum, maximum, read) => {
     it('may be the smallest and the largest of its bounds', () => {
-      expect(read(readSettings({ [name]: String(minimum) }))).toBe(minimum);
-      expect(read(readSettings({ [name]: String(maximum) }))).toBe(maximum);
+      expect(read(readSettings({ ...room[name], [name]: String(minimum) }))).toBe(minimum);
+      expect(read(readSettings({ ...room[name], [name]: String(maximum) }))).toBe(maximum);
     });
 
     it('is refused just outside its bounds, with the bound', () => {
@@ -503,6 +516,19 @@ describe('what is wrong with an environment', () => {
   });
 });
 
+describe('lifetimes that contradict each other', () => {
+  it.each<[Environment, string[]]>([
+    [
+      { SESSION_IDLE_TTL: '899' },
+      ['SESSION_IDLE_TTL is below ACCESS_TOKEN_TTL: a session would end before its access token'],
+    ],
+    [{ SESSION_TTL: '1209599' }, ['SESSION_TTL is below SESSION_IDLE_TTL: no session could be idle for that long']],
+    [{ ACCESS_TOKEN_TTL: '900', SESSION_IDLE_TTL: '900', SESSION_TTL: '900' }, []],
+  ])('of %j stop the start with a sentence, equal ones do not', (env, problems) => {
+    expect(problemsOf(env)).toEqual(problems);
+  });
+});
+
 describe('production', () => {
   it('starts with everything given', () => {
     const settings = readSettings(production);
@@ -552,10 +578,10 @@ describe('production', () => {
     ]);
   });
 
-  it('refuses a weak key wherever it stands in ENCRYPTION_KEYS, by its id', () => {
+  it.each(['ENCRYPTION_KEYS', 'REFRESH_TOKEN_KEYS'])('refuses a weak key wherever it is in %s, by its id', (name) => {
     const weak = Buffer.alloc(32, 'ab').toString('base64');
-    expect(problemsOf({ ...production, ENCRYPTION_KEYS: `good:${KEY},bad:${weak}` })).toEqual([
-      'ENCRYPTION_KEYS: the key bad is weak: make one with: openssl rand -base64 32',
+    expect(problemsOf({ ...production, [name]: `good:${KEY},bad:${weak}` })).toEqual([
+      `${name}: the key bad is weak: make one with: openssl rand -base64 32`,
     ]);
   });
 

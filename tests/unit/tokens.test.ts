@@ -49,6 +49,7 @@ async function start(signing: TokenAlgorithm): Promise<FastifyInstance> {
       audience: 'tenantry',
       accessTokenTtl: TTL,
       sessions: { idle: 60, absolute: 60 },
+      refreshTokenKeys: [],
       hashConcurrency: 1,
     },
   });
