@@ -8,6 +8,7 @@ import { addRole, changeRole, removeRole } from '../src/auth/roles.js';
 import { AppError } from '../src/errors.js';
 import { listQuery, pageOf, readPage } from './lists.js';
 import { answerId, idParams, patchOf, text, timestamp } from './schemas.js';
+import { actorOf } from './sessions.js';
 
 const RoleAnswer = z.object({
   id: answerId,
@@ -75,7 +76,7 @@ export async function roleRoutes(fastify: FastifyInstance): Promise<void> {
       },
     },
     async (request, reply) => {
-      const id = await addRole(request.tenantDb, request.body, request, request.auditOrigin);
+      const id = await addRole(request.tenantDb, request.body, actorOf(request), request.auditOrigin);
       return reply
         .code(201)
         .header('location', `${app.prefix}/${id}`)
@@ -107,7 +108,7 @@ export async function roleRoutes(fastify: FastifyInstance): Promise<void> {
     async (request) => {
       const { id } = request.params;
       const { tenantDb, body, auditOrigin } = request;
-      if (!(await changeRole(tenantDb, id, body, request, auditOrigin))) throw new AppError('not-found');
+      if (!(await changeRole(tenantDb, id, body, actorOf(request), auditOrigin))) throw new AppError('not-found');
       await app.events.publish({ kind: 'roles', tenantId: request.tenantId });
       return read(request, id);
     },
@@ -126,7 +127,7 @@ export async function roleRoutes(fastify: FastifyInstance): Promise<void> {
     },
     async (request, reply) => {
       const { tenantDb, params, auditOrigin } = request;
-      if (!(await removeRole(tenantDb, params.id, request, auditOrigin))) throw new AppError('not-found');
+      if (!(await removeRole(tenantDb, params.id, actorOf(request), auditOrigin))) throw new AppError('not-found');
       return reply.code(204).send(null);
     },
   );

@@ -2,6 +2,7 @@
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 import type { ZodTypeProvider } from 'fastify-type-provider-zod';
 import { z } from 'zod';
+import type { Actor } from '../src/auth/caller.js';
 import { REFRESH_TOKEN_LENGTH } from '../src/auth/refresh-tokens.js';
 import type { Grant } from '../src/auth/sessions.js';
 import type { Principal } from '../src/auth/tokens.js';
@@ -113,8 +114,9 @@ export async function sessionRoutes(fastify: FastifyInstance, { config }: { conf
     },
     async (request, reply) => {
       const principal = principalOf(request);
-      await app.signIn.confirm(principal, request.body.currentPassword, request.auditOrigin);
-      await app.signIn.changePassword(principal, request.body.newPassword, request.auditOrigin);
+      const { auditOrigin, body } = request;
+      const confirmedHash = await app.signIn.confirm(principal, body.currentPassword, auditOrigin);
+      await app.signIn.changePassword(principal, confirmedHash, body.newPassword, auditOrigin);
       return reply.code(204).send(null);
     },
   );
@@ -127,6 +129,13 @@ export function tokensOf(
   { principal, refreshToken }: Grant,
 ): z.output<typeof Tokens> {
   return { accessToken: app.tokens.sign(principal), refreshToken, tokenType: 'Bearer', expiresIn };
+}
+
+/** The user and the session of a request to a tenant. */
+export function actorOf(request: FastifyRequest): Actor {
+  const principal = principalOf(request);
+  if (principal.kind !== 'user') throw new Error('this request belongs to no user');
+  return { userId: principal.userId, sessionId: principal.sessionId };
 }
 
 export function principalOf({ principal }: FastifyRequest): Principal {

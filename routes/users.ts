@@ -7,7 +7,7 @@ import { EMAIL_CONSTRAINT, findUser, listUsers, userSorts } from '../db/tenant/u
 import { addUser, changeUser, removeUser } from '../src/auth/users.js';
 import { AppError } from '../src/errors.js';
 import { listQuery, pageOf, readPage } from './lists.js';
-import { principalOf } from './sessions.js';
+import { actorOf, principalOf } from './sessions.js';
 import { answerId, email, flag, givenPassword, idParams, newPassword, patchOf, text, timestamp } from './schemas.js';
 
 export const UserAnswer = z.object({
@@ -80,7 +80,7 @@ export async function userRoutes(fastify: FastifyInstance): Promise<void> {
       const passwordHash = await app.passwords.hash(password);
       const user = { ...fields, passwordHash, roles };
       const id = await emailTaken(
-        addUser(request.tenantDb, user, request, request.auditOrigin, request.tenantLimits.users),
+        addUser(request.tenantDb, user, actorOf(request), request.auditOrigin, request.tenantLimits.users),
       );
       return reply
         .code(201)
@@ -121,15 +121,15 @@ export async function userRoutes(fastify: FastifyInstance): Promise<void> {
         throw new AppError('forbidden', { detail: 'Changing roles and active needs the permission "users:write".' });
       }
       // A stolen token must not be enough to take the account over for good.
-      if (id === request.userId && (password !== undefined || fields.email !== undefined)) {
-        await confirmOwnPassword(request, currentPassword);
-      }
+      const secures = id === request.userId && (password !== undefined || fields.email !== undefined);
+      const confirmedHash = secures ? await confirmOwnPassword(request, currentPassword) : undefined;
       const passwordHash = password === undefined ? undefined : await app.passwords.hash(password);
-      const { tenantId, userId, principal } = request;
-      const spared = id === userId ? principal?.sessionId : undefined;
+      const { tenantId, userId } = request;
+      const actor = { ...actorOf(request), confirmedHash };
+      const spared = id === userId ? actor.sessionId : undefined;
       const changes = { ...fields, passwordHash, roles };
       const { tenantDb, auditOrigin } = request;
-      const ended = await emailTaken(changeUser(tenantDb, id, changes, request, auditOrigin, spared));
+      const ended = await emailTaken(changeUser(tenantDb, id, changes, actor, auditOrigin, spared));
       if (!ended) throw new AppError('not-found');
       await app.events.publish({ kind: 'user', tenantId, userId: id });
       await app.sessions.ended({ kind: 'user', tenantId }, ended);
@@ -145,20 +145,21 @@ export async function userRoutes(fastify: FastifyInstance): Promise<void> {
     },
     async (request, reply) => {
       const { id } = request.params;
-      if (!(await removeUser(request.tenantDb, id, request, request.auditOrigin))) throw new AppError('not-found');
+      if (!(await removeUser(request.tenantDb, id, actorOf(request), request.auditOrigin)))
+        throw new AppError('not-found');
       await app.events.publish({ kind: 'user', tenantId: request.tenantId, userId: id });
       return reply.code(204).send(null);
     },
   );
 
-  async function confirmOwnPassword(request: FastifyRequest, currentPassword: string | undefined): Promise<void> {
+  async function confirmOwnPassword(request: FastifyRequest, currentPassword: string | undefined): Promise<string> {
     if (currentPassword === undefined) {
       throw new AppError('invalid-request', {
         issues: [{ path: '/currentPassword', message: 'is needed to change the own e-mail address or password' }],
       });
     }
     // Whoever holds a stolen token must not find the password faster here than at sign-in.
-    await app.signIn.confirm(principalOf(request), currentPassword, request.auditOrigin);
+    return app.signIn.confirm(principalOf(request), currentPassword, request.auditOrigin);
   }
 }
 

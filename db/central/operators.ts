@@ -34,12 +34,23 @@ export async function findOperatorCredentials(
   return db.selectFrom('operators').select('password as passwordHash').where('id', '=', id).executeTakeFirst();
 }
 
-export async function updateOperatorPassword(db: Kysely<Registry>, id: string, passwordHash: string): Promise<void> {
-  await db
+/**
+ * Changes the password of an active operator whose password is still the confirmed one. Returns whether it did.
+ */
+export async function updateOperatorPassword(
+  db: Kysely<Registry>,
+  id: string,
+  hashes: { confirmed: string; next: string },
+): Promise<boolean> {
+  const updated = await db
     .updateTable('operators')
-    .set({ password: passwordHash, updated_at: sql<string>`now()` })
+    .set({ password: hashes.next, updated_at: sql<string>`now()` })
     .where('id', '=', id)
-    .execute();
+    .where('active', '=', true)
+    .where('password', '=', hashes.confirmed)
+    .returning('id')
+    .executeTakeFirst();
+  return updated !== undefined;
 }
 
 /** How many operators there are, active or not. */

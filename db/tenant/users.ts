@@ -160,10 +160,24 @@ export async function insertFirstAdmin(
   return rows.length === 1;
 }
 
-/** Keeps a user and its roles as they are until the transaction ends. Returns whether it exists. */
-export async function lockUser(trx: Transaction<TenantDatabase>, id: string): Promise<boolean> {
-  const locked = await trx.selectFrom('users').select('id').where('id', '=', id).forNoKeyUpdate().executeTakeFirst();
-  return locked !== undefined;
+/**
+ * Keeps users and their roles as they are until the transaction ends. One statement locks them all, in order of id: two
+ * transactions that lock the same two users cannot deadlock.
+ *
+ * @returns the password's hash of each user that exists, by id
+ */
+export async function lockUsers(
+  trx: Transaction<TenantDatabase>,
+  ids: readonly string[],
+): Promise<ReadonlyMap<string, string>> {
+  const locked = await trx
+    .selectFrom('users')
+    .select(['id', 'password'])
+    .where('id', '=', sql<string>`any(${ids}::uuid[])`)
+    .orderBy('id')
+    .forNoKeyUpdate()
+    .execute();
+  return new Map(locked.map(({ id, password }) => [id, password]));
 }
 
 /** Changes what is given. */

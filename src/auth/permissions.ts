@@ -21,7 +21,7 @@ export const permissions = Object.entries(actions).flatMap(([name, can]) =>
 ) as readonly Permission[];
 
 /**
- * Whoever changes users or roles. Permissions are text as the tenant's database holds it: a newer build that runs beside
+ * Who changes users or roles, as the transaction of the change sees it. Permissions are text as the tenant's database holds it: a newer build that runs beside
  * this one may know more of them, and what both sides of a comparison do not know must still be equal.
  */
 export interface Caller {

@@ -1,5 +1,5 @@
 // Changes to roles that a rule watches over: built-in ones stay as they are, one that is held stays, and nobody makes or
-// changes a role that holds more than itself.
+// changes a role that holds more than itself. The caller's rights are those of the moment of the change.
 import type { Kysely, Transaction } from 'kysely';
 import { insertAudit, type AuditOrigin } from '../../db/audit.js';
 import { violatedUniqueConstraint } from '../../db/errors.js';
@@ -16,22 +16,24 @@ import {
 import type { TenantDatabase } from '../../db/tenant/schema.js';
 import { changedFields } from '../audit.js';
 import { AppError } from '../errors.js';
+import { lockCaller, refuseWithout, type Actor } from './caller.js';
 import { refuseToGive, refuseToTouch, type Caller, type Permission } from './permissions.js';
 
 /**
  * Adds a role and returns its id.
  *
- * @throws AppError `forbidden` naming what the caller does not hold, `role-taken`
+ * @throws AppError `unauthenticated`, `forbidden` naming what the caller does not hold, `role-taken`
  */
 export async function addRole(
   db: Kysely<TenantDatabase>,
   { permissions, ...role }: Parameters<typeof insertRole>[1] & { readonly permissions: readonly Permission[] },
-  caller: Caller,
+  actor: Actor,
   origin: AuditOrigin,
 ): Promise<string> {
-  refuseToGive(caller, permissions);
   return nameTaken(
     db.transaction().execute(async (trx) => {
+      const caller = await lockEditor(trx, actor);
+      refuseToGive(caller, permissions);
       const id = await insertRole(trx, role);
       await setPermissions(trx, id, permissions);
       const details = { name: role.name, permissions };
@@ -44,7 +46,7 @@ export async function addRole(
 /**
  * Changes what is given, in one transaction. Returns whether the role exists.
  *
- * @throws AppError `built-in-role`, `forbidden` naming what the caller does not hold, `role-taken`
+ * @throws AppError `unauthenticated`, `built-in-role`, `forbidden` naming what the caller does not hold, `role-taken`
  */
 export async function changeRole(
   db: Kysely<TenantDatabase>,
@@ -53,12 +55,13 @@ export async function changeRole(
     permissions,
     ...changes
   }: Parameters<typeof updateRole>[2] & { readonly permissions?: readonly Permission[] | undefined },
-  caller: Caller,
+  actor: Actor,
   origin: AuditOrigin,
 ): Promise<boolean> {
-  if (permissions) refuseToGive(caller, permissions);
   return nameTaken(
     db.transaction().execute(async (trx) => {
+      const caller = await lockEditor(trx, actor);
+      if (permissions) refuseToGive(caller, permissions);
       if (!(await takeRole(trx, id, caller))) return false;
       await updateRole(trx, id, changes);
       if (permissions) await setPermissions(trx, id, permissions);
@@ -72,15 +75,16 @@ export async function changeRole(
 /**
  * Removes a role that nobody holds. Returns whether it existed.
  *
- * @throws AppError `built-in-role`, `role-in-use`, `forbidden` naming what the caller does not hold
+ * @throws AppError `unauthenticated`, `built-in-role`, `role-in-use`, `forbidden` naming what the caller does not hold
  */
 export async function removeRole(
   db: Kysely<TenantDatabase>,
   id: string,
-  caller: Caller,
+  actor: Actor,
   origin: AuditOrigin,
 ): Promise<boolean> {
   return db.transaction().execute(async (trx) => {
+    const caller = await lockEditor(trx, actor);
     if (!(await takeRole(trx, id, caller))) return false;
     // Taken away silently it could leave somebody without any role.
     const holders = await countHolders(trx, id);
@@ -92,11 +96,19 @@ export async function removeRole(
   });
 }
 
+async function lockEditor(trx: Transaction<TenantDatabase>, actor: Actor): Promise<Caller> {
+  const { caller } = await lockCaller(trx, actor);
+  refuseWithout(caller, 'roles:write');
+  return caller;
+}
+
 /** Locks a role that the caller may change. Returns whether it exists. */
 async function takeRole(trx: Transaction<TenantDatabase>, id: string, caller: Caller): Promise<boolean> {
+  // Before the lock, and never changed. The role `admin` is locked before users elsewhere: locking it here, after the
+  // caller, could deadlock.
+  if ((await findRole(trx, id))?.builtIn) throw new AppError('built-in-role');
   const role = (await lockRole(trx, id)) ? await findRole(trx, id) : undefined;
   if (!role) return false;
-  if (role.builtIn) throw new AppError('built-in-role');
   refuseToTouch(caller, role.permissions);
   return true;
 }

@@ -3,10 +3,15 @@
 import type { Kysely } from 'kysely';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { insertAudit, type AuditEntry, type AuditOrigin } from '../../db/audit.js';
-import { findOperatorByEmail, findOperatorCredentials, updateOperatorPassword } from '../../db/central/operators.js';
+import {
+  findOperator,
+  findOperatorByEmail,
+  findOperatorCredentials,
+  updateOperatorPassword,
+} from '../../db/central/operators.js';
 import type { Registry } from '../../db/central/schema.js';
 import type { TenantRecord } from '../../db/central/tenants.js';
-import { deleteSessionsOf, sessionsIn } from '../../db/sessions.js';
+import { deleteSessionsOf, findSession, sessionsIn } from '../../db/sessions.js';
 import { findCredentials, type User } from '../../db/tenant/users.js';
 import type { AuditTrail } from '../audit.js';
 import { AppError } from '../errors.js';
@@ -37,10 +42,20 @@ export interface SignIn {
     password: string,
     origin: SignInOrigin,
   ): Promise<Grant & { readonly operator: { readonly id: string; readonly email: string } }>;
-  /** Confirms the password of whoever is signed in. @throws AppError `wrong-password` or `rate-limited` */
-  confirm(principal: Principal, password: string, origin: AuditOrigin): Promise<void>;
-  /** Changes it, and ends all other sessions, on every replica before it returns. @throws DatabaseFault */
-  changePassword(principal: Principal, password: string, origin: AuditOrigin): Promise<void>;
+  /**
+   * Confirms the password of whoever is signed in. @throws AppError `wrong-password` or `rate-limited`
+   *
+   * @returns the hash that the password matched: a change that needed the confirmation is made only while it is the account's
+   */
+  confirm(principal: Principal, password: string, origin: AuditOrigin): Promise<string>;
+  /**
+   * Changes it, and ends all other sessions, on every replica before it returns.
+   *
+   * @throws AppError `wrong-password` if the account has another hash than `confirmedHash` by then, `unauthenticated` if the
+   * account is not active or the session has ended
+   * @throws DatabaseFault
+   */
+  changePassword(principal: Principal, confirmedHash: string, password: string, origin: AuditOrigin): Promise<void>;
 }
 
 export function createSignIn(deps: {
@@ -126,7 +141,8 @@ export function createSignIn(deps: {
           principal.kind === 'user'
             ? await findCredentials(pools.database(principal.tenantId), { id })
             : await findOperatorCredentials(registry, id);
-        if (await passwords.verify(found?.passwordHash, password)) return;
+        const matches = await passwords.verify(found?.passwordHash, password);
+        if (found && matches) return found.passwordHash;
         later({ ...origin, action: 'auth.confirmation-failed' });
         throw new AppError('wrong-password');
       });
@@ -135,7 +151,7 @@ export function createSignIn(deps: {
       });
     },
 
-    async changePassword(principal, password, origin) {
+    async changePassword(principal, confirmedHash, password, origin) {
       // Hashed before the transaction begins: a connection is not held while the processor works.
       const passwordHash = await passwords.hash(password);
       const ended =
@@ -144,12 +160,11 @@ export function createSignIn(deps: {
               pools.database(principal.tenantId),
               principal.userId,
               { passwordHash },
-              // The own account can be changed by whoever holds nothing.
-              { userId: principal.userId, permissions: [] },
+              { ...principal, confirmedHash },
               origin,
               principal.sessionId,
             )
-          : await changeOperatorPassword(registry, principal, passwordHash, origin);
+          : await changeOperatorPassword(registry, principal, { confirmed: confirmedHash, next: passwordHash }, origin);
       await sessions.ended(principal, ended ?? []);
     },
   };
@@ -194,11 +209,16 @@ async function tellingOfWaits<T>(attempt: Promise<T>, tell: (wait: Wait) => void
 function changeOperatorPassword(
   registry: Kysely<Registry>,
   { operatorId, sessionId }: Extract<Principal, { kind: 'operator' }>,
-  passwordHash: string,
+  hashes: Parameters<typeof updateOperatorPassword>[2],
   origin: AuditOrigin,
 ): Promise<readonly string[]> {
   return registry.transaction().execute(async (trx) => {
-    await updateOperatorPassword(trx, operatorId, passwordHash);
+    if (!(await updateOperatorPassword(trx, operatorId, hashes))) {
+      const operator = await findOperator(trx, operatorId);
+      throw new AppError(operator?.active ? 'wrong-password' : 'unauthenticated');
+    }
+    const session = await findSession(sessionsIn(trx), sessionId);
+    if (session?.accountId !== operatorId) throw new AppError('unauthenticated');
     await insertAudit(trx, {
       ...origin,
       action: 'operator.updated',

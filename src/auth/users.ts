@@ -1,5 +1,5 @@
 // Changes to users that a rule watches over: roles must exist, nobody gives or changes what holds more than itself, and the
-// last active admin stays. Each change is audited.
+// last active admin stays. The caller's rights are those of the moment of the change. Each change is audited.
 import type { Kysely, Transaction } from 'kysely';
 import { insertAudit, type AuditOrigin } from '../../db/audit.js';
 import { deleteSessionsOf, sessionsIn } from '../../db/sessions.js';
@@ -10,30 +10,32 @@ import {
   findStanding,
   insertUser,
   lockAdmins,
-  lockUser,
   setRoles,
   updateUser,
 } from '../../db/tenant/users.js';
 import { changedFields } from '../audit.js';
 import { AppError } from '../errors.js';
 import { refuseOver } from '../tenancy/limits.js';
+import { lockCaller, refuseWithout, type Actor } from './caller.js';
 import { refuseToGive, refuseToTouch, type Caller } from './permissions.js';
 
 /**
  * Adds a user with its roles and returns its id.
  *
  * @param limit users that the tenant may have; undefined where it may have any number
- * @throws AppError `tenant-limit-exceeded`, `forbidden` naming what the caller does not hold, or `invalid-request` naming roles that the tenant does
- * not have
+ * @throws AppError `unauthenticated`, `tenant-limit-exceeded`, `forbidden` naming what the caller does not hold, or
+ * `invalid-request` naming roles that the tenant does not have
  */
 export async function addUser(
   db: Kysely<TenantDatabase>,
   { roles, ...user }: Parameters<typeof insertUser>[1] & { readonly roles: readonly string[] },
-  caller: Caller,
+  actor: Actor,
   origin: AuditOrigin,
   limit?: number,
 ): Promise<string> {
   return db.transaction().execute(async (trx) => {
+    const { caller } = await lockCaller(trx, actor);
+    refuseWithout(caller, 'users:write');
     await refuseOver(trx, 'users', limit);
     const id = await insertUser(trx, user);
     await assignRoles(trx, id, roles, caller);
@@ -52,21 +54,26 @@ export async function addUser(
  *
  * @param spared a session that goes on all the same: the one of a user who changes its own password
  * @returns the ids of the sessions that were ended, undefined where there is no such user
- * @throws AppError `last-admin`, `forbidden` naming what the caller does not hold, or `invalid-request` naming roles that
- * the tenant does not have
+ * @throws AppError `unauthenticated`, `wrong-password` if the caller's password has changed since it was confirmed,
+ * `last-admin`, `forbidden` naming what the caller does not hold, or `invalid-request` naming roles that the tenant does not
+ * have
  */
 export async function changeUser(
   db: Kysely<TenantDatabase>,
   id: string,
   { roles, ...changes }: Parameters<typeof updateUser>[2] & { readonly roles?: readonly string[] | undefined },
-  caller: Caller,
+  actor: Actor,
   origin: AuditOrigin,
   spared?: string,
 ): Promise<readonly string[] | undefined> {
   return db.transaction().execute(async (trx) => {
     const mayEndAdmin = changes.active === false || (roles !== undefined && !roles.includes('admin'));
     if (mayEndAdmin) await lockAdmins(trx);
-    if (!(await takeUser(trx, id, caller))) return undefined;
+    const { caller, targetExists } = await lockCaller(trx, actor, id);
+    const managed = id !== caller.userId || roles !== undefined || changes.active !== undefined;
+    if (managed) refuseWithout(caller, 'users:write');
+    if (!targetExists) return undefined;
+    await refuseTarget(trx, id, caller);
     await updateUser(trx, id, changes);
     if (roles) await assignRoles(trx, id, roles, caller);
     if (mayEndAdmin) await keepOneAdmin(trx);
@@ -88,17 +95,20 @@ export async function changeUser(
 /**
  * Removes a user. Returns whether it existed.
  *
- * @throws AppError `last-admin`, or `forbidden` naming what the caller does not hold
+ * @throws AppError `unauthenticated`, `last-admin`, or `forbidden` naming what the caller does not hold
  */
 export async function removeUser(
   db: Kysely<TenantDatabase>,
   id: string,
-  caller: Caller,
+  actor: Actor,
   origin: AuditOrigin,
 ): Promise<boolean> {
   return db.transaction().execute(async (trx) => {
     await lockAdmins(trx);
-    if (!(await takeUser(trx, id, caller))) return false;
+    const { caller, targetExists } = await lockCaller(trx, actor, id);
+    refuseWithout(caller, 'users:write');
+    if (!targetExists) return false;
+    await refuseTarget(trx, id, caller);
     await deleteUser(trx, id);
     await keepOneAdmin(trx);
     await insertAudit(trx, { ...origin, action: 'user.deleted', target: { kind: 'user', id } });
@@ -106,12 +116,8 @@ export async function removeUser(
   });
 }
 
-/** Locks a user that the caller may change. Returns whether it exists. */
-async function takeUser(trx: Transaction<TenantDatabase>, id: string, caller: Caller): Promise<boolean> {
-  if (!(await lockUser(trx, id))) return false;
-  // What the caller itself holds may have grown a moment ago.
+async function refuseTarget(trx: Transaction<TenantDatabase>, id: string, caller: Caller): Promise<void> {
   if (id !== caller.userId) refuseToTouch(caller, await permissionsOf(trx, id));
-  return true;
 }
 
 async function assignRoles(

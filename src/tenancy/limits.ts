@@ -95,7 +95,7 @@ export async function insertWithin<T>(
 }
 
 /**
- * The same inside a transaction that is under way: to be called before anything else, since it waits its turn.
+ * The same inside a transaction that is under way: to be called before anything is inserted, since it waits its turn.
  *
  * @throws AppError `tenant-limit-exceeded` where the table is full
  */
