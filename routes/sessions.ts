@@ -113,6 +113,7 @@ export async function sessionRoutes(fastify: FastifyInstance, { config }: { conf
     },
     async (request, reply) => {
       const principal = principalOf(request);
+      app.passwordBudgets.take(principal);
       await app.signIn.confirm(principal, request.body.currentPassword, request.auditOrigin);
       await app.signIn.changePassword(principal, request.body.newPassword, request.auditOrigin);
       return reply.code(204).send(null);

@@ -77,7 +77,8 @@ export async function userRoutes(fastify: FastifyInstance): Promise<void> {
     async (request, reply) => {
       const { password, roles, ...fields } = request.body;
       // Hashed before the transaction begins: a connection is not held while the processor works.
-      const passwordHash = await app.passwords.hash(password);
+      app.passwordBudgets.take(principalOf(request));
+      const passwordHash = await app.passwords.hash(password, request.tenantId);
       const user = { ...fields, passwordHash, roles };
       const id = await emailTaken(
         addUser(request.tenantDb, user, request, request.auditOrigin, request.tenantLimits.users),
@@ -121,10 +122,12 @@ export async function userRoutes(fastify: FastifyInstance): Promise<void> {
         throw new AppError('forbidden', { detail: 'Changing roles and active needs the permission "users:write".' });
       }
       // A stolen token must not be enough to take the account over for good.
-      if (id === request.userId && (password !== undefined || fields.email !== undefined)) {
+      const confirms = id === request.userId && (password !== undefined || fields.email !== undefined);
+      if (confirms || password !== undefined) app.passwordBudgets.take(principalOf(request));
+      if (confirms) {
         await confirmOwnPassword(request, currentPassword);
       }
-      const passwordHash = password === undefined ? undefined : await app.passwords.hash(password);
+      const passwordHash = password === undefined ? undefined : await app.passwords.hash(password, request.tenantId);
       const { tenantId, userId, principal } = request;
       const spared = id === userId ? principal?.sessionId : undefined;
       const changes = { ...fields, passwordHash, roles };

@@ -50,6 +50,7 @@ async function start(signing: TokenAlgorithm): Promise<FastifyInstance> {
       accessTokenTtl: TTL,
       sessions: { idle: 60, absolute: 60 },
       hashConcurrency: 1,
+      passwordBudgets: { account: 1, tenant: 1 },
     },
   });
   await app.ready();
