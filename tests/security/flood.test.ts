@@ -81,8 +81,9 @@ describe('the budget of password changes', () => {
   const budget = { PASSWORD_BUDGET_ACCOUNT: '2', PASSWORD_BUDGET_TENANT: '3' };
 
   it('is taken from by every route that hashes for a signed-in user, and answers 429 with Retry-After beyond', async () => {
-    const { send, createTenant } = await startServiceForTest({ env: budget });
-    const { id, adminToken: token, adminId } = await createTenant();
+    const service = await startServiceForTest({ env: budget });
+    const { send } = service;
+    const { id, adminToken: token, adminId } = await service.createTenant();
     const password = { currentPassword: ADMIN.password, newPassword: ADMIN.password };
     const person = { password: 'user-password-123', firstName: 'Uma', lastName: 'User', roles: ['member'] };
     const hashing = [
@@ -113,9 +114,10 @@ describe('the budget of password changes', () => {
   });
 
   it('is taken from by operators that make tenants', async () => {
-    const { send, createTenant, operatorToken } = await startServiceForTest({ env: budget });
-    await createTenant();
-    await createTenant();
+    const service = await startServiceForTest({ env: budget });
+    const { send, operatorToken } = service;
+    await service.createTenant();
+    await service.createTenant();
     const body = { name: 'Third', slug: 'third', admin: ADMIN };
     const refused = await send<Problem>('POST', '/tenants', { token: operatorToken, body });
     expect([refused.status, refused.body.code]).toEqual([429, 'rate-limited']);
