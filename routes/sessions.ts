@@ -115,6 +115,7 @@ export async function sessionRoutes(fastify: FastifyInstance, { config }: { conf
     async (request, reply) => {
       const principal = principalOf(request);
       const { auditOrigin, body } = request;
+      app.passwordBudgets.take(principal);
       const confirmedHash = await app.signIn.confirm(principal, body.currentPassword, auditOrigin);
       await app.signIn.changePassword(principal, confirmedHash, body.newPassword, auditOrigin);
       return reply.code(204).send(null);

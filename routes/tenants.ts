@@ -6,6 +6,7 @@ import { z } from 'zod';
 import { insertAudit } from '../db/audit.js';
 import { findTenant, listTenants, tenantSorts, type TenantRecord } from '../db/central/tenants.js';
 import { changeTenant, signOutTenant, tenantChange } from '../src/tenancy/changes.js';
+import { OPERATORS } from '../src/auth/passwords.js';
 import type { Config } from '../src/config.js';
 import { AppError } from '../src/errors.js';
 import { slugify } from '../src/tenancy/ids.js';
@@ -14,6 +15,7 @@ import { forEachLimit, limitsInForce, limitsShown, parseLimits } from '../src/te
 import type { GivenKey } from '../src/tenancy/earlier-requests.js';
 import { parsePoolOptions, poolLimits } from '../src/tenancy/pool-options.js';
 import { listQuery, pageOf, readPage } from './lists.js';
+import { principalOf } from './sessions.js';
 import { answerId, email, id, idParams, newPassword, patchOf, slug, text, timestamp } from './schemas.js';
 
 const PoolOptions = z.object({
@@ -161,7 +163,8 @@ export async function tenantRoutes(fastify: FastifyInstance, { config }: { confi
           issues: [{ path: '/adopt', message: 'takes no Idempotency-Key: a database is adopted once' }],
         });
       // Beside the making of the database, which waits for the disk meanwhile.
-      const passwordHash = app.passwords.hash(password);
+      app.passwordBudgets.take(principalOf(request));
+      const passwordHash = app.passwords.hash(password, OPERATORS);
       passwordHash.catch(() => undefined);
       const wanted = { name, slug, poolOptions, limits, admin: { ...person, passwordHash } };
       const tenant = adopt

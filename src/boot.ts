@@ -12,7 +12,7 @@ import { bootstrapCluster, checkCluster, MAINTENANCE_DATABASE } from '../db/clus
 import { DatabaseFault, hasSqlState } from '../db/errors.js';
 import { scramVerifier } from '../db/scram.js';
 import { parseTokenKeys } from './auth/keyring.js';
-import { createPasswords } from './auth/passwords.js';
+import { createPasswords, OPERATORS } from './auth/passwords.js';
 import { completeConfig, ConfigError, parseKeyring, type Config, type Settings } from './config.js';
 import { startEmbeddedCluster, type EmbeddedCluster } from './embedded/cluster.js';
 import { localSecrets, type LocalSecrets } from './secrets.js';
@@ -266,7 +266,7 @@ async function ensureOperator(
   const made = await withRegistry(config.registry, async (registry) => {
     if ((await countOperators(registry)) > 0) return false;
     const passwords = await createPasswords(1);
-    return insertOperator(registry, { email, passwordHash: await passwords.hash(password) });
+    return insertOperator(registry, { email, passwordHash: await passwords.hash(password, OPERATORS) });
   });
   return made && settings.firstOperator?.password === undefined ? { email, password } : undefined;
 }

@@ -9,6 +9,7 @@ import type { StoredLimits } from '../db/central/schema.js';
 import type { ConnectionSettings, PoolLimits } from '../db/client.js';
 import type { SessionLifetimes } from '../db/sessions.js';
 import { isPem, keyOfSecret, parseTokenKeys, signingKey, type TokenKey } from './auth/keyring.js';
+import type { PasswordBudgetLimits } from './auth/password-budgets.js';
 import type { ThrottleLimits } from './auth/throttle.js';
 import type { ClusterBudget } from './tenancy/clusters.js';
 import { limitBounds } from './tenancy/limits.js';
@@ -71,6 +72,7 @@ export interface Config {
     /** Of refresh tokens, before those that ENCRYPTION_KEYS give: the first signs, all verify. */
     readonly refreshTokenKeys: readonly EncryptionKey[];
     readonly hashConcurrency: number;
+    readonly passwordBudgets: PasswordBudgetLimits;
   };
   /** After how many failures sign-in asks for patience. */
   readonly throttle: ThrottleLimits;
@@ -246,6 +248,19 @@ export const variables = {
     default: '900000',
     unit: 'ms',
     description: 'Time in which as many failures are forgotten as cost no waiting, one after the other.',
+  },
+  PASSWORD_BUDGET_ACCOUNT: {
+    schema: integer(1, 1_000_000_000),
+    default: '20',
+    unit: 'requests in 30 s',
+    description:
+      'Requests of one account that check or set a password, all of them at once if need be. Signing in is not counted.',
+  },
+  PASSWORD_BUDGET_TENANT: {
+    schema: integer(1, 1_000_000_000),
+    default: '60',
+    unit: 'requests in 30 s',
+    description: 'The same of all users of one tenant, and of all operators together.',
   },
   REQUEST_TIMEOUT_MS: {
     schema: integer(1_000, 600_000),
@@ -641,6 +656,7 @@ export function readSettings(env: NodeJS.ProcessEnv): Settings {
       sessions: { idle: value('SESSION_IDLE_TTL'), absolute: value('SESSION_TTL') },
       refreshTokenKeys: values.REFRESH_TOKEN_KEYS ?? [],
       hashConcurrency: value('HASH_CONCURRENCY'),
+      passwordBudgets: { account: value('PASSWORD_BUDGET_ACCOUNT'), tenant: value('PASSWORD_BUDGET_TENANT') },
     },
     throttle: {
       account: value('SIGN_IN_FAILURES_ACCOUNT'),

@@ -21,6 +21,10 @@ export class LinkedQueue<T extends Queued<T>> implements Iterable<T> {
     return this.#first;
   }
 
+  get last(): T | undefined {
+    return this.#last;
+  }
+
   /** Puts it at the end, out of whatever queue it was in. */
   push(item: T): void {
     item.queue?.remove(item);

@@ -1,7 +1,7 @@
 // Many tenants with little in their databases, on a server of their own, for what shows only when they are many.
 import { sql } from 'kysely';
 import path from 'node:path';
-import { createPasswords } from '../../src/auth/passwords.js';
+import { createPasswords, OPERATORS } from '../../src/auth/passwords.js';
 import { readSettings } from '../../src/config.js';
 import type { Cleanup } from '../cleanup.js';
 import type { Flags } from '../flags.js';
@@ -56,7 +56,7 @@ export async function openFleet(flags: Flags, cleanup: Cleanup): Promise<Fleet> 
   progress('starting PostgreSQL for a fleet of tenants');
   const cluster = await startCluster(path.join(folder, 'fleet'), settings, cleanup);
   const installation = await install(folder, cluster, flags, cleanup);
-  const passwordHash = await (await createPasswords(1)).hash(USER_PASSWORD);
+  const passwordHash = await (await createPasswords(1)).hash(USER_PASSWORD, OPERATORS);
   const made: SeededTenant[] = [];
 
   const withService: Fleet['withService'] = async (env, work) => {

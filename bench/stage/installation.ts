@@ -57,6 +57,8 @@ export async function install(folder: string, cluster: Cluster, flags: Flags, cl
     SIGN_IN_FAILURES_ACCOUNT: '1000000000',
     SIGN_IN_FAILURES_ADDRESS: '1000000000',
     SIGN_IN_FAILURES_TENANT: '1000000000',
+    PASSWORD_BUDGET_ACCOUNT: '1000000000',
+    PASSWORD_BUDGET_TENANT: '1000000000',
     // A long run must not outlive its tokens.
     ACCESS_TOKEN_TTL: '86400',
     SHUTDOWN_DRAIN_MS: '0',

@@ -1,7 +1,7 @@
 // The service and the floor side by side, on the same databases.
 import { sql } from 'kysely';
 import path from 'node:path';
-import { createPasswords } from '../../src/auth/passwords.js';
+import { createPasswords, OPERATORS } from '../../src/auth/passwords.js';
 import { readSettings } from '../../src/config.js';
 import type { Cleanup } from '../cleanup.js';
 import type { Flags } from '../flags.js';
@@ -54,7 +54,7 @@ export async function openPair(flags: Flags, cleanup: Cleanup): Promise<Pair> {
 
   progress(`making ${TENANTS} tenants`);
   const operatorToken = await installation.signInOperator(service);
-  const passwordHash = await (await createPasswords(1)).hash(USER_PASSWORD);
+  const passwordHash = await (await createPasswords(1)).hash(USER_PASSWORD, OPERATORS);
   const { registry, provisioner } = cluster;
   const filling = { url: service.url, operatorToken, registry, provisioner, auth, passwordHash };
   const tenants = await seed({ ...filling, count: TENANTS, size: SIZE, atOnce: 1 });

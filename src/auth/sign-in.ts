@@ -17,7 +17,7 @@ import type { AuditTrail } from '../audit.js';
 import { AppError } from '../errors.js';
 import type { TenantDirectory } from '../tenancy/directory.js';
 import type { TenantPools } from '../tenancy/pools.js';
-import type { Passwords } from './passwords.js';
+import { NO_TENANT, OPERATORS, payerOf, type Passwords } from './passwords.js';
 import type { Grant, Sessions } from './sessions.js';
 import { Throttled, type Throttle, type Wait } from './throttle.js';
 import type { Principal } from './tokens.js';
@@ -77,7 +77,7 @@ export function createSignIn(deps: {
           const found = record?.active
             ? await findCredentials(pools.database(record.id), { email })
             : await findNobody(registry, email);
-          const matches = await passwords.verify(found?.passwordHash, password);
+          const matches = await passwords.verify(found?.passwordHash, password, record?.id ?? NO_TENANT);
           const grant =
             record && found?.active && matches
               ? await sessions.begin(
@@ -109,7 +109,7 @@ export function createSignIn(deps: {
       const attempt = throttle.operator({ email, address: origin.address }, () =>
         failingInStep(async (afterwards) => {
           const found = await findOperatorByEmail(registry, email);
-          const matches = await passwords.verify(found?.passwordHash, password);
+          const matches = await passwords.verify(found?.passwordHash, password, OPERATORS);
           const grant =
             found?.active && matches
               ? await sessions.begin({ kind: 'operator', operatorId: found.id }, found.passwordHash, origin)
@@ -141,7 +141,7 @@ export function createSignIn(deps: {
           principal.kind === 'user'
             ? await findCredentials(pools.database(principal.tenantId), { id })
             : await findOperatorCredentials(registry, id);
-        const matches = await passwords.verify(found?.passwordHash, password);
+        const matches = await passwords.verify(found?.passwordHash, password, payerOf(principal));
         if (found && matches) return found.passwordHash;
         later({ ...origin, action: 'auth.confirmation-failed' });
         throw new AppError('wrong-password');
@@ -153,7 +153,7 @@ export function createSignIn(deps: {
 
     async changePassword(principal, confirmedHash, password, origin) {
       // Hashed before the transaction begins: a connection is not held while the processor works.
-      const passwordHash = await passwords.hash(password);
+      const passwordHash = await passwords.hash(password, payerOf(principal));
       const ended =
         principal.kind === 'user'
           ? await changeUser(

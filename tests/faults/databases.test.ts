@@ -16,6 +16,7 @@ import { bootstrapCluster } from '../../db/cluster.js';
 import { scramVerifier } from '../../db/scram.js';
 import { buildApp } from '../../src/app.js';
 import { parseTokenKeys } from '../../src/auth/keyring.js';
+import { OPERATORS } from '../../src/auth/passwords.js';
 import { completeConfig, parseKeyring, readSettings, type Config } from '../../src/config.js';
 import { startEmbeddedCluster, type EmbeddedCluster } from '../../src/embedded/cluster.js';
 import { migrateAll } from '../../src/tenancy/migrate.js';
@@ -69,7 +70,7 @@ beforeAll(async () => {
   home = await start();
   await insertOperator(home.app.registry, {
     email: OPERATOR.email,
-    passwordHash: await home.app.passwords.hash(OPERATOR.password),
+    passwordHash: await home.app.passwords.hash(OPERATOR.password, OPERATORS),
   });
   const signedIn = await home.send<{ accessToken: string }>('POST', '/auth/operator/login', { body: OPERATOR });
   operatorToken = signedIn.body.accessToken;

@@ -425,6 +425,8 @@ async function disagreeing(): Promise<string[]> {
 async function startApp(standbys: number, reconciles = true): ReturnType<typeof buildApp> {
   const config = testConfig(registryName, {
     STANDBY_DATABASES: String(standbys),
+    // A run with KILL_EVERY=1 takes longer than the token is valid otherwise.
+    ACCESS_TOKEN_TTL: '7200',
     CLUSTER_CONNECTION_RESERVE: RESERVE,
     RECONCILE_EVERY_MS: reconciles ? '1000' : '3600000',
   });

@@ -77,6 +77,8 @@ export async function startProcess(env: Readonly<Record<string, string>>): Promi
     env: environment({
       PORT: '0',
       RATE_LIMIT_MAX: '1000000',
+      PASSWORD_BUDGET_ACCOUNT: '1000000',
+      PASSWORD_BUDGET_TENANT: '1000000',
       SIGN_IN_LIMIT: '1000000',
       SIGN_IN_FAILURES_ACCOUNT: '1000000',
       SIGN_IN_FAILURES_ADDRESS: '1000000',

@@ -9,6 +9,7 @@ import { createDatabase, type ConnectionSettings, type DatabaseHandle } from '..
 import { findCredentials } from '../../db/tenant/users.js';
 import { buildApp, type AppOverrides } from '../../src/app.js';
 import { parseTokenKeys, signingKey } from '../../src/auth/keyring.js';
+import { OPERATORS } from '../../src/auth/passwords.js';
 import type { Account, Grant } from '../../src/auth/sessions.js';
 import { completeConfig, parseKeyring, readSettings, type Config } from '../../src/config.js';
 import type { TestCluster } from './cluster.js';
@@ -40,6 +41,8 @@ export function configFor(
     SIGN_IN_FAILURES_ACCOUNT: '1000000',
     SIGN_IN_FAILURES_ADDRESS: '1000000',
     SIGN_IN_FAILURES_TENANT: '1000000',
+    PASSWORD_BUDGET_ACCOUNT: '1000000',
+    PASSWORD_BUDGET_TENANT: '1000000',
     STANDBY_DATABASES: '0',
     ...env,
   });
@@ -185,7 +188,7 @@ export async function startServiceIn(cluster: TestCluster, options: ServiceOptio
   const app = await buildApp(config, options.overrides);
   const send = sender(app);
   if (options.operator !== false) {
-    const passwordHash = await (operatorHash ??= app.passwords.hash(OPERATOR.password));
+    const passwordHash = await (operatorHash ??= app.passwords.hash(OPERATOR.password, OPERATORS));
     await insertOperator(app.registry, { email: OPERATOR.email, passwordHash });
   }
   const operator = await findOperatorByEmail(app.registry, OPERATOR.email);

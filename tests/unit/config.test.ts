@@ -57,6 +57,8 @@ const integers: readonly (readonly [string, number, number, (settings: Settings)
   ['SIGN_IN_FAILURES_ADDRESS', 1, 1_000_000_000, ({ throttle }) => throttle.address],
   ['SIGN_IN_FAILURES_TENANT', 1, 1_000_000_000, ({ throttle }) => throttle.tenant],
   ['SIGN_IN_FORGET_MS', 1_000, 86_400_000, ({ throttle }) => throttle.forget],
+  ['PASSWORD_BUDGET_ACCOUNT', 1, 1_000_000_000, ({ auth }) => auth.passwordBudgets.account],
+  ['PASSWORD_BUDGET_TENANT', 1, 1_000_000_000, ({ auth }) => auth.passwordBudgets.tenant],
   ['REQUEST_TIMEOUT_MS', 1_000, 600_000, ({ http }) => http.requestTimeout],
   ['KEEP_ALIVE_TIMEOUT_MS', 0, 600_000, ({ http }) => http.keepAliveTimeout],
   ['REGISTRY_POOL_MAX', 2, 1_000, ({ registry }) => registry.pool.max],

@@ -32,50 +32,51 @@ beforeEach(() => {
 
 describe('a password hash', () => {
   it('is argon2id with OWASP’s parameters, in the PHC string format', async () => {
-    const made = await passwords.hash('correct horse');
+    const made = await passwords.hash('correct horse', 'acme');
     expect(made).toMatch(/^\$argon2id\$v=19\$[a-z0-9=,]+\$[A-Za-z0-9+/]{22}\$[A-Za-z0-9+/]{43}$/);
     expect(made.split('$')[3]?.split(',').sort()).toEqual(['m=19456', 'p=1', 't=2']);
   });
 
   it('has a salt of its own', async () => {
-    expect(await passwords.hash('correct horse')).not.toBe(await passwords.hash('correct horse'));
+    expect(await passwords.hash('correct horse', 'acme')).not.toBe(await passwords.hash('correct horse', 'acme'));
   });
 });
 
 describe('a password', () => {
   it('matches the hash that was made of it, to the letter', async () => {
-    const made = await passwords.hash('Pässwörd 🗝');
-    expect(await passwords.verify(made, 'Pässwörd 🗝')).toBe(true);
-    for (const other of ['pässwörd 🗝', 'Pässwörd 🗝 ', '']) expect(await passwords.verify(made, other)).toBe(false);
+    const made = await passwords.hash('Pässwörd 🗝', 'acme');
+    expect(await passwords.verify(made, 'Pässwörd 🗝', 'acme')).toBe(true);
+    for (const other of ['pässwörd 🗝', 'Pässwörd 🗝 ', ''])
+      expect(await passwords.verify(made, other, 'acme')).toBe(false);
   });
 
   it('counts to its last character', async () => {
     const long = 'x'.repeat(199);
-    const made = await passwords.hash(`${long}1`);
-    expect(await passwords.verify(made, `${long}2`)).toBe(false);
-    expect(await passwords.verify(made, `${long}1`)).toBe(true);
+    const made = await passwords.hash(`${long}1`, 'acme');
+    expect(await passwords.verify(made, `${long}2`, 'acme')).toBe(false);
+    expect(await passwords.verify(made, `${long}1`, 'acme')).toBe(true);
   });
 });
 
 describe('a user that does not exist', () => {
   it('is refused, whatever the password', async () => {
-    expect(await passwords.verify(undefined, '')).toBe(false);
+    expect(await passwords.verify(undefined, '', 'acme')).toBe(false);
     // The very password that the stand-in hash was made of.
-    expect(await passwords.verify(undefined, 'the password of nobody')).toBe(false);
+    expect(await passwords.verify(undefined, 'the password of nobody', 'acme')).toBe(false);
   });
 
   it('costs one comparison against a hash of the same parameters, as any other does', async () => {
-    const made = await passwords.hash('correct horse');
-    await passwords.verify(made, 'wrong');
-    await passwords.verify(undefined, 'wrong');
+    const made = await passwords.hash('correct horse', 'acme');
+    await passwords.verify(made, 'wrong', 'acme');
+    await passwords.verify(undefined, 'wrong', 'acme');
     const compared = verify.mock.calls.map(([against]) => against.split('$').slice(0, 4));
     expect(compared).toHaveLength(2);
     expect(compared[1]).toEqual(compared[0]);
   });
 
   it('costs no hash of its own: the stand-in is made once, at the start', async () => {
-    await passwords.verify(undefined, 'one');
-    await passwords.verify(undefined, 'two');
+    await passwords.verify(undefined, 'one', 'acme');
+    await passwords.verify(undefined, 'two', 'acme');
     expect(hash).not.toHaveBeenCalled();
   });
 });
@@ -90,7 +91,7 @@ describe('hashing beside other requests', () => {
       return true;
     });
     const besideOthers = await createPasswords(1, () => () => utilization);
-    await Promise.all(['a', 'b', 'c'].map((password) => besideOthers.verify('hash', password)));
+    await Promise.all(['a', 'b', 'c'].map((password) => besideOthers.verify('hash', password, 'acme')));
     return begun.map((at) => at - (begun[0] ?? 0));
   }
 
@@ -107,7 +108,7 @@ describe('hashing beside other requests', () => {
     verify.mockResolvedValue(true);
     // A rest that nobody would wait for: the comparison is over at once, and so is its answer.
     const besideOthers = await createPasswords(1, () => () => 10_000);
-    expect(await besideOthers.verify('hash', 'a')).toBe(true);
+    expect(await besideOthers.verify('hash', 'a', 'acme')).toBe(true);
   });
 });
 
@@ -130,12 +131,12 @@ describe('hashing under load', () => {
     hash.mockResolvedValueOnce('the stand-in');
     const busy = await createPasswords(2, () => () => 0);
     const ends = slowVerify();
-    const accepted = Array.from({ length: 2 + 2 * 50 }, () => busy.verify('a hash', 'x'));
+    const accepted = Array.from({ length: 2 + 2 * 50 }, () => busy.verify('a hash', 'x', 'acme'));
     expect(ends).toHaveLength(2);
     const refusal = { code: 'unavailable', status: 503, retryAfter: 1 };
-    await expect(busy.verify('a hash', 'x')).rejects.toMatchObject(refusal);
-    await expect(busy.verify(undefined, 'x')).rejects.toMatchObject(refusal);
-    await expect(busy.hash('x')).rejects.toMatchObject(refusal);
+    await expect(busy.verify('a hash', 'x', 'acme')).rejects.toMatchObject(refusal);
+    await expect(busy.verify(undefined, 'x', 'acme')).rejects.toMatchObject(refusal);
+    await expect(busy.hash('x', 'acme')).rejects.toMatchObject(refusal);
     // Nothing of what waited is lost.
     for (let ended = 0; ended < accepted.length; ended += 1) {
       ends[ended]?.();
@@ -150,7 +151,10 @@ describe('hashing under load', () => {
     const one = await createPasswords(1, () => () => 0);
     verify.mockRejectedValueOnce(new Error('not a hash'));
     verify.mockResolvedValueOnce(true);
-    const [broken, next] = await Promise.allSettled([one.verify('not a hash', 'x'), one.verify('a hash', 'x')]);
+    const [broken, next] = await Promise.allSettled([
+      one.verify('not a hash', 'x', 'acme'),
+      one.verify('a hash', 'x', 'acme'),
+    ]);
     expect(broken.status).toBe('rejected');
     expect(next).toEqual({ status: 'fulfilled', value: true });
   });

@@ -51,6 +51,7 @@ async function start(signing: TokenAlgorithm): Promise<FastifyInstance> {
       sessions: { idle: 60, absolute: 60 },
       refreshTokenKeys: [],
       hashConcurrency: 1,
+      passwordBudgets: { account: 1, tenant: 1 },
     },
   });
   await app.ready();

@@ -1,0 +1,126 @@
+// One tenant sends more password changes than the processor can hash: people of another tenant sign in all the same.
+import { setTimeout as sleep } from 'node:timers/promises';
+import { describe, expect, it } from 'vitest';
+import { ADMIN, startServiceForTest, type Problem, type TestService, type TestTenant } from '../support/app.js';
+
+/** Password changes a second that are offered; each takes two hashes. */
+const CHANGES = 33;
+
+/** Changes that are sent at once before, as many as are left over from some seconds of a flood: the queue is full. */
+const ALREADY = 150;
+
+/** Sign-ins of the other tenant, one after the other. */
+const SIGN_INS = 8;
+
+/** The promise, in ms, on a machine that does nothing else. */
+const DEADLINE = 2_000;
+
+/** On a busy machine a sign-in may take this many times as long as the slowest one before the flood. */
+const SLOWER = 10;
+
+/** Statuses that the flood was answered with, and how often. */
+type Answers = Map<number, number>;
+
+/** @returns ends the flood, and resolves when all of it is answered */
+function flood({ send }: TestService, tenant: TestTenant): () => Promise<Answers> {
+  const answers: Answers = new Map();
+  const sent: Promise<void>[] = [];
+  const change = (): void => {
+    const body = { currentPassword: ADMIN.password, newPassword: ADMIN.password };
+    const answered = send('POST', '/auth/password', { token: tenant.adminToken, body });
+    sent.push(answered.then(({ status }) => void answers.set(status, (answers.get(status) ?? 0) + 1)));
+  };
+  for (let index = 0; index < ALREADY; index += 1) change();
+  const timer = setInterval(change, 1_000 / CHANGES);
+  return async () => {
+    clearInterval(timer);
+    await Promise.all(sent);
+    return answers;
+  };
+}
+
+async function signIn({ send }: TestService, { slug }: TestTenant, deadline: number): Promise<number | 'too late'> {
+  const body = { tenant: slug, email: ADMIN.email, password: ADMIN.password };
+  const ended = new AbortController();
+  try {
+    return await Promise.race([
+      send('POST', '/auth/login', { body }).then(({ status }) => status),
+      sleep(deadline, 'too late' as const, { signal: ended.signal }),
+    ]);
+  } finally {
+    ended.abort();
+  }
+}
+
+describe('a flood of password changes in one tenant', () => {
+  it('lets all people of another tenant sign in within two seconds', async () => {
+    // The budgets are lifted in tests: the turns alone must keep the promise.
+    const service = await startServiceForTest({ env: { HASH_CONCURRENCY: '1' } });
+    const [flooded, other] = [await service.createTenant(), await service.createTenant()];
+    let slowest = 0;
+    for (let index = 0; index < 3; index += 1) {
+      const begunAt = performance.now();
+      expect(await signIn(service, other, 60_000)).toBe(200);
+      slowest = Math.max(slowest, performance.now() - begunAt);
+    }
+    const deadline = Math.max(DEADLINE, SLOWER * slowest);
+    const endFlood = flood(service, flooded);
+    const statuses: (number | 'too late')[] = [];
+    for (let index = 0; index < SIGN_INS; index += 1) {
+      await sleep(200);
+      statuses.push(await signIn(service, other, deadline));
+    }
+    const answers = await endFlood();
+    expect(statuses).toEqual(new Array(SIGN_INS).fill(200));
+    // It was a flood: more than the queue of one tenant holds.
+    expect(answers.get(503)).toBeGreaterThan(0);
+  }, 90_000);
+});
+
+describe('the budget of password changes', () => {
+  const budget = { PASSWORD_BUDGET_ACCOUNT: '2', PASSWORD_BUDGET_TENANT: '3' };
+
+  it('is taken from by every route that hashes for a signed-in user, and answers 429 with Retry-After beyond', async () => {
+    const service = await startServiceForTest({ env: budget });
+    const { send } = service;
+    const { id, adminToken: token, adminId } = await service.createTenant();
+    const password = { currentPassword: ADMIN.password, newPassword: ADMIN.password };
+    const person = { password: 'user-password-123', firstName: 'Uma', lastName: 'User', roles: ['member'] };
+    const hashing = [
+      () => send<Problem>('POST', '/auth/password', { token, body: password }),
+      () => send<Problem>('POST', '/users', { token, body: { ...person, email: 'uma@example.com' } }),
+      () =>
+        send<Problem>('PATCH', `/users/${adminId}`, {
+          token,
+          body: { currentPassword: ADMIN.password, password: ADMIN.password },
+        }),
+      () =>
+        send<Problem>('PATCH', `/users/${adminId}`, {
+          token,
+          body: { currentPassword: ADMIN.password, email: 'ada@example.com' },
+        }),
+    ];
+    for (const request of hashing.slice(0, 2)) expect((await request()).status).toBeLessThan(300);
+    for (const request of hashing) {
+      const { status, body, headers } = await request();
+      expect([status, body.code]).toEqual([429, 'rate-limited']);
+      expect(Number(headers['retry-after'])).toBeGreaterThan(0);
+    }
+    // What hashes nothing goes on, and so does signing in.
+    const renamed = await send('PATCH', `/users/${adminId}`, { token, body: { firstName: 'Eva' } });
+    expect(renamed.status).toBe(200);
+    const login = { tenant: id, email: ADMIN.email, password: ADMIN.password };
+    expect((await send('POST', '/auth/login', { body: login })).status).toBe(200);
+  });
+
+  it('is taken from by operators that make tenants', async () => {
+    const service = await startServiceForTest({ env: budget });
+    const { send, operatorToken } = service;
+    await service.createTenant();
+    await service.createTenant();
+    const body = { name: 'Third', slug: 'third', admin: ADMIN };
+    const refused = await send<Problem>('POST', '/tenants', { token: operatorToken, body });
+    expect([refused.status, refused.body.code]).toEqual([429, 'rate-limited']);
+    expect(Number(refused.headers['retry-after'])).toBeGreaterThan(0);
+  });
+});
