@@ -2,6 +2,7 @@
 // or for a row that another transaction holds.
 import { sql, type Kysely } from 'kysely';
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
+import { OPERATORS } from '../../src/auth/passwords.js';
 import { insertOperator, findOperatorByEmail } from '../../db/central/operators.js';
 import {
   ADMIN,
@@ -41,12 +42,12 @@ async function whileHashing(
   const reached = new Promise<void>((resolve) => (reach = resolve));
   const { passwords } = service.app;
   const hash = passwords.hash.bind(passwords);
-  const spy = vi.spyOn(passwords, 'hash').mockImplementation(async (given) => {
+  const spy = vi.spyOn(passwords, 'hash').mockImplementation(async (given, payer) => {
     if (given === password) {
       reach();
       await released;
     }
-    return hash(given);
+    return hash(given, payer);
   });
   try {
     const answer = request();
@@ -270,7 +271,7 @@ describe('a change that the own password was confirmed for', () => {
     const { app, config } = service;
     const email = `operator-${(numbers += 1)}@example.com`;
     const password = 'operators-password-1';
-    await insertOperator(app.registry, { email, passwordHash: await app.passwords.hash(password) });
+    await insertOperator(app.registry, { email, passwordHash: await app.passwords.hash(password, OPERATORS) });
     const { id = '' } = (await findOperatorByEmail(app.registry, email)) ?? {};
     const token = await beginSession(app, { kind: 'operator', operatorId: id });
     const newPassword = `in-flight-password-${numbers}`;
