@@ -4,10 +4,11 @@ import { BaseSequencer, type TestSpecification } from 'vitest/node';
 /** The longest first: one that began last would keep one processor busy and the others idle. */
 const LONG = [
   'process/docs',
-  'process/kills',
   'faults/lost-answers',
   'faults/registry-in-the-past',
   'faults/lost-answers-adoption',
+  // After the pages, which build the benchmark into the folder that the killed processes start from.
+  'process/kills',
   'fuzz/api',
   'process/start',
   'process/topology',
