@@ -9,7 +9,7 @@ import { changeMark, markIn, type MarkChange } from './marks.js';
 const MISSING_DATABASE = '3D000';
 const UNDEFINED_OBJECT = '42704';
 
-/** Lets nobody connect any more, as a standby database waits. */
+/** Takes no connections any more: a standby database waits closed. */
 export async function closeDatabase(cluster: ClusterDb, name: string): Promise<void> {
   await sql`alter database ${sql.id(name)} allow_connections false`.execute(cluster);
 }

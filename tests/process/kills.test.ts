@@ -1,5 +1,5 @@
 // A process of the service is killed at each statement that it sends while it makes, claims, adopts, deletes, restores or
-// removes a tenant or changes the password of its database: before the statement is sent, and as soon as it is, when the server runs it for nobody. Then
+// removes a tenant or changes the password of its database: before the statement is sent, and as soon as it is, when the server runs it for no client. Then
 // another one starts, and within 30 s nothing half-made is left anywhere; what was acknowledged is whole.
 import { sql, type Kysely } from 'kysely';
 import { randomBytes } from 'node:crypto';

@@ -30,7 +30,7 @@ const OLD_ENOUGH = 350;
 /** Every replica knows of a change within this time (ms). */
 const KNOWN_EVERYWHERE = 1_000;
 
-/** What a revoked caller is told. */
+/** The answer to a revoked caller. */
 const REVOKED = ['unauthenticated', 'forbidden', 'tenant-suspended'];
 
 /** Routes with a body and without admission, and why. */
