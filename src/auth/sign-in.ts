@@ -43,7 +43,7 @@ export interface SignIn {
     origin: SignInOrigin,
   ): Promise<Grant & { readonly operator: { readonly id: string; readonly email: string } }>;
   /**
-   * Confirms the password of whoever is signed in. @throws AppError `wrong-password` or `rate-limited`
+   * Confirms the caller's own password. @throws AppError `wrong-password` or `rate-limited`
    *
    * @returns the hash that the password matched: a change that needed the confirmation is made only while it is the account's
    */

@@ -47,7 +47,7 @@ export interface Removal {
    * Finishes a removal that was begun; under the tenant's lock, which the caller holds. A tenant in another status stays.
    *
    * @param more.grounds marks that the database may be dropped with besides
-   * @param more.asked whether a person asks for it: then a mark that is not newer in fact, or of a former build, is brought up
+   * @param more.asked whether a person asks for it: then a mark of a former build, and one that is newer than the row, are brought up
    */
   finish(tenantId: string, more?: FinishOptions): Promise<Left>;
 }
@@ -202,7 +202,8 @@ export function createRemoval(deps: {
 
   return {
     async remove(tenantId, origin, act = 'abandon', wish = {}) {
-      const same = JSON.stringify([act, wish.database ?? null]);
+      // A person's wish is never answered by the job's: the job is refused more.
+      const same = JSON.stringify([act, wish.database ?? null, wish.grace === undefined]);
       let other;
       while ((other = removals.get(tenantId)) && other.wish !== same) await other.work.catch(() => undefined);
       const work =

@@ -118,7 +118,7 @@ const acts: readonly Act[] = [
     after: { database: 'open', grace: 0 },
   },
   {
-    promise: 'a tenant that was purged does not come back, and its old row is in nobody’s way',
+    promise: 'a tenant that was purged does not come back, and its old row hinders no other tenant',
     prepare: makeVictimWithData,
     act: async (world) => {
       await tell(world, 'DELETE', '');
