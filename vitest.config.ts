@@ -7,7 +7,6 @@ const LONG = [
   'faults/lost-answers',
   'faults/registry-in-the-past',
   'faults/lost-answers-adoption',
-  // After the pages, which build the benchmark into the folder that the killed processes start from.
   'process/kills',
   'fuzz/api',
   'process/start',

@@ -514,7 +514,7 @@ describe('the pages', () => {
     );
     for (const file of named) {
       if (MADE.includes(file)) continue;
-      const source = file.replace(/^dist\/(.*)\.js$/, '$1.ts');
+      const source = file.replace(/^dist\/(?:benchmark\/)?(.*)\.js$/, '$1.ts');
       expect(existsSync(path.join(ROOT, source)), `${page}: ${file}`).toBe(true);
     }
   });
