@@ -18,6 +18,8 @@ export interface SessionsTable {
   /** Of the one that it came from, and what the step between them was made with. */
   previous_hash: string | null;
   step: string | null;
+  /** Its tenant's at the sign-in (db/central/schema.ts); null in an operator's session, and in one that a former build began. */
+  generation: ColumnType<string | null, number | null, never>;
   created_at: ColumnType<string, never, never>;
   refreshed_at: ColumnType<string, never, string>;
   expires_at: ColumnType<string, string, string>;
@@ -42,10 +44,16 @@ export interface SessionLifetimes {
   readonly absolute: number;
 }
 
-/** What every request of a session depends on. */
-export interface SessionState {
-  readonly accountId: string;
+/** What its tenant's sign-outs are compared with. */
+export interface SessionBeginning {
   readonly createdAt: string;
+  /** The tenant's generation of sessions; null in an operator's session, and in one that a former build began. */
+  readonly generation: number | null;
+}
+
+/** What every request of a session depends on. */
+export interface SessionState extends SessionBeginning {
+  readonly accountId: string;
   /** What is left of it (ms) by the database's clock: its process may have another one. */
   readonly remaining: number;
 }
@@ -66,12 +74,16 @@ export async function findSession(db: SessionsDatabase, id: string): Promise<Ses
   return session;
 }
 
+/** pg gives a bigint as text. A double holds milliseconds since 1970 exactly. */
+const generation = sql<number | null>`generation::float8`.as('generation');
+
 const sessionById = shortRead((db: SessionsDatabase, { id }: { id: string }) =>
   db
     .selectFrom('sessions')
     .select([
       'account_id as accountId',
       'created_at as createdAt',
+      generation,
       sql<number>`(extract(epoch from expires_at - now()) * 1000)::float8`.as('remaining'),
     ])
     .where('id', '=', id)
@@ -100,7 +112,7 @@ export interface ProvedAccount {
 export async function insertSession(
   db: SessionsDatabase,
   account: ProvedAccount,
-  session: { id: string; address: string; userAgent: string; tokenHash: string },
+  session: { id: string; address: string; userAgent: string; tokenHash: string; generation: number | null },
   { idle, absolute }: SessionLifetimes,
   most: number,
   audited: AuditEntry,
@@ -111,6 +123,7 @@ export async function insertSession(
     address: session.address,
     user_agent: session.userAgent,
     token_hash: session.tokenHash,
+    generation: session.generation,
     expires_at: sql`now() + ${Math.min(idle, absolute)} * interval '1 second'`,
   };
   // Of the account's own as many are spared as there is room for beside the new one, which is not seen here.
@@ -151,7 +164,7 @@ export async function rotateSession(
   id: string,
   tokens: { presented: string; next: string; step: string },
   { idle, absolute }: SessionLifetimes,
-): Promise<{ accountId: string; createdAt: string } | undefined> {
+): Promise<(SessionBeginning & { accountId: string }) | undefined> {
   return db
     .updateTable('sessions')
     .set({
@@ -164,7 +177,7 @@ export async function rotateSession(
     .where('id', '=', id)
     .where('token_hash', '=', tokens.presented)
     .where('expires_at', '>', sql<string>`now()`)
-    .returning(['account_id as accountId', 'created_at as createdAt'])
+    .returning(['account_id as accountId', 'created_at as createdAt', generation])
     .executeTakeFirst();
 }
 
@@ -172,10 +185,10 @@ export async function rotateSession(
 export async function findRotation(
   db: SessionsDatabase,
   id: string,
-): Promise<{ accountId: string; createdAt: string; previousHash: string | null; step: string | null } | undefined> {
+): Promise<(SessionBeginning & { accountId: string; previousHash: string | null; step: string | null }) | undefined> {
   return db
     .selectFrom('sessions')
-    .select(['account_id as accountId', 'created_at as createdAt', 'previous_hash as previousHash', 'step'])
+    .select(['account_id as accountId', 'created_at as createdAt', generation, 'previous_hash as previousHash', 'step'])
     .where('id', '=', id)
     .where('expires_at', '>', sql<string>`now()`)
     .executeTakeFirst();
