@@ -18,6 +18,8 @@ export interface SessionsTable {
   /** Of the one that it came from, and what the step between them was made with. */
   previous_hash: string | null;
   step: string | null;
+  /** Beginnings of the hashes of the tokens that it replaced, each of SHORT_HASH bytes, the newest last. */
+  replaced_hashes: ColumnType<Buffer, never, Buffer>;
   /** Its tenant's at the sign-in (db/central/schema.ts); null in an operator's session, and in one that a former build began. */
   generation: ColumnType<string | null, number | null, never>;
   created_at: ColumnType<string, never, never>;
@@ -155,6 +157,19 @@ function insertedWhereProved(table: keyof WithSessions, row: object): RawBuilder
   return sql`insert into ${sql.table(table)} (${columns}) select ${sql.join(Object.values(row))} from proved`;
 }
 
+/** Bytes that are kept of a replaced token's hash: too many for a guess to meet one. */
+const SHORT_HASH = 8;
+
+/**
+ * Replaced tokens that a session remembers, in 1 kB. Every refresh writes the row again, and PostgreSQL stores a row of more
+ * than 2 kB in two places.
+ */
+const REPLACED_KEPT = 128;
+
+function shortHash(hash: string): Buffer {
+  return Buffer.from(hash, 'base64url').subarray(0, SHORT_HASH);
+}
+
 /**
  * Puts the next refresh token in the place of the one that was presented, if that is the one that works now. One statement:
  * of several that present it at once one is first, and the others find it replaced.
@@ -165,12 +180,15 @@ export async function rotateSession(
   tokens: { presented: string; next: string; step: string },
   { idle, absolute }: SessionLifetimes,
 ): Promise<(SessionBeginning & { accountId: string }) | undefined> {
+  const replaced = sql`replaced_hashes || ${shortHash(tokens.presented)}::bytea`;
   return db
     .updateTable('sessions')
     .set({
       token_hash: tokens.next,
       previous_hash: sql<string>`token_hash`,
       step: tokens.step,
+      replaced_hashes: sql<Buffer>`
+        substring(${replaced} from greatest(length(${replaced}) - ${REPLACED_KEPT * SHORT_HASH}::integer + 1, 1))`,
       refreshed_at: sql<string>`now()`,
       expires_at: sql<string>`least(now() + ${idle} * interval '1 second', created_at + ${absolute} * interval '1 second')`,
     })
@@ -181,17 +199,44 @@ export async function rotateSession(
     .executeTakeFirst();
 }
 
-/** The last rotation of a live session: it distinguishes the predecessor of the current refresh token from older ones. */
-export async function findRotation(
-  db: SessionsDatabase,
-  id: string,
-): Promise<(SessionBeginning & { accountId: string; previousHash: string | null; step: string | null }) | undefined> {
-  return db
+/** What a live session knows of a refresh token that is not its current one. */
+export interface Rotation extends SessionBeginning {
+  readonly accountId: string;
+  /** The step to the current token, if the token is the direct predecessor. */
+  readonly step: string | null;
+  /** Whether the token is one of the last REPLACED_KEPT that the session replaced. A former build's refreshes leave gaps. */
+  readonly replaced: boolean;
+}
+
+/** @param presented the token's hash */
+export async function findRotation(db: SessionsDatabase, id: string, presented: string): Promise<Rotation | undefined> {
+  const session = await db
     .selectFrom('sessions')
-    .select(['account_id as accountId', 'created_at as createdAt', generation, 'previous_hash as previousHash', 'step'])
+    .select([
+      'account_id as accountId',
+      'created_at as createdAt',
+      generation,
+      'previous_hash as previousHash',
+      'step',
+      'replaced_hashes as replacedHashes',
+    ])
     .where('id', '=', id)
     .where('expires_at', '>', sql<string>`now()`)
     .executeTakeFirst();
+  if (!session) return undefined;
+  const { previousHash, step, replacedHashes, ...rest } = session;
+  return {
+    ...rest,
+    step: previousHash === presented ? step : null,
+    replaced: holds(replacedHashes, shortHash(presented)),
+  };
+}
+
+function holds(hashes: Buffer, hash: Buffer): boolean {
+  for (let at = 0; at < hashes.length; at += SHORT_HASH) {
+    if (hash.equals(hashes.subarray(at, at + SHORT_HASH))) return true;
+  }
+  return false;
 }
 
 /** An account's live sessions, the one used last first. */

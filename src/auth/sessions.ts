@@ -167,12 +167,13 @@ export function createSessions(deps: SessionsDeps): Sessions {
         return { principal, refreshToken: tokens.write(owner, sessionId, successorOf(secret, by)) };
       };
       if (rotated) return grant(rotated, step);
-      const rotation = await findRotation(db, sessionId);
+      const rotation = await findRotation(db, sessionId, presented);
       if (!rotation) throw invalid();
       // Its successor was never presented: the answer that carried it was lost, or requests run in parallel.
-      if (rotation.previousHash === presented && rotation.step !== null) return grant(rotation, rotation.step);
+      if (rotation.step !== null) return grant(rotation, rotation.step);
       // Anybody can make up a token that names a session; only one that was given out here tells that two hold it.
       const { accountId } = rotation;
+      const givenOut = token.genuine || rotation.replaced;
       const found = (trx: SessionsDatabase): Promise<void> =>
         insertAudit(trx, {
           ...origin,
@@ -180,7 +181,7 @@ export function createSessions(deps: SessionsDeps): Sessions {
           target: { kind: owner.kind, id: accountId },
           details: { session: sessionId },
         });
-      if (token.genuine && (await remove(db, sessionId, accountId, found))) {
+      if (givenOut && (await remove(db, sessionId, accountId, found))) {
         deps.onReuse(principalOf(owner, accountId, sessionId), sessionId);
         await ended(owner, [sessionId]);
       }

@@ -9,5 +9,6 @@ export async function addSessionColumns(db: Kysely<unknown>): Promise<void> {
   // Null in a session that a former build began, and in an operator's.
   await sql`
     alter table sessions
-      add column generation bigint`.execute(db);
+      add column generation bigint,
+      add column replaced_hashes bytea not null default ''`.execute(db);
 }
