@@ -554,6 +554,22 @@ describe('an operator', () => {
     await expectRefused(refresh(second.body.refreshToken));
   });
 
+  it('loses a session whose refresh token is used again, also after the key of that token is gone', async () => {
+    const keyed = (byte: number): Promise<TestService> =>
+      startService({ registry, env: { REFRESH_TOKEN_KEYS: `k${byte}:${Buffer.alloc(32, byte).toString('base64')}` } });
+    const [former, latter] = [await keyed(1), await keyed(2)];
+    try {
+      const old = await refresh((await login()).body.refreshToken, former);
+      const next = await refresh(old.body.refreshToken, former);
+      const last = await refresh(next.body.refreshToken, former);
+      expect(await me(last.body.accessToken, latter)).toBe(200);
+      await expectRefused(refresh(old.body.refreshToken, latter));
+      expect(await me(last.body.accessToken, latter)).toBe(401);
+    } finally {
+      await Promise.all([former.close(), latter.close()]);
+    }
+  });
+
   it('begins no session where the password changes between the look at it and the begin', async () => {
     const name = service.config.registry.connection.database;
     const change = sql`update operators set password = 'another hash' where email = ${OPERATOR.email}`;
