@@ -20,7 +20,7 @@ export const requestHead = fp(
       const detail = ambiguity(request.raw);
       if (detail === undefined) return undefined;
       // Where this request ends is not certain either: what follows it on the connection is not read.
-      reply.header('connection', 'close');
+      reply?.header('connection', 'close');
       throw new AppError('invalid-request', { detail });
     });
     // Behind validation, which names the parameter where it knows it.

@@ -11,7 +11,6 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { insertOperator } from '../../db/central/operators.js';
 import type { RouteEntry } from '../../src/auth/access.js';
 import {
-  ADMIN,
   asSuperuser,
   beginSession,
   createRegistry,
@@ -21,8 +20,7 @@ import {
 } from '../support/app.js';
 import { addUser, rowOf } from '../support/tenants.js';
 import { exchange, listen, parseAnswer, type Received } from '../support/wire.js';
-
-const UNKNOWN_ID = '01900000-0000-7000-8000-00000000ffff';
+import { bodyOf, everythingIn, everythingInRegistry, nameOf, REVOKED, UNKNOWN_ID } from '../support/writes.js';
 
 /** An admission this old (ms) is repeated; the product reuses one for 250 ms. */
 const OLD_ENOUGH = 350;
@@ -30,58 +28,11 @@ const OLD_ENOUGH = 350;
 /** Every replica knows of a change within this time (ms). */
 const KNOWN_EVERYWHERE = 1_000;
 
-/** The answer to a revoked caller. */
-const REVOKED = ['unauthenticated', 'forbidden', 'tenant-suspended'];
-
 /** Routes with a body and without admission, and why. */
 const exceptions: Readonly<Record<string, string>> = {
   'POST /auth/login': 'public: the body itself says who calls',
   'POST /auth/operator/login': 'public: the body itself says who calls',
   'POST /auth/refresh': 'public: the refresh token in the body is looked up when it is used',
-};
-
-/** A valid body for each route that reads one; null: it is sent in chunks and turns out to be empty. */
-const bodies: Readonly<Record<string, object | null>> = {
-  'POST /auth/logout': null,
-  'POST /auth/logout-all': null,
-  'POST /auth/password': { currentPassword: ADMIN.password, newPassword: ADMIN.password },
-  'DELETE /auth/sessions/:id': null,
-  'POST /users': {
-    email: 'new@example.com',
-    password: 'user-password-123',
-    firstName: 'N',
-    lastName: 'N',
-    roles: ['admin'],
-  },
-  'PATCH /users/:id': { firstName: 'Changed' },
-  'DELETE /users/:id': null,
-  'POST /roles': { name: 'new', permissions: ['products:read'] },
-  'PATCH /roles/:id': { description: 'Changed' },
-  'DELETE /roles/:id': null,
-  'POST /products': { name: 'New', price: '1.00' },
-  'PATCH /products/:id': { name: 'Changed' },
-  'POST /products/:id/stock': { delta: 1 },
-  'DELETE /products/:id': null,
-  'POST /tenants': { name: 'New', slug: 'held-back', admin: ADMIN },
-  'PATCH /tenants/:id': { name: 'Renamed' },
-  'DELETE /tenants/:id': null,
-  'POST /tenants/:id/sign-out': null,
-  'POST /tenants/:id/suspend': null,
-  'POST /tenants/:id/resume': null,
-  'POST /tenants/:id/restore': null,
-  'POST /tenants/:id/purge': null,
-  'POST /tenants/:id/rotate-password': null,
-  'POST /clusters': {
-    name: 'new',
-    host: '127.0.0.1',
-    provisionerUser: 'x',
-    provisionerPassword: 'x',
-    connectionBudget: 100,
-  },
-  'PATCH /clusters/:id': { weight: 1 },
-  'POST /clusters/:id/check': null,
-  'POST /clusters/:id/drain': null,
-  'DELETE /clusters/:id': null,
 };
 
 let home: TestService;
@@ -110,16 +61,6 @@ beforeAll(async () => {
   );
 });
 afterAll(() => Promise.all([home.close(), other.close()]));
-
-function nameOf({ method, url }: RouteEntry): string {
-  return `${method} ${url.replace(/(.)\/$/, '$1')}`;
-}
-
-function bodyOf(route: RouteEntry): object | null {
-  const body = bodies[nameOf(route)];
-  if (body === undefined) throw new Error(`no body for ${nameOf(route)}: put a line into this file's list`);
-  return body;
-}
 
 interface HeldBack {
   readonly name: string;
@@ -157,33 +98,6 @@ async function sendHead(route: RouteEntry, token: string, id: string): Promise<H
       return parseAnswer(Buffer.concat(chunks).toString());
     },
   };
-}
-
-/** Every row of a database. */
-async function everythingIn(database: string): Promise<Record<string, unknown>> {
-  return asSuperuser(database, async (db) => {
-    const { rows } = await sql<{ name: string }>`
-      select oid::regclass::text as name from pg_class where relkind = 'r' and relnamespace::regnamespace::text
-      in ('public', 'migration') order by 1`.execute(db);
-    const dump: Record<string, unknown> = {};
-    for (const { name } of rows)
-      dump[name] = (await sql`select t as row from ${sql.table(name)} t order by t::text`.execute(db)).rows;
-    return dump;
-  });
-}
-
-/** What a request can change in the registry: who and what there is, and what operators did. */
-async function everythingInRegistry(): Promise<unknown> {
-  return asSuperuser(registry, async (db) => {
-    const { rows } = await sql<{ name: string }>`
-      select table_name as name from information_schema.tables
-      where table_schema = 'public' and table_name in ('tenants', 'operators', 'clusters', 'operations')
-      order by 1`.execute(db);
-    const dump: Record<string, unknown> = {};
-    for (const { name } of rows)
-      dump[name] = (await sql`select t.id from ${sql.table(name)} t order by t.id::text`.execute(db)).rows;
-    return dump;
-  });
 }
 
 interface Caller {
@@ -386,9 +300,9 @@ describe('an operator who sends the head, and the body after it was', { timeout:
     const held = await holdBack(routes, callers, { tenants: tenant.id });
     await way.revoke(replica === replicas[0] ? home : other, callers);
     if (replica !== replicas[0]) await sleep(KNOWN_EVERYWHERE);
-    const before = [await rowOf(home, tenant), await everythingInRegistry()];
+    const before = [await rowOf(home, tenant), await everythingInRegistry(registry)];
     await expectRevoked(held);
-    expect([await rowOf(home, tenant), await everythingInRegistry()]).toEqual(before);
+    expect([await rowOf(home, tenant), await everythingInRegistry(registry)]).toEqual(before);
   });
 });
 
