@@ -5,7 +5,7 @@ import fp from 'fastify-plugin';
 import type { Registry } from '../db/central/schema.js';
 import type { TenantDatabase } from '../db/tenant/schema.js';
 import type { Watch } from '../db/watched.js';
-import { runSteps, type AdmissionStep, type Held } from '../src/admission.js';
+import { isRead, runSteps, type AdmissionStep, type Held } from '../src/admission.js';
 
 declare module 'fastify' {
   interface FastifyInstance {
@@ -48,9 +48,9 @@ export const admission = fp(
       request.admittedAt = performance.now();
       runSteps(steps, request, { reply }, done);
     });
-    // By the time and not by the body: a chunked body can be held back and turn out to be empty. A GET reads no body.
+    // By the time and not by the body: a chunked body can be held back and turn out to be empty. A GET and a HEAD read no body.
     app.addHook('preValidation', (request, reply, done) => {
-      if (request.method === 'GET' || !request.principal || isYounger(request, REUSED_FOR)) {
+      if (isRead(request) || !request.principal || isYounger(request, REUSED_FOR)) {
         done();
         return;
       }

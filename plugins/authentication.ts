@@ -61,6 +61,8 @@ export const authentication = fp<{ config: Config['auth'] }>(
     const routes: Partial<RouteEntry>[] = [];
     app.addHook('onRoute', (route) => {
       for (const method of [route.method].flat()) {
+        // Of its GET, with the same access.
+        if (method === 'HEAD') continue;
         // Read when it is asked for: hooks of inner scopes may still add it.
         routes.push({
           method,

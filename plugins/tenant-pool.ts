@@ -7,7 +7,7 @@ import type { TenantRecord } from '../db/central/tenants.js';
 import { openPool } from '../db/client.js';
 import { probeDatabase } from '../db/probe.js';
 import type { TenantDatabase } from '../db/tenant/schema.js';
-import type { AdmissionStep } from '../src/admission.js';
+import { isRead, type AdmissionStep } from '../src/admission.js';
 import type { Config } from '../src/config.js';
 import { createBreakers, type Breakers } from '../src/tenancy/breakers.js';
 import { createTenantDirectory, type TenantDirectory } from '../src/tenancy/directory.js';
@@ -102,7 +102,7 @@ export const tenantPool = fp<{ config: Config; envelope: Envelope }>(
     app.decorateRequest('watchedTenantDb', null);
     app.decorateRequest('tenantDb', {
       getter() {
-        if (this.method === 'GET' || this.method === 'HEAD') return pools.database(this.tenantId);
+        if (isRead(this)) return pools.database(this.tenantId);
         return (this.watchedTenantDb ??= pools.database(this.tenantId, app.watchOf(this)));
       },
     });

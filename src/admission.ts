@@ -24,6 +24,11 @@ export type AdmissionStep = (
   held: Held | undefined,
 ) => Promise<void> | undefined;
 
+/** Whether the request changes nothing: a GET, or a HEAD, which is a GET without the body of the answer. */
+export function isRead({ method }: FastifyRequest): boolean {
+  return method === 'GET' || method === 'HEAD';
+}
+
 /** Runs the steps in their order, from the one at `index`. Calls `done` before it returns, unless a step has to wait. */
 export function runSteps(
   steps: readonly AdmissionStep[],

@@ -19,7 +19,7 @@ import {
   type TestTenant,
 } from '../support/app.js';
 import { addUser, rowOf } from '../support/tenants.js';
-import { exchange, listen, parseAnswer, type Received } from '../support/wire.js';
+import { exchange, listen, parseAnswer, sendBytes, type Received } from '../support/wire.js';
 import { bodyOf, everythingIn, everythingInRegistry, nameOf, REVOKED, UNKNOWN_ID } from '../support/writes.js';
 
 /** An admission this old (ms) is repeated; the product reuses one for 250 ms. */
@@ -330,29 +330,43 @@ describe('a content type without a body', () => {
     'nonsense',
   ];
 
+  const ofNoLength = 'content-length: 0\r\n\r\n';
+  const inNoChunks = 'transfer-encoding: chunked\r\n\r\n0\r\n\r\n';
+
   it('is as none on every route that needs no body', { timeout: 60_000 }, async () => {
     const routes = guarded.filter((route) => !withBody.has(nameOf(route)));
     expect(routes.length).toBeGreaterThanOrEqual(15);
     const { tenant } = await sharedTenant();
     for (const route of routes) {
-      const asOne = async (type?: string): Promise<{ status: number; code: unknown }> => {
+      const asOne = async (framing: string, type?: string): Promise<{ status: number; code: unknown }> => {
         const token =
           route.access.scope === 'operator'
             ? home.operatorToken
             : await beginSession(home.app, { kind: 'user', tenantId: tenant.id, userId: tenant.adminId });
-        const { status, text } = await exchange(port, route.method, route.url.replace(':id', UNKNOWN_ID), {
-          headers: {
-            authorization: `Bearer ${token}`,
-            'content-length': '0',
-            ...(type !== undefined && { 'content-type': type }),
-          },
-        });
+        const head = `${route.method} ${route.url.replace(':id', UNKNOWN_ID)} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n`;
+        const typed = type === undefined ? '' : `content-type: ${type}\r\n`;
+        const raw = await sendBytes(port, `${head}authorization: Bearer ${token}\r\n${typed}${framing}`);
+        const { status, text } = parseAnswer(raw);
         return { status, code: text === '' ? undefined : (JSON.parse(text) as { code?: unknown }).code };
       };
-      const plain = await asOne();
+      const plain = await asOne(ofNoLength);
       expect([200, 202, 204, 404], nameOf(route)).toContain(plain.status);
-      for (const type of types) expect(await asOne(type), `${nameOf(route)} with ${type}`).toEqual(plain);
+      expect(await asOne(inNoChunks), `${nameOf(route)}, in no chunks`).toEqual(plain);
+      for (const type of types)
+        for (const framing of [ofNoLength, inNoChunks])
+          expect(await asOne(framing, type), `${nameOf(route)} with ${type}, ${framing}`).toEqual(plain);
     }
+  });
+
+  it('is no way to send another body there: 415', async () => {
+    const text = 'transfer-encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n';
+    const head = 'POST /auth/logout HTTP/1.1\r\nhost: x\r\nconnection: close\r\n';
+    const { adminToken } = await home.createTenant();
+    const raw = await sendBytes(
+      port,
+      `${head}authorization: Bearer ${adminToken}\r\ncontent-type: text/plain\r\n${text}`,
+    );
+    expect(parseAnswer(raw).status).toBe(415);
   });
 
   it('logs out, and removes', async () => {
