@@ -61,8 +61,6 @@ export const authentication = fp<{ config: Config['auth'] }>(
     const routes: Partial<RouteEntry>[] = [];
     app.addHook('onRoute', (route) => {
       for (const method of [route.method].flat()) {
-        // Of its GET, with the same access.
-        if (method === 'HEAD') continue;
         // Read when it is asked for: hooks of inner scopes may still add it.
         routes.push({
           method,
@@ -79,7 +77,11 @@ export const authentication = fp<{ config: Config['auth'] }>(
         .map(({ method, url }) => `${method ?? ''} ${url ?? ''}`);
       if (bare.length > 0) throw new Error(`routes without config.access or its permission: ${bare.join(', ')}`);
     });
-    app.decorate('routeTable', { getter: () => routes as readonly RouteEntry[] });
+    const plain = (url = ''): string => url.replace(/\/$/, '');
+    // The HEAD of a GET has the same access, and is left out.
+    const ofGet = ({ method, url }: Partial<RouteEntry>): boolean =>
+      method === 'HEAD' && routes.some((route) => route.method === 'GET' && plain(route.url) === plain(url));
+    app.decorate('routeTable', { getter: () => routes.filter((route) => !ofGet(route)) as readonly RouteEntry[] });
 
     app.decorate('admitToken', (request) => {
       const scope = request.routeOptions.config.access?.scope;
