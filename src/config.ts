@@ -331,6 +331,13 @@ export const variables = {
     unit: 'ms',
     description: 'Longest wait for a connection; `poolOptions.acquireTimeout`.',
   },
+  CONNECT_TIMEOUT_MS: {
+    schema: integer(500, 60_000),
+    default: '4000',
+    unit: 'ms',
+    description:
+      'Longest time that opening one connection to a PostgreSQL server takes: TCP, TLS, authentication and the first query together. About 7 round trips, and never more than `acquireTimeout`.',
+  },
   POOL_STATEMENT_TIMEOUT_MS: {
     schema: integer(100, 600_000),
     default: '15000',
@@ -601,6 +608,7 @@ export function readSettings(env: NodeJS.ProcessEnv): Settings {
   const pool = (max: number): PoolLimits => ({
     max,
     acquireTimeout,
+    connectTimeout: value('CONNECT_TIMEOUT_MS'),
     timeout: value('POOL_STATEMENT_TIMEOUT_MS'),
     idleTimeoutMillis: value('POOL_IDLE_TIMEOUT_MS'),
   });
