@@ -69,6 +69,7 @@ class Pool {
 }
 
 function closeSoon(slot: Slot): void {
+  slot.closing();
   setTimeout(() => {
     slot.release();
   }, 5);
