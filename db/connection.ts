@@ -100,21 +100,21 @@ export class ClientConnection extends pg.Client {
    * @throws DatabaseFault `unavailable` when the time is up; what pg or `prove` throws
    */
   async open(deadlineMs: number, prove?: (client: this) => Promise<void>): Promise<void> {
-    let late = false;
+    const time = { isUp: false };
     const timer = setTimeout(() => {
-      late = true;
+      time.isUp = true;
       this.cut();
     }, deadlineMs);
     try {
       await this.connect();
       this.#ready = true;
       await prove?.(this);
-      if (this.#lost ?? this.#closing) throw this.#lost ?? new Error('Connection terminated');
+      this.#checkLost();
       this.#opening = false;
     } catch (error) {
       this.#opening = false;
       this.close();
-      throw late ? new DatabaseFault('unavailable', 'connection failed') : error;
+      throw time.isUp ? new DatabaseFault('unavailable', 'connection failed') : error;
     } finally {
       clearTimeout(timer);
     }
@@ -147,6 +147,12 @@ export class ClientConnection extends pg.Client {
   cut(): void {
     this.#closing = true;
     this.connection.stream.destroy();
+  }
+
+  /** @throws Error where it was lost, or cut, while it was proved */
+  #checkLost(): void {
+    if (this.#lost) throw this.#lost;
+    if (this.#closing) throw new Error('Connection terminated');
   }
 
   #watchStream(): void {

@@ -54,7 +54,7 @@ const LOOK_EVERY = 1_000;
 const FIRST_LOOK_AFTER = 50;
 
 /** Between the two questions of one look (ms). */
-const AGAIN_AFTER = 250;
+const AGAIN_AFTER = 100;
 
 /**
  * On a server that cannot be asked by anybody an unknown backend counts for this long (ms). It is PostgreSQL's own bound on a
