@@ -13,7 +13,7 @@ import { nextTurn } from './turns.js';
 export interface PoolLimits {
   /** Most connections open at once. */
   readonly max: number;
-  /** Longest wait for a connection. */
+  /** Longest wait for a connection, its opening included. */
   readonly acquireTimeout: number;
   /**
    * Longest wait for a server while one connection is opened: TCP, TLS, authentication and proof together. Never more than
@@ -148,6 +148,9 @@ interface Waiter {
   readonly resolve: (client: Session) => void;
   readonly reject: (error: Error) => void;
   readonly timer: NodeJS.Timeout;
+  /** Whether a connection is opened for it: if that takes too long, another waiter gets the connection. */
+  opening?: boolean;
+  late?: boolean;
 }
 
 export class ConnectionPool {
@@ -418,16 +421,35 @@ export class ConnectionPool {
   #serve(slot?: Slot): void {
     if (this.#present === 0) this.#onEmpty?.();
     if (slot) {
-      const waiter = this.#next();
-      if (waiter && !this.#cut) this.#open(slot).then(waiter.resolve, waiter.reject);
+      const waiter = this.#cut ? undefined : this.#waiters.shift();
+      if (waiter) void this.#openFor(waiter, slot);
       else slot.release();
     }
     if (this.#waiters.length > 0) this.#askForSlots();
     this.#tellIdle();
   }
 
+  async #openFor(waiter: Waiter, slot: Slot): Promise<void> {
+    waiter.opening = true;
+    try {
+      const session = await this.#open(slot);
+      if (waiter.late) session.release();
+      else waiter.resolve(session);
+    } catch (error) {
+      waiter.reject(error as Error);
+    } finally {
+      waiter.opening = false;
+      clearTimeout(waiter.timer);
+    }
+  }
+
   async #giveUp(waiter: Waiter): Promise<void> {
     await nextTurn();
+    if (waiter.opening) {
+      waiter.late = true;
+      waiter.reject(new DatabaseFault('busy', 'no connection was opened in time'));
+      return;
+    }
     const index = this.#waiters.indexOf(waiter);
     // Served in the last moment.
     if (index === -1) return;

@@ -4,7 +4,6 @@ import fp from 'fastify-plugin';
 import { randomBytes } from 'node:crypto';
 import type { Registry } from '../db/central/schema.js';
 import { createDatabase } from '../db/client.js';
-import { CONNECT_TIMEOUT } from '../db/pool.js';
 import { endIdleSessions, findSessions } from '../db/server-sessions.js';
 import type { Config } from '../src/config.js';
 import { createClusterDirectory, type ClusterDirectory } from '../src/tenancy/cluster-directory.js';
@@ -28,7 +27,7 @@ const RENEW = { max: 2, timeout: 1_500, idleTimeoutMillis: 60_000 };
 export const clusters = fp<{ config: Config }>(
   async (app, { config }) => {
     const { provisioner, clusterBudget } = config.tenants;
-    const { connectTimeout = CONNECT_TIMEOUT } = config.tenants.pool;
+    const { connectTimeout } = config.tenants.pool;
     const replicaId = randomBytes(6).toString('hex');
     const directory = createClusterDirectory({
       registry: app.registry,

@@ -3,7 +3,6 @@ import fp from 'fastify-plugin';
 import type { Kysely } from 'kysely';
 import type { TenantRecord } from '../db/central/tenants.js';
 import { openPool } from '../db/client.js';
-import { CONNECT_TIMEOUT } from '../db/pool.js';
 import { probeDatabase } from '../db/probe.js';
 import type { TenantDatabase } from '../db/tenant/schema.js';
 import type { AdmissionStep } from '../src/admission.js';
@@ -35,7 +34,7 @@ declare module 'fastify' {
 export const tenantPool = fp<{ config: Config; envelope: Envelope }>(
   async (app, { config, envelope }) => {
     const { clusters, clusterDirectory, replicaId } = app;
-    const { connectTimeout = CONNECT_TIMEOUT } = config.tenants.pool;
+    const { connectTimeout } = config.tenants.pool;
     const directory = createTenantDirectory(app.registry, app.events, config.tenants.registryOutageGrace, (place) =>
       clusterDirectory.find(place),
     );

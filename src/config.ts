@@ -35,12 +35,12 @@ export interface Config {
     readonly bodyLimit: number;
   };
   readonly log: { readonly level: string; readonly pretty: boolean };
-  readonly registry: { readonly connection: ConnectionSettings; readonly pool: PoolLimits };
+  readonly registry: { readonly connection: ConnectionSettings; readonly pool: Required<PoolLimits> };
   readonly tenants: {
     /** The cluster that new tenants' databases are made on, entered as its provisioner. */
     readonly provisioner: ConnectionSettings;
-    readonly provisionerPool: PoolLimits;
-    readonly pool: PoolLimits;
+    readonly provisionerPool: Required<PoolLimits>;
+    readonly pool: Required<PoolLimits>;
     /** Of a tenant that has none of its own; what is absent is not limited. */
     readonly limits: StoredLimits;
     /** A tenant pool that nobody used for this long is closed. */
@@ -96,7 +96,7 @@ export interface Settings extends Omit<Config, 'registry' | 'tenants' | 'auth' |
     readonly connection: ConnectionSettings | undefined;
     /** As its owner, for migrations; never part of the config that the app is built on. */
     readonly owner: ConnectionSettings | undefined;
-    readonly pool: PoolLimits;
+    readonly pool: Required<PoolLimits>;
   };
   readonly tenants: Omit<Config['tenants'], 'provisioner'> & { readonly provisioner: ConnectionSettings | undefined };
   readonly auth: Omit<Config['auth'], 'keys'> & { readonly keys: readonly TokenKey[] | undefined };
@@ -605,7 +605,7 @@ export function readSettings(env: NodeJS.ProcessEnv): Settings {
   if (problems.length > 0) throw new ConfigError(problems);
 
   const acquireTimeout = value('POOL_ACQUIRE_TIMEOUT_MS');
-  const pool = (max: number): PoolLimits => ({
+  const pool = (max: number): Required<PoolLimits> => ({
     max,
     acquireTimeout,
     connectTimeout: value('CONNECT_TIMEOUT_MS'),

@@ -8,7 +8,7 @@ import { beforeAll, describe, expect, inject, it, onTestFinished } from 'vitest'
 import { clientConfig, openPool, type ConnectionSettings } from '../../db/client.js';
 import { ClientConnection } from '../../db/connection.js';
 import { DatabaseFault } from '../../db/errors.js';
-import type { Membership, PoolOptions, Slot } from '../../db/pool.js';
+import type { Membership, PoolLimits, PoolOptions, Slot } from '../../db/pool.js';
 import { asSuperuser, createRegistry } from '../support/app.js';
 import { startProxy } from '../support/proxy.js';
 import { startStatementProxy, type StatementProxy } from '../support/statement-proxy.js';
@@ -74,7 +74,7 @@ class Slots {
 
 describe('the opening of a connection', () => {
   /** A pool whose proof is held by the server. */
-  async function frozen(): Promise<{
+  async function frozen(limits: Partial<PoolLimits> = {}): Promise<{
     pool: ReturnType<typeof openPool>;
     slots: Slots;
     proxy: StatementProxy;
@@ -97,7 +97,7 @@ describe('the opening of a connection', () => {
       prove,
       admit: () => slots.membership,
     };
-    const pool = openPool({ ...connection, host: proxy.host, port: proxy.port }, LIMITS, options);
+    const pool = openPool({ ...connection, host: proxy.host, port: proxy.port }, { ...LIMITS, ...limits }, options);
     onTestFinished(async () => {
       await pool.close(0);
       await proxy.close();
@@ -114,6 +114,21 @@ describe('the opening of a connection', () => {
     for (const failure of failures) expect(failure).toMatchObject({ name: 'DatabaseFault', kind: 'unavailable' });
     await expect.poll(() => slots.ends).toEqual(['unknown', 'unknown']);
     expect(pool.stats()).toMatchObject({ total: 0, unknown: 2 });
+  });
+
+  it('counts towards the longest wait for a connection, the wait for a slot before it included', async () => {
+    const { pool, slots, held } = await frozen({ acquireTimeout: 600, connectTimeout: 600 });
+    const take = slots.membership.open.bind(slots.membership, 0);
+    Object.assign(slots.membership, {
+      tryOpen: () => undefined,
+      open: () => sleep(300).then(take),
+    });
+    const failure: unknown = await pool.run('select 1', []).catch((error: unknown) => error);
+    expect(held()).toBe(1);
+    // And not by the opening's own deadline, which is over later.
+    expect(failure).toMatchObject({ kind: 'busy', reason: 'no connection was opened in time' });
+    expect(pool.stats()).toMatchObject({ total: 1, unknown: 0 });
+    await expect.poll(() => slots.ends).toEqual(['unknown']);
   });
 
   it('is cut by close(), which waits for no server', async () => {
