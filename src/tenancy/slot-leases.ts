@@ -234,13 +234,13 @@ export function createSlotLeases(deps: SlotLeasesDeps): SlotLeases {
     async close() {
       closed = true;
       clearInterval(timer);
+      const kept = [...leases.values()].filter(({ used }) => used > 0).map(({ purpose }) => purpose);
       const pending = [renewing, ...[...leases.values()].map(({ changing }) => changing)].filter(
         (work) => work !== undefined,
       );
       try {
         // Or what is still under way would write a lease anew.
         const removed = Promise.allSettled(pending).then(() => {
-          const kept = [...leases.values()].filter(({ used }) => used > 0).map(({ purpose }) => purpose);
           return removeLeases(registry, replicaId, kept);
         });
         await within(removed, DEADLINE, noAnswer);

@@ -303,6 +303,18 @@ describe('a change that is being written', () => {
     expect(await slots()).toMatchObject({ [other.id]: 12 });
   });
 
+  it('stays at the end of its replica where a connection of it may live on, and is given back elsewhere', async () => {
+    const { start, slots } = await scene();
+    const { id, leases, governor } = start();
+    const pool = new Pool(governor, 'a');
+    await pool.take(1);
+    await leases.close();
+    expect(await slots()).toEqual({ [id]: expect.any(Number) as unknown });
+    pool.close();
+    await leases.close();
+    expect(await slots()).toEqual({});
+  });
+
   it('does not survive the end of its replica', async () => {
     const { start, slots, registry } = await scene();
     await slow(registry, 'insert', 'true');
