@@ -341,23 +341,23 @@ describe('a connection', () => {
     expect(all.stats()).toMatchObject({ used: 0, closing: 0 });
   });
 
-  it('that yields is no reason to spare the unused ones of others, once it has closed', async () => {
-    const all = governor(2);
-    const [a, b, c] = ['a', 'b', 'c'].map((tenant) => new Pool(all, tenant)) as [Pool, Pool, Pool];
-    a.tryOpen();
-    b.tryOpen();
-    c.ask();
+  it('that yields, and is asked again by each read under way on it, is counted on for one slot', async () => {
+    const all = governor(4);
+    const [a, e, ...poor] = ['a', 'e', 'b', 'c', 'd'].map((tenant) => new Pool(all, tenant)) as [Pool, Pool, ...Pool[]];
+    for (let opened = 0; opened < 3; opened += 1) a.tryOpen();
+    e.tryOpen();
+    for (const pool of poor) pool.ask();
     await pass(YIELD_QUANTUM);
-    // As each read on a lane does that comes back while the lane closes.
-    for (let read = 0; read < 5; read += 1) a.yields();
-    a.closed();
+    const [lane] = a.busy;
+    for (let read = 0; read < 3; read += 1) if (a.membership.mustYield()) lane?.closing();
+    a.busy.shift();
+    lane?.release();
     await settled();
-    expect(c.busy).toHaveLength(1);
-    expect(all.stats()).toMatchObject({ used: 2, closing: 0, yields: 1 });
-    a.ask();
-    b.giveBack();
+    expect(all.stats()).toMatchObject({ used: 4, closing: 0, waiting: 2 });
+    // Two still wait: what lies unused is closed for them.
+    e.fallSilent();
     await settled();
-    expect(b.closing).toHaveLength(1);
+    expect(e.closing).toHaveLength(1);
   });
 
   describe('whose backend may live on', () => {
