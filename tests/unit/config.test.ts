@@ -411,7 +411,13 @@ describe('a variable that is not set', () => {
     const { http, tenants, auth, shutdown } = readSettings({});
     expect(http).toMatchObject({ host: '127.0.0.1', port: 3_000, apiPrefix: '', trustProxy: [], corsOrigins: [] });
     expect(tenants.limits).toEqual({});
-    expect(tenants.pool).toEqual({ max: 5, acquireTimeout: 5_000, connectTimeout: 4_000, timeout: 15_000, idleTimeoutMillis: 30_000 });
+    expect(tenants.pool).toEqual({
+      max: 5,
+      acquireTimeout: 5_000,
+      connectTimeout: 4_000,
+      timeout: 15_000,
+      idleTimeoutMillis: 30_000,
+    });
     expect(auth).toMatchObject({ issuer: 'tenantry', audience: 'tenantry', accessTokenTtl: 900, keys: undefined });
     expect(shutdown).toEqual({ drain: 0, timeout: 30_000 });
   });
