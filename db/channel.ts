@@ -4,6 +4,8 @@ import { randomBytes } from 'node:crypto';
 import pg from 'pg';
 import { sql } from 'kysely';
 import { clientConfig, createDatabase, type ConnectionSettings } from './client.js';
+import { ClientConnection } from './connection.js';
+import { CONNECT_TIMEOUT } from './pool.js';
 
 export interface ChannelListener {
   /** One message of anybody's, this process included, in the order in which the transactions behind them committed. */
@@ -33,16 +35,22 @@ const GIVEN_UP_AFTER = 2_000;
 const RECONNECT = { min: 50, max: 500 };
 
 /** Two, so that a heartbeat never waits behind a message. */
-const PUBLISHER = { max: 2, acquireTimeout: 1_000, timeout: 1_000, idleTimeoutMillis: 60_000 };
+const PUBLISHER = { max: 2, timeout: 1_000, idleTimeoutMillis: 60_000 };
 
 /**
  * Opens a channel over a direct connection: LISTEN does not survive a pooler in transaction mode. Reconnects by itself for
  * as long as it is open.
  *
  * @param name of the channel; everything that NOTIFYs it, triggers too, is heard
+ * @param connectTimeout longest wait (ms) while a connection is opened, and begins to listen
  */
-export function openChannel(connection: ConnectionSettings, name: string, listener: ChannelListener): Channel {
-  return new NotifyChannel(connection, name, listener);
+export function openChannel(
+  connection: ConnectionSettings,
+  name: string,
+  listener: ChannelListener,
+  connectTimeout = CONNECT_TIMEOUT,
+): Channel {
+  return new NotifyChannel(connection, name, listener, connectTimeout);
 }
 
 class NotifyChannel implements Channel {
@@ -51,7 +59,7 @@ class NotifyChannel implements Channel {
   readonly #beatName = `beat_${randomBytes(8).toString('hex')}`;
   readonly #beat: NodeJS.Timeout;
   #beating = false;
-  #client: pg.Client | undefined;
+  #client: ClientConnection | undefined;
   #reconnect: NodeJS.Timeout | undefined;
   #attempts = 0;
   /** When the last heartbeat that was heard had been sent. */
@@ -63,8 +71,10 @@ class NotifyChannel implements Channel {
     private readonly connection: ConnectionSettings,
     private readonly name: string,
     private readonly listener: ChannelListener,
+    private readonly connectTimeout: number,
   ) {
-    this.#publisher = createDatabase<unknown>(connection, PUBLISHER, {
+    const limits = { ...PUBLISHER, acquireTimeout: connectTimeout, connectTimeout };
+    this.#publisher = createDatabase<unknown>(connection, limits, {
       applicationName: 'tenantry events',
       preparedStatements: true,
     });
@@ -92,11 +102,9 @@ class NotifyChannel implements Channel {
   }
 
   async #listen(): Promise<void> {
-    const client = new pg.Client({
+    const client = new ClientConnection({
       ...clientConfig(this.connection),
       application_name: 'tenantry events',
-      connectionTimeoutMillis: GIVEN_UP_AFTER,
-      query_timeout: GIVEN_UP_AFTER,
     });
     this.#client = client;
     const lost = (): void => {
@@ -109,9 +117,9 @@ class NotifyChannel implements Channel {
       else if (this.#client === client) this.listener.message(payload);
     });
     try {
-      await client.connect();
-      await client.query(`listen ${pg.escapeIdentifier(this.name)}`);
-      await client.query(`listen ${pg.escapeIdentifier(this.#beatName)}`);
+      await client.open(this.connectTimeout, async () => {
+        await client.query(`listen ${pg.escapeIdentifier(this.name)}; listen ${pg.escapeIdentifier(this.#beatName)}`);
+      });
     } catch {
       lost();
       return;
@@ -137,7 +145,7 @@ class NotifyChannel implements Channel {
     this.#client = undefined;
     this.#connectedAt = 0;
     // Not end(): it says goodbye first, and waits for a server that may hang.
-    (client as (pg.Client & { connection: pg.Connection }) | undefined)?.connection.stream.destroy();
+    client?.cut();
   }
 
   async #sendBeat(): Promise<void> {

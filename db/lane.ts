@@ -3,7 +3,8 @@
 // not do is wait: the server ends a statement that takes long, and its like keep off the lane for a while; a lane that
 // answers nothing any more is cut.
 import type { Writable } from 'node:stream';
-import pg from 'pg';
+import type pg from 'pg';
+import { ClientConnection, type Ending } from './connection.js';
 import { DatabaseFault, hasSqlState, statementFault } from './errors.js';
 import { ask } from './query.js';
 import { nextTurn } from './turns.js';
@@ -51,7 +52,7 @@ function send(): void {
 }
 
 export class Lane {
-  readonly #client: pg.Client & { readonly connection: pg.Connection };
+  readonly #client: ClientConnection;
   #inFlight = 0;
   #lastAnswer = 0;
   #lastUse = performance.now();
@@ -65,7 +66,9 @@ export class Lane {
 
   /**
    * @param slow statements that are too slow for a lane, until when; kept by whoever opens one lane after the other
-   * @param limits longest wait for the connection, how long it is kept without use, and how long any statement may run, in ms
+   * @param limits longest wait for the connection and its proof, how long it is kept without use, and how long any statement
+   *   may run, in ms
+   * @param beginsToClose called once, when it is asked to close
    * @param gone called once, when the connection has closed or could not be opened
    */
   constructor(
@@ -76,20 +79,19 @@ export class Lane {
       readonly idleTimeout: number;
       readonly statementTimeout: number;
     },
-    private readonly gone: () => void,
+    private readonly beginsToClose: () => void,
+    gone: (ending: Ending) => void,
   ) {
-    this.#client = new pg.Client({
+    this.#client = new ClientConnection({
       ...config,
       pipeline: true,
       statement_timeout: Math.min(STATEMENT_TIMEOUT, limits.statementTimeout),
       lock_timeout: LOCK_TIMEOUT,
-      connectionTimeoutMillis: limits.connectTimeout,
     });
-    this.#client.on('error', () => undefined);
-    this.#client.once('end', () => {
+    void this.#client.closed.then((ending) => {
       this.#ready = false;
       clearTimeout(this.#watch);
-      this.gone();
+      gone(ending);
     });
   }
 
@@ -98,15 +100,19 @@ export class Lane {
     return this.#ready ? this.#inFlight : 1;
   }
 
+  /** Whether it takes nothing any more. */
+  get closing(): boolean {
+    return this.#client.closing;
+  }
+
+  /** The backend's process id. */
+  get pid(): number | null {
+    return this.#client.processID;
+  }
+
   /** Connects. @throws what pg or `prove` throws */
   async open(prove: (client: pg.ClientBase) => Promise<void>): Promise<void> {
-    try {
-      await this.#client.connect();
-      await prove(this.#client);
-    } catch (error) {
-      this.#destroy();
-      throw error;
-    }
+    await this.#client.open(this.limits.connectTimeout, prove);
     this.#ready = true;
     this.#watchIn(this.limits.idleTimeout);
   }
@@ -140,7 +146,7 @@ export class Lane {
         this.slow.set(text, performance.now() + KEPT_OFF);
         // Those behind it may be of its kind, and each would wait for its own deadline in turn.
         this.#abandoned = true;
-        this.#destroy();
+        this.cut();
       }
       if (this.#abandoned) return undefined;
       // A table has changed: the statement's result no longer fits what was prepared, on this connection for ever.
@@ -159,10 +165,18 @@ export class Lane {
 
   /** Lets what is under way finish and closes the connection. */
   close(): void {
+    if (this.#client.closing) return;
     this.#ready = false;
+    clearTimeout(this.#watch);
+    this.beginsToClose();
     // What is under way is bounded by the statement's deadline; a server that hangs is not waited for.
-    this.#watchIn(SILENCE);
-    void this.#client.end();
+    this.#client.close(SILENCE);
+  }
+
+  /** Ends it on this side at once. */
+  cut(): void {
+    this.#ready = false;
+    this.#client.cut();
   }
 
   #begin(): void {
@@ -186,16 +200,11 @@ export class Lane {
   #look(): void {
     const now = performance.now();
     this.#watched = this.#inFlight > 0;
-    if (!this.#ready || (this.#inFlight > 0 && now - this.#lastAnswer >= SILENCE)) {
-      this.#hung = this.#ready;
-      this.#destroy();
+    if (this.#inFlight > 0 && now - this.#lastAnswer >= SILENCE) {
+      this.#hung = true;
+      this.cut();
     } else if (this.#inFlight > 0) this.#watchIn(SILENCE - (now - this.#lastAnswer));
     else if (now - this.#lastUse >= this.limits.idleTimeout) this.close();
     else this.#watchIn(this.limits.idleTimeout - (now - this.#lastUse));
-  }
-
-  #destroy(): void {
-    this.#ready = false;
-    this.#client.connection.stream.destroy();
   }
 }

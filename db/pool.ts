@@ -1,7 +1,7 @@
-// A pool of connections to one database: pg's Pool with the failure modes closed that pg and Kysely leave open between them,
-// and with a say in it for whoever counts the connections of the whole server. Short reads share one pipelined connection,
+// A pool of connections to one database, with a say in it for whoever counts the connections of the whole server. Short reads share one pipelined connection,
 // the lane (db/lane.ts); everything else has a connection to itself for as long as it takes.
-import pg from 'pg';
+import type pg from 'pg';
+import { ClientConnection, CLOSE_MARGIN, type Ending } from './connection.js';
 import { within } from './deadline.js';
 import { connectFault, DatabaseFault, hasSqlState, statementFault, Unproven } from './errors.js';
 import { Lane, type LaneQuery } from './lane.js';
@@ -13,18 +13,36 @@ import { nextTurn } from './turns.js';
 export interface PoolLimits {
   /** Most connections open at once. */
   readonly max: number;
-  /** Longest wait for a connection, its handshake included. */
+  /** Longest wait for a connection, its opening included. */
   readonly acquireTimeout: number;
+  /**
+   * Longest wait for a server while one connection is opened: TCP, TLS, authentication and proof together. Never more than
+   * `acquireTimeout`. Default `CONNECT_TIMEOUT`.
+   */
+  readonly connectTimeout?: number;
   /** Longest run of one statement, enforced by the server; the client gives up one second later. */
   readonly timeout: number;
   /** An unused connection closes after this time. */
   readonly idleTimeoutMillis: number;
 }
 
-/** The right to have one connection open. */
+/**
+ * The right to have one connection open. It ends with `release`, or with `orphan`, and is good for several attempts to connect
+ * one after the other, as long as nothing is left of the attempt before.
+ */
 export interface Slot {
-  /** To be called when the connection has closed. */
+  /** The connection has reached the backend with this process id. */
+  reached(pid: number): void;
+  /** The connection is asked to close: the slot comes back soon. */
+  closing(): void;
+  /** Nothing is left of the connection, on the server neither. */
   release(): void;
+  /**
+   * The connection has closed, and its backend may live on: the slot counts as held until that is seen gone.
+   *
+   * @param freed called once, when it is free
+   */
+  orphan(freed: () => void): void;
 }
 
 /** Whoever decides whether one more connection may be opened. */
@@ -35,7 +53,10 @@ export interface Admission {
   open(timeoutMs: number): Promise<Slot>;
   /** The pool has a connection that nobody uses, or has none any more: what `closeIdle` would find. */
   idle(has: boolean): void;
-  /** Asked when a connection is given back: whether it is to be closed, because somebody else needs its slot more. */
+  /**
+   * Asked when a connection is given back: whether it is to be closed, because another pool needs its slot more. The pool then
+   * calls `closing` of that slot at once.
+   */
   mustYield(): boolean;
 }
 
@@ -71,7 +92,8 @@ export interface PoolOptions {
   /**
    * Makes the pool ask before it opens a connection. Without it only the pool's own bound counts.
    *
-   * @param closeIdle closes one connection of the pool that nobody uses; false where there is none
+   * @param closeIdle closes one connection of the pool that nobody uses, and calls `closing` of its slot; false where there is
+   *   none
    */
   readonly admit?: (closeIdle: () => boolean) => Membership;
   /**
@@ -87,6 +109,8 @@ export interface PoolStats {
   /** Connections open or being opened, the lane's included. */
   readonly total: number;
   readonly idle: number;
+  /** Connections that have closed, and whose backend may live on. They count towards `PoolLimits.max`. */
+  readonly unknown: number;
   /** Requests that wait for a connection. */
   readonly waiting: number;
 }
@@ -102,8 +126,11 @@ const INVALID_PASSWORD = '28P01';
 /** Reads that may wait for the lane to open. */
 const MAX_WAITING_FOR_LANE = 1_000;
 
-/** Longest wait (ms) for a connection's handshake: a server that hangs is noticed by it. */
-const HANDSHAKE_TIMEOUT = 1_500;
+/**
+ * Longest wait (ms) for the opening of a connection: a server that hangs is noticed by it. TCP, TLS 1.3, authentication and
+ * proof take 7 round trips, 2.1 s where one takes 300 ms; as much again is for lost packets.
+ */
+export const CONNECT_TIMEOUT = 4_000;
 
 /** The client's own deadline lies this much (ms) after the server's, which therefore fires first where it can. */
 const QUERY_TIMEOUT_MARGIN = 1_000;
@@ -117,24 +144,26 @@ const ASK_AGAIN_AFTER = 50;
 /** Between two looks (ms) at deadlines and idle times: they are kept this exactly. */
 const WATCH_EVERY = 250;
 
-/** Longest wait (ms) for connections that close() has cut to be given back. */
-const CLOSE_MARGIN = 1_000;
-
 interface Waiter {
   readonly resolve: (client: Session) => void;
   readonly reject: (error: Error) => void;
   readonly timer: NodeJS.Timeout;
+  /** Whether a connection is opened for it: if that takes too long, another waiter gets the connection. */
+  opening?: boolean;
+  late?: boolean;
 }
 
 export class ConnectionPool {
-  /** Opens and closes connections. Who gets which is decided here: pg's queue cannot be given a connection it did not open. */
-  readonly #pool: pg.Pool;
-  /** Connections that are open, or closing. */
-  readonly #sessions = new Map<pg.PoolClient, { readonly session: Session; readonly slot: Slot }>();
+  /** Connections that are open, or closing, and their slots. */
+  readonly #sessions = new Map<Session, Slot>();
+  /** Those whose opening is under way. */
+  readonly #underWay = new Set<ClientConnection>();
   /** Those that nobody uses; the last one to come goes first, so that the others grow old and are closed. */
   readonly #idle: Session[] = [];
-  /** Connections whose handshake is under way. */
+  /** Slots in which a connection is opened, or closes because it could not be. */
   #opening = 0;
+  /** Backends that may live on without their connection. */
+  #unknown = 0;
   readonly #waiters: Waiter[] = [];
   /** Slots that were asked for and have not come yet. */
   #slotsAwaited = 0;
@@ -145,6 +174,8 @@ export class ConnectionPool {
   /** Whether there is a connection for it, be it one that is opening or closing. */
   #laneHeld = false;
   #laneOpening: Promise<Lane | undefined> | undefined;
+  /** Set while its connection is opened. */
+  #laneConnecting: Lane | undefined;
   #waitingForLane = 0;
   readonly #admission: Membership | undefined;
   #toldIdle = false;
@@ -162,26 +193,12 @@ export class ConnectionPool {
     private readonly options: PoolOptions,
   ) {
     const { password } = options;
-    this.#config = password ? { ...config, password: () => password.current } : config;
-    this.#pool = new pg.Pool({
-      ...this.#config,
-      Client: BoundedClient,
-      max: Infinity,
-      connectionTimeoutMillis: Math.min(limits.acquireTimeout, HANDSHAKE_TIMEOUT),
-      statement_timeout: limits.timeout,
-      idle_in_transaction_session_timeout: limits.timeout,
+    this.#config = {
+      ...config,
+      ...(password && { password: () => password.current }),
       application_name: options.applicationName,
-      // eslint-disable-next-line @typescript-eslint/no-misused-promises -- pg-pool awaits it, and its types do not say so
-      ...(options.prove && { onConnect: (client: pg.ClientBase) => this.#prove(client) }),
-    });
+    };
     this.#admission = options.admit?.(() => this.closeIdle());
-    // A connection that is lost while it is proved: #prove tells who asked for it. Without a listener the process would end.
-    this.#pool.on('error', () => undefined);
-    this.#pool.on('remove', (client) => {
-      this.#sessions.get(client)?.slot.release();
-      this.#sessions.delete(client);
-      this.#serve();
-    });
   }
 
   /**
@@ -231,7 +248,8 @@ export class ConnectionPool {
     } finally {
       if (lane.inFlight === 0) this.#tellIdle();
       // A lane that is never idle would keep its slot from those who have none.
-      else if (this.#admission?.mustYield()) lane.close();
+      // Asked once: each read on a lane that closes already would make it yield again.
+      else if (!lane.closing && this.#admission?.mustYield()) lane.close();
     }
     // Behind the try: how this goes is told by the connection that it runs on, and would count twice.
     return rows ?? this.run<R>(query.text, query.values);
@@ -256,14 +274,14 @@ export class ConnectionPool {
   stats(): PoolStats {
     const laneIdle = this.#lane?.inFlight === 0 ? 1 : 0;
     const waiting = this.#waiters.length + this.#waitingForLane;
-    return { total: this.#total, idle: this.#idle.length + laneIdle, waiting };
+    return { total: this.#present, idle: this.#idle.length + laneIdle, unknown: this.#unknown, waiting };
   }
 
   /** Closes one connection that nobody uses. Returns whether there was one. */
   closeIdle(): boolean {
     const session = this.#idle.shift();
     if (session) {
-      session.client.release(true);
+      this.#end(session);
       this.#tellIdle();
       return true;
     }
@@ -275,7 +293,7 @@ export class ConnectionPool {
 
   /**
    * Lets running work finish, at most `deadlineMs`, then closes every connection. Never rejects: what is left over when
-   * the time is up is destroyed.
+   * the time is up is cut, connections that are being opened too.
    */
   close(deadlineMs: number): Promise<void> {
     this.#closing ??= this.#close(deadlineMs);
@@ -295,29 +313,41 @@ export class ConnectionPool {
       reject(poolClosed());
     }
     this.#lane?.close();
+    this.#laneConnecting?.cut();
     clearInterval(this.#watch);
-    for (const session of this.#idle.splice(0)) session.client.release(true);
-    for (const { session } of this.#sessions.values()) session.cut(poolClosed());
+    for (const session of this.#idle.splice(0)) this.#end(session);
+    for (const session of this.#sessions.keys()) if (!session.client.closing) session.cut(poolClosed());
+    for (const connection of this.#underWay) connection.cut();
     // Whoever sits between two statements of a transaction gives its client back when it asks for the next one, and not
     // before: the connection is gone, and nobody waits for that.
-    if (this.#total > 0) {
+    if (this.#present > 0) {
       const empty = new Promise<void>((resolve) => (this.#onEmpty = resolve));
       await within(empty, CLOSE_MARGIN, poolClosed).catch(() => undefined);
     }
     this.#admission?.leave();
   }
 
-  get #total(): number {
+  /** Connections of this side. */
+  get #present(): number {
     return this.#sessions.size + this.#opening + (this.#laneHeld ? 1 : 0);
+  }
+
+  /** What the pool's bound counts. */
+  get #total(): number {
+    return this.#present + this.#unknown;
   }
 
   get #lanePossible(): boolean {
     return this.options.lane === true && this.options.preparedStatements && this.limits.max > 1;
   }
 
-  /** The lane's connection is one of the pool's: it is kept free for it. */
+  /** The lane's connection is one of the pool's. It is kept free for the lane, but not while backends are unknown. */
   get #poolMax(): number {
-    return this.limits.max - (this.#lanePossible && !this.#laneHeld ? 1 : 0);
+    return this.limits.max - (this.#lanePossible && !this.#laneHeld && this.#unknown === 0 ? 1 : 0);
+  }
+
+  get #connectTimeout(): number {
+    return Math.min(this.limits.acquireTimeout, this.limits.connectTimeout ?? CONNECT_TIMEOUT);
   }
 
   #tryOpen(): Slot | undefined {
@@ -356,7 +386,7 @@ export class ConnectionPool {
         (error: unknown) => {
           this.#slotsAwaited -= 1;
           // Whoever can still be given a connection of this pool goes on waiting for it.
-          if (this.#total > 0) return;
+          if (this.#present > 0) return;
           const waiter = this.#next();
           waiter?.reject(connectFault(error));
         },
@@ -374,7 +404,7 @@ export class ConnectionPool {
   #release(session: Session): void {
     this.options.onOutcome?.(session.fault, session.askedAt);
     if (!session.clean || this.#cut || (this.#admission?.mustYield() ?? false)) {
-      session.client.release(true);
+      this.#end(session);
       return;
     }
     const waiter = this.#next();
@@ -389,18 +419,37 @@ export class ConnectionPool {
 
   /** Gives what is free to who waits: a connection that is opened in `slot`. */
   #serve(slot?: Slot): void {
-    if (this.#total === 0) this.#onEmpty?.();
+    if (this.#present === 0) this.#onEmpty?.();
     if (slot) {
-      const waiter = this.#next();
-      if (waiter && !this.#cut) this.#open(slot).then(waiter.resolve, waiter.reject);
+      const waiter = this.#cut ? undefined : this.#waiters.shift();
+      if (waiter) void this.#openFor(waiter, slot);
       else slot.release();
     }
     if (this.#waiters.length > 0) this.#askForSlots();
     this.#tellIdle();
   }
 
+  async #openFor(waiter: Waiter, slot: Slot): Promise<void> {
+    waiter.opening = true;
+    try {
+      const session = await this.#open(slot);
+      if (waiter.late) session.release();
+      else waiter.resolve(session);
+    } catch (error) {
+      waiter.reject(error as Error);
+    } finally {
+      waiter.opening = false;
+      clearTimeout(waiter.timer);
+    }
+  }
+
   async #giveUp(waiter: Waiter): Promise<void> {
     await nextTurn();
+    if (waiter.opening) {
+      waiter.late = true;
+      waiter.reject(new DatabaseFault('busy', 'no connection was opened in time'));
+      return;
+    }
     const index = this.#waiters.indexOf(waiter);
     // Served in the last moment.
     if (index === -1) return;
@@ -425,13 +474,10 @@ export class ConnectionPool {
   async #open(slot: Slot): Promise<Session> {
     this.#opening += 1;
     const since = performance.now();
-    let client: pg.PoolClient;
+    let client: ClientConnection;
     try {
-      client = await this.#enter(since + this.limits.acquireTimeout);
+      client = await this.#enter(slot, since + this.limits.acquireTimeout);
     } catch (error) {
-      slot.release();
-      this.#opening -= 1;
-      this.#serve();
       throw this.#notOpened(error, since);
     }
     this.options.onOutcome?.(undefined, since);
@@ -443,37 +489,80 @@ export class ConnectionPool {
     client.on('error', (error) => {
       this.#lose(session, error);
     });
+    void client.closed.then((ending) => {
+      this.#sessions.delete(session);
+      this.#settle(slot, ending);
+    });
     this.#opening -= 1;
-    this.#sessions.set(client, { session, slot });
+    this.#sessions.set(session, slot);
+    if (client.processID !== null) slot.reached(client.processID);
     this.#watchOver();
     if (!this.#cut) return session;
-    client.release(true);
+    this.#end(session);
     throw poolClosed();
+  }
+
+  /** Closes a connection that nobody uses any more. */
+  #end(session: Session): void {
+    this.#sessions.get(session)?.closing();
+    session.client.close();
+  }
+
+  /** The connection in this slot has closed. */
+  #settle(slot: Slot, ending: Ending): void {
+    if (ending === 'gone') slot.release();
+    else {
+      this.#unknown += 1;
+      slot.orphan(() => {
+        this.#unknown -= 1;
+        this.#serve();
+      });
+    }
+    this.#serve();
   }
 
   /**
    * Connects: with another password where the server takes the one before no more, since it may have just been changed; and
    * when one of the role's other connections is given back, where it is allowed no more.
    */
-  async #enter(deadline: number): Promise<pg.PoolClient> {
+  async #enter(slot: Slot, deadline: number): Promise<ClientConnection> {
     const { password } = this.options;
     let passwords = 1;
     let sure = false;
     for (;;) {
       const tried = password?.current;
+      const connection = new ClientConnection({
+        ...this.#config,
+        statement_timeout: this.limits.timeout,
+        idle_in_transaction_session_timeout: this.limits.timeout,
+      });
+      this.#underWay.add(connection);
+      let failure: unknown;
       try {
-        return await this.#pool.connect();
+        await connection.open(this.#connectTimeout, (client) => this.#prove(client));
+        return connection;
       } catch (error) {
-        if (this.#sharedLimitReached(error) && !this.#cut && performance.now() < deadline) {
-          await new Promise((resolve) => setTimeout(resolve, ASK_AGAIN_AFTER));
-          continue;
-        }
-        const last = passwords === MAX_PASSWORDS || !hasSqlState(error, INVALID_PASSWORD);
-        if (last || sure || tried === undefined) throw error;
+        failure = error;
+      } finally {
+        this.#underWay.delete(connection);
+      }
+      let again = false;
+      if (this.#sharedLimitReached(failure)) {
+        again = !this.#cut && performance.now() < deadline;
+        if (again) await new Promise((resolve) => setTimeout(resolve, ASK_AGAIN_AFTER));
+      } else if (tried !== undefined && !sure && passwords < MAX_PASSWORDS && hasSqlState(failure, INVALID_PASSWORD)) {
         // Where no other is known, the same is tried once more: the server may have looked just before it was put in force.
         sure = !(await password?.refused(tried));
         passwords += 1;
+        again = !this.#cut;
       }
+      // The next attempt has the slot only if nothing is left of this one.
+      if (again && (await connection.closed) === 'gone') continue;
+      void connection.closed.then((ending) => {
+        this.#opening -= 1;
+        this.#settle(slot, ending);
+      });
+      throw failure;
     }
   }
 
@@ -492,7 +581,7 @@ export class ConnectionPool {
     const index = this.#idle.indexOf(session);
     if (index === -1) return;
     this.#idle.splice(index, 1);
-    session.client.release(true);
+    this.#end(session);
     this.#tellIdle();
     this.options.onConnectionLost?.(connectFault(error));
   }
@@ -502,9 +591,9 @@ export class ConnectionPool {
     this.#watch ??= setInterval(
       () => {
         const now = performance.now();
-        for (const { session } of this.#sessions.values()) session.checkDeadline(now);
+        for (const session of this.#sessions.keys()) session.checkDeadline(now);
         const old = this.#idle.findIndex(({ idleSince }) => now - idleSince < this.limits.idleTimeoutMillis);
-        for (const session of this.#idle.splice(0, old === -1 ? this.#idle.length : old)) session.client.release(true);
+        for (const session of this.#idle.splice(0, old === -1 ? this.#idle.length : old)) this.#end(session);
         if (this.#idle.length === 0) this.#tellIdle();
         if (this.#sessions.size > 0) return;
         clearInterval(this.#watch);
@@ -515,11 +604,15 @@ export class ConnectionPool {
   }
 
   async #prove(client: pg.ClientBase): Promise<void> {
-    let lost: Error | undefined;
-    client.once('error', (error) => (lost = connectFault(error)));
     try {
-      await this.options.prove?.(async (text) => (await client.query<Record<string, unknown>>(text)).rows);
-      if (lost) throw lost;
+      await this.options.prove?.(async (text) => {
+        try {
+          return (await client.query<Record<string, unknown>>(text)).rows;
+        } catch (error) {
+          // A connection that was lost says nothing of the database that it reached.
+          throw statementFault(error) ?? error;
+        }
+      });
     } catch (error) {
       throw new Unproven(statementFault(error) ?? (error as Error));
     }
@@ -530,10 +623,10 @@ export class ConnectionPool {
     if (!this.#lanePossible || this.#cut || query.name === undefined) return undefined;
     if (!this.#laneOpening) {
       // The one before is closing: until it has, it holds the connection that is set aside for a lane.
-      if (this.#laneHeld) return undefined;
+      if (this.#laneHeld || this.#total >= this.limits.max) return undefined;
       const slot = this.#tryOpen();
       // Who has a connection already waits for that one, and not for a second.
-      if (!slot && this.#total > 0) return undefined;
+      if (!slot && this.#present > 0) return undefined;
       this.#laneOpening = this.#connectLane(slot).finally(() => {
         this.#laneOpening = undefined;
         this.#waitingForLane = 0;
@@ -554,21 +647,29 @@ export class ConnectionPool {
     this.#laneHeld = given !== undefined;
     const slot = given ?? (await this.#openSlot());
     this.#laneHeld = true;
+    if (this.#cut) {
+      this.#laneHeld = false;
+      slot.release();
+      throw poolClosed();
+    }
     const lane = new Lane(
-      { ...this.#config, application_name: this.options.applicationName },
+      this.#config,
       this.#slow,
       {
-        connectTimeout: Math.min(this.limits.acquireTimeout, HANDSHAKE_TIMEOUT),
+        connectTimeout: this.#connectTimeout,
         idleTimeout: this.limits.idleTimeoutMillis,
         statementTimeout: this.limits.timeout,
       },
       () => {
+        slot.closing();
+      },
+      (ending) => {
         this.#lane = undefined;
         this.#laneHeld = false;
-        slot.release();
-        this.#serve();
+        this.#settle(slot, ending);
       },
     );
+    this.#laneConnecting = lane;
     const since = performance.now();
     try {
       await lane.open((client) => this.#prove(client));
@@ -578,31 +679,24 @@ export class ConnectionPool {
       // The statement goes the other way, on which a connection is waited for.
       if (this.#sharedLimitReached(error)) return undefined;
       throw this.#notOpened(error, since);
+    } finally {
+      this.#laneConnecting = undefined;
     }
+    if (lane.pid !== null) slot.reached(lane.pid);
     this.options.onOutcome?.(undefined, since);
     this.#lane = lane;
     return lane;
   }
 }
 
-const unlimited: Slot = { release: () => undefined };
-
-/** pg's end() waits for the server to close, which a server that hangs never does: its slot would be lost. */
-class BoundedClient extends pg.Client {
-  override end(): Promise<void>;
-  override end(callback: (error: Error) => void): void;
-  override end(callback?: (error: Error) => void): Promise<void> | undefined {
-    const timer = setTimeout(() => {
-      (this as pg.Client & { connection: pg.Connection }).connection.stream.destroy();
-    }, CLOSE_MARGIN);
-    this.once('end', () => {
-      clearTimeout(timer);
-    });
-    if (!callback) return super.end();
-    super.end(callback);
-    return undefined;
-  }
-}
+const unlimited: Slot = {
+  reached: () => undefined,
+  closing: () => undefined,
+  release: () => undefined,
+  orphan: (freed) => {
+    freed();
+  },
+};
 
 function poolClosed(): DatabaseFault {
   return new DatabaseFault('unavailable', 'the pool was closed');

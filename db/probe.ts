@@ -10,6 +10,7 @@ import type { ChangingPassword, PoolOptions } from './pool.js';
  * @param deadlineMs for everything but the disconnecting
  * @param admit what its connection is admitted by, where it shares a budget with others
  * @param password instead of the connection's own, where it may have just been changed
+ * @param replicaId at the end of the connection's application_name
  * @throws DatabaseFault where there is no connection or no answer by then
  */
 export async function probeDatabase(
@@ -17,10 +18,17 @@ export async function probeDatabase(
   deadlineMs: number,
   admit?: PoolOptions['admit'],
   password?: ChangingPassword,
+  replicaId = '',
 ): Promise<void> {
-  const limits = { max: 1, acquireTimeout: deadlineMs, timeout: deadlineMs, idleTimeoutMillis: deadlineMs };
+  const limits = {
+    max: 1,
+    acquireTimeout: deadlineMs,
+    connectTimeout: deadlineMs,
+    timeout: deadlineMs,
+    idleTimeoutMillis: deadlineMs,
+  };
   const pool = openPool(connection, limits, {
-    applicationName: 'tenantry probe',
+    applicationName: `tenantry probe ${replicaId}`.trim(),
     preparedStatements: false,
     ...(admit && { admit }),
     ...(password && { password }),

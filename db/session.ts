@@ -2,6 +2,7 @@
 // statement without an answer, in an open transaction, after an error that was not the statement's own.
 import type { PostgresCursor, PostgresPoolClient, PostgresQueryResult } from 'kysely';
 import pg from 'pg';
+import type { ClientConnection } from './connection.js';
 import { connectFault, DatabaseFault, statementFault } from './errors.js';
 import { ask } from './query.js';
 import { statementName } from './statement-names.js';
@@ -24,7 +25,7 @@ export class Session implements PostgresPoolClient {
    * @param released called when whoever had the session gives it back
    */
   constructor(
-    readonly client: pg.PoolClient,
+    readonly client: ClientConnection,
     private readonly prepared: boolean,
     private readonly queryTimeout: number,
     private readonly released: (session: Session) => void,
@@ -97,6 +98,6 @@ export class Session implements PostgresPoolClient {
   cut(reason: DatabaseFault): void {
     this.#doubt ??= reason;
     this.#cutBecause = reason;
-    (this.client as pg.PoolClient & { connection: pg.Connection }).connection.stream.destroy();
+    this.client.cut();
   }
 }

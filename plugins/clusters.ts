@@ -4,11 +4,13 @@ import fp from 'fastify-plugin';
 import { randomBytes } from 'node:crypto';
 import type { Registry } from '../db/central/schema.js';
 import { createDatabase } from '../db/client.js';
+import { endIdleSessions, findSessions } from '../db/server-sessions.js';
 import type { Config } from '../src/config.js';
 import { createClusterDirectory, type ClusterDirectory } from '../src/tenancy/cluster-directory.js';
 import { createClusters, type Clusters } from '../src/tenancy/clusters.js';
-import { connectionsOf, placeOf } from '../src/tenancy/dead-replicas.js';
+import { connectionsOf } from '../src/tenancy/dead-replicas.js';
 import { createEnvelope } from '../src/tenancy/envelope.js';
+import { createServerLooks, placeOf } from '../src/tenancy/server-looks.js';
 import { createSlotLeases } from '../src/tenancy/slot-leases.js';
 
 declare module 'fastify' {
@@ -20,11 +22,12 @@ declare module 'fastify' {
   }
 }
 
-const RENEW = { max: 2, acquireTimeout: 1_500, timeout: 1_500, idleTimeoutMillis: 60_000 };
+const RENEW = { max: 2, timeout: 1_500, idleTimeoutMillis: 60_000 };
 
 export const clusters = fp<{ config: Config }>(
   async (app, { config }) => {
     const { provisioner, clusterBudget } = config.tenants;
+    const { connectTimeout } = config.tenants.pool;
     const replicaId = randomBytes(6).toString('hex');
     const directory = createClusterDirectory({
       registry: app.registry,
@@ -36,29 +39,51 @@ export const clusters = fp<{ config: Config }>(
       },
     });
     // Its own, so that leases are renewed while requests use all the others, and hold none of those up while it hangs.
-    const registry = createDatabase<Registry>(config.registry.connection, RENEW, {
-      applicationName: 'tenantry leases',
-      preparedStatements: config.tenants.preparedStatements,
-    });
+    const registry = createDatabase<Registry>(
+      config.registry.connection,
+      { ...RENEW, acquireTimeout: connectTimeout, connectTimeout },
+      {
+        applicationName: 'tenantry leases',
+        preparedStatements: config.tenants.preparedStatements,
+      },
+    );
     // Tenants from before there were clusters may stand on a server that is none: it has the default one's budget.
     const budgetOf = (cluster: string): typeof clusterBudget =>
       directory.peek(placeOf(cluster))?.budget ?? clusterBudget;
+    const looks = createServerLooks(directory, connectTimeout);
     const leases = createSlotLeases({
       registry: registry.db,
       replicaId,
       budget: budgetOf,
-      openConnections: (cluster, replica) => connectionsOf(directory, cluster, replica),
+      openConnections: (cluster, replica) => connectionsOf(looks, cluster, replica),
       onError: (err, context) => {
         app.log.warn({ err, ...context }, 'the leases of connection slots could not be looked after');
       },
     });
-    const made = createClusters(budgetOf, (cluster, kind) => leases.source(cluster, kind));
+    const made = createClusters(
+      budgetOf,
+      (cluster, kind) => leases.source(cluster, kind),
+      (cluster) => ({
+        sessions: async () => {
+          const server = looks.at(cluster);
+          return server && findSessions(server, replicaId);
+        },
+        endIdle: async (sessions) => {
+          const server = looks.at(cluster);
+          if (server) await endIdleSessions(server, sessions);
+        },
+      }),
+      (err, context) => {
+        app.log.warn({ err, ...context }, 'could not look for connections that were cut: their slots stay in use');
+      },
+    );
     app.decorate('clusters', made);
     app.decorate('clusterDirectory', directory);
     app.decorate('replicaId', replicaId);
     app.addHook('onClose', async () => {
       made.close();
       await leases.close();
+      await looks.close();
       await registry.close(1_000);
     });
   },

@@ -11,7 +11,7 @@ declare module 'fastify' {
 
 export const events = fp<{ config: Config['registry'] }>(
   async (app, { config }) => {
-    const opened = openEvents(config.connection);
+    const opened = openEvents(config.connection, config.pool.connectTimeout);
     app.decorate('events', opened);
     app.addHook('onClose', () => opened.close());
   },

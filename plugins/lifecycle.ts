@@ -28,10 +28,15 @@ const PURGE_EVERY = 60_000;
 export const lifecycle = fp<{ config: Config }>(
   async (app, { config }) => {
     // Its own, so that a server that hangs holds up no request that needs the registry, and nobody who makes a tenant.
-    const locking = createDatabase<Registry>(config.registry.connection, LOCKS, {
-      applicationName: 'tenantry lifecycle',
-      preparedStatements: false,
-    });
+    const { connectTimeout } = config.registry.pool;
+    const locking = createDatabase<Registry>(
+      config.registry.connection,
+      { ...LOCKS, connectTimeout },
+      {
+        applicationName: 'tenantry lifecycle',
+        preparedStatements: false,
+      },
+    );
     const locks = createTenantLocks(locking.db);
     app.decorate('tenantLocks', locks);
     const { registry, provisioners, removal, events, housekeeping } = app;

@@ -9,6 +9,7 @@ import { probeDatabase } from '../db/probe.js';
 import type { TenantDatabase } from '../db/tenant/schema.js';
 import { isRead, type AdmissionStep } from '../src/admission.js';
 import type { Config } from '../src/config.js';
+import { PROBES, probeTurn } from '../src/tenancy/probe-turn.js';
 import { createBreakers, type Breakers } from '../src/tenancy/breakers.js';
 import { createTenantDirectory, type TenantDirectory } from '../src/tenancy/directory.js';
 import type { Envelope } from '../src/tenancy/envelope.js';
@@ -34,12 +35,10 @@ declare module 'fastify' {
   }
 }
 
-/** Longest wait (ms) for a probe's connection and its answer. */
-const PROBE_DEADLINE = 1_500;
-
 export const tenantPool = fp<{ config: Config; envelope: Envelope }>(
   async (app, { config, envelope }) => {
     const { clusters, clusterDirectory, replicaId } = app;
+    const { connectTimeout } = config.tenants.pool;
     const directory = createTenantDirectory(app.registry, app.events, config.tenants.registryOutageGrace, (place) =>
       clusterDirectory.find(place),
     );
@@ -67,15 +66,20 @@ export const tenantPool = fp<{ config: Config; envelope: Envelope }>(
           admit: (closeIdle) => clusters.at(connection).tenants.join(tenantId, closeIdle),
         });
       },
-      probe: (connection, password) =>
-        probeDatabase(
+      probe: async (connection, password) => {
+        const { tenants } = clusters.at(connection);
+        await probeTurn(tenants, connectTimeout);
+        await probeDatabase(
           connection,
-          PROBE_DEADLINE,
+          // The opening of its connection is what a probe waits for.
+          connectTimeout,
           // Of the tenants' slots, of which a broken server leaves plenty: a replica that was killed holds its share of the
           // reserve for half a minute, which may be all of it.
-          (closeIdle) => clusters.at(connection).tenants.join('probe', closeIdle),
+          (closeIdle) => tenants.join(PROBES, closeIdle),
           password,
-        ),
+          replicaId,
+        );
+      },
       onError: (err, context) => {
         app.log.error({ err, ...context }, 'a tenant pool could not be built');
       },

@@ -10,7 +10,11 @@ const count = z.number();
 
 const Slots = z.object({
   leased: count.meta({ description: 'Connections that this process may have open.' }),
-  used: count.meta({ description: 'Connections that are opening, open or closing.' }),
+  used: count.meta({ description: 'Connections that are opening, open or closing, and the unknown ones.' }),
+  unknown: count.meta({
+    description:
+      'Connections that were cut or broke, and whose server may still hold them. Looks at the server find out.',
+  }),
   highestUsed: count,
   waiting: count.meta({ description: 'Requests that wait for a connection to be allowed.' }),
   idleHolders: count.meta({ description: 'Tenants with a connection that nobody uses.' }),
@@ -49,6 +53,7 @@ const TenantPool = z.object({
   epoch: count.meta({ description: "The version of the tenant's settings that the pool was built from." }),
   total: count.meta({ description: 'Connections that are opening, open or closing.' }),
   idle: count,
+  unknown: count.meta({ description: 'Connections that were cut or broke, and that the server may still hold.' }),
   waiting: count.meta({ description: 'Requests that wait for a connection of this pool.' }),
   unusedFor: count.meta({ description: 'Milliseconds since the pool was last asked for a connection.' }),
 });

@@ -35,12 +35,12 @@ export interface Config {
     readonly bodyLimit: number;
   };
   readonly log: { readonly level: string; readonly pretty: boolean };
-  readonly registry: { readonly connection: ConnectionSettings; readonly pool: PoolLimits };
+  readonly registry: { readonly connection: ConnectionSettings; readonly pool: Required<PoolLimits> };
   readonly tenants: {
     /** The cluster that new tenants' databases are made on, entered as its provisioner. */
     readonly provisioner: ConnectionSettings;
-    readonly provisionerPool: PoolLimits;
-    readonly pool: PoolLimits;
+    readonly provisionerPool: Required<PoolLimits>;
+    readonly pool: Required<PoolLimits>;
     /** Of a tenant that has none of its own; what is absent is not limited. */
     readonly limits: StoredLimits;
     /** A tenant pool that nobody used for this long is closed. */
@@ -96,7 +96,7 @@ export interface Settings extends Omit<Config, 'registry' | 'tenants' | 'auth' |
     readonly connection: ConnectionSettings | undefined;
     /** As its owner, for migrations; never part of the config that the app is built on. */
     readonly owner: ConnectionSettings | undefined;
-    readonly pool: PoolLimits;
+    readonly pool: Required<PoolLimits>;
   };
   readonly tenants: Omit<Config['tenants'], 'provisioner'> & { readonly provisioner: ConnectionSettings | undefined };
   readonly auth: Omit<Config['auth'], 'keys'> & { readonly keys: readonly TokenKey[] | undefined };
@@ -330,6 +330,13 @@ export const variables = {
     default: '5000',
     unit: 'ms',
     description: 'Longest wait for a connection; `poolOptions.acquireTimeout`.',
+  },
+  CONNECT_TIMEOUT_MS: {
+    schema: integer(500, 60_000),
+    default: '4000',
+    unit: 'ms',
+    description:
+      'Longest time that opening one connection to a PostgreSQL server takes: TCP, TLS, authentication and the first query together. About 7 round trips, and never more than `acquireTimeout`.',
   },
   POOL_STATEMENT_TIMEOUT_MS: {
     schema: integer(100, 600_000),
@@ -598,9 +605,10 @@ export function readSettings(env: NodeJS.ProcessEnv): Settings {
   if (problems.length > 0) throw new ConfigError(problems);
 
   const acquireTimeout = value('POOL_ACQUIRE_TIMEOUT_MS');
-  const pool = (max: number): PoolLimits => ({
+  const pool = (max: number): Required<PoolLimits> => ({
     max,
     acquireTimeout,
+    connectTimeout: value('CONNECT_TIMEOUT_MS'),
     timeout: value('POOL_STATEMENT_TIMEOUT_MS'),
     idleTimeoutMillis: value('POOL_IDLE_TIMEOUT_MS'),
   });

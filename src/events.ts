@@ -57,8 +57,11 @@ interface Untold {
   readonly told: () => void;
 }
 
-/** @param connection to the registry, direct and not through a pooler */
-export function openEvents(connection: ConnectionSettings): Events {
+/**
+ * @param connection to the registry, direct and not through a pooler
+ * @param connectTimeout longest wait (ms) while it is opened
+ */
+export function openEvents(connection: ConnectionSettings, connectTimeout?: number): Events {
   const listeners: ((change: Change) => void)[] = [];
   let untold: Untold[] = [];
   let telling = false;
@@ -67,15 +70,20 @@ export function openEvents(connection: ConnectionSettings): Events {
   const dispatch = (change: Change): void => {
     for (const listener of listeners) listener(change);
   };
-  const channel = openChannel(connection, CHANNEL, {
-    message: (text) => {
-      const change = decode(text);
-      if (change) dispatch(change);
+  const channel = openChannel(
+    connection,
+    CHANNEL,
+    {
+      message: (text) => {
+        const change = decode(text);
+        if (change) dispatch(change);
+      },
+      connected: () => {
+        dispatch({ kind: 'any' });
+      },
     },
-    connected: () => {
-      dispatch({ kind: 'any' });
-    },
-  });
+    connectTimeout,
+  );
 
   /** Goes on until nothing is untold; one loop, however many publish. */
   async function tell(): Promise<void> {

@@ -95,9 +95,21 @@ export async function removeSilentLease(
   });
 }
 
-/** Gives back all that a replica holds, when it has no connection open any more. */
-export async function removeLeases(db: Kysely<Registry>, replicaId: string): Promise<void> {
-  await db.deleteFrom('slot_leases').where('replica_id', '=', replicaId).execute();
+/**
+ * Gives back what a replica holds, when it has no connection open any more.
+ *
+ * @param kept what may still be connected on the server: these leases stay until another replica finds nothing of it
+ */
+export async function removeLeases(
+  db: Kysely<Registry>,
+  replicaId: string,
+  kept: readonly SlotPurpose[] = [],
+): Promise<void> {
+  await db
+    .deleteFrom('slot_leases')
+    .where('replica_id', '=', replicaId)
+    .where((is) => is.not(is.or(kept.map(({ cluster, kind }) => is.and({ cluster, kind })))))
+    .execute();
 }
 
 const columns = [

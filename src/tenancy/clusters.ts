@@ -1,5 +1,6 @@
 // The clusters that this process has to do with: for each PostgreSQL server one governor over the tenant pools there, and one
 // over the reserve from which provisioning, rollouts and the command line draw.
+import { createBackends, type Backends, type Look } from './backends.js';
 import { createGovernor, type Governor, type GovernorStats, type SlotSource } from './governor.js';
 
 /** Connections to one PostgreSQL server. */
@@ -33,29 +34,38 @@ export interface Clusters {
   stats(): ClusterStats[];
   /** A cluster to which this process may not have a single connection, though requests wait for one. */
   starved(): string | undefined;
-  /** Rejects whoever waits for a connection. */
+  /** Rejects whoever waits for a connection, and looks at no server any more. */
   close(): void;
 }
 
 /**
  * @param budgetOf a cluster, by its name; it may change at any time
  * @param slots of one cluster and kind, leased from the registry
+ * @param looks how this replica's sessions on a cluster are seen
  */
 export function createClusters(
   budgetOf: (cluster: string) => ClusterBudget,
   slots: (cluster: string, kind: keyof ClusterBudget) => SlotSource,
+  looks: (cluster: string) => Look,
+  onError: (error: unknown, context: { readonly cluster: string }) => void,
 ): Clusters {
   const known = new Map<string, Cluster>();
+  const backendsOf = new Map<string, Backends>();
   return {
     at({ host, port }) {
       const name = `${host}:${port}`;
       let cluster = known.get(name);
       if (!cluster) {
+        // One for both: a look at the server sees the connections of both.
+        const backends = createBackends(looks(name), (error) => {
+          onError(error, { cluster: name });
+        });
+        backendsOf.set(name, backends);
         cluster = {
           name,
           place: { host, port },
-          tenants: createGovernor({ slots: slots(name, 'tenants') }),
-          reserve: createGovernor({ slots: slots(name, 'reserve') }),
+          tenants: createGovernor({ slots: slots(name, 'tenants'), backends }),
+          reserve: createGovernor({ slots: slots(name, 'reserve'), backends }),
         };
         known.set(name, cluster);
       }
@@ -80,6 +90,7 @@ export function createClusters(
     },
 
     close() {
+      for (const backends of backendsOf.values()) backends.stop();
       for (const { tenants, reserve } of known.values()) {
         tenants.close();
         reserve.close();

@@ -1,11 +1,6 @@
 // What a replica that died has left open on a cluster: its slots are free when nothing of it is there any more.
-import { createDatabase } from '../../db/client.js';
-import { countSessions, MAINTENANCE_DATABASE } from '../../db/cluster.js';
-import type { ClusterDirectory } from './cluster-directory.js';
-import type { Place } from './provisioners.js';
-
-/** Looking must not wait for a slot: the replica may have died with the last one. */
-const LOOK = { max: 1, acquireTimeout: 1_500, timeout: 1_500, idleTimeoutMillis: 1_000 };
+import { countSessions } from '../../db/cluster.js';
+import type { ServerLooks } from './server-looks.js';
 
 /**
  * Connections that a replica, alive or not, has open to a cluster.
@@ -15,21 +10,11 @@ const LOOK = { max: 1, acquireTimeout: 1_500, timeout: 1_500, idleTimeoutMillis:
  *   provisioner's password sent wherever it likes. DatabaseFault where the cluster does not answer
  */
 export async function connectionsOf(
-  directory: Pick<ClusterDirectory, 'peek'>,
+  looks: Pick<ServerLooks, 'at'>,
   cluster: string,
   replicaId: string,
 ): Promise<number> {
-  const known = directory.peek(placeOf(cluster));
-  if (!known) throw new Error(`the lease of a dead replica names ${cluster}, which is no cluster`);
-  const look = createDatabase<unknown>({ ...known.connection(), database: MAINTENANCE_DATABASE }, LOOK, {
-    applicationName: 'tenantry lease check',
-    preparedStatements: false,
-  });
-  return countSessions(look.db, replicaId).finally(() => look.close(0));
-}
-
-/** The place that a cluster's `host:port` names; the host may be an IPv6 address. */
-export function placeOf(cluster: string): Place {
-  const colon = cluster.lastIndexOf(':');
-  return { host: cluster.slice(0, colon), port: Number(cluster.slice(colon + 1)) };
+  const server = looks.at(cluster);
+  if (!server) throw new Error(`the lease of a dead replica names ${cluster}, which is no cluster`);
+  return countSessions(server, replicaId);
 }

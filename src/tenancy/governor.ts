@@ -2,9 +2,17 @@
 // never hold more than its share of that server. What is scarce goes round: a connection that nobody uses is closed for
 // whoever waits, the longest unused one first; who waits is served in turns, one tenant after the other; and a tenant that
 // keeps its connections busy gives them up where another has fewer.
+//
+// A slot, from here: `used` counts all but the free ones, `closing` and `unknown` those in that state.
+//
+//     free ── granted ──▶ open ── its connection is asked to close ──▶ closing
+//     open, closing ── the backend is gone (release) ──▶ free
+//     open, closing ── the connection has closed, and the backend may live on (orphan) ──▶ unknown
+//     unknown ── the backend is seen gone (src/tenancy/backends.ts) ──▶ free
 import { DatabaseFault } from '../../db/errors.js';
 import type { Membership, Slot } from '../../db/pool.js';
 import { nextTurn } from '../../db/turns.js';
+import type { Backends } from './backends.js';
 import { LinkedQueue, Queued } from '../linked-queue.js';
 
 /** Where the slots come from that this process may use. */
@@ -32,6 +40,8 @@ export interface SlotUser {
 export interface GovernorOptions {
   /** A number that never changes, or leases that come and go. */
   readonly slots: number | SlotSource;
+  /** Finds out when a backend that may live on is gone. Without it such a slot is free at once. */
+  readonly backends?: Pick<Backends, 'track'>;
   /** Requests for a slot that may wait, all tenants together; more are refused at once. Default 10,000. */
   readonly maxWaiting?: number;
   /** The same for one tenant, so that one alone cannot fill the queue. Default 1,000. */
@@ -44,11 +54,16 @@ export interface GovernorOptions {
 export interface GovernorStats {
   /** Slots that may be used. */
   readonly leased: number;
-  /** Slots in use: connections that are opening, open or closing. More than `leased` for a while after a lease was lost. */
+  /**
+   * Slots in use: connections that are opening, open or closing, and backends that may live on. More than `leased` for a while
+   * after a lease was lost.
+   */
   readonly used: number;
   readonly highestUsed: number;
   /** Connections that were asked to close and have not closed yet. */
   readonly closing: number;
+  /** Connections that have closed, and whose backend may live on. */
+  readonly unknown: number;
   /** Pools that have a connection which nobody uses. */
   readonly idleHolders: number;
   /** Requests that wait for a slot. */
@@ -68,7 +83,8 @@ export interface Governor {
    * Lets a pool take part until it leaves: what still waits for it then is rejected with DatabaseFault `unavailable`. A
    * tenant may have several at a time (one that closes and one that follows it): they take turns as one.
    *
-   * @param closeIdle closes one connection of the pool that nobody uses; false where there is none
+   * @param closeIdle closes one connection of the pool that nobody uses, and calls `closing` of its slot; false where there is
+   *   none
    */
   join(tenantId: string, closeIdle: () => boolean): Membership;
   /** Requests of this tenant that wait for a slot. */
@@ -98,6 +114,8 @@ class Tenant extends Queued<Tenant> {
   held = 0;
   /** Of those, how many belong to connections that were asked to close. */
   closing = 0;
+  /** Of those, how many belong to backends that may live on. */
+  unknown = 0;
   /** When it was last given a slot. */
   grantedAt = -Infinity;
   /** First come, first served. */
@@ -135,7 +153,7 @@ class Waiter extends Queued<Waiter> {
 }
 
 export function createGovernor(options: GovernorOptions): Governor {
-  const { maxWaiting = MAX_WAITING, maxWaitingPerTenant = MAX_WAITING_PER_TENANT, now = monotonic } = options;
+  const { backends, maxWaiting = MAX_WAITING, maxWaitingPerTenant = MAX_WAITING_PER_TENANT, now = monotonic } = options;
   const source = typeof options.slots === 'number' ? fixed(options.slots) : options.slots;
   const tenants = new Map<string, Tenant>();
   /** Pools with an unused connection, the one that has had one for longest first. */
@@ -148,6 +166,7 @@ export function createGovernor(options: GovernorOptions): Governor {
   let used = 0;
   let highestUsed = 0;
   let closing = 0;
+  let unknown = 0;
   let waiting = 0;
   /** What the source was last told. */
   let wanted = 0;
@@ -176,12 +195,49 @@ export function createGovernor(options: GovernorOptions): Governor {
     highestUsed = Math.max(highestUsed, used);
     tenant.held += 1;
     tenant.grantedAt = now();
-    let released = false;
+    const backend = backends?.track();
+    let state: 'open' | 'closing' | 'unknown' | 'free' = 'open';
+    /** Each connection is counted once in each state, however often it is asked to close. */
+    const become = (next: typeof state): void => {
+      const by = (counted: typeof state): number => Number(next === counted) - Number(state === counted);
+      closing += by('closing');
+      tenant.closing += by('closing');
+      unknown += by('unknown');
+      tenant.unknown += by('unknown');
+      state = next;
+    };
+    const free = (): void => {
+      if (state === 'free') return;
+      become('free');
+      giveBack(tenant);
+    };
     return {
+      reached(pid) {
+        backend?.reached(pid);
+      },
+      closing() {
+        if (state === 'open') become('closing');
+      },
       release() {
-        if (released) return;
-        released = true;
-        giveBack(tenant);
+        if (state !== 'open' && state !== 'closing') return;
+        backend?.gone();
+        free();
+      },
+      orphan(freed) {
+        if (state !== 'open' && state !== 'closing') return;
+        become('unknown');
+        const seenGone = (): void => {
+          if (state !== 'unknown') return;
+          free();
+          freed();
+        };
+        if (!backend) {
+          seenGone();
+          return;
+        }
+        // It does not come back soon: another connection may have to close for those who wait.
+        settleSoon();
+        backend.lost(seenGone);
       },
     };
   }
@@ -189,12 +245,6 @@ export function createGovernor(options: GovernorOptions): Governor {
   function giveBack(tenant: Tenant): void {
     used -= 1;
     tenant.held -= 1;
-    // Where another connection of the tenant closed by itself meanwhile, the one that was asked to is left out of account
-    // from here on: counting on one that never closes would leave somebody waiting, this closes one too many at worst.
-    if (tenant.closing > 0) {
-      tenant.closing -= 1;
-      closing -= 1;
-    }
     takeTurn(tenant);
     grant();
     forgetIfGone(tenant);
@@ -289,27 +339,18 @@ export function createGovernor(options: GovernorOptions): Governor {
 
   function evict(member: Member): void {
     const { tenant } = member;
-    // Counted before it is asked, since its slot may come back while it answers.
-    if (tenant.closing < tenant.held) {
-      tenant.closing += 1;
-      closing += 1;
-      if (member.closeIdle()) {
-        counted.evictions += 1;
-        return;
-      }
-      tenant.closing -= 1;
-      closing -= 1;
-    }
-    // It has none any more, and tells of the next one.
-    idle.remove(member);
+    const { held } = tenant;
+    const { closing: before } = tenant;
+    if (member.closeIdle()) counted.evictions += 1;
+    // It has none any more, or closes nothing: it says so when it has one again.
+    if (tenant.closing <= before && tenant.held >= held) idle.remove(member);
   }
 
   function yields(tenant: Tenant): boolean {
     // While somebody has an unused connection that one goes, and it has been asked to or is about to be.
-    if (closed || waiting <= coming() || idle.size > 0 || tenant.closing >= tenant.held) return false;
+    if (closed || waiting <= coming() || idle.size > 0) return false;
+    if (tenant.closing + tenant.unknown >= tenant.held) return false;
     if (coming() >= 0 && !hasPoorer(tenant)) return false;
-    tenant.closing += 1;
-    closing += 1;
     counted.yields += 1;
     return true;
   }
@@ -401,7 +442,16 @@ export function createGovernor(options: GovernorOptions): Governor {
 
     heldBy: (tenantId) => tenants.get(tenantId)?.held ?? 0,
 
-    stats: () => ({ leased: source.leased, used, highestUsed, closing, idleHolders: idle.size, waiting, ...counted }),
+    stats: () => ({
+      leased: source.leased,
+      used,
+      highestUsed,
+      closing,
+      unknown,
+      idleHolders: idle.size,
+      waiting,
+      ...counted,
+    }),
 
     close() {
       closed = true;

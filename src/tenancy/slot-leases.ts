@@ -20,7 +20,10 @@ import { planLease, type LeasePlan } from './lease-plan.js';
 export interface SlotLeases {
   /** The slots of one cluster and kind that this replica may use; the same one each time. */
   source(cluster: string, kind: SlotKind): SlotSource;
-  /** Gives everything back. To be called when every connection has closed; never rejects. */
+  /**
+   * Gives everything back but what connections stand on that may live on without this process: the other replicas free that when
+   * they find nothing of it. To be called when every connection has closed; never rejects.
+   */
   close(): Promise<void>;
 }
 
@@ -231,12 +234,15 @@ export function createSlotLeases(deps: SlotLeasesDeps): SlotLeases {
     async close() {
       closed = true;
       clearInterval(timer);
+      const kept = [...leases.values()].filter(({ used }) => used > 0).map(({ purpose }) => purpose);
       const pending = [renewing, ...[...leases.values()].map(({ changing }) => changing)].filter(
         (work) => work !== undefined,
       );
       try {
         // Or what is still under way would write a lease anew.
-        const removed = Promise.allSettled(pending).then(() => removeLeases(registry, replicaId));
+        const removed = Promise.allSettled(pending).then(() => {
+          return removeLeases(registry, replicaId, kept);
+        });
         await within(removed, DEADLINE, noAnswer);
       } catch (error) {
         onError(error, { step: 'close' });
@@ -281,7 +287,7 @@ class Lease implements SlotSource {
   #user: SlotUser = { used: 0, changed: () => undefined };
 
   constructor(
-    private readonly purpose: SlotPurpose,
+    readonly purpose: SlotPurpose,
     private readonly budgetNow: () => number,
     private readonly shared: Shared,
   ) {}
@@ -292,6 +298,10 @@ class Lease implements SlotSource {
     const current = used > 0 || performance.now() - this.#confirmedAt <= unsureAfter;
     // What is open stays open: only a new connection could be one too many.
     return current && this.#confirmedAt > this.shared.stoodStillAt() ? this.#granted : Math.min(this.#granted, used);
+  }
+
+  get used(): number {
+    return this.#user.used;
   }
 
   private get budget(): number {

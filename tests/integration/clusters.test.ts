@@ -11,6 +11,7 @@ import { prepareAndMigrate } from '../../src/boot.js';
 import { readSettings } from '../../src/config.js';
 import { createLogger } from '../../src/logging.js';
 import { connectionsOf } from '../../src/tenancy/dead-replicas.js';
+import { createServerLooks } from '../../src/tenancy/server-looks.js';
 import { createEnvelope } from '../../src/tenancy/envelope.js';
 import { standbyMark } from '../../src/tenancy/standby.js';
 import {
@@ -425,13 +426,15 @@ describe('connections', () => {
 
   it('of a dead replica are looked for on registered clusters only', async () => {
     const { clusterDirectory, replicaId } = service.app;
+    const looks = createServerLooks(clusterDirectory, 5_000);
+    onTestFinished(() => looks.close());
     const { port, connections } = await listener('127.0.0.1');
-    await expect(connectionsOf(clusterDirectory, `127.0.0.1:${port}`, replicaId)).rejects.toThrow('is no cluster');
+    await expect(connectionsOf(looks, `127.0.0.1:${port}`, replicaId)).rejects.toThrow('is no cluster');
     expect(connections()).toBe(0);
     const { host, port: own } = second.body;
     await make({ clusterId: secondId() });
-    expect(await connectionsOf(clusterDirectory, `${host}:${own}`, replicaId)).toBeGreaterThan(0);
-    expect(await connectionsOf(clusterDirectory, `${host}:${own}`, 'nobody')).toBe(0);
+    expect(await connectionsOf(looks, `${host}:${own}`, replicaId)).toBeGreaterThan(0);
+    expect(await connectionsOf(looks, `${host}:${own}`, 'nobody')).toBe(0);
   });
 });
 

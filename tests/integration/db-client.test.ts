@@ -347,7 +347,7 @@ describe('close', () => {
     const stuck = failureOf(sql`select pg_sleep(600)`.execute(db));
     await pool.close(100);
     expect(await stuck).toMatchObject({ kind: 'unavailable' });
-    expect(pool.stats()).toEqual({ total: 0, idle: 0, waiting: 0 });
+    expect(pool.stats()).toEqual({ total: 0, idle: 0, unknown: 0, waiting: 0 });
     await until(async () => !(await isRunning(pid)), 15_000);
   });
 

@@ -69,6 +69,7 @@ class Pool {
 }
 
 function closeSoon(slot: Slot): void {
+  slot.closing();
   setTimeout(() => {
     slot.release();
   }, 5);
@@ -300,6 +301,18 @@ describe('a change that is being written', () => {
     expect((await slots())[one.id]).toBe(24);
     await taken;
     expect(await slots()).toMatchObject({ [other.id]: 12 });
+  });
+
+  it('stays at the end of its replica where a connection of it may live on, and is given back elsewhere', async () => {
+    const { start, slots } = await scene();
+    const { id, leases, governor } = start();
+    const pool = new Pool(governor, 'a');
+    await pool.take(1);
+    await leases.close();
+    expect(await slots()).toEqual({ [id]: expect.any(Number) as unknown });
+    pool.close();
+    await leases.close();
+    expect(await slots()).toEqual({});
   });
 
   it('does not survive the end of its replica', async () => {

@@ -78,11 +78,12 @@ const floors: readonly ((file: string) => boolean)[] = [
 ];
 const floorOf = (file: string): number => floors.findIndex((isOn) => isOn(file));
 
-/** The factory with its pool and its lane, the classes of the driver's errors, and LISTEN, which needs a connection of its own. */
+/** The factory with its connections, its pool and its lane, the classes of the driver's errors, and LISTEN, which needs a connection of its own. */
 const PG_IMPORTERS = [
   'db/client.ts',
   'db/errors.ts',
   'db/channel.ts',
+  'db/connection.ts',
   'db/pool.ts',
   'db/session.ts',
   'db/query.ts',

@@ -67,6 +67,7 @@ const integers: readonly (readonly [string, number, number, (settings: Settings)
   ['RECONCILE_EVERY_MS', 100, 3_600_000, ({ tenants }) => tenants.reconcileEvery],
   ['POOL_MAX', 1, 1_000, ({ tenants }) => tenants.pool.max],
   ['POOL_ACQUIRE_TIMEOUT_MS', 100, 60_000, ({ tenants }) => tenants.pool.acquireTimeout],
+  ['CONNECT_TIMEOUT_MS', 500, 60_000, ({ tenants }) => tenants.pool.connectTimeout],
   ['POOL_STATEMENT_TIMEOUT_MS', 100, 600_000, ({ tenants }) => tenants.pool.timeout],
   ['POOL_IDLE_TIMEOUT_MS', 100, 3_600_000, ({ tenants }) => tenants.pool.idleTimeoutMillis],
   ['POOL_CLOSE_AFTER_MS', 100, 86_400_000, ({ tenants }) => tenants.closePoolAfter],
@@ -410,7 +411,13 @@ describe('a variable that is not set', () => {
     const { http, tenants, auth, shutdown } = readSettings({});
     expect(http).toMatchObject({ host: '127.0.0.1', port: 3_000, apiPrefix: '', trustProxy: [], corsOrigins: [] });
     expect(tenants.limits).toEqual({});
-    expect(tenants.pool).toEqual({ max: 5, acquireTimeout: 5_000, timeout: 15_000, idleTimeoutMillis: 30_000 });
+    expect(tenants.pool).toEqual({
+      max: 5,
+      acquireTimeout: 5_000,
+      connectTimeout: 4_000,
+      timeout: 15_000,
+      idleTimeoutMillis: 30_000,
+    });
     expect(auth).toMatchObject({ issuer: 'tenantry', audience: 'tenantry', accessTokenTtl: 900, keys: undefined });
     expect(shutdown).toEqual({ drain: 0, timeout: 30_000 });
   });

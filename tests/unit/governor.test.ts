@@ -56,7 +56,7 @@ class Pool {
   ) {
     this.membership = governor.join(tenant, () => {
       const slot = this.unused.shift();
-      if (slot) this.closing.push(slot);
+      if (slot) this.#close(slot);
       this.#tell();
       return slot !== undefined;
     });
@@ -92,9 +92,17 @@ class Pool {
   giveBack(): void {
     const slot = this.busy.shift();
     if (!slot) return;
-    if (this.membership.mustYield()) this.closing.push(slot);
+    if (this.membership.mustYield()) this.#close(slot);
     else this.unused.push(slot);
     this.#tell();
+  }
+
+  /** Whether a connection would have to close if it were given back now: then it does. */
+  yields(): boolean {
+    const must = this.membership.mustYield();
+    const slot = must ? this.busy.shift() : undefined;
+    if (slot) this.#close(slot);
+    return must;
   }
 
   /** A connection has become unused without being given back, as the one that reads share. */
@@ -118,6 +126,11 @@ class Pool {
   /** A connection that was to close has closed. */
   closed(): void {
     this.closing.shift()?.release();
+  }
+
+  #close(slot: Slot): void {
+    slot.closing();
+    this.closing.push(slot);
   }
 
   /** As the pool in db/pool.ts, only of changes. */
@@ -311,6 +324,124 @@ describe('unused connections', () => {
   });
 });
 
+describe('a connection', () => {
+  it('that closes is counted once, however often it is asked to', () => {
+    const all = governor(2);
+    const a = new Pool(all, 'a');
+    a.tryOpen();
+    a.tryOpen();
+    const [first, second] = a.busy;
+    first?.closing();
+    first?.closing();
+    expect(all.stats()).toMatchObject({ used: 2, closing: 1 });
+    second?.release();
+    expect(all.stats()).toMatchObject({ used: 1, closing: 1 });
+    first?.release();
+    first?.closing();
+    expect(all.stats()).toMatchObject({ used: 0, closing: 0 });
+  });
+
+  it('that yields, and is asked again by each read under way on it, is counted on for one slot', async () => {
+    const all = governor(4);
+    const [a, e, ...poor] = ['a', 'e', 'b', 'c', 'd'].map((tenant) => new Pool(all, tenant)) as [Pool, Pool, ...Pool[]];
+    for (let opened = 0; opened < 3; opened += 1) a.tryOpen();
+    e.tryOpen();
+    for (const pool of poor) pool.ask();
+    await pass(YIELD_QUANTUM);
+    const [lane] = a.busy;
+    for (let read = 0; read < 3; read += 1) if (a.membership.mustYield()) lane?.closing();
+    a.busy.shift();
+    lane?.release();
+    await settled();
+    expect(all.stats()).toMatchObject({ used: 4, closing: 0, waiting: 2 });
+    // Two still wait: what lies unused is closed for them.
+    e.fallSilent();
+    await settled();
+    expect(e.closing).toHaveLength(1);
+  });
+
+  describe('whose backend may live on', () => {
+    const lost: (() => void)[] = [];
+    const pids: number[] = [];
+    const backends = {
+      track: () => ({
+        reached: (pid: number) => void pids.push(pid),
+        gone: () => undefined,
+        lost: (freed: () => void) => void lost.push(freed),
+      }),
+    };
+    beforeEach(() => {
+      lost.length = 0;
+      pids.length = 0;
+    });
+
+    it('keeps its slot until the backend is seen gone, and gives it back once', async () => {
+      const all = governor(1, { backends });
+      const [a, b] = [new Pool(all, 'a'), new Pool(all, 'b')];
+      a.tryOpen();
+      b.ask();
+      const freed = vi.fn();
+      const slot = a.busy.pop();
+      slot?.reached(7);
+      slot?.closing();
+      slot?.orphan(freed);
+      slot?.orphan(freed);
+      slot?.release();
+      await settled();
+      expect(pids).toEqual([7]);
+      expect(lost).toHaveLength(1);
+      expect(all.stats()).toMatchObject({ used: 1, closing: 0, unknown: 1, waiting: 1 });
+      lost[0]?.();
+      lost[0]?.();
+      await settled();
+      expect(freed).toHaveBeenCalledOnce();
+      expect(b.busy).toHaveLength(1);
+      expect(all.stats()).toMatchObject({ used: 1, unknown: 0, waiting: 0 });
+    });
+
+    it('makes another connection close for those who wait, where it was the one that should', async () => {
+      const all = governor(2, { backends });
+      const [a, b, c] = ['a', 'b', 'c'].map((tenant) => new Pool(all, tenant)) as [Pool, Pool, Pool];
+      for (const pool of [a, b]) {
+        pool.tryOpen();
+        pool.giveBack();
+      }
+      c.ask();
+      await settled();
+      expect([a.closing.length, b.closing.length]).toEqual([1, 0]);
+      a.closing.shift()?.orphan(() => undefined);
+      await settled();
+      expect(b.closing).toHaveLength(1);
+    });
+
+    it('counts as held by its tenant after the pool has left, within the budget', async () => {
+      const all = governor(1, { backends });
+      const a = new Pool(all, 'a');
+      a.tryOpen();
+      a.busy.pop()?.orphan(() => undefined);
+      a.membership.leave();
+      const b = new Pool(all, 'b');
+      b.ask();
+      await pass(TIMEOUT);
+      expect(b.failed).toEqual([BUSY]);
+      expect(all.heldBy('a')).toBe(1);
+      lost[0]?.();
+      expect(all.stats()).toMatchObject({ used: 0, unknown: 0 });
+      expect(all.heldBy('a')).toBe(0);
+    });
+
+    it('gives its slot back at once where nobody looks', () => {
+      const all = governor(1);
+      const a = new Pool(all, 'a');
+      a.tryOpen();
+      const freed = vi.fn();
+      a.busy.pop()?.orphan(freed);
+      expect(freed).toHaveBeenCalledOnce();
+      expect(all.stats()).toMatchObject({ used: 0, unknown: 0 });
+    });
+  });
+});
+
 describe('a pool', () => {
   it('is never counted on for more connections than it holds', async () => {
     const all = governor(2);
@@ -323,7 +454,7 @@ describe('a pool', () => {
     b.ask(2);
     await settled();
     expect(a.closing).toHaveLength(1);
-    expect(all.stats()).toMatchObject({ evictions: 2, closing: 2 });
+    expect(all.stats()).toMatchObject({ closing: 1, idleHolders: 0 });
   });
 });
 
@@ -509,7 +640,7 @@ describe('a tenant that keeps its connections busy', () => {
     for (let opened = 0; opened < 4; opened += 1) a.tryOpen();
     b.ask();
     await pass(YIELD_QUANTUM);
-    expect([a, a, a].map((pool) => pool.membership.mustYield())).toEqual([true, false, false]);
+    expect([a, a, a].map((pool) => pool.yields())).toEqual([true, false, false]);
   });
 
   it('shares with a tenant that holds fewer until both hold about as many, and then leaves it at that', async () => {
@@ -539,7 +670,7 @@ describe('a tenant that keeps its connections busy', () => {
     b.tryOpen();
     b.ask(waiting);
     await pass(YIELD_QUANTUM);
-    expect(answers.map(() => a.membership.mustYield())).toEqual(answers);
+    expect(answers.map(() => a.yields())).toEqual(answers);
   });
 
   it('gives up none where an unused connection can go instead', async () => {
@@ -682,7 +813,7 @@ describe('leases', () => {
     const a = new Pool(all, 'a');
     for (let opened = 0; opened < 3; opened += 1) a.tryOpen();
     source.set(2);
-    expect([a.membership.mustYield(), a.membership.mustYield()]).toEqual([true, false]);
+    expect([a.yields(), a.yields()]).toEqual([true, false]);
   });
 });
 

@@ -1,0 +1,63 @@
+// A tenants' server that is far away and speaks TLS: a round trip of 300 ms, of which the opening of a connection takes seven.
+import { sql } from 'kysely';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { ADMIN, beginSession, startService, type TestService } from '../support/app.js';
+import { startProxy, type Proxy } from '../support/proxy.js';
+import { startSecondCluster, type SecondCluster } from '../support/second-cluster.js';
+
+/** ms there and back. */
+const ROUND_TRIP = 300;
+
+let server: SecondCluster;
+let far: Proxy;
+let service: TestService;
+
+beforeAll(async () => {
+  server = await startSecondCluster('far');
+  const tlsCa = await server.serveTls('127.0.0.1');
+  far = await startProxy(server.superuser);
+  service = await startService();
+  const body = { ...server.body, host: far.host, port: far.port, tls: 'verify-full', tlsCa };
+  const made = await service.send<{ id: string }>('POST', '/clusters', { token: service.operatorToken, body });
+  expect(made.status, made.text).toBe(201);
+  clusterId = made.body.id;
+});
+
+let clusterId: string;
+
+afterAll(async () => {
+  await service.close();
+  await far.close();
+  await server.stop();
+});
+
+describe('a tenant on a far server', () => {
+  it('signs in, reads and writes over connections that are opened then, and none is given up', async () => {
+    const { operatorToken, app, send } = service;
+    const made = await send<{ id: string }>('POST', '/tenants', {
+      token: operatorToken,
+      body: { name: 'Far', slug: 'far', admin: ADMIN, clusterId },
+    });
+    expect(made.status, made.text).toBe(201);
+    const { id } = made.body;
+    const { rows } = await sql<{ id: string }>`select id from users`.execute(app.tenantPools.database(id));
+    const token = await beginSession(app, { kind: 'user', tenantId: id, userId: rows[0]?.id ?? '' });
+    await app.tenantPools.retire(id);
+    // Both ways at once.
+    far.delay = ROUND_TRIP;
+
+    const { email, password } = ADMIN;
+    const [signedIn, list, written] = await Promise.all([
+      send('POST', '/auth/login', { body: { tenant: 'far', email, password } }),
+      send('GET', '/products', { token }),
+      send('POST', '/products', { token, body: { name: 'Chair', price: '1.00' } }),
+    ]);
+    expect([signedIn.status, list.status, written.status]).toEqual([200, 200, 201]);
+    const again = await send<{ data: unknown[] }>('GET', '/products', { token });
+    expect(again.body.data).toHaveLength(1);
+    expect(app.clusters.at(far).tenants.stats()).toMatchObject({ unknown: 0, timedOut: 0 });
+    // What a breaker does when the server is back, and a look at its sessions.
+    await app.tenantPools.probe(id);
+    far.delay = 0;
+  });
+});
