@@ -3,18 +3,25 @@
 // not do is wait: the server ends a statement that takes long, and its like keep off the lane for a while; a lane that
 // answers nothing any more is cut.
 import type { Writable } from 'node:stream';
-import type pg from 'pg';
+import pg from 'pg';
 import { ClientConnection, type Ending } from './connection.js';
 import { DatabaseFault, hasSqlState, statementFault } from './errors.js';
+import type { LaneLoad, LaneStatement } from './lane-load.js';
 import { ask } from './query.js';
 import { nextTurn } from './turns.js';
 
-/** A statement that changes nothing. Only named ones ride on a lane. */
-export interface LaneQuery {
-  readonly name: string | undefined;
-  readonly text: string;
-  readonly values: readonly unknown[];
-}
+/*
+ * States of a lane, and what changes them:
+ *
+ *     opening  → open       it has connected, and proved whose database it reached
+ *     opening  → gone       it could not
+ *     open     → closing    close(): it is unused, a table changed, or its connection is needed for other work; what is under
+ *                           way is answered, and nothing more is taken
+ *     open     → abandoned  a read took too long, or those under way would: they run again on connections of their own
+ *     open     → lost       the connection broke, or nothing was answered for SILENCE: the reads under way fail together, which
+ *                           is one outcome (takeLoss)
+ *     closing, abandoned, lost → gone   the connection has closed
+ */
 
 /** Longest run (ms) of a statement on the lane; beyond it everybody behind would wait too. */
 const STATEMENT_TIMEOUT = 500;
@@ -30,6 +37,9 @@ const KEPT_OFF = 60_000;
 
 /** Statements under way on one lane, at most. */
 const MAX_IN_FLIGHT = 500;
+
+/** Time (ms) after which reads under way that seem to wait too long are looked at again: one late answer proves nothing. */
+const LOOK_AGAIN = 100;
 
 const QUERY_CANCELED = '57014';
 const LOCK_NOT_AVAILABLE = '55P03';
@@ -63,9 +73,14 @@ export class Lane {
   /** Set when it was cut because something on it took too long: what else was under way can be run elsewhere. */
   #abandoned = false;
   #ready = false;
+  /** What the connection was lost to, until it is taken. */
+  #loss: DatabaseFault | undefined;
+  #lossTaken = false;
+  /** Set while reads under way seem to wait too long. */
+  #lookAgain: NodeJS.Timeout | undefined;
 
   /**
-   * @param slow statements that are too slow for a lane, until when; kept by whoever opens one lane after the other
+   * @param load kept by the pool, which opens one lane after the other
    * @param limits longest wait for the connection and its proof, how long it is kept without use, and how long any statement
    *   may run, in ms
    * @param beginsToClose called once, when it is asked to close
@@ -73,7 +88,7 @@ export class Lane {
    */
   constructor(
     config: pg.ClientConfig,
-    private readonly slow: Map<string, number>,
+    private readonly load: LaneLoad,
     private readonly limits: {
       readonly connectTimeout: number;
       readonly idleTimeout: number;
@@ -91,6 +106,7 @@ export class Lane {
     void this.#client.closed.then((ending) => {
       this.#ready = false;
       clearTimeout(this.#watch);
+      clearTimeout(this.#lookAgain);
       gone(ending);
     });
   }
@@ -100,9 +116,9 @@ export class Lane {
     return this.#ready ? this.#inFlight : 1;
   }
 
-  /** Whether it takes nothing any more. */
-  get closing(): boolean {
-    return this.#client.closing;
+  /** Whether it takes reads: neither closing nor lost. */
+  get isOpen(): boolean {
+    return this.#ready;
   }
 
   /** The backend's process id. */
@@ -118,13 +134,12 @@ export class Lane {
   }
 
   /** Whether the statement may ride on the lane now. */
-  takes({ name, text }: LaneQuery): boolean {
-    if (!this.#ready || name === undefined || this.#inFlight >= MAX_IN_FLIGHT) return false;
-    if (this.slow.size === 0) return true;
-    const until = this.slow.get(text);
-    if (until === undefined) return true;
-    if (performance.now() < until) return false;
-    this.slow.delete(text);
+  takes(statement: LaneStatement): boolean {
+    const { name, keptOffUntil } = statement;
+    if (!this.#ready || name === undefined || this.#inFlight >= MAX_IN_FLIGHT || this.load.isFull) return false;
+    if (keptOffUntil === 0) return true;
+    if (performance.now() < keptOffUntil) return false;
+    statement.keptOffUntil = 0;
     return true;
   }
 
@@ -133,20 +148,19 @@ export class Lane {
    *
    * @throws DatabaseFault, or the server's error
    */
-  async read<R>({ name, text, values }: LaneQuery): Promise<R[] | undefined> {
-    this.#begin();
+  async read<R>(statement: LaneStatement, values: readonly unknown[]): Promise<R[] | undefined> {
+    this.#begin(statement);
     try {
-      const { rows } = await ask<R>(this.#client, name, text, values);
+      const { rows } = await ask<R>(this.#client, statement.name, statement.text, values);
       return rows;
     } catch (error) {
       // All that were under way fail together.
       if (!this.#ready) await nextTurn();
-      if (this.#hung) throw new DatabaseFault('timeout', 'no answer');
+      if (this.#hung) throw this.#lose(new DatabaseFault('timeout', 'no answer'));
       if (hasSqlState(error, QUERY_CANCELED) || hasSqlState(error, LOCK_NOT_AVAILABLE)) {
-        this.slow.set(text, performance.now() + KEPT_OFF);
+        statement.keptOffUntil = performance.now() + KEPT_OFF;
         // Those behind it may be of its kind, and each would wait for its own deadline in turn.
-        this.#abandoned = true;
-        this.cut();
+        this.#abandon();
       }
       if (this.#abandoned) return undefined;
       // A table has changed: the statement's result no longer fits what was prepared, on this connection for ever.
@@ -156,15 +170,27 @@ export class Lane {
       }
       // Sent behind the one that was to prepare it, which failed.
       if (hasSqlState(error, NOT_PREPARED)) return undefined;
-      throw statementFault(error) ?? error;
+      const fault = statementFault(error);
+      const answered = error instanceof pg.DatabaseError && error.severity === 'ERROR';
+      throw fault && !answered ? this.#lose(fault) : (fault ?? error);
     } finally {
-      this.#inFlight -= 1;
-      this.#lastAnswer = performance.now();
+      this.#end(statement);
     }
+  }
+
+  /**
+   * What the connection was lost to; undefined if it was not, and from the second call on. The reads that were under way fail
+   * together, and that is one failure of one connection.
+   */
+  takeLoss(): DatabaseFault | undefined {
+    if (this.#lossTaken) return undefined;
+    this.#lossTaken = this.#loss !== undefined;
+    return this.#loss;
   }
 
   /** Lets what is under way finish and closes the connection. */
   close(): void {
+    // Each read that finds a changed table comes here.
     if (this.#client.closing) return;
     this.#ready = false;
     clearTimeout(this.#watch);
@@ -179,13 +205,27 @@ export class Lane {
     this.#client.cut();
   }
 
-  #begin(): void {
+  #begin(statement: LaneStatement): void {
+    this.load.begin(statement);
     holdBack(this.#client.connection.stream);
     this.#lastUse = performance.now();
     if (this.#inFlight === 0) this.#lastAnswer = this.#lastUse;
     this.#inFlight += 1;
     if (!this.#watched) this.#watchIn(SILENCE);
     this.#watched = true;
+  }
+
+  #end(statement: LaneStatement): void {
+    const now = performance.now();
+    this.load.end(statement, this.#ready ? now - this.#lastAnswer : undefined);
+    this.#inFlight -= 1;
+    this.#lastAnswer = now;
+    if (!this.load.isOverfull || !this.#ready || this.#lookAgain) return;
+    this.#lookAgain = setTimeout(() => {
+      this.#lookAgain = undefined;
+      if (this.#ready && this.load.isOverfull) this.#abandon();
+    }, LOOK_AGAIN);
+    this.#lookAgain.unref();
   }
 
   /** One timer a lane, looked at when it fires: one for each statement would cost more than all else that is done here. */
@@ -206,5 +246,17 @@ export class Lane {
     } else if (this.#inFlight > 0) this.#watchIn(SILENCE - (now - this.#lastAnswer));
     else if (now - this.#lastUse >= this.limits.idleTimeout) this.close();
     else this.#watchIn(this.limits.idleTimeout - (now - this.#lastUse));
+  }
+
+  #abandon(): void {
+    this.#abandoned = true;
+    this.cut();
+  }
+
+  /** Remembers the first fault, which says more than those that follow from it. */
+  #lose(fault: DatabaseFault): DatabaseFault {
+    this.#loss ??= fault;
+    this.cut();
+    return fault;
   }
 }

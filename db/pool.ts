@@ -1,12 +1,12 @@
-// A pool of connections to one database, with a say in it for whoever counts the connections of the whole server. Short reads share one pipelined connection,
-// the lane (db/lane.ts); everything else has a connection to itself for as long as it takes.
+// A pool of connections to one database. What counts the connections of the whole server admits each of them. Short reads share
+// one pipelined connection, the lane (db/lane.ts); everything else has a connection to itself until it is done.
 import type pg from 'pg';
 import { ClientConnection, CLOSE_MARGIN, type Ending } from './connection.js';
 import { within } from './deadline.js';
 import { connectFault, DatabaseFault, hasSqlState, statementFault, Unproven } from './errors.js';
-import { Lane, type LaneQuery } from './lane.js';
+import { LaneLoad, type LaneStatement } from './lane-load.js';
+import { Lane } from './lane.js';
 import { Session } from './session.js';
-import { statementName } from './statement-names.js';
 import { nextTurn } from './turns.js';
 
 /** Bounds of one pool. All times in milliseconds. */
@@ -98,9 +98,10 @@ export interface PoolOptions {
   readonly admit?: (closeIdle: () => boolean) => Membership;
   /**
    * Told how it went whenever a connection was opened, or could not be, and whenever one comes back from use: undefined where
-   * the server answered, otherwise the fault and when what failed began (on `performance.now`).
+   * the server answered, otherwise the fault, when what failed began (on `performance.now`), and whether it was the opening.
+   * The loss of one connection is one outcome, however many reads were under way on it.
    */
-  readonly onOutcome?: (fault: DatabaseFault | undefined, since: number) => void;
+  readonly onOutcome?: (fault: DatabaseFault | undefined, since: number, opening: boolean) => void;
   /** Told when an idle connection is lost. */
   readonly onConnectionLost?: (fault: DatabaseFault) => void;
 }
@@ -141,16 +142,25 @@ const TOO_MANY_CONNECTIONS = '53300';
 /** Between two attempts (ms) to open a connection that the role's limit refused. */
 const ASK_AGAIN_AFTER = 50;
 
+/** A lane that is the pool's only connection is closed for a request that has waited this long (ms): the governor's quantum. */
+const LANE_QUANTUM = 20;
+
+/** How long (ms) a pool goes on with the connections that it has, after its role was refused another one. */
+const AT_LIMIT_FOR = 1_000;
+
 /** Between two looks (ms) at deadlines and idle times: they are kept this exactly. */
 const WATCH_EVERY = 250;
 
 interface Waiter {
   readonly resolve: (client: Session) => void;
   readonly reject: (error: Error) => void;
+  /** Until when it waits, on `performance.now`. */
+  readonly deadline: number;
   readonly timer: NodeJS.Timeout;
   /** Whether a connection is opened for it: if that takes too long, another waiter gets the connection. */
   opening?: boolean;
   late?: boolean;
+  readonly since: number;
 }
 
 export class ConnectionPool {
@@ -169,8 +179,8 @@ export class ConnectionPool {
   #slotsAwaited = 0;
   /** The lane where it can be used. */
   #lane: Lane | undefined;
-  /** Statements that were too slow for it, until when they keep off. */
-  readonly #slow = new Map<string, number>();
+  readonly #laneLoad = new LaneLoad();
+  #atLimitUntil = 0;
   /** Whether there is a connection for it, be it one that is opening or closing. */
   #laneHeld = false;
   #laneOpening: Promise<Lane | undefined> | undefined;
@@ -212,7 +222,7 @@ export class ConnectionPool {
     if (this.#cut) throw poolClosed();
     if (this.#total < this.#poolMax) {
       const slot = this.#tryOpen();
-      if (slot) return this.#open(slot);
+      if (slot) return this.#openOrWait(slot, performance.now() + this.limits.acquireTimeout);
     }
     if (this.#waiters.length >= this.limits.max * WAITING_PER_CONNECTION)
       throw new DatabaseFault('busy', 'too many requests wait for a connection');
@@ -225,34 +235,50 @@ export class ConnectionPool {
    * @throws DatabaseFault, or the server's error
    */
   read<R>(text: string, values: readonly unknown[]): Promise<R[]> {
-    const query: LaneQuery = { name: statementName(text), text, values };
-    return this.#lane?.takes(query) ? this.#ride<R>(this.#lane, query) : this.#openAndRide<R>(query);
+    const statement = this.#laneLoad.statement(text);
+    return this.#lane?.takes(statement)
+      ? this.#ride<R>(this.#lane, statement, values)
+      : this.#openAndRide<R>(statement, values);
   }
 
-  async #openAndRide<R>(query: LaneQuery): Promise<R[]> {
-    const lane = this.#lane ?? (await this.#openLane(query));
-    return lane?.takes(query) ? this.#ride<R>(lane, query) : this.run<R>(query.text, query.values);
+  async #openAndRide<R>(statement: LaneStatement, values: readonly unknown[]): Promise<R[]> {
+    const lane = this.#lane ?? (await this.#openLane(statement));
+    return lane?.takes(statement) ? this.#ride<R>(lane, statement, values) : this.run<R>(statement.text, values);
   }
 
-  async #ride<R>(lane: Lane, query: LaneQuery): Promise<R[]> {
+  async #ride<R>(lane: Lane, statement: LaneStatement, values: readonly unknown[]): Promise<R[]> {
     const since = performance.now();
-    const asked = lane.read<R>(query);
+    const asked = lane.read<R>(statement, values);
     if (lane.inFlight === 1) this.#tellIdle();
     let rows: R[] | undefined;
     try {
       rows = await asked;
-      if (rows) this.options.onOutcome?.(undefined, since);
+      if (rows) this.options.onOutcome?.(undefined, since, false);
     } catch (error) {
-      if (error instanceof DatabaseFault) this.options.onOutcome?.(error, since);
+      const loss = lane.takeLoss();
+      if (loss) this.options.onOutcome?.(loss, since, false);
       throw error;
     } finally {
       if (lane.inFlight === 0) this.#tellIdle();
-      // A lane that is never idle would keep its slot from those who have none.
-      // Asked once: each read on a lane that closes already would make it yield again.
-      else if (!lane.closing && this.#admission?.mustYield()) lane.close();
+      // A lane that is never idle would keep its slot from those who have none: other tenants, and this pool's own waiters. One
+      // that is closing already is not asked: the governor would count its connection twice.
+      else if (lane.isOpen && (this.#admission?.mustYield() || this.#laneIsInTheWay())) lane.close();
     }
     // Behind the try: how this goes is told by the connection that it runs on, and would count twice.
-    return rows ?? this.run<R>(query.text, query.values);
+    return rows ?? this.run<R>(statement.text, values);
+  }
+
+  /** Whether the lane is the only connection that works, and the first who waits for one has waited for a quantum. */
+  #laneIsInTheWay(): boolean {
+    const [first] = this.#waiters;
+    if (first === undefined || performance.now() - first.since < LANE_QUANTUM) return false;
+    return this.#opening === 0 && !this.#hasSession;
+  }
+
+  /** Whether there is a connection besides the lane that works. */
+  get #hasSession(): boolean {
+    for (const session of this.#sessions.keys()) if (!session.fault && !session.client.closing) return true;
+    return false;
   }
 
   /** Runs one statement on a connection of its own. @throws DatabaseFault, or the server's error */
@@ -343,11 +369,17 @@ export class ConnectionPool {
 
   /** The lane's connection is one of the pool's. It is kept free for the lane, but not while backends are unknown. */
   get #poolMax(): number {
+    if (this.#isAtLimit) return this.#total;
     return this.limits.max - (this.#lanePossible && !this.#laneHeld && this.#unknown === 0 ? 1 : 0);
   }
 
   get #connectTimeout(): number {
     return Math.min(this.limits.acquireTimeout, this.limits.connectTimeout ?? CONNECT_TIMEOUT);
+  }
+
+  /** Whether the role was refused another connection a moment ago, and there is one that can go round. */
+  get #isAtLimit(): boolean {
+    return performance.now() < this.#atLimitUntil && this.#hasSession;
   }
 
   #tryOpen(): Slot | undefined {
@@ -358,12 +390,12 @@ export class ConnectionPool {
     return this.#admission ? this.#admission.open(this.limits.acquireTimeout) : unlimited;
   }
 
-  #wait(): Promise<Session> {
+  #wait(deadline = performance.now() + this.limits.acquireTimeout): Promise<Session> {
     const served = new Promise<Session>((resolve, reject) => {
       const timer = setTimeout(() => {
         void this.#giveUp(waiter);
-      }, this.limits.acquireTimeout);
-      const waiter: Waiter = { resolve, reject, timer };
+      }, deadline - performance.now());
+      const waiter: Waiter = { resolve, reject, deadline, timer, since: performance.now() };
       this.#waiters.push(waiter);
     });
     this.#askForSlots();
@@ -402,7 +434,7 @@ export class ConnectionPool {
 
   /** A session that was given back goes to who waits, or waits itself, or is closed where it is of no more use. */
   #release(session: Session): void {
-    this.options.onOutcome?.(session.fault, session.askedAt);
+    this.options.onOutcome?.(session.fault, session.askedAt, false);
     if (!session.clean || this.#cut || (this.#admission?.mustYield() ?? false)) {
       this.#end(session);
       return;
@@ -432,7 +464,7 @@ export class ConnectionPool {
   async #openFor(waiter: Waiter, slot: Slot): Promise<void> {
     waiter.opening = true;
     try {
-      const session = await this.#open(slot);
+      const session = await this.#openOrWait(slot, waiter.deadline);
       if (waiter.late) session.release();
       else waiter.resolve(session);
     } catch (error) {
@@ -471,6 +503,17 @@ export class ConnectionPool {
     this.#admission.idle(has);
   }
 
+  /** Opens a connection. If the role may have no more, the next one of the pool that is free is waited for. */
+  async #openOrWait(slot: Slot, deadline: number): Promise<Session> {
+    try {
+      return await this.#open(slot);
+    } catch (error) {
+      const refused = error instanceof DatabaseFault && error.reason === TOO_MANY_CONNECTIONS;
+      if (refused && this.#isAtLimit && !this.#cut && performance.now() < deadline) return this.#wait(deadline);
+      throw error;
+    }
+  }
+
   async #open(slot: Slot): Promise<Session> {
     this.#opening += 1;
     const since = performance.now();
@@ -480,7 +523,7 @@ export class ConnectionPool {
     } catch (error) {
       throw this.#notOpened(error, since);
     }
-    this.options.onOutcome?.(undefined, since);
+    this.options.onOutcome?.(undefined, since, true);
     const { preparedStatements } = this.options;
     const queryTimeout = this.limits.timeout + QUERY_TIMEOUT_MARGIN;
     const session = new Session(client, preparedStatements, queryTimeout, (given) => {
@@ -531,6 +574,7 @@ export class ConnectionPool {
     let sure = false;
     for (;;) {
       const tried = password?.current;
+      const besideLane = this.#laneHeld && !this.#hasSession;
       const connection = new ClientConnection({
         ...this.#config,
         statement_timeout: this.limits.timeout,
@@ -547,8 +591,11 @@ export class ConnectionPool {
         this.#underWay.delete(connection);
       }
       let again = false;
-      if (this.#sharedLimitReached(failure)) {
-        again = !this.#cut && performance.now() < deadline;
+      if (hasSqlState(failure, TOO_MANY_CONNECTIONS)) {
+        // What the limit allows may be the lane, which would keep it for as long as there are reads.
+        if (besideLane) this.#lane?.close();
+        if (this.#hasSession) this.#atLimitUntil = performance.now() + AT_LIMIT_FOR;
+        else again = (besideLane || this.options.sharesLimit === true) && !this.#cut && performance.now() < deadline;
         if (again) await new Promise((resolve) => setTimeout(resolve, ASK_AGAIN_AFTER));
       } else if (tried !== undefined && !sure && passwords < MAX_PASSWORDS && hasSqlState(failure, INVALID_PASSWORD)) {
         // Where no other is known, the same is tried once more: the server may have looked just before it was put in force.
@@ -566,14 +613,10 @@ export class ConnectionPool {
     }
   }
 
-  #sharedLimitReached(error: unknown): boolean {
-    return this.options.sharesLimit === true && hasSqlState(error, TOO_MANY_CONNECTIONS);
-  }
-
   /** What whoever asked for the connection is told. */
   #notOpened(error: unknown, since: number): Error {
     const reason = error instanceof Unproven ? error.cause : connectFault(error);
-    if (reason instanceof DatabaseFault) this.options.onOutcome?.(reason, since);
+    if (reason instanceof DatabaseFault) this.options.onOutcome?.(reason, since, true);
     return reason;
   }
 
@@ -619,14 +662,14 @@ export class ConnectionPool {
   }
 
   /** The lane, opened where it can be and somebody has use for it; undefined where the statement is to go another way. */
-  async #openLane(query: LaneQuery): Promise<Lane | undefined> {
-    if (!this.#lanePossible || this.#cut || query.name === undefined) return undefined;
+  async #openLane({ name }: LaneStatement): Promise<Lane | undefined> {
+    if (!this.#lanePossible || this.#cut || name === undefined || this.#isAtLimit) return undefined;
     if (!this.#laneOpening) {
       // The one before is closing: until it has, it holds the connection that is set aside for a lane.
       if (this.#laneHeld || this.#total >= this.limits.max) return undefined;
       const slot = this.#tryOpen();
-      // Who has a connection already waits for that one, and not for a second.
-      if (!slot && this.#present > 0) return undefined;
+      // Who has a connection already, or waits for one, waits for that one, and not for a second.
+      if (!slot && this.#present + this.#slotsAwaited > 0) return undefined;
       this.#laneOpening = this.#connectLane(slot).finally(() => {
         this.#laneOpening = undefined;
         this.#waitingForLane = 0;
@@ -654,7 +697,7 @@ export class ConnectionPool {
     }
     const lane = new Lane(
       this.#config,
-      this.#slow,
+      this.#laneLoad,
       {
         connectTimeout: this.#connectTimeout,
         idleTimeout: this.limits.idleTimeoutMillis,
@@ -677,13 +720,16 @@ export class ConnectionPool {
       // The statement goes another way, on which another password is looked for.
       if (this.options.password && hasSqlState(error, INVALID_PASSWORD)) return undefined;
       // The statement goes the other way, on which a connection is waited for.
-      if (this.#sharedLimitReached(error)) return undefined;
+      if (hasSqlState(error, TOO_MANY_CONNECTIONS) && (this.options.sharesLimit === true || this.#hasSession)) {
+        this.#atLimitUntil = performance.now() + AT_LIMIT_FOR;
+        return undefined;
+      }
       throw this.#notOpened(error, since);
     } finally {
       this.#laneConnecting = undefined;
     }
     if (lane.pid !== null) slot.reached(lane.pid);
-    this.options.onOutcome?.(undefined, since);
+    this.options.onOutcome?.(undefined, since, true);
     this.#lane = lane;
     return lane;
   }

@@ -44,6 +44,11 @@ export const tenantPool = fp<{ config: Config; envelope: Envelope }>(
     );
     const breakers = createBreakers({
       probe: ({ tenant }) => pools.probe(tenant.id),
+      neighbour: ({ id, cluster }) => {
+        const others = pools.inspectAll().filter((pool) => pool.cluster === cluster && pool.tenantId !== id);
+        const [latest] = others.sort((one, other) => one.unusedFor - other.unusedFor);
+        return latest && { id: latest.tenantId, cluster };
+      },
       onChange: (change) => {
         app.log.warn(change, `a breaker is ${change.state}`);
       },

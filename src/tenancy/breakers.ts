@@ -1,10 +1,24 @@
 // Circuit breakers: a tenant's database, or a whole cluster, that refuses or hangs is answered for at once, instead of
 // making each request wait for the same deadline; one probe at a time finds out when it is back.
 import { DatabaseFault } from '../../db/errors.js';
+import { Evidence } from './breaker-evidence.js';
+import type { BreakerDeps, Breakers, BreakerScope, BreakerStatus, BreakerTenant } from './breaker-types.js';
 
-/** Failures in a row that open a breaker, and the time (ms) within which they must lie. */
-const FAILURES_TO_OPEN = 3;
-const WINDOW = 10_000;
+export type { BreakerChange, Breakers, BreakerTenant, ProbeTarget } from './breaker-types.js';
+
+/*
+ * States of a breaker, and what changes them:
+ *
+ *     closed     → suspected  a cluster's only: a connection got no answer, or two connections failed
+ *     closed     → open       three connections in a row failed; for a cluster, if they blame the server
+ *                             (Evidence.blamesServer)
+ *     suspected  → closed     a request or a probe succeeded, or the failures are too old
+ *     suspected  → open       three connections in a row failed, probes included, and they blame the server
+ *     open       → closed     a probe succeeded, or the breaker was dropped
+ *
+ * An open breaker refuses requests; a closed and a suspected one admit them. Probes are made while it is suspected or open. A
+ * probe of a suspected cluster goes to another tenant than the one that failed, if this process knows another.
+ */
 
 /*
  * How soon a breaker closes after its server is back, at worst. Probes begin at most LONGEST_PAUSE after one another,
@@ -29,122 +43,33 @@ const DROP_AFTER = 600_000;
  */
 const REMEMBER_CLOSED_FOR = 60_000;
 
-export type BreakerScope = 'tenant' | 'cluster';
-
-/** Whom a request is for; of a tenant's record no more than breakers need. */
-export interface BreakerTenant {
-  readonly id: string;
-  /** `host:port` */
-  readonly cluster: string;
-}
-
-export interface ProbeTarget {
-  readonly scope: BreakerScope;
-  /** The tenant's id or the cluster's `host:port`. */
-  readonly key: string;
-  /** Whose database to connect to: the tenant itself, or the one of the cluster that asked last. */
-  readonly tenant: BreakerTenant;
-}
-
-export interface BreakerChange {
-  readonly scope: BreakerScope;
-  readonly key: string;
-  readonly state: 'open' | 'closed';
-  /** The fault that opened it (`DatabaseFault.reason`), or why it closed. */
-  readonly reason: string;
-  /** Milliseconds that it was open, and probes made in them; zero when it opens. */
-  readonly openFor: number;
-  readonly probes: number;
-}
-
-/** One breaker, for operators. */
-export interface BreakerStatus {
-  readonly scope: BreakerScope;
-  readonly key: string;
-  /** `half-open` while a probe is under way: requests are refused until it succeeds. */
-  readonly state: 'closed' | 'open' | 'half-open';
-  /** Failures in a row that count towards opening. */
-  readonly failures: number;
-  /** The fault that opened it; undefined while closed. */
-  readonly reason: string | undefined;
-  /** Milliseconds since it opened; undefined while closed. */
-  readonly openFor: number | undefined;
-  /** Probes since it opened. */
-  readonly probes: number;
-  /** Milliseconds until the next probe; undefined while closed, while one is under way, and where nobody asks any more. */
-  readonly nextProbeIn: number | undefined;
-  /** Times it opened since it is remembered. */
-  readonly opened: number;
-}
-
-export interface BreakerStats {
-  /** Breakers opened, and requests refused, since the start. */
-  readonly opened: Readonly<Record<BreakerScope, number>>;
-  readonly refused: number;
-  /** Every breaker that is remembered: open, or closed with failures or an opening of late. */
-  readonly breakers: readonly BreakerStatus[];
-}
-
-export interface BreakerDeps {
-  /**
-   * Opens and closes a connection. Must settle by a deadline of its own, and reject with a DatabaseFault where the server
-   * refused or did not answer; what else it rejects with proves nothing, and the breaker stays open.
-   */
-  readonly probe: (target: ProbeTarget) => Promise<void>;
-  readonly onChange: (change: BreakerChange) => void;
-  /** Milliseconds on a clock that never goes back; `performance.now` unless told. */
-  readonly now?: () => number;
-  /** From 0 to below 1; `Math.random` unless told. */
-  readonly random?: () => number;
-}
-
-export interface Breakers {
-  /**
-   * To be called before a request waits for the tenant's database. Never waits: a request that finds the breaker open is
-   * answered, also where its asking starts the probing again, because nobody knows how long the probe will take.
-   *
-   * @throws DatabaseFault `unavailable`, with the seconds after which a retry makes sense, where a breaker is open
-   */
-  admit(tenant: BreakerTenant): void;
-  /** The tenant's database answered. A breaker that is open does not close by it: the answer may be older than the fault. */
-  succeeded(tenant: BreakerTenant): void;
-  /**
-   * Counts a fault of opening a connection or of a statement; which faults count for whom is told by `blamed`. The loss of
-   * a connection that nobody used is not to be told: nobody waited for it, and the next request finds out.
-   *
-   * @param since when the failed attempt began, on the breakers' clock: what began before the breaker closed counts no more
-   */
-  failed(tenant: BreakerTenant, fault: DatabaseFault, since?: number): void;
-  /** Drops what is known of a tenant: its settings changed, or it was removed. Its cluster's breaker stays. */
-  forget(tenantId: string): void;
-  /** Undefined where nothing is wrong with it, and was not of late. */
-  state(scope: BreakerScope, key: string): BreakerStatus | undefined;
-  stats(): BreakerStats;
-  /** Stops all probing; from then on everything is admitted and nothing counted. */
-  close(): void;
-}
-
 interface Breaker {
   readonly scope: BreakerScope;
   readonly key: string;
   readonly cluster: string;
-  /** When the failures in a row happened, at most as many as open it. */
-  failures: number[];
-  opening: Opening | undefined;
+  readonly evidence: Evidence;
+  /** Undefined while it is closed and not suspected. */
+  trial: Trial | undefined;
   closedAt: number;
   opened: number;
 }
 
-/** From opening to closing. */
-interface Opening {
-  readonly at: number;
-  readonly reason: string;
+/** From suspicion or opening to closing. */
+interface Trial {
+  /** False while the cluster is only suspected. */
+  isOpen: boolean;
+  /** When it opened; until then, when it was suspected. */
+  at: number;
+  /** The fault that opened it, or the last one that made it suspected. */
+  reason: string;
   /** Who asked last, and when. */
   tenant: BreakerTenant;
   askedAt: number;
   probes: number;
   /** The number of the probe that is under way and not given up; 0 where none is. */
   probing: number;
+  /** Whether a probe was not answered within its patience. */
+  probeWaits: boolean;
   /** When the probe under way began, or the next one does; undefined where nobody asks any more. */
   probeAt: number | undefined;
   /** Of the next probe, or of the patience with this one. */
@@ -152,9 +77,11 @@ interface Opening {
 }
 
 export function createBreakers(deps: BreakerDeps): Breakers {
-  const { probe, onChange, now = () => performance.now(), random = Math.random } = deps;
+  const { probe, neighbour, onChange, now = () => performance.now(), random = Math.random } = deps;
   const breakers = { tenant: new Map<string, Breaker>(), cluster: new Map<string, Breaker>() };
   const opened = { tenant: 0, cluster: 0 };
+  /** When a cluster that was suspected was probed last; one number a cluster. */
+  const suspectProbedAt = new Map<string, number>();
   let refused = 0;
   /** Breakers open now: the request path looks no further while there is none. */
   let openNow = 0;
@@ -164,7 +91,8 @@ export function createBreakers(deps: BreakerDeps): Breakers {
   function remember(scope: BreakerScope, key: string, cluster: string): Breaker {
     let breaker = breakers[scope].get(key);
     if (!breaker) {
-      breaker = { scope, key, cluster, failures: [], opening: undefined, closedAt: -Infinity, opened: 0 };
+      const evidence = new Evidence();
+      breaker = { scope, key, cluster, evidence, trial: undefined, closedAt: -Infinity, opened: 0 };
       breakers[scope].set(key, breaker);
       sweeper ??= setInterval(sweep, REMEMBER_CLOSED_FOR / 2).unref();
     }
@@ -176,17 +104,17 @@ export function createBreakers(deps: BreakerDeps): Breakers {
   }
 
   function drop(breaker: Breaker, reason: string): void {
-    if (breaker.opening) close(breaker, breaker.opening, reason);
+    if (breaker.trial) close(breaker, breaker.trial, reason);
     breakers[breaker.scope].delete(breaker.key);
   }
 
   function sweep(): void {
     const time = now();
     for (const breaker of all()) {
-      const { opening, failures, closedAt } = breaker;
-      if (opening) {
-        if (time - opening.askedAt > DROP_AFTER) drop(breaker, 'nobody asks any more');
-      } else if (time - Math.max(closedAt, failures.at(-1) ?? -Infinity) > REMEMBER_CLOSED_FOR) {
+      const { trial, evidence, closedAt } = breaker;
+      if (trial?.isOpen) {
+        if (time - trial.askedAt > DROP_AFTER) drop(breaker, 'nobody asks any more');
+      } else if (time - Math.max(closedAt, evidence.last?.at ?? -Infinity) > REMEMBER_CLOSED_FOR) {
         drop(breaker, 'nothing to remember');
       }
     }
@@ -195,112 +123,155 @@ export function createBreakers(deps: BreakerDeps): Breakers {
     sweeper = undefined;
   }
 
-  /** Whether this failure is the one that opens the breaker. */
-  function countFailure(breaker: Breaker, since: number): boolean {
-    if (breaker.opening || since < breaker.closedAt) return false;
-    const time = now();
-    breaker.failures = breaker.failures.filter((at) => time - at < WINDOW);
-    breaker.failures.push(time);
-    return breaker.failures.length >= FAILURES_TO_OPEN;
+  function countSuccess(breaker: Breaker | undefined): void {
+    if (!breaker || breaker.trial?.isOpen) return;
+    if (breaker.trial) close(breaker, breaker.trial, 'a request succeeded');
+    else startAfresh(breaker);
   }
 
-  function countSuccess(breaker: Breaker | undefined): void {
-    if (!breaker || breaker.opening) return;
+  function startAfresh(breaker: Breaker): void {
+    breaker.evidence.clear();
     if (breaker.closedAt === -Infinity) breakers[breaker.scope].delete(breaker.key);
-    else breaker.failures = [];
+  }
+
+  /** Opens a cluster's breaker, if the evidence is enough for it. */
+  function judge(breaker: Breaker, tenant: BreakerTenant, reason: string): void {
+    const { evidence, trial } = breaker;
+    if (!evidence.suffices || !evidence.blamesServer(trial?.probeWaits ?? false)) return;
+    // One dead server is one open breaker, and its tenants start afresh when that closes.
+    for (const own of [...breakers.tenant.values()])
+      if (own.cluster === breaker.key) drop(own, "the cluster's breaker opened");
+    open(breaker, tenant, reason);
+  }
+
+  /** Probes a cluster of which it is not known whether the server is at fault. */
+  function suspect(breaker: Breaker, tenant: BreakerTenant, fault: DatabaseFault): void {
+    const { evidence, trial } = breaker;
+    if (trial) Object.assign(trial, { tenant, askedAt: now(), reason: fault.reason });
+    // Each further silence would take seconds to be noticed: the first one is enough.
+    else if (!evidence.blamesServer(false) && (evidence.size > 1 || fault.kind === 'timeout')) {
+      const newOne = (breaker.trial = newTrial(tenant, fault.reason));
+      // One that is suspected again and again is not probed more often than an open one.
+      const pause = Math.max(0, (suspectProbedAt.get(breaker.key) ?? -Infinity) + LONGEST_PAUSE - now());
+      newOne.probeAt = now() + pause;
+      if (pause === 0) void runProbe(breaker, newOne);
+      else newOne.timer = setTimeout(() => void runProbe(breaker, newOne), pause).unref();
+    }
+  }
+
+  function newTrial(tenant: BreakerTenant, reason: string): Trial {
+    const at = now();
+    const probing = { probes: 0, probing: 0, probeWaits: false, probeAt: undefined, timer: undefined };
+    return { isOpen: false, at, reason, tenant, askedAt: at, ...probing };
   }
 
   function open(breaker: Breaker, tenant: BreakerTenant, reason: string): void {
+    const trial = (breaker.trial ??= newTrial(tenant, reason));
     const at = now();
-    const opening: Opening = {
-      at,
-      reason,
-      tenant,
-      askedAt: at,
-      probes: 0,
-      probing: 0,
-      probeAt: undefined,
-      timer: undefined,
-    };
-    breaker.opening = opening;
+    const probing = trial.probing > 0;
+    Object.assign(trial, { isOpen: true, at, reason, tenant, askedAt: at });
     breaker.opened += 1;
     opened[breaker.scope] += 1;
     openNow += 1;
-    planProbe(breaker, opening, at);
+    if (!probing) {
+      clearTimeout(trial.timer);
+      planProbe(breaker, trial, at);
+    }
     onChange({ scope: breaker.scope, key: breaker.key, state: 'open', reason, openFor: 0, probes: 0 });
   }
 
-  function close(breaker: Breaker, opening: Opening, reason: string): void {
-    clearTimeout(opening.timer);
-    breaker.opening = undefined;
-    breaker.failures = [];
-    breaker.closedAt = now();
+  function close(breaker: Breaker, trial: Trial, reason: string): void {
+    clearTimeout(trial.timer);
+    breaker.trial = undefined;
+    if (trial.isOpen) breaker.closedAt = now();
+    startAfresh(breaker);
+    if (!trial.isOpen) return;
     openNow -= 1;
     const { scope, key } = breaker;
-    onChange({ scope, key, state: 'closed', reason, openFor: breaker.closedAt - opening.at, probes: opening.probes });
+    onChange({ scope, key, state: 'closed', reason, openFor: breaker.closedAt - trial.at, probes: trial.probes });
   }
 
   /** @param from when the pause begins: with the probe before, not with its end */
-  function planProbe(breaker: Breaker, opening: Opening, from: number): void {
+  function planProbe(breaker: Breaker, trial: Trial, from: number): void {
     const time = now();
-    if (time - opening.askedAt > IDLE_AFTER) {
-      opening.probeAt = undefined;
-      opening.timer = undefined;
+    if (!trial.isOpen && breaker.evidence.isOld(time)) {
+      close(breaker, trial, 'nothing to suspect');
       return;
     }
-    const ceiling = Math.min(FIRST_PAUSE * 2 ** opening.probes, LONGEST_PAUSE);
+    if (time - trial.askedAt > IDLE_AFTER) {
+      trial.probeAt = undefined;
+      trial.timer = undefined;
+      return;
+    }
+    const ceiling = Math.min(FIRST_PAUSE * 2 ** trial.probes, LONGEST_PAUSE);
     const pause = SHORTEST_PAUSE + random() * (ceiling - SHORTEST_PAUSE);
-    opening.probeAt = Math.max(time, from + pause);
-    opening.timer = setTimeout(() => void runProbe(breaker, opening), opening.probeAt - time).unref();
+    trial.probeAt = Math.max(time, from + pause);
+    trial.timer = setTimeout(() => void runProbe(breaker, trial), trial.probeAt - time).unref();
   }
 
-  async function runProbe(breaker: Breaker, opening: Opening): Promise<void> {
+  async function runProbe(breaker: Breaker, trial: Trial): Promise<void> {
     const begun = now();
-    opening.probes += 1;
-    const number = opening.probes;
-    opening.probing = number;
-    opening.probeAt = begun;
+    trial.probes += 1;
+    const number = trial.probes;
+    trial.probing = number;
+    trial.probeAt = begun;
+    if (!trial.isOpen) suspectProbedAt.set(breaker.key, begun);
     const goOn = (): void => {
-      if (breaker.opening !== opening || opening.probing !== number) return;
-      clearTimeout(opening.timer);
-      opening.probing = 0;
-      planProbe(breaker, opening, begun);
+      if (breaker.trial !== trial || trial.probing !== number) return;
+      clearTimeout(trial.timer);
+      trial.probing = 0;
+      planProbe(breaker, trial, begun);
     };
-    opening.timer = setTimeout(goOn, PROBE_PATIENCE).unref();
+    const losePatience = (): void => {
+      trial.probeWaits = true;
+      if (breaker.trial === trial && !trial.isOpen) judge(breaker, trial.tenant, trial.reason);
+      goOn();
+    };
+    trial.timer = setTimeout(losePatience, PROBE_PATIENCE).unref();
+    const tenant = (trial.isOpen ? undefined : neighbour?.(trial.tenant)) ?? trial.tenant;
     try {
-      await probe({ scope: breaker.scope, key: breaker.key, tenant: opening.tenant });
+      await probe({ scope: breaker.scope, key: breaker.key, tenant });
     } catch (error) {
       if (!answers(breaker.scope, error)) {
+        if (breaker.trial === trial && !trial.isOpen) probeFailed(breaker, tenant, error);
         goOn();
         return;
       }
     }
-    if (breaker.opening === opening) close(breaker, opening, 'a probe succeeded');
+    if (breaker.trial === trial) close(breaker, trial, 'a probe succeeded');
   }
 
-  function refuse(breaker: Breaker, opening: Opening, tenant: BreakerTenant): DatabaseFault {
+  /** Of a suspected cluster. */
+  function probeFailed(breaker: Breaker, tenant: BreakerTenant, error: unknown): void {
+    if (!(error instanceof DatabaseFault) || blamed(error) !== 'cluster') return;
+    breaker.evidence.add({ at: now(), tenantId: tenant.id, during: 'probe' });
+    judge(breaker, tenant, error.reason);
+  }
+
+  function refuse(breaker: Breaker, trial: Trial, tenant: BreakerTenant): DatabaseFault {
     refused += 1;
     const time = now();
-    opening.tenant = tenant;
-    opening.askedAt = time;
-    if (opening.probeAt === undefined) void runProbe(breaker, opening);
-    const known = (opening.probeAt ?? time) + PROBE_PATIENCE;
+    trial.tenant = tenant;
+    trial.askedAt = time;
+    if (trial.probeAt === undefined) void runProbe(breaker, trial);
+    const known = (trial.probeAt ?? time) + PROBE_PATIENCE;
     const retryAfter = Math.max(1, Math.ceil((known - time) / 1_000));
     return new DatabaseFault('unavailable', `the ${breaker.scope}'s breaker is open`, retryAfter);
   }
 
   function statusOf(breaker: Breaker): BreakerStatus {
-    const { scope, key, failures, opening } = breaker;
+    const { scope, key, evidence } = breaker;
+    const trial = breaker.trial?.isOpen ? breaker.trial : undefined;
     const time = now();
-    const waiting = opening?.probing === 0 ? opening.probeAt : undefined;
+    const waiting = trial?.probing === 0 ? trial.probeAt : undefined;
     return {
       scope,
       key,
-      state: !opening ? 'closed' : opening.probing > 0 ? 'half-open' : 'open',
-      failures: failures.length,
-      reason: opening?.reason,
-      openFor: opening && time - opening.at,
-      probes: opening?.probes ?? 0,
+      state: !trial ? 'closed' : trial.probing > 0 ? 'half-open' : 'open',
+      failures: evidence.size,
+      reason: trial?.reason,
+      openFor: trial && time - trial.at,
+      probes: trial?.probes ?? 0,
       nextProbeIn: waiting === undefined ? undefined : Math.max(0, waiting - time),
       opened: breaker.opened,
     };
@@ -310,9 +281,9 @@ export function createBreakers(deps: BreakerDeps): Breakers {
     admit(tenant) {
       if (openNow === 0) return;
       const cluster = breakers.cluster.get(tenant.cluster);
-      if (cluster?.opening) throw refuse(cluster, cluster.opening, tenant);
+      if (cluster?.trial?.isOpen) throw refuse(cluster, cluster.trial, tenant);
       const own = breakers.tenant.get(tenant.id);
-      if (own?.opening) throw refuse(own, own.opening, tenant);
+      if (own?.trial) throw refuse(own, own.trial, tenant);
     },
 
     succeeded(tenant) {
@@ -320,22 +291,22 @@ export function createBreakers(deps: BreakerDeps): Breakers {
       if (breakers.tenant.size > 0) countSuccess(breakers.tenant.get(tenant.id));
     },
 
-    failed(tenant, fault, since = now()) {
+    failed(tenant, fault, since = now(), opening = false) {
       const blame = blamed(fault);
-      if (!blame || closed || breakers.cluster.get(tenant.cluster)?.opening) return;
+      if (!blame || closed || breakers.cluster.get(tenant.cluster)?.trial?.isOpen) return;
+      const failure = { at: now(), tenantId: tenant.id, during: opening ? 'opening' : 'use' } as const;
       if (blame === 'cluster') {
         const cluster = remember('cluster', tenant.cluster, tenant.cluster);
         if (since < cluster.closedAt) return;
-        if (countFailure(cluster, since)) {
-          // One dead server is one open breaker, and its tenants start afresh when that closes.
-          for (const own of [...breakers.tenant.values()])
-            if (own.cluster === tenant.cluster) drop(own, "the cluster's breaker opened");
-          open(cluster, tenant, fault.reason);
-          return;
-        }
+        cluster.evidence.add(failure);
+        judge(cluster, tenant, fault.reason);
+        if (cluster.trial?.isOpen) return;
+        suspect(cluster, tenant, fault);
       }
       const own = remember('tenant', tenant.id, tenant.cluster);
-      if (countFailure(own, since)) open(own, tenant, fault.reason);
+      if (own.trial || since < own.closedAt) return;
+      own.evidence.add(failure);
+      if (own.evidence.suffices) open(own, tenant, fault.reason);
     },
 
     forget(tenantId) {

@@ -189,11 +189,11 @@ export function createTenantPools(deps: TenantPoolDeps): TenantPools {
       const whose = typeof marker === 'string' ? marker : 'nobody';
       throw refuse(new Error(`the database behind this tenant's row is marked as ${whose}'s`));
     };
-    const onOutcome: PoolOptions['onOutcome'] = (fault, since) => {
+    const onOutcome: PoolOptions['onOutcome'] = (fault, since, opening) => {
       // A suspended tenant's connections are ended, behind its pool's retirement: that must not keep it out when it is
       // resumed, and says nothing of its server.
       if (fault && entries.get(id)?.epoch !== epoch) return;
-      if (fault) deps.breakers.failed(who, fault, since);
+      if (fault) deps.breakers.failed(who, fault, since, opening);
       else deps.breakers.succeeded(who);
     };
     const settings = settingsOf(tenant);

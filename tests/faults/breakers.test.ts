@@ -1,6 +1,6 @@
 // src/tenancy/breakers.ts in front of a real server: reset, swallowed, stopped and started again, with real connections both
 // for the requests and for the probes.
-import { sql } from 'kysely';
+import { sql, type Kysely } from 'kysely';
 import { chmod, mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -8,7 +8,9 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest';
 import { createDatabase, type ConnectionSettings, type DatabaseHandle } from '../../db/client.js';
 import { DatabaseFault } from '../../db/errors.js';
+import type { PoolOptions } from '../../db/pool.js';
 import { probeDatabase } from '../../db/probe.js';
+import { shortRead } from '../../db/statement.js';
 import { startEmbeddedCluster, type EmbeddedCluster } from '../../src/embedded/cluster.js';
 import { createBreakers, type BreakerChange, type Breakers, type BreakerTenant } from '../../src/tenancy/breakers.js';
 import { startProxy, type Proxy } from '../support/proxy.js';
@@ -21,6 +23,8 @@ const PROMISE = { timeout: 1_500, interval: 10 };
 
 /** Milliseconds for everything that a probe does. */
 const PROBE_DEADLINE = 1_500;
+
+const one = shortRead((db: Kysely<unknown>) => db.selectNoFrom(sql<number>`1`.as('one')));
 
 let home: string;
 let server: EmbeddedCluster;
@@ -45,7 +49,7 @@ type Answer = 'answered' | 'refused' | 'failed';
 interface Cluster {
   readonly key: string;
   readonly tenants: readonly BreakerTenant[];
-  /** One request, as a pool makes it: admitted or refused, sent, and its end told. */
+  /** One request, as a pool makes it: admitted or refused, and sent. */
   readonly ask: (tenant: BreakerTenant) => Promise<Answer>;
 }
 
@@ -58,7 +62,8 @@ interface Setup {
   readonly cluster: (address: { readonly host: string; readonly port: number }) => Cluster;
 }
 
-function setup(): Setup {
+/** @param lanes whether requests share a connection, one a tenant */
+function setup({ lanes = false } = {}): Setup {
   const changes: BreakerChange[] = [];
   const probes = { begun: 0, now: 0, most: 0 };
   const handles = new Map<string, DatabaseHandle<unknown>>();
@@ -86,15 +91,12 @@ function setup(): Setup {
       expect(error).toMatchObject({ kind: 'unavailable', retryAfter: expect.toBeOneOf([1, 2]) as number });
       return 'refused';
     }
-    const since = performance.now();
     try {
-      await sql`select 1`.execute(handles.get(tenant.id)?.db ?? expect.fail('no such tenant'));
+      await one(handles.get(tenant.id)?.db ?? expect.fail('no such tenant'), {});
     } catch (error) {
       if (!(error instanceof DatabaseFault)) throw error;
-      breakers.failed(tenant, error, since);
       return 'failed';
     }
-    breakers.succeeded(tenant);
     return 'answered';
   };
 
@@ -106,8 +108,15 @@ function setup(): Setup {
       const key = `${address.host}:${address.port}`;
       const tenants = Array.from({ length: TENANTS }, (_, index) => ({ id: `${key}/${index}`, cluster: key }));
       const limits = { max: 2, acquireTimeout: 500, timeout: 500, idleTimeoutMillis: 60_000 };
-      const options = { applicationName: 'tests', preparedStatements: false };
-      for (const { id } of tenants) handles.set(id, createDatabase<unknown>(settings(address), limits, options));
+      for (const tenant of tenants) {
+        // As src/tenancy/pools.ts tells it.
+        const onOutcome: PoolOptions['onOutcome'] = (fault, since, opening) => {
+          if (fault) breakers.failed(tenant, fault, since, opening);
+          else breakers.succeeded(tenant);
+        };
+        const options = { applicationName: 'tests', preparedStatements: lanes, lane: lanes, onOutcome };
+        handles.set(tenant.id, createDatabase<unknown>(settings(address), limits, options));
+      }
       return { key, tenants, ask };
     },
   };
@@ -212,6 +221,38 @@ describe('a server that swallows everything', () => {
       ['cluster', one.key, 'open'],
       ['cluster', one.key, 'closed'],
     ]);
+  });
+});
+
+describe('a server that falls silent on every open connection', () => {
+  it.each([
+    ['of several tenants', TENANTS],
+    ['of one tenant', 1],
+  ])('%s trips its breaker, and is found again within a second', async (_whose, count) => {
+    const proxy = await proxied();
+    const { breakers, changes, cluster } = setup({ lanes: true });
+    const { key, tenants, ask } = cluster(proxy);
+    const warm = tenants.slice(0, count);
+    for (const tenant of warm) expect(await ask(tenant)).toBe('answered');
+
+    proxy.mode = 'hang';
+    const answers: Answer[] = [];
+    await expect
+      .poll(
+        () => {
+          void Promise.all(warm.map(ask)).then((given) => answers.push(...given));
+          return breakers.state('cluster', key)?.state ?? 'closed';
+        },
+        { timeout: 10_000, interval: 100 },
+      )
+      .not.toBe('closed');
+    expect(await ask(tenants.at(-1) ?? expect.fail())).toBe('refused');
+    // Whatever had to wait, came to an end.
+    proxy.mode = 'pass';
+    await expect.poll(() => ask(tenants[0] ?? expect.fail()), PROMISE).toBe('answered');
+    await expect.poll(() => answers.includes('failed'), { timeout: 5_000 }).toBe(true);
+    expect(answers).not.toContain('answered');
+    expect(changes.filter(({ scope }) => scope === 'cluster').map(({ state }) => state)).toEqual(['open', 'closed']);
   });
 });
 

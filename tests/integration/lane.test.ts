@@ -1,12 +1,14 @@
 // The lane: short reads that share one pipelined connection must not wait for one another, fail for one another, or hang
 // with a server that does.
 import { sql, type Kysely } from 'kysely';
+import { randomBytes } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, beforeAll, describe, expect, inject, it, onTestFinished } from 'vitest';
 import { createDatabase, type ConnectionSettings, type DatabaseHandle } from '../../db/client.js';
 import { DatabaseFault } from '../../db/errors.js';
-import type { PoolLimits } from '../../db/pool.js';
+import type { PoolLimits, PoolOptions } from '../../db/pool.js';
 import { shortRead, statement } from '../../db/statement.js';
+import { createGovernor } from '../../src/tenancy/governor.js';
 import { asSuperuser, createRegistry } from '../support/app.js';
 import { startProxy, type Proxy } from '../support/proxy.js';
 
@@ -52,17 +54,29 @@ afterEach(async () => {
   await Promise.all(proxies.splice(0).map((proxy) => proxy.close()));
 });
 
-function open(limits: Partial<PoolLimits> = {}, where: Partial<ConnectionSettings> = {}): DatabaseHandle<Notes> {
-  const options = { applicationName: NAME, preparedStatements: true, lane: true };
+function open(
+  limits: Partial<PoolLimits> = {},
+  where: Partial<ConnectionSettings> = {},
+  further: Partial<PoolOptions> = {},
+): DatabaseHandle<Notes> {
+  const options = { applicationName: NAME, preparedStatements: true, lane: true, ...further };
   const handle = createDatabase<Notes>({ ...connection, ...where }, { ...LIMITS, ...limits }, options);
   opened.push(handle);
   return handle;
 }
 
-async function openThroughProxy(): Promise<{ handle: DatabaseHandle<Notes>; proxy: Proxy }> {
+async function openThroughProxy(
+  further?: Partial<PoolOptions>,
+): Promise<{ handle: DatabaseHandle<Notes>; proxy: Proxy }> {
   const proxy = await startProxy(connection);
   proxies.push(proxy);
-  return { handle: open({}, { host: proxy.host, port: proxy.port }), proxy };
+  return { handle: open({}, { host: proxy.host, port: proxy.port }, further), proxy };
+}
+
+/** The faults that a pool reports. */
+function reported(): { readonly faults: string[] } & Required<Pick<PoolOptions, 'onOutcome'>> {
+  const faults: string[] = [];
+  return { faults, onOutcome: (fault) => fault && faults.push(fault.reason) };
 }
 
 /** Waits until the lane is open. */
@@ -175,6 +189,94 @@ describe('a statement that is too slow for the lane', () => {
   });
 });
 
+describe('reads that take too long together', () => {
+  it('use connections of their own: those that come at once, and those that come when that is known', async () => {
+    const handle = open({ max: 5, acquireTimeout: 20_000 });
+    await warm(handle);
+    for (const _ of ['not known yet', 'known']) {
+      const reads = Promise.all(Array.from({ length: 20 }, () => slowRead(handle.db, { seconds: 0.3 })));
+      await expect.poll(() => handle.stats().total, { timeout: 5_000 }).toBeGreaterThanOrEqual(4);
+      expect(await reads).toEqual(Array.from({ length: 20 }, () => [{ done: 1 }]));
+    }
+  });
+
+  it('keep no short read from the lane afterwards', async () => {
+    const handle = open({ max: 5 });
+    await warm(handle);
+    await Promise.all(Array.from({ length: 10 }, () => slowRead(handle.db, { seconds: 0.3 })));
+    // The lane is open again, and everything else is closed.
+    await warm(handle);
+    const before = handle.stats();
+    await Promise.all(Array.from({ length: 100 }, (_, index) => noteById(handle.db, { id: index + 1 })));
+    expect(handle.stats()).toEqual(before);
+  });
+});
+
+describe('a lane that holds the only connection', () => {
+  interface Load {
+    /** Reads that were answered. */
+    readonly answered: number;
+    stop(): Promise<void>;
+  }
+
+  /** Reads without a pause, twenty at a time: each takes a moment, so that they are not answered together. */
+  function readWithoutPause({ db }: DatabaseHandle<Notes>): Load {
+    let answered = 0;
+    let stopped = false;
+    const readers = Array.from({ length: 20 }, async () => {
+      while (!stopped) {
+        expect(await slowRead(db, { seconds: 0.001 })).toEqual([{ done: 1 }]);
+        answered += 1;
+      }
+    });
+    return {
+      get answered() {
+        return answered;
+      },
+      async stop() {
+        stopped = true;
+        await Promise.all(readers);
+      },
+    };
+  }
+
+  async function expectTurns(handle: DatabaseHandle<Notes>, firstId: number): Promise<void> {
+    await warm(handle);
+    const load = readWithoutPause(handle);
+    try {
+      for (let id = firstId; id < firstId + 4; id += 1) {
+        const before = load.answered;
+        expect(await addNote(handle.db, { id, text: 'in turn' })).toEqual([{ id }]);
+        await expect.poll(() => load.answered, { timeout: 2_000 }).toBeGreaterThan(before + 20);
+      }
+    } finally {
+      await load.stop();
+    }
+  }
+
+  it('of its budget gives it to the writes of its own tenant, and reads go on between them', async () => {
+    const governor = createGovernor({ slots: 1 });
+    const admit: PoolOptions['admit'] = (closeIdle) => governor.join('tenant', closeIdle);
+    await expectTurns(open({ max: 3, acquireTimeout: 2_000 }, {}, { admit }), 5_000);
+    expect(governor.stats()).toMatchObject({ highestUsed: 1, timedOut: 0 });
+  });
+
+  it.each([
+    ['and the pool knows that', true],
+    ['and the pool does not know that', false],
+  ])('that its role may have gives it to the writes of its own tenant, %s', async (_what, sharesLimit) => {
+    const role = `lane_${randomBytes(6).toString('hex')}`;
+    const password = randomBytes(16).toString('hex');
+    await asSuperuser(connection.database, async (db) => {
+      await sql`create role ${sql.id(role)} login password ${sql.lit(password)} connection limit 1`.execute(db);
+      await sql`grant connect on database ${sql.id(connection.database)} to ${sql.id(role)}`.execute(db);
+      await sql`grant select, insert on notes to ${sql.id(role)}`.execute(db);
+    });
+    const handle = open({ max: 3, acquireTimeout: 2_000 }, { user: role, password }, { sharesLimit });
+    await expectTurns(handle, sharesLimit ? 5_100 : 5_200);
+  });
+});
+
 /** Locks the table until it is released, or the test is over; `lock` resolves when it is free again. */
 async function lockNotes(): Promise<{ release: () => void; lock: Promise<void> }> {
   let release: () => void = () => undefined;
@@ -207,6 +309,27 @@ describe('a lane that is lost', () => {
       expect((outcome as PromiseRejectedResult).reason).toMatchObject({ name: 'DatabaseFault', kind: 'unavailable' });
     }
     await expect.poll(() => noteById(handle.db, { id: 1 }), { timeout: 5_000 }).toHaveLength(1);
+  });
+
+  it.each([
+    ['because its backend was ended', '57P01'],
+    ['in a black hole', 'no answer'],
+  ])('%s is one failure, however many reads were under way', async (how, reason) => {
+    const { faults, onOutcome } = reported();
+    const { handle, proxy } = await openThroughProxy({ onOutcome });
+    await warm(handle);
+    proxy.mode = 'hang';
+    const underWay = Promise.allSettled([1, 2, 3, 4].map((id) => noteById(handle.db, { id })));
+    if (reason === '57P01') {
+      await asSuperuser('postgres', (db) =>
+        sql`select pg_terminate_backend(pid) from pg_stat_activity
+          where application_name = ${NAME} and datname = ${connection.database}`.execute(db),
+      );
+      proxy.mode = 'pass';
+    }
+    const outcomes = await underWay;
+    expect(outcomes.map(({ status }) => status)).toEqual(['rejected', 'rejected', 'rejected', 'rejected']);
+    expect(faults, how).toEqual([reason]);
   });
 
   it('in a black hole is cut within two seconds, its connection is destroyed, and the next one works', async () => {
@@ -248,6 +371,28 @@ describe('a lane that is lost', () => {
     expect(await shapes(handle.db, { one: 1 })).toEqual([{ row: '{"a":1}' }]);
     await sql`alter table shapes add column b integer`.execute(handle.db);
     expect(await shapes(handle.db, { one: 1 })).toEqual([{ row: '{"a":1,"b":null}' }]);
+  });
+
+  it('behind a result that has changed is replaced once, without a warning, however many reads are under way', async () => {
+    const handle = open();
+    const typed = shortRead((db: Kysely<Notes>, { one }: { one: number }) =>
+      db.selectNoFrom(sql`(select a from typed where a::text = ${one}::integer::text)`.as('a')),
+    );
+    await sql`create table typed (a integer)`.execute(handle.db);
+    await sql`insert into typed values (1)`.execute(handle.db);
+    expect(await typed(handle.db, { one: 1 })).toEqual([{ a: 1 }]);
+    const warnings: Error[] = [];
+    const collect = (warning: Error): number => warnings.push(warning);
+    process.on('warning', collect);
+    onTestFinished(() => {
+      process.off('warning', collect);
+    });
+    await sql`alter table typed alter column a type text`.execute(handle.db);
+    // On the lane each of these is answered 0A000.
+    const found = await Promise.all(Array.from({ length: 30 }, () => typed(handle.db, { one: 1 })));
+    expect(new Set(found.map(([row]) => row?.a))).toEqual(new Set(['1']));
+    await sleep(10);
+    expect(warnings).toEqual([]);
   });
 });
 

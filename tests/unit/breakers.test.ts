@@ -47,12 +47,13 @@ const now = (): number => Date.now();
 const pass = (ms: number): Promise<unknown> => vi.advanceTimersByTimeAsync(ms);
 
 /** Probes wait to be ended by the test. The longest pauses, unless told. */
-function setup(random: () => number = () => 1): Setup {
+function setup(random: () => number = () => 1, neighbour?: BreakerTenant): Setup {
   const probes: Probe[] = [];
   const changes: BreakerChange[] = [];
   const breakers = createBreakers({
     now,
     random,
+    neighbour: () => neighbour,
     onChange: (change) => changes.push(change),
     probe: (target) =>
       new Promise((resolve, reject) => {
@@ -73,8 +74,14 @@ function setup(random: () => number = () => 1): Setup {
   return { breakers, probes, changes };
 }
 
+/** New connections that do not come about. */
 function fail(breakers: Breakers, tenant: BreakerTenant, fault = refusedByServer, times = 3): void {
-  for (let time = 0; time < times; time += 1) breakers.failed(tenant, fault);
+  for (let time = 0; time < times; time += 1) breakers.failed(tenant, fault, now(), true);
+}
+
+/** Open connections that are lost while they are used. */
+function lose(breakers: Breakers, tenant: BreakerTenant, fault = silent, times = 1): void {
+  for (let time = 0; time < times; time += 1) breakers.failed(tenant, fault, now(), false);
 }
 
 function isAdmitted(breakers: Breakers, tenant: BreakerTenant): boolean {
@@ -90,8 +97,10 @@ function isAdmitted(breakers: Breakers, tenant: BreakerTenant): boolean {
 /** The breaker of `tenant`'s cluster open, on probes of which the test has the say. */
 function openCluster(setupWith?: () => number): Setup {
   const opened = setup(setupWith);
-  fail(opened.breakers, a);
+  fail(opened.breakers, b, refusedByServer, 1);
+  fail(opened.breakers, a, refusedByServer, 2);
   expect(isAdmitted(opened.breakers, a)).toBe(false);
+  expect(opened.probes).toEqual([]);
   return opened;
 }
 
@@ -100,7 +109,7 @@ describe('a breaker opens', () => {
     const { breakers } = setup();
     fail(breakers, a, refusedByServer, 2);
     expect(isAdmitted(breakers, a)).toBe(true);
-    breakers.failed(a, silent);
+    fail(breakers, b, silent, 1);
     expect(() => {
       breakers.admit(a);
     }).toThrow(expect.objectContaining({ name: 'DatabaseFault', kind: 'unavailable', retryAfter: 1 }));
@@ -132,7 +141,7 @@ describe('a breaker opens', () => {
 
   it('of the cluster, where the server is at fault: for all of its tenants, and for no other cluster’s', () => {
     const { breakers } = setup();
-    for (const tenant of [a, b, { id: 'c', cluster: ONE }]) breakers.failed(tenant, refusedByServer);
+    for (const tenant of [a, b, { id: 'c', cluster: ONE }]) fail(breakers, tenant, refusedByServer, 1);
     for (const tenant of [a, b, { id: 'never seen', cluster: ONE }]) expect(isAdmitted(breakers, tenant)).toBe(false);
     expect(isAdmitted(breakers, elsewhere)).toBe(true);
   });
@@ -140,7 +149,7 @@ describe('a breaker opens', () => {
   it('once for a dead server, not once for each of its tenants', () => {
     const { breakers, changes } = setup();
     for (let time = 0; time < 3; time += 1)
-      for (let tenant = 0; tenant < 50; tenant += 1) breakers.failed({ id: `t${tenant}`, cluster: ONE }, silent);
+      for (let tenant = 0; tenant < 50; tenant += 1) fail(breakers, { id: `t${tenant}`, cluster: ONE }, silent, 1);
     expect(changes).toEqual([
       { scope: 'cluster', key: ONE, state: 'open', reason: 'no answer', openFor: 0, probes: 0 },
     ]);
@@ -168,7 +177,7 @@ describe('a breaker opens', () => {
   it('of the tenant first, then of the cluster: the tenant’s is dropped for it', () => {
     const { breakers, changes } = setup();
     fail(breakers, a, wrongPassword);
-    fail(breakers, b, refusedByServer);
+    for (const tenant of [a, b, b]) fail(breakers, tenant, refusedByServer, 1);
     expect(changes.map(({ scope, key, state }) => [scope, key, state])).toEqual([
       ['tenant', 'a', 'open'],
       ['tenant', 'a', 'closed'],
@@ -181,33 +190,144 @@ describe('a breaker opens', () => {
     const event = fc.record({
       tenant: fc.constantFrom(...tenants),
       fault: fc.constantFrom(undefined, refusedByServer, silent, wrongPassword, new DatabaseFault('timeout', '57014')),
+      opening: fc.boolean(),
     });
     fc.assert(
       fc.property(fc.array(event, { maxLength: 40 }), (events) => {
         const { breakers } = setup();
-        const model = new Map<string, number>();
-        const inARow = (key: string): number => model.get(key) ?? 0;
-        for (const { tenant, fault } of events) {
-          if (fault) breakers.failed(tenant, fault);
+        const inARow = new Map<string, { id: string; opening: boolean }[]>();
+        const failuresOf = (key: string): { id: string; opening: boolean }[] => inARow.get(key) ?? [];
+        const isOpen = (key: string): boolean => {
+          const failures = failuresOf(key);
+          const opening = failures.filter((failure) => failure.opening).map(({ id }) => id);
+          // No probe answers here.
+          return failures.length >= 3 && (!key.includes(':') || new Set(opening).size > 1);
+        };
+        for (const { tenant, fault, opening } of events) {
+          const { id, cluster } = tenant;
+          if (fault) breakers.failed(tenant, fault, now(), opening);
           else breakers.succeeded(tenant);
-          const { id: own, cluster } = tenant;
-          if (inARow(cluster) < 3) {
-            const blame = fault && blamed(fault);
-            if (!fault) {
-              model.set(cluster, 0);
-              if (inARow(own) < 3) model.set(own, 0);
-            }
-            if (blame === 'cluster') model.set(cluster, inARow(cluster) + 1);
-            if (blame) model.set(own, inARow(own) + 1);
-          }
-          for (const asked of tenants) {
-            const expected = inARow(asked.cluster) < 3 && inARow(asked.id) < 3;
-            expect(isAdmitted(breakers, asked)).toBe(expected);
-          }
+          if (isOpen(cluster)) continue;
+          const blame = fault && blamed(fault);
+          if (!fault) for (const key of [cluster, id]) if (!isOpen(key)) inARow.set(key, []);
+          if (blame === 'cluster') inARow.set(cluster, [...failuresOf(cluster), { id, opening }].slice(-20));
+          if (blame && !isOpen(id)) inARow.set(id, [...failuresOf(id), { id, opening }]);
+          for (const asked of tenants)
+            expect(isAdmitted(breakers, asked)).toBe(!isOpen(asked.cluster) && !isOpen(asked.id));
         }
         breakers.close();
       }),
     );
+  });
+});
+
+describe('a cluster’s breaker', () => {
+  it('stays closed while only one tenant’s connections fail and a probe is answered: its neighbours are admitted', async () => {
+    const { breakers, probes, changes } = setup();
+    for (let round = 0; round < 5; round += 1) {
+      lose(breakers, a);
+      expect(probes).toHaveLength(round + 1);
+      expect([a, b].map((tenant) => isAdmitted(breakers, tenant))).toEqual([true, true]);
+      await probes.at(-1)?.succeed();
+      breakers.succeeded(a);
+      await pass(800);
+    }
+    fail(breakers, a, silent, 10);
+    expect([a, b].map((tenant) => isAdmitted(breakers, tenant))).toEqual([false, true]);
+    await probes.at(-1)?.succeed();
+    expect(isAdmitted(breakers, b)).toBe(true);
+    expect(changes.map(({ scope, key }) => [scope, key])).toEqual([['tenant', 'a']]);
+  });
+
+  it('stays closed for a single connection, whatever else failed on it, also if no probe is answered yet', async () => {
+    const { breakers, probes } = setup();
+    lose(breakers, a);
+    await pass(1_400);
+    // Probes that hang are followed by others, and none of them has failed.
+    expect(probes.length).toBeGreaterThan(1);
+    expect([a, b].map((tenant) => isAdmitted(breakers, tenant))).toEqual([true, true]);
+    await probes[0]?.fail(silent);
+    expect(isAdmitted(breakers, b)).toBe(true);
+  });
+
+  it('opens for one tenant’s failures when probes fail too', async () => {
+    const { breakers, probes, changes } = setup();
+    lose(breakers, a);
+    await probes[0]?.fail(silent);
+    expect(isAdmitted(breakers, b)).toBe(true);
+    fail(breakers, a, silent, 1);
+    expect([a, b].map((tenant) => isAdmitted(breakers, tenant))).toEqual([false, false]);
+    expect(changes.map(({ scope, state }) => [scope, state])).toEqual([['cluster', 'open']]);
+  });
+
+  it('opens by probes alone after the first silence, while nobody else asks', async () => {
+    const { breakers, probes } = setup();
+    lose(breakers, a);
+    await probes[0]?.fail(silent);
+    await pass(200);
+    await probes[1]?.fail(silent);
+    expect(isAdmitted(breakers, b)).toBe(false);
+  });
+
+  it('opens when the connections of several tenants are silent and a probe has waited for half a second', async () => {
+    const { breakers, probes } = setup();
+    for (const tenant of [a, b, { id: 'c', cluster: ONE }]) lose(breakers, tenant);
+    expect(probes).toHaveLength(1);
+    await pass(499);
+    expect(isAdmitted(breakers, a)).toBe(true);
+    await pass(1);
+    expect(isAdmitted(breakers, a)).toBe(false);
+    // One at a time still, and the answer of the first counts.
+    expect(probes.length).toBeLessThanOrEqual(2);
+    await probes[0]?.succeed();
+    expect(isAdmitted(breakers, a)).toBe(true);
+  });
+
+  it('does not open for silent connections that a success lies between, or a probe’s', async () => {
+    const { breakers, probes } = setup();
+    for (const tenant of [a, b]) lose(breakers, tenant);
+    await probes[0]?.succeed();
+    for (const tenant of [a, b]) lose(breakers, tenant);
+    breakers.succeeded({ id: 'c', cluster: ONE });
+    for (const tenant of [a, b]) lose(breakers, tenant);
+    await pass(499);
+    expect(isAdmitted(breakers, { id: 'd', cluster: ONE })).toBe(true);
+  });
+
+  it('is probed every 800 ms at most while it is suspected, however often a success ends the suspicion', async () => {
+    const { breakers, probes } = setup();
+    for (let step = 0; step < 80; step += 1) {
+      lose(breakers, a);
+      await pass(50);
+      breakers.succeeded(b);
+      lose(breakers, a);
+      await pass(50);
+      breakers.succeeded(b);
+    }
+    // In 8 seconds.
+    const ofCluster = probes.filter(({ target }) => target.scope === 'cluster').length;
+    expect(ofCluster).toBeGreaterThan(1);
+    expect(ofCluster).toBeLessThanOrEqual(11);
+  });
+
+  it('is probed through another tenant’s database than the one that failed', () => {
+    const { breakers, probes } = setup(undefined, b);
+    lose(breakers, a);
+    expect(probes.map(({ target }) => target)).toEqual([{ scope: 'cluster', key: ONE, tenant: b }]);
+  });
+
+  it('is not suspected for longer than its failures count, if probes prove nothing', async () => {
+    const { breakers, probes } = setup();
+    lose(breakers, a);
+    for (let step = 0; step < 40; step += 1) {
+      await probes.at(-1)?.fail(new DatabaseFault('busy', 'no connection became free in time'));
+      await pass(800);
+    }
+    const begun = probes.length;
+    expect(begun).toBeLessThan(20);
+    await pass(10_000);
+    expect(probes).toHaveLength(begun);
+    expect(isAdmitted(breakers, a)).toBe(true);
   });
 });
 
@@ -248,7 +368,7 @@ describe('whose fault it is', () => {
     const fault = new DatabaseFault(kind, reason);
     expect(blamed(fault)).toBe(whose);
     const { breakers } = setup();
-    fail(breakers, a, fault);
+    for (const tenant of [a, b, a, a]) fail(breakers, tenant, fault, 1);
     const open = breakers.stats().breakers.filter(({ state }) => state !== 'closed');
     expect(open.map(({ scope }) => scope)).toEqual(whose ? [whose] : []);
   });
@@ -490,7 +610,8 @@ describe('what is known', () => {
     for (const tenant of [a, b, elsewhere]) breakers.succeeded(tenant);
     expect(breakers.stats().breakers).toEqual([]);
 
-    fail(breakers, elsewhere);
+    fail(breakers, { id: 'there', cluster: OTHER }, refusedByServer, 1);
+    fail(breakers, elsewhere, refusedByServer, 2);
     await pass(100);
     await probes[0]?.succeed();
     breakers.failed(a, refusedByServer);
