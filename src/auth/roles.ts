@@ -1,7 +1,7 @@
 // Changes to roles that a rule watches over: built-in ones stay as they are, one that is held stays, and nobody makes or
 // changes a role that holds more than itself. The caller's rights are those of the moment of the change.
 import type { Kysely, Transaction } from 'kysely';
-import { insertAudit, type AuditOrigin } from '../../db/audit.js';
+import type { AuditOrigin } from '../../db/audit.js';
 import { violatedUniqueConstraint } from '../../db/errors.js';
 import {
   countHolders,
@@ -16,7 +16,7 @@ import {
 import type { TenantDatabase } from '../../db/tenant/schema.js';
 import { changedFields } from '../audit.js';
 import { AppError } from '../errors.js';
-import { lockCaller, refuseWithout, type Actor } from './caller.js';
+import { auditWrite, lockCaller, refuseWithout, type Actor } from './caller.js';
 import { refuseToGive, refuseToTouch, type Caller, type Permission } from './permissions.js';
 
 /**
@@ -37,7 +37,7 @@ export async function addRole(
       const id = await insertRole(trx, role);
       await setPermissions(trx, id, permissions);
       const details = { name: role.name, permissions };
-      await insertAudit(trx, { ...origin, action: 'role.created', target: { kind: 'role', id }, details });
+      await auditWrite(trx, actor, { ...origin, action: 'role.created', target: { kind: 'role', id }, details });
       return id;
     }),
   );
@@ -66,7 +66,7 @@ export async function changeRole(
       await updateRole(trx, id, changes);
       if (permissions) await setPermissions(trx, id, permissions);
       const details = { fields: changedFields({ ...changes, permissions }), ...(permissions && { permissions }) };
-      await insertAudit(trx, { ...origin, action: 'role.updated', target: { kind: 'role', id }, details });
+      await auditWrite(trx, actor, { ...origin, action: 'role.updated', target: { kind: 'role', id }, details });
       return true;
     }),
   );
@@ -91,7 +91,7 @@ export async function removeRole(
     if (holders > 0)
       throw new AppError('role-in-use', { detail: `${holders} ${holders === 1 ? 'user holds' : 'users hold'} it.` });
     await deleteRole(trx, id);
-    await insertAudit(trx, { ...origin, action: 'role.deleted', target: { kind: 'role', id } });
+    await auditWrite(trx, actor, { ...origin, action: 'role.deleted', target: { kind: 'role', id } });
     return true;
   });
 }
