@@ -21,6 +21,8 @@ export interface Actor {
  * Until the transaction ends no other transaction deactivates, demotes or removes either of them.
  *
  * @param targetId the user that the write changes, if it changes one that exists
+ * @param lockRoles locks the roles that the write needs: the caller is read after that wait, because a role of its own can permit
+ * less meanwhile
  * @returns the caller with its permissions of now, and whether the target exists
  * @throws AppError `unauthenticated` if the caller is gone or not active, or its session has ended; `wrong-password` if the
  * caller's password has changed since it was confirmed
@@ -29,8 +31,10 @@ export async function lockCaller(
   trx: Transaction<TenantDatabase>,
   { userId, sessionId, confirmedHash }: Actor,
   targetId = userId,
+  lockRoles?: () => Promise<unknown>,
 ): Promise<{ caller: Caller; targetExists: boolean }> {
   const locked = await lockUsers(trx, [userId, targetId]);
+  await lockRoles?.();
   // What is read after the lock is new: each statement sees what was committed before it began.
   const standing = await findStanding(trx, userId);
   if (!standing?.active) {

@@ -60,9 +60,9 @@ export async function changeRole(
 ): Promise<boolean> {
   return nameTaken(
     db.transaction().execute(async (trx) => {
-      const caller = await lockEditor(trx, actor);
+      const caller = await lockEditor(trx, actor, id);
       if (permissions) refuseToGive(caller, permissions);
-      if (!(await takeRole(trx, id, caller))) return false;
+      if (!(await mayChange(trx, id, caller))) return false;
       await updateRole(trx, id, changes);
       if (permissions) await setPermissions(trx, id, permissions);
       const details = { fields: changedFields({ ...changes, permissions }), ...(permissions && { permissions }) };
@@ -84,8 +84,8 @@ export async function removeRole(
   origin: AuditOrigin,
 ): Promise<boolean> {
   return db.transaction().execute(async (trx) => {
-    const caller = await lockEditor(trx, actor);
-    if (!(await takeRole(trx, id, caller))) return false;
+    const caller = await lockEditor(trx, actor, id);
+    if (!(await mayChange(trx, id, caller))) return false;
     // Taken away silently it could leave somebody without any role.
     const holders = await countHolders(trx, id);
     if (holders > 0)
@@ -96,19 +96,21 @@ export async function removeRole(
   });
 }
 
-async function lockEditor(trx: Transaction<TenantDatabase>, actor: Actor): Promise<Caller> {
-  const { caller } = await lockCaller(trx, actor);
+/** @param roleId the role that is to be changed or removed */
+async function lockEditor(trx: Transaction<TenantDatabase>, actor: Actor, roleId?: string): Promise<Caller> {
+  const { caller } = await lockCaller(trx, actor, undefined, async () => {
+    // The role `admin` is locked before users elsewhere: locking a built-in role here, after the caller, could deadlock.
+    if (roleId !== undefined && !(await findRole(trx, roleId))?.builtIn) await lockRole(trx, roleId);
+  });
   refuseWithout(caller, 'roles:write');
   return caller;
 }
 
-/** Locks a role that the caller may change. Returns whether it exists. */
-async function takeRole(trx: Transaction<TenantDatabase>, id: string, caller: Caller): Promise<boolean> {
-  // Before the lock, and never changed. The role `admin` is locked before users elsewhere: locking it here, after the
-  // caller, could deadlock.
-  if ((await findRole(trx, id))?.builtIn) throw new AppError('built-in-role');
-  const role = (await lockRole(trx, id)) ? await findRole(trx, id) : undefined;
+/** Whether a role exists, which is locked; refuses one that the caller may not change. */
+async function mayChange(trx: Transaction<TenantDatabase>, id: string, caller: Caller): Promise<boolean> {
+  const role = await findRole(trx, id);
   if (!role) return false;
+  if (role.builtIn) throw new AppError('built-in-role');
   refuseToTouch(caller, role.permissions);
   return true;
 }

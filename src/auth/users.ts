@@ -9,6 +9,7 @@ import {
   deleteUser,
   findStanding,
   insertUser,
+  keepRoles,
   lockAdmins,
   setRoles,
   updateUser,
@@ -34,7 +35,7 @@ export async function addUser(
   limit?: number,
 ): Promise<string> {
   return db.transaction().execute(async (trx) => {
-    const { caller } = await lockCaller(trx, actor);
+    const { caller } = await lockCaller(trx, actor, undefined, () => keepRoles(trx, roles));
     refuseWithout(caller, 'users:write');
     await refuseOver(trx, 'users', limit);
     const id = await insertUser(trx, user);
@@ -69,7 +70,7 @@ export async function changeUser(
   return db.transaction().execute(async (trx) => {
     const mayEndAdmin = changes.active === false || (roles !== undefined && !roles.includes('admin'));
     if (mayEndAdmin) await lockAdmins(trx);
-    const { caller, targetExists } = await lockCaller(trx, actor, id);
+    const { caller, targetExists } = await lockCaller(trx, actor, id, roles && (() => keepRoles(trx, roles)));
     const managed = id !== caller.userId || roles !== undefined || changes.active !== undefined;
     if (managed) refuseWithout(caller, 'users:write');
     if (!targetExists) return undefined;

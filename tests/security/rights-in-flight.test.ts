@@ -2,6 +2,7 @@
 // or for a row that another transaction holds.
 import { sql, type Kysely } from 'kysely';
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
+import { permissions } from '../../src/auth/permissions.js';
 import { OPERATORS } from '../../src/auth/passwords.js';
 import { insertOperator, findOperatorByEmail } from '../../db/central/operators.js';
 import {
@@ -227,6 +228,26 @@ async function nameOf(roleId: string): Promise<string> {
 }
 
 describe.each(Object.keys(laterWaits))('%s that waits for a role', (write) => {
+  it('changes nothing once the role of its caller permits less', async () => {
+    const { held, request } = (await laterWaits[write]?.()) ?? { held: '', request: undefined };
+    const name = `editor-${(numbers += 1)}`;
+    const all = { name, permissions: [...permissions] };
+    const own = await send('POST', '/roles', { token: tenant.adminToken, body: all });
+    const caller = await addUser(service, tenant, { roles: [name] });
+    const { answer, before, after } = await whileHeld(
+      { id: held },
+      async () => (await request?.(caller)) ?? Promise.reject(new Error('no request')),
+      async () => {
+        const body = { permissions: ['products:read'] };
+        const url = `/roles/${String(own.body['id'])}`;
+        expect((await send('PATCH', url, { token: tenant.adminToken, body })).status).toBe(200);
+      },
+      'roles',
+    );
+    expect(answer.status).toBe(403);
+    expect(after).toEqual(before);
+  });
+
   it.each(['logout', 'logout-all'])('changes nothing once its caller was answered a %s', async (how) => {
     const { held, request } = (await laterWaits[write]?.()) ?? { held: '', request: undefined };
     const caller = await addUser(service, tenant, { roles: ['admin'] });
