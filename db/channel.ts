@@ -4,6 +4,7 @@ import { randomBytes } from 'node:crypto';
 import pg from 'pg';
 import { sql } from 'kysely';
 import { clientConfig, createDatabase, type ConnectionSettings } from './client.js';
+import { CROWDED } from './notify-queue.js';
 
 export interface ChannelListener {
   /** One message of anybody's, this process included, in the order in which the transactions behind them committed. */
@@ -147,7 +148,11 @@ class NotifyChannel implements Channel {
     if (this.#beating) return;
     this.#beating = true;
     try {
-      await sql`select pg_notify(${this.#beatName}, ${String(now)})`.execute(this.#publisher.db);
+      // Not into a crowded queue, in which triggers notify no more. Asking frees what everybody has read.
+      await sql`
+        select pg_notify(${this.#beatName}, ${String(now)}) where pg_notification_queue_usage() < ${CROWDED}`.execute(
+        this.#publisher.db,
+      );
     } catch {
       // Not heard, and so noticed where it matters.
     } finally {
