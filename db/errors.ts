@@ -47,9 +47,16 @@ function isError({ severity, code }: pg.DatabaseError): boolean {
 /** Errors of a new connection (53300) that concern its role or its database alone, by the function that raises them. */
 const LIMIT_OF_ROLE: ReadonlySet<string | undefined> = new Set(['InitializeSessionUserId', 'CheckMyDatabase']);
 
+const TOO_MANY_CONNECTIONS = '53300';
+
+/** Whether a fault is what `serverIsFull` of the error behind it was. */
+export function isServerFull(fault: unknown): boolean {
+  return fault instanceof DatabaseFault && fault.kind === 'busy' && fault.reason === TOO_MANY_CONNECTIONS;
+}
+
 /** Whether the server, as opposed to the role or the database, has as many connections as it may have (53300). */
 export function serverIsFull(error: unknown): boolean {
-  return error instanceof pg.DatabaseError && error.code === '53300' && !LIMIT_OF_ROLE.has(error.routine);
+  return error instanceof pg.DatabaseError && error.code === TOO_MANY_CONNECTIONS && !LIMIT_OF_ROLE.has(error.routine);
 }
 
 /** What was wrong with a new connection, by the words of whoever proved it; never seen outside db/. */
@@ -61,9 +68,9 @@ export class Unproven extends Error {
 
 /** The fault behind a failed attempt to get a connection: here every error is one. */
 export function connectFault(error: unknown): DatabaseFault {
-  return error instanceof DatabaseFault
-    ? error
-    : new DatabaseFault('unavailable', reasonOf(error, 'connection failed'));
+  if (error instanceof DatabaseFault) return error;
+  if (serverIsFull(error)) return new DatabaseFault('busy', TOO_MANY_CONNECTIONS);
+  return new DatabaseFault('unavailable', reasonOf(error, 'connection failed'));
 }
 
 /** The fault behind a failed statement, or undefined where the statement itself was wrong (a violated constraint, say). */

@@ -3,7 +3,15 @@
 // the lane (db/lane.ts); everything else has a connection to itself for as long as it takes.
 import pg from 'pg';
 import { within } from './deadline.js';
-import { connectFault, DatabaseFault, hasSqlState, statementFault, Unproven } from './errors.js';
+import {
+  connectFault,
+  DatabaseFault,
+  hasSqlState,
+  isServerFull,
+  serverIsFull,
+  statementFault,
+  Unproven,
+} from './errors.js';
 import { Lane, type LaneQuery } from './lane.js';
 import { Session } from './session.js';
 import { statementName } from './statement-names.js';
@@ -37,6 +45,8 @@ export interface Admission {
   idle(has: boolean): void;
   /** Asked when a connection is given back: whether it is to be closed, because somebody else needs its slot more. */
   mustYield(): boolean;
+  /** The server refused a connection for want of room (53300), and its slot has not been given back yet. */
+  refused?(): void;
 }
 
 /** A pool's part in what admits connections. */
@@ -79,6 +89,8 @@ export interface PoolOptions {
    * the server answered, otherwise the fault and when what failed began (on `performance.now`).
    */
   readonly onOutcome?: (fault: DatabaseFault | undefined, since: number) => void;
+  /** Fails at once when the server has no room for a connection (53300). Otherwise room is waited for, within `acquireTimeout`. */
+  readonly failsWhenFull?: boolean;
   /** Told when an idle connection is lost. */
   readonly onConnectionLost?: (fault: DatabaseFault) => void;
 }
@@ -123,6 +135,8 @@ const CLOSE_MARGIN = 1_000;
 interface Waiter {
   readonly resolve: (client: Session) => void;
   readonly reject: (error: Error) => void;
+  /** Until when it waits, on `performance.now`. */
+  readonly deadline: number;
   readonly timer: NodeJS.Timeout;
 }
 
@@ -195,7 +209,7 @@ export class ConnectionPool {
     if (this.#cut) throw poolClosed();
     if (this.#total < this.#poolMax) {
       const slot = this.#tryOpen();
-      if (slot) return this.#open(slot);
+      if (slot) return this.#openOrWait(slot, performance.now() + this.limits.acquireTimeout);
     }
     if (this.#waiters.length >= this.limits.max * WAITING_PER_CONNECTION)
       throw new DatabaseFault('busy', 'too many requests wait for a connection');
@@ -328,12 +342,12 @@ export class ConnectionPool {
     return this.#admission ? this.#admission.open(this.limits.acquireTimeout) : unlimited;
   }
 
-  #wait(): Promise<Session> {
+  #wait(deadline = performance.now() + this.limits.acquireTimeout): Promise<Session> {
     const served = new Promise<Session>((resolve, reject) => {
       const timer = setTimeout(() => {
         void this.#giveUp(waiter);
-      }, this.limits.acquireTimeout);
-      const waiter: Waiter = { resolve, reject, timer };
+      }, deadline - performance.now());
+      const waiter: Waiter = { resolve, reject, deadline, timer };
       this.#waiters.push(waiter);
     });
     this.#askForSlots();
@@ -392,7 +406,7 @@ export class ConnectionPool {
     if (this.#total === 0) this.#onEmpty?.();
     if (slot) {
       const waiter = this.#next();
-      if (waiter && !this.#cut) this.#open(slot).then(waiter.resolve, waiter.reject);
+      if (waiter && !this.#cut) this.#openOrWait(slot, waiter.deadline).then(waiter.resolve, waiter.reject);
       else slot.release();
     }
     if (this.#waiters.length > 0) this.#askForSlots();
@@ -420,6 +434,17 @@ export class ConnectionPool {
     if (has === this.#toldIdle) return;
     this.#toldIdle = has;
     this.#admission.idle(has);
+  }
+
+  /** Opens a connection. When the server has no room for it, the next one that is free is waited for. */
+  async #openOrWait(slot: Slot, deadline: number): Promise<Session> {
+    try {
+      return await this.#open(slot);
+    } catch (error) {
+      const waits = isServerFull(error) && this.#admission !== undefined && !this.options.failsWhenFull && !this.#cut;
+      if (waits && performance.now() < deadline) return this.#wait(deadline);
+      throw error;
+    }
   }
 
   async #open(slot: Slot): Promise<Session> {
@@ -464,8 +489,9 @@ export class ConnectionPool {
       try {
         return await this.#pool.connect();
       } catch (error) {
+        if (serverIsFull(error)) this.#admission?.refused?.();
         if (this.#sharedLimitReached(error) && !this.#cut && performance.now() < deadline) {
-          await new Promise((resolve) => setTimeout(resolve, ASK_AGAIN_AFTER));
+          await new Promise((resolve) => setTimeout(resolve, serverIsFull(error) ? roomPause() : ASK_AGAIN_AFTER));
           continue;
         }
         const last = passwords === MAX_PASSWORDS || !hasSqlState(error, INVALID_PASSWORD);
@@ -477,7 +503,10 @@ export class ConnectionPool {
     }
   }
 
+  /** Whether a limit is reached that the pool shares with others, so that the slot is kept and the server asked again. */
   #sharedLimitReached(error: unknown): boolean {
+    // A slot that the server has no room for is given back: then other slots can be freed for it.
+    if (serverIsFull(error)) return !this.#admission && !this.options.failsWhenFull;
     return this.options.sharesLimit === true && hasSqlState(error, TOO_MANY_CONNECTIONS);
   }
 
@@ -576,13 +605,19 @@ export class ConnectionPool {
       // The statement goes another way, on which another password is looked for.
       if (this.options.password && hasSqlState(error, INVALID_PASSWORD)) return undefined;
       // The statement goes the other way, on which a connection is waited for.
-      if (this.#sharedLimitReached(error)) return undefined;
+      if (serverIsFull(error)) this.#admission?.refused?.();
+      if (this.#sharedLimitReached(error) || serverIsFull(error)) return undefined;
       throw this.#notOpened(error, since);
     }
     this.options.onOutcome?.(undefined, since);
     this.#lane = lane;
     return lane;
   }
+}
+
+/** How long (ms) a pool that shares a full server with others waits before it asks again; by chance, so that not all ask at once. */
+function roomPause(): number {
+  return 100 + Math.random() * 100;
 }
 
 const unlimited: Slot = { release: () => undefined };

@@ -22,6 +22,8 @@ export async function probeDatabase(
   const pool = openPool(connection, limits, {
     applicationName: 'tenantry probe',
     preparedStatements: false,
+    // That the server answers is all that is asked.
+    failsWhenFull: true,
     ...(admit && { admit }),
     ...(password && { password }),
   });

@@ -8,6 +8,7 @@ import type { Config } from '../src/config.js';
 import { createClusterDirectory, type ClusterDirectory } from '../src/tenancy/cluster-directory.js';
 import { createClusters, type Clusters } from '../src/tenancy/clusters.js';
 import { connectionsOf, placeOf } from '../src/tenancy/dead-replicas.js';
+import { createEffectiveBudgets } from '../src/tenancy/effective-budget.js';
 import { createEnvelope } from '../src/tenancy/envelope.js';
 import { createSlotLeases } from '../src/tenancy/slot-leases.js';
 
@@ -43,21 +44,28 @@ export const clusters = fp<{ config: Config }>(
     // Tenants from before there were clusters may stand on a server that is none: it has the default one's budget.
     const budgetOf = (cluster: string): typeof clusterBudget =>
       directory.peek(placeOf(cluster))?.budget ?? clusterBudget;
+    const effective = createEffectiveBudgets(budgetOf, (change) => {
+      if (change.room === undefined) app.log.info(change, 'the connection budget of a cluster is whole again');
+      else app.log.warn(change, 'a cluster has fewer connections than its budget; the budget is lowered for a while');
+    });
     const leases = createSlotLeases({
       registry: registry.db,
       replicaId,
-      budget: budgetOf,
+      budget: (cluster) => effective.of(cluster, budgetOf(cluster)),
       openConnections: (cluster, replica) => connectionsOf(directory, cluster, replica),
       onError: (err, context) => {
         app.log.warn({ err, ...context }, 'the leases of connection slots could not be looked after');
       },
     });
-    const made = createClusters(budgetOf, (cluster, kind) => leases.source(cluster, kind));
+    const made = createClusters(budgetOf, (cluster, kind) =>
+      effective.source(cluster, kind, leases.source(cluster, kind)),
+    );
     app.decorate('clusters', made);
     app.decorate('clusterDirectory', directory);
     app.decorate('replicaId', replicaId);
     app.addHook('onClose', async () => {
       made.close();
+      effective.close();
       await leases.close();
       await registry.close(1_000);
     });
