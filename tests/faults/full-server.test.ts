@@ -8,20 +8,22 @@ const TENANTS = 20;
 /** Three of them are the superuser's. */
 const MAX_CONNECTIONS = 20;
 
-const ENV = { CLUSTER_CONNECTION_BUDGET: '40', CLUSTER_CONNECTION_RESERVE: '4' };
+const ENV = { CLUSTER_CONNECTION_BUDGET: '40', CLUSTER_CONNECTION_RESERVE: '4', LOG_LEVEL: 'warn' };
 
 let small: TestCluster;
 let stop: () => Promise<void>;
 let services: TestService[] = [];
 let tenants: TestTenant[] = [];
+const log: string[] = [];
+const overrides = { logStream: { write: (line: string) => void log.push(line) } };
 
 beforeAll(async () => {
   const shared = inject('cluster');
   ({ cluster: small, stop } = await startCluster({ max_connections: String(MAX_CONNECTIONS) }));
   const registry = await createRegistryIn(shared);
   const place = { ...shared, provisioner: small.provisioner };
-  const first = await startServiceIn(place, { registry, env: ENV });
-  services = [first, await startServiceIn(place, { registry, env: ENV, operator: false })];
+  const first = await startServiceIn(place, { registry, env: ENV, overrides });
+  services = [first, await startServiceIn(place, { registry, env: ENV, overrides, operator: false })];
   for (let made = 0; made < TENANTS; made += 1) tenants.push(await first.createTenant());
 }, 120_000);
 afterAll(async () => {
@@ -31,6 +33,11 @@ afterAll(async () => {
 });
 
 describe('a server with fewer connections than its budget', () => {
+  it('is named by the start, in words', async () => {
+    const warning = 'Budget and reserve are 44 connections; the server has 17 for all.';
+    await expect.poll(() => log.filter((line) => line.includes(warning)).length, { timeout: 10_000 }).toBe(2);
+  });
+
   it('answers every request of every tenant within the acquire timeout, on both replicas', async () => {
     const failed: unknown[] = [];
     let asked = 0;
@@ -52,5 +59,6 @@ describe('a server with fewer connections than its budget', () => {
     // The refusals came: without them this would prove nothing.
     const leased = services.map(({ app }) => app.clusters.at(small.provisioner).tenants.stats().leased);
     expect(Math.min(...leased)).toBeLessThan(MAX_CONNECTIONS);
+    expect(log.join('')).toContain('the budget is lowered for a while');
   });
 });
