@@ -1,7 +1,7 @@
 // deploy/bootstrap.sql, run by psql on a server of its own: it is repeatable, it leaves what bootstrapCluster leaves, and
 // the service works on it.
 import { sql } from 'kysely';
-import { execFile, spawnSync } from 'node:child_process';
+import { execFile } from 'node:child_process';
 import { chmod, mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
