@@ -33,6 +33,9 @@ const HOLD_FOR = 5_000;
 /** Between two steps (ms) by which the budget grows again. */
 const GROW_EVERY = 1_000;
 
+/** The others need this long (ms) to hear of a lowered budget and to close connections. */
+const SHARED_AFTER = 1_000;
+
 /** A replica that holds no connection, and was refused one, tries again after this time (ms). */
 const TRY_AGAIN_AFTER = 200;
 
@@ -75,6 +78,8 @@ class Room implements SlotSource {
   /** What all replicas may hold together. */
   #all = Infinity;
   #refusedAt = -Infinity;
+  /** When `#all` was lowered last. */
+  #loweredAt = -Infinity;
   #tryAgain: NodeJS.Timeout | undefined;
   #grow: NodeJS.Timeout | undefined;
   #user: SlotUser = { used: 0, changed: () => undefined };
@@ -118,7 +123,7 @@ class Room implements SlotSource {
     const held = this.#user.used - 1;
     // One less than it has room for: others on the server, such as the registry's pools, can open one.
     this.#own = Math.max(1, held - 1);
-    this.#all = (this.leases.others ?? 0) + this.#own;
+    this.#lowerForAll(held);
     this.#refusedAt = performance.now();
     this.#grow ??= setInterval(() => {
       this.#growAgain();
@@ -131,6 +136,19 @@ class Room implements SlotSource {
   close(): void {
     clearInterval(this.#grow);
     clearTimeout(this.#tryAgain);
+  }
+
+  /** What the others lease may be more than they use: a replica that has nothing makes them share until there is room for it. */
+  #lowerForAll(held: number): void {
+    const sum = (this.leases.others ?? 0) + this.#own;
+    const now = performance.now();
+    if (held > 0 || this.#all === Infinity) {
+      this.#all = sum;
+      this.#loweredAt = now;
+    } else if (now - this.#loweredAt >= SHARED_AFTER) {
+      this.#all = Math.max(1, Math.min(sum, Math.floor(this.#all / 2)));
+      this.#loweredAt = now;
+    }
   }
 
   #pause(): void {

@@ -75,6 +75,18 @@ describe('the effective budget of a server', () => {
     expect(budgets.of('other:5432', CONFIGURED)).toEqual(CONFIGURED);
   });
 
+  it('is halved for all replicas, each second, while one of them can open nothing at all', () => {
+    others = 24;
+    refuse(0);
+    expect(budgets.of('db:5432', CONFIGURED).tenants).toBe(25);
+    vi.advanceTimersByTime(500);
+    refuse(0);
+    expect(budgets.of('db:5432', CONFIGURED).tenants).toBe(25);
+    vi.advanceTimersByTime(500);
+    refuse(0);
+    expect(budgets.of('db:5432', CONFIGURED).tenants).toBe(12);
+  });
+
   it('stays for five seconds, then grows by a quarter each second until it is whole', () => {
     refuse(9);
     vi.advanceTimersByTime(4_900);
