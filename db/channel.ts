@@ -5,6 +5,7 @@ import pg from 'pg';
 import { sql } from 'kysely';
 import { clientConfig, createDatabase, type ConnectionSettings } from './client.js';
 import { ClientConnection } from './connection.js';
+import { CROWDED } from './notify-queue.js';
 import { CONNECT_TIMEOUT } from './pool.js';
 
 export interface ChannelListener {
@@ -155,7 +156,11 @@ class NotifyChannel implements Channel {
     if (this.#beating) return;
     this.#beating = true;
     try {
-      await sql`select pg_notify(${this.#beatName}, ${String(now)})`.execute(this.#publisher.db);
+      // Not into a crowded queue, in which triggers notify no more. Asking frees what everybody has read.
+      await sql`
+        select pg_notify(${this.#beatName}, ${String(now)}) where pg_notification_queue_usage() < ${CROWDED}`.execute(
+        this.#publisher.db,
+      );
     } catch {
       // Not heard, and so noticed where it matters.
     } finally {

@@ -71,6 +71,31 @@ export function databaseOver<DB>(pool: () => ConnectionPool | Promise<Connection
   return db;
 }
 
+/**
+ * When (ms) the operating system asks about a silent server for the first time. Node then asks each second and gives up after ten
+ * attempts (libuv sets TCP_KEEPINTVL and TCP_KEEPCNT with the delay): 15 s in all.
+ */
+const KEEPALIVE_DELAY = 5_000;
+
+/** Set at the start of every session; each is one that any role may set for itself. */
+const SESSION_SETTINGS = Object.entries({
+  // ISO dates in UTC are what `typeParser` expects.
+  TimeZone: 'UTC',
+  DateStyle: 'ISO',
+  // ms: ends a statement whose client is gone.
+  client_connection_check_interval: 5_000,
+  // Seconds, and a count: a session whose host vanished without a word ends after 20 s, with its locks. The default is two hours.
+  tcp_keepalives_idle: 5,
+  tcp_keepalives_interval: 5,
+  tcp_keepalives_count: 3,
+  // ms: the same for a session that has sent something, about which keepalives do not ask.
+  tcp_user_timeout: 20_000,
+  // Pools close what is idle. A server that does so would fail the request that takes the connection at that moment (57P05).
+  idle_session_timeout: 0,
+})
+  .map(([name, value]) => `-c ${name}=${value}`)
+  .join(' ');
+
 /** What every connection has in common, whatever it is for. */
 export function clientConfig({ host, port, database, user, password, tls }: ConnectionSettings): pg.ClientConfig {
   return {
@@ -82,8 +107,8 @@ export function clientConfig({ host, port, database, user, password, tls }: Conn
     password: () => password,
     ssl: tls && { ...tls, rejectUnauthorized: true },
     keepAlive: true,
-    // ISO dates in UTC are what the timestamp parser below expects; the check interval ends statements whose client is gone.
-    options: '-c TimeZone=UTC -c DateStyle=ISO -c client_connection_check_interval=5000',
+    keepAliveInitialDelayMillis: KEEPALIVE_DELAY,
+    options: SESSION_SETTINGS,
     types: { getTypeParser: typeParser },
   };
 }

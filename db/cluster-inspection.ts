@@ -27,7 +27,8 @@ export async function inspectCluster(cluster: ClusterDb): Promise<ClusterInspect
       pg_is_in_recovery() or current_setting('transaction_read_only')::bool as "readOnly",
       (extract(epoch from clock_timestamp()) * 1000)::float8 as now,
       current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
-        as "maxConnections"`.execute(cluster);
+        -- PostgreSQL 16 and later.
+        - coalesce(current_setting('reserved_connections', true)::int, 0) as "maxConnections"`.execute(cluster);
   if (!row) throw new Error('the server does not tell what it is');
   const { now, ...rest } = row;
   return { ...check, ...rest, clockSkew: Math.round(now - (before + Date.now()) / 2) };

@@ -37,7 +37,7 @@ const LOOK_AGAIN_AFTER = 25;
 const SESSION_END = 200;
 
 /** Sessions that the provisioner may end, and not its own: what is under way there as the owner comes to its end. */
-const foreignSessions = sql`usesysid <> current_user::regrole and pg_has_role(usesysid, 'USAGE')`;
+export const foreignSessions = sql`usesysid <> current_user::regrole and pg_has_role(usesysid, 'USAGE')`;
 
 /** A tenant's database with its role, and how its mark changes, or stays, with its door. */
 export interface Door {

@@ -1,12 +1,8 @@
 // What can go wrong below the queries, in words that the layers above understand: no driver error passes unread.
 import pg from 'pg';
+import { meaningOf, type DatabaseFaultKind } from './sqlstates.js';
 
-/**
- * - `unavailable`: the server refused, dropped or never answered; nothing is known to be wrong with the request.
- * - `busy`: every connection is taken and the wait is over its bound, or the transaction lost a race and may be retried.
- * - `timeout`: the statement ran longer than its deadline and was ended.
- */
-export type DatabaseFaultKind = 'unavailable' | 'busy' | 'timeout';
+export type { DatabaseFaultKind } from './sqlstates.js';
 
 /**
  * A failure of the database as a service, as opposed to an error in a statement. `reason` is a SQLSTATE, a system error
@@ -18,6 +14,8 @@ export class DatabaseFault extends Error {
     readonly kind: DatabaseFaultKind,
     readonly reason: string,
     readonly retryAfter?: number,
+    /** The server answered a statement with this ERROR: the statement did nothing, and the connection works. */
+    readonly answered = false,
   ) {
     super(`database ${kind}: ${reason}`);
     this.name = 'DatabaseFault';
@@ -29,14 +27,36 @@ export function violatedUniqueConstraint(error: unknown): string | undefined {
   return error instanceof pg.DatabaseError && error.code === '23505' ? (error.constraint ?? '') : undefined;
 }
 
-/** Whether `error` is PostgreSQL's answer with the given SQLSTATE. */
+/** Whether `error` is PostgreSQL's answer with the given SQLSTATE, also when that counts as a fault. */
 export function hasSqlState(error: unknown, sqlState: string): boolean {
+  if (error instanceof DatabaseFault) return error.answered && error.reason === sqlState;
   return error instanceof pg.DatabaseError && error.code === sqlState;
 }
 
-/** Whether PostgreSQL itself answered with an error that speaks of the statement: then it did nothing, for certain. */
+/** Whether PostgreSQL itself answered the statement with an error: then the statement did nothing, for certain. */
 export function wasAnswered(error: unknown): boolean {
+  if (error instanceof DatabaseFault) return error.answered;
   return error instanceof pg.DatabaseError;
+}
+
+/** FATAL and PANIC end the session, and say nothing certain of what ran. Neither does 40003, statement completion unknown. */
+function isError({ severity, code }: pg.DatabaseError): boolean {
+  return severity === 'ERROR' && code !== '40003';
+}
+
+/** Errors of a new connection (53300) that concern its role or its database alone, by the function that raises them. */
+const LIMIT_OF_ROLE: ReadonlySet<string | undefined> = new Set(['InitializeSessionUserId', 'CheckMyDatabase']);
+
+const TOO_MANY_CONNECTIONS = '53300';
+
+/** Whether a fault is what `serverIsFull` of the error behind it was. */
+export function isServerFull(fault: unknown): boolean {
+  return fault instanceof DatabaseFault && fault.kind === 'busy' && fault.reason === TOO_MANY_CONNECTIONS;
+}
+
+/** Whether the server, as opposed to the role or the database, has as many connections as it may have (53300). */
+export function serverIsFull(error: unknown): boolean {
+  return error instanceof pg.DatabaseError && error.code === TOO_MANY_CONNECTIONS && !LIMIT_OF_ROLE.has(error.routine);
 }
 
 /** What was wrong with a new connection, by the words of whoever proved it; never seen outside db/. */
@@ -48,9 +68,9 @@ export class Unproven extends Error {
 
 /** The fault behind a failed attempt to get a connection: here every error is one. */
 export function connectFault(error: unknown): DatabaseFault {
-  return error instanceof DatabaseFault
-    ? error
-    : new DatabaseFault('unavailable', reasonOf(error, 'connection failed'));
+  if (error instanceof DatabaseFault) return error;
+  if (serverIsFull(error)) return new DatabaseFault('busy', TOO_MANY_CONNECTIONS);
+  return new DatabaseFault('unavailable', reasonOf(error, 'connection failed'));
 }
 
 /** The fault behind a failed statement, or undefined where the statement itself was wrong (a violated constraint, say). */
@@ -66,28 +86,16 @@ export function statementFault(error: unknown): DatabaseFault | undefined {
     );
   }
   const code = error.code ?? '';
-  const kind = faultBySqlState[code] ?? faultBySqlState[code.slice(0, 2)];
-  return kind && new DatabaseFault(kind, code);
+  const meaning = isConcurrent(error) ? 'busy' : meaningOf(code);
+  return meaning === 'statement' ? undefined : new DatabaseFault(meaning, code, undefined, isError(error));
 }
 
-/** SQLSTATEs (five characters) and classes (two) that speak of the server and not of the statement. */
-const faultBySqlState: Readonly<Record<string, DatabaseFaultKind>> = {
-  '08': 'unavailable', // connection exceptions
-  '25006': 'unavailable', // read-only: a standby after a failover
-  '25P03': 'timeout', // a transaction that sat idle
-  '25P04': 'timeout', // a transaction that took too long (PostgreSQL 17)
-  '40001': 'busy', // serialization failure
-  '40P01': 'busy', // deadlock
-  '53': 'unavailable', // out of disk, memory or connections
-  '55P03': 'busy', // lock timeout
-  '57014': 'timeout', // statement timeout
-  '57P01': 'unavailable', // ended by an administrator
-  '57P02': 'unavailable', // crash of another backend
-  '57P03': 'unavailable', // starting up or shutting down
-  '57P04': 'unavailable', // the database was dropped
-  '57P05': 'unavailable', // idle session timeout
-  '58': 'unavailable', // I/O errors
-};
+/** Second of two transactions that change one row of a catalog. It has no SQLSTATE of its own, and no translation. */
+const CONCURRENT = { sqlState: 'XX000', message: 'tuple concurrently updated' };
+
+function isConcurrent({ code, message }: pg.DatabaseError): boolean {
+  return code === CONCURRENT.sqlState && message === CONCURRENT.message;
+}
 
 function reasonOf(error: unknown, otherwise: string): string {
   const code = error instanceof Error && 'code' in error ? error.code : undefined;

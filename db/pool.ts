@@ -1,9 +1,18 @@
 // A pool of connections to one database. What counts the connections of the whole server admits each of them. Short reads share
 // one pipelined connection, the lane (db/lane.ts); everything else has a connection to itself until it is done.
+import { setTimeout as sleep } from 'node:timers/promises';
 import type pg from 'pg';
 import { ClientConnection, CLOSE_MARGIN, type Ending } from './connection.js';
 import { within } from './deadline.js';
-import { connectFault, DatabaseFault, hasSqlState, statementFault, Unproven } from './errors.js';
+import {
+  connectFault,
+  DatabaseFault,
+  hasSqlState,
+  isServerFull,
+  serverIsFull,
+  statementFault,
+  Unproven,
+} from './errors.js';
 import { LaneLoad, type LaneStatement } from './lane-load.js';
 import { Lane } from './lane.js';
 import { Session } from './session.js';
@@ -58,6 +67,8 @@ export interface Admission {
    * calls `closing` of that slot at once.
    */
   mustYield(): boolean;
+  /** The server refused a connection for want of room (53300), and its slot has not been given back yet. */
+  refused?(): void;
 }
 
 /** A pool's part in what admits connections. */
@@ -102,6 +113,8 @@ export interface PoolOptions {
    * The loss of one connection is one outcome, however many reads were under way on it.
    */
   readonly onOutcome?: (fault: DatabaseFault | undefined, since: number, opening: boolean) => void;
+  /** Fails at once when the server has no room for a connection (53300). Otherwise room is waited for, within `acquireTimeout`. */
+  readonly failsWhenFull?: boolean;
   /** Told when an idle connection is lost. */
   readonly onConnectionLost?: (fault: DatabaseFault) => void;
 }
@@ -503,13 +516,15 @@ export class ConnectionPool {
     this.#admission.idle(has);
   }
 
-  /** Opens a connection. If the role may have no more, the next one of the pool that is free is waited for. */
+  /** Opens a connection. If the role or the server has no room for it, the next one that is free is waited for. */
   async #openOrWait(slot: Slot, deadline: number): Promise<Session> {
     try {
       return await this.#open(slot);
     } catch (error) {
+      const full = isServerFull(error) && this.#admission !== undefined && !this.options.failsWhenFull;
       const refused = error instanceof DatabaseFault && error.reason === TOO_MANY_CONNECTIONS;
-      if (refused && this.#isAtLimit && !this.#cut && performance.now() < deadline) return this.#wait(deadline);
+      if ((full || (refused && this.#isAtLimit)) && !this.#cut && performance.now() < deadline)
+        return this.#wait(deadline);
       throw error;
     }
   }
@@ -591,12 +606,18 @@ export class ConnectionPool {
         this.#underWay.delete(connection);
       }
       let again = false;
-      if (hasSqlState(failure, TOO_MANY_CONNECTIONS)) {
+      const inTime = !this.#cut && performance.now() < deadline;
+      if (serverIsFull(failure)) {
+        this.#admission?.refused?.();
+        // A slot that the server has no room for is given back: then other slots can be freed for it.
+        again = inTime && !this.#admission && !this.options.failsWhenFull;
+        if (again) await sleep(roomPause());
+      } else if (hasSqlState(failure, TOO_MANY_CONNECTIONS)) {
         // What the limit allows may be the lane, which would keep it for as long as there are reads.
         if (besideLane) this.#lane?.close();
         if (this.#hasSession) this.#atLimitUntil = performance.now() + AT_LIMIT_FOR;
-        else again = (besideLane || this.options.sharesLimit === true) && !this.#cut && performance.now() < deadline;
-        if (again) await new Promise((resolve) => setTimeout(resolve, ASK_AGAIN_AFTER));
+        else again = inTime && (besideLane || this.options.sharesLimit === true);
+        if (again) await sleep(ASK_AGAIN_AFTER);
       } else if (tried !== undefined && !sure && passwords < MAX_PASSWORDS && hasSqlState(failure, INVALID_PASSWORD)) {
         // Where no other is known, the same is tried once more: the server may have looked just before it was put in force.
         sure = !(await password?.refused(tried));
@@ -720,6 +741,10 @@ export class ConnectionPool {
       // The statement goes another way, on which another password is looked for.
       if (this.options.password && hasSqlState(error, INVALID_PASSWORD)) return undefined;
       // The statement goes the other way, on which a connection is waited for.
+      if (serverIsFull(error)) {
+        this.#admission?.refused?.();
+        return undefined;
+      }
       if (hasSqlState(error, TOO_MANY_CONNECTIONS) && (this.options.sharesLimit === true || this.#hasSession)) {
         this.#atLimitUntil = performance.now() + AT_LIMIT_FOR;
         return undefined;
@@ -733,6 +758,11 @@ export class ConnectionPool {
     this.#lane = lane;
     return lane;
   }
+}
+
+/** How long (ms) a pool that shares a full server with others waits before it asks again; by chance, so that not all ask at once. */
+function roomPause(): number {
+  return 100 + Math.random() * 100;
 }
 
 const unlimited: Slot = {

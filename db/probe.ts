@@ -30,6 +30,8 @@ export async function probeDatabase(
   const pool = openPool(connection, limits, {
     applicationName: `tenantry probe ${replicaId}`.trim(),
     preparedStatements: false,
+    // That the server answers is all that is asked.
+    failsWhenFull: true,
     ...(admit && { admit }),
     ...(password && { password }),
   });

@@ -1,13 +1,10 @@
 // Setting the password of a tenant's role, so that a worker which is late cannot undo what a later one did.
 import { sql } from 'kysely';
 import type { ClusterDb } from './cluster.js';
-import { hasSqlState } from './errors.js';
+import { DatabaseFault } from './errors.js';
 
 /** Longest time (ms) that the server waits between two statements of the transaction: a worker that is stopped frees the role. */
 const IDLE_DEADLINE = 4_000;
-
-/** What PostgreSQL answers to the second of two transactions that change a role. It has no SQLSTATE of its own, and no translation. */
-const CONCURRENT = { sqlState: 'XX000', message: 'tuple concurrently updated' };
 
 /**
  * Sets a role's password, if `confirm` still agrees after the ALTER and before its COMMIT. Open connections of the role live on.
@@ -41,8 +38,9 @@ export async function setRolePassword(
   }
 }
 
+/** What is answered to the second of two transactions that change a role: `tuple concurrently updated` (db/errors.ts). */
 function isConcurrent(error: unknown): boolean {
-  return hasSqlState(error, CONCURRENT.sqlState) && (error as Error).message === CONCURRENT.message;
+  return error instanceof DatabaseFault && error.kind === 'busy' && error.reason === 'XX000';
 }
 
 class Superseded extends Error {}

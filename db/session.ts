@@ -5,6 +5,7 @@ import pg from 'pg';
 import type { ClientConnection } from './connection.js';
 import { connectFault, DatabaseFault, statementFault } from './errors.js';
 import { ask } from './query.js';
+import { SPOILED } from './sqlstates.js';
 import { statementName } from './statement-names.js';
 
 export class Session implements PostgresPoolClient {
@@ -74,9 +75,9 @@ export class Session implements PostgresPoolClient {
     } catch (error) {
       const answered = error instanceof pg.DatabaseError && error.severity === 'ERROR';
       const thrown = (answered ? undefined : this.#cutBecause) ?? statementFault(error) ?? error;
-      // After a timeout the answer may still arrive and would be read as the next query's; after DDL a named statement's
-      // result type may not match for as long as the connection lives (0A000).
-      if (!answered || (name && error.code === '0A000')) this.#doubt ??= thrown as Error;
+      // After a timeout the answer may still arrive and would be read as the next query's; what is spoiled stays so for as
+      // long as the connection lives: after DDL the result of a named statement no longer fits, for example.
+      if (!answered || (name && SPOILED.has(error.code ?? ''))) this.#doubt ??= thrown as Error;
       throw thrown;
     } finally {
       this.#running -= 1;

@@ -9,6 +9,7 @@ import type { Config } from '../src/config.js';
 import { createClusterDirectory, type ClusterDirectory } from '../src/tenancy/cluster-directory.js';
 import { createClusters, type Clusters } from '../src/tenancy/clusters.js';
 import { connectionsOf } from '../src/tenancy/dead-replicas.js';
+import { createEffectiveBudgets } from '../src/tenancy/effective-budget.js';
 import { createEnvelope } from '../src/tenancy/envelope.js';
 import { createServerLooks, placeOf } from '../src/tenancy/server-looks.js';
 import { createSlotLeases } from '../src/tenancy/slot-leases.js';
@@ -50,11 +51,15 @@ export const clusters = fp<{ config: Config }>(
     // Tenants from before there were clusters may stand on a server that is none: it has the default one's budget.
     const budgetOf = (cluster: string): typeof clusterBudget =>
       directory.peek(placeOf(cluster))?.budget ?? clusterBudget;
+    const effective = createEffectiveBudgets(budgetOf, (change) => {
+      if (change.room === undefined) app.log.info(change, 'the connection budget of a cluster is whole again');
+      else app.log.warn(change, 'a cluster has fewer connections than its budget; the budget is lowered for a while');
+    });
     const looks = createServerLooks(directory, connectTimeout);
     const leases = createSlotLeases({
       registry: registry.db,
       replicaId,
-      budget: budgetOf,
+      budget: (cluster) => effective.of(cluster, budgetOf(cluster)),
       openConnections: (cluster, replica) => connectionsOf(looks, cluster, replica),
       onError: (err, context) => {
         app.log.warn({ err, ...context }, 'the leases of connection slots could not be looked after');
@@ -62,7 +67,7 @@ export const clusters = fp<{ config: Config }>(
     });
     const made = createClusters(
       budgetOf,
-      (cluster, kind) => leases.source(cluster, kind),
+      (cluster, kind) => effective.source(cluster, kind, leases.source(cluster, kind)),
       (cluster) => ({
         sessions: async () => {
           const server = looks.at(cluster);
@@ -82,6 +87,7 @@ export const clusters = fp<{ config: Config }>(
     app.decorate('replicaId', replicaId);
     app.addHook('onClose', async () => {
       made.close();
+      effective.close();
       await leases.close();
       await looks.close();
       await registry.close(1_000);

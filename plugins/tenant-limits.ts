@@ -72,7 +72,9 @@ export const tenantLimits = fp<{ config: Config }>(
         return limitExceeded('statementTimeout', statementTimeout);
       if (connections === undefined) return undefined;
       const full = fault.kind === 'busy' && (app.tenantPools.inspect(tenant.id)?.total ?? 0) >= connections;
-      return full || fault.reason === '53300' ? limitExceeded('connections', connections, RETRY_AFTER) : undefined;
+      // The role's limit; a server that is full is `busy`.
+      const refused = fault.kind === 'unavailable' && fault.reason === '53300';
+      return full || refused ? limitExceeded('connections', connections, RETRY_AFTER) : undefined;
     });
   },
   { name: 'tenant-limits', fastify: '5.x', dependencies: ['errors', 'tenant-pool'] },

@@ -28,6 +28,8 @@ import { schemas } from '../plugins/schemas.js';
 import { securityHeaders } from '../plugins/security-headers.js';
 import { sessions } from '../plugins/sessions.js';
 import { signIn } from '../plugins/sign-in.js';
+import { notifyRelief } from '../plugins/notify-relief.js';
+import { serverRoom } from '../plugins/server-room.js';
 import { storageRelief } from '../plugins/storage-relief.js';
 import { tenantLimits } from '../plugins/tenant-limits.js';
 import { tenantPool } from '../plugins/tenant-pool.js';
@@ -122,6 +124,8 @@ export async function buildApp(config: Config, overrides: AppOverrides = {}): Pr
   });
   await app.register(connectionLimits, { config });
   await app.register(storageRelief, { config });
+  await app.register(notifyRelief, { config });
+  await app.register(serverRoom);
   await app.register(cursors, { secrets: config.encryptionKeys.map(({ key }) => key) });
   await app.register(readiness);
 

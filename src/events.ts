@@ -1,9 +1,10 @@
 // What one replica tells the others: that a tenant, its roles, a user or an operator changed, over the registry's
 // LISTEN/NOTIFY. What a process remembers of them is right for as long as it hears; when it hears nothing, it must ask.
-import { openChannel } from '../db/channel.js';
+import { openChannel, SILENCE } from '../db/channel.js';
 import type { ConnectionSettings } from '../db/client.js';
 import { within } from '../db/deadline.js';
 import { DatabaseFault } from '../db/errors.js';
+import { isQueueFull } from '../db/notify-queue.js';
 
 /** Something that replicas remember has changed. */
 export type Change =
@@ -24,7 +25,8 @@ export interface Events {
   /** Calls `listener` for each change, also for those that this process publishes. */
   subscribe(listener: (change: Change) => void): void;
   /**
-   * Tells every replica; here it is effective at once. To be awaited before the act behind it is acknowledged.
+   * Tells every replica; here it is effective at once. To be awaited before the act behind it is acknowledged. A full NOTIFY
+   * queue delays this by a second at most: then every replica hears nothing and asks, see `REFUSED_FOR`.
    *
    * @throws DatabaseFault `unavailable` where it could not be told in time; it is told as soon as that is possible again
    */
@@ -41,6 +43,16 @@ const PUBLISH_DEADLINE = 2_000;
 /** Between two attempts to tell (ms). */
 const RETRY_EVERY = 100;
 
+/** How long (ms) a value is believed without asking while changes are not heard. */
+const BELIEVED_IN_SILENCE = 250;
+
+/**
+ * A change counts as told when a full NOTIFY queue (54000) refused it for this long (ms), at every attempt. Heartbeats are sent
+ * only into a queue that is less than half full (db/channel.ts), and nobody fills half a queue, 4 GB, between two attempts. So no
+ * replica has heard a heartbeat since the first refusal: each asks, and what it had loaded before is no longer believed.
+ */
+const REFUSED_FOR = SILENCE + BELIEVED_IN_SILENCE;
+
 /** Changes that wait for the registry to come back; beyond them one `any` stands for all. */
 const MAX_UNTOLD = 10_000;
 
@@ -49,12 +61,14 @@ const MAX_UNTOLD = 10_000;
  * even a change that nobody told is noticed; otherwise so short that, with the silence before, it is within a second.
  */
 export function believedFor({ live }: Pick<Events, 'live'>): number {
-  return live ? 30_000 : 250;
+  return live ? 30_000 : BELIEVED_IN_SILENCE;
 }
 
 interface Untold {
   readonly text: string;
   readonly told: () => void;
+  /** Since when (on `performance.now`) a full queue has refused it at every attempt. */
+  refusedSince?: number | undefined;
 }
 
 /**
@@ -95,7 +109,8 @@ export function openEvents(connection: ConnectionSettings, connectTimeout?: numb
       try {
         await channel.publish([...new Set(batch.map(({ text }) => text))]);
         for (const { told } of batch) told();
-      } catch {
+      } catch (error) {
+        noteRefusal(batch, isQueueFull(error));
         untold = [...batch, ...untold];
         await new Promise((resolve) => setTimeout(resolve, RETRY_EVERY).unref());
       }
@@ -129,6 +144,15 @@ export function openEvents(connection: ConnectionSettings, connectTimeout?: numb
       return channel.close();
     },
   };
+}
+
+/** Acknowledges what a full queue has refused for long enough. It is told all the same, as soon as that is possible. */
+function noteRefusal(batch: readonly Untold[], queueFull: boolean): void {
+  const now = performance.now();
+  for (const item of batch) {
+    item.refusedSince = queueFull ? (item.refusedSince ?? now) : undefined;
+    if (now - (item.refusedSince ?? now) >= REFUSED_FOR) item.told();
+  }
 }
 
 function encode(change: Change): string {

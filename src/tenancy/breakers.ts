@@ -334,8 +334,9 @@ export function createBreakers(deps: BreakerDeps): Breakers {
  * enter, or its database is not there), or nobody's that a breaker could help: a statement that took too long (57014), and
  * back-pressure (`busy`, 53300, and what else runs short), on which more refusals would be the wrong answer.
  */
-export function blamed({ kind, reason }: DatabaseFault): BreakerScope | undefined {
-  if (kind === 'busy') return undefined;
+export function blamed({ kind, reason, answered }: DatabaseFault): BreakerScope | undefined {
+  // An ERROR in answer to a statement: the server works, and other statements may succeed.
+  if (kind === 'busy' || answered) return undefined;
   // The server's own statement timeout has a SQLSTATE; where the client's deadline came first, the server was silent.
   if (kind === 'timeout') return reason === 'no answer' ? 'cluster' : undefined;
   if (isSqlState(reason)) {
@@ -355,7 +356,9 @@ const bySqlState: Readonly<Record<string, BreakerScope | 'nobody'>> = {
   '57P02': 'cluster', // crash of another backend
   '57P03': 'cluster', // starting up or shutting down
   '57P05': 'nobody', // idle session timeout
+  '54': 'nobody', // a limit of the server, such as transaction ids that are used up: reads are answered
   '58': 'nobody', // I/O errors: of one file, perhaps
+  F0: 'cluster', // configuration file error
 };
 
 /** The fixed texts of db/errors.ts for a connection that broke, or never came about, without a code. */

@@ -34,6 +34,7 @@ import type { Envelope } from './envelope.js';
 import type { TenantLocks } from './locks.js';
 import { openProvisioner, type Provisioner } from './provisioner.js';
 import type { Provisioners } from './provisioners.js';
+import { roomWarning } from './server-room.js';
 import type { StandbyDatabases } from './standby.js';
 import { ensureTemplate } from './template.js';
 
@@ -299,7 +300,6 @@ export function judgeCluster(
   budget: ClusterBudget,
 ): Pick<ClusterFindings, 'problems' | 'warnings'> {
   const { role, superuser, canProvision, openDatabases, versionNumber, version, readOnly, clockSkew } = inspection;
-  const wanted = budget.tenants + budget.reserve;
   const problems = [
     versionNumber < OLDEST_VERSION && `PostgreSQL 15 or later is needed; this is ${version}.`,
     superuser && `The role "${role}" is a superuser: use one that is not (deploy/bootstrap.sql).`,
@@ -308,12 +308,11 @@ export function judgeCluster(
     Math.abs(clockSkew) > MAX_CLOCK_SKEW && `Its clock is ${Math.round(clockSkew / 1_000)} s off: set both by NTP.`,
   ];
   const warnings = [
-    wanted > inspection.maxConnections &&
-      `Budget and reserve are ${wanted} connections; the server has ${inspection.maxConnections} for all.`,
+    roomWarning(inspection, budget),
     openDatabases.length > 0 &&
       `Every role of the server may connect to ${openDatabases.join(', ')}: REVOKE ALL ON DATABASE … FROM PUBLIC.`,
   ];
-  const said = (text: string | false): text is string => text !== false;
+  const said = (text: string | false | undefined): text is string => typeof text === 'string';
   return { problems: problems.filter(said), warnings: warnings.filter(said) };
 }
 

@@ -23,6 +23,10 @@ export interface SlotSource {
   readonly asking?: boolean;
   /** Why there is no slot and none to wait for; undefined while there is one, or may be. */
   readonly fault?: DatabaseFault | undefined;
+  /** Slots that the other replicas lease, as far as is known. */
+  readonly others?: number;
+  /** The server refused a connection for want of room (53300); its slot is still in use. */
+  refused?(): void;
   /** Told how many more could be used at once, whenever that number has changed; 0 when nobody waits any more. */
   want(missing: number): void;
   /** To be called once, before anything else. */
@@ -423,6 +427,8 @@ export function createGovernor(options: GovernorOptions): Governor {
         },
 
         mustYield: () => yields(tenant),
+
+        refused: () => source.refused?.(),
 
         leave() {
           if (member.left) return;

@@ -270,6 +270,8 @@ class Lease implements SlotSource {
   changing: Promise<void> | undefined;
   /** Whether the next renewal should not be waited for: others are to give something up, or this replica is about to. */
   hurried = false;
+  /** What the other replicas hold, by the last look. */
+  others = 0;
   /** Slots that may be used. */
   #granted = 0;
   #missing = 0;
@@ -420,6 +422,7 @@ class Lease implements SlotSource {
     const isSilent = (lease: SlotLease): boolean => lease !== own && lease.silentFor > this.shared.timing.unsureAfter;
     const silent = all.filter(isSilent).reduce((sum, { slots }) => sum + slots, 0);
     const others = all.filter((lease) => lease !== own && !isSilent(lease));
+    this.others = silent + others.reduce((sum, { slots }) => sum + slots, 0);
     return planLease({
       budget: Math.min(this.budget, ...others.map(({ budget }) => budget)) - silent,
       held: own?.slots ?? 0,

@@ -82,7 +82,7 @@ describe('prepared statements', () => {
     await sql`create table shapes (a integer)`.execute(db);
     await sql`select * from shapes`.execute(db);
     await sql`alter table shapes add column b integer`.execute(db);
-    await expect(sql`select * from shapes`.execute(db)).rejects.toMatchObject({ code: '0A000' });
+    await expect(sql`select * from shapes`.execute(db)).rejects.toMatchObject({ kind: 'unavailable', reason: '0A000' });
     expect((await sql`select * from shapes`.execute(db)).rows).toEqual([]);
   });
 });

@@ -198,7 +198,7 @@ describe('a tenant’s role is refused:', () => {
         const pid = await backendOf(db);
         for (const end of ['pg_terminate_backend', 'pg_cancel_backend']) {
           const ended = sql`select ${sql.raw(end)}(${pid}::integer)`.execute(asA.db);
-          await expect(ended, end).rejects.toMatchObject({ code: DENIED });
+          await expect(ended, end).rejects.toMatchObject({ reason: DENIED });
         }
         expect(await backendOf(db)).toBe(pid);
       }
@@ -279,7 +279,7 @@ describe('a session of a tenant’s role', () => {
     await sql`alter role current_user reset all`.execute(asA.db);
     expect(await configOf(a)).toEqual(['temp_file_limit=1GB']);
     await expect(sql`alter role current_user reset temp_file_limit`.execute(asA.db)).rejects.toMatchObject({
-      code: DENIED,
+      reason: DENIED,
     });
   });
 

@@ -86,7 +86,7 @@ describe.each(places)('in %s the service', (_where, { db, name, insert }) => {
   ])('is refused where it %s', async (_what, statement) => {
     await insert();
     const before = await everything();
-    await expect(sql.raw(statement).execute(db())).rejects.toMatchObject({ code: DENIED });
+    await expect(sql.raw(statement).execute(db())).rejects.toMatchObject({ reason: DENIED });
     expect(await everything()).toEqual(before);
   });
 
@@ -94,7 +94,7 @@ describe.each(places)('in %s the service', (_where, { db, name, insert }) => {
     const before = await everything();
     // PostgreSQL warns that nothing was granted, and no more.
     await sql`grant update, delete on audit to current_user`.execute(db()).catch(() => undefined);
-    await expect(sql`delete from audit`.execute(db())).rejects.toMatchObject({ code: DENIED });
+    await expect(sql`delete from audit`.execute(db())).rejects.toMatchObject({ reason: DENIED });
     expect(await everything()).toEqual(before);
   });
 
@@ -123,13 +123,13 @@ describe('in the registry', () => {
     const { rows } = await sql`select current_user as role`.execute(service.app.registry);
     expect(rows).toEqual([{ role: registryService.user }]);
     await expect(sql`set role ${sql.id(registryOwner.user)}`.execute(service.app.registry)).rejects.toMatchObject({
-      code: DENIED,
+      reason: DENIED,
     });
   });
 
   it('the service reads which migrations have run, and writes nothing there', async () => {
     await expect(sql`delete from migration.kysely_migration`.execute(service.app.registry)).rejects.toMatchObject({
-      code: DENIED,
+      reason: DENIED,
     });
   });
 

@@ -1,7 +1,7 @@
 // deploy/bootstrap.sql, run by psql on a server of its own: it is repeatable, it leaves what bootstrapCluster leaves, and
 // the service works on it.
 import { sql } from 'kysely';
-import { execFile, spawnSync } from 'node:child_process';
+import { execFile } from 'node:child_process';
 import { chmod, mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -19,17 +19,18 @@ import { startEmbeddedCluster, type EmbeddedCluster } from '../../src/embedded/c
 import { migrateAll } from '../../src/tenancy/migrate.js';
 import { openProvisioner } from '../../src/tenancy/provisioner.js';
 import { ADMIN, beginSession, sender, TOKEN_KEY } from '../support/app.js';
+import { skipNote } from '../support/programs.js';
 
-const hasPsql = spawnSync('psql', ['--version']).status === 0;
+const skipped = skipNote('psql');
 
 const SUPERUSER_PASSWORD = 'superuser-of-the-bootstrap-test';
 const PASSWORD = 'password-of-the-bootstrap-test';
 const limits = { max: 2, acquireTimeout: 10_000, timeout: 60_000, idleTimeoutMillis: 1_000 };
 
 // The script is written for psql, and the embedded PostgreSQL brings none.
-const title = `deploy/bootstrap.sql, run by psql${hasPsql ? '' : ' (skipped: there is no psql on the PATH)'}`;
+const title = `deploy/bootstrap.sql, run by psql${skipped}`;
 
-describe.skipIf(!hasPsql)(title, () => {
+describe.skipIf(skipped !== '')(title, () => {
   let home: string;
   let cluster: EmbeddedCluster;
   let superuser: DatabaseHandle<unknown>;

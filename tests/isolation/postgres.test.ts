@@ -112,7 +112,7 @@ describe('a tenant’s role', () => {
       const becoming = sql`set role ${sql.id(a.row.dbUser)}`.execute(asProvisioner.db);
       // Of 15 docs/isolation.md says that it can: membership has no options there.
       if ((versions[0]?.number ?? 0) < 160_000) await becoming;
-      else await expect(becoming).rejects.toMatchObject({ code: DENIED });
+      else await expect(becoming).rejects.toMatchObject({ reason: DENIED });
     } finally {
       await asProvisioner.close(0);
     }

@@ -12,7 +12,6 @@ import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vites
 import { parse } from 'yaml';
 import { readFlags } from '../../bench/flags.js';
 import { createDatabase } from '../../db/client.js';
-import { missingPrograms } from '../../scripts/topology.js';
 import { SLOW_COMMANDS } from '../../scripts/try-docs.js';
 import { parseTokenKeys, publicKeySet } from '../../src/auth/keyring.js';
 import { startEmbeddedCluster, type EmbeddedCluster } from '../../src/embedded/cluster.js';
@@ -28,6 +27,7 @@ import {
   shellBlocksOf,
   type Block,
 } from '../support/docs.js';
+import { isMissing } from '../support/programs.js';
 import { WALK, walkReadme } from '../support/readme.js';
 import { isRunning, makeDataDir, runProgram } from '../support/service-process.js';
 import { runScript, startScript } from '../support/shell.js';
@@ -85,9 +85,6 @@ function command(page: string, text: string): string {
 
 /** The installation is .ci/run's and `npm run docs:try`'s: here the packages are there. */
 const withoutInstall = (script: string): string => script.replaceAll(/^npm ci(?: && |$)/gm, '');
-
-const missing = missingPrograms();
-const isMissing = (program: string): boolean => missing.some((line) => line.startsWith(`${program} `));
 
 const LISTENS = /Tenantry listens on http:\/\/[^:]+:(\d+)/;
 const portIn = (output: string): string => LISTENS.exec(output)?.[1] ?? '';
@@ -158,7 +155,7 @@ describe('npm start, from a terminal', () => {
   );
 });
 
-const needed = ['psql', 'setsid', 'openssl'].filter(isMissing);
+const needed = (['psql', 'setsid', 'openssl'] as const).filter(isMissing);
 const skipped = needed.length === 0 ? '' : ` (skipped: there is no ${needed.join(', ')})`;
 
 describe.skipIf(needed.length > 0)(`a server of one’s own, over TLS${skipped}`, () => {

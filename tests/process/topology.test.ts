@@ -3,15 +3,15 @@ import { readFile } from 'node:fs/promises';
 import { Agent, request, type IncomingHttpHeaders } from 'node:http';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { missingPrograms, startTopology, type Topology } from '../../scripts/topology.js';
+import { startTopology, type Topology } from '../../scripts/topology.js';
+import { skipNote } from '../support/programs.js';
 import { walkReadme } from '../support/readme.js';
 import { build, eventually } from '../support/service-process.js';
 
 const ADMIN = { email: 'ada@acme.example', password: 'correct horse battery', firstName: 'Ada', lastName: 'Acme' };
 const SIGN_IN_LIMIT = 10;
 
-const missing = missingPrograms();
-const reason = missing.length === 0 ? '' : ` (skipped: ${missing.join('; ')})`;
+const skipped = skipNote('haproxy', 'psql', 'openssl', 'setsid');
 
 interface Answer {
   readonly status: number;
@@ -108,7 +108,7 @@ interface Load {
   }>;
 }
 
-describe.skipIf(missing.length > 0)(`two replicas behind HAProxy${reason}`, () => {
+describe.skipIf(skipped !== '')(`two replicas behind HAProxy${skipped}`, () => {
   let topology: Topology;
   let operator: string;
   let token: string;

@@ -23,9 +23,15 @@ export interface TestCluster {
 
 const limits = { max: 2, acquireTimeout: 10_000, timeout: 60_000, idleTimeoutMillis: 1_000 };
 
-/** Starts the server and prepares it. Stop it, or its processes and its folder stay. */
-export async function startCluster(): Promise<{ cluster: TestCluster; stop: () => Promise<void> }> {
-  const server = await startPostgres();
+/**
+ * Starts the server and prepares it. Stop it, or its processes and its folder stay.
+ *
+ * @param settings of PostgreSQL, beside the usual ones
+ */
+export async function startCluster(
+  settings: Readonly<Record<string, string>> = {},
+): Promise<{ cluster: TestCluster; stop: () => Promise<void> }> {
+  const server = await startPostgres(settings);
   const at = (user: string, password: string, database: string): ConnectionSettings => ({
     host: server.host,
     port: server.port,

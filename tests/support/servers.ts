@@ -29,11 +29,13 @@ const SETTINGS = {
 
 const IMAGE = 'postgres:18-alpine';
 
-export async function startPostgres(): Promise<TestServer> {
-  return process.env['TEST_SERVERS'] === 'containers' ? startContainer() : startEmbedded();
+/** @param settings of PostgreSQL, beside the usual ones */
+export async function startPostgres(settings: Readonly<Record<string, string>> = {}): Promise<TestServer> {
+  const all = { ...SETTINGS, ...settings };
+  return process.env['TEST_SERVERS'] === 'containers' ? startContainer(all) : startEmbedded(all);
 }
 
-async function startEmbedded(): Promise<TestServer> {
+async function startEmbedded(settings: Readonly<Record<string, string>>): Promise<TestServer> {
   const home = await mkdtemp(path.join(tmpdir(), 'tenantry-test-'));
   // mkdtemp makes 0700, and under root the server runs as another user.
   await chmod(home, 0o755);
@@ -41,7 +43,7 @@ async function startEmbedded(): Promise<TestServer> {
   const cluster = await startEmbeddedCluster({
     home,
     superuserPassword: SUPERUSER_PASSWORD,
-    settings: SETTINGS,
+    settings,
     binariesFrom: process.env['TEST_POSTGRES'],
     log: { info: quiet, warn: quiet, error: quiet },
   });
@@ -58,10 +60,10 @@ async function startEmbedded(): Promise<TestServer> {
   };
 }
 
-async function startContainer(): Promise<TestServer> {
+async function startContainer(settings: Readonly<Record<string, string>>): Promise<TestServer> {
   const container = await new GenericContainer(IMAGE)
     .withEnvironment({ POSTGRES_PASSWORD: SUPERUSER_PASSWORD })
-    .withCommand(['postgres', ...Object.entries(SETTINGS).flatMap(([name, value]) => ['-c', `${name}=${value}`])])
+    .withCommand(['postgres', ...Object.entries(settings).flatMap(([name, value]) => ['-c', `${name}=${value}`])])
     .withExposedPorts(5432)
     // The image starts a server to initialise, stops it, and starts the one that counts.
     .withWaitStrategy(Wait.forLogMessage('database system is ready to accept connections', 2))

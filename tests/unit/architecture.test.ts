@@ -179,6 +179,20 @@ const rules: readonly Rule[] = [
     ],
   },
   {
+    promise: 'every client of pg has the settings of clientConfig, keepalives among them',
+    offences: ({ path: file, text }) => {
+      const made =
+        /new pg\.(Client|Pool)\(/.test(text) &&
+        !/new pg\.(Client|Pool)\(\{\s*\.\.\.(clientConfig\(|(this\.#)?config\b)/.test(text);
+      const pooled = file !== 'db/client.ts' && text.includes('new ConnectionPool(');
+      return made || pooled ? [`${file} connects with settings of its own`] : [];
+    },
+    madeUp: [
+      ['db/new.ts', 'const client = new pg.Client({ host, port });', 'db/new.ts connects with settings of its own'],
+      ['src/new.ts', 'const pool = new ConnectionPool({ host });', 'src/new.ts connects with settings of its own'],
+    ],
+  },
+  {
     promise: 'only src/config.ts reads process.env',
     offences: (file) => (file.path === 'src/config.ts' ? [] : environmentReads(file)),
     madeUp: [

@@ -7,16 +7,14 @@ import { parseEnv } from 'node:util';
 import { validate } from 'dockerfile-utils';
 import { describe, expect, it, onTestFinished } from 'vitest';
 import { parse } from 'yaml';
-import { missingPrograms } from '../../scripts/topology.js';
 import { makeTokenKey } from '../../src/auth/keyring.js';
 import { ConfigError, readSettings, variables } from '../../src/config.js';
 import { catalogue } from '../../src/errors.js';
+import { isMissing } from '../support/programs.js';
 
 const root = path.resolve(import.meta.dirname, '../..');
 const read = (file: string): string => readFileSync(path.join(root, file), 'utf8');
 const envOf = (file: string): Record<string, string> => parseEnv(read(file)) as Record<string, string>;
-
-const isMissing = (program: string): boolean => missingPrograms().some((line) => line.startsWith(`${program} `));
 
 /** Of the service's variables, those that carry a secret. */
 const SECRETS = ['DATABASE_URL', 'TENANT_DATABASE_URL', 'JWT_KEYS', 'ENCRYPTION_KEYS', 'OPERATOR_PASSWORD'];
@@ -292,7 +290,7 @@ describe('the environment files', () => {
   });
 });
 
-const shellcheck = spawnSync('shellcheck', ['--version']).status === 0;
+const shellcheck = !isMissing('shellcheck');
 
 describe(`the scripts of deploy/${shellcheck ? '' : ' (not linted: there is no shellcheck on the PATH)'}`, () => {
   const scripts = readdirSync(path.join(root, 'deploy'))

@@ -9,6 +9,7 @@ import * as m0006 from './0006_lifecycle.js';
 import * as m0010 from './0010_resealing.js';
 import * as m0011 from './0011_evidence.js';
 import * as m0012 from './0012_session_generations.js';
+import * as m0013 from './0013_full_notify_queue.js';
 
 export const registryMigrations: Migrations = {
   '0001_registry': m0001,
@@ -20,4 +21,5 @@ export const registryMigrations: Migrations = {
   '0010_resealing': m0010,
   '0011_evidence': m0011,
   '0012_session_generations': m0012,
+  '0013_full_notify_queue': m0013,
 };

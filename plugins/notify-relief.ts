@@ -1,0 +1,26 @@
+// Notify relief: the registry's queue of notifications is freed by itself when a tenant's session holds it up.
+import fp from 'fastify-plugin';
+import type { Config } from '../src/config.js';
+import { relieveNotifyQueue } from '../src/tenancy/notify-relief.js';
+
+/** Between two looks (ms) while this replica hears no notifications; while it does there is nothing to look for. */
+const EVERY = 5_000;
+
+export const notifyRelief = fp<{ config: Config }>(
+  async (app, { config }) => {
+    const { host, port } = config.registry.connection;
+    const run = async (): Promise<void> => {
+      if (app.events.live) return;
+      // The registry's server, if it holds tenants too. Otherwise no tenant's role can reach its queue.
+      const place = { host, port };
+      if (!(await app.clusterDirectory.find(place))) return;
+      const { cluster } = await app.provisioners.at(place);
+      const relief = await relieveNotifyQueue(cluster);
+      if (relief) app.log.warn(relief, 'the NOTIFY queue of the registry was crowded; sessions of tenants were ended');
+    };
+    app.addHook('onReady', async () => {
+      app.housekeeping.add({ name: 'notify-relief', every: EVERY, run });
+    });
+  },
+  { name: 'notify-relief', fastify: '5.x', dependencies: ['events', 'clusters', 'housekeeping', 'provisioning'] },
+);

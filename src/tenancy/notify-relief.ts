@@ -1,0 +1,36 @@
+// Relief for a NOTIFY queue that stays full, because a session of a tenant's role holds it up: such sessions are ended, the most
+// suspect first, until the queue is free.
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { ClusterDb } from '../../db/cluster.js';
+import { CROWDED, endSuspects, queueUsage } from '../../db/notify-queue.js';
+
+/** After sessions were ended (ms) the others have read what is in the queue. */
+const SETTLED_AFTER = 300;
+
+/** What was done. */
+export interface NotifyRelief {
+  /** Sessions that were ended, by what made them suspect. */
+  readonly ended: Readonly<Record<string, number>>;
+  /** How full the queue is now, from 0 to 1. */
+  readonly usage: number;
+}
+
+/**
+ * Frees a crowded queue. A queue that no tenant's session holds up stays as it is: PostgreSQL's log names the process.
+ *
+ * @param cluster the registry's server, connected as its provisioner
+ * @returns undefined when the queue was in order
+ * @throws DatabaseFault
+ */
+export async function relieveNotifyQueue(cluster: ClusterDb): Promise<NotifyRelief | undefined> {
+  let usage = await queueUsage(cluster);
+  if (usage < CROWDED) return undefined;
+  const ended: Record<string, number> = {};
+  for (const which of ['strangers', 'transactions', 'idle'] as const) {
+    ended[which] = await endSuspects(cluster, which);
+    await sleep(SETTLED_AFTER);
+    usage = await queueUsage(cluster);
+    if (usage < CROWDED) break;
+  }
+  return { ended, usage };
+}

@@ -1,0 +1,42 @@
+// Programs that tests need and npm does not bring. A test without its program is skipped, and its title names the program; with
+// TEST_REQUIRE_ALL=1, as in the gate, that fails instead.
+import { spawnSync } from 'node:child_process';
+import { existsSync } from 'node:fs';
+import path from 'node:path';
+
+/** Where a Debian package brings each. */
+const PACKAGES = {
+  haproxy: 'haproxy',
+  ip: 'iproute2',
+  openssl: 'openssl',
+  psql: 'postgresql-client',
+  setsid: 'util-linux',
+  shellcheck: 'shellcheck',
+} as const;
+
+export type Program = keyof typeof PACKAGES;
+
+/** Also where an ordinary user's PATH does not lead. */
+const FOLDERS = [...(process.env['PATH'] ?? '').split(path.delimiter), '/usr/sbin', '/sbin'];
+
+/** @throws Error when it is missing and TEST_REQUIRE_ALL=1 */
+export function isMissing(program: Program): boolean {
+  if (FOLDERS.some((folder) => existsSync(path.join(folder, program)))) return false;
+  if (process.env['TEST_REQUIRE_ALL'] !== '1') return true;
+  throw new Error(`TEST_REQUIRE_ALL=1, and ${program} is missing: apt-get install ${PACKAGES[program]}`);
+}
+
+/** For a title: the programs of these that are missing, or nothing. @throws as `isMissing` does */
+export function skipNote(...programs: readonly Program[]): string {
+  const missing = programs.filter(isMissing);
+  const wanted = missing.map((program) => `${program} of the package ${PACKAGES[program]}`);
+  return missing.length === 0 ? '' : ` (skipped, not installed: ${wanted.join(', ')})`;
+}
+
+/**
+ * Whether this process may make network namespaces, which takes root and a kernel that allows it. Not a matter of what is
+ * installed, so TEST_REQUIRE_ALL does not demand it.
+ */
+export function mayMakeNamespaces(): boolean {
+  return process.platform === 'linux' && spawnSync('unshare', ['--net', 'true']).status === 0;
+}
