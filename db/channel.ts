@@ -4,6 +4,8 @@ import { randomBytes } from 'node:crypto';
 import pg from 'pg';
 import { sql } from 'kysely';
 import { clientConfig, createDatabase, type ConnectionSettings } from './client.js';
+import { addressOf, type Destination, type Destinations } from './destinations.js';
+import { proveWritable } from './proof.js';
 
 export interface ChannelListener {
   /** One message of anybody's, this process included, in the order in which the transactions behind them committed. */
@@ -41,8 +43,13 @@ const PUBLISHER = { max: 2, acquireTimeout: 1_000, timeout: 1_000, idleTimeoutMi
  *
  * @param name of the channel; everything that NOTIFYs it, triggers too, is heard
  */
-export function openChannel(connection: ConnectionSettings, name: string, listener: ChannelListener): Channel {
-  return new NotifyChannel(connection, name, listener);
+export function openChannel(
+  connection: ConnectionSettings,
+  name: string,
+  listener: ChannelListener,
+  destinations?: Destinations,
+): Channel {
+  return new NotifyChannel(connection, name, listener, destinations);
 }
 
 class NotifyChannel implements Channel {
@@ -51,7 +58,9 @@ class NotifyChannel implements Channel {
   readonly #beatName = `beat_${randomBytes(8).toString('hex')}`;
   readonly #beat: NodeJS.Timeout;
   #beating = false;
+  readonly #destination: Destination | undefined;
   #client: pg.Client | undefined;
+  #leave: (() => void) | undefined;
   #reconnect: NodeJS.Timeout | undefined;
   #attempts = 0;
   /** When the last heartbeat that was heard had been sent. */
@@ -63,11 +72,15 @@ class NotifyChannel implements Channel {
     private readonly connection: ConnectionSettings,
     private readonly name: string,
     private readonly listener: ChannelListener,
+    destinations: Destinations | undefined,
   ) {
     this.#publisher = createDatabase<unknown>(connection, PUBLISHER, {
       applicationName: 'tenantry events',
       preparedStatements: true,
+      prove: proveWritable,
+      destinations,
     });
+    this.#destination = destinations?.at(connection);
     this.#beat = setInterval(() => void this.#sendBeat(), BEAT_EVERY);
     this.#beat.unref();
     void this.#listen();
@@ -91,9 +104,12 @@ class NotifyChannel implements Channel {
     await this.#publisher.close(0);
   }
 
+  /** It has no maximum age: a publisher that was replaced and leads elsewhere is not heard, and then the listener is replaced too. */
   async #listen(): Promise<void> {
+    const stream = this.#destination?.stream;
     const client = new pg.Client({
       ...clientConfig(this.connection),
+      ...(stream && { stream }),
       application_name: 'tenantry events',
       connectionTimeoutMillis: GIVEN_UP_AFTER,
       query_timeout: GIVEN_UP_AFTER,
@@ -110,6 +126,7 @@ class NotifyChannel implements Channel {
     });
     try {
       await client.connect();
+      await proveWritable(async (text) => (await client.query<Record<string, unknown>>(text)).rows);
       await client.query(`listen ${pg.escapeIdentifier(this.name)}`);
       await client.query(`listen ${pg.escapeIdentifier(this.#beatName)}`);
     } catch {
@@ -117,6 +134,10 @@ class NotifyChannel implements Channel {
       return;
     }
     if (this.#client !== client) return;
+    this.#leave = this.#destination?.join({
+      address: addressOf(client),
+      retire: lost,
+    });
     this.#attempts = 0;
     this.#connectedAt = performance.now();
     this.listener.connected();
@@ -135,6 +156,8 @@ class NotifyChannel implements Channel {
   #giveUp(): void {
     const client = this.#client;
     this.#client = undefined;
+    this.#leave?.();
+    this.#leave = undefined;
     this.#connectedAt = 0;
     // Not end(): it says goodbye first, and waits for a server that may hang.
     (client as (pg.Client & { connection: pg.Connection }) | undefined)?.connection.stream.destroy();

@@ -4,7 +4,8 @@
 // answers nothing any more is cut.
 import type { Writable } from 'node:stream';
 import pg from 'pg';
-import { DatabaseFault, hasSqlState, statementFault } from './errors.js';
+import { addressOf } from './destinations.js';
+import { DatabaseFault, hasSqlState, statementFault, TAKES_NO_WRITES } from './errors.js';
 import { ask } from './query.js';
 import { nextTurn } from './turns.js';
 
@@ -62,10 +63,16 @@ export class Lane {
   /** Set when it was cut because something on it took too long: what else was under way can be run elsewhere. */
   #abandoned = false;
   #ready = false;
+  /** Whether its server was known to take no writes when it was opened. */
+  readOnly = false;
+  /** When it is too old (on `performance.now`). */
+  #expiresAt = Infinity;
 
   /**
    * @param slow statements that are too slow for a lane, until when; kept by whoever opens one lane after the other
-   * @param limits longest wait for the connection, how long it is kept without use, and how long any statement may run, in ms
+   * @param limits longest wait for the connection, how long it is kept without use, how long any statement may run, and how
+   *   long it is kept at all, in ms
+   * @param tookNoWrite called when a server that took writes takes none
    * @param gone called once, when the connection has closed or could not be opened
    */
   constructor(
@@ -75,7 +82,9 @@ export class Lane {
       readonly connectTimeout: number;
       readonly idleTimeout: number;
       readonly statementTimeout: number;
+      readonly lifetime: number;
     },
+    private readonly tookNoWrite: () => void,
     private readonly gone: () => void,
   ) {
     this.#client = new pg.Client({
@@ -98,6 +107,11 @@ export class Lane {
     return this.#ready ? this.#inFlight : 1;
   }
 
+  /** The server's address; undefined when the socket is closed. */
+  get address(): string | undefined {
+    return addressOf(this.#client);
+  }
+
   /** Connects. @throws what pg or `prove` throws */
   async open(prove: (client: pg.ClientBase) => Promise<void>): Promise<void> {
     try {
@@ -108,6 +122,7 @@ export class Lane {
       throw error;
     }
     this.#ready = true;
+    this.#expiresAt = performance.now() + this.limits.lifetime;
     this.#watchIn(this.limits.idleTimeout);
   }
 
@@ -150,6 +165,10 @@ export class Lane {
       }
       // Sent behind the one that was to prepare it, which failed.
       if (hasSqlState(error, NOT_PREPARED)) return undefined;
+      if (hasSqlState(error, TAKES_NO_WRITES) && !this.readOnly) {
+        this.close();
+        this.tookNoWrite();
+      }
       throw statementFault(error) ?? error;
     } finally {
       this.#inFlight -= 1;
@@ -189,7 +208,8 @@ export class Lane {
     if (!this.#ready || (this.#inFlight > 0 && now - this.#lastAnswer >= SILENCE)) {
       this.#hung = this.#ready;
       this.#destroy();
-    } else if (this.#inFlight > 0) this.#watchIn(SILENCE - (now - this.#lastAnswer));
+    } else if (now >= this.#expiresAt) this.close();
+    else if (this.#inFlight > 0) this.#watchIn(SILENCE - (now - this.#lastAnswer));
     else if (now - this.#lastUse >= this.limits.idleTimeout) this.close();
     else this.#watchIn(this.limits.idleTimeout - (now - this.#lastUse));
   }

@@ -3,8 +3,10 @@
 // the lane (db/lane.ts); everything else has a connection to itself for as long as it takes.
 import pg from 'pg';
 import { within } from './deadline.js';
+import { addressOf, type Destination, type Destinations } from './destinations.js';
 import { connectFault, DatabaseFault, hasSqlState, statementFault, Unproven } from './errors.js';
 import { Lane, type LaneQuery } from './lane.js';
+import { IN_RECOVERY, READ_ONLY } from './proof.js';
 import { Session } from './session.js';
 import { statementName } from './statement-names.js';
 import { nextTurn } from './turns.js';
@@ -52,6 +54,12 @@ export interface ChangingPassword {
   refused(password: string): Promise<boolean>;
 }
 
+/** What a new connection was found to be. */
+export interface Proof {
+  /** Whether its server, or its role, takes no writes. */
+  readonly readOnly: boolean;
+}
+
 export interface PoolOptions {
   /** Shown in pg_stat_activity. */
   readonly applicationName: string;
@@ -66,8 +74,13 @@ export interface PoolOptions {
    * waited for, within `acquireTimeout`.
    */
   readonly sharesLimit?: boolean;
-  /** Run on each new connection before anybody gets it; what it throws is what whoever asked for the connection gets. */
-  readonly prove?: (query: (text: string) => Promise<Record<string, unknown>[]>) => Promise<void>;
+  /**
+   * Run on each new connection before anybody gets it; what it throws is what whoever asked for the connection gets. A
+   * connection that it finds read-only serves reads, and once a second another one is opened to see whether that is over.
+   */
+  readonly prove?: (query: (text: string) => Promise<Record<string, unknown>[]>) => Promise<Proof | void>; // eslint-disable-line @typescript-eslint/no-invalid-void-type -- most find out nothing
+  /** Retires connections that lead to the wrong server, or are old. */
+  readonly destinations?: Destinations | undefined;
   /**
    * Makes the pool ask before it opens a connection. Without it only the pool's own bound counts.
    *
@@ -117,6 +130,12 @@ const ASK_AGAIN_AFTER = 50;
 /** Between two looks (ms) at deadlines and idle times: they are kept this exactly. */
 const WATCH_EVERY = 250;
 
+/** Between two looks (ms) whether a server that took no writes takes them again. */
+const LOOK_FOR_WRITES_EVERY = 1_000;
+
+/** For this long (ms) after a standby, or a server without writes, was refused, no other connection is opened. */
+const REFUSED_FOR = 200;
+
 /** Longest wait (ms) for connections that close() has cut to be given back. */
 const CLOSE_MARGIN = 1_000;
 
@@ -155,6 +174,13 @@ export class ConnectionPool {
   /** Set when close() waits no longer: a connection that is ready only now is not handed out any more. */
   #cut = false;
   readonly #config: pg.ClientConfig;
+  readonly #destination: Destination | undefined;
+  /** Connections that were found read-only while they were proved. */
+  readonly #readOnly = new WeakSet<pg.ClientBase>();
+  /** When a new connection last was found read-only. */
+  #foundReadOnlyAt = -Infinity;
+  /** What the last new connection was refused for, when it did not prove itself. */
+  #refusal: { readonly fault: DatabaseFault; readonly until: number } | undefined;
 
   constructor(
     config: pg.ClientConfig,
@@ -162,7 +188,14 @@ export class ConnectionPool {
     private readonly options: PoolOptions,
   ) {
     const { password } = options;
-    this.#config = password ? { ...config, password: () => password.current } : config;
+    const { host, port } = config;
+    if (host !== undefined && port !== undefined) this.#destination = options.destinations?.at({ host, port });
+    const stream = this.#destination?.stream;
+    this.#config = {
+      ...config,
+      ...(password && { password: () => password.current }),
+      ...(stream && { stream }),
+    };
     this.#pool = new pg.Pool({
       ...this.#config,
       Client: BoundedClient,
@@ -179,6 +212,7 @@ export class ConnectionPool {
     this.#pool.on('error', () => undefined);
     this.#pool.on('remove', (client) => {
       this.#sessions.get(client)?.slot.release();
+      this.#sessions.get(client)?.session.left?.();
       this.#sessions.delete(client);
       this.#serve();
     });
@@ -373,7 +407,7 @@ export class ConnectionPool {
   /** A session that was given back goes to who waits, or waits itself, or is closed where it is of no more use. */
   #release(session: Session): void {
     this.options.onOutcome?.(session.fault, session.askedAt);
-    if (!session.clean || this.#cut || (this.#admission?.mustYield() ?? false)) {
+    if (!session.clean || session.retired || this.#cut || (this.#admission?.mustYield() ?? false)) {
       session.client.release(true);
       return;
     }
@@ -425,6 +459,7 @@ export class ConnectionPool {
   async #open(slot: Slot): Promise<Session> {
     this.#opening += 1;
     const since = performance.now();
+    const generation = this.#destination?.generation;
     let client: pg.PoolClient;
     try {
       client = await this.#enter(since + this.limits.acquireTimeout);
@@ -437,9 +472,13 @@ export class ConnectionPool {
     this.options.onOutcome?.(undefined, since);
     const { preparedStatements } = this.options;
     const queryTimeout = this.limits.timeout + QUERY_TIMEOUT_MARGIN;
-    const session = new Session(client, preparedStatements, queryTimeout, (given) => {
-      this.#release(given);
+    const session = new Session(client, preparedStatements, queryTimeout, {
+      released: (given) => {
+        this.#release(given);
+      },
+      tookNoWrite: () => this.#destination?.tookNoWrite(),
     });
+    this.#join(session, generation);
     client.on('error', (error) => {
       this.#lose(session, error);
     });
@@ -457,6 +496,7 @@ export class ConnectionPool {
    */
   async #enter(deadline: number): Promise<pg.PoolClient> {
     const { password } = this.options;
+    this.#refuseAgain();
     let passwords = 1;
     let sure = false;
     for (;;) {
@@ -484,7 +524,11 @@ export class ConnectionPool {
   /** What whoever asked for the connection is told. */
   #notOpened(error: unknown, since: number): Error {
     const reason = error instanceof Unproven ? error.cause : connectFault(error);
-    if (reason instanceof DatabaseFault) this.options.onOutcome?.(reason, since);
+    if (reason instanceof DatabaseFault) {
+      if (reason.reason === IN_RECOVERY || reason.reason === READ_ONLY)
+        this.#refusal = { fault: reason, until: performance.now() + REFUSED_FOR };
+      this.options.onOutcome?.(reason, since);
+    }
     return reason;
   }
 
@@ -502,7 +546,11 @@ export class ConnectionPool {
     this.#watch ??= setInterval(
       () => {
         const now = performance.now();
-        for (const { session } of this.#sessions.values()) session.checkDeadline(now);
+        for (const { session } of this.#sessions.values()) {
+          session.checkDeadline(now);
+          if (now > session.expiresAt) this.#retire(session);
+        }
+        this.#lookForWrites(now);
         const old = this.#idle.findIndex(({ idleSince }) => now - idleSince < this.limits.idleTimeoutMillis);
         for (const session of this.#idle.splice(0, old === -1 ? this.#idle.length : old)) session.client.release(true);
         if (this.#idle.length === 0) this.#tellIdle();
@@ -518,8 +566,11 @@ export class ConnectionPool {
     let lost: Error | undefined;
     client.once('error', (error) => (lost = connectFault(error)));
     try {
-      await this.options.prove?.(async (text) => (await client.query<Record<string, unknown>>(text)).rows);
+      const proved = await this.options.prove?.(
+        async (text) => (await client.query<Record<string, unknown>>(text)).rows,
+      );
       if (lost) throw lost;
+      if (proved?.readOnly) this.#readOnly.add(client);
     } catch (error) {
       throw new Unproven(statementFault(error) ?? (error as Error));
     }
@@ -554,6 +605,8 @@ export class ConnectionPool {
     this.#laneHeld = given !== undefined;
     const slot = given ?? (await this.#openSlot());
     this.#laneHeld = true;
+    const generation = this.#destination?.generation;
+    const joined: { leave?: () => void } = {};
     const lane = new Lane(
       { ...this.#config, application_name: this.options.applicationName },
       this.#slow,
@@ -561,8 +614,11 @@ export class ConnectionPool {
         connectTimeout: Math.min(this.limits.acquireTimeout, HANDSHAKE_TIMEOUT),
         idleTimeout: this.limits.idleTimeoutMillis,
         statementTimeout: this.limits.timeout,
+        lifetime: this.#destination?.lifetime() ?? Infinity,
       },
+      () => this.#destination?.tookNoWrite(),
       () => {
+        joined.leave?.();
         this.#lane = undefined;
         this.#laneHeld = false;
         slot.release();
@@ -571,7 +627,12 @@ export class ConnectionPool {
     );
     const since = performance.now();
     try {
-      await lane.open((client) => this.#prove(client));
+      this.#refuseAgain();
+      await lane.open(async (client) => {
+        await this.#prove(client);
+        lane.readOnly = this.#readOnly.has(client);
+        if (lane.readOnly) this.#foundReadOnlyAt = performance.now();
+      });
     } catch (error) {
       // The statement goes another way, on which another password is looked for.
       if (this.options.password && hasSqlState(error, INVALID_PASSWORD)) return undefined;
@@ -581,7 +642,72 @@ export class ConnectionPool {
     }
     this.options.onOutcome?.(undefined, since);
     this.#lane = lane;
+    const retire = (): void => {
+      lane.close();
+      this.#tellIdle();
+    };
+    if (this.#destination) joined.leave = this.#destination.join({ address: lane.address, retire });
+    if (generation !== this.#destination?.generation) retire();
     return lane;
+  }
+
+  /** @param generation of the destination when the connection began to open */
+  #join(session: Session, generation: number | undefined): void {
+    const { client } = session;
+    if (this.#readOnly.has(client)) {
+      session.readOnly = true;
+      this.#foundReadOnlyAt = performance.now();
+    } else if (this.#foundReadOnlyAt > -Infinity) {
+      // Writes are taken again: the connections from before would refuse them for as long as they live.
+      this.#foundReadOnlyAt = -Infinity;
+      for (const other of this.#sessions.values()) if (other.session.readOnly) this.#retire(other.session);
+      if (this.#lane?.readOnly) this.#lane.close();
+    }
+    if (!this.#destination) return;
+    session.expiresAt = performance.now() + this.#destination.lifetime();
+    session.left = this.#destination.join({
+      address: addressOf(client),
+      retire: () => {
+        this.#retire(session);
+      },
+    });
+    if (generation !== this.#destination.generation) session.retired = true;
+  }
+
+  /** Not handed out again: closed now, or when it is given back. */
+  #retire(session: Session): void {
+    session.retired = true;
+    const index = this.#idle.indexOf(session);
+    if (index === -1) return;
+    this.#idle.splice(index, 1);
+    session.client.release(true);
+    this.#tellIdle();
+  }
+
+  /** While connections are read-only, opens another one a second to see whether that is over. */
+  #lookForWrites(now: number): void {
+    if (this.#foundReadOnlyAt === -Infinity || now - this.#foundReadOnlyAt < LOOK_FOR_WRITES_EVERY) return;
+    const known = [...this.#sessions.values()].find(({ session }) => session.readOnly && !session.retired);
+    if (!known || this.#cut) return;
+    const slot = this.#total < this.#poolMax ? this.#tryOpen() : undefined;
+    // One makes room for it; the next look, or the next request, opens it.
+    if (!slot) {
+      this.#retire(known.session);
+      return;
+    }
+    this.#foundReadOnlyAt = now;
+    this.#open(slot).then(
+      (found) => {
+        if (found.readOnly) found.client.release(true);
+        else this.#release(found);
+      },
+      () => undefined,
+    );
+  }
+
+  /** @throws DatabaseFault that another connection was refused for a moment ago */
+  #refuseAgain(): void {
+    if (this.#refusal && performance.now() < this.#refusal.until) throw this.#refusal.fault;
   }
 }
 

@@ -2,7 +2,9 @@
 import { openPool, type ConnectionSettings } from './client.js';
 import { within } from './deadline.js';
 import { DatabaseFault } from './errors.js';
+import type { Destinations } from './destinations.js';
 import type { ChangingPassword, PoolOptions } from './pool.js';
+import { provePrimary } from './proof.js';
 
 /**
  * Connects, asks for an answer (a pooler between may accept connections without a server behind it), and disconnects.
@@ -10,6 +12,7 @@ import type { ChangingPassword, PoolOptions } from './pool.js';
  * @param deadlineMs for everything but the disconnecting
  * @param admit what its connection is admitted by, where it shares a budget with others
  * @param password instead of the connection's own, where it may have just been changed
+ * @param destinations of the process, where connections are retired by them
  * @throws DatabaseFault where there is no connection or no answer by then
  */
 export async function probeDatabase(
@@ -17,6 +20,7 @@ export async function probeDatabase(
   deadlineMs: number,
   admit?: PoolOptions['admit'],
   password?: ChangingPassword,
+  destinations?: Destinations,
 ): Promise<void> {
   const limits = { max: 1, acquireTimeout: deadlineMs, timeout: deadlineMs, idleTimeoutMillis: deadlineMs };
   const pool = openPool(connection, limits, {
@@ -24,6 +28,9 @@ export async function probeDatabase(
     preparedStatements: false,
     ...(admit && { admit }),
     ...(password && { password }),
+    // A standby answers, and is not what the breaker waits for.
+    prove: provePrimary,
+    destinations,
   });
   try {
     await within(pool.run('select 1', []), deadlineMs, () => new DatabaseFault('timeout', 'no answer'));

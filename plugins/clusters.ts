@@ -2,9 +2,8 @@
 // registry, so that all replicas together stay within a server's budget.
 import fp from 'fastify-plugin';
 import { randomBytes } from 'node:crypto';
-import type { Registry } from '../db/central/schema.js';
-import { createDatabase } from '../db/client.js';
 import type { Config } from '../src/config.js';
+import { openRegistry } from '../src/registry.js';
 import { createClusterDirectory, type ClusterDirectory } from '../src/tenancy/cluster-directory.js';
 import { createClusters, type Clusters } from '../src/tenancy/clusters.js';
 import { connectionsOf, placeOf } from '../src/tenancy/dead-replicas.js';
@@ -36,10 +35,9 @@ export const clusters = fp<{ config: Config }>(
       },
     });
     // Its own, so that leases are renewed while requests use all the others, and hold none of those up while it hangs.
-    const registry = createDatabase<Registry>(config.registry.connection, RENEW, {
-      applicationName: 'tenantry leases',
-      preparedStatements: config.tenants.preparedStatements,
-    });
+    const { preparedStatements } = config.tenants;
+    const options = { applicationName: 'tenantry leases', preparedStatements };
+    const registry = openRegistry(config.registry.connection, RENEW, options, app.destinations);
     // Tenants from before there were clusters may stand on a server that is none: it has the default one's budget.
     const budgetOf = (cluster: string): typeof clusterBudget =>
       directory.peek(placeOf(cluster))?.budget ?? clusterBudget;
@@ -47,7 +45,7 @@ export const clusters = fp<{ config: Config }>(
       registry: registry.db,
       replicaId,
       budget: budgetOf,
-      openConnections: (cluster, replica) => connectionsOf(directory, cluster, replica),
+      openConnections: (cluster, replica) => connectionsOf(directory, cluster, replica, app.destinations),
       onError: (err, context) => {
         app.log.warn({ err, ...context }, 'the leases of connection slots could not be looked after');
       },

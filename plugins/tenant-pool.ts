@@ -59,6 +59,7 @@ export const tenantPool = fp<{ config: Config; envelope: Envelope }>(
           preparedStatements: config.tenants.preparedStatements,
           lane: true,
           sharesLimit: limits.connections !== undefined,
+          destinations: app.destinations,
           ...options,
           admit: (closeIdle) => clusters.at(connection).tenants.join(tenantId, closeIdle),
         });
@@ -71,6 +72,7 @@ export const tenantPool = fp<{ config: Config; envelope: Envelope }>(
           // reserve for half a minute, which may be all of it.
           (closeIdle) => clusters.at(connection).tenants.join('probe', closeIdle),
           password,
+          app.destinations,
         ),
       onError: (err, context) => {
         app.log.error({ err, ...context }, 'a tenant pool could not be built');

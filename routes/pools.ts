@@ -51,6 +51,13 @@ const TenantPool = z.object({
   idle: count,
   waiting: count.meta({ description: 'Requests that wait for a connection of this pool.' }),
   unusedFor: count.meta({ description: 'Milliseconds since the pool was last asked for a connection.' }),
+  readOnly: z
+    .boolean()
+    .meta({ description: 'Whether the database took no writes when the newest connection was opened.' }),
+  schemaVersion: z
+    .string()
+    .optional()
+    .meta({ description: "The database's newest migration; absent while no connection has found it out." }),
 });
 
 const Pools = z.object({

@@ -2,6 +2,7 @@
 // LISTEN/NOTIFY. What a process remembers of them is right for as long as it hears; when it hears nothing, it must ask.
 import { openChannel } from '../db/channel.js';
 import type { ConnectionSettings } from '../db/client.js';
+import type { Destinations } from '../db/destinations.js';
 import { within } from '../db/deadline.js';
 import { DatabaseFault } from '../db/errors.js';
 
@@ -58,7 +59,7 @@ interface Untold {
 }
 
 /** @param connection to the registry, direct and not through a pooler */
-export function openEvents(connection: ConnectionSettings): Events {
+export function openEvents(connection: ConnectionSettings, destinations?: Destinations): Events {
   const listeners: ((change: Change) => void)[] = [];
   let untold: Untold[] = [];
   let telling = false;
@@ -67,15 +68,16 @@ export function openEvents(connection: ConnectionSettings): Events {
   const dispatch = (change: Change): void => {
     for (const listener of listeners) listener(change);
   };
-  const channel = openChannel(connection, CHANNEL, {
-    message: (text) => {
+  const listener = {
+    message: (text: string): void => {
       const change = decode(text);
       if (change) dispatch(change);
     },
-    connected: () => {
+    connected: (): void => {
       dispatch({ kind: 'any' });
     },
-  });
+  };
+  const channel = openChannel(connection, CHANNEL, listener, destinations);
 
   /** Goes on until nothing is untold; one loop, however many publish. */
   async function tell(): Promise<void> {

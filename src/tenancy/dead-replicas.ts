@@ -1,6 +1,8 @@
 // What a replica that died has left open on a cluster: its slots are free when nothing of it is there any more.
 import { createDatabase } from '../../db/client.js';
 import { countSessions, MAINTENANCE_DATABASE } from '../../db/cluster.js';
+import type { Destinations } from '../../db/destinations.js';
+import { provePrimary } from '../../db/proof.js';
 import type { ClusterDirectory } from './cluster-directory.js';
 import type { Place } from './provisioners.js';
 
@@ -18,12 +20,16 @@ export async function connectionsOf(
   directory: Pick<ClusterDirectory, 'peek'>,
   cluster: string,
   replicaId: string,
+  destinations?: Destinations,
 ): Promise<number> {
   const known = directory.peek(placeOf(cluster));
   if (!known) throw new Error(`the lease of a dead replica names ${cluster}, which is no cluster`);
   const look = createDatabase<unknown>({ ...known.connection(), database: MAINTENANCE_DATABASE }, LOOK, {
     applicationName: 'tenantry lease check',
     preparedStatements: false,
+    // A standby knows only its own sessions: those of the dead replica on the primary would not count.
+    prove: provePrimary,
+    destinations,
   });
   return countSessions(look.db, replicaId).finally(() => look.close(0));
 }
