@@ -525,7 +525,8 @@ export class ConnectionPool {
   #notOpened(error: unknown, since: number): Error {
     const reason = error instanceof Unproven ? error.cause : connectFault(error);
     if (reason instanceof DatabaseFault) {
-      if (reason.reason === IN_RECOVERY || reason.reason === READ_ONLY)
+      // Not when it is the refusal from before, which would then never end.
+      if (error instanceof Unproven && (reason.reason === IN_RECOVERY || reason.reason === READ_ONLY))
         this.#refusal = { fault: reason, until: performance.now() + REFUSED_FOR };
       this.options.onOutcome?.(reason, since);
     }

@@ -6,7 +6,7 @@ import { scramVerifier } from '../../db/scram.js';
 import type { Registry } from '../../db/central/schema.js';
 import { migrateAll } from '../../src/tenancy/migrate.js';
 import { openProvisioner } from '../../src/tenancy/provisioner.js';
-import { startPostgres } from './servers.js';
+import { startPostgres, type TestServer } from './servers.js';
 
 /** How to reach the server and what was prepared on it; see `tests/support/service.ts`. */
 export interface TestCluster {
@@ -26,6 +26,20 @@ const limits = { max: 2, acquireTimeout: 10_000, timeout: 60_000, idleTimeoutMil
 /** Starts the server and prepares it. Stop it, or its processes and its folder stay. */
 export async function startCluster(): Promise<{ cluster: TestCluster; stop: () => Promise<void> }> {
   const server = await startPostgres();
+  const cluster = clusterOn(server);
+  try {
+    await prepareCluster(cluster);
+  } catch (error) {
+    await server.stop();
+    throw error;
+  }
+  return { cluster, stop: () => server.stop() };
+}
+
+/** The names and passwords that a server for tests is prepared with. */
+export function clusterOn(
+  server: Pick<TestServer, 'host' | 'port' | 'superuser' | 'superuserPassword' | 'logFile'>,
+): TestCluster {
   const at = (user: string, password: string, database: string): ConnectionSettings => ({
     host: server.host,
     port: server.port,
@@ -34,7 +48,7 @@ export async function startCluster(): Promise<{ cluster: TestCluster; stop: () =
     password,
     tls: false,
   });
-  const cluster: TestCluster = {
+  return {
     superuser: at(server.superuser, server.superuserPassword, 'postgres'),
     registryOwner: { user: 'registry_owner', password: 'owner-of-the-registries' },
     registryService: { user: 'registry_service', password: 'canary-service-of-the-registries' },
@@ -42,16 +56,10 @@ export async function startCluster(): Promise<{ cluster: TestCluster; stop: () =
     registryTemplate: 'registry_template',
     logFile: server.logFile,
   };
-  try {
-    await prepare(cluster);
-  } catch (error) {
-    await server.stop();
-    throw error;
-  }
-  return { cluster, stop: () => server.stop() };
 }
 
-async function prepare(cluster: TestCluster): Promise<void> {
+/** Makes roles, registry and template on a server that has nothing yet. */
+export async function prepareCluster(cluster: TestCluster): Promise<void> {
   const { superuser, registryOwner, registryService, provisioner, registryTemplate } = cluster;
   const options = { applicationName: 'tests', preparedStatements: false };
   const admin = createDatabase<unknown>(superuser, limits, options);
