@@ -199,10 +199,9 @@ async function lost(subject: Subject, primary: ReplicatedServer, sent: readonly 
   const { rows } = await primary.asSuperuser(database, (db) =>
     sql<{ name: string }>`select name from tenants where id = ${renamed.id}`.execute(db),
   );
-  // Two clients write names: a later one may have been overtaken, and what is there was begun no earlier.
-  const there = Number(rows[0]?.name.replace('Name ', ''));
-  const begun = sent.find((each) => each.written === there)?.begun ?? Infinity;
-  return acknowledged.filter((each) => each.begun > begun && each.ended < begun).map((each) => each.written);
+  // Each name replaces the one before: what was acknowledged and begun after the answer to the one that is there is lost.
+  const there = sent.find((each) => `Name ${each.written}` === rows[0]?.name);
+  return acknowledged.filter(({ begun }) => begun > (there?.ended ?? -Infinity)).map((each) => each.written);
 }
 
 function promises(failover: () => Failover): void {
