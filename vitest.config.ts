@@ -7,7 +7,6 @@ const LONG = [
   'faults/lost-answers',
   'faults/registry-in-the-past',
   'faults/lost-answers-adoption',
-  // After the pages, which build the benchmark into the folder that the killed processes start from.
   'process/kills',
   'fuzz/api',
   'process/start',
@@ -37,8 +36,9 @@ export default defineConfig({
   test: {
     include: ['tests/**/*.test.ts'],
     globalSetup: ['tests/support/global-setup.ts'],
-    // A file has a database of its own and may run beside others; more than the cores would only time one another out.
-    maxWorkers: 2,
+    // A file has a database of its own and may run beside others. Files wait for servers and timers more than they compute, so
+    // that three keep two cores busy. With more of them, statements run into their deadlines.
+    maxWorkers: 3,
     // Files share a process and the modules that are loaded in it, which takes longer than most files run.
     isolate: false,
     sequence: { sequencer: LongestFirst },

@@ -32,8 +32,8 @@ const layers: readonly (readonly [layer: string, frame: RegExp])[] = [
   ['validation (zod) and JSON body', /node_modules\/zod\/|plugins\/(?:schemas|json-body)\.js|src\/strict-json\.js/],
   ['serializer', /node_modules\/fast-json-stringify\/|anonymous serializer/],
   ['pg', /node_modules\/(?:pg|pg-pool|pg-protocol|pg-types|postgres-\w+)\//],
-  ['statements, lane and pool', /dist\/db\/|src\/tenancy\//],
-  ['handler and cursor', /dist\/routes\/|src\/cursor\.js|node:internal\/crypto/],
+  ['statements, lane and pool', /benchmark\/db\/|src\/tenancy\//],
+  ['handler and cursor', /benchmark\/routes\/|src\/cursor\.js|node:internal\/crypto/],
   ['Fastify', /node_modules\/(?:fastify|find-my-way|fastify-plugin|avvio)\//],
   ['node:http and sockets', /^node:/],
 ];
@@ -118,7 +118,7 @@ function layerOf(stack: readonly ProfileNode[]): string {
   if (top === '(garbage collector)') return 'garbage collection';
   const frames = stack.map(({ callFrame }) => (callFrame.url === '' ? '' : callFrame.url));
   if (/^write(?:v|Buffer|\w+String)$/.test(top) || top === 'writeString') {
-    const toPostgres = frames.some((url) => /node_modules\/pg\/|dist\/db\/lane/.test(url));
+    const toPostgres = frames.some((url) => /node_modules\/pg\/|benchmark\/db\/lane/.test(url));
     return toPostgres ? 'writes to PostgreSQL (system calls)' : 'writes to the client (system calls)';
   }
   for (const url of frames) {

@@ -25,15 +25,18 @@ export interface ProgramOptions {
   readonly ipc?: boolean;
 }
 
-/** The project's folder: the compiled file is dist/bench/measuring/program.js. */
-export const root = path.resolve(import.meta.dirname, '../../..');
+/** What is measured is built into a folder of its own, so that building it disturbs no service that runs from `dist`. */
+const BUILD = path.resolve(import.meta.dirname, '../..');
+
+/** The project's folder: the compiled file is dist/benchmark/bench/measuring/program.js. */
+export const root = path.resolve(BUILD, '../..');
 
 const PATIENCE_MS = 3_000;
 
 /** Longest wait (ms) for a server to listen. */
 const START_DEADLINE = 60_000;
 
-/** @param file relative to `dist/` */
+/** @param file relative to `dist/benchmark/` */
 export function startProgram(file: string, options: ProgramOptions): Promise<Program> {
   return options.cleanup.start(
     () => launch(file, options),
@@ -70,7 +73,7 @@ export async function within<T>(
 
 function launch(file: string, { env = {}, output, node = [], ipc = false }: ProgramOptions): Program {
   const to = output ?? 2;
-  const child = spawn(process.execPath, [...node, path.join(root, 'dist', file)], {
+  const child = spawn(process.execPath, [...node, path.join(BUILD, file)], {
     cwd: root,
     // Exactly this environment: the caller's NODE_OPTIONS or PG* would change what is measured.
     env: { ...env },

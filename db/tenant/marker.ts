@@ -15,7 +15,7 @@ const MARKER_AND_STATE = `select (select tenant_id from tenant_marker limit 1) a
 export const PROOF_QUERY = `${MARKER_AND_STATE}, (select name from tenant_schema_version) as "schemaVersion"`;
 
 /** The same for a database from before the migration that brings `tenant_schema_version`: `schemaVersion` is null. */
-export const PROOF_QUERY_BEFORE_0007 = `${MARKER_AND_STATE}, null as "schemaVersion"`;
+export const PROOF_QUERY_WITHOUT_VERSION = `${MARKER_AND_STATE}, null as "schemaVersion"`;
 
 /** Marks a new database; to be run as its owner. @param claim the id of the operation that makes the tenant, when it is known */
 export async function writeMarker(

@@ -82,7 +82,7 @@ export function createSignIn(deps: {
             record && found?.active && matches
               ? await sessions.begin(
                   { kind: 'user', tenantId: record.id, userId: found.id },
-                  found.passwordHash,
+                  { passwordHash: found.passwordHash, generation: record.sessionsGeneration },
                   origin,
                 )
               : undefined;
@@ -112,7 +112,11 @@ export function createSignIn(deps: {
           const matches = await passwords.verify(found?.passwordHash, password, OPERATORS);
           const grant =
             found?.active && matches
-              ? await sessions.begin({ kind: 'operator', operatorId: found.id }, found.passwordHash, origin)
+              ? await sessions.begin(
+                  { kind: 'operator', operatorId: found.id },
+                  { passwordHash: found.passwordHash, generation: null },
+                  origin,
+                )
               : undefined;
           if (!found || !grant) {
             const target = found && ({ kind: 'operator', id: found.id } as const);

@@ -8,7 +8,7 @@ import { listRestoringTenants, listTenantPlaces, listTenantsAt, type TenantRecor
 import { closeTenantDatabase, openTenantDatabase, readDoors } from '../../db/doors.js';
 import { markText, parseMark } from '../../db/marks.js';
 import { AppError } from '../errors.js';
-import { compare, complete, look, markOf, type Verdict } from './evidence.js';
+import { compare, complete, look, markOf, whyLeft, type Verdict } from './evidence.js';
 import { databaseIs, statusesWhere } from './lifecycle.js';
 import type { TenantLocks } from './locks.js';
 import type { Place, PlacedProvisioner, Provisioners } from './provisioners.js';
@@ -84,8 +84,9 @@ export function createDoors(deps: {
       const verdict = await trust(provisioner, tenant, seen, installation, asked);
       if (verdict === 'again') continue;
       if (verdict) return { tenant, database: { provisioner, text: seen.found.text, installation } };
-      report(tenant, whyNot(seen.verdict, seen.found.text));
-      if (asked) throw notIts(seen.found.text);
+      const why = whyLeft(seen.verdict, seen.found);
+      report(tenant, why);
+      if (asked) throw notIts(why);
       return { tenant, left: true };
     }
     throw new AppError('unavailable', { detail: 'The database of the tenant is being worked on.', retryAfter: 5 });
@@ -148,7 +149,7 @@ export function createDoors(deps: {
     const { provisioner, text } = database;
     const mark = { from: [text], to: text };
     const door = { name: tenant.dbName, runtimeRole: tenant.dbUser, mark };
-    if (!(await openTenantDatabase(provisioner.cluster, door))) throw notIts(text);
+    if (!(await openTenantDatabase(provisioner.cluster, door))) throw notIts('its mark has just changed');
     return tenant;
   }
 
@@ -174,7 +175,7 @@ export function createDoors(deps: {
       if (verdict === 'agrees' && door.open === (wanted === 'open') && !(door.busy && wanted === 'closed')) continue;
       const completes = verdict === 'former' || verdict === 'unmarked';
       if (verdict === 'newer' || verdict === 'foreign' || (completes && !mayComplete(tenant, verdict, door.open))) {
-        report(tenant, whyNot(verdict, door.text));
+        report(tenant, whyLeft(verdict, door));
         continue;
       }
       if (completes && (incomplete.has(tenant.id) || (completed += 1) > COMPLETED_PER_RUN)) continue;
@@ -223,13 +224,6 @@ function wantedDoor({ status, restoring, statusBeforeDeletion }: TenantRecord): 
   return databaseIs[restoring && statusBeforeDeletion !== null ? statusBeforeDeletion : status];
 }
 
-function whyNot(verdict: Verdict, text: string | null): string {
-  if (text === null) return 'it carries no mark';
-  return verdict === 'newer'
-    ? `it carries the mark "${text}", which is newer than the registry's row: was the registry restored to an earlier moment?`
-    : `it carries the mark "${text}"`;
-}
-
 /**
  * Whether the job may complete a database that carries no mark of this build. What the mark of this build would have counted is not
  * known of it: an open database of a deleted tenant was restored since, perhaps, and then a person must ask.
@@ -242,7 +236,6 @@ function noDatabase(): AppError {
   return new AppError('tenant-state', { detail: 'The tenant has no database on its server.' });
 }
 
-function notIts(text: string | null): AppError {
-  const what = text === null ? 'carries no mark' : `carries the mark "${text}"`;
-  return new AppError('tenant-state', { detail: `The database of the tenant ${what}, and is left as it is.` });
+function notIts(why: string): AppError {
+  return new AppError('tenant-state', { detail: `The database of the tenant is left as it is: ${why}.` });
 }

@@ -93,6 +93,18 @@ export async function look(
   return found && { found, verdict: compare(tenant, found, installation) };
 }
 
+/** Why a database is left as it is, for "The database of the tenant is left as it is: {reason}." */
+export function whyLeft(
+  verdict: Verdict,
+  { text, owned = true }: { readonly text: string | null; readonly owned?: boolean },
+): string {
+  if (!owned) return 'it belongs to another role';
+  if (text === null) return 'it carries no mark';
+  return verdict === 'newer'
+    ? `it carries the mark "${text}", which is newer than the registry's row: was the registry restored to an earlier moment?`
+    : `it carries the mark "${text}"`;
+}
+
 /**
  * Completes what a former build made, or what a dump left behind: gives the row a claim, writes it into the database, and
  * marks the database by its row. Under the tenant's lock.

@@ -2,7 +2,7 @@
 import { DatabaseFault, hasSqlState } from '../../db/errors.js';
 import type { Proof } from '../../db/pool.js';
 import { refuseStandby } from '../../db/proof.js';
-import { PROOF_QUERY, PROOF_QUERY_BEFORE_0007 } from '../../db/tenant/marker.js';
+import { PROOF_QUERY, PROOF_QUERY_WITHOUT_VERSION } from '../../db/tenant/marker.js';
 import type { AppError } from '../errors.js';
 
 /** What the newest connection of a pool found out about the database. */
@@ -32,7 +32,7 @@ export function proofFor(
   async function ask(query: Query): Promise<Row | undefined> {
     const hasVersion = performance.now() >= versionUnknownUntil;
     try {
-      return (await query(hasVersion ? PROOF_QUERY : PROOF_QUERY_BEFORE_0007))[0];
+      return (await query(hasVersion ? PROOF_QUERY : PROOF_QUERY_WITHOUT_VERSION))[0];
     } catch (error) {
       if (!hasVersion || !hasSqlState(error, UNDEFINED_TABLE))
         throw error instanceof DatabaseFault ? error : refuse(error);

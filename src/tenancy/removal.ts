@@ -17,7 +17,7 @@ import { changeMark, markText, parseMark } from '../../db/marks.js';
 import { hasUsers } from '../../db/tenant/counts.js';
 import { AppError } from '../errors.js';
 import { demolish, dismiss, type Left } from './demolish.js';
-import { complete, doomedOf, isAdopted, look, markOf } from './evidence.js';
+import { complete, doomedOf, isAdopted, look, markOf, whyLeft } from './evidence.js';
 import { statusesFor } from './lifecycle.js';
 import type { TenantLocks } from './locks.js';
 import type { PlacedProvisioner, Provisioners } from './provisioners.js';
@@ -109,7 +109,7 @@ export function createRemoval(deps: {
     const completes = wish.grace === undefined && seen !== undefined && ['former', 'unmarked'].includes(seen.verdict);
     const completed = completes && (await complete(registry, provisioner, tenant, seen, installation)) !== undefined;
     if (seen && !keeps && !completed && !['agrees', 'older'].includes(seen.verdict)) {
-      deps.report(tenant, whyNot(seen));
+      deps.report(tenant, whyLeft(seen.verdict, seen.found));
       throw refused(id, seen);
     }
     return registry.transaction().execute(async (trx) => {
@@ -190,8 +190,8 @@ export function createRemoval(deps: {
       // An adoption that is undone was never active, also when its mark arrived late.
       const undone = adopts !== null && text === markText({ installation, id, state: 'adopted', claim, generation });
       // The row of another tenant's database goes, and nothing else.
-      if (seen.verdict === 'foreign') return asked || adopts !== null ? undefined : whyNot(seen);
-      if (seen.verdict === 'newer' && !undone) return whyNot(seen);
+      if (seen.verdict === 'foreign') return asked || adopts !== null ? undefined : whyLeft(seen.verdict, seen.found);
+      if (seen.verdict === 'newer' && !undone) return whyLeft(seen.verdict, seen.found);
       const leave = (): Promise<void> => inDatabase(name, (db) => letGo(db, dbUser, id));
       await (open ? leave() : whileOpenToOwner(cluster, name, leave));
       if (!(await releaseDatabase(cluster, name, text))) throw new Error('the mark of the database has just changed');
@@ -219,20 +219,12 @@ export function createRemoval(deps: {
 
 type Seen = NonNullable<Awaited<ReturnType<typeof look>>>;
 
-function whyNot({ verdict, found: { text, owned } }: Seen): string {
-  if (!owned) return 'it belongs to another role';
-  if (text === null) return 'it carries no mark';
-  return verdict === 'newer'
-    ? `it carries the mark "${text}", which is newer than the registry's row`
-    : `it carries the mark "${text}"`;
-}
-
 function refused(id: string, seen: Seen): AppError {
   const advice =
     seen.verdict === 'newer'
       ? `If the tenant is to go, send DELETE /tenants/${id} once more, and purge it then.`
       : `POST /tenants/${id}/purge?database=keep removes the tenant without it.`;
-  return leftAsItIs(whyNot(seen), advice);
+  return leftAsItIs(whyLeft(seen.verdict, seen.found), advice);
 }
 
 function leftAsItIs(why: string, advice: string): AppError {

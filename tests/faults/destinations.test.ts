@@ -293,7 +293,7 @@ describe('a tenant whose role takes no writes', () => {
     // One look a second, and not a connection for each write.
     expect(opened.size).toBeLessThan(8);
     const { body } = await service.send('GET', `/tenants/${tenant.id}/pool`, { token: service.operatorToken });
-    expect(body).toMatchObject({ pool: { readOnly: true, schemaVersion: '0007_schema_version' } });
+    expect(body).toMatchObject({ pool: { readOnly: true, schemaVersion: '0008_schema_version' } });
     expect(await sessionsOf(neighbours)).toEqual(before);
     expect((await write(neighbour)).status).toBe(201);
 

@@ -351,7 +351,7 @@ describe('docs/adding-a-resource.md', () => {
     onTestFinished(() => data.remove());
     const files = await addResource(source.folder);
     expect(files).toEqual([
-      'db/tenant/migrations/0007_orders.ts',
+      'db/tenant/migrations/0008_orders.ts',
       'db/tenant/migrations/index.ts',
       'db/tenant/orders.ts',
       'db/tenant/schema.ts',
@@ -502,7 +502,7 @@ describe('the pages', () => {
     'deploy/migration.env',
     'deploy/superuser.env',
     'bench/results/latest.json',
-    'db/tenant/migrations/0007_orders.ts',
+    'db/tenant/migrations/0008_orders.ts',
     'db/tenant/orders.ts',
     'routes/orders.ts',
   ];
@@ -514,7 +514,7 @@ describe('the pages', () => {
     );
     for (const file of named) {
       if (MADE.includes(file)) continue;
-      const source = file.replace(/^dist\/(.*)\.js$/, '$1.ts');
+      const source = file.replace(/^dist\/(?:benchmark\/)?(.*)\.js$/, '$1.ts');
       expect(existsSync(path.join(ROOT, source)), `${page}: ${file}`).toBe(true);
     }
   });
