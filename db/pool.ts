@@ -5,8 +5,8 @@ import pg from 'pg';
 import { within } from './deadline.js';
 import { addressOf, type Destination, type Destinations } from './destinations.js';
 import { connectFault, DatabaseFault, hasSqlState, statementFault, Unproven } from './errors.js';
+import { FoundServer } from './found-server.js';
 import { Lane, type LaneQuery } from './lane.js';
-import { IN_RECOVERY, READ_ONLY } from './proof.js';
 import { Session } from './session.js';
 import { statementName } from './statement-names.js';
 import { nextTurn } from './turns.js';
@@ -130,12 +130,6 @@ const ASK_AGAIN_AFTER = 50;
 /** Between two looks (ms) at deadlines and idle times: they are kept this exactly. */
 const WATCH_EVERY = 250;
 
-/** Between two looks (ms) whether a server that took no writes takes them again. */
-const LOOK_FOR_WRITES_EVERY = 1_000;
-
-/** For this long (ms) after a standby, or a server without writes, was refused, no other connection is opened. */
-const REFUSED_FOR = 200;
-
 /** Longest wait (ms) for connections that close() has cut to be given back. */
 const CLOSE_MARGIN = 1_000;
 
@@ -175,12 +169,8 @@ export class ConnectionPool {
   #cut = false;
   readonly #config: pg.ClientConfig;
   readonly #destination: Destination | undefined;
-  /** Connections that were found read-only while they were proved. */
-  readonly #readOnly = new WeakSet<pg.ClientBase>();
-  /** When a new connection last was found read-only. */
-  #foundReadOnlyAt = -Infinity;
-  /** What the last new connection was refused for, when it did not prove itself. */
-  #refusal: { readonly fault: DatabaseFault; readonly until: number } | undefined;
+  /** What new connections found out about the server. */
+  readonly #found = new FoundServer();
 
   constructor(
     config: pg.ClientConfig,
@@ -227,6 +217,7 @@ export class ConnectionPool {
     const idle = this.#takeIdle();
     if (idle) return idle;
     if (this.#cut) throw poolClosed();
+    this.#found.refuseAgain();
     if (this.#total < this.#poolMax) {
       const slot = this.#tryOpen();
       if (slot) return this.#open(slot);
@@ -496,7 +487,6 @@ export class ConnectionPool {
    */
   async #enter(deadline: number): Promise<pg.PoolClient> {
     const { password } = this.options;
-    this.#refuseAgain();
     let passwords = 1;
     let sure = false;
     for (;;) {
@@ -525,9 +515,7 @@ export class ConnectionPool {
   #notOpened(error: unknown, since: number): Error {
     const reason = error instanceof Unproven ? error.cause : connectFault(error);
     if (reason instanceof DatabaseFault) {
-      // Not when it is the refusal from before, which would then never end.
-      if (error instanceof Unproven && (reason.reason === IN_RECOVERY || reason.reason === READ_ONLY))
-        this.#refusal = { fault: reason, until: performance.now() + REFUSED_FOR };
+      this.#found.refused(reason);
       this.options.onOutcome?.(reason, since);
     }
     return reason;
@@ -571,7 +559,7 @@ export class ConnectionPool {
         async (text) => (await client.query<Record<string, unknown>>(text)).rows,
       );
       if (lost) throw lost;
-      if (proved?.readOnly) this.#readOnly.add(client);
+      this.#found.proved(client, proved?.readOnly ?? false);
     } catch (error) {
       throw new Unproven(statementFault(error) ?? (error as Error));
     }
@@ -581,6 +569,7 @@ export class ConnectionPool {
   async #openLane(query: LaneQuery): Promise<Lane | undefined> {
     if (!this.#lanePossible || this.#cut || query.name === undefined) return undefined;
     if (!this.#laneOpening) {
+      this.#found.refuseAgain();
       // The one before is closing: until it has, it holds the connection that is set aside for a lane.
       if (this.#laneHeld) return undefined;
       const slot = this.#tryOpen();
@@ -628,11 +617,9 @@ export class ConnectionPool {
     );
     const since = performance.now();
     try {
-      this.#refuseAgain();
       await lane.open(async (client) => {
         await this.#prove(client);
-        lane.readOnly = this.#readOnly.has(client);
-        if (lane.readOnly) this.#foundReadOnlyAt = performance.now();
+        lane.readOnly = this.#found.isReadOnly(client);
       });
     } catch (error) {
       // The statement goes another way, on which another password is looked for.
@@ -655,12 +642,9 @@ export class ConnectionPool {
   /** @param generation of the destination when the connection began to open */
   #join(session: Session, generation: number | undefined): void {
     const { client } = session;
-    if (this.#readOnly.has(client)) {
-      session.readOnly = true;
-      this.#foundReadOnlyAt = performance.now();
-    } else if (this.#foundReadOnlyAt > -Infinity) {
-      // Writes are taken again: the connections from before would refuse them for as long as they live.
-      this.#foundReadOnlyAt = -Infinity;
+    session.readOnly = this.#found.isReadOnly(client);
+    if (!session.readOnly && this.#found.takesWritesAgain()) {
+      // The connections from before would refuse writes for as long as they live.
       for (const other of this.#sessions.values()) if (other.session.readOnly) this.#retire(other.session);
       if (this.#lane?.readOnly) this.#lane.close();
     }
@@ -687,7 +671,7 @@ export class ConnectionPool {
 
   /** While connections are read-only, opens another one a second to see whether that is over. */
   #lookForWrites(now: number): void {
-    if (this.#foundReadOnlyAt === -Infinity || now - this.#foundReadOnlyAt < LOOK_FOR_WRITES_EVERY) return;
+    if (!this.#found.lookIsDue(now)) return;
     const known = [...this.#sessions.values()].find(({ session }) => session.readOnly && !session.retired);
     if (!known || this.#cut) return;
     const slot = this.#total < this.#poolMax ? this.#tryOpen() : undefined;
@@ -696,7 +680,7 @@ export class ConnectionPool {
       this.#retire(known.session);
       return;
     }
-    this.#foundReadOnlyAt = now;
+    this.#found.looked(now);
     this.#open(slot).then(
       (found) => {
         if (found.readOnly) found.client.release(true);
@@ -704,11 +688,6 @@ export class ConnectionPool {
       },
       () => undefined,
     );
-  }
-
-  /** @throws DatabaseFault that another connection was refused for a moment ago */
-  #refuseAgain(): void {
-    if (this.#refusal && performance.now() < this.#refusal.until) throw this.#refusal.fault;
   }
 }
 
