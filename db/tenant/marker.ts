@@ -14,8 +14,8 @@ const MARKER_AND_STATE = `select (select tenant_id from tenant_marker limit 1) a
  */
 export const PROOF_QUERY = `${MARKER_AND_STATE}, (select name from tenant_schema_version) as "schemaVersion"`;
 
-/** The same for a database from before the migration that brings `tenant_schema_version`: `schemaVersion` is null. */
-export const PROOF_QUERY_WITHOUT_VERSION = `${MARKER_AND_STATE}, null as "schemaVersion"`;
+/** The same without the version: all that a database has from before the migration that brings `tenant_schema_version`. */
+export const PROOF_QUERY_WITHOUT_VERSION = MARKER_AND_STATE;
 
 /** Marks a new database; to be run as its owner. @param claim the id of the operation that makes the tenant, when it is known */
 export async function writeMarker(
