@@ -52,7 +52,9 @@ export const auditActions = [
 export type AuditAction = (typeof auditActions)[number];
 
 export type AuditActor =
-  | { readonly kind: 'user' | 'operator'; readonly id: string }
+  | { readonly kind: 'user'; readonly id: string }
+  /** `sessionId` is the session that the act is made in. It is not written down; without it an act is refused. */
+  | { readonly kind: 'operator'; readonly id: string; readonly sessionId?: string | undefined }
   /** Nobody who is signed in, or the service itself. */
   | { readonly kind: 'none' };
 

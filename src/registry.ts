@@ -1,17 +1,34 @@
 // The pools to the registry: every one of them refuses a standby and a registry that takes no writes, and is retired when the
 // registry moves.
 import type { Registry } from '../db/central/schema.js';
-import { createDatabase, type ConnectionSettings, type DatabaseHandle, type PoolLimits } from '../db/client.js';
+import { databaseOver, openPool, type ConnectionSettings, type DatabaseHandle, type PoolLimits } from '../db/client.js';
 import type { Destinations } from '../db/destinations.js';
-import type { PoolOptions } from '../db/pool.js';
+import type { ConnectionPool, PoolOptions } from '../db/pool.js';
 import { proveWritable } from '../db/proof.js';
 
-/** Connects to nothing until the first query. */
+type RegistryPoolOptions = Pick<PoolOptions, 'applicationName' | 'preparedStatements' | 'onConnectionLost'>;
+
+/** Connects to nothing until it is asked for a connection. */
+export function openRegistryPool(
+  connection: ConnectionSettings,
+  limits: PoolLimits,
+  options: RegistryPoolOptions,
+  destinations?: Destinations,
+): ConnectionPool {
+  return openPool(connection, limits, { ...options, prove: proveWritable, destinations });
+}
+
+/** The same with a Kysely over it. */
 export function openRegistry(
   connection: ConnectionSettings,
   limits: PoolLimits,
-  options: Pick<PoolOptions, 'applicationName' | 'preparedStatements' | 'onConnectionLost'>,
+  options: RegistryPoolOptions,
   destinations?: Destinations,
 ): DatabaseHandle<Registry> {
-  return createDatabase<Registry>(connection, limits, { ...options, prove: proveWritable, destinations });
+  const pool = openRegistryPool(connection, limits, options, destinations);
+  return {
+    db: databaseOver(() => pool),
+    stats: () => pool.stats(),
+    close: (deadlineMs) => pool.close(deadlineMs),
+  };
 }

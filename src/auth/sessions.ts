@@ -59,14 +59,19 @@ export interface Sessions {
   refresh(refreshToken: string, origin: AuditOrigin): Promise<Grant>;
   /** Whether the session lives, where that is known without waiting. */
   peek(principal: Principal): boolean | undefined;
-  /** Whether the session lives. @throws DatabaseFault; AppError where its tenant is not served any more */
-  lives(principal: Principal): Promise<boolean>;
+  /**
+   * Whether the session lives.
+   *
+   * @param held a connection that the caller already holds: the session is read there, and not remembered
+   * @throws DatabaseFault; AppError where its tenant is not served any more
+   */
+  lives(principal: Principal, held?: SessionsDatabase): Promise<boolean>;
   /** The caller's live sessions, the one used last first. */
   list(principal: Principal): Promise<Session[]>;
   /** Ends one of the caller's sessions, on every replica before it returns. Returns whether there was one. */
-  end(principal: Principal, sessionId: string, origin: AuditOrigin): Promise<boolean>;
+  end(principal: Principal, sessionId: string, origin: AuditOrigin, db?: SessionsDatabase): Promise<boolean>;
   /** Ends all of the caller's sessions, on every replica before it returns. */
-  endAll(principal: Principal, origin: AuditOrigin): Promise<void>;
+  endAll(principal: Principal, origin: AuditOrigin, db?: SessionsDatabase): Promise<void>;
   /** Tells every replica of sessions that were ended in a transaction of somebody else's. */
   ended(owner: SessionOwner, sessionIds: readonly string[]): Promise<void>;
 }
@@ -122,6 +127,11 @@ export function createSessions(deps: SessionsDeps): Sessions {
   async function ended(owner: SessionOwner, sessionIds: readonly string[]): Promise<void> {
     const tenantId = tenantOf(owner);
     await Promise.all(sessionIds.map((sessionId) => events.publish({ kind: 'session', sessionId, tenantId })));
+  }
+
+  async function current(key: string): Promise<Known | undefined> {
+    const remembered = await known.get(key);
+    return remembered && isOver(remembered) ? known.reload(key) : remembered;
   }
 
   /** Whether a session that began so counts. */
@@ -199,10 +209,10 @@ export function createSessions(deps: SessionsDeps): Sessions {
       return tenant?.active ? admits(tenant, session) : undefined;
     },
 
-    async lives(principal) {
-      const key = keyOf(tenantOf(principal), principal.sessionId);
-      const remembered = await known.get(key);
-      const session = remembered && isOver(remembered) ? await known.reload(key) : remembered;
+    async lives(principal, held) {
+      const session = held
+        ? await findSession(held, principal.sessionId)
+        : await current(keyOf(tenantOf(principal), principal.sessionId));
       if (session?.accountId !== idOf(principal)) return false;
       // A tenant that was suspended since the request came in: its sessions have not ended, and come back with it.
       return principal.kind === 'operator' || admits(admitted(await directory.find(principal.tenantId)), session);
@@ -210,26 +220,24 @@ export function createSessions(deps: SessionsDeps): Sessions {
 
     list: (principal) => listSessions(database(principal), idOf(principal)),
 
-    async end(principal, sessionId, origin) {
+    async end(principal, sessionId, origin, db = database(principal)) {
       const found = (trx: SessionsDatabase): Promise<void> =>
         insertAudit(trx, {
           ...origin,
           action: sessionId === principal.sessionId ? 'auth.logout' : 'session.revoked',
           target: { kind: 'session', id: sessionId },
         });
-      if (!(await remove(database(principal), sessionId, idOf(principal), found))) return false;
+      if (!(await remove(db, sessionId, idOf(principal), found))) return false;
       await ended(principal, [sessionId]);
       return true;
     },
 
-    async endAll(principal, origin) {
-      const gone = await database(principal)
-        .transaction()
-        .execute(async (trx) => {
-          const target = { kind: principal.kind, id: idOf(principal) };
-          await insertAudit(trx, { ...origin, action: 'auth.logout-all', target });
-          return deleteSessionsOf(trx, idOf(principal));
-        });
+    async endAll(principal, origin, db = database(principal)) {
+      const gone = await db.transaction().execute(async (trx) => {
+        const target = { kind: principal.kind, id: idOf(principal) };
+        await insertAudit(trx, { ...origin, action: 'auth.logout-all', target });
+        return deleteSessionsOf(trx, idOf(principal));
+      });
       await ended(principal, gone);
     },
 

@@ -12,6 +12,7 @@ import {
 import type { Registry } from '../../db/central/schema.js';
 import type { TenantRecord } from '../../db/central/tenants.js';
 import { deleteSessionsOf, findSession, sessionsIn } from '../../db/sessions.js';
+import type { TenantDatabase } from '../../db/tenant/schema.js';
 import { findCredentials, type User } from '../../db/tenant/users.js';
 import type { AuditTrail } from '../audit.js';
 import { AppError } from '../errors.js';
@@ -51,11 +52,18 @@ export interface SignIn {
   /**
    * Changes it, and ends all other sessions, on every replica before it returns.
    *
+   * @param tenantDb the database of a user's request
    * @throws AppError `wrong-password` if the account has another hash than `confirmedHash` by then, `unauthenticated` if the
    * account is not active or the session has ended
    * @throws DatabaseFault
    */
-  changePassword(principal: Principal, confirmedHash: string, password: string, origin: AuditOrigin): Promise<void>;
+  changePassword(
+    principal: Principal,
+    confirmedHash: string,
+    password: string,
+    origin: AuditOrigin,
+    tenantDb?: Kysely<TenantDatabase>,
+  ): Promise<void>;
 }
 
 export function createSignIn(deps: {
@@ -155,13 +163,13 @@ export function createSignIn(deps: {
       });
     },
 
-    async changePassword(principal, confirmedHash, password, origin) {
+    async changePassword(principal, confirmedHash, password, origin, tenantDb) {
       // Hashed before the transaction begins: a connection is not held while the processor works.
       const passwordHash = await passwords.hash(password, payerOf(principal));
       const ended =
         principal.kind === 'user'
           ? await changeUser(
-              pools.database(principal.tenantId),
+              tenantDb ?? pools.database(principal.tenantId),
               principal.userId,
               { passwordHash },
               { ...principal, confirmedHash },
