@@ -107,9 +107,12 @@ beforeAll(async () => {
 });
 
 afterAll(async () => {
-  await Promise.all(subjects.map(({ service }) => service.close()));
-  await proxy.close();
-  await pair.stop();
+  try {
+    await Promise.all(subjects.map(({ service }) => service.close()));
+    await proxy.close();
+  } finally {
+    await pair.stop();
+  }
 });
 
 function subjectOf({ what }: Pick<Case, 'what'>): Subject {
