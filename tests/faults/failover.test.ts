@@ -16,8 +16,11 @@ import {
 } from '../support/standby-server.js';
 import { rowOf } from '../support/tenants.js';
 
-/** "Within a second of the promotion", and something for the machine. */
-const PROMISED = 1_500;
+/** Writes work again this long (ms) after the promotion, and something for the machine. */
+const PROMISED = 1_000;
+
+/** What the machine gets (ms): at least so much, and so many times what the slowest write took while all was well. */
+const MACHINE = { least: 500, slowest: 4 };
 
 /** The name of the pair's server. Only the service's own resolver knows it. */
 const NAME = 'database.pair.test';
@@ -144,42 +147,59 @@ async function send(subject: Subject, kind: Sent['kind']): Promise<Sent> {
   return { kind, begun, ended: performance.now(), status, written };
 }
 
-/** A few clients of each subject, until they are told to stop. Returns what was sent. */
-function load(): () => Promise<ReadonlyMap<string, readonly Sent[]>> {
+interface Load {
+  readonly sent: ReadonlyMap<string, readonly Sent[]>;
+  readonly stop: () => Promise<void>;
+}
+
+/** A few clients of each subject, until they are told to stop. */
+function load(): Load {
   let running = true;
   const sent = new Map<string, Sent[]>(subjects.map(({ what }) => [what, []]));
   const clients = subjects.flatMap((subject) =>
-    (['write', 'write', 'read', 'read', 'ready'] as const).map(async (kind) => {
+    (['write', 'read', 'ready'] as const).map(async (kind) => {
       while (running) {
         sent.get(subject.what)?.push(await send(subject, kind));
         await sleep(kind === 'ready' ? 50 : 15);
       }
     }),
   );
-  return async () => {
-    running = false;
-    await Promise.all(clients);
-    return sent;
+  return {
+    sent,
+    stop: async () => {
+      running = false;
+      await Promise.all(clients);
+    },
   };
 }
 
 /** @param change makes the former primary go, and points to the next one. Returns when it was gone, and the next primary */
 async function failOver(change: () => Promise<{ gone: number; primary: ReplicatedServer }>): Promise<Failover> {
-  const stopLoad = load();
+  const { sent, stop } = load();
+  const everySubject = (what: string, has: (each: readonly Sent[]) => boolean): Promise<void> =>
+    eventually(what, () => [...sent.values()].every(has));
   try {
-    await sleep(300);
+    await everySubject('all is well', (each) => written(each).length > 5);
     const { gone, primary } = await change();
     // The service meets the standby before it is promoted.
-    await sleep(600);
+    await sleep(300);
+    await everySubject('the failure is seen', (each) =>
+      (['write', 'read', 'ready'] as const).every((kind) => each.some((one) => one.kind === kind && one.begun > gone)),
+    );
     const promoting = performance.now();
     await primary.promote();
     const promoted = performance.now();
+    await everySubject('writes work', (each) => firstWrite({ gone, promoted }, each) !== undefined);
     await sleep(PROMISED + 500);
-    return { gone, promoting, promoted, primary, sent: await stopLoad() };
-  } catch (error) {
-    await stopLoad();
-    throw error;
+    return { gone, promoting, promoted, primary, sent };
+  } finally {
+    await stop();
   }
+}
+
+/** The first write that the new primary acknowledged. */
+function firstWrite({ gone, promoted }: Pick<Failover, 'gone' | 'promoted'>, sent: readonly Sent[]): Sent | undefined {
+  return written(sent).find(({ begun, ended }) => begun > gone && ended > promoted);
 }
 
 function written(sent: readonly Sent[]): Sent[] {
@@ -211,11 +231,14 @@ function promises(failover: () => Failover): void {
   const sentFor = (each: Case): readonly Sent[] => failover().sent.get(each.what) ?? [];
 
   it.each(CASES)('lets writes work within a second of the promotion: $what', (each) => {
-    const { promoted } = failover();
-    const first = written(sentFor(each)).find(({ begun, ended }) => ended > promoted && begun > failover().gone);
-    expect(first?.ended ?? Infinity).toBeLessThan(promoted + PROMISED);
-    const later = sentFor(each).filter(({ kind, begun }) => kind !== 'ready' && begun > promoted + PROMISED);
-    expect(later.length).toBeGreaterThan(5);
+    const { promoted, gone } = failover();
+    const first = firstWrite(failover(), sentFor(each))?.ended ?? Infinity;
+    const before = written(sentFor(each)).filter(({ ended }) => ended < gone);
+    const slowest = Math.max(...before.map(({ begun, ended }) => ended - begun));
+    expect(first).toBeLessThan(promoted + PROMISED + Math.max(MACHINE.least, MACHINE.slowest * slowest));
+    const well = Math.max(first, promoted + PROMISED);
+    const later = sentFor(each).filter(({ kind, begun }) => kind !== 'ready' && begun > well);
+    expect(later.length).toBeGreaterThan(1);
     expect(later.filter(({ status }) => status >= 300)).toEqual([]);
   });
 
@@ -235,7 +258,7 @@ function promises(failover: () => Failover): void {
     const between = sentFor(each).filter(
       ({ kind, begun, ended }) => kind !== 'ready' && begun > gone && ended < promoting,
     );
-    expect(between.length).toBeGreaterThan(5);
+    expect(between.length).toBeGreaterThan(0);
     expect(between.filter(({ status }) => status < 300)).toEqual([]);
   });
 
@@ -246,7 +269,8 @@ function promises(failover: () => Failover): void {
     expect(between.length).toBeGreaterThan(0);
     const expected = each.part === 'registry' ? 503 : 200;
     expect(between.filter(({ status }) => status !== expected)).toEqual([]);
-    expect(ready.find(({ begun }) => begun > promoted + PROMISED)?.status).toBe(200);
+    const well = Math.max(promoted + PROMISED, firstWrite(failover(), sentFor(each))?.ended ?? 0);
+    expect(ready.find(({ begun }) => begun > well)?.status).toBe(200);
   });
 
   it.each(CASES.filter(({ part }) => part === 'registry'))('serves known tenants meanwhile: $what', (each) => {
@@ -336,17 +360,21 @@ describe('a name that moves while the former server lives and takes writes', () 
     await pair.copyToOther();
     for (const each of BY_NAME)
       await eventually('writes work', async () => (await send(subjectOf(each), 'write')).status < 300);
-    const stopLoad = load();
+    const running = load();
+    ({ sent } = running);
     await sleep(300);
     moved = performance.now();
     address = pair.other.host;
-    await sleep(2_500);
-    sent = await stopLoad();
+    const later = moved + PROMISED + 1_000;
+    await eventually('more is written', () =>
+      BY_NAME.every(({ what }) => written(sent.get(what) ?? []).some(({ begun }) => begun > later)),
+    );
+    await running.stop();
   });
 
   it.each(BY_NAME)('takes the writes along: $what', async (each) => {
     const later = (sent.get(each.what) ?? []).filter(({ begun }) => begun > moved + PROMISED + 500);
-    expect(written(later).length).toBeGreaterThan(10);
+    expect(written(later).length).toBeGreaterThan(0);
     expect(later.filter(({ status }) => status >= 300)).toEqual([]);
     expect(await lost(subjectOf(each), pair.other, later)).toEqual([]);
   });
