@@ -6,6 +6,7 @@ const LONG = [
   'process/docs',
   'faults/lost-answers',
   'faults/registry-in-the-past',
+  'faults/failover',
   'faults/lost-answers-adoption',
   'process/kills',
   'fuzz/api',

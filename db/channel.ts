@@ -5,8 +5,10 @@ import pg from 'pg';
 import { sql } from 'kysely';
 import { clientConfig, createDatabase, type ConnectionSettings } from './client.js';
 import { ClientConnection } from './connection.js';
+import { addressOf, type Destination, type Destinations } from './destinations.js';
 import { CROWDED } from './notify-queue.js';
 import { CONNECT_TIMEOUT } from './pool.js';
+import { proveWritable } from './proof.js';
 
 export interface ChannelListener {
   /** One message of anybody's, this process included, in the order in which the transactions behind them committed. */
@@ -38,6 +40,12 @@ const RECONNECT = { min: 50, max: 500 };
 /** Two, so that a heartbeat never waits behind a message. */
 const PUBLISHER = { max: 2, timeout: 1_000, idleTimeoutMillis: 60_000 };
 
+export interface ChannelOptions {
+  /** Longest wait (ms) while one of its connections is opened. */
+  readonly connectTimeout?: number | undefined;
+  readonly destinations?: Destinations | undefined;
+}
+
 /**
  * Opens a channel over a direct connection: LISTEN does not survive a pooler in transaction mode. Reconnects by itself for
  * as long as it is open.
@@ -49,9 +57,9 @@ export function openChannel(
   connection: ConnectionSettings,
   name: string,
   listener: ChannelListener,
-  connectTimeout = CONNECT_TIMEOUT,
+  { connectTimeout = CONNECT_TIMEOUT, destinations }: ChannelOptions = {},
 ): Channel {
-  return new NotifyChannel(connection, name, listener, connectTimeout);
+  return new NotifyChannel(connection, name, listener, connectTimeout, destinations);
 }
 
 class NotifyChannel implements Channel {
@@ -60,7 +68,9 @@ class NotifyChannel implements Channel {
   readonly #beatName = `beat_${randomBytes(8).toString('hex')}`;
   readonly #beat: NodeJS.Timeout;
   #beating = false;
+  readonly #destination: Destination | undefined;
   #client: ClientConnection | undefined;
+  #leave: (() => void) | undefined;
   #reconnect: NodeJS.Timeout | undefined;
   #attempts = 0;
   /** When the last heartbeat that was heard had been sent. */
@@ -73,12 +83,16 @@ class NotifyChannel implements Channel {
     private readonly name: string,
     private readonly listener: ChannelListener,
     private readonly connectTimeout: number,
+    destinations: Destinations | undefined,
   ) {
     const limits = { ...PUBLISHER, acquireTimeout: connectTimeout, connectTimeout };
     this.#publisher = createDatabase<unknown>(connection, limits, {
       applicationName: 'tenantry events',
       preparedStatements: true,
+      prove: proveWritable,
+      destinations,
     });
+    this.#destination = destinations?.at(connection);
     this.#beat = setInterval(() => void this.#sendBeat(), BEAT_EVERY);
     this.#beat.unref();
     void this.#listen();
@@ -102,9 +116,12 @@ class NotifyChannel implements Channel {
     await this.#publisher.close(0);
   }
 
+  /** It has no maximum age: a publisher that was replaced and leads elsewhere is not heard, and then the listener is replaced too. */
   async #listen(): Promise<void> {
+    const stream = this.#destination?.stream;
     const client = new ClientConnection({
       ...clientConfig(this.connection),
+      ...(stream && { stream }),
       application_name: 'tenantry events',
     });
     this.#client = client;
@@ -119,6 +136,7 @@ class NotifyChannel implements Channel {
     });
     try {
       await client.open(this.connectTimeout, async () => {
+        await proveWritable(async (text) => (await client.query<Record<string, unknown>>(text)).rows);
         await client.query(`listen ${pg.escapeIdentifier(this.name)}; listen ${pg.escapeIdentifier(this.#beatName)}`);
       });
     } catch {
@@ -126,6 +144,10 @@ class NotifyChannel implements Channel {
       return;
     }
     if (this.#client !== client) return;
+    this.#leave = this.#destination?.join({
+      address: addressOf(client),
+      retire: lost,
+    });
     this.#attempts = 0;
     this.#connectedAt = performance.now();
     this.listener.connected();
@@ -144,6 +166,8 @@ class NotifyChannel implements Channel {
   #giveUp(): void {
     const client = this.#client;
     this.#client = undefined;
+    this.#leave?.();
+    this.#leave = undefined;
     this.#connectedAt = 0;
     // Not end(): it says goodbye first, and waits for a server that may hang.
     client?.cut();

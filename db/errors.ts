@@ -22,6 +22,9 @@ export class DatabaseFault extends Error {
   }
 }
 
+/** SQLSTATE: a write on a server, or as a role, that takes none. */
+export const TAKES_NO_WRITES = '25006';
+
 /** The constraint that an INSERT or UPDATE violated, where `error` is a unique violation (23505). */
 export function violatedUniqueConstraint(error: unknown): string | undefined {
   return error instanceof pg.DatabaseError && error.code === '23505' ? (error.constraint ?? '') : undefined;

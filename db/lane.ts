@@ -5,7 +5,8 @@
 import type { Writable } from 'node:stream';
 import pg from 'pg';
 import { ClientConnection, type Ending } from './connection.js';
-import { DatabaseFault, hasSqlState, statementFault } from './errors.js';
+import { addressOf } from './destinations.js';
+import { DatabaseFault, hasSqlState, statementFault, TAKES_NO_WRITES } from './errors.js';
 import type { LaneLoad, LaneStatement } from './lane-load.js';
 import { ask } from './query.js';
 import { nextTurn } from './turns.js';
@@ -78,12 +79,17 @@ export class Lane {
   #lossTaken = false;
   /** Set while reads under way seem to wait too long. */
   #lookAgain: NodeJS.Timeout | undefined;
+  /** Whether its server was known to take no writes when it was opened. */
+  readOnly = false;
+  /** When it is too old (on `performance.now`). */
+  #expiresAt = Infinity;
 
   /**
    * @param load kept by the pool, which opens one lane after the other
-   * @param limits longest wait for the connection and its proof, how long it is kept without use, and how long any statement
-   *   may run, in ms
+   * @param limits longest wait for the connection and its proof, how long it is kept without use, how long any statement may
+   *   run, and how long it is kept at all, in ms
    * @param beginsToClose called once, when it is asked to close
+   * @param tookNoWrite called when a server that took writes takes none
    * @param gone called once, when the connection has closed or could not be opened
    */
   constructor(
@@ -93,8 +99,10 @@ export class Lane {
       readonly connectTimeout: number;
       readonly idleTimeout: number;
       readonly statementTimeout: number;
+      readonly lifetime: number;
     },
     private readonly beginsToClose: () => void,
+    private readonly tookNoWrite: () => void,
     gone: (ending: Ending) => void,
   ) {
     this.#client = new ClientConnection({
@@ -126,10 +134,16 @@ export class Lane {
     return this.#client.processID;
   }
 
+  /** The server's address; undefined when the socket is closed. */
+  get address(): string | undefined {
+    return addressOf(this.#client);
+  }
+
   /** Connects. @throws what pg or `prove` throws */
   async open(prove: (client: pg.ClientBase) => Promise<void>): Promise<void> {
     await this.#client.open(this.limits.connectTimeout, prove);
     this.#ready = true;
+    this.#expiresAt = performance.now() + this.limits.lifetime;
     this.#watchIn(this.limits.idleTimeout);
   }
 
@@ -170,6 +184,10 @@ export class Lane {
       }
       // Sent behind the one that was to prepare it, which failed.
       if (hasSqlState(error, NOT_PREPARED)) return undefined;
+      if (hasSqlState(error, TAKES_NO_WRITES) && !this.readOnly) {
+        this.close();
+        this.tookNoWrite();
+      }
       const fault = statementFault(error);
       const answered = error instanceof pg.DatabaseError && error.severity === 'ERROR';
       throw fault && !answered ? this.#lose(fault) : (fault ?? error);
@@ -243,7 +261,8 @@ export class Lane {
     if (this.#inFlight > 0 && now - this.#lastAnswer >= SILENCE) {
       this.#hung = true;
       this.cut();
-    } else if (this.#inFlight > 0) this.#watchIn(SILENCE - (now - this.#lastAnswer));
+    } else if (now >= this.#expiresAt) this.close();
+    else if (this.#inFlight > 0) this.#watchIn(SILENCE - (now - this.#lastAnswer));
     else if (now - this.#lastUse >= this.limits.idleTimeout) this.close();
     else this.#watchIn(this.limits.idleTimeout - (now - this.#lastUse));
   }

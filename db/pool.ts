@@ -4,6 +4,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type pg from 'pg';
 import { ClientConnection, CLOSE_MARGIN, type Ending } from './connection.js';
 import { within } from './deadline.js';
+import { addressOf, type Destination, type Destinations } from './destinations.js';
 import {
   connectFault,
   DatabaseFault,
@@ -13,6 +14,7 @@ import {
   statementFault,
   Unproven,
 } from './errors.js';
+import { FoundServer } from './found-server.js';
 import { LaneLoad, type LaneStatement } from './lane-load.js';
 import { Lane } from './lane.js';
 import { Session } from './session.js';
@@ -84,6 +86,12 @@ export interface ChangingPassword {
   refused(password: string): Promise<boolean>;
 }
 
+/** What a new connection was found to be. */
+export interface Proof {
+  /** Whether its server, or its role, takes no writes. */
+  readonly readOnly: boolean;
+}
+
 export interface PoolOptions {
   /** Shown in pg_stat_activity. */
   readonly applicationName: string;
@@ -98,8 +106,13 @@ export interface PoolOptions {
    * waited for, within `acquireTimeout`.
    */
   readonly sharesLimit?: boolean;
-  /** Run on each new connection before anybody gets it; what it throws is what whoever asked for the connection gets. */
-  readonly prove?: (query: (text: string) => Promise<Record<string, unknown>[]>) => Promise<void>;
+  /**
+   * Run on each new connection before anybody gets it; what it throws is what whoever asked for the connection gets. A
+   * connection that it finds read-only serves reads, and once a second another one is opened to see whether that is over.
+   */
+  readonly prove?: (query: (text: string) => Promise<Record<string, unknown>[]>) => Promise<Proof | void>; // eslint-disable-line @typescript-eslint/no-invalid-void-type -- most find out nothing
+  /** Retires connections that lead to the wrong server, or are old. */
+  readonly destinations?: Destinations | undefined;
   /**
    * Makes the pool ask before it opens a connection. Without it only the pool's own bound counts.
    *
@@ -209,6 +222,9 @@ export class ConnectionPool {
   /** Set when close() waits no longer: a connection that is ready only now is not handed out any more. */
   #cut = false;
   readonly #config: pg.ClientConfig;
+  readonly #destination: Destination | undefined;
+  /** What new connections found out about the server. */
+  readonly #found = new FoundServer();
 
   constructor(
     config: pg.ClientConfig,
@@ -216,9 +232,13 @@ export class ConnectionPool {
     private readonly options: PoolOptions,
   ) {
     const { password } = options;
+    const { host, port } = config;
+    if (host !== undefined && port !== undefined) this.#destination = options.destinations?.at({ host, port });
+    const stream = this.#destination?.stream;
     this.#config = {
       ...config,
       ...(password && { password: () => password.current }),
+      ...(stream && { stream }),
       application_name: options.applicationName,
     };
     this.#admission = options.admit?.(() => this.closeIdle());
@@ -233,6 +253,7 @@ export class ConnectionPool {
     const idle = this.#takeIdle();
     if (idle) return idle;
     if (this.#cut) throw poolClosed();
+    this.#found.refuseAgain();
     if (this.#total < this.#poolMax) {
       const slot = this.#tryOpen();
       if (slot) return this.#openOrWait(slot, performance.now() + this.limits.acquireTimeout);
@@ -290,7 +311,8 @@ export class ConnectionPool {
 
   /** Whether there is a connection besides the lane that works. */
   get #hasSession(): boolean {
-    for (const session of this.#sessions.keys()) if (!session.fault && !session.client.closing) return true;
+    for (const session of this.#sessions.keys())
+      if (!session.fault && !session.retired && !session.client.closing) return true;
     return false;
   }
 
@@ -448,7 +470,7 @@ export class ConnectionPool {
   /** A session that was given back goes to who waits, or waits itself, or is closed where it is of no more use. */
   #release(session: Session): void {
     this.options.onOutcome?.(session.fault, session.askedAt, false);
-    if (!session.clean || this.#cut || (this.#admission?.mustYield() ?? false)) {
+    if (!session.clean || session.retired || this.#cut || (this.#admission?.mustYield() ?? false)) {
       this.#end(session);
       return;
     }
@@ -532,6 +554,7 @@ export class ConnectionPool {
   async #open(slot: Slot): Promise<Session> {
     this.#opening += 1;
     const since = performance.now();
+    const generation = this.#destination?.generation;
     let client: ClientConnection;
     try {
       client = await this.#enter(slot, since + this.limits.acquireTimeout);
@@ -541,13 +564,18 @@ export class ConnectionPool {
     this.options.onOutcome?.(undefined, since, true);
     const { preparedStatements } = this.options;
     const queryTimeout = this.limits.timeout + QUERY_TIMEOUT_MARGIN;
-    const session = new Session(client, preparedStatements, queryTimeout, (given) => {
-      this.#release(given);
+    const session = new Session(client, preparedStatements, queryTimeout, {
+      released: (given) => {
+        this.#release(given);
+      },
+      tookNoWrite: () => this.#destination?.tookNoWrite(),
     });
+    this.#join(session, generation);
     client.on('error', (error) => {
       this.#lose(session, error);
     });
     void client.closed.then((ending) => {
+      session.left?.();
       this.#sessions.delete(session);
       this.#settle(slot, ending);
     });
@@ -637,7 +665,10 @@ export class ConnectionPool {
   /** What whoever asked for the connection is told. */
   #notOpened(error: unknown, since: number): Error {
     const reason = error instanceof Unproven ? error.cause : connectFault(error);
-    if (reason instanceof DatabaseFault) this.options.onOutcome?.(reason, since, true);
+    if (reason instanceof DatabaseFault) {
+      this.#found.refused(reason);
+      this.options.onOutcome?.(reason, since, true);
+    }
     return reason;
   }
 
@@ -655,7 +686,11 @@ export class ConnectionPool {
     this.#watch ??= setInterval(
       () => {
         const now = performance.now();
-        for (const session of this.#sessions.keys()) session.checkDeadline(now);
+        for (const session of this.#sessions.keys()) {
+          session.checkDeadline(now);
+          if (now > session.expiresAt) this.#retire(session);
+        }
+        this.#lookForWrites(now);
         const old = this.#idle.findIndex(({ idleSince }) => now - idleSince < this.limits.idleTimeoutMillis);
         for (const session of this.#idle.splice(0, old === -1 ? this.#idle.length : old)) this.#end(session);
         if (this.#idle.length === 0) this.#tellIdle();
@@ -669,7 +704,7 @@ export class ConnectionPool {
 
   async #prove(client: pg.ClientBase): Promise<void> {
     try {
-      await this.options.prove?.(async (text) => {
+      const proved = await this.options.prove?.(async (text) => {
         try {
           return (await client.query<Record<string, unknown>>(text)).rows;
         } catch (error) {
@@ -677,6 +712,7 @@ export class ConnectionPool {
           throw statementFault(error) ?? error;
         }
       });
+      this.#found.proved(client, proved?.readOnly ?? false);
     } catch (error) {
       throw new Unproven(statementFault(error) ?? (error as Error));
     }
@@ -686,6 +722,7 @@ export class ConnectionPool {
   async #openLane({ name }: LaneStatement): Promise<Lane | undefined> {
     if (!this.#lanePossible || this.#cut || name === undefined || this.#isAtLimit) return undefined;
     if (!this.#laneOpening) {
+      this.#found.refuseAgain();
       // The one before is closing: until it has, it holds the connection that is set aside for a lane.
       if (this.#laneHeld || this.#total >= this.limits.max) return undefined;
       const slot = this.#tryOpen();
@@ -716,6 +753,8 @@ export class ConnectionPool {
       slot.release();
       throw poolClosed();
     }
+    const generation = this.#destination?.generation;
+    const joined: { leave?: () => void } = {};
     const lane = new Lane(
       this.#config,
       this.#laneLoad,
@@ -723,11 +762,14 @@ export class ConnectionPool {
         connectTimeout: this.#connectTimeout,
         idleTimeout: this.limits.idleTimeoutMillis,
         statementTimeout: this.limits.timeout,
+        lifetime: this.#destination?.lifetime() ?? Infinity,
       },
       () => {
         slot.closing();
       },
+      () => this.#destination?.tookNoWrite(),
       (ending) => {
+        joined.leave?.();
         this.#lane = undefined;
         this.#laneHeld = false;
         this.#settle(slot, ending);
@@ -736,7 +778,10 @@ export class ConnectionPool {
     this.#laneConnecting = lane;
     const since = performance.now();
     try {
-      await lane.open((client) => this.#prove(client));
+      await lane.open(async (client) => {
+        await this.#prove(client);
+        lane.readOnly = this.#found.isReadOnly(client);
+      });
     } catch (error) {
       // The statement goes another way, on which another password is looked for.
       if (this.options.password && hasSqlState(error, INVALID_PASSWORD)) return undefined;
@@ -756,7 +801,64 @@ export class ConnectionPool {
     if (lane.pid !== null) slot.reached(lane.pid);
     this.options.onOutcome?.(undefined, since, true);
     this.#lane = lane;
+    const retire = (): void => {
+      lane.close();
+      this.#tellIdle();
+    };
+    if (this.#destination) joined.leave = this.#destination.join({ address: lane.address, retire });
+    if (generation !== this.#destination?.generation) retire();
     return lane;
+  }
+
+  /** @param generation of the destination when the connection began to open */
+  #join(session: Session, generation: number | undefined): void {
+    const { client } = session;
+    session.readOnly = this.#found.isReadOnly(client);
+    if (!session.readOnly && this.#found.takesWritesAgain()) {
+      // The connections from before would refuse writes for as long as they live.
+      for (const other of this.#sessions.keys()) if (other.readOnly) this.#retire(other);
+      if (this.#lane?.readOnly) this.#lane.close();
+    }
+    if (!this.#destination) return;
+    session.expiresAt = performance.now() + this.#destination.lifetime();
+    session.left = this.#destination.join({
+      address: addressOf(client),
+      retire: () => {
+        this.#retire(session);
+      },
+    });
+    if (generation !== this.#destination.generation) session.retired = true;
+  }
+
+  /** Not handed out again: closed now, or when it is given back. */
+  #retire(session: Session): void {
+    session.retired = true;
+    const index = this.#idle.indexOf(session);
+    if (index === -1) return;
+    this.#idle.splice(index, 1);
+    this.#end(session);
+    this.#tellIdle();
+  }
+
+  /** While connections are read-only, opens another one a second to see whether that is over. */
+  #lookForWrites(now: number): void {
+    if (!this.#found.lookIsDue(now)) return;
+    const known = [...this.#sessions.keys()].find((session) => session.readOnly && !session.retired);
+    if (!known || this.#cut) return;
+    const slot = this.#total < this.#poolMax ? this.#tryOpen() : undefined;
+    // One makes room for it; the next look, or the next request, opens it.
+    if (!slot) {
+      this.#retire(known);
+      return;
+    }
+    this.#found.looked(now);
+    this.#open(slot).then(
+      (found) => {
+        if (found.readOnly) this.#end(found);
+        else this.#release(found);
+      },
+      () => undefined,
+    );
   }
 }
 

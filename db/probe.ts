@@ -2,7 +2,9 @@
 import { openPool, type ConnectionSettings } from './client.js';
 import { within } from './deadline.js';
 import { DatabaseFault } from './errors.js';
+import type { Destinations } from './destinations.js';
 import type { ChangingPassword, PoolOptions } from './pool.js';
+import { provePrimary } from './proof.js';
 
 /**
  * Connects, asks for an answer (a pooler between may accept connections without a server behind it), and disconnects.
@@ -11,6 +13,7 @@ import type { ChangingPassword, PoolOptions } from './pool.js';
  * @param admit what its connection is admitted by, where it shares a budget with others
  * @param password instead of the connection's own, where it may have just been changed
  * @param replicaId at the end of the connection's application_name
+ * @param destinations of the process, where connections are retired by them
  * @throws DatabaseFault where there is no connection or no answer by then
  */
 export async function probeDatabase(
@@ -19,6 +22,7 @@ export async function probeDatabase(
   admit?: PoolOptions['admit'],
   password?: ChangingPassword,
   replicaId = '',
+  destinations?: Destinations,
 ): Promise<void> {
   const limits = {
     max: 1,
@@ -34,6 +38,9 @@ export async function probeDatabase(
     failsWhenFull: true,
     ...(admit && { admit }),
     ...(password && { password }),
+    // A standby answers, and is not what the breaker waits for.
+    prove: provePrimary,
+    destinations,
   });
   try {
     await within(pool.run('select 1', []), deadlineMs, () => new DatabaseFault('timeout', 'no answer'));

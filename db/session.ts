@@ -3,17 +3,30 @@
 import type { PostgresCursor, PostgresPoolClient, PostgresQueryResult } from 'kysely';
 import pg from 'pg';
 import type { ClientConnection } from './connection.js';
-import { connectFault, DatabaseFault, statementFault } from './errors.js';
+import { connectFault, DatabaseFault, statementFault, TAKES_NO_WRITES } from './errors.js';
 import { ask } from './query.js';
 import { SPOILED } from './sqlstates.js';
 import { statementName } from './statement-names.js';
+
+/** PostgreSQL's source file that a notice about synchronous replication comes from: its text is in the server's language. */
+const SYNCHRONOUS_REPLICATION = 'syncrep.c';
 
 export class Session implements PostgresPoolClient {
   /** Since when nobody uses it; meaningless while somebody does. */
   idleSince = 0;
   /** When the last statement was sent. */
   askedAt = 0;
+  /** Set when it leads to the wrong server, or is old: it is not handed out again. */
+  retired = false;
+  /** Whether its server was known to take no writes when it was opened. */
+  readOnly = false;
+  /** When it is too old (on `performance.now`). */
+  expiresAt = Infinity;
+  /** To be called when it has closed. */
+  left: (() => void) | undefined;
   #running = 0;
+  /** Set by the server when it gave up waiting for a synchronous standby: what it then calls committed may be lost. */
+  #unreplicated = false;
   /** When the statement that runs must have been answered. */
   #deadline = Infinity;
   /** What went wrong when the connection's state is no longer known. */
@@ -23,18 +36,24 @@ export class Session implements PostgresPoolClient {
 
   /**
    * @param queryTimeout longest wait (ms) for an answer, kept by whoever calls `checkDeadline`
-   * @param released called when whoever had the session gives it back
+   * @param told `released` when whoever had the session gives it back; `tookNoWrite` when a server that took writes takes none
    */
   constructor(
     readonly client: ClientConnection,
     private readonly prepared: boolean,
     private readonly queryTimeout: number,
-    private readonly released: (session: Session) => void,
+    private readonly told: {
+      readonly released: (session: Session) => void;
+      readonly tookNoWrite: () => void;
+    },
   ) {
     // A backend that dies raises 'error' on its client: without a listener the process would end. Whoever has the session
     // learns of it from the next statement.
     client.on('error', (error) => {
       this.#doubt ??= connectFault(error);
+    });
+    client.on('notice', (notice) => {
+      if (notice.file === SYNCHRONOUS_REPLICATION) this.#unreplicated = true;
     });
   }
 
@@ -71,13 +90,17 @@ export class Session implements PostgresPoolClient {
       // The server answers COMMIT of a failed transaction with ROLLBACK and no error: the write would be acknowledged and lost.
       if (text === 'commit' && (result.command as string) !== 'COMMIT')
         throw new DatabaseFault('unavailable', 'the transaction had failed and was rolled back');
+      if (this.#unreplicated) throw new DatabaseFault('timeout', 'no synchronous standby confirmed the write');
       return result;
     } catch (error) {
-      const answered = error instanceof pg.DatabaseError && error.severity === 'ERROR';
+      const tookNoWrite = error instanceof pg.DatabaseError && error.code === TAKES_NO_WRITES && !this.readOnly;
+      // The session is clean, and on the wrong server.
+      const answered = error instanceof pg.DatabaseError && error.severity === 'ERROR' && !tookNoWrite;
       const thrown = (answered ? undefined : this.#cutBecause) ?? statementFault(error) ?? error;
       // After a timeout the answer may still arrive and would be read as the next query's; what is spoiled stays so for as
       // long as the connection lives: after DDL the result of a named statement no longer fits, for example.
       if (!answered || (name && SPOILED.has(error.code ?? ''))) this.#doubt ??= thrown as Error;
+      if (tookNoWrite) this.told.tookNoWrite();
       throw thrown;
     } finally {
       this.#running -= 1;
@@ -87,7 +110,7 @@ export class Session implements PostgresPoolClient {
 
   /** Back to the pool. */
   release(): void {
-    this.released(this);
+    this.told.released(this);
   }
 
   /** Ends the wait for an answer that is overdue. */

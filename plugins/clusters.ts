@@ -2,10 +2,9 @@
 // registry, so that all replicas together stay within a server's budget.
 import fp from 'fastify-plugin';
 import { randomBytes } from 'node:crypto';
-import type { Registry } from '../db/central/schema.js';
-import { createDatabase } from '../db/client.js';
 import { endIdleSessions, findSessions } from '../db/server-sessions.js';
 import type { Config } from '../src/config.js';
+import { openRegistry } from '../src/registry.js';
 import { createClusterDirectory, type ClusterDirectory } from '../src/tenancy/cluster-directory.js';
 import { createClusters, type Clusters } from '../src/tenancy/clusters.js';
 import { connectionsOf } from '../src/tenancy/dead-replicas.js';
@@ -40,13 +39,12 @@ export const clusters = fp<{ config: Config }>(
       },
     });
     // Its own, so that leases are renewed while requests use all the others, and hold none of those up while it hangs.
-    const registry = createDatabase<Registry>(
+    const { preparedStatements } = config.tenants;
+    const registry = openRegistry(
       config.registry.connection,
       { ...RENEW, acquireTimeout: connectTimeout, connectTimeout },
-      {
-        applicationName: 'tenantry leases',
-        preparedStatements: config.tenants.preparedStatements,
-      },
+      { applicationName: 'tenantry leases', preparedStatements },
+      app.destinations,
     );
     // Tenants from before there were clusters may stand on a server that is none: it has the default one's budget.
     const budgetOf = (cluster: string): typeof clusterBudget =>
@@ -55,7 +53,7 @@ export const clusters = fp<{ config: Config }>(
       if (change.room === undefined) app.log.info(change, 'the connection budget of a cluster is whole again');
       else app.log.warn(change, 'a cluster has fewer connections than its budget; the budget is lowered for a while');
     });
-    const looks = createServerLooks(directory, connectTimeout);
+    const looks = createServerLooks(directory, connectTimeout, app.destinations);
     const leases = createSlotLeases({
       registry: registry.db,
       replicaId,

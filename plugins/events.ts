@@ -11,9 +11,10 @@ declare module 'fastify' {
 
 export const events = fp<{ config: Config['registry'] }>(
   async (app, { config }) => {
-    const opened = openEvents(config.connection, config.pool.connectTimeout);
+    const { connection, pool } = config;
+    const opened = openEvents(connection, { connectTimeout: pool.connectTimeout, destinations: app.destinations });
     app.decorate('events', opened);
     app.addHook('onClose', () => opened.close());
   },
-  { name: 'events', fastify: '5.x', dependencies: ['registry'] },
+  { name: 'events', fastify: '5.x', dependencies: ['destinations', 'registry'] },
 );

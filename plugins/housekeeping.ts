@@ -1,9 +1,8 @@
 // Housekeeping: the jobs that keep registry and clusters in order by themselves, with connections of their own to the registry.
 import fp from 'fastify-plugin';
-import type { Registry } from '../db/central/schema.js';
-import { createDatabase } from '../db/client.js';
 import { within } from '../db/deadline.js';
 import type { Config } from '../src/config.js';
+import { openRegistry } from '../src/registry.js';
 import { createHousekeeping, type Housekeeping } from '../src/tenancy/housekeeping.js';
 
 declare module 'fastify' {
@@ -21,10 +20,11 @@ const CLOSE_DEADLINE = 10_000;
 export const housekeeping = fp<{ config: Config }>(
   async (app, { config }) => {
     const { connection, pool } = config.registry;
-    const registry = createDatabase<Registry>(
+    const registry = openRegistry(
       connection,
       { ...pool, max: CONNECTIONS, idleTimeoutMillis: 5_000 },
       { applicationName: 'tenantry housekeeping', preparedStatements: false },
+      app.destinations,
     );
     const made = createHousekeeping({
       registry: registry.db,

@@ -1,9 +1,8 @@
 // The lifecycle: suspends, resumes, deletes, restores and purges tenants, and looks after those whose database does not agree
 // with their row, or whose time is over.
 import fp from 'fastify-plugin';
-import type { Registry } from '../db/central/schema.js';
-import { createDatabase } from '../db/client.js';
 import type { Config } from '../src/config.js';
+import { openRegistry } from '../src/registry.js';
 import { createDoors } from '../src/tenancy/doors.js';
 import { createTenantLocks, type TenantLocks } from '../src/tenancy/locks.js';
 import { createTransitions, type Transitions } from '../src/tenancy/transitions.js';
@@ -28,15 +27,10 @@ const PURGE_EVERY = 60_000;
 export const lifecycle = fp<{ config: Config }>(
   async (app, { config }) => {
     // Its own, so that a server that hangs holds up no request that needs the registry, and nobody who makes a tenant.
-    const { connectTimeout } = config.registry.pool;
-    const locking = createDatabase<Registry>(
-      config.registry.connection,
-      { ...LOCKS, connectTimeout },
-      {
-        applicationName: 'tenantry lifecycle',
-        preparedStatements: false,
-      },
-    );
+    const { connection, pool } = config.registry;
+    const limits = { ...LOCKS, connectTimeout: pool.connectTimeout };
+    const options = { applicationName: 'tenantry lifecycle', preparedStatements: false };
+    const locking = openRegistry(connection, limits, options, app.destinations);
     const locks = createTenantLocks(locking.db);
     app.decorate('tenantLocks', locks);
     const { registry, provisioners, removal, events, housekeeping } = app;

@@ -2,10 +2,9 @@
 import fp from 'fastify-plugin';
 import { sweepRequestKeys } from '../db/central/idempotency-keys.js';
 import { findInstallationId } from '../db/central/installation.js';
-import type { Registry } from '../db/central/schema.js';
 import { setStandbyTarget } from '../db/central/standby.js';
-import { createDatabase } from '../db/client.js';
 import type { Config } from '../src/config.js';
+import { openRegistry } from '../src/registry.js';
 import { createAdoption, type Adoption } from '../src/tenancy/adoption.js';
 import { createClusterRegistration, type ClusterRegistration } from '../src/tenancy/cluster-registration.js';
 import { allowedHosts } from '../src/tenancy/cluster-hosts.js';
@@ -61,6 +60,7 @@ export const provisioning = fp<{ config: Config; envelope: Envelope; afterStep?:
       limits: provisionerPool,
       clusters,
       replicaId,
+      destinations: app.destinations,
     });
     app.decorate('provisioners', provisioners);
     app.addHook('onClose', () => provisioners.close());
@@ -68,10 +68,11 @@ export const provisioning = fp<{ config: Config; envelope: Envelope; afterStep?:
       app.log.error({ err, ...context }, 'a provisioning step failed');
     };
     // Connections of their own: a lock holds one for as long as the work takes, which itself asks the registry.
-    const locking = createDatabase<Registry>(
+    const locking = openRegistry(
       config.registry.connection,
       { ...config.registry.pool, max: AT_ONCE },
       { applicationName: 'tenantry provisioning', preparedStatements: config.tenants.preparedStatements },
+      app.destinations,
     );
     app.addHook('onClose', () => locking.close(CLOSE_DEADLINE));
     const locks = createTenantLocks(locking.db);
@@ -121,6 +122,7 @@ export const provisioning = fp<{ config: Config; envelope: Envelope; afterStep?:
         installation,
         envelope: clusterEnvelope,
         limits: provisionerPool,
+        destinations: app.destinations,
         isAllowed: allowedHosts(config.tenants.clusterHosts, connection.host),
         ensureDefault,
         onChange: async (clusterId) => {

@@ -1,10 +1,12 @@
 // The registry: one Kysely over the central database for the whole process.
 import type { Kysely } from 'kysely';
 import fp from 'fastify-plugin';
-import { databaseOver, openPool } from '../db/client.js';
+import { databaseOver } from '../db/client.js';
 import type { Registry } from '../db/central/schema.js';
+import type { DatabaseFault } from '../db/errors.js';
 import type { ConnectionPool } from '../db/pool.js';
 import type { Config } from '../src/config.js';
+import { openRegistryPool } from '../src/registry.js';
 
 declare module 'fastify' {
   interface FastifyInstance {
@@ -19,13 +21,14 @@ const CLOSE_DEADLINE = 10_000;
 
 export const registry = fp<{ config: Config }>(
   async (app, { config }) => {
-    const pool = openPool(config.registry.connection, config.registry.pool, {
+    const options = {
       applicationName: 'tenantry registry',
       preparedStatements: config.tenants.preparedStatements,
-      onConnectionLost: (fault) => {
+      onConnectionLost: (fault: DatabaseFault) => {
         app.log.warn({ reason: fault.reason }, 'an idle connection to the registry was lost');
       },
-    });
+    };
+    const pool = openRegistryPool(config.registry.connection, config.registry.pool, options, app.destinations);
     app.decorate(
       'registry',
       databaseOver<Registry>(() => pool),
@@ -33,5 +36,5 @@ export const registry = fp<{ config: Config }>(
     app.decorate('registryPool', pool);
     app.addHook('onClose', () => pool.close(CLOSE_DEADLINE));
   },
-  { name: 'registry', fastify: '5.x' },
+  { name: 'registry', fastify: '5.x', dependencies: ['destinations'] },
 );

@@ -67,6 +67,7 @@ export const tenantPool = fp<{ config: Config; envelope: Envelope }>(
           preparedStatements: config.tenants.preparedStatements,
           lane: true,
           sharesLimit: limits.connections !== undefined,
+          destinations: app.destinations,
           ...options,
           admit: (closeIdle) => clusters.at(connection).tenants.join(tenantId, closeIdle),
         });
@@ -83,6 +84,7 @@ export const tenantPool = fp<{ config: Config; envelope: Envelope }>(
           (closeIdle) => tenants.join(PROBES, closeIdle),
           password,
           replicaId,
+          app.destinations,
         );
       },
       onError: (err, context) => {

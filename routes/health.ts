@@ -4,6 +4,8 @@ import type { ZodTypeProvider } from 'fastify-type-provider-zod';
 import { z } from 'zod';
 import { pingRegistry } from '../db/central/tenants.js';
 import { within } from '../db/deadline.js';
+import { DatabaseFault } from '../db/errors.js';
+import { IN_RECOVERY, READ_ONLY } from '../db/proof.js';
 import { AppError } from '../src/errors.js';
 
 const Health = z.object({ status: z.literal('ok') });
@@ -35,7 +37,8 @@ export async function healthRoutes(fastify: FastifyInstance): Promise<void> {
       config,
       schema: {
         tags: ['health'],
-        summary: 'Whether to send requests here: not shutting down, able to reach tenants, and the registry answers',
+        summary:
+          'Whether to send requests here: not shutting down, able to reach tenants, and the registry answers and takes writes',
         response: { 200: Health },
       },
     },
@@ -46,7 +49,11 @@ export async function healthRoutes(fastify: FastifyInstance): Promise<void> {
         throw new AppError('unavailable', { detail: 'No connection to the tenants is left here.', retryAfter: 1 });
       const late = (): AppError =>
         new AppError('unavailable', { detail: 'The registry does not answer.', retryAfter: 1 });
-      await within(pingRegistry(app.registry), READY_DEADLINE, late);
+      const answer = pingRegistry(app.registry).catch((error: unknown) => {
+        if (!(error instanceof DatabaseFault) || ![IN_RECOVERY, READ_ONLY].includes(error.reason)) throw error;
+        throw new AppError('unavailable', { detail: 'The registry takes no writes.', retryAfter: 1, cause: error });
+      });
+      await within(answer, READY_DEADLINE, late);
       return { status: 'ok' as const };
     },
   );

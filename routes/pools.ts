@@ -56,6 +56,13 @@ const TenantPool = z.object({
   unknown: count.meta({ description: 'Connections that were cut or broke, and that the server may still hold.' }),
   waiting: count.meta({ description: 'Requests that wait for a connection of this pool.' }),
   unusedFor: count.meta({ description: 'Milliseconds since the pool was last asked for a connection.' }),
+  readOnly: z
+    .boolean()
+    .meta({ description: 'Whether the database took no writes when the newest connection was opened.' }),
+  schemaVersion: z
+    .string()
+    .optional()
+    .meta({ description: "The database's newest migration; absent while no connection has found it out." }),
 });
 
 const Pools = z.object({

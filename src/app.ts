@@ -1,6 +1,7 @@
 // The whole house at a glance: plugins in the order in which a request meets them, then the routes.
 import fastify, { LogController, type FastifyBaseLogger, type FastifyInstance } from 'fastify';
 import type { DestinationStream } from 'pino';
+import type { Resolver } from '../db/destinations.js';
 import { admission } from '../plugins/admission.js';
 import { audit } from '../plugins/audit.js';
 import { authentication } from '../plugins/authentication.js';
@@ -10,6 +11,7 @@ import { connectionLimits } from '../plugins/connection-limits.js';
 import { cors } from '../plugins/cors.js';
 import { credentials } from '../plugins/credentials.js';
 import { cursors } from '../plugins/cursors.js';
+import { destinations } from '../plugins/destinations.js';
 import { answerClientError, answerFrameworkError, errors } from '../plugins/errors.js';
 import { events } from '../plugins/events.js';
 import { housekeeping } from '../plugins/housekeeping.js';
@@ -47,6 +49,8 @@ export interface AppOverrides {
   readonly afterProvisioningStep?: ProvisioningDeps['afterStep'];
   /** The same for each step of changing a tenant's database password. */
   readonly afterRotationStep?: RotationDeps['afterStep'];
+  /** Resolves the names of PostgreSQL servers, instead of the system. */
+  readonly resolve?: Resolver;
 }
 
 /** Bytes of a request's headers, at most. */
@@ -97,6 +101,7 @@ export async function buildApp(config: Config, overrides: AppOverrides = {}): Pr
   await app.register(jsonBody);
 
   const envelope = createEnvelope(config.encryptionKeys);
+  await app.register(destinations, { config, resolve: overrides.resolve });
   await app.register(registry, { config });
   await app.register(events, { config: config.registry });
   await app.register(clusters, { config });

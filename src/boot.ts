@@ -15,6 +15,7 @@ import { parseTokenKeys } from './auth/keyring.js';
 import { createPasswords, OPERATORS } from './auth/passwords.js';
 import { completeConfig, ConfigError, parseKeyring, type Config, type Settings } from './config.js';
 import { startEmbeddedCluster, type EmbeddedCluster } from './embedded/cluster.js';
+import { openRegistry } from './registry.js';
 import { localSecrets, type LocalSecrets } from './secrets.js';
 import { migrateAll, pendingRegistryMigrations, type MigrationReport, type OtherCluster } from './tenancy/migrate.js';
 import { createEnvelope } from './tenancy/envelope.js';
@@ -273,12 +274,9 @@ async function ensureOperator(
 
 async function withRegistry<T>(
   { connection, pool }: Config['registry'],
-  work: (registry: ReturnType<typeof createDatabase<Registry>>['db']) => Promise<T>,
+  work: (registry: Kysely<Registry>) => Promise<T>,
 ): Promise<T> {
-  const handle = createDatabase<Registry>(connection, pool, {
-    applicationName: 'tenantry start',
-    preparedStatements: false,
-  });
+  const handle = openRegistry(connection, pool, { applicationName: 'tenantry start', preparedStatements: false });
   try {
     return await work(handle.db);
   } catch (error) {

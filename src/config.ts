@@ -79,6 +79,8 @@ export interface Config {
   /** Keys for db_password at rest: the first encrypts, all decrypt. */
   readonly encryptionKeys: readonly EncryptionKey[];
   readonly shutdown: { readonly drain: number; readonly timeout: number };
+  /** Of any connection to PostgreSQL, 20 % more or less. */
+  readonly connectionMaxAge: number;
 }
 
 /** A 256-bit key and the id under which ciphertext names it. */
@@ -349,6 +351,13 @@ export const variables = {
     default: '30000',
     unit: 'ms',
     description: 'An idle connection closes after this time; `poolOptions.idleTimeoutMillis`.',
+  },
+  CONNECTION_MAX_AGE_MS: {
+    schema: integer(1_000, 86_400_000),
+    default: '1200000',
+    unit: 'ms',
+    description:
+      'A connection to PostgreSQL that is older is closed when nobody uses it, 20 % earlier or later by chance ([pools.md](pools.md#after-a-failover)).',
   },
   POOL_CLOSE_AFTER_MS: {
     schema: integer(100, 86_400_000),
@@ -680,6 +689,7 @@ export function readSettings(env: NodeJS.ProcessEnv): Settings {
       drain: value('SHUTDOWN_DRAIN_MS'),
       timeout: value('SHUTDOWN_TIMEOUT_MS'),
     },
+    connectionMaxAge: value('CONNECTION_MAX_AGE_MS'),
   });
 }
 
@@ -693,13 +703,14 @@ export interface FilledGaps {
 
 /** Settings with every gap filled. */
 export function completeConfig(settings: Settings, gaps: FilledGaps): Config {
-  const { production, http, log, throttle, shutdown } = settings;
+  const { production, http, log, throttle, shutdown, connectionMaxAge } = settings;
   return deepFreeze<Config>({
     production,
     http,
     log,
     throttle,
     shutdown,
+    connectionMaxAge,
     registry: { pool: settings.registry.pool, connection: gaps.registry },
     tenants: { ...settings.tenants, provisioner: gaps.provisioner },
     auth: { ...settings.auth, keys: gaps.tokenKeys },

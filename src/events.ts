@@ -1,6 +1,6 @@
 // What one replica tells the others: that a tenant, its roles, a user or an operator changed, over the registry's
 // LISTEN/NOTIFY. What a process remembers of them is right for as long as it hears; when it hears nothing, it must ask.
-import { openChannel, SILENCE } from '../db/channel.js';
+import { openChannel, SILENCE, type ChannelOptions } from '../db/channel.js';
 import type { ConnectionSettings } from '../db/client.js';
 import { within } from '../db/deadline.js';
 import { DatabaseFault } from '../db/errors.js';
@@ -71,11 +71,8 @@ interface Untold {
   refusedSince?: number | undefined;
 }
 
-/**
- * @param connection to the registry, direct and not through a pooler
- * @param connectTimeout longest wait (ms) while it is opened
- */
-export function openEvents(connection: ConnectionSettings, connectTimeout?: number): Events {
+/** @param connection to the registry, direct and not through a pooler */
+export function openEvents(connection: ConnectionSettings, options: ChannelOptions = {}): Events {
   const listeners: ((change: Change) => void)[] = [];
   let untold: Untold[] = [];
   let telling = false;
@@ -84,20 +81,16 @@ export function openEvents(connection: ConnectionSettings, connectTimeout?: numb
   const dispatch = (change: Change): void => {
     for (const listener of listeners) listener(change);
   };
-  const channel = openChannel(
-    connection,
-    CHANNEL,
-    {
-      message: (text) => {
-        const change = decode(text);
-        if (change) dispatch(change);
-      },
-      connected: () => {
-        dispatch({ kind: 'any' });
-      },
+  const listener = {
+    message: (text: string): void => {
+      const change = decode(text);
+      if (change) dispatch(change);
     },
-    connectTimeout,
-  );
+    connected: (): void => {
+      dispatch({ kind: 'any' });
+    },
+  };
+  const channel = openChannel(connection, CHANNEL, listener, options);
 
   /** Goes on until nothing is untold; one loop, however many publish. */
   async function tell(): Promise<void> {

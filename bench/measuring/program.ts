@@ -26,7 +26,7 @@ export interface ProgramOptions {
 }
 
 /** What is measured is built into a folder of its own, so that building it disturbs no service that runs from `dist`. */
-const BUILD = path.resolve(import.meta.dirname, '../..');
+export const BUILD = path.resolve(import.meta.dirname, '../..');
 
 /** The project's folder: the compiled file is dist/benchmark/bench/measuring/program.js. */
 export const root = path.resolve(BUILD, '../..');

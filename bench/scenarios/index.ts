@@ -1,6 +1,7 @@
 // The scenarios, in the order in which they run: those on one stage next to one another, those that change nothing first.
 import { cold } from './cold.js';
 import { create } from './create.js';
+import { failover } from './failover.js';
 import { fleet } from './fleet.js';
 import { hung } from './hung.js';
 import { list } from './list.js';
@@ -10,6 +11,6 @@ import { noisy } from './noisy.js';
 import { read } from './read.js';
 import { tenant } from './tenant.js';
 
-export const scenarios = [read, list, create, login, tenant, fleet, cold, noisy, loginFlood, hung] as const;
+export const scenarios = [read, list, create, login, tenant, fleet, cold, noisy, loginFlood, hung, failover] as const;
 
 export type ScenarioName = (typeof scenarios)[number]['name'];

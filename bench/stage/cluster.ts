@@ -48,8 +48,20 @@ export async function startCluster(
       }),
     (started) => started.stop(),
   );
-  const { host, port, pid, logFile } = server;
+  const { pid, logFile } = server;
   if (pid === undefined) throw new Error('PostgreSQL does not run');
+  return { postmaster: pid, logFile, ...(await prepareServer({ ...server, password }, REGISTRY)) };
+}
+
+/** A server with the roles of the service in it. */
+export type PreparedServer = Omit<Cluster, 'postmaster' | 'logFile'>;
+
+/** Makes the roles of the service, with new passwords, and an empty registry. @param registryDatabase its name */
+export async function prepareServer(
+  server: { readonly host: string; readonly port: number; readonly superuser: string; readonly password: string },
+  registryDatabase: string,
+): Promise<PreparedServer> {
+  const { host, port, password } = server;
   const at = (user: string, own: string, database: string): ConnectionSettings => ({
     host,
     port,
@@ -59,8 +71,8 @@ export async function startCluster(
     tls: false,
   });
   const superuser = at(server.superuser, password, MAINTENANCE_DATABASE);
-  const registry = at(REGISTRY_SERVICE, randomSecret(), REGISTRY);
-  const registryOwner = at(REGISTRY, randomSecret(), REGISTRY);
+  const registry = at(REGISTRY_SERVICE, randomSecret(), registryDatabase);
+  const registryOwner = at(REGISTRY, randomSecret(), registryDatabase);
   const provisioner = at(PROVISIONER, randomSecret(), MAINTENANCE_DATABASE);
 
   const asSuperuser: Cluster['asSuperuser'] = (work, database = MAINTENANCE_DATABASE) => {
@@ -79,13 +91,13 @@ export async function startCluster(
         verifier: await scramVerifier(registry.password, SCRAM_ITERATIONS),
       },
       provisioner: { name: PROVISIONER, verifier: await scramVerifier(provisioner.password, SCRAM_ITERATIONS) },
-      registryDatabase: REGISTRY,
+      registryDatabase,
     });
     const { rows } = await sql<{ version: string }>`
       select current_setting('server_version') as version`.execute(db);
     return rows[0]?.version ?? 'unknown';
   });
-  return { postmaster: pid, version, logFile, superuser, registry, registryOwner, provisioner, asSuperuser };
+  return { version, superuser, registry, registryOwner, provisioner, asSuperuser };
 }
 
 /** 288 random bits. */

@@ -40,7 +40,12 @@ export interface Installation {
 const LOG_TAIL = 4 * 2 ** 20;
 
 /** @param folder where logs go */
-export async function install(folder: string, cluster: Cluster, flags: Flags, cleanup: Cleanup): Promise<Installation> {
+export async function install(
+  folder: string,
+  cluster: Pick<Cluster, 'registry' | 'registryOwner' | 'provisioner'>,
+  flags: Flags,
+  cleanup: Cleanup,
+): Promise<Installation> {
   const operator = { email: 'operator@bench.example', password: randomBytes(15).toString('base64url') };
   const own = {
     NODE_ENV: 'production',

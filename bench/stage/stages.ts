@@ -2,13 +2,15 @@
 // with it.
 import { Cleanup } from '../cleanup.js';
 import type { Flags } from '../flags.js';
-import type { Cluster } from './cluster.js';
+import type { PreparedServer } from './cluster.js';
+import { openFailover, type Failover } from './failover.js';
 import { openFleet, type Fleet } from './fleet.js';
 import { openPair, type Pair } from './pair.js';
 
 export interface Stages {
   pair(): Promise<Pair>;
   fleet(): Promise<Fleet>;
+  failover(): Promise<Failover>;
   /** PostgreSQL's version, of the stage that was opened last. */
   readonly postgres: string;
   /** The last complaints of the open stage's service. */
@@ -16,7 +18,7 @@ export interface Stages {
 }
 
 interface Stage {
-  readonly cluster: Cluster;
+  readonly cluster: Pick<PreparedServer, 'version'>;
   complaints(): Promise<string>;
 }
 
@@ -46,6 +48,7 @@ export function createStages(flags: Flags, cleanup: Cleanup): Stages {
   return {
     pair: stage(openPair),
     fleet: stage(openFleet),
+    failover: stage(openFailover),
     get postgres() {
       return postgres;
     },

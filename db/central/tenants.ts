@@ -1,6 +1,7 @@
 // Queries on the registry's tenants.
 import { sql, type Kysely, type RawBuilder, type SelectQueryBuilder, type Selectable } from 'kysely';
 import { afterPosition, containsPattern, type Keyset, type Position } from '../keyset.js';
+import { refuseReadOnly, SERVER_STATE } from '../proof.js';
 import type {
   LimitChanges,
   PoolOptionChanges,
@@ -280,9 +281,10 @@ export async function endTenantSessions(db: Kysely<Registry>, id: string): Promi
   return updated !== undefined;
 }
 
-/** Answers when the registry does. */
+/** Answers when the registry does. @throws DatabaseFault, `in recovery` or `read-only` when it takes no writes */
 export async function pingRegistry(db: Kysely<Registry>): Promise<void> {
-  await sql`select 1`.execute(db);
+  const { rows } = await sql<Record<string, unknown>>`select ${sql.raw(SERVER_STATE)}`.execute(db);
+  refuseReadOnly(rows[0]);
 }
 
 /** Settings with the changes laid over them; a key that became null is dropped, and has its default again. */

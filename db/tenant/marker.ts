@@ -1,9 +1,21 @@
 // The marker: whose database this is, so that a wrong database behind a registry row is never served.
 import { sql, type Kysely } from 'kysely';
+import { SERVER_STATE } from '../proof.js';
 import type { TenantDatabase } from './schema.js';
 
-/** Answers the tenant that a database was made for, as `tenantId`; no row in a template. Asked of each new connection. */
+/** Answers the tenant that a database was made for, as `tenantId`; no row in a template. */
 export const MARKER_QUERY = 'select tenant_id as "tenantId" from tenant_marker';
+
+const MARKER_AND_STATE = `select (select tenant_id from tenant_marker limit 1) as "tenantId", ${SERVER_STATE}`;
+
+/**
+ * Asked of each new connection: one row with `tenantId` (null in a template), the columns of SERVER_STATE, and
+ * `schemaVersion`, the name of the newest migration.
+ */
+export const PROOF_QUERY = `${MARKER_AND_STATE}, (select name from tenant_schema_version) as "schemaVersion"`;
+
+/** The same without the version: all that a database has from before the migration that brings `tenant_schema_version`. */
+export const PROOF_QUERY_WITHOUT_VERSION = MARKER_AND_STATE;
 
 /** Marks a new database; to be run as its owner. @param claim the id of the operation that makes the tenant, when it is known */
 export async function writeMarker(

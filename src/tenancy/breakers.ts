@@ -1,6 +1,7 @@
 // Circuit breakers: a tenant's database, or a whole cluster, that refuses or hangs is answered for at once, instead of
 // making each request wait for the same deadline; one probe at a time finds out when it is back.
 import { DatabaseFault } from '../../db/errors.js';
+import { IN_RECOVERY } from '../../db/proof.js';
 import { Evidence } from './breaker-evidence.js';
 import type { BreakerDeps, Breakers, BreakerScope, BreakerStatus, BreakerTenant } from './breaker-types.js';
 
@@ -343,7 +344,8 @@ export function blamed({ kind, reason, answered }: DatabaseFault): BreakerScope 
     const known = bySqlState[reason] ?? bySqlState[reason.slice(0, 2)] ?? 'tenant';
     return known === 'nobody' ? undefined : known;
   }
-  return SILENCE.has(reason) || SYSTEM_ERROR.test(reason) ? 'cluster' : undefined;
+  // A standby would refuse all of its tenants' connections: the breaker's probes find out when it has been promoted.
+  return SILENCE.has(reason) || reason === IN_RECOVERY || SYSTEM_ERROR.test(reason) ? 'cluster' : undefined;
 }
 
 /** SQLSTATEs and classes; any other one came in answer to a new connection, and is about the tenant that wanted it. */

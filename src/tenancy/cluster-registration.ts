@@ -20,6 +20,7 @@ import {
 } from '../../db/central/clusters.js';
 import type { Registry } from '../../db/central/schema.js';
 import type { ConnectionSettings, PoolLimits } from '../../db/client.js';
+import type { Destinations } from '../../db/destinations.js';
 import { MAINTENANCE_DATABASE } from '../../db/cluster.js';
 import { inspectCluster, type ClusterInspection } from '../../db/cluster-inspection.js';
 import { DatabaseFault, violatedUniqueConstraint } from '../../db/errors.js';
@@ -108,6 +109,7 @@ export function createClusterRegistration(deps: {
   readonly envelope: Envelope;
   /** Of a provisioner's pool; only its statement timeout counts here. */
   readonly limits: PoolLimits;
+  readonly destinations: Destinations;
   /** Whether a host may be registered. */
   readonly isAllowed: (host: string) => boolean;
   /** Sees to it that the default cluster has its row. */
@@ -127,7 +129,8 @@ export function createClusterRegistration(deps: {
 
   /** With connections of its own, past the budget: what is looked at may be no cluster yet, or have no connection left. */
   async function entering<T>(connection: ConnectionSettings, work: (opened: Provisioner) => Promise<T>): Promise<T> {
-    const opened = openProvisioner(connection, { ...deps.limits, max: 1, acquireTimeout: LOOK_DEADLINE });
+    const limits = { ...deps.limits, max: 1, acquireTimeout: LOOK_DEADLINE };
+    const opened = openProvisioner(connection, limits, { destinations: deps.destinations, anyServer: true });
     try {
       return await work(opened);
     } finally {

@@ -5,14 +5,13 @@ import type { Kysely } from 'kysely';
 import type { TenantRecord } from '../../db/central/tenants.js';
 import { databaseOver, type ConnectionSettings } from '../../db/client.js';
 import type { ChangingPassword, ConnectionPool, PoolOptions, PoolStats } from '../../db/pool.js';
-import { DatabaseFault } from '../../db/errors.js';
-import { MARKER_QUERY } from '../../db/tenant/marker.js';
 import type { TenantDatabase } from '../../db/tenant/schema.js';
 import { watchedDatabase, type Watch } from '../../db/watched.js';
 import { AppError } from '../errors.js';
 import type { Breakers, BreakerTenant } from './breakers.js';
 import type { TenantDirectory } from './directory.js';
 import type { Envelope } from './envelope.js';
+import { proofFor, type FoundState } from './proof.js';
 
 export interface TenantPools {
   /**
@@ -48,6 +47,10 @@ export interface TenantPoolStats extends PoolStats {
   readonly epoch: number;
   /** Milliseconds since somebody last asked it for a connection. */
   readonly unusedFor: number;
+  /** Whether the database took no writes when the newest connection was opened. */
+  readonly readOnly: boolean;
+  /** The name of the database's newest migration, when a connection found it out. */
+  readonly schemaVersion: string | undefined;
 }
 
 export interface TenantPoolDeps {
@@ -88,6 +91,7 @@ interface PoolEntry {
   readonly who: BreakerTenant;
   readonly epoch: number;
   readonly pool: ConnectionPool;
+  readonly found: FoundState;
   lastUsed: number;
   /** Set where a connection reached the wrong database: what is thrown instead of trying another, and until when. */
   refusal?: { readonly error: AppError; readonly until: number };
@@ -129,7 +133,8 @@ export function createTenantPools(deps: TenantPoolDeps): TenantPools {
     }
     if (!entry) {
       const who = { id: tenant.id, cluster: `${tenant.dbHost}:${tenant.dbPort}` };
-      entry = { who, epoch: tenant.epoch, pool: build(tenant, who), lastUsed: 0 };
+      const found: FoundState = { readOnly: false, schemaVersion: undefined };
+      entry = { who, epoch: tenant.epoch, pool: build(tenant, who, found), found, lastUsed: 0 };
       entries.set(tenant.id, entry);
     }
     entry.lastUsed = performance.now();
@@ -171,7 +176,7 @@ export function createTenantPools(deps: TenantPoolDeps): TenantPools {
     };
   }
 
-  function build(tenant: TenantRecord, who: BreakerTenant): ConnectionPool {
+  function build(tenant: TenantRecord, who: BreakerTenant, found: FoundState): ConnectionPool {
     const { id, epoch } = tenant;
     const refuse = (cause: unknown): AppError => {
       const error = unusable(id, 'marker', cause);
@@ -180,15 +185,7 @@ export function createTenantPools(deps: TenantPoolDeps): TenantPools {
       return error;
     };
     // A row that names the wrong database must never be served, whoever wrote it: each connection is asked whose it is.
-    const prove: PoolOptions['prove'] = async (query) => {
-      const rows = await query(MARKER_QUERY).catch((error: unknown) => {
-        throw error instanceof DatabaseFault ? error : refuse(error);
-      });
-      const marker = rows[0]?.['tenantId'];
-      if (marker === id) return;
-      const whose = typeof marker === 'string' ? marker : 'nobody';
-      throw refuse(new Error(`the database behind this tenant's row is marked as ${whose}'s`));
-    };
+    const prove = proofFor(id, found, refuse);
     const onOutcome: PoolOptions['onOutcome'] = (fault, since, opening) => {
       // A suspended tenant's connections are ended, behind its pool's retirement: that must not keep it out when it is
       // resumed, and says nothing of its server.
@@ -227,9 +224,9 @@ export function createTenantPools(deps: TenantPoolDeps): TenantPools {
   function inspect(tenantId: string): TenantPoolStats | undefined {
     const entry = entries.get(tenantId);
     if (!entry) return undefined;
-    const { who, epoch, pool, lastUsed } = entry;
+    const { who, epoch, pool, lastUsed, found } = entry;
     const unusedFor = Math.round(performance.now() - lastUsed);
-    return { tenantId, cluster: who.cluster, epoch, unusedFor, ...pool.stats() };
+    return { tenantId, cluster: who.cluster, epoch, unusedFor, ...found, ...pool.stats() };
   }
 
   function retire(tenantId: string): Promise<void> {

@@ -1,7 +1,9 @@
 // The provisioner's way into a cluster: a small pool for roles and databases, and a short-lived connection into any one
 // database that it owns.
 import { createDatabase, type ConnectionSettings, type PoolLimits } from '../../db/client.js';
+import type { Destinations } from '../../db/destinations.js';
 import type { PoolOptions } from '../../db/pool.js';
+import { proveWritable } from '../../db/proof.js';
 import { MAINTENANCE_DATABASE, type ClusterDb } from '../../db/cluster.js';
 import type { TenantDatabase } from '../../db/tenant/schema.js';
 import { Slots } from '../slots.js';
@@ -28,11 +30,23 @@ const WAITING_PER_SLOT = 20;
 export function openProvisioner(
   connection: ConnectionSettings,
   limits: PoolLimits,
-  shared: { readonly admit?: PoolOptions['admit']; readonly replicaId?: string } = {},
+  shared: {
+    readonly admit?: PoolOptions['admit'];
+    readonly replicaId?: string;
+    readonly destinations?: Destinations;
+    /** True enters a standby too, and a server that takes no writes: to look at it. */
+    readonly anyServer?: boolean;
+  } = {},
 ): Provisioner {
-  const { admit, replicaId } = shared;
+  const { admit, replicaId, destinations, anyServer = false } = shared;
   const applicationName = ['tenantry provisioner', replicaId ?? ''].join(' ').trim();
-  const options = { applicationName, preparedStatements: false, ...(admit && { admit }) };
+  const options = {
+    applicationName,
+    preparedStatements: false,
+    destinations,
+    ...(!anyServer && { prove: proveWritable }),
+    ...(admit && { admit }),
+  };
   // Not the database of the connection settings: that one may be the registry, which is nothing to a cluster.
   const cluster = createDatabase<unknown>({ ...connection, database: MAINTENANCE_DATABASE }, limits, options);
   const slots = new Slots(limits.max, limits.max * WAITING_PER_SLOT);

@@ -1,5 +1,6 @@
 // The ways in for whoever makes, changes and removes tenants: for each cluster one provisioner, opened when it is first needed.
 import type { ConnectionSettings, PoolLimits } from '../../db/client.js';
+import type { Destinations } from '../../db/destinations.js';
 import type { Clusters } from './clusters.js';
 import { openProvisioner, type Provisioner } from './provisioner.js';
 
@@ -26,8 +27,9 @@ export function createProvisioners(deps: {
   readonly limits: PoolLimits;
   readonly clusters: Clusters;
   readonly replicaId: string;
+  readonly destinations: Destinations;
 }): Provisioners {
-  const { limits, clusters, replicaId } = deps;
+  const { limits, clusters, replicaId, destinations } = deps;
   const open = new Map<string, PlacedProvisioner>();
 
   return {
@@ -41,6 +43,7 @@ export function createProvisioners(deps: {
         const shared = {
           admit: (closeIdle: () => boolean) => reserve.join('provisioning', closeIdle),
           replicaId,
+          destinations,
         };
         provisioner = { ...openProvisioner(connection, limits, shared), role: connection.user };
         open.set(key, provisioner);

@@ -2,6 +2,8 @@
 // are about. It is opened when it is needed, and closes soon after.
 import { createDatabase, type DatabaseHandle } from '../../db/client.js';
 import { MAINTENANCE_DATABASE, type ClusterDb } from '../../db/cluster.js';
+import type { Destinations } from '../../db/destinations.js';
+import { provePrimary } from '../../db/proof.js';
 import type { ClusterDirectory } from './cluster-directory.js';
 import type { Place } from './provisioners.js';
 
@@ -17,8 +19,15 @@ const NAME = 'tenantry look';
 /** Longest run of a look (ms), and how long its connection is kept for the next one. */
 const LIMITS = { max: 1, timeout: 2_000, idleTimeoutMillis: 5_000 };
 
-/** @param connectTimeout longest wait (ms) for the connection */
-export function createServerLooks(directory: Pick<ClusterDirectory, 'peek'>, connectTimeout: number): ServerLooks {
+/**
+ * @param connectTimeout longest wait (ms) for the connection
+ * @param destinations of the process
+ */
+export function createServerLooks(
+  directory: Pick<ClusterDirectory, 'peek'>,
+  connectTimeout: number,
+  destinations?: Destinations,
+): ServerLooks {
   const open = new Map<string, { readonly key: string; readonly handle: DatabaseHandle<unknown> }>();
   return {
     at(cluster) {
@@ -30,7 +39,13 @@ export function createServerLooks(directory: Pick<ClusterDirectory, 'peek'>, con
       if (before?.key === key) return before.handle.db;
       void before?.handle.close(0);
       const limits = { ...LIMITS, acquireTimeout: connectTimeout, connectTimeout };
-      const handle = createDatabase<unknown>(connection, limits, { applicationName: NAME, preparedStatements: false });
+      const handle = createDatabase<unknown>(connection, limits, {
+        applicationName: NAME,
+        preparedStatements: false,
+        // A standby knows only its own sessions: what lives on the primary would count as gone.
+        prove: provePrimary,
+        destinations,
+      });
       open.set(cluster, { key, handle });
       return handle.db;
     },

@@ -107,6 +107,7 @@ describe('npm start, from a terminal', () => {
     block('docs/api.md', '/auth/login'),
     block('docs/api.md', '/products?limit'),
     block('docs/pools.md', '/pools?limit'),
+    block('docs/pools.md', '/health/ready'),
     block('docs/limits.md', '/usage'),
     block('docs/clusters.md', '/clusters?limit'),
     block('docs/audit.md', '/audit?action'),
@@ -348,7 +349,7 @@ describe('docs/adding-a-resource.md', () => {
     onTestFinished(() => data.remove());
     const files = await addResource(source.folder);
     expect(files).toEqual([
-      'db/tenant/migrations/0008_orders.ts',
+      'db/tenant/migrations/0009_orders.ts',
       'db/tenant/migrations/index.ts',
       'db/tenant/orders.ts',
       'db/tenant/schema.ts',
@@ -499,7 +500,7 @@ describe('the pages', () => {
     'deploy/migration.env',
     'deploy/superuser.env',
     'bench/results/latest.json',
-    'db/tenant/migrations/0008_orders.ts',
+    'db/tenant/migrations/0009_orders.ts',
     'db/tenant/orders.ts',
     'routes/orders.ts',
   ];

@@ -104,6 +104,18 @@ describe('a registry of one’s own', () => {
     }
   });
 
+  it('says in one line when it takes no writes, as a standby does', async () => {
+    const settings = sql`role ${sql.id(registryService.user)} in database ${sql.id(database)}`;
+    await asSuperuser('postgres', (db) => sql`alter ${settings} set default_transaction_read_only to on`.execute(db));
+    try {
+      const { code, stderr } = await runProgram('src/server.js', env);
+      expect(code).toBe(1);
+      expect(stderr).toMatch(/the registry at \S+ cannot be used \(read-only\)/);
+    } finally {
+      await asSuperuser('postgres', (db) => sql`alter ${settings} reset default_transaction_read_only`.execute(db));
+    }
+  });
+
   it('explains the command with --help', async () => {
     const { code, stdout } = await runProgram('src/cli/migrate.js', {}, ['--help']);
     expect(code).toBe(0);

@@ -6,7 +6,7 @@ import { scramVerifier } from '../../db/scram.js';
 import type { Registry } from '../../db/central/schema.js';
 import { migrateAll } from '../../src/tenancy/migrate.js';
 import { openProvisioner } from '../../src/tenancy/provisioner.js';
-import { startPostgres } from './servers.js';
+import { startPostgres, type TestServer } from './servers.js';
 
 /** How to reach the server and what was prepared on it; see `tests/support/service.ts`. */
 export interface TestCluster {
@@ -32,6 +32,20 @@ export async function startCluster(
   settings: Readonly<Record<string, string>> = {},
 ): Promise<{ cluster: TestCluster; stop: () => Promise<void> }> {
   const server = await startPostgres(settings);
+  const cluster = clusterOn(server);
+  try {
+    await prepareCluster(cluster);
+  } catch (error) {
+    await server.stop();
+    throw error;
+  }
+  return { cluster, stop: () => server.stop() };
+}
+
+/** The names and passwords that a server for tests is prepared with. */
+export function clusterOn(
+  server: Pick<TestServer, 'host' | 'port' | 'superuser' | 'superuserPassword' | 'logFile'>,
+): TestCluster {
   const at = (user: string, password: string, database: string): ConnectionSettings => ({
     host: server.host,
     port: server.port,
@@ -40,7 +54,7 @@ export async function startCluster(
     password,
     tls: false,
   });
-  const cluster: TestCluster = {
+  return {
     superuser: at(server.superuser, server.superuserPassword, 'postgres'),
     registryOwner: { user: 'registry_owner', password: 'owner-of-the-registries' },
     registryService: { user: 'registry_service', password: 'canary-service-of-the-registries' },
@@ -48,16 +62,10 @@ export async function startCluster(
     registryTemplate: 'registry_template',
     logFile: server.logFile,
   };
-  try {
-    await prepare(cluster);
-  } catch (error) {
-    await server.stop();
-    throw error;
-  }
-  return { cluster, stop: () => server.stop() };
 }
 
-async function prepare(cluster: TestCluster): Promise<void> {
+/** Makes roles, registry and template on a server that has nothing yet. */
+export async function prepareCluster(cluster: TestCluster): Promise<void> {
   const { superuser, registryOwner, registryService, provisioner, registryTemplate } = cluster;
   const options = { applicationName: 'tests', preparedStatements: false };
   const admin = createDatabase<unknown>(superuser, limits, options);

@@ -20,13 +20,18 @@ export interface Proxy {
   mode: ProxyMode;
   /** Delays (ms) each chunk that goes to the server. */
   delay: number;
+  /** Where new connections go; those that are open stay where they are. */
+  target: { readonly host: string; readonly port: number };
   /** Resets every open connection. */
   cut(): void;
   close(): Promise<void>;
 }
 
-/** Starts one on a free port of the loopback interface. */
-export async function startProxy(target: { readonly host: string; readonly port: number }): Promise<Proxy> {
+/** Starts one on a free port of the loopback interface, or on the one given. */
+export async function startProxy(
+  target: { readonly host: string; readonly port: number },
+  at: { readonly host: string; readonly port: number } = { host: '127.0.0.1', port: 0 },
+): Promise<Proxy> {
   const pairs = new Set<readonly [client: Socket, server: Socket]>();
   let mode: ProxyMode = 'pass';
   let accepted = 0;
@@ -37,7 +42,7 @@ export async function startProxy(target: { readonly host: string; readonly port:
       client.resetAndDestroy();
       return;
     }
-    const upstream = connect(target.port, target.host);
+    const upstream = connect(proxy.target.port, proxy.target.host);
     const pair = [client, upstream] as const;
     pairs.add(pair);
     for (const [from, to] of [pair, [upstream, client]] as const) {
@@ -53,13 +58,14 @@ export async function startProxy(target: { readonly host: string; readonly port:
       if (mode === 'hang') from.pause();
     }
   });
-  server.listen(0, '127.0.0.1');
+  server.listen(at.port, at.host);
   await once(server, 'listening');
   const { port } = server.address() as AddressInfo;
 
   const proxy: Proxy = {
-    host: '127.0.0.1',
+    host: at.host,
     port,
+    target,
     delay: 0,
     get open() {
       return pairs.size;

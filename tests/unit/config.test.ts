@@ -70,6 +70,7 @@ const integers: readonly (readonly [string, number, number, (settings: Settings)
   ['CONNECT_TIMEOUT_MS', 500, 60_000, ({ tenants }) => tenants.pool.connectTimeout],
   ['POOL_STATEMENT_TIMEOUT_MS', 100, 600_000, ({ tenants }) => tenants.pool.timeout],
   ['POOL_IDLE_TIMEOUT_MS', 100, 3_600_000, ({ tenants }) => tenants.pool.idleTimeoutMillis],
+  ['CONNECTION_MAX_AGE_MS', 1_000, 86_400_000, ({ connectionMaxAge }) => connectionMaxAge],
   ['POOL_CLOSE_AFTER_MS', 100, 86_400_000, ({ tenants }) => tenants.closePoolAfter],
   ['TENANT_DELETION_GRACE_MS', 0, 31_536_000_000, ({ tenants }) => tenants.deletionGrace],
   ['REGISTRY_OUTAGE_GRACE_MS', 0, 86_400_000, ({ tenants }) => tenants.registryOutageGrace],

@@ -7,6 +7,7 @@ import * as m0004 from './0004_permissions.js';
 import * as m0005 from './0005_audit.js';
 import * as m0006 from './0006_claim.js';
 import * as m0007 from './0007_session_generations.js';
+import * as m0008 from './0008_schema_version.js';
 
 export const tenantMigrations: Migrations = {
   '0001_identity': m0001,
@@ -16,4 +17,5 @@ export const tenantMigrations: Migrations = {
   '0005_audit': m0005,
   '0006_claim': m0006,
   '0007_session_generations': m0007,
+  '0008_schema_version': m0008,
 };
