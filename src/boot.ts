@@ -239,15 +239,19 @@ async function otherClusters(
 async function checkRegistry(config: Config, log: Logger): Promise<void> {
   const { user } = config.registry.connection;
   const rewritable = await withRegistry(config.registry, async (registry) => {
-    const pending = await pendingRegistryMigrations(registry);
-    if (pending.length > 0)
-      throw new ConfigError([`the registry is not migrated (${pending.join(', ')} is missing). Run: npm run migrate`]);
-    return canRewriteAudit(registry);
-  }).catch((error: unknown) => {
-    if (!hasSqlState(error, INSUFFICIENT_PRIVILEGE)) throw error;
-    throw new ConfigError([
-      `the role "${user}" of DATABASE_URL has no rights in the registry. Run: npm run migrate, with MIGRATION_DATABASE_URL`,
-    ]);
+    try {
+      const pending = await pendingRegistryMigrations(registry);
+      if (pending.length > 0)
+        throw new ConfigError([
+          `the registry is not migrated (${pending.join(', ')} is missing). Run: npm run migrate`,
+        ]);
+      return await canRewriteAudit(registry);
+    } catch (error) {
+      if (!hasSqlState(error, INSUFFICIENT_PRIVILEGE)) throw error;
+      throw new ConfigError([
+        `the role "${user}" of DATABASE_URL has no rights in the registry. Run: npm run migrate, with MIGRATION_DATABASE_URL`,
+      ]);
+    }
   });
   if (rewritable)
     log.warn(

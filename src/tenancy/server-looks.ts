@@ -13,9 +13,6 @@ export interface ServerLooks {
   close(): Promise<void>;
 }
 
-/** The application_name of the connection. It carries no replica: it takes no slot. */
-const NAME = 'tenantry look';
-
 /** Longest run of a look (ms), and how long its connection is kept for the next one. */
 const LIMITS = { max: 1, timeout: 2_000, idleTimeoutMillis: 5_000 };
 
@@ -40,7 +37,8 @@ export function createServerLooks(
       void before?.handle.close(0);
       const limits = { ...LIMITS, acquireTimeout: connectTimeout, connectTimeout };
       const handle = createDatabase<unknown>(connection, limits, {
-        applicationName: NAME,
+        // It carries no replica: the connection takes no slot.
+        applicationName: 'tenantry look',
         preparedStatements: false,
         // A standby knows only its own sessions: what lives on the primary would count as gone.
         prove: provePrimary,
