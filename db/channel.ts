@@ -7,7 +7,7 @@ import { clientConfig, createDatabase, type ConnectionSettings } from './client.
 import { ClientConnection } from './connection.js';
 import { addressOf, type Destination, type Destinations } from './destinations.js';
 import { CROWDED } from './notify-queue.js';
-import { CONNECT_TIMEOUT } from './pool.js';
+import { CONNECT_TIMEOUT } from './pool-types.js';
 import { proveWritable } from './proof.js';
 
 export interface ChannelListener {
