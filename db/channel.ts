@@ -181,8 +181,7 @@ class NotifyChannel implements Channel {
     this.#beating = true;
     try {
       // Not into a crowded queue, in which triggers notify no more. Asking frees what everybody has read.
-      await sql`
-        select pg_notify(${this.#beatName}, ${String(now)}) where pg_notification_queue_usage() < ${CROWDED}`.execute(
+      await sql`select pg_notify(${this.#beatName}, ${String(now)}) where pg_notification_queue_usage() < ${CROWDED}`.execute(
         this.#publisher.db,
       );
     } catch {
