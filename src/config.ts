@@ -11,6 +11,7 @@ import type { SessionLifetimes } from '../db/sessions.js';
 import { isPem, keyOfSecret, parseTokenKeys, signingKey, type TokenKey } from './auth/keyring.js';
 import type { PasswordBudgetLimits } from './auth/password-budgets.js';
 import type { ThrottleLimits } from './auth/throttle.js';
+import { withSecretFiles } from './secret-files.js';
 import type { ClusterBudget } from './tenancy/clusters.js';
 import { limitBounds } from './tenancy/limits.js';
 
@@ -119,6 +120,8 @@ export interface Variable {
   readonly default: string | DerivedDefault;
   readonly unit: string;
   readonly description: string;
+  /** Whether a file can hold it instead, which the variable's name with `_FILE` names. */
+  readonly secret?: true;
 }
 
 /** A default that depends on the machine or on NODE_ENV: documentation shows the rule and not what it gives here. */
@@ -280,6 +283,7 @@ export const variables = {
     unit: 'postgres:// URL',
     description:
       'The registry, entered as the role that reads and writes it. Not set (and not in production): an embedded PostgreSQL starts by itself.',
+    secret: true,
   },
   MIGRATION_DATABASE_URL: {
     schema: z.string(),
@@ -287,6 +291,7 @@ export const variables = {
     unit: 'postgres:// URL',
     description:
       'The registry, entered as its owner: for `npm run migrate` only, which gives the role of DATABASE_URL its rights. Not set: that role is the owner, and the audit is not protected from it.',
+    secret: true,
   },
   TENANT_DATABASE_URL: {
     schema: z.string(),
@@ -294,6 +299,7 @@ export const variables = {
     unit: 'postgres:// URL',
     description:
       "The server for tenant databases, entered as its provisioner. Not set: the registry's server and role.",
+    secret: true,
   },
   DATABASE_TLS: {
     schema: oneOf('off', 'verify-full'),
@@ -445,6 +451,7 @@ export const variables = {
     unit: 'kid:base64,…',
     description:
       'Keys of access tokens, Ed25519 or P-256 in DER: the first private one signs, all verify ([keys.md](keys.md)). Neither this nor JWT_SECRET set (and not in production): made on the first start.',
+    secret: true,
   },
   JWT_SECRET: {
     schema: z
@@ -455,6 +462,7 @@ export const variables = {
     unit: 'text',
     description:
       'A key of access tokens by HS256, behind those of JWT_KEYS: at least 32 characters, random. Signs where JWT_KEYS has no private key.',
+    secret: true,
   },
   JWT_ISSUER: {
     schema: z.string(),
@@ -492,6 +500,7 @@ export const variables = {
     unit: 'kid:base64,…',
     description:
       'Keys of 32 bytes for refresh tokens; the first signs, all verify ([keys.md](keys.md#keys-of-refresh-tokens)). Not set: derived from ENCRYPTION_KEYS.',
+    secret: true,
   },
   HASH_CONCURRENCY: {
     schema: integer(1, 64),
@@ -512,6 +521,7 @@ export const variables = {
     unit: 'kid:base64,…',
     description:
       'Keys of 32 bytes that encrypt database passwords at rest; the first is the current one. Not set (and not in production): made on the first start.',
+    secret: true,
   },
   DB_PASSWORD_ROTATE_AFTER_MS: {
     schema: integer(0, 315_360_000_000),
@@ -533,6 +543,7 @@ export const variables = {
     unit: 'text',
     description:
       "The first operator's password. Not set (and not in production): made on the first start and printed once.",
+    secret: true,
   },
   DATA_DIR: {
     schema: z.string(),
@@ -554,6 +565,11 @@ export const variables = {
   },
 } as const satisfies Record<string, Variable>;
 
+/** The names of those that a file can hold. */
+export const secretVariables = Object.entries<Variable>(variables)
+  .filter(([, { secret }]) => secret)
+  .map(([name]) => name);
+
 type Name = keyof typeof variables;
 type Values = { [K in Name]: z.output<(typeof variables)[K]['schema']> | undefined };
 
@@ -570,8 +586,9 @@ export function processEnvironment(): NodeJS.ProcessEnv {
  *
  * @throws ConfigError with everything that is wrong, not only the first thing
  */
-export function readSettings(env: NodeJS.ProcessEnv): Settings {
+export function readSettings(given: NodeJS.ProcessEnv): Settings {
   const problems: string[] = [];
+  const env = withSecretFiles(given, secretVariables, problems);
   const values = parseVariables(env, problems);
   const value = <K extends Name>(name: K): NonNullable<Values[K]> =>
     (values[name] ?? defaults[name]) as NonNullable<Values[K]>;
