@@ -189,7 +189,11 @@ async function container(folder: string, port: number): Promise<Machine> {
     kill: async () => {
       if (await isRunning()) await (await id).kill();
     },
-    freeze: async () => void (await (await id).pause()),
-    thaw: async () => void (await (await id).unpause()),
+    freeze: async () => {
+      await (await id).pause();
+    },
+    thaw: async () => {
+      await (await id).unpause();
+    },
   };
 }
