@@ -41,10 +41,11 @@ const NETWORK: Readonly<Record<string, string>> = {
   UNABLE_TO_GET_ISSUER_CERT: 'its certificate is not trusted: set REDIS_CA_FILE',
 };
 
-const LATE = 'Command timed out';
+/** No answer within REDIS_TIMEOUT_MS. */
+export class LateError extends Error {}
 
-/** As the driver makes it for the commands of its handshake. */
-export const lateError = (): Error => new Error(LATE);
+/** The driver's error where what it says first on a connection has no answer. */
+const HANDSHAKE_LATE = 'Command timed out';
 
 function replyOf(error: unknown): string | undefined {
   return error instanceof Error && error.name === 'ReplyError' ? error.message : undefined;
@@ -78,6 +79,7 @@ export function reasonOf(error: unknown, { timeout }: Pick<RedisSettings, 'timeo
   const { code, message } =
     error instanceof Error ? (error as NodeJS.ErrnoException) : { code: undefined, message: '' };
   if (code !== undefined) return NETWORK[code] ?? `the connection failed (${code})`;
-  if (message === LATE) return `it did not answer within ${timeout} ms`;
+  if (message === HANDSHAKE_LATE) return 'it accepted the connection and did not answer';
+  if (error instanceof LateError) return `it did not answer within ${timeout} ms`;
   return 'the connection was closed';
 }

@@ -1,9 +1,9 @@
 // Redis, which replicas share and which may be away at any time: one connection in the background, a deadline on every
 // command, and no waiting for a server that does not answer.
 import { createHash } from 'node:crypto';
-import { Redis } from 'ioredis';
-import { within } from '../../db/deadline.js';
-import { isAway, isReply, lateError, reasonOf, wasNotSent } from './redis-reasons.js';
+import type { Redis } from 'ioredis';
+import { createClient } from './redis-client.js';
+import { isAway, isReply, LateError, reasonOf, wasNotSent } from './redis-reasons.js';
 import type { RedisSettings } from './redis-settings.js';
 
 /** A Lua script, sent by its hash; make it once, at the top of a file. */
@@ -75,20 +75,11 @@ export interface OpenedStore extends SharedStore {
   close(): Promise<void>;
 }
 
-/** Longest time (ms) for a connection to open, TLS included. What is said on it has REDIS_TIMEOUT_MS. */
-const CONNECT_TIMEOUT = 1_000;
-
-/** Between two attempts to connect (ms): replicas that lost Redis together do not come back together. */
-const RECONNECT_AFTER = { min: 50, max: 500 };
-
 /** Between a failure and the probe after it (ms), on average. */
 const PROBE_AFTER = 250;
 
 /** After as long (ms) without an answer the connection is made again: the host behind it may be gone for good. */
 const REPLACE_AFTER = 2_000;
-
-/** How long (ms) a silent connection lives before the system asks whether the other side is there. */
-const KEEP_ALIVE = 10_000;
 
 /** Commands that wait for an answer; more are refused at once. */
 const MAX_IN_FLIGHT = 10_000;
@@ -166,7 +157,7 @@ export function openSharedStore(
     asking = true;
     try {
       prefix ??= `tenantry:${await options.installation()}:`;
-      await exchange(() => evaluate(PROBE, ['probe'], []));
+      await exchange((isLate) => evaluate(PROBE, ['probe'], [], isLate));
       asking = false;
       back();
     } catch (error) {
@@ -194,19 +185,20 @@ export function openSharedStore(
     { text, sha }: Script,
     keys: readonly string[],
     args: readonly (string | number)[],
+    isLate: () => boolean,
   ): Promise<unknown> => {
     const rest = [keys.length, ...keys.map(keyOf), ...args] as const;
     return client.call('EVALSHA', sha, ...rest).catch((error: unknown) => {
-      if (isReply(error, 'NOSCRIPT')) return client.call('EVAL', text, ...rest);
+      if (isReply(error, 'NOSCRIPT') && !isLate()) return client.call('EVAL', text, ...rest);
       throw error;
     });
   };
 
   /** @throws SharedStoreError; Redis is away from then on where that is what the failure says */
-  const exchange = async (work: () => Promise<unknown>): Promise<unknown> => {
+  const exchange = async (work: Work): Promise<unknown> => {
     inFlight += 1;
     try {
-      const answer = await within(work(), timeout, lateError);
+      const answer = await answeredWithin(work, timeout);
       answered = performance.now();
       return answer;
     } catch (error) {
@@ -220,7 +212,7 @@ export function openSharedStore(
       inFlight -= 1;
     }
   };
-  const request = async <T>(work: () => Promise<unknown>): Promise<T> => {
+  const request = async <T>(work: Work): Promise<T> => {
     if (!available) throw new SharedStoreError(reason ?? 'it has not answered yet', false);
     if (inFlight >= MAX_IN_FLIGHT) throw new SharedStoreError('too many commands wait for an answer', false);
     return (await exchange(work)) as T;
@@ -236,7 +228,7 @@ export function openSharedStore(
       return { available, reason, since: performance.now() - since };
     },
     run: <T>(given: Script, keys: readonly string[], args: readonly (string | number)[] = []) =>
-      request<T>(() => evaluate(given, keys, args)),
+      request<T>((isLate) => evaluate(given, keys, args, isLate)),
     send: <T>(command: Command, keys: readonly string[], args: readonly (string | number)[] = []) =>
       request<T>(() => client.call(command, ...keys.map(keyOf), ...args)),
     onChange(listener) {
@@ -255,26 +247,25 @@ export function openSharedStore(
   };
 }
 
-function createClient({ host, port, user, password, database, tls, timeout }: RedisSettings): Redis {
-  return new Redis({
-    host,
-    port,
-    ...(user !== undefined && { username: user }),
-    ...(password !== undefined && { password }),
-    db: database,
-    ...(tls && { tls }),
-    connectionName: 'tenantry',
-    connectTimeout: CONNECT_TIMEOUT,
-    commandTimeout: timeout,
-    disconnectTimeout: timeout,
-    keepAlive: KEEP_ALIVE,
-    // Nothing is kept for later, and nothing is sent again: what has no answer ends with its connection.
-    enableOfflineQueue: false,
-    autoResendUnfulfilledCommands: false,
-    maxRetriesPerRequest: 0,
-    retryStrategy: () => RECONNECT_AFTER.min + Math.random() * (RECONNECT_AFTER.max - RECONNECT_AFTER.min),
-    // A probe says more than INFO does, which the user need not be allowed; CLIENT SETINFO is from Redis 7.2.
-    enableReadyCheck: false,
-    disableClientInfo: true,
+/** Sends something; `isLate` says whether anybody still waits for the answer. */
+type Work = (isLate: () => boolean) => Promise<unknown>;
+
+/** @throws LateError after `timeout` ms; the time in which this process did nothing does not count against the server */
+async function answeredWithin(work: Work, timeout: number): Promise<unknown> {
+  let late = false;
+  let timer: NodeJS.Timeout | undefined;
+  const deadline = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => {
+      // After a pause of this process timers run before sockets are read: the answer may be there.
+      setImmediate(() => {
+        late = true;
+        reject(new LateError());
+      });
+    }, timeout);
   });
+  try {
+    return await Promise.race([work(() => late), deadline]);
+  } finally {
+    clearTimeout(timer);
+  }
 }

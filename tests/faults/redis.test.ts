@@ -141,6 +141,29 @@ describe.skipIf(noRedis !== undefined)(`Redis at fault${noRedis === undefined ? 
     await expect.poll(() => store.available, SOON).toBe(true);
   });
 
+  it('is not blamed for a pause of this process: an answer that arrived meanwhile counts', async () => {
+    const { store, changes } = await opened();
+    await store.run(COUNT, ['n']);
+    const work = store.run(COUNT, ['n']);
+    const until = performance.now() + 3 * TIMEOUT;
+    while (performance.now() < until);
+    expect(await work).toBe(2);
+    expect(changes).toHaveLength(1);
+  });
+
+  it('frozen, has at most 10,000 commands on their way: more are refused at once', async () => {
+    const { store } = await opened();
+    await server.freeze();
+    onTestFinished(() => server.thaw());
+    const sent = Array.from({ length: 10_000 }, () => failureOf(store.send('GET', ['k'])));
+    const more = store.send('GET', ['k']);
+    expect(await failureOf(more)).toMatchObject({
+      reason: 'too many commands wait for an answer',
+      mayHaveActed: false,
+    });
+    for (const { mayHaveActed } of await Promise.all(sent)) expect(mayHaveActed).toBe(true);
+  });
+
   it('does not get a command again whose answer was lost', async () => {
     const { proxy, store } = await proxied();
     expect(await store.run(COUNT, ['n'])).toBe(1);

@@ -136,8 +136,8 @@ const rules: readonly Rule[] = [
     ],
   ),
   noImport(
-    'only src/replicas/redis.ts knows ioredis, and only plugins/redis.ts @fastify/redis: all others ask the store, which has a deadline',
-    (file) => !['src/replicas/redis.ts', 'plugins/redis.ts'].includes(file),
+    'only the store of src/replicas knows ioredis, and only plugins/redis.ts @fastify/redis: all others ask the store, which has a deadline',
+    (file) => !['src/replicas/redis.ts', 'src/replicas/redis-client.ts', 'plugins/redis.ts'].includes(file),
     (target) => isPackage(target, 'ioredis', '@fastify/redis'),
     [
       ['src/auth/throttle.ts', 'ioredis'],
