@@ -12,6 +12,7 @@ const secrets: Readonly<Record<string, string>> = {
   DATABASE_URL: 'postgres://service:pw@db.internal:5432/registry',
   MIGRATION_DATABASE_URL: 'postgres://owner:pw@db.internal:5432/registry',
   TENANT_DATABASE_URL: 'postgres://provisioner:pw@db.internal:5432/postgres',
+  REDIS_URL: 'redis://:password-of-redis@cache.internal:6379/1',
   JWT_KEYS: makeTokenKey('t1'),
   JWT_SECRET: 'a-secret-with-many-different-characters',
   REFRESH_TOKEN_KEYS: KEYS,
