@@ -10,7 +10,7 @@
 //
 // `origin` is `request.auditOrigin` (plugins/audit.ts): who makes the request, and from where. What is no write itself, such
 // as a refused sign-in, goes to `app.audit` (src/audit.ts), which writes it after the answer.
-import { sql, type ColumnType, type Insertable, type JSONColumnType, type Kysely, type RawBuilder } from 'kysely';
+import { sql, type ColumnType, type InsertObject, type JSONColumnType, type Kysely, type RawBuilder } from 'kysely';
 import type { Registry } from './central/schema.js';
 import { newId } from './ids.js';
 import type { SessionsDatabase } from './sessions.js';
@@ -52,7 +52,9 @@ export const auditActions = [
 export type AuditAction = (typeof auditActions)[number];
 
 export type AuditActor =
-  | { readonly kind: 'user' | 'operator'; readonly id: string }
+  | { readonly kind: 'user'; readonly id: string }
+  /** `sessionId` is the session that the act is made in. It is not written down; without it an act is refused. */
+  | { readonly kind: 'operator'; readonly id: string; readonly sessionId?: string | undefined }
   /** Nobody who is signed in, or the service itself. */
   | { readonly kind: 'none' };
 
@@ -74,8 +76,8 @@ export interface AuditEntry extends AuditOrigin {
   };
   /** A few words on how: names of fields and roles, a reason. Never a secret, nor what somebody typed for one. */
   readonly details?: Readonly<Record<string, string | number | boolean | readonly string[]>>;
-  /** ISO 8601, where it happened before it is written. */
-  readonly at?: string;
+  /** How long ago (ms) it happened, if it is written later. The database's clock dates every row: its rows have one order. */
+  readonly age?: number;
 }
 
 /** A row as it is read. */
@@ -167,11 +169,11 @@ export function auditRow({
   userAgent,
   requestId,
   details = {},
-  at,
-}: AuditEntry): Insertable<AuditTable> {
+  age,
+}: AuditEntry): InsertObject<WithAudit, 'audit'> {
   return {
     id: newId(),
-    ...(at !== undefined && { at }),
+    ...(age !== undefined && { at: sql<string>`now() - ${age} * interval '1 millisecond'` }),
     actor_kind: actor.kind,
     actor_id: actor.kind === 'none' ? null : actor.id,
     action,

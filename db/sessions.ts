@@ -18,6 +18,10 @@ export interface SessionsTable {
   /** Of the one that it came from, and what the step between them was made with. */
   previous_hash: string | null;
   step: string | null;
+  /** Beginnings of the hashes of the tokens that it replaced, each of SHORT_HASH bytes, the newest last. */
+  replaced_hashes: ColumnType<Buffer, never, Buffer>;
+  /** Its tenant's at the sign-in (db/central/schema.ts); null in an operator's session, and in one that a former build began. */
+  generation: ColumnType<string | null, number | null, never>;
   created_at: ColumnType<string, never, never>;
   refreshed_at: ColumnType<string, never, string>;
   expires_at: ColumnType<string, string, string>;
@@ -42,10 +46,16 @@ export interface SessionLifetimes {
   readonly absolute: number;
 }
 
-/** What every request of a session depends on. */
-export interface SessionState {
-  readonly accountId: string;
+/** What its tenant's sign-outs are compared with. */
+export interface SessionBeginning {
   readonly createdAt: string;
+  /** The tenant's generation of sessions; null in an operator's session, and in one that a former build began. */
+  readonly generation: number | null;
+}
+
+/** What every request of a session depends on. */
+export interface SessionState extends SessionBeginning {
+  readonly accountId: string;
   /** What is left of it (ms) by the database's clock: its process may have another one. */
   readonly remaining: number;
 }
@@ -66,12 +76,16 @@ export async function findSession(db: SessionsDatabase, id: string): Promise<Ses
   return session;
 }
 
+/** pg gives a bigint as text. A double holds milliseconds since 1970 exactly. */
+const generation = sql<number | null>`generation::float8`.as('generation');
+
 const sessionById = shortRead((db: SessionsDatabase, { id }: { id: string }) =>
   db
     .selectFrom('sessions')
     .select([
       'account_id as accountId',
       'created_at as createdAt',
+      generation,
       sql<number>`(extract(epoch from expires_at - now()) * 1000)::float8`.as('remaining'),
     ])
     .where('id', '=', id)
@@ -100,7 +114,7 @@ export interface ProvedAccount {
 export async function insertSession(
   db: SessionsDatabase,
   account: ProvedAccount,
-  session: { id: string; address: string; userAgent: string; tokenHash: string },
+  session: { id: string; address: string; userAgent: string; tokenHash: string; generation: number | null },
   { idle, absolute }: SessionLifetimes,
   most: number,
   audited: AuditEntry,
@@ -111,6 +125,7 @@ export async function insertSession(
     address: session.address,
     user_agent: session.userAgent,
     token_hash: session.tokenHash,
+    generation: session.generation,
     expires_at: sql`now() + ${Math.min(idle, absolute)} * interval '1 second'`,
   };
   // Of the account's own as many are spared as there is room for beside the new one, which is not seen here.
@@ -142,6 +157,19 @@ function insertedWhereProved(table: keyof WithSessions, row: object): RawBuilder
   return sql`insert into ${sql.table(table)} (${columns}) select ${sql.join(Object.values(row))} from proved`;
 }
 
+/** Bytes that are kept of a replaced token's hash: too many for a guess to meet one. */
+const SHORT_HASH = 8;
+
+/**
+ * Replaced tokens that a session remembers, in 1 kB. Every refresh writes the row again, and PostgreSQL stores a row of more
+ * than 2 kB in two places.
+ */
+const REPLACED_KEPT = 128;
+
+function shortHash(hash: string): Buffer {
+  return Buffer.from(hash, 'base64url').subarray(0, SHORT_HASH);
+}
+
 /**
  * Puts the next refresh token in the place of the one that was presented, if that is the one that works now. One statement:
  * of several that present it at once one is first, and the others find it replaced.
@@ -151,34 +179,64 @@ export async function rotateSession(
   id: string,
   tokens: { presented: string; next: string; step: string },
   { idle, absolute }: SessionLifetimes,
-): Promise<{ accountId: string; createdAt: string } | undefined> {
+): Promise<(SessionBeginning & { accountId: string }) | undefined> {
+  const replaced = sql`replaced_hashes || ${shortHash(tokens.presented)}::bytea`;
   return db
     .updateTable('sessions')
     .set({
       token_hash: tokens.next,
       previous_hash: sql<string>`token_hash`,
       step: tokens.step,
+      replaced_hashes: sql<Buffer>`
+        substring(${replaced} from greatest(length(${replaced}) - ${REPLACED_KEPT * SHORT_HASH}::integer + 1, 1))`,
       refreshed_at: sql<string>`now()`,
       expires_at: sql<string>`least(now() + ${idle} * interval '1 second', created_at + ${absolute} * interval '1 second')`,
     })
     .where('id', '=', id)
     .where('token_hash', '=', tokens.presented)
     .where('expires_at', '>', sql<string>`now()`)
-    .returning(['account_id as accountId', 'created_at as createdAt'])
+    .returning(['account_id as accountId', 'created_at as createdAt', generation])
     .executeTakeFirst();
 }
 
-/** The last rotation of a live session: it distinguishes the predecessor of the current refresh token from older ones. */
-export async function findRotation(
-  db: SessionsDatabase,
-  id: string,
-): Promise<{ accountId: string; createdAt: string; previousHash: string | null; step: string | null } | undefined> {
-  return db
+/** What a live session knows of a refresh token that is not its current one. */
+export interface Rotation extends SessionBeginning {
+  readonly accountId: string;
+  /** The step to the current token, if the token is the direct predecessor. */
+  readonly step: string | null;
+  /** Whether the token is one of the last REPLACED_KEPT that the session replaced. A former build's refreshes leave gaps. */
+  readonly replaced: boolean;
+}
+
+/** @param presented the token's hash */
+export async function findRotation(db: SessionsDatabase, id: string, presented: string): Promise<Rotation | undefined> {
+  const session = await db
     .selectFrom('sessions')
-    .select(['account_id as accountId', 'created_at as createdAt', 'previous_hash as previousHash', 'step'])
+    .select([
+      'account_id as accountId',
+      'created_at as createdAt',
+      generation,
+      'previous_hash as previousHash',
+      'step',
+      'replaced_hashes as replacedHashes',
+    ])
     .where('id', '=', id)
     .where('expires_at', '>', sql<string>`now()`)
     .executeTakeFirst();
+  if (!session) return undefined;
+  const { previousHash, step, replacedHashes, ...rest } = session;
+  return {
+    ...rest,
+    step: previousHash === presented ? step : null,
+    replaced: holds(replacedHashes, shortHash(presented)),
+  };
+}
+
+function holds(hashes: Buffer, hash: Buffer): boolean {
+  for (let at = 0; at < hashes.length; at += SHORT_HASH) {
+    if (hash.equals(hashes.subarray(at, at + SHORT_HASH))) return true;
+  }
+  return false;
 }
 
 /** An account's live sessions, the one used last first. */

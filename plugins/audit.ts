@@ -47,5 +47,5 @@ function actorOf(principal: Principal | null): AuditActor {
   if (!principal) return { kind: 'none' };
   return principal.kind === 'user'
     ? { kind: 'user', id: principal.userId }
-    : { kind: 'operator', id: principal.operatorId };
+    : { kind: 'operator', id: principal.operatorId, sessionId: principal.sessionId };
 }

@@ -77,7 +77,11 @@ export const authentication = fp<{ config: Config['auth'] }>(
         .map(({ method, url }) => `${method ?? ''} ${url ?? ''}`);
       if (bare.length > 0) throw new Error(`routes without config.access or its permission: ${bare.join(', ')}`);
     });
-    app.decorate('routeTable', { getter: () => routes as readonly RouteEntry[] });
+    const plain = (url = ''): string => url.replace(/\/$/, '');
+    // The HEAD of a GET has the same access, and is left out.
+    const ofGet = ({ method, url }: Partial<RouteEntry>): boolean =>
+      method === 'HEAD' && routes.some((route) => route.method === 'GET' && plain(route.url) === plain(url));
+    app.decorate('routeTable', { getter: () => routes.filter((route) => !ofGet(route)) as readonly RouteEntry[] });
 
     app.decorate('admitToken', (request) => {
       const scope = request.routeOptions.config.access?.scope;

@@ -1,8 +1,14 @@
 // Authorization: the principal is still active, and holds the permission that the route declares.
 import type { FastifyRequest } from 'fastify';
 import fp from 'fastify-plugin';
-import type { AdmissionStep } from '../src/admission.js';
+import type { Kysely } from 'kysely';
+import { findOperator } from '../db/central/operators.js';
+import type { Registry } from '../db/central/schema.js';
+import type { TenantDatabase } from '../db/tenant/schema.js';
+import { findStanding } from '../db/tenant/users.js';
+import type { AdmissionStep, Held } from '../src/admission.js';
 import { createStandings, type Standing } from '../src/auth/standing.js';
+import type { Principal } from '../src/auth/tokens.js';
 import { AppError } from '../src/errors.js';
 
 declare module 'fastify' {
@@ -24,7 +30,7 @@ export const authorization = fp(
     app.decorateRequest('standing', null);
     app.decorateRequest('permissions', { getter: permissionsOf });
 
-    app.decorate('admitPermission', (request) => {
+    app.decorate('admitPermission', (request, _reply, held) => {
       const { principal } = request;
       if (!principal) return undefined;
       const known = principal.kind === 'user' ? standings.peekUser(principal.tenantId, principal.userId) : undefined;
@@ -34,6 +40,7 @@ export const authorization = fp(
         const refused = refusal(request);
         if (refused) throw refused;
       };
+      if (!known && held) return standingIn(held, principal).then(decide);
       if (!known)
         return principal.kind === 'user'
           ? standings.user(principal.tenantId, principal.userId).then(decide)
@@ -54,6 +61,13 @@ function refusal(request: FastifyRequest): AppError | undefined {
   if (permission !== undefined && standing.permissions.includes(permission)) return undefined;
   if (orSelf && (request.params as { readonly id?: string }).id === principal.userId) return undefined;
   return new AppError('forbidden', { detail: `This needs the permission "${permission ?? ''}".` });
+}
+
+/** Read on a connection that the request holds, and not remembered. */
+async function standingIn(held: Held, principal: Principal): Promise<Standing | undefined> {
+  if (principal.kind === 'user') return findStanding(held() as Kysely<TenantDatabase>, principal.userId);
+  const operator = await findOperator(held() as Kysely<Registry>, principal.operatorId);
+  return operator && { active: operator.active, permissions: [] };
 }
 
 function permissionsOf(this: FastifyRequest): readonly string[] {

@@ -4,7 +4,7 @@ import type { Socket } from 'node:net';
 import fp from 'fastify-plugin';
 import { v4 } from 'uuid';
 import { DatabaseFault } from '../db/errors.js';
-import { AppError } from '../src/errors.js';
+import type { AppError } from '../src/errors.js';
 import { rawProblem, toProblem } from '../src/problem.js';
 
 declare module 'fastify' {
@@ -20,19 +20,6 @@ export const errors = fp(
     app.setErrorHandler((error, request, reply) => sendProblem(error, request, reply));
   },
   { name: 'errors', fastify: '5.x' },
-);
-
-/**
- * The answer to an unknown route. To be set behind the rate limit, which does not see unknown routes by itself: a scanner
- * is limited like everybody else.
- */
-export const notFound = fp(
-  async (app) => {
-    app.setNotFoundHandler({ preHandler: app.rateLimit() }, (request, reply) =>
-      sendProblem(new AppError('not-found'), request, reply),
-    );
-  },
-  { name: 'not-found', fastify: '5.x', dependencies: ['@fastify/rate-limit'] },
 );
 
 /**

@@ -12,9 +12,15 @@ export const jsonBody = fp(
     // Many clients name a content type on every request. On a route that needs no body it means nothing without one.
     app.addHook('preParsing', (request, _reply, _payload, done) => {
       const { headers } = request.raw;
-      if (headers['content-type'] !== undefined && announcesNoBody(headers) && !request.is404 && !needsBody(request))
-        delete headers['content-type'];
+      if (!request.is404 && !needsBody(request)) {
+        if (announcesNoBody(headers)) delete headers['content-type'];
+        else if (!isJson(headers)) headers['content-type'] = UNNEEDED;
+      }
       done();
+    });
+    // In chunks, which can turn out to be none.
+    app.addContentTypeParser<Buffer>(UNNEEDED, { parseAs: 'buffer' }, (_request, body, done) => {
+      done(body.length === 0 ? null : new AppError('unsupported-media-type'), undefined);
     });
     app.addContentTypeParser<Buffer>('application/json', { parseAs: 'buffer' }, (request, body, done) => {
       // In chunks, or for an address that leads nowhere.
@@ -28,6 +34,13 @@ export const jsonBody = fp(
   },
   { name: 'json-body', fastify: '5.x' },
 );
+
+/** Stands for any content type but JSON, or none, on a route that needs no body. */
+const UNNEEDED = 'application/vnd.tenantry.unneeded';
+
+function isJson({ 'content-type': type = '' }: IncomingHttpHeaders): boolean {
+  return /^application\/json\s*(?:;|$)/i.test(type);
+}
 
 function announcesNoBody(headers: IncomingHttpHeaders): boolean {
   return headers['transfer-encoding'] === undefined && (headers['content-length'] ?? '0') === '0';

@@ -1,13 +1,16 @@
 // The registry: one Kysely over the central database for the whole process.
 import type { Kysely } from 'kysely';
 import fp from 'fastify-plugin';
-import { createDatabase } from '../db/client.js';
+import { databaseOver, openPool } from '../db/client.js';
 import type { Registry } from '../db/central/schema.js';
+import type { ConnectionPool } from '../db/pool.js';
 import type { Config } from '../src/config.js';
 
 declare module 'fastify' {
   interface FastifyInstance {
     readonly registry: Kysely<Registry>;
+    /** The pool beneath it. */
+    readonly registryPool: ConnectionPool;
   }
 }
 
@@ -16,16 +19,19 @@ const CLOSE_DEADLINE = 10_000;
 
 export const registry = fp<{ config: Config }>(
   async (app, { config }) => {
-    const { connection, pool } = config.registry;
-    const handle = createDatabase<Registry>(connection, pool, {
+    const pool = openPool(config.registry.connection, config.registry.pool, {
       applicationName: 'tenantry registry',
       preparedStatements: config.tenants.preparedStatements,
       onConnectionLost: (fault) => {
         app.log.warn({ reason: fault.reason }, 'an idle connection to the registry was lost');
       },
     });
-    app.decorate('registry', handle.db);
-    app.addHook('onClose', () => handle.close(CLOSE_DEADLINE));
+    app.decorate(
+      'registry',
+      databaseOver<Registry>(() => pool),
+    );
+    app.decorate('registryPool', pool);
+    app.addHook('onClose', () => pool.close(CLOSE_DEADLINE));
   },
   { name: 'registry', fastify: '5.x' },
 );

@@ -9,6 +9,8 @@ declare module 'fastify' {
   interface FastifyInstance {
     /** Refuses a head that two servers could read in two ways. */
     readonly admitHead: AdmissionStep;
+    /** The error for an address that does not decode to text; undefined if it does. */
+    readonly undecodable: (url: string) => AppError | undefined;
   }
 }
 
@@ -20,12 +22,15 @@ export const requestHead = fp(
       const detail = ambiguity(request.raw);
       if (detail === undefined) return undefined;
       // Where this request ends is not certain either: what follows it on the connection is not read.
-      reply.header('connection', 'close');
+      reply?.header('connection', 'close');
       throw new AppError('invalid-request', { detail });
     });
+    const undecodable = (url: string): AppError | undefined =>
+      decodes(url) ? undefined : new AppError('invalid-request', { detail: UNDECODABLE });
+    app.decorate('undecodable', undecodable);
     // Behind validation, which names the parameter where it knows it.
     app.addHook('preHandler', (request, _reply, done) => {
-      done(decodes(request.url) ? undefined : new AppError('invalid-request', { detail: UNDECODABLE }));
+      done(undecodable(request.url));
     });
   },
   { name: 'request-head', fastify: '5.x', dependencies: ['rate-limit'] },

@@ -1,7 +1,9 @@
 // Sessions: what keeps a token valid between a sign-in and its end. Runs behind the tenant's admission, before roles are
 // looked at.
 import fp from 'fastify-plugin';
-import { sessionsIn } from '../db/sessions.js';
+import { sessionsIn, type SessionsDatabase } from '../db/sessions.js';
+import { watchedDatabase } from '../db/watched.js';
+import type { Registry } from '../db/central/schema.js';
 import type { AdmissionStep } from '../src/admission.js';
 import { createRefreshTokens } from '../src/auth/refresh-tokens.js';
 import { createSessions, type Sessions } from '../src/auth/sessions.js';
@@ -14,11 +16,15 @@ declare module 'fastify' {
     /** Refuses a session that has ended. */
     readonly admitSession: AdmissionStep;
   }
+  interface FastifyRequest {
+    /** For writes to the caller's own sessions. Throws on a request that has no caller. */
+    readonly sessionsDb: SessionsDatabase;
+  }
 }
 
 export const sessions = fp<{ config: Config }>(
   async (app, { config }) => {
-    const { registry, tenantDirectory: directory, tenantPools, events, log } = app;
+    const { registry, registryPool, tenantDirectory: directory, tenantPools, events, log } = app;
     const sessions = createSessions({
       tokens: createRefreshTokens([...config.auth.refreshTokenKeys, ...config.encryptionKeys].map(({ key }) => key)),
       events,
@@ -30,11 +36,18 @@ export const sessions = fp<{ config: Config }>(
       },
     });
     app.decorate('sessions', sessions);
+    app.decorateRequest('sessionsDb', {
+      getter() {
+        if (!this.principal) throw new Error('this request belongs to nobody');
+        if (this.principal.kind === 'user') return sessionsIn(this.tenantDb);
+        return sessionsIn(watchedDatabase<Registry>(() => registryPool, app.watchOf(this)));
+      },
+    });
 
-    app.decorate('admitSession', ({ principal }) => {
+    app.decorate('admitSession', ({ principal }, _reply, held) => {
       if (!principal) return undefined;
       const known = sessions.peek(principal);
-      if (known === undefined) return sessions.lives(principal).then(refuseUnlessLive);
+      if (known === undefined) return sessions.lives(principal, held && sessionsIn(held())).then(refuseUnlessLive);
       refuseUnlessLive(known);
       return undefined;
     });

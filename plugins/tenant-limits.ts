@@ -3,7 +3,7 @@
 import fp from 'fastify-plugin';
 import type { StoredLimits } from '../db/central/schema.js';
 import { measureStorage } from '../db/tenant/counts.js';
-import type { AdmissionStep } from '../src/admission.js';
+import { isRead, type AdmissionStep } from '../src/admission.js';
 import type { Config } from '../src/config.js';
 import type { AppError } from '../src/errors.js';
 import { limitExceeded, limitsInForce } from '../src/tenancy/limits.js';
@@ -51,7 +51,7 @@ export const tenantLimits = fp<{ config: Config }>(
     app.addHook('preHandler', (request, _reply, done) => {
       const { method, tenant } = request;
       const limit = tenant?.limits.storageBytes ?? defaults.storageBytes;
-      if (method === 'GET' || method === 'DELETE' || !tenant || limit === undefined || !writes(request)) {
+      if (isRead(request) || method === 'DELETE' || !tenant || limit === undefined || !writes(request)) {
         done();
         return;
       }

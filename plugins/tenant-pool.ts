@@ -1,11 +1,13 @@
-// The tenant pool: gives each request of a tenant's user the Kysely of that tenant's database, as `request.tenantDb`.
+// The tenant pool: gives each request of a tenant's user the Kysely of that tenant's database, as `request.tenantDb`. Reads
+// share one for each tenant. A write has its own, which looks at the caller again when a connection was waited for
+// (plugins/admission.ts).
 import fp from 'fastify-plugin';
 import type { Kysely } from 'kysely';
 import type { TenantRecord } from '../db/central/tenants.js';
 import { openPool } from '../db/client.js';
 import { probeDatabase } from '../db/probe.js';
 import type { TenantDatabase } from '../db/tenant/schema.js';
-import type { AdmissionStep } from '../src/admission.js';
+import { isRead, type AdmissionStep } from '../src/admission.js';
 import type { Config } from '../src/config.js';
 import { createBreakers, type Breakers } from '../src/tenancy/breakers.js';
 import { createTenantDirectory, type TenantDirectory } from '../src/tenancy/directory.js';
@@ -25,6 +27,8 @@ declare module 'fastify' {
   interface FastifyRequest {
     /** The database of the tenant that the token names. Throws on a request that belongs to no tenant. */
     readonly tenantDb: Kysely<TenantDatabase>;
+    /** What `tenantDb` is on a write, after its first use. */
+    watchedTenantDb: Kysely<TenantDatabase> | null;
     /** The tenant's row as it was admitted; null on a request that belongs to no tenant. */
     tenant: TenantRecord | null;
   }
@@ -95,9 +99,11 @@ export const tenantPool = fp<{ config: Config; envelope: Envelope }>(
       if (change.kind === 'tenant') pools.recheck(change.tenantId).catch(() => undefined);
     });
 
+    app.decorateRequest('watchedTenantDb', null);
     app.decorateRequest('tenantDb', {
       getter() {
-        return pools.database(this.tenantId);
+        if (isRead(this)) return pools.database(this.tenantId);
+        return (this.watchedTenantDb ??= pools.database(this.tenantId, app.watchOf(this)));
       },
     });
 

@@ -56,7 +56,7 @@ export async function sessionRoutes(fastify: FastifyInstance, { config }: { conf
     { config: own, schema: { ...schema, summary: 'End this session', response: { 204: z.null() } } },
     async (request, reply) => {
       const principal = principalOf(request);
-      await app.sessions.end(principal, principal.sessionId, request.auditOrigin);
+      await app.sessions.end(principal, principal.sessionId, request.auditOrigin, request.sessionsDb);
       return reply.code(204).send(null);
     },
   );
@@ -65,7 +65,7 @@ export async function sessionRoutes(fastify: FastifyInstance, { config }: { conf
     '/logout-all',
     { config: own, schema: { ...schema, summary: 'End all own sessions', response: { 204: z.null() } } },
     async (request, reply) => {
-      await app.sessions.endAll(principalOf(request), request.auditOrigin);
+      await app.sessions.endAll(principalOf(request), request.auditOrigin, request.sessionsDb);
       return reply.code(204).send(null);
     },
   );
@@ -95,7 +95,8 @@ export async function sessionRoutes(fastify: FastifyInstance, { config }: { conf
       schema: { ...schema, summary: 'End an own session', params: idParams, response: { 204: z.null() } },
     },
     async (request, reply) => {
-      if (!(await app.sessions.end(principalOf(request), request.params.id, request.auditOrigin)))
+      const { params, auditOrigin, sessionsDb } = request;
+      if (!(await app.sessions.end(principalOf(request), params.id, auditOrigin, sessionsDb)))
         throw new AppError('not-found');
       return reply.code(204).send(null);
     },
@@ -117,7 +118,8 @@ export async function sessionRoutes(fastify: FastifyInstance, { config }: { conf
       const { auditOrigin, body } = request;
       app.passwordBudgets.take(principal);
       const confirmedHash = await app.signIn.confirm(principal, body.currentPassword, auditOrigin);
-      await app.signIn.changePassword(principal, confirmedHash, body.newPassword, auditOrigin);
+      const tenantDb = principal.kind === 'user' ? request.tenantDb : undefined;
+      await app.signIn.changePassword(principal, confirmedHash, body.newPassword, auditOrigin, tenantDb);
       return reply.code(204).send(null);
     },
   );

@@ -238,13 +238,16 @@ export async function tenantRoutes(fastify: FastifyInstance, { config }: { confi
       };
       if (active !== undefined)
         return answer(await app.lifecycle[active ? 'resume' : 'suspend'](id, request.auditOrigin, wanted));
+      // The registry cannot see a user's rights: they are looked at last before its transaction.
+      await app.admitAgain(request);
       const tenant = await changeTenant(app.registry, id, wanted, request.auditOrigin);
       // The registry has told the others; here it is effective before the answer.
       await app.events.publish({ kind: 'tenant', tenantId: id });
       if (wanted.limits?.connections !== undefined) await app.applyConnectionLimit(id);
       // Its row stands in the registry, where the change is. What a user of the tenant did is also the tenant's own to read.
+      // Not by `tenantDb`: the change is made, and must not be refused any more.
       if (request.principal?.kind === 'user')
-        await insertAudit(request.tenantDb, { ...request.auditOrigin, ...tenantChange(id, wanted) });
+        await insertAudit(app.tenantPools.database(id), { ...request.auditOrigin, ...tenantChange(id, wanted) });
       return answer(tenant);
     },
   );

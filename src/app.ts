@@ -10,11 +10,12 @@ import { connectionLimits } from '../plugins/connection-limits.js';
 import { cors } from '../plugins/cors.js';
 import { credentials } from '../plugins/credentials.js';
 import { cursors } from '../plugins/cursors.js';
-import { answerClientError, answerFrameworkError, errors, notFound } from '../plugins/errors.js';
+import { answerClientError, answerFrameworkError, errors } from '../plugins/errors.js';
 import { events } from '../plugins/events.js';
 import { housekeeping } from '../plugins/housekeeping.js';
 import { jsonBody } from '../plugins/json-body.js';
 import { lifecycle } from '../plugins/lifecycle.js';
+import { notFound } from '../plugins/not-found.js';
 import { openapi } from '../plugins/openapi.js';
 import { provisioning } from '../plugins/provisioning.js';
 import { rateLimit } from '../plugins/rate-limit.js';
@@ -78,7 +79,6 @@ export async function buildApp(config: Config, overrides: AppOverrides = {}): Pr
     },
     // While the server closes, what still arrives on open connections is served: the balancer was told before.
     return503OnClosing: false,
-    exposeHeadRoutes: false,
     frameworkErrors: answerFrameworkError,
     clientErrorHandler: answerClientError,
   });
@@ -92,7 +92,6 @@ export async function buildApp(config: Config, overrides: AppOverrides = {}): Pr
   await app.register(rateLimit, { max: http.rateLimitMax });
   await app.register(requestId);
   await app.register(requestLog);
-  await app.register(notFound);
   await app.register(requestHead);
   await app.register(jsonBody);
 
@@ -108,6 +107,7 @@ export async function buildApp(config: Config, overrides: AppOverrides = {}): Pr
   await app.register(tenantLimits, { config });
   await app.register(authorization);
   await app.register(admission);
+  await app.register(notFound);
   await app.register(audit);
 
   await app.register(signIn, { config });

@@ -43,7 +43,8 @@ const CLOSE_DEADLINE = 2_000;
 
 /** What waits for one database; the key is the tenant's id, or REGISTRY, or AS_SENT and what was sent for a tenant. */
 interface Waiting {
-  readonly entries: CentralAuditEntry[];
+  /** Each with the time of performance.now() at which it happened. */
+  readonly entries: { readonly entry: CentralAuditEntry; readonly happenedAt: number }[];
   dropped: number;
 }
 
@@ -75,7 +76,7 @@ export function createAuditTrail(deps: {
     places.set(at, here);
     if (!known || here.entries.length >= MAX_WAITING || waiting >= MAX_WAITING_IN_ALL) here.dropped += 1;
     else {
-      here.entries.push({ at: new Date().toISOString(), ...entry });
+      here.entries.push({ entry, happenedAt: performance.now() });
       waiting += 1;
     }
     schedule();
@@ -113,11 +114,15 @@ export function createAuditTrail(deps: {
 
   async function writeTo(place: string, { entries, dropped }: Waiting): Promise<void> {
     const notice: AuditEntry = { actor: { kind: 'none' }, action: 'audit.dropped', details: { rows: dropped } };
-    const rows: CentralAuditEntry[] = dropped > 0 ? [...entries, notice] : entries;
     let to: Destination | undefined;
     try {
       to = await destinationOf(place);
       const { tenantId, open } = to;
+      const rows: CentralAuditEntry[] = entries.map(({ entry, happenedAt }) => ({
+        ...entry,
+        age: performance.now() - happenedAt,
+      }));
+      if (dropped > 0) rows.push(notice);
       if (tenantId !== undefined && open) await insertAudit(deps.tenantDb(tenantId), ...rows);
       else await insertCentralAudit(deps.registry, ...rows.map((row) => ({ tenantId, ...row })));
     } catch (error) {

@@ -26,6 +26,7 @@ export const catalogue = {
   'tenant-suspended': { status: 403, title: 'The tenant is suspended' },
   'tenant-limit-exceeded': { status: 403, statusWithRetry: 429, title: 'A limit of the tenant is reached' },
   'not-found': { status: 404, title: 'Not found' },
+  'method-not-allowed': { status: 405, title: 'The method leads nowhere at this address' },
   'request-timeout': { status: 408, title: 'The request took too long to arrive' },
   'email-taken': { status: 409, title: 'The e-mail address is taken' },
   'slug-taken': { status: 409, title: 'The slug is taken' },

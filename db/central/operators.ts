@@ -1,5 +1,5 @@
 // Queries on the registry's operators.
-import { sql, type Kysely } from 'kysely';
+import { sql, type Kysely, type Transaction } from 'kysely';
 import { newId } from '../ids.js';
 import type { Registry } from './schema.js';
 
@@ -51,6 +51,20 @@ export async function updateOperatorPassword(
     .returning('id')
     .executeTakeFirst();
   return updated !== undefined;
+}
+
+/**
+ * Keeps an operator from being deactivated until the transaction ends. Shared, so that acts of one operator do not wait for
+ * each other. Returns whether the operator is active.
+ */
+export async function lockOperator(trx: Transaction<Registry>, id: string): Promise<boolean> {
+  const operator = await trx
+    .selectFrom('operators')
+    .select('active')
+    .where('id', '=', id)
+    .forShare()
+    .executeTakeFirst();
+  return operator?.active ?? false;
 }
 
 /** How many operators there are, active or not. */

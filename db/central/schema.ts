@@ -59,8 +59,13 @@ export interface TenantsTable {
   schema_version: string;
   /** Grows with every change of the slug, the status, the limits and what pools are built on: counted by a trigger. */
   epoch: Generated<number>;
-  /** Sessions from before do not count: a database that is restored from a backup would bring some back. */
+  /** When the tenant was last signed out: former builds compare it, and sessions that they began are compared with it. */
   sessions_valid_from: string | null;
+  /**
+   * Grows with every sign-out of the tenant; sessions of a smaller one do not count. It is here and not in the tenant's
+   * database, because a restored backup brings sessions back.
+   */
+  sessions_generation: Generated<number>;
   created_at: Timestamp;
   updated_at: Timestamp;
 }

@@ -43,7 +43,9 @@ export interface TenantRecord {
   readonly onPurge: 'drop' | 'keep' | null;
   readonly schemaVersion: string;
   readonly epoch: number;
-  /** Sessions that began before do not count. */
+  /** Sessions of a smaller generation do not count. Milliseconds since 1970 or 0, so that a double holds it exactly. */
+  readonly sessionsGeneration: number;
+  /** For sessions without a generation, which a former build began: those from before do not count. */
   readonly sessionsValidFrom: string | null;
   readonly createdAt: string;
   readonly updatedAt: string;
@@ -73,6 +75,8 @@ export const tenantColumns = [
   'on_purge as onPurge',
   'schema_version as schemaVersion',
   'epoch',
+  // pg gives a bigint as text.
+  sql<number>`sessions_generation::float8`.as('sessionsGeneration'),
   'sessions_valid_from as sessionsValidFrom',
   'created_at as createdAt',
   'updated_at as updatedAt',
@@ -256,11 +260,20 @@ export async function updateTenant(
     .executeTakeFirst();
 }
 
-/** Lets no session of the tenant count that began before now. Returns whether there is such a tenant. */
+/**
+ * Ends every session that the tenant has, by its next generation. Returns whether there is such a tenant.
+ *
+ * The generation is at least the registry's time in ms. A registry that was restored to an earlier moment knows a smaller one
+ * than some sessions have, and must not count up to theirs.
+ */
 export async function endTenantSessions(db: Kysely<Registry>, id: string): Promise<boolean> {
   const updated = await db
     .updateTable('tenants')
-    .set({ sessions_valid_from: sql<string>`now()` })
+    .set({
+      sessions_generation: sql<number>`
+        greatest(sessions_generation + 1, (extract(epoch from clock_timestamp()) * 1000)::bigint)`,
+      sessions_valid_from: sql<string>`now()`,
+    })
     .where('id', '=', id)
     .returning('id')
     .executeTakeFirst();

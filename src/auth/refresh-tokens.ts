@@ -10,7 +10,7 @@ export interface RefreshToken {
   readonly owner: SessionOwner;
   readonly sessionId: string;
   readonly secret: Buffer;
-  /** Whether one of the keys signed it: if it does not work any more, it was used before and is no guess. */
+  /** Whether one of the keys signed it: if it does not work any more, it was used before and is no guess, however old it is. */
   readonly genuine: boolean;
 }
 

@@ -12,6 +12,7 @@ import {
   listSessions,
   rotateSession,
   type Session,
+  type SessionBeginning,
   type SessionLifetimes,
   type SessionsDatabase,
   type SessionState,
@@ -29,6 +30,13 @@ export type Account =
   | { readonly kind: 'user'; readonly tenantId: string; readonly userId: string }
   | { readonly kind: 'operator'; readonly operatorId: string };
 
+/** What an account has proved itself with, as it was read before the password was verified. */
+export interface Proof {
+  readonly passwordHash: string;
+  /** Of the tenant's row: the session does not count if the tenant is signed out meanwhile. Null for an operator. */
+  readonly generation: number | null;
+}
+
 /** What a client is given. */
 export interface Grant {
   readonly principal: Principal;
@@ -39,11 +47,10 @@ export interface Sessions {
   /**
    * Begins a session for an account that has proved who it is, which is audited as its sign-in.
    *
-   * @param passwordHash what it was proved with
    * @returns undefined where the account has another password by now, or is no longer active
    * @throws DatabaseFault
    */
-  begin(account: Account, passwordHash: string, origin: Omit<AuditOrigin, 'actor'>): Promise<Grant | undefined>;
+  begin(account: Account, proof: Proof, origin: Omit<AuditOrigin, 'actor'>): Promise<Grant | undefined>;
   /**
    * The next refresh token for the one that is presented.
    *
@@ -52,14 +59,19 @@ export interface Sessions {
   refresh(refreshToken: string, origin: AuditOrigin): Promise<Grant>;
   /** Whether the session lives, where that is known without waiting. */
   peek(principal: Principal): boolean | undefined;
-  /** Whether the session lives. @throws DatabaseFault; AppError where its tenant is not served any more */
-  lives(principal: Principal): Promise<boolean>;
+  /**
+   * Whether the session lives.
+   *
+   * @param held a connection that the caller already holds: the session is read there, and not remembered
+   * @throws DatabaseFault; AppError where its tenant is not served any more
+   */
+  lives(principal: Principal, held?: SessionsDatabase): Promise<boolean>;
   /** The caller's live sessions, the one used last first. */
   list(principal: Principal): Promise<Session[]>;
   /** Ends one of the caller's sessions, on every replica before it returns. Returns whether there was one. */
-  end(principal: Principal, sessionId: string, origin: AuditOrigin): Promise<boolean>;
+  end(principal: Principal, sessionId: string, origin: AuditOrigin, db?: SessionsDatabase): Promise<boolean>;
   /** Ends all of the caller's sessions, on every replica before it returns. */
-  endAll(principal: Principal, origin: AuditOrigin): Promise<void>;
+  endAll(principal: Principal, origin: AuditOrigin, db?: SessionsDatabase): Promise<void>;
   /** Tells every replica of sessions that were ended in a transaction of somebody else's. */
   ended(owner: SessionOwner, sessionIds: readonly string[]): Promise<void>;
 }
@@ -103,8 +115,8 @@ export function createSessions(deps: SessionsDeps): Sessions {
       const askedAt = performance.now();
       const session = await load(owner, sessionId);
       if (!session) return undefined;
-      const { accountId, createdAt, remaining } = session;
-      return { accountId, createdAt, until: askedAt + remaining };
+      const { remaining, ...rest } = session;
+      return { ...rest, until: askedAt + remaining };
     },
   });
   events.subscribe((change) => {
@@ -117,17 +129,22 @@ export function createSessions(deps: SessionsDeps): Sessions {
     await Promise.all(sessionIds.map((sessionId) => events.publish({ kind: 'session', sessionId, tenantId })));
   }
 
-  /** Whether a session from `createdAt` counts. */
-  async function counts(owner: SessionOwner, createdAt: string): Promise<boolean> {
-    return owner.kind === 'operator' || admits(await directory.find(owner.tenantId), createdAt);
+  async function current(key: string): Promise<Known | undefined> {
+    const remembered = await known.get(key);
+    return remembered && isOver(remembered) ? known.reload(key) : remembered;
+  }
+
+  /** Whether a session that began so counts. */
+  async function counts(owner: SessionOwner, beginning: SessionBeginning): Promise<boolean> {
+    return owner.kind === 'operator' || admits(await directory.find(owner.tenantId), beginning);
   }
 
   return {
-    async begin(account, passwordHash, origin) {
+    async begin(account, { passwordHash, generation }, origin) {
       const sessionId = newId();
       const secret = newSecret();
       const { address = '', userAgent = '' } = origin;
-      const session = { id: sessionId, address, userAgent, tokenHash: hashOf(secret) };
+      const session = { id: sessionId, address, userAgent, tokenHash: hashOf(secret), generation };
       const proved = {
         table: account.kind === 'user' ? 'users' : 'operators',
         id: idOf(account),
@@ -154,18 +171,19 @@ export function createSessions(deps: SessionsDeps): Sessions {
       const step = newSecret().toString('base64url');
       const next = hashOf(successorOf(secret, step));
       const rotated = await rotateSession(db, sessionId, { presented, next, step }, lifetimes);
-      const grant = async (session: { accountId: string; createdAt: string }, by: string): Promise<Grant> => {
-        if (!(await counts(owner, session.createdAt))) throw invalid();
+      const grant = async (session: SessionBeginning & { accountId: string }, by: string): Promise<Grant> => {
+        if (!(await counts(owner, session))) throw invalid();
         const principal = principalOf(owner, session.accountId, sessionId);
         return { principal, refreshToken: tokens.write(owner, sessionId, successorOf(secret, by)) };
       };
       if (rotated) return grant(rotated, step);
-      const rotation = await findRotation(db, sessionId);
+      const rotation = await findRotation(db, sessionId, presented);
       if (!rotation) throw invalid();
       // Its successor was never presented: the answer that carried it was lost, or requests run in parallel.
-      if (rotation.previousHash === presented && rotation.step !== null) return grant(rotation, rotation.step);
+      if (rotation.step !== null) return grant(rotation, rotation.step);
       // Anybody can make up a token that names a session; only one that was given out here tells that two hold it.
       const { accountId } = rotation;
+      const givenOut = token.genuine || rotation.replaced;
       const found = (trx: SessionsDatabase): Promise<void> =>
         insertAudit(trx, {
           ...origin,
@@ -173,7 +191,7 @@ export function createSessions(deps: SessionsDeps): Sessions {
           target: { kind: owner.kind, id: accountId },
           details: { session: sessionId },
         });
-      if (token.genuine && (await remove(db, sessionId, accountId, found))) {
+      if (givenOut && (await remove(db, sessionId, accountId, found))) {
         deps.onReuse(principalOf(owner, accountId, sessionId), sessionId);
         await ended(owner, [sessionId]);
       }
@@ -188,42 +206,38 @@ export function createSessions(deps: SessionsDeps): Sessions {
       if (isOver(session)) return undefined;
       if (principal.kind === 'operator') return true;
       const tenant = directory.peek(principal.tenantId);
-      return tenant?.active ? admits(tenant, session.createdAt) : undefined;
+      return tenant?.active ? admits(tenant, session) : undefined;
     },
 
-    async lives(principal) {
-      const key = keyOf(tenantOf(principal), principal.sessionId);
-      const remembered = await known.get(key);
-      const session = remembered && isOver(remembered) ? await known.reload(key) : remembered;
+    async lives(principal, held) {
+      const session = held
+        ? await findSession(held, principal.sessionId)
+        : await current(keyOf(tenantOf(principal), principal.sessionId));
       if (session?.accountId !== idOf(principal)) return false;
       // A tenant that was suspended since the request came in: its sessions have not ended, and come back with it.
-      return (
-        principal.kind === 'operator' || admits(admitted(await directory.find(principal.tenantId)), session.createdAt)
-      );
+      return principal.kind === 'operator' || admits(admitted(await directory.find(principal.tenantId)), session);
     },
 
     list: (principal) => listSessions(database(principal), idOf(principal)),
 
-    async end(principal, sessionId, origin) {
+    async end(principal, sessionId, origin, db = database(principal)) {
       const found = (trx: SessionsDatabase): Promise<void> =>
         insertAudit(trx, {
           ...origin,
           action: sessionId === principal.sessionId ? 'auth.logout' : 'session.revoked',
           target: { kind: 'session', id: sessionId },
         });
-      if (!(await remove(database(principal), sessionId, idOf(principal), found))) return false;
+      if (!(await remove(db, sessionId, idOf(principal), found))) return false;
       await ended(principal, [sessionId]);
       return true;
     },
 
-    async endAll(principal, origin) {
-      const gone = await database(principal)
-        .transaction()
-        .execute(async (trx) => {
-          const target = { kind: principal.kind, id: idOf(principal) };
-          await insertAudit(trx, { ...origin, action: 'auth.logout-all', target });
-          return deleteSessionsOf(trx, idOf(principal));
-        });
+    async endAll(principal, origin, db = database(principal)) {
+      const gone = await db.transaction().execute(async (trx) => {
+        const target = { kind: principal.kind, id: idOf(principal) };
+        await insertAudit(trx, { ...origin, action: 'auth.logout-all', target });
+        return deleteSessionsOf(trx, idOf(principal));
+      });
       await ended(principal, gone);
     },
 
@@ -268,10 +282,13 @@ function isOver({ until }: Known): boolean {
   return until <= performance.now();
 }
 
-/** Whether the tenant is active, and the session none of those that its registry row calls off. */
-function admits(tenant: TenantRecord | undefined, createdAt: string): boolean {
+/** Whether the tenant is active, and was not signed out since the session began. */
+function admits(tenant: TenantRecord | undefined, { generation, createdAt }: SessionBeginning): boolean {
   if (!tenant?.active) return false;
-  const { sessionsValidFrom } = tenant;
+  const { sessionsGeneration, sessionsValidFrom } = tenant;
+  // The session's is the greater one if the registry was restored to a moment before the sign-in.
+  if (generation !== null) return generation >= sessionsGeneration;
+  // A former build began it: the clock of the tenant's server is compared with the registry's, right to within their difference.
   // Both in ISO 8601 of the same length, which sorts as text does.
   return sessionsValidFrom === null || createdAt >= sessionsValidFrom;
 }

@@ -12,6 +12,7 @@ import {
 import type { Registry } from '../../db/central/schema.js';
 import type { TenantRecord } from '../../db/central/tenants.js';
 import { deleteSessionsOf, findSession, sessionsIn } from '../../db/sessions.js';
+import type { TenantDatabase } from '../../db/tenant/schema.js';
 import { findCredentials, type User } from '../../db/tenant/users.js';
 import type { AuditTrail } from '../audit.js';
 import { AppError } from '../errors.js';
@@ -51,11 +52,18 @@ export interface SignIn {
   /**
    * Changes it, and ends all other sessions, on every replica before it returns.
    *
+   * @param tenantDb the database of a user's request
    * @throws AppError `wrong-password` if the account has another hash than `confirmedHash` by then, `unauthenticated` if the
    * account is not active or the session has ended
    * @throws DatabaseFault
    */
-  changePassword(principal: Principal, confirmedHash: string, password: string, origin: AuditOrigin): Promise<void>;
+  changePassword(
+    principal: Principal,
+    confirmedHash: string,
+    password: string,
+    origin: AuditOrigin,
+    tenantDb?: Kysely<TenantDatabase>,
+  ): Promise<void>;
 }
 
 export function createSignIn(deps: {
@@ -82,7 +90,7 @@ export function createSignIn(deps: {
             record && found?.active && matches
               ? await sessions.begin(
                   { kind: 'user', tenantId: record.id, userId: found.id },
-                  found.passwordHash,
+                  { passwordHash: found.passwordHash, generation: record.sessionsGeneration },
                   origin,
                 )
               : undefined;
@@ -112,7 +120,11 @@ export function createSignIn(deps: {
           const matches = await passwords.verify(found?.passwordHash, password, OPERATORS);
           const grant =
             found?.active && matches
-              ? await sessions.begin({ kind: 'operator', operatorId: found.id }, found.passwordHash, origin)
+              ? await sessions.begin(
+                  { kind: 'operator', operatorId: found.id },
+                  { passwordHash: found.passwordHash, generation: null },
+                  origin,
+                )
               : undefined;
           if (!found || !grant) {
             const target = found && ({ kind: 'operator', id: found.id } as const);
@@ -151,13 +163,13 @@ export function createSignIn(deps: {
       });
     },
 
-    async changePassword(principal, confirmedHash, password, origin) {
+    async changePassword(principal, confirmedHash, password, origin, tenantDb) {
       // Hashed before the transaction begins: a connection is not held while the processor works.
       const passwordHash = await passwords.hash(password, payerOf(principal));
       const ended =
         principal.kind === 'user'
           ? await changeUser(
-              pools.database(principal.tenantId),
+              tenantDb ?? pools.database(principal.tenantId),
               principal.userId,
               { passwordHash },
               { ...principal, confirmedHash },

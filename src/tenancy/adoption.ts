@@ -28,6 +28,7 @@ import { grantRuntimeRights } from '../../db/tenant/grants.js';
 import { writeMarker } from '../../db/tenant/marker.js';
 import { tenantMigrations } from '../../db/tenant/migrations/index.js';
 import { deleteUser, insertUser, setRoles, EMAIL_CONSTRAINT } from '../../db/tenant/users.js';
+import { confirmOperator } from '../auth/operator.js';
 import { AppError } from '../errors.js';
 import { dismiss } from './demolish.js';
 import type { Envelope } from './envelope.js';
@@ -92,6 +93,7 @@ export function createAdoption(deps: {
     const id = newTenantId();
     const claim = randomUUID();
     const admin = { ...input.admin, passwordHash: await input.admin.passwordHash };
+    await confirmOperator(session, origin);
     const role = newDatabaseName();
     const password = newDatabasePassword();
     const installation = await deps.installation();
@@ -149,6 +151,8 @@ export function createAdoption(deps: {
         name: 'fill',
         run: () =>
           inDatabase(database, async (db) => {
+            // The last step that can be undone, after one that can take long.
+            await confirmOperator(session, origin);
             await grantRuntimeRights(db, role);
             adminId = await db.transaction().execute(async (trx) => {
               await writeMarker(trx, id, claim);

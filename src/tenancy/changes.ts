@@ -1,7 +1,6 @@
 // Changes to a tenant's row, by the rules of its status.
 import type { Kysely } from 'kysely';
 import type { AuditEntry, AuditOrigin } from '../../db/audit.js';
-import { insertAudit } from '../../db/central/audit.js';
 import type { Registry } from '../../db/central/schema.js';
 import {
   endTenantSessions,
@@ -11,6 +10,7 @@ import {
   type TenantRecord,
 } from '../../db/central/tenants.js';
 import { violatedUniqueConstraint } from '../../db/errors.js';
+import { auditAct } from '../auth/operator.js';
 import { AppError } from '../errors.js';
 
 /** Of a tenant's row what an operator changes beside its state. */
@@ -30,7 +30,7 @@ export async function changeTenant(
   try {
     const tenant = await registry.transaction().execute(async (trx) => {
       const changed = await updateTenant(trx, id, changes, ['active', 'suspended']);
-      if (changed) await insertAudit(trx, { ...origin, ...tenantChange(id, changes), tenantId: id });
+      if (changed) await auditAct(trx, { ...origin, ...tenantChange(id, changes), tenantId: id });
       return changed;
     });
     if (tenant) return tenant;
@@ -48,7 +48,7 @@ export async function signOutTenant(registry: Kysely<Registry>, id: string, orig
   return registry.transaction().execute(async (trx) => {
     if (!(await endTenantSessions(trx, id))) return false;
     const target = { kind: 'tenant', id } as const;
-    await insertAudit(trx, { ...origin, action: 'tenant.signed-out', target, tenantId: id });
+    await auditAct(trx, { ...origin, action: 'tenant.signed-out', target, tenantId: id });
     return true;
   });
 }

@@ -3,7 +3,6 @@
 import { isDeepStrictEqual } from 'node:util';
 import type { Kysely } from 'kysely';
 import type { AuditOrigin } from '../../db/audit.js';
-import { insertAudit } from '../../db/central/audit.js';
 import {
   CLUSTER_NAME_CONSTRAINT,
   CLUSTER_PLACE_CONSTRAINT,
@@ -26,6 +25,7 @@ import { inspectCluster, type ClusterInspection } from '../../db/cluster-inspect
 import { DatabaseFault, violatedUniqueConstraint } from '../../db/errors.js';
 import { newId } from '../../db/ids.js';
 import { tenantMigrations } from '../../db/tenant/migrations/index.js';
+import { auditAct } from '../auth/operator.js';
 import { AppError } from '../errors.js';
 import { tlsOf, type ClusterDirectory, type KnownCluster } from './cluster-directory.js';
 import { canonicalHost } from './cluster-hosts.js';
@@ -178,7 +178,7 @@ export function createClusterRegistration(deps: {
           const row = await registerCluster(trx, id, { ...cluster, provisionerPassword: sealed });
           await claimTenantsAt(trx, id, host, port);
           const details = { name: row.name, place: `${host}:${port}` };
-          await insertAudit(trx, { ...origin, action: 'cluster.registered', target: { kind: 'cluster', id }, details });
+          await auditAct(trx, { ...origin, action: 'cluster.registered', target: { kind: 'cluster', id }, details });
           return row;
         }),
       );
@@ -232,7 +232,7 @@ export function createClusterRegistration(deps: {
           if (!updated) throw new AppError('not-found');
           const fields = Object.entries(given).flatMap(([name, value]) => (value === undefined ? [] : [name]));
           const target = { kind: 'cluster', id } as const;
-          await insertAudit(trx, { ...origin, action: 'cluster.updated', target, details: { fields } });
+          await auditAct(trx, { ...origin, action: 'cluster.updated', target, details: { fields } });
           return updated;
         }),
       );
@@ -256,7 +256,7 @@ export function createClusterRegistration(deps: {
       const row = await existing(id);
       await registry.transaction().execute(async (trx) => {
         await updateCluster(trx, id, { accepting: false, standbyTarget: 0 });
-        await insertAudit(trx, { ...origin, action: 'cluster.drained', target: { kind: 'cluster', id } });
+        await auditAct(trx, { ...origin, action: 'cluster.drained', target: { kind: 'cluster', id } });
       });
       await tell(id);
       const standby = await withdrawStandbyDatabases(registry, id);
@@ -279,7 +279,7 @@ export function createClusterRegistration(deps: {
         await demandEmpty(trx, id);
         await deleteCluster(trx, current);
         const details = { name: row.name, place: `${row.host}:${row.port}` };
-        await insertAudit(trx, { ...origin, action: 'cluster.removed', target: { kind: 'cluster', id }, details });
+        await auditAct(trx, { ...origin, action: 'cluster.removed', target: { kind: 'cluster', id }, details });
       });
       await tell(id);
     },

@@ -8,6 +8,7 @@ import type { ChangingPassword, ConnectionPool, PoolOptions, PoolStats } from '.
 import { DatabaseFault } from '../../db/errors.js';
 import { MARKER_QUERY } from '../../db/tenant/marker.js';
 import type { TenantDatabase } from '../../db/tenant/schema.js';
+import { watchedDatabase, type Watch } from '../../db/watched.js';
 import { AppError } from '../errors.js';
 import type { Breakers, BreakerTenant } from './breakers.js';
 import type { TenantDirectory } from './directory.js';
@@ -17,11 +18,12 @@ export interface TenantPools {
   /**
    * The tenant's database. Each query and transaction takes a connection from the pool of that moment, so that a database
    * that is held across a change of the tenant's settings goes on with the new ones.
-   *
    * Its queries throw AppError `tenant-suspended`, `forbidden` where the tenant is gone, `unavailable` where its row or the
    * database behind it is not in order; and DatabaseFault.
+   *
+   * @param watch for the database of one write
    */
-  database(tenantId: string): Kysely<TenantDatabase>;
+  database(tenantId: string, watch?: Watch<TenantDatabase>): Kysely<TenantDatabase>;
   /** Takes a tenant's pool out of use; running queries finish. Resolves when its connections are closed. */
   retire(tenantId: string): Promise<void>;
   /** Retires the tenant's pool where it no longer agrees with the tenant's row. */
@@ -99,8 +101,7 @@ export function createTenantPools(deps: TenantPoolDeps): TenantPools {
   let closed = false;
 
   // Twice within the idle time, so that a pool closes at most half that time late.
-  const sweep = setInterval(closeIdlePools, Math.max(50, deps.closeAfter / 2));
-  sweep.unref();
+  const sweep = setInterval(closeIdlePools, Math.max(50, deps.closeAfter / 2)).unref();
 
   function closeIdlePools(): void {
     const before = performance.now() - deps.closeAfter;
@@ -241,7 +242,8 @@ export function createTenantPools(deps: TenantPoolDeps): TenantPools {
   }
 
   return {
-    database(tenantId) {
+    database(tenantId, watch) {
+      if (watch) return watchedDatabase(() => poolOf(tenantId), watch);
       let handle = handles.get(tenantId);
       if (!handle) {
         if (handles.size >= MAX_HANDLES) handles.clear();

@@ -19,6 +19,7 @@ import { grantRuntimeRights } from '../../db/tenant/grants.js';
 import { claimMarker, writeMarker } from '../../db/tenant/marker.js';
 import { tenantMigrations } from '../../db/tenant/migrations/index.js';
 import { insertFirstAdmin } from '../../db/tenant/users.js';
+import { confirmOperator } from '../auth/operator.js';
 import { AppError } from '../errors.js';
 import { createEarlierRequests, type GivenKey } from './earlier-requests.js';
 import type { Envelope } from './envelope.js';
@@ -153,6 +154,7 @@ export function createProvisioning(deps: ProvisioningDeps): Provisioning {
       await deps.afterStep?.(next);
       return done;
     };
+    await confirmOperator(session, origin);
     try {
       const begun = await run('register', () => register(session, input, place, (registering) => (own = registering)));
       if (!begun) return 'again';
@@ -196,6 +198,8 @@ export function createProvisioning(deps: ProvisioningDeps): Provisioning {
           }
           // Awaited last: entering the database takes its time beside the hashing.
           const admin = { ...input.admin, passwordHash: await input.admin.passwordHash };
+          // The last step that can be undone.
+          await confirmOperator(session, origin);
           if (!(await insertFirstAdmin(db, admin))) throw new Error('the template has no role "admin"');
         }),
       );

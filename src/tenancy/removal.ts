@@ -3,7 +3,6 @@
 import type { Kysely } from 'kysely';
 import { letGo } from '../../db/adoption.js';
 import type { AuditOrigin } from '../../db/audit.js';
-import { insertAudit } from '../../db/central/audit.js';
 import type { Registry } from '../../db/central/schema.js';
 import {
   deleteTenantRow,
@@ -15,6 +14,7 @@ import type { TenantRecord } from '../../db/central/tenants.js';
 import { releaseDatabase, whileOpenToOwner } from '../../db/doors.js';
 import { changeMark, markText, parseMark } from '../../db/marks.js';
 import { hasUsers } from '../../db/tenant/counts.js';
+import { auditAct, confirmOperator } from '../auth/operator.js';
 import { AppError } from '../errors.js';
 import { demolish, dismiss, type Left } from './demolish.js';
 import { complete, doomedOf, isAdopted, look, markOf, whyLeft } from './evidence.js';
@@ -78,8 +78,9 @@ export function createRemoval(deps: {
     const asked = wish.grace === undefined;
     if (tenant.status === 'deleted') {
       if (!(await begin(tenant, origin, wish))) return false;
-    } else if (wish.database !== undefined) {
-      await markTenantDeleting(registry, id, ['deleting'], { onPurge: wish.database });
+    } else {
+      await confirmOperator(registry, origin);
+      if (wish.database !== undefined) await markTenantDeleting(registry, id, ['deleting'], { onPurge: wish.database });
     }
     let left;
     try {
@@ -117,7 +118,7 @@ export function createRemoval(deps: {
       const { grace, database: onPurge } = wish;
       const begun = await markTenantDeleting(trx, id, ['deleted'], { generation, grace, onPurge });
       const target = { kind: 'tenant', id } as const;
-      if (begun) await insertAudit(trx, { ...origin, action: 'tenant.purged', target, tenantId: id });
+      if (begun) await auditAct(trx, { ...origin, action: 'tenant.purged', target, tenantId: id });
       return begun !== undefined;
     });
   }
@@ -203,7 +204,10 @@ export function createRemoval(deps: {
   return {
     async remove(tenantId, origin, act = 'abandon', wish = {}) {
       // A person's wish is never answered by the job's: the job is refused more.
-      const same = JSON.stringify([act, wish.database ?? null, wish.grace === undefined]);
+      const { actor } = origin;
+      // Nor by that of another session, which may be refused.
+      const session = actor.kind === 'operator' ? actor.sessionId : undefined;
+      const same = JSON.stringify([act, wish.database ?? null, wish.grace === undefined, session ?? null]);
       let other;
       while ((other = removals.get(tenantId)) && other.wish !== same) await other.work.catch(() => undefined);
       const work =

@@ -11,7 +11,6 @@
 // job finishes.
 import type { Kysely } from 'kysely';
 import type { AuditOrigin } from '../../db/audit.js';
-import { insertAudit } from '../../db/central/audit.js';
 import { endWhenIdle } from '../../db/central/locks.js';
 import {
   listDueRotations,
@@ -25,6 +24,7 @@ import { within } from '../../db/deadline.js';
 import { DatabaseFault } from '../../db/errors.js';
 import { setRolePassword } from '../../db/role-password.js';
 import { scramVerifier } from '../../db/scram.js';
+import { auditAct } from '../auth/operator.js';
 import { AppError } from '../errors.js';
 import { Slots } from '../slots.js';
 import type { Envelope } from './envelope.js';
@@ -102,7 +102,7 @@ export function createRotation(deps: RotationDeps): Rotation {
     const stored = await registry.transaction().execute(async (trx) => {
       await endWhenIdle(trx);
       if (!(await storeNextPassword(trx, id, sealNew(tenant), null))) return false;
-      await insertAudit(trx, {
+      await auditAct(trx, {
         ...origin,
         action: 'tenant.password-rotated',
         target: { kind: 'tenant', id },
@@ -197,14 +197,19 @@ export function createRotation(deps: RotationDeps): Rotation {
     }
   }
 
-  function rotate(tenantId: string, origin: AuditOrigin): Promise<boolean> {
-    let rotation = rotations.get(tenantId);
-    if (!rotation) {
-      rotation = slots
-        .run(() => locks.hold(tenantId, () => change(tenantId, origin)))
-        .finally(() => rotations.delete(tenantId));
-      rotations.set(tenantId, rotation);
+  async function rotate(tenantId: string, origin: AuditOrigin): Promise<boolean> {
+    for (let other; (other = rotations.get(tenantId));) {
+      try {
+        return await other;
+      } catch (error) {
+        // The caller that began it may not act any more, which says nothing of this one.
+        if (!(error instanceof AppError && error.code === 'unauthenticated')) throw error;
+      }
     }
+    const rotation = slots
+      .run(() => locks.hold(tenantId, () => change(tenantId, origin)))
+      .finally(() => rotations.delete(tenantId));
+    rotations.set(tenantId, rotation);
     return rotation;
   }
 

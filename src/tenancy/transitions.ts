@@ -2,12 +2,12 @@
 // follows the row. Where a tenant is to be served again it is the other way round, so that nobody is sent to a closed door.
 import type { Kysely } from 'kysely';
 import type { AuditOrigin } from '../../db/audit.js';
-import { insertAudit } from '../../db/central/audit.js';
 import type { Registry } from '../../db/central/schema.js';
 import { beginRestoration, markTenantDeleted, stopRestoration } from '../../db/central/tenant-states.js';
 import { findTenant, listTenantsToPurge, type TenantRecord } from '../../db/central/tenants.js';
 import { within } from '../../db/deadline.js';
 import { DatabaseFault } from '../../db/errors.js';
+import { auditAct } from '../auth/operator.js';
 import { AppError } from '../errors.js';
 import { changeTenant, type TenantChanges } from './changes.js';
 import type { Doors } from './doors.js';
@@ -156,7 +156,7 @@ export function createTransitions(deps: {
       }
       const marked = await registry.transaction().execute(async (trx) => {
         const tenant = (await markTenantDeleted(trx, id)) ?? (await stopRestoration(trx, id));
-        if (tenant) await insertAudit(trx, { ...origin, action: 'tenant.deleted', ...concerning(id) });
+        if (tenant) await auditAct(trx, { ...origin, action: 'tenant.deleted', ...concerning(id) });
         return tenant;
       });
       const tenant = marked ?? (await existing(id));
@@ -175,7 +175,7 @@ export function createTransitions(deps: {
           const tenant = await beginRestoration(trx, id);
           const to = tenant?.statusBeforeDeletion;
           if (!to) return undefined;
-          await insertAudit(trx, { ...origin, action: 'tenant.restored', ...concerning(id), details: { status: to } });
+          await auditAct(trx, { ...origin, action: 'tenant.restored', ...concerning(id), details: { status: to } });
           return tenant;
         });
         if (!begun && !now.restoring) throw new AppError('tenant-state', { detail: 'The tenant changed meanwhile.' });

@@ -1,7 +1,7 @@
 // What is audited: each act with its row, where it belongs, and nothing secret in any of them; and how the rows are read.
 import { sql } from 'kysely';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import { findTenant } from '../../db/central/tenants.js';
 import { createAuditTrail, MAX_WAITING } from '../../src/audit.js';
 import {
@@ -177,6 +177,24 @@ describe('a refused sign-in', () => {
     );
     const rows = await eventually(3, () => rowsOf(there, '&action=auth.login-failed', own));
     expect(rows).toHaveLength(3);
+  });
+
+  it('is dated by the database, so that it is listed in its order whatever the clock of the process says', async () => {
+    const own = await service.createTenant();
+    const attempt = (password: string): Promise<Answer> => login({ tenant: own.slug, email: ADMIN.email, password });
+    vi.useFakeTimers({ toFake: ['Date'], now: Date.now() - 3_600_000 });
+    try {
+      expect((await attempt(ADMIN.password)).status).toBe(200);
+      expect((await attempt('not the password')).status).toBe(401);
+      await sleep(50);
+      expect((await attempt(ADMIN.password)).status).toBe(200);
+    } finally {
+      vi.useRealTimers();
+    }
+    const failures = await eventually(1, () => rowsOf(own, '&action=auth.login-failed'));
+    expect(failures).toHaveLength(1);
+    const actions = (await rowsOf(own)).map(({ action }) => action);
+    expect(actions.slice(0, 3)).toEqual(['auth.login', 'auth.login-failed', 'auth.login']);
   });
 
   it('is still written when the process stops', async () => {

@@ -96,7 +96,6 @@ const publicRoutes = [
   'GET /docs/static/index.html',
   'GET /docs/static/swagger-initializer.js',
   'GET /docs/static/*',
-  'HEAD /docs/static/*',
 ];
 
 /** Every user may call these, since they are about its own account. Whatever joins them is written here on purpose. */

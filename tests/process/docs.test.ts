@@ -355,7 +355,7 @@ describe('docs/adding-a-resource.md', () => {
     onTestFinished(() => data.remove());
     const files = await addResource(source.folder);
     expect(files).toEqual([
-      'db/tenant/migrations/0007_orders.ts',
+      'db/tenant/migrations/0008_orders.ts',
       'db/tenant/migrations/index.ts',
       'db/tenant/orders.ts',
       'db/tenant/schema.ts',
@@ -509,7 +509,7 @@ describe('the pages', () => {
     'deploy/secrets/operator_password',
     'deploy/secrets/encryption_keys',
     'bench/results/latest.json',
-    'db/tenant/migrations/0007_orders.ts',
+    'db/tenant/migrations/0008_orders.ts',
     'db/tenant/orders.ts',
     'routes/orders.ts',
   ];

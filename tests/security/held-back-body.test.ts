@@ -11,7 +11,6 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { insertOperator } from '../../db/central/operators.js';
 import type { RouteEntry } from '../../src/auth/access.js';
 import {
-  ADMIN,
   asSuperuser,
   beginSession,
   createRegistry,
@@ -20,9 +19,8 @@ import {
   type TestTenant,
 } from '../support/app.js';
 import { addUser, rowOf } from '../support/tenants.js';
-import { exchange, listen, parseAnswer, type Received } from '../support/wire.js';
-
-const UNKNOWN_ID = '01900000-0000-7000-8000-00000000ffff';
+import { exchange, listen, parseAnswer, sendBytes, type Received } from '../support/wire.js';
+import { bodyOf, everythingIn, everythingInRegistry, nameOf, REVOKED, UNKNOWN_ID } from '../support/writes.js';
 
 /** An admission this old (ms) is repeated; the product reuses one for 250 ms. */
 const OLD_ENOUGH = 350;
@@ -30,58 +28,11 @@ const OLD_ENOUGH = 350;
 /** Every replica knows of a change within this time (ms). */
 const KNOWN_EVERYWHERE = 1_000;
 
-/** The answer to a revoked caller. */
-const REVOKED = ['unauthenticated', 'forbidden', 'tenant-suspended'];
-
 /** Routes with a body and without admission, and why. */
 const exceptions: Readonly<Record<string, string>> = {
   'POST /auth/login': 'public: the body itself says who calls',
   'POST /auth/operator/login': 'public: the body itself says who calls',
   'POST /auth/refresh': 'public: the refresh token in the body is looked up when it is used',
-};
-
-/** A valid body for each route that reads one; null: it is sent in chunks and turns out to be empty. */
-const bodies: Readonly<Record<string, object | null>> = {
-  'POST /auth/logout': null,
-  'POST /auth/logout-all': null,
-  'POST /auth/password': { currentPassword: ADMIN.password, newPassword: ADMIN.password },
-  'DELETE /auth/sessions/:id': null,
-  'POST /users': {
-    email: 'new@example.com',
-    password: 'user-password-123',
-    firstName: 'N',
-    lastName: 'N',
-    roles: ['admin'],
-  },
-  'PATCH /users/:id': { firstName: 'Changed' },
-  'DELETE /users/:id': null,
-  'POST /roles': { name: 'new', permissions: ['products:read'] },
-  'PATCH /roles/:id': { description: 'Changed' },
-  'DELETE /roles/:id': null,
-  'POST /products': { name: 'New', price: '1.00' },
-  'PATCH /products/:id': { name: 'Changed' },
-  'POST /products/:id/stock': { delta: 1 },
-  'DELETE /products/:id': null,
-  'POST /tenants': { name: 'New', slug: 'held-back', admin: ADMIN },
-  'PATCH /tenants/:id': { name: 'Renamed' },
-  'DELETE /tenants/:id': null,
-  'POST /tenants/:id/sign-out': null,
-  'POST /tenants/:id/suspend': null,
-  'POST /tenants/:id/resume': null,
-  'POST /tenants/:id/restore': null,
-  'POST /tenants/:id/purge': null,
-  'POST /tenants/:id/rotate-password': null,
-  'POST /clusters': {
-    name: 'new',
-    host: '127.0.0.1',
-    provisionerUser: 'x',
-    provisionerPassword: 'x',
-    connectionBudget: 100,
-  },
-  'PATCH /clusters/:id': { weight: 1 },
-  'POST /clusters/:id/check': null,
-  'POST /clusters/:id/drain': null,
-  'DELETE /clusters/:id': null,
 };
 
 let home: TestService;
@@ -110,16 +61,6 @@ beforeAll(async () => {
   );
 });
 afterAll(() => Promise.all([home.close(), other.close()]));
-
-function nameOf({ method, url }: RouteEntry): string {
-  return `${method} ${url.replace(/(.)\/$/, '$1')}`;
-}
-
-function bodyOf(route: RouteEntry): object | null {
-  const body = bodies[nameOf(route)];
-  if (body === undefined) throw new Error(`no body for ${nameOf(route)}: put a line into this file's list`);
-  return body;
-}
 
 interface HeldBack {
   readonly name: string;
@@ -157,33 +98,6 @@ async function sendHead(route: RouteEntry, token: string, id: string): Promise<H
       return parseAnswer(Buffer.concat(chunks).toString());
     },
   };
-}
-
-/** Every row of a database. */
-async function everythingIn(database: string): Promise<Record<string, unknown>> {
-  return asSuperuser(database, async (db) => {
-    const { rows } = await sql<{ name: string }>`
-      select oid::regclass::text as name from pg_class where relkind = 'r' and relnamespace::regnamespace::text
-      in ('public', 'migration') order by 1`.execute(db);
-    const dump: Record<string, unknown> = {};
-    for (const { name } of rows)
-      dump[name] = (await sql`select t as row from ${sql.table(name)} t order by t::text`.execute(db)).rows;
-    return dump;
-  });
-}
-
-/** What a request can change in the registry: who and what there is, and what operators did. */
-async function everythingInRegistry(): Promise<unknown> {
-  return asSuperuser(registry, async (db) => {
-    const { rows } = await sql<{ name: string }>`
-      select table_name as name from information_schema.tables
-      where table_schema = 'public' and table_name in ('tenants', 'operators', 'clusters', 'operations')
-      order by 1`.execute(db);
-    const dump: Record<string, unknown> = {};
-    for (const { name } of rows)
-      dump[name] = (await sql`select t.id from ${sql.table(name)} t order by t.id::text`.execute(db)).rows;
-    return dump;
-  });
 }
 
 interface Caller {
@@ -386,9 +300,9 @@ describe('an operator who sends the head, and the body after it was', { timeout:
     const held = await holdBack(routes, callers, { tenants: tenant.id });
     await way.revoke(replica === replicas[0] ? home : other, callers);
     if (replica !== replicas[0]) await sleep(KNOWN_EVERYWHERE);
-    const before = [await rowOf(home, tenant), await everythingInRegistry()];
+    const before = [await rowOf(home, tenant), await everythingInRegistry(registry)];
     await expectRevoked(held);
-    expect([await rowOf(home, tenant), await everythingInRegistry()]).toEqual(before);
+    expect([await rowOf(home, tenant), await everythingInRegistry(registry)]).toEqual(before);
   });
 });
 
@@ -416,29 +330,43 @@ describe('a content type without a body', () => {
     'nonsense',
   ];
 
+  const ofNoLength = 'content-length: 0\r\n\r\n';
+  const inNoChunks = 'transfer-encoding: chunked\r\n\r\n0\r\n\r\n';
+
   it('is as none on every route that needs no body', { timeout: 60_000 }, async () => {
     const routes = guarded.filter((route) => !withBody.has(nameOf(route)));
     expect(routes.length).toBeGreaterThanOrEqual(15);
     const { tenant } = await sharedTenant();
     for (const route of routes) {
-      const asOne = async (type?: string): Promise<{ status: number; code: unknown }> => {
+      const asOne = async (framing: string, type?: string): Promise<{ status: number; code: unknown }> => {
         const token =
           route.access.scope === 'operator'
             ? home.operatorToken
             : await beginSession(home.app, { kind: 'user', tenantId: tenant.id, userId: tenant.adminId });
-        const { status, text } = await exchange(port, route.method, route.url.replace(':id', UNKNOWN_ID), {
-          headers: {
-            authorization: `Bearer ${token}`,
-            'content-length': '0',
-            ...(type !== undefined && { 'content-type': type }),
-          },
-        });
+        const head = `${route.method} ${route.url.replace(':id', UNKNOWN_ID)} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n`;
+        const typed = type === undefined ? '' : `content-type: ${type}\r\n`;
+        const raw = await sendBytes(port, `${head}authorization: Bearer ${token}\r\n${typed}${framing}`);
+        const { status, text } = parseAnswer(raw);
         return { status, code: text === '' ? undefined : (JSON.parse(text) as { code?: unknown }).code };
       };
-      const plain = await asOne();
+      const plain = await asOne(ofNoLength);
       expect([200, 202, 204, 404], nameOf(route)).toContain(plain.status);
-      for (const type of types) expect(await asOne(type), `${nameOf(route)} with ${type}`).toEqual(plain);
+      expect(await asOne(inNoChunks), `${nameOf(route)}, in no chunks`).toEqual(plain);
+      for (const type of types)
+        for (const framing of [ofNoLength, inNoChunks])
+          expect(await asOne(framing, type), `${nameOf(route)} with ${type}, ${framing}`).toEqual(plain);
     }
+  });
+
+  it('is no way to send another body there: 415', async () => {
+    const text = 'transfer-encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n';
+    const head = 'POST /auth/logout HTTP/1.1\r\nhost: x\r\nconnection: close\r\n';
+    const { adminToken } = await home.createTenant();
+    const raw = await sendBytes(
+      port,
+      `${head}authorization: Bearer ${adminToken}\r\ncontent-type: text/plain\r\n${text}`,
+    );
+    expect(parseAnswer(raw).status).toBe(415);
   });
 
   it('logs out, and removes', async () => {

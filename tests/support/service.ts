@@ -171,7 +171,9 @@ export async function beginGrant(app: FastifyInstance, account: Account): Promis
       ? await findCredentials(app.tenantPools.database(account.tenantId), { id: account.userId })
       : await findOperatorCredentials(app.registry, account.operatorId);
   const origin = { address: '127.0.0.1', userAgent: 'tests' };
-  const grant = await app.sessions.begin(account, found?.passwordHash ?? '', origin);
+  const tenant = account.kind === 'user' ? await app.tenantDirectory.find(account.tenantId) : undefined;
+  const proof = { passwordHash: found?.passwordHash ?? '', generation: tenant?.sessionsGeneration ?? null };
+  const grant = await app.sessions.begin(account, proof, origin);
   if (!grant) throw new Error('there is no such active account');
   return grant;
 }

@@ -8,6 +8,7 @@ import * as m0005 from './0005_audit.js';
 import * as m0006 from './0006_lifecycle.js';
 import * as m0010 from './0010_resealing.js';
 import * as m0011 from './0011_evidence.js';
+import * as m0012 from './0012_session_generations.js';
 
 export const registryMigrations: Migrations = {
   '0001_registry': m0001,
@@ -18,4 +19,5 @@ export const registryMigrations: Migrations = {
   '0006_lifecycle': m0006,
   '0010_resealing': m0010,
   '0011_evidence': m0011,
+  '0012_session_generations': m0012,
 };

@@ -6,6 +6,7 @@ import * as m0003 from './0003_sessions.js';
 import * as m0004 from './0004_permissions.js';
 import * as m0005 from './0005_audit.js';
 import * as m0006 from './0006_claim.js';
+import * as m0007 from './0007_session_generations.js';
 
 export const tenantMigrations: Migrations = {
   '0001_identity': m0001,
@@ -14,4 +15,5 @@ export const tenantMigrations: Migrations = {
   '0004_permissions': m0004,
   '0005_audit': m0005,
   '0006_claim': m0006,
+  '0007_session_generations': m0007,
 };

@@ -1,0 +1,83 @@
+// Methods: HEAD as GET, a wrong method on every address, and every method that Node's parser knows.
+import { METHODS } from 'node:http';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import type { RouteEntry } from '../../src/auth/access.js';
+import { startService, type TestService, type TestTenant } from '../support/app.js';
+import { exchange, expectProblem, listen, type Received } from '../support/wire.js';
+
+let service: TestService;
+let tenant: TestTenant;
+let port: number;
+
+beforeAll(async () => {
+  service = await startService();
+  tenant = await service.createTenant();
+  port = await listen(service);
+});
+afterAll(() => service.close());
+
+/** Sends a request as a caller that the route admits. */
+function send(method: string, { url, access }: RouteEntry): Promise<Received> {
+  const token = access.scope === 'operator' ? service.operatorToken : tenant.adminToken;
+  const address = url.replace('/tenants/:id', `/tenants/${tenant.id}`).replace(':id', tenant.adminId);
+  return exchange(port, method, address, { headers: { authorization: `Bearer ${token}` } });
+}
+
+const routes = (): RouteEntry[] => service.app.routeTable.filter(({ url }) => !url.includes('*'));
+
+describe('HEAD', () => {
+  it('is answered on every route as GET is, without the body', { timeout: 30_000 }, async () => {
+    const reads = routes().filter(({ method }) => method === 'GET');
+    expect(reads.length).toBeGreaterThan(15);
+    for (const route of reads) {
+      const [get, head] = [await send('GET', route), await send('HEAD', route)];
+      expect([route.url, head.status, head.text]).toEqual([route.url, get.status, '']);
+      expect(head.headers['content-type'], route.url).toBe(get.headers['content-type']);
+    }
+  });
+
+  it('is refused as GET is without a token, and without the permission', async () => {
+    expect((await exchange(port, 'HEAD', '/products')).status).toBe(401);
+    const headers = { authorization: `Bearer ${tenant.adminToken}` };
+    expect((await exchange(port, 'HEAD', '/tenants', { headers })).status).toBe(403);
+  });
+});
+
+/** CONNECT asks for a tunnel and has no answer of its own: Node closes the connection. */
+const others = METHODS.filter((method) => method !== 'CONNECT');
+
+describe('a wrong method', () => {
+  it('gets 405 with the methods that lead somewhere, on every address', { timeout: 30_000 }, async () => {
+    for (const route of routes()) {
+      const same = routes().filter(({ url }) => url === route.url);
+      const methods = new Set(same.flatMap(({ method }) => (method === 'GET' ? ['GET', 'HEAD'] : [method])));
+      const wrong = ['PUT', 'DELETE', 'POST', 'GET'].find((method) => !methods.has(method)) ?? 'PUT';
+      const answer = await send(wrong, route);
+      expectProblem(answer, 405, 'method-not-allowed');
+      expect(String(answer.headers.allow).split(', ')).toEqual([...methods].sort());
+    }
+  });
+
+  it(
+    'that Node’s parser knows is never a 5xx, with a body or without, on an address or on none',
+    { timeout: 30_000 },
+    async () => {
+      const bodies = [
+        { headers: {}, body: '' },
+        { headers: { 'content-type': 'application/json', 'content-length': '2' }, body: '{}' },
+        { headers: { 'content-type': 'text/plain', 'content-length': '1' }, body: 'x' },
+      ];
+      for (const method of others)
+        for (const { headers, body } of bodies)
+          for (const [address, status] of [
+            ['/products', 405],
+            ['/no/such/route', 404],
+          ] as const) {
+            const answer = await exchange(port, method, address, { headers, body });
+            const known = address === '/products' && ['GET', 'HEAD', 'POST', 'OPTIONS'].includes(method);
+            expect(answer.status, `${method} ${address}`).toBeLessThan(500);
+            if (!known && method !== 'OPTIONS') expect([method, answer.status]).toEqual([method, status]);
+          }
+    },
+  );
+});

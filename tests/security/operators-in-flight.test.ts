@@ -1,0 +1,192 @@
+// An operator who is deactivated or signed out while its act waits in the registry. Derived from the route table: every act of
+// operators.
+import { sql, type Kysely } from 'kysely';
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
+import { findOperatorByEmail, insertOperator } from '../../db/central/operators.js';
+import {
+  ADMIN,
+  asSuperuser,
+  beginSession,
+  connectAs,
+  startService,
+  type Answer,
+  type TestService,
+  type TestTenant,
+} from '../support/app.js';
+import { nameOf } from '../support/writes.js';
+
+type Db = Kysely<unknown>;
+type State = 'active' | 'suspended' | 'deleted';
+
+let service: TestService;
+let registry: string;
+let cluster: string;
+
+beforeAll(async () => {
+  service = await startService();
+  registry = service.config.registry.connection.database;
+  const { body } = await service.send<{ data: { id: string }[] }>('GET', '/clusters', { token: service.operatorToken });
+  cluster = body.data[0]?.id ?? '';
+});
+afterAll(() => service.close());
+
+/** Acts that are not tried here, and why. */
+const exceptions: Readonly<Record<string, string>> = {
+  'POST /clusters': 'needs a second server; its transaction ends with the look that the other acts of clusters have',
+  'DELETE /clusters/:id': 'needs a second server; likewise',
+  'POST /clusters/:id/check': 'changes nothing',
+};
+
+interface Act {
+  readonly method: 'POST' | 'PATCH' | 'DELETE';
+  readonly url: string;
+  readonly body?: () => object;
+  /** Of the tenant that it is for. */
+  readonly state?: State;
+}
+
+let numbers = 0;
+const newTenant = (): object => {
+  numbers += 1;
+  return { name: 'New', slug: `in-flight-new-${numbers}`, admin: ADMIN };
+};
+
+const acts: Readonly<Record<string, Act>> = {
+  'POST /tenants': { method: 'POST', url: '/tenants', body: newTenant },
+  'PATCH /tenants/:id': { method: 'PATCH', url: '/tenants/:id', body: () => ({ name: 'Renamed' }), state: 'active' },
+  'DELETE /tenants/:id': { method: 'DELETE', url: '/tenants/:id', state: 'active' },
+  'POST /tenants/:id/sign-out': { method: 'POST', url: '/tenants/:id/sign-out', state: 'active' },
+  'POST /tenants/:id/suspend': { method: 'POST', url: '/tenants/:id/suspend', state: 'active' },
+  'POST /tenants/:id/resume': { method: 'POST', url: '/tenants/:id/resume', state: 'suspended' },
+  'POST /tenants/:id/restore': { method: 'POST', url: '/tenants/:id/restore', state: 'deleted' },
+  'POST /tenants/:id/purge': { method: 'POST', url: '/tenants/:id/purge', state: 'deleted' },
+  'POST /tenants/:id/rotate-password': { method: 'POST', url: '/tenants/:id/rotate-password', state: 'active' },
+  'PATCH /clusters/:id': { method: 'PATCH', url: '/clusters/:id', body: () => ({ weight: 50 }) },
+  'POST /clusters/:id/drain': { method: 'POST', url: '/clusters/:id/drain' },
+};
+
+const revocations: Readonly<Record<string, (db: Db, operatorId: string) => Promise<unknown>>> = {
+  deactivated: (db, id) => sql`update operators set active = false where id = ${id}`.execute(db),
+  'signed out': (db, id) => sql`delete from sessions where account_id = ${id}`.execute(db),
+};
+
+/** Made once, and again only if an act changed it. */
+const tenants = new Map<State, TestTenant>();
+
+async function tenantIn(state: State): Promise<TestTenant> {
+  const known = tenants.get(state);
+  if (known) return known;
+  const tenant = await service.createTenant(`in-flight-${(numbers += 1)}`);
+  const token = service.operatorToken;
+  if (state === 'suspended') await succeed(service.send('POST', `/tenants/${tenant.id}/suspend`, { token }));
+  if (state === 'deleted') await succeed(service.send('DELETE', `/tenants/${tenant.id}`, { token }));
+  tenants.set(state, tenant);
+  return tenant;
+}
+
+async function succeed(answer: Promise<Answer>): Promise<void> {
+  const { status, text } = await answer;
+  expect([200, 201, 204], text).toContain(status);
+}
+
+async function addOperator(): Promise<{ id: string; token: string }> {
+  const email = `in-flight-${(numbers += 1)}@example.com`;
+  await insertOperator(service.app.registry, { email, passwordHash: 'x' });
+  const { id = '' } = (await findOperatorByEmail(service.app.registry, email)) ?? {};
+  return { id, token: await beginSession(service.app, { kind: 'operator', operatorId: id }) };
+}
+
+async function prepare({ method, url, body, state }: Act): Promise<(token: string) => Promise<Answer>> {
+  const id = url.startsWith('/clusters') ? cluster : state && (await tenantIn(state)).id;
+  return (token) => service.send(method, url.replace(':id', id ?? ''), { token, body: body?.() });
+}
+
+/** Tenants, clusters, and what is audited of them. */
+async function contents(db: Db): Promise<unknown> {
+  const { rows } = await sql`select
+    (select jsonb_agg(tenants order by id) from tenants) as tenants,
+    (select jsonb_agg(clusters order by id) from clusters) as clusters,
+    (select count(*)::int from audit where action ~ '^(tenant|cluster)[.]') as audited`.execute(db);
+  return rows[0];
+}
+
+/** Keeps rows of tenants and clusters from being written until `request` waits for that. Commits `meanwhile` with the release. */
+async function whileHeld(request: () => Promise<Answer>, meanwhile: (db: Db) => Promise<unknown>): Promise<Answer> {
+  const holder = connectAs<unknown>(registry);
+  try {
+    const { pending } = await holder.db.transaction().execute(async (trx) => {
+      await sql`lock table tenants, clusters in share mode`.execute(trx);
+      let answered = false;
+      const pending = request().finally(() => (answered = true));
+      await vi.waitUntil(async () => answered || (await someoneWaits(holder.db)), { timeout: 10_000, interval: 5 });
+      expect(answered).toBe(false);
+      await meanwhile(trx);
+      return { pending };
+    });
+    return await pending;
+  } finally {
+    await holder.close(0);
+  }
+}
+
+/** Asked on a connection of its own: within one transaction PostgreSQL shows the same activity again. */
+async function someoneWaits(db: Db): Promise<boolean> {
+  const { rows } = await sql`
+    select pid from pg_locks where not granted and locktype = 'relation'
+    and database = (select oid from pg_database where datname = current_database())`.execute(db);
+  return rows.length > 0;
+}
+
+describe.each(Object.entries(acts))('%s, which waits in the registry,', (_name, act) => {
+  it.each(Object.keys(revocations))('is refused with 401 once its operator is %s, and changes nothing', async (how) => {
+    const request = await prepare(act);
+    const { id, token } = await addOperator();
+    const before = await asSuperuser(registry, contents);
+    const answer = await whileHeld(
+      () => request(token),
+      (db) => revocations[how]?.(db, id) ?? Promise.reject(new Error('no way')),
+    );
+    expect([answer.status, answer.body['code']]).toEqual([401, 'unauthenticated']);
+    expect(await asSuperuser(registry, contents)).toEqual(before);
+  });
+
+  it('is done for an operator that may act', async () => {
+    const request = await prepare(act);
+    const { token } = await addOperator();
+    await succeed(
+      whileHeld(
+        () => request(token),
+        async () => undefined,
+      ),
+    );
+    if (act.state) tenants.delete(act.state);
+  });
+});
+
+it('tries every act of operators; what is not tried is an exception by name', () => {
+  const names = service.app.routeTable
+    .filter(({ method, access }) => !['GET', 'HEAD'].includes(method) && access.scope === 'operator')
+    .map(nameOf);
+  expect([...names, 'PATCH /tenants/:id'].sort()).toEqual([...Object.keys(acts), ...Object.keys(exceptions)].sort());
+});
+
+it('a tenant whose operator is signed out while its admin’s password waits to be hashed is not made', async () => {
+  // It may be drained by now.
+  const accepting = { token: service.operatorToken, body: { accepting: true } };
+  await succeed(service.send('PATCH', `/clusters/${cluster}`, accepting));
+  const { id, token } = await addOperator();
+  const { passwords } = service.app;
+  const before = await asSuperuser(registry, contents);
+  const hash = passwords.hash.bind(passwords);
+  const spy = vi.spyOn(passwords, 'hash').mockImplementation(async (...given) => {
+    await asSuperuser(registry, (db) => revocations['signed out']?.(db, id) ?? Promise.reject(new Error('no way')));
+    return hash(...given);
+  });
+  try {
+    const answer = await service.send('POST', '/tenants', { token, body: newTenant() });
+    expect([answer.status, answer.body['code']]).toEqual([401, 'unauthenticated']);
+    expect(await asSuperuser(registry, contents)).toEqual(before);
+  } finally {
+    spy.mockRestore();
+  }
+});

@@ -1,0 +1,91 @@
+// Every route that writes, with a body that it takes, and what a database holds before and after: for tests that are derived
+// from the route table.
+import { sql } from 'kysely';
+import type { RouteEntry } from '../../src/auth/access.js';
+import { ADMIN, asSuperuser } from './app.js';
+
+export const UNKNOWN_ID = '01900000-0000-7000-8000-00000000ffff';
+
+/** The answer to a revoked caller. */
+export const REVOKED = ['unauthenticated', 'forbidden', 'tenant-suspended'];
+
+/** A valid body for each route that reads one; null: it is sent in chunks and turns out to be empty. */
+const bodies: Readonly<Record<string, object | null>> = {
+  'POST /auth/logout': null,
+  'POST /auth/logout-all': null,
+  'POST /auth/password': { currentPassword: ADMIN.password, newPassword: ADMIN.password },
+  'DELETE /auth/sessions/:id': null,
+  'POST /users': {
+    email: 'new@example.com',
+    password: 'user-password-123',
+    firstName: 'N',
+    lastName: 'N',
+    roles: ['admin'],
+  },
+  'PATCH /users/:id': { firstName: 'Changed' },
+  'DELETE /users/:id': null,
+  'POST /roles': { name: 'new', permissions: ['products:read'] },
+  'PATCH /roles/:id': { description: 'Changed' },
+  'DELETE /roles/:id': null,
+  'POST /products': { name: 'New', price: '1.00' },
+  'PATCH /products/:id': { name: 'Changed' },
+  'POST /products/:id/stock': { delta: 1 },
+  'DELETE /products/:id': null,
+  'POST /tenants': { name: 'New', slug: 'held-back', admin: ADMIN },
+  'PATCH /tenants/:id': { name: 'Renamed' },
+  'DELETE /tenants/:id': null,
+  'POST /tenants/:id/sign-out': null,
+  'POST /tenants/:id/suspend': null,
+  'POST /tenants/:id/resume': null,
+  'POST /tenants/:id/restore': null,
+  'POST /tenants/:id/purge': null,
+  'POST /tenants/:id/rotate-password': null,
+  'POST /clusters': {
+    name: 'new',
+    host: '127.0.0.1',
+    provisionerUser: 'x',
+    provisionerPassword: 'x',
+    connectionBudget: 100,
+  },
+  'PATCH /clusters/:id': { weight: 1 },
+  'POST /clusters/:id/check': null,
+  'POST /clusters/:id/drain': null,
+  'DELETE /clusters/:id': null,
+};
+
+export function nameOf({ method, url }: RouteEntry): string {
+  return `${method} ${url.replace(/(.)\/$/, '$1')}`;
+}
+
+export function bodyOf(route: RouteEntry): object | null {
+  const body = bodies[nameOf(route)];
+  if (body === undefined) throw new Error(`no body for ${nameOf(route)}: put a line into tests/support/writes.ts`);
+  return body;
+}
+
+/** Every row of a database. */
+export async function everythingIn(database: string): Promise<Record<string, unknown>> {
+  return asSuperuser(database, async (db) => {
+    const { rows } = await sql<{ name: string }>`
+      select oid::regclass::text as name from pg_class where relkind = 'r' and relnamespace::regnamespace::text
+      in ('public', 'migration') order by 1`.execute(db);
+    const dump: Record<string, unknown> = {};
+    for (const { name } of rows)
+      dump[name] = (await sql`select t as row from ${sql.table(name)} t order by t::text`.execute(db)).rows;
+    return dump;
+  });
+}
+
+/** What a request can change in the registry: who and what there is, and what operators did. */
+export async function everythingInRegistry(registry: string): Promise<unknown> {
+  return asSuperuser(registry, async (db) => {
+    const { rows } = await sql<{ name: string }>`
+      select table_name as name from information_schema.tables
+      where table_schema = 'public' and table_name in ('tenants', 'operators', 'clusters', 'operations')
+      order by 1`.execute(db);
+    const dump: Record<string, unknown> = {};
+    for (const { name } of rows)
+      dump[name] = (await sql`select t.id from ${sql.table(name)} t order by t.id::text`.execute(db)).rows;
+    return dump;
+  });
+}
