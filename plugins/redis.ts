@@ -32,6 +32,7 @@ export const redis = fp<{ config: Config['redis'] }>(
     });
     app.decorate('sharedStore', store);
     app.addHook('onClose', () => store.close());
+    app.counts.share(store);
 
     await within(store.settled, START_DEADLINE, () => new Error('late')).catch(() => undefined);
     // @fastify/redis waits for a client that is not ready, for as long as the start may take, and then fails the start.
@@ -45,5 +46,5 @@ export const redis = fp<{ config: Config['redis'] }>(
         });
       });
   },
-  { name: 'redis', fastify: '5.x', dependencies: ['registry', 'events'] },
+  { name: 'redis', fastify: '5.x', dependencies: ['counts', 'registry', 'events'] },
 );

@@ -21,7 +21,7 @@ export const signIn = fp<{ config: Config }>(
     const throttle = createThrottle(config.throttle, createLocalAttempts(config.throttle.forget));
     const { registry, tenantDirectory: directory, tenantPools: pools, sessions, audit } = app;
     app.decorate('passwords', passwords);
-    app.decorate('passwordBudgets', new PasswordBudgets(config.auth.passwordBudgets));
+    app.decorate('passwordBudgets', new PasswordBudgets(config.auth.passwordBudgets, app.counts));
     app.decorate('signIn', createSignIn({ registry, directory, pools, passwords, throttle, sessions, audit }));
   },
   { name: 'sign-in', fastify: '5.x', dependencies: ['registry', 'tenant-pool', 'sessions', 'audit'] },

@@ -29,6 +29,8 @@ export interface Config {
     readonly corsOrigins: readonly string[];
     /** Requests a minute and address. */
     readonly rateLimitMax: number;
+    /** Requests a minute of one user or operator. */
+    readonly userRateLimitMax: number;
     /** Sign-in attempts a minute and address. */
     readonly signInLimit: number;
     readonly requestTimeout: number;
@@ -222,7 +224,15 @@ export const variables = {
     schema: integer(1, 1_000_000_000),
     default: '1000',
     unit: 'requests a minute',
-    description: 'Requests that one address may make.',
+    description:
+      'Requests that one address may make, IPv6 by /64, on all replicas together; here and below ([limits.md](limits.md)).',
+  },
+  USER_RATE_LIMIT_MAX: {
+    schema: integer(1, 1_000_000_000),
+    default: '',
+    unit: 'requests a minute',
+    description:
+      'Requests that one user or operator may make, from all addresses together. Not set: as many as RATE_LIMIT_MAX.',
   },
   SIGN_IN_LIMIT: {
     schema: integer(1, 1_000_000_000),
@@ -391,7 +401,7 @@ export const variables = {
     default: '0',
     unit: 'requests a second',
     description:
-      'Limit of each tenant in each process, where its `limits.requestsPerSecond` does not say otherwise; 0 is none, here and below ([limits.md](limits.md)).',
+      'Limit of each tenant, where its `limits.requestsPerSecond` does not say otherwise; 0 is none, here and below ([limits.md](limits.md)).',
   },
   TENANT_CONNECTIONS: {
     schema: limit(limitBounds.connections),
@@ -659,6 +669,7 @@ export function readSettings(given: NodeJS.ProcessEnv): Settings {
       trustProxy: values.TRUST_PROXY ?? [],
       corsOrigins: values.CORS_ORIGINS ?? [],
       rateLimitMax: value('RATE_LIMIT_MAX'),
+      userRateLimitMax: values.USER_RATE_LIMIT_MAX ?? value('RATE_LIMIT_MAX'),
       signInLimit: value('SIGN_IN_LIMIT'),
       requestTimeout: value('REQUEST_TIMEOUT_MS'),
       keepAliveTimeout: value('KEEP_ALIVE_TIMEOUT_MS'),
