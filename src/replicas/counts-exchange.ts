@@ -46,11 +46,15 @@ export class CountsExchange {
   #mendedAt = -Infinity;
   #closed = false;
 
-  /** @param live all buckets that may not be full */
+  /**
+   * @param live all buckets that may not be full
+   * @param onLoss is called when Redis may have lost something
+   */
   constructor(
     private readonly store: SharedStore,
     private readonly live: () => Iterable<Bucket>,
     private readonly now: () => number,
+    private readonly onLoss: () => void,
   ) {
     let known = store.available;
     store.onChange((available) => {
@@ -174,6 +178,7 @@ export class CountsExchange {
   #mend(): void {
     const now = this.now();
     this.#mendedAt = now + MENDED_WITHIN;
+    this.onLoss();
     for (const bucket of this.live()) {
       bucket.turn(bucket.size, this.#replicas, now);
       if (bucket.left >= bucket.size && bucket.pending === 0) continue;

@@ -83,6 +83,7 @@ export class Limiter {
 
 export class Counts {
   readonly #limiters: Limiter[] = [];
+  readonly #listeners: (() => void)[] = [];
   #exchange: CountsExchange | undefined;
 
   /** @param now ms, of a clock that is never set; for tests */
@@ -100,7 +101,19 @@ export class Counts {
 
   /** From now on all replicas that use the same store count together. */
   share(store: SharedStore): void {
-    this.#exchange = new CountsExchange(store, () => this.#live(), this.now);
+    this.#exchange = new CountsExchange(
+      store,
+      () => this.#live(),
+      this.now,
+      () => {
+        for (const listener of this.#listeners) listener();
+      },
+    );
+  }
+
+  /** Calls `listener` when Redis is back, and when it was emptied: what else it held may be gone or old. */
+  onLoss(listener: () => void): void {
+    this.#listeners.push(listener);
   }
 
   /** Ends the exchange. */
@@ -122,7 +135,8 @@ export class Counts {
   takeFrom(buckets: readonly Bucket[]): number | Promise<number> {
     const wait = this.#waitOf(buckets, this.#exchange?.apart ?? false);
     if (wait > 0) return wait;
-    if (buckets.some((bucket) => this.#mustExchange(bucket))) return this.#takeLater(buckets);
+    if (this.#exchange && buckets.some((bucket) => this.#mustExchange(bucket)))
+      return this.#takeLater(this.#exchange, buckets);
     this.#take(buckets);
     return 0;
   }
@@ -133,16 +147,16 @@ export class Counts {
     return { left: Math.max(0, Math.floor(left)), full: ((size - left) * bucket.refill) / size };
   }
 
-  async #takeLater(buckets: readonly Bucket[]): Promise<number> {
+  async #takeLater(exchange: CountsExchange, buckets: readonly Bucket[]): Promise<number> {
     const until = this.now() + PATIENCE;
     for (;;) {
       const due = buckets.filter((bucket) => this.#mustExchange(bucket));
       const late = this.now() >= until;
       if (due.length > 0 && !late) {
-        await Promise.all(due.map((bucket) => this.#exchange?.soon(bucket)));
+        await Promise.all(due.map((bucket) => exchange.soon(bucket)));
         for (const bucket of buckets) bucket.turn(bucket.size, this.replicas, this.now());
       }
-      const wait = this.#waitOf(buckets, late || (this.#exchange?.apart ?? false));
+      const wait = this.#waitOf(buckets, late || exchange.apart);
       if (wait > 0) return wait;
       if (late || !buckets.some((bucket) => this.#mustExchange(bucket))) {
         this.#take(buckets);

@@ -65,7 +65,7 @@ describe.skipIf(noRedis !== undefined)(`shared counts${noRedis === undefined ? '
 
   /** How many of so many attempts at once were let through. */
   async function hammer({ limiter }: Replica, size: number, attempts: number, key = 'k'): Promise<number> {
-    const waits = await Promise.all(Array.from({ length: attempts }, () => limiter.take(key, size)));
+    const waits = await Promise.all(Array.from({ length: attempts }, async () => limiter.take(key, size)));
     return waits.filter((wait) => wait === 0).length;
   }
   async function hammerAll(
