@@ -53,6 +53,7 @@ const without = (env: Environment, name: string): Environment =>
 const integers: readonly (readonly [string, number, number, (settings: Settings) => number])[] = [
   ['PORT', 0, 65_535, ({ http }) => http.port],
   ['RATE_LIMIT_MAX', 1, 1_000_000_000, ({ http }) => http.rateLimitMax],
+  ['USER_RATE_LIMIT_MAX', 1, 1_000_000_000, ({ http }) => http.userRateLimitMax],
   ['SIGN_IN_LIMIT', 1, 1_000_000_000, ({ http }) => http.signInLimit],
   ['SIGN_IN_FAILURES_ACCOUNT', 1, 1_000_000_000, ({ throttle }) => throttle.account],
   ['SIGN_IN_FAILURES_ADDRESS', 1, 1_000_000_000, ({ throttle }) => throttle.address],
