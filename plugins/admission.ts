@@ -38,6 +38,7 @@ export const admission = fp(
       app.admitToken,
       app.admitTenant,
       app.admitSession,
+      app.admitUserRate,
       app.admitRate,
       app.admitPermission,
     ];
@@ -78,7 +79,15 @@ export const admission = fp(
   {
     name: 'admission',
     fastify: '5.x',
-    dependencies: ['request-head', 'authentication', 'tenant-pool', 'sessions', 'tenant-limits', 'authorization'],
+    dependencies: [
+      'request-head',
+      'authentication',
+      'tenant-pool',
+      'sessions',
+      'user-rate',
+      'tenant-limits',
+      'authorization',
+    ],
   },
 );
 

@@ -41,6 +41,7 @@ export const openapi = fp(
           response: { ...(document.schema.response as object), ...errorAnswers(route) },
         };
         const transformed = jsonSchemaTransform({ ...document, schema });
+        describeHeaders((transformed.schema as { response?: Record<string, object> }).response);
         return { url: transformed.url, schema: { ...transformed.schema, ...describe(route.config?.access) } };
       },
     });
@@ -90,6 +91,30 @@ function errorAnswers(route: RouteOptions): Record<number, object> {
     }
   }
   return answers;
+}
+
+const retryAfter = { type: 'integer', description: 'Seconds after which to try again (RFC 9110, section 10.2.3).' };
+
+/** A structured list (RFC 9651) with an item for each limit of which less than half is left. */
+const quotaHeaders = {
+  RateLimit: {
+    type: 'string',
+    description:
+      'How many requests are left (`r`), and in how many seconds the whole limit is (`t`): `"address";r=50;t=57`. Sent when less than half of a limit is left.',
+  },
+  'RateLimit-Policy': {
+    type: 'string',
+    description: 'The same limits: requests (`q`) in so many seconds (`w`): `"address";q=1000;w=60`.',
+  },
+};
+
+/** jsonSchemaTransform knows no headers of answers. */
+function describeHeaders(answers: Record<string, object> = {}): void {
+  for (const [status, answer] of Object.entries(answers)) {
+    if (status === '429') Object.assign(answer, { headers: { 'Retry-After': retryAfter, ...quotaHeaders } });
+    else if (status === '503') Object.assign(answer, { headers: { 'Retry-After': retryAfter } });
+    else if (status.startsWith('2')) Object.assign(answer, { headers: quotaHeaders });
+  }
 }
 
 function describe(access: RouteAccess | undefined): object {

@@ -1,5 +1,6 @@
 // Tenant limits: each request of a tenant's user against what the tenant may use. Runs behind the tenant's admission, before
 // anything is asked of a database or read from the body.
+import type { FastifyRequest } from 'fastify';
 import fp from 'fastify-plugin';
 import type { StoredLimits } from '../db/central/schema.js';
 import { measureStorage } from '../db/tenant/counts.js';
@@ -8,7 +9,7 @@ import type { Config } from '../src/config.js';
 import type { AppError } from '../src/errors.js';
 import { limitExceeded, limitsInForce } from '../src/tenancy/limits.js';
 import { poolLimits } from '../src/tenancy/pool-options.js';
-import { RequestRates } from '../src/tenancy/request-rates.js';
+import { RATE_REFILL, RequestRates } from '../src/tenancy/request-rates.js';
 import { createStorageGauge, type StorageGauge } from '../src/tenancy/storage.js';
 
 declare module 'fastify' {
@@ -24,13 +25,13 @@ declare module 'fastify' {
   }
 }
 
-/** Seconds: a bucket that fills at one request a second or faster has one by then. */
+/** Seconds after which a connection may be free. */
 const RETRY_AFTER = 1;
 
 export const tenantLimits = fp<{ config: Config }>(
   async (app, { config }) => {
     const { limits: defaults, pool: poolDefaults } = config.tenants;
-    const rates = new RequestRates();
+    const rates = new RequestRates(app.counts.limiter('tenant', RATE_REFILL));
     const gauge = createStorageGauge((tenantId) => measureStorage(app.tenantPools.database(tenantId)));
     app.decorate('requestRates', rates);
     app.decorate('storageGauge', gauge);
@@ -41,10 +42,21 @@ export const tenantLimits = fp<{ config: Config }>(
       },
     });
 
-    app.decorate('admitRate', ({ tenant }) => {
+    const settle = (request: FastifyRequest, tenantId: string, rate: number, wait: number): void => {
+      app.noteQuota(request, rates.limiter, tenantId, rate);
+      if (wait > 0) throw limitExceeded('requestsPerSecond', rate, Math.ceil(wait / 1_000));
+    };
+    app.decorate('admitRate', (request) => {
+      const { tenant } = request;
       const rate = tenant?.limits.requestsPerSecond ?? defaults.requestsPerSecond;
-      if (!tenant || rate === undefined || rates.take(tenant.id, rate)) return undefined;
-      throw limitExceeded('requestsPerSecond', rate, RETRY_AFTER);
+      if (!tenant || rate === undefined) return undefined;
+      const wait = rates.take(tenant.id, rate);
+      if (typeof wait !== 'number')
+        return wait.then((after) => {
+          settle(request, tenant.id, rate, after);
+        });
+      settle(request, tenant.id, rate, wait);
+      return undefined;
     });
 
     // Behind authorization and validation: it may have to ask the database, and only for what would be written.
@@ -77,7 +89,7 @@ export const tenantLimits = fp<{ config: Config }>(
       return full || refused ? limitExceeded('connections', connections, RETRY_AFTER) : undefined;
     });
   },
-  { name: 'tenant-limits', fastify: '5.x', dependencies: ['errors', 'tenant-pool'] },
+  { name: 'tenant-limits', fastify: '5.x', dependencies: ['errors', 'counts', 'quotas', 'tenant-pool'] },
 );
 
 /** Whether a request may make the tenant's database larger; signing out and the like must always work. */

@@ -34,8 +34,6 @@ const Me = z.object({
   operator: OperatorAnswer.optional(),
 });
 
-const MINUTE = 60_000;
-
 export async function authRoutes(fastify: FastifyInstance, { config }: { config: Config }): Promise<void> {
   const app = fastify.withTypeProvider<ZodTypeProvider>();
   const { accessTokenTtl } = config.auth;
@@ -48,7 +46,7 @@ export async function authRoutes(fastify: FastifyInstance, { config }: { config:
 
   // One limiter, and so one count, for both kinds of sign-in: declared in the routes' config each would get its own. It
   // stands in for the general limit.
-  const limitSignIn = app.rateLimit({ max: config.http.signInLimit, timeWindow: MINUTE });
+  const limitSignIn = app.limitByAddress('sign-in', config.http.signInLimit);
   const signIn = { access: { scope: 'public' }, rateLimit: false, errors: ['invalid-credentials'] } as const;
 
   app.post(

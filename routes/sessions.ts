@@ -116,7 +116,7 @@ export async function sessionRoutes(fastify: FastifyInstance, { config }: { conf
     async (request, reply) => {
       const principal = principalOf(request);
       const { auditOrigin, body } = request;
-      app.passwordBudgets.take(principal);
+      await app.passwordBudgets.take(principal);
       const confirmedHash = await app.signIn.confirm(principal, body.currentPassword, auditOrigin);
       const tenantDb = principal.kind === 'user' ? request.tenantDb : undefined;
       await app.signIn.changePassword(principal, confirmedHash, body.newPassword, auditOrigin, tenantDb);

@@ -163,7 +163,7 @@ export async function tenantRoutes(fastify: FastifyInstance, { config }: { confi
           issues: [{ path: '/adopt', message: 'takes no Idempotency-Key: a database is adopted once' }],
         });
       // Beside the making of the database, which waits for the disk meanwhile.
-      app.passwordBudgets.take(principalOf(request));
+      await app.passwordBudgets.take(principalOf(request));
       const passwordHash = app.passwords.hash(password, OPERATORS);
       passwordHash.catch(() => undefined);
       const wanted = { name, slug, poolOptions, limits, admin: { ...person, passwordHash } };

@@ -77,7 +77,7 @@ export async function userRoutes(fastify: FastifyInstance): Promise<void> {
     async (request, reply) => {
       const { password, roles, ...fields } = request.body;
       // Hashed before the transaction begins: a connection is not held while the processor works.
-      app.passwordBudgets.take(principalOf(request));
+      await app.passwordBudgets.take(principalOf(request));
       const passwordHash = await app.passwords.hash(password, request.tenantId);
       const user = { ...fields, passwordHash, roles };
       const id = await emailTaken(
@@ -123,7 +123,7 @@ export async function userRoutes(fastify: FastifyInstance): Promise<void> {
       }
       // A stolen token must not be enough to take the account over for good.
       const secures = id === request.userId && (password !== undefined || fields.email !== undefined);
-      if (secures || password !== undefined) app.passwordBudgets.take(principalOf(request));
+      if (secures || password !== undefined) await app.passwordBudgets.take(principalOf(request));
       const confirmedHash = secures ? await confirmOwnPassword(request, currentPassword) : undefined;
       const passwordHash = password === undefined ? undefined : await app.passwords.hash(password, request.tenantId);
       const { tenantId, userId } = request;

@@ -1,5 +1,6 @@
 // Sign-in: from tenant, e-mail address and password to a session, with one answer, the same hashing and the same time for
 // every failure, and a limit on how often it may fail.
+import type { Wait } from './attempts.js';
 import type { Kysely } from 'kysely';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { insertAudit, type AuditEntry, type AuditOrigin } from '../../db/audit.js';
@@ -20,7 +21,7 @@ import type { TenantDirectory } from '../tenancy/directory.js';
 import type { TenantPools } from '../tenancy/pools.js';
 import { NO_TENANT, OPERATORS, payerOf, type Passwords } from './passwords.js';
 import type { Grant, Sessions } from './sessions.js';
-import { Throttled, type Throttle, type Wait } from './throttle.js';
+import { Throttled, type Throttle } from './throttle.js';
 import type { Principal } from './tokens.js';
 import { changeUser } from './users.js';
 

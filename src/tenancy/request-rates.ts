@@ -1,61 +1,73 @@
-// How many requests each tenant makes, in this process: a bucket for each tenant that has a limit, which fills at its rate and
-// holds a second's worth.
+// How many requests each tenant makes, for all replicas together: a bucket for each tenant that has a limit, which fills at its
+// rate and holds a second's worth. And how many this process let through lately.
 import { LRUCache } from 'lru-cache';
+import type { Limiter } from '../replicas/counts.js';
 
-/** Tenants counted at once; one that is forgotten begins anew with a full bucket. */
+/** Tenants counted at once. */
 const MAX_COUNTED = 20_000;
 
-interface Bucket {
-  tokens: number;
-  /** When they were counted, on `performance.now`. */
-  at: number;
-  /** The second of the last request, and those that were let through in it and in the one before. */
+/** ms in which a bucket is full again: a tenant that was quiet may send a second's worth at once. */
+export const RATE_REFILL = 1_000;
+
+/** Requests that were let through in a second and in the one before. */
+interface Recent {
   second: number;
   inSecond: number;
   inSecondBefore: number;
 }
 
 export class RequestRates {
-  readonly #buckets = new LRUCache<string, Bucket>({ max: MAX_COUNTED });
-
-  /** @param now ms on one clock; for tests */
-  constructor(private readonly now: () => number = () => performance.now()) {}
+  readonly #recent = new LRUCache<string, Recent>({ max: MAX_COUNTED });
 
   /**
-   * Takes one request out of the tenant's bucket. Returns whether there was one left.
-   *
-   * @param rate requests a second; also what the bucket holds, so that a tenant that was quiet may send as many at once
+   * @param limiter with a refill of `RATE_REFILL`
+   * @param now ms on one clock; for tests
    */
-  take(tenantId: string, rate: number): boolean {
-    const now = this.now();
-    let bucket = this.#buckets.get(tenantId);
-    if (!bucket) {
-      bucket = { tokens: rate, at: now, second: secondOf(now), inSecond: 0, inSecondBefore: 0 };
-      this.#buckets.set(tenantId, bucket);
-    }
-    bucket.tokens = Math.min(rate, bucket.tokens + ((now - bucket.at) * rate) / 1_000);
-    bucket.at = now;
-    if (bucket.tokens < 1) return false;
-    bucket.tokens -= 1;
-    turn(bucket, secondOf(now));
-    bucket.inSecond += 1;
-    return true;
+  constructor(
+    readonly limiter: Limiter,
+    private readonly now: () => number = () => performance.now(),
+  ) {}
+
+  /**
+   * Takes one request out of the tenant's bucket.
+   *
+   * @param rate requests a second; also what the bucket holds
+   * @returns 0, or the time (ms) until there is one again if there was none left; a promise only if the other replicas have to
+   *   be asked first
+   */
+  take(tenantId: string, rate: number): number | Promise<number> {
+    const wait = this.limiter.take(tenantId, rate);
+    if (typeof wait !== 'number') return wait.then((after) => this.#count(tenantId, after));
+    return this.#count(tenantId, wait);
   }
 
-  /** Requests that were let through in this second or in the one before, whichever had more. */
+  /** Requests that this process let through in this second or in the one before, whichever had more. */
   recent(tenantId: string): number {
-    const bucket = this.#buckets.peek(tenantId);
-    if (!bucket) return 0;
-    turn(bucket, secondOf(this.now()));
-    return Math.max(bucket.inSecond, bucket.inSecondBefore);
+    const recent = this.#recent.peek(tenantId);
+    if (!recent) return 0;
+    turn(recent, secondOf(this.now()));
+    return Math.max(recent.inSecond, recent.inSecondBefore);
+  }
+
+  #count(tenantId: string, wait: number): number {
+    if (wait > 0) return wait;
+    const second = secondOf(this.now());
+    let recent = this.#recent.get(tenantId);
+    if (!recent) {
+      recent = { second, inSecond: 0, inSecondBefore: 0 };
+      this.#recent.set(tenantId, recent);
+    }
+    turn(recent, second);
+    recent.inSecond += 1;
+    return wait;
   }
 }
 
 const secondOf = (now: number): number => Math.floor(now / 1_000);
 
-function turn(bucket: Bucket, second: number): void {
-  if (bucket.second === second) return;
-  bucket.inSecondBefore = bucket.second === second - 1 ? bucket.inSecond : 0;
-  bucket.inSecond = 0;
-  bucket.second = second;
+function turn(recent: Recent, second: number): void {
+  if (recent.second === second) return;
+  recent.inSecondBefore = recent.second === second - 1 ? recent.inSecond : 0;
+  recent.inSecond = 0;
+  recent.second = second;
 }

@@ -2,6 +2,8 @@
 import fastify, { type FastifyInstance } from 'fastify';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { authentication } from '../../plugins/authentication.js';
+import { counts } from '../../plugins/counts.js';
+import { quotas } from '../../plugins/quotas.js';
 import { rateLimit } from '../../plugins/rate-limit.js';
 import type { RouteAccess, RouteEntry } from '../../src/auth/access.js';
 import { catalogue } from '../../src/errors.js';
@@ -327,6 +329,8 @@ describe('every route', () => {
   it('that does not keeps the service from starting', async () => {
     const build = async (): Promise<FastifyInstance> => {
       const app = fastify();
+      await app.register(counts);
+      await app.register(quotas);
       await app.register(rateLimit, { max: 10 });
       await app.register(authentication, { config: testConfig('unused').auth });
       app.get('/declared', { config: { access: { scope: 'public' } } }, () => 'ok');

@@ -1,6 +1,7 @@
 // src/tenancy/request-rates.ts: a bucket for each tenant, which fills at its rate and holds a second's worth.
 import { describe, expect, it } from 'vitest';
-import { RequestRates } from '../../src/tenancy/request-rates.js';
+import { Counts } from '../../src/replicas/counts.js';
+import { RATE_REFILL, RequestRates } from '../../src/tenancy/request-rates.js';
 
 /** Rates on a clock that stands until it is moved. */
 function atZero(): {
@@ -9,9 +10,9 @@ function atZero(): {
   clock: { now: number };
 } {
   const clock = { now: 0 };
-  const rates = new RequestRates(() => clock.now);
+  const rates = new RequestRates(new Counts(() => clock.now).limiter('tenant', RATE_REFILL), () => clock.now);
   const take = (times: number, rate: number, tenant = 'a'): number =>
-    Array.from({ length: times }, () => rates.take(tenant, rate)).filter(Boolean).length;
+    Array.from({ length: times }, () => rates.take(tenant, rate)).filter((wait) => wait === 0).length;
   return { rates, take, clock };
 }
 

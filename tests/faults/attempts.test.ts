@@ -1,0 +1,196 @@
+// Failed sign-ins that replicas count together in Redis: never too low, whatever becomes of Redis.
+import { randomUUID } from 'node:crypto';
+import { afterAll, beforeAll, beforeEach, describe, expect, it, onTestFinished } from 'vitest';
+import type { Budget } from '../../src/auth/attempts.js';
+import { SharedAttempts } from '../../src/auth/shared-attempts.js';
+import { Counts } from '../../src/replicas/counts.js';
+import { openSharedStore, type OpenedStore } from '../../src/replicas/redis.js';
+import { parseRedisUrl } from '../../src/replicas/redis-settings.js';
+import { startProxy, type Proxy } from '../support/proxy.js';
+import { noRedis, startRedis, type RedisServer } from '../support/redis.js';
+
+const SOON = { timeout: 15_000, interval: 10 };
+const FORGET = 3_600_000;
+const FREE = 6;
+
+interface Replica {
+  readonly attempts: SharedAttempts;
+  readonly counts: Counts;
+  readonly store: OpenedStore;
+  readonly proxy: Proxy;
+}
+
+describe.skipIf(noRedis !== undefined)(
+  `failures to sign in${noRedis === undefined ? '' : ` (skipped: ${noRedis})`}`,
+  () => {
+    let server: RedisServer;
+    let installation: string;
+    beforeAll(async () => {
+      server = await startRedis();
+    });
+    afterAll(() => server.close());
+    beforeEach(() => {
+      installation = randomUUID();
+    });
+
+    async function startReplica(at: RedisServer): Promise<Replica> {
+      const proxy = await startProxy(at);
+      const url = `redis://:${at.password}@${proxy.host}:${proxy.port}`;
+      const settings = parseRedisUrl(url, { timeout: 250, production: true }, []);
+      if (!settings) throw new Error(`${url} is not usable`);
+      const store = openSharedStore(settings, { installation: async () => installation, onChange: () => undefined });
+      const counts = new Counts();
+      counts.share(store);
+      onTestFinished(async () => {
+        counts.close();
+        await store.close();
+        await proxy.close();
+      });
+      return { attempts: new SharedAttempts(FORGET, store, counts), counts, store, proxy };
+    }
+    async function startTwo(at = server): Promise<readonly [Replica, Replica]> {
+      const two = [await startReplica(at), await startReplica(at)] as const;
+      await expect.poll(() => at.command('ZCARD', `tenantry:${installation}:counts:replicas`), SOON).toBe(2);
+      await expect.poll(() => two.map(({ counts }) => counts.replicas), SOON).toEqual([2, 2]);
+      return two;
+    }
+    const account = (key = 'account'): readonly Budget[] => [{ on: 'account', key, free: FREE }];
+
+    /** How many of the attempts, one after the other, were let through; all of them fail. */
+    async function fail({ attempts }: Replica, times: number, key?: string): Promise<number> {
+      let through = 0;
+      for (let turn = 0; turn < times; turn += 1) {
+        const budgets = account(key);
+        if (await attempts.take(budgets)) continue;
+        through += 1;
+        await attempts.failed(budgets);
+      }
+      return through;
+    }
+    /** Failures that Redis knows of, as they make wait: one that is forgotten in part counts as a whole. */
+    const known = async (key = 'account', at = server): Promise<number> =>
+      Math.ceil(Number(await at.command('HGET', `tenantry:${installation}:attempts:${key}`, 'failures')));
+    const usable = async (...replicas: readonly Replica[]): Promise<void> => {
+      await expect.poll(() => replicas.every(({ store }) => store.available), SOON).toBe(true);
+    };
+    const away = async (...replicas: readonly Replica[]): Promise<void> => {
+      await expect.poll(() => replicas.some(({ store }) => store.available), SOON).toBe(false);
+    };
+
+    it('are counted for all replicas together, one after the other and at once', async () => {
+      const [one, other] = await startTwo();
+      expect(await fail(one, 4)).toBe(4);
+      expect(await fail(other, 4)).toBe(2);
+      expect(await fail(one, 1)).toBe(0);
+      const waits = await Promise.all(
+        Array.from({ length: 40 }, (_, index) => (index % 2 === 0 ? one : other).attempts.take(account('at once'))),
+      );
+      expect(waits.filter((wait) => wait === undefined)).toHaveLength(FREE);
+    });
+
+    it('are forgotten on all replicas after a success, and others are given back', async () => {
+      const [one, other] = await startTwo();
+      await fail(one, 5);
+      await other.attempts.clear(account());
+      expect(await fail(one, 8)).toBe(FREE);
+      const address = account('address');
+      await other.attempts.take(address);
+      await other.attempts.giveBack(address);
+      expect(await fail(one, 8, 'address')).toBe(FREE);
+    });
+
+    it('count when the answer of Redis was lost, here and there', async () => {
+      const [one, other] = await startTwo();
+      one.proxy.mode = 'swallow';
+      expect(await fail(one, 1)).toBe(1);
+      await away(one);
+      expect(await known()).toBeGreaterThanOrEqual(1);
+      one.proxy.cut();
+      one.proxy.mode = 'pass';
+      await usable(one);
+      expect(await fail(other, 10)).toBeLessThanOrEqual(FREE - 1);
+    });
+
+    it('count although Redis never got them: they are added when it is back', async () => {
+      const [one, other] = await startTwo();
+      await fail(one, 1);
+      one.proxy.mode = 'hang';
+      expect(await fail(one, 2)).toBe(2);
+      one.proxy.cut();
+      one.proxy.mode = 'pass';
+      await usable(one);
+      await expect.poll(() => known(), SOON).toBeGreaterThanOrEqual(3);
+      expect(await fail(other, 10)).toBeLessThanOrEqual(FREE - 3);
+    });
+
+    it.each([
+      ['killed', async (own: RedisServer) => own.kill()],
+      ['frozen', async (own: RedisServer) => own.freeze()],
+      ['full', async (own: RedisServer) => own.command('CONFIG', 'SET', 'maxmemory', '1')],
+    ])('have their part of the free ones on each replica while Redis is %s', async (_, harm) => {
+      const own = await startRedis();
+      onTestFinished(() => own.close());
+      const [one, other] = await startTwo(own);
+      await harm(own);
+      expect([await fail(one, 10), await fail(other, 10)]).toEqual([FREE / 2, FREE / 2]);
+      expect(await fail(one, 10)).toBe(0);
+    });
+
+    it('are known again after Redis lost them, also to a replica that never heard of them', async () => {
+      const own = await startRedis();
+      onTestFinished(() => own.close());
+      const [one, other] = await startTwo(own);
+      expect(await fail(one, 10)).toBe(FREE);
+      await own.kill();
+      await away(one, other);
+      await own.start();
+      await usable(one, other);
+      await expect.poll(() => known('account', own), SOON).toBeGreaterThanOrEqual(FREE);
+      expect(await fail(other, 3)).toBeLessThanOrEqual(1);
+
+      await own.command('FLUSHALL');
+      await expect.poll(() => known('account', own), SOON).toBeGreaterThanOrEqual(FREE);
+    });
+
+    it('of an older snapshot give way to what the replicas know', async () => {
+      const own = await startRedis({ settings: { dbfilename: 'dump.rdb' } });
+      onTestFinished(() => own.close());
+      const [one, other] = await startTwo(own);
+      await fail(one, 2);
+      await own.command('SAVE');
+      expect(await fail(one, 10)).toBe(FREE - 2);
+      await own.kill();
+      await away(one, other);
+      await own.start();
+      expect(await known('account', own)).toBe(2);
+      await usable(one, other);
+      await expect.poll(() => known('account', own), SOON).toBeGreaterThanOrEqual(FREE);
+    });
+
+    it('cut off from one replica: what it counted is added to what the other counted', async () => {
+      const [one, cut] = await startTwo();
+      cut.proxy.mode = 'refuse';
+      await away(cut);
+      expect(await fail(cut, 10)).toBe(FREE / 2);
+      expect(await fail(one, 2)).toBe(2);
+      cut.proxy.mode = 'pass';
+      await usable(cut);
+      await expect.poll(() => known(), SOON).toBeGreaterThanOrEqual(FREE / 2 + 2);
+      expect(await fail(one, 10)).toBeLessThanOrEqual(1);
+    });
+
+    it('of an attempt that Redis did not count are given back without it', async () => {
+      const [one] = await startTwo();
+      one.proxy.mode = 'refuse';
+      await away(one);
+      for (let turn = 0; turn < 10; turn += 1) {
+        const budgets = account();
+        expect(await one.attempts.take(budgets)).toBeUndefined();
+        await one.attempts.giveBack(budgets);
+      }
+      one.proxy.mode = 'pass';
+      await usable(one);
+      expect(await fail(one, 10)).toBe(FREE);
+    });
+  },
+);

@@ -1,0 +1,201 @@
+// Two replicas on one registry and one Redis, each of which it reaches through a proxy of its own: together they let through
+// what one replica does, and no limit is lifted while Redis is at fault.
+import { afterAll, beforeAll, beforeEach, describe, expect, it, onTestFinished } from 'vitest';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { ADMIN, createRegistry, startService, type TestService, type TestTenant } from '../support/app.js';
+import { startProxy, type Proxy } from '../support/proxy.js';
+import { noRedis, startRedis, type RedisServer } from '../support/redis.js';
+
+const SOON = { timeout: 15_000, interval: 20 };
+const env = {
+  RATE_LIMIT_MAX: '100',
+  USER_RATE_LIMIT_MAX: '40',
+  SIGN_IN_LIMIT: '20',
+  SIGN_IN_FAILURES_ACCOUNT: '6',
+  PASSWORD_BUDGET_ACCOUNT: '4',
+  PASSWORD_BUDGET_TENANT: '100',
+  REDIS_TIMEOUT_MS: '250',
+};
+/** Beyond a limit, as docs/limits.md states it, for two replicas; and what comes back while a test runs on a busy machine. */
+const boundOf = (limit: number): number => 2 * Math.max(1, Math.floor((limit * 0.05) / 2)) - 1;
+
+describe.skipIf(noRedis !== undefined)(`two replicas${noRedis === undefined ? '' : ` (skipped: ${noRedis})`}`, () => {
+  let redis: RedisServer;
+  let proxies: readonly [Proxy, Proxy];
+  let replicas: readonly [TestService, TestService];
+  let tenant: TestTenant;
+  let addresses = 0;
+  beforeAll(async () => {
+    redis = await startRedis();
+    proxies = [await startProxy(redis), await startProxy(redis)];
+    const registry = await createRegistry();
+    const start = async ({ host, port }: Proxy, operator: boolean): Promise<TestService> =>
+      startService({ registry, operator, env: { ...env, REDIS_URL: `redis://:${redis.password}@${host}:${port}` } });
+    replicas = [await start(proxies[0], true), await start(proxies[1], false)];
+    tenant = await replicas[0].createTenant();
+  });
+  afterAll(async () => {
+    for (const replica of replicas) await replica.close();
+    for (const proxy of proxies) await proxy.close();
+    await redis.close();
+  });
+
+  let ready = false;
+  beforeEach(async () => {
+    if (!ready) await together();
+    ready = true;
+  });
+
+  /** Both use Redis, know of each other, and are done with what they had to send again. */
+  async function together(): Promise<void> {
+    const both = (): boolean =>
+      replicas.every(({ app }) => app.sharedStore?.available === true && app.counts.replicas === 2);
+    await expect.poll(both, SOON).toBe(true);
+    await sleep(1_100);
+    await expect.poll(both, SOON).toBe(true);
+  }
+  /** An address that nothing was counted on. */
+  const newAddress = (): string => `10.1.${Math.floor((addresses += 1) / 250)}.${(addresses % 250) + 1}`;
+
+  interface Request {
+    readonly method?: 'GET' | 'POST';
+    readonly url: string;
+    readonly address?: string;
+    readonly token?: string;
+    readonly body?: object;
+  }
+  /** Sends to both in turns; how many were not 429. Every 429 says when to come again, and nothing is answered with 5xx. */
+  async function through(
+    times: number,
+    request: () => Request,
+    on: readonly TestService[] = replicas,
+  ): Promise<number> {
+    const answers = await Promise.all(
+      Array.from({ length: times }, async (_, index) => {
+        const { method = 'GET', url, address = newAddress(), token, body } = request();
+        const { app } = on[index % on.length] ?? expect.unreachable();
+        const headers = token === undefined ? {} : { authorization: `Bearer ${token}` };
+        return app.inject({ method, url, remoteAddress: address, headers, ...(body && { payload: body }) });
+      }),
+    );
+    for (const { statusCode, headers } of answers) {
+      expect(statusCode).toBeLessThan(500);
+      if (statusCode === 429) expect(Number(headers['retry-after'])).toBeGreaterThan(0);
+    }
+    return answers.filter(({ statusCode }) => statusCode !== 429).length;
+  }
+  /** Runs `work`, and says what a bucket got back meanwhile at most. */
+  async function timed(limit: number, perMs: number, work: Promise<number>): Promise<[count: number, most: number]> {
+    const began = performance.now();
+    const count = await work;
+    return [count, limit + boundOf(limit) + Math.ceil((performance.now() - began) * perMs)];
+  }
+  const MINUTE = 60_000;
+
+  it('let one address make as many requests as one replica does, unknown routes too', async () => {
+    const address = newAddress();
+    const urls = ['/products', '/nothing'];
+    let turn = 0;
+    const work = through(300, () => ({ url: urls[Math.floor((turn += 1) / 2) % 2] ?? '', address }));
+    const [count, most] = await timed(100, 100 / MINUTE, work);
+    expect(count).toBeGreaterThanOrEqual(100);
+    expect(count).toBeLessThanOrEqual(most);
+  });
+
+  it('let one user make as many requests, whatever addresses they come from', async () => {
+    const { token } = await replicas[0].createUser(tenant, 'many@example.com');
+    const [count, most] = await timed(
+      40,
+      40 / MINUTE,
+      through(120, () => ({ url: '/products', token })),
+    );
+    expect(count).toBeGreaterThanOrEqual(40);
+    expect(count).toBeLessThanOrEqual(most);
+  });
+
+  it('let one tenant make as many requests a second', async () => {
+    const limited = await replicas[0].createTenant();
+    const body = { limits: { requestsPerSecond: 8 } };
+    await replicas[0].send('PATCH', `/tenants/${limited.id}`, { token: replicas[0].operatorToken, body });
+    const users = await Promise.all(['a', 'b'].map((name) => replicas[0].createUser(limited, `${name}@example.com`)));
+    await sleep(1_200);
+    let turn = 0;
+    const token = (): string => users[Math.floor((turn += 1) / 2) % 2]?.token ?? '';
+    const [count, most] = await timed(
+      8,
+      8 / 1_000,
+      through(60, () => ({ url: '/products', token: token() })),
+    );
+    expect(count).toBeGreaterThanOrEqual(8);
+    expect(count).toBeLessThanOrEqual(most);
+  });
+
+  it('let one address make as many attempts to sign in', async () => {
+    const address = newAddress();
+    const request = (): Request => ({ method: 'POST', url: '/auth/login', address, body: {} });
+    const [count, most] = await timed(20, 20 / MINUTE, through(60, request));
+    expect(count).toBeGreaterThanOrEqual(20);
+    expect(count).toBeLessThanOrEqual(most);
+  });
+
+  it('count the failures on one account together', async () => {
+    const body = { tenant: tenant.slug, email: ADMIN.email, password: 'not-the-password' };
+    const request = (): Request => ({ method: 'POST', url: '/auth/login', body });
+    let count = 0;
+    for (const replica of [...replicas, ...replicas, ...replicas, ...replicas, ...replicas])
+      count += await through(1, request, [replica]);
+    expect(count).toBe(6);
+  });
+
+  it('have one budget of password changes for an account', async () => {
+    const { token, password } = await replicas[0].createUser(tenant, 'changes@example.com');
+    const body = { currentPassword: password, newPassword: password };
+    const request = (): Request => ({ method: 'POST', url: '/auth/password', token, body });
+    const [count, most] = await timed(4, 4 / 30_000, through(16, request));
+    expect(count).toBeGreaterThanOrEqual(4);
+    expect(count).toBeLessThanOrEqual(most);
+  });
+
+  describe.each([
+    ['killed', async () => redis.kill(), async () => redis.start(), 100],
+    ['frozen', async () => redis.freeze(), async () => redis.thaw(), 100],
+    [
+      'full',
+      async () => redis.command('CONFIG', 'SET', 'maxmemory', '1'),
+      async () => redis.command('CONFIG', 'SET', 'maxmemory', '0'),
+      100,
+    ],
+    ['emptied', async () => redis.command('FLUSHALL'), async () => undefined, 150],
+    [
+      'out of reach of one of them',
+      async () => void (proxies[1].mode = 'refuse'),
+      async () => void (proxies[1].mode = 'pass'),
+      150,
+    ],
+  ])('while Redis is %s', (_, harm, heal, most) => {
+    it('lift no limit, answer no request with 5xx, and are as before when it is back', async () => {
+      await together();
+      const address = newAddress();
+      await harm();
+      let healed = false;
+      onTestFinished(async () => {
+        if (!healed) await heal();
+      });
+      const request = (): Request => ({ url: '/products', address });
+      const began = performance.now();
+      const first = await through(300, request);
+      expect(first).toBeGreaterThan(0);
+      const more = await through(100, request);
+      const grown = ((performance.now() - began) * 100) / MINUTE;
+      expect(first + more).toBeLessThanOrEqual(most + boundOf(100) + Math.ceil(grown));
+      // Others get their part.
+      expect(await through(20, () => ({ url: '/products', address: '10.9.9.9' }))).toBe(20);
+      await heal();
+      healed = true;
+      await together();
+      const since = ((performance.now() - began) * 100) / MINUTE;
+      expect(await through(100, request)).toBeLessThanOrEqual(boundOf(100) + Math.ceil(since));
+      await replicas[0].send('POST', '/auth/login', { body: {} });
+    }, 30_000);
+  });
+});
