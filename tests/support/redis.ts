@@ -10,6 +10,7 @@ import { Redis } from 'ioredis';
 import { GenericContainer, getContainerRuntimeClient } from 'testcontainers';
 import { portOf } from '../../src/embedded/port.js';
 import type { Certificate } from './certificate.js';
+import { isMissing } from './programs.js';
 
 export interface RedisServer {
   readonly host: string;
@@ -50,9 +51,9 @@ const program = process.env['TEST_REDIS'] ?? 'redis-server';
 
 /** Why there is no Redis to test with; undefined where there is one. */
 export const noRedis =
-  inContainers || spawnSync(program, ['--version']).status === 0
+  inContainers || (program === 'redis-server' ? !isMissing(program) : spawnSync(program, ['--version']).status === 0)
     ? undefined
-    : `there is no ${program}: apt-get install redis-server`;
+    : `not installed: ${program}`;
 
 /** Starts one. Close it. */
 export async function startRedis({ password = PASSWORD, tls, settings = {} }: RedisOptions = {}): Promise<RedisServer> {
