@@ -8,6 +8,7 @@ case ${1-} in
     echo "Usage: deploy/bootstrap.sh, with DATABASE_URL, MIGRATION_DATABASE_URL, TENANT_DATABASE_URL and POSTGRES_PASSWORD in the
 environment
 
+Each of them can come from a file that its name with _FILE names, DATABASE_URL_FILE for one.
 POSTGRES_PASSWORD is that of the superuser, whose name is POSTGRES_USER (postgres, where it is not set); a terminal is asked
 for it. With DATABASE_TLS=verify-full the servers' certificates are checked against DATABASE_CA_FILE, or against the system's
 list, which takes psql 16. Needs psql 15 or later."
@@ -16,6 +17,19 @@ list, which takes psql 16. Needs psql 15 or later."
 esac
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+for name in DATABASE_URL MIGRATION_DATABASE_URL TENANT_DATABASE_URL POSTGRES_PASSWORD; do
+  file=${name}_FILE
+  [[ -n ${!file-} ]] || continue
+  if [[ -n ${!name-} ]]; then
+    echo "$name and $file are both set: set one of them" >&2
+    exit 1
+  fi
+  if [[ ! -r ${!file} || ! -s ${!file} ]]; then
+    echo "$file names a file that cannot be read or is empty: ${!file}" >&2
+    exit 1
+  fi
+  printf -v "$name" '%s' "$(<"${!file}")"
+done
 : "${DATABASE_URL:?is not set}" "${MIGRATION_DATABASE_URL:?is not set}" "${TENANT_DATABASE_URL:?is not set}"
 if [[ -z ${POSTGRES_PASSWORD-} && -t 0 ]]; then
   read -rsp "Password of the superuser ${POSTGRES_USER:-postgres}: " POSTGRES_PASSWORD

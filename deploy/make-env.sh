@@ -1,44 +1,58 @@
 #!/usr/bin/env bash
-# Fills the secrets of the example files in, once: writes tenantry.env, migration.env and superuser.env.
+# Makes what docker-compose.yml reads, once: tenantry.env with the settings, and a file for each secret in secrets/.
 set -euo pipefail
 
 case ${1-} in
   --help | -h)
     echo "Usage: deploy/make-env.sh [folder]
 
-Writes tenantry.env, migration.env and superuser.env with new secrets into the folder (this script's own, where none is
-given), readable by their owner only. Refuses to replace any of them."
+Writes tenantry.env and secrets/ with new secrets into the folder (this script's own, where none is given). Only the owner can
+enter secrets/; the files in it can be read by the users that containers run as. Refuses to replace either of them."
     exit
     ;;
 esac
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 folder=${1:-$here}
-umask 077
+secrets=$folder/secrets
 
-for file in tenantry.env migration.env superuser.env; do
-  if [[ -e $folder/$file ]]; then
-    echo "$folder/$file is there already, with the secrets in use: nothing was written" >&2
+for made in "$secrets" "$folder/tenantry.env"; do
+  if [[ -e $made ]]; then
+    echo "$made is there already, with what is in use: nothing was written" >&2
     exit 1
   fi
 done
 
-# In the shell alone: what stands in the arguments of a program is there for everybody to read while it runs.
-fill() {
-  local line
-  while IFS= read -r line; do
-    case $line in
-      *DATABASE_URL=*:@*) line=${line/:@/:$(openssl rand -hex 32)@} ;;
-      JWT_KEYS=) line+=k1:$(openssl genpkey -algorithm ed25519 -outform DER | openssl base64 -A) ;;
-      ENCRYPTION_KEYS=) line+=k1:$(openssl rand -base64 32) ;;
-      OPERATOR_PASSWORD=) line+=$(openssl rand -hex 16) ;;
-      POSTGRES_PASSWORD=) line+=$(openssl rand -hex 32) ;;
-    esac
-    printf '%s\n' "$line"
-  done
+hex() {
+  openssl rand -hex 32
 }
+# All of them before the first is written, and each by itself: the shell ends at a command that fails in an assignment only.
+service=$(hex)
+provisioner=$(hex)
+owner=$(hex)
+superuser=$(hex)
+redis=$(hex)
+operator=$(openssl rand -hex 16)
+signing=$(openssl genpkey -algorithm ed25519 -outform DER | openssl base64 -A)
+encryption=$(openssl rand -base64 32)
 
-fill <"$here/example.env" >"$folder/tenantry.env"
-fill <"$here/example.migration.env" >"$folder/migration.env"
-fill <"$here/example.superuser.env" >"$folder/superuser.env"
-echo "Wrote $folder/tenantry.env, $folder/migration.env and $folder/superuser.env"
+# A container's user is another one than the owner of the files, and a bind mount keeps owner and mode. So everybody may read
+# a file, and nobody else can reach it by its path; into a container it is mounted by itself.
+umask 022
+mkdir -m 700 "$secrets"
+
+# printf is the shell's own: what stands in the arguments of a program is there for everybody to read while it runs.
+put() {
+  printf '%s\n' "$2" >"$secrets/$1"
+}
+put database_url "postgres://tenantry_service:$service@registry:5432/tenantry_registry"
+put tenant_database_url "postgres://tenantry_provisioner:$provisioner@tenants:5432/postgres"
+put migration_database_url "postgres://tenantry_registry:$owner@registry:5432/tenantry_registry"
+put postgres_password "$superuser"
+put redis_url "redis://:$redis@redis:6379"
+put redis_auth "requirepass $redis"
+put jwt_keys "k1:$signing"
+put encryption_keys "k1:$encryption"
+put operator_password "$operator"
+cp "$here/example.env" "$folder/tenantry.env"
+echo "Wrote $folder/tenantry.env and the secrets in $secrets"

@@ -4,6 +4,7 @@ import type { ZodTypeProvider } from 'fastify-type-provider-zod';
 import { z } from 'zod';
 import { findTenant } from '../db/central/tenants.js';
 import { AppError } from '../src/errors.js';
+import type { SharedStoreState } from '../src/replicas/redis.js';
 import { answerId, idParams } from './schemas.js';
 
 const count = z.number();
@@ -53,11 +54,20 @@ const TenantPool = z.object({
   unusedFor: count.meta({ description: 'Milliseconds since the pool was last asked for a connection.' }),
 });
 
+const SharedRedis = z.object({
+  available: z
+    .boolean()
+    .meta({ description: 'Whether this process uses it now. While it is away, the process goes on alone.' }),
+  since: count.meta({ description: 'Milliseconds since it has been so.' }),
+  reason: z.string().optional().meta({ description: 'Why it is away.' }),
+});
+
 const Pools = z.object({
   clusters: z.array(ClusterPools),
   breakers: z.array(Breaker).meta({ description: 'Of databases and servers that are out of order, or were of late.' }),
   pools: z.array(TenantPool).meta({ description: 'The largest first.' }),
   poolCount: count.meta({ description: 'Pools in all, of which `pools` shows at most `limit`.' }),
+  redis: SharedRedis.nullable().meta({ description: 'The Redis that replicas share; null where none is configured.' }),
 });
 
 const Query = z.strictObject({
@@ -95,6 +105,7 @@ export async function poolRoutes(fastify: FastifyInstance): Promise<void> {
         breakers: [...app.breakers.stats().breakers],
         pools: pools.slice(0, request.query.limit),
         poolCount: pools.length,
+        redis: app.sharedStore ? sharedRedis(app.sharedStore.state) : null,
       };
     },
   );
@@ -117,4 +128,8 @@ export async function poolRoutes(fastify: FastifyInstance): Promise<void> {
       return { pool: pool ?? null, breaker: app.breakers.state('tenant', id) ?? null };
     },
   );
+}
+
+function sharedRedis({ available, since, reason }: SharedStoreState): z.output<typeof SharedRedis> {
+  return { available, since: Math.round(since), ...(reason !== undefined && { reason }) };
 }

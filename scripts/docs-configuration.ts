@@ -3,6 +3,7 @@
 import { readFile, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { variables, type Variable } from '../src/config.js';
+import { fileVariableOf } from '../src/secret-files.js';
 
 /** The page that the table stands on. */
 export const CONFIGURATION_PAGE = path.resolve(import.meta.dirname, '../docs/configuration.md');
@@ -12,10 +13,10 @@ const END = '<!-- end of variables -->';
 
 /** Every variable, in the order of the code, as a table in Markdown. */
 export function configurationTable(): string {
-  const rows = Object.entries<Variable>(variables).map(([name, { default: given, unit, description }]) => [
+  const rows = Object.entries<Variable>(variables).map(([name, { default: given, unit, description, secret }]) => [
     `\`${name}\``,
     defaultCell(given),
-    unit,
+    secret ? `${unit}; a file by \`${fileVariableOf(name)}\`` : unit,
     description,
   ]);
   return [['Variable', 'Default', 'Unit', 'Meaning'], Array<string>(4).fill('---'), ...rows].map(row).join('\n');

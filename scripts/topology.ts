@@ -1,9 +1,10 @@
-// docker-compose.yml as processes of this machine: HAProxy, two replicas, two PostgreSQL servers, made and started with the
-// same files and commands. `npm run topology` keeps it up until Ctrl-C; tests import startTopology().
+// docker-compose.yml as processes of this machine: HAProxy, two replicas, two PostgreSQL servers, Redis, made and started with
+// the same files and commands. `npm run topology` keeps it up until Ctrl-C; tests import startTopology().
 import { execFile, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { accessSync, constants, existsSync, readdirSync } from 'node:fs';
 import { chmod, chown, mkdir, mkdtemp, open, readFile, rm, writeFile } from 'node:fs/promises';
+import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -20,6 +21,7 @@ export interface Topology {
   readonly replicas: readonly [Replica, Replica];
   readonly registry: DatabaseServer;
   readonly tenants: DatabaseServer;
+  readonly redis: RedisServer;
   /** Holds everything that it wrote, the logs too; gone after stop(). */
   readonly folder: string;
   /** Ends every process that it started and removes its folder. Safe to call again. */
@@ -47,6 +49,14 @@ export interface DatabaseServer {
   stop(): Promise<void>;
 }
 
+export interface RedisServer {
+  readonly port: number;
+  readonly pid: number | undefined;
+  /** Resolves when it accepts connections; it is empty then. */
+  start(): Promise<void>;
+  stop(signal: NodeJS.Signals): Promise<number | null>;
+}
+
 /** Something is not installed that npm does not bring. */
 export class MissingProgram extends Error {}
 
@@ -61,7 +71,13 @@ const ignore = (): void => undefined;
 
 /** What has to be installed before startTopology() can work; empty where nothing has to. */
 export function missingPrograms(): readonly string[] {
-  const packages = { haproxy: 'haproxy', psql: 'postgresql-client', openssl: 'openssl', setsid: 'util-linux' };
+  const packages = {
+    haproxy: 'haproxy',
+    'redis-server': 'redis-server',
+    psql: 'postgresql-client',
+    openssl: 'openssl',
+    setsid: 'util-linux',
+  };
   return Object.entries(packages)
     .filter(([program]) => findProgram(program) === undefined)
     .map(([program, debianPackage]) => `${program} is missing: apt-get install ${debianPackage}`);
@@ -70,7 +86,7 @@ export function missingPrograms(): readonly string[] {
 /**
  * Starts everything, in the order of docker-compose.yml.
  *
- * @param options.env variables of the service that differ from deploy/example.env
+ * @param options.env variables of the service that differ from deploy/example.env, none of them a secret
  * @throws MissingProgram with the command that helps
  */
 export async function startTopology(
@@ -88,14 +104,14 @@ export async function startTopology(
 
   try {
     await command('bash', [path.join(root, 'deploy/make-env.sh'), folder], {});
-    const readEnv = async (file: string): Promise<Record<string, string>> =>
-      parseEnv(await readFile(path.join(folder, file), 'utf8')) as Record<string, string>;
-    const [service, migration, superuser] = await Promise.all([
-      readEnv('tenantry.env'),
-      readEnv('migration.env'),
-      readEnv('superuser.env'),
-    ]);
-    const superuserPassword = superuser['POSTGRES_PASSWORD'] ?? '';
+    const settings = parseEnv(await readFile(path.join(folder, 'tenantry.env'), 'utf8')) as Record<string, string>;
+    const fileOf = (secret: string): string => path.join(folder, 'secrets', secret);
+    const secretOf = async (secret: string): Promise<string> => (await readFile(fileOf(secret), 'utf8')).trim();
+    /** The URL in the file gets the address that its server has here. */
+    const placeHere = async (secret: string, port: number): Promise<void> => {
+      await writeFile(fileOf(secret), `${atLocalPort(await secretOf(secret), port)}\n`);
+    };
+    const superuserPassword = await secretOf('postgres_password');
 
     const startServer = async (name: string): Promise<DatabaseServer> => {
       const server = await startDatabaseServer(path.join(folder, name), superuserPassword);
@@ -104,22 +120,32 @@ export async function startTopology(
     };
     const [registry, tenants] = await both(startServer('registry'), startServer('tenants'));
 
+    const redisPort = await portOf(path.join(folder, 'redis.port'));
+    const redis = createRedis(redisPort, fileOf('redis_auth'), folder);
+    undo.push(() => redis.stop('SIGTERM'));
+    await redis.start();
+
+    await placeHere('database_url', registry.port);
+    await placeHere('migration_database_url', registry.port);
+    await placeHere('tenant_database_url', tenants.port);
+    await placeHere('redis_url', redis.port);
     const env: Record<string, string> = {
-      ...service,
-      DATABASE_URL: atLocalPort(service['DATABASE_URL'], registry.port),
-      TENANT_DATABASE_URL: atLocalPort(service['TENANT_DATABASE_URL'], tenants.port),
+      ...settings,
+      DATABASE_URL_FILE: fileOf('database_url'),
+      TENANT_DATABASE_URL_FILE: fileOf('tenant_database_url'),
+      REDIS_URL_FILE: fileOf('redis_url'),
+      JWT_KEYS_FILE: fileOf('jwt_keys'),
+      ENCRYPTION_KEYS_FILE: fileOf('encryption_keys'),
+      OPERATOR_PASSWORD_FILE: fileOf('operator_password'),
       TRUST_PROXY: '127.0.0.1',
       NODE_ENV: 'production',
       // Below the max_connections of the servers here.
       CLUSTER_CONNECTION_BUDGET: '150',
       ...options.env,
     };
-    const asOwner = {
-      ...env,
-      MIGRATION_DATABASE_URL: atLocalPort(migration['MIGRATION_DATABASE_URL'], registry.port),
-    };
+    const asOwner = { ...env, MIGRATION_DATABASE_URL_FILE: fileOf('migration_database_url') };
     const bootstrap = path.join(root, 'deploy/bootstrap.sh');
-    await command('bash', [bootstrap], { ...asOwner, POSTGRES_PASSWORD: superuserPassword });
+    await command('bash', [bootstrap], { ...asOwner, POSTGRES_PASSWORD_FILE: fileOf('postgres_password') });
     await command(process.execPath, [path.join(root, 'dist/src/cli/migrate.js')], asOwner);
 
     const makeReplica = async (name: string): Promise<Replica> => {
@@ -146,8 +172,8 @@ export async function startTopology(
     const url = `http://127.0.0.1:${port}`;
     await untilReady(url, balancer);
 
-    const operator = { email: env['OPERATOR_EMAIL'] ?? '', password: env['OPERATOR_PASSWORD'] ?? '' };
-    return { url, operator, replicas, registry, tenants, folder, stop };
+    const operator = { email: env['OPERATOR_EMAIL'] ?? '', password: await secretOf('operator_password') };
+    return { url, operator, replicas, registry, tenants, redis, folder, stop };
   } catch (error) {
     await stop();
     throw error;
@@ -166,6 +192,25 @@ function createReplica(port: number, env: Readonly<Record<string, string>>, logF
     async start() {
       program = startProgram(process.execPath, [path.join(root, 'dist/src/server.js')], { env, logFile });
       await untilReady(url, program);
+    },
+    stop: async (signal) => program?.stop(signal) ?? null,
+  };
+}
+
+function createRedis(port: number, authFile: string, folder: string): RedisServer {
+  let program: Program | undefined;
+  return {
+    port,
+    get pid() {
+      return program?.pid;
+    },
+    async start() {
+      const here = ['--bind', '127.0.0.1', '--port', String(port), '--dir', folder];
+      program = startProgram('redis-server', [path.join(root, 'deploy/redis.conf'), '--include', authFile, ...here], {
+        env: {},
+        logFile: path.join(folder, 'redis.log'),
+      });
+      await untilAccepting(port, program);
     },
     stop: async (signal) => program?.stop(signal) ?? null,
   };
@@ -332,16 +377,36 @@ function startProgram(
 
 /** Waits for /health/ready. @throws Error with the end of the program's log where it ends first or takes too long */
 async function untilReady(url: string, program: Program): Promise<void> {
-  const deadline = performance.now() + READY_DEADLINE;
-  for (;;) {
-    const ready = await fetch(`${url}/health/ready`).then(
+  await untilTrue(url, program, () =>
+    fetch(`${url}/health/ready`).then(
       ({ status }) => status === 200,
       () => false,
-    );
-    if (ready) return;
+    ),
+  );
+}
+
+/** Waits for a port of this machine to accept connections. @throws Error as untilReady() */
+async function untilAccepting(port: number, program: Program): Promise<void> {
+  await untilTrue(`port ${port}`, program, async () => {
+    const socket = connect(port, '127.0.0.1');
+    try {
+      await once(socket, 'connect');
+      return true;
+    } catch {
+      return false;
+    } finally {
+      socket.destroy();
+    }
+  });
+}
+
+async function untilTrue(what: string, program: Program, isReady: () => Promise<boolean>): Promise<void> {
+  const deadline = performance.now() + READY_DEADLINE;
+  for (;;) {
+    if (await isReady()) return;
     if (program.ended || performance.now() > deadline) {
       const log = await readFile(program.logFile, 'utf8');
-      throw new Error(`${url} did not become ready:\n${log.split('\n').slice(-20).join('\n')}`);
+      throw new Error(`${what} did not become ready:\n${log.split('\n').slice(-20).join('\n')}`);
     }
     await sleep(50);
   }
@@ -357,8 +422,8 @@ function environment(env: Readonly<Record<string, string>>): NodeJS.ProcessEnv {
   return { PATH: process.env['PATH'], HOME: process.env['HOME'], LC_ALL: 'C', ...env };
 }
 
-function atLocalPort(url: string | undefined, port: number): string {
-  const changed = new URL(url ?? '');
+function atLocalPort(url: string, port: number): string {
+  const changed = new URL(url);
   changed.hostname = '127.0.0.1';
   changed.port = String(port);
   return changed.href;
@@ -395,12 +460,12 @@ async function inTurn(steps: readonly (() => Promise<unknown>)[]): Promise<void>
 const HELP = `Usage: npm run topology [-- --port N]
 
 Starts what docker-compose.yml describes as processes of this machine: HAProxy in front of two replicas, a PostgreSQL for the
-registry and one for tenants (Debian's where it is installed, otherwise the embedded one). Prints the address and the
+registry and one for tenants (Debian's where it is installed, otherwise the embedded one), and Redis. Prints the address and the
 operator's sign-in, and stops everything on Ctrl-C. Data and secrets are new each time and removed at the end.
 
   --port N   where HAProxy listens, on 127.0.0.1 (default: a free port)
 
-Exits with 2 where a program is missing: apt-get install haproxy postgresql-client
+Exits with 2 where a program is missing: apt-get install haproxy postgresql-client redis-server
 `;
 
 if (process.argv[1] === import.meta.filename) await main(process.argv.slice(2));
@@ -421,11 +486,12 @@ async function main(args: readonly string[]): Promise<void> {
     });
   try {
     const topology = await startTopology(port === undefined ? {} : { port });
-    const { url, operator, replicas, registry, tenants, folder } = topology;
+    const { url, operator, replicas, registry, tenants, redis, folder } = topology;
     process.stdout.write(
       [
         `HAProxy in front of ${replicas.map((replica) => replica.url).join(' and ')}`,
         `PostgreSQL ${registry.version} for the registry on port ${registry.port}, ${tenants.version} for tenants on port ${tenants.port}`,
+        `Redis on port ${redis.port}`,
         `Logs in ${folder}. Ctrl-C stops and removes everything.`,
         '',
         `URL=${url}`,

@@ -20,6 +20,7 @@ import { openapi } from '../plugins/openapi.js';
 import { provisioning } from '../plugins/provisioning.js';
 import { rateLimit } from '../plugins/rate-limit.js';
 import { readiness } from '../plugins/readiness.js';
+import { redis } from '../plugins/redis.js';
 import { registry } from '../plugins/registry.js';
 import { requestHead } from '../plugins/request-head.js';
 import { generateRequestId, requestId } from '../plugins/request-id.js';
@@ -99,6 +100,7 @@ export async function buildApp(config: Config, overrides: AppOverrides = {}): Pr
   const envelope = createEnvelope(config.encryptionKeys);
   await app.register(registry, { config });
   await app.register(events, { config: config.registry });
+  await app.register(redis, { config: config.redis });
   await app.register(clusters, { config });
   await app.register(housekeeping, { config });
   await app.register(authentication, { config: config.auth });

@@ -1,6 +1,6 @@
 // The environment, read once into one frozen, typed Config. This is the sole reader of process.env. Each variable stands
 // here with its meaning, unit and default; docs/configuration.md is the same table, and a test keeps the two equal.
-import { KeyObject } from 'node:crypto';
+import { KeyObject, X509Certificate } from 'node:crypto';
 import { availableParallelism } from 'node:os';
 import { readFileSync } from 'node:fs';
 import path from 'node:path';
@@ -11,6 +11,8 @@ import type { SessionLifetimes } from '../db/sessions.js';
 import { isPem, keyOfSecret, parseTokenKeys, signingKey, type TokenKey } from './auth/keyring.js';
 import type { PasswordBudgetLimits } from './auth/password-budgets.js';
 import type { ThrottleLimits } from './auth/throttle.js';
+import { parseRedisUrl, type RedisSettings } from './replicas/redis-settings.js';
+import { withSecretFiles } from './secret-files.js';
 import type { ClusterBudget } from './tenancy/clusters.js';
 import { limitBounds } from './tenancy/limits.js';
 
@@ -36,6 +38,8 @@ export interface Config {
   };
   readonly log: { readonly level: string; readonly pretty: boolean };
   readonly registry: { readonly connection: ConnectionSettings; readonly pool: PoolLimits };
+  /** What replicas share counts and sessions in; undefined: each works for itself. */
+  readonly redis: RedisSettings | undefined;
   readonly tenants: {
     /** The cluster that new tenants' databases are made on, entered as its provisioner. */
     readonly provisioner: ConnectionSettings;
@@ -119,6 +123,8 @@ export interface Variable {
   readonly default: string | DerivedDefault;
   readonly unit: string;
   readonly description: string;
+  /** Whether a file can hold it instead, which the variable's name with `_FILE` names. */
+  readonly secret?: true;
 }
 
 /** A default that depends on the machine or on NODE_ENV: documentation shows the rule and not what it gives here. */
@@ -280,6 +286,7 @@ export const variables = {
     unit: 'postgres:// URL',
     description:
       'The registry, entered as the role that reads and writes it. Not set (and not in production): an embedded PostgreSQL starts by itself.',
+    secret: true,
   },
   MIGRATION_DATABASE_URL: {
     schema: z.string(),
@@ -287,6 +294,7 @@ export const variables = {
     unit: 'postgres:// URL',
     description:
       'The registry, entered as its owner: for `npm run migrate` only, which gives the role of DATABASE_URL its rights. Not set: that role is the owner, and the audit is not protected from it.',
+    secret: true,
   },
   TENANT_DATABASE_URL: {
     schema: z.string(),
@@ -294,6 +302,7 @@ export const variables = {
     unit: 'postgres:// URL',
     description:
       "The server for tenant databases, entered as its provisioner. Not set: the registry's server and role.",
+    secret: true,
   },
   DATABASE_TLS: {
     schema: oneOf('off', 'verify-full'),
@@ -306,6 +315,27 @@ export const variables = {
     default: '',
     unit: 'file',
     description: "The CA certificates (PEM) to trust with `verify-full`; empty takes Node's own list.",
+  },
+  REDIS_URL: {
+    schema: z.string(),
+    default: '',
+    unit: 'redis:// or rediss:// URL',
+    description:
+      'The Redis or Valkey that replicas share ([redis.md](redis.md)); `rediss://` is TLS. It may be away at any time. Not set: each process works for itself. Production wants a password in it.',
+    secret: true,
+  },
+  REDIS_CA_FILE: {
+    schema: z.string(),
+    default: '',
+    unit: 'file',
+    description: "The CA certificates (PEM) to trust with `rediss://`; empty takes Node's own list.",
+  },
+  REDIS_TIMEOUT_MS: {
+    schema: integer(10, 5_000),
+    default: '250',
+    unit: 'ms',
+    description:
+      'Longest wait for an answer of Redis. Without one by then Redis counts as away, until it answers again.',
   },
   REGISTRY_POOL_MAX: {
     schema: integer(2, 1_000),
@@ -445,6 +475,7 @@ export const variables = {
     unit: 'kid:base64,…',
     description:
       'Keys of access tokens, Ed25519 or P-256 in DER: the first private one signs, all verify ([keys.md](keys.md)). Neither this nor JWT_SECRET set (and not in production): made on the first start.',
+    secret: true,
   },
   JWT_SECRET: {
     schema: z
@@ -455,6 +486,7 @@ export const variables = {
     unit: 'text',
     description:
       'A key of access tokens by HS256, behind those of JWT_KEYS: at least 32 characters, random. Signs where JWT_KEYS has no private key.',
+    secret: true,
   },
   JWT_ISSUER: {
     schema: z.string(),
@@ -492,6 +524,7 @@ export const variables = {
     unit: 'kid:base64,…',
     description:
       'Keys of 32 bytes for refresh tokens; the first signs, all verify ([keys.md](keys.md#keys-of-refresh-tokens)). Not set: derived from ENCRYPTION_KEYS.',
+    secret: true,
   },
   HASH_CONCURRENCY: {
     schema: integer(1, 64),
@@ -512,6 +545,7 @@ export const variables = {
     unit: 'kid:base64,…',
     description:
       'Keys of 32 bytes that encrypt database passwords at rest; the first is the current one. Not set (and not in production): made on the first start.',
+    secret: true,
   },
   DB_PASSWORD_ROTATE_AFTER_MS: {
     schema: integer(0, 315_360_000_000),
@@ -533,6 +567,7 @@ export const variables = {
     unit: 'text',
     description:
       "The first operator's password. Not set (and not in production): made on the first start and printed once.",
+    secret: true,
   },
   DATA_DIR: {
     schema: z.string(),
@@ -554,6 +589,11 @@ export const variables = {
   },
 } as const satisfies Record<string, Variable>;
 
+/** The names of those that a file can hold. */
+export const secretVariables = Object.entries<Variable>(variables)
+  .filter(([, { secret }]) => secret)
+  .map(([name]) => name);
+
 type Name = keyof typeof variables;
 type Values = { [K in Name]: z.output<(typeof variables)[K]['schema']> | undefined };
 
@@ -570,14 +610,15 @@ export function processEnvironment(): NodeJS.ProcessEnv {
  *
  * @throws ConfigError with everything that is wrong, not only the first thing
  */
-export function readSettings(env: NodeJS.ProcessEnv): Settings {
+export function readSettings(given: NodeJS.ProcessEnv): Settings {
   const problems: string[] = [];
+  const env = withSecretFiles(given, secretVariables, problems);
   const values = parseVariables(env, problems);
   const value = <K extends Name>(name: K): NonNullable<Values[K]> =>
     (values[name] ?? defaults[name]) as NonNullable<Values[K]>;
   const production = value('NODE_ENV') === 'production';
 
-  const tls = value('DATABASE_TLS') === 'verify-full' && readCa(values.DATABASE_CA_FILE, problems);
+  const tls = value('DATABASE_TLS') === 'verify-full' && readCa('DATABASE_CA_FILE', values.DATABASE_CA_FILE, problems);
   if (!tls && values.DATABASE_CA_FILE)
     problems.push('DATABASE_CA_FILE is set and DATABASE_TLS is off: set DATABASE_TLS=verify-full');
   const registry = parseDatabaseUrl('DATABASE_URL', values.DATABASE_URL, tls, problems);
@@ -587,6 +628,11 @@ export function readSettings(env: NodeJS.ProcessEnv): Settings {
     if (env[name] && !env['DATABASE_URL'])
       problems.push(`${name} is set and DATABASE_URL is not: set both, or neither`);
   }
+  const redis = parseRedisUrl(
+    values.REDIS_URL,
+    { ...readCa('REDIS_CA_FILE', values.REDIS_CA_FILE, problems), timeout: value('REDIS_TIMEOUT_MS'), production },
+    problems,
+  );
   if (env['OPERATOR_PASSWORD'] && !env['OPERATOR_EMAIL'])
     problems.push('OPERATOR_PASSWORD is set and OPERATOR_EMAIL is not: set both, or neither');
   if (value('SESSION_IDLE_TTL') < value('ACCESS_TOKEN_TTL'))
@@ -622,6 +668,7 @@ export function readSettings(env: NodeJS.ProcessEnv): Settings {
     dataDir: path.resolve(value('DATA_DIR')),
     threadPoolSize: value('UV_THREADPOOL_SIZE'),
     registry: { connection: registry, owner, pool: pool(value('REGISTRY_POOL_MAX')) },
+    redis,
     tenants: {
       provisioner: provisioner ?? registry,
       // Copying a template takes as long as the disk does: it is not held to a request's bound.
@@ -685,11 +732,12 @@ export interface FilledGaps {
 
 /** Settings with every gap filled. */
 export function completeConfig(settings: Settings, gaps: FilledGaps): Config {
-  const { production, http, log, throttle, shutdown } = settings;
+  const { production, http, log, redis, throttle, shutdown } = settings;
   return deepFreeze<Config>({
     production,
     http,
     log,
+    redis,
     throttle,
     shutdown,
     registry: { pool: settings.registry.pool, connection: gaps.registry },
@@ -811,14 +859,22 @@ function parseDatabaseUrl(
   }
 }
 
-function readCa(file: string | undefined, problems: string[]): { ca?: string } {
+function readCa(name: Name, file: string | undefined, problems: string[]): { ca?: string } {
   if (file === undefined) return {};
+  let ca: string;
   try {
-    return { ca: readFileSync(file, 'utf8') };
+    ca = readFileSync(file, 'utf8');
   } catch {
-    problems.push(`DATABASE_CA_FILE cannot be read: ${file}`);
+    problems.push(`${name} cannot be read: ${file}`);
     return {};
   }
+  try {
+    // TLS takes text without a certificate in silence, and then trusts no server.
+    new X509Certificate(ca);
+  } catch {
+    problems.push(`${name} holds no certificate in PEM: ${file}`);
+  }
+  return { ca };
 }
 
 /** Laid over something else, a key that is undefined would hide what is below. */

@@ -54,7 +54,7 @@ const NOT_RUN: Readonly<Record<string, string>> = {
   'npm run docs:try': 'it would run itself',
   'npm run docs:try -- topology': 'it would run itself',
   'TEST_SERVERS=containers npm test': 'a Docker engine',
-  'sudo apt-get install haproxy postgresql': 'it changes the machine; .ci/run installs the first of them',
+  'sudo apt-get install haproxy redis-server postgresql': 'it changes the machine; .ci/run installs the first two',
 };
 
 /** One loop over two servers, and no command a line. */
@@ -107,6 +107,7 @@ describe('npm start, from a terminal', () => {
     block('docs/api.md', '/auth/login'),
     block('docs/api.md', '/products?limit'),
     block('docs/pools.md', '/pools?limit'),
+    block('docs/redis.md', '/pools?limit=1'),
     block('docs/limits.md', '/usage'),
     block('docs/clusters.md', '/clusters?limit'),
     block('docs/audit.md', '/audit?action'),
@@ -295,15 +296,18 @@ function makeCertificate(key: string, certificate: string): void {
 
 describe('docs/deployment.md', () => {
   const makeEnv = command('docs/deployment.md', 'deploy/make-env.sh');
-  const show = command('docs/deployment.md', 'grep ^OPERATOR_ deploy/tenantry.env');
+  const show = command(
+    'docs/deployment.md',
+    'grep ^OPERATOR_EMAIL deploy/tenantry.env && cat deploy/secrets/operator_password',
+  );
   const check = command(
     'docs/deployment.md',
     'HAPROXY_BIND=:8080 REPLICA_1=127.0.0.1:3001 REPLICA_2=127.0.0.1:3002 haproxy -c -f deploy/haproxy.cfg',
   );
 
-  it.skipIf(isMissing('openssl'))('makes the environment files and shows the sign-in', async () => {
+  it.skipIf(isMissing('openssl'))('makes the settings and the secrets, and shows the sign-in', async () => {
     const printed = await runScript(`${makeEnv}\n${show}`, { cwd: source.folder });
-    expect(printed).toMatch(/^OPERATOR_EMAIL=\S+@\S+\nOPERATOR_PASSWORD=\S{16,}\n/m);
+    expect(printed).toMatch(/^OPERATOR_EMAIL=\S+@\S+\n\S{16,}\n/m);
   });
 
   it.skipIf(isMissing('haproxy'))('checks the configuration of HAProxy', async () => {
@@ -498,6 +502,9 @@ describe('the pages', () => {
     'deploy/tenantry.env',
     'deploy/migration.env',
     'deploy/superuser.env',
+    'deploy/secrets/',
+    'deploy/secrets/operator_password',
+    'deploy/secrets/encryption_keys',
     'bench/results/latest.json',
     'db/tenant/migrations/0008_orders.ts',
     'db/tenant/orders.ts',

@@ -1,4 +1,4 @@
-// What docker-compose.yml promises, on the same topology as processes: HAProxy, two replicas, two PostgreSQL servers.
+// What docker-compose.yml promises, on the same topology as processes: HAProxy, two replicas, two PostgreSQL servers, Redis.
 import { readFile } from 'node:fs/promises';
 import { Agent, request, type IncomingHttpHeaders } from 'node:http';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -253,6 +253,42 @@ describe.skipIf(skipped !== '')(`two replicas behind HAProxy${skipped}`, () => {
       return [...log.matchAll(/Server ready\/replica-1 is (?:UP|DOWN)/g)].at(-1)?.[0] ?? 'UP';
     }
   });
+
+  it('goes on while Redis is away, and both replicas use it when it is back', async () => {
+    const seen = async (): Promise<unknown[]> => {
+      const answers = await Promise.all(
+        topology.replicas.map(({ url }) => send(`${url}/pools?limit=1`, 'GET', { token: operator })),
+      );
+      return answers.map(({ body }) => (body['redis'] as { available: boolean }).available);
+    };
+    await eventually('used by both', async () => (await seen()).every((available) => available === true));
+    await topology.redis.stop('SIGKILL');
+    await eventually('missed by both', async () => (await seen()).every((available) => available === false));
+    for (const { url } of topology.replicas) {
+      expect(await readThrough(url)).toBe(200);
+      expect((await send(`${url}/health/ready`, 'GET')).status).toBe(200);
+    }
+    await topology.redis.start();
+    await eventually('used again by both', async () => (await seen()).every((available) => available === true));
+  });
+
+  it.skipIf(process.platform !== 'linux')(
+    'keeps its secrets in files: none is in the environment or the arguments of a process',
+    async () => {
+      const secrets = await Promise.all(
+        ['database_url', 'redis_auth', 'jwt_keys', 'encryption_keys', 'operator_password'].map((name) =>
+          readFile(`${topology.folder}/secrets/${name}`, 'utf8'),
+        ),
+      );
+      const values = secrets.map((text) => text.trim().replace(/^requirepass /, ''));
+      for (const pid of [...topology.replicas, topology.redis].map((each) => each.pid)) {
+        const shown = await Promise.all(
+          ['environ', 'cmdline'].map((file) => readFile(`/proc/${pid ?? ''}/${file}`, 'utf8')),
+        );
+        for (const value of values) expect(shown.join('\n')).not.toContain(value);
+      }
+    },
+  );
 
   it('serves the tenants that it knows while the registry is away', async () => {
     for (const { url } of topology.replicas) expect(await readThrough(url)).toBe(200);

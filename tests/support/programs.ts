@@ -10,6 +10,7 @@ const PACKAGES = {
   ip: 'iproute2',
   openssl: 'openssl',
   psql: 'postgresql-client',
+  'redis-server': 'redis-server',
   setsid: 'util-linux',
   shellcheck: 'shellcheck',
 } as const;

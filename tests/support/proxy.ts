@@ -6,8 +6,9 @@ import { connect, createServer, type AddressInfo, type Socket } from 'node:net';
  * - `pass`: bytes go both ways.
  * - `hang`: a black hole: connections are accepted and stay open, and nothing goes through, not even an end.
  * - `refuse`: new connections are reset at once.
+ * - `swallow`: what the client says arrives, and what the server answers is lost.
  */
-export type ProxyMode = 'pass' | 'hang' | 'refuse';
+export type ProxyMode = 'pass' | 'hang' | 'refuse' | 'swallow';
 
 export interface Proxy {
   readonly host: string;
@@ -42,6 +43,7 @@ export async function startProxy(target: { readonly host: string; readonly port:
     pairs.add(pair);
     for (const [from, to] of [pair, [upstream, client]] as const) {
       from.on('data', (chunk: Buffer) => {
+        if (mode === 'swallow' && from === upstream) return;
         if (proxy.delay > 0 && from === client) setTimeout(() => to.write(chunk), proxy.delay);
         else to.write(chunk);
       });

@@ -39,7 +39,7 @@ export async function copySource(): Promise<SourceCopy> {
   await chmod(folder, 0o755);
   // The times are kept, or everything would be newer than what was built of it.
   const filter = (source: string): boolean =>
-    !/^deploy\/(?!example).*\.env$|^bench\/results|^dist\/(?!src|plugins|routes|db|\.tsbuildinfo)./.test(
+    !/^deploy\/(?!example).*\.env$|^deploy\/secrets|^bench\/results|^dist\/(?!src|plugins|routes|db|\.tsbuildinfo)./.test(
       path.relative(ROOT, source),
     );
   for (const name of COPIED)

@@ -136,8 +136,17 @@ const rules: readonly Rule[] = [
     ],
   ),
   noImport(
-    'src/auth, src/tenancy, src/cache and db know neither Fastify nor HTTP',
-    within('src/auth/', 'src/tenancy/', 'src/cache/', 'db/'),
+    'only the store of src/replicas knows ioredis, and only plugins/redis.ts @fastify/redis: all others ask the store, which has a deadline',
+    (file) => !['src/replicas/redis.ts', 'src/replicas/redis-client.ts', 'plugins/redis.ts'].includes(file),
+    (target) => isPackage(target, 'ioredis', '@fastify/redis'),
+    [
+      ['src/auth/throttle.ts', 'ioredis'],
+      ['plugins/rate-limit.ts', '@fastify/redis'],
+    ],
+  ),
+  noImport(
+    'src/auth, src/tenancy, src/cache, src/replicas and db know neither Fastify nor HTTP',
+    within('src/auth/', 'src/tenancy/', 'src/cache/', 'src/replicas/', 'db/'),
     (target) =>
       target.startsWith('fastify') ||
       target.startsWith('@fastify/') ||

@@ -6,6 +6,7 @@ import path from 'node:path';
 import { describe, expect, it, onTestFinished } from 'vitest';
 import { keyOfSecret, makeTokenKey, parseTokenKeys, type TokenKey } from '../../src/auth/keyring.js';
 import { completeConfig, ConfigError, parseKeyring, readSettings, variables, type Settings } from '../../src/config.js';
+import { selfSigned } from '../support/certificate.js';
 
 type Environment = Readonly<Record<string, string>>;
 
@@ -61,6 +62,7 @@ const integers: readonly (readonly [string, number, number, (settings: Settings)
   ['PASSWORD_BUDGET_TENANT', 1, 1_000_000_000, ({ auth }) => auth.passwordBudgets.tenant],
   ['REQUEST_TIMEOUT_MS', 1_000, 600_000, ({ http }) => http.requestTimeout],
   ['KEEP_ALIVE_TIMEOUT_MS', 0, 600_000, ({ http }) => http.keepAliveTimeout],
+  ['REDIS_TIMEOUT_MS', 10, 5_000, ({ redis }) => redis?.timeout ?? 0],
   ['REGISTRY_POOL_MAX', 2, 1_000, ({ registry }) => registry.pool.max],
   ['PROVISIONER_POOL_MAX', 1, 100, ({ tenants }) => tenants.provisionerPool.max],
   ['STANDBY_DATABASES', 0, 1_000, ({ tenants }) => tenants.standbyDatabases],
@@ -84,10 +86,11 @@ const integers: readonly (readonly [string, number, number, (settings: Settings)
   ['SHUTDOWN_TIMEOUT_MS', 100, 600_000, ({ shutdown }) => shutdown.timeout],
 ];
 
-/** What leaves room for every value of a lifetime that is bounded by another. */
+/** What leaves room for every value of a lifetime that is bounded by another, or gives a value its meaning. */
 const room: Readonly<Record<string, Environment>> = {
   SESSION_IDLE_TTL: { ACCESS_TOKEN_TTL: '60', SESSION_TTL: '31536000' },
   SESSION_TTL: { ACCESS_TOKEN_TTL: '60', SESSION_IDLE_TTL: '60' },
+  REDIS_TIMEOUT_MS: { REDIS_URL: 'redis://cache' },
 };
 
 /** Everything else: name, a value that is read, what it is read as, and values that are refused with a word on why. */
@@ -188,6 +191,24 @@ const others: readonly {
     bad: ['/there/is/no/such/file.pem'],
     reason: 'cannot be read: /there/is/no/such/file.pem',
     alongside: { DATABASE_URL: URL_OF_REGISTRY, DATABASE_TLS: 'verify-full' },
+  },
+  {
+    name: 'REDIS_URL',
+    good: [
+      ['redis://cache', 'cache'],
+      ['rediss://:pw@10.0.0.7:6380/1', '10.0.0.7'],
+    ],
+    read: ({ redis }) => redis?.host,
+    bad: ['cache', 'cache:6379', 'http://cache', 'redis://', 'redis://cache/zero'],
+    reason: 'must be a URL such as redis://:password@host:6379/0, or rediss://… for TLS',
+  },
+  {
+    name: 'REDIS_CA_FILE',
+    good: [],
+    read: ({ redis }) => redis?.tls,
+    bad: ['/there/is/no/such/file.pem'],
+    reason: 'cannot be read: /there/is/no/such/file.pem',
+    alongside: { REDIS_URL: 'rediss://cache' },
   },
   {
     name: 'CLUSTER_HOSTS',
@@ -368,7 +389,8 @@ describe('any other variable', () => {
       rmSync(folder, { recursive: true });
     });
     const file = path.join(folder, 'ca.pem');
-    writeFileSync(file, 'the certificates');
+    const { certificate: ca } = selfSigned('db.internal');
+    writeFileSync(file, ca);
     const { registry, tenants } = readSettings({
       DATABASE_URL: URL_OF_REGISTRY,
       TENANT_DATABASE_URL: 'postgres://p:p@tenants/postgres',
@@ -376,9 +398,9 @@ describe('any other variable', () => {
       DATABASE_TLS: 'verify-full',
       DATABASE_CA_FILE: file,
     });
-    expect(registry.connection?.tls).toEqual({ ca: 'the certificates' });
-    expect(registry.owner?.tls).toEqual({ ca: 'the certificates' });
-    expect(tenants.provisioner?.tls).toEqual({ ca: 'the certificates' });
+    expect(registry.connection?.tls).toEqual({ ca });
+    expect(registry.owner?.tls).toEqual({ ca });
+    expect(tenants.provisioner?.tls).toEqual({ ca });
   });
 
   it('DATABASE_CA_FILE without verify-full is a mistake, and not a connection in clear', () => {
@@ -473,7 +495,7 @@ describe('what is wrong with an environment', () => {
   it('never repeats what was given, which may be a secret', () => {
     const canary = 'canary value';
     const everything = Object.fromEntries(Object.keys(variables).map((name) => [name, canary]));
-    const problems = problemsOf(without(everything, 'DATABASE_CA_FILE'));
+    const problems = problemsOf(without(without(everything, 'DATABASE_CA_FILE'), 'REDIS_CA_FILE'));
     expect(problems.length).toBeGreaterThan(integers.length);
     expect(problems.join('\n')).not.toContain('canary');
   });

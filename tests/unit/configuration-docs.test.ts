@@ -1,10 +1,13 @@
 // docs/configuration.md: what operators read is what the code does.
 import { randomBytes } from 'node:crypto';
-import { readFileSync } from 'node:fs';
-import { describe, expect, it } from 'vitest';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { describe, expect, it, onTestFinished } from 'vitest';
 import { CONFIGURATION_PAGE, configurationTable, withTable } from '../../scripts/docs-configuration.js';
 import { makeTokenKey } from '../../src/auth/keyring.js';
 import { readSettings, variables } from '../../src/config.js';
+import { selfSigned } from '../support/certificate.js';
 
 const page = readFileSync(CONFIGURATION_PAGE, 'utf8');
 
@@ -15,6 +18,12 @@ describe('the page on configuration', () => {
 
   it('has an example that production accepts', () => {
     const [, example = ''] = /<<END\n([\s\S]*?)\nEND/.exec(page) ?? [];
+    const folder = mkdtempSync(path.join(tmpdir(), 'tenantry-ca-'));
+    onTestFinished(() => {
+      rmSync(folder, { recursive: true });
+    });
+    const ca = path.join(folder, 'ca.pem');
+    writeFileSync(ca, selfSigned('db.internal').certificate);
     const entries = example.split('\n').map((line) => {
       const [name = '', ...value] = line.split('=');
       // What the shell would put there.
@@ -24,7 +33,7 @@ describe('the page on configuration', () => {
           randomBytes(Number(bytes)).toString(encoding),
         )
         .replace(/k1:\$\(openssl genpkey .*\)/, makeTokenKey('k1'));
-      return [name, name === 'DATABASE_CA_FILE' ? CONFIGURATION_PAGE : text] as const;
+      return [name, name === 'DATABASE_CA_FILE' ? ca : text] as const;
     });
     for (const [name] of entries) expect(Object.keys(variables)).toContain(name);
     const settings = readSettings(Object.fromEntries(entries));

@@ -1,6 +1,6 @@
 // What the Dockerfile, docker-compose.yml and deploy/ promise, read from the files themselves.
 import { execFileSync, spawnSync } from 'node:child_process';
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { parseEnv } from 'node:util';
@@ -8,16 +8,23 @@ import { validate } from 'dockerfile-utils';
 import { describe, expect, it, onTestFinished } from 'vitest';
 import { parse } from 'yaml';
 import { makeTokenKey } from '../../src/auth/keyring.js';
-import { ConfigError, readSettings, variables } from '../../src/config.js';
+import { ConfigError, readSettings, secretVariables, variables } from '../../src/config.js';
 import { catalogue } from '../../src/errors.js';
 import { isMissing } from '../support/programs.js';
 
 const root = path.resolve(import.meta.dirname, '../..');
-const read = (file: string): string => readFileSync(path.join(root, file), 'utf8');
+const read = (file: string): string => readFileSync(path.resolve(root, file), 'utf8');
 const envOf = (file: string): Record<string, string> => parseEnv(read(file)) as Record<string, string>;
 
-/** Of the service's variables, those that carry a secret. */
-const SECRETS = ['DATABASE_URL', 'TENANT_DATABASE_URL', 'JWT_KEYS', 'ENCRYPTION_KEYS', 'OPERATOR_PASSWORD'];
+/** Of the service's variables, those that carry a secret, and that docker-compose.yml gives a replica. */
+const SECRETS = [
+  'DATABASE_URL',
+  'TENANT_DATABASE_URL',
+  'REDIS_URL',
+  'JWT_KEYS',
+  'ENCRYPTION_KEYS',
+  'OPERATOR_PASSWORD',
+];
 
 /** As a process in production reads it, where the environment says no more. */
 const production = readSettings({
@@ -104,6 +111,7 @@ interface Service {
   readonly command?: readonly string[];
   readonly env_file?: string | readonly string[];
   readonly environment?: Readonly<Record<string, string>>;
+  readonly secrets?: readonly string[];
   readonly ports?: readonly string[];
   readonly volumes?: readonly string[];
   readonly networks: readonly string[];
@@ -117,6 +125,7 @@ interface Service {
 }
 
 interface Compose {
+  readonly secrets: Readonly<Record<string, { readonly file: string }>>;
   readonly services: Readonly<Record<string, Service>>;
   readonly networks: Readonly<
     Record<string, { readonly internal?: boolean; readonly ipam?: { readonly config: readonly { subnet: string }[] } }>
@@ -124,7 +133,7 @@ interface Compose {
 }
 
 describe('docker-compose.yml', () => {
-  const { services, networks } = parse(read('docker-compose.yml'), { merge: true }) as Compose;
+  const { services, networks, secrets } = parse(read('docker-compose.yml'), { merge: true }) as Compose;
   const all = Object.entries(services);
   const replicas = all.filter(([name]) => name.startsWith('replica-')).map(([, service]) => service);
   const service = (name: string): Service => {
@@ -175,26 +184,64 @@ describe('docker-compose.yml', () => {
     }
   });
 
-  it('shows the superuser to the servers and the bootstrap alone', () => {
-    const told = all.filter(([, each]) => envFiles(each).includes('deploy/superuser.env')).map(([name]) => name);
-    expect(told.sort()).toEqual(['bootstrap', 'registry', 'tenants']);
+  const seenBy = (secret: string): string[] =>
+    all.filter(([, each]) => each.secrets?.includes(secret)).map(([name]) => name);
+  const replicasAnd = (...others: string[]): string[] => ['replica-1', 'replica-2', ...others].sort();
+
+  it.each([
+    ['postgres_password', ['bootstrap', 'registry', 'tenants']],
+    ['migration_database_url', ['bootstrap', 'migrate']],
+    ['database_url', replicasAnd('bootstrap', 'migrate')],
+    ['tenant_database_url', replicasAnd('bootstrap', 'migrate')],
+    ['redis_url', replicasAnd('migrate')],
+    ['jwt_keys', replicasAnd('migrate')],
+    ['encryption_keys', replicasAnd('migrate')],
+    ['operator_password', replicasAnd('migrate')],
+    ['redis_auth', ['redis']],
+  ])('shows %s to those that need it, and to nobody else', (secret, services) => {
+    expect(seenBy(secret).sort()).toEqual(services);
+    expect(secrets[secret]).toEqual({ file: `deploy/secrets/${secret}` });
+  });
+
+  it('reads settings from one file, which holds no secret', () => {
+    const files = new Set(all.flatMap(([, each]) => envFiles(each)));
+    expect([...files]).toEqual(['deploy/tenantry.env']);
     for (const replica of replicas) expect(envFiles(replica)).toEqual(['deploy/tenantry.env']);
   });
 
-  it('shows the owner of the registry to the migration and the bootstrap alone', () => {
-    const told = all.filter(([, each]) => envFiles(each).includes('deploy/migration.env')).map(([name]) => name);
-    expect(told.sort()).toEqual(['bootstrap', 'migrate']);
-    expect(envFiles(service('migrate'))).toEqual(['deploy/tenantry.env', 'deploy/migration.env']);
-    const [settings, owner] = ['deploy/example.env', 'deploy/example.migration.env'].map(envOf);
-    const roleOf = (url = ''): string => new URL(url).username;
-    expect(roleOf(settings?.['DATABASE_URL'])).toBe('tenantry_service');
-    expect(roleOf(owner?.['MIGRATION_DATABASE_URL'])).toBe('tenantry_registry');
-    expect(settings).not.toHaveProperty('MIGRATION_DATABASE_URL');
+  it('gives every secret as a file: no environment and no argument has one', () => {
+    expect(Object.keys(secrets)).toHaveLength(9);
+    for (const [name, { environment = {}, secrets: own = [], command = [] }] of all) {
+      const files = Object.entries(environment).filter(([variable]) => variable.endsWith('_FILE'));
+      const paths = files.map(([, value]) => value.replace(/^\/run\/secrets\//, ''));
+      if (name === 'redis') expect(command).toContain('/run/secrets/redis_auth');
+      else expect([...paths].sort(), name).toEqual([...own].sort());
+      const named = Object.keys(environment).filter((variable) => !variable.endsWith('_FILE'));
+      expect(named.filter((variable) => SECRETS.includes(variable) || /PASSWORD|SECRET|KEY/.test(variable))).toEqual(
+        [],
+      );
+      for (const [variable, value] of files) {
+        expect(value).toMatch(/^\/run\/secrets\/\w+$/);
+        if (variable !== 'POSTGRES_PASSWORD_FILE') expect(secretVariables).toContain(variable.replace(/_FILE$/, ''));
+      }
+    }
+    const variables = Object.keys(services['replica-1']?.environment ?? {});
+    expect(variables.sort()).toEqual(SECRETS.map((name) => `${name}_FILE`).sort());
   });
 
-  it('has no secret in it', () => {
-    const names = all.flatMap(([, { environment = {} }]) => Object.keys(environment));
-    expect(names.filter((name) => SECRETS.includes(name) || /PASSWORD|SECRET|KEY/.test(name))).toEqual([]);
+  it('has a Redis that wants a password, writes nothing to disk and evicts no count', () => {
+    const { command = [], volumes = [], healthcheck } = service('redis');
+    expect(command).toEqual(['redis-server', '/etc/redis.conf', '--include', '/run/secrets/redis_auth']);
+    expect(volumes).toEqual(['./deploy/redis.conf:/etc/redis.conf:ro']);
+    expect(healthcheck?.test?.join(' ')).not.toContain(' -a ');
+    const settings = read('deploy/redis.conf')
+      .split('\n')
+      .filter((line) => line !== '' && !line.startsWith('#'));
+    expect(settings).toEqual(
+      expect.arrayContaining(['save ""', 'appendonly no', 'maxmemory-policy noeviction', 'maxmemory 256mb']),
+    );
+    expect(read('deploy/redis.conf')).not.toMatch(/^requirepass/m);
+    expect(on('cache').sort()).toEqual(['redis', 'replica-1', 'replica-2']);
   });
 
   it('believes X-Forwarded-For from the network that holds balancer and replicas only', () => {
@@ -204,9 +251,13 @@ describe('docker-compose.yml', () => {
   });
 
   it('names hosts, programs and files that are there', () => {
-    const settings = { ...envOf('deploy/example.env'), ...envOf('deploy/example.migration.env') };
-    for (const name of ['DATABASE_URL', 'TENANT_DATABASE_URL', 'MIGRATION_DATABASE_URL'])
-      expect(services).toHaveProperty(new URL(settings[name] ?? '').hostname);
+    const urls = [...read('deploy/make-env.sh').matchAll(/^put \w+_url "([^"]+)"$/gm)].map(
+      ([, url = '']) =>
+        // What the shell would put there.
+        new URL(url.replace(/\$\w+/, 'x')),
+    );
+    expect(urls).toHaveLength(4);
+    for (const { hostname } of urls) expect(services).toHaveProperty(hostname);
     const { environment = {} } = service('balancer');
     for (const name of ['REPLICA_1', 'REPLICA_2'])
       expect(services).toHaveProperty(environment[name]?.split(':')[0] ?? '');
@@ -231,62 +282,115 @@ describe('docker-compose.yml', () => {
   });
 });
 
-describe('the environment files', () => {
+describe('what deploy/make-env.sh makes', () => {
   const example = envOf('deploy/example.env');
+  const script = path.join(root, 'deploy/make-env.sh');
+  const { secrets } = parse(read('docker-compose.yml'), { merge: true }) as Compose;
+  const names = Object.keys(secrets);
 
-  it('hold variables that the service reads, and no value for a secret', () => {
-    for (const name of Object.keys(example)) expect(variables).toHaveProperty(name);
-    expect(Object.keys(envOf('deploy/example.superuser.env'))).toEqual(['POSTGRES_PASSWORD']);
-    expect(Object.keys(envOf('deploy/example.migration.env'))).toEqual(['MIGRATION_DATABASE_URL']);
-    const others = { ...envOf('deploy/example.superuser.env'), ...envOf('deploy/example.migration.env') };
-    for (const [name, value] of Object.entries({ ...example, ...others }))
-      if (name.endsWith('DATABASE_URL')) expect(new URL(value).password).toBe('');
-      else if (SECRETS.includes(name) || name.includes('PASSWORD')) expect(value).toBe('');
+  function temporaryFolder(): string {
+    const folder = mkdtempSync(path.join(tmpdir(), 'tenantry-env-'));
+    onTestFinished(() => {
+      rmSync(folder, { recursive: true });
+    });
+    return folder;
+  }
+
+  /** As docker-compose.yml gives it to a replica, from this folder. */
+  const filesIn = (folder: string, variables = SECRETS): Record<string, string> =>
+    Object.fromEntries(variables.map((name) => [`${name}_FILE`, path.join(folder, 'secrets', name.toLowerCase())]));
+
+  function made(): { folder: string; env: Record<string, string>; values: Record<string, string> } {
+    const folder = temporaryFolder();
+    execFileSync('bash', [script, folder]);
+    const values = names.map(
+      (name) => [name, readFileSync(path.join(folder, 'secrets', name), 'utf8').trim()] as const,
+    );
+    const env = { ...envOf(path.join(folder, 'tenantry.env')), ...filesIn(folder), NODE_ENV: 'production' };
+    return { folder, env, values: Object.fromEntries(values) };
+  }
+
+  it('starts from settings that the service reads, none of them a secret', () => {
+    for (const name of Object.keys(example)) {
+      expect(variables).toHaveProperty(name);
+      expect(secretVariables).not.toContain(name);
+    }
   });
 
-  it('are refused by the service as they stand, for each secret that is missing', () => {
+  it('is missed by the service, for each secret, and by the bootstrap, before it connects anywhere', () => {
+    const nowhere = filesIn('/there/is/no/such/folder');
     let problems: readonly string[] = [];
     try {
-      readSettings({ ...example, NODE_ENV: 'production' });
+      readSettings({ ...example, ...nowhere, NODE_ENV: 'production' });
     } catch (error) {
       if (!(error instanceof ConfigError)) throw error;
       problems = error.problems;
     }
-    for (const secret of SECRETS) expect(problems.join('\n')).toContain(secret);
+    for (const secret of SECRETS)
+      expect(problems.join('\n')).toContain(`${secret}_FILE names a file that cannot be read`);
+    const bootstrap = path.join(root, 'deploy/bootstrap.sh');
+    const env = { PATH: process.env['PATH'], ...example, ...nowhere };
+    const run = spawnSync('bash', [bootstrap], { env, encoding: 'utf8' });
+    expect(run.status).toBe(1);
+    expect(run.stderr).toContain('DATABASE_URL_FILE names a file that cannot be read or is empty');
   });
 
-  it('are refused by the bootstrap as they stand, before it connects anywhere', () => {
-    const env = { PATH: process.env['PATH'], POSTGRES_PASSWORD: 'x', ...envOf('deploy/example.migration.env') };
-    const script = path.join(root, 'deploy/bootstrap.sh');
-    const empty = spawnSync('bash', [script], { env: { ...env, ...example }, encoding: 'utf8' });
-    expect(empty.status).toBe(1);
-    expect(empty.stderr).toContain('DATABASE_URL must look like');
-    const short = { ...example, DATABASE_URL: 'postgres://tenantry_registry:changeme@registry:5432/tenantry_registry' };
-    expect(spawnSync('bash', [script], { env: { ...env, ...short }, encoding: 'utf8' }).stderr).toContain('too short');
-  });
-
-  it.skipIf(isMissing('openssl'))('are filled in by deploy/make-env.sh, differently each time and only once', () => {
-    const make = (): { folder: string; settings: Record<string, string> } => {
-      const folder = mkdtempSync(path.join(tmpdir(), 'tenantry-env-'));
-      onTestFinished(() => {
-        rmSync(folder, { recursive: true });
+  it.skipIf(isMissing('openssl'))(
+    'is what the service takes in production, and Redis and the bootstrap as well',
+    () => {
+      const { env, values } = made();
+      const settings = readSettings(env);
+      expect(settings.registry.connection?.user).toBe('tenantry_service');
+      expect(settings.tenants.provisioner?.user).toBe('tenantry_provisioner');
+      expect(new URL(values['migration_database_url'] ?? '').username).toBe('tenantry_registry');
+      expect(settings.firstOperator?.password).toBe(values['operator_password']);
+      expect(values['redis_auth']).toBe(`requirepass ${settings.redis?.password ?? ''}`);
+      const short = {
+        ...env,
+        DATABASE_URL_FILE: '',
+        DATABASE_URL: 'postgres://a:changeme@registry:5432/tenantry_registry',
+      };
+      const given = { PATH: process.env['PATH'], MIGRATION_DATABASE_URL: 'x', POSTGRES_PASSWORD: 'x', ...short };
+      const run = spawnSync('bash', [path.join(root, 'deploy/bootstrap.sh')], { env: given, encoding: 'utf8' });
+      expect(run.stderr).toContain('too short');
+      const twice = spawnSync('bash', [path.join(root, 'deploy/bootstrap.sh')], {
+        env: { ...given, TENANT_DATABASE_URL: 'x' },
+        encoding: 'utf8',
       });
-      execFileSync('bash', [path.join(root, 'deploy/make-env.sh'), folder]);
-      const text = ['tenantry.env', 'migration.env', 'superuser.env'].map((file) =>
-        readFileSync(path.join(folder, file), 'utf8'),
-      );
-      return { folder, settings: parseEnv(text.join('\n')) as Record<string, string> };
-    };
-    const { folder, settings } = make();
-    expect(readSettings({ ...settings, NODE_ENV: 'production' }).production).toBe(true);
-    for (const file of ['tenantry.env', 'migration.env', 'superuser.env'])
-      expect(statSync(path.join(folder, file)).mode & 0o777).toBe(0o600);
-    const other = make().settings;
-    for (const name of [...SECRETS, 'MIGRATION_DATABASE_URL', 'POSTGRES_PASSWORD'])
-      expect(settings[name]).not.toBe(other[name]);
-    const again = spawnSync('bash', [path.join(root, 'deploy/make-env.sh'), folder], { encoding: 'utf8' });
+      expect(twice.stderr).toContain('TENANT_DATABASE_URL and TENANT_DATABASE_URL_FILE are both set');
+    },
+  );
+
+  it.skipIf(isMissing('openssl'))('is another secret each time, in a folder that only its owner enters', () => {
+    const { folder, values } = made();
+    const other = made().values;
+    for (const name of names) {
+      expect(values[name]).not.toBe(other[name]);
+      // The users of containers read what is mounted, with the mode that it has here.
+      expect(statSync(path.join(folder, 'secrets', name)).mode & 0o777).toBe(0o644);
+    }
+    expect(readdirSync(path.join(folder, 'secrets')).sort()).toEqual([...names].sort());
+    expect(statSync(path.join(folder, 'secrets')).mode & 0o777).toBe(0o700);
+  });
+
+  it.skipIf(isMissing('openssl'))('is made only once', () => {
+    const { folder, values } = made();
+    const again = spawnSync('bash', [script, folder], { encoding: 'utf8' });
     expect(again).toMatchObject({ status: 1 });
     expect(again.stderr).toContain('nothing was written');
+    expect(readFileSync(path.join(folder, 'secrets/jwt_keys'), 'utf8').trim()).toBe(values['jwt_keys']);
+  });
+
+  it('is nothing at all where a secret could not be made', () => {
+    const folder = temporaryFolder();
+    writeFileSync(path.join(folder, 'openssl'), '#!/bin/sh\nexit 1\n', { mode: 0o755 });
+    const env = { PATH: `${folder}:${process.env['PATH'] ?? ''}` };
+    expect(spawnSync('bash', [script, folder], { env }).status).not.toBe(0);
+    expect(readdirSync(folder)).toEqual(['openssl']);
+  });
+
+  it('is not taken into the repository', () => {
+    expect(read('deploy/.gitignore').split('\n')).toEqual(expect.arrayContaining(['secrets/', '*.env']));
   });
 });
 

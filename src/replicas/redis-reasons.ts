@@ -1,0 +1,85 @@
+// What went wrong with Redis, in words for logs and operators. The driver's own errors hold the command, and so the password.
+import type { RedisSettings } from './redis-settings.js';
+
+/** Answers after which Redis is of no use for now: it is full, starting, a replica, or does not let us in. */
+const AWAY: Readonly<Record<string, string>> = {
+  OOM: 'it is full (maxmemory)',
+  READONLY: 'it is a replica, which takes no writes',
+  LOADING: 'it is loading its data',
+  BUSY: 'a script keeps it busy',
+  MASTERDOWN: 'its primary is away',
+  CLUSTERDOWN: 'its cluster is down',
+  TRYAGAIN: 'its cluster is moving the keys',
+  NOREPLICAS: 'it has too few replicas to take writes',
+  MISCONF: 'it takes no writes, because it cannot save its data',
+  NOAUTH: 'it wants a password: set one in REDIS_URL',
+  WRONGPASS: 'it refused the user or the password of REDIS_URL',
+  NOPERM: 'the user of REDIS_URL may not do what is needed (docs/redis.md)',
+};
+
+/** In the answer to a script of Redis 6.2 the code stands in the middle: "ERR Error running script …: -OOM command …". */
+const CODE = new RegExp(`(?:^|-)(${Object.keys(AWAY).join('|')}|NOSCRIPT)\\b`);
+
+const NETWORK: Readonly<Record<string, string>> = {
+  ECONNREFUSED: 'it refused the connection',
+  ECONNRESET: 'the connection was reset',
+  EPIPE: 'the connection was closed',
+  ETIMEDOUT: 'the connection could not be opened in time',
+  ENOTFOUND: 'its host name is unknown',
+  EAI_AGAIN: 'its host name cannot be looked up',
+  EHOSTUNREACH: 'its host cannot be reached',
+  ENETUNREACH: 'its network cannot be reached',
+  EPROTO: 'it does not speak TLS',
+  ERR_SSL_WRONG_VERSION_NUMBER: 'it does not speak TLS',
+  ERR_TLS_CERT_ALTNAME_INVALID: 'its certificate is for another name',
+  CERT_HAS_EXPIRED: 'its certificate has expired',
+  CERT_NOT_YET_VALID: 'its certificate is not valid yet',
+  DEPTH_ZERO_SELF_SIGNED_CERT: 'its certificate is not trusted: set REDIS_CA_FILE',
+  SELF_SIGNED_CERT_IN_CHAIN: 'its certificate is not trusted: set REDIS_CA_FILE',
+  UNABLE_TO_VERIFY_LEAF_SIGNATURE: 'its certificate is not trusted: set REDIS_CA_FILE',
+  UNABLE_TO_GET_ISSUER_CERT_LOCALLY: 'its certificate is not trusted: set REDIS_CA_FILE',
+  UNABLE_TO_GET_ISSUER_CERT: 'its certificate is not trusted: set REDIS_CA_FILE',
+};
+
+/** No answer within REDIS_TIMEOUT_MS. */
+export class LateError extends Error {}
+
+/** The driver's error where what it says first on a connection has no answer. */
+const HANDSHAKE_LATE = 'Command timed out';
+
+function replyOf(error: unknown): string | undefined {
+  return error instanceof Error && error.name === 'ReplyError' ? error.message : undefined;
+}
+
+/** Whether Redis answered with an error: with this one, where a code is given. */
+export function isReply(error: unknown, code?: string): boolean {
+  const reply = replyOf(error);
+  return reply !== undefined && (code === undefined || CODE.exec(reply)?.[1] === code);
+}
+
+/** Whether the driver had no connection to send the command on. */
+export function wasNotSent(error: unknown): boolean {
+  return error instanceof Error && error.message.startsWith("Stream isn't writeable");
+}
+
+/** Whether the failure is Redis's and not the command's: there was no answer, or one that every command would get. */
+export function isAway(error: unknown): boolean {
+  const reply = replyOf(error);
+  return reply === undefined || (CODE.exec(reply)?.[1] ?? 'NOSCRIPT') !== 'NOSCRIPT';
+}
+
+/** Why Redis cannot be used, in words that hold no part of a command. */
+export function reasonOf(error: unknown, { timeout }: Pick<RedisSettings, 'timeout'>): string {
+  const reply = replyOf(error);
+  if (reply !== undefined) {
+    const [, code = ''] = CODE.exec(reply) ?? [];
+    const [first = ''] = /^[A-Z]+/.exec(reply) ?? [];
+    return AWAY[code] ?? `it answered with an error (${first})`;
+  }
+  const { code, message } =
+    error instanceof Error ? (error as NodeJS.ErrnoException) : { code: undefined, message: '' };
+  if (code !== undefined) return NETWORK[code] ?? `the connection failed (${code})`;
+  if (message === HANDSHAKE_LATE) return 'it accepted the connection and did not answer';
+  if (error instanceof LateError) return `it did not answer within ${timeout} ms`;
+  return 'the connection was closed';
+}

@@ -1,0 +1,271 @@
+// Redis, which replicas share and which may be away at any time: one connection in the background, a deadline on every
+// command, and no waiting for a server that does not answer.
+import { createHash } from 'node:crypto';
+import type { Redis } from 'ioredis';
+import { createClient } from './redis-client.js';
+import { isAway, isReply, LateError, reasonOf, wasNotSent } from './redis-reasons.js';
+import type { RedisSettings } from './redis-settings.js';
+
+/** A Lua script, sent by its hash; make it once, at the top of a file. */
+export interface Script {
+  readonly text: string;
+  readonly sha: string;
+}
+
+/** Commands that have their keys right after the name, and that Redis 6.2 to 8 and Valkey have. */
+export type Command = 'GET' | 'MGET' | 'SET' | 'UNLINK';
+
+/**
+ * What replicas share. A store is away at first, and available when Redis has answered a probe:
+ *
+ *     away ── a probe is answered ──────────────────────────────────→ available
+ *     available ── no answer in time, connection lost, OOM, READONLY … ──→ away
+ *
+ * While it is away commands are refused at once, and a probe asks every 250 ms or so. A command is never sent twice.
+ */
+export interface SharedStore {
+  /** Whether a command would be sent, and not refused at once. */
+  readonly available: boolean;
+  /** How it is, for operators. */
+  readonly state: SharedStoreState;
+  /**
+   * Runs a script. Keys get the installation's prefix.
+   *
+   * @throws SharedStoreError within the deadline, REDIS_TIMEOUT_MS
+   */
+  run<T>(script: Script, keys: readonly string[], args?: readonly (string | number)[]): Promise<T>;
+  /**
+   * Sends one command: its name, its keys, what comes behind them. Keys get the installation's prefix.
+   *
+   * @throws SharedStoreError within the deadline, REDIS_TIMEOUT_MS
+   */
+  send<T>(command: Command, keys: readonly string[], args?: readonly (string | number)[]): Promise<T>;
+  /** Calls `listener` after each change of `available`. */
+  onChange(listener: (available: boolean) => void): void;
+}
+
+export interface SharedStoreState {
+  readonly available: boolean;
+  /** Why it is away. */
+  readonly reason: string | undefined;
+  /** For how long (ms) it has been as it is. */
+  readonly since: number;
+}
+
+/** A command has no result. Its message never holds the command, which may hold a secret. */
+export class SharedStoreError extends Error {
+  /**
+   * @param mayHaveActed whether Redis may have carried the command out. False only where it was never sent
+   */
+  constructor(
+    readonly reason: string,
+    readonly mayHaveActed: boolean,
+  ) {
+    super(`Redis cannot be used: ${reason}`);
+    this.name = 'SharedStoreError';
+  }
+}
+
+export interface OpenedStore extends SharedStore {
+  /** The connection, for @fastify/redis. */
+  readonly client: Redis;
+  /** Resolves when it is first known whether Redis can be used. Never rejects. */
+  readonly settled: Promise<void>;
+  /** Ends the connection at once. Never rejects; commands in flight end with SharedStoreError. */
+  close(): Promise<void>;
+}
+
+/** Between a failure and the probe after it (ms), on average. */
+const PROBE_AFTER = 250;
+
+/** After as long (ms) without an answer the connection is made again: the host behind it may be gone for good. */
+const REPLACE_AFTER = 2_000;
+
+/** Commands that wait for an answer; more are refused at once. */
+const MAX_IN_FLIGHT = 10_000;
+
+/** Writes, because Redis answers reads when it is full, and when it is a replica. */
+const PROBE = script("return redis.call('SET', KEYS[1], '1', 'PX', 1000)");
+
+/** A script with its hash. */
+export function script(text: string): Script {
+  return { text, sha: createHash('sha1').update(text).digest('hex') };
+}
+
+/**
+ * Connects in the background, for as long as the process lives.
+ *
+ * @param options.installation the registry's id, in the prefix of all keys: two installations can share one Redis
+ * @param options.onChange is called after each change, with the reason where Redis is away, and again for each other reason
+ */
+export function openSharedStore(
+  settings: RedisSettings,
+  options: {
+    installation: () => Promise<string>;
+    onChange: (available: boolean, reason: string | undefined) => void;
+  },
+): OpenedStore {
+  const { timeout } = settings;
+  const client = createClient(settings);
+  const listeners: ((available: boolean) => void)[] = [];
+  let available = false;
+  let reason: string | undefined;
+  let since = performance.now();
+  let prefix: string | undefined;
+  let probe: NodeJS.Timeout | undefined;
+  let asking = false;
+  /** When Redis last said anything. */
+  let answered = performance.now();
+  let inFlight = 0;
+  let closed = false;
+  /** Reasons of this absence that were passed on. */
+  let reported = new Set<string>();
+  let settle: () => void;
+  const settled = new Promise<void>((resolve) => (settle = resolve));
+
+  const change = (to: boolean): void => {
+    if (available === to) return;
+    available = to;
+    since = performance.now();
+    for (const listener of listeners) listener(to);
+  };
+  const away = (why: string): void => {
+    if (closed) return;
+    reason = why;
+    change(false);
+    settle();
+    if (!reported.has(why)) {
+      reported.add(why);
+      options.onChange(false, why);
+    }
+    probe ??= setTimeout(() => void ask(), PROBE_AFTER * (0.5 + Math.random())).unref();
+  };
+  const back = (): void => {
+    if (closed || available) return;
+    reason = undefined;
+    reported = new Set();
+    change(true);
+    settle();
+    options.onChange(true, undefined);
+  };
+
+  /** One probe at a time; a connection that is not ready asks when it is. */
+  const ask = async (): Promise<void> => {
+    clearTimeout(probe);
+    probe = undefined;
+    if (asking || client.status !== 'ready') return;
+    asking = true;
+    try {
+      prefix ??= `tenantry:${await options.installation()}:`;
+      await exchange((isLate) => evaluate(PROBE, ['probe'], [], isLate));
+      asking = false;
+      back();
+    } catch (error) {
+      asking = false;
+      away(error instanceof SharedStoreError ? error.reason : 'the registry does not say which installation this is');
+      if (performance.now() - answered > REPLACE_AFTER) client.stream.destroy();
+    }
+  };
+
+  client.on('ready', () => {
+    answered = performance.now();
+    void ask();
+  });
+  client.on('error', (error: unknown) => {
+    away(reasonOf(error, settings));
+  });
+  client.on('close', () => {
+    away(reason ?? 'the connection was closed');
+  });
+
+  const keyOf = (key: string): string => `${prefix ?? ''}${key}`;
+
+  /** By its hash, and with its text where Redis does not know it: then it was not carried out. */
+  const evaluate = (
+    { text, sha }: Script,
+    keys: readonly string[],
+    args: readonly (string | number)[],
+    isLate: () => boolean,
+  ): Promise<unknown> => {
+    const rest = [keys.length, ...keys.map(keyOf), ...args] as const;
+    return client.call('EVALSHA', sha, ...rest).catch((error: unknown) => {
+      if (isReply(error, 'NOSCRIPT') && !isLate()) return client.call('EVAL', text, ...rest);
+      throw error;
+    });
+  };
+
+  /** @throws SharedStoreError; Redis is away from then on where that is what the failure says */
+  const exchange = async (work: Work): Promise<unknown> => {
+    inFlight += 1;
+    try {
+      const answer = await answeredWithin(work, timeout);
+      answered = performance.now();
+      return answer;
+    } catch (error) {
+      const why = reasonOf(error, settings);
+      if (isReply(error)) answered = performance.now();
+      if (isAway(error)) away(why);
+      // A failover left this server behind: the name leads to another one by now.
+      if (isReply(error, 'READONLY')) client.stream.destroy();
+      throw new SharedStoreError(why, !wasNotSent(error));
+    } finally {
+      inFlight -= 1;
+    }
+  };
+  const request = async <T>(work: Work): Promise<T> => {
+    if (!available) throw new SharedStoreError(reason ?? 'it has not answered yet', false);
+    if (inFlight >= MAX_IN_FLIGHT) throw new SharedStoreError('too many commands wait for an answer', false);
+    return (await exchange(work)) as T;
+  };
+
+  return {
+    client,
+    settled,
+    get available() {
+      return available;
+    },
+    get state() {
+      return { available, reason, since: performance.now() - since };
+    },
+    run: <T>(given: Script, keys: readonly string[], args: readonly (string | number)[] = []) =>
+      request<T>((isLate) => evaluate(given, keys, args, isLate)),
+    send: <T>(command: Command, keys: readonly string[], args: readonly (string | number)[] = []) =>
+      request<T>(() => client.call(command, ...keys.map(keyOf), ...args)),
+    onChange(listener) {
+      listeners.push(listener);
+    },
+    async close() {
+      closed = true;
+      available = false;
+      reason = 'this process is closing';
+      clearTimeout(probe);
+      settle();
+      client.disconnect();
+      // A server that does not answer would keep the connection open.
+      (client.stream as Redis['stream'] | undefined)?.destroy();
+    },
+  };
+}
+
+/** Sends something; `isLate` says whether anybody still waits for the answer. */
+type Work = (isLate: () => boolean) => Promise<unknown>;
+
+/** @throws LateError after `timeout` ms; the time in which this process did nothing does not count against the server */
+async function answeredWithin(work: Work, timeout: number): Promise<unknown> {
+  let late = false;
+  let timer: NodeJS.Timeout | undefined;
+  const deadline = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => {
+      // After a pause of this process timers run before sockets are read: the answer may be there.
+      setImmediate(() => {
+        late = true;
+        reject(new LateError());
+      });
+    }, timeout);
+  });
+  try {
+    return await Promise.race([work(() => late), deadline]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
