@@ -1,10 +1,9 @@
-// A channel of PostgreSQL's LISTEN/NOTIFY that knows whether it works. A half-open socket looks healthy for minutes, so a
-// heartbeat travels the whole way, out over one connection and in over another, and who asks learns when it stayed away.
-import { randomBytes } from 'node:crypto';
+// One connection that listens to a channel of PostgreSQL's LISTEN/NOTIFY and asks, made again whenever it is lost. An answer on
+// it also says that the connection works: what was sent to it before has been heard. It must be direct: LISTEN does not survive
+// a pooler in transaction mode.
 import pg from 'pg';
-import { sql } from 'kysely';
-import { clientConfig, createDatabase, type ConnectionSettings } from './client.js';
-import { CROWDED } from './notify-queue.js';
+import { clientConfig, type ConnectionSettings } from './client.js';
+import { DatabaseFault } from './errors.js';
 
 export interface ChannelListener {
   /** One message of anybody's, this process included, in the order in which the transactions behind them committed. */
@@ -14,31 +13,25 @@ export interface ChannelListener {
 }
 
 export interface Channel {
-  /** Whether a heartbeat that was sent at most `SILENCE` ms ago has been heard. */
-  readonly live: boolean;
-  /** Sends messages to everybody who listens; resolves when they are committed. @throws DatabaseFault */
-  publish(messages: readonly string[]): Promise<void>;
-  close(): Promise<void>;
+  /**
+   * Runs one statement. Whatever goes wrong with it, the connection is made again.
+   *
+   * @throws DatabaseFault where there is no connection, or no answer within 2 s; the server's error
+   */
+  ask<Row>(text: string, values: readonly unknown[]): Promise<Row | undefined>;
+  /** Gives the connection up and makes another. */
+  renew(): void;
+  close(): void;
 }
 
-/** Behind this much silence (ms) the channel does not count as live. */
-export const SILENCE = 500;
-
-/** Between two heartbeats (ms): several may be lost or late before the channel counts as silent. */
-const BEAT_EVERY = 100;
-
-/** A connection that has been silent for this long (ms) is given up and made anew. */
+/** A connection that does not answer for this long (ms) is given up and made again. */
 const GIVEN_UP_AFTER = 2_000;
 
 /** Between two attempts to connect (ms), at least and at most. */
 const RECONNECT = { min: 50, max: 500 };
 
-/** Two, so that a heartbeat never waits behind a message. */
-const PUBLISHER = { max: 2, acquireTimeout: 1_000, timeout: 1_000, idleTimeoutMillis: 60_000 };
-
 /**
- * Opens a channel over a direct connection: LISTEN does not survive a pooler in transaction mode. Reconnects by itself for
- * as long as it is open.
+ * Opens a channel. Reconnects by itself for as long as it is open.
  *
  * @param name of the channel; everything that NOTIFYs it, triggers too, is heard
  */
@@ -47,17 +40,11 @@ export function openChannel(connection: ConnectionSettings, name: string, listen
 }
 
 class NotifyChannel implements Channel {
-  readonly #publisher;
-  /** A channel of this process alone: the others are not woken by its heartbeat. */
-  readonly #beatName = `beat_${randomBytes(8).toString('hex')}`;
-  readonly #beat: NodeJS.Timeout;
-  #beating = false;
   #client: pg.Client | undefined;
+  /** Whether the client listens, and can be asked. */
+  #ready = false;
   #reconnect: NodeJS.Timeout | undefined;
   #attempts = 0;
-  /** When the last heartbeat that was heard had been sent. */
-  #heardBeatOf = -Infinity;
-  #connectedAt = 0;
   #closed = false;
 
   constructor(
@@ -65,67 +52,25 @@ class NotifyChannel implements Channel {
     private readonly name: string,
     private readonly listener: ChannelListener,
   ) {
-    this.#publisher = createDatabase<unknown>(connection, PUBLISHER, {
-      applicationName: 'tenantry events',
-      preparedStatements: true,
-    });
-    this.#beat = setInterval(() => void this.#sendBeat(), BEAT_EVERY);
-    this.#beat.unref();
     void this.#listen();
   }
 
-  get live(): boolean {
-    return performance.now() - this.#heardBeatOf < SILENCE;
-  }
-
-  async publish(messages: readonly string[]): Promise<void> {
-    await sql`select pg_notify(${this.name}, message) from unnest(${messages}::text[]) as message`.execute(
-      this.#publisher.db,
-    );
-  }
-
-  async close(): Promise<void> {
-    this.#closed = true;
-    clearInterval(this.#beat);
-    clearTimeout(this.#reconnect);
-    this.#giveUp();
-    await this.#publisher.close(0);
-  }
-
-  async #listen(): Promise<void> {
-    const client = new pg.Client({
-      ...clientConfig(this.connection),
-      application_name: 'tenantry events',
-      connectionTimeoutMillis: GIVEN_UP_AFTER,
-      query_timeout: GIVEN_UP_AFTER,
-    });
-    this.#client = client;
-    const lost = (): void => {
-      if (this.#client === client) this.#tryAgain();
-    };
-    client.on('error', lost);
-    client.on('end', lost);
-    client.on('notification', ({ channel, payload = '' }) => {
-      if (channel === this.#beatName) this.#heardBeatOf = Number(payload);
-      else if (this.#client === client) this.listener.message(payload);
-    });
+  async ask<Row>(text: string, values: readonly unknown[]): Promise<Row | undefined> {
+    const client = this.#client;
+    if (!client || !this.#ready) throw new DatabaseFault('unavailable', 'not connected');
     try {
-      await client.connect();
-      await client.query(`listen ${pg.escapeIdentifier(this.name)}`);
-      await client.query(`listen ${pg.escapeIdentifier(this.#beatName)}`);
-    } catch {
-      lost();
-      return;
+      const { rows } = await this.#within<pg.QueryResult<Row & pg.QueryResultRow>>(client.query(text, [...values]));
+      return rows[0];
+    } catch (error) {
+      if (this.#client === client) this.renew();
+      throw error;
     }
-    if (this.#client !== client) return;
-    this.#attempts = 0;
-    this.#connectedAt = performance.now();
-    this.listener.connected();
   }
 
-  #tryAgain(): void {
+  renew(): void {
     this.#giveUp();
     if (this.#closed) return;
+    clearTimeout(this.#reconnect);
     const longest = Math.min(RECONNECT.max, RECONNECT.min * 2 ** this.#attempts);
     this.#attempts += 1;
     // Half of it by chance: replicas that lost the same server must not come back in step.
@@ -133,30 +78,63 @@ class NotifyChannel implements Channel {
     this.#reconnect.unref();
   }
 
+  close(): void {
+    this.#closed = true;
+    clearTimeout(this.#reconnect);
+    this.#giveUp();
+  }
+
+  async #listen(): Promise<void> {
+    const client = new pg.Client({
+      ...clientConfig(this.connection),
+      application_name: 'tenantry events',
+      connectionTimeoutMillis: GIVEN_UP_AFTER,
+      statement_timeout: GIVEN_UP_AFTER,
+    });
+    this.#client = client;
+    const lost = (): void => {
+      if (this.#client === client) this.renew();
+    };
+    client.on('error', lost);
+    client.on('end', lost);
+    client.on('notification', ({ payload = '' }) => {
+      if (this.#client === client) this.listener.message(payload);
+    });
+    try {
+      await client.connect();
+      await this.#within(client.query(`listen ${pg.escapeIdentifier(this.name)}`));
+    } catch {
+      lost();
+      return;
+    }
+    if (this.#client !== client) return;
+    this.#ready = true;
+    this.#attempts = 0;
+    this.listener.connected();
+  }
+
+  /** @throws DatabaseFault after GIVEN_UP_AFTER; a pause of this process does not count against the server */
+  async #within<T>(answer: Promise<T>): Promise<T> {
+    let timer: NodeJS.Timeout | undefined;
+    const late = new Promise<never>((_, reject) => {
+      timer = setTimeout(() => {
+        // Timers run before sockets are read: the answer may be there.
+        setImmediate(reject, new DatabaseFault('unavailable', 'no answer in time'));
+      }, GIVEN_UP_AFTER);
+    });
+    try {
+      return await Promise.race([answer, late]);
+    } finally {
+      clearTimeout(timer);
+      answer.catch(() => undefined);
+    }
+  }
+
   #giveUp(): void {
     const client = this.#client;
     this.#client = undefined;
-    this.#connectedAt = 0;
+    this.#ready = false;
     // Not end(): it says goodbye first, and waits for a server that may hang.
     (client as (pg.Client & { connection: pg.Connection }) | undefined)?.connection.stream.destroy();
-  }
-
-  async #sendBeat(): Promise<void> {
-    const now = performance.now();
-    if (this.#connectedAt > 0 && now - Math.max(this.#heardBeatOf, this.#connectedAt) > GIVEN_UP_AFTER)
-      this.#tryAgain();
-    if (this.#beating) return;
-    this.#beating = true;
-    try {
-      // Not into a crowded queue, in which triggers notify no more. Asking frees what everybody has read.
-      await sql`
-        select pg_notify(${this.#beatName}, ${String(now)}) where pg_notification_queue_usage() < ${CROWDED}`.execute(
-        this.#publisher.db,
-      );
-    } catch {
-      // Not heard, and so noticed where it matters.
-    } finally {
-      this.#beating = false;
-    }
   }
 }

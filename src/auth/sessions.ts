@@ -108,6 +108,7 @@ export function createSessions(deps: SessionsDeps): Sessions {
   const known = new FreshCache<Known>({
     max: MAX_REMEMBERED,
     freshFor: () => believedFor(events),
+    caughtUp: () => events.caughtUp(),
     staleFor: 0,
     load: async (key) => {
       const [sessionId = '', tenantId] = key.split(' ');

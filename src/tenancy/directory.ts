@@ -40,6 +40,7 @@ export function createTenantDirectory(
   const byId = new FreshCache<TenantRecord>({
     max: MAX_REMEMBERED,
     freshFor: () => believedFor(events),
+    caughtUp: () => events.caughtUp(),
     staleFor: outageGrace,
     load: async (id) => placed(await findTenant(registry, id)),
   });
