@@ -1,6 +1,5 @@
-// One connection that listens to a channel of PostgreSQL's LISTEN/NOTIFY and asks, made again whenever it is lost. An answer on
-// it also says that the connection works: what was sent to it before has been heard. It must be direct: LISTEN does not survive
-// a pooler in transaction mode.
+// One connection that asks, and may listen to a channel of PostgreSQL's LISTEN/NOTIFY; made again whenever it is lost. An answer
+// on it also says that what was sent to it before has been heard.
 import pg from 'pg';
 import { clientConfig, type ConnectionSettings } from './client.js';
 import { DatabaseFault } from './errors.js';
@@ -8,17 +7,26 @@ import { DatabaseFault } from './errors.js';
 export interface ChannelListener {
   /** One message of anybody's, this process included, in the order in which the transactions behind them committed. */
   message(text: string): void;
-  /** Listening began, or began again: messages before this moment may have been missed. */
+  /** There is a connection, or a new one. */
   connected(): void;
 }
 
 export interface Channel {
+  /** Whether messages are heard. */
+  readonly listening: boolean;
   /**
    * Runs one statement. Whatever goes wrong with it, the connection is made again.
    *
    * @throws DatabaseFault where there is no connection, or no answer within 2 s; the server's error
    */
   ask<Row>(text: string, values: readonly unknown[]): Promise<Row | undefined>;
+  /**
+   * Listens, or no longer does. A session that listens and is not woken holds up the queue of the whole server, and one that
+   * begins reads through what is held up.
+   *
+   * @throws as `ask` does
+   */
+  listen(on: boolean): Promise<void>;
   /** Gives the connection up and makes another. */
   renew(): void;
   close(): void;
@@ -40,8 +48,9 @@ export function openChannel(connection: ConnectionSettings, name: string, listen
 }
 
 class NotifyChannel implements Channel {
+  listening = false;
   #client: pg.Client | undefined;
-  /** Whether the client listens, and can be asked. */
+  /** Whether the client can be asked. */
   #ready = false;
   #reconnect: NodeJS.Timeout | undefined;
   #attempts = 0;
@@ -52,7 +61,14 @@ class NotifyChannel implements Channel {
     private readonly name: string,
     private readonly listener: ChannelListener,
   ) {
-    void this.#listen();
+    void this.#connect();
+  }
+
+  async listen(on: boolean): Promise<void> {
+    await this.ask(`${on ? 'listen' : 'unlisten'} ${pg.escapeIdentifier(this.name)}`, []);
+    this.listening = on;
+    // Not at the connection: one to a server that is of no use is left for another, and not at once again and again.
+    this.#attempts = 0;
   }
 
   async ask<Row>(text: string, values: readonly unknown[]): Promise<Row | undefined> {
@@ -74,7 +90,7 @@ class NotifyChannel implements Channel {
     const longest = Math.min(RECONNECT.max, RECONNECT.min * 2 ** this.#attempts);
     this.#attempts += 1;
     // Half of it by chance: replicas that lost the same server must not come back in step.
-    this.#reconnect = setTimeout(() => void this.#listen(), longest * (0.5 + Math.random() / 2));
+    this.#reconnect = setTimeout(() => void this.#connect(), longest * (0.5 + Math.random() / 2));
     this.#reconnect.unref();
   }
 
@@ -84,7 +100,7 @@ class NotifyChannel implements Channel {
     this.#giveUp();
   }
 
-  async #listen(): Promise<void> {
+  async #connect(): Promise<void> {
     const client = new pg.Client({
       ...clientConfig(this.connection),
       application_name: 'tenantry events',
@@ -102,14 +118,12 @@ class NotifyChannel implements Channel {
     });
     try {
       await client.connect();
-      await this.#within(client.query(`listen ${pg.escapeIdentifier(this.name)}`));
     } catch {
       lost();
       return;
     }
     if (this.#client !== client) return;
     this.#ready = true;
-    this.#attempts = 0;
     this.listener.connected();
   }
 
@@ -134,6 +148,7 @@ class NotifyChannel implements Channel {
     const client = this.#client;
     this.#client = undefined;
     this.#ready = false;
+    this.listening = false;
     // Not end(): it says goodbye first, and waits for a server that may hang.
     (client as (pg.Client & { connection: pg.Connection }) | undefined)?.connection.stream.destroy();
   }

@@ -63,7 +63,9 @@ export class FreshCache<V extends object> {
    * @throws what `load` throws, where nothing young enough is known
    */
   async get(key: string): Promise<V | undefined> {
-    return this.peek(key) ?? (await this.#peekLater(key)) ?? this.#outcome(key, this.#loads.get(key) ?? this.#load(key));
+    return (
+      this.peek(key) ?? (await this.#peekLater(key)) ?? this.#outcome(key, this.#loads.get(key) ?? this.#load(key))
+    );
   }
 
   /** The value as it is now, whatever is known; that still bridges an outage. @throws as `get` does */

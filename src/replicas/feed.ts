@@ -5,9 +5,11 @@
 //     silent, deaf ── a question is answered ──→ live
 //
 // While it is live, what is remembered is believed. While it is silent, requests wait for the answer together. While it is deaf,
-// they ask the databases.
+// they ask the databases. Notifications only wake it, and it does not listen while the server's queue of them is crowded. As long
+// as a former build may run, which publishes by notifications alone, a feed that does not listen is not live.
 import { openChannel } from '../../db/channel.js';
 import type { ConnectionSettings } from '../../db/client.js';
+import { CROWDED } from '../../db/notify-queue.js';
 import { CHANNEL, MAX_NEW_ROWS, READ_FEED, type FeedReading } from '../../db/central/feed-rows.js';
 
 export interface Feed {
@@ -41,6 +43,9 @@ export interface FeedListener {
   /** Changes may have been missed. Also called when the feed begins. */
   gap(): void;
 }
+
+/** The feed listens from this usage (of 1) of the NOTIFY queue on downwards, and no longer from CROWDED on upwards. */
+const QUIET = 0.1;
 
 /** After this much silence (ms) the feed is not live. */
 export const SILENCE = 500;
@@ -82,8 +87,8 @@ export function openFeed(connection: ConnectionSettings, listener: FeedListener)
   let cursor: Cursor | undefined;
   let liveSince = -Infinity;
   let deaf = true;
-  /** Whether notifications of a former build may have been missed. */
-  let reconnected = false;
+  /** Whether notifications of a former build may have been missed: it listens since the last reading. */
+  let beganToListen = false;
   let queueUsage = 0;
   let askedAt = -Infinity;
   let asking = false;
@@ -97,10 +102,7 @@ export function openFeed(connection: ConnectionSettings, listener: FeedListener)
       listener.notification(text);
       wake();
     },
-    connected: () => {
-      reconnected = true;
-      wake();
-    },
+    connected: wake,
   });
   const isLive = (): boolean => performance.now() - liveSince < SILENCE;
 
@@ -110,10 +112,11 @@ export function openFeed(connection: ConnectionSettings, listener: FeedListener)
     woken = false;
     askedAt = performance.now();
     const since = askedAt;
-    const connectedAnew = reconnected;
     try {
       const reading = await channel.ask<FeedReading>(READ_FEED, [cursor?.snapshot ?? null]);
-      if (reading && !closed) take(reading, since, connectedAnew);
+      if (!reading) return;
+      take(reading, since);
+      await listenOrNot(reading);
     } catch {
       // Not heard, and so noticed where it matters.
     } finally {
@@ -135,22 +138,30 @@ export function openFeed(connection: ConnectionSettings, listener: FeedListener)
     if (!asking) askLater();
   }
 
-  function take(reading: FeedReading, since: number, connectedAnew: boolean): void {
-    if (reading.readOnly) {
-      channel.renew();
-      return;
+  async function listenOrNot({ readOnly, queueUsage: usage }: FeedReading): Promise<void> {
+    if (readOnly) channel.renew();
+    else if (channel.listening && usage >= CROWDED) await channel.listen(false);
+    else if (!channel.listening && usage < QUIET) {
+      await channel.listen(true);
+      beganToListen = true;
+      wake();
     }
+  }
+
+  function take(reading: FeedReading, since: number): void {
+    if (reading.readOnly || closed) return;
     const known = cursor;
     // Without a cursor, should a listener fail: then the next reading is a gap.
     cursor = undefined;
-    const gap = known === undefined || isGap(known, reading) || (connectedAnew && reading.former);
+    const gap = known === undefined || isGap(known, reading) || (beganToListen && reading.former);
     const { snapshot, clock, source, newest } = reading;
     const next = { snapshot, clock, source, newest, askedAt: since, answeredAt: performance.now() };
     queueUsage = reading.queueUsage;
-    if (connectedAnew) reconnected = false;
+    beganToListen = false;
     if (gap) listener.gap();
     else for (const message of reading.messages) listener.change(message);
     cursor = next;
+    if (reading.former && !channel.listening) return;
     liveSince = since;
     if (!isLive()) return;
     deaf = false;
