@@ -1,9 +1,8 @@
 // Sessions that two replicas know from each other by Redis, while Redis is at fault: nobody is logged out, nothing that was
 // revoked comes back, and no request fails. Each replica reaches Redis through a proxy of its own.
 import { setTimeout as sleep } from 'node:timers/promises';
-import { sql } from 'kysely';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, inject, it } from 'vitest';
-import { asSuperuser, createRegistry, startServiceIn, type TestService, type TestTenant } from '../support/app.js';
+import { createRegistry, startServiceIn, type TestService, type TestTenant } from '../support/app.js';
 import { startProxy, type Proxy } from '../support/proxy.js';
 import { noRedis, startRedis, type RedisServer } from '../support/redis.js';
 import { startStatementProxy, type StatementProxy, type Verdict } from '../support/statement-proxy.js';
@@ -213,25 +212,4 @@ describe.skipIf(noRedis !== undefined)(`sessions in Redis${note}`, () => {
     await redis.command('SET', leaving.key, leaving.entry);
     expect(await both(leaving.token)).toEqual([401, 401]);
   });
-
-  it('are asked for when they ended by hand, 30 s after they were read at the latest', async () => {
-    const { token, key, entry } = await storedSession();
-    const database = await databaseOf();
-    await asSuperuser(database, (db) =>
-      sql`delete from sessions where id = ${key.slice(key.lastIndexOf(':') + 1)}`.execute(db),
-    );
-    // As if it had been read 29 s ago: it is believed for a second, and not for another 30.
-    const read = JSON.parse(entry) as { at: number };
-    await redis.command('SET', key, JSON.stringify({ ...read, at: read.at - 29_000 }));
-    await expect.poll(() => me(far, token), { timeout: 3_000, interval: 50 }).toBe(401);
-  });
-
-  async function databaseOf(): Promise<string> {
-    const row = await home.app.registry
-      .selectFrom('tenants')
-      .select('db_name')
-      .where('id', '=', tenant.id)
-      .executeTakeFirstOrThrow();
-    return row.db_name;
-  }
 });
