@@ -52,7 +52,7 @@ export const READ_FEED = `
         select seq, message from changes
         where xid >= pg_snapshot_xmax($1::pg_snapshot) and xid < pg_snapshot_xmax(pg_current_snapshot())
         union all
-        select seq, message from changes where xid in (select pg_snapshot_xip($1::pg_snapshot))
+        select seq, message from changes where xid = any(array(select pg_snapshot_xip($1::pg_snapshot)))
       ) new order by seq limit ${MAX_NEW_ROWS + 1}
     ) as "messages",
     pg_is_in_recovery() or current_setting('transaction_read_only') = 'on' as "readOnly",
