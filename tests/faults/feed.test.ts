@@ -67,8 +67,7 @@ describe('the feed', () => {
     near.heard.length = far.heard.length = 0;
   });
 
-  const bothLive = (): Promise<void> =>
-    expect.poll(() => near.events.live && far.events.live, SOON).toBe(true);
+  const bothLive = (): Promise<void> => expect.poll(() => near.events.live && far.events.live, SOON).toBe(true);
   const inRegistry = <T>(work: (db: Kysely<Registry>) => Promise<T>): Promise<T> =>
     asSuperuser(registry, (db) => work(db as Kysely<Registry>));
   const noFormerBuild = (over: boolean): Promise<unknown> =>
@@ -172,6 +171,36 @@ describe('the feed', () => {
     expect(rows.map(({ message }) => message)).toEqual(['operator two', 'operator young']);
     await sleep(SETTLED);
     expect(far.heard).toEqual(['one', 'two', 'young']);
+  });
+
+  it('is not live on a registry that takes no writes, and goes on where it was when that is over', async () => {
+    const readOnly = (on: boolean): Promise<unknown> =>
+      asSuperuser('postgres', (db) =>
+        sql`alter database ${sql.id(registry)} set default_transaction_read_only = ${sql.lit(on ? 'on' : 'off')}`.execute(
+          db,
+        ),
+      );
+    await readOnly(true);
+    onTestFinished(async () => {
+      await readOnly(false);
+    });
+    proxy.cut();
+    await expect.poll(() => far.events.live, SOON).toBe(false);
+    const { accepted } = proxy;
+    await inRegistry((db) =>
+      db
+        .transaction()
+        .setAccessMode('read write')
+        .execute((trx) => sql`insert into changes (message) values ('operator meanwhile')`.execute(trx)),
+    );
+    // It looks for another server, and not for this one all the time.
+    await sleep(1_000);
+    expect(far.events.live).toBe(false);
+    expect(proxy.accepted - accepted).toBeGreaterThan(0);
+    expect(proxy.accepted - accepted).toBeLessThan(10);
+    await readOnly(false);
+    await expect.poll(() => far.events.live, SOON).toBe(true);
+    expect(far.heard).toEqual(['meanwhile']);
   });
 
   it('hears a former build, and is heard by it', async () => {
