@@ -4,10 +4,11 @@ import { randomUUID } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { sql, type Kysely } from 'kysely';
 import pg from 'pg';
-import { afterAll, beforeAll, beforeEach, describe, expect, inject, it, onTestFinished } from 'vitest';
+import { afterAll, beforeAll, beforeEach, describe, expect, inject, it, onTestFinished, vi } from 'vitest';
 import { currentSnapshot, sweepChanges } from '../../db/central/feed-rows.js';
 import type { Registry } from '../../db/central/schema.js';
 import { openEvents, type Change, type Events } from '../../src/events.js';
+import { createFeedSweep, SWEEP_EVERY } from '../../src/replicas/feed-sweep.js';
 import { startCluster } from '../support/cluster.js';
 import {
   asSuperuser,
@@ -171,6 +172,25 @@ describe('the feed', () => {
     expect(rows.map(({ message }) => message)).toEqual(['operator two', 'operator young']);
     await sleep(SETTLED);
     expect(far.heard).toEqual(['one', 'two', 'young']);
+  });
+
+  it('is swept by a job, of rows that its last run saw a minute ago', async () => {
+    const handle = connectAs<Registry>(registry);
+    onTestFinished(() => handle.close(0));
+    const sweep = createFeedSweep(handle.db);
+    const count = async (): Promise<number> => (await handle.db.selectFrom('changes').select('seq').execute()).length;
+    const { signal } = new AbortController();
+    for (const id of ['one', 'two', 'three']) await near.events.publish(operator(id));
+    const all = await count();
+    await sweep(signal);
+    await near.events.publish(operator('four'));
+    await sweep(signal);
+    expect(await count(), 'too early').toBe(all + 1);
+    const now = performance.now.bind(performance);
+    vi.spyOn(performance, 'now').mockImplementation(() => now() + SWEEP_EVERY);
+    await sweep(signal);
+    vi.restoreAllMocks();
+    expect(await count(), 'the newest of those that were seen, and the one after').toBe(2);
   });
 
   it('is not live on a registry that takes no writes, and goes on where it was when that is over', async () => {
