@@ -6,8 +6,8 @@ import { foreignSessions } from './doors.js';
 import { hasSqlState } from './errors.js';
 
 /**
- * From this usage on (of 1) the queue counts as crowded: triggers notify no more (migration 0013), and no heartbeat is sent. A
- * queue in order is almost empty.
+ * From this usage on (of 1) the queue counts as crowded: triggers notify no more (migration 0014). A queue in order is almost
+ * empty.
  */
 export const CROWDED = 0.5;
 

@@ -1,14 +1,15 @@
 // Sessions: what keeps a token valid between a sign-in and its end. Runs behind the tenant's admission, before roles are
 // looked at.
 import fp from 'fastify-plugin';
-import { sessionsIn, type SessionsDatabase } from '../db/sessions.js';
+import { findSession, sessionsIn, type SessionsDatabase } from '../db/sessions.js';
 import { watchedDatabase } from '../db/watched.js';
 import type { Registry } from '../db/central/schema.js';
 import type { AdmissionStep } from '../src/admission.js';
-import { createRefreshTokens } from '../src/auth/refresh-tokens.js';
+import { createRefreshTokens, type SessionOwner } from '../src/auth/refresh-tokens.js';
 import { createSessions, type Sessions } from '../src/auth/sessions.js';
 import type { Config } from '../src/config.js';
 import { AppError } from '../src/errors.js';
+import { createSessionStore } from '../src/replicas/session-store.js';
 
 declare module 'fastify' {
   interface FastifyInstance {
@@ -24,13 +25,22 @@ declare module 'fastify' {
 
 export const sessions = fp<{ config: Config }>(
   async (app, { config }) => {
-    const { registry, registryPool, tenantDirectory: directory, tenantPools, events, log } = app;
+    const { registry, registryPool, tenantDirectory: directory, tenantPools, events, sharedStore, log } = app;
+    const database = (owner: SessionOwner): SessionsDatabase =>
+      sessionsIn(owner.kind === 'user' ? tenantPools.database(owner.tenantId) : registry);
+    const store = sharedStore && createSessionStore(sharedStore, events);
     const sessions = createSessions({
       tokens: createRefreshTokens([...config.auth.refreshTokenKeys, ...config.encryptionKeys].map(({ key }) => key)),
       events,
       lifetimes: config.auth.sessions,
-      database: (owner) => sessionsIn(owner.kind === 'user' ? tenantPools.database(owner.tenantId) : registry),
+      database,
       directory,
+      ...(store && {
+        load: (owner, sessionId) =>
+          store.find(owner.kind === 'user' ? owner.tenantId : undefined, sessionId, () =>
+            findSession(database(owner), sessionId),
+          ),
+      }),
       onReuse: ({ kind }, sessionId) => {
         log.warn({ kind, sessionId }, 'a refresh token was used again: its session is ended');
       },
@@ -52,7 +62,7 @@ export const sessions = fp<{ config: Config }>(
       return undefined;
     });
   },
-  { name: 'sessions', fastify: '5.x', dependencies: ['authentication', 'tenant-pool'] },
+  { name: 'sessions', fastify: '5.x', dependencies: ['authentication', 'redis', 'tenant-pool'] },
 );
 
 function refuseUnlessLive(lives: boolean): void {

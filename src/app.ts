@@ -15,6 +15,7 @@ import { cursors } from '../plugins/cursors.js';
 import { destinations } from '../plugins/destinations.js';
 import { answerClientError, answerFrameworkError, errors } from '../plugins/errors.js';
 import { events } from '../plugins/events.js';
+import { feedSweep } from '../plugins/feed-sweep.js';
 import { housekeeping } from '../plugins/housekeeping.js';
 import { jsonBody } from '../plugins/json-body.js';
 import { lifecycle } from '../plugins/lifecycle.js';
@@ -113,6 +114,7 @@ export async function buildApp(config: Config, overrides: AppOverrides = {}): Pr
   await app.register(redis, { config: config.redis });
   await app.register(clusters, { config });
   await app.register(housekeeping, { config });
+  await app.register(feedSweep);
   await app.register(authentication, { config: config.auth });
   await app.register(tenantPool, { config, envelope });
   await app.register(sessions, { config });

@@ -1,10 +1,16 @@
-// What one replica tells the others: that a tenant, its roles, a user or an operator changed, over the registry's
-// LISTEN/NOTIFY. What a process remembers of them is right for as long as it hears; when it hears nothing, it must ask.
-import { openChannel, SILENCE, type ChannelOptions } from '../db/channel.js';
+// What replicas tell each other: that a tenant, its roles, a user or an operator changed. Changes are rows in the registry, which
+// every replica reads (src/replicas/feed.ts). What a process remembers is valid while its feed is live.
+import type { Kysely } from 'kysely';
+import { insertChanges } from '../db/central/feed-rows.js';
+import type { Registry } from '../db/central/schema.js';
+import type { ChannelOptions } from '../db/channel.js';
 import type { ConnectionSettings } from '../db/client.js';
 import { within } from '../db/deadline.js';
 import { DatabaseFault } from '../db/errors.js';
 import { isQueueFull } from '../db/notify-queue.js';
+import { CONNECT_TIMEOUT } from '../db/pool-types.js';
+import { openRegistry } from './registry.js';
+import { LONGEST_SILENCE, openFeed, type Feed } from './replicas/feed.js';
 
 /** Something that replicas remember has changed. */
 export type Change =
@@ -19,56 +25,49 @@ export type Change =
   /** Changes may have been missed: whatever is remembered may be old. */
   | { readonly kind: 'any' };
 
-export interface Events {
-  /** Whether changes are heard and told: a heartbeat went the whole way within the last half second. */
-  readonly live: boolean;
+/** `live`, `caughtUp`, `clock` and `queueUsage` are the feed's. */
+export interface Events extends Pick<Feed, 'live' | 'caughtUp' | 'clock' | 'queueUsage'> {
   /** Calls `listener` for each change, also for those that this process publishes. */
   subscribe(listener: (change: Change) => void): void;
   /**
-   * Tells every replica; here it is effective at once. To be awaited before the act behind it is acknowledged. A full NOTIFY
-   * queue delays this by a second at most: then every replica hears nothing and asks, see `REFUSED_FOR`.
+   * Publishes a change to every replica; here it is effective at once. To be awaited before the act behind it is acknowledged.
    *
-   * @throws DatabaseFault `unavailable` where it could not be told in time; it is told as soon as that is possible again
+   * @throws DatabaseFault `unavailable` if it could not be published in time; it is published as soon as that is possible again
    */
   publish(change: Change): Promise<void>;
   close(): Promise<void>;
 }
 
-/** The channel's name; the registry's triggers NOTIFY it as well. */
-const CHANNEL = 'tenantry';
-
-/** Longest (ms) that an act waits for its invalidation to be told. */
+/** Longest (ms) that an act waits for its change to be published. */
 const PUBLISH_DEADLINE = 2_000;
 
-/** Between two attempts to tell (ms). */
+/** Between two attempts to publish (ms). */
 const RETRY_EVERY = 100;
 
-/** How long (ms) a value is believed without asking while changes are not heard. */
+/** How long (ms) a value is believed without asking while the feed is not live. */
 const BELIEVED_IN_SILENCE = 250;
-
-/**
- * A change counts as told when a full NOTIFY queue (54000) refused it for this long (ms), at every attempt. Heartbeats are sent
- * only into a queue that is less than half full (db/channel.ts), and nobody fills half a queue, 4 GB, between two attempts. So no
- * replica has heard a heartbeat since the first refusal: each asks, and what it had loaded before is no longer believed.
- */
-const REFUSED_FOR = SILENCE + BELIEVED_IN_SILENCE;
 
 /** Changes that wait for the registry to come back; beyond them one `any` stands for all. */
 const MAX_UNTOLD = 10_000;
 
+/** Batches are published one after the other. */
+const PUBLISHER = { max: 1, timeout: 1_000, idleTimeoutMillis: 60_000 };
+
+/** The last word of a notification that repeats a row. Former builds read no further than the third. */
+const IN_THE_FEED = 'feed';
+
 /**
- * How long (ms) a value that changes are told of is believed without asking: while they are heard half a minute, so that
- * even a change that nobody told is noticed; otherwise so short that, with the silence before, it is within a second.
+ * How long (ms) a value that is told of changes is believed without asking: half a minute while the feed is live, so that even a
+ * change that nothing published is noticed; otherwise so short that, with the silence before, a change is effective within a
+ * second.
  */
 export function believedFor({ live }: Pick<Events, 'live'>): number {
-  return live ? 30_000 : BELIEVED_IN_SILENCE;
+  return live ? LONGEST_SILENCE : BELIEVED_IN_SILENCE;
 }
 
 interface Untold {
   readonly text: string;
   readonly told: () => void;
-  /** Since when (on `performance.now`) a full queue has refused it at every attempt. */
-  refusedSince?: number | undefined;
 }
 
 /** @param connection to the registry, direct and not through a pooler */
@@ -78,19 +77,28 @@ export function openEvents(connection: ConnectionSettings, options: ChannelOptio
   let telling = false;
   let closed = false;
 
-  const dispatch = (change: Change): void => {
-    for (const listener of listeners) listener(change);
+  const dispatch = (change: Change | undefined): void => {
+    if (change) for (const listener of listeners) listener(change);
   };
+  const { connectTimeout = CONNECT_TIMEOUT, destinations } = options;
+  const publisher = openRegistry(
+    connection,
+    { ...PUBLISHER, acquireTimeout: connectTimeout, connectTimeout },
+    { applicationName: 'tenantry publisher', preparedStatements: true },
+    destinations,
+  );
   const listener = {
-    message: (text: string): void => {
-      const change = decode(text);
-      if (change) dispatch(change);
+    change: (text: string): void => {
+      dispatch(decode(text));
     },
-    connected: (): void => {
+    notification: (text: string): void => {
+      if (!text.endsWith(` ${IN_THE_FEED}`)) dispatch(decode(text));
+    },
+    gap: (): void => {
       dispatch({ kind: 'any' });
     },
   };
-  const channel = openChannel(connection, CHANNEL, listener, options);
+  const feed = openFeed(connection, listener, options);
 
   /** Goes on until nothing is untold; one loop, however many publish. */
   async function tell(): Promise<void> {
@@ -100,10 +108,9 @@ export function openEvents(connection: ConnectionSettings, options: ChannelOptio
       const batch = untold;
       untold = [];
       try {
-        await channel.publish([...new Set(batch.map(({ text }) => text))]);
+        await insert(publisher.db, [...new Set(batch.map(({ text }) => text))]);
         for (const { told } of batch) told();
-      } catch (error) {
-        noteRefusal(batch, isQueueFull(error));
+      } catch {
         untold = [...batch, ...untold];
         await new Promise((resolve) => setTimeout(resolve, RETRY_EVERY).unref());
       }
@@ -113,14 +120,19 @@ export function openEvents(connection: ConnectionSettings, options: ChannelOptio
 
   return {
     get live() {
-      return channel.live;
+      return feed.live;
     },
+    get queueUsage() {
+      return feed.queueUsage;
+    },
+    caughtUp: () => feed.caughtUp(),
+    clock: () => feed.clock(),
     subscribe: (listener) => void listeners.push(listener),
 
     async publish(change) {
       dispatch(change);
       const told = new Promise<void>((resolve) => {
-        // Whoever waited for the forgotten ones has long had its answer.
+        // The callers behind the forgotten ones have had their answer long ago.
         if (untold.length >= MAX_UNTOLD) untold = [{ text: encode({ kind: 'any' }), told: () => undefined }];
         untold.push({ text: encode(change), told: resolve });
       });
@@ -132,19 +144,25 @@ export function openEvents(connection: ConnectionSettings, options: ChannelOptio
       );
     },
 
-    close() {
+    async close() {
       closed = true;
-      return channel.close();
+      feed.close();
+      await publisher.close(0);
     },
   };
 }
 
-/** Acknowledges what a full queue has refused for long enough. It is told all the same, as soon as that is possible. */
-function noteRefusal(batch: readonly Untold[], queueFull: boolean): void {
-  const now = performance.now();
-  for (const item of batch) {
-    item.refusedSince = queueFull ? (item.refusedSince ?? now) : undefined;
-    if (now - (item.refusedSince ?? now) >= REFUSED_FOR) item.told();
+/** Adds the rows, and notifies so that they are read at once. A full queue of notifications holds up no change. */
+async function insert(registry: Kysely<Registry>, texts: readonly string[]): Promise<void> {
+  const messages = texts.map((row) => {
+    const [kind = '', first = '', second = ''] = row.split(' ');
+    return { row, notification: `${kind} ${first} ${second} ${IN_THE_FEED}` };
+  });
+  try {
+    await insertChanges(registry, messages, true);
+  } catch (error) {
+    if (!isQueueFull(error)) throw error;
+    await insertChanges(registry, messages, false);
   }
 }
 

@@ -89,6 +89,17 @@ export interface InstallationTable {
   only_one: Generated<boolean>;
   /** The key that passwords are to be sealed with; null before the first start that says so. */
   encryption_kid: string | null;
+  /** When this registry got its table of changes: for some time after, replicas of a former build publish by NOTIFY alone. */
+  feed_since: Timestamp;
+}
+
+/** What replicas tell each other (db/central/feed-rows.ts). */
+export interface ChangesTable {
+  seq: GeneratedAlways<string>;
+  /** The transaction that wrote it: an xid8. */
+  xid: ColumnType<string, never, never>;
+  message: string;
+  at: ColumnType<string, never, never>;
 }
 
 /** A PostgreSQL server that can hold tenants' databases. */
@@ -177,4 +188,5 @@ export interface Registry {
   sessions: SessionsTable;
   slot_leases: SlotLeasesTable;
   audit: CentralAuditTable;
+  changes: ChangesTable;
 }

@@ -83,11 +83,8 @@ export interface SessionsDeps {
   /** Where the sessions of a tenant's users, or of operators, are. */
   readonly database: (owner: SessionOwner) => SessionsDatabase;
   readonly directory: Pick<TenantDirectory, 'peek' | 'find'>;
-  /**
-   * Reads what the process does not know. By default the database itself; a store that all replicas share can be put in
-   * between, as long as `ended` reaches it before an act is acknowledged and its absence leads here.
-   */
-  readonly load?: (owner: SessionOwner, sessionId: string) => Promise<SessionState | undefined>;
+  /** Reads what the process does not know: by default in the database. `age` says how long ago (ms) it was read there. */
+  readonly load?: (owner: SessionOwner, sessionId: string) => Promise<LoadedSession | undefined>;
   /** A refresh token was used again: its session is ended, and somebody should know. */
   readonly onReuse: (account: Account, sessionId: string) => void;
 }
@@ -98,16 +95,20 @@ const MAX_REMEMBERED = 50_000;
 /** Live sessions of one account; the one that was not used for longest goes. */
 const MAX_PER_ACCOUNT = 100;
 
+type LoadedSession = SessionState & { readonly age?: number };
+
 /** A session as every request looks at it, with the time of performance.now() until which it lives if nothing extends it. */
-type Known = Omit<SessionState, 'remaining'> & { readonly until: number };
+type Known = Omit<LoadedSession, 'remaining'> & { readonly until: number };
 
 export function createSessions(deps: SessionsDeps): Sessions {
   const { tokens, events, lifetimes, database, directory } = deps;
-  const load = deps.load ?? ((owner, sessionId) => findSession(database(owner), sessionId));
+  const load: NonNullable<typeof deps.load> = deps.load ?? ((owner, id) => findSession(database(owner), id));
   // Never stale: where the database does not answer, its requests could not be served anyway.
   const known = new FreshCache<Known>({
     max: MAX_REMEMBERED,
     freshFor: () => believedFor(events),
+    caughtUp: () => events.caughtUp(),
+    ageOf: ({ age = 0 }) => age,
     staleFor: 0,
     load: async (key) => {
       const [sessionId = '', tenantId] = key.split(' ');

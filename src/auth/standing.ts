@@ -37,6 +37,7 @@ export function createStandings(
   const users = new FreshCache<Standing>({
     max: MAX_REMEMBERED,
     freshFor: () => believedFor(events),
+    caughtUp: () => events.caughtUp(),
     staleFor: 0,
     load: async (key) => {
       const [tenantId = '', userId = ''] = key.split(' ');
@@ -46,6 +47,7 @@ export function createStandings(
   const operators = new FreshCache<Standing>({
     max: MAX_REMEMBERED,
     freshFor: () => believedFor(events),
+    caughtUp: () => events.caughtUp(),
     staleFor: 0,
     load: async (id) => {
       const operator = await findOperator(registry, id);

@@ -13,6 +13,13 @@ export interface FreshCacheOptions<V> {
   readonly max: number;
   /** A value younger than this (ms) is served as it is; asked each time, since it depends on whether invalidations arrive. */
   readonly freshFor: () => number;
+  /**
+   * While it is not known whether an invalidation was missed, and soon will be: resolves when it is. A value that is not fresh for
+   * no other reason is looked at again then, and not loaded.
+   */
+  readonly caughtUp?: () => Promise<void> | undefined;
+  /** The age (ms) that a value has already when it is loaded: what was read from a copy. */
+  readonly ageOf?: (value: V) => number;
   /** While loading fails for a fault of the database, or takes too long, a value younger than this (ms) is served. */
   readonly staleFor: number;
   /** Reads one value; undefined where there is none, which is never remembered. */
@@ -56,13 +63,24 @@ export class FreshCache<V extends object> {
    * @throws what `load` throws, where nothing young enough is known
    */
   async get(key: string): Promise<V | undefined> {
-    return this.peek(key) ?? this.#outcome(key, this.#loads.get(key) ?? this.#load(key));
+    return (
+      this.peek(key) ?? (await this.#peekLater(key)) ?? this.#outcome(key, this.#loads.get(key) ?? this.#load(key))
+    );
   }
 
   /** The value as it is now, whatever is known; that still bridges an outage. @throws as `get` does */
   async reload(key: string): Promise<V | undefined> {
     // Not one that is under way: it may have read before what the caller knows of.
     return this.#outcome(key, this.#load(key));
+  }
+
+  async #peekLater(key: string): Promise<V | undefined> {
+    const entry = this.#entries.peek(key);
+    if (!entry || entry.loadedAt < this.#trustedSince) return undefined;
+    const caughtUp = this.options.caughtUp?.();
+    if (!caughtUp) return undefined;
+    await caughtUp;
+    return this.peek(key);
   }
 
   async #outcome(key: string, load: Load<V>): Promise<V | undefined> {
@@ -111,7 +129,7 @@ export class FreshCache<V extends object> {
     try {
       const value = await this.options.load(key);
       if (isCurrent()) {
-        if (value) this.#entries.set(key, { value, loadedAt: startedAt });
+        if (value) this.#entries.set(key, { value, loadedAt: startedAt - (this.options.ageOf?.(value) ?? 0) });
         else this.#entries.delete(key);
       }
       return value;

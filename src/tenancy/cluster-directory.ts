@@ -133,7 +133,8 @@ export function createClusterDirectory(deps: {
   }
 
   function peek(place: Place): KnownCluster | undefined {
-    if (performance.now() - readAt > believedFor(events)) readSoon();
+    // A feed that is silent soon says whether anything changed.
+    if (performance.now() - readAt > believedFor(events) && !events.caughtUp()) readSoon();
     return known.get(keyOf(place));
   }
 

@@ -40,6 +40,7 @@ export function createTenantDirectory(
   const byId = new FreshCache<TenantRecord>({
     max: MAX_REMEMBERED,
     freshFor: () => believedFor(events),
+    caughtUp: () => events.caughtUp(),
     staleFor: outageGrace,
     load: async (id) => placed(await findTenant(registry, id)),
   });
@@ -58,7 +59,9 @@ export function createTenantDirectory(
   });
 
   async function findBySlug(slug: string): Promise<TenantRecord | undefined> {
-    const known = byId.peek(idsBySlug.get(slug) ?? '');
+    const id = idsBySlug.get(slug) ?? '';
+    // A feed that is silent soon says whether it changed.
+    const known = byId.peek(id) ?? (await events.caughtUp()?.then(() => byId.peek(id)));
     // A change of its slug is told as any other is.
     if (known?.slug === slug) return known;
     const found = await bySlug.get(slug);

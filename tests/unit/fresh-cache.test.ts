@@ -94,6 +94,21 @@ describe('a value', () => {
     expect(cache.peek('a')).toBeUndefined();
   });
 
+  it('that was old when it was loaded is fresh for the rest of its time', async () => {
+    const cache = new FreshCache<Row>({
+      max: 10,
+      freshFor: () => FRESH_FOR,
+      staleFor: STALE_FOR,
+      load: async () => row(1),
+      ageOf: () => 900,
+    });
+    await cache.get('a');
+    now += 99;
+    expect(cache.peek('a')).toEqual(row(1));
+    now += 1;
+    expect(cache.peek('a')).toBeUndefined();
+  });
+
   it('is found by its own key only', async () => {
     const { cache, loads } = setup();
     await cache.get('a:b');
@@ -239,6 +254,81 @@ describe('an invalidation', () => {
     state.cache.invalidate('a');
     state.answer = fault;
     await expect(state.cache.get('a')).rejects.toBe(fault);
+  });
+});
+
+describe('while it is not known whether an invalidation was missed', () => {
+  interface SilentSetup extends Setup {
+    /** Ends the silence. */
+    readonly end: () => void;
+  }
+
+  /** A cache that knows row 1 of `a`, and no longer hears of invalidations. */
+  async function silent(): Promise<SilentSetup> {
+    let end: () => void = () => undefined;
+    let wait: Promise<void> | undefined;
+    const state: SilentSetup = {
+      loads: [],
+      answer: row(1),
+      end: () => {
+        wait = undefined;
+        end();
+      },
+      cache: new FreshCache<Row>({
+        max: 10,
+        freshFor: () => (wait ? 0 : FRESH_FOR),
+        caughtUp: () => wait,
+        staleFor: STALE_FOR,
+        load: async (key) => {
+          state.loads.push(key);
+          return state.answer as Row;
+        },
+      }),
+    };
+    await state.cache.get('a');
+    state.answer = row(2);
+    wait = new Promise((resolve) => (end = resolve));
+    return state;
+  }
+
+  it('a known value is waited for, and served without a load when nothing was missed', async () => {
+    const { cache, loads, end } = await silent();
+    const all = Promise.all([cache.get('a'), cache.get('a')]);
+    await settle();
+    expect(loads).toEqual(['a']);
+    end();
+    expect(await all).toEqual([row(1), row(1)]);
+    expect(loads).toEqual(['a']);
+  });
+
+  it.each<[string, (cache: FreshCache<Row>) => void]>([
+    [
+      'it was invalidated',
+      (cache) => {
+        cache.invalidate('a');
+      },
+    ],
+    [
+      'anything may have changed',
+      (cache) => {
+        now += 1;
+        cache.expire();
+      },
+    ],
+  ])('a known value is loaded once by all that waited when %s', async (_, happen) => {
+    const { cache, loads, end } = await silent();
+    const all = Promise.all([cache.get('a'), cache.get('a')]);
+    await settle();
+    happen(cache);
+    end();
+    expect(await all).toEqual([row(2), row(2)]);
+    expect(loads).toEqual(['a', 'a']);
+  });
+
+  it('an unknown value is loaded without waiting', async () => {
+    const { cache, loads } = await silent();
+    expect(await cache.get('b')).toEqual(row(2));
+    expect(loads).toEqual(['a', 'b']);
   });
 });
 

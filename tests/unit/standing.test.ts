@@ -26,6 +26,9 @@ beforeEach(() => {
   meanwhile = () => undefined;
   const events = {
     live: true,
+    caughtUp: () => undefined,
+    clock: () => undefined,
+    queueUsage: 0,
     subscribe: (listener: (change: Change) => void) => void (tell = listener),
     publish: () => Promise.resolve(),
     close: () => Promise.resolve(),

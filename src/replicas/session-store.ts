@@ -1,0 +1,127 @@
+// Sessions that replicas know from each other, in Redis: a replica that does not know a session need not ask the tenant's
+// database. Only live sessions are stored, never that one has ended. An entry is trusted by what the feed says and not because it
+// is there: Redis may have lost a deletion, or have been restored from an older snapshot.
+import type { SessionState } from '../../db/sessions.js';
+import type { Events } from '../events.js';
+import { LONGEST_SILENCE } from './feed.js';
+import type { SharedStore } from './redis.js';
+
+/** A session that was read `age` ms ago, at most. `remaining` is from now on. */
+export interface AgedSession extends SessionState {
+  readonly age: number;
+}
+
+export interface SessionStore {
+  /**
+   * A live session, from Redis if it has an entry that can be trusted.
+   *
+   * @param tenantId of a user's session; undefined for an operator's
+   * @param read reads the session in its database otherwise
+   * @throws what `read` throws
+   */
+  find(
+    tenantId: string | undefined,
+    sessionId: string,
+    read: () => Promise<SessionState | undefined>,
+  ): Promise<AgedSession | undefined>;
+}
+
+/** How long (ms) an entry is trusted after its session was read, by the registry's clock: as long as a process believes a row. */
+const TRUSTED_FOR = LONGEST_SILENCE;
+
+/** How long (ms) an end is remembered: longer than an entry from before it can be trusted. */
+const REMEMBERED_FOR = 2 * TRUSTED_FOR;
+
+/** Ends that are remembered; beyond them no entry from before is trusted. */
+const MAX_REMEMBERED = 50_000;
+
+/** The form of an entry; entries of another are not read. */
+const VERSION = 1;
+
+/** What Redis holds. */
+interface Entry extends SessionState {
+  readonly version: typeof VERSION;
+  /** Whose clock `at` is of. */
+  readonly source: string;
+  /** The registry's time, in ms, before the session was read. `remaining` is from then on. */
+  readonly at: number;
+}
+
+export function createSessionStore(store: SharedStore, events: Events): SessionStore {
+  // Times are those of performance.now(). An entry from before is not trusted.
+  let trustedSince = performance.now();
+  /** When sessions ended, and tenants changed; the oldest first. */
+  const changed = new Map<string, number>();
+  const remember = (id: string): void => {
+    const now = performance.now();
+    changed.delete(id);
+    changed.set(id, now);
+    for (const [known, at] of changed) {
+      if (now - at < REMEMBERED_FOR) break;
+      changed.delete(known);
+    }
+    if (changed.size > MAX_REMEMBERED) forget();
+  };
+  const forget = (): void => {
+    trustedSince = performance.now();
+    changed.clear();
+  };
+  events.subscribe((change) => {
+    if (change.kind === 'session') remember(change.sessionId);
+    else if (change.kind === 'tenant') remember(change.tenantId);
+    else if (change.kind === 'any') forget();
+  });
+
+  /** Undefined where it cannot be trusted: it is too old, or something may have happened since it was read. */
+  function trusted(entry: Entry, tenantId: string | undefined, sessionId: string): AgedSession | undefined {
+    const clock = events.clock();
+    if (clock?.source !== entry.source) return undefined;
+    const age = clock.latest - entry.at;
+    const readAt = performance.now() - age;
+    if (age < 0 || age >= TRUSTED_FOR || readAt <= trustedSince || changed.has(sessionId)) return undefined;
+    if (tenantId !== undefined && readAt <= (changed.get(tenantId) ?? -Infinity)) return undefined;
+    const { accountId, generation, createdAt } = entry;
+    const remaining = entry.remaining - age;
+    // A refresh may have extended it: only the database knows.
+    return remaining > 0 ? { accountId, generation, createdAt, remaining, age } : undefined;
+  }
+
+  return {
+    async find(tenantId, sessionId, read) {
+      const key = `session:${tenantId ?? 'operator'}:${sessionId}`;
+      if (store.available && events.clock()) {
+        const text = await store.send<string | null>('GET', [key]).catch(() => null);
+        const entry = text === null ? undefined : parse(text);
+        const known = entry && trusted(entry, tenantId, sessionId);
+        if (known) return known;
+      }
+      const clock = events.clock();
+      const session = await read();
+      if (!session) return undefined;
+      if (clock && store.available) {
+        const entry: Entry = { ...session, version: VERSION, source: clock.source, at: clock.earliest };
+        // It is not waited for, and need not arrive.
+        store.send('SET', [key], [JSON.stringify(entry), 'PX', TRUSTED_FOR]).catch(() => undefined);
+      }
+      return { ...session, age: 0 };
+    },
+  };
+}
+
+/** Undefined for what is no entry of this form. */
+function parse(text: string): Entry | undefined {
+  try {
+    const entry = JSON.parse(text) as Partial<Entry> | null;
+    const whole =
+      entry?.version === VERSION &&
+      typeof entry.source === 'string' &&
+      typeof entry.at === 'number' &&
+      typeof entry.accountId === 'string' &&
+      typeof entry.createdAt === 'string' &&
+      typeof entry.remaining === 'number' &&
+      (entry.generation === null || typeof entry.generation === 'number');
+    return whole ? (entry as Entry) : undefined;
+  } catch {
+    return undefined;
+  }
+}

@@ -1,0 +1,130 @@
+// src/replicas/session-store.ts: which entries of Redis are trusted, and for how long what they say is believed.
+import { beforeEach, describe, expect, it, vi } from 'vitest';
+import type { Change, Events } from '../../src/events.js';
+import type { SharedStore } from '../../src/replicas/redis.js';
+import { createSessionStore, type SessionStore } from '../../src/replicas/session-store.js';
+
+const SESSION = { accountId: 'account', generation: 3, createdAt: '2026-01-31T09:30:00.250Z', remaining: 600_000 };
+
+/** The time of this process, in ms; the registry's clock is 1,000,000 ahead, known to within 10 ms. */
+let now = 0;
+let live: boolean;
+let tell: (change: Change) => void;
+let entries: Map<string, string>;
+/** Sessions that were read in their database. */
+let reads: number;
+let sessions: SessionStore;
+
+beforeEach(() => {
+  now = 5_000;
+  vi.spyOn(performance, 'now').mockImplementation(() => now);
+  live = true;
+  reads = 0;
+  entries = new Map();
+  const events = {
+    clock: () => (live ? { source: 'here', earliest: now + 1_000_000 - 5, latest: now + 1_000_000 + 5 } : undefined),
+    subscribe: (listener: (change: Change) => void) => void (tell = listener),
+  };
+  const store = {
+    available: true,
+    send: async (command: string, [key = '']: readonly string[], [value]: readonly unknown[] = []) => {
+      if (command === 'GET') return entries.get(key) ?? null;
+      entries.set(key, String(value));
+      return 'OK';
+    },
+  };
+  sessions = createSessionStore(store as unknown as SharedStore, events as unknown as Events);
+  now += 1_000;
+});
+
+const find = (id = 's', tenant: string | null = 't'): ReturnType<SessionStore['find']> =>
+  sessions.find(tenant ?? undefined, id, async () => {
+    reads += 1;
+    return SESSION;
+  });
+
+describe('an entry', () => {
+  beforeEach(async () => {
+    expect(await find()).toEqual({ ...SESSION, age: 0 });
+    expect(entries.size).toBe(1);
+  });
+
+  it('says how old it is, and what is left of its session', async () => {
+    now += 20_000;
+    expect(await find()).toEqual({ ...SESSION, age: 20_010, remaining: 600_000 - 20_010 });
+    expect(reads).toBe(1);
+  });
+
+  it('is trusted for less than 30 s after its session was read', async () => {
+    now += 29_989;
+    await find();
+    expect(reads).toBe(1);
+    now += 1;
+    expect(await find()).toEqual({ ...SESSION, age: 0 });
+    expect(reads).toBe(2);
+  });
+
+  it.each<[string, Change]>([
+    ['its session ended', { kind: 'session', sessionId: 's', tenantId: 't' }],
+    ['its tenant changed', { kind: 'tenant', tenantId: 't' }],
+    ['anything may have changed', { kind: 'any' }],
+  ])('is not trusted when %s since', async (_, change) => {
+    tell(change);
+    now += 10;
+    await find();
+    expect(reads).toBe(2);
+  });
+
+  it('that was stored again after its tenant changed is trusted', async () => {
+    tell({ kind: 'tenant', tenantId: 't' });
+    now += 100;
+    await find();
+    now += 100;
+    await find();
+    expect(reads).toBe(2);
+  });
+
+  it('is not trusted when its session ended, however often that was written', async () => {
+    tell({ kind: 'session', sessionId: 's', tenantId: 't' });
+    for (let second = 0; second < 59; second += 1) {
+      now += 1_000;
+      await find();
+      expect(reads).toBe(second + 2);
+    }
+  });
+
+  it('of before is not trusted when more sessions ended than are remembered', async () => {
+    for (let n = 0; n <= 50_000; n += 1) tell({ kind: 'session', sessionId: `other-${n}`, tenantId: 't' });
+    now += 10;
+    await find();
+    expect(reads).toBe(2);
+  });
+
+  it('is neither read nor written while the feed is not live', async () => {
+    live = false;
+    entries.clear();
+    expect(await find()).toEqual({ ...SESSION, age: 0 });
+    expect(reads).toBe(2);
+    expect(entries.size).toBe(0);
+  });
+
+  it('is of one tenant’s session only', async () => {
+    await find('s', 'u');
+    await find('s', null);
+    await find('other');
+    expect(reads).toBe(4);
+  });
+});
+
+it('an entry from before the replica began to hear of changes is not trusted', async () => {
+  now -= 1_000;
+  await find();
+  now += 1_000;
+  await find();
+  expect(reads).toBe(2);
+});
+
+it('a session that does not live is not stored', async () => {
+  expect(await sessions.find('t', 's', async () => undefined)).toBeUndefined();
+  expect(entries.size).toBe(0);
+});
