@@ -211,21 +211,28 @@ export async function deleteUser(db: Kysely<TenantDatabase>, id: string): Promis
   await db.deleteFrom('users').where('id', '=', id).execute();
 }
 
+/** Keeps the roles of these names from being changed or removed until the transaction ends. Returns those that there are. */
+export async function keepRoles(
+  trx: Transaction<TenantDatabase>,
+  names: readonly string[],
+): Promise<readonly { readonly id: string; readonly name: string }[]> {
+  return trx
+    .selectFrom('roles')
+    .select(['id', 'name'])
+    .where('name', '=', sql<string>`any(${names})`)
+    .forKeyShare()
+    .execute();
+}
+
 /**
  * Makes `roles` the roles that a user holds. Returns the names that no role of the tenant has; then nothing was changed.
- * The roles are kept from being removed meanwhile.
  */
 export async function setRoles(
   trx: Transaction<TenantDatabase>,
   userId: string,
   roles: readonly string[],
 ): Promise<readonly string[]> {
-  const known = await trx
-    .selectFrom('roles')
-    .select(['id', 'name'])
-    .where('name', '=', sql<string>`any(${roles})`)
-    .forKeyShare()
-    .execute();
+  const known = await keepRoles(trx, roles);
   const unknown = roles.filter((name) => !known.some((role) => role.name === name));
   if (unknown.length > 0) return unknown;
   await trx.deleteFrom('user_roles').where('user_id', '=', userId).execute();

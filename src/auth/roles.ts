@@ -1,7 +1,7 @@
 // Changes to roles that a rule watches over: built-in ones stay as they are, one that is held stays, and nobody makes or
 // changes a role that holds more than itself. The caller's rights are those of the moment of the change.
 import type { Kysely, Transaction } from 'kysely';
-import { insertAudit, type AuditOrigin } from '../../db/audit.js';
+import type { AuditOrigin } from '../../db/audit.js';
 import { violatedUniqueConstraint } from '../../db/errors.js';
 import {
   countHolders,
@@ -16,7 +16,7 @@ import {
 import type { TenantDatabase } from '../../db/tenant/schema.js';
 import { changedFields } from '../audit.js';
 import { AppError } from '../errors.js';
-import { lockCaller, refuseWithout, type Actor } from './caller.js';
+import { auditWrite, lockCaller, refuseWithout, type Actor } from './caller.js';
 import { refuseToGive, refuseToTouch, type Caller, type Permission } from './permissions.js';
 
 /**
@@ -37,7 +37,7 @@ export async function addRole(
       const id = await insertRole(trx, role);
       await setPermissions(trx, id, permissions);
       const details = { name: role.name, permissions };
-      await insertAudit(trx, { ...origin, action: 'role.created', target: { kind: 'role', id }, details });
+      await auditWrite(trx, actor, { ...origin, action: 'role.created', target: { kind: 'role', id }, details });
       return id;
     }),
   );
@@ -60,13 +60,13 @@ export async function changeRole(
 ): Promise<boolean> {
   return nameTaken(
     db.transaction().execute(async (trx) => {
-      const caller = await lockEditor(trx, actor);
+      const caller = await lockEditor(trx, actor, id);
       if (permissions) refuseToGive(caller, permissions);
-      if (!(await takeRole(trx, id, caller))) return false;
+      if (!(await mayChange(trx, id, caller))) return false;
       await updateRole(trx, id, changes);
       if (permissions) await setPermissions(trx, id, permissions);
       const details = { fields: changedFields({ ...changes, permissions }), ...(permissions && { permissions }) };
-      await insertAudit(trx, { ...origin, action: 'role.updated', target: { kind: 'role', id }, details });
+      await auditWrite(trx, actor, { ...origin, action: 'role.updated', target: { kind: 'role', id }, details });
       return true;
     }),
   );
@@ -84,31 +84,33 @@ export async function removeRole(
   origin: AuditOrigin,
 ): Promise<boolean> {
   return db.transaction().execute(async (trx) => {
-    const caller = await lockEditor(trx, actor);
-    if (!(await takeRole(trx, id, caller))) return false;
+    const caller = await lockEditor(trx, actor, id);
+    if (!(await mayChange(trx, id, caller))) return false;
     // Taken away silently it could leave somebody without any role.
     const holders = await countHolders(trx, id);
     if (holders > 0)
       throw new AppError('role-in-use', { detail: `${holders} ${holders === 1 ? 'user holds' : 'users hold'} it.` });
     await deleteRole(trx, id);
-    await insertAudit(trx, { ...origin, action: 'role.deleted', target: { kind: 'role', id } });
+    await auditWrite(trx, actor, { ...origin, action: 'role.deleted', target: { kind: 'role', id } });
     return true;
   });
 }
 
-async function lockEditor(trx: Transaction<TenantDatabase>, actor: Actor): Promise<Caller> {
-  const { caller } = await lockCaller(trx, actor);
+/** @param roleId the role that is to be changed or removed */
+async function lockEditor(trx: Transaction<TenantDatabase>, actor: Actor, roleId?: string): Promise<Caller> {
+  const { caller } = await lockCaller(trx, actor, undefined, async () => {
+    // The role `admin` is locked before users elsewhere: locking a built-in role here, after the caller, could deadlock.
+    if (roleId !== undefined && !(await findRole(trx, roleId))?.builtIn) await lockRole(trx, roleId);
+  });
   refuseWithout(caller, 'roles:write');
   return caller;
 }
 
-/** Locks a role that the caller may change. Returns whether it exists. */
-async function takeRole(trx: Transaction<TenantDatabase>, id: string, caller: Caller): Promise<boolean> {
-  // Before the lock, and never changed. The role `admin` is locked before users elsewhere: locking it here, after the
-  // caller, could deadlock.
-  if ((await findRole(trx, id))?.builtIn) throw new AppError('built-in-role');
-  const role = (await lockRole(trx, id)) ? await findRole(trx, id) : undefined;
+/** Whether a role exists, which is locked; refuses one that the caller may not change. */
+async function mayChange(trx: Transaction<TenantDatabase>, id: string, caller: Caller): Promise<boolean> {
+  const role = await findRole(trx, id);
   if (!role) return false;
+  if (role.builtIn) throw new AppError('built-in-role');
   refuseToTouch(caller, role.permissions);
   return true;
 }

@@ -1,7 +1,7 @@
 // Changes to users that a rule watches over: roles must exist, nobody gives or changes what holds more than itself, and the
 // last active admin stays. The caller's rights are those of the moment of the change. Each change is audited.
 import type { Kysely, Transaction } from 'kysely';
-import { insertAudit, type AuditOrigin } from '../../db/audit.js';
+import { insertAudit, type AuditEntry, type AuditOrigin } from '../../db/audit.js';
 import { deleteSessionsOf, sessionsIn } from '../../db/sessions.js';
 import type { TenantDatabase } from '../../db/tenant/schema.js';
 import {
@@ -9,6 +9,7 @@ import {
   deleteUser,
   findStanding,
   insertUser,
+  keepRoles,
   lockAdmins,
   setRoles,
   updateUser,
@@ -16,7 +17,7 @@ import {
 import { changedFields } from '../audit.js';
 import { AppError } from '../errors.js';
 import { refuseOver } from '../tenancy/limits.js';
-import { lockCaller, refuseWithout, type Actor } from './caller.js';
+import { auditWrite, lockCaller, refuseWithout, type Actor } from './caller.js';
 import { refuseToGive, refuseToTouch, type Caller } from './permissions.js';
 
 /**
@@ -34,12 +35,12 @@ export async function addUser(
   limit?: number,
 ): Promise<string> {
   return db.transaction().execute(async (trx) => {
-    const { caller } = await lockCaller(trx, actor);
+    const { caller } = await lockCaller(trx, actor, undefined, () => keepRoles(trx, roles));
     refuseWithout(caller, 'users:write');
     await refuseOver(trx, 'users', limit);
     const id = await insertUser(trx, user);
     await assignRoles(trx, id, roles, caller);
-    await insertAudit(trx, {
+    await auditWrite(trx, actor, {
       ...origin,
       action: 'user.created',
       target: { kind: 'user', id },
@@ -69,7 +70,7 @@ export async function changeUser(
   return db.transaction().execute(async (trx) => {
     const mayEndAdmin = changes.active === false || (roles !== undefined && !roles.includes('admin'));
     if (mayEndAdmin) await lockAdmins(trx);
-    const { caller, targetExists } = await lockCaller(trx, actor, id);
+    const { caller, targetExists } = await lockCaller(trx, actor, id, roles && (() => keepRoles(trx, roles)));
     const managed = id !== caller.userId || roles !== undefined || changes.active !== undefined;
     if (managed) refuseWithout(caller, 'users:write');
     if (!targetExists) return undefined;
@@ -77,7 +78,7 @@ export async function changeUser(
     await updateUser(trx, id, changes);
     if (roles) await assignRoles(trx, id, roles, caller);
     if (mayEndAdmin) await keepOneAdmin(trx);
-    await insertAudit(trx, {
+    await auditWrite(trx, actor, {
       ...origin,
       action: 'user.updated',
       target: { kind: 'user', id },
@@ -111,7 +112,10 @@ export async function removeUser(
     await refuseTarget(trx, id, caller);
     await deleteUser(trx, id);
     await keepOneAdmin(trx);
-    await insertAudit(trx, { ...origin, action: 'user.deleted', target: { kind: 'user', id } });
+    const entry: AuditEntry = { ...origin, action: 'user.deleted', target: { kind: 'user', id } };
+    // The caller's own removal has ended its session.
+    if (id === caller.userId) await insertAudit(trx, entry);
+    else await auditWrite(trx, actor, entry);
     return true;
   });
 }

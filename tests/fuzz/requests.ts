@@ -59,7 +59,7 @@ export function requestOf(operations: readonly Operation[], hints: Hints): fc.Ar
 function strays(operations: readonly Operation[]): Operation[] {
   const has = new Set(operations.map(({ name }) => name));
   const errors = operations.find(({ body }) => body)?.answers;
-  const answers = new Map([400, 401, 403, 404, 413, 415].map((status) => [status, errors?.get(400)]));
+  const answers = new Map([400, 401, 403, 404, 405, 413, 415].map((status) => [status, errors?.get(400)]));
   return [...new Set(operations.map(({ path }) => path))].flatMap((path) =>
     ['GET', 'POST', 'PUT', 'PATCH', 'DELETE']
       .map((method) => ({ name: `${method} ${path}`, method, path, tag: 'none', parameters: [], body: {}, answers }))

@@ -361,6 +361,14 @@ describe('the rate limit', () => {
     expect(await statusesFrom(limited, [{ url: '/health/live' }, { url: '/health/ready' }])).toEqual([200, 200]);
   });
 
+  it('counts a HEAD once, and a wrong method like every request', async () => {
+    const { app } = await startServiceForTest({ env: { RATE_LIMIT_MAX: '4' } });
+    const statuses: number[] = [];
+    for (const method of ['HEAD', 'PUT', 'HEAD', 'PUT', 'PUT', 'HEAD'] as const)
+      statuses.push((await app.inject({ method, url: '/products' })).statusCode);
+    expect(statuses).toEqual([401, 405, 401, 405, 429, 429]);
+  });
+
   it('counts an unknown route whatever its body is', async () => {
     const limited = await startServiceForTest({ env: { RATE_LIMIT_MAX: '2' } });
     const statuses: number[] = [];

@@ -92,6 +92,20 @@ describe('the budget of password changes', () => {
     expect((await send('POST', '/auth/login', { body: login })).status).toBe(200);
   });
 
+  it('that one account uses up for its tenant does not keep an admin from deactivating that account', async () => {
+    const service = await startServiceForTest({ env: { PASSWORD_BUDGET_ACCOUNT: '2', PASSWORD_BUDGET_TENANT: '2' } });
+    const { send } = service;
+    const tenant = await service.createTenant();
+    const greedy = await service.createUser(tenant, 'greedy@example.com');
+    const body = { currentPassword: greedy.password, newPassword: 'another-password-1' };
+    expect((await send('POST', '/auth/password', { token: greedy.token, body })).status).toBe(204);
+    const reset = { token: tenant.adminToken, body: { password: 'reset-password-123' } };
+    expect((await send('PATCH', `/users/${greedy.id}`, reset)).status).toBe(429);
+    const end = { token: tenant.adminToken, body: { active: false } };
+    expect((await send('PATCH', `/users/${greedy.id}`, end)).status).toBe(200);
+    expect((await send('POST', '/auth/password', { token: greedy.token, body })).status).toBe(401);
+  });
+
   it('is taken from by operators that make tenants', async () => {
     const service = await startServiceForTest({ env: budget });
     const { send, operatorToken } = service;

@@ -58,6 +58,22 @@ describe('a wrong method', () => {
     }
   });
 
+  it('gets the same answer with a slash at the end, and however the address is encoded', async () => {
+    for (const address of ['/products', '/products/', '/%70roducts', '/docs', '/docs/']) {
+      const answer = await exchange(port, 'PUT', address);
+      expectProblem(answer, 405, 'method-not-allowed');
+      const allowed = address.startsWith('/docs') ? 'GET, HEAD' : 'GET, HEAD, POST';
+      expect([address, answer.headers.allow]).toEqual([address, allowed]);
+    }
+  });
+
+  it('is none if the method leads somewhere and finds nothing there: 404', async () => {
+    for (const method of ['GET', 'HEAD']) {
+      const answer = await exchange(port, method, '/docs/static/no-such-file.js');
+      expect([method, answer.status, answer.headers.allow]).toEqual([method, 404, undefined]);
+    }
+  });
+
   it(
     'that Node’s parser knows is never a 5xx, with a body or without, on an address or on none',
     { timeout: 30_000 },

@@ -2,6 +2,7 @@
 // or for a row that another transaction holds.
 import { sql, type Kysely } from 'kysely';
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
+import { permissions } from '../../src/auth/permissions.js';
 import { OPERATORS } from '../../src/auth/passwords.js';
 import { insertOperator, findOperatorByEmail } from '../../db/central/operators.js';
 import {
@@ -62,18 +63,20 @@ async function whileHashing(
 }
 
 /**
- * Holds a user's row until `request` waits for it, or has been answered without waiting. Commits `meanwhile` with the row's
+ * Holds the row of a user, or of a role, until `request` waits for it, or has been answered without waiting. Commits `meanwhile` with the row's
  * release. Returns the answer, and what the database held before and after the request went on.
  */
 async function whileHeld(
   { id }: { readonly id: string },
   request: () => Promise<Answer>,
   meanwhile: (db: Db) => Promise<unknown>,
+  table: 'users' | 'roles' = 'users',
 ): Promise<{ answer: Answer; before: unknown; after: unknown }> {
   const holder = connectAs<unknown>(database);
   try {
     const [answer, before] = await holder.db.transaction().execute(async (trx) => {
-      await sql`select id from users where id = ${id} for no key update`.execute(trx);
+      const strength = sql.raw(table === 'users' ? 'no key update' : 'update');
+      await sql`select id from ${sql.table(table)} where id = ${id} for ${strength}`.execute(trx);
       let answered = false;
       const pending = request().finally(() => (answered = true));
       await vi.waitUntil(async () => answered || (await someoneWaits(trx)), { timeout: 10_000, interval: 5 });
@@ -194,6 +197,70 @@ describe.each(Object.keys(writes))('%s in flight', (write) => {
     );
     expect([200, 201, 204]).toContain(answer.status);
     expect(after).not.toEqual(before);
+  });
+});
+
+/** Waits that begin after the write has locked its caller: each holds a row that only this write needs. */
+const laterWaits: Record<string, () => Promise<{ held: string; request: (caller: User) => Promise<Answer> }>> = {
+  'POST /users': async () => {
+    const id = await makeRole();
+    const body = { ...member, email: `made-${(numbers += 1)}@example.com`, roles: [await nameOf(id)] };
+    return { held: id, request: ({ token }) => send('POST', '/users', { token, body }) };
+  },
+  'PATCH /users/:id': async () => {
+    const [id, user] = [await makeRole(), await addUser(service, tenant)];
+    const body = { roles: [await nameOf(id)] };
+    return { held: id, request: ({ token }) => send('PATCH', `/users/${user.id}`, { token, body }) };
+  },
+  'PATCH /roles/:id': async () => {
+    const id = await makeRole();
+    const body = { permissions: ['users:write'] };
+    return { held: id, request: ({ token }) => send('PATCH', `/roles/${id}`, { token, body }) };
+  },
+  'DELETE /roles/:id': async () => {
+    const id = await makeRole();
+    return { held: id, request: ({ token }) => send('DELETE', `/roles/${id}`, { token }) };
+  },
+};
+
+async function nameOf(roleId: string): Promise<string> {
+  return String((await send('GET', `/roles/${roleId}`, { token: tenant.adminToken })).body['name']);
+}
+
+describe.each(Object.keys(laterWaits))('%s that waits for a role', (write) => {
+  it('changes nothing once the role of its caller permits less', async () => {
+    const { held, request } = (await laterWaits[write]?.()) ?? { held: '', request: undefined };
+    const name = `editor-${(numbers += 1)}`;
+    const all = { name, permissions: [...permissions] };
+    const own = await send('POST', '/roles', { token: tenant.adminToken, body: all });
+    const caller = await addUser(service, tenant, { roles: [name] });
+    const { answer, before, after } = await whileHeld(
+      { id: held },
+      async () => (await request?.(caller)) ?? Promise.reject(new Error('no request')),
+      async () => {
+        const body = { permissions: ['products:read'] };
+        const url = `/roles/${String(own.body['id'])}`;
+        expect((await send('PATCH', url, { token: tenant.adminToken, body })).status).toBe(200);
+      },
+      'roles',
+    );
+    expect(answer.status).toBe(403);
+    expect(after).toEqual(before);
+  });
+
+  it.each(['logout', 'logout-all'])('changes nothing once its caller was answered a %s', async (how) => {
+    const { held, request } = (await laterWaits[write]?.()) ?? { held: '', request: undefined };
+    const caller = await addUser(service, tenant, { roles: ['admin'] });
+    const { answer, before, after } = await whileHeld(
+      { id: held },
+      async () => (await request?.(caller)) ?? Promise.reject(new Error('no request')),
+      async () => {
+        expect((await send('POST', `/auth/${how}`, { token: caller.token })).status).toBe(204);
+      },
+      'roles',
+    );
+    expect(answer.status).toBe(401);
+    expect(after).toEqual(before);
   });
 });
 
