@@ -23,7 +23,10 @@ const SECONDS = 4;
 /** From the top of the stack downwards, the first frame that matches decides. */
 const layers: readonly (readonly [layer: string, frame: RegExp])[] = [
   ['log', /node_modules\/(?:pino|@pinojs|sonic-boom)\/|plugins\/request-log\.js/],
-  ['rate limit', /node_modules\/(?:@fastify\/rate-limit|toad-cache|@lukeed)\//],
+  [
+    'rate limit',
+    /node_modules\/(?:@fastify\/rate-limit|toad-cache|@lukeed)\/|plugins\/(?:rate-limit|quotas|user-rate)\.js|src\/replicas\/(?:counts|bucket)/,
+  ],
   ['security headers, request id, head check', /plugins\/(?:security-headers|request-id|request-head|cors)\.js/],
   [
     'token, tenant and standing',

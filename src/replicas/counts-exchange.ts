@@ -22,11 +22,14 @@ const REMEMBERED_FOR = 15_000;
 /** After Redis lost something, how long (ms) the others have to send again what they know. */
 const MENDED_WITHIN = 1_000;
 
+/** After that (ms) the replicas are apart until each has sent what it took meanwhile: they do not come back at once. */
+const SENT_WITHIN = 500;
+
 /**
  * - *together*: Redis answers. Buckets are as Redis said at the last exchange.
- * - *apart*: Redis does not answer, or has lost something within the last second. Each replica has its own part of each limit.
+ * - *apart*: Redis does not answer, or has lost something within the last 1.5 seconds. Each replica has its own part of each limit.
  *
- *     together ── no answer, another epoch ──→ apart ── an answer, and a second after Redis came back ──→ together
+ *     together ── no answer, another epoch ──→ apart ── an answer, and 1.5 s after Redis came back ──→ together
  *
  * When Redis comes back, and when its epoch is another one (it was emptied), every replica says of each bucket what can be
  * left at most. What it took meanwhile it says a second later: before, another replica's bound would hide it.
@@ -59,8 +62,10 @@ export class CountsExchange {
     let known = store.available;
     store.onChange((available) => {
       if (!available) return;
-      // A Redis that was away may be an older copy of itself, with the same epoch.
+      // A Redis that was away may be an older copy of itself, with the same epoch. Before the first time it was away only for
+      // this replica.
       if (known) this.#mend();
+      else this.onLoss();
       known = true;
     });
     this.#timer = setInterval(() => void this.#tick(), EVERY).unref();
@@ -74,7 +79,7 @@ export class CountsExchange {
 
   /** Whether each replica keeps to its own part. */
   get apart(): boolean {
-    return !this.store.available || this.#failing || this.#mending;
+    return !this.store.available || this.#failing || this.now() < this.#mendedAt + SENT_WITHIN;
   }
 
   /** The bucket was taken from: it is exchanged within 100 ms. */

@@ -7,8 +7,11 @@ import type { SharedStore } from './redis.js';
 /** The part of a limit that all replicas together may take without having exchanged it. */
 const UNSEEN = 0.05;
 
-/** How long (ms) one request waits for exchanges at most; then it gets what is left of the replica's own part. */
-const PATIENCE = 250;
+/** How long (ms) one request waits for exchanges. Then it is refused: more requests come at once than Redis answers for. */
+const PATIENCE = 500;
+
+/** After which time (ms) such a request may come again. */
+const CROWDED = 1_000;
 
 /** Keys that one limiter counts. The least recently used one is forgotten first, and then has a full bucket in this process. */
 const MAX_KEYS = 100_000;
@@ -111,7 +114,7 @@ export class Counts {
     );
   }
 
-  /** Calls `listener` when Redis is back, and when it was emptied: what else it held may be gone or old. */
+  /** Calls `listener` when Redis can be used, and when it was emptied: what else it held may be gone or old. */
   onLoss(listener: () => void): void {
     this.#listeners.push(listener);
   }
@@ -151,17 +154,17 @@ export class Counts {
     const until = this.now() + PATIENCE;
     for (;;) {
       const due = buckets.filter((bucket) => this.#mustExchange(bucket));
-      const late = this.now() >= until;
-      if (due.length > 0 && !late) {
-        await Promise.all(due.map((bucket) => exchange.soon(bucket)));
-        for (const bucket of buckets) bucket.turn(bucket.size, this.replicas, this.now());
-      }
-      const wait = this.#waitOf(buckets, late || exchange.apart);
+      const flights = due.map((bucket) => exchange.soon(bucket));
+      await (flights.length === 1 ? flights[0] : Promise.all(flights));
+      for (const bucket of buckets) bucket.turn(bucket.size, this.replicas, this.now());
+      const wait = this.#waitOf(buckets, exchange.apart);
       if (wait > 0) return wait;
-      if (late || !buckets.some((bucket) => this.#mustExchange(bucket))) {
+      // Requests that waited too may have taken the whole chunk.
+      if (!buckets.some((bucket) => this.#mustExchange(bucket))) {
         this.#take(buckets);
         return 0;
       }
+      if (this.now() >= until) return CROWDED;
     }
   }
 

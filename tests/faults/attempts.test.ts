@@ -179,6 +179,18 @@ describe.skipIf(noRedis !== undefined)(
       expect(await fail(one, 10)).toBeLessThanOrEqual(1);
     });
 
+    it('count on all replicas that began while Redis was away', async () => {
+      const own = await startRedis();
+      onTestFinished(() => own.close());
+      await own.kill();
+      const one = await startReplica(own);
+      expect(await fail(one, 10)).toBe(FREE / 2);
+      await own.start();
+      await usable(one);
+      await expect.poll(() => known('account', own), SOON).toBe(FREE / 2);
+      expect(await fail(await startReplica(own), 1)).toBe(1);
+    });
+
     it('of an attempt that Redis did not count are given back without it', async () => {
       const [one] = await startTwo();
       one.proxy.mode = 'refuse';

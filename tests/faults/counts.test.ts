@@ -12,6 +12,8 @@ import { noRedis, startRedis, type RedisServer } from '../support/redis.js';
 const SOON = { timeout: 15_000, interval: 10 };
 /** So long that nothing comes back while a test runs. */
 const NEVER = 3_600_000_000;
+/** After as long (ms) replicas have told Redis what it lost. */
+const MENDED = 1_800;
 /** The deadline of a command (ms). */
 const TIMEOUT = 250;
 
@@ -97,37 +99,43 @@ describe.skipIf(noRedis !== undefined)(`shared counts${noRedis === undefined ? '
     async (count, size) => {
       const replicas = await startReplicas(count);
       let taken = 0;
-      for (let round = 0; round < 3; round += 1) taken += await hammerAll(replicas, size, size * 2);
+      // Where more come at once than Redis answers for, some are refused before the limit is reached.
+      for (let round = 0; round < 20 && taken < size; round += 1) taken += await hammerAll(replicas, size, size * 2);
+      taken += await hammerAll(replicas, size, size * 2);
       expect(taken).toBeGreaterThanOrEqual(size);
       expect(taken).toBeLessThanOrEqual(size + boundOf(size, count));
     },
   );
 
-  it('keep to the bound however requests come: at random, on random replicas, with pauses', async () => {
-    const replicas = await startReplicas(3);
-    const sizes = [2, 9, 60, 400];
-    const taken = await Promise.all(
-      sizes.map(async (size) => {
-        const bursts: Promise<number>[] = [];
-        for (let sent = 0; sent < size * 3;) {
-          const burst = 1 + Math.floor(Math.random() * size * 0.3);
-          sent += burst;
-          const replica = replicas[Math.floor(Math.random() * replicas.length)] ?? expect.unreachable();
-          bursts.push(hammer(replica, size, burst, `key ${size}`));
-          if (Math.random() < 0.5) await sleep(Math.random() * 40);
-        }
-        return (await Promise.all(bursts)).reduce((one, other) => one + other, 0);
-      }),
-    );
-    for (const [index, size] of sizes.entries())
-      expect([size, (taken[index] ?? 0) <= size + boundOf(size, 3)]).toEqual([size, true]);
-  });
+  it.each([0, 15])(
+    'keep to the bound however requests come: on random replicas, with pauses, %d ms away from Redis',
+    async (delay) => {
+      const replicas = await startReplicas(3);
+      for (const { proxy } of replicas) proxy.delay = delay;
+      const sizes = [2, 9, 60, 400];
+      const taken = await Promise.all(
+        sizes.map(async (size) => {
+          const bursts: Promise<number>[] = [];
+          for (let sent = 0; sent < size * 3;) {
+            const burst = 1 + Math.floor(Math.random() * size * 0.3);
+            sent += burst;
+            const replica = replicas[Math.floor(Math.random() * replicas.length)] ?? expect.unreachable();
+            bursts.push(hammer(replica, size, burst, `key ${size}`));
+            if (Math.random() < 0.5) await sleep(Math.random() * 40);
+          }
+          return (await Promise.all(bursts)).reduce((one, other) => one + other, 0);
+        }),
+      );
+      for (const [index, size] of sizes.entries())
+        expect([size, (taken[index] ?? 0) <= size + boundOf(size, 3)]).toEqual([size, true]);
+    },
+  );
 
   it('give back with time as one bucket does, whichever replica is asked', async () => {
     const replicas = await startReplicas(2, server, 2_000);
     const began = performance.now();
     let taken = 0;
-    while (performance.now() - began < 3_000) {
+    while (performance.now() - began < 2_000) {
       taken += await hammerAll(replicas, 100, 5);
       await sleep(5);
     }
@@ -176,7 +184,7 @@ describe.skipIf(noRedis !== undefined)(`shared counts${noRedis === undefined ? '
     expect(waited).toBeLessThan(10 * TIMEOUT);
     await own.thaw();
     await usable(...replicas);
-    await sleep(1_500);
+    await sleep(MENDED);
     expect(await hammerAll(replicas, 100, 200)).toBeLessThanOrEqual(100 - 40 - taken + boundOf(100, 2));
   });
 
@@ -194,7 +202,7 @@ describe.skipIf(noRedis !== undefined)(`shared counts${noRedis === undefined ? '
     expect(await hammerAll(replicas, 1_000, 2_000, 'another')).toBe(1_000);
     await own.start();
     await usable(...replicas);
-    await sleep(1_500);
+    await sleep(MENDED);
     expect(await hammerAll(replicas, 100, 200)).toBeLessThanOrEqual(boundOf(100, 2) + 50 - without);
     expect(await hammerAll(replicas, 1_000, 2_000, 'another')).toBeLessThanOrEqual(boundOf(1_000, 2));
   });
@@ -205,7 +213,7 @@ describe.skipIf(noRedis !== undefined)(`shared counts${noRedis === undefined ? '
     expect(await hammer(one, 100, 120)).toBeLessThanOrEqual(100);
     await server.command('FLUSHALL');
     // The other one never heard of the key: only the first one's word can tell it.
-    await sleep(1_500);
+    await sleep(MENDED);
     expect(await hammer(other, 100, 200)).toBeLessThanOrEqual(boundOf(100, 2));
   });
 
@@ -237,7 +245,7 @@ describe.skipIf(noRedis !== undefined)(`shared counts${noRedis === undefined ? '
     await own.start();
     expect(await own.command('KEYS', '*counts:test:k')).toHaveLength(1);
     await usable(one, other);
-    await sleep(1_500);
+    await sleep(MENDED);
     expect(await hammer(other, 100, 200)).toBeLessThanOrEqual(boundOf(100, 2));
   });
 
@@ -263,7 +271,7 @@ describe.skipIf(noRedis !== undefined)(`shared counts${noRedis === undefined ? '
     expect(await hammer(one, 100, 200)).toBe(100);
     cut.proxy.mode = 'pass';
     await usable(cut);
-    await sleep(1_500);
+    await sleep(MENDED);
     // 50 too many: they are missing from what comes back.
     expect(await hammerAll([one, cut], 100, 100)).toBe(0);
   });
@@ -277,7 +285,7 @@ describe.skipIf(noRedis !== undefined)(`shared counts${noRedis === undefined ? '
     one.proxy.cut();
     one.proxy.mode = 'pass';
     await usable(one);
-    await sleep(1_500);
+    await sleep(MENDED);
     const taken = await hammer(other, 100, 200);
     expect(taken).toBeGreaterThanOrEqual(98);
     expect(taken).toBeLessThanOrEqual(98 + boundOf(100, 2));

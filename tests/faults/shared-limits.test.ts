@@ -51,7 +51,7 @@ describe.skipIf(noRedis !== undefined)(`two replicas${noRedis === undefined ? ''
     const both = (): boolean =>
       replicas.every(({ app }) => app.sharedStore?.available === true && app.counts.replicas === 2);
     await expect.poll(both, SOON).toBe(true);
-    await sleep(1_100);
+    await sleep(1_800);
     await expect.poll(both, SOON).toBe(true);
   }
   /** An address that nothing was counted on. */
@@ -84,10 +84,16 @@ describe.skipIf(noRedis !== undefined)(`two replicas${noRedis === undefined ? ''
     }
     return answers.filter(({ statusCode }) => statusCode !== 429).length;
   }
-  /** Runs `work`, and says what a bucket got back meanwhile at most. */
-  async function timed(limit: number, perMs: number, work: Promise<number>): Promise<[count: number, most: number]> {
+  /** Sends more than the limit until it is reached, and says how many may be let through in that time. */
+  async function timed(
+    limit: number,
+    perMs: number,
+    send: () => Promise<number>,
+  ): Promise<[count: number, most: number]> {
     const began = performance.now();
-    const count = await work;
+    let count = await send();
+    for (let round = 0; round < 5 && count < limit; round += 1) count += await send();
+    count += await send();
     return [count, limit + boundOf(limit) + Math.ceil((performance.now() - began) * perMs)];
   }
   const MINUTE = 60_000;
@@ -96,7 +102,8 @@ describe.skipIf(noRedis !== undefined)(`two replicas${noRedis === undefined ? ''
     const address = newAddress();
     const urls = ['/products', '/nothing'];
     let turn = 0;
-    const work = through(300, () => ({ url: urls[Math.floor((turn += 1) / 2) % 2] ?? '', address }));
+    const work = (): Promise<number> =>
+      through(300, () => ({ url: urls[Math.floor((turn += 1) / 2) % 2] ?? '', address }));
     const [count, most] = await timed(100, 100 / MINUTE, work);
     expect(count).toBeGreaterThanOrEqual(100);
     expect(count).toBeLessThanOrEqual(most);
@@ -104,11 +111,7 @@ describe.skipIf(noRedis !== undefined)(`two replicas${noRedis === undefined ? ''
 
   it('let one user make as many requests, whatever addresses they come from', async () => {
     const { token } = await replicas[0].createUser(tenant, 'many@example.com');
-    const [count, most] = await timed(
-      40,
-      40 / MINUTE,
-      through(120, () => ({ url: '/products', token })),
-    );
+    const [count, most] = await timed(40, 40 / MINUTE, () => through(120, () => ({ url: '/products', token })));
     expect(count).toBeGreaterThanOrEqual(40);
     expect(count).toBeLessThanOrEqual(most);
   });
@@ -121,11 +124,7 @@ describe.skipIf(noRedis !== undefined)(`two replicas${noRedis === undefined ? ''
     await sleep(1_200);
     let turn = 0;
     const token = (): string => users[Math.floor((turn += 1) / 2) % 2]?.token ?? '';
-    const [count, most] = await timed(
-      8,
-      8 / 1_000,
-      through(60, () => ({ url: '/products', token: token() })),
-    );
+    const [count, most] = await timed(8, 8 / 1_000, () => through(60, () => ({ url: '/products', token: token() })));
     expect(count).toBeGreaterThanOrEqual(8);
     expect(count).toBeLessThanOrEqual(most);
   });
@@ -133,7 +132,7 @@ describe.skipIf(noRedis !== undefined)(`two replicas${noRedis === undefined ? ''
   it('let one address make as many attempts to sign in', async () => {
     const address = newAddress();
     const request = (): Request => ({ method: 'POST', url: '/auth/login', address, body: {} });
-    const [count, most] = await timed(20, 20 / MINUTE, through(60, request));
+    const [count, most] = await timed(20, 20 / MINUTE, () => through(60, request));
     expect(count).toBeGreaterThanOrEqual(20);
     expect(count).toBeLessThanOrEqual(most);
   });
@@ -151,7 +150,7 @@ describe.skipIf(noRedis !== undefined)(`two replicas${noRedis === undefined ? ''
     const { token, password } = await replicas[0].createUser(tenant, 'changes@example.com');
     const body = { currentPassword: password, newPassword: password };
     const request = (): Request => ({ method: 'POST', url: '/auth/password', token, body });
-    const [count, most] = await timed(4, 4 / 30_000, through(16, request));
+    const [count, most] = await timed(4, 4 / 30_000, () => through(16, request));
     expect(count).toBeGreaterThanOrEqual(4);
     expect(count).toBeLessThanOrEqual(most);
   });
@@ -194,7 +193,7 @@ describe.skipIf(noRedis !== undefined)(`two replicas${noRedis === undefined ? ''
       healed = true;
       await together();
       const since = ((performance.now() - began) * 100) / MINUTE;
-      expect(await through(100, request)).toBeLessThanOrEqual(boundOf(100) + Math.ceil(since));
+      expect(first + more + (await through(100, request))).toBeLessThanOrEqual(most + boundOf(100) + Math.ceil(since));
       await replicas[0].send('POST', '/auth/login', { body: {} });
     }, 30_000);
   });
