@@ -247,20 +247,21 @@ export class ConnectionPool {
   /**
    * A connection of one's own until it is released.
    *
+   * @param deadline until when it is waited for, on `performance.now`
    * @throws DatabaseFault `busy` where none becomes free in time, `unavailable` where the server cannot be reached
    */
-  async connect(): Promise<Session> {
+  async connect(deadline = performance.now() + this.limits.acquireTimeout): Promise<Session> {
     const idle = this.#takeIdle();
     if (idle) return idle;
     if (this.#cut) throw poolClosed();
     this.#found.refuseAgain();
     if (this.#total < this.#poolMax) {
       const slot = this.#tryOpen();
-      if (slot) return this.#openOrWait(slot, performance.now() + this.limits.acquireTimeout);
+      if (slot) return this.#openOrWait(slot, deadline);
     }
     if (this.#waiters.length >= this.limits.max * WAITING_PER_CONNECTION)
       throw new DatabaseFault('busy', 'too many requests wait for a connection');
-    return this.#wait();
+    return this.#wait(deadline);
   }
 
   /**
@@ -276,8 +277,10 @@ export class ConnectionPool {
   }
 
   async #openAndRide<R>(statement: LaneStatement, values: readonly unknown[]): Promise<R[]> {
+    const deadline = performance.now() + this.limits.acquireTimeout;
     const lane = this.#lane ?? (await this.#openLane(statement));
-    return lane?.takes(statement) ? this.#ride<R>(lane, statement, values) : this.run<R>(statement.text, values);
+    if (lane?.takes(statement)) return this.#ride<R>(lane, statement, values);
+    return this.run<R>(statement.text, values, deadline);
   }
 
   async #ride<R>(lane: Lane, statement: LaneStatement, values: readonly unknown[]): Promise<R[]> {
@@ -293,20 +296,23 @@ export class ConnectionPool {
       if (loss) this.options.onOutcome?.(loss, since, false);
       throw error;
     } finally {
-      if (lane.inFlight === 0) this.#tellIdle();
       // A lane that is never idle would keep its slot from those who have none: other tenants, and this pool's own waiters. One
       // that is closing already is not asked: the governor would count its connection twice.
-      else if (lane.isOpen && (this.#admission?.mustYield() || this.#laneIsInTheWay())) lane.close();
+      const yields = lane.isOpen && lane.inFlight > 0 && this.#admission?.mustYield();
+      if (yields || this.#laneIsInTheWay(lane)) lane.close();
+      else if (lane.inFlight === 0) this.#tellIdle();
     }
     // Behind the try: how this goes is told by the connection that it runs on, and would count twice.
     return rows ?? this.run<R>(statement.text, values);
   }
 
-  /** Whether the lane is the only connection that works, and the first who waits for one has waited for a quantum. */
-  #laneIsInTheWay(): boolean {
+  /** Whether the lane is the only connection that works, and the first who waits for one is to have its place. */
+  #laneIsInTheWay(lane: Lane): boolean {
     const [first] = this.#waiters;
-    if (first === undefined || performance.now() - first.since < LANE_QUANTUM) return false;
-    return this.#opening === 0 && !this.#hasSession;
+    if (first === undefined || !lane.isOpen || this.#opening > 0 || this.#hasSession) return false;
+    // The governor closes an unused lane for those who wait for a slot. In a full pool they do not ask for one.
+    if (lane.inFlight === 0) return this.#total >= this.limits.max;
+    return performance.now() - first.since >= LANE_QUANTUM;
   }
 
   /** Whether there is a connection besides the lane that works. */
@@ -317,8 +323,8 @@ export class ConnectionPool {
   }
 
   /** Runs one statement on a connection of its own. @throws DatabaseFault, or the server's error */
-  async run<R>(text: string, values: readonly unknown[]): Promise<R[]> {
-    const session = this.#takeIdle() ?? (await this.connect());
+  async run<R>(text: string, values: readonly unknown[], deadline?: number): Promise<R[]> {
+    const session = this.#takeIdle() ?? (await this.connect(deadline));
     try {
       const { rows } = await session.run<R>(text, values);
       return rows;
@@ -425,7 +431,7 @@ export class ConnectionPool {
     return this.#admission ? this.#admission.open(this.limits.acquireTimeout) : unlimited;
   }
 
-  #wait(deadline = performance.now() + this.limits.acquireTimeout): Promise<Session> {
+  #wait(deadline: number): Promise<Session> {
     const served = new Promise<Session>((resolve, reject) => {
       const timer = setTimeout(() => {
         void this.#giveUp(waiter);
@@ -434,6 +440,10 @@ export class ConnectionPool {
       this.#waiters.push(waiter);
     });
     this.#askForSlots();
+    if (this.#lane && this.#laneIsInTheWay(this.#lane)) {
+      this.#lane.close();
+      this.#tellIdle();
+    }
     return served;
   }
 
@@ -514,7 +524,7 @@ export class ConnectionPool {
     await nextTurn();
     if (waiter.opening) {
       waiter.late = true;
-      waiter.reject(new DatabaseFault('busy', 'no connection was opened in time'));
+      waiter.reject(openedLate());
       return;
     }
     const index = this.#waiters.indexOf(waiter);
@@ -691,6 +701,8 @@ export class ConnectionPool {
           if (now > session.expiresAt) this.#retire(session);
         }
         this.#lookForWrites(now);
+        // The time is over in which the role's limit was not tried again.
+        this.#askForSlots();
         const old = this.#idle.findIndex(({ idleSince }) => now - idleSince < this.limits.idleTimeoutMillis);
         for (const session of this.#idle.splice(0, old === -1 ? this.#idle.length : old)) this.#end(session);
         if (this.#idle.length === 0) this.#tellIdle();
@@ -728,7 +740,9 @@ export class ConnectionPool {
       const slot = this.#tryOpen();
       // Who has a connection already, or waits for one, waits for that one, and not for a second.
       if (!slot && this.#present + this.#slotsAwaited > 0) return undefined;
-      this.#laneOpening = this.#connectLane(slot).finally(() => {
+      const connected = this.#connectLane(slot);
+      // With a slot the opening alone is waited for, which has its own deadline.
+      this.#laneOpening = (slot ? connected : within(connected, this.limits.acquireTimeout, openedLate)).finally(() => {
         this.#laneOpening = undefined;
         this.#waitingForLane = 0;
       });
@@ -875,6 +889,10 @@ const unlimited: Slot = {
     freed();
   },
 };
+
+function openedLate(): DatabaseFault {
+  return new DatabaseFault('busy', 'no connection was opened in time');
+}
 
 function poolClosed(): DatabaseFault {
   return new DatabaseFault('unavailable', 'the pool was closed');
