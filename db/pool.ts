@@ -859,13 +859,13 @@ export class ConnectionPool {
     if (!this.#found.lookIsDue(now)) return;
     const known = [...this.#sessions.keys()].find((session) => session.readOnly && !session.retired);
     if (!known || this.#cut) return;
+    this.#found.looked(now);
     const slot = this.#total < this.#poolMax ? this.#tryOpen() : undefined;
     // One makes room for it; the next look, or the next request, opens it.
     if (!slot) {
       this.#retire(known);
       return;
     }
-    this.#found.looked(now);
     this.#open(slot).then(
       (found) => {
         if (found.readOnly) this.#end(found);

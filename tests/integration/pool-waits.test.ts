@@ -114,3 +114,15 @@ it('fails a read that waits for a lane after acquireTimeout, however much of it 
   expect(answered).toBe(true);
   expect(await read).toMatchObject({ kind: 'busy', reason: 'no connection was opened in time' });
 });
+
+it('gives up one connection a second at most to see whether a server takes writes again, while there is no slot for it', async () => {
+  let free = true;
+  const few = { tryOpen: () => (free ? SLOT : undefined), open: () => new Promise<Slot>(nothing) };
+  const prove: PoolOptions['prove'] = () => Promise.resolve({ readOnly: true });
+  const pool = open({}, { max: 6 }, { lane: false, prove, ...slots(few) });
+  const busy = await Promise.all(Array.from({ length: 5 }, () => pool.connect()));
+  free = false;
+  await sleep(1_900);
+  expect(busy.filter(({ retired }) => retired)).toHaveLength(1);
+  for (const session of busy) session.release();
+});
