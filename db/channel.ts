@@ -7,7 +7,7 @@ import { clientConfig, createDatabase, type ConnectionSettings } from './client.
 import { ClientConnection } from './connection.js';
 import { addressOf, type Destination, type Destinations } from './destinations.js';
 import { CROWDED } from './notify-queue.js';
-import { CONNECT_TIMEOUT } from './pool.js';
+import { CONNECT_TIMEOUT } from './pool-types.js';
 import { proveWritable } from './proof.js';
 
 export interface ChannelListener {
@@ -181,8 +181,7 @@ class NotifyChannel implements Channel {
     this.#beating = true;
     try {
       // Not into a crowded queue, in which triggers notify no more. Asking frees what everybody has read.
-      await sql`
-        select pg_notify(${this.#beatName}, ${String(now)}) where pg_notification_queue_usage() < ${CROWDED}`.execute(
+      await sql`select pg_notify(${this.#beatName}, ${String(now)}) where pg_notification_queue_usage() < ${CROWDED}`.execute(
         this.#publisher.db,
       );
     } catch {

@@ -1,10 +1,11 @@
 // The Kysely + pg Pool factory: where connections go, how their values are read, and a Kysely over a pool (db/pool.ts).
 import { Kysely, PostgresDialect } from 'kysely';
 import pg from 'pg';
-import { ConnectionPool, type PoolLimits, type PoolOptions, type PoolStats } from './pool.js';
+import type { PoolLimits, PoolOptions, PoolStats } from './pool-types.js';
+import { ConnectionPool } from './pool.js';
 import { setRunner } from './statement.js';
 
-export type { PoolLimits } from './pool.js';
+export type { PoolLimits } from './pool-types.js';
 
 /** Where a database is and who enters it. */
 export interface ConnectionSettings {

@@ -106,7 +106,7 @@ export class ClientConnection extends pg.Client {
       this.cut();
     }, deadlineMs);
     try {
-      await this.connect();
+      await super.connect();
       this.#ready = true;
       await prove?.(this);
       this.#checkLost();
@@ -134,7 +134,7 @@ export class ClientConnection extends pg.Client {
     }
     this.#closing = true;
     // A backend that has said that it ends closes by itself.
-    if (!this.#fatal) void this.end();
+    if (!this.#fatal) void super.end();
     const timer = setTimeout(() => {
       this.cut();
     }, marginMs).unref();

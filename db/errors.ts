@@ -50,7 +50,8 @@ function isError({ severity, code }: pg.DatabaseError): boolean {
 /** Errors of a new connection (53300) that concern its role or its database alone, by the function that raises them. */
 const LIMIT_OF_ROLE: ReadonlySet<string | undefined> = new Set(['InitializeSessionUserId', 'CheckMyDatabase']);
 
-const TOO_MANY_CONNECTIONS = '53300';
+/** SQLSTATE: the role, the database or the server has as many connections as it may have. */
+export const TOO_MANY_CONNECTIONS = '53300';
 
 /** Whether a fault is what `serverIsFull` of the error behind it was. */
 export function isServerFull(fault: unknown): boolean {
@@ -67,6 +68,16 @@ export class Unproven extends Error {
   constructor(override readonly cause: Error) {
     super('a new connection did not prove itself', { cause });
   }
+}
+
+/** What a request gets whose time is up while a connection is opened for it. */
+export function openedLate(): DatabaseFault {
+  return new DatabaseFault('busy', 'no connection was opened in time');
+}
+
+/** What a request gets that a closed pool has no connection for. */
+export function poolClosed(): DatabaseFault {
+  return new DatabaseFault('unavailable', 'the pool was closed');
 }
 
 /** The fault behind a failed attempt to get a connection: here every error is one. */

@@ -3,7 +3,7 @@ import { openPool, type ConnectionSettings } from './client.js';
 import { within } from './deadline.js';
 import { DatabaseFault } from './errors.js';
 import type { Destinations } from './destinations.js';
-import type { ChangingPassword, PoolOptions } from './pool.js';
+import type { ChangingPassword, PoolOptions } from './pool-types.js';
 import { provePrimary } from './proof.js';
 
 /**

@@ -1,9 +1,16 @@
 // What a new connection must show of its server before it is used: after a failover the same host and port can lead to a
 // standby, which answers reads with what it had some time ago.
 import { DatabaseFault } from './errors.js';
-import type { PoolOptions } from './pool.js';
 
-type Prove = NonNullable<PoolOptions['prove']>;
+/** What a new connection was found to be. */
+export interface Proof {
+  /** Whether its server, or its role, takes no writes. */
+  readonly readOnly: boolean;
+}
+
+/** Asks a new connection. @throws DatabaseFault, or another error, if the connection must not be used */
+// eslint-disable-next-line @typescript-eslint/no-invalid-void-type -- most find out nothing
+export type Prove = (query: (text: string) => Promise<Record<string, unknown>[]>) => Promise<Proof | void>;
 
 /** The server replays the log of another one: it is a standby, or has not been promoted yet. */
 export const IN_RECOVERY = 'in recovery';

@@ -2,8 +2,8 @@
 // statement without an answer, in an open transaction, after an error that was not the statement's own.
 import type { PostgresCursor, PostgresPoolClient, PostgresQueryResult } from 'kysely';
 import pg from 'pg';
-import type { ClientConnection } from './connection.js';
 import { connectFault, DatabaseFault, statementFault, TAKES_NO_WRITES } from './errors.js';
+import type { PooledClient } from './pooled-client.js';
 import { ask } from './query.js';
 import { SPOILED } from './sqlstates.js';
 import { statementName } from './statement-names.js';
@@ -39,7 +39,7 @@ export class Session implements PostgresPoolClient {
    * @param told `released` when whoever had the session gives it back; `tookNoWrite` when a server that took writes takes none
    */
   constructor(
-    readonly client: ClientConnection,
+    readonly client: PooledClient,
     private readonly prepared: boolean,
     private readonly queryTimeout: number,
     private readonly told: {

@@ -3,7 +3,8 @@
 import type { Registry } from '../db/central/schema.js';
 import { databaseOver, openPool, type ConnectionSettings, type DatabaseHandle, type PoolLimits } from '../db/client.js';
 import type { Destinations } from '../db/destinations.js';
-import type { ConnectionPool, PoolOptions } from '../db/pool.js';
+import type { PoolOptions } from '../db/pool-types.js';
+import type { ConnectionPool } from '../db/pool.js';
 import { proveWritable } from '../db/proof.js';
 
 type RegistryPoolOptions = Pick<PoolOptions, 'applicationName' | 'preparedStatements' | 'onConnectionLost'>;

@@ -1,5 +1,5 @@
 // The failures that count towards opening a breaker, and whether those of a cluster show that the whole server is at fault. Each
-// failure is a connection of its own: what fails together on one connection is reported once (db/pool.ts).
+// failure is a connection of its own: what fails together on one connection is reported once (db/lane-keeper.ts).
 
 /** Failures in a row that open a breaker, and the time (ms) within which they must lie. */
 const FAILURES_TO_OPEN = 3;

@@ -10,7 +10,7 @@
 //     open, closing ── the connection has closed, and the backend may live on (orphan) ──▶ unknown
 //     unknown ── the backend is seen gone (src/tenancy/backends.ts) ──▶ free
 import { DatabaseFault } from '../../db/errors.js';
-import type { Membership, Slot } from '../../db/pool.js';
+import type { Membership, Slot } from '../../db/slot.js';
 import { nextTurn } from '../../db/turns.js';
 import type { Backends } from './backends.js';
 import { LinkedQueue, Queued } from '../linked-queue.js';

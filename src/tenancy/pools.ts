@@ -4,7 +4,8 @@
 import type { Kysely } from 'kysely';
 import type { TenantRecord } from '../../db/central/tenants.js';
 import { databaseOver, type ConnectionSettings } from '../../db/client.js';
-import type { ChangingPassword, ConnectionPool, PoolOptions, PoolStats } from '../../db/pool.js';
+import type { ChangingPassword, PoolOptions, PoolStats } from '../../db/pool-types.js';
+import type { ConnectionPool } from '../../db/pool.js';
 import type { TenantDatabase } from '../../db/tenant/schema.js';
 import { watchedDatabase, type Watch } from '../../db/watched.js';
 import { AppError } from '../errors.js';

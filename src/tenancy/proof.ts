@@ -1,6 +1,6 @@
 // The proof of a tenant pool's new connection: it leads to this tenant's database, on a server that is no standby.
 import { DatabaseFault, hasSqlState } from '../../db/errors.js';
-import type { Proof } from '../../db/pool.js';
+import type { Proof } from '../../db/proof.js';
 import { refuseStandby } from '../../db/proof.js';
 import { PROOF_QUERY, PROOF_QUERY_WITHOUT_VERSION } from '../../db/tenant/marker.js';
 import type { AppError } from '../errors.js';

@@ -2,7 +2,7 @@
 // database that it owns.
 import { createDatabase, type ConnectionSettings, type PoolLimits } from '../../db/client.js';
 import type { Destinations } from '../../db/destinations.js';
-import type { PoolOptions } from '../../db/pool.js';
+import type { PoolOptions } from '../../db/pool-types.js';
 import { proveWritable } from '../../db/proof.js';
 import { MAINTENANCE_DATABASE, type ClusterDb } from '../../db/cluster.js';
 import type { TenantDatabase } from '../../db/tenant/schema.js';

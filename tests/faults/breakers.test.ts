@@ -8,7 +8,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest';
 import { createDatabase, type ConnectionSettings, type DatabaseHandle } from '../../db/client.js';
 import { DatabaseFault } from '../../db/errors.js';
-import type { PoolOptions } from '../../db/pool.js';
+import type { PoolOptions } from '../../db/pool-types.js';
 import { probeDatabase } from '../../db/probe.js';
 import { shortRead } from '../../db/statement.js';
 import { startEmbeddedCluster, type EmbeddedCluster } from '../../src/embedded/cluster.js';

@@ -9,7 +9,7 @@ import {
   type DestinationsOptions,
   type Retirement,
 } from '../../db/destinations.js';
-import type { PoolOptions } from '../../db/pool.js';
+import type { PoolOptions } from '../../db/pool-types.js';
 import { shortRead } from '../../db/statement.js';
 import { asSuperuser, createRegistry, startService, type TestService, type TestTenant } from '../support/app.js';
 import { startProxy } from '../support/proxy.js';

@@ -8,7 +8,8 @@ import { beforeAll, describe, expect, inject, it, onTestFinished } from 'vitest'
 import { clientConfig, openPool, type ConnectionSettings } from '../../db/client.js';
 import { ClientConnection } from '../../db/connection.js';
 import { DatabaseFault } from '../../db/errors.js';
-import type { Membership, PoolLimits, PoolOptions, Slot } from '../../db/pool.js';
+import type { PoolLimits, PoolOptions } from '../../db/pool-types.js';
+import type { Membership, Slot } from '../../db/slot.js';
 import { asSuperuser, createRegistry } from '../support/app.js';
 import { startProxy } from '../support/proxy.js';
 import { startStatementProxy, type StatementProxy } from '../support/statement-proxy.js';

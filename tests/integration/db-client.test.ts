@@ -6,7 +6,7 @@ import { inspect } from 'node:util';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, inject, it, onTestFinished } from 'vitest';
 import { createDatabase, type ConnectionSettings, type DatabaseHandle } from '../../db/client.js';
 import { DatabaseFault, violatedUniqueConstraint } from '../../db/errors.js';
-import type { PoolLimits, PoolOptions } from '../../db/pool.js';
+import type { PoolLimits, PoolOptions } from '../../db/pool-types.js';
 import { asSuperuser, createRegistry } from '../support/app.js';
 
 interface Notes {

@@ -6,7 +6,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, beforeAll, describe, expect, inject, it, onTestFinished } from 'vitest';
 import { createDatabase, type ConnectionSettings, type DatabaseHandle } from '../../db/client.js';
 import { DatabaseFault } from '../../db/errors.js';
-import type { PoolLimits, PoolOptions } from '../../db/pool.js';
+import type { PoolLimits, PoolOptions } from '../../db/pool-types.js';
 import { shortRead, statement } from '../../db/statement.js';
 import { createGovernor } from '../../src/tenancy/governor.js';
 import { asSuperuser, createRegistry } from '../support/app.js';

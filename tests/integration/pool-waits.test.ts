@@ -4,7 +4,9 @@ import { randomBytes } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { beforeAll, expect, inject, it, onTestFinished } from 'vitest';
 import { openPool, type ConnectionSettings } from '../../db/client.js';
-import type { ConnectionPool, Membership, PoolLimits, PoolOptions, Slot } from '../../db/pool.js';
+import type { ConnectionPool } from '../../db/pool.js';
+import type { PoolLimits, PoolOptions } from '../../db/pool-types.js';
+import type { Membership, Slot } from '../../db/slot.js';
 import { asSuperuser, createRegistry } from '../support/app.js';
 import { startStatementProxy } from '../support/statement-proxy.js';
 

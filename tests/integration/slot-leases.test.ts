@@ -7,7 +7,7 @@ import { describe, expect, inject, it, onTestFinished, vi } from 'vitest';
 import type { Registry, SlotKind } from '../../db/central/schema.js';
 import { createDatabase } from '../../db/client.js';
 import { countSessions } from '../../db/cluster.js';
-import type { Membership, Slot } from '../../db/pool.js';
+import type { Membership, Slot } from '../../db/slot.js';
 import { createGovernor, type Governor } from '../../src/tenancy/governor.js';
 import { createSlotLeases, type SlotLeases, type SlotLeasesDeps } from '../../src/tenancy/slot-leases.js';
 import { connectAs, createRegistry } from '../support/app.js';

@@ -35,8 +35,9 @@ import { addResource, copySource, type SourceCopy } from '../support/source-copy
 
 /** Commands that something else runs: the file, and the words in it that do. */
 const RUN_BY: Readonly<Record<string, { readonly file: string; readonly words: readonly string[] }>> = {
-  'npm ci && npm test': { file: '.ci/run', words: ['\nnpm ci\n', '\nnpm test\n'] },
-  'npm test': { file: '.ci/run', words: ['\nnpm test\n'] },
+  'npm ci && npm test': { file: '.ci/run', words: ['\nnpm ci\n', ' npm test\n'] },
+  'npm test': { file: '.ci/run', words: [' npm test\n'] },
+  'TEST_REQUIRE_ALL=1 npm test': { file: '.ci/run', words: ['\nTEST_REQUIRE_ALL=1 npm test\n'] },
 };
 
 const NEEDS_ENGINE =

@@ -14,7 +14,8 @@ import {
 
 const ADMIN = { email: 'ada@acme.example', password: 'correct horse battery', firstName: 'Ada', lastName: 'Acme' };
 
-describe('a start without any configuration', () => {
+// A first start makes a PostgreSQL, which takes long where others keep the processor busy.
+describe('a start without any configuration', { timeout: 90_000 }, () => {
   let data: Awaited<ReturnType<typeof makeDataDir>>;
   let operatorPassword: string;
   const started: ServiceProcess[] = [];

@@ -42,6 +42,8 @@ beforeAll(async () => {
   await home.close();
   // A process that has heard of nobody yet: whatever it would want to know, it would have to ask.
   service = await startService({ registry, env });
+  // Its jobs ask by themselves, now and then.
+  await service.app.housekeeping.close();
   port = await listen(service);
 });
 afterAll(async () => {

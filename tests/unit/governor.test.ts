@@ -2,7 +2,7 @@
 import fc from 'fast-check';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { DatabaseFault } from '../../db/errors.js';
-import type { Slot } from '../../db/pool.js';
+import type { Slot } from '../../db/slot.js';
 import {
   createGovernor,
   YIELD_QUANTUM,
