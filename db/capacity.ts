@@ -82,9 +82,14 @@ export class Capacity {
     return this.#total + this.awaited < this.#max && !this.closed;
   }
 
+  /** Whether the pool has no place for another connection: nobody asks for a slot. */
+  get isFull(): boolean {
+    return this.#total >= this.limits.max;
+  }
+
   /** Whether the lane may be opened. A former lane that closes still holds the connection that is kept free for a lane. */
   get hasRoomForLane(): boolean {
-    return !this.laneHeld && this.#total < this.limits.max;
+    return !this.laneHeld && !this.isFull;
   }
 
   /** A slot for a connection, if the pool has room for it and one is free now. */

@@ -63,6 +63,12 @@ export interface DestinationsOptions {
 const LOOK_UP_EVERY = 1_000;
 
 /**
+ * Names that are looked up at once. Each look-up takes one of libuv's threads until it is answered, which is many seconds where
+ * no name server answers; passwords are hashed and new connections look up their names on the same few threads.
+ */
+const LOOK_UPS_AT_ONCE = 2;
+
+/**
  * Between two retirements (ms) because of 25006. The pause doubles up to the longest, and is short again after the longest:
  * a trigger in one adopted database can raise 25006 at each write, and must not cost its neighbours their connections.
  */
@@ -74,21 +80,34 @@ const JITTER = 0.2;
 export function createDestinations(options: DestinationsOptions): Destinations {
   const known = new Map<string, NamedDestination>();
   const resolve = options.resolve ?? systemAddresses;
+  /** Names whose look-up is due, in turn. */
+  const due = new Set<string>();
   /** Names whose look-up is under way. */
   const asked = new Set<string>();
 
   const timer = setInterval(() => {
-    const open = [...known.values()].filter(({ isNamed, members }) => isNamed && members.size > 0);
-    for (const host of new Set(open.map((destination) => destination.host))) void lookUp(host);
+    for (const { host, isNamed, members } of known.values())
+      if (isNamed && members.size > 0 && !asked.has(host)) due.add(host);
+    lookUpNext();
   }, LOOK_UP_EVERY);
   timer.unref();
 
+  function lookUpNext(): void {
+    for (const host of due) {
+      if (asked.size >= LOOK_UPS_AT_ONCE) return;
+      due.delete(host);
+      void lookUp(host);
+    }
+  }
+
   /** A look-up that fails, or is late, says nothing about the connections that are there. */
   async function lookUp(host: string): Promise<void> {
-    if (asked.has(host)) return;
     asked.add(host);
     try {
-      const answer = resolve(host).finally(() => asked.delete(host));
+      const answer = resolve(host).finally(() => {
+        asked.delete(host);
+        lookUpNext();
+      });
       const addresses = new Set((await within(answer, LOOK_UP_EVERY, late)).map(canonical));
       if (addresses.size === 0) return;
       for (const destination of known.values()) if (destination.host === host) destination.keepOnly(addresses);
@@ -109,6 +128,7 @@ export function createDestinations(options: DestinationsOptions): Destinations {
     },
     close() {
       clearInterval(timer);
+      due.clear();
     },
   };
 }

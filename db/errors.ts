@@ -70,6 +70,11 @@ export class Unproven extends Error {
   }
 }
 
+/** What a request gets whose time is up while a connection is opened for it. */
+export function openedLate(): DatabaseFault {
+  return new DatabaseFault('busy', 'no connection was opened in time');
+}
+
 /** What a request gets that a closed pool has no connection for. */
 export function poolClosed(): DatabaseFault {
   return new DatabaseFault('unavailable', 'the pool was closed');

@@ -2,8 +2,9 @@
 // How the lane itself works is in db/lane.ts.
 import type pg from 'pg';
 import type { Capacity } from './capacity.js';
+import { within } from './deadline.js';
 import type { Destination } from './destinations.js';
-import { DatabaseFault, hasSqlState, poolClosed, serverIsFull, TOO_MANY_CONNECTIONS } from './errors.js';
+import { DatabaseFault, hasSqlState, openedLate, poolClosed, serverIsFull, TOO_MANY_CONNECTIONS } from './errors.js';
 import type { FoundServer } from './found-server.js';
 import { LaneLoad, type LaneStatement } from './lane-load.js';
 import { Lane } from './lane.js';
@@ -37,9 +38,9 @@ export interface LaneKeeperDeps {
   readonly found: FoundServer;
   readonly admission: Membership | undefined;
   readonly destination: Destination | undefined;
-  readonly waiting: Pick<WaitingQueue, 'longestWait'>;
+  readonly waiting: Pick<WaitingQueue, 'length' | 'longestWait'>;
   /** Runs a statement on a connection of its own. */
-  readonly run: <R>(text: string, values: readonly unknown[]) => Promise<R[]>;
+  readonly run: <R>(text: string, values: readonly unknown[], deadline?: number) => Promise<R[]>;
   /** Called when the lane may have become idle, or no longer is. */
   readonly idleChanged: () => void;
 }
@@ -97,6 +98,13 @@ export class LaneKeeper {
     return true;
   }
 
+  /** Closes the lane if a request that waits is to have its place. */
+  makeWay(): void {
+    if (!this.#lane || !this.#isInTheWay(this.#lane)) return;
+    this.close();
+    this.deps.idleChanged();
+  }
+
   /** Closes the lane if it was found read-only. */
   closeReadOnly(): void {
     if (this.#lane?.readOnly) this.#lane.close();
@@ -109,8 +117,10 @@ export class LaneKeeper {
   }
 
   async #openAndRide<R>(statement: LaneStatement, values: readonly unknown[]): Promise<R[]> {
+    const deadline = performance.now() + this.limits.acquireTimeout;
     const lane = this.#lane ?? (await this.#open(statement));
-    return lane?.takes(statement) ? this.#ride<R>(lane, statement, values) : this.deps.run<R>(statement.text, values);
+    if (lane?.takes(statement)) return this.#ride<R>(lane, statement, values);
+    return this.deps.run<R>(statement.text, values, deadline);
   }
 
   async #ride<R>(lane: Lane, statement: LaneStatement, values: readonly unknown[]): Promise<R[]> {
@@ -126,19 +136,22 @@ export class LaneKeeper {
       if (loss) this.options.onOutcome?.(loss, since, false);
       throw error;
     } finally {
-      if (lane.inFlight === 0) this.deps.idleChanged();
       // A lane that is never idle would keep its slot from those who have none: other tenants, and this pool's own requests.
       // A lane that is closing is not asked: the governor would count its connection twice.
-      else if (lane.isOpen && (this.deps.admission?.mustYield() || this.#isInTheWay)) lane.close();
+      const yields = lane.isOpen && lane.inFlight > 0 && this.deps.admission?.mustYield();
+      if (yields || this.#isInTheWay(lane)) lane.close();
+      else if (lane.inFlight === 0) this.deps.idleChanged();
     }
     // After the try: the connection that it runs on reports how this goes, and it would count twice.
     return rows ?? this.deps.run<R>(statement.text, values);
   }
 
-  /** Whether the lane is the only connection that works, and the first request that waits has waited for a quantum. */
-  get #isInTheWay(): boolean {
+  /** Whether the lane is the only connection that works, and the first request that waits is to have its place. */
+  #isInTheWay(lane: Lane): boolean {
     const { capacity, waiting } = this.deps;
-    return waiting.longestWait >= LANE_QUANTUM && capacity.opening === 0 && !capacity.hasSession;
+    if (waiting.length === 0 || !lane.isOpen || capacity.opening > 0 || capacity.hasSession) return false;
+    // The governor closes an unused lane for those who wait for a slot. In a full pool they do not ask for one.
+    return lane.inFlight === 0 ? capacity.isFull : waiting.longestWait >= LANE_QUANTUM;
   }
 
   /** The lane, opened if possible; undefined if the statement is to run on a connection of its own. */
@@ -151,7 +164,9 @@ export class LaneKeeper {
       const slot = capacity.tryOpen();
       // If the pool has a connection, or waits for one, the read uses that connection, and does not wait for a second one.
       if (!slot && capacity.present + capacity.awaited > 0) return undefined;
-      this.#opening = this.#openIn(slot).finally(() => {
+      const opened = this.#openIn(slot);
+      // With a slot the opening alone is waited for, which has its own deadline.
+      this.#opening = (slot ? opened : within(opened, this.limits.acquireTimeout, openedLate)).finally(() => {
         this.#opening = undefined;
         this.#waiting = 0;
       });

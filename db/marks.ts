@@ -40,7 +40,8 @@ export interface Marked {
   readonly text: string | null;
 }
 
-const PREFIX = 'tenantry';
+/** Of every mark; the id of the installation follows. */
+export const PREFIX = 'tenantry';
 const STATES: readonly string[] = ['standby', 'making', 'tenant', 'adopted', 'suspended', 'deleted', 'dropping'];
 const UUID = '[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}';
 const TENANT_MARK = new RegExp(`^${PREFIX} (${UUID}) (${UUID}) (${STATES.join('|')})(?: (${UUID}) (\\d{1,9}))?$`);

@@ -4,6 +4,7 @@ import { sql, type Kysely } from 'kysely';
 import type { ClusterDb } from './cluster.js';
 import { foreignSessions } from './doors.js';
 import { hasSqlState } from './errors.js';
+import { PREFIX } from './marks.js';
 
 /**
  * From this usage on (of 1) the queue counts as crowded: triggers notify no more (migration 0014). A queue in order is almost
@@ -33,14 +34,21 @@ const suspects = {
 } as const;
 
 /**
- * Ends sessions of tenants' roles.
+ * Ends sessions of the roles of an installation's tenants: those that carry its mark. The provisioner may be a member of other
+ * roles too, and as a superuser it is one of all.
  *
  * @param cluster connected as the provisioner
  * @returns how many
  */
-export async function endSuspects(cluster: ClusterDb, which: keyof typeof suspects): Promise<number> {
+export async function endSuspects(
+  cluster: ClusterDb,
+  which: keyof typeof suspects,
+  installation: string,
+): Promise<number> {
+  const mark = `${PREFIX} ${installation} `;
   const { rows } = await sql<{ ended: number }>`
     select count(pg_terminate_backend(pid))::int as ended from pg_stat_activity
-    where ${foreignSessions} and ${suspects[which]}`.execute(cluster);
+    where ${foreignSessions} and ${suspects[which]}
+      and starts_with(shobj_description(usesysid, 'pg_authid'), ${mark}::text)`.execute(cluster);
   return rows[0]?.ended ?? 0;
 }

@@ -87,6 +87,10 @@ export class ConnectionPool {
       released: (session) => {
         this.#release(session);
       },
+      looked: () => {
+        // The time may be over in which the role's limit was not tried again.
+        this.#askForSlots();
+      },
       takesWritesAgain: () => {
         this.#sessions.retireReadOnly();
         this.#lane.closeReadOnly();
@@ -96,21 +100,21 @@ export class ConnectionPool {
       ...shared,
       opener,
       waiting: this.#waiting,
-      run: (text, values) => this.run(text, values),
+      run: (text, values, deadline) => this.run(text, values, deadline),
     });
   }
 
   /**
    * A connection for the caller alone, until it is released.
    *
+   * @param deadline until when it is waited for, on `performance.now`
    * @throws DatabaseFault `busy` if none becomes free in time, `unavailable` if the server cannot be reached
    */
-  async connect(): Promise<Session> {
+  async connect(deadline = performance.now() + this.limits.acquireTimeout): Promise<Session> {
     const idle = this.#sessions.takeIdle();
     if (idle) return idle;
     if (this.#capacity.closed) throw poolClosed();
     this.#found.refuseAgain();
-    const deadline = performance.now() + this.limits.acquireTimeout;
     const slot = this.#capacity.takeSlot();
     if (slot) return this.#openOrWait(slot, deadline);
     if (this.#waiting.length >= this.limits.max * WAITING_PER_CONNECTION)
@@ -128,8 +132,8 @@ export class ConnectionPool {
   }
 
   /** Runs one statement on a connection of its own. @throws DatabaseFault, or the server's error */
-  async run<R>(text: string, values: readonly unknown[]): Promise<R[]> {
-    const session = this.#sessions.takeIdle() ?? (await this.connect());
+  async run<R>(text: string, values: readonly unknown[], deadline?: number): Promise<R[]> {
+    const session = this.#sessions.takeIdle() ?? (await this.connect(deadline));
     try {
       const { rows } = await session.run<R>(text, values);
       return rows;
@@ -188,6 +192,7 @@ export class ConnectionPool {
   #wait(deadline: number): Promise<Session> {
     const served = this.#waiting.wait(deadline);
     this.#askForSlots();
+    this.#lane.makeWay();
     return served;
   }
 

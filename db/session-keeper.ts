@@ -37,6 +37,8 @@ export interface SessionKeeperDeps {
   readonly released: (session: Session) => void;
   /** Called when there may be an idle session more or less. */
   readonly idleChanged: () => void;
+  /** Called at each look at deadlines and idle times. */
+  readonly looked: () => void;
   /** Called when the server takes writes again. */
   readonly takesWritesAgain: () => void;
 }
@@ -170,6 +172,7 @@ export class SessionKeeper {
           if (now > session.expiresAt) this.#retire(session);
         }
         this.#lookForWrites(now);
+        this.deps.looked();
         const old = this.#idle.findIndex(({ idleSince }) => now - idleSince < this.limits.idleTimeoutMillis);
         for (const session of this.#idle.splice(0, old === -1 ? this.#idle.length : old)) this.end(session);
         if (this.#idle.length === 0) this.deps.idleChanged();
@@ -187,13 +190,13 @@ export class SessionKeeper {
     if (!found.lookIsDue(now)) return;
     const known = [...capacity.sessions].find((session) => session.readOnly && !session.retired);
     if (!known || capacity.closed) return;
+    found.looked(now);
     const slot = capacity.takeSlot();
     // One makes room for it; the next look, or the next request, opens it.
     if (!slot) {
       this.#retire(known);
       return;
     }
-    found.looked(now);
     this.open(slot).then(
       (session) => {
         if (session.readOnly) this.end(session);

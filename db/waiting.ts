@@ -1,5 +1,5 @@
 // The requests that wait for a connection: first come, first served, each until its deadline.
-import { DatabaseFault } from './errors.js';
+import { DatabaseFault, openedLate } from './errors.js';
 import type { Session } from './session.js';
 import { nextTurn } from './turns.js';
 
@@ -109,7 +109,7 @@ export class WaitingQueue {
     // It may have been served in the last moment.
     if (waiter.state === 'opening') {
       waiter.state = 'late';
-      waiter.reject(new DatabaseFault('busy', 'no connection was opened in time'));
+      waiter.reject(openedLate());
     } else if (waiter.state === 'queued') {
       this.#waiters.splice(this.#waiters.indexOf(waiter), 1);
       waiter.state = 'done';

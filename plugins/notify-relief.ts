@@ -16,7 +16,7 @@ export const notifyRelief = fp<{ config: Config }>(
       const place = { host, port };
       if (!(await app.clusterDirectory.find(place))) return;
       const { cluster } = await app.provisioners.at(place);
-      const relief = await relieveNotifyQueue(cluster);
+      const relief = await relieveNotifyQueue(cluster, await app.installation());
       if (relief) app.log.warn(relief, 'the NOTIFY queue of the registry was crowded; sessions of tenants were ended');
     };
     app.addHook('onReady', async () => {

@@ -1,5 +1,7 @@
-// Queries on the leases of connection slots: how many connections to a cluster each replica may have open.
+// Queries on the leases of connection slots: how many connections to a cluster each replica may have open. A lease needs no
+// standby: what a failover loses of it is written again by the next renewal.
 import { sql, type Kysely } from 'kysely';
+import { WITHOUT_STANDBY } from '../synchronous-commit.js';
 import type { Registry, SlotKind } from './schema.js';
 
 /** What the leases of a cluster are divided by: those of different kinds have nothing to do with each other. */
@@ -37,7 +39,7 @@ export async function renewLeases(db: Kysely<Registry>, replicaId: string): Prom
         .updateTable('slot_leases')
         .set({ renewed_at: sql<string>`clock_timestamp()` })
         .where('replica_id', '=', replicaId)
-        .returning(['cluster', 'kind']),
+        .returning(['cluster', 'kind', WITHOUT_STANDBY.as('committed')]),
     )
     .selectFrom('slot_leases as lease')
     .innerJoin('renewed', (join) =>
@@ -109,6 +111,7 @@ export async function removeLeases(
     .deleteFrom('slot_leases')
     .where('replica_id', '=', replicaId)
     .where((is) => is.not(is.or(kept.map(({ cluster, kind }) => is.and({ cluster, kind })))))
+    .returning(WITHOUT_STANDBY.as('committed'))
     .execute();
 }
 
@@ -135,9 +138,8 @@ async function alone<T>(
     .execute(async (trx) => {
       const limit = String(LOCK_TIMEOUT);
       await sql`
-        select set_config('lock_timeout', ${limit}, true), set_config('idle_in_transaction_session_timeout', ${limit}, true)`.execute(
-        trx,
-      );
+        select set_config('lock_timeout', ${limit}, true), set_config('idle_in_transaction_session_timeout', ${limit}, true),
+          ${WITHOUT_STANDBY}`.execute(trx);
       await sql`select pg_advisory_xact_lock(hashtextextended(${`slots ${kind} ${cluster}`}, 0))`.execute(trx);
       return work(trx);
     });

@@ -19,15 +19,16 @@ export interface NotifyRelief {
  * Frees a crowded queue. A queue that no tenant's session holds up stays as it is: PostgreSQL's log names the process.
  *
  * @param cluster the registry's server, connected as its provisioner
+ * @param installation whose tenants' sessions are ended
  * @returns undefined when the queue was in order
  * @throws DatabaseFault
  */
-export async function relieveNotifyQueue(cluster: ClusterDb): Promise<NotifyRelief | undefined> {
+export async function relieveNotifyQueue(cluster: ClusterDb, installation: string): Promise<NotifyRelief | undefined> {
   let usage = await queueUsage(cluster);
   if (usage < CROWDED) return undefined;
   const ended: Record<string, number> = {};
   for (const which of ['strangers', 'transactions', 'idle'] as const) {
-    ended[which] = await endSuspects(cluster, which);
+    ended[which] = await endSuspects(cluster, which, installation);
     await sleep(SETTLED_AFTER);
     usage = await queueUsage(cluster);
     if (usage < CROWDED) break;

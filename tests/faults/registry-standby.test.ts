@@ -1,0 +1,74 @@
+// The registry's synchronous standby is lost: a COMMIT that writes waits for as long as that takes, on the server, whatever the
+// client does meanwhile.
+import { sql, type Kysely } from 'kysely';
+import { randomUUID } from 'node:crypto';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { afterAll, beforeAll, expect, it, onTestFinished } from 'vitest';
+import type { Registry } from '../../db/central/schema.js';
+import { changeLease, removeLeases, renewLeases } from '../../db/central/slot-leases.js';
+import { openEvents } from '../../src/events.js';
+import { startCluster, type TestCluster } from '../support/cluster.js';
+import { connectTo, createRegistryIn } from '../support/service.js';
+
+let cluster: TestCluster;
+let stop: () => Promise<void>;
+let registry: string;
+
+beforeAll(async () => {
+  ({ cluster, stop } = await startCluster({ synchronous_commit: 'on' }));
+  registry = await createRegistryIn(cluster);
+});
+afterAll(() => stop());
+
+async function asSuperuser<T>(work: (db: Kysely<Registry>) => Promise<T>): Promise<T> {
+  const handle = connectTo<Registry>(cluster, registry);
+  return work(handle.db).finally(() => handle.close(0));
+}
+
+async function setStandbys(names: string): Promise<void> {
+  await asSuperuser(async (db) => {
+    await sql`alter system set synchronous_standby_names = ${sql.lit(names)}`.execute(db);
+    await sql`select pg_reload_conf()`.execute(db);
+  });
+  // The other sessions read the configuration a moment later.
+  await sleep(200);
+}
+
+async function loseStandby(): Promise<void> {
+  await setStandbys('nowhere');
+  onTestFinished(() => setStandbys(''));
+}
+
+const waitingForStandby = (): Promise<number> =>
+  asSuperuser(async (db) => {
+    const { rows } = await sql`select pid from pg_stat_activity where wait_event = 'SyncRep'`.execute(db);
+    return rows.length;
+  });
+
+it('leaves no session of the events behind: heartbeats are heard, and a change is published', async () => {
+  const { superuser } = cluster;
+  const events = openEvents({ ...superuser, database: registry });
+  onTestFinished(() => events.close());
+  await expect.poll(() => events.live, { timeout: 5_000 }).toBe(true);
+  await loseStandby();
+  await events.publish({ kind: 'tenant', tenantId: randomUUID() });
+  await sleep(1_000);
+  expect(events.live).toBe(true);
+  expect(await waitingForStandby()).toBe(0);
+});
+
+it('holds up no lease of slots, on this replica or another', async () => {
+  await loseStandby();
+  const handle = connectTo<Registry>(cluster, registry);
+  onTestFinished(() => handle.close(0));
+  const purpose = { cluster: 'db.example:5432', kind: 'tenants' as const };
+  const done = (async () => {
+    for (const replicaId of ['one', 'two']) {
+      await changeLease(handle.db, { ...purpose, replicaId }, () => ({ budget: 8, slots: 4, wanted: 0 }));
+      expect(await renewLeases(handle.db, replicaId)).not.toEqual([]);
+      await removeLeases(handle.db, replicaId);
+    }
+    return 'done';
+  })();
+  expect(await Promise.race([done, sleep(3_000).then(waitingForStandby)])).toBe('done');
+});

@@ -1,0 +1,130 @@
+// What requests wait for in a pool (db/pool.ts): never longer than acquireTimeout, and never for what the pool itself can do.
+import { sql } from 'kysely';
+import { randomBytes } from 'node:crypto';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { beforeAll, expect, inject, it, onTestFinished } from 'vitest';
+import { openPool, type ConnectionSettings } from '../../db/client.js';
+import type { ConnectionPool } from '../../db/pool.js';
+import type { PoolLimits, PoolOptions } from '../../db/pool-types.js';
+import type { Membership, Slot } from '../../db/slot.js';
+import { asSuperuser, createRegistry } from '../support/app.js';
+import { startStatementProxy } from '../support/statement-proxy.js';
+
+const LIMITS = { max: 2, acquireTimeout: 5_000, timeout: 10_000, idleTimeoutMillis: 60_000 };
+
+let connection: ConnectionSettings;
+
+beforeAll(async () => {
+  const database = await createRegistry();
+  const { superuser, registryOwner } = inject('cluster');
+  connection = { ...superuser, ...registryOwner, database };
+});
+
+function open(
+  where: Partial<ConnectionSettings> = {},
+  limits: Partial<PoolLimits> = {},
+  options: Partial<PoolOptions> = {},
+): ConnectionPool {
+  const pool = openPool(
+    { ...connection, ...where },
+    { ...LIMITS, ...limits },
+    { applicationName: 'pool waits test', preparedStatements: true, lane: true, ...options },
+  );
+  onTestFinished(() => pool.close(0));
+  return pool;
+}
+
+const nothing = (): void => undefined;
+
+/** Of a server that never finds out whether a backend is gone. */
+const SLOT: Slot = { reached: nothing, closing: nothing, release: nothing, orphan: nothing };
+
+/** Slots of a server that is never short. */
+function slots(changed: Partial<Membership> = {}): Pick<PoolOptions, 'admit'> {
+  const membership = {
+    tryOpen: () => SLOT,
+    open: () => Promise.resolve(SLOT),
+    idle: nothing,
+    mustYield: () => false,
+    leave: nothing,
+  };
+  return { admit: () => ({ ...membership, ...changed }) };
+}
+
+it('closes a lane that nobody uses for a write when unknown backends take all other places of the pool', async () => {
+  const pool = open({}, { acquireTimeout: 1_500 }, slots());
+  const cut = await pool.connect();
+  cut.client.cut();
+  cut.release();
+  await expect.poll(() => pool.stats().unknown).toBe(1);
+  await pool.read('select 1', []);
+  expect(pool.stats()).toMatchObject({ total: 1, idle: 1, unknown: 1 });
+  await expect(pool.run('select 2', [])).resolves.toHaveLength(1);
+});
+
+it('closes the lane after its last read, when a write waits and unknown backends take all other places', async () => {
+  const pool = open({}, { acquireTimeout: 1_500 }, slots());
+  const cut = await pool.connect();
+  cut.client.cut();
+  cut.release();
+  await expect.poll(() => pool.stats().unknown).toBe(1);
+  await pool.read('select 1', []);
+  const read = pool.read('select pg_sleep(0.1)', []);
+  await sleep(20);
+  const write = pool.run('select 2', []);
+  await expect(read).resolves.toHaveLength(1);
+  await expect(write).resolves.toHaveLength(1);
+});
+
+it('asks again, for a request that waits, when a role’s limit refused a connection a second ago', async () => {
+  const role = `limited_${randomBytes(4).toString('hex')}`;
+  const password = randomBytes(8).toString('hex');
+  await asSuperuser(connection.database, async (db) => {
+    await sql`create role ${sql.id(role)} login connection limit 2 password ${sql.lit(password)}`.execute(db);
+    await sql`grant connect on database ${sql.id(connection.database)} to ${sql.id(role)}`.execute(db);
+  });
+  const who = { user: role, password };
+  const other = open(who, {}, { lane: false });
+  const pool = open(who, {}, { lane: false });
+  await other.run('select 1', []);
+  const held = await pool.connect();
+  const waits = pool.run('select 2', []);
+  await sleep(200);
+  await other.close(0);
+  await expect(waits).resolves.toHaveLength(1);
+  held.release();
+});
+
+it('fails a read that waits for a lane after acquireTimeout, however much of it went by until there was a slot', async () => {
+  const proxy = await startStatementProxy(connection);
+  onTestFinished(() => proxy.close());
+  proxy.onStatement = () => new Promise(() => undefined);
+  const prove: PoolOptions['prove'] = async (query) => {
+    await query('select 1');
+  };
+  const late = {
+    tryOpen: () => undefined,
+    open: () => sleep(600).then(() => SLOT),
+  };
+  const pool = open({ host: proxy.host, port: proxy.port }, { acquireTimeout: 1_000 }, { prove, ...slots(late) });
+  let answered = false;
+  const read = pool.read('select 1', []).catch((error: unknown) => {
+    answered = true;
+    return error;
+  });
+  await sleep(1_300);
+  expect(answered).toBe(true);
+  expect(await read).toMatchObject({ kind: 'busy', reason: 'no connection was opened in time' });
+});
+
+it('gives up one connection a second at most to see whether a server takes writes again, while there is no slot for it', async () => {
+  let free = true;
+  const few = { tryOpen: () => (free ? SLOT : undefined), open: () => new Promise<Slot>(nothing) };
+  const prove: PoolOptions['prove'] = () => Promise.resolve({ readOnly: true });
+  const pool = open({}, { max: 6 }, { lane: false, prove, ...slots(few) });
+  const busy = await Promise.all(Array.from({ length: 5 }, () => pool.connect()));
+  free = false;
+  await sleep(1_900);
+  expect(busy.filter(({ retired }) => retired)).toHaveLength(1);
+  for (const session of busy) session.release();
+});
