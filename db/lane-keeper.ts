@@ -38,7 +38,7 @@ export interface LaneKeeperDeps {
   readonly found: FoundServer;
   readonly admission: Membership | undefined;
   readonly destination: Destination | undefined;
-  readonly waiting: Pick<WaitingQueue, 'length' | 'longestWait'>;
+  readonly waiting: Pick<WaitingQueue, 'longestWait'>;
   /** Runs a statement on a connection of its own. */
   readonly run: <R>(text: string, values: readonly unknown[], deadline?: number) => Promise<R[]>;
   /** Called when the lane may have become idle, or no longer is. */
@@ -98,13 +98,6 @@ export class LaneKeeper {
     return true;
   }
 
-  /** Closes the lane if a request that waits is to have its place. */
-  makeWay(): void {
-    if (!this.#lane || !this.#isInTheWay(this.#lane)) return;
-    this.close();
-    this.deps.idleChanged();
-  }
-
   /** Closes the lane if it was found read-only. */
   closeReadOnly(): void {
     if (this.#lane?.readOnly) this.#lane.close();
@@ -136,22 +129,23 @@ export class LaneKeeper {
       if (loss) this.options.onOutcome?.(loss, since, false);
       throw error;
     } finally {
+      if (lane.inFlight === 0) this.deps.idleChanged();
       // A lane that is never idle would keep its slot from those who have none: other tenants, and this pool's own requests.
       // A lane that is closing is not asked: the governor would count its connection twice.
-      const yields = lane.isOpen && lane.inFlight > 0 && this.deps.admission?.mustYield();
-      if (yields || this.#isInTheWay(lane)) lane.close();
-      else if (lane.inFlight === 0) this.deps.idleChanged();
+      else if (lane.isOpen && (this.deps.admission?.mustYield() || this.#isInTheWay)) lane.close();
     }
     // After the try: the connection that it runs on reports how this goes, and it would count twice.
     return rows ?? this.deps.run<R>(statement.text, values);
   }
 
-  /** Whether the lane is the only connection that works, and the first request that waits is to have its place. */
-  #isInTheWay(lane: Lane): boolean {
+  /**
+   * Whether the lane is the only connection that works, and the first request that waits has waited for a quantum. When unknown
+   * backends take all other places of the pool, the lane stays: a write in its place may hang as theirs did, and no read would
+   * be answered any more.
+   */
+  get #isInTheWay(): boolean {
     const { capacity, waiting } = this.deps;
-    if (waiting.length === 0 || !lane.isOpen || capacity.opening > 0 || capacity.hasSession) return false;
-    // The governor closes an unused lane for those who wait for a slot. In a full pool they do not ask for one.
-    return lane.inFlight === 0 ? capacity.isFull : waiting.longestWait >= LANE_QUANTUM;
+    return waiting.longestWait >= LANE_QUANTUM && capacity.opening === 0 && !capacity.hasSession && !capacity.isFull;
   }
 
   /** The lane, opened if possible; undefined if the statement is to run on a connection of its own. */

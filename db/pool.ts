@@ -192,7 +192,6 @@ export class ConnectionPool {
   #wait(deadline: number): Promise<Session> {
     const served = this.#waiting.wait(deadline);
     this.#askForSlots();
-    this.#lane.makeWay();
     return served;
   }
 
