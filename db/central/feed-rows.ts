@@ -40,9 +40,7 @@ export interface FeedReading {
  * Reads what is new, in one statement that takes no transaction id. Its parameter is the snapshot of the reading before, or null.
  * Rows from another server, which a restored dump brings along, have transaction ids that this server has not given yet.
  */
-export const READ_FEED = `
-  select
-    pg_current_snapshot()::text as "snapshot",
+export const READ_FEED = `select pg_current_snapshot()::text as "snapshot",
     (extract(epoch from clock_timestamp()) * 1000)::float8 as "clock",
     concat_ws(' ', extract(epoch from pg_postmaster_start_time()), d.oid, 'changes'::regclass::oid) as "source",
     coalesce((select min(seq) from changes), 0)::float8 as "oldest",

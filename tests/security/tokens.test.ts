@@ -56,8 +56,9 @@ async function logStatementsOf(database: string): Promise<void> {
   await asSuperuser('postgres', (db) => sql`alter database ${sql.id(database)} set log_statement = 'all'`.execute(db));
 }
 
-/** What replicas do all the time: they tell and hear one another, and renew the leases of their connections. */
-const BY_ITSELF = /\blisten\b|pg_notify|slot_leases|advisory_xact_lock|set_config|: (?:begin|commit)$/i;
+/** What replicas do all the time: they read the feed of changes, and renew the leases of their connections. */
+const BY_ITSELF =
+  /\blisten\b|pg_current_snapshot|pg_notify|slot_leases|advisory_xact_lock|set_config|: (?:begin|commit)$/i;
 
 /** The statements that `work` makes the service run; what replicas tell one another all the time does not count. */
 async function statementsOf(work: () => Promise<void>): Promise<string[]> {
