@@ -1,6 +1,7 @@
 // Queries on the changes that replicas tell each other. A row's number says nothing about when it was committed, so a reader
 // goes by snapshots: what is visible now and was not visible in its last snapshot is new, however late it was committed.
 import { sql, type Kysely } from 'kysely';
+import { WITHOUT_STANDBY } from '../synchronous-commit.js';
 import type { Registry } from './schema.js';
 
 /** The channel whose notifications wake readers. Former builds read the messages from it. */
@@ -59,7 +60,7 @@ export const READ_FEED = `select pg_current_snapshot()::text as "snapshot",
   from pg_database d where d.datname = current_database()`;
 
 /**
- * Adds changes, in one transaction.
+ * Adds changes, in one transaction. No standby has to have them: readers that reach another server take that for a gap.
  *
  * @param notify whether it also notifies: a full queue (54000) then fails it
  * @throws DatabaseFault
@@ -72,7 +73,10 @@ export async function insertChanges(
   const rows = messages.map(({ row }) => row);
   const notifications = notify ? messages.map(({ notification }) => notification) : [];
   await sql`
-    with added as (insert into changes (message) select unnest(${rows}::text[]))
+    with added as (
+      insert into changes (message)
+      select message from unnest(${rows}::text[]) message where (select ${WITHOUT_STANDBY}) is not null
+    )
     select pg_notify(${CHANNEL}, notification) from unnest(${notifications}::text[]) notification`.execute(db);
 }
 
@@ -97,6 +101,6 @@ export async function sweepChanges(db: Kysely<Registry>, earlier: string): Promi
       where (${wasVisible} or xid >= pg_snapshot_xmax(pg_current_snapshot()))
         and seq < (select max(seq) from changes where ${wasVisible})
       order by seq limit ${SWEPT_AT_ONCE}
-    )`.execute(db);
+    ) and (select ${WITHOUT_STANDBY}) is not null`.execute(db);
   return numAffectedRows >= SWEPT_AT_ONCE;
 }

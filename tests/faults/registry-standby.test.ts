@@ -45,7 +45,7 @@ const waitingForStandby = (): Promise<number> =>
     return rows.length;
   });
 
-it('leaves no session of the events behind: heartbeats are heard, and a change is published', async () => {
+it('leaves no session of the feed behind: it is live, and a change is published', async () => {
   const { superuser } = cluster;
   const events = openEvents({ ...superuser, database: registry });
   onTestFinished(() => events.close());
