@@ -19,6 +19,14 @@ const LONG = [
   'faults/evidence',
   'faults/evidence-attacks',
   'faults/evidence-adoptions',
+  'process/vanished-host',
+  'faults/shared-limits',
+  'faults/notify-queue',
+  'faults/counts',
+  'faults/slots',
+  'faults/failover',
+  'faults/destinations',
+  'security/waited-for-connection',
 ];
 
 const rankOf = ({ moduleId }: TestSpecification): number => {
