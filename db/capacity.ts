@@ -82,7 +82,7 @@ export class Capacity {
     return this.#total + this.awaited < this.#max && !this.closed;
   }
 
-  /** Whether the pool has no place for another connection: nobody asks for a slot. */
+  /** Whether the pool has no place for another connection, so that no slot is asked for. */
   get isFull(): boolean {
     return this.#total >= this.limits.max;
   }

@@ -1,8 +1,8 @@
 // Destinations: for each PostgreSQL server, by host and port, the connections of this process that lead there. After a
-// failover they can lead to the wrong server: to a standby, or to an address that the host's name no longer has. This is where
-// that is noticed once for all pools, and where every connection to that host and port is told to go.
+// failover they can lead to the wrong server: to a standby, or to an address that the host's name no longer has. It is noticed
+// here once for all pools, and every connection to that host and port is retired.
 //
-// A connection: opening → joined → retired (not handed out again, closed as soon as nobody uses it) → left.
+// A connection: opening → joined → retired (not handed out again, closed as soon as it is unused) → left.
 import dns from 'node:dns';
 import { isIP, Socket, type LookupFunction, type TcpSocketConnectOpts } from 'node:net';
 import { within } from './deadline.js';
@@ -20,7 +20,7 @@ export type RetireReason = 'read-only' | 'address';
 export interface Member {
   /** The server's address; undefined when the socket is closed already. */
   readonly address: string | undefined;
-  /** Closes the connection as soon as nobody uses it; until then it is not handed out again. */
+  /** Closes the connection as soon as it is unused; until then it is not handed out again. */
   retire(): void;
 }
 

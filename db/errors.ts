@@ -53,7 +53,7 @@ const LIMIT_OF_ROLE: ReadonlySet<string | undefined> = new Set(['InitializeSessi
 /** SQLSTATE: the role, the database or the server has as many connections as it may have. */
 export const TOO_MANY_CONNECTIONS = '53300';
 
-/** Whether a fault is what `serverIsFull` of the error behind it was. */
+/** Whether a fault was made from an error of which `serverIsFull` is true. */
 export function isServerFull(fault: unknown): boolean {
   return fault instanceof DatabaseFault && fault.kind === 'busy' && fault.reason === TOO_MANY_CONNECTIONS;
 }

@@ -36,7 +36,7 @@ export class Session implements PostgresPoolClient {
 
   /**
    * @param queryTimeout longest wait (ms) for an answer, kept by whoever calls `checkDeadline`
-   * @param told `released` when whoever had the session gives it back; `tookNoWrite` when a server that took writes takes none
+   * @param told called: `released` when the session is given back; `tookNoWrite` when a server that took writes takes none
    */
   constructor(
     readonly client: PooledClient,

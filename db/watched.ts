@@ -71,7 +71,7 @@ export function watchedDatabase<DB>(
   return db;
 }
 
-/** A Kysely over one connection, which stays with whoever has it. */
+/** A Kysely over one connection. It does not give the connection back. */
 function over<DB>(session: Session): Kysely<DB> {
   const db = new Kysely<DB>({ dialect: dialectOf(async () => clientOf(session, ignore, ignore)) });
   const run = async <Row>(text: string, values: readonly unknown[]): Promise<Row[]> =>

@@ -397,7 +397,7 @@ export const variables = {
     default: '1200000',
     unit: 'ms',
     description:
-      'A connection to PostgreSQL that is older is closed when nobody uses it, 20 % earlier or later by chance ([pools.md](pools.md#after-a-failover)).',
+      'A connection to PostgreSQL that is older is closed when it is unused, 20 % earlier or later by chance ([pools.md](pools.md#after-a-failover)).',
   },
   POOL_CLOSE_AFTER_MS: {
     schema: integer(100, 86_400_000),
