@@ -69,7 +69,7 @@ export const admission = fp(
       });
     app.decorate('watchOf', (request) => ({
       got: (held: Held) => (isYounger(request, LOOKS_AGAIN_AFTER) ? undefined : again(request, held)),
-      // The connections of a suspended tenant are ended: its request is told so, and not that its database is away.
+      // The connections of a suspended tenant are ended. Its request gets that as the reason, and not that its database is away.
       missed: () => app.admitTenant(request, undefined, undefined),
     }));
     app.decorate('admitAgain', async (request) => {

@@ -9,7 +9,7 @@ import type { Limiter } from '../src/replicas/counts.js';
 declare module 'fastify' {
   interface FastifyInstance {
     /**
-     * A hook with a limit of its own, which stands in for the general one.
+     * A hook with a limit of its own, which replaces the general one.
      *
      * @param name of the limit in RateLimit-Policy
      * @param max requests a minute and address

@@ -48,7 +48,7 @@ export const sessions = fp<{ config: Config }>(
     app.decorate('sessions', sessions);
     app.decorateRequest('sessionsDb', {
       getter() {
-        if (!this.principal) throw new Error('this request belongs to nobody');
+        if (!this.principal) throw new Error('this request has no caller');
         if (this.principal.kind === 'user') return sessionsIn(this.tenantDb);
         return sessionsIn(watchedDatabase<Registry>(() => registryPool, app.watchOf(this)));
       },

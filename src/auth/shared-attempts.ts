@@ -132,7 +132,7 @@ export class SharedAttempts implements AttemptStore {
     this.#keys.set(key, { free, loss: this.#keys.peek(key)?.loss ?? -1 });
   }
 
-  /** Also budgets that nobody asks for: the next attempt on them may come to another replica. */
+  /** Also budgets without a request: the next attempt on them may come to another replica. */
   async #sendAll(): Promise<void> {
     const loss = this.#loss;
     const all = [...this.#keys.entries()].map(([key, { free }]) => ({ key, free }));
