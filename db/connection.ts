@@ -16,6 +16,13 @@ export type Ending = 'gone' | 'unknown';
 /** Longest wait (ms) for the server to close a connection that has ended. */
 export const CLOSE_MARGIN = 1_000;
 
+/** How long (ms) a server may send nothing while a connection is opened: this at least, and this share of the deadline. */
+const MIN_SILENCE = 1_500;
+const SILENCE_SHARE = 3 / 8;
+
+/** Between two looks (ms) at whether anything has come. */
+const LISTEN_EVERY = 250;
+
 /** Message X of the protocol. */
 const TERMINATE = Buffer.from([0x58, 0, 0, 0, 4]);
 
@@ -36,7 +43,7 @@ interface Message {
  *     any later state ── closed in any other way ──▶ unknown
  */
 export class ClientConnection extends pg.Client {
-  declare readonly connection: pg.Connection & { _ending: boolean };
+  declare readonly connection: pg.Connection & { _ending: boolean; readonly stream: { readonly bytesRead: number } };
   /** The backend's, once it has said it. */
   declare readonly processID: number | null;
   /** Resolves when the connection has closed. */
@@ -96,15 +103,20 @@ export class ClientConnection extends pg.Client {
   /**
    * Connects and proves the connection, which closes where either fails.
    *
+   * A hung server is noticed before the deadline, which leaves time for a server far away: each step of an opening is one round
+   * trip, so a server that sends nothing for 1.5 s, or 3/8 of the deadline if that is longer, is given up.
+   *
    * @param deadlineMs for all of it: name look-up, TCP, TLS, authentication and proof
-   * @throws DatabaseFault `unavailable` when the time is up; what pg or `prove` throws
+   * @throws DatabaseFault `unavailable` when the time is up or the server is silent; what pg or `prove` throws
    */
   async open(deadlineMs: number, prove?: (client: this) => Promise<void>): Promise<void> {
     const time = { isUp: false };
-    const timer = setTimeout(() => {
+    const giveUp = (): void => {
       time.isUp = true;
       this.cut();
-    }, deadlineMs);
+    };
+    const timer = setTimeout(giveUp, deadlineMs);
+    const listening = this.#listen(Math.max(MIN_SILENCE, deadlineMs * SILENCE_SHARE), giveUp);
     try {
       await super.connect();
       this.#ready = true;
@@ -117,6 +129,7 @@ export class ClientConnection extends pg.Client {
       throw time.isUp ? new DatabaseFault('unavailable', 'connection failed') : error;
     } finally {
       clearTimeout(timer);
+      clearInterval(listening);
     }
   }
 
@@ -147,6 +160,23 @@ export class ClientConnection extends pg.Client {
   cut(): void {
     this.#closing = true;
     this.connection.stream.destroy();
+  }
+
+  /** Calls `onSilence` when the server has sent nothing for `ms`. Stopped by clearInterval. */
+  #listen(ms: number, onSilence: () => void): NodeJS.Timeout {
+    // Under TLS pg replaces the stream. The bytes of the handshake arrive at this one too.
+    const { stream } = this.connection;
+    let heard = stream.bytesRead;
+    let since = performance.now();
+    return setInterval(() => {
+      const now = performance.now();
+      if (stream.bytesRead === heard) {
+        if (now - since >= ms) onSilence();
+        return;
+      }
+      heard = stream.bytesRead;
+      since = now;
+    }, LISTEN_EVERY);
   }
 
   /** @throws Error where it was lost, or cut, while it was proved */

@@ -1,6 +1,7 @@
 // Starts and stops the processes of the benchmark. Each runs the compiled JavaScript under plain Node: a loader that
 // compiles while it runs would be counted in its memory and CPU time.
 import { spawn, type ChildProcess } from 'node:child_process';
+import { createServer, type AddressInfo } from 'node:net';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Cleanup } from '../cleanup.js';
@@ -69,6 +70,20 @@ export async function within<T>(
   } finally {
     over.abort();
   }
+}
+
+/** A port that nobody listens on at this moment. */
+export function freePort(): Promise<number> {
+  return new Promise((resolve, reject) => {
+    const server = createServer();
+    server.once('error', reject);
+    server.listen(0, '127.0.0.1', () => {
+      const { port } = server.address() as AddressInfo;
+      server.close(() => {
+        resolve(port);
+      });
+    });
+  });
 }
 
 function launch(file: string, { env = {}, output, node = [], ipc = false }: ProgramOptions): Program {

@@ -9,8 +9,22 @@ import { loginFlood } from './login-flood.js';
 import { login } from './login.js';
 import { noisy } from './noisy.js';
 import { read } from './read.js';
+import { replicas } from './replicas.js';
 import { tenant } from './tenant.js';
 
-export const scenarios = [read, list, create, login, tenant, fleet, cold, noisy, loginFlood, hung, failover] as const;
+export const scenarios = [
+  read,
+  list,
+  create,
+  login,
+  replicas,
+  tenant,
+  fleet,
+  cold,
+  noisy,
+  loginFlood,
+  hung,
+  failover,
+] as const;
 
 export type ScenarioName = (typeof scenarios)[number]['name'];

@@ -1,7 +1,6 @@
 // An installation of the service as in production: a migrated registry, its secrets, and as many processes as are asked for.
 import { randomBytes } from 'node:crypto';
 import { chmod, mkdtemp, open, readFile, rm } from 'node:fs/promises';
-import { createServer, type AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -10,7 +9,7 @@ import { makeTokenKey } from '../../src/auth/keyring.js';
 import { readSettings, type Config } from '../../src/config.js';
 import type { Cleanup } from '../cleanup.js';
 import type { Flags } from '../flags.js';
-import { runProgram, startProgram, within } from '../measuring/program.js';
+import { freePort, runProgram, startProgram, within } from '../measuring/program.js';
 import type { Cluster } from './cluster.js';
 import { signInOperator } from './seed.js';
 
@@ -142,20 +141,6 @@ async function startService(env: Environment, log: string, { profile }: Flags, c
     throw new Error(`the service did not start:\n${await readFile(log, 'utf8')}`, { cause: error });
   });
   return { url, pid: program.pid, stop: program.stop };
-}
-
-/** A port that nobody listens on at this moment. */
-function freePort(): Promise<number> {
-  return new Promise((resolve, reject) => {
-    const server = createServer();
-    server.once('error', reject);
-    server.listen(0, '127.0.0.1', () => {
-      const { port } = server.address() as AddressInfo;
-      server.close(() => {
-        resolve(port);
-      });
-    });
-  });
 }
 
 async function complaintsIn(log: string): Promise<string> {

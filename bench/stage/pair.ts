@@ -8,7 +8,7 @@ import type { Flags } from '../flags.js';
 import { progress } from '../report.js';
 import { startCluster, type Cluster } from './cluster.js';
 import { startFloor, type Floor } from './floor.js';
-import { givenBy, install, makeFolder, type Service } from './installation.js';
+import { givenBy, install, makeFolder, type Environment, type Service } from './installation.js';
 import { seed, USER_PASSWORD, type SeededTenant } from './seed.js';
 
 export interface Pair {
@@ -22,6 +22,8 @@ export interface Pair {
   readonly tenants: readonly SeededTenant[];
   readonly passwordHash: string;
   readonly operatorToken: string;
+  /** One of five further processes of the service at most. @param env over the usual */
+  startAnother(env: Environment): Promise<Service>;
   complaints(): Promise<string>;
 }
 
@@ -30,7 +32,8 @@ export const SIZE = { users: 60, products: 60 };
 
 /** Connections to PostgreSQL besides the tenant pools of both sides. */
 const OTHER_CONNECTIONS = 50;
-const MIN_CONNECTIONS = 300;
+/** Enough for the processes of `replicas`. */
+const MIN_CONNECTIONS = 700;
 
 /** Starts and fills everything; what it starts is undone by `cleanup`. @throws Error */
 export async function openPair(flags: Flags, cleanup: Cleanup): Promise<Pair> {
@@ -51,6 +54,9 @@ export async function openPair(flags: Flags, cleanup: Cleanup): Promise<Pair> {
   const { auth, cursorSecret } = installation;
   // As many connections as the floor has: what a budget costs is what the fleet's scenarios show.
   const service = await installation.startService({ CLUSTER_CONNECTION_BUDGET: String(TENANTS * poolMax) });
+  // All processes share the budget: with the first one's, most of them would have no connection.
+  const startAnother: Pair['startAnother'] = (env) =>
+    installation.startService({ CLUSTER_CONNECTION_BUDGET: String(6 * TENANTS * poolMax), ...env });
 
   progress(`making ${TENANTS} tenants`);
   const operatorToken = await installation.signInOperator(service);
@@ -73,5 +79,6 @@ export async function openPair(flags: Flags, cleanup: Cleanup): Promise<Pair> {
     cleanup,
   );
   const complaints = (): Promise<string> => installation.complaints();
-  return { flags, cleanup, cluster, service, floor, poolMax, tenants, passwordHash, operatorToken, complaints };
+  const filled = { tenants, passwordHash, operatorToken };
+  return { flags, cleanup, cluster, service, floor, poolMax, ...filled, startAnother, complaints };
 }

@@ -62,8 +62,12 @@ interface Setup {
   readonly cluster: (address: { readonly host: string; readonly port: number }) => Cluster;
 }
 
-/** @param lanes whether requests share a connection, one a tenant */
-function setup({ lanes = false } = {}): Setup {
+/**
+ * @param lanes whether requests share a connection, one a tenant
+ * @param acquireTimeout longest wait (ms) for a connection; its opening has as long, at most 4 s
+ * @param probeDeadline ms for everything that a probe does
+ */
+function setup({ lanes = false, acquireTimeout = 500, probeDeadline = PROBE_DEADLINE } = {}): Setup {
   const changes: BreakerChange[] = [];
   const probes = { begun: 0, now: 0, most: 0 };
   const handles = new Map<string, DatabaseHandle<unknown>>();
@@ -74,7 +78,7 @@ function setup({ lanes = false } = {}): Setup {
       probes.now += 1;
       probes.most = Math.max(probes.most, probes.now);
       const [host = '', port] = tenant.cluster.split(':');
-      await probeDatabase(settings({ host, port: Number(port) }), PROBE_DEADLINE).finally(() => {
+      await probeDatabase(settings({ host, port: Number(port) }), probeDeadline).finally(() => {
         probes.now -= 1;
       });
     },
@@ -107,7 +111,7 @@ function setup({ lanes = false } = {}): Setup {
     cluster(address) {
       const key = `${address.host}:${address.port}`;
       const tenants = Array.from({ length: TENANTS }, (_, index) => ({ id: `${key}/${index}`, cluster: key }));
-      const limits = { max: 2, acquireTimeout: 500, timeout: 500, idleTimeoutMillis: 60_000 };
+      const limits = { max: 2, acquireTimeout, timeout: 500, idleTimeoutMillis: 60_000 };
       for (const tenant of tenants) {
         // As src/tenancy/pools.ts tells it.
         const onOutcome: PoolOptions['onOutcome'] = (fault, since, opening) => {
@@ -221,6 +225,27 @@ describe('a server that swallows everything', () => {
       ['cluster', one.key, 'open'],
       ['cluster', one.key, 'closed'],
     ]);
+  });
+});
+
+describe('a server that accepts connections and sends nothing', () => {
+  it.each([
+    ['shared', true],
+    ['single', false],
+  ])('is known long before the deadline of a %s connection is over', async (_kind, lanes) => {
+    const proxy = await proxied();
+    const { breakers, cluster } = setup({ lanes, acquireTimeout: 10_000, probeDeadline: 10_000 });
+    const { key, tenants, ask } = cluster(proxy);
+    proxy.mode = 'hang';
+    const asked = Promise.all(tenants.slice(0, 3).map(ask));
+    await expect
+      .poll(() => breakers.state('cluster', key)?.state ?? 'closed', { timeout: 3_500, interval: 20 })
+      .not.toBe('closed');
+    expect(await ask(tenants[0] ?? expect.fail())).toBe('refused');
+
+    proxy.mode = 'pass';
+    expect(await asked).toEqual(answersOf(3, 'failed'));
+    await expect.poll(() => ask(tenants[0] ?? expect.fail()), PROMISE).toBe('answered');
   });
 });
 

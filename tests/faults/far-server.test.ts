@@ -1,6 +1,8 @@
 // A tenants' server that is far away and speaks TLS: a round trip of 300 ms, of which the opening of a connection takes seven.
 import { sql } from 'kysely';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { clientConfig } from '../../db/client.js';
+import { ClientConnection } from '../../db/connection.js';
 import { ADMIN, beginSession, startService, type TestService } from '../support/app.js';
 import { startProxy, type Proxy } from '../support/proxy.js';
 import { startSecondCluster, type SecondCluster } from '../support/second-cluster.js';
@@ -14,7 +16,7 @@ let service: TestService;
 
 beforeAll(async () => {
   server = await startSecondCluster('far');
-  const tlsCa = await server.serveTls('127.0.0.1');
+  tlsCa = await server.serveTls('127.0.0.1');
   far = await startProxy(server.superuser);
   service = await startService();
   const body = { ...server.body, host: far.host, port: far.port, tls: 'verify-full', tlsCa };
@@ -24,6 +26,7 @@ beforeAll(async () => {
 });
 
 let clusterId: string;
+let tlsCa: string;
 
 afterAll(async () => {
   await service.close();
@@ -59,5 +62,25 @@ describe('a tenant on a far server', () => {
     // What a breaker does when the server is back, and a look at its sessions.
     await app.tenantPools.probe(id);
     far.delay = 0;
+  });
+
+  it('is not given up for its silence, though the opening takes longer than a silence may', async () => {
+    const { host, port } = far;
+    const client = new ClientConnection({
+      ...clientConfig({ ...server.superuser, host, port, tls: { ca: tlsCa } }),
+      application_name: 'far',
+    });
+    far.delay = ROUND_TRIP;
+    const begun = performance.now();
+    try {
+      await client.open(4_000, async () => {
+        await client.query('select 1');
+      });
+    } finally {
+      far.delay = 0;
+    }
+    client.close();
+    await client.closed;
+    expect(performance.now() - begun).toBeGreaterThan(1_500);
   });
 });
