@@ -5,10 +5,11 @@ import fp from 'fastify-plugin';
 import type { Registry } from '../db/central/schema.js';
 import type { TenantDatabase } from '../db/tenant/schema.js';
 import type { Watch } from '../db/watched.js';
-import { isRead, runSteps, type AdmissionStep, type Held } from '../src/admission.js';
+import { isRead, runSteps, type AdmissionStep, type AdmissionSteps, type Held } from '../src/admission.js';
 
 declare module 'fastify' {
   interface FastifyInstance {
+    readonly steps: AdmissionSteps;
     /** Looks at the caller of a write again when the write gets a connection late. */
     readonly watchOf: (request: FastifyRequest) => Watch<TenantDatabase> & Watch<Registry>;
     /**
@@ -31,23 +32,24 @@ const LOOKS_AGAIN_AFTER = 500;
 
 export const admission = fp(
   async (app) => {
-    /** What can change while a request waits. */
-    const rights: readonly AdmissionStep[] = [app.admitTenant, app.admitSession, app.admitPermission];
-    const steps: readonly AdmissionStep[] = [
-      app.admitHead,
-      app.admitToken,
-      app.admitTenant,
-      app.admitSession,
-      app.admitUserRate,
-      app.admitRate,
-      app.admitPermission,
+    const { steps } = app;
+    const all: readonly AdmissionStep[] = [
+      steps.head,
+      steps.token,
+      steps.tenant,
+      steps.session,
+      steps.userRate,
+      steps.tenantRate,
+      steps.permission,
     ];
+    /** What can change while a request waits. */
+    const rights: readonly AdmissionStep[] = [steps.tenant, steps.session, steps.permission];
 
     app.decorateRequest('admittedAt', 0);
     // preParsing is the first hook after the rate limit, which adds its own to each route's onRequest.
     app.addHook('preParsing', (request, reply, _payload, done) => {
       request.admittedAt = performance.now();
-      runSteps(steps, request, { reply }, done);
+      runSteps(all, request, { reply }, done);
     });
     // By the time and not by the body: a chunked body can be held back and turn out to be empty. A GET and a HEAD read no body.
     app.addHook('preValidation', (request, reply, done) => {
@@ -70,7 +72,7 @@ export const admission = fp(
     app.decorate('watchOf', (request) => ({
       got: (held: Held) => (isYounger(request, LOOKS_AGAIN_AFTER) ? undefined : again(request, held)),
       // The connections of a suspended tenant are ended. Its request gets that as the reason, and not that its database is away.
-      missed: () => app.admitTenant(request, undefined, undefined),
+      missed: () => steps.tenant(request, undefined, undefined),
     }));
     app.decorate('admitAgain', async (request) => {
       if (!isYounger(request, REUSED_FOR)) await again(request);

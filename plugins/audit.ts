@@ -1,14 +1,9 @@
-// The audit: who makes a request and from where, for the rows that acts write (db/audit.ts), and the trail of those that are
-// written after the answer.
+// The origin of a request, for the rows that acts write (db/audit.ts): who makes it, from where, and its id.
 import fp from 'fastify-plugin';
 import type { AuditActor, AuditOrigin } from '../db/audit.js';
-import { createAuditTrail, type AuditTrail } from '../src/audit.js';
 import type { Principal } from '../src/auth/tokens.js';
 
 declare module 'fastify' {
-  interface FastifyInstance {
-    readonly audit: AuditTrail;
-  }
   interface FastifyRequest {
     readonly auditOrigin: AuditOrigin & { readonly address: string };
   }
@@ -19,16 +14,6 @@ const MAX_USER_AGENT = 256;
 
 export const audit = fp(
   async (app) => {
-    const trail = createAuditTrail({
-      registry: app.registry,
-      tenantDb: (tenantId) => app.tenantPools.database(tenantId),
-      findTenant: (slugOrId) => app.tenantDirectory.findBySlugOrId(slugOrId),
-      onError: (err, context) => {
-        app.log.error({ err, ...context }, 'audit rows could not be written');
-      },
-    });
-    app.decorate('audit', trail);
-    app.addHook('onClose', () => trail.close());
     app.decorateRequest('auditOrigin', {
       getter() {
         return {
@@ -40,7 +25,7 @@ export const audit = fp(
       },
     });
   },
-  { name: 'audit', fastify: '5.x', dependencies: ['registry', 'authentication', 'tenant-pool'] },
+  { name: 'audit', fastify: '5.x', dependencies: ['authentication'] },
 );
 
 function actorOf(principal: Principal | null): AuditActor {

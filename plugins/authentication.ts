@@ -3,7 +3,6 @@
 import jwt, { type FastifyJWTOptions } from '@fastify/jwt';
 import type { FastifyRequest } from 'fastify';
 import fp from 'fastify-plugin';
-import type { AdmissionStep } from '../src/admission.js';
 import type { RouteAccess, RouteEntry, Scope } from '../src/auth/access.js';
 import { signingKey, type TokenKey } from '../src/auth/keyring.js';
 import { CLOCK_TOLERANCE, createTokens, type JwtKey, type Principal, type Tokens } from '../src/auth/tokens.js';
@@ -19,8 +18,6 @@ declare module 'fastify' {
     readonly tokens: Tokens;
     /** Every route with its access, in the order of registration. */
     readonly routeTable: readonly RouteEntry[];
-    /** From the access token to `request.principal`; refuses a kind of caller that the route's scope does not admit. */
-    readonly admitToken: AdmissionStep;
   }
   interface FastifyRequest {
     /** Who makes the request; null on a public route. */
@@ -83,14 +80,14 @@ export const authentication = fp<{ config: Config['auth'] }>(
       method === 'HEAD' && routes.some((route) => route.method === 'GET' && plain(route.url) === plain(url));
     app.decorate('routeTable', { getter: () => routes.filter((route) => !ofGet(route)) as readonly RouteEntry[] });
 
-    app.decorate('admitToken', (request) => {
+    app.steps.token = (request) => {
       const scope = request.routeOptions.config.access?.scope;
       if (scope === 'public' || request.is404) return undefined;
       const principal = tokens.verify(bearerToken(request));
       if (!scope || !admitted[scope].includes(principal.kind)) throw new AppError('forbidden');
       request.principal = principal;
       return undefined;
-    });
+    };
   },
   { name: 'authentication', fastify: '5.x', dependencies: ['rate-limit'] },
 );

@@ -6,16 +6,12 @@ import { findOperator } from '../db/central/operators.js';
 import type { Registry } from '../db/central/schema.js';
 import type { TenantDatabase } from '../db/tenant/schema.js';
 import { findStanding } from '../db/tenant/users.js';
-import type { AdmissionStep, Held } from '../src/admission.js';
-import { createStandings, type Standing } from '../src/auth/standing.js';
+import type { Held } from '../src/admission.js';
+import type { Standing } from '../src/auth/standing.js';
 import type { Principal } from '../src/auth/tokens.js';
 import { AppError } from '../src/errors.js';
 
 declare module 'fastify' {
-  interface FastifyInstance {
-    /** Sets `request.standing`; refuses an account that is not active, or that lacks the route's permission. */
-    readonly admitPermission: AdmissionStep;
-  }
   interface FastifyRequest {
     /** How the principal stands; null on a public route. */
     standing: Standing | null;
@@ -26,11 +22,11 @@ declare module 'fastify' {
 
 export const authorization = fp(
   async (app) => {
-    const standings = createStandings(app.registry, app.events, (tenantId) => app.tenantPools.database(tenantId));
+    const { standings } = app.engine;
     app.decorateRequest('standing', null);
     app.decorateRequest('permissions', { getter: permissionsOf });
 
-    app.decorate('admitPermission', (request, _reply, held) => {
+    app.steps.permission = (request, _reply, held) => {
       const { principal } = request;
       if (!principal) return undefined;
       const known = principal.kind === 'user' ? standings.peekUser(principal.tenantId, principal.userId) : undefined;
@@ -47,9 +43,9 @@ export const authorization = fp(
           : standings.operator(principal.operatorId).then(decide);
       decide(known);
       return undefined;
-    });
+    };
   },
-  { name: 'authorization', fastify: '5.x', dependencies: ['authentication', 'tenant-pool'] },
+  { name: 'authorization', fastify: '5.x', dependencies: ['engine', 'authentication', 'tenant-pool'] },
 );
 
 function refusal(request: FastifyRequest): AppError | undefined {

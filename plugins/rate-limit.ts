@@ -22,7 +22,8 @@ const MINUTE = 60_000;
 
 export const rateLimit = fp<{ max: number }>(
   async (app, { max }) => {
-    const general = app.counts.limiter('address', MINUTE);
+    const { counts } = app.engine;
+    const general = counts.limiter('address', MINUTE);
     const options = (limiter: Limiter, size: number): RateLimitOptions => {
       const note: RateLimitOptions['onExceeding'] = (request, key) => {
         app.noteQuota(request, limiter, key, size);
@@ -42,9 +43,9 @@ export const rateLimit = fp<{ max: number }>(
       addHeadersOnExceeding: { 'x-ratelimit-limit': false, 'x-ratelimit-remaining': false, 'x-ratelimit-reset': false },
       errorResponseBuilder: (_request, { ttl }) => new AppError('rate-limited', { retryAfter: Math.ceil(ttl / 1_000) }),
     });
-    app.decorate('limitByAddress', (name, size) => app.rateLimit(options(app.counts.limiter(name, MINUTE), size)));
+    app.decorate('limitByAddress', (name, size) => app.rateLimit(options(counts.limiter(name, MINUTE), size)));
   },
-  { name: 'rate-limit', fastify: '5.x', dependencies: ['counts', 'quotas'] },
+  { name: 'rate-limit', fastify: '5.x', dependencies: ['engine', 'quotas'] },
 );
 
 /** Counts with `limiter`, whatever key the plugin makes of an address: an IPv4 address, or an IPv6 /64. */

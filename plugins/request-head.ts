@@ -2,13 +2,10 @@
 // take for one of another host or another length, and an address that does not decode to text.
 import type { IncomingMessage } from 'node:http';
 import fp from 'fastify-plugin';
-import type { AdmissionStep } from '../src/admission.js';
 import { AppError } from '../src/errors.js';
 
 declare module 'fastify' {
   interface FastifyInstance {
-    /** Refuses a head that two servers could read in two ways. */
-    readonly admitHead: AdmissionStep;
     /** The error for an address that does not decode to text; undefined if it does. */
     readonly undecodable: (url: string) => AppError | undefined;
   }
@@ -18,13 +15,13 @@ export const requestHead = fp(
   async (app) => {
     // Node would answer any Expect but 100-continue with a bare 417. RFC 9110, section 10.1.1, lets a server ignore it.
     app.server.on('checkExpectation', (request, response) => app.server.emit('request', request, response));
-    app.decorate('admitHead', (request, reply) => {
+    app.steps.head = (request, reply) => {
       const detail = ambiguity(request.raw);
       if (detail === undefined) return undefined;
       // Where this request ends is not certain either: what follows it on the connection is not read.
       reply?.header('connection', 'close');
       throw new AppError('invalid-request', { detail });
-    });
+    };
     const undecodable = (url: string): AppError | undefined =>
       decodes(url) ? undefined : new AppError('invalid-request', { detail: UNDECODABLE });
     app.decorate('undecodable', undecodable);

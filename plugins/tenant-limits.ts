@@ -3,22 +3,12 @@
 import type { FastifyRequest } from 'fastify';
 import fp from 'fastify-plugin';
 import type { StoredLimits } from '../db/central/schema.js';
-import { measureStorage } from '../db/tenant/counts.js';
-import { isRead, type AdmissionStep } from '../src/admission.js';
-import type { Config } from '../src/config.js';
+import { isRead } from '../src/admission.js';
 import type { AppError } from '../src/errors.js';
 import { limitExceeded, limitsInForce } from '../src/tenancy/limits.js';
 import { poolLimits } from '../src/tenancy/pool-options.js';
-import { RATE_REFILL, RequestRates } from '../src/tenancy/request-rates.js';
-import { createStorageGauge, type StorageGauge } from '../src/tenancy/storage.js';
 
 declare module 'fastify' {
-  interface FastifyInstance {
-    readonly requestRates: RequestRates;
-    readonly storageGauge: StorageGauge;
-    /** Takes one request from the tenant's rate. */
-    readonly admitRate: AdmissionStep;
-  }
   interface FastifyRequest {
     /** The limits of the tenant that the token names. Throws on a request that belongs to no tenant. */
     readonly tenantLimits: StoredLimits;
@@ -28,13 +18,10 @@ declare module 'fastify' {
 /** Seconds after which a connection may be free. */
 const RETRY_AFTER = 1;
 
-export const tenantLimits = fp<{ config: Config }>(
-  async (app, { config }) => {
-    const { limits: defaults, pool: poolDefaults } = config.tenants;
-    const rates = new RequestRates(app.counts.limiter('tenant', RATE_REFILL));
-    const gauge = createStorageGauge((tenantId) => measureStorage(app.tenantPools.database(tenantId)));
-    app.decorate('requestRates', rates);
-    app.decorate('storageGauge', gauge);
+export const tenantLimits = fp(
+  async (app) => {
+    const { limits: defaults, pool: poolDefaults } = app.engine.config.tenants;
+    const { requestRates: rates, storageGauge: gauge, tenantPools } = app.engine;
     app.decorateRequest('tenantLimits', {
       getter() {
         if (!this.tenant) throw new Error('this request belongs to no tenant');
@@ -46,7 +33,7 @@ export const tenantLimits = fp<{ config: Config }>(
       app.noteQuota(request, rates.limiter, tenantId, rate);
       if (wait > 0) throw limitExceeded('requestsPerSecond', rate, Math.ceil(wait / 1_000));
     };
-    app.decorate('admitRate', (request) => {
+    app.steps.tenantRate = (request) => {
       const { tenant } = request;
       const rate = tenant?.limits.requestsPerSecond ?? defaults.requestsPerSecond;
       if (!tenant || rate === undefined) return undefined;
@@ -57,7 +44,7 @@ export const tenantLimits = fp<{ config: Config }>(
         });
       settle(request, tenant.id, rate, wait);
       return undefined;
-    });
+    };
 
     // Behind authorization and validation: it may have to ask the database, and only for what would be written.
     app.addHook('preHandler', (request, _reply, done) => {
@@ -83,13 +70,13 @@ export const tenantLimits = fp<{ config: Config }>(
       if (fault.kind === 'timeout' && statementTimeout !== undefined && statementTimeout < wanted.timeout)
         return limitExceeded('statementTimeout', statementTimeout);
       if (connections === undefined) return undefined;
-      const full = fault.kind === 'busy' && (app.tenantPools.inspect(tenant.id)?.total ?? 0) >= connections;
+      const full = fault.kind === 'busy' && (tenantPools.inspect(tenant.id)?.total ?? 0) >= connections;
       // The role's limit; a server that is full is `busy`.
       const refused = fault.kind === 'unavailable' && fault.reason === '53300';
       return full || refused ? limitExceeded('connections', connections, RETRY_AFTER) : undefined;
     });
   },
-  { name: 'tenant-limits', fastify: '5.x', dependencies: ['errors', 'counts', 'quotas', 'tenant-pool'] },
+  { name: 'tenant-limits', fastify: '5.x', dependencies: ['engine', 'errors', 'quotas', 'tenant-pool'] },
 );
 
 /** Whether a request may make the tenant's database larger; signing out and the like must always work. */

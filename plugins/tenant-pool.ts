@@ -4,27 +4,11 @@
 import fp from 'fastify-plugin';
 import type { Kysely } from 'kysely';
 import type { TenantRecord } from '../db/central/tenants.js';
-import { openPool } from '../db/client.js';
-import { probeDatabase } from '../db/probe.js';
 import type { TenantDatabase } from '../db/tenant/schema.js';
-import { isRead, type AdmissionStep } from '../src/admission.js';
-import type { Config } from '../src/config.js';
-import { PROBES, probeTurn } from '../src/tenancy/probe-turn.js';
-import { createBreakers, type Breakers } from '../src/tenancy/breakers.js';
-import { createTenantDirectory, type TenantDirectory } from '../src/tenancy/directory.js';
-import type { Envelope } from '../src/tenancy/envelope.js';
-import { limitsInForce } from '../src/tenancy/limits.js';
-import { poolLimits } from '../src/tenancy/pool-options.js';
-import { admitted, createTenantPools, type TenantPools } from '../src/tenancy/pools.js';
+import { isRead } from '../src/admission.js';
+import { admitted } from '../src/tenancy/pools.js';
 
 declare module 'fastify' {
-  interface FastifyInstance {
-    readonly breakers: Breakers;
-    readonly tenantDirectory: TenantDirectory;
-    readonly tenantPools: TenantPools;
-    /** Sets `request.tenant`; refuses a tenant that is not served. */
-    readonly admitTenant: AdmissionStep;
-  }
   interface FastifyRequest {
     /** The database of the tenant that the token names. Throws on a request that belongs to no tenant. */
     readonly tenantDb: Kysely<TenantDatabase>;
@@ -35,80 +19,9 @@ declare module 'fastify' {
   }
 }
 
-export const tenantPool = fp<{ config: Config; envelope: Envelope }>(
-  async (app, { config, envelope }) => {
-    const { clusters, clusterDirectory, replicaId } = app;
-    const { connectTimeout } = config.tenants.pool;
-    const directory = createTenantDirectory(app.registry, app.events, config.tenants.registryOutageGrace, (place) =>
-      clusterDirectory.find(place),
-    );
-    const breakers = createBreakers({
-      probe: ({ tenant }) => pools.probe(tenant.id),
-      neighbour: ({ id, cluster }) => {
-        const others = pools.inspectAll().filter((pool) => pool.cluster === cluster && pool.tenantId !== id);
-        const [latest] = others.sort((one, other) => one.unusedFor - other.unusedFor);
-        return latest && { id: latest.tenantId, cluster };
-      },
-      onChange: (change) => {
-        app.log.warn(change, `a breaker is ${change.state}`);
-      },
-    });
-    const pools: TenantPools = createTenantPools({
-      directory,
-      envelope,
-      // Tenants from before there were clusters may stand on a server that is none.
-      tls: (place) => (clusterDirectory.peek(place) ?? config.tenants.provisioner).tls,
-      closeAfter: config.tenants.closePoolAfter,
-      breakers,
-      openPool: (tenantId, connection, tenant, options) => {
-        const limits = limitsInForce(tenant.limits, config.tenants.limits);
-        return openPool(connection, poolLimits(tenant.poolOptions, config.tenants.pool, limits), {
-          applicationName: `tenantry ${replicaId}`,
-          preparedStatements: config.tenants.preparedStatements,
-          lane: true,
-          sharesLimit: limits.connections !== undefined,
-          destinations: app.destinations,
-          ...options,
-          admit: (closeIdle) => clusters.at(connection).tenants.join(tenantId, closeIdle),
-        });
-      },
-      probe: async (connection, password) => {
-        const { tenants } = clusters.at(connection);
-        await probeTurn(tenants, connectTimeout);
-        await probeDatabase(
-          connection,
-          // The opening of its connection is what a probe waits for.
-          connectTimeout,
-          // Of the tenants' slots, of which a broken server leaves plenty: a replica that was killed holds its share of the
-          // reserve for half a minute, which may be all of it.
-          (closeIdle) => tenants.join(PROBES, closeIdle),
-          password,
-          replicaId,
-          app.destinations,
-        );
-      },
-      onError: (err, context) => {
-        app.log.error({ err, ...context }, 'a tenant pool could not be built');
-      },
-    });
-    app.decorate('breakers', breakers);
-    app.decorate('tenantDirectory', directory);
-    app.decorate('tenantPools', pools);
-    app.addHook('onClose', async () => {
-      breakers.close();
-      await pools.close();
-    });
-
-    clusterDirectory.onTlsChange(({ host, port }) => {
-      for (const { tenantId, cluster } of pools.inspectAll())
-        if (cluster === `${host}:${port}`) void pools.retire(tenantId);
-    });
-
-    // Not left to the tenant's next request, which may never come: a suspended tenant has no connections open.
-    app.events.subscribe((change) => {
-      // What cannot be looked up now is looked at by the tenant's next request.
-      if (change.kind === 'tenant') pools.recheck(change.tenantId).catch(() => undefined);
-    });
+export const tenantPool = fp(
+  async (app) => {
+    const { tenantDirectory: directory, tenantPools: pools } = app.engine;
 
     app.decorateRequest('watchedTenantDb', null);
     app.decorateRequest('tenantDb', {
@@ -121,7 +34,7 @@ export const tenantPool = fp<{ config: Config; envelope: Envelope }>(
     app.decorateRequest('tenant', null);
 
     // Refused here and not by the first query: a handler may do something before it asks for its database.
-    app.decorate('admitTenant', (request) => {
+    app.steps.tenant = (request) => {
       if (request.principal?.kind !== 'user') return undefined;
       const known = directory.peek(request.tenantId);
       if (!known?.active)
@@ -133,7 +46,7 @@ export const tenantPool = fp<{ config: Config; envelope: Envelope }>(
           });
       request.tenant = known;
       return undefined;
-    });
+    };
   },
-  { name: 'tenant-pool', fastify: '5.x', dependencies: ['authentication', 'events', 'clusters'] },
+  { name: 'tenant-pool', fastify: '5.x', dependencies: ['engine', 'authentication'] },
 );

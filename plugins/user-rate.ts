@@ -1,27 +1,19 @@
 // Requests of one user or operator, from whatever addresses they come.
 import type { FastifyRequest } from 'fastify';
 import fp from 'fastify-plugin';
-import type { AdmissionStep } from '../src/admission.js';
 import type { Principal } from '../src/auth/tokens.js';
 import { AppError } from '../src/errors.js';
-
-declare module 'fastify' {
-  interface FastifyInstance {
-    /** Takes one request from the caller's rate. */
-    readonly admitUserRate: AdmissionStep;
-  }
-}
 
 const MINUTE = 60_000;
 
 export const userRate = fp<{ max: number }>(
   async (app, { max }) => {
-    const limiter = app.counts.limiter('user', MINUTE);
+    const limiter = app.engine.counts.limiter('user', MINUTE);
     const settle = (request: FastifyRequest, key: string, wait: number): void => {
       app.noteQuota(request, limiter, key, max);
       if (wait > 0) throw new AppError('rate-limited', { retryAfter: Math.ceil(wait / 1_000) });
     };
-    app.decorate('admitUserRate', (request) => {
+    app.steps.userRate = (request) => {
       if (!request.principal) return undefined;
       const key = keyOf(request.principal);
       const wait = limiter.take(key, max);
@@ -31,9 +23,9 @@ export const userRate = fp<{ max: number }>(
         });
       settle(request, key, wait);
       return undefined;
-    });
+    };
   },
-  { name: 'user-rate', fastify: '5.x', dependencies: ['counts', 'quotas', 'authentication'] },
+  { name: 'user-rate', fastify: '5.x', dependencies: ['engine', 'quotas', 'authentication'] },
 );
 
 /** Ids of users are unique within one tenant only. */

@@ -58,7 +58,7 @@ export async function auditRoutes(fastify: FastifyInstance): Promise<void> {
     },
     async (request) => {
       const query = { ...request.query, sort: newestFirst };
-      const page = await readPage(app.cursors, [request.tenantId, 'audit'], query, (wanted) =>
+      const page = await readPage(app.engine.cursors, [request.tenantId, 'audit'], query, (wanted) =>
         listAudit(request.tenantDb, wanted),
       );
       return { ...page, data: page.data.map(answer) };
@@ -79,8 +79,8 @@ export async function auditRoutes(fastify: FastifyInstance): Promise<void> {
     async (request) => {
       const tenantId = request.params.id;
       const query = { ...request.query, sort: newestFirst };
-      const page = await readPage(app.cursors, ['operators', `audit of ${tenantId}`], query, (wanted) =>
-        listTenantAudit(app.registry, { ...wanted, tenantId }),
+      const page = await readPage(app.engine.cursors, ['operators', `audit of ${tenantId}`], query, (wanted) =>
+        listTenantAudit(app.engine.registry, { ...wanted, tenantId }),
       );
       return { ...page, data: page.data.map(answer) };
     },

@@ -63,7 +63,7 @@ export async function authRoutes(fastify: FastifyInstance, { config }: { config:
     },
     async (request) => {
       const { tenant, email, password } = request.body;
-      const { user, ...grant } = await app.signIn.user(tenant, email, password, request.auditOrigin);
+      const { user, ...grant } = await app.engine.signIn.user(tenant, email, password, request.auditOrigin);
       return { ...tokensOf(app, accessTokenTtl, grant), user: { ...user, roles: [...user.roles] } };
     },
   );
@@ -82,7 +82,7 @@ export async function authRoutes(fastify: FastifyInstance, { config }: { config:
     },
     async (request) => {
       const { email, password } = request.body;
-      const { operator, ...grant } = await app.signIn.operator(email, password, request.auditOrigin);
+      const { operator, ...grant } = await app.engine.signIn.operator(email, password, request.auditOrigin);
       return { ...tokensOf(app, accessTokenTtl, grant), operator };
     },
   );
@@ -97,7 +97,7 @@ export async function authRoutes(fastify: FastifyInstance, { config }: { config:
     },
     async (request) => {
       if (request.principal?.kind === 'operator') {
-        const operator = await findOperator(app.registry, request.principal.operatorId);
+        const operator = await findOperator(app.engine.registry, request.principal.operatorId);
         if (!operator) throw new AppError('not-found');
         return { operator };
       }

@@ -102,7 +102,7 @@ export async function clusterRoutes(fastify: FastifyInstance): Promise<void> {
   const app = fastify.withTypeProvider<ZodTypeProvider>();
   const operator = { access: { scope: 'operator' } } as const;
   const schema = { tags: ['clusters'] };
-  const registration = app.clusterRegistration;
+  const registration = app.engine.clusterRegistration;
 
   app.get(
     '/',
@@ -112,8 +112,8 @@ export async function clusterRoutes(fastify: FastifyInstance): Promise<void> {
     },
     async (request) => {
       await registration.ensureDefault();
-      const page = await readPage(app.cursors, ['operators', 'clusters'], request.query, (query) =>
-        listClusters(app.registry, query),
+      const page = await readPage(app.engine.cursors, ['operators', 'clusters'], request.query, (query) =>
+        listClusters(app.engine.registry, query),
       );
       return { ...page, data: await answers(page.data) };
     },
@@ -144,7 +144,7 @@ export async function clusterRoutes(fastify: FastifyInstance): Promise<void> {
       schema: { ...schema, summary: 'Read a cluster', params: idParams, response: { 200: ClusterAnswer } },
     },
     async (request) => {
-      const cluster = await findCluster(app.registry, request.params.id);
+      const cluster = await findCluster(app.engine.registry, request.params.id);
       if (!cluster) throw new AppError('not-found');
       return answer(cluster);
     },
@@ -232,7 +232,7 @@ export async function clusterRoutes(fastify: FastifyInstance): Promise<void> {
 
   async function answers(clusters: readonly ClusterRecord[]): Promise<z.output<typeof ClusterAnswer>[]> {
     const loads = await loadOfClusters(
-      app.registry,
+      app.engine.registry,
       clusters.map(({ id }) => id),
     );
     return clusters.map((cluster) => describe(cluster, loads.get(cluster.id)));

@@ -26,6 +26,6 @@ export async function encryptionRoutes(fastify: FastifyInstance): Promise<void> 
         response: { 200: z.object({ keys: z.array(Key) }) },
       },
     },
-    async () => ({ keys: await app.reencryption.uses() }),
+    async () => ({ keys: await app.engine.reencryption.uses() }),
   );
 }

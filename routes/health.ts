@@ -45,11 +45,11 @@ export async function healthRoutes(fastify: FastifyInstance): Promise<void> {
     async () => {
       if (app.readiness.draining)
         throw new AppError('unavailable', { detail: 'This process is shutting down.', retryAfter: 5 });
-      if (app.clusters.starved() !== undefined)
+      if (app.engine.clusters.starved() !== undefined)
         throw new AppError('unavailable', { detail: 'No connection to the tenants is left here.', retryAfter: 1 });
       const late = (): AppError =>
         new AppError('unavailable', { detail: 'The registry does not answer.', retryAfter: 1 });
-      const answer = pingRegistry(app.registry).catch((error: unknown) => {
+      const answer = pingRegistry(app.engine.registry).catch((error: unknown) => {
         if (!(error instanceof DatabaseFault) || ![IN_RECOVERY, READ_ONLY].includes(error.reason)) throw error;
         throw new AppError('unavailable', { detail: 'The registry takes no writes.', retryAfter: 1, cause: error });
       });

@@ -108,16 +108,16 @@ export async function poolRoutes(fastify: FastifyInstance): Promise<void> {
       },
     },
     async (request) => {
-      const pools = app.tenantPools.inspectAll();
+      const pools = app.engine.tenantPools.inspectAll();
       return {
-        clusters: app.clusters.stats().map((stats) => {
-          const known = app.clusterDirectory.peek(stats);
+        clusters: app.engine.clusters.stats().map((stats) => {
+          const known = app.engine.clusterDirectory.peek(stats);
           return { ...stats, id: known?.id ?? null, name: known?.name ?? null };
         }),
-        breakers: [...app.breakers.stats().breakers],
+        breakers: [...app.engine.breakers.stats().breakers],
         pools: pools.slice(0, request.query.limit),
         poolCount: pools.length,
-        redis: app.sharedStore ? sharedRedis(app.sharedStore.state) : null,
+        redis: app.engine.sharedStore ? sharedRedis(app.engine.sharedStore.state) : null,
       };
     },
   );
@@ -135,9 +135,9 @@ export async function poolRoutes(fastify: FastifyInstance): Promise<void> {
     },
     async (request) => {
       const { id } = request.params;
-      const pool = app.tenantPools.inspect(id);
-      if (!pool && !(await findTenant(app.registry, id))) throw new AppError('not-found');
-      return { pool: pool ?? null, breaker: app.breakers.state('tenant', id) ?? null };
+      const pool = app.engine.tenantPools.inspect(id);
+      if (!pool && !(await findTenant(app.engine.registry, id))) throw new AppError('not-found');
+      return { pool: pool ?? null, breaker: app.engine.breakers.state('tenant', id) ?? null };
     },
   );
 }

@@ -71,7 +71,7 @@ export async function productRoutes(fastify: FastifyInstance): Promise<void> {
       schema: { ...schema, summary: 'List products', querystring: Query, response: { 200: pageOf(ProductAnswer) } },
     },
     async (request) =>
-      readPage(app.cursors, [request.tenantId, 'products'], request.query, (query) =>
+      readPage(app.engine.cursors, [request.tenantId, 'products'], request.query, (query) =>
         listProducts(request.tenantDb, query),
       ),
   );

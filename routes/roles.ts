@@ -57,7 +57,7 @@ export async function roleRoutes(fastify: FastifyInstance): Promise<void> {
       schema: { ...schema, summary: 'List roles', querystring: Query, response: { 200: pageOf(RoleAnswer) } },
     },
     async (request) => {
-      const page = await readPage(app.cursors, [request.tenantId, 'roles'], request.query, (query) =>
+      const page = await readPage(app.engine.cursors, [request.tenantId, 'roles'], request.query, (query) =>
         listRoles(request.tenantDb, query),
       );
       return { ...page, data: page.data.map(answer) };
@@ -109,7 +109,7 @@ export async function roleRoutes(fastify: FastifyInstance): Promise<void> {
       const { id } = request.params;
       const { tenantDb, body, auditOrigin } = request;
       if (!(await changeRole(tenantDb, id, body, actorOf(request), auditOrigin))) throw new AppError('not-found');
-      await app.events.publish({ kind: 'roles', tenantId: request.tenantId });
+      await app.engine.events.publish({ kind: 'roles', tenantId: request.tenantId });
       return read(request, id);
     },
   );

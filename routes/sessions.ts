@@ -46,7 +46,7 @@ export async function sessionRoutes(fastify: FastifyInstance, { config }: { conf
       schema: { ...schema, summary: 'The next tokens of a session', body: RefreshBody, response: { 200: Tokens } },
     },
     async (request) => {
-      const grant = await app.sessions.refresh(request.body.refreshToken, request.auditOrigin);
+      const grant = await app.engine.sessions.refresh(request.body.refreshToken, request.auditOrigin);
       return tokensOf(app, accessTokenTtl, grant);
     },
   );
@@ -56,7 +56,7 @@ export async function sessionRoutes(fastify: FastifyInstance, { config }: { conf
     { config: own, schema: { ...schema, summary: 'End this session', response: { 204: z.null() } } },
     async (request, reply) => {
       const principal = principalOf(request);
-      await app.sessions.end(principal, principal.sessionId, request.auditOrigin, request.sessionsDb);
+      await app.engine.sessions.end(principal, principal.sessionId, request.auditOrigin, request.sessionsDb);
       return reply.code(204).send(null);
     },
   );
@@ -65,7 +65,7 @@ export async function sessionRoutes(fastify: FastifyInstance, { config }: { conf
     '/logout-all',
     { config: own, schema: { ...schema, summary: 'End all own sessions', response: { 204: z.null() } } },
     async (request, reply) => {
-      await app.sessions.endAll(principalOf(request), request.auditOrigin, request.sessionsDb);
+      await app.engine.sessions.endAll(principalOf(request), request.auditOrigin, request.sessionsDb);
       return reply.code(204).send(null);
     },
   );
@@ -82,7 +82,7 @@ export async function sessionRoutes(fastify: FastifyInstance, { config }: { conf
     },
     async (request) => {
       const principal = principalOf(request);
-      const sessions = await app.sessions.list(principal);
+      const sessions = await app.engine.sessions.list(principal);
       const data = sessions.map((session) => ({ ...session, current: session.id === principal.sessionId }));
       return { data, nextCursor: null };
     },
@@ -96,7 +96,7 @@ export async function sessionRoutes(fastify: FastifyInstance, { config }: { conf
     },
     async (request, reply) => {
       const { params, auditOrigin, sessionsDb } = request;
-      if (!(await app.sessions.end(principalOf(request), params.id, auditOrigin, sessionsDb)))
+      if (!(await app.engine.sessions.end(principalOf(request), params.id, auditOrigin, sessionsDb)))
         throw new AppError('not-found');
       return reply.code(204).send(null);
     },
@@ -116,10 +116,10 @@ export async function sessionRoutes(fastify: FastifyInstance, { config }: { conf
     async (request, reply) => {
       const principal = principalOf(request);
       const { auditOrigin, body } = request;
-      await app.passwordBudgets.take(principal);
-      const confirmedHash = await app.signIn.confirm(principal, body.currentPassword, auditOrigin);
+      await app.engine.passwordBudgets.take(principal);
+      const confirmedHash = await app.engine.signIn.confirm(principal, body.currentPassword, auditOrigin);
       const tenantDb = principal.kind === 'user' ? request.tenantDb : undefined;
-      await app.signIn.changePassword(principal, confirmedHash, body.newPassword, auditOrigin, tenantDb);
+      await app.engine.signIn.changePassword(principal, confirmedHash, body.newPassword, auditOrigin, tenantDb);
       return reply.code(204).send(null);
     },
   );

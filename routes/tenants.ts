@@ -114,8 +114,8 @@ export async function tenantRoutes(fastify: FastifyInstance, { config }: { confi
       schema: { ...schema, summary: 'List tenants', querystring: Query, response: { 200: pageOf(TenantAnswer) } },
     },
     async (request) => {
-      const page = await readPage(app.cursors, ['operators', 'tenants'], request.query, (query) =>
-        listTenants(app.registry, query),
+      const page = await readPage(app.engine.cursors, ['operators', 'tenants'], request.query, (query) =>
+        listTenants(app.engine.registry, query),
       );
       return { ...page, data: page.data.map(answer) };
     },
@@ -163,18 +163,18 @@ export async function tenantRoutes(fastify: FastifyInstance, { config }: { confi
           issues: [{ path: '/adopt', message: 'takes no Idempotency-Key: a database is adopted once' }],
         });
       // Beside the making of the database, which waits for the disk meanwhile.
-      await app.passwordBudgets.take(principalOf(request));
-      const passwordHash = app.passwords.hash(password, OPERATORS);
+      await app.engine.passwordBudgets.take(principalOf(request));
+      const passwordHash = app.engine.passwords.hash(password, OPERATORS);
       passwordHash.catch(() => undefined);
       const wanted = { name, slug, poolOptions, limits, admin: { ...person, passwordHash } };
       const tenant = adopt
-        ? await app.adoption.adopt(wanted, adopt, request.auditOrigin)
-        : await app.provisioning.create(
+        ? await app.engine.adoption.adopt(wanted, adopt, request.auditOrigin)
+        : await app.engine.provisioning.create(
             { ...wanted, wish: { region, clusterId }, requestKey: key },
             request.auditOrigin,
           );
       if (limitsInForce(tenant.limits, config.tenants.limits).connections !== undefined)
-        await app.applyConnectionLimit(tenant.id);
+        await app.engine.connectionLimits.applySoon(tenant.id);
       return reply.code(201).header('location', `${app.prefix}/${tenant.id}`).send(answer(tenant));
     },
   );
@@ -190,8 +190,8 @@ export async function tenantRoutes(fastify: FastifyInstance, { config }: { confi
     return {
       operatorId: principal.operatorId,
       key,
-      requestHash: app.requestHash.of(body),
-      matches: (hash) => app.requestHash.matches(body, hash),
+      requestHash: app.engine.requestHash.of(body),
+      matches: (hash) => app.engine.requestHash.matches(body, hash),
     };
   }
 
@@ -203,7 +203,7 @@ export async function tenantRoutes(fastify: FastifyInstance, { config }: { confi
     },
     async (request) => {
       hideOthers(request, request.params.id);
-      const tenant = await findTenant(app.registry, request.params.id);
+      const tenant = await findTenant(app.engine.registry, request.params.id);
       if (!tenant) throw new AppError('not-found');
       return answer(tenant);
     },
@@ -237,17 +237,17 @@ export async function tenantRoutes(fastify: FastifyInstance, { config }: { confi
         ...(limits && { limits: parseLimits(limits) }),
       };
       if (active !== undefined)
-        return answer(await app.lifecycle[active ? 'resume' : 'suspend'](id, request.auditOrigin, wanted));
+        return answer(await app.engine.lifecycle[active ? 'resume' : 'suspend'](id, request.auditOrigin, wanted));
       // The registry cannot see a user's rights: they are looked at last before its transaction.
       await app.admitAgain(request);
-      const tenant = await changeTenant(app.registry, id, wanted, request.auditOrigin);
+      const tenant = await changeTenant(app.engine.registry, id, wanted, request.auditOrigin);
       // The registry has told the others; here it is effective before the answer.
-      await app.events.publish({ kind: 'tenant', tenantId: id });
-      if (wanted.limits?.connections !== undefined) await app.applyConnectionLimit(id);
+      await app.engine.events.publish({ kind: 'tenant', tenantId: id });
+      if (wanted.limits?.connections !== undefined) await app.engine.connectionLimits.applySoon(id);
       // Its row stands in the registry, where the change is. What a user of the tenant did is also the tenant's own to read.
       // Not by `tenantDb`: the change is made, and must not be refused any more.
       if (request.principal?.kind === 'user')
-        await insertAudit(app.tenantPools.database(id), { ...request.auditOrigin, ...tenantChange(id, wanted) });
+        await insertAudit(app.engine.tenantPools.database(id), { ...request.auditOrigin, ...tenantChange(id, wanted) });
       return answer(tenant);
     },
   );
@@ -265,8 +265,8 @@ export async function tenantRoutes(fastify: FastifyInstance, { config }: { confi
     },
     async (request, reply) => {
       const { id } = request.params;
-      if (!(await signOutTenant(app.registry, id, request.auditOrigin))) throw new AppError('not-found');
-      await app.events.publish({ kind: 'tenant', tenantId: id });
+      if (!(await signOutTenant(app.engine.registry, id, request.auditOrigin))) throw new AppError('not-found');
+      await app.engine.events.publish({ kind: 'tenant', tenantId: id });
       return reply.code(204).send(null);
     },
   );
@@ -288,7 +288,7 @@ export async function tenantRoutes(fastify: FastifyInstance, { config }: { confi
           response: { 200: TenantAnswer },
         },
       },
-      async (request) => answer(await app.lifecycle[act](request.params.id, request.auditOrigin)),
+      async (request) => answer(await app.engine.lifecycle[act](request.params.id, request.auditOrigin)),
     );
   app.post(
     '/:id/rotate-password',
@@ -302,7 +302,7 @@ export async function tenantRoutes(fastify: FastifyInstance, { config }: { confi
       },
     },
     async (request, reply) => {
-      if (!(await app.rotation.rotate(request.params.id, request.auditOrigin))) throw new AppError('not-found');
+      if (!(await app.engine.rotation.rotate(request.params.id, request.auditOrigin))) throw new AppError('not-found');
       return reply.code(204).send(null);
     },
   );
@@ -319,7 +319,7 @@ export async function tenantRoutes(fastify: FastifyInstance, { config }: { confi
       },
     },
     async (request, reply) => {
-      await app.lifecycle.delete(request.params.id, request.auditOrigin);
+      await app.engine.lifecycle.delete(request.params.id, request.auditOrigin);
       return reply.code(204).send(null);
     },
   );
@@ -337,7 +337,7 @@ export async function tenantRoutes(fastify: FastifyInstance, { config }: { confi
       },
     },
     async (request, reply) => {
-      await app.lifecycle.purge(request.params.id, request.auditOrigin, request.query.database);
+      await app.engine.lifecycle.purge(request.params.id, request.auditOrigin, request.query.database);
       return reply.code(204).send(null);
     },
   );

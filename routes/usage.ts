@@ -50,19 +50,19 @@ export async function usageRoutes(fastify: FastifyInstance, { config }: { config
     async (request) => {
       const { id } = request.params;
       hideOthers(request, id);
-      const tenant = await findTenant(app.registry, id);
+      const tenant = await findTenant(app.engine.registry, id);
       if (!tenant) throw new AppError('not-found');
       const limits = limitsShown(limitsInForce(tenant.limits, config.tenants.limits));
       const rate = limits.requestsPerSecond;
       // The database of one that is not active is not entered by anybody.
-      const usage = tenant.active ? await measureUsage(app.tenantPools.database(id)) : undefined;
-      if (usage) app.storageGauge.measured(id, usage.storageBytes);
+      const usage = tenant.active ? await measureUsage(app.engine.tenantPools.database(id)) : undefined;
+      if (usage) app.engine.storageGauge.measured(id, usage.storageBytes);
       return {
-        requestsPerSecond: { limit: rate, used: rate === null ? null : app.requestRates.recent(id) },
+        requestsPerSecond: { limit: rate, used: rate === null ? null : app.engine.requestRates.recent(id) },
         connections: {
           limit: limits.connections,
           used: usage?.connections ?? null,
-          here: app.tenantPools.inspect(id)?.total ?? 0,
+          here: app.engine.tenantPools.inspect(id)?.total ?? 0,
         },
         statementTimeout: { limit: limits.statementTimeout },
         users: { limit: limits.users, used: usage?.users ?? null },

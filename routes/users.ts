@@ -61,7 +61,7 @@ export async function userRoutes(fastify: FastifyInstance): Promise<void> {
       schema: { ...schema, summary: 'List users', querystring: Query, response: { 200: pageOf(UserAnswer) } },
     },
     async (request) => {
-      const page = await readPage(app.cursors, [request.tenantId, 'users'], request.query, (query) =>
+      const page = await readPage(app.engine.cursors, [request.tenantId, 'users'], request.query, (query) =>
         listUsers(request.tenantDb, query),
       );
       return { ...page, data: page.data.map(answer) };
@@ -77,8 +77,8 @@ export async function userRoutes(fastify: FastifyInstance): Promise<void> {
     async (request, reply) => {
       const { password, roles, ...fields } = request.body;
       // Hashed before the transaction begins: a connection is not held while the processor works.
-      await app.passwordBudgets.take(principalOf(request));
-      const passwordHash = await app.passwords.hash(password, request.tenantId);
+      await app.engine.passwordBudgets.take(principalOf(request));
+      const passwordHash = await app.engine.passwords.hash(password, request.tenantId);
       const user = { ...fields, passwordHash, roles };
       const id = await emailTaken(
         addUser(request.tenantDb, user, actorOf(request), request.auditOrigin, request.tenantLimits.users),
@@ -123,9 +123,10 @@ export async function userRoutes(fastify: FastifyInstance): Promise<void> {
       }
       // A stolen token must not be enough to take the account over for good.
       const secures = id === request.userId && (password !== undefined || fields.email !== undefined);
-      if (secures || password !== undefined) await app.passwordBudgets.take(principalOf(request));
+      if (secures || password !== undefined) await app.engine.passwordBudgets.take(principalOf(request));
       const confirmedHash = secures ? await confirmOwnPassword(request, currentPassword) : undefined;
-      const passwordHash = password === undefined ? undefined : await app.passwords.hash(password, request.tenantId);
+      const passwordHash =
+        password === undefined ? undefined : await app.engine.passwords.hash(password, request.tenantId);
       const { tenantId, userId } = request;
       const actor = { ...actorOf(request), confirmedHash };
       const spared = id === userId ? actor.sessionId : undefined;
@@ -133,8 +134,8 @@ export async function userRoutes(fastify: FastifyInstance): Promise<void> {
       const { tenantDb, auditOrigin } = request;
       const ended = await emailTaken(changeUser(tenantDb, id, changes, actor, auditOrigin, spared));
       if (!ended) throw new AppError('not-found');
-      await app.events.publish({ kind: 'user', tenantId, userId: id });
-      await app.sessions.ended({ kind: 'user', tenantId }, ended);
+      await app.engine.events.publish({ kind: 'user', tenantId, userId: id });
+      await app.engine.sessions.ended({ kind: 'user', tenantId }, ended);
       return read(request, id);
     },
   );
@@ -149,7 +150,7 @@ export async function userRoutes(fastify: FastifyInstance): Promise<void> {
       const { id } = request.params;
       if (!(await removeUser(request.tenantDb, id, actorOf(request), request.auditOrigin)))
         throw new AppError('not-found');
-      await app.events.publish({ kind: 'user', tenantId: request.tenantId, userId: id });
+      await app.engine.events.publish({ kind: 'user', tenantId: request.tenantId, userId: id });
       return reply.code(204).send(null);
     },
   );
@@ -161,7 +162,7 @@ export async function userRoutes(fastify: FastifyInstance): Promise<void> {
       });
     }
     // Whoever holds a stolen token must not find the password faster here than at sign-in.
-    return app.signIn.confirm(principalOf(request), currentPassword, request.auditOrigin);
+    return app.engine.signIn.confirm(principalOf(request), currentPassword, request.auditOrigin);
   }
 }
 

@@ -24,6 +24,24 @@ export type AdmissionStep = (
   held: Held | undefined,
 ) => Promise<void> | undefined;
 
+/** The steps, in the order in which they run. Each is set by the plugin that owns its rule. */
+export interface AdmissionSteps {
+  /** Refuses a head that two servers could read in two ways. */
+  head: AdmissionStep;
+  /** From the access token to `request.principal`; refuses a kind of caller that the route's scope does not admit. */
+  token: AdmissionStep;
+  /** Sets `request.tenant`; refuses a tenant that is not served. */
+  tenant: AdmissionStep;
+  /** Refuses a session that has ended. */
+  session: AdmissionStep;
+  /** Takes one request from the caller's rate. */
+  userRate: AdmissionStep;
+  /** Takes one request from the tenant's rate. */
+  tenantRate: AdmissionStep;
+  /** Sets `request.standing`; refuses an account that is not active, or that lacks the route's permission. */
+  permission: AdmissionStep;
+}
+
 /** Whether the request changes nothing: a GET, or a HEAD, which is a GET without the body of the answer. */
 export function isRead({ method }: FastifyRequest): boolean {
   return method === 'GET' || method === 'HEAD';

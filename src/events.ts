@@ -8,8 +8,6 @@ import type { ConnectionSettings } from '../db/client.js';
 import { within } from '../db/deadline.js';
 import { DatabaseFault } from '../db/errors.js';
 import { isQueueFull } from '../db/notify-queue.js';
-import { CONNECT_TIMEOUT } from '../db/pool-types.js';
-import { openRegistry } from './registry.js';
 import { LONGEST_SILENCE, openFeed, type Feed } from './replicas/feed.js';
 
 /** Something that replicas remember has changed. */
@@ -35,7 +33,7 @@ export interface Events extends Pick<Feed, 'live' | 'caughtUp' | 'clock' | 'queu
    * @throws DatabaseFault `unavailable` if it could not be published in time; it is published as soon as that is possible again
    */
   publish(change: Change): Promise<void>;
-  close(): Promise<void>;
+  close(): void;
 }
 
 /** Longest (ms) that an act waits for its change to be published. */
@@ -49,9 +47,6 @@ const BELIEVED_IN_SILENCE = 250;
 
 /** Changes that wait for the registry to come back; beyond them one `any` stands for all. */
 const MAX_UNTOLD = 10_000;
-
-/** Batches are published one after the other. */
-const PUBLISHER = { max: 1, timeout: 1_000, idleTimeoutMillis: 60_000 };
 
 /** The last word of a notification that repeats a row. Former builds read no further than the third. */
 const IN_THE_FEED = 'feed';
@@ -70,8 +65,15 @@ interface Untold {
   readonly told: () => void;
 }
 
-/** @param connection to the registry, direct and not through a pooler */
-export function openEvents(connection: ConnectionSettings, options: ChannelOptions = {}): Events {
+/**
+ * @param connection to the registry, direct and not through a pooler: for the feed
+ * @param publisher the registry, with a connection of its own: changes must not wait for requests
+ */
+export function openEvents(
+  connection: ConnectionSettings,
+  publisher: Kysely<Registry>,
+  options: ChannelOptions = {},
+): Events {
   const listeners: ((change: Change) => void)[] = [];
   let untold: Untold[] = [];
   let telling = false;
@@ -80,13 +82,6 @@ export function openEvents(connection: ConnectionSettings, options: ChannelOptio
   const dispatch = (change: Change | undefined): void => {
     if (change) for (const listener of listeners) listener(change);
   };
-  const { connectTimeout = CONNECT_TIMEOUT, destinations } = options;
-  const publisher = openRegistry(
-    connection,
-    { ...PUBLISHER, acquireTimeout: connectTimeout, connectTimeout },
-    { applicationName: 'tenantry publisher', preparedStatements: true },
-    destinations,
-  );
   const listener = {
     change: (text: string): void => {
       dispatch(decode(text));
@@ -108,7 +103,7 @@ export function openEvents(connection: ConnectionSettings, options: ChannelOptio
       const batch = untold;
       untold = [];
       try {
-        await insert(publisher.db, [...new Set(batch.map(({ text }) => text))]);
+        await insert(publisher, [...new Set(batch.map(({ text }) => text))]);
         for (const { told } of batch) told();
       } catch {
         untold = [...batch, ...untold];
@@ -144,10 +139,9 @@ export function openEvents(connection: ConnectionSettings, options: ChannelOptio
       );
     },
 
-    async close() {
+    close() {
       closed = true;
       feed.close();
-      await publisher.close(0);
     },
   };
 }

@@ -1,13 +1,15 @@
-// The process: config → buildApp → listen → graceful close.
+// The process: configuration → engine → app → listen → drain → close.
 import type { FastifyInstance } from 'fastify';
 import { within } from '../db/deadline.js';
 import { buildApp } from './app.js';
 import { prepare } from './boot.js';
 import { ConfigError, processEnvironment, readSettings, type Settings } from './config.js';
 import type { EmbeddedCluster } from './embedded/cluster.js';
+import { createEngine, type Engine } from './engine/index.js';
 import { createLogger } from './logging.js';
 import { lowerPoolPriority } from './pool-priority.js';
 
+let engine: Engine | undefined;
 let app: FastifyInstance | undefined;
 let embedded: EmbeddedCluster | undefined;
 let stopping: Promise<void> | undefined;
@@ -38,7 +40,8 @@ try {
     embedded = cluster;
   });
   if (prepared.newOperator) announce(prepared.newOperator);
-  app = await buildApp(prepared.config);
+  engine = await createEngine(prepared.config, log);
+  app = await buildApp(engine);
   await lowerPoolPriority(settings.threadPoolSize);
   const { host, port } = prepared.config.http;
   await app.listen({
@@ -75,6 +78,7 @@ async function fail(error: unknown): Promise<never> {
   const { message, stack = message } = error instanceof Error ? error : new Error(String(error));
   process.stderr.write(`${expected ? message : stack}\n`);
   await app?.close();
+  await engine?.close();
   await embedded?.stop();
   embedded = undefined;
   process.exit(1);

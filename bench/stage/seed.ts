@@ -8,6 +8,7 @@ import { createDatabase, type ConnectionSettings, type PoolLimits } from '../../
 import { newId } from '../../db/ids.js';
 import type { TenantDatabase } from '../../db/tenant/schema.js';
 import { authentication } from '../../plugins/authentication.js';
+import type { AdmissionSteps } from '../../src/admission.js';
 import type { Principal } from '../../src/auth/tokens.js';
 import type { Config } from '../../src/config.js';
 
@@ -123,6 +124,7 @@ export async function signInOperator(url: string, operator: { email: string; pas
 /** What signs the tokens of the service, without the service around it. */
 async function createSigner(auth: Config['auth']): Promise<(principal: Principal) => string> {
   const app = fastify();
+  app.decorate('steps', {} as AdmissionSteps);
   // The plugin wants to stand behind the rate limit; a token does not.
   await app.register(fp(async () => undefined, { name: 'rate-limit' }));
   await app.register(authentication, { config: auth });

@@ -4,15 +4,22 @@ import type { Kysely } from 'kysely';
 import { connectionLimitsOf, setConnectionLimit } from '../../db/cluster.js';
 import type { Registry, StoredLimits } from '../../db/central/schema.js';
 import { findTenant, listConnectionLimits, type ConnectionLimitRow } from '../../db/central/tenants.js';
+import { within } from '../../db/deadline.js';
+import { DatabaseFault } from '../../db/errors.js';
 import { limitsInForce, STANDARD_CONNECTIONS } from './limits.js';
 import type { Provisioners } from './provisioners.js';
 
 export interface ConnectionLimits {
   /** Gives one tenant's role its limit. @throws DatabaseFault where registry or cluster do not answer */
   apply(tenantId: string): Promise<void>;
+  /** Gives it now if the cluster answers soon; otherwise the job does later, and `onError` is called. Never rejects. */
+  applySoon(tenantId: string): Promise<void>;
   /** Gives it to every role that has another one; a cluster that does not answer keeps no other waiting. */
   applyAll(signal: AbortSignal): Promise<void>;
 }
+
+/** Longest wait (ms) of a request that changes a limit, for a cluster that does not answer. */
+const PATIENCE = 2_000;
 
 /** Rows that are looked at together. */
 const PAGE = 500;
@@ -22,7 +29,7 @@ export function createConnectionLimits(deps: {
   readonly registry: Kysely<Registry>;
   readonly provisioners: Provisioners;
   readonly defaults: StoredLimits;
-  readonly onError: (error: unknown, context: { cluster: string }) => void;
+  readonly onError: (error: unknown, context: { cluster: string } | { tenantId: string }) => void;
 }): ConnectionLimits {
   const { registry, provisioners, defaults } = deps;
 
@@ -48,11 +55,18 @@ export function createConnectionLimits(deps: {
     }
   }
 
+  async function apply(tenantId: string): Promise<void> {
+    const tenant = await findTenant(registry, tenantId);
+    if (tenant) await bringUp([tenant]);
+  }
+
   return {
-    async apply(tenantId) {
-      const tenant = await findTenant(registry, tenantId);
-      if (tenant) await bringUp([tenant]);
-    },
+    apply,
+
+    applySoon: (tenantId) =>
+      within(apply(tenantId), PATIENCE, () => new DatabaseFault('timeout', 'no answer')).catch((error: unknown) => {
+        deps.onError(error, { tenantId });
+      }),
 
     async applyAll(signal) {
       const away = new Set<string>();

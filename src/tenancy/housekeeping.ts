@@ -4,6 +4,7 @@
 import type { Kysely } from 'kysely';
 import { whileLocked } from '../../db/central/locks.js';
 import type { Registry } from '../../db/central/schema.js';
+import { Slots } from '../slots.js';
 
 export interface HousekeepingJob {
   /** Unique; the lock is named after it. */
@@ -26,19 +27,22 @@ export interface Housekeeping {
   close(): Promise<void>;
 }
 
-/** @param registry with connections of its own: the lock holds one for as long as the job takes */
 export function createHousekeeping(deps: {
+  /** With connections of its own: the lock holds one for as long as the job takes. */
   readonly registry: Kysely<Registry>;
+  /** Jobs that hold a lock at once. */
+  readonly atOnce?: number;
   readonly onError: (error: unknown, context: { job: string }) => void;
 }): Housekeeping {
-  const { registry } = deps;
+  const { registry, atOnce = Infinity } = deps;
+  const holders = new Slots(atOnce, Infinity);
   const jobs = new Map<string, () => Promise<void>>();
   const timers = new Set<NodeJS.Timeout>();
   const closing = new AbortController();
   const running = new Set<Promise<void>>();
 
   async function locked(job: HousekeepingJob): Promise<void> {
-    await whileLocked(registry, job.name, () => job.run(closing.signal));
+    await holders.run(() => whileLocked(registry, job.name, () => job.run(closing.signal)));
   }
 
   function add(job: HousekeepingJob): void {

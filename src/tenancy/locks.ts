@@ -7,6 +7,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { Registry } from '../../db/central/schema.js';
 import { freeTenantLocks, tryTenantLock } from '../../db/central/tenant-locks.js';
 import { AppError } from '../errors.js';
+import { Slots } from '../slots.js';
 
 export interface TenantLocks {
   /** Lends a connection whose locks are freed behind the work: for statements that take a tenant's lock along. */
@@ -22,22 +23,28 @@ export interface TenantLocks {
   hold<T>(tenantId: string, work: () => Promise<T>): Promise<T>;
 }
 
-/** Longest wait (ms) for a lock that somebody has. */
+/** Longest wait (ms) for a lock that another worker has, and for a connection to hold one on. */
 const PATIENCE = 5_000;
 
 const LOOK_EVERY = 50;
 
-/** @param registry with connections of its own: a lock holds one for as long as the work takes */
-export function createTenantLocks(registry: Kysely<Registry>): TenantLocks {
+/**
+ * @param registry with connections of its own: a lock holds one for as long as the work takes
+ * @param atOnce connections held at once, of a pool that others use too
+ */
+export function createTenantLocks(registry: Kysely<Registry>, atOnce = Infinity): TenantLocks {
+  const holders = new Slots(atOnce, Infinity, PATIENCE);
   function session<T>(work: (session: Kysely<Registry>) => Promise<T>): Promise<T> {
-    return registry.connection().execute(async (connection) => {
-      try {
-        return await work(connection);
-      } finally {
-        // A connection that cannot be asked any more is closed, and its locks with it.
-        await freeTenantLocks(connection).catch(() => undefined);
-      }
-    });
+    return holders.run(() =>
+      registry.connection().execute(async (connection) => {
+        try {
+          return await work(connection);
+        } finally {
+          // A connection that cannot be asked any more is closed, and its locks with it.
+          await freeTenantLocks(connection).catch(() => undefined);
+        }
+      }),
+    );
   }
 
   return {

@@ -2,7 +2,10 @@
 // suspect first, until the queue is free.
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { ClusterDb } from '../../db/cluster.js';
+import type { Events } from '../events.js';
 import { CROWDED, endSuspects, queueUsage } from '../../db/notify-queue.js';
+import type { ClusterDirectory } from './cluster-directory.js';
+import type { Place, Provisioners } from './provisioners.js';
 
 /** After sessions were ended (ms) the others have read what is in the queue. */
 const SETTLED_AFTER = 300;
@@ -34,4 +37,26 @@ export async function relieveNotifyQueue(cluster: ClusterDb, installation: strin
     if (usage < CROWDED) break;
   }
   return { ended, usage };
+}
+
+/** A job that frees the queue if the feed says that it is crowded. */
+export function createNotifyRelief(deps: {
+  /** Of the registry. */
+  readonly place: Place;
+  readonly events: Pick<Events, 'queueUsage'>;
+  readonly clusterDirectory: Pick<ClusterDirectory, 'find'>;
+  readonly provisioners: Pick<Provisioners, 'at'>;
+  readonly installation: () => Promise<string>;
+  readonly onRelief: (relief: NotifyRelief) => void;
+}): () => Promise<void> {
+  const { events, clusterDirectory, provisioners, installation, onRelief } = deps;
+  const place = { host: deps.place.host, port: deps.place.port };
+  return async () => {
+    if (events.queueUsage < CROWDED) return;
+    // The registry's server, if it holds tenants too. Otherwise no tenant's role can reach its queue.
+    if (!(await clusterDirectory.find(place))) return;
+    const { cluster } = await provisioners.at(place);
+    const relief = await relieveNotifyQueue(cluster, await installation());
+    if (relief) onRelief(relief);
+  };
 }

@@ -1,6 +1,12 @@
 // Whether a server has as many connections as its budget and reserve may open.
-import type { ClusterInspection } from '../../db/cluster-inspection.js';
+import type { Kysely } from 'kysely';
+import type { Logger } from 'pino';
+import { listAllClusters } from '../../db/central/clusters.js';
+import type { Registry } from '../../db/central/schema.js';
+import { inspectCluster, type ClusterInspection } from '../../db/cluster-inspection.js';
+import type { ClusterDirectory } from './cluster-directory.js';
 import type { ClusterBudget } from './clusters.js';
+import type { Provisioners } from './provisioners.js';
 
 /** A sentence about a server that has too few connections; undefined when it has enough. */
 export function roomWarning(
@@ -10,4 +16,25 @@ export function roomWarning(
   const wanted = tenants + reserve;
   if (wanted <= maxConnections) return undefined;
   return `Budget and reserve are ${wanted} connections; the server has ${maxConnections} for all. Raise max_connections, or lower the budget.`;
+}
+
+/** Logs a warning for each server that has fewer connections than budget and reserve. @throws DatabaseFault of the registry */
+export async function warnOfFullServers(
+  deps: {
+    readonly registry: Kysely<Registry>;
+    readonly clusterDirectory: Pick<ClusterDirectory, 'of'>;
+    readonly provisioners: Pick<Provisioners, 'at'>;
+  },
+  log: Pick<Logger, 'warn'>,
+): Promise<void> {
+  for (const row of await listAllClusters(deps.registry)) {
+    const { name, host, port, budget } = deps.clusterDirectory.of(row);
+    // A server that does not answer is noticed elsewhere.
+    const inspection = await deps.provisioners
+      .at({ host, port })
+      .then(({ cluster }) => inspectCluster(cluster))
+      .catch(() => undefined);
+    const warning = inspection && roomWarning(inspection, budget);
+    if (warning !== undefined) log.warn({ cluster: name }, warning);
+  }
 }

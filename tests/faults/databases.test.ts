@@ -14,7 +14,7 @@ import { findTenant } from '../../db/central/tenants.js';
 import { createDatabase, type ConnectionSettings, type DatabaseHandle } from '../../db/client.js';
 import { bootstrapCluster } from '../../db/cluster.js';
 import { scramVerifier } from '../../db/scram.js';
-import { buildApp } from '../../src/app.js';
+import { openApp } from '../support/service.js';
 import { parseTokenKeys } from '../../src/auth/keyring.js';
 import { OPERATORS } from '../../src/auth/passwords.js';
 import { completeConfig, parseKeyring, readSettings, type Config } from '../../src/config.js';
@@ -68,9 +68,9 @@ beforeAll(async () => {
   await Promise.all([registry.close(0), provisioner.close()]);
 
   home = await start();
-  await insertOperator(home.app.registry, {
+  await insertOperator(home.app.engine.registry, {
     email: OPERATOR.email,
-    passwordHash: await home.app.passwords.hash(OPERATOR.password, OPERATORS),
+    passwordHash: await home.app.engine.passwords.hash(OPERATOR.password, OPERATORS),
   });
   const signedIn = await home.send<{ accessToken: string }>('POST', '/auth/operator/login', { body: OPERATOR });
   operatorToken = signedIn.body.accessToken;
@@ -287,7 +287,7 @@ function configOf(env: Record<string, string>): Config {
 }
 
 async function start(env: Record<string, string> = {}): Promise<Service> {
-  const app = await buildApp(configOf(env));
+  const app = await openApp(configOf(env));
   return { app, send: sender(app) };
 }
 
@@ -324,7 +324,7 @@ function makeProduct(
 
 /** As the superuser sees them, past the service. */
 async function storedProducts(tenant: Tenant): Promise<{ id: string; name: string }[]> {
-  const row = await findTenant(home.app.registry, tenant.id);
+  const row = await findTenant(home.app.engine.registry, tenant.id);
   const handle = open<unknown>(tenantServer, 'postgres', row?.dbName ?? '');
   const { rows } = await sql<{ id: string; name: string }>`select id, name from products`.execute(handle.db);
   await handle.close(0);

@@ -306,7 +306,7 @@ describe('a tenant whose role takes no writes', () => {
 
   it('is served by a database from before its version could be read', async () => {
     await asSuperuser(database, (db) => sql`drop view tenant_schema_version`.execute(db));
-    await service.app.tenantPools.retire(tenant.id);
+    await service.app.engine.tenantPools.retire(tenant.id);
     expect((await read(tenant)).status).toBe(200);
     const { body } = await service.send<{ pool: object }>('GET', `/tenants/${tenant.id}/pool`, {
       token: service.operatorToken,

@@ -4,8 +4,8 @@ import { sql } from 'kysely';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import type { Registry } from '../../db/central/schema.js';
-import { openEvents, type Change, type Events } from '../../src/events.js';
-import { buildApp } from '../../src/app.js';
+import type { Change, Events } from '../../src/events.js';
+import { openApp } from '../support/service.js';
 import {
   connectAs,
   createRegistry,
@@ -16,6 +16,7 @@ import {
   type TestService,
 } from '../support/app.js';
 import { startProxy, type Proxy } from '../support/proxy.js';
+import { eventsOver } from '../support/events.js';
 
 /** "Within a second", and something for the machine. */
 const PROMISE = { timeout: 1_500, interval: 20 };
@@ -34,10 +35,10 @@ beforeAll(async () => {
   proxy = await startProxy(config.registry.connection);
   const { host, port } = proxy;
   const connection = { ...config.registry.connection, host, port };
-  const app = await buildApp({ ...config, registry: { ...config.registry, connection } });
-  far = { send: sender(app), events: app.events, close: () => app.close() };
+  const app = await openApp({ ...config, registry: { ...config.registry, connection } });
+  far = { send: sender(app), events: app.engine.events, close: () => app.close() };
 });
-beforeEach(() => expect.poll(() => far.events.live && home.app.events.live, { timeout: 10_000 }).toBe(true));
+beforeEach(() => expect.poll(() => far.events.live && home.app.engine.events.live, { timeout: 10_000 }).toBe(true));
 afterAll(async () => {
   proxy.mode = 'pass';
   await Promise.all([home.close(), far.close()]);
@@ -137,7 +138,8 @@ describe('an act that cannot be told', () => {
 describe('the channel', () => {
   it('delivers what several publish at once, in any number, to everybody', async () => {
     const { connection } = testConfig(registry).registry;
-    const [one, other] = [openEvents(connection), openEvents(connection)];
+    const both = [eventsOver(connection), eventsOver(connection)] as const;
+    const [{ events: one }, { events: other }] = both;
     const heard: Change[] = [];
     other.subscribe((change) => {
       if (change.kind === 'operator') heard.push(change);
@@ -147,7 +149,7 @@ describe('the channel', () => {
     await Promise.all(changes.map((change) => one.publish(change)));
     await expect.poll(() => heard.length, { timeout: 5_000 }).toBe(500);
     expect(new Set(heard.map((change) => JSON.stringify(change))).size).toBe(500);
-    await Promise.all([one.close(), other.close()]);
+    await Promise.all(both.map(({ close }) => close()));
     await sleep(700);
     expect([one.live, other.live]).toEqual([false, false]);
   });
@@ -168,6 +170,10 @@ async function byHand(statement: ReturnType<typeof sql>): Promise<void> {
 }
 
 async function epochOf(id: string): Promise<number | undefined> {
-  const row = await home.app.registry.selectFrom('tenants').select('epoch').where('id', '=', id).executeTakeFirst();
+  const row = await home.app.engine.registry
+    .selectFrom('tenants')
+    .select('epoch')
+    .where('id', '=', id)
+    .executeTakeFirst();
   return row?.epoch;
 }

@@ -99,7 +99,7 @@ async function startReplicas(): Promise<Replicas> {
   onTestFinished(() => here.close());
   // The jobs that run at the start are over, so that the statements that follow are those of requests.
   for (const job of ['reconciler', 'standby databases', 'lifecycle settle', 'lifecycle purge'])
-    for (const { app } of [here, there]) await app.housekeeping.runNow(job);
+    for (const { app } of [here, there]) await app.engine.housekeeping.runNow(job);
   return {
     here,
     there,
@@ -108,7 +108,8 @@ async function startReplicas(): Promise<Replicas> {
       for (const target of ['registry', 'server'] as const) {
         proxies[target].onStatement = async (statement): Promise<Verdict> => {
           const { application } = statement;
-          const isAtWork = target === 'registry' ? AT_WORK.test(application) : application.includes(here.app.replicaId);
+          const isAtWork =
+            target === 'registry' ? AT_WORK.test(application) : application.includes(here.app.engine.replicaId);
           if (isAtWork) await act(statement, target);
           return 'pass';
         };
@@ -171,7 +172,7 @@ it('of two adoptions of one database at once, one is made, and the other one lea
     const answers = await Promise.all(
       ['one', 'other'].map((name) => make(service, service.operatorToken, `${name}-${round}`, { adopt })),
     );
-    await service.app.housekeeping.runNow('reconciler');
+    await service.app.engine.housekeeping.runNow('reconciler');
     await expectOneWinner(service, answers, database);
   }
 });
@@ -190,11 +191,11 @@ it('an adopter that stood still while another one adopted the database leaves it
   const first = make(here, there.operatorToken, 'first', { adopt });
   await halt.reached;
   await loseLocks();
-  await there.app.housekeeping.runNow('reconciler');
+  await there.app.engine.housekeeping.runNow('reconciler');
   const second = await make(there, there.operatorToken, 'second', { adopt });
   halt.go();
   const answers = [await first, second];
-  for (const { app } of [here, there]) await app.housekeeping.runNow('reconciler');
+  for (const { app } of [here, there]) await app.engine.housekeeping.runNow('reconciler');
   await expectOneWinner(there, answers, database);
 });
 
@@ -226,13 +227,13 @@ it('an adopter that stands still anywhere in its undo does not undo what another
     await arriveLate(mark);
     await loseLocks();
     // What stands still may hold a row of the registry: then the other replica waits for it.
-    const other = there.app.housekeeping.runNow('reconciler');
+    const other = there.app.engine.housekeeping.runNow('reconciler');
     await Promise.race([other, sleep(2_000)]);
     const [between] = await rowsOf(there, slug);
     halt.go();
     const { status } = await first;
     await other;
-    for (const { app } of [here, there]) await app.housekeeping.runNow('reconciler');
+    for (const { app } of [here, there]) await app.engine.housekeeping.runNow('reconciler');
 
     const [after] = await rowsOf(there, slug);
     const at = `held at (${heldAt}), answered with ${status}:`;
@@ -267,7 +268,7 @@ it('a database whose adoption was undone before its mark arrived can be adopted 
   expect(mark).not.toBe('');
   await arriveLate(mark);
   for (const job of ['reconciler', 'lifecycle settle', 'reconciler'])
-    for (const { app } of [here, there]) await app.housekeeping.runNow(job);
+    for (const { app } of [here, there]) await app.engine.housekeeping.runNow(job);
 
   const again = await make(there, there.operatorToken, 'adopted', { adopt });
   expect(again.status, again.text).toBe(201);

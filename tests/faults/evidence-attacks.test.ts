@@ -58,7 +58,7 @@ it('a closed database with a user in it outlives the row of a former build that 
   await expectStatus(actOn(service, id, 'suspend'), 200);
   const { dbName } = await asOfFormerBuild(service, id, sql`status = 'provisioning'`);
 
-  await service.app.housekeeping.runNow('reconciler');
+  await service.app.engine.housekeeping.runNow('reconciler');
   expect(await stateOfDatabase(dbName)).toEqual(CLOSED);
   expect(await contentOf(dbName)).toEqual(contentFor(id));
   expect(await statusOf(service, id)).toBe('suspended');
@@ -71,7 +71,7 @@ it('a closed database with a user in it outlives the row of a former build that 
   const row = await asOfFormerBuild(service, id, sql`status = 'provisioning'`);
   await commentOnBoth(row, null, await formerMark(service, id));
 
-  await service.app.housekeeping.runNow('reconciler');
+  await service.app.engine.housekeeping.runNow('reconciler');
   expect(await stateOfDatabase(row.dbName)).toEqual(CLOSED);
   expect(await contentOf(row.dbName)).toEqual(contentFor(id));
 });
@@ -83,7 +83,7 @@ it('an open database stays open and whole when a former build deleted its row lo
   const before = await rowOf(service, { id });
 
   for (const job of ['lifecycle purge', 'lifecycle settle', 'lifecycle purge'])
-    await service.app.housekeeping.runNow(job);
+    await service.app.engine.housekeeping.runNow(job);
   expect(await stateOfDatabase(dbName)).toEqual(OPEN);
   expect(await contentOf(dbName)).toEqual(contentFor(id));
   expect(await rowOf(service, { id })).toEqual(before);
@@ -96,7 +96,7 @@ it('a closed database that a former build deleted long ago is completed, and has
   await expectStatus(actOn(service, id, 'DELETE'), 204);
   const { dbName } = await asOfFormerBuild(service, id, DELETED_LONG_AGO);
 
-  for (const job of ['lifecycle settle', 'lifecycle purge']) await service.app.housekeeping.runNow(job);
+  for (const job of ['lifecycle settle', 'lifecycle purge']) await service.app.engine.housekeeping.runNow(job);
   expect(await stateOfDatabase(dbName)).toEqual(CLOSED);
   expect(await contentOf(dbName)).toEqual(contentFor(id));
   const { status, claim, deletedAt } = await rowOf(service, { id });
@@ -159,7 +159,7 @@ it('a database that was restored from a dump while its row said that it was bein
   await commentOnBoth(row, null);
   await writeRow(service, id, sql`status = 'provisioning'`);
 
-  await service.app.housekeeping.runNow('reconciler');
+  await service.app.engine.housekeeping.runNow('reconciler');
   expect(await contentOf(row.dbName)).toEqual(contentFor(id));
   expect(await statusOf(service, id)).toBe('active');
   expect(await roleExists(row.dbUser)).toBe(true);
@@ -176,7 +176,7 @@ it('every act of an operator works when the registry is of before the upgrade an
 
   await expectStatus(actOn(service, id, 'suspend'), 200);
   expect(await stateOfDatabase(row.dbName)).toEqual(CLOSED);
-  for (const job of ['lifecycle settle', 'reconciler']) await service.app.housekeeping.runNow(job);
+  for (const job of ['lifecycle settle', 'reconciler']) await service.app.engine.housekeeping.runNow(job);
   await expectStatus(actOn(service, id, 'resume'), 200);
   expect(await stateOfDatabase(row.dbName)).toEqual(OPEN);
   expect(await signIn(service, 'between-builds')).toBe(200);
@@ -190,7 +190,7 @@ it('a removal that a former build began is left to an operator while users are i
   const id = await makeTenant(service, 'half-removed');
   const { dbName } = await asOfFormerBuild(service, id, sql`status = 'deleting'`);
 
-  for (const job of ['reconciler', 'lifecycle settle', 'reconciler']) await service.app.housekeeping.runNow(job);
+  for (const job of ['reconciler', 'lifecycle settle', 'reconciler']) await service.app.engine.housekeeping.runNow(job);
   expect(await statusOf(service, id)).toBe('deleting');
   expect(await contentOf(dbName)).toMatchObject({ users: [ADMIN.email] });
   const taken = await make(service, service.operatorToken, 'half-removed');
@@ -206,10 +206,10 @@ it('a removal that a former build began is finished by itself when no user is in
   const service = await startQuietService();
   const id = await makeTenant(service, 'half-removed');
   const { dbName } = await asOfFormerBuild(service, id, sql`status = 'deleting'`);
-  await service.app.tenantPools.retire(id);
+  await service.app.engine.tenantPools.retire(id);
   await inside(dbName, (db) => sql`delete from users`.execute(db));
 
-  await service.app.housekeeping.runNow('reconciler');
+  await service.app.engine.housekeeping.runNow('reconciler');
   expect(await stateOfDatabase(dbName)).toEqual(GONE);
   expect(await statusOf(service, id)).toBeUndefined();
 });

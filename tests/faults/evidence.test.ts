@@ -130,7 +130,7 @@ describe('the command that migrates', () => {
     const adopt = { clusterId: await defaultClusterOf(service), database };
     const made = await make(service, 'adopted-before', { adopt });
     expect(made.status, made.text).toBe(201);
-    await service.app.tenantPools.retire(made.body.id);
+    await service.app.engine.tenantPools.retire(made.body.id);
     // As a former build adopted it, which refused no name and wrote no comment.
     const named = `tenantry_template_${database}`;
     await asSuperuser('postgres', async (db) => {
@@ -176,7 +176,7 @@ it('a tenant that was restored and deleted again while it was about to be purged
   let purge: Promise<void> | undefined;
   await registry.db.transaction().execute(async (trx) => {
     await sql`select from tenants where id = ${id} for update`.execute(trx);
-    purge = service.app.housekeeping.runNow('lifecycle purge').finally(() => (isDone = true));
+    purge = service.app.engine.housekeeping.runNow('lifecycle purge').finally(() => (isDone = true));
     // It has listed the tenant, and waits for its row, or it passes over a row that is locked.
     await eventually('the purge waits', async () => isDone || (await isWaiting(service)));
     await sql`

@@ -43,9 +43,9 @@ describe('a tenant on a far server', () => {
     });
     expect(made.status, made.text).toBe(201);
     const { id } = made.body;
-    const { rows } = await sql<{ id: string }>`select id from users`.execute(app.tenantPools.database(id));
+    const { rows } = await sql<{ id: string }>`select id from users`.execute(app.engine.tenantPools.database(id));
     const token = await beginSession(app, { kind: 'user', tenantId: id, userId: rows[0]?.id ?? '' });
-    await app.tenantPools.retire(id);
+    await app.engine.tenantPools.retire(id);
     // Both ways at once.
     far.delay = ROUND_TRIP;
 
@@ -58,9 +58,9 @@ describe('a tenant on a far server', () => {
     expect([signedIn.status, list.status, written.status]).toEqual([200, 200, 201]);
     const again = await send<{ data: unknown[] }>('GET', '/products', { token });
     expect(again.body.data).toHaveLength(1);
-    expect(app.clusters.at(far).tenants.stats()).toMatchObject({ unknown: 0, timedOut: 0 });
+    expect(app.engine.clusters.at(far).tenants.stats()).toMatchObject({ unknown: 0, timedOut: 0 });
     // What a breaker does when the server is back, and a look at its sessions.
-    await app.tenantPools.probe(id);
+    await app.engine.tenantPools.probe(id);
     far.delay = 0;
   });
 

@@ -7,7 +7,7 @@ import pg from 'pg';
 import { afterAll, beforeAll, beforeEach, describe, expect, inject, it, onTestFinished, vi } from 'vitest';
 import { currentSnapshot, sweepChanges } from '../../db/central/feed-rows.js';
 import type { Registry } from '../../db/central/schema.js';
-import { openEvents, type Change, type Events } from '../../src/events.js';
+import type { Change, Events } from '../../src/events.js';
 import { createFeedSweep, SWEEP_EVERY } from '../../src/replicas/feed-sweep.js';
 import { startCluster } from '../support/cluster.js';
 import {
@@ -23,6 +23,8 @@ import {
 } from '../support/app.js';
 import { startProxy, type Proxy } from '../support/proxy.js';
 import { startStatementProxy, type Statement, type StatementProxy, type Verdict } from '../support/statement-proxy.js';
+import type { ConnectionSettings } from '../../db/client.js';
+import { eventsOver } from '../support/events.js';
 
 const SOON = { timeout: 10_000, interval: 10 };
 
@@ -35,9 +37,9 @@ interface Reader {
   readonly heard: string[];
 }
 
-function read(connection: Parameters<typeof openEvents>[0]): Reader {
-  const events = openEvents(connection);
-  onTestFinished(() => events.close());
+function read(connection: ConnectionSettings): Reader {
+  const { events, close } = eventsOver(connection);
+  onTestFinished(close);
   const heard: string[] = [];
   events.subscribe((change) => {
     heard.push(change.kind === 'operator' ? change.operatorId : change.kind);
@@ -323,7 +325,7 @@ describe('a registry that stands still for 600 ms, under load', () => {
     await proxy.close();
   });
   beforeEach(async () => {
-    await expect.poll(() => far.app.events.live, SOON).toBe(true);
+    await expect.poll(() => far.app.engine.events.live, SOON).toBe(true);
     expect(await statuses(far.send)).toEqual(tokens.map(() => 200));
     seen = [];
     proxy.onStatement = (statement) => {
@@ -359,7 +361,7 @@ describe('a registry that stands still for 600 ms, under load', () => {
   it('gets no question from requests that waited for a replica which stood still itself', async () => {
     const until = performance.now() + 600;
     while (performance.now() < until);
-    expect(far.app.events.live).toBe(false);
+    expect(far.app.engine.events.live).toBe(false);
     expect(new Set(await statuses(far.send))).toEqual(new Set([200]));
     expect(lookUps()).toEqual([]);
   });

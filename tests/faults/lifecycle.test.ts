@@ -98,8 +98,8 @@ describe('a tenant that another replica serves', () => {
       expect((await list(there, neighbour)).status).toBe(200);
     }
     expect(new Set(statuses)).toEqual(new Set([503]));
-    expect(there.app.breakers.state('cluster', `${row.dbHost}:${row.dbPort}`)).toBeUndefined();
-    await there.app.housekeeping.runNow('lifecycle settle');
+    expect(there.app.engine.breakers.state('cluster', `${row.dbHost}:${row.dbPort}`)).toBeUndefined();
+    await there.app.engine.housekeeping.runNow('lifecycle settle');
     await expect.poll(async () => (await list(there, tenant)).status, PROMISE).toBe(200);
   });
 });
@@ -127,7 +127,7 @@ describe('a tenant at work', () => {
     expect((await here.send('POST', '/products', { token, body })).status).toBe(201);
     let begun: () => void = () => undefined;
     const under = new Promise<void>((resolve) => (begun = resolve));
-    const transaction = here.app.tenantPools
+    const transaction = here.app.engine.tenantPools
       .database(tenant.id)
       .transaction()
       .execute(async (trx) => {
@@ -218,7 +218,7 @@ describe('acts at once', () => {
       const before = await rowOf(here, tenant);
       await act(here, 'delete', tenant.id);
       const [restored, purged] = await Promise.all([act(here, 'restore', tenant.id), act(there, 'purge', tenant.id)]);
-      const after = await findTenant(here.app.registry, tenant.id);
+      const after = await findTenant(here.app.engine.registry, tenant.id);
       if (restored.status === 200) {
         expect([purged.status, purged.body.code]).toEqual([409, 'tenant-state']);
         expect(after?.status).toBe('active');
@@ -229,7 +229,7 @@ describe('acts at once', () => {
         expect([204, 503]).toContain(purged.status);
         if (purged.status === 503) expect((await act(there, 'purge', tenant.id)).status).toBe(204);
         expect(await isOpen(before)).toBeUndefined();
-        expect(await findTenant(here.app.registry, tenant.id)).toBeUndefined();
+        expect(await findTenant(here.app.engine.registry, tenant.id)).toBeUndefined();
       }
     }
   });
@@ -274,7 +274,7 @@ describe('while the tenants’ server does not answer', () => {
     expect((await list(service, tenant)).body.code).toBe(code);
 
     proxy.mode = 'pass';
-    await service.app.housekeeping.runNow('lifecycle settle');
+    await service.app.engine.housekeeping.runNow('lifecycle settle');
     expect(await isOpen(row)).toBe(false);
   });
 
@@ -305,7 +305,7 @@ describe('while the tenants’ server does not answer', () => {
     proxy.mode = 'pass';
     expect((await act(service, 'purge', tenant.id)).status).toBe(204);
     expect(await isOpen(row)).toBeUndefined();
-    expect(await findTenant(service.app.registry, tenant.id)).toBeUndefined();
+    expect(await findTenant(service.app.engine.registry, tenant.id)).toBeUndefined();
   });
 
   it('a server that hangs holds an act up for its deadline only', async () => {

@@ -50,7 +50,7 @@ it('suspend, resume, delete and restore are done when they are sent again, and t
         const now = await statusOf(registry, slug);
         const door = await doorOf(tenant);
         if (now === status && door.open === open && door.mayConnect === open) return true;
-        await there.app.housekeeping.runNow('lifecycle settle');
+        await there.app.engine.housekeeping.runNow('lifecycle settle');
         return false;
       },
       15_000,
@@ -82,7 +82,7 @@ it('a purge is done when it is sent again, and leaves nothing', async () => {
       expect(nth).toBeLessThan(50);
       if (!isSampled(nth)) continue;
       replicas.loseAnswer(target, 0);
-      await there.app.housekeeping.runNow('standby databases');
+      await there.app.engine.housekeeping.runNow('standby databases');
       const { id, slug } = await there.createTenant();
       const tenant = await acknowledged(there, slug);
       expect((await act(there, 'delete', id)).status).toBe(204);

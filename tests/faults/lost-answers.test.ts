@@ -31,7 +31,7 @@ it.each([
     const harm: string[] = [];
 
     const makeWithLoss = async (target: Target, nth: number): Promise<Loss> => {
-      if (standby > 0) await there.app.housekeeping.runNow('standby databases');
+      if (standby > 0) await there.app.engine.housekeeping.runNow('standby databases');
       const slug = `${target}-${nth}`;
       const key = `key-of-${slug}`;
       const loss = replicas.loseAnswer(target, nth);

@@ -39,7 +39,7 @@ const write = ({ adminToken: token }: TestTenant): Promise<Answer<{ id: string }
   service.send('POST', '/products', { token, body: { name: 'Chair', price: '1.00' } });
 
 async function databaseOf({ id }: TestTenant): Promise<string> {
-  return (await findTenant(service.app.registry, id))?.dbName ?? expect.fail('no such tenant');
+  return (await findTenant(service.app.engine.registry, id))?.dbName ?? expect.fail('no such tenant');
 }
 
 /** As the superuser, in the tenant's database. */
@@ -205,7 +205,7 @@ describe.runIf(process.platform === 'linux')('every request of a tenant’s neig
     // Its connections are open: the lane's, and others.
     await Promise.all(Array.from({ length: 8 }, (_, index) => (index % 2 ? read : write)(tenant)));
     await Promise.all(neighbours.map(write));
-    const { opened } = service.app.breakers.stats();
+    const { opened } = service.app.engine.breakers.stats();
 
     const others = load(neighbours, 2);
     const itself = load([tenant], 4);
@@ -217,7 +217,7 @@ describe.runIf(process.platform === 'linux')('every request of a tenant’s neig
 
     expect([...others.statuses.keys()].sort()).toEqual([200, 201]);
     expect([...itself.statuses.keys()]).toEqual(expect.arrayContaining([...own]));
-    expect(service.app.breakers.stats().opened.cluster).toBe(opened.cluster);
+    expect(service.app.engine.breakers.stats().opened.cluster).toBe(opened.cluster);
     // It is served again.
     for (const ask of [read, write])
       await expect.poll(async () => (await ask(tenant)).status, { timeout: 5_000 }).toBeLessThan(300);

@@ -72,7 +72,7 @@ describe.skipIf(versionNumber < 170_000)('a full NOTIFY queue (a server of Postg
         await expect.poll(() => meOf(attacker.adminToken), PROMISE).toEqual([[403, 403]]);
         expect(answers.map(({ status }) => Math.floor(status / 100))).toEqual([2, 2, 2, 2]);
         // A feed does not need notifications.
-        if (feedFor !== '0') expect(services.map(({ app }) => app.events.live)).toEqual([true, true]);
+        if (feedFor !== '0') expect(services.map(({ app }) => app.engine.events.live)).toEqual([true, true]);
       });
       await bothHear();
       await attack.end();
@@ -90,7 +90,7 @@ describe.skipIf(versionNumber < 170_000)('a full NOTIFY queue (a server of Postg
   );
 
   async function bothHear(): Promise<void> {
-    await expect.poll(() => services.every(({ app }) => app.events.live), { timeout: 20_000 }).toBe(true);
+    await expect.poll(() => services.every(({ app }) => app.engine.events.live), { timeout: 20_000 }).toBe(true);
   }
 
   /** The status of GET /auth/me for each token, on each replica. */

@@ -13,7 +13,7 @@ import { createRuntimeRole, createTenantDatabase } from '../../db/cluster.js';
 import { markText } from '../../db/marks.js';
 import { scramVerifier } from '../../db/scram.js';
 import { tenantMigrations } from '../../db/tenant/migrations/index.js';
-import { buildApp } from '../../src/app.js';
+import { openApp } from '../support/service.js';
 import { newDatabaseName, newTenantId } from '../../src/tenancy/ids.js';
 import { createTenantLocks } from '../../src/tenancy/locks.js';
 import { migrateAll } from '../../src/tenancy/migrate.js';
@@ -62,7 +62,7 @@ beforeAll(async () => {
   provisioner = openProvisioner(connection, config.tenants.provisionerPool);
   await migrateAll({ registry: central.db, ...provisioner, provisioner: provisionerRole });
 
-  app = await buildApp(
+  app = await openApp(
     { ...config, tenants: { ...config.tenants, provisioner: connection } },
     {
       afterProvisioningStep: async (step) => {
@@ -72,8 +72,8 @@ beforeAll(async () => {
     },
   );
   send = sender(app);
-  await insertOperator(app.registry, { email: 'operator@example.com', passwordHash: 'not used' });
-  const operator = await findOperatorByEmail(app.registry, 'operator@example.com');
+  await insertOperator(app.engine.registry, { email: 'operator@example.com', passwordHash: 'not used' });
+  const operator = await findOperatorByEmail(app.engine.registry, 'operator@example.com');
   token = await beginSession(app, { kind: 'operator', operatorId: operator?.id ?? '' });
 });
 afterAll(async () => {
@@ -289,10 +289,10 @@ describe('a tenant whose making died with its process', () => {
     const { id = '' } = (await findTenantBySlug(central.db, slug)) ?? {};
     await createTenantLocks(central.db).attempt(id, async () => {
       expect(await make(slug)).toMatchObject({ status: 409, body: { code: 'slug-taken' } });
-      await app.housekeeping.runNow('reconciler');
+      await app.engine.housekeeping.runNow('reconciler');
       expect(await remainsOf(slug, name)).toEqual({ row: 'provisioning', database: true, role: true });
     });
-    await app.housekeeping.runNow('reconciler');
+    await app.engine.housekeeping.runNow('reconciler');
     expect(await remainsOf(slug, name)).toEqual(NOTHING);
   });
 

@@ -28,7 +28,7 @@ beforeAll(async () => {
   });
   const { provisioner: connection, provisionerPool } = service.config.tenants;
   provisioner = openProvisioner(connection, provisionerPool);
-  registry = service.app.registry;
+  registry = service.app.engine.registry;
   installation = await findInstallationId(registry);
   // The first look, at the start, would find what the first test has only half made.
   await reconcile();
@@ -38,7 +38,7 @@ afterAll(async () => {
 });
 
 async function reconcile(): Promise<void> {
-  await service.app.housekeeping.runNow('reconciler');
+  await service.app.engine.housekeeping.runNow('reconciler');
 }
 
 /** A database and a role without a row. Returns their name. */
@@ -123,7 +123,7 @@ it('goes on where a cluster is down, and finishes what is there when it can', as
   const name = await orphan({});
 
   await reconcile();
-  await service.app.housekeeping.runNow('standby databases');
+  await service.app.engine.housekeeping.runNow('standby databases');
   expect(await findTenant(registry, up.id)).toBeUndefined();
   expect(await remains(name)).toEqual([]);
   expect(await findTenant(registry, down.id)).toMatchObject({ status: 'deleting' });

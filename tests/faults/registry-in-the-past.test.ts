@@ -4,7 +4,7 @@
 import { sql } from 'kysely';
 import { randomBytes } from 'node:crypto';
 import { describe, expect, inject, it, onTestFinished } from 'vitest';
-import type { AppOverrides } from '../../src/app.js';
+import type { AppOverrides } from '../support/service.js';
 import {
   ADMIN,
   connectAs,
@@ -201,14 +201,14 @@ it('a standby database that was claimed since is no other tenant’s, also if ma
   });
   const failed = await make({ service }, 'next');
   expect(failed.status, failed.text).toBe(503);
-  for (const job of JOBS) await service.app.housekeeping.runNow(job);
+  for (const job of JOBS) await service.app.engine.housekeeping.runNow(job);
   expect(await harmTo(victim, true)).toBeUndefined();
 
   failing = false;
   const made = await make({ service }, 'next');
   expect(made.status, made.text).toBe(201);
   expect(made.body.id).not.toBe(victim.id);
-  for (const job of JOBS) await service.app.housekeeping.runNow(job);
+  for (const job of JOBS) await service.app.engine.housekeeping.runNow(job);
   expect(await harmTo(victim, true)).toBeUndefined();
   // Its row is lost, and an operator has to be able to find that out.
   expect(log()).toContain(victim.id);
@@ -238,7 +238,7 @@ it('a tenant whose row is back in the middle of its making is active again or re
   await putBack(central.db, backup);
   expect(statusIn(backup, victim.id)).toBe('provisioning');
   const { service, log } = await startAgain(registry, QUIET);
-  for (const job of JOBS) await service.app.housekeeping.runNow(job);
+  for (const job of JOBS) await service.app.engine.housekeeping.runNow(job);
   expect(await harmTo(victim, true)).toBeUndefined();
   const { rows } = await sql<{ status: string }>`select status from tenants where id = ${victim.id}`.execute(
     central.db,
@@ -283,7 +283,7 @@ async function settleIn(service: TestService): Promise<World> {
   await writeProduct(service, slug);
   const legacy = `legacy_${randomBytes(6).toString('hex')}`;
   await createLegacyDatabase(legacy, service.config.tenants.provisioner.user);
-  await service.app.housekeeping.runNow('standby databases');
+  await service.app.engine.housekeeping.runNow('standby databases');
   return { service, legacy, neighbour: { id, slug, dbName: (await acknowledged(service, slug)).dbName } };
 }
 
@@ -306,7 +306,7 @@ async function liveOn(
   });
   try {
     const run = async (): Promise<void> => {
-      for (const job of JOBS) await service.app.housekeeping.runNow(job);
+      for (const job of JOBS) await service.app.engine.housekeeping.runNow(job);
     };
     const other = `other-${round}`;
     failing = true;

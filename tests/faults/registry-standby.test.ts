@@ -6,9 +6,9 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, expect, it, onTestFinished } from 'vitest';
 import type { Registry } from '../../db/central/schema.js';
 import { changeLease, removeLeases, renewLeases } from '../../db/central/slot-leases.js';
-import { openEvents } from '../../src/events.js';
 import { startCluster, type TestCluster } from '../support/cluster.js';
 import { connectTo, createRegistryIn } from '../support/service.js';
+import { eventsOver } from '../support/events.js';
 
 let cluster: TestCluster;
 let stop: () => Promise<void>;
@@ -47,8 +47,8 @@ const waitingForStandby = (): Promise<number> =>
 
 it('leaves no session of the feed behind: it is live, and a change is published', async () => {
   const { superuser } = cluster;
-  const events = openEvents({ ...superuser, database: registry });
-  onTestFinished(() => events.close());
+  const { events, close } = eventsOver({ ...superuser, database: registry });
+  onTestFinished(close);
   await expect.poll(() => events.live, { timeout: 5_000 }).toBe(true);
   await loseStandby();
   await events.publish({ kind: 'tenant', tenantId: randomUUID() });

@@ -7,7 +7,7 @@ import type { Registry } from '../../db/central/schema.js';
 import { tenantLockKey } from '../../db/central/tenant-locks.js';
 import { findTenant, type TenantRecord } from '../../db/central/tenants.js';
 import type { DatabaseHandle } from '../../db/client.js';
-import { buildApp } from '../../src/app.js';
+import { openApp } from '../support/service.js';
 import type { Config } from '../../src/config.js';
 import { createEnvelope } from '../../src/tenancy/envelope.js';
 import { newDatabasePassword } from '../../src/tenancy/ids.js';
@@ -42,7 +42,7 @@ beforeAll(async () => {
   const { host, port } = toServer;
   config = { ...direct, tenants: { ...direct.tenants, provisioner: { ...direct.tenants.provisioner, host, port } } };
   const lossy = { ...config.registry.connection, host: toRegistry.host, port: toRegistry.port };
-  one = await buildApp(
+  one = await openApp(
     {
       ...config,
       registry: { ...config.registry, connection: lossy },
@@ -50,10 +50,10 @@ beforeAll(async () => {
     },
     { afterRotationStep: (step) => afterStep?.(step) },
   );
-  other = await buildApp({ ...config, encryptionKeys: [k2, ...config.encryptionKeys] });
+  other = await openApp({ ...config, encryptionKeys: [k2, ...config.encryptionKeys] });
   for (const app of [one, other]) await app.ready();
-  await insertOperator(other.registry, { email: 'operator@example.com', passwordHash: 'not used' });
-  const found = await findOperatorByEmail(other.registry, 'operator@example.com');
+  await insertOperator(other.engine.registry, { email: 'operator@example.com', passwordHash: 'not used' });
+  const found = await findOperatorByEmail(other.engine.registry, 'operator@example.com');
   operator = await beginSession(other, { kind: 'operator', operatorId: found?.id ?? '' });
 });
 afterEach(() => {
@@ -104,8 +104,8 @@ async function agreement(id: string): Promise<{ current: boolean; next: boolean 
 }
 
 async function reencrypt(): Promise<void> {
-  await other.reencryption.begin();
-  await other.reencryption.run(new AbortController().signal);
+  await other.engine.reencryption.begin();
+  await other.engine.reencryption.run(new AbortController().signal);
 }
 
 /** Cuts the connection that holds a tenant's lock, as a network can. */
@@ -137,7 +137,7 @@ describe.each(Object.keys(messages) as (keyof typeof messages)[])('%s', (message
     const between = await agreement(id);
     expect(between.current || between.next).toBe(true);
     await reencrypt();
-    await other.housekeeping.runNow('rotation');
+    await other.engine.housekeeping.runNow('rotation');
     expect(await agreement(id)).toEqual({ current: true, next: undefined });
     const after = await rowOf(id);
     expect(opened(after, after.dbPassword)).not.toBe(opened(before, before.dbPassword));
@@ -156,7 +156,7 @@ describe.each(Object.keys(messages) as (keyof typeof messages)[])('%s', (message
     }
     const { dbPassword } = await rowOf(id);
     proxy().deliver();
-    await other.housekeeping.runNow('rotation');
+    await other.engine.housekeeping.runNow('rotation');
     expect(await agreement(id)).toEqual({ current: true, next: undefined });
     expect((await rowOf(id)).dbPassword).toBe(dbPassword);
   }, 60_000);

@@ -4,7 +4,7 @@ import type { Registry } from '../../db/central/schema.js';
 import { findTenant } from '../../db/central/tenants.js';
 import type { DatabaseHandle } from '../../db/client.js';
 import { findOperatorByEmail, insertOperator } from '../../db/central/operators.js';
-import { buildApp } from '../../src/app.js';
+import { openApp } from '../support/service.js';
 import { ADMIN, beginSession, connectAs, createRegistry, sender, testConfig, type Send } from '../support/app.js';
 import { startProxy, type Proxy } from '../support/proxy.js';
 import type { FastifyInstance } from 'fastify';
@@ -23,10 +23,10 @@ beforeAll(async () => {
   central = connectAs<Registry>(registry);
   const { host, port } = proxy;
   const tenants = { ...config.tenants, provisioner: { ...config.tenants.provisioner, host, port } };
-  app = await buildApp({ ...config, tenants });
+  app = await openApp({ ...config, tenants });
   send = sender(app);
-  await insertOperator(app.registry, { email: 'operator@example.com', passwordHash: 'not used' });
-  const found = await findOperatorByEmail(app.registry, 'operator@example.com');
+  await insertOperator(app.engine.registry, { email: 'operator@example.com', passwordHash: 'not used' });
+  const found = await findOperatorByEmail(app.engine.registry, 'operator@example.com');
   operator = await beginSession(app, { kind: 'operator', operatorId: found?.id ?? '' });
 });
 afterAll(async () => {
@@ -57,7 +57,7 @@ it.each(['refuse', 'hang'] as const)(
     expect(failed.body).toMatchObject({ status: 503, code: 'unavailable' });
     expect(failed.headers['retry-after']).toMatch(/^[1-9]\d*$/);
     // The job fails as well, and leaves everything for the next time.
-    await app.housekeeping.runNow('rotation');
+    await app.engine.housekeeping.runNow('rotation');
     const pending = await findTenant(central.db, id);
     expect(pending).toMatchObject({ dbPassword: before?.dbPassword, nextDbPassword: expect.any(String) as unknown });
 
@@ -66,13 +66,13 @@ it.each(['refuse', 'hang'] as const)(
     await expect
       .poll(
         async () => {
-          await app.housekeeping.runNow('rotation');
+          await app.engine.housekeeping.runNow('rotation');
           return findTenant(central.db, id);
         },
         { timeout: 30_000 },
       )
       .toMatchObject({ dbPassword: pending?.nextDbPassword, nextDbPassword: null });
-    await app.tenantPools.retire(id);
+    await app.engine.tenantPools.retire(id);
     await expect.poll(signIn, { timeout: 10_000 }).toBe(200);
   },
   90_000,

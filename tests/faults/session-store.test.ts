@@ -55,7 +55,8 @@ describe.skipIf(noRedis !== undefined)(`sessions in Redis${note}`, () => {
     lookUps = [];
     postgres.onStatement = ({ sql: text, application }): Verdict => {
       // The first replica's sessions with a tenant are of another name.
-      if (text.includes('from "sessions"') && !application.includes(home.app.replicaId)) lookUps.push(application);
+      if (text.includes('from "sessions"') && !application.includes(home.app.engine.replicaId))
+        lookUps.push(application);
       return 'pass';
     };
     await healthy();
@@ -70,7 +71,8 @@ describe.skipIf(noRedis !== undefined)(`sessions in Redis${note}`, () => {
   });
 
   async function healthy(): Promise<void> {
-    const well = (): boolean => [home, far].every(({ app }) => app.events.live && app.sharedStore?.available === true);
+    const well = (): boolean =>
+      [home, far].every(({ app }) => app.engine.events.live && app.engine.sharedStore?.available === true);
     await expect.poll(well, SOON).toBe(true);
   }
   const me = async ({ send }: TestService, token: string): Promise<number> =>
@@ -124,7 +126,7 @@ describe.skipIf(noRedis !== undefined)(`sessions in Redis${note}`, () => {
 
   it('are asked for when the replica may have missed a change since they were stored', async () => {
     const { token } = await storedSession();
-    await far.app.events.publish({ kind: 'any' });
+    await far.app.engine.events.publish({ kind: 'any' });
     // Its own row comes back to it by the feed.
     await sleep(300);
     lookUps = [];
@@ -172,7 +174,7 @@ describe.skipIf(noRedis !== undefined)(`sessions in Redis${note}`, () => {
       while (deaf && statement.application === 'tenantry events') await sleep(20);
       return count(statement);
     };
-    await expect.poll(() => far.app.events.live, SOON).toBe(false);
+    await expect.poll(() => far.app.engine.events.live, SOON).toBe(false);
     await logOut(token);
     await redis.command('SET', key, entry);
     await expect.poll(() => both(token), PROMISE).toEqual([401, 401]);

@@ -49,7 +49,7 @@ describe.skipIf(noRedis !== undefined)(`two replicas${noRedis === undefined ? ''
   /** Both use Redis, know of each other, and are done with what they had to send again. */
   async function together(): Promise<void> {
     const both = (): boolean =>
-      replicas.every(({ app }) => app.sharedStore?.available === true && app.counts.replicas === 2);
+      replicas.every(({ app }) => app.engine.sharedStore?.available === true && app.engine.counts.replicas === 2);
     await expect.poll(both, SOON).toBe(true);
     await sleep(1_800);
     await expect.poll(both, SOON).toBe(true);

@@ -68,9 +68,9 @@ async function createTenant(): Promise<Tenant> {
   const made = await service.send<{ id: string }>('POST', '/tenants', { token: operatorToken, body });
   expect(made.status, made.text).toBe(201);
   const { id } = made.body;
-  const { rows } = await sql<{ id: string }>`select id from users`.execute(app.tenantPools.database(id));
+  const { rows } = await sql<{ id: string }>`select id from users`.execute(app.engine.tenantPools.database(id));
   const token = await beginSession(app, { kind: 'user', tenantId: id, userId: rows[0]?.id ?? '' });
-  const database = (await app.tenantDirectory.find(id))?.dbName ?? '';
+  const database = (await app.engine.tenantDirectory.find(id))?.dbName ?? '';
   return { id, token, database };
 }
 
@@ -87,7 +87,7 @@ function watch(): Sampler {
 /** Both count the same, nothing is unknown, and no tenant is refused. */
 async function agree(sampler: Sampler, tenants: readonly Tenant[]): Promise<void> {
   const { app } = service;
-  const unknown = (): number => app.clusters.at(statements).tenants.stats().unknown;
+  const unknown = (): number => app.engine.clusters.at(statements).tenants.stats().unknown;
   await expect.poll(unknown, { timeout: 10_000 }).toBe(0);
   for (const tenant of tenants) {
     await expect.poll(async () => (await read(tenant)).status, { timeout: 10_000 }).toBe(200);
@@ -176,7 +176,7 @@ describe('a backend that is stopped', () => {
     await expect.poll(() => sampler.most.unknown, { timeout: 5 * DEADLINE }).toBeGreaterThan(0);
     // Several looks later it is still there, and still counted.
     await sleep(1_500);
-    expect(service.app.clusters.at(statements).tenants.stats().unknown).toBeGreaterThan(0);
+    expect(service.app.engine.clusters.at(statements).tenants.stats().unknown).toBeGreaterThan(0);
     go();
     await agree(sampler, [stopped, neighbour]);
   });
@@ -216,7 +216,7 @@ describe('a network that loses the end of connections', () => {
 describe('a server that freezes while a new connection proves itself', () => {
   it('is given up by the deadline of the opening, the slot comes back, and reads and writes go on', async () => {
     const tenant = await createTenant();
-    await service.app.tenantPools.retire(tenant.id);
+    await service.app.engine.tenantPools.retire(tenant.id);
     const sampler = watch();
     const held: (() => void)[] = [];
     statements.onStatement = async ({ sql: text }): Promise<Verdict> => {

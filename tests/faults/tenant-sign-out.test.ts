@@ -53,7 +53,7 @@ async function expectEnded(session: SignedIn): Promise<void> {
 }
 
 async function inDatabaseOf({ id }: TestTenant, ...statements: ReturnType<typeof sql>[]): Promise<void> {
-  const name = (await service.app.tenantDirectory.find(id))?.dbName ?? '';
+  const name = (await service.app.engine.tenantDirectory.find(id))?.dbName ?? '';
   await asSuperuser(name, async (db) => {
     for (const statement of statements) await statement.execute(db);
   });
@@ -75,11 +75,14 @@ async function withoutGeneration(tenant: TestTenant, { accessToken }: SignedIn):
 }
 
 /** Makes every replica forget the tenant's row, as a second or a restart does. */
-const forget = ({ id }: TestTenant): Promise<void> => service.app.events.publish({ kind: 'tenant', tenantId: id });
+const forget = ({ id }: TestTenant): Promise<void> =>
+  service.app.engine.events.publish({ kind: 'tenant', tenantId: id });
 
 async function generationOf({ id }: TestTenant): Promise<number> {
   const { rows } = await sql<{ generation: number }>`
-    select sessions_generation::float8 as generation from tenants where id = ${id}`.execute(service.app.registry);
+    select sessions_generation::float8 as generation from tenants where id = ${id}`.execute(
+    service.app.engine.registry,
+  );
   return rows[0]?.generation ?? NaN;
 }
 
@@ -107,7 +110,7 @@ describe('signing a tenant out', () => {
   ])('by %s ends the session of a sign-in that was under way', async (_which, by) => {
     const tenant = await service.createTenant();
     await signIn(tenant);
-    const name = (await service.app.tenantDirectory.find(tenant.id))?.dbName ?? '';
+    const name = (await service.app.engine.tenantDirectory.find(tenant.id))?.dbName ?? '';
     const { acting } = await asSuperuser(name, (db) =>
       db.transaction().execute(async (trx) => {
         await sql`lock table users in access exclusive mode`.execute(trx);
@@ -151,7 +154,7 @@ describe('signing a tenant out', () => {
     const tenant = await service.createTenant();
     const ahead = Date.now() + 3_600_000;
     await sql`update tenants set sessions_generation = ${ahead}::bigint where id = ${tenant.id}`.execute(
-      service.app.registry,
+      service.app.engine.registry,
     );
     await forget(tenant);
     const session = await signIn(tenant);
@@ -175,7 +178,7 @@ describe('signing a tenant out', () => {
 describe('beside a former build', () => {
   /** Its statement. */
   const signOutByFormer = ({ id }: TestTenant): Promise<unknown> =>
-    sql`update tenants set sessions_valid_from = now() where id = ${id}`.execute(service.app.registry);
+    sql`update tenants set sessions_valid_from = now() where id = ${id}`.execute(service.app.engine.registry);
 
   it('its sign-out of a tenant ends the sessions of this build, within a second, and no later one', async () => {
     const tenant = await service.createTenant();
@@ -192,7 +195,7 @@ describe('beside a former build', () => {
   it('a sign-out of this build is one for the former build too', async () => {
     const tenant = await service.createTenant();
     await signOut(tenant);
-    const row = await service.app.tenantDirectory.find(tenant.id);
+    const row = await service.app.engine.tenantDirectory.find(tenant.id);
     const { sessionId } = service.app.tokens.verify((await signIn(tenant)).accessToken);
     expect(row?.sessionsValidFrom).toEqual(expect.any(String));
     await inDatabaseOf(
@@ -219,8 +222,13 @@ describe('beside a former build', () => {
   it('an epoch is counted on once by each sign-out of either build', async () => {
     const tenant = await service.createTenant();
     const epoch = async (): Promise<number> =>
-      (await service.app.registry.selectFrom('tenants').select('epoch').where('id', '=', tenant.id).executeTakeFirst())
-        ?.epoch ?? NaN;
+      (
+        await service.app.engine.registry
+          .selectFrom('tenants')
+          .select('epoch')
+          .where('id', '=', tenant.id)
+          .executeTakeFirst()
+      )?.epoch ?? NaN;
     const first = await epoch();
     await signOut(tenant);
     expect(await epoch()).toBe(first + 1);

@@ -99,7 +99,7 @@ function parsed(text: string): unknown {
 /** Everything that no answer may hold: passwords of databases and of people, and the key of the tokens. */
 async function secretsOf(cluster: TestCluster, { app, config }: TestService): Promise<string[]> {
   const envelope = createEnvelope(config.encryptionKeys);
-  const rows = await app.registry
+  const rows = await app.engine.registry
     .selectFrom('tenants')
     .select(['id', 'db_host', 'db_port', 'db_user', 'db_password'])
     .execute();

@@ -66,9 +66,9 @@ function adopt(
 /** Puts an adoption back to before its last step, as a process that died there leaves it. @returns the role */
 async function cutShort(id: string): Promise<string> {
   const { dbName, dbUser } = await rowOf(service, { id });
-  await service.app.tenantPools.retire(id);
+  await service.app.engine.tenantPools.retire(id);
   // The row names no database yet, and all but that is done.
-  await service.app.registry
+  await service.app.engine.registry
     .updateTable('tenants')
     .set({ status: 'provisioning', db_name: dbUser, adopts: dbName, generation: 1 })
     .where('id', '=', id)
@@ -81,8 +81,8 @@ async function clearAway(id: string): Promise<string> {
   const { dbName } = await rowOf(service, { id });
   const role = await cutShort(id);
   await asSuperuser('postgres', (db) => sql`comment on database ${sql.id(dbName)} is null`.execute(db));
-  await service.app.housekeeping.runNow('reconciler');
-  expect(await findTenant(service.app.registry, id)).toBeUndefined();
+  await service.app.engine.housekeeping.runNow('reconciler');
+  expect(await findTenant(service.app.engine.registry, id)).toBeUndefined();
   return role;
 }
 
@@ -120,7 +120,7 @@ describe('a database that is adopted', () => {
     const database = await prepare();
     const answer = await adopt(database, 'adopted');
     expect([answer.status, answer.body.status, answer.body.clusterId]).toEqual([201, 'active', clusterId]);
-    const row = await findTenant(service.app.registry, answer.body.id);
+    const row = await findTenant(service.app.engine.registry, answer.body.id);
     expect(row).toMatchObject({ dbName: database, clusterId });
 
     const { email, password } = ADMIN;
@@ -133,7 +133,7 @@ describe('a database that is adopted', () => {
       201,
     );
 
-    const tenantDb = service.app.tenantPools.database(answer.body.id);
+    const tenantDb = service.app.engine.tenantPools.database(answer.body.id);
     const { rows } = await sql`select number from invoices order by 1`.execute(tenantDb);
     expect(rows).toEqual([{ number: 1 }, { number: 2 }]);
     await expect(sql`create table mine (id integer)`.execute(tenantDb)).rejects.toMatchObject({ reason: '42501' });
@@ -144,7 +144,7 @@ describe('a database that is adopted', () => {
       ),
     );
     expect(open).toEqual([]);
-    const audited = await service.app.registry
+    const audited = await service.app.engine.registry
       .selectFrom('audit')
       .select('details')
       .where('target_id', '=', answer.body.id)
@@ -199,7 +199,11 @@ describe('a database that cannot be adopted', () => {
     expect([answer.status, answer.body.code]).toEqual([422, 'not-adoptable']);
     expect(answer.body.detail).toContain(reason);
     // The row is what comes first, before the role.
-    const rows = await service.app.registry.selectFrom('tenants').select('id').where('slug', '=', 'never').execute();
+    const rows = await service.app.engine.registry
+      .selectFrom('tenants')
+      .select('id')
+      .where('slug', '=', 'never')
+      .execute();
     expect(rows).toEqual([]);
   });
 
@@ -227,7 +231,11 @@ describe('an adoption that fails', () => {
     after.inside.tables = after.inside.tables.filter(({ name }) => !name.startsWith('migration.'));
     expect(after).toEqual(before);
     // The row goes last, behind the role: where it is gone, the role is.
-    const rows = await service.app.registry.selectFrom('tenants').select('id').where('slug', '=', 'failing').execute();
+    const rows = await service.app.engine.registry
+      .selectFrom('tenants')
+      .select('id')
+      .where('slug', '=', 'failing')
+      .execute();
     expect(rows).toEqual([]);
   });
 
@@ -246,8 +254,8 @@ describe('an adoption that fails', () => {
     const database = await prepare();
     const { id } = (await adopt(database, 'nearly-adopted')).body;
     await cutShort(id);
-    await service.app.housekeeping.runNow('reconciler');
-    expect(await findTenant(service.app.registry, id)).toMatchObject({ status: 'active', dbName: database });
+    await service.app.engine.housekeeping.runNow('reconciler');
+    expect(await findTenant(service.app.engine.registry, id)).toMatchObject({ status: 'active', dbName: database });
     const { email, password } = ADMIN;
     const body = { tenant: 'nearly-adopted', email, password };
     expect((await service.send('POST', '/auth/login', { body })).status).toBe(200);

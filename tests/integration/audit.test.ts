@@ -68,7 +68,12 @@ async function actsOn(tenantId: string, query = ''): Promise<Row[]> {
 
 /** The registry's rows of an action, the newest first. */
 async function central(action: string, at = service): Promise<Record<string, unknown>[]> {
-  return at.app.registry.selectFrom('audit').selectAll().where('action', '=', action).orderBy('id', 'desc').execute();
+  return at.app.engine.registry
+    .selectFrom('audit')
+    .selectAll()
+    .where('action', '=', action)
+    .orderBy('id', 'desc')
+    .execute();
 }
 
 /** Asks until there are so many: refused sign-ins are written a moment later. */
@@ -162,7 +167,7 @@ describe('a refused sign-in', () => {
   it('is answered before it is written, and nobody waits for the writing', async () => {
     const own = await startServiceForTest();
     const there = await own.createTenant('locked-audit');
-    const { dbName } = (await findTenant(own.app.registry, there.id)) ?? {};
+    const { dbName } = (await findTenant(own.app.engine.registry, there.id)) ?? {};
     await asSuperuser(dbName ?? '', (db) =>
       db.transaction().execute(async (trx) => {
         await sql`lock table audit in exclusive mode`.execute(trx);
@@ -200,7 +205,7 @@ describe('a refused sign-in', () => {
   it('is still written when the process stops', async () => {
     const own = await startService();
     const there = await own.createTenant('stopping');
-    const { dbName } = (await findTenant(own.app.registry, there.id)) ?? {};
+    const { dbName } = (await findTenant(own.app.engine.registry, there.id)) ?? {};
     await own.send('POST', '/auth/login', { body: { tenant: there.slug, email: ADMIN.email, password: 'wrong' } });
     await own.close();
     const { rows } = await asSuperuser(dbName ?? '', (db) =>
@@ -213,9 +218,9 @@ describe('a refused sign-in', () => {
     const flooded = await service.createTenant('flooded');
     const quiet = await service.createTenant('quiet');
     const trail = createAuditTrail({
-      registry: service.app.registry,
-      tenantDb: (id) => service.app.tenantPools.database(id),
-      findTenant: (tenant) => service.app.tenantDirectory.findBySlugOrId(tenant),
+      registry: service.app.engine.registry,
+      tenantDb: (id) => service.app.engine.tenantPools.database(id),
+      findTenant: (tenant) => service.app.engine.tenantDirectory.findBySlugOrId(tenant),
       onError: (error) => {
         throw error;
       },
@@ -233,9 +238,9 @@ describe('a refused sign-in', () => {
   it('that cannot be written is told to the log with how many there were, and costs the others nothing', async () => {
     const errors: { tenantId: string | undefined; rows: number }[] = [];
     const trail = createAuditTrail({
-      registry: service.app.registry,
-      tenantDb: (id) => service.app.tenantPools.database(id),
-      findTenant: (tenant) => service.app.tenantDirectory.findBySlugOrId(tenant),
+      registry: service.app.engine.registry,
+      tenantDb: (id) => service.app.engine.tenantPools.database(id),
+      findTenant: (tenant) => service.app.engine.tenantDirectory.findBySlugOrId(tenant),
       onError: (_error, context) => void errors.push(context),
     });
     const other = await service.createTenant('not-concerned');
@@ -253,8 +258,8 @@ describe('attempts that are refused unseen', () => {
   it('are told to the log without what was sent, where it cannot be looked up whose they are', async () => {
     const errors: unknown[] = [];
     const trail = createAuditTrail({
-      registry: service.app.registry,
-      tenantDb: (id) => service.app.tenantPools.database(id),
+      registry: service.app.engine.registry,
+      tenantDb: (id) => service.app.engine.tenantPools.database(id),
       findTenant: () => Promise.reject(new Error('the registry does not answer')),
       onError: (_error, context) => void errors.push(context),
     });
@@ -368,7 +373,7 @@ describe('what is done to sessions', () => {
     );
     await own.send('POST', '/auth/logout', { token });
     const look = (): Promise<{ action: string; text: string }[]> =>
-      own.app.registry
+      own.app.engine.registry
         .selectFrom('audit')
         .select(['action', sql<string>`audit::text`.as('text')])
         .orderBy('at')
@@ -432,7 +437,7 @@ describe('a change to a user', () => {
 
   it('is taken back where its row cannot be written', async () => {
     const own = await service.createTenant('no-room');
-    const { dbName } = (await findTenant(service.app.registry, own.id)) ?? {};
+    const { dbName } = (await findTenant(service.app.engine.registry, own.id)) ?? {};
     await asSuperuser(dbName ?? '', (db) =>
       sql`alter table audit add constraint full_up check (false) not valid`.execute(db),
     );
@@ -604,7 +609,7 @@ describe('every filter', () => {
   };
 
   it('has an index that ends in the order of the list', async () => {
-    const { dbName } = (await findTenant(service.app.registry, tenant.id)) ?? {};
+    const { dbName } = (await findTenant(service.app.engine.registry, tenant.id)) ?? {};
     expect(await indexes(dbName ?? '')).toEqual(
       expect.arrayContaining(['at, id', 'action, at, id', 'actor_id, at, id', 'target_id, at, id']),
     );
@@ -660,7 +665,7 @@ it('holds no secret, whatever was done with one', async () => {
   await service.send('POST', `/tenants/${second.body.id}/purge`, operator);
   await eventually(1, () => rowsOf(own, '&action=tenant.updated'));
 
-  const { dbName } = (await findTenant(service.app.registry, own.id)) ?? {};
+  const { dbName } = (await findTenant(service.app.engine.registry, own.id)) ?? {};
   const texts: string[] = [];
   for (const database of [registry, dbName ?? '']) {
     const { rows } = await asSuperuser(database, (db) =>

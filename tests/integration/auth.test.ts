@@ -141,7 +141,7 @@ describe('POST /auth/operator/login', () => {
       await other.send('POST', '/auth/operator/login', { body: { ...OPERATOR, password: 'not-the-password' } }),
       await other.send('POST', '/auth/operator/login', { body: { ...OPERATOR, email: 'nobody@example.com' } }),
     ];
-    await other.app.registry.updateTable('operators').set({ active: false }).execute();
+    await other.app.engine.registry.updateTable('operators').set({ active: false }).execute();
     answers.push(await other.send('POST', '/auth/operator/login', { body: OPERATOR }));
     const [first, ...others] = answers.map(comparable);
     expect(first).toMatchObject({ status: 401, body: { code: 'invalid-credentials' } });
@@ -280,8 +280,8 @@ describe('failures to sign in', () => {
     const { limited, from } = await throttled({ SIGN_IN_FAILURES_ACCOUNT: '3' });
     const { slug } = await limited.createTenant();
     for (const last of [1, 2, 3]) expect(await from(`10.0.0.${last}`, bad(slug))).toBe(401);
-    const hashing = vi.spyOn(limited.app.passwords, 'verify');
-    const asking = vi.spyOn(limited.app.tenantDirectory, 'findBySlugOrId');
+    const hashing = vi.spyOn(limited.app.engine.passwords, 'verify');
+    const asking = vi.spyOn(limited.app.engine.tenantDirectory, 'findBySlugOrId');
     expect(await from('10.0.0.4', bad(slug))).toBe(1);
     expect(await from('10.0.0.5', good(slug))).toBe(1);
     expect(hashing).not.toHaveBeenCalled();
@@ -305,7 +305,7 @@ describe('failures to sign in', () => {
     const { slug, id } = await limited.createTenant();
     expect([await from('10.0.0.1', bad(slug)), await from('10.0.0.1', bad(id))]).toEqual([401, 401]);
     expect(await from('10.0.0.1', bad(slug))).toBe(401);
-    const asking = vi.spyOn(limited.app.tenantDirectory, 'findBySlugOrId');
+    const asking = vi.spyOn(limited.app.engine.tenantDirectory, 'findBySlugOrId');
     expect([await from('10.0.0.1', good(slug)), await from('10.0.0.1', good(id))]).toEqual([1, 1]);
     expect(asking).not.toHaveBeenCalled();
   });
@@ -553,7 +553,7 @@ describe('what happens to an account happens to its token', () => {
   it('within a second for an operator that was deactivated in the registry', async () => {
     const { app, send, operatorToken } = await startServiceForTest();
     expect((await send('GET', '/tenants', { token: operatorToken })).status).toBe(200);
-    await app.registry.updateTable('operators').set({ active: false }).execute();
+    await app.engine.registry.updateTable('operators').set({ active: false }).execute();
     await delay(PROMISE);
     expect((await send('GET', '/tenants', { token: operatorToken })).status).toBe(401);
   });

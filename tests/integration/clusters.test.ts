@@ -210,7 +210,7 @@ describe('registering a cluster', () => {
     expect(registered.body).toMatchObject({ name, host, port, region: 'eu', isDefault: false, tenants: 0 });
     expect((await get<Cluster>(`/clusters/${secondId()}`)).body).toMatchObject({ id: secondId(), name });
     expect((await second.databases()).filter((database) => database.startsWith('tenantry_template_'))).toHaveLength(1);
-    const audit = await service.app.registry
+    const audit = await service.app.engine.registry
       .selectFrom('audit')
       .select(['action', 'target_kind', 'actor_kind'])
       .where('target_id', '=', secondId())
@@ -425,7 +425,7 @@ describe('connections', () => {
   });
 
   it('of a dead replica are looked for on registered clusters only', async () => {
-    const { clusterDirectory, replicaId } = service.app;
+    const { clusterDirectory, replicaId } = service.app.engine;
     const looks = createServerLooks(clusterDirectory, 5_000);
     onTestFinished(() => looks.close());
     const { port, connections } = await listener('127.0.0.1');
@@ -453,7 +453,7 @@ describe('changing a cluster', () => {
     const moved = await patch(id, change);
     expect([moved.status, moved.body]).toEqual([200, expect.objectContaining({ id, host, port: to.port })]);
 
-    const { provisionerPassword, provisionerUser: user } = (await findCluster(service.app.registry, id)) ?? {};
+    const { provisionerPassword, provisionerUser: user } = (await findCluster(service.app.engine.registry, id)) ?? {};
     const envelope = createEnvelope(service.config.encryptionKeys, 'clusters.provisioner_password');
     const openFor = (at: number): string =>
       envelope.open(provisionerPassword ?? '', { id, host, port: at, user: user ?? '' });
@@ -519,7 +519,7 @@ describe('changing a cluster', () => {
     );
     expect((await patch(secondId(), { provisionerPassword: password })).status).toBe(200);
     await expect
-      .poll(() => other.app.clusterDirectory.peek(second.body)?.connection().password, { timeout: 1_000 })
+      .poll(() => other.app.engine.clusterDirectory.peek(second.body)?.connection().password, { timeout: 1_000 })
       .toBe(password);
     expect((await make({ clusterId: secondId() }, other)).clusterId).toBe(secondId());
   });
@@ -652,7 +652,7 @@ describe('a cluster that dies', () => {
       .poll(
         async () => {
           await ask(there);
-          return service.app.breakers.state('cluster', `${second.body.host}:${second.body.port}`)?.state;
+          return service.app.engine.breakers.state('cluster', `${second.body.host}:${second.body.port}`)?.state;
         },
         { timeout: 10_000 },
       )

@@ -50,14 +50,14 @@ describe.skipIf(versionNumber < 170_000)('every kind of connection (a server of 
     const tenant = await service.createTenant();
     tenantDatabase = (await rowOf(service, tenant)).dbName;
     await noteLogins(tenantDatabase);
-    await app.tenantPools.retire(tenant.id);
+    await app.engine.tenantPools.retire(tenant.id);
     const token = tenant.adminToken;
     const product = { name: 'Chair', price: '1.00', stockQuantity: 1 };
     expect((await send('GET', '/products', { token })).status).toBe(200);
     expect((await send('POST', '/products', { token, body: product })).status).toBe(201);
-    await app.tenantPools.probe(tenant.id);
+    await app.engine.tenantPools.probe(tenant.id);
     const { host, port } = cluster.provisioner;
-    const looks = createServerLooks(app.clusterDirectory, 4_000);
+    const looks = createServerLooks(app.engine.clusterDirectory, 4_000);
     await connectionsOf(looks, `${host}:${port}`, 'no-such-replica');
     await looks.close();
     for (const act of ['suspend', 'resume'])

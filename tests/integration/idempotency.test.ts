@@ -34,7 +34,7 @@ beforeAll(async () => {
       },
     },
   });
-  registry = service.app.registry;
+  registry = service.app.engine.registry;
 });
 afterAll(() => service.close());
 
@@ -206,13 +206,13 @@ it('keys are kept for 24 hours, and then forgotten', async () => {
       .where('key', '=', 'key-kept')
       .execute();
   await age(23);
-  await service.app.housekeeping.runNow('idempotency keys');
+  await service.app.engine.housekeeping.runNow('idempotency keys');
   expect(await make('kept', 'key-kept')).toMatchObject({ status: 201, body: { id: body.id } });
   await age(25);
   expect(await make('kept', 'key-kept')).toMatchObject({ status: 409, body: { code: 'slug-taken' } });
   await make('kept-too', 'key-kept');
   await age(25);
-  await service.app.housekeeping.runNow('idempotency keys');
+  await service.app.engine.housekeeping.runNow('idempotency keys');
   const left = await registry.selectFrom('idempotency_keys').select('key').where('key', '=', 'key-kept').execute();
   expect(left).toEqual([]);
 });

@@ -20,7 +20,7 @@ async function connectionsOf(database: string, roles: readonly string[]): Promis
 }
 
 async function tenantRoles({ app }: TestService): Promise<string[]> {
-  const rows = await app.registry.selectFrom('tenants').select('db_user').execute();
+  const rows = await app.engine.registry.selectFrom('tenants').select('db_user').execute();
   return rows.map(({ db_user }) => db_user);
 }
 

@@ -113,7 +113,7 @@ describe('limits in the registry', () => {
     expect(changed.body.limits).toEqual({ ...NONE, requestsPerSecond: 50, products: 7 });
     const read = await service.send<Tenant>('GET', `/tenants/${made.body.id}`, { token: service.operatorToken });
     expect(read.body.limits).toEqual(changed.body.limits);
-    expect(await findTenant(service.app.registry, made.body.id)).toMatchObject({
+    expect(await findTenant(service.app.engine.registry, made.body.id)).toMatchObject({
       limits: { requestsPerSecond: 50, products: 7 },
     });
   });
@@ -165,14 +165,14 @@ describe('limits in the registry', () => {
       body: { name: 'Not made', slug: 'not-made', admin: ADMIN, limits },
     });
     expect([posted.status, posted.body.code]).toEqual([422, 'invalid-limits']);
-    expect(await findTenant(service.app.registry, tenant.id)).toMatchObject({ limits: {} });
+    expect(await findTenant(service.app.engine.registry, tenant.id)).toMatchObject({ limits: {} });
   });
 
   it('are for operators to change, not for the tenant', async () => {
     const tenant = await limited({ users: 5 });
     const answer = await setLimits(tenant, { users: null }, tenant.adminToken);
     expect([answer.status, answer.body.code]).toEqual([403, 'forbidden']);
-    expect(await findTenant(service.app.registry, tenant.id)).toMatchObject({ limits: { users: 5 } });
+    expect(await findTenant(service.app.engine.registry, tenant.id)).toMatchObject({ limits: { users: 5 } });
   });
 });
 
@@ -228,7 +228,7 @@ describe('requests a second', () => {
 });
 
 async function connectionLimit(of: TestService, { id }: { readonly id: string }): Promise<number | undefined> {
-  const tenant = await findTenant(of.app.registry, id);
+  const tenant = await findTenant(of.app.engine.registry, id);
   return asSuperuser('postgres', async (db) => {
     const { rows } = await sql<{ limit: number }>`
       select rolconnlimit as limit from pg_roles where rolname = ${tenant?.dbUser ?? ''}`.execute(db);
@@ -238,7 +238,7 @@ async function connectionLimit(of: TestService, { id }: { readonly id: string })
 
 /** Holds a connection of the tenant's pool for a while. */
 function hold(on: TestService, tenant: TestTenant, seconds: number): Promise<unknown> {
-  return sql`select pg_sleep(${seconds})`.execute(on.app.tenantPools.database(tenant.id));
+  return sql`select pg_sleep(${seconds})`.execute(on.app.engine.tenantPools.database(tenant.id));
 }
 
 describe('connections', () => {
@@ -293,19 +293,19 @@ describe('connections', () => {
 
   it('get their limit later where the cluster did not take it', async () => {
     const tenant = await limited({ connections: 7 });
-    const row = await findTenant(service.app.registry, tenant.id);
+    const row = await findTenant(service.app.engine.registry, tenant.id);
     await asSuperuser('postgres', (db) =>
       sql`alter role ${sql.id(row?.dbUser ?? '')} connection limit 400`.execute(db),
     );
-    await service.app.housekeeping.runNow('connection-limits');
-    await other.app.housekeeping.runNow('connection-limits');
+    await service.app.engine.housekeeping.runNow('connection-limits');
+    await other.app.engine.housekeeping.runNow('connection-limits');
     expect(await connectionLimit(service, tenant)).toBe(7);
     await setLimits(tenant, { connections: null });
     expect(await connectionLimit(service, tenant)).toBe(400);
   });
 
   async function sessionsOf({ id }: TestTenant): Promise<unknown[]> {
-    const tenant = await findTenant(service.app.registry, id);
+    const tenant = await findTenant(service.app.engine.registry, id);
     return asSuperuser('postgres', async (db) => {
       const { rows } = await sql`
         select pid from pg_stat_activity where usename = ${tenant?.dbUser ?? ''}`.execute(db);
@@ -321,7 +321,7 @@ describe('the statement timeout', () => {
       token: service.operatorToken,
       body: { limits: { statementTimeout: 200 }, poolOptions: { timeout: 60_000 } },
     });
-    const row = await findTenant(service.app.registry, tenant.id);
+    const row = await findTenant(service.app.engine.registry, tenant.id);
     // Somebody locks the table: the insert waits, and the database ends it.
     await asSuperuser(row?.dbName ?? '', (db) =>
       db.transaction().execute(async (trx) => {
@@ -428,7 +428,7 @@ describe('storage', () => {
     await expect
       .poll(
         async () => {
-          await Promise.all([service, other].map(({ app }) => app.housekeeping.runNow('storage-relief')));
+          await Promise.all([service, other].map(({ app }) => app.engine.housekeeping.runNow('storage-relief')));
           return (await addProduct(tenant)).status;
         },
         { timeout: 30_000, interval: 500 },
@@ -443,7 +443,7 @@ describe('storage', () => {
     const limit = (used ?? 0) + MIB;
     await setLimits(tenant, { storageBytes: limit });
     expect((await addProduct(tenant)).status).toBe(201);
-    const row = await findTenant(service.app.registry, tenant.id);
+    const row = await findTenant(service.app.engine.registry, tenant.id);
     await asSuperuser(row?.dbName ?? '', (db) =>
       sql`create table ballast as select repeat(n::text, 100) from generate_series(1, 20000) as n`.execute(db),
     );
@@ -456,7 +456,7 @@ describe('storage', () => {
 
   it('is no reason for a 500 where the database does not answer', async () => {
     const tenant = await limited({ storageBytes: 100 * MIB, products: 5, connections: 2, requestsPerSecond: 1_000 });
-    const row = await findTenant(service.app.registry, tenant.id);
+    const row = await findTenant(service.app.engine.registry, tenant.id);
     const name = sql.id(row?.dbName ?? '');
     expect((await addProduct(tenant, 'before', other)).status).toBe(201);
     await asSuperuser('postgres', async (db) => {

@@ -64,7 +64,7 @@ async function linesOf(answer: { headers: Answer['headers'] }): Promise<Line[]> 
 }
 
 async function databaseOf(tenantId: string): Promise<string> {
-  const record = await service.app.tenantDirectory.find(tenantId);
+  const record = await service.app.engine.tenantDirectory.find(tenantId);
   if (!record) throw new Error('the tenant is gone');
   return record.dbName;
 }
@@ -309,7 +309,7 @@ describe('the log of a whole session', () => {
     await linesOf(last);
 
     const log = written.join('');
-    const rows = await service.app.registry.selectFrom('tenants').select('db_password').execute();
+    const rows = await service.app.engine.registry.selectFrom('tenants').select('db_password').execute();
     for (const secret of [
       ...Object.values(secrets),
       ADMIN.password,

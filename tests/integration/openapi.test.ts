@@ -2,9 +2,12 @@
 import fastify, { type FastifyInstance } from 'fastify';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { authentication } from '../../plugins/authentication.js';
-import { counts } from '../../plugins/counts.js';
 import { quotas } from '../../plugins/quotas.js';
 import { rateLimit } from '../../plugins/rate-limit.js';
+import type { AdmissionSteps } from '../../src/admission.js';
+import type { Engine } from '../../src/engine/index.js';
+import { Counts } from '../../src/replicas/counts.js';
+import fp from 'fastify-plugin';
 import type { RouteAccess, RouteEntry } from '../../src/auth/access.js';
 import { catalogue } from '../../src/errors.js';
 import { startService, testConfig, type TestService } from '../support/app.js';
@@ -329,7 +332,9 @@ describe('every route', () => {
   it('that does not keeps the service from starting', async () => {
     const build = async (): Promise<FastifyInstance> => {
       const app = fastify();
-      await app.register(counts);
+      app.decorate('steps', {} as AdmissionSteps);
+      app.decorate('engine', { counts: new Counts() } as Engine);
+      await app.register(fp(async () => undefined, { name: 'engine' }));
       await app.register(quotas);
       await app.register(rateLimit, { max: 10 });
       await app.register(authentication, { config: testConfig('unused').auth });

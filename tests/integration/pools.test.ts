@@ -44,7 +44,7 @@ const inspect = async (): Promise<Pools> =>
 describe('the budget of a server', () => {
   it('holds while more tenants than it has connections read and write at once, and every request is answered', async () => {
     const names = await Promise.all(
-      tenants.map(async ({ id }) => (await findTenant(service.app.registry, id))?.dbName ?? ''),
+      tenants.map(async ({ id }) => (await findTenant(service.app.engine.registry, id))?.dbName ?? ''),
     );
     let done = false;
     let most = 0;
@@ -96,7 +96,7 @@ describe('the budget of a server', () => {
     });
     try {
       const [holder, waiting] = [await patient.createTenant(), await patient.createTenant()];
-      const db = patient.app.tenantPools.database(holder.id);
+      const db = patient.app.engine.tenantPools.database(holder.id);
       let release: () => void = () => undefined;
       let holding = 0;
       const held = new Promise<void>((resolve) => (release = resolve));
@@ -162,7 +162,7 @@ describe('GET /tenants/:id/pool', () => {
     const ask = (id = ''): ReturnType<TestService['send']> =>
       service.send('GET', `/tenants/${id}/pool`, { token: service.operatorToken });
     expect((await ask(tenant?.id)).body).toMatchObject({ pool: { tenantId: tenant?.id, total: 1, waiting: 0 } });
-    await service.app.tenantPools.retire(tenant?.id ?? '');
+    await service.app.engine.tenantPools.retire(tenant?.id ?? '');
     expect((await ask(tenant?.id)).body).toEqual({ pool: null, breaker: null });
     expect((await ask('00000000-0000-7000-8000-000000000000')).status).toBe(404);
     expect((await service.send('GET', `/tenants/${tenant?.id}/pool`, { token: tenant?.adminToken })).status).toBe(403);

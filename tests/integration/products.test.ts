@@ -378,9 +378,9 @@ describe('the list', () => {
         ),
       ),
     );
-    const record = await service.app.tenantDirectory.find(shop.id);
+    const record = await service.app.engine.tenantDirectory.find(shop.id);
     if (!record) throw new Error('the tenant is gone');
-    const db = service.app.tenantPools.database(record.id);
+    const db = service.app.engine.tenantPools.database(record.id);
     const ids = await db.selectFrom('products').select('id').orderBy('id').execute();
     for (const [index, { id }] of ids.entries()) {
       await db

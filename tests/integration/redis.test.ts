@@ -4,7 +4,7 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest';
-import { buildApp } from '../../src/app.js';
+import { openApp } from '../support/service.js';
 import { script, type SharedStore } from '../../src/replicas/redis.js';
 import { createRegistry, sender, startServiceForTest, testConfig, type TestService } from '../support/app.js';
 import { selfSigned } from '../support/certificate.js';
@@ -34,9 +34,9 @@ describe.skipIf(noRedis !== undefined)(`Redis${noRedis === undefined ? '' : ` (s
   async function start(env: Readonly<Record<string, string>>): Promise<Started> {
     const config = testConfig(await createRegistry(), { LOG_LEVEL: 'info', ...env });
     let text = '';
-    const app = await buildApp(config, { logStream: { write: (line: string) => void (text += line) } });
+    const app = await openApp(config, { logStream: { write: (line: string) => void (text += line) } });
     onTestFinished(() => app.close());
-    const { sharedStore } = app;
+    const { sharedStore } = app.engine;
     if (!sharedStore) throw new Error('there is no store');
     return { app, store: sharedStore, log: () => text };
   }
@@ -50,7 +50,7 @@ describe.skipIf(noRedis !== undefined)(`Redis${noRedis === undefined ? '' : ` (s
 
   it('is not there without REDIS_URL, and nothing misses it', async () => {
     const { app, send, operatorToken: token } = await startServiceForTest();
-    expect(app.sharedStore).toBeUndefined();
+    expect(app.engine.sharedStore).toBeUndefined();
     expect(app.hasDecorator('redis')).toBe(false);
     expect((await send('GET', '/health/ready')).status).toBe(200);
     expect((await send('GET', '/pools', { token })).body).toMatchObject({ redis: null });

@@ -7,7 +7,7 @@ import type { Registry } from '../../db/central/schema.js';
 import { sealedColumns } from '../../db/central/sealed.js';
 import { findTenant, type TenantRecord } from '../../db/central/tenants.js';
 import type { DatabaseHandle } from '../../db/client.js';
-import { buildApp } from '../../src/app.js';
+import { openApp } from '../support/service.js';
 import type { EncryptionKey } from '../../src/config.js';
 import { createEnvelope, type EnvelopeColumn } from '../../src/tenancy/envelope.js';
 import {
@@ -52,7 +52,7 @@ interface Replica {
 async function withReplica<T>(keys: readonly EncryptionKey[], work: (replica: Replica) => Promise<T>): Promise<T> {
   const lines: string[] = [];
   const config = { ...testConfig(registry, { LOG_LEVEL: 'info' }), encryptionKeys: keys };
-  const app = await buildApp(config, { logStream: { write: (line) => void lines.push(line) } });
+  const app = await openApp(config, { logStream: { write: (line) => void lines.push(line) } });
   try {
     return await work({ app, send: sender(app), lines });
   } finally {
@@ -137,7 +137,7 @@ describe('a change of keys', () => {
     const others = await addOthers();
     for (const tenant of tenants) expect(await products(home, tenant)).toBe(200);
     const before = await Promise.all(tenants.map(rowOf));
-    const pools = tenants.map(({ id }) => home.app.tenantPools.inspect(id)?.epoch);
+    const pools = tenants.map(({ id }) => home.app.engine.tenantPools.inspect(id)?.epoch);
     expect(pools).not.toContain(undefined);
 
     await withReplica([k2, test], async (replica) => {
@@ -146,7 +146,7 @@ describe('a change of keys', () => {
       const clients = tenants.map(async (tenant) => {
         while (!done) for (const service of [home, replica]) statuses.add(await products(service, tenant));
       });
-      await replica.app.housekeeping.runNow('reencryption');
+      await replica.app.engine.housekeeping.runNow('reencryption');
       expect(await usesOf(replica)).toEqual([
         { kid: 'k2', held: true, current: true, rows: expect.any(Number) as unknown },
         { kid: 'test', held: true, current: false, rows: 0 },
@@ -169,7 +169,7 @@ describe('a change of keys', () => {
       );
       expect(after).toEqual({ ...row, dbPassword: after.dbPassword, nextDbPassword: after.nextDbPassword });
     }
-    expect(tenants.map(({ id }) => home.app.tenantPools.inspect(id)?.epoch)).toEqual(pools);
+    expect(tenants.map(({ id }) => home.app.engine.tenantPools.inspect(id)?.epoch)).toEqual(pools);
 
     // The old key is gone, and nobody misses it.
     await removeOthers(others);
@@ -184,9 +184,9 @@ describe('a change of keys', () => {
     await withReplica([k1, k2, test], (one) =>
       withReplica([k1, k2, test], async (two) => {
         const { signal } = new AbortController();
-        await Promise.all([one, two, one, two].map(({ app }) => app.reencryption.run(signal)));
+        await Promise.all([one, two, one, two].map(({ app }) => app.engine.reencryption.run(signal)));
         // What one of them had locked, the other has passed by.
-        await one.app.reencryption.run(signal);
+        await one.app.engine.reencryption.run(signal);
         expect(await usesOf(one)).toMatchObject([{ kid: 'k1' }, { kid: 'k2', rows: 0 }, { kid: 'test', rows: 0 }]);
       }),
     );
@@ -199,12 +199,12 @@ describe('a change of keys', () => {
       withReplica([k2, k1, test], async (newer) => {
         // The other one may be at it at this moment, as it is at its start.
         const sealedAnew = async (): Promise<string> => {
-          await newer.app.housekeeping.runNow('reencryption');
+          await newer.app.engine.housekeeping.runNow('reencryption');
           return (await rowOf(tenant)).dbPassword;
         };
         await expect.poll(sealedAnew).toMatch(/^v1\.k2\./);
         const { dbPassword } = await rowOf(tenant);
-        await older.app.housekeeping.runNow('reencryption');
+        await older.app.engine.housekeeping.runNow('reencryption');
         expect((await rowOf(tenant)).dbPassword).toBe(dbPassword);
         for (const replica of [older, newer]) expect(await products(replica, tenant)).toBe(200);
       }),
@@ -214,10 +214,10 @@ describe('a change of keys', () => {
   it('passes by what somebody else has locked, and finds it the next time', async () => {
     const tenant = await home.createTenant();
     await withReplica([k2, k1, test], async ({ app }) => {
-      await app.housekeeping.runNow('reencryption');
+      await app.engine.housekeeping.runNow('reencryption');
     });
     await withReplica([k1, k2, test], async ({ app }) => {
-      await app.housekeeping.runNow('reencryption');
+      await app.engine.housekeeping.runNow('reencryption');
       await central.db
         .updateTable('tenants')
         .set({ db_password: await sealedBy(k2, tenant) })
@@ -225,10 +225,10 @@ describe('a change of keys', () => {
         .execute();
       await central.db.transaction().execute(async (trx) => {
         await trx.selectFrom('tenants').select('id').where('id', '=', tenant.id).forUpdate().execute();
-        await app.housekeeping.runNow('reencryption');
+        await app.engine.housekeeping.runNow('reencryption');
       });
       expect((await rowOf(tenant)).dbPassword).toMatch(/^v1\.k2\./);
-      await app.housekeeping.runNow('reencryption');
+      await app.engine.housekeeping.runNow('reencryption');
       expect((await rowOf(tenant)).dbPassword).toMatch(/^v1\.k1\./);
     });
   });
@@ -243,7 +243,7 @@ describe('what cannot be sealed anew', () => {
     const foreign = createEnvelope([k2]).seal('x', context);
     await central.db.updateTable('tenants').set({ db_password: foreign }).where('id', '=', row.id).execute();
     await withReplica([k1, k2, test], async (replica) => {
-      for (let time = 0; time < 3; time += 1) await replica.app.housekeeping.runNow('reencryption');
+      for (let time = 0; time < 3; time += 1) await replica.app.engine.housekeeping.runNow('reencryption');
       const told = replica.lines.filter((line) => line.includes('does not open'));
       expect(told).toHaveLength(1);
       expect(told[0]).toContain(row.id);
@@ -257,7 +257,7 @@ describe('what cannot be sealed anew', () => {
   it('because its key is missing is said at the start with how many there are, and shown', async () => {
     const tenant = await home.createTenant();
     const secret = 'written here by hand.and.no.envelope';
-    await withReplica([k1, k2, test], ({ app }) => app.housekeeping.runNow('reencryption'));
+    await withReplica([k1, k2, test], ({ app }) => app.engine.housekeeping.runNow('reencryption'));
     await withReplica([k2], async (replica) => {
       const { rows } = await sql<{ n: number }>`
         select count(*)::int as n from tenants`.execute(central.db);

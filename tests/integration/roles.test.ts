@@ -279,7 +279,7 @@ describe('a role of one’s own', () => {
   it('is not removed while somebody is just being given it, however long that takes', async () => {
     const [{ id }, role] = [await makeUser(['member']), await makeRole(['products:read'])];
     // In an object: the transaction would otherwise wait for what waits for it.
-    const { removal } = await service.app.tenantPools
+    const { removal } = await service.app.engine.tenantPools
       .database(tenant.id)
       .transaction()
       .execute(async (trx) => {
@@ -312,7 +312,7 @@ describe('the list of roles', () => {
       await send('POST', '/roles', { token: many.adminToken, body });
     }
     // All made at one time, as the built-in ones were: the id decides.
-    await service.app.tenantPools
+    await service.app.engine.tenantPools
       .database(many.id)
       .updateTable('roles')
       .set({ created_at: '2026-01-01T00:00:00.000Z' })

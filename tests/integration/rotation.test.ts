@@ -90,7 +90,7 @@ async function products(service: TestService, tenant: TestTenant): Promise<numbe
 
 /** As if every connection had to be opened anew, with what this process remembers. */
 async function forgetConnections(service: TestService, tenant: TestTenant): Promise<void> {
-  await service.app.tenantPools.retire(tenant.id);
+  await service.app.engine.tenantPools.retire(tenant.id);
 }
 
 describe('a rotation', () => {
@@ -147,7 +147,7 @@ describe('a rotation', () => {
     await rotateAndFail('store', tenant);
     const begun = await rowOf(one, tenant);
     await createTenantLocks(central.db).attempt(tenant.id, async () => {
-      await one.app.housekeeping.runNow('rotation');
+      await one.app.engine.housekeeping.runNow('rotation');
       const resume = one.send('POST', `/tenants/${tenant.id}/resume`, { token: one.operatorToken });
       for (const answer of await Promise.all([rotate(tenant), resume])) {
         expect(answer.body).toMatchObject({ status: 503, code: 'unavailable' });
@@ -156,7 +156,7 @@ describe('a rotation', () => {
       }
       expect(await rowOf(one, tenant)).toEqual(begun);
     });
-    await one.app.housekeeping.runNow('rotation');
+    await one.app.engine.housekeeping.runNow('rotation');
     await expectFinished(before);
     expect(await auditOf(tenant)).toHaveLength(1);
   });
@@ -222,7 +222,10 @@ describe('a replica that remembers the password from before', () => {
     const password = await changeUnheard(row, column);
     expect([await enters(row, passwordOf(one, row)), await enters(row, password)]).toEqual([false, true]);
     await forgetConnections(one, tenant);
-    expect(one.app.tenantDirectory.peek(tenant.id)).toMatchObject({ dbPassword: row.dbPassword, nextDbPassword: null });
+    expect(one.app.engine.tenantDirectory.peek(tenant.id)).toMatchObject({
+      dbPassword: row.dbPassword,
+      nextDbPassword: null,
+    });
 
     const body = method === 'POST' ? { name: 'Chair', price: '1.00' } : undefined;
     const ask = (): ReturnType<TestService['send']> =>
@@ -230,7 +233,7 @@ describe('a replica that remembers the password from before', () => {
     const answers = await Promise.all([ask(), ask(), ask(), ask()]);
     for (const { status, text } of answers) expect(status, text).toBe(method === 'POST' ? 201 : 200);
     // A refused connection is no fault of the database.
-    expect(one.app.breakers.state('tenant', tenant.id)).toBeUndefined();
+    expect(one.app.engine.breakers.state('tenant', tenant.id)).toBeUndefined();
   });
 
   it('serves on while the registry’s row cannot be asked for, as soon as it was told of the next one', async () => {
@@ -245,7 +248,7 @@ describe('a replica that remembers the password from before', () => {
     } finally {
       await asSuperuser(registry, (db) => sql`alter table tenants_gone rename to tenants`.execute(db));
     }
-    await other.app.housekeeping.runNow('rotation');
+    await other.app.engine.housekeeping.runNow('rotation');
     await expectFinished(before);
   });
 
@@ -257,7 +260,7 @@ describe('a replica that remembers the password from before', () => {
     );
     await forgetConnections(one, tenant);
     for (let time = 0; time < 5; time += 1) expect(await products(one, tenant)).toBe(503);
-    expect(one.app.breakers.state('tenant', tenant.id)?.state).not.toBe('closed');
+    expect(one.app.engine.breakers.state('tenant', tenant.id)?.state).not.toBe('closed');
     // An operator's rotation mends it.
     expect((await rotate(tenant)).status).toBe(204);
     await expect.poll(() => products(one, tenant), { timeout: 10_000 }).toBe(200);
@@ -275,7 +278,7 @@ describe('a rotation that fails behind', () => {
       await forgetConnections(service, tenant);
       expect(await products(service, tenant)).toBe(200);
     }
-    await other.app.housekeeping.runNow('rotation');
+    await other.app.engine.housekeeping.runNow('rotation');
     await expectFinished(before);
     for (const service of [one, other]) {
       await forgetConnections(service, tenant);
@@ -299,7 +302,7 @@ describe('a rotation that fails behind', () => {
     const before = await rowOf(one, tenant);
     const unreadable = 'v1.gone.AAAAAAAAAAAAAAAA.AAAA.AAAAAAAAAAAAAAAAAAAAAA';
     await central.db.updateTable('tenants').set({ next_db_password: unreadable }).where('id', '=', tenant.id).execute();
-    await one.app.housekeeping.runNow('rotation');
+    await one.app.engine.housekeeping.runNow('rotation');
     await expectFinished(before);
     expect(await products(one, tenant)).toBe(200);
   });
@@ -329,10 +332,10 @@ describe('by the clock', () => {
       .where('id', '=', old.id)
       .execute();
     // Off, it does nothing.
-    await one.app.housekeeping.runNow('rotation');
+    await one.app.engine.housekeeping.runNow('rotation');
     expect((await rowOf(one, old)).dbPassword).toBe(before.old.dbPassword);
     const service = await startServiceForTest({ registry, env: { DB_PASSWORD_ROTATE_AFTER_MS: '1800000' } });
-    await service.app.housekeeping.runNow('rotation');
+    await service.app.engine.housekeeping.runNow('rotation');
     await expectFinished(before.old);
     expect((await rowOf(one, young)).dbPassword).toBe(before.young.dbPassword);
     expect(await auditOf(old)).toEqual([{ action: 'tenant.password-rotated', actor_kind: 'none' }]);

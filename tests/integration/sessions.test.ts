@@ -84,7 +84,7 @@ const me = async (token: string, by = service): Promise<number> =>
   (await call('GET', '/auth/me', token, undefined, by)).status;
 
 async function databaseName(): Promise<string> {
-  return (await service.app.tenantDirectory.find(tenant.id))?.dbName ?? '';
+  return (await service.app.engine.tenantDirectory.find(tenant.id))?.dbName ?? '';
 }
 
 async function inDatabase(statement: ReturnType<typeof sql>): Promise<void> {
@@ -314,7 +314,8 @@ describe('a refresh token', () => {
 describe('a session', () => {
   it('has not ended for a request among which its tenant is suspended, and lives again when that is resumed', async () => {
     const { id, adminToken } = await service.createTenant();
-    const { sessions, tokens } = service.app;
+    const { tokens } = service.app;
+    const { sessions } = service.app.engine;
     const principal = tokens.verify(adminToken);
     const setActive = (active: boolean): Promise<Answer> =>
       service.send('PATCH', `/tenants/${id}`, { token: service.operatorToken, body: { active } });
@@ -370,12 +371,12 @@ describe('a session', () => {
       update sessions set expires_at = now() + ${end} * interval '1 millisecond' where account_id = ${user.id}`);
     const askedAt = performance.now();
     for (const { accessToken } of [kept, idle]) expect(await me(accessToken, replica)).toBe(200);
-    expect(replica.app.sessions.peek(principal)).toBe(true);
+    expect(replica.app.engine.sessions.peek(principal)).toBe(true);
     expect((await refresh(kept.refreshToken)).status).toBe(200);
     await sleep(end - (performance.now() - askedAt) + 200);
-    expect(replica.app.sessions.peek(principal)).toBeUndefined();
+    expect(replica.app.engine.sessions.peek(principal)).toBeUndefined();
     expect(await me(kept.accessToken, replica)).toBe(200);
-    expect(replica.app.sessions.peek(principal)).toBe(true);
+    expect(replica.app.engine.sessions.peek(principal)).toBe(true);
     expect(await me(idle.accessToken, replica)).toBe(401);
   });
 
@@ -384,8 +385,8 @@ describe('a session', () => {
     const principal = service.app.tokens.verify((await user.signIn()).accessToken);
     vi.spyOn(Date, 'now').mockReturnValue(Date.now() + 365 * 86_400_000);
     try {
-      expect(await service.app.sessions.lives(principal)).toBe(true);
-      expect(service.app.sessions.peek(principal)).toBe(true);
+      expect(await service.app.engine.sessions.lives(principal)).toBe(true);
+      expect(service.app.engine.sessions.peek(principal)).toBe(true);
     } finally {
       vi.restoreAllMocks();
     }

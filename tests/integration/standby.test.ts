@@ -27,7 +27,7 @@ beforeAll(async () => {
   const env = { RECONCILE_EVERY_MS: '3600000' };
   first = await startService({ registry: name, env });
   second = await startService({ registry: name, env, operator: false });
-  registry = first.app.registry;
+  registry = first.app.engine.registry;
 });
 afterAll(async () => {
   await Promise.all([first.close(), second.close()]);
@@ -48,9 +48,9 @@ async function keep(count: number): Promise<readonly StandbyRecord[]> {
   let all: readonly StandbyRecord[] = [];
   // The other replica may be at it at this moment, with another number.
   await eventually(`${count} are ready`, async () => {
-    await first.app.housekeeping.runNow('standby databases');
+    await first.app.engine.housekeeping.runNow('standby databases');
     // What was in somebody's hands at that moment is left to it.
-    await first.app.housekeeping.runNow('reconciler');
+    await first.app.engine.housekeeping.runNow('reconciler');
     all = await listStandby(registry);
     return all.length === count && all.every(({ ready }) => ready);
   });
@@ -156,9 +156,9 @@ it('is not taken from under a claim by the reconciler or by a smaller number to 
   await registry.updateTable('clusters').set({ standby_target: 0 }).execute();
   const [answers] = await Promise.all([
     Promise.all(Array.from({ length: 8 }, () => make(second))),
-    first.app.housekeeping.runNow('reconciler'),
-    first.app.housekeeping.runNow('standby databases'),
-    second.app.housekeeping.runNow('reconciler'),
+    first.app.engine.housekeeping.runNow('reconciler'),
+    first.app.engine.housekeeping.runNow('standby databases'),
+    second.app.engine.housekeeping.runNow('reconciler'),
   ]);
   expect(answers.map(({ status }) => status)).toEqual(Array.from({ length: 8 }, () => 201));
   for (const { body } of answers) expect(await signIn(body.id)).toBe(200);
@@ -183,15 +183,15 @@ describe('is dropped with its role', () => {
       'where it was left half-made',
       async () => {
         await registry.updateTable('standby_databases').set({ ready: false }).execute();
-        await first.app.housekeeping.runNow('reconciler');
+        await first.app.engine.housekeeping.runNow('reconciler');
       },
     ],
   ])('%s', async (_where, spoil) => {
     const [standby] = await keep(1);
     await spoil();
     await eventually('it is dropped', async () => {
-      await first.app.housekeeping.runNow('standby databases');
-      await first.app.housekeeping.runNow('reconciler');
+      await first.app.engine.housekeeping.runNow('standby databases');
+      await first.app.engine.housekeeping.runNow('reconciler');
       return !(await listStandby(registry)).some(({ id }) => id === standby?.id);
     });
     await registry.updateTable('clusters').set({ accepting: true }).execute();
@@ -202,7 +202,7 @@ describe('is dropped with its role', () => {
 it('of a build that is newer is left to that build', async () => {
   const [standby] = await keep(1);
   await registry.updateTable('standby_databases').set({ schema_version: '9999_later' }).execute();
-  await first.app.housekeeping.runNow('standby databases');
+  await first.app.engine.housekeeping.runNow('standby databases');
   expect((await listStandby(registry)).map(({ id }) => id)).toContain(standby?.id);
   expect(await onServer(standby?.dbName ?? '')).toEqual({ allowed: false, login: false });
   await registry
@@ -235,7 +235,7 @@ it('that was claimed before the registry was restored from a backup is no other 
   const made = await make(first);
   expect(made.status, made.text).toBe(201);
   expect(made.body.id).not.toBe(standby.id);
-  await first.app.housekeeping.runNow('reconciler');
+  await first.app.engine.housekeeping.runNow('reconciler');
   expect(await onServer(standby.dbName)).toEqual({ allowed: true, login: true });
   expect(await listStandby(registry)).toEqual([]);
 });

@@ -86,7 +86,7 @@ describe('a cold tenant', () => {
       Array.from({ length: 200 }, () => cold.send('GET', '/products', { token: tenant.adminToken })),
     );
     expect(new Set(answers.map(({ status }) => status))).toEqual(new Set([200]));
-    const { pools, connections } = cold.app.tenantPools.stats();
+    const { pools, connections } = cold.app.engine.tenantPools.stats();
     expect(pools).toBe(1);
     expect(connections).toBeLessThanOrEqual(3);
     expect((await newSessionsIn(dbName, before)).length).toBeLessThanOrEqual(3);
@@ -106,7 +106,7 @@ describe('a failed build', () => {
       expect(answer).toMatchObject({ status: 503, body: { code: 'unavailable' } });
       expect(answer.headers['retry-after']).toMatch(/^[1-9]\d*$/);
     }
-    await expect.poll(() => cold.app.tenantPools.stats()).toEqual({ pools: 0, connections: 0 });
+    await expect.poll(() => cold.app.engine.tenantPools.stats()).toEqual({ pools: 0, connections: 0 });
     expect((await cold.send('GET', '/products', { token: neighbour.adminToken })).status).toBe(200);
     await changeRow(tenant, { db_name: dbName });
     await expect.poll(async () => (await ask()).status, { timeout: 10_000 }).toBe(200);
@@ -163,7 +163,7 @@ describe('the wrong database behind a row', () => {
     expect(logged).toContainEqual(
       expect.objectContaining({ level: 'error', tenantId: tenant.id, msg: 'a tenant pool could not be built' }),
     );
-    await expect.poll(() => cold.app.tenantPools.stats().pools).toBe(0);
+    await expect.poll(() => cold.app.engine.tenantPools.stats().pools).toBe(0);
   });
 
   it('is asked once a second and not by each request, and served when it is right again', async () => {
@@ -190,10 +190,10 @@ describe('an idle pool', () => {
     const ask = async (): Promise<number> => (await cold.send('GET', '/products', { token: tenant.adminToken })).status;
     expect(await ask()).toBe(200);
     expect(await newSessionsIn(dbName, before)).not.toEqual([]);
-    await expect.poll(() => cold.app.tenantPools.stats().pools, { timeout: 10_000 }).toBe(0);
+    await expect.poll(() => cold.app.engine.tenantPools.stats().pools, { timeout: 10_000 }).toBe(0);
     await expect.poll(() => newSessionsIn(dbName, before), { timeout: 10_000 }).toEqual([]);
     expect(await ask()).toBe(200);
-    expect(cold.app.tenantPools.stats().pools).toBe(1);
+    expect(cold.app.engine.tenantPools.stats().pools).toBe(1);
   });
 
   it('is not closed under a running query', async () => {
@@ -204,7 +204,7 @@ describe('an idle pool', () => {
     const stuck = cold.send('PATCH', `/products/${product}`, { token: tenant.adminToken, body: { name: 'Late' } });
     await lock.awaited();
     await sleep(500);
-    expect(cold.app.tenantPools.stats().pools).toBe(1);
+    expect(cold.app.engine.tenantPools.stats().pools).toBe(1);
     await lock.release();
     expect((await stuck).status).toBe(200);
   });
@@ -227,7 +227,7 @@ describe('changed pool options', () => {
     expect(changed.body).toMatchObject({ poolOptions: { max: 2, timeout: 20_000, acquireTimeout: 5_000 } });
     expect((await home.send('GET', '/products', { token: tenant.adminToken })).status).toBe(200);
     const { rows } = await sql<{ timeout: string }>`select current_setting('statement_timeout') as timeout`.execute(
-      home.app.tenantPools.database(tenant.id),
+      home.app.engine.tenantPools.database(tenant.id),
     );
     expect(rows).toEqual([{ timeout: '20s' }]);
 
@@ -286,7 +286,7 @@ describe('changed pool options', () => {
     done = true;
     await Promise.all(clients);
     expect([...statuses.keys()].sort()).toEqual([200, 201]);
-    expect(home.app.tenantPools.stats().pools).toBeGreaterThan(0);
+    expect(home.app.engine.tenantPools.stats().pools).toBeGreaterThan(0);
   });
 });
 
@@ -294,7 +294,7 @@ describe('a retired pool', () => {
   it('fails no read, no write and no transaction, a thousand times over, and leaves no connection', async () => {
     const tenant = await home.createTenant();
     const { dbName } = await rowOf(home, tenant);
-    const db = home.app.tenantPools.database(tenant.id);
+    const db = home.app.engine.tenantPools.database(tenant.id);
     let done = false;
     let written = 0;
     const clients = [
@@ -322,7 +322,7 @@ describe('a retired pool', () => {
     });
     const retired: Promise<void>[] = [];
     for (let time = 0; time < 1_000; time += 1) {
-      retired.push(home.app.tenantPools.retire(tenant.id));
+      retired.push(home.app.engine.tenantPools.retire(tenant.id));
       await sleep(2);
     }
     done = true;
@@ -333,7 +333,7 @@ describe('a retired pool', () => {
       .select((eb) => eb.fn.countAll<string>().as('n'))
       .executeTakeFirstOrThrow();
     expect(Number(n)).toBe(written);
-    await home.app.tenantPools.retire(tenant.id);
+    await home.app.engine.tenantPools.retire(tenant.id);
     await expect.poll(() => sessionsIn(dbName), { timeout: 10_000 }).toEqual([]);
   }, 60_000);
 });
@@ -423,7 +423,7 @@ describe('app.close()', () => {
     const service = await startService({ registry: own });
     const databases = [own];
     for (const tenant of [await service.createTenant(), await service.createTenant()]) {
-      const row = await findTenant(service.app.registry, tenant.id);
+      const row = await findTenant(service.app.engine.registry, tenant.id);
       databases.push(row?.dbName ?? '');
       await service.send('GET', '/products', { token: tenant.adminToken });
     }

@@ -72,7 +72,7 @@ async function inState(status: TenantStatus, before: 'active' | 'suspended' = 'a
   if (status === 'suspended' || before === 'suspended') expect((await act('suspend', tenant.id)).status).toBe(200);
   if (status === 'deleted') expect((await act('delete', tenant.id)).status).toBe(204);
   if (status === 'provisioning' || status === 'deleting')
-    await service.app.registry
+    await service.app.engine.registry
       .updateTable('tenants')
       .set({ status, on_purge: 'drop' })
       .where('id', '=', tenant.id)
@@ -81,7 +81,7 @@ async function inState(status: TenantStatus, before: 'active' | 'suspended' = 'a
 }
 
 async function actsOn(id: string): Promise<string[]> {
-  const rows = await service.app.registry
+  const rows = await service.app.engine.registry
     .selectFrom('audit')
     .select('action')
     .where('tenant_id', '=', id)
@@ -153,7 +153,7 @@ describe('every pair of state and act is what the table says:', () => {
     }
     expect(answer.status, answer.text).toBe(['delete', 'purge'].includes(name) ? 204 : 200);
     if (targets.includes('deleting')) {
-      expect(await findTenant(service.app.registry, tenant.id)).toBeUndefined();
+      expect(await findTenant(service.app.engine.registry, tenant.id)).toBeUndefined();
       expect(await isOpen(before)).toBeUndefined();
       return;
     }
@@ -259,7 +259,7 @@ describe('a deleted tenant', () => {
   it('is purged when its grace is over, and not before', async () => {
     const [over, within] = [await inState('deleted'), await inState('deleted', 'suspended')];
     const gone = await rowOf(service, over);
-    const { registry, housekeeping } = service.app;
+    const { registry, housekeeping } = service.app.engine;
     const at = new Date(Date.now() - GRACE - 1_000).toISOString();
     await registry.updateTable('tenants').set({ deleted_at: at }).where('id', '=', over.id).execute();
     const later = new Date(Date.now() - GRACE + 600_000).toISOString();
@@ -276,7 +276,7 @@ describe('a deleted tenant', () => {
   it('whose removal came to a halt is removed by the reconciler', async () => {
     const tenant = await service.createTenant();
     const row = await rowOf(service, tenant);
-    const { registry, housekeeping } = service.app;
+    const { registry, housekeeping } = service.app.engine;
     await act('delete', tenant.id);
     const begun = { status: 'deleting', on_purge: 'drop', deleted_at: null, status_before_deletion: null } as const;
     await registry.updateTable('tenants').set(begun).where('id', '=', tenant.id).execute();
@@ -288,7 +288,7 @@ describe('a deleted tenant', () => {
   it('whose database was not marked as deleted keeps it, whatever the row says, until a person asks', async () => {
     const tenant = await service.createTenant();
     const row = await rowOf(service, tenant);
-    const { registry, housekeeping } = service.app;
+    const { registry, housekeeping } = service.app.engine;
     const begun = { status: 'deleting', on_purge: 'drop' } as const;
     await registry.updateTable('tenants').set(begun).where('id', '=', tenant.id).execute();
     await housekeeping.runNow('reconciler');
@@ -318,7 +318,7 @@ describe('a database that does not agree with its tenant’s row', () => {
       await sql`grant connect on database ${sql.id(busyRow.dbName)} to ${sql.id(busyRow.dbUser)}`.execute(db);
     });
     expect(await enter(busyRow)).toBeUndefined();
-    await service.app.housekeeping.runNow('lifecycle settle');
+    await service.app.engine.housekeeping.runNow('lifecycle settle');
     const open = await Promise.all([openRow, closedRow, busyRow, rightRow].map(isOpen));
     expect(open).toEqual([false, true, false, true]);
     expect([await enter(openRow), await enter(closedRow)]).toEqual(['55000', undefined]);
@@ -328,7 +328,7 @@ describe('a database that does not agree with its tenant’s row', () => {
   it('is left alone while somebody is at work on the tenant', async () => {
     const tenant = await inState('suspended');
     const row = await rowOf(service, tenant);
-    const { housekeeping } = service.app;
+    const { housekeeping } = service.app.engine;
     const other = connectAs<Registry>(service.config.registry.connection.database);
     await createTenantLocks(other.db).attempt(tenant.id, async () => {
       await asSuperuser('postgres', async (db) => {
@@ -349,7 +349,7 @@ describe('a database that does not agree with its tenant’s row', () => {
     expect((await asUser(tenant)).status).toBe(200);
     expect(await sessionsIn(row.dbName)).toBeGreaterThan(0);
     // By hand, past everything: the row is turned, and the pool of this process does not hear of it in time.
-    const { registry, housekeeping } = service.app;
+    const { registry, housekeeping } = service.app.engine;
     await asSuperuser('postgres', (db) =>
       sql`alter database ${sql.id(row.dbName)} allow_connections false`.execute(db),
     );
@@ -364,7 +364,8 @@ describe('migrations', () => {
     const { app, config } = service;
     const tenants = [await inState('suspended'), await inState('deleted')];
     const behind = { schema_version: '0000' };
-    for (const { id } of tenants) await app.registry.updateTable('tenants').set(behind).where('id', '=', id).execute();
+    for (const { id } of tenants)
+      await app.engine.registry.updateTable('tenants').set(behind).where('id', '=', id).execute();
     const timeout = 2_000;
     const central = createDatabase<Registry>(
       config.registry.connection,
@@ -380,7 +381,7 @@ describe('migrations', () => {
         provisioner: config.tenants.provisioner.user,
         inDatabase: (database, work) =>
           provisioner.inDatabase(database, async (db) => {
-            const row = await app.registry
+            const row = await app.engine.registry
               .selectFrom('tenants')
               .select('id')
               .where('db_name', '=', database)

@@ -65,7 +65,7 @@ function signIn(tenant: string): Promise<Answer<{ accessToken: string }>> {
 }
 
 function rowOf(id: string): Promise<{ db_name: string; db_user: string; db_password: string } | undefined> {
-  return service.app.registry
+  return service.app.engine.registry
     .selectFrom('tenants')
     .select(['db_name', 'db_user', 'db_password'])
     .where('id', '=', id)
@@ -85,9 +85,9 @@ async function exists(name: string): Promise<[database: boolean, role: boolean]>
 
 /** A setting as the tenant's own connections have it. */
 async function setting(id: string, name: string): Promise<string> {
-  const record = await service.app.tenantDirectory.find(id);
+  const record = await service.app.engine.tenantDirectory.find(id);
   if (!record) throw new Error('the tenant is gone');
-  const db = service.app.tenantPools.database(record.id);
+  const db = service.app.engine.tenantPools.database(record.id);
   const { rows } = await sql<{ value: string }>`select current_setting(${name}) as value`.execute(db);
   return rows[0]?.value ?? '';
 }
@@ -274,7 +274,7 @@ describe('poolOptions', () => {
 describe('listing tenants', () => {
   beforeAll(async () => {
     // Rows alone: listing looks at nothing else.
-    const { registry } = service.app;
+    const { registry } = service.app.engine;
     const { db_password } = (await rowOf(acme.id)) ?? { db_password: '' };
     for (let index = 0; index < 25; index += 1) {
       await registry
@@ -364,7 +364,7 @@ describe('changing a tenant', () => {
       return (body as { user?: { id: string } }).user?.id;
     };
     for (let time = 0; time < 2; time += 1) expect(await whose('swapped-one')).toBe(one.adminId);
-    const { registry } = service.app;
+    const { registry } = service.app.engine;
     const slugs = { 'swapped-past': one.id, 'swapped-one': other.id };
     for (const [slug, id] of Object.entries(slugs))
       await registry.updateTable('tenants').set({ slug }).where('id', '=', id).execute();
@@ -528,7 +528,7 @@ describe('removing a tenant', () => {
 
 describe('answers about tenants', () => {
   it('hold no database password, role, name or host', async () => {
-    const rows = await service.app.registry
+    const rows = await service.app.engine.registry
       .selectFrom('tenants')
       .select(['db_name', 'db_user', 'db_password'])
       .execute();

@@ -55,9 +55,9 @@ function signIn(email: string, password: string): Promise<Answer> {
 }
 
 async function activeAdmins(of: TestTenant): Promise<string[]> {
-  const record = await service.app.tenantDirectory.find(of.id);
+  const record = await service.app.engine.tenantDirectory.find(of.id);
   if (!record) throw new Error('the tenant is gone');
-  const db = service.app.tenantPools.database(record.id);
+  const db = service.app.engine.tenantPools.database(record.id);
   const rows = await db
     .selectFrom('users')
     .innerJoin('user_roles', 'user_roles.user_id', 'users.id')
@@ -364,9 +364,9 @@ describe('the list', () => {
         roles: odd ? ['member'] : [],
       });
     }
-    const record = await service.app.tenantDirectory.find(crowd.id);
+    const record = await service.app.engine.tenantDirectory.find(crowd.id);
     if (!record) throw new Error('the tenant is gone');
-    const db = service.app.tenantPools.database(record.id);
+    const db = service.app.engine.tenantPools.database(record.id);
     const users = await db.selectFrom('users').select(['id', 'email']).orderBy('id').execute();
     // A dozen share each time of creation.
     for (const [index, { id, email }] of users.entries()) {

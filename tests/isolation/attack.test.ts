@@ -229,7 +229,7 @@ describe('a tenant’s role is refused:', () => {
   it('more sessions than its connection limit', async () => {
     const limited = await reach(service, await service.createTenant('limited'));
     await asSuperuser('postgres', (db) => sql`alter role ${sql.id(limited.row.dbUser)} connection limit 3`.execute(db));
-    await service.app.tenantPools.retire(limited.row.id);
+    await service.app.engine.tenantPools.retire(limited.row.id);
     const sessions = Array.from({ length: 6 }, () => enter(limited));
     const leave: (() => void)[] = [];
     const outcomes = await Promise.all(

@@ -21,7 +21,7 @@ beforeAll(async () => {
   service = await startService({ registry });
   const tenant = await service.createTenant('audited');
   tenantId = tenant.id;
-  database = (await findTenant(service.app.registry, tenantId))?.dbName ?? '';
+  database = (await findTenant(service.app.engine.registry, tenantId))?.dbName ?? '';
 });
 afterAll(() => service.close());
 
@@ -38,17 +38,17 @@ const places: readonly [
   [
     'the registry',
     {
-      db: () => service.app.registry as unknown as Kysely<unknown>,
+      db: () => service.app.engine.registry as unknown as Kysely<unknown>,
       name: () => registry,
-      insert: () => insertCentralAudit(service.app.registry, entry),
+      insert: () => insertCentralAudit(service.app.engine.registry, entry),
     },
   ],
   [
     'a tenant’s database',
     {
-      db: () => service.app.tenantPools.database(tenantId) as unknown as Kysely<unknown>,
+      db: () => service.app.engine.tenantPools.database(tenantId) as unknown as Kysely<unknown>,
       name: () => database,
-      insert: () => insertAudit(service.app.tenantPools.database(tenantId), entry),
+      insert: () => insertAudit(service.app.engine.tenantPools.database(tenantId), entry),
     },
   ],
 ];
@@ -120,15 +120,19 @@ describe.each(places)('in %s the service', (_where, { db, name, insert }) => {
 
 describe('in the registry', () => {
   it('the service enters as another role than the owner, and cannot become it', async () => {
-    const { rows } = await sql`select current_user as role`.execute(service.app.registry);
+    const { rows } = await sql`select current_user as role`.execute(service.app.engine.registry);
     expect(rows).toEqual([{ role: registryService.user }]);
-    await expect(sql`set role ${sql.id(registryOwner.user)}`.execute(service.app.registry)).rejects.toMatchObject({
+    await expect(
+      sql`set role ${sql.id(registryOwner.user)}`.execute(service.app.engine.registry),
+    ).rejects.toMatchObject({
       reason: DENIED,
     });
   });
 
   it('the service reads which migrations have run, and writes nothing there', async () => {
-    await expect(sql`delete from migration.kysely_migration`.execute(service.app.registry)).rejects.toMatchObject({
+    await expect(
+      sql`delete from migration.kysely_migration`.execute(service.app.engine.registry),
+    ).rejects.toMatchObject({
       reason: DENIED,
     });
   });
@@ -136,7 +140,7 @@ describe('in the registry', () => {
   it('is known to be rewritable by its owner and by a superuser, and not by the service', async () => {
     const owner = connectAs<Registry>(registry, registryOwner);
     const superuser = connectAs<Registry>(registry);
-    expect(await canRewriteAudit(service.app.registry)).toBe(false);
+    expect(await canRewriteAudit(service.app.engine.registry)).toBe(false);
     expect(await canRewriteAudit(owner.db)).toBe(true);
     expect(await canRewriteAudit(superuser.db)).toBe(true);
     await Promise.all([owner.close(0), superuser.close(0)]);
@@ -172,7 +176,11 @@ it('keeps what stands in it when the tenant goes', async () => {
   const { id } = await service.createTenant('gone-soon');
   await service.send('DELETE', `/tenants/${id}`, { token: service.operatorToken });
   await service.send('POST', `/tenants/${id}/purge`, { token: service.operatorToken });
-  const rows = await service.app.registry.selectFrom('audit').select('action').where('tenant_id', '=', id).execute();
+  const rows = await service.app.engine.registry
+    .selectFrom('audit')
+    .select('action')
+    .where('tenant_id', '=', id)
+    .execute();
   expect(rows.map(({ action }) => action)).toEqual(['tenant.created', 'tenant.deleted', 'tenant.purged']);
-  expect(await findTenant(service.app.registry, id)).toBeUndefined();
+  expect(await findTenant(service.app.engine.registry, id)).toBeUndefined();
 });

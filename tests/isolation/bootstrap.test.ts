@@ -12,7 +12,7 @@ import type { Registry } from '../../db/central/schema.js';
 import { createDatabase, type ConnectionSettings, type DatabaseHandle } from '../../db/client.js';
 import { bootstrapCluster, checkCluster } from '../../db/cluster.js';
 import { scramVerifier } from '../../db/scram.js';
-import { buildApp } from '../../src/app.js';
+import { openApp } from '../support/service.js';
 import { parseTokenKeys } from '../../src/auth/keyring.js';
 import { completeConfig, parseKeyring, readSettings } from '../../src/config.js';
 import { startEmbeddedCluster, type EmbeddedCluster } from '../../src/embedded/cluster.js';
@@ -148,7 +148,7 @@ describe.skipIf(skipped !== '')(title, () => {
     });
     await Promise.all([registry.close(0), provisioner.close()]);
 
-    const app = await buildApp(
+    const app = await openApp(
       completeConfig(readSettings({ NODE_ENV: 'test', LOG_LEVEL: 'silent' }), {
         registry: at('tenantry_service', PASSWORD, 'tenantry_registry'),
         provisioner: at('tenantry_provisioner', PASSWORD, 'postgres'),
@@ -158,8 +158,8 @@ describe.skipIf(skipped !== '')(title, () => {
     );
     onTestFinished(() => app.close());
     const send = sender(app);
-    await insertOperator(app.registry, { email: 'operator@example.com', passwordHash: 'not used' });
-    const operator = await findOperatorByEmail(app.registry, 'operator@example.com');
+    await insertOperator(app.engine.registry, { email: 'operator@example.com', passwordHash: 'not used' });
+    const operator = await findOperatorByEmail(app.engine.registry, 'operator@example.com');
     const operatorToken = await beginSession(app, { kind: 'operator', operatorId: operator?.id ?? '' });
     const made = await send('POST', '/tenants', {
       token: operatorToken,

@@ -324,7 +324,7 @@ async function aSession(ask: TestService['send']): Promise<void> {
 
   // A tenant whose database is not there, asked for by a process that has no pool for it yet.
   const broken = await service.createTenant('isolated-broken');
-  await service.app.tenantPools.retire(broken.id);
+  await service.app.engine.tenantPools.retire(broken.id);
   await setDatabaseName(broken.id, 'canary_gone');
   await expect.poll(async () => (await ask('GET', '/products', { token: broken.adminToken })).status).toBe(503);
   await ask('POST', '/auth/login', {

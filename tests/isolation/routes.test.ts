@@ -239,7 +239,7 @@ describe.each(within('operator'))('%s, for operators', (_name, route) => {
       for (const secret of idsOfB) expect(text).not.toContain(secret);
     }
     expect(await everythingOfB()).toEqual(before);
-    expect(await findTenant(home.app.registry, a.id)).toMatchObject({ status: 'active' });
+    expect(await findTenant(home.app.engine.registry, a.id)).toMatchObject({ status: 'active' });
   });
 });
 
@@ -323,7 +323,7 @@ it.each([
 });
 
 it('never made a process that A alone asked build a pool for B', () => {
-  expect(reached.app.tenantPools.stats().pools).toBe(1);
+  expect(reached.app.engine.tenantPools.stats().pools).toBe(1);
 });
 
 /** A token of a session of its own: some of the routes end whatever session they are asked with. */
@@ -395,7 +395,7 @@ async function makeIn(tenant: TestTenant, path: string): Promise<string> {
 
 /** Every row of every table of B's database, and B's row in the registry. */
 async function everythingOfB(): Promise<Record<string, unknown>> {
-  const { dbName } = (await findTenant(home.app.registry, b.id)) ?? {};
+  const { dbName } = (await findTenant(home.app.engine.registry, b.id)) ?? {};
   const tables = await asSuperuser(dbName ?? '', async (db) => {
     const { rows } = await sql<{ name: string }>`
       select oid::regclass::text as name from pg_class where relkind = 'r' and relnamespace::regnamespace::text

@@ -25,7 +25,7 @@ import type { ConnectionSettings, DatabaseHandle } from '../../db/client.js';
 import { findMarks } from '../../db/marks.js';
 import { scramVerifier } from '../../db/scram.js';
 import { tenantMigrations } from '../../db/tenant/migrations/index.js';
-import { buildApp } from '../../src/app.js';
+import { openApp } from '../support/service.js';
 import { localSecrets } from '../../src/secrets.js';
 import { createEnvelope } from '../../src/tenancy/envelope.js';
 import { compare } from '../../src/tenancy/evidence.js';
@@ -422,7 +422,7 @@ async function disagreeing(): Promise<string[]> {
   }
 }
 
-async function startApp(standbys: number, reconciles = true): ReturnType<typeof buildApp> {
+async function startApp(standbys: number, reconciles = true): ReturnType<typeof openApp> {
   const config = testConfig(registryName, {
     STANDBY_DATABASES: String(standbys),
     // A run with KILL_EVERY=1 takes longer than the token is valid otherwise.
@@ -430,7 +430,7 @@ async function startApp(standbys: number, reconciles = true): ReturnType<typeof 
     CLUSTER_CONNECTION_RESERVE: RESERVE,
     RECONCILE_EVERY_MS: reconciles ? '1000' : '3600000',
   });
-  return buildApp({ ...config, tenants: { ...config.tenants, provisioner } });
+  return openApp({ ...config, tenants: { ...config.tenants, provisioner } });
 }
 
 async function environment(): Promise<Record<string, string>> {

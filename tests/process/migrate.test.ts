@@ -127,9 +127,9 @@ describe('a registry of one’s own', () => {
     const behind = await service.createTenant('behind');
     const broken = await service.createTenant('broken');
     for (const { id } of [behind, broken]) {
-      const tenant = await findTenant(service.app.registry, id);
+      const tenant = await findTenant(service.app.engine.registry, id);
       if (!tenant) throw new Error('the tenant has no row');
-      await service.app.tenantPools.retire(id);
+      await service.app.engine.tenantPools.retire(id);
       await asSuperuser(tenant.dbName, async (db) => {
         // As the first migration left it.
         const { rows } = await sql<{ name: string }>`
@@ -142,7 +142,7 @@ describe('a registry of one’s own', () => {
         // Owned by somebody else, so that the migration's own statement fails.
         if (id === broken.id) await sql`create table products (id int)`.execute(db);
       });
-      await updateTenant(service.app.registry, id, { schemaVersion: '0001_identity' }, ['active']);
+      await updateTenant(service.app.engine.registry, id, { schemaVersion: '0001_identity' }, ['active']);
     }
 
     const run = await runProgram('src/cli/migrate.js', env);

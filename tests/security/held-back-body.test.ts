@@ -185,7 +185,7 @@ const operatorWays: readonly {
     revoke: async (by, callers) => {
       for (const { id } of callers) {
         await asSuperuser(registry, (db) => sql`update operators set active = false where id = ${id}`.execute(db));
-        await by.app.events.publish({ kind: 'operator', operatorId: id });
+        await by.app.engine.events.publish({ kind: 'operator', operatorId: id });
       }
     },
   },
@@ -285,7 +285,7 @@ describe('an operator who sends the head, and the body after it was', { timeout:
   let operators = 0;
   const addOperator = async (): Promise<Caller> => {
     const email = `operator-${(operators += 1)}@example.com`;
-    await insertOperator(home.app.registry, { email, passwordHash: 'x' });
+    await insertOperator(home.app.engine.registry, { email, passwordHash: 'x' });
     const { rows } = await asSuperuser(registry, (db) =>
       sql<{ id: string }>`select id from operators where email = ${email}`.execute(db),
     );

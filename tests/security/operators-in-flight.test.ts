@@ -91,8 +91,8 @@ async function succeed(answer: Promise<Answer>): Promise<void> {
 
 async function addOperator(): Promise<{ id: string; token: string }> {
   const email = `in-flight-${(numbers += 1)}@example.com`;
-  await insertOperator(service.app.registry, { email, passwordHash: 'x' });
-  const { id = '' } = (await findOperatorByEmail(service.app.registry, email)) ?? {};
+  await insertOperator(service.app.engine.registry, { email, passwordHash: 'x' });
+  const { id = '' } = (await findOperatorByEmail(service.app.engine.registry, email)) ?? {};
   return { id, token: await beginSession(service.app, { kind: 'operator', operatorId: id }) };
 }
 
@@ -175,7 +175,7 @@ it('a tenant whose operator is signed out while its admin’s password waits to 
   const accepting = { token: service.operatorToken, body: { accepting: true } };
   await succeed(service.send('PATCH', `/clusters/${cluster}`, accepting));
   const { id, token } = await addOperator();
-  const { passwords } = service.app;
+  const { passwords } = service.app.engine;
   const before = await asSuperuser(registry, contents);
   const hash = passwords.hash.bind(passwords);
   const spy = vi.spyOn(passwords, 'hash').mockImplementation(async (...given) => {

@@ -41,7 +41,7 @@ async function whileHashing(
   const released = new Promise<void>((resolve) => (release = resolve));
   let reach = (): void => undefined;
   const reached = new Promise<void>((resolve) => (reach = resolve));
-  const { passwords } = service.app;
+  const { passwords } = service.app.engine;
   const hash = passwords.hash.bind(passwords);
   const spy = vi.spyOn(passwords, 'hash').mockImplementation(async (given, payer) => {
     if (given === password) {
@@ -338,8 +338,11 @@ describe('a change that the own password was confirmed for', () => {
     const { app, config } = service;
     const email = `operator-${(numbers += 1)}@example.com`;
     const password = 'operators-password-1';
-    await insertOperator(app.registry, { email, passwordHash: await app.passwords.hash(password, OPERATORS) });
-    const { id = '' } = (await findOperatorByEmail(app.registry, email)) ?? {};
+    await insertOperator(app.engine.registry, {
+      email,
+      passwordHash: await app.engine.passwords.hash(password, OPERATORS),
+    });
+    const { id = '' } = (await findOperatorByEmail(app.engine.registry, email)) ?? {};
     const token = await beginSession(app, { kind: 'operator', operatorId: id });
     const newPassword = `in-flight-password-${numbers}`;
     let changed: unknown;
@@ -348,12 +351,12 @@ describe('a change that the own password was confirmed for', () => {
       () => send('POST', '/auth/password', { token, body: { currentPassword: password, newPassword } }),
       async () => {
         await asSuperuser(config.registry.connection.database, (db) => change(db, id));
-        changed = await findOperatorByEmail(app.registry, email);
+        changed = await findOperatorByEmail(app.engine.registry, email);
       },
     );
     expect(answer.status).toBe(status);
     expect(changed).toMatchObject({ id });
-    expect(await findOperatorByEmail(app.registry, email)).toEqual(changed);
+    expect(await findOperatorByEmail(app.engine.registry, email)).toEqual(changed);
   });
 });
 

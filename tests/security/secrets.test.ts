@@ -39,7 +39,7 @@ beforeAll(async () => {
   registry = await createRegistry();
   service = await startLoud();
   tenant = await service.createTenant('acme');
-  const row = await service.app.registry
+  const row = await service.app.engine.registry
     .selectFrom('tenants')
     .select(['id', 'db_host', 'db_port', 'db_user', 'db_password'])
     .where('id', '=', tenant.id)

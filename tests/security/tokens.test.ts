@@ -37,13 +37,13 @@ beforeAll(async () => {
   await logStatementsOf(registry);
   const home = await startService({ registry, env });
   tenant = await home.createTenant('acme');
-  const record = await home.app.tenantDirectory.find(tenant.id);
+  const record = await home.app.engine.tenantDirectory.find(tenant.id);
   await logStatementsOf(record?.dbName ?? '');
   await home.close();
   // A process that has heard of nobody yet: whatever it would want to know, it would have to ask.
   service = await startService({ registry, env });
   // Its jobs ask by themselves, now and then.
-  await service.app.housekeeping.close();
+  await service.app.engine.housekeeping.close();
   port = await listen(service);
 });
 afterAll(async () => {

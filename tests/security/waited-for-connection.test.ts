@@ -35,7 +35,7 @@ beforeAll(async () => {
   const registry = await createRegistry();
   home = await startService({ registry, env: { HASH_CONCURRENCY: '1' } });
   other = await startService({ registry, operator: false });
-  passwordHash = await home.app.passwords.hash(ADMIN.password, 'tests');
+  passwordHash = await home.app.engine.passwords.hash(ADMIN.password, 'tests');
 });
 afterAll(() => Promise.all([home.close(), other.close()]));
 
@@ -103,7 +103,7 @@ async function holdConnection({ id }: TestTenant): Promise<() => Promise<void>> 
   const released = new Promise<void>((resolve) => (release = resolve));
   let held = (): void => undefined;
   const holding = new Promise<void>((resolve) => (held = resolve));
-  const work = home.app.tenantPools
+  const work = home.app.engine.tenantPools
     .database(id)
     .transaction()
     .execute(async (trx) => {
@@ -185,7 +185,9 @@ describe('a write that waits for a connection while its caller is', { timeout: 6
       const answer = await request(route, caller, targets);
       return { name: nameOf(route), status: answer.status, code: codeOf(answer) };
     });
-    await vi.waitUntil(() => home.app.tenantPools.inspect(tenant.id)?.waiting === routes.length, { timeout: 10_000 });
+    await vi.waitUntil(() => home.app.engine.tenantPools.inspect(tenant.id)?.waiting === routes.length, {
+      timeout: 10_000,
+    });
     const open = await everythingIn(database);
     await way.revoke(
       tenant,
@@ -209,10 +211,12 @@ describe('a write that waits for a connection while its caller is', { timeout: 6
       const answer = await request(route, caller, targets);
       return { name: nameOf(route), status: answer.status, code: codeOf(answer) };
     });
-    await vi.waitUntil(() => home.app.tenantPools.inspect(tenant.id)?.waiting === routes.length, { timeout: 10_000 });
+    await vi.waitUntil(() => home.app.engine.tenantPools.inspect(tenant.id)?.waiting === routes.length, {
+      timeout: 10_000,
+    });
     await sleep(LONG_ENOUGH);
     // Nothing is remembered any more, and a second connection could not be had.
-    await home.app.events.publish({ kind: 'any' });
+    await home.app.engine.events.publish({ kind: 'any' });
     await release();
     const served = [200, 201, 204, 404, 409];
     expect((await Promise.all(answers)).filter(({ status }) => !served.includes(status))).toEqual([]);
@@ -222,10 +226,10 @@ describe('a write that waits for a connection while its caller is', { timeout: 6
 it('a write that waits for its hash changes nothing if its caller is demoted meanwhile', async () => {
   const { tenant, database } = await prepareTenant();
   const caller = await addCaller(tenant, database);
-  const hash = home.app.passwords.hash.bind(home.app.passwords);
+  const hash = home.app.engine.passwords.hash.bind(home.app.engine.passwords);
   let letGo: () => void = () => undefined;
   const held = new Promise<void>((resolve) => (letGo = resolve));
-  const hashing = vi.spyOn(home.app.passwords, 'hash').mockImplementation(async (...args) => {
+  const hashing = vi.spyOn(home.app.engine.passwords, 'hash').mockImplementation(async (...args) => {
     await held;
     return hash(...args);
   });

@@ -74,8 +74,8 @@ export async function startReplicas(standby = 0): Promise<Replicas> {
   onTestFinished(() => here.close());
   // The jobs that run at the start are over, so that the statements that follow are those of requests.
   for (const job of ['reconciler', 'standby databases', 'lifecycle settle', 'lifecycle purge'])
-    await here.app.housekeeping.runNow(job);
-  const provisioner = `tenantry provisioner ${here.app.replicaId}`;
+    await here.app.engine.housekeeping.runNow(job);
+  const provisioner = `tenantry provisioner ${here.app.engine.replicaId}`;
 
   function loseAnswers(isLost: (statement: string, target: Target, nth: number) => boolean): Loss {
     const seen: Record<Target, string[]> = { registry: [], server: [] };
@@ -112,7 +112,7 @@ export async function startReplicas(standby = 0): Promise<Replicas> {
 /** Runs every job of both replicas, twice: what one finds half-done it may leave to the next round. */
 export async function runJobs({ here, there }: Replicas): Promise<void> {
   for (const job of ['reconciler', 'lifecycle settle', 'reconciler'])
-    for (const { app } of [here, there]) await app.housekeeping.runNow(job);
+    for (const { app } of [here, there]) await app.engine.housekeeping.runNow(job);
 }
 
 /** Makes or adopts a tenant; its name is its slug. */

@@ -95,7 +95,7 @@ export async function roleExists(role: string): Promise<boolean> {
 
 /** The mark that a former build gave each of its tenants, whatever became of them. */
 export async function formerMark({ app }: TestService, id: string): Promise<string> {
-  return `tenantry ${await findInstallationId(app.registry)} ${id} tenant`;
+  return `tenantry ${await findInstallationId(app.engine.registry)} ${id} tenant`;
 }
 
 /**

@@ -3,15 +3,18 @@
 import type { FastifyInstance, LightMyRequestResponse } from 'fastify';
 import { sql } from 'kysely';
 import { randomBytes } from 'node:crypto';
+import type { DestinationStream } from 'pino';
 import type { Registry } from '../../db/central/schema.js';
 import { findOperatorByEmail, findOperatorCredentials, insertOperator } from '../../db/central/operators.js';
 import { createDatabase, type ConnectionSettings, type DatabaseHandle } from '../../db/client.js';
 import { findCredentials } from '../../db/tenant/users.js';
-import { buildApp, type AppOverrides } from '../../src/app.js';
+import { buildApp } from '../../src/app.js';
 import { parseTokenKeys, signingKey } from '../../src/auth/keyring.js';
 import { OPERATORS } from '../../src/auth/passwords.js';
 import type { Account, Grant } from '../../src/auth/sessions.js';
 import { completeConfig, parseKeyring, readSettings, type Config } from '../../src/config.js';
+import { createEngine, type EngineOptions } from '../../src/engine/index.js';
+import { createLogger } from '../../src/logging.js';
 import type { TestCluster } from './cluster.js';
 
 export const OPERATOR = { email: 'operator@example.com', password: 'operator-password-1' };
@@ -164,16 +167,32 @@ export interface ServiceOptions {
   readonly operator?: boolean;
 }
 
+export interface AppOverrides extends EngineOptions {
+  /** Where log lines go, instead of standard output. */
+  readonly logStream?: DestinationStream;
+}
+
+/** The service over an engine of its own. Close it. */
+export async function openApp(config: Config, { logStream, ...options }: AppOverrides = {}): Promise<FastifyInstance> {
+  const engine = await createEngine(config, createLogger(config.log, logStream), options);
+  try {
+    return await buildApp(engine);
+  } catch (error) {
+    await engine.close();
+    throw error;
+  }
+}
+
 /** A session that begins now, for an active account whose password nobody need know. */
 export async function beginGrant(app: FastifyInstance, account: Account): Promise<Grant> {
   const found =
     account.kind === 'user'
-      ? await findCredentials(app.tenantPools.database(account.tenantId), { id: account.userId })
-      : await findOperatorCredentials(app.registry, account.operatorId);
+      ? await findCredentials(app.engine.tenantPools.database(account.tenantId), { id: account.userId })
+      : await findOperatorCredentials(app.engine.registry, account.operatorId);
   const origin = { address: '127.0.0.1', userAgent: 'tests' };
-  const tenant = account.kind === 'user' ? await app.tenantDirectory.find(account.tenantId) : undefined;
+  const tenant = account.kind === 'user' ? await app.engine.tenantDirectory.find(account.tenantId) : undefined;
   const proof = { passwordHash: found?.passwordHash ?? '', generation: tenant?.sessionsGeneration ?? null };
-  const grant = await app.sessions.begin(account, proof, origin);
+  const grant = await app.engine.sessions.begin(account, proof, origin);
   if (!grant) throw new Error('there is no such active account');
   return grant;
 }
@@ -187,19 +206,19 @@ export async function beginSession(app: FastifyInstance, account: Account): Prom
 /** Builds the app on a registry of its own. Close it. */
 export async function startServiceIn(cluster: TestCluster, options: ServiceOptions = {}): Promise<TestService> {
   const config = configFor(cluster, options.registry ?? (await createRegistryIn(cluster)), options.env);
-  const app = await buildApp(config, options.overrides);
+  const app = await openApp(config, options.overrides);
   const send = sender(app);
   if (options.operator !== false) {
-    const passwordHash = await (operatorHash ??= app.passwords.hash(OPERATOR.password, OPERATORS));
-    await insertOperator(app.registry, { email: OPERATOR.email, passwordHash });
+    const passwordHash = await (operatorHash ??= app.engine.passwords.hash(OPERATOR.password, OPERATORS));
+    await insertOperator(app.engine.registry, { email: OPERATOR.email, passwordHash });
   }
-  const operator = await findOperatorByEmail(app.registry, OPERATOR.email);
+  const operator = await findOperatorByEmail(app.engine.registry, OPERATOR.email);
   if (!operator) throw new Error('the registry has no operator');
   const operatorToken = await beginSession(app, { kind: 'operator', operatorId: operator.id });
 
   // Not by the password: comparing it takes longer than most of what is tested with the session.
   async function signIn(tenantId: string, email: string): Promise<{ token: string; id: string }> {
-    const user = await findCredentials(app.tenantPools.database(tenantId), { email });
+    const user = await findCredentials(app.engine.tenantPools.database(tenantId), { email });
     if (!user) throw new Error(`the tenant has no user ${email}`);
     return { token: await beginSession(app, { kind: 'user', tenantId, userId: user.id }), id: user.id };
   }

@@ -19,7 +19,7 @@ type Place = Parameters<Clusters['at']>[0];
 
 /** Slots in use, those of provisioning included. */
 export function usedSlots(app: FastifyInstance, place: Place): number {
-  const { tenants, reserve } = app.clusters.at(place);
+  const { tenants, reserve } = app.engine.clusters.at(place);
   return tenants.stats().used + reserve.stats().used;
 }
 
@@ -33,7 +33,7 @@ async function countSessions(
   db: Parameters<Parameters<SecondCluster['asSuperuser']>[1]>[0],
 ): Promise<number> {
   const { rows } = await sql<{ sessions: number }>`
-    select count(*)::int as sessions from pg_stat_activity where application_name like ${`%${app.replicaId}`}`.execute(
+    select count(*)::int as sessions from pg_stat_activity where application_name like ${`%${app.engine.replicaId}`}`.execute(
     db,
   );
   return rows[0]?.sessions ?? 0;
@@ -57,7 +57,7 @@ export function startSampler(app: FastifyInstance, place: Place, server: SecondC
         if (sessions > Math.max(before, after)) wrong.push(`${sessions} sessions, ${Math.max(before, after)} counted`);
       }
       if (after > budget) wrong.push(`${after} slots in use of ${budget}`);
-      most.unknown = Math.max(most.unknown, app.clusters.at(place).tenants.stats().unknown);
+      most.unknown = Math.max(most.unknown, app.engine.clusters.at(place).tenants.stats().unknown);
       await sleep(20);
     }
   });

@@ -9,7 +9,7 @@ import { sql } from 'kysely';
 import { asSuperuser, beginSession, connectAs, type TestService } from './app.js';
 
 export async function rowOf({ app }: Pick<TestService, 'app'>, { id }: { readonly id: string }): Promise<TenantRecord> {
-  const row = await findTenant(app.registry, id);
+  const row = await findTenant(app.engine.registry, id);
   if (!row) throw new Error('the tenant has no row');
   return row;
 }
@@ -22,7 +22,7 @@ export async function markAgain(
   generation?: number,
 ): Promise<void> {
   const row = await rowOf(service, { id });
-  const installation = await findInstallationId(service.app.registry);
+  const installation = await findInstallationId(service.app.engine.registry);
   const mark = markText({ installation, id, state, claim: row.claim, generation: generation ?? row.generation });
   await asSuperuser('postgres', (db) => sql`comment on database ${sql.id(row.dbName)} is ${sql.lit(mark)}`.execute(db));
 }
@@ -64,7 +64,7 @@ export async function addUser(
   }: { email?: string; firstName?: string; lastName?: string; roles?: readonly string[] } = {},
 ): Promise<{ id: string; token: string }> {
   const person = { email: `added-${(users += 1)}@example.com`, firstName: 'Uma', lastName: 'User' };
-  const id = await app.tenantPools
+  const id = await app.engine.tenantPools
     .database(tenantId)
     .transaction()
     .execute(async (trx) => {

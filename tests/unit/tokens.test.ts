@@ -5,6 +5,7 @@ import fp from 'fastify-plugin';
 import { generateKeyPairSync, randomUUID } from 'node:crypto';
 import { afterAll, afterEach, beforeAll, describe, expect, it, onTestFinished, vi } from 'vitest';
 import { authentication } from '../../plugins/authentication.js';
+import type { AdmissionSteps } from '../../src/admission.js';
 import { parseTokenKeys, type TokenAlgorithm, type TokenKey } from '../../src/auth/keyring.js';
 import { CLOCK_TOLERANCE, createTokens, type JwtKey, type Principal } from '../../src/auth/tokens.js';
 import { AppError } from '../../src/errors.js';
@@ -40,6 +41,7 @@ function keyOf(alg: TokenAlgorithm): TokenKey {
 /** @param signing of the key that signs */
 async function start(signing: TokenAlgorithm): Promise<FastifyInstance> {
   const app = fastify();
+  app.decorate('steps', {} as AdmissionSteps);
   // The plugin wants to stand behind the rate limit; a token does not.
   await app.register(fp(async () => undefined, { name: 'rate-limit' }));
   await app.register(authentication, {

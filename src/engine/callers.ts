@@ -1,0 +1,98 @@
+// Who calls, and what callers may: sessions, standings, sign-in, limits of tenants, and the audit trail.
+import type { Logger } from 'pino';
+import { findSession, sessionsIn, type SessionsDatabase } from '../../db/sessions.js';
+import { measureStorage } from '../../db/tenant/counts.js';
+import { createAuditTrail, type AuditTrail } from '../audit.js';
+import { LocalAttempts } from '../auth/attempts.js';
+import { PasswordBudgets } from '../auth/password-budgets.js';
+import { createPasswords, type Passwords } from '../auth/passwords.js';
+import { createRefreshTokens, type SessionOwner } from '../auth/refresh-tokens.js';
+import { createSessions, type Sessions } from '../auth/sessions.js';
+import { SharedAttempts } from '../auth/shared-attempts.js';
+import { createSignIn, type SignIn } from '../auth/sign-in.js';
+import { createStandings, type Standings } from '../auth/standing.js';
+import { createThrottle } from '../auth/throttle.js';
+import type { Config } from '../config.js';
+import { createCursors, type Cursors } from '../cursor.js';
+import { createSessionStore } from '../replicas/session-store.js';
+import { RATE_REFILL, RequestRates } from '../tenancy/request-rates.js';
+import { createStorageGauge, type StorageGauge } from '../tenancy/storage.js';
+import type { Closing } from './closing.js';
+import type { DataPlane } from './data-plane.js';
+import type { Replica } from './replica.js';
+
+export interface Callers {
+  readonly sessions: Sessions;
+  readonly standings: Standings;
+  readonly requestRates: RequestRates;
+  readonly storageGauge: StorageGauge;
+  readonly audit: AuditTrail;
+  /** With one bound on hashing for the process. */
+  readonly passwords: Passwords;
+  /** To be taken from by every request that hashes a password of a signed-in caller's choice, before it does. */
+  readonly passwordBudgets: PasswordBudgets;
+  readonly signIn: SignIn;
+  /** Signs the cursors of lists. */
+  readonly cursors: Cursors;
+}
+
+export async function createCallers(
+  replica: Replica,
+  { tenantDirectory, tenantPools }: DataPlane,
+  config: Config,
+  log: Logger,
+  closing: Closing,
+): Promise<Callers> {
+  const { registry, events, counts, sharedStore } = replica;
+  const databaseOf = (owner: SessionOwner): SessionsDatabase =>
+    sessionsIn(owner.kind === 'user' ? tenantPools.database(owner.tenantId) : registry);
+  const store = sharedStore && createSessionStore(sharedStore, events);
+  const sessions = createSessions({
+    tokens: createRefreshTokens([...config.auth.refreshTokenKeys, ...config.encryptionKeys].map(({ key }) => key)),
+    events,
+    lifetimes: config.auth.sessions,
+    database: databaseOf,
+    directory: tenantDirectory,
+    ...(store && {
+      load: (owner, sessionId) =>
+        store.find(owner.kind === 'user' ? owner.tenantId : undefined, sessionId, () =>
+          findSession(databaseOf(owner), sessionId),
+        ),
+    }),
+    onReuse: ({ kind }, sessionId) => {
+      log.warn({ kind, sessionId }, 'a refresh token was used again: its session is ended');
+    },
+  });
+  const audit = createAuditTrail({
+    registry,
+    tenantDb: (tenantId) => tenantPools.database(tenantId),
+    findTenant: (slugOrId) => tenantDirectory.findBySlugOrId(slugOrId),
+    onError: (err, context) => {
+      log.error({ err, ...context }, 'audit rows could not be written');
+    },
+  });
+  closing.add('audit', () => audit.close());
+  const passwords = await createPasswords(config.auth.hashConcurrency);
+  const { forget } = config.throttle;
+  const attempts = sharedStore ? new SharedAttempts(forget, sharedStore, counts) : new LocalAttempts(forget);
+  const throttle = createThrottle(config.throttle, attempts);
+  return {
+    sessions,
+    standings: createStandings(registry, events, (tenantId) => tenantPools.database(tenantId)),
+    requestRates: new RequestRates(counts.limiter('tenant', RATE_REFILL)),
+    storageGauge: createStorageGauge((tenantId) => measureStorage(tenantPools.database(tenantId))),
+    audit,
+    passwords,
+    passwordBudgets: new PasswordBudgets(config.auth.passwordBudgets, counts),
+    signIn: createSignIn({
+      registry,
+      directory: tenantDirectory,
+      pools: tenantPools,
+      passwords,
+      throttle,
+      sessions,
+      audit,
+    }),
+    cursors: createCursors(config.encryptionKeys.map(({ key }) => key)),
+  };
+}

@@ -1,0 +1,178 @@
+// The way to tenants' databases: which servers there are, how many connections this replica may have to each, and a pool for
+// each tenant.
+import type { Logger } from 'pino';
+import { openPool } from '../../db/client.js';
+import { probeDatabase } from '../../db/probe.js';
+import { endIdleSessions, findSessions } from '../../db/server-sessions.js';
+import type { Config } from '../config.js';
+import { createBreakers, type Breakers } from '../tenancy/breakers.js';
+import { createClusterDirectory, type ClusterDirectory } from '../tenancy/cluster-directory.js';
+import { createClusters, type ClusterBudget, type Clusters } from '../tenancy/clusters.js';
+import { connectionsOf } from '../tenancy/dead-replicas.js';
+import { createTenantDirectory, type TenantDirectory } from '../tenancy/directory.js';
+import { createEffectiveBudgets } from '../tenancy/effective-budget.js';
+import { createEnvelope, type Envelope } from '../tenancy/envelope.js';
+import { limitsInForce } from '../tenancy/limits.js';
+import { poolLimits } from '../tenancy/pool-options.js';
+import { createTenantPools, type TenantPools } from '../tenancy/pools.js';
+import { PROBES, probeTurn } from '../tenancy/probe-turn.js';
+import { createServerLooks, placeOf } from '../tenancy/server-looks.js';
+import { createSlotLeases } from '../tenancy/slot-leases.js';
+import type { Closing } from './closing.js';
+import type { Replica } from './replica.js';
+
+export interface DataPlane {
+  readonly clusterDirectory: ClusterDirectory;
+  readonly clusters: Clusters;
+  readonly tenantDirectory: TenantDirectory;
+  readonly breakers: Breakers;
+  readonly tenantPools: TenantPools;
+  /** Seals and opens the passwords of tenants' databases. */
+  readonly envelope: Envelope;
+}
+
+export function createDataPlane(replica: Replica, config: Config, log: Logger, closing: Closing): DataPlane {
+  const { registry, events } = replica;
+  const { provisioner, clusterBudget } = config.tenants;
+  const clusterDirectory = createClusterDirectory({
+    registry,
+    events,
+    envelope: createEnvelope(config.encryptionKeys, 'clusters.provisioner_password'),
+    default: { connection: provisioner, budget: clusterBudget },
+    onError: (err) => {
+      log.warn({ err }, 'the clusters could not be read');
+    },
+  });
+  const clusters = createGovernedClusters(replica, clusterDirectory, config, log, closing);
+  const tenantDirectory = createTenantDirectory(registry, events, config.tenants.registryOutageGrace, (place) =>
+    clusterDirectory.find(place),
+  );
+  const envelope = createEnvelope(config.encryptionKeys);
+  const rooms = { clusterDirectory, clusters, tenantDirectory, envelope };
+  return { ...rooms, ...createPools(replica, rooms, config, log, closing) };
+}
+
+/** The governors of all clusters, in slots that are leased from the registry: all replicas together stay within a budget. */
+function createGovernedClusters(
+  { replicaId, destinations, registryConnections }: Replica,
+  directory: ClusterDirectory,
+  config: Config,
+  log: Logger,
+  closing: Closing,
+): Clusters {
+  const { clusterBudget, pool } = config.tenants;
+  // Tenants from before there were clusters may be on a server that is none: it has the default one's budget.
+  const budgetOf = (cluster: string): ClusterBudget => directory.peek(placeOf(cluster))?.budget ?? clusterBudget;
+  const effective = createEffectiveBudgets(budgetOf, (change) => {
+    if (change.room === undefined) log.info(change, 'the connection budget of a cluster is whole again');
+    else log.warn(change, 'a cluster has fewer connections than its budget; the budget is lowered for a while');
+  });
+  const looks = createServerLooks(directory, pool.connectTimeout, destinations);
+  const leases = createSlotLeases({
+    registry: registryConnections.leases,
+    replicaId,
+    budget: (cluster) => effective.of(cluster, budgetOf(cluster)),
+    openConnections: (cluster, replica) => connectionsOf(looks, cluster, replica),
+    onError: (err, context) => {
+      log.warn({ err, ...context }, 'the leases of connection slots could not be looked after');
+    },
+  });
+  const clusters = createClusters(
+    budgetOf,
+    (cluster, kind) => effective.source(cluster, kind, leases.source(cluster, kind)),
+    (cluster) => ({
+      sessions: async () => {
+        const server = looks.at(cluster);
+        return server && findSessions(server, replicaId);
+      },
+      endIdle: async (sessions) => {
+        const server = looks.at(cluster);
+        if (server) await endIdleSessions(server, sessions);
+      },
+    }),
+    (err, context) => {
+      log.warn({ err, ...context }, 'could not look for connections that were cut: their slots stay in use');
+    },
+  );
+  closing.add('clusters', async () => {
+    clusters.close();
+    effective.close();
+    await leases.close();
+    await looks.close();
+    await registryConnections.close('leases');
+  });
+  return clusters;
+}
+
+function createPools(
+  { replicaId, destinations, events }: Replica,
+  { clusterDirectory, clusters, tenantDirectory, envelope }: Omit<DataPlane, 'breakers' | 'tenantPools'>,
+  config: Config,
+  log: Logger,
+  closing: Closing,
+): Pick<DataPlane, 'breakers' | 'tenantPools'> {
+  const { connectTimeout } = config.tenants.pool;
+  const breakers = createBreakers({
+    probe: ({ tenant }) => tenantPools.probe(tenant.id),
+    neighbour: ({ id, cluster }) => {
+      const others = tenantPools.inspectAll().filter((pool) => pool.cluster === cluster && pool.tenantId !== id);
+      const [latest] = others.sort((one, other) => one.unusedFor - other.unusedFor);
+      return latest && { id: latest.tenantId, cluster };
+    },
+    onChange: (change) => {
+      log.warn(change, `a breaker is ${change.state}`);
+    },
+  });
+  const tenantPools: TenantPools = createTenantPools({
+    directory: tenantDirectory,
+    envelope,
+    // Tenants from before there were clusters may be on a server that is none.
+    tls: (place) => (clusterDirectory.peek(place) ?? config.tenants.provisioner).tls,
+    closeAfter: config.tenants.closePoolAfter,
+    breakers,
+    openPool: (tenantId, connection, tenant, options) => {
+      const limits = limitsInForce(tenant.limits, config.tenants.limits);
+      return openPool(connection, poolLimits(tenant.poolOptions, config.tenants.pool, limits), {
+        applicationName: `tenantry ${replicaId}`,
+        preparedStatements: config.tenants.preparedStatements,
+        lane: true,
+        sharesLimit: limits.connections !== undefined,
+        destinations,
+        ...options,
+        admit: (closeIdle) => clusters.at(connection).tenants.join(tenantId, closeIdle),
+      });
+    },
+    probe: async (connection, password) => {
+      const { tenants } = clusters.at(connection);
+      await probeTurn(tenants, connectTimeout);
+      await probeDatabase(
+        connection,
+        // The opening of its connection is what a probe waits for.
+        connectTimeout,
+        // Of the tenants' slots, of which a broken server leaves plenty: a replica that was killed holds its share of the
+        // reserve for half a minute, which may be all of it.
+        (closeIdle) => tenants.join(PROBES, closeIdle),
+        password,
+        replicaId,
+        destinations,
+      );
+    },
+    onError: (err, context) => {
+      log.error({ err, ...context }, 'a tenant pool could not be built');
+    },
+  });
+  closing.add('tenant pools', async () => {
+    breakers.close();
+    await tenantPools.close();
+  });
+  clusterDirectory.onTlsChange(({ host, port }) => {
+    for (const { tenantId, cluster } of tenantPools.inspectAll())
+      if (cluster === `${host}:${port}`) void tenantPools.retire(tenantId);
+  });
+  // Not left to the tenant's next request, which may never come: a suspended tenant has no connections open.
+  events.subscribe((change) => {
+    // What cannot be looked up now is looked at by the tenant's next request.
+    if (change.kind === 'tenant') tenantPools.recheck(change.tenantId).catch(() => undefined);
+  });
+  return { breakers, tenantPools };
+}

@@ -1,0 +1,83 @@
+// The engine: every room of the service, built once, in order, and closed in reverse. It knows no HTTP. The server, commands,
+// benchmarks and tests all use it.
+import type { Logger } from 'pino';
+import { within } from '../../db/deadline.js';
+import type { Resolver } from '../../db/destinations.js';
+import type { Config } from '../config.js';
+import { createHousekeeping, type Housekeeping } from '../tenancy/housekeeping.js';
+import { createCallers, type Callers } from './callers.js';
+import { Closing } from './closing.js';
+import { createDataPlane, type DataPlane } from './data-plane.js';
+import { jobsOf, whenServing } from './jobs.js';
+import { createOperations, type Operations, type StepHooks } from './operations.js';
+import { LOCK_HOLDERS } from './registry-connections.js';
+import { openReplica, type Replica } from './replica.js';
+
+export interface Engine extends Replica, DataPlane, Callers, Operations {
+  readonly config: Config;
+  readonly log: Logger;
+  /** The jobs that keep registry and clusters in order. None runs before `serve`. */
+  readonly housekeeping: Housekeeping;
+  /** Begins what a serving process does by itself. A command does without. */
+  serve(): Promise<void>;
+  /** Lets running work come to the end of its step, and closes every connection. Never rejects. Safe to call again. */
+  close(): Promise<void>;
+}
+
+export interface EngineOptions extends StepHooks {
+  /** Resolves the names of PostgreSQL servers, instead of the system. */
+  readonly resolve?: Resolver;
+}
+
+/** Longest wait (ms) for a job to come to the end of its step when the process stops. */
+const JOB_DEADLINE = 10_000;
+
+/**
+ * Builds the engine. It opens connections when they are first needed; a registry or a server that is away fails what needs it,
+ * and not this.
+ *
+ * @example
+ *     const engine = await createEngine(config, log);
+ *     try {
+ *       await engine.provisioning.create(…);
+ *     } finally {
+ *       await engine.close();
+ *     }
+ */
+export async function createEngine(config: Config, log: Logger, options: EngineOptions = {}): Promise<Engine> {
+  const closing = new Closing((err, room) => {
+    log.warn({ err, room }, 'a room did not close in order');
+  });
+  try {
+    const replica = await openReplica(config, log, closing, options.resolve);
+    const dataPlane = createDataPlane(replica, config, log, closing);
+    const callers = await createCallers(replica, dataPlane, config, log, closing);
+    const housekeeping = createHousekeeping({
+      registry: replica.registryConnections.locks,
+      atOnce: LOCK_HOLDERS.jobs,
+      onError: (err, context) => {
+        log.error({ err, ...context }, 'a housekeeping job failed');
+      },
+    });
+    const operations = createOperations(replica, dataPlane, housekeeping, config, log, closing, options);
+    // First to close: jobs work with all other rooms.
+    closing.add('jobs', () =>
+      within(housekeeping.close(), JOB_DEADLINE, () => new Error('a housekeeping job did not stop in time')),
+    );
+    const rooms = { ...replica, ...dataPlane, ...callers, ...operations };
+    return {
+      ...rooms,
+      config,
+      log,
+      housekeeping,
+      async serve() {
+        await whenServing(rooms, config, log);
+        for (const job of jobsOf(rooms, config, log)) housekeeping.add(job);
+      },
+      close: () => closing.close(),
+    };
+  } catch (error) {
+    await closing.close();
+    throw error;
+  }
+}

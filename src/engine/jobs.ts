@@ -1,0 +1,71 @@
+// Everything that runs by itself. Each job runs on one replica at a time (src/tenancy/housekeeping.ts).
+import type { Logger } from 'pino';
+import { sweepRequestKeys } from '../../db/central/idempotency-keys.js';
+import { setStandbyTarget } from '../../db/central/standby.js';
+import type { Config } from '../config.js';
+import { createFeedSweep, SWEEP_EVERY } from '../replicas/feed-sweep.js';
+import type { HousekeepingJob } from '../tenancy/housekeeping.js';
+import { createNotifyRelief } from '../tenancy/notify-relief.js';
+import { warnOfFullServers } from '../tenancy/server-room.js';
+import { createStorageRelief } from '../tenancy/storage-relief.js';
+import type { DataPlane } from './data-plane.js';
+import { REFILLING, type Operations } from './operations.js';
+import type { Replica } from './replica.js';
+
+type Rooms = Replica & DataPlane & Operations;
+
+const SECOND = 1_000;
+const MINUTE = 60 * SECOND;
+
+/** `every` is the pause (ms) between two runs. */
+export function jobsOf(rooms: Rooms, config: Config, log: Logger): readonly HousekeepingJob[] {
+  const { registry, provisioners, doors, lifecycle, reconciler, standby, reencryption, rotation } = rooms;
+  const { limits: defaults, reconcileEvery } = config.tenants;
+  const relieveStorage = createStorageRelief({
+    registry,
+    provisioners,
+    defaults,
+    onError: (err, context) => {
+      log.warn({ err, ...context }, 'the space of deleted rows could not be given back');
+    },
+  });
+  const relieveNotify = createNotifyRelief({
+    ...rooms,
+    place: config.registry.connection,
+    onRelief: (relief) => {
+      log.warn(relief, 'the NOTIFY queue of the registry was crowded; sessions of tenants were ended');
+    },
+  });
+  return [
+    // Finishes or undoes what a crash left.
+    { name: 'reconciler', every: reconcileEvery, run: (signal) => reconciler.reconcile(signal) },
+    // Databases follow their tenant's status: at once if possible, and here otherwise.
+    { name: 'lifecycle settle', every: 10 * SECOND, run: (signal) => doors.settleAll(signal) },
+    { name: 'lifecycle purge', every: MINUTE, run: (signal) => lifecycle.purgeDue(signal) },
+    { name: REFILLING, every: 30 * SECOND, run: (signal) => standby.refill(signal) },
+    { name: 'rotation', every: 30 * SECOND, run: (signal) => rotation.run(signal) },
+    { name: 'reencryption', every: MINUTE, run: (signal) => reencryption.run(signal) },
+    { name: 'connection-limits', every: MINUTE, run: (signal) => rooms.connectionLimits.applyAll(signal) },
+    { name: 'storage-relief', every: MINUTE, run: relieveStorage },
+    { name: 'notify-relief', every: 5 * SECOND, run: relieveNotify },
+    { name: 'feed-sweep', every: SWEEP_EVERY, run: createFeedSweep(registry) },
+    { name: 'idempotency keys', every: 60 * MINUTE, run: () => sweepRequestKeys(registry) },
+  ];
+}
+
+/** What each replica does once, when it begins to serve. Nothing that fails here keeps it from serving. */
+export async function whenServing(rooms: Rooms, config: Config, log: Logger): Promise<void> {
+  // Not in a job, which runs on whichever replica is first: what an operator says later about this cluster counts until the next
+  // start.
+  await rooms
+    .ensureDefaultCluster()
+    .then((id) => setStandbyTarget(rooms.registry, id, config.tenants.standbyDatabases))
+    .catch((err: unknown) => {
+      log.warn({ err }, 'the number of standby databases could not be set');
+    });
+  await rooms.reencryption.begin().catch((err: unknown) => {
+    log.warn({ err }, 'it could not be looked up which keys the passwords of databases are sealed with');
+  });
+  // Not waited for: a server that hangs must not hold up the start.
+  void warnOfFullServers(rooms, log).catch(() => undefined);
+}

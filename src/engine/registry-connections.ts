@@ -1,0 +1,76 @@
+// Every connection of this process to the registry: what each pool is for, its size, and why it is apart from the others.
+import type { Kysely } from 'kysely';
+import type { Registry } from '../../db/central/schema.js';
+import { databaseOver } from '../../db/client.js';
+import type { Destinations } from '../../db/destinations.js';
+import type { DatabaseFault } from '../../db/errors.js';
+import type { ConnectionPool } from '../../db/pool.js';
+import type { Config } from '../config.js';
+import { openRegistryPool } from '../registry.js';
+
+/*
+ * | pool      | connections         | reason                                                                                  |
+ * | --------- | ------------------- | --------------------------------------------------------------------------------------- |
+ * | requests  | `REGISTRY_POOL_MAX` | Operators' requests, tenant rows that are not cached, and queries of jobs.               |
+ * | leases    | 2                   | Leases of connection slots are renewed while requests use all the others or wait.        |
+ * | publisher | 1                   | Changes are published while requests use all the others. Batches follow one another.     |
+ * | locks     | 10                  | Advisory locks belong to a connection for as long as the work takes, often minutes.      |
+ * | feed      | 1                   | LISTEN needs a connection of its own (src/replicas/feed.ts).                             |
+ *
+ * A replica that starts has one more for a moment: the check that the registry is migrated (src/boot.ts).
+ */
+const LEASES = { max: 2, timeout: 1_500, idleTimeoutMillis: 60_000 };
+const PUBLISHER = { max: 1, timeout: 1_000, idleTimeoutMillis: 60_000 };
+const LOCKS = { max: 10, idleTimeoutMillis: 5_000 };
+
+/**
+ * Holders of locks at once. Together they may be more than the pool has: a job holds its lock while it waits for a tenant's, so
+ * jobs and tenants' changes must leave room for those who make tenants, and a server that hangs must not take it all.
+ */
+export const LOCK_HOLDERS = { jobs: 4, changes: 4, making: 8 } as const;
+
+/** Longest wait (ms) for running queries when the process stops. */
+const CLOSE_DEADLINES = { requests: 10_000, leases: 1_000, publisher: 0, locks: 10_000 };
+
+type Name = keyof typeof CLOSE_DEADLINES;
+
+export interface RegistryConnections extends Readonly<Record<Name, Kysely<Registry>>> {
+  /** The pool beneath `requests`. */
+  readonly requestPool: ConnectionPool;
+  close(name: Name): Promise<void>;
+}
+
+/** Opens nothing until a pool is first asked for a connection. */
+export function openRegistryConnections(
+  config: Config,
+  destinations: Destinations,
+  onConnectionLost: (fault: DatabaseFault) => void,
+): RegistryConnections {
+  const { connection, pool } = config.registry;
+  const { connectTimeout } = pool;
+  const { preparedStatements } = config.tenants;
+  /** What cannot be done within the deadline of a connection is given up: another replica goes on, or the next attempt. */
+  const brief = { connectTimeout, acquireTimeout: connectTimeout };
+  const open = (name: string, limits: typeof pool, options = { preparedStatements }): ConnectionPool =>
+    openRegistryPool(connection, limits, { applicationName: `tenantry ${name}`, ...options }, destinations);
+  const pools: Record<Name, ConnectionPool> = {
+    requests: openRegistryPool(
+      connection,
+      pool,
+      { applicationName: 'tenantry registry', preparedStatements, onConnectionLost },
+      destinations,
+    ),
+    leases: open('leases', { ...LEASES, ...brief }),
+    publisher: open('publisher', { ...PUBLISHER, ...brief }),
+    locks: open('locks', { ...pool, ...LOCKS }, { preparedStatements: false }),
+  };
+  const over = (name: Name): Kysely<Registry> => databaseOver<Registry>(() => pools[name]);
+  return {
+    requestPool: pools.requests,
+    requests: over('requests'),
+    leases: over('leases'),
+    publisher: over('publisher'),
+    locks: over('locks'),
+    close: (name) => pools[name].close(CLOSE_DEADLINES[name]),
+  };
+}

@@ -1,0 +1,106 @@
+// What this process shares with the other replicas: the registry, the feed of changes, and Redis, if there is one.
+import type { Logger } from 'pino';
+import { randomBytes } from 'node:crypto';
+import type { Kysely } from 'kysely';
+import { findInstallationId } from '../../db/central/installation.js';
+import type { Registry } from '../../db/central/schema.js';
+import { createDestinations, type Destinations, type Resolver } from '../../db/destinations.js';
+import type { ConnectionPool } from '../../db/pool.js';
+import { within } from '../../db/deadline.js';
+import type { Config } from '../config.js';
+import { openEvents, type Events } from '../events.js';
+import { Counts } from '../replicas/counts.js';
+import { openSharedStore, type OpenedStore } from '../replicas/redis.js';
+import type { Closing } from './closing.js';
+import { openRegistryConnections, type RegistryConnections } from './registry-connections.js';
+
+export interface Replica {
+  /** Of this start of the process. Its connections to clusters carry it at the end of their application_name. */
+  readonly replicaId: string;
+  /** Retires connections that lead to the wrong server after a failover, or are old. */
+  readonly destinations: Destinations;
+  readonly registry: Kysely<Registry>;
+  /** The pool beneath `registry`. */
+  readonly registryPool: ConnectionPool;
+  readonly registryConnections: RegistryConnections;
+  /** The installation's id, which its databases carry. */
+  readonly installation: () => Promise<string>;
+  /** What limits are counted in: this process alone, or all replicas together over the shared store. */
+  readonly counts: Counts;
+  readonly events: Events;
+  /** Undefined without REDIS_URL. */
+  readonly sharedStore: OpenedStore | undefined;
+}
+
+/** How long (ms) the start waits for Redis, so that a Redis that is there is used from the first request. */
+const REDIS_DEADLINE = 300;
+
+/** @param resolve resolves the names of PostgreSQL servers, instead of the system */
+export async function openReplica(
+  config: Config,
+  log: Logger,
+  closing: Closing,
+  resolve: Resolver | undefined,
+): Promise<Replica> {
+  const counts = new Counts();
+  closing.add('counts', () => {
+    counts.close();
+  });
+  const destinations = createDestinations({
+    maxAge: config.connectionMaxAge,
+    resolve,
+    onRetire: (retirement) => {
+      log.warn(retirement, 'retired the connections to a server that moved or takes no writes');
+    },
+  });
+  closing.add('destinations', () => {
+    destinations.close();
+  });
+  const connections = openRegistryConnections(config, destinations, ({ reason }) => {
+    log.warn({ reason }, 'an idle connection to the registry was lost');
+  });
+  closing.add('registry', () => connections.close('requests'));
+  closing.add('publisher', () => connections.close('publisher'));
+  const { connection, pool } = config.registry;
+  const { connectTimeout } = pool;
+  const events = openEvents(connection, connections.publisher, { connectTimeout, destinations });
+  closing.add('events', () => {
+    events.close();
+  });
+  let known: string | undefined;
+  const installation = async (): Promise<string> => (known ??= await findInstallationId(connections.requests));
+  return {
+    replicaId: randomBytes(6).toString('hex'),
+    destinations,
+    registry: connections.requests,
+    registryPool: connections.requestPool,
+    registryConnections: connections,
+    installation,
+    counts,
+    events,
+    sharedStore: await openStore(config.redis, installation, counts, log, closing),
+  };
+}
+
+/** Neither the start nor a request waits for Redis. */
+async function openStore(
+  config: Config['redis'],
+  installation: () => Promise<string>,
+  counts: Counts,
+  log: Logger,
+  closing: Closing,
+): Promise<OpenedStore | undefined> {
+  if (!config) return undefined;
+  const { host, port } = config;
+  const store = openSharedStore(config, {
+    installation,
+    onChange: (available, reason) => {
+      if (available) log.info({ host, port }, 'Redis can be used');
+      else log.warn({ host, port, reason }, 'Redis cannot be used: this replica goes on without it');
+    },
+  });
+  closing.add('Redis', () => store.close());
+  counts.share(store);
+  await within(store.settled, REDIS_DEADLINE, () => new Error('late')).catch(() => undefined);
+  return store;
+}
