@@ -10,11 +10,16 @@
 //
 // `origin` is `request.auditOrigin` (plugins/audit.ts): who makes the request, and from where. What is no write itself, such
 // as a refused sign-in, goes to `app.audit` (src/audit.ts), which writes it after the answer.
-import { sql, type ColumnType, type InsertObject, type JSONColumnType, type Kysely, type RawBuilder } from 'kysely';
-import type { Registry } from './central/schema.js';
+import {
+  sql,
+  type ColumnType,
+  type InsertObject,
+  type JSONColumnType,
+  type Kysely,
+  type RawBuilder,
+  type Transaction,
+} from 'kysely';
 import { newId } from './ids.js';
-import type { SessionsDatabase } from './sessions.js';
-import type { TenantDatabase } from './tenant/schema.js';
 
 /** Everything that is audited. Rows stay when an action goes: never give its name to something else. */
 export const auditActions = [
@@ -152,8 +157,8 @@ export function auditCondition({ action, actor, target, from, to }: AuditFilters
 }
 
 /** Adds at least one row: in the transaction of the act, where the act is a write. */
-export async function insertAudit(
-  db: Kysely<TenantDatabase> | Kysely<Registry> | SessionsDatabase,
+export async function insertAudit<Database extends WithAudit>(
+  db: Kysely<Database> | Transaction<Database>,
   ...entries: readonly AuditEntry[]
 ): Promise<void> {
   // Kysely cannot see that a database which has the table is one that has it among others.

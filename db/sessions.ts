@@ -1,10 +1,8 @@
 // Queries on sessions: those of users, in their tenant's database, and those of operators, in the registry. The table is the
 // same in both. Times are the database's own.
-import { sql, type ColumnType, type Kysely, type RawBuilder } from 'kysely';
+import { sql, type ColumnType, type Kysely, type RawBuilder, type Transaction } from 'kysely';
 import { auditRow, type AuditEntry, type WithAudit } from './audit.js';
-import type { Registry } from './central/schema.js';
 import { shortRead } from './statement.js';
-import type { TenantDatabase } from './tenant/schema.js';
 
 export interface SessionsTable {
   id: string;
@@ -36,7 +34,9 @@ export interface WithSessions extends WithAudit {
 export type SessionsDatabase = Kysely<WithSessions>;
 
 /** Kysely cannot see that a database which has the table is one that has it among others. */
-export function sessionsIn(db: Kysely<TenantDatabase> | Kysely<Registry>): SessionsDatabase {
+export function sessionsIn<Database extends WithSessions>(
+  db: Kysely<Database> | Transaction<Database>,
+): SessionsDatabase {
   return db as unknown as SessionsDatabase;
 }
 

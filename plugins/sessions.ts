@@ -1,6 +1,7 @@
 // Sessions: what keeps a token valid between a sign-in and its end. Runs behind the tenant's admission, before roles are
 // looked at.
 import fp from 'fastify-plugin';
+import type { Kysely } from 'kysely';
 import { sessionsIn, type SessionsDatabase } from '../db/sessions.js';
 import { watchedDatabase } from '../db/watched.js';
 import type { Registry } from '../db/central/schema.js';
@@ -27,7 +28,8 @@ export const sessions = fp(
     app.steps.session = ({ principal }, _reply, held) => {
       if (!principal) return undefined;
       const known = sessions.peek(principal);
-      if (known === undefined) return sessions.lives(principal, held && sessionsIn(held())).then(refuseUnlessLive);
+      if (known === undefined)
+        return sessions.lives(principal, held && sessionsIn(held() as Kysely<Registry>)).then(refuseUnlessLive);
       refuseUnlessLive(known);
       return undefined;
     };

@@ -45,7 +45,7 @@ export async function createCallers(
 ): Promise<Callers> {
   const { registry, events, counts, sharedStore } = replica;
   const databaseOf = (owner: SessionOwner): SessionsDatabase =>
-    sessionsIn(owner.kind === 'user' ? tenantPools.database(owner.tenantId) : registry);
+    owner.kind === 'user' ? sessionsIn(tenantPools.database(owner.tenantId)) : sessionsIn(registry);
   const store = sharedStore && createSessionStore(sharedStore, events);
   const sessions = createSessions({
     tokens: createRefreshTokens([...config.auth.refreshTokenKeys, ...config.encryptionKeys].map(({ key }) => key)),

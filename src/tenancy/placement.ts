@@ -3,8 +3,17 @@ import type { Kysely } from 'kysely';
 import { listPlacements } from '../../db/central/clusters.js';
 import type { Registry } from '../../db/central/schema.js';
 import { AppError } from '../errors.js';
-import type { ChosenPlace, PlaceWish } from './provisioning.js';
 import type { Place } from './provisioners.js';
+
+export interface PlaceWish {
+  readonly region?: string | undefined;
+  readonly clusterId?: string | undefined;
+}
+
+/** A cluster of the registry. */
+export interface ChosenPlace extends Place {
+  readonly clusterId: string;
+}
 
 /**
  * The cluster for one more tenant. Two that choose at once may choose the same one: the next is put elsewhere.

@@ -27,7 +27,8 @@ import { newDatabaseName, newDatabasePassword, newTenantId, TENANT_SCRAM_ITERATI
 import type { TenantLocks } from './locks.js';
 import { activate, type Making } from './making.js';
 import type { Precedence } from './precedence.js';
-import type { Place, Provisioners } from './provisioners.js';
+import type { ChosenPlace, PlaceWish } from './placement.js';
+import type { Provisioners } from './provisioners.js';
 import type { Reconciler } from './reconciler.js';
 import { standbyMark } from './standby.js';
 import { templateName } from './template.js';
@@ -49,16 +50,6 @@ export interface NewTenant {
     readonly firstName: string;
     readonly lastName: string;
   };
-}
-
-export interface PlaceWish {
-  readonly region?: string | undefined;
-  readonly clusterId?: string | undefined;
-}
-
-/** A cluster of the registry. */
-export interface ChosenPlace extends Place {
-  readonly clusterId: string;
 }
 
 export interface Provisioning {

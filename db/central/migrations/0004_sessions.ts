@@ -1,5 +1,5 @@
 import { sql, type Kysely } from 'kysely';
-import { createSessions } from '../../tenant/migrations/0003_sessions.js';
+import { createSessions } from '../../shared/session-migrations.js';
 
 export async function up(db: Kysely<unknown>): Promise<void> {
   await createSessions(db, 'operators');

@@ -1,5 +1,5 @@
 import { sql, type Kysely } from 'kysely';
-import { addSessionColumns } from '../../tenant/migrations/0007_session_generations.js';
+import { addSessionColumns } from '../../shared/session-migrations.js';
 
 export async function up(db: Kysely<unknown>): Promise<void> {
   await addSessionColumns(db);

@@ -1,24 +1,6 @@
-import { sql, type Kysely } from 'kysely';
+import type { Kysely } from 'kysely';
+import { createSessions } from '../../shared/session-migrations.js';
 
 export async function up(db: Kysely<unknown>): Promise<void> {
   await createSessions(db, 'users');
-}
-
-/** The registry has the same table, for operators. @param accounts the table of those who sign in */
-export async function createSessions(db: Kysely<unknown>, accounts: 'users' | 'operators'): Promise<void> {
-  await sql`
-    create table sessions (
-      id uuid primary key,
-      account_id uuid not null references ${sql.table(accounts)} on delete cascade,
-      address text not null,
-      user_agent text not null,
-      token_hash text not null,
-      previous_hash text,
-      step text,
-      created_at timestamptz(3) not null default now(),
-      refreshed_at timestamptz(3) not null default now(),
-      expires_at timestamptz(3) not null
-    )`.execute(db);
-  await sql`create index sessions_account_id on sessions (account_id, refreshed_at)`.execute(db);
-  await sql`create index sessions_expires_at on sessions (expires_at)`.execute(db);
 }
