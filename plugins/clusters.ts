@@ -3,7 +3,7 @@
 import fp from 'fastify-plugin';
 import { randomBytes } from 'node:crypto';
 import { endIdleSessions, findSessions } from '../db/server-sessions.js';
-import type { Config } from '../src/config.js';
+import type { Config } from '../src/config/index.js';
 import { openRegistry } from '../src/registry.js';
 import { createClusterDirectory, type ClusterDirectory } from '../src/tenancy/cluster-directory.js';
 import { createClusters, type Clusters } from '../src/tenancy/clusters.js';

@@ -2,7 +2,7 @@
 import fp from 'fastify-plugin';
 import { within } from '../db/deadline.js';
 import { DatabaseFault } from '../db/errors.js';
-import type { Config } from '../src/config.js';
+import type { Config } from '../src/config/index.js';
 import { createConnectionLimits } from '../src/tenancy/connection-limits.js';
 
 declare module 'fastify' {

@@ -1,6 +1,6 @@
 // Credentials of databases: their passwords are sealed anew when the key changes, and changed by request or when they are old.
 import fp from 'fastify-plugin';
-import type { Config } from '../src/config.js';
+import type { Config } from '../src/config/index.js';
 import type { Envelope } from '../src/tenancy/envelope.js';
 import { createReencryption, type Reencryption } from '../src/tenancy/reencryption.js';
 import { createRotation, type Rotation, type RotationDeps } from '../src/tenancy/rotation.js';

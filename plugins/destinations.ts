@@ -1,7 +1,7 @@
 // Destinations: retires the connections of this process that lead to the wrong server after a failover, or are old.
 import fp from 'fastify-plugin';
 import { createDestinations, type Destinations, type Resolver } from '../db/destinations.js';
-import type { Config } from '../src/config.js';
+import type { Config } from '../src/config/index.js';
 
 declare module 'fastify' {
   interface FastifyInstance {

@@ -1,6 +1,6 @@
 // Events: what this replica and the others tell each other of changes, over the registry.
 import fp from 'fastify-plugin';
-import type { Config } from '../src/config.js';
+import type { Config } from '../src/config/index.js';
 import { openEvents, type Events } from '../src/events.js';
 
 declare module 'fastify' {

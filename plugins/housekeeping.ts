@@ -1,7 +1,7 @@
 // Housekeeping: the jobs that keep registry and clusters in order by themselves, with connections of their own to the registry.
 import fp from 'fastify-plugin';
 import { within } from '../db/deadline.js';
-import type { Config } from '../src/config.js';
+import type { Config } from '../src/config/index.js';
 import { openRegistry } from '../src/registry.js';
 import { createHousekeeping, type Housekeeping } from '../src/tenancy/housekeeping.js';
 

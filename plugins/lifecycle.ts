@@ -1,7 +1,7 @@
 // The lifecycle: suspends, resumes, deletes, restores and purges tenants, and looks after those whose database does not agree
 // with their row, or whose time is over.
 import fp from 'fastify-plugin';
-import type { Config } from '../src/config.js';
+import type { Config } from '../src/config/index.js';
 import { openRegistry } from '../src/registry.js';
 import { createDoors } from '../src/tenancy/doors.js';
 import { createTenantLocks, type TenantLocks } from '../src/tenancy/locks.js';

@@ -1,6 +1,6 @@
 // Notify relief: the registry's queue of notifications is freed by itself when a tenant's session holds it up.
 import fp from 'fastify-plugin';
-import type { Config } from '../src/config.js';
+import type { Config } from '../src/config/index.js';
 import { CROWDED } from '../db/notify-queue.js';
 import { relieveNotifyQueue } from '../src/tenancy/notify-relief.js';
 

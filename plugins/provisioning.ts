@@ -3,7 +3,7 @@ import fp from 'fastify-plugin';
 import { sweepRequestKeys } from '../db/central/idempotency-keys.js';
 import { findInstallationId } from '../db/central/installation.js';
 import { setStandbyTarget } from '../db/central/standby.js';
-import type { Config } from '../src/config.js';
+import type { Config } from '../src/config/index.js';
 import { openRegistry } from '../src/registry.js';
 import { createAdoption, type Adoption } from '../src/tenancy/adoption.js';
 import { createClusterRegistration, type ClusterRegistration } from '../src/tenancy/cluster-registration.js';

@@ -3,7 +3,7 @@ import fastifyRedis, { type FastifyRedis } from '@fastify/redis';
 import fp from 'fastify-plugin';
 import { findInstallationId } from '../db/central/installation.js';
 import { within } from '../db/deadline.js';
-import type { Config } from '../src/config.js';
+import type { Config } from '../src/config/index.js';
 import { openSharedStore, type SharedStore } from '../src/replicas/redis.js';
 
 declare module 'fastify' {

@@ -5,7 +5,7 @@ import { databaseOver } from '../db/client.js';
 import type { Registry } from '../db/central/schema.js';
 import type { DatabaseFault } from '../db/errors.js';
 import type { ConnectionPool } from '../db/pool.js';
-import type { Config } from '../src/config.js';
+import type { Config } from '../src/config/index.js';
 import { openRegistryPool } from '../src/registry.js';
 
 declare module 'fastify' {

@@ -7,7 +7,7 @@ import type { Registry } from '../db/central/schema.js';
 import type { AdmissionStep } from '../src/admission.js';
 import { createRefreshTokens, type SessionOwner } from '../src/auth/refresh-tokens.js';
 import { createSessions, type Sessions } from '../src/auth/sessions.js';
-import type { Config } from '../src/config.js';
+import type { Config } from '../src/config/index.js';
 import { AppError } from '../src/errors.js';
 import { createSessionStore } from '../src/replicas/session-store.js';
 

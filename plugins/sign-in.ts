@@ -7,7 +7,7 @@ import { createPasswords, type Passwords } from '../src/auth/passwords.js';
 import { SharedAttempts } from '../src/auth/shared-attempts.js';
 import { createSignIn, type SignIn } from '../src/auth/sign-in.js';
 import { createThrottle } from '../src/auth/throttle.js';
-import type { Config } from '../src/config.js';
+import type { Config } from '../src/config/index.js';
 
 declare module 'fastify' {
   interface FastifyInstance {

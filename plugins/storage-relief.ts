@@ -1,6 +1,6 @@
 // Storage relief: tenants beyond their storage limit get back the space of what they delete, without anybody asking.
 import fp from 'fastify-plugin';
-import type { Config } from '../src/config.js';
+import type { Config } from '../src/config/index.js';
 import { createStorageRelief } from '../src/tenancy/storage-relief.js';
 
 /** Between two looks (ms) at how large databases are. */

@@ -5,7 +5,7 @@ import fp from 'fastify-plugin';
 import type { StoredLimits } from '../db/central/schema.js';
 import { measureStorage } from '../db/tenant/counts.js';
 import { isRead, type AdmissionStep } from '../src/admission.js';
-import type { Config } from '../src/config.js';
+import type { Config } from '../src/config/index.js';
 import type { AppError } from '../src/errors.js';
 import { limitExceeded, limitsInForce } from '../src/tenancy/limits.js';
 import { poolLimits } from '../src/tenancy/pool-options.js';

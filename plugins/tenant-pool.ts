@@ -8,7 +8,7 @@ import { openPool } from '../db/client.js';
 import { probeDatabase } from '../db/probe.js';
 import type { TenantDatabase } from '../db/tenant/schema.js';
 import { isRead, type AdmissionStep } from '../src/admission.js';
-import type { Config } from '../src/config.js';
+import type { Config } from '../src/config/index.js';
 import { PROBES, probeTurn } from '../src/tenancy/probe-turn.js';
 import { createBreakers, type Breakers } from '../src/tenancy/breakers.js';
 import { createTenantDirectory, type TenantDirectory } from '../src/tenancy/directory.js';

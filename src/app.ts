@@ -41,7 +41,7 @@ import { tenantLimits } from '../plugins/tenant-limits.js';
 import { tenantPool } from '../plugins/tenant-pool.js';
 import { userRate } from '../plugins/user-rate.js';
 import { routes } from '../routes/index.js';
-import type { Config } from './config.js';
+import type { Config } from './config/index.js';
 import { createLogger } from './logging.js';
 import { createEnvelope } from './tenancy/envelope.js';
 import type { ProvisioningDeps } from './tenancy/provisioning.js';

@@ -11,7 +11,7 @@ import { buildApp, type AppOverrides } from '../../src/app.js';
 import { parseTokenKeys, signingKey } from '../../src/auth/keyring.js';
 import { OPERATORS } from '../../src/auth/passwords.js';
 import type { Account, Grant } from '../../src/auth/sessions.js';
-import { completeConfig, parseKeyring, readSettings, type Config } from '../../src/config.js';
+import { completeConfig, parseKeyring, readSettings, type Config } from '../../src/config/index.js';
 import type { TestCluster } from './cluster.js';
 
 export const OPERATOR = { email: 'operator@example.com', password: 'operator-password-1' };
