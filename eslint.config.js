@@ -20,7 +20,11 @@ export default tseslint.config(
       'no-console': 'error',
       'no-restricted-properties': [
         'error',
-        { object: 'process', property: 'env', message: 'src/config.ts is the sole reader of the environment.' },
+        {
+          object: 'process',
+          property: 'env',
+          message: 'Only src/config/process-environment.ts reads the environment: take the config instead.',
+        },
       ],
       '@typescript-eslint/consistent-type-imports': 'error',
       '@typescript-eslint/explicit-module-boundary-types': 'error',
@@ -32,8 +36,8 @@ export default tseslint.config(
     },
   },
   {
-    // Only the process itself and its tools read the environment or write to the terminal.
-    files: ['src/config.ts', 'tests/**', 'scripts/**', 'vitest.config.ts'],
+    // In the service only this file reads the environment; tests and scripts may read it too.
+    files: ['src/config/process-environment.ts', 'tests/**', 'scripts/**', 'vitest.config.ts'],
     rules: { 'no-restricted-properties': 'off' },
   },
   { files: ['**/*.js'], extends: [tseslint.configs.disableTypeChecked] },

@@ -6,7 +6,7 @@ import fp from 'fastify-plugin';
 import type { RouteAccess, RouteEntry, Scope } from '../src/auth/access.js';
 import { signingKey, type TokenKey } from '../src/auth/keyring.js';
 import { CLOCK_TOLERANCE, createTokens, type JwtKey, type Principal, type Tokens } from '../src/auth/tokens.js';
-import type { Config } from '../src/config.js';
+import type { Config } from '../src/config/index.js';
 import { AppError } from '../src/errors.js';
 
 declare module 'fastify' {

@@ -4,7 +4,7 @@ import type { ZodTypeProvider } from 'fastify-type-provider-zod';
 import { z } from 'zod';
 import { findOperator } from '../db/central/operators.js';
 import { findUser } from '../db/tenant/users.js';
-import type { Config } from '../src/config.js';
+import type { Config } from '../src/config/index.js';
 import { AppError } from '../src/errors.js';
 import { answerId, email, givenPassword, text, timestamp } from './schemas.js';
 import { sessionRoutes, Tokens, tokensOf } from './sessions.js';

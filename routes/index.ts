@@ -1,7 +1,7 @@
 // Every route of the service. The API stands under API_PREFIX; health and the JWK Set stand at the root, where probes and
 // verifiers look for them.
 import type { FastifyInstance } from 'fastify';
-import type { Config } from '../src/config.js';
+import type { Config } from '../src/config/index.js';
 import { auditRoutes } from './audit.js';
 import { authRoutes } from './auth.js';
 import { encryptionRoutes } from './encryption.js';

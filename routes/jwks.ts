@@ -3,7 +3,7 @@ import type { FastifyInstance } from 'fastify';
 import type { ZodTypeProvider } from 'fastify-type-provider-zod';
 import { z } from 'zod';
 import { publicKeySet } from '../src/auth/keyring.js';
-import type { Config } from '../src/config.js';
+import type { Config } from '../src/config/index.js';
 
 /** RFC 7517 and, for Ed25519, RFC 8037. */
 const Jwk = z.object({

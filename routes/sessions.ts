@@ -6,7 +6,7 @@ import type { Actor } from '../src/auth/caller.js';
 import { REFRESH_TOKEN_LENGTH } from '../src/auth/refresh-tokens.js';
 import type { Grant } from '../src/auth/sessions.js';
 import type { Principal } from '../src/auth/tokens.js';
-import type { Config } from '../src/config.js';
+import type { Config } from '../src/config/index.js';
 import { AppError } from '../src/errors.js';
 import { answerId, givenPassword, idParams, newPassword, timestamp } from './schemas.js';
 

@@ -7,7 +7,7 @@ import { insertAudit } from '../db/audit.js';
 import { findTenant, listTenants, tenantSorts, type TenantRecord } from '../db/central/tenants.js';
 import { changeTenant, signOutTenant, tenantChange } from '../src/tenancy/changes.js';
 import { OPERATORS } from '../src/auth/passwords.js';
-import type { Config } from '../src/config.js';
+import type { Config } from '../src/config/index.js';
 import { AppError } from '../src/errors.js';
 import { slugify } from '../src/tenancy/ids.js';
 import { tenantStatuses } from '../src/tenancy/lifecycle.js';

@@ -4,7 +4,7 @@ import type { ZodTypeProvider } from 'fastify-type-provider-zod';
 import { z } from 'zod';
 import { findTenant } from '../db/central/tenants.js';
 import { measureUsage } from '../db/tenant/counts.js';
-import type { Config } from '../src/config.js';
+import type { Config } from '../src/config/index.js';
 import { AppError } from '../src/errors.js';
 import { limitsInForce, limitsShown } from '../src/tenancy/limits.js';
 import { idParams, timestamp } from './schemas.js';

@@ -1,38 +1,42 @@
-// Writes the table of variables in docs/configuration.md from src/config.ts, where they are defined.
+// Writes the tables of variables in docs/configuration.md from src/config/variables, where the variables are defined.
 // Usage: npx tsx scripts/docs-configuration.ts
 import { readFile, writeFile } from 'node:fs/promises';
 import path from 'node:path';
-import { variables, type Variable } from '../src/config.js';
-import { fileVariableOf } from '../src/secret-files.js';
+import { fileVariableOf, variableGroups, type Variable, type VariableGroup } from '../src/config/index.js';
 
-/** The page that the table stands on. */
+/** The page that has the tables. */
 export const CONFIGURATION_PAGE = path.resolve(import.meta.dirname, '../docs/configuration.md');
 
 const BEGIN = '<!-- variables: written by scripts/docs-configuration.ts -->';
 const END = '<!-- end of variables -->';
 
-/** Every variable, in the order of the code, as a table in Markdown. */
-export function configurationTable(): string {
-  const rows = Object.entries<Variable>(variables).map(([name, { default: given, unit, description, secret }]) => [
+/** Every variable, in the order of the code: for each subject a heading and a table in Markdown. */
+export function configurationTables(): string {
+  return variableGroups.map(section).join('\n\n');
+}
+
+/**
+ * The page with the tables between its markers.
+ *
+ * @throws Error if the page does not have exactly one pair of markers
+ */
+export function withTables(page: string, tables: string): string {
+  const [before, middle, ...more] = page.split(BEGIN);
+  const [, after, ...rest] = (middle ?? '').split(END);
+  if (before === undefined || after === undefined || more.length > 0 || rest.length > 0)
+    throw new Error(`the page needs one "${BEGIN}" and one "${END}" after it`);
+  return `${before}${BEGIN}\n\n${tables}\n\n${END}${after}`;
+}
+
+function section({ subject, variables }: VariableGroup): string {
+  const rows = Object.entries(variables).map(([name, { default: given, unit, description, secret }]) => [
     `\`${name}\``,
     defaultCell(given),
     secret ? `${unit}; a file by \`${fileVariableOf(name)}\`` : unit,
     description,
   ]);
-  return [['Variable', 'Default', 'Unit', 'Meaning'], Array<string>(4).fill('---'), ...rows].map(row).join('\n');
-}
-
-/**
- * The page with the table between its markers.
- *
- * @throws Error where the page has not exactly one pair of them
- */
-export function withTable(page: string, table: string): string {
-  const [before, middle, ...more] = page.split(BEGIN);
-  const [, behind, ...rest] = (middle ?? '').split(END);
-  if (before === undefined || behind === undefined || more.length > 0 || rest.length > 0)
-    throw new Error(`the page needs one "${BEGIN}" and one "${END}" behind it`);
-  return `${before}${BEGIN}\n\n${table}\n\n${END}${behind}`;
+  const table = [['Variable', 'Default', 'Unit', 'Meaning'], Array<string>(4).fill('---'), ...rows].map(row).join('\n');
+  return `### ${subject}\n\n${table}`;
 }
 
 function defaultCell(given: Variable['default']): string {
@@ -45,5 +49,5 @@ function row(cells: readonly string[]): string {
 }
 
 if (process.argv[1] === import.meta.filename) {
-  await writeFile(CONFIGURATION_PAGE, withTable(await readFile(CONFIGURATION_PAGE, 'utf8'), configurationTable()));
+  await writeFile(CONFIGURATION_PAGE, withTables(await readFile(CONFIGURATION_PAGE, 'utf8'), configurationTables()));
 }

@@ -13,7 +13,7 @@ import { DatabaseFault, hasSqlState } from '../db/errors.js';
 import { scramVerifier } from '../db/scram.js';
 import { parseTokenKeys } from './auth/keyring.js';
 import { createPasswords, OPERATORS } from './auth/passwords.js';
-import { completeConfig, ConfigError, parseKeyring, type Config, type Settings } from './config.js';
+import { completeConfig, ConfigError, parseKeyring, type Config, type Settings } from './config/index.js';
 import { startEmbeddedCluster, type EmbeddedCluster } from './embedded/cluster.js';
 import { openRegistry } from './registry.js';
 import { localSecrets, type LocalSecrets } from './secrets.js';

@@ -3,7 +3,7 @@ import type { FastifyInstance } from 'fastify';
 import { within } from '../db/deadline.js';
 import { buildApp } from './app.js';
 import { prepare } from './boot.js';
-import { ConfigError, processEnvironment, readSettings, type Settings } from './config.js';
+import { ConfigError, processEnvironment, readSettings, type Settings } from './config/index.js';
 import type { EmbeddedCluster } from './embedded/cluster.js';
 import { createEngine, type Engine } from './engine/index.js';
 import { createLogger } from './logging.js';

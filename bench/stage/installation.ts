@@ -6,7 +6,7 @@ import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { ConnectionSettings } from '../../db/client.js';
 import { makeTokenKey } from '../../src/auth/keyring.js';
-import { readSettings, type Config } from '../../src/config.js';
+import { readSettings, type Config } from '../../src/config/index.js';
 import type { Cleanup } from '../cleanup.js';
 import type { Flags } from '../flags.js';
 import { freePort, runProgram, startProgram, within } from '../measuring/program.js';

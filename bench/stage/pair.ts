@@ -2,7 +2,7 @@
 import { sql } from 'kysely';
 import path from 'node:path';
 import { createPasswords, OPERATORS } from '../../src/auth/passwords.js';
-import { readSettings } from '../../src/config.js';
+import { readSettings } from '../../src/config/index.js';
 import type { Cleanup } from '../cleanup.js';
 import type { Flags } from '../flags.js';
 import { progress } from '../report.js';

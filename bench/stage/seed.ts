@@ -10,7 +10,7 @@ import type { TenantDatabase } from '../../db/tenant/schema.js';
 import { authentication } from '../../plugins/authentication.js';
 import type { AdmissionSteps } from '../../src/admission.js';
 import type { Principal } from '../../src/auth/tokens.js';
-import type { Config } from '../../src/config.js';
+import type { Config } from '../../src/config/index.js';
 
 export interface SeededTenant {
   readonly id: string;

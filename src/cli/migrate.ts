@@ -1,6 +1,6 @@
 // `npm run migrate`: brings the registry, the template and every tenant's database up to date.
 import { prepareAndMigrate } from '../boot.js';
-import { ConfigError, processEnvironment, readSettings } from '../config.js';
+import { ConfigError, processEnvironment, readSettings } from '../config/index.js';
 import type { EmbeddedCluster } from '../embedded/cluster.js';
 import { createLogger } from '../logging.js';
 

@@ -12,7 +12,7 @@ import { SharedAttempts } from '../auth/shared-attempts.js';
 import { createSignIn, type SignIn } from '../auth/sign-in.js';
 import { createStandings, type Standings } from '../auth/standing.js';
 import { createThrottle } from '../auth/throttle.js';
-import type { Config } from '../config.js';
+import type { Config } from '../config/index.js';
 import { createCursors, type Cursors } from '../cursor.js';
 import { createSessionStore } from '../replicas/session-store.js';
 import { RATE_REFILL, RequestRates } from '../tenancy/request-rates.js';

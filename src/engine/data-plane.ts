@@ -4,7 +4,7 @@ import type { Logger } from 'pino';
 import { openPool } from '../../db/client.js';
 import { probeDatabase } from '../../db/probe.js';
 import { endIdleSessions, findSessions } from '../../db/server-sessions.js';
-import type { Config } from '../config.js';
+import type { Config } from '../config/index.js';
 import { createBreakers, type Breakers } from '../tenancy/breakers.js';
 import { createClusterDirectory, type ClusterDirectory } from '../tenancy/cluster-directory.js';
 import { createClusters, type ClusterBudget, type Clusters } from '../tenancy/clusters.js';

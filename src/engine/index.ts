@@ -3,7 +3,7 @@
 import type { Logger } from 'pino';
 import { within } from '../../db/deadline.js';
 import type { Resolver } from '../../db/destinations.js';
-import type { Config } from '../config.js';
+import type { Config } from '../config/index.js';
 import { createHousekeeping, type Housekeeping } from '../tenancy/housekeeping.js';
 import { createCallers, type Callers } from './callers.js';
 import { Closing } from './closing.js';

@@ -2,7 +2,7 @@
 import type { Logger } from 'pino';
 import { sweepRequestKeys } from '../../db/central/idempotency-keys.js';
 import { setStandbyTarget } from '../../db/central/standby.js';
-import type { Config } from '../config.js';
+import type { Config } from '../config/index.js';
 import { createFeedSweep, SWEEP_EVERY } from '../replicas/feed-sweep.js';
 import type { HousekeepingJob } from '../tenancy/housekeeping.js';
 import { createNotifyRelief } from '../tenancy/notify-relief.js';

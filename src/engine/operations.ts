@@ -1,6 +1,6 @@
 // What operators do with tenants and clusters: make, adopt, change, remove, rotate passwords, register servers.
 import type { Logger } from 'pino';
-import type { Config } from '../config.js';
+import type { Config } from '../config/index.js';
 import { createAdoption, type Adoption } from '../tenancy/adoption.js';
 import { allowedHosts } from '../tenancy/cluster-hosts.js';
 import { createClusterRegistration, type ClusterRegistration } from '../tenancy/cluster-registration.js';

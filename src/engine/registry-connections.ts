@@ -5,7 +5,7 @@ import { databaseOver } from '../../db/client.js';
 import type { Destinations } from '../../db/destinations.js';
 import type { DatabaseFault } from '../../db/errors.js';
 import type { ConnectionPool } from '../../db/pool.js';
-import type { Config } from '../config.js';
+import type { Config } from '../config/index.js';
 import { openRegistryPool } from '../registry.js';
 
 /*

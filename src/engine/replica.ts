@@ -7,7 +7,7 @@ import type { Registry } from '../../db/central/schema.js';
 import { createDestinations, type Destinations, type Resolver } from '../../db/destinations.js';
 import type { ConnectionPool } from '../../db/pool.js';
 import { within } from '../../db/deadline.js';
-import type { Config } from '../config.js';
+import type { Config } from '../config/index.js';
 import { openEvents, type Events } from '../events.js';
 import { Counts } from '../replicas/counts.js';
 import { openSharedStore, type OpenedStore } from '../replicas/redis.js';

@@ -46,7 +46,7 @@ export function parseRedisUrl(
     problems.push('REDIS_URL must be a URL such as redis://:password@host:6379/0, or rediss://… for TLS');
     return undefined;
   }
-  if (url.search !== '') problems.push('REDIS_URL must have no options behind "?"');
+  if (url.search !== '') problems.push('REDIS_URL must have no options after "?"');
   if (ca !== undefined && url.protocol === 'redis:')
     problems.push('REDIS_CA_FILE is set and REDIS_URL has no TLS: write rediss://');
   if (url.username !== '' && url.password === '') problems.push('REDIS_URL has a user and no password');

@@ -17,7 +17,7 @@ import { scramVerifier } from '../../db/scram.js';
 import { openApp } from '../support/service.js';
 import { parseTokenKeys } from '../../src/auth/keyring.js';
 import { OPERATORS } from '../../src/auth/passwords.js';
-import { completeConfig, parseKeyring, readSettings, type Config } from '../../src/config.js';
+import { completeConfig, parseKeyring, readSettings, type Config } from '../../src/config/index.js';
 import { startEmbeddedCluster, type EmbeddedCluster } from '../../src/embedded/cluster.js';
 import { migrateAll } from '../../src/tenancy/migrate.js';
 import { openProvisioner } from '../../src/tenancy/provisioner.js';

@@ -8,7 +8,7 @@ import { tenantLockKey } from '../../db/central/tenant-locks.js';
 import { findTenant, type TenantRecord } from '../../db/central/tenants.js';
 import type { DatabaseHandle } from '../../db/client.js';
 import { openApp } from '../support/service.js';
-import type { Config } from '../../src/config.js';
+import type { Config } from '../../src/config/index.js';
 import { createEnvelope } from '../../src/tenancy/envelope.js';
 import { newDatabasePassword } from '../../src/tenancy/ids.js';
 import { rotationSteps, type RotationStep } from '../../src/tenancy/rotation.js';

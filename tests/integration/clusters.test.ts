@@ -8,7 +8,7 @@ import { findInstallationId } from '../../db/central/installation.js';
 import type { Registry } from '../../db/central/schema.js';
 import { createDatabase } from '../../db/client.js';
 import { prepareAndMigrate } from '../../src/boot.js';
-import { readSettings } from '../../src/config.js';
+import { readSettings } from '../../src/config/index.js';
 import { createLogger } from '../../src/logging.js';
 import { connectionsOf } from '../../src/tenancy/dead-replicas.js';
 import { createServerLooks } from '../../src/tenancy/server-looks.js';

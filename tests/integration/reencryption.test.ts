@@ -8,7 +8,7 @@ import { sealedColumns } from '../../db/central/sealed.js';
 import { findTenant, type TenantRecord } from '../../db/central/tenants.js';
 import type { DatabaseHandle } from '../../db/client.js';
 import { openApp } from '../support/service.js';
-import type { EncryptionKey } from '../../src/config.js';
+import type { EncryptionKey } from '../../src/config/index.js';
 import { createEnvelope, type EnvelopeColumn } from '../../src/tenancy/envelope.js';
 import {
   connectAs,

@@ -14,7 +14,7 @@ import { bootstrapCluster, checkCluster } from '../../db/cluster.js';
 import { scramVerifier } from '../../db/scram.js';
 import { openApp } from '../support/service.js';
 import { parseTokenKeys } from '../../src/auth/keyring.js';
-import { completeConfig, parseKeyring, readSettings } from '../../src/config.js';
+import { completeConfig, parseKeyring, readSettings } from '../../src/config/index.js';
 import { startEmbeddedCluster, type EmbeddedCluster } from '../../src/embedded/cluster.js';
 import { migrateAll } from '../../src/tenancy/migrate.js';
 import { openProvisioner } from '../../src/tenancy/provisioner.js';

@@ -12,7 +12,7 @@ import { buildApp } from '../../src/app.js';
 import { parseTokenKeys, signingKey } from '../../src/auth/keyring.js';
 import { OPERATORS } from '../../src/auth/passwords.js';
 import type { Account, Grant } from '../../src/auth/sessions.js';
-import { completeConfig, parseKeyring, readSettings, type Config } from '../../src/config.js';
+import { completeConfig, parseKeyring, readSettings, type Config } from '../../src/config/index.js';
 import { createEngine, type EngineOptions } from '../../src/engine/index.js';
 import { createLogger } from '../../src/logging.js';
 import type { TestCluster } from './cluster.js';

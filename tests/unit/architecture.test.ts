@@ -104,7 +104,7 @@ const rules: readonly Rule[] = [
       ['src/auth/tokens.ts', 'plugins/authentication.ts'],
       ['src/tenancy/pools.ts', 'routes/schemas.ts'],
       ['src/cache/fresh-cache.ts', 'src/app.ts'],
-      ['src/config.ts', 'src/boot.ts'],
+      ['src/config/read-settings.ts', 'src/boot.ts'],
       ['plugins/errors.ts', 'src/app.ts'],
       ['routes/users.ts', 'src/boot.ts'],
       ['src/app.ts', 'src/server.ts'],
@@ -205,8 +205,8 @@ const rules: readonly Rule[] = [
     ],
   },
   {
-    promise: 'only src/config.ts reads process.env',
-    offences: (file) => (file.path === 'src/config.ts' ? [] : environmentReads(file)),
+    promise: 'only src/config/process-environment.ts reads process.env',
+    offences: (file) => (file.path === 'src/config/process-environment.ts' ? [] : environmentReads(file)),
     madeUp: [
       ['src/app.ts', 'const home = process.env.HOME;', 'src/app.ts reads the environment in line 1'],
       ['src/app.ts', "\nconst home = process['env']['HOME'];", 'src/app.ts reads the environment in line 2'],

@@ -1,11 +1,18 @@
-// src/config.ts: what the environment may say, and how it is told what is wrong with it.
+// src/config: which environments are accepted, what they give, and the list of problems with the others.
 import { KeyObject } from 'node:crypto';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { availableParallelism, tmpdir } from 'node:os';
 import path from 'node:path';
 import { describe, expect, it, onTestFinished } from 'vitest';
 import { keyOfSecret, makeTokenKey, parseTokenKeys, type TokenKey } from '../../src/auth/keyring.js';
-import { completeConfig, ConfigError, parseKeyring, readSettings, variables, type Settings } from '../../src/config.js';
+import {
+  completeConfig,
+  ConfigError,
+  parseKeyring,
+  readSettings,
+  variables,
+  type Settings,
+} from '../../src/config/index.js';
 import { selfSigned } from '../support/certificate.js';
 
 type Environment = Readonly<Record<string, string>>;
@@ -474,7 +481,7 @@ describe('a variable that is not set', () => {
 });
 
 describe('what is wrong with an environment', () => {
-  it('is told all at once, in a list that can be read', () => {
+  it('is listed completely, one line for each problem', () => {
     const env = {
       PORT: '70000',
       LOG_LEVEL: 'loud',
@@ -497,7 +504,7 @@ describe('what is wrong with an environment', () => {
     );
   });
 
-  it('is told once for a list with several bad entries', () => {
+  it('is listed once for a variable with several bad entries', () => {
     expect(problemsOf({ TRUST_PROXY: 'a,b,c' })).toHaveLength(1);
   });
 
@@ -571,15 +578,15 @@ describe('production', () => {
   });
 
   it.each([
-    ['DATABASE_URL', 'the registry has no embedded stand-in in production'],
-    ['DATABASE_TLS', 'say verify-full, or off where the network is private'],
+    ['DATABASE_URL', 'production does not start an embedded PostgreSQL'],
+    ['DATABASE_TLS', 'set verify-full, or off if the network is private'],
     ['JWT_KEYS', 'make one with: echo "k1:$(openssl genpkey -algorithm ed25519 -outform DER | openssl base64 -A)"'],
     ['ENCRYPTION_KEYS', 'make one with: echo "k1:$(openssl rand -base64 32)"'],
   ])('refuses to start without %s, and says what helps', (name, hint) => {
     expect(problemsOf(without(production, name))).toEqual([`${name} is not set (${hint})`]);
   });
 
-  it('tells all that is missing at once', () => {
+  it('lists all that is missing at once', () => {
     expect(problemsOf({ NODE_ENV: 'production' })).toHaveLength(4);
   });
 
@@ -641,12 +648,14 @@ describe('the keys of access tokens', () => {
 
   it('may all be public but JWT_SECRET, which then signs: so it learns the key that comes after it', () => {
     expect(problemsOf({ JWT_KEYS: PUBLIC_KEY, JWT_SECRET: SECRET })).toEqual([]);
-    expect(problemsOf({ JWT_KEYS: PUBLIC_KEY })).toEqual(['JWT_KEYS has public keys only: nothing could sign']);
+    expect(problemsOf({ JWT_KEYS: PUBLIC_KEY })).toEqual([
+      'JWT_KEYS has public keys only, which cannot sign: add a private key, or set JWT_SECRET',
+    ]);
   });
 
   it('are not what JWT_SECRET takes: as a secret, a public key lets everybody sign', () => {
     const pem = `-----BEGIN PUBLIC KEY-----\n${PUBLIC_KEY.slice(3)}\n-----END PUBLIC KEY-----\n`;
-    expect(problemsOf({ JWT_SECRET: pem })).toEqual(['JWT_SECRET must be no key in PEM: JWT_KEYS takes keys']);
+    expect(problemsOf({ JWT_SECRET: pem })).toEqual(['JWT_SECRET must not be a key in PEM: set JWT_KEYS instead']);
   });
 });
 
@@ -686,7 +695,7 @@ describe('a database URL', () => {
     'is refused with ?%s behind it: an option could override host or TLS',
     (query) => {
       expect(problemsOf({ DATABASE_URL: `${URL_OF_REGISTRY}?${query}` })).toEqual([
-        'DATABASE_URL must have no options behind "?": TLS is set with DATABASE_TLS and DATABASE_CA_FILE',
+        'DATABASE_URL must have no options after "?": set TLS with DATABASE_TLS and DATABASE_CA_FILE',
       ]);
     },
   );
@@ -697,7 +706,7 @@ describe('a database URL', () => {
     'postgres://owner:@db/registry',
     'postgres://:pw@db/registry',
   ])('is refused without a user and a password, which pg would take from PGUSER and PGPASSWORD: %s', (url) => {
-    expect(problemsOf({ DATABASE_URL: url })).toEqual(['DATABASE_URL must hold a user and a password']);
+    expect(problemsOf({ DATABASE_URL: url })).toEqual(['DATABASE_URL must have a user and a password']);
   });
 
   it.each([

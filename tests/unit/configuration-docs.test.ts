@@ -1,19 +1,19 @@
-// docs/configuration.md: what operators read is what the code does.
+// docs/configuration.md: its tables of variables are those of the code, and its example starts.
 import { randomBytes } from 'node:crypto';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { describe, expect, it, onTestFinished } from 'vitest';
-import { CONFIGURATION_PAGE, configurationTable, withTable } from '../../scripts/docs-configuration.js';
+import { CONFIGURATION_PAGE, configurationTables, withTables } from '../../scripts/docs-configuration.js';
 import { makeTokenKey } from '../../src/auth/keyring.js';
-import { readSettings, variables } from '../../src/config.js';
+import { readSettings, variableGroups, variables } from '../../src/config/index.js';
 import { selfSigned } from '../support/certificate.js';
 
 const page = readFileSync(CONFIGURATION_PAGE, 'utf8');
 
 describe('the page on configuration', () => {
-  it('has the table that the code gives; npx tsx scripts/docs-configuration.ts writes it', () => {
-    expect(page).toBe(withTable(page, configurationTable()));
+  it('has the tables that the code gives; npx tsx scripts/docs-configuration.ts writes them', () => {
+    expect(page).toBe(withTables(page, configurationTables()));
   });
 
   it('has an example that production accepts', () => {
@@ -42,33 +42,41 @@ describe('the page on configuration', () => {
   });
 });
 
-describe('the table', () => {
-  const lines = configurationTable().split('\n');
+describe('the tables', () => {
+  const lines = configurationTables().split('\n');
+  const rows = lines.filter((line) => line.startsWith('|'));
 
-  it('has one line for every variable, in the order of the code', () => {
-    expect(lines.slice(2).map((line) => line.split('|')[1]?.trim())).toEqual(
-      Object.keys(variables).map((name) => `\`${name}\``),
-    );
+  it('have one line for every variable, in the order of the code', () => {
+    const names = rows
+      .map((line) => line.split('|')[1]?.trim())
+      .filter((cell) => cell !== 'Variable' && cell !== '---');
+    expect(names).toEqual(Object.keys(variables).map((name) => `\`${name}\``));
   });
 
-  it('has four columns in every line, and a meaning in the last', () => {
-    for (const line of lines) {
+  it('have a heading for each subject, and nothing else besides their lines', () => {
+    const others = lines.filter((line) => !line.startsWith('|') && line !== '');
+    expect(others).toEqual(variableGroups.map(({ subject }) => `### ${subject}`));
+    expect(new Set(others).size).toBe(others.length);
+  });
+
+  it('have four columns in every line, and a meaning in the last', () => {
+    for (const line of rows) {
       const cells = line.split(/(?<!\\)\|/).slice(1, -1);
       expect(cells, line).toHaveLength(4);
       expect(cells[3]?.trim(), line).not.toBe('');
     }
   });
 
-  it('is the same on every machine: a default that depends on one stands there as a rule', () => {
+  it('are the same on every machine: a default that depends on the machine is written as a rule', () => {
     expect(lines.find((line) => line.includes('`HASH_CONCURRENCY`'))).toContain('| the number of cores, at most 2 |');
     expect(lines.find((line) => line.includes('`SHUTDOWN_DRAIN_MS`'))).toContain('| 5000 in production, otherwise 0 |');
   });
 
-  it('goes between its markers, and nowhere where they are not one pair', () => {
-    const [before = '', behind = ''] = withTable(page, '\0').split('\0');
-    expect(withTable(page, 'NEW')).toBe(`${before}NEW${behind}`);
-    expect(withTable(page, 'NEW')).not.toContain('| `PORT` |');
-    for (const broken of ['', before, behind, page + page])
-      expect(() => withTable(broken, 'NEW')).toThrow('the page needs one');
+  it('go between their markers, and nowhere if the page does not have exactly one pair', () => {
+    const [before = '', after = ''] = withTables(page, '\0').split('\0');
+    expect(withTables(page, 'NEW')).toBe(`${before}NEW${after}`);
+    expect(withTables(page, 'NEW')).not.toContain('| `PORT` |');
+    for (const broken of ['', before, after, page + page])
+      expect(() => withTables(broken, 'NEW')).toThrow('the page needs one');
   });
 });

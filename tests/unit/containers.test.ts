@@ -8,7 +8,7 @@ import { validate } from 'dockerfile-utils';
 import { describe, expect, it, onTestFinished } from 'vitest';
 import { parse } from 'yaml';
 import { makeTokenKey } from '../../src/auth/keyring.js';
-import { ConfigError, readSettings, secretVariables, variables } from '../../src/config.js';
+import { ConfigError, readSettings, secretVariables, variables } from '../../src/config/index.js';
 import { catalogue } from '../../src/errors.js';
 import { isMissing } from '../support/programs.js';
 

@@ -3,7 +3,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { describe, expect, it, onTestFinished } from 'vitest';
-import { ConfigError, readSettings } from '../../src/config.js';
+import { ConfigError, readSettings } from '../../src/config/index.js';
 import { parseRedisUrl, type RedisSettings } from '../../src/replicas/redis-settings.js';
 import { selfSigned } from '../support/certificate.js';
 
@@ -70,8 +70,8 @@ describe('REDIS_URL', () => {
     },
   );
 
-  it('is refused with options behind "?", which nothing would read', () => {
-    expect(parse('redis://cache?db=3')).toEqual(['REDIS_URL must have no options behind "?"']);
+  it('is refused with options after "?", which nothing would read', () => {
+    expect(parse('redis://cache?db=3')).toEqual(['REDIS_URL must have no options after "?"']);
   });
 
   it('is refused with a user and no password, and with a "%" that is not written as %25', () => {

@@ -1,10 +1,10 @@
-// src/secret-files.ts: every secret of the service can come from a file.
+// src/config/secret-files.ts: every secret of the service can come from a file.
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { makeTokenKey } from '../../src/auth/keyring.js';
-import { ConfigError, readSettings, secretVariables, variables } from '../../src/config.js';
+import { ConfigError, readSettings, secretVariables, variables } from '../../src/config/index.js';
 
 const KEYS = `k1:${Buffer.from(Array.from({ length: 32 }, (_, index) => index * 7)).toString('base64')}`;
 

@@ -3,7 +3,7 @@ import { chmod, mkdir, mkdtemp, readdir, readFile, rm, stat, writeFile } from 'n
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { parseKeyring } from '../../src/config.js';
+import { parseKeyring } from '../../src/config/index.js';
 import { parseTokenKeys } from '../../src/auth/keyring.js';
 import { localSecrets } from '../../src/secrets.js';
 

@@ -1,8 +1,8 @@
-// Secrets from files: NAME_FILE names a file that holds what NAME would hold. A file is not shown by `docker inspect`, /proc or
-// a crash report, as an environment is.
+// Secrets from files: NAME_FILE names a file that holds the value of NAME. Unlike an environment variable, a file does not show
+// in `docker inspect`, in /proc or in a crash report.
 import { readFileSync } from 'node:fs';
 
-/** The variable that names a secret's file. */
+/** The variable that names a secret's file: `JWT_SECRET_FILE` for `JWT_SECRET`. */
 export function fileVariableOf(name: string): string {
   return `${name}_FILE`;
 }
@@ -11,10 +11,11 @@ export function fileVariableOf(name: string): string {
 const MAX_LENGTH = 64 * 1024;
 
 /**
- * The environment with the secrets that files hold in it. A line break at the end of a file does not belong to its secret.
+ * A copy of the environment with the secrets from files added. One line break at the end of a file is not part of the secret.
  *
  * @param names the variables that are secrets
- * @param problems gets a sentence for each file that cannot be used, and for each secret that is given twice; it repeats no secret
+ * @param problems receives a sentence for each file that cannot be used and for each secret that is given twice; no sentence
+ *   repeats a secret
  */
 export function withSecretFiles(
   env: NodeJS.ProcessEnv,
@@ -48,7 +49,7 @@ function readSecret(file: string): string | { readonly problem: string } {
   if (bytes.length > MAX_LENGTH) return { problem: `names a file of more than ${MAX_LENGTH / 1_024} KiB` };
   const text = bytes.toString('utf8').replace(/\r?\n$/, '');
   if (text === '') return { problem: 'names a file that is empty' };
-  // Two lines are two secrets, or a key in PEM: neither is what the variable would hold.
+  // Two lines are two secrets or a key in PEM. No variable holds either.
   if (/[\n\0]/.test(text)) return { problem: 'names a file that must hold one line' };
   return text;
 }
