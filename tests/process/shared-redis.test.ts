@@ -51,7 +51,7 @@ describe.skipIf(noRedis !== undefined)(`two processes on one Redis${note}`, () =
       RATE_LIMIT_MAX: String(LIMIT),
       USER_RATE_LIMIT_MAX: '1000000',
       STANDBY_DATABASES: '0',
-      REDIS_TIMEOUT_MS: '1000',
+      REDIS_TIMEOUT_MS: '2000',
     };
     const start = async ({ host, port }: Proxy): Promise<ServiceProcess> => {
       const replica = await startProcess({ ...env, REDIS_URL: `redis://:${redis.password}@${host}:${port}` });
@@ -67,7 +67,7 @@ describe.skipIf(noRedis !== undefined)(`two processes on one Redis${note}`, () =
     operatorToken = (await call(first, '/auth/operator/login', { body: OPERATOR })).body.accessToken ?? '';
     const tenant = { name: 'Shared', slug: 'shared', admin: ADMIN };
     expect((await call(first, '/tenants', { body: tenant, token: operatorToken })).status).toBe(201);
-  });
+  }, 120_000);
   // Also after a start that failed.
   afterAll(async () => {
     for (const close of cleanup.reverse()) await close();
