@@ -22,7 +22,7 @@ export interface RedisServer {
   command(name: string, ...args: readonly (string | number)[]): Promise<unknown>;
   /** Ends it as a crash does. */
   kill(): Promise<void>;
-  /** Starts it again on the same port, empty. */
+  /** Starts it again on the same port, with what the last SAVE wrote: empty if there was none. */
   start(): Promise<void>;
   /** Stops it in the middle of whatever it does: connections stay open and get no answer. */
   freeze(): Promise<void>;
