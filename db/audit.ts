@@ -10,10 +10,10 @@
 //
 // `origin` is `request.auditOrigin` (plugins/audit.ts): who makes the request, and from where. What is no write itself, such
 // as a refused sign-in, goes to `app.audit` (src/audit.ts), which writes it after the answer.
-import { sql, type ColumnType, type InsertObject, type JSONColumnType, type Kysely, type RawBuilder } from 'kysely';
+import { sql, type InsertObject, type Kysely, type RawBuilder } from 'kysely';
 import type { Registry } from './central/schema.js';
 import { newId } from './ids.js';
-import type { SessionsDatabase } from './sessions.js';
+import type { SessionsDatabase, WithAudit } from './shared-tables.js';
 import type { TenantDatabase } from './tenant/schema.js';
 
 /** Everything that is audited. Rows stay when an action goes: never give its name to something else. */
@@ -93,24 +93,6 @@ export interface AuditRecord {
   readonly userAgent: string | null;
   readonly requestId: string | null;
   readonly details: Readonly<Record<string, unknown>>;
-}
-
-export interface AuditTable {
-  id: string;
-  at: ColumnType<string, string | undefined, never>;
-  actor_kind: AuditActor['kind'];
-  actor_id: string | null;
-  action: string;
-  target_kind: string | null;
-  target_id: string | null;
-  address: string | null;
-  user_agent: string | null;
-  request_id: string | null;
-  details: JSONColumnType<Record<string, unknown>>;
-}
-
-export interface WithAudit {
-  audit: AuditTable;
 }
 
 export const auditColumns = [

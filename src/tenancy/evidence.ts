@@ -12,7 +12,7 @@ import { claimMarker, readMarker, type Marker } from '../../db/tenant/marker.js'
 import type { Doomed } from './demolish.js';
 import type { TenantDatabase } from '../../db/tenant/schema.js';
 import type { PlacedProvisioner } from './provisioners.js';
-import type { InDatabase } from './template.js';
+import type { InDatabase } from './provisioner.js';
 
 /**
  * - `agrees`: mark and row are of the same change.

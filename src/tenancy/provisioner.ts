@@ -1,5 +1,6 @@
 // The provisioner's way into a cluster: a small pool for roles and databases, and a short-lived connection into any one
 // database that it owns.
+import type { Kysely } from 'kysely';
 import { createDatabase, type ConnectionSettings, type PoolLimits } from '../../db/client.js';
 import type { Destinations } from '../../db/destinations.js';
 import type { PoolOptions } from '../../db/pool-types.js';
@@ -7,7 +8,9 @@ import { proveWritable } from '../../db/proof.js';
 import { MAINTENANCE_DATABASE, type ClusterDb } from '../../db/cluster.js';
 import type { TenantDatabase } from '../../db/tenant/schema.js';
 import { Slots } from '../slots.js';
-import type { InDatabase } from './template.js';
+
+/** Runs `work` in a database of the cluster as the provisioner, and closes the connection afterwards. */
+export type InDatabase = <T>(database: string, work: (db: Kysely<TenantDatabase>) => Promise<T>) => Promise<T>;
 
 export interface Provisioner {
   readonly cluster: ClusterDb;

@@ -12,7 +12,6 @@ import {
 } from '../../db/cluster.js';
 import { changeMark, findMarks, listMarked, parseTemplateMark, templateMarkText } from '../../db/marks.js';
 import { latestVersion, migrateToLatest, type Migrations } from '../../db/migrator.js';
-import type { TenantDatabase } from '../../db/tenant/schema.js';
 import { demolishTemplate } from './demolish.js';
 import type { PlacedProvisioner } from './provisioners.js';
 
@@ -23,9 +22,6 @@ const BUILDING_PREFIX = 'tenantry_building_';
 export function isTemplateName(name: string): boolean {
   return name.startsWith(PREFIX) || name.startsWith(BUILDING_PREFIX);
 }
-
-/** Runs `work` in a database of the cluster as the provisioner, and closes the connection afterwards. */
-export type InDatabase = <T>(database: string, work: (db: Kysely<TenantDatabase>) => Promise<T>) => Promise<T>;
 
 /**
  * The template's name for a set of migrations and an owner: a build never copies a template that another schema version or
