@@ -1,49 +1,18 @@
-// Writes the table of variables in docs/configuration.md from src/config.ts, where they are defined.
-// Usage: npx tsx scripts/docs-configuration.ts
+// `npm run docs:configuration`: writes the table of variables in docs/configuration.md.
 import { readFile, writeFile } from 'node:fs/promises';
-import path from 'node:path';
-import { variables, type Variable } from '../src/config.js';
-import { fileVariableOf } from '../src/secret-files.js';
+import { defineCommand, runCommand } from '../src/lib/command-line.js';
+import { CONFIGURATION_PAGE, configurationTable, withTable } from '../tests/support/configuration-page.js';
 
-/** The page that the table stands on. */
-export const CONFIGURATION_PAGE = path.resolve(import.meta.dirname, '../docs/configuration.md');
+const docsConfiguration = defineCommand({
+  start: 'npm run docs:configuration --',
+  about: `
+Writes the table of variables in docs/configuration.md from src/config.ts, where they are defined. The rest of the page stays
+as it is.`,
+  flags: {},
+  exits: { 0: 'written', 1: 'not written: the page has not one pair of markers' },
+});
 
-const BEGIN = '<!-- variables: written by scripts/docs-configuration.ts -->';
-const END = '<!-- end of variables -->';
-
-/** Every variable, in the order of the code, as a table in Markdown. */
-export function configurationTable(): string {
-  const rows = Object.entries<Variable>(variables).map(([name, { default: given, unit, description, secret }]) => [
-    `\`${name}\``,
-    defaultCell(given),
-    secret ? `${unit}; a file by \`${fileVariableOf(name)}\`` : unit,
-    description,
-  ]);
-  return [['Variable', 'Default', 'Unit', 'Meaning'], Array<string>(4).fill('---'), ...rows].map(row).join('\n');
-}
-
-/**
- * The page with the table between its markers.
- *
- * @throws Error where the page has not exactly one pair of them
- */
-export function withTable(page: string, table: string): string {
-  const [before, middle, ...more] = page.split(BEGIN);
-  const [, behind, ...rest] = (middle ?? '').split(END);
-  if (before === undefined || behind === undefined || more.length > 0 || rest.length > 0)
-    throw new Error(`the page needs one "${BEGIN}" and one "${END}" behind it`);
-  return `${before}${BEGIN}\n\n${table}\n\n${END}${behind}`;
-}
-
-function defaultCell(given: Variable['default']): string {
-  if (typeof given !== 'string') return given.rule;
-  return given === '' ? '' : `\`${given}\``;
-}
-
-function row(cells: readonly string[]): string {
-  return `| ${cells.map((cell) => cell.replaceAll('|', '\\|')).join(' | ')} |`;
-}
-
-if (process.argv[1] === import.meta.filename) {
+await runCommand(docsConfiguration, async () => {
   await writeFile(CONFIGURATION_PAGE, withTable(await readFile(CONFIGURATION_PAGE, 'utf8'), configurationTable()));
-}
+  return 0;
+});
