@@ -1,11 +1,21 @@
-// The command line of `npm run bench`.
+// The flags of `npm run bench`.
 import path from 'node:path';
-import { parseArgs } from 'node:util';
+import {
+  defineCommand,
+  readCommandLine,
+  someOf,
+  text,
+  toggle,
+  variables,
+  wholeNumber,
+  type Command,
+  type CommandLine,
+} from '../src/lib/command-line.js';
 import { root } from './measuring/program.js';
-import { scenarios, type ScenarioName } from './scenarios/index.js';
 
 export interface Flags {
-  readonly scenarios: readonly ScenarioName[];
+  /** Names. */
+  readonly scenarios: readonly string[];
   /** Undefined leaves it to each scenario. */
   readonly rounds: number | undefined;
   /** Seconds that are measured, in each round and on each side. */
@@ -23,93 +33,93 @@ export interface Flags {
   readonly profile: string | undefined;
 }
 
-/** A command line that is wrong: shown without a stack. */
-export class UsageError extends Error {}
-
 const DEFAULT_JSON = 'bench/results/latest.json';
 
-export const HELP = `Usage: npm run bench -- [flags]
+const MOST = 999_999;
 
+/** What the flags need to know about a scenario. */
+export interface Choice {
+  readonly name: string;
+  readonly what: string;
+}
+
+// The return type is what the call infers; written out it would repeat every flag.
+const benchFlags = (scenarios: readonly Choice[]) => ({
+  scenario: someOf(Object.fromEntries(scenarios.map(({ name, what }) => [name, what])), {
+    placeholder: 'NAMES',
+    what: 'any of these, separated by commas',
+    example: scenarios[0]?.name ?? '',
+  }),
+  rounds: wholeNumber({
+    what: 'how often each side is measured',
+    min: 1,
+    max: MOST,
+    defaultText: '3; noisy, flood-login and hung: 5',
+    example: 5,
+  }),
+  seconds: wholeNumber({ what: 'measured seconds of a side in a round', min: 1, max: MOST, default: 8 }),
+  warmup: wholeNumber({ what: 'seconds of load before them', min: 0, max: MOST, default: 2 }),
+  connections: wholeNumber({
+    what: 'connections of the load generator when it sends as fast as it can',
+    min: 1,
+    max: MOST,
+    default: 50,
+  }),
+  'pool-max': wholeNumber({
+    what: 'connections per tenant, of the service (POOL_MAX) and of the bare server',
+    min: 1,
+    max: MOST,
+    defaultText: "the service's",
+  }),
+  env: variables({ what: 'a further variable for the service', example: 'LOG_LEVEL=silent' }),
+  profile: text({
+    placeholder: 'FOLDER',
+    what: 'writes a CPU profile of the service there; do not keep the figures of such a run',
+  }),
+  'no-fsync': toggle({ what: 'PostgreSQL does not wait for the disk' }),
+  json: text({ placeholder: 'FILE', what: 'where the figures go as JSON', defaultText: DEFAULT_JSON }),
+});
+
+type BenchFlags = ReturnType<typeof benchFlags>;
+
+/** `npm run bench`, with the scenarios that there are. */
+export function benchCommand(scenarios: readonly Choice[]): Command<BenchFlags> {
+  return defineCommand({
+    start: 'npm run bench --',
+    about: `
 Starts a throwaway PostgreSQL, the service as in production, and a bare node:http + pg server that answers the same bytes
 from the same databases; loads the two in turn, and prints the medians and the ratio between them. The scenarios from fleet
-on compare the service with itself: many tenants with one, trouble with none, a cold tenant with a warm one.
-
-  --scenario NAMES     any of these, separated by commas (default: all)
-${scenarios.map(({ name, what }) => `                         ${name.padEnd(12)}${what}`).join('\n')}
-  --rounds N           how often each side is measured (default 3; noisy, flood-login and hung: 5)
-  --seconds N          measured seconds of a side in a round (default 8)
-  --warmup N           seconds of load before them (default 2)
-  --connections N      connections of the load generator where it sends as fast as it can (default 50)
-  --pool-max N         connections per tenant, of the service (POOL_MAX) and of the bare server (default: the service's)
-  --env NAME=VALUE     a further variable for the service, e.g. LOG_LEVEL=silent; can be repeated
-  --profile FOLDER     writes a CPU profile of the service there; do not keep the figures of such a run
-  --no-fsync           PostgreSQL does not wait for the disk
-  --json FILE          where the figures go as JSON (default ${DEFAULT_JSON})
-  --help               this text
-
+on compare the service with itself: many tenants with one, trouble with none, a cold tenant with a warm one.`,
+    flags: benchFlags(scenarios),
+    notes: `
 A full run takes about a quarter of an hour, five minutes of it for the first five scenarios. Nothing else should run on the
-machine meanwhile. docs/benchmark.md tells how to read it.
-`;
+machine meanwhile. docs/benchmark.md explains how to read it.`,
+    exits: {
+      0: 'measured',
+      1: 'a scenario failed, or a promise that it measures was broken',
+      130: 'stopped by a signal',
+    },
+  });
+}
 
-/** @throws UsageError */
-export function readFlags(args: readonly string[]): Flags | 'help' {
-  const { values } = parse(args);
-  if (values.help) return 'help';
+/** The flags as the benchmark uses them. */
+export function flagsOf({ flags }: CommandLine<BenchFlags>): Flags {
   return {
-    scenarios: readScenarios(values.scenario),
-    rounds: values.rounds === undefined ? undefined : wholeNumber('rounds', values.rounds, 1),
-    seconds: wholeNumber('seconds', values.seconds, 1),
-    warmup: wholeNumber('warmup', values.warmup, 0),
-    connections: wholeNumber('connections', values.connections, 1),
-    poolMax: values['pool-max'] === undefined ? undefined : wholeNumber('pool-max', values['pool-max'], 1),
-    fsync: !values['no-fsync'],
-    env: Object.fromEntries(values.env.map(readVariable)),
-    json: values.json === undefined ? path.join(root, DEFAULT_JSON) : path.resolve(values.json),
-    profile: values.profile === undefined ? undefined : path.resolve(values.profile),
+    scenarios: flags.scenario,
+    rounds: flags.rounds,
+    seconds: flags.seconds,
+    warmup: flags.warmup,
+    connections: flags.connections,
+    poolMax: flags['pool-max'],
+    fsync: !flags['no-fsync'],
+    env: flags.env,
+    json: flags.json === undefined ? path.join(root, DEFAULT_JSON) : path.resolve(flags.json),
+    profile: flags.profile === undefined ? undefined : path.resolve(flags.profile),
   };
 }
 
-function parse(args: readonly string[]) {
-  try {
-    return parseArgs({
-      args: [...args],
-      options: {
-        scenario: { type: 'string' },
-        rounds: { type: 'string' },
-        seconds: { type: 'string', default: '8' },
-        warmup: { type: 'string', default: '2' },
-        connections: { type: 'string', default: '50' },
-        'pool-max': { type: 'string' },
-        env: { type: 'string', multiple: true, default: [] },
-        'no-fsync': { type: 'boolean', default: false },
-        json: { type: 'string' },
-        profile: { type: 'string' },
-        help: { type: 'boolean', default: false },
-      },
-    });
-  } catch (error) {
-    throw new UsageError(error instanceof Error ? error.message : String(error));
-  }
-}
-
-function readScenarios(text: string | undefined): readonly ScenarioName[] {
-  const known = scenarios.map(({ name }) => name);
-  if (text === undefined) return known;
-  const wanted = text.split(',').map((name) => name.trim());
-  const unknown = wanted.filter((name) => !(known as string[]).includes(name));
-  if (unknown.length > 0)
-    throw new UsageError(`--scenario: no "${unknown.join('", "')}"; there are ${known.join(', ')}`);
-  return wanted as ScenarioName[];
-}
-
-function wholeNumber(flag: string, text: string, minimum: number): number {
-  if (!/^\d{1,6}$/.test(text) || Number(text) < minimum)
-    throw new UsageError(`--${flag} must be a whole number of at least ${minimum}`);
-  return Number(text);
-}
-
-function readVariable(text: string): [name: string, value: string] {
-  const [, name, value] = /^([A-Z_][A-Z0-9_]*)=(.*)$/s.exec(text) ?? [];
-  if (name === undefined || value === undefined) throw new UsageError('--env must be NAME=VALUE');
-  return [name, value];
+/** @throws UsageError */
+export function readFlags(scenarios: readonly Choice[], args: readonly string[]): Flags | 'help' {
+  const line = readCommandLine(benchCommand(scenarios), args);
+  return line === 'help' ? 'help' : flagsOf(line);
 }

@@ -3,7 +3,6 @@ import { mkdir, writeFile } from 'node:fs/promises';
 import { availableParallelism, cpus, loadavg, release, totalmem } from 'node:os';
 import path from 'node:path';
 import type { Flags } from './flags.js';
-import type { ScenarioReport } from './scenarios/scenario.js';
 
 /** What the figures depend on besides the flags. */
 export interface Facts {
@@ -17,6 +16,28 @@ export interface Facts {
   readonly loadBefore: number;
   readonly node: string;
   readonly postgres: string;
+}
+
+/** What a scenario has measured. */
+export interface ScenarioReport {
+  readonly name: string;
+  readonly what: string;
+  /** The figures of each round, and their medians, for the JSON. */
+  readonly rounds: readonly object[];
+  readonly median: object;
+  readonly table: Table;
+  /** What a reader must know before believing the figures. */
+  readonly warnings: readonly string[];
+  /** Promises that the figures break, whatever else they say: the run then ends with exit code 1. */
+  readonly failures: readonly string[];
+}
+
+/** Reports one after the other with the same head and caption are shown as one table. */
+export interface Table {
+  /** What the figures depend on besides the machine. */
+  readonly caption: string;
+  readonly headings: readonly string[];
+  readonly rows: readonly (readonly string[])[];
 }
 
 export interface Report {

@@ -1,15 +1,18 @@
 // `npm run bench`: the service as it runs in production, against the least that could answer the same bytes and against
 // itself when its tenants are many or one of them is in trouble.
+import { describeError, runCommand } from '../src/lib/command-line.js';
 import { Cleanup } from './cleanup.js';
-import { HELP, readFlags, UsageError, type Flags } from './flags.js';
+import { benchCommand, flagsOf, type Flags } from './flags.js';
 import { isProcReadable } from './measuring/proc.js';
-import { machineFacts, progress, tables, writeJson } from './report.js';
+import { machineFacts, progress, tables, writeJson, type ScenarioReport } from './report.js';
 import { scenarios } from './scenarios/index.js';
-import type { ScenarioReport } from './scenarios/scenario.js';
 import { createStages } from './stage/stages.js';
 
 const cleanup = new Cleanup();
 const interruption = new AbortController();
+
+/** The exit code after a signal. */
+const INTERRUPTED = 130;
 
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
   process.on(signal, () => {
@@ -17,32 +20,35 @@ for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
     if (interruption.signal.aborted) return;
     interruption.abort();
     progress('stopping');
-    void cleanup.run().finally(() => process.exit(130));
+    void cleanup.run().finally(() => process.exit(INTERRUPTED));
   });
 }
 
 // Such as a terminal that is gone: without this the processes would stay.
 process.on('uncaughtException', (error) => {
   interruption.abort();
-  process.stderr.write(`\n${describe(error)}\n`);
+  process.stderr.write(`\n${describeError(error)}\n`);
   void cleanup.run().finally(() => process.exit(1));
 });
 
-try {
-  const flags = readFlags(process.argv.slice(2));
-  if (flags === 'help') process.stdout.write(HELP);
-  else await bench(flags);
-} catch (error) {
-  if (!interruption.signal.aborted) {
-    process.exitCode = 1;
-    process.stderr.write(`\n${describe(error)}\n`);
+await runCommand(benchCommand(scenarios), async (line) => {
+  try {
+    return await bench(flagsOf(line));
+  } catch (error) {
+    // A failure after Ctrl-C is no news: what a scenario used is being stopped.
+    if (interruption.signal.aborted) return INTERRUPTED;
+    throw error;
+  } finally {
+    await cleanup.run();
   }
-} finally {
-  await cleanup.run();
-}
+});
 
-async function bench(flags: Flags): Promise<void> {
-  if (!isProcReadable()) throw new UsageError('the benchmark reads CPU time and memory from /proc: it needs Linux');
+/** Returns the exit code. */
+async function bench(flags: Flags): Promise<number> {
+  if (!isProcReadable()) {
+    process.stderr.write('the benchmark reads CPU time and memory from /proc: it needs Linux\n');
+    return 1;
+  }
   const machine = machineFacts();
   const stages = createStages(flags, cleanup);
   const reports: ScenarioReport[] = [];
@@ -60,12 +66,5 @@ async function bench(flags: Flags): Promise<void> {
   await writeJson(flags.json, report);
   process.stdout.write(tables(report));
   progress(`written to ${flags.json}`);
-  if (reports.some(({ failures }) => failures.length > 0)) process.exitCode = 1;
-}
-
-function describe(error: unknown): string {
-  if (error instanceof UsageError) return `${error.message}\nWhat there is: npm run bench -- --help`;
-  if (!(error instanceof Error)) return String(error);
-  const { stack = error.message, cause } = error;
-  return cause === undefined ? stack : `${stack}\ncaused by ${describe(cause)}`;
+  return reports.some(({ failures }) => failures.length > 0) ? 1 : 0;
 }

@@ -10,16 +10,9 @@
 //
 // `origin` is `request.auditOrigin` (plugins/audit.ts): who makes the request, and from where. What is no write itself, such
 // as a refused sign-in, goes to `app.audit` (src/audit.ts), which writes it after the answer.
-import {
-  sql,
-  type ColumnType,
-  type InsertObject,
-  type JSONColumnType,
-  type Kysely,
-  type RawBuilder,
-  type Transaction,
-} from 'kysely';
+import { sql, type InsertObject, type Kysely, type RawBuilder, type Transaction } from 'kysely';
 import { newId } from './ids.js';
+import type { WithAudit } from './shared-tables.js';
 
 /** Everything that is audited. Rows stay when an action goes: never give its name to something else. */
 export const auditActions = [
@@ -98,24 +91,6 @@ export interface AuditRecord {
   readonly userAgent: string | null;
   readonly requestId: string | null;
   readonly details: Readonly<Record<string, unknown>>;
-}
-
-export interface AuditTable {
-  id: string;
-  at: ColumnType<string, string | undefined, never>;
-  actor_kind: AuditActor['kind'];
-  actor_id: string | null;
-  action: string;
-  target_kind: string | null;
-  target_id: string | null;
-  address: string | null;
-  user_agent: string | null;
-  request_id: string | null;
-  details: JSONColumnType<Record<string, unknown>>;
-}
-
-export interface WithAudit {
-  audit: AuditTable;
 }
 
 export const auditColumns = [

@@ -1,37 +1,11 @@
 // Queries on sessions: those of users, in their tenant's database, and those of operators, in the registry. The table is the
 // same in both. Times are the database's own.
-import { sql, type ColumnType, type Kysely, type RawBuilder, type Transaction } from 'kysely';
-import { auditRow, type AuditEntry, type WithAudit } from './audit.js';
+import { sql, type Kysely, type RawBuilder, type Transaction } from 'kysely';
+import { auditRow, type AuditEntry } from './audit.js';
+import type { SessionsDatabase, WithSessions } from './shared-tables.js';
 import { shortRead } from './statement.js';
 
-export interface SessionsTable {
-  id: string;
-  /** The user, or the operator. */
-  account_id: string;
-  /** Where it was signed in from. */
-  address: string;
-  user_agent: string;
-  /** Of the refresh token that works now. */
-  token_hash: string;
-  /** Of the one that it came from, and what the step between them was made with. */
-  previous_hash: string | null;
-  step: string | null;
-  /** Beginnings of the hashes of the tokens that it replaced, each of SHORT_HASH bytes, the newest last. */
-  replaced_hashes: ColumnType<Buffer, never, Buffer>;
-  /** Its tenant's at the sign-in (db/central/schema.ts); null in an operator's session, and in one that a former build began. */
-  generation: ColumnType<string | null, number | null, never>;
-  created_at: ColumnType<string, never, never>;
-  refreshed_at: ColumnType<string, never, string>;
-  expires_at: ColumnType<string, string, string>;
-}
-
-/** What is done to a session is audited beside it. */
-export interface WithSessions extends WithAudit {
-  sessions: SessionsTable;
-}
-
-/** A database that holds sessions, as far as they are concerned. */
-export type SessionsDatabase = Kysely<WithSessions>;
+export type { SessionsDatabase } from './shared-tables.js';
 
 /** Kysely cannot see that a database which has the table is one that has it among others. */
 export function sessionsIn<Database extends WithSessions>(

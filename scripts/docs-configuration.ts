@@ -1,53 +1,18 @@
-// Writes the tables of variables in docs/configuration.md from src/config/variables, where the variables are defined.
-// Usage: npx tsx scripts/docs-configuration.ts
+// `npm run docs:configuration`: writes the tables of variables in docs/configuration.md.
 import { readFile, writeFile } from 'node:fs/promises';
-import path from 'node:path';
-import { fileVariableOf, variableGroups, type Variable, type VariableGroup } from '../src/config/index.js';
+import { defineCommand, runCommand } from '../src/lib/command-line.js';
+import { CONFIGURATION_PAGE, configurationTables, withTables } from '../tests/support/configuration-page.js';
 
-/** The page that has the tables. */
-export const CONFIGURATION_PAGE = path.resolve(import.meta.dirname, '../docs/configuration.md');
+const docsConfiguration = defineCommand({
+  start: 'npm run docs:configuration --',
+  about: `
+Writes the tables of variables in docs/configuration.md from src/config/variables, where they are defined. The rest of the page stays
+as it is.`,
+  flags: {},
+  exits: { 0: 'written', 1: 'not written: the page has not one pair of markers' },
+});
 
-const BEGIN = '<!-- variables: written by scripts/docs-configuration.ts -->';
-const END = '<!-- end of variables -->';
-
-/** Every variable, in the order of the code: for each subject a heading and a table in Markdown. */
-export function configurationTables(): string {
-  return variableGroups.map(section).join('\n\n');
-}
-
-/**
- * The page with the tables between its markers.
- *
- * @throws Error if the page does not have exactly one pair of markers
- */
-export function withTables(page: string, tables: string): string {
-  const [before, middle, ...more] = page.split(BEGIN);
-  const [, after, ...rest] = (middle ?? '').split(END);
-  if (before === undefined || after === undefined || more.length > 0 || rest.length > 0)
-    throw new Error(`the page needs one "${BEGIN}" and one "${END}" after it`);
-  return `${before}${BEGIN}\n\n${tables}\n\n${END}${after}`;
-}
-
-function section({ subject, variables }: VariableGroup): string {
-  const rows = Object.entries(variables).map(([name, { default: given, unit, description, secret }]) => [
-    `\`${name}\``,
-    defaultCell(given),
-    secret ? `${unit}; a file by \`${fileVariableOf(name)}\`` : unit,
-    description,
-  ]);
-  const table = [['Variable', 'Default', 'Unit', 'Meaning'], Array<string>(4).fill('---'), ...rows].map(row).join('\n');
-  return `### ${subject}\n\n${table}`;
-}
-
-function defaultCell(given: Variable['default']): string {
-  if (typeof given !== 'string') return given.rule;
-  return given === '' ? '' : `\`${given}\``;
-}
-
-function row(cells: readonly string[]): string {
-  return `| ${cells.map((cell) => cell.replaceAll('|', '\\|')).join(' | ')} |`;
-}
-
-if (process.argv[1] === import.meta.filename) {
+await runCommand(docsConfiguration, async () => {
   await writeFile(CONFIGURATION_PAGE, withTables(await readFile(CONFIGURATION_PAGE, 'utf8'), configurationTables()));
-}
+  return 0;
+});

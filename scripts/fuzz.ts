@@ -1,53 +1,49 @@
 // `npm run fuzz`: made-up requests to a service of its own, as many as one likes.
+import { defineCommand, runCommand, toggle, wholeNumber, type CommandLine } from '../src/lib/command-line.js';
 import { describeFailure } from '../tests/fuzz/report.js';
 import { fuzz, startFuzzService } from '../tests/fuzz/run.js';
 import { startCluster } from '../tests/support/cluster.js';
-import { command, exitCodes, parseFlags, say, wholeNumber } from './command.js';
+import { exitCodes, say } from './command.js';
 
-const HELP = `Usage: npm run fuzz -- [flags]
-
-Starts a throwaway PostgreSQL and the service, makes requests from the service's own OpenAPI document (valid, nearly valid
-and hostile ones, by everybody and by nobody), and checks every answer: no failure, nothing that is not declared, no secret.
-Stops at the first answer that breaks a promise and looks for the smallest request that does the same.
-
-  --requests N    how many requests are made (default 5000)
-  --seed S        a whole number; with the same seed the same requests come again (default: a random one, which is printed)
-  --keep          leaves the service running after a failure, until Ctrl-C, so that the printed curl line can be tried
-  --help          this text
-
-TEST_SERVERS=containers takes PostgreSQL from a container instead of the embedded binaries.
-Exit code: 0 all promises kept, 1 one was broken, 2 the command line is wrong, 3 the run itself could not go on.
-`;
-
-interface Flags {
-  readonly requests: number;
-  readonly seed: number;
-  readonly keep: boolean;
-}
-
-const DEFAULT_REQUESTS = 5_000;
 const MAX_SEED = 2 ** 31 - 1;
 
 /** How often (ms) the run says how far it is. */
 const PROGRESS_INTERVAL = 5_000;
 
-function readFlags(args: readonly string[]): Flags | 'help' {
-  const { help, requests, seed, keep } = parseFlags(args, {
-    requests: { type: 'string', default: String(DEFAULT_REQUESTS) },
-    seed: { type: 'string', default: String(Math.floor(Math.random() * MAX_SEED)) },
-    keep: { type: 'boolean', default: false },
-    help: { type: 'boolean', default: false },
-  });
-  if (help) return 'help';
-  return {
-    requests: wholeNumber('requests', requests, 1, MAX_SEED),
-    seed: wholeNumber('seed', seed, 0, MAX_SEED),
-    keep,
-  };
-}
+const fuzzCommand = defineCommand({
+  start: 'npm run fuzz --',
+  about: `
+Starts a throwaway PostgreSQL and the service, makes requests from the service's own OpenAPI document (valid, nearly valid
+and hostile ones, by everybody and by nobody), and checks every answer: no failure, nothing that is not declared, no secret.
+Stops at the first answer that breaks a promise and looks for the smallest request that does the same.`,
+  flags: {
+    requests: wholeNumber({
+      what: 'how many requests are made',
+      min: 1,
+      max: MAX_SEED,
+      default: 5_000,
+      example: 50_000,
+    }),
+    seed: wholeNumber({
+      placeholder: 'S',
+      what: 'with the same seed the same requests come again',
+      min: 0,
+      max: MAX_SEED,
+      default: Math.floor(Math.random() * MAX_SEED),
+      defaultText: 'a random one, which is printed',
+      example: 7,
+    }),
+    keep: toggle({
+      what: 'leaves the service running after a failure, until Ctrl-C, so that the printed curl line can be tried',
+    }),
+  },
+  notes: 'TEST_SERVERS=containers takes PostgreSQL from a container instead of the embedded binaries.',
+  exits: { 0: 'all promises kept', 1: 'one was broken', 3: 'the run itself could not go on' },
+  failed: exitCodes.failed,
+});
 
 /** Returns the exit code. */
-async function run({ requests, seed, keep }: Flags): Promise<number> {
+async function run({ flags: { requests, seed, keep } }: CommandLine<typeof fuzzCommand.flags>): Promise<number> {
   say(`${requests} requests with --seed ${seed}`);
   const { cluster, stop } = await startCluster();
   // Without this Ctrl-C would leave PostgreSQL running, and its folder.
@@ -107,4 +103,4 @@ async function untilInterrupted(): Promise<void> {
   await new Promise((resolve) => process.once('SIGINT', resolve).once('SIGTERM', resolve));
 }
 
-await command(HELP, readFlags, run);
+await runCommand(fuzzCommand, run);

@@ -2,6 +2,7 @@
 // `npm run bench -- --profile FOLDER` wrote. Only the seconds under load count: those in which the process was busiest.
 import { readdirSync, readFileSync, statSync } from 'node:fs';
 import path from 'node:path';
+import { defineCommand, runCommand } from '../src/lib/command-line.js';
 
 interface ProfileNode {
   readonly id: number;
@@ -41,14 +42,21 @@ const layers: readonly (readonly [layer: string, frame: RegExp])[] = [
   ['node:http and sockets', /^node:/],
 ];
 
-const [folder] = process.argv.slice(2);
-if (folder === undefined || folder === '--help') {
-  process.stdout.write(
-    'Usage: npm run profile:layers -- FOLDER\n\nShows where the time of a request goes, from the profile that\n  npm run bench -- --scenario read --rounds 1 --profile FOLDER\nwrote.\n',
-  );
-  process.exit(folder === undefined ? 2 : 0);
-}
-process.stdout.write(table(readProfile(folder)));
+const profileLayers = defineCommand({
+  start: 'npm run profile:layers --',
+  about: `
+Shows where the time of a request goes, layer by layer, from the CPU profile that the benchmark wrote. Only the ${SECONDS} busiest
+seconds count.`,
+  flags: {},
+  operands: { name: 'FOLDER', what: 'the folder of the profile', min: 1, max: 1, example: '/tmp/profile' },
+  notes: 'What writes the profile: npm run bench -- --scenario read --rounds 1 --profile FOLDER',
+  exits: { 0: 'shown', 1: 'the folder has no profile that can be read' },
+});
+
+await runCommand(profileLayers, ({ operands: [folder = ''] }) => {
+  process.stdout.write(table(readProfile(folder)));
+  return 0;
+});
 
 /** The largest profile of the folder: the service's, and not that of a short-lived process. */
 function readProfile(where: string): Profile {

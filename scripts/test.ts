@@ -2,16 +2,31 @@
 // the tests run into their deadlines.
 import { spawn } from 'node:child_process';
 import path from 'node:path';
+import { defineCommand, runCommand } from '../src/lib/command-line.js';
 import { exitCodes, say } from './command.js';
 
 const VITEST = path.resolve(import.meta.dirname, '../node_modules/vitest/vitest.mjs');
 
-const checks = await Promise.all(['lint', 'typecheck', 'build'].map(passes));
-process.exitCode = !checks.includes(false) && (await tests()) ? exitCodes.kept : exitCodes.broken;
+const testCommand = defineCommand({
+  start: 'npm test --',
+  about: `
+Runs the linter, the type check and the build, all at the same time, and then the tests. The tests run only when the checks
+pass.`,
+  flags: {},
+  passesTo: 'vitest run',
+  notes: `
+Example: npm test -- tests/unit
+What vitest takes: npx vitest --help`,
+  exits: { 0: 'all passed', 1: 'a check or a test failed' },
+});
 
-/** What is on the command line is vitest's. */
-function tests(): Promise<boolean> {
-  const child = spawn(process.execPath, [VITEST, 'run', ...process.argv.slice(2)], { stdio: 'inherit' });
+await runCommand(testCommand, async ({ operands }) => {
+  const checks = await Promise.all(['lint', 'typecheck', 'build'].map(passes));
+  return !checks.includes(false) && (await tests(operands)) ? exitCodes.kept : exitCodes.broken;
+});
+
+function tests(args: readonly string[]): Promise<boolean> {
+  const child = spawn(process.execPath, [VITEST, 'run', ...args], { stdio: 'inherit' });
   return new Promise((resolve) => {
     child.once('close', (code) => {
       resolve(code === 0);

@@ -1,25 +1,10 @@
 // `npm run timing`: whether the clock tells why a sign-in failed.
 import { median } from '../bench/figures/statistics.js';
+import { defineCommand, runCommand, wholeNumber, type CommandLine } from '../src/lib/command-line.js';
 import { makeDataDir, startProcess } from '../tests/support/service-process.js';
 import { auc } from '../tests/timing/auc.js';
 import { CLASSES, measure, prepare, type Times } from '../tests/timing/run.js';
-import { command, exitCodes, parseFlags, say, wholeNumber } from './command.js';
-
-const HELP = `Usage: npm run timing -- [flags]
-
-Starts the service as a process of its own, with the embedded PostgreSQL, and signs in again and again with what must fail:
-a wrong password, an unknown tenant, an unknown user, an inactive user, a suspended tenant, in random order. Prints for each
-how well its times can be told from those of a wrong password: the AUC of Mann and Whitney, 0.50 where a coin does as well.
-
-  --samples N     times for each reason (default 2000)
-  --at-once N     sign-ins under way at a time (default 3)
-  --help          this text
-
-2,000 samples take some 17 minutes: every failure takes a quarter of a second at least. Nothing else must run meanwhile: where
-the machine is so busy that the work takes longer than that, what differs in it shows.
-Exit code: 0 all are as near to 0.50 as chance leaves them (0.03 with 2,000 samples), 1 one is not, 2 the command line is
-wrong, 3 the run itself could not go on.
-`;
+import { exitCodes, say } from './command.js';
 
 /** How far from 0.5 may still be chance: 3.3 standard deviations, which is one run of a thousand. */
 const toleranceOf = (samples: number): number => 3.3 / Math.sqrt(6 * samples);
@@ -29,26 +14,30 @@ const PROGRESS_INTERVAL = 10_000;
 
 const MOST = 999_999;
 
-interface Flags {
-  readonly samples: number;
-  readonly atOnce: number;
-}
-
-function readFlags(args: readonly string[]): Flags | 'help' {
-  const values = parseFlags(args, {
-    samples: { type: 'string', default: '2000' },
-    'at-once': { type: 'string', default: '3' },
-    help: { type: 'boolean', default: false },
-  });
-  if (values.help) return 'help';
-  return {
-    samples: wholeNumber('samples', values.samples, 1, MOST),
-    atOnce: wholeNumber('at-once', values['at-once'], 1, MOST),
-  };
-}
+const timingCommand = defineCommand({
+  start: 'npm run timing --',
+  about: `
+Starts the service as a process of its own, with the embedded PostgreSQL, and signs in again and again with what must fail:
+a wrong password, an unknown tenant, an unknown user, an inactive user, a suspended tenant, in random order. Prints for each
+how well its times can be told from those of a wrong password: the AUC of Mann and Whitney, 0.50 when a coin does as well.`,
+  flags: {
+    samples: wholeNumber({ what: 'times for each reason', min: 1, max: MOST, default: 2_000, example: 500 }),
+    'at-once': wholeNumber({ what: 'sign-ins under way at a time', min: 1, max: MOST, default: 3 }),
+  },
+  notes: `
+2,000 samples take some 17 minutes: every failure takes a quarter of a second at least. Nothing else must run meanwhile: when
+the machine is so busy that the work takes longer than that, what differs in it shows.`,
+  exits: {
+    0: 'all are as near to 0.50 as chance leaves them (0.03 with 2,000 samples)',
+    1: 'one is not',
+    3: 'the run itself could not go on',
+  },
+  failed: exitCodes.failed,
+});
 
 /** Returns the exit code. */
-async function run({ samples, atOnce }: Flags): Promise<number> {
+async function run({ flags }: CommandLine<typeof timingCommand.flags>): Promise<number> {
+  const { samples, 'at-once': atOnce } = flags;
   const data = await makeDataDir();
   const service = await startProcess({ DATA_DIR: data.dir });
   const stop = async (): Promise<void> => {
@@ -93,4 +82,4 @@ function tell(times: Times): number {
   return even ? exitCodes.kept : exitCodes.broken;
 }
 
-await command(HELP, readFlags, run);
+await runCommand(timingCommand, run);

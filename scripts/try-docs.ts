@@ -1,178 +1,52 @@
 // `npm run docs:try`: runs the commands of README.md and docs/*.md that take too long for `npm test`, one after the other.
-// tests/process/docs.test.ts runs the others, and demands that each is in one of the two places.
-import { chmod, mkdtemp, readdir, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
-import path from 'node:path';
-import { ROOT } from '../tests/support/docs.js';
-import { walkReadme } from '../tests/support/readme.js';
-import { makeDataDir } from '../tests/support/service-process.js';
-import { runScript, startScript } from '../tests/support/shell.js';
-import { addResource, copySource } from '../tests/support/source-copy.js';
+import { defineCommand, runCommand, UsageError } from '../src/lib/command-line.js';
+import { FURTHER_PROMISES, interruptStarted, SLOW_COMMANDS } from '../tests/support/slow-commands.js';
+import { say } from './command.js';
 
-/** What is started and has not ended: for Ctrl-C. */
-const started: (() => Promise<void>)[] = [];
+const all = { ...SLOW_COMMANDS, ...FURTHER_PROMISES };
 
-/** What tries each command, by its exact text on the page. It rejects where the command does not do what the page says. */
-export const SLOW_COMMANDS: Readonly<Record<string, () => Promise<void>>> = {
-  'npm ci && npm start': () =>
-    inFreshCopy(async (folder) => {
-      const data = await makeDataDir();
-      try {
-        await walkOn('npm ci && npm start', folder, { DATA_DIR: data.dir, PORT: '0' });
-      } finally {
-        await data.remove();
-      }
-    }),
-  'npm ci && npm run topology': () => walkOn('npm run topology', ROOT, {}),
-  'npm run bench': () => bench('npm run bench --'),
-  ...Object.fromEntries(
-    [
-      'npm run bench -- --scenario read --rounds 5',
-      'npm run bench -- --scenario fleet,cold,noisy,flood-login,hung',
-      'npm run bench -- --scenario read --env LOG_LEVEL=silent',
-      'npm run bench -- --scenario read --env PREPARED_STATEMENTS=off',
-      'npm run bench -- --scenario read --pool-max 2',
-      'npm run bench -- --scenario read --rounds 1 --profile /tmp/profile',
-      'npm run bench -- --scenario read,list,create',
-      'npm run bench -- --scenario tenant',
-      'npm run bench -- --scenario failover',
-    ].map((command) => [command, () => bench(command)]),
-  ),
-  'npm run profile:layers -- /tmp/profile': () =>
-    bench('npm run bench -- --scenario read --profile /tmp/profile', 'npm run profile:layers -- /tmp/profile'),
-  ...Object.fromEntries(
-    [
-      'npx vitest run tests/integration/users.test.ts',
-      'npm run test:postgres -- 15 18',
-      'npm run fuzz -- --requests 50000',
-      'npm run fuzz -- --requests 5000 --seed 7',
-      'npm run fuzz -- --requests 5000 --seed 7 --keep',
-    ].map((command) => [
-      command,
-      async () => {
-        await runScript(command, { cwd: ROOT });
-      },
-    ]),
-  ),
-  'npm run timing -- --samples 2000': async () => {
-    await runScript('npm run timing -- --samples 50', { cwd: ROOT });
-  },
-};
+const tryDocs = defineCommand({
+  start: 'npm run docs:try --',
+  about: `
+Runs the commands of the documentation that take minutes, one after the other, each to its end or until it is ready. The
+benchmark runs with one round of one second.`,
+  flags: {},
+  operands: { name: 'TEXT', what: 'only the commands that hold this text', min: 0, max: 1, example: 'topology' },
+  notes: `
+The commands:
+${Object.keys(all)
+  .map((command) => `  ${command}`)
+  .join('\n')}
+`,
+  exits: { 0: 'all of them work', 1: 'one failed' },
+});
 
-/** What a page promises beyond its commands. */
-const FURTHER: Readonly<Record<string, () => Promise<void>>> = {
-  'docs/adding-a-resource.md: lint, and the tests that look at every file and route': async () => {
-    const source = await copySource();
-    try {
-      const files = await addResource(source.folder);
-      await runScript(`npx eslint ${files.join(' ')}`, { cwd: source.folder });
-      const tests = [
-        'tests/unit/architecture',
-        'tests/isolation',
-        'tests/integration/openapi',
-        'tests/process/migrate',
-      ];
-      await runScript(`npx vitest run ${tests.join(' ')}`, { cwd: source.folder });
-    } finally {
-      await source.remove();
-    }
-  },
-};
-
-/**
- * As few and as short rounds as there can be: that each scenario runs to its end is tried, its figures are not. A run of
- * that kind may find the machine too slow for the rate that it was told, and says so with a warning.
- *
- * @param behind what is to be run on what the benchmark has written
- */
-async function bench(command: string, behind = ''): Promise<void> {
-  const folder = await mkdtemp(path.join(tmpdir(), 'tenantry-docs-bench-'));
-  try {
-    const quick = `--rounds 1 --seconds 1 --warmup 0 --json ${path.join(folder, 'figures.json')}`;
-    const profile = path.join(folder, 'profile');
-    await runScript(`${command} ${quick}\n${behind}`.replaceAll('/tmp/profile', profile), { cwd: ROOT });
-    const written = await readdir(folder);
-    if (!written.includes('figures.json')) throw new Error('it wrote no figures');
-    if (command.includes('--profile') && !(await readdir(profile)).some((name) => name.endsWith('.cpuprofile')))
-      throw new Error('it wrote no profile');
-  } finally {
-    await rm(folder, { recursive: true, force: true });
-  }
-}
-
-/** Starts something that shows its address and the operator's sign-in, does the README's walk on it, and ends it. */
-async function walkOn(command: string, cwd: string, env: Readonly<Record<string, string>>): Promise<void> {
-  const ready = /Tenantry listens on|^URL=.*\n.*\n.*OPERATOR_PASSWORD=.*\n/m;
-  const terminal = await startScript(command, ready, { cwd, env }, 600_000);
-  started.push(() => terminal.interrupt());
-  try {
-    const find = (pattern: RegExp): string => pattern.exec(terminal.output)?.[1] ?? '';
-    const url = find(/(?:listens on |^URL=)(http:\/\/[\d.:]+)/m);
-    await walkReadme(url, { email: find(/OPERATOR_EMAIL=(\S+)/), password: find(/OPERATOR_PASSWORD=(\S+)/) });
-    await terminal.interrupt();
-    const answers = await fetch(url).then(
-      () => true,
-      () => false,
-    );
-    if (answers) throw new Error(`${command} still answers after Ctrl-C`);
-  } finally {
-    await terminal.interrupt();
-    started.pop();
-  }
-}
-
-/** With what is under version control, as a newcomer gets it. */
-async function inFreshCopy(work: (folder: string) => Promise<void>): Promise<void> {
-  const folder = await mkdtemp(path.join(tmpdir(), 'tenantry-fresh-'));
-  try {
-    // mkdtemp makes 0700, and under root PostgreSQL runs as another user.
-    await chmod(folder, 0o755);
-    await runScript(`git ls-files -z | xargs -0 cp --parents --target-directory='${folder}'`, { cwd: ROOT });
-    await work(folder);
-  } finally {
-    await rm(folder, { recursive: true, force: true });
-  }
-}
-
-const HELP = `Usage: npm run docs:try [-- TEXT]
-
-Runs the commands of the documentation that take minutes, one after the other, each to its end or until it is ready; with a
-text only those that hold it. The benchmark runs with one round of one second. Exits with 1 where one failed.
-
-${[...Object.keys(SLOW_COMMANDS), ...Object.keys(FURTHER)].map((command) => `  ${command}`).join('\n')}
-`;
-
-if (process.argv[1] === import.meta.filename) await main(process.argv.slice(2));
-
-async function main([text = '', ...more]: readonly string[]): Promise<void> {
-  const asked = Object.entries({ ...SLOW_COMMANDS, ...FURTHER }).filter(([command]) => command.includes(text));
-  if (text === '--help' || more.length > 0 || asked.length === 0) {
-    (text === '--help' ? process.stdout : process.stderr).write(HELP);
-    process.exitCode = text === '--help' ? 0 : 2;
-    return;
-  }
+await runCommand(tryDocs, async ({ operands: [text = ''] }) => {
+  const asked = Object.entries(all).filter(([command]) => command.includes(text));
+  if (asked.length === 0) throw new UsageError(`no command holds ${JSON.stringify(text)}`);
   process.on('SIGINT', () => {
-    void Promise.all(started.map((interrupt) => interrupt())).finally(() => process.exit(130));
+    void interruptStarted().finally(() => process.exit(130));
   });
   let failed = 0;
   for (const [index, [command, run]] of asked.entries()) {
-    process.stdout.write(`${index + 1}/${asked.length}  ${command}\n`);
+    say(`${index + 1}/${asked.length}  ${command}`);
     const since = performance.now();
     const error = await run().then(
       () => undefined,
       (reason: unknown) => reason,
     );
     const seconds = Math.round((performance.now() - since) / 1_000);
-    if (error === undefined) process.stdout.write(`      done in ${seconds} s\n`);
+    if (error === undefined) say(`      done in ${seconds} s`);
     else {
       failed += 1;
-      process.stdout.write(`      FAILED after ${seconds} s: ${describe(error)}\n`);
+      say(`      FAILED after ${seconds} s: ${describe(error)}`);
     }
   }
-  process.stdout.write(failed === 0 ? 'all of them work\n' : `${failed} of ${asked.length} failed\n`);
-  process.exitCode = failed === 0 ? 0 : 1;
-}
+  say(failed === 0 ? 'all of them work' : `${failed} of ${asked.length} failed`);
+  return failed === 0 ? 0 : 1;
+});
 
+/** The end of what the command printed. */
 function describe(error: unknown): string {
   if (!(error instanceof Error)) return String(error);
   const { stdout = '', stderr = '' } = error as { stdout?: string; stderr?: string };

@@ -1,16 +1,9 @@
 // The kind of scenario that measures the service and, in the same round, the least that does the same.
 import { medians } from '../figures/statistics.js';
 import type { Measurement } from '../measuring/measure.js';
+import type { Table } from '../report.js';
 import { SIZE, type Pair } from '../stage/pair.js';
-import {
-  eachRound,
-  ratioWithRounds,
-  timedMediansOf,
-  wholeNumber,
-  type Bench,
-  type Scenario,
-  type Table,
-} from './scenario.js';
+import { eachRound, ratioWithRounds, timedMediansOf, wholeNumber, type Bench, type Scenario } from './scenario.js';
 
 export type Side = 'service' | 'floor';
 

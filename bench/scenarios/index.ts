@@ -26,5 +26,3 @@ export const scenarios = [
   hung,
   failover,
 ] as const;
-
-export type ScenarioName = (typeof scenarios)[number]['name'];

@@ -1,6 +1,6 @@
-// What a scenario is, and what it has to tell in the end.
+// What a scenario is, and how its rounds are measured.
 import type { Flags } from '../flags.js';
-import { progress } from '../report.js';
+import { progress, type ScenarioReport } from '../report.js';
 import type { Stages } from '../stage/stages.js';
 
 export interface Scenario<Name extends string = string> {
@@ -18,27 +18,6 @@ export interface Bench {
   readonly flags: Flags;
   readonly stages: Stages;
   readonly rounds: number;
-}
-
-export interface ScenarioReport {
-  readonly name: string;
-  readonly what: string;
-  /** The figures of each round, and their medians, for the JSON. */
-  readonly rounds: readonly object[];
-  readonly median: object;
-  readonly table: Table;
-  /** What a reader must know before believing the figures. */
-  readonly warnings: readonly string[];
-  /** Promises that the figures break, whatever else they say: the run then ends with exit code 1. */
-  readonly failures: readonly string[];
-}
-
-/** Reports one after the other with the same head and caption are shown as one table. */
-export interface Table {
-  /** What the figures depend on besides the machine. */
-  readonly caption: string;
-  readonly headings: readonly string[];
-  readonly rows: readonly (readonly string[])[];
 }
 
 /** Measures the rounds one after the other. */

@@ -1,7 +1,6 @@
 // The registry's tables as Kysely sees them. Timestamps arrive as ISO 8601 text (db/client.ts).
 import type { ColumnType, Generated, GeneratedAlways, JSONColumnType } from 'kysely';
-import type { AuditTable } from '../audit.js';
-import type { SessionsTable } from '../sessions.js';
+import type { AuditTable, SessionsTable } from '../shared-tables.js';
 
 /** Written by the database, or given as ISO 8601. */
 export type Timestamp = ColumnType<string, string | undefined, string>;

@@ -1,7 +1,6 @@
 // The tables of a tenant's database as Kysely sees them. Timestamps arrive as ISO 8601 text, numeric as decimal text.
 import type { ColumnType, Generated } from 'kysely';
-import type { AuditTable } from '../audit.js';
-import type { SessionsTable } from '../sessions.js';
+import type { AuditTable, SessionsTable } from '../shared-tables.js';
 
 /** Written by the database, or given as ISO 8601. */
 export type Timestamp = ColumnType<string, string | undefined, string>;

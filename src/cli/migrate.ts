@@ -2,27 +2,33 @@
 import { prepareAndMigrate } from '../boot.js';
 import { ConfigError, processEnvironment, readSettings } from '../config/index.js';
 import type { EmbeddedCluster } from '../embedded/cluster.js';
+import { defineCommand, runCommand } from '../lib/command-line.js';
 import { createLogger } from '../logging.js';
 
-const HELP = `Usage: npm run migrate
-
+const migrateCommand = defineCommand({
+  start: 'npm run migrate --',
+  about: `
 Brings the registry, the template database and every tenant's database to the newest schema. Safe to repeat, and to run
-while the service runs. Reads the same environment as the service (docs/configuration.md). Exits with 1 where a database
-could not be migrated; the others are then done.
-`;
+while the service runs. Reads the same environment as the service (docs/configuration.md).`,
+  flags: {},
+  exits: { 0: 'all are up to date', 1: 'a database could not be migrated, and the others are done' },
+});
 
 let embedded: EmbeddedCluster | undefined;
-try {
-  if (process.argv.includes('--help')) process.stdout.write(HELP);
-  else await run();
-} catch (error) {
-  process.stderr.write(`${describe(error)}\n`);
-  process.exitCode = 1;
-} finally {
-  await embedded?.stop();
-}
 
-async function run(): Promise<void> {
+await runCommand(migrateCommand, async () => {
+  try {
+    return await migrate();
+  } catch (error) {
+    process.stderr.write(`${describe(error)}\n`);
+    return 1;
+  } finally {
+    await embedded?.stop();
+  }
+});
+
+/** Returns the exit code. */
+async function migrate(): Promise<number> {
   const settings = readSettings(processEnvironment());
   const report = await prepareAndMigrate(settings, createLogger(settings.log), (cluster) => {
     embedded = cluster;
@@ -45,7 +51,7 @@ async function run(): Promise<void> {
       '',
     ].join('\n'),
   );
-  if (failed.length + clustersFailed.length > 0) process.exitCode = 1;
+  return failed.length + clustersFailed.length > 0 ? 1 : 0;
 }
 
 function describe(error: unknown): string {

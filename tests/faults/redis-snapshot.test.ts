@@ -58,12 +58,12 @@ describe.skipIf(noRedis !== undefined)(`a Redis that starts again from an older 
         SIGN_IN_FAILURES_ACCOUNT: String(FREE),
       },
     });
-  const available = (): boolean[] => replicas.map(({ app }) => app.sharedStore?.available === true);
+  const available = (): boolean[] => replicas.map(({ app }) => app.engine.sharedStore?.available === true);
 
   /** Both use Redis, know of each other, and are done with what they had to send again. */
   async function together(): Promise<void> {
     const well = (): boolean =>
-      replicas.every(({ app }) => app.sharedStore?.available === true && app.events.live && app.counts.replicas === 2);
+      replicas.every(({ app }) => app.engine.sharedStore?.available === true && app.engine.events.live && app.engine.counts.replicas === 2);
     await expect.poll(well, SOON).toBe(true);
     await sleep(1_800);
     await expect.poll(well, SOON).toBe(true);
@@ -241,7 +241,7 @@ describe.skipIf(noRedis !== undefined)(`a Redis that starts again from an older 
     // The others reckon with this one for 15 s more: no test about limits may follow.
     const late = await start(proxies[1], false);
     onTestFinished(() => late.close());
-    await expect.poll(() => late.app.events.live && late.app.sharedStore?.available, SOON).toBe(true);
+    await expect.poll(() => late.app.engine.events.live && late.app.engine.sharedStore?.available, SOON).toBe(true);
     expect(await me(late, revoked.token)).toBe(401);
     expect(await me(late, unknown.token)).toBe(401);
     expect(await me(late, kept.token)).toBe(200);

@@ -11,8 +11,8 @@ import { sql } from 'kysely';
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest';
 import { parse } from 'yaml';
 import { readFlags } from '../../bench/flags.js';
+import { scenarios } from '../../bench/scenarios/index.js';
 import { createDatabase } from '../../db/client.js';
-import { SLOW_COMMANDS } from '../../scripts/try-docs.js';
 import { parseTokenKeys, publicKeySet } from '../../src/auth/keyring.js';
 import { startEmbeddedCluster, type EmbeddedCluster } from '../../src/embedded/cluster.js';
 import {
@@ -31,6 +31,7 @@ import { isMissing } from '../support/programs.js';
 import { WALK, walkReadme } from '../support/readme.js';
 import { isRunning, makeDataDir, runProgram } from '../support/service-process.js';
 import { runScript, startScript } from '../support/shell.js';
+import { SLOW_COMMANDS } from '../support/slow-commands.js';
 import { addResource, copySource, type SourceCopy } from '../support/source-copy.js';
 
 /** Commands that something else runs: the file, and the words in it that do. */
@@ -486,7 +487,7 @@ describe('the pages', () => {
   it('give the benchmark flags that it takes', () => {
     const lines = everyCommand.flatMap((text) => [...text.matchAll(/\bnpm run bench(?: -- (.*))?$/g)]);
     expect(lines.length).toBeGreaterThan(5);
-    for (const [, flags] of lines) expect(readFlags(flags?.split(' ') ?? [])).toBeDefined();
+    for (const [, flags] of lines) expect(readFlags(scenarios, flags?.split(' ') ?? [])).toBeDefined();
   });
 
   it.each(PAGES)('%s links to pages and headings that exist', (page) => {

@@ -3,10 +3,10 @@ import { readFile } from 'node:fs/promises';
 import { Agent, request, type IncomingHttpHeaders } from 'node:http';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { startTopology, type Topology } from '../../scripts/topology.js';
 import { skipNote } from '../support/programs.js';
 import { walkReadme } from '../support/readme.js';
 import { build, eventually } from '../support/service-process.js';
+import { startTopology, type Topology } from '../support/topology.js';
 
 const ADMIN = { email: 'ada@acme.example', password: 'correct horse battery', firstName: 'Ada', lastName: 'Acme' };
 const SIGN_IN_LIMIT = 10;

@@ -8,6 +8,9 @@ import { describe, expect, it } from 'vitest';
 const ROOT = path.resolve(import.meta.dirname, '../..');
 const FOLDERS = ['src', 'plugins', 'routes', 'db'];
 
+/** With what is beside the program and is imported by something. */
+const ALL_FOLDERS = [...FOLDERS, 'bench', 'tests'];
+
 interface SourceFile {
   /** From the root, with slashes. */
   readonly path: string;
@@ -26,11 +29,14 @@ function sourceFile(filePath: string, text: string): SourceFile {
   return { path: filePath, text, imports };
 }
 
-const files = FOLDERS.flatMap((folder) =>
+const everything = ALL_FOLDERS.flatMap((folder) =>
   readdirSync(path.join(ROOT, folder), { recursive: true, encoding: 'utf8' })
     .filter((name) => name.endsWith('.ts'))
     .map((name) => `${folder}/${name.replaceAll(path.sep, '/')}`),
 ).map((file) => sourceFile(file, readFileSync(path.join(ROOT, file), 'utf8')));
+
+/** The program. */
+const files = everything.filter(({ path: file }) => FOLDERS.some((folder) => file.startsWith(`${folder}/`)));
 
 interface Rule {
   readonly promise: string;
@@ -52,7 +58,7 @@ function noImport(
     offences: ({ path: file, imports }) =>
       who(file) ? imports.filter((target) => what(target, file)).map((target) => `${file} imports ${target}`) : [],
     madeUp: madeUp.map(([file, target]) => {
-      const inside = FOLDERS.some((folder) => target.startsWith(`${folder}/`)) || target.startsWith('tests/');
+      const inside = [...ALL_FOLDERS, 'scripts'].some((folder) => target.startsWith(`${folder}/`));
       const specifier = inside ? path.posix.relative(path.posix.dirname(file), target).replace(/\.ts$/, '.js') : target;
       const from = inside && !specifier.startsWith('.') ? `./${specifier}` : specifier;
       return [file, `import type { X } from '${from}';`, `${file} imports ${target}`];
@@ -66,7 +72,7 @@ const within =
     prefixes.some((prefix) => file.startsWith(prefix));
 const isPackage = (target: string, ...names: string[]): boolean =>
   names.some((name) => target === name || target.startsWith(`${name}/`));
-const isFile = within(...FOLDERS.map((folder) => `${folder}/`), '..', 'tests/', 'scripts/');
+const isFile = within(...ALL_FOLDERS.map((folder) => `${folder}/`), '..', 'scripts/');
 
 /** From the ground up. An arrow may skip a floor and stay on one; none points up. */
 const floors: readonly ((file: string) => boolean)[] = [
@@ -178,6 +184,15 @@ const rules: readonly Rule[] = [
       ['db/cluster.ts', 'db/demolition.ts'],
     ],
   ),
+  noImport(
+    'src/lib is general tools: it imports nothing of ours',
+    within('src/lib/'),
+    (target) => isFile(target) && !within('src/lib/')(target),
+    [
+      ['src/lib/command-line.ts', 'src/errors.ts'],
+      ['src/lib/command-line.ts', 'db/client.ts'],
+    ],
+  ),
   {
     promise: 'only db/demolition.ts has SQL that drops a database or a role',
     offences: ({ path: file, text }) =>
@@ -228,6 +243,48 @@ const rules: readonly Rule[] = [
   },
 ];
 
+/** Rules that hold beside the program as well: in bench and tests. */
+const rulesOfAll: readonly Rule[] = [
+  noImport(
+    'nothing imports scripts: what a script shares is in src or tests/support',
+    () => true,
+    within('scripts/'),
+    [...FOLDERS, 'bench', 'tests/unit', 'tests/support'].map((folder) => [`${folder}/new.ts`, 'scripts/fuzz.ts']),
+  ),
+  noImport('tests/support imports no test file', within('tests/support/'), (target) => target.endsWith('.test.ts'), [
+    ['tests/support/new.ts', 'tests/unit/bench.test.ts'],
+  ]),
+];
+
+/**
+ * Files that import one another, each circle by itself; types count. A file that imports itself is one, too.
+ *
+ * @returns the files of a circle in the order of the alphabet, as `a.ts, b.ts`
+ */
+function circlesIn(all: readonly SourceFile[]): string[] {
+  const importsOf = new Map(all.map(({ path: file, imports }) => [file, imports]));
+  const reachableFrom = (file: string): ReadonlySet<string> => {
+    const reached = new Set<string>();
+    const waiting = [...(importsOf.get(file) ?? [])];
+    for (let next = waiting.pop(); next !== undefined; next = waiting.pop()) {
+      if (reached.has(next)) continue;
+      reached.add(next);
+      waiting.push(...(importsOf.get(next) ?? []));
+    }
+    return reached;
+  };
+  const reachable = new Map(all.map(({ path: file }) => [file, reachableFrom(file)]));
+  const circles = all
+    .filter(({ path: file }) => reachable.get(file)?.has(file))
+    .map(({ path: file }) =>
+      [...(reachable.get(file) ?? [])]
+        .filter((other) => reachable.get(other)?.has(file))
+        .sort()
+        .join(', '),
+    );
+  return [...new Set(circles)];
+}
+
 function withoutComments(text: string): string {
   return text.replaceAll(/\/\*[^]*?\*\/|\/\/.*/g, '');
 }
@@ -254,6 +311,9 @@ describe('the house', () => {
   it('is looked at as a whole', () => {
     const seen = new Set(files.map(({ path: file }) => file));
     expect(seen).toContain('src/server.ts');
+    const seenBeside = new Set(everything.map(({ path: file }) => file));
+    for (const file of ['bench/flags.ts', 'tests/support/topology.ts', 'tests/unit/architecture.test.ts'])
+      expect(seenBeside).toContain(file);
     expect(seen).toContain('db/tenant/migrations/index.ts');
     expect(files.length).toBeGreaterThan(60);
     expect(files.flatMap(({ imports }) => imports).length).toBeGreaterThan(250);
@@ -262,11 +322,30 @@ describe('the house', () => {
   it.each(rules)('keeps to: $promise', ({ offences }) => {
     expect(files.flatMap(offences)).toEqual([]);
   });
+
+  it.each(rulesOfAll)('keeps to, bench and tests included: $promise', ({ offences }) => {
+    expect(everything.flatMap(offences)).toEqual([]);
+  });
+
+  it('has no files that import one another, bench and tests included, types included', () => {
+    expect(circlesIn(everything)).toEqual([]);
+  });
 });
 
 describe('an offence is noticed, with the file and the import, against:', () => {
-  it.each(rules)('$promise', ({ offences, madeUp }) => {
+  it.each([...rules, ...rulesOfAll])('$promise', ({ offences, madeUp }) => {
     for (const [file, text, offence] of madeUp) expect(offences(sourceFile(file, text))).toEqual([offence]);
+  });
+
+  it('files that import one another, each circle by itself', () => {
+    const made = (name: string, ...imports: string[]): SourceFile =>
+      sourceFile(`bench/${name}.ts`, imports.map((each) => `import type { X } from './${each}.js';`).join('\n'));
+    expect(circlesIn([made('a', 'b'), made('b', 'c'), made('c')])).toEqual([]);
+    expect(circlesIn([made('a', 'b'), made('b', 'a', 'c'), made('c', 'd'), made('d', 'e'), made('e', 'c')])).toEqual([
+      'bench/a.ts, bench/b.ts',
+      'bench/c.ts, bench/d.ts, bench/e.ts',
+    ]);
+    expect(circlesIn([made('a', 'a'), made('b', 'a')])).toEqual(['bench/a.ts']);
   });
 
   it('and however an import is written', () => {

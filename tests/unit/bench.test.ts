@@ -1,10 +1,12 @@
 // bench/figures: what the benchmark's figures rest on. A wrong draw or a wrong percentile would look like a fast service.
 import { describe, expect, it } from 'vitest';
+import { readFlags } from '../../bench/flags.js';
 import { seededRandom } from '../../bench/figures/random.js';
 import { constantRate } from '../../bench/figures/schedule.js';
 import { median, medians, percentile } from '../../bench/figures/statistics.js';
 import { zipf } from '../../bench/figures/zipf.js';
 import { AnswerCounter } from '../../bench/programs/ask.js';
+import { scenarios } from '../../bench/scenarios/index.js';
 
 const DRAWS = 100_000;
 
@@ -119,6 +121,45 @@ describe('percentiles and medians', () => {
       { p50: 2, p99: 20 },
     ];
     expect(medians(rows)).toEqual({ p50: 2, p99: 20 });
+  });
+});
+
+describe('the flags', () => {
+  it('are all there, and mean what the benchmark takes', () => {
+    const args = `--scenario read,hung --rounds 5 --seconds 1 --warmup 0 --connections 7 --pool-max 2 --env LOG_LEVEL=silent
+      --env POOL_MAX=3 --no-fsync --json /tmp/figures.json --profile /tmp/profile`;
+    expect(readFlags(scenarios, args.split(/\s+/))).toEqual({
+      scenarios: ['read', 'hung'],
+      rounds: 5,
+      seconds: 1,
+      warmup: 0,
+      connections: 7,
+      poolMax: 2,
+      fsync: false,
+      env: { LOG_LEVEL: 'silent', POOL_MAX: '3' },
+      json: '/tmp/figures.json',
+      profile: '/tmp/profile',
+    });
+  });
+
+  it('have defaults: every scenario, each with its own rounds', () => {
+    expect(readFlags(scenarios, [])).toMatchObject({
+      scenarios: scenarios.map(({ name }) => name),
+      rounds: undefined,
+      seconds: 8,
+      warmup: 2,
+      connections: 50,
+      poolMax: undefined,
+      fsync: true,
+      env: {},
+      profile: undefined,
+    });
+  });
+
+  it('refuse a scenario that there is not', () => {
+    expect(() => readFlags(scenarios, ['--scenario', 'read,write'])).toThrow(
+      '--scenario has no "write"; there are read',
+    );
   });
 });
 

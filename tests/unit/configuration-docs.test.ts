@@ -4,15 +4,15 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { describe, expect, it, onTestFinished } from 'vitest';
-import { CONFIGURATION_PAGE, configurationTables, withTables } from '../../scripts/docs-configuration.js';
 import { makeTokenKey } from '../../src/auth/keyring.js';
 import { readSettings, variableGroups, variables } from '../../src/config/index.js';
 import { selfSigned } from '../support/certificate.js';
+import { CONFIGURATION_PAGE, configurationTables, withTables } from '../support/configuration-page.js';
 
 const page = readFileSync(CONFIGURATION_PAGE, 'utf8');
 
 describe('the page on configuration', () => {
-  it('has the tables that the code gives; npx tsx scripts/docs-configuration.ts writes them', () => {
+  it('has the tables that the code gives; npm run docs:configuration writes them', () => {
     expect(page).toBe(withTables(page, configurationTables()));
   });
 

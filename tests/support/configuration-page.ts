@@ -1,0 +1,48 @@
+// The tables of variables in docs/configuration.md, from src/config/variables, where they are defined.
+// `npm run docs:configuration` writes them, and a test compares.
+import path from 'node:path';
+import { fileVariableOf, variableGroups, type Variable, type VariableGroup } from '../../src/config/index.js';
+
+/** The page that has the tables. */
+export const CONFIGURATION_PAGE = path.resolve(import.meta.dirname, '../../docs/configuration.md');
+
+const BEGIN = '<!-- variables: written by scripts/docs-configuration.ts -->';
+const END = '<!-- end of variables -->';
+
+/** Every variable, in the order of the code: for each subject a heading and a table in Markdown. */
+export function configurationTables(): string {
+  return variableGroups.map(section).join('\n\n');
+}
+
+/**
+ * The page with the tables between its markers.
+ *
+ * @throws Error if the page does not have exactly one pair of markers
+ */
+export function withTables(page: string, tables: string): string {
+  const [before, middle, ...more] = page.split(BEGIN);
+  const [, after, ...rest] = (middle ?? '').split(END);
+  if (before === undefined || after === undefined || more.length > 0 || rest.length > 0)
+    throw new Error(`the page needs one "${BEGIN}" and one "${END}" after it`);
+  return `${before}${BEGIN}\n\n${tables}\n\n${END}${after}`;
+}
+
+function section({ subject, variables }: VariableGroup): string {
+  const rows = Object.entries(variables).map(([name, { default: given, unit, description, secret }]) => [
+    `\`${name}\``,
+    defaultCell(given),
+    secret ? `${unit}; a file by \`${fileVariableOf(name)}\`` : unit,
+    description,
+  ]);
+  const table = [['Variable', 'Default', 'Unit', 'Meaning'], Array<string>(4).fill('---'), ...rows].map(row).join('\n');
+  return `### ${subject}\n\n${table}`;
+}
+
+function defaultCell(given: Variable['default']): string {
+  if (typeof given !== 'string') return given.rule;
+  return given === '' ? '' : `\`${given}\``;
+}
+
+function row(cells: readonly string[]): string {
+  return `| ${cells.map((cell) => cell.replaceAll('|', '\\|')).join(' | ')} |`;
+}
