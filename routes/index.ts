@@ -11,6 +11,7 @@ import { jwksRoutes } from './jwks.js';
 import { poolRoutes } from './pools.js';
 import { productRoutes } from './products.js';
 import { roleRoutes } from './roles.js';
+import { tenantLifecycleRoutes } from './tenant-lifecycle.js';
 import { tenantRoutes } from './tenants.js';
 import { usageRoutes } from './usage.js';
 import { userRoutes } from './users.js';
@@ -23,6 +24,7 @@ export async function routes(app: FastifyInstance, { config }: { config: Config 
     async (api) => {
       await api.register(authRoutes, { prefix: '/auth', config });
       await api.register(tenantRoutes, { prefix: '/tenants', config });
+      await api.register(tenantLifecycleRoutes, { prefix: '/tenants', config });
       await api.register(usageRoutes, { config });
       await api.register(clusterRoutes, { prefix: '/clusters' });
       await api.register(poolRoutes);

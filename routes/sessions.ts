@@ -142,6 +142,6 @@ export function actorOf(request: FastifyRequest): Actor {
 }
 
 export function principalOf({ principal }: FastifyRequest): Principal {
-  if (!principal) throw new Error('this request belongs to nobody');
+  if (!principal) throw new Error('this request has no caller');
   return principal;
 }

@@ -1,117 +1,46 @@
-// Tenants: operators make, list, change and remove them; a user reads and renames its own, with the permission, and sees no
-// other.
+// Tenants: operators make, list and change them; a user with the permission reads and renames its own, and sees no other.
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 import type { ZodTypeProvider } from 'fastify-type-provider-zod';
-import { z } from 'zod';
+import type { z } from 'zod';
 import { insertAudit } from '../db/audit.js';
-import { findTenant, listTenants, tenantSorts, type TenantRecord } from '../db/central/tenants.js';
-import { changeTenant, signOutTenant, tenantChange } from '../src/tenancy/changes.js';
+import { findTenant, listTenants, type TenantRecord } from '../db/central/tenants.js';
+import { changeTenant, tenantChange } from '../src/tenancy/changes.js';
 import { OPERATORS } from '../src/auth/passwords.js';
 import type { Config } from '../src/config/index.js';
 import { AppError } from '../src/errors.js';
 import { slugify } from '../src/tenancy/ids.js';
-import { tenantStatuses } from '../src/tenancy/lifecycle.js';
-import { forEachLimit, limitsInForce, limitsShown, parseLimits } from '../src/tenancy/limits.js';
+import { limitsInForce, parseLimits } from '../src/tenancy/limits.js';
 import type { GivenKey } from '../src/tenancy/earlier-requests.js';
-import { parsePoolOptions, poolLimits } from '../src/tenancy/pool-options.js';
-import { listQuery, pageOf, readPage } from './lists.js';
+import { parsePoolOptions } from '../src/tenancy/pool-options.js';
+import { pageOf, readPage } from './lists.js';
+import { hideOthers } from './own-tenant.js';
 import { principalOf } from './sessions.js';
-import { answerId, email, id, idParams, newPassword, patchOf, slug, text, timestamp } from './schemas.js';
-
-const PoolOptions = z.object({
-  max: z.number(),
-  acquireTimeout: z.number(),
-  timeout: z.number(),
-  idleTimeoutMillis: z.number(),
-});
-
-const LimitsAnswer = z.object(forEachLimit(() => z.number().nullable()));
-
-const TenantAnswer = z.object({
-  id: answerId,
-  name: z.string(),
-  slug: z.string(),
-  clusterId: answerId.nullable().meta({ description: 'The cluster that its database stands on.' }),
-  status: z.enum(tenantStatuses),
-  active: z.boolean(),
-  poolOptions: PoolOptions.meta({ description: 'As they are in force: connections, and ms.' }),
-  limits: LimitsAnswer.meta({
-    description: 'As they are in force: a second, connections, ms, and bytes; null is not limited.',
-  }),
-  schemaVersion: z.string(),
-  deletedAt: timestamp.nullable(),
-  purgeAfter: timestamp.nullable().meta({ description: 'Until then a deleted tenant can be restored.' }),
-  createdAt: timestamp,
-  updatedAt: timestamp,
-});
-
-const name = text(200);
-
-/** Checked by its own rules (422), not by the request's (400): what is wrong with it is a setting, not the request. */
-const poolOptions = z.record(z.string(), z.unknown()).meta({
-  description:
-    'Whole numbers: max (1–100 connections), acquireTimeout (100–60,000 ms), timeout (100–600,000 ms), idleTimeoutMillis (100–3,600,000 ms). What is left out stays as it is, or has the default in a new tenant; null gives the default back.',
-});
-
-/** Likewise. */
-const limits = z.record(z.string(), z.unknown()).meta({
-  description:
-    'Whole numbers: requestsPerSecond (1–100,000), connections (1–400), statementTimeout (100–600,000 ms), users (1–1,000,000), products (1–100,000,000), storageBytes (1,048,576–2^50). What is left out stays as it is, or has the default in a new tenant; null gives the default back.',
-});
-
-/** PostgreSQL counts bytes. */
-const databaseName = text(63).refine((name) => Buffer.byteLength(name) <= 63, 'must be at most 63 bytes long');
-
-const adopt = z.strictObject({ clusterId: id, database: databaseName }).meta({
-  description:
-    'A database that is there already, which becomes the tenant’s: it must belong to the cluster’s provisioner.',
-});
-
-const CreateBody = z.strictObject({
-  name,
-  slug: slug.optional().meta({ description: 'Made from the name where it is left out.' }),
-  admin: z.strictObject({ email, password: newPassword, firstName: text(100), lastName: text(100) }),
-  poolOptions: poolOptions.optional(),
-  limits: limits.optional(),
-  region: text(100).optional().meta({ description: 'Of the cluster that its database is made on.' }),
-  clusterId: id
-    .optional()
-    .meta({ description: 'The cluster that its database is made on; left out, the least loaded.' }),
-  adopt: adopt.optional(),
-});
-
-const PatchBody = patchOf({ name, slug, poolOptions, limits, active: z.boolean() }, {});
-/** Names of other headers are not looked at. */
-const CreateHeaders = z.looseObject({
-  'idempotency-key': z
-    .string()
-    .regex(/^[\x21-\x7e]{1,200}$/, 'must be 1 to 200 visible ASCII characters')
-    .optional()
-    .meta({ description: 'A request that is sent again with its key, within 24 h, makes no second tenant.' }),
-});
-
-const Query = listQuery(tenantSorts, {
-  search: text(200).optional().meta({ description: 'Looks into name and slug.' }),
-  status: z.enum(tenantStatuses).optional(),
-});
-
-const PurgeQuery = z.strictObject({
-  database: z
-    .enum(['drop', 'keep'])
-    .optional()
-    .meta({ description: 'Left out, a database that the service made is dropped, and an adopted one stays.' }),
-});
+import { idParams, slug } from './schemas.js';
+import {
+  CreateTenantBody,
+  CreateTenantHeaders,
+  PatchTenantBody,
+  TenantAnswer,
+  tenantAnswer,
+  TenantsQuery,
+} from './tenant-shapes.js';
 
 export async function tenantRoutes(fastify: FastifyInstance, { config }: { config: Config }): Promise<void> {
   const app = fastify.withTypeProvider<ZodTypeProvider>();
   const operator = { access: { scope: 'operator' } } as const;
   const schema = { tags: ['tenants'] };
+  const answer = (tenant: TenantRecord): z.output<typeof TenantAnswer> => tenantAnswer(tenant, config);
 
   app.get(
     '/',
     {
       config: { ...operator, errors: ['invalid-cursor'] },
-      schema: { ...schema, summary: 'List tenants', querystring: Query, response: { 200: pageOf(TenantAnswer) } },
+      schema: {
+        ...schema,
+        summary: 'List tenants',
+        querystring: TenantsQuery,
+        response: { 200: pageOf(TenantAnswer) },
+      },
     },
     async (request) => {
       const page = await readPage(app.engine.cursors, ['operators', 'tenants'], request.query, (query) =>
@@ -142,8 +71,8 @@ export async function tenantRoutes(fastify: FastifyInstance, { config }: { confi
       schema: {
         ...schema,
         summary: 'Make a tenant: its database, its role and its first admin',
-        headers: CreateHeaders,
-        body: CreateBody,
+        headers: CreateTenantHeaders,
+        body: CreateTenantBody,
         response: { 201: TenantAnswer },
       },
     },
@@ -162,7 +91,7 @@ export async function tenantRoutes(fastify: FastifyInstance, { config }: { confi
         throw new AppError('invalid-request', {
           issues: [{ path: '/adopt', message: 'takes no Idempotency-Key: a database is adopted once' }],
         });
-      // Beside the making of the database, which waits for the disk meanwhile.
+      // The password is hashed while the database is made, which waits for the disk.
       await app.engine.passwordBudgets.take(principalOf(request));
       const passwordHash = app.engine.passwords.hash(password, OPERATORS);
       passwordHash.catch(() => undefined);
@@ -179,12 +108,12 @@ export async function tenantRoutes(fastify: FastifyInstance, { config }: { confi
     },
   );
 
-  /** The key that a request came with, if it did. */
+  /** The Idempotency-Key of a request, if it has one. */
   function requestKey({
     principal,
     headers,
     body,
-  }: FastifyRequest & { headers: z.output<typeof CreateHeaders> }): GivenKey | undefined {
+  }: FastifyRequest & { headers: z.output<typeof CreateTenantHeaders> }): GivenKey | undefined {
     const key = headers['idempotency-key'];
     if (key === undefined || principal?.kind !== 'operator') return undefined;
     return {
@@ -220,7 +149,7 @@ export async function tenantRoutes(fastify: FastifyInstance, { config }: { confi
         ...schema,
         summary: 'Change a tenant; its own users may change the name',
         params: idParams,
-        body: PatchBody,
+        body: PatchTenantBody,
         response: { 200: TenantAnswer },
       },
     },
@@ -238,135 +167,19 @@ export async function tenantRoutes(fastify: FastifyInstance, { config }: { confi
       };
       if (active !== undefined)
         return answer(await app.engine.lifecycle[active ? 'resume' : 'suspend'](id, request.auditOrigin, wanted));
-      // The registry cannot see a user's rights: they are looked at last before its transaction.
+      // The registry cannot see a user's rights, so they are checked again right before its transaction.
       await app.admitAgain(request);
       const tenant = await changeTenant(app.engine.registry, id, wanted, request.auditOrigin);
-      // The registry has told the others; here it is effective before the answer.
+      // The registry has notified the other replicas; on this one the change is effective before the answer.
       await app.engine.events.publish({ kind: 'tenant', tenantId: id });
       if (wanted.limits?.connections !== undefined) await app.engine.connectionLimits.applySoon(id);
-      // Its row stands in the registry, where the change is. What a user of the tenant did is also the tenant's own to read.
-      // Not by `tenantDb`: the change is made, and must not be refused any more.
+      // The registry has audited the change. An act of the tenant's user is also in the tenant's own audit. Not by `tenantDb`,
+      // which could still refuse: the change is made.
       if (request.principal?.kind === 'user')
         await insertAudit(app.engine.tenantPools.database(id), { ...request.auditOrigin, ...tenantChange(id, wanted) });
       return answer(tenant);
     },
   );
-
-  app.post(
-    '/:id/sign-out',
-    {
-      config: operator,
-      schema: {
-        ...schema,
-        summary: 'End all sessions of a tenant, also those that a restored database would bring back',
-        params: idParams,
-        response: { 204: z.null() },
-      },
-    },
-    async (request, reply) => {
-      const { id } = request.params;
-      if (!(await signOutTenant(app.engine.registry, id, request.auditOrigin))) throw new AppError('not-found');
-      await app.engine.events.publish({ kind: 'tenant', tenantId: id });
-      return reply.code(204).send(null);
-    },
-  );
-
-  const turns = {
-    suspend: 'Suspend a tenant: its users get 403, and PostgreSQL ends their connections',
-    resume: 'Resume a suspended tenant',
-    restore: 'Bring a deleted tenant back, as it was',
-  } as const;
-  for (const act of ['suspend', 'resume', 'restore'] as const)
-    app.post(
-      `/:id/${act}`,
-      {
-        config: { ...operator, errors: ['tenant-state'] },
-        schema: {
-          ...schema,
-          summary: turns[act],
-          params: idParams,
-          response: { 200: TenantAnswer },
-        },
-      },
-      async (request) => answer(await app.engine.lifecycle[act](request.params.id, request.auditOrigin)),
-    );
-  app.post(
-    '/:id/rotate-password',
-    {
-      config: { ...operator, errors: ['tenant-state'] },
-      schema: {
-        ...schema,
-        summary: "Give a tenant's database role a new password, without a failed request",
-        params: idParams,
-        response: { 204: z.null() },
-      },
-    },
-    async (request, reply) => {
-      if (!(await app.engine.rotation.rotate(request.params.id, request.auditOrigin))) throw new AppError('not-found');
-      return reply.code(204).send(null);
-    },
-  );
-
-  app.delete(
-    '/:id',
-    {
-      config: { ...operator, errors: ['tenant-state'] },
-      schema: {
-        ...schema,
-        summary: 'Delete a tenant. It can be restored until it is purged',
-        params: idParams,
-        response: { 204: z.null() },
-      },
-    },
-    async (request, reply) => {
-      await app.engine.lifecycle.delete(request.params.id, request.auditOrigin);
-      return reply.code(204).send(null);
-    },
-  );
-
-  app.post(
-    '/:id/purge',
-    {
-      config: { ...operator, errors: ['tenant-state'] },
-      schema: {
-        ...schema,
-        summary: 'Remove a deleted tenant with its database, at once. There is no way back',
-        params: idParams,
-        querystring: PurgeQuery,
-        response: { 204: z.null() },
-      },
-    },
-    async (request, reply) => {
-      await app.engine.lifecycle.purge(request.params.id, request.auditOrigin, request.query.database);
-      return reply.code(204).send(null);
-    },
-  );
-
-  function answer(tenant: TenantRecord): z.output<typeof TenantAnswer> {
-    const { id, name, slug, clusterId, status, active, schemaVersion, deletedAt, createdAt, updatedAt } = tenant;
-    const purgeAfter = deletedAt && new Date(Date.parse(deletedAt) + config.tenants.deletionGrace).toISOString();
-    const limits = limitsInForce(tenant.limits, config.tenants.limits);
-    return {
-      id,
-      name,
-      slug,
-      clusterId,
-      status,
-      active,
-      poolOptions: poolLimits(tenant.poolOptions, config.tenants.pool, limits),
-      limits: limitsShown(limits),
-      schemaVersion,
-      deletedAt,
-      purgeAfter,
-      createdAt,
-      updatedAt,
-    };
-  }
-}
-
-/** To a tenant's user every other tenant is one that does not exist. */
-export function hideOthers(request: FastifyRequest, id: string): void {
-  if (request.principal?.kind === 'user' && request.tenantId !== id) throw new AppError('not-found');
 }
 
 function slugFrom(name: string): string {

@@ -7,8 +7,8 @@ import { measureUsage } from '../db/tenant/counts.js';
 import type { Config } from '../src/config/index.js';
 import { AppError } from '../src/errors.js';
 import { limitsInForce, limitsShown } from '../src/tenancy/limits.js';
+import { hideOthers } from './own-tenant.js';
 import { idParams, timestamp } from './schemas.js';
-import { hideOthers } from './tenants.js';
 
 const limit = z.number().nullable().meta({ description: 'null is not limited.' });
 const used = z.number().nullable().meta({ description: 'null where the tenant is not active.' });
@@ -54,7 +54,7 @@ export async function usageRoutes(fastify: FastifyInstance, { config }: { config
       if (!tenant) throw new AppError('not-found');
       const limits = limitsShown(limitsInForce(tenant.limits, config.tenants.limits));
       const rate = limits.requestsPerSecond;
-      // The database of one that is not active is not entered by anybody.
+      // The database of a tenant that is not active is not entered.
       const usage = tenant.active ? await measureUsage(app.engine.tenantPools.database(id)) : undefined;
       if (usage) app.engine.storageGauge.measured(id, usage.storageBytes);
       return {

@@ -1,20 +1,19 @@
 // From the settings to a config that the app can be built on: secrets, the embedded PostgreSQL where none is configured,
 // the schema, the first operator.
-import { randomBytes } from 'node:crypto';
 import type { Kysely } from 'kysely';
 import type { Logger } from 'pino';
 import { listAllClusters } from '../db/central/clusters.js';
 import { canRewriteAudit } from '../db/central/grants.js';
 import { countOperators, insertOperator } from '../db/central/operators.js';
 import type { Registry } from '../db/central/schema.js';
-import { createDatabase, type ConnectionSettings } from '../db/client.js';
-import { bootstrapCluster, checkCluster, MAINTENANCE_DATABASE } from '../db/cluster.js';
+import type { ConnectionSettings } from '../db/client.js';
+import { checkCluster } from '../db/cluster.js';
 import { DatabaseFault, hasSqlState } from '../db/errors.js';
-import { scramVerifier } from '../db/scram.js';
 import { parseTokenKeys } from './auth/keyring.js';
 import { createPasswords, OPERATORS } from './auth/passwords.js';
 import { completeConfig, ConfigError, parseKeyring, type Config, type Settings } from './config/index.js';
-import { startEmbeddedCluster, type EmbeddedCluster } from './embedded/cluster.js';
+import { enterEmbedded } from './embedded-connections.js';
+import type { EmbeddedCluster } from './embedded/cluster.js';
 import { openRegistry } from './registry.js';
 import { localSecrets, type LocalSecrets } from './secrets.js';
 import { migrateAll, pendingRegistryMigrations, type MigrationReport, type OtherCluster } from './tenancy/migrate.js';
@@ -25,11 +24,11 @@ import { openProvisioner, type Provisioner } from './tenancy/provisioner.js';
 export interface Prepared {
   readonly config: Config;
   readonly embedded: EmbeddedCluster | undefined;
-  /** The operator's sign-in where this start made one up: to be shown once, to whoever started the service. */
+  /** The operator's sign-in, if this start made one up: to be shown once, on the terminal that started the service. */
   readonly newOperator: { readonly email: string; readonly password: string } | undefined;
 }
 
-/** Where the service stands and what it is reached by, with the embedded PostgreSQL running where it is needed. */
+/** The complete configuration, with the embedded PostgreSQL running if it is needed. */
 interface Connected {
   readonly config: Config;
   /** The registry, entered as the role that may migrate it. */
@@ -38,21 +37,15 @@ interface Connected {
   readonly secrets: LocalSecrets | undefined;
 }
 
-const REGISTRY = 'tenantry_registry';
-const REGISTRY_SERVICE = 'tenantry_service';
-const PROVISIONER = 'tenantry_provisioner';
 const DEFAULT_OPERATOR = 'operator@tenantry.local';
 
 const INSUFFICIENT_PRIVILEGE = '42501';
 
-/** RFC 7677's number of rounds: these passwords may be anybody's choice one day. */
-const SCRAM_ITERATIONS = 4_096;
-
 /**
  * Everything that must be done before the app can be built.
  *
- * @param onEmbedded told of the embedded PostgreSQL as soon as it runs, so that it can be stopped whatever fails later
- * @throws ConfigError where the registry is not migrated or cannot be reached
+ * @param onEmbedded called with the embedded PostgreSQL as soon as it runs, so that it can be stopped if a later step fails
+ * @throws ConfigError if the registry is not migrated or cannot be reached
  */
 export async function prepare(
   settings: Settings,
@@ -65,7 +58,7 @@ export async function prepare(
   return { config, embedded, newOperator: await ensureOperator(config, settings, secrets) };
 }
 
-/** What `npm run migrate` does: brings registry, template and every tenant's database up to date. */
+/** Brings registry, template and every tenant's database up to date, for `npm run migrate`. */
 export async function prepareAndMigrate(
   settings: Settings,
   log: Logger,
@@ -93,71 +86,8 @@ async function connect(
     return { config: completeConfig(settings, gaps), registryOwner, embedded: undefined, secrets };
   }
   if (!secrets) throw new ConfigError(['DATABASE_URL is not set']);
-  const embedded = await startEmbedded(settings, secrets, log);
-  onEmbedded(embedded);
-  const at = (user: string, password: string, database: string): ConnectionSettings => ({
-    host: embedded.host,
-    port: embedded.port,
-    database,
-    user,
-    password,
-    tls: false,
-  });
-  const superuser = createDatabase<unknown>(
-    at(embedded.superuser, secrets.superuserPassword, MAINTENANCE_DATABASE),
-    settings.registry.pool,
-    {
-      applicationName: 'tenantry bootstrap',
-      preparedStatements: false,
-    },
-  );
-  // New at every start, and kept nowhere: nobody else enters with it.
-  const servicePassword = randomBytes(32).toString('base64url');
-  try {
-    await bootstrapCluster(superuser.db, {
-      registryOwner: { name: REGISTRY, verifier: await scramVerifier(secrets.registryPassword, SCRAM_ITERATIONS) },
-      registryService: { name: REGISTRY_SERVICE, verifier: await scramVerifier(servicePassword, SCRAM_ITERATIONS) },
-      provisioner: { name: PROVISIONER, verifier: await scramVerifier(secrets.provisionerPassword, SCRAM_ITERATIONS) },
-      registryDatabase: REGISTRY,
-    });
-  } finally {
-    await superuser.close(0);
-  }
-  const gaps = {
-    ...given,
-    registry: at(REGISTRY_SERVICE, servicePassword, REGISTRY),
-    provisioner: at(PROVISIONER, secrets.provisionerPassword, MAINTENANCE_DATABASE),
-  };
-  const registryOwner = at(REGISTRY, secrets.registryPassword, REGISTRY);
-  return { config: completeConfig(settings, gaps), registryOwner, embedded, secrets };
-}
-
-async function startEmbedded(
-  { dataDir }: Settings,
-  { superuserPassword }: LocalSecrets,
-  log: Logger,
-): Promise<EmbeddedCluster> {
-  try {
-    return await startEmbeddedCluster({
-      home: dataDir,
-      superuserPassword,
-      settings: { max_connections: '200' },
-      log: {
-        info: (text) => {
-          log.info(text);
-        },
-        warn: (text) => {
-          log.warn(text);
-        },
-        error: (text) => {
-          log.error(text);
-        },
-      },
-    });
-  } catch (error) {
-    // What keeps it from starting is for the person at the terminal to mend, and its message says how.
-    throw new ConfigError([error instanceof Error ? error.message : String(error)]);
-  }
+  const { embedded, registryOwner, ...connections } = await enterEmbedded(settings, secrets, log, onEmbedded);
+  return { config: completeConfig(settings, { ...given, ...connections }), registryOwner, embedded, secrets };
 }
 
 async function migrate(config: Config, registryOwner: ConnectionSettings, log: Logger): Promise<MigrationReport> {
@@ -214,7 +144,7 @@ async function migrate(config: Config, registryOwner: ConnectionSettings, log: L
   }
 }
 
-/** The registered clusters beside the default one, ready to be entered. One whose password does not open is told and left out. */
+/** The registered clusters beside the default one, ready to be entered. One whose password does not decrypt is logged and left out. */
 async function otherClusters(
   registry: Kysely<Registry>,
   config: Config,
@@ -235,7 +165,7 @@ async function otherClusters(
   });
 }
 
-/** @throws ConfigError where the registry is not migrated, or the migration did not give this role its rights */
+/** @throws ConfigError if the registry is not migrated, or the migration did not give this role its rights */
 async function checkRegistry(config: Config, log: Logger): Promise<void> {
   const { user } = config.registry.connection;
   const rewritable = await withRegistry(config.registry, async (registry) => {
@@ -259,7 +189,7 @@ async function checkRegistry(config: Config, log: Logger): Promise<void> {
     );
 }
 
-/** Makes the first operator where there is none. Returns its sign-in where the password was made up here. */
+/** Makes the first operator if there is none. Returns its sign-in if the password was made up here. */
 async function ensureOperator(
   config: Config,
   settings: Settings,
@@ -290,7 +220,7 @@ async function withRegistry<T>(
   }
 }
 
-/** A server that does not answer is for the person at the terminal to mend: one line. Anything else stays what it is. */
+/** A server that does not answer becomes one line for the person at the terminal. Any other error stays as it is. */
 function unusable(what: string, { host, port }: ConnectionSettings, error: unknown): unknown {
   if (!(error instanceof DatabaseFault)) return error;
   return new ConfigError([`${what} at ${host}:${port} cannot be used (${error.reason})`]);

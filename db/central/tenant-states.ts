@@ -2,7 +2,8 @@
 // it may come from: the row lock that it takes is the fence behind which a step may be called not done.
 import { sql, type Kysely, type UpdateObject, type UpdateQueryBuilder } from 'kysely';
 import type { Registry, TenantStatus } from './schema.js';
-import { graceIsOver, tenantColumns, type TenantRecord } from './tenants.js';
+import { graceIsOver } from './tenant-worklists.js';
+import { tenantColumns, type TenantRecord } from './tenants.js';
 
 /** The row, after every change of it that is under way has ended: also one whose answer was lost. */
 export async function findSettledTenant(db: Kysely<Registry>, id: string): Promise<TenantRecord | undefined> {

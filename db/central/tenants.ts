@@ -1,4 +1,4 @@
-// Queries on the registry's tenants.
+// Queries on the registry's tenants. Those by which jobs find their work are in db/central/tenant-worklists.ts.
 import { sql, type Kysely, type RawBuilder, type SelectQueryBuilder, type Selectable } from 'kysely';
 import { afterPosition, containsPattern, type Keyset, type Position } from '../keyset.js';
 import { refuseReadOnly, SERVER_STATE } from '../proof.js';
@@ -90,7 +90,7 @@ export const tenantSorts = {
   slug: { column: 'slug', type: 'text' },
 } as const satisfies Record<string, Pick<Keyset<Registry, 'tenants'>, 'column' | 'type'>>;
 
-/** The unique constraint behind a slug that is taken. */
+/** The unique constraint that a slug breaks if it is taken. */
 export const TENANT_SLUG_CONSTRAINT = 'tenants_slug_key';
 
 export async function findTenant(db: Kysely<Registry>, id: string): Promise<TenantRecord | undefined> {
@@ -150,85 +150,11 @@ export async function listTenantsAt(
     : query.where(sql<boolean>`db_name = any(${which.names})`).execute();
 }
 
-/** Ids of deleted tenants that are being restored. */
-export async function listRestoringTenants(db: Kysely<Registry>): Promise<string[]> {
-  const rows = await db.selectFrom('tenants').select('id').where('restoring', '=', true).orderBy('id').execute();
-  return rows.map(({ id }) => id);
-}
-
-/** Ids of deleted tenants whose grace (ms) is over. */
-export async function listTenantsToPurge(db: Kysely<Registry>, grace: number, limit: number): Promise<string[]> {
-  const rows = await db
-    .selectFrom('tenants')
-    .select('id')
-    .where('status', '=', 'deleted')
-    .where('restoring', '=', false)
-    .where(graceIsOver(grace))
-    // In no order, so that those that cannot be purged do not hold up the others.
-    .orderBy(sql`random()`)
-    .limit(limit)
-    .execute();
-  return rows.map(({ id }) => id);
-}
-
-export function graceIsOver(grace: number): RawBuilder<boolean> {
-  return sql<boolean>`deleted_at <= now() - ${grace} * interval '1 millisecond'`;
-}
-
-/** What the CONNECTION LIMIT of a tenant's role follows from. */
-export type ConnectionLimitRow = Pick<TenantRecord, 'id' | 'dbHost' | 'dbPort' | 'dbUser' | 'limits'>;
-
-/** Tenants whose role should exist, in the order of their ids, behind `after`. */
-export async function listConnectionLimits(
-  db: Kysely<Registry>,
-  after: string | undefined,
-  limit: number,
-): Promise<ConnectionLimitRow[]> {
-  return db
-    .selectFrom('tenants')
-    .select(['id', 'db_host as dbHost', 'db_port as dbPort', 'db_user as dbUser', 'limits'])
-    .where('status', 'in', ['active', 'suspended'])
-    .$if(after !== undefined, (query) => query.where('id', '>', after ?? ''))
-    .orderBy('id')
-    .limit(limit)
-    .execute();
-}
-
-/** What a tenant's storage is measured by. */
-export type StorageLimitRow = Pick<TenantRecord, 'id' | 'dbHost' | 'dbPort' | 'dbName' | 'limits'>;
-
 /**
- * Active tenants with a storage limit of their own, in the order of their ids, behind `after`.
+ * Changes the given columns and returns the new row. A trigger increases the epoch if pools depend on a changed column, and
+ * notifies every replica.
  *
- * @param all also those that have none of their own
- */
-export async function listStorageLimits(
-  db: Kysely<Registry>,
-  all: boolean,
-  after: string | undefined,
-  limit: number,
-): Promise<StorageLimitRow[]> {
-  return db
-    .selectFrom('tenants')
-    .select(['id', 'db_host as dbHost', 'db_port as dbPort', 'db_name as dbName', 'limits'])
-    .where('status', '=', 'active')
-    .$if(!all, (query) => query.where(sql<boolean>`limits ? 'storageBytes'`))
-    .$if(after !== undefined, (query) => query.where('id', '>', after ?? ''))
-    .orderBy('id')
-    .limit(limit)
-    .execute();
-}
-
-/** Tenants that are being made or removed, or whose making or removal a crash cut off; oldest first. */
-export async function listUnfinishedTenants(db: Kysely<Registry>): Promise<TenantRecord[]> {
-  return tenants(db).where('status', 'in', ['provisioning', 'deleting']).orderBy('id').execute();
-}
-
-/**
- * Changes what is given and answers the new row. A trigger counts the epoch on where pools are built on what changed, and
- * tells every replica.
- *
- * @param from statuses that the tenant may be in; otherwise nothing changes and the answer is undefined
+ * @param from statuses that the tenant may be in; otherwise nothing changes and the result is undefined
  */
 export async function updateTenant(
   db: Kysely<Registry>,
@@ -287,7 +213,7 @@ export async function pingRegistry(db: Kysely<Registry>): Promise<void> {
   refuseReadOnly(rows[0]);
 }
 
-/** Settings with the changes laid over them; a key that became null is dropped, and has its default again. */
+/** Settings with changes to some keys; a key that became null is dropped, and has its default again. */
 export function merged(settings: RawBuilder<unknown>, changes: PoolOptionChanges | LimitChanges): RawBuilder<string> {
   return sql<string>`jsonb_strip_nulls(${settings} || ${JSON.stringify(changes)}::jsonb)`;
 }

@@ -1,16 +1,10 @@
-// Queries on a tenant's users and the roles that they hold.
-import {
-  sql,
-  type ExpressionBuilder,
-  type Kysely,
-  type RawBuilder,
-  type SelectQueryBuilder,
-  type Transaction,
-} from 'kysely';
+// Queries on a tenant's users. Those on the roles that users hold are in db/tenant/user-roles.ts.
+import { sql, type Kysely, type SelectQueryBuilder, type Transaction } from 'kysely';
 import { newId } from '../ids.js';
 import { afterPosition, containsPattern, type Keyset, type Position } from '../keyset.js';
 import { shortRead } from '../statement.js';
 import type { TenantDatabase } from './schema.js';
+import { permissionsOfUser, rolesOfUser } from './user-roles.js';
 
 /** A user as the API shows it: the password's hash is not among the columns. */
 export interface User {
@@ -40,7 +34,7 @@ export const userSorts = {
   email: { column: 'users.email', type: 'text' },
 } as const satisfies Record<string, Pick<Keyset<TenantDatabase, 'users'>, 'column' | 'type'>>;
 
-/** The unique constraint behind an e-mail address that is taken. */
+/** The unique constraint that an e-mail address breaks if it is taken. */
 export const EMAIL_CONSTRAINT = 'users_email_key';
 
 export async function findUser(db: Kysely<TenantDatabase>, id: string): Promise<User | undefined> {
@@ -70,7 +64,7 @@ function credentials(
   return db.selectFrom('users').select(columns).select(rolesOfUser).select('users.password as passwordHash');
 }
 
-/** What every request of a user depends on: whether it is active, and what its roles together permit. */
+/** Every request of a user depends on this: whether the user is active, and what its roles together permit. */
 export async function findStanding(
   db: Kysely<TenantDatabase>,
   id: string,
@@ -144,7 +138,7 @@ export async function insertUser(
 /**
  * Adds the first admin of a new tenant, in one statement: making a tenant waits for each round trip.
  *
- * @returns false where there is no role `admin` for it
+ * @returns false if there is no role `admin`
  */
 export async function insertFirstAdmin(
   db: Kysely<TenantDatabase>,
@@ -180,7 +174,7 @@ export async function lockUsers(
   return new Map(locked.map(({ id, password }) => [id, password]));
 }
 
-/** Changes what is given. */
+/** Changes the given fields. */
 export async function updateUser(
   db: Kysely<TenantDatabase>,
   id: string,
@@ -209,85 +203,4 @@ export async function updateUser(
 
 export async function deleteUser(db: Kysely<TenantDatabase>, id: string): Promise<void> {
   await db.deleteFrom('users').where('id', '=', id).execute();
-}
-
-/** Keeps the roles of these names from being changed or removed until the transaction ends. Returns those that there are. */
-export async function keepRoles(
-  trx: Transaction<TenantDatabase>,
-  names: readonly string[],
-): Promise<readonly { readonly id: string; readonly name: string }[]> {
-  return trx
-    .selectFrom('roles')
-    .select(['id', 'name'])
-    .where('name', '=', sql<string>`any(${names})`)
-    .forKeyShare()
-    .execute();
-}
-
-/**
- * Makes `roles` the roles that a user holds. Returns the names that no role of the tenant has; then nothing was changed.
- */
-export async function setRoles(
-  trx: Transaction<TenantDatabase>,
-  userId: string,
-  roles: readonly string[],
-): Promise<readonly string[]> {
-  const known = await keepRoles(trx, roles);
-  const unknown = roles.filter((name) => !known.some((role) => role.name === name));
-  if (unknown.length > 0) return unknown;
-  await trx.deleteFrom('user_roles').where('user_id', '=', userId).execute();
-  if (known.length > 0) {
-    await trx
-      .insertInto('user_roles')
-      .values(known.map((role) => ({ user_id: userId, role_id: role.id })))
-      .execute();
-  }
-  return [];
-}
-
-/**
- * Takes the lock under which the set of active admins may shrink. Without it two transactions could each remove one of
- * the last two, each seeing the other's still there. It leaves the key alone: the foreign key check of a role that is
- * being assigned, which comes behind the lock on the user, would deadlock with FOR UPDATE.
- */
-export async function lockAdmins(trx: Transaction<TenantDatabase>): Promise<void> {
-  await trx.selectFrom('roles').select('id').where('name', '=', 'admin').forNoKeyUpdate().execute();
-}
-
-/** How many active admins the tenant has, as this transaction sees it. */
-export async function countActiveAdmins(trx: Transaction<TenantDatabase>): Promise<number> {
-  const { count } = await trx
-    .selectFrom('users')
-    .innerJoin('user_roles', 'user_roles.user_id', 'users.id')
-    .innerJoin('roles', 'roles.id', 'user_roles.role_id')
-    .select((eb) => eb.fn.countAll<string>().as('count'))
-    .where('roles.name', '=', 'admin')
-    .where('users.active', '=', true)
-    .executeTakeFirstOrThrow();
-  return Number(count);
-}
-
-/** A user's role names in alphabetical order, as one column. */
-function rolesOfUser(
-  eb: ExpressionBuilder<TenantDatabase, 'users'>,
-): ReturnType<RawBuilder<string[]>['as']> & { alias: 'roles' } {
-  return sql<string[]>`array(${eb
-    .selectFrom('user_roles')
-    .innerJoin('roles', 'roles.id', 'user_roles.role_id')
-    .select('roles.name')
-    .whereRef('user_roles.user_id', '=', 'users.id')
-    .orderBy('roles.name')})`.as('roles') as never;
-}
-
-/** What a user's roles permit, each permission once, as one column. */
-function permissionsOfUser(
-  eb: ExpressionBuilder<TenantDatabase, 'users'>,
-): ReturnType<RawBuilder<string[]>['as']> & { alias: 'permissions' } {
-  return sql<string[]>`array(${eb
-    .selectFrom('user_roles')
-    .innerJoin('role_permissions', 'role_permissions.role_id', 'user_roles.role_id')
-    .select('role_permissions.permission')
-    .distinct()
-    .whereRef('user_roles.user_id', '=', 'users.id')
-    .orderBy('role_permissions.permission')})`.as('permissions') as never;
 }

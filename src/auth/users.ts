@@ -4,16 +4,8 @@ import type { Kysely, Transaction } from 'kysely';
 import { insertAudit, type AuditEntry, type AuditOrigin } from '../../db/audit.js';
 import { deleteSessionsOf, sessionsIn } from '../../db/sessions.js';
 import type { TenantDatabase } from '../../db/tenant/schema.js';
-import {
-  countActiveAdmins,
-  deleteUser,
-  findStanding,
-  insertUser,
-  keepRoles,
-  lockAdmins,
-  setRoles,
-  updateUser,
-} from '../../db/tenant/users.js';
+import { countActiveAdmins, keepRoles, lockAdmins, setRoles } from '../../db/tenant/user-roles.js';
+import { deleteUser, findStanding, insertUser, updateUser } from '../../db/tenant/users.js';
 import { changedFields } from '../audit.js';
 import { AppError } from '../errors.js';
 import { refuseOver } from '../tenancy/limits.js';

@@ -4,14 +4,7 @@
 // which removes a half-made tenant finds nothing to drop.
 import type { Kysely } from 'kysely';
 import { randomUUID } from 'node:crypto';
-import {
-  closeToOthers,
-  findDatabase,
-  inspectContent,
-  letGo,
-  reopenToOthers,
-  type FoundDatabase,
-} from '../../db/adoption.js';
+import { closeToOthers, letGo, reopenToOthers } from '../../db/adoption.js';
 import type { AuditOrigin } from '../../db/audit.js';
 import { findCluster } from '../../db/central/clusters.js';
 import type { Registry } from '../../db/central/schema.js';
@@ -19,25 +12,27 @@ import { ADOPTS_CONSTRAINT, isNamed } from '../../db/central/named.js';
 import { registerTenant } from '../../db/central/standby.js';
 import { deleteTenantRow, markTenantDeleting } from '../../db/central/tenant-states.js';
 import { findTenant, TENANT_SLUG_CONSTRAINT, type TenantRecord } from '../../db/central/tenants.js';
-import { createRuntimeRole, MAINTENANCE_DATABASE, type ClusterDb } from '../../db/cluster.js';
+import { createRuntimeRole } from '../../db/cluster.js';
 import { DatabaseFault, violatedUniqueConstraint } from '../../db/errors.js';
-import { changeMark, findMarks, markText, parseMark } from '../../db/marks.js';
+import { changeMark, markText } from '../../db/marks.js';
 import { latestVersion, migrateToLatest, pendingMigrations } from '../../db/migrator.js';
 import { scramVerifier } from '../../db/scram.js';
 import { grantRuntimeRights } from '../../db/tenant/grants.js';
 import { writeMarker } from '../../db/tenant/marker.js';
 import { tenantMigrations } from '../../db/tenant/migrations/index.js';
-import { deleteUser, insertUser, setRoles, EMAIL_CONSTRAINT } from '../../db/tenant/users.js';
+import { setRoles } from '../../db/tenant/user-roles.js';
+import { deleteUser, insertUser, EMAIL_CONSTRAINT } from '../../db/tenant/users.js';
 import { confirmOperator } from '../auth/operator.js';
 import { AppError } from '../errors.js';
+import { adoptable, unfit } from './adoptable.js';
 import { dismiss } from './demolish.js';
 import type { Envelope } from './envelope.js';
-import { isOwnName, newDatabaseName, newDatabasePassword, newTenantId, TENANT_SCRAM_ITERATIONS } from './ids.js';
+import { newDatabaseName, newDatabasePassword, newTenantId, TENANT_SCRAM_ITERATIONS } from './ids.js';
 import type { TenantLocks } from './locks.js';
+import { adoptionFailure, type Settled } from './making-outcome.js';
 import { activate, type Making } from './making.js';
-import type { NewTenant } from './provisioning.js';
+import type { NewTenant } from './new-tenant.js';
 import type { PlacedProvisioner, Provisioners } from './provisioners.js';
-import { isTemplateName } from './template.js';
 
 export interface Adoption {
   /**
@@ -53,8 +48,6 @@ export interface Adoption {
     origin: AuditOrigin,
   ): Promise<TenantRecord>;
 }
-
-const SYSTEM_DATABASES = [MAINTENANCE_DATABASE, 'template0', 'template1'];
 
 interface Step {
   readonly name: string;
@@ -87,7 +80,7 @@ export function createAdoption(deps: {
     const { host, port } = placed;
     const provisioner = await provisioners.at(placed);
     const { cluster, inDatabase } = provisioner;
-    const found = await adoptable(provisioner, database);
+    const found = await adoptable(deps, provisioner, database);
     if (await isNamed(registry, { name: database, place: { host, port } })) throw unfit('it is a tenant’s already.');
 
     const id = newTenantId();
@@ -200,8 +193,7 @@ export function createAdoption(deps: {
           throw new AppError('email-taken', {
             detail: 'The database has a user with the address of the first admin.',
           });
-        const detail = outcome(step.name, id, settled, migrated);
-        throw new AppError('adoption-failed', { detail, retryAfter: 5, cause: error });
+        throw adoptionFailure(step.name, id, settled, migrated, error);
       }
     }
     if (!active) throw new Error('the row of the new tenant is gone');
@@ -211,36 +203,6 @@ export function createAdoption(deps: {
   return {
     adopt: (input, from, origin) => locks.session((session) => adoptNow(session, input, from, origin)),
   };
-
-  /** @throws AppError `not-adoptable` */
-  async function adoptable({ cluster, inDatabase }: PlacedProvisioner, database: string): Promise<FoundDatabase> {
-    const found = await findDatabase(cluster, database);
-    if (!found) throw unfit('there is none of this name.');
-    if (SYSTEM_DATABASES.includes(database) || found.isTemplate) throw unfit('it is one of the server’s own.');
-    if (isTemplateName(database) || isOwnName(database))
-      throw unfit('its name is one that this service gives to databases: rename it first.');
-    if (!found.owned) throw unfit('it does not belong to the provisioner: ALTER DATABASE … OWNER TO hands it over.');
-    if (!found.allowsConnections) throw unfit('nobody can connect to it.');
-    if (found.othersHaveRights) throw unfit('other roles have rights on it: REVOKE ALL ON DATABASE … FROM them.');
-    const { isRegistry, isMarked } = await inDatabase(database, inspectContent);
-    if (isRegistry) throw unfit('it is a registry.');
-    if (isMarked || !(await isFree(cluster, database))) throw unfit('it is marked as another tenant’s.');
-    return found;
-  }
-
-  /**
-   * Whether a database without a marker inside carries no mark either. That of an adoption which was undone before its mark
-   * arrived is taken away: its tenant has neither row nor marker.
-   */
-  async function isFree(cluster: ClusterDb, database: string): Promise<boolean> {
-    const [found] = await findMarks(cluster, [database]);
-    const text = found?.text ?? null;
-    if (text === null) return true;
-    const mark = parseMark(text);
-    if (mark?.installation !== (await deps.installation()) || mark.state !== 'adopted') return false;
-    if (await findTenant(registry, mark.id)) return false;
-    return changeMark(cluster, { database, from: [text], to: null });
-  }
 
   /**
    * Goes forward when the database carries the mark of this adoption; otherwise undoes the steps, the last one first. A failure
@@ -273,22 +235,4 @@ export function createAdoption(deps: {
       return error instanceof DatabaseFault ? 'unknown' : 'half';
     }
   }
-}
-
-/** What became of an adoption that failed; `half` when a part of it could not be undone. */
-type Settled = 'undone' | 'half' | 'unknown';
-
-function outcome(step: string, id: string, settled: Settled, migrated: boolean): string {
-  const failed = `Adopting failed at the step "${step}"`;
-  if (settled === 'unknown')
-    return `${failed}, and its outcome is not known. The service finishes or undoes it by itself: GET /tenants/${id} shows it, or is 404 when it is undone. The database stays.`;
-  if (settled === 'half')
-    return `${failed}, and not all of it could be undone yet. The service does so by itself; the database stays.`;
-  return migrated
-    ? `${failed}. It was undone, but for the tables of this service, which stay in the database.`
-    : `${failed}. The database is as it was.`;
-}
-
-function unfit(why: string): AppError {
-  return new AppError('not-adoptable', { detail: `This database cannot be adopted: ${why}` });
 }

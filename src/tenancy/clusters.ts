@@ -1,7 +1,8 @@
 // The clusters that this process has to do with: for each PostgreSQL server one governor over the tenant pools there, and one
 // over the reserve from which provisioning, rollouts and the command line draw.
 import { createBackends, type Backends, type Look } from './backends.js';
-import { createGovernor, type Governor, type GovernorStats, type SlotSource } from './governor.js';
+import type { Governor, GovernorStats, SlotSource } from './governor-types.js';
+import { createGovernor } from './governor.js';
 
 /** Connections to one PostgreSQL server. */
 export interface ClusterBudget {

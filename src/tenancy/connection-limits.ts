@@ -3,7 +3,8 @@
 import type { Kysely } from 'kysely';
 import { connectionLimitsOf, setConnectionLimit } from '../../db/cluster.js';
 import type { Registry, StoredLimits } from '../../db/central/schema.js';
-import { findTenant, listConnectionLimits, type ConnectionLimitRow } from '../../db/central/tenants.js';
+import { listConnectionLimits, type ConnectionLimitRow } from '../../db/central/tenant-worklists.js';
+import { findTenant } from '../../db/central/tenants.js';
 import { within } from '../../db/deadline.js';
 import { DatabaseFault } from '../../db/errors.js';
 import { limitsInForce, STANDARD_CONNECTIONS } from './limits.js';

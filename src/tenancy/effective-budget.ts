@@ -7,7 +7,7 @@
 //   lowered ── grown to the configured budget ──▶ whole
 import type { DatabaseFault } from '../../db/errors.js';
 import type { ClusterBudget } from './clusters.js';
-import type { SlotSource, SlotUser } from './governor.js';
+import type { SlotSource, SlotUser } from './governor-types.js';
 
 type Kind = keyof ClusterBudget;
 

@@ -1,5 +1,5 @@
 // How replicas share the connection slots of a cluster: what one of them may take, and must give back, given what all hold.
-// Only the rule; src/tenancy/slot-leases.ts applies it, under a lock.
+// Only the rule; src/tenancy/cluster-lease.ts applies it, under a lock.
 
 export interface LeaseSituation {
   /** What all replicas may hold together. */

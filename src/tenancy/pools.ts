@@ -1,6 +1,6 @@
-// The tenant pools: for each tenant one Kysely that stays valid for as long as the process lives, over one pg Pool that comes
-// and goes: built when the tenant first asks for a connection, built once however many ask together, replaced when the
-// tenant's row changes, closed when nobody uses it.
+// The tenant pools: for each tenant one Kysely that stays valid until the process ends, over one pg Pool that comes and goes.
+// The first request for a connection builds the pool, and requests at the same time share that one. It is replaced when the
+// tenant's row changes, and closed when it is not used.
 import type { Kysely } from 'kysely';
 import type { TenantRecord } from '../../db/central/tenants.js';
 import { databaseOver, type ConnectionSettings } from '../../db/client.js';
@@ -9,28 +9,29 @@ import type { ConnectionPool } from '../../db/pool.js';
 import type { TenantDatabase } from '../../db/tenant/schema.js';
 import { watchedDatabase, type Watch } from '../../db/watched.js';
 import { AppError } from '../errors.js';
-import type { Breakers, BreakerTenant } from './breakers.js';
+import type { Breakers, BreakerTenant } from './breaker-types.js';
 import type { TenantDirectory } from './directory.js';
 import type { Envelope } from './envelope.js';
 import { proofFor, type FoundState } from './proof.js';
+import { createTenantCredentials } from './tenant-credentials.js';
 
 export interface TenantPools {
   /**
    * The tenant's database. Each query and transaction takes a connection from the pool of that moment, so that a database
    * that is held across a change of the tenant's settings goes on with the new ones.
-   * Its queries throw AppError `tenant-suspended`, `forbidden` where the tenant is gone, `unavailable` where its row or the
-   * database behind it is not in order; and DatabaseFault.
+   * Its queries throw AppError `tenant-suspended`, `forbidden` if the tenant is gone, `unavailable` if its row or its database
+   * is not in order; and DatabaseFault.
    *
    * @param watch for the database of one write
    */
   database(tenantId: string, watch?: Watch<TenantDatabase>): Kysely<TenantDatabase>;
   /** Takes a tenant's pool out of use; running queries finish. Resolves when its connections are closed. */
   retire(tenantId: string): Promise<void>;
-  /** Retires the tenant's pool where it no longer agrees with the tenant's row. */
+  /** Retires the tenant's pool if it no longer agrees with the tenant's row. */
   recheck(tenantId: string): Promise<void>;
   /** Pools that hold connections, and those connections. */
   stats(): { pools: number; connections: number };
-  /** The tenant's pool in this process; undefined where it has none. */
+  /** The tenant's pool in this process; undefined if it has none. */
   inspect(tenantId: string): TenantPoolStats | undefined;
   /** Every pool in this process, the largest first. */
   inspectAll(): TenantPoolStats[];
@@ -46,7 +47,7 @@ export interface TenantPoolStats extends PoolStats {
   readonly cluster: string;
   /** The version of the tenant's row that it was built from. */
   readonly epoch: number;
-  /** Milliseconds since somebody last asked it for a connection. */
+  /** Milliseconds since a request last asked it for a connection. */
   readonly unusedFor: number;
   /** Whether the database took no writes when the newest connection was opened. */
   readonly readOnly: boolean;
@@ -70,7 +71,7 @@ export interface TenantPoolDeps {
   readonly breakers: Pick<Breakers, 'admit' | 'succeeded' | 'failed' | 'forget'>;
   /** Of the cluster at a place. */
   readonly tls: (place: Pick<ConnectionSettings, 'host' | 'port'>) => ConnectionSettings['tls'];
-  /** A pool that nobody asked for a connection for this long (ms) is closed. */
+  /** A pool that was not asked for a connection for this long (ms) is closed. */
   readonly closeAfter: number;
   readonly onError: (error: unknown, context: { tenantId: string; step: string }) => void;
 }
@@ -78,13 +79,13 @@ export interface TenantPoolDeps {
 /** Longest wait (ms) for the running queries of a retired pool. */
 const RETIREMENT_DEADLINE = 30_000;
 
-/** For this long (ms) after a connection that reached the wrong database no other is tried: each would tell the same. */
+/** For this long (ms) after a connection that reached the wrong database no other is tried: each would find the same. */
 const REFUSED_FOR = 1_000;
 
 /** Seconds: a person must act first. */
 const RETRY_AFTER_MISCONFIGURATION = 30;
 
-/** Handles kept: they hold nothing, and one that is forgotten is made again; whoever has it goes on with it. */
+/** Handles kept. They hold no connection: a forgotten one is made again, and its users may go on with it. */
 const MAX_HANDLES = 20_000;
 
 interface PoolEntry {
@@ -94,12 +95,13 @@ interface PoolEntry {
   readonly pool: ConnectionPool;
   readonly found: FoundState;
   lastUsed: number;
-  /** Set where a connection reached the wrong database: what is thrown instead of trying another, and until when. */
+  /** Set when a connection reached the wrong database: the error that is thrown instead of trying another, and until when. */
   refusal?: { readonly error: AppError; readonly until: number };
 }
 
 export function createTenantPools(deps: TenantPoolDeps): TenantPools {
   const { directory } = deps;
+  const credentials = createTenantCredentials({ ...deps, unusable });
   const entries = new Map<string, PoolEntry>();
   const handles = new Map<string, Kysely<TenantDatabase>>();
   const retiring = new Set<Promise<void>>();
@@ -116,7 +118,7 @@ export function createTenantPools(deps: TenantPoolDeps): TenantPools {
     }
   }
 
-  /** Without waiting where the tenant is known: the warm path makes no promise here. */
+  /** Without waiting if the tenant is known: the warm path makes no promise here. */
   function poolOf(tenantId: string): ConnectionPool | Promise<ConnectionPool> {
     const tenant = directory.peek(tenantId);
     return tenant ? poolFor(tenant) : directory.find(tenantId).then((found) => poolFor(admitted(found)));
@@ -126,7 +128,7 @@ export function createTenantPools(deps: TenantPoolDeps): TenantPools {
     if (closed) throw new AppError('unavailable', { retryAfter: 1 });
     admitted(tenant);
     let entry = entries.get(tenant.id);
-    // A record read before a change may arrive after one read behind it: the newer pool serves both.
+    // A record read before a change may arrive after one read later: the newer pool serves both.
     if (entry && entry.epoch < tenant.epoch) {
       deps.breakers.forget(tenant.id);
       void retire(tenant.id);
@@ -144,39 +146,6 @@ export function createTenantPools(deps: TenantPoolDeps): TenantPools {
     return entry.pool;
   }
 
-  function settingsOf(tenant: TenantRecord): ConnectionSettings {
-    const { dbHost: host, dbPort: port, dbUser: user, dbName: database } = tenant;
-    return { host, port, database, user, password: openPassword(tenant), tls: deps.tls({ host, port }) };
-  }
-
-  /**
-   * A tenant's password may be changed at any moment (src/tenancy/rotation.ts), and its server knows of it before this
-   * process does. The registry's row holds the one that is in force and the one that takes its place.
-   */
-  function changingPassword(tenant: TenantRecord, first: string): ChangingPassword {
-    let current = first;
-    return {
-      get current() {
-        return current;
-      },
-      async refused(password) {
-        // Another connection has found it out meanwhile.
-        if (password !== current) return true;
-        const now = await directory.reload(tenant.id).catch(() => tenant);
-        // And again: what was read may be older than what another connection found.
-        if (password !== current) return true;
-        if (now?.dbHost !== tenant.dbHost || now.dbPort !== tenant.dbPort || now.dbUser !== tenant.dbUser) return false;
-        for (const sealed of [now.dbPassword, now.nextDbPassword]) {
-          const candidate = sealed === null ? password : openIfPossible(now, sealed);
-          if (candidate === undefined || candidate === password) continue;
-          current = candidate;
-          return true;
-        }
-        return false;
-      },
-    };
-  }
-
   function build(tenant: TenantRecord, who: BreakerTenant, found: FoundState): ConnectionPool {
     const { id, epoch } = tenant;
     const refuse = (cause: unknown): AppError => {
@@ -185,38 +154,21 @@ export function createTenantPools(deps: TenantPoolDeps): TenantPools {
       if (entry?.epoch === epoch) entry.refusal = { error, until: performance.now() + REFUSED_FOR };
       return error;
     };
-    // A row that names the wrong database must never be served, whoever wrote it: each connection is asked whose it is.
+    // A row that names the wrong database must never be served: each connection is asked which tenant its database has.
     const prove = proofFor(id, found, refuse);
     const onOutcome: PoolOptions['onOutcome'] = (fault, since, opening) => {
-      // A suspended tenant's connections are ended, behind its pool's retirement: that must not keep it out when it is
-      // resumed, and says nothing of its server.
+      // A suspended tenant's connections are ended after its pool has retired. Those faults must not keep the tenant out when
+      // it is resumed, and say nothing about its server.
       if (fault && entries.get(id)?.epoch !== epoch) return;
       if (fault) deps.breakers.failed(who, fault, since, opening);
       else deps.breakers.succeeded(who);
     };
-    const settings = settingsOf(tenant);
-    const password = changingPassword(tenant, settings.password);
+    const settings = credentials.settingsOf(tenant);
+    const password = credentials.changingPassword(tenant, settings.password);
     return deps.openPool(id, settings, tenant, { prove, onOutcome, password });
   }
 
-  function openPassword(tenant: TenantRecord, sealed = tenant.dbPassword): string {
-    const { id, dbHost: host, dbPort: port, dbUser: user } = tenant;
-    try {
-      return deps.envelope.open(sealed, { id, host, port, user });
-    } catch (error) {
-      throw unusable(id, 'password', error);
-    }
-  }
-
-  function openIfPossible(tenant: TenantRecord, sealed: string): string | undefined {
-    try {
-      return openPassword(tenant, sealed);
-    } catch {
-      return undefined;
-    }
-  }
-
-  /** For what no retry mends: it is logged as an error here, and the client learns only that it must wait. */
+  /** For a fault that no retry mends: it is logged as an error, and the client learns only that it must wait. */
   function unusable(tenantId: string, step: string, cause: unknown): AppError {
     deps.onError(cause, { tenantId, step });
     return new AppError('unavailable', { retryAfter: RETRY_AFTER_MISCONFIGURATION, cause });
@@ -264,8 +216,8 @@ export function createTenantPools(deps: TenantPoolDeps): TenantPools {
 
     async probe(tenantId) {
       const tenant = admitted(await directory.find(tenantId));
-      const settings = settingsOf(tenant);
-      await deps.probe(settings, changingPassword(tenant, settings.password));
+      const settings = credentials.settingsOf(tenant);
+      await deps.probe(settings, credentials.changingPassword(tenant, settings.password));
     },
 
     inspect,
@@ -290,7 +242,7 @@ export function createTenantPools(deps: TenantPoolDeps): TenantPools {
   };
 }
 
-/** @throws AppError `tenant-suspended`, or `forbidden` where there is no such tenant any more */
+/** @throws AppError `tenant-suspended`, or `forbidden` if there is no such tenant any more */
 export function admitted(tenant: TenantRecord | undefined): TenantRecord {
   if (tenant?.active) return tenant;
   if (tenant?.status === 'suspended') throw new AppError('tenant-suspended');

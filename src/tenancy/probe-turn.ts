@@ -1,7 +1,7 @@
 // When a breaker's probe may connect: probes that a server never answered count as connections to it until a look says that
 // they are gone, and must not take the slots of the tenants one after the other while the server hangs.
 import { DatabaseFault } from '../../db/errors.js';
-import type { Governor } from './governor.js';
+import type { Governor } from './governor-types.js';
 
 /** The tenant under which probes take their slots. */
 export const PROBES = 'probe';

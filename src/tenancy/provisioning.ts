@@ -5,7 +5,7 @@ import type { Kysely } from 'kysely';
 import { randomUUID } from 'node:crypto';
 import type { AuditOrigin } from '../../db/audit.js';
 import { deleteRequestKeysOf, IDEMPOTENCY_CONSTRAINT } from '../../db/central/idempotency-keys.js';
-import type { LimitChanges, PoolOptionChanges, Registry } from '../../db/central/schema.js';
+import type { Registry } from '../../db/central/schema.js';
 import { claimStandby, registerTenant, type TenantToBe } from '../../db/central/standby.js';
 import { deleteTenantRow } from '../../db/central/tenant-states.js';
 import { findTenant, TENANT_SLUG_CONSTRAINT, type TenantRecord } from '../../db/central/tenants.js';
@@ -21,11 +21,13 @@ import { tenantMigrations } from '../../db/tenant/migrations/index.js';
 import { insertFirstAdmin } from '../../db/tenant/users.js';
 import { confirmOperator } from '../auth/operator.js';
 import { AppError } from '../errors.js';
-import { createEarlierRequests, type GivenKey } from './earlier-requests.js';
+import { createEarlierRequests } from './earlier-requests.js';
 import type { Envelope } from './envelope.js';
 import { newDatabaseName, newDatabasePassword, newTenantId, TENANT_SCRAM_ITERATIONS } from './ids.js';
 import type { TenantLocks } from './locks.js';
+import { makingFailure, type Settled } from './making-outcome.js';
 import { activate, type Making } from './making.js';
+import type { NewTenant } from './new-tenant.js';
 import type { Precedence } from './precedence.js';
 import type { ChosenPlace, PlaceWish } from './placement.js';
 import type { Provisioners } from './provisioners.js';
@@ -33,24 +35,7 @@ import type { Reconciler } from './reconciler.js';
 import { standbyMark } from './standby.js';
 import { templateName } from './template.js';
 
-/** What a new tenant starts with. */
-export interface NewTenant {
-  readonly name: string;
-  readonly slug: string;
-  readonly poolOptions: PoolOptionChanges;
-  readonly limits?: LimitChanges | undefined;
-  /** Where it is to stand; left out, anywhere. */
-  readonly wish?: PlaceWish;
-  /** The Idempotency-Key that the request came with. */
-  readonly requestKey?: GivenKey | undefined;
-  readonly admin: {
-    readonly email: string;
-    /** Awaited when it is needed: it is made beside the database. */
-    readonly passwordHash: string | Promise<string>;
-    readonly firstName: string;
-    readonly lastName: string;
-  };
-}
+export type { NewTenant } from './new-tenant.js';
 
 export interface Provisioning {
   /**
@@ -213,7 +198,7 @@ export function createProvisioning(deps: ProvisioningDeps): Provisioning {
       if (error instanceof AppError) throw error;
       // Without an answer to the first step there may be a row, now or in a moment.
       const unknown = at.step === 'register' && error instanceof DatabaseFault;
-      throw failed(at.step, own?.id, unknown ? 'unknown' : settled, error);
+      throw makingFailure(at.step, own?.id, unknown ? 'unknown' : settled, error);
     }
   }
 
@@ -272,18 +257,4 @@ export function createProvisioning(deps: ProvisioningDeps): Provisioning {
   }
 
   return { create: (input, origin) => deps.precedence.run(() => createNow(input, origin)) };
-}
-
-/** What became of a tenant whose making failed; `half` when a part of it could not be undone yet. */
-type Settled = 'undone' | 'half' | 'unknown';
-
-function failed(step: ProvisioningStep, id: string | undefined, settled: Settled, cause: unknown): AppError {
-  const outcomes: Readonly<Record<Settled, string>> = {
-    undone: '. Everything was undone: the same request can be sent again.',
-    half: `, and not all of it could be undone. DELETE /tenants/${id ?? ''} finishes that, and so does the service by itself.`,
-    unknown:
-      ', and its outcome is not known. The service finishes or undoes it by itself: send the same request again.',
-  };
-  const detail = `Making the tenant failed at the step "${step}"${outcomes[settled]}`;
-  return new AppError('provisioning-failed', { detail, retryAfter: 5, cause });
 }

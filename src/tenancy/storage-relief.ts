@@ -3,7 +3,7 @@
 import type { Kysely } from 'kysely';
 import { databaseSizes } from '../../db/cluster.js';
 import type { Registry, StoredLimits } from '../../db/central/schema.js';
-import { listStorageLimits, type StorageLimitRow } from '../../db/central/tenants.js';
+import { listStorageLimits, type StorageLimitRow } from '../../db/central/tenant-worklists.js';
 import { listTableRows, rewriteTable } from '../../db/tenant/space.js';
 import { limitsInForce } from './limits.js';
 import type { Provisioners } from './provisioners.js';

@@ -8,7 +8,8 @@ import { newId } from '../../db/ids.js';
 import { migrateToLatest } from '../../db/migrator.js';
 import { tenantMigrations } from '../../db/tenant/migrations/index.js';
 import type { TenantDatabase } from '../../db/tenant/schema.js';
-import { insertUser, setRoles } from '../../db/tenant/users.js';
+import { setRoles } from '../../db/tenant/user-roles.js';
+import { insertUser } from '../../db/tenant/users.js';
 import { permissions } from '../../src/auth/permissions.js';
 import {
   ADMIN,

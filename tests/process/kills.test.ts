@@ -13,14 +13,8 @@ import { findOperatorByEmail, insertOperator } from '../../db/central/operators.
 import type { Registry, TenantStatus } from '../../db/central/schema.js';
 import { listUnfinishedRotations } from '../../db/central/passwords.js';
 import { listStandby } from '../../db/central/standby.js';
-import {
-  findTenant,
-  findTenantBySlug,
-  listProvisionedTenants,
-  listRestoringTenants,
-  listUnfinishedTenants,
-  type TenantRecord,
-} from '../../db/central/tenants.js';
+import { listRestoringTenants, listUnfinishedTenants } from '../../db/central/tenant-worklists.js';
+import { findTenant, findTenantBySlug, listProvisionedTenants, type TenantRecord } from '../../db/central/tenants.js';
 import type { ConnectionSettings, DatabaseHandle } from '../../db/client.js';
 import { findMarks } from '../../db/marks.js';
 import { scramVerifier } from '../../db/scram.js';

@@ -1,0 +1,82 @@
+// Queries on the roles that a tenant's users hold, and on what those roles permit.
+import { sql, type ExpressionBuilder, type RawBuilder, type Transaction } from 'kysely';
+import type { TenantDatabase } from './schema.js';
+
+/** Keeps the roles of these names from being changed or removed until the transaction ends. Returns those that exist. */
+export async function keepRoles(
+  trx: Transaction<TenantDatabase>,
+  names: readonly string[],
+): Promise<readonly { readonly id: string; readonly name: string }[]> {
+  return trx
+    .selectFrom('roles')
+    .select(['id', 'name'])
+    .where('name', '=', sql<string>`any(${names})`)
+    .forKeyShare()
+    .execute();
+}
+
+/** Makes `roles` the roles that a user holds. Returns the names that no role of the tenant has; if any, nothing was changed. */
+export async function setRoles(
+  trx: Transaction<TenantDatabase>,
+  userId: string,
+  roles: readonly string[],
+): Promise<readonly string[]> {
+  const known = await keepRoles(trx, roles);
+  const unknown = roles.filter((name) => !known.some((role) => role.name === name));
+  if (unknown.length > 0) return unknown;
+  await trx.deleteFrom('user_roles').where('user_id', '=', userId).execute();
+  if (known.length > 0) {
+    await trx
+      .insertInto('user_roles')
+      .values(known.map((role) => ({ user_id: userId, role_id: role.id })))
+      .execute();
+  }
+  return [];
+}
+
+/**
+ * Takes the lock under which the set of active admins may shrink. Without it two transactions could each remove one of
+ * the last two, because each still sees the other's. FOR NO KEY UPDATE, because FOR UPDATE could deadlock with the foreign
+ * key check of a role that is being assigned, which comes after the lock on the user.
+ */
+export async function lockAdmins(trx: Transaction<TenantDatabase>): Promise<void> {
+  await trx.selectFrom('roles').select('id').where('name', '=', 'admin').forNoKeyUpdate().execute();
+}
+
+/** How many active admins the tenant has, as this transaction sees it. */
+export async function countActiveAdmins(trx: Transaction<TenantDatabase>): Promise<number> {
+  const { count } = await trx
+    .selectFrom('users')
+    .innerJoin('user_roles', 'user_roles.user_id', 'users.id')
+    .innerJoin('roles', 'roles.id', 'user_roles.role_id')
+    .select((eb) => eb.fn.countAll<string>().as('count'))
+    .where('roles.name', '=', 'admin')
+    .where('users.active', '=', true)
+    .executeTakeFirstOrThrow();
+  return Number(count);
+}
+
+/** A user's role names in alphabetical order, as one column. */
+export function rolesOfUser(
+  eb: ExpressionBuilder<TenantDatabase, 'users'>,
+): ReturnType<RawBuilder<string[]>['as']> & { alias: 'roles' } {
+  return sql<string[]>`array(${eb
+    .selectFrom('user_roles')
+    .innerJoin('roles', 'roles.id', 'user_roles.role_id')
+    .select('roles.name')
+    .whereRef('user_roles.user_id', '=', 'users.id')
+    .orderBy('roles.name')})`.as('roles') as never;
+}
+
+/** The permissions of a user's roles together, each once, as one column. */
+export function permissionsOfUser(
+  eb: ExpressionBuilder<TenantDatabase, 'users'>,
+): ReturnType<RawBuilder<string[]>['as']> & { alias: 'permissions' } {
+  return sql<string[]>`array(${eb
+    .selectFrom('user_roles')
+    .innerJoin('role_permissions', 'role_permissions.role_id', 'user_roles.role_id')
+    .select('role_permissions.permission')
+    .distinct()
+    .whereRef('user_roles.user_id', '=', 'users.id')
+    .orderBy('role_permissions.permission')})`.as('permissions') as never;
+}

@@ -1,0 +1,112 @@
+// The shapes of a tenant in requests and answers.
+import { z } from 'zod';
+import { tenantSorts, type TenantRecord } from '../db/central/tenants.js';
+import type { Config } from '../src/config/index.js';
+import { tenantStatuses } from '../src/tenancy/lifecycle.js';
+import { forEachLimit, limitsInForce, limitsShown } from '../src/tenancy/limits.js';
+import { poolLimits } from '../src/tenancy/pool-options.js';
+import { listQuery } from './lists.js';
+import { answerId, email, id, newPassword, patchOf, slug, text, timestamp } from './schemas.js';
+
+const PoolOptions = z.object({
+  max: z.number(),
+  acquireTimeout: z.number(),
+  timeout: z.number(),
+  idleTimeoutMillis: z.number(),
+});
+
+const LimitsAnswer = z.object(forEachLimit(() => z.number().nullable()));
+
+export const TenantAnswer = z.object({
+  id: answerId,
+  name: z.string(),
+  slug: z.string(),
+  clusterId: answerId.nullable().meta({ description: 'The cluster that its database stands on.' }),
+  status: z.enum(tenantStatuses),
+  active: z.boolean(),
+  poolOptions: PoolOptions.meta({ description: 'As they are in force: connections, and ms.' }),
+  limits: LimitsAnswer.meta({
+    description: 'As they are in force: a second, connections, ms, and bytes; null is not limited.',
+  }),
+  schemaVersion: z.string(),
+  deletedAt: timestamp.nullable(),
+  purgeAfter: timestamp.nullable().meta({ description: 'Until then a deleted tenant can be restored.' }),
+  createdAt: timestamp,
+  updatedAt: timestamp,
+});
+
+const name = text(200);
+
+/** Checked by rules of its own (422), not by the request's (400): the setting is wrong, not the request. */
+const poolOptions = z.record(z.string(), z.unknown()).meta({
+  description:
+    'Whole numbers: max (1–100 connections), acquireTimeout (100–60,000 ms), timeout (100–600,000 ms), idleTimeoutMillis (100–3,600,000 ms). What is left out stays as it is, or has the default in a new tenant; null gives the default back.',
+});
+
+/** Checked like `poolOptions`. */
+const limits = z.record(z.string(), z.unknown()).meta({
+  description:
+    'Whole numbers: requestsPerSecond (1–100,000), connections (1–400), statementTimeout (100–600,000 ms), users (1–1,000,000), products (1–100,000,000), storageBytes (1,048,576–2^50). What is left out stays as it is, or has the default in a new tenant; null gives the default back.',
+});
+
+/** PostgreSQL counts bytes. */
+const databaseName = text(63).refine((name) => Buffer.byteLength(name) <= 63, 'must be at most 63 bytes long');
+
+const adopt = z.strictObject({ clusterId: id, database: databaseName }).meta({
+  description:
+    'A database that is there already, which becomes the tenant’s: it must belong to the cluster’s provisioner.',
+});
+
+export const CreateTenantBody = z.strictObject({
+  name,
+  slug: slug.optional().meta({ description: 'Made from the name where it is left out.' }),
+  admin: z.strictObject({ email, password: newPassword, firstName: text(100), lastName: text(100) }),
+  poolOptions: poolOptions.optional(),
+  limits: limits.optional(),
+  region: text(100).optional().meta({ description: 'Of the cluster that its database is made on.' }),
+  clusterId: id
+    .optional()
+    .meta({ description: 'The cluster that its database is made on; left out, the least loaded.' }),
+  adopt: adopt.optional(),
+});
+
+export const PatchTenantBody = patchOf({ name, slug, poolOptions, limits, active: z.boolean() }, {});
+
+/** Other headers are ignored. */
+export const CreateTenantHeaders = z.looseObject({
+  'idempotency-key': z
+    .string()
+    .regex(/^[\x21-\x7e]{1,200}$/, 'must be 1 to 200 visible ASCII characters')
+    .optional()
+    .meta({ description: 'A request that is sent again with its key, within 24 h, makes no second tenant.' }),
+});
+
+export const TenantsQuery = listQuery(tenantSorts, {
+  search: text(200).optional().meta({ description: 'Looks into name and slug.' }),
+  status: z.enum(tenantStatuses).optional(),
+});
+
+/** A tenant with the settings that are in force for it. */
+export function tenantAnswer(
+  tenant: TenantRecord,
+  { tenants }: Pick<Config, 'tenants'>,
+): z.output<typeof TenantAnswer> {
+  const { id, name, slug, clusterId, status, active, schemaVersion, deletedAt, createdAt, updatedAt } = tenant;
+  const purgeAfter = deletedAt && new Date(Date.parse(deletedAt) + tenants.deletionGrace).toISOString();
+  const limits = limitsInForce(tenant.limits, tenants.limits);
+  return {
+    id,
+    name,
+    slug,
+    clusterId,
+    status,
+    active,
+    poolOptions: poolLimits(tenant.poolOptions, tenants.pool, limits),
+    limits: limitsShown(limits),
+    schemaVersion,
+    deletedAt,
+    purgeAfter,
+    createdAt,
+    updatedAt,
+  };
+}
