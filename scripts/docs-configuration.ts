@@ -1,4 +1,4 @@
-// Writes the table of variables in docs/configuration.md from src/config.ts, where they are defined.
+// Writes the table of variables in docs/reference/configuration.md from src/config.ts, where they are defined.
 // Usage: npx tsx scripts/docs-configuration.ts
 import { readFile, writeFile } from 'node:fs/promises';
 import path from 'node:path';
@@ -6,7 +6,7 @@ import { variables, type Variable } from '../src/config.js';
 import { fileVariableOf } from '../src/secret-files.js';
 
 /** The page that the table stands on. */
-export const CONFIGURATION_PAGE = path.resolve(import.meta.dirname, '../docs/configuration.md');
+export const CONFIGURATION_PAGE = path.resolve(import.meta.dirname, '../docs/reference/configuration.md');
 
 const BEGIN = '<!-- variables: written by scripts/docs-configuration.ts -->';
 const END = '<!-- end of variables -->';

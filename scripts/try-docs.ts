@@ -61,7 +61,7 @@ export const SLOW_COMMANDS: Readonly<Record<string, () => Promise<void>>> = {
 
 /** What a page promises beyond its commands. */
 const FURTHER: Readonly<Record<string, () => Promise<void>>> = {
-  'docs/adding-a-resource.md: lint, and the tests that look at every file and route': async () => {
+  'docs/inside/adding-a-resource.md: lint, and the tests that look at every file and route': async () => {
     const source = await copySource();
     try {
       const files = await addResource(source.folder);

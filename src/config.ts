@@ -1,5 +1,5 @@
 // The environment, read once into one frozen, typed Config. This is the sole reader of process.env. Each variable stands
-// here with its meaning, unit and default; docs/configuration.md is the same table, and a test keeps the two equal.
+// here with its meaning, unit and default; docs/reference/configuration.md is the same table, and a test keeps the two equal.
 import { KeyObject, X509Certificate } from 'node:crypto';
 import { availableParallelism } from 'node:os';
 import { readFileSync } from 'node:fs';

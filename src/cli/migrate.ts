@@ -7,7 +7,7 @@ import { createLogger } from '../logging.js';
 const HELP = `Usage: npm run migrate
 
 Brings the registry, the template database and every tenant's database to the newest schema. Safe to repeat, and to run
-while the service runs. Reads the same environment as the service (docs/configuration.md). Exits with 1 where a database
+while the service runs. Reads the same environment as the service (docs/reference/configuration.md). Exits with 1 where a database
 could not be migrated; the others are then done.
 `;
 

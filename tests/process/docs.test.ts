@@ -43,7 +43,7 @@ const RUN_BY: Readonly<Record<string, { readonly file: string; readonly words: r
 const NEEDS_ENGINE =
   'a Docker engine; tests/unit/containers.test.ts reads the files, tests/process/topology.test.ts runs the same processes';
 
-/** Commands that nothing runs, and why. Keep it short: docs/deployment.md says so to the reader. */
+/** Commands that nothing runs, and why. Keep it short: docs/guide/deploy.md says so to the reader. */
 const NOT_RUN: Readonly<Record<string, string>> = {
   'docker compose up --build --detach': NEEDS_ENGINE,
   'docker compose run --rm bootstrap && docker compose up --detach --no-deps replica-1 replica-2': NEEDS_ENGINE,
@@ -60,8 +60,8 @@ const NOT_RUN: Readonly<Record<string, string>> = {
 
 /** One loop over two servers, and no command a line. */
 function backup(): Block {
-  const [found] = shellBlocksOf('docs/deployment.md').filter(({ text }) => text.includes('pg_dumpall'));
-  if (!found) throw new Error('docs/deployment.md has no pg_dumpall');
+  const [found] = shellBlocksOf('docs/guide/deploy.md').filter(({ text }) => text.includes('pg_dumpall'));
+  if (!found) throw new Error('docs/guide/deploy.md has no pg_dumpall');
   return found;
 }
 
@@ -104,22 +104,22 @@ afterAll(() => source.remove());
 describe('npm start, from a terminal', () => {
   for (const { text } of WALK) runHere.add(text);
   const api = [
-    block('docs/api.md', '/docs/json'),
-    block('docs/api.md', '/auth/login'),
-    block('docs/api.md', '/products?limit'),
-    block('docs/pools.md', '/pools?limit'),
-    block('docs/pools.md', '/health/ready'),
-    block('docs/redis.md', '/pools?limit=1'),
-    block('docs/limits.md', '/usage'),
-    block('docs/clusters.md', '/clusters?limit'),
-    block('docs/audit.md', '/audit?action'),
-    block('docs/keys.md', '/encryption'),
-    block('docs/provisioning.md', 'idempotency-key'),
+    block('docs/reference/api.md', '/docs/json'),
+    block('docs/reference/api.md', '/auth/login'),
+    block('docs/reference/api.md', '/products?limit'),
+    block('docs/inside/pools.md', '/pools?limit'),
+    block('docs/inside/pools.md', '/health/ready'),
+    block('docs/guide/redis.md', '/pools?limit=1'),
+    block('docs/reference/limits.md', '/usage'),
+    block('docs/guide/clusters.md', '/clusters?limit'),
+    block('docs/guide/audit.md', '/audit?action'),
+    block('docs/guide/keys.md', '/encryption'),
+    block('docs/inside/provisioning.md', 'idempotency-key'),
     // Behind the others: it ends the session that they need.
-    block('docs/sessions.md', '/auth/refresh'),
+    block('docs/inside/sessions.md', '/auth/refresh'),
     // The last ones: they end with the tenant.
-    block('docs/lifecycle.md', '/suspend'),
-    block('docs/lifecycle.md', '/purge'),
+    block('docs/guide/lifecycle.md', '/suspend'),
+    block('docs/guide/lifecycle.md', '/purge'),
   ];
 
   it(
@@ -162,7 +162,7 @@ const needed = (['psql', 'setsid', 'openssl'] as const).filter(isMissing);
 const skipped = needed.length === 0 ? '' : ` (skipped: there is no ${needed.join(', ')})`;
 
 describe.skipIf(needed.length > 0)(`a server of one’s own, over TLS${skipped}`, () => {
-  const fromNothing = block('docs/configuration.md', 'cat > tenantry.env');
+  const fromNothing = block('docs/reference/configuration.md', 'cat > tenantry.env');
   const again = block('README.md', 'deploy/bootstrap.sh');
   const superuserPassword = randomBytes(16).toString('hex');
   let home: string;
@@ -238,7 +238,7 @@ describe.skipIf(needed.length > 0)(`a server of one’s own, over TLS${skipped}`
   }
 
   it(
-    'carries the production start of docs/configuration.md, with every connection checked and encrypted',
+    'carries the production start of docs/reference/configuration.md, with every connection checked and encrypted',
     LONG,
     async () => {
       const terminal = await startScript(here(fromNothing.text), LISTENS, where(), STARTED_WITHIN);
@@ -296,14 +296,14 @@ function makeCertificate(key: string, certificate: string): void {
   execFileSync('openssl', ['req', ...kind, ...subject, '-keyout', key, '-out', certificate], { stdio: 'pipe' });
 }
 
-describe('docs/deployment.md', () => {
-  const makeEnv = command('docs/deployment.md', 'deploy/make-env.sh');
+describe('docs/guide/deploy.md', () => {
+  const makeEnv = command('docs/guide/deploy.md', 'deploy/make-env.sh');
   const show = command(
-    'docs/deployment.md',
+    'docs/guide/deploy.md',
     'grep ^OPERATOR_EMAIL deploy/tenantry.env && cat deploy/secrets/operator_password',
   );
   const check = command(
-    'docs/deployment.md',
+    'docs/guide/deploy.md',
     'HAPROXY_BIND=:8080 REPLICA_1=127.0.0.1:3001 REPLICA_2=127.0.0.1:3002 haproxy -c -f deploy/haproxy.cfg',
   );
 
@@ -319,7 +319,7 @@ describe('docs/deployment.md', () => {
 
   it('names services to docker compose that it has', () => {
     const { services } = parse(readFileSync(path.join(ROOT, 'docker-compose.yml'), 'utf8')) as { services: object };
-    const text = shellBlocksOf('docs/deployment.md').flatMap(commandsIn).join('\n');
+    const text = shellBlocksOf('docs/guide/deploy.md').flatMap(commandsIn).join('\n');
     const named = [...text.matchAll(/docker compose (?:up|run)((?: --?[\w-]+)*)((?: [a-z][\w-]*)*)/g)].flatMap(
       ([, , names = '']) => names.split(' ').filter((name) => name !== ''),
     );
@@ -330,9 +330,9 @@ describe('docs/deployment.md', () => {
   });
 });
 
-describe('docs/keys.md', () => {
-  const make = block('docs/keys.md', 'openssl genpkey');
-  const [, other = ''] = /`(-algorithm EC [^`]+)`/.exec(readPage('docs/keys.md')) ?? [];
+describe('docs/guide/keys.md', () => {
+  const make = block('docs/guide/keys.md', 'openssl genpkey');
+  const [, other = ''] = /`(-algorithm EC [^`]+)`/.exec(readPage('docs/guide/keys.md')) ?? [];
 
   it.skipIf(isMissing('openssl')).each([
     ['EdDSA', make.text],
@@ -348,7 +348,7 @@ describe('docs/keys.md', () => {
   });
 });
 
-describe('docs/adding-a-resource.md', () => {
+describe('docs/inside/adding-a-resource.md', () => {
   it('takes three new files and a line in each of four lists, and orders can then be made and read', LONG, async () => {
     const data = await makeDataDir();
     onTestFinished(() => data.remove());
@@ -425,10 +425,10 @@ describe('docs/adding-a-resource.md', () => {
 
 describe('--help', () => {
   const asked = [
-    command('docs/benchmark.md', 'npm run bench -- --help'),
-    command('docs/testing.md', 'npm run fuzz -- --help'),
-    command('docs/testing.md', 'npm run timing -- --help'),
-    command('docs/testing.md', 'npm run docs:try -- --help'),
+    command('docs/inside/benchmark.md', 'npm run bench -- --help'),
+    command('docs/inside/testing.md', 'npm run fuzz -- --help'),
+    command('docs/inside/testing.md', 'npm run timing -- --help'),
+    command('docs/inside/testing.md', 'npm run docs:try -- --help'),
   ];
 
   it.each(asked)('%s explains the command', LONG, async (text) => {
@@ -446,7 +446,7 @@ describe('the pages', () => {
   const inline = PAGES.flatMap((page) => inlineCodeOf(readPage(page)).map((text) => [page, text] as const));
 
   it('are all there', () => {
-    expect(PAGES).toEqual(expect.arrayContaining(['README.md', 'docs/configuration.md', 'docs/deployment.md']));
+    expect(PAGES).toEqual(expect.arrayContaining(['README.md', 'docs/reference/configuration.md', 'docs/guide/deploy.md']));
     expect(runHere.size).toBeGreaterThan(10);
   });
 

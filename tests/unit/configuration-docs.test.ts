@@ -1,4 +1,4 @@
-// docs/configuration.md: what operators read is what the code does.
+// docs/reference/configuration.md: what operators read is what the code does.
 import { randomBytes } from 'node:crypto';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
