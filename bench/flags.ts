@@ -48,7 +48,7 @@ ${scenarios.map(({ name, what }) => `                         ${name.padEnd(12)}
   --help               this text
 
 A full run takes about a quarter of an hour, five minutes of it for the first five scenarios. Nothing else should run on the
-machine meanwhile. docs/inside/benchmark.md tells how to read it.
+machine meanwhile. docs/inside/benchmark.md explains the tables.
 `;
 
 /** @throws UsageError */

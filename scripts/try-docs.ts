@@ -1,4 +1,4 @@
-// `npm run docs:try`: runs the commands of README.md and docs/*.md that take too long for `npm test`, one after the other.
+// `npm run docs:try`: runs the commands of README.md and docs/**/*.md that take too long for `npm test`, one after the other.
 // tests/process/docs.test.ts runs the others, and demands that each is in one of the two places.
 import { chmod, mkdtemp, readdir, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';

@@ -7,8 +7,8 @@ import { createLogger } from '../logging.js';
 const HELP = `Usage: npm run migrate
 
 Brings the registry, the template database and every tenant's database to the newest schema. Safe to repeat, and to run
-while the service runs. Reads the same environment as the service (docs/reference/configuration.md). Exits with 1 where a database
-could not be migrated; the others are then done.
+while the service runs. Reads the same environment as the service (docs/reference/configuration.md). Exits with 1 if a
+database could not be migrated; the others are then done.
 `;
 
 let embedded: EmbeddedCluster | undefined;

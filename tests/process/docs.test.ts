@@ -1,5 +1,5 @@
-// README.md and docs/*.md are true: every command on them is run, here or by what is named here, and whatever they name
-// exists. A command, a file or a link that is added to a page without that fails.
+// README.md and docs/**/*.md are true: every command on them is run, here or by what is named here, and whatever they name
+// exists. A command or a file that is added to a page without that fails. tests/unit/docs-links.test.ts checks the links.
 import { execFileSync } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { existsSync, readFileSync } from 'node:fs';
@@ -60,8 +60,8 @@ const NOT_RUN: Readonly<Record<string, string>> = {
 
 /** One loop over two servers, and no command a line. */
 function backup(): Block {
-  const [found] = shellBlocksOf('docs/guide/deploy.md').filter(({ text }) => text.includes('pg_dumpall'));
-  if (!found) throw new Error('docs/guide/deploy.md has no pg_dumpall');
+  const [found] = shellBlocksOf('docs/guide/operate.md').filter(({ text }) => text.includes('pg_dumpall'));
+  if (!found) throw new Error('docs/guide/operate.md has no pg_dumpall');
   return found;
 }
 
@@ -105,18 +105,18 @@ describe('npm start, from a terminal', () => {
   for (const { text } of WALK) runHere.add(text);
   const api = [
     block('docs/reference/api.md', '/docs/json'),
-    block('docs/reference/api.md', '/auth/login'),
+    block('docs/guide/signing-in.md', '/auth/login'),
     block('docs/reference/api.md', '/products?limit'),
-    block('docs/inside/pools.md', '/pools?limit'),
-    block('docs/inside/pools.md', '/health/ready'),
+    block('docs/guide/connections.md', '/pools?limit'),
+    block('docs/guide/operate.md', '/health/ready'),
     block('docs/guide/redis.md', '/pools?limit=1'),
     block('docs/reference/limits.md', '/usage'),
     block('docs/guide/clusters.md', '/clusters?limit'),
     block('docs/guide/audit.md', '/audit?action'),
     block('docs/guide/keys.md', '/encryption'),
-    block('docs/inside/provisioning.md', 'idempotency-key'),
-    // Behind the others: it ends the session that they need.
-    block('docs/inside/sessions.md', '/auth/refresh'),
+    block('docs/guide/lifecycle.md', 'idempotency-key'),
+    // After the others: it ends the session that they need.
+    block('docs/guide/signing-in.md', '/auth/refresh'),
     // The last ones: they end with the tenant.
     block('docs/guide/lifecycle.md', '/suspend'),
     block('docs/guide/lifecycle.md', '/purge'),
@@ -162,8 +162,8 @@ const needed = (['psql', 'setsid', 'openssl'] as const).filter(isMissing);
 const skipped = needed.length === 0 ? '' : ` (skipped: there is no ${needed.join(', ')})`;
 
 describe.skipIf(needed.length > 0)(`a server of one’s own, over TLS${skipped}`, () => {
-  const fromNothing = block('docs/reference/configuration.md', 'cat > tenantry.env');
-  const again = block('README.md', 'deploy/bootstrap.sh');
+  const fromNothing = block('docs/guide/start.md', 'cat > tenantry.env');
+  const again = block('docs/guide/start.md', 'deploy/bootstrap.sh   # keeps');
   const superuserPassword = randomBytes(16).toString('hex');
   let home: string;
   let server: EmbeddedCluster;
@@ -238,7 +238,7 @@ describe.skipIf(needed.length > 0)(`a server of one’s own, over TLS${skipped}`
   }
 
   it(
-    'carries the production start of docs/reference/configuration.md, with every connection checked and encrypted',
+    'carries the production start of docs/guide/start.md, with every connection checked and encrypted',
     LONG,
     async () => {
       const terminal = await startScript(here(fromNothing.text), LISTENS, where(), STARTED_WITHIN);
@@ -259,7 +259,7 @@ describe.skipIf(needed.length > 0)(`a server of one’s own, over TLS${skipped}`
     },
   );
 
-  it('carries the commands of the README a second time, with what was there kept', LONG, async () => {
+  it('carries its later start a second time, with what was there kept', LONG, async () => {
     const script = `set -a; . ./tenantry.env; . ./migration.env; set +a\n${here(again.text)}`;
     const terminal = await startScript(script, LISTENS, where(), STARTED_WITHIN);
     try {
@@ -296,7 +296,7 @@ function makeCertificate(key: string, certificate: string): void {
   execFileSync('openssl', ['req', ...kind, ...subject, '-keyout', key, '-out', certificate], { stdio: 'pipe' });
 }
 
-describe('docs/guide/deploy.md', () => {
+describe('docs/guide/deploy.md and docs/guide/operate.md', () => {
   const makeEnv = command('docs/guide/deploy.md', 'deploy/make-env.sh');
   const show = command(
     'docs/guide/deploy.md',
@@ -319,7 +319,11 @@ describe('docs/guide/deploy.md', () => {
 
   it('names services to docker compose that it has', () => {
     const { services } = parse(readFileSync(path.join(ROOT, 'docker-compose.yml'), 'utf8')) as { services: object };
-    const text = shellBlocksOf('docs/guide/deploy.md').flatMap(commandsIn).join('\n');
+    const pages = ['docs/guide/deploy.md', 'docs/guide/operate.md'];
+    const text = pages
+      .flatMap((page) => shellBlocksOf(page))
+      .flatMap(commandsIn)
+      .join('\n');
     const named = [...text.matchAll(/docker compose (?:up|run)((?: --?[\w-]+)*)((?: [a-z][\w-]*)*)/g)].flatMap(
       ([, , names = '']) => names.split(' ').filter((name) => name !== ''),
     );
@@ -446,7 +450,14 @@ describe('the pages', () => {
   const inline = PAGES.flatMap((page) => inlineCodeOf(readPage(page)).map((text) => [page, text] as const));
 
   it('are all there', () => {
-    expect(PAGES).toEqual(expect.arrayContaining(['README.md', 'docs/reference/configuration.md', 'docs/guide/deploy.md']));
+    expect(PAGES).toEqual(
+      expect.arrayContaining([
+        'README.md',
+        'docs/glossary.md',
+        'docs/guide/deploy.md',
+        'docs/reference/configuration.md',
+      ]),
+    );
     expect(runHere.size).toBeGreaterThan(10);
   });
 
@@ -487,16 +498,6 @@ describe('the pages', () => {
     const lines = everyCommand.flatMap((text) => [...text.matchAll(/\bnpm run bench(?: -- (.*))?$/g)]);
     expect(lines.length).toBeGreaterThan(5);
     for (const [, flags] of lines) expect(readFlags(flags?.split(' ') ?? [])).toBeDefined();
-  });
-
-  it.each(PAGES)('%s links to pages and headings that exist', (page) => {
-    for (const target of linksOf(readPage(page))) {
-      if (/^[a-z]+:/.test(target)) continue;
-      const [file = '', anchor] = target.split('#');
-      const to = file === '' ? page : path.posix.join(path.posix.dirname(page), file);
-      expect(existsSync(path.join(ROOT, to)), `${page}: ${target}`).toBe(true);
-      if (anchor !== undefined) expect(anchorsOf(readPage(to)), target).toContain(anchor);
-    }
   });
 
   /** What a reader makes, or the program does. */

@@ -1,15 +1,16 @@
-// docs/reference/configuration.md: what operators read is what the code does.
+// docs/reference/configuration.md and the example of docs/guide/start.md: what operators read is what the code does.
 import { randomBytes } from 'node:crypto';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { describe, expect, it, onTestFinished } from 'vitest';
-import { CONFIGURATION_PAGE, configurationTable, withTable } from '../../scripts/docs-configuration.js';
+import { CONFIGURATION_PAGE, configurationTable, withLinks, withTable } from '../../scripts/docs-configuration.js';
 import { makeTokenKey } from '../../src/auth/keyring.js';
 import { readSettings, variables } from '../../src/config.js';
 import { selfSigned } from '../support/certificate.js';
 
 const page = readFileSync(CONFIGURATION_PAGE, 'utf8');
+const start = readFileSync(path.resolve(import.meta.dirname, '../../docs/guide/start.md'), 'utf8');
 
 describe('the page on configuration', () => {
   it('has the table that the code gives; npx tsx scripts/docs-configuration.ts writes it', () => {
@@ -17,7 +18,7 @@ describe('the page on configuration', () => {
   });
 
   it('has an example that production accepts', () => {
-    const [, example = ''] = /<<END\n([\s\S]*?)\nEND/.exec(page) ?? [];
+    const [, example = ''] = /<<END\n([\s\S]*?)\nEND/.exec(start) ?? [];
     const folder = mkdtempSync(path.join(tmpdir(), 'tenantry-ca-'));
     onTestFinished(() => {
       rmSync(folder, { recursive: true });
@@ -62,6 +63,13 @@ describe('the table', () => {
   it('is the same on every machine: a default that depends on one stands there as a rule', () => {
     expect(lines.find((line) => line.includes('`HASH_CONCURRENCY`'))).toContain('| the number of cores, at most 2 |');
     expect(lines.find((line) => line.includes('`SHUTDOWN_DRAIN_MS`'))).toContain('| 5000 in production, otherwise 0 |');
+  });
+
+  it('links to the place of a page that a description names by its file name', () => {
+    expect(withLinks('See [keys.md](keys.md#make-a-key) and [limits.md](limits.md).')).toBe(
+      'See [keys](../guide/keys.md#make-a-key) and [limits](limits.md).',
+    );
+    expect(() => withLinks('[no-such.md](no-such.md)')).toThrow('not one page of docs/ is named no-such.md');
   });
 
   it('goes between its markers, and nowhere where they are not one pair', () => {
