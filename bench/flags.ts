@@ -93,7 +93,7 @@ on compare the service with itself: many tenants with one, trouble with none, a 
     flags: benchFlags(scenarios),
     notes: `
 A full run takes about a quarter of an hour, five minutes of it for the first five scenarios. Nothing else should run on the
-machine meanwhile. docs/benchmark.md explains how to read it.`,
+machine meanwhile. docs/inside/benchmark.md explains how to read it.`,
     exits: {
       0: 'measured',
       1: 'a scenario failed, or a promise that it measures was broken',

@@ -1,5 +1,5 @@
 // What an audit row is: who did what to what, when and from where. The registry and every tenant's database have the table;
-// the queries are in db/central/audit.ts and db/tenant/audit.ts, and docs/audit.md lists the actions.
+// the queries are in db/central/audit.ts and db/tenant/audit.ts, and docs/guide/audit.md lists the actions.
 //
 // To have an act audited, write its row in the transaction of the act, so that neither is there without the other:
 //

@@ -1,6 +1,6 @@
 // SQL about roles and databases of a cluster, run as its provisioner: a role that may log in, create databases and
 // create roles, and is no superuser. Each function is one idempotent or undoable step, so that a saga can be built on
-// them. The recipe is the one in docs/isolation.md.
+// them. The recipe is the one in docs/inside/isolation.md.
 import { sql, type Kysely } from 'kysely';
 import { hasSqlState } from './errors.js';
 import { changeMark } from './marks.js';
@@ -44,7 +44,7 @@ export async function createRuntimeRole(
 
 /**
  * What the sessions of a runtime role begin with, so that one which is not the service's waits and sits for no longer than
- * those. The role may lift these for itself (docs/isolation.md).
+ * those. The role may lift these for itself (docs/inside/isolation.md).
  */
 const roleBounds = {
   statement_timeout: '60s',
@@ -214,7 +214,7 @@ export interface ClusterCheck {
   readonly openDatabases: readonly string[];
 }
 
-/** What `docs/isolation.md` asks of a cluster, read from its catalogs. */
+/** What `docs/inside/isolation.md` asks of a cluster, read from its catalogs. */
 export async function checkCluster(cluster: ClusterDb): Promise<ClusterCheck> {
   const {
     rows: [role],

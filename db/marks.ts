@@ -1,5 +1,5 @@
 // Marks: the comment on a database and on its role says whose it is and in which state, so that the database itself carries
-// the evidence that decides whether it may be opened, closed or dropped (docs/provisioning.md).
+// the evidence that decides whether it may be opened, closed or dropped (docs/inside/provisioning.md).
 import { sql, type Kysely, type RawBuilder } from 'kysely';
 import { hasSqlState } from './errors.js';
 

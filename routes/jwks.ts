@@ -16,7 +16,7 @@ const Jwk = z.object({
   use: z.literal('sig'),
 });
 
-/** How long (s) the answer may be kept: a new key is here that long before it signs (docs/keys.md). */
+/** How long (s) the answer may be kept: a new key is here that long before it signs (docs/guide/keys.md). */
 const MAX_AGE = 300;
 
 export async function jwksRoutes(fastify: FastifyInstance, { config }: { config: Config }): Promise<void> {

@@ -1,4 +1,4 @@
-// `npm run docs:try`: runs the commands of README.md and docs/*.md that take too long for `npm test`, one after the other.
+// `npm run docs:try`: runs the commands of README.md and docs/**/*.md that take too long for `npm test`, one after the other.
 import { defineCommand, runCommand, UsageError } from '../src/lib/command-line.js';
 import { FURTHER_PROMISES, interruptStarted, SLOW_COMMANDS } from '../tests/support/slow-commands.js';
 import { say } from './command.js';

@@ -185,7 +185,7 @@ async function checkRegistry(config: Config, log: Logger): Promise<void> {
   });
   if (rewritable)
     log.warn(
-      `the role "${user}" of DATABASE_URL can change the registry's audit: enter with another role than the owner (docs/audit.md)`,
+      `the role "${user}" of DATABASE_URL can change the registry's audit: enter with another role than the owner (docs/guide/audit.md)`,
     );
 }
 

@@ -1,5 +1,5 @@
 // The keys that access tokens are signed and verified with: how they are written, which one signs, and what of them is
-// published. docs/keys.md says how they are made and changed.
+// published. docs/guide/keys.md says how they are made and changed.
 import {
   createPrivateKey,
   createPublicKey,

@@ -37,7 +37,7 @@ const UNHURRIED = 0.5;
 
 /**
  * How much longer than its hash took a slot then rests, for each whole by which the event loop was busier: with 0.75 three
- * times as long. Measured with `npm run bench -- --scenario flood-login` (docs/performance.md).
+ * times as long. Measured with `npm run bench -- --scenario flood-login` (docs/inside/performance.md).
  */
 const REST = 12;
 

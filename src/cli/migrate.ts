@@ -9,7 +9,7 @@ const migrateCommand = defineCommand({
   start: 'npm run migrate --',
   about: `
 Brings the registry, the template database and every tenant's database to the newest schema. Safe to repeat, and to run
-while the service runs. Reads the same environment as the service (docs/configuration.md).`,
+while the service runs. Reads the same environment as the service (docs/reference/configuration.md).`,
   flags: {},
   exits: { 0: 'all are up to date', 1: 'a database could not be migrated, and the others are done' },
 });

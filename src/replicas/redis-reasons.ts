@@ -14,7 +14,7 @@ const AWAY: Readonly<Record<string, string>> = {
   MISCONF: 'it takes no writes, because it cannot save its data',
   NOAUTH: 'it wants a password: set one in REDIS_URL',
   WRONGPASS: 'it refused the user or the password of REDIS_URL',
-  NOPERM: 'the user of REDIS_URL may not do what is needed (docs/redis.md)',
+  NOPERM: 'the user of REDIS_URL may not do what is needed (docs/guide/redis.md)',
 };
 
 /** In the answer to a script of Redis 6.2 the code stands in the middle: "ERR Error running script …: -OOM command …". */

@@ -1,4 +1,4 @@
-// The states of a tenant and what leads from one to another, as one table. docs/lifecycle.md has the picture of it.
+// The states of a tenant and what leads from one to another, as one table. docs/guide/lifecycle.md has the picture of it.
 import type { TenantStatus } from '../../db/central/schema.js';
 import { AppError } from '../errors.js';
 

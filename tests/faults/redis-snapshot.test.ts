@@ -13,7 +13,7 @@ const PROMISE = { timeout: 1_500, interval: 20 };
 
 /** Requests a minute of one address. */
 const LIMIT = 100;
-/** Beyond it, as docs/limits.md states it for two replicas. */
+/** Beyond it, as docs/reference/limits.md states it for two replicas. */
 const EXCESS = 2 * Math.max(1, Math.floor((LIMIT * 0.05) / 2)) - 1;
 /** What comes back in a time (ms). */
 const grownIn = (time: number): number => Math.ceil((time * LIMIT) / 60_000);

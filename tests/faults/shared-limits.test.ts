@@ -16,7 +16,7 @@ const env = {
   PASSWORD_BUDGET_TENANT: '100',
   REDIS_TIMEOUT_MS: '250',
 };
-/** Beyond a limit, as docs/limits.md states it, for two replicas; and what comes back while a test runs on a busy machine. */
+/** Beyond a limit, as docs/reference/limits.md states it, for two replicas; and what comes back while a test runs on a busy machine. */
 const boundOf = (limit: number): number => 2 * Math.max(1, Math.floor((limit * 0.05) / 2)) - 1;
 
 describe.skipIf(noRedis !== undefined)(`two replicas${noRedis === undefined ? '' : ` (skipped: ${noRedis})`}`, () => {

@@ -1,4 +1,4 @@
-// Keys of access tokens: the JWK Set, and a change of keys as docs/keys.md says it, one replica after the other, while
+// Keys of access tokens: the JWK Set, and a change of keys as docs/guide/keys.md says it, one replica after the other, while
 // people sign in on either and notice nothing.
 import { createPublicKey, verify, type JsonWebKey } from 'node:crypto';
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest';
@@ -80,7 +80,7 @@ const publicHalf = (text: string): string =>
     .map(({ kid, verifies }) => `${kid}:${verifies.export({ type: 'spki', format: 'der' }).toString('base64')}`)
     .join();
 
-/** Each step of docs/keys.md, as the environment of every replica. */
+/** Each step of docs/guide/keys.md, as the environment of every replica. */
 const changes: readonly { readonly what: string; readonly oldKid: string; readonly steps: readonly Environment[] }[] = [
   {
     what: 'one key for another',

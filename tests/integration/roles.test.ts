@@ -524,8 +524,8 @@ describe('a change is effective', () => {
   });
 });
 
-describe('docs/permissions.md', () => {
-  const page = readPage('docs/permissions.md');
+describe('docs/reference/permissions.md', () => {
+  const page = readPage('docs/reference/permissions.md');
   /** The rows of the table below a heading, without the head. */
   const table = (heading: string): string[] =>
     (page.split(`## ${heading}\n`)[1]?.split('\n## ')[0] ?? '')

@@ -1,5 +1,5 @@
 // Isolation as PostgreSQL enforces it, attacked: whoever has the name and the password of a tenant's role, and psql. What is
-// refused, and what PostgreSQL does not let anybody refuse. docs/isolation.md is the prose of this file.
+// refused, and what PostgreSQL does not let anybody refuse. docs/inside/isolation.md is the prose of this file.
 import { sql, type Kysely } from 'kysely';
 import { afterAll, beforeAll, describe, expect, inject, it } from 'vitest';
 import type { DatabaseHandle } from '../../db/client.js';
@@ -296,7 +296,7 @@ describe('a session of a tenant’s role', () => {
   });
 });
 
-describe('what PostgreSQL lets every role do, as docs/isolation.md says:', () => {
+describe('what PostgreSQL lets every role do, as docs/inside/isolation.md says:', () => {
   it('see the names of databases and roles, which say nothing', async () => {
     const { rows } = await sql<{ name: string; comment: string | null }>`
       select datname as name, shobj_description(oid, 'pg_database') as comment from pg_database where datname like 'tn\_%'

@@ -110,7 +110,7 @@ describe('a tenant’s role', () => {
       const { rows: versions } = await sql<{ number: number }>`
         select current_setting('server_version_num')::int as number`.execute(asProvisioner.db);
       const becoming = sql`set role ${sql.id(a.row.dbUser)}`.execute(asProvisioner.db);
-      // Of 15 docs/isolation.md says that it can: membership has no options there.
+      // Of 15 docs/inside/isolation.md says that it can: membership has no options there.
       if ((versions[0]?.number ?? 0) < 160_000) await becoming;
       else await expect(becoming).rejects.toMatchObject({ reason: DENIED });
     } finally {

@@ -1,5 +1,5 @@
-// README.md and docs/*.md are true: every command on them is run, here or by what is named here, and whatever they name
-// exists. A command, a file or a link that is added to a page without that fails.
+// README.md and docs/**/*.md are true: every command on them is run, here or by what is named here, and whatever they name
+// exists. A command or a file that is added to a page without that fails. tests/unit/docs-links.test.ts checks the links.
 import { execFileSync } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { existsSync, readFileSync } from 'node:fs';
@@ -44,7 +44,7 @@ const RUN_BY: Readonly<Record<string, { readonly file: string; readonly words: r
 const NEEDS_ENGINE =
   'a Docker engine; tests/unit/containers.test.ts reads the files, tests/process/topology.test.ts runs the same processes';
 
-/** Commands that nothing runs, and why. Keep it short: docs/deployment.md says so to the reader. */
+/** Commands that nothing runs, and why. Keep it short: docs/guide/deploy.md says so to the reader. */
 const NOT_RUN: Readonly<Record<string, string>> = {
   'docker compose up --build --detach': NEEDS_ENGINE,
   'docker compose run --rm bootstrap && docker compose up --detach --no-deps replica-1 replica-2': NEEDS_ENGINE,
@@ -61,8 +61,8 @@ const NOT_RUN: Readonly<Record<string, string>> = {
 
 /** One loop over two servers, and no command a line. */
 function backup(): Block {
-  const [found] = shellBlocksOf('docs/deployment.md').filter(({ text }) => text.includes('pg_dumpall'));
-  if (!found) throw new Error('docs/deployment.md has no pg_dumpall');
+  const [found] = shellBlocksOf('docs/guide/operate.md').filter(({ text }) => text.includes('pg_dumpall'));
+  if (!found) throw new Error('docs/guide/operate.md has no pg_dumpall');
   return found;
 }
 
@@ -105,22 +105,22 @@ afterAll(() => source.remove());
 describe('npm start, from a terminal', () => {
   for (const { text } of WALK) runHere.add(text);
   const api = [
-    block('docs/api.md', '/docs/json'),
-    block('docs/api.md', '/auth/login'),
-    block('docs/api.md', '/products?limit'),
-    block('docs/pools.md', '/pools?limit'),
-    block('docs/pools.md', '/health/ready'),
-    block('docs/redis.md', '/pools?limit=1'),
-    block('docs/limits.md', '/usage'),
-    block('docs/clusters.md', '/clusters?limit'),
-    block('docs/audit.md', '/audit?action'),
-    block('docs/keys.md', '/encryption'),
-    block('docs/provisioning.md', 'idempotency-key'),
-    // Behind the others: it ends the session that they need.
-    block('docs/sessions.md', '/auth/refresh'),
+    block('docs/reference/api.md', '/docs/json'),
+    block('docs/guide/signing-in.md', '/auth/login'),
+    block('docs/reference/api.md', '/products?limit'),
+    block('docs/guide/connections.md', '/pools?limit'),
+    block('docs/guide/operate.md', '/health/ready'),
+    block('docs/guide/redis.md', '/pools?limit=1'),
+    block('docs/reference/limits.md', '/usage'),
+    block('docs/guide/clusters.md', '/clusters?limit'),
+    block('docs/guide/audit.md', '/audit?action'),
+    block('docs/guide/keys.md', '/encryption'),
+    block('docs/guide/lifecycle.md', 'idempotency-key'),
+    // After the others: it ends the session that they need.
+    block('docs/guide/signing-in.md', '/auth/refresh'),
     // The last ones: they end with the tenant.
-    block('docs/lifecycle.md', '/suspend'),
-    block('docs/lifecycle.md', '/purge'),
+    block('docs/guide/lifecycle.md', '/suspend'),
+    block('docs/guide/lifecycle.md', '/purge'),
   ];
 
   it(
@@ -163,8 +163,8 @@ const needed = (['psql', 'setsid', 'openssl'] as const).filter(isMissing);
 const skipped = needed.length === 0 ? '' : ` (skipped: there is no ${needed.join(', ')})`;
 
 describe.skipIf(needed.length > 0)(`a server of one’s own, over TLS${skipped}`, () => {
-  const fromNothing = block('docs/configuration.md', 'cat > tenantry.env');
-  const again = block('README.md', 'deploy/bootstrap.sh');
+  const fromNothing = block('docs/guide/start.md', 'cat > tenantry.env');
+  const again = block('docs/guide/start.md', 'deploy/bootstrap.sh   # keeps');
   const superuserPassword = randomBytes(16).toString('hex');
   let home: string;
   let server: EmbeddedCluster;
@@ -239,7 +239,7 @@ describe.skipIf(needed.length > 0)(`a server of one’s own, over TLS${skipped}`
   }
 
   it(
-    'carries the production start of docs/configuration.md, with every connection checked and encrypted',
+    'carries the production start of docs/guide/start.md, with every connection checked and encrypted',
     LONG,
     async () => {
       const terminal = await startScript(here(fromNothing.text), LISTENS, where(), STARTED_WITHIN);
@@ -260,7 +260,7 @@ describe.skipIf(needed.length > 0)(`a server of one’s own, over TLS${skipped}`
     },
   );
 
-  it('carries the commands of the README a second time, with what was there kept', LONG, async () => {
+  it('carries its later start a second time, with what was there kept', LONG, async () => {
     const script = `set -a; . ./tenantry.env; . ./migration.env; set +a\n${here(again.text)}`;
     const terminal = await startScript(script, LISTENS, where(), STARTED_WITHIN);
     try {
@@ -297,14 +297,14 @@ function makeCertificate(key: string, certificate: string): void {
   execFileSync('openssl', ['req', ...kind, ...subject, '-keyout', key, '-out', certificate], { stdio: 'pipe' });
 }
 
-describe('docs/deployment.md', () => {
-  const makeEnv = command('docs/deployment.md', 'deploy/make-env.sh');
+describe('docs/guide/deploy.md and docs/guide/operate.md', () => {
+  const makeEnv = command('docs/guide/deploy.md', 'deploy/make-env.sh');
   const show = command(
-    'docs/deployment.md',
+    'docs/guide/deploy.md',
     'grep ^OPERATOR_EMAIL deploy/tenantry.env && cat deploy/secrets/operator_password',
   );
   const check = command(
-    'docs/deployment.md',
+    'docs/guide/deploy.md',
     'HAPROXY_BIND=:8080 REPLICA_1=127.0.0.1:3001 REPLICA_2=127.0.0.1:3002 haproxy -c -f deploy/haproxy.cfg',
   );
 
@@ -320,7 +320,11 @@ describe('docs/deployment.md', () => {
 
   it('names services to docker compose that it has', () => {
     const { services } = parse(readFileSync(path.join(ROOT, 'docker-compose.yml'), 'utf8')) as { services: object };
-    const text = shellBlocksOf('docs/deployment.md').flatMap(commandsIn).join('\n');
+    const pages = ['docs/guide/deploy.md', 'docs/guide/operate.md'];
+    const text = pages
+      .flatMap((page) => shellBlocksOf(page))
+      .flatMap(commandsIn)
+      .join('\n');
     const named = [...text.matchAll(/docker compose (?:up|run)((?: --?[\w-]+)*)((?: [a-z][\w-]*)*)/g)].flatMap(
       ([, , names = '']) => names.split(' ').filter((name) => name !== ''),
     );
@@ -331,9 +335,9 @@ describe('docs/deployment.md', () => {
   });
 });
 
-describe('docs/keys.md', () => {
-  const make = block('docs/keys.md', 'openssl genpkey');
-  const [, other = ''] = /`(-algorithm EC [^`]+)`/.exec(readPage('docs/keys.md')) ?? [];
+describe('docs/guide/keys.md', () => {
+  const make = block('docs/guide/keys.md', 'openssl genpkey');
+  const [, other = ''] = /`(-algorithm EC [^`]+)`/.exec(readPage('docs/guide/keys.md')) ?? [];
 
   it.skipIf(isMissing('openssl')).each([
     ['EdDSA', make.text],
@@ -349,7 +353,7 @@ describe('docs/keys.md', () => {
   });
 });
 
-describe('docs/adding-a-resource.md', () => {
+describe('docs/inside/adding-a-resource.md', () => {
   it('takes three new files and a line in each of four lists, and orders can then be made and read', LONG, async () => {
     const data = await makeDataDir();
     onTestFinished(() => data.remove());
@@ -426,10 +430,10 @@ describe('docs/adding-a-resource.md', () => {
 
 describe('--help', () => {
   const asked = [
-    command('docs/benchmark.md', 'npm run bench -- --help'),
-    command('docs/testing.md', 'npm run fuzz -- --help'),
-    command('docs/testing.md', 'npm run timing -- --help'),
-    command('docs/testing.md', 'npm run docs:try -- --help'),
+    command('docs/inside/benchmark.md', 'npm run bench -- --help'),
+    command('docs/inside/testing.md', 'npm run fuzz -- --help'),
+    command('docs/inside/testing.md', 'npm run timing -- --help'),
+    command('docs/inside/testing.md', 'npm run docs:try -- --help'),
   ];
 
   it.each(asked)('%s explains the command', LONG, async (text) => {
@@ -447,7 +451,14 @@ describe('the pages', () => {
   const inline = PAGES.flatMap((page) => inlineCodeOf(readPage(page)).map((text) => [page, text] as const));
 
   it('are all there', () => {
-    expect(PAGES).toEqual(expect.arrayContaining(['README.md', 'docs/configuration.md', 'docs/deployment.md']));
+    expect(PAGES).toEqual(
+      expect.arrayContaining([
+        'README.md',
+        'docs/glossary.md',
+        'docs/guide/deploy.md',
+        'docs/reference/configuration.md',
+      ]),
+    );
     expect(runHere.size).toBeGreaterThan(10);
   });
 
@@ -488,16 +499,6 @@ describe('the pages', () => {
     const lines = everyCommand.flatMap((text) => [...text.matchAll(/\bnpm run bench(?: -- (.*))?$/g)]);
     expect(lines.length).toBeGreaterThan(5);
     for (const [, flags] of lines) expect(readFlags(scenarios, flags?.split(' ') ?? [])).toBeDefined();
-  });
-
-  it.each(PAGES)('%s links to pages and headings that exist', (page) => {
-    for (const target of linksOf(readPage(page))) {
-      if (/^[a-z]+:/.test(target)) continue;
-      const [file = '', anchor] = target.split('#');
-      const to = file === '' ? page : path.posix.join(path.posix.dirname(page), file);
-      expect(existsSync(path.join(ROOT, to)), `${page}: ${target}`).toBe(true);
-      if (anchor !== undefined) expect(anchorsOf(readPage(to)), target).toContain(anchor);
-    }
   });
 
   /** What a reader makes, or the program does. */

@@ -18,7 +18,7 @@ const CLIENTS = 12;
 
 /** Requests a minute of one address. */
 const LIMIT = 100;
-/** Beyond it, as docs/limits.md states it for two replicas. */
+/** Beyond it, as docs/reference/limits.md states it for two replicas. */
 const EXCESS = 2 * Math.max(1, Math.floor((LIMIT * 0.05) / 2)) - 1;
 const grownSince = (time: number): number => Math.ceil(((performance.now() - time) * LIMIT) / 60_000);
 

@@ -173,7 +173,7 @@ describe.skipIf(skipped !== '')(`two replicas behind HAProxy${skipped}`, () => {
     });
   });
 
-  it('carries the walk of the README, as docs/deployment.md says', async () => {
+  it('carries the walk of the README, as docs/guide/deploy.md says', async () => {
     expect(await walkReadme(topology.url, topology.operator)).toContain('"name":"Wayne Enterprises"');
   });
 

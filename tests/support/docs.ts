@@ -1,5 +1,5 @@
-// What README.md and docs/*.md say that can be tried: their code blocks, links, and the commands and files that they name.
-import { readdirSync, readFileSync } from 'node:fs';
+// What README.md and docs/**/*.md say that can be tried: their code blocks, links, and the commands and files that they name.
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 
 export const ROOT = path.resolve(import.meta.dirname, '../..');
@@ -7,9 +7,10 @@ export const ROOT = path.resolve(import.meta.dirname, '../..');
 /** The pages, from the root. */
 export const PAGES: readonly string[] = [
   'README.md',
-  ...readdirSync(path.join(ROOT, 'docs'))
+  ...readdirSync(path.join(ROOT, 'docs'), { recursive: true, encoding: 'utf8' })
     .filter((name) => name.endsWith('.md'))
-    .map((name) => `docs/${name}`),
+    .map((name) => path.posix.join('docs', name.replaceAll(path.sep, '/')))
+    .toSorted(),
 ];
 
 export interface Block {
@@ -77,6 +78,17 @@ export function linksOf(markdown: string): string[] {
       .replaceAll(/`[^`]+`/g, '')
       .matchAll(/\]\(([^)\s]+)\)/g),
   ].map(([, target = '']) => target);
+}
+
+/** The relative links of a page that lead to no file, or to no heading of their page. @param page from the root */
+export function brokenLinks(page: string, markdown: string = readPage(page)): string[] {
+  return linksOf(markdown).filter((target) => {
+    if (/^[a-z]+:/.test(target)) return false;
+    const [file = '', anchor] = target.split('#');
+    const to = file === '' ? page : path.posix.join(path.posix.dirname(page), file);
+    if (to !== page && !existsSync(path.join(ROOT, to))) return true;
+    return anchor !== undefined && !anchorsOf(to === page ? markdown : readPage(to)).includes(anchor);
+  });
 }
 
 /** What a heading is called in a link, as GitHub and most others make it. */

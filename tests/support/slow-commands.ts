@@ -1,4 +1,4 @@
-// The commands of README.md and docs/*.md that take too long for `npm test`, and what tries each: `npm run docs:try` does.
+// The commands of README.md and docs/**/*.md that take too long for `npm test`, and what tries each: `npm run docs:try` does.
 // tests/process/docs.test.ts runs the others, and demands that each is in one of the two places.
 import { chmod, mkdtemp, readdir, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -66,7 +66,7 @@ export const SLOW_COMMANDS: Readonly<Record<string, () => Promise<void>>> = {
 
 /** What a page promises beyond its commands. */
 export const FURTHER_PROMISES: Readonly<Record<string, () => Promise<void>>> = {
-  'docs/adding-a-resource.md: lint, and the tests that look at every file and route': async () => {
+  'docs/inside/adding-a-resource.md: lint, and the tests that look at every file and route': async () => {
     const source = await copySource();
     try {
       const files = await addResource(source.folder);

@@ -49,7 +49,7 @@ export async function copySource(): Promise<SourceCopy> {
 }
 
 /**
- * Does to a copy what docs/adding-a-resource.md says: a block whose introduction names a file behind "Its line in" or "One
+ * Does to a copy what docs/inside/adding-a-resource.md says: a block whose introduction names a file behind "Its line in" or "One
  * line in" goes into that file's list, any other one is the file.
  *
  * @returns the files that were made or changed
@@ -57,9 +57,9 @@ export async function copySource(): Promise<SourceCopy> {
  */
 export async function addResource(folder: string): Promise<string[]> {
   const touched: string[] = [];
-  for (const block of blocksOf('docs/adding-a-resource.md')) {
+  for (const block of blocksOf('docs/inside/adding-a-resource.md')) {
     const file = /`([\w./-]+\.ts)`/.exec(block.intro)?.[1];
-    if (file === undefined) throw new Error(`docs/adding-a-resource.md names no file for:\n${block.text}`);
+    if (file === undefined) throw new Error(`docs/inside/adding-a-resource.md names no file for:\n${block.text}`);
     const target = path.join(folder, file);
     if (/(?:Its|One) line\b/.test(block.intro)) {
       await writeFile(target, withLine(await readFile(target, 'utf8'), block));

@@ -1,11 +1,11 @@
-// docs/audit.md: the list of actions on the page is the list in the code, and so are the reasons of a refused sign-in.
+// docs/guide/audit.md: the list of actions on the page is the list in the code, and so are the reasons of a refused sign-in.
 import { readFileSync } from 'node:fs';
 import path from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { auditActions } from '../../db/audit.js';
 
 const ROOT = path.resolve(import.meta.dirname, '../..');
-const page = readFileSync(path.join(ROOT, 'docs/audit.md'), 'utf8');
+const page = readFileSync(path.join(ROOT, 'docs/guide/audit.md'), 'utf8');
 const [, section = ''] = /^## What is audited$(.*?)^## /ms.exec(page) ?? [];
 
 /** What stands in backquotes in the first cell of each row. */

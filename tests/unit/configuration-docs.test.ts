@@ -1,4 +1,4 @@
-// docs/configuration.md: its tables of variables are those of the code, and its example starts.
+// docs/reference/configuration.md and the example of docs/guide/start.md: what operators read is what the code does.
 import { randomBytes } from 'node:crypto';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -7,9 +7,10 @@ import { describe, expect, it, onTestFinished } from 'vitest';
 import { makeTokenKey } from '../../src/auth/keyring.js';
 import { readSettings, variableGroups, variables } from '../../src/config/index.js';
 import { selfSigned } from '../support/certificate.js';
-import { CONFIGURATION_PAGE, configurationTables, withTables } from '../support/configuration-page.js';
+import { CONFIGURATION_PAGE, configurationTables, withLinks, withTables } from '../support/configuration-page.js';
 
 const page = readFileSync(CONFIGURATION_PAGE, 'utf8');
+const start = readFileSync(path.resolve(import.meta.dirname, '../../docs/guide/start.md'), 'utf8');
 
 describe('the page on configuration', () => {
   it('has the tables that the code gives; npm run docs:configuration writes them', () => {
@@ -17,7 +18,7 @@ describe('the page on configuration', () => {
   });
 
   it('has an example that production accepts', () => {
-    const [, example = ''] = /<<END\n([\s\S]*?)\nEND/.exec(page) ?? [];
+    const [, example = ''] = /<<END\n([\s\S]*?)\nEND/.exec(start) ?? [];
     const folder = mkdtempSync(path.join(tmpdir(), 'tenantry-ca-'));
     onTestFinished(() => {
       rmSync(folder, { recursive: true });
@@ -70,6 +71,13 @@ describe('the tables', () => {
   it('are the same on every machine: a default that depends on the machine is written as a rule', () => {
     expect(lines.find((line) => line.includes('`HASH_CONCURRENCY`'))).toContain('| the number of cores, at most 2 |');
     expect(lines.find((line) => line.includes('`SHUTDOWN_DRAIN_MS`'))).toContain('| 5000 in production, otherwise 0 |');
+  });
+
+  it('links to the place of a page that a description names by its file name', () => {
+    expect(withLinks('See [keys.md](keys.md#make-a-key) and [limits.md](limits.md).')).toBe(
+      'See [keys](../guide/keys.md#make-a-key) and [limits](limits.md).',
+    );
+    expect(() => withLinks('[no-such.md](no-such.md)')).toThrow('not one page of docs/ is named no-such.md');
   });
 
   it('go between their markers, and nowhere if the page does not have exactly one pair', () => {

@@ -1,4 +1,4 @@
-// src/tenancy/lifecycle.ts: the table of states, and the picture of it in docs/lifecycle.md.
+// src/tenancy/lifecycle.ts: the table of states, and the picture of it in docs/guide/lifecycle.md.
 import { readFileSync } from 'node:fs';
 import path from 'node:path';
 import { describe, expect, it } from 'vitest';
@@ -13,7 +13,7 @@ import {
   transitions,
 } from '../../src/tenancy/lifecycle.js';
 
-const page = readFileSync(path.resolve(import.meta.dirname, '../../docs/lifecycle.md'), 'utf8');
+const page = readFileSync(path.resolve(import.meta.dirname, '../../docs/guide/lifecycle.md'), 'utf8');
 
 /** `from --> to: act` of each arrow that has a name, and the arrows without one. */
 function arrowsOf(markdown: string): { named: string[]; bare: string[] } {

@@ -1,11 +1,11 @@
-// docs/security.md: each promise on the page names the test that tries it, and that test exists.
+// docs/guide/security.md: each promise on the page names the test that tries it, and that test exists.
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 import ts from 'typescript';
 import { describe, expect, it } from 'vitest';
 
 const ROOT = path.resolve(import.meta.dirname, '../..');
-const page = readFileSync(path.join(ROOT, 'docs/security.md'), 'utf8');
+const page = readFileSync(path.join(ROOT, 'docs/guide/security.md'), 'utf8');
 
 /** The cells of every row of the page's tables, without heads and rules. */
 function rowsOf(markdown: string): string[][] {

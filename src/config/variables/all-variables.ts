@@ -1,4 +1,4 @@
-// Every variable of the service, in the order of docs/configuration.md. To add one, add it to the file of its subject.
+// Every variable of the service, in the order of docs/reference/configuration.md. To add one, add it to the file of its subject.
 import { authVariables } from './auth-variables.js';
 import { clusterVariables } from './cluster-variables.js';
 import { databaseVariables } from './database-variables.js';

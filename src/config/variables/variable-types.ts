@@ -1,4 +1,4 @@
-// How an environment variable is described: for the parser and for docs/configuration.md.
+// How an environment variable is described: for the parser and for docs/reference/configuration.md.
 import type { z } from 'zod';
 
 /** One environment variable. */
@@ -20,7 +20,7 @@ export interface DerivedDefault {
   readonly derive: (production: boolean) => number;
 }
 
-/** Variables about one subject: one section of docs/configuration.md. */
+/** Variables about one subject: one section of docs/reference/configuration.md. */
 export interface VariableGroup {
   readonly subject: string;
   readonly variables: Readonly<Record<string, Variable>>;
