@@ -24,7 +24,7 @@ export const audit = fp(
       tenantDb: (tenantId) => app.tenantPools.database(tenantId),
       findTenant: (slugOrId) => app.tenantDirectory.findBySlugOrId(slugOrId),
       onError: (err, context) => {
-        app.log.error({ err, ...context }, 'audit rows could not be written');
+        app.log.error({ err, ...context }, 'could not write audit entries');
       },
     });
     app.decorate('audit', trail);

@@ -35,7 +35,7 @@ export const clusters = fp<{ config: Config }>(
       envelope: createEnvelope(config.encryptionKeys, 'clusters.provisioner_password'),
       default: { connection: provisioner, budget: clusterBudget },
       onError: (err) => {
-        app.log.warn({ err }, 'the clusters could not be read');
+        app.log.warn({ err }, 'could not read the clusters from the registry');
       },
     });
     // Its own, so that leases are renewed while requests use all the others, and hold none of those up while it hangs.
@@ -50,8 +50,8 @@ export const clusters = fp<{ config: Config }>(
     const budgetOf = (cluster: string): typeof clusterBudget =>
       directory.peek(placeOf(cluster))?.budget ?? clusterBudget;
     const effective = createEffectiveBudgets(budgetOf, (change) => {
-      if (change.room === undefined) app.log.info(change, 'the connection budget of a cluster is whole again');
-      else app.log.warn(change, 'a cluster has fewer connections than its budget; the budget is lowered for a while');
+      if (change.room === undefined) app.log.info(change, 'a cluster has its full connection budget again');
+      else app.log.warn(change, 'a cluster allows fewer connections than its budget: the budget is lowered for now');
     });
     const looks = createServerLooks(directory, connectTimeout, app.destinations);
     const leases = createSlotLeases({
@@ -60,7 +60,7 @@ export const clusters = fp<{ config: Config }>(
       budget: (cluster) => effective.of(cluster, budgetOf(cluster)),
       openConnections: (cluster, replica) => connectionsOf(looks, cluster, replica),
       onError: (err, context) => {
-        app.log.warn({ err, ...context }, 'the leases of connection slots could not be looked after');
+        app.log.warn({ err, ...context }, 'could not renew or release leases of connection slots');
       },
     });
     const made = createClusters(
@@ -77,7 +77,7 @@ export const clusters = fp<{ config: Config }>(
         },
       }),
       (err, context) => {
-        app.log.warn({ err, ...context }, 'could not look for connections that were cut: their slots stay in use');
+        app.log.warn({ err, ...context }, 'could not ask a server about cut connections: their slots stay in use');
       },
     );
     app.decorate('clusters', made);

@@ -25,14 +25,14 @@ export const connectionLimits = fp<{ config: Config }>(
       provisioners: app.provisioners,
       defaults: config.tenants.limits,
       onError: (err, context) => {
-        app.log.warn({ err, ...context }, 'the connection limits of roles could not be looked after');
+        app.log.warn({ err, ...context }, "could not apply the connection limits of tenants' database roles");
       },
     });
     app.decorate('applyConnectionLimit', async (tenantId: string) => {
       try {
         await within(limits.apply(tenantId), PATIENCE, () => new DatabaseFault('timeout', 'no answer'));
       } catch (err) {
-        app.log.warn({ err, tenantId }, 'the connection limit of a role is changed later');
+        app.log.warn({ err, tenantId }, "could not apply a tenant's connection limit at once; a job applies it later");
       }
     });
     app.housekeeping.add({ name: 'connection-limits', every: EVERY, run: (signal) => limits.applyAll(signal) });

@@ -45,7 +45,7 @@ export const credentials = fp<Options>(
       tell: (tenantId) => app.events.publish({ kind: 'tenant', tenantId }),
       rotateAfter: config.tenants.rotatePasswordsAfter,
       onError: (err, context) => {
-        app.log.error({ err, ...context }, 'a database password could not be changed');
+        app.log.error({ err, ...context }, "could not change the password of a tenant's database role");
       },
       ...(afterRotationStep && { afterStep: afterRotationStep }),
     });
@@ -55,7 +55,7 @@ export const credentials = fp<Options>(
     app.addHook('onReady', async () => {
       // A registry that is away must not keep the service from starting: the job tries again.
       await reencryption.begin().catch((err: unknown) => {
-        app.log.warn({ err }, 'it could not be looked up which keys the passwords of databases are sealed with');
+        app.log.warn({ err }, 'could not read which keys encrypt the database passwords');
       });
       app.housekeeping.add({ name: 'reencryption', every: RESEAL_EVERY, run: (signal) => reencryption.run(signal) });
       app.housekeeping.add({ name: 'rotation', every: ROTATE_EVERY, run: (signal) => rotation.run(signal) });

@@ -36,7 +36,7 @@ export const housekeeping = fp<{ config: Config }>(
     app.addHook('onClose', async () => {
       const late = (): Error => new Error('a housekeeping job did not stop in time');
       await within(made.close(), CLOSE_DEADLINE, late).catch((err: unknown) => {
-        app.log.warn({ err }, 'housekeeping was cut off');
+        app.log.warn({ err }, 'a housekeeping job was cut off by the stop of the service');
       });
       await registry.close(0);
     });

@@ -17,7 +17,8 @@ export const notifyRelief = fp<{ config: Config }>(
       if (!(await app.clusterDirectory.find(place))) return;
       const { cluster } = await app.provisioners.at(place);
       const relief = await relieveNotifyQueue(cluster, await app.installation());
-      if (relief) app.log.warn(relief, 'the NOTIFY queue of the registry was crowded; sessions of tenants were ended');
+      if (relief)
+        app.log.warn(relief, "the registry's NOTIFY queue was filling up: ended sessions of tenants' database roles");
     };
     app.addHook('onReady', async () => {
       app.housekeeping.add({ name: 'notify-relief', every: EVERY, run });

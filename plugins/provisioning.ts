@@ -157,7 +157,7 @@ export const provisioning = fp<{ config: Config; envelope: Envelope; afterStep?:
       await ensureDefault()
         .then((id) => setStandbyTarget(registry, id, config.tenants.standbyDatabases))
         .catch((err: unknown) => {
-          app.log.warn({ err }, 'the number of standby databases could not be set');
+          app.log.warn({ err }, 'could not set the number of standby databases');
         });
       app.housekeeping.add({
         name: 'reconciler',

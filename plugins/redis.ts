@@ -26,8 +26,8 @@ export const redis = fp<{ config: Config['redis'] }>(
     const store = openSharedStore(config, {
       installation: () => findInstallationId(app.registry),
       onChange: (available, reason) => {
-        if (available) app.log.info({ host, port }, 'Redis can be used');
-        else app.log.warn({ host, port, reason }, 'Redis cannot be used: this replica goes on without it');
+        if (available) app.log.info({ host, port }, 'Redis is available');
+        else app.log.warn({ host, port, reason }, 'Redis is not available: this replica continues without it');
       },
     });
     app.decorate('sharedStore', store);

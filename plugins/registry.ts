@@ -25,7 +25,7 @@ export const registry = fp<{ config: Config }>(
       applicationName: 'tenantry registry',
       preparedStatements: config.tenants.preparedStatements,
       onConnectionLost: (fault: DatabaseFault) => {
-        app.log.warn({ reason: fault.reason }, 'an idle connection to the registry was lost');
+        app.log.warn({ reason: fault.reason }, 'lost an idle connection to the registry');
       },
     };
     const pool = openRegistryPool(config.registry.connection, config.registry.pool, options, app.destinations);

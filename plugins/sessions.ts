@@ -42,7 +42,7 @@ export const sessions = fp<{ config: Config }>(
           ),
       }),
       onReuse: ({ kind }, sessionId) => {
-        log.warn({ kind, sessionId }, 'a refresh token was used again: its session is ended');
+        log.warn({ kind, sessionId }, 'a refresh token was used a second time: its session was ended');
       },
     });
     app.decorate('sessions', sessions);
@@ -66,5 +66,6 @@ export const sessions = fp<{ config: Config }>(
 );
 
 function refuseUnlessLive(lives: boolean): void {
-  if (!lives) throw new AppError('unauthenticated', { detail: 'The session of this token has ended.' });
+  if (!lives)
+    throw new AppError('unauthenticated', { detail: 'The session of this access token has ended. Sign in again.' });
 }

@@ -13,7 +13,7 @@ export const storageRelief = fp<{ config: Config }>(
       provisioners: app.provisioners,
       defaults: config.tenants.limits,
       onError: (err, context) => {
-        app.log.warn({ err, ...context }, 'the space of deleted rows could not be given back');
+        app.log.warn({ err, ...context }, "could not free the space of deleted rows in a tenant's database");
       },
     });
     app.housekeeping.add({ name: 'storage-relief', every: EVERY, run });

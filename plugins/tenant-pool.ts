@@ -88,7 +88,7 @@ export const tenantPool = fp<{ config: Config; envelope: Envelope }>(
         );
       },
       onError: (err, context) => {
-        app.log.error({ err, ...context }, 'a tenant pool could not be built');
+        app.log.error({ err, ...context }, 'could not build a tenant pool');
       },
     });
     app.decorate('breakers', breakers);

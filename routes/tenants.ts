@@ -31,16 +31,19 @@ const TenantAnswer = z.object({
   id: answerId,
   name: z.string(),
   slug: z.string(),
-  clusterId: answerId.nullable().meta({ description: 'The cluster that its database stands on.' }),
+  clusterId: answerId.nullable().meta({ description: "The cluster that holds the tenant's database." }),
   status: z.enum(tenantStatuses),
   active: z.boolean(),
-  poolOptions: PoolOptions.meta({ description: 'As they are in force: connections, and ms.' }),
+  poolOptions: PoolOptions.meta({
+    description: 'The options in force: `max` in connections, the others in milliseconds.',
+  }),
   limits: LimitsAnswer.meta({
-    description: 'As they are in force: a second, connections, ms, and bytes; null is not limited.',
+    description:
+      'The limits in force: requests per second, connections, milliseconds, users, products and bytes. null means no limit.',
   }),
   schemaVersion: z.string(),
   deletedAt: timestamp.nullable(),
-  purgeAfter: timestamp.nullable().meta({ description: 'Until then a deleted tenant can be restored.' }),
+  purgeAfter: timestamp.nullable().meta({ description: 'A deleted tenant can be restored until this time.' }),
   createdAt: timestamp,
   updatedAt: timestamp,
 });
@@ -50,33 +53,32 @@ const name = text(200);
 /** Checked by its own rules (422), not by the request's (400): what is wrong with it is a setting, not the request. */
 const poolOptions = z.record(z.string(), z.unknown()).meta({
   description:
-    'Whole numbers: max (1–100 connections), acquireTimeout (100–60,000 ms), timeout (100–600,000 ms), idleTimeoutMillis (100–3,600,000 ms). What is left out stays as it is, or has the default in a new tenant; null gives the default back.',
+    'Whole numbers: max (1–100 connections), acquireTimeout (100–60,000 ms), timeout (100–600,000 ms), idleTimeoutMillis (100–3,600,000 ms). An option that is left out keeps its value; in a new tenant it gets the default. null restores the default.',
 });
 
 /** Likewise. */
 const limits = z.record(z.string(), z.unknown()).meta({
   description:
-    'Whole numbers: requestsPerSecond (1–100,000), connections (1–400), statementTimeout (100–600,000 ms), users (1–1,000,000), products (1–100,000,000), storageBytes (1,048,576–2^50). What is left out stays as it is, or has the default in a new tenant; null gives the default back.',
+    'Whole numbers: requestsPerSecond (1–100,000), connections (1–400), statementTimeout (100–600,000 ms), users (1–1,000,000), products (1–100,000,000), storageBytes (1,048,576–2^50). A limit that is left out keeps its value; in a new tenant it gets the default. null restores the default.',
 });
 
 /** PostgreSQL counts bytes. */
 const databaseName = text(63).refine((name) => Buffer.byteLength(name) <= 63, 'must be at most 63 bytes long');
 
 const adopt = z.strictObject({ clusterId: id, database: databaseName }).meta({
-  description:
-    'A database that is there already, which becomes the tenant’s: it must belong to the cluster’s provisioner.',
+  description: "An existing database that becomes the tenant's database. The cluster's provisioner must own it.",
 });
 
 const CreateBody = z.strictObject({
   name,
-  slug: slug.optional().meta({ description: 'Made from the name where it is left out.' }),
+  slug: slug.optional().meta({ description: 'Derived from the name when it is left out.' }),
   admin: z.strictObject({ email, password: newPassword, firstName: text(100), lastName: text(100) }),
   poolOptions: poolOptions.optional(),
   limits: limits.optional(),
-  region: text(100).optional().meta({ description: 'Of the cluster that its database is made on.' }),
+  region: text(100).optional().meta({ description: 'The region of the cluster to create the database on.' }),
   clusterId: id
     .optional()
-    .meta({ description: 'The cluster that its database is made on; left out, the least loaded.' }),
+    .meta({ description: 'The cluster to create the database on; when left out, the least loaded one.' }),
   adopt: adopt.optional(),
 });
 
@@ -87,11 +89,14 @@ const CreateHeaders = z.looseObject({
     .string()
     .regex(/^[\x21-\x7e]{1,200}$/, 'must be 1 to 200 visible ASCII characters')
     .optional()
-    .meta({ description: 'A request that is sent again with its key, within 24 h, makes no second tenant.' }),
+    .meta({
+      description:
+        'Identifies the request. Sending it again with the same key within 24 hours creates no second tenant.',
+    }),
 });
 
 const Query = listQuery(tenantSorts, {
-  search: text(200).optional().meta({ description: 'Looks into name and slug.' }),
+  search: text(200).optional().meta({ description: 'Text to find in the name or slug.' }),
   status: z.enum(tenantStatuses).optional(),
 });
 
@@ -99,7 +104,10 @@ const PurgeQuery = z.strictObject({
   database: z
     .enum(['drop', 'keep'])
     .optional()
-    .meta({ description: 'Left out, a database that the service made is dropped, and an adopted one stays.' }),
+    .meta({
+      description:
+        'What to do with the database. When left out, a database that the service created is dropped, and an adopted one is kept.',
+    }),
 });
 
 export async function tenantRoutes(fastify: FastifyInstance, { config }: { config: Config }): Promise<void> {
@@ -141,7 +149,7 @@ export async function tenantRoutes(fastify: FastifyInstance, { config }: { confi
       },
       schema: {
         ...schema,
-        summary: 'Make a tenant: its database, its role and its first admin',
+        summary: 'Create a tenant with its database, its database role and its first admin',
         headers: CreateHeaders,
         body: CreateBody,
         response: { 201: TenantAnswer },
@@ -155,12 +163,14 @@ export async function tenantRoutes(fastify: FastifyInstance, { config }: { confi
       const limits = parseLimits(request.body.limits ?? {});
       if (adopt && (region !== undefined || clusterId !== undefined))
         throw new AppError('invalid-request', {
-          issues: [{ path: '/adopt', message: 'says already where the tenant is to stand' }],
+          issues: [{ path: '/adopt', message: 'already names the cluster: leave out region and clusterId' }],
         });
       const key = requestKey(request);
       if (adopt && key)
         throw new AppError('invalid-request', {
-          issues: [{ path: '/adopt', message: 'takes no Idempotency-Key: a database is adopted once' }],
+          issues: [
+            { path: '/adopt', message: 'cannot be combined with an Idempotency-Key: a database is adopted only once' },
+          ],
         });
       // Beside the making of the database, which waits for the disk meanwhile.
       await app.passwordBudgets.take(principalOf(request));
@@ -218,7 +228,7 @@ export async function tenantRoutes(fastify: FastifyInstance, { config }: { confi
       },
       schema: {
         ...schema,
-        summary: 'Change a tenant; its own users may change the name',
+        summary: 'Change a tenant. Its own users can change only its name',
         params: idParams,
         body: PatchBody,
         response: { 200: TenantAnswer },
@@ -229,7 +239,9 @@ export async function tenantRoutes(fastify: FastifyInstance, { config }: { confi
       const { poolOptions, limits, active, ...changes } = request.body;
       hideOthers(request, id);
       if (request.principal?.kind === 'user' && Object.keys(request.body).some((key) => key !== 'name')) {
-        throw new AppError('forbidden', { detail: 'A user changes the name; the rest is for operators.' });
+        throw new AppError('forbidden', {
+          detail: 'A user can change only the name of its tenant. Ask an operator for other changes.',
+        });
       }
       const wanted = {
         ...changes,
@@ -258,7 +270,7 @@ export async function tenantRoutes(fastify: FastifyInstance, { config }: { confi
       config: operator,
       schema: {
         ...schema,
-        summary: 'End all sessions of a tenant, also those that a restored database would bring back',
+        summary: 'End all sessions of a tenant, including those in a restored backup of its database',
         params: idParams,
         response: { 204: z.null() },
       },
@@ -272,9 +284,9 @@ export async function tenantRoutes(fastify: FastifyInstance, { config }: { confi
   );
 
   const turns = {
-    suspend: 'Suspend a tenant: its users get 403, and PostgreSQL ends their connections',
+    suspend: 'Suspend a tenant. Its users get 403, and PostgreSQL ends their connections',
     resume: 'Resume a suspended tenant',
-    restore: 'Bring a deleted tenant back, as it was',
+    restore: 'Restore a deleted tenant to the status that it had before',
   } as const;
   for (const act of ['suspend', 'resume', 'restore'] as const)
     app.post(
@@ -296,7 +308,7 @@ export async function tenantRoutes(fastify: FastifyInstance, { config }: { confi
       config: { ...operator, errors: ['tenant-state'] },
       schema: {
         ...schema,
-        summary: "Give a tenant's database role a new password, without a failed request",
+        summary: "Change the password of a tenant's database role. No request fails because of the change",
         params: idParams,
         response: { 204: z.null() },
       },
@@ -330,7 +342,7 @@ export async function tenantRoutes(fastify: FastifyInstance, { config }: { confi
       config: { ...operator, errors: ['tenant-state'] },
       schema: {
         ...schema,
-        summary: 'Remove a deleted tenant with its database, at once. There is no way back',
+        summary: 'Remove a deleted tenant and its database at once. This cannot be undone',
         params: idParams,
         querystring: PurgeQuery,
         response: { 204: z.null() },
@@ -373,7 +385,7 @@ function slugFrom(name: string): string {
   const made = slugify(name);
   if (!slug.safeParse(made).success)
     throw new AppError('invalid-request', {
-      issues: [{ path: '/slug', message: 'is needed: none can be made from this name' }],
+      issues: [{ path: '/slug', message: 'is needed: no slug can be derived from this name' }],
     });
   return made;
 }

@@ -140,7 +140,8 @@ export function openEvents(connection: ConnectionSettings, options: ChannelOptio
       await within(
         told,
         PUBLISH_DEADLINE,
-        () => new DatabaseFault('unavailable', 'the change is made, and the other replicas could not be told yet'),
+        () =>
+          new DatabaseFault('unavailable', 'the change is stored, but the other replicas could not be notified yet'),
       );
     },
 

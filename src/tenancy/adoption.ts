@@ -83,12 +83,13 @@ export function createAdoption(deps: {
     origin: AuditOrigin,
   ): Promise<TenantRecord> {
     const placed = await findCluster(registry, clusterId);
-    if (!placed) throw new AppError('no-cluster', { detail: 'There is no cluster of this id.' });
+    if (!placed) throw new AppError('no-cluster', { detail: 'There is no cluster with this id.' });
     const { host, port } = placed;
     const provisioner = await provisioners.at(placed);
     const { cluster, inDatabase } = provisioner;
     const found = await adoptable(provisioner, database);
-    if (await isNamed(registry, { name: database, place: { host, port } })) throw unfit('it is a tenant’s already.');
+    if (await isNamed(registry, { name: database, place: { host, port } }))
+      throw unfit('it already belongs to a tenant.');
 
     const id = newTenantId();
     const claim = randomUUID();
@@ -115,7 +116,10 @@ export function createAdoption(deps: {
             { id, dbName: role, dbUser: role, dbPassword, adopts: database },
           );
           if (!registered)
-            throw new AppError('unavailable', { detail: 'The cluster has just been moved. Try again.', retryAfter: 1 });
+            throw new AppError('unavailable', {
+              detail: 'The cluster has just moved to another address. Try again.',
+              retryAfter: 1,
+            });
         },
         undo: () => deleteTenantRow(registry, id),
       },
@@ -191,14 +195,14 @@ export function createAdoption(deps: {
       } catch (error) {
         const constraint = violatedUniqueConstraint(error);
         if (constraint === TENANT_SLUG_CONSTRAINT) throw new AppError('slug-taken');
-        if (constraint === ADOPTS_CONSTRAINT) throw unfit('it is being adopted.');
+        if (constraint === ADOPTS_CONSTRAINT) throw unfit('another request is adopting it.');
         deps.onError(error, { tenantId: id, step: `adopt: ${step.name}` });
         const settled = await settle(provisioner, { id, database, adopted: markAs('adopted') }, undo, origin);
         if (typeof settled === 'object') return settled;
         if (error instanceof AppError) throw error;
         if (settled === 'undone' && constraint === EMAIL_CONSTRAINT)
           throw new AppError('email-taken', {
-            detail: 'The database has a user with the address of the first admin.',
+            detail: "The database already has a user with the first admin's e-mail address. Choose another address.",
           });
         const detail = outcome(step.name, id, settled, migrated);
         throw new AppError('adoption-failed', { detail, retryAfter: 5, cause: error });
@@ -215,16 +219,17 @@ export function createAdoption(deps: {
   /** @throws AppError `not-adoptable` */
   async function adoptable({ cluster, inDatabase }: PlacedProvisioner, database: string): Promise<FoundDatabase> {
     const found = await findDatabase(cluster, database);
-    if (!found) throw unfit('there is none of this name.');
-    if (SYSTEM_DATABASES.includes(database) || found.isTemplate) throw unfit('it is one of the server’s own.');
+    if (!found) throw unfit('the cluster has no database of this name.');
+    if (SYSTEM_DATABASES.includes(database) || found.isTemplate) throw unfit('it is a system database of the server.');
     if (isTemplateName(database) || isOwnName(database))
-      throw unfit('its name is one that this service gives to databases: rename it first.');
-    if (!found.owned) throw unfit('it does not belong to the provisioner: ALTER DATABASE … OWNER TO hands it over.');
-    if (!found.allowsConnections) throw unfit('nobody can connect to it.');
-    if (found.othersHaveRights) throw unfit('other roles have rights on it: REVOKE ALL ON DATABASE … FROM them.');
+      throw unfit('its name is reserved for databases that this service creates. Rename it first.');
+    if (!found.owned) throw unfit('the provisioner does not own it. Run ALTER DATABASE … OWNER TO first.');
+    if (!found.allowsConnections) throw unfit('it does not allow connections.');
+    if (found.othersHaveRights)
+      throw unfit('other roles have rights on it. Run REVOKE ALL ON DATABASE … FROM these roles first.');
     const { isRegistry, isMarked } = await inDatabase(database, inspectContent);
     if (isRegistry) throw unfit('it is a registry.');
-    if (isMarked || !(await isFree(cluster, database))) throw unfit('it is marked as another tenant’s.');
+    if (isMarked || !(await isFree(cluster, database))) throw unfit("it is marked as another tenant's database.");
     return found;
   }
 
@@ -279,14 +284,14 @@ export function createAdoption(deps: {
 type Settled = 'undone' | 'half' | 'unknown';
 
 function outcome(step: string, id: string, settled: Settled, migrated: boolean): string {
-  const failed = `Adopting failed at the step "${step}"`;
+  const failed = `The adoption failed at the step "${step}"`;
   if (settled === 'unknown')
-    return `${failed}, and its outcome is not known. The service finishes or undoes it by itself: GET /tenants/${id} shows it, or is 404 when it is undone. The database stays.`;
+    return `${failed}, and its outcome is not known yet. The service finishes or undoes it by itself: GET /tenants/${id} shows the tenant, or answers 404 when it was undone. The database is kept.`;
   if (settled === 'half')
-    return `${failed}, and not all of it could be undone yet. The service does so by itself; the database stays.`;
+    return `${failed}, and not all of it could be undone yet. The service does that by itself. The database is kept.`;
   return migrated
-    ? `${failed}. It was undone, but for the tables of this service, which stay in the database.`
-    : `${failed}. The database is as it was.`;
+    ? `${failed}. It was undone, except for the tables of this service, which stay in the database.`
+    : `${failed}. The database is unchanged.`;
 }
 
 function unfit(why: string): AppError {

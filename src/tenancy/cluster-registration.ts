@@ -122,7 +122,7 @@ export function createClusterRegistration(deps: {
   function demandAllowed(host: string): void {
     if (!isAllowed(host))
       throw new AppError('cluster-host-not-allowed', {
-        detail: 'Only the hosts of CLUSTER_HOSTS, and that of the default cluster, may be registered.',
+        detail: 'Register a host that CLUSTER_HOSTS lists, or the host of the default cluster.',
         issues: [{ path: '/host', message: 'is not on the list of allowed hosts' }],
       });
   }
@@ -147,7 +147,10 @@ export function createClusterRegistration(deps: {
         const role = connection.user;
         await ensureTemplate({ ...opened, role }, tenantMigrations, await deps.installation());
       } catch (error) {
-        throw new AppError('cluster-unusable', { detail: 'The template could not be made on it.', cause: error });
+        throw new AppError('cluster-unusable', {
+          detail: 'The template database could not be created on the server.',
+          cause: error,
+        });
       }
       return warnings;
     });
@@ -202,7 +205,7 @@ export function createClusterRegistration(deps: {
         (entersAnew || password !== undefined || configured.some((key) => changes[key] !== undefined))
       )
         throw new AppError('default-cluster', {
-          detail: 'How the default cluster is entered, and its budget, are changed in the configuration.',
+          detail: 'Change the connection and the budget of the default cluster in the configuration.',
         });
       // Whoever can point a cluster elsewhere would otherwise have its password sent there.
       if (entersAnew && password === undefined)
@@ -250,7 +253,7 @@ export function createClusterRegistration(deps: {
       try {
         settings = connection();
       } catch {
-        const problem = 'The password of its provisioner does not decrypt: set it again.';
+        const problem = 'The password of the provisioner cannot be decrypted. Set it again.';
         return { problems: [problem], warnings: [], inspection: undefined };
       }
       return entering(settings, (opened) => look(opened, budget));
@@ -307,13 +310,14 @@ export function judgeCluster(
     versionNumber < OLDEST_VERSION && `PostgreSQL 15 or later is needed; this is ${version}.`,
     superuser && `The role "${role}" is a superuser: use one that is not (deploy/bootstrap.sql).`,
     !canProvision && `The role "${role}" needs CREATEDB and CREATEROLE.`,
-    readOnly && 'The server takes no writes: it is a standby, or read-only.',
-    Math.abs(clockSkew) > MAX_CLOCK_SKEW && `Its clock is ${Math.round(clockSkew / 1_000)} s off: set both by NTP.`,
+    readOnly && 'The server does not accept writes: it is a standby, or read-only.',
+    Math.abs(clockSkew) > MAX_CLOCK_SKEW &&
+      `The server's clock is ${Math.round(clockSkew / 1_000)} s off. Synchronise both clocks by NTP.`,
   ];
   const warnings = [
     roomWarning(inspection, budget),
     openDatabases.length > 0 &&
-      `Every role of the server may connect to ${openDatabases.join(', ')}: REVOKE ALL ON DATABASE … FROM PUBLIC.`,
+      `Every role of the server may connect to ${openDatabases.join(', ')}. Run REVOKE ALL ON DATABASE … FROM PUBLIC.`,
   ];
   const said = (text: string | false | undefined): text is string => typeof text === 'string';
   return { problems: problems.filter(said), warnings: warnings.filter(said) };
@@ -325,7 +329,11 @@ async function look({ cluster }: Provisioner, budget: ClusterBudget): Promise<Cl
     return { ...judgeCluster(inspection, budget), inspection };
   } catch (error) {
     if (!(error instanceof DatabaseFault)) throw error;
-    return { problems: [`It cannot be entered (${error.reason}).`], warnings: [], inspection: undefined };
+    return {
+      problems: [`The service cannot connect to the server (${error.reason}).`],
+      warnings: [],
+      inspection: undefined,
+    };
   }
 }
 
@@ -337,7 +345,7 @@ async function demandEmpty(db: Kysely<Registry>, id: string): Promise<void> {
   const { tenants, standbyDatabases } = await loadOf(db, id);
   if (tenants + standbyDatabases > 0)
     throw new AppError('cluster-in-use', {
-      detail: `On it are ${tenants} tenants and ${standbyDatabases} standby databases.`,
+      detail: `The cluster holds ${tenants} tenants and ${standbyDatabases} standby databases. It must be empty first.`,
     });
 }
 

@@ -174,7 +174,7 @@ export function createProvisioning(deps: ProvisioningDeps): Provisioning {
             await deleteTenantRow(trx, id);
             await deleteRequestKeysOf(trx, id);
           });
-          deps.onError(new Error('a standby database may hold a tenant’s data: it is left as it is'), {
+          deps.onError(new Error("a standby database may hold a tenant's data: it is left as it is"), {
             tenantId: id,
             step: at.step,
           });
@@ -288,11 +288,11 @@ type Settled = 'undone' | 'half' | 'unknown';
 
 function failed(step: ProvisioningStep, id: string | undefined, settled: Settled, cause: unknown): AppError {
   const outcomes: Readonly<Record<Settled, string>> = {
-    undone: '. Everything was undone: the same request can be sent again.',
-    half: `, and not all of it could be undone. DELETE /tenants/${id ?? ''} finishes that, and so does the service by itself.`,
+    undone: '. Everything was undone. Send the same request again.',
+    half: `, and not all of it could be undone yet. The service does that by itself; DELETE /tenants/${id ?? ''} does it at once.`,
     unknown:
-      ', and its outcome is not known. The service finishes or undoes it by itself: send the same request again.',
+      ', and its outcome is not known yet. The service finishes or undoes it by itself. Send the same request again.',
   };
-  const detail = `Making the tenant failed at the step "${step}"${outcomes[settled]}`;
+  const detail = `Creating the tenant failed at the step "${step}"${outcomes[settled]}`;
   return new AppError('provisioning-failed', { detail, retryAfter: 5, cause });
 }
