@@ -1,10 +1,12 @@
 // The documentation is the routes: nothing is missing in it, nothing in it is made up.
 import fastify, { type FastifyInstance } from 'fastify';
+import { readFileSync } from 'node:fs';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { authentication } from '../../plugins/authentication.js';
 import { counts } from '../../plugins/counts.js';
 import { quotas } from '../../plugins/quotas.js';
 import { rateLimit } from '../../plugins/rate-limit.js';
+import { OPENAPI_FILE, openApiReference } from '../../scripts/docs-reference.js';
 import type { RouteAccess, RouteEntry } from '../../src/auth/access.js';
 import { catalogue } from '../../src/errors.js';
 import { startService, testConfig, type TestService } from '../support/app.js';
@@ -104,6 +106,10 @@ describe('/docs/json', () => {
     expect(document.components.securitySchemes).toEqual({
       bearer: { type: 'http', scheme: 'bearer', bearerFormat: 'JWT' },
     });
+  });
+
+  it('is docs/reference/openapi.json; npx tsx scripts/docs-reference.ts writes it', async () => {
+    expect(await openApiReference(document)).toBe(readFileSync(OPENAPI_FILE, 'utf8'));
   });
 
   it('has every route, and no other', () => {
