@@ -68,11 +68,9 @@ const host = text(253)
 const whole = (from: number, to: number): z.ZodInt => z.int().min(from).max(to);
 
 /** Bodies have 64 KiB; a chain of certificates has some 6. */
-const tlsCa = text(30_000)
-  .refine(isCertificate, 'must be certificates in PEM')
-  .meta({
-    description: 'The CA certificates (PEM) to trust with `verify-full`; null uses the built-in list of Node.js.',
-  });
+const tlsCa = text(30_000).refine(isCertificate, 'must be certificates in PEM').meta({
+  description: 'The CA certificates (PEM) to trust with `verify-full`; null uses the built-in list of Node.js.',
+});
 
 const fields = {
   name: text(100),

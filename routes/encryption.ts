@@ -10,11 +10,9 @@ const Key = z.object({
     .meta({ description: 'The id of the key in ENCRYPTION_KEYS; null for passwords that no key encrypts.' }),
   held: z.boolean().meta({ description: 'Whether the answering replica has the key.' }),
   current: z.boolean().meta({ description: 'Whether the answering replica encrypts with this key.' }),
-  rows: z
-    .number()
-    .meta({
-      description: 'Passwords that are encrypted with this key. A key with none can be removed from ENCRYPTION_KEYS.',
-    }),
+  rows: z.number().meta({
+    description: 'Passwords that are encrypted with this key. A key with none can be removed from ENCRYPTION_KEYS.',
+  }),
 });
 
 export async function encryptionRoutes(fastify: FastifyInstance): Promise<void> {

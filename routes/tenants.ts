@@ -101,13 +101,10 @@ const Query = listQuery(tenantSorts, {
 });
 
 const PurgeQuery = z.strictObject({
-  database: z
-    .enum(['drop', 'keep'])
-    .optional()
-    .meta({
-      description:
-        'What to do with the database. When left out, a database that the service created is dropped, and an adopted one is kept.',
-    }),
+  database: z.enum(['drop', 'keep']).optional().meta({
+    description:
+      'What to do with the database. When left out, a database that the service created is dropped, and an adopted one is kept.',
+  }),
 });
 
 export async function tenantRoutes(fastify: FastifyInstance, { config }: { config: Config }): Promise<void> {
