@@ -59,6 +59,6 @@ describe('a server with fewer connections than its budget', () => {
     // The refusals came: without them this would prove nothing.
     const leased = services.map(({ app }) => app.clusters.at(small.provisioner).tenants.stats().leased);
     expect(Math.min(...leased)).toBeLessThan(MAX_CONNECTIONS);
-    expect(log.join('')).toContain('the budget is lowered for a while');
+    expect(log.join('')).toContain('the budget is lowered for now');
   });
 });
