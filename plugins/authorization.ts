@@ -50,13 +50,14 @@ export const authorization = fp(
 
 function refusal(request: FastifyRequest): AppError | undefined {
   const { principal, standing } = request;
-  if (!standing?.active) return new AppError('unauthenticated', { detail: 'The account of this token is not active.' });
+  if (!standing?.active)
+    return new AppError('unauthenticated', { detail: 'The account of this access token is not active.' });
   if (principal?.kind !== 'user') return undefined;
   const { permission, orSelf } = request.routeOptions.config.access ?? {};
   if (permission === 'self') return undefined;
   if (permission !== undefined && standing.permissions.includes(permission)) return undefined;
   if (orSelf && (request.params as { readonly id?: string }).id === principal.userId) return undefined;
-  return new AppError('forbidden', { detail: `This needs the permission "${permission ?? ''}".` });
+  return new AppError('forbidden', { detail: `You need the permission "${permission ?? ''}".` });
 }
 
 /** Read on a connection that the request holds, and not remembered. */

@@ -53,7 +53,7 @@ function needsBody({ routeOptions }: FastifyRequest): boolean {
 const utf8 = new TextDecoder('utf-8', { fatal: true });
 
 function textOf(body: Buffer): string {
-  if (body.length === 0) throw new AppError('invalid-request', { detail: 'The body is empty.' });
+  if (body.length === 0) throw new AppError('invalid-request', { detail: 'The body is empty. Send JSON.' });
   try {
     return utf8.decode(body);
   } catch {
@@ -67,6 +67,6 @@ function refuseOtherEncodings({ headers }: FastifyRequest): void {
     throw new AppError('unsupported-media-type', { detail: 'Send the body without a Content-Encoding.' });
   for (const [, charset = ''] of type.matchAll(/;\s*charset\s*=\s*"?([^";\s]*)/gi)) {
     if (charset.toLowerCase() !== 'utf-8')
-      throw new AppError('unsupported-media-type', { detail: 'The charset of a body is utf-8.' });
+      throw new AppError('unsupported-media-type', { detail: 'Send the body in the charset utf-8.' });
   }
 }

@@ -28,7 +28,7 @@ export const openapi = fp(
           title: 'Tenantry',
           version: '1',
           description:
-            'A REST service in which every tenant has a PostgreSQL database of its own. Sign in at POST /auth/login and send the access token as Authorization: Bearer.',
+            'A REST service that gives every tenant its own PostgreSQL database. Sign in at POST /auth/login, then send the access token in the header `Authorization: Bearer <token>`.',
         },
         components: { securitySchemes: { bearer: { type: 'http', scheme: 'bearer', bearerFormat: 'JWT' } } },
       },
@@ -64,10 +64,10 @@ const problemSchema = z
     code: z.enum(Object.keys(catalogue) as [ErrorCode, ...ErrorCode[]]),
     requestId: z.string(),
     errors: z.array(z.object({ path: z.string(), message: z.string() })).optional(),
-    limit: z.string().optional().meta({ description: "The tenant's limit that was reached." }),
-    limitValue: z.number().optional().meta({ description: 'What it is set to.' }),
+    limit: z.string().optional().meta({ description: 'The name of the tenant limit that was reached.' }),
+    limitValue: z.number().optional().meta({ description: 'The value of that limit.' }),
   })
-  .meta({ description: 'RFC 9457 problem document' });
+  .meta({ description: 'A problem document (RFC 9457).' });
 
 /** Every error status of a route: those that its kind brings along, and its own. */
 function errorAnswers(route: RouteOptions): Record<number, object> {
@@ -93,18 +93,21 @@ function errorAnswers(route: RouteOptions): Record<number, object> {
   return answers;
 }
 
-const retryAfter = { type: 'integer', description: 'Seconds after which to try again (RFC 9110, section 10.2.3).' };
+const retryAfter = {
+  type: 'integer',
+  description: 'Seconds to wait before the next attempt (RFC 9110, section 10.2.3).',
+};
 
 /** A structured list (RFC 9651) with an item for each limit of which less than half is left. */
 const quotaHeaders = {
   RateLimit: {
     type: 'string',
     description:
-      'How many requests are left (`r`), and in how many seconds the whole limit is (`t`): `"address";r=50;t=57`. Sent when less than half of a limit is left.',
+      'The requests that are left (`r`), and the seconds until the full limit is available again (`t`): `"address";r=50;t=57`. Sent when less than half of a limit is left.',
   },
   'RateLimit-Policy': {
     type: 'string',
-    description: 'The same limits: requests (`q`) in so many seconds (`w`): `"address";q=1000;w=60`.',
+    description: 'The same limits, as requests (`q`) in a window of seconds (`w`): `"address";q=1000;w=60`.',
   },
 };
 
@@ -113,22 +116,26 @@ function describeHeaders(answers: Record<string, object> = {}): void {
   for (const [status, answer] of Object.entries(answers)) {
     if (status === '429') Object.assign(answer, { headers: { 'Retry-After': retryAfter, ...quotaHeaders } });
     else if (status === '503') Object.assign(answer, { headers: { 'Retry-After': retryAfter } });
-    else if (status.startsWith('2')) Object.assign(answer, { headers: quotaHeaders });
+    else if (status.startsWith('2')) {
+      // Without it @fastify/swagger writes "Default Response".
+      const description = { 201: 'Created.', 204: 'Done. The answer has no body.' }[status] ?? 'The answer.';
+      Object.assign(answer, { headers: quotaHeaders, 'x-response-description': description });
+    }
   }
 }
 
 function describe(access: RouteAccess | undefined): object {
   if (!access || access.scope === 'public') return {};
   const who = {
-    tenant: 'a user of the tenant',
-    operator: 'an operator',
-    platform: 'an operator, or a user for its own tenant',
+    tenant: 'users of the tenant',
+    operator: 'operators',
+    platform: 'operators, and for users within their own tenant',
   }[access.scope];
   const { permission, orSelf } = access;
   const needed = permission === undefined || permission === 'self' ? '' : ` with the permission \`${permission}\``;
   return {
     security: [{ bearer: [] }],
-    description: `For ${who}${needed}${orSelf ? ', or for itself' : ''}.`,
+    description: `For ${who}${needed}${orSelf ? ', or for the user that the path names' : ''}.`,
     ...(permission && { 'x-permission': permission }),
   };
 }

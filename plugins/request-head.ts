@@ -33,16 +33,16 @@ export const requestHead = fp(
   { name: 'request-head', fastify: '5.x', dependencies: ['rate-limit'] },
 );
 
-const UNDECODABLE = 'The address holds NUL, or percent-encoding that is not UTF-8.';
+const UNDECODABLE = 'The address contains NUL, or percent-encoding that is not UTF-8.';
 
 /** RFC 9112, sections 3.2 and 6.1. What else is ambiguous (two lengths, a length beside chunks, bare LF) Node refuses. */
 function ambiguity({ headers, httpVersion }: IncomingMessage): string | undefined {
   const { host } = headers;
   if (httpVersion === '1.0')
-    return headers['transfer-encoding'] === undefined ? undefined : 'HTTP/1.0 has no Transfer-Encoding.';
-  if (host === undefined) return 'A Host header is needed.';
+    return headers['transfer-encoding'] === undefined ? undefined : 'Send no Transfer-Encoding with HTTP/1.0.';
+  if (host === undefined) return 'Send a Host header.';
   // With the server's joinDuplicateHeaders two of them arrive as a list of two.
-  if (host.includes(',')) return 'There must be one Host header.';
+  if (host.includes(',')) return 'Send exactly one Host header.';
   return undefined;
 }
 

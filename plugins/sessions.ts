@@ -38,5 +38,6 @@ export const sessions = fp(
 );
 
 function refuseUnlessLive(lives: boolean): void {
-  if (!lives) throw new AppError('unauthenticated', { detail: 'The session of this token has ended.' });
+  if (!lives)
+    throw new AppError('unauthenticated', { detail: 'The session of this access token has ended. Sign in again.' });
 }

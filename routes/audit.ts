@@ -31,9 +31,9 @@ const time = z.iso
 
 const filters = {
   action: z.enum(auditActions).optional(),
-  actor: id.optional().meta({ description: "The user's or the operator's id." }),
-  from: time.optional().meta({ description: 'The earliest time, included.' }),
-  to: time.optional().meta({ description: 'The latest time, not included.' }),
+  actor: id.optional().meta({ description: 'The id of the user or operator that acted.' }),
+  from: time.optional().meta({ description: 'Only entries at this time or later.' }),
+  to: time.optional().meta({ description: 'Only entries before this time.' }),
 };
 
 const newestFirst = { name: 'at', direction: 'desc' } as const;
@@ -41,7 +41,7 @@ const list = { at: true };
 
 const Query = listQuery(list, {
   ...filters,
-  target: id.optional().meta({ description: 'The id of what it was done to.' }),
+  target: id.optional().meta({ description: 'The id of the object that was acted on.' }),
 }).omit({ sort: true });
 
 const TenantQuery = listQuery(list, filters).omit({ sort: true });
@@ -54,7 +54,7 @@ export async function auditRoutes(fastify: FastifyInstance): Promise<void> {
     '/audit',
     {
       config: { access: { scope: 'tenant', permission: 'audit:read' }, errors: ['invalid-cursor'] },
-      schema: { ...schema, summary: 'What was done in the tenant, the newest first', querystring: Query },
+      schema: { ...schema, summary: "List the tenant's audit entries, newest first", querystring: Query },
     },
     async (request) => {
       const query = { ...request.query, sort: newestFirst };
@@ -71,7 +71,7 @@ export async function auditRoutes(fastify: FastifyInstance): Promise<void> {
       config: { access: { scope: 'operator' }, errors: ['invalid-cursor'] },
       schema: {
         ...schema,
-        summary: 'What operators did to a tenant, the newest first; also to one that is gone',
+        summary: 'List what operators did to a tenant, newest first. A purged tenant keeps its entries',
         params: idParams,
         querystring: TenantQuery,
       },

@@ -30,7 +30,7 @@ const OperatorAnswer = z.object({
 const Me = z.object({
   tenantId: answerId.optional(),
   user: UserAnswer.optional(),
-  permissions: z.array(z.string()).optional().meta({ description: "What the user's roles together permit." }),
+  permissions: z.array(z.string()).optional().meta({ description: "All permissions that the user's roles grant." }),
   operator: OperatorAnswer.optional(),
 });
 
@@ -93,7 +93,7 @@ export async function authRoutes(fastify: FastifyInstance, { config }: { config:
     '/me',
     {
       config: { access: { scope: 'platform', permission: 'self' }, errors: ['not-found'] },
-      schema: { tags: ['auth'], summary: 'Who the token belongs to', response: { 200: Me } },
+      schema: { tags: ['auth'], summary: 'Read the account that the access token belongs to', response: { 200: Me } },
     },
     async (request) => {
       if (request.principal?.kind === 'operator') {

@@ -24,44 +24,53 @@ const ClusterAnswer = z.object({
   host: z.string(),
   port: count,
   region: z.string().nullable(),
-  isDefault: z.boolean().meta({ description: 'Whether it is the one of TENANT_DATABASE_URL.' }),
+  isDefault: z.boolean().meta({ description: 'Whether this is the default cluster, which TENANT_DATABASE_URL names.' }),
   provisionerUser: z.string(),
   tls: z.enum(['off', 'verify-full']),
-  connectionBudget: count.meta({ description: 'Connections of all tenant pools of all replicas.' }),
-  connectionReserve: count.meta({ description: 'Connections for making and removing tenants besides.' }),
-  weight: count.meta({ description: 'Its share of new tenants, beside the others’.' }),
-  accepting: z.boolean().meta({ description: 'Whether new tenants are put on it.' }),
-  standbyTarget: count.meta({ description: 'Standby databases to keep ready.' }),
-  tenants: count.meta({ description: 'Tenants that stand on it, of whatever status.' }),
+  connectionBudget: count.meta({
+    description: 'The most connections that the tenant pools of all replicas open together.',
+  }),
+  connectionReserve: count.meta({ description: 'Further connections, kept for creating and removing tenants.' }),
+  weight: count.meta({ description: 'The share of new tenants, relative to the weights of the other clusters.' }),
+  accepting: z.boolean().meta({ description: 'Whether new tenants are placed on this cluster.' }),
+  standbyTarget: count.meta({ description: 'How many standby databases to keep ready.' }),
+  tenants: count.meta({ description: 'Tenants on this cluster, in any status.' }),
   standbyDatabases: count,
   createdAt: timestamp,
   updatedAt: timestamp,
 });
 
-const warnings = z.array(z.string()).meta({ description: 'What should be mended on the server.' });
+const warnings = z
+  .array(z.string())
+  .meta({ description: 'Problems of the server that should be fixed, but do not prevent its use.' });
 
 const CheckAnswer = z.object({
   usable: z.boolean(),
-  problems: z.array(z.string()).meta({ description: 'What keeps it from holding tenants.' }),
+  problems: z.array(z.string()).meta({ description: 'Reasons why the server cannot hold tenants.' }),
   warnings,
-  version: z.string().nullable().meta({ description: 'Of PostgreSQL; null where it could not be entered.' }),
-  clockSkew: count.nullable().meta({ description: 'Milliseconds by which its clock is ahead of this replica’s.' }),
+  version: z
+    .string()
+    .nullable()
+    .meta({ description: 'The version of PostgreSQL; null when the service could not connect.' }),
+  clockSkew: count
+    .nullable()
+    .meta({ description: "Milliseconds by which the server's clock is ahead of the answering replica's clock." }),
 });
 
 /** An address or a DNS name: no socket's path, no port, nothing that a driver could read as more than a host. */
 const host = text(253)
   .refine(
     (value) => isIP(value) !== 0 || /^[a-z0-9_](?:[a-z0-9_.-]*[a-z0-9_])?\.?$/i.test(value),
-    'must be a name or an address',
+    'must be a host name or an IP address',
   )
-  .meta({ description: 'A name or an address that CLUSTER_HOSTS allows.' });
+  .meta({ description: 'A host name or an IP address that CLUSTER_HOSTS allows.' });
 
 const whole = (from: number, to: number): z.ZodInt => z.int().min(from).max(to);
 
 /** Bodies have 64 KiB; a chain of certificates has some 6. */
-const tlsCa = text(30_000)
-  .refine(isCertificate, 'must be certificates in PEM')
-  .meta({ description: 'The CA certificates (PEM) to trust with `verify-full`; null takes Node’s own list.' });
+const tlsCa = text(30_000).refine(isCertificate, 'must be certificates in PEM').meta({
+  description: 'The CA certificates (PEM) to trust with `verify-full`; null uses the built-in list of Node.js.',
+});
 
 const fields = {
   name: text(100),
@@ -125,7 +134,7 @@ export async function clusterRoutes(fastify: FastifyInstance): Promise<void> {
       config: { ...operator, errors: ['cluster-taken', 'cluster-host-not-allowed', 'cluster-unusable'] },
       schema: {
         ...schema,
-        summary: 'Register a PostgreSQL server: it is looked at, and the template is made on it',
+        summary: 'Register a PostgreSQL server. The service checks it and creates the template database there',
         body: CreateBody,
         response: { 201: ClusterAnswer.extend({ warnings }) },
       },
@@ -166,7 +175,7 @@ export async function clusterRoutes(fastify: FastifyInstance): Promise<void> {
       },
       schema: {
         ...schema,
-        summary: 'Change a cluster; how it is entered only together with the password',
+        summary: 'Change a cluster. Changing host, port, tls or tlsCa needs provisionerPassword',
         params: idParams,
         body: PatchBody,
         response: { 200: ClusterAnswer },
@@ -179,7 +188,12 @@ export async function clusterRoutes(fastify: FastifyInstance): Promise<void> {
     '/:id/check',
     {
       config: operator,
-      schema: { ...schema, summary: 'Look at the server', params: idParams, response: { 200: CheckAnswer } },
+      schema: {
+        ...schema,
+        summary: 'Check whether the server can hold tenants',
+        params: idParams,
+        response: { 200: CheckAnswer },
+      },
     },
     async (request) => {
       const { problems, warnings, inspection } = await registration.check(request.params.id);
@@ -199,7 +213,7 @@ export async function clusterRoutes(fastify: FastifyInstance): Promise<void> {
       config: operator,
       schema: {
         ...schema,
-        summary: 'Put no new tenants on it, and drop its standby databases',
+        summary: 'Place no new tenants on a cluster, and drop its standby databases',
         params: idParams,
         response: { 200: ClusterAnswer.pick({ tenants: true, standbyDatabases: true }) },
       },
@@ -213,7 +227,7 @@ export async function clusterRoutes(fastify: FastifyInstance): Promise<void> {
       config: { ...operator, errors: ['cluster-in-use', 'default-cluster'] },
       schema: {
         ...schema,
-        summary: 'Forget a cluster that holds nothing; the server stays as it is',
+        summary: 'Remove an empty cluster from the registry. The server stays unchanged',
         params: idParams,
         response: { 204: z.null() },
       },

@@ -7,10 +7,12 @@ const Key = z.object({
   kid: z
     .string()
     .nullable()
-    .meta({ description: "The key's id in ENCRYPTION_KEYS; null for what is sealed with none." }),
-  held: z.boolean().meta({ description: 'Whether the replica that answers has the key.' }),
-  current: z.boolean().meta({ description: 'Whether that replica seals with it.' }),
-  rows: z.number().meta({ description: 'Passwords that are sealed with it. A key without any can be taken out.' }),
+    .meta({ description: 'The id of the key in ENCRYPTION_KEYS; null for passwords that no key encrypts.' }),
+  held: z.boolean().meta({ description: 'Whether the answering replica has the key.' }),
+  current: z.boolean().meta({ description: 'Whether the answering replica encrypts with this key.' }),
+  rows: z.number().meta({
+    description: 'Passwords that are encrypted with this key. A key with none can be removed from ENCRYPTION_KEYS.',
+  }),
 });
 
 export async function encryptionRoutes(fastify: FastifyInstance): Promise<void> {
@@ -22,7 +24,7 @@ export async function encryptionRoutes(fastify: FastifyInstance): Promise<void> 
       config: { access: { scope: 'operator' } },
       schema: {
         tags: ['encryption'],
-        summary: 'The keys of database passwords, and how many are sealed with each',
+        summary: 'List the keys of database passwords, and how many passwords each key encrypts',
         response: { 200: z.object({ keys: z.array(Key) }) },
       },
     },

@@ -24,7 +24,7 @@ export async function healthRoutes(fastify: FastifyInstance): Promise<void> {
       config,
       schema: {
         tags: ['health'],
-        summary: 'Whether the process answers; nothing else is checked',
+        summary: 'Check that the process answers. Nothing else is checked',
         response: { 200: Health },
       },
     },
@@ -38,20 +38,30 @@ export async function healthRoutes(fastify: FastifyInstance): Promise<void> {
       schema: {
         tags: ['health'],
         summary:
-          'Whether to send requests here: not shutting down, able to reach tenants, and the registry answers and takes writes',
+          'Check whether to send requests here: the replica is not shutting down and can reach tenants, and the registry accepts writes',
         response: { 200: Health },
       },
     },
     async () => {
       if (app.readiness.draining)
-        throw new AppError('unavailable', { detail: 'This process is shutting down.', retryAfter: 5 });
+        throw new AppError('unavailable', {
+          detail: 'This replica is shutting down. Send the request to another one.',
+          retryAfter: 5,
+        });
       if (app.engine.clusters.starved() !== undefined)
-        throw new AppError('unavailable', { detail: 'No connection to the tenants is left here.', retryAfter: 1 });
+        throw new AppError('unavailable', {
+          detail: 'This replica has no connection to the tenants left. Send the request to another one.',
+          retryAfter: 1,
+        });
       const late = (): AppError =>
-        new AppError('unavailable', { detail: 'The registry does not answer.', retryAfter: 1 });
+        new AppError('unavailable', { detail: 'The registry does not answer. Try again in a moment.', retryAfter: 1 });
       const answer = pingRegistry(app.engine.registry).catch((error: unknown) => {
         if (!(error instanceof DatabaseFault) || ![IN_RECOVERY, READ_ONLY].includes(error.reason)) throw error;
-        throw new AppError('unavailable', { detail: 'The registry takes no writes.', retryAfter: 1, cause: error });
+        throw new AppError('unavailable', {
+          detail: 'The registry does not accept writes. Try again in a moment.',
+          retryAfter: 1,
+          cause: error,
+        });
       });
       await within(answer, READY_DEADLINE, late);
       return { status: 'ok' as const };

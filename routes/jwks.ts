@@ -28,7 +28,7 @@ export async function jwksRoutes(fastify: FastifyInstance, { config }: { config:
       config: { access: { scope: 'public' } },
       schema: {
         tags: ['auth'],
-        summary: 'The public keys of access tokens, as a JWK Set (RFC 7517)',
+        summary: 'Read the public keys that verify access tokens, as a JWK Set (RFC 7517)',
         response: { 200: z.object({ keys: z.array(Jwk) }) },
       },
     },

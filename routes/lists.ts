@@ -10,12 +10,17 @@ const limit = z
   .transform(Number)
   .pipe(z.number().min(1).max(100))
   .default(20)
-  .meta({ description: 'Rows of a page: 1 to 100, by default 20.' });
+  .meta({ description: 'Rows in a page: 1 to 100; 20 by default.' });
 
 /** The longest one is of a text of 200 characters, six bytes each where JSON escapes them: some 1,700. */
 const MAX_CURSOR = 2_000;
 
-const cursor = z.string().min(1).max(MAX_CURSOR).optional().meta({ description: 'The nextCursor of the page before.' });
+const cursor = z
+  .string()
+  .min(1)
+  .max(MAX_CURSOR)
+  .optional()
+  .meta({ description: 'The `nextCursor` of the previous page.' });
 
 /**
  * The query of a list.
@@ -45,7 +50,7 @@ export function pageOf<Item extends z.ZodType>(item: Item) {
     nextCursor: z
       .string()
       .nullable()
-      .meta({ description: 'Send it as `cursor` for the next page; null on the last one.' }),
+      .meta({ description: 'Send it as `cursor` to read the next page; null on the last page.' }),
   });
 }
 

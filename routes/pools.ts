@@ -10,42 +10,46 @@ import { answerId, idParams } from './schemas.js';
 const count = z.number();
 
 const Slots = z.object({
-  leased: count.meta({ description: 'Connections that this process may have open.' }),
-  used: count.meta({ description: 'Connections that are opening, open or closing, and the unknown ones.' }),
+  leased: count.meta({ description: 'Connections that this replica may have open.' }),
+  used: count.meta({ description: 'Connections that are opening, open, closing or unknown.' }),
   unknown: count.meta({
     description:
-      'Connections that were cut or broke, and whose server may still hold them. Looks at the server find out.',
+      'Connections that were cut or lost, and that the server may still hold. The service asks the server until it knows.',
   }),
   highestUsed: count,
-  waiting: count.meta({ description: 'Requests that wait for a connection to be allowed.' }),
-  idleHolders: count.meta({ description: 'Tenants with a connection that nobody uses.' }),
-  evictions: count.meta({ description: 'Unused connections that were closed for another tenant.' }),
-  yields: count.meta({ description: 'Busy connections that were closed for another tenant.' }),
-  refused: count.meta({ description: 'Requests refused at once, because too many waited.' }),
-  timedOut: count.meta({ description: 'Requests that waited in vain.' }),
+  waiting: count.meta({ description: 'Requests that wait for a connection slot.' }),
+  idleHolders: count.meta({ description: 'Tenants that hold an idle connection.' }),
+  evictions: count.meta({ description: 'Idle connections that were closed to make room for another tenant.' }),
+  yields: count.meta({
+    description: 'Busy connections that were closed after their request to make room for another tenant.',
+  }),
+  refused: count.meta({ description: 'Requests that were refused at once because too many were waiting.' }),
+  timedOut: count.meta({ description: 'Requests that got no connection before their deadline.' }),
 });
 
 const ClusterPools = Slots.extend({
   cluster: z.string().meta({ description: 'Host and port of the PostgreSQL server.' }),
-  id: answerId.nullable().meta({ description: 'Of the cluster; null where no cluster is registered there.' }),
+  id: answerId
+    .nullable()
+    .meta({ description: 'The id of the cluster; null when no cluster is registered at this address.' }),
   name: z.string().nullable(),
   budget: z.object({ tenants: count, reserve: count }),
-  reserve: Slots.meta({ description: 'The same of provisioning, rollouts and the command line.' }),
+  reserve: Slots.meta({ description: 'The same numbers for provisioning, rollouts and the command line.' }),
 });
 
 const Breaker = z.object({
   scope: z.enum(['tenant', 'cluster']),
   key: z.string().meta({ description: "The tenant's id, or the server's host and port." }),
   state: z.enum(['closed', 'open', 'half-open']),
-  failures: count.meta({ description: 'Failures in a row that count towards opening.' }),
+  failures: count.meta({ description: 'Consecutive failures that count towards opening the breaker.' }),
   reason: z
     .string()
     .optional()
-    .meta({ description: 'What opened it: a SQLSTATE, a system error code or a short text.' }),
-  openFor: count.optional().meta({ description: 'Milliseconds since it opened.' }),
-  probes: count.meta({ description: 'Probes since it opened.' }),
-  nextProbeIn: count.optional().meta({ description: 'Milliseconds.' }),
-  opened: count.meta({ description: 'Times it opened since it is remembered.' }),
+    .meta({ description: 'Why the breaker opened: a SQLSTATE, a system error code or a short text.' }),
+  openFor: count.optional().meta({ description: 'Milliseconds since the breaker opened.' }),
+  probes: count.meta({ description: 'Probes since the breaker opened.' }),
+  nextProbeIn: count.optional().meta({ description: 'Milliseconds until the next probe.' }),
+  opened: count.meta({ description: 'How often the breaker has opened.' }),
 });
 
 const TenantPool = z.object({
@@ -54,32 +58,36 @@ const TenantPool = z.object({
   epoch: count.meta({ description: "The version of the tenant's settings that the pool was built from." }),
   total: count.meta({ description: 'Connections that are opening, open or closing.' }),
   idle: count,
-  unknown: count.meta({ description: 'Connections that were cut or broke, and that the server may still hold.' }),
+  unknown: count.meta({ description: 'Connections that were cut or lost, and that the server may still hold.' }),
   waiting: count.meta({ description: 'Requests that wait for a connection of this pool.' }),
-  unusedFor: count.meta({ description: 'Milliseconds since the pool was last asked for a connection.' }),
+  unusedFor: count.meta({ description: 'Milliseconds since a request last asked this pool for a connection.' }),
   readOnly: z
     .boolean()
-    .meta({ description: 'Whether the database took no writes when the newest connection was opened.' }),
+    .meta({ description: 'Whether the database refused writes when the newest connection was opened.' }),
   schemaVersion: z
     .string()
     .optional()
-    .meta({ description: "The database's newest migration; absent while no connection has found it out." }),
+    .meta({ description: "The database's newest migration; absent until a connection has read it." }),
 });
 
 const SharedRedis = z.object({
   available: z
     .boolean()
-    .meta({ description: 'Whether this process uses it now. While it is away, the process goes on alone.' }),
-  since: count.meta({ description: 'Milliseconds since it has been so.' }),
-  reason: z.string().optional().meta({ description: 'Why it is away.' }),
+    .meta({ description: 'Whether this replica uses Redis now. Without Redis, the replica continues on its own.' }),
+  since: count.meta({ description: 'Milliseconds since `available` last changed.' }),
+  reason: z.string().optional().meta({ description: 'Why Redis is not available.' }),
 });
 
 const Pools = z.object({
   clusters: z.array(ClusterPools),
-  breakers: z.array(Breaker).meta({ description: 'Of databases and servers that are out of order, or were of late.' }),
-  pools: z.array(TenantPool).meta({ description: 'The largest first.' }),
-  poolCount: count.meta({ description: 'Pools in all, of which `pools` shows at most `limit`.' }),
-  redis: SharedRedis.nullable().meta({ description: 'The Redis that replicas share; null where none is configured.' }),
+  breakers: z
+    .array(Breaker)
+    .meta({ description: 'Breakers of databases and servers that fail now or failed recently.' }),
+  pools: z.array(TenantPool).meta({ description: 'Tenant pools, the largest first.' }),
+  poolCount: count.meta({ description: 'The number of all tenant pools; `pools` shows at most `limit` of them.' }),
+  redis: SharedRedis.nullable().meta({
+    description: 'The Redis server that the replicas share; null when none is configured.',
+  }),
 });
 
 const Query = z.strictObject({
@@ -89,7 +97,7 @@ const Query = z.strictObject({
     .transform(Number)
     .pipe(z.number().min(1).max(1_000))
     .default(100)
-    .meta({ description: 'Tenant pools that are shown: 1 to 1,000, by default 100.' }),
+    .meta({ description: 'Tenant pools to show: 1 to 1,000; 100 by default.' }),
 });
 
 export async function poolRoutes(fastify: FastifyInstance): Promise<void> {
@@ -102,7 +110,7 @@ export async function poolRoutes(fastify: FastifyInstance): Promise<void> {
       config,
       schema: {
         tags: ['pools'],
-        summary: 'The connections of the replica that answers, by cluster and by tenant',
+        summary: 'Read the connections of the answering replica, by cluster and by tenant',
         querystring: Query,
         response: { 200: Pools },
       },
@@ -128,7 +136,7 @@ export async function poolRoutes(fastify: FastifyInstance): Promise<void> {
       config,
       schema: {
         tags: ['pools'],
-        summary: "A tenant's connections and breaker in the replica that answers; null where it has none",
+        summary: "Read a tenant's pool and breaker in the answering replica; null when it has none",
         params: idParams,
         response: { 200: z.object({ pool: TenantPool.nullable(), breaker: Breaker.nullable() }) },
       },

@@ -22,7 +22,7 @@ const ProductAnswer = z.object({
   id: answerId,
   name: z.string(),
   description: z.string().nullable(),
-  price: z.string().meta({ description: 'Decimal with two places.' }),
+  price: z.string().meta({ description: 'A decimal number with two places, as text.' }),
   stockQuantity: z.number(),
   active: z.boolean(),
   sku: z.string().nullable(),
@@ -46,11 +46,11 @@ const StockBody = z.strictObject({
   delta: z
     .int32()
     .refine((delta) => delta !== 0, 'must not be 0')
-    .meta({ description: 'What to add to the stock; negative takes away.' }),
+    .meta({ description: 'The number to add to the stock; a negative number is subtracted.' }),
 });
 
 const Query = listQuery(productSorts, {
-  search: text(200).optional().meta({ description: 'Looks into name and description.' }),
+  search: text(200).optional().meta({ description: 'Text to find in the name or description.' }),
   active: flag.optional(),
   category: text(100).optional(),
   minPrice: money.optional(),
@@ -133,7 +133,7 @@ export async function productRoutes(fastify: FastifyInstance): Promise<void> {
       config: { ...writing, errors: ['insufficient-stock'] },
       schema: {
         ...schema,
-        summary: 'Add to or take from the stock',
+        summary: 'Add to the stock, or subtract from it',
         params: idParams,
         body: StockBody,
         response: { 200: ProductAnswer },
@@ -145,7 +145,7 @@ export async function productRoutes(fastify: FastifyInstance): Promise<void> {
       if (changed) return changed;
       const product = found(await findProduct(request.tenantDb, id));
       throw new AppError('insufficient-stock', {
-        detail: `The stock is ${product.stockQuantity}; it stays between 0 and 2147483647.`,
+        detail: `The stock is ${product.stockQuantity}. Send a delta that keeps it between 0 and 2147483647.`,
       });
     },
   );

@@ -14,7 +14,7 @@ const RoleAnswer = z.object({
   id: answerId,
   name: z.string(),
   description: z.string().nullable(),
-  builtIn: z.boolean().meta({ description: 'Cannot be changed or removed.' }),
+  builtIn: z.boolean().meta({ description: 'Whether the role is built in: such a role cannot be changed or removed.' }),
   permissions: z.array(z.string()),
   createdAt: timestamp,
   updatedAt: timestamp,
@@ -41,7 +41,7 @@ const CreateBody = z.strictObject({ name, description: description.optional(), p
 const PatchBody = patchOf({ name, description, permissions }, {});
 
 const Query = listQuery(roleSorts, {
-  search: text(200).optional().meta({ description: 'Looks into name and description.' }),
+  search: text(200).optional().meta({ description: 'Text to find in the name or description.' }),
 });
 
 export async function roleRoutes(fastify: FastifyInstance): Promise<void> {
@@ -70,7 +70,7 @@ export async function roleRoutes(fastify: FastifyInstance): Promise<void> {
       config: { ...writing, errors: ['role-taken'] },
       schema: {
         ...schema,
-        summary: 'Create a role, with no permission that the caller does not hold',
+        summary: 'Create a role. The caller must hold every permission of the role',
         body: CreateBody,
         response: { 201: RoleAnswer },
       },
@@ -99,7 +99,7 @@ export async function roleRoutes(fastify: FastifyInstance): Promise<void> {
       config: { ...writing, errors: ['role-taken', 'built-in-role'] },
       schema: {
         ...schema,
-        summary: 'Change a role that holds no more than the caller, before and after',
+        summary: 'Change a role. The caller must hold every permission of the role, before and after the change',
         params: idParams,
         body: PatchBody,
         response: { 200: RoleAnswer },

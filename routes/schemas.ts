@@ -8,7 +8,7 @@ export function text(max: number): z.ZodString {
     .string()
     .min(1)
     .max(max)
-    .refine((value) => !value.includes('\0') && value.isWellFormed(), 'must not hold NUL or lone surrogates');
+    .refine((value) => !value.includes('\0') && value.isWellFormed(), 'must not contain NUL or lone surrogates');
 }
 
 /** A UUID in canonical form: one spelling, so that no cache key can have two. */
@@ -40,15 +40,13 @@ export const money = z
   .union([z.string(), z.number()])
   .transform((value) => (Object.is(value, -0) ? '-0' : String(value)))
   .pipe(
-    z
-      .string()
-      .regex(/^\d{1,10}(?:\.\d{1,2})?$/, 'must be a decimal of at least 0 with at most 10 digits and two places'),
+    z.string().regex(/^\d{1,10}(?:\.\d{1,2})?$/, 'must be a decimal from 0 to 9999999999.99 with at most two places'),
   )
   .meta({
     // The parsed form has no schema of its own. No multipleOf for the number: 19.99 is none of 0.01 in binary.
     anyOf: [
       { type: 'string', pattern: String.raw`^\d{1,10}(\.\d{1,2})?$` },
-      { type: 'number', minimum: 0, maximum: 9_999_999_999.99, description: 'At most two places.' },
+      { type: 'number', minimum: 0, maximum: 9_999_999_999.99, description: 'At most two decimal places.' },
     ],
   });
 

@@ -13,21 +13,21 @@ import { answerId, givenPassword, idParams, newPassword, timestamp } from './sch
 /** What a sign-in and a refresh answer. */
 export const Tokens = z.object({
   accessToken: z.string(),
-  refreshToken: z.string().meta({ description: 'Works once, at POST /auth/refresh.' }),
+  refreshToken: z.string().meta({ description: 'Valid once, at POST /auth/refresh.' }),
   tokenType: z.string(),
-  expiresIn: z.number().meta({ description: 'Seconds that the access token is valid.' }),
+  expiresIn: z.number().meta({ description: 'Seconds until the access token expires.' }),
 });
 
 const RefreshBody = z.strictObject({ refreshToken: z.string().min(1).max(REFRESH_TOKEN_LENGTH) });
 
 const SessionAnswer = z.object({
   id: answerId,
-  address: z.string().meta({ description: 'Where it was signed in from.' }),
+  address: z.string().meta({ description: 'The address that the sign-in came from.' }),
   userAgent: z.string(),
   createdAt: timestamp,
   refreshedAt: timestamp,
-  expiresAt: timestamp.meta({ description: 'Unless it is refreshed before.' }),
-  current: z.boolean().meta({ description: 'Whether it is the one of the access token.' }),
+  expiresAt: timestamp.meta({ description: 'The session ends at this time unless it is refreshed.' }),
+  current: z.boolean().meta({ description: 'Whether the access token of this request belongs to this session.' }),
 });
 
 const PasswordBody = z.strictObject({ currentPassword: givenPassword, newPassword });
@@ -43,7 +43,12 @@ export async function sessionRoutes(fastify: FastifyInstance, { config }: { conf
     '/refresh',
     {
       config: { access: { scope: 'public' }, errors: ['invalid-refresh-token'] },
-      schema: { ...schema, summary: 'The next tokens of a session', body: RefreshBody, response: { 200: Tokens } },
+      schema: {
+        ...schema,
+        summary: 'Exchange a refresh token for new tokens',
+        body: RefreshBody,
+        response: { 200: Tokens },
+      },
     },
     async (request) => {
       const grant = await app.engine.sessions.refresh(request.body.refreshToken, request.auditOrigin);
@@ -53,7 +58,7 @@ export async function sessionRoutes(fastify: FastifyInstance, { config }: { conf
 
   app.post(
     '/logout',
-    { config: own, schema: { ...schema, summary: 'End this session', response: { 204: z.null() } } },
+    { config: own, schema: { ...schema, summary: "End the caller's present session", response: { 204: z.null() } } },
     async (request, reply) => {
       const principal = principalOf(request);
       await app.engine.sessions.end(principal, principal.sessionId, request.auditOrigin, request.sessionsDb);
@@ -63,7 +68,7 @@ export async function sessionRoutes(fastify: FastifyInstance, { config }: { conf
 
   app.post(
     '/logout-all',
-    { config: own, schema: { ...schema, summary: 'End all own sessions', response: { 204: z.null() } } },
+    { config: own, schema: { ...schema, summary: "End all of the caller's sessions", response: { 204: z.null() } } },
     async (request, reply) => {
       await app.engine.sessions.endAll(principalOf(request), request.auditOrigin, request.sessionsDb);
       return reply.code(204).send(null);
@@ -76,7 +81,7 @@ export async function sessionRoutes(fastify: FastifyInstance, { config }: { conf
       config: own,
       schema: {
         ...schema,
-        summary: 'The own sessions, the one used last first',
+        summary: "List the caller's sessions, the most recently used first",
         response: { 200: z.object({ data: z.array(SessionAnswer), nextCursor: z.null() }) },
       },
     },
@@ -92,7 +97,7 @@ export async function sessionRoutes(fastify: FastifyInstance, { config }: { conf
     '/sessions/:id',
     {
       config: own,
-      schema: { ...schema, summary: 'End an own session', params: idParams, response: { 204: z.null() } },
+      schema: { ...schema, summary: "End one of the caller's sessions", params: idParams, response: { 204: z.null() } },
     },
     async (request, reply) => {
       const { params, auditOrigin, sessionsDb } = request;
@@ -108,7 +113,7 @@ export async function sessionRoutes(fastify: FastifyInstance, { config }: { conf
       config: { ...own, errors: ['wrong-password'] },
       schema: {
         ...schema,
-        summary: 'Change the own password, which ends all other own sessions',
+        summary: "Change the caller's password, and end the caller's other sessions",
         body: PasswordBody,
         response: { 204: z.null() },
       },

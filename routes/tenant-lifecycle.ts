@@ -13,7 +13,10 @@ const PurgeQuery = z.strictObject({
   database: z
     .enum(['drop', 'keep'])
     .optional()
-    .meta({ description: 'Left out, a database that the service made is dropped, and an adopted one stays.' }),
+    .meta({
+      description:
+        'What to do with the database. When left out, a database that the service created is dropped, and an adopted one is kept.',
+    }),
 });
 
 /** Registered under the same prefix as the routes of tenants. */
@@ -28,7 +31,7 @@ export async function tenantLifecycleRoutes(fastify: FastifyInstance, { config }
       config: operator,
       schema: {
         ...schema,
-        summary: 'End all sessions of a tenant, also those that a restored database would bring back',
+        summary: 'End all sessions of a tenant, including those in a restored backup of its database',
         params: idParams,
         response: { 204: z.null() },
       },
@@ -42,9 +45,9 @@ export async function tenantLifecycleRoutes(fastify: FastifyInstance, { config }
   );
 
   const turns = {
-    suspend: 'Suspend a tenant: its users get 403, and PostgreSQL ends their connections',
+    suspend: 'Suspend a tenant. Its users get 403, and PostgreSQL ends their connections',
     resume: 'Resume a suspended tenant',
-    restore: 'Bring a deleted tenant back, as it was',
+    restore: 'Restore a deleted tenant to the status that it had before',
   } as const;
   for (const act of ['suspend', 'resume', 'restore'] as const)
     app.post(
@@ -67,7 +70,7 @@ export async function tenantLifecycleRoutes(fastify: FastifyInstance, { config }
       config: { ...operator, errors: ['tenant-state'] },
       schema: {
         ...schema,
-        summary: "Give a tenant's database role a new password, without a failed request",
+        summary: "Change the password of a tenant's database role. No request fails because of the change",
         params: idParams,
         response: { 204: z.null() },
       },
@@ -101,7 +104,7 @@ export async function tenantLifecycleRoutes(fastify: FastifyInstance, { config }
       config: { ...operator, errors: ['tenant-state'] },
       schema: {
         ...schema,
-        summary: 'Remove a deleted tenant with its database, at once. There is no way back',
+        summary: 'Remove a deleted tenant and its database at once. This cannot be undone',
         params: idParams,
         querystring: PurgeQuery,
         response: { 204: z.null() },

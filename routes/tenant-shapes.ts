@@ -21,16 +21,19 @@ export const TenantAnswer = z.object({
   id: answerId,
   name: z.string(),
   slug: z.string(),
-  clusterId: answerId.nullable().meta({ description: 'The cluster that its database stands on.' }),
+  clusterId: answerId.nullable().meta({ description: "The cluster that holds the tenant's database." }),
   status: z.enum(tenantStatuses),
   active: z.boolean(),
-  poolOptions: PoolOptions.meta({ description: 'As they are in force: connections, and ms.' }),
+  poolOptions: PoolOptions.meta({
+    description: 'The options in force: `max` in connections, the others in milliseconds.',
+  }),
   limits: LimitsAnswer.meta({
-    description: 'As they are in force: a second, connections, ms, and bytes; null is not limited.',
+    description:
+      'The limits in force: requests per second, connections, milliseconds, users, products and bytes. null means no limit.',
   }),
   schemaVersion: z.string(),
   deletedAt: timestamp.nullable(),
-  purgeAfter: timestamp.nullable().meta({ description: 'Until then a deleted tenant can be restored.' }),
+  purgeAfter: timestamp.nullable().meta({ description: 'A deleted tenant can be restored until this time.' }),
   createdAt: timestamp,
   updatedAt: timestamp,
 });
@@ -40,33 +43,32 @@ const name = text(200);
 /** Checked by rules of its own (422), not by the request's (400): the setting is wrong, not the request. */
 const poolOptions = z.record(z.string(), z.unknown()).meta({
   description:
-    'Whole numbers: max (1–100 connections), acquireTimeout (100–60,000 ms), timeout (100–600,000 ms), idleTimeoutMillis (100–3,600,000 ms). What is left out stays as it is, or has the default in a new tenant; null gives the default back.',
+    'Whole numbers: max (1–100 connections), acquireTimeout (100–60,000 ms), timeout (100–600,000 ms), idleTimeoutMillis (100–3,600,000 ms). An option that is left out keeps its value; in a new tenant it gets the default. null restores the default.',
 });
 
 /** Checked like `poolOptions`. */
 const limits = z.record(z.string(), z.unknown()).meta({
   description:
-    'Whole numbers: requestsPerSecond (1–100,000), connections (1–400), statementTimeout (100–600,000 ms), users (1–1,000,000), products (1–100,000,000), storageBytes (1,048,576–2^50). What is left out stays as it is, or has the default in a new tenant; null gives the default back.',
+    'Whole numbers: requestsPerSecond (1–100,000), connections (1–400), statementTimeout (100–600,000 ms), users (1–1,000,000), products (1–100,000,000), storageBytes (1,048,576–2^50). A limit that is left out keeps its value; in a new tenant it gets the default. null restores the default.',
 });
 
 /** PostgreSQL counts bytes. */
 const databaseName = text(63).refine((name) => Buffer.byteLength(name) <= 63, 'must be at most 63 bytes long');
 
 const adopt = z.strictObject({ clusterId: id, database: databaseName }).meta({
-  description:
-    'A database that is there already, which becomes the tenant’s: it must belong to the cluster’s provisioner.',
+  description: "An existing database that becomes the tenant's database. The cluster's provisioner must own it.",
 });
 
 export const CreateTenantBody = z.strictObject({
   name,
-  slug: slug.optional().meta({ description: 'Made from the name where it is left out.' }),
+  slug: slug.optional().meta({ description: 'Derived from the name when it is left out.' }),
   admin: z.strictObject({ email, password: newPassword, firstName: text(100), lastName: text(100) }),
   poolOptions: poolOptions.optional(),
   limits: limits.optional(),
-  region: text(100).optional().meta({ description: 'Of the cluster that its database is made on.' }),
+  region: text(100).optional().meta({ description: 'The region of the cluster to create the database on.' }),
   clusterId: id
     .optional()
-    .meta({ description: 'The cluster that its database is made on; left out, the least loaded.' }),
+    .meta({ description: 'The cluster to create the database on; when left out, the least loaded one.' }),
   adopt: adopt.optional(),
 });
 
@@ -78,11 +80,14 @@ export const CreateTenantHeaders = z.looseObject({
     .string()
     .regex(/^[\x21-\x7e]{1,200}$/, 'must be 1 to 200 visible ASCII characters')
     .optional()
-    .meta({ description: 'A request that is sent again with its key, within 24 h, makes no second tenant.' }),
+    .meta({
+      description:
+        'Identifies the request. Sending it again with the same key within 24 hours creates no second tenant.',
+    }),
 });
 
 export const TenantsQuery = listQuery(tenantSorts, {
-  search: text(200).optional().meta({ description: 'Looks into name and slug.' }),
+  search: text(200).optional().meta({ description: 'Text to find in the name or slug.' }),
   status: z.enum(tenantStatuses).optional(),
 });
 

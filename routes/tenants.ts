@@ -70,7 +70,7 @@ export async function tenantRoutes(fastify: FastifyInstance, { config }: { confi
       },
       schema: {
         ...schema,
-        summary: 'Make a tenant: its database, its role and its first admin',
+        summary: 'Create a tenant with its database, its database role and its first admin',
         headers: CreateTenantHeaders,
         body: CreateTenantBody,
         response: { 201: TenantAnswer },
@@ -84,12 +84,14 @@ export async function tenantRoutes(fastify: FastifyInstance, { config }: { confi
       const limits = parseLimits(request.body.limits ?? {});
       if (adopt && (region !== undefined || clusterId !== undefined))
         throw new AppError('invalid-request', {
-          issues: [{ path: '/adopt', message: 'says already where the tenant is to stand' }],
+          issues: [{ path: '/adopt', message: 'already names the cluster: leave out region and clusterId' }],
         });
       const key = requestKey(request);
       if (adopt && key)
         throw new AppError('invalid-request', {
-          issues: [{ path: '/adopt', message: 'takes no Idempotency-Key: a database is adopted once' }],
+          issues: [
+            { path: '/adopt', message: 'cannot be combined with an Idempotency-Key: a database is adopted only once' },
+          ],
         });
       // The password is hashed while the database is made, which waits for the disk.
       await app.engine.passwordBudgets.take(principalOf(request));
@@ -147,7 +149,7 @@ export async function tenantRoutes(fastify: FastifyInstance, { config }: { confi
       },
       schema: {
         ...schema,
-        summary: 'Change a tenant; its own users may change the name',
+        summary: 'Change a tenant. Its own users can change only its name',
         params: idParams,
         body: PatchTenantBody,
         response: { 200: TenantAnswer },
@@ -158,7 +160,9 @@ export async function tenantRoutes(fastify: FastifyInstance, { config }: { confi
       const { poolOptions, limits, active, ...changes } = request.body;
       hideOthers(request, id);
       if (request.principal?.kind === 'user' && Object.keys(request.body).some((key) => key !== 'name')) {
-        throw new AppError('forbidden', { detail: 'A user changes the name; the rest is for operators.' });
+        throw new AppError('forbidden', {
+          detail: 'A user can change only the name of its tenant. Ask an operator for other changes.',
+        });
       }
       const wanted = {
         ...changes,
@@ -186,7 +190,7 @@ function slugFrom(name: string): string {
   const made = slugify(name);
   if (!slug.safeParse(made).success)
     throw new AppError('invalid-request', {
-      issues: [{ path: '/slug', message: 'is needed: none can be made from this name' }],
+      issues: [{ path: '/slug', message: 'is needed: no slug can be derived from this name' }],
     });
   return made;
 }

@@ -10,21 +10,21 @@ import { limitsInForce, limitsShown } from '../src/tenancy/limits.js';
 import { hideOthers } from './own-tenant.js';
 import { idParams, timestamp } from './schemas.js';
 
-const limit = z.number().nullable().meta({ description: 'null is not limited.' });
-const used = z.number().nullable().meta({ description: 'null where the tenant is not active.' });
+const limit = z.number().nullable().meta({ description: 'The limit in force; null means no limit.' });
+const used = z.number().nullable().meta({ description: 'The present use; null when the tenant is not active.' });
 
 const UsageAnswer = z.object({
   requestsPerSecond: z.object({
     limit,
     used: z.number().nullable().meta({
       description:
-        'Requests in this second or the one before, whichever had more, in the replica that answers; null where they are not limited.',
+        'Requests to the answering replica in this second or the previous one, whichever had more; null when they are not limited.',
     }),
   }),
   connections: z.object({
     limit,
     used,
-    here: z.number().meta({ description: 'Those of the replica that answers.' }),
+    here: z.number().meta({ description: 'Connections of the answering replica.' }),
   }),
   statementTimeout: z.object({ limit }),
   users: z.object({ limit, used }),
@@ -42,7 +42,7 @@ export async function usageRoutes(fastify: FastifyInstance, { config }: { config
       config: { access: { scope: 'platform', permission: 'tenant:read' } },
       schema: {
         tags: ['tenants'],
-        summary: 'The limits of a tenant, and what it uses of them now',
+        summary: 'Read the limits of a tenant, and how much of each it uses now',
         params: idParams,
         response: { 200: UsageAnswer },
       },

@@ -39,11 +39,15 @@ const CreateBody = z.strictObject({
 
 const PatchBody = patchOf(
   { email, password: newPassword, firstName: name, lastName: name, roles, active: z.boolean() },
-  { currentPassword: givenPassword.meta({ description: 'Needed to change the own e-mail address or password.' }) },
+  {
+    currentPassword: givenPassword.meta({
+      description: 'Needed when callers change their own e-mail address or password.',
+    }),
+  },
 );
 
 const Query = listQuery(userSorts, {
-  search: text(200).optional().meta({ description: 'Looks into e-mail address and names.' }),
+  search: text(200).optional().meta({ description: 'Text to find in the e-mail address or the names.' }),
   active: flag.optional(),
   role: text(50).optional(),
 });
@@ -108,7 +112,8 @@ export async function userRoutes(fastify: FastifyInstance): Promise<void> {
       },
       schema: {
         ...schema,
-        summary: 'Change a user; without the permission its own name, e-mail address and password',
+        summary:
+          'Change a user. Without the permission, callers can change their own names, e-mail address and password',
         params: idParams,
         body: PatchBody,
         response: { 200: UserAnswer },
@@ -119,7 +124,7 @@ export async function userRoutes(fastify: FastifyInstance): Promise<void> {
       const { currentPassword, password, roles, ...fields } = request.body;
       const manages = request.permissions.includes(writing.access.permission);
       if (!manages && (roles !== undefined || fields.active !== undefined)) {
-        throw new AppError('forbidden', { detail: 'Changing roles and active needs the permission "users:write".' });
+        throw new AppError('forbidden', { detail: 'You need the permission "users:write" to change roles or active.' });
       }
       // A stolen token must not be enough to take the account over for good.
       const secures = id === request.userId && (password !== undefined || fields.email !== undefined);
@@ -158,7 +163,7 @@ export async function userRoutes(fastify: FastifyInstance): Promise<void> {
   async function confirmOwnPassword(request: FastifyRequest, currentPassword: string | undefined): Promise<string> {
     if (currentPassword === undefined) {
       throw new AppError('invalid-request', {
-        issues: [{ path: '/currentPassword', message: 'is needed to change the own e-mail address or password' }],
+        issues: [{ path: '/currentPassword', message: 'is needed to change your own e-mail address or password' }],
       });
     }
     // Whoever holds a stolen token must not find the password faster here than at sign-in.

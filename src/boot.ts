@@ -128,14 +128,14 @@ async function migrate(config: Config, registryOwner: ConnectionSettings, log: L
       ),
     );
     for (const { cluster, error } of report.clustersFailed)
-      log.error({ cluster, err: error }, 'the template of a cluster could not be made');
+      log.error({ cluster, err: error }, 'could not create the template database on a cluster');
     for (const { tenant, error } of report.failed)
-      log.error({ tenantId: tenant.id, err: error }, 'a tenant database could not be migrated');
+      log.error({ tenantId: tenant.id, err: error }, 'could not migrate a tenant database');
     const { openDatabases } = await checkCluster(provisioner.cluster);
     for (const database of openDatabases) {
       log.warn(
         { database },
-        'every role of this server may connect to this database: REVOKE ALL ON DATABASE … FROM PUBLIC (deploy/bootstrap.sql)',
+        'every role of the server may connect to a database: run REVOKE ALL ON DATABASE … FROM PUBLIC (deploy/bootstrap.sql)',
       );
     }
     return report;
@@ -159,7 +159,7 @@ async function otherClusters(
       const connection = enteredAs(row, envelope);
       return [{ place: row, role: connection.user, opened: openProvisioner(connection, provisionerPool) }];
     } catch (err) {
-      log.error({ err, clusterId: row.id }, 'the password of a cluster does not decrypt');
+      log.error({ err, clusterId: row.id }, 'could not decrypt the password of a cluster');
       return [];
     }
   });
@@ -185,7 +185,7 @@ async function checkRegistry(config: Config, log: Logger): Promise<void> {
   });
   if (rewritable)
     log.warn(
-      `the role "${user}" of DATABASE_URL can change the registry's audit: enter with another role than the owner (docs/guide/audit.md)`,
+      `the role "${user}" of DATABASE_URL can change the registry's audit: connect as a role that is not the owner (docs/guide/audit.md)`,
     );
 }
 

@@ -135,7 +135,8 @@ export function openEvents(
       await within(
         told,
         PUBLISH_DEADLINE,
-        () => new DatabaseFault('unavailable', 'the change is made, and the other replicas could not be told yet'),
+        () =>
+          new DatabaseFault('unavailable', 'the change is stored, but the other replicas could not be notified yet'),
       );
     },
 

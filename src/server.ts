@@ -26,11 +26,11 @@ try {
     process.on(signal, () => {
       // The second signal comes from somebody who does not want to wait.
       if (stopping) process.exit(1);
-      log.info({ signal }, 'stopping');
+      log.info({ signal }, 'the service is stopping');
       stopping = stop(settings).then(
         () => process.exit(0),
         (error: unknown) => {
-          log.fatal({ err: error }, 'the stop failed');
+          log.fatal({ err: error }, 'the service could not stop in order');
           process.exit(1);
         },
       );

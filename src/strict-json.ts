@@ -56,7 +56,7 @@ function scan(text: string): void {
   };
   const count = (): void => {
     members += 1;
-    if (members > MAX_MEMBERS) refuse(`must not hold more than ${MAX_MEMBERS} keys and list items`, '');
+    if (members > MAX_MEMBERS) refuse(`must not contain more than ${MAX_MEMBERS} keys and list items`, '');
   };
 
   for (let index = 0; index < text.length; index += 1) {
@@ -89,11 +89,11 @@ function scan(text: string): void {
           if (isKey && container?.keys) {
             container.at = content;
             if (container.keys.has(content)) refuse('must not be given twice');
-            if (content === '__proto__' || content === 'constructor') refuse('is not a key that can be used');
+            if (content === '__proto__' || content === 'constructor') refuse('is not an allowed key');
             container.keys.add(content);
           }
           if (lookInside && (content.includes('\0') || !content.isWellFormed()))
-            refuse('must not hold NUL or lone surrogates');
+            refuse('must not contain NUL or lone surrogates');
         }
         index = end;
         break;

@@ -38,7 +38,7 @@ export async function lockCaller(
   // What is read after the lock is new: each statement sees what was committed before it began.
   const standing = await findStanding(trx, userId);
   if (!standing?.active) {
-    throw new AppError('unauthenticated', { detail: 'The account of this token is not active.' });
+    throw new AppError('unauthenticated', { detail: 'The account of this access token is not active.' });
   }
   // Before the session: a reset of the password ends the session too, and the client must learn of the reset.
   if (confirmedHash !== undefined && locked.get(userId) !== confirmedHash) throw new AppError('wrong-password');
@@ -60,13 +60,13 @@ export async function auditWrite(trx: Transaction<TenantDatabase>, actor: Actor,
 /** @throws AppError `forbidden` naming the permission that the caller does not hold */
 export function refuseWithout({ permissions }: Caller, needed: Permission): void {
   if (!permissions.includes(needed)) {
-    throw new AppError('forbidden', { detail: `This needs the permission "${needed}".` });
+    throw new AppError('forbidden', { detail: `You need the permission "${needed}".` });
   }
 }
 
 async function refuseEnded(trx: Transaction<TenantDatabase>, { userId, sessionId }: Actor): Promise<void> {
   const session = await findSession(sessionsIn(trx), sessionId);
   if (session?.accountId !== userId) {
-    throw new AppError('unauthenticated', { detail: 'The session of this token has ended.' });
+    throw new AppError('unauthenticated', { detail: 'The session of this access token has ended. Sign in again.' });
   }
 }

@@ -36,7 +36,7 @@ export interface Caller {
  * @throws AppError `forbidden` naming what the caller does not hold
  */
 export function refuseToGive(caller: Caller, given: readonly string[]): void {
-  refuseBeyond(caller, given, 'You cannot give what you do not hold');
+  refuseBeyond(caller, given, 'You cannot grant permissions that you do not hold');
 }
 
 /**
@@ -46,7 +46,7 @@ export function refuseToGive(caller: Caller, given: readonly string[]): void {
  * @throws AppError `forbidden` naming what the caller does not hold
  */
 export function refuseToTouch(caller: Caller, held: readonly string[]): void {
-  refuseBeyond(caller, held, 'You cannot change or remove what holds more than you do');
+  refuseBeyond(caller, held, 'You cannot change or remove a user or role with permissions that you do not hold');
 }
 
 function refuseBeyond(caller: Caller, held: readonly string[], sentence: string): void {

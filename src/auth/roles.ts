@@ -89,7 +89,9 @@ export async function removeRole(
     // Taken away silently it could leave somebody without any role.
     const holders = await countHolders(trx, id);
     if (holders > 0)
-      throw new AppError('role-in-use', { detail: `${holders} ${holders === 1 ? 'user holds' : 'users hold'} it.` });
+      throw new AppError('role-in-use', {
+        detail: `${holders} ${holders === 1 ? 'user holds' : 'users hold'} the role. Take it from them first.`,
+      });
     await deleteRole(trx, id);
     await auditWrite(trx, actor, { ...origin, action: 'role.deleted', target: { kind: 'role', id } });
     return true;

@@ -128,5 +128,7 @@ function isId(value: unknown): value is string {
 }
 
 function invalidToken(): AppError {
-  return new AppError('unauthenticated', { detail: 'The access token is not valid or has expired.' });
+  return new AppError('unauthenticated', {
+    detail: 'The access token is not valid or has expired. Refresh it, or sign in again.',
+  });
 }

@@ -63,7 +63,9 @@ async function reachableHome(home: string, log: { info(msg: string): void }): Pr
     await chmod(folder, 0o711);
   }
   if (chosen === elsewhere)
-    log.info(`The embedded PostgreSQL runs as the user postgres, who cannot enter ${home}; it lives in ${elsewhere}`);
+    log.info(
+      `The embedded PostgreSQL runs as the user postgres, which cannot enter ${home}; its files are in ${elsewhere}`,
+    );
   return chosen;
 }
 

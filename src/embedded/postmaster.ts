@@ -62,7 +62,7 @@ export async function stopOrphan(
   const pid = (await readStatusFile(dataDir))?.pid;
   // Without a look at the command line a stranger that was given the old process id would be stopped.
   if (pid === undefined || !(await commandLine(pid)).includes(dataDir)) return;
-  log.warn(`Stopping the embedded PostgreSQL that an earlier run left behind (pid ${pid})`);
+  log.warn(`Stopping the embedded PostgreSQL that an earlier run left running (pid ${pid})`);
   const stop = (mode: string): Promise<string> =>
     run(binaries.pgCtl, ['stop', '-D', dataDir, '-m', mode, '-w', '-t', '30'], account);
   await stop('fast').catch(() => stop('immediate'));

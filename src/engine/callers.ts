@@ -60,7 +60,7 @@ export async function createCallers(
         ),
     }),
     onReuse: ({ kind }, sessionId) => {
-      log.warn({ kind, sessionId }, 'a refresh token was used again: its session is ended');
+      log.warn({ kind, sessionId }, 'a refresh token was used a second time: its session was ended');
     },
   });
   const audit = createAuditTrail({
@@ -68,7 +68,7 @@ export async function createCallers(
     tenantDb: (tenantId) => tenantPools.database(tenantId),
     findTenant: (slugOrId) => tenantDirectory.findBySlugOrId(slugOrId),
     onError: (err, context) => {
-      log.error({ err, ...context }, 'audit rows could not be written');
+      log.error({ err, ...context }, 'could not write audit entries');
     },
   });
   closing.add('audit', () => audit.close());

@@ -40,7 +40,7 @@ export function createDataPlane(replica: Replica, config: Config, log: Logger, c
     envelope: createEnvelope(config.encryptionKeys, 'clusters.provisioner_password'),
     default: { connection: provisioner, budget: clusterBudget },
     onError: (err) => {
-      log.warn({ err }, 'the clusters could not be read');
+      log.warn({ err }, 'could not read the clusters from the registry');
     },
   });
   const clusters = createGovernedClusters(replica, clusterDirectory, config, log, closing);
@@ -64,8 +64,8 @@ function createGovernedClusters(
   // Tenants from before there were clusters may be on a server that is none: it has the default one's budget.
   const budgetOf = (cluster: string): ClusterBudget => directory.peek(placeOf(cluster))?.budget ?? clusterBudget;
   const effective = createEffectiveBudgets(budgetOf, (change) => {
-    if (change.room === undefined) log.info(change, 'the connection budget of a cluster is whole again');
-    else log.warn(change, 'a cluster has fewer connections than its budget; the budget is lowered for a while');
+    if (change.room === undefined) log.info(change, 'a cluster has its full connection budget again');
+    else log.warn(change, 'a cluster allows fewer connections than its budget: the budget is lowered for now');
   });
   const looks = createServerLooks(directory, pool.connectTimeout, destinations);
   const leases = createSlotLeases({
@@ -74,7 +74,7 @@ function createGovernedClusters(
     budget: (cluster) => effective.of(cluster, budgetOf(cluster)),
     openConnections: (cluster, replica) => connectionsOf(looks, cluster, replica),
     onError: (err, context) => {
-      log.warn({ err, ...context }, 'the leases of connection slots could not be looked after');
+      log.warn({ err, ...context }, 'could not renew or release leases of connection slots');
     },
   });
   const clusters = createClusters(
@@ -91,7 +91,7 @@ function createGovernedClusters(
       },
     }),
     (err, context) => {
-      log.warn({ err, ...context }, 'could not look for connections that were cut: their slots stay in use');
+      log.warn({ err, ...context }, 'could not ask a server about cut connections: their slots stay in use');
     },
   );
   closing.add('clusters', async () => {
@@ -158,7 +158,7 @@ function createPools(
       );
     },
     onError: (err, context) => {
-      log.error({ err, ...context }, 'a tenant pool could not be built');
+      log.error({ err, ...context }, 'could not build a tenant pool');
     },
   });
   closing.add('tenant pools', async () => {

@@ -26,14 +26,14 @@ export function jobsOf(rooms: Rooms, config: Config, log: Logger): readonly Hous
     provisioners,
     defaults,
     onError: (err, context) => {
-      log.warn({ err, ...context }, 'the space of deleted rows could not be given back');
+      log.warn({ err, ...context }, "could not free the space of deleted rows in a tenant's database");
     },
   });
   const relieveNotify = createNotifyRelief({
     ...rooms,
     place: config.registry.connection,
     onRelief: (relief) => {
-      log.warn(relief, 'the NOTIFY queue of the registry was crowded; sessions of tenants were ended');
+      log.warn(relief, "the registry's NOTIFY queue was filling up: ended sessions of tenants' database roles");
     },
   });
   return [
@@ -61,10 +61,10 @@ export async function whenServing(rooms: Rooms, config: Config, log: Logger): Pr
     .ensureDefaultCluster()
     .then((id) => setStandbyTarget(rooms.registry, id, config.tenants.standbyDatabases))
     .catch((err: unknown) => {
-      log.warn({ err }, 'the number of standby databases could not be set');
+      log.warn({ err }, 'could not set the number of standby databases');
     });
   await rooms.reencryption.begin().catch((err: unknown) => {
-    log.warn({ err }, 'it could not be looked up which keys the passwords of databases are sealed with');
+    log.warn({ err }, 'could not read which keys encrypt the database passwords');
   });
   // Not waited for: a server that hangs must not hold up the start.
   void warnOfFullServers(rooms, log).catch(() => undefined);

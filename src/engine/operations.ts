@@ -166,7 +166,7 @@ export function createOperations(
       envelope,
       tell: publish,
       rotateAfter: config.tenants.rotatePasswordsAfter,
-      onError: failed('a database password could not be changed'),
+      onError: failed("could not change the password of a tenant's database role"),
       ...(afterRotationStep && { afterStep: afterRotationStep }),
     }),
     reencryption: createReencryption({
@@ -186,7 +186,7 @@ export function createOperations(
       provisioners,
       defaults: config.tenants.limits,
       onError: (err, context) => {
-        log.warn({ err, ...context }, 'the connection limits of roles could not be looked after');
+        log.warn({ err, ...context }, "could not apply the connection limits of tenants' database roles");
       },
     }),
     requestHash: createRequestHash(config.encryptionKeys),

@@ -57,7 +57,7 @@ export async function openReplica(
     destinations.close();
   });
   const connections = openRegistryConnections(config, destinations, ({ reason }) => {
-    log.warn({ reason }, 'an idle connection to the registry was lost');
+    log.warn({ reason }, 'lost an idle connection to the registry');
   });
   closing.add('registry', () => connections.close('requests'));
   closing.add('publisher', () => connections.close('publisher'));
@@ -95,8 +95,8 @@ async function openStore(
   const store = openSharedStore(config, {
     installation,
     onChange: (available, reason) => {
-      if (available) log.info({ host, port }, 'Redis can be used');
-      else log.warn({ host, port, reason }, 'Redis cannot be used: this replica goes on without it');
+      if (available) log.info({ host, port }, 'Redis is available');
+      else log.warn({ host, port, reason }, 'Redis is not available: this replica continues without it');
     },
   });
   closing.add('Redis', () => store.close());

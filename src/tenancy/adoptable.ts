@@ -24,16 +24,17 @@ export async function adoptable(
   database: string,
 ): Promise<FoundDatabase> {
   const found = await findDatabase(cluster, database);
-  if (!found) throw unfit('there is none of this name.');
-  if (SYSTEM_DATABASES.includes(database) || found.isTemplate) throw unfit('it is one of the server’s own.');
+  if (!found) throw unfit('the cluster has no database of this name.');
+  if (SYSTEM_DATABASES.includes(database) || found.isTemplate) throw unfit('it is a system database of the server.');
   if (isTemplateName(database) || isOwnName(database))
-    throw unfit('its name is one that this service gives to databases: rename it first.');
-  if (!found.owned) throw unfit('it does not belong to the provisioner: ALTER DATABASE … OWNER TO hands it over.');
-  if (!found.allowsConnections) throw unfit('nobody can connect to it.');
-  if (found.othersHaveRights) throw unfit('other roles have rights on it: REVOKE ALL ON DATABASE … FROM them.');
+    throw unfit('its name is reserved for databases that this service creates. Rename it first.');
+  if (!found.owned) throw unfit('the provisioner does not own it. Run ALTER DATABASE … OWNER TO first.');
+  if (!found.allowsConnections) throw unfit('it does not allow connections.');
+  if (found.othersHaveRights)
+    throw unfit('other roles have rights on it. Run REVOKE ALL ON DATABASE … FROM these roles first.');
   const { isRegistry, isMarked } = await inDatabase(database, inspectContent);
   if (isRegistry) throw unfit('it is a registry.');
-  if (isMarked || !(await isFree(deps, cluster, database))) throw unfit('it is marked as another tenant’s.');
+  if (isMarked || !(await isFree(deps, cluster, database))) throw unfit("it is marked as another tenant's database.");
   return found;
 }
 

@@ -76,12 +76,13 @@ export function createAdoption(deps: {
     origin: AuditOrigin,
   ): Promise<TenantRecord> {
     const placed = await findCluster(registry, clusterId);
-    if (!placed) throw new AppError('no-cluster', { detail: 'There is no cluster of this id.' });
+    if (!placed) throw new AppError('no-cluster', { detail: 'There is no cluster with this id.' });
     const { host, port } = placed;
     const provisioner = await provisioners.at(placed);
     const { cluster, inDatabase } = provisioner;
     const found = await adoptable(deps, provisioner, database);
-    if (await isNamed(registry, { name: database, place: { host, port } })) throw unfit('it is a tenant’s already.');
+    if (await isNamed(registry, { name: database, place: { host, port } }))
+      throw unfit('it already belongs to a tenant.');
 
     const id = newTenantId();
     const claim = randomUUID();
@@ -108,7 +109,10 @@ export function createAdoption(deps: {
             { id, dbName: role, dbUser: role, dbPassword, adopts: database },
           );
           if (!registered)
-            throw new AppError('unavailable', { detail: 'The cluster has just been moved. Try again.', retryAfter: 1 });
+            throw new AppError('unavailable', {
+              detail: 'The cluster has just moved to another address. Try again.',
+              retryAfter: 1,
+            });
         },
         undo: () => deleteTenantRow(registry, id),
       },
@@ -184,14 +188,14 @@ export function createAdoption(deps: {
       } catch (error) {
         const constraint = violatedUniqueConstraint(error);
         if (constraint === TENANT_SLUG_CONSTRAINT) throw new AppError('slug-taken');
-        if (constraint === ADOPTS_CONSTRAINT) throw unfit('it is being adopted.');
+        if (constraint === ADOPTS_CONSTRAINT) throw unfit('another request is adopting it.');
         deps.onError(error, { tenantId: id, step: `adopt: ${step.name}` });
         const settled = await settle(provisioner, { id, database, adopted: markAs('adopted') }, undo, origin);
         if (typeof settled === 'object') return settled;
         if (error instanceof AppError) throw error;
         if (settled === 'undone' && constraint === EMAIL_CONSTRAINT)
           throw new AppError('email-taken', {
-            detail: 'The database has a user with the address of the first admin.',
+            detail: "The database already has a user with the first admin's e-mail address. Choose another address.",
           });
         throw adoptionFailure(step.name, id, settled, migrated, error);
       }

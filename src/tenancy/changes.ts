@@ -40,7 +40,7 @@ export async function changeTenant(
   }
   const existing = await findTenant(registry, id);
   if (!existing) throw new AppError('not-found');
-  throw new AppError('tenant-state', { detail: `The tenant is ${existing.status}.` });
+  throw new AppError('tenant-state', { detail: `The tenant is ${existing.status}: it cannot be changed.` });
 }
 
 /** Ends all sessions of a tenant, and audits it. Returns whether there is such a tenant. */

@@ -65,7 +65,10 @@ export function createClusterFitness(deps: {
           const role = connection.user;
           await ensureTemplate({ ...opened, role }, tenantMigrations, await deps.installation());
         } catch (error) {
-          throw new AppError('cluster-unusable', { detail: 'The template could not be made on it.', cause: error });
+          throw new AppError('cluster-unusable', {
+            detail: 'The template database could not be created on the server.',
+            cause: error,
+          });
         }
         return warnings;
       }),
@@ -86,13 +89,14 @@ export function judgeCluster(
     versionNumber < OLDEST_VERSION && `PostgreSQL 15 or later is needed; this is ${version}.`,
     superuser && `The role "${role}" is a superuser: use one that is not (deploy/bootstrap.sql).`,
     !canProvision && `The role "${role}" needs CREATEDB and CREATEROLE.`,
-    readOnly && 'The server takes no writes: it is a standby, or read-only.',
-    Math.abs(clockSkew) > MAX_CLOCK_SKEW && `Its clock is ${Math.round(clockSkew / 1_000)} s off: set both by NTP.`,
+    readOnly && 'The server does not accept writes: it is a standby, or read-only.',
+    Math.abs(clockSkew) > MAX_CLOCK_SKEW &&
+      `The server's clock is ${Math.round(clockSkew / 1_000)} s off. Synchronise both clocks by NTP.`,
   ];
   const warnings = [
     roomWarning(inspection, budget),
     openDatabases.length > 0 &&
-      `Every role of the server may connect to ${openDatabases.join(', ')}: REVOKE ALL ON DATABASE … FROM PUBLIC.`,
+      `Every role of the server may connect to ${openDatabases.join(', ')}. Run REVOKE ALL ON DATABASE … FROM PUBLIC.`,
   ];
   const said = (text: string | false | undefined): text is string => typeof text === 'string';
   return { problems: problems.filter(said), warnings: warnings.filter(said) };
@@ -104,6 +108,10 @@ async function look({ cluster }: Provisioner, budget: ClusterBudget): Promise<Cl
     return { ...judgeCluster(inspection, budget), inspection };
   } catch (error) {
     if (!(error instanceof DatabaseFault)) throw error;
-    return { problems: [`It cannot be entered (${error.reason}).`], warnings: [], inspection: undefined };
+    return {
+      problems: [`The service cannot connect to the server (${error.reason}).`],
+      warnings: [],
+      inspection: undefined,
+    };
   }
 }

@@ -182,7 +182,7 @@ export function createClusterRegistration(deps: {
       try {
         settings = connection();
       } catch {
-        const problem = 'The password of its provisioner does not decrypt: set it again.';
+        const problem = 'The password of the provisioner cannot be decrypted. Set it again.';
         return { problems: [problem], warnings: [], inspection: undefined };
       }
       return fitness.inspect(settings, budget);

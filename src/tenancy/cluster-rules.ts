@@ -21,7 +21,7 @@ export type ClusterChanges = {
 export function demandAllowed(host: string, isAllowed: (host: string) => boolean): void {
   if (!isAllowed(host))
     throw new AppError('cluster-host-not-allowed', {
-      detail: 'Only the hosts of CLUSTER_HOSTS, and that of the default cluster, may be registered.',
+      detail: 'Register a host that CLUSTER_HOSTS lists, or the host of the default cluster.',
       issues: [{ path: '/host', message: 'is not on the list of allowed hosts' }],
     });
 }
@@ -36,7 +36,7 @@ export function demandChangeable(changes: ClusterChanges, isDefault: boolean): v
   const enteredOtherwise = given('host', 'port', 'tls', 'tlsCa');
   if (isDefault && (enteredOtherwise || given('provisionerPassword', 'connectionBudget', 'connectionReserve')))
     throw new AppError('default-cluster', {
-      detail: 'How the default cluster is entered, and its budget, are changed in the configuration.',
+      detail: 'Change the connection and the budget of the default cluster in the configuration.',
     });
   // An operator who points a cluster elsewhere would otherwise have its password sent there.
   if (enteredOtherwise && !given('provisionerPassword'))
@@ -55,7 +55,7 @@ export async function demandEmpty(db: Kysely<Registry>, id: string): Promise<voi
   const { tenants, standbyDatabases } = await loadOf(db, id);
   if (tenants + standbyDatabases > 0)
     throw new AppError('cluster-in-use', {
-      detail: `On it are ${tenants} tenants and ${standbyDatabases} standby databases.`,
+      detail: `The cluster holds ${tenants} tenants and ${standbyDatabases} standby databases. It must be empty first.`,
     });
 }
 

@@ -63,7 +63,7 @@ export async function ensureDefaultCluster(
     const changes = { ...configured, provisionerPassword: sealed };
     if (await updateCluster(registry, known.id, changes, known.provisionerPassword)) return known.id;
   }
-  throw new Error('the row of the default cluster is changed by others again and again');
+  throw new Error('other replicas kept changing the row of the default cluster');
 }
 
 /** Undefined where it is sealed with a key that is not known any more. */

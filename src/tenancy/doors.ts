@@ -90,7 +90,10 @@ export function createDoors(deps: {
       if (asked) throw notIts(why);
       return { tenant, left: true };
     }
-    throw new AppError('unavailable', { detail: 'The database of the tenant is being worked on.', retryAfter: 5 });
+    throw new AppError('unavailable', {
+      detail: "Another operation works on the tenant's database. Try again in a moment.",
+      retryAfter: 5,
+    });
   }
 
   async function follow(id: string, asked = false): Promise<TenantRecord | undefined> {
@@ -112,7 +115,10 @@ export function createDoors(deps: {
       if (!(await act(provisioner.cluster, door))) continue;
       return tenant.restoring ? restored(tenant) : tenant;
     }
-    throw new AppError('unavailable', { detail: 'The database of the tenant is being worked on.', retryAfter: 5 });
+    throw new AppError('unavailable', {
+      detail: "Another operation works on the tenant's database. Try again in a moment.",
+      retryAfter: 5,
+    });
   }
 
   /** @returns whether the database is the row's to act on; `again` when row or mark have just been changed to that end */
@@ -234,7 +240,9 @@ function mayComplete({ status, generation }: TenantRecord, verdict: Verdict, ope
 }
 
 function noDatabase(): AppError {
-  return new AppError('tenant-state', { detail: 'The tenant has no database on its server.' });
+  return new AppError('tenant-state', {
+    detail: 'The tenant has no database on its server. Restore the database, then try again.',
+  });
 }
 
 function notIts(why: string): AppError {

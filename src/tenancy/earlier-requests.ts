@@ -44,7 +44,9 @@ export function createEarlierRequests(deps: {
     if (!tenant || tenant.status === 'deleting') {
       // An attempt that has just been undone gave its key back.
       if (!(await findRequestKey(registry, key))) return undefined;
-      throw new AppError('idempotency-key-reused', { detail: 'The tenant that was made with this key is removed.' });
+      throw new AppError('idempotency-key-reused', {
+        detail: 'The tenant that was created with this key was removed. Use a new key.',
+      });
     }
     if (tenant.status !== 'provisioning') return tenant;
     if (!(await reconciler.settle(tenant.id))) throw new AppError('idempotency-key-in-use', { retryAfter: 1 });
@@ -63,7 +65,7 @@ export function createEarlierRequests(deps: {
     } catch (error) {
       deps.onError(error, { tenantId: existing.id, step: 'settle' });
       throw new AppError('unavailable', {
-        detail: `What is left of the tenant ${existing.id}, which has this slug, could not be removed.`,
+        detail: `The unfinished tenant ${existing.id} has this slug and could not be removed yet. Try again in a moment.`,
         retryAfter: 5,
         cause: error,
       });
@@ -72,7 +74,7 @@ export function createEarlierRequests(deps: {
     const left = await findTenant(registry, existing.id);
     if (left?.slug === slug && left.status === 'deleting')
       throw new AppError('slug-taken', {
-        detail: `The tenant ${left.id} has this slug. It is being removed, and its database is left as it is: DELETE /tenants/${left.id} finishes that.`,
+        detail: `The tenant ${left.id} has this slug. Its removal is not finished, because its database is left as it is: DELETE /tenants/${left.id} finishes that.`,
       });
   }
 

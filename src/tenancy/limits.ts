@@ -60,19 +60,22 @@ export function limitsShown(limits: StoredLimits): Record<LimitName, number | nu
  */
 export function limitExceeded(name: LimitName, value: number, retryAfter?: number): AppError {
   return new AppError('tenant-limit-exceeded', {
-    detail: `The tenant's limit "${name}" is ${value}${meanings[name]}.`,
+    detail: details[name](value.toLocaleString('en-US')),
     limit: { name, value },
     ...(retryAfter !== undefined && { retryAfter }),
   });
 }
 
-const meanings: Readonly<Record<LimitName, string>> = {
-  requestsPerSecond: ' requests a second',
-  connections: ' connections, and all are in use',
-  statementTimeout: ' ms, and the database needed longer',
-  users: ', and there are as many',
-  products: ', and there are as many',
-  storageBytes: ' bytes, and its database is larger: deleting and reading go on',
+/** @param value the limit, with thousands separated: `10,000` */
+const details: Readonly<Record<LimitName, (value: string) => string>> = {
+  requestsPerSecond: (value) => `The tenant has reached its limit of ${value} requests per second.`,
+  connections: (value) => `The tenant has reached its limit of ${value} connections. Try again when one is free.`,
+  statementTimeout: (value) =>
+    `The database needed longer than the tenant's limit of ${value} ms. Request less at once.`,
+  users: (value) => `The tenant has reached its limit of ${value} users.`,
+  products: (value) => `The tenant has reached its limit of ${value} products.`,
+  storageBytes: (value) =>
+    `The tenant's database is larger than its limit of ${value} bytes. Reading and deleting still work.`,
 };
 
 /**

@@ -63,7 +63,7 @@ export function createTenantLocks(registry: Kysely<Registry>, atOnce = Infinity)
         while (!(await tryTenantLock(connection, tenantId))) {
           if (performance.now() > until)
             throw new AppError('unavailable', {
-              detail: 'The tenant is being worked on. Ask again in a moment.',
+              detail: 'Another operation works on the tenant. Try again in a moment.',
               retryAfter: 5,
             });
           await sleep(LOOK_EVERY);

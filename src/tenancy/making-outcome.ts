@@ -7,12 +7,12 @@ export type Settled = 'undone' | 'half' | 'unknown';
 /** AppError `provisioning-failed`. */
 export function makingFailure(step: string, id: string | undefined, settled: Settled, cause: unknown): AppError {
   const outcomes: Readonly<Record<Settled, string>> = {
-    undone: '. Everything was undone: the same request can be sent again.',
-    half: `, and not all of it could be undone. DELETE /tenants/${id ?? ''} finishes that, and so does the service by itself.`,
+    undone: '. Everything was undone. Send the same request again.',
+    half: `, and not all of it could be undone yet. The service does that by itself; DELETE /tenants/${id ?? ''} does it at once.`,
     unknown:
-      ', and its outcome is not known. The service finishes or undoes it by itself: send the same request again.',
+      ', and its outcome is not known yet. The service finishes or undoes it by itself. Send the same request again.',
   };
-  const detail = `Making the tenant failed at the step "${step}"${outcomes[settled]}`;
+  const detail = `Creating the tenant failed at the step "${step}"${outcomes[settled]}`;
   return new AppError('provisioning-failed', { detail, retryAfter: 5, cause });
 }
 
@@ -29,12 +29,12 @@ export function adoptionFailure(
 }
 
 function adoptionDetail(step: string, id: string, settled: Settled, migrated: boolean): string {
-  const failed = `Adopting failed at the step "${step}"`;
+  const failed = `The adoption failed at the step "${step}"`;
   if (settled === 'unknown')
-    return `${failed}, and its outcome is not known. The service finishes or undoes it by itself: GET /tenants/${id} shows it, or is 404 when it is undone. The database stays.`;
+    return `${failed}, and its outcome is not known yet. The service finishes or undoes it by itself: GET /tenants/${id} shows the tenant, or answers 404 when it was undone. The database is kept.`;
   if (settled === 'half')
-    return `${failed}, and not all of it could be undone yet. The service does so by itself; the database stays.`;
+    return `${failed}, and not all of it could be undone yet. The service does that by itself. The database is kept.`;
   return migrated
-    ? `${failed}. It was undone, but for the tables of this service, which stay in the database.`
-    : `${failed}. The database is as it was.`;
+    ? `${failed}. It was undone, except for the tables of this service, which stay in the database.`
+    : `${failed}. The database is unchanged.`;
 }

@@ -30,7 +30,7 @@ export async function choosePlace(
   const chosen = candidates.find((candidate) => !isDown(candidate)) ?? candidates[0];
   if (!chosen) {
     const where = [
-      wish.clusterId !== undefined && 'of this id',
+      wish.clusterId !== undefined && 'with this id',
       wish.region !== undefined && `in the region "${wish.region}"`,
     ].filter((part) => part !== false);
     throw new AppError('no-cluster', { detail: ['No cluster', ...where, 'accepts tenants.'].join(' ') });

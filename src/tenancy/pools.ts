@@ -246,5 +246,5 @@ export function createTenantPools(deps: TenantPoolDeps): TenantPools {
 export function admitted(tenant: TenantRecord | undefined): TenantRecord {
   if (tenant?.active) return tenant;
   if (tenant?.status === 'suspended') throw new AppError('tenant-suspended');
-  throw new AppError('forbidden', { detail: 'The tenant of this token does not exist any more.' });
+  throw new AppError('forbidden', { detail: 'The tenant of this access token no longer exists.' });
 }

@@ -55,8 +55,8 @@ export function proofFor(
     refuseStandby(row);
     const marker = row?.['tenantId'];
     if (marker !== tenantId) {
-      const whose = typeof marker === 'string' ? marker : 'nobody';
-      throw refuse(new Error(`the database behind this tenant's row is marked as ${whose}'s`));
+      const whose = typeof marker === 'string' ? marker : 'no tenant';
+      throw refuse(new Error(`the database that this tenant's row names has the marker of ${whose}`));
     }
     found.readOnly = row?.['readOnly'] === true;
     return { readOnly: found.readOnly };

@@ -150,7 +150,7 @@ export function createProvisioning(deps: ProvisioningDeps): Provisioning {
             await deleteTenantRow(trx, id);
             await deleteRequestKeysOf(trx, id);
           });
-          deps.onError(new Error('a standby database may hold a tenant’s data: it is left as it is'), {
+          deps.onError(new Error("a standby database may hold a tenant's data: it is left as it is"), {
             tenantId: id,
             step: at.step,
           });

@@ -128,12 +128,15 @@ export function createReconciler(deps: {
         await locks.attempt(id, () => dropOrphan(provisioner, place, { kind, id, name, text }, installation));
       // A registry that was restored from a backup has no row of the tenants since: theirs is the last copy of their data.
       else if (isNew(`${place.id} ${kind} ${name}`))
-        deps.onError(new Error(`a ${kind} that may be a tenant’s has no row in the registry: it is left alone`), {
-          clusterId: place.id,
-          tenantId: id,
-          name,
-          step: 'orphans',
-        });
+        deps.onError(
+          new Error(`a ${kind} that may belong to a tenant has no row in the registry: it is left as it is`),
+          {
+            clusterId: place.id,
+            tenantId: id,
+            name,
+            step: 'orphans',
+          },
+        );
     }
   }
 

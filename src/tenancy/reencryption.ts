@@ -80,7 +80,10 @@ export function createReencryption(deps: ReencryptionDeps): Reencryption {
       if (told.get(row) === sealed) return undefined;
       if (told.size >= MAX_TOLD) told.clear();
       told.set(row, sealed);
-      log.warn({ err: error, column, id: context.id }, 'a password does not open, and cannot be sealed anew');
+      log.warn(
+        { err: error, column, id: context.id },
+        'could not decrypt a database password; it is not encrypted with the current key',
+      );
       return undefined;
     }
   }
@@ -112,10 +115,12 @@ export function createReencryption(deps: ReencryptionDeps): Reencryption {
     for (const use of await uses()) {
       if (use.held || use.rows === 0) continue;
       const what =
-        use.kid === null ? 'in no envelope' : `sealed with the key "${use.kid}", which ENCRYPTION_KEYS does not hold`;
+        use.kid === null
+          ? 'not encrypted with a known format'
+          : `encrypted with the key "${use.kid}", which ENCRYPTION_KEYS does not hold`;
       log.warn(
         { kid: use.kid, rows: use.rows },
-        `database passwords are ${what}: ${use.rows}, whose tenants or clusters cannot be used`,
+        `${use.rows} database passwords are ${what}: their tenants or clusters cannot be used`,
       );
     }
   }
@@ -141,7 +146,7 @@ export function createReencryption(deps: ReencryptionDeps): Reencryption {
       if (older.length === 0 || (await wantedKey(registry)) !== kid) return;
       for (const column of sealedColumns) {
         const rows = await sealColumn(column, signal);
-        if (rows > 0) log.done({ kid, column, rows }, 'passwords of databases were sealed anew');
+        if (rows > 0) log.done({ kid, column, rows }, 'encrypted database passwords again with the current key');
       }
     },
   };

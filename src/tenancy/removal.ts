@@ -88,20 +88,23 @@ export function createRemoval(deps: {
     } catch (error) {
       deps.onError(error, { tenantId: id, step: 'remove' });
       throw new AppError('unavailable', {
-        detail: `Not all of the tenant ${id} could be removed. It is tried again by itself, and POST /tenants/${id}/purge does so at once.`,
+        detail: `The tenant ${id} could not be removed completely. The service tries again by itself; POST /tenants/${id}/purge tries again at once.`,
         retryAfter: 5,
         cause: error,
       });
     }
     if (left !== undefined)
-      throw leftAsItIs(left, `POST /tenants/${id}/purge?database=keep removes the tenant without it.`);
+      throw leftAsItIs(left, `POST /tenants/${id}/purge?database=keep removes the tenant and keeps the database.`);
     return true;
   }
 
   /** Looks for the evidence first: nothing is begun that could not be ended. */
   async function begin(tenant: TenantRecord, origin: AuditOrigin, wish: RemovalWish): Promise<boolean> {
     const { id } = tenant;
-    if (tenant.restoring) throw new AppError('tenant-state', { detail: 'The tenant is being restored.' });
+    if (tenant.restoring)
+      throw new AppError('tenant-state', {
+        detail: 'The tenant is being restored. Wait until it is active or suspended.',
+      });
     const installation = await deps.installation();
     const provisioner = await placeOf(tenant);
     const seen = await look(provisioner, tenant, installation);
@@ -226,8 +229,8 @@ type Seen = NonNullable<Awaited<ReturnType<typeof look>>>;
 function refused(id: string, seen: Seen): AppError {
   const advice =
     seen.verdict === 'newer'
-      ? `If the tenant is to go, send DELETE /tenants/${id} once more, and purge it then.`
-      : `POST /tenants/${id}/purge?database=keep removes the tenant without it.`;
+      ? `To remove the tenant, send DELETE /tenants/${id} again, and then purge it.`
+      : `POST /tenants/${id}/purge?database=keep removes the tenant and keeps the database.`;
   return leftAsItIs(whyLeft(seen.verdict, seen.found), advice);
 }
 

@@ -114,7 +114,9 @@ export function createRotation(deps: RotationDeps): Rotation {
     const now = await findTenant(registry, id);
     // Another worker began a change: that one is finished now.
     if (typeof now?.nextDbPassword === 'string') return;
-    throw new AppError('tenant-state', { detail: `The tenant is ${now?.status ?? tenant.status}.` });
+    throw new AppError('tenant-state', {
+      detail: `The tenant is ${now?.status ?? tenant.status}: its password cannot be changed.`,
+    });
   }
 
   /** Within the tenant's lock. Returns only when server and registry agree. @throws AppError `unavailable` */
@@ -159,11 +161,11 @@ export function createRotation(deps: RotationDeps): Rotation {
         await deps.tell(tenantId);
         return;
       }
-      throw new Error('the password was changed by others again and again');
+      throw new Error('other workers kept changing the password');
     } catch (error) {
       deps.onError(error, { tenantId, step });
       throw new AppError('unavailable', {
-        detail: 'The new password is stored. It is put in force as soon as that is possible, by itself.',
+        detail: 'The new password is stored. The service applies it by itself as soon as the server allows.',
         retryAfter: 5,
         cause: error,
       });

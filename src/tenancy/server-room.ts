@@ -15,7 +15,7 @@ export function roomWarning(
 ): string | undefined {
   const wanted = tenants + reserve;
   if (wanted <= maxConnections) return undefined;
-  return `Budget and reserve are ${wanted} connections; the server has ${maxConnections} for all. Raise max_connections, or lower the budget.`;
+  return `Budget and reserve need ${wanted} connections; the server allows ${maxConnections} in all. Raise max_connections, or lower the budget.`;
 }
 
 /** Logs a warning for each server that has fewer connections than budget and reserve. @throws DatabaseFault of the registry */

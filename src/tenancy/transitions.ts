@@ -91,11 +91,11 @@ export function createTransitions(deps: {
     } catch (error) {
       if (error instanceof AppError && error.code === 'tenant-state')
         throw new AppError('tenant-state', {
-          detail: `The tenant is ${status} and not served any more. ${error.message}`,
+          detail: `The tenant is ${status} and no longer served. ${error.message}`,
         });
       onError(error, { tenantId: id, step: 'close' });
       throw new AppError('unavailable', {
-        detail: `The tenant is ${status} and not served any more. Its database is not closed yet, because its PostgreSQL server does not answer or somebody is at work on it: that is done by itself.`,
+        detail: `The tenant is ${status} and no longer served. Its database is not closed yet: its PostgreSQL server does not answer, or another operation works on it. The service closes it by itself.`,
         retryAfter: 5,
         cause: error,
       });
@@ -114,7 +114,9 @@ export function createTransitions(deps: {
   async function removed(id: string, origin: AuditOrigin, act: RemovalAct, wish?: RemovalWish): Promise<void> {
     if (await removal.remove(id, origin, act, wish)) return;
     ensurePossible(act, (await existing(id)).status);
-    throw new AppError('tenant-state', { detail: 'The tenant changed meanwhile.' });
+    throw new AppError('tenant-state', {
+      detail: 'The tenant was changed by another request. Read it, then try again.',
+    });
   }
 
   return {
@@ -179,7 +181,10 @@ export function createTransitions(deps: {
           await auditAct(trx, { ...origin, action: 'tenant.restored', ...concerning(id), details: { status: to } });
           return tenant;
         });
-        if (!begun && !now.restoring) throw new AppError('tenant-state', { detail: 'The tenant changed meanwhile.' });
+        if (!begun && !now.restoring)
+          throw new AppError('tenant-state', {
+            detail: 'The tenant was changed by another request. Read it, then try again.',
+          });
         // From here on the restoration is finished: by this request, or by the job.
         return (await doors.follow(id, true)) ?? (await existing(id));
       });

@@ -34,7 +34,7 @@ afterAll(async () => {
 
 describe('a server with fewer connections than its budget', () => {
   it('is named by the start, in words', async () => {
-    const warning = 'Budget and reserve are 44 connections; the server has 17 for all.';
+    const warning = 'Budget and reserve need 44 connections; the server allows 17 in all.';
     await expect.poll(() => log.filter((line) => line.includes(warning)).length, { timeout: 10_000 }).toBe(2);
   });
 
@@ -59,6 +59,6 @@ describe('a server with fewer connections than its budget', () => {
     // The refusals came: without them this would prove nothing.
     const leased = services.map(({ app }) => app.engine.clusters.at(small.provisioner).tenants.stats().leased);
     expect(Math.min(...leased)).toBeLessThan(MAX_CONNECTIONS);
-    expect(log.join('')).toContain('the budget is lowered for a while');
+    expect(log.join('')).toContain('the budget is lowered for now');
   });
 });

@@ -267,7 +267,7 @@ describe('while the tenants’ server does not answer', () => {
     takeAway();
     const answer = await act(service, away, tenant.id);
     expect([answer.status, answer.body.code]).toEqual([503, 'unavailable']);
-    expect(answer.text).toContain(`The tenant is ${status} and not served any more.`);
+    expect(answer.text).toContain(`The tenant is ${status} and no longer served.`);
     expect(Number(answer.headers['retry-after'])).toBeGreaterThan(0);
     const row = await rowOf(service, tenant);
     expect([row.status, await isOpen(row)]).toEqual([status, true]);

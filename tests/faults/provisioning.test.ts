@@ -233,7 +233,7 @@ describe('when undoing fails too', () => {
     const failed = await make(slug);
     afterStep = undefined;
     expect(failed).toMatchObject({ status: 503, body: { code: 'provisioning-failed' } });
-    const id = /DELETE \/tenants\/([0-9a-f-]{36}) finishes that/.exec(failed.body.detail)?.[1] ?? '';
+    const id = /DELETE \/tenants\/([0-9a-f-]{36}) does it at once/.exec(failed.body.detail)?.[1] ?? '';
     expect(await findTenantBySlug(central.db, slug)).toMatchObject({ id, status: 'deleting', active: false });
     return { name, id, unblock };
   }

@@ -85,7 +85,7 @@ it('says once in the log, as an error, what may be a tenant’s and has no row',
   const name = await orphan({ state: 'tenant' });
   await reconcile();
   await reconcile();
-  const told = lines.filter((line) => line.includes(name) && line.includes('left alone'));
+  const told = lines.filter((line) => line.includes(name) && line.includes('left as it is'));
   expect(told.map((line) => (JSON.parse(line) as { level: string }).level)).toEqual(['error']);
 });
 

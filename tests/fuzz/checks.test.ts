@@ -53,7 +53,10 @@ it.each<[string, Received]>([
   ['a success', success({ id: 'a' })],
   ['an answer without a body', { status: 204, headers, text: '', body: undefined }],
   ['a problem', failure(404)],
-  ['why a server cannot be registered', failure(404, { detail: 'It cannot be entered (ECONNREFUSED).' })],
+  [
+    'why a server cannot be registered',
+    failure(404, { detail: 'The service cannot connect to the server (ECONNREFUSED).' }),
+  ],
   ['a refused token', failure(401, {}, { 'www-authenticate': 'Bearer' })],
 ])('%s as it should be breaks no promise', (_, received) => {
   expect(check(operation, received)).toEqual([]);

@@ -61,7 +61,7 @@ export function createCheck(secrets: readonly string[]): Check {
     const everything = `${JSON.stringify(headers)}\n${text}`;
     demand(!secrets.some((secret) => everything.includes(secret)), 'it holds a secret');
     // The one word of the driver that is for whoever registers a server.
-    const inside = INSIDES.exec(everything.replaceAll(/It cannot be entered \(\w+\)\./g, ''))?.[0];
+    const inside = INSIDES.exec(everything.replaceAll(/The service cannot connect to the server \(\w+\)\./g, ''))?.[0];
     demand(inside === undefined, `it tells of what is inside: ${String(inside)}`);
     return problems;
   };

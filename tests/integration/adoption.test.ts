@@ -163,13 +163,13 @@ describe('a database that is adopted', () => {
 
 describe('a database that cannot be adopted', () => {
   const refused: [string, () => Promise<string>, string][] = [
-    ['is not there', async () => Promise.resolve('no_such_database'), 'none of this name'],
-    ['belongs to somebody else', () => prepare('', false), 'does not belong'],
-    ['is the server’s own', async () => Promise.resolve('template1'), 'server’s own'],
-    ['is marked as another tenant’s', () => prepare(marked), 'another tenant’s'],
-    ['has a name of a template', () => rename(`tenantry_template_${process.pid}`), 'its name is one that this service'],
-    ['has a name of a tenant’s database', () => rename(`tn_${'0'.repeat(32)}`), 'its name is one that this service'],
-    ['carries the mark of another tenant', () => comment(), 'another tenant’s'],
+    ['is not there', async () => Promise.resolve('no_such_database'), 'no database of this name'],
+    ['belongs to somebody else', () => prepare('', false), 'does not own'],
+    ['is the server’s own', async () => Promise.resolve('template1'), 'system database'],
+    ['is marked as another tenant’s', () => prepare(marked), "another tenant's"],
+    ['has a name of a template', () => rename(`tenantry_template_${process.pid}`), 'its name is reserved'],
+    ['has a name of a tenant’s database', () => rename(`tn_${'0'.repeat(32)}`), 'its name is reserved'],
+    ['carries the mark of another tenant', () => comment(), "another tenant's"],
     ['is a registry', () => prepare('create table operators (id int); create table tenants (id int)'), 'a registry'],
     [
       'lets other roles in',
@@ -191,7 +191,7 @@ describe('a database that cannot be adopted', () => {
         );
         return database;
       },
-      'nobody can connect',
+      'does not allow connections',
     ],
   ];
   it.each(refused)('because it %s, is refused with 422', async (_why, make, reason) => {

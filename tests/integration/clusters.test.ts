@@ -288,8 +288,8 @@ describe('registering a cluster', () => {
       [{ provisionerPassword: 'not-the-password' }, '28P01'],
       [{ provisionerUser: user, provisionerPassword: password }, 'superuser'],
       [{ provisionerUser: 'poor', provisionerPassword: 'a-long-password' }, 'CREATEDB and CREATEROLE'],
-      [{ provisionerUser: 'reading', provisionerPassword: 'a-long-password' }, 'takes no writes'],
-      [{ tls: 'verify-full' }, 'cannot be entered'],
+      [{ provisionerUser: 'reading', provisionerPassword: 'a-long-password' }, 'does not accept writes'],
+      [{ tls: 'verify-full' }, 'cannot connect to the server'],
       [{ port: 1 }, 'ECONNREFUSED'],
     ];
     for (const [wrong, reason] of refused) {

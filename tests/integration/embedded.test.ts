@@ -162,7 +162,7 @@ describe('kill -9', () => {
 
     cluster = await start();
     expect(isAlive(orphan.pid)).toBe(false);
-    expect(messages[0]).toContain(`left behind (pid ${orphan.pid})`);
+    expect(messages[0]).toContain(`left running (pid ${orphan.pid})`);
     expect(cluster.port).toBe(orphan.port);
     expect(await keptRows()).toEqual([1, 2, 3]);
   });
@@ -201,7 +201,7 @@ it.runIf(isRoot)('moves to /var/lib/tenantry when its user cannot reach the home
   try {
     cluster = await start({ home: join(closed, 'home') });
     expect(cluster.dataDir).toMatch(/^\/var\/lib\/tenantry\/[0-9a-f]{16}\/postgres$/);
-    expect(messages).toEqual([expect.stringContaining(`it lives in ${dirname(cluster.dataDir)}`)]);
+    expect(messages).toEqual([expect.stringContaining(`its files are in ${dirname(cluster.dataDir)}`)]);
     await query('select 1');
   } finally {
     await cluster?.stop();

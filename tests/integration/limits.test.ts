@@ -84,6 +84,16 @@ function usageOf(tenant: { readonly id: string }, token = service.operatorToken,
   return on.send<Usage>('GET', `/tenants/${tenant.id}/usage`, { token });
 }
 
+/** What the sentence about a limit counts. */
+const counted: Readonly<Record<string, string>> = {
+  requestsPerSecond: 'requests per second',
+  connections: 'connections',
+  statementTimeout: 'ms',
+  users: 'users',
+  products: 'products',
+  storageBytes: 'bytes',
+};
+
 /** Has to name the limit in words and for machines. */
 function expectRefusal(answer: Answer<LimitProblem>, status: 403 | 429, limit: string, value: number): void {
   expect([answer.status, answer.body.code, answer.text]).toEqual([
@@ -92,7 +102,7 @@ function expectRefusal(answer: Answer<LimitProblem>, status: 403 | 429, limit: s
     expect.any(String) as string,
   ]);
   const { detail, code, limit: named, limitValue } = answer.body;
-  expect(detail).toContain(`"${limit}" is ${value}`);
+  expect(detail).toContain(`limit of ${value.toLocaleString('en-US')} ${counted[limit] ?? ''}`);
   expect([code, named, limitValue]).toEqual(['tenant-limit-exceeded', limit, value]);
   expect(answer.headers['content-type']).toBe('application/problem+json; charset=utf-8');
   expect(answer.headers['retry-after']).toBe(status === 429 ? '1' : undefined);

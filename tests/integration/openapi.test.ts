@@ -1,5 +1,6 @@
 // The documentation is the routes: nothing is missing in it, nothing in it is made up.
 import fastify, { type FastifyInstance } from 'fastify';
+import { readFileSync } from 'node:fs';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { authentication } from '../../plugins/authentication.js';
 import { quotas } from '../../plugins/quotas.js';
@@ -11,6 +12,7 @@ import fp from 'fastify-plugin';
 import type { RouteAccess, RouteEntry } from '../../src/auth/access.js';
 import { catalogue } from '../../src/errors.js';
 import { startService, testConfig, type TestService } from '../support/app.js';
+import { OPENAPI_FILE, openApiReference } from '../support/reference-pages.js';
 
 /** A JSON schema, as far as it is looked at here. */
 interface Schema {
@@ -107,6 +109,10 @@ describe('/docs/json', () => {
     expect(document.components.securitySchemes).toEqual({
       bearer: { type: 'http', scheme: 'bearer', bearerFormat: 'JWT' },
     });
+  });
+
+  it('is docs/reference/openapi.json; npm run docs:reference writes it', async () => {
+    expect(await openApiReference(document)).toBe(readFileSync(OPENAPI_FILE, 'utf8'));
   });
 
   it('has every route, and no other', () => {

@@ -66,7 +66,7 @@ describe.skipIf(noRedis !== undefined)(`Redis${noRedis === undefined ? '' : ` (s
     expect(await store.send('MGET', ['k', 'none'])).toEqual(['v', null]);
     expect(await plain.command('GET', `${key?.slice(0, -1) ?? ''}k`)).toBe('v');
     expect(await app.redis.ping()).toBe('PONG');
-    expect(log()).toContain('"msg":"Redis can be used"');
+    expect(log()).toContain('"msg":"Redis is available"');
   });
 
   it('takes two installations that share it apart', async () => {
@@ -94,7 +94,7 @@ describe.skipIf(noRedis !== undefined)(`Redis${noRedis === undefined ? '' : ` (s
   ])('is refused in words %s, and the service runs', async (_, url, words) => {
     const { app, store, log } = await start({ REDIS_URL: url() });
     await expect.poll(() => store.state.reason, SOON).toContain(words);
-    expect(log()).toContain('Redis cannot be used: this replica goes on without it');
+    expect(log()).toContain('Redis is not available: this replica continues without it');
     expect(log()).not.toContain(plain.password);
     await expect(store.send('GET', ['k'])).rejects.toThrow('Redis cannot be used: ');
     expect((await sender(app)('GET', '/health/ready')).status).toBe(200);

@@ -151,7 +151,7 @@ describe('a rotation', () => {
       const resume = one.send('POST', `/tenants/${tenant.id}/resume`, { token: one.operatorToken });
       for (const answer of await Promise.all([rotate(tenant), resume])) {
         expect(answer.body).toMatchObject({ status: 503, code: 'unavailable' });
-        expect(answer.text).toContain('being worked on');
+        expect(answer.text).toContain('Another operation works on');
         expect(answer.headers['retry-after']).toBe('5');
       }
       expect(await rowOf(one, tenant)).toEqual(begun);

@@ -188,7 +188,7 @@ describe.each(keys)('a token by $alg is refused with 401, whatever it is for, be
         expectProblem(answer, 401, 'unauthenticated');
         expect(answer.headers['www-authenticate']).toBe('Bearer');
         expect((JSON.parse(answer.text) as { detail: string }).detail).toBe(
-          'The access token is not valid or has expired.',
+          'The access token is not valid or has expired. Refresh it, or sign in again.',
         );
       }
     });

@@ -68,7 +68,7 @@ describe('a server', () => {
     [{ versionNumber: 149_999, version: '14.9' }, /15 or later.*14\.9/],
     [{ superuser: true }, /superuser/],
     [{ canProvision: false }, /CREATEDB and CREATEROLE/],
-    [{ readOnly: true }, /no writes/],
+    [{ readOnly: true }, /not accept writes/],
     [{ clockSkew: 5_001 }, /5 s off/],
     [{ clockSkew: -60_000 }, /-60 s off/],
   ])('with %j cannot hold tenants', (wrong, problem) => {

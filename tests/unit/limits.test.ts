@@ -17,6 +17,16 @@ function refusalOf(input: unknown): readonly InputIssue[] {
   throw new Error(`accepted: ${JSON.stringify(input)}`);
 }
 
+/** What the sentence about a limit counts. */
+const counted: Readonly<Record<string, string>> = {
+  requestsPerSecond: 'requests per second',
+  connections: 'connections',
+  statementTimeout: 'ms',
+  users: 'users',
+  products: 'products',
+  storageBytes: 'bytes',
+};
+
 describe('limits', () => {
   it('may be left out', () => {
     expect(parseLimits({})).toEqual({});
@@ -68,7 +78,7 @@ describe('the limits in force', () => {
 
   it.each(bounds)('%s names itself when it is reached', (name) => {
     const error = limitExceeded(name as keyof typeof limitBounds, 7);
-    expect(error.detail).toContain(`"${name}" is 7`);
+    expect(error.detail).toContain(`limit of 7 ${counted[name] ?? ''}`);
     expect(error.limit).toEqual({ name, value: 7 });
     expect([error.status, limitExceeded(name as keyof typeof limitBounds, 7, 1).status]).toEqual([403, 429]);
   });

@@ -361,7 +361,7 @@ describe.each(algorithms)('where %s signs,', (alg) => {
         expect({ code: refusal.code, status: refusal.status, detail: refusal.detail }).toEqual({
           code: 'unauthenticated',
           status: 401,
-          detail: 'The access token is not valid or has expired.',
+          detail: 'The access token is not valid or has expired. Refresh it, or sign in again.',
         });
         // And again: a refusal is not remembered as anything else.
         expect(refusalOf(token, app.tokens).code).toBe('unauthenticated');
@@ -372,7 +372,9 @@ describe.each(algorithms)('where %s signs,', (alg) => {
       const messages = Object.values(hostile).flatMap((tokens) =>
         Object.values(tokens).map((make) => refusalOf(make(), app.tokens).message),
       );
-      expect(new Set(messages)).toEqual(new Set(['The access token is not valid or has expired.']));
+      expect(new Set(messages)).toEqual(
+        new Set(['The access token is not valid or has expired. Refresh it, or sign in again.']),
+      );
     });
   });
 });

@@ -1,0 +1,25 @@
+// `npm run docs:reference`: writes docs/reference/openapi.json and docs/reference/errors.md.
+import { writeFile } from 'node:fs/promises';
+import { defineCommand, runCommand } from '../src/lib/command-line.js';
+import {
+  ERRORS_PAGE,
+  errorsPage,
+  OPENAPI_FILE,
+  openApiReference,
+  servedDocument,
+} from '../tests/support/reference-pages.js';
+
+const docsReference = defineCommand({
+  start: 'npm run docs:reference --',
+  about: `
+Writes docs/reference/openapi.json from the routes, and docs/reference/errors.md from the catalogue of coded errors. No database
+is needed.`,
+  flags: {},
+  exits: { 0: 'written', 1: 'not written: error answers have different schemas' },
+});
+
+await runCommand(docsReference, async () => {
+  await writeFile(OPENAPI_FILE, await openApiReference(await servedDocument()));
+  await writeFile(ERRORS_PAGE, errorsPage());
+  return 0;
+});

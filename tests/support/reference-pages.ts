@@ -1,0 +1,141 @@
+// The generated references: docs/reference/openapi.json from the routes, docs/reference/errors.md from the catalogue of coded
+// errors. `npm run docs:reference` writes them, and tests compare. No database is needed.
+import { randomBytes } from 'node:crypto';
+import path from 'node:path';
+import { format, resolveConfig } from 'prettier';
+import { makeTokenKey, parseTokenKeys } from '../../src/auth/keyring.js';
+import { completeConfig, parseKeyring, readSettings } from '../../src/config/index.js';
+import { errorGuide, type ErrorGuide } from '../../src/error-guide.js';
+import { AppError, catalogue, statusesOf, type ErrorCode } from '../../src/errors.js';
+import { PROBLEM_TYPE, toProblem } from '../../src/problem.js';
+import { openApp } from './service.js';
+
+const GENERATOR = 'scripts/docs-reference.ts';
+const FOLDER = path.resolve(import.meta.dirname, '../../docs/reference');
+
+/** The OpenAPI document as a file. */
+export const OPENAPI_FILE = path.join(FOLDER, 'openapi.json');
+
+/** The page on errors. */
+export const ERRORS_PAGE = path.join(FOLDER, 'errors.md');
+
+/** An OpenAPI document, as far as it is rewritten here. */
+export interface OpenApiDocument {
+  readonly openapi: string;
+  readonly components: { readonly schemas?: Readonly<Record<string, unknown>> };
+  readonly paths: Readonly<Record<string, Readonly<Record<string, unknown>>>>;
+}
+
+/** Nothing listens there: the document needs no registry, and the app starts without one. */
+const NOWHERE = { host: '127.0.0.1', port: 1, database: 'none', user: 'none', password: 'none', tls: false } as const;
+
+/**
+ * The document that the service serves at /docs/json.
+ *
+ * @param env variables of the service; the environment of this process is not read
+ */
+export async function servedDocument(env: Readonly<Record<string, string>> = {}): Promise<OpenApiDocument> {
+  const settings = readSettings({ NODE_ENV: 'test', LOG_LEVEL: 'silent', STANDBY_DATABASES: '0', ...env });
+  const app = await openApp(
+    completeConfig(settings, {
+      registry: NOWHERE,
+      provisioner: NOWHERE,
+      // New each time: the document depends on no key.
+      tokenKeys: parseTokenKeys(makeTokenKey('unused')),
+      encryptionKeys: parseKeyring(`unused:${randomBytes(32).toString('base64')}`),
+    }),
+  );
+  try {
+    return (await app.inject('/docs/json')).json<OpenApiDocument>();
+  } finally {
+    await app.close();
+  }
+}
+
+const PROBLEM_MEDIA_TYPE = PROBLEM_TYPE.split(';')[0] ?? '';
+
+/**
+ * The text of docs/reference/openapi.json: the served document, with paths and methods in alphabetical order. The problem
+ * document, which every error answer repeats, is the named component `Problem`.
+ *
+ * @throws Error when error answers have different schemas
+ */
+export async function openApiReference(served: OpenApiDocument): Promise<string> {
+  const problems = new Set<string>();
+  const named = JSON.parse(JSON.stringify(served), (key, value: unknown) => {
+    if (key !== PROBLEM_MEDIA_TYPE) return value;
+    problems.add(JSON.stringify((value as { schema: unknown }).schema));
+    return { schema: { $ref: '#/components/schemas/Problem' } };
+  }) as OpenApiDocument;
+  const [problem, ...others] = problems;
+  if (problem === undefined || others.length > 0) throw new Error('error answers need one schema in common');
+  const { openapi, components, paths, ...rest } = named;
+  const schemas = { ...components.schemas, Problem: JSON.parse(problem) as unknown };
+  const document = {
+    openapi,
+    'x-generated-by': GENERATOR,
+    ...rest,
+    components: { ...components, schemas: sorted(schemas) },
+    paths: sorted(Object.fromEntries(Object.entries(paths).map(([url, methods]) => [url, sorted(methods)]))),
+  };
+  return format(JSON.stringify(document), { ...(await resolveConfig(OPENAPI_FILE)), parser: 'json' });
+}
+
+function sorted<Value>(values: Readonly<Record<string, Value>>): Record<string, Value> {
+  return Object.fromEntries(Object.entries(values).sort(([one], [other]) => (one < other ? -1 : 1)));
+}
+
+/** The text of docs/reference/errors.md. */
+export function errorsPage(): string {
+  const codes = Object.keys(catalogue) as ErrorCode[];
+  const example = new AppError('invalid-request', {
+    issues: [{ path: '/email', message: 'must be an e-mail address' }],
+  });
+  const { body } = toProblem(example, '01900000-0000-7000-8000-000000000000');
+  return `# Errors
+
+<!-- Written by ${GENERATOR}: do not edit. Change src/errors.ts or src/error-guide.ts, then run npm run docs:reference -->
+
+Every error answer is a problem document (RFC 9457) with the content type \`${PROBLEM_TYPE}\`:
+
+\`\`\`json
+${JSON.stringify(body, null, 2)}
+\`\`\`
+
+| Field | Meaning |
+| --- | --- |
+| \`type\` | a URN that ends in the code |
+| \`title\` | the title of the code; it is the same in every answer |
+| \`status\` | the HTTP status |
+| \`detail\` | what happened, and what the client can do; not in every answer |
+| \`code\` | the code; branch on this field |
+| \`requestId\` | the id of the request, also in the header \`X-Request-Id\` and in the log |
+| \`errors\` | each invalid part of the request: its path, and a message; only for invalid input |
+| \`limit\`, \`limitValue\` | the tenant limit that was reached; only with \`tenant-limit-exceeded\` |
+
+An answer with the status 401 has the header \`WWW-Authenticate: Bearer\`. \`Retry-After\` is in seconds.
+
+| Code | Status | Title | \`Retry-After\` |
+| --- | --- | --- | --- |
+${codes.map(tableRow).join('\n')}
+
+${codes.map(section).join('\n')}`;
+}
+
+const retryAfterCell: Readonly<Record<NonNullable<ErrorGuide['retryAfter']> | 'never', string>> = {
+  always: 'yes',
+  sometimes: 'sometimes',
+  never: 'no',
+};
+
+function tableRow(code: ErrorCode): string {
+  const statuses = statusesOf(code).join(' or ');
+  const { title } = toProblem(new AppError(code), '').body;
+  const retryAfter = retryAfterCell[errorGuide[code].retryAfter ?? 'never'];
+  return `| [\`${code}\`](#${code}) | ${statuses} | ${title} | ${retryAfter} |`;
+}
+
+function section(code: ErrorCode): string {
+  const { when, remedy } = errorGuide[code];
+  return `## ${code}\n\n${when}\n\nWhat the client can do: ${remedy}\n`;
+}

@@ -1,0 +1,153 @@
+// docs/reference: what clients read there is what the code does.
+import { readdirSync, readFileSync } from 'node:fs';
+import path from 'node:path';
+import ts from 'typescript';
+import { beforeAll, describe, expect, it } from 'vitest';
+import {
+  ERRORS_PAGE,
+  errorsPage,
+  OPENAPI_FILE,
+  openApiReference,
+  servedDocument,
+  type OpenApiDocument,
+} from '../support/reference-pages.js';
+import { errorGuide } from '../../src/error-guide.js';
+import { catalogue, type ErrorCode } from '../../src/errors.js';
+
+const ROOT = path.resolve(import.meta.dirname, '../..');
+const WRITTEN_BY = 'npm run docs:reference writes it';
+const codes = Object.keys(catalogue) as ErrorCode[];
+
+describe('docs/reference/openapi.json', () => {
+  let served: OpenApiDocument;
+  let reference: string;
+  beforeAll(async () => {
+    served = await servedDocument();
+    reference = await openApiReference(served);
+  });
+
+  it(`is the document that the service serves; ${WRITTEN_BY}`, () => {
+    expect(readFileSync(OPENAPI_FILE, 'utf8')).toBe(reference);
+  });
+
+  it('names its generator', () => {
+    expect(JSON.parse(reference)).toMatchObject({ 'x-generated-by': 'scripts/docs-reference.ts' });
+    expect(served).not.toHaveProperty('x-generated-by');
+  });
+
+  it('says the same as the served document, with the problem document written out again', () => {
+    const { 'x-generated-by': _generator, ...document } = JSON.parse(reference) as OpenApiDocument & {
+      'x-generated-by': string;
+      components: { schemas: Record<string, unknown> };
+    };
+    const { Problem, ...schemas } = document.components.schemas;
+    const writtenOut = JSON.parse(
+      JSON.stringify({ ...document, components: { ...document.components, schemas } }),
+      (_key, value: unknown) => {
+        const isProblem = (value as { $ref?: string } | null)?.$ref === '#/components/schemas/Problem';
+        return isProblem ? Problem : value;
+      },
+    ) as unknown;
+    expect(writtenOut).toEqual(served);
+  });
+
+  it('has its paths in alphabetical order', () => {
+    const paths = Object.keys((JSON.parse(reference) as OpenApiDocument).paths);
+    expect(paths).toEqual(paths.toSorted());
+  });
+
+  it('depends on no machine, address or setting of a run', async () => {
+    const other = await servedDocument({
+      HOST: '0.0.0.0',
+      PORT: '4321',
+      HASH_CONCURRENCY: '1',
+      RATE_LIMIT_MAX: '7',
+      TENANT_PRODUCTS: '5',
+    });
+    expect(await openApiReference(other)).toBe(reference);
+  });
+
+  it('is refused when two error answers have different schemas', async () => {
+    const answer = (type: string): unknown => ({
+      get: { responses: { 500: { content: { 'application/problem+json': { schema: { type } } } } } },
+    });
+    const document = (...types: string[]): OpenApiDocument => ({
+      openapi: '3.1.0',
+      components: {},
+      paths: Object.fromEntries(types.map((type, index) => [`/${index}`, answer(type) as Record<string, unknown>])),
+    });
+    await expect(openApiReference(document('object', 'object'))).resolves.toContain('#/components/schemas/Problem');
+    await expect(openApiReference(document('object', 'string'))).rejects.toThrow('one schema in common');
+  });
+});
+
+describe('docs/reference/errors.md', () => {
+  const page = errorsPage();
+
+  it(`is what the catalogue says; ${WRITTEN_BY}`, () => {
+    expect(readFileSync(ERRORS_PAGE, 'utf8')).toBe(page);
+  });
+
+  it('names its generator', () => {
+    expect(page).toContain('<!-- Written by scripts/docs-reference.ts');
+  });
+
+  it('has a line and a section for every code', () => {
+    const lines = page.split('\n');
+    for (const code of codes) {
+      expect(lines.filter((line) => line.startsWith(`| [\`${code}\`](#${code}) |`))).toHaveLength(1);
+      expect(lines.filter((line) => line === `## ${code}`)).toHaveLength(1);
+    }
+  });
+});
+
+describe('the guide to errors', () => {
+  it.each(codes)('says in sentences when %s happens, and what the client can do', (code) => {
+    const { when, remedy } = errorGuide[code];
+    for (const text of [when, remedy]) expect(text).toMatch(/^(?:[A-Z]|`).*\.$/);
+  });
+
+  it('says truly which errors have Retry-After', () => {
+    const found = new Map<string, Set<'with' | 'without'>>();
+    for (const { code, retryAfter } of errorsThatAreMade())
+      found.set(code, new Set([...(found.get(code) ?? []), ...retryAfter]));
+    expect(found.size).toBeGreaterThan(30);
+    for (const code of codes) {
+      const made = found.get(code);
+      const expected = made?.has('with') ? (made.has('without') ? 'sometimes' : 'always') : undefined;
+      expect([code, errorGuide[code].retryAfter]).toEqual([code, expected]);
+    }
+  });
+});
+
+interface MadeError {
+  readonly code: string;
+  readonly retryAfter: readonly ('with' | 'without')[];
+}
+
+/** Every error that the code makes with a literal code: `new AppError('…', …)`, or `super('…', …)` in a class of them. */
+function errorsThatAreMade(): MadeError[] {
+  const made: MadeError[] = [];
+  const visit = (node: ts.Node): void => {
+    ts.forEachChild(node, visit);
+    const isError = ts.isNewExpression(node) && node.expression.getText() === 'AppError';
+    const isSuper = ts.isCallExpression(node) && node.expression.kind === ts.SyntaxKind.SuperKeyword;
+    if (!isError && !isSuper) return;
+    const [first, options] = node.arguments ?? [];
+    const given = options?.getText() ?? '';
+    // `...(retryAfter !== undefined && { retryAfter })`
+    const both = given.includes('retryAfter !== undefined');
+    const retryAfter = both
+      ? (['with', 'without'] as const)
+      : ([given.includes('retryAfter') ? 'with' : 'without'] as const);
+    for (const [, code = ''] of (first?.getText() ?? '').matchAll(/'([a-z-]+)'/g))
+      if (code in catalogue) made.push({ code, retryAfter });
+  };
+  for (const folder of ['src', 'plugins', 'routes'])
+    for (const name of readdirSync(path.join(ROOT, folder), { recursive: true, encoding: 'utf8' })) {
+      if (!name.endsWith('.ts')) continue;
+      const text = readFileSync(path.join(ROOT, folder, name), 'utf8');
+      visit(ts.createSourceFile(name, text, ts.ScriptTarget.Latest, true));
+    }
+  return made;
+}
