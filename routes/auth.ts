@@ -7,7 +7,7 @@ import { findUser } from '../db/tenant/users.js';
 import type { Config } from '../src/config/index.js';
 import { AppError } from '../src/errors.js';
 import { answerId, email, givenPassword, text, timestamp } from './schemas.js';
-import { sessionRoutes, Tokens, tokensOf } from './sessions.js';
+import { Tokens, tokensOf } from './token-shapes.js';
 import { UserAnswer } from './users.js';
 
 const SignInBody = z.strictObject({
@@ -37,12 +37,6 @@ const Me = z.object({
 export async function authRoutes(fastify: FastifyInstance, { config }: { config: Config }): Promise<void> {
   const app = fastify.withTypeProvider<ZodTypeProvider>();
   const { accessTokenTtl } = config.auth;
-
-  // An answer that holds a token, or says who somebody is, belongs into no cache.
-  app.addHook('onRequest', (_request, reply, done) => {
-    reply.header('cache-control', 'no-store');
-    done();
-  });
 
   // One limiter, and so one count, for both kinds of sign-in: declared in the routes' config each would get its own. It
   // stands in for the general limit.
@@ -86,8 +80,6 @@ export async function authRoutes(fastify: FastifyInstance, { config }: { config:
       return { ...tokensOf(app, accessTokenTtl, grant), operator };
     },
   );
-
-  await app.register(sessionRoutes, { config });
 
   app.get(
     '/me',

@@ -12,6 +12,7 @@ import { poolRoutes } from './pools.js';
 import { productRoutes } from './products.js';
 import { roleRoutes } from './roles.js';
 import { tenantLifecycleRoutes } from './tenant-lifecycle.js';
+import { sessionRoutes } from './sessions.js';
 import { tenantRoutes } from './tenants.js';
 import { usageRoutes } from './usage.js';
 import { userRoutes } from './users.js';
@@ -22,7 +23,18 @@ export async function routes(app: FastifyInstance, { config }: { config: Config 
 
   await app.register(
     async (api) => {
-      await api.register(authRoutes, { prefix: '/auth', config });
+      await api.register(
+        async (auth) => {
+          // An answer that holds a token, or describes an account, must not be cached.
+          auth.addHook('onRequest', (_request, reply, done) => {
+            reply.header('cache-control', 'no-store');
+            done();
+          });
+          await auth.register(authRoutes, { config });
+          await auth.register(sessionRoutes, { config });
+        },
+        { prefix: '/auth' },
+      );
       await api.register(tenantRoutes, { prefix: '/tenants', config });
       await api.register(tenantLifecycleRoutes, { prefix: '/tenants', config });
       await api.register(usageRoutes, { config });

@@ -8,7 +8,7 @@ import { addRole, changeRole, removeRole } from '../src/auth/roles.js';
 import { AppError } from '../src/errors.js';
 import { listQuery, pageOf, readPage } from './lists.js';
 import { answerId, idParams, patchOf, text, timestamp } from './schemas.js';
-import { actorOf } from './sessions.js';
+import { actorOf } from './callers.js';
 
 const RoleAnswer = z.object({
   id: answerId,

@@ -1,22 +1,13 @@
-// Sessions of whoever is signed in, users and operators alike, and the refresh that keeps one alive.
-import type { FastifyInstance, FastifyRequest } from 'fastify';
+// Sessions of users and operators, and the refresh that keeps one alive.
+import type { FastifyInstance } from 'fastify';
 import type { ZodTypeProvider } from 'fastify-type-provider-zod';
 import { z } from 'zod';
-import type { Actor } from '../src/auth/caller.js';
 import { REFRESH_TOKEN_LENGTH } from '../src/auth/refresh-tokens.js';
-import type { Grant } from '../src/auth/sessions.js';
-import type { Principal } from '../src/auth/tokens.js';
 import type { Config } from '../src/config/index.js';
 import { AppError } from '../src/errors.js';
+import { principalOf } from './callers.js';
 import { answerId, givenPassword, idParams, newPassword, timestamp } from './schemas.js';
-
-/** What a sign-in and a refresh answer. */
-export const Tokens = z.object({
-  accessToken: z.string(),
-  refreshToken: z.string().meta({ description: 'Valid once, at POST /auth/refresh.' }),
-  tokenType: z.string(),
-  expiresIn: z.number().meta({ description: 'Seconds until the access token expires.' }),
-});
+import { Tokens, tokensOf } from './token-shapes.js';
 
 const RefreshBody = z.strictObject({ refreshToken: z.string().min(1).max(REFRESH_TOKEN_LENGTH) });
 
@@ -32,7 +23,6 @@ const SessionAnswer = z.object({
 
 const PasswordBody = z.strictObject({ currentPassword: givenPassword, newPassword });
 
-/** Registered inside the routes of /auth, whose answers no cache may keep. */
 export async function sessionRoutes(fastify: FastifyInstance, { config }: { config: Config }): Promise<void> {
   const app = fastify.withTypeProvider<ZodTypeProvider>();
   const { accessTokenTtl } = config.auth;
@@ -128,25 +118,4 @@ export async function sessionRoutes(fastify: FastifyInstance, { config }: { conf
       return reply.code(204).send(null);
     },
   );
-}
-
-/** The answer to whoever signed in, or refreshed. */
-export function tokensOf(
-  app: FastifyInstance,
-  expiresIn: number,
-  { principal, refreshToken }: Grant,
-): z.output<typeof Tokens> {
-  return { accessToken: app.tokens.sign(principal), refreshToken, tokenType: 'Bearer', expiresIn };
-}
-
-/** The user and the session of a request to a tenant. */
-export function actorOf(request: FastifyRequest): Actor {
-  const principal = principalOf(request);
-  if (principal.kind !== 'user') throw new Error('this request belongs to no user');
-  return { userId: principal.userId, sessionId: principal.sessionId };
-}
-
-export function principalOf({ principal }: FastifyRequest): Principal {
-  if (!principal) throw new Error('this request has no caller');
-  return principal;
 }

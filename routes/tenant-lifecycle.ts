@@ -10,13 +10,10 @@ import { idParams } from './schemas.js';
 import { TenantAnswer, tenantAnswer } from './tenant-shapes.js';
 
 const PurgeQuery = z.strictObject({
-  database: z
-    .enum(['drop', 'keep'])
-    .optional()
-    .meta({
-      description:
-        'What to do with the database. When left out, a database that the service created is dropped, and an adopted one is kept.',
-    }),
+  database: z.enum(['drop', 'keep']).optional().meta({
+    description:
+      'What to do with the database. When left out, a database that the service created is dropped, and an adopted one is kept.',
+  }),
 });
 
 /** Registered under the same prefix as the routes of tenants. */

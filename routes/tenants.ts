@@ -14,7 +14,7 @@ import type { GivenKey } from '../src/tenancy/earlier-requests.js';
 import { parsePoolOptions } from '../src/tenancy/pool-options.js';
 import { pageOf, readPage } from './lists.js';
 import { hideOthers } from './own-tenant.js';
-import { principalOf } from './sessions.js';
+import { principalOf } from './callers.js';
 import { idParams, slug } from './schemas.js';
 import {
   CreateTenantBody,

@@ -7,7 +7,7 @@ import { EMAIL_CONSTRAINT, findUser, listUsers, userSorts } from '../db/tenant/u
 import { addUser, changeUser, removeUser } from '../src/auth/users.js';
 import { AppError } from '../src/errors.js';
 import { listQuery, pageOf, readPage } from './lists.js';
-import { actorOf, principalOf } from './sessions.js';
+import { actorOf, principalOf } from './callers.js';
 import { answerId, email, flag, givenPassword, idParams, newPassword, patchOf, text, timestamp } from './schemas.js';
 
 export const UserAnswer = z.object({
