@@ -18,7 +18,7 @@
 --     npm run migrate
 --
 -- A server for the registry alone, or for tenant databases alone, can run it too: the part that is not used does no harm.
--- src/boot.ts does the same for the embedded server (bootstrapCluster in db/cluster.ts), and a test compares the two.
+-- src/boot/index.ts does the same for the embedded server (bootstrapCluster in db/server/server-admin.ts), and a test compares the two.
 -- docs/inside/isolation.md says what each line is for.
 
 \set ON_ERROR_STOP on

@@ -2,20 +2,20 @@
 // verifiers look for them.
 import type { FastifyInstance } from 'fastify';
 import type { Config } from '../src/config/index.js';
-import { auditRoutes } from './audit.js';
-import { authRoutes } from './auth.js';
-import { encryptionRoutes } from './encryption.js';
-import { clusterRoutes } from './clusters.js';
-import { healthRoutes } from './health.js';
-import { jwksRoutes } from './jwks.js';
-import { poolRoutes } from './pools.js';
-import { productRoutes } from './products.js';
-import { roleRoutes } from './roles.js';
-import { tenantLifecycleRoutes } from './tenant-lifecycle.js';
-import { sessionRoutes } from './sessions.js';
-import { tenantRoutes } from './tenants.js';
-import { usageRoutes } from './usage.js';
-import { userRoutes } from './users.js';
+import { auditRoutes } from './tenant/audit-log.js';
+import { authRoutes } from './public/auth.js';
+import { encryptionRoutes } from './operator/encryption.js';
+import { clusterRoutes } from './operator/clusters.js';
+import { healthRoutes } from './public/health.js';
+import { jwksRoutes } from './public/jwks.js';
+import { poolRoutes } from './operator/pools.js';
+import { productRoutes } from './tenant/products.js';
+import { roleRoutes } from './tenant/roles.js';
+import { tenantLifecycleRoutes } from './operator/tenant-lifecycle.js';
+import { sessionRoutes } from './public/sessions.js';
+import { tenantRoutes } from './operator/tenants.js';
+import { usageRoutes } from './operator/usage.js';
+import { userRoutes } from './tenant/users.js';
 
 export async function routes(app: FastifyInstance, { config }: { config: Config }): Promise<void> {
   await app.register(healthRoutes);

@@ -1,30 +1,30 @@
 // The whole house at a glance: plugins in the order in which a request meets them, then the routes.
 import fastify, { LogController, type FastifyBaseLogger, type FastifyInstance } from 'fastify';
-import { admission } from '../plugins/admission.js';
-import { audit } from '../plugins/audit.js';
-import { authentication } from '../plugins/authentication.js';
-import { authorization } from '../plugins/authorization.js';
-import { cors } from '../plugins/cors.js';
-import { engine as enginePlugin } from '../plugins/engine.js';
-import { answerClientError, answerFrameworkError, errors } from '../plugins/errors.js';
-import { jsonBody } from '../plugins/json-body.js';
-import { notFound } from '../plugins/not-found.js';
-import { openapi } from '../plugins/openapi.js';
-import { quotas } from '../plugins/quotas.js';
-import { rateLimit } from '../plugins/rate-limit.js';
-import { readiness } from '../plugins/readiness.js';
-import { redis } from '../plugins/redis.js';
-import { requestHead } from '../plugins/request-head.js';
-import { generateRequestId, requestId } from '../plugins/request-id.js';
-import { requestLog } from '../plugins/request-log.js';
-import { schemas } from '../plugins/schemas.js';
-import { securityHeaders } from '../plugins/security-headers.js';
-import { sessions } from '../plugins/sessions.js';
-import { tenantLimits } from '../plugins/tenant-limits.js';
-import { tenantPool } from '../plugins/tenant-pool.js';
-import { userRate } from '../plugins/user-rate.js';
+import { admission } from '../plugins/caller/admission.js';
+import { audit } from '../plugins/caller/audit-origin.js';
+import { authentication } from '../plugins/caller/authentication.js';
+import { authorization } from '../plugins/caller/authorization.js';
+import { cors } from '../plugins/http/cors.js';
+import { engine as enginePlugin } from '../plugins/http/engine.js';
+import { answerClientError, answerFrameworkError, errors } from '../plugins/http/error-answers.js';
+import { jsonBody } from '../plugins/http/json-body.js';
+import { notFound } from '../plugins/http/not-found.js';
+import { openapi } from '../plugins/http/openapi.js';
+import { quotas } from '../plugins/http/quotas.js';
+import { rateLimit } from '../plugins/http/rate-limit.js';
+import { readiness } from '../plugins/http/readiness.js';
+import { redis } from '../plugins/http/redis.js';
+import { requestHead } from '../plugins/http/request-head.js';
+import { generateRequestId, requestId } from '../plugins/http/request-id.js';
+import { requestLog } from '../plugins/http/request-log.js';
+import { schemas } from '../plugins/http/validation.js';
+import { securityHeaders } from '../plugins/http/security-headers.js';
+import { sessions } from '../plugins/caller/session.js';
+import { tenantLimits } from '../plugins/caller/limits-of-tenant.js';
+import { tenantPool } from '../plugins/caller/tenant-pool.js';
+import { userRate } from '../plugins/caller/user-rate.js';
 import { routes } from '../routes/index.js';
-import type { AdmissionSteps } from './admission.js';
+import type { AdmissionSteps } from './http/admission-steps.js';
 import type { Engine } from './engine/index.js';
 
 /** Bytes of a request's headers, at most. */
@@ -44,7 +44,7 @@ export async function buildApp(engine: Engine): Promise<FastifyInstance> {
   const logger: FastifyBaseLogger = engine.log;
   const app = fastify({
     loggerInstance: logger,
-    // One line a request is written by plugins/request-log.ts; Fastify's own are two.
+    // One line a request is written by plugins/http/request-log.ts; Fastify's own are two.
     logController: new LogController({ disableRequestLogging: true }),
     genReqId: generateRequestId,
     requestIdHeader: false,
@@ -56,7 +56,7 @@ export async function buildApp(engine: Engine): Promise<FastifyInstance> {
       headersTimeout: http.requestTimeout,
       connectionsCheckingInterval: TIMEOUT_CHECK_INTERVAL,
       maxHeaderSize: MAX_HEADER_SIZE,
-      // Seen and refused by plugins/request-head.ts. Node would drop the second of two headers, and answer a missing Host
+      // Seen and refused by plugins/http/request-head.ts. Node would drop the second of two headers, and answer a missing Host
       // in words of its own.
       joinDuplicateHeaders: true,
       requireHostHeader: false,

@@ -1,13 +1,13 @@
 // The process: configuration → engine → app → listen → drain → close.
 import type { FastifyInstance } from 'fastify';
-import { within } from '../db/deadline.js';
+import { within } from './lib/deadline.js';
 import { buildApp } from './app.js';
-import { prepare } from './boot.js';
+import { prepare } from './boot/index.js';
 import { ConfigError, processEnvironment, readSettings, type Settings } from './config/index.js';
-import type { EmbeddedCluster } from './embedded/cluster.js';
+import type { EmbeddedCluster } from './embedded/embedded-cluster.js';
 import { createEngine, type Engine } from './engine/index.js';
-import { createLogger } from './logging.js';
-import { lowerPoolPriority } from './pool-priority.js';
+import { createLogger } from './observability/logger.js';
+import { lowerPoolPriority } from './lib/thread-priority.js';
 
 let engine: Engine | undefined;
 let app: FastifyInstance | undefined;

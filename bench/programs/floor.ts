@@ -5,7 +5,7 @@ import { createServer, type IncomingMessage, type ServerResponse } from 'node:ht
 import type { AddressInfo } from 'node:net';
 import pg from 'pg';
 import { v7 } from 'uuid';
-import { createCursors, type Cursors } from '../../src/cursor.js';
+import { createCursors, type Cursors } from '../../src/http/cursors.js';
 import type { FloorJob, FloorReady } from './messages.js';
 
 process.once('message', (job: FloorJob) => {

@@ -1,10 +1,10 @@
 // A throwaway PostgreSQL with the roles of the service in it.
 import { sql, type Kysely } from 'kysely';
 import { randomBytes } from 'node:crypto';
-import { createDatabase, type ConnectionSettings } from '../../db/client.js';
-import { bootstrapCluster, MAINTENANCE_DATABASE } from '../../db/cluster.js';
-import { scramVerifier } from '../../db/scram.js';
-import { startEmbeddedCluster } from '../../src/embedded/cluster.js';
+import { createDatabase, type ConnectionSettings } from '../../db/driver/client.js';
+import { bootstrapCluster, MAINTENANCE_DATABASE } from '../../db/server/server-admin.js';
+import { scramVerifier } from '../../db/server/scram.js';
+import { startEmbeddedCluster } from '../../src/embedded/embedded-cluster.js';
 import type { Cleanup } from '../cleanup.js';
 import { progress } from '../report.js';
 

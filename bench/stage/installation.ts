@@ -4,7 +4,7 @@ import { chmod, mkdtemp, open, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { ConnectionSettings } from '../../db/client.js';
+import type { ConnectionSettings } from '../../db/driver/client.js';
 import { makeTokenKey } from '../../src/auth/keyring.js';
 import { readSettings, type Config } from '../../src/config/index.js';
 import type { Cleanup } from '../cleanup.js';

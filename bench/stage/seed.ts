@@ -2,13 +2,13 @@
 import fastify from 'fastify';
 import fp from 'fastify-plugin';
 import { sql } from 'kysely';
-import { listProvisionedTenants } from '../../db/central/tenants.js';
-import type { Registry } from '../../db/central/schema.js';
-import { createDatabase, type ConnectionSettings, type PoolLimits } from '../../db/client.js';
-import { newId } from '../../db/ids.js';
-import type { TenantDatabase } from '../../db/tenant/schema.js';
-import { authentication } from '../../plugins/authentication.js';
-import type { AdmissionSteps } from '../../src/admission.js';
+import { listProvisionedTenants } from '../../db/registry/tenant-queries.js';
+import type { Registry } from '../../db/registry/registry-schema.js';
+import { createDatabase, type ConnectionSettings, type PoolLimits } from '../../db/driver/client.js';
+import { newId } from '../../db/shared/ids.js';
+import type { TenantDatabase } from '../../db/tenant/tenant-schema.js';
+import { authentication } from '../../plugins/caller/authentication.js';
+import type { AdmissionSteps } from '../../src/http/admission-steps.js';
 import type { Principal } from '../../src/auth/tokens.js';
 import type { Config } from '../../src/config/index.js';
 

@@ -1,7 +1,7 @@
 // The marker: whose database this is, so that a wrong database behind a registry row is never served.
 import { sql, type Kysely } from 'kysely';
-import { SERVER_STATE } from '../proof.js';
-import type { TenantDatabase } from './schema.js';
+import { SERVER_STATE } from '../driver/proof.js';
+import type { TenantDatabase } from './tenant-schema.js';
 
 /** Answers the tenant that a database was made for, as `tenantId`; no row in a template. */
 export const MARKER_QUERY = 'select tenant_id as "tenantId" from tenant_marker';

@@ -1,6 +1,6 @@
 // The disk space of a tenant's database, as its owner sees it: what deleted rows still take up, and giving it back.
 import { sql, type Kysely } from 'kysely';
-import type { TenantDatabase } from './schema.js';
+import type { TenantDatabase } from './tenant-schema.js';
 
 export interface TableRows {
   readonly name: string;

@@ -1,6 +1,6 @@
 // Queries on the roles that a tenant's users hold, and on what those roles permit.
 import { sql, type ExpressionBuilder, type RawBuilder, type Transaction } from 'kysely';
-import type { TenantDatabase } from './schema.js';
+import type { TenantDatabase } from './tenant-schema.js';
 
 /** Keeps the roles of these names from being changed or removed until the transaction ends. Returns those that exist. */
 export async function keepRoles(

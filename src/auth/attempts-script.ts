@@ -1,5 +1,5 @@
 // The script that counts failed attempts in Redis, by the clock of Redis alone. The rules are those of attempts.ts.
-import { script } from '../replicas/redis.js';
+import { script } from '../replicas/shared-store.js';
 import { FIRST_WAIT, LONGEST_WAIT, MOST_BEYOND } from './attempts.js';
 
 /**

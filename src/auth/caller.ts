@@ -1,10 +1,10 @@
 // The caller of a write that gives or takes rights, read inside the transaction of that write. The request's own copy of the
 // caller's rights may be old: they can be revoked while the request waits for its body, a hash or a connection.
 import type { Transaction } from 'kysely';
-import { insertAudit, type AuditEntry } from '../../db/audit.js';
-import { findSession, sessionsIn } from '../../db/sessions.js';
-import type { TenantDatabase } from '../../db/tenant/schema.js';
-import { findStanding, lockUsers } from '../../db/tenant/users.js';
+import { insertAudit, type AuditEntry } from '../../db/shared/audit-rows.js';
+import { findSession, sessionsIn } from '../../db/shared/session-queries.js';
+import type { TenantDatabase } from '../../db/tenant/tenant-schema.js';
+import { findStanding, lockUsers } from '../../db/tenant/user-queries.js';
 import { AppError } from '../errors.js';
 import type { Caller, Permission } from './permissions.js';
 

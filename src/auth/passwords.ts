@@ -3,7 +3,7 @@
 import { hash, verify, argon2id } from 'argon2';
 import { performance } from 'node:perf_hooks';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { FairSlots } from '../fair-slots.js';
+import { FairSlots } from './fair-slots.js';
 import type { Principal } from './tokens.js';
 
 /** OWASP Password Storage Cheat Sheet, argon2id: 19 MiB, two passes, one lane. */

@@ -1,6 +1,6 @@
 // Failed attempts, counted in Redis for all replicas together, and never too low: what Redis has not confirmed counts as a failure.
 import { LRUCache } from 'lru-cache';
-import type { SharedStore } from '../replicas/redis.js';
+import type { SharedStore } from '../replicas/shared-store.js';
 import { COUNT_ATTEMPT, type AttemptAct } from './attempts-script.js';
 import { LocalAttempts, type AttemptStore, type Budget, type Wait } from './attempts.js';
 

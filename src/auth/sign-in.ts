@@ -3,27 +3,27 @@
 import type { Wait } from './attempts.js';
 import type { Kysely } from 'kysely';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { insertAudit, type AuditEntry, type AuditOrigin } from '../../db/audit.js';
+import { insertAudit, type AuditEntry, type AuditOrigin } from '../../db/shared/audit-rows.js';
 import {
   findOperator,
   findOperatorByEmail,
   findOperatorCredentials,
   updateOperatorPassword,
-} from '../../db/central/operators.js';
-import type { Registry } from '../../db/central/schema.js';
-import type { TenantRecord } from '../../db/central/tenants.js';
-import { deleteSessionsOf, findSession, sessionsIn } from '../../db/sessions.js';
-import type { TenantDatabase } from '../../db/tenant/schema.js';
-import { findCredentials, type User } from '../../db/tenant/users.js';
-import type { AuditTrail } from '../audit.js';
+} from '../../db/registry/operator-queries.js';
+import type { Registry } from '../../db/registry/registry-schema.js';
+import type { TenantRecord } from '../../db/registry/tenant-queries.js';
+import { deleteSessionsOf, findSession, sessionsIn } from '../../db/shared/session-queries.js';
+import type { TenantDatabase } from '../../db/tenant/tenant-schema.js';
+import { findCredentials, type User } from '../../db/tenant/user-queries.js';
+import type { AuditTrail } from '../audit/trail.js';
 import { AppError } from '../errors.js';
-import type { TenantDirectory } from '../tenancy/directory.js';
-import type { TenantPools } from '../tenancy/pools.js';
+import type { TenantDirectory } from '../tenants/tenant-directory.js';
+import type { TenantPools } from '../connections/tenant-pools.js';
 import { NO_TENANT, OPERATORS, payerOf, type Passwords } from './passwords.js';
-import type { Grant, Sessions } from './sessions.js';
+import type { Grant, Sessions } from './session-rules.js';
 import { Throttled, type Throttle } from './throttle.js';
 import type { Principal } from './tokens.js';
-import { changeUser } from './users.js';
+import { changeUser } from './user-changes.js';
 
 /** From where somebody signs in. */
 type SignInOrigin = AuditOrigin & { readonly address: string };

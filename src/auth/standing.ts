@@ -1,12 +1,12 @@
 // A user's standing: whether it is active and what it is permitted, as every request needs it. Remembered until a change is
 // told, so that a deactivation or a role change is effective on every replica before it is acknowledged.
 import type { Kysely } from 'kysely';
-import { findOperator } from '../../db/central/operators.js';
-import type { Registry } from '../../db/central/schema.js';
-import type { TenantDatabase } from '../../db/tenant/schema.js';
-import { findStanding } from '../../db/tenant/users.js';
-import { FreshCache } from '../cache/fresh-cache.js';
-import { believedFor, type Events } from '../events.js';
+import { findOperator } from '../../db/registry/operator-queries.js';
+import type { Registry } from '../../db/registry/registry-schema.js';
+import type { TenantDatabase } from '../../db/tenant/tenant-schema.js';
+import { findStanding } from '../../db/tenant/user-queries.js';
+import { FreshCache } from '../replicas/fresh-cache.js';
+import { believedFor, type Events } from '../replicas/events.js';
 
 export interface Standing {
   readonly active: boolean;

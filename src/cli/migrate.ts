@@ -1,9 +1,9 @@
 // `npm run migrate`: brings the registry, the template and every tenant's database up to date.
-import { prepareAndMigrate } from '../boot.js';
+import { prepareAndMigrate } from '../boot/index.js';
 import { ConfigError, processEnvironment, readSettings } from '../config/index.js';
-import type { EmbeddedCluster } from '../embedded/cluster.js';
+import type { EmbeddedCluster } from '../embedded/embedded-cluster.js';
 import { defineCommand, runCommand } from '../lib/command-line.js';
-import { createLogger } from '../logging.js';
+import { createLogger } from '../observability/logger.js';
 
 const migrateCommand = defineCommand({
   start: 'npm run migrate --',

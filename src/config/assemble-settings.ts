@@ -1,7 +1,7 @@
 // Which variable becomes which part of Settings.
 import path from 'node:path';
-import type { StoredLimits } from '../../db/central/schema.js';
-import type { PoolLimits } from '../../db/client.js';
+import type { StoredLimits } from '../../db/registry/registry-schema.js';
+import type { PoolLimits } from '../../db/driver/client.js';
 import type { TokenKey } from '../auth/keyring.js';
 import type { RedisSettings } from '../replicas/redis-settings.js';
 import type { Settings } from './config-types.js';

@@ -1,5 +1,5 @@
 // From Settings to Config: a first start fills the gaps that the environment leaves.
-import type { ConnectionSettings } from '../../db/client.js';
+import type { ConnectionSettings } from '../../db/driver/client.js';
 import type { TokenKey } from '../auth/keyring.js';
 import type { Config, EncryptionKey, Settings } from './config-types.js';
 import { deepFreeze } from './deep-freeze.js';

@@ -1,12 +1,12 @@
 // The shape of the configuration: Settings as the environment gives them, and Config, in which nothing is missing.
-import type { StoredLimits } from '../../db/central/schema.js';
-import type { ConnectionSettings, PoolLimits } from '../../db/client.js';
-import type { SessionLifetimes } from '../../db/sessions.js';
+import type { StoredLimits } from '../../db/registry/registry-schema.js';
+import type { ConnectionSettings, PoolLimits } from '../../db/driver/client.js';
+import type { SessionLifetimes } from '../../db/shared/session-queries.js';
 import type { TokenKey } from '../auth/keyring.js';
 import type { PasswordBudgetLimits } from '../auth/password-budgets.js';
 import type { ThrottleLimits } from '../auth/throttle.js';
 import type { RedisSettings } from '../replicas/redis-settings.js';
-import type { ClusterBudget } from '../tenancy/clusters.js';
+import type { ClusterBudget } from '../connections/governors.js';
 
 /** What the app is built on. Times are in milliseconds unless the comment says otherwise. */
 export interface Config {

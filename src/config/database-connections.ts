@@ -1,5 +1,5 @@
 // The connections to PostgreSQL, which several variables give together: three URLs, the TLS mode and the CA file.
-import type { ConnectionSettings } from '../../db/client.js';
+import type { ConnectionSettings } from '../../db/driver/client.js';
 import { valueOf, type ParsedVariables } from './parsed-variables.js';
 import { readCaFile } from './parsers/ca-file.js';
 import { parseDatabaseUrl } from './parsers/database-url.js';

@@ -1,23 +1,23 @@
 // The way to tenants' databases: which servers there are, how many connections this replica may have to each, and a pool for
 // each tenant.
 import type { Logger } from 'pino';
-import { openPool } from '../../db/client.js';
-import { probeDatabase } from '../../db/probe.js';
-import { endIdleSessions, findSessions } from '../../db/server-sessions.js';
+import { openPool } from '../../db/driver/client.js';
+import { probeDatabase } from '../../db/driver/probe.js';
+import { endIdleSessions, findSessions } from '../../db/server/server-sessions.js';
 import type { Config } from '../config/index.js';
-import { createBreakers, type Breakers } from '../tenancy/breakers.js';
-import { createClusterDirectory, type ClusterDirectory } from '../tenancy/cluster-directory.js';
-import { createClusters, type ClusterBudget, type Clusters } from '../tenancy/clusters.js';
-import { connectionsOf } from '../tenancy/dead-replicas.js';
-import { createTenantDirectory, type TenantDirectory } from '../tenancy/directory.js';
-import { createEffectiveBudgets } from '../tenancy/effective-budget.js';
-import { createEnvelope, type Envelope } from '../tenancy/envelope.js';
-import { limitsInForce } from '../tenancy/limits.js';
-import { poolLimits } from '../tenancy/pool-options.js';
-import { createTenantPools, type TenantPools } from '../tenancy/pools.js';
-import { PROBES, probeTurn } from '../tenancy/probe-turn.js';
-import { createServerLooks, placeOf } from '../tenancy/server-looks.js';
-import { createSlotLeases } from '../tenancy/slot-leases.js';
+import { createBreakers, type Breakers } from '../connections/breakers.js';
+import { createClusterDirectory, type ClusterDirectory } from '../clusters/cluster-directory.js';
+import { createClusters, type ClusterBudget, type Clusters } from '../connections/governors.js';
+import { connectionsOf } from '../clusters/dead-replicas.js';
+import { createTenantDirectory, type TenantDirectory } from '../tenants/tenant-directory.js';
+import { createEffectiveBudgets } from '../connections/effective-budget.js';
+import { createEnvelope, type Envelope } from '../secrets/envelope.js';
+import { limitsInForce } from '../tenants/tenant-limits.js';
+import { poolLimits } from '../tenants/pool-options.js';
+import { createTenantPools, type TenantPools } from '../connections/tenant-pools.js';
+import { PROBES, probeTurn } from '../connections/probe-turn.js';
+import { createServerLooks, placeOf } from '../clusters/server-looks.js';
+import { createSlotLeases } from '../connections/slot-leases.js';
 import type { Closing } from './closing.js';
 import type { Replica } from './replica.js';
 

@@ -1,10 +1,10 @@
 // The engine: every room of the service, built once, in order, and closed in reverse. It knows no HTTP. The server, commands,
 // benchmarks and tests all use it.
 import type { Logger } from 'pino';
-import { within } from '../../db/deadline.js';
-import type { Resolver } from '../../db/destinations.js';
+import { within } from '../lib/deadline.js';
+import type { Resolver } from '../../db/driver/destinations.js';
 import type { Config } from '../config/index.js';
-import { createHousekeeping, type Housekeeping } from '../tenancy/housekeeping.js';
+import { createHousekeeping, type Housekeeping } from '../jobs/housekeeping.js';
 import { createCallers, type Callers } from './callers.js';
 import { Closing } from './closing.js';
 import { createDataPlane, type DataPlane } from './data-plane.js';

@@ -1,13 +1,13 @@
-// Everything that runs by itself. Each job runs on one replica at a time (src/tenancy/housekeeping.ts).
+// Everything that runs by itself. Each job runs on one replica at a time (src/jobs/housekeeping.ts).
 import type { Logger } from 'pino';
-import { sweepRequestKeys } from '../../db/central/idempotency-keys.js';
-import { setStandbyTarget } from '../../db/central/standby.js';
+import { sweepRequestKeys } from '../../db/registry/idempotency-keys.js';
+import { setStandbyTarget } from '../../db/registry/standby-rows.js';
 import type { Config } from '../config/index.js';
 import { createFeedSweep, SWEEP_EVERY } from '../replicas/feed-sweep.js';
-import type { HousekeepingJob } from '../tenancy/housekeeping.js';
-import { createNotifyRelief } from '../tenancy/notify-relief.js';
-import { warnOfFullServers } from '../tenancy/server-room.js';
-import { createStorageRelief } from '../tenancy/storage-relief.js';
+import type { HousekeepingJob } from '../jobs/housekeeping.js';
+import { createNotifyRelief } from '../clusters/notify-relief.js';
+import { warnOfFullServers } from '../clusters/server-room.js';
+import { createStorageRelief } from '../operations/storage-relief.js';
 import type { DataPlane } from './data-plane.js';
 import { REFILLING, type Operations } from './operations.js';
 import type { Replica } from './replica.js';

@@ -1,12 +1,12 @@
 // Every connection of this process to the registry: what each pool is for, its size, and why it is apart from the others.
 import type { Kysely } from 'kysely';
-import type { Registry } from '../../db/central/schema.js';
-import { databaseOver } from '../../db/client.js';
-import type { Destinations } from '../../db/destinations.js';
-import type { DatabaseFault } from '../../db/errors.js';
-import type { ConnectionPool } from '../../db/pool.js';
+import type { Registry } from '../../db/registry/registry-schema.js';
+import { databaseOver } from '../../db/driver/client.js';
+import type { Destinations } from '../../db/driver/destinations.js';
+import type { DatabaseFault } from '../../db/driver/database-fault.js';
+import type { ConnectionPool } from '../../db/driver/pool/pool.js';
 import type { Config } from '../config/index.js';
-import { openRegistryPool } from '../registry.js';
+import { openRegistryPool } from '../../db/registry/open-registry.js';
 
 /*
  * | pool      | connections         | reason                                                                                  |
@@ -17,7 +17,7 @@ import { openRegistryPool } from '../registry.js';
  * | locks     | 10                  | Advisory locks belong to a connection for as long as the work takes, often minutes.      |
  * | feed      | 1                   | LISTEN needs a connection of its own (src/replicas/feed.ts).                             |
  *
- * A replica that starts has one more for a moment: the check that the registry is migrated (src/boot.ts).
+ * A replica that starts has one more for a moment: the check that the registry is migrated (src/boot/index.ts).
  */
 const LEASES = { max: 2, timeout: 1_500, idleTimeoutMillis: 60_000 };
 const PUBLISHER = { max: 1, timeout: 1_000, idleTimeoutMillis: 60_000 };

@@ -2,15 +2,15 @@
 import type { Logger } from 'pino';
 import { randomBytes } from 'node:crypto';
 import type { Kysely } from 'kysely';
-import { findInstallationId } from '../../db/central/installation.js';
-import type { Registry } from '../../db/central/schema.js';
-import { createDestinations, type Destinations, type Resolver } from '../../db/destinations.js';
-import type { ConnectionPool } from '../../db/pool.js';
-import { within } from '../../db/deadline.js';
+import { findInstallationId } from '../../db/registry/installation.js';
+import type { Registry } from '../../db/registry/registry-schema.js';
+import { createDestinations, type Destinations, type Resolver } from '../../db/driver/destinations.js';
+import type { ConnectionPool } from '../../db/driver/pool/pool.js';
+import { within } from '../lib/deadline.js';
 import type { Config } from '../config/index.js';
-import { openEvents, type Events } from '../events.js';
+import { openEvents, type Events } from '../replicas/events.js';
 import { Counts } from '../replicas/counts.js';
-import { openSharedStore, type OpenedStore } from '../replicas/redis.js';
+import { openSharedStore, type OpenedStore } from '../replicas/shared-store.js';
 import type { Closing } from './closing.js';
 import { openRegistryConnections, type RegistryConnections } from './registry-connections.js';
 

@@ -2,7 +2,7 @@
 import { randomBytes } from 'node:crypto';
 import type { Bucket } from './bucket.js';
 import { EXCHANGE } from './counts-script.js';
-import type { SharedStore } from './redis.js';
+import type { SharedStore } from './shared-store.js';
 
 /** Between two exchanges (ms). */
 const EVERY = 100;

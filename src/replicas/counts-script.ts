@@ -1,5 +1,5 @@
 // The script that exchanges what replicas took from their shared buckets. It runs in Redis, by the clock of Redis alone.
-import { script } from './redis.js';
+import { script } from './shared-store.js';
 
 /** Arguments before those of the first bucket, and arguments of each bucket. */
 export const SHARED_ARGUMENTS = 2;

@@ -2,7 +2,7 @@
 import { LRUCache } from 'lru-cache';
 import { Bucket } from './bucket.js';
 import { CountsExchange } from './counts-exchange.js';
-import type { SharedStore } from './redis.js';
+import type { SharedStore } from './shared-store.js';
 
 /** The part of a limit that all replicas together may take without having exchanged it. */
 const UNSEEN = 0.05;

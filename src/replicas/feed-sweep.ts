@@ -1,7 +1,7 @@
 // Deletes rows of the feed that every replica has read.
 import type { Kysely } from 'kysely';
-import { currentSnapshot, sweepChanges } from '../../db/central/feed-rows.js';
-import type { Registry } from '../../db/central/schema.js';
+import { currentSnapshot, sweepChanges } from '../../db/registry/feed-rows.js';
+import type { Registry } from '../../db/registry/registry-schema.js';
 import { LONGEST_SILENCE } from './feed.js';
 
 /**

@@ -7,10 +7,10 @@
 // While it is live, what is remembered is believed. While it is silent, requests wait for the answer together. While it is deaf,
 // they ask the databases. Notifications only wake it, and it does not listen while the server's queue of them is crowded. As long
 // as a former build may run, which publishes by notifications alone, a feed that does not listen is not live.
-import { openChannel, type ChannelOptions } from '../../db/channel.js';
-import type { ConnectionSettings } from '../../db/client.js';
-import { CROWDED } from '../../db/notify-queue.js';
-import { CHANNEL, MAX_NEW_ROWS, READ_FEED, type FeedReading } from '../../db/central/feed-rows.js';
+import { openChannel, type ChannelOptions } from '../../db/driver/channel.js';
+import type { ConnectionSettings } from '../../db/driver/client.js';
+import { CROWDED } from '../../db/server/notify-queue.js';
+import { CHANNEL, MAX_NEW_ROWS, READ_FEED, type FeedReading } from '../../db/registry/feed-rows.js';
 
 export interface Feed {
   /** Whether every change is known that was committed more than half a second ago. */

@@ -1,10 +1,10 @@
 // Sessions that replicas know from each other, in Redis: a replica that does not know a session need not ask the tenant's
 // database. Only live sessions are stored, never that one has ended. An entry is trusted by what the feed says and not because it
 // is there: Redis may have lost a deletion, or have been restored from an older snapshot.
-import type { SessionState } from '../../db/sessions.js';
-import type { Events } from '../events.js';
+import type { SessionState } from '../../db/shared/session-queries.js';
+import type { Events } from './events.js';
 import { LONGEST_SILENCE } from './feed.js';
-import type { SharedStore } from './redis.js';
+import type { SharedStore } from './shared-store.js';
 
 /** A session that was read `age` ms ago, at most. `remaining` is from now on. */
 export interface AgedSession extends SessionState {

@@ -4,7 +4,7 @@ import { afterAll, beforeAll, beforeEach, describe, expect, it, onTestFinished }
 import type { Budget } from '../../src/auth/attempts.js';
 import { SharedAttempts } from '../../src/auth/shared-attempts.js';
 import { Counts } from '../../src/replicas/counts.js';
-import { openSharedStore, type OpenedStore } from '../../src/replicas/redis.js';
+import { openSharedStore, type OpenedStore } from '../../src/replicas/shared-store.js';
 import { parseRedisUrl } from '../../src/replicas/redis-settings.js';
 import { startProxy, type Proxy } from '../support/proxy.js';
 import { noRedis, startRedis, type RedisServer } from '../support/redis.js';

@@ -1,4 +1,4 @@
-// src/tenancy/breakers.ts in front of a real server: reset, swallowed, stopped and started again, with real connections both
+// src/connections/breakers.ts in front of a real server: reset, swallowed, stopped and started again, with real connections both
 // for the requests and for the probes.
 import { sql, type Kysely } from 'kysely';
 import { chmod, mkdtemp, rm } from 'node:fs/promises';
@@ -6,13 +6,18 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest';
-import { createDatabase, type ConnectionSettings, type DatabaseHandle } from '../../db/client.js';
-import { DatabaseFault } from '../../db/errors.js';
-import type { PoolOptions } from '../../db/pool-types.js';
-import { probeDatabase } from '../../db/probe.js';
-import { shortRead } from '../../db/statement.js';
-import { startEmbeddedCluster, type EmbeddedCluster } from '../../src/embedded/cluster.js';
-import { createBreakers, type BreakerChange, type Breakers, type BreakerTenant } from '../../src/tenancy/breakers.js';
+import { createDatabase, type ConnectionSettings, type DatabaseHandle } from '../../db/driver/client.js';
+import { DatabaseFault } from '../../db/driver/database-fault.js';
+import type { PoolOptions } from '../../db/driver/pool/pool-types.js';
+import { probeDatabase } from '../../db/driver/probe.js';
+import { shortRead } from '../../db/driver/statement.js';
+import { startEmbeddedCluster, type EmbeddedCluster } from '../../src/embedded/embedded-cluster.js';
+import {
+  createBreakers,
+  type BreakerChange,
+  type Breakers,
+  type BreakerTenant,
+} from '../../src/connections/breakers.js';
 import { startProxy, type Proxy } from '../support/proxy.js';
 
 const PASSWORD = 'password-of-the-breaker-tests';
@@ -113,7 +118,7 @@ function setup({ lanes = false, acquireTimeout = 500, probeDeadline = PROBE_DEAD
       const tenants = Array.from({ length: TENANTS }, (_, index) => ({ id: `${key}/${index}`, cluster: key }));
       const limits = { max: 2, acquireTimeout, timeout: 500, idleTimeoutMillis: 60_000 };
       for (const tenant of tenants) {
-        // As src/tenancy/pools.ts tells it.
+        // As src/connections/tenant-pools.ts tells it.
         const onOutcome: PoolOptions['onOutcome'] = (fault, since, opening) => {
           if (fault) breakers.failed(tenant, fault, since, opening);
           else breakers.succeeded(tenant);

@@ -4,7 +4,7 @@ import { randomUUID } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, beforeEach, describe, expect, it, onTestFinished } from 'vitest';
 import { Counts, type Limiter } from '../../src/replicas/counts.js';
-import { openSharedStore, type OpenedStore } from '../../src/replicas/redis.js';
+import { openSharedStore, type OpenedStore } from '../../src/replicas/shared-store.js';
 import { parseRedisUrl } from '../../src/replicas/redis-settings.js';
 import { startProxy, type Proxy } from '../support/proxy.js';
 import { noRedis, startRedis, type RedisServer } from '../support/redis.js';

@@ -2,15 +2,15 @@
 import { sql, type Kysely } from 'kysely';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, describe, expect, inject, it, onTestFinished } from 'vitest';
-import { createDatabase, type ConnectionSettings, type DatabaseHandle } from '../../db/client.js';
+import { createDatabase, type ConnectionSettings, type DatabaseHandle } from '../../db/driver/client.js';
 import {
   createDestinations,
   type Destinations,
   type DestinationsOptions,
   type Retirement,
-} from '../../db/destinations.js';
-import type { PoolOptions } from '../../db/pool-types.js';
-import { shortRead } from '../../db/statement.js';
+} from '../../db/driver/destinations.js';
+import type { PoolOptions } from '../../db/driver/pool/pool-types.js';
+import { shortRead } from '../../db/driver/statement.js';
 import { asSuperuser, createRegistry, startService, type TestService, type TestTenant } from '../support/app.js';
 import { startProxy } from '../support/proxy.js';
 import { rowOf } from '../support/tenants.js';

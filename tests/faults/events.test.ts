@@ -3,8 +3,8 @@
 import { sql } from 'kysely';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
-import type { Registry } from '../../db/central/schema.js';
-import type { Change, Events } from '../../src/events.js';
+import type { Registry } from '../../db/registry/registry-schema.js';
+import type { Change, Events } from '../../src/replicas/events.js';
 import { openApp } from '../support/service.js';
 import {
   connectAs,

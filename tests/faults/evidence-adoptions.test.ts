@@ -4,7 +4,7 @@ import { sql } from 'kysely';
 import { randomBytes } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { expect, inject, it, onTestFinished } from 'vitest';
-import { hasSqlState } from '../../db/errors.js';
+import { hasSqlState } from '../../db/driver/database-fault.js';
 import {
   asSuperuser,
   connectAs,

@@ -3,7 +3,7 @@
 import { sql } from 'kysely';
 import { randomBytes } from 'node:crypto';
 import { afterAll, beforeAll, describe, expect, inject, it, onTestFinished } from 'vitest';
-import type { ConnectionSettings } from '../../db/client.js';
+import type { ConnectionSettings } from '../../db/driver/client.js';
 import {
   ADMIN,
   asSuperuser,

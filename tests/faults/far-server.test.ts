@@ -1,8 +1,8 @@
 // A tenants' server that is far away and speaks TLS: a round trip of 300 ms, of which the opening of a connection takes seven.
 import { sql } from 'kysely';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { clientConfig } from '../../db/client.js';
-import { ClientConnection } from '../../db/connection.js';
+import { clientConfig } from '../../db/driver/client.js';
+import { ClientConnection } from '../../db/driver/connection.js';
 import { ADMIN, beginSession, startService, type TestService } from '../support/app.js';
 import { startProxy, type Proxy } from '../support/proxy.js';
 import { startSecondCluster, type SecondCluster } from '../support/second-cluster.js';

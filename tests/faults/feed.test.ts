@@ -5,9 +5,9 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { sql, type Kysely } from 'kysely';
 import pg from 'pg';
 import { afterAll, beforeAll, beforeEach, describe, expect, inject, it, onTestFinished, vi } from 'vitest';
-import { currentSnapshot, sweepChanges } from '../../db/central/feed-rows.js';
-import type { Registry } from '../../db/central/schema.js';
-import type { Change, Events } from '../../src/events.js';
+import { currentSnapshot, sweepChanges } from '../../db/registry/feed-rows.js';
+import type { Registry } from '../../db/registry/registry-schema.js';
+import type { Change, Events } from '../../src/replicas/events.js';
 import { createFeedSweep, SWEEP_EVERY } from '../../src/replicas/feed-sweep.js';
 import { startCluster } from '../support/cluster.js';
 import {
@@ -23,7 +23,7 @@ import {
 } from '../support/app.js';
 import { startProxy, type Proxy } from '../support/proxy.js';
 import { startStatementProxy, type Statement, type StatementProxy, type Verdict } from '../support/statement-proxy.js';
-import type { ConnectionSettings } from '../../db/client.js';
+import type { ConnectionSettings } from '../../db/driver/client.js';
 import { eventsOver } from '../support/events.js';
 
 const SOON = { timeout: 10_000, interval: 10 };

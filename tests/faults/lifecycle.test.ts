@@ -2,8 +2,8 @@
 import { sql } from 'kysely';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, inject, it, onTestFinished } from 'vitest';
-import { findTenant, type TenantRecord } from '../../db/central/tenants.js';
-import { databaseIs } from '../../src/tenancy/lifecycle.js';
+import { findTenant, type TenantRecord } from '../../db/registry/tenant-queries.js';
+import { databaseIs } from '../../src/tenants/tenant-states.js';
 import {
   asSuperuser,
   createRegistry,

@@ -2,7 +2,7 @@
 import { sql, type Kysely } from 'kysely';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest';
-import { findTenant } from '../../db/central/tenants.js';
+import { findTenant } from '../../db/registry/tenant-queries.js';
 import { startCluster, type TestCluster } from '../support/cluster.js';
 import { connectTo, startServiceIn, type Answer, type TestService, type TestTenant } from '../support/service.js';
 

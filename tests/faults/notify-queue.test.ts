@@ -3,10 +3,10 @@
 import { sql, type Kysely } from 'kysely';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, beforeEach, describe, expect, inject, it } from 'vitest';
-import { whileLocked } from '../../db/central/locks.js';
-import type { Registry } from '../../db/central/schema.js';
-import { createDatabase, type DatabaseHandle } from '../../db/client.js';
-import { inspectCluster } from '../../db/cluster-inspection.js';
+import { whileLocked } from '../../db/registry/job-locks.js';
+import type { Registry } from '../../db/registry/registry-schema.js';
+import { createDatabase, type DatabaseHandle } from '../../db/driver/client.js';
+import { inspectCluster } from '../../db/server/cluster-inspection.js';
 import { startCluster, type TestCluster } from '../support/cluster.js';
 import { connectTo, createRegistryIn, startServiceIn, type TestService, type TestTenant } from '../support/service.js';
 import { passwordOf, rowOf } from '../support/tenants.js';

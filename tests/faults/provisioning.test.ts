@@ -4,22 +4,22 @@ import type { FastifyInstance } from 'fastify';
 import { sql } from 'kysely';
 import { randomBytes, randomUUID } from 'node:crypto';
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest';
-import { findInstallationId } from '../../db/central/installation.js';
-import { findOperatorByEmail, insertOperator } from '../../db/central/operators.js';
-import type { Registry } from '../../db/central/schema.js';
-import { findTenantBySlug, type TenantRecord } from '../../db/central/tenants.js';
-import type { DatabaseHandle } from '../../db/client.js';
-import { createRuntimeRole, createTenantDatabase } from '../../db/cluster.js';
-import { markText } from '../../db/marks.js';
-import { scramVerifier } from '../../db/scram.js';
+import { findInstallationId } from '../../db/registry/installation.js';
+import { findOperatorByEmail, insertOperator } from '../../db/registry/operator-queries.js';
+import type { Registry } from '../../db/registry/registry-schema.js';
+import { findTenantBySlug, type TenantRecord } from '../../db/registry/tenant-queries.js';
+import type { DatabaseHandle } from '../../db/driver/client.js';
+import { createRuntimeRole, createTenantDatabase } from '../../db/server/server-admin.js';
+import { markText } from '../../db/server/marks.js';
+import { scramVerifier } from '../../db/server/scram.js';
 import { tenantMigrations } from '../../db/tenant/migrations/index.js';
 import { openApp } from '../support/service.js';
-import { newDatabaseName, newTenantId } from '../../src/tenancy/ids.js';
-import { createTenantLocks } from '../../src/tenancy/locks.js';
-import { migrateAll } from '../../src/tenancy/migrate.js';
-import { openProvisioner, type Provisioner } from '../../src/tenancy/provisioner.js';
-import { provisioningSteps, type ProvisioningStep } from '../../src/tenancy/provisioning.js';
-import { templateName } from '../../src/tenancy/template.js';
+import { newDatabaseName, newTenantId } from '../../src/tenants/tenant-ids.js';
+import { createTenantLocks } from '../../src/tenants/tenant-locks.js';
+import { migrateAll } from '../../src/rollouts/migrate-fleet.js';
+import { openProvisioner, type Provisioner } from '../../src/clusters/provisioner-connections.js';
+import { provisioningSteps, type ProvisioningStep } from '../../src/operations/create-tenant.js';
+import { templateName } from '../../src/operations/templates.js';
 import {
   beginSession,
   ADMIN,

@@ -3,16 +3,16 @@
 import { sql, type Kysely } from 'kysely';
 import { randomUUID } from 'node:crypto';
 import { afterAll, beforeAll, expect, it } from 'vitest';
-import { findInstallationId } from '../../db/central/installation.js';
-import type { Registry } from '../../db/central/schema.js';
-import { findTenant } from '../../db/central/tenants.js';
-import { createRuntimeRole, createTenantDatabase } from '../../db/cluster.js';
-import { markText, type Mark } from '../../db/marks.js';
-import { scramVerifier } from '../../db/scram.js';
+import { findInstallationId } from '../../db/registry/installation.js';
+import type { Registry } from '../../db/registry/registry-schema.js';
+import { findTenant } from '../../db/registry/tenant-queries.js';
+import { createRuntimeRole, createTenantDatabase } from '../../db/server/server-admin.js';
+import { markText, type Mark } from '../../db/server/marks.js';
+import { scramVerifier } from '../../db/server/scram.js';
 import { tenantMigrations } from '../../db/tenant/migrations/index.js';
-import { newDatabaseName, newTenantId } from '../../src/tenancy/ids.js';
-import { openProvisioner, type Provisioner } from '../../src/tenancy/provisioner.js';
-import { templateName } from '../../src/tenancy/template.js';
+import { newDatabaseName, newTenantId } from '../../src/tenants/tenant-ids.js';
+import { openProvisioner, type Provisioner } from '../../src/clusters/provisioner-connections.js';
+import { templateName } from '../../src/operations/templates.js';
 import { asSuperuser, startService, type TestService } from '../support/app.js';
 
 const lines: string[] = [];

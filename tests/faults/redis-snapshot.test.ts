@@ -63,7 +63,10 @@ describe.skipIf(noRedis !== undefined)(`a Redis that starts again from an older 
   /** Both use Redis, know of each other, and are done with what they had to send again. */
   async function together(): Promise<void> {
     const well = (): boolean =>
-      replicas.every(({ app }) => app.engine.sharedStore?.available === true && app.engine.events.live && app.engine.counts.replicas === 2);
+      replicas.every(
+        ({ app }) =>
+          app.engine.sharedStore?.available === true && app.engine.events.live && app.engine.counts.replicas === 2,
+      );
     await expect.poll(well, SOON).toBe(true);
     await sleep(1_800);
     await expect.poll(well, SOON).toBe(true);

@@ -2,7 +2,7 @@
 // deadline, and nothing is sent to it twice.
 import { randomUUID } from 'node:crypto';
 import { afterAll, beforeAll, beforeEach, describe, expect, it, onTestFinished } from 'vitest';
-import { openSharedStore, script, SharedStoreError, type OpenedStore } from '../../src/replicas/redis.js';
+import { openSharedStore, script, SharedStoreError, type OpenedStore } from '../../src/replicas/shared-store.js';
 import { parseRedisUrl } from '../../src/replicas/redis-settings.js';
 import { startProxy, type Proxy } from '../support/proxy.js';
 import { noRedis, startRedis, type RedisServer } from '../support/redis.js';

@@ -2,16 +2,16 @@
 // end the server has the password that the registry has.
 import { sql } from 'kysely';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
-import { findOperatorByEmail, insertOperator } from '../../db/central/operators.js';
-import type { Registry } from '../../db/central/schema.js';
-import { tenantLockKey } from '../../db/central/tenant-locks.js';
-import { findTenant, type TenantRecord } from '../../db/central/tenants.js';
-import type { DatabaseHandle } from '../../db/client.js';
+import { findOperatorByEmail, insertOperator } from '../../db/registry/operator-queries.js';
+import type { Registry } from '../../db/registry/registry-schema.js';
+import { tenantLockKey } from '../../db/registry/tenant-lock-keys.js';
+import { findTenant, type TenantRecord } from '../../db/registry/tenant-queries.js';
+import type { DatabaseHandle } from '../../db/driver/client.js';
 import { openApp } from '../support/service.js';
 import type { Config } from '../../src/config/index.js';
-import { createEnvelope } from '../../src/tenancy/envelope.js';
-import { newDatabasePassword } from '../../src/tenancy/ids.js';
-import { rotationSteps, type RotationStep } from '../../src/tenancy/rotation.js';
+import { createEnvelope } from '../../src/secrets/envelope.js';
+import { newDatabasePassword } from '../../src/tenants/tenant-ids.js';
+import { rotationSteps, type RotationStep } from '../../src/operations/password-rotation.js';
 import { ADMIN, beginSession, connectAs, createRegistry, sender, testConfig } from '../support/app.js';
 import { startLossyProxy, type LossyProxy } from '../support/lossy-proxy.js';
 import { enter } from '../support/tenants.js';

@@ -1,9 +1,9 @@
 // Changing a password while the tenant's server refuses or hangs: said within a deadline, and finished when it is back.
 import { afterAll, beforeAll, expect, it } from 'vitest';
-import type { Registry } from '../../db/central/schema.js';
-import { findTenant } from '../../db/central/tenants.js';
-import type { DatabaseHandle } from '../../db/client.js';
-import { findOperatorByEmail, insertOperator } from '../../db/central/operators.js';
+import type { Registry } from '../../db/registry/registry-schema.js';
+import { findTenant } from '../../db/registry/tenant-queries.js';
+import type { DatabaseHandle } from '../../db/driver/client.js';
+import { findOperatorByEmail, insertOperator } from '../../db/registry/operator-queries.js';
 import { openApp } from '../support/service.js';
 import { ADMIN, beginSession, connectAs, createRegistry, sender, testConfig, type Send } from '../support/app.js';
 import { startProxy, type Proxy } from '../support/proxy.js';

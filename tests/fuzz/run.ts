@@ -1,7 +1,7 @@
 // The run: makes requests from the service's own OpenAPI document, sends them one after the other, and checks every answer.
 // Used by the test and by `npm run fuzz`.
 import fc from 'fast-check';
-import { createEnvelope } from '../../src/tenancy/envelope.js';
+import { createEnvelope } from '../../src/secrets/envelope.js';
 import type { TestCluster } from '../support/cluster.js';
 import { ADMIN, OPERATOR, startServiceIn, tokenSecretsOf, type TestService } from '../support/service.js';
 import { createCheck, type Received } from './checks.js';

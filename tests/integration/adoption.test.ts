@@ -1,8 +1,8 @@
 // Adopting a database that is there already: it becomes a tenant with what it holds, and where that fails it stays what it was.
 import { sql } from 'kysely';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { findTenant } from '../../db/central/tenants.js';
-import { markText } from '../../db/marks.js';
+import { findTenant } from '../../db/registry/tenant-queries.js';
+import { markText } from '../../db/server/marks.js';
 import {
   ADMIN,
   asSuperuser,

@@ -2,8 +2,8 @@
 import { sql } from 'kysely';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
-import { findTenant } from '../../db/central/tenants.js';
-import { createAuditTrail, MAX_WAITING } from '../../src/audit.js';
+import { findTenant } from '../../db/registry/tenant-queries.js';
+import { createAuditTrail, MAX_WAITING } from '../../src/audit/trail.js';
 import {
   ADMIN,
   asSuperuser,

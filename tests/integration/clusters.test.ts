@@ -3,17 +3,17 @@
 import { sql } from 'kysely';
 import { createServer, type AddressInfo, type Socket } from 'node:net';
 import { afterAll, beforeAll, describe, expect, inject, it, onTestFinished } from 'vitest';
-import { findCluster } from '../../db/central/clusters.js';
-import { findInstallationId } from '../../db/central/installation.js';
-import type { Registry } from '../../db/central/schema.js';
-import { createDatabase } from '../../db/client.js';
-import { prepareAndMigrate } from '../../src/boot.js';
+import { findCluster } from '../../db/registry/cluster-queries.js';
+import { findInstallationId } from '../../db/registry/installation.js';
+import type { Registry } from '../../db/registry/registry-schema.js';
+import { createDatabase } from '../../db/driver/client.js';
+import { prepareAndMigrate } from '../../src/boot/index.js';
 import { readSettings } from '../../src/config/index.js';
-import { createLogger } from '../../src/logging.js';
-import { connectionsOf } from '../../src/tenancy/dead-replicas.js';
-import { createServerLooks } from '../../src/tenancy/server-looks.js';
-import { createEnvelope } from '../../src/tenancy/envelope.js';
-import { standbyMark } from '../../src/tenancy/standby.js';
+import { createLogger } from '../../src/observability/logger.js';
+import { connectionsOf } from '../../src/clusters/dead-replicas.js';
+import { createServerLooks } from '../../src/clusters/server-looks.js';
+import { createEnvelope } from '../../src/secrets/envelope.js';
+import { standbyMark } from '../../src/operations/standby-databases.js';
 import {
   ADMIN,
   connectAs,

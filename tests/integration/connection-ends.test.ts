@@ -1,15 +1,15 @@
-// db/connection.ts and the pool around it: one deadline over opening and proof, and what is known of the server's backend when
+// db/driver/connection.ts and the pool around it: one deadline over opening and proof, and what is known of the server's backend when
 // a connection has ended.
 import { sql } from 'kysely';
 import { once } from 'node:events';
 import { createServer, type AddressInfo } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { beforeAll, describe, expect, inject, it, onTestFinished } from 'vitest';
-import { clientConfig, openPool, type ConnectionSettings } from '../../db/client.js';
-import { ClientConnection } from '../../db/connection.js';
-import { DatabaseFault } from '../../db/errors.js';
-import type { PoolLimits, PoolOptions } from '../../db/pool-types.js';
-import type { Membership, Slot } from '../../db/slot.js';
+import { clientConfig, openPool, type ConnectionSettings } from '../../db/driver/client.js';
+import { ClientConnection } from '../../db/driver/connection.js';
+import { DatabaseFault } from '../../db/driver/database-fault.js';
+import type { PoolLimits, PoolOptions } from '../../db/driver/pool/pool-types.js';
+import type { Membership, Slot } from '../../db/driver/pool/slot.js';
 import { asSuperuser, createRegistry } from '../support/app.js';
 import { startProxy } from '../support/proxy.js';
 import { startStatementProxy, type StatementProxy } from '../support/statement-proxy.js';

@@ -4,9 +4,9 @@ import { sql, type Kysely } from 'kysely';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { inspect } from 'node:util';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, inject, it, onTestFinished } from 'vitest';
-import { createDatabase, type ConnectionSettings, type DatabaseHandle } from '../../db/client.js';
-import { DatabaseFault, violatedUniqueConstraint } from '../../db/errors.js';
-import type { PoolLimits, PoolOptions } from '../../db/pool-types.js';
+import { createDatabase, type ConnectionSettings, type DatabaseHandle } from '../../db/driver/client.js';
+import { DatabaseFault, violatedUniqueConstraint } from '../../db/driver/database-fault.js';
+import type { PoolLimits, PoolOptions } from '../../db/driver/pool/pool-types.js';
 import { asSuperuser, createRegistry } from '../support/app.js';
 
 interface Notes {

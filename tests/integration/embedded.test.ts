@@ -10,7 +10,7 @@ import { createInterface } from 'node:readline';
 import { setTimeout as sleep } from 'node:timers/promises';
 import pg from 'pg';
 import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest';
-import { startEmbeddedCluster, type EmbeddedCluster } from '../../src/embedded/cluster.js';
+import { startEmbeddedCluster, type EmbeddedCluster } from '../../src/embedded/embedded-cluster.js';
 
 const PASSWORD = "pass'word with spaces";
 const isRoot = process.getuid?.() === 0;

@@ -3,10 +3,10 @@
 import { sql } from 'kysely';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { expect, inject, it, onTestFinished } from 'vitest';
-import { createDatabase, databaseOver, openPool, type ConnectionSettings } from '../../db/client.js';
-import type { Registry } from '../../db/central/schema.js';
-import { createGovernor, type Governor } from '../../src/tenancy/governor.js';
-import { createSlotLeases } from '../../src/tenancy/slot-leases.js';
+import { createDatabase, databaseOver, openPool, type ConnectionSettings } from '../../db/driver/client.js';
+import type { Registry } from '../../db/registry/registry-schema.js';
+import { createGovernor, type Governor } from '../../src/connections/governor.js';
+import { createSlotLeases } from '../../src/connections/slot-leases.js';
 import { asSuperuser, createRegistry } from '../support/app.js';
 
 const SLOTS = 3;

@@ -2,8 +2,8 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { sql } from 'kysely';
 import { beforeAll, expect, it, onTestFinished } from 'vitest';
-import type { Registry } from '../../db/central/schema.js';
-import { createHousekeeping, type Housekeeping } from '../../src/tenancy/housekeeping.js';
+import type { Registry } from '../../db/registry/registry-schema.js';
+import { createHousekeeping, type Housekeeping } from '../../src/jobs/housekeeping.js';
 import { asSuperuser, connectAs, createRegistry } from '../support/app.js';
 
 let registry: string;

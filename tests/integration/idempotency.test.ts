@@ -1,11 +1,11 @@
 // Idempotency-Key on POST /tenants: a request that is sent again makes no second tenant, and another request cannot pass for it.
 import { sql, type Kysely } from 'kysely';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { findOperatorByEmail, insertOperator } from '../../db/central/operators.js';
-import type { Registry } from '../../db/central/schema.js';
-import { findTenantBySlug, updateTenant } from '../../db/central/tenants.js';
-import { createTenantLocks } from '../../src/tenancy/locks.js';
-import { createRequestHash } from '../../src/tenancy/request-hash.js';
+import { findOperatorByEmail, insertOperator } from '../../db/registry/operator-queries.js';
+import type { Registry } from '../../db/registry/registry-schema.js';
+import { findTenantBySlug, updateTenant } from '../../db/registry/tenant-queries.js';
+import { createTenantLocks } from '../../src/tenants/tenant-locks.js';
+import { createRequestHash } from '../../src/operations/request-hash.js';
 import {
   ADMIN,
   beginSession,

@@ -4,11 +4,11 @@ import { sql, type Kysely } from 'kysely';
 import { randomBytes } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, beforeAll, describe, expect, inject, it, onTestFinished } from 'vitest';
-import { createDatabase, type ConnectionSettings, type DatabaseHandle } from '../../db/client.js';
-import { DatabaseFault } from '../../db/errors.js';
-import type { PoolLimits, PoolOptions } from '../../db/pool-types.js';
-import { shortRead, statement } from '../../db/statement.js';
-import { createGovernor } from '../../src/tenancy/governor.js';
+import { createDatabase, type ConnectionSettings, type DatabaseHandle } from '../../db/driver/client.js';
+import { DatabaseFault } from '../../db/driver/database-fault.js';
+import type { PoolLimits, PoolOptions } from '../../db/driver/pool/pool-types.js';
+import { shortRead, statement } from '../../db/driver/statement.js';
+import { createGovernor } from '../../src/connections/governor.js';
 import { asSuperuser, createRegistry } from '../support/app.js';
 import { startProxy, type Proxy } from '../support/proxy.js';
 

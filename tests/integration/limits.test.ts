@@ -2,7 +2,7 @@
 import { sql } from 'kysely';
 import { randomBytes } from 'node:crypto';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { findTenant } from '../../db/central/tenants.js';
+import { findTenant } from '../../db/registry/tenant-queries.js';
 import {
   ADMIN,
   asSuperuser,

@@ -1,9 +1,9 @@
-// db/notify-queue.ts: whose sessions are ended when the queue of notifications stays full.
+// db/server/notify-queue.ts: whose sessions are ended when the queue of notifications stays full.
 import { sql } from 'kysely';
 import { randomBytes, randomUUID } from 'node:crypto';
 import { expect, inject, it, onTestFinished } from 'vitest';
-import { createDatabase, openPool } from '../../db/client.js';
-import { endSuspects } from '../../db/notify-queue.js';
+import { createDatabase, openPool } from '../../db/driver/client.js';
+import { endSuspects } from '../../db/server/notify-queue.js';
 import { asSuperuser } from '../support/app.js';
 
 const LIMITS = { max: 1, acquireTimeout: 5_000, timeout: 5_000, idleTimeoutMillis: 60_000 };

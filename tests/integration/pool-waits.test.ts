@@ -1,12 +1,12 @@
-// What requests wait for in a pool (db/pool.ts): never longer than acquireTimeout, and never for what the pool itself can do.
+// What requests wait for in a pool (db/driver/pool/pool.ts): never longer than acquireTimeout, and never for what the pool itself can do.
 import { sql } from 'kysely';
 import { randomBytes } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { beforeAll, expect, inject, it, onTestFinished } from 'vitest';
-import { openPool, type ConnectionSettings } from '../../db/client.js';
-import type { ConnectionPool } from '../../db/pool.js';
-import type { PoolLimits, PoolOptions } from '../../db/pool-types.js';
-import type { Membership, Slot } from '../../db/slot.js';
+import { openPool, type ConnectionSettings } from '../../db/driver/client.js';
+import type { ConnectionPool } from '../../db/driver/pool/pool.js';
+import type { PoolLimits, PoolOptions } from '../../db/driver/pool/pool-types.js';
+import type { Membership, Slot } from '../../db/driver/pool/slot.js';
 import { asSuperuser, createRegistry } from '../support/app.js';
 import { startStatementProxy } from '../support/statement-proxy.js';
 

@@ -1,11 +1,11 @@
-// The pg Pool beneath a connection pool (db/pooled-client.ts): what it opens, and that it forgets what has closed.
+// The pg Pool beneath a connection pool (db/driver/pool/pooled-client.ts): what it opens, and that it forgets what has closed.
 import { sql } from 'kysely';
 import pg from 'pg';
 import { beforeAll, describe, expect, inject, it, onTestFinished, vi } from 'vitest';
-import { openPool, type ConnectionSettings } from '../../db/client.js';
-import { DatabaseFault } from '../../db/errors.js';
-import type { PoolOptions } from '../../db/pool-types.js';
-import type { ConnectionPool } from '../../db/pool.js';
+import { openPool, type ConnectionSettings } from '../../db/driver/client.js';
+import { DatabaseFault } from '../../db/driver/database-fault.js';
+import type { PoolOptions } from '../../db/driver/pool/pool-types.js';
+import type { ConnectionPool } from '../../db/driver/pool/pool.js';
 import { asSuperuser, createRegistry } from '../support/app.js';
 
 const NAME = 'pooled client test';

@@ -2,7 +2,7 @@
 import { sql } from 'kysely';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest';
-import { findTenant } from '../../db/central/tenants.js';
+import { findTenant } from '../../db/registry/tenant-queries.js';
 import { asSuperuser, startService, type TestService, type TestTenant } from '../support/app.js';
 
 const BUDGET = 5;

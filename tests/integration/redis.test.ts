@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest';
 import { openApp } from '../support/service.js';
-import { script, type SharedStore } from '../../src/replicas/redis.js';
+import { script, type SharedStore } from '../../src/replicas/shared-store.js';
 import { createRegistry, sender, startServiceForTest, testConfig, type TestService } from '../support/app.js';
 import { selfSigned } from '../support/certificate.js';
 import { noRedis, startRedis, type RedisServer } from '../support/redis.js';

@@ -2,16 +2,21 @@
 import { sql, type RawBuilder } from 'kysely';
 import { randomUUID } from 'node:crypto';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { findClusterAt, registerCluster, type ClusterRecord, type ClusterValues } from '../../db/central/clusters.js';
-import { promoteNextPassword, storeNextPassword } from '../../db/central/passwords.js';
-import type { Registry } from '../../db/central/schema.js';
-import { lockSealed, reseal, type SealedColumn } from '../../db/central/sealed.js';
-import { claimStandby, insertStandby, readyStandby } from '../../db/central/standby.js';
-import { findTenant, type TenantRecord } from '../../db/central/tenants.js';
-import type { DatabaseHandle } from '../../db/client.js';
-import { ensureDefaultCluster } from '../../src/tenancy/default-cluster.js';
-import { createEnvelope, type EnvelopeContext } from '../../src/tenancy/envelope.js';
-import { createReencryption, type Reencryption } from '../../src/tenancy/reencryption.js';
+import {
+  findClusterAt,
+  registerCluster,
+  type ClusterRecord,
+  type ClusterValues,
+} from '../../db/registry/cluster-queries.js';
+import { promoteNextPassword, storeNextPassword } from '../../db/registry/sealed-password-queries.js';
+import type { Registry } from '../../db/registry/registry-schema.js';
+import { lockSealed, reseal, type SealedColumn } from '../../db/registry/sealed.js';
+import { claimStandby, insertStandby, readyStandby } from '../../db/registry/standby-rows.js';
+import { findTenant, type TenantRecord } from '../../db/registry/tenant-queries.js';
+import type { DatabaseHandle } from '../../db/driver/client.js';
+import { ensureDefaultCluster } from '../../src/clusters/default-cluster.js';
+import { createEnvelope, type EnvelopeContext } from '../../src/secrets/envelope.js';
+import { createReencryption, type Reencryption } from '../../src/operations/reencryption.js';
 import { connectAs, createRegistry, testConfig } from '../support/app.js';
 
 const k1 = { kid: 'k1', key: Buffer.alloc(32, 1) };

@@ -3,13 +3,13 @@
 import { sql } from 'kysely';
 import { randomUUID } from 'node:crypto';
 import { beforeAll, afterAll, describe, expect, it } from 'vitest';
-import type { Registry } from '../../db/central/schema.js';
-import { sealedColumns } from '../../db/central/sealed.js';
-import { findTenant, type TenantRecord } from '../../db/central/tenants.js';
-import type { DatabaseHandle } from '../../db/client.js';
+import type { Registry } from '../../db/registry/registry-schema.js';
+import { sealedColumns } from '../../db/registry/sealed.js';
+import { findTenant, type TenantRecord } from '../../db/registry/tenant-queries.js';
+import type { DatabaseHandle } from '../../db/driver/client.js';
 import { openApp } from '../support/service.js';
 import type { EncryptionKey } from '../../src/config/index.js';
-import { createEnvelope, type EnvelopeColumn } from '../../src/tenancy/envelope.js';
+import { createEnvelope, type EnvelopeColumn } from '../../src/secrets/envelope.js';
 import {
   connectAs,
   createRegistry,

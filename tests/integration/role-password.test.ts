@@ -3,9 +3,9 @@ import { sql } from 'kysely';
 import { randomBytes } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeEach, expect, it } from 'vitest';
-import { DatabaseFault } from '../../db/errors.js';
-import { setRolePassword } from '../../db/role-password.js';
-import { scramVerifier } from '../../db/scram.js';
+import { DatabaseFault } from '../../db/driver/database-fault.js';
+import { setRolePassword } from '../../db/server/role-password.js';
+import { scramVerifier } from '../../db/server/scram.js';
 import { connectAs } from '../support/app.js';
 
 const server = connectAs<unknown>('postgres');

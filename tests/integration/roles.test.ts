@@ -4,12 +4,12 @@ import { sql, type Kysely } from 'kysely';
 import { randomBytes } from 'node:crypto';
 import { setTimeout as delay } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { newId } from '../../db/ids.js';
-import { migrateToLatest } from '../../db/migrator.js';
+import { newId } from '../../db/shared/ids.js';
+import { migrateToLatest } from '../../db/shared/migrator.js';
 import { tenantMigrations } from '../../db/tenant/migrations/index.js';
-import type { TenantDatabase } from '../../db/tenant/schema.js';
+import type { TenantDatabase } from '../../db/tenant/tenant-schema.js';
 import { setRoles } from '../../db/tenant/user-roles.js';
-import { insertUser } from '../../db/tenant/users.js';
+import { insertUser } from '../../db/tenant/user-queries.js';
 import { permissions } from '../../src/auth/permissions.js';
 import {
   ADMIN,

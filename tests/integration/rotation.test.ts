@@ -3,13 +3,13 @@
 import { sql } from 'kysely';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import type { Registry } from '../../db/central/schema.js';
-import type { TenantRecord } from '../../db/central/tenants.js';
-import type { DatabaseHandle } from '../../db/client.js';
-import { createEnvelope } from '../../src/tenancy/envelope.js';
-import { newDatabasePassword } from '../../src/tenancy/ids.js';
-import { createTenantLocks } from '../../src/tenancy/locks.js';
-import { rotationSteps, type RotationStep } from '../../src/tenancy/rotation.js';
+import type { Registry } from '../../db/registry/registry-schema.js';
+import type { TenantRecord } from '../../db/registry/tenant-queries.js';
+import type { DatabaseHandle } from '../../db/driver/client.js';
+import { createEnvelope } from '../../src/secrets/envelope.js';
+import { newDatabasePassword } from '../../src/tenants/tenant-ids.js';
+import { createTenantLocks } from '../../src/tenants/tenant-locks.js';
+import { rotationSteps, type RotationStep } from '../../src/operations/password-rotation.js';
 import {
   asSuperuser,
   connectAs,

@@ -4,12 +4,12 @@ import { sql, type Kysely } from 'kysely';
 import { randomUUID } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { describe, expect, inject, it, onTestFinished, vi } from 'vitest';
-import type { Registry, SlotKind } from '../../db/central/schema.js';
-import { createDatabase } from '../../db/client.js';
-import { countSessions } from '../../db/cluster.js';
-import type { Membership, Slot } from '../../db/slot.js';
-import { createGovernor, type Governor } from '../../src/tenancy/governor.js';
-import { createSlotLeases, type SlotLeases, type SlotLeasesDeps } from '../../src/tenancy/slot-leases.js';
+import type { Registry, SlotKind } from '../../db/registry/registry-schema.js';
+import { createDatabase } from '../../db/driver/client.js';
+import { countSessions } from '../../db/server/server-admin.js';
+import type { Membership, Slot } from '../../db/driver/pool/slot.js';
+import { createGovernor, type Governor } from '../../src/connections/governor.js';
+import { createSlotLeases, type SlotLeases, type SlotLeasesDeps } from '../../src/connections/slot-leases.js';
 import { connectAs, createRegistry } from '../support/app.js';
 import { startProxy, type Proxy } from '../support/proxy.js';
 

@@ -2,11 +2,11 @@
 // tenant's, and what is of no use goes.
 import { sql, type Kysely } from 'kysely';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import type { Registry } from '../../db/central/schema.js';
-import { listStandby, type StandbyRecord } from '../../db/central/standby.js';
-import { findTenant } from '../../db/central/tenants.js';
-import { DatabaseFault } from '../../db/errors.js';
-import { createEnvelope } from '../../src/tenancy/envelope.js';
+import type { Registry } from '../../db/registry/registry-schema.js';
+import { listStandby, type StandbyRecord } from '../../db/registry/standby-rows.js';
+import { findTenant } from '../../db/registry/tenant-queries.js';
+import { DatabaseFault } from '../../db/driver/database-fault.js';
+import { createEnvelope } from '../../src/secrets/envelope.js';
 import {
   ADMIN,
   asSuperuser,

@@ -5,16 +5,16 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest';
-import type { Registry } from '../../db/central/schema.js';
-import { findTenant, type TenantRecord } from '../../db/central/tenants.js';
-import { openPool } from '../../db/client.js';
-import { findProduct, insertProduct } from '../../db/tenant/products.js';
-import type { TenantDatabase } from '../../db/tenant/schema.js';
-import { createBreakers } from '../../src/tenancy/breakers.js';
-import { createEnvelope } from '../../src/tenancy/envelope.js';
-import { createGovernor } from '../../src/tenancy/governor.js';
-import { poolLimits } from '../../src/tenancy/pool-options.js';
-import { createTenantPools } from '../../src/tenancy/pools.js';
+import type { Registry } from '../../db/registry/registry-schema.js';
+import { findTenant, type TenantRecord } from '../../db/registry/tenant-queries.js';
+import { openPool } from '../../db/driver/client.js';
+import { findProduct, insertProduct } from '../../db/tenant/product-queries.js';
+import type { TenantDatabase } from '../../db/tenant/tenant-schema.js';
+import { createBreakers } from '../../src/connections/breakers.js';
+import { createEnvelope } from '../../src/secrets/envelope.js';
+import { createGovernor } from '../../src/connections/governor.js';
+import { poolLimits } from '../../src/tenants/pool-options.js';
+import { createTenantPools } from '../../src/connections/tenant-pools.js';
 import {
   asSuperuser,
   connectAs,

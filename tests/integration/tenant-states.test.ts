@@ -1,16 +1,16 @@
 // Suspending, resuming, deleting, restoring and purging tenants: every pair of state and act by the table of
-// src/tenancy/lifecycle.ts, in the registry and in PostgreSQL.
+// src/tenants/tenant-states.ts, in the registry and in PostgreSQL.
 import { sql } from 'kysely';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import type { Registry, TenantStatus } from '../../db/central/schema.js';
-import { findTenant, type TenantRecord } from '../../db/central/tenants.js';
-import { createDatabase } from '../../db/client.js';
-import { DatabaseFault } from '../../db/errors.js';
-import { databaseIs, tenantStatuses, transitions, type TenantAct } from '../../src/tenancy/lifecycle.js';
-import { createTenantLocks } from '../../src/tenancy/locks.js';
-import { migrateAll } from '../../src/tenancy/migrate.js';
-import { openProvisioner } from '../../src/tenancy/provisioner.js';
+import type { Registry, TenantStatus } from '../../db/registry/registry-schema.js';
+import { findTenant, type TenantRecord } from '../../db/registry/tenant-queries.js';
+import { createDatabase } from '../../db/driver/client.js';
+import { DatabaseFault } from '../../db/driver/database-fault.js';
+import { databaseIs, tenantStatuses, transitions, type TenantAct } from '../../src/tenants/tenant-states.js';
+import { createTenantLocks } from '../../src/tenants/tenant-locks.js';
+import { migrateAll } from '../../src/rollouts/migrate-fleet.js';
+import { openProvisioner } from '../../src/clusters/provisioner-connections.js';
 import {
   ADMIN,
   asSuperuser,

@@ -2,12 +2,12 @@
 // refused, and what PostgreSQL does not let anybody refuse. docs/inside/isolation.md is the prose of this file.
 import { sql, type Kysely } from 'kysely';
 import { afterAll, beforeAll, describe, expect, inject, it } from 'vitest';
-import type { DatabaseHandle } from '../../db/client.js';
-import { boundRuntimeRoles } from '../../db/cluster.js';
-import { DatabaseFault, hasSqlState } from '../../db/errors.js';
-import { scramVerifier } from '../../db/scram.js';
+import type { DatabaseHandle } from '../../db/driver/client.js';
+import { boundRuntimeRoles } from '../../db/server/server-admin.js';
+import { DatabaseFault, hasSqlState } from '../../db/driver/database-fault.js';
+import { scramVerifier } from '../../db/server/scram.js';
 import { tenantMigrations } from '../../db/tenant/migrations/index.js';
-import { templateName } from '../../src/tenancy/template.js';
+import { templateName } from '../../src/operations/templates.js';
 import { asSuperuser, connectAs, createRegistry, startService, type TestService } from '../support/app.js';
 import { enter, reach, type Reached } from '../support/tenants.js';
 

@@ -2,11 +2,11 @@
 // with the rights that the service has there. And those rights are no more than it needs.
 import { sql, type Kysely } from 'kysely';
 import { afterAll, beforeAll, describe, expect, inject, it } from 'vitest';
-import { insertAudit } from '../../db/audit.js';
-import { insertAudit as insertCentralAudit } from '../../db/central/audit.js';
-import { canRewriteAudit } from '../../db/central/grants.js';
-import type { Registry } from '../../db/central/schema.js';
-import { findTenant } from '../../db/central/tenants.js';
+import { insertAudit } from '../../db/shared/audit-rows.js';
+import { insertAudit as insertCentralAudit } from '../../db/registry/registry-audit.js';
+import { canRewriteAudit } from '../../db/registry/registry-grants.js';
+import type { Registry } from '../../db/registry/registry-schema.js';
+import { findTenant } from '../../db/registry/tenant-queries.js';
 import { asSuperuser, connectAs, createRegistry, startService, type TestService } from '../support/app.js';
 
 const { registryOwner, registryService } = inject('cluster');

@@ -3,12 +3,12 @@
 import { sql } from 'kysely';
 import { readFile } from 'node:fs/promises';
 import { afterAll, beforeAll, describe, expect, inject, it } from 'vitest';
-import type { Registry } from '../../db/central/schema.js';
-import type { DatabaseHandle } from '../../db/client.js';
-import { createRuntimeRole } from '../../db/cluster.js';
-import { scramVerifier } from '../../db/scram.js';
+import type { Registry } from '../../db/registry/registry-schema.js';
+import type { DatabaseHandle } from '../../db/driver/client.js';
+import { createRuntimeRole } from '../../db/server/server-admin.js';
+import { scramVerifier } from '../../db/server/scram.js';
 import { tenantMigrations } from '../../db/tenant/migrations/index.js';
-import { templateName } from '../../src/tenancy/template.js';
+import { templateName } from '../../src/operations/templates.js';
 import {
   ADMIN,
   asSuperuser,

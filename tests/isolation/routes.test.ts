@@ -3,9 +3,9 @@
 // tenant: each of these routes needs a permission, without which it is closed.
 import { sql } from 'kysely';
 import { afterAll, describe, expect, it } from 'vitest';
-import type { Registry } from '../../db/central/schema.js';
-import { findTenant } from '../../db/central/tenants.js';
-import type { RouteEntry } from '../../src/auth/access.js';
+import type { Registry } from '../../db/registry/registry-schema.js';
+import { findTenant } from '../../db/registry/tenant-queries.js';
+import type { RouteEntry } from '../../src/auth/route-access.js';
 import { permissions } from '../../src/auth/permissions.js';
 import {
   ADMIN,

@@ -12,9 +12,9 @@ import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vites
 import { parse } from 'yaml';
 import { readFlags } from '../../bench/flags.js';
 import { scenarios } from '../../bench/scenarios/index.js';
-import { createDatabase } from '../../db/client.js';
+import { createDatabase } from '../../db/driver/client.js';
 import { parseTokenKeys, publicKeySet } from '../../src/auth/keyring.js';
-import { startEmbeddedCluster, type EmbeddedCluster } from '../../src/embedded/cluster.js';
+import { startEmbeddedCluster, type EmbeddedCluster } from '../../src/embedded/embedded-cluster.js';
 import {
   anchorsOf,
   blocksOf,
@@ -362,7 +362,7 @@ describe('docs/inside/adding-a-resource.md', () => {
       'db/tenant/migrations/0009_orders.ts',
       'db/tenant/migrations/index.ts',
       'db/tenant/orders.ts',
-      'db/tenant/schema.ts',
+      'db/tenant/tenant-schema.ts',
       'src/auth/permissions.ts',
       'routes/orders.ts',
       'routes/index.ts',

@@ -8,24 +8,29 @@ import path from 'node:path';
 import { pathToFileURL } from 'node:url';
 import ts from 'typescript';
 import { afterAll, beforeAll, expect, inject, it } from 'vitest';
-import { findInstallationId } from '../../db/central/installation.js';
-import { findOperatorByEmail, insertOperator } from '../../db/central/operators.js';
-import type { Registry, TenantStatus } from '../../db/central/schema.js';
-import { listUnfinishedRotations } from '../../db/central/passwords.js';
-import { listStandby } from '../../db/central/standby.js';
-import { listRestoringTenants, listUnfinishedTenants } from '../../db/central/tenant-worklists.js';
-import { findTenant, findTenantBySlug, listProvisionedTenants, type TenantRecord } from '../../db/central/tenants.js';
-import type { ConnectionSettings, DatabaseHandle } from '../../db/client.js';
-import { findMarks } from '../../db/marks.js';
-import { scramVerifier } from '../../db/scram.js';
+import { findInstallationId } from '../../db/registry/installation.js';
+import { findOperatorByEmail, insertOperator } from '../../db/registry/operator-queries.js';
+import type { Registry, TenantStatus } from '../../db/registry/registry-schema.js';
+import { listUnfinishedRotations } from '../../db/registry/sealed-password-queries.js';
+import { listStandby } from '../../db/registry/standby-rows.js';
+import { listRestoringTenants, listUnfinishedTenants } from '../../db/registry/tenant-worklists.js';
+import {
+  findTenant,
+  findTenantBySlug,
+  listProvisionedTenants,
+  type TenantRecord,
+} from '../../db/registry/tenant-queries.js';
+import type { ConnectionSettings, DatabaseHandle } from '../../db/driver/client.js';
+import { findMarks } from '../../db/server/marks.js';
+import { scramVerifier } from '../../db/server/scram.js';
 import { tenantMigrations } from '../../db/tenant/migrations/index.js';
 import { openApp } from '../support/service.js';
-import { localSecrets } from '../../src/secrets.js';
-import { createEnvelope } from '../../src/tenancy/envelope.js';
-import { compare } from '../../src/tenancy/evidence.js';
-import { migrateAll } from '../../src/tenancy/migrate.js';
-import { openProvisioner } from '../../src/tenancy/provisioner.js';
-import { templateName } from '../../src/tenancy/template.js';
+import { localSecrets } from '../../src/boot/local-secrets.js';
+import { createEnvelope } from '../../src/secrets/envelope.js';
+import { compare } from '../../src/operations/evidence.js';
+import { migrateAll } from '../../src/rollouts/migrate-fleet.js';
+import { openProvisioner } from '../../src/clusters/provisioner-connections.js';
+import { templateName } from '../../src/operations/templates.js';
 import {
   ADMIN,
   asSuperuser,

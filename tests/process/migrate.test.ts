@@ -2,10 +2,10 @@
 import { sql } from 'kysely';
 import { randomBytes } from 'node:crypto';
 import { afterAll, beforeAll, describe, expect, inject, it } from 'vitest';
-import type { Registry } from '../../db/central/schema.js';
-import { findTenant, updateTenant } from '../../db/central/tenants.js';
-import type { ConnectionSettings } from '../../db/client.js';
-import { latestVersion } from '../../db/migrator.js';
+import type { Registry } from '../../db/registry/registry-schema.js';
+import { findTenant, updateTenant } from '../../db/registry/tenant-queries.js';
+import type { ConnectionSettings } from '../../db/driver/client.js';
+import { latestVersion } from '../../db/shared/migrator.js';
 import { tenantMigrations } from '../../db/tenant/migrations/index.js';
 import { asSuperuser, beginSession, connectAs, startServiceForTest } from '../support/app.js';
 import { build, makeDataDir, runProgram, startProcess } from '../support/service-process.js';

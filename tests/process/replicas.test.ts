@@ -4,7 +4,7 @@ import { sql } from 'kysely';
 import { randomInt } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, expect, inject, it } from 'vitest';
-import type { ConnectionSettings } from '../../db/client.js';
+import type { ConnectionSettings } from '../../db/driver/client.js';
 import { ADMIN, asSuperuser, connectAs, createRegistry, OPERATOR } from '../support/app.js';
 import {
   build,

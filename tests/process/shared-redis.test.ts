@@ -2,7 +2,7 @@
 // and know of each other's logouts, while Redis is well, when one of them is cut from it, and when it is back without its data.
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, inject, it, onTestFinished } from 'vitest';
-import type { ConnectionSettings } from '../../db/client.js';
+import type { ConnectionSettings } from '../../db/driver/client.js';
 import { ADMIN, createRegistry, OPERATOR } from '../support/app.js';
 import { startProxy, type Proxy } from '../support/proxy.js';
 import { noRedis, startRedis, type RedisServer } from '../support/redis.js';

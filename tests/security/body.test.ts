@@ -2,7 +2,7 @@
 // text, what is too deep or too much, and what is not JSON in UTF-8.
 import { deflateSync, gzipSync } from 'node:zlib';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import type { RouteEntry } from '../../src/auth/access.js';
+import type { RouteEntry } from '../../src/auth/route-access.js';
 import { type Problem, startService, type TestService, type TestTenant } from '../support/app.js';
 import { exchange, expectProblem, listen, parseAnswer, sendBytes, type Received } from '../support/wire.js';
 

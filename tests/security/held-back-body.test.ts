@@ -8,8 +8,8 @@ import { connect, type Socket } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { sql } from 'kysely';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { insertOperator } from '../../db/central/operators.js';
-import type { RouteEntry } from '../../src/auth/access.js';
+import { insertOperator } from '../../db/registry/operator-queries.js';
+import type { RouteEntry } from '../../src/auth/route-access.js';
 import {
   asSuperuser,
   beginSession,

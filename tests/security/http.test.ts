@@ -3,7 +3,7 @@
 import { once } from 'node:events';
 import { connect } from 'node:net';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import type { RouteEntry } from '../../src/auth/access.js';
+import type { RouteEntry } from '../../src/auth/route-access.js';
 import { type Problem, startService, type TestService, type TestTenant } from '../support/app.js';
 import { exchange, expectProblem, listen, parseAnswer, sendBytes, type Received } from '../support/wire.js';
 

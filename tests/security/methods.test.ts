@@ -1,7 +1,7 @@
 // Methods: HEAD as GET, a wrong method on every address, and every method that Node's parser knows.
 import { METHODS } from 'node:http';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import type { RouteEntry } from '../../src/auth/access.js';
+import type { RouteEntry } from '../../src/auth/route-access.js';
 import { startService, type TestService, type TestTenant } from '../support/app.js';
 import { exchange, expectProblem, listen, type Received } from '../support/wire.js';
 

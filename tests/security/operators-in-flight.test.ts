@@ -2,7 +2,7 @@
 // operators.
 import { sql, type Kysely } from 'kysely';
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
-import { findOperatorByEmail, insertOperator } from '../../db/central/operators.js';
+import { findOperatorByEmail, insertOperator } from '../../db/registry/operator-queries.js';
 import {
   ADMIN,
   asSuperuser,

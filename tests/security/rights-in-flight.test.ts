@@ -4,7 +4,7 @@ import { sql, type Kysely } from 'kysely';
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import { permissions } from '../../src/auth/permissions.js';
 import { OPERATORS } from '../../src/auth/passwords.js';
-import { insertOperator, findOperatorByEmail } from '../../db/central/operators.js';
+import { insertOperator, findOperatorByEmail } from '../../db/registry/operator-queries.js';
 import {
   ADMIN,
   asSuperuser,

@@ -3,9 +3,9 @@
 import { sql } from 'kysely';
 import { readFile } from 'node:fs/promises';
 import { afterAll, beforeAll, expect, inject, it, vi } from 'vitest';
-import { scramVerifier } from '../../db/scram.js';
-import type { RouteEntry } from '../../src/auth/access.js';
-import { createEnvelope } from '../../src/tenancy/envelope.js';
+import { scramVerifier } from '../../db/server/scram.js';
+import type { RouteEntry } from '../../src/auth/route-access.js';
+import { createEnvelope } from '../../src/secrets/envelope.js';
 import {
   beginSession,
   asSuperuser,

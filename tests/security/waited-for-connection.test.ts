@@ -3,7 +3,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { sql } from 'kysely';
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
-import type { RouteEntry } from '../../src/auth/access.js';
+import type { RouteEntry } from '../../src/auth/route-access.js';
 import {
   ADMIN,
   asSuperuser,

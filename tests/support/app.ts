@@ -1,6 +1,6 @@
 // The service for tests: what tests/support/service.ts has, on the server of the run.
 import { inject, onTestFinished } from 'vitest';
-import type { ConnectionSettings, DatabaseHandle } from '../../db/client.js';
+import type { ConnectionSettings, DatabaseHandle } from '../../db/driver/client.js';
 import type { Config } from '../../src/config/index.js';
 import {
   configFor,

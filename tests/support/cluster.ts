@@ -1,11 +1,11 @@
 // A PostgreSQL to run services on, ready to use: its roles, a migrated registry to copy for each service, and the tenant
 // template. Started once a run, by vitest and by `npm run fuzz` alike.
-import { createDatabase, type ConnectionSettings } from '../../db/client.js';
-import { bootstrapCluster } from '../../db/cluster.js';
-import { scramVerifier } from '../../db/scram.js';
-import type { Registry } from '../../db/central/schema.js';
-import { migrateAll } from '../../src/tenancy/migrate.js';
-import { openProvisioner } from '../../src/tenancy/provisioner.js';
+import { createDatabase, type ConnectionSettings } from '../../db/driver/client.js';
+import { bootstrapCluster } from '../../db/server/server-admin.js';
+import { scramVerifier } from '../../db/server/scram.js';
+import type { Registry } from '../../db/registry/registry-schema.js';
+import { migrateAll } from '../../src/rollouts/migrate-fleet.js';
+import { openProvisioner } from '../../src/clusters/provisioner-connections.js';
 import { startPostgres, type TestServer } from './servers.js';
 
 /** How to reach the server and what was prepared on it; see `tests/support/service.ts`. */

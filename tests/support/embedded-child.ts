@@ -1,6 +1,6 @@
 // A service in miniature, for tests that kill it: starts the embedded cluster in the given home, says where, and stays.
 // Usage: node --import tsx tests/support/embedded-child.ts <home> <superuser password>
-import { startEmbeddedCluster } from '../../src/embedded/cluster.js';
+import { startEmbeddedCluster } from '../../src/embedded/embedded-cluster.js';
 
 const [home = '', superuserPassword = ''] = process.argv.slice(2);
 const ignore = (): void => undefined;

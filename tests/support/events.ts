@@ -1,7 +1,7 @@
 // Events of a replica that is nothing else: no service, only its feed and its publisher.
-import type { ConnectionSettings } from '../../db/client.js';
-import { openEvents, type Events } from '../../src/events.js';
-import { openRegistry } from '../../src/registry.js';
+import type { ConnectionSettings } from '../../db/driver/client.js';
+import { openEvents, type Events } from '../../src/replicas/events.js';
+import { openRegistry } from '../../db/registry/open-registry.js';
 
 const LIMITS = { max: 1, acquireTimeout: 4_000, timeout: 1_000, idleTimeoutMillis: 60_000 };
 

@@ -5,9 +5,9 @@ import path from 'node:path';
 import { format, resolveConfig } from 'prettier';
 import { makeTokenKey, parseTokenKeys } from '../../src/auth/keyring.js';
 import { completeConfig, parseKeyring, readSettings } from '../../src/config/index.js';
-import { errorGuide, type ErrorGuide } from '../../src/error-guide.js';
+import { errorGuide, type ErrorGuide } from '../../src/http/error-guide.js';
 import { AppError, catalogue, statusesOf, type ErrorCode } from '../../src/errors.js';
-import { PROBLEM_TYPE, toProblem } from '../../src/problem.js';
+import { PROBLEM_TYPE, toProblem } from '../../src/http/problem.js';
 import { openApp } from './service.js';
 
 const GENERATOR = 'scripts/docs-reference.ts';
@@ -94,7 +94,7 @@ export function errorsPage(): string {
   const { body } = toProblem(example, '01900000-0000-7000-8000-000000000000');
   return `# Errors
 
-<!-- Written by ${GENERATOR}: do not edit. Change src/errors.ts or src/error-guide.ts, then run npm run docs:reference -->
+<!-- Written by ${GENERATOR}: do not edit. Change src/errors.ts or src/http/error-guide.ts, then run npm run docs:reference -->
 
 Every error answer is a problem document (RFC 9457) with the content type \`${PROBLEM_TYPE}\`:
 

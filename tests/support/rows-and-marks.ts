@@ -2,8 +2,8 @@
 // of databases that were restored from a dump.
 import { sql, type RawBuilder } from 'kysely';
 import { inject, onTestFinished } from 'vitest';
-import { findInstallationId } from '../../db/central/installation.js';
-import type { TenantRecord } from '../../db/central/tenants.js';
+import { findInstallationId } from '../../db/registry/installation.js';
+import type { TenantRecord } from '../../db/registry/tenant-queries.js';
 import {
   ADMIN,
   asSuperuser,

@@ -1,9 +1,9 @@
 // A second PostgreSQL server, for the tests that need tenants on two: prepared as any server of one's own is, with a provisioner
 // and without a template.
 import { sql } from 'kysely';
-import { createDatabase, type ConnectionSettings } from '../../db/client.js';
-import { bootstrapCluster } from '../../db/cluster.js';
-import { scramVerifier } from '../../db/scram.js';
+import { createDatabase, type ConnectionSettings } from '../../db/driver/client.js';
+import { bootstrapCluster } from '../../db/server/server-admin.js';
+import { scramVerifier } from '../../db/server/scram.js';
 import { selfSigned } from './certificate.js';
 import { startPostgres } from './servers.js';
 import { eventually } from './service-process.js';

@@ -4,7 +4,7 @@ import { chmod, mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { GenericContainer, Wait } from 'testcontainers';
-import { startEmbeddedCluster } from '../../src/embedded/cluster.js';
+import { startEmbeddedCluster } from '../../src/embedded/embedded-cluster.js';
 
 export interface TestServer {
   readonly host: string;

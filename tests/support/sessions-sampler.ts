@@ -3,7 +3,7 @@
 import type { FastifyInstance } from 'fastify';
 import { sql } from 'kysely';
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { Clusters } from '../../src/tenancy/clusters.js';
+import type { Clusters } from '../../src/connections/governors.js';
 import type { SecondCluster } from './second-cluster.js';
 
 export interface Sampler {

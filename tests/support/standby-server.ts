@@ -6,7 +6,7 @@ import { once } from 'node:events';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { sql } from 'kysely';
-import { createDatabase, type DatabaseHandle } from '../../db/client.js';
+import { createDatabase, type DatabaseHandle } from '../../db/driver/client.js';
 import { initializeDataDir } from '../../src/embedded/initdb.js';
 import { settlePlace, type Place } from '../../src/embedded/place.js';
 import { run } from '../../src/embedded/run.js';

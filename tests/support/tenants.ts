@@ -1,11 +1,11 @@
 // Tenants past the API: what the registry has of them, the way in of their own roles, and users that nobody signed up.
-import { findTenant, type TenantRecord } from '../../db/central/tenants.js';
-import { findInstallationId } from '../../db/central/installation.js';
-import type { DatabaseHandle } from '../../db/client.js';
-import { markText, type Mark } from '../../db/marks.js';
+import { findTenant, type TenantRecord } from '../../db/registry/tenant-queries.js';
+import { findInstallationId } from '../../db/registry/installation.js';
+import type { DatabaseHandle } from '../../db/driver/client.js';
+import { markText, type Mark } from '../../db/server/marks.js';
 import { setRoles } from '../../db/tenant/user-roles.js';
-import { insertUser } from '../../db/tenant/users.js';
-import { createEnvelope } from '../../src/tenancy/envelope.js';
+import { insertUser } from '../../db/tenant/user-queries.js';
+import { createEnvelope } from '../../src/secrets/envelope.js';
 import { sql } from 'kysely';
 import { asSuperuser, beginSession, connectAs, type TestService } from './app.js';
 

@@ -1,7 +1,7 @@
 // A store in a real Redis whose scripts read a clock that a test moves, in place of the clock of Redis.
 import { randomUUID } from 'node:crypto';
 import { parseRedisUrl } from '../../src/replicas/redis-settings.js';
-import { openSharedStore, script, type SharedStore } from '../../src/replicas/redis.js';
+import { openSharedStore, script, type SharedStore } from '../../src/replicas/shared-store.js';
 import type { RedisServer } from './redis.js';
 
 /** A store of its own, empty, and its clock. */

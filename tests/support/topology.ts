@@ -9,7 +9,7 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { parseEnv, promisify } from 'node:util';
-import { startEmbeddedCluster } from '../../src/embedded/cluster.js';
+import { startEmbeddedCluster } from '../../src/embedded/embedded-cluster.js';
 import { portOf } from '../../src/embedded/port.js';
 import { startPostmaster, type Postmaster } from '../../src/embedded/postmaster.js';
 import { run, type Account } from '../../src/embedded/run.js';

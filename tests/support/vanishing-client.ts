@@ -2,7 +2,7 @@
 // Usage: node --import tsx tests/support/vanishing-client.ts <host> <port> <password>
 // Writes `held` when all locks are held, and a line for each connection that it notices to be lost.
 import pg from 'pg';
-import { clientConfig } from '../../db/client.js';
+import { clientConfig } from '../../db/driver/client.js';
 
 const [host = '', port = '', password = ''] = process.argv.slice(2);
 

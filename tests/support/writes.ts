@@ -1,7 +1,7 @@
 // Every route that writes, with a body that it takes, and what a database holds before and after: for tests that are derived
 // from the route table.
 import { sql } from 'kysely';
-import type { RouteEntry } from '../../src/auth/access.js';
+import type { RouteEntry } from '../../src/auth/route-access.js';
 import { ADMIN, asSuperuser } from './app.js';
 
 export const UNKNOWN_ID = '01900000-0000-7000-8000-00000000ffff';

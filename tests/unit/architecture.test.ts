@@ -1,5 +1,5 @@
-// The shape of the house, held by a test: who may import whom, and what every file owes its reader. Each rule stands here
-// with an offence made up against it, so that a rule that catches nothing is noticed.
+// The shape of the house, held by a test: which room may import which, and what every file owes its reader. Each rule has an
+// offence made up against it, so that a rule that catches nothing is noticed.
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 import ts from 'typescript';
@@ -74,114 +74,163 @@ const isPackage = (target: string, ...names: string[]): boolean =>
   names.some((name) => target === name || target.startsWith(`${name}/`));
 const isFile = within(...ALL_FOLDERS.map((folder) => `${folder}/`), '..', 'scripts/');
 
-/** From the ground up. An arrow may skip a floor and stay on one; none points up. */
-const floors: readonly ((file: string) => boolean)[] = [
-  within('db/'),
-  (file) => within('src/')(file) && !within('src/app.ts', 'src/boot.ts', 'src/server.ts', 'src/cli/')(file),
-  within('plugins/', 'routes/'),
-  within('src/app.ts', 'src/boot.ts'),
-  within('src/server.ts', 'src/cli/'),
+/** The rooms of each floor, from the ground up. An import may skip a floor; none goes up, and none to a room beside it. */
+const floors: readonly (readonly string[])[] = [
+  ['src/lib/'],
+  ['db/driver/'],
+  ['db/shared/'],
+  ['db/registry/', 'db/tenant/'],
+  ['db/server/'],
+  ['src/errors.ts'],
+  ['src/secrets/', 'src/jobs/', 'src/embedded/'],
+  ['src/replicas/', 'src/audit/', 'src/observability/'],
+  ['src/http/'],
+  ['src/tenants/'],
+  ['src/connections/'],
+  ['src/clusters/'],
+  ['src/auth/', 'src/operations/'],
+  ['src/rollouts/'],
+  ['src/config/'],
+  ['src/engine/'],
+  ['src/boot/'],
+  ['plugins/', 'routes/'],
+  ['src/app.ts'],
+  ['src/server.ts', 'src/cli/'],
 ];
-const floorOf = (file: string): number => floors.findIndex((isOn) => isOn(file));
+const floorOf = (file: string): number => floors.findIndex((rooms) => within(...rooms)(file));
+const roomOf = (file: string): string | undefined => floors.flat().find((room) => file.startsWith(room));
+
+/** Whether an import goes up, or to a room beside the file's own. */
+function goesUp(target: string, file: string): boolean {
+  if (roomOf(target) === roomOf(file)) return false;
+  return floorOf(target) >= floorOf(file);
+}
+
+const MOST_LINES = 300;
+const MOST_FILES = 24;
 
 /** The factory with its connections, its pool and its lane, the classes of the driver's errors, and LISTEN, which needs a connection of its own. */
 const PG_IMPORTERS = [
-  'db/client.ts',
-  'db/errors.ts',
-  'db/channel.ts',
-  'db/connection.ts',
-  'db/pool.ts',
-  'db/pooled-client.ts',
-  'db/opening.ts',
-  'db/lane-keeper.ts',
-  'db/session.ts',
-  'db/query.ts',
-  'db/lane.ts',
+  'db/driver/client.ts',
+  'db/driver/database-fault.ts',
+  'db/driver/channel.ts',
+  'db/driver/connection.ts',
+  'db/driver/pool/pool.ts',
+  'db/driver/pool/pooled-client.ts',
+  'db/driver/pool/opening.ts',
+  'db/driver/lane/lane-keeper.ts',
+  'db/driver/pool/held-connection.ts',
+  'db/driver/query.ts',
+  'db/driver/lane/lane.ts',
 ];
 
 const rules: readonly Rule[] = [
   noImport(
-    'no import points up: server, cli → app, boot → plugins, routes → src → db',
+    'a room imports only rooms below it',
     () => true,
-    (target, file) => isFile(target) && floorOf(target) > floorOf(file),
+    (target, file) => isFile(target) && floorOf(target) !== -1 && goesUp(target, file),
     [
-      ['db/client.ts', 'src/errors.ts'],
-      ['db/tenant/users.ts', 'routes/lists.ts'],
-      ['src/auth/tokens.ts', 'plugins/authentication.ts'],
-      ['src/tenancy/pools.ts', 'routes/schemas.ts'],
-      ['src/cache/fresh-cache.ts', 'src/app.ts'],
-      ['src/config/read-settings.ts', 'src/boot.ts'],
-      ['plugins/errors.ts', 'src/app.ts'],
-      ['routes/users.ts', 'src/boot.ts'],
+      ['db/driver/client.ts', 'src/errors.ts'],
+      ['db/driver/client.ts', 'db/shared/ids.ts'],
+      ['db/registry/registry-schema.ts', 'db/tenant/tenant-schema.ts'],
+      ['db/tenant/user-queries.ts', 'routes/shapes/lists.ts'],
+      ['src/auth/tokens.ts', 'plugins/caller/authentication.ts'],
+      ['src/auth/session-rules.ts', 'src/operations/removal.ts'],
+      ['src/connections/tenant-pools.ts', 'src/clusters/provisioners.ts'],
+      ['src/replicas/fresh-cache.ts', 'src/engine/index.ts'],
+      ['src/config/read-settings.ts', 'src/boot/index.ts'],
+      ['src/engine/index.ts', 'plugins/http/engine.ts'],
+      ['plugins/http/error-answers.ts', 'src/app.ts'],
+      ['routes/tenant/users.ts', 'src/app.ts'],
       ['src/app.ts', 'src/server.ts'],
-      ['src/boot.ts', 'src/cli/migrate.ts'],
+      ['src/boot/index.ts', 'src/cli/migrate.ts'],
     ],
   ),
+  noImport(
+    'only the engine, and what runs it, constructs: cli imports engine and boot, and never the app',
+    within('src/cli/'),
+    within('src/app.ts', 'plugins/', 'routes/'),
+    [['src/cli/migrate.ts', 'src/app.ts']],
+  ),
+  noImport(
+    'routes import no sibling: they share by shapes',
+    (file) => within('routes/')(file) && file !== 'routes/index.ts',
+    (target, file) => within('routes/')(target) && !within('routes/shapes/')(target) && target !== file,
+    [['routes/tenant/users.ts', 'routes/public/sessions.ts']],
+  ),
+  {
+    promise: `no file has more than ${MOST_LINES} lines`,
+    offences: ({ path: file, text }) => {
+      const lines = text.split('\n').length - 1;
+      return lines > MOST_LINES ? [`${file} has ${lines} lines`] : [];
+    },
+    madeUp: [['src/new.ts', 'x;\n'.repeat(MOST_LINES + 1), `src/new.ts has ${MOST_LINES + 1} lines`]],
+  },
   noImport(
     'nothing in the program imports what is not the program: tests, scripts, files that are not there',
     () => true,
     (target) => isFile(target) && (floorOf(target) === -1 || !existsSync(path.join(ROOT, target))),
     [
       ['src/app.ts', 'tests/support/app.ts'],
-      ['routes/users.ts', 'routes/no-such-file.ts'],
+      ['routes/tenant/users.ts', 'routes/no-such-file.ts'],
     ],
   ),
   noImport('plugins never import plugins: they declare dependencies', within('plugins/'), within('plugins/'), [
-    ['plugins/authorization.ts', 'plugins/authentication.ts'],
+    ['plugins/caller/authorization.ts', 'plugins/caller/authentication.ts'],
   ]),
   noImport('routes never import plugins: they use decorators', within('routes/'), within('plugins/'), [
-    ['routes/users.ts', 'plugins/tenant-pool.ts'],
+    ['routes/tenant/users.ts', 'plugins/caller/tenant-pool.ts'],
   ]),
   noImport('plugins never import routes', within('plugins/'), within('routes/'), [
-    ['plugins/openapi.ts', 'routes/schemas.ts'],
+    ['plugins/http/openapi.ts', 'routes/shapes/fields.ts'],
   ]),
   noImport(
     'only the floor of db/ knows pg: factory, pool, lane, channel and errors',
     (file) => !PG_IMPORTERS.includes(file),
     (target) => isPackage(target, 'pg', 'pg-pool', 'pg-protocol', 'pg-types'),
     [
-      ['db/tenant/users.ts', 'pg'],
-      ['src/tenancy/pools.ts', 'pg-pool'],
-      ['plugins/registry.ts', 'pg/lib/client.js'],
+      ['db/tenant/user-queries.ts', 'pg'],
+      ['src/connections/tenant-pools.ts', 'pg-pool'],
+      ['plugins/http/new.ts', 'pg/lib/client.js'],
     ],
   ),
   noImport(
-    'only the store of src/replicas knows ioredis, and only plugins/redis.ts @fastify/redis: all others ask the store, which has a deadline',
-    (file) => !['src/replicas/redis.ts', 'src/replicas/redis-client.ts', 'plugins/redis.ts'].includes(file),
+    'only the store of src/replicas knows ioredis, and only plugins/http/redis.ts @fastify/redis: all others ask the store, which has a deadline',
+    (file) => !['src/replicas/shared-store.ts', 'src/replicas/redis-client.ts', 'plugins/http/redis.ts'].includes(file),
     (target) => isPackage(target, 'ioredis', '@fastify/redis'),
     [
       ['src/auth/throttle.ts', 'ioredis'],
-      ['plugins/rate-limit.ts', '@fastify/redis'],
+      ['plugins/http/rate-limit.ts', '@fastify/redis'],
     ],
   ),
   noImport(
-    'src/auth, src/tenancy, src/cache, src/replicas and db know neither Fastify nor HTTP',
-    within('src/auth/', 'src/tenancy/', 'src/cache/', 'src/replicas/', 'db/'),
+    'only the app, its plugins and routes, and what they share know Fastify and HTTP',
+    (file) => !within('plugins/', 'routes/', 'src/app.ts', 'src/server.ts', 'src/http/')(file),
     (target) =>
       target.startsWith('fastify') ||
       target.startsWith('@fastify/') ||
       isPackage(target, 'node:http', 'node:https', 'http', 'https'),
     [
       ['src/auth/tokens.ts', '@fastify/jwt'],
-      ['src/tenancy/pools.ts', 'fastify'],
-      ['src/cache/fresh-cache.ts', 'fastify-plugin'],
-      ['db/client.ts', 'node:http'],
+      ['src/connections/tenant-pools.ts', 'fastify'],
+      ['src/replicas/fresh-cache.ts', 'fastify-plugin'],
+      ['db/driver/client.ts', 'node:http'],
     ],
   ),
   noImport(
     'nobody takes process from a module, where the next rule would not see it',
     () => true,
     (target) => isPackage(target, 'node:process', 'process'),
-    [['src/logging.ts', 'node:process']],
+    [['src/observability/logger.ts', 'node:process']],
   ),
   noImport(
-    'only src/tenancy/demolish.ts can drop a database or a role',
-    (file) => file !== 'src/tenancy/demolish.ts',
-    (target) => target === 'db/demolition.ts',
+    'only src/operations/demolish.ts can drop a database or a role',
+    (file) => file !== 'src/operations/demolish.ts',
+    (target) => target === 'db/server/demolition.ts',
     [
-      ['src/tenancy/removal.ts', 'db/demolition.ts'],
-      ['src/cli/migrate.ts', 'db/demolition.ts'],
-      ['db/cluster.ts', 'db/demolition.ts'],
+      ['src/operations/removal.ts', 'db/server/demolition.ts'],
+      ['src/cli/migrate.ts', 'db/server/demolition.ts'],
+      ['db/server/server-admin.ts', 'db/server/demolition.ts'],
     ],
   ),
   noImport(
@@ -190,13 +239,13 @@ const rules: readonly Rule[] = [
     (target) => isFile(target) && !within('src/lib/')(target),
     [
       ['src/lib/command-line.ts', 'src/errors.ts'],
-      ['src/lib/command-line.ts', 'db/client.ts'],
+      ['src/lib/command-line.ts', 'db/driver/client.ts'],
     ],
   ),
   {
-    promise: 'only db/demolition.ts has SQL that drops a database or a role',
+    promise: 'only db/server/demolition.ts has SQL that drops a database or a role',
     offences: ({ path: file, text }) =>
-      file !== 'db/demolition.ts' &&
+      file !== 'db/server/demolition.ts' &&
       /\bdrop\s+(database|role|user|owned\s+by\s+\S+\s+cascade)\b/i.test(withoutComments(text))
         ? [`${file} drops a database or a role`]
         : [],
@@ -211,7 +260,7 @@ const rules: readonly Rule[] = [
       const made =
         /new pg\.(Client|Pool)\(/.test(text) &&
         !/new pg\.(Client|Pool)\(\{\s*\.\.\.(clientConfig\(|(this\.#)?config\b)/.test(text);
-      const pooled = file !== 'db/client.ts' && text.includes('new ConnectionPool(');
+      const pooled = file !== 'db/driver/client.ts' && text.includes('new ConnectionPool(');
       return made || pooled ? [`${file} connects with settings of its own`] : [];
     },
     madeUp: [
@@ -237,7 +286,7 @@ const rules: readonly Rule[] = [
         : [`${file} starts without a comment`],
     madeUp: [
       ['src/new.ts', "import pg from 'pg';", 'src/new.ts starts without a comment'],
-      ['db/central/migrations/index.ts', '\n// Too late.', 'db/central/migrations/index.ts starts without a comment'],
+      ['db/registry/migrations/index.ts', '\n// Too late.', 'db/registry/migrations/index.ts starts without a comment'],
       ['src/new.ts', '//', 'src/new.ts starts without a comment'],
     ],
   },
@@ -325,6 +374,20 @@ describe('the house', () => {
 
   it.each(rulesOfAll)('keeps to, bench and tests included: $promise', ({ offences }) => {
     expect(everything.flatMap(offences)).toEqual([]);
+  });
+
+  it('has every file in a room, and no folder with more than 24 files', () => {
+    expect(files.filter(({ path: file }) => roomOf(file) === undefined).map(({ path: file }) => file)).toEqual([]);
+    const folders = files.map(({ path: file }) => path.posix.dirname(file));
+    for (const folder of new Set(folders))
+      expect(folders.filter((other) => other === folder).length, folder).toBeLessThanOrEqual(MOST_FILES);
+  });
+
+  it('has names by which a file is found: no two files share one', () => {
+    const names = files
+      .map(({ path: file }) => path.posix.basename(file))
+      .filter((name) => name !== 'index.ts' && !/^\d{4}_/.test(name));
+    expect(names.filter((name, index) => names.indexOf(name) !== index)).toEqual([]);
   });
 
   it('has no files that import one another, bench and tests included, types included', () => {

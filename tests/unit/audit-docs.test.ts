@@ -2,7 +2,7 @@
 import { readFileSync } from 'node:fs';
 import path from 'node:path';
 import { describe, expect, it } from 'vitest';
-import { auditActions } from '../../db/audit.js';
+import { auditActions } from '../../db/shared/audit-rows.js';
 
 const ROOT = path.resolve(import.meta.dirname, '../..');
 const page = readFileSync(path.join(ROOT, 'docs/guide/audit.md'), 'utf8');

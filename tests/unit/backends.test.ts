@@ -1,6 +1,6 @@
-// src/tenancy/backends.ts: when a backend whose connection has closed counts as gone, by what looks at the server say.
+// src/connections/backends.ts: when a backend whose connection has closed counts as gone, by what looks at the server say.
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
-import { createBackends, type Backends } from '../../src/tenancy/backends.js';
+import { createBackends, type Backends } from '../../src/connections/backends.js';
 
 const LOOK_EVERY = 1_000;
 

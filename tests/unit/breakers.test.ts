@@ -1,8 +1,8 @@
-// src/tenancy/breakers.ts: who is refused, whose fault it is, and how soon it is over. Time is played; probes are ended by hand
+// src/connections/breakers.ts: who is refused, whose fault it is, and how soon it is over. Time is played; probes are ended by hand
 // or by a server that is played.
 import fc from 'fast-check';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
-import { DatabaseFault } from '../../db/errors.js';
+import { DatabaseFault } from '../../db/driver/database-fault.js';
 import {
   blamed,
   createBreakers,
@@ -10,7 +10,7 @@ import {
   type Breakers,
   type BreakerTenant,
   type ProbeTarget,
-} from '../../src/tenancy/breakers.js';
+} from '../../src/connections/breakers.js';
 
 const ONE = '10.0.0.1:5432';
 const OTHER = '10.0.0.2:5432';

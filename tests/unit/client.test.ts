@@ -1,7 +1,7 @@
-// db/client.ts: timestamps as text. What pools and connections promise is tested on a server (tests/integration).
+// db/driver/client.ts: timestamps as text. What pools and connections promise is tested on a server (tests/integration).
 import { sql } from 'kysely';
 import { describe, expect, it } from 'vitest';
-import { isoTimestamp } from '../../db/client.js';
+import { isoTimestamp } from '../../db/driver/client.js';
 import { asSuperuser } from '../support/app.js';
 
 describe('a timestamp of PostgreSQL', () => {

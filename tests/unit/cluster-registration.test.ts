@@ -1,8 +1,8 @@
 // What may be registered as a cluster, told from a host's spelling and from what a server says of itself.
 import { describe, expect, it } from 'vitest';
-import type { ClusterInspection } from '../../db/cluster-inspection.js';
-import { allowedHosts, canonicalHost } from '../../src/tenancy/cluster-hosts.js';
-import { judgeCluster } from '../../src/tenancy/cluster-registration.js';
+import type { ClusterInspection } from '../../db/server/cluster-inspection.js';
+import { allowedHosts, canonicalHost } from '../../src/clusters/cluster-hosts.js';
+import { judgeCluster } from '../../src/operations/register-cluster.js';
 
 describe('a host', () => {
   const isAllowed = allowedHosts(['db2.internal', '10.1.0.0/16', '192.0.2.7', 'fd00::/8'], 'db1.internal');

@@ -1,8 +1,8 @@
-// src/cursor.ts: a cursor is good for the list that gave it, and for nothing else.
+// src/http/cursors.ts: a cursor is good for the list that gave it, and for nothing else.
 import { createHmac, randomBytes } from 'node:crypto';
 import { describe, expect, it } from 'vitest';
-import type { Position } from '../../db/keyset.js';
-import { createCursors, type CursorContext } from '../../src/cursor.js';
+import type { Position } from '../../db/shared/keyset.js';
+import { createCursors, type CursorContext } from '../../src/http/cursors.js';
 import { AppError } from '../../src/errors.js';
 
 const SECRET = Buffer.from('a-secret-of-the-installation');

@@ -1,6 +1,6 @@
-// The look-ups of names in db/destinations.ts.
+// The look-ups of names in db/driver/destinations.ts.
 import { expect, it, onTestFinished } from 'vitest';
-import { createDestinations } from '../../db/destinations.js';
+import { createDestinations } from '../../db/driver/destinations.js';
 
 const NAMES = ['one.example', 'two.example', 'three.example', 'four.example', 'five.example'];
 

@@ -1,7 +1,7 @@
-// src/tenancy/envelope.ts: how database passwords rest in the registry.
+// src/secrets/envelope.ts: how database passwords rest in the registry.
 import { randomBytes } from 'node:crypto';
 import { describe, expect, it } from 'vitest';
-import { createEnvelope, type EnvelopeContext } from '../../src/tenancy/envelope.js';
+import { createEnvelope, type EnvelopeContext } from '../../src/secrets/envelope.js';
 
 const SECRET = 'canary-Database-Password';
 const context: EnvelopeContext = {

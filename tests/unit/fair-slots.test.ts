@@ -1,8 +1,8 @@
-// src/fair-slots.ts: payers take turns, each has a bound of its own, and what one payer sends costs the others no place.
+// src/auth/fair-slots.ts: payers take turns, each has a bound of its own, and what one payer sends costs the others no place.
 import fc from 'fast-check';
 import { setImmediate as immediate } from 'node:timers/promises';
 import { afterEach, describe, expect, it, vi } from 'vitest';
-import { FairSlots, type WaitingBounds } from '../../src/fair-slots.js';
+import { FairSlots, type WaitingBounds } from '../../src/auth/fair-slots.js';
 
 afterEach(() => {
   vi.useRealTimers();

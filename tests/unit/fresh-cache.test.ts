@@ -1,7 +1,7 @@
-// src/cache/fresh-cache.ts: what is remembered of a row, for how long, and when it must not be.
+// src/replicas/fresh-cache.ts: what is remembered of a row, for how long, and when it must not be.
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
-import { DatabaseFault } from '../../db/errors.js';
-import { FreshCache } from '../../src/cache/fresh-cache.js';
+import { DatabaseFault } from '../../db/driver/database-fault.js';
+import { FreshCache } from '../../src/replicas/fresh-cache.js';
 
 interface Row {
   readonly version: number;

@@ -1,15 +1,15 @@
-// src/tenancy/governor.ts: never more connections than slots, nobody waits for what lies unused, and everybody gets a turn.
+// src/connections/governor.ts: never more connections than slots, nobody waits for what lies unused, and everybody gets a turn.
 import fc from 'fast-check';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
-import { DatabaseFault } from '../../db/errors.js';
-import type { Slot } from '../../db/slot.js';
+import { DatabaseFault } from '../../db/driver/database-fault.js';
+import type { Slot } from '../../db/driver/pool/slot.js';
 import {
   createGovernor,
   YIELD_QUANTUM,
   type Governor,
   type GovernorOptions,
   type SlotSource,
-} from '../../src/tenancy/governor.js';
+} from '../../src/connections/governor.js';
 
 const TIMEOUT = 1_000;
 
@@ -133,7 +133,7 @@ class Pool {
     this.closing.push(slot);
   }
 
-  /** As the pool in db/pool.ts, only of changes. */
+  /** As the pool in db/driver/pool/pool.ts, only of changes. */
   #tell(): void {
     const has = this.unused.length > 0;
     if (has !== this.#told) this.membership.idle(has);

@@ -1,7 +1,13 @@
-// src/tenancy/ids.ts: the names of what belongs to a tenant.
+// src/tenants/tenant-ids.ts: the names of what belongs to a tenant.
 import { randomInt } from 'node:crypto';
 import { describe, expect, it } from 'vitest';
-import { isTenantId, newDatabaseName, newDatabasePassword, newTenantId, slugify } from '../../src/tenancy/ids.js';
+import {
+  isTenantId,
+  newDatabaseName,
+  newDatabasePassword,
+  newTenantId,
+  slugify,
+} from '../../src/tenants/tenant-ids.js';
 
 describe('a slug', () => {
   it.each([

@@ -1,7 +1,7 @@
-// db/keyset.ts: what somebody searches for is text and no pattern.
+// db/shared/keyset.ts: what somebody searches for is text and no pattern.
 import { sql } from 'kysely';
 import { describe, expect, it } from 'vitest';
-import { containsPattern } from '../../db/keyset.js';
+import { containsPattern } from '../../db/shared/keyset.js';
 import { asSuperuser } from '../support/app.js';
 
 describe('a search pattern', () => {

@@ -1,6 +1,6 @@
-// db/lane-load.ts: which reads join the lane, by what their statements took.
+// db/driver/lane/lane-load.ts: which reads join the lane, by what their statements took.
 import { describe, expect, it } from 'vitest';
-import { LaneLoad } from '../../db/lane-load.js';
+import { LaneLoad } from '../../db/driver/lane/lane-load.js';
 
 /** Reads that are answered one after the other, each after `took` ms. */
 function answer(load: LaneLoad, text: string, took: number, times: number): void {

@@ -1,7 +1,7 @@
-// src/tenancy/lease-plan.ts: together never more than the budget, nobody kept below an equal share, and nothing held in vain.
+// src/connections/lease-plan.ts: together never more than the budget, nobody kept below an equal share, and nothing held in vain.
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { planLease, type LeaseSituation } from '../../src/tenancy/lease-plan.js';
+import { planLease, type LeaseSituation } from '../../src/connections/lease-plan.js';
 
 const idle: LeaseSituation = { budget: 30, held: 0, others: [], used: 0, missing: 0, recent: 0, block: 8, keep: 4 };
 

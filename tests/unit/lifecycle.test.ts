@@ -1,4 +1,4 @@
-// src/tenancy/lifecycle.ts: the table of states, and the picture of it in docs/guide/lifecycle.md.
+// src/tenants/tenant-states.ts: the table of states, and the picture of it in docs/guide/lifecycle.md.
 import { readFileSync } from 'node:fs';
 import path from 'node:path';
 import { describe, expect, it } from 'vitest';
@@ -11,7 +11,7 @@ import {
   tenantActs,
   tenantStatuses,
   transitions,
-} from '../../src/tenancy/lifecycle.js';
+} from '../../src/tenants/tenant-states.js';
 
 const page = readFileSync(path.resolve(import.meta.dirname, '../../docs/guide/lifecycle.md'), 'utf8');
 

@@ -1,7 +1,13 @@
-// src/tenancy/limits.ts: bounded integers by name and nothing else, the tenant's own over the service's.
+// src/tenants/tenant-limits.ts: bounded integers by name and nothing else, the tenant's own over the service's.
 import { describe, expect, it } from 'vitest';
 import { AppError, type InputIssue } from '../../src/errors.js';
-import { limitBounds, limitExceeded, limitsInForce, limitsShown, parseLimits } from '../../src/tenancy/limits.js';
+import {
+  limitBounds,
+  limitExceeded,
+  limitsInForce,
+  limitsShown,
+  parseLimits,
+} from '../../src/tenants/tenant-limits.js';
 
 const bounds = Object.entries(limitBounds).map(([name, [minimum, maximum]]) => [name, minimum, maximum] as const);
 

@@ -1,7 +1,7 @@
-// src/linked-queue.ts: the same order as an array, whoever joins and leaves.
+// src/lib/linked-queue.ts: the same order as an array, whoever joins and leaves.
 import fc from 'fast-check';
 import { expect, it } from 'vitest';
-import { LinkedQueue, Queued } from '../../src/linked-queue.js';
+import { LinkedQueue, Queued } from '../../src/lib/linked-queue.js';
 
 class Item extends Queued<Item> {
   constructor(readonly name: number) {

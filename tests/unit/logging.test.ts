@@ -1,10 +1,10 @@
-// src/logging.ts: a line is JSON, secrets are redacted, and of an error only what is known to be safe is written.
+// src/observability/logger.ts: a line is JSON, secrets are redacted, and of an error only what is known to be safe is written.
 import pg from 'pg';
 import { z } from 'zod';
 import { describe, expect, it } from 'vitest';
-import { DatabaseFault } from '../../db/errors.js';
+import { DatabaseFault } from '../../db/driver/database-fault.js';
 import { AppError } from '../../src/errors.js';
-import { createLogger, safeError } from '../../src/logging.js';
+import { createLogger, safeError } from '../../src/observability/logger.js';
 
 /** A logger and the lines that it wrote. */
 function logger(level = 'info'): { log: ReturnType<typeof createLogger>; lines: string[] } {

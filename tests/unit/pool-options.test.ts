@@ -1,8 +1,8 @@
-// src/tenancy/pool-options.ts: a tenant may set four bounded integers of its pool, and nothing that pg would read besides.
+// src/tenants/pool-options.ts: a tenant may set four bounded integers of its pool, and nothing that pg would read besides.
 import { describe, expect, it } from 'vitest';
 import type { InputIssue } from '../../src/errors.js';
 import { AppError } from '../../src/errors.js';
-import { parsePoolOptions, poolLimits } from '../../src/tenancy/pool-options.js';
+import { parsePoolOptions, poolLimits } from '../../src/tenants/pool-options.js';
 
 /** What is wrong with pool options, as the client is told. */
 function refusalOf(input: unknown): readonly InputIssue[] {

@@ -1,4 +1,4 @@
-// src/pool-priority.ts, in a process of its own: a priority that was lowered stays so.
+// src/lib/thread-priority.ts, in a process of its own: a priority that was lowered stays so.
 import { execFile } from 'node:child_process';
 import path from 'node:path';
 import { promisify } from 'node:util';

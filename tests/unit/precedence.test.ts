@@ -1,7 +1,7 @@
 // Precedence: work ahead of time waits for work that somebody waits for, and not for ever.
 import { setTimeout as sleep } from 'node:timers/promises';
 import { expect, it } from 'vitest';
-import { createPrecedence } from '../../src/tenancy/precedence.js';
+import { createPrecedence } from '../../src/operations/precedence.js';
 
 const never = new AbortController().signal;
 

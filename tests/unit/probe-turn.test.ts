@@ -1,6 +1,6 @@
-// src/tenancy/probe-turn.ts: probes of a server that hangs do not take the slots of its tenants.
+// src/connections/probe-turn.ts: probes of a server that hangs do not take the slots of its tenants.
 import { expect, it } from 'vitest';
-import { probeTurn } from '../../src/tenancy/probe-turn.js';
+import { probeTurn } from '../../src/connections/probe-turn.js';
 
 it('a probe connects at once while few are held, and waits for one to be gone otherwise, within a deadline', async () => {
   let held = 7;

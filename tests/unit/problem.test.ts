@@ -1,10 +1,10 @@
-// src/problem.ts: every error becomes a problem document, and one that is not ours says nothing about itself.
+// src/http/problem.ts: every error becomes a problem document, and one that is not ours says nothing about itself.
 import { errorCodes } from 'fastify';
 import pg from 'pg';
 import { describe, expect, it } from 'vitest';
-import { DatabaseFault } from '../../db/errors.js';
+import { DatabaseFault } from '../../db/driver/database-fault.js';
 import { AppError, catalogue, type ErrorCode } from '../../src/errors.js';
-import { PROBLEM_TYPE, rawProblem, toAppError, toProblem } from '../../src/problem.js';
+import { PROBLEM_TYPE, rawProblem, toAppError, toProblem } from '../../src/http/problem.js';
 
 const codes = Object.keys(catalogue) as ErrorCode[];
 

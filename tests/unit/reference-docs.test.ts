@@ -11,7 +11,7 @@ import {
   servedDocument,
   type OpenApiDocument,
 } from '../support/reference-pages.js';
-import { errorGuide } from '../../src/error-guide.js';
+import { errorGuide } from '../../src/http/error-guide.js';
 import { catalogue, type ErrorCode } from '../../src/errors.js';
 
 const ROOT = path.resolve(import.meta.dirname, '../..');

@@ -1,7 +1,7 @@
-// src/tenancy/request-rates.ts: a bucket for each tenant, which fills at its rate and holds a second's worth.
+// src/tenants/request-rates.ts: a bucket for each tenant, which fills at its rate and holds a second's worth.
 import { describe, expect, it } from 'vitest';
 import { Counts } from '../../src/replicas/counts.js';
-import { RATE_REFILL, RequestRates } from '../../src/tenancy/request-rates.js';
+import { RATE_REFILL, RequestRates } from '../../src/tenants/request-rates.js';
 
 /** Rates on a clock that stands until it is moved. */
 function atZero(): {

@@ -1,8 +1,8 @@
-// db/scram.ts: verifiers against RFC 5802 written out step by step here, and against PostgreSQL itself.
+// db/server/scram.ts: verifiers against RFC 5802 written out step by step here, and against PostgreSQL itself.
 import { createHash, createHmac, randomBytes } from 'node:crypto';
 import { sql } from 'kysely';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { scramVerifier } from '../../db/scram.js';
+import { scramVerifier } from '../../db/server/scram.js';
 import { asSuperuser, connectAs, createRegistry } from '../support/app.js';
 
 const hmac = (key: Buffer, data: Buffer | string): Buffer => createHmac('sha256', key).update(data).digest();

@@ -1,11 +1,11 @@
-// src/secrets.ts: the secrets that a first start makes up, and how they are kept.
+// src/boot/local-secrets.ts: the secrets that a first start makes up, and how they are kept.
 import { chmod, mkdir, mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { parseKeyring } from '../../src/config/index.js';
 import { parseTokenKeys } from '../../src/auth/keyring.js';
-import { localSecrets } from '../../src/secrets.js';
+import { localSecrets } from '../../src/boot/local-secrets.js';
 
 let home = '';
 let folder = '';

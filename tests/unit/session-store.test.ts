@@ -1,7 +1,7 @@
 // src/replicas/session-store.ts: which entries of Redis are trusted, and for how long what they say is believed.
 import { beforeEach, describe, expect, it, vi } from 'vitest';
-import type { Change, Events } from '../../src/events.js';
-import type { SharedStore } from '../../src/replicas/redis.js';
+import type { Change, Events } from '../../src/replicas/events.js';
+import type { SharedStore } from '../../src/replicas/shared-store.js';
 import { createSessionStore, type SessionStore } from '../../src/replicas/session-store.js';
 
 const SESSION = { accountId: 'account', generation: 3, createdAt: '2026-01-31T09:30:00.250Z', remaining: 600_000 };

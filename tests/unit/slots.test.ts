@@ -1,6 +1,6 @@
-// src/slots.ts: so much at once, so much waiting, and no more.
+// src/jobs/bounded-tasks.ts: so much at once, so much waiting, and no more.
 import { describe, expect, it } from 'vitest';
-import { Slots } from '../../src/slots.js';
+import { Slots } from '../../src/jobs/bounded-tasks.js';
 
 interface Tasks {
   readonly start: (name: string) => Promise<string>;

@@ -1,10 +1,10 @@
 // What each SQLSTATE is answered with: never 500 for what is the server's, and a decision for every class that PostgreSQL has.
 import pg from 'pg';
 import { describe, expect, it } from 'vitest';
-import { hasSqlState, serverIsFull, statementFault, wasAnswered } from '../../db/errors.js';
-import { classes, codes, meaningOf } from '../../db/sqlstates.js';
-import { toProblem } from '../../src/problem.js';
-import { blamed } from '../../src/tenancy/breakers.js';
+import { hasSqlState, serverIsFull, statementFault, wasAnswered } from '../../db/driver/database-fault.js';
+import { classes, codes, meaningOf } from '../../db/driver/sqlstates.js';
+import { toProblem } from '../../src/http/problem.js';
+import { blamed } from '../../src/connections/breakers.js';
 
 /** The classes of appendix A in the manuals of PostgreSQL 15 to 18. */
 const APPENDIX_A =

@@ -1,11 +1,11 @@
 // What is remembered of users, and that a change of a role makes a tenant's users be asked for anew, and only those.
 import { DummyDriver, Kysely, PostgresAdapter, PostgresIntrospector, PostgresQueryCompiler } from 'kysely';
 import { beforeEach, describe, expect, it } from 'vitest';
-import type { Registry } from '../../db/central/schema.js';
-import { setRunner } from '../../db/statement.js';
-import type { TenantDatabase } from '../../db/tenant/schema.js';
+import type { Registry } from '../../db/registry/registry-schema.js';
+import { setRunner } from '../../db/driver/statement.js';
+import type { TenantDatabase } from '../../db/tenant/tenant-schema.js';
 import { createStandings, type Standings } from '../../src/auth/standing.js';
-import type { Change } from '../../src/events.js';
+import type { Change } from '../../src/replicas/events.js';
 
 const dialect = {
   createAdapter: () => new PostgresAdapter(),

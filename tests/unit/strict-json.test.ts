@@ -2,7 +2,7 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { AppError, type InputIssue } from '../../src/errors.js';
-import { MAX_DEPTH, MAX_MEMBERS, parseStrictJson } from '../../src/strict-json.js';
+import { MAX_DEPTH, MAX_MEMBERS, parseStrictJson } from '../../src/http/strict-json.js';
 
 /** Why a text is refused. Throws where it is not. */
 function refusalOf(text: string): AppError {

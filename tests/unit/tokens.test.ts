@@ -1,11 +1,11 @@
-// src/auth/tokens.ts, with the @fastify/jwt that plugins/authentication.ts sets up: what a token must be to count. Every
+// src/auth/tokens.ts, with the @fastify/jwt that plugins/caller/authentication.ts sets up: what a token must be to count. Every
 // hostile token below differs from a good one in the one thing that its name says, and is tried with a key of each kind.
 import fastify, { type FastifyInstance } from 'fastify';
 import fp from 'fastify-plugin';
 import { generateKeyPairSync, randomUUID } from 'node:crypto';
 import { afterAll, afterEach, beforeAll, describe, expect, it, onTestFinished, vi } from 'vitest';
-import { authentication } from '../../plugins/authentication.js';
-import type { AdmissionSteps } from '../../src/admission.js';
+import { authentication } from '../../plugins/caller/authentication.js';
+import type { AdmissionSteps } from '../../src/http/admission-steps.js';
 import { parseTokenKeys, type TokenAlgorithm, type TokenKey } from '../../src/auth/keyring.js';
 import { CLOCK_TOLERANCE, createTokens, type JwtKey, type Principal } from '../../src/auth/tokens.js';
 import { AppError } from '../../src/errors.js';

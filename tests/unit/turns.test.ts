@@ -1,7 +1,7 @@
 // Waits that end together are ended a few at a time: what else goes on in the process is not held up by their number.
 import { setImmediate as immediate } from 'node:timers/promises';
 import { expect, it } from 'vitest';
-import { nextTurn } from '../../db/turns.js';
+import { nextTurn } from '../../src/lib/turns.js';
 
 it('lets the event loop go on between a few waits and the next ones, first come, first served', async () => {
   const served: number[] = [];

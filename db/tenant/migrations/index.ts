@@ -1,5 +1,5 @@
 // The tenant databases' migrations, listed by hand: a static list is the same in source, build and tests.
-import type { Migrations } from '../../migrator.js';
+import type { Migrations } from '../../shared/migrator.js';
 import * as m0001 from './0001_identity.js';
 import * as m0002 from './0002_products.js';
 import * as m0003 from './0003_sessions.js';

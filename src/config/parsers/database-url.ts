@@ -1,5 +1,5 @@
 // postgres:// URLs as connection settings.
-import type { ConnectionSettings } from '../../../db/client.js';
+import type { ConnectionSettings } from '../../../db/driver/client.js';
 
 /**
  * Parses a postgres:// URL. Options in its query are refused: pg would let some of them override the host or the TLS mode.

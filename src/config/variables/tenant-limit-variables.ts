@@ -1,5 +1,5 @@
 // Variables of the limits of each tenant. A tenant's own limits in the registry come first.
-import { limitBounds } from '../../tenancy/limits.js';
+import { limitBounds } from '../../tenants/tenant-limits.js';
 import { optionalLimit } from '../parsers/number-parsers.js';
 import type { Variable } from './variable-types.js';
 

@@ -1,0 +1,183 @@
+// One connection that asks, and may listen to a channel of PostgreSQL's LISTEN/NOTIFY; made again whenever it is lost. An answer
+// on it also says that what was sent to it before has been heard.
+import pg from 'pg';
+import { clientConfig, type ConnectionSettings } from './client.js';
+import { ClientConnection } from './connection.js';
+import { addressOf, type Destination, type Destinations } from './destinations.js';
+import { DatabaseFault } from './database-fault.js';
+import { CONNECT_TIMEOUT } from './pool/pool-types.js';
+import { proveWritable } from './proof.js';
+
+export interface ChannelListener {
+  /** One message of anybody's, this process included, in the order in which the transactions behind them committed. */
+  message(text: string): void;
+  /** There is a connection, or a new one. */
+  connected(): void;
+}
+
+export interface Channel {
+  /** Whether messages are heard. */
+  readonly listening: boolean;
+  /**
+   * Runs one statement. Whatever goes wrong with it, the connection is made again.
+   *
+   * @throws DatabaseFault where there is no connection, or no answer within 2 s; the server's error
+   */
+  ask<Row>(text: string, values: readonly unknown[]): Promise<Row | undefined>;
+  /**
+   * Listens, or no longer does. A session that listens and is not woken holds up the queue of the whole server, and one that
+   * begins reads through what is held up.
+   *
+   * @throws as `ask` does
+   */
+  listen(on: boolean): Promise<void>;
+  /** Gives the connection up and makes another. */
+  renew(): void;
+  close(): void;
+}
+
+/** A connection that does not answer for this long (ms) is given up and made again. */
+const GIVEN_UP_AFTER = 2_000;
+
+/** Between two attempts to connect (ms), at least and at most. */
+const RECONNECT = { min: 50, max: 500 };
+
+export interface ChannelOptions {
+  /** Longest wait (ms) while the connection is opened. */
+  readonly connectTimeout?: number | undefined;
+  /** Retires the connection when it leads to the wrong server. */
+  readonly destinations?: Destinations | undefined;
+}
+
+/**
+ * Opens a channel. Reconnects by itself for as long as it is open.
+ *
+ * @param name of the channel; everything that NOTIFYs it, triggers too, is heard
+ */
+export function openChannel(
+  connection: ConnectionSettings,
+  name: string,
+  listener: ChannelListener,
+  options: ChannelOptions = {},
+): Channel {
+  return new NotifyChannel(connection, name, listener, options);
+}
+
+class NotifyChannel implements Channel {
+  listening = false;
+  readonly #connectTimeout: number;
+  readonly #destination: Destination | undefined;
+  #client: ClientConnection | undefined;
+  #leave: (() => void) | undefined;
+  /** Whether the client can be asked. */
+  #ready = false;
+  #reconnect: NodeJS.Timeout | undefined;
+  #attempts = 0;
+  #closed = false;
+
+  constructor(
+    private readonly connection: ConnectionSettings,
+    private readonly name: string,
+    private readonly listener: ChannelListener,
+    { connectTimeout = CONNECT_TIMEOUT, destinations }: ChannelOptions,
+  ) {
+    this.#connectTimeout = connectTimeout;
+    this.#destination = destinations?.at(connection);
+    void this.#connect();
+  }
+
+  async listen(on: boolean): Promise<void> {
+    await this.ask(`${on ? 'listen' : 'unlisten'} ${pg.escapeIdentifier(this.name)}`, []);
+    this.listening = on;
+    // Not at the connection: one to a server that is of no use is left for another, and not at once again and again.
+    this.#attempts = 0;
+  }
+
+  async ask<Row>(text: string, values: readonly unknown[]): Promise<Row | undefined> {
+    const client = this.#client;
+    if (!client || !this.#ready) throw new DatabaseFault('unavailable', 'not connected');
+    try {
+      const { rows } = await this.#within<pg.QueryResult<Row & pg.QueryResultRow>>(client.query(text, [...values]));
+      return rows[0];
+    } catch (error) {
+      if (this.#client === client) this.renew();
+      throw error;
+    }
+  }
+
+  renew(): void {
+    this.#giveUp();
+    if (this.#closed) return;
+    clearTimeout(this.#reconnect);
+    const longest = Math.min(RECONNECT.max, RECONNECT.min * 2 ** this.#attempts);
+    this.#attempts += 1;
+    // Half of it by chance: replicas that lost the same server must not come back in step.
+    this.#reconnect = setTimeout(() => void this.#connect(), longest * (0.5 + Math.random() / 2));
+    this.#reconnect.unref();
+  }
+
+  close(): void {
+    this.#closed = true;
+    clearTimeout(this.#reconnect);
+    this.#giveUp();
+  }
+
+  async #connect(): Promise<void> {
+    const stream = this.#destination?.stream;
+    const client = new ClientConnection({
+      ...clientConfig(this.connection),
+      ...(stream && { stream }),
+      application_name: 'tenantry events',
+      statement_timeout: GIVEN_UP_AFTER,
+    });
+    this.#client = client;
+    const lost = (): void => {
+      if (this.#client === client) this.renew();
+    };
+    client.on('error', lost);
+    client.on('end', lost);
+    client.on('notification', ({ payload = '' }) => {
+      if (this.#client === client) this.listener.message(payload);
+    });
+    try {
+      await client.open(this.#connectTimeout, async () => {
+        await proveWritable(async (text) => (await client.query<Record<string, unknown>>(text)).rows);
+      });
+    } catch {
+      lost();
+      return;
+    }
+    if (this.#client !== client) return;
+    this.#leave = this.#destination?.join({ address: addressOf(client), retire: lost });
+    this.#ready = true;
+    this.listener.connected();
+  }
+
+  /** @throws DatabaseFault after GIVEN_UP_AFTER; a pause of this process does not count against the server */
+  async #within<T>(answer: Promise<T>): Promise<T> {
+    let timer: NodeJS.Timeout | undefined;
+    const late = new Promise<never>((_, reject) => {
+      timer = setTimeout(() => {
+        // Timers run before sockets are read: the answer may be there.
+        setImmediate(reject, new DatabaseFault('unavailable', 'no answer in time'));
+      }, GIVEN_UP_AFTER);
+    });
+    try {
+      return await Promise.race([answer, late]);
+    } finally {
+      clearTimeout(timer);
+      answer.catch(() => undefined);
+    }
+  }
+
+  #giveUp(): void {
+    const client = this.#client;
+    this.#client = undefined;
+    this.#leave?.();
+    this.#leave = undefined;
+    this.#ready = false;
+    this.listening = false;
+    // Not end(): it says goodbye first, and waits for a server that may hang.
+    client?.cut();
+  }
+}

@@ -1,0 +1,199 @@
+// One connection to a server: opened under one deadline, the proof included, and closed so that it is known whether the
+// server's backend is gone with it.
+import pg from 'pg';
+import { DatabaseFault } from './database-fault.js';
+
+/**
+ * What is known of the server's backend when its connection has closed.
+ *
+ * - `gone`: nothing of it is left: it never began, or it was the server that closed the connection, after our Terminate or its
+ *   own FATAL. PostgreSQL closes the socket when the process ends, and not before.
+ * - `unknown`: the connection was cut or broke. The backend may be in a COMMIT that waits for a standby, or stopped; and an end
+ *   of stream without a word before it may come from a machine in between.
+ */
+export type Ending = 'gone' | 'unknown';
+
+/** Longest wait (ms) for the server to close a connection that has ended. */
+export const CLOSE_MARGIN = 1_000;
+
+/** How long (ms) a server may send nothing while a connection is opened: this at least, and this share of the deadline. */
+const MIN_SILENCE = 1_500;
+const SILENCE_SHARE = 3 / 8;
+
+/** Between two looks (ms) at whether anything has come. */
+const LISTEN_EVERY = 250;
+
+/** Message X of the protocol. */
+const TERMINATE = Buffer.from([0x58, 0, 0, 0, 4]);
+
+/** SQLSTATE of the notice with which a backend leaves because another one has crashed. */
+const CRASH_OF_ANOTHER = '57P02';
+
+interface Message {
+  readonly severity?: string;
+  readonly code?: string;
+}
+
+/**
+ * What is known of the backend, as the connection grows and ends:
+ *
+ *     new ── startup packet sent ──▶ asked ── BackendKeyData ──▶ reached (it has a pid) ── proved ──▶ open
+ *     new ── closed ──▶ gone
+ *     any later state ── we send Terminate, or it says FATAL; then the server closes ──▶ gone
+ *     any later state ── closed in any other way ──▶ unknown
+ */
+export class ClientConnection extends pg.Client {
+  declare readonly connection: pg.Connection & { _ending: boolean; readonly stream: { readonly bytesRead: number } };
+  /** The backend's, once it has said it. */
+  declare readonly processID: number | null;
+  /** Resolves when the connection has closed. */
+  readonly closed: Promise<Ending>;
+  #asked = false;
+  #ready = false;
+  #opening = true;
+  /** The backend has said that it ends. */
+  #fatal = false;
+  #terminated = false;
+  /** The other side has closed: in order, or with a reset. */
+  #endOfStream = false;
+  #reset = false;
+  #closing = false;
+  #lost: Error | undefined;
+
+  constructor(config: pg.ClientConfig) {
+    super(config);
+    // The statement that runs fails with it too. Without a listener the process would end.
+    this.on('error', (error) => (this.#lost ??= error));
+    const { connection } = this;
+    // pg closes its own side as well, which many a proxy answers with a close of the other side while the backend goes on.
+    connection.end = () => {
+      connection._ending = true;
+      this.#terminated = true;
+      connection.stream.write(TERMINATE);
+    };
+    connection.once('connect', () => {
+      if (config.ssl) return;
+      this.#asked = true;
+      this.#watchStream();
+    });
+    connection.once('sslconnect', () => {
+      // The startup packet waits for the end of the TLS handshake; before it a backend counts for nothing.
+      connection.stream.once('secureConnect', () => (this.#asked = true));
+      this.#watchStream();
+    });
+    connection.on('errorMessage', ({ severity }: Message) => {
+      // The severity comes in the server's language. Before the connection is ready every error is fatal.
+      if (!this.#ready || severity === 'FATAL' || severity === 'PANIC') this.#fatal = true;
+    });
+    connection.on('notice', ({ code }: Message) => {
+      if (code === CRASH_OF_ANOTHER) this.#fatal = true;
+    });
+    this.closed = new Promise((resolve) => {
+      connection.once('end', () => {
+        resolve(this.#ending);
+      });
+    });
+  }
+
+  /** Whether it has been asked to close, or was cut. */
+  get closing(): boolean {
+    return this.#closing;
+  }
+
+  /**
+   * Connects and proves the connection, which closes where either fails.
+   *
+   * A hung server is noticed before the deadline, which leaves time for a server far away: each step of an opening is one round
+   * trip, so a server that sends nothing for 1.5 s, or 3/8 of the deadline if that is longer, is given up.
+   *
+   * @param deadlineMs for all of it: name look-up, TCP, TLS, authentication and proof
+   * @throws DatabaseFault `unavailable` when the time is up or the server is silent; what pg or `prove` throws
+   */
+  async open(deadlineMs: number, prove?: (client: this) => Promise<void>): Promise<void> {
+    const time = { isUp: false };
+    const giveUp = (): void => {
+      time.isUp = true;
+      this.cut();
+    };
+    const timer = setTimeout(giveUp, deadlineMs);
+    const listening = this.#listen(Math.max(MIN_SILENCE, deadlineMs * SILENCE_SHARE), giveUp);
+    try {
+      await super.connect();
+      this.#ready = true;
+      await prove?.(this);
+      this.#checkLost();
+      this.#opening = false;
+    } catch (error) {
+      this.#opening = false;
+      this.close();
+      throw time.isUp ? new DatabaseFault('unavailable', 'connection failed') : error;
+    } finally {
+      clearTimeout(timer);
+      clearInterval(listening);
+    }
+  }
+
+  /**
+   * Says goodbye, after the statements under way on a pipelined connection; the server closes. The connection is cut at once
+   * if a statement runs on one that is not pipelined, or if it is not open yet.
+   *
+   * @param marginMs longest wait for the server to close; then the connection is cut
+   */
+  close(marginMs = CLOSE_MARGIN): void {
+    if (this.#closing) return;
+    if (this.#opening || (!this.#ready && !this.#fatal)) {
+      this.cut();
+      return;
+    }
+    this.#closing = true;
+    // A backend that has said that it ends closes by itself.
+    if (!this.#fatal) void super.end();
+    const timer = setTimeout(() => {
+      this.cut();
+    }, marginMs).unref();
+    void this.closed.then(() => {
+      clearTimeout(timer);
+    });
+  }
+
+  /** Ends it on this side at once. */
+  cut(): void {
+    this.#closing = true;
+    this.connection.stream.destroy();
+  }
+
+  /** Calls `onSilence` when the server has sent nothing for `ms`. Stopped by clearInterval. */
+  #listen(ms: number, onSilence: () => void): NodeJS.Timeout {
+    // Under TLS pg replaces the stream. The bytes of the handshake arrive at this one too.
+    const { stream } = this.connection;
+    let heard = stream.bytesRead;
+    let since = performance.now();
+    return setInterval(() => {
+      const now = performance.now();
+      if (stream.bytesRead === heard) {
+        if (now - since >= ms) onSilence();
+        return;
+      }
+      heard = stream.bytesRead;
+      since = now;
+    }, LISTEN_EVERY);
+  }
+
+  /** @throws Error where it was lost, or cut, while it was proved */
+  #checkLost(): void {
+    if (this.#lost) throw this.#lost;
+    if (this.#closing) throw new Error('Connection terminated');
+  }
+
+  #watchStream(): void {
+    const { stream } = this.connection;
+    stream.once('end', () => (this.#endOfStream = true));
+    stream.once('error', () => (this.#reset = true));
+  }
+
+  get #ending(): Ending {
+    if (!this.#asked) return 'gone';
+    if (this.#terminated && this.#endOfStream) return 'gone';
+    return this.#fatal && (this.#endOfStream || this.#reset) ? 'gone' : 'unknown';
+  }
+}

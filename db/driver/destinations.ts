@@ -1,0 +1,233 @@
+// Destinations: for each PostgreSQL server, by host and port, the connections of this process that lead there. After a
+// failover they can lead to the wrong server: to a standby, or to an address that the host's name no longer has. It is noticed
+// here once for all pools, and every connection to that host and port is retired.
+//
+// A connection: opening → joined → retired (not handed out again, closed as soon as it is unused) → left.
+import dns from 'node:dns';
+import { isIP, Socket, type LookupFunction, type TcpSocketConnectOpts } from 'node:net';
+import { within } from '../../src/lib/deadline.js';
+
+/** The addresses of a host's name. @throws where there is no answer */
+export type Resolver = (host: string) => Promise<readonly string[]>;
+
+/**
+ * - `read-only`: a server that took writes answered that it takes none (25006).
+ * - `address`: the server's address is no longer among those of its name.
+ */
+export type RetireReason = 'read-only' | 'address';
+
+/** One open connection. */
+export interface Member {
+  /** The server's address; undefined when the socket is closed already. */
+  readonly address: string | undefined;
+  /** Closes the connection as soon as it is unused; until then it is not handed out again. */
+  retire(): void;
+}
+
+export interface Retirement {
+  readonly host: string;
+  readonly port: number;
+  readonly reason: RetireReason;
+  /** How many connections were retired. */
+  readonly connections: number;
+}
+
+export interface Destination {
+  /** Grows when all connections are retired: one that was opening then is not used twice. */
+  readonly generation: number;
+  /** Makes sockets that resolve names as the destinations do; undefined leaves that to the driver. */
+  readonly stream: (() => Socket) | undefined;
+  /** How long (ms) a new connection may live: the maximum age, 20 % more or less by chance. */
+  lifetime(): number;
+  /** Adds an open connection. Returns what removes it. */
+  join(member: Member): () => void;
+  /** A connection that took writes answered 25006: retires every connection, unless it just did. */
+  tookNoWrite(): void;
+}
+
+export interface Destinations {
+  /** The same one each time. */
+  at(place: { readonly host: string; readonly port: number }): Destination;
+  close(): void;
+}
+
+export interface DestinationsOptions {
+  /** Milliseconds. */
+  readonly maxAge: number;
+  /** Instead of the system's resolver, for new connections too. */
+  readonly resolve?: Resolver | undefined;
+  readonly onRetire?: (retirement: Retirement) => void;
+}
+
+/** Between two look-ups of a name (ms). An answer that takes longer is not used. */
+const LOOK_UP_EVERY = 1_000;
+
+/**
+ * Names that are looked up at once. Each look-up takes one of libuv's threads until it is answered, which is many seconds where
+ * no name server answers; passwords are hashed and new connections look up their names on the same few threads.
+ */
+const LOOK_UPS_AT_ONCE = 2;
+
+/**
+ * Between two retirements (ms) because of 25006. The pause doubles up to the longest, and is short again after the longest:
+ * a trigger in one adopted database can raise 25006 at each write, and must not cost its neighbours their connections.
+ */
+const RETIRE_PAUSE = { first: 1_000, longest: 60_000 };
+
+/** Share of the maximum age by which lifetimes differ, so that connections do not end in step. */
+const JITTER = 0.2;
+
+export function createDestinations(options: DestinationsOptions): Destinations {
+  const known = new Map<string, NamedDestination>();
+  const resolve = options.resolve ?? systemAddresses;
+  /** Names whose look-up is due, in turn. */
+  const due = new Set<string>();
+  /** Names whose look-up is under way. */
+  const asked = new Set<string>();
+
+  const timer = setInterval(() => {
+    for (const { host, isNamed, members } of known.values())
+      if (isNamed && members.size > 0 && !asked.has(host)) due.add(host);
+    lookUpNext();
+  }, LOOK_UP_EVERY);
+  timer.unref();
+
+  function lookUpNext(): void {
+    for (const host of due) {
+      if (asked.size >= LOOK_UPS_AT_ONCE) return;
+      due.delete(host);
+      void lookUp(host);
+    }
+  }
+
+  /** A look-up that fails, or is late, says nothing about the connections that are there. */
+  async function lookUp(host: string): Promise<void> {
+    asked.add(host);
+    try {
+      const answer = resolve(host).finally(() => {
+        asked.delete(host);
+        lookUpNext();
+      });
+      const addresses = new Set((await within(answer, LOOK_UP_EVERY, late)).map(canonical));
+      if (addresses.size === 0) return;
+      for (const destination of known.values()) if (destination.host === host) destination.keepOnly(addresses);
+    } catch {
+      // The next look-up is a second away.
+    }
+  }
+
+  return {
+    at({ host, port }) {
+      const key = `${host}:${port}`;
+      let destination = known.get(key);
+      if (!destination) {
+        destination = new NamedDestination(host, port, options);
+        known.set(key, destination);
+      }
+      return destination;
+    },
+    close() {
+      clearInterval(timer);
+      due.clear();
+    },
+  };
+}
+
+class NamedDestination implements Destination {
+  generation = 0;
+  readonly members = new Set<Member>();
+  /** Whether the host is a name, and no address. */
+  readonly isNamed: boolean;
+  readonly stream: (() => Socket) | undefined;
+  #retiredAt = -Infinity;
+  #pause = RETIRE_PAUSE.first;
+
+  constructor(
+    readonly host: string,
+    private readonly port: number,
+    private readonly options: DestinationsOptions,
+  ) {
+    this.isNamed = isIP(host) === 0 && !host.startsWith('/');
+    const { resolve } = options;
+    if (resolve && this.isNamed) this.stream = () => new ResolvingSocket(resolve);
+  }
+
+  lifetime(): number {
+    return this.options.maxAge * (1 - JITTER + 2 * JITTER * Math.random());
+  }
+
+  join(member: Member): () => void {
+    this.members.add(member);
+    return () => void this.members.delete(member);
+  }
+
+  tookNoWrite(): void {
+    const now = performance.now();
+    const passed = now - this.#retiredAt;
+    if (passed < this.#pause) return;
+    this.#pause = passed > RETIRE_PAUSE.longest ? RETIRE_PAUSE.first : Math.min(this.#pause * 2, RETIRE_PAUSE.longest);
+    this.#retiredAt = now;
+    this.generation += 1;
+    this.#retire([...this.members], 'read-only');
+  }
+
+  /** Retires the connections to other addresses. */
+  keepOnly(addresses: ReadonlySet<string>): void {
+    const elsewhere = [...this.members].filter(
+      ({ address }) => address !== undefined && !addresses.has(canonical(address)),
+    );
+    if (elsewhere.length > 0) this.#retire(elsewhere, 'address');
+  }
+
+  #retire(members: readonly Member[], reason: RetireReason): void {
+    // Told once: a connection that stays in use until its statement ends would be counted again each second.
+    for (const member of members) this.members.delete(member);
+    for (const member of members) member.retire();
+    const { host, port } = this;
+    this.options.onRetire?.({ host, port, reason, connections: members.length });
+  }
+}
+
+/** The address of the server that a client of pg is connected to; undefined when its socket is closed. */
+export function addressOf(client: object): string | undefined {
+  return (client as { readonly connection: { readonly stream: { readonly remoteAddress?: string } } }).connection.stream
+    .remoteAddress;
+}
+
+async function systemAddresses(host: string): Promise<readonly string[]> {
+  return (await dns.promises.lookup(host, { all: true })).map(({ address }) => address);
+}
+
+/** An IPv4 address that a socket shows as IPv6, and a link-local one with its interface, as the resolver writes them. */
+function canonical(address: string): string {
+  return address.replace(/^::ffff:(?=\d+\.)/i, '').replace(/%.*$/, '');
+}
+
+/** The driver gives a socket host and port, and no say in how the host is resolved. */
+class ResolvingSocket extends Socket {
+  constructor(private readonly resolve: Resolver) {
+    super();
+  }
+
+  override connect(...args: unknown[]): this {
+    const [port, host] = args;
+    if (typeof port !== 'number' || typeof host !== 'string') return super.connect(...(args as [TcpSocketConnectOpts]));
+    const lookup: LookupFunction = (name, { all }, answer) => {
+      this.resolve(name).then(
+        (addresses) => {
+          const found = addresses.map((address) => ({ address, family: isIP(address) }));
+          if (all) answer(null, found);
+          else answer(null, found[0]?.address ?? '', found[0]?.family);
+        },
+        (error: unknown) => {
+          answer(error as NodeJS.ErrnoException, '');
+        },
+      );
+    };
+    return super.connect({ port, host, lookup });
+  }
+}
+
+function late(): Error {
+  return new Error('the name was not resolved in time');
+}

@@ -1,0 +1,264 @@
+// The lane of a pool: opens it when a read needs it, sends reads on it, and closes it when its slot is needed more elsewhere.
+// How the lane itself works is in db/driver/lane/lane.ts.
+import type pg from 'pg';
+import type { Capacity } from '../pool/capacity.js';
+import { within } from '../../../src/lib/deadline.js';
+import type { Destination } from '../destinations.js';
+import {
+  DatabaseFault,
+  hasSqlState,
+  openedLate,
+  poolClosed,
+  serverIsFull,
+  TOO_MANY_CONNECTIONS,
+} from '../database-fault.js';
+import type { FoundServer } from '../pool/found-server.js';
+import { LaneLoad, type LaneStatement } from './lane-load.js';
+import { Lane } from './lane.js';
+import { INVALID_PASSWORD, type Opener } from '../pool/opening.js';
+import { connectTimeoutOf, type PoolLimits, type PoolOptions } from '../pool/pool-types.js';
+import type { Membership, Slot } from '../pool/slot.js';
+import { nextTurn } from '../../../src/lib/turns.js';
+import type { WaitingQueue } from '../pool/waiting.js';
+
+/*
+ * States of a pool's lane, and what changes them:
+ *
+ *     none    → opening   a read comes that may use a lane, and the pool has room for one
+ *     opening → open      it is proved
+ *     opening → none      it could not be opened; the reads that wait for it fail, or use connections of their own
+ *     open    → closing   it is idle or read-only, retired, in the way of a request that waits, or its slot is needed by
+ *                         another pool; db/driver/lane/lane.ts has more reasons
+ *     closing → none      its connection has closed
+ */
+
+/** Reads that may wait for the lane to open. */
+const MAX_WAITING_FOR_LANE = 1_000;
+
+/** A lane that is the pool's only connection is closed for a request that has waited this long (ms): the governor's quantum. */
+const LANE_QUANTUM = 20;
+
+/** What the lane needs of its pool. */
+export interface LaneKeeperDeps {
+  readonly capacity: Capacity;
+  readonly opener: Opener;
+  readonly found: FoundServer;
+  readonly admission: Membership | undefined;
+  readonly destination: Destination | undefined;
+  readonly waiting: Pick<WaitingQueue, 'longestWait'>;
+  /** Runs a statement on a connection of its own. */
+  readonly run: <R>(text: string, values: readonly unknown[], deadline?: number) => Promise<R[]>;
+  /** Called when the lane may have become idle, or no longer is. */
+  readonly idleChanged: () => void;
+}
+
+export class LaneKeeper {
+  /** The lane where it can be used. */
+  #lane: Lane | undefined;
+  readonly #load = new LaneLoad();
+  /** Set while the lane is opened, the wait for its slot included. */
+  #opening: Promise<Lane | undefined> | undefined;
+  /** Set while its connection is opened. */
+  #connecting: Lane | undefined;
+  #waiting = 0;
+
+  /** @param config of the pool's connections */
+  constructor(
+    private readonly config: pg.ClientConfig,
+    private readonly limits: PoolLimits,
+    private readonly options: PoolOptions,
+    private readonly deps: LaneKeeperDeps,
+  ) {}
+
+  /** Whether there is a lane, and nothing is under way on it. */
+  get isIdle(): boolean {
+    return this.#lane?.inFlight === 0;
+  }
+
+  /** Reads that wait for the lane to open. */
+  get waiting(): number {
+    return this.#waiting;
+  }
+
+  /**
+   * Runs one short statement that changes nothing, on the lane if possible.
+   *
+   * @throws DatabaseFault, or the server's error
+   */
+  read<R>(text: string, values: readonly unknown[]): Promise<R[]> {
+    const statement = this.#load.statement(text);
+    return this.#lane?.takes(statement)
+      ? this.#ride<R>(this.#lane, statement, values)
+      : this.#openAndRide<R>(statement, values);
+  }
+
+  /** Asks the lane to close: reads under way on it are answered. */
+  close(): void {
+    this.#lane?.close();
+  }
+
+  /** Closes the lane if it is idle. Returns whether it was. */
+  closeIdle(): boolean {
+    if (!this.isIdle) return false;
+    this.close();
+    this.deps.idleChanged();
+    return true;
+  }
+
+  /** Closes the lane if it was found read-only. */
+  closeReadOnly(): void {
+    if (this.#lane?.readOnly) this.#lane.close();
+  }
+
+  /** The pool closes. */
+  end(): void {
+    this.close();
+    this.#connecting?.cut();
+  }
+
+  async #openAndRide<R>(statement: LaneStatement, values: readonly unknown[]): Promise<R[]> {
+    const deadline = performance.now() + this.limits.acquireTimeout;
+    const lane = this.#lane ?? (await this.#open(statement));
+    if (lane?.takes(statement)) return this.#ride<R>(lane, statement, values);
+    return this.deps.run<R>(statement.text, values, deadline);
+  }
+
+  async #ride<R>(lane: Lane, statement: LaneStatement, values: readonly unknown[]): Promise<R[]> {
+    const since = performance.now();
+    const asked = lane.read<R>(statement, values);
+    if (lane.inFlight === 1) this.deps.idleChanged();
+    let rows: R[] | undefined;
+    try {
+      rows = await asked;
+      if (rows) this.options.onOutcome?.(undefined, since, false);
+    } catch (error) {
+      const loss = lane.takeLoss();
+      if (loss) this.options.onOutcome?.(loss, since, false);
+      throw error;
+    } finally {
+      if (lane.inFlight === 0) this.deps.idleChanged();
+      // A lane that is never idle would keep its slot from those who have none: other tenants, and this pool's own requests.
+      // A lane that is closing is not asked: the governor would count its connection twice.
+      else if (lane.isOpen && (this.deps.admission?.mustYield() || this.#isInTheWay)) lane.close();
+    }
+    // After the try: the connection that it runs on reports how this goes, and it would count twice.
+    return rows ?? this.deps.run<R>(statement.text, values);
+  }
+
+  /**
+   * Whether the lane is the only connection that works, and the first request that waits has waited for a quantum. When unknown
+   * backends take all other places of the pool, the lane stays: a write in its place may hang as theirs did, and no read would
+   * be answered any more.
+   */
+  get #isInTheWay(): boolean {
+    const { capacity, waiting } = this.deps;
+    return waiting.longestWait >= LANE_QUANTUM && capacity.opening === 0 && !capacity.hasSession && !capacity.isFull;
+  }
+
+  /** The lane, opened if possible; undefined if the statement is to run on a connection of its own. */
+  async #open({ name }: LaneStatement): Promise<Lane | undefined> {
+    const { capacity, found } = this.deps;
+    if (!capacity.lanePossible || capacity.closed || name === undefined || capacity.isAtLimit) return undefined;
+    if (!this.#opening) {
+      found.refuseAgain();
+      if (!capacity.hasRoomForLane) return undefined;
+      const slot = capacity.tryOpen();
+      // If the pool has a connection, or waits for one, the read uses that connection, and does not wait for a second one.
+      if (!slot && capacity.present + capacity.awaited > 0) return undefined;
+      const opened = this.#openIn(slot);
+      // With a slot the opening alone is waited for, which has its own deadline.
+      this.#opening = (slot ? opened : within(opened, this.limits.acquireTimeout, openedLate)).finally(() => {
+        this.#opening = undefined;
+        this.#waiting = 0;
+      });
+    }
+    if (this.#waiting >= MAX_WAITING_FOR_LANE)
+      throw new DatabaseFault('busy', 'too many requests wait for a connection');
+    this.#waiting += 1;
+    try {
+      return await this.#opening;
+    } catch (error) {
+      await nextTurn();
+      throw error;
+    }
+  }
+
+  /** @param given the slot, if it is there already */
+  async #openIn(given: Slot | undefined): Promise<Lane | undefined> {
+    const { capacity, opener, found, destination } = this.deps;
+    capacity.laneHeld = given !== undefined;
+    const slot = given ?? (await capacity.openSlot());
+    capacity.laneHeld = true;
+    if (capacity.closed) {
+      capacity.laneHeld = false;
+      slot.release();
+      throw poolClosed();
+    }
+    const generation = destination?.generation;
+    const joined: { leave?: () => void } = {};
+    const lane = this.#make(slot, joined);
+    this.#connecting = lane;
+    const since = performance.now();
+    try {
+      await lane.open(async (client) => {
+        await opener.prove(client);
+        lane.readOnly = found.isReadOnly(client);
+      });
+    } catch (error) {
+      if (this.#goesAnotherWay(error)) return undefined;
+      throw opener.failed(error, since);
+    } finally {
+      this.#connecting = undefined;
+    }
+    if (lane.pid !== null) slot.reached(lane.pid);
+    this.options.onOutcome?.(undefined, since, true);
+    this.#lane = lane;
+    const retire = (): void => {
+      lane.close();
+      this.deps.idleChanged();
+    };
+    if (destination) joined.leave = destination.join({ address: lane.address, retire });
+    if (generation !== destination?.generation) retire();
+    return lane;
+  }
+
+  /** @param joined `leave` is called when the lane's connection has closed */
+  #make(slot: Slot, joined: { readonly leave?: () => void }): Lane {
+    const { capacity, destination } = this.deps;
+    return new Lane(
+      this.config,
+      this.#load,
+      {
+        connectTimeout: connectTimeoutOf(this.limits),
+        idleTimeout: this.limits.idleTimeoutMillis,
+        statementTimeout: this.limits.timeout,
+        lifetime: destination?.lifetime() ?? Infinity,
+      },
+      () => {
+        slot.closing();
+      },
+      () => destination?.tookNoWrite(),
+      (ending) => {
+        joined.leave?.();
+        this.#lane = undefined;
+        capacity.laneLeft(slot, ending);
+      },
+    );
+  }
+
+  /** Whether the reads that waited for a lane which could not be opened are to use connections of their own. */
+  #goesAnotherWay(error: unknown): boolean {
+    const { admission, capacity } = this.deps;
+    // There, another password is tried.
+    if (this.options.password && hasSqlState(error, INVALID_PASSWORD)) return true;
+    // There, they wait for room.
+    if (serverIsFull(error)) {
+      admission?.refused?.();
+      return true;
+    }
+    if (!hasSqlState(error, TOO_MANY_CONNECTIONS)) return false;
+    if (this.options.sharesLimit !== true && !capacity.hasSession) return false;
+    capacity.reachedLimit();
+    return true;
+  }
+}

@@ -1,0 +1,169 @@
+// The connections that a pool holds, by state, and whether it may open one more.
+import type { Ending } from '../connection.js';
+import type { PoolLimits, PoolOptions } from './pool-types.js';
+import type { Session } from './held-connection.js';
+import { unlimitedSlot, type Membership, type Slot } from './slot.js';
+
+/*
+ * States of a slot in a pool, and what changes them:
+ *
+ *     awaited  → opening    it was granted, and a connection is opened in it
+ *     awaited  → lane       it was granted, and the lane is opened in it
+ *     opening  → session    the connection is open and proved
+ *     opening  → closed     it could not be opened, and nothing else can be tried in this slot (db/driver/pool/opening.ts)
+ *     session  → closed     its connection has closed
+ *     lane     → closed     its connection has closed, or could not be opened
+ *     closed   → free       the server's backend is gone too
+ *     closed   → unknown    the backend may live on
+ *     unknown  → free       admission has seen that the backend is gone
+ */
+
+/** How long (ms) a pool goes on with the connections that it has, after its role was refused another one. */
+const AT_LIMIT_FOR = 1_000;
+
+export class Capacity {
+  /** Whether the pool may have a lane. */
+  readonly lanePossible: boolean;
+  /** Slots that were asked for on behalf of requests that wait, and have not come yet. */
+  awaited = 0;
+  /** Whether the lane has a slot, be it opening or closing. */
+  laneHeld = false;
+  /** Set when the pool closes and waits no longer: it opens nothing, and hands out nothing that is ready only now. */
+  closed = false;
+  readonly #sessions = new Map<Session, Slot>();
+  #opening = 0;
+  #unknown = 0;
+  #atLimitUntil = 0;
+
+  /** @param freed called when a connection has closed, and when an unknown one turned out to be gone */
+  constructor(
+    private readonly limits: PoolLimits,
+    { lane, preparedStatements }: Pick<PoolOptions, 'lane' | 'preparedStatements'>,
+    private readonly admission: Membership | undefined,
+    private readonly freed: () => void,
+  ) {
+    this.lanePossible = lane === true && preparedStatements && limits.max > 1;
+  }
+
+  /** Connections that are open or closing, the lane and those that are being opened excepted. */
+  get sessions(): MapIterator<Session> {
+    return this.#sessions.keys();
+  }
+
+  /** Connections of this side. */
+  get present(): number {
+    return this.#sessions.size + this.#opening + (this.laneHeld ? 1 : 0);
+  }
+
+  /** Slots in which a connection is opened, or closes because it could not be. */
+  get opening(): number {
+    return this.#opening;
+  }
+
+  /** Backends that may live on without their connection. */
+  get unknown(): number {
+    return this.#unknown;
+  }
+
+  /** Whether there is a connection besides the lane that works. */
+  get hasSession(): boolean {
+    for (const session of this.#sessions.keys())
+      if (!session.fault && !session.retired && !session.client.closing) return true;
+    return false;
+  }
+
+  /** Whether the role was refused another connection a moment ago, and there is one that requests can use in turn. */
+  get isAtLimit(): boolean {
+    return performance.now() < this.#atLimitUntil && this.hasSession;
+  }
+
+  /** Whether one more slot may be asked for on behalf of a request that waits. */
+  get hasRoomToAsk(): boolean {
+    return this.#total + this.awaited < this.#max && !this.closed;
+  }
+
+  /** Whether the pool has no place for another connection, so that no slot is asked for. */
+  get isFull(): boolean {
+    return this.#total >= this.limits.max;
+  }
+
+  /** Whether the lane may be opened. A former lane that closes still holds the connection that is kept free for a lane. */
+  get hasRoomForLane(): boolean {
+    return !this.laneHeld && !this.isFull;
+  }
+
+  /** A slot for a connection, if the pool has room for it and one is free now. */
+  takeSlot(): Slot | undefined {
+    return this.#total < this.#max ? this.tryOpen() : undefined;
+  }
+
+  /** A slot, if one is free now, whatever the pool's own bound says. */
+  tryOpen(): Slot | undefined {
+    return this.admission ? this.admission.tryOpen() : unlimitedSlot;
+  }
+
+  /** A slot as soon as one is free. @throws DatabaseFault `busy` */
+  async openSlot(): Promise<Slot> {
+    return this.admission ? this.admission.open(this.limits.acquireTimeout) : unlimitedSlot;
+  }
+
+  /** A connection is about to be opened; `opened` or `notOpened` must follow. */
+  beginOpening(): void {
+    this.#opening += 1;
+  }
+
+  opened(session: Session, slot: Slot): void {
+    this.#opening -= 1;
+    this.#sessions.set(session, slot);
+  }
+
+  notOpened(slot: Slot, ending: Ending): void {
+    this.#opening -= 1;
+    this.#settle(slot, ending);
+  }
+
+  /** The session's connection is asked to close. */
+  closing(session: Session): void {
+    this.#sessions.get(session)?.closing();
+  }
+
+  /** The session's connection has closed. */
+  left(session: Session, slot: Slot, ending: Ending): void {
+    this.#sessions.delete(session);
+    this.#settle(slot, ending);
+  }
+
+  /** The lane's connection has closed, or could not be opened. */
+  laneLeft(slot: Slot, ending: Ending): void {
+    this.laneHeld = false;
+    this.#settle(slot, ending);
+  }
+
+  /** The role was refused one more connection. */
+  reachedLimit(): void {
+    this.#atLimitUntil = performance.now() + AT_LIMIT_FOR;
+  }
+
+  /** What the pool's bound counts. */
+  get #total(): number {
+    return this.present + this.#unknown;
+  }
+
+  /** One connection is kept free for the lane, but not while backends are unknown. */
+  get #max(): number {
+    if (this.isAtLimit) return this.#total;
+    return this.limits.max - (this.lanePossible && !this.laneHeld && this.#unknown === 0 ? 1 : 0);
+  }
+
+  #settle(slot: Slot, ending: Ending): void {
+    if (ending === 'gone') slot.release();
+    else {
+      this.#unknown += 1;
+      slot.orphan(() => {
+        this.#unknown -= 1;
+        this.freed();
+      });
+    }
+    this.freed();
+  }
+}

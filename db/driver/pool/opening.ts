@@ -1,0 +1,207 @@
+// Opens a connection in a slot: with another password if the server refuses the first, again if the server or the role has no
+// room, all within one deadline; and proves each connection before it is used.
+import { setTimeout as sleep } from 'node:timers/promises';
+import type pg from 'pg';
+import type { Capacity } from './capacity.js';
+import {
+  connectFault,
+  DatabaseFault,
+  hasSqlState,
+  serverIsFull,
+  statementFault,
+  TOO_MANY_CONNECTIONS,
+  Unproven,
+} from '../database-fault.js';
+import type { FoundServer } from './found-server.js';
+import { connectTimeoutOf, type ChangingPassword, type PoolLimits, type PoolOptions } from './pool-types.js';
+import { PooledClients, type PooledClient } from './pooled-client.js';
+import type { Membership, Slot } from './slot.js';
+
+/*
+ * States of an opening, and what changes them:
+ *
+ *     connecting → open         the connection is proved
+ *     connecting → connecting   the same slot is used again, after nothing is left of the attempt before:
+ *                                 - the password was refused (28P01), and another one is known, or has just come into force
+ *                                 - the server has no room (53300), and no admission could free another slot instead
+ *                                 - the role has no room (53300), but will have: its lane closes, or another pool gives back
+ *     connecting → failed       anything else, the deadline is over, or the pool closes; the slot ends when the connection has
+ */
+
+/** Passwords that are tried for one connection: one change makes it two, and more can come while it is opened. */
+const MAX_PASSWORDS = 6;
+
+export const INVALID_PASSWORD = '28P01';
+
+/** Between two attempts (ms) to open a connection that the role's limit refused. */
+const ASK_AGAIN_AFTER = 50;
+
+/** What an opening needs of its pool. */
+export interface OpeningDeps {
+  readonly capacity: Capacity;
+  readonly found: FoundServer;
+  readonly admission: Membership | undefined;
+  /** Asks the lane to close, if there is one. */
+  readonly closeLane: () => void;
+}
+
+export class Opener {
+  readonly #clients: PooledClients;
+  /** Clients whose opening is under way. */
+  readonly #underWay = new Set<PooledClient>();
+
+  constructor(
+    config: pg.ClientConfig,
+    private readonly limits: PoolLimits,
+    private readonly options: PoolOptions,
+    private readonly deps: OpeningDeps,
+  ) {
+    const timeouts = { statement_timeout: limits.timeout, idle_in_transaction_session_timeout: limits.timeout };
+    this.#clients = new PooledClients(
+      { ...config, ...timeouts },
+      { timeout: connectTimeoutOf(limits), prove: (client) => this.prove(client) },
+    );
+  }
+
+  /**
+   * Opens a connection, which the caller then reports to the pool's capacity as `opened`. If none can be opened, the slot ends
+   * as soon as the last attempt has closed.
+   *
+   * @throws DatabaseFault, which has been reported; what `prove` throws
+   */
+  async open(slot: Slot): Promise<PooledClient> {
+    this.deps.capacity.beginOpening();
+    const since = performance.now();
+    let client: PooledClient;
+    try {
+      client = await this.#enter(slot, since + this.limits.acquireTimeout);
+    } catch (error) {
+      throw this.failed(error, since);
+    }
+    this.options.onOutcome?.(undefined, since, true);
+    return client;
+  }
+
+  /** Cuts the connections that are being opened. Nothing is opened any more. */
+  end(): void {
+    this.#clients.end();
+    for (const client of this.#underWay) client.cut();
+  }
+
+  /** @throws Unproven if the connection must not be used */
+  async prove(client: pg.ClientBase): Promise<void> {
+    try {
+      const proof = await this.options.prove?.(async (text) => {
+        try {
+          return (await client.query<Record<string, unknown>>(text)).rows;
+        } catch (error) {
+          // A connection that was lost says nothing about the database that it reached.
+          throw statementFault(error) ?? error;
+        }
+      });
+      this.deps.found.proved(client, proof?.readOnly ?? false);
+    } catch (error) {
+      throw new Unproven(statementFault(error) ?? (error as Error));
+    }
+  }
+
+  /**
+   * Reports a connection that could not be opened. Returns what the request fails with.
+   *
+   * @param since when the opening began, on `performance.now`
+   */
+  failed(error: unknown, since: number): Error {
+    const reason = error instanceof Unproven ? error.cause : connectFault(error);
+    if (reason instanceof DatabaseFault) {
+      this.deps.found.refused(reason);
+      this.options.onOutcome?.(reason, since, true);
+    }
+    return reason;
+  }
+
+  async #enter(slot: Slot, deadline: number): Promise<PooledClient> {
+    const { capacity } = this.deps;
+    const passwords = new Passwords(this.options.password);
+    for (;;) {
+      passwords.begin();
+      const besideLane = capacity.laneHeld && !capacity.hasSession;
+      const { client, opened } = this.#clients.open();
+      this.#underWay.add(client);
+      let failure: unknown;
+      try {
+        await opened;
+        return client;
+      } catch (error) {
+        failure = error;
+      } finally {
+        this.#underWay.delete(client);
+      }
+      let again = false;
+      const inTime = !capacity.closed && performance.now() < deadline;
+      if (serverIsFull(failure)) again = await this.#serverWillHaveRoom(inTime);
+      else if (hasSqlState(failure, TOO_MANY_CONNECTIONS)) again = await this.#roleWillHaveRoom(inTime, besideLane);
+      else if (hasSqlState(failure, INVALID_PASSWORD)) again = await passwords.another();
+      // The next attempt has the slot only if nothing is left of this one.
+      if (again && (await client.closed) === 'gone' && !capacity.closed) continue;
+      void client.closed.then((ending) => {
+        capacity.notOpened(slot, ending);
+      });
+      throw failure;
+    }
+  }
+
+  /** The server has no room. Returns whether it may have room for this slot, after a pause. */
+  async #serverWillHaveRoom(inTime: boolean): Promise<boolean> {
+    this.deps.admission?.refused?.();
+    // A slot that the server has no room for is given back: then admission can free another one for it.
+    if (!inTime || this.deps.admission || this.options.failsWhenFull) return false;
+    await sleep(roomPause());
+    return true;
+  }
+
+  /**
+   * The role has as many connections as it may have. Returns whether it may have room soon, after a pause.
+   *
+   * @param besideLane whether the lane was the pool's only other connection
+   */
+  async #roleWillHaveRoom(inTime: boolean, besideLane: boolean): Promise<boolean> {
+    // The lane would keep what the limit allows until no reads come.
+    if (besideLane) this.deps.closeLane();
+    if (this.deps.capacity.hasSession) {
+      this.deps.capacity.reachedLimit();
+      return false;
+    }
+    if (!inTime || !(besideLane || this.options.sharesLimit === true)) return false;
+    await sleep(ASK_AGAIN_AFTER);
+    return true;
+  }
+}
+
+/** The passwords that are tried for one connection. */
+class Passwords {
+  #tries = 1;
+  #tried: string | undefined;
+  /** Whether the last one was tried for the second time. */
+  #sure = false;
+
+  constructor(private readonly source: ChangingPassword | undefined) {}
+
+  /** An attempt begins, with the password that is current now. */
+  begin(): void {
+    this.#tried = this.source?.current;
+  }
+
+  /** The server refused that password. Returns whether to try again. */
+  async another(): Promise<boolean> {
+    if (!this.source || this.#tried === undefined || this.#sure || this.#tries >= MAX_PASSWORDS) return false;
+    // If no other is known, the same one is tried once more: the server may have looked just before it came into force.
+    this.#sure = !(await this.source.refused(this.#tried));
+    this.#tries += 1;
+    return true;
+  }
+}
+
+/** How long (ms) to wait until a full server is asked again; by chance, so that not all pools ask at once. */
+function roomPause(): number {
+  return 100 + Math.random() * 100;
+}

@@ -1,0 +1,257 @@
+// A pool of connections to one database: which request gets which connection, and what becomes of a connection that is given
+// back. Short reads share one pipelined connection, the lane (db/driver/lane/lane.ts); everything else has a connection to itself until it
+// is done. A pg Pool beneath opens and keeps the clients (db/driver/pool/pooled-client.ts); the governor of the server admits each of them
+// (db/driver/pool/slot.ts).
+import type pg from 'pg';
+import { Capacity } from './capacity.js';
+import { CLOSE_MARGIN } from '../connection.js';
+import { within } from '../../../src/lib/deadline.js';
+import { connectFault, DatabaseFault, isServerFull, poolClosed, TOO_MANY_CONNECTIONS } from '../database-fault.js';
+import { FoundServer } from './found-server.js';
+import { LaneKeeper } from '../lane/lane-keeper.js';
+import { Opener } from './opening.js';
+import type { PoolLimits, PoolOptions, PoolStats } from './pool-types.js';
+import type { Session } from './held-connection.js';
+import { SessionKeeper } from './session-keeper.js';
+import type { Membership, Slot } from './slot.js';
+import { WaitingQueue } from './waiting.js';
+
+/*
+ * A request for a connection gets, in this order: an idle session; a session that is opened in a slot which is free now; or it
+ * waits, and gets the first session that is given back, or one that is opened in a slot which is granted later.
+ *
+ * States of the pool, and what changes them:
+ *
+ *     open     → draining   close(): requests go on as before
+ *     draining → closed     nothing is in use any more, or the time is up; what is left over is cut
+ */
+
+/** Requests that may wait for a connection, per connection of the pool: more are refused at once instead of piling up. */
+const WAITING_PER_CONNECTION = 100;
+
+/** Between two looks (ms) whether a pool that is closed still has something in use. */
+const DRAIN_LOOK_EVERY = 10;
+
+export class ConnectionPool {
+  readonly #admission: Membership | undefined;
+  readonly #capacity: Capacity;
+  readonly #sessions: SessionKeeper;
+  readonly #lane: LaneKeeper;
+  readonly #opener: Opener;
+  readonly #waiting = new WaitingQueue();
+  /** What new connections found out about the server. */
+  readonly #found = new FoundServer();
+  #reportedIdle = false;
+  #closing: Promise<void> | undefined;
+  /** Set by close(), to be called when no connection is left. */
+  #onEmpty: (() => void) | undefined;
+
+  constructor(
+    config: pg.ClientConfig,
+    private readonly limits: PoolLimits,
+    private readonly options: PoolOptions,
+  ) {
+    const { password, applicationName } = options;
+    const { host, port } = config;
+    const destination = host !== undefined && port !== undefined ? options.destinations?.at({ host, port }) : undefined;
+    const stream = destination?.stream;
+    const ownConfig = {
+      ...config,
+      ...(password && { password: () => password.current }),
+      ...(stream && { stream }),
+      application_name: applicationName,
+    };
+    this.#admission = options.admit?.(() => this.closeIdle());
+    this.#capacity = new Capacity(limits, options, this.#admission, () => {
+      this.#serve();
+    });
+    const shared = {
+      capacity: this.#capacity,
+      found: this.#found,
+      admission: this.#admission,
+      destination,
+      idleChanged: () => {
+        this.#reportIdle();
+      },
+    };
+    const opener = new Opener(ownConfig, limits, options, {
+      ...shared,
+      closeLane: () => {
+        this.#lane.close();
+      },
+    });
+    this.#opener = opener;
+    this.#sessions = new SessionKeeper(limits, options, {
+      ...shared,
+      opener,
+      released: (session) => {
+        this.#release(session);
+      },
+      looked: () => {
+        // The time may be over in which the role's limit was not tried again.
+        this.#askForSlots();
+      },
+      takesWritesAgain: () => {
+        this.#sessions.retireReadOnly();
+        this.#lane.closeReadOnly();
+      },
+    });
+    this.#lane = new LaneKeeper(ownConfig, limits, options, {
+      ...shared,
+      opener,
+      waiting: this.#waiting,
+      run: (text, values, deadline) => this.run(text, values, deadline),
+    });
+  }
+
+  /**
+   * A connection for the caller alone, until it is released.
+   *
+   * @param deadline until when it is waited for, on `performance.now`
+   * @throws DatabaseFault `busy` if none becomes free in time, `unavailable` if the server cannot be reached
+   */
+  async connect(deadline = performance.now() + this.limits.acquireTimeout): Promise<Session> {
+    const idle = this.#sessions.takeIdle();
+    if (idle) return idle;
+    if (this.#capacity.closed) throw poolClosed();
+    this.#found.refuseAgain();
+    const slot = this.#capacity.takeSlot();
+    if (slot) return this.#openOrWait(slot, deadline);
+    if (this.#waiting.length >= this.limits.max * WAITING_PER_CONNECTION)
+      throw new DatabaseFault('busy', 'too many requests wait for a connection');
+    return this.#wait(deadline);
+  }
+
+  /**
+   * Runs one short statement that changes nothing, on the lane if possible.
+   *
+   * @throws DatabaseFault, or the server's error
+   */
+  read<R>(text: string, values: readonly unknown[]): Promise<R[]> {
+    return this.#lane.read<R>(text, values);
+  }
+
+  /** Runs one statement on a connection of its own. @throws DatabaseFault, or the server's error */
+  async run<R>(text: string, values: readonly unknown[], deadline?: number): Promise<R[]> {
+    const session = this.#sessions.takeIdle() ?? (await this.connect(deadline));
+    try {
+      const { rows } = await session.run<R>(text, values);
+      return rows;
+    } finally {
+      session.release();
+    }
+  }
+
+  /** Called by Kysely's destroy(). */
+  end(): Promise<void> {
+    return this.close(0);
+  }
+
+  stats(): PoolStats {
+    const { present, unknown } = this.#capacity;
+    const idle = this.#sessions.idle + (this.#lane.isIdle ? 1 : 0);
+    return { total: present, idle, unknown, waiting: this.#waiting.length + this.#lane.waiting };
+  }
+
+  /** Closes one connection that is unused. Returns whether there was one. */
+  closeIdle(): boolean {
+    return this.#sessions.closeIdle() || this.#lane.closeIdle();
+  }
+
+  /**
+   * Lets running work finish, at most `deadlineMs`, then closes every connection. Never rejects: what is left over when
+   * the time is up is cut, connections that are being opened too.
+   */
+  close(deadlineMs: number): Promise<void> {
+    this.#closing ??= this.#close(deadlineMs);
+    return this.#closing;
+  }
+
+  async #close(deadlineMs: number): Promise<void> {
+    const deadline = performance.now() + deadlineMs;
+    const inUse = (): boolean => {
+      const { total, idle, waiting } = this.stats();
+      return waiting > 0 || idle < total;
+    };
+    while (inUse() && performance.now() < deadline)
+      await new Promise((resolve) => setTimeout(resolve, DRAIN_LOOK_EVERY));
+    this.#capacity.closed = true;
+    this.#waiting.rejectAll(poolClosed);
+    this.#lane.end();
+    this.#sessions.endAll();
+    this.#opener.end();
+    // A request between two statements of a transaction gives its session back when it sends the next one, and not before. Its
+    // connection is gone, and the pool does not wait for the request.
+    if (this.#capacity.present > 0) {
+      const empty = new Promise<void>((resolve) => (this.#onEmpty = resolve));
+      await within(empty, CLOSE_MARGIN, poolClosed).catch(() => undefined);
+    }
+    this.#admission?.leave();
+  }
+
+  #wait(deadline: number): Promise<Session> {
+    const served = this.#waiting.wait(deadline);
+    this.#askForSlots();
+    return served;
+  }
+
+  /** Asks for as many slots as there are requests waiting which could still get a connection of this pool. */
+  #askForSlots(): void {
+    const capacity = this.#capacity;
+    while (capacity.awaited < this.#waiting.length && capacity.hasRoomToAsk) {
+      capacity.awaited += 1;
+      capacity.openSlot().then(
+        (slot) => {
+          capacity.awaited -= 1;
+          this.#serve(slot);
+        },
+        (error: unknown) => {
+          capacity.awaited -= 1;
+          // A request that can still be given a connection of this pool goes on waiting for it.
+          if (capacity.present === 0) this.#waiting.rejectFirst(connectFault(error));
+        },
+      );
+    }
+  }
+
+  /** Serves the requests that wait, after a connection has closed, or with the slot that was asked for. */
+  #serve(slot?: Slot): void {
+    if (this.#capacity.present === 0) this.#onEmpty?.();
+    if (slot) {
+      const taken = !this.#capacity.closed && this.#waiting.open((deadline) => this.#openOrWait(slot, deadline));
+      if (!taken) slot.release();
+    }
+    if (this.#waiting.length > 0) this.#askForSlots();
+    this.#reportIdle();
+  }
+
+  /** Opens a connection. If the role or the server has no room for it, the next one that is free is waited for. */
+  async #openOrWait(slot: Slot, deadline: number): Promise<Session> {
+    try {
+      return await this.#sessions.open(slot);
+    } catch (error) {
+      const full = isServerFull(error) && this.#admission !== undefined && !this.options.failsWhenFull;
+      const refused = error instanceof DatabaseFault && error.reason === TOO_MANY_CONNECTIONS;
+      const another = full || (refused && this.#capacity.isAtLimit);
+      if (another && !this.#capacity.closed && performance.now() < deadline) return this.#wait(deadline);
+      throw error;
+    }
+  }
+
+  /** A session that was given back goes to the next request, or becomes idle, or is closed if it is of no more use. */
+  #release(session: Session): void {
+    this.options.onOutcome?.(session.fault, session.askedAt, false);
+    const isUseless = !session.clean || session.retired || this.#capacity.closed;
+    if (isUseless || (this.#admission?.mustYield() ?? false)) this.#sessions.end(session);
+    else if (!this.#waiting.give(session)) this.#sessions.keepIdle(session);
+  }
+
+  /** Notifies admission when the pool has an unused connection, and when it has none any more. */
+  #reportIdle(): void {
+    if (!this.#admission) return;
+    const has = this.#sessions.idle > 0 || this.#lane.isIdle;
+    if (has === this.#reportedIdle) return;
+    this.#reportedIdle = has;
+    this.#admission.idle(has);
+  }
+}

@@ -1,0 +1,99 @@
+// Queries of the request path, compiled once for each shape they take. Kysely builds and prints a query anew at every call,
+// which costs more than sending it; a compiled one is executed with new parameters.
+import type { Compilable, CompiledQuery, Kysely } from 'kysely';
+
+/**
+ * A query that is built once for each combination of given parameters and `shape`:
+ *
+ *     const productById = statement((db: Kysely<TenantDatabase>, { id }: { id: string }) =>
+ *       db.selectFrom('products').select(columns).where('id', '=', id));
+ *     const [product] = await productById(db, { id });
+ *
+ * `build` gets placeholders for the parameters and must pass them on as they are: it can ask whether one is undefined, and
+ * nothing else. What decides how the query looks, a sort column say, goes into `shape`, of which there must be few.
+ *
+ * @returns a function that runs the query and answers its rows
+ */
+export function statement<DB, P extends object, Row, S = undefined>(
+  build: Build<DB, P, Row, S>,
+): Statement<DB, P, Row, S> {
+  return compiledOnce(build, 'run');
+}
+
+/**
+ * The same for a query that changes nothing and is answered in a moment, such as a look-up by key or a page of an index:
+ * outside a transaction it may share a connection with others (db/driver/lane/lane.ts).
+ */
+export function shortRead<DB, P extends object, Row, S = undefined>(
+  build: Build<DB, P, Row, S>,
+): Statement<DB, P, Row, S> {
+  return compiledOnce(build, 'read');
+}
+
+/**
+ * How a database runs compiled statements outside of transactions: without Kysely's executor, which costs as much again.
+ * May throw as well as reject.
+ */
+export interface Runner {
+  read<Row>(text: string, values: readonly unknown[]): Promise<Row[]>;
+  run<Row>(text: string, values: readonly unknown[]): Promise<Row[]>;
+}
+
+/** A transaction is a Kysely of its own, and has none. */
+const runners = new WeakMap<object, Runner>();
+
+export function setRunner<DB>(db: Kysely<DB>, runner: Runner): void {
+  runners.set(db, runner);
+}
+
+type Build<DB, P, Row, S> = (db: Kysely<DB>, parameters: P, shape: S) => Compilable<Row>;
+
+type Statement<DB, P, Row, S> = (
+  db: Kysely<DB>,
+  parameters: P,
+  ...shape: S extends undefined ? [] : [S]
+) => Promise<Row[]>;
+
+function compiledOnce<DB, P extends object, Row, S>(
+  build: Build<DB, P, Row, S>,
+  way: keyof Runner,
+): Statement<DB, P, Row, S> {
+  const compiled = new Map<string, CompiledQuery<Row>>();
+  // Async where nothing is awaited but Kysely: what a runner throws becomes a rejection here.
+  return async (db, parameters, ...[shape]) => {
+    const given = parameters as Readonly<Record<string, unknown>>;
+    const key = shapeOf(given, shape);
+    let query = compiled.get(key);
+    if (!query) {
+      query = build(db, placeholders(parameters), shape as S).compile();
+      compiled.set(key, query);
+    }
+    const values = query.parameters.map((value) => (value instanceof Placeholder ? given[value.name] : value));
+    const runner = runners.get(db);
+    if (runner) return runner[way]<Row>(query.sql, values);
+    const { rows } = await db.executeQuery<Row>({ ...query, parameters: values });
+    return rows;
+  };
+}
+
+/** Which parameters are given, and the shape: a parameter that is undefined is left out of the query. */
+function shapeOf(parameters: Readonly<Record<string, unknown>>, shape: unknown): string {
+  let key = shape === undefined ? '' : JSON.stringify(shape);
+  for (const name of Object.keys(parameters)) if (parameters[name] !== undefined) key += ` ${name}`;
+  return key;
+}
+
+function placeholders<P extends object>(parameters: P): P {
+  const given = Object.entries(parameters).filter(([, value]) => value !== undefined);
+  return Object.fromEntries(given.map(([name]) => [name, new Placeholder(name)])) as P;
+}
+
+/** Stands for a parameter while a query is built. */
+class Placeholder {
+  constructor(readonly name: string) {}
+
+  /** A value that was computed from a placeholder would be baked into the query for ever. */
+  [Symbol.toPrimitive](): never {
+    throw new TypeError(`the parameter "${this.name}" was used to compute something while the query was built`);
+  }
+}

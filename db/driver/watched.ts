@@ -1,0 +1,99 @@
+// A Kysely for one write. Each connection that it gets is looked at before the first statement, until the write has changed
+// something: the caller can lose its rights while the write waits for a connection.
+import { Kysely, PostgresDialect, type PostgresPool, type PostgresPoolClient } from 'kysely';
+import type { ConnectionPool } from './pool/pool.js';
+import type { Session } from './pool/held-connection.js';
+import { setRunner } from './statement.js';
+
+/** What is asked when a write gets a connection, or gets none. Both may throw as well as reject. */
+export interface Watch<DB> {
+  /**
+   * Passes by returning. What it throws is what the query fails with, and the connection is given back before.
+   *
+   * @param held makes a Kysely over that connection: a request never waits for a second connection while it holds one
+   */
+  readonly got: (held: () => Kysely<DB>) => Promise<void> | undefined;
+  /** May throw a better reason than the pool's own. */
+  readonly missed: () => Promise<void> | undefined;
+}
+
+/** @param pool as for `databaseOver` (db/driver/client.ts) */
+export function watchedDatabase<DB>(
+  pool: () => ConnectionPool | Promise<ConnectionPool>,
+  watch: Watch<DB>,
+): Kysely<DB> {
+  // From the first change on, a refusal would say that nothing was changed, which is not true any more.
+  let changed = false;
+  const noteStatement = (text: string): void => {
+    changed ||= !text.startsWith('select ');
+  };
+
+  async function connect(): Promise<Session> {
+    let session: Session;
+    try {
+      session = await (await pool()).connect();
+    } catch (error) {
+      if (!changed) await watch.missed();
+      throw error;
+    }
+    if (changed) return session;
+    try {
+      // Awaited only if there is something to wait for.
+      const looking = watch.got(() => over<DB>(session));
+      if (looking) await looking;
+      return session;
+    } catch (error) {
+      session.release();
+      throw error;
+    }
+  }
+
+  const db = new Kysely<DB>({
+    dialect: dialectOf(async () => {
+      const session = await connect();
+      return clientOf(session, noteStatement, () => {
+        session.release();
+      });
+    }),
+  });
+  setRunner(db, {
+    read: async (text, values) => (await pool()).read(text, values),
+    async run<Row>(text: string, values: readonly unknown[]) {
+      const session = await connect();
+      try {
+        noteStatement(text);
+        return (await session.run<Row>(text, values)).rows;
+      } finally {
+        session.release();
+      }
+    },
+  });
+  return db;
+}
+
+/** A Kysely over one connection. It does not give the connection back. */
+function over<DB>(session: Session): Kysely<DB> {
+  const db = new Kysely<DB>({ dialect: dialectOf(async () => clientOf(session, ignore, ignore)) });
+  const run = async <Row>(text: string, values: readonly unknown[]): Promise<Row[]> =>
+    (await session.run<Row>(text, values)).rows;
+  setRunner(db, { read: run, run });
+  return db;
+}
+
+function ignore(): void {
+  // Nothing to do.
+}
+
+function dialectOf(connect: PostgresPool['connect']): PostgresDialect {
+  return new PostgresDialect({ pool: { connect, end: async () => undefined } });
+}
+
+function clientOf(session: Session, sending: (text: string) => void, release: () => void): PostgresPoolClient {
+  return {
+    query: ((text: string, values: readonly unknown[]) => {
+      sending(text);
+      return session.query(text, values);
+    }) as PostgresPoolClient['query'],
+    release,
+  };
+}

@@ -1,0 +1,106 @@
+// Queries on the changes that replicas tell each other. A row's number says nothing about when it was committed, so a reader
+// goes by snapshots: what is visible now and was not visible in its last snapshot is new, however late it was committed.
+import { sql, type Kysely } from 'kysely';
+import { WITHOUT_STANDBY } from '../shared/synchronous-commit.js';
+import type { Registry } from './registry-schema.js';
+
+/** The channel whose notifications wake readers. Former builds read the messages from it. */
+export const CHANNEL = 'tenantry';
+
+/** A reader that finds more new rows than this gets none of them: one `any` is shorter. */
+export const MAX_NEW_ROWS = 10_000;
+
+/** Rows that are deleted in one statement. */
+const SWEPT_AT_ONCE = 5_000;
+
+/** How long a former build may run beside this one: as an interval of PostgreSQL. */
+const FORMER_BUILD_FOR = `interval '2 hours'`;
+
+/** What a reader finds. */
+export interface FeedReading {
+  /** What was visible: the next reading goes on from it. */
+  readonly snapshot: string;
+  /** The registry's clock, in ms since 1970. */
+  readonly clock: number;
+  /** Which server, database and table this is; another one has other transactions and numbers. */
+  readonly source: string;
+  /** Numbers of the oldest and the newest row; 0 when there is none. */
+  readonly oldest: number;
+  readonly newest: number;
+  /** What is new since the last reading, in order of number. Empty in a first reading; at most MAX_NEW_ROWS + 1. */
+  readonly messages: readonly string[];
+  /** Whether the server takes no writes: changes are made elsewhere. */
+  readonly readOnly: boolean;
+  /** Whether a former build may run beside this one. */
+  readonly former: boolean;
+  /** How full the server's NOTIFY queue is, from 0 to 1. Asking frees what every listener has read. */
+  readonly queueUsage: number;
+}
+
+/**
+ * Reads what is new, in one statement that takes no transaction id. Its parameter is the snapshot of the reading before, or null.
+ * Rows from another server, which a restored dump brings along, have transaction ids that this server has not given yet.
+ */
+export const READ_FEED = `select pg_current_snapshot()::text as "snapshot",
+    (extract(epoch from clock_timestamp()) * 1000)::float8 as "clock",
+    concat_ws(' ', extract(epoch from pg_postmaster_start_time()), d.oid, 'changes'::regclass::oid) as "source",
+    coalesce((select min(seq) from changes), 0)::float8 as "oldest",
+    coalesce((select max(seq) from changes), 0)::float8 as "newest",
+    array(
+      select message from (
+        select seq, message from changes
+        where xid >= pg_snapshot_xmax($1::pg_snapshot) and xid < pg_snapshot_xmax(pg_current_snapshot())
+        union all
+        select seq, message from changes where xid = any(array(select pg_snapshot_xip($1::pg_snapshot)))
+      ) new order by seq limit ${MAX_NEW_ROWS + 1}
+    ) as "messages",
+    pg_is_in_recovery() or current_setting('transaction_read_only') = 'on' as "readOnly",
+    coalesce((select feed_since > now() - ${FORMER_BUILD_FOR} from installation), true) as "former",
+    case when pg_is_in_recovery() then 0 else pg_notification_queue_usage() end as "queueUsage"
+  from pg_database d where d.datname = current_database()`;
+
+/**
+ * Adds changes, in one transaction. No standby has to have them: readers that reach another server take that for a gap.
+ *
+ * @param notify whether it also notifies: a full queue (54000) then fails it
+ * @throws DatabaseFault
+ */
+export async function insertChanges(
+  db: Kysely<Registry>,
+  messages: readonly { readonly row: string; readonly notification: string }[],
+  notify: boolean,
+): Promise<void> {
+  const rows = messages.map(({ row }) => row);
+  const notifications = notify ? messages.map(({ notification }) => notification) : [];
+  await sql`
+    with added as (
+      insert into changes (message)
+      select message from unnest(${rows}::text[]) message where (select ${WITHOUT_STANDBY}) is not null
+    )
+    select pg_notify(${CHANNEL}, notification) from unnest(${notifications}::text[]) notification`.execute(db);
+}
+
+/** What is visible now. */
+export async function currentSnapshot(db: Kysely<Registry>): Promise<string> {
+  const { rows } = await sql<{ snapshot: string }>`select pg_current_snapshot()::text as snapshot`.execute(db);
+  return rows[0]?.snapshot ?? '';
+}
+
+/**
+ * Deletes a batch of rows that were visible in an earlier snapshot, and what another server left. The newest of them stays: a
+ * reader that has seen a row which is gone knows that it missed something.
+ *
+ * @param earlier taken so long ago that every reader has read since, or knows that it was silent for too long
+ * @returns whether there may be more
+ */
+export async function sweepChanges(db: Kysely<Registry>, earlier: string): Promise<boolean> {
+  const wasVisible = sql<boolean>`pg_visible_in_snapshot(xid, ${earlier}::pg_snapshot)`;
+  const { numAffectedRows = 0n } = await sql`
+    delete from changes where seq in (
+      select seq from changes
+      where (${wasVisible} or xid >= pg_snapshot_xmax(pg_current_snapshot()))
+        and seq < (select max(seq) from changes where ${wasVisible})
+      order by seq limit ${SWEPT_AT_ONCE}
+    ) and (select ${WITHOUT_STANDBY}) is not null`.execute(db);
+  return numAffectedRows >= SWEPT_AT_ONCE;
+}

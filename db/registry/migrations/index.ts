@@ -1,0 +1,27 @@
+// The registry's migrations, listed by hand: a static list is the same in source, build and tests.
+import type { Migrations } from '../../shared/migrator.js';
+import * as m0001 from './0001_registry.js';
+import * as m0002 from './0002_events.js';
+import * as m0003 from './0003_slot_leases.js';
+import * as m0004 from './0004_sessions.js';
+import * as m0005 from './0005_audit.js';
+import * as m0006 from './0006_lifecycle.js';
+import * as m0010 from './0010_resealing.js';
+import * as m0011 from './0011_evidence.js';
+import * as m0012 from './0012_session_generations.js';
+import * as m0013 from './0013_full_notify_queue.js';
+import * as m0014 from './0014_changes.js';
+
+export const registryMigrations: Migrations = {
+  '0001_registry': m0001,
+  '0002_events': m0002,
+  '0003_slot_leases': m0003,
+  '0004_sessions': m0004,
+  '0005_audit': m0005,
+  '0006_lifecycle': m0006,
+  '0010_resealing': m0010,
+  '0011_evidence': m0011,
+  '0012_session_generations': m0012,
+  '0013_full_notify_queue': m0013,
+  '0014_changes': m0014,
+};

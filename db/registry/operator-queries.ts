@@ -1,0 +1,91 @@
+// Queries on the registry's operators.
+import { sql, type Kysely, type Transaction } from 'kysely';
+import { newId } from '../shared/ids.js';
+import type { Registry } from './registry-schema.js';
+
+/** An operator with the password's hash, for sign-in. The e-mail address is compared in lower case. */
+export async function findOperatorByEmail(
+  db: Kysely<Registry>,
+  email: string,
+): Promise<{ id: string; email: string; passwordHash: string; active: boolean } | undefined> {
+  return db
+    .selectFrom('operators')
+    .select(['id', 'email', 'password as passwordHash', 'active'])
+    .where('email', '=', email)
+    .executeTakeFirst();
+}
+
+export async function findOperator(
+  db: Kysely<Registry>,
+  id: string,
+): Promise<{ id: string; email: string; active: boolean; createdAt: string; updatedAt: string } | undefined> {
+  return db
+    .selectFrom('operators')
+    .select(['id', 'email', 'active', 'created_at as createdAt', 'updated_at as updatedAt'])
+    .where('id', '=', id)
+    .executeTakeFirst();
+}
+
+/** The password's hash, for changes that ask for the password. */
+export async function findOperatorCredentials(
+  db: Kysely<Registry>,
+  id: string,
+): Promise<{ passwordHash: string } | undefined> {
+  return db.selectFrom('operators').select('password as passwordHash').where('id', '=', id).executeTakeFirst();
+}
+
+/**
+ * Changes the password of an active operator whose password is still the confirmed one. Returns whether it did.
+ */
+export async function updateOperatorPassword(
+  db: Kysely<Registry>,
+  id: string,
+  hashes: { confirmed: string; next: string },
+): Promise<boolean> {
+  const updated = await db
+    .updateTable('operators')
+    .set({ password: hashes.next, updated_at: sql<string>`now()` })
+    .where('id', '=', id)
+    .where('active', '=', true)
+    .where('password', '=', hashes.confirmed)
+    .returning('id')
+    .executeTakeFirst();
+  return updated !== undefined;
+}
+
+/**
+ * Keeps an operator from being deactivated until the transaction ends. Shared, so that acts of one operator do not wait for
+ * each other. Returns whether the operator is active.
+ */
+export async function lockOperator(trx: Transaction<Registry>, id: string): Promise<boolean> {
+  const operator = await trx
+    .selectFrom('operators')
+    .select('active')
+    .where('id', '=', id)
+    .forShare()
+    .executeTakeFirst();
+  return operator?.active ?? false;
+}
+
+/** How many operators there are, active or not. */
+export async function countOperators(db: Kysely<Registry>): Promise<number> {
+  const { count } = await db
+    .selectFrom('operators')
+    .select((eb) => eb.fn.countAll<string>().as('count'))
+    .executeTakeFirstOrThrow();
+  return Number(count);
+}
+
+/** Adds an operator; one with that address already there stays as it is. Returns whether one was added. */
+export async function insertOperator(
+  db: Kysely<Registry>,
+  operator: { email: string; passwordHash: string },
+): Promise<boolean> {
+  const inserted = await db
+    .insertInto('operators')
+    .values({ id: newId(), email: operator.email, password: operator.passwordHash })
+    .onConflict((conflict) => conflict.column('email').doNothing())
+    .returning('id')
+    .executeTakeFirst();
+  return inserted !== undefined;
+}

@@ -1,0 +1,225 @@
+// Queries on standby databases, and the first statement of each tenant: its row, made from a standby database or anew, with
+// the key of its request and its lock, so that none of them is ever there without the others.
+import { sql, type Kysely, type RawBuilder } from 'kysely';
+import type { RequestKey } from './idempotency-keys.js';
+import type { LimitChanges, PoolOptionChanges, Registry } from './registry-schema.js';
+import { takesTenantLock, tenantLockKey, waitForTenantLock } from './tenant-lock-keys.js';
+import { merged } from './tenant-queries.js';
+
+export interface StandbyRecord {
+  readonly id: string;
+  readonly clusterId: string;
+  readonly dbName: string;
+  readonly dbUser: string;
+  /** Ciphertext, as in tenants. */
+  readonly dbPassword: string;
+  readonly schemaVersion: string;
+  readonly ready: boolean;
+}
+
+/** A cluster, as far as standby databases are made on it. */
+export interface StandbyCluster {
+  readonly id: string;
+  readonly host: string;
+  readonly port: number;
+  /** Standby databases to keep; 0 where no tenants are put on it. */
+  readonly wanted: number;
+}
+
+/** What of a tenant's row does not come from its database. */
+export interface TenantToBe {
+  readonly name: string;
+  readonly slug: string;
+  readonly clusterId: string;
+  readonly dbHost: string;
+  readonly dbPort: number;
+  readonly poolOptions: PoolOptionChanges;
+  readonly limits?: LimitChanges | undefined;
+  readonly schemaVersion: string;
+  /** The id of this operation. */
+  readonly claim: string;
+  readonly requestKey?: RequestKey | undefined;
+}
+
+/** What of a tenant's row comes from its database. */
+export interface OwnDatabase {
+  readonly id: string;
+  readonly dbName: string;
+  readonly dbUser: string;
+  readonly dbPassword: string;
+  /** The database that is to be adopted. */
+  readonly adopts?: string;
+}
+
+const columns = [
+  'id',
+  'cluster_id as clusterId',
+  'db_name as dbName',
+  'db_user as dbUser',
+  'db_password as dbPassword',
+  'schema_version as schemaVersion',
+  'ready',
+] as const;
+
+/**
+ * Turns a standby database into a tenant that is being made, under the tenant's lock: the oldest one that is ready and that
+ * nobody else is about to take.
+ *
+ * @param session one connection, which the lock belongs to
+ * @returns undefined when none is ready, or the cluster is not at this place any more
+ */
+export async function claimStandby(
+  session: Kysely<Registry>,
+  tenant: TenantToBe,
+): Promise<Omit<OwnDatabase, 'dbPassword'> | undefined> {
+  return register(
+    session,
+    tenant,
+    sql`
+      delete from standby_databases where id = (
+        select id from standby_databases
+        where cluster_id = (select id from place) and schema_version = ${tenant.schemaVersion} and ready
+        order by id limit 1 for update skip locked)
+      returning id, db_name, db_user, db_password, null::text as adopts`,
+  );
+}
+
+/**
+ * Writes the row of a tenant that is being made, under the tenant's lock.
+ *
+ * @param session one connection, which the lock belongs to
+ * @returns undefined when the cluster is not at this place any more
+ */
+export async function registerTenant(
+  session: Kysely<Registry>,
+  tenant: TenantToBe,
+  own: OwnDatabase,
+): Promise<Omit<OwnDatabase, 'dbPassword'> | undefined> {
+  return register(
+    session,
+    tenant,
+    sql`select ${own.id}::uuid as id, ${own.dbName}::text as db_name, ${own.dbUser}::text as db_user,
+      ${own.dbPassword}::text as db_password, ${own.adopts ?? null}::text as adopts from place`,
+  );
+}
+
+async function register(
+  session: Kysely<Registry>,
+  tenant: TenantToBe,
+  database: RawBuilder<unknown>,
+): Promise<Omit<OwnDatabase, 'dbPassword'> | undefined> {
+  const { requestKey } = tenant;
+  const keyed = requestKey
+    ? sql`, keyed as (
+        insert into idempotency_keys (operator_id, key, request_hash, tenant_id)
+          select ${requestKey.operatorId}::uuid, ${requestKey.key}::text, ${requestKey.requestHash}::text, id from made)`
+    : sql``;
+  const { rows } = await sql<{ id: string; dbName: string; dbUser: string; mine: boolean }>`
+    with ${stillThere(tenant.clusterId, tenant.dbHost, tenant.dbPort)},
+    own as (${database}),
+    made as (
+      insert into tenants (id, name, slug, status, cluster_id, db_host, db_port, db_name, db_user, db_password,
+          pool_options, limits, schema_version, claim, generation, adopts)
+        select id, ${tenant.name}::text, ${tenant.slug}::text, 'provisioning', ${tenant.clusterId}::uuid,
+          ${tenant.dbHost}::text, ${tenant.dbPort}::integer, db_name, db_user, db_password,
+          ${merged(sql`'{}'::jsonb`, tenant.poolOptions)},
+          ${merged(sql`'{}'::jsonb`, tenant.limits ?? {})}, ${tenant.schemaVersion}::text, ${tenant.claim}::uuid, 1,
+          adopts from own
+        returning id, db_name, db_user)
+    ${keyed}
+    select id, db_name as "dbName", db_user as "dbUser", ${takesTenantLock(sql`id`)} as mine from made`.execute(
+    session,
+  );
+  const [row] = rows;
+  if (!row) return undefined;
+  const { mine, ...registered } = row;
+  // Who looks for what a crash left may have it, and lets go of it in a moment, finding that this is nothing of the kind.
+  if (!mine) await waitForTenantLock(session, registered.id);
+  return registered;
+}
+
+/**
+ * The cluster, when it still is at this place, and it stays there until the transaction ends. Otherwise a row would name a
+ * server that is not known any more, and could never be removed.
+ */
+function stillThere(clusterId: string, host: string, port: number): RawBuilder<unknown> {
+  return sql`place as materialized (
+    select id from clusters where id = ${clusterId}::uuid and host = ${host}::text and port = ${port}::integer
+    for key share)`;
+}
+
+/**
+ * Writes the row of a standby database that is about to be made, under its lock. Returns false when the cluster is not at this
+ * place any more.
+ */
+export async function insertStandby(
+  session: Kysely<Registry>,
+  { id, clusterId, dbName, dbUser, dbPassword, schemaVersion }: Omit<StandbyRecord, 'ready'>,
+  { host, port }: { readonly host: string; readonly port: number },
+): Promise<boolean> {
+  const { rows } = await sql`
+    with ${stillThere(clusterId, host, port)},
+    made as (
+      insert into standby_databases (id, cluster_id, db_name, db_user, db_password, schema_version)
+        select ${id}::uuid, id, ${dbName}::text, ${dbUser}::text, ${dbPassword}::text, ${schemaVersion}::text from place
+        returning id)
+    select ${takesTenantLock(sql`id`)} from made`.execute(session);
+  return rows.length === 1;
+}
+
+/**
+ * Lets a standby database be claimed, and frees its lock: whoever claims it wants it. Returns whether it is still there.
+ *
+ * @param session the connection that holds the lock
+ */
+export async function readyStandby(session: Kysely<Registry>, id: string): Promise<boolean> {
+  const { rows } = await sql`
+    update standby_databases set ready = true where id = ${id}
+    returning pg_advisory_unlock(${tenantLockKey(sql`id`)})`.execute(session);
+  return rows.length === 1;
+}
+
+/** Lets a standby database be claimed no more. Returns false where it was claimed, or is gone. */
+export async function retireStandby(db: Kysely<Registry>, id: string): Promise<boolean> {
+  const changed = await db
+    .updateTable('standby_databases')
+    .set({ ready: false })
+    .where('id', '=', id)
+    .returning('id')
+    .executeTakeFirst();
+  return changed !== undefined;
+}
+
+export async function deleteStandby(db: Kysely<Registry>, id: string): Promise<void> {
+  await db.deleteFrom('standby_databases').where('id', '=', id).execute();
+}
+
+/** Standby databases, oldest first, of one cluster or of all. */
+export async function listStandby(
+  db: Kysely<Registry>,
+  filter: { clusterId?: string; ready?: boolean } = {},
+): Promise<StandbyRecord[]> {
+  let query = db.selectFrom('standby_databases').select(columns).orderBy('id');
+  if (filter.clusterId !== undefined) query = query.where('cluster_id', '=', filter.clusterId);
+  if (filter.ready !== undefined) query = query.where('ready', '=', filter.ready);
+  return query.execute();
+}
+
+export async function listStandbyClusters(db: Kysely<Registry>): Promise<StandbyCluster[]> {
+  return db
+    .selectFrom('clusters')
+    .select(['id', 'host', 'port'])
+    .select(sql<number>`case when accepting then standby_target else 0 end`.as('wanted'))
+    .orderBy('id')
+    .execute();
+}
+
+/** Says how many standby databases a cluster is to have, where that is another number than now. */
+export async function setStandbyTarget(db: Kysely<Registry>, clusterId: string, target: number): Promise<void> {
+  await db
+    .updateTable('clusters')
+    .set({ standby_target: target, updated_at: sql<string>`now()` })
+    .where('id', '=', clusterId)
+    .where('standby_target', '<>', target)
+    .execute();
+}

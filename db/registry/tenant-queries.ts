@@ -1,0 +1,225 @@
+// Queries on the registry's tenants. Those by which jobs find their work are in db/registry/tenant-worklists.ts.
+import { sql, type Kysely, type RawBuilder, type SelectQueryBuilder, type Selectable } from 'kysely';
+import { afterPosition, containsPattern, type Keyset, type Position } from '../shared/keyset.js';
+import { refuseReadOnly, SERVER_STATE } from '../driver/proof.js';
+import type {
+  LimitChanges,
+  PoolOptionChanges,
+  Registry,
+  StoredLimits,
+  StoredPoolOptions,
+  TenantsTable,
+  TenantStatus,
+} from './registry-schema.js';
+
+/** A tenant's row. `dbPassword` is ciphertext. */
+export interface TenantRecord {
+  readonly id: string;
+  readonly name: string;
+  readonly slug: string;
+  readonly status: TenantStatus;
+  readonly active: boolean;
+  readonly dbHost: string;
+  readonly dbPort: number;
+  readonly dbName: string;
+  readonly dbUser: string;
+  readonly dbPassword: string;
+  /** Ciphertext of the one that takes its place, while it is being changed. */
+  readonly nextDbPassword: string | null;
+  readonly poolOptions: StoredPoolOptions;
+  readonly limits: StoredLimits;
+  readonly clusterId: string | null;
+  readonly deletedAt: string | null;
+  /** What a restoration brings back; null unless it is deleted. */
+  readonly statusBeforeDeletion: 'active' | 'suspended' | null;
+  /** The id of the operation that made it; null where a former build did. */
+  readonly claim: string | null;
+  /** How often its status has changed. */
+  readonly generation: number;
+  /** Whether it is deleted, and being restored. */
+  readonly restoring: boolean;
+  /** The database that it is to adopt, while it is being made. */
+  readonly adopts: string | null;
+  /** What is to happen to its database while it is being removed; null is the default of its kind. */
+  readonly onPurge: 'drop' | 'keep' | null;
+  readonly schemaVersion: string;
+  readonly epoch: number;
+  /** Sessions of a smaller generation do not count. Milliseconds since 1970 or 0, so that a double holds it exactly. */
+  readonly sessionsGeneration: number;
+  /** For sessions without a generation, which a former build began: those from before do not count. */
+  readonly sessionsValidFrom: string | null;
+  readonly createdAt: string;
+  readonly updatedAt: string;
+}
+
+export const tenantColumns = [
+  'id',
+  'name',
+  'slug',
+  'status',
+  'active',
+  'db_host as dbHost',
+  'db_port as dbPort',
+  'db_name as dbName',
+  'db_user as dbUser',
+  'db_password as dbPassword',
+  'next_db_password as nextDbPassword',
+  'pool_options as poolOptions',
+  'limits',
+  'cluster_id as clusterId',
+  'deleted_at as deletedAt',
+  'status_before_deletion as statusBeforeDeletion',
+  'claim',
+  'generation',
+  'restoring',
+  'adopts',
+  'on_purge as onPurge',
+  'schema_version as schemaVersion',
+  'epoch',
+  // pg gives a bigint as text.
+  sql<number>`sessions_generation::float8`.as('sessionsGeneration'),
+  'sessions_valid_from as sessionsValidFrom',
+  'created_at as createdAt',
+  'updated_at as updatedAt',
+] as const;
+
+/** The sorts that the list of tenants offers. */
+export const tenantSorts = {
+  createdAt: { column: 'created_at', type: 'timestamptz' },
+  name: { column: 'name', type: 'text' },
+  slug: { column: 'slug', type: 'text' },
+} as const satisfies Record<string, Pick<Keyset<Registry, 'tenants'>, 'column' | 'type'>>;
+
+/** The unique constraint that a slug breaks if it is taken. */
+export const TENANT_SLUG_CONSTRAINT = 'tenants_slug_key';
+
+export async function findTenant(db: Kysely<Registry>, id: string): Promise<TenantRecord | undefined> {
+  return tenants(db).where('id', '=', id).executeTakeFirst();
+}
+
+export async function findTenantBySlug(db: Kysely<Registry>, slug: string): Promise<TenantRecord | undefined> {
+  return tenants(db).where('slug', '=', slug).executeTakeFirst();
+}
+
+/** One page of tenants; `search` looks into name and slug, whatever the case. */
+export async function listTenants(
+  db: Kysely<Registry>,
+  page: {
+    sort: keyof typeof tenantSorts;
+    direction: 'asc' | 'desc';
+    after?: Position | undefined;
+    limit: number;
+    search?: string | undefined;
+    status?: TenantStatus | undefined;
+  },
+): Promise<TenantRecord[]> {
+  const { search, status } = page;
+  let query = tenants(db);
+  if (status) query = query.where('status', '=', status);
+  if (search) {
+    const pattern = containsPattern(search);
+    query = query.where((eb) => eb.or([eb('name', 'ilike', pattern), eb('slug', 'ilike', pattern)]));
+  }
+  return afterPosition(
+    query,
+    { ...tenantSorts[page.sort], id: 'id', direction: page.direction },
+    page.after,
+    page.limit,
+  ).execute();
+}
+
+/** The tenants whose database should exist, oldest first: a deleted one may be restored. */
+export async function listProvisionedTenants(db: Kysely<Registry>): Promise<TenantRecord[]> {
+  return tenants(db).where('status', 'in', ['active', 'suspended', 'deleted']).orderBy('id').execute();
+}
+
+/** The places of all tenants' databases. */
+export async function listTenantPlaces(db: Kysely<Registry>): Promise<{ host: string; port: number }[]> {
+  return db.selectFrom('tenants').select(['db_host as host', 'db_port as port']).distinct().execute();
+}
+
+/** The tenants at a place with one of the statuses, or with one of the database names. */
+export async function listTenantsAt(
+  db: Kysely<Registry>,
+  place: { readonly host: string; readonly port: number },
+  which: { readonly statuses: readonly TenantStatus[] } | { readonly names: readonly string[] },
+): Promise<TenantRecord[]> {
+  const query = tenants(db).where('db_host', '=', place.host).where('db_port', '=', place.port);
+  return 'statuses' in which
+    ? query.where('status', 'in', which.statuses).execute()
+    : query.where(sql<boolean>`db_name = any(${which.names})`).execute();
+}
+
+/**
+ * Changes the given columns and returns the new row. A trigger increases the epoch if pools depend on a changed column, and
+ * notifies every replica.
+ *
+ * @param from statuses that the tenant may be in; otherwise nothing changes and the result is undefined
+ */
+export async function updateTenant(
+  db: Kysely<Registry>,
+  id: string,
+  changes: {
+    name?: string | undefined;
+    slug?: string | undefined;
+    poolOptions?: PoolOptionChanges | undefined;
+    limits?: LimitChanges | undefined;
+    status?: TenantStatus | undefined;
+    schemaVersion?: string | undefined;
+  },
+  from: readonly TenantStatus[],
+): Promise<TenantRecord | undefined> {
+  const { name, slug, poolOptions, limits, status, schemaVersion } = changes;
+  return db
+    .updateTable('tenants')
+    .set({
+      ...(name !== undefined && { name }),
+      ...(slug !== undefined && { slug }),
+      ...(poolOptions !== undefined && { pool_options: merged(sql.ref('pool_options'), poolOptions) }),
+      ...(limits !== undefined && { limits: merged(sql.ref('limits'), limits) }),
+      ...(status !== undefined && { status }),
+      ...(schemaVersion !== undefined && { schema_version: schemaVersion }),
+      updated_at: sql<string>`now()`,
+    })
+    .where('id', '=', id)
+    .where('status', 'in', from)
+    .returning(tenantColumns)
+    .executeTakeFirst();
+}
+
+/**
+ * Ends every session that the tenant has, by its next generation. Returns whether there is such a tenant.
+ *
+ * The generation is at least the registry's time in ms. A registry that was restored to an earlier moment knows a smaller one
+ * than some sessions have, and must not count up to theirs.
+ */
+export async function endTenantSessions(db: Kysely<Registry>, id: string): Promise<boolean> {
+  const updated = await db
+    .updateTable('tenants')
+    .set({
+      sessions_generation: sql<number>`
+        greatest(sessions_generation + 1, (extract(epoch from clock_timestamp()) * 1000)::bigint)`,
+      sessions_valid_from: sql<string>`now()`,
+    })
+    .where('id', '=', id)
+    .returning('id')
+    .executeTakeFirst();
+  return updated !== undefined;
+}
+
+/** Answers when the registry does. @throws DatabaseFault, `in recovery` or `read-only` when it takes no writes */
+export async function pingRegistry(db: Kysely<Registry>): Promise<void> {
+  const { rows } = await sql<Record<string, unknown>>`select ${sql.raw(SERVER_STATE)}`.execute(db);
+  refuseReadOnly(rows[0]);
+}
+
+/** Settings with changes to some keys; a key that became null is dropped, and has its default again. */
+export function merged(settings: RawBuilder<unknown>, changes: PoolOptionChanges | LimitChanges): RawBuilder<string> {
+  return sql<string>`jsonb_strip_nulls(${settings} || ${JSON.stringify(changes)}::jsonb)`;
+}
+
+function tenants(
+  db: Kysely<Registry>,
+): SelectQueryBuilder<Registry, 'tenants', TenantRecord & Partial<Selectable<TenantsTable>>> {
+  return db.selectFrom('tenants').select(tenantColumns);
+}

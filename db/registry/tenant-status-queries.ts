@@ -1,0 +1,156 @@
+// Queries that lead a tenant's row from one status to another. Each names the statuses, and where it matters the claim, that
+// it may come from: the row lock that it takes is the fence behind which a step may be called not done.
+import { sql, type Kysely, type UpdateObject, type UpdateQueryBuilder } from 'kysely';
+import type { Registry, TenantStatus } from './registry-schema.js';
+import { graceIsOver } from './tenant-worklists.js';
+import { tenantColumns, type TenantRecord } from './tenant-queries.js';
+
+/** The row, after every change of it that is under way has ended: also one whose answer was lost. */
+export async function findSettledTenant(db: Kysely<Registry>, id: string): Promise<TenantRecord | undefined> {
+  return db.selectFrom('tenants').select(tenantColumns).where('id', '=', id).forShare().executeTakeFirst();
+}
+
+/**
+ * Makes a tenant active that is being made, with the database that it adopts; or suspended, when its database was found closed.
+ * Undefined when it is not being made any more.
+ */
+export async function activateTenant(
+  db: Kysely<Registry>,
+  { id, claim }: Pick<TenantRecord, 'id' | 'claim'>,
+  status: 'active' | 'suspended' = 'active',
+): Promise<TenantRecord | undefined> {
+  return change(db, id, { status })
+    .set({ db_name: sql<string>`coalesce(adopts, db_name)`, adopts: null })
+    .where('status', '=', 'provisioning')
+    .where('claim', 'is not distinct from', claim)
+    .executeTakeFirst();
+}
+
+/** Turns a tenant to deleted and notes what it was. Undefined when it is neither active nor suspended. */
+export async function markTenantDeleted(db: Kysely<Registry>, id: string): Promise<TenantRecord | undefined> {
+  return change(db, id, { status: 'deleted' })
+    .set({ deleted_at: sql<string>`now()`, status_before_deletion: sql<'active' | 'suspended'>`status` })
+    .where('status', 'in', ['active', 'suspended'])
+    .executeTakeFirst();
+}
+
+/**
+ * Begins to restore a deleted tenant: from now on the restoration is finished, by this worker or by another. Undefined when it
+ * is not deleted.
+ */
+export async function beginRestoration(db: Kysely<Registry>, id: string): Promise<TenantRecord | undefined> {
+  return change(db, id, { restoring: true, generation: sql<number>`generation + 1` })
+    .where('status', '=', 'deleted')
+    .where('restoring', '=', false)
+    .executeTakeFirst();
+}
+
+/** Turns a deleted tenant back to what it was. Undefined when it is not being restored. */
+export async function finishRestoration(
+  db: Kysely<Registry>,
+  { id, generation }: Pick<TenantRecord, 'id' | 'generation'>,
+): Promise<TenantRecord | undefined> {
+  return change(db, id, { status: sql<TenantStatus>`status_before_deletion` })
+    .set(NOT_DELETED)
+    .where('restoring', '=', true)
+    .where('generation', '=', generation)
+    .executeTakeFirst();
+}
+
+/** Deletes a tenant again whose restoration is not finished: its grace time begins now. */
+export async function stopRestoration(db: Kysely<Registry>, id: string): Promise<TenantRecord | undefined> {
+  return change(db, id, { restoring: false, deleted_at: sql<string>`now()`, generation: sql<number>`generation + 1` })
+    .where('restoring', '=', true)
+    .executeTakeFirst();
+}
+
+/**
+ * Turns a tenant to deleting. No status follows. Undefined when it is in none of `from`.
+ *
+ * @param only.generation the number of changes that the caller has seen
+ * @param only.grace ms that it must have been deleted for
+ * @param onPurge what happens to its database; left out, one that the service made is dropped and any other kept
+ */
+export async function markTenantDeleting(
+  db: Kysely<Registry>,
+  id: string,
+  from: readonly TenantStatus[],
+  {
+    generation,
+    grace,
+    onPurge,
+  }: {
+    readonly generation?: number | undefined;
+    readonly grace?: number | undefined;
+    readonly onPurge?: TenantRecord['onPurge'] | undefined;
+  } = {},
+): Promise<TenantRecord | undefined> {
+  return (
+    change(db, id, { status: 'deleting' })
+      .set(NOT_DELETED)
+      // Always written: a former build, which does not, is refused by a trigger (migration 0011).
+      .set({
+        on_purge:
+          onPurge ?? sql<'drop' | 'keep'>`case when adopts is null and db_name = db_user then 'drop' else 'keep' end`,
+      })
+      .where('status', 'in', from)
+      .where('restoring', '=', false)
+      .$if(generation !== undefined, (query) => query.where('generation', '=', generation ?? 0))
+      .$if(grace !== undefined, (query) => query.where(graceIsOver(grace ?? 0)))
+      .executeTakeFirst()
+  );
+}
+
+/**
+ * Gives the row a higher number of changes than the mark of its database has: what a person wants counts. The grace time of a
+ * deleted tenant begins now.
+ */
+export async function raiseGeneration(
+  db: Kysely<Registry>,
+  { id, generation, status }: Pick<TenantRecord, 'id' | 'generation' | 'status'>,
+  to: number,
+): Promise<TenantRecord | undefined> {
+  return change(db, id, {
+    generation: to,
+    deleted_at: sql<string | null>`case when status = 'deleted' then now() end`,
+  })
+    .where('generation', '=', generation)
+    .where('status', '=', status)
+    .executeTakeFirst();
+}
+
+/**
+ * Gives a row of a former build its claim; one that has a claim keeps it. The grace time of a deleted tenant then begins again:
+ * whether it was restored since the row was written, no mark says.
+ */
+export async function claimRow(db: Kysely<Registry>, id: string, claim: string): Promise<TenantRecord | undefined> {
+  return db
+    .updateTable('tenants')
+    .set({
+      claim: sql<string>`coalesce(claim, ${claim}::uuid)`,
+      deleted_at: sql<string | null>`case when claim is null and status = 'deleted' then now() else deleted_at end`,
+    })
+    .where('id', '=', id)
+    .returning(tenantColumns)
+    .executeTakeFirst();
+}
+
+/** Removes the row of a tenant that is being made or removed; any other stays. */
+export async function deleteTenantRow(db: Kysely<Registry>, id: string): Promise<void> {
+  await db.deleteFrom('tenants').where('id', '=', id).where('status', 'in', ['provisioning', 'deleting']).execute();
+}
+
+const NOT_DELETED = { deleted_at: null, status_before_deletion: null } as const;
+
+function change(
+  db: Kysely<Registry>,
+  id: string,
+  values: UpdateObject<Registry, 'tenants', 'tenants'>,
+): UpdateQueryBuilder<Registry, 'tenants', 'tenants', TenantRecord> {
+  return db
+    .updateTable('tenants')
+    .set(values)
+    .set({ updated_at: sql<string>`now()` })
+    .where('id', '=', id)
+    .returning(tenantColumns);
+}

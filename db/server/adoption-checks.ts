@@ -1,0 +1,82 @@
+// SQL about databases that were there before they became a tenant's: what they are, whose they are, and letting go of them.
+import { sql, type Kysely, type RawBuilder } from 'kysely';
+import type { ClusterDb } from './server-admin.js';
+import { MARKER_QUERY } from '../tenant/marker.js';
+import type { TenantDatabase } from '../tenant/tenant-schema.js';
+
+export interface FoundDatabase {
+  /** Whether it belongs to the connected role. */
+  readonly owned: boolean;
+  readonly isTemplate: boolean;
+  readonly allowsConnections: boolean;
+  /** Rights of PUBLIC on it. */
+  readonly publicRights: readonly string[];
+  /** Whether any role but its owner has rights on it. */
+  readonly othersHaveRights: boolean;
+}
+
+/** A database as the cluster's catalogs have it; undefined where there is none. */
+export async function findDatabase(cluster: ClusterDb, name: string): Promise<FoundDatabase | undefined> {
+  const { rows } = await sql<FoundDatabase>`
+    select pg_get_userbyid(datdba) = current_user as owned, datistemplate as "isTemplate",
+      datallowconn as "allowsConnections",
+      array(select privilege_type from aclexplode(acl) where grantee = 0) as "publicRights",
+      exists (select from aclexplode(acl) where grantee not in (0, datdba)) as "othersHaveRights"
+    from pg_database cross join lateral (select coalesce(datacl, acldefault('d', datdba)) as acl) as rights
+    where datname = ${name}`.execute(cluster);
+  return rows[0];
+}
+
+/** Takes PUBLIC's rights on a database, and lets the runtime role connect. */
+export async function closeToOthers(cluster: ClusterDb, name: string, runtimeRole: string): Promise<void> {
+  await sql`revoke all on database ${sql.id(name)} from public`.execute(cluster);
+  await sql`grant connect on database ${sql.id(name)} to ${sql.id(runtimeRole)}`.execute(cluster);
+}
+
+/** What gives PUBLIC back its rights on a database. @param rights as `findDatabase` answered them */
+export function reopenToOthers(name: string, rights: readonly string[]): RawBuilder<unknown>[] {
+  return ['CONNECT', 'TEMPORARY', 'CREATE']
+    .filter((right) => rights.includes(right))
+    .map((right) => sql`grant ${sql.raw(right)} on database ${sql.id(name)} to public`);
+}
+
+/** Whose a database is, told from inside it. */
+export async function inspectContent(
+  db: Kysely<TenantDatabase>,
+): Promise<{ readonly isRegistry: boolean; readonly isMarked: boolean }> {
+  const {
+    rows: [found],
+  } = await sql<{ isRegistry: boolean; hasMarker: boolean }>`
+    select to_regclass('public.operators') is not null and to_regclass('public.tenants') is not null as "isRegistry",
+      to_regclass('public.tenant_marker') is not null as "hasMarker"`.execute(db);
+  const marks = found?.hasMarker ? (await sql.raw(MARKER_QUERY).execute(db)).rows : [];
+  return { isRegistry: found?.isRegistry ?? false, isMarked: marks.length > 0 };
+}
+
+/** Databases in which a role has rights, or on which. */
+export async function databasesWithRightsOf(cluster: ClusterDb, role: string): Promise<readonly string[]> {
+  const { rows } = await sql<{ name: string }>`
+    select distinct datname as name from pg_shdepend as dependency
+      join pg_database as database
+        on database.oid = dependency.dbid
+        or (dependency.classid = 'pg_database'::regclass and database.oid = dependency.objid)
+    where dependency.refclassid = 'pg_authid'::regclass
+      and dependency.refobjid = (select oid from pg_roles where rolname = ${role})`.execute(cluster);
+  return rows.map(({ name }) => name);
+}
+
+/**
+ * Takes a runtime role's rights in this database and on it, and the tenant's marker when it carries it. Repeating it is fine,
+ * also without the role.
+ */
+export async function letGo(db: Kysely<TenantDatabase>, runtimeRole: string, tenantId: string): Promise<void> {
+  const {
+    rows: [found],
+  } = await sql<{ hasMarker: boolean; hasRole: boolean }>`
+    select to_regclass('public.tenant_marker') is not null as "hasMarker",
+      exists (select from pg_roles where rolname = ${runtimeRole}) as "hasRole"`.execute(db);
+  await db.transaction().execute(async (trx) => {
+    if (found?.hasMarker) await trx.deleteFrom('tenant_marker').where('tenant_id', '=', tenantId).execute();
+    if (found?.hasRole) await sql`drop owned by ${sql.id(runtimeRole)}`.execute(trx);
+  });
+}

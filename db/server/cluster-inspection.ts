@@ -1,0 +1,35 @@
+// What a server says of itself when it is to hold tenants' databases: its version, its role's rights, its clock, its limits.
+import { sql } from 'kysely';
+import { checkCluster, type ClusterCheck, type ClusterDb } from './server-admin.js';
+
+export interface ClusterInspection extends ClusterCheck {
+  /** `server_version_num`, such as 180001. */
+  readonly versionNumber: number;
+  /** As people write it, such as 18.1. */
+  readonly version: string;
+  /** A standby, or a server that takes no writes. */
+  readonly readOnly: boolean;
+  /** The server's clock minus this process's, ms; as exact as the way there and back is short. */
+  readonly clockSkew: number;
+  /** Connections that are left for roles which are no superusers. */
+  readonly maxConnections: number;
+}
+
+/** @param cluster connected as the provisioner. @throws DatabaseFault */
+export async function inspectCluster(cluster: ClusterDb): Promise<ClusterInspection> {
+  const check = await checkCluster(cluster);
+  const before = Date.now();
+  const {
+    rows: [row],
+  } = await sql<Omit<ClusterInspection, keyof ClusterCheck | 'clockSkew'> & { now: number }>`
+    select current_setting('server_version_num')::int as "versionNumber",
+      split_part(current_setting('server_version'), ' ', 1) as version,
+      pg_is_in_recovery() or current_setting('transaction_read_only')::bool as "readOnly",
+      (extract(epoch from clock_timestamp()) * 1000)::float8 as now,
+      current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
+        -- PostgreSQL 16 and later.
+        - coalesce(current_setting('reserved_connections', true)::int, 0) as "maxConnections"`.execute(cluster);
+  if (!row) throw new Error('the server does not tell what it is');
+  const { now, ...rest } = row;
+  return { ...check, ...rest, clockSkew: Math.round(now - (before + Date.now()) / 2) };
+}

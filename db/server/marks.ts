@@ -1,0 +1,202 @@
+// Marks: the comment on a database and on its role says whose it is and in which state, so that the database itself carries
+// the evidence that decides whether it may be opened, closed or dropped (docs/inside/provisioning.md).
+import { sql, type Kysely, type RawBuilder } from 'kysely';
+import { hasSqlState } from '../driver/database-fault.js';
+
+/**
+ * - `standby`: waits for a tenant; no user data was ever in it.
+ * - `making`: a tenant is being made of it; it was never served.
+ * - `tenant`, `adopted`, `suspended`: holds a tenant's data.
+ * - `deleted`: its tenant was deleted, and may still be restored.
+ * - `dropping`: the decision to drop it is made. No other state follows.
+ */
+export type MarkState = 'standby' | 'making' | 'tenant' | 'adopted' | 'suspended' | 'deleted' | 'dropping';
+
+/** The mark of a tenant's database, or of one that waits for a tenant. */
+export interface Mark {
+  /** The registry's own id. */
+  readonly installation: string;
+  /** The tenant's id, or that of the tenant to be. */
+  readonly id: string;
+  readonly state: MarkState;
+  /** The id of the operation that made the tenant. Null in a standby database, and in what a former build made. */
+  readonly claim: string | null;
+  /** Counts the changes of the tenant's status, in the registry's row as well; 0 without a claim. */
+  readonly generation: number;
+}
+
+/** The mark of a template, or of one that is being built. */
+export interface TemplateMark {
+  readonly installation: string;
+  readonly state: 'template' | 'building';
+  /** The newest migration that it has run, or is to run. */
+  readonly version: string;
+}
+
+/** A database or a role with the comment that it carries. */
+export interface Marked {
+  readonly name: string;
+  /** The first line of the comment, where that is a mark of any installation. */
+  readonly text: string | null;
+}
+
+/** Of every mark; the id of the installation follows. */
+export const PREFIX = 'tenantry';
+const STATES: readonly string[] = ['standby', 'making', 'tenant', 'adopted', 'suspended', 'deleted', 'dropping'];
+const UUID = '[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}';
+const TENANT_MARK = new RegExp(`^${PREFIX} (${UUID}) (${UUID}) (${STATES.join('|')})(?: (${UUID}) (\\d{1,9}))?$`);
+const TEMPLATE_MARK = new RegExp(`^${PREFIX} (${UUID}) (template|building) ([\\w-]{1,100})$`);
+
+/** `tenantry <installation> <tenant> <state> [<claim> <generation>]` */
+export function markText({ installation, id, state, claim, generation }: Mark): string {
+  return [PREFIX, installation, id, state, ...(claim === null ? [] : [claim, String(generation)])].join(' ');
+}
+
+/** `tenantry <installation> template|building <version>` */
+export function templateMarkText({ installation, state, version }: TemplateMark): string {
+  return [PREFIX, installation, state, version].join(' ');
+}
+
+export function parseMark(text: string | null): Mark | undefined {
+  const [, installation, id, state, claim = null, generation = '0'] = TENANT_MARK.exec(text ?? '') ?? [];
+  if (installation === undefined || id === undefined) return undefined;
+  return { installation, id, state: state as MarkState, claim, generation: Number(generation) };
+}
+
+export function parseTemplateMark(text: string | null): TemplateMark | undefined {
+  const [, installation, state, version] = TEMPLATE_MARK.exec(text ?? '') ?? [];
+  if (installation === undefined || version === undefined) return undefined;
+  return { installation, state: state as TemplateMark['state'], version };
+}
+
+/** The comment's first line, where it has the form of a mark; SQL that answers text or null. */
+export function markIn(comment: RawBuilder<unknown>): RawBuilder<string | null> {
+  return sql`(case when starts_with(${comment}, ${sql.lit(`${PREFIX} `)}) then split_part(${comment}, e'\n', 1) end)`;
+}
+
+const NOT_AS_EXPECTED = 'TN001';
+
+/** Never a mark, and no empty list of them. */
+const NO_MARK = '-';
+
+/** A change of a mark, by compare and set. */
+export interface MarkChange {
+  readonly database: string;
+  /** The marks that the database may carry; null is for none. */
+  readonly from: readonly (string | null)[];
+  /** Null takes the mark away. */
+  readonly to: string | null;
+  /** The database's role, which gets the same comment where it exists. */
+  readonly role?: string | undefined;
+  /** Done in the same transaction. */
+  readonly also?: readonly RawBuilder<unknown>[];
+}
+
+/**
+ * Changes a mark in one transaction of the maintenance database: takes the advisory lock of the name, reads the mark,
+ * compares, and writes. The rest of the comment, which an adopted database may have, stays. Two changes at once come one after
+ * the other. A change whose answer was lost can be sent again with its own result among `from`.
+ *
+ * @returns false when the database carries another mark: then nothing changed
+ * @throws when there is no such database (3D000)
+ */
+export async function changeMark(cluster: Kysely<unknown>, change: MarkChange): Promise<boolean> {
+  const given = (name: string, value: string): RawBuilder<unknown> =>
+    sql`select set_config(${sql.lit(`tenantry.${name}`)}, ${sql.lit(value)}, true)`;
+  const parts = [
+    // Given as settings: a name of the server may contain any character, the end of the quoted block included.
+    given('database', change.database),
+    given('role', change.role ?? ''),
+    given('from', change.from.map((text) => text ?? NO_MARK).join('\n')),
+    given('to', change.to ?? ''),
+    CHANGE,
+    ...(change.also ?? []),
+  ];
+  try {
+    // One packet without BEGIN is one transaction.
+    await sql.join(parts, sql`; `).execute(cluster);
+    return true;
+  } catch (error) {
+    if (hasSqlState(error, NOT_AS_EXPECTED)) return false;
+    throw error;
+  }
+}
+
+const CHANGE = sql`
+  do $do$
+  declare
+    name text := current_setting('tenantry.database');
+    role text := current_setting('tenantry.role');
+    next text := current_setting('tenantry.to');
+    said text;
+    mark text := ${sql.lit(NO_MARK)};
+    rest text;
+  begin
+    perform pg_advisory_xact_lock(hashtextextended('tenantry mark ' || name, 0));
+    select shobj_description(oid, 'pg_database') into said from pg_database where datname = name;
+    if not found then
+      raise exception 'there is no such database' using errcode = '3D000';
+    end if;
+    rest := coalesce(said, '');
+    if starts_with(rest, ${sql.lit(`${PREFIX} `)}) then
+      mark := split_part(rest, e'\n', 1);
+      rest := substr(rest, length(mark) + 2);
+    end if;
+    if mark <> all (string_to_array(current_setting('tenantry.from'), e'\n')) then
+      raise exception 'the mark is another one' using errcode = ${sql.lit(NOT_AS_EXPECTED)};
+    end if;
+    execute format('comment on database %I is %L', name, nullif(concat_ws(e'\n', nullif(next, ''), nullif(rest, '')), ''));
+    if exists (select from pg_roles where rolname = role) then
+      begin
+        execute format('comment on role %I is %L', role, nullif(next, ''));
+      exception when insufficient_privilege then
+        -- A role that was made again by hand: the database's own mark decides.
+        null;
+      end;
+    end if;
+  end $do$`;
+
+/** A database, as far as its mark decides about it. */
+export interface MarkedDatabase extends Marked {
+  /** Whether it belongs to the connected role. */
+  readonly owned: boolean;
+  readonly open: boolean;
+  /** The mark of the role of the same name. */
+  readonly roleText: string | null;
+}
+
+/** Those of these databases that exist, with their marks. */
+export async function findMarks(cluster: Kysely<unknown>, names: readonly string[]): Promise<MarkedDatabase[]> {
+  const { rows } = await sql<MarkedDatabase>`
+    select d.datname as name, d.datdba = current_user::regrole as owned, d.datallowconn as open, ${markIn(sql`shobj_description(d.oid, 'pg_database')`)} as text,
+      ${markIn(sql`shobj_description(r.oid, 'pg_authid')`)} as "roleText"
+    from pg_database d left join pg_roles r on r.rolname = d.datname
+    where d.datname = any(${names})`.execute(cluster);
+  return rows;
+}
+
+/** The mark of each of these roles; of one that does not exist, nothing. */
+export async function findRoleMarks(cluster: Kysely<unknown>, names: readonly string[]): Promise<Marked[]> {
+  const { rows } = await sql<Marked>`
+    select rolname as name, ${markIn(sql`shobj_description(oid, 'pg_authid')`)} as text
+    from pg_roles where rolname = any(${names})`.execute(cluster);
+  return rows;
+}
+
+/** Every database of the connected role, and every role, that carries a mark of the installation; databases first. */
+export async function listMarked(
+  cluster: Kysely<unknown>,
+  installation: string,
+): Promise<(Marked & { readonly kind: 'database' | 'role'; readonly text: string })[]> {
+  const mark = markIn(sql`description`);
+  const { rows } = await sql<Marked & { kind: 'database' | 'role'; text: string }>`
+    select kind, name, ${mark} as text from (
+      select 'database' as kind, datname::text as name, shobj_description(oid, 'pg_database') as description
+        from pg_database where datdba = current_user::regrole
+      union all
+      select 'role', rolname::text, shobj_description(oid, 'pg_authid') from pg_roles
+    ) as things where starts_with(description, ${`${PREFIX} ${installation} `}::text) order by kind, name`.execute(
+    cluster,
+  );
+  return rows;
+}

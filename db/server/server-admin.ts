@@ -1,0 +1,278 @@
+// SQL about roles and databases of a cluster, run as its provisioner: a role that may log in, create databases and
+// create roles, and is no superuser. Each function is one idempotent or undoable step, so that a saga can be built on
+// them. The recipe is the one in docs/inside/isolation.md.
+import { sql, type Kysely } from 'kysely';
+import { hasSqlState } from '../driver/database-fault.js';
+import { changeMark } from './marks.js';
+
+/** A connection to a cluster as its provisioner; which database it is connected to does not matter here. */
+export type ClusterDb = Kysely<unknown>;
+
+/** A connection that is only used to reach a cluster, not to ask for tables. */
+export const MAINTENANCE_DATABASE = 'postgres';
+
+const DUPLICATE_DATABASE = '42P04';
+const DUPLICATE_OBJECT = '42710';
+
+/**
+ * Creates a tenant's runtime role: it inherits nothing and owns nothing. One transaction: it is never there without its mark.
+ *
+ * @param role.verifier a SCRAM verifier, never a password
+ * @param role.connectionLimit the most connections of all replicas together
+ * @param role.login false for one that nobody may enter with yet
+ * @param role.mark its comment (db/server/marks.ts)
+ */
+export async function createRuntimeRole(
+  cluster: ClusterDb,
+  role: { name: string; verifier: string; connectionLimit: number; login?: boolean; mark?: string },
+): Promise<void> {
+  const login = role.login === false ? sql`nologin` : sql`login`;
+  // Ending a role's sessions takes membership in it. From PostgreSQL 16 on membership comes without the right to SET ROLE;
+  // 15 knows no such options, and its CREATEROLE may become any plain role anyway.
+  await sql`
+    create role ${sql.id(role.name)} with ${login} nosuperuser nocreatedb nocreaterole noinherit noreplication nobypassrls
+      connection limit ${sql.lit(role.connectionLimit)} password ${sql.lit(role.verifier)};
+    do $do$ begin
+      execute format('grant %I to current_user', ${sql.lit(role.name)}) ||
+        case when current_setting('server_version_num')::int >= 160000 then ' with inherit true, set false' else '' end;
+    end $do$;
+    ${role.mark === undefined ? sql`` : sql`comment on role ${sql.id(role.name)} is ${sql.lit(role.mark)}`}`.execute(
+    cluster,
+  );
+  await boundRuntimeRoles(cluster, [role.name]);
+}
+
+/**
+ * What the sessions of a runtime role begin with, so that one which is not the service's waits and sits for no longer than
+ * those. The role may lift these for itself (docs/inside/isolation.md).
+ */
+const roleBounds = {
+  statement_timeout: '60s',
+  lock_timeout: '30s',
+  idle_in_transaction_session_timeout: '60s',
+} as const;
+
+/** Disk for the temporary files of a session. The role cannot lift it; the provisioner may set it since bootstrap said so. */
+const tempFileLimit = { temp_file_limit: '1GB' } as const;
+
+/** Gives runtime roles of this cluster the bounds that they lack. Returns how many lacked any. */
+export async function boundRuntimeRoles(cluster: ClusterDb, names: readonly string[]): Promise<number> {
+  const { rows: allowed } = await sql`
+    select from pg_roles where rolname = current_user
+      and (rolsuper or has_parameter_privilege('temp_file_limit', 'set'))`.execute(cluster);
+  const bounds = Object.entries({ ...roleBounds, ...(allowed.length > 0 && tempFileLimit) });
+  const settings = bounds.map(([name, value]) => `${name}=${value}`);
+  const { rows: lacking } = await sql<{ name: string }>`
+    select rolname as name from pg_roles
+    where rolname = any(${names}) and not (coalesce(rolconfig, '{}') @> ${settings})`.execute(cluster);
+  for (const { name } of lacking) {
+    // One packet: the provisioner is waited for when a tenant is made.
+    const statements = bounds.map(
+      ([bound, value]) => sql`alter role ${sql.id(name)} set ${sql.raw(bound)} to ${sql.lit(value)}`,
+    );
+    await sql.join(statements, sql`; `).execute(cluster);
+  }
+  return lacking.length;
+}
+
+/** The CONNECTION LIMIT of each of these roles; of one that does not exist, nothing. */
+export async function connectionLimitsOf(
+  cluster: ClusterDb,
+  roles: readonly string[],
+): Promise<ReadonlyMap<string, number>> {
+  const { rows } = await sql<{ name: string; limit: number }>`
+    select rolname as name, rolconnlimit as limit from pg_roles where rolname = any(${roles})`.execute(cluster);
+  return new Map(rows.map(({ name, limit }) => [name, limit]));
+}
+
+/** Bounds the connections of a role. Those beyond a lower bound stay until they are closed. */
+export async function setConnectionLimit(cluster: ClusterDb, role: string, limit: number): Promise<void> {
+  await sql`alter role ${sql.id(role)} connection limit ${sql.lit(limit)}`.execute(cluster);
+}
+
+/** Bytes of each of these databases; of one that does not exist, nothing. */
+export async function databaseSizes(
+  cluster: ClusterDb,
+  databases: readonly string[],
+): Promise<ReadonlyMap<string, number>> {
+  const { rows } = await sql<{ name: string; bytes: number }>`
+    select datname as name, pg_database_size(oid)::float8 as bytes
+    from pg_database where datname = any(${databases})`.execute(cluster);
+  return new Map(rows.map(({ name, bytes }) => [name, bytes]));
+}
+
+/**
+ * Creates a database from a template with no way in for anybody but its owner, then lets the runtime role connect.
+ * CREATE DATABASE gives CONNECT to PUBLIC again whatever the template says, hence closed first, opened last.
+ */
+export async function createTenantDatabase(
+  cluster: ClusterDb,
+  database: { name: string; template: string; runtimeRole: string; mark?: string },
+): Promise<void> {
+  const name = sql.id(database.name);
+  await sql`create database ${name} template ${sql.id(database.template)} allow_connections false`.execute(cluster);
+  const also = [
+    sql`revoke all on database ${name} from public`,
+    sql`grant connect on database ${name} to ${sql.id(database.runtimeRole)}`,
+    sql`alter database ${name} allow_connections true`,
+  ];
+  // Together with the mark: a worker that stood still finds that another one has decided about the database meanwhile.
+  const change = { database: database.name, from: [null], to: database.mark ?? null, also };
+  if (!(await changeMark(cluster, change))) throw new Error('the new database carries a mark of another worker');
+}
+
+/**
+ * Ends what other connections of this role run about a database or a role of that name: a process that was killed leaves
+ * its last statement running, and a CREATE DATABASE that ends behind our DROP would stay for ever.
+ *
+ * @throws Error where something still runs after two seconds
+ */
+export async function endStatementsOn(cluster: ClusterDb, name: string): Promise<void> {
+  for (let look = 0; look < 40; look += 1) {
+    const { rows } = await sql`
+      select pg_terminate_backend(pid) from pg_stat_activity
+      where usename = current_user and pid <> pg_backend_pid() and state <> 'idle'
+        and position(${name}::text in query) > 0`.execute(cluster);
+    if (rows.length === 0) return;
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
+  throw new Error('a statement about this database does not end');
+}
+
+/**
+ * Creates an empty database that only its owner can enter, for a template that is being built.
+ *
+ * @param mark its comment (db/server/marks.ts)
+ */
+export async function createClosedDatabase(cluster: ClusterDb, name: string, mark: string): Promise<void> {
+  const database = sql.id(name);
+  await sql`create database ${database} template template0 encoding 'UTF8' allow_connections false`.execute(cluster);
+  await sql`
+    revoke all on database ${database} from public;
+    comment on database ${database} is ${sql.lit(mark)};
+    alter database ${database} allow_connections true`.execute(cluster);
+}
+
+/**
+ * Works under the lock of the server's templates: their building and their end come one after the other, for every build.
+ *
+ * @param work gets the connection that holds the lock
+ */
+export async function whileTemplatesLocked<T>(cluster: ClusterDb, work: (locked: ClusterDb) => Promise<T>): Promise<T> {
+  return cluster.connection().execute(async (connection) => {
+    const key = sql`hashtextextended('tenantry templates', 0)`;
+    await sql`select pg_advisory_lock(${key})`.execute(connection);
+    try {
+      return await work(connection);
+    } finally {
+      await sql`select pg_advisory_unlock(${key})`.execute(connection);
+    }
+  });
+}
+
+/**
+ * Closes a database that was built and gives it the name and mark of a template. CREATE DATABASE fails while a session is in
+ * its template, so a template takes no connections.
+ *
+ * @returns false when it does not carry the mark `from`
+ */
+export async function sealTemplate(
+  cluster: ClusterDb,
+  building: string,
+  template: { readonly name: string; readonly from: string; readonly mark: string },
+): Promise<boolean> {
+  await sql`alter database ${sql.id(building)} allow_connections false`.execute(cluster);
+  const also = [sql`alter database ${sql.id(building)} rename to ${sql.id(template.name)}`];
+  return changeMark(cluster, { database: building, from: [template.from], to: template.mark, also });
+}
+
+/** Names of the databases that start with `prefix` and belong to the connected role. */
+export async function ownDatabases(cluster: ClusterDb, prefix: string): Promise<readonly string[]> {
+  const { rows } = await sql<{ name: string }>`
+    select datname as name from pg_database
+    where starts_with(datname, ${prefix}) and pg_get_userbyid(datdba) = current_user order by datname`.execute(cluster);
+  return rows.map((row) => row.name);
+}
+
+/**
+ * Sessions on the cluster, in whatever database and of whatever role, whose application_name ends in `suffix`. One whose
+ * handshake is under way has no name yet and is not counted.
+ */
+export async function countSessions(cluster: ClusterDb, suffix: string): Promise<number> {
+  const { rows } = await sql<{ sessions: number }>`
+    select count(*)::int as sessions from pg_stat_activity
+    where right(application_name, length(${suffix}::text)) = ${suffix}::text`.execute(cluster);
+  return rows[0]?.sessions ?? 0;
+}
+
+/** The role in use, and the rights and openings that matter for provisioning. */
+export interface ClusterCheck {
+  readonly role: string;
+  readonly superuser: boolean;
+  readonly canProvision: boolean;
+  /** Databases that every role of the cluster may still connect to; templates are left out where nobody can connect at all. */
+  readonly openDatabases: readonly string[];
+}
+
+/** What `docs/inside/isolation.md` asks of a cluster, read from its catalogs. */
+export async function checkCluster(cluster: ClusterDb): Promise<ClusterCheck> {
+  const {
+    rows: [role],
+  } = await sql<{ role: string; superuser: boolean; canProvision: boolean }>`
+    select rolname as role, rolsuper as superuser, rolcreatedb and rolcreaterole as "canProvision"
+    from pg_roles where rolname = current_user`.execute(cluster);
+  if (!role) throw new Error('the connected role has no row in pg_roles');
+  const { rows: open } = await sql<{ name: string }>`
+    select datname as name from pg_database
+    where datallowconn and (datacl is null or exists (
+      select from aclexplode(datacl) where grantee = 0 and privilege_type = 'CONNECT'))
+    order by datname`.execute(cluster);
+  return { ...role, openDatabases: open.map((row) => row.name) };
+}
+
+/**
+ * One-time preparation of a server, as its superuser: the three roles of the service, the registry's database, and no
+ * database left that PUBLIC may enter. `deploy/bootstrap.sql` is the same for servers of your own.
+ */
+export async function bootstrapCluster(
+  superuser: ClusterDb,
+  names: {
+    registryOwner: { name: string; verifier: string };
+    registryService: { name: string; verifier: string };
+    provisioner: { name: string; verifier: string };
+    registryDatabase: string;
+  },
+): Promise<void> {
+  const roles = [
+    { ...names.registryOwner, rights: sql`nocreatedb nocreaterole` },
+    { ...names.registryService, rights: sql`nocreatedb nocreaterole` },
+    { ...names.provisioner, rights: sql`createdb createrole` },
+  ];
+  for (const { name, verifier, rights } of roles) {
+    const password = sql.lit(verifier);
+    try {
+      await sql`create role ${sql.id(name)} with login nosuperuser ${rights} password ${password}`.execute(superuser);
+    } catch (error) {
+      if (!hasSqlState(error, DUPLICATE_OBJECT)) throw error;
+      await sql`alter role ${sql.id(name)} with login nosuperuser ${rights} password ${password}`.execute(superuser);
+    }
+  }
+  try {
+    await sql`create database ${sql.id(names.registryDatabase)} owner ${sql.id(names.registryOwner.name)} template template0 encoding 'UTF8'`.execute(
+      superuser,
+    );
+  } catch (error) {
+    if (!hasSqlState(error, DUPLICATE_DATABASE)) throw error;
+  }
+  for (const database of [names.registryDatabase, MAINTENANCE_DATABASE, 'template1']) {
+    await sql`revoke all on database ${sql.id(database)} from public`.execute(superuser);
+  }
+  // What only a superuser may set, and a tenant's role can therefore not lift (boundRuntimeRoles).
+  await sql`grant set on parameter temp_file_limit to ${sql.id(names.provisioner.name)}`.execute(superuser);
+  for (const [database, role] of [
+    [names.registryDatabase, names.registryService.name],
+    [MAINTENANCE_DATABASE, names.provisioner.name],
+  ] as const) {
+    await sql`grant connect on database ${sql.id(database)} to ${sql.id(role)}`.execute(superuser);
+  }
+}

@@ -1,0 +1,256 @@
+// Queries on sessions: those of users, in their tenant's database, and those of operators, in the registry. The table is the
+// same in both. Times are the database's own.
+import { sql, type Kysely, type RawBuilder, type Transaction } from 'kysely';
+import { auditRow, type AuditEntry } from './audit-rows.js';
+import type { SessionsDatabase, WithSessions } from './shared-tables.js';
+import { shortRead } from '../driver/statement.js';
+
+export type { SessionsDatabase } from './shared-tables.js';
+
+/** Kysely cannot see that a database which has the table is one that has it among others. */
+export function sessionsIn<Database extends WithSessions>(
+  db: Kysely<Database> | Transaction<Database>,
+): SessionsDatabase {
+  return db as unknown as SessionsDatabase;
+}
+
+/** How long a session lives, in seconds: since its last refresh, and in all. */
+export interface SessionLifetimes {
+  readonly idle: number;
+  readonly absolute: number;
+}
+
+/** What its tenant's sign-outs are compared with. */
+export interface SessionBeginning {
+  readonly createdAt: string;
+  /** The tenant's generation of sessions; null in an operator's session, and in one that a former build began. */
+  readonly generation: number | null;
+}
+
+/** What every request of a session depends on. */
+export interface SessionState extends SessionBeginning {
+  readonly accountId: string;
+  /** What is left of it (ms) by the database's clock: its process may have another one. */
+  readonly remaining: number;
+}
+
+/** A session as its owner sees it. */
+export interface Session {
+  readonly id: string;
+  readonly address: string;
+  readonly userAgent: string;
+  readonly createdAt: string;
+  readonly refreshedAt: string;
+  readonly expiresAt: string;
+}
+
+/** Undefined where there is none, or none any more. */
+export async function findSession(db: SessionsDatabase, id: string): Promise<SessionState | undefined> {
+  const [session] = await sessionById(db, { id });
+  return session;
+}
+
+/** pg gives a bigint as text. A double holds milliseconds since 1970 exactly. */
+const generation = sql<number | null>`generation::float8`.as('generation');
+
+const sessionById = shortRead((db: SessionsDatabase, { id }: { id: string }) =>
+  db
+    .selectFrom('sessions')
+    .select([
+      'account_id as accountId',
+      'created_at as createdAt',
+      generation,
+      sql<number>`(extract(epoch from expires_at - now()) * 1000)::float8`.as('remaining'),
+    ])
+    .where('id', '=', id)
+    .where('expires_at', '>', sql<string>`now()`),
+);
+
+/** Expired sessions that one sign-in sweeps away, at most: a tenant that nobody signs in to grows none. */
+const SWEPT_AT_ONCE = 100;
+
+/** An account, and the hash of the password that it has just proved itself with. */
+export interface ProvedAccount {
+  readonly table: 'users' | 'operators';
+  readonly id: string;
+  readonly passwordHash: string;
+}
+
+/**
+ * Adds a session with its row in the audit, sweeps expired ones away, and ends the account's oldest where it has more than
+ * `most`. One statement, because a sign-in is to cost little beside its hash: all of it is done, or nothing.
+ *
+ * Nothing is done where the account is no longer active, or has another password by now. Its row is locked until the session
+ * is there: whoever changes the password either comes first and is seen here, or finds the session and ends it.
+ *
+ * @returns the ids of those that were ended for the new one, undefined where there is none
+ */
+export async function insertSession(
+  db: SessionsDatabase,
+  account: ProvedAccount,
+  session: { id: string; address: string; userAgent: string; tokenHash: string; generation: number | null },
+  { idle, absolute }: SessionLifetimes,
+  most: number,
+  audited: AuditEntry,
+): Promise<readonly string[] | undefined> {
+  const row = {
+    id: session.id,
+    account_id: account.id,
+    address: session.address,
+    user_agent: session.userAgent,
+    token_hash: session.tokenHash,
+    generation: session.generation,
+    expires_at: sql`now() + ${Math.min(idle, absolute)} * interval '1 second'`,
+  };
+  // Of the account's own as many are spared as there is room for beside the new one, which is not seen here.
+  const { rows } = await sql<{ ended: string[] }>`
+    with proved as (
+      select id from ${sql.table(account.table)}
+      where id = ${account.id} and active and password = ${account.passwordHash}
+      for share
+    ),
+    audited as (${insertedWhereProved('audit', auditRow(audited))}),
+    added as (${insertedWhereProved('sessions', row)} returning id),
+    swept as (
+      delete from sessions where id in (
+        (select id from sessions where expires_at <= now() limit ${SWEPT_AT_ONCE})
+        union
+        (
+          select id from sessions where account_id in (select id from proved)
+          order by refreshed_at desc, id desc offset ${most - 1}
+        )
+      )
+      returning id, expires_at > now() as live
+    )
+    select array(select id::text from swept where live) as ended from added`.execute(db);
+  return rows[0]?.ended;
+}
+
+function insertedWhereProved(table: keyof WithSessions, row: object): RawBuilder<unknown> {
+  const columns = sql.join(Object.keys(row).map((column) => sql.ref(column)));
+  return sql`insert into ${sql.table(table)} (${columns}) select ${sql.join(Object.values(row))} from proved`;
+}
+
+/** Bytes that are kept of a replaced token's hash: too many for a guess to meet one. */
+const SHORT_HASH = 8;
+
+/**
+ * Replaced tokens that a session remembers, in 1 kB. Every refresh writes the row again, and PostgreSQL stores a row of more
+ * than 2 kB in two places.
+ */
+const REPLACED_KEPT = 128;
+
+function shortHash(hash: string): Buffer {
+  return Buffer.from(hash, 'base64url').subarray(0, SHORT_HASH);
+}
+
+/**
+ * Puts the next refresh token in the place of the one that was presented, if that is the one that works now. One statement:
+ * of several that present it at once one is first, and the others find it replaced.
+ */
+export async function rotateSession(
+  db: SessionsDatabase,
+  id: string,
+  tokens: { presented: string; next: string; step: string },
+  { idle, absolute }: SessionLifetimes,
+): Promise<(SessionBeginning & { accountId: string }) | undefined> {
+  const replaced = sql`replaced_hashes || ${shortHash(tokens.presented)}::bytea`;
+  return db
+    .updateTable('sessions')
+    .set({
+      token_hash: tokens.next,
+      previous_hash: sql<string>`token_hash`,
+      step: tokens.step,
+      replaced_hashes: sql<Buffer>`
+        substring(${replaced} from greatest(length(${replaced}) - ${REPLACED_KEPT * SHORT_HASH}::integer + 1, 1))`,
+      refreshed_at: sql<string>`now()`,
+      expires_at: sql<string>`least(now() + ${idle} * interval '1 second', created_at + ${absolute} * interval '1 second')`,
+    })
+    .where('id', '=', id)
+    .where('token_hash', '=', tokens.presented)
+    .where('expires_at', '>', sql<string>`now()`)
+    .returning(['account_id as accountId', 'created_at as createdAt', generation])
+    .executeTakeFirst();
+}
+
+/** What a live session knows of a refresh token that is not its current one. */
+export interface Rotation extends SessionBeginning {
+  readonly accountId: string;
+  /** The step to the current token, if the token is the direct predecessor. */
+  readonly step: string | null;
+  /** Whether the token is one of the last REPLACED_KEPT that the session replaced. A former build's refreshes leave gaps. */
+  readonly replaced: boolean;
+}
+
+/** @param presented the token's hash */
+export async function findRotation(db: SessionsDatabase, id: string, presented: string): Promise<Rotation | undefined> {
+  const session = await db
+    .selectFrom('sessions')
+    .select([
+      'account_id as accountId',
+      'created_at as createdAt',
+      generation,
+      'previous_hash as previousHash',
+      'step',
+      'replaced_hashes as replacedHashes',
+    ])
+    .where('id', '=', id)
+    .where('expires_at', '>', sql<string>`now()`)
+    .executeTakeFirst();
+  if (!session) return undefined;
+  const { previousHash, step, replacedHashes, ...rest } = session;
+  return {
+    ...rest,
+    step: previousHash === presented ? step : null,
+    replaced: holds(replacedHashes, shortHash(presented)),
+  };
+}
+
+function holds(hashes: Buffer, hash: Buffer): boolean {
+  for (let at = 0; at < hashes.length; at += SHORT_HASH) {
+    if (hash.equals(hashes.subarray(at, at + SHORT_HASH))) return true;
+  }
+  return false;
+}
+
+/** An account's live sessions, the one used last first. */
+export async function listSessions(db: SessionsDatabase, accountId: string): Promise<Session[]> {
+  return db
+    .selectFrom('sessions')
+    .select([
+      'id',
+      'address',
+      'user_agent as userAgent',
+      'created_at as createdAt',
+      'refreshed_at as refreshedAt',
+      'expires_at as expiresAt',
+    ])
+    .where('account_id', '=', accountId)
+    .where('expires_at', '>', sql<string>`now()`)
+    .orderBy('refreshed_at', 'desc')
+    .orderBy('id', 'desc')
+    .execute();
+}
+
+/** Ends a session of the account. Returns whether there was one. */
+export async function deleteSession(db: SessionsDatabase, id: string, accountId: string): Promise<boolean> {
+  const deleted = await db
+    .deleteFrom('sessions')
+    .where('id', '=', id)
+    .where('account_id', '=', accountId)
+    .returning('id')
+    .executeTakeFirst();
+  return deleted !== undefined;
+}
+
+/** Ends all sessions of an account, but for one where that is given. Returns their ids. */
+export async function deleteSessionsOf(
+  db: SessionsDatabase,
+  accountId: string,
+  but?: string,
+): Promise<readonly string[]> {
+  let query = db.deleteFrom('sessions').where('account_id', '=', accountId);
+  if (but !== undefined) query = query.where('id', '!=', but);
+  const deleted = await query.returning('id').execute();
+  return deleted.map(({ id }) => id);
+}

@@ -1,0 +1,193 @@
+// Queries on a tenant's products.
+import { sql, type Kysely, type SelectQueryBuilder } from 'kysely';
+import { newId } from '../shared/ids.js';
+import { afterPosition, containsPattern, type Keyset, type Position } from '../shared/keyset.js';
+import { shortRead, statement } from '../driver/statement.js';
+import type { TenantDatabase } from './tenant-schema.js';
+
+export interface Product {
+  readonly id: string;
+  readonly name: string;
+  readonly description: string | null;
+  /** Decimal text with two places. */
+  readonly price: string;
+  readonly stockQuantity: number;
+  readonly active: boolean;
+  readonly sku: string | null;
+  readonly category: string | null;
+  readonly createdAt: string;
+  readonly updatedAt: string;
+}
+
+const columns = [
+  'id',
+  'name',
+  'description',
+  'price',
+  'stock_quantity as stockQuantity',
+  'active',
+  'sku',
+  'category',
+  'created_at as createdAt',
+  'updated_at as updatedAt',
+] as const;
+
+/** The sorts that the list of products offers. */
+export const productSorts = {
+  createdAt: { column: 'created_at', type: 'timestamptz' },
+  updatedAt: { column: 'updated_at', type: 'timestamptz' },
+  name: { column: 'name', type: 'text' },
+  price: { column: 'price', type: 'numeric' },
+  stockQuantity: { column: 'stock_quantity', type: 'integer' },
+} as const satisfies Record<string, Pick<Keyset<TenantDatabase, 'products'>, 'column' | 'type'>>;
+
+/** The unique constraint behind a SKU that is taken. */
+export const SKU_CONSTRAINT = 'products_sku_key';
+
+const productById = shortRead((db: Kysely<TenantDatabase>, { id }: { id: string }) =>
+  db.selectFrom('products').select(columns).where('id', '=', id),
+);
+
+export async function findProduct(db: Kysely<TenantDatabase>, id: string): Promise<Product | undefined> {
+  const [product] = await productById(db, { id });
+  return product;
+}
+
+interface ProductFilters {
+  active?: boolean | undefined;
+  category?: string | undefined;
+  minPrice?: string | undefined;
+  maxPrice?: string | undefined;
+  maxStock?: number | undefined;
+}
+
+interface ProductOrder {
+  sort: keyof typeof productSorts;
+  direction: 'asc' | 'desc';
+}
+
+interface ProductPage extends ProductFilters {
+  pattern?: string | undefined;
+  limit: number;
+  value?: string | undefined;
+  id?: string | undefined;
+}
+
+/** A page of an index, unless filters make PostgreSQL read more rows than it answers. */
+const firstOrNextPage = shortRead(buildPage);
+const filteredPage = statement(buildPage);
+
+function buildPage(
+  db: Kysely<TenantDatabase>,
+  page: ProductPage,
+  { sort, direction }: ProductOrder,
+): SelectQueryBuilder<TenantDatabase, 'products', Product> {
+  const { active, category, minPrice, maxPrice, maxStock, pattern, limit, value, id } = page;
+  let query = db.selectFrom('products').select(columns);
+  if (active !== undefined) query = query.where('active', '=', active);
+  if (category !== undefined) query = query.where('category', '=', category);
+  if (minPrice !== undefined) query = query.where('price', '>=', minPrice);
+  if (maxPrice !== undefined) query = query.where('price', '<=', maxPrice);
+  if (maxStock !== undefined) query = query.where('stock_quantity', '<=', maxStock);
+  if (pattern !== undefined) {
+    query = query.where((eb) => eb.or([eb('name', 'ilike', pattern), eb('description', 'ilike', pattern)]));
+  }
+  const after: Position | undefined = value !== undefined && id !== undefined ? [value, id] : undefined;
+  return afterPosition(query, { ...productSorts[sort], id: 'id', direction }, after, limit);
+}
+
+/** One page of products; `search` looks into name and description, whatever the case. Prices are inclusive bounds. */
+export async function listProducts(
+  db: Kysely<TenantDatabase>,
+  page: ProductFilters & ProductOrder & { after?: Position | undefined; limit: number; search?: string | undefined },
+): Promise<Product[]> {
+  const { active, category, minPrice, maxPrice, maxStock, search, limit, sort, direction } = page;
+  const [value, id] = page.after ?? [];
+  const pattern = search === undefined ? undefined : containsPattern(search);
+  const filters = { active, category, minPrice, maxPrice, maxStock, pattern };
+  const filtered = Object.values(filters).some((filter) => filter !== undefined);
+  return (filtered ? filteredPage : firstOrNextPage)(db, { ...filters, value, id, limit }, { sort, direction });
+}
+
+/** The columns that a client may write. */
+export interface ProductInput {
+  readonly name: string;
+  readonly description?: string | null | undefined;
+  readonly price: string;
+  readonly stockQuantity?: number | undefined;
+  readonly active?: boolean | undefined;
+  readonly sku?: string | null | undefined;
+  readonly category?: string | null | undefined;
+}
+
+const productInsert = statement((db: Kysely<TenantDatabase>, product: ProductInput & { readonly id: string }) =>
+  db
+    .insertInto('products')
+    .values({ id: product.id, name: product.name, price: product.price, ...written(product) })
+    .returning(columns),
+);
+
+export async function insertProduct(db: Kysely<TenantDatabase>, product: ProductInput): Promise<Product> {
+  const [inserted] = await productInsert(db, { ...product, id: newId() });
+  if (!inserted) throw new Error('INSERT … RETURNING answered no row');
+  return inserted;
+}
+
+/** Changes what is given; undefined when there is no such product. */
+export async function updateProduct(
+  db: Kysely<TenantDatabase>,
+  id: string,
+  changes: { readonly [K in keyof ProductInput]?: ProductInput[K] | undefined },
+): Promise<Product | undefined> {
+  return db
+    .updateTable('products')
+    .set({ ...written(changes), updated_at: sql<string>`now()` })
+    .where('id', '=', id)
+    .returning(columns)
+    .executeTakeFirst();
+}
+
+/**
+ * Adds `delta` to the stock in one statement, so that concurrent changes never lose one another. Undefined when there is
+ * no such product, or the stock would leave 0 to 2,147,483,647.
+ */
+export async function changeStock(db: Kysely<TenantDatabase>, id: string, delta: number): Promise<Product | undefined> {
+  // bigint: the sum of two integers can overflow before it is compared.
+  const sum = sql<number>`stock_quantity::bigint + ${delta}::bigint`;
+  return db
+    .updateTable('products')
+    .set({ stock_quantity: sum, updated_at: sql<string>`now()` })
+    .where('id', '=', id)
+    .where(sum, '>=', 0)
+    .where(sum, '<=', 2_147_483_647)
+    .returning(columns)
+    .executeTakeFirst();
+}
+
+/** Removes a product. Returns whether it existed. */
+export async function deleteProduct(db: Kysely<TenantDatabase>, id: string): Promise<boolean> {
+  const deleted = await db.deleteFrom('products').where('id', '=', id).returning('id').executeTakeFirst();
+  return deleted !== undefined;
+}
+
+/** The given fields under their columns' names; what is undefined keeps its default or its value. */
+function written(product: { readonly [K in keyof ProductInput]?: ProductInput[K] | undefined }): {
+  name?: string;
+  description?: string | null;
+  price?: string;
+  stock_quantity?: number;
+  active?: boolean;
+  sku?: string | null;
+  category?: string | null;
+} {
+  const { name, description, price, stockQuantity, active, sku, category } = product;
+  return {
+    ...(name !== undefined && { name }),
+    ...(description !== undefined && { description }),
+    ...(price !== undefined && { price }),
+    ...(stockQuantity !== undefined && { stock_quantity: stockQuantity }),
+    ...(active !== undefined && { active }),
+    ...(sku !== undefined && { sku }),
+    ...(category !== undefined && { category }),
+  };
+}

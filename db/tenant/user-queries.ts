@@ -1,0 +1,206 @@
+// Queries on a tenant's users. Those on the roles that users hold are in db/tenant/user-roles.ts.
+import { sql, type Kysely, type SelectQueryBuilder, type Transaction } from 'kysely';
+import { newId } from '../shared/ids.js';
+import { afterPosition, containsPattern, type Keyset, type Position } from '../shared/keyset.js';
+import { shortRead } from '../driver/statement.js';
+import type { TenantDatabase } from './tenant-schema.js';
+import { permissionsOfUser, rolesOfUser } from './user-roles.js';
+
+/** A user as the API shows it: the password's hash is not among the columns. */
+export interface User {
+  readonly id: string;
+  readonly email: string;
+  readonly firstName: string;
+  readonly lastName: string;
+  readonly active: boolean;
+  readonly roles: readonly string[];
+  readonly createdAt: string;
+  readonly updatedAt: string;
+}
+
+const columns = [
+  'users.id',
+  'users.email',
+  'users.first_name as firstName',
+  'users.last_name as lastName',
+  'users.active',
+  'users.created_at as createdAt',
+  'users.updated_at as updatedAt',
+] as const;
+
+/** The sorts that the list of users offers. */
+export const userSorts = {
+  createdAt: { column: 'users.created_at', type: 'timestamptz' },
+  email: { column: 'users.email', type: 'text' },
+} as const satisfies Record<string, Pick<Keyset<TenantDatabase, 'users'>, 'column' | 'type'>>;
+
+/** The unique constraint that an e-mail address breaks if it is taken. */
+export const EMAIL_CONSTRAINT = 'users_email_key';
+
+export async function findUser(db: Kysely<TenantDatabase>, id: string): Promise<User | undefined> {
+  return db.selectFrom('users').select(columns).select(rolesOfUser).where('id', '=', id).executeTakeFirst();
+}
+
+/** A user with the password's hash, for sign-in and for changes that ask for the password. */
+export async function findCredentials(
+  db: Kysely<TenantDatabase>,
+  by: { email: string } | { id: string },
+): Promise<(User & { readonly passwordHash: string }) | undefined> {
+  const [credentials] = await ('email' in by ? credentialsByEmail(db, by) : credentialsById(db, by));
+  return credentials;
+}
+
+const credentialsByEmail = shortRead((db: Kysely<TenantDatabase>, { email }: { email: string }) =>
+  credentials(db).where('email', '=', email),
+);
+
+const credentialsById = shortRead((db: Kysely<TenantDatabase>, { id }: { id: string }) =>
+  credentials(db).where('id', '=', id),
+);
+
+function credentials(
+  db: Kysely<TenantDatabase>,
+): SelectQueryBuilder<TenantDatabase, 'users', User & { readonly passwordHash: string }> {
+  return db.selectFrom('users').select(columns).select(rolesOfUser).select('users.password as passwordHash');
+}
+
+/** Every request of a user depends on this: whether the user is active, and what its roles together permit. */
+export async function findStanding(
+  db: Kysely<TenantDatabase>,
+  id: string,
+): Promise<{ active: boolean; permissions: readonly string[] } | undefined> {
+  const [standing] = await standingById(db, { id });
+  return standing;
+}
+
+const standingById = shortRead((db: Kysely<TenantDatabase>, { id }: { id: string }) =>
+  db.selectFrom('users').select('active').select(permissionsOfUser).where('id', '=', id),
+);
+
+/** One page of users; `search` looks into e-mail address and names, whatever the case. */
+export async function listUsers(
+  db: Kysely<TenantDatabase>,
+  page: {
+    sort: keyof typeof userSorts;
+    direction: 'asc' | 'desc';
+    after?: Position | undefined;
+    limit: number;
+    search?: string | undefined;
+    active?: boolean | undefined;
+    role?: string | undefined;
+  },
+): Promise<User[]> {
+  const { search, active, role } = page;
+  let query = db.selectFrom('users').select(columns).select(rolesOfUser);
+  if (active !== undefined) query = query.where('active', '=', active);
+  if (role !== undefined) {
+    query = query.where((eb) =>
+      eb.exists(
+        eb
+          .selectFrom('user_roles')
+          .innerJoin('roles', 'roles.id', 'user_roles.role_id')
+          .select('user_roles.user_id')
+          .whereRef('user_roles.user_id', '=', 'users.id')
+          .where('roles.name', '=', role),
+      ),
+    );
+  }
+  if (search) {
+    const pattern = containsPattern(search);
+    query = query.where((eb) =>
+      eb.or([eb('email', 'ilike', pattern), eb('first_name', 'ilike', pattern), eb('last_name', 'ilike', pattern)]),
+    );
+  }
+  const keyset = { ...userSorts[page.sort], id: 'users.id' as const, direction: page.direction };
+  return afterPosition(query, keyset, page.after, page.limit).execute();
+}
+
+/** Adds a user without roles and returns its id. */
+export async function insertUser(
+  db: Kysely<TenantDatabase>,
+  user: { email: string; passwordHash: string; firstName: string; lastName: string; active?: boolean | undefined },
+): Promise<string> {
+  const id = newId();
+  await db
+    .insertInto('users')
+    .values({
+      id,
+      email: user.email,
+      password: user.passwordHash,
+      first_name: user.firstName,
+      last_name: user.lastName,
+      ...(user.active !== undefined && { active: user.active }),
+    })
+    .execute();
+  return id;
+}
+
+/**
+ * Adds the first admin of a new tenant, in one statement: making a tenant waits for each round trip.
+ *
+ * @returns false if there is no role `admin`
+ */
+export async function insertFirstAdmin(
+  db: Kysely<TenantDatabase>,
+  user: { email: string; passwordHash: string; firstName: string; lastName: string },
+): Promise<boolean> {
+  const { rows } = await sql`
+    with made as (
+      insert into users (id, email, password, first_name, last_name)
+        values (${newId()}, ${user.email}, ${user.passwordHash}, ${user.firstName}, ${user.lastName}) returning id
+    )
+    insert into user_roles (user_id, role_id)
+      select made.id, roles.id from made, roles where roles.name = 'admin' returning role_id`.execute(db);
+  return rows.length === 1;
+}
+
+/**
+ * Keeps users and their roles as they are until the transaction ends. One statement locks them all, in order of id: two
+ * transactions that lock the same two users cannot deadlock.
+ *
+ * @returns the password's hash of each user that exists, by id
+ */
+export async function lockUsers(
+  trx: Transaction<TenantDatabase>,
+  ids: readonly string[],
+): Promise<ReadonlyMap<string, string>> {
+  const locked = await trx
+    .selectFrom('users')
+    .select(['id', 'password'])
+    .where('id', '=', sql<string>`any(${ids}::uuid[])`)
+    .orderBy('id')
+    .forNoKeyUpdate()
+    .execute();
+  return new Map(locked.map(({ id, password }) => [id, password]));
+}
+
+/** Changes the given fields. */
+export async function updateUser(
+  db: Kysely<TenantDatabase>,
+  id: string,
+  changes: {
+    email?: string | undefined;
+    passwordHash?: string | undefined;
+    firstName?: string | undefined;
+    lastName?: string | undefined;
+    active?: boolean | undefined;
+  },
+): Promise<void> {
+  const { email, passwordHash, firstName, lastName, active } = changes;
+  await db
+    .updateTable('users')
+    .set({
+      ...(email !== undefined && { email }),
+      ...(passwordHash !== undefined && { password: passwordHash }),
+      ...(firstName !== undefined && { first_name: firstName }),
+      ...(lastName !== undefined && { last_name: lastName }),
+      ...(active !== undefined && { active }),
+      updated_at: sql<string>`now()`,
+    })
+    .where('id', '=', id)
+    .execute();
+}
+
+export async function deleteUser(db: Kysely<TenantDatabase>, id: string): Promise<void> {
+  await db.deleteFrom('users').where('id', '=', id).execute();
+}

@@ -1,0 +1,36 @@
+// The origin of a request, for the rows that acts write (db/shared/audit-rows.ts): who makes it, from where, and its id.
+import fp from 'fastify-plugin';
+import type { AuditActor, AuditOrigin } from '../../db/shared/audit-rows.js';
+import type { Principal } from '../../src/auth/tokens.js';
+
+declare module 'fastify' {
+  interface FastifyRequest {
+    readonly auditOrigin: AuditOrigin & { readonly address: string };
+  }
+}
+
+/** Characters of a User-Agent that are kept: clients send what they like. */
+const MAX_USER_AGENT = 256;
+
+export const audit = fp(
+  async (app) => {
+    app.decorateRequest('auditOrigin', {
+      getter() {
+        return {
+          actor: actorOf(this.principal),
+          address: this.ip,
+          userAgent: this.headers['user-agent']?.slice(0, MAX_USER_AGENT),
+          requestId: this.id,
+        };
+      },
+    });
+  },
+  { name: 'audit', fastify: '5.x', dependencies: ['authentication'] },
+);
+
+function actorOf(principal: Principal | null): AuditActor {
+  if (!principal) return { kind: 'none' };
+  return principal.kind === 'user'
+    ? { kind: 'user', id: principal.userId }
+    : { kind: 'operator', id: principal.operatorId, sessionId: principal.sessionId };
+}

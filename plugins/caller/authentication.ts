@@ -1,0 +1,144 @@
+// Authentication: from the access token to the principal of the request. Runs behind the rate limit, before anything is
+// asked of a database.
+import jwt, { type FastifyJWTOptions } from '@fastify/jwt';
+import type { FastifyRequest } from 'fastify';
+import fp from 'fastify-plugin';
+import type { RouteAccess, RouteEntry, Scope } from '../../src/auth/route-access.js';
+import { signingKey, type TokenKey } from '../../src/auth/keyring.js';
+import { CLOCK_TOLERANCE, createTokens, type JwtKey, type Principal, type Tokens } from '../../src/auth/tokens.js';
+import type { Config } from '../../src/config/index.js';
+import { AppError } from '../../src/errors.js';
+
+declare module 'fastify' {
+  // Every route declares it; the check in onReady makes sure.
+  interface FastifyContextConfig {
+    access?: RouteAccess;
+  }
+  interface FastifyInstance {
+    readonly tokens: Tokens;
+    /** Every route with its access, in the order of registration. */
+    readonly routeTable: readonly RouteEntry[];
+  }
+  interface FastifyRequest {
+    /** Who makes the request; null on a public route. */
+    principal: Principal | null;
+    /** The tenant that the token names. Throws where there is none: no code can go on without noticing. */
+    readonly tenantId: string;
+    /** The user that the token names. Throws where there is none. */
+    readonly userId: string;
+  }
+}
+
+export const authentication = fp<{ config: Config['auth'] }>(
+  async (app, { config }) => {
+    const keys: JwtKey[] = [];
+    for (const key of config.keys) {
+      const { kid, alg } = key;
+      // Each in a scope of its own, with a signer and a verifier for this key alone: there is no place where a key is
+      // chosen by what a token says of its algorithm, and no other way to a token than `tokens`.
+      await app.register(async (scope) => {
+        await scope.register(jwt, jwtOptions(key, config));
+        keys.push({
+          kid,
+          alg,
+          sign: (claims) => scope.jwt.sign(claims),
+          verify: (token) => scope.jwt.verify<object>(token),
+        });
+      });
+    }
+    const signer = keys.find(({ kid }) => kid === signingKey(config.keys)?.kid);
+    if (!signer) throw new Error('there is no key that signs');
+    const tokens = createTokens(signer, keys);
+    app.decorate('tokens', tokens);
+
+    app.decorateRequest('principal', null);
+    app.decorateRequest('tenantId', { getter: tenantIdOf });
+    app.decorateRequest('userId', { getter: userIdOf });
+
+    const routes: Partial<RouteEntry>[] = [];
+    app.addHook('onRoute', (route) => {
+      for (const method of [route.method].flat()) {
+        // Read when it is asked for: hooks of inner scopes may still add it.
+        routes.push({
+          method,
+          url: route.url,
+          get access() {
+            return route.config?.access;
+          },
+        } as Partial<RouteEntry>);
+      }
+    });
+    app.addHook('onReady', async () => {
+      const bare = routes
+        .filter(({ access }) => !isWhole(access))
+        .map(({ method, url }) => `${method ?? ''} ${url ?? ''}`);
+      if (bare.length > 0) throw new Error(`routes without config.access or its permission: ${bare.join(', ')}`);
+    });
+    const plain = (url = ''): string => url.replace(/\/$/, '');
+    // The HEAD of a GET has the same access, and is left out.
+    const ofGet = ({ method, url }: Partial<RouteEntry>): boolean =>
+      method === 'HEAD' && routes.some((route) => route.method === 'GET' && plain(route.url) === plain(url));
+    app.decorate('routeTable', { getter: () => routes.filter((route) => !ofGet(route)) as readonly RouteEntry[] });
+
+    app.steps.token = (request) => {
+      const scope = request.routeOptions.config.access?.scope;
+      if (scope === 'public' || request.is404) return undefined;
+      const principal = tokens.verify(bearerToken(request));
+      if (!scope || !admitted[scope].includes(principal.kind)) throw new AppError('forbidden');
+      request.principal = principal;
+      return undefined;
+    };
+  },
+  { name: 'authentication', fastify: '5.x', dependencies: ['rate-limit'] },
+);
+
+/** A public key gives no signer. The library takes keys as text, and a secret as bytes. */
+function jwtOptions({ kid, alg, signs, verifies }: TokenKey, config: Config['auth']): FastifyJWTOptions {
+  return {
+    secret:
+      verifies.type === 'secret'
+        ? verifies.export()
+        : {
+            public: verifies.export({ type: 'spki', format: 'pem' }),
+            ...(signs && { private: signs.export({ type: 'pkcs8', format: 'pem' }) }),
+          },
+    sign: { algorithm: alg, kid, iss: config.issuer, aud: config.audience, expiresIn: config.accessTokenTtl },
+    verify: {
+      algorithms: [alg],
+      allowedIss: config.issuer,
+      allowedAud: config.audience,
+      requiredClaims: ['iss', 'aud', 'sub', 'typ', 'sid', 'jti', 'iat', 'exp'],
+      clockTolerance: CLOCK_TOLERANCE * 1_000,
+    },
+  };
+}
+
+const admitted: Readonly<Record<Exclude<Scope, 'public'>, readonly Principal['kind'][]>> = {
+  tenant: ['user'],
+  operator: ['operator'],
+  platform: ['operator', 'user'],
+};
+
+/** Whether a route says who may call it; the compiler says the same, as far as it sees the route's options. */
+function isWhole(access: Partial<RouteAccess> | undefined): boolean {
+  if (access?.scope === 'tenant' || access?.scope === 'platform') return access.permission !== undefined;
+  return access !== undefined;
+}
+
+/** RFC 6750, section 2.1. */
+function bearerToken(request: FastifyRequest): string {
+  const header = request.headers.authorization ?? '';
+  if (!/^Bearer /i.test(header))
+    throw new AppError('unauthenticated', { detail: 'Send an access token: Authorization: Bearer …' });
+  return header.slice(7);
+}
+
+function tenantIdOf(this: FastifyRequest): string {
+  if (this.principal?.kind !== 'user') throw new Error('this request belongs to no tenant');
+  return this.principal.tenantId;
+}
+
+function userIdOf(this: FastifyRequest): string {
+  if (this.principal?.kind !== 'user') throw new Error('this request belongs to no user');
+  return this.principal.userId;
+}

@@ -1,0 +1,43 @@
+// Sessions: what keeps a token valid between a sign-in and its end. Runs behind the tenant's admission, before roles are
+// looked at.
+import fp from 'fastify-plugin';
+import type { Kysely } from 'kysely';
+import { sessionsIn, type SessionsDatabase } from '../../db/shared/session-queries.js';
+import { watchedDatabase } from '../../db/driver/watched.js';
+import type { Registry } from '../../db/registry/registry-schema.js';
+import { AppError } from '../../src/errors.js';
+
+declare module 'fastify' {
+  interface FastifyRequest {
+    /** For writes to the caller's own sessions. Throws on a request that has no caller. */
+    readonly sessionsDb: SessionsDatabase;
+  }
+}
+
+export const sessions = fp(
+  async (app) => {
+    const { registryPool, sessions } = app.engine;
+    app.decorateRequest('sessionsDb', {
+      getter() {
+        if (!this.principal) throw new Error('this request has no caller');
+        if (this.principal.kind === 'user') return sessionsIn(this.tenantDb);
+        return sessionsIn(watchedDatabase<Registry>(() => registryPool, app.watchOf(this)));
+      },
+    });
+
+    app.steps.session = ({ principal }, _reply, held) => {
+      if (!principal) return undefined;
+      const known = sessions.peek(principal);
+      if (known === undefined)
+        return sessions.lives(principal, held && sessionsIn(held() as Kysely<Registry>)).then(refuseUnlessLive);
+      refuseUnlessLive(known);
+      return undefined;
+    };
+  },
+  { name: 'sessions', fastify: '5.x', dependencies: ['engine', 'authentication', 'tenant-pool'] },
+);
+
+function refuseUnlessLive(lives: boolean): void {
+  if (!lives)
+    throw new AppError('unauthenticated', { detail: 'The session of this access token has ended. Sign in again.' });
+}

@@ -1,0 +1,52 @@
+// The tenant pool: gives each request of a tenant's user the Kysely of that tenant's database, as `request.tenantDb`. Reads
+// share one for each tenant. A write has its own, which looks at the caller again when a connection was waited for
+// (plugins/caller/admission.ts).
+import fp from 'fastify-plugin';
+import type { Kysely } from 'kysely';
+import type { TenantRecord } from '../../db/registry/tenant-queries.js';
+import type { TenantDatabase } from '../../db/tenant/tenant-schema.js';
+import { isRead } from '../../src/http/admission-steps.js';
+import { admitted } from '../../src/connections/tenant-pools.js';
+
+declare module 'fastify' {
+  interface FastifyRequest {
+    /** The database of the tenant that the token names. Throws on a request that belongs to no tenant. */
+    readonly tenantDb: Kysely<TenantDatabase>;
+    /** What `tenantDb` is on a write, after its first use. */
+    watchedTenantDb: Kysely<TenantDatabase> | null;
+    /** The tenant's row as it was admitted; null on a request that belongs to no tenant. */
+    tenant: TenantRecord | null;
+  }
+}
+
+export const tenantPool = fp(
+  async (app) => {
+    const { tenantDirectory: directory, tenantPools: pools } = app.engine;
+
+    app.decorateRequest('watchedTenantDb', null);
+    app.decorateRequest('tenantDb', {
+      getter() {
+        if (isRead(this)) return pools.database(this.tenantId);
+        return (this.watchedTenantDb ??= pools.database(this.tenantId, app.watchOf(this)));
+      },
+    });
+
+    app.decorateRequest('tenant', null);
+
+    // Refused here and not by the first query: a handler may do something before it asks for its database.
+    app.steps.tenant = (request) => {
+      if (request.principal?.kind !== 'user') return undefined;
+      const known = directory.peek(request.tenantId);
+      if (!known?.active)
+        return directory
+          .find(request.tenantId)
+          .then(admitted)
+          .then((tenant) => {
+            request.tenant = tenant;
+          });
+      request.tenant = known;
+      return undefined;
+    };
+  },
+  { name: 'tenant-pool', fastify: '5.x', dependencies: ['engine', 'authentication'] },
+);

@@ -1,0 +1,68 @@
+// Every error leaves as an RFC 9457 problem: those of handlers, of Fastify itself, of unknown routes and of Node's parser.
+import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
+import type { Socket } from 'node:net';
+import fp from 'fastify-plugin';
+import { v4 } from 'uuid';
+import { DatabaseFault } from '../../db/driver/database-fault.js';
+import type { AppError } from '../../src/errors.js';
+import { rawProblem, toProblem } from '../../src/http/problem.js';
+
+declare module 'fastify' {
+  interface FastifyInstance {
+    /** Asked about each fault of a database: what it is to this client, where somebody knows better than "unavailable". */
+    readonly faultReaders: ((fault: DatabaseFault, request: FastifyRequest) => AppError | undefined)[];
+  }
+}
+
+export const errors = fp(
+  async (app) => {
+    app.decorate('faultReaders', []);
+    app.setErrorHandler((error, request, reply) => sendProblem(error, request, reply));
+  },
+  { name: 'errors', fastify: '5.x' },
+);
+
+/**
+ * For Fastify's `frameworkErrors` option: what fails before there is a route, such as a path that is not valid UTF-8. No
+ * hook runs for it, so what hooks do for other answers is done here.
+ */
+export function answerFrameworkError(error: FastifyError, request: FastifyRequest, reply: FastifyReply): void {
+  const { server } = request;
+  void sendProblem(error, request, reply.headers(server.securityHeaders));
+  server.logRequest(request, reply);
+}
+
+/** How long (ms) a peer may take to read the answer to what was not HTTP. */
+const LINGER = 1_000;
+
+/** For Fastify's `clientErrorHandler` option: what is not HTTP. Fastify gives the instance as `this`. */
+export function answerClientError(this: FastifyInstance, error: Error & { code?: string }, socket: Socket): void {
+  // A peer that hung up is nobody to answer to.
+  if (error.code === 'ECONNRESET' || !socket.writable) {
+    socket.destroy();
+    return;
+  }
+  socket.end(rawProblem(error, v4(), this.securityHeaders));
+  // A peer that never closes its side would keep the socket for ever.
+  socket.setTimeout(LINGER, () => socket.destroy());
+}
+
+function sendProblem(thrown: unknown, request: FastifyRequest, reply: FastifyReply): FastifyReply {
+  const error = (thrown instanceof DatabaseFault ? readFault(thrown, request) : undefined) ?? thrown;
+  const { status, headers, body } = toProblem(error, request.id);
+  // Read by the line that the logging plugin writes for the request.
+  if (status >= 500) request.failure = error;
+  return reply
+    .code(status)
+    .headers({ ...headers, 'x-request-id': request.id })
+    .serializer((payload: unknown) => JSON.stringify(payload))
+    .send(body);
+}
+
+function readFault(fault: DatabaseFault, request: FastifyRequest): AppError | undefined {
+  for (const read of request.server.faultReaders) {
+    const known = read(fault, request);
+    if (known) return known;
+  }
+  return undefined;
+}

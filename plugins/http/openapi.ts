@@ -1,0 +1,141 @@
+// OpenAPI 3.1 from the routes' zod schemas and access, at /docs/json, with a page to try it at /docs.
+import swagger from '@fastify/swagger';
+import swaggerUi from '@fastify/swagger-ui';
+import type { RouteOptions } from 'fastify';
+import fp from 'fastify-plugin';
+import { jsonSchemaTransform } from 'fastify-type-provider-zod';
+import { z } from 'zod';
+import type { RouteAccess } from '../../src/auth/route-access.js';
+import { catalogue, statusesOf, type ErrorCode } from '../../src/errors.js';
+
+declare module 'fastify' {
+  interface FastifyContextConfig {
+    /** The route's own errors, beside those that every route of its kind can answer. */
+    errors?: readonly ErrorCode[];
+  }
+}
+
+/** The page loads its own scripts, and styles itself inline; it calls this service and nobody else. */
+const PAGE_POLICY =
+  "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; object-src 'none'; frame-ancestors 'none'";
+
+export const openapi = fp(
+  async (app) => {
+    await app.register(swagger, {
+      openapi: {
+        openapi: '3.1.0',
+        info: {
+          title: 'Tenantry',
+          version: '1',
+          description:
+            'A REST service that gives every tenant its own PostgreSQL database. Sign in at POST /auth/login, then send the access token in the header `Authorization: Bearer <token>`.',
+        },
+        components: { securitySchemes: { bearer: { type: 'http', scheme: 'bearer', bearerFormat: 'JWT' } } },
+      },
+      transform: (document) => {
+        const { route } = document;
+        // What shows the documentation is not part of it.
+        if (document.url.startsWith('/docs')) return { schema: { hide: true }, url: document.url };
+        const schema = {
+          ...document.schema,
+          response: { ...(document.schema.response as object), ...errorAnswers(route) },
+        };
+        const transformed = jsonSchemaTransform({ ...document, schema });
+        describeHeaders((transformed.schema as { response?: Record<string, object> }).response);
+        return { url: transformed.url, schema: { ...transformed.schema, ...describe(route.config?.access) } };
+      },
+    });
+    await app.register(async (docs) => {
+      docs.addHook('onRoute', (route) => {
+        route.config = { ...route.config, access: { scope: 'public' } };
+      });
+      await docs.register(swaggerUi, { routePrefix: '/docs', staticCSP: PAGE_POLICY });
+    });
+  },
+  { name: 'openapi', fastify: '5.x', dependencies: ['authentication', 'schemas'] },
+);
+
+const problemSchema = z
+  .object({
+    type: z.string(),
+    title: z.string(),
+    status: z.int(),
+    detail: z.string().optional(),
+    code: z.enum(Object.keys(catalogue) as [ErrorCode, ...ErrorCode[]]),
+    requestId: z.string(),
+    errors: z.array(z.object({ path: z.string(), message: z.string() })).optional(),
+    limit: z.string().optional().meta({ description: 'The name of the tenant limit that was reached.' }),
+    limitValue: z.number().optional().meta({ description: 'The value of that limit.' }),
+  })
+  .meta({ description: 'A problem document (RFC 9457).' });
+
+/** Every error status of a route: those that its kind brings along, and its own. */
+function errorAnswers(route: RouteOptions): Record<number, object> {
+  const { access, errors = [] } = route.config ?? {};
+  // An address that does not decode is refused wherever it leads.
+  const codes: ErrorCode[] = ['invalid-request', 'rate-limited', 'internal-error', 'unavailable', ...errors];
+  if (access && access.scope !== 'public') codes.push('unauthenticated', 'forbidden');
+  if (access?.scope === 'tenant' || access?.scope === 'platform') codes.push('tenant-limit-exceeded');
+  const { body, params } = (route.schema ?? {}) as { body?: unknown; params?: unknown };
+  // A request that needs no body may bring one along, and it is read.
+  if (body || route.method !== 'GET') codes.push('body-too-large', 'unsupported-media-type');
+  if (params) codes.push('not-found');
+  const answers: Record<number, object> = {};
+  for (const code of codes) {
+    for (const status of statusesOf(code)) {
+      const description = codes.filter((other) => statusesOf(other).includes(status)).map((other) => `\`${other}\``);
+      answers[status] = {
+        description: [...new Set(description)].join(', '),
+        content: { 'application/problem+json': { schema: problemSchema } },
+      };
+    }
+  }
+  return answers;
+}
+
+const retryAfter = {
+  type: 'integer',
+  description: 'Seconds to wait before the next attempt (RFC 9110, section 10.2.3).',
+};
+
+/** A structured list (RFC 9651) with an item for each limit of which less than half is left. */
+const quotaHeaders = {
+  RateLimit: {
+    type: 'string',
+    description:
+      'The requests that are left (`r`), and the seconds until the full limit is available again (`t`): `"address";r=50;t=57`. Sent when less than half of a limit is left.',
+  },
+  'RateLimit-Policy': {
+    type: 'string',
+    description: 'The same limits, as requests (`q`) in a window of seconds (`w`): `"address";q=1000;w=60`.',
+  },
+};
+
+/** jsonSchemaTransform knows no headers of answers. */
+function describeHeaders(answers: Record<string, object> = {}): void {
+  for (const [status, answer] of Object.entries(answers)) {
+    if (status === '429') Object.assign(answer, { headers: { 'Retry-After': retryAfter, ...quotaHeaders } });
+    else if (status === '503') Object.assign(answer, { headers: { 'Retry-After': retryAfter } });
+    else if (status.startsWith('2')) {
+      // Without it @fastify/swagger writes "Default Response".
+      const description = { 201: 'Created.', 204: 'Done. The answer has no body.' }[status] ?? 'The answer.';
+      Object.assign(answer, { headers: quotaHeaders, 'x-response-description': description });
+    }
+  }
+}
+
+function describe(access: RouteAccess | undefined): object {
+  if (!access || access.scope === 'public') return {};
+  const who = {
+    tenant: 'users of the tenant',
+    operator: 'operators',
+    platform: 'operators, and for users within their own tenant',
+  }[access.scope];
+  const { permission, orSelf } = access;
+  const needed = permission === undefined || permission === 'self' ? '' : ` with the permission \`${permission}\``;
+  return {
+    security: [{ bearer: [] }],
+    description: `For ${who}${needed}${orSelf ? ', or for the user that the path names' : ''}.`,
+    ...(permission && { 'x-permission': permission }),
+  };
+}

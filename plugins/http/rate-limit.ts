@@ -1,0 +1,70 @@
+// Rate limits by client address: @fastify/rate-limit decides, and counts in what all replicas share.
+import rateLimitPlugin from '@fastify/rate-limit';
+import type { FastifyRateLimitStore, FastifyRateLimitStoreCtor, RateLimitOptions } from '@fastify/rate-limit';
+import type { preHandlerAsyncHookHandler } from 'fastify';
+import fp from 'fastify-plugin';
+import { AppError } from '../../src/errors.js';
+import type { Limiter } from '../../src/replicas/counts.js';
+
+declare module 'fastify' {
+  interface FastifyInstance {
+    /**
+     * A hook with a limit of its own, which replaces the general one.
+     *
+     * @param name of the limit in RateLimit-Policy
+     * @param max requests a minute and address
+     */
+    readonly limitByAddress: (name: string, max: number) => preHandlerAsyncHookHandler;
+  }
+}
+
+const MINUTE = 60_000;
+
+export const rateLimit = fp<{ max: number }>(
+  async (app, { max }) => {
+    const { counts } = app.engine;
+    const general = counts.limiter('address', MINUTE);
+    const options = (limiter: Limiter, size: number): RateLimitOptions => {
+      const note: RateLimitOptions['onExceeding'] = (request, key) => {
+        app.noteQuota(request, limiter, key, size);
+      };
+      return { max: size, timeWindow: MINUTE, store: storeOver(limiter), onExceeding: note, onExceeded: note };
+    };
+    await app.register(rateLimitPlugin, {
+      global: true,
+      ...options(general, max),
+      // The plugin's own headers have the form of 2021; plugins/http/quotas.ts writes today's.
+      addHeaders: {
+        'x-ratelimit-limit': false,
+        'x-ratelimit-remaining': false,
+        'x-ratelimit-reset': false,
+        'retry-after': false,
+      },
+      addHeadersOnExceeding: { 'x-ratelimit-limit': false, 'x-ratelimit-remaining': false, 'x-ratelimit-reset': false },
+      errorResponseBuilder: (_request, { ttl }) => new AppError('rate-limited', { retryAfter: Math.ceil(ttl / 1_000) }),
+    });
+    app.decorate('limitByAddress', (name, size) => app.rateLimit(options(counts.limiter(name, MINUTE), size)));
+  },
+  { name: 'rate-limit', fastify: '5.x', dependencies: ['engine', 'quotas'] },
+);
+
+/** Counts with `limiter`, whatever key the plugin makes of an address: an IPv4 address, or an IPv6 /64. */
+function storeOver(limiter: Limiter): FastifyRateLimitStoreCtor {
+  return class Store implements FastifyRateLimitStore {
+    incr(key: string, callback: Parameters<FastifyRateLimitStore['incr']>[1], _window: number, max: number): void {
+      const answer = (wait: number): void => {
+        callback(null, { current: wait > 0 ? max + 1 : max, ttl: wait });
+      };
+      const wait = limiter.take(key, max);
+      if (typeof wait === 'number') answer(wait);
+      else wait.then(answer, callback);
+    }
+
+    /** For options of their own: `limitByAddress` gives them a store. */
+    child(options: object): FastifyRateLimitStore {
+      const { store } = options as { readonly store?: FastifyRateLimitStoreCtor };
+      if (!store) throw new Error('a route has its own limit by limitByAddress, and not by its config');
+      return new store({});
+    }
+  };
+}

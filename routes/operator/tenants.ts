@@ -1,0 +1,196 @@
+// Tenants: operators make, list and change them; a user with the permission reads and renames its own, and sees no other.
+import type { FastifyInstance, FastifyRequest } from 'fastify';
+import type { ZodTypeProvider } from 'fastify-type-provider-zod';
+import type { z } from 'zod';
+import { insertAudit } from '../../db/shared/audit-rows.js';
+import { findTenant, listTenants, type TenantRecord } from '../../db/registry/tenant-queries.js';
+import { changeTenant, tenantChange } from '../../src/tenants/tenant-changes.js';
+import { OPERATORS } from '../../src/auth/passwords.js';
+import type { Config } from '../../src/config/index.js';
+import { AppError } from '../../src/errors.js';
+import { slugify } from '../../src/tenants/tenant-ids.js';
+import { limitsInForce, parseLimits } from '../../src/tenants/tenant-limits.js';
+import type { GivenKey } from '../../src/operations/earlier-requests.js';
+import { parsePoolOptions } from '../../src/tenants/pool-options.js';
+import { pageOf, readPage } from '../shapes/lists.js';
+import { hideOthers } from '../shapes/own-tenant.js';
+import { principalOf } from '../shapes/request-caller.js';
+import { idParams, slug } from '../shapes/fields.js';
+import {
+  CreateTenantBody,
+  CreateTenantHeaders,
+  PatchTenantBody,
+  TenantAnswer,
+  tenantAnswer,
+  TenantsQuery,
+} from '../shapes/tenant-shapes.js';
+
+export async function tenantRoutes(fastify: FastifyInstance, { config }: { config: Config }): Promise<void> {
+  const app = fastify.withTypeProvider<ZodTypeProvider>();
+  const operator = { access: { scope: 'operator' } } as const;
+  const schema = { tags: ['tenants'] };
+  const answer = (tenant: TenantRecord): z.output<typeof TenantAnswer> => tenantAnswer(tenant, config);
+
+  app.get(
+    '/',
+    {
+      config: { ...operator, errors: ['invalid-cursor'] },
+      schema: {
+        ...schema,
+        summary: 'List tenants',
+        querystring: TenantsQuery,
+        response: { 200: pageOf(TenantAnswer) },
+      },
+    },
+    async (request) => {
+      const page = await readPage(app.engine.cursors, ['operators', 'tenants'], request.query, (query) =>
+        listTenants(app.engine.registry, query),
+      );
+      return { ...page, data: page.data.map(answer) };
+    },
+  );
+
+  app.post(
+    '/',
+    {
+      config: {
+        ...operator,
+        errors: [
+          'slug-taken',
+          'email-taken',
+          'invalid-pool-options',
+          'invalid-limits',
+          'no-cluster',
+          'not-adoptable',
+          'provisioning-failed',
+          'adoption-failed',
+          'idempotency-key-in-use',
+          'idempotency-key-reused',
+        ],
+      },
+      schema: {
+        ...schema,
+        summary: 'Create a tenant with its database, its database role and its first admin',
+        headers: CreateTenantHeaders,
+        body: CreateTenantBody,
+        response: { 201: TenantAnswer },
+      },
+    },
+    async (request, reply) => {
+      const { name, admin, region, clusterId, adopt } = request.body;
+      const { password, ...person } = admin;
+      const slug = request.body.slug ?? slugFrom(name);
+      const poolOptions = parsePoolOptions(request.body.poolOptions ?? {});
+      const limits = parseLimits(request.body.limits ?? {});
+      if (adopt && (region !== undefined || clusterId !== undefined))
+        throw new AppError('invalid-request', {
+          issues: [{ path: '/adopt', message: 'already names the cluster: leave out region and clusterId' }],
+        });
+      const key = requestKey(request);
+      if (adopt && key)
+        throw new AppError('invalid-request', {
+          issues: [
+            { path: '/adopt', message: 'cannot be combined with an Idempotency-Key: a database is adopted only once' },
+          ],
+        });
+      // The password is hashed while the database is made, which waits for the disk.
+      await app.engine.passwordBudgets.take(principalOf(request));
+      const passwordHash = app.engine.passwords.hash(password, OPERATORS);
+      passwordHash.catch(() => undefined);
+      const wanted = { name, slug, poolOptions, limits, admin: { ...person, passwordHash } };
+      const tenant = adopt
+        ? await app.engine.adoption.adopt(wanted, adopt, request.auditOrigin)
+        : await app.engine.provisioning.create(
+            { ...wanted, wish: { region, clusterId }, requestKey: key },
+            request.auditOrigin,
+          );
+      if (limitsInForce(tenant.limits, config.tenants.limits).connections !== undefined)
+        await app.engine.connectionLimits.applySoon(tenant.id);
+      return reply.code(201).header('location', `${app.prefix}/${tenant.id}`).send(answer(tenant));
+    },
+  );
+
+  /** The Idempotency-Key of a request, if it has one. */
+  function requestKey({
+    principal,
+    headers,
+    body,
+  }: FastifyRequest & { headers: z.output<typeof CreateTenantHeaders> }): GivenKey | undefined {
+    const key = headers['idempotency-key'];
+    if (key === undefined || principal?.kind !== 'operator') return undefined;
+    return {
+      operatorId: principal.operatorId,
+      key,
+      requestHash: app.engine.requestHash.of(body),
+      matches: (hash) => app.engine.requestHash.matches(body, hash),
+    };
+  }
+
+  app.get(
+    '/:id',
+    {
+      config: { access: { scope: 'platform', permission: 'tenant:read' } },
+      schema: { ...schema, summary: 'Read a tenant', params: idParams, response: { 200: TenantAnswer } },
+    },
+    async (request) => {
+      hideOthers(request, request.params.id);
+      const tenant = await findTenant(app.engine.registry, request.params.id);
+      if (!tenant) throw new AppError('not-found');
+      return answer(tenant);
+    },
+  );
+
+  app.patch(
+    '/:id',
+    {
+      config: {
+        access: { scope: 'platform', permission: 'tenant:write' },
+        errors: ['slug-taken', 'tenant-state', 'invalid-pool-options', 'invalid-limits'],
+      },
+      schema: {
+        ...schema,
+        summary: 'Change a tenant. Its own users can change only its name',
+        params: idParams,
+        body: PatchTenantBody,
+        response: { 200: TenantAnswer },
+      },
+    },
+    async (request) => {
+      const { id } = request.params;
+      const { poolOptions, limits, active, ...changes } = request.body;
+      hideOthers(request, id);
+      if (request.principal?.kind === 'user' && Object.keys(request.body).some((key) => key !== 'name')) {
+        throw new AppError('forbidden', {
+          detail: 'A user can change only the name of its tenant. Ask an operator for other changes.',
+        });
+      }
+      const wanted = {
+        ...changes,
+        ...(poolOptions && { poolOptions: parsePoolOptions(poolOptions) }),
+        ...(limits && { limits: parseLimits(limits) }),
+      };
+      if (active !== undefined)
+        return answer(await app.engine.lifecycle[active ? 'resume' : 'suspend'](id, request.auditOrigin, wanted));
+      // The registry cannot see a user's rights, so they are checked again right before its transaction.
+      await app.admitAgain(request);
+      const tenant = await changeTenant(app.engine.registry, id, wanted, request.auditOrigin);
+      // The registry has notified the other replicas; on this one the change is effective before the answer.
+      await app.engine.events.publish({ kind: 'tenant', tenantId: id });
+      if (wanted.limits?.connections !== undefined) await app.engine.connectionLimits.applySoon(id);
+      // The registry has audited the change. An act of the tenant's user is also in the tenant's own audit. Not by `tenantDb`,
+      // which could still refuse: the change is made.
+      if (request.principal?.kind === 'user')
+        await insertAudit(app.engine.tenantPools.database(id), { ...request.auditOrigin, ...tenantChange(id, wanted) });
+      return answer(tenant);
+    },
+  );
+}
+
+function slugFrom(name: string): string {
+  const made = slugify(name);
+  if (!slug.safeParse(made).success)
+    throw new AppError('invalid-request', {
+      issues: [{ path: '/slug', message: 'is needed: no slug can be derived from this name' }],
+    });
+  return made;
+}

@@ -1,0 +1,105 @@
+// Signing in, and who one is.
+import type { FastifyInstance } from 'fastify';
+import type { ZodTypeProvider } from 'fastify-type-provider-zod';
+import { z } from 'zod';
+import { findOperator } from '../../db/registry/operator-queries.js';
+import { findUser } from '../../db/tenant/user-queries.js';
+import type { Config } from '../../src/config/index.js';
+import { AppError } from '../../src/errors.js';
+import { answerId, email, givenPassword, text, timestamp } from '../shapes/fields.js';
+import { Tokens, tokensOf } from '../shapes/token-shapes.js';
+import { UserAnswer } from '../shapes/user-shapes.js';
+
+const SignInBody = z.strictObject({
+  tenant: text(63).meta({ description: "The tenant's slug or id." }),
+  email,
+  password: givenPassword,
+});
+
+const OperatorSignInBody = z.strictObject({ email, password: givenPassword });
+
+const OperatorAnswer = z.object({
+  id: answerId,
+  email: z.string(),
+  active: z.boolean(),
+  createdAt: timestamp,
+  updatedAt: timestamp,
+});
+
+/** Either `user` with its `tenantId` and `permissions`, or `operator`. */
+const Me = z.object({
+  tenantId: answerId.optional(),
+  user: UserAnswer.optional(),
+  permissions: z.array(z.string()).optional().meta({ description: "All permissions that the user's roles grant." }),
+  operator: OperatorAnswer.optional(),
+});
+
+export async function authRoutes(fastify: FastifyInstance, { config }: { config: Config }): Promise<void> {
+  const app = fastify.withTypeProvider<ZodTypeProvider>();
+  const { accessTokenTtl } = config.auth;
+
+  // One limiter, and so one count, for both kinds of sign-in: declared in the routes' config each would get its own. It
+  // stands in for the general limit.
+  const limitSignIn = app.limitByAddress('sign-in', config.http.signInLimit);
+  const signIn = { access: { scope: 'public' }, rateLimit: false, errors: ['invalid-credentials'] } as const;
+
+  app.post(
+    '/login',
+    {
+      config: signIn,
+      onRequest: limitSignIn,
+      schema: {
+        tags: ['auth'],
+        summary: 'Sign in as a user of a tenant',
+        body: SignInBody,
+        response: { 200: Tokens.extend({ user: UserAnswer }) },
+      },
+    },
+    async (request) => {
+      const { tenant, email, password } = request.body;
+      const { user, ...grant } = await app.engine.signIn.user(tenant, email, password, request.auditOrigin);
+      return { ...tokensOf(app, accessTokenTtl, grant), user: { ...user, roles: [...user.roles] } };
+    },
+  );
+
+  app.post(
+    '/operator/login',
+    {
+      config: signIn,
+      onRequest: limitSignIn,
+      schema: {
+        tags: ['auth'],
+        summary: 'Sign in as an operator',
+        body: OperatorSignInBody,
+        response: { 200: Tokens.extend({ operator: OperatorAnswer.pick({ id: true, email: true }) }) },
+      },
+    },
+    async (request) => {
+      const { email, password } = request.body;
+      const { operator, ...grant } = await app.engine.signIn.operator(email, password, request.auditOrigin);
+      return { ...tokensOf(app, accessTokenTtl, grant), operator };
+    },
+  );
+
+  app.get(
+    '/me',
+    {
+      config: { access: { scope: 'platform', permission: 'self' }, errors: ['not-found'] },
+      schema: { tags: ['auth'], summary: 'Read the account that the access token belongs to', response: { 200: Me } },
+    },
+    async (request) => {
+      if (request.principal?.kind === 'operator') {
+        const operator = await findOperator(app.engine.registry, request.principal.operatorId);
+        if (!operator) throw new AppError('not-found');
+        return { operator };
+      }
+      const user = await findUser(request.tenantDb, request.userId);
+      if (!user) throw new AppError('not-found');
+      return {
+        tenantId: request.tenantId,
+        user: { ...user, roles: [...user.roles] },
+        permissions: [...request.permissions],
+      };
+    },
+  );
+}

@@ -1,0 +1,70 @@
+// Health: whether the process lives, and whether a load balancer should send it work.
+import type { FastifyInstance } from 'fastify';
+import type { ZodTypeProvider } from 'fastify-type-provider-zod';
+import { z } from 'zod';
+import { pingRegistry } from '../../db/registry/tenant-queries.js';
+import { within } from '../../src/lib/deadline.js';
+import { DatabaseFault } from '../../db/driver/database-fault.js';
+import { IN_RECOVERY, READ_ONLY } from '../../db/driver/proof.js';
+import { AppError } from '../../src/errors.js';
+
+const Health = z.object({ status: z.literal('ok') });
+
+/** Longest wait (ms) for the registry: a probe that hangs says nothing. */
+const READY_DEADLINE = 1_000;
+
+export async function healthRoutes(fastify: FastifyInstance): Promise<void> {
+  const app = fastify.withTypeProvider<ZodTypeProvider>();
+  // Probes come often, and all from one address: they are not counted.
+  const config = { access: { scope: 'public' }, rateLimit: false } as const;
+
+  app.get(
+    '/health/live',
+    {
+      config,
+      schema: {
+        tags: ['health'],
+        summary: 'Check that the process answers. Nothing else is checked',
+        response: { 200: Health },
+      },
+    },
+    async () => ({ status: 'ok' as const }),
+  );
+
+  app.get(
+    '/health/ready',
+    {
+      config,
+      schema: {
+        tags: ['health'],
+        summary:
+          'Check whether to send requests here: the replica is not shutting down and can reach tenants, and the registry accepts writes',
+        response: { 200: Health },
+      },
+    },
+    async () => {
+      if (app.readiness.draining)
+        throw new AppError('unavailable', {
+          detail: 'This replica is shutting down. Send the request to another one.',
+          retryAfter: 5,
+        });
+      if (app.engine.clusters.starved() !== undefined)
+        throw new AppError('unavailable', {
+          detail: 'This replica has no connection to the tenants left. Send the request to another one.',
+          retryAfter: 1,
+        });
+      const late = (): AppError =>
+        new AppError('unavailable', { detail: 'The registry does not answer. Try again in a moment.', retryAfter: 1 });
+      const answer = pingRegistry(app.engine.registry).catch((error: unknown) => {
+        if (!(error instanceof DatabaseFault) || ![IN_RECOVERY, READ_ONLY].includes(error.reason)) throw error;
+        throw new AppError('unavailable', {
+          detail: 'The registry does not accept writes. Try again in a moment.',
+          retryAfter: 1,
+          cause: error,
+        });
+      });
+      await within(answer, READY_DEADLINE, late);
+      return { status: 'ok' as const };
+    },
+  );
+}

@@ -1,0 +1,121 @@
+// Sessions of users and operators, and the refresh that keeps one alive.
+import type { FastifyInstance } from 'fastify';
+import type { ZodTypeProvider } from 'fastify-type-provider-zod';
+import { z } from 'zod';
+import { REFRESH_TOKEN_LENGTH } from '../../src/auth/refresh-tokens.js';
+import type { Config } from '../../src/config/index.js';
+import { AppError } from '../../src/errors.js';
+import { principalOf } from '../shapes/request-caller.js';
+import { answerId, givenPassword, idParams, newPassword, timestamp } from '../shapes/fields.js';
+import { Tokens, tokensOf } from '../shapes/token-shapes.js';
+
+const RefreshBody = z.strictObject({ refreshToken: z.string().min(1).max(REFRESH_TOKEN_LENGTH) });
+
+const SessionAnswer = z.object({
+  id: answerId,
+  address: z.string().meta({ description: 'The address that the sign-in came from.' }),
+  userAgent: z.string(),
+  createdAt: timestamp,
+  refreshedAt: timestamp,
+  expiresAt: timestamp.meta({ description: 'The session ends at this time unless it is refreshed.' }),
+  current: z.boolean().meta({ description: 'Whether the access token of this request belongs to this session.' }),
+});
+
+const PasswordBody = z.strictObject({ currentPassword: givenPassword, newPassword });
+
+export async function sessionRoutes(fastify: FastifyInstance, { config }: { config: Config }): Promise<void> {
+  const app = fastify.withTypeProvider<ZodTypeProvider>();
+  const { accessTokenTtl } = config.auth;
+  const own = { access: { scope: 'platform', permission: 'self' } } as const;
+  const schema = { tags: ['auth'] };
+
+  app.post(
+    '/refresh',
+    {
+      config: { access: { scope: 'public' }, errors: ['invalid-refresh-token'] },
+      schema: {
+        ...schema,
+        summary: 'Exchange a refresh token for new tokens',
+        body: RefreshBody,
+        response: { 200: Tokens },
+      },
+    },
+    async (request) => {
+      const grant = await app.engine.sessions.refresh(request.body.refreshToken, request.auditOrigin);
+      return tokensOf(app, accessTokenTtl, grant);
+    },
+  );
+
+  app.post(
+    '/logout',
+    { config: own, schema: { ...schema, summary: "End the caller's present session", response: { 204: z.null() } } },
+    async (request, reply) => {
+      const principal = principalOf(request);
+      await app.engine.sessions.end(principal, principal.sessionId, request.auditOrigin, request.sessionsDb);
+      return reply.code(204).send(null);
+    },
+  );
+
+  app.post(
+    '/logout-all',
+    { config: own, schema: { ...schema, summary: "End all of the caller's sessions", response: { 204: z.null() } } },
+    async (request, reply) => {
+      await app.engine.sessions.endAll(principalOf(request), request.auditOrigin, request.sessionsDb);
+      return reply.code(204).send(null);
+    },
+  );
+
+  app.get(
+    '/sessions',
+    {
+      config: own,
+      schema: {
+        ...schema,
+        summary: "List the caller's sessions, the most recently used first",
+        response: { 200: z.object({ data: z.array(SessionAnswer), nextCursor: z.null() }) },
+      },
+    },
+    async (request) => {
+      const principal = principalOf(request);
+      const sessions = await app.engine.sessions.list(principal);
+      const data = sessions.map((session) => ({ ...session, current: session.id === principal.sessionId }));
+      return { data, nextCursor: null };
+    },
+  );
+
+  app.delete(
+    '/sessions/:id',
+    {
+      config: own,
+      schema: { ...schema, summary: "End one of the caller's sessions", params: idParams, response: { 204: z.null() } },
+    },
+    async (request, reply) => {
+      const { params, auditOrigin, sessionsDb } = request;
+      if (!(await app.engine.sessions.end(principalOf(request), params.id, auditOrigin, sessionsDb)))
+        throw new AppError('not-found');
+      return reply.code(204).send(null);
+    },
+  );
+
+  app.post(
+    '/password',
+    {
+      config: { ...own, errors: ['wrong-password'] },
+      schema: {
+        ...schema,
+        summary: "Change the caller's password, and end the caller's other sessions",
+        body: PasswordBody,
+        response: { 204: z.null() },
+      },
+    },
+    async (request, reply) => {
+      const principal = principalOf(request);
+      const { auditOrigin, body } = request;
+      await app.engine.passwordBudgets.take(principal);
+      const confirmedHash = await app.engine.signIn.confirm(principal, body.currentPassword, auditOrigin);
+      const tenantDb = principal.kind === 'user' ? request.tenantDb : undefined;
+      await app.engine.signIn.changePassword(principal, confirmedHash, body.newPassword, auditOrigin, tenantDb);
+      return reply.code(204).send(null);
+    },
+  );
+}

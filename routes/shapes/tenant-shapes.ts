@@ -1,0 +1,117 @@
+// The shapes of a tenant in requests and answers.
+import { z } from 'zod';
+import { tenantSorts, type TenantRecord } from '../../db/registry/tenant-queries.js';
+import type { Config } from '../../src/config/index.js';
+import { tenantStatuses } from '../../src/tenants/tenant-states.js';
+import { forEachLimit, limitsInForce, limitsShown } from '../../src/tenants/tenant-limits.js';
+import { poolLimits } from '../../src/tenants/pool-options.js';
+import { listQuery } from './lists.js';
+import { answerId, email, id, newPassword, patchOf, slug, text, timestamp } from './fields.js';
+
+const PoolOptions = z.object({
+  max: z.number(),
+  acquireTimeout: z.number(),
+  timeout: z.number(),
+  idleTimeoutMillis: z.number(),
+});
+
+const LimitsAnswer = z.object(forEachLimit(() => z.number().nullable()));
+
+export const TenantAnswer = z.object({
+  id: answerId,
+  name: z.string(),
+  slug: z.string(),
+  clusterId: answerId.nullable().meta({ description: "The cluster that holds the tenant's database." }),
+  status: z.enum(tenantStatuses),
+  active: z.boolean(),
+  poolOptions: PoolOptions.meta({
+    description: 'The options in force: `max` in connections, the others in milliseconds.',
+  }),
+  limits: LimitsAnswer.meta({
+    description:
+      'The limits in force: requests per second, connections, milliseconds, users, products and bytes. null means no limit.',
+  }),
+  schemaVersion: z.string(),
+  deletedAt: timestamp.nullable(),
+  purgeAfter: timestamp.nullable().meta({ description: 'A deleted tenant can be restored until this time.' }),
+  createdAt: timestamp,
+  updatedAt: timestamp,
+});
+
+const name = text(200);
+
+/** Checked by rules of its own (422), not by the request's (400): the setting is wrong, not the request. */
+const poolOptions = z.record(z.string(), z.unknown()).meta({
+  description:
+    'Whole numbers: max (1–100 connections), acquireTimeout (100–60,000 ms), timeout (100–600,000 ms), idleTimeoutMillis (100–3,600,000 ms). An option that is left out keeps its value; in a new tenant it gets the default. null restores the default.',
+});
+
+/** Checked like `poolOptions`. */
+const limits = z.record(z.string(), z.unknown()).meta({
+  description:
+    'Whole numbers: requestsPerSecond (1–100,000), connections (1–400), statementTimeout (100–600,000 ms), users (1–1,000,000), products (1–100,000,000), storageBytes (1,048,576–2^50). A limit that is left out keeps its value; in a new tenant it gets the default. null restores the default.',
+});
+
+/** PostgreSQL counts bytes. */
+const databaseName = text(63).refine((name) => Buffer.byteLength(name) <= 63, 'must be at most 63 bytes long');
+
+const adopt = z.strictObject({ clusterId: id, database: databaseName }).meta({
+  description: "An existing database that becomes the tenant's database. The cluster's provisioner must own it.",
+});
+
+export const CreateTenantBody = z.strictObject({
+  name,
+  slug: slug.optional().meta({ description: 'Derived from the name when it is left out.' }),
+  admin: z.strictObject({ email, password: newPassword, firstName: text(100), lastName: text(100) }),
+  poolOptions: poolOptions.optional(),
+  limits: limits.optional(),
+  region: text(100).optional().meta({ description: 'The region of the cluster to create the database on.' }),
+  clusterId: id
+    .optional()
+    .meta({ description: 'The cluster to create the database on; when left out, the least loaded one.' }),
+  adopt: adopt.optional(),
+});
+
+export const PatchTenantBody = patchOf({ name, slug, poolOptions, limits, active: z.boolean() }, {});
+
+/** Other headers are ignored. */
+export const CreateTenantHeaders = z.looseObject({
+  'idempotency-key': z
+    .string()
+    .regex(/^[\x21-\x7e]{1,200}$/, 'must be 1 to 200 visible ASCII characters')
+    .optional()
+    .meta({
+      description:
+        'Identifies the request. Sending it again with the same key within 24 hours creates no second tenant.',
+    }),
+});
+
+export const TenantsQuery = listQuery(tenantSorts, {
+  search: text(200).optional().meta({ description: 'Text to find in the name or slug.' }),
+  status: z.enum(tenantStatuses).optional(),
+});
+
+/** A tenant with the settings that are in force for it. */
+export function tenantAnswer(
+  tenant: TenantRecord,
+  { tenants }: Pick<Config, 'tenants'>,
+): z.output<typeof TenantAnswer> {
+  const { id, name, slug, clusterId, status, active, schemaVersion, deletedAt, createdAt, updatedAt } = tenant;
+  const purgeAfter = deletedAt && new Date(Date.parse(deletedAt) + tenants.deletionGrace).toISOString();
+  const limits = limitsInForce(tenant.limits, tenants.limits);
+  return {
+    id,
+    name,
+    slug,
+    clusterId,
+    status,
+    active,
+    poolOptions: poolLimits(tenant.poolOptions, tenants.pool, limits),
+    limits: limitsShown(limits),
+    schemaVersion,
+    deletedAt,
+    purgeAfter,
+    createdAt,
+    updatedAt,
+  };
+}

@@ -1,0 +1,166 @@
+// Products of the caller's tenant.
+import type { FastifyInstance } from 'fastify';
+import type { ZodTypeProvider } from 'fastify-type-provider-zod';
+import { z } from 'zod';
+import { violatedUniqueConstraint } from '../../db/driver/database-fault.js';
+import {
+  changeStock,
+  deleteProduct,
+  findProduct,
+  insertProduct,
+  listProducts,
+  productSorts,
+  SKU_CONSTRAINT,
+  updateProduct,
+} from '../../db/tenant/product-queries.js';
+import { AppError } from '../../src/errors.js';
+import { insertWithin } from '../../src/tenants/tenant-limits.js';
+import { listQuery, pageOf, readPage } from '../shapes/lists.js';
+import { answerId, count, flag, idParams, money, patchOf, stock, text, timestamp } from '../shapes/fields.js';
+
+const ProductAnswer = z.object({
+  id: answerId,
+  name: z.string(),
+  description: z.string().nullable(),
+  price: z.string().meta({ description: 'A decimal number with two places, as text.' }),
+  stockQuantity: z.number(),
+  active: z.boolean(),
+  sku: z.string().nullable(),
+  category: z.string().nullable(),
+  createdAt: timestamp,
+  updatedAt: timestamp,
+});
+
+const name = text(200);
+const optional = {
+  description: text(5_000).nullable(),
+  stockQuantity: stock,
+  active: z.boolean(),
+  sku: text(100).nullable(),
+  category: text(100).nullable(),
+};
+
+const CreateBody = z.strictObject({ name, price: money, ...z.object(optional).partial().shape });
+const PatchBody = patchOf({ name, price: money, ...optional }, {});
+const StockBody = z.strictObject({
+  delta: z
+    .int32()
+    .refine((delta) => delta !== 0, 'must not be 0')
+    .meta({ description: 'The number to add to the stock; a negative number is subtracted.' }),
+});
+
+const Query = listQuery(productSorts, {
+  search: text(200).optional().meta({ description: 'Text to find in the name or description.' }),
+  active: flag.optional(),
+  category: text(100).optional(),
+  minPrice: money.optional(),
+  maxPrice: money.optional(),
+  maxStock: count.optional(),
+});
+
+export async function productRoutes(fastify: FastifyInstance): Promise<void> {
+  const app = fastify.withTypeProvider<ZodTypeProvider>();
+  const reading = { access: { scope: 'tenant', permission: 'products:read' } } as const;
+  const writing = { access: { scope: 'tenant', permission: 'products:write' } } as const;
+  const schema = { tags: ['products'] };
+
+  app.get(
+    '/',
+    {
+      config: { ...reading, errors: ['invalid-cursor'] },
+      schema: { ...schema, summary: 'List products', querystring: Query, response: { 200: pageOf(ProductAnswer) } },
+    },
+    async (request) =>
+      readPage(app.engine.cursors, [request.tenantId, 'products'], request.query, (query) =>
+        listProducts(request.tenantDb, query),
+      ),
+  );
+
+  app.post(
+    '/',
+    {
+      config: { ...writing, errors: ['sku-taken'] },
+      schema: { ...schema, summary: 'Create a product', body: CreateBody, response: { 201: ProductAnswer } },
+    },
+    async (request, reply) => {
+      const { tenantDb, tenantLimits, body } = request;
+      const product = await skuTaken(
+        insertWithin(tenantDb, 'products', tenantLimits.products, (db) => insertProduct(db, body)),
+      );
+      return reply.code(201).header('location', `${app.prefix}/${product.id}`).send(product);
+    },
+  );
+
+  app.get(
+    '/:id',
+    {
+      config: reading,
+      schema: { ...schema, summary: 'Read a product', params: idParams, response: { 200: ProductAnswer } },
+    },
+    async (request) => found(await findProduct(request.tenantDb, request.params.id)),
+  );
+
+  app.patch(
+    '/:id',
+    {
+      config: { ...writing, errors: ['sku-taken'] },
+      schema: {
+        ...schema,
+        summary: 'Change a product',
+        params: idParams,
+        body: PatchBody,
+        response: { 200: ProductAnswer },
+      },
+    },
+    async (request) => found(await skuTaken(updateProduct(request.tenantDb, request.params.id, request.body))),
+  );
+
+  app.delete(
+    '/:id',
+    {
+      config: writing,
+      schema: { ...schema, summary: 'Remove a product', params: idParams, response: { 204: z.null() } },
+    },
+    async (request, reply) => {
+      if (!(await deleteProduct(request.tenantDb, request.params.id))) throw new AppError('not-found');
+      return reply.code(204).send(null);
+    },
+  );
+
+  app.post(
+    '/:id/stock',
+    {
+      config: { ...writing, errors: ['insufficient-stock'] },
+      schema: {
+        ...schema,
+        summary: 'Add to the stock, or subtract from it',
+        params: idParams,
+        body: StockBody,
+        response: { 200: ProductAnswer },
+      },
+    },
+    async (request) => {
+      const { id } = request.params;
+      const changed = await changeStock(request.tenantDb, id, request.body.delta);
+      if (changed) return changed;
+      const product = found(await findProduct(request.tenantDb, id));
+      throw new AppError('insufficient-stock', {
+        detail: `The stock is ${product.stockQuantity}. Send a delta that keeps it between 0 and 2147483647.`,
+      });
+    },
+  );
+}
+
+function found<T>(product: T | undefined): T {
+  if (product === undefined) throw new AppError('not-found');
+  return product;
+}
+
+async function skuTaken<T>(work: Promise<T>): Promise<T> {
+  try {
+    return await work;
+  } catch (error) {
+    if (violatedUniqueConstraint(error) === SKU_CONSTRAINT) throw new AppError('sku-taken');
+    throw error;
+  }
+}

@@ -1,0 +1,144 @@
+// Roles of the caller's tenant: the built-in ones, and those that it makes for itself.
+import type { FastifyInstance, FastifyRequest } from 'fastify';
+import type { ZodTypeProvider } from 'fastify-type-provider-zod';
+import { z } from 'zod';
+import { findRole, listRoles, roleSorts, type Role } from '../../db/tenant/role-queries.js';
+import { permissions as known } from '../../src/auth/permissions.js';
+import { addRole, changeRole, removeRole } from '../../src/auth/role-changes.js';
+import { AppError } from '../../src/errors.js';
+import { listQuery, pageOf, readPage } from '../shapes/lists.js';
+import { answerId, idParams, patchOf, text, timestamp } from '../shapes/fields.js';
+import { actorOf } from '../shapes/request-caller.js';
+
+const RoleAnswer = z.object({
+  id: answerId,
+  name: z.string(),
+  description: z.string().nullable(),
+  builtIn: z.boolean().meta({ description: 'Whether the role is built in: such a role cannot be changed or removed.' }),
+  permissions: z.array(z.string()),
+  createdAt: timestamp,
+  updatedAt: timestamp,
+});
+
+/** Users are given roles by name: no two may look alike. */
+const name = z
+  .string()
+  .max(50)
+  .regex(/^[a-z0-9]+(?:-[a-z0-9]+)*$/, 'must be lower-case letters, digits and single dashes');
+
+const description = text(200).nullable();
+
+const permission = z.enum(known, {
+  error: ({ input }) =>
+    typeof input === 'string' && input.length <= 50 ? `there is no permission "${input}"` : 'must be a permission',
+});
+const permissions = z
+  .array(permission)
+  .max(known.length)
+  .refine((list) => new Set(list).size === list.length, 'must not name a permission twice');
+
+const CreateBody = z.strictObject({ name, description: description.optional(), permissions });
+const PatchBody = patchOf({ name, description, permissions }, {});
+
+const Query = listQuery(roleSorts, {
+  search: text(200).optional().meta({ description: 'Text to find in the name or description.' }),
+});
+
+export async function roleRoutes(fastify: FastifyInstance): Promise<void> {
+  const app = fastify.withTypeProvider<ZodTypeProvider>();
+  const reading = { access: { scope: 'tenant', permission: 'roles:read' } } as const;
+  const writing = { access: { scope: 'tenant', permission: 'roles:write' } } as const;
+  const schema = { tags: ['roles'] };
+
+  app.get(
+    '/',
+    {
+      config: { ...reading, errors: ['invalid-cursor'] },
+      schema: { ...schema, summary: 'List roles', querystring: Query, response: { 200: pageOf(RoleAnswer) } },
+    },
+    async (request) => {
+      const page = await readPage(app.engine.cursors, [request.tenantId, 'roles'], request.query, (query) =>
+        listRoles(request.tenantDb, query),
+      );
+      return { ...page, data: page.data.map(answer) };
+    },
+  );
+
+  app.post(
+    '/',
+    {
+      config: { ...writing, errors: ['role-taken'] },
+      schema: {
+        ...schema,
+        summary: 'Create a role. The caller must hold every permission of the role',
+        body: CreateBody,
+        response: { 201: RoleAnswer },
+      },
+    },
+    async (request, reply) => {
+      const id = await addRole(request.tenantDb, request.body, actorOf(request), request.auditOrigin);
+      return reply
+        .code(201)
+        .header('location', `${app.prefix}/${id}`)
+        .send(await read(request, id));
+    },
+  );
+
+  app.get(
+    '/:id',
+    {
+      config: reading,
+      schema: { ...schema, summary: 'Read a role', params: idParams, response: { 200: RoleAnswer } },
+    },
+    async (request) => read(request, request.params.id),
+  );
+
+  app.patch(
+    '/:id',
+    {
+      config: { ...writing, errors: ['role-taken', 'built-in-role'] },
+      schema: {
+        ...schema,
+        summary: 'Change a role. The caller must hold every permission of the role, before and after the change',
+        params: idParams,
+        body: PatchBody,
+        response: { 200: RoleAnswer },
+      },
+    },
+    async (request) => {
+      const { id } = request.params;
+      const { tenantDb, body, auditOrigin } = request;
+      if (!(await changeRole(tenantDb, id, body, actorOf(request), auditOrigin))) throw new AppError('not-found');
+      await app.engine.events.publish({ kind: 'roles', tenantId: request.tenantId });
+      return read(request, id);
+    },
+  );
+
+  app.delete(
+    '/:id',
+    {
+      config: { ...writing, errors: ['built-in-role', 'role-in-use'] },
+      schema: {
+        ...schema,
+        summary: 'Remove a role that no user holds',
+        params: idParams,
+        response: { 204: z.null() },
+      },
+    },
+    async (request, reply) => {
+      const { tenantDb, params, auditOrigin } = request;
+      if (!(await removeRole(tenantDb, params.id, actorOf(request), auditOrigin))) throw new AppError('not-found');
+      return reply.code(204).send(null);
+    },
+  );
+}
+
+async function read(request: FastifyRequest, id: string): Promise<z.output<typeof RoleAnswer>> {
+  const role = await findRole(request.tenantDb, id);
+  if (!role) throw new AppError('not-found');
+  return answer(role);
+}
+
+function answer(role: Role): z.output<typeof RoleAnswer> {
+  return { ...role, permissions: [...role.permissions] };
+}

@@ -1,0 +1,181 @@
+// Users of the caller's tenant. Who is permitted manages them; everybody reads and changes itself.
+import type { FastifyInstance, FastifyRequest } from 'fastify';
+import type { ZodTypeProvider } from 'fastify-type-provider-zod';
+import { z } from 'zod';
+import { violatedUniqueConstraint } from '../../db/driver/database-fault.js';
+import { EMAIL_CONSTRAINT, findUser, listUsers, userSorts } from '../../db/tenant/user-queries.js';
+import { addUser, changeUser, removeUser } from '../../src/auth/user-changes.js';
+import { AppError } from '../../src/errors.js';
+import { listQuery, pageOf, readPage } from '../shapes/lists.js';
+import { actorOf, principalOf } from '../shapes/request-caller.js';
+import { UserAnswer } from '../shapes/user-shapes.js';
+import { email, flag, givenPassword, idParams, newPassword, patchOf, text } from '../shapes/fields.js';
+
+const name = text(100);
+const roles = z
+  .array(text(50))
+  .min(1)
+  .max(20)
+  .refine((list) => new Set(list).size === list.length, 'must not name a role twice');
+
+const CreateBody = z.strictObject({
+  email,
+  password: newPassword,
+  firstName: name,
+  lastName: name,
+  roles: roles.default(['member']),
+  active: z.boolean().default(true),
+});
+
+const PatchBody = patchOf(
+  { email, password: newPassword, firstName: name, lastName: name, roles, active: z.boolean() },
+  {
+    currentPassword: givenPassword.meta({
+      description: 'Needed when callers change their own e-mail address or password.',
+    }),
+  },
+);
+
+const Query = listQuery(userSorts, {
+  search: text(200).optional().meta({ description: 'Text to find in the e-mail address or the names.' }),
+  active: flag.optional(),
+  role: text(50).optional(),
+});
+
+export async function userRoutes(fastify: FastifyInstance): Promise<void> {
+  const app = fastify.withTypeProvider<ZodTypeProvider>();
+  const reading = { access: { scope: 'tenant', permission: 'users:read' } } as const;
+  const writing = { access: { scope: 'tenant', permission: 'users:write' } } as const;
+  const schema = { tags: ['users'] };
+
+  app.get(
+    '/',
+    {
+      config: { ...reading, errors: ['invalid-cursor'] },
+      schema: { ...schema, summary: 'List users', querystring: Query, response: { 200: pageOf(UserAnswer) } },
+    },
+    async (request) => {
+      const page = await readPage(app.engine.cursors, [request.tenantId, 'users'], request.query, (query) =>
+        listUsers(request.tenantDb, query),
+      );
+      return { ...page, data: page.data.map(answer) };
+    },
+  );
+
+  app.post(
+    '/',
+    {
+      config: { ...writing, errors: ['email-taken'] },
+      schema: { ...schema, summary: 'Create a user', body: CreateBody, response: { 201: UserAnswer } },
+    },
+    async (request, reply) => {
+      const { password, roles, ...fields } = request.body;
+      // Hashed before the transaction begins: a connection is not held while the processor works.
+      await app.engine.passwordBudgets.take(principalOf(request));
+      const passwordHash = await app.engine.passwords.hash(password, request.tenantId);
+      const user = { ...fields, passwordHash, roles };
+      const id = await emailTaken(
+        addUser(request.tenantDb, user, actorOf(request), request.auditOrigin, request.tenantLimits.users),
+      );
+      return reply
+        .code(201)
+        .header('location', `${app.prefix}/${id}`)
+        .send(await read(request, id));
+    },
+  );
+
+  app.get(
+    '/:id',
+    {
+      config: { access: { ...reading.access, orSelf: true } },
+      schema: { ...schema, summary: 'Read a user', params: idParams, response: { 200: UserAnswer } },
+    },
+    async (request) => read(request, request.params.id),
+  );
+
+  app.patch(
+    '/:id',
+    {
+      config: {
+        access: { ...writing.access, orSelf: true },
+        errors: ['email-taken', 'last-admin', 'wrong-password'],
+      },
+      schema: {
+        ...schema,
+        summary:
+          'Change a user. Without the permission, callers can change their own names, e-mail address and password',
+        params: idParams,
+        body: PatchBody,
+        response: { 200: UserAnswer },
+      },
+    },
+    async (request) => {
+      const { id } = request.params;
+      const { currentPassword, password, roles, ...fields } = request.body;
+      const manages = request.permissions.includes(writing.access.permission);
+      if (!manages && (roles !== undefined || fields.active !== undefined)) {
+        throw new AppError('forbidden', { detail: 'You need the permission "users:write" to change roles or active.' });
+      }
+      // A stolen token must not be enough to take the account over for good.
+      const secures = id === request.userId && (password !== undefined || fields.email !== undefined);
+      if (secures || password !== undefined) await app.engine.passwordBudgets.take(principalOf(request));
+      const confirmedHash = secures ? await confirmOwnPassword(request, currentPassword) : undefined;
+      const passwordHash =
+        password === undefined ? undefined : await app.engine.passwords.hash(password, request.tenantId);
+      const { tenantId, userId } = request;
+      const actor = { ...actorOf(request), confirmedHash };
+      const spared = id === userId ? actor.sessionId : undefined;
+      const changes = { ...fields, passwordHash, roles };
+      const { tenantDb, auditOrigin } = request;
+      const ended = await emailTaken(changeUser(tenantDb, id, changes, actor, auditOrigin, spared));
+      if (!ended) throw new AppError('not-found');
+      await app.engine.events.publish({ kind: 'user', tenantId, userId: id });
+      await app.engine.sessions.ended({ kind: 'user', tenantId }, ended);
+      return read(request, id);
+    },
+  );
+
+  app.delete(
+    '/:id',
+    {
+      config: { ...writing, errors: ['last-admin'] },
+      schema: { ...schema, summary: 'Remove a user', params: idParams, response: { 204: z.null() } },
+    },
+    async (request, reply) => {
+      const { id } = request.params;
+      if (!(await removeUser(request.tenantDb, id, actorOf(request), request.auditOrigin)))
+        throw new AppError('not-found');
+      await app.engine.events.publish({ kind: 'user', tenantId: request.tenantId, userId: id });
+      return reply.code(204).send(null);
+    },
+  );
+
+  async function confirmOwnPassword(request: FastifyRequest, currentPassword: string | undefined): Promise<string> {
+    if (currentPassword === undefined) {
+      throw new AppError('invalid-request', {
+        issues: [{ path: '/currentPassword', message: 'is needed to change your own e-mail address or password' }],
+      });
+    }
+    // Whoever holds a stolen token must not find the password faster here than at sign-in.
+    return app.engine.signIn.confirm(principalOf(request), currentPassword, request.auditOrigin);
+  }
+}
+
+async function read(request: FastifyRequest, id: string): Promise<UserAnswer> {
+  const user = await findUser(request.tenantDb, id);
+  if (!user) throw new AppError('not-found');
+  return answer(user);
+}
+
+function answer(user: Omit<UserAnswer, 'roles'> & { readonly roles: readonly string[] }): UserAnswer {
+  return { ...user, roles: [...user.roles] };
+}
+
+async function emailTaken<T>(work: Promise<T>): Promise<T> {
+  try {
+    return await work;
+  } catch (error) {
+    if (violatedUniqueConstraint(error) === EMAIL_CONSTRAINT) throw new AppError('email-taken');
+    throw error;
+  }
+}

@@ -1,0 +1,42 @@
+// The operator of an act, looked at where the act is decided. The request's own look may be old: the operator can be deactivated
+// or signed out while the act waits for a lock, for a hash or for a server.
+import type { Kysely, Transaction } from 'kysely';
+import type { AuditOrigin } from '../../db/shared/audit-rows.js';
+import { insertAudit, type CentralAuditEntry } from '../../db/registry/registry-audit.js';
+import { findOperator, lockOperator } from '../../db/registry/operator-queries.js';
+import type { Registry } from '../../db/registry/registry-schema.js';
+import { findSession, sessionsIn } from '../../db/shared/session-queries.js';
+import { AppError } from '../errors.js';
+
+/**
+ * Audits an act in its transaction, and refuses it if its operator may not act any more. To be called last: what the
+ * transaction waits for comes before it. From then to the end of the transaction no other transaction deactivates the operator.
+ *
+ * @throws AppError `unauthenticated`, which rolls the act back
+ */
+export async function auditAct(trx: Transaction<Registry>, entry: CentralAuditEntry): Promise<void> {
+  if (entry.actor.kind === 'operator') {
+    const active = await lockOperator(trx, entry.actor.id);
+    await refuseUnless(active, trx, entry);
+  }
+  await insertAudit(trx, entry);
+}
+
+/**
+ * The same look before a step that is no transaction of the registry. A caller of another kind passes.
+ *
+ * @throws AppError `unauthenticated`
+ */
+export async function confirmOperator(registry: Kysely<Registry>, origin: AuditOrigin): Promise<void> {
+  if (origin.actor.kind !== 'operator') return;
+  const operator = await findOperator(registry, origin.actor.id);
+  await refuseUnless(operator?.active ?? false, registry, origin);
+}
+
+async function refuseUnless(active: boolean, registry: Kysely<Registry>, { actor }: AuditOrigin): Promise<void> {
+  if (!active) throw new AppError('unauthenticated', { detail: 'The account of this access token is not active.' });
+  const { id, sessionId } = actor.kind === 'operator' ? actor : {};
+  const session = sessionId === undefined ? undefined : await findSession(sessionsIn(registry), sessionId);
+  if (session?.accountId !== id || id === undefined)
+    throw new AppError('unauthenticated', { detail: 'The session of this access token has ended. Sign in again.' });
+}

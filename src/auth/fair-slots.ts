@@ -1,0 +1,131 @@
+// Slots shared fairly by payers: so much work runs at once, and payers take turns, so that a payer's flood delays its own work.
+import { AppError } from '../errors.js';
+import { LinkedQueue, Queued } from '../lib/linked-queue.js';
+
+// States of one piece of work, and what moves it:
+//
+//   new      → running   a slot is free (then no work waits)
+//   new      → waiting   all slots are taken, and neither bound is reached
+//   new      → refused   its payer's queue is full; or the total is reached, and no payer has a longer queue than its own
+//                        payer's would be
+//   waiting  → running   a slot was handed over, and it is the first of the payer whose turn it is
+//   waiting  → refused   it waited longer than the patience; or the total was reached, its payer had the longest queue,
+//                        and it was the newest in it
+//   running  → done      the task ended; the slot is handed over, or is free when no work waits
+//
+// The ring holds each payer that has work waiting, once. The payer at its head has the next turn and then goes to the end. A
+// payer leaves the ring with its last waiting work. So each waiting payer has one turn before any payer has its second.
+//
+// Always: running ≤ size; running = size while work waits; waiting = the sum of all queues ≤ total; no queue > perPayer.
+
+/** One piece of work that waits. */
+class Waiter extends Queued<Waiter> {
+  timer: NodeJS.Timeout | undefined;
+
+  constructor(
+    readonly enter: () => void,
+    readonly refuse: () => void,
+  ) {
+    super();
+  }
+}
+
+/** A payer that has work waiting. */
+class Line extends Queued<Line> {
+  readonly waiters = new LinkedQueue<Waiter>();
+
+  constructor(readonly payer: string) {
+    super();
+  }
+}
+
+/** How much may wait, for one payer and in all. */
+export interface WaitingBounds {
+  readonly perPayer: number;
+  readonly total: number;
+}
+
+/** Runs at most `size` tasks at once. Payers take turns; the work of one payer runs in the order in which it came. */
+export class FairSlots {
+  #running = 0;
+  #waiting = 0;
+  readonly #ring = new LinkedQueue<Line>();
+  readonly #lines = new Map<string, Line>();
+
+  /** @param patience longest wait (ms) for a slot */
+  constructor(
+    private readonly size: number,
+    private readonly bounds: WaitingBounds,
+    private readonly patience: number,
+  ) {}
+
+  /** @throws AppError `unavailable` if a bound is reached or the wait was too long, and whatever the task throws */
+  async run<T>(payer: string, task: () => Promise<T>): Promise<T> {
+    if (this.#running < this.size) this.#running += 1;
+    else await this.#turn(payer);
+    try {
+      return await task();
+    } finally {
+      // The slot is handed over, not freed, so that new work cannot overtake work that waits.
+      const next = this.#next();
+      if (next) next.enter();
+      else this.#running -= 1;
+    }
+  }
+
+  #turn(payer: string): Promise<void> {
+    const line = this.#lines.get(payer) ?? new Line(payer);
+    if (line.waiters.size >= this.bounds.perPayer) return Promise.reject(refusal());
+    if (this.#waiting >= this.bounds.total) {
+      const longest = this.#longest();
+      // Counted with the new work: otherwise it would take the place of work that has waited longer, and help no payer.
+      if (!longest || longest.waiters.size <= line.waiters.size + 1) return Promise.reject(refusal());
+      const newest = longest.waiters.last;
+      if (newest) this.#leave(longest, newest).refuse();
+    }
+    return new Promise((resolve, reject) => {
+      const waiter = new Waiter(resolve, () => {
+        reject(refusal());
+      });
+      waiter.timer = setTimeout(() => {
+        this.#leave(line, waiter).refuse();
+      }, this.patience);
+      line.waiters.push(waiter);
+      this.#waiting += 1;
+      if (line.queue) return;
+      this.#ring.push(line);
+      this.#lines.set(payer, line);
+    });
+  }
+
+  /** The waiting work whose turn it is. */
+  #next(): Waiter | undefined {
+    const line = this.#ring.first;
+    const waiter = line?.waiters.first;
+    if (!line || !waiter) return undefined;
+    this.#ring.push(line);
+    return this.#leave(line, waiter);
+  }
+
+  #leave(line: Line, waiter: Waiter): Waiter {
+    clearTimeout(waiter.timer);
+    line.waiters.remove(waiter);
+    this.#waiting -= 1;
+    if (line.waiters.size === 0) {
+      this.#ring.remove(line);
+      this.#lines.delete(line.payer);
+    }
+    return waiter;
+  }
+
+  /** Looks at every payer that waits: no more than the total, and only while the total is reached. */
+  #longest(): Line | undefined {
+    let longest: Line | undefined;
+    for (const line of this.#ring) if (line.waiters.size > (longest?.waiters.size ?? 0)) longest = line;
+    return longest;
+  }
+}
+
+function refusal(): AppError {
+  return new AppError('unavailable', { retryAfter: 1 });
+}

@@ -1,0 +1,127 @@
+// Changes to roles that a rule watches over: built-in ones stay as they are, one that is held stays, and nobody makes or
+// changes a role that holds more than itself. The caller's rights are those of the moment of the change.
+import type { Kysely, Transaction } from 'kysely';
+import type { AuditOrigin } from '../../db/shared/audit-rows.js';
+import { violatedUniqueConstraint } from '../../db/driver/database-fault.js';
+import {
+  countHolders,
+  deleteRole,
+  findRole,
+  insertRole,
+  lockRole,
+  ROLE_NAME_CONSTRAINT,
+  setPermissions,
+  updateRole,
+} from '../../db/tenant/role-queries.js';
+import type { TenantDatabase } from '../../db/tenant/tenant-schema.js';
+import { changedFields } from '../audit/trail.js';
+import { AppError } from '../errors.js';
+import { auditWrite, lockCaller, refuseWithout, type Actor } from './caller.js';
+import { refuseToGive, refuseToTouch, type Caller, type Permission } from './permissions.js';
+
+/**
+ * Adds a role and returns its id.
+ *
+ * @throws AppError `unauthenticated`, `forbidden` naming what the caller does not hold, `role-taken`
+ */
+export async function addRole(
+  db: Kysely<TenantDatabase>,
+  { permissions, ...role }: Parameters<typeof insertRole>[1] & { readonly permissions: readonly Permission[] },
+  actor: Actor,
+  origin: AuditOrigin,
+): Promise<string> {
+  return nameTaken(
+    db.transaction().execute(async (trx) => {
+      const caller = await lockEditor(trx, actor);
+      refuseToGive(caller, permissions);
+      const id = await insertRole(trx, role);
+      await setPermissions(trx, id, permissions);
+      const details = { name: role.name, permissions };
+      await auditWrite(trx, actor, { ...origin, action: 'role.created', target: { kind: 'role', id }, details });
+      return id;
+    }),
+  );
+}
+
+/**
+ * Changes what is given, in one transaction. Returns whether the role exists.
+ *
+ * @throws AppError `unauthenticated`, `built-in-role`, `forbidden` naming what the caller does not hold, `role-taken`
+ */
+export async function changeRole(
+  db: Kysely<TenantDatabase>,
+  id: string,
+  {
+    permissions,
+    ...changes
+  }: Parameters<typeof updateRole>[2] & { readonly permissions?: readonly Permission[] | undefined },
+  actor: Actor,
+  origin: AuditOrigin,
+): Promise<boolean> {
+  return nameTaken(
+    db.transaction().execute(async (trx) => {
+      const caller = await lockEditor(trx, actor, id);
+      if (permissions) refuseToGive(caller, permissions);
+      if (!(await mayChange(trx, id, caller))) return false;
+      await updateRole(trx, id, changes);
+      if (permissions) await setPermissions(trx, id, permissions);
+      const details = { fields: changedFields({ ...changes, permissions }), ...(permissions && { permissions }) };
+      await auditWrite(trx, actor, { ...origin, action: 'role.updated', target: { kind: 'role', id }, details });
+      return true;
+    }),
+  );
+}
+
+/**
+ * Removes a role that nobody holds. Returns whether it existed.
+ *
+ * @throws AppError `unauthenticated`, `built-in-role`, `role-in-use`, `forbidden` naming what the caller does not hold
+ */
+export async function removeRole(
+  db: Kysely<TenantDatabase>,
+  id: string,
+  actor: Actor,
+  origin: AuditOrigin,
+): Promise<boolean> {
+  return db.transaction().execute(async (trx) => {
+    const caller = await lockEditor(trx, actor, id);
+    if (!(await mayChange(trx, id, caller))) return false;
+    // Taken away silently it could leave somebody without any role.
+    const holders = await countHolders(trx, id);
+    if (holders > 0)
+      throw new AppError('role-in-use', {
+        detail: `${holders} ${holders === 1 ? 'user holds' : 'users hold'} the role. Take it from them first.`,
+      });
+    await deleteRole(trx, id);
+    await auditWrite(trx, actor, { ...origin, action: 'role.deleted', target: { kind: 'role', id } });
+    return true;
+  });
+}
+
+/** @param roleId the role that is to be changed or removed */
+async function lockEditor(trx: Transaction<TenantDatabase>, actor: Actor, roleId?: string): Promise<Caller> {
+  const { caller } = await lockCaller(trx, actor, undefined, async () => {
+    // The role `admin` is locked before users elsewhere: locking a built-in role here, after the caller, could deadlock.
+    if (roleId !== undefined && !(await findRole(trx, roleId))?.builtIn) await lockRole(trx, roleId);
+  });
+  refuseWithout(caller, 'roles:write');
+  return caller;
+}
+
+/** Whether a role exists, which is locked; refuses one that the caller may not change. */
+async function mayChange(trx: Transaction<TenantDatabase>, id: string, caller: Caller): Promise<boolean> {
+  const role = await findRole(trx, id);
+  if (!role) return false;
+  if (role.builtIn) throw new AppError('built-in-role');
+  refuseToTouch(caller, role.permissions);
+  return true;
+}
+
+async function nameTaken<T>(work: Promise<T>): Promise<T> {
+  try {
+    return await work;
+  } catch (error) {
+    if (violatedUniqueConstraint(error) === ROLE_NAME_CONSTRAINT) throw new AppError('role-taken');
+    throw error;
+  }
+}

@@ -1,0 +1,299 @@
+// Sessions: begun by a sign-in, kept alive by refreshes, ended by whoever may. A refresh token works once; one that is used
+// again ends its session, since two hold it. Whether a session lives is known in the process until a change is told.
+import { insertAudit, type AuditOrigin } from '../../db/shared/audit-rows.js';
+import type { TenantRecord } from '../../db/registry/tenant-queries.js';
+import { newId } from '../../db/shared/ids.js';
+import {
+  deleteSession,
+  deleteSessionsOf,
+  findRotation,
+  findSession,
+  insertSession,
+  listSessions,
+  rotateSession,
+  type Session,
+  type SessionBeginning,
+  type SessionLifetimes,
+  type SessionsDatabase,
+  type SessionState,
+} from '../../db/shared/session-queries.js';
+import { FreshCache } from '../replicas/fresh-cache.js';
+import { AppError } from '../errors.js';
+import { believedFor, type Events } from '../replicas/events.js';
+import type { TenantDirectory } from '../tenants/tenant-directory.js';
+import { admitted } from '../connections/tenant-pools.js';
+import { hashOf, newSecret, successorOf, type RefreshTokens, type SessionOwner } from './refresh-tokens.js';
+import type { Principal } from './tokens.js';
+
+/** Who signs in. */
+export type Account =
+  | { readonly kind: 'user'; readonly tenantId: string; readonly userId: string }
+  | { readonly kind: 'operator'; readonly operatorId: string };
+
+/** What an account has proved itself with, as it was read before the password was verified. */
+export interface Proof {
+  readonly passwordHash: string;
+  /** Of the tenant's row: the session does not count if the tenant is signed out meanwhile. Null for an operator. */
+  readonly generation: number | null;
+}
+
+/** What a client is given. */
+export interface Grant {
+  readonly principal: Principal;
+  readonly refreshToken: string;
+}
+
+export interface Sessions {
+  /**
+   * Begins a session for an account that has proved who it is, which is audited as its sign-in.
+   *
+   * @returns undefined where the account has another password by now, or is no longer active
+   * @throws DatabaseFault
+   */
+  begin(account: Account, proof: Proof, origin: Omit<AuditOrigin, 'actor'>): Promise<Grant | undefined>;
+  /**
+   * The next refresh token for the one that is presented.
+   *
+   * @throws AppError `invalid-refresh-token` for every token that does not work, whatever the reason
+   */
+  refresh(refreshToken: string, origin: AuditOrigin): Promise<Grant>;
+  /** Whether the session lives, where that is known without waiting. */
+  peek(principal: Principal): boolean | undefined;
+  /**
+   * Whether the session lives.
+   *
+   * @param held a connection that the caller already holds: the session is read there, and not remembered
+   * @throws DatabaseFault; AppError where its tenant is not served any more
+   */
+  lives(principal: Principal, held?: SessionsDatabase): Promise<boolean>;
+  /** The caller's live sessions, the one used last first. */
+  list(principal: Principal): Promise<Session[]>;
+  /** Ends one of the caller's sessions, on every replica before it returns. Returns whether there was one. */
+  end(principal: Principal, sessionId: string, origin: AuditOrigin, db?: SessionsDatabase): Promise<boolean>;
+  /** Ends all of the caller's sessions, on every replica before it returns. */
+  endAll(principal: Principal, origin: AuditOrigin, db?: SessionsDatabase): Promise<void>;
+  /** Tells every replica of sessions that were ended in a transaction of somebody else's. */
+  ended(owner: SessionOwner, sessionIds: readonly string[]): Promise<void>;
+}
+
+export interface SessionsDeps {
+  readonly tokens: RefreshTokens;
+  readonly events: Events;
+  readonly lifetimes: SessionLifetimes;
+  /** Where the sessions of a tenant's users, or of operators, are. */
+  readonly database: (owner: SessionOwner) => SessionsDatabase;
+  readonly directory: Pick<TenantDirectory, 'peek' | 'find'>;
+  /** Reads what the process does not know: by default in the database. `age` says how long ago (ms) it was read there. */
+  readonly load?: (owner: SessionOwner, sessionId: string) => Promise<LoadedSession | undefined>;
+  /** A refresh token was used again: its session is ended, and somebody should know. */
+  readonly onReuse: (account: Account, sessionId: string) => void;
+}
+
+/** Sessions that are remembered: some 300 bytes each. */
+const MAX_REMEMBERED = 50_000;
+
+/** Live sessions of one account; the one that was not used for longest goes. */
+const MAX_PER_ACCOUNT = 100;
+
+type LoadedSession = SessionState & { readonly age?: number };
+
+/** A session as every request looks at it, with the time of performance.now() until which it lives if nothing extends it. */
+type Known = Omit<LoadedSession, 'remaining'> & { readonly until: number };
+
+export function createSessions(deps: SessionsDeps): Sessions {
+  const { tokens, events, lifetimes, database, directory } = deps;
+  const load: NonNullable<typeof deps.load> = deps.load ?? ((owner, id) => findSession(database(owner), id));
+  // Never stale: where the database does not answer, its requests could not be served anyway.
+  const known = new FreshCache<Known>({
+    max: MAX_REMEMBERED,
+    freshFor: () => believedFor(events),
+    caughtUp: () => events.caughtUp(),
+    ageOf: ({ age = 0 }) => age,
+    staleFor: 0,
+    load: async (key) => {
+      const [sessionId = '', tenantId] = key.split(' ');
+      const owner: SessionOwner = tenantId === undefined ? { kind: 'operator' } : { kind: 'user', tenantId };
+      const askedAt = performance.now();
+      const session = await load(owner, sessionId);
+      if (!session) return undefined;
+      const { remaining, ...rest } = session;
+      return { ...rest, until: askedAt + remaining };
+    },
+  });
+  events.subscribe((change) => {
+    if (change.kind === 'session') known.invalidate(keyOf(change.tenantId, change.sessionId));
+    else if (change.kind === 'any') known.expire();
+  });
+
+  async function ended(owner: SessionOwner, sessionIds: readonly string[]): Promise<void> {
+    const tenantId = tenantOf(owner);
+    await Promise.all(sessionIds.map((sessionId) => events.publish({ kind: 'session', sessionId, tenantId })));
+  }
+
+  async function current(key: string): Promise<Known | undefined> {
+    const remembered = await known.get(key);
+    return remembered && isOver(remembered) ? known.reload(key) : remembered;
+  }
+
+  /** Whether a session that began so counts. */
+  async function counts(owner: SessionOwner, beginning: SessionBeginning): Promise<boolean> {
+    return owner.kind === 'operator' || admits(await directory.find(owner.tenantId), beginning);
+  }
+
+  return {
+    async begin(account, { passwordHash, generation }, origin) {
+      const sessionId = newId();
+      const secret = newSecret();
+      const { address = '', userAgent = '' } = origin;
+      const session = { id: sessionId, address, userAgent, tokenHash: hashOf(secret), generation };
+      const proved = {
+        table: account.kind === 'user' ? 'users' : 'operators',
+        id: idOf(account),
+        passwordHash,
+      } as const;
+      const crowdedOut = await insertSession(database(account), proved, session, lifetimes, MAX_PER_ACCOUNT, {
+        ...origin,
+        actor: { kind: account.kind, id: idOf(account) },
+        action: 'auth.login',
+        target: { kind: 'session', id: sessionId },
+      });
+      if (!crowdedOut) return undefined;
+      await ended(account, crowdedOut);
+      return { principal: { ...account, sessionId }, refreshToken: tokens.write(account, sessionId, secret) };
+    },
+
+    async refresh(refreshToken, origin) {
+      const token = tokens.read(refreshToken);
+      if (!token) throw invalid();
+      const { owner, sessionId, secret } = token;
+      if (owner.kind === 'user' && !(await directory.find(owner.tenantId))?.active) throw invalid();
+      const db = database(owner);
+      const presented = hashOf(secret);
+      const step = newSecret().toString('base64url');
+      const next = hashOf(successorOf(secret, step));
+      const rotated = await rotateSession(db, sessionId, { presented, next, step }, lifetimes);
+      const grant = async (session: SessionBeginning & { accountId: string }, by: string): Promise<Grant> => {
+        if (!(await counts(owner, session))) throw invalid();
+        const principal = principalOf(owner, session.accountId, sessionId);
+        return { principal, refreshToken: tokens.write(owner, sessionId, successorOf(secret, by)) };
+      };
+      if (rotated) return grant(rotated, step);
+      const rotation = await findRotation(db, sessionId, presented);
+      if (!rotation) throw invalid();
+      // Its successor was never presented: the answer that carried it was lost, or requests run in parallel.
+      if (rotation.step !== null) return grant(rotation, rotation.step);
+      // Anybody can make up a token that names a session; only one that was given out here tells that two hold it.
+      const { accountId } = rotation;
+      const givenOut = token.genuine || rotation.replaced;
+      const found = (trx: SessionsDatabase): Promise<void> =>
+        insertAudit(trx, {
+          ...origin,
+          action: 'auth.refresh-reused',
+          target: { kind: owner.kind, id: accountId },
+          details: { session: sessionId },
+        });
+      if (givenOut && (await remove(db, sessionId, accountId, found))) {
+        deps.onReuse(principalOf(owner, accountId, sessionId), sessionId);
+        await ended(owner, [sessionId]);
+      }
+      throw invalid();
+    },
+
+    peek(principal) {
+      const session = known.peek(keyOf(tenantOf(principal), principal.sessionId));
+      if (!session) return undefined;
+      if (session.accountId !== idOf(principal)) return false;
+      // A refresh on another replica may have extended it: only the database knows.
+      if (isOver(session)) return undefined;
+      if (principal.kind === 'operator') return true;
+      const tenant = directory.peek(principal.tenantId);
+      return tenant?.active ? admits(tenant, session) : undefined;
+    },
+
+    async lives(principal, held) {
+      const session = held
+        ? await findSession(held, principal.sessionId)
+        : await current(keyOf(tenantOf(principal), principal.sessionId));
+      if (session?.accountId !== idOf(principal)) return false;
+      // A tenant that was suspended since the request came in: its sessions have not ended, and come back with it.
+      return principal.kind === 'operator' || admits(admitted(await directory.find(principal.tenantId)), session);
+    },
+
+    list: (principal) => listSessions(database(principal), idOf(principal)),
+
+    async end(principal, sessionId, origin, db = database(principal)) {
+      const found = (trx: SessionsDatabase): Promise<void> =>
+        insertAudit(trx, {
+          ...origin,
+          action: sessionId === principal.sessionId ? 'auth.logout' : 'session.revoked',
+          target: { kind: 'session', id: sessionId },
+        });
+      if (!(await remove(db, sessionId, idOf(principal), found))) return false;
+      await ended(principal, [sessionId]);
+      return true;
+    },
+
+    async endAll(principal, origin, db = database(principal)) {
+      const gone = await db.transaction().execute(async (trx) => {
+        const target = { kind: principal.kind, id: idOf(principal) };
+        await insertAudit(trx, { ...origin, action: 'auth.logout-all', target });
+        return deleteSessionsOf(trx, idOf(principal));
+      });
+      await ended(principal, gone);
+    },
+
+    ended,
+  };
+}
+
+/** Removes a session of the account, and audits it where there was one. */
+function remove(
+  db: SessionsDatabase,
+  sessionId: string,
+  accountId: string,
+  audited: (trx: SessionsDatabase) => Promise<void>,
+): Promise<boolean> {
+  return db.transaction().execute(async (trx) => {
+    const existed = await deleteSession(trx, sessionId, accountId);
+    if (existed) await audited(trx);
+    return existed;
+  });
+}
+
+/** Both ids are UUIDs and hold no space. */
+function keyOf(tenantId: string | undefined, sessionId: string): string {
+  return tenantId === undefined ? sessionId : `${sessionId} ${tenantId}`;
+}
+
+function tenantOf(owner: SessionOwner): string | undefined {
+  return owner.kind === 'user' ? owner.tenantId : undefined;
+}
+
+function idOf(account: Account): string {
+  return account.kind === 'user' ? account.userId : account.operatorId;
+}
+
+function principalOf(owner: SessionOwner, accountId: string, sessionId: string): Principal {
+  return owner.kind === 'user'
+    ? { kind: 'user', tenantId: owner.tenantId, userId: accountId, sessionId }
+    : { kind: 'operator', operatorId: accountId, sessionId };
+}
+
+function isOver({ until }: Known): boolean {
+  return until <= performance.now();
+}
+
+/** Whether the tenant is active, and was not signed out since the session began. */
+function admits(tenant: TenantRecord | undefined, { generation, createdAt }: SessionBeginning): boolean {
+  if (!tenant?.active) return false;
+  const { sessionsGeneration, sessionsValidFrom } = tenant;
+  // The session's is the greater one if the registry was restored to a moment before the sign-in.
+  if (generation !== null) return generation >= sessionsGeneration;
+  // A former build began it: the clock of the tenant's server is compared with the registry's, right to within their difference.
+  // Both in ISO 8601 of the same length, which sorts as text does.
+  return sessionsValidFrom === null || createdAt >= sessionsValidFrom;
+}
+
+function invalid(): AppError {
+  return new AppError('invalid-refresh-token');
+}

@@ -1,0 +1,141 @@
+// Changes to users that a rule watches over: roles must exist, nobody gives or changes what holds more than itself, and the
+// last active admin stays. The caller's rights are those of the moment of the change. Each change is audited.
+import type { Kysely, Transaction } from 'kysely';
+import { insertAudit, type AuditEntry, type AuditOrigin } from '../../db/shared/audit-rows.js';
+import { deleteSessionsOf, sessionsIn } from '../../db/shared/session-queries.js';
+import type { TenantDatabase } from '../../db/tenant/tenant-schema.js';
+import { countActiveAdmins, keepRoles, lockAdmins, setRoles } from '../../db/tenant/user-roles.js';
+import { deleteUser, findStanding, insertUser, updateUser } from '../../db/tenant/user-queries.js';
+import { changedFields } from '../audit/trail.js';
+import { AppError } from '../errors.js';
+import { refuseOver } from '../tenants/tenant-limits.js';
+import { auditWrite, lockCaller, refuseWithout, type Actor } from './caller.js';
+import { refuseToGive, refuseToTouch, type Caller } from './permissions.js';
+
+/**
+ * Adds a user with its roles and returns its id.
+ *
+ * @param limit users that the tenant may have; undefined where it may have any number
+ * @throws AppError `unauthenticated`, `tenant-limit-exceeded`, `forbidden` naming what the caller does not hold, or
+ * `invalid-request` naming roles that the tenant does not have
+ */
+export async function addUser(
+  db: Kysely<TenantDatabase>,
+  { roles, ...user }: Parameters<typeof insertUser>[1] & { readonly roles: readonly string[] },
+  actor: Actor,
+  origin: AuditOrigin,
+  limit?: number,
+): Promise<string> {
+  return db.transaction().execute(async (trx) => {
+    const { caller } = await lockCaller(trx, actor, undefined, () => keepRoles(trx, roles));
+    refuseWithout(caller, 'users:write');
+    await refuseOver(trx, 'users', limit);
+    const id = await insertUser(trx, user);
+    await assignRoles(trx, id, roles, caller);
+    await auditWrite(trx, actor, {
+      ...origin,
+      action: 'user.created',
+      target: { kind: 'user', id },
+      details: { roles, active: user.active ?? true },
+    });
+    return id;
+  });
+}
+
+/**
+ * Changes what is given, in one transaction. A new password, and the end of being active, end the user's sessions.
+ *
+ * @param spared a session that goes on all the same: the one of a user who changes its own password
+ * @returns the ids of the sessions that were ended, undefined where there is no such user
+ * @throws AppError `unauthenticated`, `wrong-password` if the caller's password has changed since it was confirmed,
+ * `last-admin`, `forbidden` naming what the caller does not hold, or `invalid-request` naming roles that the tenant does not
+ * have
+ */
+export async function changeUser(
+  db: Kysely<TenantDatabase>,
+  id: string,
+  { roles, ...changes }: Parameters<typeof updateUser>[2] & { readonly roles?: readonly string[] | undefined },
+  actor: Actor,
+  origin: AuditOrigin,
+  spared?: string,
+): Promise<readonly string[] | undefined> {
+  return db.transaction().execute(async (trx) => {
+    const mayEndAdmin = changes.active === false || (roles !== undefined && !roles.includes('admin'));
+    if (mayEndAdmin) await lockAdmins(trx);
+    const { caller, targetExists } = await lockCaller(trx, actor, id, roles && (() => keepRoles(trx, roles)));
+    const managed = id !== caller.userId || roles !== undefined || changes.active !== undefined;
+    if (managed) refuseWithout(caller, 'users:write');
+    if (!targetExists) return undefined;
+    await refuseTarget(trx, id, caller);
+    await updateUser(trx, id, changes);
+    if (roles) await assignRoles(trx, id, roles, caller);
+    if (mayEndAdmin) await keepOneAdmin(trx);
+    await auditWrite(trx, actor, {
+      ...origin,
+      action: 'user.updated',
+      target: { kind: 'user', id },
+      details: {
+        fields: changedFields({ ...changes, roles }),
+        ...(roles && { roles }),
+        ...(changes.active !== undefined && { active: changes.active }),
+      },
+    });
+    if (changes.active === false) return deleteSessionsOf(sessionsIn(trx), id);
+    return changes.passwordHash === undefined ? [] : deleteSessionsOf(sessionsIn(trx), id, spared);
+  });
+}
+
+/**
+ * Removes a user. Returns whether it existed.
+ *
+ * @throws AppError `unauthenticated`, `last-admin`, or `forbidden` naming what the caller does not hold
+ */
+export async function removeUser(
+  db: Kysely<TenantDatabase>,
+  id: string,
+  actor: Actor,
+  origin: AuditOrigin,
+): Promise<boolean> {
+  return db.transaction().execute(async (trx) => {
+    await lockAdmins(trx);
+    const { caller, targetExists } = await lockCaller(trx, actor, id);
+    refuseWithout(caller, 'users:write');
+    if (!targetExists) return false;
+    await refuseTarget(trx, id, caller);
+    await deleteUser(trx, id);
+    await keepOneAdmin(trx);
+    const entry: AuditEntry = { ...origin, action: 'user.deleted', target: { kind: 'user', id } };
+    // The caller's own removal has ended its session.
+    if (id === caller.userId) await insertAudit(trx, entry);
+    else await auditWrite(trx, actor, entry);
+    return true;
+  });
+}
+
+async function refuseTarget(trx: Transaction<TenantDatabase>, id: string, caller: Caller): Promise<void> {
+  if (id !== caller.userId) refuseToTouch(caller, await permissionsOf(trx, id));
+}
+
+async function assignRoles(
+  trx: Transaction<TenantDatabase>,
+  userId: string,
+  roles: readonly string[],
+  caller: Caller,
+): Promise<void> {
+  const unknown = await setRoles(trx, userId, roles);
+  if (unknown.length > 0) {
+    const issues = unknown.map((role) => ({ path: '/roles', message: `there is no role "${role}"` }));
+    throw new AppError('invalid-request', { issues });
+  }
+  refuseToGive(caller, await permissionsOf(trx, userId));
+}
+
+/** What a user holds, as this transaction sees it: also what it has just been given. */
+async function permissionsOf(trx: Transaction<TenantDatabase>, userId: string): Promise<readonly string[]> {
+  return (await findStanding(trx, userId))?.permissions ?? [];
+}
+
+/** To be called behind the change, under the lock: the error takes the change back with the transaction. */
+async function keepOneAdmin(trx: Transaction<TenantDatabase>): Promise<void> {
+  if ((await countActiveAdmins(trx)) === 0) throw new AppError('last-admin');
+}

@@ -1,0 +1,232 @@
+// From the settings to a config that the app can be built on: secrets, the embedded PostgreSQL where none is configured,
+// the schema, the first operator.
+import type { Kysely } from 'kysely';
+import type { Logger } from 'pino';
+import { listAllClusters } from '../../db/registry/cluster-queries.js';
+import { canRewriteAudit } from '../../db/registry/registry-grants.js';
+import { countOperators, insertOperator } from '../../db/registry/operator-queries.js';
+import type { Registry } from '../../db/registry/registry-schema.js';
+import type { ConnectionSettings } from '../../db/driver/client.js';
+import { checkCluster } from '../../db/server/server-admin.js';
+import { DatabaseFault, hasSqlState } from '../../db/driver/database-fault.js';
+import { parseTokenKeys } from '../auth/keyring.js';
+import { createPasswords, OPERATORS } from '../auth/passwords.js';
+import { completeConfig, ConfigError, parseKeyring, type Config, type Settings } from '../config/index.js';
+import { enterEmbedded } from './embedded-connections.js';
+import type { EmbeddedCluster } from '../embedded/embedded-cluster.js';
+import { openRegistry } from '../../db/registry/open-registry.js';
+import { localSecrets, type LocalSecrets } from './local-secrets.js';
+import {
+  migrateAll,
+  pendingRegistryMigrations,
+  type MigrationReport,
+  type OtherCluster,
+} from '../rollouts/migrate-fleet.js';
+import { createEnvelope } from '../secrets/envelope.js';
+import { enteredAs } from '../clusters/cluster-directory.js';
+import { openProvisioner, type Provisioner } from '../clusters/provisioner-connections.js';
+
+export interface Prepared {
+  readonly config: Config;
+  readonly embedded: EmbeddedCluster | undefined;
+  /** The operator's sign-in, if this start made one up: to be shown once, on the terminal that started the service. */
+  readonly newOperator: { readonly email: string; readonly password: string } | undefined;
+}
+
+/** The complete configuration, with the embedded PostgreSQL running if it is needed. */
+interface Connected {
+  readonly config: Config;
+  /** The registry, entered as the role that may migrate it. */
+  readonly registryOwner: ConnectionSettings;
+  readonly embedded: EmbeddedCluster | undefined;
+  readonly secrets: LocalSecrets | undefined;
+}
+
+const DEFAULT_OPERATOR = 'operator@tenantry.local';
+
+const INSUFFICIENT_PRIVILEGE = '42501';
+
+/**
+ * Everything that must be done before the app can be built.
+ *
+ * @param onEmbedded called with the embedded PostgreSQL as soon as it runs, so that it can be stopped if a later step fails
+ * @throws ConfigError if the registry is not migrated or cannot be reached
+ */
+export async function prepare(
+  settings: Settings,
+  log: Logger,
+  onEmbedded: (cluster: EmbeddedCluster) => void,
+): Promise<Prepared> {
+  const { config, registryOwner, embedded, secrets } = await connect(settings, log, onEmbedded);
+  if (embedded) await migrate(config, registryOwner, log);
+  else await checkRegistry(config, log);
+  return { config, embedded, newOperator: await ensureOperator(config, settings, secrets) };
+}
+
+/** Brings registry, template and every tenant's database up to date, for `npm run migrate`. */
+export async function prepareAndMigrate(
+  settings: Settings,
+  log: Logger,
+  onEmbedded: (cluster: EmbeddedCluster) => void,
+): Promise<MigrationReport> {
+  const { config, registryOwner } = await connect(settings, log, onEmbedded);
+  return migrate(config, registryOwner, log);
+}
+
+async function connect(
+  settings: Settings,
+  log: Logger,
+  onEmbedded: (cluster: EmbeddedCluster) => void,
+): Promise<Connected> {
+  const { registry, tenants, auth, encryptionKeys } = settings;
+  // In production the settings are complete, or reading them would have failed.
+  const secrets = settings.production ? undefined : await localSecrets(settings.dataDir);
+  const given = {
+    tokenKeys: auth.keys ?? parseTokenKeys(secrets?.tokenKeys ?? ''),
+    encryptionKeys: encryptionKeys ?? parseKeyring(secrets?.encryptionKeys ?? ''),
+  };
+  if (registry.connection && tenants.provisioner) {
+    const gaps = { ...given, registry: registry.connection, provisioner: tenants.provisioner };
+    const registryOwner = registry.owner ?? registry.connection;
+    return { config: completeConfig(settings, gaps), registryOwner, embedded: undefined, secrets };
+  }
+  if (!secrets) throw new ConfigError(['DATABASE_URL is not set']);
+  const { embedded, registryOwner, ...connections } = await enterEmbedded(settings, secrets, log, onEmbedded);
+  return { config: completeConfig(settings, { ...given, ...connections }), registryOwner, embedded, secrets };
+}
+
+async function migrate(config: Config, registryOwner: ConnectionSettings, log: Logger): Promise<MigrationReport> {
+  const { provisioner: connection, provisionerPool } = config.tenants;
+  const provisioner = openProvisioner(connection, provisionerPool);
+  const others: { readonly opened: Provisioner }[] = [];
+  try {
+    const check = await checkCluster(provisioner.cluster).catch((error: unknown) => {
+      throw unusable('the server of TENANT_DATABASE_URL', connection, error);
+    });
+    if (!check.canProvision)
+      throw new ConfigError([
+        `the role "${check.role}" of TENANT_DATABASE_URL needs CREATEDB and CREATEROLE (deploy/bootstrap.sql)`,
+      ]);
+    if (check.superuser) {
+      const problem = `the role "${check.role}" of TENANT_DATABASE_URL is a superuser: use one that is not (deploy/bootstrap.sql)`;
+      if (config.production) throw new ConfigError([problem]);
+      log.warn(problem);
+    }
+    const { user } = config.registry.connection;
+    const registryService = user === registryOwner.user ? undefined : user;
+    const report = await withRegistry({ ...config.registry, connection: registryOwner }, (registry) =>
+      migrateAll(
+        {
+          registry,
+          registryService,
+          ...provisioner,
+          provisioner: connection.user,
+          others: async (migrated) => {
+            const found = await otherClusters(migrated, config, log);
+            others.push(...found);
+            return found;
+          },
+        },
+        (done, all, tenant) => {
+          log.info({ tenantId: tenant.id, done, all }, 'migrating a tenant database');
+        },
+      ),
+    );
+    for (const { cluster, error } of report.clustersFailed)
+      log.error({ cluster, err: error }, 'could not create the template database on a cluster');
+    for (const { tenant, error } of report.failed)
+      log.error({ tenantId: tenant.id, err: error }, 'could not migrate a tenant database');
+    const { openDatabases } = await checkCluster(provisioner.cluster);
+    for (const database of openDatabases) {
+      log.warn(
+        { database },
+        'every role of the server may connect to a database: run REVOKE ALL ON DATABASE … FROM PUBLIC (deploy/bootstrap.sql)',
+      );
+    }
+    return report;
+  } finally {
+    await Promise.all([provisioner, ...others.map(({ opened }) => opened)].map((opened) => opened.close()));
+  }
+}
+
+/** The registered clusters beside the default one, ready to be entered. One whose password does not decrypt is logged and left out. */
+async function otherClusters(
+  registry: Kysely<Registry>,
+  config: Config,
+  log: Logger,
+): Promise<(OtherCluster & { readonly opened: Provisioner })[]> {
+  const { provisioner: own, provisionerPool } = config.tenants;
+  const envelope = createEnvelope(config.encryptionKeys, 'clusters.provisioner_password');
+  const rows = await listAllClusters(registry);
+  return rows.flatMap((row) => {
+    if (row.host === own.host && row.port === own.port) return [];
+    try {
+      const connection = enteredAs(row, envelope);
+      return [{ place: row, role: connection.user, opened: openProvisioner(connection, provisionerPool) }];
+    } catch (err) {
+      log.error({ err, clusterId: row.id }, 'could not decrypt the password of a cluster');
+      return [];
+    }
+  });
+}
+
+/** @throws ConfigError if the registry is not migrated, or the migration did not give this role its rights */
+async function checkRegistry(config: Config, log: Logger): Promise<void> {
+  const { user } = config.registry.connection;
+  const rewritable = await withRegistry(config.registry, async (registry) => {
+    try {
+      const pending = await pendingRegistryMigrations(registry);
+      if (pending.length > 0)
+        throw new ConfigError([
+          `the registry is not migrated (${pending.join(', ')} is missing). Run: npm run migrate`,
+        ]);
+      return await canRewriteAudit(registry);
+    } catch (error) {
+      if (!hasSqlState(error, INSUFFICIENT_PRIVILEGE)) throw error;
+      throw new ConfigError([
+        `the role "${user}" of DATABASE_URL has no rights in the registry. Run: npm run migrate, with MIGRATION_DATABASE_URL`,
+      ]);
+    }
+  });
+  if (rewritable)
+    log.warn(
+      `the role "${user}" of DATABASE_URL can change the registry's audit: connect as a role that is not the owner (docs/guide/audit.md)`,
+    );
+}
+
+/** Makes the first operator if there is none. Returns its sign-in if the password was made up here. */
+async function ensureOperator(
+  config: Config,
+  settings: Settings,
+  secrets: LocalSecrets | undefined,
+): Promise<Prepared['newOperator']> {
+  const email = settings.firstOperator?.email ?? (secrets && DEFAULT_OPERATOR);
+  const password = settings.firstOperator?.password ?? secrets?.operatorPassword;
+  if (email === undefined || password === undefined) return undefined;
+  const made = await withRegistry(config.registry, async (registry) => {
+    if ((await countOperators(registry)) > 0) return false;
+    const passwords = await createPasswords(1);
+    return insertOperator(registry, { email, passwordHash: await passwords.hash(password, OPERATORS) });
+  });
+  return made && settings.firstOperator?.password === undefined ? { email, password } : undefined;
+}
+
+async function withRegistry<T>(
+  { connection, pool }: Config['registry'],
+  work: (registry: Kysely<Registry>) => Promise<T>,
+): Promise<T> {
+  const handle = openRegistry(connection, pool, { applicationName: 'tenantry start', preparedStatements: false });
+  try {
+    return await work(handle.db);
+  } catch (error) {
+    throw unusable('the registry', connection, error);
+  } finally {
+    await handle.close(0);
+  }
+}
+
+/** A server that does not answer becomes one line for the person at the terminal. Any other error stays as it is. */
+function unusable(what: string, { host, port }: ConnectionSettings, error: unknown): unknown {
+  if (!(error instanceof DatabaseFault)) return error;
+  return new ConfigError([`${what} at ${host}:${port} cannot be used (${error.reason})`]);
+}

@@ -1,0 +1,69 @@
+// The provisioner's way into a cluster: a small pool for roles and databases, and a short-lived connection into any one
+// database that it owns.
+import type { Kysely } from 'kysely';
+import { createDatabase, type ConnectionSettings, type PoolLimits } from '../../db/driver/client.js';
+import type { Destinations } from '../../db/driver/destinations.js';
+import type { PoolOptions } from '../../db/driver/pool/pool-types.js';
+import { proveWritable } from '../../db/driver/proof.js';
+import { MAINTENANCE_DATABASE, type ClusterDb } from '../../db/server/server-admin.js';
+import type { TenantDatabase } from '../../db/tenant/tenant-schema.js';
+import { Slots } from '../jobs/bounded-tasks.js';
+
+/** Runs `work` in a database of the cluster as the provisioner, and closes the connection afterwards. */
+export type InDatabase = <T>(database: string, work: (db: Kysely<TenantDatabase>) => Promise<T>) => Promise<T>;
+
+export interface Provisioner {
+  readonly cluster: ClusterDb;
+  readonly inDatabase: InDatabase;
+  close(): Promise<void>;
+}
+
+/** Longest wait (ms) for running work when the provisioner closes. */
+const CLOSE_DEADLINE = 10_000;
+
+/** Databases that may wait to be entered, per one that is. */
+const WAITING_PER_SLOT = 20;
+
+/**
+ * Connects to nothing yet.
+ *
+ * @param limits of the cluster's pool; as many single databases are entered at once
+ * @param shared what its connections are admitted by and named after, where they share a budget with others
+ */
+export function openProvisioner(
+  connection: ConnectionSettings,
+  limits: PoolLimits,
+  shared: {
+    readonly admit?: PoolOptions['admit'];
+    readonly replicaId?: string;
+    readonly destinations?: Destinations;
+    /** True enters a standby too, and a server that takes no writes: to look at it. */
+    readonly anyServer?: boolean;
+  } = {},
+): Provisioner {
+  const { admit, replicaId, destinations, anyServer = false } = shared;
+  const applicationName = ['tenantry provisioner', replicaId ?? ''].join(' ').trim();
+  const options = {
+    applicationName,
+    preparedStatements: false,
+    destinations,
+    ...(!anyServer && { prove: proveWritable }),
+    ...(admit && { admit }),
+  };
+  // Not the database of the connection settings: that one may be the registry, which is nothing to a cluster.
+  const cluster = createDatabase<unknown>({ ...connection, database: MAINTENANCE_DATABASE }, limits, options);
+  const slots = new Slots(limits.max, limits.max * WAITING_PER_SLOT);
+  return {
+    cluster: cluster.db,
+    inDatabase: (database, work) =>
+      slots.run(async () => {
+        const handle = createDatabase<TenantDatabase>({ ...connection, database }, { ...limits, max: 1 }, options);
+        try {
+          return await work(handle.db);
+        } finally {
+          await handle.close(0);
+        }
+      }),
+    close: () => cluster.close(CLOSE_DEADLINE),
+  };
+}

@@ -1,0 +1,58 @@
+// The ways in for whoever makes, changes and removes tenants: for each cluster one provisioner, opened when it is first needed.
+import type { ConnectionSettings, PoolLimits } from '../../db/driver/client.js';
+import type { Destinations } from '../../db/driver/destinations.js';
+import type { Clusters } from '../connections/governors.js';
+import { openProvisioner, type Provisioner } from './provisioner-connections.js';
+
+/** Where a PostgreSQL server is. */
+export interface Place {
+  readonly host: string;
+  readonly port: number;
+}
+
+/** The provisioner of one cluster, and the role that it enters as, which owns the tenants' databases there. */
+export interface PlacedProvisioner extends Provisioner {
+  readonly role: string;
+}
+
+export interface Provisioners {
+  /** @throws Error where no cluster is known at that place: nothing is sent there */
+  at(place: Place): Promise<PlacedProvisioner>;
+  close(): Promise<void>;
+}
+
+/** @param connectionTo how the cluster at a place is entered as its provisioner; undefined where there is none */
+export function createProvisioners(deps: {
+  readonly connectionTo: (place: Place) => Promise<ConnectionSettings | undefined>;
+  readonly limits: PoolLimits;
+  readonly clusters: Clusters;
+  readonly replicaId: string;
+  readonly destinations: Destinations;
+}): Provisioners {
+  const { limits, clusters, replicaId, destinations } = deps;
+  const open = new Map<string, PlacedProvisioner>();
+
+  return {
+    async at(place) {
+      const connection = await deps.connectionTo(place);
+      if (!connection) throw new Error(`no cluster is known at ${place.host}:${place.port}`);
+      const key = JSON.stringify(connection);
+      let provisioner = open.get(key);
+      if (!provisioner) {
+        const { reserve } = clusters.at(connection);
+        const shared = {
+          admit: (closeIdle: () => boolean) => reserve.join('provisioning', closeIdle),
+          replicaId,
+          destinations,
+        };
+        provisioner = { ...openProvisioner(connection, limits, shared), role: connection.user };
+        open.set(key, provisioner);
+      }
+      return provisioner;
+    },
+
+    async close() {
+      await Promise.all([...open.values()].map((provisioner) => provisioner.close()));
+    },
+  };
+}

@@ -1,0 +1,222 @@
+// What one replica leases of one cluster's slots: how many it needs, what the registry's rows let it have (by
+// src/connections/lease-plan.ts), and how many of those may be used now.
+//
+// A lease, from here:
+//
+//     unheld ── a request waits for a slot, or one did before ──▶ changing
+//     held ── a renewal finds another plan than the row has, or a request waits ──▶ changing
+//     changing ── written ──▶ held
+//     changing ── refused, or not answered ──▶ held or unheld, as it was; the next renewal asks again
+//     held ── a renewal finds no row (the replica was taken for dead) ──▶ changing
+//
+// A held lease may be used while it is sure: the last renewal is not older than `unsureAfter`, and the process has not stood
+// still since. Otherwise only the connections that are open already count, so that it opens no new one.
+import type { Kysely } from 'kysely';
+import type { Registry, SlotKind } from '../../db/registry/registry-schema.js';
+import { changeLease, type SlotLease, type SlotPurpose } from '../../db/registry/slot-lease-queries.js';
+import { DatabaseFault } from '../../db/driver/database-fault.js';
+import type { SlotSource, SlotUser } from './governor-types.js';
+import { planLease, type LeasePlan } from './lease-plan.js';
+import { LEASE_DEADLINE, LOOKS_PER_RENEWAL, noAnswer, type LeaseTiming } from './lease-timing.js';
+
+/** What all leases of a replica have in common. */
+export interface LeaseHolder {
+  readonly registry: Kysely<Registry>;
+  readonly replicaId: string;
+  readonly timing: LeaseTiming;
+  /** Whether the registry did not answer when it was last asked. */
+  readonly failing: boolean;
+  readonly closed: boolean;
+  /** When the process last noticed that it had stood still, on the clock of performance.now. */
+  stoodStillAt(): number;
+  /** The registry answered. */
+  answered(): void;
+  /** The registry refused, or did not answer. */
+  failed(error: unknown): void;
+}
+
+/** Slots are taken in blocks, so that a replica that grows asks seldom. `keep` slots let it serve while the registry is away. */
+const portions: Readonly<Record<SlotKind, { readonly block: number; readonly keep: number }>> = {
+  tenants: { block: 8, keep: 8 },
+  // A small budget that few need at a time. Its users need the registry as well.
+  reserve: { block: 2, keep: 0 },
+};
+
+/** Longest (ms) that no connection is closed for a waiting request because the registry may give more slots. */
+const ASKING = 200;
+
+/** The lease of one cluster and kind. */
+export class ClusterLease implements SlotSource {
+  /** The change under way. One at a time, so that the slots granted here never exceed those in the registry. */
+  changing: Promise<void> | undefined;
+  /** Whether the next renewal is urgent: other replicas are to give up slots, or this one is about to. */
+  hurried = false;
+  /** Slots that the other replicas hold, by the last look. */
+  others = 0;
+  /** Slots that may be used. */
+  #granted = 0;
+  #missing = 0;
+  /** Whether a slot was ever needed: a lease without need is not held. */
+  #needed = false;
+  /** The most needed in this stretch of time and the one before. */
+  #peaks: [now: number, before: number] = [0, 0];
+  #stretchSince = performance.now();
+  /** When the last renewal that succeeded was sent. */
+  #confirmedAt = -Infinity;
+  #changedAt = -Infinity;
+  #askedAt = -Infinity;
+  /** When the registry last had fewer slots than were asked for, or did not answer. */
+  #refusedAt = -Infinity;
+  #user: SlotUser = { used: 0, changed: () => undefined };
+
+  constructor(
+    readonly purpose: SlotPurpose,
+    private readonly budgetNow: () => number,
+    private readonly holder: LeaseHolder,
+  ) {}
+
+  get leased(): number {
+    const { used } = this.#user;
+    const { unsureAfter } = this.holder.timing;
+    const current = used > 0 || performance.now() - this.#confirmedAt <= unsureAfter;
+    // Open connections stay open: only a new connection could be one too many.
+    return current && this.#confirmedAt > this.holder.stoodStillAt() ? this.#granted : Math.min(this.#granted, used);
+  }
+
+  get used(): number {
+    return this.#user.used;
+  }
+
+  private get budget(): number {
+    return this.budgetNow();
+  }
+
+  get asking(): boolean {
+    return this.changing !== undefined && performance.now() - this.#askedAt < ASKING;
+  }
+
+  get fault(): DatabaseFault | undefined {
+    if (!this.holder.failing || this.#user.used > 0 || this.leased > 0) return undefined;
+    return new DatabaseFault('unavailable', 'no connection slots are leased, and the registry does not answer');
+  }
+
+  attach(user: SlotUser): void {
+    this.#user = user;
+  }
+
+  want(missing: number): void {
+    this.#missing = missing;
+    this.measure();
+    if (missing === 0) return;
+    this.#needed = true;
+    // If there was none to have a moment ago, the next renewal asks again.
+    if (performance.now() - this.#refusedAt >= this.holder.timing.renewEvery / LOOKS_PER_RENEWAL) this.#change();
+  }
+
+  /** Whether a row is one of those that this lease is divided with. */
+  readonly concerns = ({ cluster, kind }: SlotPurpose): boolean =>
+    cluster === this.purpose.cluster && kind === this.purpose.kind;
+
+  changed(): void {
+    this.#user.changed();
+  }
+
+  /** Notes how many slots are needed. */
+  measure(): void {
+    const needed = this.#user.used + this.#missing;
+    const now = performance.now();
+    if (now - this.#stretchSince >= this.holder.timing.giveBackAfter) {
+      this.#peaks = [0, this.#peaks[0]];
+      this.#stretchSince = now;
+    }
+    this.#peaks[0] = Math.max(this.#peaks[0], needed);
+  }
+
+  /** @param sentAt when the renewal was sent that answered `all` */
+  renewed(all: readonly SlotLease[], sentAt: number): void {
+    // Rows that were read before a change are out of date.
+    if (this.changing || this.#changedAt > sentAt) return;
+    const own = this.#own(all);
+    if (!own) {
+      if (!this.#needed) return;
+      this.#confirmedAt = -Infinity;
+      this.#change();
+      return;
+    }
+    this.#confirmedAt = sentAt;
+    const plan = this.#plan(all);
+    if (plan.slots === own.slots && plan.wanted === own.wanted && this.budget === own.budget) this.#adopt(plan);
+    else this.#change();
+    this.changed();
+  }
+
+  #change(): void {
+    if (this.changing || this.holder.closed) return;
+    this.#askedAt = performance.now();
+    this.changing = this.#changeNow(this.#askedAt).finally(() => {
+      this.changing = undefined;
+      this.#changedAt = performance.now();
+      this.changed();
+    });
+  }
+
+  async #changeNow(sentAt: number): Promise<void> {
+    const { registry, replicaId } = this.holder;
+    let plan: LeasePlan | undefined;
+    // A change is not given up half-way: the next one must not start before this one is known to have ended.
+    const overdue = setTimeout(() => {
+      this.holder.failed(noAnswer());
+    }, LEASE_DEADLINE);
+    const asked = setTimeout(() => {
+      this.changed();
+    }, ASKING);
+    try {
+      await changeLease(registry, { ...this.purpose, replicaId }, (all) => {
+        plan = this.#plan(all);
+        // Before the registry says that these slots are free.
+        this.#granted = Math.min(this.#granted, plan.leased);
+        return { budget: this.budget, slots: plan.slots, wanted: plan.wanted };
+      });
+      if (plan) this.#adopt(plan);
+      this.#confirmedAt = sentAt;
+      this.holder.answered();
+    } catch (error) {
+      this.#refusedAt = performance.now();
+      this.holder.failed(error);
+    } finally {
+      clearTimeout(overdue);
+      clearTimeout(asked);
+    }
+  }
+
+  #adopt({ leased, slots, wanted }: LeasePlan): void {
+    this.#granted = leased;
+    this.hurried = wanted > 0 || slots > leased;
+    if (wanted > 0) this.#refusedAt = performance.now();
+  }
+
+  #plan(all: readonly SlotLease[]): LeasePlan {
+    this.measure();
+    const own = this.#own(all);
+    const { block, keep } = portions[this.purpose.kind];
+    // A replica that may be dead keeps what it holds, and is not waited for: it takes no part in sharing.
+    const isSilent = (lease: SlotLease): boolean => lease !== own && lease.silentFor > this.holder.timing.unsureAfter;
+    const silent = all.filter(isSilent).reduce((sum, { slots }) => sum + slots, 0);
+    const others = all.filter((lease) => lease !== own && !isSilent(lease));
+    this.others = silent + others.reduce((sum, { slots }) => sum + slots, 0);
+    return planLease({
+      budget: Math.min(this.budget, ...others.map(({ budget }) => budget)) - silent,
+      held: own?.slots ?? 0,
+      others,
+      used: this.#user.used,
+      missing: this.#missing,
+      recent: Math.max(...this.#peaks),
+      block,
+      keep: this.#needed ? keep : 0,
+    });
+  }
+
+  #own(all: readonly SlotLease[]): SlotLease | undefined {
+    return all.find(({ replicaId }) => replicaId === this.holder.replicaId);
+  }
+}

@@ -1,0 +1,182 @@
+// Connection slots leased from the registry, so that all replicas together stay within a server's budget. A replica leases
+// slots in blocks and renews its leases in the background: no request waits for the registry while a leased slot is free.
+// Two things must never happen: a slot counts as free while a connection may use it, or a registry that is away takes
+// connections from replicas that serve.
+import type { Kysely } from 'kysely';
+import type { Registry, SlotKind } from '../../db/registry/registry-schema.js';
+import { removeLeases, renewLeases } from '../../db/registry/slot-lease-queries.js';
+import { within } from '../lib/deadline.js';
+import { ClusterLease, type LeaseHolder } from './cluster-lease.js';
+import type { SlotSource } from './governor-types.js';
+import { LEASE_DEADLINE, LEASE_TIMING, LOOKS_PER_RENEWAL, noAnswer, type LeaseTiming } from './lease-timing.js';
+import { createSilentLeases } from './silent-leases.js';
+
+export type { LeaseTiming } from './lease-timing.js';
+
+export interface SlotLeases {
+  /** The slots of one cluster and kind that this replica may use; the same one each time. */
+  source(cluster: string, kind: SlotKind): SlotSource;
+  /**
+   * Gives back every lease, except those with slots in use: their backends may live on without this process. The other replicas
+   * remove those when they find no connection of this one. To be called when every connection has closed; never rejects.
+   */
+  close(): Promise<void>;
+}
+
+export interface SlotLeasesDeps {
+  readonly registry: Kysely<Registry>;
+  /** New at each start of a process; its connections carry it in their application_name. */
+  readonly replicaId: string;
+  /**
+   * Connections that all replicas may have open to a cluster. It may change at any time. If replicas have different budgets,
+   * the smallest counts.
+   */
+  readonly budget: (cluster: string) => Readonly<Record<SlotKind, number>>;
+  /**
+   * Connections that a replica, alive or not, has open to a cluster (`countSessions` in db/server/server-admin.ts). It must not wait for
+   * a slot: a dead replica may hold the last one. It rejects if no such cluster is known: a row of the leases is no reason to
+   * connect anywhere.
+   */
+  readonly openConnections: (cluster: string, replicaId: string) => Promise<number>;
+  /** Called with the first of several failures in a row. */
+  readonly onError: (error: unknown, context: { readonly step: 'renew' | 'reclaim' | 'close' }) => void;
+  readonly timing?: Partial<LeaseTiming>;
+}
+
+export function createSlotLeases(deps: SlotLeasesDeps): SlotLeases {
+  const { registry, replicaId, openConnections, onError } = deps;
+  const timing = { ...LEASE_TIMING, ...deps.timing };
+  const leases = new Map<string, ClusterLease>();
+  const look = timing.renewEvery / LOOKS_PER_RENEWAL;
+  let lookedAt = clocks();
+  /** When this process last noticed that it had stood still. */
+  let stoodStillAt = -Infinity;
+  /** Since when every renewal has succeeded. */
+  let healthySince: number | undefined;
+  let failing = false;
+  let renewing: Promise<void> | undefined;
+  let renewedAt = -Infinity;
+  let closed = false;
+
+  const timer = setInterval(() => {
+    noticeStandstill();
+    lookedAt = clocks();
+    let hurried = false;
+    for (const lease of leases.values()) {
+      lease.measure();
+      hurried ||= lease.hurried;
+    }
+    const every = hurried && !failing ? look : timing.renewEvery;
+    // A timer that fires a little early must not cost a whole look.
+    if (!renewing && leases.size > 0 && performance.now() - renewedAt > every - look / 2) {
+      renewing = renew().finally(() => {
+        renewing = undefined;
+      });
+    }
+  }, look);
+  timer.unref();
+
+  const holder: LeaseHolder = {
+    registry,
+    replicaId,
+    timing,
+    get failing() {
+      return failing;
+    },
+    get closed() {
+      return closed;
+    },
+    stoodStillAt: () => {
+      noticeStandstill();
+      return stoodStillAt;
+    },
+    answered() {
+      failing = false;
+    },
+    failed,
+  };
+
+  const silent = createSilentLeases({
+    registry,
+    replicaId,
+    timing,
+    openConnections,
+    stoodStillAt: () => holder.stoodStillAt(),
+    onError: (error) => {
+      onError(error, { step: 'reclaim' });
+    },
+  });
+
+  /** After a standstill code may run before any timer of this process. So each use of a lease looks at the clocks itself. */
+  function noticeStandstill(): void {
+    const now = clocks();
+    // The wall clock also counts the time that a suspended machine does not.
+    const still = Math.max(now.monotonic - lookedAt.monotonic, now.wall - lookedAt.wall);
+    if (still <= timing.unsureAfter) return;
+    lookedAt = now;
+    stoodStillAt = now.monotonic;
+    healthySince = undefined;
+    silent.forget();
+  }
+
+  async function renew(): Promise<void> {
+    const sentAt = performance.now();
+    renewedAt = sentAt;
+    try {
+      const all = await within(renewLeases(registry, replicaId), LEASE_DEADLINE, noAnswer);
+      failing = false;
+      healthySince ??= sentAt;
+      for (const lease of leases.values()) lease.renewed(all.filter(lease.concerns), sentAt);
+      if (knowsOthers()) void silent.reclaim(all);
+    } catch (error) {
+      failed(error);
+    }
+  }
+
+  /** A replica that could not renew for a while does not know whether the others could. */
+  function knowsOthers(): boolean {
+    return !closed && healthySince !== undefined && performance.now() - healthySince >= timing.deadAfter;
+  }
+
+  function failed(error: unknown): void {
+    if (closed) return;
+    if (!failing) onError(error, { step: 'renew' });
+    failing = true;
+    healthySince = undefined;
+    for (const lease of leases.values()) lease.changed();
+  }
+
+  return {
+    source(cluster, kind) {
+      const key = `${kind} ${cluster}`;
+      let lease = leases.get(key);
+      if (!lease) {
+        lease = new ClusterLease({ cluster, kind }, () => deps.budget(cluster)[kind], holder);
+        leases.set(key, lease);
+      }
+      return lease;
+    },
+
+    async close() {
+      closed = true;
+      clearInterval(timer);
+      const kept = [...leases.values()].filter(({ used }) => used > 0).map(({ purpose }) => purpose);
+      const pending = [renewing, ...[...leases.values()].map(({ changing }) => changing)].filter(
+        (work) => work !== undefined,
+      );
+      try {
+        // A change that is still under way would otherwise write a lease again.
+        const removed = Promise.allSettled(pending).then(() => {
+          return removeLeases(registry, replicaId, kept);
+        });
+        await within(removed, LEASE_DEADLINE, noAnswer);
+      } catch (error) {
+        onError(error, { step: 'close' });
+      }
+    },
+  };
+}
+
+function clocks(): { readonly monotonic: number; readonly wall: number } {
+  return { monotonic: performance.now(), wall: Date.now() };
+}

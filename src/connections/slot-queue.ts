@@ -1,0 +1,190 @@
+// The requests that wait for a connection slot, and whose turn it is: tenants take turns, those that hold no slot before those
+// that hold some; the requests of one tenant are served in the order in which they came.
+//
+// A tenant, from here. It moves when one of its requests comes, is served or ends, and when a slot of it becomes free:
+//
+//     away ── a request waits ──▶ empty-handed, or holding if it holds a slot; at the end
+//     empty-handed, holding ── served ──▶ holding, at the end, if more of its requests wait; away otherwise
+//     empty-handed, holding ── its last request has ended ──▶ away
+//     holding ── it holds no slot any more ──▶ empty-handed, at the end
+import { DatabaseFault } from '../../db/driver/database-fault.js';
+import type { Slot } from '../../db/driver/pool/slot.js';
+import { nextTurn } from '../lib/turns.js';
+import { LinkedQueue, Queued } from '../lib/linked-queue.js';
+import { noSlots } from './counted-slot.js';
+
+/**
+ * Before a connection in steady use is closed for another tenant, that tenant must have waited for this long (ms), and this
+ * long must have passed since the newest grant to the connection's own tenant. If more tenants are busy than there are
+ * slots, a connection would otherwise be opened for every request.
+ */
+export const YIELD_QUANTUM = 20;
+
+const MAX_WAITING = 10_000;
+const MAX_WAITING_PER_TENANT = 1_000;
+
+/** A tenant with a pool or a slot. It is queued while it has requests that wait. */
+export class SlotTenant extends Queued<SlotTenant> {
+  /** Pools that have joined and not left. */
+  members = 0;
+  readonly slots = noSlots();
+  /** When it was last given a slot. */
+  grantedAt = -Infinity;
+  readonly waiters = new LinkedQueue<Waiter>();
+
+  constructor(readonly id: string) {
+    super();
+  }
+}
+
+/** A request for a slot; queued among those of its tenant. */
+class Waiter extends Queued<Waiter> {
+  timer: NodeJS.Timeout | undefined;
+
+  constructor(
+    readonly tenant: SlotTenant,
+    readonly asker: object,
+    readonly since: number,
+    readonly resolve: (slot: Slot) => void,
+    readonly reject: (error: DatabaseFault) => void,
+  ) {
+    super();
+  }
+}
+
+export interface SlotQueueOptions {
+  /** Requests that may wait, all tenants together. Default 10,000. */
+  readonly maxWaiting?: number | undefined;
+  /** The same for one tenant. Default 1,000. */
+  readonly maxWaitingPerTenant?: number | undefined;
+  /** Milliseconds on a clock that never goes back. */
+  readonly now: () => number;
+  /** Called when more or fewer requests wait. */
+  readonly onChange: () => void;
+}
+
+export class SlotQueue {
+  /** Tenants that wait and hold no slot: they go before those that hold some, which at least make progress. */
+  readonly #emptyHanded = new LinkedQueue<SlotTenant>();
+  /** Tenants that wait and hold some. */
+  readonly #holders = new LinkedQueue<SlotTenant>();
+  #size = 0;
+  #refused = 0;
+  #timedOut = 0;
+
+  constructor(private readonly options: SlotQueueOptions) {}
+
+  /** Requests that wait. */
+  get size(): number {
+    return this.#size;
+  }
+
+  /** Requests refused at once, and requests that got no slot within their timeout. */
+  get counted(): { readonly refused: number; readonly timedOut: number } {
+    return { refused: this.#refused, timedOut: this.#timedOut };
+  }
+
+  /** The tenant whose turn it is; undefined while no request waits. */
+  get next(): SlotTenant | undefined {
+    return this.#emptyHanded.first ?? this.#holders.first;
+  }
+
+  /**
+   * A slot as soon as it is the turn of this request.
+   *
+   * @param asker who asks, for `reject`
+   * @throws DatabaseFault `busy` if too many requests wait already, or the request has waited for `timeoutMs`
+   */
+  wait(tenant: SlotTenant, asker: object, timeoutMs: number): Promise<Slot> {
+    const { maxWaiting = MAX_WAITING, maxWaitingPerTenant = MAX_WAITING_PER_TENANT, now, onChange } = this.options;
+    if (this.#size >= maxWaiting || tenant.waiters.size >= maxWaitingPerTenant) {
+      this.#refused += 1;
+      return Promise.reject(new DatabaseFault('busy', 'too many requests wait for a connection slot'));
+    }
+    return new Promise((resolve, reject) => {
+      const waiter = new Waiter(tenant, asker, now(), resolve, reject);
+      waiter.timer = setTimeout(() => {
+        void this.#giveUp(waiter);
+      }, timeoutMs);
+      tenant.waiters.push(waiter);
+      this.#size += 1;
+      this.place(tenant);
+      onChange();
+    });
+  }
+
+  /** Gives a slot, which is counted already, to the tenant's first request. */
+  serve(tenant: SlotTenant, slot: Slot): void {
+    const waiter = tenant.waiters.first;
+    if (!waiter) throw new Error('no request of this tenant waits for a slot');
+    tenant.queue?.remove(tenant);
+    // The tenant is at the end again if more of its requests wait.
+    this.#dismiss(waiter);
+    waiter.resolve(slot);
+  }
+
+  /** Ends the waiting requests of a tenant, or only those of one asker. */
+  reject(tenant: SlotTenant, fault: DatabaseFault, asker?: object): void {
+    for (const waiter of [...tenant.waiters]) {
+      if (asker && waiter.asker !== asker) continue;
+      this.#dismiss(waiter);
+      waiter.reject(fault);
+    }
+  }
+
+  /** Puts a tenant in the queue to which it belongs. To be called when it holds a slot less. It keeps its place if it can. */
+  place(tenant: SlotTenant): void {
+    const queue = tenant.slots.used === 0 ? this.#emptyHanded : this.#holders;
+    if (tenant.waiters.size === 0) tenant.queue?.remove(tenant);
+    else if (tenant.queue !== queue) queue.push(tenant);
+  }
+
+  /**
+   * Whether another tenant has waited long enough for a connection that this one has in steady use. If so, that tenant is
+   * the next.
+   *
+   * @param coming slots that requests will get without another connection closing
+   */
+  hasPoorer(tenant: SlotTenant, coming: number): boolean {
+    const time = this.options.now();
+    if (time - tenant.grantedAt < YIELD_QUANTUM) return false;
+    const waited = ({ waiters: { first } }: SlotTenant): boolean =>
+      first !== undefined && time - first.since >= YIELD_QUANTUM;
+    // The first of the empty-handed get what is coming already.
+    let ahead = coming;
+    if (this.#emptyHanded.size > ahead) {
+      for (const other of this.#emptyHanded) {
+        if (ahead === 0) return waited(other);
+        ahead -= 1;
+      }
+    }
+    // Among tenants that hold some, a connection changes hands only if that makes them more equal: otherwise the same
+    // connection would go to and fro for ever. There are no more such tenants than slots, so this loop is bounded.
+    const keeps = tenant.slots.used - tenant.slots.closing - 1;
+    for (const other of this.#holders) {
+      if (other === tenant || other.slots.used + ahead >= keeps || !waited(other)) continue;
+      // Otherwise the slot would go to the tenant whose turn is next, which may hold more than both.
+      this.#holders.unshift(other);
+      return true;
+    }
+    return false;
+  }
+
+  async #giveUp(waiter: Waiter): Promise<void> {
+    await nextTurn();
+    // It was served in the last moment.
+    if (waiter.queue === undefined) return;
+    this.#timedOut += 1;
+    this.#dismiss(waiter);
+    waiter.reject(new DatabaseFault('busy', 'no connection slot became free in time'));
+  }
+
+  /** Takes a request that is answered out of the queue. */
+  #dismiss(waiter: Waiter): void {
+    clearTimeout(waiter.timer);
+    waiter.tenant.waiters.remove(waiter);
+    this.#size -= 1;
+    this.place(waiter.tenant);
+    this.options.onChange();
+  }
+}

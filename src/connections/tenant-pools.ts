@@ -1,0 +1,250 @@
+// The tenant pools: for each tenant one Kysely that stays valid until the process ends, over one pg Pool that comes and goes.
+// The first request for a connection builds the pool, and requests at the same time share that one. It is replaced when the
+// tenant's row changes, and closed when it is not used.
+import type { Kysely } from 'kysely';
+import type { TenantRecord } from '../../db/registry/tenant-queries.js';
+import { databaseOver, type ConnectionSettings } from '../../db/driver/client.js';
+import type { ChangingPassword, PoolOptions, PoolStats } from '../../db/driver/pool/pool-types.js';
+import type { ConnectionPool } from '../../db/driver/pool/pool.js';
+import type { TenantDatabase } from '../../db/tenant/tenant-schema.js';
+import { watchedDatabase, type Watch } from '../../db/driver/watched.js';
+import { AppError } from '../errors.js';
+import type { Breakers, BreakerTenant } from './breaker-types.js';
+import type { TenantDirectory } from '../tenants/tenant-directory.js';
+import type { Envelope } from '../secrets/envelope.js';
+import { proofFor, type FoundState } from './tenant-proof.js';
+import { createTenantCredentials } from './tenant-credentials.js';
+
+export interface TenantPools {
+  /**
+   * The tenant's database. Each query and transaction takes a connection from the pool of that moment, so that a database
+   * that is held across a change of the tenant's settings goes on with the new ones.
+   * Its queries throw AppError `tenant-suspended`, `forbidden` if the tenant is gone, `unavailable` if its row or its database
+   * is not in order; and DatabaseFault.
+   *
+   * @param watch for the database of one write
+   */
+  database(tenantId: string, watch?: Watch<TenantDatabase>): Kysely<TenantDatabase>;
+  /** Takes a tenant's pool out of use; running queries finish. Resolves when its connections are closed. */
+  retire(tenantId: string): Promise<void>;
+  /** Retires the tenant's pool if it no longer agrees with the tenant's row. */
+  recheck(tenantId: string): Promise<void>;
+  /** Pools that hold connections, and those connections. */
+  stats(): { pools: number; connections: number };
+  /** The tenant's pool in this process; undefined if it has none. */
+  inspect(tenantId: string): TenantPoolStats | undefined;
+  /** Every pool in this process, the largest first. */
+  inspectAll(): TenantPoolStats[];
+  /** Enters the tenant's database and leaves it again. @throws DatabaseFault, or AppError as `database` says */
+  probe(tenantId: string): Promise<void>;
+  /** Retires all pools; no connection can be had afterwards. */
+  close(): Promise<void>;
+}
+
+export interface TenantPoolStats extends PoolStats {
+  readonly tenantId: string;
+  /** `host:port` of the server that it is a pool to. */
+  readonly cluster: string;
+  /** The version of the tenant's row that it was built from. */
+  readonly epoch: number;
+  /** Milliseconds since a request last asked it for a connection. */
+  readonly unusedFor: number;
+  /** Whether the database took no writes when the newest connection was opened. */
+  readonly readOnly: boolean;
+  /** The name of the database's newest migration, when a connection found it out. */
+  readonly schemaVersion: string | undefined;
+}
+
+export interface TenantPoolDeps {
+  readonly directory: Pick<TenantDirectory, 'peek' | 'find' | 'reload'>;
+  readonly envelope: Envelope;
+  /** Makes the pool; connects to nothing. */
+  readonly openPool: (
+    tenantId: string,
+    connection: ConnectionSettings,
+    tenant: TenantRecord,
+    options: Pick<PoolOptions, 'prove' | 'onOutcome' | 'password'>,
+  ) => ConnectionPool;
+  /** Connects, asks for an answer, and disconnects. @throws DatabaseFault */
+  readonly probe: (connection: ConnectionSettings, password: ChangingPassword) => Promise<void>;
+  /** Refuse at once what is known to fail. */
+  readonly breakers: Pick<Breakers, 'admit' | 'succeeded' | 'failed' | 'forget'>;
+  /** Of the cluster at a place. */
+  readonly tls: (place: Pick<ConnectionSettings, 'host' | 'port'>) => ConnectionSettings['tls'];
+  /** A pool that was not asked for a connection for this long (ms) is closed. */
+  readonly closeAfter: number;
+  readonly onError: (error: unknown, context: { tenantId: string; step: string }) => void;
+}
+
+/** Longest wait (ms) for the running queries of a retired pool. */
+const RETIREMENT_DEADLINE = 30_000;
+
+/** For this long (ms) after a connection that reached the wrong database no other is tried: each would find the same. */
+const REFUSED_FOR = 1_000;
+
+/** Seconds: a person must act first. */
+const RETRY_AFTER_MISCONFIGURATION = 30;
+
+/** Handles kept. They hold no connection: a forgotten one is made again, and its users may go on with it. */
+const MAX_HANDLES = 20_000;
+
+interface PoolEntry {
+  /** As its breakers know it. */
+  readonly who: BreakerTenant;
+  readonly epoch: number;
+  readonly pool: ConnectionPool;
+  readonly found: FoundState;
+  lastUsed: number;
+  /** Set when a connection reached the wrong database: the error that is thrown instead of trying another, and until when. */
+  refusal?: { readonly error: AppError; readonly until: number };
+}
+
+export function createTenantPools(deps: TenantPoolDeps): TenantPools {
+  const { directory } = deps;
+  const credentials = createTenantCredentials({ ...deps, unusable });
+  const entries = new Map<string, PoolEntry>();
+  const handles = new Map<string, Kysely<TenantDatabase>>();
+  const retiring = new Set<Promise<void>>();
+  let closed = false;
+
+  // Twice within the idle time, so that a pool closes at most half that time late.
+  const sweep = setInterval(closeIdlePools, Math.max(50, deps.closeAfter / 2)).unref();
+
+  function closeIdlePools(): void {
+    const before = performance.now() - deps.closeAfter;
+    for (const [tenantId, { pool, lastUsed }] of entries) {
+      const { total, idle, waiting } = pool.stats();
+      if (lastUsed < before && idle === total && waiting === 0) void retire(tenantId);
+    }
+  }
+
+  /** Without waiting if the tenant is known: the warm path makes no promise here. */
+  function poolOf(tenantId: string): ConnectionPool | Promise<ConnectionPool> {
+    const tenant = directory.peek(tenantId);
+    return tenant ? poolFor(tenant) : directory.find(tenantId).then((found) => poolFor(admitted(found)));
+  }
+
+  function poolFor(tenant: TenantRecord): ConnectionPool {
+    if (closed) throw new AppError('unavailable', { retryAfter: 1 });
+    admitted(tenant);
+    let entry = entries.get(tenant.id);
+    // A record read before a change may arrive after one read later: the newer pool serves both.
+    if (entry && entry.epoch < tenant.epoch) {
+      deps.breakers.forget(tenant.id);
+      void retire(tenant.id);
+      entry = undefined;
+    }
+    if (!entry) {
+      const who = { id: tenant.id, cluster: `${tenant.dbHost}:${tenant.dbPort}` };
+      const found: FoundState = { readOnly: false, schemaVersion: undefined };
+      entry = { who, epoch: tenant.epoch, pool: build(tenant, who, found), found, lastUsed: 0 };
+      entries.set(tenant.id, entry);
+    }
+    entry.lastUsed = performance.now();
+    if (entry.refusal && entry.lastUsed < entry.refusal.until) throw entry.refusal.error;
+    deps.breakers.admit(entry.who);
+    return entry.pool;
+  }
+
+  function build(tenant: TenantRecord, who: BreakerTenant, found: FoundState): ConnectionPool {
+    const { id, epoch } = tenant;
+    const refuse = (cause: unknown): AppError => {
+      const error = unusable(id, 'marker', cause);
+      const entry = entries.get(id);
+      if (entry?.epoch === epoch) entry.refusal = { error, until: performance.now() + REFUSED_FOR };
+      return error;
+    };
+    // A row that names the wrong database must never be served: each connection is asked which tenant its database has.
+    const prove = proofFor(id, found, refuse);
+    const onOutcome: PoolOptions['onOutcome'] = (fault, since, opening) => {
+      // A suspended tenant's connections are ended after its pool has retired. Those faults must not keep the tenant out when
+      // it is resumed, and say nothing about its server.
+      if (fault && entries.get(id)?.epoch !== epoch) return;
+      if (fault) deps.breakers.failed(who, fault, since, opening);
+      else deps.breakers.succeeded(who);
+    };
+    const settings = credentials.settingsOf(tenant);
+    const password = credentials.changingPassword(tenant, settings.password);
+    return deps.openPool(id, settings, tenant, { prove, onOutcome, password });
+  }
+
+  /** For a fault that no retry mends: it is logged as an error, and the client learns only that it must wait. */
+  function unusable(tenantId: string, step: string, cause: unknown): AppError {
+    deps.onError(cause, { tenantId, step });
+    return new AppError('unavailable', { retryAfter: RETRY_AFTER_MISCONFIGURATION, cause });
+  }
+
+  function inspect(tenantId: string): TenantPoolStats | undefined {
+    const entry = entries.get(tenantId);
+    if (!entry) return undefined;
+    const { who, epoch, pool, lastUsed, found } = entry;
+    const unusedFor = Math.round(performance.now() - lastUsed);
+    return { tenantId, cluster: who.cluster, epoch, unusedFor, ...found, ...pool.stats() };
+  }
+
+  function retire(tenantId: string): Promise<void> {
+    const entry = entries.get(tenantId);
+    if (!entry) return Promise.resolve();
+    entries.delete(tenantId);
+    const closing = entry.pool.close(RETIREMENT_DEADLINE);
+    retiring.add(closing);
+    return closing.finally(() => retiring.delete(closing));
+  }
+
+  return {
+    database(tenantId, watch) {
+      if (watch) return watchedDatabase(() => poolOf(tenantId), watch);
+      let handle = handles.get(tenantId);
+      if (!handle) {
+        if (handles.size >= MAX_HANDLES) handles.clear();
+        handle = databaseOver<TenantDatabase>(() => poolOf(tenantId));
+        handles.set(tenantId, handle);
+      }
+      return handle;
+    },
+
+    retire,
+
+    async recheck(tenantId) {
+      const entry = entries.get(tenantId);
+      if (!entry) return;
+      const tenant = await directory.find(tenantId);
+      if (entries.get(tenantId) !== entry || (tenant?.active && entry.epoch >= tenant.epoch)) return;
+      deps.breakers.forget(tenantId);
+      void retire(tenantId);
+    },
+
+    async probe(tenantId) {
+      const tenant = admitted(await directory.find(tenantId));
+      const settings = credentials.settingsOf(tenant);
+      await deps.probe(settings, credentials.changingPassword(tenant, settings.password));
+    },
+
+    inspect,
+
+    inspectAll: () =>
+      [...entries.keys()]
+        .map(inspect)
+        .filter((stats) => stats !== undefined)
+        .sort((one, other) => other.total - one.total),
+
+    stats() {
+      const open = [...entries.values()].map(({ pool }) => pool.stats().total).filter((total) => total > 0);
+      return { pools: open.length, connections: open.reduce((sum, total) => sum + total, 0) };
+    },
+
+    async close() {
+      closed = true;
+      clearInterval(sweep);
+      for (const tenantId of entries.keys()) void retire(tenantId);
+      await Promise.all(retiring);
+    },
+  };
+}
+
+/** @throws AppError `tenant-suspended`, or `forbidden` if there is no such tenant any more */
+export function admitted(tenant: TenantRecord | undefined): TenantRecord {
+  if (tenant?.active) return tenant;
+  if (tenant?.status === 'suspended') throw new AppError('tenant-suspended');
+  throw new AppError('forbidden', { detail: 'The tenant of this access token no longer exists.' });
+}

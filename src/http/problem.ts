@@ -1,0 +1,102 @@
+// Any error → an RFC 9457 problem document. What the catalogue does not know says nothing about itself.
+import { STATUS_CODES } from 'node:http';
+import { DatabaseFault } from '../../db/driver/database-fault.js';
+import { AppError, catalogue, type ErrorCode, type InputIssue } from '../errors.js';
+
+/** An RFC 9457 problem document. */
+export interface Problem {
+  readonly type: string;
+  readonly title: string;
+  readonly status: number;
+  readonly detail?: string;
+  readonly code: ErrorCode;
+  readonly requestId: string;
+  readonly errors?: readonly InputIssue[];
+  /** The name of the tenant's limit that was reached, and what it is set to. */
+  readonly limit?: string;
+  readonly limitValue?: number;
+}
+
+/** The answer to an error: status, headers and body. */
+export interface ProblemAnswer {
+  readonly status: number;
+  readonly headers: Readonly<Record<string, string>>;
+  readonly body: Problem;
+}
+
+/** The media type of every error answer. */
+export const PROBLEM_TYPE = 'application/problem+json; charset=utf-8';
+
+/** Seconds after which a fault of a database may be over, where nobody knows better. */
+const FAULT_RETRY_AFTER = 2;
+
+export function toProblem(error: unknown, requestId: string): ProblemAnswer {
+  const known = toAppError(error);
+  const { code, status, detail, issues, retryAfter, limit } = known;
+  return {
+    status,
+    headers: {
+      'content-type': PROBLEM_TYPE,
+      ...(status === 401 && { 'www-authenticate': 'Bearer' }),
+      ...(retryAfter !== undefined && { 'retry-after': String(retryAfter) }),
+    },
+    body: {
+      type: `urn:tenantry:error:${code}`,
+      title: catalogue[code].title,
+      status,
+      ...(detail !== undefined && { detail }),
+      code,
+      requestId,
+      ...(issues && { errors: issues }),
+      ...(limit && { limit: limit.name, limitValue: limit.value }),
+    },
+  };
+}
+
+/** The catalogue's error behind anything that was thrown. */
+export function toAppError(error: unknown): AppError {
+  if (error instanceof AppError) return error;
+  if (error instanceof DatabaseFault)
+    return new AppError('unavailable', { retryAfter: error.retryAfter ?? FAULT_RETRY_AFTER, cause: error });
+  if (error instanceof Error && 'code' in error && typeof error.code === 'string') {
+    const code = fromFastify[error.code];
+    if (code) return new AppError(code, { cause: error });
+  }
+  return new AppError('internal-error', { cause: error });
+}
+
+/** Errors that Fastify, its parsers and Node's HTTP parser raise before a handler runs. */
+const fromFastify: Readonly<Record<string, ErrorCode>> = {
+  FST_ERR_BAD_URL: 'invalid-request',
+  FST_ERR_CTP_BODY_TOO_LARGE: 'body-too-large',
+  FST_ERR_CTP_EMPTY_TYPE: 'unsupported-media-type',
+  FST_ERR_CTP_INVALID_CONTENT_LENGTH: 'invalid-request',
+  FST_ERR_CTP_INVALID_MEDIA_TYPE: 'unsupported-media-type',
+  FST_ERR_CTP_INVALID_TYPE: 'unsupported-media-type',
+  FST_ERR_MAX_PARAM_LENGTH: 'not-found',
+  ERR_HTTP_REQUEST_TIMEOUT: 'request-timeout',
+  HPE_HEADER_OVERFLOW: 'headers-too-large',
+};
+
+/**
+ * The answer to a request that Node's HTTP parser refused, as raw bytes: there is no reply object to send it with.
+ *
+ * @param others headers that every answer has, whatever it is about
+ */
+export function rawProblem(
+  error: Error & { code?: string },
+  requestId: string,
+  others: Readonly<Record<string, string>> = {},
+): string {
+  const known = fromFastify[error.code ?? ''] ?? 'invalid-request';
+  const { status, headers, body } = toProblem(new AppError(known), requestId);
+  const payload = JSON.stringify(body);
+  const lines = Object.entries({
+    ...others,
+    ...headers,
+    'x-request-id': requestId,
+    'content-length': String(Buffer.byteLength(payload)),
+    connection: 'close',
+  }).map(([name, value]) => `${name}: ${value}\r\n`);
+  return `HTTP/1.1 ${status} ${STATUS_CODES[status] ?? ''}\r\n${lines.join('')}\r\n${payload}`;
+}

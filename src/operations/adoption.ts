@@ -1,0 +1,242 @@
+// Adopting: a database that is there already becomes a tenant. What makes a tenant is done to it step by step, and undone when
+// a step fails; the database itself is never dropped. Its mark is the point of no return: after it the tenant goes forward
+// (src/operations/making.ts). Until the last step the registry's row names a database that does not exist, so that a former build
+// which removes a half-made tenant finds nothing to drop.
+import type { Kysely } from 'kysely';
+import { randomUUID } from 'node:crypto';
+import { closeToOthers, letGo, reopenToOthers } from '../../db/server/adoption-checks.js';
+import type { AuditOrigin } from '../../db/shared/audit-rows.js';
+import { findCluster } from '../../db/registry/cluster-queries.js';
+import type { Registry } from '../../db/registry/registry-schema.js';
+import { ADOPTS_CONSTRAINT, isNamed } from '../../db/registry/named.js';
+import { registerTenant } from '../../db/registry/standby-rows.js';
+import { deleteTenantRow, markTenantDeleting } from '../../db/registry/tenant-status-queries.js';
+import { findTenant, TENANT_SLUG_CONSTRAINT, type TenantRecord } from '../../db/registry/tenant-queries.js';
+import { createRuntimeRole } from '../../db/server/server-admin.js';
+import { DatabaseFault, violatedUniqueConstraint } from '../../db/driver/database-fault.js';
+import { changeMark, markText } from '../../db/server/marks.js';
+import { latestVersion, migrateToLatest, pendingMigrations } from '../../db/shared/migrator.js';
+import { scramVerifier } from '../../db/server/scram.js';
+import { grantRuntimeRights } from '../../db/tenant/tenant-grants.js';
+import { writeMarker } from '../../db/tenant/marker.js';
+import { tenantMigrations } from '../../db/tenant/migrations/index.js';
+import { setRoles } from '../../db/tenant/user-roles.js';
+import { deleteUser, insertUser, EMAIL_CONSTRAINT } from '../../db/tenant/user-queries.js';
+import { confirmOperator } from '../audit/operator-act.js';
+import { AppError } from '../errors.js';
+import { adoptable, unfit } from './adoptable.js';
+import { dismiss } from './demolish.js';
+import type { Envelope } from '../secrets/envelope.js';
+import { newDatabaseName, newDatabasePassword, newTenantId, TENANT_SCRAM_ITERATIONS } from '../tenants/tenant-ids.js';
+import type { TenantLocks } from '../tenants/tenant-locks.js';
+import { adoptionFailure, type Settled } from './making-outcome.js';
+import { activate, type Making } from './making.js';
+import type { NewTenant } from './new-tenant.js';
+import type { PlacedProvisioner, Provisioners } from '../clusters/provisioners.js';
+
+export interface Adoption {
+  /**
+   * Makes a database a tenant, with a role and a first admin. It must belong to the cluster's provisioner, and nobody but its
+   * owner and PUBLIC may have rights on it. Audited with the step that makes it active.
+   *
+   * @throws AppError `no-cluster`, `not-adoptable`, `slug-taken`; `adoption-failed` when a step failed, undone as far as it can
+   *   be and named in the log
+   */
+  adopt(
+    tenant: Omit<NewTenant, 'wish'>,
+    from: { readonly clusterId: string; readonly database: string },
+    origin: AuditOrigin,
+  ): Promise<TenantRecord>;
+}
+
+interface Step {
+  readonly name: string;
+  readonly run: () => Promise<void>;
+  readonly undo?: () => Promise<void>;
+}
+
+export function createAdoption(deps: {
+  readonly registry: Kysely<Registry>;
+  readonly provisioners: Provisioners;
+  readonly locks: TenantLocks;
+  readonly making: Making;
+  readonly installation: () => Promise<string>;
+  readonly envelope: Envelope;
+  /** The role's CONNECTION LIMIT. */
+  readonly connectionLimit: number;
+  readonly onError: (error: unknown, context: { tenantId: string; step: string }) => void;
+}): Adoption {
+  const { registry, provisioners, locks } = deps;
+
+  /** @param session one connection, which the tenant's lock belongs to */
+  async function adoptNow(
+    session: Kysely<Registry>,
+    input: Omit<NewTenant, 'wish'>,
+    { clusterId, database }: { readonly clusterId: string; readonly database: string },
+    origin: AuditOrigin,
+  ): Promise<TenantRecord> {
+    const placed = await findCluster(registry, clusterId);
+    if (!placed) throw new AppError('no-cluster', { detail: 'There is no cluster with this id.' });
+    const { host, port } = placed;
+    const provisioner = await provisioners.at(placed);
+    const { cluster, inDatabase } = provisioner;
+    const found = await adoptable(deps, provisioner, database);
+    if (await isNamed(registry, { name: database, place: { host, port } }))
+      throw unfit('it already belongs to a tenant.');
+
+    const id = newTenantId();
+    const claim = randomUUID();
+    const admin = { ...input.admin, passwordHash: await input.admin.passwordHash };
+    await confirmOperator(session, origin);
+    const role = newDatabaseName();
+    const password = newDatabasePassword();
+    const installation = await deps.installation();
+    const markAs = (state: 'making' | 'adopted'): string => markText({ installation, id, state, claim, generation: 1 });
+    let migrated = false;
+    let adminId: string | undefined;
+    let active: TenantRecord | undefined;
+    const steps: readonly Step[] = [
+      {
+        name: 'register',
+        run: async () => {
+          const { name, slug, poolOptions, limits } = input;
+          const schemaVersion = latestVersion(tenantMigrations);
+          const place = { clusterId, dbHost: host, dbPort: port };
+          const dbPassword = deps.envelope.seal(password, { id, host, port, user: role });
+          const registered = await registerTenant(
+            session,
+            { name, slug, poolOptions, limits, ...place, schemaVersion, claim },
+            { id, dbName: role, dbUser: role, dbPassword, adopts: database },
+          );
+          if (!registered)
+            throw new AppError('unavailable', {
+              detail: 'The cluster has just moved to another address. Try again.',
+              retryAfter: 1,
+            });
+        },
+        undo: () => deleteTenantRow(registry, id),
+      },
+      {
+        name: 'role',
+        run: async () => {
+          const verifier = await scramVerifier(password, TENANT_SCRAM_ITERATIONS);
+          const { connectionLimit } = deps;
+          await createRuntimeRole(cluster, { name: role, verifier, connectionLimit, mark: markAs('making') });
+        },
+        undo: () => dismiss(provisioner, { id, role }),
+      },
+      {
+        name: 'close',
+        run: () => closeToOthers(cluster, database, role),
+        undo: async () => {
+          await inDatabase(database, (db) => letGo(db, role, id));
+          // Together with a look at the mark: another adoption may have the database by now.
+          const from = [null, markAs('adopted')];
+          await changeMark(cluster, { database, from, to: null, also: reopenToOthers(database, found.publicRights) });
+        },
+      },
+      {
+        name: 'migrate',
+        run: () =>
+          inDatabase(database, async (db) => {
+            const pending = await pendingMigrations(db, tenantMigrations);
+            await migrateToLatest(db, tenantMigrations);
+            migrated = pending.length > 0;
+          }),
+      },
+      {
+        name: 'fill',
+        run: () =>
+          inDatabase(database, async (db) => {
+            // The last step that can be undone, after one that can take long.
+            await confirmOperator(session, origin);
+            await grantRuntimeRights(db, role);
+            adminId = await db.transaction().execute(async (trx) => {
+              await writeMarker(trx, id, claim);
+              const userId = await insertUser(trx, admin);
+              const unknown = await setRoles(trx, userId, ['admin']);
+              if (unknown.length > 0) throw new Error('the database has no role "admin"');
+              return userId;
+            });
+          }),
+        undo: () =>
+          inDatabase(database, async (db) => {
+            if (adminId !== undefined) await deleteUser(db, adminId);
+          }),
+      },
+      {
+        name: 'mark',
+        run: async () => {
+          const change = { database, role, from: [null], to: markAs('adopted') };
+          if (!(await changeMark(cluster, change))) throw new Error('the database carries a mark by now');
+        },
+      },
+      {
+        name: 'activate',
+        run: async () => {
+          active = await activate(session, { id, claim, adopts: database }, origin);
+          if (!active) throw new Error('the row of the new tenant is gone');
+        },
+      },
+    ];
+
+    const undo: Step[] = [];
+    for (const step of steps) {
+      undo.unshift(step);
+      try {
+        await step.run();
+      } catch (error) {
+        const constraint = violatedUniqueConstraint(error);
+        if (constraint === TENANT_SLUG_CONSTRAINT) throw new AppError('slug-taken');
+        if (constraint === ADOPTS_CONSTRAINT) throw unfit('another request is adopting it.');
+        deps.onError(error, { tenantId: id, step: `adopt: ${step.name}` });
+        const settled = await settle(provisioner, { id, database, adopted: markAs('adopted') }, undo, origin);
+        if (typeof settled === 'object') return settled;
+        if (error instanceof AppError) throw error;
+        if (settled === 'undone' && constraint === EMAIL_CONSTRAINT)
+          throw new AppError('email-taken', {
+            detail: "The database already has a user with the first admin's e-mail address. Choose another address.",
+          });
+        throw adoptionFailure(step.name, id, settled, migrated, error);
+      }
+    }
+    if (!active) throw new Error('the row of the new tenant is gone');
+    return active;
+  }
+
+  return {
+    adopt: (input, from, origin) => locks.session((session) => adoptNow(session, input, from, origin)),
+  };
+
+  /**
+   * Goes forward when the database carries the mark of this adoption; otherwise undoes the steps, the last one first. A failure
+   * leaves the row, and the reconciler goes on.
+   */
+  async function settle(
+    { cluster }: PlacedProvisioner,
+    { id, database, adopted }: { id: string; database: string; adopted: string },
+    undo: readonly Step[],
+    origin: AuditOrigin,
+  ): Promise<TenantRecord | Settled> {
+    try {
+      // Under the lock of the mark: a change of it that is under way comes before, and is seen.
+      if (!(await changeMark(cluster, { database, from: [null], to: null }))) {
+        const active = await deps.making.settle(id, { origin });
+        if (active) return active;
+        // Another worker undid it while this one stood still: its row is gone.
+        await changeMark(cluster, { database, from: [adopted], to: null });
+        return 'undone';
+      }
+      // The row first: from now on no other worker can make the tenant active.
+      if (!(await markTenantDeleting(registry, id, ['provisioning'], { onPurge: 'keep' }))) {
+        const row = await findTenant(registry, id);
+        return row?.status === 'active' ? row : row ? 'unknown' : 'undone';
+      }
+      for (const step of undo) await step.undo?.();
+      return 'undone';
+    } catch (error) {
+      deps.onError(error, { tenantId: id, step: 'undo' });
+      return error instanceof DatabaseFault ? 'unknown' : 'half';
+    }
+  }
+}

@@ -1,0 +1,117 @@
+// Whether a PostgreSQL server can hold tenants: inspects it with connections of its own, says what is wrong with it, and makes
+// the template on one that is fit.
+import { inspectCluster, type ClusterInspection } from '../../db/server/cluster-inspection.js';
+import type { ConnectionSettings, PoolLimits } from '../../db/driver/client.js';
+import type { Destinations } from '../../db/driver/destinations.js';
+import { DatabaseFault } from '../../db/driver/database-fault.js';
+import { tenantMigrations } from '../../db/tenant/migrations/index.js';
+import { AppError } from '../errors.js';
+import type { ClusterBudget } from '../connections/governors.js';
+import { openProvisioner, type Provisioner } from '../clusters/provisioner-connections.js';
+import { roomWarning } from '../clusters/server-room.js';
+import { ensureTemplate } from './templates.js';
+
+/** What an inspection of a server found. */
+export interface ClusterFindings {
+  /** What keeps it from holding tenants, in sentences; none if it can. */
+  readonly problems: readonly string[];
+  /** What should be put right besides. */
+  readonly warnings: readonly string[];
+  /** Undefined if it could not be entered. */
+  readonly inspection: ClusterInspection | undefined;
+}
+
+export interface ClusterFitness {
+  /** Inspects a server. @param budget connections that the service is to open there */
+  inspect(connection: ConnectionSettings, budget: ClusterBudget): Promise<ClusterFindings>;
+  /** Inspects a server and makes the template on it. @returns warnings. @throws AppError `cluster-unusable` */
+  prepare(connection: ConnectionSettings, budget: ClusterBudget): Promise<readonly string[]>;
+}
+
+/** The oldest PostgreSQL that is tried, as `server_version_num`. */
+const OLDEST_VERSION = 150_000;
+
+/** Largest difference (ms) between the clocks: as much as tokens tolerate. */
+const MAX_CLOCK_SKEW = 5_000;
+
+/** Longest wait (ms) for a connection to the server. */
+const LOOK_DEADLINE = 5_000;
+
+export function createClusterFitness(deps: {
+  readonly installation: () => Promise<string>;
+  /** Of a provisioner's pool; only its statement timeout counts here. */
+  readonly limits: PoolLimits;
+  readonly destinations: Destinations;
+}): ClusterFitness {
+  /** With connections of its own, outside the budget: the server may be no cluster yet, or have no connection left in it. */
+  async function entering<T>(connection: ConnectionSettings, work: (opened: Provisioner) => Promise<T>): Promise<T> {
+    const limits = { ...deps.limits, max: 1, acquireTimeout: LOOK_DEADLINE };
+    const opened = openProvisioner(connection, limits, { destinations: deps.destinations, anyServer: true });
+    try {
+      return await work(opened);
+    } finally {
+      await opened.close();
+    }
+  }
+
+  return {
+    inspect: (connection, budget) => entering(connection, (opened) => look(opened, budget)),
+
+    prepare: (connection, budget) =>
+      entering(connection, async (opened) => {
+        const { problems, warnings } = await look(opened, budget);
+        if (problems.length > 0) throw new AppError('cluster-unusable', { detail: problems.join(' ') });
+        try {
+          const role = connection.user;
+          await ensureTemplate({ ...opened, role }, tenantMigrations, await deps.installation());
+        } catch (error) {
+          throw new AppError('cluster-unusable', {
+            detail: 'The template database could not be created on the server.',
+            cause: error,
+          });
+        }
+        return warnings;
+      }),
+  };
+}
+
+/**
+ * The problems and warnings that follow from an inspection, for a server that is to hold tenants.
+ *
+ * @param budget connections that the service is to open there
+ */
+export function judgeCluster(
+  inspection: ClusterInspection,
+  budget: ClusterBudget,
+): Pick<ClusterFindings, 'problems' | 'warnings'> {
+  const { role, superuser, canProvision, openDatabases, versionNumber, version, readOnly, clockSkew } = inspection;
+  const problems = [
+    versionNumber < OLDEST_VERSION && `PostgreSQL 15 or later is needed; this is ${version}.`,
+    superuser && `The role "${role}" is a superuser: use one that is not (deploy/bootstrap.sql).`,
+    !canProvision && `The role "${role}" needs CREATEDB and CREATEROLE.`,
+    readOnly && 'The server does not accept writes: it is a standby, or read-only.',
+    Math.abs(clockSkew) > MAX_CLOCK_SKEW &&
+      `The server's clock is ${Math.round(clockSkew / 1_000)} s off. Synchronise both clocks by NTP.`,
+  ];
+  const warnings = [
+    roomWarning(inspection, budget),
+    openDatabases.length > 0 &&
+      `Every role of the server may connect to ${openDatabases.join(', ')}. Run REVOKE ALL ON DATABASE … FROM PUBLIC.`,
+  ];
+  const said = (text: string | false | undefined): text is string => typeof text === 'string';
+  return { problems: problems.filter(said), warnings: warnings.filter(said) };
+}
+
+async function look({ cluster }: Provisioner, budget: ClusterBudget): Promise<ClusterFindings> {
+  try {
+    const inspection = await inspectCluster(cluster);
+    return { ...judgeCluster(inspection, budget), inspection };
+  } catch (error) {
+    if (!(error instanceof DatabaseFault)) throw error;
+    return {
+      problems: [`The service cannot connect to the server (${error.reason}).`],
+      warnings: [],
+      inspection: undefined,
+    };
+  }
+}

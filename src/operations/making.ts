@@ -1,0 +1,179 @@
+// Tenants that are being made: finishes or undoes one whose request failed or whose process died. The mark of the database
+// decides, whichever worker asks:
+//
+//     standby, making            → undone: `condemn` changes the mark to `dropping`, and no worker can activate it any more
+//     tenant, adopted, or later  → goes forward: the row becomes active, or suspended when the database is closed
+//     anything else              → the database is another tenant's: it is left and reported, and the row goes
+import type { Kysely } from 'kysely';
+import type { AuditOrigin } from '../../db/shared/audit-rows.js';
+import { insertAudit } from '../../db/registry/registry-audit.js';
+import { deleteRequestKeysOf } from '../../db/registry/idempotency-keys.js';
+import type { Registry } from '../../db/registry/registry-schema.js';
+import {
+  activateTenant,
+  deleteTenantRow,
+  findSettledTenant,
+  markTenantDeleting,
+} from '../../db/registry/tenant-status-queries.js';
+import type { TenantRecord } from '../../db/registry/tenant-queries.js';
+import { whileOpenToOwner } from '../../db/server/access.js';
+import { changeMark, findMarks, markText, parseMark, type MarkedDatabase } from '../../db/server/marks.js';
+import { hasUsers } from '../../db/tenant/usage-queries.js';
+import { readMarker } from '../../db/tenant/marker.js';
+import { condemn } from './demolish.js';
+import { doomedOf } from './evidence.js';
+import type { PlacedProvisioner, Provisioners } from '../clusters/provisioners.js';
+import type { Removal } from './removal.js';
+import type { ReportLeft } from './reports.js';
+
+export interface Making {
+  /**
+   * Finishes or undoes a tenant that is being made; under the tenant's lock, which the caller holds.
+   *
+   * @param why.origin who is audited when it becomes active
+   * @param why.refused whether the registry answered to this worker that the row does not become active: then that is certain
+   * @returns the tenant when it is active; undefined when it is undone, or was not being made
+   * @throws when the registry or the tenant's server does not answer: it is then tried again
+   */
+  settle(
+    tenantId: string,
+    why?: { readonly origin?: AuditOrigin; readonly refused?: boolean },
+  ): Promise<TenantRecord | undefined>;
+}
+
+/** The service itself. */
+const SERVICE: AuditOrigin = { actor: { kind: 'none' } };
+
+export function createMaking(deps: {
+  readonly registry: Kysely<Registry>;
+  readonly provisioners: Provisioners;
+  readonly installation: () => Promise<string>;
+  readonly removal: Pick<Removal, 'finish'>;
+  readonly report: ReportLeft;
+}): Making {
+  const { registry, provisioners, removal } = deps;
+
+  async function settle(
+    id: string,
+    { origin = SERVICE, refused = false }: Parameters<Making['settle']>[1] = {},
+  ): Promise<TenantRecord | undefined> {
+    const tenant = await findSettledTenant(registry, id);
+    if (tenant?.status !== 'provisioning') return tenant?.status === 'deleting' ? undefined : tenant;
+    const provisioner = await provisioners.at({ host: tenant.dbHost, port: tenant.dbPort });
+    const installation = await deps.installation();
+    const name = tenant.adopts ?? tenant.dbName;
+    const [found] = await findMarks(provisioner.cluster, [name]);
+    if (found && !refused && (await isWhole(provisioner, tenant, found, installation)))
+      return forward(provisioner, tenant, found, origin);
+    if (tenant.adopts !== null) {
+      // Under the lock of the mark: a worker that stood still cannot write it any more without being seen.
+      if (found?.text === null) await changeMark(provisioner.cluster, { database: name, from: [null], to: null });
+      return undo(tenant);
+    }
+    const { claim, generation } = tenant;
+    const never = markText({ installation, id, state: 'tenant', claim, generation });
+    // Refused by the registry; or of a former build, which marked a database before it filled it: no user was ever in this one.
+    if (refused || (claim === null && (found === undefined || parseMark(found.text ?? found.roleText)?.id === id)))
+      return undo(tenant, [never]);
+    const fate = await condemn(registry, provisioner, doomedOf(tenant, installation), installation);
+    if (fate === 'condemned') return undo(tenant);
+    // A worker that stood still may make the database yet, and the row does not become active any more.
+    if (fate === 'absent') return undo(tenant, [never]);
+    // It became whole between the two looks.
+    const [now] = await findMarks(provisioner.cluster, [name]);
+    if (now && (await isWhole(provisioner, tenant, now, installation)))
+      return forward(provisioner, tenant, now, origin);
+    deps.report(tenant, fate.left);
+    await forget(tenant);
+    return undefined;
+  }
+
+  async function forward(
+    { cluster }: PlacedProvisioner,
+    tenant: TenantRecord,
+    { name, text, open }: MarkedDatabase,
+    origin: AuditOrigin,
+  ): Promise<TenantRecord | undefined> {
+    // A dump has left the mark behind; a database of a former build gets its own when it is completed.
+    if (text === null && tenant.claim !== null) {
+      const { id, claim, generation } = tenant;
+      const installation = await deps.installation();
+      const to = markText({ installation, id, state: 'tenant', claim, generation });
+      await changeMark(cluster, { database: name, role: tenant.dbUser, from: [null], to });
+    }
+    return activate(registry, tenant, origin, open ? 'active' : 'suspended');
+  }
+
+  /** Removes the row and nothing else: the database is another tenant's. */
+  async function forget({ id, generation }: TenantRecord): Promise<void> {
+    await registry.transaction().execute(async (trx) => {
+      if (!(await markTenantDeleting(trx, id, ['provisioning'], { generation, onPurge: 'keep' }))) return;
+      await deleteRequestKeysOf(trx, id);
+      await deleteTenantRow(trx, id);
+    });
+  }
+
+  /** @param also marks with which its database may be dropped besides */
+  async function undo(tenant: TenantRecord, also: readonly string[] = []): Promise<undefined> {
+    const begun = await registry.transaction().execute(async (trx) => {
+      const { id, generation } = tenant;
+      const deleting = await markTenantDeleting(trx, id, ['provisioning'], { generation });
+      // The same request may make the tenant once more.
+      if (deleting) await deleteRequestKeysOf(trx, id);
+      return deleting;
+    });
+    if (begun) await removal.finish(begun.id, { grounds: also });
+    return undefined;
+  }
+
+  return { settle };
+}
+
+/**
+ * Makes a tenant active whose database is whole, and audits it. Undefined when it is not being made any more.
+ *
+ * @param status suspended when the database was found closed, as an earlier moment of the registry leaves it
+ */
+export async function activate(
+  registry: Kysely<Registry>,
+  tenant: Pick<TenantRecord, 'id' | 'claim' | 'adopts'>,
+  origin: AuditOrigin,
+  status: 'active' | 'suspended' = 'active',
+): Promise<TenantRecord | undefined> {
+  const { id } = tenant;
+  return registry.transaction().execute(async (trx) => {
+    const active = await activateTenant(trx, tenant, status);
+    if (!active) return undefined;
+    const target = { kind: 'tenant', id } as const;
+    const details = { ...(tenant.adopts !== null && { adopted: true }), ...(status === 'suspended' && { status }) };
+    await insertAudit(trx, { ...origin, action: 'tenant.created', target, tenantId: id, details });
+    return active;
+  });
+}
+
+/**
+ * Whether a tenant's database was made whole, and may hold data since: it carries the mark of this operation. Without a claim, or
+ * without a mark, its content decides: it has the tenant's marker and a user who could have signed in.
+ */
+async function isWhole(
+  { cluster, inDatabase }: PlacedProvisioner,
+  { id, claim, adopts }: TenantRecord,
+  { name, text, roleText, owned, open }: MarkedDatabase,
+  installation: string,
+): Promise<boolean> {
+  if (!owned) return false;
+  const mark = parseMark(text);
+  if (mark && (mark.installation !== installation || mark.id !== id)) return false;
+  if (mark && claim !== null) return mark.claim === claim && !['standby', 'making', 'dropping'].includes(mark.state);
+  if (mark && mark.state !== 'tenant') return false;
+  // A database that is adopted has its own content; and one that is being made is marked as that with its role.
+  if (!mark && adopts !== null) return false;
+  if (!mark && (parseMark(roleText)?.state === 'making' || parseMark(roleText)?.state === 'standby')) return false;
+  const look = (): Promise<boolean> =>
+    inDatabase(name, async (db) => {
+      const marker = await readMarker(db);
+      const isOwn = marker?.tenantId === id && (!marker.claim || claim === null || marker.claim === claim);
+      return isOwn && (await hasUsers(db));
+    });
+  return open ? look() : whileOpenToOwner(cluster, name, look);
+}

@@ -1,0 +1,255 @@
+// Brings a tenant's database after its row: open or closed, and marked. It acts only where the mark agrees with the row or is
+// of an earlier change; a row of an earlier change than the mark opens, closes and marks nothing.
+import type { Kysely } from 'kysely';
+import { LRUCache } from 'lru-cache';
+import type { Registry } from '../../db/registry/registry-schema.js';
+import {
+  claimRow,
+  findSettledTenant,
+  finishRestoration,
+  raiseGeneration,
+} from '../../db/registry/tenant-status-queries.js';
+import { listRestoringTenants } from '../../db/registry/tenant-worklists.js';
+import { listTenantPlaces, listTenantsAt, type TenantRecord } from '../../db/registry/tenant-queries.js';
+import { closeTenantDatabase, openTenantDatabase, readDoors } from '../../db/server/access.js';
+import { markText, parseMark } from '../../db/server/marks.js';
+import { AppError } from '../errors.js';
+import { compare, complete, look, markOf, whyLeft, type Verdict } from './evidence.js';
+import { databaseIs, statusesWhere } from '../tenants/tenant-states.js';
+import type { TenantLocks } from '../tenants/tenant-locks.js';
+import type { Place, PlacedProvisioner, Provisioners } from '../clusters/provisioners.js';
+import type { ReportLeft } from './reports.js';
+
+export interface Doors {
+  /**
+   * Opens or closes a tenant's database as its row wants, marks it, and finishes a restoration; under the tenant's lock, which
+   * the caller holds.
+   *
+   * @param asked whether a person asks for it: then a row that is older than its mark gets a higher number, and goes on
+   * @returns the row as it is then; undefined when there is none
+   * @throws AppError `tenant-state` when a person asks and the database is not this tenant's
+   */
+  follow(tenantId: string, asked?: boolean): Promise<TenantRecord | undefined>;
+  /**
+   * Opens the database of an active or suspended tenant, for a row that is about to become active; the mark follows the row.
+   * Under the tenant's lock, for a person.
+   *
+   * @returns the row; undefined when there is none
+   * @throws AppError `tenant-state` when the database is not this tenant's
+   */
+  openFirst(tenantId: string): Promise<TenantRecord | undefined>;
+  /** Looks, for a person, whether a tenant's database is its row's to act on. Throws as `openFirst`. */
+  confirm(tenantId: string): Promise<TenantRecord | undefined>;
+  /** The job: brings every database that does not agree with its tenant's row after it. */
+  settleAll(signal: AbortSignal): Promise<void>;
+}
+
+interface Trusted {
+  /** Undefined when there is no row. */
+  readonly tenant: TenantRecord | undefined;
+  /** Undefined when there is none, or it is left. */
+  readonly database?: {
+    readonly provisioner: PlacedProvisioner;
+    readonly text: string | null;
+    readonly installation: string;
+  };
+  /** Whether it is left as it is, and was reported. */
+  readonly left?: boolean;
+}
+
+/** Looks again when the mark changed between two looks. */
+const LOOKS = 3;
+
+/** Databases of one server that a run of the job completes: each is entered. */
+const COMPLETED_PER_RUN = 100;
+
+const MAX_INCOMPLETE = 10_000;
+
+export function createDoors(deps: {
+  readonly registry: Kysely<Registry>;
+  readonly locks: TenantLocks;
+  readonly provisioners: Provisioners;
+  readonly installation: () => Promise<string>;
+  readonly publish: (tenantId: string) => Promise<void>;
+  readonly report: ReportLeft;
+  readonly onError: (error: unknown, context: { tenantId?: string; place?: Place; step: string }) => void;
+}): Doors {
+  const { registry, locks, provisioners, report } = deps;
+  /** Tenants that this process has tried to complete: one that cannot be must not hold up the others. */
+  const incomplete = new LRUCache<string, true>({ max: MAX_INCOMPLETE });
+
+  /** The row and its database, when that is the row's to act on: raised, or completed, where it has to be. */
+  async function trusted(id: string, asked: boolean): Promise<Trusted> {
+    for (let looks = 0; looks < LOOKS; looks += 1) {
+      const tenant = await findSettledTenant(registry, id);
+      if (!tenant || !wantedDoor(tenant)) return { tenant };
+      const provisioner = await provisioners.at({ host: tenant.dbHost, port: tenant.dbPort });
+      const installation = await deps.installation();
+      const seen = await look(provisioner, tenant, installation);
+      if (!seen) return { tenant };
+      const verdict = await trust(provisioner, tenant, seen, installation, asked);
+      if (verdict === 'again') continue;
+      if (verdict) return { tenant, database: { provisioner, text: seen.found.text, installation } };
+      const why = whyLeft(seen.verdict, seen.found);
+      report(tenant, why);
+      if (asked) throw notIts(why);
+      return { tenant, left: true };
+    }
+    throw new AppError('unavailable', {
+      detail: "Another operation works on the tenant's database. Try again in a moment.",
+      retryAfter: 5,
+    });
+  }
+
+  async function follow(id: string, asked = false): Promise<TenantRecord | undefined> {
+    for (let looks = 0; looks < LOOKS; looks += 1) {
+      const { tenant, database, left } = await trusted(id, asked);
+      const wanted = tenant && wantedDoor(tenant);
+      if (!wanted || left) return tenant;
+      if (!database) {
+        if (wanted === 'open') {
+          if (asked) throw noDatabase();
+          report(tenant, 'there is none on its server');
+        }
+        return tenant;
+      }
+      const { provisioner, text, installation } = database;
+      const mark = { from: [text], to: markText(markOf(tenant, installation)) };
+      const door = { name: tenant.dbName, runtimeRole: tenant.dbUser, mark };
+      const act = wanted === 'open' ? openTenantDatabase : closeTenantDatabase;
+      if (!(await act(provisioner.cluster, door))) continue;
+      return tenant.restoring ? restored(tenant) : tenant;
+    }
+    throw new AppError('unavailable', {
+      detail: "Another operation works on the tenant's database. Try again in a moment.",
+      retryAfter: 5,
+    });
+  }
+
+  /** @returns whether the database is the row's to act on; `again` when row or mark have just been changed to that end */
+  async function trust(
+    provisioner: PlacedProvisioner,
+    tenant: TenantRecord,
+    seen: NonNullable<Awaited<ReturnType<typeof look>>>,
+    installation: string,
+    asked: boolean,
+  ): Promise<boolean | 'again'> {
+    const { found, verdict } = seen;
+    if (verdict === 'agrees' || verdict === 'older') return true;
+    const mark = parseMark(found.text);
+    if (verdict === 'newer') {
+      if (!asked || !mark || mark.state === 'dropping') return false;
+      // A row of before the upgrade has no claim; the mark of its own database knows it.
+      if (tenant.claim === null && mark.claim !== null) await claimRow(registry, tenant.id, mark.claim);
+      const higher = Math.max(mark.generation, tenant.generation) + 1;
+      return (await raiseGeneration(registry, tenant, higher)) ? 'again' : false;
+    }
+    if (verdict === 'foreign' || (!asked && !mayComplete(tenant, verdict, found.open))) return false;
+    return (await complete(registry, provisioner, tenant, seen, installation)) ? 'again' : false;
+  }
+
+  async function restored(tenant: TenantRecord): Promise<TenantRecord | undefined> {
+    const active = await finishRestoration(registry, tenant);
+    if (active) await deps.publish(tenant.id);
+    return active ?? findSettledTenant(registry, tenant.id);
+  }
+
+  async function openFirst(id: string): Promise<TenantRecord | undefined> {
+    const { tenant, database } = await trusted(id, true);
+    if (tenant?.status !== 'active' && tenant?.status !== 'suspended') return tenant;
+    if (!database) throw noDatabase();
+    const { provisioner, text } = database;
+    const mark = { from: [text], to: text };
+    const door = { name: tenant.dbName, runtimeRole: tenant.dbUser, mark };
+    if (!(await openTenantDatabase(provisioner.cluster, door))) throw notIts('its mark has just changed');
+    return tenant;
+  }
+
+  async function settlePlace(place: Place, signal: AbortSignal): Promise<void> {
+    const installation = await deps.installation();
+    const closed = await listTenantsAt(registry, place, { statuses: statusesWhere('closed') });
+    const { cluster } = await provisioners.at(place);
+    const doors = await readDoors(
+      cluster,
+      closed.map(({ dbName }) => dbName),
+    );
+    const known = new Map(closed.map((tenant) => [tenant.dbName, tenant]));
+    const others = doors.filter(({ name }) => !known.has(name)).map(({ name }) => name);
+    if (others.length > 0)
+      for (const tenant of await listTenantsAt(registry, place, { names: others })) known.set(tenant.dbName, tenant);
+    let completed = 0;
+    for (const door of doors) {
+      const tenant = known.get(door.name);
+      const wanted = tenant && wantedDoor(tenant);
+      if (!wanted) continue;
+      if (signal.aborted) return;
+      const verdict = compare(tenant, door, installation);
+      if (verdict === 'agrees' && door.open === (wanted === 'open') && !(door.busy && wanted === 'closed')) continue;
+      const completes = verdict === 'former' || verdict === 'unmarked';
+      if (verdict === 'newer' || verdict === 'foreign' || (completes && !mayComplete(tenant, verdict, door.open))) {
+        report(tenant, whyLeft(verdict, door));
+        continue;
+      }
+      if (completes && (incomplete.has(tenant.id) || (completed += 1) > COMPLETED_PER_RUN)) continue;
+      if ((await attempt(tenant.id)) && completes) incomplete.set(tenant.id, true);
+    }
+  }
+
+  /** A tenant that another worker is at work on agrees with its row when that is done, or is found by the next run. */
+  async function attempt(id: string): Promise<boolean> {
+    try {
+      return await locks.attempt(id, () => follow(id));
+    } catch (error) {
+      deps.onError(error, { tenantId: id, step: 'settle' });
+      return true;
+    }
+  }
+
+  return {
+    follow,
+    openFirst,
+
+    async confirm(id) {
+      const { tenant, database } = await trusted(id, true);
+      if (tenant && !database) throw noDatabase();
+      return tenant;
+    },
+
+    async settleAll(signal) {
+      for (const id of await listRestoringTenants(registry)) {
+        if (signal.aborted) return;
+        await attempt(id);
+      }
+      for (const place of await listTenantPlaces(registry)) {
+        if (signal.aborted) return;
+        // One cluster that does not answer holds up no other.
+        await settlePlace(place, signal).catch((error: unknown) => {
+          deps.onError(error, { place, step: 'settle' });
+        });
+      }
+    },
+  };
+}
+
+/** What the database of a row is to be; a tenant that is being restored is opened before its row says so. */
+function wantedDoor({ status, restoring, statusBeforeDeletion }: TenantRecord): 'open' | 'closed' | undefined {
+  return databaseIs[restoring && statusBeforeDeletion !== null ? statusBeforeDeletion : status];
+}
+
+/**
+ * Whether the job may complete a database that carries no mark of this build. What the mark of this build would have counted is not
+ * known of it: an open database of a deleted tenant was restored since, perhaps, and then a person must ask.
+ */
+function mayComplete({ status, generation }: TenantRecord, verdict: Verdict, open: boolean): boolean {
+  return !(status === 'deleted' && open) && (verdict === 'former' || generation === 0);
+}
+
+function noDatabase(): AppError {
+  return new AppError('tenant-state', {
+    detail: 'The tenant has no database on its server. Restore the database, then try again.',
+  });
+}
+
+function notIts(why: string): AppError {
+  return new AppError('tenant-state', { detail: `The database of the tenant is left as it is: ${why}.` });
+}

@@ -1,0 +1,167 @@
+// The reconciler: finishes or undoes what a crash left, both ways: rows in the middle of something that no worker has locked,
+// and databases and roles without a row. It drops only what the mark proves never to have held a tenant's data.
+import type { Kysely } from 'kysely';
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { Registry } from '../../db/registry/registry-schema.js';
+import { knownDatabaseNames } from '../../db/registry/named.js';
+import { listStandby, listStandbyClusters, type StandbyCluster } from '../../db/registry/standby-rows.js';
+import { listUnfinishedTenants } from '../../db/registry/tenant-worklists.js';
+import { findTenant } from '../../db/registry/tenant-queries.js';
+import { findMarks, listMarked, parseMark } from '../../db/server/marks.js';
+import { demolish, dismiss } from './demolish.js';
+import type { TenantLocks } from '../tenants/tenant-locks.js';
+import type { Making } from './making.js';
+import type { PlacedProvisioner, Provisioners } from '../clusters/provisioners.js';
+import type { Removal } from './removal.js';
+import { createOnce } from './reports.js';
+import type { StandbyDatabases } from './standby-databases.js';
+
+export interface Reconciler {
+  /** One round. What fails is given to `onError` and does not hold up the rest: the next round takes it up again. */
+  reconcile(signal: AbortSignal): Promise<void>;
+  /**
+   * Finishes or undoes a tenant whose making died with its process, or finishes its removal.
+   *
+   * @returns false when a worker has it locked
+   */
+  settle(tenantId: string): Promise<boolean>;
+}
+
+/**
+ * What a process sent before it died may begin to run a moment (ms) after its locks are free; after this wait it is running,
+ * and is seen and ended.
+ */
+const SETTLED_AFTER = 250;
+
+export function createReconciler(deps: {
+  readonly registry: Kysely<Registry>;
+  readonly provisioners: Provisioners;
+  readonly locks: TenantLocks;
+  readonly making: Making;
+  readonly removal: Removal;
+  readonly standby: StandbyDatabases;
+  readonly installation: () => Promise<string>;
+  readonly onError: (
+    error: unknown,
+    context: { clusterId?: string; tenantId?: string; name?: string; step: string },
+  ) => void;
+}): Reconciler {
+  const { registry, provisioners, locks, making, removal, standby } = deps;
+  const isNew = createOnce();
+
+  async function reconcile(signal: AbortSignal): Promise<void> {
+    await settleTenants(signal);
+    const clusters = await listStandbyClusters(registry);
+    await dropHalfMade(clusters, signal);
+    for (const cluster of clusters) {
+      if (signal.aborted) return;
+      try {
+        await dropOrphans(cluster, signal);
+      } catch (error) {
+        deps.onError(error, { clusterId: cluster.id, step: 'orphans' });
+      }
+    }
+  }
+
+  async function settleTenants(signal: AbortSignal): Promise<void> {
+    for (const { id } of await abandoned(await listUnfinishedTenants(registry))) {
+      if (signal.aborted) return;
+      try {
+        await locks.attempt(id, () => settleNow(id));
+      } catch (error) {
+        deps.onError(error, { tenantId: id, step: 'settle' });
+      }
+    }
+  }
+
+  /** Under the tenant's lock. */
+  async function settleNow(id: string): Promise<void> {
+    await making.settle(id);
+    await removal.finish(id);
+  }
+
+  async function dropHalfMade(clusters: readonly StandbyCluster[], signal: AbortSignal): Promise<void> {
+    for (const left of await abandoned(await listStandby(registry, { ready: false }))) {
+      const place = clusters.find(({ id }) => id === left.clusterId);
+      if (signal.aborted) return;
+      if (!place) continue;
+      try {
+        const provisioner = await provisioners.at(place);
+        await locks.attempt(left.id, async () => {
+          // It may have become ready, and a tenant's, since it was listed.
+          const all = await listStandby(registry, { clusterId: place.id, ready: false });
+          if (all.some(({ id }) => id === left.id)) await standby.drop(left, place, provisioner);
+        });
+      } catch (error) {
+        deps.onError(error, { tenantId: left.id, step: 'drop standby' });
+      }
+    }
+  }
+
+  /** Those that no worker has locked, when what a dead process sent has had the time to begin. */
+  async function abandoned<Row extends { readonly id: string }>(rows: readonly Row[]): Promise<Row[]> {
+    const free: Row[] = [];
+    for (const row of rows) if (await locks.attempt(row.id, async () => undefined)) free.push(row);
+    if (free.length > 0) await sleep(SETTLED_AFTER);
+    return free;
+  }
+
+  async function dropOrphans(place: StandbyCluster, signal: AbortSignal): Promise<void> {
+    const provisioner = await provisioners.at(place);
+    const installation = await deps.installation();
+    // In this order: a row is written before its database is made, and removed after it.
+    const marked = await listMarked(provisioner.cluster, installation);
+    const known = await knownDatabaseNames(
+      registry,
+      marked.map(({ name }) => name),
+    );
+    const databases = new Set(marked.flatMap(({ kind, name }) => (kind === 'database' ? name : [])));
+    for (const { kind, name, text } of marked) {
+      if (signal.aborted) return;
+      const mark = parseMark(text);
+      if (!mark || known.has(name)) continue;
+      const { id, state } = mark;
+      // A role goes with its database.
+      if (kind === 'role' && databases.has(name)) continue;
+      const isEmpty = state === 'standby' || state === 'dropping' || (kind === 'role' && state === 'making');
+      if (isEmpty)
+        await locks.attempt(id, () => dropOrphan(provisioner, place, { kind, id, name, text }, installation));
+      // A registry that was restored from a backup has no row of the tenants since: theirs is the last copy of their data.
+      else if (isNew(`${place.id} ${kind} ${name}`))
+        deps.onError(
+          new Error(`a ${kind} that may belong to a tenant has no row in the registry: it is left as it is`),
+          {
+            clusterId: place.id,
+            tenantId: id,
+            name,
+            step: 'orphans',
+          },
+        );
+    }
+  }
+
+  /** Under its lock. */
+  async function dropOrphan(
+    provisioner: PlacedProvisioner,
+    place: StandbyCluster,
+    { kind, id, name, text }: { kind: 'database' | 'role'; id: string; name: string; text: string },
+    installation: string,
+  ): Promise<void> {
+    if ((await knownDatabaseNames(registry, [name])).has(name)) return;
+    if (kind === 'database')
+      await demolish(registry, provisioner, { place, id, name, role: name, grounds: [text] }, installation);
+    else if ((await findMarks(provisioner.cluster, [name])).length === 0)
+      await dismiss(provisioner, { id, role: name });
+  }
+
+  return {
+    reconcile,
+
+    async settle(tenantId) {
+      if (!(await locks.attempt(tenantId, () => sleep(SETTLED_AFTER)))) return false;
+      return locks.attempt(tenantId, async () => {
+        if (await findTenant(registry, tenantId)) await settleNow(tenantId);
+      });
+    },
+  };
+}

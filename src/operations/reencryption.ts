@@ -1,0 +1,153 @@
+// Sealing anew what is sealed with a key that is to go, while the service serves: in batches, each a short transaction, so
+// that a tenant's row is locked for a moment. Whoever remembers the old ciphertext can open it for as long as it has the key.
+import type { Kysely } from 'kysely';
+import { endWhenIdle } from '../../db/registry/job-locks.js';
+import type { Registry } from '../../db/registry/registry-schema.js';
+import {
+  countSealed,
+  lockSealed,
+  reseal,
+  sealedColumns,
+  setWantedKey,
+  wantedKey,
+  type SealedColumn,
+  type SealedValue,
+} from '../../db/registry/sealed.js';
+import { createEnvelope, type Envelope } from '../secrets/envelope.js';
+
+/** How much is sealed with a key. */
+export interface KeyUse {
+  /** Null for what is no envelope at all. */
+  readonly kid: string | null;
+  /** Whether this process has the key. Where it has not and there are rows, nobody is served whose row that is. */
+  readonly held: boolean;
+  /** Whether this process seals with it. */
+  readonly current: boolean;
+  readonly rows: number;
+}
+
+export interface Reencryption {
+  /**
+   * To be called when the process starts, and otherwise done by the job: what is sealed with other keys is sealed anew with its current one from now
+   * on, by whichever replica has that as its current one too. Warns of rows whose key it does not have.
+   *
+   * @throws DatabaseFault
+   */
+  begin(): Promise<void>;
+  /** The housekeeping job: seals anew until nothing is left that it can open. @throws DatabaseFault */
+  run(signal: AbortSignal): Promise<void>;
+  /** Every key that is held or in use: one without rows can be taken out of ENCRYPTION_KEYS. @throws DatabaseFault */
+  uses(): Promise<KeyUse[]>;
+}
+
+export interface ReencryptionDeps {
+  readonly registry: Kysely<Registry>;
+  readonly keys: readonly { readonly kid: string; readonly key: Buffer }[];
+  readonly log: {
+    readonly done: (context: { kid: string; column: string; rows: number }, text: string) => void;
+    /** Told once of each row that does not open, and of each key that is missing. */
+    readonly warn: (context: Readonly<Record<string, unknown>>, text: string) => void;
+  };
+}
+
+/** Rows of one transaction: some 5 ms. */
+const BATCH = 100;
+
+/** Rows that are remembered as told of. */
+const MAX_TOLD = 10_000;
+
+export function createReencryption(deps: ReencryptionDeps): Reencryption {
+  const { registry, keys, log } = deps;
+  const kid = keys[0]?.kid ?? '';
+  const older = keys.slice(1).map((key) => key.kid);
+  const ofTenants = createEnvelope(keys);
+  const envelopes: Readonly<Record<SealedColumn, Envelope>> = {
+    'tenants.db_password': ofTenants,
+    'tenants.next_db_password': ofTenants,
+    'standby_databases.db_password': ofTenants,
+    'clusters.provisioner_password': createEnvelope(keys, 'clusters.provisioner_password'),
+  };
+  /** Ciphertexts that do not open, by their row. */
+  const told = new Map<string, string>();
+  let begun = false;
+
+  function sealAnew(column: SealedColumn, { sealed, ...context }: SealedValue): string | undefined {
+    const envelope = envelopes[column];
+    try {
+      return envelope.seal(envelope.open(sealed, context), context);
+    } catch (error) {
+      const row = `${column} ${context.id}`;
+      if (told.get(row) === sealed) return undefined;
+      if (told.size >= MAX_TOLD) told.clear();
+      told.set(row, sealed);
+      log.warn(
+        { err: error, column, id: context.id },
+        'could not decrypt a database password; it is not encrypted with the current key',
+      );
+      return undefined;
+    }
+  }
+
+  /** @returns how many rows were sealed anew */
+  async function sealColumn(column: SealedColumn, signal: AbortSignal): Promise<number> {
+    let rows = 0;
+    let after: string | undefined;
+    while (!signal.aborted) {
+      const last = await registry.transaction().execute(async (trx) => {
+        await endWhenIdle(trx);
+        const found = await lockSealed(trx, column, { kids: older, after, limit: BATCH });
+        const values = found.flatMap((value) => {
+          const sealed = sealAnew(column, value);
+          return sealed === undefined ? [] : [{ id: value.id, was: value.sealed, sealed }];
+        });
+        if (values.length > 0) rows += await reseal(trx, column, values);
+        return found.at(-1)?.id;
+      });
+      if (last === undefined) break;
+      after = last;
+    }
+    return rows;
+  }
+
+  async function begin(): Promise<void> {
+    await setWantedKey(registry, kid);
+    begun = true;
+    for (const use of await uses()) {
+      if (use.held || use.rows === 0) continue;
+      const what =
+        use.kid === null
+          ? 'not encrypted with a known format'
+          : `encrypted with the key "${use.kid}", which ENCRYPTION_KEYS does not hold`;
+      log.warn(
+        { kid: use.kid, rows: use.rows },
+        `${use.rows} database passwords are ${what}: their tenants or clusters cannot be used`,
+      );
+    }
+  }
+
+  async function uses(): Promise<KeyUse[]> {
+    const counts = await countSealed(registry);
+    const held = keys.map((key) => ({
+      kid: key.kid,
+      held: true,
+      current: key.kid === kid,
+      rows: counts.find((count) => count.kid === key.kid)?.rows ?? 0,
+    }));
+    const others = counts.filter((count) => !keys.some((key) => key.kid === count.kid));
+    return [...held, ...others.map((count) => ({ ...count, held: false, current: false }))];
+  }
+
+  return {
+    begin,
+    uses,
+
+    async run(signal) {
+      if (!begun) await begin();
+      if (older.length === 0 || (await wantedKey(registry)) !== kid) return;
+      for (const column of sealedColumns) {
+        const rows = await sealColumn(column, signal);
+        if (rows > 0) log.done({ kid, column, rows }, 'encrypted database passwords again with the current key');
+      }
+    },
+  };
+}

@@ -1,0 +1,236 @@
+// Registering clusters, changing, draining and removing them. A server is inspected before it is registered, so that a tenant is
+// never put on one that cannot hold it.
+import { isDeepStrictEqual } from 'node:util';
+import type { Kysely } from 'kysely';
+import type { AuditOrigin } from '../../db/shared/audit-rows.js';
+import {
+  claimTenantsAt,
+  deleteCluster,
+  findCluster,
+  lockCluster,
+  registerCluster,
+  updateCluster,
+  withdrawStandbyDatabases,
+  type ClusterLoad,
+  type ClusterRecord,
+  type ClusterValues,
+} from '../../db/registry/cluster-queries.js';
+import type { Registry } from '../../db/registry/registry-schema.js';
+import type { ConnectionSettings, PoolLimits } from '../../db/driver/client.js';
+import type { Destinations } from '../../db/driver/destinations.js';
+import { MAINTENANCE_DATABASE } from '../../db/server/server-admin.js';
+import { newId } from '../../db/shared/ids.js';
+import { auditAct } from '../audit/operator-act.js';
+import { AppError } from '../errors.js';
+import { tlsOf, type ClusterDirectory, type KnownCluster } from '../clusters/cluster-directory.js';
+import { createClusterFitness, type ClusterFindings } from './cluster-fitness.js';
+import { canonicalHost } from '../clusters/cluster-hosts.js';
+import {
+  demandAllowed,
+  demandChangeable,
+  demandEmpty,
+  demandUnique,
+  loadOf,
+  type ClusterChanges,
+  type NewCluster,
+} from '../clusters/cluster-rules.js';
+import type { ClusterBudget } from '../connections/governors.js';
+import type { Envelope } from '../secrets/envelope.js';
+import type { TenantLocks } from '../tenants/tenant-locks.js';
+import type { Provisioners } from '../clusters/provisioners.js';
+import type { StandbyDatabases } from './standby-databases.js';
+
+export { judgeCluster, type ClusterFindings } from './cluster-fitness.js';
+export type { ClusterChanges, NewCluster } from '../clusters/cluster-rules.js';
+
+export interface ClusterRegistration {
+  /**
+   * Inspects the server, makes the template on it, and registers it. Audited.
+   *
+   * @throws AppError `cluster-host-not-allowed`, before anything is sent; `cluster-unusable`, `cluster-taken`
+   */
+  register(cluster: NewCluster, origin: AuditOrigin): Promise<{ cluster: ClusterRecord; warnings: readonly string[] }>;
+  /**
+   * Changes a cluster. Another place, other TLS and another password are tried before they count. Audited.
+   *
+   * @throws AppError `not-found`, `default-cluster`, `provisioner-password-needed`, `cluster-in-use`, and as `register` does
+   */
+  change(id: string, changes: ClusterChanges, origin: AuditOrigin): Promise<ClusterRecord>;
+  /** Inspects the server, entered as it is now. @throws AppError `not-found` */
+  check(id: string): Promise<ClusterFindings>;
+  /**
+   * Puts no new tenants on it and drops the standby databases there, as many as there is time for. Audited. To be called
+   * again if some are left.
+   *
+   * @returns what is still on it
+   * @throws AppError `not-found`; DatabaseFault if the cluster does not answer; by then it accepts nothing any more
+   */
+  drain(id: string, origin: AuditOrigin): Promise<ClusterLoad>;
+  /** Forgets a cluster that holds nothing. Audited. @throws AppError `not-found`, `default-cluster`, `cluster-in-use` */
+  remove(id: string, origin: AuditOrigin): Promise<void>;
+  /** How it is entered; for the default cluster, by the configuration. */
+  settings: (row: ClusterRecord) => Pick<KnownCluster, 'isDefault' | 'user' | 'tls' | 'budget'>;
+  /** Makes the row of the default cluster if it is missing. To be called before clusters are listed. */
+  ensureDefault(): Promise<unknown>;
+}
+
+/** For this long (ms) a request drops standby databases. */
+const DRAIN_FOR = 10_000;
+
+export function createClusterRegistration(deps: {
+  readonly registry: Kysely<Registry>;
+  readonly directory: ClusterDirectory;
+  readonly provisioners: Provisioners;
+  readonly locks: TenantLocks;
+  readonly standby: Pick<StandbyDatabases, 'drop'>;
+  readonly installation: () => Promise<string>;
+  /** Of provisioners' passwords. */
+  readonly envelope: Envelope;
+  /** Of a provisioner's pool; only its statement timeout counts here. */
+  readonly limits: PoolLimits;
+  readonly destinations: Destinations;
+  /** Whether a host may be registered. */
+  readonly isAllowed: (host: string) => boolean;
+  /** Makes the row of the default cluster if it is missing. */
+  readonly ensureDefault: () => Promise<unknown>;
+  /** Called with each change, before it is answered. */
+  readonly onChange: (clusterId: string) => Promise<void>;
+}): ClusterRegistration {
+  const { registry, directory, provisioners, locks, envelope, isAllowed } = deps;
+  const fitness = createClusterFitness(deps);
+
+  /** Before a change is answered, the other replicas know of it and this process has read it. */
+  async function publish(id: string): Promise<void> {
+    await deps.onChange(id);
+    await directory.refresh();
+  }
+
+  async function existing(id: string): Promise<ClusterRecord> {
+    await deps.ensureDefault();
+    const row = await findCluster(registry, id);
+    if (!row) throw new AppError('not-found');
+    return row;
+  }
+
+  return {
+    async register(input, origin) {
+      const cluster = { ...input, host: canonicalHost(input.host) };
+      const { host, port, provisionerUser: user, provisionerPassword: password } = cluster;
+      demandAllowed(host, isAllowed);
+      await deps.ensureDefault();
+      if (await directory.find({ host, port })) throw new AppError('cluster-taken');
+      const connection = { host, port, user, password, tls: tlsOf(cluster), database: MAINTENANCE_DATABASE };
+      const warnings = await fitness.prepare(connection, budgetOf(cluster));
+      const id = newId();
+      const sealed = envelope.seal(password, { id, host, port, user });
+      const made = await demandUnique(() =>
+        registry.transaction().execute(async (trx) => {
+          const row = await registerCluster(trx, id, { ...cluster, provisionerPassword: sealed });
+          await claimTenantsAt(trx, id, host, port);
+          const details = { name: row.name, place: `${host}:${port}` };
+          await auditAct(trx, { ...origin, action: 'cluster.registered', target: { kind: 'cluster', id }, details });
+          return row;
+        }),
+      );
+      await publish(id);
+      return { cluster: made, warnings };
+    },
+
+    async change(id, given, origin) {
+      const row = await existing(id);
+      const { provisionerPassword: password, ...others } = given;
+      const changes = { ...others, ...(others.host !== undefined && { host: canonicalHost(others.host) }) };
+      demandChangeable(given, directory.of(row).isDefault);
+      const wanted = { ...row, ...definedOf(changes) };
+      const { host, port, provisionerUser: user } = wanted;
+      const moves = host !== row.host || port !== row.port;
+      if (moves) {
+        demandAllowed(host, isAllowed);
+        await demandEmpty(registry, id);
+        const there = await directory.find({ host, port });
+        if (there && there.id !== id) throw new AppError('cluster-taken');
+      }
+      let sealed: string | undefined;
+      if (password !== undefined) {
+        const connection = { host, port, user, password, tls: tlsOf(wanted), database: MAINTENANCE_DATABASE };
+        await fitness.prepare(connection, budgetOf(wanted));
+        sealed = envelope.seal(password, { id, host, port, user });
+      }
+      const changed = await demandUnique(() =>
+        registry.transaction().execute(async (trx) => {
+          const current = await lockCluster(trx, id);
+          if (!current) throw new AppError('not-found');
+          if (moves) await demandEmpty(trx, id);
+          // The ciphertext is bound to the place and the user, which another change may have replaced meanwhile.
+          const place = ({ host, port, provisionerUser }: ClusterRecord): unknown => [host, port, provisionerUser];
+          if (!isDeepStrictEqual(place(current), place(row))) throw new AppError('cluster-in-use');
+          const updated = await updateCluster(trx, id, { ...changes, provisionerPassword: sealed });
+          if (!updated) throw new AppError('not-found');
+          const fields = Object.entries(given).flatMap(([name, value]) => (value === undefined ? [] : [name]));
+          const target = { kind: 'cluster', id } as const;
+          await auditAct(trx, { ...origin, action: 'cluster.updated', target, details: { fields } });
+          return updated;
+        }),
+      );
+      await publish(id);
+      return changed;
+    },
+
+    async check(id) {
+      const { connection, budget } = directory.of(await existing(id));
+      let settings: ConnectionSettings;
+      try {
+        settings = connection();
+      } catch {
+        const problem = 'The password of the provisioner cannot be decrypted. Set it again.';
+        return { problems: [problem], warnings: [], inspection: undefined };
+      }
+      return fitness.inspect(settings, budget);
+    },
+
+    async drain(id, origin) {
+      const row = await existing(id);
+      await registry.transaction().execute(async (trx) => {
+        await updateCluster(trx, id, { accepting: false, standbyTarget: 0 });
+        await auditAct(trx, { ...origin, action: 'cluster.drained', target: { kind: 'cluster', id } });
+      });
+      await publish(id);
+      const standby = await withdrawStandbyDatabases(registry, id);
+      const until = performance.now() + DRAIN_FOR;
+      for (const left of standby) {
+        if (performance.now() > until) break;
+        const provisioner = await provisioners.at(row);
+        // Dropping a database ends the work of others on it: under its lock there is none.
+        await locks.hold(left.id, () => deps.standby.drop(left, row, provisioner));
+      }
+      return loadOf(registry, id);
+    },
+
+    async remove(id, origin) {
+      const row = await existing(id);
+      if (directory.of(row).isDefault) throw new AppError('default-cluster');
+      await registry.transaction().execute(async (trx) => {
+        const current = await lockCluster(trx, id);
+        if (!current) throw new AppError('not-found');
+        await demandEmpty(trx, id);
+        await deleteCluster(trx, current);
+        const details = { name: row.name, place: `${row.host}:${row.port}` };
+        await auditAct(trx, { ...origin, action: 'cluster.removed', target: { kind: 'cluster', id }, details });
+      });
+      await publish(id);
+    },
+
+    settings: (row) => directory.of(row),
+    ensureDefault: () => deps.ensureDefault(),
+  };
+}
+
+function budgetOf({ connectionBudget, connectionReserve }: ClusterValues): ClusterBudget {
+  return { tenants: connectionBudget, reserve: connectionReserve };
+}
+
+function definedOf<T extends object>(changes: T): { [Key in keyof T]: Exclude<T[Key], undefined> } {
+  return Object.fromEntries(Object.entries(changes).filter(([, value]) => value !== undefined)) as {
+    [Key in keyof T]: Exclude<T[Key], undefined>;
+  };
+}

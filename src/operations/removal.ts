@@ -1,0 +1,239 @@
+// Removing tenants: the sessions in a tenant's database, the database, the role, and at last the registry's row, so that
+// nothing is left without a row. The database is dropped only on the evidence of its own mark (src/operations/demolish.ts).
+import type { Kysely } from 'kysely';
+import { letGo } from '../../db/server/adoption-checks.js';
+import type { AuditOrigin } from '../../db/shared/audit-rows.js';
+import type { Registry } from '../../db/registry/registry-schema.js';
+import {
+  deleteTenantRow,
+  findSettledTenant,
+  markTenantDeleting,
+  raiseGeneration,
+} from '../../db/registry/tenant-status-queries.js';
+import type { TenantRecord } from '../../db/registry/tenant-queries.js';
+import { releaseDatabase, whileOpenToOwner } from '../../db/server/access.js';
+import { changeMark, markText, parseMark } from '../../db/server/marks.js';
+import { hasUsers } from '../../db/tenant/usage-queries.js';
+import { auditAct, confirmOperator } from '../audit/operator-act.js';
+import { AppError } from '../errors.js';
+import { demolish, dismiss, type Left } from './demolish.js';
+import { complete, doomedOf, isAdopted, look, markOf, whyLeft } from './evidence.js';
+import { statusesFor } from '../tenants/tenant-states.js';
+import type { TenantLocks } from '../tenants/tenant-locks.js';
+import type { PlacedProvisioner, Provisioners } from '../clusters/provisioners.js';
+import type { ReportLeft } from './reports.js';
+
+/** Why a tenant is removed: it was deleted and is purged, or its making came to nothing and it is abandoned. */
+export type RemovalAct = 'abandon' | 'purge';
+
+export interface RemovalWish {
+  /** What happens to the database; left out, one that the service made is dropped and an adopted one stays. */
+  readonly database?: 'drop' | 'keep' | undefined;
+  /** For the purge by time: ms that the tenant must have been deleted for. Left out, a person asks for it. */
+  readonly grace?: number | undefined;
+}
+
+export interface Removal {
+  /**
+   * Removes a tenant: its sessions, database, role and row. What a failure leaves is finished by calling it again, and by the
+   * reconciler. It is audited when it begins; from then on there is no way back.
+   *
+   * @returns false when there is no such tenant in a state that allows it (src/tenants/tenant-states.ts)
+   * @throws AppError `tenant-state` when the database does not carry the evidence that it may be dropped; `unavailable` when
+   *   not all of it could be removed
+   */
+  remove(tenantId: string, origin: AuditOrigin, act?: RemovalAct, wish?: RemovalWish): Promise<boolean>;
+  /**
+   * Finishes a removal that was begun; under the tenant's lock, which the caller holds. A tenant in another status stays.
+   *
+   * @param more.grounds marks that the database may be dropped with besides
+   * @param more.asked whether a person asks for it: then a mark of a former build, and one that is newer than the row, are brought up
+   */
+  finish(tenantId: string, more?: FinishOptions): Promise<Left>;
+}
+
+interface FinishOptions {
+  readonly grounds?: readonly string[];
+  readonly asked?: boolean;
+}
+
+export function createRemoval(deps: {
+  readonly registry: Kysely<Registry>;
+  readonly provisioners: Provisioners;
+  readonly locks: TenantLocks;
+  readonly installation: () => Promise<string>;
+  /** Called after the row turned to deleting and before the database goes: closes the pools of this process. */
+  readonly beforeDrop: (tenantId: string) => Promise<void>;
+  readonly report: ReportLeft;
+  readonly onError: (error: unknown, context: { tenantId: string; step: string }) => void;
+}): Removal {
+  const { registry, provisioners, locks } = deps;
+
+  /** Two that drop the same role or database at once make PostgreSQL fail one with an internal error: they share the work. */
+  const removals = new Map<string, { readonly wish: string; readonly work: Promise<boolean> }>();
+
+  async function removeNow(id: string, origin: AuditOrigin, act: RemovalAct, wish: RemovalWish): Promise<boolean> {
+    const tenant = await findSettledTenant(registry, id);
+    if (!tenant || !statusesFor(act).includes(tenant.status)) return false;
+    const asked = wish.grace === undefined;
+    if (tenant.status === 'deleted') {
+      if (!(await begin(tenant, origin, wish))) return false;
+    } else {
+      await confirmOperator(registry, origin);
+      if (wish.database !== undefined) await markTenantDeleting(registry, id, ['deleting'], { onPurge: wish.database });
+    }
+    let left;
+    try {
+      left = await finish(id, { asked });
+    } catch (error) {
+      deps.onError(error, { tenantId: id, step: 'remove' });
+      throw new AppError('unavailable', {
+        detail: `The tenant ${id} could not be removed completely. The service tries again by itself; POST /tenants/${id}/purge tries again at once.`,
+        retryAfter: 5,
+        cause: error,
+      });
+    }
+    if (left !== undefined)
+      throw leftAsItIs(left, `POST /tenants/${id}/purge?database=keep removes the tenant and keeps the database.`);
+    return true;
+  }
+
+  /** Looks for the evidence first: nothing is begun that could not be ended. */
+  async function begin(tenant: TenantRecord, origin: AuditOrigin, wish: RemovalWish): Promise<boolean> {
+    const { id } = tenant;
+    if (tenant.restoring)
+      throw new AppError('tenant-state', {
+        detail: 'The tenant is being restored. Wait until it is active or suspended.',
+      });
+    const installation = await deps.installation();
+    const provisioner = await placeOf(tenant);
+    const seen = await look(provisioner, tenant, installation);
+    const keeps = wish.database === 'keep' || (wish.database === undefined && isAdopted(tenant));
+    // Without a mark of this build only a person decides: whether the tenant was restored since the row was written, no mark says.
+    const completes = wish.grace === undefined && seen !== undefined && ['former', 'unmarked'].includes(seen.verdict);
+    const completed = completes && (await complete(registry, provisioner, tenant, seen, installation)) !== undefined;
+    if (seen && !keeps && !completed && !['agrees', 'older'].includes(seen.verdict)) {
+      deps.report(tenant, whyLeft(seen.verdict, seen.found));
+      throw refused(id, seen);
+    }
+    return registry.transaction().execute(async (trx) => {
+      const { generation } = tenant;
+      const { grace, database: onPurge } = wish;
+      const begun = await markTenantDeleting(trx, id, ['deleted'], { generation, grace, onPurge });
+      const target = { kind: 'tenant', id } as const;
+      if (begun) await auditAct(trx, { ...origin, action: 'tenant.purged', target, tenantId: id });
+      return begun !== undefined;
+    });
+  }
+
+  function placeOf({ dbHost: host, dbPort: port }: TenantRecord): Promise<PlacedProvisioner> {
+    return provisioners.at({ host, port });
+  }
+
+  async function finish(id: string, { grounds = [], asked = false }: FinishOptions = {}): Promise<Left> {
+    const row = await findSettledTenant(registry, id);
+    if (row?.status !== 'deleting') return undefined;
+    await deps.beforeDrop(id);
+    const provisioner = await placeOf(row);
+    const installation = await deps.installation();
+    const tenant = await bringUp(provisioner, row, installation, asked);
+    const keeps = tenant.onPurge === 'keep' || (tenant.onPurge === null && isAdopted(tenant));
+    const left = keeps
+      ? await release(provisioner, tenant, installation, asked)
+      : await demolish(registry, provisioner, doomedOf(tenant, installation, grounds), installation);
+    if (left !== undefined) {
+      deps.report(tenant, left);
+      return left;
+    }
+    await deleteTenantRow(registry, id);
+    return undefined;
+  }
+
+  /** Brings the mark up to its row where the row is of a later change, or where a person asks. */
+  async function bringUp(
+    provisioner: PlacedProvisioner,
+    tenant: TenantRecord,
+    installation: string,
+    asked: boolean,
+  ): Promise<TenantRecord> {
+    const seen = await look(provisioner, tenant, installation);
+    if (!seen) return tenant;
+    const { found, verdict } = seen;
+    // A former build dropped by the row alone: without a person only what holds no user goes on.
+    const { inDatabase, cluster } = provisioner;
+    const { name, open } = found;
+    const isEmpty = async (): Promise<boolean> => !(await inDatabase(name, hasUsers));
+    const mayComplete = async (): Promise<boolean> =>
+      asked || (verdict === 'former' && (await (open ? isEmpty() : whileOpenToOwner(cluster, name, isEmpty))));
+    if ((verdict === 'former' || verdict === 'unmarked') && (await mayComplete()))
+      return (await complete(registry, provisioner, tenant, seen, installation)) ?? tenant;
+    let row = tenant;
+    const mark = parseMark(found.text);
+    const isTenants = mark && ['tenant', 'adopted', 'suspended', 'deleted'].includes(mark.state);
+    // No way leads out of this status: a person who asks once more wants it gone.
+    if (asked && verdict === 'newer' && isTenants)
+      row = (await raiseGeneration(registry, tenant, Math.max(mark.generation, tenant.generation) + 1)) ?? tenant;
+    else if (verdict !== 'older' || !isTenants) return tenant;
+    const to = markText(markOf(row, installation));
+    await changeMark(provisioner.cluster, { database: row.dbName, role: row.dbUser, from: [found.text], to });
+    return row;
+  }
+
+  /** Lets go of a database that stays: marker, grants and mark of this tenant, its role, and the closed door. */
+  async function release(
+    provisioner: PlacedProvisioner,
+    tenant: TenantRecord,
+    installation: string,
+    asked: boolean,
+  ): Promise<Left> {
+    const { cluster, inDatabase } = provisioner;
+    const { id, dbUser, adopts, claim, generation } = tenant;
+    const seen = await look(provisioner, { ...tenant, dbName: adopts ?? tenant.dbName }, installation);
+    if (seen) {
+      const { name, text, open } = seen.found;
+      // An adoption that is undone was never active, also when its mark arrived late.
+      const undone = adopts !== null && text === markText({ installation, id, state: 'adopted', claim, generation });
+      // The row of another tenant's database goes, and nothing else.
+      if (seen.verdict === 'foreign') return asked || adopts !== null ? undefined : whyLeft(seen.verdict, seen.found);
+      if (seen.verdict === 'newer' && !undone) return whyLeft(seen.verdict, seen.found);
+      const leave = (): Promise<void> => inDatabase(name, (db) => letGo(db, dbUser, id));
+      await (open ? leave() : whileOpenToOwner(cluster, name, leave));
+      if (!(await releaseDatabase(cluster, name, text))) throw new Error('the mark of the database has just changed');
+    }
+    await dismiss(provisioner, { id, role: dbUser });
+    return undefined;
+  }
+
+  return {
+    async remove(tenantId, origin, act = 'abandon', wish = {}) {
+      // A person's wish is never answered by the job's: the job is refused more.
+      const { actor } = origin;
+      // Nor by that of another session, which may be refused.
+      const session = actor.kind === 'operator' ? actor.sessionId : undefined;
+      const same = JSON.stringify([act, wish.database ?? null, wish.grace === undefined, session ?? null]);
+      let other;
+      while ((other = removals.get(tenantId)) && other.wish !== same) await other.work.catch(() => undefined);
+      const work =
+        other?.work ??
+        locks.hold(tenantId, () => removeNow(tenantId, origin, act, wish)).finally(() => removals.delete(tenantId));
+      removals.set(tenantId, { wish: same, work });
+      return work;
+    },
+
+    finish,
+  };
+}
+
+type Seen = NonNullable<Awaited<ReturnType<typeof look>>>;
+
+function refused(id: string, seen: Seen): AppError {
+  const advice =
+    seen.verdict === 'newer'
+      ? `To remove the tenant, send DELETE /tenants/${id} again, and then purge it.`
+      : `POST /tenants/${id}/purge?database=keep removes the tenant and keeps the database.`;
+  return leftAsItIs(whyLeft(seen.verdict, seen.found), advice);
+}
+
+function leftAsItIs(why: string, advice: string): AppError {
+  return new AppError('tenant-state', { detail: `The database of the tenant is left as it is: ${why}. ${advice}` });
+}

@@ -1,0 +1,30 @@
+// Reports of databases that are left as they are, because there is no evidence for what their row wants: each is logged once.
+import { LRUCache } from 'lru-cache';
+import type { TenantRecord } from '../../db/registry/tenant-queries.js';
+
+/** Reports that are remembered; a forgotten one is logged again. */
+const MAX_REPORTED = 10_000;
+
+/** @param why a part of a sentence: `it carries no mark` */
+export type ReportLeft = (tenant: Pick<TenantRecord, 'id' | 'dbName'>, why: string) => void;
+
+/** Answers true for a key that it has not seen. */
+export function createOnce(): (key: string) => boolean {
+  const seen = new LRUCache<string, true>({ max: MAX_REPORTED });
+  return (key) => {
+    if (seen.has(key)) return false;
+    seen.set(key, true);
+    return true;
+  };
+}
+
+export function createReports(
+  onError: (error: unknown, context: { tenantId: string; name: string; step: string }) => void,
+): ReportLeft {
+  const isNew = createOnce();
+  return ({ id, dbName }, why) => {
+    if (!isNew(`${id} ${why}`)) return;
+    const error = new Error(`the database of a tenant is left as it is: ${why}`);
+    onError(error, { tenantId: id, name: dbName, step: 'evidence' });
+  };
+}

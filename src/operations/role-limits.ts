@@ -1,0 +1,95 @@
+// Keeps the CONNECTION LIMIT of each tenant's role at what its limits say. The registry is what counts; a cluster that is away
+// when a limit changes is brought up to it later.
+import type { Kysely } from 'kysely';
+import { connectionLimitsOf, setConnectionLimit } from '../../db/server/server-admin.js';
+import type { Registry, StoredLimits } from '../../db/registry/registry-schema.js';
+import { listConnectionLimits, type ConnectionLimitRow } from '../../db/registry/tenant-worklists.js';
+import { findTenant } from '../../db/registry/tenant-queries.js';
+import { within } from '../lib/deadline.js';
+import { DatabaseFault } from '../../db/driver/database-fault.js';
+import { limitsInForce, STANDARD_CONNECTIONS } from '../tenants/tenant-limits.js';
+import type { Provisioners } from '../clusters/provisioners.js';
+
+export interface ConnectionLimits {
+  /** Gives one tenant's role its limit. @throws DatabaseFault where registry or cluster do not answer */
+  apply(tenantId: string): Promise<void>;
+  /** Gives it now if the cluster answers soon; otherwise the job does later, and `onError` is called. Never rejects. */
+  applySoon(tenantId: string): Promise<void>;
+  /** Gives it to every role that has another one; a cluster that does not answer keeps no other waiting. */
+  applyAll(signal: AbortSignal): Promise<void>;
+}
+
+/** Longest wait (ms) of a request that changes a limit, for a cluster that does not answer. */
+const PATIENCE = 2_000;
+
+/** Rows that are looked at together. */
+const PAGE = 500;
+
+/** @param defaults the service's own limits */
+export function createConnectionLimits(deps: {
+  readonly registry: Kysely<Registry>;
+  readonly provisioners: Provisioners;
+  readonly defaults: StoredLimits;
+  readonly onError: (error: unknown, context: { cluster: string } | { tenantId: string }) => void;
+}): ConnectionLimits {
+  const { registry, provisioners, defaults } = deps;
+
+  const limitOf = ({ limits }: ConnectionLimitRow): number =>
+    limitsInForce(limits, defaults).connections ?? STANDARD_CONNECTIONS;
+
+  /** Those of one cluster. */
+  async function bringUp(rows: readonly ConnectionLimitRow[], signal?: AbortSignal): Promise<void> {
+    const [first] = rows;
+    if (!first) return;
+    const { cluster } = await provisioners.at({ host: first.dbHost, port: first.dbPort });
+    const current = await connectionLimitsOf(
+      cluster,
+      rows.map(({ dbUser }) => dbUser),
+    );
+    for (const row of rows) {
+      if (signal?.aborted) return;
+      const limit = current.get(row.dbUser);
+      if (limit === undefined || limit === limitOf(row)) continue;
+      // Read again: somebody may have changed it, and its role, since the rows were listed.
+      const now = await findTenant(registry, row.id);
+      if (now) await setConnectionLimit(cluster, now.dbUser, limitOf(now));
+    }
+  }
+
+  async function apply(tenantId: string): Promise<void> {
+    const tenant = await findTenant(registry, tenantId);
+    if (tenant) await bringUp([tenant]);
+  }
+
+  return {
+    apply,
+
+    applySoon: (tenantId) =>
+      within(apply(tenantId), PATIENCE, () => new DatabaseFault('timeout', 'no answer')).catch((error: unknown) => {
+        deps.onError(error, { tenantId });
+      }),
+
+    async applyAll(signal) {
+      const away = new Set<string>();
+      let after: string | undefined;
+      do {
+        const rows = await listConnectionLimits(registry, after, PAGE);
+        const places = new Set(rows.map(placeOf));
+        for (const cluster of places) {
+          if (signal.aborted) return;
+          if (away.has(cluster)) continue;
+          const there = rows.filter((row) => placeOf(row) === cluster);
+          await bringUp(there, signal).catch((error: unknown) => {
+            away.add(cluster);
+            deps.onError(error, { cluster });
+          });
+        }
+        after = rows.length < PAGE ? undefined : rows.at(-1)?.id;
+      } while (after !== undefined);
+    },
+  };
+}
+
+function placeOf({ dbHost, dbPort }: ConnectionLimitRow): string {
+  return `${dbHost}:${dbPort}`;
+}

@@ -1,0 +1,222 @@
+// Leads tenants from one state to another: first the registry's row, which decides, then all replicas, then PostgreSQL, which
+// follows the row. Where a tenant is to be served again it is the other way round, so that nobody is sent to a closed door.
+import type { Kysely } from 'kysely';
+import type { AuditOrigin } from '../../db/shared/audit-rows.js';
+import type { Registry } from '../../db/registry/registry-schema.js';
+import { beginRestoration, markTenantDeleted, stopRestoration } from '../../db/registry/tenant-status-queries.js';
+import { listTenantsToPurge } from '../../db/registry/tenant-worklists.js';
+import { findTenant, type TenantRecord } from '../../db/registry/tenant-queries.js';
+import { within } from '../lib/deadline.js';
+import { DatabaseFault } from '../../db/driver/database-fault.js';
+import { auditAct } from '../audit/operator-act.js';
+import { AppError } from '../errors.js';
+import { changeTenant, type TenantChanges } from '../tenants/tenant-changes.js';
+import type { Doors } from './open-close.js';
+import { ensurePossible } from '../tenants/tenant-states.js';
+import type { TenantLocks } from '../tenants/tenant-locks.js';
+import type { Removal, RemovalAct, RemovalWish } from './removal.js';
+
+/**
+ * Each is audited, and effective on every replica and in PostgreSQL before it resolves. They throw AppError `not-found` and
+ * `tenant-state` (src/tenants/tenant-states.ts); `unavailable` where the tenant is closed as wanted, but its PostgreSQL server
+ * does not answer: its database is closed when it does; and DatabaseFault where nothing is done, because the registry, or a
+ * server that is needed first, does not answer.
+ */
+export interface Transitions {
+  /** @param changes made with it, or not at all @throws AppError `slug-taken` as well */
+  suspend(id: string, origin: AuditOrigin, changes?: TenantChanges): Promise<TenantRecord>;
+  /** As `suspend`. */
+  resume(id: string, origin: AuditOrigin, changes?: TenantChanges): Promise<TenantRecord>;
+  /** Softly: it can be restored until it is purged. Takes up again what a removal left. */
+  delete(id: string, origin: AuditOrigin): Promise<void>;
+  /** Brings a deleted tenant back as what it was. */
+  restore(id: string, origin: AuditOrigin): Promise<TenantRecord>;
+  /**
+   * Removes a deleted tenant for good.
+   *
+   * @param database what happens to its database; left out, one that the service made is dropped and an adopted one stays
+   * @throws AppError `unavailable` when not all of it could be removed
+   */
+  purge(id: string, origin: AuditOrigin, database?: RemovalWish['database']): Promise<void>;
+  /** Purges what has been deleted for longer than its grace. What comes to a halt the reconciler finishes. */
+  purgeDue(signal: AbortSignal): Promise<void>;
+  /** Waits for what goes on behind an answer. */
+  close(): Promise<void>;
+}
+
+/** Longest (ms) that an answer waits for PostgreSQL to follow. */
+const SETTLE_DEADLINE = 3_000;
+
+/** Longest (ms) that an answer waits for a database that must be open first. */
+const OPEN_DEADLINE = 10_000;
+
+/** Tenants purged in one run. */
+const PURGE_BATCH = 100;
+
+/** The service itself. */
+const SERVICE: AuditOrigin = { actor: { kind: 'none' } };
+
+export function createTransitions(deps: {
+  readonly registry: Kysely<Registry>;
+  readonly locks: TenantLocks;
+  readonly doors: Doors;
+  readonly removal: Removal;
+  readonly publish: (tenantId: string) => Promise<void>;
+  /** ms from a tenant's deletion until it is purged. */
+  readonly grace: number;
+  readonly onError: (error: unknown, context: { tenantId: string; step: string }) => void;
+}): Transitions {
+  const { registry, locks, doors, removal, publish, onError } = deps;
+  const running = new Set<Promise<unknown>>();
+
+  /** The answer is bounded; the work goes on, and is waited for when the process stops. */
+  function bounded<T>(work: Promise<T>, ms: number): Promise<T> {
+    const tracked: Promise<unknown> = work.then(undefined, () => undefined).finally(() => running.delete(tracked));
+    running.add(tracked);
+    return within(work, ms, () => new DatabaseFault('unavailable', 'no answer in time'));
+  }
+
+  async function existing(id: string): Promise<TenantRecord> {
+    const tenant = await findTenant(registry, id);
+    if (!tenant) throw new AppError('not-found');
+    return tenant;
+  }
+
+  async function settled({ id, status }: TenantRecord): Promise<void> {
+    try {
+      await bounded(
+        locks.hold(id, () => doors.follow(id, true)),
+        SETTLE_DEADLINE,
+      );
+    } catch (error) {
+      if (error instanceof AppError && error.code === 'tenant-state')
+        throw new AppError('tenant-state', {
+          detail: `The tenant is ${status} and no longer served. ${error.message}`,
+        });
+      onError(error, { tenantId: id, step: 'close' });
+      throw new AppError('unavailable', {
+        detail: `The tenant is ${status} and no longer served. Its database is not closed yet: its PostgreSQL server does not answer, or another operation works on it. The service closes it by itself.`,
+        retryAfter: 5,
+        cause: error,
+      });
+    }
+  }
+
+  /** Works under the tenant's lock, and publishes the change before it answers. */
+  function underLock(id: string, work: () => Promise<TenantRecord>): Promise<TenantRecord> {
+    const locked = locks.hold(id, work).then(async (changed) => {
+      await publish(id);
+      return changed;
+    });
+    return bounded(locked, OPEN_DEADLINE);
+  }
+
+  async function removed(id: string, origin: AuditOrigin, act: RemovalAct, wish?: RemovalWish): Promise<void> {
+    if (await removal.remove(id, origin, act, wish)) return;
+    ensurePossible(act, (await existing(id)).status);
+    throw new AppError('tenant-state', {
+      detail: 'The tenant was changed by another request. Read it, then try again.',
+    });
+  }
+
+  return {
+    async suspend(id, origin, changes = {}) {
+      const known = await existing(id);
+      ensurePossible('suspend', known.status);
+      const tenant =
+        known.status === 'suspended' && isEmpty(changes)
+          ? known
+          : await changeTenant(registry, id, { ...changes, status: 'suspended' }, origin);
+      await publish(id);
+      await settled(tenant);
+      return tenant;
+    },
+
+    async resume(id, origin, changes = {}) {
+      const known = await existing(id);
+      ensurePossible('resume', known.status);
+      return underLock(id, async () => {
+        const now = await doors.openFirst(id);
+        try {
+          if (now?.status !== 'active' || !isEmpty(changes))
+            await changeTenant(registry, id, { ...changes, status: 'active' }, origin);
+        } finally {
+          // The mark follows the row; and a database is closed again whose row did not change, because another act was faster.
+          await doors.follow(id).catch((cause: unknown) => {
+            onError(cause, { tenantId: id, step: 'follow' });
+          });
+        }
+        return existing(id);
+      });
+    },
+
+    async delete(id, origin) {
+      const known = await existing(id);
+      ensurePossible('delete', known.status);
+      if (known.status === 'deleting') {
+        await removed(id, origin, 'abandon');
+        return;
+      }
+      const marked = await registry.transaction().execute(async (trx) => {
+        const tenant = (await markTenantDeleted(trx, id)) ?? (await stopRestoration(trx, id));
+        if (tenant) await auditAct(trx, { ...origin, action: 'tenant.deleted', ...concerning(id) });
+        return tenant;
+      });
+      const tenant = marked ?? (await existing(id));
+      ensurePossible('delete', tenant.status);
+      await publish(id);
+      await settled(tenant);
+    },
+
+    async restore(id, origin) {
+      const known = await existing(id);
+      ensurePossible('restore', known.status);
+      return underLock(id, async () => {
+        const now = (await doors.confirm(id)) ?? (await existing(id));
+        ensurePossible('restore', now.status);
+        const begun = await registry.transaction().execute(async (trx) => {
+          const tenant = await beginRestoration(trx, id);
+          const to = tenant?.statusBeforeDeletion;
+          if (!to) return undefined;
+          await auditAct(trx, { ...origin, action: 'tenant.restored', ...concerning(id), details: { status: to } });
+          return tenant;
+        });
+        if (!begun && !now.restoring)
+          throw new AppError('tenant-state', {
+            detail: 'The tenant was changed by another request. Read it, then try again.',
+          });
+        // From here on the restoration is finished: by this request, or by the job.
+        return (await doors.follow(id, true)) ?? (await existing(id));
+      });
+    },
+
+    async purge(id, origin, database) {
+      ensurePossible('purge', (await existing(id)).status);
+      await removed(id, origin, 'purge', { database });
+    },
+
+    async purgeDue(signal) {
+      for (const id of await listTenantsToPurge(registry, deps.grace, PURGE_BATCH)) {
+        if (signal.aborted) return;
+        // The grace time counts again in the statement that begins the removal: the tenant may have been restored and deleted since.
+        // What fails is reported by the removal itself, and taken up by the next run or the reconciler.
+        await removal.remove(id, SERVICE, 'purge', { grace: deps.grace }).catch(() => undefined);
+      }
+    },
+
+    async close() {
+      await Promise.all(running);
+    },
+  };
+}
+
+function concerning(id: string): {
+  readonly target: { readonly kind: 'tenant'; readonly id: string };
+  tenantId: string;
+} {
+  return { target: { kind: 'tenant', id }, tenantId: id };
+}
+
+function isEmpty(changes: TenantChanges): boolean {
+  return Object.values(changes).every((value) => value === undefined);
+}

@@ -1,0 +1,224 @@
+// Bringing the registry, the template of every cluster and every tenant's database to the newest schema, in that order.
+import type { Kysely } from 'kysely';
+import { grantServiceRights } from '../../db/registry/registry-grants.js';
+import { findInstallationId } from '../../db/registry/installation.js';
+import { registryMigrations } from '../../db/registry/migrations/index.js';
+import type { Registry } from '../../db/registry/registry-schema.js';
+import {
+  findTenant,
+  listProvisionedTenants,
+  updateTenant,
+  type TenantRecord,
+} from '../../db/registry/tenant-queries.js';
+import { boundRuntimeRoles } from '../../db/server/server-admin.js';
+import { whileOpenToOwner } from '../../db/server/access.js';
+import { findMarks } from '../../db/server/marks.js';
+import { latestVersion, migrateToLatest, newerMigrations, pendingMigrations } from '../../db/shared/migrator.js';
+import { grantRuntimeRights } from '../../db/tenant/tenant-grants.js';
+import { tenantMigrations } from '../../db/tenant/migrations/index.js';
+import { claimInside, claimWithin, compare, complete, look } from '../operations/evidence.js';
+import { databaseIs } from '../tenants/tenant-states.js';
+import { createTenantLocks } from '../tenants/tenant-locks.js';
+import type { PlacedProvisioner, Place } from '../clusters/provisioners.js';
+import { dropOutdatedTemplates, ensureTemplate } from '../operations/templates.js';
+
+export interface MigrationReport {
+  /** Names of the registry migrations that ran. */
+  readonly registry: readonly string[];
+  readonly templateMade: boolean;
+  /** Clusters beside the default one whose template could not be made: their tenants have failed as well. */
+  readonly clustersFailed: readonly { readonly cluster: string; readonly error: unknown }[];
+  readonly tenantsMigrated: number;
+  readonly tenantsCurrent: number;
+  /** Runtime roles from before there were bounds for them, which have them now. */
+  readonly rolesBounded: number;
+  /** Databases that a former build made, or that a dump left without a mark, and that carry one now. */
+  readonly databasesMarked: number;
+  /** What a newer build has migrated to, in the registry, a template or a tenant: this build does not touch it. */
+  readonly newer: readonly string[];
+  /** Templates of older schema versions that stay, with the reason. */
+  readonly templatesLeft: readonly { readonly name: string; readonly why: string }[];
+  readonly failed: readonly { readonly tenant: TenantRecord; readonly error: unknown }[];
+}
+
+/**
+ * Migrates everything that is behind. A tenant or a cluster that fails does not stop the others: it is reported, and the next
+ * run takes it up again.
+ *
+ * @param deps.registry entered as its owner
+ * @param deps.registryService the role that the service enters the registry with, where it is another than the owner
+ * @param deps.cluster the default cluster, with `inDatabase` and the role `provisioner`
+ * @param deps.others the registered clusters beside it, asked for when the registry is migrated
+ * @param progress called before each tenant's database, with how many come in all
+ * @throws where the registry or the default cluster's template cannot be migrated
+ */
+export async function migrateAll(
+  deps: Pick<PlacedProvisioner, 'cluster' | 'inDatabase'> & {
+    registry: Kysely<Registry>;
+    registryService?: string | undefined;
+    provisioner: string;
+    others?: (registry: Kysely<Registry>) => Promise<readonly OtherCluster[]>;
+  },
+  progress: (done: number, all: number, tenant: TenantRecord) => void = () => undefined,
+): Promise<MigrationReport> {
+  const { registry, registryService, cluster, inDatabase, provisioner } = deps;
+  const ran = await migrateToLatest(registry, registryMigrations);
+  if (registryService !== undefined) await grantServiceRights(registry, registryService);
+  const installation = await findInstallationId(registry);
+  const own = { cluster, inDatabase, role: provisioner };
+  let templateMade = await ensureTemplate(own, tenantMigrations, installation);
+  const others = (await deps.others?.(registry)) ?? [];
+  const clustersFailed: { cluster: string; error: unknown }[] = [];
+  for (const { place, opened, role } of others) {
+    try {
+      templateMade = (await ensureTemplate({ ...opened, role }, tenantMigrations, installation)) || templateMade;
+    } catch (error) {
+      clustersFailed.push({ cluster: nameOf(place), error });
+    }
+  }
+  const reached = others.filter(({ place }) => clustersFailed.every((gone) => gone.cluster !== nameOf(place)));
+  const provisionerOf = ({ dbHost: host, dbPort: port }: TenantRecord): Entered => {
+    const name = nameOf({ host, port });
+    // Waiting for a cluster once more for each of its tenants would hold up all others.
+    const down = clustersFailed.find((failed) => failed.cluster === name);
+    if (down) throw down.error;
+    return others.find(({ place }) => nameOf(place) === name)?.opened ?? own;
+  };
+
+  // One tenant at a time: its lock holds one connection, and the work needs one more.
+  const locks = createTenantLocks(registry);
+  const failed: { tenant: TenantRecord; error: unknown }[] = [];
+
+  /** Its state is looked at within its lock: it may have been resumed, or purged, since it was listed. */
+  async function migrateClosed(on: Entered, { id, dbName }: TenantRecord, migrate: () => Promise<void>): Promise<void> {
+    const now = await findTenant(registry, id);
+    const database = now && databaseIs[now.status];
+    if (database === 'open') return migrate();
+    if (!now || database !== 'closed') return;
+    const seen = await look(on, now, installation);
+    if (seen?.verdict === 'newer' || seen?.verdict === 'foreign')
+      throw new Error(`its database carries the mark "${seen.found.text ?? ''}", and is not opened for this row`);
+    await whileOpenToOwner(on.cluster, dbName, migrate);
+  }
+
+  let databasesMarked = 0;
+  for (const tenant of await listUnmarked(registry, provisionerOf, installation)) {
+    try {
+      if (await locks.attempt(tenant.id, () => mark(registry, provisionerOf(tenant), tenant.id, installation)))
+        databasesMarked += 1;
+    } catch (error) {
+      failed.push({ tenant, error });
+    }
+  }
+
+  const version = latestVersion(tenantMigrations);
+  const all = await listProvisionedTenants(registry);
+  const behind = all.filter((tenant) => tenant.schemaVersion < version);
+  let tenantsMigrated = 0;
+  for (const [index, tenant] of behind.entries()) {
+    progress(index, behind.length, tenant);
+    try {
+      const on = provisionerOf(tenant);
+      const migrate = (): Promise<void> =>
+        on.inDatabase(tenant.dbName, async (db) => {
+          await migrateToLatest(db, tenantMigrations);
+          await grantRuntimeRights(db, tenant.dbUser);
+          await claimWithin(db, tenant);
+        });
+      // One that is suspended or deleted is migrated too, or it could not be resumed under this build.
+      if (databaseIs[tenant.status] === 'open') await migrate();
+      else await locks.hold(tenant.id, () => migrateClosed(on, tenant, migrate));
+      await updateTenant(registry, tenant.id, { schemaVersion: version }, ['active', 'suspended', 'deleted']);
+      tenantsMigrated += 1;
+    } catch (error) {
+      failed.push({ tenant, error });
+    }
+  }
+  let rolesBounded = 0;
+  for (const on of [cluster, ...reached.map(({ opened }) => opened.cluster)]) {
+    rolesBounded += await boundRuntimeRoles(
+      on,
+      all.map((tenant) => tenant.dbUser),
+    );
+  }
+  const newer = new Set(await newerMigrations(registry, registryMigrations));
+  for (const { schemaVersion } of all) if (schemaVersion > version) newer.add(schemaVersion);
+  const templatesLeft: { name: string; why: string }[] = [];
+  for (const on of [own, ...reached.map(({ opened, role }) => ({ ...opened, role }))]) {
+    // Where a tenant is behind, its old template stays: nothing of the old schema is taken away before all have the new one.
+    const found = await dropOutdatedTemplates(registry, on, tenantMigrations, installation, failed.length === 0);
+    for (const each of found.newer) newer.add(each);
+    templatesLeft.push(...found.left);
+  }
+  return {
+    registry: ran,
+    templateMade,
+    clustersFailed,
+    tenantsMigrated,
+    tenantsCurrent: all.length - behind.length,
+    rolesBounded,
+    databasesMarked,
+    newer: [...newer].sort(),
+    templatesLeft,
+    failed,
+  };
+}
+
+type Entered = Pick<PlacedProvisioner, 'cluster' | 'inDatabase'>;
+
+/** Databases of one query. */
+const PAGE = 1_000;
+
+/** The tenants whose database carries no mark, or that of a former build. Those of a cluster that is down are left out. */
+async function listUnmarked(
+  registry: Kysely<Registry>,
+  provisionerOf: (tenant: TenantRecord) => Entered,
+  installation: string,
+): Promise<TenantRecord[]> {
+  const at = new Map<Entered, TenantRecord[]>();
+  for (const tenant of await listProvisionedTenants(registry)) {
+    try {
+      const on = provisionerOf(tenant);
+      at.set(on, [...(at.get(on) ?? []), tenant]);
+    } catch {
+      // It is reported when its tenants are migrated.
+    }
+  }
+  const unmarked: TenantRecord[] = [];
+  for (const [{ cluster }, tenants] of at)
+    for (let from = 0; from < tenants.length; from += PAGE) {
+      const page = new Map(tenants.slice(from, from + PAGE).map((tenant) => [tenant.dbName, tenant]));
+      for (const found of await findMarks(cluster, [...page.keys()])) {
+        const tenant = page.get(found.name);
+        if (tenant && ['former', 'unmarked'].includes(compare(tenant, found, installation))) unmarked.push(tenant);
+      }
+    }
+  return unmarked;
+}
+
+/** Under the tenant's lock. @throws Error when the database does not prove to be the tenant's */
+async function mark(registry: Kysely<Registry>, on: Entered, id: string, installation: string): Promise<void> {
+  const tenant = await findTenant(registry, id);
+  const seen = tenant && (await look(on, tenant, installation));
+  if (!tenant || !seen || !['former', 'unmarked'].includes(seen.verdict)) return;
+  const completed = await complete(registry, on, tenant, seen, installation);
+  if (!completed) throw new Error('its database carries neither its mark nor its marker');
+  if (!seen.found.open)
+    await whileOpenToOwner(on.cluster, completed.dbName, () => claimInside(on.inDatabase, completed));
+}
+
+/** A registered cluster, with the role that owns the databases there. */
+export interface OtherCluster {
+  readonly place: Place;
+  readonly opened: Pick<PlacedProvisioner, 'cluster' | 'inDatabase'>;
+  readonly role: string;
+}
+
+function nameOf({ host, port }: Place): string {
+  return `${host}:${port}`;
+}
+
+/** The registry's migrations that this build needs and the registry has not run. */
+export function pendingRegistryMigrations(registry: Kysely<Registry>): Promise<readonly string[]> {
+  return pendingMigrations(registry, registryMigrations);
+}

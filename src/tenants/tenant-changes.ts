@@ -1,0 +1,66 @@
+// Changes to a tenant's row, by the rules of its status.
+import type { Kysely } from 'kysely';
+import type { AuditEntry, AuditOrigin } from '../../db/shared/audit-rows.js';
+import type { Registry } from '../../db/registry/registry-schema.js';
+import {
+  endTenantSessions,
+  findTenant,
+  TENANT_SLUG_CONSTRAINT,
+  updateTenant,
+  type TenantRecord,
+} from '../../db/registry/tenant-queries.js';
+import { violatedUniqueConstraint } from '../../db/driver/database-fault.js';
+import { auditAct } from '../audit/operator-act.js';
+import { AppError } from '../errors.js';
+
+/** Of a tenant's row what an operator changes beside its state. */
+export type TenantChanges = Omit<Parameters<typeof updateTenant>[2], 'status' | 'schemaVersion'>;
+
+/**
+ * Changes what is given, and audits it. A tenant that is being made, deleted or removed cannot be changed.
+ *
+ * @throws AppError `not-found`, `slug-taken`, `tenant-state`
+ */
+export async function changeTenant(
+  registry: Kysely<Registry>,
+  id: string,
+  changes: Parameters<typeof updateTenant>[2],
+  origin: AuditOrigin,
+): Promise<TenantRecord> {
+  try {
+    const tenant = await registry.transaction().execute(async (trx) => {
+      const changed = await updateTenant(trx, id, changes, ['active', 'suspended']);
+      if (changed) await auditAct(trx, { ...origin, ...tenantChange(id, changes), tenantId: id });
+      return changed;
+    });
+    if (tenant) return tenant;
+  } catch (error) {
+    if (violatedUniqueConstraint(error) === TENANT_SLUG_CONSTRAINT) throw new AppError('slug-taken');
+    throw error;
+  }
+  const existing = await findTenant(registry, id);
+  if (!existing) throw new AppError('not-found');
+  throw new AppError('tenant-state', { detail: `The tenant is ${existing.status}: it cannot be changed.` });
+}
+
+/** Ends all sessions of a tenant, and audits it. Returns whether there is such a tenant. */
+export async function signOutTenant(registry: Kysely<Registry>, id: string, origin: AuditOrigin): Promise<boolean> {
+  return registry.transaction().execute(async (trx) => {
+    if (!(await endTenantSessions(trx, id))) return false;
+    const target = { kind: 'tenant', id } as const;
+    await auditAct(trx, { ...origin, action: 'tenant.signed-out', target, tenantId: id });
+    return true;
+  });
+}
+
+/** How a change is called in the audit, with the names of what was given. */
+export function tenantChange(
+  id: string,
+  { status, ...changes }: Parameters<typeof updateTenant>[2],
+): Pick<AuditEntry, 'action' | 'target' | 'details'> {
+  const names = Object.entries({ ...changes, active: status }).flatMap(([name, value]) =>
+    value === undefined ? [] : [name],
+  );
+  const action = status === undefined ? 'updated' : status === 'active' ? 'resumed' : 'suspended';
+  return { action: `tenant.${action}`, target: { kind: 'tenant', id }, details: { fields: names } };
+}
