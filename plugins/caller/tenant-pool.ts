@@ -26,7 +26,7 @@ export const tenantPool = fp(
     app.decorateRequest('watchedTenantDb', null);
     app.decorateRequest('tenantDb', {
       getter() {
-        if (isRead(this)) return pools.database(this.tenantId);
+        if (this.tenant && isRead(this)) return pools.databaseOf(this.tenant);
         return (this.watchedTenantDb ??= pools.database(this.tenantId, app.watchOf(this)));
       },
     });

@@ -41,8 +41,9 @@ export const requestLog = fp(
       logRequest(request, reply);
       done();
     });
-    // Not Fastify's onRequestAbort: it hears of no client that goes away behind its body, while it waits for the answer.
-    app.addHook('onRequest', (request, reply, done) => {
+    // After the rate limit. Not Fastify's onRequestAbort: it misses a client that leaves after its body, while it waits for the
+    // answer.
+    app.addHook('preParsing', (request, reply, _payload, done) => {
       reply.raw.once('close', () => {
         if (!request.logged)
           lines.info({ reqId: request.id, ...lineOf(request, reply) }, 'request aborted by the client');

@@ -80,6 +80,8 @@ export interface Breakers {
    * @throws DatabaseFault `unavailable`, with the seconds after which a retry makes sense, where a breaker is open
    */
   admit(tenant: BreakerTenant): void;
+  /** Whether a success can change anything: pools report successes only while a failure is remembered. */
+  readonly successes: { readonly wanted: boolean };
   /** The tenant's database answered. A breaker that is open does not close by it: the answer may be older than the fault. */
   succeeded(tenant: BreakerTenant): void;
   /**

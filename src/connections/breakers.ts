@@ -45,6 +45,7 @@ interface Breaker {
 export function createBreakers(deps: BreakerDeps): Breakers {
   const { probe, neighbour, onChange, now = () => performance.now(), random = Math.random } = deps;
   const breakers = { tenant: new Map<string, Breaker>(), cluster: new Map<string, Breaker>() };
+  const successes = { wanted: false };
   const opened = { tenant: 0, cluster: 0 };
   /** When a suspected cluster was last probed, by its key. */
   const suspectProbedAt = new Map<string, number>();
@@ -60,6 +61,7 @@ export function createBreakers(deps: BreakerDeps): Breakers {
       const evidence = new Evidence();
       breaker = { scope, key, cluster, evidence, trial: undefined, closedAt: -Infinity, opened: 0 };
       breakers[scope].set(key, breaker);
+      successes.wanted = true;
       sweeper ??= setInterval(sweep, REMEMBER_CLOSED_FOR / 2).unref();
     }
     return breaker;
@@ -71,7 +73,12 @@ export function createBreakers(deps: BreakerDeps): Breakers {
 
   function drop(breaker: Breaker, reason: string): void {
     if (breaker.trial) close(breaker, breaker.trial, reason);
-    breakers[breaker.scope].delete(breaker.key);
+    remove(breaker);
+  }
+
+  function remove({ scope, key }: Breaker): void {
+    breakers[scope].delete(key);
+    successes.wanted = breakers.cluster.size + breakers.tenant.size > 0;
   }
 
   function sweep(): void {
@@ -84,7 +91,7 @@ export function createBreakers(deps: BreakerDeps): Breakers {
         drop(breaker, 'nothing to remember');
       }
     }
-    if (breakers.cluster.size + breakers.tenant.size > 0) return;
+    if (successes.wanted) return;
     clearInterval(sweeper);
     sweeper = undefined;
   }
@@ -97,7 +104,7 @@ export function createBreakers(deps: BreakerDeps): Breakers {
 
   function startAfresh(breaker: Breaker): void {
     breaker.evidence.clear();
-    if (breaker.closedAt === -Infinity) breakers[breaker.scope].delete(breaker.key);
+    if (breaker.closedAt === -Infinity) remove(breaker);
   }
 
   /** Opens a cluster's breaker, if the evidence is enough for it. */
@@ -201,6 +208,8 @@ export function createBreakers(deps: BreakerDeps): Breakers {
       const own = breakers.tenant.get(tenant.id);
       if (own?.trial) throw refuse(own, own.trial, tenant);
     },
+
+    successes,
 
     succeeded(tenant) {
       if (breakers.cluster.size > 0) countSuccess(breakers.cluster.get(tenant.cluster));

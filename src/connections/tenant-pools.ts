@@ -25,6 +25,11 @@ export interface TenantPools {
    * @param watch for the database of one write
    */
   database(tenantId: string, watch?: Watch<TenantDatabase>): Kysely<TenantDatabase>;
+  /**
+   * The same for a tenant that was admitted just now: the pool is looked up here, and not again by each query. If the pool has
+   * been retired since, a query looks it up again.
+   */
+  databaseOf(tenant: TenantRecord): Kysely<TenantDatabase>;
   /** Takes a tenant's pool out of use; running queries finish. Resolves when its connections are closed. */
   retire(tenantId: string): Promise<void>;
   /** Retires the tenant's pool if it no longer agrees with the tenant's row. */
@@ -63,12 +68,12 @@ export interface TenantPoolDeps {
     tenantId: string,
     connection: ConnectionSettings,
     tenant: TenantRecord,
-    options: Pick<PoolOptions, 'prove' | 'onOutcome' | 'password'>,
+    options: Pick<PoolOptions, 'prove' | 'onOutcome' | 'successes' | 'password'>,
   ) => ConnectionPool;
   /** Connects, asks for an answer, and disconnects. @throws DatabaseFault */
   readonly probe: (connection: ConnectionSettings, password: ChangingPassword) => Promise<void>;
   /** Refuse at once what is known to fail. */
-  readonly breakers: Pick<Breakers, 'admit' | 'succeeded' | 'failed' | 'forget'>;
+  readonly breakers: Pick<Breakers, 'admit' | 'successes' | 'succeeded' | 'failed' | 'forget'>;
   /** Of the cluster at a place. */
   readonly tls: (place: Pick<ConnectionSettings, 'host' | 'port'>) => ConnectionSettings['tls'];
   /** A pool that was not asked for a connection for this long (ms) is closed. */
@@ -94,6 +99,8 @@ interface PoolEntry {
   readonly epoch: number;
   readonly pool: ConnectionPool;
   readonly found: FoundState;
+  readonly db: Kysely<TenantDatabase>;
+  isRetired: boolean;
   lastUsed: number;
   /** Set when a connection reached the wrong database: the error that is thrown instead of trying another, and until when. */
   refusal?: { readonly error: AppError; readonly until: number };
@@ -125,21 +132,36 @@ export function createTenantPools(deps: TenantPoolDeps): TenantPools {
   }
 
   function poolFor(tenant: TenantRecord): ConnectionPool {
+    return use(entryFor(tenant));
+  }
+
+  function entryFor(tenant: TenantRecord): PoolEntry {
     if (closed) throw new AppError('unavailable', { retryAfter: 1 });
     admitted(tenant);
-    let entry = entries.get(tenant.id);
+    const known = entries.get(tenant.id);
     // A record read before a change may arrive after one read later: the newer pool serves both.
-    if (entry && entry.epoch < tenant.epoch) {
+    if (known && known.epoch >= tenant.epoch) return known;
+    if (known) {
       deps.breakers.forget(tenant.id);
       void retire(tenant.id);
-      entry = undefined;
     }
-    if (!entry) {
-      const who = { id: tenant.id, cluster: `${tenant.dbHost}:${tenant.dbPort}` };
-      const found: FoundState = { readOnly: false, schemaVersion: undefined };
-      entry = { who, epoch: tenant.epoch, pool: build(tenant, who, found), found, lastUsed: 0 };
-      entries.set(tenant.id, entry);
-    }
+    const who = { id: tenant.id, cluster: `${tenant.dbHost}:${tenant.dbPort}` };
+    const found: FoundState = { readOnly: false, schemaVersion: undefined };
+    const entry: PoolEntry = {
+      who,
+      epoch: tenant.epoch,
+      pool: build(tenant, who, found),
+      found,
+      db: databaseOver<TenantDatabase>(() => (entry.isRetired ? poolOf(tenant.id) : use(entry))),
+      isRetired: false,
+      lastUsed: 0,
+    };
+    entries.set(tenant.id, entry);
+    return entry;
+  }
+
+  /** @throws what is known to fail */
+  function use(entry: PoolEntry): ConnectionPool {
     entry.lastUsed = performance.now();
     if (entry.refusal && entry.lastUsed < entry.refusal.until) throw entry.refusal.error;
     deps.breakers.admit(entry.who);
@@ -165,7 +187,8 @@ export function createTenantPools(deps: TenantPoolDeps): TenantPools {
     };
     const settings = credentials.settingsOf(tenant);
     const password = credentials.changingPassword(tenant, settings.password);
-    return deps.openPool(id, settings, tenant, { prove, onOutcome, password });
+    const { successes } = deps.breakers;
+    return deps.openPool(id, settings, tenant, { prove, onOutcome, successes, password });
   }
 
   /** For a fault that no retry mends: it is logged as an error, and the client learns only that it must wait. */
@@ -186,6 +209,7 @@ export function createTenantPools(deps: TenantPoolDeps): TenantPools {
     const entry = entries.get(tenantId);
     if (!entry) return Promise.resolve();
     entries.delete(tenantId);
+    entry.isRetired = true;
     const closing = entry.pool.close(RETIREMENT_DEADLINE);
     retiring.add(closing);
     return closing.finally(() => retiring.delete(closing));
@@ -202,6 +226,8 @@ export function createTenantPools(deps: TenantPoolDeps): TenantPools {
       }
       return handle;
     },
+
+    databaseOf: (tenant) => entryFor(tenant).db,
 
     retire,
 

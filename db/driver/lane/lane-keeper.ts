@@ -130,7 +130,7 @@ export class LaneKeeper {
     let rows: R[] | undefined;
     try {
       rows = await asked;
-      if (rows) this.options.onOutcome?.(undefined, since, false);
+      if (rows && this.options.successes?.wanted !== false) this.options.onOutcome?.(undefined, since, false);
     } catch (error) {
       const loss = lane.takeLoss();
       if (loss) this.options.onOutcome?.(loss, since, false);

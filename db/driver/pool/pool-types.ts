@@ -72,6 +72,8 @@ export interface PoolOptions {
    * connection is one outcome, however many reads were under way on it.
    */
   readonly onOutcome?: (fault: DatabaseFault | undefined, since: number, opening: boolean) => void;
+  /** If given, `onOutcome` hears of what succeeded on an open connection only while this is so. */
+  readonly successes?: { readonly wanted: boolean };
   /** Fail at once when the server has no room for a connection (53300). Otherwise wait for room, within `acquireTimeout`. */
   readonly failsWhenFull?: boolean;
   /** Called when an idle connection is lost. */

@@ -240,7 +240,8 @@ export class ConnectionPool {
 
   /** A session that was given back goes to the next request, or becomes idle, or is closed if it is of no more use. */
   #release(session: Session): void {
-    this.options.onOutcome?.(session.fault, session.askedAt, false);
+    if (session.fault || this.options.successes?.wanted !== false)
+      this.options.onOutcome?.(session.fault, session.askedAt, false);
     const isUseless = !session.clean || session.retired || this.#capacity.closed;
     if (isUseless || (this.#admission?.mustYield() ?? false)) this.#sessions.end(session);
     else if (!this.#waiting.give(session)) this.#sessions.keepIdle(session);

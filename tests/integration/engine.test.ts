@@ -1,0 +1,53 @@
+// The engine without HTTP: a script opens it, makes a tenant and closes it.
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import path from 'node:path';
+import { text } from 'node:stream/consumers';
+import { sql } from 'kysely';
+import { expect, inject, it, onTestFinished } from 'vitest';
+import { createEngine } from '../../src/engine/index.js';
+import { createLogger } from '../../src/observability/logger.js';
+import { asSuperuser, createRegistry, testConfig } from '../support/app.js';
+
+const root = path.resolve(import.meta.dirname, '../..');
+
+/** Sessions of the service: what it says of itself. */
+const sessionsOfService = (): Promise<string[]> =>
+  asSuperuser('postgres', async (db) => {
+    const { rows } = await sql<{ name: string }>`
+      select application_name as name from pg_stat_activity where application_name like 'tenantry%'`.execute(db);
+    return rows.map(({ name }) => name);
+  });
+
+it('ends by itself when it is closed, with a tenant made and no session left on any server', async () => {
+  const registry = await createRegistry();
+  const before = new Set(await sessionsOfService());
+  const arguments_ = ['--import', 'tsx', 'tests/support/engine-child.ts', JSON.stringify(inject('cluster')), registry];
+  const child = spawn(process.execPath, arguments_, { cwd: root, stdio: ['ignore', 'pipe', 'inherit'] });
+  onTestFinished(() => {
+    child.kill('SIGKILL');
+  });
+  const [output, [code]] = await Promise.all([text(child.stdout), once(child, 'exit')]);
+  expect(code).toBe(0);
+  const { id } = JSON.parse(output) as { id: string };
+  const statuses = await asSuperuser(registry, async (db) => {
+    const { rows } = await sql<{ status: string }>`select status from tenants where id = ${id}`.execute(db);
+    return rows;
+  });
+  expect(statuses).toEqual([{ status: 'active' }]);
+  expect((await sessionsOfService()).filter((name) => !before.has(name))).toEqual([]);
+  // It leased nothing that another replica would have to wait for, and was no replica.
+  const leases = await asSuperuser(registry, async (db) => {
+    const { rows } = await sql<{ count: string }>`select count(*) from slot_leases`.execute(db);
+    return rows[0]?.count;
+  });
+  expect(leases).toBe('0');
+}, 60_000);
+
+it('closes in reverse, and again without effect, when its registry is away', async () => {
+  const config = testConfig('no_such_registry');
+  const engine = await createEngine(config, createLogger(config.log));
+  await engine.close();
+  await engine.close();
+  await expect(engine.installation()).rejects.toThrow();
+});
