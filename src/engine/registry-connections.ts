@@ -51,8 +51,6 @@ export function openRegistryConnections(
   const { preparedStatements } = config.tenants;
   /** What cannot be done within the deadline of a connection is given up: another replica goes on, or the next attempt. */
   const brief = { connectTimeout, acquireTimeout: connectTimeout };
-  const open = (name: string, limits: typeof pool, options = { preparedStatements }): ConnectionPool =>
-    openRegistryPool(connection, limits, { applicationName: `tenantry ${name}`, ...options }, destinations);
   const pools: Record<Name, ConnectionPool> = {
     requests: openRegistryPool(
       connection,
@@ -60,9 +58,24 @@ export function openRegistryConnections(
       { applicationName: 'tenantry registry', preparedStatements, onConnectionLost },
       destinations,
     ),
-    leases: open('leases', { ...LEASES, ...brief }),
-    publisher: open('publisher', { ...PUBLISHER, ...brief }),
-    locks: open('locks', { ...pool, ...LOCKS }, { preparedStatements: false }),
+    leases: openRegistryPool(
+      connection,
+      { ...LEASES, ...brief },
+      { applicationName: 'tenantry leases', preparedStatements },
+      destinations,
+    ),
+    publisher: openRegistryPool(
+      connection,
+      { ...PUBLISHER, ...brief },
+      { applicationName: 'tenantry publisher', preparedStatements: true },
+      destinations,
+    ),
+    locks: openRegistryPool(
+      connection,
+      { ...pool, ...LOCKS },
+      { applicationName: 'tenantry locks', preparedStatements: false },
+      destinations,
+    ),
   };
   const over = (name: Name): Kysely<Registry> => databaseOver<Registry>(() => pools[name]);
   return {

@@ -15,13 +15,11 @@ import {
 } from '../support/app.js';
 import { createLegacyDatabase, invoicesIn, signIn } from '../support/evidence.js';
 import { commentOn, make, roleExists, startQuietService, statusOf, type Answered } from '../support/rows-and-marks.js';
+import { isOfWork } from '../support/lost-answers.js';
 import { startStatementProxy, type Statement, type StatementProxy, type Verdict } from '../support/statement-proxy.js';
 import { rowOf } from '../support/tenants.js';
 
 const cluster = inject('cluster');
-
-/** Connections on which requests work on tenants. Those of events, leases and jobs work by themselves. */
-const AT_WORK = /^tenantry (registry|provisioning|lifecycle)$/;
 
 async function newLegacyDatabase(): Promise<string> {
   const database = `legacy_${randomBytes(6).toString('hex')}`;
@@ -109,7 +107,7 @@ async function startReplicas(): Promise<Replicas> {
         proxies[target].onStatement = async (statement): Promise<Verdict> => {
           const { application } = statement;
           const isAtWork =
-            target === 'registry' ? AT_WORK.test(application) : application.includes(here.app.engine.replicaId);
+            target === 'registry' ? isOfWork(statement) : application.includes(here.app.engine.replicaId);
           if (isAtWork) await act(statement, target);
           return 'pass';
         };
@@ -119,7 +117,7 @@ async function startReplicas(): Promise<Replicas> {
       await asSuperuser('postgres', (db) =>
         sql`select pg_terminate_backend(pid) from pg_locks join pg_stat_activity using (pid)
           where locktype = 'advisory' and granted and datname = ${registry}
-            and application_name = 'tenantry provisioning'`.execute(db),
+            and application_name = 'tenantry locks'`.execute(db),
       );
       await sleep(300);
     },

@@ -27,8 +27,8 @@ it('ends by itself when it is closed, with a tenant made and no session left on 
   onTestFinished(() => {
     child.kill('SIGKILL');
   });
-  const [output, [code]] = await Promise.all([text(child.stdout), once(child, 'exit')]);
-  expect(code).toBe(0);
+  const [output, ending] = await Promise.all([text(child.stdout), once(child, 'exit')]);
+  expect(ending[0]).toBe(0);
   const { id } = JSON.parse(output) as { id: string };
   const statuses = await asSuperuser(registry, async (db) => {
     const { rows } = await sql<{ status: string }>`select status from tenants where id = ${id}`.execute(db);

@@ -12,7 +12,7 @@ import {
   type Problem,
   type TestService,
 } from './app.js';
-import { startStatementProxy, type StatementProxy, type Verdict } from './statement-proxy.js';
+import { startStatementProxy, type Statement, type StatementProxy, type Verdict } from './statement-proxy.js';
 
 /** Whose answers are lost: the registry's, or those of the server to the provisioner. */
 export type Target = 'registry' | 'server';
@@ -47,7 +47,15 @@ export interface Loss {
 }
 
 /** Connections on which requests work on tenants. Those of events, leases and jobs work by themselves. */
-const AT_WORK = /^tenantry (registry|provisioning|lifecycle)$/;
+const AT_WORK = /^tenantry (registry|locks)$/;
+
+/** How a job takes and frees its lock, on the connections of the pool for locks (db/registry/job-locks.ts). */
+const JOB_LOCK = /advisory_(un)?lock\(hashtextextended\(\$1, 0\)\)/;
+
+/** Whether a request or an operation sent this statement to the registry, and no job. */
+export function isOfWork({ sql, application }: Statement): boolean {
+  return AT_WORK.test(application) && !JOB_LOCK.test(sql);
+}
 
 /** Both end with the test. @param standby databases to keep ready */
 export async function startReplicas(standby = 0): Promise<Replicas> {
@@ -84,7 +92,7 @@ export async function startReplicas(standby = 0): Promise<Replicas> {
     const statement = new Promise<string>((resolve) => (lose = resolve));
     for (const target of targets) {
       proxies[target].onStatement = ({ sql, application }): Verdict => {
-        const isAtWork = target === 'registry' ? AT_WORK.test(application) : application === provisioner;
+        const isAtWork = target === 'registry' ? isOfWork({ sql, application }) : application === provisioner;
         if (!isAtWork || !isLost(sql, target, seen[target].push(sql))) return 'pass';
         happened = true;
         lose(sql);

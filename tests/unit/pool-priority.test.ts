@@ -10,7 +10,7 @@ const PROGRAM = `
 import { readdirSync, readFileSync } from 'node:fs';
 import { getPriority } from 'node:os';
 import { hash } from 'argon2';
-import { lowerPoolPriority } from './src/pool-priority.ts';
+import { lowerPoolPriority } from './src/lib/thread-priority.ts';
 
 const pool = await lowerPoolPriority(4);
 const time = (thread) => Number(readFileSync('/proc/self/task/' + thread + '/schedstat', 'utf8').split(' ')[0]);
