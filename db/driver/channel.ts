@@ -1,5 +1,5 @@
-// One connection that asks, and may listen to a channel of PostgreSQL's LISTEN/NOTIFY; made again whenever it is lost. An answer
-// on it also says that what was sent to it before has been heard.
+// One connection for queries and for one channel of LISTEN/NOTIFY, opened again whenever it is lost. An answer to a query also
+// proves that every notification sent before it has arrived.
 import pg from 'pg';
 import { clientConfig, type ConnectionSettings } from './client.js';
 import { ClientConnection } from './connection.js';
@@ -9,37 +9,37 @@ import { CONNECT_TIMEOUT } from './pool/pool-types.js';
 import { proveWritable } from './proof.js';
 
 export interface ChannelListener {
-  /** One message of anybody's, this process included, in the order in which the transactions behind them committed. */
+  /** A message from any process, this one included. Messages come in the order in which their transactions committed. */
   message(text: string): void;
-  /** There is a connection, or a new one. */
+  /** The channel has a connection, the first or a new one. */
   connected(): void;
 }
 
 export interface Channel {
-  /** Whether messages are heard. */
+  /** Whether messages are received. */
   readonly listening: boolean;
   /**
-   * Runs one statement. Whatever goes wrong with it, the connection is made again.
+   * Runs one statement. After any error the connection is opened again.
    *
-   * @throws DatabaseFault where there is no connection, or no answer within 2 s; the server's error
+   * @throws DatabaseFault if there is no connection, or no answer within 2 s; the server's error
    */
   ask<Row>(text: string, values: readonly unknown[]): Promise<Row | undefined>;
   /**
-   * Listens, or no longer does. A session that listens and is not woken holds up the queue of the whole server, and one that
-   * begins reads through what is held up.
+   * Begins or ends listening. A listening session that PostgreSQL does not wake holds up the NOTIFY queue of the whole server. A
+   * session that begins to listen reads through everything that is held up in that queue.
    *
    * @throws as `ask` does
    */
   listen(on: boolean): Promise<void>;
-  /** Gives the connection up and makes another. */
+  /** Gives up the connection and opens another. */
   renew(): void;
   close(): void;
 }
 
-/** A connection that does not answer for this long (ms) is given up and made again. */
+/** If a connection does not answer for this long (ms), the channel replaces it. */
 const GIVEN_UP_AFTER = 2_000;
 
-/** Between two attempts to connect (ms), at least and at most. */
+/** Shortest and longest pause (ms) between two attempts to connect. */
 const RECONNECT = { min: 50, max: 500 };
 
 export interface ChannelOptions {
@@ -50,9 +50,9 @@ export interface ChannelOptions {
 }
 
 /**
- * Opens a channel. Reconnects by itself for as long as it is open.
+ * Opens a channel, which reconnects by itself until it is closed.
  *
- * @param name of the channel; everything that NOTIFYs it, triggers too, is heard
+ * @param name of the channel; every NOTIFY of that name is received, those of triggers too
  */
 export function openChannel(
   connection: ConnectionSettings,
@@ -69,7 +69,7 @@ class NotifyChannel implements Channel {
   readonly #destination: Destination | undefined;
   #client: ClientConnection | undefined;
   #leave: (() => void) | undefined;
-  /** Whether the client can be asked. */
+  /** Whether the client is ready for queries. */
   #ready = false;
   #reconnect: NodeJS.Timeout | undefined;
   #attempts = 0;
@@ -89,7 +89,7 @@ class NotifyChannel implements Channel {
   async listen(on: boolean): Promise<void> {
     await this.ask(`${on ? 'listen' : 'unlisten'} ${pg.escapeIdentifier(this.name)}`, []);
     this.listening = on;
-    // Not at the connection: one to a server that is of no use is left for another, and not at once again and again.
+    // Reset here and not when the connection opens: a server can accept connections and be of no use. Then the pauses must grow.
     this.#attempts = 0;
   }
 
@@ -111,7 +111,7 @@ class NotifyChannel implements Channel {
     clearTimeout(this.#reconnect);
     const longest = Math.min(RECONNECT.max, RECONNECT.min * 2 ** this.#attempts);
     this.#attempts += 1;
-    // Half of it by chance: replicas that lost the same server must not come back in step.
+    // Half of the pause is random, so that replicas that lost the same server do not reconnect at the same moment.
     this.#reconnect = setTimeout(() => void this.#connect(), longest * (0.5 + Math.random() / 2));
     this.#reconnect.unref();
   }
@@ -177,7 +177,7 @@ class NotifyChannel implements Channel {
     this.#leave = undefined;
     this.#ready = false;
     this.listening = false;
-    // Not end(): it says goodbye first, and waits for a server that may hang.
+    // Not end(), which sends Terminate first and waits for a server that may hang.
     client?.cut();
   }
 }

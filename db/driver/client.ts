@@ -1,4 +1,5 @@
-// The Kysely + pg Pool factory: where connections go, how their values are read, and a Kysely over a pool (db/driver/pool/pool.ts).
+// The factory for Kysely over a pg Pool: connection settings, the parsing of values, and a Kysely over a pool
+// (db/driver/pool/pool.ts).
 import { Kysely, PostgresDialect } from 'kysely';
 import pg from 'pg';
 import type { PoolLimits, PoolOptions, PoolStats } from './pool/pool-types.js';
@@ -7,7 +8,7 @@ import { setRunner } from './statement.js';
 
 export type { PoolLimits } from './pool/pool-types.js';
 
-/** Where a database is and who enters it. */
+/** The address of a database, and the role that connects to it. */
 export interface ConnectionSettings {
   readonly host: string;
   readonly port: number;
@@ -21,16 +22,16 @@ export interface ConnectionSettings {
 /** One Kysely over one pg Pool. */
 export interface DatabaseHandle<DB> {
   readonly db: Kysely<DB>;
-  /** Connections right now, and requests that wait for one. */
+  /** The number of connections now, and of requests that wait for a connection. */
   stats(): PoolStats;
   /**
-   * Lets running work finish, at most `deadlineMs`, then closes every connection. Never rejects: what is left over when
-   * the time is up is destroyed.
+   * Lets running work finish, for at most `deadlineMs`, then closes every connection. Connections still in use after the
+   * deadline are destroyed. Never rejects.
    */
   close(deadlineMs: number): Promise<void>;
 }
 
-/** Builds a Kysely over a pool of its own. Connects to nothing until the first query. */
+/** Builds a Kysely over a pool of its own, which connects when the first query comes. */
 export function createDatabase<DB>(
   connection: ConnectionSettings,
   limits: PoolLimits,
@@ -44,15 +45,15 @@ export function createDatabase<DB>(
   };
 }
 
-/** A pool that connects to nothing until it is asked for a connection. */
+/** A pool that opens its first connection when one is requested. */
 export function openPool(connection: ConnectionSettings, limits: PoolLimits, options: PoolOptions): ConnectionPool {
   return new ConnectionPool(clientConfig(connection), limits, options);
 }
 
 /**
- * A Kysely that asks for its pool anew for each connection, so that it stays valid while the pool beneath is replaced.
+ * A Kysely that asks for its pool again for each connection. It stays valid when the pool is replaced.
  *
- * @param pool the pool of this moment; what it throws or rejects with is what the query fails with
+ * @param pool returns the current pool; if it throws or rejects, the query fails with that error
  */
 export function databaseOver<DB>(pool: () => ConnectionPool | Promise<ConnectionPool>): Kysely<DB> {
   const connect = async (): ReturnType<ConnectionPool['connect']> => (await pool()).connect();
@@ -73,38 +74,39 @@ export function databaseOver<DB>(pool: () => ConnectionPool | Promise<Connection
 }
 
 /**
- * When (ms) the operating system asks about a silent server for the first time. Node then asks each second and gives up after ten
+ * Time (ms) after which the operating system first probes a silent server. Then Node probes each second and gives up after ten
  * attempts (libuv sets TCP_KEEPINTVL and TCP_KEEPCNT with the delay): 15 s in all.
  */
 const KEEPALIVE_DELAY = 5_000;
 
-/** Set at the start of every session; each is one that any role may set for itself. */
+/** Set at the start of every session. Any role may set each of these for itself. */
 const SESSION_SETTINGS = Object.entries({
   // ISO dates in UTC are what `typeParser` expects.
   TimeZone: 'UTC',
   DateStyle: 'ISO',
   // ms: ends a statement whose client is gone.
   client_connection_check_interval: 5_000,
-  // Seconds, and a count: a session whose host vanished without a word ends after 20 s, with its locks. The default is two hours.
+  // Seconds, and a count. If the client's host vanishes, its session and locks end after 20 s. The default is two hours.
   tcp_keepalives_idle: 5,
   tcp_keepalives_interval: 5,
   tcp_keepalives_count: 3,
-  // ms: the same for a session that has sent something, about which keepalives do not ask.
+  // ms: the same for a session that has unacknowledged data; keepalives do not probe then.
   tcp_user_timeout: 20_000,
-  // Pools close what is idle. A server that does so would fail the request that takes the connection at that moment (57P05).
+  // Pools close idle connections themselves. If the server closed one, the request that takes it at that moment would fail
+  // (57P05).
   idle_session_timeout: 0,
 })
   .map(([name, value]) => `-c ${name}=${value}`)
   .join(' ');
 
-/** What every connection has in common, whatever it is for. */
+/** The configuration that all connections share, whatever their purpose. */
 export function clientConfig({ host, port, database, user, password, tls }: ConnectionSettings): pg.ClientConfig {
   return {
     host,
     port,
     database,
     user,
-    // A function, so that neither a printed pool nor a printed error can hold the password.
+    // A function, so that a printed pool or a printed error cannot contain the password.
     password: () => password,
     ssl: tls && { ...tls, rejectUnauthorized: true },
     keepAlive: true,
@@ -114,25 +116,25 @@ export function clientConfig({ host, port, database, user, password, tls }: Conn
   };
 }
 
-/** Types per pool and not global; the binary format is never asked for. */
+/** Parsers per pool and not global. The binary format is never requested. */
 function typeParser(oid: Parameters<typeof pg.types.getTypeParser>[0]): (text: string) => unknown {
   if (oid === pg.types.builtins.TIMESTAMPTZ) return isoTimestamp;
   return pg.types.getTypeParser(oid) as (text: string) => unknown;
 }
 
 /**
- * PostgreSQL's `2026-01-31 09:30:00.25+00` as ISO 8601 UTC with milliseconds, `2026-01-31T09:30:00.250Z`. Rewriting the
- * text is several times cheaper than a Date; unusual input (microseconds, five-digit years, other zones) takes the Date.
+ * PostgreSQL's `2026-01-31 09:30:00.25+00` as ISO 8601 UTC with milliseconds, `2026-01-31T09:30:00.250Z`. Rewriting the text is
+ * several times cheaper than a Date. Unusual input (microseconds, five-digit years, other zones) is parsed with a Date.
  *
- * @throws RangeError for what has no such form: infinity, and years BC
+ * @throws RangeError for values without such a form: infinity, and years BC
  */
 export function isoTimestamp(text: string): string {
-  // `2026-01-31 09:30:00+00` has 22 characters, and up to four more with a fraction. A year of five digits moves the dashes.
+  // `2026-01-31 09:30:00+00` has 22 characters; a fraction adds up to four. A year of five digits moves the dashes.
   const usual = text.length <= 26 && text[4] === '-' && text[10] === ' ' && text.endsWith('+00');
   const missing = usual ? missingDigits[text.length - 22] : undefined;
   if (missing === undefined) return new Date(text).toISOString();
   return `${text.slice(0, 10)}T${text.slice(11, -3)}${missing}Z`;
 }
 
-/** What a fraction of none, one, two or three digits lacks, by how much longer than without one the text is. */
+/** The digits that are missing from milliseconds, by the length of the fraction with its point: 0, 2, 3 or 4 characters. */
 const missingDigits = ['.000', undefined, '00', '0', ''] as const;

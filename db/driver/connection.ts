@@ -1,32 +1,32 @@
-// One connection to a server: opened under one deadline, the proof included, and closed so that it is known whether the
-// server's backend is gone with it.
+// One connection to a server. It opens under one deadline, the proof included, and its closing shows whether the server's backend
+// is gone too.
 import pg from 'pg';
 import { DatabaseFault } from './database-fault.js';
 
 /**
- * What is known of the server's backend when its connection has closed.
+ * What is known about the server's backend after its connection has closed.
  *
- * - `gone`: nothing of it is left: it never began, or it was the server that closed the connection, after our Terminate or its
- *   own FATAL. PostgreSQL closes the socket when the process ends, and not before.
- * - `unknown`: the connection was cut or broke. The backend may be in a COMMIT that waits for a standby, or stopped; and an end
- *   of stream without a word before it may come from a machine in between.
+ * - `gone`: the backend has ended or never began. The server closed the connection, after our Terminate or its own FATAL.
+ *   PostgreSQL closes the socket when the process ends, and not before.
+ * - `unknown`: the connection was cut or broke. The backend may be in a COMMIT that waits for a standby, or stopped. An end of
+ *   stream without a message before it may come from a machine in between.
  */
 export type Ending = 'gone' | 'unknown';
 
-/** Longest wait (ms) for the server to close a connection that has ended. */
+/** Longest wait (ms) for the server to close a connection after Terminate. */
 export const CLOSE_MARGIN = 1_000;
 
-/** How long (ms) a server may send nothing while a connection is opened: this at least, and this share of the deadline. */
+/** How long (ms) a server may be silent while a connection opens: max(MIN_SILENCE, SILENCE_SHARE × deadline). */
 const MIN_SILENCE = 1_500;
 const SILENCE_SHARE = 3 / 8;
 
-/** Between two looks (ms) at whether anything has come. */
+/** Interval (ms) of the checks for received bytes. */
 const LISTEN_EVERY = 250;
 
 /** Message X of the protocol. */
 const TERMINATE = Buffer.from([0x58, 0, 0, 0, 4]);
 
-/** SQLSTATE of the notice with which a backend leaves because another one has crashed. */
+/** SQLSTATE of the notice that a backend sends when it ends because another backend has crashed. */
 const CRASH_OF_ANOTHER = '57P02';
 
 interface Message {
@@ -35,7 +35,7 @@ interface Message {
 }
 
 /**
- * What is known of the backend, as the connection grows and ends:
+ * What is known about the backend, from the start of the connection to its end:
  *
  *     new ── startup packet sent ──▶ asked ── BackendKeyData ──▶ reached (it has a pid) ── proved ──▶ open
  *     new ── closed ──▶ gone
@@ -44,17 +44,17 @@ interface Message {
  */
 export class ClientConnection extends pg.Client {
   declare readonly connection: pg.Connection & { _ending: boolean; readonly stream: { readonly bytesRead: number } };
-  /** The backend's, once it has said it. */
+  /** The backend's process id, after the server has sent it. */
   declare readonly processID: number | null;
   /** Resolves when the connection has closed. */
   readonly closed: Promise<Ending>;
   #asked = false;
   #ready = false;
   #opening = true;
-  /** The backend has said that it ends. */
+  /** The backend has announced that it ends. */
   #fatal = false;
   #terminated = false;
-  /** The other side has closed: in order, or with a reset. */
+  /** The other side has closed the stream, in order (`#endOfStream`) or with a reset (`#reset`). */
   #endOfStream = false;
   #reset = false;
   #closing = false;
@@ -62,10 +62,10 @@ export class ClientConnection extends pg.Client {
 
   constructor(config: pg.ClientConfig) {
     super(config);
-    // The statement that runs fails with it too. Without a listener the process would end.
+    // The running statement fails with this error too. Without a listener the process would end.
     this.on('error', (error) => (this.#lost ??= error));
     const { connection } = this;
-    // pg closes its own side as well, which many a proxy answers with a close of the other side while the backend goes on.
+    // pg also closes its own side. Many proxies answer that by closing the other side while the backend goes on.
     connection.end = () => {
       connection._ending = true;
       this.#terminated = true;
@@ -77,12 +77,12 @@ export class ClientConnection extends pg.Client {
       this.#watchStream();
     });
     connection.once('sslconnect', () => {
-      // The startup packet waits for the end of the TLS handshake; before it a backend counts for nothing.
+      // The startup packet is sent after the TLS handshake. Before that, the server has no backend that counts.
       connection.stream.once('secureConnect', () => (this.#asked = true));
       this.#watchStream();
     });
     connection.on('errorMessage', ({ severity }: Message) => {
-      // The severity comes in the server's language. Before the connection is ready every error is fatal.
+      // The severity comes in the server's language. Before the connection is ready, every error is fatal.
       if (!this.#ready || severity === 'FATAL' || severity === 'PANIC') this.#fatal = true;
     });
     connection.on('notice', ({ code }: Message) => {
@@ -95,18 +95,18 @@ export class ClientConnection extends pg.Client {
     });
   }
 
-  /** Whether it has been asked to close, or was cut. */
+  /** Whether the connection is closing or was cut. */
   get closing(): boolean {
     return this.#closing;
   }
 
   /**
-   * Connects and proves the connection, which closes where either fails.
+   * Connects and proves the connection. If either fails, the connection closes.
    *
-   * A hung server is noticed before the deadline, which leaves time for a server far away: each step of an opening is one round
-   * trip, so a server that sends nothing for 1.5 s, or 3/8 of the deadline if that is longer, is given up.
+   * A hung server is noticed before the deadline, and a distant server still gets the whole deadline. Each step of an opening is
+   * one round trip, so the server may be silent for max(1.5 s, 3/8 × deadline).
    *
-   * @param deadlineMs for all of it: name look-up, TCP, TLS, authentication and proof
+   * @param deadlineMs for everything: name look-up, TCP, TLS, authentication and proof
    * @throws DatabaseFault `unavailable` when the time is up or the server is silent; what pg or `prove` throws
    */
   async open(deadlineMs: number, prove?: (client: this) => Promise<void>): Promise<void> {
@@ -134,8 +134,8 @@ export class ClientConnection extends pg.Client {
   }
 
   /**
-   * Says goodbye, after the statements under way on a pipelined connection; the server closes. The connection is cut at once
-   * if a statement runs on one that is not pipelined, or if it is not open yet.
+   * Sends Terminate, on a pipelined connection after the statements under way; then the server closes. The connection is cut at
+   * once if it is not open yet, or if it is not pipelined and a statement runs on it.
    *
    * @param marginMs longest wait for the server to close; then the connection is cut
    */
@@ -146,7 +146,7 @@ export class ClientConnection extends pg.Client {
       return;
     }
     this.#closing = true;
-    // A backend that has said that it ends closes by itself.
+    // After FATAL the backend closes by itself.
     if (!this.#fatal) void super.end();
     const timer = setTimeout(() => {
       this.cut();
@@ -156,15 +156,15 @@ export class ClientConnection extends pg.Client {
     });
   }
 
-  /** Ends it on this side at once. */
+  /** Closes the connection on this side at once. */
   cut(): void {
     this.#closing = true;
     this.connection.stream.destroy();
   }
 
-  /** Calls `onSilence` when the server has sent nothing for `ms`. Stopped by clearInterval. */
+  /** Calls `onSilence` when the server has sent nothing for `ms`. Stop it with clearInterval. */
   #listen(ms: number, onSilence: () => void): NodeJS.Timeout {
-    // Under TLS pg replaces the stream. The bytes of the handshake arrive at this one too.
+    // Under TLS pg replaces the stream. The bytes of the handshake arrive at this stream too.
     const { stream } = this.connection;
     let heard = stream.bytesRead;
     let since = performance.now();
@@ -179,7 +179,7 @@ export class ClientConnection extends pg.Client {
     }, LISTEN_EVERY);
   }
 
-  /** @throws Error where it was lost, or cut, while it was proved */
+  /** @throws Error if the connection was lost or cut during its proof */
   #checkLost(): void {
     if (this.#lost) throw this.#lost;
     if (this.#closing) throw new Error('Connection terminated');

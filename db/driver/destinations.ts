@@ -1,18 +1,19 @@
-// Destinations: for each PostgreSQL server, by host and port, the connections of this process that lead there. After a
-// failover they can lead to the wrong server: to a standby, or to an address that the host's name no longer has. It is noticed
-// here once for all pools, and every connection to that host and port is retired.
+// Destinations: for each PostgreSQL server, by host and port, the connections of this process to it.
+//
+// After a failover connections can lead to the wrong server: to a standby, or to an address that the host's name no longer has.
+// This is detected once for all pools, and every connection to that host and port is retired.
 //
 // A connection: opening → joined → retired (not handed out again, closed as soon as it is unused) → left.
 import dns from 'node:dns';
 import { isIP, Socket, type LookupFunction, type TcpSocketConnectOpts } from 'node:net';
 import { within } from '../../src/lib/deadline.js';
 
-/** The addresses of a host's name. @throws where there is no answer */
+/** Resolves a host's name to its addresses. @throws if there is no answer */
 export type Resolver = (host: string) => Promise<readonly string[]>;
 
 /**
- * - `read-only`: a server that took writes answered that it takes none (25006).
- * - `address`: the server's address is no longer among those of its name.
+ * - `read-only`: a server that accepted writes answered that it accepts none (25006).
+ * - `address`: the server's address no longer belongs to the host's name.
  */
 export type RetireReason = 'read-only' | 'address';
 
@@ -20,7 +21,7 @@ export type RetireReason = 'read-only' | 'address';
 export interface Member {
   /** The server's address; undefined when the socket is closed already. */
   readonly address: string | undefined;
-  /** Closes the connection as soon as it is unused; until then it is not handed out again. */
+  /** Closes the connection as soon as it is unused. Until then it is not handed out again. */
   retire(): void;
 }
 
@@ -33,20 +34,20 @@ export interface Retirement {
 }
 
 export interface Destination {
-  /** Grows when all connections are retired: one that was opening then is not used twice. */
+  /** Grows when all connections are retired. A connection that was opening at that moment is used once only. */
   readonly generation: number;
-  /** Makes sockets that resolve names as the destinations do; undefined leaves that to the driver. */
+  /** Makes sockets that use the same resolver as the destinations; undefined leaves the resolving to the driver. */
   readonly stream: (() => Socket) | undefined;
-  /** How long (ms) a new connection may live: the maximum age, 20 % more or less by chance. */
+  /** How long (ms) a new connection may live: the maximum age ± 20 %, at random. */
   lifetime(): number;
-  /** Adds an open connection. Returns what removes it. */
+  /** Adds an open connection. Returns the function that removes it. */
   join(member: Member): () => void;
-  /** A connection that took writes answered 25006: retires every connection, unless it just did. */
+  /** A connection that accepted writes answered 25006. Retires every connection, unless that has just happened. */
   tookNoWrite(): void;
 }
 
 export interface Destinations {
-  /** The same one each time. */
+  /** Returns the same object for the same place each time. */
   at(place: { readonly host: string; readonly port: number }): Destination;
   close(): void;
 }
@@ -54,33 +55,34 @@ export interface Destinations {
 export interface DestinationsOptions {
   /** Milliseconds. */
   readonly maxAge: number;
-  /** Instead of the system's resolver, for new connections too. */
+  /** Replaces the system's resolver, also for new connections. */
   readonly resolve?: Resolver | undefined;
   readonly onRetire?: (retirement: Retirement) => void;
 }
 
-/** Between two look-ups of a name (ms). An answer that takes longer is not used. */
+/** Interval (ms) of the look-ups of a name. An answer that takes longer is ignored. */
 const LOOK_UP_EVERY = 1_000;
 
 /**
- * Names that are looked up at once. Each look-up takes one of libuv's threads until it is answered, which is many seconds where
- * no name server answers; passwords are hashed and new connections look up their names on the same few threads.
+ * How many names are looked up at once. Each look-up takes one of libuv's threads until its answer, which is many seconds if no
+ * name server answers. The same few threads hash passwords and look up names for new connections.
  */
 const LOOK_UPS_AT_ONCE = 2;
 
 /**
- * Between two retirements (ms) because of 25006. The pause doubles up to the longest, and is short again after the longest:
- * a trigger in one adopted database can raise 25006 at each write, and must not cost its neighbours their connections.
+ * Pause (ms) between two retirements because of 25006. The pause doubles up to `longest`. After `longest` without 25006 it is
+ * short again. Reason: a trigger in one adopted database can raise 25006 at each write, and must not cost its neighbours their
+ * connections.
  */
 const RETIRE_PAUSE = { first: 1_000, longest: 60_000 };
 
-/** Share of the maximum age by which lifetimes differ, so that connections do not end in step. */
+/** Share of the maximum age by which lifetimes differ, so that connections do not all end at the same moment. */
 const JITTER = 0.2;
 
 export function createDestinations(options: DestinationsOptions): Destinations {
   const known = new Map<string, NamedDestination>();
   const resolve = options.resolve ?? systemAddresses;
-  /** Names whose look-up is due, in turn. */
+  /** Names that wait for their look-up, in order. */
   const due = new Set<string>();
   /** Names whose look-up is under way. */
   const asked = new Set<string>();
@@ -100,7 +102,7 @@ export function createDestinations(options: DestinationsOptions): Destinations {
     }
   }
 
-  /** A look-up that fails, or is late, says nothing about the connections that are there. */
+  /** A failed or late look-up says nothing about the open connections, so it retires none. */
   async function lookUp(host: string): Promise<void> {
     asked.add(host);
     try {
@@ -112,7 +114,7 @@ export function createDestinations(options: DestinationsOptions): Destinations {
       if (addresses.size === 0) return;
       for (const destination of known.values()) if (destination.host === host) destination.keepOnly(addresses);
     } catch {
-      // The next look-up is a second away.
+      // The next look-up follows within a second.
     }
   }
 
@@ -136,7 +138,7 @@ export function createDestinations(options: DestinationsOptions): Destinations {
 class NamedDestination implements Destination {
   generation = 0;
   readonly members = new Set<Member>();
-  /** Whether the host is a name, and no address. */
+  /** Whether the host is a name rather than an address. */
   readonly isNamed: boolean;
   readonly stream: (() => Socket) | undefined;
   #retiredAt = -Infinity;
@@ -180,7 +182,7 @@ class NamedDestination implements Destination {
   }
 
   #retire(members: readonly Member[], reason: RetireReason): void {
-    // Told once: a connection that stays in use until its statement ends would be counted again each second.
+    // Removed, so that each is reported once: a connection in use until its statement ends would be counted again each second.
     for (const member of members) this.members.delete(member);
     for (const member of members) member.retire();
     const { host, port } = this;
@@ -198,12 +200,12 @@ async function systemAddresses(host: string): Promise<readonly string[]> {
   return (await dns.promises.lookup(host, { all: true })).map(({ address }) => address);
 }
 
-/** An IPv4 address that a socket shows as IPv6, and a link-local one with its interface, as the resolver writes them. */
+/** An address in the resolver's form. A socket can show an IPv4 address as IPv6, and a link-local one with its interface. */
 function canonical(address: string): string {
   return address.replace(/^::ffff:(?=\d+\.)/i, '').replace(/%.*$/, '');
 }
 
-/** The driver gives a socket host and port, and no say in how the host is resolved. */
+/** The driver passes a socket the host and the port, and cannot be given a resolver. */
 class ResolvingSocket extends Socket {
   constructor(private readonly resolve: Resolver) {
     super();

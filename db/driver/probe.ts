@@ -1,4 +1,4 @@
-// Whether a database lets itself be entered and answers: a connection that is opened, asked once, and closed.
+// Probes a database: opens a connection, asks for one answer, and closes the connection.
 import { openPool, type ConnectionSettings } from './client.js';
 import { within } from '../../src/lib/deadline.js';
 import { DatabaseFault } from './database-fault.js';
@@ -7,14 +7,14 @@ import type { ChangingPassword, PoolOptions } from './pool/pool-types.js';
 import { provePrimary } from './proof.js';
 
 /**
- * Connects, asks for an answer (a pooler between may accept connections without a server behind it), and disconnects.
+ * Connects, runs one statement, and disconnects. A pooler may accept connections without a server, so only an answer counts.
  *
- * @param deadlineMs for everything but the disconnecting
- * @param admit what its connection is admitted by, where it shares a budget with others
- * @param password instead of the connection's own, where it may have just been changed
- * @param replicaId at the end of the connection's application_name
- * @param destinations of the process, where connections are retired by them
- * @throws DatabaseFault where there is no connection or no answer by then
+ * @param deadlineMs for everything except disconnecting
+ * @param admit admits the probe's connection, if it shares a budget with others
+ * @param password replaces the connection's own, if it may have just changed
+ * @param replicaId suffix of the connection's application_name
+ * @param destinations of the process, if they retire its connections
+ * @throws DatabaseFault if there is no connection or no answer in time
  */
 export async function probeDatabase(
   connection: ConnectionSettings,
@@ -34,11 +34,11 @@ export async function probeDatabase(
   const pool = openPool(connection, limits, {
     applicationName: `tenantry probe ${replicaId}`.trim(),
     preparedStatements: false,
-    // That the server answers is all that is asked.
+    // Not waiting for room: that the server answers is enough.
     failsWhenFull: true,
     ...(admit && { admit }),
     ...(password && { password }),
-    // A standby answers, and is not what the breaker waits for.
+    // A standby answers too, but the breaker waits for the primary.
     prove: provePrimary,
     destinations,
   });

@@ -1,12 +1,12 @@
-// One statement on a client of pg. At each execution pg's own query asks the server what the columns of the result are, and
-// copies its settings; ours asks once for each statement that a connection has prepared. PostgreSQL lets one rely on the
-// answer: a prepared statement whose result would look different fails (0A000).
+// One statement on a client of pg. pg's own query asks for the columns of the result, and copies its settings, at each execution.
+// This query asks once for each statement that a connection has prepared. PostgreSQL guarantees that the answer stays valid: a
+// prepared statement whose result would look different fails (0A000).
 import type { PostgresQueryResult } from 'kysely';
 import pg from 'pg';
 
 /**
- * @param name the prepared statement's; undefined runs the text unprepared
- * @throws what pg hands to its callback
+ * @param name of the prepared statement; undefined runs the text unprepared
+ * @throws what pg passes to its callback
  */
 export function ask<R>(
   client: pg.ClientBase,
@@ -15,12 +15,12 @@ export function ask<R>(
   values: readonly unknown[],
 ): Promise<PostgresQueryResult<R>> {
   return new Promise((resolve, reject) => {
-    // A callback: for each promise that pg makes itself it makes two more, and a stack trace.
+    // A callback, because each promise that pg makes costs two more promises and a stack trace.
     const answer: Answer = (error, result) => {
       if (error) reject(error);
       else resolve(result as PostgresQueryResult<R>);
     };
-    // What cannot be written throws here, before the connection knows of the statement.
+    // A value that cannot be encoded throws here, before the connection knows about the statement.
     const written = values.map(prepareValue);
     if (name === undefined) client.query({ text, values: written }, answer);
     else client.query(new NamedQuery(client, name, text, written, answer) as unknown as pg.Query);
@@ -29,17 +29,17 @@ export function ask<R>(
 
 type Answer = (error: Error | null, result: unknown) => void;
 
-/** How the rows of a statement are read. */
+/** How to read the rows of a statement. */
 interface Shape {
   readonly columns: readonly { readonly name: string; readonly parse: (text: string) => unknown }[];
-  /** A row of nulls: copying it is the cheapest way to an object with these keys. */
+  /** A row of nulls. Copying it is the cheapest way to make an object with these keys. */
   readonly empty: Readonly<Record<string, unknown>>;
 }
 
-/** What each connection has told of the statements that it has prepared. */
+/** The shapes that each connection has reported for its prepared statements. */
 const described = new WeakMap<pg.ClientBase, Map<string, Shape>>();
 
-/** The part of pg's query that is built upon, and that its published types leave out. */
+/** The part of pg's query that NamedQuery uses. pg's published types leave it out. */
 interface PgQuery {
   _result: { addRow(row: object): void };
   _canceledDueToError: unknown;
@@ -60,11 +60,11 @@ interface Connection {
 const Query = pg.Query as unknown as new (text: string) => PgQuery;
 const { prepareValue } = (pg as unknown as { utils: { prepareValue: (value: unknown) => unknown } }).utils;
 
-/** A pipelined client takes nothing that is not derived from pg's own. */
+/** Derived from pg's own query: a pipelined client accepts no other. */
 class NamedQuery extends Query {
   #shape: Shape | undefined;
 
-  /** `name`, `text`, `values` and `callback` are read by pg. */
+  /** pg reads `name`, `text`, `values` and `callback`. */
   constructor(
     private readonly client: pg.ClientBase,
     readonly name: string,
@@ -109,7 +109,7 @@ class NamedQuery extends Query {
       });
       this._result.addRow(row);
     } catch (error) {
-      // Told by pg when the server is ready: the rest of the answer is still to come.
+      // pg reports the error when the server is ready: the rest of the answer is still to come.
       this._canceledDueToError = error;
     }
   }

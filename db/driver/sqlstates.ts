@@ -1,19 +1,22 @@
-// What each SQLSTATE of PostgreSQL means for a request: a fault of the server, or an error of the statement. Every class of the
-// table in PostgreSQL's manual (appendix A) is decided here on purpose.
+// What each SQLSTATE of PostgreSQL means for a request: a fault of the server, or an error of the statement. Every class in
+// appendix A of PostgreSQL's manual has an explicit entry here.
 
 /**
  * - `unavailable`: the server refused, dropped or never answered; nothing is known to be wrong with the request.
- * - `busy`: every connection is taken and the wait is over its bound, or the transaction lost a race and may be retried.
+ * - `busy`: all connections are taken and the wait is too long, or the transaction lost a race and may be retried.
  * - `timeout`: the statement ran longer than its deadline and was ended.
  */
 export type DatabaseFaultKind = 'unavailable' | 'busy' | 'timeout';
 
-/** `statement`: the statement was wrong, so the caller handles the error or the program has a mistake. Otherwise a fault. */
+/**
+ * `statement`: the statement was wrong. The caller handles the error, or the program has a mistake. Every other value is a
+ * fault.
+ */
 export type SqlStateMeaning = DatabaseFaultKind | 'statement';
 
 /**
- * What a SQLSTATE means. A code counts before its class. A class that is not in the table is an error of the statement: only
- * code of our own and extensions raise those, and a mistake there must not look like an outage.
+ * What a SQLSTATE means. An entry for the code takes precedence over its class. A class without an entry is an error of the
+ * statement: only our own code and extensions raise those, and a mistake there must not look like an outage.
  *
  * @param code five characters, such as `54000`
  */
@@ -21,7 +24,7 @@ export function meaningOf(code: string): SqlStateMeaning {
   return codes[code] ?? classes[code.slice(0, 2)] ?? 'statement';
 }
 
-/** The two first characters of a SQLSTATE. */
+/** By the first two characters of a SQLSTATE. */
 export const classes: Readonly<Record<string, SqlStateMeaning>> = {
   '00': 'statement', // successful completion
   '01': 'statement', // warning
@@ -69,7 +72,7 @@ export const classes: Readonly<Record<string, SqlStateMeaning>> = {
   XX: 'unavailable', // internal error, corrupted data or index
 };
 
-/** Codes that differ from their class. */
+/** Codes whose meaning differs from their class. */
 export const codes: Readonly<Record<string, SqlStateMeaning>> = {
   '0A000': 'unavailable', // in practice: a table changed, and the result no longer fits the prepared statement
   '25006': 'unavailable', // read-only: a standby after a failover
@@ -85,7 +88,7 @@ export const codes: Readonly<Record<string, SqlStateMeaning>> = {
 };
 
 /**
- * Codes after which the next statement on the same connection fails as well: what is prepared there no longer fits. The
+ * Codes after which the next statement on the same connection fails as well: its prepared statements no longer fit. The
  * connection must not be used again.
  */
 export const SPOILED: ReadonlySet<string> = new Set(['0A000', '26000', '42P05']);

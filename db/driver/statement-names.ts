@@ -1,15 +1,12 @@
-// Names for prepared statements: a named one is parsed and planned once a connection, which makes a look-up by key up to
+// Names for prepared statements. A named statement is parsed and planned once per connection, which makes a look-up by key up to
 // twice as fast.
 import { createHash } from 'node:crypto';
 
-/** Shapes of statement that get a name, at most, in this process: pg never frees a name on a connection. */
+/** How many statements of this process get a name, at most: pg never frees a name on a connection. */
 const MAX_NAMED_STATEMENTS = 500;
 const names = new Map<string, string>();
 
-/**
- * The prepared statement's name for a SQL text, or undefined where it stays unnamed: DDL and transaction control, and
- * everything past the bound.
- */
+/** The prepared statement's name for a SQL text. Undefined for DDL and transaction control, and when all names are used. */
 export function statementName(text: string): string | undefined {
   const known = names.get(text);
   if (known) return known;

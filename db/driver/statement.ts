@@ -1,5 +1,5 @@
-// Queries of the request path, compiled once for each shape they take. Kysely builds and prints a query anew at every call,
-// which costs more than sending it; a compiled one is executed with new parameters.
+// Queries of the request path, compiled once for each shape they take. Kysely builds and prints a query at every call, which
+// costs more than sending it. A compiled query runs again with new parameters.
 import type { Compilable, CompiledQuery, Kysely } from 'kysely';
 
 /**
@@ -9,10 +9,10 @@ import type { Compilable, CompiledQuery, Kysely } from 'kysely';
  *       db.selectFrom('products').select(columns).where('id', '=', id));
  *     const [product] = await productById(db, { id });
  *
- * `build` gets placeholders for the parameters and must pass them on as they are: it can ask whether one is undefined, and
- * nothing else. What decides how the query looks, a sort column say, goes into `shape`, of which there must be few.
+ * `build` gets placeholders for the parameters and must pass them on unchanged. It can only check whether a parameter is
+ * undefined. Anything that decides how the query looks, such as a sort column, belongs in `shape`. There must be few shapes.
  *
- * @returns a function that runs the query and answers its rows
+ * @returns a function that runs the query and resolves to its rows
  */
 export function statement<DB, P extends object, Row, S = undefined>(
   build: Build<DB, P, Row, S>,
@@ -21,8 +21,8 @@ export function statement<DB, P extends object, Row, S = undefined>(
 }
 
 /**
- * The same for a query that changes nothing and is answered in a moment, such as a look-up by key or a page of an index:
- * outside a transaction it may share a connection with others (db/driver/lane/lane.ts).
+ * Like `statement`, for a query that changes nothing and takes a moment, such as a look-up by key or a page of an index. Outside
+ * a transaction it may share a connection with other reads (db/driver/lane/lane.ts).
  */
 export function shortRead<DB, P extends object, Row, S = undefined>(
   build: Build<DB, P, Row, S>,
@@ -31,15 +31,15 @@ export function shortRead<DB, P extends object, Row, S = undefined>(
 }
 
 /**
- * How a database runs compiled statements outside of transactions: without Kysely's executor, which costs as much again.
- * May throw as well as reject.
+ * How a database runs compiled statements outside transactions: without Kysely's executor, which would double the cost. May
+ * throw as well as reject.
  */
 export interface Runner {
   read<Row>(text: string, values: readonly unknown[]): Promise<Row[]>;
   run<Row>(text: string, values: readonly unknown[]): Promise<Row[]>;
 }
 
-/** A transaction is a Kysely of its own, and has none. */
+/** By database. A transaction is a Kysely of its own, without a runner. */
 const runners = new WeakMap<object, Runner>();
 
 export function setRunner<DB>(db: Kysely<DB>, runner: Runner): void {
@@ -59,7 +59,7 @@ function compiledOnce<DB, P extends object, Row, S>(
   way: keyof Runner,
 ): Statement<DB, P, Row, S> {
   const compiled = new Map<string, CompiledQuery<Row>>();
-  // Async where nothing is awaited but Kysely: what a runner throws becomes a rejection here.
+  // Async although it awaits only Kysely: an error that a runner throws becomes a rejection.
   return async (db, parameters, ...[shape]) => {
     const given = parameters as Readonly<Record<string, unknown>>;
     const key = shapeOf(given, shape);
@@ -76,7 +76,7 @@ function compiledOnce<DB, P extends object, Row, S>(
   };
 }
 
-/** Which parameters are given, and the shape: a parameter that is undefined is left out of the query. */
+/** The names of the given parameters, and the shape. A parameter that is undefined is left out of the query. */
 function shapeOf(parameters: Readonly<Record<string, unknown>>, shape: unknown): string {
   let key = shape === undefined ? '' : JSON.stringify(shape);
   for (const name of Object.keys(parameters)) if (parameters[name] !== undefined) key += ` ${name}`;
@@ -88,11 +88,11 @@ function placeholders<P extends object>(parameters: P): P {
   return Object.fromEntries(given.map(([name]) => [name, new Placeholder(name)])) as P;
 }
 
-/** Stands for a parameter while a query is built. */
+/** A parameter while a query is built. */
 class Placeholder {
   constructor(readonly name: string) {}
 
-  /** A value that was computed from a placeholder would be baked into the query for ever. */
+  /** Throws, because a value computed from a placeholder would become a constant of the compiled query. */
   [Symbol.toPrimitive](): never {
     throw new TypeError(`the parameter "${this.name}" was used to compute something while the query was built`);
   }

@@ -1,19 +1,19 @@
-// A Kysely for one write. Each connection that it gets is looked at before the first statement, until the write has changed
-// something: the caller can lose its rights while the write waits for a connection.
+// A Kysely for one write. Until the write has changed something, each connection that it gets is checked before the first
+// statement: the caller can lose its rights while the write waits for a connection.
 import { Kysely, PostgresDialect, type PostgresPool, type PostgresPoolClient } from 'kysely';
 import type { ConnectionPool } from './pool/pool.js';
 import type { Session } from './pool/held-connection.js';
 import { setRunner } from './statement.js';
 
-/** What is asked when a write gets a connection, or gets none. Both may throw as well as reject. */
+/** The checks when a write gets a connection, or fails to get one. Both may throw as well as reject. */
 export interface Watch<DB> {
   /**
-   * Passes by returning. What it throws is what the query fails with, and the connection is given back before.
+   * Returns if the write may go on. If it throws, the connection is given back, then the query fails with that error.
    *
    * @param held makes a Kysely over that connection: a request never waits for a second connection while it holds one
    */
   readonly got: (held: () => Kysely<DB>) => Promise<void> | undefined;
-  /** May throw a better reason than the pool's own. */
+  /** May throw a better reason than the pool's error. */
   readonly missed: () => Promise<void> | undefined;
 }
 
@@ -22,7 +22,7 @@ export function watchedDatabase<DB>(
   pool: () => ConnectionPool | Promise<ConnectionPool>,
   watch: Watch<DB>,
 ): Kysely<DB> {
-  // From the first change on, a refusal would say that nothing was changed, which is not true any more.
+  // After the first change, a refusal would claim that nothing was changed, which would be false.
   let changed = false;
   const noteStatement = (text: string): void => {
     changed ||= !text.startsWith('select ');
@@ -38,7 +38,7 @@ export function watchedDatabase<DB>(
     }
     if (changed) return session;
     try {
-      // Awaited only if there is something to wait for.
+      // Without a promise there is nothing to await: that saves a turn.
       const looking = watch.got(() => over<DB>(session));
       if (looking) await looking;
       return session;

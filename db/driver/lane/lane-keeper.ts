@@ -1,5 +1,5 @@
-// The lane of a pool: opens it when a read needs it, sends reads on it, and closes it when its slot is needed more elsewhere.
-// How the lane itself works is in db/driver/lane/lane.ts.
+// The lane of a pool: opens it when a read needs it, sends reads on it, and closes it when its slot is needed more elsewhere. The
+// lane itself is in db/driver/lane/lane.ts.
 import type pg from 'pg';
 import type { Capacity } from '../pool/capacity.js';
 import { within } from '../../../src/lib/deadline.js';
@@ -25,7 +25,7 @@ import type { WaitingQueue } from '../pool/waiting.js';
  * States of a pool's lane, and what changes them:
  *
  *     none    → opening   a read comes that may use a lane, and the pool has room for one
- *     opening → open      it is proved
+ *     opening → open      its connection is proved
  *     opening → none      it could not be opened; the reads that wait for it fail, or use connections of their own
  *     open    → closing   it is idle or read-only, retired, in the way of a request that waits, or its slot is needed by
  *                         another pool; db/driver/lane/lane.ts has more reasons
@@ -35,10 +35,12 @@ import type { WaitingQueue } from '../pool/waiting.js';
 /** Reads that may wait for the lane to open. */
 const MAX_WAITING_FOR_LANE = 1_000;
 
-/** A lane that is the pool's only connection is closed for a request that has waited this long (ms): the governor's quantum. */
+/**
+ * If the lane is the pool's only connection, it is closed for a request that has waited this long (ms): the governor's quantum.
+ */
 const LANE_QUANTUM = 20;
 
-/** What the lane needs of its pool. */
+/** The parts of the pool that the lane needs. */
 export interface LaneKeeperDeps {
   readonly capacity: Capacity;
   readonly opener: Opener;
@@ -48,17 +50,17 @@ export interface LaneKeeperDeps {
   readonly waiting: Pick<WaitingQueue, 'longestWait'>;
   /** Runs a statement on a connection of its own. */
   readonly run: <R>(text: string, values: readonly unknown[], deadline?: number) => Promise<R[]>;
-  /** Called when the lane may have become idle, or no longer is. */
+  /** Called when the lane may have become idle, or is no longer idle. */
   readonly idleChanged: () => void;
 }
 
 export class LaneKeeper {
-  /** The lane where it can be used. */
+  /** The lane, if it can be used. */
   #lane: Lane | undefined;
   readonly #load = new LaneLoad();
-  /** Set while the lane is opened, the wait for its slot included. */
+  /** Set while the lane opens, including the wait for its slot. */
   #opening: Promise<Lane | undefined> | undefined;
-  /** Set while its connection is opened. */
+  /** Set while the lane's connection opens. */
   #connecting: Lane | undefined;
   #waiting = 0;
 
@@ -70,7 +72,7 @@ export class LaneKeeper {
     private readonly deps: LaneKeeperDeps,
   ) {}
 
-  /** Whether there is a lane, and nothing is under way on it. */
+  /** Whether there is a lane with nothing under way on it. */
   get isIdle(): boolean {
     return this.#lane?.inFlight === 0;
   }
@@ -105,12 +107,12 @@ export class LaneKeeper {
     return true;
   }
 
-  /** Closes the lane if it was found read-only. */
+  /** Closes the lane if its server was found read-only. */
   closeReadOnly(): void {
     if (this.#lane?.readOnly) this.#lane.close();
   }
 
-  /** The pool closes. */
+  /** Called when the pool closes. */
   end(): void {
     this.close();
     this.#connecting?.cut();
@@ -137,25 +139,25 @@ export class LaneKeeper {
       throw error;
     } finally {
       if (lane.inFlight === 0) this.deps.idleChanged();
-      // A lane that is never idle would keep its slot from those who have none: other tenants, and this pool's own requests.
-      // A lane that is closing is not asked: the governor would count its connection twice.
+      // A lane that is never idle would keep its slot from other tenants and from this pool's own requests. A lane that is
+      // closing is skipped: the governor would count its connection twice.
       else if (lane.isOpen && (this.deps.admission?.mustYield() || this.#isInTheWay)) lane.close();
     }
-    // After the try: the connection that it runs on reports how this goes, and it would count twice.
+    // Outside the try: the connection of `run` reports this outcome itself. Inside, it would count twice.
     return rows ?? this.deps.run<R>(statement.text, values);
   }
 
   /**
-   * Whether the lane is the only connection that works, and the first request that waits has waited for a quantum. When unknown
-   * backends take all other places of the pool, the lane stays: a write in its place may hang as theirs did, and no read would
-   * be answered any more.
+   * Whether the lane is the only connection that works, and the first waiting request has waited for a quantum. If unknown
+   * backends take all other places of the pool, the lane stays. A write in its place could hang as they do, and then no read
+   * would be answered any more.
    */
   get #isInTheWay(): boolean {
     const { capacity, waiting } = this.deps;
     return waiting.longestWait >= LANE_QUANTUM && capacity.opening === 0 && !capacity.hasSession && !capacity.isFull;
   }
 
-  /** The lane, opened if possible; undefined if the statement is to run on a connection of its own. */
+  /** The lane, opened if possible; undefined if the statement must run on a connection of its own. */
   async #open({ name }: LaneStatement): Promise<Lane | undefined> {
     const { capacity, found } = this.deps;
     if (!capacity.lanePossible || capacity.closed || name === undefined || capacity.isAtLimit) return undefined;
@@ -163,10 +165,10 @@ export class LaneKeeper {
       found.refuseAgain();
       if (!capacity.hasRoomForLane) return undefined;
       const slot = capacity.tryOpen();
-      // If the pool has a connection, or waits for one, the read uses that connection, and does not wait for a second one.
+      // If the pool has a connection or waits for one, the read uses that connection and does not wait for a second one.
       if (!slot && capacity.present + capacity.awaited > 0) return undefined;
       const opened = this.#openIn(slot);
-      // With a slot the opening alone is waited for, which has its own deadline.
+      // With a slot, the read waits for the opening only, which has its own deadline.
       this.#opening = (slot ? opened : within(opened, this.limits.acquireTimeout, openedLate)).finally(() => {
         this.#opening = undefined;
         this.#waiting = 0;
@@ -183,7 +185,7 @@ export class LaneKeeper {
     }
   }
 
-  /** @param given the slot, if it is there already */
+  /** @param given the slot, if the pool already has it */
   async #openIn(given: Slot | undefined): Promise<Lane | undefined> {
     const { capacity, opener, found, destination } = this.deps;
     capacity.laneHeld = given !== undefined;
@@ -246,12 +248,12 @@ export class LaneKeeper {
     );
   }
 
-  /** Whether the reads that waited for a lane which could not be opened are to use connections of their own. */
+  /** Whether the reads that waited for a lane that failed to open must use connections of their own. */
   #goesAnotherWay(error: unknown): boolean {
     const { admission, capacity } = this.deps;
-    // There, another password is tried.
+    // Those connections try another password.
     if (this.options.password && hasSqlState(error, INVALID_PASSWORD)) return true;
-    // There, they wait for room.
+    // Those connections wait for room.
     if (serverIsFull(error)) {
       admission?.refused?.();
       return true;

@@ -1,39 +1,43 @@
-// How long a read would wait on the lane (db/driver/lane/lane.ts): what each statement took of late, and which ones are under way.
+// How long a read would wait on the lane (db/driver/lane/lane.ts): the recent run times of each statement, and the reads under
+// way.
 import { statementName } from '../statement-names.js';
 
-/** Expected wait (ms) up to which one more read joins the lane. */
+/** One more read may join the lane while the expected wait (ms) is at most this. */
 const LONGEST_WAIT = 250;
 
-/** Expected time (ms) of all reads under way beyond which the lane is given up, and they run on connections of their own. */
+/**
+ * If the expected time (ms) of all reads under way exceeds this, the lane is given up. The reads run on connections of their
+ * own.
+ */
 const TOO_LONG = 500;
 
 /**
- * What a statement takes is the mean over its last answers: as many as took this long (ms) together, or this number of them.
- * Over less, one late answer of a busy machine would look like a slow statement.
+ * A statement's time is its mean over the last answers: over 200 ms of answers, or over 256 answers, whichever comes first. With
+ * fewer answers, one late answer of a busy machine would look like a slow statement.
  */
 const MEASURED_OVER = 200;
 const MEASURED_ANSWERS = 256;
 
-/** A read, as the lanes of one pool know it. */
+/** A read, as the lanes of one pool see it. */
 export interface LaneStatement {
-  /** Of the prepared statement; undefined if there is none, and then it never rides. */
+  /** The prepared statement's name. A statement without a name never uses the lane. */
   readonly name: string | undefined;
   readonly text: string;
-  /** Mean time (ms) from the answer before to its own; 0 until that is known. */
+  /** Mean time (ms) between the previous answer on the lane and its own answer; 0 until it is measured. */
   took: number;
   inFlight: number;
-  /** What the next mean is made of: answers, and the time (ms) of all of them. */
+  /** The sample for the next mean: the number of answers, and their total time (ms). */
   answers: number;
   busy: number;
-  /** It keeps off the lane until then, on `performance.now`. */
+  /** The statement does not use the lane before this time, on `performance.now`. */
   keptOffUntil: number;
 }
 
-/** Of one pool: it outlives the lanes. */
+/** The load of one pool's lanes. It outlives each lane. */
 export class LaneLoad {
   readonly #statements = new Map<string, LaneStatement>();
   #inFlight = 0;
-  /** The sum over all reads under way of what their statements took, in ms. */
+  /** The sum of `took` (ms) over all reads under way. */
   #expected = 0;
 
   statement(text: string): LaneStatement {
@@ -45,7 +49,7 @@ export class LaneLoad {
     return this.#expected > LONGEST_WAIT;
   }
 
-  /** Whether the reads under way wait too long: their statements took longer than was known when they joined. */
+  /** Whether the reads under way wait too long: their statements took longer than expected when they joined. */
   get isOverfull(): boolean {
     return this.#expected > TOO_LONG;
   }
@@ -56,7 +60,7 @@ export class LaneLoad {
     this.#expected += statement.took;
   }
 
-  /** @param took from the answer before it to its own, in ms; undefined if it was not answered */
+  /** @param took time (ms) from the previous answer to its own; undefined if it was not answered */
   end(statement: LaneStatement, took: number | undefined): void {
     this.#inFlight -= 1;
     statement.inFlight -= 1;
@@ -66,7 +70,7 @@ export class LaneLoad {
       statement.busy += took;
       if (statement.busy >= MEASURED_OVER || statement.answers >= MEASURED_ANSWERS) this.#measure(statement);
     }
-    // Sums of fractions drift.
+    // Sums of fractions accumulate rounding errors.
     if (this.#inFlight === 0) this.#expected = 0;
   }
 
@@ -81,7 +85,7 @@ export class LaneLoad {
   #learn(text: string): LaneStatement {
     const name = statementName(text);
     const statement = { name, text, took: 0, inFlight: 0, answers: 0, busy: 0, keptOffUntil: 0 };
-    // Those with a name are bounded in number.
+    // Only statements with a name are stored: their number is bounded.
     if (name !== undefined) this.#statements.set(text, statement);
     return statement;
   }

@@ -1,7 +1,7 @@
-// The lane: one pipelined connection that short reads of a database share. Each is sent at once and answered in order, so
-// that one connection carries what would take several, and packets carry several statements. What a shared connection must
-// not do is wait: the server ends a statement that takes long, and its like keep off the lane for a while; a lane that
-// answers nothing any more is cut.
+// The lane: one pipelined connection that short reads of a database share. Each read is sent at once and answered in order. One
+// connection then carries the reads of several, and one packet carries several statements. A shared connection must not wait. The
+// server ends a statement that takes long, and that statement is kept off the lane for a while. A lane that answers nothing is
+// cut.
 import type { Writable } from 'node:stream';
 import pg from 'pg';
 import { ClientConnection, type Ending } from '../connection.js';
@@ -14,32 +14,32 @@ import { nextTurn } from '../../../src/lib/turns.js';
 /*
  * States of a lane, and what changes them:
  *
- *     opening  → open       it has connected, and proved whose database it reached
- *     opening  → gone       it could not
- *     open     → closing    close(): it is unused, a table changed, or its connection is needed for other work; what is under
- *                           way is answered, and nothing more is taken
- *     open     → abandoned  a read took too long, or those under way would: they run again on connections of their own
- *     open     → lost       the connection broke, or nothing was answered for SILENCE: the reads under way fail together, which
+ *     opening  → open       its connection is open, and proved that it reached the right database
+ *     opening  → gone       it could not connect, or the proof failed
+ *     open     → closing    close(): it is unused, a table changed, or its slot is needed for other work; reads under way are
+ *                           answered, and no further read is accepted
+ *     open     → abandoned  a read took too long, or the reads under way would: they run again on connections of their own
+ *     open     → lost       the connection broke, or no answer came for SILENCE: the reads under way fail together, which
  *                           is one outcome (takeLoss)
  *     closing, abandoned, lost → gone   the connection has closed
  */
 
-/** Longest run (ms) of a statement on the lane; beyond it everybody behind would wait too. */
+/** Longest run (ms) of a statement on the lane. All later statements on the lane wait for it. */
 const STATEMENT_TIMEOUT = 500;
 
 /** Longest wait (ms) for a lock: reads wait for locks only while a table is changed. */
 const LOCK_TIMEOUT = 100;
 
-/** A lane on which nothing was answered for this long (ms), though something is under way, hangs. */
+/** If no answer comes for this long (ms) while something is under way, the lane hangs. */
 const SILENCE = 1_500;
 
-/** How long (ms) a statement that took too long keeps off the lane. */
+/** How long (ms) a statement that took too long is kept off the lane. */
 const KEPT_OFF = 60_000;
 
 /** Statements under way on one lane, at most. */
 const MAX_IN_FLIGHT = 500;
 
-/** Time (ms) after which reads under way that seem to wait too long are looked at again: one late answer proves nothing. */
+/** If the reads under way seem to wait too long, the lane checks again after this time (ms): one late answer proves nothing. */
 const LOOK_AGAIN = 100;
 
 const QUERY_CANCELED = '57014';
@@ -47,14 +47,16 @@ const LOCK_NOT_AVAILABLE = '55P03';
 const RESULT_CHANGED = '0A000';
 const NOT_PREPARED = '26000';
 
-/** The streams of lanes that something was written to since the event loop last looked for new input. */
+/** The streams of lanes that were written to since the event loop last read input. */
 const heldBack: Writable[] = [];
 
-/** Makes one packet of all that is written before then: a write costs more than all else that a lane does. */
+/**
+ * Combines everything written in one turn of the event loop into one packet. A write costs more than everything else in a lane.
+ */
 function holdBack(stream: Writable): void {
   if (stream.writableCorked > 0) return;
   stream.cork();
-  // One callback for all lanes: where there are many, each has little to send.
+  // One callback for all lanes: if there are many lanes, each has little to send.
   if (heldBack.push(stream) === 1) setImmediate(send);
 }
 
@@ -68,28 +70,28 @@ export class Lane {
   #lastAnswer = 0;
   #lastUse = performance.now();
   #watch: NodeJS.Timeout | undefined;
-  /** Whether the timer is set for a silence, and not for the end of the idle time. */
+  /** Whether the timer is set for a silence rather than for the end of the idle time. */
   #watched = false;
   #hung = false;
-  /** Set when it was cut because something on it took too long: what else was under way can be run elsewhere. */
+  /** Set if the lane was cut because something on it took too long. The other reads under way can run elsewhere. */
   #abandoned = false;
   #ready = false;
-  /** What the connection was lost to, until it is taken. */
+  /** Why the connection was lost; see takeLoss. */
   #loss: DatabaseFault | undefined;
   #lossTaken = false;
   /** Set while reads under way seem to wait too long. */
   #lookAgain: NodeJS.Timeout | undefined;
-  /** Whether its server was known to take no writes when it was opened. */
+  /** Whether the server was read-only when the lane was opened. */
   readOnly = false;
-  /** When it is too old (on `performance.now`). */
+  /** When the lane is too old (on `performance.now`). */
   #expiresAt = Infinity;
 
   /**
-   * @param load kept by the pool, which opens one lane after the other
-   * @param limits longest wait for the connection and its proof, how long it is kept without use, how long any statement may
-   *   run, and how long it is kept at all, in ms
-   * @param beginsToClose called once, when it is asked to close
-   * @param tookNoWrite called when a server that took writes takes none
+   * @param load belongs to the pool, which opens one lane after the other
+   * @param limits in ms: longest wait for the connection and its proof, longest time without use, longest run of any statement,
+   *   longest life of the lane
+   * @param beginsToClose called once, when the lane begins to close
+   * @param tookNoWrite called when a server that accepted writes answers that it accepts none
    * @param gone called once, when the connection has closed or could not be opened
    */
   constructor(
@@ -119,12 +121,12 @@ export class Lane {
     });
   }
 
-  /** Statements under way. */
+  /** Statements under way; 1 if the lane is not ready, so that it never counts as idle. */
   get inFlight(): number {
     return this.#ready ? this.#inFlight : 1;
   }
 
-  /** Whether it takes reads: neither closing nor lost. */
+  /** Whether the lane accepts reads: it is neither closing nor lost. */
   get isOpen(): boolean {
     return this.#ready;
   }
@@ -147,7 +149,7 @@ export class Lane {
     this.#watchIn(this.limits.idleTimeout);
   }
 
-  /** Whether the statement may ride on the lane now. */
+  /** Whether the statement may use the lane now. */
   takes(statement: LaneStatement): boolean {
     const { name, keptOffUntil } = statement;
     if (!this.#ready || name === undefined || this.#inFlight >= MAX_IN_FLIGHT || this.load.isFull) return false;
@@ -158,7 +160,8 @@ export class Lane {
   }
 
   /**
-   * Its rows, or undefined where it, or something before it, took too long: it has changed nothing, and can be run elsewhere.
+   * Runs a read. Returns its rows, or undefined if it or an earlier read took too long. Then the read has changed nothing, and
+   * can run elsewhere.
    *
    * @throws DatabaseFault, or the server's error
    */
@@ -168,21 +171,21 @@ export class Lane {
       const { rows } = await ask<R>(this.#client, statement.name, statement.text, values);
       return rows;
     } catch (error) {
-      // All that were under way fail together.
+      // All reads that were under way fail together.
       if (!this.#ready) await nextTurn();
       if (this.#hung) throw this.#lose(new DatabaseFault('timeout', 'no answer'));
       if (hasSqlState(error, QUERY_CANCELED) || hasSqlState(error, LOCK_NOT_AVAILABLE)) {
         statement.keptOffUntil = performance.now() + KEPT_OFF;
-        // Those behind it may be of its kind, and each would wait for its own deadline in turn.
+        // The reads after it may be of the same kind, and each would wait for its own deadline in turn.
         this.#abandon();
       }
       if (this.#abandoned) return undefined;
-      // A table has changed: the statement's result no longer fits what was prepared, on this connection for ever.
+      // A table has changed: the result no longer fits the prepared statement, for the rest of this connection's life.
       if (hasSqlState(error, RESULT_CHANGED)) {
         this.close();
         return undefined;
       }
-      // Sent behind the one that was to prepare it, which failed.
+      // An earlier read was to prepare this statement, and failed.
       if (hasSqlState(error, NOT_PREPARED)) return undefined;
       if (hasSqlState(error, TAKES_NO_WRITES) && !this.readOnly) {
         this.close();
@@ -197,8 +200,8 @@ export class Lane {
   }
 
   /**
-   * What the connection was lost to; undefined if it was not, and from the second call on. The reads that were under way fail
-   * together, and that is one failure of one connection.
+   * Why the connection was lost. Undefined if it was not lost, and from the second call on: all reads under way fail together,
+   * which counts as one failure of one connection.
    */
   takeLoss(): DatabaseFault | undefined {
     if (this.#lossTaken) return undefined;
@@ -206,18 +209,18 @@ export class Lane {
     return this.#loss;
   }
 
-  /** Lets what is under way finish and closes the connection. */
+  /** Lets the reads under way finish, then closes the connection. */
   close(): void {
-    // Each read that finds a changed table comes here.
+    // Each read that finds a changed table calls this.
     if (this.#client.closing) return;
     this.#ready = false;
     clearTimeout(this.#watch);
     this.beginsToClose();
-    // What is under way is bounded by the statement's deadline; a server that hangs is not waited for.
+    // The statement timeout bounds the reads under way. The margin ends the wait for a server that hangs.
     this.#client.close(SILENCE);
   }
 
-  /** Ends it on this side at once. */
+  /** Closes the connection on this side at once. */
   cut(): void {
     this.#ready = false;
     this.#client.cut();
@@ -246,7 +249,7 @@ export class Lane {
     this.#lookAgain.unref();
   }
 
-  /** One timer a lane, looked at when it fires: one for each statement would cost more than all else that is done here. */
+  /** One timer for the whole lane. A timer for each statement would cost more than everything else here. */
   #watchIn(ms: number): void {
     clearTimeout(this.#watch);
     this.#watch = setTimeout(() => {
@@ -272,7 +275,7 @@ export class Lane {
     this.cut();
   }
 
-  /** Remembers the first fault, which says more than those that follow from it. */
+  /** Stores the first fault only: it says more than the faults that follow from it. */
   #lose(fault: DatabaseFault): DatabaseFault {
     this.#loss ??= fault;
     this.cut();

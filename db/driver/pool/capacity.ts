@@ -10,7 +10,7 @@ import { unlimitedSlot, type Membership, type Slot } from './slot.js';
  *     awaited  → opening    it was granted, and a connection is opened in it
  *     awaited  → lane       it was granted, and the lane is opened in it
  *     opening  → session    the connection is open and proved
- *     opening  → closed     it could not be opened, and nothing else can be tried in this slot (db/driver/pool/opening.ts)
+ *     opening  → closed     it could not be opened, and no other attempt can use this slot (db/driver/pool/opening.ts)
  *     session  → closed     its connection has closed
  *     lane     → closed     its connection has closed, or could not be opened
  *     closed   → free       the server's backend is gone too
@@ -18,24 +18,24 @@ import { unlimitedSlot, type Membership, type Slot } from './slot.js';
  *     unknown  → free       admission has seen that the backend is gone
  */
 
-/** How long (ms) a pool goes on with the connections that it has, after its role was refused another one. */
+/** After the role was refused another connection, the pool uses only its present connections for this long (ms). */
 const AT_LIMIT_FOR = 1_000;
 
 export class Capacity {
   /** Whether the pool may have a lane. */
   readonly lanePossible: boolean;
-  /** Slots that were asked for on behalf of requests that wait, and have not come yet. */
+  /** Slots that were requested for waiting requests, and have not been granted yet. */
   awaited = 0;
-  /** Whether the lane has a slot, be it opening or closing. */
+  /** Whether the lane has a slot, also while the lane opens or closes. */
   laneHeld = false;
-  /** Set when the pool closes and waits no longer: it opens nothing, and hands out nothing that is ready only now. */
+  /** Set when the pool has closed and waits no longer. Then it opens nothing, and hands out no connection that becomes ready. */
   closed = false;
   readonly #sessions = new Map<Session, Slot>();
   #opening = 0;
   #unknown = 0;
   #atLimitUntil = 0;
 
-  /** @param freed called when a connection has closed, and when an unknown one turned out to be gone */
+  /** @param freed called when a connection has closed, and when an unknown backend was found to be gone */
   constructor(
     private readonly limits: PoolLimits,
     { lane, preparedStatements }: Pick<PoolOptions, 'lane' | 'preparedStatements'>,
@@ -45,49 +45,49 @@ export class Capacity {
     this.lanePossible = lane === true && preparedStatements && limits.max > 1;
   }
 
-  /** Connections that are open or closing, the lane and those that are being opened excepted. */
+  /** Connections that are open or closing. The lane and connections that are opening do not count. */
   get sessions(): MapIterator<Session> {
     return this.#sessions.keys();
   }
 
-  /** Connections of this side. */
+  /** Connections that this process has open, is opening or is closing. */
   get present(): number {
     return this.#sessions.size + this.#opening + (this.laneHeld ? 1 : 0);
   }
 
-  /** Slots in which a connection is opened, or closes because it could not be. */
+  /** Slots in which a connection is opening, or is closing because it could not be opened. */
   get opening(): number {
     return this.#opening;
   }
 
-  /** Backends that may live on without their connection. */
+  /** Backends that may live on after their connection has closed. */
   get unknown(): number {
     return this.#unknown;
   }
 
-  /** Whether there is a connection besides the lane that works. */
+  /** Whether the pool has a working connection besides the lane. */
   get hasSession(): boolean {
     for (const session of this.#sessions.keys())
       if (!session.fault && !session.retired && !session.client.closing) return true;
     return false;
   }
 
-  /** Whether the role was refused another connection a moment ago, and there is one that requests can use in turn. */
+  /** Whether the role was refused another connection a moment ago, and the pool has one that requests can use in turn. */
   get isAtLimit(): boolean {
     return performance.now() < this.#atLimitUntil && this.hasSession;
   }
 
-  /** Whether one more slot may be asked for on behalf of a request that waits. */
+  /** Whether one more slot may be requested for a waiting request. */
   get hasRoomToAsk(): boolean {
     return this.#total + this.awaited < this.#max && !this.closed;
   }
 
-  /** Whether the pool has no place for another connection, so that no slot is asked for. */
+  /** Whether the pool has no place for another connection. Then no slot is requested. */
   get isFull(): boolean {
     return this.#total >= this.limits.max;
   }
 
-  /** Whether the lane may be opened. A former lane that closes still holds the connection that is kept free for a lane. */
+  /** Whether the lane may be opened. A former lane that is closing still holds the connection that is kept free for the lane. */
   get hasRoomForLane(): boolean {
     return !this.laneHeld && !this.isFull;
   }
@@ -97,7 +97,7 @@ export class Capacity {
     return this.#total < this.#max ? this.tryOpen() : undefined;
   }
 
-  /** A slot, if one is free now, whatever the pool's own bound says. */
+  /** A slot, if one is free now, whatever the pool's own bound. */
   tryOpen(): Slot | undefined {
     return this.admission ? this.admission.tryOpen() : unlimitedSlot;
   }
@@ -122,7 +122,7 @@ export class Capacity {
     this.#settle(slot, ending);
   }
 
-  /** The session's connection is asked to close. */
+  /** The session's connection begins to close. */
   closing(session: Session): void {
     this.#sessions.get(session)?.closing();
   }
@@ -144,7 +144,7 @@ export class Capacity {
     this.#atLimitUntil = performance.now() + AT_LIMIT_FOR;
   }
 
-  /** What the pool's bound counts. */
+  /** What counts towards the pool's bound. */
   get #total(): number {
     return this.present + this.#unknown;
   }

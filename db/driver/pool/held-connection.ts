@@ -1,5 +1,5 @@
-// One connection in use: what Kysely and compiled statements run on. It knows when it can no longer be trusted: after a
-// statement without an answer, in an open transaction, after an error that was not the statement's own.
+// One connection in use, on which Kysely and compiled statements run. It knows when it can no longer be trusted: after a
+// statement without an answer, in an open transaction, or after an error that was not the statement's own.
 import type { PostgresCursor, PostgresPoolClient, PostgresQueryResult } from 'kysely';
 import pg from 'pg';
 import { connectFault, DatabaseFault, statementFault, TAKES_NO_WRITES } from '../database-fault.js';
@@ -8,35 +8,36 @@ import { ask } from '../query.js';
 import { SPOILED } from '../sqlstates.js';
 import { statementName } from '../statement-names.js';
 
-/** PostgreSQL's source file that a notice about synchronous replication comes from: its text is in the server's language. */
+/** PostgreSQL's source file of the notices about synchronous replication. Their text is in the server's language. */
 const SYNCHRONOUS_REPLICATION = 'syncrep.c';
 
 export class Session implements PostgresPoolClient {
-  /** Since when nobody uses it; meaningless while somebody does. */
+  /** Since when the session is unused; meaningless while it is in use. */
   idleSince = 0;
   /** When the last statement was sent. */
   askedAt = 0;
-  /** Set when it leads to the wrong server, or is old: it is not handed out again. */
+  /** Set when the connection leads to the wrong server, or is too old. It is not handed out again. */
   retired = false;
-  /** Whether its server was known to take no writes when it was opened. */
+  /** Whether the server was read-only when the connection was opened. */
   readOnly = false;
-  /** When it is too old (on `performance.now`). */
+  /** When the connection is too old (on `performance.now`). */
   expiresAt = Infinity;
-  /** To be called when it has closed. */
+  /** Call this when the connection has closed. */
   left: (() => void) | undefined;
   #running = 0;
-  /** Set by the server when it gave up waiting for a synchronous standby: what it then calls committed may be lost. */
+  /** Set when the server stopped waiting for a synchronous standby. A commit that it then reports may be lost. */
   #unreplicated = false;
-  /** When the statement that runs must have been answered. */
+  /** When the running statement must have been answered. */
   #deadline = Infinity;
-  /** What went wrong when the connection's state is no longer known. */
+  /** The error after which the connection's state is unknown. */
   #doubt: Error | undefined;
-  /** Set where it was cut from this side: the driver only knows that it is gone. */
+  /** Set if this side cut the connection: the driver only reports that the connection is gone. */
   #cutBecause: DatabaseFault | undefined;
 
   /**
-   * @param queryTimeout longest wait (ms) for an answer, kept by whoever calls `checkDeadline`
-   * @param told called: `released` when the session is given back; `tookNoWrite` when a server that took writes takes none
+   * @param queryTimeout longest wait (ms) for an answer; the caller of `checkDeadline` enforces it
+   * @param told callbacks: `released` when the session is given back; `tookNoWrite` when a server that accepted writes answers
+   *   that it accepts none
    */
   constructor(
     readonly client: PooledClient,
@@ -47,8 +48,8 @@ export class Session implements PostgresPoolClient {
       readonly tookNoWrite: () => void;
     },
   ) {
-    // A backend that dies raises 'error' on its client: without a listener the process would end. Whoever has the session
-    // learns of it from the next statement.
+    // A backend that dies raises 'error' on its client. Without a listener the process would end. The session's holder gets the
+    // error from its next statement.
     client.on('error', (error) => {
       this.#doubt ??= connectFault(error);
     });
@@ -57,12 +58,12 @@ export class Session implements PostgresPoolClient {
     });
   }
 
-  /** Whether the next one who gets the session finds it as new: nothing runs, no transaction is open, nothing is in doubt. */
+  /** Whether the next holder gets the session as good as new: nothing runs, no transaction is open, nothing is in doubt. */
   get clean(): boolean {
     return !this.#doubt && this.#running === 0 && this.client.getTransactionStatus() === 'I';
   }
 
-  /** What the connection was lost to, if it was. */
+  /** Why the connection was lost, if it was. */
   get fault(): DatabaseFault | undefined {
     return this.#doubt instanceof DatabaseFault ? this.#doubt : undefined;
   }
@@ -78,8 +79,8 @@ export class Session implements PostgresPoolClient {
   }
 
   async run<R>(text: string, values: readonly unknown[]): Promise<PostgresQueryResult<R>> {
-    // Behind a statement that got no answer the ROLLBACK would wait for the whole deadline a second time, and its error
-    // would hide the first one.
+    // After a statement without an answer, the ROLLBACK would wait for the whole deadline a second time. Its error would hide the
+    // first one.
     if (this.#doubt) throw this.#doubt;
     const name = this.prepared ? statementName(text) : undefined;
     this.#running += 1;
@@ -87,18 +88,18 @@ export class Session implements PostgresPoolClient {
     this.#deadline = this.askedAt + this.queryTimeout;
     try {
       const result = await ask<R>(this.client, name, text, values);
-      // The server answers COMMIT of a failed transaction with ROLLBACK and no error: the write would be acknowledged and lost.
+      // The server answers the COMMIT of a failed transaction with ROLLBACK and no error. The lost write would be acknowledged.
       if (text === 'commit' && (result.command as string) !== 'COMMIT')
         throw new DatabaseFault('unavailable', 'the transaction had failed and was rolled back');
       if (this.#unreplicated) throw new DatabaseFault('timeout', 'no synchronous standby confirmed the write');
       return result;
     } catch (error) {
       const tookNoWrite = error instanceof pg.DatabaseError && error.code === TAKES_NO_WRITES && !this.readOnly;
-      // The session is clean, and on the wrong server.
+      // The session is clean, but on the wrong server.
       const answered = error instanceof pg.DatabaseError && error.severity === 'ERROR' && !tookNoWrite;
       const thrown = (answered ? undefined : this.#cutBecause) ?? statementFault(error) ?? error;
-      // After a timeout the answer may still arrive and would be read as the next query's; what is spoiled stays so for as
-      // long as the connection lives: after DDL the result of a named statement no longer fits, for example.
+      // After a timeout the answer may still arrive, and would be read as the answer to the next query. A spoiled connection
+      // stays spoiled: after DDL, for example, the result of a named statement no longer fits.
       if (!answered || (name && SPOILED.has(error.code ?? ''))) this.#doubt ??= thrown as Error;
       if (tookNoWrite) this.told.tookNoWrite();
       throw thrown;
@@ -108,17 +109,17 @@ export class Session implements PostgresPoolClient {
     }
   }
 
-  /** Back to the pool. */
+  /** Gives the session back to the pool. */
   release(): void {
     this.told.released(this);
   }
 
-  /** Ends the wait for an answer that is overdue. */
+  /** Cuts the connection if an answer is overdue. */
   checkDeadline(now: number): void {
     if (now > this.#deadline) this.cut(new DatabaseFault('timeout', 'no answer'));
   }
 
-  /** Cuts the connection; whatever runs on it, or is asked of it, fails with `reason`. */
+  /** Cuts the connection. Every running or later statement on it fails with `reason`. */
   cut(reason: DatabaseFault): void {
     this.#doubt ??= reason;
     this.#cutBecause = reason;

@@ -1,5 +1,5 @@
-// Opens a connection in a slot: with another password if the server refuses the first, again if the server or the role has no
-// room, all within one deadline; and proves each connection before it is used.
+// Opens a connection in a slot, all within one deadline, and proves the connection before it is used. It tries another password
+// if the server refuses the first, and tries again if the server or the role has no room.
 import { setTimeout as sleep } from 'node:timers/promises';
 import type pg from 'pg';
 import type { Capacity } from './capacity.js';
@@ -21,22 +21,22 @@ import type { Membership, Slot } from './slot.js';
  * States of an opening, and what changes them:
  *
  *     connecting → open         the connection is proved
- *     connecting → connecting   the same slot is used again, after nothing is left of the attempt before:
+ *     connecting → connecting   the same slot is used again, after nothing is left of the previous attempt, if:
  *                                 - the password was refused (28P01), and another one is known, or has just come into force
  *                                 - the server has no room (53300), and no admission could free another slot instead
- *                                 - the role has no room (53300), but will have: its lane closes, or another pool gives back
+ *                                 - the role has no room (53300), but soon will: its lane closes, or a pool gives a connection back
  *     connecting → failed       anything else, the deadline is over, or the pool closes; the slot ends when the connection has
  */
 
-/** Passwords that are tried for one connection: one change makes it two, and more can come while it is opened. */
+/** How many passwords are tried for one connection. One change makes two; more changes can come while the connection opens. */
 const MAX_PASSWORDS = 6;
 
 export const INVALID_PASSWORD = '28P01';
 
-/** Between two attempts (ms) to open a connection that the role's limit refused. */
+/** Pause (ms) between two attempts to open a connection that the role's limit refused. */
 const ASK_AGAIN_AFTER = 50;
 
-/** What an opening needs of its pool. */
+/** The parts of the pool that an opening needs. */
 export interface OpeningDeps {
   readonly capacity: Capacity;
   readonly found: FoundServer;
@@ -64,8 +64,8 @@ export class Opener {
   }
 
   /**
-   * Opens a connection, which the caller then reports to the pool's capacity as `opened`. If none can be opened, the slot ends
-   * as soon as the last attempt has closed.
+   * Opens a connection. The caller then reports it to the pool's capacity as `opened`. If none can be opened, the slot ends when
+   * the last attempt has closed.
    *
    * @throws DatabaseFault, which has been reported; what `prove` throws
    */
@@ -82,7 +82,7 @@ export class Opener {
     return client;
   }
 
-  /** Cuts the connections that are being opened. Nothing is opened any more. */
+  /** Cuts the connections that are opening. No connection is opened afterwards. */
   end(): void {
     this.#clients.end();
     for (const client of this.#underWay) client.cut();
@@ -95,7 +95,7 @@ export class Opener {
         try {
           return (await client.query<Record<string, unknown>>(text)).rows;
         } catch (error) {
-          // A connection that was lost says nothing about the database that it reached.
+          // The loss of a connection says nothing about the database that the connection reached.
           throw statementFault(error) ?? error;
         }
       });
@@ -106,7 +106,7 @@ export class Opener {
   }
 
   /**
-   * Reports a connection that could not be opened. Returns what the request fails with.
+   * Reports a connection that could not be opened. Returns the error for the request.
    *
    * @param since when the opening began, on `performance.now`
    */
@@ -141,7 +141,7 @@ export class Opener {
       if (serverIsFull(failure)) again = await this.#serverWillHaveRoom(inTime);
       else if (hasSqlState(failure, TOO_MANY_CONNECTIONS)) again = await this.#roleWillHaveRoom(inTime, besideLane);
       else if (hasSqlState(failure, INVALID_PASSWORD)) again = await passwords.another();
-      // The next attempt has the slot only if nothing is left of this one.
+      // The next attempt may use the slot only if nothing is left of this attempt.
       if (again && (await client.closed) === 'gone' && !capacity.closed) continue;
       void client.closed.then((ending) => {
         capacity.notOpened(slot, ending);
@@ -150,22 +150,22 @@ export class Opener {
     }
   }
 
-  /** The server has no room. Returns whether it may have room for this slot, after a pause. */
+  /** The server has no room. Returns, after a pause, whether to try again in this slot. */
   async #serverWillHaveRoom(inTime: boolean): Promise<boolean> {
     this.deps.admission?.refused?.();
-    // A slot that the server has no room for is given back: then admission can free another one for it.
+    // A slot that the server has no room for is given back. Then admission can free another slot for this pool.
     if (!inTime || this.deps.admission || this.options.failsWhenFull) return false;
     await sleep(roomPause());
     return true;
   }
 
   /**
-   * The role has as many connections as it may have. Returns whether it may have room soon, after a pause.
+   * The role has as many connections as its limit allows. Returns, after a pause, whether to try again.
    *
    * @param besideLane whether the lane was the pool's only other connection
    */
   async #roleWillHaveRoom(inTime: boolean, besideLane: boolean): Promise<boolean> {
-    // The lane would keep what the limit allows until no reads come.
+    // The lane would hold the role's last permitted connection while reads keep coming.
     if (besideLane) this.deps.closeLane();
     if (this.deps.capacity.hasSession) {
       this.deps.capacity.reachedLimit();
@@ -181,12 +181,12 @@ export class Opener {
 class Passwords {
   #tries = 1;
   #tried: string | undefined;
-  /** Whether the last one was tried for the second time. */
+  /** Whether the last password was tried for the second time. */
   #sure = false;
 
   constructor(private readonly source: ChangingPassword | undefined) {}
 
-  /** An attempt begins, with the password that is current now. */
+  /** Call this when an attempt begins: it uses the current password. */
   begin(): void {
     this.#tried = this.source?.current;
   }
@@ -194,14 +194,14 @@ class Passwords {
   /** The server refused that password. Returns whether to try again. */
   async another(): Promise<boolean> {
     if (!this.source || this.#tried === undefined || this.#sure || this.#tries >= MAX_PASSWORDS) return false;
-    // If no other is known, the same one is tried once more: the server may have looked just before it came into force.
+    // If no other password is known, the same one is tried once more: the server may have checked just before it was in force.
     this.#sure = !(await this.source.refused(this.#tried));
     this.#tries += 1;
     return true;
   }
 }
 
-/** How long (ms) to wait until a full server is asked again; by chance, so that not all pools ask at once. */
+/** Pause (ms) before a full server is tried again. It is random, so that pools do not all try at once. */
 function roomPause(): number {
   return 100 + Math.random() * 100;
 }

@@ -1,4 +1,4 @@
-// What a connection pool (db/driver/pool/pool.ts) is given, its bounds and options, and what it shows of itself.
+// The types of a connection pool (db/driver/pool/pool.ts): its bounds, its options and its statistics.
 import type { Destinations } from '../destinations.js';
 import type { DatabaseFault } from '../database-fault.js';
 import type { Prove } from '../proof.js';
@@ -11,7 +11,7 @@ export interface PoolLimits {
   /** Longest wait for a connection, its opening included. */
   readonly acquireTimeout: number;
   /**
-   * Longest wait for a server while one connection is opened: TCP, TLS, authentication and proof together. Never more than
+   * Longest wait for a server while one connection opens: TCP, TLS, authentication and proof together. Never more than
    * `acquireTimeout`. Default `CONNECT_TIMEOUT`.
    */
   readonly connectTimeout?: number;
@@ -22,66 +22,69 @@ export interface PoolLimits {
 }
 
 /**
- * Longest wait (ms) for the opening of a connection: it ends the wait for a server that hangs. TCP, TLS 1.3, authentication and
- * proof take 7 round trips, 2.1 s if one takes 300 ms; as much again is for lost packets.
+ * Longest wait (ms) for the opening of a connection, which bounds the wait for a server that hangs. TCP, TLS 1.3, authentication
+ * and proof take 7 round trips: 2.1 s if one takes 300 ms. Lost packets may take as long again.
  */
 export const CONNECT_TIMEOUT = 4_000;
 
-/** The deadline (ms) of one opening in a pool. */
+/** The deadline (ms) for opening one connection of a pool. */
 export function connectTimeoutOf({ acquireTimeout, connectTimeout = CONNECT_TIMEOUT }: PoolLimits): number {
   return Math.min(acquireTimeout, connectTimeout);
 }
 
-/** A password that may be changed while the pool lives. */
+/** A password that may change while the pool lives. */
 export interface ChangingPassword {
   readonly current: string;
-  /** The server refused this password. Resolves to whether another one is `current` now. Never rejects. */
+  /** Call this when the server refused `password`. Resolves to whether `current` is another password now. Never rejects. */
   refused(password: string): Promise<boolean>;
 }
 
 export interface PoolOptions {
-  /** Shown in pg_stat_activity. */
+  /** The name in pg_stat_activity. */
   readonly applicationName: string;
-  /** Use named prepared statements; false for poolers that cannot track them. */
+  /** Whether to use named prepared statements; false for poolers that cannot track them. */
   readonly preparedStatements: boolean;
-  /** Let short reads share a pipelined connection. Needs two connections at least, and prepared statements. */
+  /** Whether short reads share a pipelined connection. Needs `max` of at least two, and prepared statements. */
   readonly lane?: boolean;
-  /** Used instead of the connection's own password. */
+  /** Replaces the connection's own password. */
   readonly password?: ChangingPassword;
   /**
-   * Whether other pools draw on the same CONNECTION LIMIT of the role. If it is reached, the pool waits, within
+   * Whether other pools share the CONNECTION LIMIT of the role. If the limit is reached, the pool waits, within
    * `acquireTimeout`, for a connection that another pool gives back.
    */
   readonly sharesLimit?: boolean;
   /**
-   * Run on each new connection before it is used; what it throws is what the request fails with. A read-only connection serves
-   * reads, and once a second the pool opens another one to see whether the server takes writes again.
+   * Runs on each new connection before its first use. If it throws, the request fails with that error. A read-only connection
+   * serves reads; once a second the pool opens another connection to check whether the server accepts writes again.
    */
   readonly prove?: Prove;
-  /** Retires connections that lead to the wrong server, or are old. */
+  /** Retires connections that lead to the wrong server, or are too old. */
   readonly destinations?: Destinations | undefined;
   /**
-   * Makes the pool ask before it opens a connection. Without it only the pool's own bound counts.
+   * Makes the pool ask for a slot before it opens a connection. Without it only the pool's own bound applies.
    *
    * @param closeIdle closes one unused connection of the pool, and calls `closing` of its slot; false if there is none
    */
   readonly admit?: (closeIdle: () => boolean) => Membership;
   /**
-   * Called when a connection was opened, or could not be, and when one is given back: undefined if the server answered,
-   * otherwise the fault, when what failed began (on `performance.now`), and whether it was the opening. The loss of one
-   * connection is one outcome, however many reads were under way on it.
+   * Called when a connection was opened, when it could not be opened, and when it is given back. The loss of one connection is
+   * one outcome, however many reads were under way on it.
+   *
+   * @param fault undefined if the server answered
+   * @param since when the failed step began, on `performance.now`
+   * @param opening whether the outcome is that of an opening
    */
   readonly onOutcome?: (fault: DatabaseFault | undefined, since: number, opening: boolean) => void;
-  /** If given, `onOutcome` hears of what succeeded on an open connection only while this is so. */
+  /** If given, `onOutcome` is called for successes on open connections only while `wanted` is true. */
   readonly successes?: { readonly wanted: boolean };
-  /** Fail at once when the server has no room for a connection (53300). Otherwise wait for room, within `acquireTimeout`. */
+  /** Whether to fail at once when the server has no room for a connection (53300). Otherwise wait, within `acquireTimeout`. */
   readonly failsWhenFull?: boolean;
   /** Called when an idle connection is lost. */
   readonly onConnectionLost?: (fault: DatabaseFault) => void;
 }
 
 export interface PoolStats {
-  /** Connections open or being opened, the lane's included. */
+  /** Connections that are open or opening, the lane's included. */
   readonly total: number;
   readonly idle: number;
   /** Connections that have closed, and whose backend may live on. They count towards `PoolLimits.max`. */

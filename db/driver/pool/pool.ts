@@ -1,7 +1,9 @@
-// A pool of connections to one database: which request gets which connection, and what becomes of a connection that is given
-// back. Short reads share one pipelined connection, the lane (db/driver/lane/lane.ts); everything else has a connection to itself until it
-// is done. A pg Pool beneath opens and keeps the clients (db/driver/pool/pooled-client.ts); the governor of the server admits each of them
-// (db/driver/pool/slot.ts).
+// A pool of connections to one database. It decides which request gets which connection, and what happens to a connection that is
+// given back.
+//
+// Short reads share one pipelined connection, the lane (db/driver/lane/lane.ts). Any other work has a connection to itself until
+// it is done. A pg Pool opens and keeps the clients (db/driver/pool/pooled-client.ts). The governor of the server admits each of
+// them (db/driver/pool/slot.ts).
 import type pg from 'pg';
 import { Capacity } from './capacity.js';
 import { CLOSE_MARGIN } from '../connection.js';
@@ -17,19 +19,23 @@ import type { Membership, Slot } from './slot.js';
 import { WaitingQueue } from './waiting.js';
 
 /*
- * A request for a connection gets, in this order: an idle session; a session that is opened in a slot which is free now; or it
- * waits, and gets the first session that is given back, or one that is opened in a slot which is granted later.
+ * A request for a connection gets the first of these that is possible:
+ * - an idle session
+ * - a session that is opened in a slot which is free now
+ * - after a wait: the first session that is given back, or a session that is opened in a slot which is granted later
  *
  * States of the pool, and what changes them:
  *
  *     open     → draining   close(): requests go on as before
- *     draining → closed     nothing is in use any more, or the time is up; what is left over is cut
+ *     draining → closed     nothing is in use, or the time is up; connections still in use are cut
  */
 
-/** Requests that may wait for a connection, per connection of the pool: more are refused at once instead of piling up. */
+/**
+ * How many requests may wait, per connection of the pool. Further requests are refused at once, so that the queue stays short.
+ */
 const WAITING_PER_CONNECTION = 100;
 
-/** Between two looks (ms) whether a pool that is closed still has something in use. */
+/** Interval (ms) of the checks whether a pool that closes still has a connection in use. */
 const DRAIN_LOOK_EVERY = 10;
 
 export class ConnectionPool {
@@ -43,7 +49,7 @@ export class ConnectionPool {
   readonly #found = new FoundServer();
   #reportedIdle = false;
   #closing: Promise<void> | undefined;
-  /** Set by close(), to be called when no connection is left. */
+  /** Set by close(); called when no connection is left. */
   #onEmpty: (() => void) | undefined;
 
   constructor(
@@ -88,7 +94,7 @@ export class ConnectionPool {
         this.#release(session);
       },
       looked: () => {
-        // The time may be over in which the role's limit was not tried again.
+        // The pause after a refusal by the role's limit may be over.
         this.#askForSlots();
       },
       takesWritesAgain: () => {
@@ -105,9 +111,9 @@ export class ConnectionPool {
   }
 
   /**
-   * A connection for the caller alone, until it is released.
+   * A connection that only the caller uses, until it is released.
    *
-   * @param deadline until when it is waited for, on `performance.now`
+   * @param deadline end of the wait, on `performance.now`
    * @throws DatabaseFault `busy` if none becomes free in time, `unavailable` if the server cannot be reached
    */
   async connect(deadline = performance.now() + this.limits.acquireTimeout): Promise<Session> {
@@ -153,14 +159,14 @@ export class ConnectionPool {
     return { total: present, idle, unknown, waiting: this.#waiting.length + this.#lane.waiting };
   }
 
-  /** Closes one connection that is unused. Returns whether there was one. */
+  /** Closes one unused connection. Returns whether there was one. */
   closeIdle(): boolean {
     return this.#sessions.closeIdle() || this.#lane.closeIdle();
   }
 
   /**
-   * Lets running work finish, at most `deadlineMs`, then closes every connection. Never rejects: what is left over when
-   * the time is up is cut, connections that are being opened too.
+   * Lets running work finish, for at most `deadlineMs`, then closes every connection. Connections that are still in use or
+   * opening after the deadline are cut. Never rejects.
    */
   close(deadlineMs: number): Promise<void> {
     this.#closing ??= this.#close(deadlineMs);
@@ -180,8 +186,8 @@ export class ConnectionPool {
     this.#lane.end();
     this.#sessions.endAll();
     this.#opener.end();
-    // A request between two statements of a transaction gives its session back when it sends the next one, and not before. Its
-    // connection is gone, and the pool does not wait for the request.
+    // A request that is between two statements of a transaction gives its session back only with its next statement. Its
+    // connection is gone already, and the pool does not wait for the request.
     if (this.#capacity.present > 0) {
       const empty = new Promise<void>((resolve) => (this.#onEmpty = resolve));
       await within(empty, CLOSE_MARGIN, poolClosed).catch(() => undefined);
@@ -195,7 +201,7 @@ export class ConnectionPool {
     return served;
   }
 
-  /** Asks for as many slots as there are requests waiting which could still get a connection of this pool. */
+  /** Asks for one slot for each waiting request that can still get a connection of this pool. */
   #askForSlots(): void {
     const capacity = this.#capacity;
     while (capacity.awaited < this.#waiting.length && capacity.hasRoomToAsk) {
@@ -207,14 +213,14 @@ export class ConnectionPool {
         },
         (error: unknown) => {
           capacity.awaited -= 1;
-          // A request that can still be given a connection of this pool goes on waiting for it.
+          // A request that can still get a present connection of this pool keeps waiting.
           if (capacity.present === 0) this.#waiting.rejectFirst(connectFault(error));
         },
       );
     }
   }
 
-  /** Serves the requests that wait, after a connection has closed, or with the slot that was asked for. */
+  /** Serves the waiting requests after a connection has closed, or with the slot that was granted. */
   #serve(slot?: Slot): void {
     if (this.#capacity.present === 0) this.#onEmpty?.();
     if (slot) {
@@ -225,7 +231,7 @@ export class ConnectionPool {
     this.#reportIdle();
   }
 
-  /** Opens a connection. If the role or the server has no room for it, the next one that is free is waited for. */
+  /** Opens a connection. If the role or the server has no room for it, waits for the next free connection. */
   async #openOrWait(slot: Slot, deadline: number): Promise<Session> {
     try {
       return await this.#sessions.open(slot);
@@ -238,7 +244,7 @@ export class ConnectionPool {
     }
   }
 
-  /** A session that was given back goes to the next request, or becomes idle, or is closed if it is of no more use. */
+  /** A session that was given back goes to the next request, or becomes idle, or is closed if it is no longer usable. */
   #release(session: Session): void {
     if (session.fault || this.options.successes?.wanted !== false)
       this.options.onOutcome?.(session.fault, session.askedAt, false);
@@ -247,7 +253,7 @@ export class ConnectionPool {
     else if (!this.#waiting.give(session)) this.#sessions.keepIdle(session);
   }
 
-  /** Notifies admission when the pool has an unused connection, and when it has none any more. */
+  /** Notifies admission when the pool gets its first unused connection, and when the last one is gone. */
   #reportIdle(): void {
     if (!this.#admission) return;
     const has = this.#sessions.idle > 0 || this.#lane.isIdle;

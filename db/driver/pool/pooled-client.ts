@@ -1,6 +1,6 @@
-// The pg Pool beneath a connection pool: it makes, opens, keeps and closes the clients. The connection pool (db/driver/pool/pool.ts) decides
-// which request gets which client, so pg's own queue and idle list stay empty, and an idle connection is handed out without
-// passing through pg's Pool.
+// The pg Pool under a connection pool: it makes, opens, keeps and closes the clients. The connection pool
+// (db/driver/pool/pool.ts) decides which request gets which client. So pg's own queue and idle list stay empty, and an idle
+// connection is handed out without passing through pg's Pool.
 import pg from 'pg';
 import { ClientConnection } from '../connection.js';
 import { poolClosed } from '../database-fault.js';
@@ -19,7 +19,7 @@ interface Opening {
 type Connected = ((error: Error) => void) | ((error: null, client: pg.Client) => void);
 
 /**
- * A client as pg's Pool sees it: it is connected when it is proved, and `end` closes it in an orderly way.
+ * A client as pg's Pool sees it: it is connected when it is proved, and `end` sends Terminate and waits.
  *
  * One class serves all pools. With a class for each pool, pg's code would meet a new kind of object in each, which the
  * JavaScript engine cannot optimise.
@@ -59,7 +59,7 @@ export class PooledClient extends ClientConnection {
     return undefined;
   }
 
-  /** Gives it back to pg's Pool, which closes and forgets it. From the second call on it does nothing. */
+  /** Gives the client back to pg's Pool, which closes and forgets it. From the second call on it does nothing. */
   discard(): void {
     if (this.#discarded) return;
     this.#discarded = true;
@@ -70,7 +70,7 @@ export class PooledClient extends ClientConnection {
 /** An attempt to open a connection. */
 export interface Attempt {
   readonly client: PooledClient;
-  /** Resolves when the client is open and proved. Rejects with what pg, or the proof, throws; then the client closes. */
+  /** Resolves when the client is open and proved. Rejects with the error of pg or of the proof; then the client closes. */
   readonly opened: Promise<void>;
 }
 
@@ -88,13 +88,14 @@ export class PooledClients {
     this.#pool = new pg.Pool({
       ...config,
       ...{ opening },
-      // pg passes the configuration to it, `opening` included. pg's types leave that out.
+      // pg passes the whole configuration to the client, `opening` included. pg's types leave that out.
       Client: PooledClient as unknown as new () => PooledClient,
-      // The pool above bounds the clients (db/driver/pool/capacity.ts), and closes those that are unused (db/driver/pool/session-keeper.ts).
+      // The connection pool bounds the clients (db/driver/pool/capacity.ts), and closes unused ones
+      // (db/driver/pool/session-keeper.ts).
       max: Infinity,
       idleTimeoutMillis: 0,
     });
-    // Emitted for clients that failed to open, or are closing. Without a listener the process would end.
+    // pg emits this for clients that failed to open, or are closing. Without a listener the process would end.
     this.#pool.on('error', () => undefined);
   }
 
@@ -111,7 +112,7 @@ export class PooledClients {
     return { client: this.#begun, opened };
   }
 
-  /** Opens nothing any more. Clients that are open stay open until they are discarded. */
+  /** Opens no further client. Open clients stay open until they are discarded. */
   end(): void {
     void this.#pool.end();
   }

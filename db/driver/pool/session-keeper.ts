@@ -1,5 +1,5 @@
-// The connections of a pool besides its lane: opens them, keeps those that are unused, and closes them when they are idle for
-// too long, too old, lost, or lead to the wrong server.
+// The connections of a pool besides its lane. It opens them, keeps the unused ones, and closes those that are idle for too long,
+// too old, lost, or connected to the wrong server.
 import type { Capacity } from './capacity.js';
 import { addressOf, type Destination } from '../destinations.js';
 import { connectFault, poolClosed } from '../database-fault.js';
@@ -12,22 +12,22 @@ import type { Slot } from './slot.js';
 /*
  * States of a session, and what changes them:
  *
- *     (opened)      → in use    the request that it was opened for gets it; or it was opened to look for writes: → idle
+ *     (opened)      → in use    the request that it was opened for gets it; opened to check for writes, it becomes idle
  *     in use        → idle      it is given back, and no request waits
  *     idle          → in use    a request takes the session that came back last, so that the others grow old and are closed
  *     in use        → retired   it leads to the wrong server, or is too old: it is closed when it is given back
  *     in use        → cut       a statement is overdue, or the pool closes: what runs fails; the request still gives it back
- *     idle, retired → closing   see above; or its slot is needed elsewhere, it was idle for too long, or it was lost
+ *     idle, retired → closing   it is retired and unused, its slot is needed elsewhere, it was idle for too long, or it was lost
  *     closing, cut  → closed    the connection has closed
  */
 
-/** The client's own deadline lies this much (ms) after the server's, which therefore fires first where it can. */
+/** The client's deadline is this much (ms) after the server's, so that the server's deadline fires first if it can. */
 const QUERY_TIMEOUT_MARGIN = 1_000;
 
-/** Between two looks (ms) at deadlines and idle times: they are kept this exactly. */
+/** Interval (ms) of the checks of deadlines and idle times, which is also their precision. */
 const WATCH_EVERY = 250;
 
-/** What the sessions need of their pool. */
+/** The parts of the pool that the sessions need. */
 export interface SessionKeeperDeps {
   readonly capacity: Capacity;
   readonly opener: Opener;
@@ -35,11 +35,11 @@ export interface SessionKeeperDeps {
   readonly destination: Destination | undefined;
   /** Called when a session is given back, in whatever state it is. */
   readonly released: (session: Session) => void;
-  /** Called when there may be an idle session more or less. */
+  /** Called when the number of idle sessions may have changed. */
   readonly idleChanged: () => void;
-  /** Called at each look at deadlines and idle times. */
+  /** Called at each check of deadlines and idle times. */
   readonly looked: () => void;
-  /** Called when the server takes writes again. */
+  /** Called when the server accepts writes again. */
   readonly takesWritesAgain: () => void;
 }
 
@@ -58,7 +58,7 @@ export class SessionKeeper {
     return this.#idle.length;
   }
 
-  /** An unused session, which is in use from now on. */
+  /** Takes an unused session, which is in use from then on. */
   takeIdle(): Session | undefined {
     const session = this.#idle.pop();
     if (session && this.#idle.length === 0) this.deps.idleChanged();
@@ -108,18 +108,18 @@ export class SessionKeeper {
     throw poolClosed();
   }
 
-  /** Closes a session that is unused, or was given back and is of no more use. */
+  /** Closes a session that is unused, or was given back and is no longer usable. */
   end(session: Session): void {
     this.deps.capacity.closing(session);
     session.client.discard();
   }
 
-  /** Retires the sessions that were found read-only, which would refuse writes until they close. */
+  /** Retires the sessions that were found read-only. They would refuse writes until they close. */
   retireReadOnly(): void {
     for (const session of this.deps.capacity.sessions) if (session.readOnly) this.#retire(session);
   }
 
-  /** The pool closes: closes what is idle, and cuts what is in use. */
+  /** Called when the pool closes: closes idle sessions, and cuts those in use. */
   endAll(): void {
     clearInterval(this.#watch);
     for (const session of this.#idle.splice(0)) this.end(session);
@@ -162,7 +162,7 @@ export class SessionKeeper {
     return true;
   }
 
-  /** One timer a pool for idle times and deadlines: timers for each statement would cost more than handing out sessions. */
+  /** One timer for the whole pool. A timer for each statement would cost more than handing out sessions. */
   #watchOver(): void {
     this.#watch ??= setInterval(
       () => {
@@ -184,7 +184,7 @@ export class SessionKeeper {
     ).unref();
   }
 
-  /** While sessions are read-only, opens another one a second to see whether the server takes writes again. */
+  /** While sessions are read-only, opens another one a second to check whether the server accepts writes again. */
   #lookForWrites(now: number): void {
     const { capacity, found } = this.deps;
     if (!found.lookIsDue(now)) return;
@@ -192,7 +192,7 @@ export class SessionKeeper {
     if (!known || capacity.closed) return;
     found.looked(now);
     const slot = capacity.takeSlot();
-    // One makes room for it; the next look, or the next request, opens it.
+    // A read-only session makes room. The next check, or the next request, opens the connection.
     if (!slot) {
       this.#retire(known);
       return;

@@ -1,19 +1,19 @@
-// The right to have a connection open on a server, and what grants it. A pool asks for a slot before it opens a connection;
-// src/connections/governor.ts grants slots to all pools of one server.
+// The right to have a connection open on a server, and the interface that grants it. A pool asks for a slot before it opens a
+// connection; src/connections/governor.ts grants slots to all pools of one server.
 
 /**
- * The right to have one connection open. It ends with `release`, or with `orphan`. Several attempts to connect may use it one
- * after the other, if nothing is left of the attempt before.
+ * The right to have one connection open. It ends with `release` or `orphan`. Several attempts to connect may use it one after
+ * the other, if nothing is left of the previous attempt.
  */
 export interface Slot {
   /** The connection has reached the backend with this process id. */
   reached(pid: number): void;
-  /** The connection is asked to close: the slot will be free soon. */
+  /** The connection begins to close: the slot will be free soon. */
   closing(): void;
-  /** Nothing is left of the connection, on the server neither. */
+  /** Nothing is left of the connection, on the server either. */
   release(): void;
   /**
-   * The connection has closed, and its backend may live on: the slot counts as held until that is seen gone.
+   * The connection has closed, and its backend may live on. The slot counts as held until the backend is seen to be gone.
    *
    * @param freed called once, when the slot is free
    */
@@ -24,26 +24,26 @@ export interface Slot {
 export interface Admission {
   /** A slot, if one is free now. */
   tryOpen(): Slot | undefined;
-  /** A slot as soon as one is free. @throws DatabaseFault `busy` when that takes too long or too many requests wait */
+  /** A slot as soon as one is free. @throws DatabaseFault `busy` if that takes too long or too many requests wait */
   open(timeoutMs: number): Promise<Slot>;
   /** Whether the pool now has an unused connection, which `closeIdle` would close. */
   idle(has: boolean): void;
   /**
-   * Called when a connection is given back: whether the pool must close it, because another pool needs its slot more. The pool
-   * then calls `closing` of that slot at once.
+   * Called when a connection is given back. Returns whether the pool must close it, because another pool needs its slot more.
+   * The pool then calls `closing` of that slot at once.
    */
   mustYield(): boolean;
-  /** The server refused a connection for want of room (53300), and its slot has not been given back yet. */
+  /** The server had no room for a connection (53300), and its slot has not been given back yet. */
   refused?(): void;
 }
 
-/** A pool's part in what admits connections. */
+/** The admission of one pool. */
 export interface Membership extends Admission {
-  /** To be called once, when the pool has closed: nothing is admitted any more. Slots count until each is released. */
+  /** Call this once, when the pool has closed: nothing is admitted afterwards. Slots count until each is released. */
   leave(): void;
 }
 
-/** The slot of a pool that asks for no admission. */
+/** The slot of a pool without admission. */
 export const unlimitedSlot: Slot = {
   reached: () => undefined,
   closing: () => undefined,

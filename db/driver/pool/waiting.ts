@@ -16,7 +16,7 @@ import { nextTurn } from '../../../src/lib/turns.js';
 interface Waiter {
   readonly resolve: (session: Session) => void;
   readonly reject: (error: Error) => void;
-  /** When it began to wait, and until when it waits, on `performance.now`. */
+  /** When the request began to wait, and its deadline, on `performance.now`. */
   readonly since: number;
   readonly deadline: number;
   readonly timer: NodeJS.Timeout;
@@ -26,7 +26,7 @@ interface Waiter {
 export class WaitingQueue {
   readonly #waiters: Waiter[] = [];
 
-  /** Requests in the queue; those for which a connection is opened are not. */
+  /** Requests in the queue. A request for which a connection is opening is not in the queue. */
   get length(): number {
     return this.#waiters.length;
   }
@@ -106,7 +106,7 @@ export class WaitingQueue {
 
   async #giveUp(waiter: Waiter): Promise<void> {
     await nextTurn();
-    // It may have been served in the last moment.
+    // A connection may have come in the last moment.
     if (waiter.state === 'opening') {
       waiter.state = 'late';
       waiter.reject(openedLate());
@@ -118,7 +118,7 @@ export class WaitingQueue {
   }
 }
 
-/** A function, because TypeScript believes that the state is the one that was set before an await. */
+/** A function, because TypeScript assumes that the state did not change during an await. */
 function isLate(waiter: Waiter): boolean {
   return waiter.state === 'late';
 }
