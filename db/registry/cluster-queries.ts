@@ -37,9 +37,9 @@ export interface ClusterRecord {
   readonly updatedAt: string;
 }
 
-/** What stands on a cluster. */
+/** How many databases a cluster holds. */
 export interface ClusterLoad {
-  /** Tenants of whatever status. */
+  /** Tenants of any status. */
   readonly tenants: number;
   readonly standbyDatabases: number;
 }
@@ -68,11 +68,11 @@ export const clusterSorts = {
   createdAt: { column: 'created_at', type: 'timestamptz' },
 } as const satisfies Record<string, Pick<Keyset<Registry, 'clusters'>, 'column' | 'type'>>;
 
-/** The unique constraints behind a name, and a host and port, that are taken. */
+/** The unique constraints that a cluster breaks if its name, or its host and port, are taken. */
 export const CLUSTER_NAME_CONSTRAINT = 'clusters_name_key';
 export const CLUSTER_PLACE_CONSTRAINT = 'clusters_place_key';
 
-/** The cluster at a place. */
+/** The cluster at a host and port. */
 export async function findClusterAt(
   db: Kysely<Registry>,
   host: string,
@@ -85,7 +85,7 @@ export async function findCluster(db: Kysely<Registry>, id: string): Promise<Clu
   return db.selectFrom('clusters').select(columns).where('id', '=', id).executeTakeFirst();
 }
 
-/** Every cluster: there are as many as there are servers. */
+/** Every cluster. The result is small: one row for each server. */
 export async function listAllClusters(db: Kysely<Registry>): Promise<ClusterRecord[]> {
   return db.selectFrom('clusters').select(columns).orderBy('id').execute();
 }
@@ -110,9 +110,9 @@ export async function listClusters(
 }
 
 /**
- * Registers a cluster; one at the same place stays as it is.
+ * Registers a cluster. If a cluster at the same place exists, nothing changes.
  *
- * @param cluster made for the id that it gets, which its ciphertext is bound to
+ * @param cluster makes the row for the id that it gets: the row's ciphertext is bound to that id
  */
 export async function insertCluster(db: Kysely<Registry>, cluster: (id: string) => NewCluster): Promise<void> {
   const id = newId();
@@ -123,7 +123,7 @@ export async function insertCluster(db: Kysely<Registry>, cluster: (id: string) 
     .execute();
 }
 
-/** What an operator says of a cluster, as its row has it. */
+/** The values of a cluster that an operator sets. */
 export type ClusterValues = Pick<
   ClusterRecord,
   | 'name'
@@ -157,7 +157,7 @@ const columnOf: Readonly<Record<keyof ClusterValues, keyof ClustersTable>> = {
   standbyTarget: 'standby_target',
 };
 
-/** Registers a cluster under an id that its ciphertext is bound to. */
+/** Registers a cluster. @param id the cluster's id, to which its ciphertext is bound */
 export async function registerCluster(db: Kysely<Registry>, id: string, values: ClusterValues): Promise<ClusterRecord> {
   return db
     .insertInto('clusters')
@@ -167,10 +167,10 @@ export async function registerCluster(db: Kysely<Registry>, id: string, values: 
 }
 
 /**
- * Changes what is given and answers the new row. A trigger tells every replica.
+ * Changes the given values and returns the new row. A trigger notifies every replica.
  *
- * @param was the ciphertext that the caller read, if nothing may change when it is another one by now: a new ciphertext is
- *   bound to the place and the user that were read with it
+ * @param was the ciphertext that the caller read. If it has changed, nothing is updated: a new ciphertext is bound to the place
+ *   and the user that were read with the old one
  */
 export async function updateCluster(
   db: Kysely<Registry>,
@@ -186,18 +186,18 @@ export async function updateCluster(
   return update.returning(columns).executeTakeFirst();
 }
 
-/** The cluster, which nobody else changes, and no tenant is put on, until the transaction ends. */
+/** Locks the cluster's row. Until the transaction ends, no other transaction changes the cluster or puts a tenant on it. */
 export async function lockCluster(trx: Kysely<Registry>, id: string): Promise<ClusterRecord | undefined> {
   return trx.selectFrom('clusters').select(columns).where('id', '=', id).forUpdate().executeTakeFirst();
 }
 
-/** Removes a cluster with the leases of connections to it. A foreign key keeps one that anything stands on. */
+/** Removes a cluster and the leases of connections to it. A foreign key prevents this while any database is on the cluster. */
 export async function deleteCluster(trx: Kysely<Registry>, { id, host, port }: ClusterRecord): Promise<void> {
   await trx.deleteFrom('clusters').where('id', '=', id).execute();
   await trx.deleteFrom('slot_leases').where('cluster', '=', `${host}:${port}`).execute();
 }
 
-/** What stands on each of these clusters. */
+/** How many databases each of these clusters holds. */
 export async function loadOfClusters(
   db: Kysely<Registry>,
   ids: readonly string[],
@@ -228,7 +228,7 @@ export async function loadOfClusters(
   );
 }
 
-/** Clusters that new tenants may be put on, the least loaded for its weight first. */
+/** Clusters that accept new tenants, the least loaded for its weight first. */
 export async function listPlacements(
   db: Kysely<Registry>,
   wish: { readonly region?: string | undefined; readonly clusterId?: string | undefined },
@@ -245,7 +245,7 @@ export async function listPlacements(
     .execute();
 }
 
-/** Gives tenants from before there were clusters the one at their place. */
+/** Assigns the cluster to tenants at its place that have none: they are older than the table of clusters. */
 export async function claimTenantsAt(db: Kysely<Registry>, id: string, host: string, port: number): Promise<void> {
   await db
     .updateTable('tenants')
@@ -257,8 +257,8 @@ export async function claimTenantsAt(db: Kysely<Registry>, id: string, host: str
 }
 
 /**
- * Takes a cluster's standby databases from those who claim, and answers them: one that is being claimed meanwhile is the
- * tenant's already.
+ * Makes a cluster's standby databases unavailable for claims, and returns them. A standby database that a concurrent statement
+ * claims belongs to its tenant already, and is not returned.
  */
 export async function withdrawStandbyDatabases(
   db: Kysely<Registry>,

@@ -1,45 +1,46 @@
-// Queries on the changes that replicas tell each other. A row's number says nothing about when it was committed, so a reader
-// goes by snapshots: what is visible now and was not visible in its last snapshot is new, however late it was committed.
+// Queries on the changes that replicas publish to each other. A row's number does not show when the row was committed. So a
+// reader compares snapshots: a row is new if it is visible now and was not visible in the last snapshot, however late it was
+// committed.
 import { sql, type Kysely } from 'kysely';
 import { WITHOUT_STANDBY } from '../shared/synchronous-commit.js';
 import type { Registry } from './registry-schema.js';
 
-/** The channel whose notifications wake readers. Former builds read the messages from it. */
+/** The channel of the notifications that wake readers. Former builds read the messages from it. */
 export const CHANNEL = 'tenantry';
 
-/** A reader that finds more new rows than this gets none of them: one `any` is shorter. */
+/** A reader that finds more new rows than this reads none of them. One `any` is shorter. */
 export const MAX_NEW_ROWS = 10_000;
 
-/** Rows that are deleted in one statement. */
+/** How many rows one statement deletes. */
 const SWEPT_AT_ONCE = 5_000;
 
-/** How long a former build may run beside this one: as an interval of PostgreSQL. */
+/** How long a former build may run beside this one, as an interval of PostgreSQL. */
 const FORMER_BUILD_FOR = `interval '2 hours'`;
 
-/** What a reader finds. */
+/** The result of one reading. */
 export interface FeedReading {
-  /** What was visible: the next reading goes on from it. */
+  /** The snapshot of this reading, from which the next reading continues. */
   readonly snapshot: string;
   /** The registry's clock, in ms since 1970. */
   readonly clock: number;
-  /** Which server, database and table this is; another one has other transactions and numbers. */
+  /** Identifies the server, the database and the table. Another source has other transactions and numbers. */
   readonly source: string;
-  /** Numbers of the oldest and the newest row; 0 when there is none. */
+  /** Numbers of the oldest and the newest row; 0 if there is none. */
   readonly oldest: number;
   readonly newest: number;
-  /** What is new since the last reading, in order of number. Empty in a first reading; at most MAX_NEW_ROWS + 1. */
+  /** The new messages since the last reading, in order of number. Empty in a first reading; at most MAX_NEW_ROWS + 1. */
   readonly messages: readonly string[];
-  /** Whether the server takes no writes: changes are made elsewhere. */
+  /** Whether the server is read-only: then changes are made elsewhere. */
   readonly readOnly: boolean;
   /** Whether a former build may run beside this one. */
   readonly former: boolean;
-  /** How full the server's NOTIFY queue is, from 0 to 1. Asking frees what every listener has read. */
+  /** How full the server's NOTIFY queue is, from 0 to 1. Reading this value also frees what every listener has read. */
   readonly queueUsage: number;
 }
 
 /**
- * Reads what is new, in one statement that takes no transaction id. Its parameter is the snapshot of the reading before, or null.
- * Rows from another server, which a restored dump brings along, have transaction ids that this server has not given yet.
+ * Reads the new rows, in one statement that takes no transaction id. Its parameter is the snapshot of the previous reading, or
+ * null. Rows from another server, which a restored dump contains, have transaction ids that this server has not assigned yet.
  */
 export const READ_FEED = `select pg_current_snapshot()::text as "snapshot",
     (extract(epoch from clock_timestamp()) * 1000)::float8 as "clock",
@@ -60,9 +61,9 @@ export const READ_FEED = `select pg_current_snapshot()::text as "snapshot",
   from pg_database d where d.datname = current_database()`;
 
 /**
- * Adds changes, in one transaction. No standby has to have them: readers that reach another server take that for a gap.
+ * Adds changes, in one transaction. No standby has to confirm them: readers that reach another server treat that as a gap.
  *
- * @param notify whether it also notifies: a full queue (54000) then fails it
+ * @param notify whether to notify too: a full queue (54000) then fails the statement
  * @throws DatabaseFault
  */
 export async function insertChanges(
@@ -87,10 +88,10 @@ export async function currentSnapshot(db: Kysely<Registry>): Promise<string> {
 }
 
 /**
- * Deletes a batch of rows that were visible in an earlier snapshot, and what another server left. The newest of them stays: a
- * reader that has seen a row which is gone knows that it missed something.
+ * Deletes a batch of rows that were visible in an earlier snapshot, and rows from another server. The newest row stays: a reader
+ * whose last row is gone knows that it missed something.
  *
- * @param earlier taken so long ago that every reader has read since, or knows that it was silent for too long
+ * @param earlier a snapshot so old that every reader has read since, or knows that it was silent for too long
  * @returns whether there may be more
  */
 export async function sweepChanges(db: Kysely<Registry>, earlier: string): Promise<boolean> {

@@ -1,21 +1,21 @@
-// Queries on the keys that requests for a tenant came with, so that a request which is sent again makes nothing again.
+// Queries on the idempotency keys of requests for a tenant. With them, a repeated request creates nothing a second time.
 import { sql, type Kysely } from 'kysely';
 import type { Registry } from './registry-schema.js';
 
-/** A key of an operator's, and the hash of the request that it came with. */
+/** An operator's key, and the hash of the request that came with it. */
 export interface RequestKey {
   readonly operatorId: string;
   readonly key: string;
   readonly requestHash: string;
 }
 
-/** The constraint behind a key that is known. */
+/** The constraint that a known key breaks. */
 export const IDEMPOTENCY_CONSTRAINT = 'idempotency_keys_pkey';
 
-/** How long a key is kept: as an interval of PostgreSQL. */
+/** How long a key is kept, as an interval of PostgreSQL. */
 const KEPT_FOR = sql`interval '24 hours'`;
 
-/** What a key stands for. One that is over its time is forgotten here, if the sweep has not come by yet. */
+/** The request and the tenant of a key. An expired key that the sweep has not deleted yet is deleted here. */
 export async function findRequestKey(
   db: Kysely<Registry>,
   { operatorId, key }: Pick<RequestKey, 'operatorId' | 'key'>,
@@ -32,12 +32,12 @@ export async function findRequestKey(
   return undefined;
 }
 
-/** Forgets the keys of a tenant that was never made: the same request may make one. */
+/** Deletes the keys of a tenant that was never created, so that the same request may create one. */
 export async function deleteRequestKeysOf(db: Kysely<Registry>, tenantId: string): Promise<void> {
   await db.deleteFrom('idempotency_keys').where('tenant_id', '=', tenantId).execute();
 }
 
-/** Forgets the keys that are over their time. */
+/** Deletes the expired keys. */
 export async function sweepRequestKeys(db: Kysely<Registry>): Promise<void> {
   await db
     .deleteFrom('idempotency_keys')

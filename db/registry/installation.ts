@@ -1,4 +1,4 @@
-// The registry's own id: what is made on a cluster carries it.
+// The registry's own id. Everything that the service makes on a cluster carries it.
 import type { Kysely } from 'kysely';
 import type { Registry } from './registry-schema.js';
 

@@ -1,11 +1,9 @@
-// Locks of the registry, by which one replica at a time does a job. They are the connection's: one that is cut frees its lock,
-// though what was done under it may still be under way.
+// Locks of the registry, with which one replica at a time runs a job. A lock belongs to its connection. If the connection is cut,
+// the lock is free, although the job may still be running.
 import { sql, type Kysely } from 'kysely';
 import type { Registry } from './registry-schema.js';
 
-/**
- * Runs `work` where nobody else has the lock of that name, and nothing where somebody has.
- */
+/** Runs `work` if the lock of that name is free, and does nothing otherwise. */
 export async function whileLocked(registry: Kysely<Registry>, name: string, work: () => Promise<void>): Promise<void> {
   await registry.connection().execute(async (connection) => {
     const key = sql`hashtextextended(${`tenantry ${name}`}, 0)`;
@@ -23,8 +21,8 @@ export async function whileLocked(registry: Kysely<Registry>, name: string, work
 const IDLE_DEADLINE = 4_000;
 
 /**
- * To be called first in a transaction that locks rows of tenants. If its connection is cut without notice, the server ends the
- * transaction soon, and other workers can lock the rows.
+ * Call this first in a transaction that locks rows of tenants. If its connection is cut without notice, the server soon ends the
+ * transaction, and other workers can lock the rows.
  */
 export async function endWhenIdle(trx: Kysely<Registry>): Promise<void> {
   await sql`select set_config('idle_in_transaction_session_timeout', ${String(IDLE_DEADLINE)}, true)`.execute(trx);

@@ -1,15 +1,15 @@
-// Queries on which databases and roles the registry names, whatever table the row is in.
+// Queries that find which databases and roles the registry names, in any table.
 import { sql, type Kysely, type RawBuilder } from 'kysely';
 import type { Registry } from './registry-schema.js';
 
-/** The unique constraint behind an adoption of a database that is under way. */
+/** The unique constraint that a second adoption of the same database breaks. */
 export const ADOPTS_CONSTRAINT = 'tenants_adopts_key';
 
 /**
  * Whether a row names the database: a tenant's, an adoption's, or a standby database's.
  *
- * @param database.place where it is; left out, on any server
- * @param database.otherThan the id of a row that does not count
+ * @param database.place the server's address; if left out, any server matches
+ * @param database.otherThan the id of a row to ignore
  */
 export async function isNamed(
   db: Kysely<Registry>,
@@ -33,7 +33,10 @@ export async function isNamed(
   return rows[0]?.named ?? true;
 }
 
-/** Which of these names of databases and roles are in a row: read in one snapshot, as a claim is one statement. */
+/**
+ * Which of these names of databases and roles a row has. All tables are read in one snapshot, because a claim moves a name from
+ * one table to the other in one statement.
+ */
 export async function knownDatabaseNames(db: Kysely<Registry>, names: readonly string[]): Promise<ReadonlySet<string>> {
   const { rows } = await sql<{ name: string }>`
     select named.name from tenants, unnest(array[db_name, db_user, adopts]) as named (name)

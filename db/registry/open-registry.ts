@@ -1,5 +1,5 @@
-// The pools to the registry: every one of them refuses a standby and a registry that takes no writes, and is retired when the
-// registry moves.
+// The pools to the registry. Each refuses a standby and a read-only registry, and its connections are retired when the registry
+// moves to another server.
 import type { Registry } from './registry-schema.js';
 import {
   databaseOver,
@@ -15,7 +15,7 @@ import { proveWritable } from '../driver/proof.js';
 
 type RegistryPoolOptions = Pick<PoolOptions, 'applicationName' | 'preparedStatements' | 'onConnectionLost'>;
 
-/** Connects to nothing until it is asked for a connection. */
+/** A pool to the registry. It opens its first connection when one is requested. */
 export function openRegistryPool(
   connection: ConnectionSettings,
   limits: PoolLimits,
@@ -25,7 +25,7 @@ export function openRegistryPool(
   return openPool(connection, limits, { ...options, prove: proveWritable, destinations });
 }
 
-/** The same with a Kysely over it. */
+/** A pool to the registry, with a Kysely over it. */
 export function openRegistry(
   connection: ConnectionSettings,
   limits: PoolLimits,

@@ -3,7 +3,7 @@ import { sql, type Kysely, type Transaction } from 'kysely';
 import { newId } from '../shared/ids.js';
 import type { Registry } from './registry-schema.js';
 
-/** An operator with the password's hash, for sign-in. The e-mail address is compared in lower case. */
+/** An operator with the password's hash, for sign-in. @param email in lower case */
 export async function findOperatorByEmail(
   db: Kysely<Registry>,
   email: string,
@@ -26,7 +26,7 @@ export async function findOperator(
     .executeTakeFirst();
 }
 
-/** The password's hash, for changes that ask for the password. */
+/** The password's hash, for changes that require the password. */
 export async function findOperatorCredentials(
   db: Kysely<Registry>,
   id: string,
@@ -34,9 +34,7 @@ export async function findOperatorCredentials(
   return db.selectFrom('operators').select('password as passwordHash').where('id', '=', id).executeTakeFirst();
 }
 
-/**
- * Changes the password of an active operator whose password is still the confirmed one. Returns whether it did.
- */
+/** Changes the password of an active operator, if the stored password is still the confirmed one. Returns whether it changed. */
 export async function updateOperatorPassword(
   db: Kysely<Registry>,
   id: string,
@@ -54,8 +52,8 @@ export async function updateOperatorPassword(
 }
 
 /**
- * Keeps an operator from being deactivated until the transaction ends. Shared, so that acts of one operator do not wait for
- * each other. Returns whether the operator is active.
+ * Prevents an operator from being deactivated until the transaction ends. The lock is shared, so that acts of one operator do
+ * not wait for each other. Returns whether the operator is active.
  */
 export async function lockOperator(trx: Transaction<Registry>, id: string): Promise<boolean> {
   const operator = await trx
@@ -76,7 +74,7 @@ export async function countOperators(db: Kysely<Registry>): Promise<number> {
   return Number(count);
 }
 
-/** Adds an operator; one with that address already there stays as it is. Returns whether one was added. */
+/** Adds an operator. If an operator with that address exists, nothing changes. Returns whether one was added. */
 export async function insertOperator(
   db: Kysely<Registry>,
   operator: { email: string; passwordHash: string },

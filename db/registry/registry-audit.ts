@@ -1,5 +1,5 @@
-// Queries on the registry's audit (db/shared/audit-rows.ts): what operators do, and what belongs to no tenant that could keep it. Rows
-// are added and read, and there is no statement that changes one.
+// Queries on the registry's audit (db/shared/audit-rows.ts): acts of operators, and events that no tenant's database could
+// record. Rows are added and read; no statement changes a row.
 import type { Kysely } from 'kysely';
 import {
   AUDIT_ORDER,
@@ -14,11 +14,11 @@ import { afterPosition, type Position } from '../shared/keyset.js';
 import type { Registry } from './registry-schema.js';
 
 export interface CentralAuditEntry extends AuditEntry {
-  /** The tenant that it concerns. */
+  /** The tenant that the act concerns. */
   readonly tenantId?: string | undefined;
 }
 
-/** Adds at least one row: in the transaction of the act, where the act is a write. */
+/** Adds at least one row. If the act is a write, use the transaction of the act. */
 export async function insertAudit(db: Kysely<Registry>, ...entries: readonly CentralAuditEntry[]): Promise<void> {
   await db
     .insertInto('audit')
@@ -26,7 +26,7 @@ export async function insertAudit(db: Kysely<Registry>, ...entries: readonly Cen
     .execute();
 }
 
-/** One page of what concerns a tenant, the newest first. The tenant may be gone. */
+/** One page of the rows about a tenant, the newest first. The tenant may be removed already. */
 export async function listTenantAudit(
   db: Kysely<Registry>,
   page: Omit<AuditFilters, 'target'> & { tenantId: string; after?: Position | undefined; limit: number },

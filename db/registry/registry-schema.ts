@@ -2,12 +2,12 @@
 import type { ColumnType, Generated, GeneratedAlways, JSONColumnType } from 'kysely';
 import type { AuditTable, SessionsTable } from '../shared/shared-tables.js';
 
-/** Written by the database, or given as ISO 8601. */
+/** Set by the database, or given as ISO 8601. */
 export type Timestamp = ColumnType<string, string | undefined, string>;
 
 export type TenantStatus = 'provisioning' | 'active' | 'suspended' | 'deleted' | 'deleting';
 
-/** A tenant's own bounds for its pool, as stored: what is absent has the service's default. Times in milliseconds. */
+/** A tenant's own bounds for its pool, as stored. An absent key has the service's default. Times in milliseconds. */
 export interface StoredPoolOptions {
   readonly max?: number;
   readonly acquireTimeout?: number;
@@ -15,7 +15,7 @@ export interface StoredPoolOptions {
   readonly idleTimeoutMillis?: number;
 }
 
-/** A change of those: null takes a key back to the default. */
+/** A change of pool options: null resets a key to its default. */
 export type PoolOptionChanges = {
   readonly [Key in keyof StoredPoolOptions]?: StoredPoolOptions[Key] | null | undefined;
 };
@@ -25,7 +25,7 @@ export interface TenantsTable {
   name: string;
   slug: string;
   status: TenantStatus;
-  /** True exactly when status is active: computed by PostgreSQL. */
+  /** True if and only if the status is `active`; PostgreSQL computes it. */
   active: GeneratedAlways<boolean>;
   db_host: string;
   db_port: number;
@@ -33,43 +33,46 @@ export interface TenantsTable {
   db_user: string;
   /** Ciphertext (src/secrets/envelope.ts). */
   db_password: string;
-  /** Ciphertext of the one that takes its place; set while it is being changed. */
+  /** Ciphertext of the next password; set while the password is being changed. */
   next_db_password: string | null;
   password_rotated_at: Timestamp;
   pool_options: JSONColumnType<StoredPoolOptions>;
   limits: ColumnType<StoredLimits, string | undefined, string>;
-  /** Null until the cluster of a tenant from before there were clusters is known. */
+  /** Null if the tenant is older than the table of clusters and its cluster is not known yet. */
   cluster_id: string | null;
-  /** Since when it is deleted, and may still be restored. */
+  /** When the tenant was deleted; until it is purged it can be restored. */
   deleted_at: string | null;
-  /** What a restoration brings back. */
+  /** The status that a restoration brings back. */
   status_before_deletion: 'active' | 'suspended' | null;
-  /** The id of the operation that made the tenant, as the mark of its database has it; null in a row of a former build. */
+  /** The id of the operation that made the tenant, also in the mark of its database; null in a row of a former build. */
   claim: string | null;
-  /** Counts changes of the status, by a trigger; the mark of the database has the same number. */
+  /** A trigger counts the changes of the status here. The mark of the database has the same number. */
   generation: Generated<number>;
   /** Whether a deleted tenant is being restored. */
   restoring: Generated<boolean>;
-  /** The database that is being adopted; null in every other tenant. */
+  /** The database that is being adopted; null in all other tenants. */
   adopts: string | null;
-  /** What happens to the database of a tenant that is being removed; null drops what the service made, and keeps the rest. */
+  /**
+   * What happens to the database of a tenant that is being removed. Null drops a database that the service made, and keeps any
+   * other.
+   */
   on_purge: 'drop' | 'keep' | null;
   /** The newest migration that the tenant's database has run. */
   schema_version: string;
-  /** Grows with every change of the slug, the status, the limits and what pools are built on: counted by a trigger. */
+  /** A trigger raises it at every change of the slug, the status, the limits and the values that pools depend on. */
   epoch: Generated<number>;
-  /** When the tenant was last signed out: former builds compare it, and sessions that they began are compared with it. */
+  /** When the tenant was last signed out. Former builds compare it, and it is compared with the sessions that they began. */
   sessions_valid_from: string | null;
   /**
-   * Grows with every sign-out of the tenant; sessions of a smaller one do not count. It is here and not in the tenant's
-   * database, because a restored backup brings sessions back.
+   * Grows with every sign-out of the tenant. Sessions with a smaller generation are not valid. It is here and not in the
+   * tenant's database, because restoring that database from a backup brings sessions back.
    */
   sessions_generation: Generated<number>;
   created_at: Timestamp;
   updated_at: Timestamp;
 }
 
-/** A tenant's limits, as stored: what is absent has the service's default. */
+/** A tenant's limits, as stored. An absent key has the service's default. */
 export interface StoredLimits {
   readonly requestsPerSecond?: number;
   readonly connections?: number;
@@ -80,22 +83,22 @@ export interface StoredLimits {
   readonly storageBytes?: number;
 }
 
-/** A change of those: null takes a key back to the default. */
+/** A change of limits: null resets a key to its default. */
 export type LimitChanges = { readonly [Key in keyof StoredLimits]?: StoredLimits[Key] | null | undefined };
 
 export interface InstallationTable {
   id: string;
   only_one: Generated<boolean>;
-  /** The key that passwords are to be sealed with; null before the first start that says so. */
+  /** The key to seal passwords with; null before the first start that sets it. */
   encryption_kid: string | null;
-  /** When this registry got its table of changes: for some time after, replicas of a former build publish by NOTIFY alone. */
+  /** When this registry got its table of changes. For some time after, replicas of a former build publish with NOTIFY alone. */
   feed_since: Timestamp;
 }
 
-/** What replicas tell each other (db/registry/feed-rows.ts). */
+/** The changes that replicas publish to each other (db/registry/feed-rows.ts). */
 export interface ChangesTable {
   seq: GeneratedAlways<string>;
-  /** The transaction that wrote it: an xid8. */
+  /** The transaction that wrote the row: an xid8. */
   xid: ColumnType<string, never, never>;
   message: string;
   at: ColumnType<string, never, never>;
@@ -112,30 +115,30 @@ export interface ClustersTable {
   /** Ciphertext (src/secrets/envelope.ts). */
   provisioner_password: string;
   tls: 'off' | 'verify-full';
-  /** PEM; null trusts what Node trusts. */
+  /** PEM; null trusts the authorities that Node trusts. */
   tls_ca: string | null;
   connection_budget: number;
   connection_reserve: number;
-  /** Its share of new tenants, beside the others'. */
+  /** Its share of new tenants, relative to the other clusters. */
   weight: Generated<number>;
-  /** Whether new tenants are put on it. */
+  /** Whether the cluster accepts new tenants. */
   accepting: Generated<boolean>;
-  /** Standby databases to keep ready. */
+  /** How many standby databases to keep ready. */
   standby_target: Generated<number>;
   created_at: Timestamp;
   updated_at: Timestamp;
 }
 
-/** A database that waits for its tenant, whose id is its own. */
+/** A database that waits for its tenant. The tenant gets its id. */
 export interface StandbyDatabasesTable {
   id: string;
   cluster_id: string;
   db_name: string;
   db_user: string;
-  /** Ciphertext, as in tenants. */
+  /** Ciphertext, like `db_password` of a tenant. */
   db_password: string;
   schema_version: string;
-  /** Whether it is complete and can be claimed. */
+  /** Whether the database is complete and can be claimed. */
   ready: Generated<boolean>;
   created_at: Timestamp;
 }
@@ -158,7 +161,7 @@ export interface OperatorsTable {
   updated_at: Timestamp;
 }
 
-/** What a connection to a cluster is for: tenant pools, or whatever makes, changes and removes tenants. */
+/** The purpose of connections to a cluster: tenant pools, or the work that makes, changes and removes tenants. */
 export type SlotKind = 'tenants' | 'reserve';
 
 export interface SlotLeasesTable {
@@ -173,7 +176,7 @@ export interface SlotLeasesTable {
 }
 
 export interface CentralAuditTable extends AuditTable {
-  /** The tenant that it concerns. */
+  /** The tenant that the act concerns. */
   tenant_id: string | null;
 }
 

@@ -1,23 +1,23 @@
-// Queries on the change of a tenant's database password: the next one is stored before the server knows of it, and takes the
-// place of the current one when the server does.
+// Queries on the change of a tenant's database password. The next password is stored before the server gets it, and replaces the
+// current one after the server has it.
 import { sql, type Kysely } from 'kysely';
 import type { Registry, TenantStatus } from './registry-schema.js';
 
-/** A tenant whose password is to be changed, or its change to be finished. */
+/** A tenant whose password is due for a change, or whose change is unfinished. */
 export interface RotationCandidate {
   readonly id: string;
   readonly host: string;
   readonly port: number;
 }
 
-/** Those whose role and database are there. */
+/** Statuses in which the tenant's role and database exist. */
 const rotatable: readonly TenantStatus[] = ['active', 'suspended'];
 
 /**
- * Stores the ciphertext of the password that is to follow. Returns whether it did: not where the tenant is in another state,
- * or where another one is stored than the caller knows of.
+ * Stores the ciphertext of the next password. Returns false if the tenant has another status, or if the stored next password is
+ * not `replaces`.
  *
- * @param replaces the one that it takes the place of; null where none is stored
+ * @param replaces the next password that the caller read; null for none
  */
 export async function storeNextPassword(
   db: Kysely<Registry>,
@@ -36,7 +36,7 @@ export async function storeNextPassword(
   return updated !== undefined;
 }
 
-/** Makes the next password the current one. Returns false where it is another by now, or none. */
+/** Makes the next password the current one. Returns false if `sealed` is no longer the stored next password. */
 export async function promoteNextPassword(db: Kysely<Registry>, id: string, sealed: string): Promise<boolean> {
   const updated = await db
     .updateTable('tenants')
@@ -48,7 +48,7 @@ export async function promoteNextPassword(db: Kysely<Registry>, id: string, seal
   return updated !== undefined;
 }
 
-/** Changes that were begun and not finished. In no order, so that those that fail do not hold up the others. */
+/** Changes that were begun and not finished. In random order, so that changes that fail do not hold up the others. */
 export async function listUnfinishedRotations(db: Kysely<Registry>, limit: number): Promise<RotationCandidate[]> {
   return candidates(db)
     .where('next_db_password', 'is not', null)

@@ -1,4 +1,4 @@
-// Queries on all ciphertext of the registry, whatever table it stands in: which key it is sealed with, and sealing it anew.
+// Queries on all ciphertext of the registry, in any table: the key of each, and sealing again with another key.
 import { sql, type Kysely, type RawBuilder } from 'kysely';
 import type { Registry } from './registry-schema.js';
 
@@ -11,7 +11,7 @@ export const sealedColumns = [
 ] as const;
 export type SealedColumn = (typeof sealedColumns)[number];
 
-/** A ciphertext with what it is bound to. */
+/** A ciphertext with the values that it is bound to. */
 export interface SealedValue {
   readonly id: string;
   readonly host: string;
@@ -21,16 +21,16 @@ export interface SealedValue {
 }
 
 export interface SealedCount {
-  /** Null for what is no envelope. */
+  /** Null for a value that is not an envelope. */
   readonly kid: string | null;
   readonly rows: number;
 }
 
-/** The key's id. Only of what has the shape of an envelope: a password that somebody wrote here by hand must not be shown. */
+/** The key's id, if the value has the shape of an envelope. A password that an operator wrote here by hand must not be shown. */
 const kidOf = (sealed: RawBuilder<unknown>): RawBuilder<string | null> =>
   sql`substring(${sealed} from '^v1[.]([A-Za-z0-9_-]{1,32})[.][A-Za-z0-9_-]+[.][A-Za-z0-9_-]*[.][A-Za-z0-9_-]+$')`;
 
-/** How many ciphertexts there are of each key. */
+/** How many ciphertexts each key has. */
 export async function countSealed(db: Kysely<Registry>): Promise<SealedCount[]> {
   const all = sql.join(
     sealedColumns.map((column) => {
@@ -44,7 +44,7 @@ export async function countSealed(db: Kysely<Registry>): Promise<SealedCount[]> 
   return rows;
 }
 
-/** What is read of a locked row, named `row`. The place of a standby database is its cluster's. */
+/** The columns that are read from a locked row, which is named `row`. A standby database has the host and port of its cluster. */
 const locked: Readonly<Record<'tenants' | 'standby_databases' | 'clusters', RawBuilder<unknown>>> = {
   tenants: sql`row.db_host as host, row.db_port as port, row.db_user as "user" from tenants as row`,
   // A cluster keeps its place while any standby database is on it (src/operations/register-cluster.ts).
@@ -54,13 +54,13 @@ const locked: Readonly<Record<'tenants' | 'standby_databases' | 'clusters', RawB
 };
 
 /**
- * Locks rows until the transaction ends, by id, and returns their ciphertext. Rows that another transaction has locked are left
- * out: the next run finds them.
+ * Locks rows until the transaction ends, in order of id, and returns their ciphertext. Rows that another transaction has locked
+ * are left out: the next run finds them.
  *
  * The ciphertext is read from the locked row itself. If the row changed after the statement began, PostgreSQL reads only that
  * row again: a joined copy of it would still hold the old password.
  *
- * @param kids keys whose ciphertext is wanted
+ * @param kids the keys whose ciphertext is wanted
  */
 export async function lockSealed(
   trx: Kysely<Registry>,
@@ -77,11 +77,11 @@ export async function lockSealed(
 }
 
 /**
- * Writes the same secrets in other envelopes, if the column still holds what was read. Publishes no change: users of the secrets
- * notice nothing.
+ * Writes the same secrets in new envelopes, if the column still holds the ciphertext that was read. No change is published,
+ * because the secrets stay the same.
  *
- * @param values `was` is the ciphertext that was read, `sealed` the one that takes its place
- * @returns how many it wrote
+ * @param values `was` is the ciphertext that was read, `sealed` its replacement
+ * @returns how many rows were written
  */
 export async function reseal(
   trx: Kysely<Registry>,
@@ -89,7 +89,7 @@ export async function reseal(
   values: readonly { readonly id: string; readonly was: string; readonly sealed: string }[],
 ): Promise<number> {
   const [table, name] = partsOf(column);
-  // For the trigger that counts epochs (migration 0010), until the end of the transaction.
+  // The trigger that counts epochs (migration 0010) reads this setting, until the end of the transaction.
   await sql`select set_config('tenantry.resealing', 'on', true)`.execute(trx);
   const given = (key: keyof (typeof values)[number]): string[] => values.map((value) => value[key]);
   const { numAffectedRows } = await sql`
@@ -99,7 +99,7 @@ export async function reseal(
   return Number(numAffectedRows ?? 0);
 }
 
-/** The key that everything is to be sealed with, as the replica that started last said. */
+/** The key to seal everything with, as set by the replica that started last. */
 export async function wantedKey(db: Kysely<Registry>): Promise<string | null> {
   const { encryption_kid: kid } = await db
     .selectFrom('installation')

@@ -1,37 +1,40 @@
-// Queries on the leases of connection slots: how many connections to a cluster each replica may have open. A lease needs no
-// standby: what a failover loses of it is written again by the next renewal.
+// Queries on the leases of connection slots: how many connections to a cluster each replica may have open. No standby has to
+// confirm a lease: the next renewal writes again what a failover loses.
 import { sql, type Kysely } from 'kysely';
 import { WITHOUT_STANDBY } from '../shared/synchronous-commit.js';
 import type { Registry, SlotKind } from './registry-schema.js';
 
-/** What the leases of a cluster are divided by: those of different kinds have nothing to do with each other. */
+/** The purpose of leases. Leases of one cluster and different kinds are independent of each other. */
 export interface SlotPurpose {
   /** `host:port`. */
   readonly cluster: string;
   readonly kind: SlotKind;
 }
 
-/** What one replica holds. */
+/** The lease of one replica. */
 export interface SlotLease extends SlotPurpose {
   readonly replicaId: string;
-  /** What the replica was told that all replicas may hold together. */
+  /** The budget of all replicas together, as this replica knows it. */
   readonly budget: number;
   readonly slots: number;
-  /** How many more it could use at once, and did not get. */
+  /** How many more slots the replica could use at once. */
   readonly wanted: number;
-  /** Milliseconds since it was renewed, by the registry's clock. */
+  /** Milliseconds since the last renewal, by the registry's clock. */
   readonly silentFor: number;
 }
 
 export type LeaseTerms = Pick<SlotLease, 'budget' | 'slots' | 'wanted'>;
 
 /**
- * Longest (ms) that a change waits for another one, and that a replica which stops in the middle of one keeps the others
- * waiting.
+ * Longest time (ms) that a change waits for another change. A replica that stops during a change holds up the others for as long
+ * at most.
  */
 const LOCK_TIMEOUT = 1_000;
 
-/** Renews all leases of a replica. Answers every replica's leases for whatever it holds one for; its own as they were before. */
+/**
+ * Renews all leases of a replica. For each cluster and kind in which the replica holds a lease, returns the leases of all
+ * replicas. The replica's own leases are returned as they were before.
+ */
 export async function renewLeases(db: Kysely<Registry>, replicaId: string): Promise<SlotLease[]> {
   return db
     .with('renewed', (nested) =>
@@ -50,9 +53,9 @@ export async function renewLeases(db: Kysely<Registry>, replicaId: string): Prom
 }
 
 /**
- * Changes what a replica holds, alone: no other lease for the same purpose changes before this is on disk.
+ * Changes the lease of a replica under a lock: no other lease of the same purpose changes before this change is on disk.
  *
- * @param decide is given all leases for the purpose, and must answer at once: the others wait
+ * @param decide gets all leases of the purpose, and must return at once, because other replicas wait
  */
 export async function changeLease(
   db: Kysely<Registry>,
@@ -78,7 +81,7 @@ export async function changeLease(
 /**
  * Removes a lease that has not been renewed for longer than `silentFor` (ms).
  *
- * @returns false where it has been, or is gone
+ * @returns false if the lease was renewed, or is gone
  */
 export async function removeSilentLease(
   db: Kysely<Registry>,
@@ -98,9 +101,10 @@ export async function removeSilentLease(
 }
 
 /**
- * Gives back what a replica holds, when it has no connection open any more.
+ * Gives back the leases of a replica that has no open connections left.
  *
- * @param kept what may still be connected on the server: these leases stay until another replica finds nothing of it
+ * @param kept purposes with backends that may still be on the server: their leases stay until another replica finds that no
+ *   session is left
  */
 export async function removeLeases(
   db: Kysely<Registry>,
@@ -131,7 +135,8 @@ async function alone<T>(
   { cluster, kind }: SlotPurpose,
   work: (trx: Kysely<Registry>) => Promise<T>,
 ): Promise<T> {
-  // What is read behind the lock must be what is there then, whatever the database's default is.
+  // Read committed, whatever the database's default is: reads after the lock must see what was committed before the lock was
+  // granted.
   return db
     .transaction()
     .setIsolationLevel('read committed')

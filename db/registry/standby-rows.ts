@@ -1,5 +1,5 @@
-// Queries on standby databases, and the first statement of each tenant: its row, made from a standby database or anew, with
-// the key of its request and its lock, so that none of them is ever there without the others.
+// Queries on standby databases, and the first statement of each tenant. It writes the tenant's row, the key of its request and
+// its lock together, so that none of them exists without the others.
 import { sql, type Kysely, type RawBuilder } from 'kysely';
 import type { RequestKey } from './idempotency-keys.js';
 import type { LimitChanges, PoolOptionChanges, Registry } from './registry-schema.js';
@@ -17,16 +17,16 @@ export interface StandbyRecord {
   readonly ready: boolean;
 }
 
-/** A cluster, as far as standby databases are made on it. */
+/** The fields of a cluster that the making of standby databases needs. */
 export interface StandbyCluster {
   readonly id: string;
   readonly host: string;
   readonly port: number;
-  /** Standby databases to keep; 0 where no tenants are put on it. */
+  /** How many standby databases to keep; 0 if the cluster accepts no tenants. */
   readonly wanted: number;
 }
 
-/** What of a tenant's row does not come from its database. */
+/** The part of a tenant's row that does not come from its database. */
 export interface TenantToBe {
   readonly name: string;
   readonly slug: string;
@@ -41,13 +41,13 @@ export interface TenantToBe {
   readonly requestKey?: RequestKey | undefined;
 }
 
-/** What of a tenant's row comes from its database. */
+/** The part of a tenant's row that comes from its database. */
 export interface OwnDatabase {
   readonly id: string;
   readonly dbName: string;
   readonly dbUser: string;
   readonly dbPassword: string;
-  /** The database that is to be adopted. */
+  /** The database that the tenant will adopt. */
   readonly adopts?: string;
 }
 
@@ -62,11 +62,11 @@ const columns = [
 ] as const;
 
 /**
- * Turns a standby database into a tenant that is being made, under the tenant's lock: the oldest one that is ready and that
- * nobody else is about to take.
+ * Turns a standby database into a tenant in status `provisioning`, under the tenant's lock. It takes the oldest standby database
+ * that is ready and not locked by another claim.
  *
- * @param session one connection, which the lock belongs to
- * @returns undefined when none is ready, or the cluster is not at this place any more
+ * @param session one connection, which owns the lock
+ * @returns undefined if none is ready, or the cluster is no longer at this place
  */
 export async function claimStandby(
   session: Kysely<Registry>,
@@ -85,10 +85,10 @@ export async function claimStandby(
 }
 
 /**
- * Writes the row of a tenant that is being made, under the tenant's lock.
+ * Writes the row of a tenant in status `provisioning`, under the tenant's lock.
  *
- * @param session one connection, which the lock belongs to
- * @returns undefined when the cluster is not at this place any more
+ * @param session one connection, which owns the lock
+ * @returns undefined if the cluster is no longer at this place
  */
 export async function registerTenant(
   session: Kysely<Registry>,
@@ -133,14 +133,14 @@ async function register(
   const [row] = rows;
   if (!row) return undefined;
   const { mine, ...registered } = row;
-  // Who looks for what a crash left may have it, and lets go of it in a moment, finding that this is nothing of the kind.
+  // The job that looks for leftovers of a crash may hold the lock. It finds none here and frees the lock in a moment.
   if (!mine) await waitForTenantLock(session, registered.id);
   return registered;
 }
 
 /**
- * The cluster, when it still is at this place, and it stays there until the transaction ends. Otherwise a row would name a
- * server that is not known any more, and could never be removed.
+ * The cluster, if it is still at this place; it stays there until the transaction ends. Otherwise a row would name a server that
+ * the registry no longer knows, and could never be removed.
  */
 function stillThere(clusterId: string, host: string, port: number): RawBuilder<unknown> {
   return sql`place as materialized (
@@ -149,8 +149,8 @@ function stillThere(clusterId: string, host: string, port: number): RawBuilder<u
 }
 
 /**
- * Writes the row of a standby database that is about to be made, under its lock. Returns false when the cluster is not at this
- * place any more.
+ * Writes the row of a standby database before the database is made, under its lock. Returns false if the cluster is no longer at
+ * this place.
  */
 export async function insertStandby(
   session: Kysely<Registry>,
@@ -168,7 +168,8 @@ export async function insertStandby(
 }
 
 /**
- * Lets a standby database be claimed, and frees its lock: whoever claims it wants it. Returns whether it is still there.
+ * Makes a standby database available for claims, and frees its lock, which its claim needs. Returns whether the row still
+ * exists.
  *
  * @param session the connection that holds the lock
  */
@@ -179,7 +180,7 @@ export async function readyStandby(session: Kysely<Registry>, id: string): Promi
   return rows.length === 1;
 }
 
-/** Lets a standby database be claimed no more. Returns false where it was claimed, or is gone. */
+/** Makes a standby database unavailable for claims. Returns false if it was claimed, or is gone. */
 export async function retireStandby(db: Kysely<Registry>, id: string): Promise<boolean> {
   const changed = await db
     .updateTable('standby_databases')
@@ -214,7 +215,7 @@ export async function listStandbyClusters(db: Kysely<Registry>): Promise<Standby
     .execute();
 }
 
-/** Says how many standby databases a cluster is to have, where that is another number than now. */
+/** Sets how many standby databases a cluster keeps, if that number changes. */
 export async function setStandbyTarget(db: Kysely<Registry>, clusterId: string, target: number): Promise<void> {
   await db
     .updateTable('clusters')

@@ -1,4 +1,4 @@
-// Queries on the registry's tenants. Those by which jobs find their work are in db/registry/tenant-worklists.ts.
+// Queries on the registry's tenants. The queries with which jobs find their work are in db/registry/tenant-worklists.ts.
 import { sql, type Kysely, type RawBuilder, type SelectQueryBuilder, type Selectable } from 'kysely';
 import { afterPosition, containsPattern, type Keyset, type Position } from '../shared/keyset.js';
 import { refuseReadOnly, SERVER_STATE } from '../driver/proof.js';
@@ -24,29 +24,29 @@ export interface TenantRecord {
   readonly dbName: string;
   readonly dbUser: string;
   readonly dbPassword: string;
-  /** Ciphertext of the one that takes its place, while it is being changed. */
+  /** Ciphertext of the next password; set while the password is being changed. */
   readonly nextDbPassword: string | null;
   readonly poolOptions: StoredPoolOptions;
   readonly limits: StoredLimits;
   readonly clusterId: string | null;
   readonly deletedAt: string | null;
-  /** What a restoration brings back; null unless it is deleted. */
+  /** The status that a restoration brings back; null unless the tenant is deleted. */
   readonly statusBeforeDeletion: 'active' | 'suspended' | null;
-  /** The id of the operation that made it; null where a former build did. */
+  /** The id of the operation that made the tenant; null if a former build made it. */
   readonly claim: string | null;
   /** How often its status has changed. */
   readonly generation: number;
-  /** Whether it is deleted, and being restored. */
+  /** Whether the tenant is deleted and being restored. */
   readonly restoring: boolean;
-  /** The database that it is to adopt, while it is being made. */
+  /** The database that the tenant will adopt; set while it is being made. */
   readonly adopts: string | null;
-  /** What is to happen to its database while it is being removed; null is the default of its kind. */
+  /** What happens to the database of a tenant that is being removed; null means the default of its kind. */
   readonly onPurge: 'drop' | 'keep' | null;
   readonly schemaVersion: string;
   readonly epoch: number;
-  /** Sessions of a smaller generation do not count. Milliseconds since 1970 or 0, so that a double holds it exactly. */
+  /** Sessions with a smaller generation are not valid. Milliseconds since 1970, or 0, so that a double holds it exactly. */
   readonly sessionsGeneration: number;
-  /** For sessions without a generation, which a former build began: those from before do not count. */
+  /** For sessions without a generation, which a former build began: sessions from before this time are not valid. */
   readonly sessionsValidFrom: string | null;
   readonly createdAt: string;
   readonly updatedAt: string;
@@ -76,7 +76,7 @@ export const tenantColumns = [
   'on_purge as onPurge',
   'schema_version as schemaVersion',
   'epoch',
-  // pg gives a bigint as text.
+  // pg returns a bigint as text.
   sql<number>`sessions_generation::float8`.as('sessionsGeneration'),
   'sessions_valid_from as sessionsValidFrom',
   'created_at as createdAt',
@@ -101,7 +101,7 @@ export async function findTenantBySlug(db: Kysely<Registry>, slug: string): Prom
   return tenants(db).where('slug', '=', slug).executeTakeFirst();
 }
 
-/** One page of tenants; `search` looks into name and slug, whatever the case. */
+/** One page of tenants; `search` matches the name and the slug, ignoring case. */
 export async function listTenants(
   db: Kysely<Registry>,
   page: {
@@ -128,7 +128,7 @@ export async function listTenants(
   ).execute();
 }
 
-/** The tenants whose database should exist, oldest first: a deleted one may be restored. */
+/** The tenants whose database should exist, oldest first. A deleted tenant may be restored. */
 export async function listProvisionedTenants(db: Kysely<Registry>): Promise<TenantRecord[]> {
   return tenants(db).where('status', 'in', ['active', 'suspended', 'deleted']).orderBy('id').execute();
 }
@@ -188,10 +188,10 @@ export async function updateTenant(
 }
 
 /**
- * Ends every session that the tenant has, by its next generation. Returns whether there is such a tenant.
+ * Ends all sessions of a tenant by raising its generation. Returns whether the tenant exists.
  *
- * The generation is at least the registry's time in ms. A registry that was restored to an earlier moment knows a smaller one
- * than some sessions have, and must not count up to theirs.
+ * The generation is at least the registry's time in ms. A registry that was restored to an earlier moment has a smaller
+ * generation than some sessions, and must not count up to theirs.
  */
 export async function endTenantSessions(db: Kysely<Registry>, id: string): Promise<boolean> {
   const updated = await db
@@ -207,13 +207,13 @@ export async function endTenantSessions(db: Kysely<Registry>, id: string): Promi
   return updated !== undefined;
 }
 
-/** Answers when the registry does. @throws DatabaseFault, `in recovery` or `read-only` when it takes no writes */
+/** Resolves when the registry answers. @throws DatabaseFault, `in recovery` or `read-only` if it accepts no writes */
 export async function pingRegistry(db: Kysely<Registry>): Promise<void> {
   const { rows } = await sql<Record<string, unknown>>`select ${sql.raw(SERVER_STATE)}`.execute(db);
   refuseReadOnly(rows[0]);
 }
 
-/** Settings with changes to some keys; a key that became null is dropped, and has its default again. */
+/** Settings with changes to some keys. A key that became null is removed, and has its default again. */
 export function merged(settings: RawBuilder<unknown>, changes: PoolOptionChanges | LimitChanges): RawBuilder<string> {
   return sql<string>`jsonb_strip_nulls(${settings} || ${JSON.stringify(changes)}::jsonb)`;
 }

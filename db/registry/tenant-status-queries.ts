@@ -1,18 +1,18 @@
-// Queries that lead a tenant's row from one status to another. Each names the statuses, and where it matters the claim, that
-// it may come from: the row lock that it takes is the fence behind which a step may be called not done.
+// Queries that change the status of a tenant's row. Each names the statuses, and if necessary the claim, that the row may have.
+// Each takes the row's lock, so a step that finds another status after the lock has certainly not been done.
 import { sql, type Kysely, type UpdateObject, type UpdateQueryBuilder } from 'kysely';
 import type { Registry, TenantStatus } from './registry-schema.js';
 import { graceIsOver } from './tenant-worklists.js';
 import { tenantColumns, type TenantRecord } from './tenant-queries.js';
 
-/** The row, after every change of it that is under way has ended: also one whose answer was lost. */
+/** The row, after all concurrent changes of it have ended. That includes a change whose answer was lost. */
 export async function findSettledTenant(db: Kysely<Registry>, id: string): Promise<TenantRecord | undefined> {
   return db.selectFrom('tenants').select(tenantColumns).where('id', '=', id).forShare().executeTakeFirst();
 }
 
 /**
- * Makes a tenant active that is being made, with the database that it adopts; or suspended, when its database was found closed.
- * Undefined when it is not being made any more.
+ * Activates a tenant that is being made, with the database that it adopts. `suspended` is for a database that was found closed.
+ * Undefined if the tenant is no longer being made.
  */
 export async function activateTenant(
   db: Kysely<Registry>,
@@ -26,7 +26,7 @@ export async function activateTenant(
     .executeTakeFirst();
 }
 
-/** Turns a tenant to deleted and notes what it was. Undefined when it is neither active nor suspended. */
+/** Marks a tenant as deleted and stores its previous status. Undefined if the tenant is neither active nor suspended. */
 export async function markTenantDeleted(db: Kysely<Registry>, id: string): Promise<TenantRecord | undefined> {
   return change(db, id, { status: 'deleted' })
     .set({ deleted_at: sql<string>`now()`, status_before_deletion: sql<'active' | 'suspended'>`status` })
@@ -35,7 +35,7 @@ export async function markTenantDeleted(db: Kysely<Registry>, id: string): Promi
 }
 
 /**
- * Begins to restore a deleted tenant: from now on the restoration is finished, by this worker or by another. Undefined when it
+ * Begins to restore a deleted tenant. From now on this worker or another one finishes the restoration. Undefined if the tenant
  * is not deleted.
  */
 export async function beginRestoration(db: Kysely<Registry>, id: string): Promise<TenantRecord | undefined> {
@@ -45,7 +45,7 @@ export async function beginRestoration(db: Kysely<Registry>, id: string): Promis
     .executeTakeFirst();
 }
 
-/** Turns a deleted tenant back to what it was. Undefined when it is not being restored. */
+/** Gives a deleted tenant its previous status. Undefined if the tenant is not being restored. */
 export async function finishRestoration(
   db: Kysely<Registry>,
   { id, generation }: Pick<TenantRecord, 'id' | 'generation'>,
@@ -57,7 +57,7 @@ export async function finishRestoration(
     .executeTakeFirst();
 }
 
-/** Deletes a tenant again whose restoration is not finished: its grace time begins now. */
+/** Stops an unfinished restoration: the tenant stays deleted, and its grace time begins now. */
 export async function stopRestoration(db: Kysely<Registry>, id: string): Promise<TenantRecord | undefined> {
   return change(db, id, { restoring: false, deleted_at: sql<string>`now()`, generation: sql<number>`generation + 1` })
     .where('restoring', '=', true)
@@ -65,11 +65,11 @@ export async function stopRestoration(db: Kysely<Registry>, id: string): Promise
 }
 
 /**
- * Turns a tenant to deleting. No status follows. Undefined when it is in none of `from`.
+ * Marks a tenant as `deleting`, its last status. Undefined if its status is not in `from`.
  *
  * @param only.generation the number of changes that the caller has seen
- * @param only.grace ms that it must have been deleted for
- * @param onPurge what happens to its database; left out, one that the service made is dropped and any other kept
+ * @param only.grace how long (ms) the tenant must have been deleted
+ * @param onPurge what happens to its database; by default a database that the service made is dropped, and any other kept
  */
 export async function markTenantDeleting(
   db: Kysely<Registry>,
@@ -88,7 +88,7 @@ export async function markTenantDeleting(
   return (
     change(db, id, { status: 'deleting' })
       .set(NOT_DELETED)
-      // Always written: a former build, which does not, is refused by a trigger (migration 0011).
+      // Always written: a trigger refuses a former build, which does not write it (migration 0011).
       .set({
         on_purge:
           onPurge ?? sql<'drop' | 'keep'>`case when adopts is null and db_name = db_user then 'drop' else 'keep' end`,
@@ -102,7 +102,7 @@ export async function markTenantDeleting(
 }
 
 /**
- * Gives the row a higher number of changes than the mark of its database has: what a person wants counts. The grace time of a
+ * Gives the row a higher generation than the mark of its database, so that the status in the row decides. The grace time of a
  * deleted tenant begins now.
  */
 export async function raiseGeneration(
@@ -120,8 +120,8 @@ export async function raiseGeneration(
 }
 
 /**
- * Gives a row of a former build its claim; one that has a claim keeps it. The grace time of a deleted tenant then begins again:
- * whether it was restored since the row was written, no mark says.
+ * Gives a row of a former build its claim. A row that has a claim keeps it. The grace time of a deleted tenant then begins
+ * again: no mark shows whether the tenant was restored since the row was written.
  */
 export async function claimRow(db: Kysely<Registry>, id: string, claim: string): Promise<TenantRecord | undefined> {
   return db
@@ -135,7 +135,7 @@ export async function claimRow(db: Kysely<Registry>, id: string, claim: string):
     .executeTakeFirst();
 }
 
-/** Removes the row of a tenant that is being made or removed; any other stays. */
+/** Removes the row of a tenant that is being made or removed. Any other row stays. */
 export async function deleteTenantRow(db: Kysely<Registry>, id: string): Promise<void> {
   await db.deleteFrom('tenants').where('id', '=', id).where('status', 'in', ['provisioning', 'deleting']).execute();
 }

@@ -9,7 +9,7 @@ export async function listRestoringTenants(db: Kysely<Registry>): Promise<string
   return rows.map(({ id }) => id);
 }
 
-/** Ids of deleted tenants whose grace (ms) is over. */
+/** Ids of deleted tenants whose grace time (ms) is over. */
 export async function listTenantsToPurge(db: Kysely<Registry>, grace: number, limit: number): Promise<string[]> {
   const rows = await db
     .selectFrom('tenants')
@@ -24,7 +24,7 @@ export async function listTenantsToPurge(db: Kysely<Registry>, grace: number, li
   return rows.map(({ id }) => id);
 }
 
-/** Whether a deleted tenant's grace (ms) is over. */
+/** Whether a deleted tenant's grace time (ms) is over. */
 export function graceIsOver(grace: number): RawBuilder<boolean> {
   return sql<boolean>`deleted_at <= now() - ${grace} * interval '1 millisecond'`;
 }
@@ -32,7 +32,7 @@ export function graceIsOver(grace: number): RawBuilder<boolean> {
 /** The columns that decide the CONNECTION LIMIT of a tenant's role. */
 export type ConnectionLimitRow = Pick<TenantRecord, 'id' | 'dbHost' | 'dbPort' | 'dbUser' | 'limits'>;
 
-/** Tenants whose role should exist, in the order of their ids, after `after`. */
+/** Tenants whose role should exist, with ids greater than `after`, in order of id. */
 export async function listConnectionLimits(
   db: Kysely<Registry>,
   after: string | undefined,
@@ -48,13 +48,13 @@ export async function listConnectionLimits(
     .execute();
 }
 
-/** The columns that are needed to measure a tenant's storage. */
+/** The columns that measuring a tenant's storage needs. */
 export type StorageLimitRow = Pick<TenantRecord, 'id' | 'dbHost' | 'dbPort' | 'dbName' | 'limits'>;
 
 /**
- * Active tenants with a storage limit of their own, in the order of their ids, after `after`.
+ * Active tenants with a storage limit of their own, with ids greater than `after`, in order of id.
  *
- * @param all also tenants that have no limit of their own
+ * @param all also tenants without a limit of their own
  */
 export async function listStorageLimits(
   db: Kysely<Registry>,
@@ -73,7 +73,7 @@ export async function listStorageLimits(
     .execute();
 }
 
-/** Tenants that are being made or removed, or whose making or removal a crash cut off; oldest first. */
+/** Tenants that are being made or removed, or whose making or removal a crash interrupted; oldest first. */
 export async function listUnfinishedTenants(db: Kysely<Registry>): Promise<TenantRecord[]> {
   return db
     .selectFrom('tenants')

@@ -1,7 +1,7 @@
 import { sql, type Kysely } from 'kysely';
 
 export async function up(db: Kysely<unknown>): Promise<void> {
-  // The epoch follows what a pool is built on, whoever changes it: a change made by hand in SQL counts too.
+  // The epoch counts every change of a column that pools depend on, also a change made by hand in SQL.
   await sql`
     create function tenants_next_epoch() returns trigger language plpgsql as $$
     begin
@@ -18,7 +18,7 @@ export async function up(db: Kysely<unknown>): Promise<void> {
     create trigger tenants_next_epoch before update on tenants
     for each row execute function tenants_next_epoch()`.execute(db);
 
-  // Told on commit to every replica (src/replicas/events.ts). A rollout that writes schema_version tells nobody.
+  // Notifies every replica on commit (src/replicas/events.ts). A rollout that writes schema_version notifies no replica.
   await sql`
     create function tell_change() returns trigger language plpgsql as $$
     begin

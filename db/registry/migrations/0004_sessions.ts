@@ -3,7 +3,7 @@ import { createSessions } from '../../shared/session-migrations.js';
 
 export async function up(db: Kysely<unknown>): Promise<void> {
   await createSessions(db, 'operators');
-  // Here and not in the tenant's database: one that is restored from a backup brings back the sessions of its day.
+  // In the registry and not in the tenant's database: restoring that database from a backup brings back ended sessions.
   await sql`alter table tenants add column sessions_valid_from timestamptz(3)`.execute(db);
   await sql`
     create or replace function tenants_next_epoch() returns trigger language plpgsql as $$

@@ -1,7 +1,7 @@
 import { sql, type Kysely } from 'kysely';
 
 export async function up(db: Kysely<unknown>): Promise<void> {
-  // No foreign keys: a row outlives what it tells of, tenants too.
+  // No foreign keys: an audit row outlives the rows that it names, tenants too.
   await sql`
     create table audit (
       id uuid primary key,
@@ -20,7 +20,7 @@ export async function up(db: Kysely<unknown>): Promise<void> {
       check ((target_kind is null) = (target_id is null))
     )`.execute(db);
   await sql`create index audit_at_id on audit (at, id)`.execute(db);
-  // The order of GET /tenants/:id/audit, and each filter that it offers.
+  // The order of GET /tenants/:id/audit, and each of its filters.
   await sql`create index audit_tenant_id_at_id on audit (tenant_id, at, id)`.execute(db);
   for (const column of ['action', 'actor_id']) {
     const name = sql.id(`audit_tenant_id_${column}_at_id`);

@@ -1,7 +1,7 @@
 import { sql, type Kysely } from 'kysely';
 
 export async function up(db: Kysely<unknown>): Promise<void> {
-  // Written into what is made on a cluster, so that one installation never takes another's for its own.
+  // Stored in everything that is made on a cluster, so that no installation treats another installation's databases as its own.
   await sql`create table installation (id uuid primary key, only_one boolean not null default true unique check (only_one))`.execute(
     db,
   );
@@ -30,7 +30,7 @@ export async function up(db: Kysely<unknown>): Promise<void> {
   // Every sort that GET /clusters offers, with the id as the last key.
   await sql`create index clusters_created_at_id on clusters (created_at, id)`.execute(db);
 
-  // A database that waits for its tenant. Its id is the tenant's to be: marker and ciphertext bind it.
+  // A database that waits for its tenant. Its id becomes the tenant's id: marker and ciphertext are bound to it.
   await sql`
     create table standby_databases (
       id uuid primary key,
@@ -43,7 +43,7 @@ export async function up(db: Kysely<unknown>): Promise<void> {
       created_at timestamptz(3) not null default now(),
       unique (cluster_id, db_name)
     )`.execute(db);
-  // The next one to claim.
+  // Finds the next standby database to claim.
   await sql`create index standby_databases_claim on standby_databases (cluster_id, schema_version, id) where ready`.execute(
     db,
   );
@@ -63,12 +63,12 @@ export async function up(db: Kysely<unknown>): Promise<void> {
         check ((status = 'deleted') = (deleted_at is not null) and (deleted_at is null) = (status_before_deletion is null))`.execute(
     db,
   );
-  // How many tenants stand on a cluster, and which are to be looked after.
+  // For the number of tenants on a cluster, and for the jobs that find deleted tenants and old passwords.
   await sql`create index tenants_cluster_id on tenants (cluster_id, id)`.execute(db);
   await sql`create index tenants_deleted_at on tenants (deleted_at) where deleted_at is not null`.execute(db);
   await sql`create index tenants_password_rotated_at on tenants (password_rotated_at)`.execute(db);
 
-  // What POST /tenants answered to a key, so that a request that is sent again does nothing again.
+  // The keys of POST /tenants, so that a repeated request does nothing a second time.
   await sql`
     create table idempotency_keys (
       operator_id uuid not null references operators on delete cascade,

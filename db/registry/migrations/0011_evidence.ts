@@ -1,8 +1,8 @@
 import { sql, type Kysely } from 'kysely';
 
 export async function up(db: Kysely<unknown>): Promise<void> {
-  // What the mark of the tenant's database says too (db/server/marks.ts): the id of the operation that made the tenant, and a count of
-  // the changes of its status. Both are empty in rows of a former build until a replica completes them.
+  // The mark of the tenant's database has these values too (db/server/marks.ts): the id of the operation that made the tenant,
+  // and a count of the changes of its status. Both are empty in rows of a former build until a replica completes them.
   await sql`
     alter table tenants
       add column claim uuid,
@@ -12,13 +12,13 @@ export async function up(db: Kysely<unknown>): Promise<void> {
       add column on_purge text check (on_purge in ('drop', 'keep')),
       add constraint tenants_restoring_check check (not restoring or status = 'deleted')`.execute(db);
 
-  // One adoption of a database at a time.
+  // Allows one adoption of a database at a time.
   await sql`
     create unique index tenants_adopts_key on tenants (db_host, db_port, adopts) where adopts is not null`.execute(db);
   await sql`create index tenants_restoring on tenants (id) where restoring`.execute(db);
 
-  // Counted here, so that a change that a former build makes, or SQL by hand, counts too. Making a tenant is its first change,
-  // and its removal the last: both have the number already.
+  // The trigger counts, so that changes by a former build or by hand in SQL count too. The creation of a tenant is its first
+  // change, and its removal the last: both have their number already.
   await sql`
     create function tenants_next_generation() returns trigger language plpgsql as $$
     begin

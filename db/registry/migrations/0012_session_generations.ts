@@ -5,7 +5,7 @@ export async function up(db: Kysely<unknown>): Promise<void> {
   await addSessionColumns(db);
   await sql`alter table tenants add column sessions_generation bigint not null default 0`.execute(db);
 
-  // A former build signs a tenant out by sessions_valid_from alone.
+  // A former build signs a tenant out with sessions_valid_from alone.
   await sql`
     create or replace function tenants_next_epoch() returns trigger language plpgsql as $$
     begin

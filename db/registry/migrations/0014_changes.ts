@@ -1,8 +1,9 @@
 import { sql, type Kysely } from 'kysely';
 
 export async function up(db: Kysely<unknown>): Promise<void> {
-  // What replicas tell each other, in rows and not in notifications: a row is there until every replica has read it
-  // (db/registry/feed-rows.ts). Numbers are given in another order than that of the commits; readers go by the transaction.
+  // The changes that replicas publish to each other, in rows and not in notifications: a row stays until every replica has read
+  // it (db/registry/feed-rows.ts). The order of the numbers differs from the order of the commits, so readers compare
+  // transactions.
   await sql`
     create table changes (
       seq bigint generated always as identity primary key,
@@ -12,11 +13,11 @@ export async function up(db: Kysely<unknown>): Promise<void> {
     )`.execute(db);
   await sql`create index changes_xid on changes (xid)`.execute(db);
 
-  // A former build beside this one publishes its changes by NOTIFY alone, for an hour or so after this moment.
+  // For an hour or so after this moment, a former build beside this one publishes its changes with NOTIFY alone.
   await sql`alter table installation add column feed_since timestamptz(3) not null default now()`.execute(db);
 
-  // With the owner's rights: a role that may change a tenant by hand need not know this table. The notification wakes the
-  // readers; replicas of a former build read it.
+  // With the owner's rights: a role that may change a tenant by hand needs no rights on this table. The notification wakes the
+  // readers; replicas of a former build read the message in it.
   await sql`
     create or replace function tell_change() returns trigger
     language plpgsql security definer set search_path = pg_catalog, public, pg_temp as $$
