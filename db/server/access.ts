@@ -1,5 +1,5 @@
-// SQL that opens and closes tenants' databases: with each the mark changes, or is at least compared, in one transaction, so
-// that a database is never opened or closed for a row that it does not belong to.
+// SQL that opens and closes tenants' databases. The same transaction changes or at least compares the mark, so that a database is
+// never opened or closed for a row that it does not belong to.
 import { setTimeout as delay } from 'node:timers/promises';
 import { sql } from 'kysely';
 import type { ClusterDb } from './server-admin.js';
@@ -9,7 +9,7 @@ import { changeMark, markIn, type MarkChange } from './marks.js';
 const MISSING_DATABASE = '3D000';
 const UNDEFINED_OBJECT = '42704';
 
-/** Takes no connections any more: a standby database waits closed. */
+/** Makes a database refuse connections. A standby database stays closed until it is claimed. */
 export async function closeDatabase(cluster: ClusterDb, name: string): Promise<void> {
   await sql`alter database ${sql.id(name)} allow_connections false`.execute(cluster);
 }
@@ -17,8 +17,8 @@ export async function closeDatabase(cluster: ClusterDb, name: string): Promise<v
 /**
  * Opens a standby database and its role, both of one name, to its tenant, in one transaction.
  *
- * @param mark its change from that of a standby database
- * @returns false when the database does not carry that mark: it may hold a tenant's data, and stays as it is
+ * @param mark its change from the mark of a standby database
+ * @returns false if the database does not carry that mark: it may hold a tenant's data, and stays as it is
  */
 export async function openStandby(
   cluster: ClusterDb,
@@ -29,17 +29,17 @@ export async function openStandby(
   return changeMark(cluster, { ...mark, database: name, role: name, also });
 }
 
-/** Looks for sessions in a database that was closed, and the time (ms) between two. */
+/** How often a closed database is checked for sessions, and the pause (ms) between two checks. */
 const LOOKS = 40;
 const LOOK_AGAIN_AFTER = 25;
 
-/** How long (ms) one session's end is waited for. */
+/** Longest wait (ms) for the end of one session. */
 const SESSION_END = 200;
 
-/** Sessions that the provisioner may end, and not its own: what is under way there as the owner comes to its end. */
+/** Sessions that the provisioner may end, except its own: statements that run there as the owner end by themselves. */
 export const foreignSessions = sql`usesysid <> current_user::regrole and pg_has_role(usesysid, 'USAGE')`;
 
-/** A tenant's database with its role, and how its mark changes, or stays, with its door. */
+/** A tenant's database and its role, with the mark before and after the change. */
 export interface Door {
   readonly name: string;
   readonly runtimeRole: string;
@@ -47,15 +47,15 @@ export interface Door {
 }
 
 /**
- * Closes a tenant's database: it takes no connections, and the sessions of its role are ended. To be repeated when it failed;
- * a database that does not exist is fine.
+ * Closes a tenant's database: it refuses connections, and the sessions of its role are ended. Repeat it after a failure. A
+ * database that does not exist counts as closed.
  *
- * @returns false when the database carries another mark than expected: it stays as it is
- * @throws Error when sessions are still there after a while
+ * @returns false if the database carries another mark than expected: it stays as it is
+ * @throws Error if sessions are still there after LOOKS checks
  */
 export async function closeTenantDatabase(cluster: ClusterDb, { name, runtimeRole, mark }: Door): Promise<boolean> {
   const close = sql`alter database ${sql.id(name)} allow_connections false`;
-  // The second bolt: the owner can enter for a migration, and the tenant's role still cannot.
+  // A second protection: if the owner opens the database for a migration, the tenant's role still cannot connect.
   const revoke = sql`revoke connect on database ${sql.id(name)} from ${sql.id(runtimeRole)}`;
   try {
     const changed = await changeMark(cluster, {
@@ -64,7 +64,7 @@ export async function closeTenantDatabase(cluster: ClusterDb, { name, runtimeRol
       role: runtimeRole,
       also: [close, revoke],
     }).catch((error: unknown) => {
-      // Without its role, as a restored backup may leave it, the database is to be closed too.
+      // A restored backup may lack the role. The database must be closed then too.
       if (!hasSqlState(error, UNDEFINED_OBJECT)) throw error;
       return changeMark(cluster, { ...mark, database: name, also: [close] });
     });
@@ -78,7 +78,7 @@ export async function closeTenantDatabase(cluster: ClusterDb, { name, runtimeRol
     const { rows } = await sql`
       select pg_terminate_backend(pid, ${SESSION_END}) from pg_stat_activity
       where datname = ${name} and ${foreignSessions}`.execute(cluster);
-    // A session whose handshake was under way when the database was closed shows up a moment later.
+    // A session whose handshake was under way when the database was closed appears a moment later.
     quiet = rows.length === 0 ? quiet + 1 : 0;
     if (quiet === 2) return true;
     await delay(LOOK_AGAIN_AFTER);
@@ -87,9 +87,9 @@ export async function closeTenantDatabase(cluster: ClusterDb, { name, runtimeRol
 }
 
 /**
- * Opens a tenant's database to its role again. To be repeated when it failed.
+ * Opens a tenant's database to its role again. Repeat it after a failure.
  *
- * @returns false when the database carries another mark than expected: it stays as it is
+ * @returns false if the database carries another mark than expected: it stays as it is
  */
 export async function openTenantDatabase(cluster: ClusterDb, { name, runtimeRole, mark }: Door): Promise<boolean> {
   const also = [
@@ -99,13 +99,15 @@ export async function openTenantDatabase(cluster: ClusterDb, { name, runtimeRole
   return changeMark(cluster, { ...mark, database: name, role: runtimeRole, also });
 }
 
-/** Opens a database to its owner that is a tenant's no more, and takes its mark away. @param text the mark that it carries */
+/**
+ * Opens a database that no longer belongs to a tenant to its owner, and removes its mark. @param text the mark that it carries
+ */
 export async function releaseDatabase(cluster: ClusterDb, name: string, text: string | null): Promise<boolean> {
   const also = [sql`alter database ${sql.id(name)} allow_connections true`];
   return changeMark(cluster, { database: name, from: [text], to: null, also });
 }
 
-/** Runs `work`, which enters a closed database as its owner. Its role still cannot: it lost CONNECT when it was closed. */
+/** Runs `work`, which enters a closed database as its owner. The runtime role cannot connect: closing revoked its CONNECT. */
 export async function whileOpenToOwner<T>(cluster: ClusterDb, name: string, work: () => Promise<T>): Promise<T> {
   await sql`alter database ${sql.id(name)} allow_connections true`.execute(cluster);
   try {
@@ -115,19 +117,19 @@ export async function whileOpenToOwner<T>(cluster: ClusterDb, name: string, work
   }
 }
 
-/** A database as it is found on its server. */
+/** A database as its server shows it. */
 export interface FoundDoor {
   readonly name: string;
-  /** The mark, as text; null for none. */
+  /** The mark, as text; null if there is none. */
   readonly text: string | null;
   readonly open: boolean;
-  /** Whether a session that could be ended is in it. Looked for only where the database was named. */
+  /** Whether the database has a session that could be ended. Checked only for databases in `names`. */
   readonly busy: boolean;
 }
 
 /**
- * Of the connected role's databases those with these names, and those that are not simply open to the tenant of their mark:
- * closed ones, ones without a mark, with a mark of a former build, or of another state.
+ * Finds databases of the connected role: those with the given names, and those that are not simply open to the tenant of their
+ * mark. The latter are closed, or have no mark, a mark of a former build, or a mark of another state.
  */
 export async function readDoors(cluster: ClusterDb, names: readonly string[]): Promise<FoundDoor[]> {
   const { rows } = await sql<FoundDoor>`

@@ -1,21 +1,21 @@
-// SQL about databases that were there before they became a tenant's: what they are, whose they are, and letting go of them.
+// SQL about databases that existed before they became a tenant's: their properties, their owner, and their release.
 import { sql, type Kysely, type RawBuilder } from 'kysely';
 import type { ClusterDb } from './server-admin.js';
 import { MARKER_QUERY } from '../tenant/marker.js';
 import type { TenantDatabase } from '../tenant/tenant-schema.js';
 
 export interface FoundDatabase {
-  /** Whether it belongs to the connected role. */
+  /** Whether the connected role owns it. */
   readonly owned: boolean;
   readonly isTemplate: boolean;
   readonly allowsConnections: boolean;
   /** Rights of PUBLIC on it. */
   readonly publicRights: readonly string[];
-  /** Whether any role but its owner has rights on it. */
+  /** Whether any role except its owner has rights on it. */
   readonly othersHaveRights: boolean;
 }
 
-/** A database as the cluster's catalogs have it; undefined where there is none. */
+/** A database in the cluster's catalogs; undefined if it does not exist. */
 export async function findDatabase(cluster: ClusterDb, name: string): Promise<FoundDatabase | undefined> {
   const { rows } = await sql<FoundDatabase>`
     select pg_get_userbyid(datdba) = current_user as owned, datistemplate as "isTemplate",
@@ -27,20 +27,20 @@ export async function findDatabase(cluster: ClusterDb, name: string): Promise<Fo
   return rows[0];
 }
 
-/** Takes PUBLIC's rights on a database, and lets the runtime role connect. */
+/** Revokes PUBLIC's rights on a database, and lets the runtime role connect. */
 export async function closeToOthers(cluster: ClusterDb, name: string, runtimeRole: string): Promise<void> {
   await sql`revoke all on database ${sql.id(name)} from public`.execute(cluster);
   await sql`grant connect on database ${sql.id(name)} to ${sql.id(runtimeRole)}`.execute(cluster);
 }
 
-/** What gives PUBLIC back its rights on a database. @param rights as `findDatabase` answered them */
+/** Statements that grant PUBLIC its rights again. @param rights as `findDatabase` returned them */
 export function reopenToOthers(name: string, rights: readonly string[]): RawBuilder<unknown>[] {
   return ['CONNECT', 'TEMPORARY', 'CREATE']
     .filter((right) => rights.includes(right))
     .map((right) => sql`grant ${sql.raw(right)} on database ${sql.id(name)} to public`);
 }
 
-/** Whose a database is, told from inside it. */
+/** Whether a database is a registry, or carries a tenant's marker, seen from inside the database. */
 export async function inspectContent(
   db: Kysely<TenantDatabase>,
 ): Promise<{ readonly isRegistry: boolean; readonly isMarked: boolean }> {
@@ -53,7 +53,7 @@ export async function inspectContent(
   return { isRegistry: found?.isRegistry ?? false, isMarked: marks.length > 0 };
 }
 
-/** Databases in which a role has rights, or on which. */
+/** Databases in which or on which a role has rights. */
 export async function databasesWithRightsOf(cluster: ClusterDb, role: string): Promise<readonly string[]> {
   const { rows } = await sql<{ name: string }>`
     select distinct datname as name from pg_shdepend as dependency
@@ -66,8 +66,8 @@ export async function databasesWithRightsOf(cluster: ClusterDb, role: string): P
 }
 
 /**
- * Takes a runtime role's rights in this database and on it, and the tenant's marker when it carries it. Repeating it is fine,
- * also without the role.
+ * Revokes a runtime role's rights in this database and on it, and removes the tenant's marker if it is there. It can be
+ * repeated, also after the role is gone.
  */
 export async function letGo(db: Kysely<TenantDatabase>, runtimeRole: string, tenantId: string): Promise<void> {
   const {

@@ -1,4 +1,4 @@
-// What a server says of itself when it is to hold tenants' databases: its version, its role's rights, its clock, its limits.
+// The properties of a server that decide whether it can hold tenants' databases: version, rights of its role, clock, limits.
 import { sql } from 'kysely';
 import { checkCluster, type ClusterCheck, type ClusterDb } from './server-admin.js';
 
@@ -7,15 +7,15 @@ export interface ClusterInspection extends ClusterCheck {
   readonly versionNumber: number;
   /** As people write it, such as 18.1. */
   readonly version: string;
-  /** A standby, or a server that takes no writes. */
+  /** A standby, or a server that accepts no writes. */
   readonly readOnly: boolean;
-  /** The server's clock minus this process's, ms; as exact as the way there and back is short. */
+  /** The server's clock minus this process's clock, in ms. The error is at most half the round trip. */
   readonly clockSkew: number;
-  /** Connections that are left for roles which are no superusers. */
+  /** Connections that remain for roles that are not superusers. */
   readonly maxConnections: number;
 }
 
-/** @param cluster connected as the provisioner. @throws DatabaseFault */
+/** @param cluster a connection as the provisioner. @throws DatabaseFault */
 export async function inspectCluster(cluster: ClusterDb): Promise<ClusterInspection> {
   const check = await checkCluster(cluster);
   const before = Date.now();

@@ -5,7 +5,7 @@ import { hasSqlState } from '../driver/database-fault.js';
 
 const INSUFFICIENT_PRIVILEGE = '42501';
 
-/** Drops a database and ends the sessions in it; one that does not exist is fine. */
+/** Drops a database and ends the sessions in it. It succeeds if the database does not exist. */
 export async function dropDatabase(cluster: ClusterDb, name: string): Promise<void> {
   const drop = sql`drop database if exists ${sql.id(name)}`;
   try {
@@ -18,9 +18,9 @@ export async function dropDatabase(cluster: ClusterDb, name: string): Promise<vo
   }
 }
 
-/** Drops a runtime role; one that does not exist is fine. Its database must be gone. */
+/** Drops a runtime role. It succeeds if the role does not exist. The role's database must be gone. */
 export async function dropRole(cluster: ClusterDb, name: string): Promise<void> {
-  // IF EXISTS asks for CREATEROLE before it looks: undoing a CREATE ROLE that was refused would be refused too.
+  // IF EXISTS requires CREATEROLE before it looks: undoing a refused CREATE ROLE would be refused too.
   const { rows } = await sql`select from pg_roles where rolname = ${name}`.execute(cluster);
   if (rows.length === 0) return;
   await sql`drop role if exists ${sql.id(name)}`.execute(cluster);

@@ -1,46 +1,46 @@
-// Marks: the comment on a database and on its role says whose it is and in which state, so that the database itself carries
-// the evidence that decides whether it may be opened, closed or dropped (docs/inside/provisioning.md).
+// Marks: the comment on a database and on its role says whose it is and in which state. So the database itself carries the
+// evidence that decides whether it may be opened, closed or dropped (docs/inside/provisioning.md).
 import { sql, type Kysely, type RawBuilder } from 'kysely';
 import { hasSqlState } from '../driver/database-fault.js';
 
 /**
  * - `standby`: waits for a tenant; no user data was ever in it.
- * - `making`: a tenant is being made of it; it was never served.
+ * - `making`: a tenant is being made from it; it has never served a request.
  * - `tenant`, `adopted`, `suspended`: holds a tenant's data.
  * - `deleted`: its tenant was deleted, and may still be restored.
  * - `dropping`: the decision to drop it is made. No other state follows.
  */
 export type MarkState = 'standby' | 'making' | 'tenant' | 'adopted' | 'suspended' | 'deleted' | 'dropping';
 
-/** The mark of a tenant's database, or of one that waits for a tenant. */
+/** The mark of a tenant's database, or of a standby database. */
 export interface Mark {
   /** The registry's own id. */
   readonly installation: string;
-  /** The tenant's id, or that of the tenant to be. */
+  /** The id of the tenant; in a standby database, of the future tenant. */
   readonly id: string;
   readonly state: MarkState;
-  /** The id of the operation that made the tenant. Null in a standby database, and in what a former build made. */
+  /** The id of the operation that made the tenant. Null in a standby database, and in a database that a former build made. */
   readonly claim: string | null;
-  /** Counts the changes of the tenant's status, in the registry's row as well; 0 without a claim. */
+  /** Counts the changes of the tenant's status, also in the registry's row; 0 without a claim. */
   readonly generation: number;
 }
 
-/** The mark of a template, or of one that is being built. */
+/** The mark of a template, finished or being built. */
 export interface TemplateMark {
   readonly installation: string;
   readonly state: 'template' | 'building';
-  /** The newest migration that it has run, or is to run. */
+  /** The newest migration that the template has run, or will run. */
   readonly version: string;
 }
 
-/** A database or a role with the comment that it carries. */
+/** A database or a role, and its mark. */
 export interface Marked {
   readonly name: string;
-  /** The first line of the comment, where that is a mark of any installation. */
+  /** The first line of the comment, if it is a mark of any installation. */
   readonly text: string | null;
 }
 
-/** Of every mark; the id of the installation follows. */
+/** Begins every mark. The installation's id follows. */
 export const PREFIX = 'tenantry';
 const STATES: readonly string[] = ['standby', 'making', 'tenant', 'adopted', 'suspended', 'deleted', 'dropping'];
 const UUID = '[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}';
@@ -69,42 +69,42 @@ export function parseTemplateMark(text: string | null): TemplateMark | undefined
   return { installation, state: state as TemplateMark['state'], version };
 }
 
-/** The comment's first line, where it has the form of a mark; SQL that answers text or null. */
+/** SQL for the first line of a comment, if it has the form of a mark; text or null. */
 export function markIn(comment: RawBuilder<unknown>): RawBuilder<string | null> {
   return sql`(case when starts_with(${comment}, ${sql.lit(`${PREFIX} `)}) then split_part(${comment}, e'\n', 1) end)`;
 }
 
 const NOT_AS_EXPECTED = 'TN001';
 
-/** Never a mark, and no empty list of them. */
+/** Differs from every mark, and from an empty list of marks. */
 const NO_MARK = '-';
 
-/** A change of a mark, by compare and set. */
+/** A change of a mark by compare-and-set. */
 export interface MarkChange {
   readonly database: string;
-  /** The marks that the database may carry; null is for none. */
+  /** The marks that the database may carry; null means no mark. */
   readonly from: readonly (string | null)[];
-  /** Null takes the mark away. */
+  /** Null removes the mark. */
   readonly to: string | null;
-  /** The database's role, which gets the same comment where it exists. */
+  /** The database's role. It gets the same comment if it exists. */
   readonly role?: string | undefined;
-  /** Done in the same transaction. */
+  /** Statements that run in the same transaction. */
   readonly also?: readonly RawBuilder<unknown>[];
 }
 
 /**
- * Changes a mark in one transaction of the maintenance database: takes the advisory lock of the name, reads the mark,
- * compares, and writes. The rest of the comment, which an adopted database may have, stays. Two changes at once come one after
- * the other. A change whose answer was lost can be sent again with its own result among `from`.
+ * Changes a mark in one transaction of the maintenance database: takes the advisory lock of the name, reads the mark, compares,
+ * and writes. The rest of the comment, which an adopted database may have, stays. The lock puts concurrent changes in order. A
+ * change whose answer was lost can be sent again, with its own result in `from`.
  *
- * @returns false when the database carries another mark: then nothing changed
- * @throws when there is no such database (3D000)
+ * @returns false if the database carries another mark: then nothing changed
+ * @throws if there is no such database (3D000)
  */
 export async function changeMark(cluster: Kysely<unknown>, change: MarkChange): Promise<boolean> {
   const given = (name: string, value: string): RawBuilder<unknown> =>
     sql`select set_config(${sql.lit(`tenantry.${name}`)}, ${sql.lit(value)}, true)`;
   const parts = [
-    // Given as settings: a name of the server may contain any character, the end of the quoted block included.
+    // Passed as settings: a name of the server may contain any character, also the end of the quoted block.
     given('database', change.database),
     given('role', change.role ?? ''),
     given('from', change.from.map((text) => text ?? NO_MARK).join('\n')),
@@ -156,16 +156,16 @@ const CHANGE = sql`
     end if;
   end $do$`;
 
-/** A database, as far as its mark decides about it. */
+/** A database, with the fields that decisions on its mark need. */
 export interface MarkedDatabase extends Marked {
-  /** Whether it belongs to the connected role. */
+  /** Whether the connected role owns it. */
   readonly owned: boolean;
   readonly open: boolean;
   /** The mark of the role of the same name. */
   readonly roleText: string | null;
 }
 
-/** Those of these databases that exist, with their marks. */
+/** The databases with these names that exist, with their marks. */
 export async function findMarks(cluster: Kysely<unknown>, names: readonly string[]): Promise<MarkedDatabase[]> {
   const { rows } = await sql<MarkedDatabase>`
     select d.datname as name, d.datdba = current_user::regrole as owned, d.datallowconn as open, ${markIn(sql`shobj_description(d.oid, 'pg_database')`)} as text,
@@ -175,7 +175,7 @@ export async function findMarks(cluster: Kysely<unknown>, names: readonly string
   return rows;
 }
 
-/** The mark of each of these roles; of one that does not exist, nothing. */
+/** The mark of each of these roles. A role that does not exist is left out. */
 export async function findRoleMarks(cluster: Kysely<unknown>, names: readonly string[]): Promise<Marked[]> {
   const { rows } = await sql<Marked>`
     select rolname as name, ${markIn(sql`shobj_description(oid, 'pg_authid')`)} as text
@@ -183,7 +183,7 @@ export async function findRoleMarks(cluster: Kysely<unknown>, names: readonly st
   return rows;
 }
 
-/** Every database of the connected role, and every role, that carries a mark of the installation; databases first. */
+/** All databases of the connected role, and all roles, with a mark of the installation. Databases come first. */
 export async function listMarked(
   cluster: Kysely<unknown>,
   installation: string,

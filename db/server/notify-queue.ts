@@ -1,4 +1,4 @@
-// PostgreSQL's queue of notifications. All databases of a server share it, any role can fill it, and a full one fails every
+// PostgreSQL's queue of notifications. All databases of a server share it, and any role can fill it. A full queue fails every
 // COMMIT that notifies.
 import { sql, type Kysely } from 'kysely';
 import type { ClusterDb } from './server-admin.js';
@@ -7,8 +7,8 @@ import { hasSqlState } from '../driver/database-fault.js';
 import { PREFIX } from './marks.js';
 
 /**
- * From this usage on (of 1) the queue counts as crowded: triggers notify no more (migration 0014). A queue in order is almost
- * empty.
+ * From this usage on (0 to 1) the queue counts as crowded, and triggers no longer notify (migration 0014). A healthy queue is
+ * almost empty.
  */
 export const CROWDED = 0.5;
 
@@ -17,7 +17,7 @@ export function isQueueFull(error: unknown): boolean {
   return hasSqlState(error, '54000');
 }
 
-/** How full the queue is, from 0 to 1. Asking frees what every listener has read: nothing else does so in a full queue. */
+/** How full the queue is, from 0 to 1. Reading it also frees what every listener has read; in a full queue nothing else does. */
 export async function queueUsage<DB>(db: Kysely<DB>): Promise<number> {
   const { rows } = await sql<{ usage: number }>`select pg_notification_queue_usage() as usage`.execute(db);
   return rows[0]?.usage ?? 0;
@@ -25,20 +25,20 @@ export async function queueUsage<DB>(db: Kysely<DB>): Promise<number> {
 
 /** Sessions of tenants' roles that may hold up the queue, the most suspect first. */
 const suspects = {
-  /** Sessions that are not the service's, by the name that they gave themselves. */
+  /** Sessions that are not the service's, by their application_name. */
   strangers: sql`application_name not like 'tenantry %'`,
   /** A session that listens reads nothing while its transaction is open. */
   transactions: sql`xact_start < clock_timestamp() - interval '5 seconds'`,
-  /** A session that listens is not woken when the transaction that filled the queue was rolled back. */
+  /** PostgreSQL does not wake a listening session if the transaction that filled the queue was rolled back. */
   idle: sql`state = 'idle'`,
 } as const;
 
 /**
- * Ends sessions of the roles of an installation's tenants: those that carry its mark. The provisioner may be a member of other
- * roles too, and as a superuser it is one of all.
+ * Ends sessions of the roles that carry the installation's mark, which are its tenants' roles. The mark is necessary: the
+ * provisioner may be a member of other roles, and a superuser is a member of every role.
  *
- * @param cluster connected as the provisioner
- * @returns how many
+ * @param cluster a connection as the provisioner
+ * @returns how many sessions were ended
  */
 export async function endSuspects(
   cluster: ClusterDb,

@@ -1,17 +1,20 @@
-// Setting the password of a tenant's role, so that a worker which is late cannot undo what a later one did.
+// Sets the password of a tenant's role, so that a late worker cannot undo the change of a later worker.
 import { sql } from 'kysely';
 import type { ClusterDb } from './server-admin.js';
 import { DatabaseFault } from '../driver/database-fault.js';
 
-/** Longest time (ms) that the server waits between two statements of the transaction: a worker that is stopped frees the role. */
+/**
+ * Longest time (ms) that the server waits between two statements of the transaction. Then a worker that stopped frees the role.
+ */
 const IDLE_DEADLINE = 4_000;
 
 /**
- * Sets a role's password, if `confirm` still agrees after the ALTER and before its COMMIT. Open connections of the role live on.
+ * Sets a role's password, if `confirm` still agrees after the ALTER and before its COMMIT. Open connections of the role stay
+ * open.
  *
- * The ALTER locks the role until the transaction ends, so every other ALTER of the role comes completely before `confirm` or
- * completely after the COMMIT. If each worker records a password before its ALTER, and `confirm` compares with what is recorded,
- * then the password of the worker that recorded last is the one that stays.
+ * The ALTER locks the role until the transaction ends. So every other ALTER of the role comes completely before `confirm` or
+ * completely after the COMMIT. Each worker must record a password before its ALTER, and `confirm` must compare with the record.
+ * Then the password of the worker that recorded last stays.
  *
  * @param verifier a SCRAM verifier, never a password
  * @param timeout longest run of the ALTER, in ms; another worker's transaction on the role can hold it up
@@ -38,7 +41,10 @@ export async function setRolePassword(
   }
 }
 
-/** What is answered to the second of two transactions that change a role: `tuple concurrently updated` (db/driver/database-fault.ts). */
+/**
+ * PostgreSQL's error for the second of two transactions that change a role: `tuple concurrently updated`
+ * (db/driver/database-fault.ts).
+ */
 function isConcurrent(error: unknown): boolean {
   return error instanceof DatabaseFault && error.kind === 'busy' && error.reason === 'XX000';
 }

@@ -1,25 +1,26 @@
-// SQL about roles and databases of a cluster, run as its provisioner: a role that may log in, create databases and
-// create roles, and is no superuser. Each function is one idempotent or undoable step, so that a saga can be built on
-// them. The recipe is the one in docs/inside/isolation.md.
+// SQL about roles and databases of a cluster, run as its provisioner: a role that may log in, create databases and create roles,
+// and is not a superuser. Each function is one step that can be repeated or undone, so that a saga can use it. The steps follow
+// docs/inside/isolation.md.
 import { sql, type Kysely } from 'kysely';
 import { hasSqlState } from '../driver/database-fault.js';
 import { changeMark } from './marks.js';
 
-/** A connection to a cluster as its provisioner; which database it is connected to does not matter here. */
+/** A connection to a cluster as its provisioner, to any of its databases. */
 export type ClusterDb = Kysely<unknown>;
 
-/** A connection that is only used to reach a cluster, not to ask for tables. */
+/** The database for connections that need no tables, only the cluster. */
 export const MAINTENANCE_DATABASE = 'postgres';
 
 const DUPLICATE_DATABASE = '42P04';
 const DUPLICATE_OBJECT = '42710';
 
 /**
- * Creates a tenant's runtime role: it inherits nothing and owns nothing. One transaction: it is never there without its mark.
+ * Creates a tenant's runtime role, which inherits nothing and owns nothing. One transaction, so that it never exists without its
+ * mark.
  *
  * @param role.verifier a SCRAM verifier, never a password
  * @param role.connectionLimit the most connections of all replicas together
- * @param role.login false for one that nobody may enter with yet
+ * @param role.login false for a role that must not log in yet
  * @param role.mark its comment (db/server/marks.ts)
  */
 export async function createRuntimeRole(
@@ -27,8 +28,8 @@ export async function createRuntimeRole(
   role: { name: string; verifier: string; connectionLimit: number; login?: boolean; mark?: string },
 ): Promise<void> {
   const login = role.login === false ? sql`nologin` : sql`login`;
-  // Ending a role's sessions takes membership in it. From PostgreSQL 16 on membership comes without the right to SET ROLE;
-  // 15 knows no such options, and its CREATEROLE may become any plain role anyway.
+  // To end a role's sessions, the provisioner must be a member of it. Since PostgreSQL 16 the membership excludes SET ROLE; 15
+  // has no such options, and its CREATEROLE may become any role that is not a superuser anyway.
   await sql`
     create role ${sql.id(role.name)} with ${login} nosuperuser nocreatedb nocreaterole noinherit noreplication nobypassrls
       connection limit ${sql.lit(role.connectionLimit)} password ${sql.lit(role.verifier)};
@@ -43,8 +44,8 @@ export async function createRuntimeRole(
 }
 
 /**
- * What the sessions of a runtime role begin with, so that one which is not the service's waits and sits for no longer than
- * those. The role may lift these for itself (docs/inside/isolation.md).
+ * Settings with which the sessions of a runtime role begin. A session that is not the service's then waits and idles no longer
+ * than the service's sessions. The role may change these settings for itself (docs/inside/isolation.md).
  */
 const roleBounds = {
   statement_timeout: '60s',
@@ -52,10 +53,10 @@ const roleBounds = {
   idle_in_transaction_session_timeout: '60s',
 } as const;
 
-/** Disk for the temporary files of a session. The role cannot lift it; the provisioner may set it since bootstrap said so. */
+/** Disk space for the temporary files of a session. The role cannot change it; bootstrap lets the provisioner set it. */
 const tempFileLimit = { temp_file_limit: '1GB' } as const;
 
-/** Gives runtime roles of this cluster the bounds that they lack. Returns how many lacked any. */
+/** Gives runtime roles of this cluster the settings that they lack. Returns how many roles lacked any. */
 export async function boundRuntimeRoles(cluster: ClusterDb, names: readonly string[]): Promise<number> {
   const { rows: allowed } = await sql`
     select from pg_roles where rolname = current_user
@@ -66,7 +67,7 @@ export async function boundRuntimeRoles(cluster: ClusterDb, names: readonly stri
     select rolname as name from pg_roles
     where rolname = any(${names}) and not (coalesce(rolconfig, '{}') @> ${settings})`.execute(cluster);
   for (const { name } of lacking) {
-    // One packet: the provisioner is waited for when a tenant is made.
+    // One packet: the making of a tenant waits for the provisioner.
     const statements = bounds.map(
       ([bound, value]) => sql`alter role ${sql.id(name)} set ${sql.raw(bound)} to ${sql.lit(value)}`,
     );
@@ -75,7 +76,7 @@ export async function boundRuntimeRoles(cluster: ClusterDb, names: readonly stri
   return lacking.length;
 }
 
-/** The CONNECTION LIMIT of each of these roles; of one that does not exist, nothing. */
+/** The CONNECTION LIMIT of each of these roles. A role that does not exist is left out. */
 export async function connectionLimitsOf(
   cluster: ClusterDb,
   roles: readonly string[],
@@ -85,12 +86,12 @@ export async function connectionLimitsOf(
   return new Map(rows.map(({ name, limit }) => [name, limit]));
 }
 
-/** Bounds the connections of a role. Those beyond a lower bound stay until they are closed. */
+/** Sets the CONNECTION LIMIT of a role. Connections beyond a lower limit stay until they are closed. */
 export async function setConnectionLimit(cluster: ClusterDb, role: string, limit: number): Promise<void> {
   await sql`alter role ${sql.id(role)} connection limit ${sql.lit(limit)}`.execute(cluster);
 }
 
-/** Bytes of each of these databases; of one that does not exist, nothing. */
+/** The size of each of these databases, in bytes. A database that does not exist is left out. */
 export async function databaseSizes(
   cluster: ClusterDb,
   databases: readonly string[],
@@ -102,8 +103,8 @@ export async function databaseSizes(
 }
 
 /**
- * Creates a database from a template with no way in for anybody but its owner, then lets the runtime role connect.
- * CREATE DATABASE gives CONNECT to PUBLIC again whatever the template says, hence closed first, opened last.
+ * Creates a database from a template, closed to all roles except its owner, then lets the runtime role connect. CREATE DATABASE
+ * grants CONNECT to PUBLIC whatever the template says. So the database is created closed and opened last.
  */
 export async function createTenantDatabase(
   cluster: ClusterDb,
@@ -116,16 +117,16 @@ export async function createTenantDatabase(
     sql`grant connect on database ${name} to ${sql.id(database.runtimeRole)}`,
     sql`alter database ${name} allow_connections true`,
   ];
-  // Together with the mark: a worker that stood still finds that another one has decided about the database meanwhile.
+  // Together with the mark: a worker that was paused finds that another worker has decided about the database meanwhile.
   const change = { database: database.name, from: [null], to: database.mark ?? null, also };
   if (!(await changeMark(cluster, change))) throw new Error('the new database carries a mark of another worker');
 }
 
 /**
- * Ends what other connections of this role run about a database or a role of that name: a process that was killed leaves
- * its last statement running, and a CREATE DATABASE that ends behind our DROP would stay for ever.
+ * Ends the statements about a database or a role of that name that other connections of this role run. A killed process leaves
+ * its last statement running, and a CREATE DATABASE that ends after our DROP would leave a database for ever.
  *
- * @throws Error where something still runs after two seconds
+ * @throws Error if a statement still runs after two seconds
  */
 export async function endStatementsOn(cluster: ClusterDb, name: string): Promise<void> {
   for (let look = 0; look < 40; look += 1) {
@@ -154,7 +155,7 @@ export async function createClosedDatabase(cluster: ClusterDb, name: string, mar
 }
 
 /**
- * Works under the lock of the server's templates: their building and their end come one after the other, for every build.
+ * Runs `work` under the lock of the server's templates, which puts their building and dropping in order, for every build.
  *
  * @param work gets the connection that holds the lock
  */
@@ -171,10 +172,10 @@ export async function whileTemplatesLocked<T>(cluster: ClusterDb, work: (locked:
 }
 
 /**
- * Closes a database that was built and gives it the name and mark of a template. CREATE DATABASE fails while a session is in
- * its template, so a template takes no connections.
+ * Closes a finished database and gives it the name and mark of a template. CREATE DATABASE fails while a session is in its
+ * template, so a template refuses connections.
  *
- * @returns false when it does not carry the mark `from`
+ * @returns false if the database does not carry the mark `from`
  */
 export async function sealTemplate(
   cluster: ClusterDb,
@@ -195,8 +196,8 @@ export async function ownDatabases(cluster: ClusterDb, prefix: string): Promise<
 }
 
 /**
- * Sessions on the cluster, in whatever database and of whatever role, whose application_name ends in `suffix`. One whose
- * handshake is under way has no name yet and is not counted.
+ * Sessions on the cluster, in any database and of any role, whose application_name ends in `suffix`. A session whose handshake
+ * is under way has no name yet and is not counted.
  */
 export async function countSessions(cluster: ClusterDb, suffix: string): Promise<number> {
   const { rows } = await sql<{ sessions: number }>`
@@ -205,16 +206,16 @@ export async function countSessions(cluster: ClusterDb, suffix: string): Promise
   return rows[0]?.sessions ?? 0;
 }
 
-/** The role in use, and the rights and openings that matter for provisioning. */
+/** The connected role, its rights, and the databases that are open to every role. */
 export interface ClusterCheck {
   readonly role: string;
   readonly superuser: boolean;
   readonly canProvision: boolean;
-  /** Databases that every role of the cluster may still connect to; templates are left out where nobody can connect at all. */
+  /** Databases that every role of the cluster may still connect to. Templates that refuse all connections are left out. */
   readonly openDatabases: readonly string[];
 }
 
-/** What `docs/inside/isolation.md` asks of a cluster, read from its catalogs. */
+/** Reads from the cluster's catalogs what `docs/inside/isolation.md` requires. */
 export async function checkCluster(cluster: ClusterDb): Promise<ClusterCheck> {
   const {
     rows: [role],
@@ -231,8 +232,8 @@ export async function checkCluster(cluster: ClusterDb): Promise<ClusterCheck> {
 }
 
 /**
- * One-time preparation of a server, as its superuser: the three roles of the service, the registry's database, and no
- * database left that PUBLIC may enter. `deploy/bootstrap.sql` is the same for servers of your own.
+ * Prepares a server once, as its superuser: creates the three roles of the service and the registry's database, and closes every
+ * database to PUBLIC. `deploy/bootstrap.sql` does the same for servers of your own.
  */
 export async function bootstrapCluster(
   superuser: ClusterDb,
@@ -267,7 +268,7 @@ export async function bootstrapCluster(
   for (const database of [names.registryDatabase, MAINTENANCE_DATABASE, 'template1']) {
     await sql`revoke all on database ${sql.id(database)} from public`.execute(superuser);
   }
-  // What only a superuser may set, and a tenant's role can therefore not lift (boundRuntimeRoles).
+  // Only a superuser may set this parameter, so a tenant's role cannot change it (boundRuntimeRoles).
   await sql`grant set on parameter temp_file_limit to ${sql.id(names.provisioner.name)}`.execute(superuser);
   for (const [database, role] of [
     [names.registryDatabase, names.registryService.name],

@@ -1,12 +1,15 @@
-// The sessions that connections of one replica have on a server, seen by the server's provisioner.
+// The sessions on a server that belong to connections of one replica, as the server's provisioner sees them.
 import { sql } from 'kysely';
 import type { ClusterDb } from './server-admin.js';
 
 export interface ServerSession {
   readonly pid: number;
-  /** When it began, by the server's clock. Together with the pid it names one session; null where the server does not tell. */
+  /**
+   * When the session began, by the server's clock. With the pid it identifies one session. Null if the provisioner may not see
+   * it.
+   */
   readonly began: string | null;
-  /** Whether it waits for a statement, also in a transaction. */
+  /** Whether the session waits for a statement, in a transaction or not. */
   readonly idle: boolean;
 }
 
@@ -17,8 +20,8 @@ export interface ServerSessions {
 }
 
 /**
- * Sessions in whatever database and of whatever role whose application_name ends in `suffix`. Any role sees pid and name;
- * what a session does is seen by the members of its role. A session whose handshake is under way has no name yet.
+ * Sessions in any database and of any role whose application_name ends in `suffix`. Any role sees pid and name. Only members of
+ * a session's role see what the session does. A session whose handshake is under way has no name yet.
  */
 export async function findSessions(cluster: ClusterDb, suffix: string): Promise<ServerSessions> {
   const { rows } = await sql<{ startedAt: string; pid: number | null; began: string | null; idle: boolean }>`

@@ -1,20 +1,20 @@
-// What an audit row is: who did what to what, when and from where. The registry and every tenant's database have the table;
-// the queries are in db/registry/registry-audit.ts and db/tenant/tenant-audit.ts, and docs/guide/audit.md lists the actions.
+// Audit rows: who did what to what, when, and from which address. The registry and every tenant's database have the table. The
+// queries are in db/registry/registry-audit.ts and db/tenant/tenant-audit.ts. docs/guide/audit.md lists the actions.
 //
-// To have an act audited, write its row in the transaction of the act, so that neither is there without the other:
+// To audit an act, write its row in the transaction of the act. Then neither exists without the other:
 //
 //     await db.transaction().execute(async (trx) => {
 //       await deleteRole(trx, id);
 //       await insertAudit(trx, { ...origin, action: 'role.deleted', target: { kind: 'role', id } });
 //     });
 //
-// `origin` is `request.auditOrigin` (plugins/caller/audit-origin.ts): who makes the request, and from where. What is no write itself, such
-// as a refused sign-in, goes to `app.audit` (src/audit/trail.ts), which writes it after the answer.
+// `origin` is `request.auditOrigin` (plugins/caller/audit-origin.ts): the actor of the request and its address. An act that is
+// not a write, such as a refused sign-in, goes to `app.engine.audit` (src/audit/trail.ts), which writes it after the answer.
 import { sql, type InsertObject, type Kysely, type RawBuilder, type Transaction } from 'kysely';
 import { newId } from './ids.js';
 import type { WithAudit } from './shared-tables.js';
 
-/** Everything that is audited. Rows stay when an action goes: never give its name to something else. */
+/** Everything that is audited. Rows stay when an action is removed: never reuse its name for another action. */
 export const auditActions = [
   'auth.login',
   'auth.login-failed',
@@ -51,34 +51,36 @@ export type AuditAction = (typeof auditActions)[number];
 
 export type AuditActor =
   | { readonly kind: 'user'; readonly id: string }
-  /** `sessionId` is the session that the act is made in. It is not written down; without it an act is refused. */
+  /** `sessionId` is the session in which the operator acts. It is not stored; without it an act is refused. */
   | { readonly kind: 'operator'; readonly id: string; readonly sessionId?: string | undefined }
-  /** Nobody who is signed in, or the service itself. */
+  /** A client that is not signed in, or the service itself. */
   | { readonly kind: 'none' };
 
-/** Who makes a request, and from where. */
+/** The actor of a request, and the address it came from. */
 export interface AuditOrigin {
   readonly actor: AuditActor;
   readonly address?: string | undefined;
-  /** As the client names itself, cut to a length that is kept. */
+  /** The name that the client gives itself, cut to the length that is stored. */
   readonly userAgent?: string | undefined;
   readonly requestId?: string | undefined;
 }
 
 export interface AuditEntry extends AuditOrigin {
   readonly action: AuditAction;
-  /** What it was done to; `id` is a UUID. */
+  /** The object of the action; `id` is a UUID. */
   readonly target?: {
     readonly kind: 'user' | 'role' | 'session' | 'tenant' | 'operator' | 'cluster';
     readonly id: string;
   };
-  /** A few words on how: names of fields and roles, a reason. Never a secret, nor what somebody typed for one. */
+  /**
+   * Short details: names of fields and roles, a reason. Never a secret, nor text that a person typed into a field for a secret.
+   */
   readonly details?: Readonly<Record<string, string | number | boolean | readonly string[]>>;
-  /** How long ago (ms) it happened, if it is written later. The database's clock dates every row: its rows have one order. */
+  /** How long ago (ms) it happened, if the row is written later. The database's clock dates every row, so rows have one order. */
   readonly age?: number;
 }
 
-/** A row as it is read. */
+/** A row as the queries return it. */
 export interface AuditRecord {
   readonly id: string;
   readonly at: string;
@@ -107,7 +109,7 @@ export const auditColumns = [
   'details',
 ] as const;
 
-/** The one order in which rows are listed: the newest first. */
+/** Rows are listed in this order only: the newest first. */
 export const AUDIT_ORDER = { column: 'at', id: 'id', direction: 'desc', type: 'timestamptz' } as const;
 
 export interface AuditFilters {
@@ -116,7 +118,7 @@ export interface AuditFilters {
   readonly target?: string | undefined;
   /** ISO 8601; the bound itself is included. */
   readonly from?: string | undefined;
-  /** ISO 8601; the bound itself is left out. */
+  /** ISO 8601; the bound itself is excluded. */
   readonly to?: string | undefined;
 }
 
@@ -131,16 +133,16 @@ export function auditCondition({ action, actor, target, from, to }: AuditFilters
   return conditions.length === 0 ? sql<boolean>`true` : sql<boolean>`${sql.join(conditions, sql` and `)}`;
 }
 
-/** Adds at least one row: in the transaction of the act, where the act is a write. */
+/** Adds at least one row. If the act is a write, use the transaction of the act. */
 export async function insertAudit<Database extends WithAudit>(
   db: Kysely<Database> | Transaction<Database>,
   ...entries: readonly AuditEntry[]
 ): Promise<void> {
-  // Kysely cannot see that a database which has the table is one that has it among others.
+  // Kysely cannot infer that `Database`, which extends WithAudit, has the audit table.
   await (db as unknown as Kysely<WithAudit>).insertInto('audit').values(entries.map(auditRow)).execute();
 }
 
-/** An entry under its columns' names. */
+/** An entry with the names of the columns. */
 export function auditRow({
   actor,
   action,

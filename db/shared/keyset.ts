@@ -1,24 +1,24 @@
-// Keyset pagination: a page begins after the last row of the one before, whatever was inserted or deleted between them.
+// Keyset pagination: a page begins after the last row of the previous page, whatever was inserted or deleted in the meantime.
 import { sql, type RawBuilder, type ReferenceExpression, type SelectQueryBuilder } from 'kysely';
 
-/** A sort that a list offers: an indexed, non-null column, with the id as the last key. */
+/** A sort order that a list offers: an indexed, non-null column, then the id. */
 export interface Keyset<DB, TB extends keyof DB> {
   readonly column: ReferenceExpression<DB, TB> & string;
   readonly id: ReferenceExpression<DB, TB> & string;
   readonly direction: 'asc' | 'desc';
-  /** The PostgreSQL type of the column, to which the position's text is cast. */
+  /** The PostgreSQL type of the column. The position's text is cast to it. */
   readonly type: 'timestamptz' | 'text' | 'numeric' | 'integer';
 }
 
-/** Where a page ended: the sort column's value as text, and the id. */
+/** The end of a page: the sort column's value as text, and the id. */
 export type Position = readonly [value: string, id: string];
 
 /**
- * Orders a query and starts it behind `after`.
+ * Orders a query and starts it after the position `after`.
  *
  *     order by price desc, id desc / where (price, id) < ($1::numeric, $2::uuid) limit $3
  *
- * @param limit rows to ask for; one more than the page shows whether there is a next one
+ * @param limit rows to query; ask for one row more than the page shows to learn whether there is a next page
  */
 export function afterPosition<DB, TB extends keyof DB, O>(
   query: SelectQueryBuilder<DB, TB, O>,
@@ -35,7 +35,7 @@ export function afterPosition<DB, TB extends keyof DB, O>(
   return ordered.where(behind);
 }
 
-/** A pattern for ILIKE that finds `text` anywhere, with `%`, `_` and `\` taken literally. */
+/** An ILIKE pattern that finds `text` anywhere. `%`, `_` and `\` in `text` are literal. */
 export function containsPattern(text: string): string {
   return `%${text.replace(/[\\%_]/g, '\\$&')}%`;
 }

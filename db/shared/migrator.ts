@@ -1,17 +1,17 @@
-// Kysely's migrator with its two sharp edges taken off: a failure is thrown, and a newer database is not an error.
+// Kysely's migrator with two changes: it throws when a migration fails, and it accepts a database that is newer than this build.
 import { Migrator, sql, type Kysely, type Migration } from 'kysely';
 
-/** Migrations by name; the names sort in the order in which they run. */
+/** Migrations by name. They run in the order of their names. */
 export type Migrations = Readonly<Record<string, Migration>>;
 
-/** Kept out of `public`, so that grants on all tables of that schema never reach the migrator's own. */
+/** A schema other than `public`, so that grants on all tables of `public` never include the migrator's tables. */
 export const MIGRATION_SCHEMA = 'migration';
 export const MIGRATION_TABLE = 'kysely_migration';
 
 /**
- * Runs what is missing, each migration in the migrator's one transaction, and returns the names that ran.
+ * Runs the pending migrations, all in one transaction. Returns the names of the migrations that ran.
  *
- * @throws the first migration's error; nothing of that run stays
+ * @throws the first migration's error; then the whole run is rolled back
  */
 export async function migrateToLatest<DB>(db: Kysely<DB>, migrations: Migrations): Promise<readonly string[]> {
   if ((await pendingMigrations(db, migrations)).length === 0) return [];
@@ -26,8 +26,8 @@ export async function migrateToLatest<DB>(db: Kysely<DB>, migrations: Migrations
 }
 
 /**
- * The migrations that this build knows and the database has not run, in order. A database that is ahead of this build
- * has none: during a rolling update the older replicas go on.
+ * The migrations that this build knows and the database has not run, in order. A database that is newer than this build has
+ * none, so the older replicas keep working during a rolling update.
  */
 export async function pendingMigrations<DB>(db: Kysely<DB>, migrations: Migrations): Promise<readonly string[]> {
   const done = await doneMigrations(db);
@@ -36,7 +36,7 @@ export async function pendingMigrations<DB>(db: Kysely<DB>, migrations: Migratio
     .filter((name) => !done.has(name));
 }
 
-/** The migrations that the database has run and that are newer than all that this build knows. */
+/** The migrations that the database has run and that are newer than every migration of this build. */
 export async function newerMigrations<DB>(db: Kysely<DB>, migrations: Migrations): Promise<readonly string[]> {
   const latest = latestVersion(migrations);
   return [...(await doneMigrations(db))].filter((name) => name > latest).sort();
@@ -55,7 +55,7 @@ async function doneMigrations<DB>(db: Kysely<DB>): Promise<ReadonlySet<string>> 
   return done;
 }
 
-/** The newest migration's name: the schema version that a database has once all of them have run. */
+/** The newest migration's name: the schema version of a database that has run all migrations. */
 export function latestVersion(migrations: Migrations): string {
   return Object.keys(migrations).sort().at(-1) ?? '';
 }

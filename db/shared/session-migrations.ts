@@ -1,7 +1,7 @@
 // Steps of migrations that the registry and tenants' databases share: both have a table of sessions.
 import { sql, type Kysely } from 'kysely';
 
-/** @param accounts the table of those who sign in */
+/** @param accounts the table of the accounts that sign in */
 export async function createSessions(db: Kysely<unknown>, accounts: 'users' | 'operators'): Promise<void> {
   await sql`
     create table sessions (
@@ -21,7 +21,7 @@ export async function createSessions(db: Kysely<unknown>, accounts: 'users' | 'o
 }
 
 export async function addSessionColumns(db: Kysely<unknown>): Promise<void> {
-  // Null in a session that a former build began, and in an operator's.
+  // Null in an operator's session, and in a session that a former build began.
   await sql`
     alter table sessions
       add column generation bigint,

@@ -1,5 +1,5 @@
-// Queries on sessions: those of users, in their tenant's database, and those of operators, in the registry. The table is the
-// same in both. Times are the database's own.
+// Queries on sessions: those of users in their tenant's database, and those of operators in the registry. Both databases have the
+// same table. Every time comes from the database's clock.
 import { sql, type Kysely, type RawBuilder, type Transaction } from 'kysely';
 import { auditRow, type AuditEntry } from './audit-rows.js';
 import type { SessionsDatabase, WithSessions } from './shared-tables.js';
@@ -7,30 +7,30 @@ import { shortRead } from '../driver/statement.js';
 
 export type { SessionsDatabase } from './shared-tables.js';
 
-/** Kysely cannot see that a database which has the table is one that has it among others. */
+/** Kysely cannot infer that `Database`, which extends WithSessions, has the sessions table. */
 export function sessionsIn<Database extends WithSessions>(
   db: Kysely<Database> | Transaction<Database>,
 ): SessionsDatabase {
   return db as unknown as SessionsDatabase;
 }
 
-/** How long a session lives, in seconds: since its last refresh, and in all. */
+/** Lifetimes of a session, in seconds: since its last refresh (`idle`), and since its beginning (`absolute`). */
 export interface SessionLifetimes {
   readonly idle: number;
   readonly absolute: number;
 }
 
-/** What its tenant's sign-outs are compared with. */
+/** The values of a session that are compared with the tenant's sign-outs. */
 export interface SessionBeginning {
   readonly createdAt: string;
-  /** The tenant's generation of sessions; null in an operator's session, and in one that a former build began. */
+  /** The tenant's generation of sessions. Null in an operator's session, and in a session that a former build began. */
   readonly generation: number | null;
 }
 
-/** What every request of a session depends on. */
+/** The values of a session that every request in it needs. */
 export interface SessionState extends SessionBeginning {
   readonly accountId: string;
-  /** What is left of it (ms) by the database's clock: its process may have another one. */
+  /** Remaining lifetime (ms) by the database's clock. The process's clock can differ. */
   readonly remaining: number;
 }
 
@@ -44,13 +44,13 @@ export interface Session {
   readonly expiresAt: string;
 }
 
-/** Undefined where there is none, or none any more. */
+/** Undefined if the session does not exist or has expired. */
 export async function findSession(db: SessionsDatabase, id: string): Promise<SessionState | undefined> {
   const [session] = await sessionById(db, { id });
   return session;
 }
 
-/** pg gives a bigint as text. A double holds milliseconds since 1970 exactly. */
+/** pg returns a bigint as text. A double holds milliseconds since 1970 exactly. */
 const generation = sql<number | null>`generation::float8`.as('generation');
 
 const sessionById = shortRead((db: SessionsDatabase, { id }: { id: string }) =>
@@ -66,10 +66,10 @@ const sessionById = shortRead((db: SessionsDatabase, { id }: { id: string }) =>
     .where('expires_at', '>', sql<string>`now()`),
 );
 
-/** Expired sessions that one sign-in sweeps away, at most: a tenant that nobody signs in to grows none. */
+/** At most this many expired sessions are deleted by one sign-in. A tenant without sign-ins gets no new sessions to delete. */
 const SWEPT_AT_ONCE = 100;
 
-/** An account, and the hash of the password that it has just proved itself with. */
+/** An account, and the hash of the password that the account has just proved. */
 export interface ProvedAccount {
   readonly table: 'users' | 'operators';
   readonly id: string;
@@ -77,13 +77,13 @@ export interface ProvedAccount {
 }
 
 /**
- * Adds a session with its row in the audit, sweeps expired ones away, and ends the account's oldest where it has more than
- * `most`. One statement, because a sign-in is to cost little beside its hash: all of it is done, or nothing.
+ * Adds a session with its audit row, deletes expired sessions, and ends the account's oldest sessions beyond `most`. All of it
+ * is one statement, so it is done completely or not at all, and a sign-in costs little besides its password hash.
  *
- * Nothing is done where the account is no longer active, or has another password by now. Its row is locked until the session
- * is there: whoever changes the password either comes first and is seen here, or finds the session and ends it.
+ * Does nothing if the account is no longer active or its password has changed. The account's row is locked until the session
+ * exists. So a change of the password either comes first, and is seen here, or finds the new session and ends it.
  *
- * @returns the ids of those that were ended for the new one, undefined where there is none
+ * @returns the ids of the sessions that were ended for the new one; undefined if no session was added
  */
 export async function insertSession(
   db: SessionsDatabase,
@@ -102,7 +102,7 @@ export async function insertSession(
     generation: session.generation,
     expires_at: sql`now() + ${Math.min(idle, absolute)} * interval '1 second'`,
   };
-  // Of the account's own as many are spared as there is room for beside the new one, which is not seen here.
+  // This statement does not see the new session. `most - 1` of the account's other sessions leave room for it.
   const { rows } = await sql<{ ended: string[] }>`
     with proved as (
       select id from ${sql.table(account.table)}
@@ -131,12 +131,12 @@ function insertedWhereProved(table: keyof WithSessions, row: object): RawBuilder
   return sql`insert into ${sql.table(table)} (${columns}) select ${sql.join(Object.values(row))} from proved`;
 }
 
-/** Bytes that are kept of a replaced token's hash: too many for a guess to meet one. */
+/** Bytes of a replaced token's hash that are stored: too many for a guess to match. */
 const SHORT_HASH = 8;
 
 /**
- * Replaced tokens that a session remembers, in 1 kB. Every refresh writes the row again, and PostgreSQL stores a row of more
- * than 2 kB in two places.
+ * How many replaced tokens a session remembers: 128 × 8 bytes = 1 kB. Every refresh writes the row again, and PostgreSQL stores
+ * a row of more than 2 kB in two places.
  */
 const REPLACED_KEPT = 128;
 
@@ -145,8 +145,8 @@ function shortHash(hash: string): Buffer {
 }
 
 /**
- * Puts the next refresh token in the place of the one that was presented, if that is the one that works now. One statement:
- * of several that present it at once one is first, and the others find it replaced.
+ * Replaces the presented refresh token with the next one, if the presented token is the current one. This is one statement: if
+ * several requests present the same token at once, one replaces it and the others find it replaced.
  */
 export async function rotateSession(
   db: SessionsDatabase,
@@ -173,12 +173,12 @@ export async function rotateSession(
     .executeTakeFirst();
 }
 
-/** What a live session knows of a refresh token that is not its current one. */
+/** What a live session knows about a refresh token that is not its current one. */
 export interface Rotation extends SessionBeginning {
   readonly accountId: string;
-  /** The step to the current token, if the token is the direct predecessor. */
+  /** The step to the current token, if this token is the direct predecessor. */
   readonly step: string | null;
-  /** Whether the token is one of the last REPLACED_KEPT that the session replaced. A former build's refreshes leave gaps. */
+  /** Whether the token is one of the last REPLACED_KEPT that the session replaced. Refreshes by a former build leave gaps. */
   readonly replaced: boolean;
 }
 
@@ -213,7 +213,7 @@ function holds(hashes: Buffer, hash: Buffer): boolean {
   return false;
 }
 
-/** An account's live sessions, the one used last first. */
+/** An account's live sessions, the most recently refreshed first. */
 export async function listSessions(db: SessionsDatabase, accountId: string): Promise<Session[]> {
   return db
     .selectFrom('sessions')
@@ -232,7 +232,7 @@ export async function listSessions(db: SessionsDatabase, accountId: string): Pro
     .execute();
 }
 
-/** Ends a session of the account. Returns whether there was one. */
+/** Ends a session of the account. Returns whether the session existed. */
 export async function deleteSession(db: SessionsDatabase, id: string, accountId: string): Promise<boolean> {
   const deleted = await db
     .deleteFrom('sessions')
@@ -243,7 +243,7 @@ export async function deleteSession(db: SessionsDatabase, id: string, accountId:
   return deleted !== undefined;
 }
 
-/** Ends all sessions of an account, but for one where that is given. Returns their ids. */
+/** Ends all sessions of an account, except `but` if it is given. Returns the ids of the ended sessions. */
 export async function deleteSessionsOf(
   db: SessionsDatabase,
   accountId: string,

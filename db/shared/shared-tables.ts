@@ -1,5 +1,5 @@
-// The tables that the registry and every tenant's database have, as Kysely sees them: audit and sessions. Types alone, below
-// both schemas, so that no schema imports the queries of its tables.
+// Kysely's types of the tables that the registry and every tenant's database share: audit and sessions. The file has types only
+// and is below both schemas, so that no schema imports the queries of its tables.
 import type { ColumnType, JSONColumnType, Kysely } from 'kysely';
 
 export interface AuditTable {
@@ -22,29 +22,32 @@ export interface WithAudit {
 
 export interface SessionsTable {
   id: string;
-  /** The user, or the operator. */
+  /** The id of the user or the operator. */
   account_id: string;
-  /** Where it was signed in from. */
+  /** The address that the sign-in came from. */
   address: string;
   user_agent: string;
-  /** Of the refresh token that works now. */
+  /** The hash of the current refresh token. */
   token_hash: string;
-  /** Of the one that it came from, and what the step between them was made with. */
+  /** The hash of the previous refresh token, and the step from which the current token was made. */
   previous_hash: string | null;
   step: string | null;
-  /** Beginnings of the hashes of the tokens that it replaced, each of SHORT_HASH bytes, the newest last. */
+  /** The first SHORT_HASH bytes of the hash of each replaced token, the newest last. */
   replaced_hashes: ColumnType<Buffer, never, Buffer>;
-  /** Its tenant's at the sign-in (db/registry/registry-schema.ts); null in an operator's session, and in one that a former build began. */
+  /**
+   * The tenant's generation of sessions at the sign-in (db/registry/registry-schema.ts). Null in an operator's session, and in a
+   * session that a former build began.
+   */
   generation: ColumnType<string | null, number | null, never>;
   created_at: ColumnType<string, never, never>;
   refreshed_at: ColumnType<string, never, string>;
   expires_at: ColumnType<string, string, string>;
 }
 
-/** What is done to a session is audited beside it. */
+/** Acts on sessions are audited in the same database. */
 export interface WithSessions extends WithAudit {
   sessions: SessionsTable;
 }
 
-/** A database that holds sessions, as far as they are concerned. */
+/** A database with sessions, reduced to the tables that the queries on sessions need. */
 export type SessionsDatabase = Kysely<WithSessions>;

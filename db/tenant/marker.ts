@@ -1,23 +1,23 @@
-// The marker: whose database this is, so that a wrong database behind a registry row is never served.
+// The marker: it names the tenant of a database, so that a registry row that points to a wrong database never serves it.
 import { sql, type Kysely } from 'kysely';
 import { SERVER_STATE } from '../driver/proof.js';
 import type { TenantDatabase } from './tenant-schema.js';
 
-/** Answers the tenant that a database was made for, as `tenantId`; no row in a template. */
+/** Returns the tenant that a database was made for, as `tenantId`; no row in a template. */
 export const MARKER_QUERY = 'select tenant_id as "tenantId" from tenant_marker';
 
 const MARKER_AND_STATE = `select (select tenant_id from tenant_marker limit 1) as "tenantId", ${SERVER_STATE}`;
 
 /**
- * Asked of each new connection: one row with `tenantId` (null in a template), the columns of SERVER_STATE, and
- * `schemaVersion`, the name of the newest migration.
+ * Run on each new connection. One row: `tenantId` (null in a template), the columns of SERVER_STATE, and `schemaVersion`, the
+ * name of the newest migration.
  */
 export const PROOF_QUERY = `${MARKER_AND_STATE}, (select name from tenant_schema_version) as "schemaVersion"`;
 
-/** The same without the version: all that a database has from before the migration that brings `tenant_schema_version`. */
+/** PROOF_QUERY without the version, for databases older than the migration that adds `tenant_schema_version`. */
 export const PROOF_QUERY_WITHOUT_VERSION = MARKER_AND_STATE;
 
-/** Marks a new database; to be run as its owner. @param claim the id of the operation that makes the tenant, when it is known */
+/** Marks a new database. Run it as the owner. @param claim the id of the operation that makes the tenant, if known */
 export async function writeMarker(
   db: Kysely<TenantDatabase>,
   tenantId: string,
@@ -26,7 +26,7 @@ export async function writeMarker(
   await db.insertInto('tenant_marker').values({ tenant_id: tenantId, claim }).execute();
 }
 
-/** Writes the claim into the marker of this tenant. Returns false when the database carries another tenant's, or none. */
+/** Writes the claim into the marker of this tenant. Returns false if the database has another tenant's marker, or none. */
 export async function claimMarker(db: Kysely<TenantDatabase>, tenantId: string, claim: string): Promise<boolean> {
   const claimed = await db
     .updateTable('tenant_marker')
@@ -37,20 +37,20 @@ export async function claimMarker(db: Kysely<TenantDatabase>, tenantId: string, 
   return claimed !== undefined;
 }
 
-/** What a database says of itself. */
+/** The content of a database's marker. */
 export interface Marker {
   readonly tenantId: string;
-  /** Undefined before the migration that brings it. */
+  /** Undefined before the migration that adds it. */
   readonly claim: string | null | undefined;
 }
 
-/** The marker of a database; undefined where there is none. */
+/** The marker of a database; undefined if it has none. */
 export async function readMarker(db: Kysely<TenantDatabase>): Promise<Marker | undefined> {
   const {
     rows: [table],
   } = await sql<{ exists: boolean }>`select to_regclass('public.tenant_marker') is not null as exists`.execute(db);
   if (!table?.exists) return undefined;
-  // As JSON a row has the columns that there are.
+  // As JSON, because the column `claim` may not exist yet.
   const { rows } = await sql<{ tenantId: string; row: { claim?: string | null } }>`
     select tenant_id as "tenantId", to_jsonb(m) as row from tenant_marker m`.execute(db);
   const [marker] = rows;

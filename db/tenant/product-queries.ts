@@ -41,7 +41,7 @@ export const productSorts = {
   stockQuantity: { column: 'stock_quantity', type: 'integer' },
 } as const satisfies Record<string, Pick<Keyset<TenantDatabase, 'products'>, 'column' | 'type'>>;
 
-/** The unique constraint behind a SKU that is taken. */
+/** The unique constraint that a SKU breaks if it is taken. */
 export const SKU_CONSTRAINT = 'products_sku_key';
 
 const productById = shortRead((db: Kysely<TenantDatabase>, { id }: { id: string }) =>
@@ -73,7 +73,7 @@ interface ProductPage extends ProductFilters {
   id?: string | undefined;
 }
 
-/** A page of an index, unless filters make PostgreSQL read more rows than it answers. */
+/** Without filters a page reads only its rows of an index. With filters PostgreSQL may read more rows than it returns. */
 const firstOrNextPage = shortRead(buildPage);
 const filteredPage = statement(buildPage);
 
@@ -96,7 +96,7 @@ function buildPage(
   return afterPosition(query, { ...productSorts[sort], id: 'id', direction }, after, limit);
 }
 
-/** One page of products; `search` looks into name and description, whatever the case. Prices are inclusive bounds. */
+/** One page of products; `search` matches the name and the description, ignoring case. The price bounds are inclusive. */
 export async function listProducts(
   db: Kysely<TenantDatabase>,
   page: ProductFilters & ProductOrder & { after?: Position | undefined; limit: number; search?: string | undefined },
@@ -133,7 +133,7 @@ export async function insertProduct(db: Kysely<TenantDatabase>, product: Product
   return inserted;
 }
 
-/** Changes what is given; undefined when there is no such product. */
+/** Changes the given fields. Undefined if the product does not exist. */
 export async function updateProduct(
   db: Kysely<TenantDatabase>,
   id: string,
@@ -148,8 +148,8 @@ export async function updateProduct(
 }
 
 /**
- * Adds `delta` to the stock in one statement, so that concurrent changes never lose one another. Undefined when there is
- * no such product, or the stock would leave 0 to 2,147,483,647.
+ * Adds `delta` to the stock in one statement, so that no concurrent change is lost. Undefined if the product does not exist, or
+ * if the stock would leave 0 to 2,147,483,647.
  */
 export async function changeStock(db: Kysely<TenantDatabase>, id: string, delta: number): Promise<Product | undefined> {
   // bigint: the sum of two integers can overflow before it is compared.
@@ -170,7 +170,7 @@ export async function deleteProduct(db: Kysely<TenantDatabase>, id: string): Pro
   return deleted !== undefined;
 }
 
-/** The given fields under their columns' names; what is undefined keeps its default or its value. */
+/** The given fields, by column name. A field that is undefined keeps its default or its value. */
 function written(product: { readonly [K in keyof ProductInput]?: ProductInput[K] | undefined }): {
   name?: string;
   description?: string | null;

@@ -30,14 +30,14 @@ export const roleSorts = {
   name: { column: 'roles.name', type: 'text' },
 } as const satisfies Record<string, Pick<Keyset<TenantDatabase, 'roles'>, 'column' | 'type'>>;
 
-/** The unique constraint behind a role's name that is taken. */
+/** The unique constraint that a role's name breaks if it is taken. */
 export const ROLE_NAME_CONSTRAINT = 'roles_name_key';
 
 export async function findRole(db: Kysely<TenantDatabase>, id: string): Promise<Role | undefined> {
   return db.selectFrom('roles').select(columns).select(permissionsOfRole).where('id', '=', id).executeTakeFirst();
 }
 
-/** One page of roles; `search` looks into name and description, whatever the case. */
+/** One page of roles; `search` matches the name and the description, ignoring case. */
 export async function listRoles(
   db: Kysely<TenantDatabase>,
   page: {
@@ -68,15 +68,15 @@ export async function insertRole(
 }
 
 /**
- * Keeps a role as it is, and from being given to anybody, until the transaction ends. Returns whether it exists. What is
- * read before the lock may be old: read the role behind it.
+ * Locks a role until the transaction ends: it cannot be changed, or assigned to a user. Returns whether it exists. Read the role
+ * after the lock, because data from before may be outdated.
  */
 export async function lockRole(trx: Transaction<TenantDatabase>, id: string): Promise<boolean> {
   const locked = await trx.selectFrom('roles').select('id').where('id', '=', id).forUpdate().executeTakeFirst();
   return locked !== undefined;
 }
 
-/** Changes what is given. */
+/** Changes the given fields. */
 export async function updateRole(
   db: Kysely<TenantDatabase>,
   id: string,
@@ -93,7 +93,7 @@ export async function updateRole(
     .execute();
 }
 
-/** Makes `permissions` the permissions that a role groups. */
+/** Replaces the permissions of a role. */
 export async function setPermissions(
   trx: Transaction<TenantDatabase>,
   roleId: string,

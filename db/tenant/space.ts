@@ -1,16 +1,16 @@
-// The disk space of a tenant's database, as its owner sees it: what deleted rows still take up, and giving it back.
+// The disk space of a tenant's database, as its owner sees it: how much deleted rows still occupy, and how to free it.
 import { sql, type Kysely } from 'kysely';
 import type { TenantDatabase } from './tenant-schema.js';
 
 export interface TableRows {
   readonly name: string;
-  /** Rows that are there. An estimate. */
+  /** Rows in the table. An estimate. */
   readonly live: number;
-  /** Rows that were ever deleted or replaced, as far as the server remembers. */
+  /** Rows that were deleted or replaced, in the server's statistics. */
   readonly gone: number;
 }
 
-/** The tenant's tables with what became of their rows. */
+/** The tenant's tables with their row statistics. */
 export async function listTableRows(db: Kysely<TenantDatabase>): Promise<TableRows[]> {
   const { rows } = await sql<TableRows>`
     select relname as name, n_live_tup::float8 as live, (n_tup_del + n_tup_upd)::float8 as gone
@@ -18,10 +18,10 @@ export async function listTableRows(db: Kysely<TenantDatabase>): Promise<TableRo
   return rows;
 }
 
-/** How long (ms) a table is waited for before everybody who uses it would have to wait too. */
+/** Longest wait (ms) for the lock of a table. While it waits, all other users of the table would have to wait too. */
 const LOCK_TIMEOUT = 500;
 
-/** Writes a table anew without what deleted rows took up. It is locked meanwhile, also for who reads. */
+/** Rewrites a table without the space of deleted rows. The table is locked during that time, for readers too. */
 export async function rewriteTable(db: Kysely<TenantDatabase>, name: string): Promise<void> {
   await db.connection().execute(async (connection) => {
     await sql`select set_config('lock_timeout', ${String(LOCK_TIMEOUT)}, false)`.execute(connection);

@@ -1,4 +1,4 @@
-// A tenant's audit as it is read. Rows are added with insertAudit (db/shared/audit-rows.ts), and no statement changes one.
+// Reads a tenant's audit. Rows are added with insertAudit (db/shared/audit-rows.ts), and no statement changes a row.
 import type { Kysely } from 'kysely';
 import {
   AUDIT_ORDER,

@@ -1,9 +1,9 @@
-// What a tenant's runtime role may do in its database: read and write rows, and nothing else. Run after every migration,
-// so that a new table needs no line of its own; one whose rows must stay as they are has one.
+// The rights of a tenant's runtime role in its database: to read and write rows, and nothing else. The grants run after every
+// migration, so a new table needs no line here, unless its rows must never change.
 import { sql, type Kysely } from 'kysely';
 import type { TenantDatabase } from './tenant-schema.js';
 
-/** Gives the runtime role its rights, in one transaction; to be run as the owner. Repeating it changes nothing. */
+/** Gives the runtime role its rights, in one transaction. Run it as the owner. Repeating it changes nothing. */
 export async function grantRuntimeRights(db: Kysely<TenantDatabase>, runtimeRole: string): Promise<void> {
   const role = sql.id(runtimeRole);
   // One statement of several parts is one transaction, and one round trip.

@@ -2,7 +2,7 @@
 import type { ColumnType, Generated } from 'kysely';
 import type { AuditTable, SessionsTable } from '../shared/shared-tables.js';
 
-/** Written by the database, or given as ISO 8601. */
+/** Set by the database, or given as ISO 8601. */
 export type Timestamp = ColumnType<string, string | undefined, string>;
 
 export interface UsersTable {
@@ -53,10 +53,10 @@ export interface ProductsTable {
   updated_at: Timestamp;
 }
 
-/** One row: whose database this is. The runtime role can read it and not change it. */
+/** One row, which names the tenant. The runtime role can read it but not change it. */
 export interface TenantMarkerTable {
   tenant_id: string;
-  /** The id of the operation that made the tenant, as its mark has it. */
+  /** The id of the operation that made the tenant, also in the mark of the database. */
   claim: string | null;
 }
 

@@ -1,4 +1,4 @@
-// How much a tenant has of what its limits count.
+// How much a tenant uses of the things that its limits count.
 import { sql, type Kysely, type Transaction } from 'kysely';
 import type { TenantDatabase } from './tenant-schema.js';
 
@@ -6,9 +6,9 @@ import type { TenantDatabase } from './tenant-schema.js';
 export type CountedTable = keyof TenantDatabase;
 
 /**
- * Rows of a table, counted no further than `most`. Until the transaction ends nobody else gets past this for the same table:
- * two that both saw room for one more would both insert. Two statements, as one alone would count what it saw before its turn
- * came.
+ * Counts the rows of a table, up to `most`. The lock lasts until the transaction ends, for this table. Without the lock, two
+ * transactions could both see room for one more row and both insert. The lock is a statement of its own, because a single
+ * statement would count the rows that it saw before it got the lock.
  */
 export async function countUpTo(trx: Transaction<TenantDatabase>, table: CountedTable, most: number): Promise<number> {
   await sql`select pg_advisory_xact_lock(hashtextextended(${`tenantry limit ${table}`}, 0))`.execute(trx);
@@ -23,16 +23,16 @@ export async function hasUsers(db: Kysely<TenantDatabase>): Promise<boolean> {
   return user !== undefined;
 }
 
-/** What a tenant uses of its database. */
+/** How much of its database a tenant uses. */
 export interface DatabaseUsage {
-  /** Of its role, whichever process holds them. */
+  /** Connections of the tenant's role, from all processes. */
   readonly connections: number;
   readonly users: number;
   readonly products: number;
   readonly storageBytes: number;
 }
 
-/** Counts and measures; reads whole indexes. */
+/** Counts and measures. It reads whole indexes. */
 export async function measureUsage(db: Kysely<TenantDatabase>): Promise<DatabaseUsage> {
   const { rows } = await sql<DatabaseUsage>`
     select
@@ -45,7 +45,7 @@ export async function measureUsage(db: Kysely<TenantDatabase>): Promise<Database
   return usage;
 }
 
-/** Bytes of the files of the tenant's database. */
+/** The size of the tenant's database, in bytes. */
 export async function measureStorage(db: Kysely<TenantDatabase>): Promise<number> {
   const { rows } = await sql<{ bytes: number }>`
     select pg_database_size(current_database())::float8 as bytes`.execute(db);

@@ -1,4 +1,4 @@
-// Queries on a tenant's users. Those on the roles that users hold are in db/tenant/user-roles.ts.
+// Queries on a tenant's users. The queries on the roles that users hold are in db/tenant/user-roles.ts.
 import { sql, type Kysely, type SelectQueryBuilder, type Transaction } from 'kysely';
 import { newId } from '../shared/ids.js';
 import { afterPosition, containsPattern, type Keyset, type Position } from '../shared/keyset.js';
@@ -6,7 +6,7 @@ import { shortRead } from '../driver/statement.js';
 import type { TenantDatabase } from './tenant-schema.js';
 import { permissionsOfUser, rolesOfUser } from './user-roles.js';
 
-/** A user as the API shows it: the password's hash is not among the columns. */
+/** A user as the API shows it, without the password's hash. */
 export interface User {
   readonly id: string;
   readonly email: string;
@@ -41,7 +41,7 @@ export async function findUser(db: Kysely<TenantDatabase>, id: string): Promise<
   return db.selectFrom('users').select(columns).select(rolesOfUser).where('id', '=', id).executeTakeFirst();
 }
 
-/** A user with the password's hash, for sign-in and for changes that ask for the password. */
+/** A user with the password's hash, for sign-in and for changes that require the password. */
 export async function findCredentials(
   db: Kysely<TenantDatabase>,
   by: { email: string } | { id: string },
@@ -64,7 +64,7 @@ function credentials(
   return db.selectFrom('users').select(columns).select(rolesOfUser).select('users.password as passwordHash');
 }
 
-/** Every request of a user depends on this: whether the user is active, and what its roles together permit. */
+/** Read for every request of a user: whether the user is active, and the permissions of all its roles. */
 export async function findStanding(
   db: Kysely<TenantDatabase>,
   id: string,
@@ -77,7 +77,7 @@ const standingById = shortRead((db: Kysely<TenantDatabase>, { id }: { id: string
   db.selectFrom('users').select('active').select(permissionsOfUser).where('id', '=', id),
 );
 
-/** One page of users; `search` looks into e-mail address and names, whatever the case. */
+/** One page of users; `search` matches the e-mail address and the names, ignoring case. */
 export async function listUsers(
   db: Kysely<TenantDatabase>,
   page: {
@@ -136,7 +136,7 @@ export async function insertUser(
 }
 
 /**
- * Adds the first admin of a new tenant, in one statement: making a tenant waits for each round trip.
+ * Adds the first admin of a new tenant, in one statement: each round trip delays the making of a tenant.
  *
  * @returns false if there is no role `admin`
  */
@@ -155,8 +155,8 @@ export async function insertFirstAdmin(
 }
 
 /**
- * Keeps users and their roles as they are until the transaction ends. One statement locks them all, in order of id: two
- * transactions that lock the same two users cannot deadlock.
+ * Locks users and their roles until the transaction ends. One statement locks all users, in order of id, so that two
+ * transactions with the same two users cannot deadlock.
  *
  * @returns the password's hash of each user that exists, by id
  */

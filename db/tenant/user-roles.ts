@@ -1,8 +1,8 @@
-// Queries on the roles that a tenant's users hold, and on what those roles permit.
+// Queries on the roles that a tenant's users hold, and on the permissions of those roles.
 import { sql, type ExpressionBuilder, type RawBuilder, type Transaction } from 'kysely';
 import type { TenantDatabase } from './tenant-schema.js';
 
-/** Keeps the roles of these names from being changed or removed until the transaction ends. Returns those that exist. */
+/** Prevents the roles of these names from being changed or removed until the transaction ends. Returns the roles that exist. */
 export async function keepRoles(
   trx: Transaction<TenantDatabase>,
   names: readonly string[],
@@ -15,7 +15,7 @@ export async function keepRoles(
     .execute();
 }
 
-/** Makes `roles` the roles that a user holds. Returns the names that no role of the tenant has; if any, nothing was changed. */
+/** Replaces the roles of a user. Returns the names that no role of the tenant has; if there are any, nothing was changed. */
 export async function setRoles(
   trx: Transaction<TenantDatabase>,
   userId: string,
@@ -35,9 +35,9 @@ export async function setRoles(
 }
 
 /**
- * Takes the lock under which the set of active admins may shrink. Without it two transactions could each remove one of
- * the last two, because each still sees the other's. FOR NO KEY UPDATE, because FOR UPDATE could deadlock with the foreign
- * key check of a role that is being assigned, which comes after the lock on the user.
+ * Takes the lock that a transaction needs to reduce the set of active admins. Without it two transactions could each remove one
+ * of the last two admins, because each still sees the other's. FOR NO KEY UPDATE, because FOR UPDATE could deadlock with the
+ * foreign key check of a role that is being assigned, which comes after the lock on the user.
  */
 export async function lockAdmins(trx: Transaction<TenantDatabase>): Promise<void> {
   await trx.selectFrom('roles').select('id').where('name', '=', 'admin').forNoKeyUpdate().execute();
@@ -68,7 +68,7 @@ export function rolesOfUser(
     .orderBy('roles.name')})`.as('roles') as never;
 }
 
-/** The permissions of a user's roles together, each once, as one column. */
+/** The permissions of all roles of a user, each once, as one column. */
 export function permissionsOfUser(
   eb: ExpressionBuilder<TenantDatabase, 'users'>,
 ): ReturnType<RawBuilder<string[]>['as']> & { alias: 'permissions' } {

@@ -2,7 +2,7 @@ import { sql, type Kysely } from 'kysely';
 
 export async function up(db: Kysely<unknown>): Promise<void> {
   await sql`revoke all on schema public from public`.execute(db);
-  // The single row is held to one by a key that has one possible value.
+  // A key with only one possible value limits the table to one row.
   await sql`
     create table tenant_marker (
       only_row boolean primary key default true check (only_row),
@@ -33,7 +33,7 @@ export async function up(db: Kysely<unknown>): Promise<void> {
       primary key (user_id, role_id)
     )`.execute(db);
   await sql`create index user_roles_role_id on user_roles (role_id)`.execute(db);
-  // Fixed ids: the same role in every tenant, and a constant in any test.
+  // Fixed ids: each built-in role has the same id in every tenant, and tests can use it as a constant.
   await sql`
     insert into roles (id, name, built_in) values
       ('01900000-0000-7000-8000-000000000001', 'admin', true),

@@ -7,7 +7,7 @@ export async function up(db: Kysely<unknown>): Promise<void> {
       add column created_at timestamptz(3) not null default now(),
       add column updated_at timestamptz(3) not null default now()`.execute(db);
   await sql`create index roles_created_at_id on roles (created_at, id)`.execute(db);
-  // The list of permissions is the program's: a CHECK on it would have to be replaced with every resource that is added.
+  // The program has the list of permissions: a CHECK would have to be replaced for every new resource.
   await sql`
     create table role_permissions (
       role_id uuid not null references roles on delete cascade,
@@ -15,7 +15,7 @@ export async function up(db: Kysely<unknown>): Promise<void> {
       primary key (role_id, permission)
     )`.execute(db);
 
-  // A role of this name that somebody made by hand becomes the built-in one.
+  // If a role of this name was made by hand, it becomes the built-in role.
   await sql`
     insert into roles (id, name, built_in) values ('01900000-0000-7000-8000-000000000003', 'manager', true)
       on conflict (name) do update set built_in = true`.execute(db);
@@ -33,7 +33,7 @@ export async function up(db: Kysely<unknown>): Promise<void> {
         ('manager', array['users:read', 'products:read', 'products:write', 'roles:read', 'tenant:read']),
         ('member', array['products:read', 'products:write'])
       ) as built_in (name, permissions) using (name), unnest(permissions) as permission`.execute(db);
-  // Without a role products were open to a user until now; with none it could do nothing.
+  // Until now a user without a role could use products. With permissions, such a user could do nothing.
   await sql`
     insert into user_roles (user_id, role_id)
       select users.id, roles.id from users, roles

@@ -1,7 +1,7 @@
 import { sql, type Kysely } from 'kysely';
 
 export async function up(db: Kysely<unknown>): Promise<void> {
-  // No foreign keys: a row outlives what it tells of.
+  // No foreign keys: an audit row outlives the rows that it names.
   await sql`
     create table audit (
       id uuid primary key,
@@ -18,7 +18,7 @@ export async function up(db: Kysely<unknown>): Promise<void> {
       check ((actor_kind = 'none') = (actor_id is null)),
       check ((target_kind is null) = (target_id is null))
     )`.execute(db);
-  // The order of GET /audit, and each filter that it offers.
+  // The order of GET /audit, and each of its filters.
   await sql`create index audit_at_id on audit (at, id)`.execute(db);
   for (const column of ['action', 'actor_id', 'target_id']) {
     await sql`create index ${sql.id(`audit_${column}_at_id`)} on audit (${sql.ref(column)}, at, id)`.execute(db);
