@@ -1,6 +1,7 @@
 // Circuit breakers. While a tenant's database or a whole cluster refuses or hangs, its requests are refused at once. Otherwise
-// each request would wait for the same deadline. One probe at a time finds out when the database is back
-// (src/connections/breaker-trial.ts).
+// each request would wait for the same deadline.
+//
+// One probe at a time finds out when the database is back (src/connections/breaker-trial.ts).
 import { DatabaseFault } from '../../db/driver/database-fault.js';
 import { blamed } from './breaker-blame.js';
 import { Evidence } from './breaker-evidence.js';

@@ -1,7 +1,9 @@
 // The connection governor admits connections to one PostgreSQL server. The tenant pools of this process together never hold more
-// than the process's share of that server. When slots are scarce, the governor closes unused connections for waiting requests.
-// The connection that has been unused for longest goes first. Waiting tenants take turns (src/connections/slot-queue.ts). A
-// tenant that keeps its connections busy yields some to a tenant that has fewer.
+// than the process's share of that server.
+//
+// When slots are scarce, the governor closes unused connections for waiting requests. The connection that has been unused for
+// longest goes first. Waiting tenants take turns (src/connections/slot-queue.ts). A tenant that keeps its connections busy yields
+// some to a tenant that has fewer.
 //
 // The states of a slot are in src/connections/counted-slot.ts, those of a waiting tenant in src/connections/slot-queue.ts. A pool
 // is in the queue `idle` while it has an unused connection.

@@ -1,7 +1,8 @@
-// Leases connection slots from the registry, so that all replicas together stay within a server's budget. A replica leases slots
-// in blocks and renews its leases in the background. No request waits for the registry while a leased slot is free. Two things
-// must never happen: a slot counts as free while a connection may use it, or a registry that is away takes connections from
-// replicas that serve.
+// Leases connection slots from the registry, so that all replicas together stay within a server's budget.
+//
+// A replica leases slots in blocks and renews its leases in the background. No request waits for the registry while a leased slot
+// is free. Two things must never happen: a slot counts as free while a connection may use it, or a registry that is away takes
+// connections from replicas that serve.
 import type { Kysely } from 'kysely';
 import type { Registry, SlotKind } from '../../db/registry/registry-schema.js';
 import { removeLeases, renewLeases } from '../../db/registry/slot-lease-queries.js';

@@ -133,7 +133,7 @@ export class SlotQueue {
     }
   }
 
-  /** Puts a tenant in the queue where it belongs; it keeps its place if it can. Call this when the tenant holds a slot less. */
+  /** Puts a tenant in its queue; it keeps its place if it can. Call this when the tenant holds a slot less. */
   place(tenant: SlotTenant): void {
     const queue = tenant.slots.used === 0 ? this.#emptyHanded : this.#holders;
     if (tenant.waiters.size === 0) tenant.queue?.remove(tenant);

@@ -1,6 +1,7 @@
-// The tenant pools. Each tenant has one Kysely that stays valid until the process ends, over a pg Pool that may be replaced. The
-// first request for a connection builds the pool, and concurrent requests share that pool. The pool is replaced when the tenant's
-// row changes, and closed when it is not used.
+// The tenant pools. Each tenant has one Kysely that stays valid until the process ends, over a pg Pool that may be replaced.
+//
+// The first request for a connection builds the pool, and concurrent requests share that pool. The pool is replaced when the
+// tenant's row changes, and closed when it is not used.
 import type { Kysely } from 'kysely';
 import type { TenantRecord } from '../../db/registry/tenant-queries.js';
 import { databaseOver, type ConnectionSettings } from '../../db/driver/client.js';

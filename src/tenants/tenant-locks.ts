@@ -1,7 +1,9 @@
 // The lock of a tenant in the registry. Take this lock before creating, opening, closing or deleting a tenant's database, or
-// changing its password. Otherwise two workers act on different versions of its row. The lock is held on a connection of its own.
-// An unlocked tenant in the middle of such work was left by a process that died. A lock is free when its connection is lost,
-// although the work goes on. So nothing may depend on the lock unless housekeeping can repair it.
+// changing its password. Otherwise two workers act on different versions of its row.
+//
+// The lock is held on a connection of its own. An unlocked tenant in the middle of such work was left by a process that died. A
+// lock is free when its connection is lost, although the work goes on. So nothing may depend on the lock unless housekeeping can
+// repair it.
 import type { Kysely } from 'kysely';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Registry } from '../../db/registry/registry-schema.js';
