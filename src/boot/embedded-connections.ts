@@ -1,5 +1,5 @@
-// The embedded PostgreSQL of a service without a configured server: starts it, gives it the roles of the service, and says how
-// the service enters it.
+// The embedded PostgreSQL of a service without a configured server. Starts it, creates the service's roles in it, and returns the
+// settings to enter it.
 import { randomBytes } from 'node:crypto';
 import type { Logger } from 'pino';
 import { createDatabase, type ConnectionSettings } from '../../db/driver/client.js';
@@ -9,7 +9,7 @@ import { ConfigError, type Settings } from '../config/index.js';
 import { startEmbeddedCluster, type EmbeddedCluster } from '../embedded/embedded-cluster.js';
 import type { LocalSecrets } from './local-secrets.js';
 
-/** The running server, and the connections that the service needs to it. */
+/** The running server, and the connections to it that the service needs. */
 export interface EmbeddedConnections {
   readonly embedded: EmbeddedCluster;
   /** The registry, entered as the role that may migrate it. */
@@ -22,7 +22,7 @@ const REGISTRY = 'tenantry_registry';
 const REGISTRY_SERVICE = 'tenantry_service';
 const PROVISIONER = 'tenantry_provisioner';
 
-/** The iteration count of RFC 7677: one day an operator may choose these passwords. */
+/** The iteration count of RFC 7677: an operator may choose these passwords one day. */
 const SCRAM_ITERATIONS = 4_096;
 
 /**
@@ -53,7 +53,7 @@ export async function enterEmbedded(
       preparedStatements: false,
     },
   );
-  // New at every start, and kept nowhere: no other process can enter with it.
+  // New at every start and stored nowhere, so that no other process can enter with it.
   const servicePassword = randomBytes(32).toString('base64url');
   try {
     await bootstrapCluster(superuser.db, {
@@ -96,7 +96,7 @@ async function startEmbedded(
       },
     });
   } catch (error) {
-    // The person at the terminal can mend this, and the message says how.
+    // The person at the terminal can correct this, and the message says how.
     throw new ConfigError([error instanceof Error ? error.message : String(error)]);
   }
 }

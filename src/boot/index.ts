@@ -1,5 +1,5 @@
-// From the settings to a config that the app can be built on: secrets, the embedded PostgreSQL where none is configured,
-// the schema, the first operator.
+// Turns the settings into a complete config for the app: secrets, the embedded PostgreSQL if no server is configured, the schema,
+// and the first operator.
 import type { Kysely } from 'kysely';
 import type { Logger } from 'pino';
 import { listAllClusters } from '../../db/registry/cluster-queries.js';
@@ -29,7 +29,7 @@ import { openProvisioner, type Provisioner } from '../clusters/provisioner-conne
 export interface Prepared {
   readonly config: Config;
   readonly embedded: EmbeddedCluster | undefined;
-  /** The operator's sign-in, if this start made one up: to be shown once, on the terminal that started the service. */
+  /** The operator's sign-in, if this start made one up. Show it once, on the terminal that started the service. */
   readonly newOperator: { readonly email: string; readonly password: string } | undefined;
 }
 
@@ -47,7 +47,7 @@ const DEFAULT_OPERATOR = 'operator@tenantry.local';
 const INSUFFICIENT_PRIVILEGE = '42501';
 
 /**
- * Everything that must be done before the app can be built.
+ * Does everything that must be done before the app can be built.
  *
  * @param onEmbedded called with the embedded PostgreSQL as soon as it runs, so that it can be stopped if a later step fails
  * @throws ConfigError if the registry is not migrated or cannot be reached
@@ -63,7 +63,7 @@ export async function prepare(
   return { config, embedded, newOperator: await ensureOperator(config, settings, secrets) };
 }
 
-/** Brings registry, template and every tenant's database up to date, for `npm run migrate`. */
+/** Brings the registry, the template and every tenant's database up to date, for `npm run migrate`. */
 export async function prepareAndMigrate(
   settings: Settings,
   log: Logger,
@@ -79,7 +79,7 @@ async function connect(
   onEmbedded: (cluster: EmbeddedCluster) => void,
 ): Promise<Connected> {
   const { registry, tenants, auth, encryptionKeys } = settings;
-  // In production the settings are complete, or reading them would have failed.
+  // In production the settings are complete; otherwise reading them would have failed.
   const secrets = settings.production ? undefined : await localSecrets(settings.dataDir);
   const given = {
     tokenKeys: auth.keys ?? parseTokenKeys(secrets?.tokenKeys ?? ''),
@@ -149,7 +149,10 @@ async function migrate(config: Config, registryOwner: ConnectionSettings, log: L
   }
 }
 
-/** The registered clusters beside the default one, ready to be entered. One whose password does not decrypt is logged and left out. */
+/**
+ * The registered clusters without the default one, with the settings to enter them. A cluster whose password does not decrypt is
+ * logged and left out.
+ */
 async function otherClusters(
   registry: Kysely<Registry>,
   config: Config,
@@ -170,7 +173,7 @@ async function otherClusters(
   });
 }
 
-/** @throws ConfigError if the registry is not migrated, or the migration did not give this role its rights */
+/** @throws ConfigError if the registry is not migrated, or if the migration did not give this role its rights */
 async function checkRegistry(config: Config, log: Logger): Promise<void> {
   const { user } = config.registry.connection;
   const rewritable = await withRegistry(config.registry, async (registry) => {
@@ -194,7 +197,7 @@ async function checkRegistry(config: Config, log: Logger): Promise<void> {
     );
 }
 
-/** Makes the first operator if there is none. Returns its sign-in if the password was made up here. */
+/** Makes the first operator if there is none. Returns the sign-in if the password was made up here. */
 async function ensureOperator(
   config: Config,
   settings: Settings,
@@ -225,7 +228,9 @@ async function withRegistry<T>(
   }
 }
 
-/** A server that does not answer becomes one line for the person at the terminal. Any other error stays as it is. */
+/**
+ * If a server does not answer, the error becomes one line for the person at the terminal. Any other error is returned unchanged.
+ */
 function unusable(what: string, { host, port }: ConnectionSettings, error: unknown): unknown {
   if (!(error instanceof DatabaseFault)) return error;
   return new ConfigError([`${what} at ${host}:${port} cannot be used (${error.reason})`]);

@@ -1,5 +1,5 @@
-// Secrets that nobody gave, made on the first start and kept under DATA_DIR. Never in production: there a missing secret
-// stops the start.
+// Secrets that the configuration does not set. They are made at the first start and kept under DATA_DIR. This never happens in
+// production: there a missing secret stops the start.
 import { randomBytes } from 'node:crypto';
 import { mkdir, open, readFile, rename } from 'node:fs/promises';
 import path from 'node:path';
@@ -7,9 +7,9 @@ import { z } from 'zod';
 import { makeTokenKey } from '../auth/keyring.js';
 
 const secretsSchema = z.object({
-  /** In the form of JWT_KEYS. */
+  /** In the format of JWT_KEYS. */
   tokenKeys: z.string(),
-  /** In the form of ENCRYPTION_KEYS. */
+  /** In the format of ENCRYPTION_KEYS. */
   encryptionKeys: z.string(),
   operatorPassword: z.string(),
   superuserPassword: z.string(),
@@ -19,10 +19,10 @@ const secretsSchema = z.object({
 
 export type LocalSecrets = z.output<typeof secretsSchema>;
 
-/** Older builds signed tokens with a secret of another name, and none of those tokens is good any more. */
+/** Older builds signed tokens with a secret of another name. Those tokens are no longer valid. */
 const storedSchema = secretsSchema.partial({ tokenKeys: true });
 
-/** Reads `<folder>/secrets.json`, or makes it (mode 0600) with fresh secrets. @throws Error where the file is damaged */
+/** Reads `<folder>/secrets.json`, or makes it (mode 0600) with fresh secrets. @throws Error if the file is damaged */
 export async function localSecrets(folder: string): Promise<LocalSecrets> {
   const file = path.join(folder, 'secrets.json');
   const text = await readFile(file, 'utf8').catch((error: unknown) => {
@@ -61,7 +61,7 @@ function freshSecrets(): LocalSecrets {
 
 async function keep(file: string, secrets: LocalSecrets): Promise<LocalSecrets> {
   await mkdir(path.dirname(file), { recursive: true, mode: 0o711 });
-  // Under another name first, and on disk: a file cut short by a crash would lock everybody out of the databases.
+  // Write to another name first, and flush: a file cut short by a crash would lock every caller out of the databases.
   const draft = `${file}.new`;
   const handle = await open(draft, 'w', 0o600);
   try {

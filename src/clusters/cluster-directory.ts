@@ -1,5 +1,5 @@
-// The cluster directory: the registry's clusters as this process knows them. All are kept, since there are as many as there are
-// servers, and read again when a change is told; who asks on the way of a request is answered from memory.
+// The cluster directory caches the registry's clusters in this process. All clusters are kept, since there are only as many as
+// servers. They are read again after a notification of a change. Requests are answered from memory.
 import type { Kysely } from 'kysely';
 import { listAllClusters, type ClusterRecord } from '../../db/registry/cluster-queries.js';
 import type { Registry } from '../../db/registry/registry-schema.js';
@@ -11,49 +11,49 @@ import type { Envelope } from '../secrets/envelope.js';
 import type { Place } from './provisioners.js';
 
 export interface KnownCluster extends Place {
-  /** Undefined for the default cluster as long as it has no row. */
+  /** Undefined for the default cluster until it has a row. */
   readonly id: string | undefined;
   readonly name: string;
-  /** Whether it is the one that the configuration names. */
+  /** Whether the configuration names this cluster. */
   readonly isDefault: boolean;
   /** The provisioner's role. */
   readonly user: string;
   readonly tls: ConnectionSettings['tls'];
   readonly budget: ClusterBudget;
-  /** How it is entered as its provisioner. @throws Error where its password does not open */
+  /** The settings to enter the cluster as its provisioner. @throws Error if its password does not decrypt */
   readonly connection: () => ConnectionSettings;
 }
 
 export interface ClusterDirectory {
-  /** The cluster at a place where it is known, without waiting. */
+  /** The cluster at a place if it is known, without waiting. */
   peek(place: Place): KnownCluster | undefined;
-  /** The same, looked for in the registry where it is not known. @throws DatabaseFault */
+  /** The cluster at a place. If it is not known, the registry is asked. @throws DatabaseFault */
   find(place: Place): Promise<KnownCluster | undefined>;
-  /** How a row's cluster is entered, whether or not it is known yet. */
+  /** The cluster of a row, with the settings to enter it, whether or not the cluster is known yet. */
   of(row: ClusterRecord): KnownCluster;
-  /** Reads all clusters anew. @throws DatabaseFault */
+  /** Reads all clusters again. @throws DatabaseFault */
   refresh(): Promise<void>;
-  /** Calls `listener` with each cluster whose TLS is another than before: what is connected to it is to be connected anew. */
+  /** Calls `listener` with each cluster whose TLS settings have changed: connections to that cluster must be opened again. */
   onTlsChange(listener: (cluster: KnownCluster) => void): void;
 }
 
-/** A registry that does not answer is asked again after this long (ms). */
+/** After the registry failed to answer, it is asked again after this long (ms). */
 const RETRY_AFTER = 1_000;
 
-/** For this long (ms) a place where nothing was found is not looked for again. */
+/** A place without a cluster is not looked up again for this long (ms). */
 const UNKNOWN_FOR = 1_000;
 
-/** Readings in a row, where each is overtaken by a change. */
+/** The most readings in a row if a change overtakes each of them. */
 const MAX_ROUNDS = 5;
 
-/** Places where nothing was found that are remembered. */
+/** The most places without a cluster that are remembered. */
 const MAX_UNKNOWN = 1_000;
 
 export function createClusterDirectory(deps: {
   readonly registry: Kysely<Registry>;
   readonly events: Events;
   readonly envelope: Envelope;
-  /** The default cluster, entered as its provisioner, and its budget. */
+  /** The default cluster's connection settings as its provisioner, and its budget. */
   readonly default: { readonly connection: ConnectionSettings; readonly budget: ClusterBudget };
   readonly onError: (error: unknown) => void;
 }): ClusterDirectory {
@@ -65,7 +65,7 @@ export function createClusterDirectory(deps: {
   let readAt = -Infinity;
   let failedAt = -Infinity;
   let reading: Promise<void> | undefined;
-  /** Counts what was told, so that an answer from before it does not pass for one from after. */
+  /** Counts the notifications, so that an answer from before a notification does not count as an answer from after it. */
   let told = 0;
 
   events.subscribe(({ kind }) => {
@@ -85,7 +85,7 @@ export function createClusterDirectory(deps: {
 
   function of(row: ClusterRecord): KnownCluster {
     const { id, name, host, port, provisionerUser: user } = row;
-    // How it is entered is what the configuration says, also where the row is from another time.
+    // The configuration says how the default cluster is entered, even if its row is older.
     if (keyOf(row) === keyOf(own)) return defaultCluster(row);
     return {
       id,
@@ -105,7 +105,7 @@ export function createClusterDirectory(deps: {
     const rows = await listAllClusters(registry);
     const before = known;
     known = new Map([[keyOf(own), defaultCluster(undefined)], ...rows.map((row) => [keyOf(row), of(row)] as const)]);
-    // What was told while the answer was under way is not in it.
+    // The answer may lack changes that were published while it was under way.
     if (since === told) readAt = performance.now();
     for (const [key, cluster] of known) {
       const old = before.get(key);
@@ -113,7 +113,9 @@ export function createClusterDirectory(deps: {
     }
   }
 
-  /** One reading at a time, and another where a change was told that the one under way may have missed. */
+  /**
+   * Runs one reading at a time, and another if a notification came meanwhile: the reading under way may have missed that change.
+   */
   async function refresh(): Promise<void> {
     for (let round = 0; round < MAX_ROUNDS; round += 1) {
       reading ??= readNow().finally(() => {
@@ -133,7 +135,7 @@ export function createClusterDirectory(deps: {
   }
 
   function peek(place: Place): KnownCluster | undefined {
-    // A feed that is silent soon says whether anything changed.
+    // A silent feed soon knows whether anything has changed. Until then nothing is read.
     if (performance.now() - readAt > believedFor(events) && !events.caughtUp()) readSoon();
     return known.get(keyOf(place));
   }
@@ -160,14 +162,14 @@ export function createClusterDirectory(deps: {
   };
 }
 
-/** How a row's cluster is entered as its provisioner. @throws Error where the password does not open */
+/** The settings to enter the cluster of a row as its provisioner. @throws Error if the password does not decrypt */
 export function enteredAs(row: ClusterRecord, envelope: Envelope): ConnectionSettings {
   const { id, host, port, provisionerUser: user } = row;
   const password = envelope.open(row.provisionerPassword, { id, host, port, user });
   return { host, port, user, password, tls: tlsOf(row), database: MAINTENANCE_DATABASE };
 }
 
-/** The TLS that a row says. */
+/** The TLS settings in a row. */
 export function tlsOf({ tls, tlsCa }: Pick<ClusterRecord, 'tls' | 'tlsCa'>): ConnectionSettings['tls'] {
   return tls === 'verify-full' && (tlsCa === null ? {} : { ca: tlsCa });
 }

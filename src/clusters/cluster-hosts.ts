@@ -1,15 +1,14 @@
-// Which hosts may be registered as clusters. A registered host is connected to with a password, so only those that the
-// configuration names are: whoever may register clusters cannot make the service knock on any other door.
+// Which hosts may be registered as clusters. The service sends a password to a registered host. So only hosts that the
+// configuration names are allowed: an operator who may register clusters cannot make the service connect to any other host.
 import { BlockList, isIP } from 'node:net';
 
 /**
- * Whether a host may be registered, told from its spelling alone: nothing is resolved and nothing is sent. A name is allowed
- * where it stands on the list itself, never for the addresses that it has just now, because what they are at the next look is
- * up to whoever answers for the name. A CIDR admits addresses only, and an address that is written in another way than the
- * usual one (`127.1`, `2130706433`) is a name that is on no list.
+ * Decides by the spelling alone whether a host may be registered: nothing is resolved and nothing is sent. A name is allowed only
+ * if the name itself is on the list. The addresses of a name do not count: the owner of the name can change them at any time. A
+ * CIDR admits addresses only. An address in an unusual spelling (`127.1`, `2130706433`) counts as a name, and is on no list.
  *
  * @param entries names, addresses and CIDRs
- * @param defaultHost of the default cluster, which is allowed besides
+ * @param defaultHost the host of the default cluster, which is always allowed
  */
 export function allowedHosts(entries: readonly string[], defaultHost: string): (host: string) => boolean {
   const names = new Set<string>();
@@ -27,12 +26,12 @@ export function allowedHosts(entries: readonly string[], defaultHost: string): (
   };
 }
 
-/** The one spelling of a host, so that a server cannot be registered twice by writing it in two ways. */
+/** The canonical spelling of a host, so that a server cannot be registered twice under two spellings. */
 export function canonicalHost(host: string): string {
   return isIP(host) === 6 ? new URL(`http://[${host}]`).hostname.slice(1, -1) : spelt(host);
 }
 
-/** Names are compared without their case and without the dot of the root. */
+/** Names are compared without case and without the trailing dot of the root. */
 function spelt(name: string): string {
   return name.toLowerCase().replace(/\.$/, '');
 }

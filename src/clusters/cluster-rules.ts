@@ -1,4 +1,4 @@
-// The rules that a change to the registered clusters must keep, each with the error for breaking it.
+// The rules for changes to the registered clusters, each with the error for breaking the rule.
 import type { Kysely } from 'kysely';
 import {
   CLUSTER_NAME_CONSTRAINT,
@@ -11,7 +11,7 @@ import type { Registry } from '../../db/registry/registry-schema.js';
 import { violatedUniqueConstraint } from '../../db/driver/database-fault.js';
 import { AppError } from '../errors.js';
 
-/** A cluster as an operator describes it, with the password in clear. */
+/** A cluster as an operator describes it, with the password in plain text. */
 export type NewCluster = ClusterValues;
 export type ClusterChanges = {
   readonly [Key in keyof Omit<NewCluster, 'provisionerUser'>]?: NewCluster[Key] | undefined;
@@ -27,7 +27,7 @@ export function demandAllowed(host: string, isAllowed: (host: string) => boolean
 }
 
 /**
- * Refuses changes that are not made this way, whatever their values are.
+ * Refuses changes that an update of a cluster never allows, whatever their values are.
  *
  * @throws AppError `default-cluster`, `provisioner-password-needed`
  */
@@ -38,14 +38,14 @@ export function demandChangeable(changes: ClusterChanges, isDefault: boolean): v
     throw new AppError('default-cluster', {
       detail: 'Change the connection and the budget of the default cluster in the configuration.',
     });
-  // An operator who points a cluster elsewhere would otherwise have its password sent there.
+  // Otherwise an operator who changes a cluster's address could have its password sent to the new address.
   if (enteredOtherwise && !given('provisionerPassword'))
     throw new AppError('provisioner-password-needed', {
       issues: [{ path: '/provisionerPassword', message: 'is needed to change host, port, tls or tlsCa' }],
     });
 }
 
-/** What is on a cluster. */
+/** The tenants and standby databases on a cluster. */
 export async function loadOf(db: Kysely<Registry>, id: string): Promise<ClusterLoad> {
   return (await loadOfClusters(db, [id])).get(id) ?? { tenants: 0, standbyDatabases: 0 };
 }
@@ -59,7 +59,7 @@ export async function demandEmpty(db: Kysely<Registry>, id: string): Promise<voi
     });
 }
 
-/** Runs a write to the clusters. @throws AppError `cluster-taken` if another one has the name or the place */
+/** Runs a write to the clusters. @throws AppError `cluster-taken` if another cluster has the name or the place */
 export async function demandUnique<T>(work: () => Promise<T>): Promise<T> {
   try {
     return await work();

@@ -1,13 +1,13 @@
-// What a replica that died has left open on a cluster: its slots are free when nothing of it is there any more.
+// Counts what a dead replica has left open on a cluster. Its slots are free when none of its connections is left.
 import { countSessions } from '../../db/server/server-admin.js';
 import type { ServerLooks } from './server-looks.js';
 
 /**
- * Connections that a replica, alive or not, has open to a cluster.
+ * Connections to a cluster that a replica, alive or not, has open.
  *
- * @param cluster `host:port`, as its lease says
- * @throws Error where no such cluster is known, and nothing is sent: whoever can write a lease could otherwise have the
- *   provisioner's password sent wherever it likes. DatabaseFault where the cluster does not answer
+ * @param cluster `host:port`, as in the replica's lease
+ * @throws Error if the cluster is not known. Then nothing is sent: otherwise a forged lease could have the provisioner's password
+ *   sent to any host. DatabaseFault if the cluster does not answer
  */
 export async function connectionsOf(
   looks: Pick<ServerLooks, 'at'>,

@@ -1,5 +1,5 @@
-// The default cluster: the one that the configuration names. It has its row in the registry as any other has; how it is
-// entered is what the configuration says.
+// The default cluster is the cluster that the configuration names. It has a row in the registry like any other cluster, but the
+// configuration says how it is entered.
 import { isDeepStrictEqual } from 'node:util';
 import type { Kysely } from 'kysely';
 import {
@@ -18,8 +18,8 @@ import type { Envelope } from '../secrets/envelope.js';
 const ATTEMPTS = 5;
 
 /**
- * Registers the default cluster where it has no row, and brings its row up to what the configuration says: the day that
- * another cluster becomes the default one, this row is how it is entered. Returns its id.
+ * Registers the default cluster if it has no row, and updates its row from the configuration. When another cluster becomes the
+ * default, the service enters this cluster by its row. Returns the row's id.
  *
  * @throws DatabaseFault
  */
@@ -40,7 +40,7 @@ export async function ensureDefaultCluster(
   for (let attempt = 1; attempt <= ATTEMPTS; attempt += 1) {
     const known = await findClusterAt(registry, host, port);
     if (!known) {
-      // Two replicas can do this at once: the row of one stays, and the other finds it.
+      // Two replicas can do this at the same time. The first row stays, and the other replica finds it.
       await insertCluster(registry, (id) => ({
         name: `${host}:${port}`,
         host,
@@ -66,7 +66,7 @@ export async function ensureDefaultCluster(
   throw new Error('other replicas kept changing the row of the default cluster');
 }
 
-/** Undefined where it is sealed with a key that is not known any more. */
+/** Undefined if the password is sealed with a key that is not known any more. */
 function passwordOf(
   { id, host, port, provisionerUser: user, provisionerPassword }: ClusterRecord,
   envelope: Envelope,

@@ -1,5 +1,5 @@
-// Relief for a NOTIFY queue that stays full, because a session of a tenant's role holds it up: such sessions are ended, the most
-// suspect first, until the queue is free.
+// Frees a NOTIFY queue that stays full because a session of a tenant's role blocks it. Such sessions are ended, the most suspect
+// first, until the queue is free.
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { ClusterDb } from '../../db/server/server-admin.js';
 import type { Events } from '../replicas/events.js';
@@ -7,23 +7,23 @@ import { CROWDED, endSuspects, queueUsage } from '../../db/server/notify-queue.j
 import type { ClusterDirectory } from './cluster-directory.js';
 import type { Place, Provisioners } from './provisioners.js';
 
-/** After sessions were ended (ms) the others have read what is in the queue. */
+/** This long (ms) after sessions were ended, the other listeners have read what is in the queue. */
 const SETTLED_AFTER = 300;
 
-/** What was done. */
+/** The result of a relief. */
 export interface NotifyRelief {
-  /** Sessions that were ended, by what made them suspect. */
+  /** The number of sessions that were ended, by the reason why they were suspect. */
   readonly ended: Readonly<Record<string, number>>;
   /** How full the queue is now, from 0 to 1. */
   readonly usage: number;
 }
 
 /**
- * Frees a crowded queue. A queue that no tenant's session holds up stays as it is: PostgreSQL's log names the process.
+ * Frees a crowded queue. If no tenant's session blocks the queue, nothing is ended: PostgreSQL's log names the process.
  *
  * @param cluster the registry's server, connected as its provisioner
- * @param installation whose tenants' sessions are ended
- * @returns undefined when the queue was in order
+ * @param installation the installation whose tenants' sessions may be ended
+ * @returns undefined if the queue was in order
  * @throws DatabaseFault
  */
 export async function relieveNotifyQueue(cluster: ClusterDb, installation: string): Promise<NotifyRelief | undefined> {
@@ -41,7 +41,7 @@ export async function relieveNotifyQueue(cluster: ClusterDb, installation: strin
 
 /** A job that frees the queue if the feed says that it is crowded. */
 export function createNotifyRelief(deps: {
-  /** Of the registry. */
+  /** The place of the registry. */
   readonly place: Place;
   readonly events: Pick<Events, 'queueUsage'>;
   readonly clusterDirectory: Pick<ClusterDirectory, 'find'>;
@@ -53,7 +53,7 @@ export function createNotifyRelief(deps: {
   const place = { host: deps.place.host, port: deps.place.port };
   return async () => {
     if (events.queueUsage < CROWDED) return;
-    // The registry's server, if it holds tenants too. Otherwise no tenant's role can reach its queue.
+    // The registry's server is a cluster only if it holds tenants too. Otherwise no tenant's role can reach its queue.
     if (!(await clusterDirectory.find(place))) return;
     const { cluster } = await provisioners.at(place);
     const relief = await relieveNotifyQueue(cluster, await installation());

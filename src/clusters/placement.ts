@@ -1,4 +1,4 @@
-// Where a new tenant goes: the accepting cluster with the fewest tenants for its weight.
+// Chooses the cluster for a new tenant: the accepting cluster with the fewest tenants for its weight.
 import type { Kysely } from 'kysely';
 import { listPlacements } from '../../db/registry/cluster-queries.js';
 import type { Registry } from '../../db/registry/registry-schema.js';
@@ -16,10 +16,10 @@ export interface ChosenPlace extends Place {
 }
 
 /**
- * The cluster for one more tenant. Two that choose at once may choose the same one: the next is put elsewhere.
+ * The cluster for one more tenant. Two concurrent calls may choose the same cluster; the next call then chooses another.
  *
- * @param isDown whether a cluster is known not to answer: it is taken only where it is the last that is left
- * @throws AppError `no-cluster` where none takes a tenant with this wish
+ * @param isDown whether a cluster is known not to answer; such a cluster is chosen only if no other is left
+ * @throws AppError `no-cluster` if no cluster takes a tenant with this wish
  */
 export async function choosePlace(
   registry: Kysely<Registry>,

@@ -1,5 +1,5 @@
-// The provisioner's way into a cluster: a small pool for roles and databases, and a short-lived connection into any one
-// database that it owns.
+// How the provisioner enters a cluster: a small pool for roles and databases, and a short-lived connection into any database that
+// it owns.
 import type { Kysely } from 'kysely';
 import { createDatabase, type ConnectionSettings, type PoolLimits } from '../../db/driver/client.js';
 import type { Destinations } from '../../db/driver/destinations.js';
@@ -21,14 +21,14 @@ export interface Provisioner {
 /** Longest wait (ms) for running work when the provisioner closes. */
 const CLOSE_DEADLINE = 10_000;
 
-/** Databases that may wait to be entered, per one that is. */
+/** Databases that may wait to be entered, for each database that is entered. */
 const WAITING_PER_SLOT = 20;
 
 /**
- * Connects to nothing yet.
+ * Opens a provisioner, without connecting to anything yet.
  *
- * @param limits of the cluster's pool; as many single databases are entered at once
- * @param shared what its connections are admitted by and named after, where they share a budget with others
+ * @param limits the limits of the cluster's pool; the same number of single databases can be entered at once
+ * @param shared what admits and names its connections, if they share a budget with others
  */
 export function openProvisioner(
   connection: ConnectionSettings,
@@ -37,7 +37,7 @@ export function openProvisioner(
     readonly admit?: PoolOptions['admit'];
     readonly replicaId?: string;
     readonly destinations?: Destinations;
-    /** True enters a standby too, and a server that takes no writes: to look at it. */
+    /** If true, a standby or a read-only server is entered too, to look at it. */
     readonly anyServer?: boolean;
   } = {},
 ): Provisioner {
@@ -50,7 +50,7 @@ export function openProvisioner(
     ...(!anyServer && { prove: proveWritable }),
     ...(admit && { admit }),
   };
-  // Not the database of the connection settings: that one may be the registry, which is nothing to a cluster.
+  // The database of the connection settings may be the registry, which is not part of the cluster.
   const cluster = createDatabase<unknown>({ ...connection, database: MAINTENANCE_DATABASE }, limits, options);
   const slots = new Slots(limits.max, limits.max * WAITING_PER_SLOT);
   return {

@@ -1,27 +1,28 @@
-// The ways in for whoever makes, changes and removes tenants: for each cluster one provisioner, opened when it is first needed.
+// The provisioners of all clusters, for the code that makes, changes and removes tenants. A provisioner is opened when it is
+// first needed.
 import type { ConnectionSettings, PoolLimits } from '../../db/driver/client.js';
 import type { Destinations } from '../../db/driver/destinations.js';
 import type { Clusters } from '../connections/governors.js';
 import { openProvisioner, type Provisioner } from './provisioner-connections.js';
 
-/** Where a PostgreSQL server is. */
+/** The address of a PostgreSQL server. */
 export interface Place {
   readonly host: string;
   readonly port: number;
 }
 
-/** The provisioner of one cluster, and the role that it enters as, which owns the tenants' databases there. */
+/** The provisioner of one cluster. `role` is the role that it enters as, which owns the tenants' databases there. */
 export interface PlacedProvisioner extends Provisioner {
   readonly role: string;
 }
 
 export interface Provisioners {
-  /** @throws Error where no cluster is known at that place: nothing is sent there */
+  /** @throws Error if no cluster is known at that place; then nothing is sent there */
   at(place: Place): Promise<PlacedProvisioner>;
   close(): Promise<void>;
 }
 
-/** @param connectionTo how the cluster at a place is entered as its provisioner; undefined where there is none */
+/** @param connectionTo the settings to enter the cluster at a place as its provisioner; undefined if there is no cluster */
 export function createProvisioners(deps: {
   readonly connectionTo: (place: Place) => Promise<ConnectionSettings | undefined>;
   readonly limits: PoolLimits;

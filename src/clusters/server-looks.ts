@@ -1,5 +1,5 @@
-// Looks at the sessions on a cluster: over one connection a server, outside the slots, since the slots may be what the looks
-// are about. It is opened when it is needed, and closes soon after.
+// Looks at the sessions on a cluster, over one connection for each server. The connection takes no slot, since the look may be
+// about the slots. It is opened when it is needed, and closes soon after.
 import { createDatabase, type DatabaseHandle } from '../../db/driver/client.js';
 import { MAINTENANCE_DATABASE, type ClusterDb } from '../../db/server/server-admin.js';
 import type { Destinations } from '../../db/driver/destinations.js';
@@ -8,17 +8,19 @@ import type { ClusterDirectory } from './cluster-directory.js';
 import type { Place } from './provisioners.js';
 
 export interface ServerLooks {
-  /** The cluster `host:port`, entered as its provisioner; undefined where none is known there: nothing is sent to such a place. */
+  /**
+   * The cluster `host:port`, entered as its provisioner. Undefined if no cluster is known there: nothing is sent to such a place.
+   */
   at(cluster: string): ClusterDb | undefined;
   close(): Promise<void>;
 }
 
-/** Longest run of a look (ms), and how long its connection is kept for the next one. */
+/** The longest run of a look (ms), and how long (ms) its connection is kept for the next look. */
 const LIMITS = { max: 1, timeout: 2_000, idleTimeoutMillis: 5_000 };
 
 /**
  * @param connectTimeout longest wait (ms) for the connection
- * @param destinations of the process
+ * @param destinations the destinations of the process
  */
 export function createServerLooks(
   directory: Pick<ClusterDirectory, 'peek'>,
@@ -37,10 +39,10 @@ export function createServerLooks(
       void before?.handle.close(0);
       const limits = { ...LIMITS, acquireTimeout: connectTimeout, connectTimeout };
       const handle = createDatabase<unknown>(connection, limits, {
-        // It carries no replica: the connection takes no slot.
+        // The name carries no replica, because the connection takes no slot.
         applicationName: 'tenantry look',
         preparedStatements: false,
-        // A standby knows only its own sessions: what lives on the primary would count as gone.
+        // A standby knows only its own sessions. So sessions that live on the primary would count as gone.
         prove: provePrimary,
         destinations,
       });
@@ -54,7 +56,7 @@ export function createServerLooks(
   };
 }
 
-/** The place that a cluster's `host:port` names; the host may be an IPv6 address. */
+/** The place of a cluster's `host:port`; the host may be an IPv6 address. */
 export function placeOf(cluster: string): Place {
   const colon = cluster.lastIndexOf(':');
   return { host: cluster.slice(0, colon), port: Number(cluster.slice(colon + 1)) };

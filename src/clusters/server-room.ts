@@ -1,4 +1,4 @@
-// Whether a server has as many connections as its budget and reserve may open.
+// Checks whether a server allows as many connections as its budget and reserve may open.
 import type { Kysely } from 'kysely';
 import type { Logger } from 'pino';
 import { listAllClusters } from '../../db/registry/cluster-queries.js';
@@ -8,7 +8,7 @@ import type { ClusterDirectory } from './cluster-directory.js';
 import type { ClusterBudget } from '../connections/governors.js';
 import type { Provisioners } from './provisioners.js';
 
-/** A sentence about a server that has too few connections; undefined when it has enough. */
+/** A sentence about a server that allows too few connections; undefined if it allows enough. */
 export function roomWarning(
   { maxConnections }: Pick<ClusterInspection, 'maxConnections'>,
   { tenants, reserve }: ClusterBudget,
@@ -18,7 +18,9 @@ export function roomWarning(
   return `Budget and reserve need ${wanted} connections; the server allows ${maxConnections} in all. Raise max_connections, or lower the budget.`;
 }
 
-/** Logs a warning for each server that has fewer connections than budget and reserve. @throws DatabaseFault of the registry */
+/**
+ * Logs a warning for each server that allows fewer connections than its budget and reserve. @throws DatabaseFault of the registry
+ */
 export async function warnOfFullServers(
   deps: {
     readonly registry: Kysely<Registry>;
@@ -29,7 +31,7 @@ export async function warnOfFullServers(
 ): Promise<void> {
   for (const row of await listAllClusters(deps.registry)) {
     const { name, host, port, budget } = deps.clusterDirectory.of(row);
-    // A server that does not answer is noticed elsewhere.
+    // Other checks notice a server that does not answer.
     const inspection = await deps.provisioners
       .at({ host, port })
       .then(({ cluster }) => inspectCluster(cluster))

@@ -1,64 +1,65 @@
-// The backends of one server that may live on although their connection has closed: a COMMIT that waits for a standby, a
-// stopped process, a network that lost the end. Looks at the server find out when each is gone.
+// Tracks the backends of one server that may live on after their connection has closed. Examples are a COMMIT that waits for a
+// standby, a stopped process, and a network that lost the end of the connection. Looks at the server find out when each is gone.
 //
 // A backend, from here:
 //
-//     tracked ── says its pid (reached) ──▶ live ── gone ──▶ forgotten
-//     tracked, live ── lost ──▶ unknown (with its pid, or without one if the handshake was cut)
+//     tracked ── reports its pid (reached) ──▶ live ── gone ──▶ forgotten
+//     tracked, live ── lost ──▶ unknown (with its pid, or without a pid if the handshake was cut)
 //     unknown ── freed ──▶ forgotten
 //
 // An unknown backend with a pid is freed
 //   - by a look that began after the loss and finds no session of this replica with that pid, or
-//   - when a connection of this replica has that pid: the server has given it to another process, or
-//   - when the server has started again since an earlier look that this backend had already been lost before.
-// One without a pid is freed by a look that asks twice, AGAIN_AFTER apart, and finds no session of this replica both times that
-// no connection and no other unknown backend accounts for. PostgreSQL accepts connections in their order, so a server that
-// answers has come to the cut one; its backend reads the end of the stream and exits. One that stays is found by its session.
+//   - when a connection of this replica has that pid: the server has given the pid to another process, or
+//   - when the server has restarted since an earlier look, if that look was answered after the loss.
+// An unknown backend without a pid is freed by a look that asks twice, AGAIN_AFTER apart. It is freed if each session in both
+// answers belongs to a connection of this replica or to another unknown backend. PostgreSQL accepts connections in their order.
+// So a server that answers has already accepted the cut connection; its backend reads the end of the stream and exits. A backend
+// that stays is found by its session.
 //
 // While the server cannot be asked, every unknown backend stays unknown. Looks begin at least LOOK_EVERY apart, one at a time,
 // and only while a backend is unknown.
 import type { ServerSession, ServerSessions } from '../../db/server/server-sessions.js';
 
-/** One backend, from before its connection is opened. */
+/** One backend, from the time before its connection is opened. */
 export interface Backend {
-  /** It has said its process id. */
+  /** The backend has reported its process id. */
   reached(pid: number): void;
-  /** Nothing is left of it. */
+  /** Nothing is left of the backend. */
   gone(): void;
   /**
-   * Its connection has closed, and it may live on.
+   * The connection has closed, and the backend may live on.
    *
-   * @param freed called once, when nothing is left of it
+   * @param freed called once, when nothing is left of the backend
    */
   lost(freed: () => void): void;
 }
 
 export interface Backends {
   track(): Backend;
-  /** No more looks: what is unknown stays so. */
+  /** Ends the looks: unknown backends stay unknown. */
   stop(): void;
 }
 
 /** How this replica sees its own sessions on the server. */
 export interface Look {
-  /** Undefined where there is no way to ask. Must settle by a deadline. @throws DatabaseFault where the server does not answer */
+  /** Undefined if there is no way to ask. Must settle by a deadline. @throws DatabaseFault if the server does not answer */
   sessions(): Promise<ServerSessions | undefined>;
-  /** Ends sessions that do nothing. @throws DatabaseFault, or the server's error */
+  /** Ends sessions that are idle. @throws DatabaseFault, or the server's error */
   endIdle(sessions: readonly ServerSession[]): Promise<void>;
 }
 
-/** Between the beginnings of two looks (ms). */
+/** Time (ms) between the beginnings of two looks. */
 const LOOK_EVERY = 1_000;
 
-/** From a loss to the first look (ms): most backends notice a closed socket at once, and losses come together. */
+/** Time (ms) from a loss to the first look. Most backends notice a closed socket at once, and losses come together. */
 const FIRST_LOOK_AFTER = 50;
 
-/** Between the two questions of one look (ms). */
+/** Time (ms) between the two questions of one look. */
 const AGAIN_AFTER = 100;
 
 /**
- * On a server that cannot be asked by anybody an unknown backend counts for this long (ms). It is PostgreSQL's own bound on a
- * handshake, and the one on a statement of a tenant's role.
+ * If no role can ask a server, an unknown backend counts for this long (ms). It is PostgreSQL's own bound on a handshake, and the
+ * bound on a statement of a tenant's role.
  */
 const UNSEEN_FOR = 60_000;
 
@@ -99,7 +100,7 @@ export function createBackends(look: Look, onError: (error: unknown) => void = (
 
   async function takeLook(): Promise<void> {
     lookedAt = performance.now();
-    // What is lost from here on may be missing in the answer although it lives.
+    // A backend that is lost from here on may be missing in the answer although it lives.
     const lost = [...unknown];
     try {
       const first = await look.sessions();
@@ -140,13 +141,13 @@ export function createBackends(look: Look, onError: (error: unknown) => void = (
     for (const one of lost) {
       if (one.pid !== undefined || !unknown.has(one)) continue;
       const stranger = strangers.pop();
-      // It may be this one. Or it is a connection about to say its pid, which then tells.
+      // The session may be this backend. If it is a connection that has not reported its pid yet, `reached` frees the backend.
       if (stranger) one.pid = stranger.pid;
       else free(one);
     }
   }
 
-  /** A session whose client is gone waits for the next statement for as long as the network hides that from the server. */
+  /** An idle session whose client is gone would otherwise stay until the server notices that, which the network can delay. */
   async function endIdle({ sessions }: ServerSessions, lost: readonly Unknown[]): Promise<void> {
     const pids = new Set(lost.filter((one) => unknown.has(one)).map(({ pid }) => pid));
     const idle = sessions.filter(({ pid, idle }) => idle && pids.has(pid) && !live.has(pid));

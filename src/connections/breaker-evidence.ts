@@ -1,18 +1,18 @@
-// The failures that count towards opening a breaker, and whether those of a cluster show that the whole server is at fault. Each
-// failure is a connection of its own: what fails together on one connection is reported once (db/driver/lane/lane-keeper.ts).
+// The failures that count towards opening a breaker, and whether the failures of a cluster show that the whole server is at
+// fault. Each failure is a separate connection: db/driver/lane/lane-keeper.ts reports what fails together on one connection once.
 
-/** Failures in a row that open a breaker, and the time (ms) within which they must lie. */
+/** A breaker opens after this many failures in a row, all within this time (ms). */
 const FAILURES_TO_OPEN = 3;
 const WINDOW = 10_000;
 
-/** Failures kept while they do not suffice: those of one tenant may be many. */
+/** The most failures that are kept while they do not suffice: a single tenant may have many. */
 const MOST_KEPT = 20;
 
 export interface Failure {
   readonly at: number;
-  /** Whose database the connection was to. */
+  /** The tenant whose database the connection was to. */
   readonly tenantId: string;
-  /** `opening`: the connection did not come about. `use`: it was open. `probe`: a probe failed. */
+  /** `opening`: the connection could not be opened. `use`: it was open. `probe`: a probe failed. */
   readonly during: 'opening' | 'use' | 'probe';
 }
 
@@ -33,29 +33,29 @@ export class Evidence {
     return this.#failures.length >= FAILURES_TO_OPEN;
   }
 
-  /** Takes one more into account, and forgets those that are too old. */
+  /** Adds a failure, and forgets the failures that are too old. */
   add(failure: Failure): void {
     this.#failures = this.#failures.filter(({ at }) => failure.at - at < WINDOW);
     this.#failures.push(failure);
     if (this.#failures.length > MOST_KEPT) this.#failures.shift();
   }
 
-  /** Whether all of them are too old. */
+  /** Whether all failures are too old. */
   isOld(now: number): boolean {
     return this.#failures.every(({ at }) => now - at >= WINDOW);
   }
 
-  /** For a success: the failures are no longer in a row. */
+  /** A success ends the row of failures. */
   clear(): void {
     this.#failures = [];
   }
 
   /**
-   * Whether the server is at fault, and not the database or the backend of one tenant: a probe failed, or new connections of
-   * two tenants failed, which is the same as a probe of one by the other. While a probe waits for its answer, failures of
-   * two tenants are enough.
+   * Whether the server is at fault, and not the database or the backend of a single tenant. A failed probe shows that. Failed new
+   * connections of two tenants show it too: each tenant is a probe for the other. While a probe waits for its answer, any
+   * failures of two tenants are enough.
    *
-   * @param probeWaits a probe has waited for its answer longer than a server takes that is in order
+   * @param probeWaits whether a probe has waited for its answer longer than a healthy server takes
    */
   blamesServer(probeWaits: boolean): boolean {
     if (this.#failures.some(({ during }) => during === 'probe')) return true;

@@ -1,5 +1,5 @@
-// The trial of one breaker, from suspicion or opening to closing: when it probes, and what it concludes from a probe. It ends
-// when the breaker closes (src/connections/breakers.ts).
+// The trial of one breaker, from suspicion or opening to closing: when it probes, and what it concludes from a probe. The trial
+// ends when the breaker closes (src/connections/breakers.ts).
 //
 // The probing of a trial, from here:
 //
@@ -16,22 +16,24 @@ import type { Evidence } from './breaker-evidence.js';
 import type { BreakerDeps, BreakerScope, BreakerTenant } from './breaker-types.js';
 
 /*
- * How soon a breaker closes after its server is back, at worst. Probes begin at most LONGEST_PAUSE after one another,
- * counted from beginning to beginning. A probe that hangs delays nothing, because it is given up before that
- * (PROBE_PATIENCE < LONGEST_PAUSE). The last probe in vain began before the server was back, so the next one begins within
- * 800 ms of that, and a server that answers within 200 ms is in use again within a second.
+ * How soon a breaker closes after its server is back, in the worst case. Probes begin at most LONGEST_PAUSE apart, measured from
+ * beginning to beginning. A probe that hangs delays nothing, because the trial gives it up earlier (PROBE_PATIENCE <
+ * LONGEST_PAUSE). The last failed probe began before the server was back, so the next probe begins within 800 ms of that time. So
+ * a server that answers within 200 ms is in use again within a second.
  */
-/** The pause (ms) before a probe is drawn between the shortest and a ceiling that doubles from the first to the longest. */
+/**
+ * The pause (ms) before a probe is random: between SHORTEST_PAUSE and a ceiling that doubles from FIRST_PAUSE to LONGEST_PAUSE.
+ */
 const SHORTEST_PAUSE = 25;
 const FIRST_PAUSE = 100;
 export const LONGEST_PAUSE = 800;
-/** A probe without an answer for this long (ms) no longer holds up the next one. Its answer still counts if it comes. */
+/** After this long (ms) without an answer a probe no longer delays the next probe. A later answer still counts. */
 const PROBE_PATIENCE = 500;
 
-/** A breaker that refused no request for this long (ms) is not probed any more. */
+/** A breaker that has refused no request for this long (ms) is not probed. */
 const IDLE_AFTER = 60_000;
 
-/** What a trial belongs to, and what it reports. It reports nothing after its end. */
+/** The breaker that a trial belongs to, and what the trial reports. It reports nothing after its end. */
 export interface TrialCase extends Required<Pick<BreakerDeps, 'probe' | 'now' | 'random'>> {
   readonly scope: BreakerScope;
   readonly key: string;
@@ -46,28 +48,28 @@ export interface TrialCase extends Required<Pick<BreakerDeps, 'probe' | 'now' | 
 }
 
 export class Trial {
-  /** False while the cluster is only suspected. */
+  /** False while the cluster is suspected only. */
   isOpen = false;
-  /** When it opened; until then, when it was suspected. */
+  /** When the breaker opened; before that, when the cluster was suspected. */
   at: number;
   /** When a request was last refused, or counted towards the suspicion. */
   askedAt: number;
   probes = 0;
   /** Whether a probe was not answered within its patience. */
   probeWaits = false;
-  /** When it last probed while only suspected. */
+  /** When the last probe began while the cluster was suspected only. */
   suspectProbedAt: number | undefined;
-  /** The number of the probe that is under way and not given up; 0 if none is. */
+  /** The number of the probe that is under way and not given up; 0 if there is none. */
   #probing = 0;
-  /** When the probe under way began, or the next one does; undefined while it rests. */
+  /** When the probe under way began, or when the next probe begins; undefined while the trial rests. */
   #probeAt: number | undefined;
-  /** Of the next probe, or of the patience with this one. */
+  /** Starts the next probe, or ends the patience with the probe under way. */
   #timer: NodeJS.Timeout | undefined;
   #ended = false;
 
   /**
-   * @param tenant of the last request that failed or was refused
-   * @param reason the fault that opened it, or the last one that made it suspected
+   * @param tenant the tenant of the last request that failed or was refused
+   * @param reason the fault that opened the breaker, or the last fault that made the cluster suspected
    */
   constructor(
     private readonly trialCase: TrialCase,
@@ -81,20 +83,20 @@ export class Trial {
     return this.#probing > 0;
   }
 
-  /** Milliseconds until the next probe; undefined while one is under way, and while it rests. */
+  /** Milliseconds until the next probe; undefined while a probe is under way, and while the trial rests. */
   get nextProbeIn(): number | undefined {
     if (this.isProbing || this.#probeAt === undefined) return undefined;
     return Math.max(0, this.#probeAt - this.trialCase.now());
   }
 
-  /** Begins to probe after a pause (ms), for a suspicion. */
+  /** Begins to probe a suspected cluster after a pause (ms). */
   begin(pause: number): void {
     this.#probeAt = this.trialCase.now() + pause;
     if (pause === 0) void this.#probe();
     else this.#timer = setTimeout(() => void this.#probe(), pause).unref();
   }
 
-  /** One more fault, which is its reason from now on. */
+  /** Records another fault, which becomes the reason of the suspicion. */
   suspect(tenant: BreakerTenant, reason: string): void {
     this.tenant = tenant;
     this.reason = reason;
@@ -126,7 +128,7 @@ export class Trial {
     clearTimeout(this.#timer);
   }
 
-  /** @param from when the pause begins: with the beginning of the last probe, not with its end */
+  /** @param from when the pause begins: when the last probe began, not when it ended */
   #plan(from: number): void {
     const { now, random, evidence, onOver } = this.trialCase;
     const time = now();

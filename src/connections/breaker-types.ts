@@ -1,9 +1,9 @@
-// What breakers (src/connections/breakers.ts) are asked, and what they tell of themselves.
+// The types of circuit breakers (src/connections/breakers.ts): what callers ask of a breaker, and what it reports.
 import type { DatabaseFault } from '../../db/driver/database-fault.js';
 
 export type BreakerScope = 'tenant' | 'cluster';
 
-/** Whom a request is for; of a tenant's record no more than breakers need. */
+/** The tenant that a request is for. It has only the fields that breakers need. */
 export interface BreakerTenant {
   readonly id: string;
   /** `host:port` */
@@ -14,7 +14,10 @@ export interface ProbeTarget {
   readonly scope: BreakerScope;
   /** The tenant's id or the cluster's `host:port`. */
   readonly key: string;
-  /** Whose database to connect to: the tenant itself, or one of the cluster: see `BreakerDeps.neighbour`. */
+  /**
+   * The tenant whose database the probe connects to: the tenant itself, or another tenant of the cluster
+   * (`BreakerDeps.neighbour`).
+   */
   readonly tenant: BreakerTenant;
 }
 
@@ -22,9 +25,9 @@ export interface BreakerChange {
   readonly scope: BreakerScope;
   readonly key: string;
   readonly state: 'open' | 'closed';
-  /** The fault that opened it (`DatabaseFault.reason`), or why it closed. */
+  /** The fault that opened the breaker (`DatabaseFault.reason`), or why the breaker closed. */
   readonly reason: string;
-  /** Milliseconds that it was open, and probes made in them; zero when it opens. */
+  /** How long (ms) the breaker was open, and how many probes ran in that time; both are zero when it opens. */
   readonly openFor: number;
   readonly probes: number;
 }
@@ -33,71 +36,74 @@ export interface BreakerChange {
 export interface BreakerStatus {
   readonly scope: BreakerScope;
   readonly key: string;
-  /** `half-open` while a probe is under way: requests are refused until it succeeds. A suspected cluster is `closed`. */
+  /** `half-open` while a probe is under way: requests are refused until the probe succeeds. A suspected cluster is `closed`. */
   readonly state: 'closed' | 'open' | 'half-open';
   /** Failures in a row that count towards opening. */
   readonly failures: number;
-  /** The fault that opened it; undefined while closed. */
+  /** The fault that opened the breaker; undefined while it is closed. */
   readonly reason: string | undefined;
-  /** Milliseconds since it opened; undefined while closed. */
+  /** Milliseconds since the breaker opened; undefined while it is closed. */
   readonly openFor: number | undefined;
-  /** Probes since it opened, or was suspected before. */
+  /** Probes since the breaker opened, or since the suspicion before that. */
   readonly probes: number;
-  /** Milliseconds until the next probe; undefined while closed, while one is under way, and where nobody asks any more. */
+  /**
+   * Milliseconds until the next probe. Undefined while the breaker is closed, while a probe is under way, and when requests have
+   * stopped.
+   */
   readonly nextProbeIn: number | undefined;
-  /** Times it opened since it is remembered. */
+  /** How often the breaker has opened. */
   readonly opened: number;
 }
 
 export interface BreakerStats {
-  /** Breakers opened, and requests refused, since the start. */
+  /** Breakers opened and requests refused, both since the start of the process. */
   readonly opened: Readonly<Record<BreakerScope, number>>;
   readonly refused: number;
-  /** Every breaker that is remembered: open, or closed with failures or an opening of late. */
+  /** Every remembered breaker: open breakers, and closed breakers with failures or with a recent opening. */
   readonly breakers: readonly BreakerStatus[];
 }
 
 export interface BreakerDeps {
   /**
-   * Opens and closes a connection. Must settle by a deadline of its own, and reject with a DatabaseFault where the server
-   * refused or did not answer; what else it rejects with proves nothing, and the breaker stays open.
+   * Opens and closes a connection. Must settle by its own deadline, and reject with a DatabaseFault if the server refused or did
+   * not answer. Any other rejection proves nothing, and the breaker stays open.
    */
   readonly probe: (target: ProbeTarget) => Promise<void>;
-  /** Another tenant of the same cluster, whose database a probe of the server should enter; undefined if there is none. */
+  /** Another tenant of the same cluster, whose database a probe of the server enters; undefined if there is none. */
   readonly neighbour?: (tenant: BreakerTenant) => BreakerTenant | undefined;
   readonly onChange: (change: BreakerChange) => void;
-  /** Milliseconds on a clock that never goes back; `performance.now` unless told. */
+  /** Milliseconds on a clock that never goes back. Default `performance.now`. */
   readonly now?: () => number;
-  /** From 0 to below 1; `Math.random` unless told. */
+  /** From 0 to below 1. Default `Math.random`. */
   readonly random?: () => number;
 }
 
 export interface Breakers {
   /**
-   * To be called before a request waits for the tenant's database. Never waits: a request that finds the breaker open is
-   * answered, also where its asking starts the probing again, because nobody knows how long the probe will take.
+   * Call this before a request waits for the tenant's database. It never waits. A request that finds the breaker open is refused
+   * at once, even if that request makes the probing begin again: the duration of a probe is not known in advance.
    *
-   * @throws DatabaseFault `unavailable`, with the seconds after which a retry makes sense, where a breaker is open
+   * @throws DatabaseFault `unavailable` if a breaker is open, with the seconds after which a retry makes sense
    */
   admit(tenant: BreakerTenant): void;
-  /** Whether a success can change anything: pools report successes only while a failure is remembered. */
+  /** Whether a success can change anything. Pools report successes only while a failure is remembered. */
   readonly successes: { readonly wanted: boolean };
-  /** The tenant's database answered. A breaker that is open does not close by it: the answer may be older than the fault. */
+  /** The tenant's database answered. This does not close an open breaker: the answer may be older than the fault. */
   succeeded(tenant: BreakerTenant): void;
   /**
-   * Counts the fault of one connection; call it once a connection, however many statements failed on it. `blamed` decides
-   * which faults count, and for what. The loss of an unused connection is not reported: no request waited for it, and the
-   * next one finds out.
+   * Counts the fault of one connection. Call it once for each connection, however many statements failed on it. `blamed` decides
+   * which faults count, and for which breaker. Do not report the loss of an unused connection: no request waited for it, and the
+   * next request notices the fault.
    *
-   * @param since when the failed attempt began, on the breakers' clock: what began before the breaker closed counts no more
-   * @param opening whether the connection was a new one that did not come about
+   * @param since when the failed attempt began, on the breakers' clock; an attempt from before the breaker closed does not count
+   * @param opening whether the connection was new and could not be opened
    */
   failed(tenant: BreakerTenant, fault: DatabaseFault, since?: number, opening?: boolean): void;
-  /** Drops what is known of a tenant: its settings changed, or it was removed. Its cluster's breaker stays. */
+  /** Forgets a tenant whose settings changed, or that was removed. The breaker of its cluster stays. */
   forget(tenantId: string): void;
-  /** Undefined where nothing is wrong with it, and was not of late. */
+  /** Undefined if the breaker is closed and has had no fault lately. */
   state(scope: BreakerScope, key: string): BreakerStatus | undefined;
   stats(): BreakerStats;
-  /** Stops all probing; from then on everything is admitted and nothing counted. */
+  /** Stops all probing. Afterwards every request is admitted, and nothing is counted. */
   close(): void;
 }

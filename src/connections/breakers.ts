@@ -1,5 +1,7 @@
-// Circuit breakers: while a tenant's database, or a whole cluster, refuses or hangs, its requests are refused at once, instead
-// of each waiting for the same deadline. One probe at a time finds out when it is back (src/connections/breaker-trial.ts).
+// Circuit breakers. While a tenant's database or a whole cluster refuses or hangs, its requests are refused at once. Otherwise
+// each request would wait for the same deadline.
+//
+// One probe at a time finds out when the database is back (src/connections/breaker-trial.ts).
 import { DatabaseFault } from '../../db/driver/database-fault.js';
 import { blamed } from './breaker-blame.js';
 import { Evidence } from './breaker-evidence.js';
@@ -12,22 +14,22 @@ export type { BreakerChange, Breakers, BreakerTenant, ProbeTarget } from './brea
 /*
  * States of a breaker, and what changes them:
  *
- *     closed     → suspected  a cluster's only: a connection got no answer, or two connections failed
+ *     closed     → suspected  clusters only: a connection got no answer, or two connections failed
  *     closed     → open       three connections in a row failed; for a cluster, if they blame the server
  *                             (Evidence.blamesServer)
  *     suspected  → closed     a request or a probe succeeded, or the failures are too old
  *     suspected  → open       three connections in a row failed, probes included, and they blame the server
  *     open       → closed     a probe succeeded, or the breaker was dropped
  *
- * An open breaker refuses requests; a closed and a suspected one admit them. Probes are made while it is suspected or open. A
- * probe of a suspected cluster goes to another tenant than the one that failed, if this process knows another.
+ * An open breaker refuses requests. A closed breaker and a suspected one admit them. Probes run while a breaker is suspected or
+ * open. A probe of a suspected cluster goes to another tenant than the failed one, if this process knows another tenant.
  */
 
-/** An open breaker that refused no request for this long (ms) is dropped: its tenant may not exist any more. */
+/** An open breaker that has refused no request for this long (ms) is dropped: its tenant may not exist any more. */
 const DROP_AFTER = 600_000;
 /**
- * An attempt that began before a breaker closed says nothing about the time after, and may fail as late as a statement may
- * run. So the time of closing is remembered for this long (ms).
+ * An attempt that began before a breaker closed proves nothing about the time after the closing. Such an attempt can fail as late
+ * as a statement may run. So the time of closing is remembered for this long (ms).
  */
 const REMEMBER_CLOSED_FOR = 60_000;
 
@@ -36,7 +38,7 @@ interface Breaker {
   readonly key: string;
   readonly cluster: string;
   readonly evidence: Evidence;
-  /** Undefined while it is closed and not suspected. */
+  /** Undefined while the breaker is closed and not suspected. */
   trial: Trial | undefined;
   closedAt: number;
   opened: number;
@@ -50,7 +52,7 @@ export function createBreakers(deps: BreakerDeps): Breakers {
   /** When a suspected cluster was last probed, by its key. */
   const suspectProbedAt = new Map<string, number>();
   let refused = 0;
-  /** Breakers open now: `admit` looks no further while there is none. */
+  /** Breakers that are open now. While there are none, `admit` looks no further. */
   let openNow = 0;
   let closed = false;
   let sweeper: NodeJS.Timeout | undefined;
@@ -107,24 +109,24 @@ export function createBreakers(deps: BreakerDeps): Breakers {
     if (breaker.closedAt === -Infinity) remove(breaker);
   }
 
-  /** Opens a cluster's breaker, if the evidence is enough for it. */
+  /** Opens the breaker of a cluster if the evidence is enough. */
   function judge(breaker: Breaker, tenant: BreakerTenant, reason: string): void {
     const { evidence, trial } = breaker;
     if (!evidence.suffices || !evidence.blamesServer(trial?.probeWaits ?? false)) return;
-    // One dead server is one open breaker, and its tenants start afresh when that closes.
+    // One dead server is one open breaker. Its tenants start without failures when that breaker closes.
     for (const own of [...breakers.tenant.values()])
       if (own.cluster === breaker.key) drop(own, "the cluster's breaker opened");
     open(breaker, tenant, reason);
   }
 
-  /** Probes a cluster of which it is not known whether the server is at fault. */
+  /** Probes a cluster when it is not known whether its server is at fault. */
   function suspect(breaker: Breaker, tenant: BreakerTenant, fault: DatabaseFault): void {
     const { evidence, trial } = breaker;
     if (trial) trial.suspect(tenant, fault.reason);
-    // Each further silence would take seconds to be noticed: the first one is enough.
+    // Another silent connection would take seconds to notice, so the first one is enough.
     else if (!evidence.blamesServer(false) && (evidence.size > 1 || fault.kind === 'timeout')) {
       breaker.trial = newTrial(breaker, tenant, fault.reason);
-      // A cluster that is suspected again and again is not probed more often than an open one.
+      // A cluster that is suspected again and again must not be probed more often than an open one.
       breaker.trial.begin(Math.max(0, (suspectProbedAt.get(breaker.key) ?? -Infinity) + LONGEST_PAUSE - now()));
     }
   }

@@ -1,16 +1,17 @@
-// What one replica leases of one cluster's slots: how many it needs, what the registry's rows let it have (by
-// src/connections/lease-plan.ts), and how many of those may be used now.
+// The slots of one cluster that one replica leases: how many it needs, how many the registry's rows let it have (by
+// src/connections/lease-plan.ts), and how many of those it may use now.
 //
 // A lease, from here:
 //
-//     unheld ── a request waits for a slot, or one did before ──▶ changing
+//     unheld ── a request waits for a slot, or a request waited before ──▶ changing
 //     held ── a renewal finds another plan than the row has, or a request waits ──▶ changing
 //     changing ── written ──▶ held
-//     changing ── refused, or not answered ──▶ held or unheld, as it was; the next renewal asks again
+//     changing ── refused, or not answered ──▶ held or unheld, as before; the next renewal asks again
 //     held ── a renewal finds no row (the replica was taken for dead) ──▶ changing
 //
-// A held lease may be used while it is sure: the last renewal is not older than `unsureAfter`, and the process has not stood
-// still since. Otherwise only the connections that are open already count, so that it opens no new one.
+// A held lease is sure if its last renewal is not older than `unsureAfter` and the process has not stood still since. A sure
+// lease may be used. A lease that is not sure covers only the connections that are open already, so the replica opens no new
+// connection.
 import type { Kysely } from 'kysely';
 import type { Registry, SlotKind } from '../../db/registry/registry-schema.js';
 import { changeLease, type SlotLease, type SlotPurpose } from '../../db/registry/slot-lease-queries.js';
@@ -19,12 +20,12 @@ import type { SlotSource, SlotUser } from './governor-types.js';
 import { planLease, type LeasePlan } from './lease-plan.js';
 import { LEASE_DEADLINE, LOOKS_PER_RENEWAL, noAnswer, type LeaseTiming } from './lease-timing.js';
 
-/** What all leases of a replica have in common. */
+/** What all leases of a replica share. */
 export interface LeaseHolder {
   readonly registry: Kysely<Registry>;
   readonly replicaId: string;
   readonly timing: LeaseTiming;
-  /** Whether the registry did not answer when it was last asked. */
+  /** Whether the registry failed to answer the last question. */
   readonly failing: boolean;
   readonly closed: boolean;
   /** When the process last noticed that it had stood still, on the clock of performance.now. */
@@ -35,37 +36,40 @@ export interface LeaseHolder {
   failed(error: unknown): void;
 }
 
-/** Slots are taken in blocks, so that a replica that grows asks seldom. `keep` slots let it serve while the registry is away. */
+/**
+ * Replicas take slots in blocks, so that a growing replica asks the registry seldom. `keep` slots let it serve while the registry
+ * is away.
+ */
 const portions: Readonly<Record<SlotKind, { readonly block: number; readonly keep: number }>> = {
   tenants: { block: 8, keep: 8 },
-  // A small budget that few need at a time. Its users need the registry as well.
+  // The reserve is small, and few of its users work at the same time. They also need the registry, so `keep` would not help them.
   reserve: { block: 2, keep: 0 },
 };
 
-/** Longest (ms) that no connection is closed for a waiting request because the registry may give more slots. */
+/** For this long (ms) after a question to the registry, no connection is closed for a waiting request: slots may still come. */
 const ASKING = 200;
 
 /** The lease of one cluster and kind. */
 export class ClusterLease implements SlotSource {
-  /** The change under way. One at a time, so that the slots granted here never exceed those in the registry. */
+  /** The change under way. Changes run one at a time, so that the slots granted here never exceed those in the registry. */
   changing: Promise<void> | undefined;
-  /** Whether the next renewal is urgent: other replicas are to give up slots, or this one is about to. */
+  /** Whether the next renewal is urgent: other replicas should give up slots, or this replica will give up some soon. */
   hurried = false;
-  /** Slots that the other replicas hold, by the last look. */
+  /** Slots that the other replicas held at the last answer of the registry. */
   others = 0;
   /** Slots that may be used. */
   #granted = 0;
   #missing = 0;
-  /** Whether a slot was ever needed: a lease without need is not held. */
+  /** Whether a slot was ever needed. A lease that was never needed is not held. */
   #needed = false;
-  /** The most needed in this stretch of time and the one before. */
+  /** The most slots needed in this stretch of time, and in the stretch before. */
   #peaks: [now: number, before: number] = [0, 0];
   #stretchSince = performance.now();
-  /** When the last renewal that succeeded was sent. */
+  /** When the last successful renewal was sent. */
   #confirmedAt = -Infinity;
   #changedAt = -Infinity;
   #askedAt = -Infinity;
-  /** When the registry last had fewer slots than were asked for, or did not answer. */
+  /** When the registry last had fewer slots than this lease asked for, or did not answer. */
   #refusedAt = -Infinity;
   #user: SlotUser = { used: 0, changed: () => undefined };
 
@@ -79,7 +83,7 @@ export class ClusterLease implements SlotSource {
     const { used } = this.#user;
     const { unsureAfter } = this.holder.timing;
     const current = used > 0 || performance.now() - this.#confirmedAt <= unsureAfter;
-    // Open connections stay open: only a new connection could be one too many.
+    // Open connections stay open: only a new connection could exceed the budget.
     return current && this.#confirmedAt > this.holder.stoodStillAt() ? this.#granted : Math.min(this.#granted, used);
   }
 
@@ -109,11 +113,11 @@ export class ClusterLease implements SlotSource {
     this.measure();
     if (missing === 0) return;
     this.#needed = true;
-    // If there was none to have a moment ago, the next renewal asks again.
+    // If the registry had no slot a moment ago, the next renewal asks again.
     if (performance.now() - this.#refusedAt >= this.holder.timing.renewEvery / LOOKS_PER_RENEWAL) this.#change();
   }
 
-  /** Whether a row is one of those that this lease is divided with. */
+  /** Whether this lease shares the budget with the lease of a row. */
   readonly concerns = ({ cluster, kind }: SlotPurpose): boolean =>
     cluster === this.purpose.cluster && kind === this.purpose.kind;
 
@@ -121,7 +125,7 @@ export class ClusterLease implements SlotSource {
     this.#user.changed();
   }
 
-  /** Notes how many slots are needed. */
+  /** Records how many slots are needed. */
   measure(): void {
     const needed = this.#user.used + this.#missing;
     const now = performance.now();
@@ -132,7 +136,7 @@ export class ClusterLease implements SlotSource {
     this.#peaks[0] = Math.max(this.#peaks[0], needed);
   }
 
-  /** @param sentAt when the renewal was sent that answered `all` */
+  /** @param sentAt when the renewal that answered `all` was sent */
   renewed(all: readonly SlotLease[], sentAt: number): void {
     // Rows that were read before a change are out of date.
     if (this.changing || this.#changedAt > sentAt) return;
@@ -163,7 +167,7 @@ export class ClusterLease implements SlotSource {
   async #changeNow(sentAt: number): Promise<void> {
     const { registry, replicaId } = this.holder;
     let plan: LeasePlan | undefined;
-    // A change is not given up half-way: the next one must not start before this one is known to have ended.
+    // A change is not given up half-way: the next change must not start until this one is known to have ended.
     const overdue = setTimeout(() => {
       this.holder.failed(noAnswer());
     }, LEASE_DEADLINE);
@@ -173,7 +177,7 @@ export class ClusterLease implements SlotSource {
     try {
       await changeLease(registry, { ...this.purpose, replicaId }, (all) => {
         plan = this.#plan(all);
-        // Before the registry says that these slots are free.
+        // Lower this before the registry says that these slots are free.
         this.#granted = Math.min(this.#granted, plan.leased);
         return { budget: this.budget, slots: plan.slots, wanted: plan.wanted };
       });
@@ -199,7 +203,7 @@ export class ClusterLease implements SlotSource {
     this.measure();
     const own = this.#own(all);
     const { block, keep } = portions[this.purpose.kind];
-    // A replica that may be dead keeps what it holds, and is not waited for: it takes no part in sharing.
+    // A replica that may be dead keeps its slots, and takes no part in sharing. The other replicas do not wait for it.
     const isSilent = (lease: SlotLease): boolean => lease !== own && lease.silentFor > this.holder.timing.unsureAfter;
     const silent = all.filter(isSilent).reduce((sum, { slots }) => sum + slots, 0);
     const others = all.filter((lease) => lease !== own && !isSilent(lease));

@@ -1,20 +1,20 @@
-// One slot of a connection governor, from the moment it is taken: its state, counted for its tenant and for the whole server.
+// One slot of a connection governor, from the moment it is taken. Its state is counted for its tenant and for the whole server.
 //
-// `used` counts all slots but the free ones; `closing` and `unknown` count those in that state.
+// `used` counts every slot that is not free; `closing` and `unknown` count the slots in that state.
 //
 //     free ── taken ──▶ open ── its connection is asked to close ──▶ closing
 //     open, closing ── the backend is gone (release) ──▶ free
 //     open, closing ── the connection has closed, and the backend may live on (orphan) ──▶ unknown
-//     unknown ── the backend is seen gone (src/connections/backends.ts) ──▶ free
+//     unknown ── a look finds the backend gone (src/connections/backends.ts) ──▶ free
 import type { Slot } from '../../db/driver/pool/slot.js';
 import type { Backend } from './backends.js';
 
 /** Slots by their state. */
 export interface SlotCounts {
   used: number;
-  /** Of those, how many belong to connections that were asked to close. */
+  /** Slots in use whose connection was asked to close. */
   closing: number;
-  /** Of those, how many belong to backends that may live on. */
+  /** Slots in use whose backend may live on. */
   unknown: number;
 }
 
@@ -27,9 +27,9 @@ export function noSlots(): SlotCounts {
 /**
  * Takes a slot.
  *
- * @param counts every count that the slot is part of
+ * @param counts every count that includes the slot
  * @param backend finds out when a backend that may live on is gone; without it such a slot is free at once
- * @param on `freed`: the slot is free, and counted so. `unknown`: the slot does not come back soon
+ * @param on `freed`: the slot is free and no longer counted. `unknown`: the slot will not be free soon
  */
 export function takeSlot(
   counts: readonly SlotCounts[],
@@ -38,7 +38,7 @@ export function takeSlot(
 ): Slot {
   let state: State = 'free';
 
-  /** Each connection is counted once in each state, however often it is asked to close. */
+  /** A connection may be asked to close several times, and is still counted once in each state. */
   function become(next: State): void {
     const by = (isCounted: (state: State) => boolean): number => Number(isCounted(next)) - Number(isCounted(state));
     for (const count of counts) {

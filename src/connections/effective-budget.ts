@@ -1,7 +1,7 @@
-// The effective budget of a server. A server that refuses a connection (53300) has room for fewer than its budget says: too small
-// a max_connections, or others that use it. What it has room for is then the budget, for a while.
+// The effective budget of a server. A server that refuses a connection (53300) has room for fewer connections than its budget.
+// Its max_connections is too small, or other clients use it. For a while the budget is then what the server has room for.
 //
-//   whole ── refused ──▶ lowered to what is held, less one, for HOLD_FOR
+//   whole ── refused ──▶ lowered to the held connections less one, for HOLD_FOR
 //   lowered ── HOLD_FOR without a refusal ──▶ grows by a quarter every GROW_EVERY
 //   lowered ── refused ──▶ lowered again
 //   lowered ── grown to the configured budget ──▶ whole
@@ -12,14 +12,14 @@ import type { SlotSource, SlotUser } from './governor-types.js';
 type Kind = keyof ClusterBudget;
 
 export interface EffectiveBudgets {
-  /** What all replicas may hold together: the configured budget, or the smaller one that the server has room for. */
+  /** What all replicas together may hold: the configured budget, or the smaller budget that the server has room for. */
   of(cluster: string, configured: ClusterBudget): ClusterBudget;
-  /** The slots of `leases`, and not more than the server has room for. To be called once for each cluster and kind. */
+  /** The slots of `leases`, but not more than the server has room for. Call this once for each cluster and kind. */
   source(cluster: string, kind: Kind, leases: SlotSource): SlotSource;
   close(): void;
 }
 
-/** Told when the budget of a cluster is lowered for the first time, and when it is whole again. */
+/** Called when the budget of a cluster is lowered for the first time, and when it is whole again. */
 export type OnEffectiveBudget = (change: {
   readonly cluster: string;
   readonly kind: Kind;
@@ -27,19 +27,19 @@ export type OnEffectiveBudget = (change: {
   readonly room: number | undefined;
 }) => void;
 
-/** For how long (ms) after a refusal nothing more is tried. */
+/** The budget does not grow for this long (ms) after a refusal. */
 const HOLD_FOR = 5_000;
 
-/** Between two steps (ms) by which the budget grows again. */
+/** Time (ms) between two steps by which the budget grows again. */
 const GROW_EVERY = 1_000;
 
-/** The others need this long (ms) to hear of a lowered budget and to close connections. */
+/** The other replicas need this long (ms) to learn of a lowered budget and to close connections. */
 const SHARED_AFTER = 1_000;
 
-/** A replica that holds no connection, and was refused one, tries again after this time (ms). */
+/** A replica that holds no connection, and was refused one, tries again after this time (ms) on average. */
 const TRY_AGAIN_AFTER = 200;
 
-/** @param configured the budget as it is configured now */
+/** @param configured the budget in the current configuration */
 export function createEffectiveBudgets(
   configured: (cluster: string) => ClusterBudget,
   onChange: OnEffectiveBudget = () => undefined,
@@ -71,14 +71,14 @@ export function createEffectiveBudgets(
   };
 }
 
-/** The leases of one cluster and kind, less what the server has no room for. */
+/** The leases of one cluster and kind, less the slots that the server has no room for. */
 class Room implements SlotSource {
   /** What this replica may hold. */
   #own = Infinity;
-  /** What all replicas may hold together. */
+  /** What all replicas together may hold. */
   #all = Infinity;
   #refusedAt = -Infinity;
-  /** When `#all` was lowered last. */
+  /** When `#all` was last lowered. */
   #loweredAt = -Infinity;
   #tryAgain: NodeJS.Timeout | undefined;
   #grow: NodeJS.Timeout | undefined;
@@ -95,7 +95,7 @@ class Room implements SlotSource {
   }
 
   get leased(): number {
-    // Without this pause all who wait would be refused, one after the other, as fast as the server can.
+    // Without this pause the server would refuse all waiting requests, one after the other, as fast as it can.
     if (this.#tryAgain) return Math.min(this.leases.leased, this.#user.used);
     return Math.min(this.leases.leased, this.#own);
   }
@@ -117,11 +117,12 @@ class Room implements SlotSource {
     this.leases.attach(user);
   }
 
-  /** The server refused a connection, whose slot is still in use. */
+  /** The server refused a connection. The slot of that connection is still in use. */
   refused(): void {
     const wasWhole = this.#own === Infinity;
     const held = this.#user.used - 1;
-    // One less than it has room for: others on the server, such as the registry's pools, can open one.
+    // One connection less than the server has room for: other clients of the server, such as the registry's pools, can then open
+    // one.
     this.#own = Math.max(1, held - 1);
     this.#lowerForAll(held);
     this.#refusedAt = performance.now();
@@ -138,7 +139,10 @@ class Room implements SlotSource {
     clearTimeout(this.#tryAgain);
   }
 
-  /** What the others lease may be more than they use: a replica that has nothing makes them share until there is room for it. */
+  /**
+   * The other replicas may lease more slots than they use. So a replica without a connection halves the budget of all until the
+   * server has room for it.
+   */
   #lowerForAll(held: number): void {
     const sum = (this.leases.others ?? 0) + this.#own;
     const now = performance.now();
@@ -153,7 +157,7 @@ class Room implements SlotSource {
 
   #pause(): void {
     clearTimeout(this.#tryAgain);
-    // Half of it by chance: replicas that were refused together must not come back in step.
+    // Half of the pause is random: replicas that were refused together must not try again together.
     const pause = TRY_AGAIN_AFTER * (0.5 + Math.random());
     this.#tryAgain = setTimeout(() => {
       this.#tryAgain = undefined;

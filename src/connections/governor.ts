@@ -1,10 +1,12 @@
-// The connection governor: admits connections to one PostgreSQL server, so that the tenant pools of this process together
-// never hold more than its share of that server. When slots are scarce, an unused connection is closed for a request that
-// waits, the longest unused one first; waiting tenants take turns (src/connections/slot-queue.ts); and a tenant that keeps its
-// connections busy yields some to a tenant that has fewer.
+// The connection governor admits connections to one PostgreSQL server. The tenant pools of this process together never hold more
+// than the process's share of that server.
 //
-// The states of a slot are in src/connections/counted-slot.ts, those of a waiting tenant in src/connections/slot-queue.ts. A pool is
-// in the queue `idle` while it has an unused connection.
+// When slots are scarce, the governor closes unused connections for waiting requests. The connection that has been unused for
+// longest goes first. Waiting tenants take turns (src/connections/slot-queue.ts). A tenant that keeps its connections busy yields
+// some to a tenant that has fewer.
+//
+// The states of a slot are in src/connections/counted-slot.ts, those of a waiting tenant in src/connections/slot-queue.ts. A pool
+// is in the queue `idle` while it has an unused connection.
 import { DatabaseFault } from '../../db/driver/database-fault.js';
 import type { Slot } from '../../db/driver/pool/slot.js';
 import { LinkedQueue, Queued } from '../lib/linked-queue.js';
@@ -15,7 +17,7 @@ import { SlotQueue, SlotTenant } from './slot-queue.js';
 export type { Governor, GovernorOptions, GovernorStats, SlotSource, SlotUser } from './governor-types.js';
 export { YIELD_QUANTUM } from './slot-queue.js';
 
-/** A pool; queued among those with an unused connection. */
+/** A pool. It is queued in `idle` while it has an unused connection. */
 class Member extends Queued<Member> {
   left = false;
 
@@ -32,7 +34,7 @@ export function createGovernor(options: GovernorOptions): Governor {
   const source = typeof options.slots === 'number' ? fixed(options.slots) : options.slots;
   const queue = new SlotQueue({ maxWaiting, maxWaitingPerTenant, now, onChange: settleSoon });
   const tenants = new Map<string, SlotTenant>();
-  /** Pools with an unused connection, the one that has had one for longest first. */
+  /** Pools with an unused connection, in the order in which they entered the queue. */
   const idle = new LinkedQueue<Member>();
   const slots = noSlots();
   const counted = { evictions: 0, yields: 0 };
@@ -54,7 +56,7 @@ export function createGovernor(options: GovernorOptions): Governor {
     },
   });
 
-  /** Slots that waiting requests will get without another connection closing; below zero if too many are used. */
+  /** Slots that waiting requests will get without closing another connection; below zero if too many slots are used. */
   function coming(): number {
     return source.leased - slots.used + slots.closing;
   }
@@ -68,14 +70,14 @@ export function createGovernor(options: GovernorOptions): Governor {
         forgetIfGone(tenant);
         settleSoon();
       },
-      // Another connection may have to close for the requests that wait.
+      // The waiting requests may need another connection to close.
       unknown: settleSoon,
     });
     highestUsed = Math.max(highestUsed, slots.used);
     return taken;
   }
 
-  /** Gives the free slots to the tenants whose turn it is. */
+  /** Gives the free slots to the waiting tenants, in turn. */
   function grant(): void {
     while (slots.used < source.leased) {
       const tenant = queue.next;
@@ -89,8 +91,8 @@ export function createGovernor(options: GovernorOptions): Governor {
   }
 
   /**
-   * Asks for as many connections to close, and for as many leases, as the waiting requests need. Not at once: a pool that
-   * reports an unused connection is in the middle of its own work, and must not be called back from there.
+   * Asks for as many closed connections, and for as many leases, as the waiting requests need. This is delayed: a pool that
+   * reports an unused connection is in the middle of its own work, and must not be called back there.
    */
   function settleSoon(): void {
     if (settling) return;
@@ -104,7 +106,7 @@ export function createGovernor(options: GovernorOptions): Governor {
       wanted = queue.size;
       source.want(wanted);
     }
-    // Connections beyond the leases close in any case.
+    // Connections beyond the leases must close in any case.
     const owed = (): number => (source.asking === true ? 0 : queue.size);
     while (idle.first && owed() > coming()) evict(idle.first);
   }
@@ -113,12 +115,12 @@ export function createGovernor(options: GovernorOptions): Governor {
     const { slots } = member.tenant;
     const before = { ...slots };
     if (member.closeIdle()) counted.evictions += 1;
-    // The pool has no unused connection any more, or closes none. It reports when it has one again.
+    // The pool has no unused connection any more, or closes none. It joins the queue again when it reports one.
     if (slots.closing <= before.closing && slots.used >= before.used) idle.remove(member);
   }
 
   function yields(tenant: SlotTenant): boolean {
-    // While a pool has an unused connection that one closes; it has been asked to, or is about to be.
+    // If any pool has an unused connection, that connection closes instead. It was asked to close, or soon will be.
     if (closed || queue.size <= coming() || idle.size > 0) return false;
     if (tenant.slots.closing + tenant.slots.unknown >= tenant.slots.used) return false;
     if (coming() >= 0 && !queue.hasPoorer(tenant, coming())) return false;

@@ -1,14 +1,14 @@
-// The clusters that this process has to do with: for each PostgreSQL server one governor over the tenant pools there, and one
-// over the reserve from which provisioning, rollouts and the command line draw.
+// The clusters that this process uses. Each PostgreSQL server has one governor for the tenant pools, and one for the reserve,
+// which provisioning, rollouts and the command line use.
 import { createBackends, type Backends, type Look } from './backends.js';
 import type { Governor, GovernorStats, SlotSource } from './governor-types.js';
 import { createGovernor } from './governor.js';
 
 /** Connections to one PostgreSQL server. */
 export interface ClusterBudget {
-  /** What all tenant pools of all replicas may hold together. */
+  /** Connections that the tenant pools of all replicas together may hold. */
   readonly tenants: number;
-  /** What provisioning, rollouts and the command line may hold besides. */
+  /** Connections that provisioning, rollouts and the command line may hold in addition. */
   readonly reserve: number;
 }
 
@@ -30,19 +30,19 @@ export interface ClusterStats extends GovernorStats {
 }
 
 export interface Clusters {
-  /** The cluster at this place, known from now on. */
+  /** The cluster at this place. If the cluster is not known yet, it is added. */
   at(place: { readonly host: string; readonly port: number }): Cluster;
   stats(): ClusterStats[];
-  /** A cluster to which this process may not have a single connection, though requests wait for one. */
+  /** A cluster that this process may open no connection to although requests wait for one. */
   starved(): string | undefined;
-  /** Rejects whoever waits for a connection, and looks at no server any more. */
+  /** Rejects all requests that wait for a connection, and ends all looks at servers. */
   close(): void;
 }
 
 /**
- * @param budgetOf a cluster, by its name; it may change at any time
- * @param slots of one cluster and kind, leased from the registry
- * @param looks how this replica's sessions on a cluster are seen
+ * @param budgetOf the budget of a cluster, by the cluster's name; it may change at any time
+ * @param slots the slots of one cluster and kind, leased from the registry
+ * @param looks how the process looks at this replica's sessions on a cluster
  */
 export function createClusters(
   budgetOf: (cluster: string) => ClusterBudget,
@@ -57,7 +57,7 @@ export function createClusters(
       const name = `${host}:${port}`;
       let cluster = known.get(name);
       if (!cluster) {
-        // One for both: a look at the server sees the connections of both.
+        // Both governors share this: a look at the server sees the connections of both.
         const backends = createBackends(looks(name), (error) => {
           onError(error, { cluster: name });
         });

@@ -1,37 +1,40 @@
-// How replicas share the connection slots of a cluster: what one of them may take, and must give back, given what all hold.
-// Only the rule; src/connections/cluster-lease.ts applies it, under a lock.
+// How replicas share the connection slots of a cluster: what one replica may take and must give back, given the slots that all
+// hold. This file has only the rule; src/connections/cluster-lease.ts applies the rule under a lock.
 
 export interface LeaseSituation {
-  /** What all replicas may hold together. */
+  /** Slots that all replicas together may hold. */
   readonly budget: number;
-  /** What the replica holds. */
+  /** Slots that the replica holds. */
   readonly held: number;
   readonly others: readonly { readonly slots: number; readonly wanted: number }[];
-  /** Its connections that are open. More than `held` where its lease was lost. */
+  /** The replica's open connections: more than `held` if its lease was lost. */
   readonly used: number;
   /** Requests that wait for a slot. */
   readonly missing: number;
-  /** The most that it has needed lately: what is beyond is given back. */
+  /** The most slots that the replica needed lately; it gives back what it holds beyond that. */
   readonly recent: number;
   /** Slots are taken in multiples of this. */
   readonly block: number;
-  /** What is held though it is not needed, as far as it is the replica's share: it serves while the registry is away. */
+  /**
+   * Slots that the replica holds even if it does not need them, up to its equal share. With them it can serve while the registry
+   * is away.
+   */
   readonly keep: number;
 }
 
 export interface LeasePlan {
-  /** Slots that may be used: no connection is opened beyond them. */
+  /** Slots that the replica may use. It opens no connection beyond them. */
   readonly leased: number;
-  /** Slots that the replica holds: more than `leased` while connections are open that are to be closed. */
+  /** Slots that the replica holds: more than `leased` until its surplus connections have closed. */
   readonly slots: number;
-  /** How many more it could use at once. */
+  /** How many more slots the replica could use at once. */
   readonly wanted: number;
 }
 
 /**
- * Where others lack slots, or more are held than there are, whoever holds more than an equal share gives up what is over
- * it; what a replica needs beyond its share it has as long as nobody lacks it. `slots` exceeds `held` only by slots that
- * nobody holds.
+ * Plans the slots of one replica. If other replicas lack slots, or more slots are held than the budget has, a replica gives up
+ * slots above its equal share. It keeps slots that it needs above its share until another replica lacks them. `slots` exceeds
+ * `held` only by slots that no replica holds.
  */
 export function planLease(situation: LeaseSituation): LeasePlan {
   const { held, used, missing } = situation;
@@ -44,7 +47,7 @@ export function planLease(situation: LeaseSituation): LeasePlan {
 }
 
 function target({ budget, held, others, used, missing, recent, block, keep }: LeaseSituation): number {
-  /** Below zero where the budget has become smaller. */
+  /** Below zero if the budget has become smaller. */
   const free = budget - held - sum(others, ({ slots }) => slots);
   const share = budget / (others.length + 1);
   const fair = Math.floor(share);
@@ -59,8 +62,8 @@ function target({ budget, held, others, used, missing, recent, block, keep }: Le
   const kept = Math.min(keep, fair);
   if (needed > held || kept > held) {
     const goal = Math.max(inBlocks(needed), kept);
-    // Up to its share it takes what is there; beyond, what is left when the others have theirs. The last of an uneven
-    // budget go to whoever comes first.
+    // Up to its share the replica takes what is free. Beyond its share it takes what the other replicas leave. If the budget does
+    // not divide evenly, the first replica that asks gets the rest.
     const most = lacked > 0 ? Math.ceil(share) : budget;
     const takes = Math.max(Math.min(fair - held, free), Math.min(most - held, free - lackedBelowShare));
     return held + Math.max(0, Math.min(goal - held, takes));

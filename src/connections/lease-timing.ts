@@ -1,23 +1,22 @@
-// The times by which a replica leases connection slots.
+// How often and how long a replica leases connection slots.
 import { DatabaseFault } from '../../db/driver/database-fault.js';
 
-/** In ms. */
+/** All times are in ms. */
 export interface LeaseTiming {
-  /** Between two renewals. Four times as often while requests wait for slots, or connections are to close. Default 1,000. */
+  /** Time between two renewals; a quarter of it while requests wait for slots, or connections must close. Default 1,000. */
   readonly renewEvery: number;
-  /** Slots that were not needed for this long are given back. Default 5,000. */
+  /** Slots that the replica did not need for this long are given back. Default 5,000. */
   readonly giveBackAfter: number;
   /**
-   * A replica that could not renew for this long may soon be taken for dead. If it has no connection open, it opens none until
-   * it has renewed. The same holds for a replica that did nothing at all for this long, since it cannot know what it missed.
-   * Default 15,000.
+   * A replica that could not renew for this long may soon be taken for dead. If it has no connection open, it opens none until it
+   * has renewed. The same applies if the process stood still for this long: it cannot know what it missed. Default 15,000.
    */
   readonly unsureAfter: number;
-  /** A replica that did not renew for this long, and has no connection open, is dead. Default 30,000. */
+  /** A replica that did not renew for this long, and has no connection open, is taken for dead. Default 30,000. */
   readonly deadAfter: number;
   /**
-   * Between the two looks that must both find no connection of a dead replica: one whose handshake is under way is seen by
-   * the second. Default 2,000.
+   * Time between the two looks that must both find no connection of a dead replica. The second look sees a connection whose
+   * handshake was under way at the first. Default 2,000.
    */
   readonly lookAgainAfter: number;
 }
@@ -30,10 +29,10 @@ export const LEASE_TIMING: LeaseTiming = {
   lookAgainAfter: 2_000,
 };
 
-/** Looks at the clock for each renewal: an urgent renewal waits for one look. */
+/** How often the clock is checked for each renewal. An urgent renewal waits for one check. */
 export const LOOKS_PER_RENEWAL = 4;
 
-/** An answer that takes longer (ms) counts as none. */
+/** An answer that takes longer than this (ms) counts as no answer. */
 export const LEASE_DEADLINE = 1_500;
 
 export function noAnswer(): DatabaseFault {

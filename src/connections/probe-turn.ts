@@ -1,18 +1,18 @@
-// When a breaker's probe may connect: probes that a server never answered count as connections to it until a look says that
-// they are gone, and must not take the slots of the tenants one after the other while the server hangs.
+// When a breaker's probe may connect. A probe that the server never answered counts as a connection until a look finds its
+// backend gone. While a server hangs, such probes must not take the tenants' slots one after the other.
 import { DatabaseFault } from '../../db/driver/database-fault.js';
 import type { Governor } from './governor-types.js';
 
-/** The tenant under which probes take their slots. */
+/** Probes take their slots under this tenant id. */
 export const PROBES = 'probe';
 
-/** Slots of one server that probes hold at once, those of cut probes included. */
+/** The most slots of one server that probes hold at once, including the slots of probes that were cut. */
 const MAX_SLOTS = 8;
 
-/** Between two looks (ms) at what probes hold. */
+/** Time (ms) between two checks of what probes hold. */
 const LOOK_EVERY = 25;
 
-/** Resolves as soon as one more probe may connect. @throws DatabaseFault `busy` when that takes longer than `patience` (ms) */
+/** Resolves when one more probe may connect. @throws DatabaseFault `busy` if that takes longer than `patience` (ms) */
 export async function probeTurn(governor: Pick<Governor, 'heldBy'>, patience: number): Promise<void> {
   const until = performance.now() + patience;
   while (governor.heldBy(PROBES) >= MAX_SLOTS) {

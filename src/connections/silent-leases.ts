@@ -1,5 +1,5 @@
 // Removes the leases of replicas that died, so that their slots can be leased again. A slot must never count as free while a
-// connection may still use it. So a lease goes only when its replica is silent and has no connection open.
+// connection may still use it. So a lease is removed only when its replica is silent and has no connection open.
 //
 // A lease of another replica, from here:
 //
@@ -16,12 +16,12 @@ import { LEASE_DEADLINE, noAnswer, type LeaseTiming } from './lease-timing.js';
 
 export interface SilentLeases {
   /**
-   * Looks at the silent ones among all leases, and removes those of dead replicas. Does nothing while an earlier call is under
-   * way; never rejects. To be called only by a replica that has long been able to renew: otherwise it cannot know whether the
-   * others could.
+   * Looks at the silent leases among all leases, and removes those of dead replicas. Does nothing while an earlier call is under
+   * way; never rejects. Call this only if this replica has long been able to renew its own leases. Otherwise it cannot know
+   * whether the other replicas could.
    */
   reclaim(all: readonly SlotLease[]): Promise<void>;
-  /** Forgets what the looks found: this process stood still. */
+  /** Forgets what the looks found, because this process stood still. */
   forget(): void;
 }
 
@@ -29,7 +29,7 @@ export function createSilentLeases(deps: {
   readonly registry: Kysely<Registry>;
   readonly replicaId: string;
   readonly timing: Pick<LeaseTiming, 'deadAfter' | 'lookAgainAfter'>;
-  /** Connections that a replica has open to a cluster. */
+  /** Connections to a cluster that a replica has open. */
   readonly openConnections: (cluster: string, replicaId: string) => Promise<number>;
   /** When this process last noticed that it had stood still, on the clock of performance.now. */
   readonly stoodStillAt: () => number;

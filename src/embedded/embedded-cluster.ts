@@ -1,4 +1,4 @@
-// The PostgreSQL that starts by itself when none is configured, and stays up for as long as the service does.
+// The PostgreSQL that starts by itself if none is configured, and runs until the service stops.
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -9,13 +9,13 @@ import { portOf } from './port.js';
 import { startPostmaster, stopOrphan, type Postmaster, type ServerSpec } from './postmaster.js';
 
 export interface EmbeddedClusterOptions {
-  /** Folder that holds everything of this cluster; made when missing. */
+  /** The folder that holds everything of this cluster; it is made if missing. */
   home: string;
-  /** Password of the superuser `postgres`, one line; it counts at the first start only, which makes the cluster. */
+  /** Password of the superuser `postgres`, one line. It is used only at the first start, which makes the cluster. */
   superuserPassword: string;
-  /** PostgreSQL settings, e.g. `{ max_connections: '200' }`. Address, port and sockets are not for the caller to set. */
+  /** PostgreSQL settings, e.g. `{ max_connections: '200' }`. The caller cannot set the address, the port and the sockets. */
   settings?: Readonly<Record<string, string>>;
-  /** A folder with `node_modules` from which the binaries are taken, instead of the service's own. */
+  /** A folder whose `node_modules` contains the binaries, instead of the service's own. */
   binariesFrom?: string | undefined;
   log: ClusterLog;
 }
@@ -28,27 +28,27 @@ export interface ClusterLog {
 
 export interface EmbeddedCluster {
   readonly host: '127.0.0.1';
-  /** Chosen at the first start, and the same ever after. */
+  /** Chosen at the first start, and never changed. */
   readonly port: number;
   readonly superuser: 'postgres';
-  /** Of the postmaster that runs now; undefined between a crash and the restart. */
+  /** The process id of the running postmaster; undefined between a crash and the restart. */
   readonly pid: number | undefined;
   readonly logFile: string;
   readonly dataDir: string;
-  /** Ends all sessions, stops the server and frees the folder; resolves when the process is gone. Safe to call again. */
+  /** Ends all sessions, stops the server and frees the folder. Resolves when the process is gone. Safe to call again. */
   stop(): Promise<void>;
 }
 
 const FIRST_PAUSE_MS = 100;
 const LONGEST_PAUSE_MS = 5_000;
-/** A server that ran this long was well: its end is a new fault, which starts with a short pause again. */
+/** A server that ran this long (ms) was healthy. So its end is a new fault, and the pause before the restart is short again. */
 const STEADY_MS = 30_000;
 
 /**
- * Starts the cluster in `home`, making it first where there is none, and restarts it whenever it dies before `stop()`.
- * Under root it runs as the OS user `postgres`, and where that user cannot reach `home`, in /var/lib/tenantry.
- * @throws when another service uses `home`, another program has its port, the binaries are missing, or PostgreSQL does
- *   not come up (the message then holds the end of its log).
+ * Starts the cluster in `home`, and makes it first if there is none. Restarts the cluster if it ends before `stop()`. Under root
+ * it runs as the OS user `postgres`. If that user cannot reach `home`, it runs in /var/lib/tenantry.
+ * @throws if another service uses `home`, another program has its port, the binaries are missing, or PostgreSQL does not start
+ *   (the message then contains the end of its log).
  */
 export async function startEmbeddedCluster({
   home,
@@ -90,7 +90,10 @@ interface SupervisedServer {
   stop(): Promise<void>;
 }
 
-/** Resolves when the server is up for the first time; from then on one loop owns it, so that stop() and a restart cannot cross. */
+/**
+ * Resolves when the server is up for the first time. After that a single loop owns the server, so that stop() and a restart
+ * cannot overlap.
+ */
 async function keepRunning(spec: ServerSpec, log: ClusterLog): Promise<SupervisedServer> {
   const stopping = new AbortController();
   const { signal } = stopping;

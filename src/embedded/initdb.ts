@@ -1,4 +1,4 @@
-// Makes the data folder of a new cluster, whole or not at all.
+// Makes the data folder of a new cluster, completely or not at all.
 import { chown, mkdtemp, open, readdir, rename, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { isCluster, type Place } from './place.js';
@@ -7,9 +7,9 @@ import { run } from './run.js';
 const DRAFT_PREFIX = 'postgres.init-';
 
 /**
- * Runs initdb unless `dataDir` holds a cluster already. It works in a draft folder beside it that is renamed when
- * complete, so that a start that was killed halfway leaves nothing that looks like a cluster; the password lies in
- * that folder too, for as long as initdb runs.
+ * Runs initdb unless `dataDir` holds a cluster already. initdb works in a draft folder next to `dataDir`, which is renamed when
+ * it is complete. So a start that was killed halfway leaves nothing that looks like a cluster. The password is in the draft
+ * folder too while initdb runs.
  */
 export async function initializeDataDir(
   { home, dataDir, binaries, account }: Place,
@@ -18,7 +18,7 @@ export async function initializeDataDir(
   await removeDrafts(home);
   if (isCluster(dataDir)) return;
 
-  // The name is new each time: an initdb whose service was killed may still be writing into the former one.
+  // The name is new each time: an initdb whose service was killed may still be writing into the earlier draft.
   const draft = await mkdtemp(join(home, DRAFT_PREFIX));
   try {
     const passwordFile = join(draft, 'password');
@@ -53,15 +53,15 @@ async function removeDrafts(home: string): Promise<void> {
   for (const name of drafts) await rm(join(home, name), { recursive: true, force: true, maxRetries: 5 });
 }
 
-/** Without this a power cut could undo the rename, and the next start would remove the draft with acknowledged rows in it. */
+/** Without this, a power cut could undo the rename. The next start would then remove the draft with acknowledged rows in it. */
 async function flushFolder(folder: string): Promise<void> {
-  if (process.platform === 'win32') return; // Windows flushes files only.
+  if (process.platform === 'win32') return; // Windows can flush files only.
   const handle = await open(folder);
   await handle.sync();
   await handle.close();
 }
 
-/** PostgreSQL's own UTF-8 locale, from 17 on: it exists on every machine and sorts alike on all of them. */
+/** PostgreSQL's own UTF-8 locale, from version 17 on: it exists on every machine and sorts the same on all of them. */
 function localeOf(version: string): readonly string[] {
   return Number.parseInt(version) >= 17 ? ['--locale-provider=builtin', '--builtin-locale=C.UTF-8'] : [];
 }

@@ -1,4 +1,4 @@
-// Keeps a second service out of a home in use: two of them would each stop the other's PostgreSQL as a left-over.
+// Keeps a second service out of a home in use. Otherwise each service would stop the other's PostgreSQL as a left-over.
 import { createHash } from 'node:crypto';
 import { rmSync } from 'node:fs';
 import { connect, createServer, type Server } from 'node:net';
@@ -11,10 +11,10 @@ export interface Lock {
 }
 
 /**
- * Takes the lock of `home` (a real path) for the life of this process. It is a listening local socket, because the
- * system closes it with the process, however that ends: a file with a process id outlives `kill -9`, and the id is
- * given to somebody else.
- * @throws when another running service holds it.
+ * Takes the lock of `home` (a real path) until this process ends. The lock is a listening local socket, because the system closes
+ * the socket however the process ends. A file with a process id would survive `kill -9`, and the id may be given to another
+ * process.
+ * @throws if another running service holds the lock.
  */
 export async function lockHome(home: string): Promise<Lock> {
   const path = lockPath(home);
@@ -24,7 +24,8 @@ export async function lockHome(home: string): Promise<Lock> {
       `${home} is in use by another running service: stop that one, or give this one a folder of its own`,
     );
     if (await answers(path)) throw inUse;
-    // Left behind by kill -9. Removed without a pause after the refusal, so that nobody else's fresh lock goes with it.
+    // A service that ended by kill -9 left this socket. It is removed right after the refusal, so that no new lock of another
+    // service is removed.
     rmSync(path, { force: true });
     if (!(await listens(server, path))) throw inUse;
   }
@@ -32,13 +33,16 @@ export async function lockHome(home: string): Promise<Lock> {
     release: () =>
       new Promise((resolve) => {
         server.close(() => {
-          resolve(); // An error means that it was closed before.
+          resolve(); // An error means that the server was closed before.
         });
       }),
   };
 }
 
-/** In `home` itself, so that containers that share it as a volume meet there; socket paths are short (104 bytes on macOS). */
+/**
+ * The lock is in `home` itself, so that containers that share `home` as a volume find it. Socket paths are short (104 bytes on
+ * macOS).
+ */
 function lockPath(home: string): string {
   const hash = createHash('sha256').update(home).digest('hex').slice(0, 16);
   if (process.platform === 'win32') return `\\\\.\\pipe\\tenantry-${hash}`;
@@ -46,7 +50,7 @@ function lockPath(home: string): string {
   return Buffer.byteLength(inHome) < 100 ? inHome : join(tmpdir(), `tenantry-${hash}.sock`);
 }
 
-/** False when the path is taken. */
+/** False if the path is taken. */
 async function listens(server: Server, path: string): Promise<boolean> {
   return new Promise((resolve, reject) => {
     const onError = (error: Error): void => {
@@ -57,7 +61,7 @@ async function listens(server: Server, path: string): Promise<boolean> {
         );
     };
     server.once('error', onError);
-    // exclusive: in a worker of node:cluster the primary would share one socket among all, and lock nobody out.
+    // exclusive: otherwise, in a worker of node:cluster, the primary would share one socket among all workers, and exclude none.
     server.listen({ path, exclusive: true }, () => {
       server.off('error', onError);
       resolve(true);
@@ -65,7 +69,7 @@ async function listens(server: Server, path: string): Promise<boolean> {
   });
 }
 
-/** Whether somebody listens there. Not being allowed to ask counts as yes. */
+/** Whether a service listens at the path. If this process is not allowed to ask, the answer is yes. */
 async function answers(path: string): Promise<boolean> {
   return new Promise((resolve) => {
     const socket = connect(path);

@@ -1,4 +1,5 @@
-// Decides who runs PostgreSQL and where: PostgreSQL refuses to be root, so under root it needs a user, and files within that user's reach.
+// Decides which user runs PostgreSQL, and in which folder. PostgreSQL refuses to run as root, so under root it needs a user and
+// files that this user can reach.
 import { createHash, randomBytes } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { chmod, cp, mkdir, realpath, rename, rm, stat } from 'node:fs/promises';
@@ -7,27 +8,27 @@ import { locateBinaries, type Binaries } from './binaries.js';
 import { hasCode, run, type Account } from './run.js';
 
 export interface Place {
-  /** Absolute, without symbolic links. */
+  /** An absolute path without symbolic links. */
   readonly home: string;
   readonly dataDir: string;
   readonly binaries: Binaries;
   readonly account: Account;
 }
 
-/** Where root keeps what the user `postgres` could not reach at its proper place. */
+/** Root keeps here what the user `postgres` could not reach at its proper place. */
 const SHARED = '/var/lib/tenantry';
 
 /**
- * Makes `home` where it is missing and settles where the cluster lives and as whom it runs.
+ * Makes `home` if it is missing, and decides where the cluster is stored and which user runs it.
  *
- * @param from as `locateBinaries` takes it
- * @throws when the binaries are not installed or, under root, the OS user `postgres` cannot be had.
+ * @param from as for `locateBinaries`
+ * @throws if the binaries are not installed or, under root, the OS user `postgres` does not exist and cannot be created.
  */
 export async function settlePlace(home: string, log: { info(msg: string): void }, from?: string): Promise<Place> {
   const binaries = await locateBinaries(from);
   if (process.getuid?.() !== 0) {
     await mkdir(home, { recursive: true, mode: 0o700 });
-    // A mounted volume may belong to somebody else and keep its mode; the data folder in it is private all the same.
+    // A mounted volume may belong to another user and keep its mode. The data folder in it is private all the same.
     await chmod(home, 0o700).catch(() => undefined);
     const real = await realpath(home);
     return { home: real, dataDir: dataDirOf(real), binaries, account: {} };
@@ -39,7 +40,7 @@ export async function settlePlace(home: string, log: { info(msg: string): void }
   return { home: reachable, dataDir, binaries: await reachableBinaries(binaries), account: await accountFor(dataDir) };
 }
 
-/** A data folder counts once initdb has finished it (a mount point may be there, empty). */
+/** A data folder counts after initdb has finished it. Before that, it may be an empty mount point. */
 export function isCluster(dataDir: string): boolean {
   return existsSync(join(dataDir, 'PG_VERSION'));
 }
@@ -49,15 +50,15 @@ function dataDirOf(home: string): string {
 }
 
 /**
- * `home`, or a folder of its own under /var/lib/tenantry when `home` lies below something like /root (0700). A cluster
- * stays where it was first made, even if modes change later: an empty one in its stead would look like lost data.
+ * `home`, or a folder of its own under /var/lib/tenantry if `home` is below a folder such as /root (0700). A cluster stays in the
+ * folder where it was first made, even if modes change later. An empty cluster in another folder would look like lost data.
  */
 async function reachableHome(home: string, log: { info(msg: string): void }): Promise<string> {
   const elsewhere = join(SHARED, createHash('sha256').update(home).digest('hex').slice(0, 16));
   const settled = [home, elsewhere].find((folder) => isCluster(dataDirOf(folder)));
   const chosen = settled ?? ((await othersReach(home)) ? home : elsewhere);
-  // The home stays root's: root writes in it, and must not be led astray by links that somebody else can put there.
-  // 0711: `postgres` walks through it to its data and lists nothing.
+  // Root owns the home: root writes in it, so no other user may be able to put links there. With mode 0711, `postgres` can walk
+  // through the home to its data, but can list nothing.
   for (const folder of chosen === elsewhere ? [SHARED, elsewhere] : [home]) {
     await mkdir(folder, { recursive: true });
     await chmod(folder, 0o711);
@@ -69,7 +70,10 @@ async function reachableHome(home: string, log: { info(msg: string): void }): Pr
   return chosen;
 }
 
-/** The binaries where they are, or a copy made once per version: `npm install` below /root puts them out of reach. */
+/**
+ * The binaries in their place, or a copy that is made once per version. `npm install` below /root makes the originals
+ * unreachable.
+ */
 async function reachableBinaries(binaries: Binaries): Promise<Binaries> {
   if ((await othersReach(binaries.postgres)) && ((await stat(binaries.postgres)).mode & 0o005) === 0o005)
     return binaries;
@@ -78,7 +82,7 @@ async function reachableBinaries(binaries: Binaries): Promise<Binaries> {
   if (!existsSync(copy)) {
     await mkdir(SHARED, { recursive: true });
     await chmod(SHARED, 0o711);
-    // Copied aside and renamed: a copy that was cut short must not be taken for a whole one.
+    // Copy to another name, then rename: an interrupted copy must not be taken for a complete one.
     const partial = `${copy}.${randomBytes(6).toString('hex')}`;
     try {
       await cp(binaries.native, partial, { recursive: true, verbatimSymlinks: true });
@@ -100,7 +104,7 @@ async function reachableBinaries(binaries: Binaries): Promise<Binaries> {
   };
 }
 
-/** Whether any user may walk to this absolute path, whatever it is itself. */
+/** Whether any user may walk to this absolute path, whatever its own mode is. */
 async function othersReach(path: string): Promise<boolean> {
   for (let folder = dirname(path); ; folder = dirname(folder)) {
     if (((await stat(folder)).mode & 0o001) === 0) return false;
@@ -109,8 +113,8 @@ async function othersReach(path: string): Promise<boolean> {
 }
 
 /**
- * Whoever owns the data runs it, since PostgreSQL accepts nobody else: the number behind the name `postgres` may differ
- * in the next container image, while the volume keeps the old one. New data is for the user `postgres`.
+ * The owner of the data runs PostgreSQL, which accepts no other user. The uid of `postgres` may differ in the next container
+ * image, while the volume keeps the old uid. New data belongs to the user `postgres`.
  */
 async function accountFor(dataDir: string): Promise<Account> {
   if (isCluster(dataDir)) {

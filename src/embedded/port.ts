@@ -1,16 +1,16 @@
-// Gives a cluster one TCP port for life: the registry's rows name it, so it must not change at the next start.
+// Gives a cluster one TCP port for life. The registry's rows contain the port, so it must not change at the next start.
 import { randomInt } from 'node:crypto';
 import { readFile, rename, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { hasCode } from './run.js';
 
-/** Below the ranges that systems take outgoing ports from (32768 or 49152 up), or a client's socket could sit on ours. */
+/** These are below the ranges of outgoing ports (from 32768 or 49152). Otherwise a client's socket could take our port. */
 const FIRST_PORT = 20_000;
 const LAST_PORT = 29_999;
 
 /**
- * The port in `file`; a free one, chosen at random and written there, when there is no such file yet.
- * @throws when that port is taken by another program, or the file holds no port.
+ * The port in `file`. If there is no such file yet, a free port is chosen at random and written there.
+ * @throws if that port is taken by another program, or the file contains no port.
  */
 export async function portOf(file: string): Promise<number> {
   const remembered = await readFile(file, 'utf8').catch((error: unknown) => {
@@ -34,7 +34,7 @@ async function choosePort(file: string): Promise<number> {
   for (let attempt = 0; attempt < 100; attempt++) {
     const port = randomInt(FIRST_PORT, LAST_PORT + 1);
     if (!(await isFree(port))) continue;
-    // On disk and whole before anybody can write it into a registry row.
+    // The file must be complete and on disk before the port can be written into a registry row.
     await writeFile(`${file}.new`, `${port}\n`, { flush: true });
     await rename(`${file}.new`, file);
     return port;

@@ -1,4 +1,5 @@
-// Starts and stops one run of the PostgreSQL server process (the postmaster), and clears away one that an earlier service left.
+// Starts and stops one run of the PostgreSQL server process (the postmaster), and stops a postmaster that an earlier service
+// left.
 import { spawn } from 'node:child_process';
 import { open, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -15,11 +16,13 @@ export interface ServerSpec extends Place {
 
 export interface Postmaster {
   readonly pid: number | undefined;
-  /** How it ended, e.g. `signal SIGKILL`; undefined while it runs. */
+  /** How the process ended, e.g. `signal SIGKILL`; undefined while it runs. */
   readonly end: string | undefined;
-  /** Resolves to `end` when it has ended. */
+  /** Resolves to `end` when the process has ended. */
   readonly ended: Promise<string>;
-  /** Stops it if it still runs, ever less politely, and resolves when it is gone; safe to call again. */
+  /**
+   * Stops the process if it still runs, with harder and harder signals. Resolves when the process is gone. Safe to call again.
+   */
   stop(): Promise<void>;
 }
 
@@ -28,7 +31,10 @@ const PROGRESS_MS = 5_000;
 /** Recovery after a crash reads the whole write-ahead log since the last checkpoint. */
 const READY_DEADLINE_MS = 120_000;
 const LEFTOVER_DEADLINE_MS = 15_000;
-/** Fast: end sessions and write everything out. Then immediate: the next start recovers from the log. Then nobody is asked. */
+/**
+ * First a fast shutdown: end sessions and write everything to disk. Then an immediate one: the next start recovers from the log.
+ * Then a kill.
+ */
 const STOP_LADDER = [
   ['SIGINT', 20_000],
   ['SIGQUIT', 5_000],
@@ -36,10 +42,10 @@ const STOP_LADDER = [
 ] as const;
 
 /**
- * Resolves when the server accepts connections. If a former postmaster was killed and its backends are still dying,
- * which PostgreSQL detects and refuses, it tries again for 15 s.
- * @throws with the end of the server's log when it stops early or is not ready within 120 s, and when `signal` aborts;
- *   nothing of it runs then.
+ * Resolves when the server accepts connections. If an earlier postmaster was killed and its backends are still ending, PostgreSQL
+ * refuses to start. In that case this tries again for 15 s.
+ * @throws with the end of the server's log, if the server stops early or is not ready within 120 s, and if `signal` aborts; then
+ *   no process of it is left.
  */
 export async function startPostmaster(spec: ServerSpec, signal: AbortSignal): Promise<Postmaster> {
   const deadline = performance.now() + LEFTOVER_DEADLINE_MS;
@@ -60,7 +66,7 @@ export async function stopOrphan(
   log: { warn(msg: string): void },
 ): Promise<void> {
   const pid = (await readStatusFile(dataDir))?.pid;
-  // Without a look at the command line a stranger that was given the old process id would be stopped.
+  // Without a check of the command line, an unrelated process with the old process id would be stopped.
   if (pid === undefined || !(await commandLine(pid)).includes(dataDir)) return;
   log.warn(`Stopping the embedded PostgreSQL that an earlier run left running (pid ${pid})`);
   const stop = (mode: string): Promise<string> =>
@@ -98,17 +104,17 @@ function spawnPostmaster(
     binaries.postgres,
     ['-D', dataDir, ...Object.entries(effective).flatMap(([name, value]) => ['-c', `${name}=${value}`])],
     {
-      // A process group of its own: Ctrl-C in a terminal must reach the service alone, which drains before it stops this.
+      // A separate process group: Ctrl-C in a terminal must reach only the service, which drains before it stops PostgreSQL.
       detached: true,
-      // The file itself, no pipe: when the service is killed, a pipe would break under the server's next log line.
+      // The file itself and no pipe: when the service is killed, a pipe would break at the server's next log line.
       stdio: ['ignore', output, output],
       windowsHide: true,
       cwd: '/',
       env: {
         ...CHILD_ENV,
-        // PostgreSQL takes postmaster.pid for live when any process of ours has that id, as a thread of this service
-        // easily does in a restarted container; an id named here it ignores. What truly keeps two servers off one
-        // folder, the shared memory check, it does all the same.
+        // PostgreSQL takes postmaster.pid for live if any process of ours has that id. In a restarted container, a thread of this
+        // service easily has it. PostgreSQL ignores an id that is named here. It still does the shared memory check, which
+        // reliably keeps two servers off one folder.
         ...(formerPid === undefined ? {} : { PG_GRANDPARENT_PID: String(formerPid) }),
       },
       ...account,
@@ -131,7 +137,7 @@ function spawnPostmaster(
   });
 
   const send = async (signal: NodeJS.Signals): Promise<void> => {
-    // Windows has no signals; PostgreSQL imitates them, and pg_ctl knows how to send one.
+    // Windows has no signals. PostgreSQL imitates them, and pg_ctl can send such a signal.
     if (process.platform === 'win32' && signal !== 'SIGKILL')
       await run(binaries.pgCtl, ['kill', signal.slice(3), String(child.pid)]);
     else child.kill(signal);
@@ -143,7 +149,7 @@ function spawnPostmaster(
       return end;
     },
     async stop() {
-      child.ref(); // Someone waits for the end now: the process must not run out of things to do before it comes.
+      child.ref(); // The caller waits for the end now, so the event loop must stay alive until then.
       for (const [signal, patienceMs] of STOP_LADDER) {
         if (end !== undefined) return;
         await send(signal);
@@ -189,10 +195,10 @@ async function untilReady(
   }
 }
 
-/** postmaster.pid: line 1 is the process id, line 8 (written last) the state. It outlives a postmaster that was killed. */
+/** postmaster.pid: line 1 is the process id, line 8 (written last) the state. The file remains after a postmaster was killed. */
 async function readStatusFile(dataDir: string): Promise<{ pid: number; isReady: boolean } | undefined> {
   const text = await readFile(join(dataDir, 'postmaster.pid'), 'utf8').catch((error: unknown) => {
-    // EBUSY, EPERM: Windows, while the server writes it.
+    // EBUSY and EPERM occur on Windows while the server writes the file.
     if (hasCode(error, 'ENOENT', 'EBUSY', 'EPERM')) return '';
     throw error;
   });
@@ -201,7 +207,7 @@ async function readStatusFile(dataDir: string): Promise<{ pid: number; isReady: 
   return pid > 0 ? { pid, isReady: lines[7]?.trim() === 'ready' } : undefined;
 }
 
-/** Empty when no such process runs. */
+/** Empty if no such process runs. */
 async function commandLine(pid: number): Promise<string> {
   const read = {
     linux: () => readFile(`/proc/${pid}/cmdline`, 'utf8'), // Slim images have no ps.
@@ -215,7 +221,7 @@ async function commandLine(pid: number): Promise<string> {
   return (read ?? (() => run('ps', ['-ww', '-o', 'command=', '-p', String(pid)])))().catch(() => '');
 }
 
-/** The last ten lines, at most 4 KiB, of what was logged since `start` (bytes). */
+/** The last ten lines, at most 4 KiB, that were logged since `start` (bytes). */
 async function readLogEnd(file: string, start: number): Promise<string> {
   const handle = await open(file);
   try {

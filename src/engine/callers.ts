@@ -1,4 +1,4 @@
-// Who calls, and what callers may: sessions, standings, sign-in, limits of tenants, and the audit trail.
+// What concerns callers: sessions, standings, sign-in, limits of tenants, and the audit trail.
 import type { Logger } from 'pino';
 import { findSession, sessionsIn, type SessionsDatabase } from '../../db/shared/session-queries.js';
 import { measureStorage } from '../../db/tenant/usage-queries.js';
@@ -27,9 +27,9 @@ export interface Callers {
   readonly requestRates: RequestRates;
   readonly storageGauge: StorageGauge;
   readonly audit: AuditTrail;
-  /** With one bound on hashing for the process. */
+  /** All hashing in the process shares one bound. */
   readonly passwords: Passwords;
-  /** To be taken from by every request that hashes a password of a signed-in caller's choice, before it does. */
+  /** Every request that hashes a password chosen by a signed-in caller must first take from this budget. */
   readonly passwordBudgets: PasswordBudgets;
   readonly signIn: SignIn;
   /** Signs the cursors of lists. */

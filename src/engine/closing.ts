@@ -1,14 +1,14 @@
-// Closes what an engine opened, in reverse.
+// Closes what an engine opened, in reverse order.
 
-/** A stack of things to close. */
+/** A stack of steps that close something. */
 export class Closing {
   readonly #steps: { readonly name: string; readonly close: () => unknown }[] = [];
   #closed: Promise<void> | undefined;
 
-  /** @param onError gets what a step fails with: the others are closed all the same */
+  /** @param onError receives the error of a step; the other steps still run */
   constructor(private readonly onError: (error: unknown, name: string) => void) {}
 
-  /** @param close may return a promise: the step before is closed after it */
+  /** @param close may return a promise; the step that was added before is closed after it */
   add(name: string, close: () => unknown): void {
     this.#steps.push({ name, close });
   }

@@ -1,5 +1,5 @@
-// The way to tenants' databases: which servers there are, how many connections this replica may have to each, and a pool for
-// each tenant.
+// The way to tenants' databases: which servers there are, how many connections this replica may open to each, and a pool for each
+// tenant.
 import type { Logger } from 'pino';
 import { openPool } from '../../db/driver/client.js';
 import { probeDatabase } from '../../db/driver/probe.js';
@@ -52,7 +52,9 @@ export function createDataPlane(replica: Replica, config: Config, log: Logger, c
   return { ...rooms, ...createPools(replica, rooms, config, log, closing) };
 }
 
-/** The governors of all clusters, in slots that are leased from the registry: all replicas together stay within a budget. */
+/**
+ * The governors of all clusters. Their slots are leased from the registry, so that all replicas together stay within a budget.
+ */
 function createGovernedClusters(
   { replicaId, destinations, registryConnections }: Replica,
   directory: ClusterDirectory,
@@ -61,7 +63,8 @@ function createGovernedClusters(
   closing: Closing,
 ): Clusters {
   const { clusterBudget, pool } = config.tenants;
-  // Tenants from before there were clusters may be on a server that is none: it has the default one's budget.
+  // Tenants that are older than the clusters may be on a server that is not a cluster. Such a server has the default cluster's
+  // budget.
   const budgetOf = (cluster: string): ClusterBudget => directory.peek(placeOf(cluster))?.budget ?? clusterBudget;
   const effective = createEffectiveBudgets(budgetOf, (change) => {
     if (change.room === undefined) log.info(change, 'a cluster has its full connection budget again');
@@ -126,7 +129,7 @@ function createPools(
   const tenantPools: TenantPools = createTenantPools({
     directory: tenantDirectory,
     envelope,
-    // Tenants from before there were clusters may be on a server that is none.
+    // Tenants that are older than the clusters may be on a server that is not a cluster.
     tls: (place) => (clusterDirectory.peek(place) ?? config.tenants.provisioner).tls,
     closeAfter: config.tenants.closePoolAfter,
     breakers,
@@ -147,10 +150,10 @@ function createPools(
       await probeTurn(tenants, connectTimeout);
       await probeDatabase(
         connection,
-        // The opening of its connection is what a probe waits for.
+        // A probe waits until its connection is open.
         connectTimeout,
-        // Of the tenants' slots, of which a broken server leaves plenty: a replica that was killed holds its share of the
-        // reserve for half a minute, which may be all of it.
+        // A probe takes a slot of the tenants, not of the reserve. A broken server leaves enough of the tenants' slots. A replica
+        // that was killed may hold the whole reserve for half a minute.
         (closeIdle) => tenants.join(PROBES, closeIdle),
         password,
         replicaId,
@@ -169,9 +172,9 @@ function createPools(
     for (const { tenantId, cluster } of tenantPools.inspectAll())
       if (cluster === `${host}:${port}`) void tenantPools.retire(tenantId);
   });
-  // Not left to the tenant's next request, which may never come: a suspended tenant has no connections open.
+  // Do not leave this to the tenant's next request, which may never come: a suspended tenant must have no connections open.
   events.subscribe((change) => {
-    // What cannot be looked up now is looked at by the tenant's next request.
+    // If the tenant cannot be looked up now, its next request checks the pool.
     if (change.kind === 'tenant') tenantPools.recheck(change.tenantId).catch(() => undefined);
   });
   return { breakers, tenantPools };

@@ -1,5 +1,5 @@
-// The engine: every room of the service, built once, in order, and closed in reverse. It knows no HTTP. The server, commands,
-// benchmarks and tests all use it.
+// The engine: every room of the service, built once, in order, and closed in reverse order. It does not know HTTP. The server,
+// commands, benchmarks and tests all use it.
 import type { Logger } from 'pino';
 import { within } from '../lib/deadline.js';
 import type { Resolver } from '../../db/driver/destinations.js';
@@ -16,11 +16,11 @@ import { openReplica, type Replica } from './replica.js';
 export interface Engine extends Replica, DataPlane, Callers, Operations {
   readonly config: Config;
   readonly log: Logger;
-  /** The jobs that keep registry and clusters in order. None runs before `serve`. */
+  /** The jobs that keep the registry and the clusters in order. No job runs before `serve`. */
   readonly housekeeping: Housekeeping;
-  /** Begins what a serving process does by itself. A command does without. */
+  /** Begins what a serving process does by itself. A command does not call this. */
   serve(): Promise<void>;
-  /** Lets running work come to the end of its step, and closes every connection. Never rejects. Safe to call again. */
+  /** Waits until running work has reached the end of its step, and closes every connection. Never rejects. Safe to call again. */
   close(): Promise<void>;
 }
 
@@ -29,12 +29,12 @@ export interface EngineOptions extends StepHooks {
   readonly resolve?: Resolver;
 }
 
-/** Longest wait (ms) for a job to come to the end of its step when the process stops. */
+/** Longest wait (ms) until a job has reached the end of its step when the process stops. */
 const JOB_DEADLINE = 10_000;
 
 /**
- * Builds the engine. It opens connections when they are first needed; a registry or a server that is away fails what needs it,
- * and not this.
+ * Builds the engine. It opens connections when they are first needed. So a registry or a server that is away does not fail this
+ * call, only the later calls that need it.
  *
  * @example
  *     const engine = await createEngine(config, log);
@@ -60,7 +60,7 @@ export async function createEngine(config: Config, log: Logger, options: EngineO
       },
     });
     const operations = createOperations(replica, dataPlane, housekeeping, config, log, closing, options);
-    // First to close: jobs work with all other rooms.
+    // The jobs close first, because they work with all other rooms.
     closing.add('jobs', () =>
       within(housekeeping.close(), JOB_DEADLINE, () => new Error('a housekeeping job did not stop in time')),
     );

@@ -39,7 +39,7 @@ export function jobsOf(rooms: Rooms, config: Config, log: Logger): readonly Hous
   return [
     // Finishes or undoes what a crash left.
     { name: 'reconciler', every: reconcileEvery, run: (signal) => reconciler.reconcile(signal) },
-    // Databases follow their tenant's status: at once if possible, and here otherwise.
+    // A tenant's status is applied to its database at once if possible, and otherwise here.
     { name: 'lifecycle settle', every: 10 * SECOND, run: (signal) => doors.settleAll(signal) },
     { name: 'lifecycle purge', every: MINUTE, run: (signal) => lifecycle.purgeDue(signal) },
     { name: REFILLING, every: 30 * SECOND, run: (signal) => standby.refill(signal) },
@@ -53,10 +53,10 @@ export function jobsOf(rooms: Rooms, config: Config, log: Logger): readonly Hous
   ];
 }
 
-/** What each replica does once, when it begins to serve. Nothing that fails here keeps it from serving. */
+/** What each replica does once, when it begins to serve. A failure here does not keep the replica from serving. */
 export async function whenServing(rooms: Rooms, config: Config, log: Logger): Promise<void> {
-  // Not in a job, which runs on whichever replica is first: what an operator says later about this cluster counts until the next
-  // start.
+  // Each replica does this at its start. A job would run on the first free replica, and at any time: it would overwrite what an
+  // operator sets later for this cluster. The operator's value counts until the next start.
   await rooms
     .ensureDefaultCluster()
     .then((id) => setStandbyTarget(rooms.registry, id, config.tenants.standbyDatabases))
@@ -66,6 +66,6 @@ export async function whenServing(rooms: Rooms, config: Config, log: Logger): Pr
   await rooms.reencryption.begin().catch((err: unknown) => {
     log.warn({ err }, 'could not read which keys encrypt the database passwords');
   });
-  // Not waited for: a server that hangs must not hold up the start.
+  // Do not wait for this: a server that hangs must not delay the start.
   void warnOfFullServers(rooms, log).catch(() => undefined);
 }

@@ -44,11 +44,11 @@ export interface Operations {
   readonly reencryption: Reencryption;
   readonly connectionLimits: ConnectionLimits;
   readonly requestHash: RequestHash;
-  /** Registers the cluster of TENANT_DATABASE_URL if it is not. Returns its id. */
+  /** Registers the cluster of TENANT_DATABASE_URL if it is not registered. Returns its id. */
   readonly ensureDefaultCluster: () => Promise<string>;
 }
 
-/** Called after each step of a piece of work, for tests. An error that one throws counts as the step's. */
+/** Called after each step of a piece of work, for tests. If a hook throws, the error counts as the step's error. */
 export interface StepHooks {
   readonly afterProvisioningStep?: ProvisioningDeps['afterStep'];
   readonly afterRotationStep?: RotationDeps['afterStep'];

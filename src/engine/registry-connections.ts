@@ -1,4 +1,4 @@
-// Every connection of this process to the registry: what each pool is for, its size, and why it is apart from the others.
+// Every connection of this process to the registry: the purpose of each pool, its size, and why it is separate from the others.
 import type { Kysely } from 'kysely';
 import type { Registry } from '../../db/registry/registry-schema.js';
 import { databaseOver } from '../../db/driver/client.js';
@@ -12,9 +12,9 @@ import { openRegistryPool } from '../../db/registry/open-registry.js';
  * | pool      | connections         | reason                                                                                  |
  * | --------- | ------------------- | --------------------------------------------------------------------------------------- |
  * | requests  | `REGISTRY_POOL_MAX` | Operators' requests, tenant rows that are not cached, and queries of jobs.               |
- * | leases    | 2                   | Leases of connection slots are renewed while requests use all the others or wait.        |
- * | publisher | 1                   | Changes are published while requests use all the others. Batches follow one another.     |
- * | locks     | 10                  | Advisory locks belong to a connection for as long as the work takes, often minutes.      |
+ * | leases    | 2                   | Leases of connection slots are renewed while requests use all other connections.        |
+ * | publisher | 1                   | Changes are published while requests use all other connections. Batches follow in turn.  |
+ * | locks     | 10                  | An advisory lock holds a connection until the work ends, often for minutes.             |
  * | feed      | 1                   | LISTEN needs a connection of its own (src/replicas/feed.ts).                             |
  *
  * A replica that starts has one more for a moment: the check that the registry is migrated (src/boot/index.ts).
@@ -24,8 +24,9 @@ const PUBLISHER = { max: 1, timeout: 1_000, idleTimeoutMillis: 60_000 };
 const LOCKS = { max: 10, idleTimeoutMillis: 5_000 };
 
 /**
- * Holders of locks at once. Together they may be more than the pool has: a job holds its lock while it waits for a tenant's, so
- * jobs and tenants' changes must leave room for those who make tenants, and a server that hangs must not take it all.
+ * The most holders of locks at once. Together they may be more than the pool has connections. A job holds its lock while it waits
+ * for a tenant's lock. So jobs and changes of tenants must leave room for the making of tenants, and a server that hangs must not
+ * take all connections.
  */
 export const LOCK_HOLDERS = { jobs: 4, changes: 4, making: 8 } as const;
 
@@ -35,12 +36,12 @@ const CLOSE_DEADLINES = { requests: 10_000, leases: 1_000, publisher: 0, locks: 
 type Name = keyof typeof CLOSE_DEADLINES;
 
 export interface RegistryConnections extends Readonly<Record<Name, Kysely<Registry>>> {
-  /** The pool beneath `requests`. */
+  /** The pool that `requests` uses. */
   readonly requestPool: ConnectionPool;
   close(name: Name): Promise<void>;
 }
 
-/** Opens nothing until a pool is first asked for a connection. */
+/** Opens no connection until a pool is first asked for one. */
 export function openRegistryConnections(
   config: Config,
   destinations: Destinations,
@@ -49,7 +50,7 @@ export function openRegistryConnections(
   const { connection, pool } = config.registry;
   const { connectTimeout } = pool;
   const { preparedStatements } = config.tenants;
-  /** What cannot be done within the deadline of a connection is given up: another replica goes on, or the next attempt. */
+  /** Work that does not get a connection within the deadline is given up: another replica or the next attempt does it. */
   const brief = { connectTimeout, acquireTimeout: connectTimeout };
   const pools: Record<Name, ConnectionPool> = {
     requests: openRegistryPool(

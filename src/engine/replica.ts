@@ -1,4 +1,4 @@
-// What this process shares with the other replicas: the registry, the feed of changes, and Redis, if there is one.
+// What this process shares with the other replicas: the registry, the feed of changes, and Redis if it is configured.
 import type { Logger } from 'pino';
 import { randomBytes } from 'node:crypto';
 import type { Kysely } from 'kysely';
@@ -15,24 +15,24 @@ import type { Closing } from './closing.js';
 import { openRegistryConnections, type RegistryConnections } from './registry-connections.js';
 
 export interface Replica {
-  /** Of this start of the process. Its connections to clusters carry it at the end of their application_name. */
+  /** The id of this start of the process. Its connections to clusters carry the id at the end of their application_name. */
   readonly replicaId: string;
-  /** Retires connections that lead to the wrong server after a failover, or are old. */
+  /** Retires connections that are old, or that lead to the wrong server after a failover. */
   readonly destinations: Destinations;
   readonly registry: Kysely<Registry>;
-  /** The pool beneath `registry`. */
+  /** The pool that `registry` uses. */
   readonly registryPool: ConnectionPool;
   readonly registryConnections: RegistryConnections;
-  /** The installation's id, which its databases carry. */
+  /** The installation's id, which is stored in its databases. */
   readonly installation: () => Promise<string>;
-  /** What limits are counted in: this process alone, or all replicas together over the shared store. */
+  /** What limits are counted in: this process alone, or the shared store for all replicas together. */
   readonly counts: Counts;
   readonly events: Events;
   /** Undefined without REDIS_URL. */
   readonly sharedStore: OpenedStore | undefined;
 }
 
-/** How long (ms) the start waits for Redis, so that a Redis that is there is used from the first request. */
+/** How long (ms) the start waits for Redis, so that a running Redis is used from the first request on. */
 const REDIS_DEADLINE = 300;
 
 /** @param resolve resolves the names of PostgreSQL servers, instead of the system */
@@ -82,7 +82,7 @@ export async function openReplica(
   };
 }
 
-/** Neither the start nor a request waits for Redis. */
+/** After REDIS_DEADLINE the start continues without Redis, and no request waits for Redis. */
 async function openStore(
   config: Config['redis'],
   installation: () => Promise<string>,

@@ -1,23 +1,23 @@
-// A bound on how much runs at once and how much may wait: work over the bound is refused at once instead of piling up.
+// Limits how many tasks run at once and how many may wait. Tasks over the limit are refused at once instead of piling up.
 import { AppError } from '../errors.js';
 
-/** Runs at most `size` tasks at once and lets at most `queue` wait, first come, first served. */
+/** Runs at most `size` tasks at once and lets at most `queue` tasks wait, first come, first served. */
 export class Slots {
   #running = 0;
   readonly #waiting = new Set<() => void>();
 
-  /** @param patience longest wait (ms) for a slot; without it as long as those before take */
+  /** @param patience longest wait (ms) for a slot; without it a task waits until its turn comes */
   constructor(
     private readonly size: number,
     private readonly queue: number,
     private readonly patience?: number,
   ) {}
 
-  /** @throws AppError `unavailable` where too many wait already or the wait was too long, and whatever the task throws */
+  /** @throws AppError `unavailable` if too many tasks wait already or the wait was too long; and the errors of the task */
   async run<T>(task: () => Promise<T>): Promise<T> {
     if (this.#running >= this.size) {
       if (this.#waiting.size >= this.queue) throw new AppError('unavailable', { retryAfter: 1 });
-      // The slot is handed over, not freed, so that a newcomer cannot overtake the one who waits.
+      // The running task hands its slot over and does not free it. Otherwise a new task could overtake a waiting one.
       await this.#turn();
     } else {
       this.#running += 1;

@@ -1,36 +1,37 @@
-// Work that goes on by itself, such as finishing what a crash left: each job now and then, on one replica at a time. The one
-// that does it holds a lock of the registry, which is free again as soon as its connection is gone. A job whose connection is
-// cut goes on while another replica begins: that there is one at a time saves work, and nothing may depend on it.
+// Jobs that run by themselves, such as finishing what a crash left. Each job runs periodically, on one replica at a time.
+//
+// That replica holds a lock in the registry, which is free as soon as its connection is gone. If the connection is cut, the job
+// goes on while another replica begins the same job. So running one at a time only saves work, and nothing may depend on it.
 import type { Kysely } from 'kysely';
 import { whileLocked } from '../../db/registry/job-locks.js';
 import type { Registry } from '../../db/registry/registry-schema.js';
 import { Slots } from './bounded-tasks.js';
 
 export interface HousekeepingJob {
-  /** Unique; the lock is named after it. */
+  /** A unique name, which also names the lock. */
   readonly name: string;
-  /** ms between the end of a run and the next one. */
+  /** Time (ms) between the end of a run and the next run. */
   readonly every: number;
-  /** Gives up between two steps when `signal` is aborted. What it throws is told to `onError`, and it runs again. */
+  /** Stops between two steps when `signal` is aborted. An error is passed to `onError`, and the job runs again. */
   readonly run: (signal: AbortSignal) => Promise<void>;
 }
 
 export interface Housekeeping {
-  /** Runs a job from now on, the first time at once. */
+  /** Runs a job periodically, the first time at once. */
   add(job: HousekeepingJob): void;
   /**
-   * Runs a job now, wherever its time is; behind the run that is under way, which may have looked already. Resolves when it is
-   * done; without the lock, where another replica has it, at once.
+   * Runs a job now, whenever its next run is due. If a run is under way, which may have looked already, another run follows it.
+   * Resolves when the job is done; if another replica has the lock, at once.
    */
   runNow(name: string): Promise<void>;
-  /** Lets what runs come to the end of its step. */
+  /** Waits until running jobs have reached the end of their step. */
   close(): Promise<void>;
 }
 
 export function createHousekeeping(deps: {
-  /** With connections of its own: the lock holds one for as long as the job takes. */
+  /** A pool for locks: a lock holds a connection until its job ends. */
   readonly registry: Kysely<Registry>;
-  /** Jobs that hold a lock at once. */
+  /** The most jobs that hold a lock at once. */
   readonly atOnce?: number;
   readonly onError: (error: unknown, context: { job: string }) => void;
 }): Housekeeping {

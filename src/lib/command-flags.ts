@@ -3,15 +3,15 @@
 /** The command line is wrong. The message is one line, and is shown without a stack. */
 export class UsageError extends Error {}
 
-/** One flag. The functions below make them. */
+/** One flag. The functions below make flags. */
 export interface Flag<T> {
-  /** Stands for the value in the help, such as `N`; undefined for a flag that takes no value. */
+  /** The placeholder of the value in the help, such as `N`; undefined for a flag that takes no value. */
   readonly placeholder: string | undefined;
-  /** What the flag does, as the help says it. */
+  /** What the flag does, as the help shows it. */
   readonly what: string;
   /** Bounds and default, for the help. */
   readonly notes: readonly string[];
-  /** The values that there are, with what each means, when they are few. */
+  /** If the values are few: each value with its meaning. */
   readonly choices?: Readonly<Record<string, string>>;
   /** A value for the example in the help. */
   readonly example: string | undefined;
@@ -26,7 +26,7 @@ export type Flags = Readonly<Record<string, Flag<unknown>>>;
 
 export type ValuesOf<F extends Flags> = { readonly [Name in keyof F]: F[Name] extends Flag<infer T> ? T : never };
 
-/** A flag that is there or not: `--keep`. */
+/** A flag without a value, which is present or absent: `--keep`. */
 export function toggle({ what }: { readonly what: string }): Flag<boolean> {
   return { placeholder: undefined, what, notes: [], example: undefined, read: (_, given) => given.length > 0 };
 }
@@ -34,12 +34,12 @@ export function toggle({ what }: { readonly what: string }): Flag<boolean> {
 interface ValueFlag<Value, Default> {
   readonly what: string;
   readonly default?: Default;
-  /** The default in words, when it has no value or differs from run to run. */
+  /** The default in words, if the default has no value or differs from run to run. */
   readonly defaultText?: string;
   readonly example?: Value;
 }
 
-/** `--rounds 5`: digits alone. Undefined when it is absent and has no default. When it is repeated the last one counts. */
+/** `--rounds 5`: digits only. Undefined if it is absent and has no default. If it is repeated, the last one counts. */
 export function wholeNumber<Default extends number | undefined = undefined>(
   spec: ValueFlag<number, Default> & { readonly min: number; readonly max: number; readonly placeholder?: string },
 ): Flag<number | Default> {
@@ -59,7 +59,10 @@ export function wholeNumber<Default extends number | undefined = undefined>(
   };
 }
 
-/** `--json FILE`: any text but none. Undefined when it is absent and has no default. When it is repeated the last one counts. */
+/**
+ * `--json FILE`: any text except the empty one. Undefined if it is absent and has no default. If it is repeated, the last one
+ * counts.
+ */
 export function text<Default extends string | undefined = undefined>(
   spec: ValueFlag<string, Default> & { readonly placeholder: string },
 ): Flag<string | Default> {
@@ -76,7 +79,7 @@ export function text<Default extends string | undefined = undefined>(
   };
 }
 
-/** `--scenario read,list`: some of the choices, separated by commas; all of them by default. */
+/** `--scenario read,list`: some of the choices, separated by commas; by default all of them. */
 export function someOf<Choice extends string>(
   choices: Readonly<Record<Choice, string>>,
   spec: { readonly what: string; readonly placeholder: string; readonly example?: string },
@@ -102,7 +105,7 @@ export function someOf<Choice extends string>(
   };
 }
 
-/** `--env NAME=VALUE`: variables of an environment; can be repeated. The value of a wrong one is not shown: it may be secret. */
+/** `--env NAME=VALUE`: environment variables; can be repeated. The value of a wrong variable is not shown: it may be secret. */
 export function variables(spec: { readonly what: string; readonly example?: string }): Flag<Record<string, string>> {
   const { what, example } = spec;
   return {
@@ -122,7 +125,7 @@ export function variables(spec: { readonly what: string; readonly example?: stri
   };
 }
 
-/** Keeps a message in one line, whatever was typed. */
+/** Quotes typed text, so that a message stays on one line. */
 export function quoted(typed: string): string {
   return JSON.stringify(typed);
 }

@@ -1,12 +1,12 @@
-// What a command is, and its help as `--help` shows it (command-line.ts).
+// The definition of a command, and its help as `--help` shows it (command-line.ts).
 import type { Flag, Flags } from './command-flags.js';
 
-/** Arguments that are no flags. */
+/** Arguments that are not flags. */
 export interface Operands {
-  /** As the usage line shows it, such as `FOLDER`. */
+  /** The name in the usage line, such as `FOLDER`. */
   readonly name: string;
   readonly what: string;
-  /** How many there must be, and may be. */
+  /** The smallest and the largest number of operands. */
   readonly min: number;
   readonly max: number;
   readonly oneOf?: readonly string[];
@@ -14,24 +14,24 @@ export interface Operands {
 }
 
 export interface Command<F extends Flags> {
-  /** What one types before the flags: `npm run bench --`. */
+  /** What the user types before the flags: `npm run bench --`. */
   readonly start: string;
   /** What the command does: whole lines, for the help. */
   readonly about: string;
   readonly flags: F;
-  /** Without them the command takes none. */
+  /** Without this the command takes no operands. */
   readonly operands?: Operands;
-  /** Set when another program reads all arguments: its name. Only `--help` is the command's own then. */
+  /** The name of another program that reads all arguments, if there is one. Then only `--help` belongs to the command. */
   readonly passesTo?: string;
   /** Whole lines at the end of the help. */
   readonly notes?: string;
-  /** What each exit code means. 2 is a wrong command line, and need not be listed. */
+  /** The meaning of each exit code. 2 means a wrong command line, and need not be listed. */
   readonly exits: Readonly<Record<number, string>>;
-  /** The exit code when the command throws; 1 by default. */
+  /** The exit code if the command throws. Default 1. */
   readonly failed?: number;
 }
 
-/** The arguments of the example in the help: every flag and operand that has one. Empty when none has. */
+/** The arguments of the example in the help: every flag and operand that has an example. Empty if none has. */
 export function exampleOf({ flags, operands }: Command<Flags>): string[] {
   const values = Object.entries(flags).flatMap(([name, { example }]) =>
     example === undefined ? [] : [`--${name}`, example],
@@ -39,7 +39,7 @@ export function exampleOf({ flags, operands }: Command<Flags>): string[] {
   return operands?.example === undefined ? values : [...values, operands.example];
 }
 
-/** Columns of the terminal that the lines of flags are wrapped at. */
+/** The terminal width, in columns, at which lines of flags are wrapped. */
 const WIDTH = 120;
 
 /** The text that `--help` prints. */
@@ -62,7 +62,7 @@ export function helpOf(command: Command<Flags>): string {
     ([code, what]) => `${code} ${what}`,
   );
   return [
-    // `npm run x --` needs the dashes only when something follows.
+    // `npm run x --` needs the dashes only if something follows.
     `Usage: ${usage.length > 0 ? `${start} ${usage.join(' ')}` : start.replace(/ --$/, '')}`,
     '',
     about.trim(),
@@ -81,7 +81,7 @@ function operandsUsage({ name, min, max }: Operands): string {
   return min > 0 ? shown : `[${shown}]`;
 }
 
-/** `lead` comes before the text, and later lines of the text begin below its end. */
+/** `lead` comes before the text. Later lines of the text are indented by its length. */
 type Row = readonly [name: string, what: string, lead?: string];
 
 function rowsOf(name: string, { placeholder, what, notes, choices = {} }: Flag<unknown>): Row[] {
@@ -93,7 +93,7 @@ function rowsOf(name: string, { placeholder, what, notes, choices = {} }: Flag<u
   ];
 }
 
-/** Broken into lines between words; the second line and the next begin after `indent` spaces. */
+/** Breaks a line between words. The second and later lines are indented by `indent` spaces. */
 function wrapped(line: string, indent: number): string {
   if (indent + line.length <= WIDTH) return line;
   const end = line.lastIndexOf(' ', WIDTH - indent);

@@ -1,5 +1,5 @@
-// The one way to read a command line: flags with their type, default, bounds, help text and example; `--help`; and how a
-// command ends. node:util splits the arguments.
+// The one way to read a command line: flags with their type, default, bounds, help text and example; `--help`; and how a command
+// ends. node:util splits the arguments.
 //
 //     const greet = defineCommand({
 //       start: 'npm run greet --',
@@ -18,7 +18,7 @@ import { exampleOf, helpOf, type Command, type Operands } from './command-help.j
 export { someOf, text, toggle, UsageError, variables, wholeNumber } from './command-flags.js';
 export type { Command } from './command-help.js';
 
-/** The exit code of every command when its command line is wrong. */
+/** The exit code of every command if its command line is wrong. */
 export const USAGE_EXIT = 2;
 
 export interface CommandLine<F extends Flags> {
@@ -26,7 +26,7 @@ export interface CommandLine<F extends Flags> {
   readonly operands: readonly string[];
 }
 
-/** @throws TypeError when the command's own example is refused */
+/** @throws TypeError if the command's own example is refused */
 export function defineCommand<const F extends Flags>(command: Command<F>): Command<F> {
   try {
     const example = exampleOf(command);
@@ -38,7 +38,7 @@ export function defineCommand<const F extends Flags>(command: Command<F>): Comma
 }
 
 /**
- * Reads the arguments. `--help` and `-h` win over everything else on the line.
+ * Reads the arguments. `--help` and `-h` override everything else on the line.
  *
  * @throws UsageError for an unknown flag, a bad or missing value, and too few or too many operands
  */
@@ -60,7 +60,7 @@ export function readCommandLine<F extends Flags>(
       ),
       help: { type: 'boolean', short: 'h' },
     },
-    // The messages are ours: those of node:util are long, and name no command that helps.
+    // We write the error messages ourselves: those of node:util are long, and name no command that helps.
     strict: false,
     tokens: true,
   });
@@ -71,7 +71,7 @@ export function readCommandLine<F extends Flags>(
     const flag = Object.hasOwn(flags, name) && rawName.startsWith('--') ? flags[name] : undefined;
     if (!flag) throw new UsageError(`there is no flag ${quoted(rawName)}`);
     if (flag.placeholder === undefined && value !== undefined) throw new UsageError(`--${name} takes no value`);
-    // `--rounds --keep`: the next flag is no value.
+    // `--rounds --keep`: the next flag is not a value.
     if (flag.placeholder !== undefined && (value === undefined || (!inlineValue && value.startsWith('-'))))
       throw new UsageError(`--${name} needs a value`);
     given.set(name, [...(given.get(name) ?? []), value ?? '']);
@@ -81,7 +81,7 @@ export function readCommandLine<F extends Flags>(
   return { flags: valuesOf(flags, given), operands };
 }
 
-/** Where a command reads its arguments and writes. */
+/** Where a command gets its arguments, and where it writes. */
 export interface Terminal {
   readonly args: readonly string[];
   readonly out: (text: string) => void;

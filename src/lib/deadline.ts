@@ -1,9 +1,9 @@
-// Nothing waits for ever: a wait with an end.
+// Bounds the time of a wait.
 
 /**
- * What `work` resolves to, unless that takes longer than `ms`; the work itself goes on.
+ * Resolves to the result of `work`, unless that takes longer than `ms`. `work` itself goes on.
  *
- * @throws what `late` makes, when the time is up; what `work` rejects with, before
+ * @throws the error that `late` makes, when the time is up; before that, the error of `work`
  */
 export async function within<T>(work: Promise<T>, ms: number, late: () => Error): Promise<T> {
   let timer: NodeJS.Timeout | undefined;

@@ -1,7 +1,7 @@
-// A queue that its members can leave from any place: joining, leaving and looking at the head take constant time, which an
-// array does not give, and a Map only until it has to skip what was deleted.
+// A queue that its members can leave from any place. Joining, leaving and looking at the head take constant time. An array does
+// not give that, and a Map only until it must skip deleted entries.
 
-/** What can stand in a queue, in one at a time. */
+/** A member of a queue. It can be in one queue at a time. */
 export class Queued<T extends Queued<T>> {
   queue: LinkedQueue<T> | undefined;
   before: T | undefined;
@@ -25,7 +25,7 @@ export class LinkedQueue<T extends Queued<T>> implements Iterable<T> {
     return this.#last;
   }
 
-  /** Puts it at the end, out of whatever queue it was in. */
+  /** Removes a member from its current queue, and puts it at the end of this queue. */
   push(item: T): void {
     item.queue?.remove(item);
     item.queue = this;
@@ -36,7 +36,7 @@ export class LinkedQueue<T extends Queued<T>> implements Iterable<T> {
     this.#size += 1;
   }
 
-  /** Puts it at the head, out of whatever queue it was in. */
+  /** Removes a member from its current queue, and puts it at the head of this queue. */
   unshift(item: T): void {
     item.queue?.remove(item);
     item.queue = this;
@@ -47,7 +47,7 @@ export class LinkedQueue<T extends Queued<T>> implements Iterable<T> {
     this.#size += 1;
   }
 
-  /** Takes it out, where it is in this queue. */
+  /** Removes a member if it is in this queue. */
   remove(item: T): void {
     if (item.queue !== this) return;
     if (item.before) item.before.after = item.after;
@@ -58,7 +58,7 @@ export class LinkedQueue<T extends Queued<T>> implements Iterable<T> {
     this.#size -= 1;
   }
 
-  /** From the head to the end. The one at hand may leave meanwhile. */
+  /** From the head to the end. The current member may leave during the iteration. */
   *[Symbol.iterator](): Iterator<T> {
     for (let item = this.#first; item;) {
       const { after } = item;

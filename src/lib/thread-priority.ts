@@ -1,27 +1,27 @@
-// The threads on which passwords are hashed step back behind everything else: a flood of sign-ins takes the time that is left
-// over, and not that of requests and of a PostgreSQL on the same machine.
+// Lowers the priority of the threads that hash passwords. A flood of sign-ins then uses only the time that is left over, and does
+// not slow requests or a PostgreSQL on the same machine.
 import { pbkdf2 } from 'node:crypto';
 import { readdirSync, readFileSync } from 'node:fs';
 import { setPriority } from 'node:os';
 import { promisify } from 'node:util';
 
-/** Keeps a thread busy for some 40 ms: more than any other thread is while the process waits for this. */
+/** Keeps a thread busy for about 40 ms: longer than any other thread is busy while the process waits for this. */
 const ROUNDS = 80_000;
 
-/** The lowest priority: with 10 the slowest requests noticed a flood more, and no more people were signed in. */
+/** The lowest priority. With 10, a flood slowed the slowest requests more, and no more people were signed in. */
 const NICENESS = 19;
 
 /**
- * Lowers the priority of libuv's pool of threads, for good. Linux gives each thread a priority of its own; which threads are
- * the pool's is told by the work that they are given. Elsewhere nothing happens. DNS and files, which share these threads,
- * cost next to no time.
+ * Lowers the priority of libuv's thread pool, for the whole life of the process. Linux gives each thread its own priority. The
+ * threads of the pool are found by giving them work. On other systems nothing happens. DNS and file reads share these threads,
+ * but cost almost no time.
  *
- * @param size threads of the pool
+ * @param size number of threads in the pool
  * @returns the ids of the threads
  */
 export async function lowerPoolPriority(size: number): Promise<readonly number[]> {
   if (process.platform !== 'linux') return [];
-  // Once without looking: V8's own threads come to the end of what the start has left them to compile.
+  // The first round is not measured: V8's own threads finish compiling what the start has left them.
   await occupy(size);
   const before = cpuTimes();
   await occupy(size);
@@ -40,7 +40,7 @@ async function occupy(size: number): Promise<void> {
   await Promise.all(Array.from({ length: size }, () => work('', '', ROUNDS, 32, 'sha512')));
 }
 
-/** CPU time (ns) that each thread of this process has used so far. */
+/** CPU time (ns) that each thread of this process has used. */
 function cpuTimes(): Map<number, number> {
   return new Map(
     readdirSync('/proc/self/task').map((thread) => [

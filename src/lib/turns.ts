@@ -1,12 +1,12 @@
-// Waits that end together, ended a few at a time. Where hundreds wait for the same thing and it fails, or their time is up,
-// each of them is an answer to write: done in one go, the requests of everybody else would stand still meanwhile.
+// Ends waits a few at a time. If hundreds of requests wait for the same thing, and it fails or their time is up, each needs an
+// answer. Writing all answers in one go would block all other requests meanwhile.
 
-/** Waits that end in one turn of the event loop: a millisecond or two of answers. */
+/** Waits that end in one turn of the event loop: their answers take a millisecond or two. */
 const AT_ONCE = 8;
 
 const standing: (() => void)[] = [];
 
-/** Resolves when it is the caller's turn: first come, first served, and between two turns other input is read. */
+/** Resolves when it is the caller's turn: first come, first served. Between two turns other input is read. */
 export function nextTurn(): Promise<void> {
   return new Promise((resolve) => {
     standing.push(resolve);

@@ -1,38 +1,44 @@
-// Exchanges what this replica took from shared buckets with the other replicas, through Redis, in batches.
+// Exchanges with the other replicas what this replica took from shared buckets, through Redis and in batches.
 import { randomBytes } from 'node:crypto';
 import type { Bucket } from './bucket.js';
 import { EXCHANGE } from './counts-script.js';
 import type { SharedStore } from './shared-store.js';
 
-/** Between two exchanges (ms). */
+/** Time (ms) between two exchanges. */
 const EVERY = 100;
 
-/** Buckets in one exchange. */
+/** The most buckets in one exchange. */
 const BATCH = 200;
 
-/** Buckets that wait for an exchange. Beyond it a bucket is exchanged only when it is taken from again. */
+/** The most buckets that wait for an exchange. A bucket beyond that is exchanged only when it is taken from again. */
 const MAX_WAITING = 200_000;
 
-/** Replicas to reckon with before Redis has said how many there are. */
+/** The number of replicas to assume until Redis reports it. */
 const UNKNOWN_REPLICAS = 2;
 
-/** How long (ms) more replicas are reckoned with than Redis says: one that is cut off from it may still be at work. */
+/**
+ * If Redis reports fewer replicas than before, the higher number counts for this long (ms): a replica that lost Redis may still
+ * serve.
+ */
 const REMEMBERED_FOR = 15_000;
 
-/** After Redis lost something, how long (ms) the others have to send again what they know. */
+/** After Redis lost data, the replicas have this long (ms) to send again what they know. */
 const MENDED_WITHIN = 1_000;
 
-/** After that (ms) the replicas are apart until each has sent what it took meanwhile: they do not come back at once. */
+/**
+ * After MENDED_WITHIN the replicas stay apart for this long (ms), until each has sent what it took meanwhile. They do not all come
+ * back at the same time.
+ */
 const SENT_WITHIN = 500;
 
 /**
- * - *together*: Redis answers. Buckets are as Redis said at the last exchange.
- * - *apart*: Redis does not answer, or has lost something within the last 1.5 seconds. Each replica has its own part of each limit.
+ * - *together*: Redis answers. Buckets are as Redis reported at the last exchange.
+ * - *apart*: Redis does not answer, or has lost data within the last 1.5 seconds. Each replica has its own part of each limit.
  *
  *     together ── no answer, another epoch ──→ apart ── an answer, and 1.5 s after Redis came back ──→ together
  *
- * When Redis comes back, and when its epoch is another one (it was emptied), every replica says of each bucket what can be
- * left at most. What it took meanwhile it says a second later: before, another replica's bound would hide it.
+ * When Redis comes back, or has another epoch (it was emptied), every replica sends the most that can be left in each bucket. It
+ * sends what it took meanwhile a second later: sent earlier, another replica's bound would hide it.
  */
 export class CountsExchange {
   readonly #id = randomBytes(9).toString('base64url');
@@ -51,7 +57,7 @@ export class CountsExchange {
 
   /**
    * @param live all buckets that may not be full
-   * @param onLoss is called when Redis may have lost something
+   * @param onLoss called when Redis may have lost data
    */
   constructor(
     private readonly store: SharedStore,
@@ -62,8 +68,8 @@ export class CountsExchange {
     let known = store.available;
     store.onChange((available) => {
       if (!available) return;
-      // A Redis that was away may be an older copy of itself, with the same epoch. Before the first time it was away only for
-      // this replica.
+      // After an absence Redis may be an older copy of itself, with the same epoch. Before this replica first reached Redis,
+      // Redis was away for this replica only.
       if (known) this.#mend();
       else this.onLoss();
       known = true;
@@ -72,26 +78,26 @@ export class CountsExchange {
     void this.#tick();
   }
 
-  /** How many replicas share the limits. */
+  /** The number of replicas that share the limits. */
   get replicas(): number {
     return this.#replicas;
   }
 
-  /** Whether each replica keeps to its own part. */
+  /** Whether each replica keeps to its own part of each limit. */
   get apart(): boolean {
     return !this.store.available || this.#failing || this.now() < this.#mendedAt + SENT_WITHIN;
   }
 
-  /** The bucket was taken from: it is exchanged within 100 ms. */
+  /** Call this when the bucket was taken from. The bucket is exchanged within 100 ms. */
   changed(bucket: Bucket): void {
     if (this.#waiting.size < MAX_WAITING) this.#waiting.add(bucket);
   }
 
-  /** Exchanges the bucket now. Resolves when that has ended, also if it failed: within REDIS_TIMEOUT_MS. */
+  /** Exchanges the bucket now. Resolves within REDIS_TIMEOUT_MS when the exchange has ended, even if it failed. */
   soon(bucket: Bucket): Promise<void> {
     if (bucket.flight) return bucket.flight;
     this.#urgent.add(bucket);
-    // What comes in the same turn of the event loop is one batch.
+    // Buckets of the same turn of the event loop form one batch.
     this.#next ??= new Promise((resolve) => {
       setImmediate(() => {
         const urgent = this.#urgent;
@@ -103,7 +109,7 @@ export class CountsExchange {
     return this.#next;
   }
 
-  /** Whether the replicas tell Redis what it has lost. */
+  /** Whether the replicas are sending Redis what it has lost. */
   get #mending(): boolean {
     return this.now() < this.#mendedAt;
   }
@@ -113,11 +119,13 @@ export class CountsExchange {
     clearInterval(this.#timer);
   }
 
-  /** Also with nothing to say: the other replicas count this one, and it notices that Redis was emptied. */
+  /**
+   * This exchanges even without a waiting bucket: the other replicas then count this one, and it notices that Redis was emptied.
+   */
   async #tick(): Promise<void> {
     if (this.#underWay || !this.store.available || this.#closed) return;
     this.#underWay = true;
-    // What was taken meanwhile is subtracted from what all replicas together know, and not before.
+    // While bounds are sent, takes wait: they are subtracted from what all replicas together know.
     await this.#exchange(this.#mending ? [...this.#waiting].filter(({ mends }) => mends) : this.#waiting, true);
     this.#underWay = false;
   }

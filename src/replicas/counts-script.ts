@@ -1,27 +1,30 @@
-// The script that exchanges what replicas took from their shared buckets. It runs in Redis, by the clock of Redis alone.
+// The script that exchanges what replicas took from their shared buckets. It runs in Redis and uses only the clock of Redis.
 import { script } from './shared-store.js';
 
-/** Arguments before those of the first bucket, and arguments of each bucket. */
+/** The number of arguments before those of the first bucket, and of the arguments of each bucket. */
 export const SHARED_ARGUMENTS = 2;
 export const BUCKET_ARGUMENTS = 5;
 
-/** How long (ms) a replica counts as present after its last exchange. */
+/** A replica counts as present for this long (ms) after its last exchange. */
 const PRESENT_FOR = 5_000;
 
-/** Beyond the time in which a bucket is full again (ms). Until then Redis knows an exchange that is sent again. */
+/**
+ * A bucket's key is kept for this long (ms) after the bucket is full again. Until then Redis recognises an exchange that is sent
+ * again.
+ */
 const KEPT_FOR = 2_000;
 
-/** Replicas that one bucket remembers. Each deployment adds some, and a busy bucket is never forgotten. */
+/** The most replicas that one bucket remembers. Each deployment adds some, and a busy bucket is never forgotten. */
 const MAX_REMEMBERED = 64;
 
 /**
- * Keys: the epoch, the replicas, then the buckets. Arguments: the replica's id, an epoch for a Redis that has none, then for
- * each bucket: taken, the number of this exchange, what can be left at most ('' for no bound), size, refill (ms).
+ * Keys: the epoch, the replicas, then the buckets. Arguments: the replica's id, an epoch for a Redis that has none. Then five for
+ * each bucket: taken, the number of this exchange, the most that can be left ('' for no bound), size, refill (ms).
  *
- * A bucket is a hash: what is left, when that was, and the last exchange of each replica. Of an exchange that is sent again
- * nothing is taken again. A bucket without a key is full.
+ * A bucket is a hash: what is left, the time of that, and the last exchange of each replica. An exchange that is sent again takes
+ * nothing. A bucket without a key is full.
  *
- * Answer: the epoch, how many replicas there are, then what is left in each bucket.
+ * Answer: the epoch, the number of replicas, then what is left in each bucket.
  */
 export const EXCHANGE = script(`
 local time = redis.call('TIME')

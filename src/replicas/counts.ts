@@ -1,39 +1,43 @@
-// Limits on how often something may be done, for all replicas together: in Redis where there is one, otherwise in this process.
+// Limits on how often something may be done, over all replicas together. The counts are in Redis if it is configured, otherwise
+// in this process.
 import { LRUCache } from 'lru-cache';
 import { Bucket } from './bucket.js';
 import { CountsExchange } from './counts-exchange.js';
 import type { SharedStore } from './shared-store.js';
 
-/** The part of a limit that all replicas together may take without having exchanged it. */
+/** The part of a limit that all replicas together may take before they exchange it. */
 const UNSEEN = 0.05;
 
-/** How long (ms) one request waits for exchanges. Then it is refused: more requests come at once than Redis answers for. */
+/** The longest (ms) that one request waits for exchanges. After that it is refused: Redis cannot keep up with the requests. */
 const PATIENCE = 500;
 
-/** After which time (ms) such a request may come again. */
+/** Such a request may come again after this time (ms). */
 const CROWDED = 1_000;
 
-/** Keys that one limiter counts. The least recently used one is forgotten first, and then has a full bucket in this process. */
+/**
+ * The most keys that one limiter counts. The least recently used key is forgotten first, and then has a full bucket in this
+ * process.
+ */
 const MAX_KEYS = 100_000;
 
-/** How things are with a key. */
+/** The state of one key. */
 export interface Quota {
-  /** How often it may be done now. */
+  /** How often the key may be used now. */
   readonly left: number;
   /** Time (ms) until the bucket is full again. */
   readonly full: number;
 }
 
-/** One limit on one key, of any limiter. */
+/** One limit on one key of a limiter. */
 export type Use = readonly [limiter: Limiter, key: string, size: number];
 
 /**
  * Counts on one subject, such as requests by address. Each key has a bucket that holds `size` and fills at a steady rate.
  *
- * With Redis the bucket is shared. No request asks Redis as long as this replica has taken less than a chunk since its last
- * exchange, `chunk = max(1, size × 5 % / replicas)`; beyond it the next request waits for an exchange. So all replicas together
- * let through at most `replicas × chunk - 1` more than the bucket holds: 5 % of the limit, or one for each other replica.
- * What was let through in excess is missing from the bucket afterwards.
+ * With Redis the bucket is shared. `chunk = max(1, size × 5 % / replicas)`. No request asks Redis until this replica has taken a
+ * chunk since its last exchange; then the next request waits for an exchange. So all replicas together let through at most
+ * `replicas × chunk - 1` more than the bucket holds: 5 % of the limit, or one for each other replica. The surplus is missing from
+ * the bucket afterwards.
  */
 export class Limiter {
   readonly #buckets: LRUCache<string, Bucket>;
@@ -49,23 +53,23 @@ export class Limiter {
   }
 
   /**
-   * Takes one, or nothing where none is left.
+   * Takes one, or nothing if none is left.
    *
    * @param size how many the full bucket holds
-   * @returns 0 if it was taken, otherwise the time (ms) until one is left; a promise only if an exchange is due
+   * @returns 0 if one was taken, otherwise the time (ms) until one is left; a promise only if an exchange is due
    */
   take(key: string, size: number): number | Promise<number> {
     return this.counts.takeFrom([this.bucket(key, size)]);
   }
 
-  /** How things are, as far as this replica knows. */
+  /** The state of a key, as far as this replica knows. */
   look(key: string, size: number): Quota {
     const bucket = this.#buckets.peek(key);
     if (!bucket) return { left: size, full: 0 };
     return this.counts.quotaOf(bucket, size);
   }
 
-  /** The bucket of a key, up to date. */
+  /** The up-to-date bucket of a key. */
   bucket(key: string, size: number): Bucket {
     const { now, replicas } = this.counts;
     const time = now();
@@ -89,12 +93,12 @@ export class Counts {
   readonly #listeners: (() => void)[] = [];
   #exchange: CountsExchange | undefined;
 
-  /** @param now ms, of a clock that is never set; for tests */
+  /** @param now time (ms) on a clock that is never set; for tests */
   constructor(readonly now: () => number = () => performance.now()) {}
 
   /**
-   * @param name no two limiters have the same
-   * @param refill ms in which an empty bucket is full again
+   * @param name a name that no other limiter has
+   * @param refill time (ms) in which an empty bucket becomes full again
    */
   limiter(name: string, refill: number, maxKeys = MAX_KEYS): Limiter {
     const limiter = new Limiter(this, name, refill, maxKeys);
@@ -102,7 +106,7 @@ export class Counts {
     return limiter;
   }
 
-  /** From now on all replicas that use the same store count together. */
+  /** After this call, all replicas that use the same store count together. */
   share(store: SharedStore): void {
     this.#exchange = new CountsExchange(
       store,
@@ -114,7 +118,7 @@ export class Counts {
     );
   }
 
-  /** Calls `listener` when Redis can be used, and when it was emptied: what else it held may be gone or old. */
+  /** Calls `listener` when Redis becomes usable, and when it was emptied: its other data may be missing or old. */
   onLoss(listener: () => void): void {
     this.#listeners.push(listener);
   }
@@ -124,17 +128,17 @@ export class Counts {
     this.#exchange?.close();
   }
 
-  /** How many replicas share the limits; 1 without a store. */
+  /** The number of replicas that share the limits; 1 without a store. */
   get replicas(): number {
     return this.#exchange?.replicas ?? 1;
   }
 
-  /** Takes one of each, or none of any. @returns as `Limiter.take`, the longest wait */
+  /** Takes one from each limit, or none from any. @returns as `Limiter.take`; the time is the longest wait */
   takeAll(uses: readonly Use[]): number | Promise<number> {
     return this.takeFrom(uses.map(([limiter, key, size]) => limiter.bucket(key, size)));
   }
 
-  /** @param buckets up to date */
+  /** @param buckets up-to-date buckets */
   takeFrom(buckets: readonly Bucket[]): number | Promise<number> {
     const wait = this.#waitOf(buckets, this.#exchange?.apart ?? false);
     if (wait > 0) return wait;
@@ -159,7 +163,7 @@ export class Counts {
       for (const bucket of buckets) bucket.turn(bucket.size, this.replicas, this.now());
       const wait = this.#waitOf(buckets, exchange.apart);
       if (wait > 0) return wait;
-      // Requests that waited too may have taken the whole chunk.
+      // Other requests that waited may have taken the whole chunk.
       if (!buckets.some((bucket) => this.#mustExchange(bucket))) {
         this.#take(buckets);
         return 0;
@@ -181,7 +185,7 @@ export class Counts {
       bucket.take();
       if (!exchange) continue;
       exchange.changed(bucket);
-      // Half a chunk before requests would have to wait for it.
+      // This starts an exchange half a chunk before requests would have to wait for it.
       if (!exchange.apart && bucket.pending >= this.#chunkOf(bucket) / 2) void exchange.soon(bucket);
     }
   }

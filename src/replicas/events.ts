@@ -1,5 +1,5 @@
-// What replicas tell each other: that a tenant, its roles, a user or an operator changed. Changes are rows in the registry, which
-// every replica reads (src/replicas/feed.ts). What a process remembers is valid while its feed is live.
+// Publishes and receives changes between replicas: a tenant, its roles, a user or an operator changed. Changes are rows in the
+// registry, which every replica reads (src/replicas/feed.ts). Cached values of a process are valid while its feed is live.
 import type { Kysely } from 'kysely';
 import { insertChanges } from '../../db/registry/feed-rows.js';
 import type { Registry } from '../../db/registry/registry-schema.js';
@@ -10,50 +10,51 @@ import { DatabaseFault } from '../../db/driver/database-fault.js';
 import { isQueueFull } from '../../db/server/notify-queue.js';
 import { LONGEST_SILENCE, openFeed, type Feed } from './feed.js';
 
-/** Something that replicas remember has changed. */
+/** A change of something that replicas cache. */
 export type Change =
   | { readonly kind: 'tenant'; readonly tenantId: string }
   | { readonly kind: 'user'; readonly tenantId: string; readonly userId: string }
-  /** What the roles of a tenant permit. A replica of a build that does not know this kind remembers nothing of it either. */
+  /** The permissions of a tenant's roles changed. A replica of an older build does not know this kind, and caches no roles. */
   | { readonly kind: 'roles'; readonly tenantId: string }
   | { readonly kind: 'operator'; readonly operatorId: string }
   | { readonly kind: 'cluster'; readonly clusterId: string }
-  /** A session has ended: a user's, or an operator's where there is no tenant. */
+  /** A session has ended. `tenantId` is undefined for an operator's session. */
   | { readonly kind: 'session'; readonly sessionId: string; readonly tenantId: string | undefined }
-  /** Changes may have been missed: whatever is remembered may be old. */
+  /** Changes may have been missed: every cached value may be old. */
   | { readonly kind: 'any' };
 
-/** `live`, `caughtUp`, `clock` and `queueUsage` are the feed's. */
+/** The feed provides `live`, `caughtUp`, `clock` and `queueUsage`. */
 export interface Events extends Pick<Feed, 'live' | 'caughtUp' | 'clock' | 'queueUsage'> {
-  /** Calls `listener` for each change, also for those that this process publishes. */
+  /** Calls `listener` for each change, including changes that this process publishes. */
   subscribe(listener: (change: Change) => void): void;
   /**
-   * Publishes a change to every replica; here it is effective at once. To be awaited before the act behind it is acknowledged.
+   * Publishes a change to every replica; in this process it is effective at once. Await this before acknowledging the act that
+   * made the change.
    *
-   * @throws DatabaseFault `unavailable` if it could not be published in time; it is published as soon as that is possible again
+   * @throws DatabaseFault `unavailable` if the change could not be published in time; it is published as soon as possible
    */
   publish(change: Change): Promise<void>;
   close(): void;
 }
 
-/** Longest (ms) that an act waits for its change to be published. */
+/** The longest (ms) that an act waits until its change is published. */
 const PUBLISH_DEADLINE = 2_000;
 
-/** Between two attempts to publish (ms). */
+/** Time (ms) between two attempts to publish. */
 const RETRY_EVERY = 100;
 
-/** How long (ms) a value is believed without asking while the feed is not live. */
+/** While the feed is not live, a cached value is valid for this long (ms). */
 const BELIEVED_IN_SILENCE = 250;
 
-/** Changes that wait for the registry to come back; beyond them one `any` stands for all. */
+/** The most changes that wait for the registry to come back. Beyond that, a single `any` replaces them all. */
 const MAX_UNTOLD = 10_000;
 
-/** The last word of a notification that repeats a row. Former builds read no further than the third. */
+/** The last word of a notification that repeats a row. Older builds read only the first three words. */
 const IN_THE_FEED = 'feed';
 
 /**
- * How long (ms) a value that is told of changes is believed without asking: half a minute while the feed is live, so that even a
- * change that nothing published is noticed; otherwise so short that, with the silence before, a change is effective within a
+ * How long (ms) a cached value is valid without asking the database. It is half a minute while the feed is live, so that a change
+ * that was not published is noticed too. Otherwise it is short: together with the silence before, a change is effective within a
  * second.
  */
 export function believedFor({ live }: Pick<Events, 'live'>): number {
@@ -66,8 +67,8 @@ interface Untold {
 }
 
 /**
- * @param connection to the registry, direct and not through a pooler: for the feed
- * @param publisher the registry, with a connection of its own: changes must not wait for requests
+ * @param connection a direct connection to the registry, without a pooler, for the feed
+ * @param publisher the registry with a connection of its own, because changes must not wait for requests
  */
 export function openEvents(
   connection: ConnectionSettings,
@@ -95,7 +96,7 @@ export function openEvents(
   };
   const feed = openFeed(connection, listener, options);
 
-  /** Goes on until nothing is untold; one loop, however many publish. */
+  /** Publishes until no change waits. One loop serves all callers of `publish`. */
   async function tell(): Promise<void> {
     if (telling) return;
     telling = true;
@@ -127,7 +128,7 @@ export function openEvents(
     async publish(change) {
       dispatch(change);
       const told = new Promise<void>((resolve) => {
-        // The callers behind the forgotten ones have had their answer long ago.
+        // The callers that published the replaced changes have already received their answer.
         if (untold.length >= MAX_UNTOLD) untold = [{ text: encode({ kind: 'any' }), told: () => undefined }];
         untold.push({ text: encode(change), told: resolve });
       });
@@ -147,7 +148,7 @@ export function openEvents(
   };
 }
 
-/** Adds the rows, and notifies so that they are read at once. A full queue of notifications holds up no change. */
+/** Inserts the rows, and notifies so that they are read at once. A full queue of notifications must not delay a change. */
 async function insert(registry: Kysely<Registry>, texts: readonly string[]): Promise<void> {
   const messages = texts.map((row) => {
     const [kind = '', first = '', second = ''] = row.split(' ');
@@ -166,7 +167,7 @@ function encode(change: Change): string {
   return [kind, ...Object.values(ids).filter((id) => id !== undefined)].join(' ');
 }
 
-/** Undefined for what this build does not know: a newer replica may tell more. */
+/** Undefined for a change that this build does not know: a newer replica may publish other kinds. */
 function decode(text: string): Change | undefined {
   const [kind, first = '', second = ''] = text.split(' ');
   if (kind === 'any') return { kind };

@@ -1,35 +1,36 @@
-// The feed: what this replica knows of the changes in the registry, and whether it is up to date. It asks ten times a second,
-// and at once when a notification wakes it; one question for all that is remembered, however much that is.
+// The feed: what this replica knows of the changes in the registry, and whether it is up to date. It asks the registry ten times
+// a second, and at once when a notification wakes it. One question covers all cached values, however many there are.
 //
 //     live ── no question of the last 500 ms was answered ──→ silent ── nor one within 250 ms of waiting ──→ deaf
 //     silent, deaf ── a question is answered ──→ live
 //
-// While it is live, what is remembered is believed. While it is silent, requests wait for the answer together. While it is deaf,
-// they ask the databases. Notifications only wake it, and it does not listen while the server's queue of them is crowded. As long
-// as a former build may run, which publishes by notifications alone, a feed that does not listen is not live.
+// While the feed is live, cached values are valid. While it is silent, requests wait together for the answer. While it is deaf,
+// they query the databases. Notifications only wake the feed, and it does not listen while the server's notification queue is
+// crowded. An older build publishes by notifications alone. So while an older build may run, a feed that does not listen is not
+// live.
 import { openChannel, type ChannelOptions } from '../../db/driver/channel.js';
 import type { ConnectionSettings } from '../../db/driver/client.js';
 import { CROWDED } from '../../db/server/notify-queue.js';
 import { CHANNEL, MAX_NEW_ROWS, READ_FEED, type FeedReading } from '../../db/registry/feed-rows.js';
 
 export interface Feed {
-  /** Whether every change is known that was committed more than half a second ago. */
+  /** Whether this replica knows every change that was committed more than half a second ago. */
   readonly live: boolean;
   /**
-   * While the feed is silent, resolves when it is live again, or deaf: within 250 ms. All callers share one promise. Undefined
-   * while it is live or deaf: then there is nothing to wait for.
+   * While the feed is silent, a promise that resolves when the feed is live again or deaf, within 250 ms. All callers share one
+   * promise. Undefined while the feed is live or deaf: then there is nothing to wait for.
    */
   caughtUp(): Promise<void> | undefined;
   /** The registry's time now; undefined while the feed is not live. */
   clock(): RegistryClock | undefined;
-  /** How full the registry's NOTIFY queue was when it was asked last, from 0 to 1. */
+  /** How full the registry's NOTIFY queue was at the last answer, from 0 to 1. */
   readonly queueUsage: number;
   close(): void;
 }
 
 /** The registry's time, in ms since 1970: not before `earliest`, and not after `latest`. */
 export interface RegistryClock {
-  /** Which server the clock is of. Times of another one are not compared with it. */
+  /** The server whose clock this is. Times of different servers must not be compared. */
   readonly source: string;
   readonly earliest: number;
   readonly latest: number;
@@ -38,37 +39,37 @@ export interface RegistryClock {
 export interface FeedListener {
   /** A change that was committed. */
   change(message: string): void;
-  /** A notification: of a change that comes by the feed too, unless a former build made it. */
+  /** A notification. Its change comes by the feed too, unless an older build made the notification. */
   notification(message: string): void;
   /** Changes may have been missed. Also called when the feed begins. */
   gap(): void;
 }
 
-/** The feed listens from this usage (of 1) of the NOTIFY queue on downwards, and no longer from CROWDED on upwards. */
+/** The feed begins to listen when less than this part (of 1) of the NOTIFY queue is used. It stops at CROWDED. */
 const QUIET = 0.1;
 
 /** After this much silence (ms) the feed is not live. */
 export const SILENCE = 500;
 
-/** Between the beginnings of two questions (ms). */
+/** Time (ms) between the beginnings of two questions. */
 const ASK_EVERY = 100;
 
-/** The same when a notification wakes the feed, or a request waits for it. */
+/** The same time when a notification wakes the feed, or a request waits for it. */
 const ASK_AGAIN_AFTER = 5;
 
-/** Longest wait (ms) of a request for a feed that is silent. */
+/** The longest (ms) that a request waits for a silent feed. */
 const PATIENCE = 250;
 
-/** A timer that fires this much (ms) too late says that this process stood still. */
+/** A timer that fires this much (ms) too late shows that this process stood still. */
 const PAUSED = 50;
 
 /**
- * A replica that was silent for longer (ms, by the registry's clock) takes it for a gap. Rows are deleted after twice this time
- * (src/replicas/feed-sweep.ts), and nothing is believed for longer than this without being loaded again.
+ * A replica that was silent for longer than this (ms, by the registry's clock) assumes a gap. Rows are deleted after twice this
+ * time (src/replicas/feed-sweep.ts), and no cached value is valid for longer than this.
  */
 export const LONGEST_SILENCE = 30_000;
 
-/** A registry's clock that goes back by more than this (ms) is another one. */
+/** If a registry's clock goes back by more than this (ms), it is another clock. */
 const CLOCK_TOLERANCE = 1_000;
 
 interface Cursor extends Pick<FeedReading, 'snapshot' | 'clock' | 'source' | 'newest'> {
@@ -82,12 +83,12 @@ interface Wait {
   end(): void;
 }
 
-/** @param connection to the registry, direct and not through a pooler */
+/** @param connection a direct connection to the registry, without a pooler */
 export function openFeed(connection: ConnectionSettings, listener: FeedListener, options: ChannelOptions = {}): Feed {
   let cursor: Cursor | undefined;
   let liveSince = -Infinity;
   let deaf = true;
-  /** Whether notifications of a former build may have been missed: it listens since the last reading. */
+  /** Whether notifications of an older build may have been missed, because the feed began to listen after the last reading. */
   let beganToListen = false;
   let queueUsage = 0;
   let askedAt = -Infinity;
@@ -119,7 +120,7 @@ export function openFeed(connection: ConnectionSettings, listener: FeedListener,
       take(reading, since);
       await listenOrNot(reading);
     } catch {
-      // Not heard, and so noticed where it matters.
+      // A feed without an answer is no longer live, which its callers see. So no error is reported here.
     } finally {
       asking = false;
       askLater();
@@ -152,7 +153,7 @@ export function openFeed(connection: ConnectionSettings, listener: FeedListener,
   function take(reading: FeedReading, since: number): void {
     if (reading.readOnly || closed) return;
     const known = cursor;
-    // Without a cursor, should a listener fail: then the next reading is a gap.
+    // If a listener fails, there must be no cursor: then the next reading is a gap.
     cursor = undefined;
     const gap = known === undefined || isGap(known, reading) || (beganToListen && reading.former);
     const { snapshot, clock, source, newest } = reading;
@@ -169,7 +170,7 @@ export function openFeed(connection: ConnectionSettings, listener: FeedListener,
     wait?.end();
   }
 
-  /** Ends when the feed is live, or when the time is up; time in which this process stood still does not count. */
+  /** Ends when the feed is live, or after PATIENCE. Time in which this process stood still does not count. */
   function beginWait(): Wait {
     let end: () => void = () => undefined;
     const over = new Promise<void>((resolve) => (end = resolve));
@@ -189,7 +190,7 @@ export function openFeed(connection: ConnectionSettings, listener: FeedListener,
           expectEnd();
           return;
         }
-        // Timers run before sockets are read: the answer may be there.
+        // Timers run before sockets are read, so the answer may already have arrived.
         setImmediate(() => {
           if (wait !== begun) return;
           deaf = true;
@@ -236,9 +237,9 @@ function isGap(known: Cursor, reading: FeedReading): boolean {
     reading.messages.length > MAX_NEW_ROWS ||
     reading.clock - known.clock > LONGEST_SILENCE ||
     reading.clock < known.clock - CLOCK_TOLERANCE ||
-    // The registry went back to an earlier moment.
+    // The registry went back to an earlier state.
     reading.newest < known.newest ||
-    // The row that was the newest is gone, and newer ones may be too.
+    // The newest known row is gone, so newer rows may be gone too.
     (known.newest > 0 && reading.oldest > known.newest)
   );
 }

@@ -1,5 +1,5 @@
-// What the process remembers of a database row, and for how long: fresh for a moment, shared by all who ask at once, taken
-// back by an invalidation, and served stale only while the database does not answer.
+// A cache of database rows. A value is fresh for a short time, and concurrent requests share one load. An invalidation removes a
+// value. A stale value is served only while the database does not answer.
 import { LRUCache } from 'lru-cache';
 import { DatabaseFault } from '../../db/driver/database-fault.js';
 
@@ -9,26 +9,29 @@ interface Entry<V> {
 }
 
 export interface FreshCacheOptions<V> {
-  /** Entries kept at most; the one that was loaded longest ago goes first. */
+  /** The most entries; the entry that was loaded longest ago is removed first. */
   readonly max: number;
-  /** A value younger than this (ms) is served as it is; asked each time, since it depends on whether invalidations arrive. */
+  /**
+   * A value younger than this (ms) is served without loading. It is asked each time, since it depends on whether invalidations
+   * arrive.
+   */
   readonly freshFor: () => number;
   /**
-   * While it is not known whether an invalidation was missed, and soon will be: resolves when it is. A value that is not fresh for
-   * no other reason is looked at again then, and not loaded.
+   * Defined while it is unknown whether an invalidation was missed; resolves as soon as that is known. A value that is only for
+   * that reason not fresh is then checked again instead of loaded.
    */
   readonly caughtUp?: () => Promise<void> | undefined;
-  /** The age (ms) that a value has already when it is loaded: what was read from a copy. */
+  /** The age (ms) that a value already has when it is loaded, if it was read from a copy. */
   readonly ageOf?: (value: V) => number;
-  /** While loading fails for a fault of the database, or takes too long, a value younger than this (ms) is served. */
+  /** While loading takes too long, or fails because of the database, a value younger than this (ms) is served. */
   readonly staleFor: number;
-  /** Reads one value; undefined where there is none, which is never remembered. */
+  /** Reads one value; undefined if there is none, which is never cached. */
   readonly load: (key: string) => Promise<V | undefined>;
 }
 
 /**
- * How long (ms) a load is waited for where an older value could be served. A server that hangs refuses nothing: each
- * request would otherwise wait for the whole deadline of a connection or a statement.
+ * How long (ms) a caller waits for a load if an older value could be served. A server that hangs refuses nothing: otherwise each
+ * request would wait for the whole deadline of a connection or a statement.
  */
 const PATIENCE = 500;
 
@@ -42,25 +45,26 @@ interface Load<V> {
 export class FreshCache<V extends object> {
   readonly #entries: LRUCache<string, Entry<V>>;
   readonly #loads = new Map<string, Load<V>>();
-  /** What was loaded before is not fresh. */
+  /** Values that were loaded before this time are not fresh. */
   #trustedSince = -Infinity;
 
   constructor(private readonly options: FreshCacheOptions<V>) {
     this.#entries = new LRUCache({ max: options.max });
   }
 
-  /** The value where it is known and fresh, without waiting: the warm path allocates no promise. */
+  /** The value if it is known and fresh, without waiting: the warm path allocates no promise. */
   peek(key: string): V | undefined {
-    // Not counted as a use, which would cost more than the look-up: loading anew, as every value must be in time, counts.
+    // This does not count as a use for the LRU order, which would cost more than the look-up. Each value is loaded again in time,
+    // and that counts.
     const entry = this.#entries.peek(key);
     if (!entry || entry.loadedAt < this.#trustedSince) return undefined;
     return performance.now() - entry.loadedAt < this.options.freshFor() ? entry.value : undefined;
   }
 
   /**
-   * The value, loaded where it is not fresh; requests that arrive together share one load.
+   * The value, which is loaded if it is not fresh. Concurrent requests share one load.
    *
-   * @throws what `load` throws, where nothing young enough is known
+   * @throws the error of `load`, if no value is young enough
    */
   async get(key: string): Promise<V | undefined> {
     return (
@@ -68,9 +72,9 @@ export class FreshCache<V extends object> {
     );
   }
 
-  /** The value as it is now, whatever is known; that still bridges an outage. @throws as `get` does */
+  /** Loads the value again, even if it is fresh. A known value still bridges an outage. @throws as `get` */
   async reload(key: string): Promise<V | undefined> {
-    // Not one that is under way: it may have read before what the caller knows of.
+    // Do not use a load that is under way: it may have read the row before the change that the caller knows of.
     return this.#outcome(key, this.#load(key));
   }
 
@@ -86,20 +90,20 @@ export class FreshCache<V extends object> {
   async #outcome(key: string, load: Load<V>): Promise<V | undefined> {
     if (this.#stale(key)) {
       await Promise.race([load.result, load.late]).catch(() => undefined);
-      // Looked up again: an invalidation may have come while this waited.
+      // Look it up again: an invalidation may have come during the wait.
       const known = this.#stale(key);
       if (!load.settled && known) return known.value;
     }
     return load.result;
   }
 
-  /** Nothing is fresh any more: invalidations may have been missed. What is known still bridges an outage. */
+  /** Makes all values stale: invalidations may have been missed. Known values still bridge an outage. */
   expire(): void {
     this.#trustedSince = performance.now();
     this.#loads.clear();
   }
 
-  /** Forgets a value. A load under way may have read the old row: its callers get it, the cache does not. */
+  /** Forgets a value. A load under way may have read the old row. Its callers get that row, but it is not cached. */
   invalidate(key: string): void {
     this.#entries.delete(key);
     this.#loads.delete(key);
@@ -123,7 +127,7 @@ export class FreshCache<V extends object> {
   }
 
   async #fill(key: string, isCurrent: () => boolean): Promise<V | undefined> {
-    // A turn of the event loop first, so that the load is registered before it can end.
+    // Wait for a turn of the event loop first, so that the load is registered before it can end.
     await Promise.resolve();
     const startedAt = performance.now();
     try {

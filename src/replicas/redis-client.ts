@@ -1,17 +1,17 @@
-// The driver's connection to Redis, with everything switched off that waits or sends again.
+// The driver's connection to Redis. Every feature of the driver that waits or sends again is switched off.
 import { Redis } from 'ioredis';
 import type { RedisSettings } from './redis-settings.js';
 
-/** Longest time (ms) for a connection to open, TLS included, and again for what is said first on it. */
+/** Longest time (ms) to open a connection, TLS included, and again for the first commands on it. */
 const CONNECT_TIMEOUT = 1_000;
 
-/** Between two attempts to connect (ms): replicas that lost Redis together do not come back together. */
+/** Time (ms) between two attempts to connect. It is random: replicas that lost Redis together must not return together. */
 const RECONNECT_AFTER = { min: 50, max: 500 };
 
-/** How long (ms) a silent connection lives before the system asks whether the other side is there. */
+/** After this long (ms) of silence on a connection, the system checks whether the other side is still there. */
 const KEEP_ALIVE = 10_000;
 
-/** Connects in the background, and again whenever the connection is lost. Listen to its errors. */
+/** Connects in the background, and again when the connection is lost. The caller must listen to the client's errors. */
 export function createClient({ host, port, user, password, database, tls, timeout }: RedisSettings): Redis {
   return new Redis({
     host,
@@ -22,16 +22,16 @@ export function createClient({ host, port, user, password, database, tls, timeou
     ...(tls && { tls }),
     connectionName: 'tenantry',
     connectTimeout: CONNECT_TIMEOUT,
-    // Bounds what the driver says first on a connection. Everything else has a deadline of ours, which is shorter.
+    // This bounds the driver's first commands on a connection. All other commands have our own, shorter deadline.
     commandTimeout: timeout + CONNECT_TIMEOUT,
     disconnectTimeout: timeout,
     keepAlive: KEEP_ALIVE,
-    // Nothing is kept for later, and nothing is sent again: what has no answer ends with its connection.
+    // The driver keeps nothing for later, and sends nothing again. A command without an answer ends with its connection.
     enableOfflineQueue: false,
     autoResendUnfulfilledCommands: false,
     maxRetriesPerRequest: 0,
     retryStrategy: () => RECONNECT_AFTER.min + Math.random() * (RECONNECT_AFTER.max - RECONNECT_AFTER.min),
-    // A probe says more than INFO does, which the user need not be allowed; CLIENT SETINFO is from Redis 7.2.
+    // A probe shows more than INFO does, and the user may not be allowed to use INFO. CLIENT SETINFO needs Redis 7.2.
     enableReadyCheck: false,
     disableClientInfo: true,
   });

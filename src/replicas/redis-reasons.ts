@@ -1,7 +1,7 @@
-// What went wrong with Redis, in words for logs and operators. The driver's own errors hold the command, and so the password.
+// What went wrong with Redis, in words for logs and operators. The driver's own errors contain the command, and so the password.
 import type { RedisSettings } from './redis-settings.js';
 
-/** Answers after which Redis is of no use for now: it is full, starting, a replica, or does not let us in. */
+/** Answers after which Redis is not usable for now: it is full, starting, a replica, or refuses this client. */
 const AWAY: Readonly<Record<string, string>> = {
   OOM: 'it is full (maxmemory)',
   READONLY: 'it is a replica, which takes no writes',
@@ -17,7 +17,7 @@ const AWAY: Readonly<Record<string, string>> = {
   NOPERM: 'the user of REDIS_URL may not do what is needed (docs/guide/redis.md)',
 };
 
-/** In the answer to a script of Redis 6.2 the code stands in the middle: "ERR Error running script …: -OOM command …". */
+/** In the answer to a script, Redis 6.2 has the code in the middle: "ERR Error running script …: -OOM command …". */
 const CODE = new RegExp(`(?:^|-)(${Object.keys(AWAY).join('|')}|NOSCRIPT)\\b`);
 
 const NETWORK: Readonly<Record<string, string>> = {
@@ -44,14 +44,14 @@ const NETWORK: Readonly<Record<string, string>> = {
 /** No answer within REDIS_TIMEOUT_MS. */
 export class LateError extends Error {}
 
-/** The driver's error where what it says first on a connection has no answer. */
+/** The driver's error if its first commands on a connection get no answer. */
 const HANDSHAKE_LATE = 'Command timed out';
 
 function replyOf(error: unknown): string | undefined {
   return error instanceof Error && error.name === 'ReplyError' ? error.message : undefined;
 }
 
-/** Whether Redis answered with an error: with this one, where a code is given. */
+/** Whether Redis answered with an error; if a code is given, with that error. */
 export function isReply(error: unknown, code?: string): boolean {
   const reply = replyOf(error);
   return reply !== undefined && (code === undefined || CODE.exec(reply)?.[1] === code);
@@ -62,13 +62,13 @@ export function wasNotSent(error: unknown): boolean {
   return error instanceof Error && error.message.startsWith("Stream isn't writeable");
 }
 
-/** Whether the failure is Redis's and not the command's: there was no answer, or one that every command would get. */
+/** Whether Redis is at fault and not the command: there was no answer, or an answer that every command would get. */
 export function isAway(error: unknown): boolean {
   const reply = replyOf(error);
   return reply === undefined || (CODE.exec(reply)?.[1] ?? 'NOSCRIPT') !== 'NOSCRIPT';
 }
 
-/** Why Redis cannot be used, in words that hold no part of a command. */
+/** Why Redis cannot be used, in words that contain no part of a command. */
 export function reasonOf(error: unknown, { timeout }: Pick<RedisSettings, 'timeout'>): string {
   const reply = replyOf(error);
   if (reply !== undefined) {

@@ -1,15 +1,16 @@
-// REDIS_URL and REDIS_CA_FILE: where Redis is and how it is entered. What is wrong with them is said in words that repeat no
-// secret.
+// REDIS_URL and REDIS_CA_FILE: the address of Redis and how to enter it. Messages about wrong settings repeat no secret.
 
 export interface RedisSettings {
   readonly host: string;
   readonly port: number;
-  /** Not set: Redis's `default` user. */
+  /** If it is not set, Redis's user `default`. */
   readonly user: string | undefined;
   readonly password: string | undefined;
   /** The number of the database. */
   readonly database: number;
-  /** `false` is plain TCP; with TLS the certificate and its host name are always checked, against Node's list without a CA. */
+  /**
+   * `false` is plain TCP. With TLS the certificate and its host name are always checked, against Node's list if there is no CA.
+   */
   readonly tls: false | { readonly ca?: string };
   /** Longest wait (ms) for an answer. */
   readonly timeout: number;
@@ -17,17 +18,17 @@ export interface RedisSettings {
 
 const DEFAULT_PORT = 6_379;
 
-/** Redis answers a hundred thousand guesses a second: a password that people think of is soon found. */
+/** The shortest password. Redis answers a hundred thousand guesses a second, so a password chosen by a person is soon found. */
 const MIN_PASSWORD = 16;
 
 /**
- * Takes a redis:// or rediss:// URL apart. Options in its query are refused: nothing would read them.
+ * Parses a redis:// or rediss:// URL. Options in its query are refused, because they would have no effect.
  *
- * @param text REDIS_URL; undefined where it is not set
+ * @param text REDIS_URL; undefined if it is not set
  * @param options.ca the certificates of REDIS_CA_FILE in PEM
- * @param options.production whether a password must be there
- * @param problems gets a sentence for each thing that is wrong
- * @returns undefined where the URL is not set or not usable
+ * @param options.production whether a password is required
+ * @param problems receives a sentence for each problem
+ * @returns undefined if the URL is not set or not usable
  */
 export function parseRedisUrl(
   text: string | undefined,
@@ -41,7 +42,7 @@ export function parseRedisUrl(
   const url = URL.canParse(text) ? new URL(text) : undefined;
   const usable =
     url && ['redis:', 'rediss:'].includes(url.protocol) && url.hostname !== '' && /^(?:\/\d{0,5})?$/.test(url.pathname);
-  // A "#" in a password would cut it, and the host with it.
+  // A "#" in a password would end the password there, and lose the host.
   if (!usable || url.hash !== '') {
     problems.push('REDIS_URL must be a URL such as redis://:password@host:6379/0, or rediss://… for TLS');
     return undefined;

@@ -1,12 +1,13 @@
-// Sessions that replicas know from each other, in Redis: a replica that does not know a session need not ask the tenant's
-// database. Only live sessions are stored, never that one has ended. An entry is trusted by what the feed says and not because it
-// is there: Redis may have lost a deletion, or have been restored from an older snapshot.
+// Sessions that replicas share in Redis, so that a replica that does not know a session need not ask the tenant's database.
+//
+// Only live sessions are stored, never the end of a session. An entry is trusted because of the feed, not because it exists:
+// Redis may have lost a deletion, or may have been restored from an older snapshot.
 import type { SessionState } from '../../db/shared/session-queries.js';
 import type { Events } from './events.js';
 import { LONGEST_SILENCE } from './feed.js';
 import type { SharedStore } from './shared-store.js';
 
-/** A session that was read `age` ms ago, at most. `remaining` is from now on. */
+/** A session that was read at most `age` ms ago. `remaining` counts from now. */
 export interface AgedSession extends SessionState {
   readonly age: number;
 }
@@ -15,9 +16,9 @@ export interface SessionStore {
   /**
    * A live session, from Redis if it has an entry that can be trusted.
    *
-   * @param tenantId of a user's session; undefined for an operator's
-   * @param read reads the session in its database otherwise
-   * @throws what `read` throws
+   * @param tenantId the tenant of a user's session; undefined for an operator's session
+   * @param read reads the session from its database if Redis has no trusted entry
+   * @throws the error of `read`
    */
   find(
     tenantId: string | undefined,
@@ -26,31 +27,34 @@ export interface SessionStore {
   ): Promise<AgedSession | undefined>;
 }
 
-/** How long (ms) an entry is trusted after its session was read, by the registry's clock: as long as a process believes a row. */
+/**
+ * How long (ms, by the registry's clock) an entry is trusted after its session was read. A process trusts a cached row for the
+ * same time.
+ */
 const TRUSTED_FOR = LONGEST_SILENCE;
 
-/** How long (ms) an end is remembered: longer than an entry from before it can be trusted. */
+/** How long (ms) an end is remembered: longer than an entry from before that end can be trusted. */
 const REMEMBERED_FOR = 2 * TRUSTED_FOR;
 
-/** Ends that are remembered; beyond them no entry from before is trusted. */
+/** The most ends that are remembered. Beyond that, entries from before are no longer trusted. */
 const MAX_REMEMBERED = 50_000;
 
-/** The form of an entry; entries of another are not read. */
+/** The format of an entry. Entries of another format are not read. */
 const VERSION = 1;
 
 /** What Redis holds. */
 interface Entry extends SessionState {
   readonly version: typeof VERSION;
-  /** Whose clock `at` is of. */
+  /** The server whose clock `at` is from. */
   readonly source: string;
-  /** The registry's time, in ms, before the session was read. `remaining` is from then on. */
+  /** The registry's time (ms) before the session was read. `remaining` counts from that time. */
   readonly at: number;
 }
 
 export function createSessionStore(store: SharedStore, events: Events): SessionStore {
-  // Times are those of performance.now(). An entry from before is not trusted.
+  // A time of performance.now(). An entry that was read before it is not trusted.
   let trustedSince = performance.now();
-  /** When sessions ended, and tenants changed; the oldest first. */
+  /** When sessions ended and tenants changed, the oldest first. */
   const changed = new Map<string, number>();
   const remember = (id: string): void => {
     const now = performance.now();
@@ -72,7 +76,7 @@ export function createSessionStore(store: SharedStore, events: Events): SessionS
     else if (change.kind === 'any') forget();
   });
 
-  /** Undefined where it cannot be trusted: it is too old, or something may have happened since it was read. */
+  /** Undefined if the entry cannot be trusted: it is too old, or the session may have changed since it was read. */
   function trusted(entry: Entry, tenantId: string | undefined, sessionId: string): AgedSession | undefined {
     const clock = events.clock();
     if (clock?.source !== entry.source) return undefined;
@@ -82,7 +86,7 @@ export function createSessionStore(store: SharedStore, events: Events): SessionS
     if (tenantId !== undefined && readAt <= (changed.get(tenantId) ?? -Infinity)) return undefined;
     const { accountId, generation, createdAt } = entry;
     const remaining = entry.remaining - age;
-    // A refresh may have extended it: only the database knows.
+    // If no time remains, a refresh may still have extended the session: only the database knows.
     return remaining > 0 ? { accountId, generation, createdAt, remaining, age } : undefined;
   }
 
@@ -100,7 +104,7 @@ export function createSessionStore(store: SharedStore, events: Events): SessionS
       if (!session) return undefined;
       if (clock && store.available) {
         const entry: Entry = { ...session, version: VERSION, source: clock.source, at: clock.earliest };
-        // It is not waited for, and need not arrive.
+        // Do not wait for this; the entry may get lost without harm.
         store.send('SET', [key], [JSON.stringify(entry), 'PX', TRUSTED_FOR]).catch(() => undefined);
       }
       return { ...session, age: 0 };
@@ -108,7 +112,7 @@ export function createSessionStore(store: SharedStore, events: Events): SessionS
   };
 }
 
-/** Undefined for what is no entry of this form. */
+/** Undefined if the text is not an entry of this format. */
 function parse(text: string): Entry | undefined {
   try {
     const entry = JSON.parse(text) as Partial<Entry> | null;

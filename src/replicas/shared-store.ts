@@ -1,32 +1,32 @@
-// Redis, which replicas share and which may be away at any time: one connection in the background, a deadline on every
-// command, and no waiting for a server that does not answer.
+// Redis, which replicas share and which may be away at any time. There is one connection in the background and a deadline on
+// every command. No caller waits for a server that does not answer.
 import { createHash } from 'node:crypto';
 import type { Redis } from 'ioredis';
 import { createClient } from './redis-client.js';
 import { isAway, isReply, LateError, reasonOf, wasNotSent } from './redis-reasons.js';
 import type { RedisSettings } from './redis-settings.js';
 
-/** A Lua script, sent by its hash; make it once, at the top of a file. */
+/** A Lua script, which is sent by its hash. Make it once, at the top of a file. */
 export interface Script {
   readonly text: string;
   readonly sha: string;
 }
 
-/** Commands that have their keys right after the name, and that Redis 6.2 to 8 and Valkey have. */
+/** Commands whose keys come right after the name, and that Redis 6.2 to 8 and Valkey have. */
 export type Command = 'GET' | 'MGET' | 'SET' | 'UNLINK';
 
 /**
- * What replicas share. A store is away at first, and available when Redis has answered a probe:
+ * What replicas share. A store is away at first, and becomes available when Redis answers a probe:
  *
  *     away ── a probe is answered ──────────────────────────────────→ available
  *     available ── no answer in time, connection lost, OOM, READONLY … ──→ away
  *
- * While it is away commands are refused at once, and a probe asks every 250 ms or so. A command is never sent twice.
+ * While the store is away, commands are refused at once, and a probe asks about every 250 ms. A command is never sent twice.
  */
 export interface SharedStore {
-  /** Whether a command would be sent, and not refused at once. */
+  /** Whether the store would send a command instead of refusing it at once. */
   readonly available: boolean;
-  /** How it is, for operators. */
+  /** The state of the store, for operators. */
   readonly state: SharedStoreState;
   /**
    * Runs a script. Keys get the installation's prefix.
@@ -35,7 +35,7 @@ export interface SharedStore {
    */
   run<T>(script: Script, keys: readonly string[], args?: readonly (string | number)[]): Promise<T>;
   /**
-   * Sends one command: its name, its keys, what comes behind them. Keys get the installation's prefix.
+   * Sends one command: its name, its keys, and its other arguments. Keys get the installation's prefix.
    *
    * @throws SharedStoreError within the deadline, REDIS_TIMEOUT_MS
    */
@@ -46,17 +46,15 @@ export interface SharedStore {
 
 export interface SharedStoreState {
   readonly available: boolean;
-  /** Why it is away. */
+  /** Why the store is away. */
   readonly reason: string | undefined;
-  /** For how long (ms) it has been as it is. */
+  /** How long (ms) the store has been available, or away. */
   readonly since: number;
 }
 
-/** A command has no result. Its message never holds the command, which may hold a secret. */
+/** A command failed. The message never contains the command, which may contain a secret. */
 export class SharedStoreError extends Error {
-  /**
-   * @param mayHaveActed whether Redis may have carried the command out. False only where it was never sent
-   */
+  /** @param mayHaveActed whether Redis may have executed the command; false only if it was never sent */
   constructor(
     readonly reason: string,
     readonly mayHaveActed: boolean,
@@ -69,34 +67,34 @@ export class SharedStoreError extends Error {
 export interface OpenedStore extends SharedStore {
   /** The connection, for @fastify/redis. */
   readonly client: Redis;
-  /** Resolves when it is first known whether Redis can be used. Never rejects. */
+  /** Resolves as soon as it is known whether Redis can be used. Never rejects. */
   readonly settled: Promise<void>;
   /** Ends the connection at once. Never rejects; commands in flight end with SharedStoreError. */
   close(): Promise<void>;
 }
 
-/** Between a failure and the probe after it (ms), on average. */
+/** Time (ms) between a failure and the next probe, on average. */
 const PROBE_AFTER = 250;
 
-/** After as long (ms) without an answer the connection is made again: the host behind it may be gone for good. */
+/** After this long (ms) without an answer the connection is opened again: its host may be gone for good. */
 const REPLACE_AFTER = 2_000;
 
-/** Commands that wait for an answer; more are refused at once. */
+/** The most commands that wait for an answer; further commands are refused at once. */
 const MAX_IN_FLIGHT = 10_000;
 
-/** Writes, because Redis answers reads when it is full, and when it is a replica. */
+/** The probe writes: a full Redis and a Redis replica still answer reads. */
 const PROBE = script("return redis.call('SET', KEYS[1], '1', 'PX', 1000)");
 
-/** A script with its hash. */
+/** Makes a script with its hash. */
 export function script(text: string): Script {
   return { text, sha: createHash('sha1').update(text).digest('hex') };
 }
 
 /**
- * Connects in the background, for as long as the process lives.
+ * Opens the store, which connects in the background until it is closed.
  *
  * @param options.installation the registry's id, in the prefix of all keys: two installations can share one Redis
- * @param options.onChange is called after each change, with the reason where Redis is away, and again for each other reason
+ * @param options.onChange called after each change, with the reason if Redis is away, and again for each new reason
  */
 export function openSharedStore(
   settings: RedisSettings,
@@ -114,11 +112,11 @@ export function openSharedStore(
   let prefix: string | undefined;
   let probe: NodeJS.Timeout | undefined;
   let asking = false;
-  /** When Redis last said anything. */
+  /** When Redis last sent an answer. */
   let answered = performance.now();
   let inFlight = 0;
   let closed = false;
-  /** Reasons of this absence that were passed on. */
+  /** The reasons of the current absence that were already reported. */
   let reported = new Set<string>();
   let settle: () => void;
   const settled = new Promise<void>((resolve) => (settle = resolve));
@@ -149,7 +147,7 @@ export function openSharedStore(
     options.onChange(true, undefined);
   };
 
-  /** One probe at a time; a connection that is not ready asks when it is. */
+  /** Runs one probe at a time. A connection that is not ready asks as soon as it is ready. */
   const ask = async (): Promise<void> => {
     clearTimeout(probe);
     probe = undefined;
@@ -180,7 +178,9 @@ export function openSharedStore(
 
   const keyOf = (key: string): string => `${prefix ?? ''}${key}`;
 
-  /** By its hash, and with its text where Redis does not know it: then it was not carried out. */
+  /**
+   * Sends the script by its hash, and with its text if Redis does not know the hash. In that case the first attempt did nothing.
+   */
   const evaluate = (
     { text, sha }: Script,
     keys: readonly string[],
@@ -194,7 +194,7 @@ export function openSharedStore(
     });
   };
 
-  /** @throws SharedStoreError; Redis is away from then on where that is what the failure says */
+  /** @throws SharedStoreError; if the failure shows that Redis is away, the store is away from then on */
   const exchange = async (work: Work): Promise<unknown> => {
     inFlight += 1;
     try {
@@ -205,7 +205,7 @@ export function openSharedStore(
       const why = reasonOf(error, settings);
       if (isReply(error)) answered = performance.now();
       if (isAway(error)) away(why);
-      // A failover left this server behind: the name leads to another one by now.
+      // After a failover this server is a replica, and its name leads to another server. So connect again.
       if (isReply(error, 'READONLY')) client.stream.destroy();
       throw new SharedStoreError(why, !wasNotSent(error));
     } finally {
@@ -247,16 +247,16 @@ export function openSharedStore(
   };
 }
 
-/** Sends something; `isLate` says whether anybody still waits for the answer. */
+/** Sends something; `isLate` says whether the caller has stopped waiting for the answer. */
 type Work = (isLate: () => boolean) => Promise<unknown>;
 
-/** @throws LateError after `timeout` ms; the time in which this process did nothing does not count against the server */
+/** @throws LateError after `timeout` ms; the time in which this process stood still does not count against the server */
 async function answeredWithin(work: Work, timeout: number): Promise<unknown> {
   let late = false;
   let timer: NodeJS.Timeout | undefined;
   const deadline = new Promise<never>((_, reject) => {
     timer = setTimeout(() => {
-      // After a pause of this process timers run before sockets are read: the answer may be there.
+      // After a pause of this process, timers run before sockets are read: the answer may already have arrived.
       setImmediate(() => {
         late = true;
         reject(new LateError());

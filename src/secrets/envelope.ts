@@ -1,9 +1,9 @@
-// The envelope around passwords of databases at rest: AES-256-GCM, bound to the row and the column that it belongs to.
+// Encrypts the passwords of databases at rest: AES-256-GCM, bound to the row and the column that the password belongs to.
 import { createCipheriv, createDecipheriv, randomBytes } from 'node:crypto';
 
-/** What a ciphertext is bound to: a row whose host, port or user was changed by hand no longer decrypts. */
+/** What a ciphertext is bound to. If the host, port or user of a row was changed by hand, its password no longer decrypts. */
 export interface EnvelopeContext {
-  /** Of the row. */
+  /** The id of the row. */
   readonly id: string;
   readonly host: string;
   readonly port: number;
@@ -13,20 +13,20 @@ export interface EnvelopeContext {
 export interface Envelope {
   /** `v1.<kid>.<iv>.<ciphertext>.<tag>`, each part base64url. */
   seal(secret: string, context: EnvelopeContext): string;
-  /** @throws Error without any part of the secret: unknown key, or a text that was not sealed for this context */
+  /** @throws Error without any part of the secret: the key is unknown, or the text was not sealed for this context */
   open(sealed: string, context: EnvelopeContext): string;
 }
 
-/** Whose ciphertexts open in which other place: a standby database's password becomes its tenant's. */
+/** The columns that share ciphertexts: a standby database's password becomes its tenant's. */
 export type EnvelopeColumn = 'tenants.db_password' | 'clusters.provisioner_password';
 
 const VERSION = 'v1';
 const IV_BYTES = 12;
-/** Always demanded: Node 20 would accept a tag cut to four bytes. */
+/** The length is always checked: Node 20 would accept a tag that was cut to four bytes. */
 const TAG_BYTES = 16;
 
 /**
- * @param keys the first seals, all open; 32 bytes each
+ * @param keys 32 bytes each; the first key seals, and all keys open
  * @param column a ciphertext of another column does not open
  */
 export function createEnvelope(
@@ -61,7 +61,7 @@ export function createEnvelope(
   };
 }
 
-/** JSON, so that no two contexts can run together into the same bytes. */
+/** JSON, so that two different contexts can never give the same bytes. */
 function additionalData(column: string, kid: string, { id, host, port, user }: EnvelopeContext): Buffer {
   return Buffer.from(JSON.stringify([VERSION, kid, column, id, host, port, user]));
 }

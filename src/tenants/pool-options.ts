@@ -1,14 +1,14 @@
-// What a tenant may set of its own pool: an allow-list of bounded integers, and nothing that pg would read besides.
+// What a tenant may set for its own pool: an allow-list of bounded integers. Other options of pg are refused.
 import { z } from 'zod';
 import type { PoolOptionChanges, StoredLimits, StoredPoolOptions } from '../../db/registry/registry-schema.js';
 import type { PoolLimits } from '../../db/driver/client.js';
 import { AppError } from '../errors.js';
 
-/** A whole number within bounds; null gives the key its default back. */
+/** A whole number within bounds; null restores the key's default. */
 const bounded = (minimum: number, maximum: number): z.ZodOptional<z.ZodNullable<z.ZodInt>> =>
   z.int().min(minimum).max(maximum).nullable().optional();
 
-/** Connections, and milliseconds. */
+/** Numbers of connections, and times in milliseconds. */
 export const poolOptionsSchema = z.strictObject({
   max: bounded(1, 100).meta({ description: 'Connections at once.' }),
   acquireTimeout: bounded(100, 60_000).meta({ description: 'Longest wait for a connection, in ms.' }),
@@ -16,7 +16,7 @@ export const poolOptionsSchema = z.strictObject({
   idleTimeoutMillis: bounded(100, 3_600_000).meta({ description: 'An idle connection closes after this many ms.' }),
 });
 
-/** @throws AppError `invalid-pool-options` (422) naming every key that is out of bounds or not known */
+/** @throws AppError `invalid-pool-options` (422) that names every key that is out of bounds or not known */
 export function parsePoolOptions(input: unknown): PoolOptionChanges {
   const result = poolOptionsSchema.safeParse(input);
   if (result.success) return result.data;
@@ -29,15 +29,15 @@ export function parsePoolOptions(input: unknown): PoolOptionChanges {
 }
 
 /**
- * An unused connection of a tenant whose connections are limited closes after this time (ms): all processes share the limit,
- * and what one keeps for nothing another may wait for.
+ * If a tenant's connections are limited, its unused connections close after this time (ms). All processes share the limit, so an
+ * unused connection in one process may keep another process waiting.
  */
 const GIVEN_BACK_AFTER = 1_000;
 
 /**
- * The bounds of one tenant's pool: its own where it has them, the service's otherwise, and never beyond its limits.
+ * The bounds of one tenant's pool: the tenant's own if set, otherwise the service's, and never beyond the tenant's limits.
  *
- * @param limits those in force
+ * @param limits the limits in force
  */
 export function poolLimits(own: StoredPoolOptions, defaults: PoolLimits, limits: StoredLimits = {}): PoolLimits {
   const wanted = { ...defaults, ...own };

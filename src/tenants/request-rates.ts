@@ -1,15 +1,15 @@
-// How many requests each tenant makes, for all replicas together: a bucket for each tenant that has a limit, which fills at its
-// rate and holds a second's worth. And how many this process let through lately.
+// Limits how many requests each tenant makes, over all replicas together. Each tenant with a limit has a bucket, which fills at
+// its rate and holds one second's worth. Also counts the requests that this process let through lately.
 import { LRUCache } from 'lru-cache';
 import type { Limiter } from '../replicas/counts.js';
 
-/** Tenants counted at once. */
+/** The most tenants that are counted at once. */
 const MAX_COUNTED = 20_000;
 
-/** ms in which a bucket is full again: a tenant that was quiet may send a second's worth at once. */
+/** Time (ms) in which a bucket is full again. After a quiet second, a tenant may send a second's worth at once. */
 export const RATE_REFILL = 1_000;
 
-/** Requests that were let through in a second and in the one before. */
+/** Requests that were let through in a second and in the second before. */
 interface Recent {
   second: number;
   inSecond: number;
@@ -20,7 +20,7 @@ export class RequestRates {
   readonly #recent = new LRUCache<string, Recent>({ max: MAX_COUNTED });
 
   /**
-   * @param limiter with a refill of `RATE_REFILL`
+   * @param limiter a limiter with a refill of `RATE_REFILL`
    * @param now ms on one clock; for tests
    */
   constructor(
@@ -31,9 +31,9 @@ export class RequestRates {
   /**
    * Takes one request out of the tenant's bucket.
    *
-   * @param rate requests a second; also what the bucket holds
-   * @returns 0, or the time (ms) until there is one again if there was none left; a promise only if the other replicas have to
-   *   be asked first
+   * @param rate requests a second; also the size of the bucket
+   * @returns 0 if the request was taken, otherwise the time (ms) until the bucket has one again; a promise only if the other
+   *   replicas must be asked first
    */
   take(tenantId: string, rate: number): number | Promise<number> {
     const wait = this.limiter.take(tenantId, rate);
@@ -41,7 +41,7 @@ export class RequestRates {
     return this.#count(tenantId, wait);
   }
 
-  /** Requests that this process let through in this second or in the one before, whichever had more. */
+  /** Requests that this process let through in this second or in the second before, whichever is more. */
   recent(tenantId: string): number {
     const recent = this.#recent.peek(tenantId);
     if (!recent) return 0;

@@ -1,30 +1,30 @@
-// How large tenants' databases are, as this process last measured them: asked before each write of a tenant whose storage is
-// limited, and measured now and then only.
+// The size of tenants' databases, as this process last measured it. Each write of a tenant with a storage limit asks for the
+// size; the size is measured only now and then.
 import { LRUCache } from 'lru-cache';
 
-/** A size that is within the limit is believed for this long (ms): a tenant may write that much longer than it should. */
+/** A size within the limit is valid for this long (ms). A tenant may exceed its limit for that time. */
 const MEASURED_EVERY = 10_000;
 
-/** One beyond it, for this long: who has made room must not wait. */
+/** A size beyond the limit is valid for this long (ms): a tenant that has freed space must not wait long. */
 const MEASURED_AGAIN_AFTER = 1_000;
 
-/** Sizes kept; one that is forgotten is measured again. */
+/** The most sizes that are kept; a forgotten size is measured again. */
 const MAX_REMEMBERED = 20_000;
 
 interface Size {
   readonly bytes: number;
-  /** When measuring began, on `performance.now`. */
+  /** When the measurement began, on `performance.now`. */
   readonly at: number;
 }
 
 export interface StorageGauge {
   /**
-   * Whether the tenant's database is within its limit (bytes); without waiting where it was measured a moment ago.
+   * Whether the tenant's database is within its limit (bytes). Does not wait if the size was measured recently.
    *
-   * Rejects with what measuring fails with.
+   * Rejects with the error of the measurement.
    */
   within(tenantId: string, limit: number): boolean | Promise<boolean>;
-  /** What was measured otherwise counts too. */
+  /** Records a size that was measured elsewhere. */
   measured(tenantId: string, bytes: number): void;
 }
 
@@ -51,7 +51,7 @@ export function createStorageGauge(measure: (tenantId: string) => Promise<number
         const fits = known.bytes <= limit;
         if (performance.now() - known.at < (fits ? MEASURED_EVERY : MEASURED_AGAIN_AFTER)) return fits;
       }
-      // Those that write at once wait for one measurement.
+      // Concurrent writes wait for one measurement.
       let bytes = measuring.get(tenantId);
       if (!bytes) {
         bytes = measureNow(tenantId);

@@ -1,4 +1,4 @@
-// Changes to a tenant's row, by the rules of its status.
+// Changes to a tenant's row, by the rules for its status.
 import type { Kysely } from 'kysely';
 import type { AuditEntry, AuditOrigin } from '../../db/shared/audit-rows.js';
 import type { Registry } from '../../db/registry/registry-schema.js';
@@ -13,11 +13,11 @@ import { violatedUniqueConstraint } from '../../db/driver/database-fault.js';
 import { auditAct } from '../audit/operator-act.js';
 import { AppError } from '../errors.js';
 
-/** Of a tenant's row what an operator changes beside its state. */
+/** The fields of a tenant's row that an operator can change, apart from its status. */
 export type TenantChanges = Omit<Parameters<typeof updateTenant>[2], 'status' | 'schemaVersion'>;
 
 /**
- * Changes what is given, and audits it. A tenant that is being made, deleted or removed cannot be changed.
+ * Changes the given fields, and audits the change. A tenant that is being made, deleted or removed cannot be changed.
  *
  * @throws AppError `not-found`, `slug-taken`, `tenant-state`
  */
@@ -43,7 +43,7 @@ export async function changeTenant(
   throw new AppError('tenant-state', { detail: `The tenant is ${existing.status}: it cannot be changed.` });
 }
 
-/** Ends all sessions of a tenant, and audits it. Returns whether there is such a tenant. */
+/** Ends all sessions of a tenant, and audits it. Returns whether the tenant exists. */
 export async function signOutTenant(registry: Kysely<Registry>, id: string, origin: AuditOrigin): Promise<boolean> {
   return registry.transaction().execute(async (trx) => {
     if (!(await endTenantSessions(trx, id))) return false;
@@ -53,7 +53,7 @@ export async function signOutTenant(registry: Kysely<Registry>, id: string, orig
   });
 }
 
-/** How a change is called in the audit, with the names of what was given. */
+/** The audit entry of a change, with the names of the given fields. */
 export function tenantChange(
   id: string,
   { status, ...changes }: Parameters<typeof updateTenant>[2],

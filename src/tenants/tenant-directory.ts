@@ -1,5 +1,5 @@
-// The tenant directory: the registry's rows as this process knows them. A known tenant costs no query until a change is
-// told; one that the registry cannot confirm is served for a stated time.
+// The tenant directory caches the registry's tenant rows. A known tenant costs no query until a notification of a change. If the
+// registry does not answer, a known tenant is served for a configured time.
 import type { Kysely } from 'kysely';
 import { LRUCache } from 'lru-cache';
 import type { Registry } from '../../db/registry/registry-schema.js';
@@ -12,20 +12,20 @@ import { isTenantId } from './tenant-ids.js';
 const MAX_REMEMBERED = 20_000;
 
 export interface TenantDirectory {
-  /** The tenant where it is known and fresh, without waiting. Only what connections depend on is kept up to date. */
+  /** The tenant if it is known and fresh, without waiting. Only the fields that connections depend on are kept up to date. */
   peek(id: string): TenantRecord | undefined;
-  /** @throws DatabaseFault where the registry does not answer and the tenant is not known */
+  /** @throws DatabaseFault if the registry does not answer and the tenant is not known */
   find(id: string): Promise<TenantRecord | undefined>;
-  /** The same as it is now, for whoever found that what is known is wrong. @throws DatabaseFault as above */
+  /** Reads the tenant again, for a caller that found the known row to be wrong. @throws DatabaseFault as for `find` */
   reload(id: string): Promise<TenantRecord | undefined>;
-  /** For sign-in, by slug or id. @throws DatabaseFault as above */
+  /** For sign-in, by slug or id. @throws DatabaseFault as for `find` */
   findBySlugOrId(tenant: string): Promise<TenantRecord | undefined>;
 }
 
 /**
  * @param outageGrace how long (ms) a known tenant is served while the registry does not answer
- * @param knowCluster called with a tenant's place before the tenant is known: whoever connects to it is never ahead of what is
- *   known of its cluster
+ * @param knowCluster called with a tenant's place before the tenant is known, so that a caller that connects to the tenant
+ *   already knows its cluster
  */
 export function createTenantDirectory(
   registry: Kysely<Registry>,
@@ -44,9 +44,9 @@ export function createTenantDirectory(
     staleFor: outageGrace,
     load: async (id) => placed(await findTenant(registry, id)),
   });
-  // Slugs can move from one tenant to another: which tenant had one last is only where to look first.
+  // A slug can move from one tenant to another. So the last known tenant of a slug is only checked first.
   const idsBySlug = new LRUCache<string, string>({ max: MAX_REMEMBERED });
-  // Remembered for an outage only, and never believed before.
+  // Used during an outage only; otherwise the database is asked.
   const bySlug = new FreshCache<TenantRecord>({
     max: MAX_REMEMBERED,
     freshFor: () => 0,
@@ -60,9 +60,9 @@ export function createTenantDirectory(
 
   async function findBySlug(slug: string): Promise<TenantRecord | undefined> {
     const id = idsBySlug.get(slug) ?? '';
-    // A feed that is silent soon says whether it changed.
+    // A silent feed soon knows whether the tenant has changed.
     const known = byId.peek(id) ?? (await events.caughtUp()?.then(() => byId.peek(id)));
-    // A change of its slug is told as any other is.
+    // A change of the slug is published like any other change.
     if (known?.slug === slug) return known;
     const found = await bySlug.get(slug);
     if (found) idsBySlug.set(slug, found.id);

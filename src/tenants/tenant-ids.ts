@@ -1,4 +1,4 @@
-// Names of things that belong to a tenant.
+// The ids, database names, passwords and slugs of tenants.
 import { randomBytes } from 'node:crypto';
 import { validate } from 'uuid';
 
@@ -9,15 +9,15 @@ export function isTenantId(text: string): boolean {
   return validate(text) && text === text.toLowerCase();
 }
 
-/** What the names of tenants' databases and roles begin with. */
+/** The prefix of the names of tenants' databases and roles. */
 export const DATABASE_PREFIX = 'tn_';
 
-/** A name for a tenant's database and role. Every role of a cluster can read both: the name says nothing about the tenant. */
+/** A name for a tenant's database and role. Every role of a cluster can read both, so the name says nothing about the tenant. */
 export function newDatabaseName(): string {
   return DATABASE_PREFIX + randomBytes(16).toString('hex');
 }
 
-/** Whether a name could be one of those. */
+/** Whether a name has the form of `newDatabaseName`. */
 export function isOwnName(name: string): boolean {
   return /^tn_[0-9a-f]{32}$/.test(name);
 }
@@ -28,12 +28,12 @@ export function newDatabasePassword(): string {
 }
 
 /**
- * SCRAM rounds for the verifier of such a password. Rounds make guessing a weak one dear; this one cannot be guessed, and
- * each new connection would pay for them on the threads that hash passwords.
+ * SCRAM rounds for the verifier of such a password. Many rounds make a weak password expensive to guess. This password cannot be
+ * guessed, and each new connection would pay for the rounds on the threads that hash passwords.
  */
 export const TENANT_SCRAM_ITERATIONS = 1;
 
-/** A slug from a name: `Acme GmbH & Co.` becomes `acme-gmbh-co`. Empty where the name has no letter or digit to keep. */
+/** A slug from a name: `Acme GmbH & Co.` becomes `acme-gmbh-co`. Empty if the name has no letter or digit to keep. */
 export function slugify(name: string): string {
   return name
     .normalize('NFKD')

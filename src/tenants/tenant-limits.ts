@@ -1,5 +1,5 @@
-// What a tenant may use: an allow-list of bounded integers, its own over the service's, and the refusal that names the one that
-// is reached.
+// What a tenant may use: an allow-list of bounded integers, the tenant's own values over the service's. Also makes the refusal,
+// which names the limit that is reached.
 import type { Kysely, Transaction } from 'kysely';
 import { z } from 'zod';
 import type { LimitChanges, StoredLimits } from '../../db/registry/registry-schema.js';
@@ -7,7 +7,7 @@ import { countUpTo, type CountedTable } from '../../db/tenant/usage-queries.js';
 import type { TenantDatabase } from '../../db/tenant/tenant-schema.js';
 import { AppError } from '../errors.js';
 
-/** Every limit there is, with the least and the most that it can be set to. */
+/** Every limit, with its smallest and largest value. */
 export const limitBounds = {
   requestsPerSecond: [1, 100_000],
   connections: [1, 400],
@@ -20,18 +20,18 @@ export const limitBounds = {
 export type LimitName = keyof typeof limitBounds;
 
 /**
- * Connections that a tenant's role may have in all where the tenant has no limit: room for many replicas, at the largest pool
- * that a tenant may have.
+ * Connections that a tenant's role may have in all if the tenant has no limit. It is enough for many replicas with the largest
+ * pool that a tenant may have.
  */
 export const STANDARD_CONNECTIONS = 400;
 
-/** A whole number within bounds; null gives the key its default back. */
+/** A whole number within bounds; null restores the key's default. */
 const bounded = ([minimum, maximum]: readonly [number, number]): z.ZodOptional<z.ZodNullable<z.ZodInt>> =>
   z.int().min(minimum).max(maximum).nullable().optional();
 
 const limitsSchema = z.strictObject(forEachLimit((name) => bounded(limitBounds[name])));
 
-/** @throws AppError `invalid-limits` (422) naming every key that is out of bounds or not known */
+/** @throws AppError `invalid-limits` (422) that names every key that is out of bounds or not known */
 export function parseLimits(input: unknown): LimitChanges {
   const result = limitsSchema.safeParse(input);
   if (result.success) return result.data;
@@ -43,20 +43,20 @@ export function parseLimits(input: unknown): LimitChanges {
   throw new AppError('invalid-limits', { issues });
 }
 
-/** The limits in force: the tenant's own where it has them, the service's otherwise. What is absent is not limited. */
+/** The limits in force: the tenant's own if set, otherwise the service's. An absent key is not limited. */
 export function limitsInForce(own: StoredLimits, defaults: StoredLimits): StoredLimits {
   return { ...defaults, ...own };
 }
 
-/** Every limit by its name; null is not limited. */
+/** Every limit by its name; null means not limited. */
 export function limitsShown(limits: StoredLimits): Record<LimitName, number | null> {
   return forEachLimit((name) => limits[name] ?? null);
 }
 
 /**
- * The refusal of what a limit does not allow, naming it.
+ * The refusal of a request that exceeds a limit. It names the limit.
  *
- * @param retryAfter seconds, where waiting helps: 429 instead of 403
+ * @param retryAfter seconds; given if waiting helps: then 429 instead of 403
  */
 export function limitExceeded(name: LimitName, value: number, retryAfter?: number): AppError {
   return new AppError('tenant-limit-exceeded', {
@@ -79,10 +79,10 @@ const details: Readonly<Record<LimitName, (value: string) => string>> = {
 };
 
 /**
- * Inserts into a table that a limit counts, exactly, however many do at once. Without a limit this is the insert alone; with
- * one it is a transaction that takes turns with the others.
+ * Inserts into a table whose rows a limit counts. The count is exact, however many requests insert at the same time. Without a
+ * limit this is the insert alone. With a limit it is a transaction that takes turns with the others.
  *
- * @throws AppError `tenant-limit-exceeded` where the table is full
+ * @throws AppError `tenant-limit-exceeded` if the table is full
  */
 export async function insertWithin<T>(
   db: Kysely<TenantDatabase>,
@@ -98,9 +98,9 @@ export async function insertWithin<T>(
 }
 
 /**
- * The same inside a transaction that is under way: to be called before anything is inserted, since it waits its turn.
+ * The same inside a running transaction. Call this before anything is inserted, since it waits for its turn.
  *
- * @throws AppError `tenant-limit-exceeded` where the table is full
+ * @throws AppError `tenant-limit-exceeded` if the table is full
  */
 export async function refuseOver(
   trx: Transaction<TenantDatabase>,
@@ -110,7 +110,7 @@ export async function refuseOver(
   if (limit !== undefined && (await countUpTo(trx, table, limit)) >= limit) throw limitExceeded(table, limit);
 }
 
-/** One value for each limit there is. */
+/** Makes one value for each limit. */
 export function forEachLimit<T>(make: (name: LimitName) => T): Record<LimitName, T> {
   const names = Object.keys(limitBounds) as LimitName[];
   return Object.fromEntries(names.map((name) => [name, make(name)])) as Record<LimitName, T>;

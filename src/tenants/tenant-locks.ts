@@ -1,7 +1,9 @@
-// Who makes, opens, closes or removes a tenant's database, or changes its password, holds the tenant's lock in the registry
-// meanwhile, on a connection of its own: of two at once one would leave it as a row that has changed meanwhile wanted it. What
-// is in the middle of something and is not locked was left by a process that died. A lock whose connection is lost is free,
-// though the work goes on: nothing may depend on it that housekeeping does not put right.
+// The lock of a tenant in the registry. Take this lock before creating, opening, closing or deleting a tenant's database, or
+// changing its password. Otherwise two workers act on different versions of its row.
+//
+// The lock is held on a connection of its own. An unlocked tenant in the middle of such work was left by a process that died. A
+// lock is free when its connection is lost, although the work goes on. So nothing may depend on the lock unless housekeeping can
+// repair it.
 import type { Kysely } from 'kysely';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Registry } from '../../db/registry/registry-schema.js';
@@ -10,27 +12,27 @@ import { AppError } from '../errors.js';
 import { Slots } from '../jobs/bounded-tasks.js';
 
 export interface TenantLocks {
-  /** Lends a connection whose locks are freed behind the work: for statements that take a tenant's lock along. */
+  /** Lends a connection whose locks are freed after the work, for statements that also take a tenant's lock. */
   session<T>(work: (session: Kysely<Registry>) => Promise<T>): Promise<T>;
-  /** Works under a tenant's lock, or not at all where somebody else has it. Returns whether it worked. */
+  /** Runs the work under a tenant's lock, or not at all if another worker has the lock. Returns whether the work ran. */
   attempt(tenantId: string, work: () => Promise<unknown>): Promise<boolean>;
   /**
-   * Works under a tenant's lock, as soon as it is free. Must not be called with another session in hand: all of them could
-   * wait for one more.
+   * Runs the work under a tenant's lock as soon as the lock is free. Do not call this while holding another session: if all
+   * sessions did, each would wait for one more.
    *
-   * @throws AppError `unavailable` where somebody has it for too long
+   * @throws AppError `unavailable` if another worker has the lock for too long
    */
   hold<T>(tenantId: string, work: () => Promise<T>): Promise<T>;
 }
 
-/** Longest wait (ms) for a lock that another worker has, and for a connection to hold one on. */
+/** Longest wait (ms) for a lock that another worker has, and for a connection to hold a lock on. */
 const PATIENCE = 5_000;
 
 const LOOK_EVERY = 50;
 
 /**
- * @param registry with connections of its own: a lock holds one for as long as the work takes
- * @param atOnce connections held at once, of a pool that others use too
+ * @param registry a pool for locks: a lock holds a connection until the work ends
+ * @param atOnce the most connections held at once, of a pool that others use too
  */
 export function createTenantLocks(registry: Kysely<Registry>, atOnce = Infinity): TenantLocks {
   const holders = new Slots(atOnce, Infinity, PATIENCE);
@@ -40,7 +42,7 @@ export function createTenantLocks(registry: Kysely<Registry>, atOnce = Infinity)
         try {
           return await work(connection);
         } finally {
-          // A connection that cannot be asked any more is closed, and its locks with it.
+          // A connection that no longer answers is closed, which frees its locks.
           await freeTenantLocks(connection).catch(() => undefined);
         }
       }),
