@@ -1,26 +1,26 @@
-// Which plugin acts at which hook, in the order in which Fastify executes them. tests/integration/hook-order.test.ts compares.
+// The plugins that act at each hook, in the order in which Fastify runs them. tests/integration/hook-order.test.ts compares.
 
 /**
- * The plugins by the names that they register under. Before the first hook Fastify gives the request its id
+ * The plugins by the names that they register with. Before the first hook Fastify gives the request its id
  * (plugins/http/request-id.ts). Between preParsing and preValidation the body is read.
  */
 export const hookOrder = {
-  /** For every request, whoever sends it. */
+  /** For every request of every client. */
   onRequest: [
     'cors',
     'security-headers',
-    // Added to each route by itself, so that it comes after the hooks of the app.
+    // The plugin adds its hook to each route, so that the hook runs after the hooks of the app.
     'rate-limit',
   ],
   preParsing: [
     'request-log',
     'json-body',
-    // Token, tenant, session, limits, permission: plugins/caller/admission.ts has the list of its steps.
+    // Token, tenant, session, limits, permission: plugins/caller/admission.ts lists the steps.
     'admission',
-    // Answers an address that leads nowhere.
+    // Answers an unknown address.
     'not-found',
   ],
-  /** After the body: rights may have been revoked while it arrived. */
+  /** After the body, because rights may have been revoked while the body arrived. */
   preValidation: ['admission'],
   /** After validation. */
   preHandler: ['request-head', 'tenant-limits'],

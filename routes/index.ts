@@ -1,5 +1,5 @@
-// Every route of the service. The API stands under API_PREFIX; health and the JWK Set stand at the root, where probes and
-// verifiers look for them.
+// Every route of the service. The API is under API_PREFIX. Health and the JWK Set are at the root, because probes and verifiers
+// look for them there.
 import type { FastifyInstance } from 'fastify';
 import type { Config } from '../src/config/index.js';
 import { auditRoutes } from './tenant/audit-log.js';
@@ -25,7 +25,7 @@ export async function routes(app: FastifyInstance, { config }: { config: Config 
     async (api) => {
       await api.register(
         async (auth) => {
-          // An answer that holds a token, or describes an account, must not be cached.
+          // An answer that contains a token or describes an account must not be cached.
           auth.addHook('onRequest', (_request, reply, done) => {
             reply.header('cache-control', 'no-store');
             done();

@@ -1,4 +1,4 @@
-// The whole house at a glance: plugins in the order in which a request meets them, then the routes.
+// Builds the app: the plugins in the order in which a request passes them, then the routes.
 import fastify, { LogController, type FastifyBaseLogger, type FastifyInstance } from 'fastify';
 import { admission } from '../plugins/caller/admission.js';
 import { audit } from '../plugins/caller/audit-origin.js';
@@ -27,16 +27,16 @@ import { routes } from '../routes/index.js';
 import type { AdmissionSteps } from './http/admission-steps.js';
 import type { Engine } from './engine/index.js';
 
-/** Bytes of a request's headers, at most. */
+/** Maximum bytes of a request's headers. */
 const MAX_HEADER_SIZE = 16 * 1024;
 
-/** How often (ms) Node looks for requests that are over their time. */
+/** How often (ms) Node checks for requests that have exceeded their time. */
 const TIMEOUT_CHECK_INTERVAL = 1_000;
 
 /**
- * The service over an engine, ready to listen or to be injected into. It closes the engine when it closes.
+ * The service on top of an engine, ready to listen or to receive injected requests. Closing the app closes the engine.
  *
- * @param engine of which nothing serves yet
+ * @param engine an engine that does not serve yet
  */
 export async function buildApp(engine: Engine): Promise<FastifyInstance> {
   const { config } = engine;
@@ -44,7 +44,7 @@ export async function buildApp(engine: Engine): Promise<FastifyInstance> {
   const logger: FastifyBaseLogger = engine.log;
   const app = fastify({
     loggerInstance: logger,
-    // One line a request is written by plugins/http/request-log.ts; Fastify's own are two.
+    // plugins/http/request-log.ts writes one line for each request; Fastify would write two.
     logController: new LogController({ disableRequestLogging: true }),
     genReqId: generateRequestId,
     requestIdHeader: false,
@@ -56,12 +56,13 @@ export async function buildApp(engine: Engine): Promise<FastifyInstance> {
       headersTimeout: http.requestTimeout,
       connectionsCheckingInterval: TIMEOUT_CHECK_INTERVAL,
       maxHeaderSize: MAX_HEADER_SIZE,
-      // Seen and refused by plugins/http/request-head.ts. Node would drop the second of two headers, and answer a missing Host
-      // in words of its own.
+      // plugins/http/request-head.ts sees and refuses these. Node would drop the second of two headers, and answer a missing Host
+      // with its own text.
       joinDuplicateHeaders: true,
       requireHostHeader: false,
     },
-    // While the server closes, what still arrives on open connections is served: the balancer was told before.
+    // While the server closes, requests on open connections are still served: readiness has already turned the load balancer
+    // away.
     return503OnClosing: false,
     frameworkErrors: answerFrameworkError,
     clientErrorHandler: answerClientError,
@@ -71,7 +72,7 @@ export async function buildApp(engine: Engine): Promise<FastifyInstance> {
   await app.register(readiness);
   app.decorate('steps', {} as AdmissionSteps);
 
-  // Before anything else: a plugin's own routes must already fail and speak in our words.
+  // Before anything else: the errors of a plugin's own routes must already be problem documents.
   await app.register(errors);
   await app.register(schemas);
 

@@ -1,7 +1,7 @@
-// The catalogue of coded errors: every failure that a client can meet, with its status and its code, in one place. No
-// other file decides a status.
+// The catalogue of coded errors: every failure that a client can see, with its status and its code. No other file decides a
+// status.
 
-/** One thing that is wrong with the input, by its path in the body or query (`/admin/email`). */
+/** One error in the input, with its path in the body or query (`/admin/email`). */
 export interface InputIssue {
   readonly path: string;
   readonly message: string;
@@ -9,7 +9,7 @@ export interface InputIssue {
 
 interface CatalogueEntry {
   readonly status: number;
-  /** Where the error says when to try again, in place of the other. */
+  /** Used instead of `status` if the error has a retry time. */
   readonly statusWithRetry?: number;
   readonly title: string;
 }
@@ -72,10 +72,10 @@ export function statusesOf(code: ErrorCode): readonly number[] {
 }
 
 export interface AppErrorOptions {
-  /** A sentence for the client; never for 5xx causes that it cannot act on. */
+  /** A sentence for the client; never the cause of a 5xx, which the client cannot fix. */
   readonly detail?: string;
   readonly issues?: readonly InputIssue[];
-  /** Seconds after which a retry makes sense: sent as Retry-After. */
+  /** Seconds after which a retry makes sense, sent as Retry-After. */
   readonly retryAfter?: number;
   /** The tenant's limit that was reached. */
   readonly limit?: { readonly name: string; readonly value: number };

@@ -14,7 +14,7 @@ let app: FastifyInstance | undefined;
 let embedded: EmbeddedCluster | undefined;
 let stopping: Promise<void> | undefined;
 
-// The last chance, and a synchronous one: whatever ends this process ends the embedded server too.
+// The last chance, and synchronous: however this process ends, the embedded server ends too.
 process.on('exit', () => {
   if (embedded?.pid !== undefined) process.kill(embedded.pid, 'SIGINT');
 });
@@ -24,7 +24,7 @@ try {
   const log = createLogger(settings.log);
   for (const signal of ['SIGTERM', 'SIGINT'] as const) {
     process.on(signal, () => {
-      // The second signal comes from somebody who does not want to wait.
+      // A second signal means: do not wait.
       if (stopping) process.exit(1);
       log.info({ signal }, 'the service is stopping');
       stopping = stop(settings).then(
@@ -53,7 +53,10 @@ try {
   await fail(error);
 }
 
-/** Unready first, so that the balancer turns away; then finish what runs, close the pools, stop the embedded server. */
+/**
+ * First turns readiness off, so that the load balancer sends no new work. Then finishes running requests, closes the pools and
+ * stops the embedded server.
+ */
 async function stop({ shutdown }: Settings): Promise<void> {
   if (app) {
     app.readiness.draining = true;
@@ -65,7 +68,7 @@ async function stop({ shutdown }: Settings): Promise<void> {
   embedded = undefined;
 }
 
-/** Shown to the person at the terminal, and kept out of the log, which other people read. */
+/** Shown only in the terminal, and not written to the log, which other people read. */
 function announce({ email, password }: { email: string; password: string }): void {
   process.stdout.write(
     `\n  The operator's sign-in, shown this once:\n\n    OPERATOR_EMAIL=${email}\n    OPERATOR_PASSWORD=${password}\n\n`,

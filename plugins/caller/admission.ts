@@ -1,5 +1,5 @@
-// Admission: every step that a request passes before it is served, in one list. It runs before the body is read, again after
-// the body, and again when a write gets a connection late: rights can be revoked while a request waits.
+// Admission: every step that a request passes before it is served, in one list. It runs before the body is read, again after the
+// body, and again if a write waited long for a connection: rights can be revoked while a request waits.
 import type { FastifyRequest } from 'fastify';
 import fp from 'fastify-plugin';
 import type { Registry } from '../../db/registry/registry-schema.js';
@@ -16,11 +16,11 @@ import {
 declare module 'fastify' {
   interface FastifyInstance {
     readonly steps: AdmissionSteps;
-    /** Looks at the caller of a write again when the write gets a connection late. */
+    /** Checks the caller of a write again if the write waited long for its connection. */
     readonly watchOf: (request: FastifyRequest) => Watch<TenantDatabase> & Watch<Registry>;
     /**
-     * Admits a request again if its admission is older than 250 ms: before an act in a database that does not hold the caller's
-     * rights.
+     * Admits a request again if its admission is older than 250 ms. Call it before an act in a database that does not hold the
+     * caller's rights.
      */
     readonly admitAgain: (request: FastifyRequest) => Promise<void>;
   }
@@ -30,10 +30,13 @@ declare module 'fastify' {
   }
 }
 
-/** An admission younger than this (ms) is not repeated: a body that is sent at once arrives within it. */
+/** An admission younger than this (ms) is not repeated: a body that is sent at once arrives within this time. */
 const REUSED_FOR = 250;
 
-/** A write whose admission is older than this (ms) when it gets its connection looks again: it waited for it, or for a hash. */
+/**
+ * If the admission of a write is older than this (ms) when the write gets its connection, the caller is checked again. The write
+ * has waited for the connection, or for a hash.
+ */
 const LOOKS_AGAIN_AFTER = 500;
 
 export const admission = fp(
@@ -48,16 +51,16 @@ export const admission = fp(
       steps.tenantRate,
       steps.permission,
     ];
-    /** What can change while a request waits. */
+    /** The steps whose result can change while a request waits. */
     const rights: readonly AdmissionStep[] = [steps.tenant, steps.session, steps.permission];
 
     app.decorateRequest('admittedAt', 0);
-    // preParsing is the first hook after the rate limit, which adds its own to each route's onRequest.
+    // preParsing is the first hook after the rate limit, which adds its own hook to each route's onRequest.
     app.addHook('preParsing', (request, reply, _payload, done) => {
       request.admittedAt = performance.now();
       runSteps(all, request, { reply }, done);
     });
-    // By the time and not by the body: a chunked body can be held back and turn out to be empty. A GET and a HEAD read no body.
+    // Decided by the time and not by the body: a chunked body can be held back and then be empty. A GET and a HEAD read no body.
     app.addHook('preValidation', (request, reply, done) => {
       if (isRead(request) || !request.principal || isYounger(request, REUSED_FOR)) {
         done();
@@ -77,7 +80,8 @@ export const admission = fp(
       });
     app.decorate('watchOf', (request) => ({
       got: (held: Held) => (isYounger(request, LOOKS_AGAIN_AFTER) ? undefined : again(request, held)),
-      // The connections of a suspended tenant are ended. Its request gets that as the reason, and not that its database is away.
+      // The connections of a suspended tenant are ended. Its requests must be refused for the suspension, not as an unavailable
+      // database.
       missed: () => steps.tenant(request, undefined, undefined),
     }));
     app.decorate('admitAgain', async (request) => {
@@ -99,7 +103,7 @@ export const admission = fp(
   },
 );
 
-/** @param ms age of the admission in force */
+/** @param ms maximum age of the admission */
 function isYounger({ admittedAt }: FastifyRequest, ms: number): boolean {
   return performance.now() - admittedAt < ms;
 }

@@ -1,4 +1,5 @@
-// The origin of a request, for the rows that acts write (db/shared/audit-rows.ts): who makes it, from where, and its id.
+// The origin of a request for the audit rows of its acts (db/shared/audit-rows.ts): the caller, the client's address and the
+// request id.
 import fp from 'fastify-plugin';
 import type { AuditActor, AuditOrigin } from '../../db/shared/audit-rows.js';
 import type { Principal } from '../../src/auth/tokens.js';
@@ -9,7 +10,7 @@ declare module 'fastify' {
   }
 }
 
-/** Characters of a User-Agent that are kept: clients send what they like. */
+/** Maximum characters of a User-Agent that are kept: clients can send any length. */
 const MAX_USER_AGENT = 256;
 
 export const audit = fp(

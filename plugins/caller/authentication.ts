@@ -1,5 +1,4 @@
-// Authentication: from the access token to the principal of the request. Runs behind the rate limit, before anything is
-// asked of a database.
+// Authentication: sets the principal of the request from the access token. Runs after the rate limit, before any database query.
 import jwt, { type FastifyJWTOptions } from '@fastify/jwt';
 import type { FastifyRequest } from 'fastify';
 import fp from 'fastify-plugin';
@@ -10,7 +9,7 @@ import type { Config } from '../../src/config/index.js';
 import { AppError } from '../../src/errors.js';
 
 declare module 'fastify' {
-  // Every route declares it; the check in onReady makes sure.
+  // Every route declares its access; the check in onReady enforces this.
   interface FastifyContextConfig {
     access?: RouteAccess;
   }
@@ -20,11 +19,11 @@ declare module 'fastify' {
     readonly routeTable: readonly RouteEntry[];
   }
   interface FastifyRequest {
-    /** Who makes the request; null on a public route. */
+    /** The caller of the request; null on a public route. */
     principal: Principal | null;
-    /** The tenant that the token names. Throws where there is none: no code can go on without noticing. */
+    /** The tenant that the token names. Throws if there is none, so that no code continues without a tenant. */
     readonly tenantId: string;
-    /** The user that the token names. Throws where there is none. */
+    /** The user that the token names. Throws if there is none. */
     readonly userId: string;
   }
 }
@@ -34,8 +33,8 @@ export const authentication = fp<{ config: Config['auth'] }>(
     const keys: JwtKey[] = [];
     for (const key of config.keys) {
       const { kid, alg } = key;
-      // Each in a scope of its own, with a signer and a verifier for this key alone: there is no place where a key is
-      // chosen by what a token says of its algorithm, and no other way to a token than `tokens`.
+      // Each key has its own scope, with a signer and a verifier for this key only. So no code chooses a key by the algorithm
+      // that a token names, and `tokens` is the only access to tokens.
       await app.register(async (scope) => {
         await scope.register(jwt, jwtOptions(key, config));
         keys.push({
@@ -58,7 +57,7 @@ export const authentication = fp<{ config: Config['auth'] }>(
     const routes: Partial<RouteEntry>[] = [];
     app.addHook('onRoute', (route) => {
       for (const method of [route.method].flat()) {
-        // Read when it is asked for: hooks of inner scopes may still add it.
+        // Read on each access, because hooks of inner scopes may still add it.
         routes.push({
           method,
           url: route.url,
@@ -92,7 +91,7 @@ export const authentication = fp<{ config: Config['auth'] }>(
   { name: 'authentication', fastify: '5.x', dependencies: ['rate-limit'] },
 );
 
-/** A public key gives no signer. The library takes keys as text, and a secret as bytes. */
+/** A public key has no signer. The library takes keys as text, and a secret as bytes. */
 function jwtOptions({ kid, alg, signs, verifies }: TokenKey, config: Config['auth']): FastifyJWTOptions {
   return {
     secret:
@@ -119,7 +118,7 @@ const admitted: Readonly<Record<Exclude<Scope, 'public'>, readonly Principal['ki
   platform: ['operator', 'user'],
 };
 
-/** Whether a route says who may call it; the compiler says the same, as far as it sees the route's options. */
+/** Whether a route declares who may call it. The compiler checks the same, if it knows the type of the route's options. */
 function isWhole(access: Partial<RouteAccess> | undefined): boolean {
   if (access?.scope === 'tenant' || access?.scope === 'platform') return access.permission !== undefined;
   return access !== undefined;

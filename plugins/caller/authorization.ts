@@ -1,4 +1,4 @@
-// Authorization: the principal is still active, and holds the permission that the route declares.
+// Authorization: checks that the principal is still active, and holds the permission that the route declares.
 import type { FastifyRequest } from 'fastify';
 import fp from 'fastify-plugin';
 import type { Kysely } from 'kysely';
@@ -13,9 +13,9 @@ import { AppError } from '../../src/errors.js';
 
 declare module 'fastify' {
   interface FastifyRequest {
-    /** How the principal stands; null on a public route. */
+    /** The principal's standing; null on a public route. */
     standing: Standing | null;
-    /** What the caller is permitted, as `resource:action`; nothing for an operator. Throws where there is no caller. */
+    /** The caller's permissions, as `resource:action`; empty for an operator. Throws if there is no caller. */
     readonly permissions: readonly string[];
   }
 }
@@ -31,7 +31,7 @@ export const authorization = fp(
       if (!principal) return undefined;
       const known = principal.kind === 'user' ? standings.peekUser(principal.tenantId, principal.userId) : undefined;
       const decide = (standing: Standing | undefined): void => {
-        // Also if there is none: a user who was deleted since the first admission has one from then.
+        // Also set if there is none: a user may have been deleted since the first admission, which had set a standing.
         request.standing = standing ?? null;
         const refused = refusal(request);
         if (refused) throw refused;
@@ -60,7 +60,7 @@ function refusal(request: FastifyRequest): AppError | undefined {
   return new AppError('forbidden', { detail: `You need the permission "${permission ?? ''}".` });
 }
 
-/** Read on a connection that the request holds, and not remembered. */
+/** Read on a connection that the request holds, and not cached. */
 async function standingIn(held: Held, principal: Principal): Promise<Standing | undefined> {
   if (principal.kind === 'user') return findStanding(held() as Kysely<TenantDatabase>, principal.userId);
   const operator = await findOperator(held() as Kysely<Registry>, principal.operatorId);

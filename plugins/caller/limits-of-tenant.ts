@@ -1,5 +1,5 @@
-// Tenant limits: each request of a tenant's user against what the tenant may use. Runs behind the tenant's admission, before
-// anything is asked of a database or read from the body.
+// Tenant limits: checks each request of a tenant's user against the tenant's limits. Runs after the tenant's admission, before
+// any database query and before the body is read.
 import type { FastifyRequest } from 'fastify';
 import fp from 'fastify-plugin';
 import type { StoredLimits } from '../../db/registry/registry-schema.js';
@@ -10,7 +10,7 @@ import { poolLimits } from '../../src/tenants/pool-options.js';
 
 declare module 'fastify' {
   interface FastifyRequest {
-    /** The limits of the tenant that the token names. Throws on a request that belongs to no tenant. */
+    /** The limits of the tenant that the token names. Throws on a request without a tenant. */
     readonly tenantLimits: StoredLimits;
   }
 }
@@ -46,7 +46,7 @@ export const tenantLimits = fp(
       return undefined;
     };
 
-    // Behind authorization and validation: it may have to ask the database, and only for what would be written.
+    // After authorization and validation, because this check may query the database. Only requests that write need it.
     app.addHook('preHandler', (request, _reply, done) => {
       const { method, tenant } = request;
       const limit = tenant?.limits.storageBytes ?? defaults.storageBytes;
@@ -62,7 +62,7 @@ export const tenantLimits = fp(
       else within.then(decide, done);
     });
 
-    // What a limit made fail says so, instead of looking like an outage.
+    // A failure that a limit caused names the limit, instead of looking like an outage.
     app.faultReaders.push((fault, { tenant }): AppError | undefined => {
       if (!tenant) return undefined;
       const { connections, statementTimeout } = limitsInForce(tenant.limits, defaults);
@@ -71,7 +71,7 @@ export const tenantLimits = fp(
         return limitExceeded('statementTimeout', statementTimeout);
       if (connections === undefined) return undefined;
       const full = fault.kind === 'busy' && (tenantPools.inspect(tenant.id)?.total ?? 0) >= connections;
-      // The role's limit; a server that is full is `busy`.
+      // This is the limit of the role; a full server is `busy`.
       const refused = fault.kind === 'unavailable' && fault.reason === '53300';
       return full || refused ? limitExceeded('connections', connections, RETRY_AFTER) : undefined;
     });
@@ -79,7 +79,7 @@ export const tenantLimits = fp(
   { name: 'tenant-limits', fastify: '5.x', dependencies: ['engine', 'errors', 'quotas', 'tenant-pool'] },
 );
 
-/** Whether a request may make the tenant's database larger; signing out and the like must always work. */
+/** Whether a request may make the tenant's database larger. Signing out and similar requests must always work. */
 function writes(request: { readonly routeOptions: { readonly config: { readonly access?: unknown } } }): boolean {
   const access = request.routeOptions.config.access as { scope: string; permission?: string } | undefined;
   return access?.scope === 'tenant' && access.permission !== 'self';

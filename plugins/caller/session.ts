@@ -1,5 +1,4 @@
-// Sessions: what keeps a token valid between a sign-in and its end. Runs behind the tenant's admission, before roles are
-// looked at.
+// Sessions: checks that the token's session has not ended. Runs after the tenant's admission, before permissions are checked.
 import fp from 'fastify-plugin';
 import type { Kysely } from 'kysely';
 import { sessionsIn, type SessionsDatabase } from '../../db/shared/session-queries.js';
@@ -9,7 +8,7 @@ import { AppError } from '../../src/errors.js';
 
 declare module 'fastify' {
   interface FastifyRequest {
-    /** For writes to the caller's own sessions. Throws on a request that has no caller. */
+    /** For writes to the caller's own sessions. Throws on a request without a caller. */
     readonly sessionsDb: SessionsDatabase;
   }
 }

@@ -1,6 +1,5 @@
-// The tenant pool: gives each request of a tenant's user the Kysely of that tenant's database, as `request.tenantDb`. Reads
-// share one for each tenant. A write has its own, which looks at the caller again when a connection was waited for
-// (plugins/caller/admission.ts).
+// The tenant pool: `request.tenantDb` is the Kysely of the tenant's database. Reads share one Kysely for each tenant. A write has
+// its own, which checks the caller again after a long wait for a connection (plugins/caller/admission.ts).
 import fp from 'fastify-plugin';
 import type { Kysely } from 'kysely';
 import type { TenantRecord } from '../../db/registry/tenant-queries.js';
@@ -10,11 +9,11 @@ import { admitted } from '../../src/connections/tenant-pools.js';
 
 declare module 'fastify' {
   interface FastifyRequest {
-    /** The database of the tenant that the token names. Throws on a request that belongs to no tenant. */
+    /** The database of the tenant that the token names. Throws on a request without a tenant. */
     readonly tenantDb: Kysely<TenantDatabase>;
-    /** What `tenantDb` is on a write, after its first use. */
+    /** The Kysely of `tenantDb` on a write, after its first use. */
     watchedTenantDb: Kysely<TenantDatabase> | null;
-    /** The tenant's row as it was admitted; null on a request that belongs to no tenant. */
+    /** The tenant's row at admission; null on a request without a tenant. */
     tenant: TenantRecord | null;
   }
 }
@@ -33,7 +32,7 @@ export const tenantPool = fp(
 
     app.decorateRequest('tenant', null);
 
-    // Refused here and not by the first query: a handler may do something before it asks for its database.
+    // Refused here and not by the first query: a handler may act before it uses its database.
     app.steps.tenant = (request) => {
       if (request.principal?.kind !== 'user') return undefined;
       const known = directory.peek(request.tenantId);

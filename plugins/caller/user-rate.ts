@@ -1,4 +1,4 @@
-// Requests of one user or operator, from whatever addresses they come.
+// Limits the requests of one user or operator, from all addresses together.
 import type { FastifyRequest } from 'fastify';
 import fp from 'fastify-plugin';
 import type { Principal } from '../../src/auth/tokens.js';

@@ -1,4 +1,4 @@
-// Cross-origin calls from browsers: allowed for the listed origins, and for nobody where the list is empty.
+// Cross-origin calls from browsers: allowed for the listed origins; an empty list allows none.
 import corsPlugin from '@fastify/cors';
 import fp from 'fastify-plugin';
 import { QUOTA_HEADERS } from '../../src/http/quota-headers.js';
@@ -12,7 +12,7 @@ export const cors = fp<{ origins: readonly string[] }>(
       allowedHeaders: ['authorization', 'content-type', 'x-request-id'],
       exposedHeaders: ['location', ...QUOTA_HEADERS, 'retry-after', 'x-request-id'],
       maxAge: 600,
-      // Otherwise OPTIONS without the headers of a preflight gets a 400 in the plugin's words.
+      // Otherwise an OPTIONS without the preflight headers gets a 400 with the plugin's own text.
       strictPreflight: false,
     });
   },

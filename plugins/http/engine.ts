@@ -1,4 +1,4 @@
-// The engine (src/engine), which serves while the app does, and closes after it.
+// Connects the engine (src/engine) to the app: it serves while the app serves, and closes after the app.
 import fp from 'fastify-plugin';
 import type { Engine } from '../../src/engine/index.js';
 
@@ -8,7 +8,7 @@ declare module 'fastify' {
   }
 }
 
-/** To be registered first: what is registered first closes last. */
+/** Register it first: the plugin that is registered first closes last. */
 export const engine = fp<{ engine: Engine }>(
   async (app, { engine }) => {
     app.decorate('engine', engine);

@@ -1,4 +1,4 @@
-// Every error leaves as an RFC 9457 problem: those of handlers, of Fastify itself, of unknown routes and of Node's parser.
+// Answers every error with an RFC 9457 problem: errors of handlers, of Fastify, of unknown routes and of Node's parser.
 import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import type { Socket } from 'node:net';
 import fp from 'fastify-plugin';
@@ -9,7 +9,7 @@ import { rawProblem, toProblem } from '../../src/http/problem.js';
 
 declare module 'fastify' {
   interface FastifyInstance {
-    /** Asked about each fault of a database: what it is to this client, where somebody knows better than "unavailable". */
+    /** Called for each database fault: a reader returns a more exact error than "unavailable", if it knows one. */
     readonly faultReaders: ((fault: DatabaseFault, request: FastifyRequest) => AppError | undefined)[];
   }
 }
@@ -23,8 +23,8 @@ export const errors = fp(
 );
 
 /**
- * For Fastify's `frameworkErrors` option: what fails before there is a route, such as a path that is not valid UTF-8. No
- * hook runs for it, so what hooks do for other answers is done here.
+ * For Fastify's `frameworkErrors` option: errors before a route is known, such as a path that is not valid UTF-8. No hook runs
+ * for these errors, so this function does the work of the hooks.
  */
 export function answerFrameworkError(error: FastifyError, request: FastifyRequest, reply: FastifyReply): void {
   const { server } = request;
@@ -32,25 +32,25 @@ export function answerFrameworkError(error: FastifyError, request: FastifyReques
   server.logRequest(request, reply);
 }
 
-/** How long (ms) a peer may take to read the answer to what was not HTTP. */
+/** Time (ms) in which a peer may read the answer to bytes that were not HTTP. */
 const LINGER = 1_000;
 
-/** For Fastify's `clientErrorHandler` option: what is not HTTP. Fastify gives the instance as `this`. */
+/** For Fastify's `clientErrorHandler` option: bytes that are not HTTP. Fastify passes the instance as `this`. */
 export function answerClientError(this: FastifyInstance, error: Error & { code?: string }, socket: Socket): void {
-  // A peer that hung up is nobody to answer to.
+  // A peer that hung up cannot receive an answer.
   if (error.code === 'ECONNRESET' || !socket.writable) {
     socket.destroy();
     return;
   }
   socket.end(rawProblem(error, v4(), this.securityHeaders));
-  // A peer that never closes its side would keep the socket for ever.
+  // A peer that never closes its side would otherwise keep the socket open forever.
   socket.setTimeout(LINGER, () => socket.destroy());
 }
 
 function sendProblem(thrown: unknown, request: FastifyRequest, reply: FastifyReply): FastifyReply {
   const error = (thrown instanceof DatabaseFault ? readFault(thrown, request) : undefined) ?? thrown;
   const { status, headers, body } = toProblem(error, request.id);
-  // Read by the line that the logging plugin writes for the request.
+  // plugins/http/request-log.ts reads it for the line of the request.
   if (status >= 500) request.failure = error;
   return reply
     .code(status)

@@ -1,5 +1,5 @@
-// Bodies: JSON in UTF-8, not compressed, and read strictly. Fastify's own parser takes the last of two equal keys and
-// replaces bytes that are no UTF-8, so that what was checked on the way here could be something else than what is stored.
+// Request bodies: JSON in UTF-8, not compressed, and parsed strictly. Fastify's own parser takes the last of two equal keys and
+// replaces invalid UTF-8, so that a proxy could check other data than the service stores.
 import type { IncomingHttpHeaders } from 'node:http';
 import type { FastifyRequest } from 'fastify';
 import fp from 'fastify-plugin';
@@ -9,7 +9,7 @@ import { parseStrictJson } from '../../src/http/strict-json.js';
 export const jsonBody = fp(
   async (app) => {
     app.removeAllContentTypeParsers();
-    // Many clients name a content type on every request. On a route that needs no body it means nothing without one.
+    // Many clients send a content type with every request. On a route that needs no body, it has no meaning without a body.
     app.addHook('preParsing', (request, _reply, _payload, done) => {
       const { headers } = request.raw;
       if (!request.is404 && !needsBody(request)) {
@@ -18,12 +18,12 @@ export const jsonBody = fp(
       }
       done();
     });
-    // In chunks, which can turn out to be none.
+    // A chunked body may be empty.
     app.addContentTypeParser<Buffer>(UNNEEDED, { parseAs: 'buffer' }, (_request, body, done) => {
       done(body.length === 0 ? null : new AppError('unsupported-media-type'), undefined);
     });
     app.addContentTypeParser<Buffer>('application/json', { parseAs: 'buffer' }, (request, body, done) => {
-      // In chunks, or for an address that leads nowhere.
+      // A chunked body, or a body for an unknown address.
       if (body.length === 0 && !needsBody(request)) {
         done(null, undefined);
         return;
@@ -35,7 +35,7 @@ export const jsonBody = fp(
   { name: 'json-body', fastify: '5.x' },
 );
 
-/** Stands for any content type but JSON, or none, on a route that needs no body. */
+/** Replaces a missing content type, and every type other than JSON, on a route that needs no body. */
 const UNNEEDED = 'application/vnd.tenantry.unneeded';
 
 function isJson({ 'content-type': type = '' }: IncomingHttpHeaders): boolean {

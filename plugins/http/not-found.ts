@@ -1,4 +1,4 @@
-// Addresses that lead nowhere: 404, or 405 with Allow if another method leads somewhere.
+// Answers unknown addresses: 404, or 405 with Allow if the address exists for another method.
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import fp from 'fastify-plugin';
 import { AppError } from '../../src/errors.js';
@@ -9,8 +9,8 @@ interface Address {
 }
 
 /**
- * To be registered after the rate limit and admission, and before the routes. The rate limit does not see unknown routes by
- * itself: a scanner is limited like every other client.
+ * Register it after the rate limit and admission, and before the routes. The rate limit does not count unknown routes by itself.
+ * Counted here, a scanner is limited like every other client.
  */
 export const notFound = fp(
   async (app) => {
@@ -20,12 +20,12 @@ export const notFound = fp(
       const undecodable = app.undecodable(request.url);
       if (undecodable) throw undecodable;
       const allowed = allowedAt(request.url);
-      // A route that leads somewhere can find nothing there, such as a file that does not exist.
+      // The handler of a known route can also find nothing, such as a file that does not exist.
       if (allowed.length === 0 || allowed.includes(request.method)) throw new AppError('not-found');
       reply.header('allow', allowed.join(', '));
       throw new AppError('method-not-allowed');
     };
-    // Before the body: what a body must be like is for a route to say.
+    // Before the body, because only a route can define the form of its body.
     app.addHook('preParsing', (request, reply, _payload, done) => {
       if (!request.is404) {
         done();
@@ -41,21 +41,22 @@ export const notFound = fp(
 );
 
 /**
- * Finds the methods that lead somewhere at an address whose percent-encoding is valid, for Allow (RFC 9110, section 10.2.1).
+ * Finds the methods that an address supports, for Allow (RFC 9110, section 10.2.1). The percent-encoding of the address must be
+ * valid.
  */
 function watchMethods(app: FastifyInstance): (url: string) => readonly string[] {
   const addresses = new Map<string, Address>();
   app.addHook('onRoute', ({ method, url: reported, prefix, routePath = '' }) => {
-    // The root of a prefix is at two addresses, with a slash at its end and without. Fastify reports only one of the two.
+    // The root of a prefix has two addresses, with and without a slash at the end. Fastify reports only one of the two.
     const isRoot = prefix !== '' && ['', '/'].includes(routePath);
     const url = isRoot ? prefix : reported;
     const known = addresses.get(url) ?? { pattern: patternOf(url, isRoot ? '/?' : ''), methods: new Set() };
     addresses.set(url, known);
-    // The preflight's route of the CORS plugin is at every address.
+    // The CORS plugin's preflight route matches every address.
     for (const one of [method].flat()) if (url !== '*') known.methods.add(one);
   });
   return (url) => {
-    // Decoded as the router does it: an escaped slash stays inside its segment.
+    // Decoded like in the router: an escaped slash stays inside its segment.
     const path = decodeURI(url.split('?')[0] ?? '');
     const allowed = new Set<string>();
     for (const { pattern, methods } of addresses.values())
@@ -64,7 +65,10 @@ function watchMethods(app: FastifyInstance): (url: string) => readonly string[] 
   };
 }
 
-/** Of `/users/:id` and `/docs/static/*`. A segment is matched without backtracking: it holds no slash. */
+/**
+ * The pattern for a URL such as `/users/:id` or `/docs/static/*`. A segment contains no slash, so it matches without
+ * backtracking.
+ */
 function patternOf(url: string, end: string): RegExp {
   const source = url
     .split('/')

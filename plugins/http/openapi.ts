@@ -1,4 +1,4 @@
-// OpenAPI 3.1 from the routes' zod schemas and access, at /docs/json, with a page to try it at /docs.
+// OpenAPI 3.1 from the routes' zod schemas and access, at /docs/json, with a page to try the API at /docs.
 import swagger from '@fastify/swagger';
 import swaggerUi from '@fastify/swagger-ui';
 import type { RouteOptions } from 'fastify';
@@ -10,12 +10,12 @@ import { catalogue, statusesOf, type ErrorCode } from '../../src/errors.js';
 
 declare module 'fastify' {
   interface FastifyContextConfig {
-    /** The route's own errors, beside those that every route of its kind can answer. */
+    /** The route's own errors, besides the errors that every route of its kind can answer. */
     errors?: readonly ErrorCode[];
   }
 }
 
-/** The page loads its own scripts, and styles itself inline; it calls this service and nobody else. */
+/** The page loads its own scripts, and has inline styles. It calls this service and no other. */
 const PAGE_POLICY =
   "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; object-src 'none'; frame-ancestors 'none'";
 
@@ -34,7 +34,7 @@ export const openapi = fp(
       },
       transform: (document) => {
         const { route } = document;
-        // What shows the documentation is not part of it.
+        // The routes of the documentation are not part of it.
         if (document.url.startsWith('/docs')) return { schema: { hide: true }, url: document.url };
         const schema = {
           ...document.schema,
@@ -69,15 +69,15 @@ const problemSchema = z
   })
   .meta({ description: 'A problem document (RFC 9457).' });
 
-/** Every error status of a route: those that its kind brings along, and its own. */
+/** Every error status of a route: the common ones of its kind, and its own. */
 function errorAnswers(route: RouteOptions): Record<number, object> {
   const { access, errors = [] } = route.config ?? {};
-  // An address that does not decode is refused wherever it leads.
+  // An address that cannot be decoded is refused at every route.
   const codes: ErrorCode[] = ['invalid-request', 'rate-limited', 'internal-error', 'unavailable', ...errors];
   if (access && access.scope !== 'public') codes.push('unauthenticated', 'forbidden');
   if (access?.scope === 'tenant' || access?.scope === 'platform') codes.push('tenant-limit-exceeded');
   const { body, params } = (route.schema ?? {}) as { body?: unknown; params?: unknown };
-  // A request that needs no body may bring one along, and it is read.
+  // A request that needs no body may still have one, and it is read.
   if (body || route.method !== 'GET') codes.push('body-too-large', 'unsupported-media-type');
   if (params) codes.push('not-found');
   const answers: Record<number, object> = {};
@@ -98,7 +98,7 @@ const retryAfter = {
   description: 'Seconds to wait before the next attempt (RFC 9110, section 10.2.3).',
 };
 
-/** A structured list (RFC 9651) with an item for each limit of which less than half is left. */
+/** A structured list (RFC 9651), with an item for each limit that has less than half left. */
 const quotaHeaders = {
   RateLimit: {
     type: 'string',
@@ -111,7 +111,7 @@ const quotaHeaders = {
   },
 };
 
-/** jsonSchemaTransform knows no headers of answers. */
+/** jsonSchemaTransform does not support headers of answers. */
 function describeHeaders(answers: Record<string, object> = {}): void {
   for (const [status, answer] of Object.entries(answers)) {
     if (status === '429') Object.assign(answer, { headers: { 'Retry-After': retryAfter, ...quotaHeaders } });

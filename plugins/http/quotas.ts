@@ -1,16 +1,16 @@
-// RateLimit and RateLimit-Policy, on answers to requests that a limit is near for. On every answer they would cost more than
-// the counting.
+// RateLimit and RateLimit-Policy, only on answers to requests that are near a limit. On every answer the headers would cost more
+// than the counting.
 import fp from 'fastify-plugin';
 import { quotaHeaders, type NotedQuota } from '../../src/http/quota-headers.js';
 import type { Limiter } from '../../src/replicas/counts.js';
 
 declare module 'fastify' {
   interface FastifyInstance {
-    /** To be called after a request was counted: if less than half of the limit is left, the answer says so. */
+    /** Call it after a request was counted: if less than half of the limit is left, the answer has the headers. */
     readonly noteQuota: (request: FastifyRequest, limiter: Limiter, key: string, size: number) => void;
   }
   interface FastifyRequest {
-    /** Limits of which less than half is left. */
+    /** Limits with less than half left. */
     quotas: NotedQuota[] | undefined;
   }
 }

@@ -1,4 +1,4 @@
-// Rate limits by client address: @fastify/rate-limit decides, and counts in what all replicas share.
+// Rate limits by client address: @fastify/rate-limit decides, and counts in the counters that all replicas share.
 import rateLimitPlugin from '@fastify/rate-limit';
 import type { FastifyRateLimitStore, FastifyRateLimitStoreCtor, RateLimitOptions } from '@fastify/rate-limit';
 import type { preHandlerAsyncHookHandler } from 'fastify';
@@ -9,10 +9,10 @@ import type { Limiter } from '../../src/replicas/counts.js';
 declare module 'fastify' {
   interface FastifyInstance {
     /**
-     * A hook with a limit of its own, which replaces the general one.
+     * A hook with its own limit, which replaces the general limit.
      *
-     * @param name of the limit in RateLimit-Policy
-     * @param max requests a minute and address
+     * @param name the name of the limit in RateLimit-Policy
+     * @param max requests for each minute and address
      */
     readonly limitByAddress: (name: string, max: number) => preHandlerAsyncHookHandler;
   }
@@ -33,7 +33,7 @@ export const rateLimit = fp<{ max: number }>(
     await app.register(rateLimitPlugin, {
       global: true,
       ...options(general, max),
-      // The plugin's own headers have the form of 2021; plugins/http/quotas.ts writes today's.
+      // The plugin's own headers have the form of 2021; plugins/http/quotas.ts writes the current form.
       addHeaders: {
         'x-ratelimit-limit': false,
         'x-ratelimit-remaining': false,
@@ -48,7 +48,7 @@ export const rateLimit = fp<{ max: number }>(
   { name: 'rate-limit', fastify: '5.x', dependencies: ['engine', 'quotas'] },
 );
 
-/** Counts with `limiter`, whatever key the plugin makes of an address: an IPv4 address, or an IPv6 /64. */
+/** Counts with `limiter`, by the key that the plugin makes from an address: an IPv4 address, or an IPv6 /64. */
 function storeOver(limiter: Limiter): FastifyRateLimitStoreCtor {
   return class Store implements FastifyRateLimitStore {
     incr(key: string, callback: Parameters<FastifyRateLimitStore['incr']>[1], _window: number, max: number): void {
@@ -60,7 +60,7 @@ function storeOver(limiter: Limiter): FastifyRateLimitStoreCtor {
       else wait.then(answer, callback);
     }
 
-    /** For options of their own: `limitByAddress` gives them a store. */
+    /** For a route with its own options: `limitByAddress` gives them a store. */
     child(options: object): FastifyRateLimitStore {
       const { store } = options as { readonly store?: FastifyRateLimitStoreCtor };
       if (!store) throw new Error('a route has its own limit by limitByAddress, and not by its config');

@@ -1,5 +1,5 @@
-// Whether this process takes new work. A load balancer asks /health/ready; on shutdown it must hear no before the server
-// stops accepting.
+// Whether this process accepts new work. A load balancer asks /health/ready. On shutdown this must answer "no" before the server
+// stops accepting connections.
 import fp from 'fastify-plugin';
 
 declare module 'fastify' {

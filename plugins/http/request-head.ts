@@ -1,5 +1,5 @@
-// What Node's HTTP parser lets through in a request's head and nobody should: a request that two servers on its way could
-// take for one of another host or another length, and an address that does not decode to text.
+// Refuses request heads that are unsafe although Node's HTTP parser accepts them. Two servers on the way could read different
+// hosts or lengths from the head, or the address does not decode to text.
 import type { IncomingMessage } from 'node:http';
 import fp from 'fastify-plugin';
 import { AppError } from '../../src/errors.js';
@@ -18,14 +18,14 @@ export const requestHead = fp(
     app.steps.head = (request, reply) => {
       const detail = ambiguity(request.raw);
       if (detail === undefined) return undefined;
-      // Where this request ends is not certain either: what follows it on the connection is not read.
+      // The end of this request is uncertain too, so nothing after it on the connection is read.
       reply?.header('connection', 'close');
       throw new AppError('invalid-request', { detail });
     };
     const undecodable = (url: string): AppError | undefined =>
       decodes(url) ? undefined : new AppError('invalid-request', { detail: UNDECODABLE });
     app.decorate('undecodable', undecodable);
-    // Behind validation, which names the parameter where it knows it.
+    // After validation, which names the parameter if it knows it.
     app.addHook('preHandler', (request, _reply, done) => {
       done(undecodable(request.url));
     });
@@ -35,13 +35,13 @@ export const requestHead = fp(
 
 const UNDECODABLE = 'The address contains NUL, or percent-encoding that is not UTF-8.';
 
-/** RFC 9112, sections 3.2 and 6.1. What else is ambiguous (two lengths, a length beside chunks, bare LF) Node refuses. */
+/** RFC 9112, sections 3.2 and 6.1. Node refuses the other ambiguities: two lengths, a length together with chunks, a bare LF. */
 function ambiguity({ headers, httpVersion }: IncomingMessage): string | undefined {
   const { host } = headers;
   if (httpVersion === '1.0')
     return headers['transfer-encoding'] === undefined ? undefined : 'Send no Transfer-Encoding with HTTP/1.0.';
   if (host === undefined) return 'Send a Host header.';
-  // With the server's joinDuplicateHeaders two of them arrive as a list of two.
+  // With the server's joinDuplicateHeaders two Host headers arrive as one comma-separated list.
   if (host.includes(',')) return 'Send exactly one Host header.';
   return undefined;
 }

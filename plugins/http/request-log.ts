@@ -1,4 +1,4 @@
-// One log line a request: who, what, how it ended, how long it took.
+// One log line for each request: the caller, the route, the status and the duration.
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import fp from 'fastify-plugin';
 import { DatabaseFault } from '../../db/driver/database-fault.js';
@@ -6,13 +6,13 @@ import { AppError } from '../../src/errors.js';
 
 declare module 'fastify' {
   interface FastifyInstance {
-    /** Writes the line of a request that is answered; to be called only where no hook runs. */
+    /** Writes the line of an answered request. Call it only if no hook runs for the request. */
     readonly logRequest: (request: FastifyRequest, reply: FastifyReply) => void;
   }
   interface FastifyRequest {
-    /** What made the request fail with a 5xx. */
+    /** The error that made the request fail with a 5xx. */
     failure: unknown;
-    /** Whether the request has its line. */
+    /** Whether the line of the request is written. */
     logged: boolean;
   }
 }
@@ -21,8 +21,8 @@ export const requestLog = fp(
   async (app) => {
     app.decorateRequest('failure', undefined);
     app.decorateRequest('logged', false);
-    // Every key of the line is written here and none holds a secret (an error leaves all but its class behind): looking for
-    // some costs as much as the line itself.
+    // All keys of the line are set here, and none holds a secret: of an error only safe parts are written. Searching for secrets
+    // would cost as much as the line itself.
     const lines = app.log.child({}, { redact: [] });
     const logRequest = (request: FastifyRequest, reply: FastifyReply): void => {
       request.logged = true;
@@ -32,7 +32,7 @@ export const requestLog = fp(
       const { failure } = request;
       if (reply.statusCode >= 500) line['err'] = failure;
       if (reply.statusCode < 500) lines.info(line, 'request');
-      // A 503 that we meant (draining, full, a database that is down) is no defect of this program.
+      // An intended 503 (draining, full, a database that is down) is no defect of this program.
       else if (failure instanceof AppError || failure instanceof DatabaseFault) lines.warn(line, 'request');
       else lines.error(line, 'request');
     };
@@ -41,8 +41,8 @@ export const requestLog = fp(
       logRequest(request, reply);
       done();
     });
-    // After the rate limit. Not Fastify's onRequestAbort: it misses a client that leaves after its body, while it waits for the
-    // answer.
+    // After the rate limit. Fastify's onRequestAbort is not used: it misses a client that leaves after its body, while it waits
+    // for the answer.
     app.addHook('preParsing', (request, reply, _payload, done) => {
       reply.raw.once('close', () => {
         if (!request.logged)
@@ -54,7 +54,7 @@ export const requestLog = fp(
   { name: 'request-log', fastify: '5.x' },
 );
 
-/** The route's pattern and not the path: a path can carry what somebody typed. */
+/** The route's pattern and not the path: a path can contain text that a person typed. */
 function lineOf(request: FastifyRequest, reply: FastifyReply): Record<string, unknown> {
   const { principal } = request;
   return {

@@ -1,12 +1,12 @@
-// Security headers by helmet. An API's are the same for every answer, so helmet is asked once, at the start: running it for
-// each request costs ten times as much as setting what it said.
+// Security headers by helmet. An API's headers are the same for every answer, so helmet runs once, at the start. Running helmet
+// for each request costs ten times as much as setting its headers.
 import helmet from '@fastify/helmet';
 import fastify from 'fastify';
 import fp from 'fastify-plugin';
 
 declare module 'fastify' {
   interface FastifyInstance {
-    /** For an answer that no hook runs for. */
+    /** For an answer for which no hook runs. */
     readonly securityHeaders: Readonly<Record<string, string>>;
   }
 }
@@ -30,7 +30,7 @@ async function constantHeaders(): Promise<Record<string, string>> {
     crossOriginResourcePolicy: { policy: 'same-origin' },
     referrerPolicy: { policy: 'no-referrer' },
     strictTransportSecurity: { maxAge: 31_536_000, includeSubDomains: true },
-    // These speak to pages, and an API shows none; frame-ancestors replaces X-Frame-Options.
+    // These headers are for pages, and an API has none; frame-ancestors replaces X-Frame-Options.
     crossOriginEmbedderPolicy: false,
     crossOriginOpenerPolicy: false,
     originAgentCluster: false,

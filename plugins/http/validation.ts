@@ -1,5 +1,5 @@
-// Zod in front and behind: requests are parsed strictly by their zod schemas, answers are written by a serializer that is
-// compiled from theirs. Encoding each answer through zod costs some 10 µs; the compiled serializer costs none.
+// Zod for requests and answers: requests are parsed strictly by their zod schemas, and a compiled serializer writes answers by
+// theirs. Encoding each answer through zod costs about 10 µs; the compiled serializer costs nothing extra.
 import fastJson from 'fast-json-stringify';
 import fp from 'fastify-plugin';
 import { z } from 'zod';
@@ -27,8 +27,8 @@ function invalidRequest(error: z.ZodError): AppError {
 }
 
 /**
- * An answer's JSON schema. What zod writes as "this or null" becomes `nullable`: the serializer would try out an anyOf. An
- * id has nothing to escape: it is PostgreSQL's own spelling of a uuid.
+ * The JSON schema of an answer. Zod writes "this or null" as anyOf, whose branches the serializer would try one by one. So it
+ * becomes `nullable`. An id needs no escaping: it is PostgreSQL's own spelling of a uuid.
  */
 function serializerSchema(schema: z.ZodType): object {
   return z.toJSONSchema(schema, {

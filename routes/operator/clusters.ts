@@ -1,4 +1,4 @@
-// Clusters: operators register the PostgreSQL servers that hold tenants' databases, look at them, change, drain and remove them.
+// Clusters: operators register, read, change, drain and remove the PostgreSQL servers that hold tenants' databases.
 import { X509Certificate } from 'node:crypto';
 import { isIP } from 'node:net';
 import type { FastifyInstance } from 'fastify';
@@ -57,7 +57,7 @@ const CheckAnswer = z.object({
     .meta({ description: "Milliseconds by which the server's clock is ahead of the answering replica's clock." }),
 });
 
-/** An address or a DNS name: no socket's path, no port, nothing that a driver could read as more than a host. */
+/** An IP address or a DNS name: no socket path, no port, and nothing that a driver could read as more than a host. */
 const host = text(253)
   .refine(
     (value) => isIP(value) !== 0 || /^[a-z0-9_](?:[a-z0-9_.-]*[a-z0-9_])?\.?$/i.test(value),
@@ -67,7 +67,7 @@ const host = text(253)
 
 const whole = (from: number, to: number): z.ZodInt => z.int().min(from).max(to);
 
-/** Bodies have 64 KiB; a chain of certificates has some 6. */
+/** Bodies have at most 64 KiB; a certificate chain has about 6. */
 const tlsCa = text(30_000).refine(isCertificate, 'must be certificates in PEM').meta({
   description: 'The CA certificates (PEM) to trust with `verify-full`; null uses the built-in list of Node.js.',
 });

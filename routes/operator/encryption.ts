@@ -1,4 +1,4 @@
-// The keys that database passwords are sealed with, as an operator sees them: which one can be retired.
+// For operators: the keys that encrypt database passwords, and which of them can be retired.
 import type { FastifyInstance } from 'fastify';
 import type { ZodTypeProvider } from 'fastify-type-provider-zod';
 import { z } from 'zod';

@@ -1,4 +1,4 @@
-// The connections of this process, as an operator sees them: who holds what, in one look.
+// For operators: the connections of this process, and who holds them.
 import type { FastifyInstance } from 'fastify';
 import type { ZodTypeProvider } from 'fastify-type-provider-zod';
 import { z } from 'zod';

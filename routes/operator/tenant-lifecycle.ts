@@ -1,5 +1,5 @@
-// The lifecycle of a tenant, for operators: ending its sessions, suspending, deleting, restoring and purging it, and changing
-// the password of its database role.
+// The lifecycle of a tenant, for operators: ending its sessions, suspending, deleting, restoring and purging it, and changing the
+// password of its database role.
 import type { FastifyInstance } from 'fastify';
 import type { ZodTypeProvider } from 'fastify-type-provider-zod';
 import { z } from 'zod';
@@ -16,7 +16,7 @@ const PurgeQuery = z.strictObject({
   }),
 });
 
-/** Registered under the same prefix as the routes of tenants. */
+/** Registered with the same prefix as the routes of tenants. */
 export async function tenantLifecycleRoutes(fastify: FastifyInstance, { config }: { config: Config }): Promise<void> {
   const app = fastify.withTypeProvider<ZodTypeProvider>();
   const operator = { access: { scope: 'operator' } } as const;

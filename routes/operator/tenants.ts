@@ -1,4 +1,4 @@
-// Tenants: operators make, list and change them; a user with the permission reads and renames its own, and sees no other.
+// Tenants: operators make, list and change them; a user with the permission reads and renames its own tenant, and sees no other.
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 import type { ZodTypeProvider } from 'fastify-type-provider-zod';
 import type { z } from 'zod';
@@ -171,14 +171,14 @@ export async function tenantRoutes(fastify: FastifyInstance, { config }: { confi
       };
       if (active !== undefined)
         return answer(await app.engine.lifecycle[active ? 'resume' : 'suspend'](id, request.auditOrigin, wanted));
-      // The registry cannot see a user's rights, so they are checked again right before its transaction.
+      // The registry does not know a user's rights, so they are checked again right before its transaction.
       await app.admitAgain(request);
       const tenant = await changeTenant(app.engine.registry, id, wanted, request.auditOrigin);
-      // The registry has notified the other replicas; on this one the change is effective before the answer.
+      // The registry has notified the other replicas; this makes the change effective on this replica before the answer.
       await app.engine.events.publish({ kind: 'tenant', tenantId: id });
       if (wanted.limits?.connections !== undefined) await app.engine.connectionLimits.applySoon(id);
-      // The registry has audited the change. An act of the tenant's user is also in the tenant's own audit. Not by `tenantDb`,
-      // which could still refuse: the change is made.
+      // The registry has audited the change. An act of the tenant's user is also in the tenant's own audit. `tenantDb` is not
+      // used, because it could still refuse, and the change is already made.
       if (request.principal?.kind === 'user')
         await insertAudit(app.engine.tenantPools.database(id), { ...request.auditOrigin, ...tenantChange(id, wanted) });
       return answer(tenant);

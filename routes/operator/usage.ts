@@ -1,4 +1,4 @@
-// What a tenant uses of its limits, as its operators and its own admins see it.
+// A tenant's usage of its limits, for operators and for the tenant's own admins.
 import type { FastifyInstance } from 'fastify';
 import type { ZodTypeProvider } from 'fastify-type-provider-zod';
 import { z } from 'zod';
@@ -54,7 +54,7 @@ export async function usageRoutes(fastify: FastifyInstance, { config }: { config
       if (!tenant) throw new AppError('not-found');
       const limits = limitsShown(limitsInForce(tenant.limits, config.tenants.limits));
       const rate = limits.requestsPerSecond;
-      // The database of a tenant that is not active is not entered.
+      // The service does not connect to the database of a tenant that is not active.
       const usage = tenant.active ? await measureUsage(app.engine.tenantPools.database(id)) : undefined;
       if (usage) app.engine.storageGauge.measured(id, usage.storageBytes);
       return {

@@ -1,4 +1,4 @@
-// Signing in, and who one is.
+// Signing in, and the caller's own account.
 import type { FastifyInstance } from 'fastify';
 import type { ZodTypeProvider } from 'fastify-type-provider-zod';
 import { z } from 'zod';
@@ -38,8 +38,8 @@ export async function authRoutes(fastify: FastifyInstance, { config }: { config:
   const app = fastify.withTypeProvider<ZodTypeProvider>();
   const { accessTokenTtl } = config.auth;
 
-  // One limiter, and so one count, for both kinds of sign-in: declared in the routes' config each would get its own. It
-  // stands in for the general limit.
+  // One limiter, and so one count, for both kinds of sign-in: declared in the config of each route, each would have its own. It
+  // replaces the general limit.
   const limitSignIn = app.limitByAddress('sign-in', config.http.signInLimit);
   const signIn = { access: { scope: 'public' }, rateLimit: false, errors: ['invalid-credentials'] } as const;
 

@@ -1,4 +1,4 @@
-// Health: whether the process lives, and whether a load balancer should send it work.
+// Health: whether the process is alive, and whether a load balancer should send it work.
 import type { FastifyInstance } from 'fastify';
 import type { ZodTypeProvider } from 'fastify-type-provider-zod';
 import { z } from 'zod';
@@ -10,12 +10,12 @@ import { AppError } from '../../src/errors.js';
 
 const Health = z.object({ status: z.literal('ok') });
 
-/** Longest wait (ms) for the registry: a probe that hangs says nothing. */
+/** Longest wait (ms) for the registry: a probe that hangs gives no information. */
 const READY_DEADLINE = 1_000;
 
 export async function healthRoutes(fastify: FastifyInstance): Promise<void> {
   const app = fastify.withTypeProvider<ZodTypeProvider>();
-  // Probes come often, and all from one address: they are not counted.
+  // Probes are frequent, and all come from one address, so they are not counted.
   const config = { access: { scope: 'public' }, rateLimit: false } as const;
 
   app.get(

@@ -1,4 +1,4 @@
-// The keys that access tokens can be verified with, for whoever takes them besides this service.
+// The keys that verify access tokens, for other services that accept these tokens.
 import type { FastifyInstance } from 'fastify';
 import type { ZodTypeProvider } from 'fastify-type-provider-zod';
 import { z } from 'zod';
@@ -16,7 +16,7 @@ const Jwk = z.object({
   use: z.literal('sig'),
 });
 
-/** How long (s) the answer may be kept: a new key is here that long before it signs (docs/guide/keys.md). */
+/** Time (s) for which the answer may be cached. A new key is published at least this long before it signs (docs/guide/keys.md). */
 const MAX_AGE = 300;
 
 export async function jwksRoutes(fastify: FastifyInstance, { config }: { config: Config }): Promise<void> {

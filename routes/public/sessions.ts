@@ -1,4 +1,4 @@
-// Sessions of users and operators, and the refresh that keeps one alive.
+// Sessions of users and operators, and the refresh that extends a session.
 import type { FastifyInstance } from 'fastify';
 import type { ZodTypeProvider } from 'fastify-type-provider-zod';
 import { z } from 'zod';

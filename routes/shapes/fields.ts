@@ -1,5 +1,5 @@
-// The pieces that request and answer schemas are made of. Requests are strict: an unknown key is an error, and a string
-// that PostgreSQL could not store is refused here. Answers carry no checks: they are only written.
+// The building blocks of request and answer schemas. Requests are strict: an unknown key is an error, and a string that
+// PostgreSQL could not store is refused here. Answers have no checks, because they are only written.
 import { z } from 'zod';
 
 /** Text of 1 to `max` characters that PostgreSQL can store: no NUL, no lone surrogate. */
@@ -11,7 +11,7 @@ export function text(max: number): z.ZodString {
     .refine((value) => !value.includes('\0') && value.isWellFormed(), 'must not contain NUL or lone surrogates');
 }
 
-/** A UUID in canonical form: one spelling, so that no cache key can have two. */
+/** A UUID in canonical form. It has one spelling, so that no cache key has two. */
 export const id = z
   .string()
   .regex(/^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/, 'must be a UUID in lower case')
@@ -19,23 +19,23 @@ export const id = z
 
 export const idParams = z.strictObject({ id });
 
-/** An e-mail address of at most 254 characters (RFC 5321), in lower case: case never tells two users apart. */
+/** An e-mail address of at most 254 characters (RFC 5321), in lower case: two users never differ only in case. */
 export const email = z.email('must be an e-mail address').max(254).toLowerCase();
 
-/** NIST SP 800-63B: length is what counts; 200 bounds the work of hashing. */
+/** NIST SP 800-63B: only the length matters; the maximum of 200 bounds the work of hashing. */
 export const newPassword = text(200).min(12, 'must have at least 12 characters');
 
-/** A password to be checked, of any length that was ever allowed. */
+/** A password that is verified, of any length that was ever allowed. */
 export const givenPassword = text(200);
 
 export const slug = z
   .string()
   .max(63)
   .regex(/^[a-z0-9]+(?:-[a-z0-9]+)*$/, 'must be lower-case letters, digits and single dashes')
-  // Sign-in takes a slug or an id, and must never wonder which.
+  // Sign-in takes a slug or an id, so no slug may look like an id.
   .refine((value) => !id.safeParse(value).success, 'must not look like an id');
 
-/** An amount from 0 to 9,999,999,999.99 with at most two places, as text or as a number; parsed into text. */
+/** An amount from 0 to 9,999,999,999.99 with at most two decimal places, as text or as a number; parsed into text. */
 export const money = z
   .union([z.string(), z.number()])
   .transform((value) => (Object.is(value, -0) ? '-0' : String(value)))
@@ -43,7 +43,7 @@ export const money = z
     z.string().regex(/^\d{1,10}(?:\.\d{1,2})?$/, 'must be a decimal from 0 to 9999999999.99 with at most two places'),
   )
   .meta({
-    // The parsed form has no schema of its own. No multipleOf for the number: 19.99 is none of 0.01 in binary.
+    // The parsed form has no schema of its own. The number has no multipleOf: in binary, 19.99 is no multiple of 0.01.
     anyOf: [
       { type: 'string', pattern: String.raw`^\d{1,10}(\.\d{1,2})?$` },
       { type: 'number', minimum: 0, maximum: 9_999_999_999.99, description: 'At most two decimal places.' },
@@ -70,10 +70,10 @@ export const timestamp = z.string().meta({ format: 'date-time' });
 export const answerId = z.string().meta({ format: 'uuid' });
 
 /**
- * A PATCH body: every key optional, and at least one given.
+ * A PATCH body: every key is optional, and at least one must be given.
  *
- * @param shape what can be changed
- * @param beside what may come along and changes nothing by itself
+ * @param shape the fields that can be changed
+ * @param beside extra fields that are allowed and change nothing by themselves
  */
 // eslint-disable-next-line @typescript-eslint/explicit-module-boundary-types -- the type is what zod infers
 export function patchOf<Shape extends z.ZodRawShape, Beside extends z.ZodRawShape>(shape: Shape, beside: Beside) {

@@ -1,4 +1,4 @@
-// What all lists share: limit, cursor and sort in the query, `{ data, nextCursor }` in the answer.
+// The common parts of all lists: limit, cursor and sort in the query, `{ data, nextCursor }` in the answer.
 /* eslint @typescript-eslint/explicit-module-boundary-types: off -- the types are what zod infers; written out they would repeat the schemas */
 import { z } from 'zod';
 import type { Position } from '../../db/shared/keyset.js';
@@ -12,7 +12,7 @@ const limit = z
   .default(20)
   .meta({ description: 'Rows in a page: 1 to 100; 20 by default.' });
 
-/** The longest one is of a text of 200 characters, six bytes each where JSON escapes them: some 1,700. */
+/** The longest cursor holds a text of 200 characters, which JSON escapes to six bytes each: about 1,700. */
 const MAX_CURSOR = 2_000;
 
 const cursor = z
@@ -25,8 +25,8 @@ const cursor = z
 /**
  * The query of a list.
  *
- * @param sorts the columns it can be sorted by; `-` in front sorts descending. The default is `-createdAt`.
- * @param filters its filters by name
+ * @param sorts the columns that the list can be sorted by; a `-` in front sorts descending. The default is `-createdAt`
+ * @param filters the list's filters by name
  */
 export function listQuery<Name extends string, Filters extends z.ZodRawShape>(
   sorts: Readonly<Record<Name, unknown>>,
@@ -61,11 +61,10 @@ interface ListQuery {
 }
 
 /**
- * Reads one page: checks the cursor, asks for one row more than the page holds, and makes the next cursor where there is
- * one.
+ * Reads one page: checks the cursor, reads one row more than the page holds, and makes the next cursor if there is a next page.
  *
- * @param owner whose list it is: a tenant's id, or the operators
- * @throws AppError `invalid-cursor` where the cursor belongs to another owner, list, sort or filter
+ * @param owner the owner of the list: a tenant's id, or the operators
+ * @throws AppError `invalid-cursor` if the cursor belongs to another owner, list, sort or filter
  */
 export async function readPage<Row extends { id: string }, Query extends ListQuery>(
   cursors: Cursors,

@@ -40,7 +40,7 @@ export const TenantAnswer = z.object({
 
 const name = text(200);
 
-/** Checked by rules of its own (422), not by the request's (400): the setting is wrong, not the request. */
+/** Checked by its own rules (422), not by the request's schema (400): the setting is wrong, not the request. */
 const poolOptions = z.record(z.string(), z.unknown()).meta({
   description:
     'Whole numbers: max (1–100 connections), acquireTimeout (100–60,000 ms), timeout (100–600,000 ms), idleTimeoutMillis (100–3,600,000 ms). An option that is left out keeps its value; in a new tenant it gets the default. null restores the default.',
@@ -52,7 +52,7 @@ const limits = z.record(z.string(), z.unknown()).meta({
     'Whole numbers: requestsPerSecond (1–100,000), connections (1–400), statementTimeout (100–600,000 ms), users (1–1,000,000), products (1–100,000,000), storageBytes (1,048,576–2^50). A limit that is left out keeps its value; in a new tenant it gets the default. null restores the default.',
 });
 
-/** PostgreSQL counts bytes. */
+/** The maximum counts bytes, as PostgreSQL does. */
 const databaseName = text(63).refine((name) => Buffer.byteLength(name) <= 63, 'must be at most 63 bytes long');
 
 const adopt = z.strictObject({ clusterId: id, database: databaseName }).meta({

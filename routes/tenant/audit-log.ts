@@ -1,4 +1,5 @@
-// The audit as it is read: a tenant's by its admins, operators' acts on a tenant by operators. The newest row comes first.
+// Reading the audit: a tenant's admins read its rows, and operators read the operators' acts on a tenant. The newest row comes
+// first.
 import type { FastifyInstance } from 'fastify';
 import type { ZodTypeProvider } from 'fastify-type-provider-zod';
 import { z } from 'zod';
@@ -23,7 +24,7 @@ const AuditAnswer = z.object({
   details: z.record(z.string(), z.unknown()),
 });
 
-/** Bounded, because PostgreSQL reads no time of any length, nor one of the year 0. */
+/** Bounded, because PostgreSQL does not parse a time of any length, or a time of the year 0. */
 const time = z.iso
   .datetime('must be a time such as 2026-01-31T09:30:00.250Z')
   .max(30)

@@ -1,4 +1,4 @@
-// Roles of the caller's tenant: the built-in ones, and those that it makes for itself.
+// Roles of the caller's tenant: the built-in roles, and the tenant's own roles.
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 import type { ZodTypeProvider } from 'fastify-type-provider-zod';
 import { z } from 'zod';
@@ -20,7 +20,7 @@ const RoleAnswer = z.object({
   updatedAt: timestamp,
 });
 
-/** Users are given roles by name: no two may look alike. */
+/** Users get roles by name, so no two names may look alike. */
 const name = z
   .string()
   .max(50)

@@ -1,4 +1,4 @@
-// Users of the caller's tenant. Who is permitted manages them; everybody reads and changes itself.
+// Users of the caller's tenant. Callers with the permission manage them; every user reads and changes its own account.
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 import type { ZodTypeProvider } from 'fastify-type-provider-zod';
 import { z } from 'zod';
@@ -70,7 +70,7 @@ export async function userRoutes(fastify: FastifyInstance): Promise<void> {
     },
     async (request, reply) => {
       const { password, roles, ...fields } = request.body;
-      // Hashed before the transaction begins: a connection is not held while the processor works.
+      // Hashed before the transaction begins, so that no connection is held while the processor works.
       await app.engine.passwordBudgets.take(principalOf(request));
       const passwordHash = await app.engine.passwords.hash(password, request.tenantId);
       const user = { ...fields, passwordHash, roles };
@@ -116,7 +116,7 @@ export async function userRoutes(fastify: FastifyInstance): Promise<void> {
       if (!manages && (roles !== undefined || fields.active !== undefined)) {
         throw new AppError('forbidden', { detail: 'You need the permission "users:write" to change roles or active.' });
       }
-      // A stolen token must not be enough to take the account over for good.
+      // A stolen token must not be enough to take over the account permanently.
       const secures = id === request.userId && (password !== undefined || fields.email !== undefined);
       if (secures || password !== undefined) await app.engine.passwordBudgets.take(principalOf(request));
       const confirmedHash = secures ? await confirmOwnPassword(request, currentPassword) : undefined;
@@ -156,7 +156,7 @@ export async function userRoutes(fastify: FastifyInstance): Promise<void> {
         issues: [{ path: '/currentPassword', message: 'is needed to change your own e-mail address or password' }],
       });
     }
-    // Whoever holds a stolen token must not find the password faster here than at sign-in.
+    // With a stolen token, guessing the password must not be faster here than at sign-in.
     return app.engine.signIn.confirm(principalOf(request), currentPassword, request.auditOrigin);
   }
 }

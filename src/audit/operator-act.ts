@@ -1,5 +1,5 @@
-// The operator of an act, looked at where the act is decided. The request's own look may be old: the operator can be deactivated
-// or signed out while the act waits for a lock, for a hash or for a server.
+// Checks the operator of an act when the act is decided. The request's own check may be outdated: the operator can be deactivated
+// or signed out while the act waits for a lock, a hash or a server.
 import type { Kysely, Transaction } from 'kysely';
 import type { AuditOrigin } from '../../db/shared/audit-rows.js';
 import { insertAudit, type CentralAuditEntry } from '../../db/registry/registry-audit.js';
@@ -9,8 +9,8 @@ import { findSession, sessionsIn } from '../../db/shared/session-queries.js';
 import { AppError } from '../errors.js';
 
 /**
- * Audits an act in its transaction, and refuses it if its operator may not act any more. To be called last: what the
- * transaction waits for comes before it. From then to the end of the transaction no other transaction deactivates the operator.
+ * Audits an act in its transaction, and refuses it if its operator may not act any more. Call it last, after everything that the
+ * transaction waits for. From then until the transaction ends, no other transaction deactivates the operator.
  *
  * @throws AppError `unauthenticated`, which rolls the act back
  */
@@ -23,7 +23,7 @@ export async function auditAct(trx: Transaction<Registry>, entry: CentralAuditEn
 }
 
 /**
- * The same look before a step that is no transaction of the registry. A caller of another kind passes.
+ * The same check before a step that is no transaction of the registry. Callers that are not operators always pass.
  *
  * @throws AppError `unauthenticated`
  */

@@ -1,6 +1,5 @@
-// What is audited after the answer: refused sign-ins and the like. They wait in a bounded queue and are written a moment
-// later, so that they change neither how long an answer takes nor whether there is one. Acts that are writes have their row
-// in their own transaction instead (db/shared/audit-rows.ts says how).
+// Audits events after the answer, such as refused sign-ins. They wait in a bounded queue, so that they neither delay an answer
+// nor make it fail. Writes have their row in their own transaction instead (db/shared/audit-rows.ts explains this).
 import type { Kysely } from 'kysely';
 import { insertAudit, type AuditEntry } from '../../db/shared/audit-rows.js';
 import { insertAudit as insertCentralAudit, type CentralAuditEntry } from '../../db/registry/registry-audit.js';
@@ -9,46 +8,49 @@ import { within } from '../lib/deadline.js';
 import type { TenantDatabase } from '../../db/tenant/tenant-schema.js';
 
 export interface AuditTrail {
-  /** Writes a row into the tenant's database, soon. */
+  /** Writes a row into the tenant's database, shortly after the answer. */
   laterInTenant(tenantId: string, entry: AuditEntry): void;
   /**
-   * Writes a row where a sign-in to this tenant belongs, soon. Which tenant that is, is looked up when it is written.
+   * Writes a row about a sign-in to this tenant, shortly after the answer. The tenant is looked up when the row is written.
    *
-   * @param tenant slug or id, as it was sent
+   * @param tenant slug or id, as the client sent it
    */
   laterAtTenant(tenant: string, entry: AuditEntry): void;
-  /** Writes a row into the registry, soon. */
+  /** Writes a row into the registry, shortly after the answer. */
   laterInRegistry(entry: CentralAuditEntry): void;
-  /** Writes what waits, for at most a moment, and no more. Never rejects. */
+  /** Writes the waiting rows, within a time limit, and then stops. Never rejects. */
   close(): Promise<void>;
 }
 
-/** From the first row that waits to the writing of all of them (ms): long after the answer, and soon for a reader. */
+/** Time (ms) from the first waiting row until all rows are written: well after the answer, and soon for a reader. */
 const WRITE_AFTER = 200;
 
-/** Rows that may wait for one database: beyond them they are counted, and one row tells how many. */
+/** Rows that may wait for one database. Further rows are only counted, and one row states their number. */
 export const MAX_WAITING = 100;
 
-/** Rows of some 500 bytes that may wait for all databases together. */
+/** Rows of about 500 bytes that may wait for all databases together. */
 const MAX_WAITING_IN_ALL = 5_000;
 
-/** Databases that rows, or counts of dropped ones, may wait for. */
+/** Databases for which rows, or counts of dropped rows, may wait. */
 const MAX_PLACES = 1_000;
 
-/** Databases that are written to at once. One that hangs keeps its writer for as long as a statement may run. */
+/** Databases that are written at once. A database that hangs blocks its writer until the statement times out. */
 const WRITERS = 4;
 
-/** Longest wait (ms) for the writing when the process stops. */
+/** Longest wait (ms) for the writes when the process stops. */
 const CLOSE_DEADLINE = 2_000;
 
-/** What waits for one database; the key is the tenant's id, or REGISTRY, or AS_SENT and what was sent for a tenant. */
+/**
+ * The waiting rows of one database. The key is the tenant's id, or REGISTRY, or AS_SENT followed by the slug or id that the
+ * client sent.
+ */
 interface Waiting {
-  /** Each with the time of performance.now() at which it happened. */
+  /** Each entry has the time of performance.now() at which it happened. */
   readonly entries: { readonly entry: CentralAuditEntry; readonly happenedAt: number }[];
   dropped: number;
 }
 
-/** Whose rows they are, and whether that tenant's database takes them: otherwise the registry does. */
+/** The tenant of the rows, and whether its database is open. If it is not open, the registry stores the rows. */
 interface Destination {
   readonly tenantId: string | undefined;
   readonly open: boolean;
@@ -57,7 +59,7 @@ interface Destination {
 const REGISTRY = 'registry';
 const AS_SENT = 'as sent: ';
 
-/** @param deps.onError told of rows that could not be written, which are then gone */
+/** @param deps.onError called for rows that could not be written; these rows are lost */
 export function createAuditTrail(deps: {
   readonly registry: Kysely<Registry>;
   readonly tenantDb: (tenantId: string) => Kysely<TenantDatabase>;
@@ -149,7 +151,7 @@ export function createAuditTrail(deps: {
   };
 }
 
-/** Names of what is given, as the API calls them; never the values. */
+/** Names of the given fields, as the API calls them; never their values. */
 export function changedFields({ passwordHash, ...changes }: Readonly<Record<string, unknown>>): string[] {
   const names = Object.keys(changes).filter((name) => changes[name] !== undefined);
   return passwordHash === undefined ? names : [...names, 'password'];

@@ -1,26 +1,26 @@
-// The script that counts failed attempts in Redis, by the clock of Redis alone. The rules are those of attempts.ts.
+// The script that counts failed attempts in Redis, with the clock of Redis only. The rules are those of attempts.ts.
 import { script } from '../replicas/shared-store.js';
 import { FIRST_WAIT, LONGEST_WAIT, MOST_BEYOND } from './attempts.js';
 
 /**
- * What is done to the budgets:
+ * The effect on the budgets:
  *
  * - `take`, `failed`, `give-back` and `clear` as in `AttemptStore`;
- * - `merge` only brings what a replica knows.
+ * - `merge` only adds the counts that a replica knows.
  */
 export type AttemptAct = 'take' | 'failed' | 'give-back' | 'clear' | 'merge';
 
-/** Arguments of each key. */
+/** Arguments for each key. */
 export const KEY_ARGUMENTS = 4;
 
 /**
- * Keys: the budgets. Arguments: the act, `forget` (ms), then for each budget: free failures, failures that the replica knows of
- * ('' for none), how long ago (ms) the last of them was, and failures that Redis does not know of yet.
+ * Keys: the budgets. Arguments: the act, `forget` (ms), then for each budget: free failures, failures that the replica knows (''
+ * for none), time (ms) since the last of them, and failures that Redis has not counted yet.
  *
- * A budget is a hash: failures, when the last one was, whether an attempt was refused since.
+ * A budget is a hash: failures, the time of the last one, whether an attempt was refused since.
  *
- * Answer: the place of the budget that must wait (0: none), the wait (ms), 1 if it is the first refusal of this wait, then for
- * each budget: failures, how long ago (ms), 1 if an attempt was refused.
+ * Answer: the position of the budget that must wait (0: none), the wait (ms), 1 if it is the first refusal of this wait, then for
+ * each budget: failures, time (ms) since the last one, 1 if an attempt was refused.
  */
 export const COUNT_ATTEMPT = script(`
 local time = redis.call('TIME')

@@ -1,13 +1,13 @@
-// Where failed attempts are counted, and how long the next attempt must wait. This store counts in this process;
-// shared-attempts.ts counts for all replicas.
+// Counts failed attempts, and decides how long the next attempt must wait. This store counts in this process; shared-attempts.ts
+// counts for all replicas.
 import { LRUCache } from 'lru-cache';
 
-/** What attempts are counted on. */
+/** A budget of failed attempts: of an account, an address or a tenant. */
 export interface Budget {
   readonly on: 'account' | 'address' | 'tenant';
-  /** No two things have the same. */
+  /** Unique for each account, address or tenant. */
   readonly key: string;
-  /** Failures that cost no waiting. */
+  /** Failures without a wait. */
   readonly free: number;
 }
 
@@ -15,23 +15,23 @@ export interface Budget {
 export interface Wait {
   /** Time (ms) until the next one may be made. */
   readonly left: number;
-  /** What has failed too often. */
+  /** Which kind of budget has too many failures. */
   readonly on: Budget['on'];
-  /** Whether this is the first attempt that is refused because of it. */
+  /** Whether this is the first refusal of this wait. */
   readonly first: boolean;
 }
 
-/** Where attempts are counted: in this process, or in a place that several share. */
+/** A store of counted attempts: in this process, or shared by several. */
 export interface AttemptStore {
   /**
-   * Counts an attempt on each of the budgets, or on none where one of them must wait.
+   * Counts an attempt on every budget, or on no budget if one of them must wait.
    *
-   * @returns the longest wait, or undefined where the attempt was counted
+   * @returns the longest wait, or undefined if the attempt was counted
    */
   take(budgets: readonly Budget[]): Promise<Wait | undefined>;
-  /** A counted attempt has failed: the wait begins now, however long it took to tell. */
+  /** A counted attempt has failed: the wait begins now, however long the attempt took. */
   failed(budgets: readonly Budget[]): Promise<void>;
-  /** Takes a counted attempt back that was no failure. */
+  /** Removes a counted attempt that was no failure. */
   giveBack(budgets: readonly Budget[]): Promise<void>;
   /** Forgets every failure. */
   clear(budgets: readonly Budget[]): Promise<void>;
@@ -40,21 +40,21 @@ export interface AttemptStore {
 /** The first wait (ms); each further failure doubles it. */
 export const FIRST_WAIT = 1_000;
 
-/** The longest wait (ms): the most that hammering an account can cost its owner. */
+/** The longest wait (ms): the most that repeated failures can delay the owner of an account. */
 export const LONGEST_WAIT = 300_000;
 
-/** Failures beyond the free ones that are remembered: more would not make the wait longer, only the time until it is over. */
+/** Failures beyond the free ones that are counted. More would not make the wait longer, but would take longer to expire. */
 export const MOST_BEYOND = Math.ceil(Math.log2(LONGEST_WAIT / FIRST_WAIT));
 
-/** Keys counted at once, some 200 bytes each; the one that was asked for longest ago is forgotten first. */
+/** Keys that are counted at once, about 200 bytes each; the least recently used key is dropped first. */
 const MAX_KEYS = 100_000;
 
 export interface Count {
-  /** When the last attempt began, or was known to have failed; from then on failures are forgotten. */
+  /** Time of the last attempt, or of its known failure; failures expire from this time on. */
   readonly at: number;
-  /** At that time. */
+  /** The number at that time. */
   readonly failures: number;
-  /** Whether an attempt was refused since the last attempt that was counted. */
+  /** Whether an attempt was refused since the last counted attempt. */
   readonly refused: boolean;
 }
 
@@ -64,7 +64,7 @@ export class LocalAttempts implements AttemptStore {
 
   /**
    * @param forget as in the limits
-   * @param now the time in ms, of a clock that is never set
+   * @param now the time (ms) of a clock that is never adjusted
    */
   constructor(
     private readonly forget: number,
@@ -75,7 +75,7 @@ export class LocalAttempts implements AttemptStore {
     return Promise.resolve(this.takeNow(budgets, 1));
   }
 
-  /** @param replicas that share the free failures: each has its part, and at least one */
+  /** @param replicas number of replicas that share the free failures: each has an equal part, but at least one */
   takeNow(budgets: readonly Budget[], replicas: number): Wait | undefined {
     const time = this.now();
     const waits = budgets.map((budget) => ({ budget, left: this.#waitOf(budget, replicas, time) }));
@@ -112,20 +112,20 @@ export class LocalAttempts implements AttemptStore {
   #waitOf({ key, free }: Budget, replicas: number, time: number): number {
     const count = this.counts.get(key);
     if (!count) return 0;
-    // The first of several failures has been forgotten in part when the last one comes: it counts as a whole until it is gone.
+    // Rounded up: some of the first failure has expired when the last one comes, but it counts in full until it is gone.
     const beyond = Math.ceil(count.failures) - Math.max(1, Math.floor(free / replicas));
     if (beyond < 0) return 0;
     return Math.max(0, count.at + Math.min(FIRST_WAIT * 2 ** beyond, LONGEST_WAIT) - time);
   }
 
-  /** What is left of the failures, and `more`, as of now. */
+  /** Counts the failures that have not expired, plus `more`, as of now. */
   #count({ key, free }: Budget, time: number, more: number): void {
     const { at, failures, refused } = this.counts.get(key) ?? { at: time, failures: 0, refused: false };
     const left = Math.max(0, failures - ((time - at) * free) / this.forget);
     this.counts.set(key, {
       at: time,
       failures: Math.min(left + more, free + MOST_BEYOND),
-      // A wait that begins again because a failure is known late is still the same wait.
+      // If a wait begins again because a failure is known late, it is still the same wait.
       refused: more === 0 && refused,
     });
   }

@@ -1,5 +1,5 @@
-// The caller of a write that gives or takes rights, read inside the transaction of that write. The request's own copy of the
-// caller's rights may be old: they can be revoked while the request waits for its body, a hash or a connection.
+// The caller of a write that changes rights, read inside the transaction of that write. The request's own copy of the caller's
+// rights may be outdated: they can be revoked while the request waits for its body, a hash or a connection.
 import type { Transaction } from 'kysely';
 import { insertAudit, type AuditEntry } from '../../db/shared/audit-rows.js';
 import { findSession, sessionsIn } from '../../db/shared/session-queries.js';
@@ -8,7 +8,7 @@ import { findStanding, lockUsers } from '../../db/tenant/user-queries.js';
 import { AppError } from '../errors.js';
 import type { Caller, Permission } from './permissions.js';
 
-/** Who asks for a write. */
+/** The user and the session that ask for a write. */
 export interface Actor {
   readonly userId: string;
   readonly sessionId: string;
@@ -17,15 +17,15 @@ export interface Actor {
 }
 
 /**
- * Locks the caller and the target, in this order of locks: `lockAdmins` first, then these users in one statement, roles last.
- * Until the transaction ends no other transaction deactivates, demotes or removes either of them.
+ * Locks the caller and the target. The order of locks is: `lockAdmins` first, then these users in one statement, roles last.
+ * Until the transaction ends, no other transaction deactivates, demotes or removes the caller or the target.
  *
- * @param targetId the user that the write changes, if it changes one that exists
- * @param lockRoles locks the roles that the write needs: the caller is read after that wait, because a role of its own can permit
- * less meanwhile
- * @returns the caller with its permissions of now, and whether the target exists
+ * @param targetId the existing user that the write changes, if there is one
+ * @param lockRoles locks the roles that the write needs. The caller is read after that wait, because one of the caller's roles
+ *   can lose permissions meanwhile
+ * @returns the caller with its current permissions, and whether the target exists
  * @throws AppError `unauthenticated` if the caller is gone or not active, or its session has ended; `wrong-password` if the
- * caller's password has changed since it was confirmed
+ *   caller's password has changed since it was confirmed
  */
 export async function lockCaller(
   trx: Transaction<TenantDatabase>,
@@ -35,20 +35,20 @@ export async function lockCaller(
 ): Promise<{ caller: Caller; targetExists: boolean }> {
   const locked = await lockUsers(trx, [userId, targetId]);
   await lockRoles?.();
-  // What is read after the lock is new: each statement sees what was committed before it began.
+  // Reads after the lock see the newest data: each statement sees every commit before its start.
   const standing = await findStanding(trx, userId);
   if (!standing?.active) {
     throw new AppError('unauthenticated', { detail: 'The account of this access token is not active.' });
   }
-  // Before the session: a reset of the password ends the session too, and the client must learn of the reset.
+  // Before the session: a password reset ends the session too, and the client must learn of the reset.
   if (confirmedHash !== undefined && locked.get(userId) !== confirmedHash) throw new AppError('wrong-password');
   await refuseEnded(trx, { userId, sessionId });
   return { caller: { userId, permissions: standing.permissions }, targetExists: locked.has(targetId) };
 }
 
 /**
- * Audits a write in its transaction, and refuses it if the caller's session has ended since `lockCaller`. To be called last: what
- * the transaction waits for comes before it. A sign-out does not lock the user, so that it never waits for a write.
+ * Audits a write in its transaction, and refuses the write if the caller's session has ended since `lockCaller`. Call it last,
+ * after everything that the transaction waits for. A sign-out does not lock the user, so that a sign-out never waits for a write.
  *
  * @throws AppError `unauthenticated`, which rolls the write back
  */
@@ -57,7 +57,7 @@ export async function auditWrite(trx: Transaction<TenantDatabase>, actor: Actor,
   await insertAudit(trx, entry);
 }
 
-/** @throws AppError `forbidden` naming the permission that the caller does not hold */
+/** @throws AppError `forbidden`, which names the permission that the caller does not hold */
 export function refuseWithout({ permissions }: Caller, needed: Permission): void {
   if (!permissions.includes(needed)) {
     throw new AppError('forbidden', { detail: `You need the permission "${needed}".` });

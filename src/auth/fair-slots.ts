@@ -1,8 +1,9 @@
-// Slots shared fairly by payers: so much work runs at once, and payers take turns, so that a payer's flood delays its own work.
+// Shares slots fairly between payers: a bounded number of tasks runs at once, and payers take turns. A payer with many tasks
+// delays only its own tasks.
 import { AppError } from '../errors.js';
 import { LinkedQueue, Queued } from '../lib/linked-queue.js';
 
-// States of one piece of work, and what moves it:
+// States of one task, and its transitions:
 //
 //   new      → running   a slot is free (then no work waits)
 //   new      → waiting   all slots are taken, and neither bound is reached
@@ -59,14 +60,14 @@ export class FairSlots {
     private readonly patience: number,
   ) {}
 
-  /** @throws AppError `unavailable` if a bound is reached or the wait was too long, and whatever the task throws */
+  /** @throws AppError `unavailable` if a bound is reached or the wait was too long, and every error of the task */
   async run<T>(payer: string, task: () => Promise<T>): Promise<T> {
     if (this.#running < this.size) this.#running += 1;
     else await this.#turn(payer);
     try {
       return await task();
     } finally {
-      // The slot is handed over, not freed, so that new work cannot overtake work that waits.
+      // The slot is handed over, not freed, so that a new task cannot overtake a waiting task.
       const next = this.#next();
       if (next) next.enter();
       else this.#running -= 1;
@@ -78,7 +79,7 @@ export class FairSlots {
     if (line.waiters.size >= this.bounds.perPayer) return Promise.reject(refusal());
     if (this.#waiting >= this.bounds.total) {
       const longest = this.#longest();
-      // Counted with the new work: otherwise it would take the place of work that has waited longer, and help no payer.
+      // The new task is counted too. Otherwise it would replace a task that has waited longer, and help no payer.
       if (!longest || longest.waiters.size <= line.waiters.size + 1) return Promise.reject(refusal());
       const newest = longest.waiters.last;
       if (newest) this.#leave(longest, newest).refuse();
@@ -98,7 +99,7 @@ export class FairSlots {
     });
   }
 
-  /** The waiting work whose turn it is. */
+  /** Removes and returns the waiting task that has the next turn. */
   #next(): Waiter | undefined {
     const line = this.#ring.first;
     const waiter = line?.waiters.first;
@@ -118,7 +119,7 @@ export class FairSlots {
     return waiter;
   }
 
-  /** Looks at every payer that waits: no more than the total, and only while the total is reached. */
+  /** Checks every waiting payer: at most as many as the total, and only when the total is reached. */
   #longest(): Line | undefined {
     let longest: Line | undefined;
     for (const line of this.#ring) if (line.waiters.size > (longest?.waiters.size ?? 0)) longest = line;

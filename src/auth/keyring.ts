@@ -1,5 +1,5 @@
-// The keys that access tokens are signed and verified with: how they are written, which one signs, and what of them is
-// published. docs/guide/keys.md says how they are made and changed.
+// The keys that sign and verify access tokens: their format, the signing key, and the published key set. docs/guide/keys.md
+// explains how keys are made and changed.
 import {
   createPrivateKey,
   createPublicKey,
@@ -10,20 +10,20 @@ import {
   type KeyObject,
 } from 'node:crypto';
 
-/** Of RFC 7518 and RFC 8037: Ed25519, ECDSA over P-256, and an HMAC that whoever verifies could sign with as well. */
+/** From RFC 7518 and RFC 8037: Ed25519, ECDSA over P-256, and an HMAC. With the HMAC every verifier could also sign. */
 export type TokenAlgorithm = 'EdDSA' | 'ES256' | 'HS256';
 
-/** One key. Both halves are opaque to logs and JSON; a secret is both halves at once. */
+/** One key. Logs and JSON show neither half. A secret is used as both halves. */
 export interface TokenKey {
-  /** Stands in the header of every token that it signs. */
+  /** In the header of every token that the key signs. */
   readonly kid: string;
   readonly alg: TokenAlgorithm;
-  /** Undefined for a public key: it only verifies. */
+  /** Undefined for a public key, which can only verify. */
   readonly signs: KeyObject | undefined;
   readonly verifies: KeyObject;
 }
 
-/** A public key as RFC 7517 writes it. */
+/** A public key in the format of RFC 7517. */
 export interface PublicJwk {
   readonly kty: string;
   readonly crv: string;
@@ -34,18 +34,18 @@ export interface PublicJwk {
   readonly use: 'sig';
 }
 
-/** `kid:base64` or `kid:HS256:base64`; a comma cannot stand in it. */
+/** `kid:base64` or `kid:HS256:base64`; neither can contain a comma. */
 const WRITTEN_KEY = /^([\w-]{1,32}):(HS256:)?([A-Za-z0-9+/]+={0,2})$/;
 
-/** Bytes of an HMAC's secret, at least: those of its hash (RFC 7518, section 3.2). */
+/** Minimum bytes of an HMAC secret: the length of its hash (RFC 7518, section 3.2). */
 const MIN_SECRET = 32;
 
 /**
- * Keys in the form of JWT_KEYS, `kid:base64,kid:base64`. What stands behind an id is a key of Ed25519 or P-256 in DER, which
- * says itself what it is: PKCS#8 or SEC 1 (private), or SPKI (public). A bare secret does not say it, and is written
+ * Parses keys in the form of JWT_KEYS, `kid:base64,kid:base64`. After the id comes a key of Ed25519 or P-256 in DER, which
+ * contains its own type: PKCS#8 or SEC 1 (private), or SPKI (public). A bare secret has no type, and is written
  * `kid:HS256:base64`.
  *
- * @throws Error (or a zod issue, inside a schema) where a key is of no such kind, or an id repeats
+ * @throws Error (or adds a zod issue, inside a schema) if a key is of another kind, or an id repeats
  */
 export function parseTokenKeys(text: string, ctx?: { addIssue(message: string): void }): readonly TokenKey[] {
   const entries = text.split(',');
@@ -59,24 +59,24 @@ export function parseTokenKeys(text: string, ctx?: { addIssue(message: string): 
   return keys;
 }
 
-/** JWT_SECRET as a key: every process that has the secret gives it the same id. */
+/** JWT_SECRET as a key. Its id is derived from the secret, so all processes with the secret use the same id. */
 export function keyOfSecret(secret: string): TokenKey {
   const id = Buffer.from(hkdfSync('sha256', secret, '', 'tenantry kid of JWT_SECRET v1', 9));
   return secretKey(`secret-${id.toString('base64url')}`, Buffer.from(secret));
 }
 
-/** The key that signs: the first that can. */
+/** The key that signs: the first key that can sign. */
 export function signingKey(keys: readonly TokenKey[]): TokenKey | undefined {
   return keys.find(({ signs }) => signs !== undefined);
 }
 
-/** A fresh Ed25519 key, in the form of JWT_KEYS. */
+/** A new Ed25519 key, in the form of JWT_KEYS. */
 export function makeTokenKey(kid: string): string {
   const { privateKey } = generateKeyPairSync('ed25519');
   return `${kid}:${privateKey.export({ type: 'pkcs8', format: 'der' }).toString('base64')}`;
 }
 
-/** The JWK Set (RFC 7517, RFC 8037) of a keyring: public keys only, so neither a private key nor a secret. */
+/** The JWK Set (RFC 7517, RFC 8037) of a keyring. It contains only public keys, so no private key and no secret. */
 export function publicKeySet(keys: readonly TokenKey[]): { keys: PublicJwk[] } {
   return {
     keys: keys
@@ -97,11 +97,11 @@ function parseKey(entry: string): TokenKey | undefined {
     const alg = pair && algorithmOf(pair.verifies);
     return alg && { kid, alg, ...pair };
   }
-  // A key is no secret: whoever knows the public half could sign.
+  // A DER or PEM key must not be used as a secret: everyone who knows the public half could sign.
   return pair || isPem(bytes.toString('latin1')) || bytes.length < MIN_SECRET ? undefined : secretKey(kid, bytes);
 }
 
-/** Whether a text is a key in PEM, or has one in it. */
+/** Whether a text is or contains a key in PEM. */
 export function isPem(text: string): boolean {
   return text.includes('-----BEGIN ');
 }
@@ -112,7 +112,7 @@ function secretKey(kid: string, bytes: Buffer): TokenKey {
 }
 
 function readDer(key: Buffer): Pick<TokenKey, 'signs' | 'verifies'> | undefined {
-  // OpenSSL writes keys on a curve by SEC 1, when it is asked for DER and not for PKCS#8.
+  // OpenSSL writes elliptic-curve keys in SEC 1 if DER is requested without PKCS#8.
   const signs =
     attempt(() => createPrivateKey({ key, format: 'der', type: 'pkcs8' })) ??
     attempt(() => createPrivateKey({ key, format: 'der', type: 'sec1' }));
@@ -132,6 +132,6 @@ function attempt(read: () => KeyObject): KeyObject | undefined {
 
 function algorithmOf({ asymmetricKeyType, asymmetricKeyDetails }: KeyObject): TokenAlgorithm | undefined {
   if (asymmetricKeyType === 'ed25519') return 'EdDSA';
-  // The one curve of ES256; the library would take secp256k1 for it, too.
+  // ES256 allows only this curve; the library would accept secp256k1 too.
   return asymmetricKeyType === 'ec' && asymmetricKeyDetails?.namedCurve === 'prime256v1' ? 'ES256' : undefined;
 }

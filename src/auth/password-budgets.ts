@@ -1,5 +1,5 @@
-// How many requests that hash a password an account, and a tenant, may make, on all replicas together: two token buckets.
-// Signing in has limits of its own (throttle.ts).
+// Limits the requests that hash a password, for each account and each tenant, on all replicas together: two token buckets.
+// Sign-in has its own limits (throttle.ts).
 import { AppError } from '../errors.js';
 import type { Counts, Limiter } from '../replicas/counts.js';
 import { payerOf } from './passwords.js';
@@ -8,10 +8,10 @@ import type { Principal } from './tokens.js';
 /** Time (ms) in which an empty bucket is full again. */
 export const REFILL = 30_000;
 
-/** Buckets kept of each kind. */
+/** Buckets of each kind that are kept. */
 const MAX_KEPT = 20_000;
 
-/** Requests at once, and in each `REFILL`. All operators together are counted as one tenant. */
+/** Requests allowed at once, and in each `REFILL`. All operators together count as one tenant. */
 export interface PasswordBudgetLimits {
   readonly account: number;
   readonly tenant: number;
@@ -30,9 +30,10 @@ export class PasswordBudgets {
   }
 
   /**
-   * Takes one request of the caller's, or nothing if either bucket is empty: an account that is refused costs its tenant nothing.
+   * Takes one request from both of the caller's buckets, or none if either is empty. So a refused account costs its tenant
+   * nothing.
    *
-   * @throws AppError `rate-limited` with the seconds until both buckets have one
+   * @throws AppError `rate-limited` with the seconds until both buckets have a request
    */
   async take(principal: Principal): Promise<void> {
     const tenant = payerOf(principal);

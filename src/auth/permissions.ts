@@ -1,7 +1,7 @@
-// The permissions that exist, and what whoever holds some of them may hand on. Roles group them, in each tenant's database.
+// The permissions, and the rules for granting them. Roles group permissions in each tenant's database.
 import { AppError } from '../errors.js';
 
-/** What can be done with each resource. A route that needs more than there is adds a line here. */
+/** The actions of each resource. For a new permission, add it here. */
 const actions = {
   users: ['read', 'write'],
   products: ['read', 'write'],
@@ -21,8 +21,8 @@ export const permissions = Object.entries(actions).flatMap(([name, can]) =>
 ) as readonly Permission[];
 
 /**
- * Who changes users or roles, as the transaction of the change sees it. Permissions are text as the tenant's database holds it: a newer build that runs beside
- * this one may know more of them, and what both sides of a comparison do not know must still be equal.
+ * The caller of a change to users or roles, as the transaction of the change sees it. Permissions are the text in the tenant's
+ * database. A newer build on another replica may know more permissions, and unknown permissions must still compare as equal.
  */
 export interface Caller {
   readonly userId: string;
@@ -30,20 +30,21 @@ export interface Caller {
 }
 
 /**
- * Nobody gives away what it does not hold.
+ * A caller cannot grant a permission that it does not hold.
  *
- * @param given what somebody would hold by this
- * @throws AppError `forbidden` naming what the caller does not hold
+ * @param given the permissions that the change would grant
+ * @throws AppError `forbidden`, which names the permissions that the caller does not hold
  */
 export function refuseToGive(caller: Caller, given: readonly string[]): void {
   refuseBeyond(caller, given, 'You cannot grant permissions that you do not hold');
 }
 
 /**
- * Nobody changes who or what holds more: with the password of an admin, say, it would soon hold that too.
+ * A caller cannot change a user or role that holds more than the caller. Otherwise it could, for example, set an admin's password
+ * and then act as the admin.
  *
- * @param held what the user or role holds that is to be changed or removed
- * @throws AppError `forbidden` naming what the caller does not hold
+ * @param held the permissions of the user or role that is to be changed or removed
+ * @throws AppError `forbidden`, which names the permissions that the caller does not hold
  */
 export function refuseToTouch(caller: Caller, held: readonly string[]): void {
   refuseBeyond(caller, held, 'You cannot change or remove a user or role with permissions that you do not hold');

@@ -1,22 +1,25 @@
-// Refresh tokens: opaque to whoever holds one, 256 random bits that only their holder has. A token says whose session it
-// belongs to, so that no table of tokens is needed; what makes it work is that the session holds its hash.
+// Refresh tokens: 256 random bits that only the client has, in a format that is opaque to the client. A token names the owner of
+// its session, so no table of tokens is needed. The session stores the hash of the valid token.
 import { createHash, createHmac, hkdfSync, randomBytes, timingSafeEqual } from 'node:crypto';
 import { parse, stringify } from 'uuid';
 
-/** Whose session: a user's in its tenant's database, or an operator's in the registry. */
+/** The owner of a session: a user (in its tenant's database) or an operator (in the registry). */
 export type SessionOwner = { readonly kind: 'user'; readonly tenantId: string } | { readonly kind: 'operator' };
 
 export interface RefreshToken {
   readonly owner: SessionOwner;
   readonly sessionId: string;
   readonly secret: Buffer;
-  /** Whether one of the keys signed it: if it does not work any more, it was used before and is no guess, however old it is. */
+  /**
+   * Whether one of the keys signed the token. Such a token is no guess: if it does not work any more, it was used before, however
+   * old it is.
+   */
   readonly genuine: boolean;
 }
 
 export interface RefreshTokens {
   write(owner: SessionOwner, sessionId: string, secret: Buffer): string;
-  /** Undefined for what no refresh token looks like. */
+  /** Undefined if the text does not have the form of a refresh token. */
   read(text: string): RefreshToken | undefined;
 }
 
@@ -29,7 +32,7 @@ const SECRET_BYTES = 32;
 const MAC_BYTES = 16;
 const BODY_BYTES = 1 + ID_BYTES + ID_BYTES + SECRET_BYTES;
 
-/** @param keys the first signs, all are tried: tokens outlive a change of keys */
+/** @param keys the first key signs, and all keys verify: tokens outlive a change of keys */
 export function createRefreshTokens(keys: readonly Buffer[]): RefreshTokens {
   const macKeys = keys.map((key) => Buffer.from(hkdfSync('sha256', key, '', 'tenantry refresh tokens v1', 32)));
   const macOf = (key: Buffer, body: Buffer): Buffer =>
@@ -45,7 +48,7 @@ export function createRefreshTokens(keys: readonly Buffer[]): RefreshTokens {
 
     read(text) {
       const bytes = Buffer.from(text, 'base64url');
-      // Buffer skips what is not base64url: one token could otherwise be spelt in many ways.
+      // Buffer skips characters that are not base64url. Without this check one token could be written in many ways.
       if (bytes.length !== BODY_BYTES + MAC_BYTES || bytes.toString('base64url') !== text) return undefined;
       const kind = KINDS[bytes[0] ?? -1];
       if (!kind) return undefined;
@@ -60,7 +63,7 @@ export function createRefreshTokens(keys: readonly Buffer[]): RefreshTokens {
           genuine: macKeys.some((key) => timingSafeEqual(macOf(key, body), mac)),
         };
       } catch {
-        // What stands in an id's place is no UUID.
+        // The bytes of an id are not a UUID.
         return undefined;
       }
     },
@@ -71,14 +74,15 @@ export function newSecret(): Buffer {
   return randomBytes(SECRET_BYTES);
 }
 
-/** What is stored of a secret. Of 256 random bits a plain hash tells nothing. */
+/** The stored hash of a secret. A plain hash is enough, because the secret has 256 random bits. */
 export function hashOf(secret: Buffer): string {
   return createHash('sha256').update(secret).digest('base64url');
 }
 
 /**
- * The secret that follows, the same for everybody who presents the same one: requests in parallel, or one whose answer was
- * lost, get one successor and not one each. Without `step`, which the session holds, the old secret does not lead to it.
+ * The secret that follows. It is the same for every request with the same old secret: parallel requests, and a request whose
+ * answer was lost, get the same successor. The old secret alone does not reveal the successor: this needs `step`, which the
+ * session stores.
  *
  * @param step 256 random bits, base64url
  */

@@ -1,5 +1,5 @@
-// Changes to roles that a rule watches over: built-in ones stay as they are, one that is held stays, and nobody makes or
-// changes a role that holds more than itself. The caller's rights are those of the moment of the change.
+// Changes to roles, with their rules. Built-in roles cannot be changed, and roles that users hold cannot be removed. No caller
+// makes or changes a role with more permissions than it holds. The caller's rights are read in the transaction of the change.
 import type { Kysely, Transaction } from 'kysely';
 import type { AuditOrigin } from '../../db/shared/audit-rows.js';
 import { violatedUniqueConstraint } from '../../db/driver/database-fault.js';
@@ -22,7 +22,7 @@ import { refuseToGive, refuseToTouch, type Caller, type Permission } from './per
 /**
  * Adds a role and returns its id.
  *
- * @throws AppError `unauthenticated`, `forbidden` naming what the caller does not hold, `role-taken`
+ * @throws AppError `unauthenticated`, `forbidden` (names the permissions that the caller does not hold), `role-taken`
  */
 export async function addRole(
   db: Kysely<TenantDatabase>,
@@ -44,9 +44,10 @@ export async function addRole(
 }
 
 /**
- * Changes what is given, in one transaction. Returns whether the role exists.
+ * Changes the given fields in one transaction. Returns whether the role exists.
  *
- * @throws AppError `unauthenticated`, `built-in-role`, `forbidden` naming what the caller does not hold, `role-taken`
+ * @throws AppError `unauthenticated`, `built-in-role`, `forbidden` (names the permissions that the caller does not hold),
+ *   `role-taken`
  */
 export async function changeRole(
   db: Kysely<TenantDatabase>,
@@ -73,9 +74,10 @@ export async function changeRole(
 }
 
 /**
- * Removes a role that nobody holds. Returns whether it existed.
+ * Removes a role that no user holds. Returns whether it existed.
  *
- * @throws AppError `unauthenticated`, `built-in-role`, `role-in-use`, `forbidden` naming what the caller does not hold
+ * @throws AppError `unauthenticated`, `built-in-role`, `role-in-use`, `forbidden` (names the permissions that the caller does not
+ *   hold)
  */
 export async function removeRole(
   db: Kysely<TenantDatabase>,
@@ -86,7 +88,7 @@ export async function removeRole(
   return db.transaction().execute(async (trx) => {
     const caller = await lockEditor(trx, actor, id);
     if (!(await mayChange(trx, id, caller))) return false;
-    // Taken away silently it could leave somebody without any role.
+    // Removing a role from its users silently could leave a user without any role.
     const holders = await countHolders(trx, id);
     if (holders > 0)
       throw new AppError('role-in-use', {
@@ -101,14 +103,14 @@ export async function removeRole(
 /** @param roleId the role that is to be changed or removed */
 async function lockEditor(trx: Transaction<TenantDatabase>, actor: Actor, roleId?: string): Promise<Caller> {
   const { caller } = await lockCaller(trx, actor, undefined, async () => {
-    // The role `admin` is locked before users elsewhere: locking a built-in role here, after the caller, could deadlock.
+    // Other code locks the role `admin` before users. Locking a built-in role here, after the caller, could deadlock.
     if (roleId !== undefined && !(await findRole(trx, roleId))?.builtIn) await lockRole(trx, roleId);
   });
   refuseWithout(caller, 'roles:write');
   return caller;
 }
 
-/** Whether a role exists, which is locked; refuses one that the caller may not change. */
+/** Whether the locked role exists. Refuses a role that the caller may not change. */
 async function mayChange(trx: Transaction<TenantDatabase>, id: string, caller: Caller): Promise<boolean> {
   const role = await findRole(trx, id);
   if (!role) return false;

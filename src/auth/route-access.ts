@@ -1,12 +1,12 @@
-// Who may call a route. Each route declares it in its own options (`config`); the hooks that enforce it, the documentation
-// and the isolation test all read it from there.
+// Declares who may call a route. Each route declares its access in its own options (`config`). The hooks that enforce it, the
+// documentation and the isolation test read it there.
 import type { Permission } from './permissions.js';
 
 /**
- * - `public`: anybody.
+ * - `public`: every client.
  * - `tenant`: a user, inside the tenant that the token names.
  * - `operator`: an operator.
- * - `platform`: an operator, or a user as far as its own tenant is concerned; the handler looks at `request.principal`.
+ * - `platform`: an operator, or a user for its own tenant; the handler checks `request.principal`.
  */
 export type Scope = 'public' | 'tenant' | 'operator' | 'platform';
 
@@ -15,15 +15,15 @@ export type RouteAccess =
   | {
       readonly scope: 'tenant' | 'platform';
       /**
-       * What a user must hold; operators hold none and need none. `self`: nothing, because the route is about the caller's
-       * own account.
+       * The permission that a user must hold; operators hold no permissions and need none. `self`: no permission, because the
+       * route is about the caller's own account.
        */
       readonly permission: Permission | 'self';
-      /** Open without the permission too, where the user that the path names in `:id` is the caller. */
+      /** Also open without the permission if the path's `:id` is the caller's own user id. */
       readonly orSelf?: true;
     };
 
-/** A route as it was registered, for whoever derives something from all of them. */
+/** A registered route, for code that derives something from all routes. */
 export interface RouteEntry {
   readonly method: string;
   /** With its prefix and parameters: `/products/:id`. */

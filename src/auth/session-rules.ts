@@ -1,5 +1,5 @@
-// Sessions: begun by a sign-in, kept alive by refreshes, ended by whoever may. A refresh token works once; one that is used
-// again ends its session, since two hold it. Whether a session lives is known in the process until a change is told.
+// Sessions begin with a sign-in, are extended by refreshes, and can be ended. A refresh token works once. If a token is used
+// again, two clients hold it, so its session ends. Sessions are cached; a notification invalidates them on every replica.
 import { insertAudit, type AuditOrigin } from '../../db/shared/audit-rows.js';
 import type { TenantRecord } from '../../db/registry/tenant-queries.js';
 import { newId } from '../../db/shared/ids.js';
@@ -25,19 +25,19 @@ import { admitted } from '../connections/tenant-pools.js';
 import { hashOf, newSecret, successorOf, type RefreshTokens, type SessionOwner } from './refresh-tokens.js';
 import type { Principal } from './tokens.js';
 
-/** Who signs in. */
+/** The account that signs in. */
 export type Account =
   | { readonly kind: 'user'; readonly tenantId: string; readonly userId: string }
   | { readonly kind: 'operator'; readonly operatorId: string };
 
-/** What an account has proved itself with, as it was read before the password was verified. */
+/** The credentials that an account has proved, as they were read before the password was verified. */
 export interface Proof {
   readonly passwordHash: string;
-  /** Of the tenant's row: the session does not count if the tenant is signed out meanwhile. Null for an operator. */
+  /** From the tenant's row: the session does not count if the tenant is signed out meanwhile. Null for an operator. */
   readonly generation: number | null;
 }
 
-/** What a client is given. */
+/** The result of a sign-in or a refresh for the client. */
 export interface Grant {
   readonly principal: Principal;
   readonly refreshToken: string;
@@ -45,34 +45,34 @@ export interface Grant {
 
 export interface Sessions {
   /**
-   * Begins a session for an account that has proved who it is, which is audited as its sign-in.
+   * Begins a session for an account whose password was verified. Audited as its sign-in.
    *
-   * @returns undefined where the account has another password by now, or is no longer active
+   * @returns undefined if the account's password has changed meanwhile, or the account is no longer active
    * @throws DatabaseFault
    */
   begin(account: Account, proof: Proof, origin: Omit<AuditOrigin, 'actor'>): Promise<Grant | undefined>;
   /**
-   * The next refresh token for the one that is presented.
+   * Exchanges a refresh token for the next one.
    *
-   * @throws AppError `invalid-refresh-token` for every token that does not work, whatever the reason
+   * @throws AppError `invalid-refresh-token` for every token that does not work, for any reason
    */
   refresh(refreshToken: string, origin: AuditOrigin): Promise<Grant>;
-  /** Whether the session lives, where that is known without waiting. */
+  /** Whether the session lives; undefined if this is not known without waiting. */
   peek(principal: Principal): boolean | undefined;
   /**
    * Whether the session lives.
    *
-   * @param held a connection that the caller already holds: the session is read there, and not remembered
-   * @throws DatabaseFault; AppError where its tenant is not served any more
+   * @param held a connection that the caller already holds: the session is read there, and not cached
+   * @throws DatabaseFault; AppError if its tenant is no longer served
    */
   lives(principal: Principal, held?: SessionsDatabase): Promise<boolean>;
-  /** The caller's live sessions, the one used last first. */
+  /** The caller's live sessions, the most recently used first. */
   list(principal: Principal): Promise<Session[]>;
-  /** Ends one of the caller's sessions, on every replica before it returns. Returns whether there was one. */
+  /** Ends one of the caller's sessions, on every replica before it returns. Returns whether the session existed. */
   end(principal: Principal, sessionId: string, origin: AuditOrigin, db?: SessionsDatabase): Promise<boolean>;
   /** Ends all of the caller's sessions, on every replica before it returns. */
   endAll(principal: Principal, origin: AuditOrigin, db?: SessionsDatabase): Promise<void>;
-  /** Tells every replica of sessions that were ended in a transaction of somebody else's. */
+  /** Notifies every replica of sessions that another module ended in its own transaction. */
   ended(owner: SessionOwner, sessionIds: readonly string[]): Promise<void>;
 }
 
@@ -80,30 +80,30 @@ export interface SessionsDeps {
   readonly tokens: RefreshTokens;
   readonly events: Events;
   readonly lifetimes: SessionLifetimes;
-  /** Where the sessions of a tenant's users, or of operators, are. */
+  /** The database that holds the sessions of a tenant's users, or of operators. */
   readonly database: (owner: SessionOwner) => SessionsDatabase;
   readonly directory: Pick<TenantDirectory, 'peek' | 'find'>;
-  /** Reads what the process does not know: by default in the database. `age` says how long ago (ms) it was read there. */
+  /** Loads a session that is not cached; default: from the database. `age` is the time (ms) since it was read there. */
   readonly load?: (owner: SessionOwner, sessionId: string) => Promise<LoadedSession | undefined>;
-  /** A refresh token was used again: its session is ended, and somebody should know. */
+  /** Called when a refresh token was used again, after its session ended, so that it can be logged. */
   readonly onReuse: (account: Account, sessionId: string) => void;
 }
 
-/** Sessions that are remembered: some 300 bytes each. */
+/** Cached sessions: about 300 bytes each. */
 const MAX_REMEMBERED = 50_000;
 
-/** Live sessions of one account; the one that was not used for longest goes. */
+/** Live sessions of one account; beyond this the least recently used session ends. */
 const MAX_PER_ACCOUNT = 100;
 
 type LoadedSession = SessionState & { readonly age?: number };
 
-/** A session as every request looks at it, with the time of performance.now() until which it lives if nothing extends it. */
+/** A cached session. `until` is the time of performance.now() at which it expires if it is not extended. */
 type Known = Omit<LoadedSession, 'remaining'> & { readonly until: number };
 
 export function createSessions(deps: SessionsDeps): Sessions {
   const { tokens, events, lifetimes, database, directory } = deps;
   const load: NonNullable<typeof deps.load> = deps.load ?? ((owner, id) => findSession(database(owner), id));
-  // Never stale: where the database does not answer, its requests could not be served anyway.
+  // Never stale: if the database does not answer, requests of its users could not be served anyway.
   const known = new FreshCache<Known>({
     max: MAX_REMEMBERED,
     freshFor: () => believedFor(events),
@@ -135,7 +135,7 @@ export function createSessions(deps: SessionsDeps): Sessions {
     return remembered && isOver(remembered) ? known.reload(key) : remembered;
   }
 
-  /** Whether a session that began so counts. */
+  /** Whether a session with this beginning counts. */
   async function counts(owner: SessionOwner, beginning: SessionBeginning): Promise<boolean> {
     return owner.kind === 'operator' || admits(await directory.find(owner.tenantId), beginning);
   }
@@ -180,9 +180,9 @@ export function createSessions(deps: SessionsDeps): Sessions {
       if (rotated) return grant(rotated, step);
       const rotation = await findRotation(db, sessionId, presented);
       if (!rotation) throw invalid();
-      // Its successor was never presented: the answer that carried it was lost, or requests run in parallel.
+      // The successor was never presented: its answer was lost, or requests ran in parallel.
       if (rotation.step !== null) return grant(rotation, rotation.step);
-      // Anybody can make up a token that names a session; only one that was given out here tells that two hold it.
+      // Every client can make up a token that names a session. Only a token that was issued here proves that two clients hold it.
       const { accountId } = rotation;
       const givenOut = token.genuine || rotation.replaced;
       const found = (trx: SessionsDatabase): Promise<void> =>
@@ -203,7 +203,7 @@ export function createSessions(deps: SessionsDeps): Sessions {
       const session = known.peek(keyOf(tenantOf(principal), principal.sessionId));
       if (!session) return undefined;
       if (session.accountId !== idOf(principal)) return false;
-      // A refresh on another replica may have extended it: only the database knows.
+      // A refresh on another replica may have extended the session: only the database knows.
       if (isOver(session)) return undefined;
       if (principal.kind === 'operator') return true;
       const tenant = directory.peek(principal.tenantId);
@@ -215,7 +215,8 @@ export function createSessions(deps: SessionsDeps): Sessions {
         ? await findSession(held, principal.sessionId)
         : await current(keyOf(tenantOf(principal), principal.sessionId));
       if (session?.accountId !== idOf(principal)) return false;
-      // A tenant that was suspended since the request came in: its sessions have not ended, and come back with it.
+      // If the tenant was suspended since the request arrived, its sessions have not ended. They work again when the tenant is
+      // resumed.
       return principal.kind === 'operator' || admits(admitted(await directory.find(principal.tenantId)), session);
     },
 
@@ -246,7 +247,7 @@ export function createSessions(deps: SessionsDeps): Sessions {
   };
 }
 
-/** Removes a session of the account, and audits it where there was one. */
+/** Removes a session of the account, and audits the removal if the session existed. */
 function remove(
   db: SessionsDatabase,
   sessionId: string,
@@ -287,10 +288,10 @@ function isOver({ until }: Known): boolean {
 function admits(tenant: TenantRecord | undefined, { generation, createdAt }: SessionBeginning): boolean {
   if (!tenant?.active) return false;
   const { sessionsGeneration, sessionsValidFrom } = tenant;
-  // The session's is the greater one if the registry was restored to a moment before the sign-in.
+  // The session's generation is greater if the registry was restored to a moment before the sign-in.
   if (generation !== null) return generation >= sessionsGeneration;
-  // A former build began it: the clock of the tenant's server is compared with the registry's, right to within their difference.
-  // Both in ISO 8601 of the same length, which sorts as text does.
+  // A former build began this session. The clock of the tenant's server is compared with the clock of the registry, with their
+  // difference as the error. Both times are ISO 8601 of the same length, which sort correctly as text.
   return sessionsValidFrom === null || createdAt >= sessionsValidFrom;
 }
 

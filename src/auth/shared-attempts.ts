@@ -1,46 +1,47 @@
-// Failed attempts, counted in Redis for all replicas together, and never too low: what Redis has not confirmed counts as a failure.
+// Counts failed attempts in Redis for all replicas together, and never too low: an attempt that Redis has not confirmed counts as
+// a failure.
 import { LRUCache } from 'lru-cache';
 import type { SharedStore } from '../replicas/shared-store.js';
 import { COUNT_ATTEMPT, type AttemptAct } from './attempts-script.js';
 import { LocalAttempts, type AttemptStore, type Budget, type Wait } from './attempts.js';
 
-/** What this replica has not counted in Redis: at most as many keys as it counts by itself. */
+/** Limit for keys that this replica has not counted in Redis: the same limit as for its own counts. */
 const MAX_PENDING = 100_000;
 
-/** Budgets in one exchange when Redis has lost them. */
+/** Budgets in one request to Redis after Redis has lost data. */
 const BATCH = 100;
 
-/** The other replicas, as src/replicas/counts.ts knows them. */
+/** The other replicas, from src/replicas/counts.ts. */
 export interface Replicas {
-  /** How many there are, or were when Redis last answered. */
+  /** The number of replicas, now or when Redis last answered. */
   readonly replicas: number;
-  /** Calls `listener` when Redis may have lost something. */
+  /** Calls `listener` when Redis may have lost data. */
   onLoss(listener: () => void): void;
 }
 
 type Answer = readonly [place: number, wait: string, first: number, ...counts: (string | number)[]];
 
 /**
- * Counts in Redis, and keeps a copy of what Redis answered.
+ * Counts in Redis, and keeps a copy of the answers.
  *
  * - Redis does not answer: the attempt is counted in the copy, and the free failures are divided by the number of replicas.
- * - Redis is back: what was counted meanwhile is added, with the next attempt on the same budget or at once.
- * - Redis has lost something: every replica sends its copy, and the higher count is the one in force.
+ * - Redis answers again: the attempts counted meanwhile are added, with the next attempt on the same budget or at once.
+ * - Redis has lost data: every replica sends its copy, and the higher count is in force.
  */
 export class SharedAttempts implements AttemptStore {
   readonly #local: LocalAttempts;
-  /** Failures in the copy that Redis does not know of. */
+  /** Failures in the copy that Redis does not know. */
   readonly #pending = new LRUCache<string, number>({ max: MAX_PENDING });
-  /** Free failures of the keys in the copy, with the loss after which Redis last confirmed the key. */
+  /** Free failures of the keys in the copy, with the number of the loss after which Redis last confirmed the key. */
   readonly #keys = new LRUCache<string, { readonly free: number; loss: number }>({ max: MAX_PENDING });
-  /** Budgets whose attempt was counted in the copy alone. */
+  /** Budgets whose attempt was counted only in the copy. */
   readonly #apart = new WeakSet<Budget>();
-  /** Counts the losses. */
+  /** The number of losses so far. */
   #loss = 0;
 
   /**
    * @param forget as in the limits
-   * @param now the time in ms, of a clock that is never set
+   * @param now the time (ms) of a clock that is never adjusted
    */
   constructor(
     private readonly forget: number,
@@ -77,7 +78,7 @@ export class SharedAttempts implements AttemptStore {
 
   async giveBack(budgets: readonly Budget[]): Promise<void> {
     if (budgets.length === 0) return;
-    // Redis does not know of these attempts. Of others it does, and goes on counting them if it cannot be asked.
+    // Redis does not know these attempts. It knows the others, and continues to count them if it does not answer.
     const unknown = budgets.filter((budget) => this.#apart.has(budget) && (this.#pending.get(budget.key) ?? 0) > 0);
     for (const budget of unknown) this.#addPending(budget, -1);
     await this.#local.giveBack(unknown);
@@ -92,7 +93,7 @@ export class SharedAttempts implements AttemptStore {
     await this.#run('clear', budgets);
   }
 
-  /** @returns undefined where Redis does not answer; it may have counted the attempt all the same */
+  /** @returns undefined if Redis does not answer; Redis may have counted the attempt anyway */
   async #run(act: AttemptAct, budgets: readonly Omit<Budget, 'on'>[]): Promise<Answer | undefined> {
     if (!this.store.available || budgets.length === 0) return undefined;
     const { counts, now } = this.#local;
@@ -100,7 +101,7 @@ export class SharedAttempts implements AttemptStore {
     const sent = budgets.map(({ key }) => this.#pending.get(key) ?? 0);
     const args = budgets.flatMap(({ key, free }, index) => {
       const pending = sent[index] ?? 0;
-      // Of two attempts at once only one sends it.
+      // Deleted before sending, so that only one of two attempts at once sends it.
       this.#pending.delete(key);
       const count = counts.peek(key);
       if (!count || (pending === 0 && this.#keys.peek(key)?.loss === loss)) return [free, '', '', 0];
@@ -132,7 +133,7 @@ export class SharedAttempts implements AttemptStore {
     this.#keys.set(key, { free, loss: this.#keys.peek(key)?.loss ?? -1 });
   }
 
-  /** Also budgets without a request: the next attempt on them may come to another replica. */
+  /** Also sends budgets without a request, because the next attempt on them may come to another replica. */
   async #sendAll(): Promise<void> {
     const loss = this.#loss;
     const all = [...this.#keys.entries()].map(([key, { free }]) => ({ key, free }));

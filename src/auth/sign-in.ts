@@ -1,5 +1,5 @@
-// Sign-in: from tenant, e-mail address and password to a session, with one answer, the same hashing and the same time for
-// every failure, and a limit on how often it may fail.
+// Sign-in: from tenant, e-mail address and password to a session. Every failure has the same answer, the same hashing and the
+// same time, and the number of failures is limited.
 import type { Wait } from './attempts.js';
 import type { Kysely } from 'kysely';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -25,20 +25,21 @@ import { Throttled, type Throttle } from './throttle.js';
 import type { Principal } from './tokens.js';
 import { changeUser } from './user-changes.js';
 
-/** From where somebody signs in. */
+/** The origin of a sign-in, with the client's address. */
 type SignInOrigin = AuditOrigin & { readonly address: string };
 
 export interface SignIn {
   /**
-   * A failure is audited after the answer, with its reason; of attempts that are refused unseen the first of each wait is.
+   * Failures are audited after the answer, with the reason. Of the attempts that are refused before the password is checked, only
+   * the first of each wait is audited.
    *
    * @param tenant slug or id
-   * @throws AppError `invalid-credentials` for an unknown or inactive tenant or user and for a wrong password alike, or
-   *   `rate-limited` after too many of them
-   * @throws DatabaseFault where the registry or the tenant's database does not answer
+   * @throws AppError `invalid-credentials` for an unknown or inactive tenant or user, and for a wrong password; `rate-limited`
+   *   after too many of them
+   * @throws DatabaseFault if the registry or the tenant's database does not answer
    */
   user(tenant: string, email: string, password: string, origin: SignInOrigin): Promise<Grant & { readonly user: User }>;
-  /** The same for operators. @throws AppError `invalid-credentials` or `rate-limited` */
+  /** As `user`, for operators. @throws AppError `invalid-credentials` or `rate-limited` */
   operator(
     email: string,
     password: string,
@@ -47,15 +48,16 @@ export interface SignIn {
   /**
    * Confirms the caller's own password. @throws AppError `wrong-password` or `rate-limited`
    *
-   * @returns the hash that the password matched: a change that needed the confirmation is made only while it is the account's
+   * @returns the hash that the password matched: a change that needed the confirmation is made only if the account still has this
+   *   hash
    */
   confirm(principal: Principal, password: string, origin: AuditOrigin): Promise<string>;
   /**
-   * Changes it, and ends all other sessions, on every replica before it returns.
+   * Changes the caller's password, and ends all its other sessions, on every replica before it returns.
    *
    * @param tenantDb the database of a user's request
-   * @throws AppError `wrong-password` if the account has another hash than `confirmedHash` by then, `unauthenticated` if the
-   * account is not active or the session has ended
+   * @throws AppError `wrong-password` if the account's hash is no longer `confirmedHash`, `unauthenticated` if the account is not
+   *   active or the session has ended
    * @throws DatabaseFault
    */
   changePassword(
@@ -98,7 +100,8 @@ export function createSignIn(deps: {
           if (!found || !grant) {
             const target = found && ({ kind: 'user', id: found.id } as const);
             const reason = record?.active ? reasonOf('user', found, matches) : reasonWithout(record);
-            // A suspended tenant's database is closed: the registry keeps it, as it does for a tenant that there is not.
+            // The database of a suspended tenant is closed, so the registry stores the entry. The same holds for an unknown
+            // tenant.
             afterwards(() => {
               if (record?.active) audit.laterInTenant(record.id, failure(origin, reason, target));
               else audit.laterInRegistry({ ...failure(origin, reason), tenantId: record?.id });
@@ -165,7 +168,7 @@ export function createSignIn(deps: {
     },
 
     async changePassword(principal, confirmedHash, password, origin, tenantDb) {
-      // Hashed before the transaction begins: a connection is not held while the processor works.
+      // Hashed before the transaction begins, so that no connection is held while the processor works.
       const passwordHash = await passwords.hash(password, payerOf(principal));
       const ended =
         principal.kind === 'user'
@@ -183,7 +186,7 @@ export function createSignIn(deps: {
   };
 }
 
-/** The account that was found, and not what was typed: a password ends up in the wrong field now and then. */
+/** Contains the account that was found, never the typed text: users sometimes type a password into the wrong field. */
 function failure(origin: AuditOrigin, reason: string, target?: AuditEntry['target']): AuditEntry {
   return { ...origin, action: 'auth.login-failed', ...(target && { target }), details: { reason } };
 }
@@ -195,11 +198,11 @@ function reasonOf(
 ): string {
   if (!found) return `unknown-${kind}`;
   if (!found.active) return `inactive-${kind}`;
-  // The password was right when it was looked at, and not any more when the session was to begin.
+  // The password was right when it was verified, but no longer when the session was to begin.
   return matches ? 'changed-meanwhile' : 'wrong-password';
 }
 
-/** Why nobody signs in to a tenant that is not active. */
+/** The reason of a failed sign-in to a tenant that is not active. */
 function reasonWithout(record: TenantRecord | undefined): string {
   if (!record) return 'unknown-tenant';
   return record.status === 'deleted' ? 'deleted-tenant' : 'suspended-tenant';
@@ -209,7 +212,7 @@ function throttled(origin: AuditOrigin, attempt: 'login' | 'confirmation', { on 
   return { ...origin, action: 'auth.throttled', details: { attempt, on } };
 }
 
-/** Of the attempts that are refused unseen the first of each wait is told: the others are as many as somebody likes to send. */
+/** Only the first refusal of each wait is reported: a client can send any number of others. */
 async function tellingOfWaits<T>(attempt: Promise<T>, tell: (wait: Wait) => void): Promise<T> {
   try {
     return await attempt;
@@ -242,23 +245,24 @@ function changeOperatorPassword(
   });
 }
 
-/** Where there is no database to ask, another is asked for as much: one look-up by an e-mail address. */
+/** If there is no tenant database to query, the registry does the same work: one look-up by e-mail address. */
 async function findNobody(registry: Kysely<Registry>, email: string): ReturnType<typeof findCredentials> {
   await findOperatorByEmail(registry, email);
   return undefined;
 }
 
-/** ms. A hash and the look-ups fit into one step, also where a connection must be opened first or the machine is busy. */
+/** Time (ms). A hash and the look-ups fit into one step, even if a connection must be opened first or the machine is busy. */
 const STEP = 250;
 
-/** ms: some hundred times what differs behind a step. */
+/** Random delay (ms): about a hundred times the difference that remains after a step. */
 const CHANCE = 25;
 
 /**
- * Lets a failure to sign in take a full number of steps since it began. One database is never quite as quick as another, and
- * of a tenant that nobody has used for a while the connection must be opened: the clock would tell.
+ * Makes a failed sign-in last a whole number of steps. One database is never exactly as fast as another, and an idle tenant's
+ * connection must be opened first. Without the steps, the duration would reveal this.
  *
- * @param work what it hands to `afterwards` is done when the time is up, so that the clock does not tell of it either
+ * @param work passes a report to `afterwards`. The report runs when the time is over, so that it does not change the duration
+ *   either
  */
 async function failingInStep<T>(work: (afterwards: (report: () => void) => void) => Promise<T>): Promise<T> {
   const begunAt = performance.now();
@@ -267,7 +271,7 @@ async function failingInStep<T>(work: (afterwards: (report: () => void) => void)
     return await work((given) => (report = given));
   } catch (error) {
     if (error instanceof AppError && error.code === 'invalid-credentials') {
-      // What little still differs behind the step (a timer's milliseconds, the way to the socket) drowns in chance.
+      // The random delay hides the small differences after the step: a timer's milliseconds, the way to the socket.
       await sleep(STEP - ((performance.now() - begunAt) % STEP) + Math.random() * CHANCE);
     }
     report?.();

@@ -1,5 +1,5 @@
-// A user's standing: whether it is active and what it is permitted, as every request needs it. Remembered until a change is
-// told, so that a deactivation or a role change is effective on every replica before it is acknowledged.
+// A user's standing: whether it is active, and its permissions, for every request. Standings are cached. A notification
+// invalidates them, so a deactivation or a role change is effective on every replica before it is acknowledged.
 import type { Kysely } from 'kysely';
 import { findOperator } from '../../db/registry/operator-queries.js';
 import type { Registry } from '../../db/registry/registry-schema.js';
@@ -10,21 +10,21 @@ import { believedFor, type Events } from '../replicas/events.js';
 
 export interface Standing {
   readonly active: boolean;
-  /** `resource:action`, as the tenant's database holds them; an operator has none. */
+  /** `resource:action`, as in the tenant's database; empty for an operator. */
   readonly permissions: readonly string[];
 }
 
 const MAX_REMEMBERED = 50_000;
 
-/** Tenants whose roles changed and of which that is remembered; beyond them everything is asked for anew once. */
+/** Tenants whose role changes are remembered. Beyond them all cached users are read again once. */
 const MAX_GENERATIONS = 10_000;
 
 export interface Standings {
-  /** The standing where it is known and fresh, without waiting. */
+  /** The standing if it is cached and fresh, without waiting. */
   peekUser(tenantId: string, userId: string): Standing | undefined;
-  /** Undefined where there is no such user. @throws DatabaseFault */
+  /** Undefined if there is no such user. @throws DatabaseFault */
   user(tenantId: string, userId: string): Promise<Standing | undefined>;
-  /** Undefined where there is no such operator. @throws DatabaseFault */
+  /** Undefined if there is no such operator. @throws DatabaseFault */
   operator(operatorId: string): Promise<Standing | undefined>;
 }
 
@@ -33,7 +33,7 @@ export function createStandings(
   events: Events,
   tenantDb: (tenantId: string) => Kysely<TenantDatabase>,
 ): Standings {
-  // Never stale: where the tenant's database does not answer, its requests could not be served anyway.
+  // Never stale: if the tenant's database does not answer, requests of its users could not be served anyway.
   const users = new FreshCache<Standing>({
     max: MAX_REMEMBERED,
     freshFor: () => believedFor(events),
@@ -54,8 +54,8 @@ export function createStandings(
       return operator && { active: operator.active, permissions: [] };
     },
   });
-  // A change of a role is one of every user of its tenant. They are not looked for among all that are remembered: from then
-  // on they go by other keys, and what stands under the old ones is forgotten in its turn.
+  // A changed role affects every user of its tenant. Instead of searching the cache for these users, their keys change. The
+  // entries under the old keys are dropped as the cache fills.
   const generations = new Map<string, number>();
   let changes = 0;
   const nextGeneration = (tenantId: string): void => {
@@ -64,10 +64,10 @@ export function createStandings(
   };
   const expireUsers = (): void => {
     users.expire();
-    // What stands under the keys that now come back is not fresh.
+    // Entries under the keys that are used again are not fresh.
     generations.clear();
   };
-  // Both ids come from a token that was checked: they are UUIDs and hold no space.
+  // Both ids come from a verified token: they are UUIDs and contain no space.
   const keyOf = (tenantId: string, userId: string): string => {
     const generation = generations.get(tenantId);
     return generation === undefined ? `${tenantId} ${userId}` : `${tenantId} ${userId} ${generation}`;

@@ -1,18 +1,21 @@
-// Brute force: how soon the next password may be tried, on an account, from an address and within a tenant. Nobody is locked
-// out: what is asked of a key that has failed often is patience, which grows, is bounded, and is forgotten.
+// Brute-force protection: how soon the next password may be tried on an account, from an address and within a tenant. Accounts
+// are never locked. Each further failure makes the wait longer, up to a bound, and failures expire.
 import { createHash } from 'node:crypto';
 import { isIPv6 } from 'node:net';
 import { AppError, type ErrorCode } from '../errors.js';
 import type { AttemptStore, Budget, Wait } from './attempts.js';
 
 export interface ThrottleLimits {
-  /** Failures on one account that cost no waiting. */
+  /** Failures on one account without a wait. */
   readonly account: number;
-  /** The same of one address: an IPv4 address or an IPv6 /64, which is what one customer of a provider gets. */
+  /**
+   * Failures from one address without a wait: an IPv4 address, or an IPv6 /64, which is the network of one customer of a
+   * provider.
+   */
   readonly address: number;
-  /** The same within one tenant, whatever the account. */
+  /** Failures within one tenant without a wait, on all its accounts together. */
   readonly tenant: number;
-  /** Time (ms) in which as many failures are forgotten as cost no waiting, one after the other. */
+  /** Failures decay linearly; after this time (ms) the full free allowance is back. */
   readonly forget: number;
 }
 
@@ -23,13 +26,13 @@ export class Throttled extends AppError {
   }
 }
 
-/** What the directory knows of a tenant. */
+/** The names of a tenant in the directory. */
 interface TenantNames {
   readonly id: string;
   readonly slug: string;
 }
 
-/** What an attempt is counted on: a success forgets the failures on the account, and no others. */
+/** The budgets of an attempt: a success clears the failures on the account, and no others. */
 interface Counted {
   readonly account: readonly Budget[];
   readonly others: readonly Budget[];
@@ -37,12 +40,12 @@ interface Counted {
 
 export interface Throttle {
   /**
-   * One attempt to sign in as a user. `tenant` is what was sent, slug or id: an attempt is refused on that alone, before
-   * anything is looked up. `work` calls `resolved` with what the name turned out to be, before it looks at the password: the
-   * attempt then counts on the tenant's other name as well, so that two names are no two budgets.
+   * One attempt to sign in as a user. `tenant` is the slug or id that the client sent. The attempt can be refused on that alone,
+   * before any look-up. `work` calls `resolved` with the tenant that it found, before it checks the password. The attempt then
+   * also counts on the tenant's other name, so that two names do not give two budgets.
    *
-   * A failure (`invalid-credentials`) stays counted. A success forgets what the account had failed. Any other error says
-   * nothing about the password, and does not count.
+   * A failure (`invalid-credentials`) stays counted. A success clears the failures of the account. Any other error says nothing
+   * about the password, and does not count.
    *
    * @throws Throttled without running `work`, or from `resolved`
    */
@@ -50,10 +53,10 @@ export interface Throttle {
     attempt: { readonly tenant: string; readonly email: string; readonly address: string },
     work: (resolved: (tenant: TenantNames | undefined) => Promise<void>) => Promise<T>,
   ): Promise<T>;
-  /** One attempt to sign in as an operator: the operators are counted like a tenant. @throws as above */
+  /** One attempt to sign in as an operator: all operators are counted like one tenant. @throws as above */
   operator<T>(attempt: { readonly email: string; readonly address: string }, work: () => Promise<T>): Promise<T>;
   /**
-   * One attempt of somebody signed in to confirm the own password (`wrong-password` where it fails).
+   * One attempt of a signed-in account to confirm its own password (`wrong-password` if it fails).
    *
    * @param realm the tenant's id, or `operators`
    * @throws as above
@@ -62,7 +65,7 @@ export interface Throttle {
 }
 
 export function createThrottle(limits: ThrottleLimits, store: AttemptStore): Throttle {
-  // Hashed, so that what is remembered of an attempt has one size, whatever was sent.
+  // Hashed, so that every remembered key has the same size, whatever the client sent.
   const budget = (on: Budget['on'], ...parts: string[]): Budget => ({
     on,
     key: createHash('sha256').update(JSON.stringify(parts)).digest('base64'),
@@ -77,7 +80,7 @@ export function createThrottle(limits: ThrottleLimits, store: AttemptStore): Thr
   async function attempt<T>(on: Counted, work: (count: (more: Counted) => Promise<void>) => Promise<T>): Promise<T> {
     const account: Budget[] = [];
     const others: Budget[] = [];
-    // Counted before it is known how it ends: a hundred attempts at once would otherwise all find nothing counted yet.
+    // Counted before the outcome is known: otherwise a hundred attempts at once would all find no failures yet.
     const count = async (more: Counted): Promise<void> => {
       const wait = await store.take([...more.account, ...more.others]);
       if (wait) throw new Throttled(wait);
@@ -102,7 +105,7 @@ export function createThrottle(limits: ThrottleLimits, store: AttemptStore): Thr
       const asSent = within(email, 'tenant', tenant);
       return attempt({ ...asSent, others: [...asSent.others, from(address)] }, (count) =>
         work((found) => {
-          // A name that is nobody's is counted twice as well: the work is the same, and so is what is remembered.
+          // An unknown name is counted twice as well, so that the work and the stored data are the same as for a known name.
           if (!found) return count(within(email, 'nobody', tenant));
           return count(within(email, 'tenant', tenant === found.id ? found.slug : found.id));
         }),
@@ -125,14 +128,14 @@ function isFailure(error: unknown): boolean {
   return error instanceof AppError && failures.includes(error.code);
 }
 
-/** IPv4 as it is, also where it is written as IPv6 (RFC 4291, 2.5.5.2); of IPv6 the first 64 bits. */
+/** IPv4 unchanged, also in IPv6 notation (RFC 4291, 2.5.5.2); of IPv6 the first 64 bits. */
 function networkOf(address: string): string {
   if (!isIPv6(address)) return address;
   const [, mapped] = /^::ffff:([\d.]+)$/i.exec(address) ?? [];
   if (mapped !== undefined) return mapped;
   const [head = '', tail] = address.split('::');
   const groups = head === '' ? [] : head.split(':');
-  // What "::" stands for is at least one group of zeros; the tail counts only where that leaves room in the first four.
+  // "::" means at least one group of zeros. The tail counts only if it reaches into the first four groups.
   const behind = tail === undefined || tail === '' ? [] : tail.split(':');
   const width = behind.length + (behind.at(-1)?.includes('.') ? 1 : 0);
   while (tail !== undefined && groups.length + width < 8) groups.push('0');

@@ -1,16 +1,16 @@
-// Access tokens: what is in them, and what a token must be to count. Signing and checking the signature are done by
-// @fastify/jwt, which is handed in, key by key.
+// Access tokens: their claims, and the rules for a valid token. @fastify/jwt signs and verifies signatures; it is passed in, one
+// instance for each key.
 import { LRUCache } from 'lru-cache';
 import { v4, validate } from 'uuid';
 import { AppError } from '../errors.js';
 import type { TokenKey } from './keyring.js';
 
-/** Who makes a request. */
+/** The caller of a request. */
 export type Principal =
   | { readonly kind: 'user'; readonly tenantId: string; readonly userId: string; readonly sessionId: string }
   | { readonly kind: 'operator'; readonly operatorId: string; readonly sessionId: string };
 
-/** The claims of an access token (RFC 7519). `typ` tells a user's token from an operator's. */
+/** The claims of an access token (RFC 7519). `typ` distinguishes a user's token from an operator's. */
 export interface AccessClaims {
   readonly typ: Principal['kind'];
   readonly sub: string;
@@ -20,7 +20,7 @@ export interface AccessClaims {
   readonly jti: string;
 }
 
-/** A key in the hands of @fastify/jwt, which does nothing with it but its one algorithm. */
+/** A key as @fastify/jwt uses it, with its one algorithm only. */
 export interface JwtKey extends Pick<TokenKey, 'kid' | 'alg'> {
   sign(claims: AccessClaims): string;
   /** Checks algorithm, signature, iss, aud and the times. */
@@ -29,20 +29,23 @@ export interface JwtKey extends Pick<TokenKey, 'kid' | 'alg'> {
 
 export interface Tokens {
   sign(principal: Principal): string;
-  /** @throws AppError `unauthenticated`, whatever is wrong with the token */
+  /** @throws AppError `unauthenticated` for every invalid token */
   verify(token: string): Principal;
 }
 
-/** Clock skew that is tolerated between replicas, in seconds. */
+/** Clock skew between replicas that is tolerated, in seconds. */
 export const CLOCK_TOLERANCE = 5;
 
-/** Tokens whose verification is remembered: some 1 kB each. */
+/** Verified tokens that are cached: about 1 kB each. */
 const REMEMBERED_TOKENS = 10_000;
 
-/** Longer than any token that is signed here; a longer one is refused before any work is done on it. */
+/** Longer than any token that is signed here. Longer tokens are refused before any work. */
 const MAX_TOKEN_LENGTH = 2_048;
 
-/** Characters of a token's end, which are its signature's, that it is looked up by: hashing all of it costs four times as much. */
+/**
+ * A token is looked up by this many characters at its end, which are part of its signature. Hashing the whole token costs four
+ * times as much.
+ */
 const LOOKED_UP_BY = 43;
 
 interface Verified {
@@ -53,15 +56,15 @@ interface Verified {
 }
 
 /**
- * @param signer signs what is signed from now on
- * @param keys all that verify; they are what they are for the life of the process
+ * @param signer signs all new tokens
+ * @param keys all keys that verify; they do not change while the process runs
  */
 export function createTokens(signer: JwtKey, keys: readonly JwtKey[]): Tokens {
   const keyByHeader = new Map(keys.map((key) => [headerOf(key), key]));
 
-  // Verifying a signature costs more than the rest of the request path. A token is remembered only after the full check, and
-  // recognized by its exact text; its principal is frozen, and its expiry is looked at every time. No key is ever removed from a
-  // process that runs, so none lives on in here.
+  // Verifying a signature costs more than the rest of the request path. A token is cached only after the full check, and found by
+  // its exact text. Its principal is frozen, and its expiry is checked every time. No key is removed while the process runs, so
+  // the cache never outlives a key.
   const verified = new LRUCache<string, Verified>({ max: REMEMBERED_TOKENS });
 
   return {
@@ -76,7 +79,7 @@ export function createTokens(signer: JwtKey, keys: readonly JwtKey[]): Tokens {
 
     verify(token) {
       const now = Date.now() / 1000;
-      // Not counted as a use, which costs more than the look-up: one that is forgotten in its turn is verified once more.
+      // Uses peek, because counting a use costs more than the look-up. A token that drops out of the cache is verified again.
       const end = token.slice(-LOOKED_UP_BY);
       let known = verified.peek(end);
       if (known?.token !== token) {
@@ -90,8 +93,8 @@ export function createTokens(signer: JwtKey, keys: readonly JwtKey[]): Tokens {
 }
 
 /**
- * The one header (RFC 7515) that a token of a key may have: what is signed here, to the letter. It is looked up and never
- * read, so a key is used with its own algorithm only, and no `jku`, `jwk`, `x5u` or `crit` is seen, let alone followed.
+ * The only header (RFC 7515) that a token of this key may have: exactly the header that is signed here. The header is looked up
+ * and never parsed. So a key is used only with its own algorithm, and `jku`, `jwk`, `x5u` and `crit` are never read.
  */
 function headerOf({ kid, alg }: JwtKey): string {
   return Buffer.from(JSON.stringify({ alg, typ: 'JWT', kid })).toString('base64url');

@@ -1,5 +1,5 @@
-// Changes to users that a rule watches over: roles must exist, nobody gives or changes what holds more than itself, and the
-// last active admin stays. The caller's rights are those of the moment of the change. Each change is audited.
+// Changes to users, with their rules. Roles must exist, no caller grants or changes more permissions than it holds, and the last
+// active admin stays. The caller's rights are read in the transaction of the change. Each change is audited.
 import type { Kysely, Transaction } from 'kysely';
 import { insertAudit, type AuditEntry, type AuditOrigin } from '../../db/shared/audit-rows.js';
 import { deleteSessionsOf, sessionsIn } from '../../db/shared/session-queries.js';
@@ -15,9 +15,9 @@ import { refuseToGive, refuseToTouch, type Caller } from './permissions.js';
 /**
  * Adds a user with its roles and returns its id.
  *
- * @param limit users that the tenant may have; undefined where it may have any number
- * @throws AppError `unauthenticated`, `tenant-limit-exceeded`, `forbidden` naming what the caller does not hold, or
- * `invalid-request` naming roles that the tenant does not have
+ * @param limit users that the tenant may have; undefined for no limit
+ * @throws AppError `unauthenticated`, `tenant-limit-exceeded`, `forbidden` (names the permissions that the caller does not hold),
+ *   `invalid-request` (names the roles that the tenant does not have)
  */
 export async function addUser(
   db: Kysely<TenantDatabase>,
@@ -43,13 +43,13 @@ export async function addUser(
 }
 
 /**
- * Changes what is given, in one transaction. A new password, and the end of being active, end the user's sessions.
+ * Changes the given fields in one transaction. A new password or a deactivation ends the user's sessions.
  *
- * @param spared a session that goes on all the same: the one of a user who changes its own password
- * @returns the ids of the sessions that were ended, undefined where there is no such user
- * @throws AppError `unauthenticated`, `wrong-password` if the caller's password has changed since it was confirmed,
- * `last-admin`, `forbidden` naming what the caller does not hold, or `invalid-request` naming roles that the tenant does not
- * have
+ * @param spared a session that does not end: the session of a user who changes its own password
+ * @returns the ids of the ended sessions; undefined if there is no such user
+ * @throws AppError `unauthenticated`, `wrong-password` if the caller's password has changed since it was confirmed, `last-admin`,
+ *   `forbidden` (names the permissions that the caller does not hold), `invalid-request` (names the roles that the tenant does
+ *   not have)
  */
 export async function changeUser(
   db: Kysely<TenantDatabase>,
@@ -88,7 +88,7 @@ export async function changeUser(
 /**
  * Removes a user. Returns whether it existed.
  *
- * @throws AppError `unauthenticated`, `last-admin`, or `forbidden` naming what the caller does not hold
+ * @throws AppError `unauthenticated`, `last-admin`, `forbidden` (names the permissions that the caller does not hold)
  */
 export async function removeUser(
   db: Kysely<TenantDatabase>,
@@ -105,7 +105,7 @@ export async function removeUser(
     await deleteUser(trx, id);
     await keepOneAdmin(trx);
     const entry: AuditEntry = { ...origin, action: 'user.deleted', target: { kind: 'user', id } };
-    // The caller's own removal has ended its session.
+    // If callers remove themselves, their sessions are already gone.
     if (id === caller.userId) await insertAudit(trx, entry);
     else await auditWrite(trx, actor, entry);
     return true;
@@ -130,12 +130,12 @@ async function assignRoles(
   refuseToGive(caller, await permissionsOf(trx, userId));
 }
 
-/** What a user holds, as this transaction sees it: also what it has just been given. */
+/** The permissions of a user, as this transaction sees them, including its own changes. */
 async function permissionsOf(trx: Transaction<TenantDatabase>, userId: string): Promise<readonly string[]> {
   return (await findStanding(trx, userId))?.permissions ?? [];
 }
 
-/** To be called behind the change, under the lock: the error takes the change back with the transaction. */
+/** Call it after the change, under the lock: the error rolls the change back with the transaction. */
 async function keepOneAdmin(trx: Transaction<TenantDatabase>): Promise<void> {
   if ((await countActiveAdmins(trx)) === 0) throw new AppError('last-admin');
 }

@@ -1,4 +1,4 @@
-// `npm run migrate`: brings the registry, the template and every tenant's database up to date.
+// `npm run migrate`: migrates the registry, the template and every tenant's database to the newest schema.
 import { prepareAndMigrate } from '../boot/index.js';
 import { ConfigError, processEnvironment, readSettings } from '../config/index.js';
 import type { EmbeddedCluster } from '../embedded/embedded-cluster.js';
@@ -27,7 +27,7 @@ await runCommand(migrateCommand, async () => {
   }
 });
 
-/** Returns the exit code. */
+/** @returns the exit code */
 async function migrate(): Promise<number> {
   const settings = readSettings(processEnvironment());
   const report = await prepareAndMigrate(settings, createLogger(settings.log), (cluster) => {

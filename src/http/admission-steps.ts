@@ -1,22 +1,22 @@
-// Steps of admission: what a request must pass before it is served. Each step belongs to the plugin that owns its rule;
-// plugins/caller/admission.ts lists the steps.
+// The steps of admission: the checks that a request passes before it is served. Each step belongs to the plugin that owns its
+// rule; plugins/caller/admission.ts lists the steps.
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import type { Kysely } from 'kysely';
 import type { Registry } from '../../db/registry/registry-schema.js';
 import type { TenantDatabase } from '../../db/tenant/tenant-schema.js';
 
 /**
- * Makes a Kysely over a connection that the request already holds, to the database of its caller's account: the tenant's for
- * a user, the registry for an operator.
+ * Makes a Kysely over a connection that the request already holds, to the database of the caller's account. This is the tenant's
+ * database for a user, and the registry for an operator.
  */
 export type Held = () => Kysely<TenantDatabase> | Kysely<Registry>;
 
 /**
- * Passes by returning, and refuses by throwing or rejecting. A step returns a promise only if it has to wait: a promise for
- * each request would cost more than the step.
+ * Returns to pass, and throws or rejects to refuse. A step returns a promise only if it must wait: a promise for each request
+ * would cost more than the step.
  *
  * @param reply undefined when the steps run again
- * @param held given while the request holds a connection: a step reads there what is not known, and takes no second connection
+ * @param held given while the request holds a connection: a step reads uncached values there, and takes no second connection
  */
 export type AdmissionStep = (
   request: FastifyRequest,
@@ -24,11 +24,11 @@ export type AdmissionStep = (
   held: Held | undefined,
 ) => Promise<void> | undefined;
 
-/** The steps, in the order in which they run. Each is set by the plugin that owns its rule. */
+/** The steps, in the order in which they run. The plugin that owns the rule sets the step. */
 export interface AdmissionSteps {
-  /** Refuses a head that two servers could read in two ways. */
+  /** Refuses a head that two servers could interpret differently. */
   head: AdmissionStep;
-  /** From the access token to `request.principal`; refuses a kind of caller that the route's scope does not admit. */
+  /** Sets `request.principal` from the access token; refuses a kind of caller that the route's scope does not allow. */
   token: AdmissionStep;
   /** Sets `request.tenant`; refuses a tenant that is not served. */
   tenant: AdmissionStep;
@@ -47,7 +47,7 @@ export function isRead({ method }: FastifyRequest): boolean {
   return method === 'GET' || method === 'HEAD';
 }
 
-/** Runs the steps in their order, from the one at `index`. Calls `done` before it returns, unless a step has to wait. */
+/** Runs the steps in order, from the step at `index`. Calls `done` before it returns, unless a step must wait. */
 export function runSteps(
   steps: readonly AdmissionStep[],
   request: FastifyRequest,
@@ -70,6 +70,6 @@ export function runSteps(
     done(error as Error);
     return;
   }
-  // Outside the try: an error that a later hook throws is not this one's to answer.
+  // Outside the try: this function must not answer the error of a later hook.
   done();
 }

@@ -1,24 +1,24 @@
-// Cursors of lists: opaque to the client, and signed over what they belong to, so that none can be forged, or carried to
-// another tenant, another sort or another filter.
+// Cursors of lists: opaque to the client, and signed over their context. So no client can forge a cursor, or use it with another
+// tenant, sort order or filter.
 import { createHmac, createSecretKey, hkdfSync, timingSafeEqual, type KeyObject } from 'node:crypto';
 import type { Position } from '../../db/shared/keyset.js';
 import { AppError } from '../errors.js';
 
-/** What a cursor belongs to: whose list, which list, and everything that decides its rows and their order. */
+/** The context of a cursor: the owner, the list, and everything that decides its rows and their order. */
 export type CursorContext = readonly [owner: string, list: string, sort: string, filters: object];
 
 export interface Cursors {
   encode(position: Position, context: CursorContext): string;
-  /** @throws AppError `invalid-cursor` for anything that was not encoded for this context */
+  /** @throws AppError `invalid-cursor` for any text that was not encoded for this context */
   decode(cursor: string, context: CursorContext): Position;
 }
 
 const MAC_BYTES = 16;
 
 /**
- * @param secrets of the installation; from each a key is derived and used for nothing else. The first signs and all are
- *   tried, so that a list goes on while replicas change to another one
- * @throws Error where there is none
+ * @param secrets the secrets of the installation; a separate key is derived from each. The first key signs and all keys verify,
+ *   so that lists continue while replicas change to another secret
+ * @throws Error if there is no secret
  */
 export function createCursors(secrets: readonly Buffer[]): Cursors {
   const keys = secrets.map((secret) =>
@@ -41,7 +41,7 @@ export function createCursors(secrets: readonly Buffer[]): Cursors {
       const bytes = Buffer.from(cursor, 'base64url');
       const payload = bytes.subarray(MAC_BYTES).toString('utf8');
       const mac = bytes.subarray(0, MAC_BYTES);
-      // Buffer skips characters that are not base64url: without the comparison a cursor could be spelt in many ways.
+      // Buffer skips characters that are not base64url. Without this comparison one cursor could be written in many ways.
       const spelt = bytes.toString('base64url') === cursor;
       const isOurs = (key: KeyObject): boolean => timingSafeEqual(mac, macOf(key, payload, context));
       if (!spelt || mac.length !== MAC_BYTES || !keys.some(isOurs)) throw new AppError('invalid-cursor');

@@ -1,5 +1,5 @@
-// What each coded error means to a client: when it happens, and what the client can do. Data for docs/reference/errors.md,
-// which scripts/docs-reference.ts writes; no answer contains these sentences.
+// Explains each coded error to clients: when it happens, and what the client can do. scripts/docs-reference.ts writes
+// docs/reference/errors.md from it; no answer contains these sentences.
 import type { ErrorCode } from '../errors.js';
 
 /** The explanation of one error code. */

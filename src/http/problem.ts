@@ -1,4 +1,4 @@
-// Any error → an RFC 9457 problem document. What the catalogue does not know says nothing about itself.
+// Turns any error into an RFC 9457 problem document. Errors outside the catalogue reveal no details.
 import { STATUS_CODES } from 'node:http';
 import { DatabaseFault } from '../../db/driver/database-fault.js';
 import { AppError, catalogue, type ErrorCode, type InputIssue } from '../errors.js';
@@ -12,7 +12,7 @@ export interface Problem {
   readonly code: ErrorCode;
   readonly requestId: string;
   readonly errors?: readonly InputIssue[];
-  /** The name of the tenant's limit that was reached, and what it is set to. */
+  /** The name of the tenant's limit that was reached, and its value. */
   readonly limit?: string;
   readonly limitValue?: number;
 }
@@ -27,7 +27,7 @@ export interface ProblemAnswer {
 /** The media type of every error answer. */
 export const PROBLEM_TYPE = 'application/problem+json; charset=utf-8';
 
-/** Seconds after which a fault of a database may be over, where nobody knows better. */
+/** Seconds after which a database fault may be over, if the fault itself does not say. */
 const FAULT_RETRY_AFTER = 2;
 
 export function toProblem(error: unknown, requestId: string): ProblemAnswer {
@@ -53,7 +53,7 @@ export function toProblem(error: unknown, requestId: string): ProblemAnswer {
   };
 }
 
-/** The catalogue's error behind anything that was thrown. */
+/** The error of the catalogue for any thrown value. */
 export function toAppError(error: unknown): AppError {
   if (error instanceof AppError) return error;
   if (error instanceof DatabaseFault)
@@ -79,9 +79,9 @@ const fromFastify: Readonly<Record<string, ErrorCode>> = {
 };
 
 /**
- * The answer to a request that Node's HTTP parser refused, as raw bytes: there is no reply object to send it with.
+ * The answer to a request that Node's HTTP parser refused, as raw bytes: there is no reply object that could send it.
  *
- * @param others headers that every answer has, whatever it is about
+ * @param others headers that every answer has
  */
 export function rawProblem(
   error: Error & { code?: string },

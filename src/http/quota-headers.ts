@@ -1,16 +1,17 @@
-// What RateLimit and RateLimit-Policy say (draft-ietf-httpapi-ratelimit-headers-11): structured lists, an item for each limit.
+// The values of RateLimit and RateLimit-Policy (draft-ietf-httpapi-ratelimit-headers-11): structured lists, with an item for each
+// limit.
 import type { Quota } from '../replicas/counts.js';
 
-/** A limit that applies to a request, and how things are with it. */
+/** A limit that applies to a request, with its current state. */
 export interface NotedQuota extends Quota {
   /** The name of the limit in both headers. */
   readonly name: string;
   readonly size: number;
-  /** ms in which the whole quota comes back. */
+  /** Time (ms) in which the whole quota comes back. */
   readonly refill: number;
 }
 
-/** Names of the headers, as browsers are allowed to read them. */
+/** Names of the headers, for the list of headers that browsers may read. */
 export const QUOTA_HEADERS = ['ratelimit', 'ratelimit-policy'] as const;
 
 /**

@@ -1,37 +1,36 @@
-// JSON as one reader reads it like every other: what JSON.parse would settle by itself (a key given twice, half a character)
-// is refused. A small scanner beside JSON.parse and not a parser of its own: it costs as little as the parsing does, and
-// what JSON is stays the engine's business.
+// Strict JSON: refuses texts that JSON readers interpret differently, such as a key given twice or half a character. A small
+// scanner runs after JSON.parse, and is no parser of its own: it costs as little as parsing, and the engine defines what JSON is.
 import { AppError } from '../errors.js';
 
-/** Levels of objects and lists within one another. */
+/** Levels of nested objects and lists. */
 export const MAX_DEPTH = 32;
 
-/** Keys and list items in all; an empty object or list counts as one. */
+/** Keys and list items in total; an empty object or list counts as one. */
 export const MAX_MEMBERS = 1_000;
 
 /**
- * The value of a JSON text (RFC 8259) that holds no key twice in one object, no NUL, no lone surrogate, no `__proto__` and
- * no `constructor`, and that stays within the bounds above. Linear in the text, and not recursive.
+ * Parses a JSON text (RFC 8259). Refuses a key given twice in one object, NUL, lone surrogates, the keys `__proto__` and
+ * `constructor`, and texts beyond the bounds above. Linear in the length of the text, and not recursive.
  *
- * @throws AppError `invalid-request`, which names what is wrong by its path
+ * @throws AppError `invalid-request`, which names the problem by its path
  */
 export function parseStrictJson(text: string): unknown {
   let value: unknown;
   try {
     value = JSON.parse(text);
   } catch {
-    // Not the engine's message: it quotes the text, in which a password may stand.
+    // Not the engine's message: it quotes the text, which may contain a password.
     throw new AppError('invalid-request', { detail: 'The body is not valid JSON.' });
   }
   scan(text);
   return value;
 }
 
-/** An object or a list that is open where the scanner stands. */
+/** An object or a list that is open at the scanner's position. */
 interface Container {
-  /** The keys so far; none in a list. */
+  /** The keys so far; undefined for a list. */
   readonly keys: Set<string> | undefined;
-  /** The key or the index where the scanner stands. */
+  /** The key or index at the scanner's position. */
   at: string | number;
 }
 
@@ -43,9 +42,9 @@ const LIST_END = 0x5d;
 const OBJECT_START = 0x7b;
 const OBJECT_END = 0x7d;
 
-/** @param text valid JSON, which is what lets the scanner look at a few characters only */
+/** @param text valid JSON, so that the scanner needs to check only a few characters */
 function scan(text: string): void {
-  // Without an escape no string of a well-formed text can hold what is looked for in strings.
+  // In a well-formed text without escapes, no string can contain NUL or a lone surrogate.
   const lookInside = text.includes('\\') || !text.isWellFormed();
   const open: Container[] = [];
   let container: Container | undefined;

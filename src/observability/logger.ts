@@ -1,10 +1,13 @@
-// How the service logs: one JSON object a line, secrets redacted, and nothing of an error but what is known to be safe.
+// Logs one JSON object for each line. Secrets are redacted, and only the safe parts of an error are written.
 import pino, { type DestinationStream, type Logger, type LoggerOptions } from 'pino';
 import pretty from 'pino-pretty';
 import { DatabaseFault } from '../../db/driver/database-fault.js';
 import { AppError } from '../errors.js';
 
-/** Bytes that are collected before a write, and the longest they wait, in ms: a write for each line costs more than the line. */
+/**
+ * Bytes that are collected before a write, and the longest time (ms) that they wait. A write for each line costs more than the
+ * line.
+ */
 const BUFFER = 4_096;
 const FLUSH_EVERY = 500;
 
@@ -21,10 +24,10 @@ const SECRET_KEYS = [
   'secret',
 ];
 
-/** Causes of an error that are followed: one can be its own cause. */
+/** Causes of an error that are followed; the bound is needed because an error can be its own cause. */
 const MAX_CAUSES = 5;
 
-/** @param stream where the lines go, instead of standard output */
+/** @param stream receives the lines instead of standard output */
 export function createLogger(options: { level: string; pretty: boolean }, stream?: DestinationStream): Logger {
   const settings: LoggerOptions = {
     level: options.level,
@@ -49,13 +52,13 @@ export function createLogger(options: { level: string; pretty: boolean }, stream
 }
 
 /**
- * An error as it may be written. The messages of drivers and of PostgreSQL quote rows, role names and connection settings:
- * only our own are kept, and of the others the class, the code and where it happened.
+ * The safe parts of an error. Messages of drivers and of PostgreSQL quote rows, role names and connection settings. So only our
+ * own messages are kept, and for other errors the class, the code and the stack frames.
  */
 export function safeError(error: unknown, causes = MAX_CAUSES): Record<string, unknown> {
   if (!(error instanceof Error)) return { type: typeof error };
-  // Meant, and told by its code: where it was made tells nothing, and writing a stack costs more than the rest of an answer,
-  // of which a server that is down makes thousands.
+  // The code identifies an intended error, so its stack adds nothing. Writing a stack costs more than the rest of an answer, and
+  // a server that is down causes thousands of these errors.
   const meant = error instanceof AppError || error instanceof DatabaseFault;
   const ours = meant || (error.constructor === Error && !('severity' in error || 'errno' in error));
   return {
@@ -67,7 +70,7 @@ export function safeError(error: unknown, causes = MAX_CAUSES): Record<string, u
   };
 }
 
-/** The stack without its first lines, which are the message: one of several lines may well have one that looks like a frame. */
+/** The stack without the message in its first lines: a message of several lines may contain a line that looks like a frame. */
 function framesOf(error: Error): string {
   return (error.stack ?? '')
     .replace(error.message, '')

@@ -1,4 +1,4 @@
-// Whether a database that is there already can become a tenant's.
+// Whether an existing database can become a tenant's database.
 import type { Kysely } from 'kysely';
 import { findDatabase, inspectContent, type FoundDatabase } from '../../db/server/adoption-checks.js';
 import type { Registry } from '../../db/registry/registry-schema.js';
@@ -17,7 +17,7 @@ export interface AdoptableDeps {
 
 const SYSTEM_DATABASES = [MAINTENANCE_DATABASE, 'template0', 'template1'];
 
-/** @returns the database as it was found. @throws AppError `not-adoptable` */
+/** @returns the database's state before the adoption. @throws AppError `not-adoptable` */
 export async function adoptable(
   deps: AdoptableDeps,
   { cluster, inDatabase }: PlacedProvisioner,
@@ -44,8 +44,8 @@ export function unfit(why: string): AppError {
 }
 
 /**
- * Whether a database without a marker inside carries no mark either. An adoption that was undone before its mark arrived
- * leaves a mark of a tenant with neither row nor marker; that mark is removed.
+ * Whether a database without a marker also carries no mark. An adoption that was undone before its mark arrived leaves a mark of
+ * a tenant that has neither a row nor a marker. That mark is removed.
  */
 async function isFree(deps: AdoptableDeps, cluster: ClusterDb, database: string): Promise<boolean> {
   const [found] = await findMarks(cluster, [database]);

@@ -1,7 +1,4 @@
-// Adopting: a database that is there already becomes a tenant. What makes a tenant is done to it step by step, and undone when
-// a step fails; the database itself is never dropped. Its mark is the point of no return: after it the tenant goes forward
-// (src/operations/making.ts). Until the last step the registry's row names a database that does not exist, so that a former build
-// which removes a half-made tenant finds nothing to drop.
+// Adopts an existing database as a tenant, step by step. A failed step undoes the steps; the database itself is never dropped.
 import type { Kysely } from 'kysely';
 import { randomUUID } from 'node:crypto';
 import { closeToOthers, letGo, reopenToOthers } from '../../db/server/adoption-checks.js';
@@ -36,11 +33,11 @@ import type { PlacedProvisioner, Provisioners } from '../clusters/provisioners.j
 
 export interface Adoption {
   /**
-   * Makes a database a tenant, with a role and a first admin. It must belong to the cluster's provisioner, and nobody but its
-   * owner and PUBLIC may have rights on it. Audited with the step that makes it active.
+   * Makes a database a tenant, with a role and a first admin. The cluster's provisioner must own the database. Only the owner and
+   * PUBLIC may have rights on it. The adoption is audited in the step that makes the tenant active.
    *
-   * @throws AppError `no-cluster`, `not-adoptable`, `slug-taken`; `adoption-failed` when a step failed, undone as far as it can
-   *   be and named in the log
+   * @throws AppError `no-cluster`, `not-adoptable`, `slug-taken`; `adoption-failed` if a step failed: the steps are undone as far
+   *   as possible, and the log names the step
    */
   adopt(
     tenant: Omit<NewTenant, 'wish'>,
@@ -55,6 +52,10 @@ interface Step {
   readonly undo?: () => Promise<void>;
 }
 
+/**
+ * The mark is the point of no return: after it the tenant goes forward (src/operations/making.ts). Until the last step the
+ * registry's row names a database that does not exist, so a former build that removes a half-made tenant finds nothing to drop.
+ */
 export function createAdoption(deps: {
   readonly registry: Kysely<Registry>;
   readonly provisioners: Provisioners;
@@ -68,7 +69,7 @@ export function createAdoption(deps: {
 }): Adoption {
   const { registry, provisioners, locks } = deps;
 
-  /** @param session one connection, which the tenant's lock belongs to */
+  /** @param session the one connection that holds the tenant's lock */
   async function adoptNow(
     session: Kysely<Registry>,
     input: Omit<NewTenant, 'wish'>,
@@ -130,7 +131,7 @@ export function createAdoption(deps: {
         run: () => closeToOthers(cluster, database, role),
         undo: async () => {
           await inDatabase(database, (db) => letGo(db, role, id));
-          // Together with a look at the mark: another adoption may have the database by now.
+          // Compares the mark first: another adoption may have the database by now.
           const from = [null, markAs('adopted')];
           await changeMark(cluster, { database, from, to: null, also: reopenToOthers(database, found.publicRights) });
         },
@@ -148,7 +149,7 @@ export function createAdoption(deps: {
         name: 'fill',
         run: () =>
           inDatabase(database, async (db) => {
-            // The last step that can be undone, after one that can take long.
+            // Asked again here: this is the last step that can be undone, and `migrate` can take long.
             await confirmOperator(session, origin);
             await grantRuntimeRights(db, role);
             adminId = await db.transaction().execute(async (trx) => {
@@ -209,8 +210,8 @@ export function createAdoption(deps: {
   };
 
   /**
-   * Goes forward when the database carries the mark of this adoption; otherwise undoes the steps, the last one first. A failure
-   * leaves the row, and the reconciler goes on.
+   * Goes forward if the database carries the mark of this adoption. Otherwise undoes the steps, the last one first. If that
+   * fails, the row stays and the reconciler continues.
    */
   async function settle(
     { cluster }: PlacedProvisioner,
@@ -219,15 +220,15 @@ export function createAdoption(deps: {
     origin: AuditOrigin,
   ): Promise<TenantRecord | Settled> {
     try {
-      // Under the lock of the mark: a change of it that is under way comes before, and is seen.
+      // This takes the lock of the mark. A change of the mark that is in progress ends first, and is then seen.
       if (!(await changeMark(cluster, { database, from: [null], to: null }))) {
         const active = await deps.making.settle(id, { origin });
         if (active) return active;
-        // Another worker undid it while this one stood still: its row is gone.
+        // Another worker undid the adoption while this worker was paused: its row is gone.
         await changeMark(cluster, { database, from: [adopted], to: null });
         return 'undone';
       }
-      // The row first: from now on no other worker can make the tenant active.
+      // The row changes first: from now on no other worker can make the tenant active.
       if (!(await markTenantDeleting(registry, id, ['provisioning'], { onPurge: 'keep' }))) {
         const row = await findTenant(registry, id);
         return row?.status === 'active' ? row : row ? 'unknown' : 'undone';

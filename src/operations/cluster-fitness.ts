@@ -1,5 +1,5 @@
-// Whether a PostgreSQL server can hold tenants: inspects it with connections of its own, says what is wrong with it, and makes
-// the template on one that is fit.
+// Decides whether a PostgreSQL server can hold tenants. It inspects the server with connections of its own, lists the problems,
+// and makes the template on a server that is fit.
 import { inspectCluster, type ClusterInspection } from '../../db/server/cluster-inspection.js';
 import type { ConnectionSettings, PoolLimits } from '../../db/driver/client.js';
 import type { Destinations } from '../../db/driver/destinations.js';
@@ -13,25 +13,25 @@ import { ensureTemplate } from './templates.js';
 
 /** What an inspection of a server found. */
 export interface ClusterFindings {
-  /** What keeps it from holding tenants, in sentences; none if it can. */
+  /** The problems that keep the server from holding tenants, in sentences; empty if it can hold them. */
   readonly problems: readonly string[];
-  /** What should be put right besides. */
+  /** Problems that should be corrected too, but do not keep the server from holding tenants. */
   readonly warnings: readonly string[];
-  /** Undefined if it could not be entered. */
+  /** Undefined if the service could not connect. */
   readonly inspection: ClusterInspection | undefined;
 }
 
 export interface ClusterFitness {
-  /** Inspects a server. @param budget connections that the service is to open there */
+  /** Inspects a server. @param budget connections that the service may open there */
   inspect(connection: ConnectionSettings, budget: ClusterBudget): Promise<ClusterFindings>;
   /** Inspects a server and makes the template on it. @returns warnings. @throws AppError `cluster-unusable` */
   prepare(connection: ConnectionSettings, budget: ClusterBudget): Promise<readonly string[]>;
 }
 
-/** The oldest PostgreSQL that is tried, as `server_version_num`. */
+/** The oldest PostgreSQL version that is tested, as `server_version_num`. */
 const OLDEST_VERSION = 150_000;
 
-/** Largest difference (ms) between the clocks: as much as tokens tolerate. */
+/** Largest difference (ms) between the clocks: the same difference that tokens tolerate. */
 const MAX_CLOCK_SKEW = 5_000;
 
 /** Longest wait (ms) for a connection to the server. */
@@ -39,11 +39,11 @@ const LOOK_DEADLINE = 5_000;
 
 export function createClusterFitness(deps: {
   readonly installation: () => Promise<string>;
-  /** Of a provisioner's pool; only its statement timeout counts here. */
+  /** The limits of a provisioner's pool; only the statement timeout is used here. */
   readonly limits: PoolLimits;
   readonly destinations: Destinations;
 }): ClusterFitness {
-  /** With connections of its own, outside the budget: the server may be no cluster yet, or have no connection left in it. */
+  /** Uses connections outside the budget: the server may not be a cluster yet, or its budget may have no free connection. */
   async function entering<T>(connection: ConnectionSettings, work: (opened: Provisioner) => Promise<T>): Promise<T> {
     const limits = { ...deps.limits, max: 1, acquireTimeout: LOOK_DEADLINE };
     const opened = openProvisioner(connection, limits, { destinations: deps.destinations, anyServer: true });
@@ -76,9 +76,9 @@ export function createClusterFitness(deps: {
 }
 
 /**
- * The problems and warnings that follow from an inspection, for a server that is to hold tenants.
+ * The problems and warnings that an inspection shows for a server that is to hold tenants.
  *
- * @param budget connections that the service is to open there
+ * @param budget connections that the service may open there
  */
 export function judgeCluster(
   inspection: ClusterInspection,

@@ -1,6 +1,4 @@
-// Making tenants: a list of steps. The registry's row comes first, so that there is nothing without a row; then the mark of
-// the database says that it is whole, and the last step makes the row active. A failure before the mark is undone; after it the
-// tenant goes forward, whatever is known of the last step (src/operations/making.ts).
+// Makes tenants, in a list of steps that are undone if one fails before the database is marked as complete.
 import type { Kysely } from 'kysely';
 import { randomUUID } from 'node:crypto';
 import type { AuditOrigin } from '../../db/shared/audit-rows.js';
@@ -39,11 +37,11 @@ export type { NewTenant } from './new-tenant.js';
 
 export interface Provisioning {
   /**
-   * Makes a tenant and its first admin, from a standby database where one is ready. It is audited with the step that makes it
-   * active. A request whose key is known makes nothing, and has the tenant that it made before.
+   * Makes a tenant and its first admin, from a standby database if one is ready. The creation is audited in the step that makes
+   * the tenant active. If the request's key is known, nothing is made, and the tenant of the earlier request is returned.
    *
-   * @throws AppError `slug-taken`; `idempotency-key-reused` and `idempotency-key-in-use`; `provisioning-failed` where a step
-   * failed, undone and named in the log
+   * @throws AppError `slug-taken`; `idempotency-key-reused` and `idempotency-key-in-use`; `provisioning-failed` if a step failed:
+   *   the steps are undone, and the log names the step
    */
   create(tenant: NewTenant, origin: AuditOrigin): Promise<TenantRecord>;
 }
@@ -52,36 +50,35 @@ export interface ProvisioningDeps {
   readonly registry: Kysely<Registry>;
   readonly provisioners: Provisioners;
   readonly locks: TenantLocks;
-  /** The cluster that a new tenant's database is made on. */
+  /** Chooses the cluster for the database of a new tenant. */
   readonly choosePlace: (wish: PlaceWish) => Promise<ChosenPlace>;
   readonly envelope: Envelope;
   readonly installation: () => Promise<string>;
   /** The most connections that the pools of one tenant may hold: the role's CONNECTION LIMIT. */
   readonly connectionLimit: number;
-  /** Standby databases are made when no tenant is. */
+  /** Standby databases are made only while no tenant is being made. */
   readonly precedence: Pick<Precedence, 'run'>;
   readonly making: Making;
   readonly reconciler: Pick<Reconciler, 'settle'>;
-  /** Told when a standby database was claimed. */
+  /** Called after a standby database was claimed. */
   readonly onClaim: () => void;
   readonly onError: (error: unknown, context: { tenantId?: string; step: string }) => void;
-  /** Called when a step is done, with its name. An error it throws counts as the step's. */
+  /** Called after each step, with its name. An error that it throws counts as an error of the step. */
   readonly afterStep?: (step: ProvisioningStep) => void | Promise<void>;
 }
 
 /** The steps of making a tenant from the template. */
 export const provisioningSteps = ['register', 'role', 'database', 'fill', 'mark', 'activate'] as const;
-/** The steps of making one from a standby database. */
+/** The steps of making a tenant from a standby database. */
 export const claimSteps = ['register', 'open', 'fill', 'mark', 'activate'] as const;
 export type ProvisioningStep = (typeof provisioningSteps)[number] | (typeof claimSteps)[number];
 
 /**
- * How often a request is begun: again where what stood in its way was cleared away, or a standby database turned out to be
- * none.
+ * Attempts for each request. A request is tried again after an obstacle was removed, or if a standby database could not be used.
  */
 const ATTEMPTS = 4;
 
-/** The number of changes of a tenant that is being made. */
+/** The generation of a tenant that is being made. */
 const FIRST = 1;
 
 /** The database of the tenant that is being made. */
@@ -89,10 +86,15 @@ interface Own {
   readonly id: string;
   readonly name: string;
   readonly claim: string;
-  /** Where it was no standby database. */
+  /** Undefined for a standby database, which has a password already. */
   readonly password?: string;
 }
 
+/**
+ * The registry's row comes first, so that nothing exists without a row. Then the mark says that the database is complete. The
+ * last step makes the row active. A failure before the mark is undone. After the mark the tenant goes forward, whatever is known
+ * of the last step (src/operations/making.ts).
+ */
 export function createProvisioning(deps: ProvisioningDeps): Provisioning {
   const { registry, provisioners, locks, making } = deps;
   const earlier = createEarlierRequests(deps);
@@ -106,16 +108,16 @@ export function createProvisioning(deps: ProvisioningDeps): Provisioning {
       const made = await locks.session((session) => make(session, input, place, origin));
       if (typeof made === 'object') return made;
       if (made !== 'slug-taken') continue;
-      // By the same request, perhaps, which was sent twice at once.
+      // Perhaps the same request was sent twice, and the other one took the slug.
       const meanwhile = input.requestKey && (await earlier.madeBy(input.requestKey));
       if (meanwhile) return meanwhile;
-      // The session was given back: whoever clears the way needs one.
+      // The session was given back before this call, because removing the abandoned tenant needs a session itself.
       await earlier.clearAbandoned(input.slug);
     }
     throw new AppError('unavailable', { retryAfter: 5 });
   }
 
-  /** @returns what stood in the way where it was not made: `again` where the next attempt finds out */
+  /** @returns the obstacle if the tenant was not made; `again` if the next attempt must find the obstacle */
   async function make(
     session: Kysely<Registry>,
     input: NewTenant,
@@ -145,7 +147,8 @@ export function createProvisioning(deps: ProvisioningDeps): Provisioning {
         deps.onClaim();
         const mark = { from: [standbyMark(installation, id)], to: making };
         if (!(await run('open', () => openStandby(cluster, name, mark)))) {
-          // So it is when the registry was restored from a backup of before it was claimed: it stays as it is, without a row.
+          // This happens when the registry was restored from a backup taken before the claim. The database stays as it is,
+          // without a row.
           await registry.transaction().execute(async (trx) => {
             await deleteTenantRow(trx, id);
             await deleteRequestKeysOf(trx, id);
@@ -172,7 +175,7 @@ export function createProvisioning(deps: ProvisioningDeps): Provisioning {
           } else if (!(await claimMarker(db, id, claim))) {
             throw new Error('the standby database carries the marker of another tenant');
           }
-          // Awaited last: entering the database takes its time beside the hashing.
+          // Awaited last: the hash is computed while the database is being entered.
           const admin = { ...input.admin, passwordHash: await input.admin.passwordHash };
           // The last step that can be undone.
           await confirmOperator(session, origin);
@@ -196,13 +199,13 @@ export function createProvisioning(deps: ProvisioningDeps): Provisioning {
       const settled = own ? await settle(own.id, origin, at.step === 'activate' && wasAnswered(error)) : 'undone';
       if (typeof settled === 'object') return settled;
       if (error instanceof AppError) throw error;
-      // Without an answer to the first step there may be a row, now or in a moment.
+      // If the first step got no answer, a row may exist, or may appear in a moment.
       const unknown = at.step === 'register' && error instanceof DatabaseFault;
       throw makingFailure(at.step, own?.id, unknown ? 'unknown' : settled, error);
     }
   }
 
-  /** Under the tenant's lock. When it fails the row stays, and the reconciler goes on. */
+  /** Runs under the tenant's lock. If it fails, the row stays, and the reconciler continues. */
   async function settle(id: string, origin: AuditOrigin, refused: boolean): Promise<TenantRecord | Settled> {
     try {
       const active = await making.settle(id, { origin, refused });
@@ -218,7 +221,7 @@ export function createProvisioning(deps: ProvisioningDeps): Provisioning {
     }
   }
 
-  /** @param begun gets the database before its row is written: the answer may be lost */
+  /** @param begun receives the database before its row is written, because the answer to the write may be lost */
   async function register(
     session: Kysely<Registry>,
     { name, slug, poolOptions, limits, requestKey }: NewTenant,
@@ -252,7 +255,7 @@ export function createProvisioning(deps: ProvisioningDeps): Provisioning {
       dbUser: own.name,
       dbPassword: deps.envelope.seal(own.password, { id: own.id, host, port, user: own.name }),
     });
-    // The cluster moved since it was chosen.
+    // Undefined if the cluster has moved since it was chosen.
     return registered && own;
   }
 

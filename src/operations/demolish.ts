@@ -1,5 +1,5 @@
-// Demolishing: the only code that drops a database or a role. It drops what carries one of the marks that the caller has as
-// grounds, and what no other row of the registry names; everything else it leaves as it is.
+// Demolition: the only code that drops a database or a role. It drops a database only if the database carries one of the caller's
+// marks (the grounds) and no other row of the registry names it. Every other database stays as it is.
 import type { Kysely } from 'kysely';
 import { databasesWithRightsOf, letGo } from '../../db/server/adoption-checks.js';
 import type { Registry } from '../../db/registry/registry-schema.js';
@@ -10,27 +10,27 @@ import { changeMark, findMarks, findRoleMarks, markText, parseMark } from '../..
 import { isOwnName } from '../tenants/tenant-ids.js';
 import type { Place, PlacedProvisioner } from '../clusters/provisioners.js';
 
-/** A database that was made for a tenant, or is to become one's, with its role. */
+/** A database of a tenant or standby database, or a database that is being made or adopted, with its role. */
 export interface Doomed {
   readonly place: Place;
-  /** Of the tenant, or of the standby database. */
+  /** The id of the tenant or of the standby database. */
   readonly id: string;
   /** The database's name. */
   readonly name: string;
   readonly role: string;
-  /** The marks with which it may be dropped. */
+  /** The marks that allow the drop. */
   readonly grounds: readonly string[];
 }
 
-/** Why a database was not dropped; undefined when it is gone, or was never there. */
+/** The reason why a database was not dropped; undefined if the database is gone or never existed. */
 export type Left = string | undefined;
 
 /**
- * Drops a database and its role, under the tenant's lock. First its mark becomes `dropping`, by compare and set: DROP DATABASE
- * itself cannot have a condition, and a lock whose connection is lost is free. Repeating it goes on where it stopped.
+ * Drops a database and its role, under the tenant's lock. First the mark becomes `dropping`, by compare and set: DROP DATABASE
+ * cannot have a condition, and a lock is free when its connection is lost. A repeated call continues at the step that failed.
  *
  * @param installation the registry's own id
- * @returns why it was left, as a part of a sentence
+ * @returns why the database was left, as a part of a sentence
  */
 export async function demolish(
   registry: Kysely<Registry>,
@@ -48,16 +48,16 @@ export async function demolish(
   return undefined;
 }
 
-/** What was decided about a database. */
+/** The decision about a database. */
 export type Fate = 'condemned' | 'absent' | { readonly left: string };
 
-/** Looks again when the mark changed between two looks. */
+/** Attempts, because the mark can change between reading and writing it. */
 const LOOKS = 3;
 
 /**
- * Decides that a database is dropped: marks it `dropping`. From then on it cannot be claimed, activated or opened.
+ * Decides that a database is dropped, and marks it `dropping`. From then on the database cannot be claimed, activated or opened.
  *
- * @returns `absent` when there is no such database; why it was left, as a part of a sentence
+ * @returns `absent` if there is no such database; otherwise why it was left, as a part of a sentence
  */
 export async function condemn(
   registry: Kysely<Registry>,
@@ -68,7 +68,7 @@ export async function condemn(
   for (let looks = 0; looks < LOOKS; looks += 1) {
     let [found] = await findMarks(cluster, [name]);
     if (!found && isOwnName(name)) {
-      // What a process sent before it died may still run, and make the database.
+      // A statement that a process sent before it died may still run, and make the database.
       await endStatementsOn(cluster, name);
       [found] = await findMarks(cluster, [name]);
     }
@@ -76,7 +76,7 @@ export async function condemn(
     if (!found.owned) return { left: 'it belongs to another role' };
     if (await isNamed(registry, { name, place, otherThan: id }))
       return { left: 'another row of the registry names it' };
-    // Between CREATE DATABASE and its mark it is closed, and its role has the mark already.
+    // Between CREATE DATABASE and its mark the database is closed, and its role already carries the mark.
     const evidence = found.text ?? (found.open ? null : found.roleText);
     if (evidence === null) return { left: 'it carries no mark' };
     if (!grounds.includes(evidence)) return { left: `it carries the mark "${evidence}"` };
@@ -88,7 +88,7 @@ export async function condemn(
   return { left: 'its mark keeps changing' };
 }
 
-/** Drops the role of a database that is gone or was let go of, when the role's mark is this tenant's, or it has none. */
+/** Drops the role of a database that is gone or released, if the role carries this tenant's mark or no mark. */
 export async function dismiss(
   provisioner: PlacedProvisioner,
   { id, role }: Pick<Doomed, 'id' | 'role'>,
@@ -97,17 +97,17 @@ export async function dismiss(
   const [found] = await findRoleMarks(cluster, [role]);
   if (!found) return;
   if (found.text !== null && parseMark(found.text)?.id !== id) return;
-  // A role that has rights anywhere cannot be dropped: an adoption that was cut short has left some.
+  // A role that has rights anywhere cannot be dropped, and an interrupted adoption leaves rights.
   for (const database of await databasesWithRightsOf(cluster, role))
     await inDatabase(database, (db) => letGo(db, role, id));
   await dropRole(cluster, role);
 }
 
 /**
- * Drops a template, or a database that was to become one.
+ * Drops a template, or a database that was to become a template.
  *
- * @param template.text the mark that it was found with
- * @returns why it was left; undefined when it is gone
+ * @param template.text the mark that was found
+ * @returns why the template was left; undefined if it is gone
  */
 export async function demolishTemplate(
   registry: Kysely<Registry>,

@@ -1,5 +1,5 @@
-// What earlier requests for a tenant left: the tenant that one with the same Idempotency-Key made, and an unfinished one that has
-// the slug.
+// Results of earlier requests for a tenant: the tenant that a request with the same Idempotency-Key made, and an unfinished
+// tenant that has the slug.
 import type { Kysely } from 'kysely';
 import { findRequestKey, type RequestKey } from '../../db/registry/idempotency-keys.js';
 import type { Registry } from '../../db/registry/registry-schema.js';
@@ -7,16 +7,16 @@ import { findTenant, findTenantBySlug, type TenantRecord } from '../../db/regist
 import { AppError } from '../errors.js';
 import type { Reconciler } from './reconciler.js';
 
-/** A key, and what tells the request that it came with from another one. */
+/** An Idempotency-Key, with a check whether a stored hash is the hash of the same request. */
 export interface GivenKey extends RequestKey {
-  /** Whether a hash that is known is this request's. */
+  /** Whether a stored hash is the hash of this request. */
   readonly matches: (requestHash: string) => boolean;
 }
 
 export interface EarlierRequests {
   /**
-   * The tenant that a request with this key made, finished first when its process died; undefined when there was none, or it is
-   * undone.
+   * The tenant that a request with this key made. If the process of that request died, the tenant is finished first. Undefined if
+   * there was no such request, or its tenant was undone.
    *
    * @throws AppError `idempotency-key-reused`, `idempotency-key-in-use`
    */
@@ -24,7 +24,8 @@ export interface EarlierRequests {
   /**
    * Finishes or undoes an unfinished tenant that has the slug.
    *
-   * @throws AppError `slug-taken` when a tenant that is whole, or is being made, has it; `unavailable` when it cannot be undone
+   * @throws AppError `slug-taken` if a complete tenant, or a tenant that is being made, has the slug; `unavailable` if the
+   *   unfinished tenant cannot be undone
    */
   clearAbandoned(slug: string): Promise<void>;
 }
@@ -42,7 +43,7 @@ export function createEarlierRequests(deps: {
     if (!key.matches(known.requestHash)) throw new AppError('idempotency-key-reused');
     const tenant = await findTenant(registry, known.tenantId);
     if (!tenant || tenant.status === 'deleting') {
-      // An attempt that has just been undone gave its key back.
+      // If the attempt has just been undone, its key is free again.
       if (!(await findRequestKey(registry, key))) return undefined;
       throw new AppError('idempotency-key-reused', {
         detail: 'The tenant that was created with this key was removed. Use a new key.',
@@ -50,7 +51,7 @@ export function createEarlierRequests(deps: {
     }
     if (tenant.status !== 'provisioning') return tenant;
     if (!(await reconciler.settle(tenant.id))) throw new AppError('idempotency-key-in-use', { retryAfter: 1 });
-    // It went forward, or is undone.
+    // The tenant is now active, or was undone.
     const settled = await findTenant(registry, tenant.id);
     return settled?.status === 'active' ? settled : undefined;
   }

@@ -1,6 +1,5 @@
-// Evidence: what the mark of a database says about its tenant's row, and the other way round. The registry and the tenants'
-// servers commit separately, and the registry may be restored to an earlier moment: so nothing is opened, closed, re-marked or
-// dropped for a row that the database itself does not agree with.
+// Evidence: whether the mark of a database and the row of its tenant agree. The service opens, closes, re-marks or drops a
+// database only if they do: registry and servers commit separately, and the registry may be restored to an earlier moment.
 import type { Kysely } from 'kysely';
 import { randomUUID } from 'node:crypto';
 import type { Registry } from '../../db/registry/registry-schema.js';
@@ -16,21 +15,21 @@ import type { InDatabase } from '../clusters/provisioner-connections.js';
 
 /**
  * - `agrees`: mark and row are of the same change.
- * - `older`: the mark is of an earlier change than the row. It follows.
- * - `newer`: the row is of an earlier change than the mark, or of another one of the same number: the registry went back in
- *   time. Only a person's act goes on.
- * - `former`: a former build made the database or the row. One of them is completed.
+ * - `older`: the mark is of an earlier change than the row. The mark follows the row.
+ * - `newer`: the row is of an earlier change than the mark, or of a different change with the same number: the registry went back
+ *   in time. Only a person can continue.
+ * - `former`: a former build made the database or the row. Mark or row is completed.
  * - `unmarked`: there is no mark: the database was restored from a dump, or is older than marks.
- * - `foreign`: the mark is that of another tenant, operation or installation, or the database is another role's.
+ * - `foreign`: the mark names another tenant, operation or installation, or another role owns the database.
  */
 export type Verdict = 'agrees' | 'older' | 'newer' | 'former' | 'unmarked' | 'foreign';
 
-/** Whether the database was there before its tenant: it then has a name that is not its role's. */
+/** Whether the database existed before its tenant. Its name then differs from the name of its role. */
 export function isAdopted({ adopts, dbName, dbUser }: TenantRecord): boolean {
   return adopts !== null || dbName !== dbUser;
 }
 
-/** The mark that a tenant's database carries by its row. */
+/** The mark that the row of a tenant requires on its database. */
 export function markOf(tenant: TenantRecord, installation: string): Mark {
   const { id, claim, generation } = tenant;
   return { installation, id, state: stateOf(tenant), claim, generation };
@@ -44,7 +43,7 @@ function stateOf(tenant: TenantRecord): Mark['state'] {
   return closed ? 'suspended' : isAdopted(tenant) ? 'adopted' : 'tenant';
 }
 
-/** Compares a row with what is found on its server. */
+/** Compares a row with the mark on its server. */
 export function compare(
   tenant: TenantRecord,
   { text, owned = true }: { readonly text: string | null; readonly owned?: boolean },
@@ -60,15 +59,15 @@ export function compare(
   const same = found.generation === own.generation && found.state === own.state;
   const isLater = found.state === 'dropping' || (found.generation >= own.generation && !same);
   if (isLater) return 'newer';
-  // The claim is known from the mark alone when the registry is of before it was written.
+  // The registry is older than the claim: only the mark knows the claim.
   if (own.claim === null) return 'former';
   return same ? 'agrees' : 'older';
 }
 
 /**
- * A tenant's database with the marks that it may be dropped with, when its making is undone or it is being removed.
+ * A tenant's database with the marks that allow its drop, for undoing a tenant or removing it.
  *
- * @param also more of them
+ * @param also more marks that allow the drop
  */
 export function doomedOf(tenant: TenantRecord, installation: string, also: readonly string[] = []): Doomed {
   const { id, dbHost: host, dbPort: port, dbName: name, dbUser: role, claim, generation } = tenant;
@@ -83,7 +82,7 @@ export function doomedOf(tenant: TenantRecord, installation: string, also: reado
   return { place: { host, port }, id, name, role, grounds };
 }
 
-/** A tenant's database as it is found, and what that means. Undefined when there is none. */
+/** The tenant's database and its verdict. Undefined if there is no database. */
 export async function look(
   { cluster }: Pick<PlacedProvisioner, 'cluster'>,
   tenant: TenantRecord,
@@ -93,7 +92,7 @@ export async function look(
   return found && { found, verdict: compare(tenant, found, installation) };
 }
 
-/** Why a database is left as it is, for "The database of the tenant is left as it is: {reason}." */
+/** Why a database was left as it is: the reason in "The database of the tenant is left as it is: {reason}." */
 export function whyLeft(
   verdict: Verdict,
   { text, owned = true }: { readonly text: string | null; readonly owned?: boolean },
@@ -106,10 +105,10 @@ export function whyLeft(
 }
 
 /**
- * Completes what a former build made, or what a dump left behind: gives the row a claim, writes it into the database, and
- * marks the database by its row. Under the tenant's lock.
+ * Completes a database of a former build, or a database restored from a dump. The row gets a claim, the database gets the same
+ * claim, and the mark then follows the row. Runs under the tenant's lock.
  *
- * @returns the row as it is then; undefined when the database does not prove to be this tenant's: it stays as it is
+ * @returns the changed row; undefined if the database does not prove to be this tenant's, and stays as it is
  */
 export async function complete(
   registry: Kysely<Registry>,
@@ -121,7 +120,7 @@ export async function complete(
   const { id, dbName, dbUser } = tenant;
   let known = parseMark(found.text)?.claim;
   if (verdict === 'unmarked') {
-    // Without a mark only the content says whose a database is.
+    // Without a mark only the content of a database proves its tenant.
     const read = (): Promise<Marker | undefined> => inDatabase(dbName, readMarker);
     const marker = await (found.open ? read() : whileOpenToOwner(cluster, dbName, read));
     if (marker?.tenantId !== id || (marker.claim && tenant.claim && marker.claim !== tenant.claim)) return undefined;
@@ -134,12 +133,12 @@ export async function complete(
   return (await changeMark(cluster, change)) ? row : undefined;
 }
 
-/** Writes the row's claim into a database that is open and has none yet; before its migration there is no place for it. */
+/** Writes the row's claim into an open database without a claim. Before its migration the database cannot hold a claim. */
 export async function claimInside(inDatabase: InDatabase, tenant: TenantRecord): Promise<void> {
   await inDatabase(tenant.dbName, (db) => claimWithin(db, tenant));
 }
 
-/** The same, in the database already. */
+/** As `claimInside`, with a connection to the database. */
 export async function claimWithin(db: Kysely<TenantDatabase>, { id, claim }: TenantRecord): Promise<void> {
   const marker = await readMarker(db);
   if (claim !== null && marker?.tenantId === id && marker.claim === null) await claimMarker(db, id, claim);

@@ -1,10 +1,10 @@
-// What a client reads when a tenant could not be made, or a database not be adopted.
+// The error texts for a tenant that could not be made, or a database that could not be adopted.
 import { AppError } from '../errors.js';
 
-/** The outcome of making or adopting that failed; `half` when a part of it could not be undone yet. */
+/** The outcome of a failed creation or adoption; `half` if a part could not be undone yet. */
 export type Settled = 'undone' | 'half' | 'unknown';
 
-/** AppError `provisioning-failed`. */
+/** @returns AppError `provisioning-failed` */
 export function makingFailure(step: string, id: string | undefined, settled: Settled, cause: unknown): AppError {
   const outcomes: Readonly<Record<Settled, string>> = {
     undone: '. Everything was undone. Send the same request again.',
@@ -16,7 +16,7 @@ export function makingFailure(step: string, id: string | undefined, settled: Set
   return new AppError('provisioning-failed', { detail, retryAfter: 5, cause });
 }
 
-/** AppError `adoption-failed`. @param migrated whether the tables of this service are in the database */
+/** @returns AppError `adoption-failed`. @param migrated whether the database has the tables of this service */
 export function adoptionFailure(
   step: string,
   id: string,

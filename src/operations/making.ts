@@ -1,5 +1,5 @@
-// Tenants that are being made: finishes or undoes one whose request failed or whose process died. The mark of the database
-// decides, whichever worker asks:
+// Finishes or undoes a tenant that is being made, after its request failed or its process died. The mark of the database decides,
+// the same for every worker:
 //
 //     standby, making            → undone: `condemn` changes the mark to `dropping`, and no worker can activate it any more
 //     tenant, adopted, or later  → goes forward: the row becomes active, or suspended when the database is closed
@@ -28,12 +28,12 @@ import type { ReportLeft } from './reports.js';
 
 export interface Making {
   /**
-   * Finishes or undoes a tenant that is being made; under the tenant's lock, which the caller holds.
+   * Finishes or undoes a tenant that is being made. The caller holds the tenant's lock.
    *
-   * @param why.origin who is audited when it becomes active
-   * @param why.refused whether the registry answered to this worker that the row does not become active: then that is certain
-   * @returns the tenant when it is active; undefined when it is undone, or was not being made
-   * @throws when the registry or the tenant's server does not answer: it is then tried again
+   * @param why.origin the origin in the audit entry when the tenant becomes active
+   * @param why.refused whether the registry answered this worker that the row does not become active: then that is certain
+   * @returns the tenant if it is active; undefined if it was undone, or was not being made
+   * @throws if the registry or the tenant's server does not answer; the caller tries again later
    */
   settle(
     tenantId: string,
@@ -41,7 +41,7 @@ export interface Making {
   ): Promise<TenantRecord | undefined>;
 }
 
-/** The service itself. */
+/** Work of the service itself has no actor. */
 const SERVICE: AuditOrigin = { actor: { kind: 'none' } };
 
 export function createMaking(deps: {
@@ -66,20 +66,21 @@ export function createMaking(deps: {
     if (found && !refused && (await isWhole(provisioner, tenant, found, installation)))
       return forward(provisioner, tenant, found, origin);
     if (tenant.adopts !== null) {
-      // Under the lock of the mark: a worker that stood still cannot write it any more without being seen.
+      // This takes the lock of the mark. A worker that was paused cannot write the mark later without being seen.
       if (found?.text === null) await changeMark(provisioner.cluster, { database: name, from: [null], to: null });
       return undo(tenant);
     }
     const { claim, generation } = tenant;
     const never = markText({ installation, id, state: 'tenant', claim, generation });
-    // Refused by the registry; or of a former build, which marked a database before it filled it: no user was ever in this one.
+    // The registry refused the row, or the database is of a former build, which marks a database before filling it: this database
+    // never had a user.
     if (refused || (claim === null && (found === undefined || parseMark(found.text ?? found.roleText)?.id === id)))
       return undo(tenant, [never]);
     const fate = await condemn(registry, provisioner, doomedOf(tenant, installation), installation);
     if (fate === 'condemned') return undo(tenant);
-    // A worker that stood still may make the database yet, and the row does not become active any more.
+    // A paused worker may still make the database, but the row can no longer become active.
     if (fate === 'absent') return undo(tenant, [never]);
-    // It became whole between the two looks.
+    // The database became complete between the two checks.
     const [now] = await findMarks(provisioner.cluster, [name]);
     if (now && (await isWhole(provisioner, tenant, now, installation)))
       return forward(provisioner, tenant, now, origin);
@@ -94,7 +95,7 @@ export function createMaking(deps: {
     { name, text, open }: MarkedDatabase,
     origin: AuditOrigin,
   ): Promise<TenantRecord | undefined> {
-    // A dump has left the mark behind; a database of a former build gets its own when it is completed.
+    // A dump restores no mark. A database of a former build gets its mark when it is completed.
     if (text === null && tenant.claim !== null) {
       const { id, claim, generation } = tenant;
       const installation = await deps.installation();
@@ -104,7 +105,7 @@ export function createMaking(deps: {
     return activate(registry, tenant, origin, open ? 'active' : 'suspended');
   }
 
-  /** Removes the row and nothing else: the database is another tenant's. */
+  /** Removes only the row: the database belongs to another tenant. */
   async function forget({ id, generation }: TenantRecord): Promise<void> {
     await registry.transaction().execute(async (trx) => {
       if (!(await markTenantDeleting(trx, id, ['provisioning'], { generation, onPurge: 'keep' }))) return;
@@ -113,12 +114,12 @@ export function createMaking(deps: {
     });
   }
 
-  /** @param also marks with which its database may be dropped besides */
+  /** @param also more marks that allow dropping the tenant's database */
   async function undo(tenant: TenantRecord, also: readonly string[] = []): Promise<undefined> {
     const begun = await registry.transaction().execute(async (trx) => {
       const { id, generation } = tenant;
       const deleting = await markTenantDeleting(trx, id, ['provisioning'], { generation });
-      // The same request may make the tenant once more.
+      // The same request may make the tenant again.
       if (deleting) await deleteRequestKeysOf(trx, id);
       return deleting;
     });
@@ -130,9 +131,9 @@ export function createMaking(deps: {
 }
 
 /**
- * Makes a tenant active whose database is whole, and audits it. Undefined when it is not being made any more.
+ * Makes a tenant with a complete database active, and audits it. Undefined if the tenant is no longer being made.
  *
- * @param status suspended when the database was found closed, as an earlier moment of the registry leaves it
+ * @param status `suspended` if the database was found closed, which happens after the registry was restored to an earlier moment
  */
 export async function activate(
   registry: Kysely<Registry>,
@@ -152,8 +153,8 @@ export async function activate(
 }
 
 /**
- * Whether a tenant's database was made whole, and may hold data since: it carries the mark of this operation. Without a claim, or
- * without a mark, its content decides: it has the tenant's marker and a user who could have signed in.
+ * Whether a tenant's database is complete, and may hold data since: it carries the mark of this operation. Without a claim or a
+ * mark the content decides: the tenant's marker, and a user who could have signed in.
  */
 async function isWhole(
   { cluster, inDatabase }: PlacedProvisioner,
@@ -166,7 +167,7 @@ async function isWhole(
   if (mark && (mark.installation !== installation || mark.id !== id)) return false;
   if (mark && claim !== null) return mark.claim === claim && !['standby', 'making', 'dropping'].includes(mark.state);
   if (mark && mark.state !== 'tenant') return false;
-  // A database that is adopted has its own content; and one that is being made is marked as that with its role.
+  // An adopted database has content of its own. The role of a database that is being made carries the mark `making`.
   if (!mark && adopts !== null) return false;
   if (!mark && (parseMark(roleText)?.state === 'making' || parseMark(roleText)?.state === 'standby')) return false;
   const look = (): Promise<boolean> =>

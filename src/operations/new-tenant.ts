@@ -1,4 +1,4 @@
-// A tenant that is asked for.
+// The settings of a tenant that a request asks for.
 import type { PlaceWish } from '../clusters/placement.js';
 import type { LimitChanges, PoolOptionChanges } from '../../db/registry/registry-schema.js';
 import type { GivenKey } from './earlier-requests.js';
@@ -9,13 +9,13 @@ export interface NewTenant {
   readonly slug: string;
   readonly poolOptions: PoolOptionChanges;
   readonly limits?: LimitChanges | undefined;
-  /** Where its database is to be; left out, anywhere. */
+  /** The wished place of the database; without it any cluster is possible. */
   readonly wish?: PlaceWish;
-  /** The Idempotency-Key that the request came with. */
+  /** The Idempotency-Key of the request. */
   readonly requestKey?: GivenKey | undefined;
   readonly admin: {
     readonly email: string;
-    /** Awaited when it is needed: the hash is made while the database is. */
+    /** Awaited as late as possible: the hash is computed while the database is made. */
     readonly passwordHash: string | Promise<string>;
     readonly firstName: string;
     readonly lastName: string;

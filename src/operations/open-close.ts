@@ -1,5 +1,5 @@
-// Brings a tenant's database after its row: open or closed, and marked. It acts only where the mark agrees with the row or is
-// of an earlier change; a row of an earlier change than the mark opens, closes and marks nothing.
+// Applies a tenant's row to its database: open or closed, and marked. It acts only if the mark agrees with the row or is of an
+// earlier change. If the row is of an earlier change than the mark, nothing is opened, closed or marked.
 import type { Kysely } from 'kysely';
 import { LRUCache } from 'lru-cache';
 import type { Registry } from '../../db/registry/registry-schema.js';
@@ -22,45 +22,46 @@ import type { ReportLeft } from './reports.js';
 
 export interface Doors {
   /**
-   * Opens or closes a tenant's database as its row wants, marks it, and finishes a restoration; under the tenant's lock, which
-   * the caller holds.
+   * Opens or closes a tenant's database as its row requires, marks it, and finishes a restoration. The caller holds the tenant's
+   * lock.
    *
-   * @param asked whether a person asks for it: then a row that is older than its mark gets a higher number, and goes on
-   * @returns the row as it is then; undefined when there is none
-   * @throws AppError `tenant-state` when a person asks and the database is not this tenant's
+   * @param asked whether a person asks for it: then a row that is older than its mark gets a higher number, and the work
+   *   continues
+   * @returns the changed row; undefined if there is none
+   * @throws AppError `tenant-state` if a person asks and the database is not this tenant's
    */
   follow(tenantId: string, asked?: boolean): Promise<TenantRecord | undefined>;
   /**
-   * Opens the database of an active or suspended tenant, for a row that is about to become active; the mark follows the row.
-   * Under the tenant's lock, for a person.
+   * Opens the database of an active or suspended tenant before its row becomes active; the mark then follows the row. A person
+   * asks for it, and the caller holds the tenant's lock.
    *
-   * @returns the row; undefined when there is none
-   * @throws AppError `tenant-state` when the database is not this tenant's
+   * @returns the row; undefined if there is none
+   * @throws AppError `tenant-state` if the database is not this tenant's
    */
   openFirst(tenantId: string): Promise<TenantRecord | undefined>;
-  /** Looks, for a person, whether a tenant's database is its row's to act on. Throws as `openFirst`. */
+  /** Checks, for a person, whether the row may act on the tenant's database. @throws as `openFirst` */
   confirm(tenantId: string): Promise<TenantRecord | undefined>;
-  /** The job: brings every database that does not agree with its tenant's row after it. */
+  /** The job: applies the row of every tenant whose database does not agree with it. */
   settleAll(signal: AbortSignal): Promise<void>;
 }
 
 interface Trusted {
-  /** Undefined when there is no row. */
+  /** Undefined if there is no row. */
   readonly tenant: TenantRecord | undefined;
-  /** Undefined when there is none, or it is left. */
+  /** Undefined if there is no database, or it was left as it is. */
   readonly database?: {
     readonly provisioner: PlacedProvisioner;
     readonly text: string | null;
     readonly installation: string;
   };
-  /** Whether it is left as it is, and was reported. */
+  /** Whether the database was left as it is, and reported. */
   readonly left?: boolean;
 }
 
-/** Looks again when the mark changed between two looks. */
+/** Attempts, because the mark can change between reading and writing it. */
 const LOOKS = 3;
 
-/** Databases of one server that a run of the job completes: each is entered. */
+/** Maximum databases of one server that a run of the job completes: the job must connect to each. */
 const COMPLETED_PER_RUN = 100;
 
 const MAX_INCOMPLETE = 10_000;
@@ -75,10 +76,10 @@ export function createDoors(deps: {
   readonly onError: (error: unknown, context: { tenantId?: string; place?: Place; step: string }) => void;
 }): Doors {
   const { registry, locks, provisioners, report } = deps;
-  /** Tenants that this process has tried to complete: one that cannot be must not hold up the others. */
+  /** Tenants that this process has tried to complete. A database that cannot be completed must not delay the others in each run. */
   const incomplete = new LRUCache<string, true>({ max: MAX_INCOMPLETE });
 
-  /** The row and its database, when that is the row's to act on: raised, or completed, where it has to be. */
+  /** The row, and its database if the row may act on it. If necessary, the row's number is raised, or the database is completed. */
   async function trusted(id: string, asked: boolean): Promise<Trusted> {
     for (let looks = 0; looks < LOOKS; looks += 1) {
       const tenant = await findSettledTenant(registry, id);
@@ -126,7 +127,7 @@ export function createDoors(deps: {
     });
   }
 
-  /** @returns whether the database is the row's to act on; `again` when row or mark have just been changed to that end */
+  /** @returns whether the row may act on the database; `again` if the row or the mark has just been changed to allow that */
   async function trust(
     provisioner: PlacedProvisioner,
     tenant: TenantRecord,
@@ -139,7 +140,7 @@ export function createDoors(deps: {
     const mark = parseMark(found.text);
     if (verdict === 'newer') {
       if (!asked || !mark || mark.state === 'dropping') return false;
-      // A row of before the upgrade has no claim; the mark of its own database knows it.
+      // A row from before the upgrade has no claim; the mark of its own database has it.
       if (tenant.claim === null && mark.claim !== null) await claimRow(registry, tenant.id, mark.claim);
       const higher = Math.max(mark.generation, tenant.generation) + 1;
       return (await raiseGeneration(registry, tenant, higher)) ? 'again' : false;
@@ -195,7 +196,7 @@ export function createDoors(deps: {
     }
   }
 
-  /** A tenant that another worker is at work on agrees with its row when that is done, or is found by the next run. */
+  /** Skips a tenant that another worker has locked: that worker applies the row, or the next run does. */
   async function attempt(id: string): Promise<boolean> {
     try {
       return await locks.attempt(id, () => follow(id));
@@ -222,7 +223,7 @@ export function createDoors(deps: {
       }
       for (const place of await listTenantPlaces(registry)) {
         if (signal.aborted) return;
-        // One cluster that does not answer holds up no other.
+        // A cluster that does not answer must not delay the others.
         await settlePlace(place, signal).catch((error: unknown) => {
           deps.onError(error, { place, step: 'settle' });
         });
@@ -231,14 +232,14 @@ export function createDoors(deps: {
   };
 }
 
-/** What the database of a row is to be; a tenant that is being restored is opened before its row says so. */
+/** The wanted state of a row's database. The database of a tenant that is being restored opens before its status changes. */
 function wantedDoor({ status, restoring, statusBeforeDeletion }: TenantRecord): 'open' | 'closed' | undefined {
   return databaseIs[restoring && statusBeforeDeletion !== null ? statusBeforeDeletion : status];
 }
 
 /**
- * Whether the job may complete a database that carries no mark of this build. What the mark of this build would have counted is not
- * known of it: an open database of a deleted tenant was restored since, perhaps, and then a person must ask.
+ * Whether the job may complete a database without a mark of this build. Without this mark the number of changes is unknown. An
+ * open database of a deleted tenant was perhaps restored since then: a person must ask.
  */
 function mayComplete({ status, generation }: TenantRecord, verdict: Verdict, open: boolean): boolean {
   return !(status === 'deleted' && open) && (verdict === 'former' || generation === 0);

@@ -1,14 +1,14 @@
 // Changes the password of a tenant's role while the tenant is served. No new connection fails: the next password is stored before
-// the server gets it, so a pool that is refused with the current one finds it in the registry (src/connections/tenant-pools.ts). Open
-// connections live on.
+// the server gets it. If the server refuses the current password, the pool finds the next one in the registry
+// (src/connections/tenant-pools.ts). Open connections stay open.
 //
 //   current P              --store-->    current P, next N    the server has P
 //   current P, next N      --alter-->    the same             the server has P or N
 //   current P, next N      --promote-->  current N            the server has N
 //
-// The password that the server must have is `next`, or `current` if there is no next one. Each step compares before it writes, so
-// a step can be repeated, a step whose answer is lost does no harm, and a late worker changes nothing. What is left half done the
-// job finishes.
+// The server must have the password `next`, or `current` if there is no next one. Each step compares before it writes. So a step
+// can be repeated, a step whose answer is lost does no harm, and a late worker changes nothing. The job finishes a change that
+// was left unfinished.
 import type { Kysely } from 'kysely';
 import type { AuditOrigin } from '../../db/shared/audit-rows.js';
 import { endWhenIdle } from '../../db/registry/job-locks.js';
@@ -34,17 +34,17 @@ import type { Provisioners } from '../clusters/provisioners.js';
 
 export interface Rotation {
   /**
-   * Gives a tenant's role a new password, or finishes a change that was begun. Audited when it begins: from then on it is
-   * finished, by this call or by the job.
+   * Gives a tenant's role a new password, or finishes a change that was begun. The change is audited when it begins. From then on
+   * this call or the job finishes it.
    *
-   * @returns false where there is no such tenant
-   * @throws AppError `tenant-state` where its state does not allow it; `unavailable` where somebody is at work on the tenant
-   *   for too long, or the new password is stored and not in force yet
+   * @returns false if there is no such tenant
+   * @throws AppError `tenant-state` if the tenant's state does not allow it; `unavailable` if another worker holds the tenant's
+   *   lock for too long, or if the new password is stored but not in force yet
    */
   rotate(tenantId: string, origin: AuditOrigin): Promise<boolean>;
   /**
-   * The housekeeping job: finishes what was begun, then changes what is older than it may be; a bounded number each time. A
-   * tenant that somebody is at work on is left for the next run.
+   * The housekeeping job: finishes changes that were begun, then changes passwords that are too old; a bounded number in each
+   * run. A tenant that another worker has locked waits for the next run.
    */
   run(signal: AbortSignal): Promise<void>;
 }
@@ -57,38 +57,41 @@ export interface RotationDeps {
   readonly locks: TenantLocks;
   readonly provisioners: Provisioners;
   readonly envelope: Envelope;
-  /** Tells every replica that the tenant's row changed. @throws where it could not be told */
+  /** Notifies every replica that the tenant's row changed. @throws if the notification fails */
   readonly tell: (tenantId: string) => Promise<void>;
-  /** A password older than this (ms) is changed by the job; 0 never. */
+  /** The job changes a password older than this (ms); 0 turns this off. */
   readonly rotateAfter: number;
   readonly onError: (error: unknown, context: { tenantId: string; step: string }) => void;
-  /** Called when a step is done, with its name. An error it throws counts as the step's. */
+  /** Called after each step, with its name. An error that it throws counts as an error of the step. */
   readonly afterStep?: (step: RotationStep) => void | Promise<void>;
 }
 
-/** Rotations of one process at once; each holds a lock. */
+/** Rotations that one process runs at once; each holds a lock. */
 const AT_ONCE = 2;
 const WAITING = 20;
 
 /** Longest wait (ms) for the tenant's server. */
 const ALTER_DEADLINE = 8_000;
 
-/** Tenants that one run of the job finishes, and that it rotates. */
+/** Limit for each of the two kinds of work in a run: tenants that are finished, and tenants that are rotated. */
 const PER_RUN = 100;
 
-/** The service itself. */
+/** Work of the service itself has no actor. */
 const NOBODY: AuditOrigin = { actor: { kind: 'none' } };
 
-/** Other workers can change the row or the role between two steps: re-encryption, another rotation, the job of connection limits. */
+/**
+ * Attempts, because other workers can change the row or the role between two steps: re-encryption, another rotation, the job of
+ * connection limits.
+ */
 const ATTEMPTS = 6;
 
 export function createRotation(deps: RotationDeps): Rotation {
   const { registry, locks, envelope } = deps;
   const slots = new Slots(AT_ONCE, WAITING);
-  /** Those who ask for the same tenant meanwhile share the work. */
+  /** Running rotations by tenant: further requests for the same tenant share the result. */
   const rotations = new Map<string, Promise<boolean>>();
 
-  /** Within the tenant's lock. The lock saves work; a worker whose lock is lost does no harm. */
+  /** Runs within the tenant's lock. The lock only saves work; a worker whose lock is lost does no harm. */
   async function change(tenantId: string, origin: AuditOrigin): Promise<boolean> {
     const tenant = await findTenant(registry, tenantId);
     if (!tenant) return false;
@@ -112,14 +115,14 @@ export function createRotation(deps: RotationDeps): Rotation {
     });
     if (stored) return;
     const now = await findTenant(registry, id);
-    // Another worker began a change: that one is finished now.
+    // Another worker began a change; that change is finished now.
     if (typeof now?.nextDbPassword === 'string') return;
     throw new AppError('tenant-state', {
       detail: `The tenant is ${now?.status ?? tenant.status}: its password cannot be changed.`,
     });
   }
 
-  /** Within the tenant's lock. Returns only when server and registry agree. @throws AppError `unavailable` */
+  /** Runs within the tenant's lock. Returns only if server and registry agree. @throws AppError `unavailable` */
   async function finish(tenantId: string): Promise<void> {
     let step: RotationStep = 'store';
     const done = async (name: RotationStep): Promise<void> => {
@@ -128,25 +131,25 @@ export function createRotation(deps: RotationDeps): Rotation {
     };
     try {
       await done('store');
-      /** The last one that this worker sent to the server, whether or not it is in force. */
+      /** The last password that this worker sent to the server, in force or not. */
       let sent: string | undefined;
-      /** The one that the server confirmed. */
+      /** The password that the server confirmed. */
       let inForce: string | undefined;
       for (let attempt = 1; attempt <= ATTEMPTS; attempt += 1) {
         const tenant = await findTenant(registry, tenantId);
-        // Its removal drops the role.
+        // The removal of the tenant drops the role.
         if (!tenant) return;
         const { nextDbPassword: next } = tenant;
-        // Another worker finished the change, and this one sent nothing that could be in force instead.
+        // Another worker finished the change, and this worker sent no password that could be in force instead.
         if (next === null && sent === undefined) return;
         const wanted = openWanted(tenant);
         if (wanted === undefined) {
-          // This process cannot enter with it: another one takes its place.
+          // This process cannot decrypt the next password, so another password replaces it.
           await storeNextPassword(registry, tenantId, sealNew(tenant), next);
           continue;
         }
         if (wanted !== inForce) {
-          // So that a replica which cannot ask the registry later knows both.
+          // Notified first: a replica that later cannot query the registry then knows both passwords.
           await deps.tell(tenantId);
           await done('tell');
           sent = wanted;
@@ -172,14 +175,17 @@ export function createRotation(deps: RotationDeps): Rotation {
     }
   }
 
-  /** @returns false if the server was not changed: the registry wants another password by now, or another worker was at the role */
+  /**
+   * @returns false if the server was not changed: the registry now wants another password, or another worker was changing the
+   *   role
+   */
   async function alter(tenant: TenantRecord, password: string): Promise<boolean> {
     const { id, dbHost: host, dbPort: port, dbUser: name } = tenant;
     const { cluster } = await deps.provisioners.at({ host, port });
     const verifier = await scramVerifier(password, TENANT_SCRAM_ITERATIONS);
     return setRolePassword(cluster, { name, verifier }, ALTER_DEADLINE, async () => {
       const now = await findTenant(registry, id);
-      // Re-encryption puts the same password in another envelope.
+      // Passwords are compared, not ciphertexts: re-encryption stores the same password as another ciphertext.
       return now !== undefined && openWanted(now) === password;
     });
   }
@@ -188,7 +194,7 @@ export function createRotation(deps: RotationDeps): Rotation {
     return envelope.seal(newDatabasePassword(), { id, host, port, user });
   }
 
-  /** The password that the server must have. Undefined if this process cannot open it. */
+  /** The password that the server must have. Undefined if this process cannot decrypt it. */
   function openWanted(tenant: TenantRecord): string | undefined {
     const { id, dbHost: host, dbPort: port, dbUser: user } = tenant;
     try {
@@ -204,7 +210,7 @@ export function createRotation(deps: RotationDeps): Rotation {
       try {
         return await other;
       } catch (error) {
-        // The caller that began it may not act any more, which says nothing of this one.
+        // The caller that began the rotation may not act any more. This caller still may.
         if (!(error instanceof AppError && error.code === 'unauthenticated')) throw error;
       }
     }
@@ -228,12 +234,12 @@ export function createRotation(deps: RotationDeps): Rotation {
       const unreachable = new Set<string>();
       for (const { id, host, port, rest } of work) {
         if (signal.aborted) return;
-        // One server that is gone is waited for once.
+        // The job waits only once for a server that does not answer.
         if (unreachable.has(`${host}:${port}`)) continue;
         try {
           await slots.run(() => locks.attempt(id, rest));
         } catch (error) {
-          // What it was is told by `finish`; a state that changed meanwhile is no failure.
+          // `finish` has logged the failure; a state that changed meanwhile is no failure.
           if (!(error instanceof AppError)) throw error;
           if (error.cause instanceof DatabaseFault) unreachable.add(`${host}:${port}`);
         }

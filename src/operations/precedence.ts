@@ -1,17 +1,21 @@
-// Who goes first: work that somebody waits for, before work ahead of time, which would take the disk and the processor from it.
+// Precedence: requests that a client waits for run before work ahead of time, which would take disk and processor from them.
 import { setTimeout as sleep } from 'node:timers/promises';
 
 export interface Precedence {
-  /** Does work that somebody waits for. */
+  /** Runs work that a client waits for. */
   run<T>(work: () => Promise<T>): Promise<T>;
-  /** Waits until nobody has waited for such work for a moment; not for ever, or a steady stream would leave none ahead. */
+  /**
+   * Waits until no such work has run for a moment. The wait is bounded: otherwise a steady stream of requests would stop all work
+   * ahead of time.
+   */
   quiet(signal: AbortSignal): Promise<void>;
 }
 
 const LOOK_EVERY = 50;
 
 /**
- * @param moment how long (ms) nobody must have waited: who makes tenants one after the other comes again at once
+ * @param moment time (ms) without such work that counts as quiet: a client that creates many tenants sends its next request at
+ *   once
  * @param patience longest wait (ms)
  */
 export function createPrecedence({ moment = 250, patience = 5_000 } = {}): Precedence {

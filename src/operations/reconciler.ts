@@ -1,5 +1,5 @@
-// The reconciler: finishes or undoes what a crash left, both ways: rows in the middle of something that no worker has locked,
-// and databases and roles without a row. It drops only what the mark proves never to have held a tenant's data.
+// The reconciler: finishes or undoes what a crash left unfinished. It handles unfinished rows that no worker has locked, and
+// databases and roles without a row. It drops a database only if its mark proves that it never held a tenant's data.
 import type { Kysely } from 'kysely';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Registry } from '../../db/registry/registry-schema.js';
@@ -17,19 +17,19 @@ import { createOnce } from './reports.js';
 import type { StandbyDatabases } from './standby-databases.js';
 
 export interface Reconciler {
-  /** One round. What fails is given to `onError` and does not hold up the rest: the next round takes it up again. */
+  /** One round. A failure is passed to `onError` and does not stop the round: the next round tries again. */
   reconcile(signal: AbortSignal): Promise<void>;
   /**
-   * Finishes or undoes a tenant whose making died with its process, or finishes its removal.
+   * Finishes or undoes a tenant whose process died while making it, or finishes its removal.
    *
-   * @returns false when a worker has it locked
+   * @returns false if a worker holds the tenant's lock
    */
   settle(tenantId: string): Promise<boolean>;
 }
 
 /**
- * What a process sent before it died may begin to run a moment (ms) after its locks are free; after this wait it is running,
- * and is seen and ended.
+ * A statement that a process sent before it died may begin to run shortly (ms) after its locks are free. After this wait the
+ * statement is running, so it is seen and ended.
  */
 const SETTLED_AFTER = 250;
 
@@ -74,7 +74,7 @@ export function createReconciler(deps: {
     }
   }
 
-  /** Under the tenant's lock. */
+  /** Runs under the tenant's lock. */
   async function settleNow(id: string): Promise<void> {
     await making.settle(id);
     await removal.finish(id);
@@ -88,7 +88,7 @@ export function createReconciler(deps: {
       try {
         const provisioner = await provisioners.at(place);
         await locks.attempt(left.id, async () => {
-          // It may have become ready, and a tenant's, since it was listed.
+          // The standby database may have become ready, or a tenant's, since it was listed.
           const all = await listStandby(registry, { clusterId: place.id, ready: false });
           if (all.some(({ id }) => id === left.id)) await standby.drop(left, place, provisioner);
         });
@@ -98,7 +98,7 @@ export function createReconciler(deps: {
     }
   }
 
-  /** Those that no worker has locked, when what a dead process sent has had the time to begin. */
+  /** The rows that no worker has locked, after the wait for statements of a dead process. */
   async function abandoned<Row extends { readonly id: string }>(rows: readonly Row[]): Promise<Row[]> {
     const free: Row[] = [];
     for (const row of rows) if (await locks.attempt(row.id, async () => undefined)) free.push(row);
@@ -109,7 +109,7 @@ export function createReconciler(deps: {
   async function dropOrphans(place: StandbyCluster, signal: AbortSignal): Promise<void> {
     const provisioner = await provisioners.at(place);
     const installation = await deps.installation();
-    // In this order: a row is written before its database is made, and removed after it.
+    // In this order, because a row is written before its database is made, and removed after its database is dropped.
     const marked = await listMarked(provisioner.cluster, installation);
     const known = await knownDatabaseNames(
       registry,
@@ -121,12 +121,13 @@ export function createReconciler(deps: {
       const mark = parseMark(text);
       if (!mark || known.has(name)) continue;
       const { id, state } = mark;
-      // A role goes with its database.
+      // `demolish` drops a role together with its database.
       if (kind === 'role' && databases.has(name)) continue;
       const isEmpty = state === 'standby' || state === 'dropping' || (kind === 'role' && state === 'making');
       if (isEmpty)
         await locks.attempt(id, () => dropOrphan(provisioner, place, { kind, id, name, text }, installation));
-      // A registry that was restored from a backup has no row of the tenants since: theirs is the last copy of their data.
+      // A registry that was restored from a backup has no row of later tenants: these databases are the last copies of their
+      // data.
       else if (isNew(`${place.id} ${kind} ${name}`))
         deps.onError(
           new Error(`a ${kind} that may belong to a tenant has no row in the registry: it is left as it is`),
@@ -140,7 +141,7 @@ export function createReconciler(deps: {
     }
   }
 
-  /** Under its lock. */
+  /** Runs under the lock of the orphan's id. */
   async function dropOrphan(
     provisioner: PlacedProvisioner,
     place: StandbyCluster,

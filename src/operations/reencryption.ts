@@ -1,5 +1,5 @@
-// Sealing anew what is sealed with a key that is to go, while the service serves: in batches, each a short transaction, so
-// that a tenant's row is locked for a moment. Whoever remembers the old ciphertext can open it for as long as it has the key.
+// Encrypts passwords again with the current key, while the service serves. Each batch is a short transaction, so a tenant's row
+// is locked only for a moment. A process that remembers an old ciphertext can decrypt it until it loses the old key.
 import type { Kysely } from 'kysely';
 import { endWhenIdle } from '../../db/registry/job-locks.js';
 import type { Registry } from '../../db/registry/registry-schema.js';
@@ -15,28 +15,29 @@ import {
 } from '../../db/registry/sealed.js';
 import { createEnvelope, type Envelope } from '../secrets/envelope.js';
 
-/** How much is sealed with a key. */
+/** How many rows are encrypted with a key. */
 export interface KeyUse {
-  /** Null for what is no envelope at all. */
+  /** Null for rows that are not in the format of an envelope. */
   readonly kid: string | null;
-  /** Whether this process has the key. Where it has not and there are rows, nobody is served whose row that is. */
+  /** Whether this process has the key. If not, the tenants and clusters of these rows cannot be used. */
   readonly held: boolean;
-  /** Whether this process seals with it. */
+  /** Whether this process encrypts with it. */
   readonly current: boolean;
   readonly rows: number;
 }
 
 export interface Reencryption {
   /**
-   * To be called when the process starts, and otherwise done by the job: what is sealed with other keys is sealed anew with its current one from now
-   * on, by whichever replica has that as its current one too. Warns of rows whose key it does not have.
+   * Declares this process's current key the wanted key. From now on every replica with the same current key encrypts rows of
+   * other keys again. Warns of rows whose key this process does not have. Call it when the process starts; otherwise the job
+   * does.
    *
    * @throws DatabaseFault
    */
   begin(): Promise<void>;
-  /** The housekeeping job: seals anew until nothing is left that it can open. @throws DatabaseFault */
+  /** The housekeeping job: encrypts again every row that this process can decrypt. @throws DatabaseFault */
   run(signal: AbortSignal): Promise<void>;
-  /** Every key that is held or in use: one without rows can be taken out of ENCRYPTION_KEYS. @throws DatabaseFault */
+  /** Every key that is held or in use. A key without rows can be removed from ENCRYPTION_KEYS. @throws DatabaseFault */
   uses(): Promise<KeyUse[]>;
 }
 
@@ -45,15 +46,15 @@ export interface ReencryptionDeps {
   readonly keys: readonly { readonly kid: string; readonly key: Buffer }[];
   readonly log: {
     readonly done: (context: { kid: string; column: string; rows: number }, text: string) => void;
-    /** Told once of each row that does not open, and of each key that is missing. */
+    /** Called once for each row that cannot be decrypted, and for each missing key. */
     readonly warn: (context: Readonly<Record<string, unknown>>, text: string) => void;
   };
 }
 
-/** Rows of one transaction: some 5 ms. */
+/** Rows in one transaction: about 5 ms. */
 const BATCH = 100;
 
-/** Rows that are remembered as told of. */
+/** Rows whose warning is remembered. */
 const MAX_TOLD = 10_000;
 
 export function createReencryption(deps: ReencryptionDeps): Reencryption {
@@ -67,7 +68,7 @@ export function createReencryption(deps: ReencryptionDeps): Reencryption {
     'standby_databases.db_password': ofTenants,
     'clusters.provisioner_password': createEnvelope(keys, 'clusters.provisioner_password'),
   };
-  /** Ciphertexts that do not open, by their row. */
+  /** Ciphertexts that cannot be decrypted, by row: each is logged once. */
   const told = new Map<string, string>();
   let begun = false;
 
@@ -88,7 +89,7 @@ export function createReencryption(deps: ReencryptionDeps): Reencryption {
     }
   }
 
-  /** @returns how many rows were sealed anew */
+  /** @returns how many rows were encrypted again */
   async function sealColumn(column: SealedColumn, signal: AbortSignal): Promise<number> {
     let rows = 0;
     let after: string | undefined;

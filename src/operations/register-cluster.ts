@@ -1,5 +1,5 @@
-// Registering clusters, changing, draining and removing them. A server is inspected before it is registered, so that a tenant is
-// never put on one that cannot hold it.
+// Registers, changes, drains and removes clusters. A server is inspected before it is registered, so that no tenant is placed on
+// a server that cannot hold it.
 import { isDeepStrictEqual } from 'node:util';
 import type { Kysely } from 'kysely';
 import type { AuditOrigin } from '../../db/shared/audit-rows.js';
@@ -45,36 +45,37 @@ export type { ClusterChanges, NewCluster } from '../clusters/cluster-rules.js';
 
 export interface ClusterRegistration {
   /**
-   * Inspects the server, makes the template on it, and registers it. Audited.
+   * Inspects the server, makes the template on it, and registers the cluster. Audited.
    *
-   * @throws AppError `cluster-host-not-allowed`, before anything is sent; `cluster-unusable`, `cluster-taken`
+   * @throws AppError `cluster-host-not-allowed`, before the service sends anything; `cluster-unusable`, `cluster-taken`
    */
   register(cluster: NewCluster, origin: AuditOrigin): Promise<{ cluster: ClusterRecord; warnings: readonly string[] }>;
   /**
-   * Changes a cluster. Another place, other TLS and another password are tried before they count. Audited.
+   * Changes a cluster. A new place, new TLS settings or a new password are tested before they are stored. Audited.
    *
-   * @throws AppError `not-found`, `default-cluster`, `provisioner-password-needed`, `cluster-in-use`, and as `register` does
+   * @throws AppError `not-found`, `default-cluster`, `provisioner-password-needed`, `cluster-in-use`, and the errors of
+   *   `register`
    */
   change(id: string, changes: ClusterChanges, origin: AuditOrigin): Promise<ClusterRecord>;
-  /** Inspects the server, entered as it is now. @throws AppError `not-found` */
+  /** Inspects the server with its stored connection settings. @throws AppError `not-found` */
   check(id: string): Promise<ClusterFindings>;
   /**
-   * Puts no new tenants on it and drops the standby databases there, as many as there is time for. Audited. To be called
-   * again if some are left.
+   * Stops placing new tenants on the cluster, and drops its standby databases within a time limit. Audited. If some are left,
+   * call it again.
    *
-   * @returns what is still on it
-   * @throws AppError `not-found`; DatabaseFault if the cluster does not answer; by then it accepts nothing any more
+   * @returns what is still on the cluster
+   * @throws AppError `not-found`; DatabaseFault if the cluster does not answer: by then the cluster accepts no new tenants
    */
   drain(id: string, origin: AuditOrigin): Promise<ClusterLoad>;
-  /** Forgets a cluster that holds nothing. Audited. @throws AppError `not-found`, `default-cluster`, `cluster-in-use` */
+  /** Removes a cluster that holds nothing. Audited. @throws AppError `not-found`, `default-cluster`, `cluster-in-use` */
   remove(id: string, origin: AuditOrigin): Promise<void>;
-  /** How it is entered; for the default cluster, by the configuration. */
+  /** The connection settings; those of the default cluster come from the configuration. */
   settings: (row: ClusterRecord) => Pick<KnownCluster, 'isDefault' | 'user' | 'tls' | 'budget'>;
-  /** Makes the row of the default cluster if it is missing. To be called before clusters are listed. */
+  /** Makes the row of the default cluster if it is missing. Call it before clusters are listed. */
   ensureDefault(): Promise<unknown>;
 }
 
-/** For this long (ms) a request drops standby databases. */
+/** Time (ms) in which one request drops standby databases. */
 const DRAIN_FOR = 10_000;
 
 export function createClusterRegistration(deps: {
@@ -84,22 +85,22 @@ export function createClusterRegistration(deps: {
   readonly locks: TenantLocks;
   readonly standby: Pick<StandbyDatabases, 'drop'>;
   readonly installation: () => Promise<string>;
-  /** Of provisioners' passwords. */
+  /** Encrypts the provisioners' passwords. */
   readonly envelope: Envelope;
-  /** Of a provisioner's pool; only its statement timeout counts here. */
+  /** The limits of a provisioner's pool; only the statement timeout is used here. */
   readonly limits: PoolLimits;
   readonly destinations: Destinations;
   /** Whether a host may be registered. */
   readonly isAllowed: (host: string) => boolean;
   /** Makes the row of the default cluster if it is missing. */
   readonly ensureDefault: () => Promise<unknown>;
-  /** Called with each change, before it is answered. */
+  /** Called with each change, before its answer is sent. */
   readonly onChange: (clusterId: string) => Promise<void>;
 }): ClusterRegistration {
   const { registry, directory, provisioners, locks, envelope, isAllowed } = deps;
   const fitness = createClusterFitness(deps);
 
-  /** Before a change is answered, the other replicas know of it and this process has read it. */
+  /** Before a change is answered, the other replicas are notified and this process has read the change. */
   async function publish(id: string): Promise<void> {
     await deps.onChange(id);
     await directory.refresh();
@@ -161,7 +162,7 @@ export function createClusterRegistration(deps: {
           const current = await lockCluster(trx, id);
           if (!current) throw new AppError('not-found');
           if (moves) await demandEmpty(trx, id);
-          // The ciphertext is bound to the place and the user, which another change may have replaced meanwhile.
+          // The ciphertext is bound to the place and the user. Another change may have replaced them meanwhile.
           const place = ({ host, port, provisionerUser }: ClusterRecord): unknown => [host, port, provisionerUser];
           if (!isDeepStrictEqual(place(current), place(row))) throw new AppError('cluster-in-use');
           const updated = await updateCluster(trx, id, { ...changes, provisionerPassword: sealed });
@@ -200,7 +201,7 @@ export function createClusterRegistration(deps: {
       for (const left of standby) {
         if (performance.now() > until) break;
         const provisioner = await provisioners.at(row);
-        // Dropping a database ends the work of others on it: under its lock there is none.
+        // Dropping a database ends the work of others on it. Under the lock of the database there is no such work.
         await locks.hold(left.id, () => deps.standby.drop(left, row, provisioner));
       }
       return loadOf(registry, id);

@@ -1,5 +1,5 @@
-// Removing tenants: the sessions in a tenant's database, the database, the role, and at last the registry's row, so that
-// nothing is left without a row. The database is dropped only on the evidence of its own mark (src/operations/demolish.ts).
+// Removes tenants: the sessions in the tenant's database, the database, the role, and finally the registry's row, so that nothing
+// remains without a row. The database is dropped only if its own mark allows it (src/operations/demolish.ts).
 import type { Kysely } from 'kysely';
 import { letGo } from '../../db/server/adoption-checks.js';
 import type { AuditOrigin } from '../../db/shared/audit-rows.js';
@@ -23,31 +23,32 @@ import type { TenantLocks } from '../tenants/tenant-locks.js';
 import type { PlacedProvisioner, Provisioners } from '../clusters/provisioners.js';
 import type { ReportLeft } from './reports.js';
 
-/** Why a tenant is removed: it was deleted and is purged, or its making came to nothing and it is abandoned. */
+/** Why a tenant is removed: a deleted tenant is purged, or a tenant whose making failed is abandoned. */
 export type RemovalAct = 'abandon' | 'purge';
 
 export interface RemovalWish {
-  /** What happens to the database; left out, one that the service made is dropped and an adopted one stays. */
+  /** What happens to the database. Default: a database that the service made is dropped, and an adopted database stays. */
   readonly database?: 'drop' | 'keep' | undefined;
-  /** For the purge by time: ms that the tenant must have been deleted for. Left out, a person asks for it. */
+  /** For the automatic purge: time (ms) required since the tenant's deletion. Undefined if a person asks for the removal. */
   readonly grace?: number | undefined;
 }
 
 export interface Removal {
   /**
-   * Removes a tenant: its sessions, database, role and row. What a failure leaves is finished by calling it again, and by the
-   * reconciler. It is audited when it begins; from then on there is no way back.
+   * Removes a tenant: its sessions, database, role and row. After a failure, another call or the reconciler finishes the removal.
+   * The removal is audited when it begins. From then on it cannot be undone.
    *
-   * @returns false when there is no such tenant in a state that allows it (src/tenants/tenant-states.ts)
-   * @throws AppError `tenant-state` when the database does not carry the evidence that it may be dropped; `unavailable` when
-   *   not all of it could be removed
+   * @returns false if there is no such tenant in a state that allows removal (src/tenants/tenant-states.ts)
+   * @throws AppError `tenant-state` if the database does not carry the evidence that allows its drop; `unavailable` if not
+   *   everything could be removed
    */
   remove(tenantId: string, origin: AuditOrigin, act?: RemovalAct, wish?: RemovalWish): Promise<boolean>;
   /**
-   * Finishes a removal that was begun; under the tenant's lock, which the caller holds. A tenant in another status stays.
+   * Finishes a removal that was begun. The caller holds the tenant's lock. A tenant in another status stays.
    *
-   * @param more.grounds marks that the database may be dropped with besides
-   * @param more.asked whether a person asks for it: then a mark of a former build, and one that is newer than the row, are brought up
+   * @param more.grounds more marks that allow dropping the database
+   * @param more.asked whether a person asks for it: then a mark of a former build, and a row that is older than its mark, are
+   *   brought up to date
    */
   finish(tenantId: string, more?: FinishOptions): Promise<Left>;
 }
@@ -62,14 +63,17 @@ export function createRemoval(deps: {
   readonly provisioners: Provisioners;
   readonly locks: TenantLocks;
   readonly installation: () => Promise<string>;
-  /** Called after the row turned to deleting and before the database goes: closes the pools of this process. */
+  /** Called after the row turned to `deleting` and before the database is dropped: closes the pools of this process. */
   readonly beforeDrop: (tenantId: string) => Promise<void>;
   readonly report: ReportLeft;
   readonly onError: (error: unknown, context: { tenantId: string; step: string }) => void;
 }): Removal {
   const { registry, provisioners, locks } = deps;
 
-  /** Two that drop the same role or database at once make PostgreSQL fail one with an internal error: they share the work. */
+  /**
+   * Running removals by tenant. If two workers drop the same role or database at once, PostgreSQL fails one of them with an
+   * internal error, so they share the work.
+   */
   const removals = new Map<string, { readonly wish: string; readonly work: Promise<boolean> }>();
 
   async function removeNow(id: string, origin: AuditOrigin, act: RemovalAct, wish: RemovalWish): Promise<boolean> {
@@ -98,7 +102,7 @@ export function createRemoval(deps: {
     return true;
   }
 
-  /** Looks for the evidence first: nothing is begun that could not be ended. */
+  /** Checks the evidence first, so that no removal begins that could not be finished. */
   async function begin(tenant: TenantRecord, origin: AuditOrigin, wish: RemovalWish): Promise<boolean> {
     const { id } = tenant;
     if (tenant.restoring)
@@ -109,7 +113,8 @@ export function createRemoval(deps: {
     const provisioner = await placeOf(tenant);
     const seen = await look(provisioner, tenant, installation);
     const keeps = wish.database === 'keep' || (wish.database === undefined && isAdopted(tenant));
-    // Without a mark of this build only a person decides: whether the tenant was restored since the row was written, no mark says.
+    // Without a mark of this build only a person decides. No mark shows whether the tenant was restored since the row was
+    // written.
     const completes = wish.grace === undefined && seen !== undefined && ['former', 'unmarked'].includes(seen.verdict);
     const completed = completes && (await complete(registry, provisioner, tenant, seen, installation)) !== undefined;
     if (seen && !keeps && !completed && !['agrees', 'older'].includes(seen.verdict)) {
@@ -149,7 +154,7 @@ export function createRemoval(deps: {
     return undefined;
   }
 
-  /** Brings the mark up to its row where the row is of a later change, or where a person asks. */
+  /** Updates the mark to its row if the row is of a later change, or if a person asks. */
   async function bringUp(
     provisioner: PlacedProvisioner,
     tenant: TenantRecord,
@@ -159,7 +164,7 @@ export function createRemoval(deps: {
     const seen = await look(provisioner, tenant, installation);
     if (!seen) return tenant;
     const { found, verdict } = seen;
-    // A former build dropped by the row alone: without a person only what holds no user goes on.
+    // A former build dropped a database by the row alone. Without a person only a database without users is dropped.
     const { inDatabase, cluster } = provisioner;
     const { name, open } = found;
     const isEmpty = async (): Promise<boolean> => !(await inDatabase(name, hasUsers));
@@ -170,7 +175,7 @@ export function createRemoval(deps: {
     let row = tenant;
     const mark = parseMark(found.text);
     const isTenants = mark && ['tenant', 'adopted', 'suspended', 'deleted'].includes(mark.state);
-    // No way leads out of this status: a person who asks once more wants it gone.
+    // This status cannot be left: a person who asks again wants the tenant to be removed.
     if (asked && verdict === 'newer' && isTenants)
       row = (await raiseGeneration(registry, tenant, Math.max(mark.generation, tenant.generation) + 1)) ?? tenant;
     else if (verdict !== 'older' || !isTenants) return tenant;
@@ -179,7 +184,7 @@ export function createRemoval(deps: {
     return row;
   }
 
-  /** Lets go of a database that stays: marker, grants and mark of this tenant, its role, and the closed door. */
+  /** Releases a database that stays: removes this tenant's marker, grants, mark and role, and opens the database again. */
   async function release(
     provisioner: PlacedProvisioner,
     tenant: TenantRecord,
@@ -191,9 +196,9 @@ export function createRemoval(deps: {
     const seen = await look(provisioner, { ...tenant, dbName: adopts ?? tenant.dbName }, installation);
     if (seen) {
       const { name, text, open } = seen.found;
-      // An adoption that is undone was never active, also when its mark arrived late.
+      // An adoption that was undone was never active, even if its mark arrived late.
       const undone = adopts !== null && text === markText({ installation, id, state: 'adopted', claim, generation });
-      // The row of another tenant's database goes, and nothing else.
+      // If the database belongs to another tenant, only the row is removed.
       if (seen.verdict === 'foreign') return asked || adopts !== null ? undefined : whyLeft(seen.verdict, seen.found);
       if (seen.verdict === 'newer' && !undone) return whyLeft(seen.verdict, seen.found);
       const leave = (): Promise<void> => inDatabase(name, (db) => letGo(db, dbUser, id));
@@ -206,9 +211,9 @@ export function createRemoval(deps: {
 
   return {
     async remove(tenantId, origin, act = 'abandon', wish = {}) {
-      // A person's wish is never answered by the job's: the job is refused more.
+      // A person's request never shares the work of the job, because the job is refused in more cases.
       const { actor } = origin;
-      // Nor by that of another session, which may be refused.
+      // It also never shares the work of another session, which may be refused.
       const session = actor.kind === 'operator' ? actor.sessionId : undefined;
       const same = JSON.stringify([act, wish.database ?? null, wish.grace === undefined, session ?? null]);
       let other;

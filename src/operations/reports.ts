@@ -1,14 +1,14 @@
-// Reports of databases that are left as they are, because there is no evidence for what their row wants: each is logged once.
+// Reports databases that are left as they are because the evidence does not allow what their row requires. Each is logged once.
 import { LRUCache } from 'lru-cache';
 import type { TenantRecord } from '../../db/registry/tenant-queries.js';
 
-/** Reports that are remembered; a forgotten one is logged again. */
+/** Reports that are remembered. A forgotten report is logged again. */
 const MAX_REPORTED = 10_000;
 
-/** @param why a part of a sentence: `it carries no mark` */
+/** @param why a part of a sentence, for example: `it carries no mark` */
 export type ReportLeft = (tenant: Pick<TenantRecord, 'id' | 'dbName'>, why: string) => void;
 
-/** Answers true for a key that it has not seen. */
+/** @returns a function that returns true for each key that it has not seen */
 export function createOnce(): (key: string) => boolean {
   const seen = new LRUCache<string, true>({ max: MAX_REPORTED });
   return (key) => {

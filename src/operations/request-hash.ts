@@ -1,19 +1,19 @@
-// Whether two requests are the same one: by a hash that is kept with an Idempotency-Key. It is keyed, because the request has
-// a password in it, which a plain hash would let anybody guess who reads the registry.
+// Compares requests by a hash that is stored with the Idempotency-Key. The hash is keyed, because the request contains a
+// password. With a plain hash, a reader of the registry could guess the password.
 import { createHmac, timingSafeEqual } from 'node:crypto';
 
 export interface RequestHash {
   /** `<kid>.<hash>`. */
   of(request: unknown): string;
-  /** False too where the key that it was made with is gone. */
+  /** Also false if the key of the hash was removed. */
   matches(request: unknown, hash: string): boolean;
 }
 
-/** @param keys those of ENCRYPTION_KEYS: the first is used, all are known */
+/** @param keys the keys of ENCRYPTION_KEYS: the first makes new hashes, all of them check stored hashes */
 export function createRequestHash(keys: readonly { readonly kid: string; readonly key: Buffer }[]): RequestHash {
   const [current] = keys;
   if (!current) throw new Error('a request hash needs a key');
-  // A key of its own, so that nothing that is hashed here says anything about what is encrypted with the other.
+  // A separate derived key: these hashes then reveal nothing about what the encryption key encrypts.
   const hash = (key: Buffer, request: unknown): string =>
     createHmac('sha256', createHmac('sha256', key).update('tenantry request hash').digest())
       .update(JSON.stringify(sorted(request)))
@@ -30,7 +30,7 @@ export function createRequestHash(keys: readonly { readonly kid: string; readonl
   };
 }
 
-/** With the keys of objects in one order: a client may write them in any. */
+/** Sorts the keys of objects, because a client may write them in any order. */
 function sorted(value: unknown): unknown {
   if (Array.isArray(value)) return value.map(sorted);
   if (typeof value !== 'object' || value === null) return value;

@@ -1,5 +1,5 @@
-// Keeps the CONNECTION LIMIT of each tenant's role at what its limits say. The registry is what counts; a cluster that is away
-// when a limit changes is brought up to it later.
+// Keeps the CONNECTION LIMIT of each tenant's role equal to the tenant's limits. The registry decides. If a cluster is
+// unreachable when a limit changes, the job applies the limit later.
 import type { Kysely } from 'kysely';
 import { connectionLimitsOf, setConnectionLimit } from '../../db/server/server-admin.js';
 import type { Registry, StoredLimits } from '../../db/registry/registry-schema.js';
@@ -11,18 +11,18 @@ import { limitsInForce, STANDARD_CONNECTIONS } from '../tenants/tenant-limits.js
 import type { Provisioners } from '../clusters/provisioners.js';
 
 export interface ConnectionLimits {
-  /** Gives one tenant's role its limit. @throws DatabaseFault where registry or cluster do not answer */
+  /** Applies the limit of one tenant's role. @throws DatabaseFault if the registry or the cluster does not answer */
   apply(tenantId: string): Promise<void>;
-  /** Gives it now if the cluster answers soon; otherwise the job does later, and `onError` is called. Never rejects. */
+  /** Applies the limit now if the cluster answers soon. Otherwise calls `onError`, and the job applies it later. Never rejects. */
   applySoon(tenantId: string): Promise<void>;
-  /** Gives it to every role that has another one; a cluster that does not answer keeps no other waiting. */
+  /** Applies the limit to every role that has a different one. A cluster that does not answer does not delay the others. */
   applyAll(signal: AbortSignal): Promise<void>;
 }
 
-/** Longest wait (ms) of a request that changes a limit, for a cluster that does not answer. */
+/** Longest time (ms) that a request that changes a limit waits for a cluster. */
 const PATIENCE = 2_000;
 
-/** Rows that are looked at together. */
+/** Rows that are read together. */
 const PAGE = 500;
 
 /** @param defaults the service's own limits */
@@ -37,7 +37,7 @@ export function createConnectionLimits(deps: {
   const limitOf = ({ limits }: ConnectionLimitRow): number =>
     limitsInForce(limits, defaults).connections ?? STANDARD_CONNECTIONS;
 
-  /** Those of one cluster. */
+  /** @param rows rows of one cluster */
   async function bringUp(rows: readonly ConnectionLimitRow[], signal?: AbortSignal): Promise<void> {
     const [first] = rows;
     if (!first) return;
@@ -50,7 +50,7 @@ export function createConnectionLimits(deps: {
       if (signal?.aborted) return;
       const limit = current.get(row.dbUser);
       if (limit === undefined || limit === limitOf(row)) continue;
-      // Read again: somebody may have changed it, and its role, since the rows were listed.
+      // The row is read again: another request may have changed the limit, and the role, since the rows were listed.
       const now = await findTenant(registry, row.id);
       if (now) await setConnectionLimit(cluster, now.dbUser, limitOf(now));
     }

@@ -1,5 +1,5 @@
-// Standby databases: made ahead of time, one after the other, closed to everybody until a tenant claims them. Making a tenant
-// then copies nothing, and waits for no file.
+// Standby databases: made ahead of time, one after the other, and closed to all connections until a tenant claims them. Making a
+// tenant then copies no database, and waits for no file.
 import type { Kysely } from 'kysely';
 import type { Registry } from '../../db/registry/registry-schema.js';
 import {
@@ -28,16 +28,16 @@ import type { Precedence } from './precedence.js';
 import type { Place, PlacedProvisioner, Provisioners } from '../clusters/provisioners.js';
 import { templateName } from './templates.js';
 
-/** What dropping one takes. */
+/** The fields that dropping a standby database needs. */
 export type StandbyToDrop = Pick<StandbyRecord, 'id' | 'dbName' | 'dbUser'>;
 
 export interface StandbyDatabases {
   /**
-   * Brings every cluster to as many as it is to have: what is missing is made, what is too many, of an older schema or of no
-   * use is dropped. A cluster that fails does not hold up the others.
+   * Brings every cluster to its target number of standby databases. Missing ones are made. Surplus, outdated and unusable ones
+   * are dropped. A cluster that fails does not delay the others.
    */
   refill(signal: AbortSignal): Promise<void>;
-  /** Drops one; under its lock, which the caller holds. One that was claimed meanwhile stays. */
+  /** Drops a standby database. The caller holds its lock. A database that was claimed meanwhile stays. */
   drop(standby: StandbyToDrop, place: Place, provisioner: PlacedProvisioner): Promise<void>;
 }
 
@@ -49,7 +49,7 @@ export interface StandbyDeps {
   readonly installation: () => Promise<string>;
   /** The most connections that the pools of one tenant may hold: the role's CONNECTION LIMIT. */
   readonly connectionLimit: number;
-  /** Tenants that somebody waits for go before. */
+  /** Tenants that a client waits for are made first. */
   readonly precedence: Pick<Precedence, 'quiet'>;
   readonly onError: (error: unknown, context: { clusterId?: string; tenantId?: string; step: string }) => void;
 }
@@ -72,13 +72,14 @@ export function createStandbyDatabases(deps: StandbyDeps): StandbyDatabases {
   async function refillCluster(place: StandbyCluster, signal: AbortSignal): Promise<void> {
     const all = await listStandby(registry, { clusterId: place.id, ready: true });
     const good = all.filter((standby) => isOfUse(standby, place));
-    // A newer schema's belong to a newer build, which looks after them itself.
+    // Databases of a newer schema belong to a newer build, which manages them itself.
     const bad = all.filter((standby) => !good.includes(standby) && standby.schemaVersion <= version);
     for (const standby of [...bad, ...good.slice(place.wanted)]) {
       if (signal.aborted) return;
       await retire(standby, place);
     }
-    // Looked at again before each: tenants claim them meanwhile, and the bound ends a race with those who do.
+    // The number is read again before each one, because tenants claim databases meanwhile. The bound ends a race with these
+    // tenants.
     for (let made = 0; made < place.wanted * 2; made += 1) {
       await deps.precedence.quiet(signal);
       if (signal.aborted) return;
@@ -88,7 +89,7 @@ export function createStandbyDatabases(deps: StandbyDeps): StandbyDatabases {
     }
   }
 
-  /** Whether a tenant of this build could claim it: its password opens where it stands. */
+  /** Whether a tenant of this build could claim the database: this process can decrypt its password at this place. */
   function isOfUse({ id, schemaVersion, dbUser, dbPassword }: StandbyRecord, { host, port }: StandbyCluster): boolean {
     if (schemaVersion !== version) return false;
     try {
@@ -100,7 +101,7 @@ export function createStandbyDatabases(deps: StandbyDeps): StandbyDatabases {
   }
 
   async function retire(standby: StandbyRecord, place: StandbyCluster): Promise<void> {
-    // Taken from those who would claim it before its lock is: who claims it takes the lock along.
+    // Retired before its lock is taken, so that no tenant can claim it: a claim takes the lock too.
     if (!(await retireStandby(registry, standby.id))) return;
     const provisioner = await provisioners.at(place);
     await locks.attempt(standby.id, () => drop(standby, place, provisioner));
@@ -138,7 +139,7 @@ export function createStandbyDatabases(deps: StandbyDeps): StandbyDatabases {
         await closeDatabase(cluster, name);
         if (!(await readyStandby(session, id))) throw new Error('the row of the standby database is gone');
       } catch (error) {
-        // What cannot be dropped now the reconciler finds: it is not ready.
+        // If the database cannot be dropped now, the reconciler finds it, because it is not ready.
         await drop(standby, place, provisioner).catch((undoing: unknown) => {
           deps.onError(undoing, { tenantId: id, step: 'undo standby' });
         });
@@ -155,7 +156,7 @@ export function createStandbyDatabases(deps: StandbyDeps): StandbyDatabases {
     const dropping = markText({ installation, id, state: 'dropping', claim: null, generation: 0 });
     const doomed = { place, id, name, role, grounds: [mark, dropping] };
     const left = await demolish(registry, provisioner, doomed, installation);
-    // So it is when the registry was restored from a backup of before the database was claimed.
+    // This happens when the registry was restored from a backup taken before the claim.
     if (left !== undefined)
       deps.onError(new Error(`a standby database is left as it is, and only its row is removed: ${left}`), {
         tenantId: id,
@@ -167,7 +168,7 @@ export function createStandbyDatabases(deps: StandbyDeps): StandbyDatabases {
   return { refill, drop };
 }
 
-/** Without a claim, so that a former build can claim the database too. */
+/** The mark has no claim, so that a former build can claim the database too. */
 export function standbyMark(installation: string, id: string): string {
   return markText({ installation, id, state: 'standby', claim: null, generation: 0 });
 }

@@ -1,5 +1,5 @@
-// Gives back the space of deleted rows to tenants beyond their storage limit. PostgreSQL keeps it for new rows, which such a
-// tenant cannot write: without this no deleting would ever bring it below again.
+// Frees the space of deleted rows for tenants above their storage limit. PostgreSQL keeps this space for new rows, which such a
+// tenant cannot write. Without this job no deletion would bring the tenant below its limit again.
 import type { Kysely } from 'kysely';
 import { databaseSizes } from '../../db/server/server-admin.js';
 import type { Registry, StoredLimits } from '../../db/registry/registry-schema.js';
@@ -8,18 +8,22 @@ import { listTableRows, rewriteTable } from '../../db/tenant/space.js';
 import { limitsInForce } from '../tenants/tenant-limits.js';
 import type { Provisioners } from '../clusters/provisioners.js';
 
-/** Rows of the registry that are looked at together. */
+/** Rows of the registry that are read together. */
 const PAGE = 500;
 
-/** A table is written anew when this part of its rows has gone since the last time: it costs as much for few as for many. */
+/**
+ * A table is rewritten if this part of its rows was deleted since the last rewrite. The cost of a rewrite does not depend on the
+ * number of deleted rows.
+ */
 const WORTH_IT = 0.1;
 
-/** Tenants whose last rewriting is remembered; one that is forgotten may be rewritten once more. */
+/** Tenants whose last rewrite is remembered. The tables of a forgotten tenant may be rewritten once more. */
 const MAX_REMEMBERED = 10_000;
 
 /**
  * @param defaults the service's own limits
- * @returns looks once at every tenant with a storage limit; a cluster or database that fails keeps no other waiting
+ * @returns a function that checks every tenant with a storage limit once. A cluster or database that fails does not delay the
+ *   others
  */
 export function createStorageRelief(deps: {
   readonly registry: Kysely<Registry>;
@@ -28,7 +32,7 @@ export function createStorageRelief(deps: {
   readonly onError: (error: unknown, context: { cluster: string; tenantId?: string }) => void;
 }): (signal: AbortSignal) => Promise<void> {
   const { registry, provisioners, defaults, onError } = deps;
-  /** By tenant and table, how many rows had gone when it was last written anew. */
+  /** By tenant and table: the number of deleted rows at the last rewrite. */
   const rewritten = new Map<string, ReadonlyMap<string, number>>();
 
   async function relieve(rows: readonly StorageLimitRow[], cluster: string, signal: AbortSignal): Promise<void> {
@@ -49,7 +53,7 @@ export function createStorageRelief(deps: {
           const after = new Map<string, number>();
           for (const { name, live, gone } of await listTableRows(db)) {
             const last = before?.get(name) ?? 0;
-            // Below what it was, the server has begun to count anew.
+            // A number smaller than the last one means that the server's counter began again at zero.
             const since = gone < last ? gone : gone - last;
             const worthIt = since > 0 && since >= live * WORTH_IT;
             if (worthIt && !signal.aborted) await rewriteTable(db, name);

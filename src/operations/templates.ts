@@ -1,5 +1,5 @@
-// The template database: empty, migrated, closed to connections. New tenants' databases are copies of it, so that making a
-// tenant runs no migration. A template is known by its mark; its name alone proves nothing.
+// The template database: empty, migrated, closed to connections. Databases of new tenants are copies of it, so that making a
+// tenant runs no migration. The mark proves a template; the name alone does not.
 import type { Kysely } from 'kysely';
 import { createHash, randomBytes } from 'node:crypto';
 import type { Registry } from '../../db/registry/registry-schema.js';
@@ -18,14 +18,14 @@ import type { PlacedProvisioner } from '../clusters/provisioners.js';
 const PREFIX = 'tenantry_template_';
 const BUILDING_PREFIX = 'tenantry_building_';
 
-/** Whether a name is one that the service gives to templates: a database of such a name is not adopted. */
+/** Whether the service uses such names for templates. A database with such a name is not adopted. */
 export function isTemplateName(name: string): boolean {
   return name.startsWith(PREFIX) || name.startsWith(BUILDING_PREFIX);
 }
 
 /**
- * The template's name for a set of migrations and an owner: a build never copies a template that another schema version or
- * another installation of the cluster made.
+ * The template's name for a set of migrations and an owner. So a build never copies a template of another schema version, or of
+ * another installation on the cluster.
  */
 export function templateName(migrations: Migrations, owner: string): string {
   return nameFor(Object.keys(migrations).sort(), owner);
@@ -39,10 +39,10 @@ function nameFor(versions: readonly string[], owner: string): string {
 }
 
 /**
- * Makes the template where it is missing. It is built under another name and renamed when it is complete, so that a
- * template that exists is a whole one, whenever the process was killed. Two at once make one.
+ * Makes the template if it is missing. It is built under another name, and renamed when it is complete. So an existing template
+ * is always complete, even if a process was killed. Two workers at once make one template.
  *
- * @returns whether one was made
+ * @returns whether a template was made
  */
 export async function ensureTemplate(
   { cluster, inDatabase, role }: Pick<PlacedProvisioner, 'cluster' | 'inDatabase' | 'role'>,
@@ -66,19 +66,19 @@ export async function ensureTemplate(
   });
 }
 
-/** What was found of templates that are not this build's. */
+/** Templates that are not this build's. */
 export interface TemplatesFound {
-  /** Versions of templates that a newer build made: they are not touched. */
+  /** Versions of templates that a newer build made. These templates stay. */
   readonly newer: readonly string[];
-  /** Older templates that stay, with the reason. */
+  /** Older templates that could not be dropped, with the reason. */
   readonly left: readonly { readonly name: string; readonly why: string }[];
 }
 
 /**
- * Drops the templates of older schema versions, and what was left of building one. A replica of an older build can then make
- * no tenant of an old schema. Templates of a newer build stay.
+ * Drops the templates of older schema versions, and unfinished templates. A replica of an older build can then make no tenant
+ * with an old schema. Templates of a newer build stay.
  *
- * @param drops false only looks for newer ones
+ * @param drops if false, only looks for newer templates
  */
 export async function dropOutdatedTemplates(
   registry: Kysely<Registry>,
@@ -90,7 +90,8 @@ export async function dropOutdatedTemplates(
   const { cluster, role } = provisioner;
   const current = templateName(migrations, role);
   const latest = latestVersion(migrations);
-  // The lock is held while a template is built: what is half built under it was left by a process that died.
+  // This lock is also held while a template is built. So a half-built template found under the lock was left by a process that
+  // died.
   return whileTemplatesLocked(cluster, async (locked) => {
     await markFormerTemplates(locked, migrations, role, installation);
     const found = { newer: new Array<string>(), left: new Array<{ name: string; why: string }>() };
@@ -110,9 +111,9 @@ export async function dropOutdatedTemplates(
 }
 
 /**
- * Marks what carries no mark and is a template all the same. A former build gave its templates none: the name proves one, as a
- * hash of the owner and of migrations that this build knows. A database that was to become one has none for a moment; it is
- * closed until it has.
+ * Marks templates that carry no mark, because a former build gave its templates none. The name proves such a template: it is a
+ * hash of the owner and of migrations that this build knows. A database that is to become a template has no mark for a moment. It
+ * is closed until it has a mark.
  */
 async function markFormerTemplates(
   cluster: ClusterDb,

@@ -1,5 +1,5 @@
-// Leads tenants from one state to another: first the registry's row, which decides, then all replicas, then PostgreSQL, which
-// follows the row. Where a tenant is to be served again it is the other way round, so that nobody is sent to a closed door.
+// Moves tenants from one state to another. The registry's row changes first and decides. Then all replicas are notified, and
+// PostgreSQL follows the row. To serve a tenant again the order is reversed, so that no request reaches a closed database.
 import type { Kysely } from 'kysely';
 import type { AuditOrigin } from '../../db/shared/audit-rows.js';
 import type { Registry } from '../../db/registry/registry-schema.js';
@@ -17,43 +17,46 @@ import type { TenantLocks } from '../tenants/tenant-locks.js';
 import type { Removal, RemovalAct, RemovalWish } from './removal.js';
 
 /**
- * Each is audited, and effective on every replica and in PostgreSQL before it resolves. They throw AppError `not-found` and
- * `tenant-state` (src/tenants/tenant-states.ts); `unavailable` where the tenant is closed as wanted, but its PostgreSQL server
- * does not answer: its database is closed when it does; and DatabaseFault where nothing is done, because the registry, or a
- * server that is needed first, does not answer.
+ * Each transition is audited. When it resolves, it is effective on every replica and in PostgreSQL.
+ *
+ * @throws AppError `not-found` and `tenant-state` (src/tenants/tenant-states.ts)
+ * @throws AppError `unavailable` if the tenant is closed but its PostgreSQL server does not answer: its database is closed when
+ *   the server answers again
+ * @throws DatabaseFault if nothing was done, because the registry, or a server that is needed first, does not answer
  */
 export interface Transitions {
-  /** @param changes made with it, or not at all @throws AppError `slug-taken` as well */
+  /** @param changes other changes, made together with the transition or not at all @throws AppError `slug-taken` as well */
   suspend(id: string, origin: AuditOrigin, changes?: TenantChanges): Promise<TenantRecord>;
   /** As `suspend`. */
   resume(id: string, origin: AuditOrigin, changes?: TenantChanges): Promise<TenantRecord>;
-  /** Softly: it can be restored until it is purged. Takes up again what a removal left. */
+  /** Soft deletion: the tenant can be restored until it is purged. Continues a removal that was left unfinished. */
   delete(id: string, origin: AuditOrigin): Promise<void>;
-  /** Brings a deleted tenant back as what it was. */
+  /** Restores a deleted tenant to the state before its deletion. */
   restore(id: string, origin: AuditOrigin): Promise<TenantRecord>;
   /**
-   * Removes a deleted tenant for good.
+   * Removes a deleted tenant permanently.
    *
-   * @param database what happens to its database; left out, one that the service made is dropped and an adopted one stays
-   * @throws AppError `unavailable` when not all of it could be removed
+   * @param database what happens to its database; default: a database that the service made is dropped, and an adopted database
+   *   stays
+   * @throws AppError `unavailable` if not everything could be removed
    */
   purge(id: string, origin: AuditOrigin, database?: RemovalWish['database']): Promise<void>;
-  /** Purges what has been deleted for longer than its grace. What comes to a halt the reconciler finishes. */
+  /** Purges every tenant whose grace period is over. The reconciler finishes a purge that fails. */
   purgeDue(signal: AbortSignal): Promise<void>;
-  /** Waits for what goes on behind an answer. */
+  /** Waits for work that continues after its answer. */
   close(): Promise<void>;
 }
 
-/** Longest (ms) that an answer waits for PostgreSQL to follow. */
+/** Longest time (ms) that an answer waits for PostgreSQL to follow the row. */
 const SETTLE_DEADLINE = 3_000;
 
-/** Longest (ms) that an answer waits for a database that must be open first. */
+/** Longest time (ms) that an answer waits for a database that must open first. */
 const OPEN_DEADLINE = 10_000;
 
 /** Tenants purged in one run. */
 const PURGE_BATCH = 100;
 
-/** The service itself. */
+/** Work of the service itself has no actor. */
 const SERVICE: AuditOrigin = { actor: { kind: 'none' } };
 
 export function createTransitions(deps: {
@@ -62,14 +65,14 @@ export function createTransitions(deps: {
   readonly doors: Doors;
   readonly removal: Removal;
   readonly publish: (tenantId: string) => Promise<void>;
-  /** ms from a tenant's deletion until it is purged. */
+  /** Time (ms) from a tenant's deletion until its purge. */
   readonly grace: number;
   readonly onError: (error: unknown, context: { tenantId: string; step: string }) => void;
 }): Transitions {
   const { registry, locks, doors, removal, publish, onError } = deps;
   const running = new Set<Promise<unknown>>();
 
-  /** The answer is bounded; the work goes on, and is waited for when the process stops. */
+  /** Limits the time of the answer. The work continues, and `close` waits for it when the process stops. */
   function bounded<T>(work: Promise<T>, ms: number): Promise<T> {
     const tracked: Promise<unknown> = work.then(undefined, () => undefined).finally(() => running.delete(tracked));
     running.add(tracked);
@@ -141,7 +144,7 @@ export function createTransitions(deps: {
           if (now?.status !== 'active' || !isEmpty(changes))
             await changeTenant(registry, id, { ...changes, status: 'active' }, origin);
         } finally {
-          // The mark follows the row; and a database is closed again whose row did not change, because another act was faster.
+          // The mark follows the row. If the row did not change, because another act was faster, the database is closed again.
           await doors.follow(id).catch((cause: unknown) => {
             onError(cause, { tenantId: id, step: 'follow' });
           });
@@ -185,7 +188,7 @@ export function createTransitions(deps: {
           throw new AppError('tenant-state', {
             detail: 'The tenant was changed by another request. Read it, then try again.',
           });
-        // From here on the restoration is finished: by this request, or by the job.
+        // From here on this request or the job finishes the restoration.
         return (await doors.follow(id, true)) ?? (await existing(id));
       });
     },
@@ -198,8 +201,8 @@ export function createTransitions(deps: {
     async purgeDue(signal) {
       for (const id of await listTenantsToPurge(registry, deps.grace, PURGE_BATCH)) {
         if (signal.aborted) return;
-        // The grace time counts again in the statement that begins the removal: the tenant may have been restored and deleted since.
-        // What fails is reported by the removal itself, and taken up by the next run or the reconciler.
+        // The statement that begins the removal checks the grace period again, because the tenant may have been restored and
+        // deleted since. The removal reports its own failures, and the next run or the reconciler tries again.
         await removal.remove(id, SERVICE, 'purge', { grace: deps.grace }).catch(() => undefined);
       }
     },

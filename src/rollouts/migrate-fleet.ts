@@ -1,4 +1,4 @@
-// Bringing the registry, the template of every cluster and every tenant's database to the newest schema, in that order.
+// Migrates the registry, the template of every cluster and every tenant's database to the newest schema, in this order.
 import type { Kysely } from 'kysely';
 import { grantServiceRights } from '../../db/registry/registry-grants.js';
 import { findInstallationId } from '../../db/registry/installation.js';
@@ -26,15 +26,15 @@ export interface MigrationReport {
   /** Names of the registry migrations that ran. */
   readonly registry: readonly string[];
   readonly templateMade: boolean;
-  /** Clusters beside the default one whose template could not be made: their tenants have failed as well. */
+  /** Clusters other than the default one whose template could not be made. Their tenants have failed as well. */
   readonly clustersFailed: readonly { readonly cluster: string; readonly error: unknown }[];
   readonly tenantsMigrated: number;
   readonly tenantsCurrent: number;
-  /** Runtime roles from before there were bounds for them, which have them now. */
+  /** Runtime roles of former builds that had no bounds, and got them now. */
   readonly rolesBounded: number;
-  /** Databases that a former build made, or that a dump left without a mark, and that carry one now. */
+  /** Databases of a former build, or databases without a mark from a dump, that now carry a mark. */
   readonly databasesMarked: number;
-  /** What a newer build has migrated to, in the registry, a template or a tenant: this build does not touch it. */
+  /** Migrations of a newer build, in the registry, a template or a tenant. This build does not touch them. */
   readonly newer: readonly string[];
   /** Templates of older schema versions that stay, with the reason. */
   readonly templatesLeft: readonly { readonly name: string; readonly why: string }[];
@@ -42,15 +42,15 @@ export interface MigrationReport {
 }
 
 /**
- * Migrates everything that is behind. A tenant or a cluster that fails does not stop the others: it is reported, and the next
- * run takes it up again.
+ * Migrates everything that is not at the newest schema. A tenant or cluster that fails does not stop the others: the report names
+ * it, and the next run tries again.
  *
- * @param deps.registry entered as its owner
- * @param deps.registryService the role that the service enters the registry with, where it is another than the owner
+ * @param deps.registry a connection as the registry's owner
+ * @param deps.registryService the service's role in the registry, if it is not the owner
  * @param deps.cluster the default cluster, with `inDatabase` and the role `provisioner`
- * @param deps.others the registered clusters beside it, asked for when the registry is migrated
- * @param progress called before each tenant's database, with how many come in all
- * @throws where the registry or the default cluster's template cannot be migrated
+ * @param deps.others gives the registered clusters other than the default one; called after the registry is migrated
+ * @param progress called before each tenant's database, with the number of databases in total
+ * @throws if the registry or the default cluster's template cannot be migrated
  */
 export async function migrateAll(
   deps: Pick<PlacedProvisioner, 'cluster' | 'inDatabase'> & {
@@ -79,7 +79,7 @@ export async function migrateAll(
   const reached = others.filter(({ place }) => clustersFailed.every((gone) => gone.cluster !== nameOf(place)));
   const provisionerOf = ({ dbHost: host, dbPort: port }: TenantRecord): Entered => {
     const name = nameOf({ host, port });
-    // Waiting for a cluster once more for each of its tenants would hold up all others.
+    // Waiting for an unreachable cluster once for each of its tenants would delay all others.
     const down = clustersFailed.find((failed) => failed.cluster === name);
     if (down) throw down.error;
     return others.find(({ place }) => nameOf(place) === name)?.opened ?? own;
@@ -89,7 +89,7 @@ export async function migrateAll(
   const locks = createTenantLocks(registry);
   const failed: { tenant: TenantRecord; error: unknown }[] = [];
 
-  /** Its state is looked at within its lock: it may have been resumed, or purged, since it was listed. */
+  /** Reads the tenant's state within its lock: it may have been resumed, or purged, since it was listed. */
   async function migrateClosed(on: Entered, { id, dbName }: TenantRecord, migrate: () => Promise<void>): Promise<void> {
     const now = await findTenant(registry, id);
     const database = now && databaseIs[now.status];
@@ -125,7 +125,7 @@ export async function migrateAll(
           await grantRuntimeRights(db, tenant.dbUser);
           await claimWithin(db, tenant);
         });
-      // One that is suspended or deleted is migrated too, or it could not be resumed under this build.
+      // A suspended or deleted tenant is migrated too; otherwise this build could not resume it.
       if (databaseIs[tenant.status] === 'open') await migrate();
       else await locks.hold(tenant.id, () => migrateClosed(on, tenant, migrate));
       await updateTenant(registry, tenant.id, { schemaVersion: version }, ['active', 'suspended', 'deleted']);
@@ -145,7 +145,7 @@ export async function migrateAll(
   for (const { schemaVersion } of all) if (schemaVersion > version) newer.add(schemaVersion);
   const templatesLeft: { name: string; why: string }[] = [];
   for (const on of [own, ...reached.map(({ opened, role }) => ({ ...opened, role }))]) {
-    // Where a tenant is behind, its old template stays: nothing of the old schema is taken away before all have the new one.
+    // If a tenant failed, the old templates stay: nothing of the old schema is dropped before all tenants have the new one.
     const found = await dropOutdatedTemplates(registry, on, tenantMigrations, installation, failed.length === 0);
     for (const each of found.newer) newer.add(each);
     templatesLeft.push(...found.left);
@@ -166,10 +166,10 @@ export async function migrateAll(
 
 type Entered = Pick<PlacedProvisioner, 'cluster' | 'inDatabase'>;
 
-/** Databases of one query. */
+/** Databases in one query. */
 const PAGE = 1_000;
 
-/** The tenants whose database carries no mark, or that of a former build. Those of a cluster that is down are left out. */
+/** The tenants whose database carries no mark, or a mark of a former build. Tenants of an unreachable cluster are left out. */
 async function listUnmarked(
   registry: Kysely<Registry>,
   provisionerOf: (tenant: TenantRecord) => Entered,
@@ -181,7 +181,7 @@ async function listUnmarked(
       const on = provisionerOf(tenant);
       at.set(on, [...(at.get(on) ?? []), tenant]);
     } catch {
-      // It is reported when its tenants are migrated.
+      // This error is reported when the cluster's tenants are migrated.
     }
   }
   const unmarked: TenantRecord[] = [];
@@ -196,7 +196,7 @@ async function listUnmarked(
   return unmarked;
 }
 
-/** Under the tenant's lock. @throws Error when the database does not prove to be the tenant's */
+/** Runs under the tenant's lock. @throws Error if the database does not prove to be the tenant's */
 async function mark(registry: Kysely<Registry>, on: Entered, id: string, installation: string): Promise<void> {
   const tenant = await findTenant(registry, id);
   const seen = tenant && (await look(on, tenant, installation));
@@ -218,7 +218,7 @@ function nameOf({ host, port }: Place): string {
   return `${host}:${port}`;
 }
 
-/** The registry's migrations that this build needs and the registry has not run. */
+/** The migrations that this build needs and that have not run in the registry. */
 export function pendingRegistryMigrations(registry: Kysely<Registry>): Promise<readonly string[]> {
   return pendingMigrations(registry, registryMigrations);
 }
