@@ -1,12 +1,12 @@
-// What the benchmark started is undone whatever happens, the last thing first: nothing of it may outlive the command.
+// Undoes what the benchmark started, in reverse order, also after a failure: nothing may outlive the command.
 
-/** A stack of undoings. */
+/** A stack of undo functions. */
 export class Cleanup {
   readonly #undo: (() => Promise<unknown>)[] = [];
   #running: Promise<void> | undefined;
 
   /**
-   * Starts something and notes how it is undone. An interruption in the middle of the start waits for it and undoes it.
+   * Starts something and registers its undo function. If an interruption comes during the start, the undo runs after the start.
    *
    * @throws Error once the cleaning has begun, and whatever `start` throws
    */
@@ -17,7 +17,7 @@ export class Cleanup {
     return started;
   }
 
-  /** Undoes everything; one that fails does not keep the others from running. Safe to call again. */
+  /** Undoes everything. If one undo function fails, the others still run. Safe to call again. */
   run(): Promise<void> {
     return (this.#running ??= this.#run());
   }

@@ -16,19 +16,19 @@ import { root } from './measuring/program.js';
 export interface Flags {
   /** Names. */
   readonly scenarios: readonly string[];
-  /** Undefined leaves it to each scenario. */
+  /** Undefined: each scenario decides. */
   readonly rounds: number | undefined;
-  /** Seconds that are measured, in each round and on each side. */
+  /** Measured seconds, in each round and on each side. */
   readonly seconds: number;
-  /** Seconds of load before them. */
+  /** Seconds of load before the measured seconds. */
   readonly warmup: number;
   readonly connections: number;
-  /** Connections of one tenant pool; undefined leaves the service's default. */
+  /** Connections of one tenant pool; undefined: the service's default. */
   readonly poolMax: number | undefined;
   readonly fsync: boolean;
-  /** Further variables of the service's environment. */
+  /** Further environment variables of the service. */
   readonly env: Readonly<Record<string, string>>;
-  /** Absolute paths: where the figures go, and where a CPU profile of the service goes. */
+  /** Absolute paths: the file for the figures, and the folder for CPU profiles of the service. */
   readonly json: string;
   readonly profile: string | undefined;
 }
@@ -43,7 +43,7 @@ export interface Choice {
   readonly what: string;
 }
 
-// The return type is what the call infers; written out it would repeat every flag.
+// The return type is inferred; written out it would repeat every flag.
 const benchFlags = (scenarios: readonly Choice[]) => ({
   scenario: someOf(Object.fromEntries(scenarios.map(({ name, what }) => [name, what])), {
     placeholder: 'NAMES',
@@ -82,7 +82,7 @@ const benchFlags = (scenarios: readonly Choice[]) => ({
 
 type BenchFlags = ReturnType<typeof benchFlags>;
 
-/** `npm run bench`, with the scenarios that there are. */
+/** The command `npm run bench`, with the available scenarios. */
 export function benchCommand(scenarios: readonly Choice[]): Command<BenchFlags> {
   return defineCommand({
     start: 'npm run bench --',

@@ -1,4 +1,4 @@
-// The figures as tables for people and as JSON for whoever compares runs.
+// Prints the figures as tables, and writes them as JSON for comparisons between runs.
 import { mkdir, writeFile } from 'node:fs/promises';
 import { availableParallelism, cpus, loadavg, release, totalmem } from 'node:os';
 import path from 'node:path';
@@ -12,7 +12,7 @@ export interface Facts {
   /** GiB. */
   readonly memory: number;
   readonly kernel: string;
-  /** Load average of the last minute before the start: near 0 on a machine that was free. */
+  /** Load average of the last minute before the start: near 0 on an idle machine. */
   readonly loadBefore: number;
   readonly node: string;
   readonly postgres: string;
@@ -26,13 +26,13 @@ export interface ScenarioReport {
   readonly rounds: readonly object[];
   readonly median: object;
   readonly table: Table;
-  /** What a reader must know before believing the figures. */
+  /** What a reader must know to interpret the figures. */
   readonly warnings: readonly string[];
-  /** Promises that the figures break, whatever else they say: the run then ends with exit code 1. */
+  /** Promises that the figures break. With any of these, the run ends with exit code 1. */
   readonly failures: readonly string[];
 }
 
-/** Reports one after the other with the same head and caption are shown as one table. */
+/** Consecutive reports with the same head and caption are shown as one table. */
 export interface Table {
   /** What the figures depend on besides the machine. */
   readonly caption: string;
@@ -46,12 +46,12 @@ export interface Report {
   readonly reports: readonly ScenarioReport[];
 }
 
-/** A line on standard error, so that standard output holds the tables alone. */
+/** Writes a line to standard error, so that standard output holds only the tables. */
 export function progress(text: string): void {
   process.stderr.write(`${new Date().toISOString().slice(11, 19)}  ${text}\n`);
 }
 
-/** To be asked before anything is started: later the machine is busy with the benchmark itself. */
+/** Call it before anything is started: later the benchmark itself keeps the machine busy. */
 export function machineFacts(): Omit<Facts, 'postgres'> {
   return {
     at: new Date().toISOString(),
@@ -79,14 +79,14 @@ export function tables({ facts, flags, reports }: Report): string {
   ].join('\n');
 }
 
-/** Writes the report, with its folder where there is none. */
+/** Writes the report; creates its folder if there is none. */
 export async function writeJson(file: string, { facts, flags, reports }: Report): Promise<void> {
   const figures = reports.map(({ table: _shown, ...rest }) => rest);
   await mkdir(path.dirname(file), { recursive: true });
   await writeFile(file, `${JSON.stringify({ facts, flags, reports: figures }, null, 2)}\n`);
 }
 
-/** Load average above which somebody else was at work. */
+/** Load average above which other work was running on the machine. */
 const BUSY = 0.5;
 
 const MIN_ROUNDS = 3;
@@ -120,7 +120,7 @@ function warningsOf({ loadBefore }: Facts, { rounds, profile }: Flags): string[]
   ];
 }
 
-/** Text to the left for the first two columns, figures to the right for the others. */
+/** Aligns the first two columns to the left, and the others to the right. */
 function columns(rows: readonly (readonly string[])[]): string[] {
   const widths = (rows[0] ?? []).map((_, column) => Math.max(...rows.map((row) => row[column]?.length ?? 0)));
   return rows.map((row) =>

@@ -1,5 +1,5 @@
-// `npm run bench`: the service as it runs in production, against the least that could answer the same bytes and against
-// itself when its tenants are many or one of them is in trouble.
+// `npm run bench`: compares the production service with the smallest program that could give the same bytes. Also compares it with
+// itself, with many tenants or with one in trouble.
 import { describeError, runCommand } from '../src/lib/command-line.js';
 import { Cleanup } from './cleanup.js';
 import { benchCommand, flagsOf, type Flags } from './flags.js';
@@ -24,7 +24,7 @@ for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
   });
 }
 
-// Such as a terminal that is gone: without this the processes would stay.
+// Such as a lost terminal: without this the processes would stay.
 process.on('uncaughtException', (error) => {
   interruption.abort();
   process.stderr.write(`\n${describeError(error)}\n`);
@@ -35,7 +35,7 @@ await runCommand(benchCommand(scenarios), async (line) => {
   try {
     return await bench(flagsOf(line));
   } catch (error) {
-    // A failure after Ctrl-C is no news: what a scenario used is being stopped.
+    // A failure after Ctrl-C is expected: the scenario's servers are being stopped.
     if (interruption.signal.aborted) return INTERRUPTED;
     throw error;
   } finally {

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The one step that needs a superuser: runs bootstrap.sql on each server, and gives the role that enters it the password of
-# its URL. Safe to repeat; a changed password in a URL is set by the next run.
+# The only step that needs a superuser: runs bootstrap.sql on each server, and sets the password of each URL's role. Safe to
+# repeat: after a change of a URL's password, the next run sets it.
 set -euo pipefail
 
 case ${1-} in
@@ -37,14 +37,14 @@ if [[ -z ${POSTGRES_PASSWORD-} && -t 0 ]]; then
 fi
 : "${POSTGRES_PASSWORD:?is not set}"
 
-# The superuser's password goes to nobody whom the service would not trust with its own.
+# The superuser's password is sent only to a server that the service itself would trust with its password.
 if [[ ${DATABASE_TLS-} == verify-full ]]; then
   export PGSSLMODE=verify-full PGSSLROOTCERT=${DATABASE_CA_FILE:-system}
 fi
 
 bootstrap() {
   local name=$1 url=$2
-  # Letters, digits, "-" and "_" only, so that nothing needs to be decoded; an empty password is a placeholder.
+  # Only letters, digits, "-" and "_", so that nothing must be decoded. An empty password is a placeholder, and refused.
   if [[ ! $url =~ ^postgres(ql)?://([[:alnum:]_]+):([[:alnum:]_-]+)@([[:alnum:]._-]+)(:([0-9]+))?/[[:alnum:]_]+$ ]]; then
     echo "$name must look like postgres://role:password@host:5432/database, with a password of letters and digits" >&2
     exit 1
@@ -58,8 +58,8 @@ bootstrap() {
   export PGDATABASE=postgres PGPASSWORD=$POSTGRES_PASSWORD PGCONNECT_TIMEOUT=10
 
   psql --no-psqlrc --quiet --set ON_ERROR_STOP=1 --file "$here/bootstrap.sql"
-  # \password makes a SCRAM verifier on this side and sends that: the server never sees the password, nor do its log and
-  # the process list. It asks the terminal, twice; setsid takes the terminal away, so that it reads what is piped in.
+  # \password sends a SCRAM verifier that psql makes: the password reaches neither the server, nor its log, nor the process
+  # list. \password asks twice on the terminal; without a terminal, as under setsid, it reads standard input.
   printf '%s\n%s\n' "$password" "$password" |
     setsid --wait psql --no-psqlrc --quiet --set ON_ERROR_STOP=1 --command "\\password $role" 2> >(grep -v '^Enter ' >&2)
   echo "$PGHOST:$PGPORT is ready for $role"

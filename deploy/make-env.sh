@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Makes what docker-compose.yml reads, once: tenantry.env with the settings, and a file for each secret in secrets/.
+# Makes the files that docker-compose.yml reads: tenantry.env with the settings, and a file for each secret in secrets/.
+# Run it once.
 set -euo pipefail
 
 case ${1-} in
@@ -26,7 +27,8 @@ done
 hex() {
   openssl rand -hex 32
 }
-# All of them before the first is written, and each by itself: the shell ends at a command that fails in an assignment only.
+# All secrets are made before the first is written. Each has its own assignment, because set -e ends the shell for a command
+# that fails in an assignment, and not for one in an argument.
 service=$(hex)
 provisioner=$(hex)
 owner=$(hex)
@@ -36,12 +38,12 @@ operator=$(openssl rand -hex 16)
 signing=$(openssl genpkey -algorithm ed25519 -outform DER | openssl base64 -A)
 encryption=$(openssl rand -base64 32)
 
-# A container's user is another one than the owner of the files, and a bind mount keeps owner and mode. So everybody may read
-# a file, and nobody else can reach it by its path; into a container it is mounted by itself.
+# A container's user is not the owner of the files, and a bind mount keeps owner and mode. So every user may read a file, but
+# only the owner can enter the folder. Each file is mounted into containers alone.
 umask 022
 mkdir -m 700 "$secrets"
 
-# printf is the shell's own: what stands in the arguments of a program is there for everybody to read while it runs.
+# printf is built into the shell: every user can read the arguments of a running program.
 put() {
   printf '%s\n' "$2" >"$secrets/$1"
 }

@@ -1,5 +1,5 @@
-// What the scripts share.
-/** How a run that checks promises ends. 2 is a wrong command line (src/lib/command-line.ts). */
+// The common part of the scripts.
+/** Exit codes of a run that checks promises. 2 is a wrong command line (src/lib/command-line.ts). */
 export const exitCodes = { kept: 0, broken: 1, failed: 3 } as const;
 
 export function say(text: string): void {

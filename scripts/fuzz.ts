@@ -1,4 +1,4 @@
-// `npm run fuzz`: made-up requests to a service of its own, as many as one likes.
+// `npm run fuzz`: sends any number of made-up requests to its own service.
 import { defineCommand, runCommand, toggle, wholeNumber, type CommandLine } from '../src/lib/command-line.js';
 import { describeFailure } from '../tests/fuzz/report.js';
 import { fuzz, startFuzzService } from '../tests/fuzz/run.js';
@@ -7,7 +7,7 @@ import { exitCodes, say } from './command.js';
 
 const MAX_SEED = 2 ** 31 - 1;
 
-/** How often (ms) the run says how far it is. */
+/** Interval (ms) between two lines of progress. */
 const PROGRESS_INTERVAL = 5_000;
 
 const fuzzCommand = defineCommand({
@@ -46,7 +46,7 @@ Stops at the first answer that breaks a promise and looks for the smallest reque
 async function run({ flags: { requests, seed, keep } }: CommandLine<typeof fuzzCommand.flags>): Promise<number> {
   say(`${requests} requests with --seed ${seed}`);
   const { cluster, stop } = await startCluster();
-  // Without this Ctrl-C would leave PostgreSQL running, and its folder.
+  // Without this, Ctrl-C would leave PostgreSQL running, and its folder.
   const interrupted = (): void => {
     void stop().finally(() => process.exit(exitCodes.failed));
   };
@@ -85,7 +85,7 @@ async function run({ flags: { requests, seed, keep } }: CommandLine<typeof fuzzC
   }
 }
 
-/** How often each status came. */
+/** The number of answers of each status. */
 function summary(tally: ReadonlyMap<string, number>): string {
   const byStatus = new Map<string, number>();
   for (const [key, count] of tally) {

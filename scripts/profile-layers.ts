@@ -1,5 +1,5 @@
-// `npm run profile:layers -- FOLDER`: where the time of a request goes, layer by layer, from the CPU profile that
-// `npm run bench -- --profile FOLDER` wrote. Only the seconds under load count: those in which the process was busiest.
+// `npm run profile:layers -- FOLDER`: the time of a request by layer, from the CPU profile that `npm run bench -- --profile
+// FOLDER` wrote. Only the seconds under load count: those in which the process was busiest.
 import { readdirSync, readFileSync, statSync } from 'node:fs';
 import path from 'node:path';
 import { defineCommand, runCommand } from '../src/lib/command-line.js';
@@ -12,16 +12,16 @@ interface ProfileNode {
 
 interface Profile {
   readonly nodes: readonly ProfileNode[];
-  /** The node that was on top of the stack at each sample. */
+  /** The node on top of the stack at each sample. */
   readonly samples: readonly number[];
   /** Microseconds before each sample. */
   readonly timeDeltas: readonly number[];
 }
 
-/** Seconds under load that are looked at. */
+/** Seconds under load that are counted. */
 const SECONDS = 4;
 
-/** From the top of the stack downwards, the first frame that matches decides. */
+/** The first frame that matches, from the top of the stack downwards, decides. */
 const layers: readonly (readonly [layer: string, frame: RegExp])[] = [
   ['log', /node_modules\/(?:pino|@pinojs|sonic-boom)\/|plugins\/request-log\.js/],
   [
@@ -58,7 +58,7 @@ await runCommand(profileLayers, ({ operands: [folder = ''] }) => {
   return 0;
 });
 
-/** The largest profile of the folder: the service's, and not that of a short-lived process. */
+/** The largest profile of the folder: it is the service's, and not that of a short-lived process. */
 function readProfile(where: string): Profile {
   const files = readdirSync(where).filter((name) => name.endsWith('.cpuprofile'));
   const [largest] = files
@@ -95,7 +95,7 @@ function timeByLayer({ nodes, samples, timeDeltas }: Profile): Map<string, numbe
   return times;
 }
 
-/** The samples of the busiest `SECONDS`, by their first and last index. */
+/** The index of the first and of the last sample of the busiest `SECONDS`. */
 function busiest(
   samples: readonly number[],
   deltas: readonly number[],
@@ -133,7 +133,7 @@ function layerOf(stack: readonly ProfileNode[]): string {
     return toPostgres ? 'writes to PostgreSQL (system calls)' : 'writes to the client (system calls)';
   }
   for (const url of frames) {
-    // Node's own code works for whoever called it; only where nobody of the others did it is the server's.
+    // Node's own code counts for the layer that called it. It counts for the server only if no other layer called it.
     if (url === '' || url.startsWith('node:')) continue;
     const layer = layers.find(([, frame]) => frame.test(url));
     if (layer) return layer[0];

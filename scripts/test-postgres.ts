@@ -1,5 +1,5 @@
-// `npm run test:postgres`: the tests that lean on PostgreSQL itself, on each version that is supported. The binaries of the
-// other versions are installed into a temporary folder, so that nobody who runs `npm ci` has to fetch four servers.
+// `npm run test:postgres`: runs the tests that depend on PostgreSQL itself, on each supported version. Installs the binaries of
+// the other versions into a temporary folder, so that `npm ci` does not download four servers.
 import { spawn } from 'node:child_process';
 import { chmod, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -7,7 +7,7 @@ import path from 'node:path';
 import { defineCommand, runCommand } from '../src/lib/command-line.js';
 import { ROOT } from '../tests/support/docs.js';
 
-/** The newest of each that npm has; the one that the service itself brings stands in package.json. */
+/** The newest npm package of each version. The version of the service itself is in package.json. */
 const VERSIONS: Readonly<Record<string, string>> = {
   '15': '15.18.0-beta.17',
   '16': '16.14.0-beta.17',
@@ -55,7 +55,7 @@ await runCommand(testPostgres, async ({ operands }) => {
 async function passesOn(version: string): Promise<boolean> {
   const folder = await mkdtemp(path.join(tmpdir(), 'tenantry-postgres-'));
   try {
-    // mkdtemp makes 0700, and under root the server runs as another user.
+    // mkdtemp creates it with mode 0700, and under root the server runs as another user.
     await chmod(folder, 0o755);
     await writeFile(
       path.join(folder, 'package.json'),
@@ -70,7 +70,7 @@ async function passesOn(version: string): Promise<boolean> {
   }
 }
 
-/** Its exit code; what it prints is seen. */
+/** Runs a program with its output visible. Returns the exit code. */
 function run(program: string, args: readonly string[], cwd: string, env: Record<string, string> = {}): Promise<number> {
   return new Promise((resolve, reject) => {
     const child = spawn(program, args, { cwd, env: { ...process.env, ...env }, stdio: 'inherit' });

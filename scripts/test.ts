@@ -1,5 +1,5 @@
-// `npm test`: the checks, all at the same time, and then the tests. Not beside them: where the processor is short, statements of
-// the tests run into their deadlines.
+// `npm test`: runs the checks, all at the same time, and then the tests. They do not run together: on a busy processor, statements
+// of the tests would exceed their deadlines.
 import { spawn } from 'node:child_process';
 import path from 'node:path';
 import { defineCommand, runCommand } from '../src/lib/command-line.js';
@@ -34,7 +34,7 @@ function tests(args: readonly string[]): Promise<boolean> {
   });
 }
 
-/** Runs a script of package.json. What it says is shown in one piece, where it fails. */
+/** Runs a script of package.json. Prints its whole output at once if it fails. */
 async function passes(script: string): Promise<boolean> {
   const child = spawn('npm', ['run', '--silent', script], {
     stdio: ['ignore', 'pipe', 'pipe'],

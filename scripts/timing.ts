@@ -1,4 +1,4 @@
-// `npm run timing`: whether the clock tells why a sign-in failed.
+// `npm run timing`: whether the duration of a failed sign-in reveals the reason of the failure.
 import { median } from '../bench/figures/statistics.js';
 import { defineCommand, runCommand, wholeNumber, type CommandLine } from '../src/lib/command-line.js';
 import { makeDataDir, startProcess } from '../tests/support/service-process.js';
@@ -6,10 +6,10 @@ import { auc } from '../tests/timing/auc.js';
 import { CLASSES, measure, prepare, type Times } from '../tests/timing/run.js';
 import { exitCodes, say } from './command.js';
 
-/** How far from 0.5 may still be chance: 3.3 standard deviations, which is one run of a thousand. */
+/** The distance from 0.5 that may still be chance: 3.3 standard deviations, which is one run of a thousand. */
 const toleranceOf = (samples: number): number => 3.3 / Math.sqrt(6 * samples);
 
-/** ms between two lines of progress. */
+/** Interval (ms) between two lines of progress. */
 const PROGRESS_INTERVAL = 10_000;
 
 const MOST = 999_999;
@@ -45,7 +45,7 @@ async function run({ flags }: CommandLine<typeof timingCommand.flags>): Promise<
     await service.exited;
     await data.remove();
   };
-  // Without this Ctrl-C would leave the service running, and its folder.
+  // Without this, Ctrl-C would leave the service running, and its folder.
   const interrupted = (): void => {
     void stop().finally(() => process.exit(exitCodes.failed));
   };

@@ -1,10 +1,10 @@
-// `npm run topology`: what docker-compose.yml describes, as processes of this machine, until Ctrl-C.
+// `npm run topology`: runs the parts of docker-compose.yml as processes of this machine, until Ctrl-C.
 import { once } from 'node:events';
 import { defineCommand, runCommand, wholeNumber } from '../src/lib/command-line.js';
 import { MissingProgram, startTopology } from '../tests/support/topology.js';
 import { say } from './command.js';
 
-/** Exit code when a program is missing: its command line is not wrong, but the caller has to do something as well. */
+/** Exit code if a program is missing: the command line is correct, but the caller must install something. */
 const MISSING = 2;
 
 const topologyCommand = defineCommand({
@@ -56,7 +56,7 @@ await runCommand(topologyCommand, async ({ flags: { port } }) => {
     await topology.stop();
     return 0;
   } catch (error) {
-    // Ctrl-C also reaches the commands of the start. Their failure is then no news.
+    // Ctrl-C also reaches the commands of the start. Their failure is then expected.
     if (stopping.signal.aborted) return 0;
     process.stderr.write(`${error instanceof Error ? error.message : String(error)}\n`);
     return error instanceof MissingProgram ? MISSING : 1;

@@ -46,7 +46,7 @@ await runCommand(tryDocs, async ({ operands: [text = ''] }) => {
   return failed === 0 ? 0 : 1;
 });
 
-/** The end of what the command printed. */
+/** The end of the command's output. */
 function describe(error: unknown): string {
   if (!(error instanceof Error)) return String(error);
   const { stdout = '', stderr = '' } = error as { stdout?: string; stderr?: string };

@@ -1,6 +1,6 @@
-// Random choices that can be repeated: in one round both sides are asked for the same things in the same order.
+// Repeatable random choices: in one round, both sides get the same requests in the same order.
 
-/** A number from 0 up to 1, and not 1. */
+/** A number in [0, 1). */
 export type Random = () => number;
 
 /** Mulberry32: small, even enough to spread requests, and the same for the same seed. */

@@ -1,11 +1,10 @@
-// When an open-loop generator sends: at a constant rate, whatever became of the requests before. Each request has a time at
-// which it should start, and its latency counts from there, so that one that had to wait for its turn is not measured as
-// quick (coordinated omission).
+// When an open-loop generator sends: at a constant rate, independent of earlier requests. A latency counts from the time at which
+// the request should start. Otherwise a request that waited for its turn would look quick (coordinated omission).
 
 export interface Schedule {
-  /** Requests in all. */
+  /** Requests in total, warm-up included. */
   readonly total: number;
-  /** The first request that is measured; those before it are warm-up. */
+  /** Index of the first measured request; earlier requests are warm-up. */
   readonly firstMeasured: number;
   /** When the request should start, in ms after the beginning. */
   startOf(index: number): number;
@@ -15,7 +14,8 @@ export interface Schedule {
 
 /**
  * @param rate requests a second, more than 0
- * @param warmup seconds, as `seconds` of what is measured
+ * @param warmup seconds
+ * @param seconds measured seconds
  */
 export function constantRate(rate: number, warmup: number, seconds: number): Schedule {
   if (!(rate > 0)) throw new RangeError('a rate must be more than 0');
@@ -26,7 +26,7 @@ export function constantRate(rate: number, warmup: number, seconds: number): Sch
     total,
     firstMeasured,
     startOf: (index) => index * interval,
-    // The quotient of two figures that are not exact may lie a hair below the whole number that is meant.
+    // Rounding may put the quotient slightly below the intended whole number.
     dueBy: (elapsed) => (elapsed < 0 ? 0 : Math.min(total, Math.floor(elapsed / interval + 1e-9) + 1)),
   };
 }

@@ -1,12 +1,12 @@
-// The few statistics that the figures need.
+// The statistics that the figures need.
 
-/** The value that a share of all values (0 to 1) does not exceed, by the nearest rank. */
+/** The value that a share (0 to 1) of all values does not exceed, by the nearest rank. */
 export function percentile(values: readonly number[], share: number): number {
   const sorted = Float64Array.from(values).sort();
   return sorted[Math.max(0, Math.ceil(sorted.length * share) - 1)] ?? Number.NaN;
 }
 
-/** The middle value; of an even number the mean of the two in the middle. */
+/** The middle value; for an even number of values, the mean of the two in the middle. */
 export function median(values: readonly number[]): number {
   const sorted = Float64Array.from(values).sort();
   const upper = sorted.length >> 1;

@@ -1,11 +1,11 @@
-// Zipf's law, which the use of tenants follows: a few are asked for all the time, most hardly ever.
+// Zipf's law, which the use of tenants follows: a few tenants get most requests.
 import type { Random } from './random.js';
 
 /**
- * Draws ranks from 0 up to `count`, and not `count`, where the chance of the rank r is proportional to 1 / (r + 1)^s.
+ * Draws ranks in [0, count). The chance of the rank r is proportional to 1 / (r + 1)^s.
  *
- * @param s 0 asks for all alike; 1 gives the first of 300 one request in six, 1.5 two in five
- * @throws RangeError where there is nothing to draw from
+ * @param s 0 gives all ranks the same chance; 1 gives the first of 300 one request in six, 1.5 two in five
+ * @throws RangeError if there is nothing to draw from
  */
 export function zipf(count: number, s: number): (random: Random) => number {
   if (count < 1) throw new RangeError('there are no ranks to draw from');

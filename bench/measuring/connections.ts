@@ -1,35 +1,35 @@
-// What the connections of a PostgreSQL server did while something was measured: how many were opened, and how many were open
-// at most. Counted by the server itself, whatever the service would say.
+// How many connections a PostgreSQL server opened while something was measured, and how many were open at most. The server itself
+// counts them, so the figures do not depend on the service.
 import { sql } from 'kysely';
 import { open, stat } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Cluster } from '../stage/cluster.js';
 
 export interface ConnectionCounts {
-  /** Connections to tenant databases opened within the measured time. */
+  /** Connections to tenant databases, opened within the measured time. */
   readonly opened: number;
-  /** The most of tenants' roles that were open at once, from the start of the watch to its end. */
+  /** Maximum of simultaneous connections of tenants' roles, from the start of the watch to its end. */
   readonly most: number;
 }
 
-/** To be called at the edges of the measured time. */
+/** Call them at the start and at the end of the measured time. */
 export interface Edges {
   readonly onBegin: () => void;
   readonly onEnd: () => void;
 }
 
-/** Pause (ms) between two looks: with the query itself they are less than 50 ms apart. */
+/** Pause (ms) between two samples: with the query itself, samples are less than 50 ms apart. */
 const PAUSE = 30;
 
 /** PostgreSQL writes its log a moment after the connection is made. */
 const LOG_DELAY = 200;
 
 /**
- * Watches a cluster's connections while `work` runs. What the benchmark itself, the registry and the provisioner hold does not
- * count: the provisioner's are the reserve's. A connection is seen when it has reached a database; those still in their
- * handshake are not yet in one.
+ * Watches a cluster's connections while `work` runs. The connections of the benchmark, the registry and the provisioner do not
+ * count: the provisioner's belong to the reserve. A connection counts when it has reached a database; during its handshake it is
+ * in no database yet.
  *
- * @param cluster started with `log_connections`: its log is the only count of openings that misses none
+ * @param cluster started with `log_connections`: only its log counts every opened connection
  */
 export async function watchConnections<T>(
   cluster: Cluster,
@@ -37,7 +37,7 @@ export async function watchConnections<T>(
 ): Promise<{ readonly result: T; readonly counts: ConnectionCounts }> {
   const over = new AbortController();
   const sampling = sampleMost(cluster, over.signal);
-  // It is looked at when the work is done, which must not be cut short before.
+  // The result is read after the work, which an early failure must not cut short.
   sampling.catch(() => undefined);
   let from: Promise<number> | undefined;
   let to: Promise<number> | undefined;
@@ -77,7 +77,7 @@ async function sampleMost(cluster: Cluster, over: AbortSignal): Promise<number> 
   });
 }
 
-/** Connections to tenant databases that the log tells of between two of its bytes. */
+/** Connections to tenant databases that are in the log between two byte offsets. */
 async function openedIn(
   { logFile, provisioner, registry, superuser }: Cluster,
   from: number,

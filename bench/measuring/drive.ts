@@ -1,4 +1,4 @@
-// Runs a driver: a process that loads a server, tells when the measured time begins and ends, and then the figures.
+// Runs a driver: a process that loads a server, reports the start and the end of the measured time, and then the figures.
 import type { Cleanup } from '../cleanup.js';
 import type {
   DriverMessage,
@@ -13,7 +13,7 @@ import type {
 } from '../programs/messages.js';
 import { startProgram } from './program.js';
 
-/** What each driver is told, and what it tells in the end. */
+/** The job that each driver gets, and the result that it sends. */
 interface Drivers {
   readonly load: { readonly job: LoadJob; readonly result: LoadResult };
   readonly verifies: { readonly job: VerifyJob; readonly result: LoadResult };
@@ -27,7 +27,9 @@ export type Result<Name extends DriverName> = Drivers[Name]['result'];
 
 export interface DriveOptions {
   readonly cleanup: Cleanup;
-  /** Called at the very edges of what is measured, with the driver's process id. An error ends the drive with it. */
+  /**
+   * Called at the start and the end of the measured time, with the driver's process id. An error of the callback ends the drive.
+   */
   readonly onBegin?: (pid: number) => void;
   readonly onEnd?: (pid: number) => void;
 }
@@ -35,15 +37,15 @@ export interface DriveOptions {
 export interface Drive<Name extends DriverName> {
   /** Resolves when the measured time begins. */
   readonly begun: Promise<void>;
-  /** @throws Error where the driver saw a failure, ends early, or not at all */
+  /** @throws Error if the driver saw a failure, ended early, or did not start */
   readonly result: Promise<Result<Name>>;
-  /** Tells a driver that runs until it is told so. */
+  /** Sends the order `finish` to a driver that runs until it gets this order. */
   finish(): void;
-  /** Ends it without its figures; safe to call again, and when it has ended. */
+  /** Ends the driver without its figures. Safe to call again, and after the driver has ended. */
   stop(): Promise<void>;
 }
 
-/** Longest time (ms) that a driver may take besides warm-up and measuring. */
+/** Maximum time (ms) of a driver besides warm-up and measuring. */
 const MARGIN = 60_000;
 
 /** Starts a driver and resolves when it has its job. */
@@ -85,7 +87,7 @@ export async function startDrive<Name extends DriverName>(
     return stop();
   });
   const begun = Promise.race([beginning, result.then(() => undefined)]);
-  // Whoever waits for another drive first must not be ended by this one: it meets the error when it looks.
+  // A caller may await another drive first. Without this, the rejection would end the process before the caller sees the error.
   for (const promise of [begun, result]) promise.catch(() => undefined);
   const order: DriverOrder = 'finish';
   return { begun, result, finish: () => void child.send(order), stop };

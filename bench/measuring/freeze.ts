@@ -1,13 +1,13 @@
-// Makes a PostgreSQL server hang: its processes stand still, its sockets stay open, and nobody is told anything.
+// Makes a PostgreSQL server hang: its processes are stopped, its sockets stay open, and its clients get no error.
 import type { Cleanup } from '../cleanup.js';
 import { childrenOf } from './proc.js';
 
 /**
- * Stops a server's first process and then its children, each of which leads a process group of its own. The first one comes
- * first, so that no child is born meanwhile.
+ * Stops a server's first process and then its children, each of which leads its own process group. The first process is stopped
+ * first, so that it starts no child meanwhile.
  *
- * @param cleanup lets them go on where nobody else did: a stopped process answers no request to end
- * @returns what lets them go on; safe to call again
+ * @param cleanup continues the processes if the caller did not: a stopped process does not end when it is asked to
+ * @returns a function that continues them; safe to call again
  */
 export async function freeze(postmaster: number, cleanup: Cleanup): Promise<() => void> {
   const stopped: number[] = [];

@@ -1,4 +1,4 @@
-// One measurement: a driver loads a server, and what /proc counts is read at the very edges of the measured time.
+// One measurement: a driver loads a server, and the counters in /proc are read at the start and the end of the measured time.
 import type { Cleanup } from '../cleanup.js';
 import { drive, type Job } from './drive.js';
 import { cpuTime, residentMemory, treeCpuTime } from './proc.js';
@@ -12,20 +12,22 @@ export interface Measurement {
   readonly serverCpu: number;
   /** CPU µs a request of all PostgreSQL processes together. */
   readonly postgresCpu: number;
-  /** The server's resident memory in MiB when the time is up. */
+  /** The server's resident memory in MiB at the end of the measured time. */
   readonly memory: number;
-  /** CPU of the load generator, in cores: near 1 it, and not the server, was the bound. 0 where there is none. */
+  /**
+   * CPU of the load generator, in cores. Near 1, the generator was the bottleneck and not the server. 0 if there is no generator.
+   */
   readonly loadCpu: number;
 }
 
 export type Driver =
   | { readonly name: 'load'; readonly job: Job<'load'>; readonly server: number }
-  /** Is itself what is measured. */
+  /** The driver itself is measured. */
   | { readonly name: 'verifies'; readonly job: Job<'verifies'> };
 
 /**
- * @param edges told where the measured time begins and ends
- * @throws Error where any answer was not a success, and where the driver ends early or not at all
+ * @param edges called at the start and the end of the measured time
+ * @throws Error if any answer was not a success, or if the driver ended early or did not start
  */
 export async function measure(
   driver: Driver,

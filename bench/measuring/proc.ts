@@ -1,4 +1,4 @@
-// CPU time and memory of processes, from /proc: what the kernel counted, whatever the process itself would say.
+// CPU time and memory of processes, from /proc: as the kernel counts them, independent of the process itself.
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 
 export function isProcReadable(): boolean {
@@ -6,8 +6,8 @@ export function isProcReadable(): boolean {
 }
 
 /**
- * CPU time (µs, user and system) that a process has used so far, its threads together. Nanoseconds behind it, where
- * /proc/PID/stat counts hundredths of a second: a PostgreSQL backend that answered one request would show none at all.
+ * CPU time (µs, user and system) that a process has used so far, all its threads together. The source counts nanoseconds.
+ * /proc/PID/stat counts hundredths of a second, in which one request to a PostgreSQL backend would not show.
  */
 export function cpuTime(pid: number): number {
   try {
@@ -20,8 +20,8 @@ export function cpuTime(pid: number): number {
 }
 
 /**
- * CPU time (µs) that a process and its children have used so far. Children that ended are counted by the kernel in their
- * parent, so that the sum never shrinks.
+ * CPU time (µs) that a process and its children have used so far. The kernel adds the time of ended children to their parent, so
+ * the sum never shrinks.
  */
 export function treeCpuTime(pid: number): number {
   let sum = cpuTime(pid) + endedChildrenTime(pid);
@@ -29,13 +29,13 @@ export function treeCpuTime(pid: number): number {
     try {
       sum += cpuTime(child);
     } catch {
-      // It ended between the listing and the look at it.
+      // It ended after the listing.
     }
   }
   return sum;
 }
 
-/** The children of a process that has one thread, such as PostgreSQL's first. */
+/** The children of a process with one thread, such as PostgreSQL's first process. */
 export function childrenOf(pid: number): number[] {
   const text = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8');
   return (text.match(/\d+/g) ?? []).map(Number);
@@ -53,7 +53,7 @@ const MICROSECONDS_PER_TICK = 10_000;
 
 function endedChildrenTime(pid: number): number {
   const text = readFileSync(`/proc/${pid}/stat`, 'utf8');
-  // The name in parentheses may itself hold spaces and parentheses; numbered as in proc(5), "state" behind it is field 3.
+  // The name in parentheses may itself contain spaces and parentheses. Numbers as in proc(5): "state", after the name, is field 3.
   const fields = text.slice(text.lastIndexOf(')') + 2).split(' ');
   const field = (number: number): number => Number(fields[number - 3]);
   return (field(16) + field(17)) * MICROSECONDS_PER_TICK;

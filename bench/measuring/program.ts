@@ -1,5 +1,5 @@
-// Starts and stops the processes of the benchmark. Each runs the compiled JavaScript under plain Node: a loader that
-// compiles while it runs would be counted in its memory and CPU time.
+// Starts and stops the processes of the benchmark. Each runs compiled JavaScript under plain Node: a loader that compiles at run
+// time would add to the process's memory and CPU time.
 import { spawn, type ChildProcess } from 'node:child_process';
 import { createServer, type AddressInfo } from 'node:net';
 import path from 'node:path';
@@ -9,24 +9,24 @@ import type { Cleanup } from '../cleanup.js';
 export interface Program {
   readonly pid: number;
   readonly child: ChildProcess;
-  /** Resolves to how it ended, e.g. `exit code 0`. */
+  /** Resolves to how the process ended, e.g. `exit code 0`. */
   readonly ended: Promise<string>;
-  /** Asks it to end, and makes it after three seconds; resolves when it is gone. Safe to call again. */
+  /** Asks the process to end, and kills it after three seconds. Resolves when it has ended. Safe to call again. */
   readonly stop: () => Promise<void>;
 }
 
 export interface ProgramOptions {
   readonly cleanup: Cleanup;
   readonly env?: Readonly<Record<string, string>>;
-  /** A file descriptor that its output goes to; without one it goes to the terminal's standard error. */
+  /** File descriptor for its output; default: the terminal's standard error. */
   readonly output?: number;
   /** Options of Node itself. */
   readonly node?: readonly string[];
-  /** Whether it speaks with us over IPC. */
+  /** Whether the process has an IPC channel to the benchmark. */
   readonly ipc?: boolean;
 }
 
-/** What is measured is built into a folder of its own, so that building it disturbs no service that runs from `dist`. */
+/** The measured code is built into its own folder, so that the build disturbs no service that runs from `dist`. */
 export const BUILD = path.resolve(import.meta.dirname, '../..');
 
 /** The project's folder: the compiled file is dist/benchmark/bench/measuring/program.js. */
@@ -34,7 +34,7 @@ export const root = path.resolve(BUILD, '../..');
 
 const PATIENCE_MS = 3_000;
 
-/** Longest wait (ms) for a server to listen. */
+/** Maximum wait (ms) for a server to listen. */
 const START_DEADLINE = 60_000;
 
 /** @param file relative to `dist/benchmark/` */
@@ -45,14 +45,17 @@ export function startProgram(file: string, options: ProgramOptions): Promise<Pro
   );
 }
 
-/** Runs a program to its end. @throws Error where that is not exit code 0 */
+/** Runs a program to its end. @throws Error if its exit code is not 0 */
 export async function runProgram(file: string, options: ProgramOptions): Promise<void> {
   const { ended } = await startProgram(file, options);
   const how = await ended;
   if (how !== 'exit code 0') throw new Error(`${file} ended with ${how}`);
 }
 
-/** What `started` resolves to, unless the program ends or the time is up before; `started` is told when nobody waits any more. */
+/**
+ * Resolves as `started` does, unless the program ends or the deadline passes first. `started` gets a signal that aborts when its
+ * result is no longer needed.
+ */
 export async function within<T>(
   program: Program,
   name: string,
@@ -72,7 +75,7 @@ export async function within<T>(
   }
 }
 
-/** A port that nobody listens on at this moment. */
+/** A port on which no process listens at this moment. */
 export function freePort(): Promise<number> {
   return new Promise((resolve, reject) => {
     const server = createServer();
@@ -93,7 +96,7 @@ function launch(file: string, { env = {}, output, node = [], ipc = false }: Prog
     // Exactly this environment: the caller's NODE_OPTIONS or PG* would change what is measured.
     env: { ...env },
     stdio: ['ignore', to, to, ...(ipc ? (['ipc'] as const) : [])],
-    // A process group of its own: Ctrl-C in a terminal reaches the benchmark alone, which stops the rest in order.
+    // Its own process group: Ctrl-C in a terminal reaches the benchmark alone, which stops the other processes in order.
     detached: true,
   });
   const ended = new Promise<string>((resolve) => {

@@ -1,5 +1,5 @@
-// One request over node:http, for the generators that must decide themselves when to send: autocannon sends the next when
-// the last was answered.
+// One request over node:http, for the generators that decide themselves when to send. autocannon sends the next request only after
+// the last answer.
 import { request as httpRequest, type Agent } from 'node:http';
 import type { AnswerCounts, LoadRequest } from './messages.js';
 
@@ -8,10 +8,10 @@ export interface Answer {
   readonly retryAfter: boolean;
 }
 
-/** Longest wait (ms) for an answer. */
+/** Maximum wait (ms) for an answer. */
 const DEADLINE = 20_000;
 
-/** @throws Error where there is no answer within 20 s, and when `signal` aborts */
+/** @throws Error if there is no answer within 20 s, and when `signal` aborts */
 export function ask(agent: Agent, url: URL, request: LoadRequest, signal?: AbortSignal): Promise<Answer> {
   const { method, path, headers, body } = request;
   return new Promise((resolve, reject) => {
@@ -43,7 +43,7 @@ export function ask(agent: Agent, url: URL, request: LoadRequest, signal?: Abort
 
 type AnswerKind = 'served' | 'refused' | 'other';
 
-/** Counts answers by what they mean to whoever asked. */
+/** Counts answers by what they mean to the client. */
 export class AnswerCounter {
   #served = 0;
   #refused = 0;
@@ -51,7 +51,7 @@ export class AnswerCounter {
 
   #firstOther: string | undefined;
 
-  /** Counts an answer, or the error that came instead of one. Returns its kind. */
+  /** Counts an answer, or the error that came instead. Returns its kind. */
   count(answer: Answer | Error): AnswerKind {
     if (answer instanceof Error) return this.#countOther(answer.message);
     if (answer.status >= 200 && answer.status < 300) {

@@ -1,4 +1,4 @@
-// The flood, a process of its own: clients of one tenant that all wait for an answer, and ask again when they got one.
+// The flood, as its own process: clients of one tenant that all wait for an answer, and send again after each answer.
 import { setMaxListeners } from 'node:events';
 import { Agent } from 'node:http';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -11,15 +11,17 @@ process.once('message', (job: FloodJob) => {
 });
 process.once('disconnect', () => process.exit(1));
 
-/** A refused client comes back after this time (ms), the shortest that Retry-After can say; without it this would be a
- *  flood of refusals and not of waiting queries. */
+/**
+ * Pause (ms) of a client after a refusal: the shortest that Retry-After can express. Without it this would be a flood of refusals
+ * and not of waiting queries.
+ */
 const PAUSE = 1_000;
 
 async function run({ url, clients, request, longest }: FloodJob): Promise<void> {
   const agent = new Agent({ keepAlive: true, maxSockets: clients });
   const target = new URL(url);
   const over = new AbortController();
-  // Each request under way listens.
+  // Each request in flight adds a listener.
   setMaxListeners(0, over.signal);
   const isOver = (): boolean => over.signal.aborted;
   const counter = new AnswerCounter();
@@ -33,7 +35,7 @@ async function run({ url, clients, request, longest }: FloodJob): Promise<void> 
       const answer: Answer | Error = await ask(agent, target, request, over.signal).catch(
         (error: unknown) => error as Error,
       );
-      // Cut by ourselves: it counts as waiting.
+      // The flood itself cut this request: it counts as waiting.
       if (isOver()) return;
       waiting -= 1;
       const kind = counter.count(answer);
@@ -61,7 +63,7 @@ async function run({ url, clients, request, longest }: FloodJob): Promise<void> 
   agent.destroy();
 }
 
-/** Resolves when the benchmark says so, and after `longest` seconds at the latest. */
+/** Resolves on the benchmark's order, and after `longest` seconds at the latest. */
 function finished(longest: number): Promise<void> {
   return new Promise((resolve) => {
     const timer = setTimeout(resolve, longest * 1_000);

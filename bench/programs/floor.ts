@@ -1,6 +1,6 @@
-// The floor: the least Node program that answers what the service answers, from the same databases. No framework, no
-// authentication, no checks, no log: node:http, one pg pool per tenant and one named statement per route, as anybody would
-// write them by hand. Its distance to the service is what everything else costs.
+// The floor: the smallest Node program that gives the service's answers from the same databases. No framework, authentication,
+// checks or log: only node:http, one pg pool per tenant and one named statement per route. The difference between the floor and
+// the service is the cost of everything else.
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import pg from 'pg';
@@ -48,7 +48,7 @@ function serve({ server, tenants: given, poolMax, cursorSecret }: FloorJob): voi
       return [id, { id, pool }];
     }),
   );
-  // The one thing that is not its own: a next cursor is signed, and only the service's code makes the same bytes.
+  // The only code of the service here: a next cursor is signed, and only the service's code makes the same bytes.
   const cursors = createCursors([Buffer.from(cursorSecret, 'base64')]);
 
   const http = createServer((request, response) => {
@@ -110,7 +110,7 @@ function send(response: ServerResponse, status: number, body: string): void {
   response.end(body);
 }
 
-/** An error ends the floor, and with it the benchmark: figures with errors in them are worth nothing. */
+/** An error ends the floor, and with it the benchmark: figures with errors in them are worthless. */
 function fail(error: unknown): void {
   process.stderr.write(`the floor failed: ${String(error)}\n`);
   process.exit(1);

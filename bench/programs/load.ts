@@ -1,4 +1,4 @@
-// The load generator, a process of its own: inside the server or the orchestrator it would be measured with them.
+// The load generator, as its own process: inside the server or the benchmark, its cost would be measured with theirs.
 import autocannon from 'autocannon';
 import type { DriverMessage, LoadJob, LoadResult } from './messages.js';
 import { percentile } from '../figures/statistics.js';
@@ -6,15 +6,15 @@ import { percentile } from '../figures/statistics.js';
 process.once('message', (job: LoadJob) => {
   run(job);
 });
-// Without the benchmark there is nobody to load for.
+// Without the benchmark, the load has no purpose.
 process.once('disconnect', () => process.exit(1));
 
-/** Seconds that one request may take. */
+/** Maximum seconds for one request. */
 const REQUEST_TIMEOUT = 20;
 
 function run({ url, connections, warmup, seconds, requests }: LoadJob): void {
-  // autocannon's own histogram counts whole milliseconds, and starts with the first connection; these are exact, and of a
-  // warm server only.
+  // autocannon's own histogram counts whole milliseconds, and starts with the first connection. These latencies are exact, and
+  // only of a warm server.
   const latencies: number[] = [];
   let measuring = false;
   let begunAt = 0;
@@ -28,7 +28,7 @@ function run({ url, connections, warmup, seconds, requests }: LoadJob): void {
       connections,
       pipelining: 1,
       timeout: REQUEST_TIMEOUT,
-      // The measuring below ends it; this is the bound.
+      // The code below ends the load at the right time; this is the upper bound.
       duration: warmup + seconds + REQUEST_TIMEOUT,
       sampleInt: 100,
       setupClient: (each) => {
@@ -70,7 +70,7 @@ function run({ url, connections, warmup, seconds, requests }: LoadJob): void {
   }, warmup * 1_000);
 }
 
-/** Everything that was answered, warm-up included, must have been a success: a refusal is quick and would look like speed. */
+/** Every answer, warm-up included, must be a success: a refusal is quick and would look like speed. */
 function failureOf(
   error: unknown,
   result: autocannon.Result | undefined,

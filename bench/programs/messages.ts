@@ -1,8 +1,8 @@
-// What the benchmark and the processes that it starts tell each other over IPC.
+// The messages between the benchmark and the processes that it starts, over IPC.
 
 /** To `floor.ts`. */
 export interface FloorJob {
-  /** Entered as the owner of the databases. */
+  /** Connected to as the owner of the databases. */
   readonly server: { readonly host: string; readonly port: number; readonly user: string; readonly password: string };
   readonly tenants: readonly { readonly id: string; readonly database: string }[];
   /** Connections per tenant. */
@@ -29,7 +29,7 @@ export interface LoadJob {
   readonly connections: number;
   readonly warmup: number;
   readonly seconds: number;
-  /** Dealt out to the connections, each of which goes round and round through its own. */
+  /** Distributed over the connections, each of which repeats its own requests. */
   readonly requests: readonly LoadRequest[];
 }
 
@@ -46,35 +46,35 @@ export interface VerifyJob {
 /** To `open-load.ts`. Times in seconds. */
 export interface OpenLoadJob {
   readonly url: string;
-  /** Requests a second, sent whatever became of those before. */
+  /** Requests a second, sent independently of earlier ones. */
   readonly rate: number;
   readonly warmup: number;
   readonly seconds: number;
-  /** Gone through in order, round and round. */
+  /** Sent in order, repeatedly. */
   readonly requests: readonly LoadRequest[];
-  /** Whether an answer that is no success is a failure, or one of the figures. */
+  /** True: an answer that is no success is a failure. False: it is one of the figures. */
   readonly successOnly: boolean;
 }
 
-/** To `flood.ts`. It floods until it is told `finish`. */
+/** To `flood.ts`. It floods until it gets the order `finish`. */
 export interface FloodJob {
   readonly url: string;
   /** Requests that wait at once. */
   readonly clients: number;
   readonly request: LoadRequest;
-  /** Seconds after which it ends by itself. */
+  /** Seconds after which the flood ends by itself. */
   readonly longest: number;
 }
 
-/** To a driver that runs until it is told so. */
+/** To a driver that runs until it gets this order. */
 export type DriverOrder = 'finish';
 
-/** From every driver: `begin` and `end` at the very edges of what is measured, then the figures. */
+/** From every driver: `begin` and `end` at the start and the end of the measured time, then the figures. */
 export type DriverMessage<Result> = { readonly kind: 'begin' } | { readonly kind: 'end' } | (Result & Ended);
 
 interface Ended {
   readonly kind: 'result';
-  /** What went wrong, warm-up included; undefined where nothing did. */
+  /** What went wrong, warm-up included; undefined if nothing did. */
   readonly failure: string | undefined;
 }
 
@@ -82,22 +82,22 @@ interface Ended {
 export interface LoadResult {
   /** Answers within the measured time. */
   readonly answers: number;
-  /** Seconds that were measured in fact. */
+  /** The actual length of the measured time, in seconds. */
   readonly seconds: number;
   /** Latencies in ms. */
   readonly p50: number;
   readonly p99: number;
 }
 
-/** How many answers there were of which kind. */
+/** The number of answers of each kind. */
 export interface AnswerCounts {
   /** Status 2xx. */
   readonly served: number;
   /** Status 503 with Retry-After. */
   readonly refused: number;
-  /** Any other answer, and none. */
+  /** Any other answer, and requests without an answer. */
   readonly other: number;
-  /** What the first of those was. */
+  /** Describes the first of those. */
   readonly firstOther: string | undefined;
 }
 
@@ -107,14 +107,14 @@ export interface OpenLoadResult extends AnswerCounts {
   readonly p99: number;
   /** Warm-up included. */
   readonly slowest: number;
-  /** How late the generator itself was, 99th percentile: what of p99 is its own. */
+  /** Lateness of the generator itself, 99th percentile: this part of p99 is not the server's. */
   readonly lateness: number;
 }
 
 /** Of `flood.ts`. */
 export interface FloodResult extends AnswerCounts {
-  /** Those that still waited when it was told to finish. */
+  /** Requests that still waited at the order to finish. */
   readonly waiting: number;
-  /** Median time until a refusal, in ms; 0 where there was none. */
+  /** Median time until a refusal, in ms; 0 if there was none. */
   readonly untilRefused: number;
 }

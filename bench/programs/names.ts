@@ -1,5 +1,5 @@
-// Loaded into a process of the service before anything else (node --import 'names.js?file=…'): resolves the names in that JSON
-// file to the addresses that it has at that moment, so that a server's name can move while the process runs.
+// Loaded first into a process of the service (node --import 'names.js?file=…'). Resolves the names in that JSON file to the
+// addresses in it at that moment, so that a server's name can move while the process runs.
 import dns from 'node:dns';
 import { readFileSync } from 'node:fs';
 import { isIP } from 'node:net';

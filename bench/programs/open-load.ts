@@ -1,4 +1,4 @@
-// The open-loop generator, a process of its own: sends at a constant rate, as many people do who know nothing of each other.
+// The open-loop generator, as its own process: sends at a constant rate, as many independent people do.
 import { Agent } from 'node:http';
 import { constantRate } from '../figures/schedule.js';
 import { percentile } from '../figures/statistics.js';
@@ -8,10 +8,10 @@ import type { DriverMessage, OpenLoadJob, OpenLoadResult } from './messages.js';
 process.once('message', (job: OpenLoadJob) => {
   run(job);
 });
-// Without the benchmark there is nobody to load for.
+// Without the benchmark, the load has no purpose.
 process.once('disconnect', () => process.exit(1));
 
-/** Requests under way at once; more means that the server does not keep up, and then there is no steady state to measure. */
+/** Maximum of requests in flight. With more, the server does not keep up, and there is no steady state to measure. */
 const MAX_IN_FLIGHT = 4_000;
 
 function run({ url, rate, warmup, seconds, requests, successOnly }: OpenLoadJob): void {
@@ -29,7 +29,7 @@ function run({ url, rate, warmup, seconds, requests, successOnly }: OpenLoadJob)
   const begunAt = performance.now();
   tick();
 
-  /** Sends all whose time has come. */
+  /** Sends all requests that are due. */
   function tick(): void {
     const due = schedule.dueBy(performance.now() - begunAt);
     while (sent < due && failure === undefined) {

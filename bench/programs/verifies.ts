@@ -1,5 +1,5 @@
-// The floor of sign-in, a process of its own: argon2 verifies and nothing else, as many in flight as the load generator has
-// connections, on libuv's threads as they are by default.
+// The floor of sign-in, as its own process: only argon2 verifies, on libuv's default number of threads. As many are in flight as
+// the load generator has connections.
 import { verify } from 'argon2';
 import type { DriverMessage, LoadResult, VerifyJob } from './messages.js';
 import { percentile } from '../figures/statistics.js';

@@ -1,5 +1,5 @@
-// A tenant's first request in a process, against one of a tenant that is in use: what a pool, a connection and everything that
-// is looked up once cost.
+// A tenant's first request in a process, against a request of a tenant in use: the cost of a pool, a connection and all first
+// look-ups.
 import { Agent } from 'node:http';
 import { pick, seededRandom } from '../figures/random.js';
 import { median, medians, percentile } from '../figures/statistics.js';
@@ -11,7 +11,7 @@ import type { Service } from '../stage/installation.js';
 import { reads, readOf } from './neighbours.js';
 import { eachRound, mediansOf, ratioWithRounds, type Scenario } from './scenario.js';
 
-/** Together fewer than the connections that the service may have: a cold tenant must not have to wait for another's. */
+/** Fewer cold tenants than the connections that the service may have: a cold tenant must not wait for another's connection. */
 const COLD = 80;
 const WARM = 10;
 
@@ -46,7 +46,7 @@ export const cold: Scenario<'cold'> = {
       const random = seededRandom(round);
       const first = coldTenants.map((tenant) => readOf(tenant, random));
       const usual = reads(WARM_REQUESTS, round, (choice) => pick(warmTenants, choice));
-      // A process of its own for each round: the tenants are as cold as they get, and it is warm in all else.
+      // Each round has its own process: every tenant is cold again, and the rest of the process is warm.
       return stage.withService({}, async (service) => {
         await warmUp(service, usual, stage.flags.warmup);
         const warm = await askEach(stage, service, usual);
@@ -114,7 +114,7 @@ function ratiosOf(coldFigures: Figures, warm: Figures): ColdRound {
   };
 }
 
-/** At least each request once, so that every tenant in use has its connection, and for so many seconds. */
+/** Sends each request at least once, so that every tenant in use has its connection, and continues for `seconds`. */
 async function warmUp(service: Service, requests: readonly LoadRequest[], seconds: number): Promise<void> {
   const until = performance.now() + seconds * 1_000;
   do await oneByOne(service, requests);
@@ -137,7 +137,7 @@ async function askEach({ cluster }: Fleet, service: Service, requests: readonly 
   };
 }
 
-/** Returns how long each took, in ms. @throws Error where one is not served */
+/** Returns the duration of each request, in ms. @throws Error if one is not served */
 async function oneByOne({ url }: Service, requests: readonly LoadRequest[]): Promise<number[]> {
   const agent = new Agent({ keepAlive: true, maxSockets: 1 });
   const target = new URL(url);

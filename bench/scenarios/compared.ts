@@ -1,4 +1,4 @@
-// The kind of scenario that measures the service and, in the same round, the least that does the same.
+// The kind of scenario that measures the service and its floor in the same round.
 import { medians } from '../figures/statistics.js';
 import type { Measurement } from '../measuring/measure.js';
 import type { Table } from '../report.js';
@@ -13,7 +13,7 @@ interface ComparedRound {
   readonly ratio: Ratios;
 }
 
-/** How the service stands to the floor: 1 is as fast or as cheap, 0.5 half as fast or twice as dear. */
+/** The service relative to the floor: 1 is as fast or as cheap, 0.5 half as fast or twice as expensive. */
 interface Ratios {
   readonly requests: number;
   readonly cpu: number;
@@ -21,7 +21,7 @@ interface Ratios {
 
 const ROUNDS = 3;
 
-/** Cores of a load generator that has no room left: it is one thread. */
+/** Cores of a saturated load generator: it has one thread. */
 const SATURATED = 0.95;
 
 const HEADINGS = [
@@ -41,9 +41,9 @@ const HEADINGS = [
 export function compared<Name extends string>(scenario: {
   readonly name: Name;
   readonly what: string;
-  /** @throws Error where the two sides do not do the same */
+  /** @throws Error if the two sides do not do the same */
   check(pair: Pair): Promise<void>;
-  /** @throws Error where anything was answered that is no success */
+  /** @throws Error if any answer is no success */
   measure(pair: Pair, side: Side, round: number): Promise<Measurement>;
 }): Scenario<Name> {
   const { name, what } = scenario;
@@ -59,7 +59,7 @@ export function compared<Name extends string>(scenario: {
         const service = await scenario.measure(pair, 'service', round);
         tell('floor');
         const floor = await scenario.measure(pair, 'floor', round);
-        // Taken in each round, where both sides met the same machine; then the median.
+        // A ratio for each round, in which both sides met the same machine; then the median of the ratios.
         const requests = service.requestsPerSecond / floor.requestsPerSecond;
         return { service, floor, ratio: { requests, cpu: floor.serverCpu / service.serverCpu } };
       });

@@ -21,10 +21,10 @@ export const create = overHttp({
 });
 
 /**
- * Two new products differ in id and times. So the answers must be the same but for those, and each must be, byte for byte,
- * what the other side reads under the new id.
+ * Two new products differ in id and times. So the answers must be the same except for those. Each answer must also equal, byte for
+ * byte, what the other side reads under the new id.
  *
- * @throws Error where that is not so
+ * @throws Error if an answer differs
  */
 async function check(pair: Pair, tenant: SeededTenant, ask: Ask): Promise<void> {
   const masked: string[] = [];

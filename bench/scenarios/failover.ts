@@ -1,5 +1,5 @@
-// The server fails over to its standby under load: how long after the promotion until the first write is acknowledged, behind
-// a proxy and by a name that moves.
+// The server fails over to its standby under load: the time from the promotion until the first acknowledged write, through a proxy
+// and by a name that moves.
 import { Agent } from 'node:http';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { medians } from '../figures/statistics.js';
@@ -15,13 +15,13 @@ const RATE = 50;
 const BEFORE = 1_000;
 const AFTER = 3_000;
 
-/** Milliseconds within which writes must work again after the promotion. */
+/** Maximum milliseconds from the promotion until writes work again. */
 const PROMISED = 1_000;
 
 interface Gap {
-  /** From the promotion until the first write that was begun without the former primary is acknowledged, in ms. */
+  /** From the promotion until the first write is acknowledged that began without the former primary, in ms. */
   readonly gap: number;
-  /** From the end of the former primary until then, in ms. */
+  /** From the end of the former primary until that moment, in ms. */
   readonly outage: number;
   readonly served: number;
   readonly refused: number;
@@ -97,11 +97,14 @@ export const failover: Scenario<'failover'> = {
 };
 
 interface Writer {
-  /** @param gone when the former primary was stopped @param promoted when the other server took writes */
+  /**
+   * @param gone when the former primary was stopped
+   * @param promoted when the other server took writes
+   */
   stop(gone: number, promoted: number): Promise<{ way: Way; gap: Gap; counts: AnswerCounts }>;
 }
 
-/** Sends a write at each turn, whether or not those before are answered. */
+/** Sends writes at a constant rate, whether or not earlier ones are answered. */
 function startWriter({ way, service, tenant }: FailoverSubject): Writer {
   const agent = new Agent({ keepAlive: true });
   const counter = new AnswerCounter();
@@ -130,7 +133,7 @@ function startWriter({ way, service, tenant }: FailoverSubject): Writer {
       clearInterval(timer);
       await Promise.all(underWay);
       agent.destroy();
-      // One that the former primary committed may be answered after its end.
+      // The answer to a write that the former primary committed may come after its end.
       const ends = acknowledged
         .filter(({ begun, ended }) => begun > gone || ended > promoted)
         .map(({ ended }) => ended);

@@ -1,4 +1,4 @@
-// Many tenants on one server with a budget of connections: what is lost against a single tenant, and whether the budget holds.
+// Many tenants on one server with a budget of connections: the loss against a single tenant, and whether the budget holds.
 import { pick, type Random } from '../figures/random.js';
 import { medians } from '../figures/statistics.js';
 import { zipf } from '../figures/zipf.js';
@@ -13,7 +13,7 @@ import { eachRound, ratioWithRounds, timedMediansOf, wholeNumber, type Scenario 
 
 const HOT = 80;
 
-/** Different requests that each connection goes round and round through: together they draw each of the rare tenants too. */
+/** Different requests that each connection repeats: together they include each of the rare tenants. */
 const REQUESTS_PER_CONNECTION = 500;
 
 type Choose = (tenants: readonly SeededTenant[]) => (random: Random) => SeededTenant;
@@ -37,7 +37,7 @@ const loadNames = Object.keys(loads) as LoadName[];
 
 interface Figures {
   readonly requestsPerSecond: number;
-  /** Over the requests a second of `one` in the same round. */
+  /** Requests a second, relative to `one` in the same round. */
   readonly ofOne: number;
   readonly p99: number;
   readonly serverCpu: number;
@@ -45,18 +45,18 @@ interface Figures {
   /** The share of requests that found an open connection. */
   readonly hitRate: number;
   readonly openedPerSecond: number;
-  /** The most server connections seen. */
+  /** Maximum of server connections in any sample. */
   readonly most: number;
 }
 
-/** The loads that have a floor: with as many connections for each tenant as the budget leaves it. */
+/** The loads with a floor: the floor has as many connections for each tenant as the budget allows. */
 const floors = { one: 'floor, one tenant', hot: `floor, ${HOT} tenants` } as const;
 type FloorName = keyof typeof floors;
 const floorNames = Object.keys(floors) as FloorName[];
 const hasFloor = (name: LoadName): name is FloorName => name in floors;
 
 type FloorFigures = Pick<Figures, 'requestsPerSecond' | 'p99' | 'serverCpu' | 'postgresCpu'> & {
-  /** The service's requests a second over the floor's in the same round. */
+  /** The service's requests a second, relative to the floor's in the same round. */
   readonly ofFloor: number;
 };
 

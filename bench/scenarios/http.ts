@@ -1,4 +1,4 @@
-// What read, list and create share: random requests over all tenants, tokens and ids, sent to one side or the other.
+// The common part of read, list and create: random requests over all tenants, tokens and ids, sent to one side or the other.
 import { measure } from '../measuring/measure.js';
 import type { LoadRequest } from '../programs/messages.js';
 import { pick, seededRandom, type Random } from '../figures/random.js';
@@ -7,16 +7,16 @@ import type { Pair } from '../stage/pair.js';
 import { compared, type Side } from './compared.js';
 import type { Scenario } from './scenario.js';
 
-/** A request as both sides get it: without what says whose it is. */
+/** A request as both sides get it: without what identifies the tenant. */
 export type Ask = Pick<LoadRequest, 'method' | 'path' | 'body'>;
 
-/** Different requests that each connection goes round and round through. */
+/** Different requests that each connection repeats. */
 const REQUESTS_PER_CONNECTION = 500;
 
 /** Requests of each tenant whose answers are compared before anything is measured. */
 const SAMPLES = 5;
 
-/** A scenario over HTTP; by default its two sides must answer the same bytes. */
+/** A scenario over HTTP; by default, both sides must answer the same bytes. */
 export function overHttp<Name extends string>(scenario: {
   readonly name: Name;
   readonly what: string;
@@ -61,7 +61,7 @@ export async function send(
   return { status: response.status, body: Buffer.from(await response.arrayBuffer()) };
 }
 
-/** @throws Error where the two sides answer different bytes, or no success */
+/** @throws Error if the two sides answer different bytes, or no success */
 async function checkSameBytes(pair: Pair, tenant: SeededTenant, ask: Ask): Promise<void> {
   const service = await send(pair, 'service', tenant, ask);
   const floor = await send(pair, 'floor', tenant, ask);
@@ -75,7 +75,7 @@ async function checkSameBytes(pair: Pair, tenant: SeededTenant, ask: Ask): Promi
   );
 }
 
-/** The service is told by a token whose request it is, the floor by a header. */
+/** The service knows the tenant from the token, the floor from a header. */
 function addressed(side: Side, tenant: SeededTenant, ask: Ask, random: Random): LoadRequest {
   // Drawn for the floor too, so that both sides draw the same requests from the same seed.
   const user = pick(tenant.users, random);

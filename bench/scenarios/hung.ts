@@ -1,5 +1,5 @@
-// One tenant's PostgreSQL server hangs, as a machine does that swaps or lost its disk: what the others notice of it, and how
-// long its own requests take to be told.
+// One tenant's PostgreSQL server hangs, like a machine that swaps or lost its disk: the effect on the others, and how soon the
+// tenant's own requests are answered.
 import { seededRandom } from '../figures/random.js';
 import { median, medians } from '../figures/statistics.js';
 import { freeze } from '../measuring/freeze.js';
@@ -25,13 +25,13 @@ import { eachRound, ratioWithRounds, timedMediansOf, wholeNumber, type Scenario 
 /** Requests a second of the tenant that hangs. */
 const OWN_RATE = 20;
 
-/** Seconds within which every request must be answered, and after which the service should know without waiting. */
+/** Maximum seconds for any answer. After this time the service should refuse at once, without waiting. */
 const KNOWN_AFTER = 2;
 
 interface Own {
-  /** Median from two seconds after the server began to hang, in ms. */
+  /** Median from two seconds after the start of the hang, in ms. */
   readonly later: number;
-  /** From the first moment on, in ms. */
+  /** From the start of the hang, in ms. */
   readonly slowest: number;
   readonly refused: number;
   readonly served: number;
@@ -41,12 +41,12 @@ interface Own {
 interface HungRound {
   readonly before: Latencies;
   readonly during: Latencies;
-  /** p99 of the others while it hangs, over p99 before. */
+  /** p99 of the other tenants during the hang, over p99 before. */
   readonly ratio: number;
-  /** The answers that the tenant on the hung server got. */
+  /** The answers to the tenant on the hung server. */
   readonly own: Own;
   readonly firstOther: string | undefined;
-  /** From when the server goes on until the tenant is served, in ms. */
+  /** From the end of the hang until the tenant is served, in ms. */
   readonly recovery: number;
 }
 
@@ -57,7 +57,7 @@ export const hung: Scenario<'hung'> = {
 
   async run(bench) {
     const stage = await bench.stages.fleet();
-    // Not the first one: where it was flooded with sign-ins before, these have ended the sessions of its seeded users.
+    // Not the first tenant: an earlier flood of sign-ins has ended the sessions of its seeded users.
     const [, ...others] = await stage.tenants(NEIGHBOURS + 1);
     const { tenant, cluster } = await stage.loner();
     return stage.withService({}, async (service) => {
@@ -138,7 +138,7 @@ export const hung: Scenario<'hung'> = {
   },
 };
 
-/** Both loads while the tenant's server stands still, from the beginning of what is measured of the others. */
+/** Runs both loads while the tenant's server hangs, from the start of the others' measured time. */
 async function whileHung(
   stage: Fleet,
   { postmaster }: Cluster,

@@ -1,4 +1,4 @@
-// The scenarios, in the order in which they run: those on one stage next to one another, those that change nothing first.
+// The scenarios, in the order in which they run: those on one stage together, and those that change nothing first.
 import { cold } from './cold.js';
 import { create } from './create.js';
 import { failover } from './failover.js';

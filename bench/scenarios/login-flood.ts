@@ -1,4 +1,4 @@
-// Many sign in at once, again and again: what tenants that only read notice of the hashing.
+// Many clients sign in at once, repeatedly: the effect of the hashing on tenants that only read.
 import { setTimeout as sleep } from 'node:timers/promises';
 import { median, medians } from '../figures/statistics.js';
 import { startDrive } from '../measuring/drive.js';
@@ -18,13 +18,13 @@ import {
 import { untilServed } from './recovery.js';
 import { eachRound, ratioWithRounds, timedMediansOf, wholeNumber, type Scenario } from './scenario.js';
 
-/** Clients that sign in, each again as soon as it is answered. */
+/** Clients that sign in, each again after its answer. */
 const CLIENTS = 100;
 
-/** Time (ms) in which the queue of hashes has filled. */
+/** Time (ms) in which the queue of hashes fills. */
 const HEAD_START = 1_000;
 
-/** Seconds that the flood may last besides what is measured. */
+/** Maximum seconds of the flood besides the measured time. */
 const MARGIN = 60;
 
 interface FloodRound {

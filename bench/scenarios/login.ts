@@ -1,4 +1,4 @@
-// Sign-in, whose cost is the hash: the floor is that many verifies in a process that does nothing else.
+// Sign-in, whose cost is the hash. Its floor is a process that only verifies hashes, as many at once.
 import { measure } from '../measuring/measure.js';
 import { pick, seededRandom } from '../figures/random.js';
 import { USER_PASSWORD } from '../stage/seed.js';

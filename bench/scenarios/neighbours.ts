@@ -1,5 +1,5 @@
-// What noisy and hung share: tenants that are well, read from at half of what the service can do, and how much their slowest
-// answers are slowed by the one that is not.
+// The common part of noisy and hung: healthy tenants, read at half of the service's capacity, and how much the tenant in trouble
+// slows their slowest answers.
 import { pick, seededRandom, type Random } from '../figures/random.js';
 import { drive, startDrive, type Drive, type Result } from '../measuring/drive.js';
 import { measure } from '../measuring/measure.js';
@@ -8,19 +8,19 @@ import type { Fleet } from '../stage/fleet.js';
 import type { Service } from '../stage/installation.js';
 import type { SeededTenant } from '../stage/seed.js';
 
-/** Tenants that are well. */
+/** Healthy tenants. */
 export const NEIGHBOURS = 49;
 
 /** The share of the capacity that they use: enough to feel a neighbour, too little to queue by themselves. */
 const SHARE = 0.5;
 
-/** Different requests of an open load, gone through round and round. */
+/** Different requests of an open load, sent repeatedly. */
 const REQUESTS = 10_000;
 
-/** Above this share of p99, the generator's own lateness is no longer beside the point. */
+/** Above this share of p99, the generator's own lateness distorts the figure. */
 const LATE = 0.5;
 
-/** Reads of one product, for tenants that `choose` draws; the service and the floor are told of the tenant, each in its way. */
+/** Reads of one product, for tenants that `choose` draws. The service knows the tenant from the token, the floor from a header. */
 export function reads(count: number, seed: number, choose: (random: Random) => SeededTenant): LoadRequest[] {
   const random = seededRandom(seed);
   return Array.from({ length: count }, () => readOf(choose(random), random));
@@ -34,7 +34,7 @@ export function readOf(tenant: SeededTenant, random: Random): LoadRequest {
   };
 }
 
-/** Half of the requests a second that the service answers when it is asked as fast as it answers. */
+/** Half of the service's maximum requests a second. */
 export async function halfOfCapacity(
   { flags, cluster, cleanup }: Fleet,
   { url, pid }: Service,
@@ -47,7 +47,7 @@ export async function halfOfCapacity(
   return requestsPerSecond * SHARE;
 }
 
-/** Reads from the neighbours at a constant rate, all of which must succeed. */
+/** Reads from the neighbours at a constant rate. All reads must succeed. */
 export function neighbours(
   { flags }: Fleet,
   { url }: Service,
@@ -68,7 +68,7 @@ export function startOpenLoad({ cleanup }: Fleet, job: OpenLoadJob): Promise<Dri
   return startDrive('open-load', job, { cleanup });
 }
 
-/** Of the answers of an open load, and of the generator itself, in ms. */
+/** Latencies of an open load's answers, and the lateness of the generator, in ms. */
 export interface Latencies {
   readonly p50: number;
   readonly p99: number;
@@ -84,7 +84,7 @@ export function latenessWarnings(name: string, { p99, lateness }: Pick<Latencies
   return [`${name}: the load generator was late itself (p99 ${lateness.toFixed(1)} ms of ${p99.toFixed(1)}).`];
 }
 
-/** What the answers were that are neither a success nor a refusal with Retry-After. @param rounds of each round */
+/** Describes the answers that are neither a success nor a refusal with Retry-After. @param rounds of each round */
 export function otherWarnings(name: string, rounds: readonly { readonly firstOther: string | undefined }[]): string[] {
   const seen = rounds.map(({ firstOther }) => firstOther).find((what) => what !== undefined);
   return seen === undefined ? [] : [`${name}: the first of the other answers was: ${seen}.`];

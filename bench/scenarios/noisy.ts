@@ -1,4 +1,4 @@
-// One tenant floods the service with queries that wait: what the others notice of it.
+// One tenant floods the service with queries that wait: the effect on the others.
 import { sql } from 'kysely';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { seededRandom } from '../figures/random.js';
@@ -24,10 +24,10 @@ import { eachRound, ratioWithRounds, timedMediansOf, wholeNumber, type Scenario 
 /** Clients of the noisy tenant that wait at once. */
 const CLIENTS = 250;
 
-/** Time (ms) in which the flood's first requests have taken what they can get. */
+/** Time (ms) in which the flood's first requests take all they can get. */
 const HEAD_START = 1_000;
 
-/** Seconds that the flood may last besides what is measured. */
+/** Maximum seconds of the flood besides the measured time. */
 const MARGIN = 60;
 
 interface NoisyRound {
@@ -125,7 +125,7 @@ export const noisy: Scenario<'noisy'> = {
   },
 };
 
-/** Runs `work` while clients of a tenant wait for a table that somebody else has locked. */
+/** Runs `work` while clients of a tenant wait for a table that the benchmark has locked. */
 async function underFlood<T>(
   { cluster, cleanup }: Fleet,
   { database }: SeededTenant,

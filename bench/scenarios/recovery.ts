@@ -1,18 +1,18 @@
-// Between rounds: what was in trouble must be well again, or the next round would measure the last one's trouble.
+// Waits for recovery between rounds: otherwise the next round would measure the trouble of the last one.
 import { Agent } from 'node:http';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { ask } from '../programs/ask.js';
 import type { LoadRequest } from '../programs/messages.js';
 import type { Service } from '../stage/installation.js';
 
-/** Longest wait (ms): longer than any deadline that the service has by default. */
+/** Maximum wait (ms): longer than any default deadline of the service. */
 const DEADLINE = 60_000;
 const PAUSE = 100;
 
-/** What else was under way has come to its end by then (ms). */
+/** After this time (ms) all other requests have ended. */
 const SETTLING = 1_000;
 
-/** Asks until the answer is a success. Returns how long that took, in ms. @throws Error where it is none within a minute */
+/** Sends the request until the answer is a success. Returns the duration in ms. @throws Error if there is none within a minute */
 export async function untilServed({ url }: Service, request: LoadRequest): Promise<number> {
   const agent = new Agent({ keepAlive: true, maxSockets: 1 });
   const begunAt = performance.now();

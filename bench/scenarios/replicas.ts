@@ -1,4 +1,4 @@
-// What Redis costs a read, up or down, and what a second replica brings.
+// The cost of Redis for a read, up or down, and the gain from a second replica.
 import { pick, seededRandom } from '../figures/random.js';
 import { medians } from '../figures/statistics.js';
 import { measure, type Measurement } from '../measuring/measure.js';
@@ -7,16 +7,16 @@ import type { Pair } from '../stage/pair.js';
 import { startRedis } from '../stage/redis.js';
 import { eachRound, ratioWithRounds, timedMediansOf, wholeNumber, type Scenario } from './scenario.js';
 
-/** Different requests that each connection goes round and round through. */
+/** Different requests that each connection repeats. */
 const REQUESTS_PER_CONNECTION = 500;
 
 const sides = ['alone', 'redis up', 'redis down', 'two replicas'] as const;
 type Side = (typeof sides)[number];
 
 interface Figures extends Pick<Measurement, 'requestsPerSecond' | 'p50' | 'p99' | 'serverCpu' | 'postgresCpu'> {
-  /** Requests a second over those of one process without Redis, in the same round. */
+  /** Requests a second, relative to one process without Redis in the same round. */
   readonly ofAlone: number;
-  /** CPU µs of one process without Redis over this one's, in the same round. */
+  /** CPU µs of one process without Redis over this process's, in the same round. */
   readonly cpuOfAlone: number;
 }
 
@@ -40,7 +40,7 @@ export const replicas: Scenario<'replicas'> = {
     await down.stop();
     const rounds = await eachRound<Round>(bench, this.name, async (round, tell) => {
       const measured: Partial<Record<Side, Measurement>> = {};
-      // Each round begins with another side, so that a machine that slows down favours none.
+      // Each round begins with another side, so that a machine that slows down favours neither.
       for (const index of sides.keys()) {
         const side = sides[(index + round) % sides.length] ?? 'alone';
         tell(side);
@@ -122,7 +122,7 @@ async function measureTogether(pair: Pair, services: readonly Service[], round: 
     p50: sumOf(each, (one) => one.p50 * share(one)),
     p99: Math.max(...each.map((one) => one.p99)),
     serverCpu: sumOf(each, (one) => one.serverCpu * share(one)),
-    // Each of them has counted all of PostgreSQL's time for its own requests.
+    // Each process has counted all of PostgreSQL's time for its own requests.
     postgresCpu: first.postgresCpu * share(first),
   };
 }

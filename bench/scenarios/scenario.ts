@@ -7,13 +7,13 @@ export interface Scenario<Name extends string = string> {
   readonly name: Name;
   /** For the help. */
   readonly what: string;
-  /** How often it is measured where the command line does not say. */
+  /** Rounds, unless the command line gives another number. */
   readonly rounds: number;
-  /** @throws Error where nothing was measured, or nothing that may be believed */
+  /** @throws Error if nothing was measured, or if the figures cannot be trusted */
   run(bench: Bench): Promise<ScenarioReport>;
 }
 
-/** What a scenario runs with. */
+/** The context of a scenario. */
 export interface Bench {
   readonly flags: Flags;
   readonly stages: Stages;
@@ -47,7 +47,7 @@ export function timedMediansOf(bench: Bench): string {
   return `${mediansOf(bench)} of ${bench.flags.seconds} s after ${bench.flags.warmup} s`;
 }
 
-/** A ratio, and in parentheses that of each round. */
+/** A ratio, and in parentheses the ratio of each round. */
 export function ratioWithRounds(middle: number, rounds: readonly number[]): string {
   return `${middle.toFixed(2)} (${rounds.map((ratio) => ratio.toFixed(2)).join(' ')})`;
 }

@@ -1,5 +1,4 @@
-// A new tenant until it is answered: from the template, its role, its database and its first admin; from a standby database,
-// its first admin.
+// Making a tenant: from the template, with role, database and first admin; or from a standby database, with its first admin only.
 import { setTimeout as sleep } from 'node:timers/promises';
 import { median, medians, percentile } from '../figures/statistics.js';
 import type { Pair } from '../stage/pair.js';
@@ -7,7 +6,7 @@ import { ask, createTenant, removeTenant } from '../stage/seed.js';
 import { eachRound, mediansOf, type Scenario } from './scenario.js';
 
 interface Figures {
-  /** One after the other, in ms. */
+  /** One tenant after the other, in ms. */
   readonly median: number;
   readonly p95: number;
   /** Tenants a second, several at once. */
@@ -17,7 +16,10 @@ interface Figures {
 interface TenantRound {
   readonly template: Figures;
   readonly standby: Figures;
-  /** Standby databases a second, one after the other, when no tenant is made: no stream of tenants has them for longer. */
+  /**
+   * Standby databases made a second, one after the other, while no tenant is made. A stream of tenants that is faster runs out of
+   * them.
+   */
   readonly refilledPerSecond: number;
 }
 
@@ -27,7 +29,7 @@ const TENANTS_AT_ONCE = 4;
 /** Enough for every tenant of a round. */
 const STANDBY_DATABASES = 2 * TENANTS_IN_A_ROUND;
 
-/** Longest wait (ms) for them to be there. */
+/** Maximum wait (ms) for the standby databases. */
 const READY_WITHIN = 120_000;
 
 export const tenant: Scenario<'tenant'> = {
@@ -82,7 +84,7 @@ async function measure(pair: Pair, tell: (step: string) => void): Promise<Tenant
   return { template, standby, refilledPerSecond };
 }
 
-/** Waits until the only cluster has so many. Returns how many a second were made. @throws Error where that takes too long */
+/** Waits until the only cluster has `target` standby databases. Returns how many a second were made. @throws Error on a timeout */
 async function keepStandby({ service, operatorToken: token }: Pair, target: number): Promise<number> {
   const { url } = service;
   const look = async (): Promise<{ id: string; standbyDatabases: number }> => {

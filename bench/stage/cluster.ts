@@ -9,7 +9,7 @@ import type { Cleanup } from '../cleanup.js';
 import { progress } from '../report.js';
 
 export interface Cluster {
-  /** The process id of PostgreSQL's first process, whose children are the others. */
+  /** The process id of PostgreSQL's first process, the parent of all others. */
   readonly postmaster: number;
   readonly version: string;
   readonly logFile: string;
@@ -17,7 +17,7 @@ export interface Cluster {
   readonly registry: ConnectionSettings;
   readonly registryOwner: ConnectionSettings;
   readonly provisioner: ConnectionSettings;
-  /** Works as the superuser, on one connection that lasts as long as the work. @param database default: the maintenance database */
+  /** Works as the superuser, on one connection that is closed after the work. @param database default: the maintenance database */
   asSuperuser<T>(work: (db: Kysely<unknown>) => Promise<T>, database?: string): Promise<T>;
 }
 
@@ -25,13 +25,16 @@ const REGISTRY = 'tenantry_registry';
 const REGISTRY_SERVICE = 'tenantry_service';
 const PROVISIONER = 'tenantry_provisioner';
 
-/** Rounds as for passwords that somebody chose: what the service meets in production. */
+/** Iterations as for human passwords: as the service meets them in production. */
 const SCRAM_ITERATIONS = 4_096;
 
-/** Longest run (ms) of a statement or a transaction of the superuser: the longest is a lock that a scenario holds. */
+/** Deadline (ms) for a superuser's statement or transaction. The longest is a lock that a scenario holds. */
 const STATEMENT_DEADLINE = 300_000;
 
-/** @param home its folder, which must be searchable by others @param settings of PostgreSQL, besides the usual ones */
+/**
+ * @param home its folder, which other users must be able to enter
+ * @param settings of PostgreSQL, besides the usual ones
+ */
 export async function startCluster(
   home: string,
   settings: Readonly<Record<string, string>> & { readonly max_connections: string },

@@ -1,5 +1,5 @@
-// A PostgreSQL server with a standby, and two installations of the service on it: one reaches it behind a proxy, and the other
-// by a name that moves.
+// A PostgreSQL server with a standby, and two installations of the service on it: one connects through a proxy, the other by a
+// name that moves.
 import { sql } from 'kysely';
 import { mkdir, writeFile } from 'node:fs/promises';
 import path from 'node:path';
@@ -29,8 +29,8 @@ export interface Failover {
   readonly cluster: Pick<PreparedServer, 'version'>;
   readonly subjects: readonly FailoverSubject[];
   /**
-   * Stops the primary, starts it as a standby of the other server, points proxy and name to that one, and promotes it. The next
-   * call goes the other way.
+   * Stops the primary, starts it as a standby of the other server, directs proxy and name to the other server, and promotes it.
+   * The next call switches back.
    *
    * @returns when the primary was gone and when the other server took writes (on `performance.now`)
    */
@@ -41,7 +41,7 @@ export interface Failover {
 const NAME = 'database.bench.test';
 const SIZE = { users: 2, products: 20 };
 
-/** Starts and fills everything; what it starts is undone by `cleanup`. @throws Error */
+/** Starts and fills everything; `cleanup` undoes it. @throws Error */
 export async function openFailover(flags: Flags, cleanup: Cleanup): Promise<Failover> {
   const folder = await makeFolder(cleanup);
   const namesFile = path.join(folder, 'names.json');
@@ -117,7 +117,7 @@ function registryOf(way: Way): string {
   return `registry_${way}`;
 }
 
-/** One more empty registry, for the same roles. */
+/** Adds an empty registry for the same roles. */
 async function addRegistry({ asSuperuser, registry, registryOwner }: PreparedServer, name: string): Promise<void> {
   const database = sql.id(name);
   await asSuperuser(async (db) => {

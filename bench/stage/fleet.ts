@@ -1,4 +1,4 @@
-// Many tenants with little in their databases, on a server of their own, for what shows only when they are many.
+// Many tenants with small databases, on their own server, for effects that appear only with many tenants.
 import { sql } from 'kysely';
 import path from 'node:path';
 import { createPasswords, OPERATORS } from '../../src/auth/passwords.js';
@@ -16,13 +16,13 @@ export interface Fleet {
   readonly cleanup: Cleanup;
   readonly cluster: Cluster;
   readonly poolMax: number;
-  /** At least `count` tenants, those that are missing made now. */
+  /** At least `count` tenants; makes those that are missing. */
   tenants(count: number): Promise<readonly SeededTenant[]>;
-  /** Runs `work` with a service of its own, whose tenants are all cold. @param env over the usual */
+  /** Runs `work` with its own service, in which all tenants are cold. @param env over the usual */
   withService<T>(env: Environment, work: (service: Service) => Promise<T>): Promise<T>;
-  /** Runs `work` with a floor for these tenants, of `poolMax` connections each. */
+  /** Runs `work` with a floor for these tenants, with `poolMax` connections each. */
   withFloor<T>(tenants: readonly SeededTenant[], poolMax: number, work: (floor: Floor) => Promise<T>): Promise<T>;
-  /** One more tenant, not among the others, on a PostgreSQL server that it has for itself. */
+  /** One more tenant, not among the others, alone on its own PostgreSQL server. */
   loner(): Promise<{ readonly tenant: SeededTenant; readonly cluster: Cluster }>;
   complaints(): Promise<string>;
 }
@@ -34,7 +34,7 @@ export const BUDGET = 100;
 
 const SIZE = { users: 4, products: 20 };
 
-/** As many as the service hashes passwords for, and a few more that wait for their database. */
+/** As many as the service hashes passwords for at once, and a few more that wait for their database. */
 const MADE_AT_ONCE = 6;
 
 /** Tenants between two lines of progress. */
@@ -42,15 +42,15 @@ const STEP = 50;
 
 const OTHER_CONNECTIONS = 100;
 
-/** Starts the server; tenants are made when they are asked for. What it starts is undone by `cleanup`. */
+/** Starts the server; makes tenants on demand. `cleanup` undoes everything. @throws Error */
 export async function openFleet(flags: Flags, cleanup: Cleanup): Promise<Fleet> {
   const folder = await makeFolder(cleanup);
   const poolMax = readSettings({ ...givenBy(flags) }).tenants.pool.max;
   const settings = {
-    // As many as the service could open without any bound over all tenants: that it does not is for the service to see to.
+    // As many as the service could open without a budget: the service itself must keep to its budget.
     max_connections: String(MOST_TENANTS * poolMax + OTHER_CONNECTIONS),
     log_connections: 'on',
-    // The fleet is only read from: what waits for the disk is making it.
+    // The fleet is only read from: only making it would wait for the disk.
     fsync: 'off',
   };
   progress('starting PostgreSQL for a fleet of tenants');
@@ -64,7 +64,7 @@ export async function openFleet(flags: Flags, cleanup: Cleanup): Promise<Fleet> 
     return work(service).finally(service.stop);
   };
 
-  /** @param on where their databases come to stand */
+  /** @param on the server that gets the databases */
   function make(count: number, on: Cluster, env: Environment): Promise<SeededTenant[]> {
     return withService(env, async (service) => {
       const operatorToken = await installation.signInOperator(service);
@@ -108,7 +108,7 @@ export async function openFleet(flags: Flags, cleanup: Cleanup): Promise<Fleet> 
     async loner() {
       progress('starting PostgreSQL for one tenant alone');
       const own = await startCluster(path.join(folder, 'loner'), { max_connections: '100', fsync: 'off' }, cleanup);
-      // Made by a service that has the same registry and provisions there: its row then names that server.
+      // A service on the same registry that provisions there makes the tenant: its row then names that server.
       const there = { TENANT_DATABASE_URL: urlOf(own.provisioner) };
       await installation.migrate(there);
       const [tenant] = await make(1, own, there);

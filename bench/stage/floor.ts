@@ -1,4 +1,4 @@
-// The floor as a process of its own: bench/programs/floor.ts.
+// Starts the floor as its own process: bench/programs/floor.ts.
 import type { Cleanup } from '../cleanup.js';
 import { startProgram, within } from '../measuring/program.js';
 import type { FloorJob, FloorReady } from '../programs/messages.js';
@@ -10,7 +10,7 @@ export interface Floor {
   readonly stop: () => Promise<void>;
 }
 
-/** Resolves when it listens. @throws Error where it does not */
+/** Resolves when the floor listens. @throws Error if it does not */
 export async function startFloor(job: FloorJob, cleanup: Cleanup): Promise<Floor> {
   const options = { cleanup, env: { NODE_ENV: 'production' }, ipc: true };
   const program = await startProgram('bench/programs/floor.js', options);

@@ -1,4 +1,4 @@
-// An installation of the service as in production: a migrated registry, its secrets, and as many processes as are asked for.
+// An installation of the service as in production: a migrated registry, its secrets, and any number of processes.
 import { randomBytes } from 'node:crypto';
 import { chmod, mkdtemp, open, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -24,21 +24,21 @@ export type Environment = Readonly<Record<string, string>>;
 
 export interface Installation {
   readonly auth: Config['auth'];
-  /** What its cursors are signed with, in base64. */
+  /** Signs its cursors, in base64. */
   readonly cursorSecret: string;
   /** Brings registry and template up to date. @param env over the installation's own */
   migrate(env?: Environment): Promise<void>;
-  /** A process of the service, ready to answer. @param env over the installation's own; `--env` has the last word */
+  /** Starts a process of the service, ready to answer. @param env over the installation's own; `--env` overrides both */
   startService(env?: Environment): Promise<Service>;
   signInOperator(service: Service): Promise<string>;
   /** The last warnings, errors and refusals in the log of its services, for the message of a failure. */
   complaints(): Promise<string>;
 }
 
-/** Bytes at the end of the log that are looked at after a failure. */
+/** Bytes at the end of the log that are read after a failure. */
 const LOG_TAIL = 4 * 2 ** 20;
 
-/** @param folder where logs go */
+/** @param folder for the logs */
 export async function install(
   folder: string,
   cluster: Pick<Cluster, 'registry' | 'registryOwner' | 'provisioner'>,
@@ -55,7 +55,7 @@ export async function install(
     ENCRYPTION_KEYS: `bench:${randomBytes(32).toString('base64')}`,
     OPERATOR_EMAIL: operator.email,
     OPERATOR_PASSWORD: operator.password,
-    // The limits count as always; they only never say no, because the whole load comes from one address.
+    // The limits count as always but never refuse, because the whole load comes from one address.
     RATE_LIMIT_MAX: '1000000000',
     SIGN_IN_LIMIT: '1000000000',
     SIGN_IN_FAILURES_ACCOUNT: '1000000000',
@@ -87,18 +87,18 @@ export async function install(
   return installation;
 }
 
-/** What the command line gives the service. */
+/** The settings from the command line. */
 export function givenBy({ poolMax, env }: Flags): Environment {
   return { ...(poolMax !== undefined && { POOL_MAX: String(poolMax) }), ...env };
 }
 
-/** A folder for everything that a stage writes, gone when it closes. */
+/** A folder for everything that a stage writes; removed when the stage closes. */
 export async function makeFolder(cleanup: Cleanup): Promise<string> {
   const folder = await cleanup.start(
     () => mkdtemp(path.join(tmpdir(), 'tenantry-bench-')),
     (made) => rm(made, { recursive: true, force: true }),
   );
-  // mkdtemp makes 0700, and under root PostgreSQL runs as another user.
+  // mkdtemp creates it with mode 0700, and under root PostgreSQL runs as another user.
   await chmod(folder, 0o755);
   return folder;
 }
@@ -129,7 +129,7 @@ async function startService(env: Environment, log: string, { profile }: Flags, c
     node,
   }).finally(() => output.close());
   const url = `http://127.0.0.1:${port}`;
-  // Asked and not read from its log: the log may be silenced to see what logging costs.
+  // Asked by a request and not read from the log: the log may be silenced to see the cost of logging.
   const isReady = (): Promise<boolean> =>
     fetch(`${url}/health/ready`).then(
       ({ ok }) => ok,
@@ -144,7 +144,7 @@ async function startService(env: Environment, log: string, { profile }: Flags, c
 }
 
 async function complaintsIn(log: string): Promise<string> {
-  // The service collects its lines for half a second.
+  // The service buffers its log lines for half a second.
   await sleep(1_000);
   const file = await open(log);
   try {

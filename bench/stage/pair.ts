@@ -22,7 +22,7 @@ export interface Pair {
   readonly tenants: readonly SeededTenant[];
   readonly passwordHash: string;
   readonly operatorToken: string;
-  /** One of five further processes of the service at most. @param env over the usual */
+  /** Starts one of at most five further processes of the service. @param env over the usual */
   startAnother(env: Environment): Promise<Service>;
   complaints(): Promise<string>;
 }
@@ -35,7 +35,7 @@ const OTHER_CONNECTIONS = 50;
 /** Enough for the processes of `replicas`. */
 const MIN_CONNECTIONS = 700;
 
-/** Starts and fills everything; what it starts is undone by `cleanup`. @throws Error */
+/** Starts and fills everything; `cleanup` undoes it. @throws Error */
 export async function openPair(flags: Flags, cleanup: Cleanup): Promise<Pair> {
   const folder = await makeFolder(cleanup);
   progress('starting PostgreSQL');
@@ -52,9 +52,9 @@ export async function openPair(flags: Flags, cleanup: Cleanup): Promise<Pair> {
   progress('starting the service');
   const installation = await install(folder, cluster, flags, cleanup);
   const { auth, cursorSecret } = installation;
-  // As many connections as the floor has: what a budget costs is what the fleet's scenarios show.
+  // As many connections as the floor has: the scenarios of the fleet show the cost of a budget.
   const service = await installation.startService({ CLUSTER_CONNECTION_BUDGET: String(TENANTS * poolMax) });
-  // All processes share the budget: with the first one's, most of them would have no connection.
+  // All processes share the budget: with the first process's budget, most of them would have no connection.
   const startAnother: Pair['startAnother'] = (env) =>
     installation.startService({ CLUSTER_CONNECTION_BUDGET: String(6 * TENANTS * poolMax), ...env });
 
@@ -64,7 +64,7 @@ export async function openPair(flags: Flags, cleanup: Cleanup): Promise<Pair> {
   const { registry, provisioner } = cluster;
   const filling = { url: service.url, operatorToken, registry, provisioner, auth, passwordHash };
   const tenants = await seed({ ...filling, count: TENANTS, size: SIZE, atOnce: 1 });
-  // So that what the seeding wrote is not written out in the middle of the first round.
+  // Otherwise PostgreSQL would write the seeded data to disk in the middle of the first round.
   await cluster.asSuperuser((db) => sql`checkpoint`.execute(db));
 
   progress('starting the floor');

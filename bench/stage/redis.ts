@@ -1,4 +1,4 @@
-// A Redis server for the service: without a file on disk, on loopback.
+// A Redis server for the service: on loopback, and without persistence.
 import { randomBytes } from 'node:crypto';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
@@ -12,11 +12,11 @@ export interface RedisServer {
   readonly stop: () => Promise<void>;
 }
 
-/** Starts the `redis-server` on PATH. The service waits for it. @throws Error if there is none */
+/** Starts the `redis-server` on PATH, and waits until it answers. @throws Error if there is none */
 export async function startRedis(cleanup: Cleanup): Promise<RedisServer> {
   const port = await freePort();
   const password = randomBytes(15).toString('hex');
-  // Read from standard input: arguments can be read by every user of the machine.
+  // Read from standard input: every user of the machine can read arguments.
   const settings = [`port ${port}`, 'bind 127.0.0.1', 'save ""', 'appendonly no', `requirepass ${password}`];
   const server = await cleanup.start(
     async () => {

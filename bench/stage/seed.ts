@@ -1,4 +1,4 @@
-// What is in the databases before anything is measured: tenants as an operator makes them, users and products by SQL.
+// Fills the databases before the measurement: tenants through the API, as an operator makes them; users and products by SQL.
 import fastify from 'fastify';
 import fp from 'fastify-plugin';
 import { sql } from 'kysely';
@@ -20,7 +20,7 @@ export interface SeededTenant {
   readonly productIds: readonly string[];
 }
 
-/** Every seeded user has it. */
+/** The password of every seeded user. */
 export const USER_PASSWORD = 'a password of the benchmark';
 
 /** Rows in each tenant's database. */
@@ -33,11 +33,11 @@ const limits: PoolLimits = { max: 1, acquireTimeout: 10_000, timeout: 60_000, id
 const options = { applicationName: 'tenantry bench', preparedStatements: false };
 
 /**
- * Makes tenants through the API, fills their databases as their owner, and signs a token for each user with the service's
- * own code: signing 1,200 users in would take half a minute of hashing before each run.
+ * Makes tenants through the API, fills their databases as their owner, and signs a token for each user with the service's own
+ * code. Signing 1,200 users in would take half a minute of hashing before each run.
  *
- * @param passwordHash of USER_PASSWORD; one for all, which changes nothing for whoever verifies it
- * @param provisioner of the server that the service at `url` makes databases on
+ * @param passwordHash of USER_PASSWORD; one for all, which makes no difference to verifying it
+ * @param provisioner of the server on which the service at `url` makes databases
  * @param atOnce how many are made, and how many are filled, at the same time
  */
 export async function seed(deps: {
@@ -76,7 +76,7 @@ export async function seed(deps: {
   });
 }
 
-/** Sends a request to the service. @throws Error where the answer has another status than `expected` */
+/** Sends a request to the service. @throws Error if the status is not `expected` */
 export async function ask(
   url: string,
   [method, path]: readonly [method: string, path: string],
@@ -98,7 +98,7 @@ export async function ask(
 
 let made = 0;
 
-/** @throws Error where the answer is not 201 */
+/** @throws Error if the answer is not 201 */
 export async function createTenant(url: string, token: string): Promise<{ id: string }> {
   made += 1;
   const body = {
@@ -109,23 +109,23 @@ export async function createTenant(url: string, token: string): Promise<{ id: st
   return (await ask(url, ['POST', '/tenants'], 201, { token, body })) as { id: string };
 }
 
-/** Deletes and purges it. @throws Error where an answer is not 204 */
+/** Deletes and purges the tenant. @throws Error if a status is not 204 */
 export async function removeTenant(url: string, token: string, id: string): Promise<void> {
   await ask(url, ['DELETE', `/tenants/${id}`], 204, { token });
   await ask(url, ['POST', `/tenants/${id}/purge`], 204, { token });
 }
 
-/** @throws Error where the answer is not 200 */
+/** @throws Error if the answer is not 200 */
 export async function signInOperator(url: string, operator: { email: string; password: string }): Promise<string> {
   const signedIn = await ask(url, ['POST', '/auth/operator/login'], 200, { body: operator });
   return (signedIn as { accessToken: string }).accessToken;
 }
 
-/** What signs the tokens of the service, without the service around it. */
+/** Makes the part of the service that signs tokens, without the service. */
 async function createSigner(auth: Config['auth']): Promise<(principal: Principal) => string> {
   const app = fastify();
   app.decorate('steps', {} as AdmissionSteps);
-  // The plugin wants to stand behind the rate limit; a token does not.
+  // The plugin requires the rate limit's plugin; signing does not.
   await app.register(fp(async () => undefined, { name: 'rate-limit' }));
   await app.register(authentication, { config: auth });
   return (principal) => app.tokens.sign(principal);
@@ -180,12 +180,12 @@ async function fill(
           stock_quantity: n * 3,
           sku: n % 2 === 0 ? null : `SKU-${n}`,
           category: `category-${n % 10}`,
-          // One a minute: a list by time must not be a list of equal times.
+          // One product a minute, because in a list by time no two times may be equal.
           created_at: new Date(Date.now() - n * 60_000).toISOString(),
         })),
       )
       .execute();
-    // What autovacuum would do in the middle of the first round.
+    // Otherwise autovacuum would do this in the middle of the first round.
     await sql`vacuum analyze`.execute(db);
   } finally {
     await handle.close(0);
@@ -197,7 +197,7 @@ function numbers(count: number): number[] {
   return Array.from({ length: count }, (_, index) => index + 1);
 }
 
-/** The results of `work` on each item in their order, at most `atOnce` under way; the first error ends it. */
+/** Runs `work` on each item, at most `atOnce` at a time. Returns the results in the order of the items. The first error ends it. */
 async function inParallel<T, R>(items: readonly T[], atOnce: number, work: (item: T) => Promise<R>): Promise<R[]> {
   const results: R[] = [];
   const left = items.entries();

@@ -1,5 +1,5 @@
-// The stages, each opened when a scenario first asks for it. One is open at a time: what another one runs would be measured
-// with it.
+// The stages, each opened when a scenario first needs it. Only one is open at a time: another stage's processes would disturb the
+// measurement.
 import { Cleanup } from '../cleanup.js';
 import type { Flags } from '../flags.js';
 import type { PreparedServer } from './cluster.js';
@@ -11,7 +11,7 @@ export interface Stages {
   pair(): Promise<Pair>;
   fleet(): Promise<Fleet>;
   failover(): Promise<Failover>;
-  /** PostgreSQL's version, of the stage that was opened last. */
+  /** PostgreSQL's version on the last opened stage. */
   readonly postgres: string;
   /** The last complaints of the open stage's service. */
   complaints(): Promise<string>;
@@ -27,7 +27,7 @@ export function createStages(flags: Flags, cleanup: Cleanup): Stages {
   let close: (() => Promise<void>) | undefined;
   let postgres = 'unknown';
 
-  /** A stage that is opened once, and again when another one was opened meanwhile. */
+  /** A stage that opens once, and again if another stage was opened meanwhile. */
   function stage<T extends Stage>(open: (flags: Flags, cleanup: Cleanup) => Promise<T>): () => Promise<T> {
     let own: T | undefined;
     return async () => {

@@ -1,4 +1,4 @@
-// Failed sign-ins that replicas count together in Redis: never too low, whatever becomes of Redis.
+// Failed sign-ins, which replicas count together in Redis: the count is never too low, also when Redis fails.
 import { randomUUID } from 'node:crypto';
 import { afterAll, beforeAll, beforeEach, describe, expect, it, onTestFinished } from 'vitest';
 import type { Budget } from '../../src/auth/attempts.js';
@@ -56,7 +56,7 @@ describe.skipIf(noRedis !== undefined)(
     }
     const account = (key = 'account'): readonly Budget[] => [{ on: 'account', key, free: FREE }];
 
-    /** How many of the attempts, one after the other, were let through; all of them fail. */
+    /** Returns how many attempts, one after the other, were let through; all of them fail. */
     async function fail({ attempts }: Replica, times: number, key?: string): Promise<number> {
       let through = 0;
       for (let turn = 0; turn < times; turn += 1) {
@@ -67,7 +67,7 @@ describe.skipIf(noRedis !== undefined)(
       }
       return through;
     }
-    /** Failures that Redis knows of, as they make wait: one that is forgotten in part counts as a whole. */
+    /** Failures in Redis, as they count for the wait: a partly expired failure counts as a whole. */
     const known = async (key = 'account', at = server): Promise<number> =>
       Math.ceil(Number(await at.command('HGET', `tenantry:${installation}:attempts:${key}`, 'failures')));
     const usable = async (...replicas: readonly Replica[]): Promise<void> => {

@@ -1,5 +1,5 @@
-// src/connections/breakers.ts in front of a real server: reset, swallowed, stopped and started again, with real connections both
-// for the requests and for the probes.
+// src/connections/breakers.ts in front of a real server that is reset, swallowed, stopped and started again. Requests and probes
+// both use real connections.
 import { sql, type Kysely } from 'kysely';
 import { chmod, mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -23,7 +23,7 @@ import { startProxy, type Proxy } from '../support/proxy.js';
 const PASSWORD = 'password-of-the-breaker-tests';
 const TENANTS = 50;
 
-/** "Within a second of the server accepting connections", and something for the machine. */
+/** "Within a second of the server accepting connections", plus a margin for the machine. */
 const PROMISE = { timeout: 1_500, interval: 10 };
 
 /** Milliseconds for everything that a probe does. */
@@ -54,22 +54,22 @@ type Answer = 'answered' | 'refused' | 'failed';
 interface Cluster {
   readonly key: string;
   readonly tenants: readonly BreakerTenant[];
-  /** One request, as a pool makes it: admitted or refused, and sent. */
+  /** Sends one request as a pool does, if it is admitted. */
   readonly ask: (tenant: BreakerTenant) => Promise<Answer>;
 }
 
 interface Setup {
   readonly breakers: Breakers;
   readonly changes: BreakerChange[];
-  /** Probes begun, under way, and the most that were under way at once. */
+  /** Probes that began, probes that run, and the maximum that ran at once. */
   readonly probes: { begun: number; now: number; most: number };
-  /** The server by an address that makes it a cluster of its own. */
+  /** The server by another address, which makes it a separate cluster. */
   readonly cluster: (address: { readonly host: string; readonly port: number }) => Cluster;
 }
 
 /**
- * @param lanes whether requests share a connection, one a tenant
- * @param acquireTimeout longest wait (ms) for a connection; its opening has as long, at most 4 s
+ * @param lanes whether a tenant's requests share one connection
+ * @param acquireTimeout maximum wait (ms) for a connection; its opening may take as long, at most 4 s
  * @param probeDeadline ms for everything that a probe does
  */
 function setup({ lanes = false, acquireTimeout = 500, probeDeadline = PROBE_DEADLINE } = {}): Setup {
@@ -118,7 +118,7 @@ function setup({ lanes = false, acquireTimeout = 500, probeDeadline = PROBE_DEAD
       const tenants = Array.from({ length: TENANTS }, (_, index) => ({ id: `${key}/${index}`, cluster: key }));
       const limits = { max: 2, acquireTimeout, timeout: 500, idleTimeoutMillis: 60_000 };
       for (const tenant of tenants) {
-        // As src/connections/tenant-pools.ts tells it.
+        // As src/connections/tenant-pools.ts reports it.
         const onOutcome: PoolOptions['onOutcome'] = (fault, since, opening) => {
           if (fault) breakers.failed(tenant, fault, since, opening);
           else breakers.succeeded(tenant);
@@ -141,12 +141,12 @@ async function proxied(): Promise<Proxy> {
   return proxy;
 }
 
-/** Every tenant asks once, all at the same time. */
+/** Sends one request of every tenant, all at the same time. */
 function all({ tenants, ask }: Cluster): Promise<Answer[]> {
   return Promise.all(tenants.map(ask));
 }
 
-/** Every tenant asks once, one after another: what the first find out counts for the next. */
+/** Sends one request of every tenant, one after another: the outcome of the first counts for the next. */
 async function inTurn({ tenants, ask }: Cluster): Promise<Answer[]> {
   const answers: Answer[] = [];
   for (const tenant of tenants) answers.push(await ask(tenant));
@@ -176,7 +176,7 @@ describe('a server that resets every connection', () => {
       expect(await other.ask(other.tenants[0] ?? expect.fail())).toBe('answered');
       await sleep(20);
     }
-    // A probe is one connection, and nothing but probes went out.
+    // A probe is one connection, and only probes were sent.
     expect(probes.begun).toBeGreaterThan(2);
     await expect.poll(() => proxy.accepted - before - probes.begun).toBe(3);
     expect(probes.most).toBe(1);
@@ -197,12 +197,12 @@ describe('a server that swallows everything', () => {
     const [proxy, untouched] = [await proxied(), await proxied()];
     const { breakers, changes, probes, cluster } = setup();
     const [one, other] = [cluster(proxy), cluster(untouched)];
-    // Half of them have a connection already, which hangs without saying so.
+    // Half of the tenants have a connection already, which hangs without an error.
     const warm = one.tenants.slice(0, TENANTS / 2);
     for (const tenant of warm) expect(await one.ask(tenant)).toBe('answered');
 
     proxy.mode = 'hang';
-    // Under way before anything is known: these wait for their statement's deadline, which is later than the connects'.
+    // These are in flight before the fault is known. They wait for their statement's deadline, which is later than the connects'.
     const stuck = Promise.all(warm.slice(0, 10).map(one.ask));
     const cold = one.tenants.slice(TENANTS / 2);
     const first = await Promise.all(cold.slice(0, 3).map(one.ask));
@@ -219,7 +219,7 @@ describe('a server that swallows everything', () => {
     }
     expect(probes.begun).toBeGreaterThan(begun);
     await expect.poll(() => proxy.accepted - accepted - (probes.begun - begun)).toBe(0);
-    // One that counts, and those given up that have not come to their own deadline.
+    // The current probe, and abandoned ones that have not reached their own deadline.
     expect(probes.most).toBeLessThanOrEqual(4);
 
     proxy.mode = 'pass';
@@ -277,7 +277,7 @@ describe('a server that falls silent on every open connection', () => {
       )
       .not.toBe('closed');
     expect(await ask(tenants.at(-1) ?? expect.fail())).toBe('refused');
-    // Whatever had to wait, came to an end.
+    // Every waiting request ended.
     proxy.mode = 'pass';
     await expect.poll(() => ask(tenants[0] ?? expect.fail()), PROMISE).toBe('answered');
     await expect.poll(() => answers.includes('failed'), { timeout: 5_000 }).toBe(true);

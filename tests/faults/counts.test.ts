@@ -1,5 +1,5 @@
-// Limits that replicas share through Redis: how much several replicas let through together, and what becomes of a limit when
-// Redis is killed, frozen, emptied, full, restored, slow, or out of reach of one replica.
+// Limits that replicas share through Redis: how much several replicas let through together. Redis is killed, frozen, emptied,
+// full, restored, slow, or out of reach of one replica.
 import { randomUUID } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, beforeEach, describe, expect, it, onTestFinished } from 'vitest';
@@ -10,9 +10,9 @@ import { startProxy, type Proxy } from '../support/proxy.js';
 import { noRedis, startRedis, type RedisServer } from '../support/redis.js';
 
 const SOON = { timeout: 15_000, interval: 10 };
-/** So long that nothing comes back while a test runs. */
+/** So long that nothing refills while a test runs. */
 const NEVER = 3_600_000_000;
-/** After as long (ms) replicas have told Redis what it lost. */
+/** After this time (ms) replicas have sent Redis the counts that it lost. */
 const MENDED = 1_800;
 /** The deadline of a command (ms). */
 const TIMEOUT = 250;
@@ -56,7 +56,7 @@ describe.skipIf(noRedis !== undefined)(`shared counts${noRedis === undefined ? '
     return { counts, limiter, store, proxy };
   }
 
-  /** Replicas that know of each other. */
+  /** Starts replicas that know of each other. */
   async function startReplicas(count: number, at = server, refill = NEVER): Promise<readonly Replica[]> {
     const replicas = await Promise.all(Array.from({ length: count }, () => startReplica(at, refill)));
     const key = `tenantry:${installation}:counts:replicas`;
@@ -65,7 +65,7 @@ describe.skipIf(noRedis !== undefined)(`shared counts${noRedis === undefined ? '
     return replicas;
   }
 
-  /** How many of so many attempts at once were let through. */
+  /** Returns how many of the simultaneous attempts were let through. */
   async function hammer({ limiter }: Replica, size: number, attempts: number, key = 'k'): Promise<number> {
     const waits = await Promise.all(Array.from({ length: attempts }, async () => limiter.take(key, size)));
     return waits.filter((wait) => wait === 0).length;
@@ -99,7 +99,7 @@ describe.skipIf(noRedis !== undefined)(`shared counts${noRedis === undefined ? '
     async (count, size) => {
       const replicas = await startReplicas(count);
       let taken = 0;
-      // Where more come at once than Redis answers for, some are refused before the limit is reached.
+      // If more come at once than Redis can answer in time, some are refused before the limit is reached.
       for (let round = 0; round < 20 && taken < size; round += 1) taken += await hammerAll(replicas, size, size * 2);
       taken += await hammerAll(replicas, size, size * 2);
       expect(taken).toBeGreaterThanOrEqual(size);
@@ -176,11 +176,11 @@ describe.skipIf(noRedis !== undefined)(`shared counts${noRedis === undefined ? '
     const began = performance.now();
     const taken = await hammerAll(replicas, 100, 200);
     const waited = performance.now() - began;
-    // The first has 10 left of its part, and the other its whole part and what it did not know of.
+    // The first replica has 10 left of its part. The other has its whole part, and what it did not know of.
     expect(taken).toBeGreaterThan(0);
     expect(taken).toBeLessThanOrEqual(60 + boundOf(100, 2));
     expect(await hammerAll(replicas, 100, 200)).toBe(0);
-    // One deadline, and what a busy machine adds; one for each chunk would be 40.
+    // One deadline, and a margin for a busy machine; one deadline for each chunk would be 40.
     expect(waited).toBeLessThan(10 * TIMEOUT);
     await own.thaw();
     await usable(...replicas);
@@ -212,7 +212,7 @@ describe.skipIf(noRedis !== undefined)(`shared counts${noRedis === undefined ? '
     if (!one || !other) expect.unreachable();
     expect(await hammer(one, 100, 120)).toBeLessThanOrEqual(100);
     await server.command('FLUSHALL');
-    // The other one never heard of the key: only the first one's word can tell it.
+    // The other replica does not know the key: only the first replica can send it.
     await sleep(MENDED);
     expect(await hammer(other, 100, 200)).toBeLessThanOrEqual(boundOf(100, 2));
   });
@@ -272,7 +272,7 @@ describe.skipIf(noRedis !== undefined)(`shared counts${noRedis === undefined ? '
     cut.proxy.mode = 'pass';
     await usable(cut);
     await sleep(MENDED);
-    // 50 too many: they are missing from what comes back.
+    // 50 too many: they are missing from the refill.
     expect(await hammerAll([one, cut], 100, 100)).toBe(0);
   });
 

@@ -1,5 +1,5 @@
-// Servers that go away under the running service: the registry stopped, the tenants' server killed, the tenants' server
-// hanging. Registry and tenants stand on a server each, so that they fail apart.
+// Servers that fail under the running service: the registry stopped, the tenants' server killed, the tenants' server hanging.
+// Registry and tenants have separate servers, so that they fail separately.
 import type { FastifyInstance } from 'fastify';
 import { sql } from 'kysely';
 import { readFileSync } from 'node:fs';
@@ -47,7 +47,7 @@ interface Tenant {
 
 let registryServer: Server;
 let tenantServer: Server;
-/** Makes the tenants; the services under test begin cold, on the same registry. */
+/** Makes the tenants; the services under test start cold, on the same registry. */
 let home: Service;
 let operatorToken: string;
 
@@ -77,7 +77,7 @@ beforeAll(async () => {
 });
 
 afterEach(() => {
-  // Whatever a server does, nothing may reach the process itself.
+  // No fault of a server may become an unhandled error of the process.
   expect(unhandled.splice(0)).toEqual([]);
 });
 
@@ -99,12 +99,12 @@ describe('the registry is down', () => {
     const unknown = await createTenant('unknown');
     const service = await startForTest();
     const brief = await startForTest({ REGISTRY_OUTAGE_GRACE_MS: '1500' });
-    // Signed in once, so that the slug is known too.
+    // Sign in once, so that the slug is cached too.
     for (const { send } of [service, brief]) expect((await signIn(send, known)).status).toBe(200);
     for (const { send } of [service, brief]) expect((await products(send, known)).status).toBe(200);
 
     await registryServer.cluster.stop();
-    // Longer than a row is believed without asking.
+    // Longer than a cached row is valid without a query.
     const until = Date.now() + 1_600;
     while (Date.now() < until) {
       expect((await products(service.send, known)).status).toBe(200);
@@ -118,7 +118,7 @@ describe('the registry is down', () => {
     expectUnavailable(await service.send('GET', '/tenants', { token: operatorToken }));
     expectUnavailable(await service.send('GET', '/health/ready'));
     expect((await service.send('GET', '/health/live')).status).toBe(200);
-    // Not for ever: only for the stated time.
+    // Only for the stated time.
     await expect.poll(async () => (await products(brief.send, known)).status, { timeout: 10_000 }).toBe(503);
 
     registryServer.cluster = await startCluster(registryServer.home);
@@ -138,7 +138,7 @@ describe.runIf(process.platform === 'linux')('the registry hangs', () => {
     expect((await send('GET', '/tenants', { token: operatorToken })).status).toBe(200);
 
     const thaw = freeze(everyProcessOf(registryServer));
-    // Longer than a row is believed without asking.
+    // Longer than a cached row is valid without a query.
     await sleep(1_000);
     let listed = false;
     const list = send('GET', '/tenants', { token: operatorToken }).then((answer) => {
@@ -179,7 +179,7 @@ describe('the tenants’ server is killed', () => {
     const { pid } = tenantServer.cluster;
     process.kill(pid ?? NaN, 'SIGKILL');
     await expect.poll(() => failures.length, { timeout: 10_000 }).toBeGreaterThan(0);
-    // The registry has a server of its own: what needs no tenant's database goes on.
+    // The registry has its own server: requests that need no tenant's database still work.
     expect((await send('POST', '/auth/operator/login', { body: OPERATOR })).status).toBe(200);
     expect((await send('GET', '/health/ready')).status).toBe(200);
     await expect.poll(() => tenantServer.cluster.pid ?? pid, { timeout: 20_000 }).not.toBe(pid);
@@ -191,7 +191,7 @@ describe('the tenants’ server is killed', () => {
     for (const failure of failures) expectUnavailable(failure);
     const stored = (await storedProducts(tenant)).map(({ name }) => name);
     expect(stored).toEqual(expect.arrayContaining(acknowledged));
-    // Nor is one there twice that was answered 503: nobody but its client sends it again.
+    // A write that was answered 503 is not stored twice either: only its client may send it again.
     expect(new Set(stored).size).toBe(stored.length);
     expect((await products(send, tenant)).status).toBe(200);
   });
@@ -209,7 +209,7 @@ describe.runIf(process.platform === 'linux')('the tenants’ server hangs', () =
       POOL_MAX: '2',
     });
     let id = '';
-    // Deadlines this short are too short for a cold tenant on a busy machine, now and then.
+    // On a busy machine, deadlines this short are sometimes too short for a cold tenant.
     const warmUp = async (): Promise<number> => {
       const { status, body } = await makeProduct(send, warm);
       id = body.id;
@@ -219,7 +219,7 @@ describe.runIf(process.platform === 'linux')('the tenants’ server hangs', () =
 
     const frozen = processes();
     const thaw = freeze(frozen);
-    // Every one of these is answered while the server still hangs: only a deadline of ours can have ended it.
+    // Every request here is answered while the server still hangs: only a deadline of the service can have ended it.
     const asked = [products(send, cold), products(send, cold), signIn(send, cold)];
     if (frozen.length > 1) asked.push(products(send, warm), makeProduct(send, warm));
     const meanwhile = await Promise.all([
@@ -234,7 +234,7 @@ describe.runIf(process.platform === 'linux')('the tenants’ server hangs', () =
     thaw();
     for (const tenant of [warm, cold]) {
       await expect.poll(async () => (await products(send, tenant)).status, { timeout: 10_000 }).toBe(200);
-      // The slots of connections that were given up are free when a look has found nothing left of them.
+      // The slots of abandoned connections become free when a check finds no session of them.
       await expect.poll(async () => (await makeProduct(send, tenant)).status, { timeout: 5_000 }).toBe(201);
     }
     expect((await storedProducts(warm)).map((product) => product.id)).toContain(id);
@@ -322,7 +322,7 @@ function makeProduct(
   return send('POST', '/products', { token, body: { name, price: '1.00' } });
 }
 
-/** As the superuser sees them, past the service. */
+/** As the superuser reads them, without the service. */
 async function storedProducts(tenant: Tenant): Promise<{ id: string; name: string }[]> {
   const row = await findTenant(home.app.engine.registry, tenant.id);
   const handle = open<unknown>(tenantServer, 'postgres', row?.dbName ?? '');
@@ -336,13 +336,16 @@ function expectUnavailable(answer: Answer<unknown>): void {
   expect(answer.headers['retry-after']).toMatch(/^[1-9]\d*$/);
 }
 
-/** The postmaster, then its sessions and helpers: each leads a process group of its own, so that a signal to the group misses them. */
+/**
+ * The postmaster, then its sessions and helpers. Each leads its own process group, so a signal to the postmaster's group misses
+ * them.
+ */
 function everyProcessOf({ cluster: { pid = NaN } }: Server): number[] {
   const children = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').trim().split(' ');
   return [pid, ...children.map(Number)];
 }
 
-/** Stops processes where they are. Returns what lets them go on, which the end of the test does at the latest. */
+/** Stops processes. Returns a function that continues them, which the end of the test calls at the latest. */
 function freeze(processes: readonly number[]): () => void {
   const thaw = (): void => {
     for (const pid of processes) signal(pid, 'SIGCONT');

@@ -1,4 +1,4 @@
-// Connections that lead to the wrong server, or are old: which ones go, when, and which stay.
+// Connections that lead to the wrong server, or are old: which are closed, when, and which stay.
 import { sql, type Kysely } from 'kysely';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, describe, expect, inject, it, onTestFinished } from 'vitest';
@@ -15,7 +15,7 @@ import { asSuperuser, createRegistry, startService, type TestService, type TestT
 import { startProxy } from '../support/proxy.js';
 import { rowOf } from '../support/tenants.js';
 
-/** "Within a second", and something for the machine. */
+/** "Within a second", plus a margin for the machine. */
 const SOON = { timeout: 2_000, interval: 20 };
 
 const LIMITS = { max: 4, acquireTimeout: 5_000, timeout: 10_000, idleTimeoutMillis: 60_000 };
@@ -71,7 +71,7 @@ async function lanePid({ db }: DatabaseHandle<Notes>): Promise<number | undefine
   return (await laneRead(db, {}))[0]?.pid;
 }
 
-/** The connections of a pool that two queries at once were answered on. */
+/** The connections of a pool that answered two simultaneous queries. */
 async function twoPids({ db }: DatabaseHandle<Notes>): Promise<(number | undefined)[]> {
   return db.connection().execute(async (held) => [await pidOn(held), await pidOn(db)]);
 }
@@ -83,7 +83,7 @@ async function living(pids: readonly (number | undefined)[]): Promise<number[]> 
   return rows.map(({ pid }) => pid);
 }
 
-/** Lets a session, whose server took writes when it was opened, take none. */
+/** Makes a session read-only. Its server took writes when the session was opened. */
 async function writeInVain(db: Kysely<Notes>, inTransaction: boolean): Promise<void> {
   await db.connection().execute(async (held) => {
     await sql`set default_transaction_read_only to on`.execute(held);
@@ -109,7 +109,7 @@ describe('a connection that took writes and takes none any more (25006)', () => 
         held = await pidOn(trx);
         await writeInVain(one.db, inTransaction);
         await expect.poll(() => living(before), SOON).toEqual([held]);
-        // What runs goes on.
+        // The running transaction continues.
         await trx
           .insertInto('notes')
           .values({ id: inTransaction ? 3 : 2, text: 'written' })
@@ -182,7 +182,7 @@ describe('a server whose name moves to another address', () => {
   let answer: () => Promise<readonly string[]>;
   let asked: string[];
 
-  /** A pool by name, whose server can be reached at two addresses. */
+  /** A pool by name. The name's server can be reached at two addresses. */
   async function byName(options: Partial<PoolOptions> = {}): Promise<DatabaseHandle<Notes>> {
     const proxy = await startProxy(connection, { host: ELSEWHERE, port: connection.port });
     onTestFinished(() => proxy.close());
@@ -290,7 +290,7 @@ describe('a tenant whose role takes no writes', () => {
       expect(readToo.status).toBe(200);
       for (const pid of await sessionsOf(database)) opened.add(pid);
     }
-    // One look a second, and not a connection for each write.
+    // One check a second, and not a connection for each write.
     expect(opened.size).toBeLessThan(8);
     const { body } = await service.send('GET', `/tenants/${tenant.id}/pool`, { token: service.operatorToken });
     expect(body).toMatchObject({ pool: { readOnly: true, schemaVersion: '0008_schema_version' } });

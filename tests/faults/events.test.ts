@@ -1,5 +1,5 @@
-// What replicas tell each other, while the registry between them is cut, hangs, or is written to by hand. Two replicas share
-// a registry; the one under test reaches it through a proxy.
+// The events between replicas, while their registry is cut, hangs, or is written to by hand. Two replicas share a registry; the
+// one under test reaches it through a proxy.
 import { sql } from 'kysely';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
@@ -18,14 +18,14 @@ import {
 import { startProxy, type Proxy } from '../support/proxy.js';
 import { eventsOver } from '../support/events.js';
 
-/** "Within a second", and something for the machine. */
+/** "Within a second", plus a margin for the machine. */
 const PROMISE = { timeout: 1_500, interval: 20 };
 
 let registry: string;
 /** Makes the changes. */
 let home: TestService;
 let proxy: Proxy;
-/** Reaches its registry, and nothing else, through the proxy. */
+/** Reaches its registry, and only the registry, through the proxy. */
 let far: { readonly send: Send; readonly events: Events; close(): Promise<void> };
 
 beforeAll(async () => {
@@ -67,7 +67,7 @@ describe('a change', () => {
     const user = await home.createUser(tenant, 'told@example.com');
     const list = async (): Promise<number> => (await far.send('GET', '/users', { token: user.token })).status;
     const told = async (status: number): Promise<void> => {
-      // A notification is sent with the commit, and needs a moment on the wire.
+      // A notification is sent with the commit, and arrives a moment later.
       await expect.poll(list, { timeout: 200, interval: 5 }).toBe(status);
     };
     await told(403);

@@ -1,5 +1,5 @@
-// Adoptions that meet: two of one database at once, an adopter that stood still while another replica went on, and a mark that
-// arrives late. One of them counts, and the database is never shared or left over.
+// Concurrent adoptions: two of one database at once, an adopter that paused while another replica continued, and a mark that
+// arrives late. One of them wins, and the database is never shared or left over.
 import { sql } from 'kysely';
 import { randomBytes } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -41,7 +41,7 @@ async function rightsOfPublic(database: string): Promise<readonly string[]> {
   return rows.map(({ right }) => right);
 }
 
-/** Every tenant that a database is marked for inside. */
+/** Every tenant that a marker inside the database names. */
 async function markersIn(database: string): Promise<readonly string[]> {
   const { rows } = await asSuperuser(database, (db) =>
     sql<{ id: string }>`select tenant_id as id from tenant_marker`.execute(db),
@@ -49,7 +49,7 @@ async function markersIn(database: string): Promise<readonly string[]> {
   return rows.map(({ id }) => id);
 }
 
-/** The only one of these answers that made the tenant, whose database is closed to PUBLIC and works. */
+/** Expects that exactly one answer made the tenant, and that its database is closed to PUBLIC and works. */
 async function expectOneWinner(service: TestService, answers: readonly Answered[], database: string): Promise<void> {
   const made = answers.filter(({ status }) => status === 201);
   expect(made, answers.map(({ text }) => text).join('\n')).toHaveLength(1);
@@ -65,13 +65,13 @@ async function expectOneWinner(service: TestService, answers: readonly Answered[
 }
 
 interface Replicas {
-  /** Whose statements `onStatement` sees. */
+  /** The replica whose statements `onStatement` sees. */
   readonly here: TestService;
   readonly there: TestService;
   readonly clusterId: string;
-  /** Called before each statement with which a request of `here` works on a tenant. */
+  /** Sets the function that is called before each statement with which a request of `here` works on a tenant. */
   readonly onStatement: (act: (statement: Statement, target: 'registry' | 'server') => Promise<void> | void) => void;
-  /** Frees the tenant locks of all replicas, as a connection does that is lost. */
+  /** Frees the tenant locks of all replicas, as a lost connection does. */
   readonly loseLocks: () => Promise<void>;
 }
 
@@ -95,7 +95,7 @@ async function startReplicas(): Promise<Replicas> {
     { registry, env, operator: false },
   );
   onTestFinished(() => here.close());
-  // The jobs that run at the start are over, so that the statements that follow are those of requests.
+  // Wait for the jobs that run at the start. All later statements are then those of requests.
   for (const job of ['reconciler', 'standby databases', 'lifecycle settle', 'lifecycle purge'])
     for (const { app } of [here, there]) await app.engine.housekeeping.runNow(job);
   return {
@@ -124,11 +124,11 @@ async function startReplicas(): Promise<Replicas> {
   };
 }
 
-/** Where a request stands still, until it is let go. */
+/** A point at which a request pauses until it is released. */
 interface Halt {
   /** Resolves when the request is there. */
   readonly reached: Promise<void>;
-  /** Called where the request is to stand still. */
+  /** Called at that point. */
   readonly stand: () => Promise<void>;
   readonly go: () => void;
 }
@@ -151,7 +151,7 @@ async function arriveLate(change: string): Promise<void> {
   try {
     await sql.raw(change).execute(late.db);
   } catch (error) {
-    // The database carries another mark by now, and the change is refused.
+    // The database has another mark by now, so the change is refused.
     if (!hasSqlState(error, 'TN001')) throw error;
   } finally {
     await late.close(0);
@@ -220,11 +220,11 @@ it('an adopter that stands still anywhere in its undo does not undo what another
     });
     const first = make(here, token, slug, { adopt: { clusterId, database } });
     const isReached = await Promise.race([halt.reached.then(() => true), first.then(() => false)]);
-    // The adopter was at its end before.
+    // The adopter had already ended.
     if (!isReached) break;
     await arriveLate(mark);
     await loseLocks();
-    // What stands still may hold a row of the registry: then the other replica waits for it.
+    // The paused request may hold a row of the registry: then the other replica waits for it.
     const other = there.app.engine.housekeeping.runNow('reconciler');
     await Promise.race([other, sleep(2_000)]);
     const [between] = await rowsOf(there, slug);

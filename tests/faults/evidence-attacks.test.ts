@@ -1,5 +1,5 @@
 // Rows and databases that do not agree: of a former build, of a registry that went back in time, of another owner, or restored
-// from a dump. What may hold a tenant's data stays, and an operator can go on with each of them.
+// from a dump. A database that may hold a tenant's data stays, and an operator can continue with each of them.
 import { sql } from 'kysely';
 import { randomBytes } from 'node:crypto';
 import { expect, inject, it, onTestFinished } from 'vitest';
@@ -49,7 +49,7 @@ const OPEN = { exists: true, open: true };
 const CLOSED = { exists: true, open: false };
 const GONE = { exists: false, open: false };
 
-/** What a tenant with a product has in its database. */
+/** The content of the database of a tenant with a product. */
 const contentFor = (id: string): object => ({ markers: [id], users: [ADMIN.email], products: [PRODUCT] });
 
 it('a closed database with a user in it outlives the row of a former build that was making it, and becomes a suspended tenant', async () => {
@@ -274,7 +274,7 @@ it('a purge that keeps the database lets go of it, also when its mark is newer t
   expect(await commentOn(dbName)).toBeNull();
   expect(await roleExists(dbUser)).toBe(false);
 
-  // Names that the service gives cannot be adopted, and the first admin is in the database already.
+  // The service refuses to adopt a database with one of its own names. The first admin is in the database already.
   const database = `legacy_${randomBytes(6).toString('hex')}`;
   await asSuperuser('postgres', (db) =>
     sql`alter database ${sql.id(dbName)} rename to ${sql.id(database)}`.execute(db),
@@ -290,7 +290,7 @@ it('a former build cannot begin to remove a tenant that it has no evidence for',
   const service = await startQuietService();
   const registry = connectAs<unknown>(service.config.registry.connection.database, registryService);
   onTestFinished(() => registry.close(0));
-  // As the purge of a former build does, which knows of no on_purge.
+  // As the purge of a former build does, which does not know on_purge.
   const beginToRemove = (id: string): Promise<unknown> =>
     sql`update tenants set status = 'deleting', deleted_at = null, status_before_deletion = null
       where id = ${id}`.execute(registry.db);

@@ -1,5 +1,5 @@
-// What may be dropped, and what may not, in the presence of other builds, of adopted databases and of changes that come in
-// between: `npm run migrate`, purges, and a cluster that is moved while a tenant is made on it.
+// What may be dropped, and what may not, with other builds, adopted databases and concurrent changes: `npm run migrate`, purges,
+// and a cluster that is moved while a tenant is made on it.
 import { sql } from 'kysely';
 import { randomBytes } from 'node:crypto';
 import { afterAll, beforeAll, describe, expect, inject, it, onTestFinished } from 'vitest';
@@ -35,7 +35,7 @@ async function defaultClusterOf({ send, operatorToken: token }: TestService): Pr
 }
 
 describe('the command that migrates', () => {
-  // A provisioner of its own: the command goes through all that it owns.
+  // A separate provisioner: the command works on all databases that it owns.
   const provisioner: ConnectionSettings = {
     ...inject('cluster').provisioner,
     user: `provisioner_${randomBytes(6).toString('hex')}`,
@@ -131,7 +131,7 @@ describe('the command that migrates', () => {
     const made = await make(service, 'adopted-before', { adopt });
     expect(made.status, made.text).toBe(201);
     await service.app.engine.tenantPools.retire(made.body.id);
-    // As a former build adopted it, which refused no name and wrote no comment.
+    // As adopted by a former build, which refused no name and wrote no comment.
     const named = `tenantry_template_${database}`;
     await asSuperuser('postgres', async (db) => {
       await sql`alter database ${sql.id(database)} rename to ${sql.id(named)}`.execute(db);
@@ -177,7 +177,7 @@ it('a tenant that was restored and deleted again while it was about to be purged
   await registry.db.transaction().execute(async (trx) => {
     await sql`select from tenants where id = ${id} for update`.execute(trx);
     purge = service.app.engine.housekeeping.runNow('lifecycle purge').finally(() => (isDone = true));
-    // It has listed the tenant, and waits for its row, or it passes over a row that is locked.
+    // The purge has listed the tenant, and waits for its row. Or it skips a locked row.
     await eventually('the purge waits', async () => isDone || (await isWaiting(service)));
     await sql`
       update tenants set status = 'active', deleted_at = null, status_before_deletion = null where id = ${id}`.execute(

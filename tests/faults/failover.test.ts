@@ -1,5 +1,5 @@
-// A real failover: two PostgreSQL servers, of which one follows the other, under load, behind a proxy and by name. The tenants'
-// server and the registry fail over together, each for services that have only that one there.
+// A real failover under load, behind a proxy and by name: two PostgreSQL servers, of which one follows the other. The tenants'
+// server and the registry fail over together. Each subject has only one of them on that server.
 import { sql } from 'kysely';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, inject, it } from 'vitest';
@@ -16,16 +16,16 @@ import {
 } from '../support/standby-server.js';
 import { rowOf } from '../support/tenants.js';
 
-/** Writes work again this long (ms) after the promotion, and something for the machine. */
+/** Maximum time (ms) from the promotion until writes work again, without the margin for the machine. */
 const PROMISED = 1_000;
 
-/** What the machine gets (ms): at least so much, and so many times what the slowest write took while all was well. */
+/** The margin for the machine (ms): max(`least`, `slowest` × the duration of the slowest write before the fault). */
 const MACHINE = { least: 500, slowest: 4 };
 
 /** The name of the pair's server. Only the service's own resolver knows it. */
 const NAME = 'database.pair.test';
 
-/** Longest run (ms) of a statement. */
+/** Deadline (ms) of a statement. */
 const STATEMENT_TIMEOUT = 1_000;
 
 const CASES = [
@@ -44,7 +44,7 @@ interface Sent {
   readonly begun: number;
   readonly ended: number;
   readonly status: number;
-  /** The product of a write to the tenant, or the number in the name that a write gave the tenant. */
+  /** The product of a write to the tenant, or the number in a tenant's name that the write changed. */
   readonly written: string | number;
 }
 
@@ -52,11 +52,11 @@ interface Subject extends Pick<Case, 'what' | 'part'> {
   readonly service: TestService;
   readonly tenant: TestTenant;
   readonly productId: string;
-  /** The tenant whose name is written: one that just changed is not served from memory. */
+  /** The tenant that is renamed: a changed row is not served from memory. */
   readonly renamed: TestTenant;
 }
 
-/** What a failover was, for each subject. */
+/** The course of a failover, for each subject. */
 interface Failover {
   /** When the former primary was gone, when the promotion began, and when the new primary took writes. */
   readonly gone: number;
@@ -68,7 +68,7 @@ interface Failover {
 
 let pair: ServerPair;
 let proxy: Proxy;
-/** What NAME resolves to. */
+/** The address that NAME resolves to. */
 let address: string;
 const subjects: Subject[] = [];
 let names = 0;
@@ -152,7 +152,7 @@ interface Load {
   readonly stop: () => Promise<void>;
 }
 
-/** A few clients of each subject, until they are told to stop. */
+/** Runs a few clients of each subject until they are stopped. */
 function load(): Load {
   let running = true;
   const sent = new Map<string, Sent[]>(subjects.map(({ what }) => [what, []]));
@@ -173,7 +173,10 @@ function load(): Load {
   };
 }
 
-/** @param change makes the former primary go, and points to the next one. Returns when it was gone, and the next primary */
+/**
+ * @param change stops the former primary, and directs clients to the next one. Returns when the former was gone, and the next
+ * primary
+ */
 async function failOver(change: () => Promise<{ gone: number; primary: ReplicatedServer }>): Promise<Failover> {
   const { sent, stop } = load();
   const everySubject = (what: string, has: (each: readonly Sent[]) => boolean): Promise<void> =>
@@ -181,7 +184,7 @@ async function failOver(change: () => Promise<{ gone: number; primary: Replicate
   try {
     await everySubject('all is well', (each) => written(each).length > 5);
     const { gone, primary } = await change();
-    // The service meets the standby before it is promoted.
+    // The service connects to the standby before its promotion.
     await sleep(300);
     await everySubject('the failure is seen', (each) =>
       (['write', 'read', 'ready'] as const).every((kind) => each.some((one) => one.kind === kind && one.begun > gone)),
@@ -206,7 +209,7 @@ function written(sent: readonly Sent[]): Sent[] {
   return sent.filter(({ kind, status }) => kind === 'write' && status < 300);
 }
 
-/** Acknowledged writes that the server does not have. */
+/** Acknowledged writes that are missing on the server. */
 async function lost(subject: Subject, primary: ReplicatedServer, sent: readonly Sent[]): Promise<(string | number)[]> {
   const { service, tenant, renamed, part } = subject;
   const acknowledged = written(sent);
@@ -222,7 +225,7 @@ async function lost(subject: Subject, primary: ReplicatedServer, sent: readonly 
   const { rows } = await primary.asSuperuser(database, (db) =>
     sql<{ name: string }>`select name from tenants where id = ${renamed.id}`.execute(db),
   );
-  // Each name replaces the one before: what was acknowledged and begun after the answer to the one that is there is lost.
+  // Each name replaces the previous one. An acknowledged write is lost if it began after the answer to the stored one.
   const there = sent.find((each) => `Name ${each.written}` === rows[0]?.name);
   return acknowledged.filter(({ begun }) => begun > (there?.ended ?? -Infinity)).map((each) => each.written);
 }

@@ -1,4 +1,4 @@
-// A tenants' server that is far away and speaks TLS: a round trip of 300 ms, of which the opening of a connection takes seven.
+// A distant tenants' server with TLS: a round trip takes 300 ms, and opening a connection takes seven round trips.
 import { sql } from 'kysely';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { clientConfig } from '../../db/driver/client.js';
@@ -7,7 +7,7 @@ import { ADMIN, beginSession, startService, type TestService } from '../support/
 import { startProxy, type Proxy } from '../support/proxy.js';
 import { startSecondCluster, type SecondCluster } from '../support/second-cluster.js';
 
-/** ms there and back. */
+/** ms for one round trip. */
 const ROUND_TRIP = 300;
 
 let server: SecondCluster;
@@ -46,7 +46,7 @@ describe('a tenant on a far server', () => {
     const { rows } = await sql<{ id: string }>`select id from users`.execute(app.engine.tenantPools.database(id));
     const token = await beginSession(app, { kind: 'user', tenantId: id, userId: rows[0]?.id ?? '' });
     await app.engine.tenantPools.retire(id);
-    // Both ways at once.
+    // The proxy delays only one direction, by the time of both.
     far.delay = ROUND_TRIP;
 
     const { email, password } = ADMIN;
@@ -59,7 +59,7 @@ describe('a tenant on a far server', () => {
     const again = await send<{ data: unknown[] }>('GET', '/products', { token });
     expect(again.body.data).toHaveLength(1);
     expect(app.engine.clusters.at(far).tenants.stats()).toMatchObject({ unknown: 0, timedOut: 0 });
-    // What a breaker does when the server is back, and a look at its sessions.
+    // The breaker's probe, as when a server is back, and the check of its sessions.
     await app.engine.tenantPools.probe(id);
     far.delay = 0;
   });

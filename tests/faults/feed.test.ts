@@ -1,5 +1,5 @@
-// The feed of changes: commits out of order, gaps, silences, and what a silence costs the databases. Replicas of a former build
-// publish and hear by NOTIFY alone.
+// The feed of changes: commits out of order, gaps, silences, and the cost of a silence for the databases. Replicas of a former
+// build publish and listen by NOTIFY alone.
 import { randomUUID } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { sql, type Kysely } from 'kysely';
@@ -28,7 +28,7 @@ import { eventsOver } from '../support/events.js';
 
 const SOON = { timeout: 10_000, interval: 10 };
 
-/** Long enough that what was to be heard has been heard. */
+/** After this time (ms) every event has arrived. */
 const SETTLED = 400;
 
 interface Reader {
@@ -78,7 +78,7 @@ describe('the feed', () => {
       sql`update installation set feed_since = now() - ${over ? '1 day' : '1 minute'}::interval`.execute(db),
     );
 
-  /** Does something while the far replica hears nothing, for less time than a connection is given. */
+  /** Runs work while the far replica receives nothing, for less than the deadline of a connection. */
   async function unheard(work: () => Promise<unknown>): Promise<void> {
     proxy.mode = 'hang';
     await work();
@@ -160,7 +160,7 @@ describe('the feed', () => {
   });
 
   it('is swept without a gap, of rows from another server too, and keeps the newest', async () => {
-    // A restored dump brings rows along whose transaction ids this server has not given yet.
+    // A restored dump contains rows with transaction ids that this server has not assigned yet.
     await inRegistry((db) =>
       sql`insert into changes (xid, message) values ('9000000000000', 'operator foreign')`.execute(db),
     );
@@ -215,7 +215,7 @@ describe('the feed', () => {
         .setAccessMode('read write')
         .execute((trx) => sql`insert into changes (message) values ('operator meanwhile')`.execute(trx)),
     );
-    // It looks for another server, and not for this one all the time.
+    // It looks for another server, but does not query this one continuously.
     await sleep(1_000);
     expect(far.events.live).toBe(false);
     expect(proxy.accepted - accepted).toBeGreaterThan(0);
@@ -234,7 +234,7 @@ describe('the feed', () => {
     onTestFinished(() => former.end());
     const heardByFormer: string[][] = [];
     former.on('notification', ({ payload = '' }) => {
-      // As a former build reads it.
+      // As a former build parses it.
       const [kind = '', first = '', second = ''] = payload.split(' ');
       heardByFormer.push([kind, first, second]);
     });
@@ -295,7 +295,7 @@ describe('two replicas that have nothing to say to each other', () => {
 });
 
 describe('a registry that stands still for 600 ms, under load', () => {
-  /** What is asked when a tenant, a session or a user is not known. */
+  /** The queries for an unknown tenant, session or user. */
   const LOOK_UP = /from "(tenants|sessions|operators|clusters)"|role_permissions/;
   const FEED = 'tenantry events';
 

@@ -1,11 +1,11 @@
-// A server with room for fewer connections than its budget says: what is there goes round, and requests wait for it.
+// A server with room for fewer connections than its budget says: tenants share the available connections, and requests wait.
 import { afterAll, beforeAll, describe, expect, inject, it } from 'vitest';
 import { startCluster, type TestCluster } from '../support/cluster.js';
 import { createRegistryIn, startServiceIn, type TestService, type TestTenant } from '../support/service.js';
 
 const TENANTS = 20;
 
-/** Three of them are the superuser's. */
+/** Three of them are reserved for the superuser. */
 const MAX_CONNECTIONS = 20;
 
 const ENV = { CLUSTER_CONNECTION_BUDGET: '40', CLUSTER_CONNECTION_RESERVE: '4', LOG_LEVEL: 'warn' };
@@ -41,7 +41,7 @@ describe('a server with fewer connections than its budget', () => {
   it('answers every request of every tenant within the acquire timeout, on both replicas', async () => {
     const failed: unknown[] = [];
     let asked = 0;
-    // Each tenant reads, writes, and is idle for a moment, all at once, so that all want connections and none keeps one busy.
+    // Each tenant reads, writes and pauses, all at once. So all tenants need connections, and none keeps one busy.
     const use = async (service: TestService, { adminToken: token }: TestTenant): Promise<void> => {
       for (let turn = 0; turn < 6; turn += 1) {
         const begun = performance.now();
@@ -56,7 +56,7 @@ describe('a server with fewer connections than its budget', () => {
     await Promise.all(services.flatMap((service) => tenants.map((tenant) => use(service, tenant))));
     expect(asked).toBe(TENANTS * 2 * 6);
     expect(failed).toEqual([]);
-    // The refusals came: without them this would prove nothing.
+    // The refusals happened: without them this test would prove nothing.
     const leased = services.map(({ app }) => app.engine.clusters.at(small.provisioner).tenants.stats().leased);
     expect(Math.min(...leased)).toBeLessThan(MAX_CONNECTIONS);
     expect(log.join('')).toContain('the budget is lowered for now');

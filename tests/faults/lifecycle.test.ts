@@ -1,4 +1,4 @@
-// Suspending and deleting tenants that are at work, on two replicas, by several at once, and while their server is away.
+// Suspending and deleting busy tenants: on two replicas, by several requests at once, and while their server is away.
 import { sql } from 'kysely';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, inject, it, onTestFinished } from 'vitest';
@@ -17,7 +17,7 @@ import {
 import { rowOf } from '../support/tenants.js';
 import { startProxy, type Proxy } from '../support/proxy.js';
 
-/** "Within a second", and something for the machine. */
+/** "Within a second", plus a margin for the machine. */
 const PROMISE = { timeout: 1_500, interval: 20 };
 
 let registry: string;
@@ -45,7 +45,7 @@ function list({ send }: TestService, { adminToken: token }: TestTenant): Promise
 
 async function sessionsIn(database: string): Promise<number> {
   const { rows } = await asSuperuser('postgres', (db) =>
-    // An autovacuum worker in it is nobody's session.
+    // An autovacuum worker in the database is no client's session.
     sql<{ count: number }>`
       select count(*)::int as count from pg_stat_activity
       where datname = ${database} and backend_type = 'client backend'`.execute(db),
@@ -75,7 +75,7 @@ describe('a tenant that another replica serves', () => {
     expect(await sessionsIn(dbName)).toBe(0);
     await expect.poll(async () => (await list(there, tenant)).body.code, PROMISE).toBe(code);
     expect((await list(here, tenant)).body.code).toBe(code);
-    // Asked in vain, nobody goes in again.
+    // Further requests open no session.
     expect(await sessionsIn(dbName)).toBe(0);
 
     expect((await act(here, back, tenant.id)).status).toBe(200);
@@ -86,7 +86,7 @@ describe('a tenant that another replica serves', () => {
   it('is refused there also while that replica hears nothing of it, and its neighbours are served', async () => {
     const [tenant, neighbour] = [await here.createTenant(), await here.createTenant()];
     for (const each of [tenant, neighbour]) expect((await list(there, each)).status).toBe(200);
-    // Closed by hand, which no row and no event tells of: the worst that PostgreSQL can answer.
+    // Closed by hand, without a row or an event: the worst answer that PostgreSQL can give.
     const row = await rowOf(here, tenant);
     await asSuperuser('postgres', async (db) => {
       await sql`alter database ${sql.id(row.dbName)} allow_connections false`.execute(db);
@@ -170,13 +170,13 @@ describe('a tenant at work', () => {
     const written = answers.filter(({ status }) => status === 201).length;
 
     expect((await act(here, away === 'delete' ? 'restore' : 'resume', tenant.id)).status).toBe(200);
-    // At once: what its end did to the connections is not held against it.
+    // At once: the ended connections do not count as failures of the tenant.
     expect((await list(here, tenant)).status).toBe(200);
     const { dbName } = await rowOf(here, tenant);
     const { rows } = await asSuperuser(dbName, (db) =>
       sql<{ count: number }>`select count(*)::int as count from products`.execute(db),
     );
-    // Every answered write is there, and perhaps one whose answer was lost.
+    // Every acknowledged write is there, and perhaps one whose answer was lost.
     expect(rows[0]?.count).toBeGreaterThanOrEqual(written + 2);
   });
 
@@ -224,7 +224,7 @@ describe('acts at once', () => {
         expect(after?.status).toBe('active');
         expect(await isOpen(before)).toBe(true);
       } else {
-        // The two may also meet in PostgreSQL, which lets one of them through: the rest is done by itself.
+        // The two may also collide in PostgreSQL, which lets one of them through. A job finishes the other.
         expect([404, 409, 503]).toContain(restored.status);
         expect([204, 503]).toContain(purged.status);
         if (purged.status === 503) expect((await act(there, 'purge', tenant.id)).status).toBe(204);

@@ -1,5 +1,5 @@
-// The answer to a statement is lost while a database is adopted: the server ran it, and the connection broke before the answer
-// came. The adopted database is never lost by that, also not by following the advice in the answer.
+// The answer to a statement is lost while a database is adopted: the server ran the statement, and the connection broke before the
+// answer came. The adopted database is never lost by that, also not if the client follows the advice in the answer.
 import { randomBytes } from 'node:crypto';
 import { expect, it } from 'vitest';
 import { acknowledged, createLegacyDatabase, invoicesIn, signIn } from '../support/evidence.js';
@@ -51,7 +51,7 @@ it('an adoption whose last COMMIT lost its answer is whole or undone, also if th
 interface Adopted {
   readonly slug: string;
   readonly database: string;
-  /** For a failure's message. */
+  /** For the message of a failure. */
   readonly lost: string;
   readonly status: number;
   readonly detail: string | undefined;
@@ -78,7 +78,7 @@ async function startAdopting({ here, there }: Replicas): Promise<{
   };
 }
 
-/** A migration is one step of many statements: of those, every eighth is enough. */
+/** A migration is one step with many statements: every eighth of them is enough. */
 function worthLosing(statements: readonly string[]): number[] {
   const isMigrating =
     /^\s*(create (table|index|schema)|alter table|insert into (roles|role_permissions|user_roles) |update roles)|"migration"|pg_catalog/;
@@ -88,7 +88,7 @@ function worthLosing(statements: readonly string[]): number[] {
   );
 }
 
-/** Lets the service finish, checks what it says, removes the tenants as the answers advise, and checks again. */
+/** Lets the service finish, checks the result, removes the tenants as the answers advise, and checks again. */
 async function harmAfterAdvice(replicas: Replicas, adopted: readonly Adopted[]): Promise<readonly string[]> {
   const { there, registry } = replicas;
   const harm: string[] = [];
@@ -105,7 +105,7 @@ async function harmAfterAdvice(replicas: Replicas, adopted: readonly Adopted[]):
   for (const { slug, lost, status } of adopted) {
     const now = await statusOf(registry, slug);
     const answer = now === 'active' ? await signIn(there, slug) : 401;
-    // A tenant that is active works, and one that was acknowledged is active.
+    // An active tenant works, and an acknowledged tenant is active.
     if (answer !== 200 && (status === 201 || now === 'active'))
       harm.push(`${lost}, answered with ${status}: ${now ?? 'no row'}, and a sign-in gets ${answer}`);
   }

@@ -1,5 +1,6 @@
-// The answer to a statement is lost while a tenant is suspended, resumed, deleted, restored or purged: the server ran it, and
-// the connection broke before the answer came. The same request sent again is done, and the database agrees with the row.
+// The answer to a statement is lost while a tenant is suspended, resumed, deleted, restored or purged: the server ran the
+// statement, and the connection broke before the answer came. The same request succeeds when it is sent again, and the database
+// agrees with the row.
 import { sql } from 'kysely';
 import { expect, it } from 'vitest';
 import { asSuperuser } from '../support/app.js';
@@ -60,13 +61,13 @@ it('suspend, resume, delete and restore are done when they are sent again, and t
   for (const target of targets) {
     const left = new Set<keyof typeof acts>(['suspend', 'resume', 'delete', 'restore']);
     for (let nth = 1; left.size > 0; nth += 1) {
-      // Each leads to where the next one begins, also one that has no nth statement.
+      // Each act ends in the status in which the next begins, even if it has no nth statement.
       for (const name of ['suspend', 'resume', 'delete', 'restore'] as const)
         if (!(await actWithLoss(name, target, nth))) left.delete(name);
       expect(nth).toBeLessThan(50);
     }
   }
-  // Or nothing was tested.
+  // Otherwise nothing was tested.
   expect(losses).toBeGreaterThan(16);
   expect(await signIn(there, slug)).toBe(200);
   expect(harm).toEqual([]);

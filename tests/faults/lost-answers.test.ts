@@ -1,6 +1,6 @@
-// The answer to a statement is lost while a tenant is made: the server ran it, and the connection broke before the answer came.
-// Whether it took effect is then unknown. Each statement loses its answer once, and another replica gets the same request at
-// that moment. What was acknowledged stays.
+// The answer to a statement is lost while a tenant is made: the server ran the statement, and the connection broke before the
+// answer came. Whether it took effect is then unknown. Each statement loses its answer once, and another replica gets the same
+// request at that moment. An acknowledged tenant stays.
 import { sql } from 'kysely';
 import { isDeepStrictEqual } from 'node:util';
 import { expect, it } from 'vitest';

@@ -1,4 +1,4 @@
-// A fault of one tenant, under the running service on a server of its own: the other tenants of the same server notice nothing.
+// A fault of one tenant, under the running service on a separate server: it does not affect the other tenants of that server.
 import { sql, type Kysely } from 'kysely';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest';
@@ -6,10 +6,10 @@ import { findTenant } from '../../db/registry/tenant-queries.js';
 import { startCluster, type TestCluster } from '../support/cluster.js';
 import { connectTo, startServiceIn, type Answer, type TestService, type TestTenant } from '../support/service.js';
 
-/** Longer (ms) than a silence takes to be noticed. */
+/** Longer (ms) than the detection of a silence takes. */
 const SILENT_FOR = 2_000;
 
-/** Longer (ms) than a statement, or a wait for a connection, may take here. */
+/** Longer (ms) than the deadline here for a statement, or for a wait for a connection. */
 const FAULT_LASTS = 1_200;
 
 let server: { cluster: TestCluster; stop: () => Promise<void> };
@@ -42,7 +42,7 @@ async function databaseOf({ id }: TestTenant): Promise<string> {
   return (await findTenant(service.app.engine.registry, id))?.dbName ?? expect.fail('no such tenant');
 }
 
-/** As the superuser, in the tenant's database. */
+/** Works as the superuser, in the tenant's database. */
 async function inDatabaseOf<T>(tenant: TestTenant, work: (db: Kysely<unknown>) => Promise<T>): Promise<T> {
   const handle = connectTo<unknown>(server.cluster, await databaseOf(tenant));
   try {
@@ -52,7 +52,7 @@ async function inDatabaseOf<T>(tenant: TestTenant, work: (db: Kysely<unknown>) =
   }
 }
 
-/** Runs statements in a transaction that stays open until the fault is over. */
+/** Runs statements in a transaction that stays open until the end of the fault. */
 function holding(...statements: readonly string[]): (tenant: TestTenant) => Promise<() => Promise<void>> {
   return async (tenant) => {
     let release: () => void = () => undefined;
@@ -75,7 +75,7 @@ function holding(...statements: readonly string[]): (tenant: TestTenant) => Prom
   };
 }
 
-/** Stops the tenant's backends where they are, at most `count`. */
+/** Stops at most `count` of the tenant's backends. */
 async function stopBackends(tenant: TestTenant, count: number): Promise<() => Promise<void>> {
   const pids = await inDatabaseOf(tenant, async (db) => {
     const { rows } = await sql<{ pid: number }>`select pid from pg_stat_activity
@@ -106,7 +106,7 @@ interface Load {
   stop(): Promise<void>;
 }
 
-/** Reads and writes one after the other, several at a time. */
+/** Reads and writes in turns, several requests at a time. */
 function load(tenants: readonly TestTenant[], each: number): Load {
   const statuses = new Map<number, number>();
   let stopped = false;
@@ -132,9 +132,9 @@ interface Fault {
   readonly what: string;
   /** In ms. */
   readonly lasts: number;
-  /** Returns what ends it. */
+  /** Returns a function that ends the fault. */
   readonly begin: (tenant: TestTenant) => Promise<() => Promise<void>>;
-  /** What the tenant itself is answered, among others. */
+  /** Statuses that the tenant itself gets, among others. */
   readonly own: readonly number[];
 }
 
@@ -202,7 +202,7 @@ const faults: readonly Fault[] = [
 describe.runIf(process.platform === 'linux')('every request of a tenant’s neighbours is answered 2xx while', () => {
   it.each(faults.map((fault) => [fault.what, fault] as const))('%s', async (_what, { lasts, begin, own }) => {
     const tenant = await service.createTenant();
-    // Its connections are open: the lane's, and others.
+    // Opens the tenant's connections: the lane's, and others.
     await Promise.all(Array.from({ length: 8 }, (_, index) => (index % 2 ? read : write)(tenant)));
     await Promise.all(neighbours.map(write));
     const { opened } = service.app.engine.breakers.stats();
@@ -218,7 +218,7 @@ describe.runIf(process.platform === 'linux')('every request of a tenant’s neig
     expect([...others.statuses.keys()].sort()).toEqual([200, 201]);
     expect([...itself.statuses.keys()]).toEqual(expect.arrayContaining([...own]));
     expect(service.app.engine.breakers.stats().opened.cluster).toBe(opened.cluster);
-    // It is served again.
+    // The tenant is served again.
     for (const ask of [read, write])
       await expect.poll(async () => (await ask(tenant)).status, { timeout: 5_000 }).toBeLessThan(300);
   });

@@ -1,4 +1,4 @@
-// A tenant's role fills the queue of notifications of a server that holds the registry too. Two replicas, on a server with the
+// A tenant's role fills the notification queue of a server that also holds the registry. Two replicas, on a server with the
 // smallest queue that PostgreSQL allows; a setting of PostgreSQL 17 and later.
 import { sql, type Kysely } from 'kysely';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -13,7 +13,7 @@ import { passwordOf, rowOf } from '../support/tenants.js';
 
 const SMALLEST = { max_notify_queue_pages: '64' };
 
-/** "Within a second", and something for the machine. */
+/** "Within a second", plus a margin for the machine. */
 const PROMISE = { timeout: 1_500, interval: 20 };
 
 const { versionNumber } = await versionOf(inject('cluster'));
@@ -100,7 +100,7 @@ describe.skipIf(versionNumber < 170_000)('a full NOTIFY queue (a server of Postg
     return Promise.all(tokens.map((token) => Promise.all(services.map((service) => ask(token, service)))));
   }
 
-  /** Holds the lock of the job that ends sessions, so that it does not run meanwhile. */
+  /** Holds the lock of the job that ends sessions, so that the job does not run meanwhile. */
   async function withoutRelief(work: () => Promise<void>): Promise<void> {
     await asSuperuser<Registry, unknown>(registry, (db) => whileLocked(db, 'notify-relief', work));
   }
@@ -117,7 +117,7 @@ describe.skipIf(versionNumber < 170_000)('a full NOTIFY queue (a server of Postg
     });
   }
 
-  /** Fills the queue with a role's own password, under a name like the service's own. */
+  /** Fills the queue with a role's own password, and an application name like the service's own. */
   async function beginAttack(
     tenant: TestTenant,
     way: 'in a transaction' | 'that is not woken',
@@ -144,7 +144,7 @@ describe.skipIf(versionNumber < 170_000)('a full NOTIFY queue (a server of Postg
         .catch(() => undefined);
       void ended;
     });
-    // One transaction that is rolled back wakes no listener; several that commit wake each one.
+    // One transaction that is rolled back wakes no listener; several commits wake each listener.
     const several = way === 'in a transaction' ? 8 : 10_000;
     for (let sent = 0; sent < 200; sent += 1) {
       const full = await sql`

@@ -1,5 +1,5 @@
-// Making a tenant, failing at every step: by a hook that throws, and for real reasons. What failed is undone and said, and
-// what could not be undone is finished later.
+// Making a tenant that fails at every step: by a hook that throws, and for real reasons. A failed step is reported and rolled
+// back, and an incomplete rollback is finished later.
 import type { FastifyInstance } from 'fastify';
 import { sql } from 'kysely';
 import { randomBytes, randomUUID } from 'node:crypto';
@@ -32,7 +32,7 @@ import {
   type Send,
 } from '../support/app.js';
 
-// A provisioner of its own, and with it a template of its own: both are broken here, beside tests that use theirs.
+// A separate provisioner with its own template: this file breaks both, while other tests use theirs.
 const provisionerRole = `provisioner_${randomBytes(6).toString('hex')}`;
 const template = templateName(tenantMigrations, provisionerRole);
 
@@ -43,13 +43,13 @@ let app: FastifyInstance;
 let send: Send;
 let token: string;
 
-/** Called behind each step, with the row of the tenant that is being made. */
+/** Called after each step, with the row of the tenant that is being made. */
 let afterStep: ((step: ProvisioningStep, row: TenantRecord) => Promise<void> | void) | undefined;
 /** The slug that is being made, for the hook. */
 let making = '';
 
 beforeAll(async () => {
-  // What the reconciler does by itself would come in between.
+  // The reconciler must not run by itself during these tests.
   const config = testConfig((registry = await createRegistry()), { RECONCILE_EVERY_MS: '3600000' });
   central = connectAs<Registry>(registry);
   const password = 'password-of-this-provisioner';
@@ -95,7 +95,7 @@ async function expectWorkingTenant(slug: string): Promise<void> {
   expect((await send('POST', '/auth/login', { body: { tenant: slug, email, password } })).status).toBe(200);
 }
 
-/** What of a tenant exists anywhere. */
+/** Everything that exists of a tenant. */
 async function remainsOf(slug: string, name: string): Promise<{ row?: string; database: boolean; role: boolean }> {
   const row = await findTenantBySlug(central.db, slug);
   const { rows } = await asSuperuser('postgres', (db) =>
@@ -217,7 +217,7 @@ describe('a failure for a real reason is undone at every step:', () => {
 });
 
 describe('when undoing fails too', () => {
-  /** Fails behind a step, with a session in the new database that the provisioner may not end. */
+  /** Fails after a step, with a session in the new database that the provisioner may not end. */
   async function leaveHalf(
     slug: string,
     failing: ProvisioningStep,
@@ -296,7 +296,7 @@ describe('a tenant whose making died with its process', () => {
     expect(await remainsOf(slug, name)).toEqual(NOTHING);
   });
 
-  /** What a process leaves that is killed behind the row, or behind the database. Returns the database's name. */
+  /** Leaves the remains of a process that was killed after the row, or after the database. Returns the database's name. */
   async function abandon(slug: string, withDatabase: boolean): Promise<string> {
     const name = newDatabaseName();
     const { host, port } = testConfig(registry).tenants.provisioner;
@@ -341,7 +341,7 @@ it('makes one tenant of several requests at once with one slug, and leaves nothi
   expect(after).toHaveLength(before.length + 2);
 });
 
-/** Keeps a superuser's session in a database, which the provisioner cannot end. Returns its end. */
+/** Keeps a superuser's session in a database, which the provisioner cannot end. Returns a function that ends it. */
 async function enter(database: string): Promise<() => Promise<void>> {
   const handle = connectAs<unknown>(database);
   let isIn: (pid: number) => void = () => undefined;
@@ -358,7 +358,7 @@ async function enter(database: string): Promise<() => Promise<void>> {
     leave();
     await stay;
     await handle.close(0);
-    // A session has ended for its client a moment before it has for the server.
+    // A session ends for its client a moment before it ends for the server.
     await asSuperuser('postgres', (db) => sql`select pg_terminate_backend(${pid}, 5000)`.execute(db));
   };
   let ended: Promise<void> | undefined;
@@ -377,7 +377,7 @@ async function inTemplate(statement: string): Promise<void> {
   await run('postgres', `alter database ${template} allow_connections false`);
 }
 
-/** Databases that this file's provisioner owns, and roles that it is a member of. */
+/** Databases that this file's provisioner owns, and roles of which it is a member. */
 async function namesOnServer(): Promise<string[]> {
   const { rows } = await asSuperuser('postgres', (db) =>
     sql<{ name: string }>`

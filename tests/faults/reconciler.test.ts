@@ -1,5 +1,5 @@
-// The reconciler: what no row tells of goes where it carries this installation's mark and never held a tenant, and nothing else
-// does; a cluster that is down holds up nobody.
+// The reconciler: it removes what has no row only if it carries this installation's mark and never held a tenant. A cluster that
+// is down delays no other cluster.
 import { sql, type Kysely } from 'kysely';
 import { randomUUID } from 'node:crypto';
 import { afterAll, beforeAll, expect, it } from 'vitest';
@@ -30,7 +30,7 @@ beforeAll(async () => {
   provisioner = openProvisioner(connection, provisionerPool);
   registry = service.app.engine.registry;
   installation = await findInstallationId(registry);
-  // The first look, at the start, would find what the first test has only half made.
+  // Otherwise the run at the start would find what the first test has only half made.
   await reconcile();
 });
 afterAll(async () => {
@@ -41,7 +41,7 @@ async function reconcile(): Promise<void> {
   await service.app.engine.housekeeping.runNow('reconciler');
 }
 
-/** A database and a role without a row. Returns their name. */
+/** Makes a database and a role without a row. Returns their name. */
 async function orphan(mark?: Partial<Mark>): Promise<string> {
   const name = newDatabaseName();
   const bare = { installation, id: newTenantId(), state: 'standby', claim: null, generation: 0 } as const;
@@ -53,7 +53,7 @@ async function orphan(mark?: Partial<Mark>): Promise<string> {
   return name;
 }
 
-/** What there is of a name on the server. */
+/** What exists under a name on the server. */
 async function remains(name: string): Promise<string[]> {
   const { rows } = await asSuperuser('postgres', (db) =>
     sql<{ kind: string }>`
@@ -110,12 +110,12 @@ it('goes on where a cluster is down, and finishes what is there when it can', as
       standby_target: 1,
     })
     .execute();
-  // The one whose cluster is down comes first.
+  // The row on the unreachable cluster comes first.
   const { dbPort } = (await findTenant(registry, tenant.id)) ?? { dbPort: 0 };
   const [down, up] = [tenant, other];
   for (const { id } of [down, up]) {
     expect((await service.send('DELETE', `/tenants/${id}`, { token: service.operatorToken })).status).toBe(204);
-    // As a process leaves it that is killed right after it began to purge it.
+    // As left by a process that was killed right after it began the purge.
     const begun = { status: 'deleting', on_purge: 'drop', deleted_at: null, status_before_deletion: null } as const;
     await registry.updateTable('tenants').set(begun).where('id', '=', id).execute();
   }

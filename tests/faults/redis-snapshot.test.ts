@@ -1,5 +1,5 @@
-// A Redis that is killed and starts again from an older snapshot of its own (dump.rdb), with two replicas at work on it: no user
-// is logged out, no revoked session comes back, no limit is lifted, and no request fails.
+// A Redis that is killed and starts again from an older snapshot (dump.rdb), while two replicas use it: no user is logged out, no
+// revoked session comes back, no limit is lifted, and no request fails.
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest';
 import { ADMIN, createRegistry, startService, type TestService, type TestTenant } from '../support/app.js';
@@ -8,17 +8,17 @@ import { noRedis, startRedis, type RedisServer } from '../support/redis.js';
 
 const SOON = { timeout: 15_000, interval: 20 };
 
-/** "Within a second", and something for the machine. */
+/** "Within a second", plus a margin for the machine. */
 const PROMISE = { timeout: 1_500, interval: 20 };
 
-/** Requests a minute of one address. */
+/** Requests a minute from one address. */
 const LIMIT = 100;
-/** Beyond it, as docs/reference/limits.md states it for two replicas. */
+/** Excess over the limit, as docs/reference/limits.md states it for two replicas. */
 const EXCESS = 2 * Math.max(1, Math.floor((LIMIT * 0.05) / 2)) - 1;
-/** What comes back in a time (ms). */
+/** The refill in a time (ms). */
 const grownIn = (time: number): number => Math.ceil((time * LIMIT) / 60_000);
 
-/** Failures to sign in to one account that cost no waiting. */
+/** Failed sign-ins to one account without a wait. */
 const FREE = 6;
 
 const note = noRedis === undefined ? '' : ` (skipped: ${noRedis})`;
@@ -53,14 +53,14 @@ describe.skipIf(noRedis !== undefined)(`a Redis that starts again from an older 
         REDIS_URL: `redis://:${redis.password}@${host}:${port}`,
         RATE_LIMIT_MAX: String(LIMIT),
         USER_RATE_LIMIT_MAX: '1000000',
-        // This process has both replicas and the proxies: with many requests at once it would itself make Redis late.
+        // This process runs both replicas and the proxies: many requests at once would themselves make Redis late.
         REDIS_TIMEOUT_MS: '2000',
         SIGN_IN_FAILURES_ACCOUNT: String(FREE),
       },
     });
   const available = (): boolean[] => replicas.map(({ app }) => app.engine.sharedStore?.available === true);
 
-  /** Both use Redis, know of each other, and are done with what they had to send again. */
+  /** Waits until both use Redis, know of each other, and have sent again what Redis had lost. */
   async function together(): Promise<void> {
     const well = (): boolean =>
       replicas.every(
@@ -72,7 +72,7 @@ describe.skipIf(noRedis !== undefined)(`a Redis that starts again from an older 
     await expect.poll(well, SOON).toBe(true);
   }
 
-  /** Kills it and starts it again as of its last SAVE. `restored` runs before a replica can reach it. */
+  /** Kills Redis and starts it from its last SAVE. `restored` runs before a replica can reach it. */
   async function goBack(restored: () => Promise<void>): Promise<void> {
     await redis.kill();
     await expect.poll(available, SOON).toEqual([false, false]);
@@ -97,7 +97,7 @@ describe.skipIf(noRedis !== undefined)(`a Redis that starts again from an older 
   const both = (token: string): Promise<number[]> => Promise.all(replicas.map((replica) => me(replica, token)));
   const newUser = (): Promise<{ token: string }> => replicas[0].createUser(tenant, `user-${(users += 1)}@example.com`);
 
-  /** Asks both replicas with the token until it is stopped; then every answer must have been `status`. */
+  /** Sends requests with the token to both replicas until it is stopped; then every answer must have been `status`. */
   function expectAlways(status: number, token: string): () => Promise<void> {
     const others: number[] = [];
     let count = 0;
@@ -124,7 +124,7 @@ describe.skipIf(noRedis !== undefined)(`a Redis that starts again from an older 
   it('has the failures to sign in again that both replicas counted', async () => {
     await together();
     const body = { tenant: tenant.slug, email: ADMIN.email, password: 'not-the-password' };
-    /** How many of the attempts, on one replica after the other, were let through to the password. */
+    /** Returns how many attempts, on the replicas in turns, reached the check of the password. */
     async function fail(times: number): Promise<number> {
       let through = 0;
       for (let turn = 0; turn < times; turn += 1) {
@@ -135,7 +135,10 @@ describe.skipIf(noRedis !== undefined)(`a Redis that starts again from an older 
       }
       return through;
     }
-    /** Of the account, which no budget exceeds, as they make wait: one that is forgotten in part counts as a whole. */
+    /**
+     * The account's failures, as they count for the wait; no budget exceeds the account. A partly expired failure counts as a
+     * whole.
+     */
     async function known(): Promise<number> {
       const keys = (await redis.command('KEYS', 'tenantry:*:attempts:*')) as string[];
       const counts = await Promise.all(keys.map((key) => redis.command('HGET', key, 'failures')));
@@ -147,12 +150,12 @@ describe.skipIf(noRedis !== undefined)(`a Redis that starts again from an older 
     expect(await known()).toBe(FREE);
     const check = expectAlways(200, tenant.adminToken);
     await goBack(async () => {
-      // Each replica has its part of the free ones: there are twice as many failures.
+      // Each replica has its part of the free failures: there are twice as many failures.
       expect(await fail(4)).toBe(0);
       expect(await known()).toBe(2);
     });
     await expect.poll(available, SOON).toEqual([true, true]);
-    // The wait after the last failure may be over; the one after the next is 2 s.
+    // The wait after the last failure may be over; the wait after the next is 2 s.
     expect(await fail(8)).toBeLessThanOrEqual(1);
     await expect.poll(known, SOON).toBeGreaterThanOrEqual(FREE);
     await check();
@@ -161,7 +164,7 @@ describe.skipIf(noRedis !== undefined)(`a Redis that starts again from an older 
   it('lifts no limit that was used up since', async () => {
     await together();
     const [usedOnBoth, usedOnOne] = [newAddress(), newAddress()];
-    /** How many of the requests from the address were let through, on the replicas in turns. */
+    /** Returns how many requests from the address were let through, on the replicas in turns. */
     async function through(times: number, address: string, on: readonly TestService[] = replicas): Promise<number> {
       const answers = await Promise.all(
         Array.from({ length: times }, (_, turn) =>
@@ -219,7 +222,7 @@ describe.skipIf(noRedis !== undefined)(`a Redis that starts again from an older 
     const added = async (): Promise<string[]> => (await stored()).filter((key) => !before.has(key));
     expect(await both(kept.token)).toEqual([200, 200]);
     expect(await both(revoked.token)).toEqual([200, 200]);
-    // The second replica never asks for this one before the snapshot is back.
+    // The second replica does not look this session up before the snapshot is back.
     expect(await me(home, unknown.token)).toBe(200);
     await expect.poll(added, SOON).toHaveLength(3);
     const keys = await added();
@@ -241,7 +244,7 @@ describe.skipIf(noRedis !== undefined)(`a Redis that starts again from an older 
     await expect.poll(available, SOON).toEqual([true, true]);
     expect(await me(far, unknown.token)).toBe(401);
     expect(await both(unknown.token)).toEqual([401, 401]);
-    // The others reckon with this one for 15 s more: no test about limits may follow.
+    // The other replicas count this one for another 15 s: no test about limits may follow.
     const late = await start(proxies[1], false);
     onTestFinished(() => late.close());
     await expect.poll(() => late.app.engine.events.live && late.app.engine.sharedStore?.available, SOON).toBe(true);

@@ -1,5 +1,5 @@
-// Redis at fault: killed, frozen, slow, emptied, full, out of reach, answers lost. Nothing waits for it longer than its
-// deadline, and nothing is sent to it twice.
+// Redis at fault: killed, frozen, slow, emptied, full, out of reach, answers lost. No call waits longer than its deadline, and no
+// command is sent twice.
 import { randomUUID } from 'node:crypto';
 import { afterAll, beforeAll, beforeEach, describe, expect, it, onTestFinished } from 'vitest';
 import { openSharedStore, script, SharedStoreError, type OpenedStore } from '../../src/replicas/shared-store.js';
@@ -27,7 +27,7 @@ describe.skipIf(noRedis !== undefined)(`Redis at fault${noRedis === undefined ? 
     await server.command('FLUSHALL');
   });
 
-  /** A store on the server, or on what stands before it; it ends with the test. */
+  /** A store on the server, or on a proxy before it; it closes at the end of the test. */
   function open(
     at: { host: string; port: number; password?: string } = server,
     installation: () => Promise<string> = async () => INSTALLATION,
@@ -59,7 +59,7 @@ describe.skipIf(noRedis !== undefined)(`Redis at fault${noRedis === undefined ? 
     return error;
   };
   const counted = (): Promise<unknown> => server.command('GET', `tenantry:${INSTALLATION}:n`);
-  /** Whether it ended before anything could have been waited for: before the next turn of the timers. */
+  /** Whether the work ended without any wait: before the next turn of the timers. */
   const atOnce = async (work: Promise<unknown>): Promise<boolean> => {
     const first = await Promise.race([
       work.then(
@@ -98,7 +98,7 @@ describe.skipIf(noRedis !== undefined)(`Redis at fault${noRedis === undefined ? 
     await expect.poll(() => store.available, SOON).toBe(false);
     await own.start();
     await expect.poll(() => store.available, SOON).toBe(true);
-    // Its scripts are gone with it: they are sent again by their text.
+    // Redis lost its scripts: they are sent again by their text.
     expect(await store.run(COUNT, ['n'])).toBe(1);
   });
 
@@ -118,7 +118,7 @@ describe.skipIf(noRedis !== undefined)(`Redis at fault${noRedis === undefined ? 
     }
     await server.thaw();
     await expect.poll(() => store.available, SOON).toBe(true);
-    // The one that was sent; the others never were.
+    // The command that was sent; the others never were.
     expect(await counted()).toBe('2');
     expect(changes.map(({ available }) => available)).toEqual([true, false, true]);
   });
@@ -208,7 +208,7 @@ describe.skipIf(noRedis !== undefined)(`Redis at fault${noRedis === undefined ? 
     await failureOf(store.run(COUNT, ['n']));
     expect(store.state).toMatchObject({ available: false, reason: 'it is full (maxmemory)' });
     await expect.poll(() => store.state.since, SOON).toBeGreaterThan(1_000);
-    // Said once, however often it was probed.
+    // Reported once, however many probes there were.
     expect(changes.map(({ available }) => available)).toEqual([true, false]);
     await server.command('CONFIG', 'SET', 'maxmemory', '0');
     await expect.poll(() => store.available, SOON).toBe(true);

@@ -1,6 +1,6 @@
-// The registry goes back in time: a backup of it is restored, or a standby takes over that lacks the last transactions. The
-// databases of tenants do not go back with it. Each act is recorded as a series of backups, one before each statement; then
-// every backup is put back and the service does all that it does by itself. No acknowledged tenant may lose its database.
+// The registry goes back in time: a backup is restored, or a standby takes over that lacks the last transactions. The databases of
+// tenants do not go back with it. Each act is recorded as a series of backups, one before each statement. Then the test restores
+// every backup, and the service runs all its jobs. No acknowledged tenant may lose its database.
 import { sql } from 'kysely';
 import { randomBytes } from 'node:crypto';
 import { describe, expect, inject, it, onTestFinished } from 'vitest';
@@ -30,7 +30,7 @@ import { startStatementProxy, type StatementProxy, type Verdict } from '../suppo
 
 const VICTIM = 'victim';
 
-/** Jobs that run by themselves, in the order in which they are run here. */
+/** The automatic jobs, in the order in which they run here. */
 const JOBS = ['reconciler', 'standby databases', 'lifecycle settle', 'lifecycle purge'];
 
 const QUIET = { RECONCILE_EVERY_MS: '3600000', TENANT_DELETION_GRACE_MS: '86400000' };
@@ -38,19 +38,19 @@ const QUIET = { RECONCILE_EVERY_MS: '3600000', TENANT_DELETION_GRACE_MS: '864000
 interface World {
   readonly service: TestService;
   readonly neighbour: Acknowledged;
-  /** A database that can be adopted. */
+  /** A database for adoption. */
   readonly legacy: string;
 }
 
 interface Act {
   readonly promise: string;
   readonly prepare?: (world: World) => Promise<unknown>;
-  /** What is recorded. */
+  /** The recorded act. */
   readonly act: (world: World) => Promise<unknown>;
   /** Standby databases of the cluster. */
   readonly standby?: number;
   readonly after: {
-    /** The state of its database once the act is acknowledged; `closed` must not be opened by an old row. */
+    /** The state of the tenant's database after the acknowledged act; an old row must not open a `closed` one. */
     readonly database: 'open' | 'closed' | 'gone';
     /** ms until a deleted tenant is purged, for the service on the old registry. */
     readonly grace: number;
@@ -150,7 +150,7 @@ describe('when the registry is put back to any moment of the act', () => {
       await act(world);
       proxy.onStatement = () => 'pass';
       backups.add(await takeBackup(central.db));
-      // Before and after, at least.
+      // At least one backup before and one after.
       expect(backups.size).toBeGreaterThan(1);
 
       const victim = before ?? (await acknowledged(service, VICTIM));
@@ -190,7 +190,7 @@ it('a standby database that was claimed since is no other tenant’s, also if ma
   const { rows: waiting } = await sql<{ id: string }>`select id from standby_databases`.execute(central.db);
   await makeVictimWithData(world);
   const victim = await acknowledged(first, VICTIM);
-  // Or this would be about a tenant from the template.
+  // Otherwise the tenant would come from the template.
   expect(waiting).toEqual([{ id: victim.id }]);
   await first.close();
 
@@ -210,7 +210,7 @@ it('a standby database that was claimed since is no other tenant’s, also if ma
   expect(made.body.id).not.toBe(victim.id);
   for (const job of JOBS) await service.app.engine.housekeeping.runNow(job);
   expect(await harmTo(victim, true)).toBeUndefined();
-  // Its row is lost, and an operator has to be able to find that out.
+  // Its row is lost, and the log must show that to an operator.
   expect(log()).toContain(victim.id);
 });
 
@@ -223,7 +223,7 @@ it('a tenant whose row is back in the middle of its making is active again or re
   const first = await startBehind(proxy, registry, QUIET);
   const world = await settleIn(first);
   let backup: RegistryBackup = '';
-  // The last one counts: everything is done but the statement that makes it active.
+  // The last backup counts: only the statement that makes the tenant active is missing.
   proxy.onStatement = async (): Promise<Verdict> => {
     const now = await takeBackup(central.db);
     if (now.includes('"status": "provisioning"')) backup = now;
@@ -247,7 +247,7 @@ it('a tenant whose row is back in the middle of its making is active again or re
   else expect(log()).toContain(victim.id);
 });
 
-/** A service whose registry is behind the proxy. Close it. */
+/** Starts a service whose registry is behind the proxy. Close it. */
 function startBehind(
   { host, port }: StatementProxy,
   registry: string,
@@ -257,7 +257,7 @@ function startBehind(
   return startServiceIn({ ...cluster, superuser: { ...cluster.superuser, host, port } }, { registry, env });
 }
 
-/** A service on a registry that was put back, which ends with the test, and what it logged from warnings on. */
+/** Starts a service on a restored registry; it closes at the end of the test. Also returns its log from warnings on. */
 async function startAgain(
   registry: string,
   env: Readonly<Record<string, string>>,
@@ -277,7 +277,7 @@ async function startAgain(
   return { service, log: () => lines.join('') };
 }
 
-/** Waits for the standby databases, and makes the tenant and the database that every act finds. */
+/** Waits for the standby databases, and makes the tenant and the database that every act needs. */
 async function settleIn(service: TestService): Promise<World> {
   const { id, slug } = await service.createTenant('neighbour');
   await writeProduct(service, slug);
@@ -287,7 +287,7 @@ async function settleIn(service: TestService): Promise<World> {
   return { service, legacy, neighbour: { id, slug, dbName: (await acknowledged(service, slug)).dbName } };
 }
 
-/** All that a service does by itself, and tenants made beside it: of the victim's slug and of other ones. */
+/** Runs all jobs of a service, and makes tenants meanwhile: with the victim's slug and with other ones. */
 async function liveOn(
   registry: string,
   { grace, standby, round, victim }: { grace: number; standby: number; round: number; victim: Acknowledged },
@@ -310,7 +310,7 @@ async function liveOn(
     };
     const other = `other-${round}`;
     failing = true;
-    // The first thing that happens to the old registry: the standby database in it is claimed, and that fails.
+    // The first act on the old registry: a tenant claims its standby database, and that fails.
     await make({ service }, other);
     failing = false;
     await run();
@@ -330,7 +330,7 @@ async function liveOn(
   }
 }
 
-/** What is wrong with the database of an acknowledged tenant; undefined if nothing is. */
+/** Describes what is wrong with the database of an acknowledged tenant; undefined if nothing is. */
 async function harmTo({ id, dbName }: Acknowledged, hasProduct: boolean): Promise<string | undefined> {
   const found = await contentOf(dbName);
   if (!found) return 'is gone';

@@ -1,5 +1,5 @@
-// The registry's synchronous standby is lost: a COMMIT that writes waits for as long as that takes, on the server, whatever the
-// client does meanwhile.
+// The registry's synchronous standby is lost: a COMMIT of a write waits on the server until the standby is back, even if the
+// client gives up.
 import { sql, type Kysely } from 'kysely';
 import { randomUUID } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';

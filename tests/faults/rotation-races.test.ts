@@ -1,5 +1,5 @@
-// A rotation whose answers are lost or late, or whose worker is stopped while others go on, with re-encryption in between: in the
-// end the server has the password that the registry has.
+// A password change whose answers are lost or late, or whose worker pauses while others continue, with re-encryption meanwhile: in
+// the end the server has the password in the registry.
 import { sql } from 'kysely';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { findOperatorByEmail, insertOperator } from '../../db/registry/operator-queries.js';
@@ -35,7 +35,7 @@ let tenants = 0;
 beforeAll(async () => {
   registry = await createRegistry();
   central = connectAs<Registry>(registry);
-  // Each statement with its text, for the proxy.
+  // Unprepared: the proxy then sees the text of each statement.
   const direct = testConfig(registry, { PREPARED_STATEMENTS: 'off' });
   toRegistry = await startLossyProxy(direct.registry.connection);
   toServer = await startLossyProxy(direct.tenants.provisioner);
@@ -85,7 +85,7 @@ function opened({ id, dbHost: host, dbPort: port, dbUser: user }: TenantRecord, 
   return createEnvelope([k2, ...config.encryptionKeys]).open(sealed, { id, host, port, user });
 }
 
-/** Whether the server lets the role in with a password of the registry: the current one, and the next one if there is one. */
+/** Whether the server accepts the role's passwords in the registry: the current one, and the next one if there is one. */
 async function agreement(id: string): Promise<{ current: boolean; next: boolean | undefined }> {
   const row = await rowOf(id);
   const enters = async (sealed: string): Promise<boolean> => {
@@ -108,7 +108,7 @@ async function reencrypt(): Promise<void> {
   await other.engine.reencryption.run(new AbortController().signal);
 }
 
-/** Cuts the connection that holds a tenant's lock, as a network can. */
+/** Cuts the connection that holds a tenant's lock, as a network fault can. */
 async function loseLock(id: string): Promise<void> {
   const { rows } = await sql<{ cut: boolean }>`
     select pg_terminate_backend(pid, 5000) as cut from pg_locks

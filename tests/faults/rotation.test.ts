@@ -1,4 +1,5 @@
-// Changing a password while the tenant's server refuses or hangs: said within a deadline, and finished when it is back.
+// Changing a password while the tenant's server refuses or hangs: answered within a deadline, and finished when the server is
+// back.
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import type { Registry } from '../../db/registry/registry-schema.js';
 import { findTenant } from '../../db/registry/tenant-queries.js';
@@ -17,7 +18,7 @@ let operator: string;
 
 beforeAll(async () => {
   const registry = await createRegistry();
-  // Each of the steps that a server which hangs holds up takes as long.
+  // The hanging server delays each of the steps by this time.
   const config = testConfig(registry, { POOL_ACQUIRE_TIMEOUT_MS: '2000' });
   proxy = await startProxy(config.tenants.provisioner);
   central = connectAs<Registry>(registry);
@@ -56,7 +57,7 @@ it.each(['refuse', 'hang'] as const)(
     const failed = await send('POST', `/tenants/${id}/rotate-password`, { token: operator });
     expect(failed.body).toMatchObject({ status: 503, code: 'unavailable' });
     expect(failed.headers['retry-after']).toMatch(/^[1-9]\d*$/);
-    // The job fails as well, and leaves everything for the next time.
+    // The job fails as well, and leaves the work to its next run.
     await app.engine.housekeeping.runNow('rotation');
     const pending = await findTenant(central.db, id);
     expect(pending).toMatchObject({ dbPassword: before?.dbPassword, nextDbPassword: expect.any(String) as unknown });

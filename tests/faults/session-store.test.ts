@@ -1,5 +1,5 @@
-// Sessions that two replicas know from each other by Redis, while Redis is at fault: nobody is logged out, nothing that was
-// revoked comes back, and no request fails. Each replica reaches Redis through a proxy of its own.
+// Two replicas share sessions through Redis, while Redis is at fault: no user is logged out, no revoked session comes back, and no
+// request fails. Each replica reaches Redis through its own proxy.
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, inject, it } from 'vitest';
 import { createRegistry, startServiceIn, type TestService, type TestTenant } from '../support/app.js';
@@ -9,7 +9,7 @@ import { startStatementProxy, type StatementProxy, type Verdict } from '../suppo
 
 const SOON = { timeout: 10_000, interval: 10 };
 
-/** "Within a second", and something for the machine. */
+/** "Within a second", plus a margin for the machine. */
 const PROMISE = { timeout: 1_500, interval: 20 };
 
 const note = noRedis === undefined ? '' : ` (skipped: ${noRedis})`;
@@ -21,11 +21,11 @@ describe.skipIf(noRedis !== undefined)(`sessions in Redis${note}`, () => {
   let postgres: StatementProxy;
   let registry: string;
   let home: TestService;
-  /** Reaches its databases through the proxy of statements. */
+  /** Reaches its databases through the statement proxy. */
   let far: TestService;
   let tenant: TestTenant;
   let users = 0;
-  /** Statements of the second replica that look for a session. */
+  /** The second replica's queries for sessions. */
   let lookUps: string[];
 
   beforeAll(async () => {
@@ -54,7 +54,7 @@ describe.skipIf(noRedis !== undefined)(`sessions in Redis${note}`, () => {
   beforeEach(async () => {
     lookUps = [];
     postgres.onStatement = ({ sql: text, application }): Verdict => {
-      // The first replica's sessions with a tenant are of another name.
+      // The first replica's connections to a tenant have another application name.
       if (text.includes('from "sessions"') && !application.includes(home.app.engine.replicaId))
         lookUps.push(application);
       return 'pass';
@@ -82,11 +82,15 @@ describe.skipIf(noRedis !== undefined)(`sessions in Redis${note}`, () => {
   const logOut = async (token: string): Promise<void> => {
     expect((await home.send('POST', '/auth/logout', { token })).status).toBe(204);
   };
-  /** Keys of sessions of the tenant's users that are stored. */
+  /** Keys of the stored sessions of the tenant's users. */
   const stored = async (): Promise<string[]> =>
     (await redis.command('KEYS', `tenantry:*:session:${tenant.id}:*`)) as string[];
 
-  /** A session that the first replica has asked for and stored. @returns its token, its key, and what is stored */
+  /**
+   * Makes a session that the first replica has looked up and stored.
+   *
+   * @returns its token, its key, and the stored entry
+   */
   async function storedSession(): Promise<{ token: string; key: string; entry: string }> {
     const { token } = await newUser();
     const before = new Set(await stored());
@@ -127,7 +131,7 @@ describe.skipIf(noRedis !== undefined)(`sessions in Redis${note}`, () => {
   it('are asked for when the replica may have missed a change since they were stored', async () => {
     const { token } = await storedSession();
     await far.app.engine.events.publish({ kind: 'any' });
-    // Its own row comes back to it by the feed.
+    // The replica receives its own row through the feed.
     await sleep(300);
     lookUps = [];
     expect(await me(far, token)).toBe(200);

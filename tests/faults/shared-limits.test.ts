@@ -1,5 +1,5 @@
-// Two replicas on one registry and one Redis, each of which it reaches through a proxy of its own: together they let through
-// what one replica does, and no limit is lifted while Redis is at fault.
+// Two replicas on one registry and one Redis, each behind its own proxy to Redis: together they let through as much as one
+// replica, and no limit is lifted while Redis is at fault.
 import { afterAll, beforeAll, beforeEach, describe, expect, it, onTestFinished } from 'vitest';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { ADMIN, createRegistry, startService, type TestService, type TestTenant } from '../support/app.js';
@@ -16,7 +16,7 @@ const env = {
   PASSWORD_BUDGET_TENANT: '100',
   REDIS_TIMEOUT_MS: '250',
 };
-/** Beyond a limit, as docs/reference/limits.md states it, for two replicas; and what comes back while a test runs on a busy machine. */
+/** Excess over a limit, as docs/reference/limits.md states it for two replicas; without the refill. */
 const boundOf = (limit: number): number => 2 * Math.max(1, Math.floor((limit * 0.05) / 2)) - 1;
 
 describe.skipIf(noRedis !== undefined)(`two replicas${noRedis === undefined ? '' : ` (skipped: ${noRedis})`}`, () => {
@@ -46,7 +46,7 @@ describe.skipIf(noRedis !== undefined)(`two replicas${noRedis === undefined ? ''
     ready = true;
   });
 
-  /** Both use Redis, know of each other, and are done with what they had to send again. */
+  /** Waits until both use Redis, know of each other, and have sent again what Redis had lost. */
   async function together(): Promise<void> {
     const both = (): boolean =>
       replicas.every(({ app }) => app.engine.sharedStore?.available === true && app.engine.counts.replicas === 2);
@@ -54,7 +54,7 @@ describe.skipIf(noRedis !== undefined)(`two replicas${noRedis === undefined ? ''
     await sleep(1_800);
     await expect.poll(both, SOON).toBe(true);
   }
-  /** An address that nothing was counted on. */
+  /** An address without any counted request. */
   const newAddress = (): string => `10.1.${Math.floor((addresses += 1) / 250)}.${(addresses % 250) + 1}`;
 
   interface Request {
@@ -64,7 +64,7 @@ describe.skipIf(noRedis !== undefined)(`two replicas${noRedis === undefined ? ''
     readonly token?: string;
     readonly body?: object;
   }
-  /** Sends to both in turns; how many were not 429. Every 429 says when to come again, and nothing is answered with 5xx. */
+  /** Sends to both in turns. Returns how many answers were not 429. Every 429 must have Retry-After, and no status may be 5xx. */
   async function through(
     times: number,
     request: () => Request,
@@ -84,7 +84,7 @@ describe.skipIf(noRedis !== undefined)(`two replicas${noRedis === undefined ? ''
     }
     return answers.filter(({ statusCode }) => statusCode !== 429).length;
   }
-  /** Sends more than the limit until it is reached, and says how many may be let through in that time. */
+  /** Sends more than the limit until it is reached. Returns also how many may be let through in that time. */
   async function timed(
     limit: number,
     perMs: number,
@@ -187,7 +187,7 @@ describe.skipIf(noRedis !== undefined)(`two replicas${noRedis === undefined ? ''
       const more = await through(100, request);
       const grown = ((performance.now() - began) * 100) / MINUTE;
       expect(first + more).toBeLessThanOrEqual(most + boundOf(100) + Math.ceil(grown));
-      // Others get their part.
+      // Other clients get their part.
       expect(await through(20, () => ({ url: '/products', address: '10.9.9.9' }))).toBe(20);
       await heal();
       healed = true;

@@ -1,5 +1,5 @@
-// A slot is free when the server's backend is gone: in every fault here the service counts at least the sessions that the
-// server has, within the budget, and both agree when the fault is over.
+// A slot is free when the server's backend is gone. In every fault here the service counts at least the server's sessions, within
+// the budget. Both counts agree after the fault.
 import { sql } from 'kysely';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest';
@@ -21,7 +21,7 @@ interface Tenant {
 }
 
 let server: SecondCluster;
-/** What breaks is between the service and the server: service → statements → network → server. */
+/** The faults are between the service and the server: service → statements → network → server. */
 let network: Proxy;
 let statements: StatementProxy;
 let service: TestService;
@@ -30,7 +30,7 @@ let count = 0;
 
 beforeAll(async () => {
   server = await startSecondCluster('slots');
-  // Stronger than the settings of the command line.
+  // A role's setting overrides those of the command line.
   await asSuperuser((db) => sql`alter role all set synchronous_commit to on`.execute(db));
   network = await startProxy(server.superuser);
   statements = await startStatementProxy(network);
@@ -84,7 +84,7 @@ function watch(): Sampler {
   return sampler;
 }
 
-/** Both count the same, nothing is unknown, and no tenant is refused. */
+/** Waits until both counts agree, nothing is unknown, and no tenant is refused. */
 async function agree(sampler: Sampler, tenants: readonly Tenant[]): Promise<void> {
   const { app } = service;
   const unknown = (): number => app.engine.clusters.at(statements).tenants.stats().unknown;
@@ -143,7 +143,7 @@ describe('a synchronous standby that is lost', () => {
     // A breaker may open for a moment, until its probe is answered.
     expect(reads.filter((status) => status === 200).length).toBeGreaterThan(reads.length / 2);
     expect(new Set(reads.filter((status) => status !== 503))).toEqual(new Set([200]));
-    // The commits wait on the server, all of them counted.
+    // The commits wait on the server, and all of them are counted.
     expect(sampler.most.unknown).toBeGreaterThan(1);
     const { body } = await service.send<{ clusters: { unknown: number; cluster: string }[] }>('GET', '/pools', {
       token: service.operatorToken,
@@ -174,7 +174,7 @@ describe('a backend that is stopped', () => {
     const answers = await Promise.all([write(stopped), read(stopped), write(neighbour), read(neighbour)]);
     expect(answers.slice(2).map(({ status }) => status)).toEqual([201, 200]);
     await expect.poll(() => sampler.most.unknown, { timeout: 5 * DEADLINE }).toBeGreaterThan(0);
-    // Several looks later it is still there, and still counted.
+    // After several checks the session is still there, and still counted.
     await sleep(1_500);
     expect(service.app.engine.clusters.at(statements).tenants.stats().unknown).toBeGreaterThan(0);
     go();

@@ -1,10 +1,10 @@
-// Signing a whole tenant out: which sessions still count, whatever the clocks of the registry and the tenant's server say.
+// Signing a whole tenant out: which sessions still count, even if the clocks of the registry and the tenant's server are wrong.
 import { sql } from 'kysely';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { ADMIN, asSuperuser, createRegistry, startService, type TestService, type TestTenant } from '../support/app.js';
 import { putBack, takeBackup } from '../support/registry-backup.js';
 
-/** What every replica has heard of a change after, in ms. */
+/** Time (ms) after which every replica knows of a change. */
 const PROMISE = 1_000;
 
 interface SignedIn {
@@ -59,7 +59,7 @@ async function inDatabaseOf({ id }: TestTenant, ...statements: ReturnType<typeof
   });
 }
 
-/** What the tenant's server would have written if its clock were wrong. @param by an interval, such as `-1 hour` */
+/** Changes a session's times as if the tenant's server's clock were wrong. @param by an interval, such as `-1 hour` */
 async function beganWithWrongClock(tenant: TestTenant, { accessToken }: SignedIn, by: string): Promise<void> {
   const { sessionId } = service.app.tokens.verify(accessToken);
   await inDatabaseOf(
@@ -68,7 +68,7 @@ async function beganWithWrongClock(tenant: TestTenant, { accessToken }: SignedIn
   );
 }
 
-/** Makes it the session of a former build, which knows no generations. */
+/** Turns the session into one of a former build, which knows no generations. */
 async function withoutGeneration(tenant: TestTenant, { accessToken }: SignedIn): Promise<void> {
   const { sessionId } = service.app.tokens.verify(accessToken);
   await inDatabaseOf(tenant, sql`update sessions set generation = null where id = ${sessionId}`);
@@ -114,7 +114,7 @@ describe('signing a tenant out', () => {
     const { acting } = await asSuperuser(name, (db) =>
       db.transaction().execute(async (trx) => {
         await sql`lock table users in access exclusive mode`.execute(trx);
-        // It has read the tenant's row, and waits for the user's.
+        // The sign-in has read the tenant's row, and waits for the user's.
         const acting = signIn(tenant);
         await asSuperuser(name, (watcher) =>
           expect
@@ -176,7 +176,7 @@ describe('signing a tenant out', () => {
 });
 
 describe('beside a former build', () => {
-  /** Its statement. */
+  /** The statement of a former build. */
   const signOutByFormer = ({ id }: TestTenant): Promise<unknown> =>
     sql`update tenants set sessions_valid_from = now() where id = ${id}`.execute(service.app.engine.registry);
 
@@ -210,7 +210,7 @@ describe('beside a former build', () => {
     const before = await signIn(tenant);
     await withoutGeneration(tenant, before);
     await expectCounts(before);
-    // Its own clock decides: in milliseconds.
+    // The server's own clock decides: in milliseconds.
     await beganWithWrongClock(tenant, before, '-1 second');
     await signOut(tenant);
     await expectEnded(before);

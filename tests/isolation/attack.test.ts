@@ -1,5 +1,5 @@
-// Isolation as PostgreSQL enforces it, attacked: whoever has the name and the password of a tenant's role, and psql. What is
-// refused, and what PostgreSQL does not let anybody refuse. docs/inside/isolation.md is the prose of this file.
+// Attacks on the isolation that PostgreSQL enforces, by an attacker with the name and password of a tenant's role, and psql. It
+// tests what is refused, and what PostgreSQL allows every role. docs/inside/isolation.md is the prose of this file.
 import { sql, type Kysely } from 'kysely';
 import { afterAll, beforeAll, describe, expect, inject, it } from 'vitest';
 import type { DatabaseHandle } from '../../db/driver/client.js';
@@ -306,7 +306,7 @@ describe('what PostgreSQL lets every role do, as docs/inside/isolation.md says:'
     for (const { name, comment } of rows)
       expect([name, comment]).toEqual([
         expect.stringMatching(/^tn_[0-9a-f]{32}$/),
-        // Whose it is, in ids; those that a test made itself have none.
+        // The owner's ids; databases that a test made itself have none.
         comment && expect.stringMatching(/^tenantry [0-9a-f-]{36} [0-9a-f-]{36} [a-z]+( [0-9a-f-]{36} \d+)?$/),
       ]);
   });
@@ -363,7 +363,7 @@ describe('what PostgreSQL lets every role do, as docs/inside/isolation.md says:'
         'pg_notify(text, text)',
         'pg_advisory_lock(bigint)',
       ]) {
-        // A warning at most: the functions belong to the superuser.
+        // PostgreSQL gives a warning at most: the functions belong to the superuser.
         await sql`revoke execute on function ${sql.raw(name)} from public`.execute(asProvisioner.db);
         const { rows } = await sql`select has_function_privilege(${name}, 'execute') as may`.execute(asA.db);
         expect(rows, name).toEqual([{ may: true }]);

@@ -1,5 +1,5 @@
-// The audit cannot be rewritten by the roles that the service runs with: tried in the registry and in a tenant's database,
-// with the rights that the service has there. And those rights are no more than it needs.
+// The roles of the service cannot rewrite the audit: tried in the registry and in a tenant's database, with the rights that the
+// service has there. And those rights are no more than it needs.
 import { sql, type Kysely } from 'kysely';
 import { afterAll, beforeAll, describe, expect, inject, it } from 'vitest';
 import { insertAudit } from '../../db/shared/audit-rows.js';
@@ -29,7 +29,7 @@ const entry = { actor: { kind: 'none' }, action: 'auth.login-failed' } as const;
 const places: readonly [
   string,
   {
-    /** As the service is connected there. */
+    /** Connected as the service is. */
     readonly db: () => Kysely<unknown>;
     readonly name: () => string;
     readonly insert: () => Promise<void>;
@@ -92,7 +92,7 @@ describe.each(places)('in %s the service', (_where, { db, name, insert }) => {
 
   it('cannot give itself the right', async () => {
     const before = await everything();
-    // PostgreSQL warns that nothing was granted, and no more.
+    // PostgreSQL only warns that nothing was granted.
     await sql`grant update, delete on audit to current_user`.execute(db()).catch(() => undefined);
     await expect(sql`delete from audit`.execute(db())).rejects.toMatchObject({ reason: DENIED });
     expect(await everything()).toEqual(before);

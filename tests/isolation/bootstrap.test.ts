@@ -1,5 +1,5 @@
-// deploy/bootstrap.sql, run by psql on a server of its own: it is repeatable, it leaves what bootstrapCluster leaves, and
-// the service works on it.
+// deploy/bootstrap.sql, run by psql on a separate server: it is repeatable, its result equals that of bootstrapCluster, and the
+// service works on it.
 import { sql } from 'kysely';
 import { execFile } from 'node:child_process';
 import { chmod, mkdtemp, rm } from 'node:fs/promises';
@@ -27,7 +27,7 @@ const SUPERUSER_PASSWORD = 'superuser-of-the-bootstrap-test';
 const PASSWORD = 'password-of-the-bootstrap-test';
 const limits = { max: 2, acquireTimeout: 10_000, timeout: 60_000, idleTimeoutMillis: 1_000 };
 
-// The script is written for psql, and the embedded PostgreSQL brings none.
+// The script is written for psql, which the embedded PostgreSQL does not include.
 const title = `deploy/bootstrap.sql, run by psql${skipped}`;
 
 describe.skipIf(skipped !== '')(title, () => {
@@ -67,7 +67,7 @@ describe.skipIf(skipped !== '')(title, () => {
     });
   }
 
-  /** What the catalogs say of roles and databases, with the two naming schemes made one. */
+  /** Roles and databases in the catalogs, with both naming schemes mapped to one. */
   async function facts(prefix: string): Promise<unknown> {
     const { rows: roles } = await sql<Record<string, unknown>>`
       select replace(rolname, ${prefix}, '') as name, rolsuper, rolinherit, rolcreaterole, rolcreatedb, rolcanlogin,

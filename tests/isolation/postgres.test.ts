@@ -1,5 +1,5 @@
-// Isolation as PostgreSQL's catalogs tell of it: who may enter which database, who owns what and may do what with it; and where
-// no secret may ever appear. What a tenant's role can try is in attack.test.ts.
+// Isolation in PostgreSQL's catalogs: who may connect to which database, who owns what and has which rights on it; and the places
+// in which no secret may appear. attack.test.ts tests what a tenant's role can try.
 import { sql } from 'kysely';
 import { readFile } from 'node:fs/promises';
 import { afterAll, beforeAll, describe, expect, inject, it } from 'vitest';
@@ -36,7 +36,7 @@ let asA: DatabaseHandle<unknown>;
 
 beforeAll(async () => {
   registry = await createRegistry();
-  // The copy that a test works on gets PUBLIC's rights back, as every new database does; the original is checked below.
+  // The copy for a test gets PUBLIC's rights back, as every new database does; the original is checked below.
   await asSuperuser(registry, (db) => sql`revoke all on database ${sql.id(registry)} from public`.execute(db));
   service = await startService({
     registry,
@@ -110,7 +110,7 @@ describe('a tenant’s role', () => {
       const { rows: versions } = await sql<{ number: number }>`
         select current_setting('server_version_num')::int as number`.execute(asProvisioner.db);
       const becoming = sql`set role ${sql.id(a.row.dbUser)}`.execute(asProvisioner.db);
-      // Of 15 docs/inside/isolation.md says that it can: membership has no options there.
+      // docs/inside/isolation.md says that it can on version 15: membership has no options there.
       if ((versions[0]?.number ?? 0) < 160_000) await becoming;
       else await expect(becoming).rejects.toMatchObject({ reason: DENIED });
     } finally {
@@ -256,7 +256,7 @@ describe('a secret', () => {
     const tokens = { 'a user’s token': a.tenant.adminToken, 'an operator’s token': service.operatorToken };
     expect(found(secrets, answers)).toEqual([]);
     expect(found({ ...secrets, ...tokens }, lines)).toEqual([]);
-    // The session was logged, and its faults with it.
+    // The session was logged, with its faults.
     expect(lines.some((line) => line.includes('a provisioning step failed'))).toBe(true);
     expect(lines.some((line) => line.includes('3D000'))).toBe(true);
   });
@@ -271,7 +271,7 @@ describe('a secret', () => {
       await asProvisioner.close(0);
     }
     const log = await readFile(logFile ?? '', 'utf8');
-    // The failed statement is there, with its text.
+    // The failed statement is in the log, with its text.
     expect(log).toContain(`role "${a.row.dbUser}" already exists`);
     expect(log).toMatch(new RegExp(`STATEMENT:\\s+create role "${a.row.dbUser}"`));
     const secrets = { password, 'the password of A': a.password, 'the password of B': b.password };
@@ -285,7 +285,7 @@ describe('a secret', () => {
   });
 });
 
-/** What people do in a day, and what goes wrong for them. */
+/** An ordinary day of users, with typical faults. */
 async function aSession(ask: TestService['send']): Promise<void> {
   const operator = { token: service.operatorToken };
   const admin = { token: a.tenant.adminToken };
@@ -322,7 +322,7 @@ async function aSession(ask: TestService['send']): Promise<void> {
   await ask('GET', '/docs/json');
   await ask('GET', '/nowhere');
 
-  // A tenant whose database is not there, asked for by a process that has no pool for it yet.
+  // A tenant whose database is missing, requested from a process without a pool for it.
   const broken = await service.createTenant('isolated-broken');
   await service.app.engine.tenantPools.retire(broken.id);
   await setDatabaseName(broken.id, 'canary_gone');
@@ -344,7 +344,7 @@ async function setDatabaseName(tenantId: string, name: string): Promise<void> {
   await handle.close(0);
 }
 
-/** Which secrets stand in which of the texts. */
+/** Returns which secrets occur in which of the texts. */
 function found(secrets: Readonly<Record<string, string>>, texts: readonly string[]): string[] {
   return texts.flatMap((text) =>
     Object.entries(secrets)

@@ -1,6 +1,6 @@
-// Isolation as the API enforces it, derived from the route table: on every route that a tenant's user may call, tenant A
-// reaches for tenant B. A route that cannot be attempted fails here until its resource stands in the list below. And within a
-// tenant: each of these routes needs a permission, without which it is closed.
+// Isolation as the API enforces it, derived from the route table: on every route for a tenant's users, tenant A tries to reach
+// tenant B. A route that cannot be tried fails here until its resource is in the list below. Within a tenant, each of these routes
+// needs a permission, and is refused without it.
 import { sql } from 'kysely';
 import { afterAll, describe, expect, it } from 'vitest';
 import type { Registry } from '../../db/registry/registry-schema.js';
@@ -19,17 +19,17 @@ import {
 } from '../support/app.js';
 
 interface Resource {
-  /** A valid body for POST, whose texts all carry the label. Without it there is nothing to make: `id` says what to reach for. */
+  /** A valid body for POST, in which every text contains the label. Without it nothing can be made: `id` gives the target. */
   readonly make?: (label: string) => Record<string, unknown>;
   readonly id?: (tenant: TestTenant) => string | Promise<string>;
-  /** Valid bodies of its other routes; null where one takes none. */
+  /** Valid bodies of its other routes; null if a route takes none. */
   readonly bodies?: Readonly<Record<string, Record<string, unknown> | null>>;
 }
 
 /** One line for each resource, by the first part of its routes' path. */
 const resources: Readonly<Record<string, Resource>> = {
   '/auth': {
-    // What is reached for is a session.
+    // The target is a session.
     id: async (tenant) => sessionOf(await signedIn(tenant)),
     bodies: {
       'POST /logout': null,
@@ -38,7 +38,7 @@ const resources: Readonly<Record<string, Resource>> = {
     },
   },
   '/clusters': {
-    // An operator's own: what a tenant's user reaches for is refused by scope, whatever the id.
+    // For operators only: a tenant's user is refused by scope, with any id.
     id: (tenant) => tenant.id,
     bodies: {
       'POST /:id/check': null,
@@ -82,7 +82,7 @@ const resources: Readonly<Record<string, Resource>> = {
   },
 };
 
-/** Everybody may call these. Whatever joins them is written here on purpose. */
+/** Every client may call these. A new one must be added here on purpose. */
 const publicRoutes = [
   'POST /auth/login',
   'POST /auth/operator/login',
@@ -98,7 +98,7 @@ const publicRoutes = [
   'GET /docs/static/*',
 ];
 
-/** Every user may call these, since they are about its own account. Whatever joins them is written here on purpose. */
+/** Every user may call these, because they are about its own account. A new one must be added here on purpose. */
 const selfRoutes = [
   'GET /auth/me',
   'GET /auth/sessions',
@@ -108,7 +108,7 @@ const selfRoutes = [
   'POST /auth/password',
 ];
 
-/** The same, where the path names the user; of others they need a permission. */
+/** The same if the path names the user; for other users they need a permission. */
 const orSelfRoutes = ['GET /users/:id', 'PATCH /users/:id'];
 
 // The routes are needed while the tests are being listed, hence no beforeAll.
@@ -117,7 +117,7 @@ const home = await startService({ registry });
 const a = await home.createTenant('reaching-a');
 const b = await home.createTenant('reached-b');
 const member = await home.createUser(a, 'member@example.com');
-/** Another process on the same registry, which only A ever asks: it has no reason to build a pool for B. */
+/** Another process on the same registry. Only A sends requests to it: it has no reason to build a pool for B. */
 const reached = await startService({ registry });
 afterAll(() => Promise.all([home.close(), reached.close()]));
 
@@ -125,7 +125,7 @@ const routes = home.app.routeTable;
 const within = (...scopes: RouteEntry['access']['scope'][]): (readonly [string, RouteEntry])[] =>
   routes.filter(({ access }) => scopes.includes(access.scope)).map((route) => [nameOf(route), route]);
 
-/** Stands in every text of B's rows. */
+/** Part of every text in B's rows. */
 const OF_B = 'only-in-b';
 const idsOfB: string[] = [b.id, b.slug, b.adminId];
 
@@ -155,7 +155,7 @@ describe.each(within('tenant', 'platform'))('%s', (_name, route) => {
         expected,
       ]);
     };
-    // With an id of B in the path there is no such thing; without one, A works in its own tenant whatever it names.
+    // With an id of B in the path, the answer is 403 or 404; without one, A works in its own tenant, whatever the request names.
     const refused = [403, 404];
     const plain = attempt.namesB ? refused : [200, 201, 204];
     await reach('as it is', plain, { token: await signedIn(a) });
@@ -217,7 +217,7 @@ const collections = within('tenant').filter(([, { method, url }]) => method === 
 it.each(collections)('%s lets A use every value that B uses, and says nothing of it', async (_name, { url }) => {
   const body = resourceOf(url).make?.(`${OF_B}-${unique()}`);
   expect((await home.send('POST', url, { token: await signedIn(b), body })).status).toBe(201);
-  // Where a value must be unique it is so within B.
+  // A unique value is unique within one tenant: its second use is refused for B, and not for A.
   const paths = (home.app.swagger() as { paths: Record<string, { post?: { responses: object } }> }).paths;
   const again = '409' in ((paths[url] ?? paths[`${url}/`])?.post?.responses ?? {}) ? 409 : 201;
   expect((await home.send('POST', url, { token: await signedIn(b), body: { ...body } })).status).toBe(again);
@@ -263,7 +263,7 @@ describe('a permission', () => {
     }
   });
 
-  // Whoever holds all others: nothing else can be why it is refused.
+  // The caller holds all other permissions: only the missing one can be the reason of the refusal.
   const guarded = tenantRoutes.filter(([, { access }]) => access.permission !== 'self');
   const withoutIt = new Map<string, Promise<string>>();
   const tokenWithout = async (missing: string): Promise<string> => {
@@ -326,7 +326,7 @@ it('never made a process that A alone asked build a pool for B', () => {
   expect(reached.app.engine.tenantPools.stats().pools).toBe(1);
 });
 
-/** A token of a session of its own: some of the routes end whatever session they are asked with. */
+/** A token of a new session: some of the routes end the session that they are called with. */
 function signedIn(tenant: TestTenant, userId = tenant.adminId): Promise<string> {
   return beginSession(home.app, { kind: 'user', tenantId: tenant.id, userId });
 }
@@ -338,17 +338,17 @@ function sessionOf(token: string): string {
 interface Attempt {
   readonly method: 'GET' | 'POST' | 'PATCH' | 'DELETE';
   readonly url: string;
-  /** Whether the path holds an id of B's. */
+  /** Whether the path contains an id of B. */
   readonly namesB: boolean;
-  /** A valid body, new each time, or none where the route takes none. */
+  /** A valid body, new each time, or none if the route takes none. */
   readonly body: (label: string) => Record<string, unknown> | undefined;
 }
 
 /**
- * A request on the route, valid in all but whose it is.
+ * A request on the route that is valid except for the tenant.
  *
- * @param id what to reach for, instead of a fresh thing of B's
- * @throws Error naming the route, where the list above does not say how
+ * @param id the target, instead of a new object of B
+ * @throws Error naming the route, if the list above does not cover it
  */
 async function attemptOn(route: RouteEntry, id?: string): Promise<Attempt> {
   const { method, url } = route;
@@ -376,7 +376,7 @@ async function attemptOn(route: RouteEntry, id?: string): Promise<Attempt> {
   };
 }
 
-/** Makes a thing of the resource in a tenant, and returns its id. */
+/** Makes an object of the resource in a tenant, and returns its id. */
 async function makeIn(tenant: TestTenant, path: string): Promise<string> {
   const { make, id } = resourceOf(path);
   if (!make) {

@@ -1,5 +1,5 @@
-// README.md and docs/**/*.md are true: every command on them is run, here or by what is named here, and whatever they name
-// exists. A command or a file that is added to a page without that fails. tests/unit/docs-links.test.ts checks the links.
+// README.md and docs/**/*.md are true: every command on them is run, here or by what is named here, and every name on them exists.
+// A new command or file on a page fails without that. tests/unit/docs-links.test.ts checks the links.
 import { execFileSync } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { existsSync, readFileSync } from 'node:fs';
@@ -34,7 +34,7 @@ import { runScript, startScript } from '../support/shell.js';
 import { SLOW_COMMANDS } from '../support/slow-commands.js';
 import { addResource, copySource, type SourceCopy } from '../support/source-copy.js';
 
-/** Commands that something else runs: the file, and the words in it that do. */
+/** Commands that another file runs: the file, and the words in it that run them. */
 const RUN_BY: Readonly<Record<string, { readonly file: string; readonly words: readonly string[] }>> = {
   'npm ci && npm test': { file: '.ci/run', words: ['\nnpm ci\n', ' npm test\n'] },
   'npm test': { file: '.ci/run', words: [' npm test\n'] },
@@ -59,17 +59,17 @@ const NOT_RUN: Readonly<Record<string, string>> = {
   'sudo apt-get install haproxy redis-server postgresql': 'it changes the machine; .ci/run installs the first two',
 };
 
-/** One loop over two servers, and no command a line. */
+/** The backup's block: one loop over two servers, not one command a line. */
 function backup(): Block {
   const [found] = shellBlocksOf('docs/guide/operate.md').filter(({ text }) => text.includes('pg_dumpall'));
   if (!found) throw new Error('docs/guide/operate.md has no pg_dumpall');
   return found;
 }
 
-/** Commands and whole blocks that a test of this file runs: filled in while the tests below are listed. */
+/** Commands and whole blocks that a test of this file runs: filled while the tests below are listed. */
 const runHere = new Set<string>();
 
-/** A block that is run whole. @throws Error where there is not exactly one with these words */
+/** A block that is run whole. @throws Error if there is not exactly one with these words */
 function block(page: string, words: string): Block {
   const [found, ...more] = shellBlocksOf(page).filter(({ text }) => text.includes(words));
   if (!found || more.length > 0) throw new Error(`${page}: not one block has "${words}"`);
@@ -77,7 +77,7 @@ function block(page: string, words: string): Block {
   return found;
 }
 
-/** One command of a block. @throws Error where the page has none that is just this */
+/** One command of a block. @throws Error if no command of the page is exactly this text */
 function command(page: string, text: string): string {
   if (!shellBlocksOf(page).some((each) => commandsIn(each).includes(text)))
     throw new Error(`${page}: no command "${text}"`);
@@ -85,7 +85,7 @@ function command(page: string, text: string): string {
   return text;
 }
 
-/** The installation is .ci/run's and `npm run docs:try`'s: here the packages are there. */
+/** .ci/run and `npm run docs:try` try the installation: here the packages are installed already. */
 const withoutInstall = (script: string): string => script.replaceAll(/^npm ci(?: && |$)/gm, '');
 
 const LISTENS = /Tenantry listens on http:\/\/[^:]+:(\d+)/;
@@ -95,7 +95,7 @@ const portIn = (output: string): string => LISTENS.exec(output)?.[1] ?? '';
 const STARTED_WITHIN = 120_000;
 const LONG = { timeout: 180_000 };
 
-/** Where commands write into the source; what is built there is built once. */
+/** A copy for commands that write into the source; it is built once. */
 let source: SourceCopy;
 beforeAll(async () => {
   source = await copySource();
@@ -138,8 +138,8 @@ describe('npm start, from a terminal', () => {
         const printed = await walkReadme(`http://127.0.0.1:${portIn(terminal.output)}`, { email, password }, api);
         expect(printed).toContain('"name":"Wayne Enterprises"');
         const lists = [...printed.matchAll(/\{"data":\[.*?\],"nextCursor":(?:null|"[^"]*")\}/g)].map(([list]) => list);
-        // The operator's tenants; Wayne's products, Stark's products, Wayne's users, Wayne's search for what Stark has; lamps;
-        // clusters; refused sign-ins, what the operator did to a tenant; sessions; deleted tenants.
+        // The operator's tenants; Wayne's products, Stark's products, Wayne's users, Wayne's search for Stark's product; lamps;
+        // clusters; refused sign-ins, the operator's acts on a tenant; sessions; deleted tenants.
         expect(lists.map((list) => (JSON.parse(list) as { data: unknown[] }).data.length)).toEqual([
           2, 1, 1, 2, 0, 0, 1, 0, 2, 3, 1,
         ]);
@@ -215,13 +215,13 @@ describe.skipIf(needed.length > 0)(`a server of one’s own, over TLS${skipped}`
     });
   }
 
-  /** In the copy, where tenantry.env may stand. */
+  /** In the copy, which may contain tenantry.env. */
   const where = () => ({
     cwd: source.folder,
     env: { PORT: '0', SHUTDOWN_DRAIN_MS: '0', POSTGRES_PASSWORD: superuserPassword },
   });
 
-  /** What the page can only guess. */
+  /** Replaces the page's example values by those of this machine. */
   const here = (script: string): string =>
     withoutInstall(script)
       .replaceAll('db.internal:5432', `localhost:${server.port}`)
@@ -290,7 +290,7 @@ describe.skipIf(needed.length > 0)(`a server of one’s own, over TLS${skipped}`
   });
 });
 
-/** A certificate for "localhost" that is its own authority. */
+/** Makes a certificate for "localhost" that is its own authority. */
 function makeCertificate(key: string, certificate: string): void {
   const kind = ['-x509', '-nodes', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-days', '2'];
   const subject = ['-subj', '/CN=localhost', '-addext', 'subjectAltName=DNS:localhost'];
@@ -414,7 +414,7 @@ describe('docs/inside/adding-a-resource.md', () => {
         status: 200,
         body: { data: [made.body], nextCursor: null },
       });
-      // What comes with the scope.
+      // The checks that come with the scope.
       expect((await send('GET', '/orders')).status).toBe(401);
       expect((await send('GET', '/orders', String(operator.body['accessToken']))).status).toBe(403);
       expect((await send('POST', '/orders', token, { reference: 'A-2', total: '-1' })).status).toBe(400);
@@ -501,7 +501,7 @@ describe('the pages', () => {
     for (const [, flags] of lines) expect(readFlags(scenarios, flags?.split(' ') ?? [])).toBeDefined();
   });
 
-  /** What a reader makes, or the program does. */
+  /** Files that a reader or the program makes. */
   const MADE = [
     'deploy/tenantry.env',
     'deploy/migration.env',

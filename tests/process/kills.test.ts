@@ -1,6 +1,7 @@
-// A process of the service is killed at each statement that it sends while it makes, claims, adopts, deletes, restores or
-// removes a tenant or changes the password of its database: before the statement is sent, and as soon as it is, when the server runs it for no client. Then
-// another one starts, and within 30 s nothing half-made is left anywhere; what was acknowledged is whole.
+// A process of the service is killed at each statement that it sends while it makes, claims, adopts, deletes, restores or removes
+// a tenant, or changes the password of its database. It is killed before the statement is sent, or right after: then the server
+// runs the statement for no client. Another process starts, and within 30 s nothing half-made is left. Every acknowledged result
+// is whole.
 import { sql, type Kysely } from 'kysely';
 import { randomBytes } from 'node:crypto';
 import { readFile, rm, writeFile } from 'node:fs/promises';
@@ -49,7 +50,7 @@ import { build, eventually, makeDataDir, startProcess, type ServiceProcess } fro
 const root = path.resolve(import.meta.dirname, '../..');
 const killAt = path.join(root, 'dist', `kill-at-${process.pid}.js`);
 
-// A provisioner of its own: what it owns is what these processes left, and nobody else's.
+// A separate provisioner: everything that it owns comes from these processes.
 const provisionerRole = `provisioner_${randomBytes(6).toString('hex')}`;
 
 let data: Awaited<ReturnType<typeof makeDataDir>>;
@@ -58,42 +59,39 @@ let central: DatabaseHandle<Registry>;
 let provisioner: ConnectionSettings;
 let token: string;
 
-/** Which statements: every one with KILL_EVERY=1, which takes minutes; the suite is content with some of them. */
+/** The sampled statements: KILL_EVERY=1 takes every one, which takes minutes; the suite takes a sample. */
 const EVERY = Number(process.env['KILL_EVERY'] ?? 10);
 
-/** More than the statements of an act: one that sent more would go untried beyond them. */
+/** More than the statements of an act: statements beyond this number would stay untested. */
 const MOST_STATEMENTS = 30;
 
-/**
- * The statements that processes are killed at, one process each, until one comes to its answer. Of a long act a sample is wider
- * apart.
- */
+/** The statements at which processes are killed, one process each, until a process answers. A long act has a sparser sample. */
 function killPoints(most = MOST_STATEMENTS): number[] {
   const every = EVERY === 1 ? 1 : Math.ceil((EVERY * most) / MOST_STATEMENTS);
   return Array.from({ length: Math.floor(most / every) }, (_, index) => (index + 1) * every);
 }
 
-/** What the processes of one act are given to work on: each of its own, in either of the two lanes. */
+/** The number of targets for the processes of one act: one for each process, in either of the two lanes. */
 const targetsOf = (most?: number): number => 2 * killPoints(most).length;
 const TARGETS = targetsOf();
 
 /** Adopting migrates the database, a statement at a time. */
 const MOST_OF_ADOPTING = 120;
 
-/** Each process that is killed keeps its slots of it for 30 s: the next must not wait for them. */
+/** Each killed process keeps its slots of the reserve for 30 s: the next must not wait for them. */
 const RESERVE = '500';
 
 type When = 'before' | 'after';
 
-/** What a process is killed in. */
+/** The act during which a process is killed. */
 interface Act {
-  /** More than the statements that it sends, where those are many. */
+  /** Upper bound for its statements, if there are many. */
   readonly most?: number;
-  /** Makes what the act is done to, beforehand, in a service that nobody kills. */
+  /** Makes the act's targets beforehand, in a service that is not killed. */
   prepare(send: Send): Promise<void>;
-  /** @param nth a number of its own for each process */
+  /** @param nth a different number for each process */
   request(nth: number): { readonly method: string; readonly path: string; readonly body?: object };
-  /** Checks one that a process was killed in, or that it answered. */
+  /** Checks the target of one process, which was killed or answered. */
   check(nth: number, answered: boolean, send: Send): Promise<void>;
 }
 
@@ -103,7 +101,7 @@ const made = (slug: string): { method: string; path: string; body: object } => (
   body: { name: 'Killed', slug, admin: ADMIN },
 });
 
-/** Whole, or not there at all: then another can be made. */
+/** The tenant is whole, or does not exist: then another can be made. */
 async function wholeOrAbsent(slug: string, acknowledged: boolean, send: Send): Promise<void> {
   const row = await findTenantBySlug(central.db, slug);
   if (acknowledged) expect(row, slug).toBeDefined();
@@ -113,7 +111,7 @@ async function wholeOrAbsent(slug: string, acknowledged: boolean, send: Send): P
   expect((await send('POST', '/auth/login', { body: { tenant: slug, email, password } })).status, slug).toBe(200);
 }
 
-/** Makes the tenant of each process of an act, with its number behind the name. */
+/** Makes the tenant of each process of an act, with its number after the name. */
 async function makeTargets(send: Send, name: string): Promise<TenantRecord[]> {
   const targets: TenantRecord[] = [];
   for (let nth = 0; nth < TARGETS; nth += 1) {
@@ -125,7 +123,7 @@ async function makeTargets(send: Send, name: string): Promise<TenantRecord[]> {
   return targets;
 }
 
-/** Whether its password is the one of before or another one, in the registry, the audit and PostgreSQL alike. */
+/** Whether the password is the previous one or another one, and the same in the registry, the audit and PostgreSQL. */
 async function changedOrNot(before: TenantRecord, acknowledged: boolean): Promise<void> {
   const { id, slug, dbHost: host, dbPort: port, dbName, dbUser: user } = before;
   const row = await findTenant(central.db, id);
@@ -148,7 +146,7 @@ async function changedOrNot(before: TenantRecord, acknowledged: boolean): Promis
   }
 }
 
-/** Whether a tenant has one of these statuses, and its database is open or closed as that wants. */
+/** Whether a tenant has one of these statuses, and its database is open or closed accordingly. */
 async function closedOrOpen(slug: string, statuses: readonly TenantStatus[]): Promise<void> {
   const row = await findTenantBySlug(central.db, slug);
   expect(statuses, slug).toContain(row?.status);
@@ -162,7 +160,7 @@ async function isOpen(name: string): Promise<boolean | undefined> {
   return rows[0]?.open;
 }
 
-/** A database of the provisioner with a row in it, to be adopted. */
+/** Makes a database of the provisioner with a row in it, for adoption. */
 async function makeLegacy(name: string): Promise<void> {
   const owner = sql.id(provisionerRole);
   await asSuperuser('postgres', (db) => sql`create database ${sql.id(name)} owner ${owner}`.execute(db));
@@ -204,7 +202,7 @@ const acts: Record<string, Act> = {
     check: async (nth, answered) => {
       const row = await findTenantBySlug(central.db, `gone-${nth}`);
       if (answered) expect(row).toBeUndefined();
-      // Not begun: it can still be restored.
+      // Not begun: the tenant can still be restored.
       else expect([undefined, 'deleted']).toContain(row?.status);
     },
   },
@@ -260,7 +258,7 @@ const acts: Record<string, Act> = {
 beforeAll(async () => {
   await build();
   data = await makeDataDir();
-  // Beforehand: of two processes that make them at once one would find the other's draft gone.
+  // Beforehand: if two processes made them at once, one would not find its draft, because the other removed it.
   await localSecrets(data.dir);
   const source = await readFile(path.join(root, 'tests/support/kill-at.ts'), 'utf8');
   const { outputText } = ts.transpileModule(source, {
@@ -316,14 +314,14 @@ it.each(Object.keys(acts))(
       () => undefined,
     );
     expect(left).toEqual([]);
-    // Not looked at again: from now on it drops the standby databases that are left over, one at a time.
+    // Not checked again: from now on the service drops left-over standby databases, one at a time.
     for (const { nth, answered } of killed) await act.check(nth, answered, sender(app));
     await app.close();
   },
   900_000,
 );
 
-/** Kills one process after the other, each at a later statement, until one comes to its answer. */
+/** Kills one process after the other, each at a later statement, until one of them answers. */
 async function killAtEach(act: Act, when: When): Promise<{ nth: number; answered: boolean }[]> {
   const killed: { nth: number; answered: boolean }[] = [];
   for (const [index, statement] of killPoints(act.most).entries()) {
@@ -357,7 +355,9 @@ async function succeeds(child: ServiceProcess, request: ReturnType<Act['request'
   return response !== undefined;
 }
 
-/** So that no process looks after what another one left, or counts statements of such work: only the last one does. */
+/**
+ * Stops housekeeping, so that no process cleans up after another, or counts statements of such work. Only the last process does.
+ */
 async function withoutHousekeeping<T>(work: () => Promise<T>): Promise<T> {
   const jobs = ['reconciler', 'standby databases', 'rotation', 'lifecycle settle', 'lifecycle purge'];
   return central.db.connection().execute(async (db: Kysely<Registry>) => {
@@ -370,7 +370,7 @@ async function withoutHousekeeping<T>(work: () => Promise<T>): Promise<T> {
   });
 }
 
-/** Rows in the middle of something, and databases and roles of this provisioner that no row tells of. */
+/** Unfinished rows, and databases and roles of this provisioner without a row. */
 async function halfMade(): Promise<string[]> {
   const unfinished = await listUnfinishedTenants(central.db);
   const restoring = await listRestoringTenants(central.db);
@@ -400,7 +400,7 @@ async function halfMade(): Promise<string[]> {
   ];
 }
 
-/** Tenants whose database is open or closed otherwise than their status wants, or carries another mark. */
+/** Tenants whose database is not open or closed as their status demands, or has another mark. */
 async function disagreeing(): Promise<string[]> {
   const opened = openProvisioner(provisioner, testConfig(registryName).tenants.provisionerPool);
   try {
@@ -424,7 +424,7 @@ async function disagreeing(): Promise<string[]> {
 async function startApp(standbys: number, reconciles = true): ReturnType<typeof openApp> {
   const config = testConfig(registryName, {
     STANDBY_DATABASES: String(standbys),
-    // A run with KILL_EVERY=1 takes longer than the token is valid otherwise.
+    // A run with KILL_EVERY=1 takes longer than the default lifetime of the token.
     ACCESS_TOKEN_TTL: '7200',
     CLUSTER_CONNECTION_RESERVE: RESERVE,
     RECONCILE_EVERY_MS: reconciles ? '1000' : '3600000',

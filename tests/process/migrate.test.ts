@@ -1,4 +1,4 @@
-// `npm run migrate` and what the start demands of a registry that is not its own.
+// `npm run migrate`, and what the start demands of an external registry.
 import { sql } from 'kysely';
 import { randomBytes } from 'node:crypto';
 import { afterAll, beforeAll, describe, expect, inject, it } from 'vitest';
@@ -139,7 +139,7 @@ describe('a registry of one’s own', () => {
         await sql`alter table roles drop description, drop created_at, drop updated_at`.execute(db);
         await sql`alter table tenant_marker drop claim`.execute(db);
         await sql`delete from migration.kysely_migration where name > '0001_identity'`.execute(db);
-        // Owned by somebody else, so that the migration's own statement fails.
+        // The table has another owner, so that the migration's own statement fails.
         if (id === broken.id) await sql`create table products (id int)`.execute(db);
       });
       await updateTenant(service.app.engine.registry, id, { schemaVersion: '0001_identity' }, ['active']);
@@ -154,7 +154,7 @@ describe('a registry of one’s own', () => {
     expect((await findTenant(registry.db, behind.id))?.schemaVersion).toBe(latestVersion(tenantMigrations));
     expect((await findTenant(registry.db, broken.id))?.schemaVersion).toBe('0001_identity');
     await registry.close(0);
-    // The runtime role has its rights on the new table too. The session of before went with its table.
+    // The runtime role has its rights on the new table too. The previous session was removed with its table.
     const token = await beginSession(service.app, { kind: 'user', tenantId: behind.id, userId: behind.adminId });
     const made = await service.send('POST', '/products', {
       token,

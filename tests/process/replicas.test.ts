@@ -1,5 +1,5 @@
-// Two replicas as processes of their own under load, one of them killed: the connections that PostgreSQL itself counts stay
-// within the budget throughout, each acknowledged write is there, once, and the one that lives comes by the other's slots.
+// Two replicas as separate processes under load, one of which is killed. The connections that PostgreSQL counts stay within the
+// budget. Each acknowledged write is stored exactly once. The surviving replica gets the slots of the other.
 import { sql } from 'kysely';
 import { randomInt } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -15,7 +15,7 @@ import {
   type ServiceProcess,
 } from '../support/service-process.js';
 
-/** Fewer connections than tenants, so that they change hands all the time. */
+/** More tenants than connections, so that connections change tenants all the time. */
 const TENANTS = 12;
 const BUDGET = 10;
 const CLIENTS_PER_REPLICA = 8;
@@ -75,14 +75,14 @@ it('stay within the budget and lose and double no acknowledged write, and one th
   const unexpected: string[] = [];
   let over = false;
 
-  /** With so few connections somebody may wait in vain, and is told so. */
+  /** With so few connections a request may wait in vain, and gets an error. */
   function expectStatus(expected: number, answer: Awaited<ReturnType<typeof call>>): boolean {
     if (answer.status !== expected && (answer.status !== 503 || !answer.retryAfter))
       unexpected.push(`${answer.status}: ${JSON.stringify(answer.body)}`);
     return answer.status === expected;
   }
 
-  /** Writes and reads in a tenant that is another one each time. */
+  /** Writes and reads, each time in another tenant. */
   async function client(replica: ServiceProcess, who: string): Promise<void> {
     for (let turn = 0; !over; turn += 1) {
       const name = `${who} turn ${turn}`;
@@ -97,7 +97,7 @@ it('stay within the budget and lose and double no acknowledged write, and one th
         expectStatus(200, await call(replica, 'GET', '/products?limit=5', undefined, other));
       } catch (error) {
         if (replica !== victim) throw error;
-        // It was killed: what it was doing may have been done or not, and nobody was told.
+        // The replica was killed: this write may have been done or not, and its client got no answer.
         return;
       }
     }
@@ -120,7 +120,7 @@ it('stay within the budget and lose and double no acknowledged write, and one th
   expect(left).toBeGreaterThan(0);
   expect(await leasedBy(survivor)).toBeLessThanOrEqual(BUDGET - left);
   await ageLeases(killedAt);
-  // A survivor removes them that has itself been well for half a minute, of which the most is over by now.
+  // A replica removes leases only after it has itself been well for half a minute, most of which is over by now.
   await eventually(
     'the survivor has the slots of the other',
     async () => {
@@ -149,7 +149,7 @@ async function registryClock(): Promise<string> {
   });
 }
 
-/** Slots for tenants that are leased by whoever has not renewed since. */
+/** Slots for tenants that are leased by replicas without a renewal since. */
 async function slotsSilentSince(time: string): Promise<number> {
   return asSuperuser(registry, async (db) => {
     const { rows } = await sql<{ slots: number }>`
@@ -159,7 +159,7 @@ async function slotsSilentSince(time: string): Promise<number> {
   });
 }
 
-/** As if whoever has not renewed since had died long before: whether it has connections open is looked at all the same. */
+/** Ages these leases as if their replicas had died long before. Their open connections are still checked. */
 async function ageLeases(time: string): Promise<void> {
   await asSuperuser(registry, (db) =>
     sql`update slot_leases set renewed_at = renewed_at - interval '1 minute'
@@ -176,7 +176,7 @@ function urlOf({ user, password, host, port, database }: ConnectionSettings): st
   return `postgres://${user}:${password}@${host}:${port}/${database}`;
 }
 
-/** Of the answers, what is looked at. */
+/** The checked parts of the answers. */
 interface Body {
   readonly id?: string;
   readonly accessToken?: string;
@@ -213,7 +213,7 @@ async function databasesOfTenants(): Promise<readonly { name: string; role: stri
   });
 }
 
-/** The most sessions that the tenants' roles had at once, as PostgreSQL counts them. */
+/** The maximum of simultaneous sessions of the tenants' roles, as PostgreSQL counts them. */
 function watchConnections(roles: readonly string[]): { stop(): Promise<{ most: number; samples: number }> } {
   const handle = connectAs<unknown>('postgres');
   let most = 0;

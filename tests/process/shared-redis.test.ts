@@ -1,5 +1,5 @@
-// Two replicas as processes of their own on one Redis, each of which reaches it through a proxy of its own: they count together
-// and know of each other's logouts, while Redis is well, when one of them is cut from it, and when it is back without its data.
+// Two replicas as separate processes on one Redis, each behind its own proxy. They count together and know of each other's
+// logouts: while Redis is well, when one replica is cut from it, and when it is back without its data.
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, inject, it, onTestFinished } from 'vitest';
 import type { ConnectionSettings } from '../../db/driver/client.js';
@@ -10,15 +10,15 @@ import { build, makeDataDir, startProcess, type ServiceProcess } from '../suppor
 
 const SOON = { timeout: 15_000, interval: 50 };
 
-/** "Within a second", and something for the machine. */
+/** "Within a second", plus a margin for the machine. */
 const PROMISE = { timeout: 1_500, interval: 20 };
 
-/** Requests at a time. With many more this process, which has the proxies too, would itself make Redis late. */
+/** Requests at a time. Many more would make Redis late, because this process also runs the proxies. */
 const CLIENTS = 12;
 
-/** Requests a minute of one address. */
+/** Requests a minute from one address. */
 const LIMIT = 100;
-/** Beyond it, as docs/reference/limits.md states it for two replicas. */
+/** Excess over the limit, as docs/reference/limits.md states it for two replicas. */
 const EXCESS = 2 * Math.max(1, Math.floor((LIMIT * 0.05) / 2)) - 1;
 const grownSince = (time: number): number => Math.ceil(((performance.now() - time) * LIMIT) / 60_000);
 
@@ -68,14 +68,14 @@ describe.skipIf(noRedis !== undefined)(`two processes on one Redis${note}`, () =
     const tenant = { name: 'Shared', slug: 'shared', admin: ADMIN };
     expect((await call(first, '/tenants', { body: tenant, token: operatorToken })).status).toBe(201);
   }, 120_000);
-  // Also after a start that failed.
+  // Also after a failed start.
   afterAll(async () => {
     for (const close of cleanup.reverse()) await close();
   });
 
   const newAddress = (): string => `10.1.${Math.floor((addresses += 1) / 250)}.${(addresses % 250) + 1}`;
 
-  /** A request from an address that nothing was counted on, or from this one. No answer is 5xx. */
+  /** Sends a request from a new address, or from the given one. No answer may be 5xx. */
   async function call(
     { url }: ServiceProcess,
     route: string,
@@ -100,7 +100,7 @@ describe.skipIf(noRedis !== undefined)(`two processes on one Redis${note}`, () =
   const available = (): Promise<boolean[]> =>
     Promise.all(replicas.map(async (replica) => (await redisOf(replica)).available));
 
-  /** Both use Redis, know of each other, and are done with what they had to send again. */
+  /** Waits until both use Redis, know of each other, and have sent again what Redis had lost. */
   async function together(): Promise<void> {
     const long = async (): Promise<boolean> => {
       const states = await Promise.all(replicas.map(redisOf));
@@ -111,7 +111,7 @@ describe.skipIf(noRedis !== undefined)(`two processes on one Redis${note}`, () =
     expect(await redis.command('ZCARD', key)).toBe(2);
   }
 
-  /** How many of the requests from an address were let through, on the replicas in turns. */
+  /** Returns how many requests from an address were let through, on the replicas in turns. */
   async function through(times: number, address: string, on: readonly ServiceProcess[] = replicas): Promise<number> {
     let count = 0;
     let turn = 0;
@@ -139,7 +139,7 @@ describe.skipIf(noRedis !== undefined)(`two processes on one Redis${note}`, () =
   }
   const both = (token: string): Promise<number[]> =>
     Promise.all(replicas.map(async (replica) => (await call(replica, '/auth/me', { token })).status));
-  /** A session that both know is ended on the first, and refused by both within a second. */
+  /** Ends a session that both replicas know on the first. Both must refuse it within a second. */
   async function endOn(first: ServiceProcess): Promise<string> {
     const token = await signIn(first);
     expect(await both(token)).toEqual([200, 200]);
@@ -176,7 +176,7 @@ describe.skipIf(noRedis !== undefined)(`two processes on one Redis${note}`, () =
     const whole = await flood(newAddress(), LIMIT, [untouched]);
     expect(whole).toBeGreaterThanOrEqual(LIMIT);
     expect(whole).toBeLessThanOrEqual(LIMIT + EXCESS + grownSince(began));
-    // Each knows what begins and ends on the other.
+    // Each replica knows of sessions that begin and end on the other.
     for (const replica of replicas) await endOn(replica);
     const { available: still, since } = await redisOf(untouched);
     expect(still).toBe(true);
@@ -193,7 +193,7 @@ describe.skipIf(noRedis !== undefined)(`two processes on one Redis${note}`, () =
     const began = performance.now();
     let count = await flood(used, LIMIT);
     expect(count).toBeGreaterThanOrEqual(LIMIT);
-    // What was taken last is exchanged within 100 ms.
+    // The last counts are exchanged within 100 ms.
     await sleep(200);
 
     await redis.kill();
@@ -226,7 +226,7 @@ interface Redis {
   readonly since: number;
 }
 
-/** Of the answers, what is looked at. */
+/** The checked parts of the answers. */
 interface Body {
   readonly accessToken?: string;
   readonly redis?: Redis;

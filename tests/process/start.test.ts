@@ -1,4 +1,4 @@
-// The service as a newcomer and an operator meet it: started, stopped, killed.
+// Starts, stops and kills the service, as a newcomer and an operator do.
 import { readFile, stat } from 'node:fs/promises';
 import path from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
@@ -14,7 +14,7 @@ import {
 
 const ADMIN = { email: 'ada@acme.example', password: 'correct horse battery', firstName: 'Ada', lastName: 'Acme' };
 
-// A first start makes a PostgreSQL, which takes long where others keep the processor busy.
+// A first start makes a PostgreSQL, which takes long on a busy processor.
 describe('a start without any configuration', { timeout: 90_000 }, () => {
   let data: Awaited<ReturnType<typeof makeDataDir>>;
   let operatorPassword: string;
@@ -85,7 +85,7 @@ describe('a start without any configuration', { timeout: 90_000 }, () => {
     expect(made.status).toBe(201);
     const adminToken = await signInAsAdmin(service);
     expect((await call(service, '/products', post({ name: 'Lamp', price: '12.50' }), adminToken)).status).toBe(201);
-    // The log goes to the same place: it must not hold what was shown beside it.
+    // The log goes to the same place: it must not hold the secrets that were printed beside it.
     const lines = service.stdout.split('\n').filter((line) => line.startsWith('{'));
     expect(lines.join('\n')).not.toContain(operatorPassword);
   });
@@ -100,7 +100,7 @@ describe('a start without any configuration', { timeout: 90_000 }, () => {
   });
 
   it('stops on SIGTERM with every request answered, and stops its PostgreSQL', async () => {
-    // Connections that wait to be accepted while the port closes are reset by the kernel: that is what draining is for.
+    // The kernel resets connections that wait to be accepted while the port closes: draining avoids that.
     const service = await start({ SHUTDOWN_DRAIN_MS: '1000' });
     const token = await signInAsAdmin(service);
     const postgres = await postgresPid();
@@ -110,7 +110,7 @@ describe('a start without any configuration', { timeout: 90_000 }, () => {
         call(service, '/products', post({ name: `P${request}`, price: 1 }), token).then((answer) => answer.status),
       );
     }
-    // The first answer shows that the others are on their way.
+    // The first answer shows that the other requests are on their way.
     await Promise.race(answers);
     service.signal('SIGTERM');
     expect(new Set(await Promise.all(answers))).toEqual(new Set([201]));

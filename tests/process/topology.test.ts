@@ -1,4 +1,4 @@
-// What docker-compose.yml promises, on the same topology as processes: HAProxy, two replicas, two PostgreSQL servers, Redis.
+// The promises of docker-compose.yml, on the same topology as processes: HAProxy, two replicas, two PostgreSQL servers, Redis.
 import { readFile } from 'node:fs/promises';
 import { Agent, request, type IncomingHttpHeaders } from 'node:http';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -28,7 +28,7 @@ interface Sending {
   readonly agent?: Agent;
 }
 
-/** One request over a socket. Rejects where the connection fails. */
+/** Sends one request over a socket. Rejects if the connection fails. */
 async function send(url: string, method: string, { token, body, headers, from, agent }: Sending = {}): Promise<Answer> {
   const text = body === undefined ? undefined : JSON.stringify(body);
   return new Promise((resolve, reject) => {
@@ -57,7 +57,7 @@ async function send(url: string, method: string, { token, body, headers, from, a
   });
 }
 
-/** Clients that keep asking, reading and writing by turns, until they are stopped. */
+/** Clients that read and write in turns until they are stopped. */
 function startLoad(url: string, token: string, productId: string): Load {
   const clients = 8;
   const agent = new Agent({ keepAlive: true, maxSockets: clients });
@@ -94,7 +94,7 @@ function startLoad(url: string, token: string, productId: string): Load {
 
 interface Failure {
   readonly method: string;
-  /** A status, or why there was none. */
+  /** A status, or the reason why there was none. */
   readonly outcome: number | string;
   readonly at: number;
 }
@@ -163,7 +163,7 @@ describe.skipIf(skipped !== '')(`two replicas behind HAProxy${skipped}`, () => {
 
   it('gives both of them work, and leaves the request id as the client chose it', async () => {
     let turn = 0;
-    // Asked until it is so: the balancer rightly leaves out a starved replica whose checks it finds failing.
+    // Repeated until it holds: the balancer rightly leaves out a starved replica whose checks fail.
     await eventually('both have logged some', async () => {
       const id = `balanced-${(turn += 1)}`;
       const answer = await send(`${topology.url}/products`, 'GET', { token, headers: { 'x-request-id': id } });
@@ -179,7 +179,7 @@ describe.skipIf(skipped !== '')(`two replicas behind HAProxy${skipped}`, () => {
 
   it('counts a client by its real address, whatever X-Forwarded-For it sends', async () => {
     const attempt = async (from: string, claimed: string): Promise<number> => {
-      // The limit is asked before the body is looked at.
+      // The limit is checked before the body.
       const headers = { 'x-forwarded-for': claimed, forwarded: `for=${claimed}` };
       return (await send(`${topology.url}/auth/login`, 'POST', { from, body: {}, headers })).status;
     };
@@ -189,7 +189,7 @@ describe.skipIf(skipped !== '')(`two replicas behind HAProxy${skipped}`, () => {
     for (let turn = 0; turn < allowed + 10; turn += 1) statuses.push(await attempt('127.0.0.9', `203.0.113.${turn}`));
     expect(statuses.filter((status) => status === 400).length).toBeLessThanOrEqual(allowed);
     expect(statuses.at(-1)).toBe(429);
-    // Another client is not blamed for it, not even one that claims to be the first.
+    // Another client is not limited by it, even if it claims to be the first.
     expect(await attempt('127.0.0.10', '127.0.0.9')).toBe(400);
   });
 
@@ -247,7 +247,7 @@ describe.skipIf(skipped !== '')(`two replicas behind HAProxy${skipped}`, () => {
     expect(created.filter((name) => !names.has(name))).toEqual([]);
     await killed.start();
 
-    /** The last that it said of the killed replica. */
+    /** The balancer's last line about the killed replica. */
     async function balancerLog(): Promise<string> {
       const log = await readFile(`${topology.folder}/balancer.log`, 'utf8');
       return [...log.matchAll(/Server ready\/replica-1 is (?:UP|DOWN)/g)].at(-1)?.[0] ?? 'UP';

@@ -1,4 +1,4 @@
-// A host that vanishes without a word: its network is cut while its connections hold locks. No packet says that they are gone.
+// A host that vanishes silently: its network is cut while its connections hold locks. No packet says that they are gone.
 import { spawn, spawnSync } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { chmod, mkdtemp, rm, writeFile } from 'node:fs/promises';
@@ -16,7 +16,7 @@ import { eventually, isRunning } from '../support/service-process.js';
 
 const PASSWORD = 'superuser-of-the-vanished-host';
 
-/** "Within 30 s", and something for the machine. */
+/** "Within 30 s", plus a margin for the machine. */
 const PROMISE = { timeout: 35_000, interval: 250 };
 
 const possible = !isMissing('ip') && mayMakeNamespaces();
@@ -60,25 +60,25 @@ describe.skipIf(!possible)(`a host that vanishes, cut off by ip netns${note}`, (
 
     network.cut();
     await expect.poll(left, PROMISE).toEqual({ sessions: 0, locks: 0 });
-    // Its own side: the idle ones by keepalives. A statement under way has a deadline of its pool.
+    // The client's side: keepalives end the idle connections. A statement in flight has a deadline of its pool.
     await expect
       .poll(() => [...new Set(said)].sort(), PROMISE)
       .toEqual(['held', 'lost idle', 'lost running', 'lost transaction']);
   }, 120_000);
 });
 
-/** Runs `ip`. @throws with what it wrote */
+/** Runs `ip`. @throws Error with its output */
 function ip(...words: string[]): void {
   const { status, stderr } = spawnSync('ip', words, { encoding: 'utf8' });
   if (status !== 0) throw new Error(`ip ${words.join(' ')}: ${stderr}`);
 }
 
-/** A namespace with a cable to this one; both are gone after the test. */
+/** Makes a namespace with a cable to this one; both are removed after the test. */
 function makeNetwork(): { readonly namespace: string; readonly outside: string; cut(): void } {
   const id = randomBytes(3).toString('hex');
   const namespace = `vanish-${id}`;
   const [here, there] = [`vh-${id}`, `vn-${id}`];
-  // One of 64 small nets of 198.18.0.0/15, which is for tests of networks.
+  // One of 64 small networks of 198.18.0.0/15, which is reserved for network tests.
   const net = `198.18.213.${(Number.parseInt(id, 16) % 64) * 4}`.split('.').map(Number);
   const address = (host: number): string => [...net.slice(0, 3), (net[3] ?? 0) + host].join('.');
   const inside = (...words: string[]): void => {
@@ -104,11 +104,11 @@ function makeNetwork(): { readonly namespace: string; readonly outside: string; 
   };
 }
 
-/** A server that other hosts reach, as the embedded one does not allow. */
+/** Starts a server that other hosts can reach, which the embedded server does not allow. */
 async function startServer(): Promise<{ readonly port: number }> {
   const home = await mkdtemp(path.join(tmpdir(), 'tenantry-vanish-'));
   onTestFinished(() => rm(home, { recursive: true, force: true }));
-  // mkdtemp makes 0700, and under root the server runs as another user.
+  // mkdtemp creates it with mode 0700, and under root the server runs as another user.
   await chmod(home, 0o755);
   const log = { info: () => undefined, warn: () => undefined, error: () => undefined };
   const cluster = await startEmbeddedCluster({ home, superuserPassword: PASSWORD, log });

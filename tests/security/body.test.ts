@@ -1,5 +1,5 @@
-// Hostile bodies, over a real socket, on every route that reads one: what two readers could read in two ways, what is not
-// text, what is too deep or too much, and what is not JSON in UTF-8.
+// Hostile bodies, over a real socket, on every route that reads one: ambiguous bodies, binary data, too deep or too large ones,
+// and bodies that are not JSON in UTF-8.
 import { deflateSync, gzipSync } from 'node:zlib';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { RouteEntry } from '../../src/auth/route-access.js';
@@ -8,7 +8,7 @@ import { exchange, expectProblem, listen, parseAnswer, sendBytes, type Received 
 
 const UNKNOWN_ID = '01900000-0000-7000-8000-00000000ffff';
 
-/** What is there to be done says the address alone. */
+/** For these routes the address alone says what to do. */
 const WITHOUT_BODY = /\/(?:logout|logout-all|sign-out|suspend|resume|restore|purge|rotate-password|check|drain)$/;
 
 let service: TestService;
@@ -26,7 +26,7 @@ beforeAll(async () => {
 });
 afterAll(() => service.close());
 
-/** Sends a body as whoever may call the route. */
+/** Sends a body as a caller that the route admits. */
 function sendTo(
   { method, url, access }: RouteEntry,
   body: string | Buffer,
@@ -43,7 +43,7 @@ function sendTo(
   });
 }
 
-/** Each of those routes gives the same answer to the body. */
+/** Expects that each of those routes gives the same answer to the body. */
 async function expectEverywhere(
   body: string | Buffer,
   [status, code]: readonly [number, string],

@@ -1,21 +1,21 @@
-// One tenant sends more password changes than the processor can hash: people of another tenant sign in all the same.
+// One tenant sends more password changes than the processor can hash: users of another tenant can still sign in.
 import { setTimeout as sleep } from 'node:timers/promises';
 import { describe, expect, it } from 'vitest';
 import { ADMIN, startServiceForTest, type Problem, type TestService, type TestTenant } from '../support/app.js';
 
-/** Password changes a second that are offered; each takes two hashes. */
+/** Password changes a second that are sent; each takes two hashes. */
 const CHANGES = 33;
 
-/** Changes that are sent at once before, as many as are left over from some seconds of a flood: the queue is full. */
+/** Changes that are sent at once before, as if left over from some seconds of a flood: the queue is full. */
 const ALREADY = 150;
 
 /** Sign-ins of the other tenant, one after the other. */
 const SIGN_INS = 8;
 
-/** Statuses that the flood was answered with, and how often. */
+/** The number of answers of each status. */
 type Answers = Map<number, number>;
 
-/** @returns ends the flood, and resolves when all of it is answered */
+/** @returns a function that ends the flood, and resolves when all requests are answered */
 function flood({ send }: TestService, tenant: TestTenant): () => Promise<Answers> {
   const answers: Answers = new Map();
   const sent: Promise<void>[] = [];
@@ -51,7 +51,7 @@ describe('a flood of password changes in one tenant', () => {
     }
     const answers = await endFlood();
     expect(statuses).toEqual(new Array(SIGN_INS).fill(200));
-    // It was a flood: more than the queue of one tenant holds.
+    // It was a flood: more requests than one tenant's queue holds.
     expect(answers.get(503)).toBeGreaterThan(0);
   }, 90_000);
 });
@@ -85,7 +85,7 @@ describe('the budget of password changes', () => {
       expect([status, body.code]).toEqual([429, 'rate-limited']);
       expect(Number(headers['retry-after'])).toBeGreaterThan(0);
     }
-    // What hashes nothing goes on, and so does signing in.
+    // Requests without a hash still work, and so does signing in.
     const renamed = await send('PATCH', `/users/${adminId}`, { token, body: { firstName: 'Eva' } });
     expect(renamed.status).toBe(200);
     const login = { tenant: id, email: ADMIN.email, password: ADMIN.password };

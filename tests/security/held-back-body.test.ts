@@ -22,7 +22,7 @@ import { addUser, rowOf } from '../support/tenants.js';
 import { exchange, listen, parseAnswer, sendBytes, type Received } from '../support/wire.js';
 import { bodyOf, everythingIn, everythingInRegistry, nameOf, REVOKED, UNKNOWN_ID } from '../support/writes.js';
 
-/** An admission this old (ms) is repeated; the product reuses one for 250 ms. */
+/** An admission of this age (ms) is repeated; the product reuses one for 250 ms. */
 const OLD_ENOUGH = 350;
 
 /** Every replica knows of a change within this time (ms). */
@@ -39,7 +39,7 @@ let home: TestService;
 let other: TestService;
 let port: number;
 let registry: string;
-/** Every route that may read a body and does not admit everybody. */
+/** Every route that may read a body and does not admit every client. */
 let guarded: RouteEntry[];
 /** By name: the routes whose own options have a schema of a body. */
 let withBody: Set<string>;
@@ -124,11 +124,11 @@ interface Way {
   readonly how: string;
   /** Revokes the callers, one by one or together. */
   readonly revoke: (by: TestService, tenant: TestTenant, callers: readonly Caller[]) => Promise<unknown>;
-  /** True if the route does not ask for what this way takes. */
+  /** True if the route does not need the right that this way revokes. */
   readonly passes?: (route: RouteEntry) => boolean;
-  /** True if it concerns the whole tenant, which is then one of its own. */
+  /** True if it affects the whole tenant: the test then uses a separate tenant. */
   readonly whole?: true;
-  /** Opens the tenant's database again, which is closed meanwhile: only then can it be compared. */
+  /** Opens the tenant's closed database again, which the comparison needs. */
   readonly reopen?: (tenant: TestTenant) => Promise<unknown>;
 }
 
@@ -200,11 +200,11 @@ interface Prepared {
   readonly targets: Readonly<Record<string, string>>;
 }
 
-/** For what concerns single accounts: making a tenant takes longer than trying all its routes. */
+/** For ways that affect single accounts: making a tenant takes longer than trying all its routes. */
 let shared: Promise<Prepared> | undefined;
 const sharedTenant = (): Promise<Prepared> => (shared ??= prepareTenant());
 
-/** A tenant with a role that only reads, and something of every kind to reach for. */
+/** Makes a tenant with a role that only reads, and an object of every kind as a target. */
 async function prepareTenant(): Promise<Prepared> {
   const tenant = await home.createTenant();
   const token = tenant.adminToken;
@@ -224,7 +224,7 @@ async function prepareTenant(): Promise<Prepared> {
   return { tenant, targets };
 }
 
-/** A caller for each route, known to the replica: its first admission waits for no database. */
+/** Makes a caller for each route, known to the replica: its first admission then waits for no database. */
 function callersFor(routes: readonly RouteEntry[], make: () => Promise<Caller>): Promise<Caller[]> {
   return Promise.all(
     routes.map(async () => {

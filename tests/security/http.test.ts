@@ -1,5 +1,5 @@
-// Hostile heads, over a real socket: requests that two servers could take for different ones, addresses that do not decode,
-// parameters given twice, and peers that take their time.
+// Hostile heads, over a real socket: requests that two servers could split differently, addresses that do not decode, parameters
+// given twice, and slow peers.
 import { once } from 'node:events';
 import { connect } from 'node:net';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -19,7 +19,7 @@ beforeAll(async () => {
 });
 afterAll(() => service.close());
 
-/** A request to the route by whoever may call it, with what its address would otherwise lack put behind it. */
+/** Sends a request to the route as a caller that it admits. `suffix` is added to the address. */
 function sendTo({ method, url, access }: RouteEntry, suffix: string): Promise<Received> {
   const token = access.scope === 'tenant' ? tenant.adminToken : service.operatorToken;
   const hasBody = method === 'POST' || method === 'PATCH';
@@ -83,7 +83,7 @@ describe('a head that two servers could read in two ways gets 400, and the conne
     const answer = parseAnswer(raw);
     expectProblem(answer, 400, 'invalid-request');
     expect(answer.headers.connection).toBe('close');
-    // What stands behind it is not answered.
+    // The bytes after it get no answer.
     expect(raw.match(/HTTP\/1\.1 \d{3}/g)).toEqual(['HTTP/1.1 400']);
   });
 
@@ -176,7 +176,7 @@ describe('a peer that takes its time', () => {
   });
   afterAll(() => slow.close());
 
-  // At the same time: they do nothing but wait.
+  // At the same time: they only wait.
   it.concurrent.for([
     ['says nothing', '', ''],
     ['sends half a request line', 'GET /heal', ''],

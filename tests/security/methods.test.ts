@@ -43,7 +43,7 @@ describe('HEAD', () => {
   });
 });
 
-/** CONNECT asks for a tunnel and has no answer of its own: Node closes the connection. */
+/** CONNECT asks for a tunnel and gets no answer: Node closes the connection. */
 const others = METHODS.filter((method) => method !== 'CONNECT');
 
 describe('a wrong method', () => {

@@ -1,5 +1,5 @@
-// An operator who is deactivated or signed out while its act waits in the registry. Derived from the route table: every act of
-// operators.
+// An operator is deactivated or signed out while the operator's act waits in the registry. Derived from the route table: every act
+// of operators.
 import { sql, type Kysely } from 'kysely';
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import { findOperatorByEmail, insertOperator } from '../../db/registry/operator-queries.js';
@@ -41,7 +41,7 @@ interface Act {
   readonly method: 'POST' | 'PATCH' | 'DELETE';
   readonly url: string;
   readonly body?: () => object;
-  /** Of the tenant that it is for. */
+  /** The state of the tenant that the act needs. */
   readonly state?: State;
 }
 
@@ -101,7 +101,7 @@ async function prepare({ method, url, body, state }: Act): Promise<(token: strin
   return (token) => service.send(method, url.replace(':id', id ?? ''), { token, body: body?.() });
 }
 
-/** Tenants, clusters, and what is audited of them. */
+/** Tenants, clusters, and their audit. */
 async function contents(db: Db): Promise<unknown> {
   const { rows } = await sql`select
     (select jsonb_agg(tenants order by id) from tenants) as tenants,
@@ -110,7 +110,7 @@ async function contents(db: Db): Promise<unknown> {
   return rows[0];
 }
 
-/** Keeps rows of tenants and clusters from being written until `request` waits for that. Commits `meanwhile` with the release. */
+/** Blocks writes to rows of tenants and clusters until `request` waits for one. Commits `meanwhile` with the release. */
 async function whileHeld(request: () => Promise<Answer>, meanwhile: (db: Db) => Promise<unknown>): Promise<Answer> {
   const holder = connectAs<unknown>(registry);
   try {
@@ -129,7 +129,7 @@ async function whileHeld(request: () => Promise<Answer>, meanwhile: (db: Db) => 
   }
 }
 
-/** Asked on a connection of its own: within one transaction PostgreSQL shows the same activity again. */
+/** Uses a separate connection: within one transaction PostgreSQL shows the same activity again. */
 async function someoneWaits(db: Db): Promise<boolean> {
   const { rows } = await sql`
     select pid from pg_locks where not granted and locktype = 'relation'
@@ -171,7 +171,7 @@ it('tries every act of operators; what is not tried is an exception by name', ()
 });
 
 it('a tenant whose operator is signed out while its admin’s password waits to be hashed is not made', async () => {
-  // It may be drained by now.
+  // The cluster may be drained by now.
   const accepting = { token: service.operatorToken, body: { accepting: true } };
   await succeed(service.send('PATCH', `/clusters/${cluster}`, accepting));
   const { id, token } = await addOperator();

@@ -1,5 +1,5 @@
-// Rights that are taken away while a request that uses them is in flight: the request has been admitted and waits for a hash,
-// or for a row that another transaction holds.
+// Rights are revoked while a request that uses them is in flight: the request has been admitted and waits for a hash, or for a row
+// that another transaction holds.
 import { sql, type Kysely } from 'kysely';
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import { permissions } from '../../src/auth/permissions.js';
@@ -31,7 +31,7 @@ afterAll(() => service.close());
 type User = Awaited<ReturnType<typeof addUser>>;
 type Db = Kysely<unknown>;
 
-/** Lets `request` come as far as the hash of `password`, does `meanwhile`, and lets the request go on. */
+/** Lets `request` reach the hash of `password`, runs `meanwhile`, and lets the request continue. */
 async function whileHashing(
   password: string,
   request: () => Promise<Answer>,
@@ -63,8 +63,8 @@ async function whileHashing(
 }
 
 /**
- * Holds the row of a user, or of a role, until `request` waits for it, or has been answered without waiting. Commits `meanwhile` with the row's
- * release. Returns the answer, and what the database held before and after the request went on.
+ * Holds the row of a user, or of a role, until `request` waits for it, or is answered without waiting. Commits `meanwhile` with
+ * the row's release. Returns the answer, and the database's content before and after the request continued.
  */
 async function whileHeld(
   { id }: { readonly id: string },
@@ -95,7 +95,7 @@ async function someoneWaits(db: Db): Promise<boolean> {
   return rows.length > 0;
 }
 
-/** Everything that gives rights, and the audit of it. */
+/** Everything that gives rights, and its audit. */
 async function contents(db: Db): Promise<unknown> {
   const { rows } = await sql`select
     (select jsonb_agg(users order by id) from users) as users,

@@ -1,5 +1,5 @@
-// The passwords of databases, looked for in everything that leaves: each route's answers, good and bad, the most talkative
-// log, and PostgreSQL's own. tests/isolation/postgres.test.ts follows a session of people for the same secrets.
+// Searches for the passwords of databases in all output: each route's answers, good and bad, the most detailed log, and
+// PostgreSQL's own. tests/isolation/postgres.test.ts searches the output of an ordinary session for the same secrets.
 import { sql } from 'kysely';
 import { readFile } from 'node:fs/promises';
 import { afterAll, beforeAll, expect, inject, it, vi } from 'vitest';
@@ -19,7 +19,7 @@ import {
 const { logFile, provisioner, registryOwner, registryService, superuser } = inject('cluster');
 const PATIENCE = 10_000;
 
-/** Everything that left. */
+/** All answers. */
 const answers: string[] = [];
 const logged: string[] = [];
 const logStream = {
@@ -31,7 +31,7 @@ const logStream = {
 let registry: string;
 let service: TestService;
 let tenant: TestTenant;
-/** By what they are, in each spelling in which they could leave. */
+/** By their names, in each spelling in which they could leak. */
 let secrets: Map<string, string>;
 let dbUser: string;
 
@@ -84,12 +84,12 @@ function found(text: string): string[] {
   return [...secrets].filter(([, secret]) => text.includes(secret)).map(([what]) => what);
 }
 
-/** Asks every route in every way, and keeps what it answers. Returns the statuses. */
+/** Calls every route in every way, and keeps the answers. Returns the statuses. */
 async function askEverything({ app }: TestService, owner: { id: string; token: string }): Promise<Set<number>> {
   const statuses = new Set<number>();
   const bodies = [undefined, '{', '{"dbPassword":"x"}', '{"name":"x"}', '{"name":"x","price":"1"}', '{"delta":1}'];
   const ask = async (route: RouteEntry, token: string | undefined, payload: string | undefined): Promise<void> => {
-    // Not the tenant itself, which would be gone for those that come after.
+    // Not the tenant itself: later requests need it.
     const id = route.method === 'DELETE' ? '01900000-0000-7000-8000-00000000ffff' : owner.id;
     const answer = await app.inject({
       method: route.method as 'GET',
@@ -103,7 +103,7 @@ async function askEverything({ app }: TestService, owner: { id: string; token: s
     statuses.add(answer.statusCode);
     answers.push(`${route.method} ${route.url} ${JSON.stringify(answer.headers)} ${answer.body}`);
   };
-  // Last what ends the sessions of those who ask.
+  // Last come the routes that end the callers' sessions.
   const last = ({ url }: RouteEntry): boolean => /\/(?:sign-out|logout|logout-all|suspend|purge)$/.test(url);
   const routes = [...app.routeTable.filter((route) => !last(route)), ...app.routeTable.filter(last)];
   for (const route of routes) {
@@ -133,7 +133,7 @@ it('nor in an answer, in the log or in PostgreSQL’s where the password does no
   const token = await beginSession(service.app, { kind: 'user', tenantId: tenant.id, userId: tenant.adminId });
   const verifier = await scramVerifier('another-password', 4_096);
   await asSuperuser('postgres', (db) => sql`alter role ${sql.id(dbUser)} password ${sql.lit(verifier)}`.execute(db));
-  // One that has no connection yet, and must open its first with the password that is wrong now.
+  // A process without a connection, which must open its first with the password that is wrong now.
   const cold = await startLoud();
   try {
     const statuses = await askEverything(cold, { id: tenant.id, token });

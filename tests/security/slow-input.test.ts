@@ -1,5 +1,5 @@
-// Text made to keep a regular expression busy, in every text that the API takes: none of it blocks the event loop for as
-// long as 50 ms. The parameters are read from the API's own description, so that a new one is tried as well.
+// Text that keeps a careless regular expression busy, in every text that the API takes: none of it blocks the event loop for 50
+// ms. The parameters come from the API's own description, so that a new one is tried as well.
 import { monitorEventLoopDelay } from 'node:perf_hooks';
 import { setImmediate, setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -11,20 +11,20 @@ const UNKNOWN_ID = '01900000-0000-7000-8000-00000000ffff';
 /** The promise, in ms. */
 const LONGEST_BLOCK = 50;
 
-/** A machine can be busy by itself, but not each time that one input is sent; what the input itself costs comes each time. */
+/** A machine can be busy by chance, but not in each attempt; the cost of the input itself comes each time. */
 const ATTEMPTS = 12;
 
-/** Between two looks at the event loop, in ms. */
+/** Interval between two samples of the event loop, in ms. */
 const RESOLUTION = 2;
 
-/** What goes into a body and into an address at most, beside the rest. */
+/** Maximum bytes of a text in a body and in an address, besides the rest. */
 const BODY = 64_000;
 const ADDRESS = 14_000;
 
-/** From short to long: what takes every way, of which there are 2^n, is caught while it still ends. */
+/** From short to long: an expression that tries all 2^n ways is caught while it still ends. */
 const SHORT = [26, 200, 254];
 
-/** Repeated, and ended by something that does not fit, these are what makes a careless expression try every way. */
+/** Repeated, and followed by a character that does not match, these make a careless expression try every way. */
 const repeated = [
   'a',
   '0',
@@ -68,7 +68,7 @@ beforeAll(async () => {
 });
 afterAll(() => service.close());
 
-/** The longest time (ms) for which the event loop could do nothing else while `work` ran. */
+/** The longest time (ms) for which the event loop was blocked while `work` ran. */
 async function blockedBy(work: () => Promise<unknown>): Promise<number> {
   const delay = monitorEventLoopDelay({ resolution: RESOLUTION });
   delay.enable();
@@ -80,7 +80,7 @@ async function blockedBy(work: () => Promise<unknown>): Promise<number> {
   return delay.max / 1e6;
 }
 
-/** Fails where the work blocks for too long every time. */
+/** Fails if the work blocks for too long in every attempt. */
 async function expectNoBlock(what: string, work: () => Promise<unknown>): Promise<void> {
   const blocks: number[] = [];
   do {
@@ -91,13 +91,13 @@ async function expectNoBlock(what: string, work: () => Promise<unknown>): Promis
 
 function hostileTexts(length: number): string[] {
   return repeated.flatMap((unit) => {
-    // What is left of it once it stands percent-encoded or in UTF-8 differs; too long by a little is refused for it.
+    // The encoded length differs in percent-encoding and in UTF-8; a text that is slightly too long is refused.
     const text = unit.repeat(Math.floor(length / Buffer.byteLength(unit)));
     return ends.map((end) => text + end);
   });
 }
 
-/** For each text in a body, a body that holds nothing but a text there. */
+/** For each text in a body, a body that holds only a text there. */
 function bodiesOf(schema: Schema): ((text: string) => unknown)[] {
   const variants = schema.anyOf ?? [schema];
   return variants.flatMap((variant) => {

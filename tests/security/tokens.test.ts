@@ -1,5 +1,5 @@
-// Hostile access tokens over a real socket: each gets 401 in the same words, and neither a database nor anybody else is
-// asked because of it. tests/unit/tokens.test.ts tries many more on the same rules.
+// Hostile access tokens over a real socket: each gets 401 with the same text, and causes no query to a database and no request to
+// another server. tests/unit/tokens.test.ts tries many more on the same rules.
 import { generateKeyPairSync, randomBytes } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import { createServer, type AddressInfo } from 'node:net';
@@ -10,7 +10,7 @@ import { asSuperuser, createRegistry, startService, type TestService, type TestT
 import { forge, hmac, oneKeyOfEachKind, privateHalfOf, signature, signerOf, spellingsOf } from '../support/forged.js';
 import { exchange, expectProblem, listen } from '../support/wire.js';
 
-/** For what PostgreSQL's log says a moment later, in ms: long, because a machine can be busy. */
+/** Deadline (ms) for lines in PostgreSQL's log, which come a moment later: long, because a machine can be busy. */
 const PATIENCE = 10_000;
 const { logFile } = inject('cluster');
 
@@ -18,7 +18,7 @@ const env = { JWT_KEYS: oneKeyOfEachKind() };
 const keys = parseTokenKeys(env.JWT_KEYS);
 const [ed, es, secret] = keys as [TokenKey, TokenKey, TokenKey];
 
-/** Where a token could make somebody fetch a key from. */
+/** A server from which a token could make a verifier fetch a key. */
 const keyServer = createServer((socket) => {
   fetched += 1;
   socket.destroy();
@@ -40,9 +40,9 @@ beforeAll(async () => {
   const record = await home.app.engine.tenantDirectory.find(tenant.id);
   await logStatementsOf(record?.dbName ?? '');
   await home.close();
-  // A process that has heard of nobody yet: whatever it would want to know, it would have to ask.
+  // A new process with empty caches: it would need a query for anything that it wants to know.
   service = await startService({ registry, env });
-  // Its jobs ask by themselves, now and then.
+  // The jobs send queries by themselves.
   await service.app.engine.housekeeping.close();
   port = await listen(service);
 });
@@ -51,16 +51,16 @@ afterAll(async () => {
   keyServer.close();
 });
 
-/** What is run in the database from now on, by whoever connects to it, stands in PostgreSQL's log. */
+/** From now on PostgreSQL logs every statement in the database, by any client. */
 async function logStatementsOf(database: string): Promise<void> {
   await asSuperuser('postgres', (db) => sql`alter database ${sql.id(database)} set log_statement = 'all'`.execute(db));
 }
 
-/** What replicas do all the time: they read the feed of changes, and renew the leases of their connections. */
+/** The continuous statements of replicas: they read the feed of changes, and renew the leases of their connections. */
 const BY_ITSELF =
   /\blisten\b|pg_current_snapshot|pg_notify|slot_leases|advisory_xact_lock|set_config|: (?:begin|commit)$/i;
 
-/** The statements that `work` makes the service run; what replicas tell one another all the time does not count. */
+/** The statements that `work` makes the service run, without the continuous statements of replicas. */
 async function statementsOf(work: () => Promise<void>): Promise<string[]> {
   const from = `from-${randomBytes(8).toString('hex')}`;
   const to = `to-${randomBytes(8).toString('hex')}`;
@@ -103,7 +103,7 @@ const unsigned = (): Buffer => Buffer.alloc(0);
 /** A good token by one of our keys. */
 const by = (key: TokenKey): string => forge({ alg: key.alg, typ: 'JWT', kid: key.kid }, claims(), signerOf(key));
 
-/** Hostile tokens that pretend to be by this key. */
+/** Hostile tokens that pretend to be signed by this key. */
 function hostileTo(key: TokenKey): Readonly<Record<string, Readonly<Record<string, () => string>>>> {
   const HEADER = { alg: key.alg, typ: 'JWT', kid: key.kid };
   const withPayload = (payload: unknown): string => forge(HEADER, payload, signerOf(key));
@@ -237,7 +237,7 @@ describe('behind hostile tokens', () => {
   });
 });
 
-// Behind everything else: from here on the process has heard of the tenant.
+// After everything else: from here on the process knows the tenant.
 it.each(keys)('a token by our key of $alg is taken, so that the refusals mean something', async (key) => {
   const answer = await exchange(port, 'GET', '/products', { headers: { authorization: `Bearer ${by(key)}` } });
   expect(answer.status).toBe(200);

@@ -1,5 +1,5 @@
-// A write that waits for a connection or a hash until its caller is revoked. Derived from the route table: every route that
-// writes into a tenant's database × the ways of revoking, through another replica.
+// A write waits for a connection or a hash until its caller is revoked. Derived from the route table: every route that writes into
+// a tenant's database × the ways of revoking, through another replica.
 import { setTimeout as sleep } from 'node:timers/promises';
 import { sql } from 'kysely';
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
@@ -16,7 +16,7 @@ import {
 import { addUser, rowOf } from '../support/tenants.js';
 import { bodyOf, everythingIn, nameOf, REVOKED, UNKNOWN_ID } from '../support/writes.js';
 
-/** A write that has waited this long (ms) looks at its caller again; the product looks after 500 ms. */
+/** After this wait (ms) a write checks its caller again; the product checks after 500 ms. */
 const LONG_ENOUGH = 600;
 
 /** Every replica knows of a change within this time (ms), which is also long enough. */
@@ -58,7 +58,7 @@ interface Prepared {
   readonly targets: Readonly<Record<string, string>>;
 }
 
-/** A tenant with something of every kind to reach for, whose pool has one connection beside its lane, or the one alone. */
+/** Makes a tenant with an object of every kind as a target. Its pool has one connection besides its lane, or only one. */
 async function prepareTenant(max = 2): Promise<Prepared> {
   const tenant = await home.createTenant();
   await succeed(
@@ -87,7 +87,7 @@ async function succeed(answer: Promise<Answer>): Promise<void> {
   expect([200, 204], text).toContain(status);
 }
 
-/** An admin that the replica knows: its admission waits for no database. */
+/** Makes an admin that the replica knows: its admission waits for no database. */
 async function addCaller(tenant: TestTenant, database: string): Promise<Caller> {
   const caller = await addUser(home, tenant, { roles: ['admin'] });
   await asSuperuser(database, (db) =>
@@ -136,9 +136,9 @@ function isRefusal({ status, code }: { readonly status: number; readonly code: s
 
 interface Way {
   readonly revoke: (tenant: TestTenant, callers: readonly Caller[]) => Promise<unknown>;
-  /** True if the route does not ask for what this way takes. */
+  /** True if the route does not need the right that this way revokes. */
   readonly passes?: (route: RouteEntry) => boolean;
-  /** Opens the tenant's database again: only then can it be compared. */
+  /** Opens the tenant's database again, which the comparison needs. */
   readonly reopen?: (tenant: TestTenant) => Promise<unknown>;
 }
 
@@ -215,7 +215,7 @@ describe('a write that waits for a connection while its caller is', { timeout: 6
       timeout: 10_000,
     });
     await sleep(LONG_ENOUGH);
-    // Nothing is remembered any more, and a second connection could not be had.
+    // Clears all caches; a second connection is not available.
     await home.app.engine.events.publish({ kind: 'any' });
     await release();
     const served = [200, 201, 204, 404, 409];

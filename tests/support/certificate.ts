@@ -1,8 +1,8 @@
-// A self-signed certificate, made here: Node makes keys but no certificates, and openssl is not everywhere.
+// A self-signed certificate, made here: Node makes keys but no certificates, and openssl is not installed everywhere.
 import { generateKeyPairSync, randomBytes, sign } from 'node:crypto';
 import { isIPv4 } from 'node:net';
 
-/** Both in PEM. Its own CA: whoever trusts the certificate trusts the server. */
+/** Both in PEM. The certificate is its own CA: a client that trusts it trusts the server. */
 export interface Certificate {
   readonly certificate: string;
   readonly key: string;
@@ -10,7 +10,7 @@ export interface Certificate {
 
 const DAY = 86_400_000;
 
-/** @param host name or IPv4 address that it is for */
+/** @param host name or IPv4 address of the server */
 export function selfSigned(host: string): Certificate {
   const { privateKey, publicKey } = generateKeyPairSync('ed25519');
   const algorithm = sequence(oid(0x2b, 0x65, 0x70));

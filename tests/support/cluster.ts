@@ -1,5 +1,5 @@
-// A PostgreSQL to run services on, ready to use: its roles, a migrated registry to copy for each service, and the tenant
-// template. Started once a run, by vitest and by `npm run fuzz` alike.
+// A PostgreSQL server that is ready for services: its roles, a migrated registry that each service copies, and the tenant
+// template. Started once a run, both by vitest and by `npm run fuzz`.
 import { createDatabase, type ConnectionSettings } from '../../db/driver/client.js';
 import { bootstrapCluster } from '../../db/server/server-admin.js';
 import { scramVerifier } from '../../db/server/scram.js';
@@ -8,12 +8,12 @@ import { migrateAll } from '../../src/rollouts/migrate-fleet.js';
 import { openProvisioner } from '../../src/clusters/provisioner-connections.js';
 import { startPostgres, type TestServer } from './servers.js';
 
-/** How to reach the server and what was prepared on it; see `tests/support/service.ts`. */
+/** How to reach the server, and its prepared objects; see `tests/support/service.ts`. */
 export interface TestCluster {
   readonly superuser: ConnectionSettings;
-  /** The role that owns registries, and migrates them. */
+  /** The role that owns and migrates registries. */
   readonly registryOwner: { readonly user: string; readonly password: string };
-  /** The role that the service enters them with. */
+  /** The role with which the service connects to registries. */
   readonly registryService: { readonly user: string; readonly password: string };
   readonly provisioner: ConnectionSettings;
   /** The migrated registry that each service copies. */
@@ -26,7 +26,7 @@ const limits = { max: 2, acquireTimeout: 10_000, timeout: 60_000, idleTimeoutMil
 /**
  * Starts the server and prepares it. Stop it, or its processes and its folder stay.
  *
- * @param settings of PostgreSQL, beside the usual ones
+ * @param settings of PostgreSQL, besides the usual ones
  */
 export async function startCluster(
   settings: Readonly<Record<string, string>> = {},
@@ -42,7 +42,7 @@ export async function startCluster(
   return { cluster, stop: () => server.stop() };
 }
 
-/** The names and passwords that a server for tests is prepared with. */
+/** The names and passwords of a server for tests. */
 export function clusterOn(
   server: Pick<TestServer, 'host' | 'port' | 'superuser' | 'superuserPassword' | 'logFile'>,
 ): TestCluster {
@@ -64,7 +64,7 @@ export function clusterOn(
   };
 }
 
-/** Makes roles, registry and template on a server that has nothing yet. */
+/** Makes roles, registry and template on an empty server. */
 export async function prepareCluster(cluster: TestCluster): Promise<void> {
   const { superuser, registryOwner, registryService, provisioner, registryTemplate } = cluster;
   const options = { applicationName: 'tests', preparedStatements: false };

@@ -1,4 +1,4 @@
-// What README.md and docs/**/*.md say that can be tried: their code blocks, links, and the commands and files that they name.
+// The testable parts of README.md and docs/**/*.md: their code blocks, links, and the commands and files that they name.
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 
@@ -17,9 +17,9 @@ export interface Block {
   readonly page: string;
   readonly language: string;
   readonly text: string;
-  /** What stands before it, from the end of the block before or the heading. */
+  /** The text before the block, from the end of the previous block or from the heading. */
   readonly intro: string;
-  /** The heading that it stands under, as it is written. */
+  /** The block's heading, as it is written. */
   readonly heading: string;
 }
 
@@ -27,7 +27,7 @@ export function readPage(page: string): string {
   return readFileSync(path.join(ROOT, page), 'utf8');
 }
 
-/** Every fenced block of a page, in its order. */
+/** Every fenced block of a page, in order. */
 export function blocksOf(page: string, markdown: string = readPage(page)): Block[] {
   const blocks: Block[] = [];
   let heading = '';
@@ -52,12 +52,12 @@ export function blocksOf(page: string, markdown: string = readPage(page)): Block
 
 const SHELLS = ['', 'sh', 'bash', 'shell', 'console', 'zsh'];
 
-/** The blocks that somebody would paste into a terminal. A block that names no language is one of them. */
+/** The blocks that a reader would paste into a terminal. A block without a language is one of them. */
 export function shellBlocksOf(page: string, markdown?: string): Block[] {
   return blocksOf(page, markdown).filter(({ language }) => SHELLS.includes(language));
 }
 
-/** The commands of a block that has one a line: without remarks and empty lines. */
+/** The commands of a block with one command a line: without comments and empty lines. */
 export function commandsIn({ text }: Block): string[] {
   return text
     .replaceAll(/\\\n\s*/g, '')
@@ -80,7 +80,7 @@ export function linksOf(markdown: string): string[] {
   ].map(([, target = '']) => target);
 }
 
-/** The relative links of a page that lead to no file, or to no heading of their page. @param page from the root */
+/** The relative links of a page that lead to no file, or to no heading of their page. @param page relative to the root */
 export function brokenLinks(page: string, markdown: string = readPage(page)): string[] {
   return linksOf(markdown).filter((target) => {
     if (/^[a-z]+:/.test(target)) return false;
@@ -91,7 +91,7 @@ export function brokenLinks(page: string, markdown: string = readPage(page)): st
   });
 }
 
-/** What a heading is called in a link, as GitHub and most others make it. */
+/** The anchor of a heading in a link, as GitHub and most others make it. */
 export function anchorsOf(markdown: string): string[] {
   return [...prose(markdown).matchAll(/^#+ (.+)$/gm)].map(([, heading = '']) =>
     heading

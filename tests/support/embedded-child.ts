@@ -1,4 +1,4 @@
-// A service in miniature, for tests that kill it: starts the embedded cluster in the given home, says where, and stays.
+// A minimal service, for tests that kill it: starts the embedded cluster in the given home, prints its address, and keeps running.
 // Usage: node --import tsx tests/support/embedded-child.ts <home> <superuser password>
 import { startEmbeddedCluster } from '../../src/embedded/embedded-cluster.js';
 

@@ -1,4 +1,4 @@
-// Events of a replica that is nothing else: no service, only its feed and its publisher.
+// Events of a minimal replica: no service, only its feed and its publisher.
 import type { ConnectionSettings } from '../../db/driver/client.js';
 import { openEvents, type Events } from '../../src/replicas/events.js';
 import { openRegistry } from '../../db/registry/open-registry.js';

@@ -1,12 +1,12 @@
-// What PostgreSQL itself says of tenants' databases, read as the superuser: whether they are there, whether they are open,
-// and what is in them.
+// Reads from PostgreSQL, as the superuser, the state of tenants' databases: whether they exist, whether they are open, and what
+// they contain.
 import { sql, type Kysely } from 'kysely';
 import { expect } from 'vitest';
 import { ADMIN, asSuperuser, type TestService } from './app.js';
 
 export interface DatabaseState {
   readonly exists: boolean;
-  /** Whether it takes connections. */
+  /** Whether it accepts connections. */
   readonly open: boolean;
 }
 
@@ -17,7 +17,7 @@ export async function stateOfDatabase(name: string): Promise<DatabaseState> {
   return { exists: rows.length > 0, open: rows[0]?.open ?? false };
 }
 
-/** Works in a database also when it is closed, and leaves it as it was. */
+/** Works in a database, even if it is closed, and restores that state. */
 export async function inside<T>(name: string, work: (db: Kysely<unknown>) => Promise<T>): Promise<T> {
   const { open } = await stateOfDatabase(name);
   const setOpen = (to: boolean): Promise<unknown> =>
@@ -30,9 +30,9 @@ export async function inside<T>(name: string, work: (db: Kysely<unknown>) => Pro
   }
 }
 
-/** What is in a tenant's database; undefined if there is no such database. */
+/** The content of a tenant's database; undefined if there is no such database. */
 export interface Content {
-  /** The tenants that the marker in it names. */
+  /** The tenants that the marker in the database names. */
   readonly markers: readonly string[];
   readonly users: readonly string[];
   readonly products: readonly string[];
@@ -49,7 +49,7 @@ export async function contentOf(name: string): Promise<Content | undefined> {
   });
 }
 
-/** A database with a table `invoices` and two rows in it, ready to be adopted: it belongs to the provisioner. */
+/** Makes a database with a table `invoices` and two rows, ready for adoption: it belongs to the provisioner. */
 export async function createLegacyDatabase(name: string, owner: string): Promise<void> {
   await asSuperuser('postgres', (db) => sql`create database ${sql.id(name)} owner ${sql.id(owner)}`.execute(db));
   await asSuperuser(name, async (db) => {
@@ -68,7 +68,7 @@ export async function invoicesIn(name: string): Promise<readonly number[] | unde
   });
 }
 
-/** A tenant that was acknowledged to its operator. */
+/** A tenant whose creation was acknowledged to its operator. */
 export interface Acknowledged {
   readonly id: string;
   readonly slug: string;
@@ -85,7 +85,7 @@ export async function acknowledged({ config }: Pick<TestService, 'config'>, slug
   return { ...row, slug };
 }
 
-/** The status that the first admin's sign-in is answered with. */
+/** The status of the answer to the first admin's sign-in. */
 export async function signIn(service: TestService, tenant: string): Promise<number> {
   const { email, password } = ADMIN;
   return (await service.send('POST', '/auth/login', { body: { tenant, email, password } })).status;
@@ -94,7 +94,7 @@ export async function signIn(service: TestService, tenant: string): Promise<numb
 /** The product that `writeProduct` makes. */
 export const PRODUCT = 'written by the tenant';
 
-/** Signs the first admin in and makes a product, as a tenant does that has just been acknowledged. */
+/** Signs the first admin in and makes a product, as a newly acknowledged tenant does. */
 export async function writeProduct(service: TestService, tenant: string): Promise<void> {
   const { email, password } = ADMIN;
   const admin = await service.send<{ accessToken: string }>('POST', '/auth/login', {

@@ -1,4 +1,4 @@
-// Tokens that somebody else made: any header and any payload, with a signature by whatever key.
+// Forged tokens: any header and any payload, with a signature by any key.
 import { createHmac, generateKeyPairSync, randomBytes, sign as signWith, type KeyObject } from 'node:crypto';
 import { makeTokenKey, type TokenKey } from '../../src/auth/keyring.js';
 
@@ -15,12 +15,12 @@ export function hmac(secret: KeyObject | Buffer | string, hash = 'sha256'): Sign
   return (input) => createHmac(hash, secret).update(input).digest();
 }
 
-/** @param hash null where the algorithm brings its own */
+/** @param hash null if the algorithm fixes it */
 export function signature(key: KeyObject, hash: string | null, dsaEncoding: 'ieee-p1363' | 'der' = 'ieee-p1363'): Sign {
   return (input) => signWith(hash, Buffer.from(input), { key, dsaEncoding });
 }
 
-/** Signs as the key does. @throws Error for a public one */
+/** Signs as the key does. @throws Error for a public key */
 export function signerOf(key: TokenKey): Sign {
   if (key.alg === 'HS256') return hmac(privateHalfOf(key));
   return signature(privateHalfOf(key), key.alg === 'EdDSA' ? null : 'sha256');
@@ -35,13 +35,16 @@ export function encode(value: unknown): string {
   return Buffer.from(typeof value === 'string' ? value : JSON.stringify(value)).toString('base64url');
 }
 
-/** @param header an object, or its text @param payload the same */
+/**
+ * @param header an object, or its text
+ * @param payload the same
+ */
 export function forge(header: unknown, payload: unknown, sign: Sign): string {
   const input = `${encode(header)}.${encode(payload)}`;
   return `${input}.${sign(input).toString('base64url')}`;
 }
 
-/** What a public key could be taken for, where it was taken for a secret. */
+/** The forms of a public key that could be mistaken for a secret. */
 export function spellingsOf(key: KeyObject): Readonly<Record<string, Buffer | string>> {
   const der = key.export({ type: 'spki', format: 'der' });
   const pem = key.export({ type: 'spki', format: 'pem' }).toString();

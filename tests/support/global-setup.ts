@@ -1,4 +1,4 @@
-// Once a run: the server that all test files share, which find it with `inject('cluster')`.
+// Runs once a run: starts the server that all test files share, which they find with `inject('cluster')`.
 import type { TestProject } from 'vitest/node';
 import { startCluster, type TestCluster } from './cluster.js';
 

@@ -1,9 +1,9 @@
-// Loaded into a process of the service (node --import) that is to be killed: once armed, by SIGUSR2, it counts the statements
-// about tenants that are sent to the registry and to clusters, and kills the process at the one that KILL_AT says, before it
-// is sent, or as soon as it is. Writes `armed` when it counts.
+// Loaded into a process of the service (node --import) that a test kills. SIGUSR2 arms it: it writes `armed` and counts the
+// statements about tenants that are sent to the registry and to clusters. It kills the process at the statement number KILL_AT,
+// before that statement is sent or right after.
 import pg from 'pg';
 
-/** Connections of work on tenants; those of leases, events and housekeeping go on by themselves. */
+/** Connections of work on tenants. The statements of leases, events and housekeeping run independently of a request. */
 const COUNTED = /^tenantry (registry|provisioning|provisioner|lifecycle)\b/;
 
 const at = Number(process.env['KILL_AT']);
@@ -20,7 +20,7 @@ prototype.query = function (...args) {
   count += 1;
   if (count === at && before) process.kill(process.pid, 'SIGKILL');
   const sent = query.apply(this, args);
-  // What was written is with the kernel: the server gets it, and the process is gone.
+  // The kernel has what was written: the server gets it, although the process is gone.
   if (count === at) process.kill(process.pid, 'SIGKILL');
   return sent;
 };

@@ -1,4 +1,4 @@
-// A TCP proxy in front of PostgreSQL that loses one message of one connection, as a network does when it is cut.
+// A TCP proxy in front of PostgreSQL that loses one message of one connection, as a broken network does.
 import { once } from 'node:events';
 import { connect, createServer, type AddressInfo, type Socket } from 'node:net';
 
@@ -12,11 +12,11 @@ export interface LossyProxy {
   readonly host: string;
   readonly port: number;
   /**
-   * Loses a message once: the first one that matches the last pattern, on a connection where messages matched the others before,
-   * in their order.
+   * Loses a message once: the first that matches the last pattern, on a connection whose earlier messages matched the other
+   * patterns in order.
    */
   lose(loss: Loss, ...messages: readonly RegExp[]): void;
-  /** Whether what was to be lost is lost. */
+  /** Whether the message is lost. */
   readonly lost: boolean;
   /** Delivers the late message, if its connection is still open. */
   deliver(): void;

@@ -1,5 +1,5 @@
-// Two replicas of the service on one registry, one of which loses the answer to a statement of the test's choice: the server
-// runs the statement, and the connection breaks before the answer comes.
+// Two replicas of the service on one registry. One of them loses the answer to a statement of the test's choice: the server runs
+// the statement, and the connection breaks before the answer comes.
 import { sql } from 'kysely';
 import { inject, onTestFinished } from 'vitest';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -14,25 +14,25 @@ import {
 } from './app.js';
 import { startStatementProxy, type Statement, type StatementProxy, type Verdict } from './statement-proxy.js';
 
-/** Whose answers are lost: the registry's, or those of the server to the provisioner. */
+/** Which answers are lost: the registry's, or those of the server to the provisioner. */
 export type Target = 'registry' | 'server';
 export const targets: readonly Target[] = ['registry', 'server'];
 
-/** Of which statements the answers are lost: of every one with LOST_EVERY=1; the suite is content with some of them. */
+/** The answer to every EVERYth statement is lost. LOST_EVERY=1 loses the answer to each; the suite uses a sample. */
 const EVERY = Number(process.env['LOST_EVERY'] ?? 3);
 
-/** Whether the nth statement of an act is one whose answer is lost: each one that commits or marks is. */
+/** Whether the answer to an act's nth statement is lost. Answers to statements that commit or mark are always lost. */
 export function isSampled(nth: number, statement = ''): boolean {
   return nth % EVERY === 0 || /^\s*commit|tenantry mark/i.test(statement);
 }
 
 export interface Replicas {
   readonly registry: string;
-  /** Its answers are lost. */
+  /** Loses answers. */
   readonly here: TestService;
-  /** Another replica, whose connections to the registry are sound. */
+  /** Another replica, whose connections to the registry lose nothing. */
   readonly there: TestService;
-  /** Lets `here` lose the answer to its nth statement from now on, none for 0. A call replaces the one before. */
+  /** From now on, `here` loses the answer to its nth statement; 0 for none. Replaces the previous call. */
   loseAnswer(target: Target, nth: number): Loss;
   /** The same for each statement that `isLost` picks. `nth` counts by target, from 1. */
   loseAnswers(isLost: (statement: string, target: Target, nth: number) => boolean): Loss;
@@ -42,22 +42,22 @@ export interface Loss {
   /** Resolves with the first statement whose answer is lost, at that moment. */
   readonly statement: Promise<string>;
   readonly happened: boolean;
-  /** The statements so far, in their order. */
+  /** The statements so far, in order. */
   readonly seen: Readonly<Record<Target, readonly string[]>>;
 }
 
-/** Connections on which requests work on tenants. Those of events, leases and jobs work by themselves. */
+/** Connections for requests on tenants. Those of events, leases and jobs work independently of requests. */
 const AT_WORK = /^tenantry (registry|locks)$/;
 
-/** How a job takes and frees its lock, on the connections of the pool for locks (db/registry/job-locks.ts). */
+/** How a job takes and releases its lock, on the connections of the pool for locks (db/registry/job-locks.ts). */
 const JOB_LOCK = /advisory_(un)?lock\(hashtextextended\(\$1, 0\)\)/;
 
-/** Whether a request or an operation sent this statement to the registry, and no job. */
+/** Whether a request or an operation sent this statement to the registry, and not a job. */
 export function isOfWork({ sql, application }: Statement): boolean {
   return AT_WORK.test(application) && !JOB_LOCK.test(sql);
 }
 
-/** Both end with the test. @param standby databases to keep ready */
+/** Both close at the end of the test. @param standby databases to keep ready */
 export async function startReplicas(standby = 0): Promise<Replicas> {
   const cluster = inject('cluster');
   const registry = await createRegistry();
@@ -80,7 +80,7 @@ export async function startReplicas(standby = 0): Promise<Replicas> {
     { registry, env, operator: false },
   );
   onTestFinished(() => here.close());
-  // The jobs that run at the start are over, so that the statements that follow are those of requests.
+  // Wait for the jobs that run at the start. All later statements are then those of requests.
   for (const job of ['reconciler', 'standby databases', 'lifecycle settle', 'lifecycle purge'])
     await here.app.engine.housekeeping.runNow(job);
   const provisioner = `tenantry provisioner ${here.app.engine.replicaId}`;
@@ -117,7 +117,7 @@ export async function startReplicas(standby = 0): Promise<Replicas> {
   };
 }
 
-/** Runs every job of both replicas, twice: what one finds half-done it may leave to the next round. */
+/** Runs every job of both replicas twice: a job may leave unfinished work to its next run. */
 export async function runJobs({ here, there }: Replicas): Promise<void> {
   for (const job of ['reconciler', 'lifecycle settle', 'reconciler'])
     for (const { app } of [here, there]) await app.engine.housekeeping.runNow(job);
@@ -153,7 +153,7 @@ export async function statusOf(registry: string, slug: string): Promise<string |
   return rows[0]?.status;
 }
 
-/** Sends it again while the answer asks for that. */
+/** Sends the request again while its status is one of `again`. */
 export async function patiently<T>(send: () => Promise<Answer<T>>, again = [409, 503]): Promise<Answer<T>> {
   const until = performance.now() + 20_000;
   for (;;) {
@@ -163,7 +163,7 @@ export async function patiently<T>(send: () => Promise<Answer<T>>, again = [409,
   }
 }
 
-/** For a failure's message: what was under way, and which statement lost its answer. */
+/** For the message of a failure: the act, and the statement that lost its answer. */
 export function describeLoss(what: string, statement: string): string {
   return `${what} (${statement.replace(/\s+/g, ' ').trim().slice(0, 60)})`;
 }

@@ -1,7 +1,7 @@
-// Lists, walked from their first page to their last.
+// Reads lists from their first page to their last.
 import type { PageOf, Send } from './service.js';
 
-/** The rows of every page. @param url with a query. @throws Error where a page is refused */
+/** The rows of every page. @param url with a query. @throws Error if a page is refused */
 export async function pagesOf<Row>(send: Send, url: string, token: string): Promise<Row[][]> {
   const pages: Row[][] = [];
   let cursor: string | null = null;

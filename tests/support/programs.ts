@@ -1,10 +1,10 @@
-// Programs that tests need and npm does not bring. A test without its program is skipped, and its title names the program; with
-// TEST_REQUIRE_ALL=1, as in the gate, that fails instead.
+// Programs that tests need and npm does not install. A test without its program is skipped, and its title names the program. With
+// TEST_REQUIRE_ALL=1, as in the gate, a missing program is a failure.
 import { spawnSync } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import path from 'node:path';
 
-/** Where a Debian package brings each. */
+/** The Debian package of each. */
 const PACKAGES = {
   haproxy: 'haproxy',
   ip: 'iproute2',
@@ -17,7 +17,7 @@ const PACKAGES = {
 
 export type Program = keyof typeof PACKAGES;
 
-/** Also where an ordinary user's PATH does not lead. */
+/** Includes folders that are not on an ordinary user's PATH. */
 const FOLDERS = [...(process.env['PATH'] ?? '').split(path.delimiter), '/usr/sbin', '/sbin'];
 
 /** @throws Error when it is missing and TEST_REQUIRE_ALL=1 */
@@ -27,7 +27,7 @@ export function isMissing(program: Program): boolean {
   throw new Error(`TEST_REQUIRE_ALL=1, and ${program} is missing: apt-get install ${PACKAGES[program]}`);
 }
 
-/** For a title: the programs of these that are missing, or nothing. @throws as `isMissing` does */
+/** For a title: those of these programs that are missing, or nothing. @throws as `isMissing` does */
 export function skipNote(...programs: readonly Program[]): string {
   const missing = programs.filter(isMissing);
   const wanted = missing.map((program) => `${program} of the package ${PACKAGES[program]}`);
@@ -35,8 +35,8 @@ export function skipNote(...programs: readonly Program[]): string {
 }
 
 /**
- * Whether this process may make network namespaces, which takes root and a kernel that allows it. Not a matter of what is
- * installed, so TEST_REQUIRE_ALL does not demand it.
+ * Whether this process may make network namespaces, which needs root and a kernel that allows it. This does not depend on
+ * installed programs, so TEST_REQUIRE_ALL does not demand it.
  */
 export function mayMakeNamespaces(): boolean {
   return process.platform === 'linux' && spawnSync('unshare', ['--net', 'true']).status === 0;

@@ -1,34 +1,34 @@
-// A TCP proxy in this process that plays a network at fault, in front of a real server.
+// A TCP proxy in this process that simulates a faulty network in front of a real server.
 import { once } from 'node:events';
 import { connect, createServer, type AddressInfo, type Socket } from 'node:net';
 
 /**
  * - `pass`: bytes go both ways.
- * - `hang`: a black hole: connections are accepted and stay open, and nothing goes through, not even an end.
+ * - `hang`: a black hole: connections are accepted and stay open, but no byte passes, and no end of a connection.
  * - `refuse`: new connections are reset at once.
- * - `swallow`: what the client says arrives, and what the server answers is lost.
+ * - `swallow`: the client's bytes arrive, and the server's answers are lost.
  */
 export type ProxyMode = 'pass' | 'hang' | 'refuse' | 'swallow';
 
 export interface Proxy {
   readonly host: string;
   readonly port: number;
-  /** Connections that are open to the proxy. */
+  /** Open connections to the proxy. */
   readonly open: number;
-  /** Connections that were ever made to it. */
+  /** All connections so far. */
   readonly accepted: number;
-  /** For open connections and for new ones. What came in during a hang is delivered when bytes pass again. */
+  /** For open and new connections. Bytes that came in during a hang are delivered when bytes pass again. */
   mode: ProxyMode;
-  /** Delays (ms) each chunk that goes to the server. */
+  /** Delay (ms) of each chunk that goes to the server. */
   delay: number;
-  /** Where new connections go; those that are open stay where they are. */
+  /** The target of new connections; open connections keep theirs. */
   target: { readonly host: string; readonly port: number };
   /** Resets every open connection. */
   cut(): void;
   close(): Promise<void>;
 }
 
-/** Starts one on a free port of the loopback interface, or on the one given. */
+/** Starts a proxy on a free port of the loopback interface, or on the given port. */
 export async function startProxy(
   target: { readonly host: string; readonly port: number },
   at: { readonly host: string; readonly port: number } = { host: '127.0.0.1', port: 0 },

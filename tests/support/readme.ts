@@ -4,7 +4,7 @@ import { runScript } from './shell.js';
 
 const ADDRESS = 'http://127.0.0.1:3000';
 
-/** What the other pages call what the walk has made. */
+/** The names that other pages use for the results of the walk. */
 const NAMES = `TOKEN=$WAYNE
 REFRESH=$(post /auth/login '{"tenant": "wayne", "email": "bruce@wayne.example", "password": "under the mansion"}' |
   node -pe 'JSON.parse(require("fs").readFileSync(0)).refreshToken')
@@ -16,10 +16,10 @@ export const WALK: readonly Block[] = shellBlocksOf('README.md').filter(
 );
 
 /**
- * Runs the walk against a service, and further blocks in the same shell behind it, where `$TENANT` and `$TOKEN` are then a
- * tenant's id and its admin's token. Returns everything they printed.
+ * Runs the walk against a service, and then further blocks in the same shell, in which `$TENANT` and `$TOKEN` are a tenant's id
+ * and its admin's token. Returns the whole output.
  *
- * @throws Error where a command fails, or a request is answered with anything but success
+ * @throws Error if a command fails, or a request is not answered with success
  */
 export async function walkReadme(
   url: string,
@@ -29,7 +29,7 @@ export async function walkReadme(
   if (WALK.length === 0 || blocksOf('README.md').length === WALK.length) throw new Error('README.md has lost its walk');
   const walk = WALK.map(({ text }) => text)
     .join('\n')
-    // What only the person at the terminal knows.
+    // Only the person at the terminal knows these.
     .replace(/^OPERATOR_EMAIL=.*$/m, `OPERATOR_EMAIL='${operator.email}'`)
     .replace(/^OPERATOR_PASSWORD=.*$/m, `OPERATOR_PASSWORD='${operator.password}'`);
   const rest = behind.map(({ text }) => text).join('\n');

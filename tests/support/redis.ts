@@ -1,5 +1,5 @@
-// A real Redis in a temporary folder and on a port of its own: it can be killed, frozen, emptied and started again. With
-// TEST_REDIS=valkey-server it is that program; with TEST_SERVERS=containers a container.
+// A real Redis in a temporary folder and on its own port: it can be killed, frozen, emptied and started again.
+// TEST_REDIS=valkey-server uses that program instead; TEST_SERVERS=containers uses a container.
 import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { chmod, mkdtemp, rm, writeFile } from 'node:fs/promises';
@@ -18,38 +18,38 @@ export interface RedisServer {
   readonly password: string;
   /** For REDIS_URL. */
   readonly url: string;
-  /** Runs one command on a connection of its own. */
+  /** Runs one command on its own connection. */
   command(name: string, ...args: readonly (string | number)[]): Promise<unknown>;
   /** Ends it as a crash does. */
   kill(): Promise<void>;
-  /** Starts it again on the same port, with what the last SAVE wrote: empty if there was none. */
+  /** Starts it again on the same port, with the data of the last SAVE: empty if there was none. */
   start(): Promise<void>;
-  /** Stops it in the middle of whatever it does: connections stay open and get no answer. */
+  /** Stops it at any point of its work: connections stay open and get no answer. */
   freeze(): Promise<void>;
   thaw(): Promise<void>;
-  /** Ends it and removes what it wrote. */
+  /** Ends it and removes its files. */
   close(): Promise<void>;
 }
 
 export interface RedisOptions {
-  /** '' is none. */
+  /** '' for none. */
   readonly password?: string;
-  /** The server then speaks TLS only. */
+  /** If set, the server accepts only TLS. */
   readonly tls?: Certificate;
-  /** Lines of redis.conf, as `{ maxmemory: '2mb' }`. */
+  /** Lines of redis.conf, such as `{ maxmemory: '2mb' }`. */
   readonly settings?: Readonly<Record<string, string>>;
 }
 
 const IMAGE = 'redis:7.4-bookworm';
 const PASSWORD = 'redis-password-of-the-tests';
 
-/** How long (ms) a server has to answer its first PING. */
+/** Deadline (ms) for the answer to a server's first PING. */
 const READY_DEADLINE = 10_000;
 
 const inContainers = process.env['TEST_SERVERS'] === 'containers';
 const program = process.env['TEST_REDIS'] ?? 'redis-server';
 
-/** Why there is no Redis to test with; undefined where there is one. */
+/** Why there is no Redis for tests; undefined if there is one. */
 export const noRedis =
   inContainers || (program === 'redis-server' ? !isMissing(program) : spawnSync(program, ['--version']).status === 0)
     ? undefined
@@ -83,7 +83,7 @@ export async function startRedis({ password = PASSWORD, tls, settings = {} }: Re
     ...(password !== '' && { requirepass: password }),
     ...settings,
   };
-  // A file and no arguments: those are there for everybody to read while it runs.
+  // A file and no arguments: every user can read the arguments of a running process.
   const text = Object.entries(lines).map(([name, value]) => `${name} ${value}\n`);
   await writeFile(path.join(folder, 'redis.conf'), text.join(''), { mode: inContainers ? 0o644 : 0o600 });
 
@@ -138,7 +138,7 @@ export async function startRedis({ password = PASSWORD, tls, settings = {} }: Re
 
 interface Machine {
   start(): Promise<void>;
-  /** Also of one that is frozen, or not there. */
+  /** Also works if it is frozen, or not running. */
   kill(): Promise<void>;
   freeze(): Promise<void>;
   thaw(): Promise<void>;
@@ -146,7 +146,7 @@ interface Machine {
 
 const running = new Set<ReturnType<typeof spawn>>();
 
-// A run that is given up leaves none behind.
+// An aborted run leaves no server running.
 process.on('exit', () => {
   for (const child of running) child.kill('SIGKILL');
 });

@@ -19,14 +19,14 @@ export const OPENAPI_FILE = path.join(FOLDER, 'openapi.json');
 /** The page on errors. */
 export const ERRORS_PAGE = path.join(FOLDER, 'errors.md');
 
-/** An OpenAPI document, as far as it is rewritten here. */
+/** The part of an OpenAPI document that is rewritten here. */
 export interface OpenApiDocument {
   readonly openapi: string;
   readonly components: { readonly schemas?: Readonly<Record<string, unknown>> };
   readonly paths: Readonly<Record<string, Readonly<Record<string, unknown>>>>;
 }
 
-/** Nothing listens there: the document needs no registry, and the app starts without one. */
+/** No server listens there: the document needs no registry, and the app starts without one. */
 const NOWHERE = { host: '127.0.0.1', port: 1, database: 'none', user: 'none', password: 'none', tls: false } as const;
 
 /**

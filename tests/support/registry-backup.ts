@@ -1,5 +1,5 @@
-// The registry's rows about tenants, taken at one moment and put back later: what restoring a backup of the registry leaves,
-// or a failover to a standby that has not received the last transactions.
+// Takes a backup of the registry's rows about tenants, and restores it later. The result is that of a restored backup, or of a
+// failover to a standby that has not received the last transactions.
 import { sql, type Kysely } from 'kysely';
 
 const TABLES = ['tenants', 'standby_databases', 'idempotency_keys'] as const;
@@ -19,7 +19,7 @@ export async function takeBackup(registry: Kysely<unknown>): Promise<RegistryBac
   return rows[0]?.backup ?? '';
 }
 
-/** Puts the rows back, and removes those that came since. No trigger runs. @param registry as the superuser */
+/** Restores the rows, and removes newer ones. No trigger runs. @param registry as the superuser */
 export async function putBack(registry: Kysely<unknown>, backup: RegistryBackup): Promise<void> {
   await registry.transaction().execute(async (trx) => {
     await sql`set local session_replication_role = replica`.execute(trx);

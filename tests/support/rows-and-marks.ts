@@ -1,5 +1,5 @@
-// Rows and marks that the service would not write by itself: those of former builds, of a registry that went back in time, and
-// of databases that were restored from a dump.
+// Rows and marks that the service would not write by itself: those of former builds, of a registry that went back in time, and of
+// databases that were restored from a dump.
 import { sql, type RawBuilder } from 'kysely';
 import { inject, onTestFinished } from 'vitest';
 import { findInstallationId } from '../../db/registry/installation.js';
@@ -18,7 +18,7 @@ import { rowOf } from './tenants.js';
 
 export type Answered = Answer<Problem & { id: string; detail: string }>;
 
-/** A service that does nothing by itself in the next hour. `lines` are of its log. */
+/** A service that runs no job in the next hour. `lines` are of its log. */
 export async function startQuietService(
   env: Readonly<Record<string, string>> = {},
 ): Promise<TestService & { readonly lines: readonly string[] }> {
@@ -42,14 +42,14 @@ export function make(
   return send('POST', '/tenants', { token, body: { name: slug, slug, admin: ADMIN, ...more } });
 }
 
-/** An operator's act on a tenant: `DELETE`, or what follows its path, such as `purge?database=keep`. */
+/** Sends an operator's act on a tenant: `DELETE`, or the end of its path, such as `purge?database=keep`. */
 export function actOn({ send, operatorToken: token }: TestService, id: string, act: string): Promise<Answered> {
   return act === 'DELETE'
     ? send('DELETE', `/tenants/${id}`, { token })
     : send('POST', `/tenants/${id}/${act}`, { token });
 }
 
-/** Writes a tenant's row past its triggers. */
+/** Writes a tenant's row without its triggers. */
 export async function writeRow({ config }: TestService, id: string, values: RawBuilder<unknown>): Promise<void> {
   await asSuperuser(config.registry.connection.database, (db) =>
     db.transaction().execute(async (trx) => {
@@ -67,7 +67,7 @@ export async function statusOf({ config }: TestService, id: string): Promise<str
   return rows[0]?.status;
 }
 
-/** The comment on a database; null for none. */
+/** The comment on a database; null if there is none. */
 export async function commentOn(name: string): Promise<string | null> {
   const { rows } = await asSuperuser('postgres', (db) =>
     sql<{ text: string | null }>`
@@ -76,7 +76,7 @@ export async function commentOn(name: string): Promise<string | null> {
   return rows[0]?.text ?? null;
 }
 
-/** Comments on a database and on its role; null takes the comment away. */
+/** Sets the comment of a database and of its role; null removes it. */
 export async function commentOnBoth(
   { dbName, dbUser }: TenantRecord,
   text: string | null,
@@ -93,16 +93,16 @@ export async function roleExists(role: string): Promise<boolean> {
   return rows.length > 0;
 }
 
-/** The mark that a former build gave each of its tenants, whatever became of them. */
+/** The mark of a former build, which did not change during a tenant's life. */
 export async function formerMark({ app }: TestService, id: string): Promise<string> {
   return `tenantry ${await findInstallationId(app.engine.registry)} ${id} tenant`;
 }
 
 /**
- * Turns a tenant into one that a former build made: without a claim in its mark, in its database and in its row.
+ * Turns a tenant into one of a former build: without a claim in its mark, its database and its row.
  *
- * @param values of the row besides
- * @returns the row as it was
+ * @param values further values of the row
+ * @returns the previous row
  */
 export async function asOfFormerBuild(
   service: TestService,

@@ -1,5 +1,5 @@
-// A second PostgreSQL server, for the tests that need tenants on two: prepared as any server of one's own is, with a provisioner
-// and without a template.
+// A second PostgreSQL server, for tests with tenants on two servers. It is prepared as an external server: with a provisioner and
+// without a template.
 import { sql } from 'kysely';
 import { createDatabase, type ConnectionSettings } from '../../db/driver/client.js';
 import { bootstrapCluster } from '../../db/server/server-admin.js';
@@ -11,7 +11,7 @@ import { eventually } from './service-process.js';
 export interface SecondCluster {
   readonly superuser: ConnectionSettings;
   readonly provisioner: ConnectionSettings;
-  /** What POST /clusters is told of it. */
+  /** The body for POST /clusters. */
   readonly body: {
     name: string;
     host: string;
@@ -25,7 +25,7 @@ export interface SecondCluster {
   /** Runs work as its superuser. */
   asSuperuser<T>(database: string, work: (db: ReturnType<typeof open>['db']) => Promise<T>): Promise<T>;
   /**
-   * Lets it speak TLS, with a certificate that is for `host`.
+   * Turns on TLS, with a certificate for `host`.
    *
    * @returns the certificate (PEM), which is its own CA
    */
@@ -101,7 +101,7 @@ export async function startSecondCluster(name = 'second'): Promise<SecondCluster
           ['ssl_cert_file', certificate],
           ['ssl_key_file', key],
         ] as const) {
-          // Written by the server: the key must be its own user's, and that is another one under root.
+          // Written by the server: the key must belong to the server's user, which is another one under root.
           await sql`copy (select unnest(string_to_array(${sql.lit(text)}, e'\\n')))
             to program ${sql.lit(`umask 077; cat > ${files[setting]}`)}`.execute(db);
           await sql`alter system set ${sql.raw(setting)} to ${sql.lit(files[setting])}`.execute(db);

@@ -1,5 +1,6 @@
-// The real servers that the tests run on: PostgreSQL from the embedded binaries, or from a container with
-// TEST_SERVERS=containers, or of another version with TEST_POSTGRES (scripts/test-postgres.ts). One for a whole run, in a temporary folder of its own, on a free port.
+// The real servers of the tests: PostgreSQL from the embedded binaries. TEST_SERVERS=containers uses a container instead, and
+// TEST_POSTGRES another version (scripts/test-postgres.ts). One server for a whole run, in its own temporary folder, on a free
+// port.
 import { chmod, mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
@@ -11,14 +12,14 @@ export interface TestServer {
   readonly port: number;
   readonly superuser: string;
   readonly superuserPassword: string;
-  /** Where PostgreSQL logs; undefined in a container. */
+  /** PostgreSQL's log file; undefined in a container. */
   readonly logFile: string | undefined;
   stop(): Promise<void>;
 }
 
 const SUPERUSER_PASSWORD = 'superuser-of-the-tests';
 
-/** What speeds tests up and loses data in a crash; a test about crashes starts a server of its own without it. */
+/** Speeds tests up and loses data in a crash. A test about crashes starts its own server without these settings. */
 const SETTINGS = {
   fsync: 'off',
   synchronous_commit: 'off',
@@ -29,7 +30,7 @@ const SETTINGS = {
 
 const IMAGE = 'postgres:18-alpine';
 
-/** @param settings of PostgreSQL, beside the usual ones */
+/** @param settings of PostgreSQL, besides the usual ones */
 export async function startPostgres(settings: Readonly<Record<string, string>> = {}): Promise<TestServer> {
   const all = { ...SETTINGS, ...settings };
   return process.env['TEST_SERVERS'] === 'containers' ? startContainer(all) : startEmbedded(all);
@@ -37,7 +38,7 @@ export async function startPostgres(settings: Readonly<Record<string, string>> =
 
 async function startEmbedded(settings: Readonly<Record<string, string>>): Promise<TestServer> {
   const home = await mkdtemp(path.join(tmpdir(), 'tenantry-test-'));
-  // mkdtemp makes 0700, and under root the server runs as another user.
+  // mkdtemp creates it with mode 0700, and under root the server runs as another user.
   await chmod(home, 0o755);
   const quiet = (): void => undefined;
   const cluster = await startEmbeddedCluster({
@@ -65,7 +66,7 @@ async function startContainer(settings: Readonly<Record<string, string>>): Promi
     .withEnvironment({ POSTGRES_PASSWORD: SUPERUSER_PASSWORD })
     .withCommand(['postgres', ...Object.entries(settings).flatMap(([name, value]) => ['-c', `${name}=${value}`])])
     .withExposedPorts(5432)
-    // The image starts a server to initialise, stops it, and starts the one that counts.
+    // The image starts a server to initialise, stops it, and starts the final one.
     .withWaitStrategy(Wait.forLogMessage('database system is ready to accept connections', 2))
     .start();
   return {

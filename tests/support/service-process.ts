@@ -1,4 +1,4 @@
-// The service as a process of its own, started from the build as `npm start` does.
+// The service as its own process, started from the build as `npm start` does.
 import { execFile, spawn, type ChildProcess } from 'node:child_process';
 import { existsSync, readFileSync } from 'node:fs';
 import { chmod, mkdtemp, readdir, rm, stat } from 'node:fs/promises';
@@ -9,13 +9,13 @@ import { promisify } from 'node:util';
 
 const root = path.resolve(import.meta.dirname, '../..');
 
-/** Compiles what has changed: the tests must not run an old build. */
+/** Compiles changed files: the tests must not run an old build. */
 export async function build(): Promise<void> {
   if (await isBuilt()) return;
   await promisify(execFile)('npm', ['run', '--silent', 'build'], { cwd: root });
 }
 
-/** Whether nothing is newer than the last build: the compiler takes seconds to find that out. */
+/** Whether no file is newer than the last build: the compiler needs seconds to find out. */
 async function isBuilt(): Promise<boolean> {
   const changedAt = async (file: string): Promise<number> => (await stat(path.join(root, file))).mtimeMs;
   const builtAt = await changedAt('dist/.tsbuildinfo').catch(() => 0);
@@ -23,7 +23,7 @@ async function isBuilt(): Promise<boolean> {
   const listed = await Promise.all(
     folders.map(async (folder) => {
       const names = await readdir(path.join(root, folder), { recursive: true });
-      // A folder is newer where a file of it is gone.
+      // A folder is newer if a file of it was removed.
       return [folder, ...names.map((name) => path.join(folder, name))];
     }),
   );
@@ -32,14 +32,14 @@ async function isBuilt(): Promise<boolean> {
   return times.every((time) => time < builtAt);
 }
 
-/** A DATA_DIR of its own. Under root PostgreSQL runs as another user, who must be able to walk through it. */
+/** A new DATA_DIR. Under root, PostgreSQL runs as another user, who must be able to enter the folder. */
 export async function makeDataDir(): Promise<{ dir: string; remove(): Promise<void> }> {
   const dir = await mkdtemp(path.join(tmpdir(), 'tenantry-data-'));
   await chmod(dir, 0o755);
   return { dir, remove: () => rm(dir, { recursive: true, force: true }) };
 }
 
-/** Environment variables of the caller that could change what is tested do not reach the process. */
+/** The caller's environment variables do not reach the process: they could change the tested behaviour. */
 function environment(env: Readonly<Record<string, string>>): NodeJS.ProcessEnv {
   return { PATH: process.env['PATH'], HOME: process.env['HOME'], ...env };
 }
@@ -66,11 +66,11 @@ export interface ServiceProcess {
   readonly stdout: string;
   readonly operatorPassword: string | undefined;
   signal(signal: NodeJS.Signals): void;
-  /** The exit code, or null where a signal ended it. */
+  /** The exit code, or null if a signal ended it. */
   readonly exited: Promise<number | null>;
 }
 
-/** Starts the service on a free port and waits until it listens. @throws Error with its output where it ends first */
+/** Starts the service on a free port and waits until it listens. @throws Error with its output if it ends first */
 export async function startProcess(env: Readonly<Record<string, string>>): Promise<ServiceProcess> {
   const child = spawn(process.execPath, [path.join(root, 'dist/src/server.js')], {
     cwd: root,
@@ -124,7 +124,7 @@ export async function eventually(
   }
 }
 
-/** Whether a process of that id runs. One that ended and waits for its parent to notice does not. */
+/** Whether a process of that id runs. A zombie does not count. */
 export function isRunning(pid: number): boolean {
   try {
     process.kill(pid, 0);

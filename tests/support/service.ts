@@ -1,5 +1,5 @@
-// A service on a registry of its own, in a prepared cluster: a copy of the migrated registry, and the app built on it. Knows
-// no test runner; tests/support/app.ts is the same for tests.
+// A service on its own registry, in a prepared cluster: a copy of the migrated registry, and the app built on it. It depends on no
+// test runner; tests/support/app.ts is the same for tests.
 import type { FastifyInstance, LightMyRequestResponse } from 'fastify';
 import { sql } from 'kysely';
 import { randomBytes } from 'node:crypto';
@@ -30,7 +30,7 @@ export const TOKEN_KEY = 'test:MC4CAQAwBQYDK2VwBCIEIEBBQkNERUZHSElKS0xNTk9QUVJTV
 
 const limits = { max: 2, acquireTimeout: 10_000, timeout: 60_000, idleTimeoutMillis: 1_000 };
 
-/** Settings that the environment would give; `env` wins. */
+/** Settings as from the environment; `env` wins. */
 export function configFor(
   cluster: TestCluster,
   registryDatabase: string,
@@ -57,7 +57,7 @@ export function configFor(
   });
 }
 
-/** What signs tokens, as texts that may stand nowhere: as in a JWK, and as in PEM. */
+/** The keys that sign tokens, as texts that must not occur in any output: as in a JWK, and as in PEM. */
 export function tokenSecretsOf({ auth }: Config): { readonly jwk: string; readonly pem: string } {
   const key = signingKey(auth.keys)?.signs;
   const { d: jwk = '' } = key?.export({ format: 'jwk' }) ?? {};
@@ -65,7 +65,7 @@ export function tokenSecretsOf({ auth }: Config): { readonly jwk: string; readon
   return { jwk, pem: key.export({ type: 'pkcs8', format: 'der' }).toString('base64') };
 }
 
-/** A connection as the superuser, to look at or break what the service cannot. Close it. */
+/** A connection as the superuser, to read or break what the service cannot. Close it. */
 export function connectTo<DB>(
   { superuser }: TestCluster,
   database: string,
@@ -77,7 +77,7 @@ export function connectTo<DB>(
   });
 }
 
-/** A registry of its own, copied from the migrated one. Returns the database's name. */
+/** Makes a registry, copied from the migrated one. Returns the database's name. */
 export async function createRegistryIn(cluster: TestCluster): Promise<string> {
   const { registryTemplate, registryOwner, registryService } = cluster;
   const name = `registry_${randomBytes(6).toString('hex')}`;
@@ -87,13 +87,13 @@ export async function createRegistryIn(cluster: TestCluster): Promise<string> {
     await sql`create database ${sql.id(name)} owner ${sql.id(registryOwner.user)} template ${template}`.execute(
       handle.db,
     );
-    // A copy takes over the rights in the template, and not those on it: PUBLIC has CONNECT again, and nobody else.
+    // A copy takes over the rights inside the template, and not those on it: PUBLIC has CONNECT again, and no other role has.
     await sql`revoke all on database ${sql.id(name)} from public`.execute(handle.db);
     await sql`grant connect on database ${sql.id(name)} to ${sql.id(registryService.user)}`.execute(handle.db);
   } finally {
     await handle.close(0);
   }
-  // Services that share a server must not take each other's databases for their own.
+  // Services that share a server must not mistake each other's databases for their own.
   const registry = connectTo<Registry>(cluster, name);
   try {
     await sql`update installation set id = gen_random_uuid()`.execute(registry.db);
@@ -110,13 +110,13 @@ export interface Answer<T = Record<string, unknown>> {
   readonly text: string;
 }
 
-/** A list's answer. */
+/** The answer of a list. */
 export interface PageOf<Row> {
   readonly data: Row[];
   readonly nextCursor: string | null;
 }
 
-/** The part of a problem document that clients branch on. */
+/** The part of a problem document on which clients branch. */
 export interface Problem {
   readonly code: string;
   readonly errors: { path: string; message: string }[];
@@ -155,24 +155,24 @@ export interface TestTenant {
 
 let tenants = 0;
 
-/** Of OPERATOR's password: hashed once, for all services of this process. */
+/** The hash of OPERATOR's password: computed once, for all services of this process. */
 let operatorHash: Promise<string> | undefined;
 
 export interface ServiceOptions {
   readonly env?: Readonly<Record<string, string>>;
   readonly overrides?: AppOverrides;
-  /** A registry that is there already. */
+  /** An existing registry. */
   readonly registry?: string;
-  /** False where the registry has the operator already. */
+  /** False if the registry has the operator already. */
   readonly operator?: boolean;
 }
 
 export interface AppOverrides extends EngineOptions {
-  /** Where log lines go, instead of standard output. */
+  /** The stream for log lines, instead of standard output. */
   readonly logStream?: DestinationStream;
 }
 
-/** The service over an engine of its own. Close it. */
+/** The service over its own engine. Close it. */
 export async function openApp(config: Config, { logStream, ...options }: AppOverrides = {}): Promise<FastifyInstance> {
   const engine = await createEngine(config, createLogger(config.log, logStream), options);
   try {
@@ -183,7 +183,7 @@ export async function openApp(config: Config, { logStream, ...options }: AppOver
   }
 }
 
-/** A session that begins now, for an active account whose password nobody need know. */
+/** Begins a session for an active account, without the account's password. */
 export async function beginGrant(app: FastifyInstance, account: Account): Promise<Grant> {
   const found =
     account.kind === 'user'
@@ -203,7 +203,7 @@ export async function beginSession(app: FastifyInstance, account: Account): Prom
   return app.tokens.sign(principal);
 }
 
-/** Builds the app on a registry of its own. Close it. */
+/** Builds the app on its own registry. Close it. */
 export async function startServiceIn(cluster: TestCluster, options: ServiceOptions = {}): Promise<TestService> {
   const config = configFor(cluster, options.registry ?? (await createRegistryIn(cluster)), options.env);
   const app = await openApp(config, options.overrides);
@@ -216,7 +216,7 @@ export async function startServiceIn(cluster: TestCluster, options: ServiceOptio
   if (!operator) throw new Error('the registry has no operator');
   const operatorToken = await beginSession(app, { kind: 'operator', operatorId: operator.id });
 
-  // Not by the password: comparing it takes longer than most of what is tested with the session.
+  // Without the password: verifying it takes longer than most of what is tested with the session.
   async function signIn(tenantId: string, email: string): Promise<{ token: string; id: string }> {
     const user = await findCredentials(app.engine.tenantPools.database(tenantId), { email });
     if (!user) throw new Error(`the tenant has no user ${email}`);

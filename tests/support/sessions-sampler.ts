@@ -1,5 +1,5 @@
-// Watches whether what the service counts as its connections to a server is what the server has: the sessions of a replica are
-// never more than the slots in use, and those never more than the budget.
+// Compares the connections to a server that the service counts with those that the server has. A replica's sessions are never more
+// than the slots in use, and the slots in use never more than the budget.
 import type { FastifyInstance } from 'fastify';
 import { sql } from 'kysely';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -7,9 +7,9 @@ import type { Clusters } from '../../src/connections/governors.js';
 import type { SecondCluster } from './second-cluster.js';
 
 export interface Sampler {
-  /** What was wrong, each sample in words. */
+  /** Describes each sample that was wrong. */
   readonly wrong: string[];
-  /** The most sessions on the server, and the most unknown backends, in any sample. */
+  /** Maximum of sessions on the server, and of unknown backends, in any sample. */
   readonly most: { sessions: number; unknown: number };
   readonly samples: number;
   stop(): Promise<void>;
@@ -39,7 +39,7 @@ async function countSessions(
   return rows[0]?.sessions ?? 0;
 }
 
-/** Starts one; stop it. */
+/** Starts a sampler; stop it. */
 export function startSampler(app: FastifyInstance, place: Place, server: SecondCluster, budget: number): Sampler {
   const wrong: string[] = [];
   const most = { sessions: 0, unknown: 0 };
@@ -53,7 +53,7 @@ export function startSampler(app: FastifyInstance, place: Place, server: SecondC
       if (sessions !== undefined) {
         samples += 1;
         most.sessions = Math.max(most.sessions, sessions);
-        // What opened or closed during the question may be in the answer or not.
+        // Sessions that opened or closed during the query may be in its result or not.
         if (sessions > Math.max(before, after)) wrong.push(`${sessions} sessions, ${Math.max(before, after)} counted`);
       }
       if (after > budget) wrong.push(`${after} slots in use of ${budget}`);

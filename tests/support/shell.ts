@@ -1,15 +1,15 @@
-// Commands of the documentation, run as they are typed: in bash, which stops at the first that fails.
+// Runs commands of the documentation as they are typed: in bash, which stops at the first failure.
 import { execFile, spawn } from 'node:child_process';
 import { promisify } from 'node:util';
 import { eventually } from './service-process.js';
 
 export interface Where {
   readonly cwd: string;
-  /** All that is in the environment, besides PATH and HOME: settings of whoever runs the tests do not reach the commands. */
+  /** The whole environment, besides PATH and HOME: the caller's settings do not reach the commands. */
   readonly env?: Readonly<Record<string, string>>;
 }
 
-/** Runs a script to its end and returns what it wrote. @throws Error with its output where a command fails */
+/** Runs a script to its end and returns its output. @throws Error with its output if a command fails */
 export async function runScript(script: string, where: Where): Promise<string> {
   const { stdout } = await promisify(execFile)('bash', ['-euo', 'pipefail', '-c', script], settings(where));
   return stdout;
@@ -18,13 +18,14 @@ export async function runScript(script: string, where: Where): Promise<string> {
 export interface RunningScript {
   /** Everything that it has written so far. */
   readonly output: string;
-  /** Ctrl-C, and the wait until everything that it started has ended. Safe to call again. */
+  /** Sends Ctrl-C, and waits until everything that the script started has ended. Safe to call again. */
   interrupt(): Promise<void>;
 }
 
 /**
- * Starts a script whose last command stays, and waits until it has written what `ready` matches, at most `deadline` ms.
- * @throws Error with its output where it ends before
+ * Starts a script whose last command keeps running. Waits until its output matches `ready`, at most `deadline` ms.
+ *
+ * @throws Error with its output if it ends before
  */
 export async function startScript(
   script: string,
@@ -32,7 +33,7 @@ export async function startScript(
   where: Where,
   deadline: number,
 ): Promise<RunningScript> {
-  // A process group of its own: Ctrl-C in a terminal reaches all of it.
+  // Its own process group: Ctrl-C in a terminal reaches all of it.
   const child = spawn('bash', ['-euo', 'pipefail', '-c', script], { ...settings(where), detached: true });
   let output = '';
   for (const stream of [child.stdout, child.stderr])

@@ -1,5 +1,5 @@
-// The commands of README.md and docs/**/*.md that take too long for `npm test`, and what tries each: `npm run docs:try` does.
-// tests/process/docs.test.ts runs the others, and demands that each is in one of the two places.
+// The commands of README.md and docs/**/*.md that take too long for `npm test`, and what `npm run docs:try` does to try each.
+// tests/process/docs.test.ts runs the others, and demands that each command is in one of the two places.
 import { chmod, mkdtemp, readdir, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
@@ -9,15 +9,15 @@ import { makeDataDir } from './service-process.js';
 import { runScript, startScript } from './shell.js';
 import { addResource, copySource } from './source-copy.js';
 
-/** What is started and has not ended. */
+/** Started programs that have not ended. */
 const started: (() => Promise<void>)[] = [];
 
-/** Ends what a slow command has started: for Ctrl-C. */
+/** Ends what a slow command has started, after Ctrl-C. */
 export async function interruptStarted(): Promise<void> {
   await Promise.all(started.map((interrupt) => interrupt()));
 }
 
-/** What tries each command, by its exact text on the page. It rejects where the command does not do what the page says. */
+/** What tries each command, by its exact text on the page. It rejects if the command does not do what the page says. */
 export const SLOW_COMMANDS: Readonly<Record<string, () => Promise<void>>> = {
   'npm ci && npm start': () =>
     inFreshCopy(async (folder) => {
@@ -64,7 +64,7 @@ export const SLOW_COMMANDS: Readonly<Record<string, () => Promise<void>>> = {
   },
 };
 
-/** What a page promises beyond its commands. */
+/** Promises of a page beyond its commands. */
 export const FURTHER_PROMISES: Readonly<Record<string, () => Promise<void>>> = {
   'docs/inside/adding-a-resource.md: lint, and the tests that look at every file and route': async () => {
     const source = await copySource();
@@ -85,10 +85,10 @@ export const FURTHER_PROMISES: Readonly<Record<string, () => Promise<void>>> = {
 };
 
 /**
- * As few and as short rounds as there can be: that each scenario runs to its end is tried, its figures are not. A run of
- * that kind may find the machine too slow for the rate that it was told, and says so with a warning.
+ * Runs as few and as short rounds as possible: this tries that each scenario runs to its end, not its figures. Such a run may find
+ * the machine too slow for the given rate, and then prints a warning.
  *
- * @param behind what is to be run on what the benchmark has written
+ * @param behind a command that runs after the benchmark, on its output
  */
 async function bench(command: string, behind = ''): Promise<void> {
   const folder = await mkdtemp(path.join(tmpdir(), 'tenantry-docs-bench-'));
@@ -105,7 +105,7 @@ async function bench(command: string, behind = ''): Promise<void> {
   }
 }
 
-/** Starts something that shows its address and the operator's sign-in, does the README's walk on it, and ends it. */
+/** Starts a program that prints its address and the operator's sign-in, does the README's walk on it, and ends it. */
 async function walkOn(command: string, cwd: string, env: Readonly<Record<string, string>>): Promise<void> {
   const ready = /Tenantry listens on|^URL=.*\n.*\n.*OPERATOR_PASSWORD=.*\n/m;
   const terminal = await startScript(command, ready, { cwd, env }, 600_000);
@@ -126,11 +126,11 @@ async function walkOn(command: string, cwd: string, env: Readonly<Record<string,
   }
 }
 
-/** With what is under version control, as a newcomer gets it. */
+/** Runs work in a copy with only the files under version control, as a newcomer gets it. */
 async function inFreshCopy(work: (folder: string) => Promise<void>): Promise<void> {
   const folder = await mkdtemp(path.join(tmpdir(), 'tenantry-fresh-'));
   try {
-    // mkdtemp makes 0700, and under root PostgreSQL runs as another user.
+    // mkdtemp creates it with mode 0700, and under root PostgreSQL runs as another user.
     await chmod(folder, 0o755);
     await runScript(`git ls-files -z | xargs -0 cp --parents --target-directory='${folder}'`, { cwd: ROOT });
     await work(folder);

@@ -1,11 +1,11 @@
-// A copy of the source tree, for a test that changes or builds it: what is under version control could otherwise be lost.
+// A copy of the source tree, for a test that changes or builds it: otherwise the test could destroy files under version control.
 import { readFile, cp, mkdir, mkdtemp, rm, symlink, writeFile, chmod } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { blocksOf, ROOT, type Block } from './docs.js';
 import { build } from './service-process.js';
 
-/** What a build, the scripts of package.json, deploy/ and the documentation need. */
+/** The files that a build, the scripts of package.json, deploy/ and the documentation need. */
 const COPIED = [
   'package.json',
   'tsconfig.json',
@@ -22,7 +22,7 @@ const COPIED = [
   'scripts',
   'bench',
   'tests',
-  // What is built already need not be built again.
+  // A finished build need not be built again.
   'dist',
 ];
 
@@ -31,13 +31,13 @@ export interface SourceCopy {
   remove(): Promise<void>;
 }
 
-/** Copies the source, and what is built of it; the installed packages are shared. */
+/** Copies the source and its build; the installed packages are shared. */
 export async function copySource(): Promise<SourceCopy> {
   await build();
   const folder = await mkdtemp(path.join(tmpdir(), 'tenantry-source-'));
-  // mkdtemp makes 0700, and under root PostgreSQL runs as another user.
+  // mkdtemp creates it with mode 0700, and under root PostgreSQL runs as another user.
   await chmod(folder, 0o755);
-  // The times are kept, or everything would be newer than what was built of it.
+  // The times are kept. Otherwise every file would be newer than its build.
   const filter = (source: string): boolean =>
     !/^deploy\/(?!example).*\.env$|^deploy\/secrets|^bench\/results|^dist\/(?!src|plugins|routes|db|\.tsbuildinfo)./.test(
       path.relative(ROOT, source),
@@ -49,11 +49,11 @@ export async function copySource(): Promise<SourceCopy> {
 }
 
 /**
- * Does to a copy what docs/inside/adding-a-resource.md says: a block whose introduction names a file behind "Its line in" or "One
- * line in" goes into that file's list, any other one is the file.
+ * Applies docs/inside/adding-a-resource.md to a copy. If a block's introduction names a file after "Its line in" or "One line in",
+ * the block is a line for that file's list. Any other block is a whole file.
  *
  * @returns the files that were made or changed
- * @throws Error where the page names no file, or a list that is not there
+ * @throws Error if the page names no file, or a list that does not exist
  */
 export async function addResource(folder: string): Promise<string[]> {
   const touched: string[] = [];
@@ -72,7 +72,7 @@ export async function addResource(folder: string): Promise<string[]> {
   return touched;
 }
 
-/** The import below the others, the line behind the last one of its kind: of its indentation, in the list that is named. */
+/** Inserts the import below the others, and the line after the last one of its kind: with its indentation, in the named list. */
 function withLine(source: string, block: Block): string {
   const added = block.text.split('\n').filter((line) => line !== '');
   const imports = added.filter((line) => line.startsWith('import '));
@@ -88,7 +88,7 @@ function withLine(source: string, block: Block): string {
   if (start < 0) throw new Error(`there is no ${list ?? ''} for:\n${block.text}`);
   const end =
     list === undefined ? lines.length : lines.findIndex((line, index) => index > start && line.startsWith('}'));
-  // Without a list's name: where lines of its kind stand, such as `await api.register(`.
+  // Without a list's name: next to lines of its kind, such as `await api.register(`.
   const kind = list === undefined ? (/^\s*[\w. ]+\(/.exec(entry)?.[0] ?? entry) : undefined;
   const last = kind === undefined ? end - 1 : lines.findLastIndex((line) => line.startsWith(kind));
   if (last < 0) throw new Error(`there is no list for:\n${block.text}`);

@@ -1,5 +1,5 @@
-// Two PostgreSQL servers on one port at two loopback addresses, of which one follows the other by streaming replication, and
-// which can change their parts: what a failover is made of.
+// Two PostgreSQL servers on one port at two loopback addresses, for tests of a failover. One follows the other by streaming
+// replication, and they can swap roles.
 import { appendFile, chmod, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { once } from 'node:events';
@@ -14,7 +14,7 @@ import { eventually } from './service-process.js';
 
 export const STANDBY_SUPERUSER = { user: 'postgres', password: 'superuser-of-the-pair' };
 
-/** Fast, and still safe when a server is killed: only the machine must not fail. */
+/** Fast, and still safe if a server is killed: data is lost only if the machine crashes. */
 const SETTINGS = {
   fsync: 'off',
   full_page_writes: 'off',
@@ -31,11 +31,11 @@ export interface ReplicatedServer {
   start(): Promise<void>;
   /** `fast` waits until a standby has everything; `immediate` is a crash. */
   stop(mode: 'fast' | 'immediate'): Promise<void>;
-  /** Makes it a standby of the other one at its next start. */
+  /** Makes it a standby of the other server at its next start. */
   follow(other: ReplicatedServer): Promise<void>;
   /** Resolves when it takes writes. */
   promote(): Promise<void>;
-  /** Lets COMMIT wait for a standby, or no longer. Resolves when that is in force. */
+  /** Makes COMMIT wait for a standby, or no longer. Resolves when that is in force. */
   waitForStandby(on: boolean): Promise<void>;
   /** Resolves when a standby has received everything. */
   caughtUp(): Promise<void>;
@@ -46,20 +46,20 @@ export interface ReplicatedServer {
 export interface ServerPair {
   readonly one: ReplicatedServer;
   readonly other: ReplicatedServer;
-  /** Makes the other one a copy of the one, which both take writes then: neither follows. */
+  /** Makes the second server a copy of the first. Both then take writes: neither follows. */
   copyToOther(): Promise<void>;
   /** Stops both and removes their folders. */
   stop(): Promise<void>;
 }
 
 /**
- * Starts a server, has it prepared, stops it, and starts it again with a copy of its folder as its standby.
+ * Starts a server, runs `prepare`, stops the server, and starts it again with a copy of its folder as its standby.
  *
  * @param prepare gets the first server
  */
 export async function startServerPair(prepare: (one: ReplicatedServer) => Promise<void>): Promise<ServerPair> {
   const home = await mkdtemp(path.join(tmpdir(), 'tenantry-pair-'));
-  // mkdtemp makes 0700, and under root the servers run as another user.
+  // mkdtemp creates it with mode 0700, and under root the servers run as another user.
   await chmod(home, 0o755);
   const place = await settlePlace(home, { info: () => undefined });
   const started: Server[] = [];
@@ -179,7 +179,7 @@ async function freePort(hosts: readonly string[]): Promise<number> {
       }
       return port;
     } catch {
-      // Taken on the second address: another one.
+      // The port is taken on the second address: try another one.
     }
   }
 }

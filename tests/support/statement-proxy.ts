@@ -12,18 +12,18 @@ import { connect, createServer, type AddressInfo, type Socket } from 'node:net';
  */
 export type Verdict = 'pass' | 'lose';
 
-/** What the server answers with one ReadyForQuery: a simple query, or everything up to a Sync. */
+/** The unit that the server answers with one ReadyForQuery: a simple query, or everything up to a Sync. */
 export interface Statement {
-  /** Of several statements, separated by `; `. */
+  /** Several statements are joined by `; `. */
   readonly sql: string;
-  /** The application_name that the connection began with. */
+  /** The connection's application_name at its start. */
   readonly application: string;
 }
 
 export interface StatementProxy {
   readonly host: string;
   readonly port: number;
-  /** Called before each statement is forwarded, which waits until it resolves. An error resets the connection. */
+  /** Called before each statement is forwarded; the statement waits until it resolves. An error resets the connection. */
   onStatement: (statement: Statement) => Verdict | Promise<Verdict>;
   close(): Promise<void>;
 }
@@ -34,7 +34,7 @@ const CANCEL_REQUEST = 80_877_102;
 
 const passEverything = (): Verdict => 'pass';
 
-/** Starts one on a free port of the loopback interface. */
+/** Starts a proxy on a free port of the loopback interface. */
 export async function startStatementProxy(target: {
   readonly host: string;
   readonly port: number;
@@ -79,7 +79,7 @@ function relay(client: Socket, upstream: Socket, onStatement: StatementProxy['on
   let texts: string[] = [];
   const prepared = new Map<string, string>();
   const portals = new Map<string, string>();
-  /** Statements are forwarded in the order in which they came, also when one is held. */
+  /** Keeps statements in order, also while one is held. */
   let turn = Promise.resolve();
 
   function forward(bytes: Buffer, sql?: string): void {
@@ -99,7 +99,7 @@ function relay(client: Socket, upstream: Socket, onStatement: StatementProxy['on
       } else {
         started = true;
         application = /\0application_name\0([^\0]*)\0/.exec(message.toString('utf8', 8))?.[1] ?? '';
-        // The end of the handshake is a ReadyForQuery too; a CancelRequest is answered by nothing.
+        // The end of the handshake is a ReadyForQuery too; a CancelRequest gets no answer.
         if (code !== CANCEL_REQUEST) owed.push('pass');
         forward(message);
       }
@@ -112,7 +112,7 @@ function relay(client: Socket, upstream: Socket, onStatement: StatementProxy['on
     if (type === 'E') texts.push(portals.get(first) ?? '');
     if (type === 'Q') texts.push(first);
     messages.push(message);
-    // Parse, Bind, Describe, Execute and Close wait for their Sync; everything else goes on at once.
+    // Parse, Bind, Describe, Execute and Close wait for their Sync; every other message is forwarded at once.
     if ('PBDEC'.includes(type)) return;
     const bytes = Buffer.concat(messages);
     if (type === 'Q' || type === 'S') {
@@ -140,7 +140,7 @@ function relay(client: Socket, upstream: Socket, onStatement: StatementProxy['on
   });
 }
 
-/** Cuts a stream into messages. Those of a client's start have a length and no type. */
+/** Splits a stream into messages. Those of a client's start have a length and no type. */
 function splitter(onMessage: (message: Buffer) => void): (chunk: Buffer, isUntyped: () => boolean) => void {
   let rest = Buffer.alloc(0);
   return (chunk, isUntyped) => {

@@ -1,4 +1,4 @@
-// Tenants past the API: what the registry has of them, the way in of their own roles, and users that nobody signed up.
+// Access to tenants without the API: their rows in the registry, the credentials of their roles, and users without a sign-up.
 import { findTenant, type TenantRecord } from '../../db/registry/tenant-queries.js';
 import { findInstallationId } from '../../db/registry/installation.js';
 import type { DatabaseHandle } from '../../db/driver/client.js';
@@ -15,7 +15,7 @@ export async function rowOf({ app }: Pick<TestService, 'app'>, { id }: { readonl
   return row;
 }
 
-/** Gives a tenant's database another mark than its row says. */
+/** Gives a tenant's database another mark than its row has. */
 export async function markAgain(
   service: Pick<TestService, 'app'>,
   id: string,
@@ -28,7 +28,7 @@ export async function markAgain(
   await asSuperuser('postgres', (db) => sql`comment on database ${sql.id(row.dbName)} is ${sql.lit(mark)}`.execute(db));
 }
 
-/** The password of a tenant's role. @param sealed where it is not the one in force */
+/** The password of a tenant's role. @param sealed if it is not the one in force */
 export function passwordOf(
   { config }: Pick<TestService, 'config'>,
   { id, dbHost: host, dbPort: port, dbUser: user, dbPassword }: TenantRecord,
@@ -37,7 +37,7 @@ export function passwordOf(
   return createEnvelope(config.encryptionKeys).open(sealed ?? '', { id, host, port, user });
 }
 
-/** A tenant's role with everything that it is entered by. */
+/** A tenant's role with all that is needed to connect. */
 export interface Reached {
   readonly row: TenantRecord;
   readonly password: string;
@@ -55,7 +55,7 @@ export function enter({ row, password }: Reached, database = row.dbName): Databa
 
 let users = 0;
 
-/** A user made without hashing a password: it has a token and cannot sign in. */
+/** Adds a user without hashing a password: the user has a token and cannot sign in. */
 export async function addUser(
   { app }: Pick<TestService, 'app'>,
   { id: tenantId }: { readonly id: string },

@@ -1,10 +1,10 @@
-// A store in a real Redis whose scripts read a clock that a test moves, in place of the clock of Redis.
+// A store in a real Redis. Its scripts read a clock that a test moves, instead of the clock of Redis.
 import { randomUUID } from 'node:crypto';
 import { parseRedisUrl } from '../../src/replicas/redis-settings.js';
 import { openSharedStore, script, type SharedStore } from '../../src/replicas/shared-store.js';
 import type { RedisServer } from './redis.js';
 
-/** A store of its own, empty, and its clock. */
+/** A separate, empty store, and its clock. */
 export interface Alone {
   readonly store: SharedStore;
   readonly now: () => number;
@@ -12,7 +12,7 @@ export interface Alone {
 }
 
 export interface TimedStore {
-  /** Counts of its own. */
+  /** A store with separate counts. */
   alone(): Alone;
   close(): Promise<void>;
 }

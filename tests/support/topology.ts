@@ -1,5 +1,5 @@
-// docker-compose.yml as processes of this machine: HAProxy, two replicas, two PostgreSQL servers, Redis, made and started with
-// the same files and commands. For tests, and for `npm run topology`.
+// Runs docker-compose.yml as processes of this machine: HAProxy, two replicas, two PostgreSQL servers and Redis, with the same
+// files and commands. For tests, and for `npm run topology`.
 import { execFile, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { accessSync, constants, existsSync, readdirSync } from 'node:fs';
@@ -15,27 +15,27 @@ import { startPostmaster, type Postmaster } from '../../src/embedded/postmaster.
 import { run, type Account } from '../../src/embedded/run.js';
 
 export interface Topology {
-  /** The balancer: what clients use. */
+  /** The balancer's URL, for clients. */
   readonly url: string;
   readonly operator: { readonly email: string; readonly password: string };
   readonly replicas: readonly [Replica, Replica];
   readonly registry: DatabaseServer;
   readonly tenants: DatabaseServer;
   readonly redis: RedisServer;
-  /** Holds everything that it wrote, the logs too; gone after stop(). */
+  /** Holds everything that the topology wrote, logs included; stop() removes it. */
   readonly folder: string;
-  /** Ends every process that it started and removes its folder. Safe to call again. */
+  /** Ends every started process and removes the folder. Safe to call again. */
   stop(): Promise<void>;
 }
 
 export interface Replica {
-  /** Past the balancer. */
+  /** Directly, without the balancer. */
   readonly url: string;
   readonly pid: number | undefined;
   readonly logFile: string;
-  /** Resolves when it says that it is ready. */
+  /** Resolves when the replica reports that it is ready. */
   start(): Promise<void>;
-  /** Resolves with its exit code when it has ended; null where a signal ended it. */
+  /** Resolves with the exit code when the replica has ended; null if a signal ended it. */
   stop(signal: NodeJS.Signals): Promise<number | null>;
 }
 
@@ -52,24 +52,24 @@ export interface DatabaseServer {
 export interface RedisServer {
   readonly port: number;
   readonly pid: number | undefined;
-  /** Resolves when it accepts connections; it is empty then. */
+  /** Resolves when the server accepts connections; it is empty then. */
   start(): Promise<void>;
   stop(signal: NodeJS.Signals): Promise<number | null>;
 }
 
-/** Something is not installed that npm does not bring. */
+/** A required program is not installed, and npm does not install it. */
 export class MissingProgram extends Error {}
 
-/** How long (ms) a process has to become ready: an empty machine needs one second, a busy one some more. */
+/** Deadline (ms) for a process to become ready: an idle machine needs one second, a busy one some more. */
 const READY_DEADLINE = 30_000;
 
-/** What is lost in a power cut is thrown away after the run anyway. */
+/** The data need not survive a power cut: it is removed after the run. */
 const SERVER_SETTINGS = { fsync: 'off', max_connections: '200', client_connection_check_interval: '5s' };
 
 const root = path.resolve(import.meta.dirname, '../..');
 const ignore = (): void => undefined;
 
-/** What has to be installed before startTopology() can work; empty where nothing has to. */
+/** The programs that startTopology() needs and that are missing; empty if there are none. */
 export function missingPrograms(): readonly string[] {
   const packages = {
     haproxy: 'haproxy',
@@ -96,7 +96,7 @@ export async function startTopology(
   if (missing.length > 0) throw new MissingProgram(missing.join('\n'));
 
   const folder = await mkdtemp(path.join(tmpdir(), 'tenantry-topology-'));
-  // mkdtemp makes 0700, and under root the database servers run as another user.
+  // mkdtemp creates it with mode 0700, and under root the database servers run as another user.
   await chmod(folder, 0o755);
   const undo: (() => Promise<unknown>)[] = [() => rm(folder, { recursive: true, force: true })];
   let stopped: Promise<void> | undefined;
@@ -107,7 +107,7 @@ export async function startTopology(
     const settings = parseEnv(await readFile(path.join(folder, 'tenantry.env'), 'utf8')) as Record<string, string>;
     const fileOf = (secret: string): string => path.join(folder, 'secrets', secret);
     const secretOf = async (secret: string): Promise<string> => (await readFile(fileOf(secret), 'utf8')).trim();
-    /** The URL in the file gets the address that its server has here. */
+    /** Replaces the address in the file's URL by that of the server here. */
     const placeHere = async (secret: string, port: number): Promise<void> => {
       await writeFile(fileOf(secret), `${atLocalPort(await secretOf(secret), port)}\n`);
     };
@@ -151,8 +151,8 @@ export async function startTopology(
     const makeReplica = async (name: string): Promise<Replica> => {
       const port = await portOf(path.join(folder, `${name}.port`));
       const replica = createReplica(port, { ...env, PORT: String(port) }, path.join(folder, `${name}.log`));
-      // Two of them mean "at once": nobody sends it anything any more, so nothing has to drain. Different ones, because the
-      // same signal twice may arrive as one.
+      // Two signals mean "at once": no client sends requests any more, so there is nothing to drain. The signals differ, because
+      // the same signal twice may arrive as one.
       undo.push(() => Promise.all([replica.stop('SIGTERM'), replica.stop('SIGINT')]));
       await replica.start();
       return replica;
@@ -216,7 +216,7 @@ function createRedis(port: number, authFile: string, folder: string): RedisServe
   };
 }
 
-/** One server in a folder of its own: Debian's where it is installed, otherwise the embedded one. */
+/** One server in its own folder: Debian's if it is installed, otherwise the embedded one. */
 async function startDatabaseServer(home: string, superuserPassword: string): Promise<DatabaseServer> {
   const bin = debianPostgres();
   return bin === undefined
@@ -312,7 +312,7 @@ function debianPostgres(): string | undefined {
     .find((bin) => existsSync(path.join(bin, 'postgres')));
 }
 
-/** PostgreSQL refuses to run as root; Debian's package made the user that it runs as. */
+/** PostgreSQL refuses to run as root; Debian's package made this user for it. */
 async function serverAccount(): Promise<Account> {
   if (process.getuid?.() !== 0) return {};
   return { uid: Number(await run('id', ['-u', 'postgres'])), gid: Number(await run('id', ['-g', 'postgres'])) };
@@ -326,10 +326,10 @@ interface Program {
   stop(signal: NodeJS.Signals): Promise<number | null>;
 }
 
-/** Processes that run because of this one. */
+/** Processes that this process started. */
 const running = new Set<{ readonly pid?: number | undefined }>();
 
-// The last chance to end them, and a synchronous one. SIGINT means "at once" to PostgreSQL and "soon" to the others.
+// The last chance to end them, and it must be synchronous. SIGINT means "at once" to PostgreSQL and "soon" to the others.
 process.on('exit', () => {
   for (const { pid } of running) if (pid !== undefined) process.kill(pid, 'SIGINT');
 });
@@ -342,7 +342,7 @@ function startProgram(
   const child = spawn(findProgram(program) ?? program, args, {
     cwd: root,
     env: environment(env),
-    // A process group of its own: Ctrl-C is for us, who end it in its turn.
+    // Its own process group: a terminal's Ctrl-C then reaches only this process, which ends the others in order.
     detached: true,
     stdio: ['ignore', 'pipe', 'pipe'],
   });
@@ -375,7 +375,7 @@ function startProgram(
   };
 }
 
-/** Waits for /health/ready. @throws Error with the end of the program's log where it ends first or takes too long */
+/** Waits for /health/ready. @throws Error with the end of the program's log if it ends first or takes too long */
 async function untilReady(url: string, program: Program): Promise<void> {
   await untilTrue(url, program, () =>
     fetch(`${url}/health/ready`).then(
@@ -412,12 +412,12 @@ async function untilTrue(what: string, program: Program, isReady: () => Promise<
   }
 }
 
-/** Runs a command to its end. @throws Error with what it wrote on stderr */
+/** Runs a command to its end. @throws Error with its output on stderr */
 async function command(program: string, args: readonly string[], env: Readonly<Record<string, string>>): Promise<void> {
   await promisify(execFile)(program, args, { cwd: root, env: environment(env), timeout: 60_000 });
 }
 
-/** The caller's own variables, PGHOST and NODE_OPTIONS among them, do not reach what is started. */
+/** The caller's own variables, PGHOST and NODE_OPTIONS among them, do not reach the started processes. */
 function environment(env: Readonly<Record<string, string>>): NodeJS.ProcessEnv {
   return { PATH: process.env['PATH'], HOME: process.env['HOME'], LC_ALL: 'C', ...env };
 }
@@ -429,7 +429,7 @@ function atLocalPort(url: string, port: number): string {
   return changed.href;
 }
 
-/** Debian keeps haproxy in sbin, which is not on everybody's PATH. */
+/** Debian keeps haproxy in sbin, which is often not on PATH. */
 function findProgram(name: string): string | undefined {
   if (path.isAbsolute(name)) return name;
   return [...(process.env['PATH'] ?? '').split(path.delimiter), '/usr/sbin', '/usr/local/sbin']
@@ -444,13 +444,13 @@ function findProgram(name: string): string | undefined {
     });
 }
 
-/** Waits for both, even where one fails: what is still starting could not be stopped. */
+/** Waits for both, even if one fails: what is still starting could not be stopped. */
 async function both<T>(one: Promise<T>, other: Promise<T>): Promise<[T, T]> {
   await Promise.allSettled([one, other]);
   return Promise.all([one, other]);
 }
 
-/** Every step, whatever the ones before it do; the first failure is thrown at the end. */
+/** Runs every step, even after a failure; throws the first failure at the end. */
 async function inTurn(steps: readonly (() => Promise<unknown>)[]): Promise<void> {
   const failures: unknown[] = [];
   for (const step of steps) await step().catch((error: unknown) => failures.push(error));

@@ -1,6 +1,6 @@
-// A client whose host is about to vanish: connections that hold locks, one in each state that a session can be in.
+// A client whose host is about to vanish: connections that hold locks, one in each possible state of a session.
 // Usage: node --import tsx tests/support/vanishing-client.ts <host> <port> <password>
-// Writes `held` when all locks are held, and a line for each connection that it notices to be lost.
+// Writes `held` when all locks are held, and a line for each lost connection that it notices.
 import pg from 'pg';
 import { clientConfig } from '../../db/driver/client.js';
 

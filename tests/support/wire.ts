@@ -1,4 +1,4 @@
-// Requests as a client on the network makes them, down to the bytes, and what every problem document must look like.
+// Sends requests as a client on the network does, down to the bytes, and checks the form of every problem document.
 import { once } from 'node:events';
 import { request as httpRequest, type IncomingMessage, type OutgoingHttpHeaders } from 'node:http';
 import { connect, type AddressInfo } from 'node:net';
@@ -11,7 +11,7 @@ export interface Received {
   readonly text: string;
 }
 
-/** Lets a service listen on a free port of this machine, which is returned. */
+/** Makes a service listen on a free port of this machine. Returns the port. */
 export async function listen({ app }: TestService): Promise<number> {
   await app.listen({ port: 0, host: '127.0.0.1' });
   return (app.server.address() as AddressInfo).port;
@@ -42,7 +42,7 @@ export async function sendBytes(port: number, bytes: string): Promise<string> {
   return Buffer.concat(chunks).toString();
 }
 
-/** The answer that stands in those bytes. */
+/** Parses the answer in those bytes. */
 export function parseAnswer(raw: string): Received {
   const [head = '', text = ''] = raw.split('\r\n\r\n');
   const [statusLine = '', ...lines] = head.split('\r\n');
@@ -53,7 +53,7 @@ export function parseAnswer(raw: string): Received {
   return { status: Number(statusLine.split(' ')[1]), headers: Object.fromEntries(headers), text };
 }
 
-/** The answer is a problem document of that status and code, and tells nothing of what is inside. */
+/** Expects a problem document of that status and code that reveals no internals. */
 export function expectProblem(
   answer: Pick<Received, 'status' | 'headers' | 'text'>,
   status: number,

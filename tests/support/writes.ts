@@ -1,15 +1,15 @@
-// Every route that writes, with a body that it takes, and what a database holds before and after: for tests that are derived
-// from the route table.
+// Every route that writes, with a valid body, and the content of a database before and after: for tests that are derived from the
+// route table.
 import { sql } from 'kysely';
 import type { RouteEntry } from '../../src/auth/route-access.js';
 import { ADMIN, asSuperuser } from './app.js';
 
 export const UNKNOWN_ID = '01900000-0000-7000-8000-00000000ffff';
 
-/** The answer to a revoked caller. */
+/** The codes of the answers to a revoked caller. */
 export const REVOKED = ['unauthenticated', 'forbidden', 'tenant-suspended'];
 
-/** A valid body for each route that reads one; null: it is sent in chunks and turns out to be empty. */
+/** A valid body for each route that reads one; null: an empty body in chunks. */
 const bodies: Readonly<Record<string, object | null>> = {
   'POST /auth/logout': null,
   'POST /auth/logout-all': null,
@@ -76,7 +76,7 @@ export async function everythingIn(database: string): Promise<Record<string, unk
   });
 }
 
-/** What a request can change in the registry: who and what there is, and what operators did. */
+/** The ids of everything that a request can make in the registry: tenants, operators, clusters and operators' acts. */
 export async function everythingInRegistry(registry: string): Promise<unknown> {
   return asSuperuser(registry, async (db) => {
     const { rows } = await sql<{ name: string }>`
