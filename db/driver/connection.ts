@@ -167,15 +167,12 @@ export class ClientConnection extends pg.Client {
     // Under TLS pg replaces the stream. The bytes of the handshake arrive at this stream too.
     const { stream } = this.connection;
     let heard = stream.bytesRead;
-    let since = performance.now();
+    // Looks and not time: while this process stands still the server's bytes wait to be read, behind this timer.
+    let looks = 0;
     return setInterval(() => {
-      const now = performance.now();
-      if (stream.bytesRead === heard) {
-        if (now - since >= ms) onSilence();
-        return;
-      }
+      looks = stream.bytesRead === heard ? looks + 1 : 0;
       heard = stream.bytesRead;
-      since = now;
+      if (looks * LISTEN_EVERY >= ms) onSilence();
     }, LISTEN_EVERY);
   }
 

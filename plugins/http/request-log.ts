@@ -44,10 +44,13 @@ export const requestLog = fp(
     // After the rate limit. Fastify's onRequestAbort is not used: it misses a client that leaves after its body, while it waits
     // for the answer.
     app.addHook('preParsing', (request, reply, _payload, done) => {
-      reply.raw.once('close', () => {
+      const left = (): void => {
         if (!request.logged)
           lines.info({ reqId: request.id, ...lineOf(request, reply) }, 'request aborted by the client');
-      });
+      };
+      // The rate limit may have waited for Redis meanwhile.
+      if (reply.raw.destroyed) left();
+      else reply.raw.once('close', left);
       done();
     });
   },

@@ -27,8 +27,8 @@ export interface TenantPools {
    */
   database(tenantId: string, watch?: Watch<TenantDatabase>): Kysely<TenantDatabase>;
   /**
-   * The same for a tenant that was admitted just now. The pool is looked up here, and not again by each query. If the pool has
-   * been retired since, a query looks up the pool again.
+   * The same for a tenant that was admitted just now. The pool is looked up here, and not again by each query. If there is no pool,
+   * or it has been retired since, a query looks up the pool.
    */
   databaseOf(tenant: TenantRecord): Kysely<TenantDatabase>;
   /** Takes a tenant's pool out of use; running queries finish. Resolves when the pool's connections are closed. */
@@ -223,19 +223,24 @@ export function createTenantPools(deps: TenantPoolDeps): TenantPools {
     return closing.finally(() => retiring.delete(closing));
   }
 
-  return {
-    database(tenantId, watch) {
-      if (watch) return watchedDatabase(() => poolOf(tenantId), watch);
-      let handle = handles.get(tenantId);
-      if (!handle) {
-        if (handles.size >= MAX_HANDLES) handles.clear();
-        handle = databaseOver<TenantDatabase>(() => poolOf(tenantId));
-        handles.set(tenantId, handle);
-      }
-      return handle;
-    },
+  function handleOf(tenantId: string): Kysely<TenantDatabase> {
+    let handle = handles.get(tenantId);
+    if (!handle) {
+      if (handles.size >= MAX_HANDLES) handles.clear();
+      handle = databaseOver<TenantDatabase>(() => poolOf(tenantId));
+      handles.set(tenantId, handle);
+    }
+    return handle;
+  }
 
-    databaseOf: (tenant) => entryFor(tenant).db,
+  return {
+    database: (tenantId, watch) => (watch ? watchedDatabase(() => poolOf(tenantId), watch) : handleOf(tenantId)),
+
+    databaseOf({ id, epoch }) {
+      const known = entries.get(id);
+      // No pool is built from this record: the tenant may have been changed, or suspended, since it was admitted.
+      return known && known.epoch >= epoch ? known.db : handleOf(id);
+    },
 
     retire,
 

@@ -74,7 +74,6 @@ export function createOperations(
     };
   const publish = (tenantId: string): Promise<void> => events.publish({ kind: 'tenant', tenantId });
 
-  closing.add('locks', () => registryConnections.close('locks'));
   const provisioners = createProvisioners({
     connectionTo: async (place) => (await clusterDirectory.find(place))?.connection(),
     limits: provisionerPool,
@@ -83,6 +82,8 @@ export function createOperations(
     destinations,
   });
   closing.add('provisioners', () => provisioners.close());
+  // Before the provisioners: closing waits for work under a lock, which comes to its end with them.
+  closing.add('locks', () => registryConnections.close('locks'));
   const makingLocks = createTenantLocks(registryConnections.locks, LOCK_HOLDERS.making);
   const changeLocks = createTenantLocks(registryConnections.locks, LOCK_HOLDERS.changes);
   const onError = failed('a provisioning step failed');
@@ -104,7 +105,8 @@ export function createOperations(
   const shared = { registry, provisioners, locks: makingLocks, installation, onError };
   const filled = { ...shared, envelope, connectionLimit: STANDARD_CONNECTIONS, precedence: createPrecedence() };
   const standby = createStandbyDatabases(filled);
-  const refill = (): void => void housekeeping.runNow(REFILLING);
+  // A command has no jobs: a replica that serves makes them.
+  const refill = (): void => void housekeeping.runNow(REFILLING).catch(() => undefined);
   const reconciler = createReconciler({ ...shared, making, removal, standby });
   const ensureDefault = (): Promise<string> =>
     ensureDefaultCluster(registry, clusterEnvelope, connection, clusterBudget);

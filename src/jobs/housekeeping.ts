@@ -43,7 +43,10 @@ export function createHousekeeping(deps: {
   const running = new Set<Promise<void>>();
 
   async function locked(job: HousekeepingJob): Promise<void> {
-    await holders.run(() => whileLocked(registry, job.name, () => job.run(closing.signal)));
+    await holders.run(async () => {
+      // It may have waited for others until the end.
+      if (!closing.signal.aborted) await whileLocked(registry, job.name, () => job.run(closing.signal));
+    });
   }
 
   function add(job: HousekeepingJob): void {

@@ -3,11 +3,15 @@ import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import path from 'node:path';
 import { text } from 'node:stream/consumers';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { sql } from 'kysely';
 import { expect, inject, it, onTestFinished } from 'vitest';
 import { createEngine } from '../../src/engine/index.js';
 import { createLogger } from '../../src/observability/logger.js';
-import { asSuperuser, createRegistry, testConfig } from '../support/app.js';
+import { setStandbyTarget } from '../../db/registry/standby-rows.js';
+import type { Engine, EngineOptions } from '../../src/engine/index.js';
+import type { TenantRecord } from '../../db/registry/tenant-queries.js';
+import { ADMIN, asSuperuser, createRegistry, testConfig } from '../support/app.js';
 
 const root = path.resolve(import.meta.dirname, '../..');
 
@@ -50,4 +54,46 @@ it('closes in reverse, and again without effect, when its registry is away', asy
   await engine.close();
   await engine.close();
   await expect(engine.installation()).rejects.toThrow();
+});
+
+/** As a command opens one: it does not serve. */
+async function openEngine(options?: EngineOptions): Promise<Engine> {
+  const config = testConfig(await createRegistry());
+  const engine = await createEngine(config, createLogger(config.log), options);
+  onTestFinished(() => engine.close());
+  return engine;
+}
+
+async function makeTenant(engine: Engine): Promise<TenantRecord> {
+  const { password, ...admin } = ADMIN;
+  const passwordHash = await engine.passwords.hash(password, 'operators');
+  return engine.provisioning.create(
+    { name: 'By a command', slug: 'by-a-command', poolOptions: {}, admin: { ...admin, passwordHash } },
+    { actor: { kind: 'none' } },
+  );
+}
+
+it('lets a tenant that is being made be finished when it closes', async () => {
+  let closed: Promise<void> | undefined;
+  const engine: Engine = await openEngine({
+    afterProvisioningStep: async (step) => {
+      if (step !== 'role') return;
+      closed = engine.close();
+      await sleep(500);
+    },
+  });
+  expect(await makeTenant(engine)).toMatchObject({ status: 'active' });
+  await closed;
+});
+
+it('makes a tenant from a standby database without serving, where no job makes the next one', async () => {
+  const engine = await openEngine();
+  await setStandbyTarget(engine.registry, await engine.ensureDefaultCluster(), 1);
+  await engine.standby.refill(new AbortController().signal);
+  const unhandled: unknown[] = [];
+  const note = (error: unknown): void => void unhandled.push(error);
+  process.on('unhandledRejection', note);
+  onTestFinished(() => void process.off('unhandledRejection', note));
+  expect(await makeTenant(engine)).toMatchObject({ status: 'active' });
+  expect(unhandled).toEqual([]);
 });

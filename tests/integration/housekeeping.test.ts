@@ -126,3 +126,19 @@ it('asks a job that runs to stop, and waits for it', async () => {
   await housekeeping.runNow('long');
   expect(stopped).toBe(false);
 });
+
+it('begins no job that has waited for another until the end', async () => {
+  const { opened, open } = gate();
+  const ran: string[] = [];
+  const handle = connectAs<Registry>(registry);
+  onTestFinished(() => handle.close(0));
+  const housekeeping = createHousekeeping({ registry: handle.db, atOnce: 1, onError: () => undefined });
+  const job = (name: string) => ({ name, every: NEVER, run: () => (ran.push(name), opened) });
+  housekeeping.add(job('long'));
+  housekeeping.add(job('waits'));
+  await expect.poll(() => ran).toEqual(['long']);
+  const closed = housekeeping.close();
+  open();
+  await closed;
+  expect(ran).toEqual(['long']);
+});

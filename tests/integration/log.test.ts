@@ -1,9 +1,11 @@
 // What the log says of each request, and what it never says.
 import { sql } from 'kysely';
 import { once } from 'node:events';
-import { request as httpRequest } from 'node:http';
+import fastify from 'fastify';
+import { request as httpRequest, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
+import { requestLog } from '../../plugins/http/request-log.js';
 import {
   ADMIN,
   asSuperuser,
@@ -220,6 +222,31 @@ describe('a request', () => {
     expect(own).toHaveLength(1);
     expect(own[0]).toMatchObject({ method: 'POST', route: '/products', msg: 'request aborted by the client' });
   });
+});
+
+it('has a line for a client that goes away while the rate limit waits for Redis', async () => {
+  const texts: string[] = [];
+  const app = fastify({ logger: { stream: { write: (text) => void texts.push(text) } } });
+  let left = (): void => undefined;
+  const gone = new Promise<void>((resolve) => (left = resolve));
+  app.addHook('onRequest', () => gone);
+  await app.register(requestLog);
+  let served = false;
+  app.get('/', async () => (served = true));
+  await app.listen({ host: '127.0.0.1', port: 0 });
+  const arrived = once(app.server, 'request') as Promise<[unknown, ServerResponse]>;
+  const request = httpRequest({ host: '127.0.0.1', port: (app.server.address() as AddressInfo).port, agent: false });
+  request.on('error', () => undefined);
+  request.end();
+  const [, response] = await arrived;
+  request.destroy();
+  await once(response, 'close');
+  left();
+  await vi.waitFor(() => {
+    expect(served).toBe(true);
+  });
+  await app.close();
+  expect(texts.filter((text) => text.includes('request aborted by the client'))).toHaveLength(1);
 });
 
 describe('a request that fails on our side', () => {

@@ -104,4 +104,12 @@ describe('the pg Pool beneath a connection pool', () => {
     await expect(pool.connect()).rejects.toMatchObject({ reason: 'the pool was closed' });
     inUse.release();
   });
+
+  it('does not take its own standstill for a silent server', async () => {
+    const { pool } = open();
+    const pid = pidOf(pool);
+    // Longer than a server may be silent.
+    Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 2_500);
+    expect(await pid).toBeGreaterThan(0);
+  });
 });

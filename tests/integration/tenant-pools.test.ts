@@ -93,6 +93,31 @@ describe('a cold tenant', () => {
   });
 });
 
+it('builds no pool from the record that a request was admitted with, if the tenant was suspended since', async () => {
+  const row = await rowOf(home, await home.createTenant());
+  const suspended: TenantRecord = { ...row, status: 'suspended', active: false, epoch: row.epoch + 1 };
+  const pools = createTenantPools({
+    directory: { peek: () => suspended, find: async () => suspended, reload: async () => suspended },
+    envelope: createEnvelope(home.config.encryptionKeys),
+    tls: () => false,
+    closeAfter: 60_000,
+    breakers: createBreakers({ probe: async () => undefined, onChange: () => undefined }),
+    probe: async () => undefined,
+    openPool: (_tenantId, connection, { poolOptions }, { prove }) =>
+      openPool(connection, poolLimits(poolOptions, home.config.tenants.pool), {
+        applicationName: 'pools test',
+        preparedStatements: true,
+        ...(prove && { prove }),
+      }),
+    onError: () => undefined,
+  });
+  onTestFinished(() => pools.close());
+  await expect(findProduct(pools.databaseOf(row), '00000000-0000-7000-8000-000000000000')).rejects.toMatchObject({
+    code: 'tenant-suspended',
+  });
+  expect(pools.inspect(row.id)).toBeUndefined();
+});
+
 describe('a failed build', () => {
   it('stays with its tenant, and is not remembered: once the row is mended it is served, by the same process', async () => {
     const [tenant, neighbour] = [await home.createTenant(), await home.createTenant()];
