@@ -64,6 +64,8 @@ async function stop({ shutdown }: Settings): Promise<void> {
     const late = (): Error => new Error('requests were still running when the time was up');
     await within(app.close(), shutdown.timeout, late);
   }
+  // Does nothing if the app has closed it. A signal can come before the app is built.
+  await engine?.close();
   await embedded?.stop();
   embedded = undefined;
 }

@@ -65,15 +65,17 @@ export async function createEngine(config: Config, log: Logger, options: EngineO
       within(housekeeping.close(), JOB_DEADLINE, () => new Error('a housekeeping job did not stop in time')),
     );
     const rooms = { ...replica, ...dataPlane, ...callers, ...operations };
+    const serve = async (): Promise<void> => {
+      await whenServing(rooms, config, log);
+      for (const job of jobsOf(rooms, config, log)) housekeeping.add(job);
+    };
+    let serving: Promise<void> | undefined;
     return {
       ...rooms,
       config,
       log,
       housekeeping,
-      async serve() {
-        await whenServing(rooms, config, log);
-        for (const job of jobsOf(rooms, config, log)) housekeeping.add(job);
-      },
+      serve: () => (serving ??= serve()),
       close: () => closing.close(),
     };
   } catch (error) {

@@ -11,24 +11,24 @@ import { openRegistryPool } from '../../db/registry/open-registry.js';
 /*
  * | pool      | connections         | reason                                                                                  |
  * | --------- | ------------------- | --------------------------------------------------------------------------------------- |
- * | requests  | `REGISTRY_POOL_MAX` | Operators' requests, tenant rows that are not cached, and queries of jobs.               |
+ * | requests  | `REGISTRY_POOL_MAX` | Operators' requests, tenant rows that are not cached, and queries of jobs.              |
  * | leases    | 2                   | Leases of connection slots are renewed while requests use all other connections.        |
- * | publisher | 1                   | Changes are published while requests use all other connections. Batches follow in turn.  |
- * | locks     | 10                  | An advisory lock holds a connection until the work ends, often for minutes.             |
- * | feed      | 1                   | LISTEN needs a connection of its own (src/replicas/feed.ts).                             |
+ * | publisher | 1                   | Changes are published while requests use all other connections. Batches follow in turn. |
+ * | locks     | 12                  | An advisory lock holds a connection until the work ends, often for minutes.             |
+ * | feed      | 1                   | LISTEN needs a connection of its own (src/replicas/feed.ts).                            |
  *
  * A replica that starts has one more for a moment: the check that the registry is migrated (src/boot/index.ts).
  */
 const LEASES = { max: 2, timeout: 1_500, idleTimeoutMillis: 60_000 };
 const PUBLISHER = { max: 1, timeout: 1_000, idleTimeoutMillis: 60_000 };
-const LOCKS = { max: 10, idleTimeoutMillis: 5_000 };
 
 /**
- * The most holders of locks at once. Together they may be more than the pool has connections. A job holds its lock while it waits
- * for a tenant's lock. So jobs and changes of tenants must leave room for the making of tenants, and a server that hangs must not
- * take all connections.
+ * Connections with locks, for each kind of work. A server that hangs takes those of one kind, and the other kinds go on. Jobs hold
+ * the lock of the job while they wait for a tenant's.
  */
-export const LOCK_HOLDERS = { jobs: 4, changes: 4, making: 8 } as const;
+export const LOCK_HOLDERS = { jobs: 4, changes: 3, making: 5 } as const;
+
+const LOCKS = { max: LOCK_HOLDERS.jobs + LOCK_HOLDERS.changes + LOCK_HOLDERS.making, idleTimeoutMillis: 5_000 };
 
 /** Longest wait (ms) for running queries when the process stops. */
 const CLOSE_DEADLINES = { requests: 10_000, leases: 1_000, publisher: 0, locks: 10_000 };

@@ -6,17 +6,21 @@ export class Slots {
   #running = 0;
   readonly #waiting = new Set<() => void>();
 
-  /** @param patience longest wait (ms) for a slot; without it a task waits until its turn comes */
+  /**
+   * @param patience longest wait (ms) for a slot; without it a task waits until its turn comes
+   * @param refusal makes the error for a task that is refused
+   */
   constructor(
     private readonly size: number,
     private readonly queue: number,
     private readonly patience?: number,
+    private readonly refusal: () => Error = () => new AppError('unavailable', { retryAfter: 1 }),
   ) {}
 
-  /** @throws AppError `unavailable` if too many tasks wait already or the wait was too long; and the errors of the task */
+  /** @throws the refusal, AppError `unavailable` by default, if too many tasks wait or the wait was too long; errors of the task */
   async run<T>(task: () => Promise<T>): Promise<T> {
     if (this.#running >= this.size) {
-      if (this.#waiting.size >= this.queue) throw new AppError('unavailable', { retryAfter: 1 });
+      if (this.#waiting.size >= this.queue) throw this.refusal();
       // The running task hands its slot over and does not free it. Otherwise a new task could overtake a waiting one.
       await this.#turn();
     } else {
@@ -35,7 +39,7 @@ export class Slots {
     return new Promise((resolve, reject) => {
       const giveUp = (): void => {
         this.#waiting.delete(enter);
-        reject(new AppError('unavailable', { retryAfter: 1 }));
+        reject(this.refusal());
       };
       const timer = this.patience === undefined ? undefined : setTimeout(giveUp, this.patience);
       const enter = (): void => {

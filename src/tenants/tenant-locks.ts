@@ -8,6 +8,7 @@ import type { Kysely } from 'kysely';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Registry } from '../../db/registry/registry-schema.js';
 import { freeTenantLocks, tryTenantLock } from '../../db/registry/tenant-lock-keys.js';
+import { DatabaseFault } from '../../db/driver/database-fault.js';
 import { AppError } from '../errors.js';
 import { Slots } from '../jobs/bounded-tasks.js';
 
@@ -20,7 +21,7 @@ export interface TenantLocks {
    * Runs the work under a tenant's lock as soon as the lock is free. Do not call this while holding another session: if all
    * sessions did, each would wait for one more.
    *
-   * @throws AppError `unavailable` if another worker has the lock for too long
+   * @throws AppError `unavailable` if another worker has the lock for too long; DatabaseFault `busy` if too many hold locks
    */
   hold<T>(tenantId: string, work: () => Promise<T>): Promise<T>;
 }
@@ -35,7 +36,9 @@ const LOOK_EVERY = 50;
  * @param atOnce the most connections held at once, of a pool that others use too
  */
 export function createTenantLocks(registry: Kysely<Registry>, atOnce = Infinity): TenantLocks {
-  const holders = new Slots(atOnce, Infinity, PATIENCE);
+  // As a full pool refuses: the work did not begin.
+  const busy = (): DatabaseFault => new DatabaseFault('busy', 'too many operations hold locks');
+  const holders = new Slots(atOnce, Infinity, PATIENCE, busy);
   function session<T>(work: (session: Kysely<Registry>) => Promise<T>): Promise<T> {
     return holders.run(() =>
       registry.connection().execute(async (connection) => {
@@ -59,9 +62,9 @@ export function createTenantLocks(registry: Kysely<Registry>, atOnce = Infinity)
         return true;
       }),
 
-    hold: (tenantId, work) =>
-      session(async (connection) => {
-        const until = performance.now() + PATIENCE;
+    hold(tenantId, work) {
+      const until = performance.now() + PATIENCE;
+      return session(async (connection) => {
         while (!(await tryTenantLock(connection, tenantId))) {
           if (performance.now() > until)
             throw new AppError('unavailable', {
@@ -71,6 +74,7 @@ export function createTenantLocks(registry: Kysely<Registry>, atOnce = Infinity)
           await sleep(LOOK_EVERY);
         }
         return work();
-      }),
+      });
+    },
   };
 }

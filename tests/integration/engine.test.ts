@@ -7,7 +7,9 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { sql } from 'kysely';
 import { expect, inject, it, onTestFinished } from 'vitest';
 import { createEngine } from '../../src/engine/index.js';
+import { LOCK_HOLDERS } from '../../src/engine/registry-connections.js';
 import { createLogger } from '../../src/observability/logger.js';
+import { createTenantLocks, type TenantLocks } from '../../src/tenants/tenant-locks.js';
 import { setStandbyTarget } from '../../db/registry/standby-rows.js';
 import type { Engine, EngineOptions } from '../../src/engine/index.js';
 import type { TenantRecord } from '../../db/registry/tenant-queries.js';
@@ -15,17 +17,18 @@ import { ADMIN, asSuperuser, createRegistry, testConfig } from '../support/app.j
 
 const root = path.resolve(import.meta.dirname, '../..');
 
-/** Sessions of the service: what it says of itself. */
-const sessionsOfService = (): Promise<string[]> =>
+/** Sessions of one engine: those in its registry, and those on clusters that its replica's id is in the name of. */
+const sessionsOf = (registry: string, replicaId: string): Promise<string[]> =>
   asSuperuser('postgres', async (db) => {
     const { rows } = await sql<{ name: string }>`
-      select application_name as name from pg_stat_activity where application_name like 'tenantry%'`.execute(db);
+      select application_name as name from pg_stat_activity
+        where application_name like 'tenantry%'
+          and (datname = ${registry} or application_name like ${`%${replicaId}`})`.execute(db);
     return rows.map(({ name }) => name);
   });
 
 it('ends by itself when it is closed, with a tenant made and no session left on any server', async () => {
   const registry = await createRegistry();
-  const before = new Set(await sessionsOfService());
   const arguments_ = ['--import', 'tsx', 'tests/support/engine-child.ts', JSON.stringify(inject('cluster')), registry];
   const child = spawn(process.execPath, arguments_, { cwd: root, stdio: ['ignore', 'pipe', 'inherit'] });
   onTestFinished(() => {
@@ -33,13 +36,14 @@ it('ends by itself when it is closed, with a tenant made and no session left on 
   });
   const [output, ending] = await Promise.all([text(child.stdout), once(child, 'exit')]);
   expect(ending[0]).toBe(0);
-  const { id } = JSON.parse(output) as { id: string };
+  const { id, replicaId, sessions } = JSON.parse(output) as { id: string; replicaId: string; sessions: number };
+  expect(sessions).toBeGreaterThan(0);
   const statuses = await asSuperuser(registry, async (db) => {
     const { rows } = await sql<{ status: string }>`select status from tenants where id = ${id}`.execute(db);
     return rows;
   });
   expect(statuses).toEqual([{ status: 'active' }]);
-  expect((await sessionsOfService()).filter((name) => !before.has(name))).toEqual([]);
+  expect(await sessionsOf(registry, replicaId)).toEqual([]);
   // It leased nothing that another replica would have to wait for, and was no replica.
   const leases = await asSuperuser(registry, async (db) => {
     const { rows } = await sql<{ count: string }>`select count(*) from slot_leases`.execute(db);
@@ -96,4 +100,30 @@ it('makes a tenant from a standby database without serving, where no job makes t
   onTestFinished(() => void process.off('unhandledRejection', note));
   expect(await makeTenant(engine)).toMatchObject({ status: 'active' });
   expect(unhandled).toEqual([]);
+});
+
+it('has a connection for a change of a tenant while makers and jobs hold all of theirs', async () => {
+  const engine = await openEngine();
+  const { locks } = engine.registryConnections;
+  let end = (): void => undefined;
+  const ended = new Promise<void>((resolve) => (end = resolve));
+  onTestFinished(end);
+  const held = (count: number, holder: TenantLocks): Promise<void>[] =>
+    Array.from(
+      { length: count },
+      () =>
+        new Promise((holds) => {
+          void holder.session(() => {
+            holds();
+            return ended;
+          });
+        }),
+    );
+  await Promise.all([
+    ...held(LOCK_HOLDERS.jobs, createTenantLocks(locks)),
+    ...held(LOCK_HOLDERS.making, createTenantLocks(locks, LOCK_HOLDERS.making)),
+  ]);
+  const changes = createTenantLocks(locks, LOCK_HOLDERS.changes);
+  expect(await changes.attempt('a tenant', async () => undefined)).toBe(true);
+  end();
 });

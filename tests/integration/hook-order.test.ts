@@ -2,16 +2,13 @@
 import type { FastifyInstance } from 'fastify';
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import { hookOrder } from '../../plugins/hook-order.js';
-import { startService, startServiceForTest, type TestService } from '../support/app.js';
+import type * as Support from '../support/app.js';
+import type { TestService } from '../support/app.js';
 
 type Hook = (...parameters: unknown[]) => unknown;
 
-const recorded = vi.hoisted(() => ({ calls: [] as [hook: string, plugin: string][] }));
-
-vi.mock('fastify', async (load) => {
-  const original = await load<{ default: (options: object) => FastifyInstance }>();
-  return { ...original, default: (options: object) => watched(original.default(options)) };
-});
+/** What was executed. */
+const recorded = { calls: [] as [hook: string, plugin: string][] };
 
 /** Plugins that are being registered: the outermost is the one that the app registers. */
 const registering: string[] = [];
@@ -75,14 +72,30 @@ function watched(app: FastifyInstance): FastifyInstance {
   return app;
 }
 
+let support: Pick<typeof Support, 'startService' | 'startServiceForTest'>;
 let service: TestService;
 let token: string;
 
+/** The service with the watched Fastify: other tests of this process have loaded it with the plain one. */
+async function loadService(): Promise<typeof Support> {
+  vi.resetModules();
+  vi.doMock('fastify', async (load) => {
+    const original = await load<{ default: (options: object) => FastifyInstance }>();
+    return { ...original, default: (options: object) => watched(original.default(options)) };
+  });
+  return import('../support/app.js');
+}
+
 beforeAll(async () => {
-  service = await startService({ env: { CORS_ORIGINS: 'https://app.example.com' } });
+  support = await loadService();
+  service = await support.startService({ env: { CORS_ORIGINS: 'https://app.example.com' } });
   token = (await service.createTenant()).adminToken;
 });
-afterAll(() => service.close());
+afterAll(async () => {
+  await service.close();
+  vi.doUnmock('fastify');
+  vi.resetModules();
+});
 
 /** The plugins of each hook in the order in which one request met them. */
 async function executed(
@@ -121,7 +134,7 @@ describe('the hooks of a request', () => {
   });
 
   it('give a 429 its request id, and a line in the log', async () => {
-    const limited = await startServiceForTest({ env: { RATE_LIMIT_MAX: '1' } });
+    const limited = await support.startServiceForTest({ env: { RATE_LIMIT_MAX: '1' } });
     await limited.send('GET', '/products');
     const answers = await executed(async () => {
       const answer = await limited.send('GET', '/products');

@@ -361,10 +361,10 @@ describe('docs/inside/adding-a-resource.md', () => {
     expect(files).toEqual([
       'db/tenant/migrations/0009_orders.ts',
       'db/tenant/migrations/index.ts',
-      'db/tenant/orders.ts',
+      'db/tenant/order-queries.ts',
       'db/tenant/tenant-schema.ts',
       'src/auth/permissions.ts',
-      'routes/orders.ts',
+      'routes/tenant/orders.ts',
       'routes/index.ts',
       'tests/isolation/routes.test.ts',
     ]);
@@ -511,8 +511,8 @@ describe('the pages', () => {
     'deploy/secrets/encryption_keys',
     'bench/results/latest.json',
     'db/tenant/migrations/0009_orders.ts',
-    'db/tenant/orders.ts',
-    'routes/orders.ts',
+    'db/tenant/order-queries.ts',
+    'routes/tenant/orders.ts',
   ];
 
   it.each(PAGES)('%s names files that exist', (page) => {

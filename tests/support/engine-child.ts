@@ -15,7 +15,8 @@ try {
     { name: 'By a script', slug: 'by-a-script', poolOptions: {}, admin: { ...admin, passwordHash } },
     { actor: { kind: 'none' } },
   );
-  process.stdout.write(JSON.stringify({ id: tenant.id, jobs: process.getActiveResourcesInfo().length }));
+  const { replicaId, registryPool } = engine;
+  process.stdout.write(JSON.stringify({ id: tenant.id, replicaId, sessions: registryPool.stats().total }));
 } finally {
   await engine.close();
 }
