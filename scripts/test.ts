@@ -10,8 +10,7 @@ const VITEST = path.resolve(import.meta.dirname, '../node_modules/vitest/vitest.
 const testCommand = defineCommand({
   start: 'npm test --',
   about: `
-Runs the linter, the type check and the build, all at the same time, and then the tests. The tests run only when the checks
-pass.`,
+Runs the linter, the format check, the type check and the build, all at the same time. The tests follow if these pass.`,
   flags: {},
   passesTo: 'vitest run',
   notes: `
@@ -21,7 +20,7 @@ What vitest takes: npx vitest --help`,
 });
 
 await runCommand(testCommand, async ({ operands }) => {
-  const checks = await Promise.all(['lint', 'typecheck', 'build'].map(passes));
+  const checks = await Promise.all(['lint', 'format', 'typecheck', 'build'].map(passes));
   return !checks.includes(false) && (await tests(operands)) ? exitCodes.kept : exitCodes.broken;
 });
 

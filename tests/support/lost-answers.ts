@@ -19,7 +19,7 @@ export type Target = 'registry' | 'server';
 export const targets: readonly Target[] = ['registry', 'server'];
 
 /** The answer to every EVERYth statement is lost. LOST_EVERY=1 loses the answer to each; the suite uses a sample. */
-const EVERY = Number(process.env['LOST_EVERY'] ?? 3);
+const EVERY = Number(process.env['LOST_EVERY'] ?? 5);
 
 /** Whether the answer to an act's nth statement is lost. Answers to statements that commit or mark are always lost. */
 export function isSampled(nth: number, statement = ''): boolean {
