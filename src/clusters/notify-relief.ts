@@ -11,7 +11,7 @@ import type { Place, Provisioners } from './provisioners.js';
 const SETTLED_AFTER = 300;
 
 /** The result of a relief. */
-export interface NotifyRelief {
+interface NotifyRelief {
   /** The number of sessions that were ended, by the reason why they were suspect. */
   readonly ended: Readonly<Record<string, number>>;
   /** How full the queue is now, from 0 to 1. */
@@ -26,7 +26,7 @@ export interface NotifyRelief {
  * @returns undefined if the queue was in order
  * @throws DatabaseFault
  */
-export async function relieveNotifyQueue(cluster: ClusterDb, installation: string): Promise<NotifyRelief | undefined> {
+async function relieveNotifyQueue(cluster: ClusterDb, installation: string): Promise<NotifyRelief | undefined> {
   let usage = await queueUsage(cluster);
   if (usage < CROWDED) return undefined;
   const ended: Record<string, number> = {};

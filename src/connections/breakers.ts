@@ -8,7 +8,6 @@ import { Evidence } from './breaker-evidence.js';
 import { LONGEST_PAUSE, Trial } from './breaker-trial.js';
 import type { BreakerDeps, Breakers, BreakerScope, BreakerStatus, BreakerTenant } from './breaker-types.js';
 
-export { blamed } from './breaker-blame.js';
 export type { BreakerChange, Breakers, BreakerTenant, ProbeTarget } from './breaker-types.js';
 
 /*

@@ -14,9 +14,6 @@ import { noSlots, takeSlot } from './counted-slot.js';
 import type { Governor, GovernorOptions, SlotSource } from './governor-types.js';
 import { SlotQueue, SlotTenant } from './slot-queue.js';
 
-export type { Governor, GovernorOptions, GovernorStats, SlotSource, SlotUser } from './governor-types.js';
-export { YIELD_QUANTUM } from './slot-queue.js';
-
 /** A pool. It is queued in `idle` while it has an unused connection. */
 class Member extends Queued<Member> {
   left = false;

@@ -12,8 +12,6 @@ import type { SlotSource } from './governor-types.js';
 import { LEASE_DEADLINE, LEASE_TIMING, LOOKS_PER_RENEWAL, noAnswer, type LeaseTiming } from './lease-timing.js';
 import { createSilentLeases } from './silent-leases.js';
 
-export type { LeaseTiming } from './lease-timing.js';
-
 export interface SlotLeases {
   /** The slots of one cluster and kind that this replica may use; each call returns the same source. */
   source(cluster: string, kind: SlotKind): SlotSource;

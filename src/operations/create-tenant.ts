@@ -33,8 +33,6 @@ import type { Reconciler } from './reconciler.js';
 import { standbyMark } from './standby-databases.js';
 import { templateName } from './templates.js';
 
-export type { NewTenant } from './new-tenant.js';
-
 export interface Provisioning {
   /**
    * Makes a tenant and its first admin, from a standby database if one is ready. The creation is audited in the step that makes

@@ -40,9 +40,6 @@ import type { TenantLocks } from '../tenants/tenant-locks.js';
 import type { Provisioners } from '../clusters/provisioners.js';
 import type { StandbyDatabases } from './standby-databases.js';
 
-export { judgeCluster, type ClusterFindings } from './cluster-fitness.js';
-export type { ClusterChanges, NewCluster } from '../clusters/cluster-rules.js';
-
 export interface ClusterRegistration {
   /**
    * Inspects the server, makes the template on it, and registers the cluster. Audited.

@@ -11,8 +11,6 @@ import { limitsInForce, STANDARD_CONNECTIONS } from '../tenants/tenant-limits.js
 import type { Provisioners } from '../clusters/provisioners.js';
 
 export interface ConnectionLimits {
-  /** Applies the limit of one tenant's role. @throws DatabaseFault if the registry or the cluster does not answer */
-  apply(tenantId: string): Promise<void>;
   /** Applies the limit now if the cluster answers soon. Otherwise calls `onError`, and the job applies it later. Never rejects. */
   applySoon(tenantId: string): Promise<void>;
   /** Applies the limit to every role that has a different one. A cluster that does not answer does not delay the others. */
@@ -62,8 +60,6 @@ export function createConnectionLimits(deps: {
   }
 
   return {
-    apply,
-
     applySoon: (tenantId) =>
       within(apply(tenantId), PATIENCE, () => new DatabaseFault('timeout', 'no answer')).catch((error: unknown) => {
         deps.onError(error, { tenantId });

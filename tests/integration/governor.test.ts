@@ -5,7 +5,8 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { expect, inject, it, onTestFinished } from 'vitest';
 import { createDatabase, databaseOver, openPool, type ConnectionSettings } from '../../db/driver/client.js';
 import type { Registry } from '../../db/registry/registry-schema.js';
-import { createGovernor, type Governor } from '../../src/connections/governor.js';
+import type { Governor } from '../../src/connections/governor-types.js';
+import { createGovernor } from '../../src/connections/governor.js';
 import { createSlotLeases } from '../../src/connections/slot-leases.js';
 import { asSuperuser, createRegistry } from '../support/app.js';
 

@@ -3,8 +3,8 @@
 import fc from 'fast-check';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { DatabaseFault } from '../../db/driver/database-fault.js';
+import { blamed } from '../../src/connections/breaker-blame.js';
 import {
-  blamed,
   createBreakers,
   type BreakerChange,
   type Breakers,

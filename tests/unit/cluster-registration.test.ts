@@ -2,7 +2,7 @@
 import { describe, expect, it } from 'vitest';
 import type { ClusterInspection } from '../../db/server/cluster-inspection.js';
 import { allowedHosts, canonicalHost } from '../../src/clusters/cluster-hosts.js';
-import { judgeCluster } from '../../src/operations/register-cluster.js';
+import { judgeCluster } from '../../src/operations/cluster-fitness.js';
 
 describe('a host', () => {
   const isAllowed = allowedHosts(['db2.internal', '10.1.0.0/16', '192.0.2.7', 'fd00::/8'], 'db1.internal');

@@ -1,7 +1,7 @@
 // src/connections/effective-budget.ts: a server that refuses connections has a smaller budget, for a while.
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { createEffectiveBudgets, type EffectiveBudgets } from '../../src/connections/effective-budget.js';
-import type { SlotSource } from '../../src/connections/governor.js';
+import type { SlotSource } from '../../src/connections/governor-types.js';
 
 const CONFIGURED = { tenants: 40, reserve: 4 };
 

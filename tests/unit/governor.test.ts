@@ -3,13 +3,9 @@ import fc from 'fast-check';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { DatabaseFault } from '../../db/driver/database-fault.js';
 import type { Slot } from '../../db/driver/pool/slot.js';
-import {
-  createGovernor,
-  YIELD_QUANTUM,
-  type Governor,
-  type GovernorOptions,
-  type SlotSource,
-} from '../../src/connections/governor.js';
+import type { Governor, GovernorOptions, SlotSource } from '../../src/connections/governor-types.js';
+import { createGovernor } from '../../src/connections/governor.js';
+import { YIELD_QUANTUM } from '../../src/connections/slot-queue.js';
 
 const TIMEOUT = 1_000;
 

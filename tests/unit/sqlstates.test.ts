@@ -4,7 +4,7 @@ import { describe, expect, it } from 'vitest';
 import { hasSqlState, serverIsFull, statementFault, wasAnswered } from '../../db/driver/database-fault.js';
 import { classes, codes, meaningOf } from '../../db/driver/sqlstates.js';
 import { toProblem } from '../../src/http/problem.js';
-import { blamed } from '../../src/connections/breakers.js';
+import { blamed } from '../../src/connections/breaker-blame.js';
 
 /** The classes of appendix A in the manuals of PostgreSQL 15 to 18. */
 const APPENDIX_A =
