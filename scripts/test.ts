@@ -20,7 +20,7 @@ What vitest takes: npx vitest --help`,
 });
 
 await runCommand(testCommand, async ({ operands }) => {
-  const checks = await Promise.all(['lint', 'format', 'typecheck', 'build'].map(passes));
+  const checks = await Promise.all(['lint', 'format:check', 'typecheck', 'build'].map(passes));
   return !checks.includes(false) && (await tests(operands)) ? exitCodes.kept : exitCodes.broken;
 });
 
