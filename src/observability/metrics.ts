@@ -1,0 +1,96 @@
+// The metrics of one engine, in the text format of Prometheus. An instrument counts events where they happen; a reading asks a room
+// for its numbers at each scrape. Every metric has a definition, from which docs/reference/metrics.md is generated.
+import { Counter, Gauge, Histogram, Registry } from 'prom-client';
+import { within } from '../lib/deadline.js';
+
+/** What a metric is, for Prometheus and for the reference. */
+export interface MetricDefinition<L extends string = string> {
+  /** `tenantry_<what>_<unit>`; a counter ends in `_total`. */
+  readonly name: string;
+  readonly kind: 'counter' | 'gauge' | 'histogram';
+  readonly labels: readonly L[];
+  /** What the number is, with its unit. */
+  readonly help: string;
+  /** What an operator learns from it. */
+  readonly reason: string;
+  /** Upper bounds of a histogram's buckets, in the unit of the metric. */
+  readonly buckets?: readonly number[];
+}
+
+type LabelsOf<D> = D extends MetricDefinition<infer L> ? L : never;
+
+/** The object that counts events of a definition: `inc` of a counter or gauge, `observe` of a histogram. */
+export type Instrument<D extends MetricDefinition> = D['kind'] extends 'histogram'
+  ? Histogram<LabelsOf<D>>
+  : D['kind'] extends 'counter'
+    ? Counter<LabelsOf<D>>
+    : Gauge<LabelsOf<D>>;
+
+/** One number of a reading. */
+export interface Sample<L extends string = string> {
+  readonly labels: Readonly<Record<L, string>>;
+  readonly value: number;
+}
+
+/** Asks for the numbers of a metric. Series that it does not return are gone from the answer. */
+export type Read<L extends string = string> = () => Iterable<Sample<L>> | Promise<Iterable<Sample<L>>>;
+
+export interface Metrics {
+  /** For the metrics of Node.js itself, which prom-client defines. */
+  readonly registry: Registry;
+  /** Makes the object that counts events. Resolve its label sets once, at the start: `counter.labels('GET')`. */
+  instrument<const D extends MetricDefinition>(definition: D): Instrument<D>;
+  /** Asks `read` at each scrape. A reading that fails or takes longer than READ_DEADLINE has no series in that scrape. */
+  reading<L extends string>(definition: MetricDefinition<L>, read: Read<L>): void;
+  /** The answer to a scrape. Never waits longer than READ_DEADLINE. */
+  expose(): Promise<{ readonly contentType: string; readonly body: string }>;
+}
+
+/** Longest wait (ms) for one reading: a scrape must answer while the registry hangs. */
+const READ_DEADLINE = 2_000;
+
+/** @param onError receives the error of a reading */
+export function createMetrics(onError: (error: unknown, context: { readonly metric: string }) => void): Metrics {
+  const registry = new Registry();
+  const readings: (() => Promise<void>)[] = [];
+  return {
+    registry,
+
+    instrument: (definition) => make(definition, registry) as Instrument<typeof definition>,
+
+    reading(definition, read) {
+      const metric = make(definition, registry);
+      if (metric instanceof Histogram) throw new TypeError(`${definition.name}: a histogram cannot be read`);
+      readings.push(async () => {
+        let samples: Iterable<Sample<(typeof definition.labels)[number]>> = [];
+        try {
+          samples = await within(ask(read), READ_DEADLINE, () => new Error('the reading took too long'));
+        } catch (error) {
+          onError(error, { metric: definition.name });
+        }
+        // In one turn of the event loop, because two scrapes can run at once.
+        metric.reset();
+        for (const { labels, value } of samples) metric.inc(labels, value);
+      });
+    },
+
+    async expose() {
+      await Promise.all(readings.map((read) => read()));
+      return { contentType: registry.contentType, body: await registry.metrics() };
+    },
+  };
+}
+
+async function ask<L extends string>(read: Read<L>): Promise<Iterable<Sample<L>>> {
+  return read();
+}
+
+function make<L extends string>(
+  { name, kind, labels, help, buckets }: MetricDefinition<L>,
+  registry: Registry,
+): Counter<L> | Gauge<L> | Histogram<L> {
+  const settings = { name, help, labelNames: labels, registers: [registry] };
+  if (kind === 'counter') return new Counter(settings);
+  if (kind === 'gauge') return new Gauge(settings);
+  return new Histogram({ ...settings, ...(buckets && { buckets: [...buckets] }) });
+}
