@@ -35,6 +35,7 @@ owner=$(hex)
 superuser=$(hex)
 redis=$(hex)
 operator=$(openssl rand -hex 16)
+grafana=$(openssl rand -hex 16)
 signing=$(openssl genpkey -algorithm ed25519 -outform DER | openssl base64 -A)
 encryption=$(openssl rand -base64 32)
 
@@ -56,5 +57,6 @@ put redis_auth "requirepass $redis"
 put jwt_keys "k1:$signing"
 put encryption_keys "k1:$encryption"
 put operator_password "$operator"
+put grafana_password "$grafana"
 cp "$here/example.env" "$folder/tenantry.env"
 echo "Wrote $folder/tenantry.env and the secrets in $secrets"

@@ -1,16 +1,20 @@
 // What the Dockerfile, docker-compose.yml and deploy/ promise, read from the files themselves.
-import { execFileSync, spawnSync } from 'node:child_process';
+import { execFileSync, spawn, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { createServer, type Server } from 'node:http';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { parseEnv } from 'node:util';
 import { validate } from 'dockerfile-utils';
-import { describe, expect, it, onTestFinished } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest';
 import { parse } from 'yaml';
 import { makeTokenKey } from '../../src/auth/keyring.js';
 import { ConfigError, readSettings, secretVariables, variables } from '../../src/config/index.js';
+import { portOf } from '../../src/embedded/port.js';
 import { catalogue } from '../../src/errors.js';
-import { isMissing } from '../support/programs.js';
+import { isMissing, skipNote } from '../support/programs.js';
+import { eventually } from '../support/service-process.js';
 
 const root = path.resolve(import.meta.dirname, '../..');
 const read = (file: string): string => readFileSync(path.resolve(root, file), 'utf8');
@@ -107,14 +111,16 @@ describe('the Dockerfile', () => {
 
 interface Service {
   readonly image: string;
+  readonly profiles?: readonly string[];
   readonly user?: string;
+  readonly group_add?: readonly string[];
   readonly command?: readonly string[];
   readonly env_file?: string | readonly string[];
   readonly environment?: Readonly<Record<string, string>>;
   readonly secrets?: readonly string[];
   readonly ports?: readonly string[];
   readonly volumes?: readonly string[];
-  readonly networks: readonly string[];
+  readonly networks: readonly string[] | Readonly<Record<string, { readonly ipv4_address?: string }>>;
   readonly depends_on?: Readonly<Record<string, { readonly condition: string }>>;
   readonly healthcheck?: { readonly test?: readonly string[]; readonly disable?: boolean };
   readonly read_only: boolean;
@@ -125,6 +131,7 @@ interface Service {
 }
 
 interface Compose {
+  readonly volumes: Readonly<Record<string, null>>;
   readonly secrets: Readonly<Record<string, { readonly file: string }>>;
   readonly services: Readonly<Record<string, Service>>;
   readonly networks: Readonly<
@@ -133,7 +140,7 @@ interface Compose {
 }
 
 describe('docker-compose.yml', () => {
-  const { services, networks, secrets } = parse(read('docker-compose.yml'), { merge: true }) as Compose;
+  const { services, networks, secrets, volumes } = parse(read('docker-compose.yml'), { merge: true }) as Compose;
   const all = Object.entries(services);
   const replicas = all.filter(([name]) => name.startsWith('replica-')).map(([, service]) => service);
   const service = (name: string): Service => {
@@ -142,7 +149,10 @@ describe('docker-compose.yml', () => {
     return found;
   };
   const envFiles = ({ env_file = [] }: Service): readonly string[] => [env_file].flat();
-  const on = (network: string): string[] => all.filter(([, s]) => s.networks.includes(network)).map(([name]) => name);
+  const networksOf = ({ networks: own }: Service): readonly string[] =>
+    Array.isArray(own) ? (own as readonly string[]) : Object.keys(own);
+  const on = (network: string): string[] =>
+    all.filter(([, s]) => networksOf(s).includes(network)).map(([name]) => name);
 
   it.each(all)('%s is of a stated version, with nothing that it does not need', (_, each) => {
     expect(each.image).toMatch(VERSIONED);
@@ -150,12 +160,14 @@ describe('docker-compose.yml', () => {
     expect(each.security_opt).toEqual(['no-new-privileges:true']);
     expect(each).not.toHaveProperty('privileged');
     // Their images bring a user of their own.
-    if (!/^(?:tenantry|haproxy):/.test(each.image)) expect(each.user).toMatch(/^(?:postgres|redis)$/);
+    if (!/^(?:tenantry|haproxy):/.test(each.image))
+      expect(each.user).toMatch(/^(?:postgres|redis|nobody|alloy|472|10001)$/);
   });
 
-  it('lets nobody in but through the balancer, which listens on this machine only', () => {
-    expect(all.filter(([, { ports }]) => ports !== undefined).map(([name]) => name)).toEqual(['balancer']);
+  it('lets nobody in but through the balancer, and operators into Grafana, both on this machine only', () => {
+    expect(all.filter(([, { ports }]) => ports !== undefined).map(([name]) => name)).toEqual(['balancer', 'grafana']);
     for (const port of service('balancer').ports ?? []) expect(port).toMatch(/^\$\{TENANTRY_ADDRESS:-127\.0\.0\.1\}:/);
+    for (const port of service('grafana').ports ?? []) expect(port).toMatch(/^127\.0\.0\.1:/);
   });
 
   it('has two replicas, which wait for the migration, which waits for the bootstrap', () => {
@@ -198,6 +210,7 @@ describe('docker-compose.yml', () => {
     ['encryption_keys', replicasAnd('migrate')],
     ['operator_password', replicasAnd('migrate')],
     ['redis_auth', ['redis']],
+    ['grafana_password', ['grafana']],
   ])('shows %s to those that need it, and to nobody else', (secret, services) => {
     expect(seenBy(secret).sort()).toEqual(services);
     expect(secrets[secret]).toEqual({ file: `deploy/secrets/${secret}` });
@@ -210,7 +223,7 @@ describe('docker-compose.yml', () => {
   });
 
   it('gives every secret as a file: no environment and no argument has one', () => {
-    expect(Object.keys(secrets)).toHaveLength(9);
+    expect(Object.keys(secrets)).toHaveLength(10);
     for (const [name, { environment = {}, secrets: own = [], command = [] }] of all) {
       const files = Object.entries(environment).filter(([variable]) => variable.endsWith('_FILE'));
       const paths = files.map(([, value]) => value.replace(/^\/run\/secrets\//, ''));
@@ -222,10 +235,12 @@ describe('docker-compose.yml', () => {
       );
       for (const [variable, value] of files) {
         expect(value).toMatch(/^\/run\/secrets\/\w+$/);
-        if (variable !== 'POSTGRES_PASSWORD_FILE') expect(secretVariables).toContain(variable.replace(/_FILE$/, ''));
+        // These two are of other programs.
+        if (!['POSTGRES_PASSWORD_FILE', 'GF_SECURITY_ADMIN_PASSWORD__FILE'].includes(variable))
+          expect(secretVariables).toContain(variable.replace(/_FILE$/, ''));
       }
     }
-    const variables = Object.keys(services['replica-1']?.environment ?? {});
+    const variables = Object.keys(services['replica-1']?.environment ?? {}).filter((name) => name.endsWith('_FILE'));
     expect(variables.sort()).toEqual(SECRETS.map((name) => `${name}_FILE`).sort());
   });
 
@@ -247,7 +262,8 @@ describe('docker-compose.yml', () => {
   it('believes X-Forwarded-For from the network that holds balancer and replicas only', () => {
     expect(on('front').sort()).toEqual(['balancer', 'replica-1', 'replica-2']);
     expect(networks['front']?.ipam?.config).toEqual([{ subnet: envOf('deploy/example.env')['TRUST_PROXY'] }]);
-    for (const [name, network] of Object.entries(networks)) if (name !== 'front') expect(network.internal).toBe(true);
+    for (const [name, network] of Object.entries(networks))
+      if (!['front', 'outside'].includes(name)) expect(network.internal).toBe(true);
   });
 
   it('names hosts, programs and files that are there', () => {
@@ -264,11 +280,16 @@ describe('docker-compose.yml', () => {
     expect(existsSync(path.join(root, service('migrate').command?.[1]?.replace(/^dist\/(.*)js$/, '$1ts') ?? ''))).toBe(
       true,
     );
-    const mounted = all.flatMap(([, { volumes = [] }]) => volumes).filter((volume) => volume.startsWith('./'));
+    const mounted = all.flatMap(([, { volumes = [] }]) => volumes);
     for (const volume of mounted) {
-      expect(volume).toMatch(/:ro$/);
-      expect(existsSync(path.join(root, volume.split(':')[0] ?? ''))).toBe(true);
+      const [source = ''] = volume.split(':');
+      if (source === '/var/run/docker.sock') continue;
+      if (!source.startsWith('./')) expect(volumes).toHaveProperty(source);
+      else expect([volume.endsWith(':ro'), existsSync(path.join(root, source))]).toEqual([true, true]);
     }
+    for (const name of Object.keys(volumes))
+      expect(mounted.some((volume) => volume.startsWith(`${name}:/`))).toBe(true);
+    for (const [, each] of all) for (const network of networksOf(each)) expect(networks).toHaveProperty(network);
   });
 
   it('knows of each lasting service whether it is well', () => {
@@ -279,6 +300,144 @@ describe('docker-compose.yml', () => {
         expect(healthcheck).toEqual(name === 'migrate' ? { disable: true } : undefined);
       else expect(healthcheck?.test?.[0]).toBe('CMD');
     }
+  });
+
+  describe('the profile observability', () => {
+    const watching = all.filter(([, { profiles }]) => profiles?.includes('observability')).map(([name]) => name);
+    const observability = (file: string): string => read(`deploy/observability/${file}`);
+
+    it('has every service that watches, and none that the others need', () => {
+      expect(watching.sort()).toEqual(['alertmanager', 'alloy', 'docker-logs', 'grafana', 'loki', 'prometheus']);
+      for (const [name, { depends_on = {} }] of all)
+        if (!watching.includes(name)) expect(watching.filter((each) => each in depends_on)).toEqual([]);
+    });
+
+    it('reaches the metrics of the replicas in a network of their own, and the balancer does not', () => {
+      expect(on('metrics').sort()).toEqual(['prometheus', 'replica-1', 'replica-2']);
+      const { scrape_configs: jobs } = parse(observability('prometheus.yml')) as {
+        scrape_configs: readonly { readonly static_configs: readonly { readonly targets: readonly string[] }[] }[];
+      };
+      const targets = jobs.flatMap(({ static_configs: configs }) => configs.flatMap((config) => config.targets));
+      const ports = Object.fromEntries(
+        replicas.map(({ environment }, index) => [`replica-${index + 1}`, environment?.['METRICS_PORT']]),
+      );
+      expect(targets).toEqual(Object.entries(ports).map(([name, port]) => `${name}:${port ?? ''}`));
+      const subnet = networks['metrics']?.ipam?.config[0]?.subnet ?? '';
+      const addresses = replicas.map(({ environment, networks: own }) => {
+        const address = (own as Record<string, { ipv4_address?: string }>)['metrics']?.ipv4_address;
+        expect(environment?.['METRICS_HOST']).toBe(address);
+        return address ?? '';
+      });
+      expect(new Set(addresses).size).toBe(replicas.length);
+      for (const address of addresses) expect(address.startsWith(subnet.replace('0/24', ''))).toBe(true);
+      for (const name of ['METRICS_PORT', 'METRICS_HOST']) expect(variables).toHaveProperty(name);
+    });
+
+    it('has a way out for notices only, and reads what it is given from files', () => {
+      expect(on('outside').sort()).toEqual(['alertmanager', 'grafana']);
+      for (const name of watching) {
+        const { environment = {}, env_file: files } = service(name);
+        expect([files, Object.keys(environment).filter((variable) => variable.startsWith('DATABASE'))]).toEqual([
+          undefined,
+          [],
+        ]);
+      }
+    });
+
+    it('gives its services each other’s names, and files that parse', () => {
+      const files = [
+        'prometheus.yml',
+        'alertmanager.yml',
+        'loki.yml',
+        'grafana/datasources.yml',
+        'grafana/dashboards.yml',
+      ];
+      for (const file of files) expect(typeof parse(observability(file)), file).toBe('object');
+      const named = [...files, 'config.alloy'].flatMap((file) =>
+        [...observability(file).matchAll(/(?:tcp:\/\/|http:\/\/|')([a-z-]+):\d+/g)].map(([, host = '']) => host),
+      );
+      expect(new Set(named)).toEqual(new Set(['alertmanager', 'docker-logs', 'loki', 'prometheus']));
+      const braces = observability('config.alloy').replaceAll(/"(?:[^"\\]|\\.)*"|\/\/.*/g, '');
+      for (const [open = '', close = ''] of ['{}', '[]'].map((pair) => pair.split('')))
+        expect(braces.split(open).length).toBe(braces.split(close).length);
+    });
+
+    it('shows the socket of the engine to one service, which may only read logs', () => {
+      const withSocket = all.filter(([, { volumes: own = [] }]) =>
+        own.some((volume) => volume.includes('docker.sock')),
+      );
+      expect(withSocket.map(([name]) => name)).toEqual(['docker-logs']);
+      expect(service('docker-logs').volumes).toContain('/var/run/docker.sock:/var/run/docker.sock:ro');
+      expect(on('engine').sort()).toEqual(['alloy', 'docker-logs']);
+      expect(networksOf(service('docker-logs'))).toEqual(['engine']);
+    });
+  });
+});
+
+describe.skipIf(isMissing('haproxy'))(`deploy/observability/docker-logs.cfg${skipNote('haproxy')}`, () => {
+  let home: string;
+  let engine: Server;
+  let haproxy: ReturnType<typeof spawn>;
+  let url: string;
+
+  beforeAll(async () => {
+    home = mkdtempSync(path.join(tmpdir(), 'tenantry-engine-'));
+    engine = createServer((request, response) => response.end(`${request.method ?? ''} ${request.url ?? ''}`));
+    engine.listen(path.join(home, 'docker.sock'));
+    const port = await portOf(path.join(home, 'port'));
+    url = `http://127.0.0.1:${port}`;
+    const env = {
+      PATH: `${process.env['PATH'] ?? ''}:/usr/sbin`,
+      HAPROXY_BIND: `127.0.0.1:${port}`,
+      DOCKER_SOCKET: path.join(home, 'docker.sock'),
+    };
+    haproxy = spawn('haproxy', ['-db', '-f', 'deploy/observability/docker-logs.cfg'], {
+      cwd: root,
+      env,
+      stdio: 'ignore',
+    });
+    await eventually('it listens', () =>
+      fetch(url).then(
+        () => true,
+        () => false,
+      ),
+    );
+  });
+  afterAll(async () => {
+    haproxy.kill('SIGKILL');
+    await once(haproxy, 'close');
+    engine.close();
+    rmSync(home, { recursive: true });
+  });
+
+  const id = 'f'.repeat(64);
+
+  it.each([
+    'GET /_ping',
+    'HEAD /_ping',
+    'GET /v1.51/containers/json?filters=%7B%7D',
+    'GET /v1.51/networks',
+    `GET /v1.51/containers/${id}/json`,
+    `GET /containers/${id}/logs?follow=1&stdout=1`,
+  ])('passes on %s', async (request) => {
+    const [method = '', target = ''] = request.split(' ');
+    const answer = await fetch(url + target, { method });
+    expect([answer.status, await answer.text()]).toEqual([200, method === 'HEAD' ? '' : request]);
+  });
+
+  it.each([
+    'POST /v1.51/containers/create',
+    `POST /v1.51/containers/${id}/exec`,
+    `POST /v1.51/containers/${id}/logs`,
+    `DELETE /v1.51/containers/${id}`,
+    `GET /v1.51/containers/${id}/archive?path=/run/secrets`,
+    `GET /v1.51/containers/${id}/export`,
+    'GET /v1.51/secrets',
+    'GET /v1.51/images/json',
+    'GET /',
+  ])('refuses %s', async (request) => {
+    const [method = '', target = ''] = request.split(' ');
+    expect((await fetch(url + target, { method })).status).toBe(403);
   });
 });
 
