@@ -6,9 +6,12 @@ import path from 'node:path';
 
 /** The Debian package of each. */
 const PACKAGES = {
+  amtool: 'prometheus-alertmanager',
   haproxy: 'haproxy',
   ip: 'iproute2',
   openssl: 'openssl',
+  prometheus: 'prometheus',
+  promtool: 'prometheus',
   psql: 'postgresql-client',
   'redis-server': 'redis-server',
   setsid: 'util-linux',
