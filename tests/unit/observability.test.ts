@@ -2,8 +2,10 @@
 // dashboards are valid. Whether alerts fire in their faults is tried in tests/process/alerts.test.ts.
 import { spawnSync } from 'node:child_process';
 import path from 'node:path';
+import { collectDefaultMetrics, Registry } from 'prom-client';
 import { describe, expect, it } from 'vitest';
 import { parse } from 'yaml';
+import { metricDefinitions } from '../../src/engine/metrics/index.js';
 import { blocksOf, linksOf, readPage, ROOT } from '../support/docs.js';
 import {
   alertOf,
@@ -224,6 +226,62 @@ describe('the queries of the log', () => {
       for (const name of used(selector)) expect(labels, `${where}: ${text}`).toContain(name);
       for (const name of used(filters)) expect(fields, `${where}: ${text}`).toContain(name);
     }
+  });
+});
+
+describe('the queries of alerts, dashboards and runbooks', () => {
+  const node = new Registry();
+  collectDefaultMetrics({ register: node });
+
+  /** The labels of each series that a scrape can have. Prometheus renames our label `job`, because it has one of its own. */
+  const series = new Map<string, readonly string[]>([
+    ['up', []],
+    ['ALERTS', ['alertname', 'alertstate', 'severity']],
+    ...node.getMetricsAsArray().flatMap(({ name }) => seriesOf(name, [], 'summary')),
+    ...metricDefinitions.flatMap(({ name, labels, kind }) =>
+      seriesOf(
+        name,
+        labels.map((label) => (label === 'job' ? 'exported_job' : label)),
+        kind,
+      ),
+    ),
+  ]);
+
+  function seriesOf(name: string, labels: readonly string[], kind: string): [string, readonly string[]][] {
+    if (kind === 'counter' || kind === 'gauge') return [[name, labels]];
+    return [
+      [`${name}_bucket`, [...labels, 'le']],
+      [`${name}_sum`, labels],
+      [`${name}_count`, labels],
+      ...(kind === 'summary' ? [[name, labels] as [string, readonly string[]]] : []),
+    ];
+  }
+
+  it('use only metrics that the service has, by labels that they have', () => {
+    expect(metricDefinitions.length).toBeGreaterThan(50);
+    const wrong: string[] = [];
+    for (const { where, text } of promQueries()) {
+      const { uses, groups } = readQuery(text);
+      const known = new Set(['job', 'instance', ...uses.flatMap(({ metric }) => series.get(metric) ?? [])]);
+      for (const { metric, labels } of uses) {
+        if (!series.has(metric)) wrong.push(`${where}: there is no metric ${metric}`);
+        const own = ['job', 'instance', ...(series.get(metric) ?? [])];
+        wrong.push(
+          ...labels.filter((label) => !own.includes(label)).map((label) => `${where}: ${metric} has no ${label}`),
+        );
+      }
+      wrong.push(...groups.filter((label) => !known.has(label)).map((label) => `${where}: nothing has ${label}`));
+      if (uses.length === 0) wrong.push(`${where}: no metric in ${text}`);
+    }
+    expect(wrong).toEqual([]);
+  });
+
+  it('have variables that are values of a label', () => {
+    for (const { name, templating } of readDashboards())
+      for (const { definition } of templating.list) {
+        const [, metric = '', label = ''] = /^label_values\((\w+), (\w+)\)$/.exec(definition) ?? [];
+        expect(series.get(metric), name).toContain(label);
+      }
   });
 });
 

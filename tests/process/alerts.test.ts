@@ -1,0 +1,421 @@
+// A real Prometheus scrapes two replicas, with the rules of deploy/observability/alerts.yml. Each alert fires in its fault and clears
+// after it, none fires without a fault, and every query of the dashboards and of the runbooks answers something.
+//
+// Minutes are seconds here: ranges and `for` are divided by FACTOR (tests/support/scaled-rules.ts).
+import { sql } from 'kysely';
+import path from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { afterAll, beforeAll, describe, expect, inject, it } from 'vitest';
+import { parse } from 'yaml';
+import type { ConnectionSettings } from '../../db/driver/client.js';
+import { portOf } from '../../src/embedded/port.js';
+import { ADMIN, asSuperuser, connectAs, createRegistry, OPERATOR } from '../support/app.js';
+import { readPage } from '../support/docs.js';
+import { FOLDER, panelQueries, promQueries } from '../support/observability.js';
+import { isMissing, skipNote } from '../support/programs.js';
+import { startPrometheus, type Prometheus } from '../support/prometheus.js';
+import { startProxy, type Proxy } from '../support/proxy.js';
+import { noRedis, startRedis, type RedisServer } from '../support/redis.js';
+import { scaleRules } from '../support/scaled-rules.js';
+import {
+  build,
+  eventually,
+  isRunning,
+  makeDataDir,
+  startProcess,
+  type ServiceProcess,
+} from '../support/service-process.js';
+import { startStatementProxy, type Statement, type StatementProxy } from '../support/statement-proxy.js';
+
+/** 5 minutes become 10 s, and one minute 2 s. */
+const FACTOR = 30;
+const SCRAPE_EVERY = '500ms';
+
+/** How long (ms) the service works without a fault: the longest windows but those of an hour. */
+const QUIET = 12_000;
+
+/** Longest time (ms) until an alert fires or clears: the window of a rate is 10 s, and a busy machine takes longer. */
+const SOON = 40_000;
+
+/** It has no series while there is no unfinished work, as here. */
+const UNFINISHED = 'tenantry_unfinished_work_oldest_seconds';
+
+const missing = (['prometheus', 'redis-server'] as const).filter(isMissing);
+
+describe.skipIf(missing.length > 0 || noRedis !== undefined)(
+  `two replicas under a real Prometheus${skipNote('prometheus', 'redis-server')}`,
+  { timeout: 120_000 },
+  () => {
+    let data: Awaited<ReturnType<typeof makeDataDir>>;
+    let registry: string;
+    let redis: RedisServer;
+    let server: Proxy;
+    let statements: StatementProxy;
+    let prometheus: Prometheus;
+    let work: Work;
+    let operator: string;
+    const replicas: ServiceProcess[] = [];
+
+    async function startReplica(index: number): Promise<ServiceProcess> {
+      const { superuser, registryService, provisioner } = inject('cluster');
+      return (replicas[index] = await startProcess({
+        DATABASE_URL: urlOf({ ...superuser, ...registryService, ...addressOf(statements), database: registry }),
+        TENANT_DATABASE_URL: urlOf({ ...provisioner, ...addressOf(server) }),
+        REDIS_URL: redis.url,
+        DATA_DIR: data.dir,
+        METRICS_PORT: String(await metricsPort(index)),
+        // A few connections, so that two tenants can hold them all.
+        CLUSTER_CONNECTION_BUDGET: '8',
+        RECONCILE_EVERY_MS: '500',
+        SHUTDOWN_DRAIN_MS: '0',
+        OPERATOR_EMAIL: OPERATOR.email,
+        OPERATOR_PASSWORD: OPERATOR.password,
+      }));
+    }
+
+    const ports = new Map<number, Promise<number>>();
+    /** The same for the replica's next start. */
+    function metricsPort(index: number): Promise<number> {
+      const port = ports.get(index) ?? portOf(path.join(data.dir, `metrics-${index}`));
+      ports.set(index, port);
+      return port;
+    }
+
+    beforeAll(async () => {
+      await build();
+      data = await makeDataDir();
+      registry = await createRegistry();
+      const { host, port } = inject('cluster').superuser;
+      [redis, server, statements] = await Promise.all([
+        startRedis(),
+        startProxy({ host, port }),
+        startStatementProxy({ host, port }),
+      ]);
+      // One after the other: the first makes the secrets that both use.
+      for (const index of [0, 1]) await startReplica(index);
+      operator = await signInOperator(urlOfReplica(0));
+      const tenants = [];
+      for (const slug of ['one', 'two', 'three']) tenants.push(await createTenant(urlOfReplica(0), slug));
+      work = beginWork(tenants);
+      prometheus = await startPrometheus(await configOf(), scaleRules(readPage(`${FOLDER}/alerts.yml`), FACTOR));
+    }, 90_000);
+
+    afterAll(async () => {
+      await work.stop();
+      await prometheus.close();
+      await Promise.all(
+        replicas
+          .filter(({ pid }) => isRunning(pid))
+          .map(async (replica) => {
+            replica.signal('SIGTERM');
+            await replica.exited;
+          }),
+      );
+      await Promise.all([redis.close(), server.close(), statements.close(), data.remove()]);
+    });
+
+    const urlOfReplica = (index: number): string => replicas[index]?.url ?? '';
+
+    /** The scrape part of the shipped configuration, with the addresses of this test. */
+    async function configOf(): Promise<Record<string, unknown>> {
+      const shipped = parse(readPage(`${FOLDER}/prometheus.yml`)) as {
+        scrape_configs: readonly { static_configs: readonly { targets: readonly string[] }[] }[];
+      };
+      const targets = await Promise.all([0, 1].map(async (index) => `127.0.0.1:${await metricsPort(index)}`));
+      expect(shipped.scrape_configs[0]?.static_configs[0]?.targets).toHaveLength(targets.length);
+      return {
+        global: { scrape_interval: SCRAPE_EVERY, scrape_timeout: SCRAPE_EVERY, evaluation_interval: SCRAPE_EVERY },
+        scrape_configs: shipped.scrape_configs.map((job) => ({ ...job, static_configs: [{ targets }] })),
+      };
+    }
+
+    interface Tenant {
+      readonly id: string;
+      readonly slug: string;
+      readonly token: string;
+    }
+
+    async function signInOperator(url: string): Promise<string> {
+      const { body } = await send(url, 'POST', '/auth/operator/login', OPERATOR);
+      return body.accessToken ?? '';
+    }
+
+    async function createTenant(url: string, slug: string): Promise<Tenant> {
+      const poolOptions = { acquireTimeout: 1_500 };
+      const made = await send(url, 'POST', '/tenants', { name: slug, slug, admin: ADMIN, poolOptions }, operator);
+      expect(made.status, JSON.stringify(made.body)).toBe(201);
+      const signedIn = await signIn(url, slug);
+      return { id: made.body.id ?? '', slug, token: signedIn.body.accessToken ?? '' };
+    }
+
+    const signIn = async (url: string, tenant: string, password = ADMIN.password): ReturnType<typeof send> =>
+      send(url, 'POST', '/auth/login', { tenant, email: ADMIN.email, password });
+
+    interface Work {
+      readonly tenants: readonly Tenant[];
+      /** Answers so far that are not 2xx. */
+      readonly failures: readonly string[];
+      stop(): Promise<void>;
+    }
+
+    /** What clients do all the time: read, write, sign in, refresh, and a new tenant now and then. */
+    function beginWork(tenants: readonly Tenant[]): Work {
+      const failures: string[] = [];
+      let over = false;
+      const note = (what: string, { status, body }: Awaited<ReturnType<typeof send>>): void => {
+        if (status >= 300) failures.push(`${what}: ${status} ${JSON.stringify(body)}`);
+      };
+      async function client(index: number): Promise<void> {
+        for (let turn = 0; !over; turn += 1) {
+          const tenant = tenants[turn % tenants.length];
+          const url = urlOfReplica(index);
+          const { slug = '', token } = tenant ?? {};
+          try {
+            note('read', await send(url, 'GET', '/products?limit=5', undefined, token));
+            note('write', await send(url, 'POST', '/products', { name: `p ${turn}`, price: '1.00' }, token));
+            if (turn % 10 === 0) {
+              const signedIn = await signIn(url, slug);
+              note('sign-in', signedIn);
+              const { refreshToken } = signedIn.body;
+              note('refresh', await send(url, 'POST', '/auth/refresh', { refreshToken }));
+            }
+            if (turn % 60 === 30 && index === 0) {
+              const body = { name: `new ${turn}`, slug: `new-${turn}`, admin: ADMIN };
+              note('create', await send(url, 'POST', '/tenants', body, operator));
+            }
+          } catch (error) {
+            failures.push(String(error));
+          }
+          await sleep(100);
+        }
+      }
+      const clients = Promise.all([client(0), client(1)]);
+      return {
+        tenants,
+        failures,
+        stop: async () => {
+          over = true;
+          await clients;
+        },
+      };
+    }
+
+    const firesNow = async (alert: string): Promise<boolean> => (await prometheus.firing()).includes(alert);
+    const fires = (alert: string): Promise<void> => eventually(`${alert} fires`, () => firesNow(alert), SOON);
+    const clears = (alert: string): Promise<void> =>
+      eventually(`${alert} clears`, async () => !(await firesNow(alert)), SOON);
+
+    it('has no alert while nothing is wrong, with requests, sign-ins and new tenants all the while', async () => {
+      await sleep(QUIET);
+      expect(work.failures).toEqual([]);
+      expect(await prometheus.query('ALERTS')).toEqual([]);
+      const scrapes = await prometheus.query('sum(count_over_time(up{job="tenantry"}[1m]))');
+      expect(scrapes[0]?.value).toBeGreaterThan(20);
+      expect(await prometheus.query('up == 0')).toEqual([]);
+    });
+
+    it('notices a refresh token that was used again', async () => {
+      const url = urlOfReplica(0);
+      const { refreshToken: first } = (await signIn(url, 'one')).body;
+      const { refreshToken: second } = (await send(url, 'POST', '/auth/refresh', { refreshToken: first })).body;
+      await send(url, 'POST', '/auth/refresh', { refreshToken: second });
+      expect((await send(url, 'POST', '/auth/refresh', { refreshToken: first })).status).toBe(401);
+      // It clears after half a minute, which the last test waits for.
+      await fires('TenantryRefreshTokenReused');
+    });
+
+    it('notices a sign-in attack', async () => {
+      const attack = new AbortController();
+      const attackers = Array.from({ length: 4 }, (_, number) =>
+        repeat(attack.signal, () => signIn(urlOfReplica(number % 2), 'one', 'a guessed password')),
+      );
+      await fires('TenantrySignInAttack');
+      attack.abort();
+      await Promise.all(attackers);
+    });
+
+    it('notices that Redis is away', async () => {
+      await redis.kill();
+      await fires('TenantryRedisAway');
+      await redis.start();
+      await clears('TenantryRedisAway');
+    });
+
+    it('notices a job that fails', async () => {
+      statements.onStatement = ({ application, sql: text }: Statement) => {
+        if (application === 'tenantry locks' && text.includes('pg_try_advisory_lock')) throw new Error('cut');
+        return 'pass';
+      };
+      await fires('TenantryJobFailing');
+      statements.onStatement = () => 'pass';
+      await clears('TenantryJobFailing');
+    });
+
+    it('notices a feed that stalls', async () => {
+      let release: () => void = () => undefined;
+      const held = new Promise<'pass'>((resolve) => {
+        release = () => {
+          resolve('pass');
+        };
+      });
+      statements.onStatement = ({ application }) => (application === 'tenantry events' ? held : 'pass');
+      await fires('TenantryFeedStalled');
+      statements.onStatement = () => 'pass';
+      release();
+      await clears('TenantryFeedStalled');
+    });
+
+    it("notices a tenant's database that is gone", async () => {
+      const name = await databaseOf(registry, work.tenants[2]?.id ?? '');
+      const gone = `${name}_gone`;
+      await renameDatabase(name, gone);
+      await fires('TenantryTenantBreakerOpen');
+      await renameDatabase(gone, name);
+      await clears('TenantryTenantBreakerOpen');
+    });
+
+    it('notices a budget that is exhausted', async () => {
+      const names = await Promise.all(work.tenants.slice(0, 2).map(({ id }) => databaseOf(registry, id)));
+      const locks = await Promise.all(names.map(lockProducts));
+      const crowd = new AbortController();
+      const writers = work.tenants
+        .slice(0, 2)
+        .flatMap(({ token }) =>
+          Array.from({ length: 6 }, (_, number) =>
+            repeat(crowd.signal, () =>
+              send(urlOfReplica(number % 2), 'POST', '/products', { name: 'x', price: '1.00' }, token),
+            ),
+          ),
+        );
+      await fires('TenantryBudgetExhausted');
+      crowd.abort();
+      await Promise.all(locks.map((unlock) => unlock()));
+      await Promise.all(writers);
+    });
+
+    it('notices a server that hangs, and that requests fail', async () => {
+      server.mode = 'hang';
+      await fires('TenantryServerHung');
+      await fires('TenantryErrorsHigh');
+      server.mode = 'pass';
+      await clears('TenantryServerHung');
+    });
+
+    it('answers every query of the dashboards and of the runbooks', async () => {
+      const variables: Readonly<Record<string, string>> = {
+        tenant: await valueOf('tenantry_tenant_requests_total', 'tenant'),
+        cluster: await valueOf('tenantry_slots_budget', 'cluster'),
+        __rate_interval: '30s',
+      };
+      const panels = panelQueries().map(({ where, text }) => ({
+        where,
+        text: text.replaceAll(/\$(\w+)/g, (_, name: string) => variables[name] ?? ''),
+      }));
+      const pages = promQueries().filter(({ where }) => where.endsWith('.md'));
+      const silent: string[] = [];
+      for (const { where, text } of [...panels, ...pages])
+        if ((await prometheus.query(text)).length === 0 && !text.includes(UNFINISHED)) silent.push(`${where}: ${text}`);
+      expect(silent).toEqual([]);
+    });
+
+    /** A value of a label, as a variable of a dashboard offers it. */
+    async function valueOf(metric: string, label: string): Promise<string> {
+      const [series] = await prometheus.query(metric);
+      const value = series?.metric[label];
+      if (value === undefined) throw new Error(`${metric} has no ${label}`);
+      return value;
+    }
+
+    it('notices a replica that was killed', async () => {
+      replicas[1]?.signal('SIGKILL');
+      await replicas[1]?.exited;
+      await fires('TenantryReplicaDown');
+      await startReplica(1);
+      await clears('TenantryReplicaDown');
+    });
+
+    it('has no alert any more when every fault is over', async () => {
+      await eventually('no alert fires', async () => (await prometheus.firing()).length === 0, SOON);
+    });
+  },
+);
+
+const addressOf = ({ host, port }: { readonly host: string; readonly port: number }) => ({ host, port });
+
+function urlOf({ user, password, host, port, database }: ConnectionSettings): string {
+  return `postgres://${user}:${password}@${host}:${port}/${database}`;
+}
+
+async function databaseOf(registry: string, tenant: string): Promise<string> {
+  return asSuperuser(registry, async (db) => {
+    const { rows } = await sql<{ name: string }>`select db_name as name from tenants where id = ${tenant}`.execute(db);
+    return rows[0]?.name ?? '';
+  });
+}
+
+/** Ends its sessions first. A database that only refuses connections would be opened again by a job of the service. */
+async function renameDatabase(from: string, to: string): Promise<void> {
+  await asSuperuser('postgres', async (db) => {
+    await sql`alter database ${sql.id(from)} allow_connections false`.execute(db);
+    await eventually('nobody is connected to the database', async () => {
+      const { rows } = await sql<{ ended: boolean }>`
+        select pg_terminate_backend(pid) as ended from pg_stat_activity where datname = ${from}`.execute(db);
+      return rows.length === 0;
+    });
+    await sql`alter database ${sql.id(from)} rename to ${sql.id(to)}`.execute(db);
+    await sql`alter database ${sql.id(to)} allow_connections true`.execute(db);
+  });
+}
+
+/** Locks the products of a tenant, so that each of its writes waits and holds its connection. Returns what unlocks them. */
+async function lockProducts(database: string): Promise<() => Promise<void>> {
+  const handle = connectAs<unknown>(database);
+  let unlock: () => void = () => undefined;
+  const held = new Promise<void>((resolve) => (unlock = resolve));
+  let locked: () => void = () => undefined;
+  const ready = new Promise<void>((resolve) => (locked = resolve));
+  const transaction = handle.db.transaction().execute(async (trx) => {
+    await sql`lock table products in access exclusive mode`.execute(trx);
+    locked();
+    await held;
+  });
+  await Promise.race([ready, transaction]);
+  return async () => {
+    unlock();
+    await transaction;
+    await handle.close(0);
+  };
+}
+
+/** Does it again and again, with short pauses, until the signal. */
+async function repeat(signal: AbortSignal, act: () => Promise<unknown>): Promise<void> {
+  while (!signal.aborted) {
+    await act();
+    await sleep(50);
+  }
+}
+
+/** The parts of answers that are used. */
+interface Body {
+  readonly id?: string;
+  readonly accessToken?: string;
+  readonly refreshToken?: string;
+}
+
+async function send(
+  url: string,
+  method: string,
+  route: string,
+  body?: unknown,
+  token?: string,
+): Promise<{ readonly status: number; readonly body: Body }> {
+  const answer = await fetch(url + route, {
+    method,
+    headers: {
+      ...(body !== undefined && { 'content-type': 'application/json' }),
+      ...(token !== undefined && { authorization: `Bearer ${token}` }),
+    },
+    ...(body !== undefined && { body: JSON.stringify(body) }),
+  });
+  return { status: answer.status, body: (await answer.json()) as Body };
+}
