@@ -27,7 +27,8 @@ import {
   shellBlocksOf,
   type Block,
 } from '../support/docs.js';
-import { isMissing } from '../support/programs.js';
+import { runbooks } from '../support/observability.js';
+import { isMissing, skipNote, type Program } from '../support/programs.js';
 import { WALK, walkReadme } from '../support/readme.js';
 import { isRunning, makeDataDir, runProgram } from '../support/service-process.js';
 import { runScript, startScript } from '../support/shell.js';
@@ -48,6 +49,7 @@ const NEEDS_ENGINE =
 const NOT_RUN: Readonly<Record<string, string>> = {
   'docker compose up --build --detach': NEEDS_ENGINE,
   'docker compose run --rm bootstrap && docker compose up --detach --no-deps replica-1 replica-2': NEEDS_ENGINE,
+  'DOCKER_GID=$(stat -c %g /var/run/docker.sock) docker compose --profile observability up --detach': NEEDS_ENGINE,
   'docker compose build': NEEDS_ENGINE,
   'docker compose run --rm migrate': NEEDS_ENGINE,
   'docker compose up --detach --no-deps --wait replica-1': NEEDS_ENGINE,
@@ -85,6 +87,13 @@ function command(page: string, text: string): string {
   return text;
 }
 
+/** What the runbooks ask of the service, each once. */
+function runbookBlocks(): readonly Block[] {
+  const byText = new Map(runbooks.flatMap((page) => shellBlocksOf(page)).map((each) => [each.text, each]));
+  for (const text of byText.keys()) runHere.add(text);
+  return [...byText.values()];
+}
+
 /** .ci/run and `npm run docs:try` try the installation: here the packages are installed already. */
 const withoutInstall = (script: string): string => script.replaceAll(/^npm ci(?: && |$)/gm, '');
 
@@ -116,6 +125,7 @@ describe('npm start, from a terminal', () => {
     block('docs/guide/audit.md', '/audit?action'),
     block('docs/guide/keys.md', '/encryption'),
     block('docs/guide/lifecycle.md', 'idempotency-key'),
+    ...runbookBlocks(),
     // After the others: it ends the session that they need.
     block('docs/guide/signing-in.md', '/auth/refresh'),
     // The last ones: they end with the tenant.
@@ -335,6 +345,28 @@ describe('docs/guide/deploy.md and docs/guide/operate.md', () => {
   });
 });
 
+describe('docs/guide/observability.md', () => {
+  const page = 'docs/guide/observability.md';
+  const checks: readonly (readonly [Program, string])[] = [
+    ['promtool', command(page, 'promtool check rules deploy/observability/alerts.yml')],
+    ['promtool', command(page, 'promtool test rules deploy/observability/alerts.test.yml')],
+    ['amtool', command(page, 'amtool check-config deploy/observability/alertmanager.yml')],
+  ];
+  const show = command(page, 'cat deploy/secrets/grafana_password');
+
+  for (const [program, text] of checks)
+    it.skipIf(isMissing(program))(`${text} finds nothing wrong${skipNote(program)}`, async () => {
+      await expect(runScript(text, { cwd: ROOT })).resolves.toBeDefined();
+    });
+
+  it.skipIf(isMissing('openssl'))(`shows the password of Grafana${skipNote('openssl')}`, async () => {
+    // The first test of docs/guide/deploy.md may have made the secrets.
+    const folder = path.join(source.folder, 'deploy/secrets');
+    if (!existsSync(folder)) await runScript('deploy/make-env.sh', { cwd: source.folder });
+    expect(await runScript(show, { cwd: source.folder })).toMatch(/^[0-9a-f]{32}\n$/);
+  });
+});
+
 describe('docs/guide/keys.md', () => {
   const make = block('docs/guide/keys.md', 'openssl genpkey');
   const [, other = ''] = /`(-algorithm EC [^`]+)`/.exec(readPage('docs/guide/keys.md')) ?? [];
@@ -509,6 +541,8 @@ describe('the pages', () => {
     'deploy/secrets/',
     'deploy/secrets/operator_password',
     'deploy/secrets/encryption_keys',
+    'deploy/secrets/grafana_password',
+    'deploy/secrets/alert_webhook',
     'bench/results/latest.json',
     'db/tenant/migrations/0009_orders.ts',
     'db/tenant/order-queries.ts',
