@@ -19,6 +19,11 @@ interface Duration {
   observe(seconds: number): void;
 }
 
+/** A request is counted once: as answered, or as aborted. An answer can still be made for a client that has left. */
+interface Response extends ServerResponse {
+  counted?: true;
+}
+
 /** The label of an address that no route has. */
 const NO_ROUTE = 'none';
 
@@ -56,9 +61,11 @@ export const requestMetrics = fp(
     app.decorate('countError', createErrorCounts(instruments));
 
     /** One function for all requests: a closure for each would cost more than counting. */
-    function closed(this: ServerResponse): void {
+    function closed(this: Response): void {
       traffic.inFlight -= 1;
-      if (!this.writableFinished) traffic.aborted += 1;
+      if (this.counted) return;
+      this.counted = true;
+      traffic.aborted += 1;
     }
     app.addHook('onRequest', (_request, reply, done) => {
       traffic.inFlight += 1;
@@ -66,8 +73,11 @@ export const requestMetrics = fp(
       done();
     });
     app.addHook('onResponse', (request, reply, done) => {
-      // The client left before the answer, and is counted as such.
-      if (reply.raw.writableFinished) countRequest(request, reply);
+      const response: Response = reply.raw;
+      if (!response.counted) {
+        response.counted = true;
+        countRequest(request, reply);
+      }
       done();
     });
   },

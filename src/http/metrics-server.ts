@@ -10,7 +10,7 @@ import { rawProblem, toProblem } from './problem.js';
 export interface MetricsServer {
   /** The address that it listens on, such as `http://127.0.0.1:9464`. */
   readonly address: string;
-  /** Ends the connections too. Safe to call again. */
+  /** Ends the connections too; a scrape under way is answered first. */
   close(): Promise<void>;
 }
 
@@ -30,6 +30,9 @@ const MAX_HEADER_SIZE = 8 * 1_024;
 
 /** Open connections, so that a flood costs no more than these. A scraper needs one. */
 const MAX_CONNECTIONS = 100;
+
+/** How long (ms) a scrape under way may take to end when the server closes. */
+const LINGER = 1_000;
 
 const METHODS = ['GET', 'HEAD'];
 
@@ -62,10 +65,14 @@ export async function openMetricsServer(
     address: `http://${family === 'IPv6' ? `[${address}]` : address}:${taken}`,
     close: () =>
       new Promise((resolve) => {
+        const cut = setTimeout(() => {
+          server.closeAllConnections();
+        }, LINGER);
         server.close(() => {
+          clearTimeout(cut);
           resolve();
         });
-        server.closeAllConnections();
+        server.closeIdleConnections();
       }),
   };
 }

@@ -58,6 +58,9 @@ export interface Metrics {
 /** Longest wait (ms) for one reading: a scrape must answer while the registry hangs. */
 const READ_DEADLINE = 2_000;
 
+/** Series of Node.js that have no number: the event loop has not turned since the last scrape. */
+const NOT_A_NUMBER = /^.* Nan\n/gm;
+
 /** @param onError receives the error of a reading */
 export function createMetrics(onError: (error: unknown, context: { readonly metric: string }) => void): Metrics {
   const registry = new Registry();
@@ -69,7 +72,7 @@ export function createMetrics(onError: (error: unknown, context: { readonly metr
   async function read(): Promise<string> {
     await Promise.all(readings.map((one) => one()));
     const own = await registry.metrics();
-    return node ? `${own}\n${await node.metrics()}` : own;
+    return node ? `${own}\n${(await node.metrics()).replaceAll(NOT_A_NUMBER, '')}` : own;
   }
 
   function begin(): Promise<string> {
