@@ -100,10 +100,10 @@ export function promQueries(): readonly Query[] {
 /** Every query to Loki. */
 export const logQueries = (): readonly Query[] => [...inDashboards('loki'), ...onPages('logql')];
 
-/** One use of a metric in a query, with the labels by which it selects. */
+/** One use of a metric in a query, and the labels by which it selects, with the values that it wants, if it lists them. */
 export interface Use {
   readonly metric: string;
-  readonly labels: readonly string[];
+  readonly labels: Readonly<Record<string, readonly string[]>>;
 }
 
 /** Words of PromQL that are no names of metrics. */
@@ -111,7 +111,11 @@ const WORDS = new Set(['by', 'without', 'on', 'ignoring', 'group_left', 'group_r
 
 /** The metrics of a query, and the labels by which it groups. */
 export function readQuery(query: string): { readonly uses: readonly Use[]; readonly groups: readonly string[] } {
-  const withoutTexts = query.replaceAll(/"(?:[^"\\]|\\.)*"/g, '""').replaceAll(/\[[^\]]*\]/g, '');
+  const texts: string[] = [];
+  // A text may have brackets and names of its own.
+  const withoutTexts = query
+    .replaceAll(/"((?:[^"\\]|\\.)*)"/g, (_, text: string) => `"${texts.push(text) - 1}"`)
+    .replaceAll(/\[[^\]]*\]/g, '');
   const groups: string[] = [];
   const rest = withoutTexts.replaceAll(/\b(?:by|without|on|ignoring)\s*\(([^)]*)\)/g, (_, names: string) => {
     groups.push(...namesIn(names));
@@ -121,10 +125,18 @@ export function readQuery(query: string): { readonly uses: readonly Use[]; reado
     .filter(([, name = '', behind = '']) => behind !== '(' && !WORDS.has(name))
     .map(([, metric = '', selector = '']) => ({
       metric,
-      labels: [...selector.matchAll(/(\w+)\s*(?:=~|!~|!=|=)/g)].map(([, label = '']) => label),
+      labels: Object.fromEntries(
+        [...selector.matchAll(/(\w+)\s*(=~|!~|!=|=)\s*"(\d+)"/g)].map(([, label = '', operator = '', index]) => [
+          label,
+          operator.startsWith('!') ? [] : listed(texts[Number(index)] ?? ''),
+        ]),
+      ),
     }));
   return { uses, groups };
 }
+
+/** The values of `a|b`; none for any other pattern. */
+const listed = (text: string): string[] => (/^[\w|-]+$/.test(text) ? text.split('|') : []);
 
 const namesIn = (list: string): string[] =>
   list

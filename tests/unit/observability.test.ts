@@ -6,6 +6,7 @@ import { collectDefaultMetrics, Registry } from 'prom-client';
 import { describe, expect, it } from 'vitest';
 import { parse } from 'yaml';
 import { metricDefinitions } from '../../src/engine/metrics/index.js';
+import type { MetricDefinition } from '../../src/observability/metrics.js';
 import { blocksOf, linksOf, readPage, ROOT } from '../support/docs.js';
 import {
   alertOf,
@@ -257,7 +258,10 @@ describe('the queries of alerts, dashboards and runbooks', () => {
     ];
   }
 
-  it('use only metrics that the service has, by labels that they have', () => {
+  const definitionOf = (metric: string): MetricDefinition | undefined =>
+    metricDefinitions.find(({ name, labels, kind }) => seriesOf(name, labels, kind).some(([one]) => one === metric));
+
+  it('use only metrics that the service has, by labels and values that they have', () => {
     expect(metricDefinitions.length).toBeGreaterThan(50);
     const wrong: string[] = [];
     for (const { where, text } of promQueries()) {
@@ -266,9 +270,14 @@ describe('the queries of alerts, dashboards and runbooks', () => {
       for (const { metric, labels } of uses) {
         if (!series.has(metric)) wrong.push(`${where}: there is no metric ${metric}`);
         const own = ['job', 'instance', ...(series.get(metric) ?? [])];
-        wrong.push(
-          ...labels.filter((label) => !own.includes(label)).map((label) => `${where}: ${metric} has no ${label}`),
-        );
+        const definition = definitionOf(metric);
+        for (const [label, wanted] of Object.entries(labels)) {
+          if (!own.includes(label)) wrong.push(`${where}: ${metric} has no ${label}`);
+          const values = definition?.values?.[label] ?? wanted;
+          wrong.push(
+            ...wanted.filter((value) => !values.includes(value)).map((value) => `${where}: no ${label} is ${value}`),
+          );
+        }
       }
       wrong.push(...groups.filter((label) => !known.has(label)).map((label) => `${where}: nothing has ${label}`));
       if (uses.length === 0) wrong.push(`${where}: no metric in ${text}`);
@@ -287,12 +296,12 @@ describe('the queries of alerts, dashboards and runbooks', () => {
 
 describe('a query', () => {
   it('is read as the metrics that it uses, with the labels by which they are selected and grouped', () => {
-    expect(readQuery('time() - max by (job, instance) (a_total{x="f(y)", z=~"b|c"} > 0)')).toEqual({
-      uses: [{ metric: 'a_total', labels: ['x', 'z'] }],
+    expect(readQuery('time() - max by (job, instance) (a_total{x="f(y)", y!="d", z=~"b|c"} > 0)')).toEqual({
+      uses: [{ metric: 'a_total', labels: { x: [], y: [], z: ['b', 'c'] } }],
       groups: ['job', 'instance'],
     });
     expect(readQuery('rate(a[5m]) / on (c) group_left b unless d')).toEqual({
-      uses: ['a', 'b', 'd'].map((metric) => ({ metric, labels: [] })),
+      uses: ['a', 'b', 'd'].map((metric) => ({ metric, labels: {} })),
       groups: ['c'],
     });
     expect(promQueries().length).toBeGreaterThan(100);
