@@ -32,7 +32,7 @@ export function parseExposition(text: string): Exposition {
       throw new Error(`not a line of the format: ${line}`);
     series.push({
       name,
-      labels: Object.fromEntries([...labels.matchAll(LABEL)].map(([, label, given]) => [label, given])),
+      labels: Object.fromEntries([...labels.matchAll(LABEL)].map(([, label = '', given = '']) => [label, given])),
       value: Number(value.replace('Inf', 'Infinity')),
     });
   }

@@ -565,10 +565,7 @@ describe('lifetimes that contradict each other', () => {
       { SESSION_IDLE_TTL: '899' },
       ['SESSION_IDLE_TTL is below ACCESS_TOKEN_TTL: a session would end before its access token'],
     ],
-    [
-      { METRICS_PORT: '3000' },
-      ['METRICS_PORT is PORT: metrics need a port of their own, which clients cannot reach'],
-    ],
+    [{ METRICS_PORT: '3000' }, ['METRICS_PORT is PORT: metrics need a port of their own, which clients cannot reach']],
     [{ PORT: '0', METRICS_PORT: '0' }, []],
     [{ SESSION_TTL: '1209599' }, ['SESSION_TTL is below SESSION_IDLE_TTL: no session could be idle for that long']],
     [{ ACCESS_TOKEN_TTL: '900', SESSION_IDLE_TTL: '900', SESSION_TTL: '900' }, []],
