@@ -4,6 +4,7 @@ import { BaseSequencer, type TestSpecification } from 'vitest/node';
 /** The longest first: one that began last would keep one processor busy and the others idle. */
 const LONG = [
   'process/docs',
+  'process/alerts',
   'faults/lost-answers',
   'faults/registry-in-the-past',
   'faults/failover',

@@ -11,6 +11,7 @@ const PACKAGES = {
   ip: 'iproute2',
   openssl: 'openssl',
   prometheus: 'prometheus',
+  'prometheus-alertmanager': 'prometheus-alertmanager',
   promtool: 'prometheus',
   psql: 'postgresql-client',
   'redis-server': 'redis-server',

@@ -1,6 +1,7 @@
 // deploy/observability and its pages: each alert has a page and tests, each query uses metrics and labels that exist, and the
 // dashboards are valid. Whether alerts fire in their faults is tried in tests/process/alerts.test.ts.
 import { spawnSync } from 'node:child_process';
+import { readdirSync } from 'node:fs';
 import path from 'node:path';
 import { collectDefaultMetrics, Registry } from 'prom-client';
 import { describe, expect, it } from 'vitest';
@@ -215,6 +216,32 @@ describe('the queries of the log', () => {
   it('have labels with few values, and everything else as structured metadata', () => {
     expect(labels).toEqual(['service', 'level', 'event']);
     expect(fields).toEqual(expect.arrayContaining(['security', 'reqId', 'traceId', 'route', 'status', 'tenantId']));
+  });
+
+  const schema = readPage('docs/reference/log.md');
+  /** The names in the first column of a table of the page. */
+  const namesUnder = (heading: string): string[] => {
+    const [, section = ''] = new RegExp(`^## ${heading}\n([\\s\\S]*?)(?=\n## |$(?![\\s\\S]))`, 'm').exec(schema) ?? [];
+    return [...section.matchAll(/^\| `([^`]+)` \|/gm)].map(([, name = '']) => name);
+  };
+
+  it('are about fields and events that the service writes', () => {
+    for (const field of [...labels, ...fields]) if (field !== 'service') expect(namesUnder('Fields')).toContain(field);
+    const events = logQueries().flatMap(({ text }) => /event=~?"([\w|-]+)"/.exec(text)?.[1]?.split('|') ?? []);
+    expect(events.length).toBeGreaterThan(5);
+    for (const event of events) expect(namesUnder('Security events')).toContain(event);
+  });
+
+  it('look for texts that the service writes', () => {
+    const source = readdirSync(path.join(ROOT, 'src'), { recursive: true, encoding: 'utf8' })
+      .filter((name) => name.endsWith('.ts'))
+      .map((name) => readPage(path.join('src', name)))
+      .join('\n');
+    const texts = logQueries().flatMap(({ text }) =>
+      [...text.matchAll(/\|= "([^"]+)"/g)].map(([, words = '']) => words),
+    );
+    expect(texts.length).toBeGreaterThan(3);
+    for (const text of texts) expect(source).toContain(text);
   });
 
   it('select by the labels of the collector, and filter by its fields', () => {
