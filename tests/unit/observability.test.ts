@@ -218,10 +218,11 @@ describe('the queries of the log', () => {
     expect(fields).toEqual(expect.arrayContaining(['security', 'reqId', 'traceId', 'route', 'status', 'tenantId']));
   });
 
-  const schema = readPage('docs/reference/log.md');
-  /** The names in the first column of a table of the page. */
+  /** The names in the first column of a table of the reference of the log. */
   const namesUnder = (heading: string): string[] => {
-    const [, section = ''] = new RegExp(`^## ${heading}\n([\\s\\S]*?)(?=\n## |$(?![\\s\\S]))`, 'm').exec(schema) ?? [];
+    const [, section = ''] =
+      new RegExp(`^## ${heading}\n([\\s\\S]*?)(?=\n## |$(?![\\s\\S]))`, 'm').exec(readPage('docs/reference/log.md')) ??
+      [];
     return [...section.matchAll(/^\| `([^`]+)` \|/gm)].map(([, name = '']) => name);
   };
 
