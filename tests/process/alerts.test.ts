@@ -202,6 +202,10 @@ describe.skipIf(missing.length > 0 || noRedis !== undefined)(
 
     const firesNow = async (alert: string): Promise<boolean> => (await prometheus.firing()).includes(alert);
     const fires = (alert: string): Promise<void> => eventually(`${alert} fires`, () => firesNow(alert), SOON);
+    /** Call it before the fault: otherwise the alert could be that of an earlier one. */
+    const doesNotFire = async (alert: string): Promise<void> => {
+      expect(await prometheus.firing()).not.toContain(alert);
+    };
     const clears = (alert: string): Promise<void> =>
       eventually(`${alert} clears`, async () => !(await firesNow(alert)), SOON);
 
@@ -214,6 +218,7 @@ describe.skipIf(missing.length > 0 || noRedis !== undefined)(
     });
 
     it('notices a refresh token that was used again', async () => {
+      await doesNotFire('TenantryRefreshTokenReused');
       const url = urlOfReplica(0);
       const { refreshToken: first } = (await signIn(url, 'one')).body;
       const { refreshToken: second } = (await send(url, 'POST', '/auth/refresh', { refreshToken: first })).body;
@@ -224,6 +229,7 @@ describe.skipIf(missing.length > 0 || noRedis !== undefined)(
     });
 
     it('notices a sign-in attack', async () => {
+      await doesNotFire('TenantrySignInAttack');
       const attack = new AbortController();
       const attackers = Array.from({ length: 4 }, (_, number) =>
         repeat(attack.signal, () => signIn(urlOfReplica(number % 2), 'one', 'a guessed password')),
@@ -234,6 +240,7 @@ describe.skipIf(missing.length > 0 || noRedis !== undefined)(
     });
 
     it('notices that Redis is away', async () => {
+      await doesNotFire('TenantryRedisAway');
       await redis.kill();
       await fires('TenantryRedisAway');
       await redis.start();
@@ -241,6 +248,7 @@ describe.skipIf(missing.length > 0 || noRedis !== undefined)(
     });
 
     it('notices a job that fails', async () => {
+      await doesNotFire('TenantryJobFailing');
       statements.onStatement = ({ application, sql: text }: Statement) => {
         if (application === 'tenantry locks' && text.includes('pg_try_advisory_lock')) throw new Error('cut');
         return 'pass';
@@ -251,6 +259,7 @@ describe.skipIf(missing.length > 0 || noRedis !== undefined)(
     });
 
     it('notices a feed that stalls', async () => {
+      await doesNotFire('TenantryFeedStalled');
       let release: () => void = () => undefined;
       const held = new Promise<'pass'>((resolve) => {
         release = () => {
@@ -265,6 +274,7 @@ describe.skipIf(missing.length > 0 || noRedis !== undefined)(
     });
 
     it("notices a tenant's database that is gone", async () => {
+      await doesNotFire('TenantryTenantBreakerOpen');
       const name = await databaseOf(registry, work.tenants[2]?.id ?? '');
       const gone = `${name}_gone`;
       await renameDatabase(name, gone);
@@ -274,6 +284,7 @@ describe.skipIf(missing.length > 0 || noRedis !== undefined)(
     });
 
     it('notices a budget that is exhausted', async () => {
+      await doesNotFire('TenantryBudgetExhausted');
       const names = await Promise.all(work.tenants.slice(0, 2).map(({ id }) => databaseOf(registry, id)));
       const locks = await Promise.all(names.map(lockProducts));
       const crowd = new AbortController();
@@ -293,6 +304,7 @@ describe.skipIf(missing.length > 0 || noRedis !== undefined)(
     });
 
     it('notices a server that hangs, and that requests fail', async () => {
+      await doesNotFire('TenantryServerHung');
       server.mode = 'hang';
       await fires('TenantryServerHung');
       await fires('TenantryErrorsHigh');
@@ -326,6 +338,7 @@ describe.skipIf(missing.length > 0 || noRedis !== undefined)(
     }
 
     it('notices a replica that was killed', async () => {
+      await doesNotFire('TenantryReplicaDown');
       replicas[1]?.signal('SIGKILL');
       await replicas[1]?.exited;
       await fires('TenantryReplicaDown');
