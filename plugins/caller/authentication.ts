@@ -86,18 +86,20 @@ export const authentication = fp<{ config: Config['auth'] }>(
       method === 'HEAD' && routes.some((route) => route.method === 'GET' && plain(route.url) === plain(url));
     app.decorate('routeTable', { getter: () => routes.filter((route) => !ofGet(route)) as readonly RouteEntry[] });
 
-    const { accessTokensRefused } = app.engine.instruments;
+    const count = (reason: string): void => {
+      app.engine.instruments.accessTokensRefused.inc({ reason });
+    };
     const verify = (request: FastifyRequest): Principal => {
       const token = bearerToken(request);
       if (token === undefined) {
-        accessTokensRefused.inc({ reason: 'missing' });
+        count('missing');
         throw new AppError('unauthenticated', { detail: 'Send an access token: Authorization: Bearer …' });
       }
       try {
         return tokens.verify(token);
       } catch (error) {
         const expired = error instanceof AppError && error.cause === EXPIRED;
-        accessTokensRefused.inc({ reason: expired ? 'expired' : 'invalid' });
+        count(expired ? 'expired' : 'invalid');
         throw error;
       }
     };
@@ -106,14 +108,14 @@ export const authentication = fp<{ config: Config['auth'] }>(
       if (scope === 'public' || request.is404) return undefined;
       const principal = verify(request);
       if (!scope || !admitted[scope].includes(principal.kind)) {
-        accessTokensRefused.inc({ reason: 'wrong-kind' });
+        count('wrong-kind');
         throw new AppError('forbidden');
       }
       request.principal = principal;
       return undefined;
     };
   },
-  { name: 'authentication', fastify: '5.x', dependencies: ['engine', 'rate-limit'] },
+  { name: 'authentication', fastify: '5.x', dependencies: ['rate-limit'] },
 );
 
 /** A public key has no signer. The library takes keys as text, and a secret as bytes. */

@@ -87,8 +87,8 @@ export const eventMetrics = {
     name: 'tenantry_rate_limited_total',
     kind: 'counter',
     labels: ['limit'],
-    values: { limit: [...rateLimits, 'tenant-requests', 'tenant-connections'] },
-    help: 'Answers with the status 429, each once, by the limit that was reached. `failures-…` are the limits on failed passwords.',
+    values: { limit: [...rateLimits, 'tenant-requests', 'tenant-connections', 'other'] },
+    help: 'Answers with the status 429, each once, by the limit that was reached. `failures-…` are the limits on failed passwords. `other` is a limit without a name here, which should not happen.',
     reason: 'Which limit clients reach: a client that must slow down, an attack, or a limit that is too low.',
   },
   tenantCreations: {

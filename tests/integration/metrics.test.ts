@@ -644,6 +644,22 @@ describe('the metrics', () => {
   });
 });
 
+describe('the numbers of the fleet', () => {
+  it('are asked of the registry once, however often a replica is scraped', async () => {
+    const { config } = service;
+    const connection = { ...config.registry.connection, database: await createRegistry() };
+    const other = await createEngine(
+      { ...config, registry: { ...config.registry, connection } },
+      createLogger(config.log),
+    );
+    onTestFinished(() => other.close());
+    const counted = async (): Promise<number | undefined> => (await scrapeOf(other)).sum('tenantry_tenants');
+    expect(await counted()).toBe(0);
+    await asSuperuser(connection.database, (db) => insertTenants(db, 3, 'active', '0008_schema_version'));
+    for (let scrapes = 0; scrapes < 5; scrapes += 1) expect(await counted()).toBe(0);
+  });
+});
+
 describe('the number of series', () => {
   it('grows by at most a fifth from 20 busy tenants to 300 of 10,000', { timeout: 60_000 }, async () => {
     const registry = await createRegistry();

@@ -633,6 +633,7 @@ describe('what is known', () => {
     const status = {
       scope: 'cluster',
       key: ONE,
+      cluster: ONE,
       state: 'open',
       failures: 3,
       reason: 'ECONNREFUSED',
