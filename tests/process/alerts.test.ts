@@ -369,7 +369,7 @@ async function databaseOf(registry: string, tenant: string): Promise<string> {
 async function renameDatabase(from: string, to: string): Promise<void> {
   await asSuperuser('postgres', async (db) => {
     await sql`alter database ${sql.id(from)} allow_connections false`.execute(db);
-    await eventually('nobody is connected to the database', async () => {
+    await eventually('the database has no sessions', async () => {
       const { rows } = await sql<{ ended: boolean }>`
         select pg_terminate_backend(pid) as ended from pg_stat_activity where datname = ${from}`.execute(db);
       return rows.length === 0;
