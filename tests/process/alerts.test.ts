@@ -55,6 +55,8 @@ describe.skipIf(missing.length > 0 || noRedis !== undefined)(
     let work: Work;
     let operator: string;
     const replicas: ServiceProcess[] = [];
+    /** What ends everything that was started; the last first. */
+    const undo: (() => Promise<unknown>)[] = [];
 
     async function startReplica(index: number): Promise<ServiceProcess> {
       const { superuser, registryService, provisioner } = inject('cluster');
@@ -84,35 +86,39 @@ describe.skipIf(missing.length > 0 || noRedis !== undefined)(
     beforeAll(async () => {
       await build();
       data = await makeDataDir();
+      undo.push(() => data.remove());
       registry = await createRegistry();
       const { host, port } = inject('cluster').superuser;
-      [redis, server, statements] = await Promise.all([
-        startRedis(),
-        startProxy({ host, port }),
-        startStatementProxy({ host, port }),
-      ]);
+      redis = await startRedis();
+      undo.push(() => redis.close());
+      server = await startProxy({ host, port });
+      undo.push(() => server.close());
+      statements = await startStatementProxy({ host, port });
+      undo.push(() => statements.close(), endReplicas);
       // One after the other: the first makes the secrets that both use.
       for (const index of [0, 1]) await startReplica(index);
       operator = await signInOperator(urlOfReplica(0));
       const tenants = [];
       for (const slug of ['one', 'two', 'three']) tenants.push(await createTenant(urlOfReplica(0), slug));
       work = beginWork(tenants);
+      undo.push(() => work.stop());
       prometheus = await startPrometheus(await configOf(), scaleRules(readPage(`${FOLDER}/alerts.yml`), FACTOR));
+      undo.push(() => prometheus.close());
     }, 90_000);
 
     afterAll(async () => {
-      await work.stop();
-      await prometheus.close();
-      await Promise.all(
-        replicas
-          .filter(({ pid }) => isRunning(pid))
-          .map(async (replica) => {
-            replica.signal('SIGTERM');
-            await replica.exited;
-          }),
-      );
-      await Promise.all([redis.close(), server.close(), statements.close(), data.remove()]);
+      for (const end of undo.reverse()) await end();
     });
+
+    async function endReplicas(): Promise<void> {
+      // A test that failed may have left its fault.
+      server.mode = 'pass';
+      statements.onStatement = () => 'pass';
+      for (const replica of replicas.filter(({ pid }) => isRunning(pid))) {
+        replica.signal('SIGTERM');
+        await replica.exited;
+      }
+    }
 
     const urlOfReplica = (index: number): string => replicas[index]?.url ?? '';
 
