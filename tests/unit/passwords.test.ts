@@ -19,7 +19,7 @@ beforeAll(async () => {
   ({ createPasswords } = await import('../../src/auth/passwords.js'));
   const watched = await import('argon2');
   [verify, hash] = [vi.mocked(watched.verify), vi.mocked(watched.hash)];
-  passwords = await createPasswords(1);
+  passwords = createPasswords(1);
 });
 afterAll(() => {
   vi.doUnmock('argon2');
@@ -61,20 +61,22 @@ describe('a password', () => {
 describe('a user that does not exist', () => {
   it('is refused, whatever the password', async () => {
     expect(await passwords.verify(undefined, '', 'acme')).toBe(false);
-    // The very password that the stand-in hash was made of.
-    expect(await passwords.verify(undefined, 'the password of nobody', 'acme')).toBe(false);
+    expect(await passwords.verify(undefined, 'correct horse', 'acme')).toBe(false);
   });
 
   it('costs one comparison against a hash of the same parameters, as any other does', async () => {
     const made = await passwords.hash('correct horse', 'acme');
     await passwords.verify(made, 'wrong', 'acme');
     await passwords.verify(undefined, 'wrong', 'acme');
-    const compared = verify.mock.calls.map(([against]) => against.split('$').slice(0, 4));
+    // Of the salt and the digest, only the length matters.
+    const compared = verify.mock.calls.map(([against]) =>
+      against.split('$').map((part, index) => (index < 4 ? part : part.length)),
+    );
     expect(compared).toHaveLength(2);
     expect(compared[1]).toEqual(compared[0]);
   });
 
-  it('costs no hash of its own: the stand-in is made once, at the start', async () => {
+  it('costs no hash of its own', async () => {
     await passwords.verify(undefined, 'one', 'acme');
     await passwords.verify(undefined, 'two', 'acme');
     expect(hash).not.toHaveBeenCalled();
@@ -90,7 +92,7 @@ describe('hashing beside other requests', () => {
       await new Promise((resolve) => setTimeout(resolve, 20));
       return true;
     });
-    const besideOthers = await createPasswords(1, () => () => utilization);
+    const besideOthers = createPasswords(1, () => () => utilization);
     await Promise.all(['a', 'b', 'c'].map((password) => besideOthers.verify('hash', password, 'acme')));
     return begun.map((at) => at - (begun[0] ?? 0));
   }
@@ -107,7 +109,7 @@ describe('hashing beside other requests', () => {
   it('does not let an answer wait for the rest', async () => {
     verify.mockResolvedValue(true);
     // A rest that nobody would wait for: the comparison is over at once, and so is its answer.
-    const besideOthers = await createPasswords(1, () => () => 10_000);
+    const besideOthers = createPasswords(1, () => () => 10_000);
     expect(await besideOthers.verify('hash', 'a', 'acme')).toBe(true);
   });
 });
@@ -129,7 +131,7 @@ describe('hashing under load', () => {
 
   it('runs as many at once as it was told, and lets 50 wait for each; one more is refused at once', async () => {
     hash.mockResolvedValueOnce('the stand-in');
-    const busy = await createPasswords(2, () => () => 0);
+    const busy = createPasswords(2, () => () => 0);
     const ends = slowVerify();
     const accepted = Array.from({ length: 2 + 2 * 50 }, () => busy.verify('a hash', 'x', 'acme'));
     expect(ends).toHaveLength(2);
@@ -148,7 +150,7 @@ describe('hashing under load', () => {
 
   it('goes on behind a comparison that fails', async () => {
     hash.mockResolvedValueOnce('the stand-in');
-    const one = await createPasswords(1, () => () => 0);
+    const one = createPasswords(1, () => () => 0);
     verify.mockRejectedValueOnce(new Error('not a hash'));
     verify.mockResolvedValueOnce(true);
     const [broken, next] = await Promise.allSettled([
