@@ -58,7 +58,7 @@ describe('a tenant on a far server', () => {
     expect([signedIn.status, list.status, written.status]).toEqual([200, 200, 201]);
     const again = await send<{ data: unknown[] }>('GET', '/products', { token });
     expect(again.body.data).toHaveLength(1);
-    expect(app.engine.clusters.at(far).tenants.stats()).toMatchObject({ unknown: 0, timedOut: 0 });
+    expect(app.engine.governors.at(far).tenants.stats()).toMatchObject({ unknown: 0, timedOut: 0 });
     // The breaker's probe, as when a server is back, and the check of its sessions.
     await app.engine.tenantPools.probe(id);
     far.delay = 0;

@@ -87,7 +87,7 @@ function watch(): Sampler {
 /** Waits until both counts agree, nothing is unknown, and no tenant is refused. */
 async function agree(sampler: Sampler, tenants: readonly Tenant[]): Promise<void> {
   const { app } = service;
-  const unknown = (): number => app.engine.clusters.at(statements).tenants.stats().unknown;
+  const unknown = (): number => app.engine.governors.at(statements).tenants.stats().unknown;
   await expect.poll(unknown, { timeout: 10_000 }).toBe(0);
   for (const tenant of tenants) {
     await expect.poll(async () => (await read(tenant)).status, { timeout: 10_000 }).toBe(200);
@@ -176,7 +176,7 @@ describe('a backend that is stopped', () => {
     await expect.poll(() => sampler.most.unknown, { timeout: 5 * DEADLINE }).toBeGreaterThan(0);
     // After several checks the session is still there, and still counted.
     await sleep(1_500);
-    expect(service.app.engine.clusters.at(statements).tenants.stats().unknown).toBeGreaterThan(0);
+    expect(service.app.engine.governors.at(statements).tenants.stats().unknown).toBeGreaterThan(0);
     go();
     await agree(sampler, [stopped, neighbour]);
   });
