@@ -1,5 +1,5 @@
-// The governors of every cluster that this process uses. Each PostgreSQL server has one governor for the tenant pools, and one for the reserve,
-// which provisioning, rollouts and the command line use.
+// The governors of every cluster that this process uses: for each PostgreSQL server one for the tenant pools, and one for the
+// reserve, which provisioning, rollouts and the command line use.
 import { createBackends, type Backends, type Look } from './backends.js';
 import type { Governor, GovernorStats, SlotSource } from './governor-types.js';
 import { createGovernor } from './governor.js';
