@@ -388,7 +388,7 @@ describe('the permissions of a user', () => {
   });
 });
 
-describe('a user cannot exceed its own permissions by', () => {
+describe('a user cannot exceed its own permissions', () => {
   /** May manage users and roles, and has no other permission. */
   let deputy: Awaited<ReturnType<typeof holderOf>>;
   beforeAll(async () => {
@@ -396,7 +396,7 @@ describe('a user cannot exceed its own permissions by', () => {
   });
   const asDeputy: Send = (method, url, options) => send(method, url, { ...options, token: deputy.token });
 
-  it('creating or changing a role', async () => {
+  it('by creating or changing a role', async () => {
     const body = { name: unique('role'), permissions: ['users:read', 'tenant:write', 'audit:read'] };
     expectForbidden(await asDeputy('POST', '/roles', { body }), 'tenant:write', 'audit:read');
     const own = await asDeputy<Role>('POST', '/roles', { body: { ...body, permissions: ['users:read'] } });
@@ -411,7 +411,7 @@ describe('a user cannot exceed its own permissions by', () => {
     expect(await read(deputy.role.id)).toEqual(deputy.role);
   });
 
-  it('changing or removing a role with more permissions', async () => {
+  it('by changing or removing a role with more permissions', async () => {
     const role = await makeRole(['users:read', 'tenant:read']);
     for (const body of [{ name: unique('role') }, { description: 'x' }, { permissions: ['users:read'] }]) {
       expectForbidden(await asDeputy('PATCH', `/roles/${role.id}`, { body }), 'tenant:read');
@@ -420,7 +420,7 @@ describe('a user cannot exceed its own permissions by', () => {
     expect(await read(role.id)).toEqual(role);
   });
 
-  it('giving roles, to others or to itself', async () => {
+  it('by giving roles, to others or to itself', async () => {
     const person = { ...ADMIN, email: 'given@example.com' };
     for (const roles of [['admin'], ['manager'], [deputy.role.name, 'member']]) {
       expectForbidden(await asDeputy('POST', '/users', { body: { ...person, roles } }), 'products:read');
@@ -444,7 +444,7 @@ describe('a user cannot exceed its own permissions by', () => {
     ['the roles', { roles: ['member'] }],
     ['a name', { firstName: 'x' }],
     ['everything, removing', undefined],
-  ])('changing %s of a user with more permissions', async (_what, body) => {
+  ])('by changing %s of a user with more permissions', async (_what, body) => {
     // There is another admin, so that the rule of the last admin does not apply.
     for (const { id } of [await makeUser(['admin']), await holderOf(['users:read', 'audit:read'])]) {
       const before = (await send('GET', `/users/${id}`, { token })).body;
@@ -454,7 +454,7 @@ describe('a user cannot exceed its own permissions by', () => {
     }
   });
 
-  it('and this does not stop it from managing itself and users with no more permissions', async () => {
+  it('but can manage itself, and users with no more permissions', async () => {
     const { id, role } = await holderOf(['users:read']);
     const body = { password: 'another-password-1', email: 'managed@example.com', active: false, roles: [role.name] };
     expect((await asDeputy('PATCH', `/users/${id}`, { body })).body).toMatchObject({ active: false });

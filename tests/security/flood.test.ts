@@ -40,7 +40,7 @@ async function signIn({ send }: TestService, { slug }: TestTenant): Promise<numb
 
 describe('a flood of password changes in one tenant', () => {
   it('does not stop users of another tenant from signing in', async () => {
-    // The budgets are lifted in tests: the turns alone must keep the promise.
+    // The tests run without budgets: only the turns of the payers keep the promise.
     const service = await startServiceForTest({ env: { HASH_CONCURRENCY: '1' } });
     const [flooded, other] = [await service.createTenant(), await service.createTenant()];
     const endFlood = flood(service, flooded);
