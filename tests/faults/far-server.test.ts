@@ -35,7 +35,7 @@ afterAll(async () => {
 });
 
 describe('a tenant on a far server', () => {
-  it('signs in, reads and writes over connections that are opened then, and none is given up', async () => {
+  it('can sign in, read and write over new connections, and no connection is given up', async () => {
     const { operatorToken, app, send } = service;
     const made = await send<{ id: string }>('POST', '/tenants', {
       token: operatorToken,
@@ -64,7 +64,7 @@ describe('a tenant on a far server', () => {
     far.delay = 0;
   });
 
-  it('is not given up for its silence, though the opening takes longer than a silence may', async () => {
+  it('is not given up for its silence, even if opening a connection takes longer than a silence may', async () => {
     const { host, port } = far;
     const client = new ClientConnection({
       ...clientConfig({ ...server.superuser, host, port, tls: { ca: tlsCa } }),

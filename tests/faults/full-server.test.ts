@@ -33,7 +33,7 @@ afterAll(async () => {
 });
 
 describe('a server with fewer connections than its budget', () => {
-  it('is named by the start, in words', async () => {
+  it('causes a warning at the start that names both numbers', async () => {
     const warning = 'Budget and reserve need 44 connections; the server allows 17 in all.';
     await expect.poll(() => log.filter((line) => line.includes(warning)).length, { timeout: 10_000 }).toBe(2);
   });
