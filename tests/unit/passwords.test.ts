@@ -108,7 +108,7 @@ describe('hashing beside other requests', () => {
 
   it('does not delay an answer by the rest', async () => {
     verify.mockResolvedValue(true);
-    // A rest that nobody would wait for: the comparison is over at once, and so is its answer.
+    // A very long rest: the comparison ends at once, and so must its answer.
     const besideOthers = createPasswords(1, () => () => 10_000);
     expect(await besideOthers.verify('hash', 'a', 'acme')).toBe(true);
   });
