@@ -57,8 +57,12 @@ export interface Sessions {
    * @throws AppError `invalid-refresh-token` for every token that does not work, for any reason
    */
   refresh(refreshToken: string, origin: AuditOrigin): Promise<Grant>;
-  /** Whether the session lives; undefined if this is not known without waiting. */
-  peek(principal: Principal): boolean | undefined;
+  /**
+   * Whether the session lives; undefined if this is not known without waiting.
+   *
+   * @param tenant the tenant of a user's request, as it was admitted
+   */
+  peek(principal: Principal, tenant: TenantRecord | null): boolean | undefined;
   /**
    * Whether the session lives.
    *
@@ -82,7 +86,7 @@ export interface SessionsDeps {
   readonly lifetimes: SessionLifetimes;
   /** The database that holds the sessions of a tenant's users, or of operators. */
   readonly database: (owner: SessionOwner) => SessionsDatabase;
-  readonly directory: Pick<TenantDirectory, 'peek' | 'find'>;
+  readonly directory: Pick<TenantDirectory, 'find'>;
   /** Loads a session that is not cached; default: from the database. `age` is the time (ms) since it was read there. */
   readonly load?: (owner: SessionOwner, sessionId: string) => Promise<LoadedSession | undefined>;
   /** Called when a refresh token was used again, after its session ended, so that it can be logged. */
@@ -199,14 +203,13 @@ export function createSessions(deps: SessionsDeps): Sessions {
       throw invalid();
     },
 
-    peek(principal) {
+    peek(principal, tenant) {
       const session = known.peek(keyOf(tenantOf(principal), principal.sessionId));
       if (!session) return undefined;
       if (session.accountId !== idOf(principal)) return false;
       // A refresh on another replica may have extended the session: only the database knows.
       if (isOver(session)) return undefined;
       if (principal.kind === 'operator') return true;
-      const tenant = directory.peek(principal.tenantId);
       return tenant?.active ? admits(tenant, session) : undefined;
     },
 

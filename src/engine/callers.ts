@@ -36,13 +36,13 @@ export interface Callers {
   readonly cursors: Cursors;
 }
 
-export async function createCallers(
+export function createCallers(
   replica: Replica,
   { tenantDirectory, tenantPools }: DataPlane,
   config: Config,
   log: Logger,
   closing: Closing,
-): Promise<Callers> {
+): Callers {
   const { registry, events, counts, sharedStore } = replica;
   const databaseOf = (owner: SessionOwner): SessionsDatabase =>
     owner.kind === 'user' ? sessionsIn(tenantPools.database(owner.tenantId)) : sessionsIn(registry);
@@ -72,7 +72,7 @@ export async function createCallers(
     },
   });
   closing.add('audit', () => audit.close());
-  const passwords = await createPasswords(config.auth.hashConcurrency);
+  const passwords = createPasswords(config.auth.hashConcurrency);
   const { forget } = config.throttle;
   const attempts = sharedStore ? new SharedAttempts(forget, sharedStore, counts) : new LocalAttempts(forget);
   const throttle = createThrottle(config.throttle, attempts);

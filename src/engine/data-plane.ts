@@ -7,7 +7,7 @@ import { endIdleSessions, findSessions } from '../../db/server/server-sessions.j
 import type { Config } from '../config/index.js';
 import { createBreakers, type Breakers } from '../connections/breakers.js';
 import { createClusterDirectory, type ClusterDirectory } from '../clusters/cluster-directory.js';
-import { createClusters, type ClusterBudget, type Clusters } from '../connections/governors.js';
+import { createGovernors, type ClusterBudget, type Governors } from '../connections/governors.js';
 import { connectionsOf } from '../clusters/dead-replicas.js';
 import { createTenantDirectory, type TenantDirectory } from '../tenants/tenant-directory.js';
 import { createEffectiveBudgets } from '../connections/effective-budget.js';
@@ -23,7 +23,7 @@ import type { Replica } from './replica.js';
 
 export interface DataPlane {
   readonly clusterDirectory: ClusterDirectory;
-  readonly clusters: Clusters;
+  readonly governors: Governors;
   readonly tenantDirectory: TenantDirectory;
   readonly breakers: Breakers;
   readonly tenantPools: TenantPools;
@@ -43,25 +43,25 @@ export function createDataPlane(replica: Replica, config: Config, log: Logger, c
       log.warn({ err }, 'could not read the clusters from the registry');
     },
   });
-  const clusters = createGovernedClusters(replica, clusterDirectory, config, log, closing);
+  const governors = governorsOfClusters(replica, clusterDirectory, config, log, closing);
   const tenantDirectory = createTenantDirectory(registry, events, config.tenants.registryOutageGrace, (place) =>
     clusterDirectory.find(place),
   );
   const envelope = createEnvelope(config.encryptionKeys);
-  const rooms = { clusterDirectory, clusters, tenantDirectory, envelope };
+  const rooms = { clusterDirectory, governors, tenantDirectory, envelope };
   return { ...rooms, ...createPools(replica, rooms, config, log, closing) };
 }
 
 /**
  * The governors of all clusters. Their slots are leased from the registry, so that all replicas together stay within a budget.
  */
-function createGovernedClusters(
+function governorsOfClusters(
   { replicaId, destinations, registryConnections }: Replica,
   directory: ClusterDirectory,
   config: Config,
   log: Logger,
   closing: Closing,
-): Clusters {
+): Governors {
   const { clusterBudget, pool } = config.tenants;
   // Tenants that are older than the clusters may be on a server that is not a cluster. Such a server has the default cluster's
   // budget.
@@ -80,7 +80,7 @@ function createGovernedClusters(
       log.warn({ err, ...context }, 'could not renew or release leases of connection slots');
     },
   });
-  const clusters = createClusters(
+  const governors = createGovernors(
     budgetOf,
     (cluster, kind) => effective.source(cluster, kind, leases.source(cluster, kind)),
     (cluster) => ({
@@ -97,19 +97,19 @@ function createGovernedClusters(
       log.warn({ err, ...context }, 'could not ask a server about cut connections: their slots stay in use');
     },
   );
-  closing.add('clusters', async () => {
-    clusters.close();
+  closing.add('governors', async () => {
+    governors.close();
     effective.close();
     await leases.close();
     await looks.close();
     await registryConnections.close('leases');
   });
-  return clusters;
+  return governors;
 }
 
 function createPools(
   { replicaId, destinations, events }: Replica,
-  { clusterDirectory, clusters, tenantDirectory, envelope }: Omit<DataPlane, 'breakers' | 'tenantPools'>,
+  { clusterDirectory, governors, tenantDirectory, envelope }: Omit<DataPlane, 'breakers' | 'tenantPools'>,
   config: Config,
   log: Logger,
   closing: Closing,
@@ -142,11 +142,11 @@ function createPools(
         sharesLimit: limits.connections !== undefined,
         destinations,
         ...options,
-        admit: (closeIdle) => clusters.at(connection).tenants.join(tenantId, closeIdle),
+        admit: (closeIdle) => governors.at(connection).tenants.join(tenantId, closeIdle),
       });
     },
     probe: async (connection, password) => {
-      const { tenants } = clusters.at(connection);
+      const { tenants } = governors.at(connection);
       await probeTurn(tenants, connectTimeout);
       await probeDatabase(
         connection,

@@ -51,7 +51,7 @@ export async function createEngine(config: Config, log: Logger, options: EngineO
   try {
     const replica = await openReplica(config, log, closing, options.resolve);
     const dataPlane = createDataPlane(replica, config, log, closing);
-    const callers = await createCallers(replica, dataPlane, config, log, closing);
+    const callers = createCallers(replica, dataPlane, config, log, closing);
     const housekeeping = createHousekeeping({
       registry: replica.registryConnections.locks,
       atOnce: LOCK_HOLDERS.jobs,

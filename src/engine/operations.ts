@@ -64,7 +64,7 @@ export function createOperations(
   { afterProvisioningStep, afterRotationStep }: StepHooks,
 ): Operations {
   const { registry, registryConnections, events, installation, destinations, replicaId } = replica;
-  const { clusters, clusterDirectory, breakers, tenantPools, envelope } = dataPlane;
+  const { governors, clusterDirectory, breakers, tenantPools, envelope } = dataPlane;
   const { provisioner: connection, provisionerPool, clusterBudget } = config.tenants;
   const clusterEnvelope = createEnvelope(config.encryptionKeys, 'clusters.provisioner_password');
   const failed =
@@ -77,7 +77,7 @@ export function createOperations(
   const provisioners = createProvisioners({
     connectionTo: async (place) => (await clusterDirectory.find(place))?.connection(),
     limits: provisionerPool,
-    clusters,
+    governors,
     replicaId,
     destinations,
   });

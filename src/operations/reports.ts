@@ -1,5 +1,5 @@
 // Reports databases that are left as they are because the evidence does not allow what their row requires. Each is logged once.
-import { LRUCache } from 'lru-cache';
+import { recentMap } from '../lib/recent-map.js';
 import type { TenantRecord } from '../../db/registry/tenant-queries.js';
 
 /** Reports that are remembered. A forgotten report is logged again. */
@@ -10,7 +10,7 @@ export type ReportLeft = (tenant: Pick<TenantRecord, 'id' | 'dbName'>, why: stri
 
 /** @returns a function that returns true for each key that it has not seen */
 export function createOnce(): (key: string) => boolean {
-  const seen = new LRUCache<string, true>({ max: MAX_REPORTED });
+  const seen = recentMap<string, true>(MAX_REPORTED);
   return (key) => {
     if (seen.has(key)) return false;
     seen.set(key, true);

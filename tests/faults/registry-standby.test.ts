@@ -45,7 +45,7 @@ const waitingForStandby = (): Promise<number> =>
     return rows.length;
   });
 
-it('leaves no session of the feed behind: it is live, and a change is published', async () => {
+it('a lost standby of the registry blocks no session of the feed, which stays live and publishes changes', async () => {
   const { superuser } = cluster;
   const { events, close } = eventsOver({ ...superuser, database: registry });
   onTestFinished(close);
@@ -57,7 +57,7 @@ it('leaves no session of the feed behind: it is live, and a change is published'
   expect(await waitingForStandby()).toBe(0);
 });
 
-it('holds up no lease of slots, on this replica or another', async () => {
+it('a lost standby of the registry delays no lease of slots, on this replica or another', async () => {
   await loseStandby();
   const handle = connectTo<Registry>(cluster, registry);
   onTestFinished(() => handle.close(0));
