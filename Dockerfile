@@ -20,7 +20,8 @@ RUN npm ci --omit=dev --omit=optional --ignore-scripts
 FROM node:24-trixie-slim
 ENV NODE_ENV=production \
     HOST=0.0.0.0 \
-    PORT=3000
+    PORT=3000 \
+    METRICS_HOST=0.0.0.0
 WORKDIR /app
 COPY package.json ./
 COPY --from=dependencies /app/node_modules node_modules

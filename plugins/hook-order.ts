@@ -7,6 +7,7 @@
 export const hookOrder = {
   /** For every request of every client. */
   onRequest: [
+    'request-metrics',
     'cors',
     'security-headers',
     // The plugin adds its hook to each route, so that the hook runs after the hooks of the app.
@@ -25,5 +26,5 @@ export const hookOrder = {
   /** After validation. */
   preHandler: ['request-head', 'tenant-limits'],
   onSend: ['quotas', 'request-id'],
-  onResponse: ['request-log'],
+  onResponse: ['request-metrics', 'request-log'],
 } as const;

@@ -1,9 +1,11 @@
-// `npm run docs:reference`: writes docs/reference/openapi.json and docs/reference/errors.md.
+// `npm run docs:reference`: writes docs/reference/openapi.json, docs/reference/errors.md and docs/reference/metrics.md.
 import { writeFile } from 'node:fs/promises';
 import { defineCommand, runCommand } from '../src/lib/command-line.js';
 import {
   ERRORS_PAGE,
   errorsPage,
+  METRICS_PAGE,
+  metricsPage,
   OPENAPI_FILE,
   openApiReference,
   servedDocument,
@@ -12,8 +14,8 @@ import {
 const docsReference = defineCommand({
   start: 'npm run docs:reference --',
   about: `
-Writes docs/reference/openapi.json from the routes, and docs/reference/errors.md from the catalogue of coded errors. No database
-is needed.`,
+Writes docs/reference/openapi.json from the routes, docs/reference/errors.md from the catalogue of coded errors, and
+docs/reference/metrics.md from the definitions of the metrics. No database is needed.`,
   flags: {},
   exits: { 0: 'written', 1: 'not written: error answers have different schemas' },
 });
@@ -21,5 +23,6 @@ is needed.`,
 await runCommand(docsReference, async () => {
   await writeFile(OPENAPI_FILE, await openApiReference(await servedDocument()));
   await writeFile(ERRORS_PAGE, errorsPage());
+  await writeFile(METRICS_PAGE, metricsPage());
   return 0;
 });

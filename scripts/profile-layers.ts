@@ -23,6 +23,7 @@ const SECONDS = 4;
 
 /** The first frame that matches, from the top of the stack downwards, decides. */
 const layers: readonly (readonly [layer: string, frame: RegExp])[] = [
+  ['metrics', /node_modules\/prom-client\/|request-metrics\.js|observability\/busy-tenants/],
   ['log', /node_modules\/(?:pino|@pinojs|sonic-boom)\/|plugins\/request-log\.js/],
   [
     'rate limit',

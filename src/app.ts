@@ -17,6 +17,7 @@ import { redis } from '../plugins/http/redis.js';
 import { requestHead } from '../plugins/http/request-head.js';
 import { generateRequestId, requestId } from '../plugins/http/request-id.js';
 import { requestLog } from '../plugins/http/request-log.js';
+import { requestMetrics } from '../plugins/http/request-metrics.js';
 import { schemas } from '../plugins/http/validation.js';
 import { securityHeaders } from '../plugins/http/security-headers.js';
 import { sessions } from '../plugins/caller/session.js';
@@ -71,6 +72,7 @@ export async function buildApp(engine: Engine): Promise<FastifyInstance> {
   await app.register(enginePlugin, { engine });
   await app.register(readiness);
   app.decorate('steps', {} as AdmissionSteps);
+  await app.register(requestMetrics);
 
   // Before anything else: the errors of a plugin's own routes must already be problem documents.
   await app.register(errors);

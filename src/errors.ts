@@ -107,3 +107,26 @@ export class AppError extends Error {
     return this.retryAfter === undefined ? status : (statusWithRetry ?? status);
   }
 }
+
+/** The limits that answer 429, besides a tenant's own. */
+export const rateLimits = [
+  'address',
+  'sign-in',
+  'user',
+  'password',
+  'failures-account',
+  'failures-address',
+  'failures-tenant',
+] as const;
+export type RateLimitName = (typeof rateLimits)[number];
+
+/** `rate-limited`, with the limit that was reached, for those who count. */
+export class RateLimited extends AppError {
+  /** @param wait ms until a retry makes sense */
+  constructor(
+    readonly reached: RateLimitName,
+    wait: number,
+  ) {
+    super('rate-limited', { retryAfter: Math.ceil(wait / 1_000) });
+  }
+}

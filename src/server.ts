@@ -6,12 +6,14 @@ import { prepare } from './boot/index.js';
 import { ConfigError, processEnvironment, readSettings, type Settings } from './config/index.js';
 import type { EmbeddedCluster } from './embedded/embedded-cluster.js';
 import { createEngine, type Engine } from './engine/index.js';
+import { MetricsAddressError, openMetricsServer, type MetricsServer } from './http/metrics-server.js';
 import { createLogger } from './observability/logger.js';
 import { lowerPoolPriority } from './lib/thread-priority.js';
 
 let engine: Engine | undefined;
 let app: FastifyInstance | undefined;
 let embedded: EmbeddedCluster | undefined;
+let metrics: MetricsServer | undefined;
 let stopping: Promise<void> | undefined;
 
 // The last chance, and synchronous: however this process ends, the embedded server ends too.
@@ -41,6 +43,7 @@ try {
   });
   if (prepared.newOperator) announce(prepared.newOperator);
   engine = await createEngine(prepared.config, log);
+  metrics = await serveMetrics(engine);
   app = await buildApp(engine);
   await lowerPoolPriority(settings.threadPoolSize);
   const { host, port } = prepared.config.http;
@@ -66,6 +69,8 @@ async function stop({ shutdown }: Settings): Promise<void> {
   }
   // Does nothing if the app has closed it. A signal can come before the app is built.
   await engine?.close();
+  // Last, because somebody may watch how the service stops.
+  await metrics?.close();
   await embedded?.stop();
   embedded = undefined;
 }
@@ -77,13 +82,24 @@ function announce({ email, password }: { email: string; password: string }): voi
   );
 }
 
+async function serveMetrics({ config, metrics, log }: Engine): Promise<MetricsServer | undefined> {
+  const { host, port } = config.metrics;
+  if (port === undefined) return undefined;
+  const server = await openMetricsServer(metrics, { host, port });
+  log.info({ address: server.address }, 'metrics are served');
+  return server;
+}
+
 async function fail(error: unknown): Promise<never> {
   const expected =
-    error instanceof ConfigError || (error instanceof Error && 'code' in error && error.code === 'EADDRINUSE');
+    error instanceof ConfigError ||
+    error instanceof MetricsAddressError ||
+    (error instanceof Error && 'code' in error && error.code === 'EADDRINUSE');
   const { message, stack = message } = error instanceof Error ? error : new Error(String(error));
   process.stderr.write(`${expected ? message : stack}\n`);
   await app?.close();
   await engine?.close();
+  await metrics?.close();
   await embedded?.stop();
   embedded = undefined;
   process.exit(1);

@@ -4,7 +4,14 @@ import type { FastifyRequest } from 'fastify';
 import fp from 'fastify-plugin';
 import type { RouteAccess, RouteEntry, Scope } from '../../src/auth/route-access.js';
 import { signingKey, type TokenKey } from '../../src/auth/keyring.js';
-import { CLOCK_TOLERANCE, createTokens, type JwtKey, type Principal, type Tokens } from '../../src/auth/tokens.js';
+import {
+  CLOCK_TOLERANCE,
+  createTokens,
+  EXPIRED,
+  type JwtKey,
+  type Principal,
+  type Tokens,
+} from '../../src/auth/tokens.js';
 import type { Config } from '../../src/config/index.js';
 import { AppError } from '../../src/errors.js';
 
@@ -79,11 +86,31 @@ export const authentication = fp<{ config: Config['auth'] }>(
       method === 'HEAD' && routes.some((route) => route.method === 'GET' && plain(route.url) === plain(url));
     app.decorate('routeTable', { getter: () => routes.filter((route) => !ofGet(route)) as readonly RouteEntry[] });
 
+    const count = (reason: string): void => {
+      app.engine.instruments.accessTokensRefused.inc({ reason });
+    };
+    const verify = (request: FastifyRequest): Principal => {
+      const token = bearerToken(request);
+      if (token === undefined) {
+        count('missing');
+        throw new AppError('unauthenticated', { detail: 'Send an access token: Authorization: Bearer …' });
+      }
+      try {
+        return tokens.verify(token);
+      } catch (error) {
+        const expired = error instanceof AppError && error.cause === EXPIRED;
+        count(expired ? 'expired' : 'invalid');
+        throw error;
+      }
+    };
     app.steps.token = (request) => {
       const scope = request.routeOptions.config.access?.scope;
       if (scope === 'public' || request.is404) return undefined;
-      const principal = tokens.verify(bearerToken(request));
-      if (!scope || !admitted[scope].includes(principal.kind)) throw new AppError('forbidden');
+      const principal = verify(request);
+      if (!scope || !admitted[scope].includes(principal.kind)) {
+        count('wrong-kind');
+        throw new AppError('forbidden');
+      }
       request.principal = principal;
       return undefined;
     };
@@ -124,12 +151,10 @@ function isWhole(access: Partial<RouteAccess> | undefined): boolean {
   return access !== undefined;
 }
 
-/** RFC 6750, section 2.1. */
-function bearerToken(request: FastifyRequest): string {
+/** RFC 6750, section 2.1. Undefined if there is none. */
+function bearerToken(request: FastifyRequest): string | undefined {
   const header = request.headers.authorization ?? '';
-  if (!/^Bearer /i.test(header))
-    throw new AppError('unauthenticated', { detail: 'Send an access token: Authorization: Bearer …' });
-  return header.slice(7);
+  return /^Bearer /i.test(header) ? header.slice(7) : undefined;
 }
 
 function tenantIdOf(this: FastifyRequest): string {

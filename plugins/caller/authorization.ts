@@ -22,7 +22,7 @@ declare module 'fastify' {
 
 export const authorization = fp(
   async (app) => {
-    const { standings } = app.engine;
+    const { standings, instruments } = app.engine;
     app.decorateRequest('standing', null);
     app.decorateRequest('permissions', { getter: permissionsOf });
 
@@ -33,6 +33,7 @@ export const authorization = fp(
       const decide = (standing: Standing | undefined): void => {
         // Also set if there is none: a user may have been deleted since the first admission, which had set a standing.
         request.standing = standing ?? null;
+        if (!standing?.active) instruments.accessTokensRefused.inc({ reason: 'inactive-account' });
         const refused = refusal(request);
         if (refused) throw refused;
       };

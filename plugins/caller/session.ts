@@ -15,7 +15,12 @@ declare module 'fastify' {
 
 export const sessions = fp(
   async (app) => {
-    const { registryPool, sessions } = app.engine;
+    const { registryPool, sessions, instruments } = app.engine;
+    const refuseUnlessLive = (lives: boolean): void => {
+      if (lives) return;
+      instruments.accessTokensRefused.inc({ reason: 'session-ended' });
+      throw new AppError('unauthenticated', { detail: 'The session of this access token has ended. Sign in again.' });
+    };
     app.decorateRequest('sessionsDb', {
       getter() {
         if (!this.principal) throw new Error('this request has no caller');
@@ -35,8 +40,3 @@ export const sessions = fp(
   },
   { name: 'sessions', fastify: '5.x', dependencies: ['engine', 'authentication', 'tenant-pool'] },
 );
-
-function refuseUnlessLive(lives: boolean): void {
-  if (!lives)
-    throw new AppError('unauthenticated', { detail: 'The session of this access token has ended. Sign in again.' });
-}

@@ -2,7 +2,7 @@
 import type { FastifyRequest } from 'fastify';
 import fp from 'fastify-plugin';
 import type { Principal } from '../../src/auth/tokens.js';
-import { AppError } from '../../src/errors.js';
+import { RateLimited } from '../../src/errors.js';
 
 const MINUTE = 60_000;
 
@@ -11,7 +11,7 @@ export const userRate = fp<{ max: number }>(
     const limiter = app.engine.counts.limiter('user', MINUTE);
     const settle = (request: FastifyRequest, key: string, wait: number): void => {
       app.noteQuota(request, limiter, key, max);
-      if (wait > 0) throw new AppError('rate-limited', { retryAfter: Math.ceil(wait / 1_000) });
+      if (wait > 0) throw new RateLimited('user', wait);
     };
     app.steps.userRate = (request) => {
       if (!request.principal) return undefined;

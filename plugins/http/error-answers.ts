@@ -4,8 +4,8 @@ import type { Socket } from 'node:net';
 import fp from 'fastify-plugin';
 import { v4 } from 'uuid';
 import { DatabaseFault } from '../../db/driver/database-fault.js';
-import type { AppError } from '../../src/errors.js';
-import { rawProblem, toProblem } from '../../src/http/problem.js';
+import { catalogue, type AppError } from '../../src/errors.js';
+import { parserErrorCode, rawProblem, toProblem } from '../../src/http/problem.js';
 
 declare module 'fastify' {
   interface FastifyInstance {
@@ -19,7 +19,7 @@ export const errors = fp(
     app.decorate('faultReaders', []);
     app.setErrorHandler((error, request, reply) => sendProblem(error, request, reply));
   },
-  { name: 'errors', fastify: '5.x' },
+  { name: 'errors', fastify: '5.x', dependencies: ['request-metrics'] },
 );
 
 /**
@@ -29,6 +29,7 @@ export const errors = fp(
 export function answerFrameworkError(error: FastifyError, request: FastifyRequest, reply: FastifyReply): void {
   const { server } = request;
   void sendProblem(error, request, reply.headers(server.securityHeaders));
+  server.countRequest(request, reply);
   server.logRequest(request, reply);
 }
 
@@ -42,6 +43,8 @@ export function answerClientError(this: FastifyInstance, error: Error & { code?:
     socket.destroy();
     return;
   }
+  const code = parserErrorCode(error);
+  this.countError(error, code, catalogue[code].status);
   socket.end(rawProblem(error, v4(), this.securityHeaders));
   // A peer that never closes its side would otherwise keep the socket open forever.
   socket.setTimeout(LINGER, () => socket.destroy());
@@ -50,6 +53,7 @@ export function answerClientError(this: FastifyInstance, error: Error & { code?:
 function sendProblem(thrown: unknown, request: FastifyRequest, reply: FastifyReply): FastifyReply {
   const error = (thrown instanceof DatabaseFault ? readFault(thrown, request) : undefined) ?? thrown;
   const { status, headers, body } = toProblem(error, request.id);
+  request.server.countError(error, body.code, status);
   // plugins/http/request-log.ts reads it for the line of the request.
   if (status >= 500) request.failure = error;
   return reply

@@ -3,7 +3,7 @@ import rateLimitPlugin from '@fastify/rate-limit';
 import type { FastifyRateLimitStore, FastifyRateLimitStoreCtor, RateLimitOptions } from '@fastify/rate-limit';
 import type { preHandlerAsyncHookHandler } from 'fastify';
 import fp from 'fastify-plugin';
-import { AppError } from '../../src/errors.js';
+import { RateLimited, type RateLimitName } from '../../src/errors.js';
 import type { Limiter } from '../../src/replicas/counts.js';
 
 declare module 'fastify' {
@@ -14,7 +14,7 @@ declare module 'fastify' {
      * @param name the name of the limit in RateLimit-Policy
      * @param max requests for each minute and address
      */
-    readonly limitByAddress: (name: string, max: number) => preHandlerAsyncHookHandler;
+    readonly limitByAddress: (name: RateLimitName, max: number) => preHandlerAsyncHookHandler;
   }
 }
 
@@ -23,16 +23,22 @@ const MINUTE = 60_000;
 export const rateLimit = fp<{ max: number }>(
   async (app, { max }) => {
     const { counts } = app.engine;
-    const general = counts.limiter('address', MINUTE);
-    const options = (limiter: Limiter, size: number): RateLimitOptions => {
+    const options = (name: RateLimitName, limiter: Limiter, size: number): RateLimitOptions => {
       const note: RateLimitOptions['onExceeding'] = (request, key) => {
         app.noteQuota(request, limiter, key, size);
       };
-      return { max: size, timeWindow: MINUTE, store: storeOver(limiter), onExceeding: note, onExceeded: note };
+      return {
+        max: size,
+        timeWindow: MINUTE,
+        store: storeOver(limiter),
+        onExceeding: note,
+        onExceeded: note,
+        errorResponseBuilder: (_request, { ttl }) => new RateLimited(name, ttl),
+      };
     };
     await app.register(rateLimitPlugin, {
       global: true,
-      ...options(general, max),
+      ...options('address', counts.limiter('address', MINUTE), max),
       // The plugin's own headers have the form of 2021; plugins/http/quotas.ts writes the current form.
       addHeaders: {
         'x-ratelimit-limit': false,
@@ -41,9 +47,8 @@ export const rateLimit = fp<{ max: number }>(
         'retry-after': false,
       },
       addHeadersOnExceeding: { 'x-ratelimit-limit': false, 'x-ratelimit-remaining': false, 'x-ratelimit-reset': false },
-      errorResponseBuilder: (_request, { ttl }) => new AppError('rate-limited', { retryAfter: Math.ceil(ttl / 1_000) }),
     });
-    app.decorate('limitByAddress', (name, size) => app.rateLimit(options(counts.limiter(name, MINUTE), size)));
+    app.decorate('limitByAddress', (name, size) => app.rateLimit(options(name, counts.limiter(name, MINUTE), size)));
   },
   { name: 'rate-limit', fastify: '5.x', dependencies: ['engine', 'quotas'] },
 );

@@ -60,6 +60,11 @@ export class FairSlots {
     private readonly patience: number,
   ) {}
 
+  /** Slots in use, and tasks that wait. */
+  get load(): { readonly running: number; readonly waiting: number } {
+    return { running: this.#running, waiting: this.#waiting };
+  }
+
   /** @throws AppError `unavailable` if a bound is reached or the wait was too long, and every error of the task */
   async run<T>(payer: string, task: () => Promise<T>): Promise<T> {
     if (this.#running < this.size) this.#running += 1;

@@ -1,6 +1,6 @@
 // Limits the requests that hash a password, for each account and each tenant, on all replicas together: two token buckets.
 // Sign-in has its own limits (throttle.ts).
-import { AppError } from '../errors.js';
+import { RateLimited } from '../errors.js';
 import type { Counts, Limiter } from '../replicas/counts.js';
 import { payerOf } from './passwords.js';
 import type { Principal } from './tokens.js';
@@ -43,6 +43,6 @@ export class PasswordBudgets {
       [this.#accounts, `${tenant} ${id}`, this.limits.account],
       [this.#tenants, tenant, this.limits.tenant],
     ]);
-    if (wait > 0) throw new AppError('rate-limited', { retryAfter: Math.ceil(wait / 1_000) });
+    if (wait > 0) throw new RateLimited('password', wait);
   }
 }

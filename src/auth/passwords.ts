@@ -61,39 +61,63 @@ export interface Passwords {
    * @throws AppError `unavailable` if too many hashes wait, or if the wait was too long
    */
   verify(passwordHash: string | undefined, password: string, payer: string): Promise<boolean>;
+  /** Slots in use, resting ones included, and hashes that wait. */
+  readonly load: { readonly running: number; readonly waiting: number };
+}
+
+/** What happens to hashes, for those who count it. */
+export interface HashEvents {
+  /** @param seconds how long the hash took, without its wait */
+  done(act: 'hash' | 'verify', seconds: number): void;
+  /** Too many hashes wait, or the wait was too long. */
+  refused(): void;
 }
 
 /**
  * @param concurrency hashes that run at once; each uses a thread of libuv for about 20 ms
  * @param watch begins to watch the event loop; returns a function that gives the utilisation since then (0 to 1)
+ * @param events receives each hash
  */
-export function createPasswords(concurrency: number, watch: () => () => number = watchEventLoop): Passwords {
+export function createPasswords(
+  concurrency: number,
+  watch: () => () => number = watchEventLoop,
+  events: HashEvents = { done: () => undefined, refused: () => undefined },
+): Passwords {
   const perPayer = concurrency * WAITING_PER_SLOT;
   const slots = new FairSlots(concurrency, { perPayer, total: perPayer * FULL_QUEUES }, PATIENCE);
   const nobody = hashOfNobody();
 
   /** The answer is sent before the slot rests. */
-  function inSlot<T>(payer: string, task: () => Promise<T>): Promise<T> {
+  function inSlot<T>(act: 'hash' | 'verify', payer: string, task: () => Promise<T>): Promise<T> {
     return new Promise((resolve, reject) => {
       slots
         .run(payer, async () => {
           const begunAt = performance.now();
           const busy = watch();
           await task().then(resolve, reject);
-          const rest = (performance.now() - begunAt) * REST * (busy() - UNHURRIED);
+          const took = performance.now() - begunAt;
+          events.done(act, took / 1_000);
+          const rest = took * REST * (busy() - UNHURRIED);
           if (rest > 0) await sleep(rest, undefined, { ref: false });
+        })
+        .catch((refusal: unknown) => {
+          events.refused();
+          throw refusal;
         })
         .catch(reject);
     });
   }
 
   return {
-    hash: (password, payer) => inSlot(payer, () => hash(password, PARAMETERS)),
+    hash: (password, payer) => inSlot('hash', payer, () => hash(password, PARAMETERS)),
     verify: (passwordHash, password, payer) =>
-      inSlot(payer, async () => {
+      inSlot('verify', payer, async () => {
         const matches = await verify(passwordHash ?? nobody, password);
         return matches && passwordHash !== undefined;
       }),
+    get load() {
+      return slots.load;
+    },
   };
 }
 

@@ -23,6 +23,8 @@ import { believedFor, type Events } from '../replicas/events.js';
 import type { TenantDirectory } from '../tenants/tenant-directory.js';
 import { admitted } from '../connections/tenant-pools.js';
 import { hashOf, newSecret, successorOf, type RefreshTokens, type SessionOwner } from './refresh-tokens.js';
+import { REUSED, type EndReason } from './session-counts.js';
+import { admits } from './session-generations.js';
 import type { Principal } from './tokens.js';
 
 /** The account that signs in. */
@@ -57,11 +59,7 @@ export interface Sessions {
    * @throws AppError `invalid-refresh-token` for every token that does not work, for any reason
    */
   refresh(refreshToken: string, origin: AuditOrigin): Promise<Grant>;
-  /**
-   * Whether the session lives; undefined if this is not known without waiting.
-   *
-   * @param tenant the tenant of a user's request, as it was admitted
-   */
+  /** Whether the session lives; undefined if this is not known without waiting. `tenant` is the admitted tenant of a user. */
   peek(principal: Principal, tenant: TenantRecord | null): boolean | undefined;
   /**
    * Whether the session lives.
@@ -78,6 +76,8 @@ export interface Sessions {
   endAll(principal: Principal, origin: AuditOrigin, db?: SessionsDatabase): Promise<void>;
   /** Notifies every replica of sessions that another module ended in its own transaction. */
   ended(owner: SessionOwner, sessionIds: readonly string[]): Promise<void>;
+  /** The number of cached sessions. */
+  readonly cached: number;
 }
 
 export interface SessionsDeps {
@@ -91,6 +91,8 @@ export interface SessionsDeps {
   readonly load?: (owner: SessionOwner, sessionId: string) => Promise<LoadedSession | undefined>;
   /** Called when a refresh token was used again, after its session ended, so that it can be logged. */
   readonly onReuse: (account: Account, sessionId: string) => void;
+  /** Called when sessions have ended before they expired. */
+  readonly onEnded: (reason: EndReason, count: number) => void;
 }
 
 /** Cached sessions: about 300 bytes each. */
@@ -129,7 +131,8 @@ export function createSessions(deps: SessionsDeps): Sessions {
     else if (change.kind === 'any') known.expire();
   });
 
-  async function ended(owner: SessionOwner, sessionIds: readonly string[]): Promise<void> {
+  async function ended(owner: SessionOwner, sessionIds: readonly string[], reason: EndReason): Promise<void> {
+    deps.onEnded(reason, sessionIds.length);
     const tenantId = tenantOf(owner);
     await Promise.all(sessionIds.map((sessionId) => events.publish({ kind: 'session', sessionId, tenantId })));
   }
@@ -162,7 +165,7 @@ export function createSessions(deps: SessionsDeps): Sessions {
         target: { kind: 'session', id: sessionId },
       });
       if (!crowdedOut) return undefined;
-      await ended(account, crowdedOut);
+      await ended(account, crowdedOut, 'crowded-out');
       return { principal: { ...account, sessionId }, refreshToken: tokens.write(account, sessionId, secret) };
     },
 
@@ -196,11 +199,10 @@ export function createSessions(deps: SessionsDeps): Sessions {
           target: { kind: owner.kind, id: accountId },
           details: { session: sessionId },
         });
-      if (givenOut && (await remove(db, sessionId, accountId, found))) {
-        deps.onReuse(principalOf(owner, accountId, sessionId), sessionId);
-        await ended(owner, [sessionId]);
-      }
-      throw invalid();
+      if (!givenOut || !(await remove(db, sessionId, accountId, found))) throw invalid();
+      deps.onReuse(principalOf(owner, accountId, sessionId), sessionId);
+      await ended(owner, [sessionId], 'reuse');
+      throw invalid(REUSED);
     },
 
     peek(principal, tenant) {
@@ -233,7 +235,7 @@ export function createSessions(deps: SessionsDeps): Sessions {
           target: { kind: 'session', id: sessionId },
         });
       if (!(await remove(db, sessionId, idOf(principal), found))) return false;
-      await ended(principal, [sessionId]);
+      await ended(principal, [sessionId], sessionId === principal.sessionId ? 'logout' : 'revoked');
       return true;
     },
 
@@ -243,10 +245,14 @@ export function createSessions(deps: SessionsDeps): Sessions {
         await insertAudit(trx, { ...origin, action: 'auth.logout-all', target });
         return deleteSessionsOf(trx, idOf(principal));
       });
-      await ended(principal, gone);
+      await ended(principal, gone, 'logout-all');
     },
 
-    ended,
+    ended: (owner, sessionIds) => ended(owner, sessionIds, 'account-changed'),
+
+    get cached() {
+      return known.size;
+    },
   };
 }
 
@@ -287,17 +293,7 @@ function isOver({ until }: Known): boolean {
   return until <= performance.now();
 }
 
-/** Whether the tenant is active, and was not signed out since the session began. */
-function admits(tenant: TenantRecord | undefined, { generation, createdAt }: SessionBeginning): boolean {
-  if (!tenant?.active) return false;
-  const { sessionsGeneration, sessionsValidFrom } = tenant;
-  // The session's generation is greater if the registry was restored to a moment before the sign-in.
-  if (generation !== null) return generation >= sessionsGeneration;
-  // A former build began this session. The clock of the tenant's server is compared with the clock of the registry, with their
-  // difference as the error. Both times are ISO 8601 of the same length, which sort correctly as text.
-  return sessionsValidFrom === null || createdAt >= sessionsValidFrom;
-}
-
-function invalid(): AppError {
-  return new AppError('invalid-refresh-token');
+/** @param cause REUSED, for those who count refreshes; the client does not learn it */
+function invalid(cause?: typeof REUSED): AppError {
+  return new AppError('invalid-refresh-token', { cause });
 }

@@ -26,11 +26,13 @@ export interface Standings {
   user(tenantId: string, userId: string): Promise<Standing | undefined>;
   /** Undefined if there is no such operator. @throws DatabaseFault */
   operator(operatorId: string): Promise<Standing | undefined>;
+  /** The number of cached standings. */
+  readonly cached: number;
 }
 
 export function createStandings(
   registry: Kysely<Registry>,
-  events: Events,
+  events: Pick<Events, 'live' | 'caughtUp' | 'subscribe'>,
   tenantDb: (tenantId: string) => Kysely<TenantDatabase>,
 ): Standings {
   // Never stale: if the tenant's database does not answer, requests of its users could not be served anyway.
@@ -85,5 +87,8 @@ export function createStandings(
     peekUser: (tenantId, userId) => users.peek(keyOf(tenantId, userId)),
     user: (tenantId, userId) => users.get(keyOf(tenantId, userId)),
     operator: (operatorId) => operators.get(operatorId),
+    get cached() {
+      return users.size + operators.size;
+    },
   };
 }

@@ -2,7 +2,7 @@
 // are never locked. Each further failure makes the wait longer, up to a bound, and failures expire.
 import { createHash } from 'node:crypto';
 import { isIPv6 } from 'node:net';
-import { AppError, type ErrorCode } from '../errors.js';
+import { AppError, RateLimited, type ErrorCode } from '../errors.js';
 import type { AttemptStore, Budget, Wait } from './attempts.js';
 
 export interface ThrottleLimits {
@@ -20,9 +20,9 @@ export interface ThrottleLimits {
 }
 
 /** `rate-limited`, with the reason for the audit. */
-export class Throttled extends AppError {
+export class Throttled extends RateLimited {
   constructor(readonly wait: Wait) {
-    super('rate-limited', { retryAfter: Math.ceil(wait.left / 1_000) });
+    super(`failures-${wait.on}`, wait.left);
   }
 }
 

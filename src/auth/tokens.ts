@@ -29,9 +29,12 @@ export interface JwtKey extends Pick<TokenKey, 'kid' | 'alg'> {
 
 export interface Tokens {
   sign(principal: Principal): string;
-  /** @throws AppError `unauthenticated` for every invalid token */
+  /** @throws AppError `unauthenticated` for every invalid token; its cause is EXPIRED if that is all that is wrong */
   verify(token: string): Principal;
 }
+
+/** The cause of the error for a token that was valid, for those who count. */
+export const EXPIRED = 'expired';
 
 /** Clock skew between replicas that is tolerated, in seconds. */
 export const CLOCK_TOLERANCE = 5;
@@ -86,7 +89,7 @@ export function createTokens(signer: JwtKey, keys: readonly JwtKey[]): Tokens {
         known = { token, ...check(keyByHeader, token, now) };
         verified.set(end, known);
       }
-      if (known.expiresAt + CLOCK_TOLERANCE <= now) throw invalidToken();
+      if (known.expiresAt + CLOCK_TOLERANCE <= now) throw invalidToken(EXPIRED);
       return known.principal;
     },
   };
@@ -106,8 +109,9 @@ function check(keyByHeader: ReadonlyMap<string, JwtKey>, token: string, now: num
   let claims: unknown;
   try {
     claims = key.verify(token);
-  } catch {
-    throw invalidToken();
+  } catch (error) {
+    const expired = error instanceof Error && 'code' in error && error.code === 'FAST_JWT_EXPIRED';
+    throw invalidToken(expired ? EXPIRED : undefined);
   }
   if (typeof claims !== 'object' || claims === null) throw invalidToken();
   const { typ, sub, aud, tenantId, sid, iat, exp } = claims as Record<string, unknown>;
@@ -130,8 +134,9 @@ function isId(value: unknown): value is string {
   return typeof value === 'string' && validate(value);
 }
 
-function invalidToken(): AppError {
+function invalidToken(cause?: typeof EXPIRED): AppError {
   return new AppError('unauthenticated', {
+    cause,
     detail: 'The access token is not valid or has expired. Refresh it, or sign in again.',
   });
 }

@@ -30,6 +30,11 @@ export function assembleSettings(
     production: valueOf(values, 'NODE_ENV') === 'production',
     http: httpSettings(values),
     log: { level: valueOf(values, 'LOG_LEVEL'), pretty: process.stdout.isTTY },
+    metrics: {
+      host: valueOf(values, 'METRICS_HOST'),
+      port: values.METRICS_PORT,
+      tenants: valueOf(values, 'METRICS_TENANTS'),
+    },
     dataDir: path.resolve(valueOf(values, 'DATA_DIR')),
     threadPoolSize: valueOf(values, 'UV_THREADPOOL_SIZE'),
     registry: {

@@ -31,6 +31,13 @@ export interface Config {
     readonly bodyLimit: number;
   };
   readonly log: { readonly level: string; readonly pretty: boolean };
+  readonly metrics: {
+    readonly host: string;
+    /** Undefined: no metrics are served. */
+    readonly port: number | undefined;
+    /** The number of tenants that have series of their own. */
+    readonly tenants: number;
+  };
   readonly registry: { readonly connection: ConnectionSettings; readonly pool: Required<PoolLimits> };
   /** The Redis in which replicas share counts and sessions. Undefined: each process keeps its own. */
   readonly redis: RedisSettings | undefined;

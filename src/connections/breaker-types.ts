@@ -36,6 +36,8 @@ export interface BreakerChange {
 export interface BreakerStatus {
   readonly scope: BreakerScope;
   readonly key: string;
+  /** `host:port` of the cluster, which is the key itself if the scope is `cluster`. */
+  readonly cluster: string;
   /** `half-open` while a probe is under way: requests are refused until the probe succeeds. A suspected cluster is `closed`. */
   readonly state: 'closed' | 'open' | 'half-open';
   /** Failures in a row that count towards opening. */

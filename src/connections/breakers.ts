@@ -186,11 +186,12 @@ export function createBreakers(deps: BreakerDeps): Breakers {
   }
 
   function statusOf(breaker: Breaker): BreakerStatus {
-    const { scope, key, evidence } = breaker;
+    const { scope, key, cluster, evidence } = breaker;
     const trial = breaker.trial?.isOpen ? breaker.trial : undefined;
     return {
       scope,
       key,
+      cluster,
       state: !trial ? 'closed' : trial.isProbing ? 'half-open' : 'open',
       failures: evidence.size,
       reason: trial?.reason,

@@ -1,5 +1,6 @@
 // The governors of every cluster that this process uses: for each PostgreSQL server one for the tenant pools, and one for the
 // reserve, which provisioning, rollouts and the command line use.
+import { noLanes, type LaneCounts } from '../../db/driver/pool/pool-types.js';
 import { createBackends, type Backends, type Look } from './backends.js';
 import type { Governor, GovernorStats, SlotSource } from './governor-types.js';
 import { createGovernor } from './governor.js';
@@ -18,6 +19,8 @@ export interface GovernorsOfCluster {
   readonly place: { readonly host: string; readonly port: number };
   readonly tenants: Governor;
   readonly reserve: Governor;
+  /** The lanes of all tenant pools to the cluster. */
+  readonly lane: LaneCounts;
 }
 
 export interface ClusterStats extends GovernorStats {
@@ -27,6 +30,7 @@ export interface ClusterStats extends GovernorStats {
   readonly port: number;
   readonly budget: ClusterBudget;
   readonly reserve: GovernorStats;
+  readonly lane: Readonly<LaneCounts>;
 }
 
 export interface Governors {
@@ -67,6 +71,7 @@ export function createGovernors(
           place: { host, port },
           tenants: createGovernor({ slots: slots(name, 'tenants'), backends }),
           reserve: createGovernor({ slots: slots(name, 'reserve'), backends }),
+          lane: noLanes(),
         };
         known.set(name, cluster);
       }
@@ -74,12 +79,13 @@ export function createGovernors(
     },
 
     stats: () =>
-      [...known.values()].map(({ name, place, tenants, reserve }) => ({
+      [...known.values()].map(({ name, place, tenants, reserve, lane }) => ({
         cluster: name,
         ...place,
         budget: budgetOf(name),
         ...tenants.stats(),
         reserve: reserve.stats(),
+        lane: { ...lane },
       })),
 
     starved() {

@@ -15,6 +15,8 @@ import { createSilentLeases } from './silent-leases.js';
 export interface SlotLeases {
   /** The slots of one cluster and kind that this replica may use; each call returns the same source. */
   source(cluster: string, kind: SlotKind): SlotSource;
+  /** Whether the registry refused or did not answer the last question about leases. */
+  readonly failing: boolean;
   /**
    * Gives back every lease, except leases with slots in use: their backends may live on without this process. The other replicas
    * remove such a lease when they find no connection of this replica. Call this when every connection has closed; it never
@@ -155,6 +157,10 @@ export function createSlotLeases(deps: SlotLeasesDeps): SlotLeases {
         leases.set(key, lease);
       }
       return lease;
+    },
+
+    get failing() {
+      return failing;
     },
 
     async close() {

@@ -7,6 +7,7 @@ import { LocalAttempts } from '../auth/attempts.js';
 import { PasswordBudgets } from '../auth/password-budgets.js';
 import { createPasswords, type Passwords } from '../auth/passwords.js';
 import { createRefreshTokens, type SessionOwner } from '../auth/refresh-tokens.js';
+import { countRefresh, countSignIn } from '../auth/session-counts.js';
 import { createSessions, type Sessions } from '../auth/session-rules.js';
 import { SharedAttempts } from '../auth/shared-attempts.js';
 import { createSignIn, type SignIn } from '../auth/sign-in.js';
@@ -14,6 +15,7 @@ import { createStandings, type Standings } from '../auth/standing.js';
 import { createThrottle } from '../auth/throttle.js';
 import type { Config } from '../config/index.js';
 import { createCursors, type Cursors } from '../http/cursors.js';
+import type { Instruments } from '../observability/instruments.js';
 import { createSessionStore } from '../replicas/session-store.js';
 import { RATE_REFILL, RequestRates } from '../tenants/request-rates.js';
 import { createStorageGauge, type StorageGauge } from '../tenants/storage-gauge.js';
@@ -39,6 +41,7 @@ export interface Callers {
 export function createCallers(
   replica: Replica,
   { tenantDirectory, tenantPools }: DataPlane,
+  instruments: Instruments,
   config: Config,
   log: Logger,
   closing: Closing,
@@ -47,7 +50,7 @@ export function createCallers(
   const databaseOf = (owner: SessionOwner): SessionsDatabase =>
     owner.kind === 'user' ? sessionsIn(tenantPools.database(owner.tenantId)) : sessionsIn(registry);
   const store = sharedStore && createSessionStore(sharedStore, events);
-  const sessions = createSessions({
+  const rules = createSessions({
     tokens: createRefreshTokens([...config.auth.refreshTokenKeys, ...config.encryptionKeys].map(({ key }) => key)),
     events,
     lifetimes: config.auth.sessions,
@@ -62,7 +65,17 @@ export function createCallers(
     onReuse: ({ kind }, sessionId) => {
       log.warn({ kind, sessionId }, 'a refresh token was used a second time: its session was ended');
     },
+    onEnded: (reason, count) => {
+      instruments.sessionsEnded.inc({ reason }, count);
+    },
   });
+  const sessions: Sessions = {
+    ...rules,
+    refresh: (token, origin) => countRefresh(instruments, rules.refresh(token, origin)),
+    get cached() {
+      return rules.cached;
+    },
+  };
   const audit = createAuditTrail({
     registry,
     tenantDb: (tenantId) => tenantPools.database(tenantId),
@@ -72,10 +85,26 @@ export function createCallers(
     },
   });
   closing.add('audit', () => audit.close());
-  const passwords = createPasswords(config.auth.hashConcurrency);
+  const passwords = createPasswords(config.auth.hashConcurrency, undefined, {
+    done: (act, seconds) => {
+      instruments.passwordHashDuration.observe({ act }, seconds);
+    },
+    refused: () => {
+      instruments.passwordHashesRefused.inc();
+    },
+  });
   const { forget } = config.throttle;
   const attempts = sharedStore ? new SharedAttempts(forget, sharedStore, counts) : new LocalAttempts(forget);
   const throttle = createThrottle(config.throttle, attempts);
+  const signIn = createSignIn({
+    registry,
+    directory: tenantDirectory,
+    pools: tenantPools,
+    passwords,
+    throttle,
+    sessions,
+    audit,
+  });
   return {
     sessions,
     standings: createStandings(registry, events, (tenantId) => tenantPools.database(tenantId)),
@@ -84,15 +113,11 @@ export function createCallers(
     audit,
     passwords,
     passwordBudgets: new PasswordBudgets(config.auth.passwordBudgets, counts),
-    signIn: createSignIn({
-      registry,
-      directory: tenantDirectory,
-      pools: tenantPools,
-      passwords,
-      throttle,
-      sessions,
-      audit,
-    }),
+    signIn: {
+      ...signIn,
+      user: (...attempt) => countSignIn(instruments, 'tenant', signIn.user(...attempt)),
+      operator: (...attempt) => countSignIn(instruments, 'operator', signIn.operator(...attempt)),
+    },
     cursors: createCursors(config.encryptionKeys.map(({ key }) => key)),
   };
 }

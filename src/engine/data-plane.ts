@@ -17,13 +17,14 @@ import { poolLimits } from '../tenants/pool-options.js';
 import { createTenantPools, type TenantPools } from '../connections/tenant-pools.js';
 import { PROBES, probeTurn } from '../connections/probe-turn.js';
 import { createServerLooks, placeOf } from '../clusters/server-looks.js';
-import { createSlotLeases } from '../connections/slot-leases.js';
+import { createSlotLeases, type SlotLeases } from '../connections/slot-leases.js';
 import type { Closing } from './closing.js';
 import type { Replica } from './replica.js';
 
 export interface DataPlane {
   readonly clusterDirectory: ClusterDirectory;
   readonly governors: Governors;
+  readonly slotLeases: Pick<SlotLeases, 'failing'>;
   readonly tenantDirectory: TenantDirectory;
   readonly breakers: Breakers;
   readonly tenantPools: TenantPools;
@@ -43,12 +44,12 @@ export function createDataPlane(replica: Replica, config: Config, log: Logger, c
       log.warn({ err }, 'could not read the clusters from the registry');
     },
   });
-  const governors = governorsOfClusters(replica, clusterDirectory, config, log, closing);
+  const { governors, slotLeases } = governorsOfClusters(replica, clusterDirectory, config, log, closing);
   const tenantDirectory = createTenantDirectory(registry, events, config.tenants.registryOutageGrace, (place) =>
     clusterDirectory.find(place),
   );
   const envelope = createEnvelope(config.encryptionKeys);
-  const rooms = { clusterDirectory, governors, tenantDirectory, envelope };
+  const rooms = { clusterDirectory, governors, slotLeases, tenantDirectory, envelope };
   return { ...rooms, ...createPools(replica, rooms, config, log, closing) };
 }
 
@@ -61,7 +62,7 @@ function governorsOfClusters(
   config: Config,
   log: Logger,
   closing: Closing,
-): Governors {
+): Pick<DataPlane, 'governors' | 'slotLeases'> {
   const { clusterBudget, pool } = config.tenants;
   // Tenants that are older than the clusters may be on a server that is not a cluster. Such a server has the default cluster's
   // budget.
@@ -71,7 +72,7 @@ function governorsOfClusters(
     else log.warn(change, 'a cluster allows fewer connections than its budget: the budget is lowered for now');
   });
   const looks = createServerLooks(directory, pool.connectTimeout, destinations);
-  const leases = createSlotLeases({
+  const slotLeases = createSlotLeases({
     registry: registryConnections.leases,
     replicaId,
     budget: (cluster) => effective.of(cluster, budgetOf(cluster)),
@@ -82,7 +83,7 @@ function governorsOfClusters(
   });
   const governors = createGovernors(
     budgetOf,
-    (cluster, kind) => effective.source(cluster, kind, leases.source(cluster, kind)),
+    (cluster, kind) => effective.source(cluster, kind, slotLeases.source(cluster, kind)),
     (cluster) => ({
       sessions: async () => {
         const server = looks.at(cluster);
@@ -100,11 +101,11 @@ function governorsOfClusters(
   closing.add('governors', async () => {
     governors.close();
     effective.close();
-    await leases.close();
+    await slotLeases.close();
     await looks.close();
     await registryConnections.close('leases');
   });
-  return governors;
+  return { governors, slotLeases };
 }
 
 function createPools(
@@ -135,14 +136,16 @@ function createPools(
     breakers,
     openPool: (tenantId, connection, tenant, options) => {
       const limits = limitsInForce(tenant.limits, config.tenants.limits);
+      const { tenants, lane: laneCounts } = governors.at(connection);
       return openPool(connection, poolLimits(tenant.poolOptions, config.tenants.pool, limits), {
         applicationName: `tenantry ${replicaId}`,
         preparedStatements: config.tenants.preparedStatements,
         lane: true,
+        laneCounts,
         sharesLimit: limits.connections !== undefined,
         destinations,
         ...options,
-        admit: (closeIdle) => governors.at(connection).tenants.join(tenantId, closeIdle),
+        admit: (closeIdle) => tenants.join(tenantId, closeIdle),
       });
     },
     probe: async (connection, password) => {

@@ -4,6 +4,10 @@ import type { Logger } from 'pino';
 import { within } from '../lib/deadline.js';
 import type { Resolver } from '../../db/driver/destinations.js';
 import type { Config } from '../config/index.js';
+import { createMetrics, type Metrics } from '../observability/metrics.js';
+import { createInstruments, type Instruments } from '../observability/instruments.js';
+import { createBusyTenants, type BusyTenants } from '../observability/busy-tenants.js';
+import { createTraffic, type Traffic } from '../observability/traffic.js';
 import { createHousekeeping, type Housekeeping } from '../jobs/housekeeping.js';
 import { createCallers, type Callers } from './callers.js';
 import { Closing } from './closing.js';
@@ -12,12 +16,21 @@ import { jobsOf, whenServing } from './jobs.js';
 import { createOperations, type Operations, type StepHooks } from './operations.js';
 import { LOCK_HOLDERS } from './registry-connections.js';
 import { openReplica, type Replica } from './replica.js';
+import { jobCounts } from './metrics/job-counts.js';
+import { readRooms } from './metrics/read-rooms.js';
+import { registerReadings } from './metrics/index.js';
 
 export interface Engine extends Replica, DataPlane, Callers, Operations {
   readonly config: Config;
   readonly log: Logger;
   /** The jobs that keep the registry and the clusters in order. No job runs before `serve`. */
   readonly housekeeping: Housekeeping;
+  readonly metrics: Metrics;
+  /** What counts events. */
+  readonly instruments: Instruments;
+  /** The HTTP server counts here. */
+  readonly traffic: Traffic;
+  readonly busyTenants: BusyTenants;
   /** Begins what a serving process does by itself. A command does not call this. */
   serve(): Promise<void>;
   /** Waits until running work has reached the end of its step, and closes every connection. Never rejects. Safe to call again. */
@@ -48,24 +61,36 @@ export async function createEngine(config: Config, log: Logger, options: EngineO
   const closing = new Closing((err, room) => {
     log.warn({ err, room }, 'a room did not close in order');
   });
+  const metrics = createMetrics((err, context) => {
+    log.warn({ err, ...context }, 'could not read a metric');
+  });
+  const instruments = createInstruments(metrics);
+  const traffic = createTraffic();
+  const busyTenants = createBusyTenants(config.metrics.tenants);
+  closing.add('busy tenants', () => {
+    busyTenants.close();
+  });
   try {
     const replica = await openReplica(config, log, closing, options.resolve);
     const dataPlane = createDataPlane(replica, config, log, closing);
-    const callers = createCallers(replica, dataPlane, config, log, closing);
+    const callers = createCallers(replica, dataPlane, instruments, config, log, closing);
     const housekeeping = createHousekeeping({
       registry: replica.registryConnections.locks,
       atOnce: LOCK_HOLDERS.jobs,
       onError: (err, context) => {
         log.error({ err, ...context }, 'a housekeeping job failed');
       },
+      ...jobCounts(instruments),
     });
-    const operations = createOperations(replica, dataPlane, housekeeping, config, log, closing, options);
+    const operations = createOperations(replica, dataPlane, housekeeping, instruments, config, log, closing, options);
     // The jobs close first, because they work with all other rooms.
     closing.add('jobs', () =>
       within(housekeeping.close(), JOB_DEADLINE, () => new Error('a housekeeping job did not stop in time')),
     );
     const rooms = { ...replica, ...dataPlane, ...callers, ...operations };
+    registerReadings(metrics, readRooms({ ...rooms, housekeeping, traffic, busyTenants }, config));
     const serve = async (): Promise<void> => {
+      metrics.measureNode();
       await whenServing(rooms, config, log);
       for (const job of jobsOf(rooms, config, log)) housekeeping.add(job);
     };
@@ -75,6 +100,10 @@ export async function createEngine(config: Config, log: Logger, options: EngineO
       config,
       log,
       housekeeping,
+      metrics,
+      instruments,
+      traffic,
+      busyTenants,
       serve: () => (serving ??= serve()),
       close: () => closing.close(),
     };

@@ -26,6 +26,8 @@ import { createStandbyDatabases, type StandbyDatabases } from '../operations/sta
 import { createTransitions, type Transitions } from '../operations/transitions.js';
 import type { Closing } from './closing.js';
 import type { DataPlane } from './data-plane.js';
+import type { Instruments } from '../observability/instruments.js';
+import { countAdoptions, creationCounts } from './metrics/creation-counts.js';
 import { LOCK_HOLDERS } from './registry-connections.js';
 import type { Replica } from './replica.js';
 
@@ -58,6 +60,7 @@ export function createOperations(
   replica: Replica,
   dataPlane: DataPlane,
   housekeeping: Housekeeping,
+  instruments: Instruments,
   config: Config,
   log: Logger,
   closing: Closing,
@@ -139,6 +142,7 @@ export function createOperations(
     making,
     reconciler,
     onClaim: refill,
+    onOutcome: creationCounts(instruments),
     ...(afterProvisioningStep && { afterStep: afterProvisioningStep }),
   });
 
@@ -154,7 +158,10 @@ export function createOperations(
   return {
     provisioners,
     provisioning,
-    adoption: createAdoption({ ...shared, making, envelope, connectionLimit: STANDARD_CONNECTIONS }),
+    adoption: countAdoptions(
+      createAdoption({ ...shared, making, envelope, connectionLimit: STANDARD_CONNECTIONS }),
+      instruments,
+    ),
     removal,
     standby,
     reconciler,

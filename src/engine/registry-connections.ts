@@ -4,6 +4,7 @@ import type { Registry } from '../../db/registry/registry-schema.js';
 import { databaseOver } from '../../db/driver/client.js';
 import type { Destinations } from '../../db/driver/destinations.js';
 import type { DatabaseFault } from '../../db/driver/database-fault.js';
+import type { PoolStats } from '../../db/driver/pool/pool-types.js';
 import type { ConnectionPool } from '../../db/driver/pool/pool.js';
 import type { Config } from '../config/index.js';
 import { openRegistryPool } from '../../db/registry/open-registry.js';
@@ -38,6 +39,7 @@ type Name = keyof typeof CLOSE_DEADLINES;
 export interface RegistryConnections extends Readonly<Record<Name, Kysely<Registry>>> {
   /** The pool that `requests` uses. */
   readonly requestPool: ConnectionPool;
+  stats(): Readonly<Record<Name, PoolStats>>;
   close(name: Name): Promise<void>;
 }
 
@@ -85,6 +87,12 @@ export function openRegistryConnections(
     leases: over('leases'),
     publisher: over('publisher'),
     locks: over('locks'),
+    stats: () => ({
+      requests: pools.requests.stats(),
+      leases: pools.leases.stats(),
+      publisher: pools.publisher.stats(),
+      locks: pools.locks.stats(),
+    }),
     close: (name) => pools[name].close(CLOSE_DEADLINES[name]),
   };
 }

@@ -78,6 +78,11 @@ const fromFastify: Readonly<Record<string, ErrorCode>> = {
   HPE_HEADER_OVERFLOW: 'headers-too-large',
 };
 
+/** The code for a request that Node's HTTP parser refused. */
+export function parserErrorCode({ code = '' }: Error & { readonly code?: string }): ErrorCode {
+  return fromFastify[code] ?? 'invalid-request';
+}
+
 /**
  * The answer to a request that Node's HTTP parser refused, as raw bytes: there is no reply object that could send it.
  *
@@ -88,8 +93,7 @@ export function rawProblem(
   requestId: string,
   others: Readonly<Record<string, string>> = {},
 ): string {
-  const known = fromFastify[error.code ?? ''] ?? 'invalid-request';
-  const { status, headers, body } = toProblem(new AppError(known), requestId);
+  const { status, headers, body } = toProblem(new AppError(parserErrorCode(error)), requestId);
   const payload = JSON.stringify(body);
   const lines = Object.entries({
     ...others,

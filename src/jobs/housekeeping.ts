@@ -16,6 +16,16 @@ export interface HousekeepingJob {
   readonly run: (signal: AbortSignal) => Promise<void>;
 }
 
+/** What a job did on this replica. Runs that another replica had are not counted. */
+export interface JobState {
+  readonly name: string;
+  readonly running: boolean;
+  /** Failures since the last success. */
+  readonly failures: number;
+  /** When it last succeeded, in ms since 1970; undefined before that. */
+  readonly succeededAt: number | undefined;
+}
+
 export interface Housekeeping {
   /** Runs a job periodically, the first time at once. */
   add(job: HousekeepingJob): void;
@@ -24,9 +34,13 @@ export interface Housekeeping {
    * Resolves when the job is done; if another replica has the lock, at once.
    */
   runNow(name: string): Promise<void>;
+  /** Every job, in the order in which they were added. */
+  jobs(): readonly JobState[];
   /** Waits until running jobs have reached the end of their step. */
   close(): Promise<void>;
 }
+
+type State = { -readonly [Key in Exclude<keyof JobState, 'name'>]: JobState[Key] };
 
 export function createHousekeeping(deps: {
   /** A pool for locks: a lock holds a connection until its job ends. */
@@ -34,34 +48,65 @@ export function createHousekeeping(deps: {
   /** The most jobs that hold a lock at once. */
   readonly atOnce?: number;
   readonly onError: (error: unknown, context: { job: string }) => void;
+  /** Called when a job is added, so that its numbers can begin at 0. */
+  readonly onAdded?: (job: string) => void;
+  /** Called after each run. @param seconds undefined if the job did not begin, because its lock could not be asked for */
+  readonly onRun?: (job: string, outcome: 'success' | 'failed', seconds: number | undefined) => void;
 }): Housekeeping {
   const { registry, atOnce = Infinity } = deps;
   const holders = new Slots(atOnce, Infinity);
-  const jobs = new Map<string, () => Promise<void>>();
+  const jobs = new Map<string, { readonly once: () => Promise<void>; readonly state: State }>();
   const timers = new Set<NodeJS.Timeout>();
   const closing = new AbortController();
   const running = new Set<Promise<void>>();
 
-  async function locked(job: HousekeepingJob): Promise<void> {
+  /** @param begun called when the job has its lock */
+  async function locked(job: HousekeepingJob, begun: () => void): Promise<void> {
     await holders.run(async () => {
       // It may have waited for others until the end.
-      if (!closing.signal.aborted) await whileLocked(registry, job.name, () => job.run(closing.signal));
+      if (closing.signal.aborted) return;
+      await whileLocked(registry, job.name, () => {
+        begun();
+        return job.run(closing.signal);
+      });
     });
   }
 
+  async function attempt(job: HousekeepingJob, state: State): Promise<void> {
+    let begunAt: number | undefined;
+    let outcome: 'success' | 'failed' = 'success';
+    try {
+      await locked(job, () => {
+        begunAt = performance.now();
+        state.running = true;
+      });
+    } catch (error) {
+      if (closing.signal.aborted) return;
+      outcome = 'failed';
+      deps.onError(error, { job: job.name });
+    } finally {
+      state.running = false;
+    }
+    if (outcome === 'failed') state.failures += 1;
+    // Another replica has the job.
+    else if (begunAt === undefined) return;
+    else {
+      state.failures = 0;
+      state.succeededAt = Date.now();
+    }
+    deps.onRun?.(job.name, outcome, begunAt === undefined ? undefined : (performance.now() - begunAt) / 1_000);
+  }
+
   function add(job: HousekeepingJob): void {
+    const state: State = { running: false, failures: 0, succeededAt: undefined };
     let current: Promise<void> | undefined;
     let next: Promise<void> | undefined;
     const begin = (): Promise<void> => {
       if (closing.signal.aborted) return Promise.resolve();
-      const run = locked(job)
-        .catch((error: unknown) => {
-          if (!closing.signal.aborted) deps.onError(error, { job: job.name });
-        })
-        .finally(() => {
-          running.delete(run);
-          current = undefined;
-        });
+      const run = attempt(job, state).finally(() => {
+        running.delete(run);
+        current = undefined;
+      });
       running.add(run);
       return (current = run);
     };
@@ -81,7 +126,8 @@ export function createHousekeeping(deps: {
       timer.unref();
       timers.add(timer);
     };
-    jobs.set(job.name, once);
+    jobs.set(job.name, { once, state });
+    deps.onAdded?.(job.name);
     void once().then(again);
   }
 
@@ -91,8 +137,10 @@ export function createHousekeeping(deps: {
     async runNow(name) {
       const job = jobs.get(name);
       if (!job) throw new Error(`there is no job "${name}"`);
-      await job();
+      await job.once();
     },
+
+    jobs: () => [...jobs].map(([name, { state }]) => ({ name, ...state })),
 
     async close() {
       closing.abort();

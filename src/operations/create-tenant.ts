@@ -60,6 +60,8 @@ export interface ProvisioningDeps {
   readonly reconciler: Pick<Reconciler, 'settle'>;
   /** Called after a standby database was claimed. */
   readonly onClaim: () => void;
+  /** Called when a tenant was made, or could not be made. @param seconds how long it took */
+  readonly onOutcome: (source: 'standby' | 'template', outcome: 'success' | 'failed', seconds: number) => void;
   readonly onError: (error: unknown, context: { tenantId?: string; step: string }) => void;
   /** Called after each step, with its name. An error that it throws counts as an error of the step. */
   readonly afterStep?: (step: ProvisioningStep) => void | Promise<void>;
@@ -123,6 +125,12 @@ export function createProvisioning(deps: ProvisioningDeps): Provisioning {
     origin: AuditOrigin,
   ): Promise<TenantRecord | 'slug-taken' | 'again'> {
     let own: Own | undefined;
+    const begunAt = performance.now();
+    const ended = (outcome: 'success' | 'failed'): void => {
+      // Without a database it failed at the claim of a standby database, which is tried first.
+      const source = own?.password === undefined ? 'standby' : 'template';
+      deps.onOutcome(source, outcome, (performance.now() - begunAt) / 1_000);
+    };
     const at: { step: ProvisioningStep } = { step: 'register' };
     const run = async <T>(next: ProvisioningStep, work: () => Promise<T>): Promise<T> => {
       at.step = next;
@@ -184,19 +192,25 @@ export function createProvisioning(deps: ProvisioningDeps): Provisioning {
         const change = { database: name, role: name, from: [making], to: markAs('tenant') };
         if (!(await changeMark(cluster, change))) throw new Error('another worker undoes the new tenant');
       });
-      return await run('activate', async () => {
+      const made = await run('activate', async () => {
         const active = await activate(session, { id, claim, adopts: null }, origin);
         if (!active) throw new Error('the row of the new tenant is gone');
         return active;
       });
+      ended('success');
+      return made;
     } catch (error) {
       const constraint = violatedUniqueConstraint(error);
       if (at.step === 'register' && constraint === TENANT_SLUG_CONSTRAINT) return 'slug-taken';
       if (at.step === 'register' && constraint === IDEMPOTENCY_CONSTRAINT) return 'again';
       deps.onError(error, { ...(own && { tenantId: own.id }), step: at.step });
       const settled = own ? await settle(own.id, origin, at.step === 'activate' && wasAnswered(error)) : 'undone';
-      if (typeof settled === 'object') return settled;
+      if (typeof settled === 'object') {
+        ended('success');
+        return settled;
+      }
       if (error instanceof AppError) throw error;
+      ended('failed');
       // If the first step got no answer, a row may exist, or may appear in a moment.
       const unknown = at.step === 'register' && error instanceof DatabaseFault;
       throw makingFailure(at.step, own?.id, unknown ? 'unknown' : settled, error);

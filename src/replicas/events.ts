@@ -23,6 +23,13 @@ export type Change =
   /** Changes may have been missed: every cached value may be old. */
   | { readonly kind: 'any' };
 
+export interface EventStats extends Pick<Feed, 'lag' | 'gaps'> {
+  /** Changes that were read from the feed, by kind. */
+  readonly changes: Readonly<Record<Change['kind'], number>>;
+  /** Changes that wait to be published. */
+  readonly unpublished: number;
+}
+
 /** The feed provides `live`, `caughtUp`, `clock` and `queueUsage`. */
 export interface Events extends Pick<Feed, 'live' | 'caughtUp' | 'clock' | 'queueUsage'> {
   /** Calls `listener` for each change, including changes that this process publishes. */
@@ -34,6 +41,7 @@ export interface Events extends Pick<Feed, 'live' | 'caughtUp' | 'clock' | 'queu
    * @throws DatabaseFault `unavailable` if the change could not be published in time; it is published as soon as possible
    */
   publish(change: Change): Promise<void>;
+  stats(): EventStats;
   close(): void;
 }
 
@@ -77,6 +85,9 @@ export function openEvents(
 ): Events {
   const listeners: ((change: Change) => void)[] = [];
   let untold: Untold[] = [];
+  /** The number of changes that are being written. */
+  let inFlight = 0;
+  const changes = { tenant: 0, user: 0, roles: 0, operator: 0, cluster: 0, session: 0, any: 0 };
   let telling = false;
   let closed = false;
 
@@ -85,7 +96,9 @@ export function openEvents(
   };
   const listener = {
     change: (text: string): void => {
-      dispatch(decode(text));
+      const change = decode(text);
+      if (change) changes[change.kind] += 1;
+      dispatch(change);
     },
     notification: (text: string): void => {
       if (!text.endsWith(` ${IN_THE_FEED}`)) dispatch(decode(text));
@@ -103,14 +116,17 @@ export function openEvents(
     while (untold.length > 0 && !closed) {
       const batch = untold;
       untold = [];
+      inFlight = batch.length;
       try {
         await insert(publisher, [...new Set(batch.map(({ text }) => text))]);
         for (const { told } of batch) told();
       } catch {
         untold = [...batch, ...untold];
+        inFlight = 0;
         await new Promise((resolve) => setTimeout(resolve, RETRY_EVERY).unref());
       }
     }
+    inFlight = 0;
     telling = false;
   }
 
@@ -140,6 +156,13 @@ export function openEvents(
           new DatabaseFault('unavailable', 'the change is stored, but the other replicas could not be notified yet'),
       );
     },
+
+    stats: () => ({
+      lag: feed.lag,
+      gaps: feed.gaps,
+      changes: { ...changes },
+      unpublished: untold.length + inFlight,
+    }),
 
     close() {
       closed = true;

@@ -25,6 +25,10 @@ export interface Feed {
   clock(): RegistryClock | undefined;
   /** How full the registry's NOTIFY queue was at the last answer, from 0 to 1. */
   readonly queueUsage: number;
+  /** Seconds since the newest answer; undefined before the first one. */
+  readonly lag: number | undefined;
+  /** How often changes may have been missed since the first answer. */
+  readonly gaps: number;
   close(): void;
 }
 
@@ -91,6 +95,8 @@ export function openFeed(connection: ConnectionSettings, listener: FeedListener,
   /** Whether notifications of an older build may have been missed, because the feed began to listen after the last reading. */
   let beganToListen = false;
   let queueUsage = 0;
+  let answeredAt: number | undefined;
+  let gaps = 0;
   let askedAt = -Infinity;
   let asking = false;
   let woken = false;
@@ -157,9 +163,11 @@ export function openFeed(connection: ConnectionSettings, listener: FeedListener,
     cursor = undefined;
     const gap = known === undefined || isGap(known, reading) || (beganToListen && reading.former);
     const { snapshot, clock, source, newest } = reading;
-    const next = { snapshot, clock, source, newest, askedAt: since, answeredAt: performance.now() };
+    answeredAt = performance.now();
+    const next = { snapshot, clock, source, newest, askedAt: since, answeredAt };
     queueUsage = reading.queueUsage;
     beganToListen = false;
+    if (gap && known) gaps += 1;
     if (gap) listener.gap();
     else for (const message of reading.messages) listener.change(message);
     cursor = next;
@@ -220,6 +228,12 @@ export function openFeed(connection: ConnectionSettings, listener: FeedListener,
     },
     get queueUsage() {
       return queueUsage;
+    },
+    get lag() {
+      return answeredAt === undefined ? undefined : (performance.now() - answeredAt) / 1_000;
+    },
+    get gaps() {
+      return gaps;
     },
     close() {
       closed = true;

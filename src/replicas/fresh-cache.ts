@@ -53,6 +53,11 @@ export class FreshCache<V extends object> {
     this.#entries = recentMap(options.max);
   }
 
+  /** Cached values, fresh or not. */
+  get size(): number {
+    return this.#entries.size;
+  }
+
   /** The value if it is known and fresh, without waiting: the warm path allocates no promise. */
   peek(key: string): V | undefined {
     // This does not count as a use for the LRU order, which would cost more than the look-up. Each value is loaded again in time,

@@ -41,6 +41,40 @@ const NETWORK: Readonly<Record<string, string>> = {
   UNABLE_TO_GET_ISSUER_CERT: 'its certificate is not trusted: set REDIS_CA_FILE',
 };
 
+/** What kind of failure it was, in few words that can be counted. */
+export const failureKinds = [
+  'timeout',
+  'connection',
+  'full',
+  'read-only',
+  'refused-login',
+  'not-ready',
+  'error',
+] as const;
+export type FailureKind = (typeof failureKinds)[number];
+
+const kinds: Readonly<Record<string, FailureKind>> = {
+  OOM: 'full',
+  READONLY: 'read-only',
+  MASTERDOWN: 'not-ready',
+  NOREPLICAS: 'not-ready',
+  CLUSTERDOWN: 'not-ready',
+  TRYAGAIN: 'not-ready',
+  LOADING: 'not-ready',
+  BUSY: 'not-ready',
+  MISCONF: 'full',
+  NOAUTH: 'refused-login',
+  WRONGPASS: 'refused-login',
+  NOPERM: 'refused-login',
+};
+
+export function failureKind(error: unknown): FailureKind {
+  const reply = replyOf(error);
+  if (reply !== undefined) return kinds[CODE.exec(reply)?.[1] ?? ''] ?? 'error';
+  const late = error instanceof LateError || (error instanceof Error && error.message === HANDSHAKE_LATE);
+  return late ? 'timeout' : 'connection';
+}
+
 /** No answer within REDIS_TIMEOUT_MS. */
 export class LateError extends Error {}
 

@@ -3,7 +3,16 @@
 import { createHash } from 'node:crypto';
 import type { Redis } from 'ioredis';
 import { createClient } from './redis-client.js';
-import { isAway, isReply, LateError, reasonOf, wasNotSent } from './redis-reasons.js';
+import {
+  failureKind,
+  failureKinds,
+  isAway,
+  isReply,
+  LateError,
+  reasonOf,
+  wasNotSent,
+  type FailureKind,
+} from './redis-reasons.js';
 import type { RedisSettings } from './redis-settings.js';
 
 /** A Lua script, which is sent by its hash. Make it once, at the top of a file. */
@@ -67,6 +76,8 @@ export class SharedStoreError extends Error {
 export interface OpenedStore extends SharedStore {
   /** The connection, for @fastify/redis. */
   readonly client: Redis;
+  /** Commands and connections that failed, by kind. Commands that were refused at once are not counted. */
+  readonly failures: Readonly<Record<FailureKind, number>>;
   /** Resolves as soon as it is known whether Redis can be used. Never rejects. */
   readonly settled: Promise<void>;
   /** Ends the connection at once. Never rejects; commands in flight end with SharedStoreError. */
@@ -115,6 +126,7 @@ export function openSharedStore(
   /** When Redis last sent an answer. */
   let answered = performance.now();
   let inFlight = 0;
+  const failures = Object.fromEntries(failureKinds.map((kind) => [kind, 0])) as Record<FailureKind, number>;
   let closed = false;
   /** The reasons of the current absence that were already reported. */
   let reported = new Set<string>();
@@ -170,6 +182,7 @@ export function openSharedStore(
     void ask();
   });
   client.on('error', (error: unknown) => {
+    failures[failureKind(error)] += 1;
     away(reasonOf(error, settings));
   });
   client.on('close', () => {
@@ -202,6 +215,7 @@ export function openSharedStore(
       answered = performance.now();
       return answer;
     } catch (error) {
+      failures[failureKind(error)] += 1;
       const why = reasonOf(error, settings);
       if (isReply(error)) answered = performance.now();
       if (isAway(error)) away(why);
@@ -224,6 +238,7 @@ export function openSharedStore(
     get available() {
       return available;
     },
+    failures,
     get state() {
       return { available, reason, since: performance.now() - since };
     },

@@ -123,6 +123,9 @@ describe('npm start, from a terminal', () => {
     block('docs/guide/lifecycle.md', '/purge'),
   ];
 
+  const withMetrics = block('docs/guide/metrics.md', 'npm start');
+  const scrape = block('docs/guide/metrics.md', 'curl');
+
   it(
     'runs the walk of the README and the curl commands of the other pages, and ends completely after Ctrl-C',
     LONG,
@@ -130,7 +133,8 @@ describe('npm start, from a terminal', () => {
       const data = await makeDataDir();
       onTestFinished(() => data.remove());
       const env = { DATA_DIR: data.dir, PORT: '0' };
-      const terminal = await startScript('npm start', LISTENS, { cwd: ROOT, env }, STARTED_WITHIN);
+      const start = withMetrics.text.replace('9464', '0');
+      const terminal = await startScript(start, LISTENS, { cwd: ROOT, env }, STARTED_WITHIN);
       try {
         const [, email = '', password = ''] =
           /OPERATOR_EMAIL=(\S+)\s+OPERATOR_PASSWORD=(\S+)/.exec(terminal.output) ?? [];
@@ -148,6 +152,9 @@ describe('npm start, from a terminal', () => {
         expect(printed).toContain('"storageBytes":{"limit":1000000000,');
         expect(printed).toContain('"slug":"acme"');
         expect(printed).toContain('"current":true');
+        const [, address = ''] = /"address":"(http:[^"]+)"/.exec(terminal.output) ?? [];
+        const scraped = await runScript(scrape.text.replace('http://127.0.0.1:9464', address), { cwd: ROOT });
+        expect(scraped).toContain('tenantry_sign_ins_total{realm="operator",outcome="success"}');
       } finally {
         const postgres = Number(
           (await readFile(path.join(data.dir, 'postgres/postmaster.pid'), 'utf8')).split('\n')[0],

@@ -115,6 +115,10 @@ async function askEverything({ app }: TestService, owner: { id: string; token: s
   return statuses;
 }
 
+async function exposition({ app }: TestService): Promise<string> {
+  return (await app.engine.metrics.expose()).body;
+}
+
 it('no route answers with a database password, whatever the request', async () => {
   const statuses = await askEverything(service, { id: tenant.id, token: tenant.adminToken });
   for (const status of [200, 201, 400, 401, 403, 404]) expect(statuses).toContain(status);
@@ -129,6 +133,13 @@ it('the description of the API contains no database password', async () => {
   }
 });
 
+it('the metrics contain no database password and no e-mail address', async () => {
+  const text = await exposition(service);
+  expect(text).toContain('tenantry_http_request_duration_seconds_count{method="POST",route="/auth/login"');
+  expect(found(text)).toEqual([]);
+  expect(text).not.toMatch(/[\w.+-]+@[\w-]+\.\w+/);
+});
+
 it('no answer and no log contains a database password that PostgreSQL refuses, nor does PostgreSQL’s own log', async () => {
   const token = await beginSession(service.app, { kind: 'user', tenantId: tenant.id, userId: tenant.adminId });
   const verifier = await scramVerifier('another-password', 4_096);
@@ -138,6 +149,7 @@ it('no answer and no log contains a database password that PostgreSQL refuses, n
   try {
     const statuses = await askEverything(cold, { id: tenant.id, token });
     expect([...statuses].some((status) => status >= 500)).toBe(true);
+    expect(found(await exposition(cold))).toEqual([]);
   } finally {
     await cold.close();
   }

@@ -1,10 +1,12 @@
 // The generated references: docs/reference/openapi.json from the routes, docs/reference/errors.md from the catalogue of coded
-// errors. `npm run docs:reference` writes them, and tests compare. No database is needed.
+// errors, and docs/reference/metrics.md from the definitions of the metrics. `npm run docs:reference` writes them, and tests compare. No database is needed.
 import { randomBytes } from 'node:crypto';
 import path from 'node:path';
 import { format, resolveConfig } from 'prettier';
 import { makeTokenKey, parseTokenKeys } from '../../src/auth/keyring.js';
 import { completeConfig, parseKeyring, readSettings } from '../../src/config/index.js';
+import { metricDefinitions } from '../../src/engine/metrics/index.js';
+import type { MetricDefinition } from '../../src/observability/metrics.js';
 import { errorGuide, type ErrorGuide } from '../../src/http/error-guide.js';
 import { AppError, catalogue, statusesOf, type ErrorCode } from '../../src/errors.js';
 import { PROBLEM_TYPE, toProblem } from '../../src/http/problem.js';
@@ -18,6 +20,9 @@ export const OPENAPI_FILE = path.join(FOLDER, 'openapi.json');
 
 /** The page on errors. */
 export const ERRORS_PAGE = path.join(FOLDER, 'errors.md');
+
+/** The page on metrics. */
+export const METRICS_PAGE = path.join(FOLDER, 'metrics.md');
 
 /** The part of an OpenAPI document that is rewritten here. */
 export interface OpenApiDocument {
@@ -138,4 +143,40 @@ function tableRow(code: ErrorCode): string {
 function section(code: ErrorCode): string {
   const { when, remedy } = errorGuide[code];
   return `## ${code}\n\n${when}\n\nWhat the client can do: ${remedy}\n`;
+}
+
+/** The text of docs/reference/metrics.md. */
+export function metricsPage(): string {
+  return `# Metrics
+
+<!-- Written by ${GENERATOR}: do not edit. Change src/observability/instruments.ts or src/engine/metrics, then run npm run docs:reference -->
+
+The [guide](../guide/metrics.md) says how to read them. A cluster is \`host:port\`, and a tenant is its id or \`other\`. A counter starts
+at 0 with the process. The metrics of Node.js itself (\`process_…\` and \`nodejs_…\`) are those of prom-client.
+
+${metricDefinitions.map(metricSection).join('\n')}`;
+}
+
+function metricSection(definition: MetricDefinition): string {
+  const { name, kind, labels, help, reason, values = {}, buckets } = definition;
+  const lines = [
+    `- Type: ${kind}${buckets ? `, with buckets up to ${buckets.join(', ')}` : ''}`,
+    `- Unit: ${unitOf(name)}`,
+    ...(labels.length > 0 ? [`- Labels: ${labels.map((label) => labelText(label, values[label])).join('; ')}`] : []),
+    `- Reason: ${reason}`,
+  ];
+  return `## ${name}\n\n${help}\n\n${lines.join('\n')}\n`;
+}
+
+function labelText(label: string, values: readonly string[] | undefined): string {
+  const shown = values && values.length <= 12 ? ` (${values.map((value) => `\`${value}\``).join(', ')})` : '';
+  return `\`${label}\`${shown}`;
+}
+
+/** The unit is the end of the name, as Prometheus recommends. */
+function unitOf(name: string): string {
+  if (name.endsWith('_timestamp_seconds')) return 'seconds since 1970';
+  if (/_seconds(?:_total)?$/.test(name)) return 'seconds';
+  if (name.endsWith('_ratio')) return 'a part of 1';
+  return 'a number';
 }

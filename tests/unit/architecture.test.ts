@@ -204,6 +204,12 @@ const rules: readonly Rule[] = [
     ],
   ),
   noImport(
+    'only src/observability/metrics.ts knows prom-client: rooms keep plain numbers, or count with instruments',
+    (file) => file !== 'src/observability/metrics.ts',
+    (target) => isPackage(target, 'prom-client'),
+    [['src/auth/passwords.ts', 'prom-client']],
+  ),
+  noImport(
     'only the app, its plugins and routes, and what they share know Fastify and HTTP',
     (file) => !within('plugins/', 'routes/', 'src/app.ts', 'src/server.ts', 'src/http/')(file),
     (target) =>

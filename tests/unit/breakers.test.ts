@@ -633,6 +633,7 @@ describe('the state of the breakers', () => {
     const status = {
       scope: 'cluster',
       key: ONE,
+      cluster: ONE,
       state: 'open',
       failures: 3,
       reason: 'ECONNREFUSED',

@@ -59,6 +59,8 @@ const without = (env: Environment, name: string): Environment =>
 /** Whole numbers: name, smallest, largest, and the setting. */
 const integers: readonly (readonly [string, number, number, (settings: Settings) => number])[] = [
   ['PORT', 0, 65_535, ({ http }) => http.port],
+  ['METRICS_PORT', 0, 65_535, ({ metrics }) => metrics.port ?? -1],
+  ['METRICS_TENANTS', 0, 200, ({ metrics }) => metrics.tenants],
   ['RATE_LIMIT_MAX', 1, 1_000_000_000, ({ http }) => http.rateLimitMax],
   ['USER_RATE_LIMIT_MAX', 1, 1_000_000_000, ({ http }) => http.userRateLimitMax],
   ['SIGN_IN_LIMIT', 1, 1_000_000_000, ({ http }) => http.signInLimit],
@@ -347,6 +349,7 @@ const others: readonly {
     reason: 'must have at least 12 characters',
     alongside: { OPERATOR_EMAIL: 'root@example.com' },
   },
+  { name: 'METRICS_HOST', good: [['0.0.0.0', '0.0.0.0']], read: ({ metrics }) => metrics.host, bad: [] },
   { name: 'DATA_DIR', good: [['/var/lib/x', '/var/lib/x']], read: (settings) => settings.dataDir, bad: [] },
 ];
 
@@ -562,6 +565,8 @@ describe('lifetimes that contradict each other', () => {
       { SESSION_IDLE_TTL: '899' },
       ['SESSION_IDLE_TTL is below ACCESS_TOKEN_TTL: a session would end before its access token'],
     ],
+    [{ METRICS_PORT: '3000' }, ['METRICS_PORT is PORT: metrics need a port of their own, which clients cannot reach']],
+    [{ PORT: '0', METRICS_PORT: '0' }, []],
     [{ SESSION_TTL: '1209599' }, ['SESSION_TTL is below SESSION_IDLE_TTL: no session could be idle for that long']],
     [{ ACCESS_TOKEN_TTL: '900', SESSION_IDLE_TTL: '900', SESSION_TTL: '900' }, []],
   ])('stop the start with a sentence, and equal ones do not: %j', (env, problems) => {

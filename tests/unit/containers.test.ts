@@ -73,7 +73,7 @@ describe('the Dockerfile', () => {
   });
 
   it('sets production mode, and contains no secret', () => {
-    expect(valueOf('ENV')).toBe('NODE_ENV=production HOST=0.0.0.0 PORT=3000');
+    expect(valueOf('ENV')).toBe('NODE_ENV=production HOST=0.0.0.0 PORT=3000 METRICS_HOST=0.0.0.0');
     for (const secret of SECRETS) expect(read('Dockerfile')).not.toContain(secret);
     expect(valueOf('EXPOSE')).toBe('3000');
   });
@@ -156,6 +156,15 @@ describe('docker-compose.yml', () => {
   it('can be reached only through the balancer, which listens on this machine only', () => {
     expect(all.filter(([, { ports }]) => ports !== undefined).map(([name]) => name)).toEqual(['balancer']);
     for (const port of service('balancer').ports ?? []) expect(port).toMatch(/^\$\{TENANTRY_ADDRESS:-127\.0\.0\.1\}:/);
+  });
+
+  it('lets a Prometheus beside the replicas scrape them, and publishes that port nowhere', () => {
+    const { METRICS_PORT: port = '', METRICS_HOST: host } = envOf('deploy/example.env');
+    expect(port).toMatch(/^\d+$/);
+    // The image says that it is every address of the container.
+    expect(host).toBeUndefined();
+    expect(JSON.stringify(all.map(([, { ports }]) => ports ?? []))).not.toContain(port);
+    expect(read('deploy/haproxy.cfg')).not.toContain(port);
   });
 
   it('has two replicas, which wait for the migration, which waits for the bootstrap', () => {

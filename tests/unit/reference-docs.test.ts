@@ -6,11 +6,14 @@ import { beforeAll, describe, expect, it } from 'vitest';
 import {
   ERRORS_PAGE,
   errorsPage,
+  METRICS_PAGE,
+  metricsPage,
   OPENAPI_FILE,
   openApiReference,
   servedDocument,
   type OpenApiDocument,
 } from '../support/reference-pages.js';
+import { metricDefinitions } from '../../src/engine/metrics/index.js';
 import { errorGuide } from '../../src/http/error-guide.js';
 import { catalogue, type ErrorCode } from '../../src/errors.js';
 
@@ -98,6 +101,43 @@ describe('docs/reference/errors.md', () => {
       expect(lines.filter((line) => line.startsWith(`| [\`${code}\`](#${code}) |`))).toHaveLength(1);
       expect(lines.filter((line) => line === `## ${code}`)).toHaveLength(1);
     }
+  });
+});
+
+describe('docs/reference/metrics.md', () => {
+  const page = metricsPage();
+
+  it(`is what the definitions say; ${WRITTEN_BY}`, () => {
+    expect(readFileSync(METRICS_PAGE, 'utf8')).toBe(page);
+  });
+
+  it('has a section for every metric, with its unit and its reason', () => {
+    const sections = page.split('\n## ').slice(1);
+    expect(sections.map((text) => text.split('\n')[0])).toEqual(metricDefinitions.map(({ name }) => name));
+    for (const text of sections) {
+      expect(text).toMatch(/\n- Unit: \S/);
+      expect(text).toMatch(/\n- Reason: [A-Z].*[.]\n/);
+    }
+  });
+});
+
+describe('the definitions of metrics', () => {
+  it.each(metricDefinitions)('$name: named as Prometheus asks, explained in sentences, with few labels', (metric) => {
+    const { name, kind, labels, help, reason, values, buckets } = metric;
+    expect(name).toMatch(/^tenantry_[a-z]+(?:_[a-z]+)*$/);
+    expect(name.endsWith('_total')).toBe(kind === 'counter');
+    expect(buckets !== undefined).toBe(kind === 'histogram');
+    for (const text of [help, reason]) expect(text).toMatch(/^(?:[A-Z0-9]).*[.]$/);
+    for (const label of Object.keys(values ?? {})) expect(labels).toContain(label);
+    // A label with a value for each address, account or path would make more series than a server can hold.
+    const allowed = ['cluster', 'kind', 'state', 'scope', 'pool', 'job', 'outcome', 'reason', 'realm', 'act', 'source'];
+    const rest = ['method', 'route', 'status', 'code', 'limit', 'tenant', 'version', 'node', 'event', 'level'];
+    for (const label of labels) expect([...allowed, ...rest]).toContain(label);
+  });
+
+  it('have names that no other has', () => {
+    const names = metricDefinitions.map(({ name }) => name);
+    expect(new Set(names).size).toBe(names.length);
   });
 });
 

@@ -16,7 +16,7 @@ import type { FoundServer } from '../pool/found-server.js';
 import { LaneLoad, type LaneStatement } from './lane-load.js';
 import { Lane } from './lane.js';
 import { INVALID_PASSWORD, type Opener } from '../pool/opening.js';
-import { connectTimeoutOf, type PoolLimits, type PoolOptions } from '../pool/pool-types.js';
+import { connectTimeoutOf, noLanes, type LaneCounts, type PoolLimits, type PoolOptions } from '../pool/pool-types.js';
 import type { Membership, Slot } from '../pool/slot.js';
 import { nextTurn } from '../../../src/lib/turns.js';
 import type { WaitingQueue } from '../pool/waiting.js';
@@ -63,6 +63,7 @@ export class LaneKeeper {
   /** Set while the lane's connection opens. */
   #connecting: Lane | undefined;
   #waiting = 0;
+  readonly #counts: LaneCounts;
 
   /** @param config of the pool's connections */
   constructor(
@@ -70,7 +71,9 @@ export class LaneKeeper {
     private readonly limits: PoolLimits,
     private readonly options: PoolOptions,
     private readonly deps: LaneKeeperDeps,
-  ) {}
+  ) {
+    this.#counts = options.laneCounts ?? noLanes();
+  }
 
   /** Whether there is a lane with nothing under way on it. */
   get isIdle(): boolean {
@@ -122,6 +125,7 @@ export class LaneKeeper {
     const deadline = performance.now() + this.limits.acquireTimeout;
     const lane = this.#lane ?? (await this.#open(statement));
     if (lane?.takes(statement)) return this.#ride<R>(lane, statement, values);
+    if (this.deps.capacity.lanePossible && statement.name !== undefined) this.#counts.overflows += 1;
     return this.deps.run<R>(statement.text, values, deadline);
   }
 
@@ -143,6 +147,7 @@ export class LaneKeeper {
       // closing is skipped: the governor would count its connection twice.
       else if (lane.isOpen && (this.deps.admission?.mustYield() || this.#isInTheWay)) lane.close();
     }
+    this.#counts[rows ? 'reads' : 'overflows'] += 1;
     // Outside the try: the connection of `run` reports this outcome itself. Inside, it would count twice.
     return rows ?? this.deps.run<R>(statement.text, values);
   }
@@ -227,6 +232,7 @@ export class LaneKeeper {
   /** @param joined `leave` is called when the lane's connection has closed */
   #make(slot: Slot, joined: { readonly leave?: () => void }): Lane {
     const { capacity, destination } = this.deps;
+    this.#counts.open += 1;
     return new Lane(
       this.config,
       this.#load,
@@ -242,6 +248,7 @@ export class LaneKeeper {
       () => destination?.tookNoWrite(),
       (ending) => {
         joined.leave?.();
+        this.#counts.open -= 1;
         this.#lane = undefined;
         capacity.laneLeft(slot, ending);
       },

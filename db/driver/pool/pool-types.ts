@@ -46,6 +46,8 @@ export interface PoolOptions {
   readonly preparedStatements: boolean;
   /** Whether short reads share a pipelined connection. Needs `max` of at least two, and prepared statements. */
   readonly lane?: boolean;
+  /** Where the lane counts what it does; several pools can share it. */
+  readonly laneCounts?: LaneCounts;
   /** Replaces the connection's own password. */
   readonly password?: ChangingPassword;
   /**
@@ -81,6 +83,20 @@ export interface PoolOptions {
   readonly failsWhenFull?: boolean;
   /** Called when an idle connection is lost. */
   readonly onConnectionLost?: (fault: DatabaseFault) => void;
+}
+
+/** What the lanes of several pools do, together. */
+export interface LaneCounts {
+  /** Lanes that have a connection now, which may be opening or closing. */
+  open: number;
+  /** Reads that ran on a lane, since the process started. */
+  reads: number;
+  /** Reads that could use a lane, and ran on a connection of their own. */
+  overflows: number;
+}
+
+export function noLanes(): LaneCounts {
+  return { open: 0, reads: 0, overflows: 0 };
 }
 
 export interface PoolStats {

@@ -5,6 +5,7 @@ import { databaseVariables } from './database-variables.js';
 import { httpVariables } from './http-variables.js';
 import { keyVariables } from './key-variables.js';
 import { lifecycleVariables } from './lifecycle-variables.js';
+import { metricsVariables } from './metrics-variables.js';
 import { poolVariables } from './pool-variables.js';
 import { processVariables } from './process-variables.js';
 import { redisVariables } from './redis-variables.js';
@@ -24,6 +25,7 @@ export const variableGroups: readonly VariableGroup[] = [
   { subject: 'Clusters', variables: clusterVariables },
   { subject: 'Lifecycle of tenants', variables: lifecycleVariables },
   { subject: 'Redis', variables: redisVariables },
+  { subject: 'Metrics', variables: metricsVariables },
   { subject: 'Keys', variables: keyVariables },
   { subject: 'Tokens, sessions and the first operator', variables: authVariables },
 ];
@@ -40,6 +42,7 @@ export const variables = {
   ...clusterVariables,
   ...lifecycleVariables,
   ...redisVariables,
+  ...metricsVariables,
   ...keyVariables,
   ...authVariables,
 } as const satisfies Record<string, Variable>;

@@ -1,0 +1,73 @@
+// The numbers of the whole fleet, which only the registry knows. However often they are asked for, the registry is asked seldom,
+// with a deadline, and by one question at a time.
+import type { Kysely } from 'kysely';
+import {
+  countStandby,
+  countTenants,
+  countUnfinished,
+  type StandbyCount,
+  type TenantCount,
+  type UnfinishedWork,
+} from '../../../db/registry/fleet-queries.js';
+import type { Registry } from '../../../db/registry/registry-schema.js';
+import { within } from '../../lib/deadline.js';
+
+export interface Fleet {
+  readonly tenants: readonly TenantCount[];
+  readonly standby: readonly StandbyCount[];
+  readonly unfinished: readonly UnfinishedWork[];
+}
+
+export interface FleetNumbers {
+  /** Undefined if the registry does not answer. Never rejects, and never waits longer than `DEADLINE`. */
+  read(): Promise<Fleet | undefined>;
+}
+
+/** Numbers that are younger than this (ms) are used again. */
+const FRESH_FOR = 30_000;
+
+/** After a failure the registry is asked again after this time (ms). */
+const RETRY_AFTER = 5_000;
+
+/** Longest wait (ms) for the registry. The scrape has a deadline too, which is later. */
+const DEADLINE = 1_500;
+
+/** Work that has been unfinished for this long (ms) does not end without a person: the jobs try again every few seconds. */
+export const OVERDUE_AFTER = 3_600_000;
+
+/**
+ * @param version the schema version of this build
+ * @param grace time (ms) from the deletion of a tenant until its purge
+ */
+export function createFleetNumbers(registry: Kysely<Registry>, version: string, grace: number): FleetNumbers {
+  let known: { readonly fleet: Fleet | undefined; readonly until: number } | undefined;
+  let asking: Promise<void> | undefined;
+
+  async function ask(): Promise<void> {
+    let fleet: Fleet | undefined;
+    try {
+      // One after the other: the scrape needs one connection of the pool, not three.
+      const tenants = await countTenants(registry);
+      const standby = await countStandby(registry, version);
+      const unfinished = await countUnfinished(registry, grace, OVERDUE_AFTER);
+      fleet = { tenants, standby, unfinished };
+    } catch {
+      // `tenantry_fleet_readable` says so.
+    }
+    known = { fleet, until: performance.now() + (fleet ? FRESH_FOR : RETRY_AFTER) };
+  }
+
+  return {
+    async read() {
+      if (known && performance.now() < known.until) return known.fleet;
+      // A question that a scrape no longer waits for goes on. No other is asked meanwhile.
+      asking ??= ask().finally(() => (asking = undefined));
+      try {
+        await within(asking, DEADLINE, () => new Error('the registry did not answer in time'));
+      } catch {
+        return undefined;
+      }
+      return known?.fleet;
+    },
+  };
+}

@@ -1,0 +1,120 @@
+// Readings about the whole fleet: tenants, standby databases and unfinished work, as the registry counts them.
+import { workKinds } from '../../../db/registry/fleet-queries.js';
+import type { Sample } from '../../observability/metrics.js';
+import type { Fleet } from './fleet-numbers.js';
+import { reading, single, type ReadRooms, type Reading } from './reading-types.js';
+
+/** No samples while the registry does not answer. */
+async function ofFleet<L extends string>(
+  { fleet }: ReadRooms,
+  samples: (numbers: Fleet) => Sample<L>[],
+): Promise<Sample<L>[]> {
+  const numbers = await fleet.read();
+  return numbers ? samples(numbers) : [];
+}
+
+const STATUSES = ['provisioning', 'active', 'suspended', 'deleted', 'deleting'] as const;
+
+export const fleetReadings: readonly Reading[] = [
+  reading({
+    name: 'tenantry_fleet_readable',
+    kind: 'gauge',
+    labels: [],
+    help: '1 if this replica could count the fleet in the registry, otherwise 0. While it is 0, the metrics of the fleet have no series.',
+    reason: 'Whether the registry answers, as seen from this replica.',
+    read: async ({ fleet }) => single((await fleet.read()) ? 1 : 0),
+  }),
+  reading({
+    name: 'tenantry_tenants',
+    kind: 'gauge',
+    labels: ['status'],
+    help: 'Tenants by their status, in the whole fleet. The registry is asked at most every 30 seconds, here and below.',
+    reason: 'The size of the fleet. Tenants that stay in `provisioning` or `deleting` are unfinished work.',
+    read: (rooms) =>
+      ofFleet(rooms, ({ tenants }) =>
+        STATUSES.map((status) => ({
+          labels: { status },
+          value: tenants.filter((row) => row.status === status).reduce((sum, { count }) => sum + count, 0),
+        })),
+      ),
+  }),
+  reading({
+    name: 'tenantry_tenants_by_schema_version',
+    kind: 'gauge',
+    labels: ['version'],
+    help: 'Active and suspended tenants by the newest migration of their databases, in the whole fleet.',
+    reason: 'Which tenants a rollout has not reached: more than one version, long after the rollout.',
+    read: (rooms) =>
+      ofFleet(rooms, ({ tenants }) => {
+        const byVersion = new Map<string, number>();
+        for (const { status, version, count } of tenants)
+          if (status === 'active' || status === 'suspended')
+            byVersion.set(version, (byVersion.get(version) ?? 0) + count);
+        return [...byVersion].map(([version, value]) => ({ labels: { version }, value }));
+      }),
+  }),
+  reading({
+    name: 'tenantry_standby_databases',
+    kind: 'gauge',
+    labels: ['cluster', 'state'],
+    help: 'Standby databases of a cluster: `ready` to be claimed, `making`, or `outdated` because they have another schema version than this build.',
+    reason: 'With none ready, the next tenant is made from the template, which takes longer.',
+    read: (rooms) =>
+      ofFleet(rooms, ({ standby }) =>
+        standby.flatMap(({ cluster, ready, making, outdated }) =>
+          Object.entries({ ready, making, outdated }).map(([state, value]) => ({ labels: { cluster, state }, value })),
+        ),
+      ),
+  }),
+  reading({
+    name: 'tenantry_standby_databases_wanted',
+    kind: 'gauge',
+    labels: ['cluster'],
+    help: 'Standby databases that the cluster should have ready; 0 if it accepts no tenants.',
+    reason: 'What the number of ready standby databases is compared with.',
+    read: (rooms) =>
+      ofFleet(rooms, ({ standby }) => standby.map(({ cluster, wanted }) => ({ labels: { cluster }, value: wanted }))),
+  }),
+  reading({
+    name: 'tenantry_unfinished_work',
+    kind: 'gauge',
+    labels: ['kind'],
+    help: 'Work that was begun and has not ended: tenants in `making`, `removing` and `restoring`, deleted tenants that are due for `purge`, changes of passwords (`rotation`), and `standby` databases in the making.',
+    reason: 'What a crash or an unreachable server left for the jobs.',
+    read: (rooms) =>
+      ofFleet(rooms, ({ unfinished }) =>
+        workKinds.map((kind) => ({
+          labels: { kind },
+          value: unfinished.find((work) => work.kind === kind)?.count ?? 0,
+        })),
+      ),
+  }),
+  reading({
+    name: 'tenantry_unfinished_work_oldest_seconds',
+    kind: 'gauge',
+    labels: ['kind'],
+    help: 'Seconds since the oldest unfinished work of a kind began; no series if there is none. `rotation` has none: its beginning is not recorded.',
+    reason: 'Whether unfinished work is only under way, or stuck.',
+    read: (rooms) =>
+      ofFleet(rooms, ({ unfinished }) =>
+        unfinished.flatMap(({ kind, oldest }) => (oldest === null ? [] : [{ labels: { kind }, value: oldest }])),
+      ),
+  }),
+  reading({
+    name: 'tenantry_unfinished_work_needs_person',
+    kind: 'gauge',
+    labels: ['kind'],
+    help: 'Unfinished work that began more than an hour ago. The jobs try again every few seconds, so it does not end by itself.',
+    reason:
+      'A person must find out what is in the way: a server that is away, or a database that the service must not touch.',
+    read: (rooms) =>
+      ofFleet(rooms, ({ unfinished }) =>
+        workKinds
+          .filter((kind) => kind !== 'rotation')
+          .map((kind) => ({
+            labels: { kind },
+            value: unfinished.find((work) => work.kind === kind)?.overdue ?? 0,
+          })),
+      ),
+  }),
+];
