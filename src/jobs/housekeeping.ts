@@ -6,6 +6,7 @@ import type { Kysely } from 'kysely';
 import { whileLocked } from '../../db/registry/job-locks.js';
 import type { Registry } from '../../db/registry/registry-schema.js';
 import { Slots } from './bounded-tasks.js';
+import { JobRecord, type JobState } from './job-states.js';
 
 export interface HousekeepingJob {
   /** A unique name, which also names the lock. */
@@ -24,6 +25,8 @@ export interface Housekeeping {
    * Resolves when the job is done; if another replica has the lock, at once.
    */
   runNow(name: string): Promise<void>;
+  /** Every job, with its last runs in this process. */
+  stats(): JobState[];
   /** Waits until running jobs have reached the end of their step. */
   close(): Promise<void>;
 }
@@ -37,26 +40,37 @@ export function createHousekeeping(deps: {
 }): Housekeeping {
   const { registry, atOnce = Infinity } = deps;
   const holders = new Slots(atOnce, Infinity);
-  const jobs = new Map<string, () => Promise<void>>();
+  const jobs = new Map<string, { readonly record: JobRecord; readonly runNow: () => Promise<void> }>();
   const timers = new Set<NodeJS.Timeout>();
   const closing = new AbortController();
   const running = new Set<Promise<void>>();
 
-  async function locked(job: HousekeepingJob): Promise<void> {
+  const isClosing = (): boolean => closing.signal.aborted;
+
+  async function locked(job: HousekeepingJob, record: JobRecord): Promise<void> {
     await holders.run(async () => {
       // It may have waited for others until the end.
-      if (!closing.signal.aborted) await whileLocked(registry, job.name, () => job.run(closing.signal));
+      if (isClosing()) return;
+      const ran = await whileLocked(registry, job.name, () => {
+        record.began();
+        return job.run(closing.signal);
+      });
+      if (isClosing()) record.stopped();
+      else if (ran) record.succeeded();
     });
   }
 
   function add(job: HousekeepingJob): void {
     let current: Promise<void> | undefined;
     let next: Promise<void> | undefined;
+    const record = new JobRecord(job.name, job.every);
     const begin = (): Promise<void> => {
       if (closing.signal.aborted) return Promise.resolve();
-      const run = locked(job)
+      const run = locked(job, record)
         .catch((error: unknown) => {
-          if (!closing.signal.aborted) deps.onError(error, { job: job.name });
+          if (closing.signal.aborted) return;
+          record.failed(error);
+          deps.onError(error, { job: job.name });
         })
         .finally(() => {
           running.delete(run);
@@ -81,7 +95,7 @@ export function createHousekeeping(deps: {
       timer.unref();
       timers.add(timer);
     };
-    jobs.set(job.name, once);
+    jobs.set(job.name, { record, runNow: once });
     void once().then(again);
   }
 
@@ -91,8 +105,10 @@ export function createHousekeeping(deps: {
     async runNow(name) {
       const job = jobs.get(name);
       if (!job) throw new Error(`there is no job "${name}"`);
-      await job();
+      await job.runNow();
     },
+
+    stats: () => [...jobs.values()].map(({ record }) => record.state),
 
     async close() {
       closing.abort();
