@@ -16,7 +16,7 @@ import { limitsInForce } from '../tenants/tenant-limits.js';
 import { poolLimits } from '../tenants/pool-options.js';
 import { createTenantPools, type TenantPools } from '../connections/tenant-pools.js';
 import { PROBES, probeTurn } from '../connections/probe-turn.js';
-import { createServerLooks, placeOf } from '../clusters/server-looks.js';
+import { createServerLooks, placeOf, type ServerLooks } from '../clusters/server-looks.js';
 import { createSlotLeases } from '../connections/slot-leases.js';
 import type { Closing } from './closing.js';
 import type { Replica } from './replica.js';
@@ -24,6 +24,8 @@ import type { Replica } from './replica.js';
 export interface DataPlane {
   readonly clusterDirectory: ClusterDirectory;
   readonly clusters: Clusters;
+  /** Looks at servers, over connections that take no slot. */
+  readonly serverLooks: ServerLooks;
   readonly tenantDirectory: TenantDirectory;
   readonly breakers: Breakers;
   readonly tenantPools: TenantPools;
@@ -43,12 +45,12 @@ export function createDataPlane(replica: Replica, config: Config, log: Logger, c
       log.warn({ err }, 'could not read the clusters from the registry');
     },
   });
-  const clusters = createGovernedClusters(replica, clusterDirectory, config, log, closing);
+  const { clusters, serverLooks } = createGovernedClusters(replica, clusterDirectory, config, log, closing);
   const tenantDirectory = createTenantDirectory(registry, events, config.tenants.registryOutageGrace, (place) =>
     clusterDirectory.find(place),
   );
   const envelope = createEnvelope(config.encryptionKeys);
-  const rooms = { clusterDirectory, clusters, tenantDirectory, envelope };
+  const rooms = { clusterDirectory, clusters, serverLooks, tenantDirectory, envelope };
   return { ...rooms, ...createPools(replica, rooms, config, log, closing) };
 }
 
@@ -61,7 +63,7 @@ function createGovernedClusters(
   config: Config,
   log: Logger,
   closing: Closing,
-): Clusters {
+): Pick<DataPlane, 'clusters' | 'serverLooks'> {
   const { clusterBudget, pool } = config.tenants;
   // Tenants that are older than the clusters may be on a server that is not a cluster. Such a server has the default cluster's
   // budget.
@@ -104,7 +106,7 @@ function createGovernedClusters(
     await looks.close();
     await registryConnections.close('leases');
   });
-  return clusters;
+  return { clusters, serverLooks: looks };
 }
 
 function createPools(
