@@ -57,9 +57,7 @@ export async function writeBeat(db: Kysely<Registry>, beat: Beat): Promise<void>
   const ofReports = <K extends keyof BeatReport>(key: K): (BeatReport[K] | null)[] =>
     reports.map((report) => report[key] ?? null);
   const skew = beat.clockSkew === undefined ? null : Math.round(clamp(beat.clockSkew));
-  await sql`
-    with beat as (
-      insert into replicas (id, version, node, host, started_at, seen_at, clock_skew, not_ready, slots_used)
+  await sql`with beat as (insert into replicas (id, version, node, host, started_at, seen_at, clock_skew, not_ready, slots_used)
       select ${beat.id}::text, left(${beat.version}::text, 100), left(${beat.node}::text, 100), left(${beat.host}::text, 253),
         clock_timestamp() - ${Math.round(beat.servingFor)}::float8 * interval '1 millisecond', clock_timestamp(),
         ${skew}::integer, left(${beat.notReady ?? null}::text, 200), ${JSON.stringify(beat.slotsUsed)}::jsonb
@@ -109,9 +107,7 @@ const KEPT_FOR = sql`interval '1 hour'`;
  * @param id the replica that asks, whose own row stays
  */
 export async function sweepReplicas(db: Kysely<Registry>, id: string): Promise<void> {
-  await sql`
-    with gone as (
-      delete from replicas where id in (
+  await sql`with gone as (delete from replicas where id in (
         select id from replicas where seen_at < clock_timestamp() - ${KEPT_FOR} and id <> ${id}
         for update skip locked)
       returning ${WITHOUT_STANDBY}
