@@ -43,6 +43,8 @@ import { verdictOn } from './verdict.js';
 export interface FleetStatusReader {
   /** Never rejects, and never waits for longer than the deadline of a part and the look at a server after it. */
   read(): Promise<FleetStatus>;
+  /** How many replicas wrote lately; undefined if that cannot be read. Shares the reading of `read`. */
+  replicasAlive(): Promise<number | undefined>;
 }
 
 export interface FleetStatusDeps {
@@ -158,6 +160,11 @@ export function createFleetStatus(deps: FleetStatusDeps): FleetStatusReader {
   }
 
   return {
+    async replicasAlive() {
+      const { value } = await readReplicas();
+      return value && replicasStatus(value, deps.presence.self()).alive;
+    },
+
     async read() {
       // In this order: what reads no row of a tenant is answered also while the table of tenants is locked.
       const reading = [readReplicas(), readJobs(), readReports(), readClusters(), readTenants(), readWork()] as const;

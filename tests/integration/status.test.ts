@@ -87,6 +87,7 @@ describe('replicas', () => {
     await poll(service, listed(other)).toMatchObject({ alive: false, silentFor: expect.any(Number) as unknown });
     const silent = await ask(service);
     expect(silent.replicas).toMatchObject({ alive: 1, silent: 1 });
+    expect(await service.app.engine.fleetStatus.replicasAlive()).toBe(1);
     expect(silent.state).toBe('degraded');
     expect(silent.reasons).toContainEqual(expect.stringMatching(`^Replica ${other} on .* has been silent for \\d+ s`));
 
