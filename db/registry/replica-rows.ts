@@ -46,6 +46,9 @@ export interface BeatReport {
   readonly why: string;
 }
 
+/** A report that no job has repeated for this long counts no longer, as an interval of PostgreSQL. */
+export const REPORT_COUNTS_FOR = sql`interval '5 minutes'`;
+
 /** The largest number of a 4-byte integer: a clock that is wrong by more than 24 days is shown as wrong by that. */
 const MAX_INTEGER = 2_147_483_647;
 
@@ -80,7 +83,7 @@ export async function writeBeat(db: Kysely<Registry>, beat: Beat): Promise<void>
         last_duration = excluded.last_duration, last_error = excluded.last_error
       where known.runs <> excluded.runs or (known.running_since is null) <> (excluded.running_since is null)
     )
-    insert into reports (kind, subject, tenant_id, generation, database, why, first_at, seen_at)
+    insert into reports as known (kind, subject, tenant_id, generation, database, why, first_at, seen_at)
     select kind, left(subject, 400), tenant_id, generation, left(database, 100), left(why, 500), clock_timestamp(),
       clock_timestamp()
     from unnest(${ofReports('kind')}::text[], ${ofReports('subject')}::text[], ${ofReports('tenantId')}::uuid[],
@@ -89,7 +92,9 @@ export async function writeBeat(db: Kysely<Registry>, beat: Beat): Promise<void>
     -- Two replicas that write the same reports must lock them in one order.
     order by kind, subject
     on conflict (kind, subject) do update set tenant_id = excluded.tenant_id, generation = excluded.generation,
-      database = excluded.database, why = excluded.why, seen_at = excluded.seen_at`.execute(db);
+      database = excluded.database, why = excluded.why, seen_at = excluded.seen_at,
+      first_at = case when known.seen_at < excluded.seen_at - ${REPORT_COUNTS_FOR} then excluded.first_at
+        else known.first_at end`.execute(db);
 }
 
 /** Removes a replica that stops in order, and its jobs. @throws DatabaseFault */

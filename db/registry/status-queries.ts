@@ -1,6 +1,7 @@
 // Queries for GET /status: the fleet in numbers. Each counts in PostgreSQL and returns a bounded number of rows, however many
 // tenants there are. Ages are in ms, by the registry's clock.
 import { sql, type Kysely, type RawBuilder } from 'kysely';
+import { REPORT_COUNTS_FOR } from './replica-rows.js';
 import type { Registry, ReportKind, TenantStatus } from './registry-schema.js';
 
 /** Tenants of one status whose databases have one schema version. */
@@ -103,9 +104,6 @@ export interface Report {
   readonly why: string;
   readonly reportedFor: number;
 }
-
-/** A report that no job has repeated for this long counts no longer, as an interval of PostgreSQL. */
-const REPORT_COUNTS_FOR = sql`interval '5 minutes'`;
 
 /** The oldest reports that still count, and how many there are of each kind. */
 export async function listReports(

@@ -147,7 +147,9 @@ const Replicas = z.object({
 const Job = z.object({
   name: z.string(),
   every: ms.meta({ description: 'Milliseconds between the end of a run and the next run on one replica.' }),
-  runningOn: z.array(replicaId),
+  running: z
+    .array(z.object({ replicaId, runningFor: ms }))
+    .meta({ description: 'The replica that runs the job now, and since how many milliseconds.' }),
   lastRunAgo: ms.nullable().meta({ description: 'Milliseconds since the last run ended, on any replica.' }),
   lastRunOn: replicaId.nullable(),
   lastDuration: ms.nullable(),

@@ -30,7 +30,7 @@ function oneJob(runs: readonly ReplicaJob[]): JobStatus {
   return {
     name: first?.name ?? '',
     every: first?.every ?? 0,
-    runningOn: runs.filter(({ runningFor }) => runningFor !== null).map(({ replicaId }) => replicaId),
+    running: runs.flatMap(({ replicaId, runningFor }) => (runningFor === null ? [] : [{ replicaId, runningFor }])),
     lastRunAgo: latest?.lastRunAgo ?? null,
     lastRunOn: latest?.replicaId ?? null,
     lastDuration: latest?.lastDuration ?? null,

@@ -100,7 +100,7 @@ export interface ReplicasStatus {
 export interface JobStatus {
   name: string;
   every: number;
-  runningOn: string[];
+  running: { replicaId: string; runningFor: number }[];
   lastRunAgo: number | null;
   lastRunOn: string | null;
   lastDuration: number | null;

@@ -12,6 +12,9 @@ const MAX_REASONS = 50;
  */
 export const MAX_CLOCK_SKEW = (CLOCK_TOLERANCE * 1_000) / 2;
 
+/** A run that takes longer than this (ms) and a pause of its job waits for something that does not answer. */
+const LONG_RUN = 15 * 60_000;
+
 type Parts = Omit<FleetStatus, 'state' | 'reasons'>;
 
 const workNames: Readonly<Record<UnfinishedKind, string>> = {
@@ -58,6 +61,10 @@ function* degradations(status: Parts): Iterable<string> {
   for (const { name, failing } of jobs)
     for (const { replicaId, failuresInARow, lastError } of failing)
       yield `The job "${name}" fails on replica ${replicaId}: ${lastError}; ${counted(failuresInARow, 'failure', 'failures')} in a row.`;
+  for (const { name, every, running } of jobs)
+    for (const { replicaId, runningFor } of running)
+      if (runningFor > LONG_RUN + every)
+        yield `The job "${name}" has been running on replica ${replicaId} for ${duration(runningFor)}.`;
   if (tenants && tenants.behind > 0)
     yield `${counted(tenants.behind, 'tenant has', 'tenants have')} an older schema than this build: run the migration.`;
   if (tenants && tenants.newer > 0)

@@ -223,6 +223,18 @@ describe('tenants and work', () => {
   }, 60_000);
 });
 
+it('names a database that has lost its row as work for a person', async () => {
+  const service = await startServiceForTest({ env });
+  const { id } = await service.createTenant();
+  const [row] = await service.app.engine.registry.selectFrom('tenants').select('db_name as name').execute();
+  await onRegistry(service.config.registry.connection.database, `delete from tenants where id = '${id}'`);
+  await service.app.engine.housekeeping.runNow('reconciler');
+  await poll(service, ({ reports }) => reports?.counts).toEqual({ evidence: 0, orphan: 1 });
+  const { state, reports } = await ask(service);
+  expect(state).toBe('needs-person');
+  expect(reports?.oldest).toMatchObject([{ kind: 'orphan', tenantId: id, database: row?.name }]);
+}, 60_000);
+
 it('shows a job that fails, with its words, on every replica, until it works again', async () => {
   const own = await createRegistry();
   const service = await startServiceForTest({ registry: own });

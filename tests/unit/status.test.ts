@@ -89,7 +89,7 @@ describe('jobs of several replicas', () => {
     expect(purge).toEqual({
       name: 'purge',
       every: 60_000,
-      runningOn: ['two'],
+      running: [{ replicaId: 'two', runningFor: 10 }],
       lastRunAgo: 5_000,
       lastRunOn: 'one',
       lastDuration: 3,
@@ -225,6 +225,19 @@ describe('the verdict', () => {
     expect(state).toBe('degraded');
     expect(reasons).toHaveLength(51);
     expect(reasons.at(-1)).toBe('There are 30 more reasons.');
+  });
+
+  it('names a job that does not end, and one that fails', () => {
+    const job = { name: 'purge', every: 60_000, lastRunAgo: null, lastRunOn: null, lastDuration: null };
+    const running = [
+      { replicaId: 'one', runningFor: 1_200_000 },
+      { replicaId: 'two', runningFor: 900_000 },
+    ];
+    const failing = [{ replicaId: 'one', failuresInARow: 1, lastError: 'no', lastSuccessAgo: null }];
+    expect(verdictOn({ ...fine, jobs: [{ ...job, lastSuccessAgo: null, running, failing }] }).reasons).toEqual([
+      'The job "purge" fails on replica one: no; 1 failure in a row.',
+      'The job "purge" has been running on replica one for 20 min.',
+    ]);
   });
 
   it('says how long work has not ended', () => {
