@@ -16,7 +16,7 @@ import { limitsInForce } from '../tenants/tenant-limits.js';
 import { poolLimits } from '../tenants/pool-options.js';
 import { createTenantPools, type TenantPools } from '../connections/tenant-pools.js';
 import { PROBES, probeTurn } from '../connections/probe-turn.js';
-import { createServerLooks, placeOf } from '../clusters/server-looks.js';
+import { createServerLooks, placeOf, type ServerLooks } from '../clusters/server-looks.js';
 import { createSlotLeases, type SlotLeases } from '../connections/slot-leases.js';
 import type { Closing } from './closing.js';
 import type { Replica } from './replica.js';
@@ -25,6 +25,8 @@ export interface DataPlane {
   readonly clusterDirectory: ClusterDirectory;
   readonly governors: Governors;
   readonly slotLeases: Pick<SlotLeases, 'failing'>;
+  /** Looks at servers, over connections that take no slot. */
+  readonly serverLooks: ServerLooks;
   readonly tenantDirectory: TenantDirectory;
   readonly breakers: Breakers;
   readonly tenantPools: TenantPools;
@@ -44,12 +46,12 @@ export function createDataPlane(replica: Replica, config: Config, log: Logger, c
       log.warn({ err }, 'could not read the clusters from the registry');
     },
   });
-  const { governors, slotLeases } = governorsOfClusters(replica, clusterDirectory, config, log, closing);
+  const governed = governorsOfClusters(replica, clusterDirectory, config, log, closing);
   const tenantDirectory = createTenantDirectory(registry, events, config.tenants.registryOutageGrace, (place) =>
     clusterDirectory.find(place),
   );
   const envelope = createEnvelope(config.encryptionKeys);
-  const rooms = { clusterDirectory, governors, slotLeases, tenantDirectory, envelope };
+  const rooms = { clusterDirectory, ...governed, tenantDirectory, envelope };
   return { ...rooms, ...createPools(replica, rooms, config, log, closing) };
 }
 
@@ -62,7 +64,7 @@ function governorsOfClusters(
   config: Config,
   log: Logger,
   closing: Closing,
-): Pick<DataPlane, 'governors' | 'slotLeases'> {
+): Pick<DataPlane, 'governors' | 'slotLeases' | 'serverLooks'> {
   const { clusterBudget, pool } = config.tenants;
   // Tenants that are older than the clusters may be on a server that is not a cluster. Such a server has the default cluster's
   // budget.
@@ -105,7 +107,7 @@ function governorsOfClusters(
     await looks.close();
     await registryConnections.close('leases');
   });
-  return { governors, slotLeases };
+  return { governors, slotLeases, serverLooks: looks };
 }
 
 function createPools(

@@ -87,7 +87,7 @@ function draftOf(operation: Operation, hints: Hints): fc.Arbitrary<Draft> {
 }
 
 function actorOf({ path }: Operation): fc.Arbitrary<Actor> {
-  const likely: Actor = /^\/(?:tenants|clusters|pools|encryption)\b/.test(path) ? 'operator' : 'admin';
+  const likely: Actor = /^\/(?:tenants|clusters|pools|encryption|status)\b/.test(path) ? 'operator' : 'admin';
   return fc.oneof(
     { weight: 12, arbitrary: fc.constant(likely) },
     { weight: 3, arbitrary: fc.constantFrom<Actor>('member', 'expendable') },

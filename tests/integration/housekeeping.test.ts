@@ -142,3 +142,46 @@ it('housekeeping starts no queued job after it was closed', async () => {
   await closed;
   expect(ran).toEqual(['long']);
 });
+
+it('knows of each job when it last ran and worked, and says in plain words why it fails', async () => {
+  const housekeeping = replica();
+  let broken = true;
+  const { opened, open } = gate();
+  housekeeping.add({
+    name: 'mended',
+    every: 10,
+    run: () =>
+      broken
+        ? Promise.reject(
+            Object.assign(new Error('relation "secret" does not exist'), { code: '42P01', severity: 'ERROR' }),
+          )
+        : Promise.resolve(),
+  });
+  housekeeping.add({ name: 'long', every: NEVER, run: () => opened });
+  const of = (name: string) => housekeeping.stats().find((job) => job.name === name);
+  await expect.poll(() => of('mended')?.failuresInARow).toBeGreaterThan(1);
+  expect(of('mended')).toMatchObject({
+    every: 10,
+    lastError: 'a database refused a statement (42P01)',
+    lastSuccessAgo: undefined,
+    lastRunAgo: expect.any(Number) as unknown,
+    lastDuration: expect.any(Number) as unknown,
+  });
+  expect(of('long')).toMatchObject({ runs: 0, runningFor: expect.any(Number) as unknown, lastRunAgo: undefined });
+  broken = false;
+  open();
+  await expect.poll(() => of('mended')?.failuresInARow).toBe(0);
+  expect(of('mended')).toMatchObject({ lastError: undefined, lastSuccessAgo: expect.any(Number) as unknown });
+  await expect.poll(() => of('long')).toMatchObject({ runs: 1, failures: 0, runningFor: undefined });
+});
+
+it('counts no run of a job that another replica runs', async () => {
+  const { opened, open } = gate();
+  const [one, other] = [replica(), replica()];
+  onTestFinished(open);
+  one.add({ name: 'taken', every: NEVER, run: () => opened });
+  await expect.poll(() => one.stats()[0]?.runningFor).toEqual(expect.any(Number));
+  other.add({ name: 'taken', every: 10, run: () => Promise.resolve() });
+  await sleep(100);
+  expect(other.stats()).toMatchObject([{ runs: 0, failures: 0, runningFor: undefined, lastRunAgo: undefined }]);
+});

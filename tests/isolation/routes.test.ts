@@ -50,6 +50,7 @@ const resources: Readonly<Record<string, Resource>> = {
   '/audit': { id: (tenant) => tenant.adminId },
   '/pools': {},
   '/encryption': {},
+  '/status': {},
   '/tenants': {
     id: (tenant) => tenant.id,
     bodies: {

@@ -111,6 +111,7 @@ describe('npm start, from a terminal', () => {
     block('docs/guide/connections.md', '/pools?limit'),
     block('docs/guide/operate.md', '/health/ready'),
     block('docs/guide/redis.md', '/pools?limit=1'),
+    block('docs/guide/status.md', '/status'),
     block('docs/reference/limits.md', '/usage'),
     block('docs/guide/clusters.md', '/clusters?limit'),
     block('docs/guide/audit.md', '/audit?action'),

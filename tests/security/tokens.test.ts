@@ -56,9 +56,9 @@ async function logStatementsOf(database: string): Promise<void> {
   await asSuperuser('postgres', (db) => sql`alter database ${sql.id(database)} set log_statement = 'all'`.execute(db));
 }
 
-/** The continuous statements of replicas: they read the feed of changes, and renew the leases of their connections. */
+/** The continuous statements of replicas: they read the feed of changes, renew their leases, and show that they live. */
 const BY_ITSELF =
-  /\blisten\b|pg_current_snapshot|pg_notify|slot_leases|advisory_xact_lock|set_config|: (?:begin|commit)$/i;
+  /\blisten\b|pg_current_snapshot|pg_notify|slot_leases|\breplicas\b|advisory_xact_lock|set_config|: (?:begin|commit)$/i;
 
 /** The statements that `work` makes the service run, without the continuous statements of replicas. */
 async function statementsOf(work: () => Promise<void>): Promise<string[]> {

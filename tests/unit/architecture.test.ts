@@ -89,7 +89,7 @@ const floors: readonly (readonly string[])[] = [
   ['src/connections/'],
   ['src/clusters/'],
   ['src/auth/', 'src/operations/'],
-  ['src/rollouts/'],
+  ['src/rollouts/', 'src/status/'],
   ['src/config/'],
   ['src/engine/'],
   ['src/boot/'],
