@@ -90,7 +90,6 @@ export async function createEngine(config: Config, log: Logger, options: EngineO
     const rooms = { ...replica, ...dataPlane, ...callers, ...operations };
     registerReadings(metrics, readRooms({ ...rooms, housekeeping, traffic, busyTenants }, config));
     const serve = async (): Promise<void> => {
-      metrics.measureNode();
       await whenServing(rooms, config, log);
       for (const job of jobsOf(rooms, config, log)) housekeeping.add(job);
     };
