@@ -101,7 +101,6 @@ export async function createEngine(config: Config, log: Logger, options: EngineO
     const rooms = { ...replica, ...dataPlane, ...callers, ...operations, ...fleet };
     registerReadings(metrics, readRooms({ ...rooms, housekeeping, traffic, busyTenants }, config));
     const serve = async (): Promise<void> => {
-      metrics.measureNode();
       await whenServing(rooms, config, log);
       for (const job of jobsOf(rooms, config, log)) housekeeping.add(job);
       fleet.presence.begin();
