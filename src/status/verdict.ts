@@ -55,6 +55,7 @@ function* degradations(status: Parts): Iterable<string> {
   for (const { part, reason } of unreadable) yield `The part "${part}" could not be read: ${reason}.`;
   yield* ofHere(here);
   if (replicas) yield* ofReplicas(replicas);
+  else if (here.notReady !== null) yield `Replica ${here.id} takes no requests: ${here.notReady}.`;
   for (const cluster of clusters ?? []) yield* ofCluster(cluster);
   for (const { kind, late, needsPerson: overdue } of work ?? [])
     if (late > overdue) yield `Not ended within ten minutes: ${workNames[kind]} (${late - overdue}).`;

@@ -188,6 +188,13 @@ describe('tenants and work', () => {
     expect(status.work).toContainEqual(
       expect.objectContaining({ kind: 'rotation', count: 1, late: 0, needsPerson: 0, oldest: [id] }),
     );
+    // The time counts from the beginning of the change, whatever is written meanwhile.
+    const began = `update tenants set next_password_since = now() - interval '2 hours'`;
+    await onRegistry(database, `${began} where id = '${id}'`);
+    await onRegistry(database, `update tenants set next_db_password = 'v1.y.y.y.y' where id = '${id}'`);
+    await poll(service, ({ work }) => work?.find(({ kind }) => kind === 'rotation')).toMatchObject({ needsPerson: 1 });
+    await onRegistry(database, `update tenants set next_db_password = null where id = '${id}'`);
+    await poll(service, ({ work }) => work?.find(({ kind }) => kind === 'rotation')).toBeUndefined();
     expect(status.state).toBe('needs-person');
     expect(status.reasons[0]).toBe('Not ended within an hour: making a tenant (1); the oldest began 2 h ago.');
   }, 60_000);
