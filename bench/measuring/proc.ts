@@ -29,7 +29,7 @@ export function treeCpuTime(pid: number): number {
     try {
       sum += cpuTime(child);
     } catch {
-      // It ended after the listing.
+      // The process ended after it was listed.
     }
   }
   return sum;

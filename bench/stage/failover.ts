@@ -66,7 +66,7 @@ export async function openFailover(flags: Flags, cleanup: Cleanup): Promise<Fail
     registryOf('proxy'),
   );
   await addRegistry(server, registryOf('name'));
-  const passwordHash = await (await createPasswords(1)).hash(USER_PASSWORD, OPERATORS);
+  const passwordHash = await createPasswords(1).hash(USER_PASSWORD, OPERATORS);
 
   async function open(way: Way): Promise<FailoverSubject & { complaints(): Promise<string> }> {
     progress(`starting the service that reaches it by ${way}`);

@@ -56,7 +56,7 @@ export async function openFleet(flags: Flags, cleanup: Cleanup): Promise<Fleet> 
   progress('starting PostgreSQL for a fleet of tenants');
   const cluster = await startCluster(path.join(folder, 'fleet'), settings, cleanup);
   const installation = await install(folder, cluster, flags, cleanup);
-  const passwordHash = await (await createPasswords(1)).hash(USER_PASSWORD, OPERATORS);
+  const passwordHash = await createPasswords(1).hash(USER_PASSWORD, OPERATORS);
   const made: SeededTenant[] = [];
 
   const withService: Fleet['withService'] = async (env, work) => {

@@ -60,7 +60,7 @@ export async function openPair(flags: Flags, cleanup: Cleanup): Promise<Pair> {
 
   progress(`making ${TENANTS} tenants`);
   const operatorToken = await installation.signInOperator(service);
-  const passwordHash = await (await createPasswords(1)).hash(USER_PASSWORD, OPERATORS);
+  const passwordHash = await createPasswords(1).hash(USER_PASSWORD, OPERATORS);
   const { registry, provisioner } = cluster;
   const filling = { url: service.url, operatorToken, registry, provisioner, auth, passwordHash };
   const tenants = await seed({ ...filling, count: TENANTS, size: SIZE, atOnce: 1 });

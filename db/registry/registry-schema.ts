@@ -35,6 +35,8 @@ export interface TenantsTable {
   db_password: string;
   /** Ciphertext of the next password; set while the password is being changed. */
   next_db_password: string | null;
+  /** When `next_db_password` was set; a trigger writes it. */
+  next_password_since: ColumnType<string | null, never, never>;
   password_rotated_at: Timestamp;
   pool_options: JSONColumnType<StoredPoolOptions>;
   limits: ColumnType<StoredLimits, string | undefined, string>;
@@ -175,6 +177,58 @@ export interface SlotLeasesTable {
   renewed_at: Timestamp;
 }
 
+/** A replica that serves, or has served within the last hour (db/registry/replica-rows.ts). */
+export interface ReplicasTable {
+  id: string;
+  version: string;
+  node: string;
+  host: string;
+  started_at: Timestamp;
+  seen_at: Timestamp;
+  /** ms by which the replica's clock is ahead of the registry's; null if it does not know. */
+  clock_skew: number | null;
+  /** Why the replica should get no requests; null if it is ready. */
+  not_ready: string | null;
+  /** Slots in use, by `<kind> <host:port>`. */
+  slots_used: JSONColumnType<Readonly<Record<string, number>>>;
+}
+
+/** The last runs of a job on a replica. */
+export interface ReplicaJobsTable {
+  replica_id: string;
+  name: string;
+  /** ms. */
+  every: number;
+  runs: string;
+  failures_in_a_row: number;
+  running_since: string | null;
+  last_run_at: string | null;
+  last_success_at: string | null;
+  /** ms. */
+  last_duration: number | null;
+  last_error: string | null;
+}
+
+/**
+ * - `evidence`: the mark of a tenant's database and the tenant's row do not allow what the row requires.
+ * - `orphan`: a database or a role carries our mark, may belong to a tenant, and no row names it.
+ */
+export type ReportKind = 'evidence' | 'orphan';
+
+/** A database that is left as it is until a person acts. */
+export interface ReportsTable {
+  kind: ReportKind;
+  /** The tenant's id; for an orphan the cluster's id and the name. */
+  subject: string;
+  tenant_id: string | null;
+  /** The generation of the tenant's row. A person's act raises it, and the report no longer counts. */
+  generation: number | null;
+  database: string;
+  why: string;
+  first_at: Timestamp;
+  seen_at: Timestamp;
+}
+
 export interface CentralAuditTable extends AuditTable {
   /** The tenant that the act concerns. */
   tenant_id: string | null;
@@ -191,4 +245,7 @@ export interface Registry {
   slot_leases: SlotLeasesTable;
   audit: CentralAuditTable;
   changes: ChangesTable;
+  replicas: ReplicasTable;
+  replica_jobs: ReplicaJobsTable;
+  reports: ReportsTable;
 }

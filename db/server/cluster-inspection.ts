@@ -33,3 +33,8 @@ export async function inspectCluster(cluster: ClusterDb): Promise<ClusterInspect
   const { now, ...rest } = row;
   return { ...check, ...rest, clockSkew: Math.round(now - (before + Date.now()) / 2) };
 }
+
+/** Asks the server for nothing: it answers, or the connection fails. @throws DatabaseFault */
+export async function pingServer(cluster: ClusterDb): Promise<void> {
+  await sql`select`.execute(cluster);
+}

@@ -29,9 +29,9 @@ export const sessions = fp(
       },
     });
 
-    app.steps.session = ({ principal }, _reply, held) => {
+    app.steps.session = ({ principal, tenant }, _reply, held) => {
       if (!principal) return undefined;
-      const known = sessions.peek(principal);
+      const known = sessions.peek(principal, tenant);
       if (known === undefined)
         return sessions.lives(principal, held && sessionsIn(held() as Kysely<Registry>)).then(refuseUnlessLive);
       refuseUnlessLive(known);

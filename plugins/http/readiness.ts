@@ -10,7 +10,16 @@ declare module 'fastify' {
 
 export const readiness = fp(
   async (app) => {
-    app.decorate('readiness', { draining: false });
+    const { presence } = app.engine;
+    // The other replicas hear of it too.
+    app.decorate('readiness', {
+      get draining() {
+        return presence.draining;
+      },
+      set draining(value) {
+        presence.draining = value;
+      },
+    });
   },
-  { name: 'readiness', fastify: '5.x' },
+  { name: 'readiness', fastify: '5.x', dependencies: ['engine'] },
 );

@@ -118,7 +118,7 @@ export async function poolRoutes(fastify: FastifyInstance): Promise<void> {
     async (request) => {
       const pools = app.engine.tenantPools.inspectAll();
       return {
-        clusters: app.engine.clusters.stats().map((stats) => {
+        clusters: app.engine.governors.stats().map((stats) => {
           const known = app.engine.clusterDirectory.peek(stats);
           return { ...stats, id: known?.id ?? null, name: known?.name ?? null };
         }),

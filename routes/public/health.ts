@@ -48,7 +48,7 @@ export async function healthRoutes(fastify: FastifyInstance): Promise<void> {
           detail: 'This replica is shutting down. Send the request to another one.',
           retryAfter: 5,
         });
-      if (app.engine.clusters.starved() !== undefined)
+      if (app.engine.governors.starved() !== undefined)
         throw new AppError('unavailable', {
           detail: 'This replica has no connection to the tenants left. Send the request to another one.',
           retryAfter: 1,

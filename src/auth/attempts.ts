@@ -1,6 +1,6 @@
 // Counts failed attempts, and decides how long the next attempt must wait. This store counts in this process; shared-attempts.ts
 // counts for all replicas.
-import { LRUCache } from 'lru-cache';
+import { recentMap } from '../lib/recent-map.js';
 
 /** A budget of failed attempts: of an account, an address or a tenant. */
 export interface Budget {
@@ -60,7 +60,7 @@ export interface Count {
 
 /** Counts in this process. */
 export class LocalAttempts implements AttemptStore {
-  readonly counts = new LRUCache<string, Count>({ max: MAX_KEYS });
+  readonly counts = recentMap<string, Count>(MAX_KEYS);
 
   /**
    * @param forget as in the limits

@@ -1,6 +1,7 @@
 // Sessions begin with a sign-in, are extended by refreshes, and can be ended. A refresh token works once. If a token is used
 // again, two clients hold it, so its session ends. Sessions are cached; a notification invalidates them on every replica.
 import { insertAudit, type AuditOrigin } from '../../db/shared/audit-rows.js';
+import type { TenantRecord } from '../../db/registry/tenant-queries.js';
 import { newId } from '../../db/shared/ids.js';
 import {
   deleteSession,
@@ -58,8 +59,8 @@ export interface Sessions {
    * @throws AppError `invalid-refresh-token` for every token that does not work, for any reason
    */
   refresh(refreshToken: string, origin: AuditOrigin): Promise<Grant>;
-  /** Whether the session lives; undefined if this is not known without waiting. */
-  peek(principal: Principal): boolean | undefined;
+  /** Whether the session lives; undefined if this is not known without waiting. `tenant` is the admitted tenant of a user. */
+  peek(principal: Principal, tenant: TenantRecord | null): boolean | undefined;
   /**
    * Whether the session lives.
    *
@@ -85,7 +86,7 @@ export interface SessionsDeps {
   readonly lifetimes: SessionLifetimes;
   /** The database that holds the sessions of a tenant's users, or of operators. */
   readonly database: (owner: SessionOwner) => SessionsDatabase;
-  readonly directory: Pick<TenantDirectory, 'peek' | 'find'>;
+  readonly directory: Pick<TenantDirectory, 'find'>;
   /** Loads a session that is not cached; default: from the database. `age` is the time (ms) since it was read there. */
   readonly load?: (owner: SessionOwner, sessionId: string) => Promise<LoadedSession | undefined>;
   /** Called when a refresh token was used again, after its session ended, so that it can be logged. */
@@ -204,14 +205,13 @@ export function createSessions(deps: SessionsDeps): Sessions {
       throw invalid(REUSED);
     },
 
-    peek(principal) {
+    peek(principal, tenant) {
       const session = known.peek(keyOf(tenantOf(principal), principal.sessionId));
       if (!session) return undefined;
       if (session.accountId !== idOf(principal)) return false;
       // A refresh on another replica may have extended the session: only the database knows.
       if (isOver(session)) return undefined;
       if (principal.kind === 'operator') return true;
-      const tenant = directory.peek(principal.tenantId);
       return tenant?.active ? admits(tenant, session) : undefined;
     },
 

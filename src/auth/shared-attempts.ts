@@ -1,6 +1,6 @@
 // Counts failed attempts in Redis for all replicas together, and never too low: an attempt that Redis has not confirmed counts as
 // a failure.
-import { LRUCache } from 'lru-cache';
+import { recentMap } from '../lib/recent-map.js';
 import type { SharedStore } from '../replicas/shared-store.js';
 import { COUNT_ATTEMPT, type AttemptAct } from './attempts-script.js';
 import { LocalAttempts, type AttemptStore, type Budget, type Wait } from './attempts.js';
@@ -31,9 +31,9 @@ type Answer = readonly [place: number, wait: string, first: number, ...counts: (
 export class SharedAttempts implements AttemptStore {
   readonly #local: LocalAttempts;
   /** Failures in the copy that Redis does not know. */
-  readonly #pending = new LRUCache<string, number>({ max: MAX_PENDING });
+  readonly #pending = recentMap<string, number>(MAX_PENDING);
   /** Free failures of the keys in the copy, with the number of the loss after which Redis last confirmed the key. */
-  readonly #keys = new LRUCache<string, { readonly free: number; loss: number }>({ max: MAX_PENDING });
+  readonly #keys = recentMap<string, { readonly free: number; loss: number }>(MAX_PENDING);
   /** Budgets whose attempt was counted only in the copy. */
   readonly #apart = new WeakSet<Budget>();
   /** The number of losses so far. */

@@ -1,6 +1,6 @@
 // Access tokens: their claims, and the rules for a valid token. @fastify/jwt signs and verifies signatures; it is passed in, one
 // instance for each key.
-import { LRUCache } from 'lru-cache';
+import { recentMap } from '../lib/recent-map.js';
 import { v4, validate } from 'uuid';
 import { AppError } from '../errors.js';
 import type { TokenKey } from './keyring.js';
@@ -68,7 +68,7 @@ export function createTokens(signer: JwtKey, keys: readonly JwtKey[]): Tokens {
   // Verifying a signature costs more than the rest of the request path. A token is cached only after the full check, and found by
   // its exact text. Its principal is frozen, and its expiry is checked every time. No key is removed while the process runs, so
   // the cache never outlives a key.
-  const verified = new LRUCache<string, Verified>({ max: REMEMBERED_TOKENS });
+  const verified = recentMap<string, Verified>(REMEMBERED_TOKENS);
 
   return {
     sign: (principal) =>

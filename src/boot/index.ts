@@ -208,7 +208,7 @@ async function ensureOperator(
   if (email === undefined || password === undefined) return undefined;
   const made = await withRegistry(config.registry, async (registry) => {
     if ((await countOperators(registry)) > 0) return false;
-    const passwords = await createPasswords(1);
+    const passwords = createPasswords(1);
     return insertOperator(registry, { email, passwordHash: await passwords.hash(password, OPERATORS) });
   });
   return made && settings.firstOperator?.password === undefined ? { email, password } : undefined;

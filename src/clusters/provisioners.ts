@@ -2,7 +2,7 @@
 // first needed.
 import type { ConnectionSettings, PoolLimits } from '../../db/driver/client.js';
 import type { Destinations } from '../../db/driver/destinations.js';
-import type { Clusters } from '../connections/governors.js';
+import type { Governors } from '../connections/governors.js';
 import { openProvisioner, type Provisioner } from './provisioner-connections.js';
 
 /** The address of a PostgreSQL server. */
@@ -26,11 +26,11 @@ export interface Provisioners {
 export function createProvisioners(deps: {
   readonly connectionTo: (place: Place) => Promise<ConnectionSettings | undefined>;
   readonly limits: PoolLimits;
-  readonly clusters: Clusters;
+  readonly governors: Governors;
   readonly replicaId: string;
   readonly destinations: Destinations;
 }): Provisioners {
-  const { limits, clusters, replicaId, destinations } = deps;
+  const { limits, governors, replicaId, destinations } = deps;
   const open = new Map<string, PlacedProvisioner>();
 
   return {
@@ -40,7 +40,7 @@ export function createProvisioners(deps: {
       const key = JSON.stringify(connection);
       let provisioner = open.get(key);
       if (!provisioner) {
-        const { reserve } = clusters.at(connection);
+        const { reserve } = governors.at(connection);
         const shared = {
           admit: (closeIdle: () => boolean) => reserve.join('provisioning', closeIdle),
           replicaId,

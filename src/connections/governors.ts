@@ -1,5 +1,5 @@
-// The clusters that this process uses. Each PostgreSQL server has one governor for the tenant pools, and one for the reserve,
-// which provisioning, rollouts and the command line use.
+// The governors of every cluster that this process uses: for each PostgreSQL server one for the tenant pools, and one for the
+// reserve, which provisioning, rollouts and the command line use.
 import { noLanes, type LaneCounts } from '../../db/driver/pool/pool-types.js';
 import { createBackends, type Backends, type Look } from './backends.js';
 import type { Governor, GovernorStats, SlotSource } from './governor-types.js';
@@ -13,7 +13,7 @@ export interface ClusterBudget {
   readonly reserve: number;
 }
 
-export interface Cluster {
+export interface GovernorsOfCluster {
   /** `host:port`. */
   readonly name: string;
   readonly place: { readonly host: string; readonly port: number };
@@ -33,9 +33,9 @@ export interface ClusterStats extends GovernorStats {
   readonly lane: Readonly<LaneCounts>;
 }
 
-export interface Clusters {
-  /** The cluster at this place. If the cluster is not known yet, it is added. */
-  at(place: { readonly host: string; readonly port: number }): Cluster;
+export interface Governors {
+  /** The governors of the cluster at this place. They are made when they are first asked for. */
+  at(place: { readonly host: string; readonly port: number }): GovernorsOfCluster;
   stats(): ClusterStats[];
   /** A cluster that this process may open no connection to although requests wait for one. */
   starved(): string | undefined;
@@ -48,13 +48,13 @@ export interface Clusters {
  * @param slots the slots of one cluster and kind, leased from the registry
  * @param looks how the process looks at this replica's sessions on a cluster
  */
-export function createClusters(
+export function createGovernors(
   budgetOf: (cluster: string) => ClusterBudget,
   slots: (cluster: string, kind: keyof ClusterBudget) => SlotSource,
   looks: (cluster: string) => Look,
   onError: (error: unknown, context: { readonly cluster: string }) => void,
-): Clusters {
-  const known = new Map<string, Cluster>();
+): Governors {
+  const known = new Map<string, GovernorsOfCluster>();
   const backendsOf = new Map<string, Backends>();
   return {
     at({ host, port }) {

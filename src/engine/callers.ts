@@ -38,14 +38,14 @@ export interface Callers {
   readonly cursors: Cursors;
 }
 
-export async function createCallers(
+export function createCallers(
   replica: Replica,
   { tenantDirectory, tenantPools }: DataPlane,
   instruments: Instruments,
   config: Config,
   log: Logger,
   closing: Closing,
-): Promise<Callers> {
+): Callers {
   const { registry, events, counts, sharedStore } = replica;
   const databaseOf = (owner: SessionOwner): SessionsDatabase =>
     owner.kind === 'user' ? sessionsIn(tenantPools.database(owner.tenantId)) : sessionsIn(registry);
@@ -85,7 +85,7 @@ export async function createCallers(
     },
   });
   closing.add('audit', () => audit.close());
-  const passwords = await createPasswords(config.auth.hashConcurrency, undefined, {
+  const passwords = createPasswords(config.auth.hashConcurrency, undefined, {
     done: (act, seconds) => {
       instruments.passwordHashDuration.observe({ act }, seconds);
     },

@@ -7,7 +7,7 @@ import { endIdleSessions, findSessions } from '../../db/server/server-sessions.j
 import type { Config } from '../config/index.js';
 import { createBreakers, type Breakers } from '../connections/breakers.js';
 import { createClusterDirectory, type ClusterDirectory } from '../clusters/cluster-directory.js';
-import { createClusters, type ClusterBudget, type Clusters } from '../connections/governors.js';
+import { createGovernors, type ClusterBudget, type Governors } from '../connections/governors.js';
 import { connectionsOf } from '../clusters/dead-replicas.js';
 import { createTenantDirectory, type TenantDirectory } from '../tenants/tenant-directory.js';
 import { createEffectiveBudgets } from '../connections/effective-budget.js';
@@ -16,15 +16,17 @@ import { limitsInForce } from '../tenants/tenant-limits.js';
 import { poolLimits } from '../tenants/pool-options.js';
 import { createTenantPools, type TenantPools } from '../connections/tenant-pools.js';
 import { PROBES, probeTurn } from '../connections/probe-turn.js';
-import { createServerLooks, placeOf } from '../clusters/server-looks.js';
+import { createServerLooks, placeOf, type ServerLooks } from '../clusters/server-looks.js';
 import { createSlotLeases, type SlotLeases } from '../connections/slot-leases.js';
 import type { Closing } from './closing.js';
 import type { Replica } from './replica.js';
 
 export interface DataPlane {
   readonly clusterDirectory: ClusterDirectory;
-  readonly clusters: Clusters;
+  readonly governors: Governors;
   readonly slotLeases: Pick<SlotLeases, 'failing'>;
+  /** Looks at servers, over connections that take no slot. */
+  readonly serverLooks: ServerLooks;
   readonly tenantDirectory: TenantDirectory;
   readonly breakers: Breakers;
   readonly tenantPools: TenantPools;
@@ -44,25 +46,25 @@ export function createDataPlane(replica: Replica, config: Config, log: Logger, c
       log.warn({ err }, 'could not read the clusters from the registry');
     },
   });
-  const { clusters, slotLeases } = createGovernedClusters(replica, clusterDirectory, config, log, closing);
+  const governed = governorsOfClusters(replica, clusterDirectory, config, log, closing);
   const tenantDirectory = createTenantDirectory(registry, events, config.tenants.registryOutageGrace, (place) =>
     clusterDirectory.find(place),
   );
   const envelope = createEnvelope(config.encryptionKeys);
-  const rooms = { clusterDirectory, clusters, slotLeases, tenantDirectory, envelope };
+  const rooms = { clusterDirectory, ...governed, tenantDirectory, envelope };
   return { ...rooms, ...createPools(replica, rooms, config, log, closing) };
 }
 
 /**
  * The governors of all clusters. Their slots are leased from the registry, so that all replicas together stay within a budget.
  */
-function createGovernedClusters(
+function governorsOfClusters(
   { replicaId, destinations, registryConnections }: Replica,
   directory: ClusterDirectory,
   config: Config,
   log: Logger,
   closing: Closing,
-): Pick<DataPlane, 'clusters' | 'slotLeases'> {
+): Pick<DataPlane, 'governors' | 'slotLeases' | 'serverLooks'> {
   const { clusterBudget, pool } = config.tenants;
   // Tenants that are older than the clusters may be on a server that is not a cluster. Such a server has the default cluster's
   // budget.
@@ -81,7 +83,7 @@ function createGovernedClusters(
       log.warn({ err, ...context }, 'could not renew or release leases of connection slots');
     },
   });
-  const clusters = createClusters(
+  const governors = createGovernors(
     budgetOf,
     (cluster, kind) => effective.source(cluster, kind, slotLeases.source(cluster, kind)),
     (cluster) => ({
@@ -98,19 +100,19 @@ function createGovernedClusters(
       log.warn({ err, ...context }, 'could not ask a server about cut connections: their slots stay in use');
     },
   );
-  closing.add('clusters', async () => {
-    clusters.close();
+  closing.add('governors', async () => {
+    governors.close();
     effective.close();
     await slotLeases.close();
     await looks.close();
     await registryConnections.close('leases');
   });
-  return { clusters, slotLeases };
+  return { governors, slotLeases, serverLooks: looks };
 }
 
 function createPools(
   { replicaId, destinations, events }: Replica,
-  { clusterDirectory, clusters, tenantDirectory, envelope }: Omit<DataPlane, 'breakers' | 'tenantPools'>,
+  { clusterDirectory, governors, tenantDirectory, envelope }: Omit<DataPlane, 'breakers' | 'tenantPools'>,
   config: Config,
   log: Logger,
   closing: Closing,
@@ -136,7 +138,7 @@ function createPools(
     breakers,
     openPool: (tenantId, connection, tenant, options) => {
       const limits = limitsInForce(tenant.limits, config.tenants.limits);
-      const { tenants, lane: laneCounts } = clusters.at(connection);
+      const { tenants, lane: laneCounts } = governors.at(connection);
       return openPool(connection, poolLimits(tenant.poolOptions, config.tenants.pool, limits), {
         applicationName: `tenantry ${replicaId}`,
         preparedStatements: config.tenants.preparedStatements,
@@ -149,7 +151,7 @@ function createPools(
       });
     },
     probe: async (connection, password) => {
-      const { tenants } = clusters.at(connection);
+      const { tenants } = governors.at(connection);
       await probeTurn(tenants, connectTimeout);
       await probeDatabase(
         connection,

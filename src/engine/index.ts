@@ -12,6 +12,7 @@ import { createHousekeeping, type Housekeeping } from '../jobs/housekeeping.js';
 import { createCallers, type Callers } from './callers.js';
 import { Closing } from './closing.js';
 import { createDataPlane, type DataPlane } from './data-plane.js';
+import { createFleet, type Fleet } from './fleet.js';
 import { jobsOf, whenServing } from './jobs.js';
 import { createOperations, type Operations, type StepHooks } from './operations.js';
 import { LOCK_HOLDERS } from './registry-connections.js';
@@ -20,7 +21,7 @@ import { jobCounts } from './metrics/job-counts.js';
 import { readRooms } from './metrics/read-rooms.js';
 import { registerReadings } from './metrics/index.js';
 
-export interface Engine extends Replica, DataPlane, Callers, Operations {
+export interface Engine extends Replica, DataPlane, Callers, Operations, Fleet {
   readonly config: Config;
   readonly log: Logger;
   /** The jobs that keep the registry and the clusters in order. No job runs before `serve`. */
@@ -40,6 +41,8 @@ export interface Engine extends Replica, DataPlane, Callers, Operations {
 export interface EngineOptions extends StepHooks {
   /** Resolves the names of PostgreSQL servers, instead of the system. */
   readonly resolve?: Resolver;
+  /** This replica's wall clock (ms), instead of the system's, for what it tells of its clock. */
+  readonly wallClock?: () => number;
 }
 
 /** Longest wait (ms) until a job has reached the end of its step when the process stops. */
@@ -73,7 +76,7 @@ export async function createEngine(config: Config, log: Logger, options: EngineO
   try {
     const replica = await openReplica(config, log, closing, options.resolve);
     const dataPlane = createDataPlane(replica, config, log, closing);
-    const callers = await createCallers(replica, dataPlane, instruments, config, log, closing);
+    const callers = createCallers(replica, dataPlane, instruments, config, log, closing);
     const housekeeping = createHousekeeping({
       registry: replica.registryConnections.locks,
       atOnce: LOCK_HOLDERS.jobs,
@@ -83,16 +86,24 @@ export async function createEngine(config: Config, log: Logger, options: EngineO
       ...jobCounts(instruments),
     });
     const operations = createOperations(replica, dataPlane, housekeeping, instruments, config, log, closing, options);
+    const fleet = createFleet(
+      { ...replica, ...dataPlane, ...operations, housekeeping },
+      config,
+      log,
+      options.wallClock,
+    );
+    // After the jobs: until they have ended, this replica still works.
+    closing.add('presence', () => fleet.presence.close());
     // The jobs close first, because they work with all other rooms.
     closing.add('jobs', () =>
       within(housekeeping.close(), JOB_DEADLINE, () => new Error('a housekeeping job did not stop in time')),
     );
-    const rooms = { ...replica, ...dataPlane, ...callers, ...operations };
+    const rooms = { ...replica, ...dataPlane, ...callers, ...operations, ...fleet };
     registerReadings(metrics, readRooms({ ...rooms, housekeeping, traffic, busyTenants }, config));
     const serve = async (): Promise<void> => {
-      metrics.measureNode();
       await whenServing(rooms, config, log);
       for (const job of jobsOf(rooms, config, log)) housekeeping.add(job);
+      fleet.presence.begin();
     };
     let serving: Promise<void> | undefined;
     return {

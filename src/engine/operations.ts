@@ -19,7 +19,7 @@ import { createProvisioning, type Provisioning, type ProvisioningDeps } from '..
 import { createReconciler, type Reconciler } from '../operations/reconciler.js';
 import { createReencryption, type Reencryption } from '../operations/reencryption.js';
 import { createRemoval, type Removal } from '../operations/removal.js';
-import { createReports } from '../operations/reports.js';
+import { createReports, type Reports } from '../operations/reports.js';
 import { createRequestHash, type RequestHash } from '../operations/request-hash.js';
 import { createRotation, type Rotation, type RotationDeps } from '../operations/password-rotation.js';
 import { createStandbyDatabases, type StandbyDatabases } from '../operations/standby-databases.js';
@@ -38,6 +38,8 @@ export interface Operations {
   readonly removal: Removal;
   readonly standby: StandbyDatabases;
   readonly reconciler: Reconciler;
+  /** Databases that are left as they are until a person acts. */
+  readonly reports: Reports;
   readonly clusterRegistration: ClusterRegistration;
   readonly doors: Doors;
   /** Suspends, resumes, deletes, restores and purges. */
@@ -67,7 +69,7 @@ export function createOperations(
   { afterProvisioningStep, afterRotationStep }: StepHooks,
 ): Operations {
   const { registry, registryConnections, events, installation, destinations, replicaId } = replica;
-  const { clusters, clusterDirectory, breakers, tenantPools, envelope } = dataPlane;
+  const { governors, clusterDirectory, breakers, tenantPools, envelope } = dataPlane;
   const { provisioner: connection, provisionerPool, clusterBudget } = config.tenants;
   const clusterEnvelope = createEnvelope(config.encryptionKeys, 'clusters.provisioner_password');
   const failed =
@@ -80,7 +82,7 @@ export function createOperations(
   const provisioners = createProvisioners({
     connectionTo: async (place) => (await clusterDirectory.find(place))?.connection(),
     limits: provisionerPool,
-    clusters,
+    governors,
     replicaId,
     destinations,
   });
@@ -90,7 +92,8 @@ export function createOperations(
   const makingLocks = createTenantLocks(registryConnections.locks, LOCK_HOLDERS.making);
   const changeLocks = createTenantLocks(registryConnections.locks, LOCK_HOLDERS.changes);
   const onError = failed('a provisioning step failed');
-  const report = createReports(onError);
+  const reports = createReports(onError);
+  const report = reports.left;
 
   const removal = createRemoval({
     registry,
@@ -110,7 +113,7 @@ export function createOperations(
   const standby = createStandbyDatabases(filled);
   // A command has no jobs: a replica that serves makes them.
   const refill = (): void => void housekeeping.runNow(REFILLING).catch(() => undefined);
-  const reconciler = createReconciler({ ...shared, making, removal, standby });
+  const reconciler = createReconciler({ ...shared, making, removal, standby, reports });
   const ensureDefault = (): Promise<string> =>
     ensureDefaultCluster(registry, clusterEnvelope, connection, clusterBudget);
   const clusterRegistration = createClusterRegistration({
@@ -165,6 +168,7 @@ export function createOperations(
     removal,
     standby,
     reconciler,
+    reports,
     clusterRegistration,
     doors,
     lifecycle,

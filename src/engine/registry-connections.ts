@@ -16,11 +16,15 @@ import { openRegistryPool } from '../../db/registry/open-registry.js';
  * | leases    | 2                   | Leases of connection slots are renewed while requests use all other connections.        |
  * | publisher | 1                   | Changes are published while requests use all other connections. Batches follow in turn. |
  * | locks     | 12                  | An advisory lock holds a connection until the work ends, often for minutes.             |
+ * | status    | 2                   | Replicas show that they live, and operators see the fleet, while requests use all other  |
+ * |           |                     | connections. A slow count must not delay leases or changes, so it shares no pool with    |
+ * |           |                     | them. One more, so that a table that is locked does not delay the beat of the replica.   |
  * | feed      | 1                   | LISTEN needs a connection of its own (src/replicas/feed.ts).                            |
  *
  * A replica that starts has one more for a moment: the check that the registry is migrated (src/boot/index.ts).
  */
 const LEASES = { max: 2, timeout: 1_500, idleTimeoutMillis: 60_000 };
+const STATUS = { max: 2, timeout: 1_500, idleTimeoutMillis: 15_000 };
 const PUBLISHER = { max: 1, timeout: 1_000, idleTimeoutMillis: 60_000 };
 
 /**
@@ -32,7 +36,7 @@ export const LOCK_HOLDERS = { jobs: 4, changes: 3, making: 5 } as const;
 const LOCKS = { max: LOCK_HOLDERS.jobs + LOCK_HOLDERS.changes + LOCK_HOLDERS.making, idleTimeoutMillis: 5_000 };
 
 /** Longest wait (ms) for running queries when the process stops. */
-const CLOSE_DEADLINES = { requests: 10_000, leases: 1_000, publisher: 0, locks: 10_000 };
+const CLOSE_DEADLINES = { requests: 10_000, leases: 1_000, publisher: 0, locks: 10_000, status: 0 };
 
 type Name = keyof typeof CLOSE_DEADLINES;
 
@@ -73,6 +77,12 @@ export function openRegistryConnections(
       { applicationName: 'tenantry publisher', preparedStatements: true },
       destinations,
     ),
+    status: openRegistryPool(
+      connection,
+      { ...STATUS, ...brief },
+      { applicationName: 'tenantry status', preparedStatements },
+      destinations,
+    ),
     locks: openRegistryPool(
       connection,
       { ...pool, ...LOCKS },
@@ -87,11 +97,13 @@ export function openRegistryConnections(
     leases: over('leases'),
     publisher: over('publisher'),
     locks: over('locks'),
+    status: over('status'),
     stats: () => ({
       requests: pools.requests.stats(),
       leases: pools.leases.stats(),
       publisher: pools.publisher.stats(),
       locks: pools.locks.stats(),
+      status: pools.status.stats(),
     }),
     close: (name) => pools[name].close(CLOSE_DEADLINES[name]),
   };

@@ -61,6 +61,7 @@ export async function openReplica(
   });
   closing.add('registry', () => connections.close('requests'));
   closing.add('publisher', () => connections.close('publisher'));
+  closing.add('status', () => connections.close('status'));
   const { connection, pool } = config.registry;
   const { connectTimeout } = pool;
   const events = openEvents(connection, connections.publisher, { connectTimeout, destinations });

@@ -25,5 +25,5 @@ const tenantLimits: Readonly<Record<string, string>> = {
 function limitOf(error: unknown): string {
   if (error instanceof RateLimited) return error.reached;
   const name = error instanceof AppError ? error.limit?.name : undefined;
-  return (name !== undefined && tenantLimits[name]) || 'other';
+  return tenantLimits[name ?? ''] ?? 'other';
 }

@@ -36,9 +36,9 @@ const LINGER = 1_000;
 
 const METHODS = ['GET', 'HEAD'];
 
-/** @throws MetricsAddressError if it cannot listen there */
+/** Node.js itself is measured from now on too. @throws MetricsAddressError if it cannot listen there */
 export async function openMetricsServer(
-  metrics: Pick<Metrics, 'expose'>,
+  metrics: Pick<Metrics, 'expose' | 'measureNode'>,
   { host, port }: { readonly host: string; readonly port: number },
 ): Promise<MetricsServer> {
   const server = createServer(
@@ -60,6 +60,7 @@ export async function openMetricsServer(
     else socket.end(rawProblem(error, v4()), () => socket.destroy());
   });
   await listen(server, host, port);
+  metrics.measureNode();
   const { address, port: taken, family } = server.address() as AddressInfo;
   return {
     address: `http://${family === 'IPv6' ? `[${address}]` : address}:${taken}`,

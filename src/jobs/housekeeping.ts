@@ -6,6 +6,7 @@ import type { Kysely } from 'kysely';
 import { whileLocked } from '../../db/registry/job-locks.js';
 import type { Registry } from '../../db/registry/registry-schema.js';
 import { Slots } from './bounded-tasks.js';
+import { JobRecord, type JobState } from './job-states.js';
 
 export interface HousekeepingJob {
   /** A unique name, which also names the lock. */
@@ -16,16 +17,6 @@ export interface HousekeepingJob {
   readonly run: (signal: AbortSignal) => Promise<void>;
 }
 
-/** What a job did on this replica. Runs that another replica had are not counted. */
-export interface JobState {
-  readonly name: string;
-  readonly running: boolean;
-  /** Failures since the last success. */
-  readonly failures: number;
-  /** When it last succeeded, in ms since 1970; undefined before that. */
-  readonly succeededAt: number | undefined;
-}
-
 export interface Housekeeping {
   /** Runs a job periodically, the first time at once. */
   add(job: HousekeepingJob): void;
@@ -34,13 +25,11 @@ export interface Housekeeping {
    * Resolves when the job is done; if another replica has the lock, at once.
    */
   runNow(name: string): Promise<void>;
-  /** Every job, in the order in which they were added. */
-  jobs(): readonly JobState[];
+  /** Every job, with its last runs in this process. */
+  stats(): JobState[];
   /** Waits until running jobs have reached the end of their step. */
   close(): Promise<void>;
 }
-
-type State = { -readonly [Key in Exclude<keyof JobState, 'name'>]: JobState[Key] };
 
 export function createHousekeeping(deps: {
   /** A pool for locks: a lock holds a connection until its job ends. */
@@ -48,65 +37,52 @@ export function createHousekeeping(deps: {
   /** The most jobs that hold a lock at once. */
   readonly atOnce?: number;
   readonly onError: (error: unknown, context: { job: string }) => void;
-  /** Called when a job is added, so that its numbers can begin at 0. */
   readonly onAdded?: (job: string) => void;
-  /** Called after each run. @param seconds undefined if the job did not begin, because its lock could not be asked for */
+  /** Called after each run. `seconds` is undefined if the job could not begin. */
   readonly onRun?: (job: string, outcome: 'success' | 'failed', seconds: number | undefined) => void;
 }): Housekeeping {
   const { registry, atOnce = Infinity } = deps;
   const holders = new Slots(atOnce, Infinity);
-  const jobs = new Map<string, { readonly once: () => Promise<void>; readonly state: State }>();
+  const jobs = new Map<string, { readonly record: JobRecord; readonly runNow: () => Promise<void> }>();
   const timers = new Set<NodeJS.Timeout>();
   const closing = new AbortController();
   const running = new Set<Promise<void>>();
 
-  /** @param begun called when the job has its lock */
-  async function locked(job: HousekeepingJob, begun: () => void): Promise<void> {
+  const isClosing = (): boolean => closing.signal.aborted;
+
+  function ended({ name }: HousekeepingJob, outcome: 'success' | 'failed', seconds: number | undefined): void {
+    deps.onRun?.(name, outcome, seconds);
+  }
+
+  async function locked(job: HousekeepingJob, record: JobRecord): Promise<void> {
     await holders.run(async () => {
       // It may have waited for others until the end.
-      if (closing.signal.aborted) return;
-      await whileLocked(registry, job.name, () => {
-        begun();
+      if (isClosing()) return;
+      const ran = await whileLocked(registry, job.name, () => {
+        record.began();
         return job.run(closing.signal);
       });
+      if (isClosing()) record.stopped();
+      else if (ran) ended(job, 'success', record.succeeded());
     });
   }
 
-  async function attempt(job: HousekeepingJob, state: State): Promise<void> {
-    let begunAt: number | undefined;
-    let outcome: 'success' | 'failed' = 'success';
-    try {
-      await locked(job, () => {
-        begunAt = performance.now();
-        state.running = true;
-      });
-    } catch (error) {
-      if (closing.signal.aborted) return;
-      outcome = 'failed';
-      deps.onError(error, { job: job.name });
-    } finally {
-      state.running = false;
-    }
-    if (outcome === 'failed') state.failures += 1;
-    // Another replica has the job.
-    else if (begunAt === undefined) return;
-    else {
-      state.failures = 0;
-      state.succeededAt = Date.now();
-    }
-    deps.onRun?.(job.name, outcome, begunAt === undefined ? undefined : (performance.now() - begunAt) / 1_000);
-  }
-
   function add(job: HousekeepingJob): void {
-    const state: State = { running: false, failures: 0, succeededAt: undefined };
     let current: Promise<void> | undefined;
     let next: Promise<void> | undefined;
+    const record = new JobRecord(job.name, job.every);
     const begin = (): Promise<void> => {
       if (closing.signal.aborted) return Promise.resolve();
-      const run = attempt(job, state).finally(() => {
-        running.delete(run);
-        current = undefined;
-      });
+      const run = locked(job, record)
+        .catch((error: unknown) => {
+          if (closing.signal.aborted) return;
+          ended(job, 'failed', record.failed(error));
+          deps.onError(error, { job: job.name });
+        })
+        .finally(() => {
+          running.delete(run);
+          current = undefined;
+        });
       running.add(run);
       return (current = run);
     };
@@ -126,7 +102,7 @@ export function createHousekeeping(deps: {
       timer.unref();
       timers.add(timer);
     };
-    jobs.set(job.name, { once, state });
+    jobs.set(job.name, { record, runNow: once });
     deps.onAdded?.(job.name);
     void once().then(again);
   }
@@ -137,10 +113,10 @@ export function createHousekeeping(deps: {
     async runNow(name) {
       const job = jobs.get(name);
       if (!job) throw new Error(`there is no job "${name}"`);
-      await job.once();
+      await job.runNow();
     },
 
-    jobs: () => [...jobs].map(([name, { state }]) => ({ name, ...state })),
+    stats: () => [...jobs.values()].map(({ record }) => record.state),
 
     async close() {
       closing.abort();

@@ -1,7 +1,7 @@
 // Applies a tenant's row to its database: open or closed, and marked. It acts only if the mark agrees with the row or is of an
 // earlier change. If the row is of an earlier change than the mark, nothing is opened, closed or marked.
 import type { Kysely } from 'kysely';
-import { LRUCache } from 'lru-cache';
+import { recentMap } from '../lib/recent-map.js';
 import type { Registry } from '../../db/registry/registry-schema.js';
 import {
   claimRow,
@@ -77,7 +77,7 @@ export function createDoors(deps: {
 }): Doors {
   const { registry, locks, provisioners, report } = deps;
   /** Tenants that this process has tried to complete. A database that cannot be completed must not delay the others in each run. */
-  const incomplete = new LRUCache<string, true>({ max: MAX_INCOMPLETE });
+  const incomplete = recentMap<string, true>(MAX_INCOMPLETE);
 
   /** The row, and its database if the row may act on it. If necessary, the row's number is raised, or the database is completed. */
   async function trusted(id: string, asked: boolean): Promise<Trusted> {

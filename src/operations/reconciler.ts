@@ -13,7 +13,7 @@ import type { TenantLocks } from '../tenants/tenant-locks.js';
 import type { Making } from './making.js';
 import type { PlacedProvisioner, Provisioners } from '../clusters/provisioners.js';
 import type { Removal } from './removal.js';
-import { createOnce } from './reports.js';
+import type { Reports } from './reports.js';
 import type { StandbyDatabases } from './standby-databases.js';
 
 export interface Reconciler {
@@ -41,13 +41,13 @@ export function createReconciler(deps: {
   readonly removal: Removal;
   readonly standby: StandbyDatabases;
   readonly installation: () => Promise<string>;
+  readonly reports: Reports;
   readonly onError: (
     error: unknown,
     context: { clusterId?: string; tenantId?: string; name?: string; step: string },
   ) => void;
 }): Reconciler {
   const { registry, provisioners, locks, making, removal, standby } = deps;
-  const isNew = createOnce();
 
   async function reconcile(signal: AbortSignal): Promise<void> {
     await settleTenants(signal);
@@ -128,16 +128,12 @@ export function createReconciler(deps: {
         await locks.attempt(id, () => dropOrphan(provisioner, place, { kind, id, name, text }, installation));
       // A registry that was restored from a backup has no row of later tenants: these databases are the last copies of their
       // data.
-      else if (isNew(`${place.id} ${kind} ${name}`))
-        deps.onError(
-          new Error(`a ${kind} that may belong to a tenant has no row in the registry: it is left as it is`),
-          {
-            clusterId: place.id,
-            tenantId: id,
-            name,
-            step: 'orphans',
-          },
-        );
+      else {
+        const why = `a ${kind} that may belong to a tenant has no row in the registry`;
+        const context = { clusterId: place.id, tenantId: id, name };
+        if (deps.reports.orphan(context, why))
+          deps.onError(new Error(`${why}: it is left as it is`), { ...context, step: 'orphans' });
+      }
     }
   }
 

@@ -37,8 +37,13 @@ export interface Reencryption {
   begin(): Promise<void>;
   /** The housekeeping job: encrypts again every row that this process can decrypt. @throws DatabaseFault */
   run(signal: AbortSignal): Promise<void>;
-  /** Every key that is held or in use. A key without rows can be removed from ENCRYPTION_KEYS. @throws DatabaseFault */
-  uses(): Promise<KeyUse[]>;
+  /**
+   * Every key that is held or in use. A key without rows can be removed from ENCRYPTION_KEYS.
+   *
+   * @param over the registry, over another pool
+   * @throws DatabaseFault
+   */
+  uses(over?: Kysely<Registry>): Promise<KeyUse[]>;
 }
 
 export interface ReencryptionDeps {
@@ -126,8 +131,8 @@ export function createReencryption(deps: ReencryptionDeps): Reencryption {
     }
   }
 
-  async function uses(): Promise<KeyUse[]> {
-    const counts = await countSealed(registry);
+  async function uses(over = registry): Promise<KeyUse[]> {
+    const counts = await countSealed(over);
     const held = keys.map((key) => ({
       kid: key.kid,
       held: true,

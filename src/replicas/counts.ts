@@ -1,6 +1,7 @@
 // Limits on how often something may be done, over all replicas together. The counts are in Redis if it is configured, otherwise
 // in this process.
-import { LRUCache } from 'lru-cache';
+import type { LRUCache } from 'lru-cache';
+import { recentMap } from '../lib/recent-map.js';
 import { Bucket } from './bucket.js';
 import { CountsExchange } from './counts-exchange.js';
 import type { SharedStore } from './shared-store.js';
@@ -49,7 +50,7 @@ export class Limiter {
     readonly refill: number,
     maxKeys: number,
   ) {
-    this.#buckets = new LRUCache({ max: maxKeys });
+    this.#buckets = recentMap(maxKeys);
   }
 
   /**

@@ -1,6 +1,7 @@
 // A cache of database rows. A value is fresh for a short time, and concurrent requests share one load. An invalidation removes a
 // value. A stale value is served only while the database does not answer.
-import { LRUCache } from 'lru-cache';
+import type { LRUCache } from 'lru-cache';
+import { recentMap } from '../lib/recent-map.js';
 import { DatabaseFault } from '../../db/driver/database-fault.js';
 
 interface Entry<V> {
@@ -49,7 +50,7 @@ export class FreshCache<V extends object> {
   #trustedSince = -Infinity;
 
   constructor(private readonly options: FreshCacheOptions<V>) {
-    this.#entries = new LRUCache({ max: options.max });
+    this.#entries = recentMap(options.max);
   }
 
   /** Cached values, fresh or not. */

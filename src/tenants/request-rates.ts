@@ -1,6 +1,6 @@
 // Limits how many requests each tenant makes, over all replicas together. Each tenant with a limit has a bucket, which fills at
 // its rate and holds one second's worth. Also counts the requests that this process let through lately.
-import { LRUCache } from 'lru-cache';
+import { recentMap } from '../lib/recent-map.js';
 import type { Limiter } from '../replicas/counts.js';
 
 /** The most tenants that are counted at once. */
@@ -17,7 +17,7 @@ interface Recent {
 }
 
 export class RequestRates {
-  readonly #recent = new LRUCache<string, Recent>({ max: MAX_COUNTED });
+  readonly #recent = recentMap<string, Recent>(MAX_COUNTED);
 
   /**
    * @param limiter a limiter with a refill of `RATE_REFILL`

@@ -1,6 +1,6 @@
 // The size of tenants' databases, as this process last measured it. Each write of a tenant with a storage limit asks for the
 // size; the size is measured only now and then.
-import { LRUCache } from 'lru-cache';
+import { recentMap } from '../lib/recent-map.js';
 
 /** A size within the limit is valid for this long (ms). A tenant may exceed its limit for that time. */
 const MEASURED_EVERY = 10_000;
@@ -30,7 +30,7 @@ export interface StorageGauge {
 
 /** @param measure the size of a tenant's database in bytes */
 export function createStorageGauge(measure: (tenantId: string) => Promise<number>): StorageGauge {
-  const sizes = new LRUCache<string, Size>({ max: MAX_REMEMBERED });
+  const sizes = recentMap<string, Size>(MAX_REMEMBERED);
   const measuring = new Map<string, Promise<number>>();
 
   async function measureNow(tenantId: string): Promise<number> {

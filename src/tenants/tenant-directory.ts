@@ -1,7 +1,7 @@
 // The tenant directory caches the registry's tenant rows. A known tenant costs no query until a notification of a change. If the
 // registry does not answer, a known tenant is served for a configured time.
 import type { Kysely } from 'kysely';
-import { LRUCache } from 'lru-cache';
+import { recentMap } from '../lib/recent-map.js';
 import type { Registry } from '../../db/registry/registry-schema.js';
 import { findTenant, findTenantBySlug, type TenantRecord } from '../../db/registry/tenant-queries.js';
 import { FreshCache } from '../replicas/fresh-cache.js';
@@ -45,7 +45,7 @@ export function createTenantDirectory(
     load: async (id) => placed(await findTenant(registry, id)),
   });
   // A slug can move from one tenant to another. So the last known tenant of a slug is only checked first.
-  const idsBySlug = new LRUCache<string, string>({ max: MAX_REMEMBERED });
+  const idsBySlug = recentMap<string, string>(MAX_REMEMBERED);
   // Used during an outage only; otherwise the database is asked.
   const bySlug = new FreshCache<TenantRecord>({
     max: MAX_REMEMBERED,

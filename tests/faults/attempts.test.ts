@@ -49,10 +49,13 @@ describe.skipIf(noRedis !== undefined)(
       return { attempts: new SharedAttempts(FORGET, store, counts), counts, store, proxy };
     }
     async function startTwo(at = server): Promise<readonly [Replica, Replica]> {
-      const two = [await startReplica(at), await startReplica(at)] as const;
+      const one = await startReplica(at);
+      // A replica that has not heard from Redis assumes two: only 1 shows that Redis has answered.
+      await expect.poll(() => one.counts.replicas, SOON).toBe(1);
+      const other = await startReplica(at);
       await expect.poll(() => at.command('ZCARD', `tenantry:${installation}:counts:replicas`), SOON).toBe(2);
-      await expect.poll(() => two.map(({ counts }) => counts.replicas), SOON).toEqual([2, 2]);
-      return two;
+      await expect.poll(() => [one, other].map(({ counts }) => counts.replicas), SOON).toEqual([2, 2]);
+      return [one, other];
     }
     const account = (key = 'account'): readonly Budget[] => [{ on: 'account', key, free: FREE }];
 
@@ -77,7 +80,7 @@ describe.skipIf(noRedis !== undefined)(
       await expect.poll(() => replicas.some(({ store }) => store.available), SOON).toBe(false);
     };
 
-    it('are counted for all replicas together, one after the other and at once', async () => {
+    it('are counted together on all replicas, in sequence and at once', async () => {
       const [one, other] = await startTwo();
       expect(await fail(one, 4)).toBe(4);
       expect(await fail(other, 4)).toBe(2);
@@ -88,7 +91,7 @@ describe.skipIf(noRedis !== undefined)(
       expect(waits.filter((wait) => wait === undefined)).toHaveLength(FREE);
     });
 
-    it('are forgotten on all replicas after a success, and others are given back', async () => {
+    it('are forgotten on all replicas after a success, and an attempt that is given back does not count', async () => {
       const [one, other] = await startTwo();
       await fail(one, 5);
       await other.attempts.clear(account());
@@ -99,7 +102,7 @@ describe.skipIf(noRedis !== undefined)(
       expect(await fail(one, 8, 'address')).toBe(FREE);
     });
 
-    it('count when the answer of Redis was lost, here and there', async () => {
+    it('count on every replica although the answer of Redis was lost', async () => {
       const [one, other] = await startTwo();
       one.proxy.mode = 'swallow';
       expect(await fail(one, 1)).toBe(1);
@@ -111,7 +114,7 @@ describe.skipIf(noRedis !== undefined)(
       expect(await fail(other, 10)).toBeLessThanOrEqual(FREE - 1);
     });
 
-    it('count although Redis never got them: they are added when it is back', async () => {
+    it('are added to Redis when it is back, if Redis never got them', async () => {
       const [one, other] = await startTwo();
       await fail(one, 1);
       one.proxy.mode = 'hang';
@@ -127,7 +130,7 @@ describe.skipIf(noRedis !== undefined)(
       ['killed', async (own: RedisServer) => own.kill()],
       ['frozen', async (own: RedisServer) => own.freeze()],
       ['full', async (own: RedisServer) => own.command('CONFIG', 'SET', 'maxmemory', '1')],
-    ])('have their part of the free ones on each replica while Redis is %s', async (_, harm) => {
+    ])('are allowed up to each replica’s part of the free failures while Redis is %s', async (_, harm) => {
       const own = await startRedis();
       onTestFinished(() => own.close());
       const [one, other] = await startTwo(own);
@@ -136,7 +139,7 @@ describe.skipIf(noRedis !== undefined)(
       expect(await fail(one, 10)).toBe(0);
     });
 
-    it('are known again after Redis lost them, also to a replica that never heard of them', async () => {
+    it('are sent to Redis again after Redis lost them, so that every replica counts them', async () => {
       const own = await startRedis();
       onTestFinished(() => own.close());
       const [one, other] = await startTwo(own);
@@ -152,7 +155,7 @@ describe.skipIf(noRedis !== undefined)(
       await expect.poll(() => known('account', own), SOON).toBeGreaterThanOrEqual(FREE);
     });
 
-    it('of an older snapshot give way to what the replicas know', async () => {
+    it('are corrected by the replicas after Redis starts from an older snapshot', async () => {
       const own = await startRedis({ settings: { dbfilename: 'dump.rdb' } });
       onTestFinished(() => own.close());
       const [one, other] = await startTwo(own);
@@ -167,7 +170,7 @@ describe.skipIf(noRedis !== undefined)(
       await expect.poll(() => known('account', own), SOON).toBeGreaterThanOrEqual(FREE);
     });
 
-    it('cut off from one replica: what it counted is added to what the other counted', async () => {
+    it('of a replica that was cut off from Redis are added to those of the others', async () => {
       const [one, cut] = await startTwo();
       cut.proxy.mode = 'refuse';
       await away(cut);
@@ -179,7 +182,7 @@ describe.skipIf(noRedis !== undefined)(
       expect(await fail(one, 10)).toBeLessThanOrEqual(1);
     });
 
-    it('count on all replicas that began while Redis was away', async () => {
+    it('count on all replicas if they began while Redis was away', async () => {
       const own = await startRedis();
       onTestFinished(() => own.close());
       await own.kill();
@@ -191,7 +194,7 @@ describe.skipIf(noRedis !== undefined)(
       expect(await fail(await startReplica(own), 1)).toBe(1);
     });
 
-    it('of an attempt that Redis did not count are given back without it', async () => {
+    it('can be given back while Redis is away, if Redis did not count them', async () => {
       const [one] = await startTwo();
       one.proxy.mode = 'refuse';
       await away(one);

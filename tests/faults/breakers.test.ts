@@ -156,7 +156,7 @@ async function inTurn({ tenants, ask }: Cluster): Promise<Answer[]> {
 const answersOf = (count: number, answer: Answer): Answer[] => Array.from({ length: count }, () => answer);
 
 describe('a server that resets every connection', () => {
-  it('fails three requests and no more; one probe at a time finds it again within a second; other clusters see nothing', async () => {
+  it('fails three requests only, gets one probe at a time, is used again within a second, and affects no other cluster', async () => {
     const [proxy, untouched] = [await proxied(), await proxied()];
     const { breakers, changes, probes, cluster } = setup();
     const [one, other] = [cluster(proxy), cluster(untouched)];
@@ -193,7 +193,7 @@ describe('a server that resets every connection', () => {
 });
 
 describe('a server that swallows everything', () => {
-  it('makes those wait who came before it was known, and nobody after; it is found again within a second', async () => {
+  it('delays only requests that came before the fault was known, and is used again within a second', async () => {
     const [proxy, untouched] = [await proxied(), await proxied()];
     const { breakers, changes, probes, cluster } = setup();
     const [one, other] = [cluster(proxy), cluster(untouched)];
@@ -237,7 +237,7 @@ describe('a server that accepts connections and sends nothing', () => {
   it.each([
     ['shared', true],
     ['single', false],
-  ])('is known long before the deadline of a %s connection is over', async (_kind, lanes) => {
+  ])('is detected long before the deadline of a %s connection', async (_kind, lanes) => {
     const proxy = await proxied();
     const { breakers, cluster } = setup({ lanes, acquireTimeout: 10_000, probeDeadline: 10_000 });
     const { key, tenants, ask } = cluster(proxy);
@@ -258,7 +258,7 @@ describe('a server that falls silent on every open connection', () => {
   it.each([
     ['of several tenants', TENANTS],
     ['of one tenant', 1],
-  ])('%s trips its breaker, and is found again within a second', async (_whose, count) => {
+  ])('%s opens its breaker, and is used again within a second', async (_whose, count) => {
     const proxy = await proxied();
     const { breakers, changes, cluster } = setup({ lanes: true });
     const { key, tenants, ask } = cluster(proxy);
@@ -287,7 +287,7 @@ describe('a server that falls silent on every open connection', () => {
 });
 
 describe('connections that are cut once', () => {
-  it('leave no breaker open: everybody is answered again', async () => {
+  it('leave no breaker open, and every tenant is answered again', async () => {
     const proxy = await proxied();
     const { cluster } = setup();
     const one = cluster(proxy);

@@ -95,7 +95,7 @@ describe.skipIf(noRedis !== undefined)(`shared counts${noRedis === undefined ? '
     [5, 200],
     [8, 3],
   ])(
-    '%d replicas that are hammered at once let through what one does, %d, and the stated bound at most',
+    'of %d replicas under simultaneous requests let through the limit of %d and at most the documented excess',
     async (count, size) => {
       const replicas = await startReplicas(count);
       let taken = 0;
@@ -108,7 +108,7 @@ describe.skipIf(noRedis !== undefined)(`shared counts${noRedis === undefined ? '
   );
 
   it.each([0, 15])(
-    'keep to the bound however requests come: on random replicas, with pauses, %d ms away from Redis',
+    'exceed a limit by the documented excess at most: on random replicas, with pauses, %d ms away from Redis',
     async (delay) => {
       const replicas = await startReplicas(3);
       for (const { proxy } of replicas) proxy.delay = delay;
@@ -131,7 +131,7 @@ describe.skipIf(noRedis !== undefined)(`shared counts${noRedis === undefined ? '
     },
   );
 
-  it('give back with time as one bucket does, whichever replica is asked', async () => {
+  it('refill with time as one bucket does, whichever replica takes', async () => {
     const replicas = await startReplicas(2, server, 2_000);
     const began = performance.now();
     let taken = 0;
@@ -144,7 +144,7 @@ describe.skipIf(noRedis !== undefined)(`shared counts${noRedis === undefined ? '
     expect(taken).toBeLessThanOrEqual(100 + ((passed + TIMEOUT) * 100) / 2_000 + boundOf(100, 2));
   });
 
-  it('takes of several limits all or nothing', async () => {
+  it('take from all of several limits or from none', async () => {
     const [one, other] = await startReplicas(2);
     if (!one || !other) expect.unreachable();
     const takeBoth = (replica: Replica): number | Promise<number> =>
@@ -160,13 +160,13 @@ describe.skipIf(noRedis !== undefined)(`shared counts${noRedis === undefined ? '
     expect(await one.limiter.take('wide', 3)).toBeGreaterThan(0);
   });
 
-  it('does not ask Redis on the way of a request that is far from a chunk', async () => {
+  it('make no call to Redis during a request while the limit is far away', async () => {
     const [one] = await startReplicas(2);
     if (!one) expect.unreachable();
     for (let turn = 0; turn < 10; turn += 1) expect(one.limiter.take('k', 1_000)).toBe(0);
   });
 
-  it('frozen: each replica goes on with its part, none waits longer than one deadline, and nothing is forgotten', async () => {
+  it('go on with each replica’s part while Redis is frozen: a request waits for one deadline at most, and no count is lost', async () => {
     const own = await startRedis();
     onTestFinished(() => own.close());
     const replicas = await startReplicas(2, own);
@@ -188,7 +188,7 @@ describe.skipIf(noRedis !== undefined)(`shared counts${noRedis === undefined ? '
     expect(await hammerAll(replicas, 100, 200)).toBeLessThanOrEqual(100 - 40 - taken + boundOf(100, 2));
   });
 
-  it('killed: a limit is stricter, never lifted, and what was taken is known again when Redis is back', async () => {
+  it('lift no limit while Redis is killed, and are complete again when Redis is back', async () => {
     const own = await startRedis();
     onTestFinished(() => own.close());
     const replicas = await startReplicas(2, own);
@@ -207,7 +207,7 @@ describe.skipIf(noRedis !== undefined)(`shared counts${noRedis === undefined ? '
     expect(await hammerAll(replicas, 1_000, 2_000, 'another')).toBeLessThanOrEqual(boundOf(1_000, 2));
   });
 
-  it('emptied: what a replica knows is sent again, also of keys that are not in use', async () => {
+  it('are sent again after Redis was emptied, even for keys that are not in use', async () => {
     const [one, other] = await startReplicas(2);
     if (!one || !other) expect.unreachable();
     expect(await hammer(one, 100, 120)).toBeLessThanOrEqual(100);
@@ -217,7 +217,7 @@ describe.skipIf(noRedis !== undefined)(`shared counts${noRedis === undefined ? '
     expect(await hammer(other, 100, 200)).toBeLessThanOrEqual(boundOf(100, 2));
   });
 
-  it('emptied in the middle of a flood, lets through one replica’s part more at most', async () => {
+  it('let through one replica’s part more at most when Redis is emptied during a flood', async () => {
     const [one, other] = await startReplicas(2);
     if (!one || !other) expect.unreachable();
     const first = await hammer(one, 100, 120);
@@ -230,7 +230,7 @@ describe.skipIf(noRedis !== undefined)(`shared counts${noRedis === undefined ? '
     expect(first + second).toBeLessThanOrEqual(150 + boundOf(100, 2));
   });
 
-  it('restored from an older snapshot, has the newer state again', async () => {
+  it('are up to date again after Redis was restored from an older snapshot', async () => {
     const own = await startRedis({ settings: { dbfilename: 'dump.rdb' } });
     onTestFinished(() => own.close());
     const [one, other] = await startReplicas(2, own);
@@ -249,7 +249,7 @@ describe.skipIf(noRedis !== undefined)(`shared counts${noRedis === undefined ? '
     expect(await hammer(other, 100, 200)).toBeLessThanOrEqual(boundOf(100, 2));
   });
 
-  it('full: counts as away, and each replica goes on with its part', async () => {
+  it('treat a full Redis as away, and go on with each replica’s part', async () => {
     const replicas = await startReplicas(2);
     await server.command('CONFIG', 'SET', 'maxmemory', '1');
     onTestFinished(async () => {
@@ -261,7 +261,7 @@ describe.skipIf(noRedis !== undefined)(`shared counts${noRedis === undefined ? '
     expect(await hammerAll(replicas, 100, 200)).toBe(0);
   });
 
-  it('cut off from one replica only: that one has its part, and neither forgets what the other took', async () => {
+  it('give a replica that is cut off from Redis its part, and forget nothing that any replica took', async () => {
     const [one, cut] = await startReplicas(2);
     if (!one || !cut) expect.unreachable();
     cut.proxy.mode = 'refuse';
@@ -276,7 +276,7 @@ describe.skipIf(noRedis !== undefined)(`shared counts${noRedis === undefined ? '
     expect(await hammerAll([one, cut], 100, 100)).toBe(0);
   });
 
-  it('counts once what was sent twice because an answer was lost', async () => {
+  it('count once what was sent twice because an answer was lost', async () => {
     const [one, other] = await startReplicas(2);
     if (!one || !other) expect.unreachable();
     one.proxy.mode = 'swallow';
@@ -291,7 +291,7 @@ describe.skipIf(noRedis !== undefined)(`shared counts${noRedis === undefined ? '
     expect(taken).toBeLessThanOrEqual(98 + boundOf(100, 2));
   });
 
-  it('slow, beyond its deadline: nobody waits longer than that, and each replica has its part', async () => {
+  it('wait for a slow Redis until the deadline only, and go on with each replica’s part', async () => {
     const replicas = await startReplicas(2);
     for (const { proxy } of replicas) proxy.delay = 2 * TIMEOUT;
     const began = performance.now();
@@ -301,7 +301,7 @@ describe.skipIf(noRedis !== undefined)(`shared counts${noRedis === undefined ? '
     expect(taken).toBeLessThanOrEqual(10 + boundOf(10, 2));
   });
 
-  it('away from the start: two replicas are reckoned with', async () => {
+  it('assume two replicas if Redis has been away since the start', async () => {
     const replica = await (async () => {
       const own = await startRedis();
       await own.kill();

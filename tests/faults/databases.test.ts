@@ -93,8 +93,8 @@ afterAll(async () => {
   );
 });
 
-describe('the registry is down', () => {
-  it('known tenants are served, unknown ones get 503; it comes back, and all is well', async () => {
+describe('while the registry is down,', () => {
+  it('known tenants are served for the stated time, and unknown tenants get 503', async () => {
     const known = await createTenant('known');
     const unknown = await createTenant('unknown');
     const service = await startForTest();
@@ -130,8 +130,8 @@ describe('the registry is down', () => {
   });
 });
 
-describe.runIf(process.platform === 'linux')('the registry hangs', () => {
-  it('known tenants are served while it hangs, and what needs it waits for itself alone', async () => {
+describe.runIf(process.platform === 'linux')('while the registry hangs,', () => {
+  it('known tenants are served, and only requests that need the registry wait', async () => {
     const known = await createTenant('known-to-a-hang');
     const { send } = await startForTest();
     expect((await products(send, known)).status).toBe(200);
@@ -155,8 +155,8 @@ describe.runIf(process.platform === 'linux')('the registry hangs', () => {
   });
 });
 
-describe('the tenants’ server is killed', () => {
-  it('503 with Retry-After until it runs again, and every acknowledged product is there, once', async () => {
+describe('after the tenants’ server is killed,', () => {
+  it('requests get 503 with Retry-After until it runs again, and every acknowledged product is stored once', async () => {
     const tenant = await createTenant('killed');
     const { send } = await startForTest();
     const acknowledged: string[] = [];
@@ -197,11 +197,11 @@ describe('the tenants’ server is killed', () => {
   });
 });
 
-describe.runIf(process.platform === 'linux')('the tenants’ server hangs', () => {
+describe.runIf(process.platform === 'linux')('a tenants’ server that hangs', () => {
   it.each<[string, () => number[]]>([
     ['with every session in it', () => everyProcessOf(tenantServer)],
     ['for new sessions', () => everyProcessOf(tenantServer).slice(0, 1)],
-  ])('%s: 503 by the deadline, and nothing else waits; it goes on, and all is well', async (what, processes) => {
+  ])('%s causes 503 by the deadline, delays nothing else, and is used again afterwards', async (what, processes) => {
     const [warm, cold] = [await createTenant(`warm-${what.length}`), await createTenant(`cold-${what.length}`)];
     const { send } = await startForTest({
       POOL_STATEMENT_TIMEOUT_MS: '300',
@@ -359,6 +359,6 @@ function signal(pid: number, name: NodeJS.Signals): void {
   try {
     process.kill(pid, name);
   } catch {
-    // It has ended since.
+    // The process has ended meanwhile.
   }
 }

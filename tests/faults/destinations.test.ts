@@ -94,9 +94,9 @@ async function writeInVain(db: Kysely<Notes>, inTransaction: boolean): Promise<v
   });
 }
 
-describe('a connection that took writes and takes none any more (25006)', () => {
+describe('a connection that has become read-only (25006)', () => {
   it.each([false, true])(
-    'retires every connection to its server, of every pool, and those in use when they are given back; in a transaction: %s',
+    'retires every connection to its server: idle ones at once, others when they are released; in a transaction: %s',
     async (inTransaction) => {
       const told: Retirement[] = [];
       const shared = destinations({ onRetire: (retirement) => void told.push(retirement) });
@@ -122,7 +122,7 @@ describe('a connection that took writes and takes none any more (25006)', () => 
     },
   );
 
-  it('retires them as well when it is a lane', async () => {
+  it('retires every connection to its server, even if it is a lane', async () => {
     const shared = destinations();
     const [one, other] = [open({ destinations: shared, lane: true }), open({ destinations: shared })];
     await makeLaneReadOnly(one.db, {});
@@ -132,7 +132,7 @@ describe('a connection that took writes and takes none any more (25006)', () => 
     await expect(laneWrite(one.db, {})).resolves.toHaveLength(1);
   });
 
-  it('costs its neighbours their connections once, and not each time', async () => {
+  it('retires the connections of other pools once, and not at each refused write', async () => {
     const shared = destinations();
     const [one, other] = [open({ destinations: shared }), open({ destinations: shared })];
     await writeInVain(one.db, false);
@@ -144,7 +144,7 @@ describe('a connection that took writes and takes none any more (25006)', () => 
 });
 
 describe('a connection that is older than the maximum age', () => {
-  it('is replaced while it is used again and again, the lane too, and no transaction is cut', async () => {
+  it('is replaced even if it is used all the time, as is the lane, and no transaction is cut', async () => {
     const shared = destinations({ maxAge: 1_000 });
     const handle = open({ destinations: shared, lane: true });
     const before = [await pidOn(handle.db), await lanePid(handle)];
@@ -168,7 +168,7 @@ describe('a connection that is older than the maximum age', () => {
       .toBe(false);
   });
 
-  it('ends earlier or later than others of the same age', () => {
+  it('has a lifetime within 20 % of that age, which differs from connection to connection', () => {
     const destination = destinations({ maxAge: 1_000 }).at(connection);
     const lifetimes = Array.from({ length: 100 }, () => destination.lifetime());
     expect(Math.min(...lifetimes)).toBeGreaterThanOrEqual(800);
@@ -195,7 +195,7 @@ describe('a server whose name moves to another address', () => {
     return open({ destinations: destinations({ resolve }), ...options }, { host: 'moving.test' });
   }
 
-  it('loses its connections to the former address within a second: idle ones, the lane, and those in use when given back', async () => {
+  it('loses its connections to the former address within a second: idle ones, the lane, and those in use when they are released', async () => {
     const handle = await byName({ lane: true });
     const before = [...(await twoPids(handle)), await lanePid(handle)];
     await handle.db.transaction().execute(async (trx) => {
@@ -208,7 +208,7 @@ describe('a server whose name moves to another address', () => {
     expect(before).not.toContain(await pidOn(handle.db));
   });
 
-  it('keeps them while the former address is one of several', async () => {
+  it('keeps its connections while the former address is one of several', async () => {
     const handle = await byName();
     const before = await twoPids(handle);
     answer = async () => [ELSEWHERE, connection.host];
@@ -220,7 +220,7 @@ describe('a server whose name moves to another address', () => {
     ['fails', 1_300, () => Promise.reject(new Error('ENOTFOUND'))],
     ['answers nothing', 1_300, async () => []],
     ['takes too long', 2_600, () => sleep(1_200).then(() => [ELSEWHERE])],
-  ])('keeps them while the look-up %s', async (_, time, broken) => {
+  ])('keeps its connections while the look-up %s', async (_, time, broken) => {
     const handle = await byName();
     const before = await twoPids(handle);
     const lookUps = asked.length;
@@ -230,7 +230,7 @@ describe('a server whose name moves to another address', () => {
     expect(await living(before)).toHaveLength(2);
   });
 
-  it('is looked up once a second, however many pools lead there, and an address never', async () => {
+  it('is looked up once a second for all pools together, and an address is never looked up', async () => {
     const looked: string[] = [];
     const resolve = async (host: string): Promise<readonly string[]> => {
       looked.push(host);
@@ -247,7 +247,7 @@ describe('a server whose name moves to another address', () => {
   });
 });
 
-describe('a tenant whose role takes no writes', () => {
+describe('a tenant whose role is read-only', () => {
   let service: TestService;
   let tenant: TestTenant;
   let neighbour: TestTenant;
@@ -271,7 +271,7 @@ describe('a tenant whose role takes no writes', () => {
       return rows.map(({ pid }) => pid);
     });
 
-  it('reads on, gets 503 for writes, costs its neighbours nothing, and writes within a second of the end', async () => {
+  it('can read, gets 503 for writes, does not disturb its neighbours, and can write within a second of the end', async () => {
     for (const of of [tenant, neighbour]) expect((await write(of)).status).toBe(201);
     const { dbName: neighbours } = await rowOf(service, neighbour);
     const before = await sessionsOf(neighbours);
@@ -304,7 +304,7 @@ describe('a tenant whose role takes no writes', () => {
     for (let time = 0; time < 10; time += 1) expect((await write(tenant)).status).toBe(201);
   });
 
-  it('is served by a database from before its version could be read', async () => {
+  it('is served although its database does not show its schema version', async () => {
     await asSuperuser(database, (db) => sql`drop view tenant_schema_version`.execute(db));
     await service.app.engine.tenantPools.retire(tenant.id);
     expect((await read(tenant)).status).toBe(200);
@@ -315,8 +315,8 @@ describe('a tenant whose role takes no writes', () => {
   });
 });
 
-describe('a registry that takes no writes', () => {
-  it('makes the service unready, and ready again within a second of the end', async () => {
+describe('a registry that is read-only', () => {
+  it('makes the service unready, and the service is ready again within a second of the end', async () => {
     const service = await startService();
     onTestFinished(() => service.close());
     const { user, database } = service.config.registry.connection;

@@ -46,7 +46,7 @@ afterAll(async () => {
 });
 
 describe('a change', () => {
-  it('of a tenant made by hand in SQL is effective on every replica within a second, and counts the epoch on', async () => {
+  it('of a tenant by hand in SQL takes effect on every replica within a second, and increases the epoch', async () => {
     const tenant = await home.createTenant();
     const statuses = async (): Promise<number[]> =>
       Promise.all(
@@ -62,7 +62,7 @@ describe('a change', () => {
     expect(await epochOf(tenant.id)).toBe(4);
   });
 
-  it('is effective on every replica before it is acknowledged', async () => {
+  it('takes effect on every replica before it is acknowledged', async () => {
     const tenant = await home.createTenant();
     const user = await home.createUser(tenant, 'told@example.com');
     const list = async (): Promise<number> => (await far.send('GET', '/users', { token: user.token })).status;
@@ -80,11 +80,11 @@ describe('a change', () => {
   });
 });
 
-describe('a replica that hears nothing', () => {
+describe('a replica that receives no changes', () => {
   it.each<[string, () => unknown]>([
     ['because its connections are cut again and again', () => cutAgainAndAgain(2_000)],
     ['because the network swallows everything', () => (proxy.mode = 'hang')],
-  ])('%s, notices within a second what happens elsewhere', async (_why, breakIt) => {
+  ])('%s, refuses within a second what was revoked elsewhere', async (_why, breakIt) => {
     const tenant = await home.createTenant();
     const user = await home.createUser(tenant, 'cut-off@example.com');
     const other = await home.createUser(tenant, 'logged-out@example.com');
@@ -102,7 +102,7 @@ describe('a replica that hears nothing', () => {
     expect(await me()).toBe(401);
   });
 
-  it('believes nothing from before when it hears again', async () => {
+  it('trusts nothing that it cached before, once it receives changes again', async () => {
     const tenant = await home.createTenant();
     expect((await far.send('GET', '/auth/me', { token: tenant.adminToken })).status).toBe(200);
     proxy.mode = 'refuse';
@@ -114,8 +114,8 @@ describe('a replica that hears nothing', () => {
   });
 });
 
-describe('an act that cannot be told', () => {
-  it('is not acknowledged, and is told as soon as that is possible', async () => {
+describe('a change that cannot be published', () => {
+  it('is not acknowledged, and is published as soon as possible', async () => {
     const tenant = await home.createTenant();
     const user = await home.createUser(tenant, 'untold@example.com');
     const [here, there] = [far, home].map(
@@ -136,7 +136,7 @@ describe('an act that cannot be told', () => {
 });
 
 describe('the channel', () => {
-  it('delivers what several publish at once, in any number, to everybody', async () => {
+  it('delivers every change to every replica, even if 500 are published at once', async () => {
     const { connection } = testConfig(registry).registry;
     const both = [eventsOver(connection), eventsOver(connection)] as const;
     const [{ events: one }, { events: other }] = both;

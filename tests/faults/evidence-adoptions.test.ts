@@ -161,7 +161,7 @@ async function arriveLate(change: string): Promise<void> {
 const isMarkOfAdoption = ({ sql: text }: Statement): boolean =>
   text.includes('tenantry mark') && text.includes(' adopted ');
 
-it('of two adoptions of one database at once, one is made, and the other one leaves its database alone', async () => {
+it('of two simultaneous adoptions of one database, one succeeds and the other leaves the database alone', async () => {
   const service = await startQuietService();
   const clusterId = await clusterOf(service);
   for (let round = 0; round < 4; round += 1) {
@@ -175,7 +175,7 @@ it('of two adoptions of one database at once, one is made, and the other one lea
   }
 });
 
-it('an adopter that stood still while another one adopted the database leaves it alone when it wakes up', async () => {
+it('an adopter that pauses while another one adopts the database leaves the database alone when it continues', async () => {
   const { here, there, clusterId, onStatement, loseLocks } = await startReplicas();
   const database = await newLegacyDatabase();
   const halt = newHalt();
@@ -197,7 +197,7 @@ it('an adopter that stood still while another one adopted the database leaves it
   await expectOneWinner(there, answers, database);
 });
 
-it('an adopter that stands still anywhere in its undo does not undo what another replica made active', async () => {
+it('an adopter that pauses anywhere in its undo does not undo what another replica made active', async () => {
   const { here, there, clusterId, onStatement, loseLocks } = await startReplicas();
   const token = there.operatorToken;
   const harm: string[] = [];

@@ -52,7 +52,7 @@ const GONE = { exists: false, open: false };
 /** The content of the database of a tenant with a product. */
 const contentFor = (id: string): object => ({ markers: [id], users: [ADMIN.email], products: [PRODUCT] });
 
-it('a closed database with a user in it outlives the row of a former build that was making it, and becomes a suspended tenant', async () => {
+it('a closed database with a user survives its row in a former build’s unfinished creation, and becomes a suspended tenant', async () => {
   const service = await startQuietService();
   const id = await makeTenantWithProduct(service, 'half-made');
   await expectStatus(actOn(service, id, 'suspend'), 200);
@@ -64,7 +64,7 @@ it('a closed database with a user in it outlives the row of a former build that 
   expect(await statusOf(service, id)).toBe('suspended');
 });
 
-it('a closed database with a user in it outlives the row of a former build that was making it, also when only its role is marked', async () => {
+it('a closed database with a user survives its row in a former build’s unfinished creation, even if only its role is marked', async () => {
   const service = await startQuietService();
   const id = await makeTenantWithProduct(service, 'half-made');
   await expectStatus(actOn(service, id, 'suspend'), 200);
@@ -76,7 +76,7 @@ it('a closed database with a user in it outlives the row of a former build that 
   expect(await contentOf(row.dbName)).toEqual(contentFor(id));
 });
 
-it('an open database stays open and whole when a former build deleted its row long ago: it may have been restored since', async () => {
+it('an open database whose row a former build deleted long ago stays open and complete: the tenant may have been restored since', async () => {
   const service = await startQuietService(A_DAY_OF_GRACE);
   const id = await makeTenantWithProduct(service, 'restored-since');
   const { dbName } = await asOfFormerBuild(service, id, DELETED_LONG_AGO);
@@ -90,7 +90,7 @@ it('an open database stays open and whole when a former build deleted its row lo
   expect(service.lines.filter((line) => line.includes(id) && line.includes('left as it is'))).not.toEqual([]);
 });
 
-it('a closed database that a former build deleted long ago is completed, and has its whole grace time from then on', async () => {
+it('a closed database whose row a former build deleted long ago gets its mark, and its full grace time from then on', async () => {
   const service = await startQuietService(A_DAY_OF_GRACE);
   const id = await makeTenantWithProduct(service, 'deleted-before');
   await expectStatus(actOn(service, id, 'DELETE'), 204);
@@ -105,7 +105,7 @@ it('a closed database that a former build deleted long ago is completed, and has
   expect(Date.now() - new Date(deletedAt ?? 0).getTime()).toBeLessThan(DAY);
 });
 
-it('a purge leaves a database that belongs to another role by now, also when the provisioner is a member of that role', async () => {
+it('a purge leaves a database that now belongs to another role, even if the provisioner is a member of that role', async () => {
   const service = await startQuietService();
   const id = await makeTenantWithProduct(service, 'handed-over');
   const { dbName } = await rowOf(service, { id });
@@ -132,7 +132,7 @@ it.each([
   ['drop', 'keep'],
   ['keep', 'drop'],
 ])(
-  'a purge that is acknowledged to keep the database keeps it beside another purge: %s and then %s',
+  'a purge that was acknowledged to keep the database keeps it, even beside another purge: %s and then %s',
   async (...acts) => {
     const service = await startQuietService();
     const id = await makeTenantWithProduct(service, 'purged-twice');
@@ -152,7 +152,7 @@ it.each([
   },
 );
 
-it('a database that was restored from a dump while its row said that it was being made becomes active, and is marked again', async () => {
+it('a database that was restored from a dump while its row said provisioning becomes active, and is marked again', async () => {
   const service = await startQuietService();
   const id = await makeTenantWithProduct(service, 'dumped');
   const row = await rowOf(service, { id });
@@ -167,7 +167,7 @@ it('a database that was restored from a dump while its row said that it was bein
   expect(await signIn(service, 'dumped')).toBe(200);
 });
 
-it('every act of an operator works when the registry is of before the upgrade and the mark is of after it', async () => {
+it('every act of an operator works if the registry is from before an upgrade and the mark from after it', async () => {
   const service = await startQuietService();
   const id = await makeTenant(service, 'between-builds');
   const row = await rowOf(service, { id });
@@ -185,7 +185,7 @@ it('every act of an operator works when the registry is of before the upgrade an
   expect(await stateOfDatabase(row.dbName)).toEqual(GONE);
 });
 
-it('a removal that a former build began is left to an operator while users are in the database, whose slug says so', async () => {
+it('a removal that a former build began waits for an operator while the database has users, and a refused slug names the tenant', async () => {
   const service = await startQuietService();
   const id = await makeTenant(service, 'half-removed');
   const { dbName } = await asOfFormerBuild(service, id, sql`status = 'deleting'`);
@@ -202,7 +202,7 @@ it('a removal that a former build began is left to an operator while users are i
   await expectStatus(make(service, service.operatorToken, 'half-removed'), 201);
 });
 
-it('a removal that a former build began is finished by itself when no user is in the database', async () => {
+it('a removal that a former build began is finished by a job if the database has no users', async () => {
   const service = await startQuietService();
   const id = await makeTenant(service, 'half-removed');
   const { dbName } = await asOfFormerBuild(service, id, sql`status = 'deleting'`);
@@ -214,7 +214,7 @@ it('a removal that a former build began is finished by itself when no user is in
   expect(await statusOf(service, id)).toBeUndefined();
 });
 
-it('a tenant whose claim only its database knows is suspended and resumed', async () => {
+it('a tenant whose claim is only in its database can be suspended and resumed', async () => {
   const service = await startQuietService();
   const id = await makeTenant(service, 'dumped-later');
   const row = await rowOf(service, { id });
@@ -228,7 +228,7 @@ it('a tenant whose claim only its database knows is suspended and resumed', asyn
   expect(await signIn(service, 'dumped-later')).toBe(200);
 });
 
-it('a tenant whose role the provisioner may not comment on is suspended and resumed', async () => {
+it('a tenant whose role the provisioner may not comment on can be suspended and resumed', async () => {
   const service = await startQuietService();
   const id = await makeTenant(service, 'made-by-hand');
   const { dbName, dbUser } = await rowOf(service, { id });
@@ -243,7 +243,7 @@ it('a tenant whose role the provisioner may not comment on is suspended and resu
   expect(await signIn(service, 'made-by-hand')).toBe(200);
 });
 
-it('the refusal to purge a tenant whose mark is newer than its row names the way on, and that way works', async () => {
+it('a purge that is refused because the mark is newer than the row names the next step, which works', async () => {
   const service = await startQuietService();
   const id = await makeTenant(service, 'in-the-past');
   const { dbName } = await rowOf(service, { id });
@@ -259,7 +259,7 @@ it('the refusal to purge a tenant whose mark is newer than its row names the way
   expect(await statusOf(service, id)).toBeUndefined();
 });
 
-it('a purge that keeps the database lets go of it, also when its mark is newer than its row: it can be adopted again', async () => {
+it('a purge that keeps the database releases it for another adoption, even if its mark is newer than its row', async () => {
   const service = await startQuietService();
   const id = await makeTenantWithProduct(service, 'in-the-past');
   const { dbName, dbUser } = await rowOf(service, { id });
@@ -286,7 +286,7 @@ it('a purge that keeps the database lets go of it, also when its mark is newer t
   await expectStatus(make(service, token, 'adopted-again', { adopt, admin }), 201);
 });
 
-it('a former build cannot begin to remove a tenant that it has no evidence for', async () => {
+it('a former build cannot begin to remove a tenant if it has no evidence for the removal', async () => {
   const service = await startQuietService();
   const registry = connectAs<unknown>(service.config.registry.connection.database, registryService);
   onTestFinished(() => registry.close(0));

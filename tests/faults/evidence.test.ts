@@ -106,7 +106,7 @@ describe('the command that migrates', () => {
     return name;
   }
 
-  it('leaves the template of a newer build, and says that the fleet is newer', async () => {
+  it('keeps the template of a newer build, and says that the fleet is newer', async () => {
     const newer = await templateOf('9999_newer');
     const { output } = await migrate();
     expect((await stateOfDatabase(newer)).exists).toBe(true);
@@ -123,7 +123,7 @@ describe('the command that migrates', () => {
     expect((await stateOfDatabase(template)).exists).toBe(true);
   });
 
-  it('leaves an adopted database whose name is that of a template', async () => {
+  it('keeps an adopted database whose name looks like that of a template', async () => {
     const service = await start();
     const database = `legacy_${randomBytes(6).toString('hex')}`;
     await createLegacyDatabase(database, provisioner.user);
@@ -149,7 +149,7 @@ describe('the command that migrates', () => {
     await eventually('it is served', async () => (await signIn(service, 'adopted-before')) === 200);
   });
 
-  it('has no name to be afraid of: a database that is called as a template cannot be adopted', async () => {
+  it('meets no new database of that kind: a database whose name looks like that of a template cannot be adopted', async () => {
     const service = await start();
     const database = `tenantry_template_legacy_${randomBytes(6).toString('hex')}`;
     await createLegacyDatabase(database, provisioner.user);
@@ -160,7 +160,7 @@ describe('the command that migrates', () => {
   });
 });
 
-it('a tenant that was restored and deleted again while it was about to be purged has its whole time once more', async () => {
+it('a tenant that was restored and deleted again just before its purge gets its full grace time again', async () => {
   const grace = 3_600_000;
   const service = await startServiceForTest({ env: { TENANT_DELETION_GRACE_MS: String(grace) } });
   const { id, slug } = await service.createTenant();
@@ -203,8 +203,8 @@ async function isWaiting({ config }: TestService): Promise<boolean> {
   return rows.length > 0;
 }
 
-describe('a cluster that is moved after it was chosen and before the row is written', () => {
-  it.each(['made', 'adopted'] as const)('gets no tenant at its old place: one that is %s', async (how) => {
+describe('a cluster that is moved after it was chosen, but before the tenant’s row is written,', () => {
+  it.each(['made', 'adopted'] as const)('gets no tenant at its old place, if the tenant is %s', async (how) => {
     const cluster = inject('cluster');
     const registryName = await createRegistry();
     const proxy = await startStatementProxy(superuser);

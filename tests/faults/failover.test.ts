@@ -233,7 +233,7 @@ async function lost(subject: Subject, primary: ReplicatedServer, sent: readonly 
 function promises(failover: () => Failover): void {
   const sentFor = (each: Case): readonly Sent[] => failover().sent.get(each.what) ?? [];
 
-  it.each(CASES)('lets writes work within a second of the promotion: $what', (each) => {
+  it.each(CASES)('accepts writes within a second of the promotion: $what', (each) => {
     const { promoted, gone } = failover();
     const first = firstWrite(failover(), sentFor(each))?.ended ?? Infinity;
     const before = written(sentFor(each)).filter(({ ended }) => ended < gone);
@@ -245,13 +245,13 @@ function promises(failover: () => Failover): void {
     expect(later.filter(({ status }) => status >= 300)).toEqual([]);
   });
 
-  it.each(CASES)('loses nothing that was acknowledged: $what', async (each) => {
+  it.each(CASES)('loses no acknowledged write: $what', async (each) => {
     const { primary } = failover();
     expect(written(sentFor(each)).length).toBeGreaterThan(5);
     expect(await lost(subjectOf(each), primary, sentFor(each))).toEqual([]);
   });
 
-  it.each(CASES)('answers with success or 503, and nothing else: $what', (each) => {
+  it.each(CASES)('answers with success or 503 only: $what', (each) => {
     const others = sentFor(each).filter(({ status }) => status >= 300 && status !== 503);
     expect(others).toEqual([]);
   });
@@ -265,7 +265,7 @@ function promises(failover: () => Failover): void {
     expect(between.filter(({ status }) => status < 300)).toEqual([]);
   });
 
-  it.each(CASES)('is ready when it can do an operator’s acts, and not otherwise: $what', (each) => {
+  it.each(CASES)('is ready only while operators can act: $what', (each) => {
     const { gone, promoting, promoted } = failover();
     const ready = sentFor(each).filter(({ kind }) => kind === 'ready');
     const between = ready.filter(({ begun, ended }) => begun > gone && ended < promoting);
@@ -282,7 +282,7 @@ function promises(failover: () => Failover): void {
   });
 }
 
-describe('a switchover, after which the former primary is a standby that can be reached', () => {
+describe('a switchover, after which the former primary is a standby that can still be reached,', () => {
   let failover: Failover;
   beforeAll(async () => {
     failover = await failOver(async () => {
@@ -301,7 +301,7 @@ describe('a switchover, after which the former primary is a standby that can be 
   promises(() => failover);
 });
 
-describe('a synchronous standby that is lost', () => {
+describe('a lost synchronous standby', () => {
   const subject = (): Subject => subjectOf({ what: "the tenants' server by name" });
   let writes: readonly Sent[];
   let read: Sent;
@@ -325,17 +325,17 @@ describe('a synchronous standby that is lost', () => {
     await other.caughtUp();
   });
 
-  it('lets reads go on while writes wait', () => {
+  it('does not stop reads while writes wait', () => {
     expect(read.status).toBe(200);
     expect(read.ended).toBeLessThan(Math.max(...writes.map(({ ended }) => ended)));
   });
 
-  it('makes writes 503 by the deadline, also when the server says COMMIT because somebody ended the wait', () => {
+  it('makes writes 503 by the deadline, even if the server says COMMIT because the wait was cancelled', () => {
     expect(writes.map(({ status }) => status)).toEqual([503, 503]);
     for (const { begun, ended } of writes) expect(ended - begun).toBeLessThan(STATEMENT_TIMEOUT + 2_000);
   });
 
-  it('takes writes again when the standby is back', async () => {
+  it('no longer stops writes when it is back', async () => {
     expect((await send(subject(), 'write')).status).toBe(201);
   });
 });
@@ -356,7 +356,7 @@ describe('a crash of a primary whose COMMIT waits for the standby', () => {
   promises(() => failover);
 });
 
-describe('a name that moves while the former server lives and takes writes', () => {
+describe('a name that moves while the former server still runs and accepts writes', () => {
   let moved: number;
   let sent: ReadonlyMap<string, readonly Sent[]>;
   beforeAll(async () => {
@@ -375,7 +375,7 @@ describe('a name that moves while the former server lives and takes writes', () 
     await running.stop();
   });
 
-  it.each(BY_NAME)('takes the writes along: $what', async (each) => {
+  it.each(BY_NAME)('moves the writes to the new server: $what', async (each) => {
     const later = (sent.get(each.what) ?? []).filter(({ begun }) => begun > moved + PROMISED + 500);
     expect(written(later).length).toBeGreaterThan(0);
     expect(later.filter(({ status }) => status >= 300)).toEqual([]);

@@ -35,7 +35,7 @@ afterAll(async () => {
 });
 
 describe('a tenant on a far server', () => {
-  it('signs in, reads and writes over connections that are opened then, and none is given up', async () => {
+  it('can sign in, read and write over new connections, and no connection is given up', async () => {
     const { operatorToken, app, send } = service;
     const made = await send<{ id: string }>('POST', '/tenants', {
       token: operatorToken,
@@ -58,13 +58,13 @@ describe('a tenant on a far server', () => {
     expect([signedIn.status, list.status, written.status]).toEqual([200, 200, 201]);
     const again = await send<{ data: unknown[] }>('GET', '/products', { token });
     expect(again.body.data).toHaveLength(1);
-    expect(app.engine.clusters.at(far).tenants.stats()).toMatchObject({ unknown: 0, timedOut: 0 });
+    expect(app.engine.governors.at(far).tenants.stats()).toMatchObject({ unknown: 0, timedOut: 0 });
     // The breaker's probe, as when a server is back, and the check of its sessions.
     await app.engine.tenantPools.probe(id);
     far.delay = 0;
   });
 
-  it('is not given up for its silence, though the opening takes longer than a silence may', async () => {
+  it('is not given up for its silence, even if opening a connection takes longer than a silence may', async () => {
     const { host, port } = far;
     const client = new ClientConnection({
       ...clientConfig({ ...server.superuser, host, port, tls: { ca: tlsCa } }),

@@ -87,7 +87,7 @@ describe('the feed', () => {
     await sleep(SETTLED);
   }
 
-  it('misses no change whose transaction took its number first and commits last', async () => {
+  it('misses no change whose transaction took its number first and committed last', async () => {
     const slow = connectAs<Registry>(registry);
     onTestFinished(() => slow.close(0));
     await slow.db.transaction().execute(async (trx) => {
@@ -103,17 +103,17 @@ describe('the feed', () => {
     expect(far.heard).toEqual(['one', 'two', 'three', 'late']);
   });
 
-  it('hears within a moment of a change that nothing notified of', async () => {
+  it('receives a change within a second although no notification was sent', async () => {
     await inRegistry((db) => sql`insert into changes (message) values ('operator quiet')`.execute(db));
     await expect.poll(() => far.heard, { timeout: 1_000, interval: 10 }).toEqual(['quiet']);
   });
 
-  it('hears after a silence what was committed in it, and forgets nothing for that', async () => {
+  it('receives after a silence what was committed meanwhile, and discards no cache', async () => {
     await unheard(() => near.events.publish(operator('meanwhile')));
     expect(far.heard).toEqual(['meanwhile']);
   });
 
-  it('goes on where it was when its connection is cut', async () => {
+  it('continues from its last position after its connection was cut', async () => {
     proxy.mode = 'refuse';
     await near.events.publish(operator('meanwhile'));
     await expect.poll(() => far.events.live, SOON).toBe(false);
@@ -121,7 +121,7 @@ describe('the feed', () => {
     await expect.poll(() => far.heard, SOON).toEqual(['meanwhile']);
   });
 
-  it('takes it for one change of anything when the rows of a silence are gone', async () => {
+  it('reports a change of anything if the rows of a silence are gone', async () => {
     await near.events.publish(operator('before'));
     await expect.poll(() => far.heard, SOON).toEqual(['before']);
     await unheard(async () => {
@@ -140,7 +140,7 @@ describe('the feed', () => {
       'its table is another',
       'create table other (like changes including all); drop table changes cascade; alter table other rename to changes; grant all on changes to public',
     ],
-  ])('takes it for one change of anything when the registry went back to an earlier moment: %s', async (_, restore) => {
+  ])('reports a change of anything if the registry went back to an earlier moment: %s', async (_, restore) => {
     await near.events.publish(operator('before'));
     await near.events.publish(operator('lost'));
     await expect.poll(() => far.heard, SOON).toEqual(['before', 'lost']);
@@ -150,7 +150,7 @@ describe('the feed', () => {
     await expect.poll(() => far.heard, SOON).toEqual(['before', 'lost', 'any', 'after']);
   });
 
-  it('takes it for one change of anything when there are more than it would read', async () => {
+  it('reports a change of anything if there are more changes than it reads at once', async () => {
     await unheard(() =>
       inRegistry((db) =>
         sql`insert into changes (message) select 'operator ' || n from generate_series(1, 10001) n`.execute(db),
@@ -159,7 +159,7 @@ describe('the feed', () => {
     expect(far.heard).toEqual(['any']);
   });
 
-  it('is swept without a gap, of rows from another server too, and keeps the newest', async () => {
+  it('is swept without a gap, even of rows from another server, and keeps the newest row', async () => {
     // A restored dump contains rows with transaction ids that this server has not assigned yet.
     await inRegistry((db) =>
       sql`insert into changes (xid, message) values ('9000000000000', 'operator foreign')`.execute(db),
@@ -176,7 +176,7 @@ describe('the feed', () => {
     expect(far.heard).toEqual(['one', 'two', 'young']);
   });
 
-  it('is swept by a job, of rows that its last run saw a minute ago', async () => {
+  it('is swept by a job, of rows that the last run saw at least a minute ago', async () => {
     const handle = connectAs<Registry>(registry);
     onTestFinished(() => handle.close(0));
     const sweep = createFeedSweep(handle.db);
@@ -195,7 +195,7 @@ describe('the feed', () => {
     expect(await count(), 'the newest of those that were seen, and the one after').toBe(2);
   });
 
-  it('is not live on a registry that takes no writes, and goes on where it was when that is over', async () => {
+  it('is not live on a read-only registry, and continues from its last position afterwards', async () => {
     const readOnly = (on: boolean): Promise<unknown> =>
       asSuperuser('postgres', (db) =>
         sql`alter database ${sql.id(registry)} set default_transaction_read_only = ${sql.lit(on ? 'on' : 'off')}`.execute(
@@ -225,7 +225,7 @@ describe('the feed', () => {
     expect(far.heard).toEqual(['meanwhile']);
   });
 
-  it('hears a former build, and is heard by it', async () => {
+  it('receives the changes of a former build, which receives those of this build', async () => {
     await noFormerBuild(false);
     await sleep(SETTLED);
     const { connection } = testConfig(registry).registry;
@@ -261,7 +261,7 @@ describe('the feed', () => {
       ]);
   });
 
-  it('takes a cut for one change of anything while a former build may publish by notifications alone', async () => {
+  it('reports a change of anything after a cut while a former build may publish by notifications alone', async () => {
     await noFormerBuild(false);
     await sleep(SETTLED);
     proxy.cut();
@@ -272,8 +272,8 @@ describe('the feed', () => {
   });
 });
 
-describe('two replicas that have nothing to say to each other', () => {
-  it('take no transaction ids', async () => {
+describe('two replicas without any changes', () => {
+  it('use no transaction ids', async () => {
     const { cluster, stop } = await startCluster();
     onTestFinished(stop);
     const registry = await createRegistryIn(cluster);
@@ -294,7 +294,7 @@ describe('two replicas that have nothing to say to each other', () => {
   });
 });
 
-describe('a registry that stands still for 600 ms, under load', () => {
+describe('a registry that pauses for 600 ms under load', () => {
   /** The queries for an unknown tenant, session or user. */
   const LOOK_UP = /from "(tenants|sessions|operators|clusters)"|role_permissions/;
   const FEED = 'tenantry events';
@@ -338,7 +338,7 @@ describe('a registry that stands still for 600 ms, under load', () => {
     Promise.all(tokens.map(async (token) => (await send('GET', '/auth/me', { token })).status));
   const lookUps = (): string[] => seen.filter(({ sql: text }) => LOOK_UP.test(text)).map(({ sql: text }) => text);
 
-  it('gets one question a replica, and tenants’ databases none', async () => {
+  it('gets one query from each replica, and the tenants’ databases get none', async () => {
     const until = performance.now() + 600;
     let questions = 0;
     proxy.onStatement = async (statement): Promise<Verdict> => {
@@ -358,7 +358,7 @@ describe('a registry that stands still for 600 ms, under load', () => {
     expect(questions).toBeLessThanOrEqual(2);
   });
 
-  it('gets no question from requests that waited for a replica which stood still itself', async () => {
+  it('gets no query from requests that waited while the replica itself paused', async () => {
     const until = performance.now() + 600;
     while (performance.now() < until);
     expect(far.app.engine.events.live).toBe(false);
@@ -366,7 +366,7 @@ describe('a registry that stands still for 600 ms, under load', () => {
     expect(lookUps()).toEqual([]);
   });
 
-  it('still gets every look-up when the silence lasts: what was revoked meanwhile is refused within a second', async () => {
+  it('lets a revocation take effect within a second, even if the pause lasts longer', async () => {
     proxy.onStatement = async ({ application }): Promise<Verdict> => {
       if (application === FEED) await sleep(1_500);
       return 'pass';

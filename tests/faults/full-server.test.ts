@@ -33,7 +33,7 @@ afterAll(async () => {
 });
 
 describe('a server with fewer connections than its budget', () => {
-  it('is named by the start, in words', async () => {
+  it('causes a warning at the start that names both numbers', async () => {
     const warning = 'Budget and reserve need 44 connections; the server allows 17 in all.';
     await expect.poll(() => log.filter((line) => line.includes(warning)).length, { timeout: 10_000 }).toBe(2);
   });
@@ -57,7 +57,7 @@ describe('a server with fewer connections than its budget', () => {
     expect(asked).toBe(TENANTS * 2 * 6);
     expect(failed).toEqual([]);
     // The refusals happened: without them this test would prove nothing.
-    const leased = services.map(({ app }) => app.engine.clusters.at(small.provisioner).tenants.stats().leased);
+    const leased = services.map(({ app }) => app.engine.governors.at(small.provisioner).tenants.stats().leased);
     expect(Math.min(...leased)).toBeLessThan(MAX_CONNECTIONS);
     expect(log.join('')).toContain('the budget is lowered for now');
   });

@@ -83,7 +83,7 @@ describe('a tenant that another replica serves', () => {
     await expect.poll(async () => (await list(there, tenant)).status, PROMISE).toBe(200);
   });
 
-  it('is refused there also while that replica hears nothing of it, and its neighbours are served', async () => {
+  it('is refused there even if that replica receives no change, and its neighbours are served', async () => {
     const [tenant, neighbour] = [await here.createTenant(), await here.createTenant()];
     for (const each of [tenant, neighbour]) expect((await list(there, each)).status).toBe(200);
     // Closed by hand, without a row or an event: the worst answer that PostgreSQL can give.
@@ -104,8 +104,8 @@ describe('a tenant that another replica serves', () => {
   });
 });
 
-describe('a tenant at work', () => {
-  it('is purged also while somebody is leaving its database whom the provisioner may not send away', async () => {
+describe('a tenant that is in use', () => {
+  it('can be purged while a session ends that the provisioner may not terminate', async () => {
     const tenant = await here.createTenant();
     const row = await rowOf(here, tenant);
     let purged: Promise<Answer<Problem>> | undefined;
@@ -119,7 +119,7 @@ describe('a tenant at work', () => {
     expect(await isOpen(row)).toBeUndefined();
   });
 
-  it('loses its running transaction when it is suspended, and nothing that was committed', async () => {
+  it('loses its running transaction when it is suspended, but nothing that was committed', async () => {
     const tenant = await here.createTenant();
     const row = await rowOf(here, tenant);
     const { adminToken: token } = tenant;
@@ -148,7 +148,7 @@ describe('a tenant at work', () => {
     expect(text).not.toContain('Not committed');
   });
 
-  it.each(['suspend', 'delete'] as const)('meets no 500 when its %s comes among fifty requests', async (away) => {
+  it.each(['suspend', 'delete'] as const)('gets no 500 if its %s happens during fifty requests', async (away) => {
     const tenant = await here.createTenant();
     const { adminToken: token } = tenant;
     const body = { name: 'Lamp', price: '1.00' };
@@ -180,7 +180,7 @@ describe('a tenant at work', () => {
     expect(rows[0]?.count).toBeGreaterThanOrEqual(written + 2);
   });
 
-  it('meets no 500 when it is purged', async () => {
+  it('gets no 500 when it is purged', async () => {
     const tenant = await here.createTenant();
     const row = await rowOf(here, tenant);
     const load = Array.from({ length: 50 }, (_, index) => list(index % 2 === 0 ? here : there, tenant));
@@ -194,8 +194,8 @@ describe('a tenant at work', () => {
   });
 });
 
-describe('acts at once', () => {
-  it('end in one state, which the row, PostgreSQL and every replica have', { timeout: 60_000 }, async () => {
+describe('simultaneous acts', () => {
+  it('end in one state, which the row, PostgreSQL and every replica agree on', { timeout: 60_000 }, async () => {
     const acts: readonly Path[] = ['suspend', 'resume', 'delete', 'restore', 'suspend', 'resume', 'delete', 'restore'];
     for (let round = 0; round < 5; round += 1) {
       const tenant = await here.createTenant();
@@ -212,7 +212,7 @@ describe('acts at once', () => {
     }
   });
 
-  it('have one outcome where one restores and one purges', async () => {
+  it('have one outcome if one restores and one purges', async () => {
     for (let round = 0; round < 3; round += 1) {
       const tenant = await here.createTenant();
       const before = await rowOf(here, tenant);
@@ -261,7 +261,7 @@ describe('while the tenants’ server does not answer', () => {
   it.each([
     ['suspend', 'suspended', 'tenant-suspended'],
     ['delete', 'deleted', 'forbidden'],
-  ] as const)('a %s turns the row, says what is missing, and is completed by itself', async (away, status, code) => {
+  ] as const)('a %s changes the row, says what remains, and a job completes it', async (away, status, code) => {
     const tenant = await service.createTenant();
     expect((await list(service, tenant)).status).toBe(200);
     takeAway();
@@ -278,7 +278,7 @@ describe('while the tenants’ server does not answer', () => {
     expect(await isOpen(row)).toBe(false);
   });
 
-  it('a resumption changes nothing, and works when it is sent again', async () => {
+  it('a resumption changes nothing, and works when it is repeated', async () => {
     const tenant = await service.createTenant();
     expect((await act(service, 'suspend', tenant.id)).status).toBe(200);
     takeAway();
@@ -291,7 +291,7 @@ describe('while the tenants’ server does not answer', () => {
     expect((await list(service, tenant)).status).toBe(200);
   });
 
-  it('a purge begins nothing, because it cannot see whose the database is, and can be sent again', async () => {
+  it('a purge does nothing, because it cannot see whose database it is, and works when it is repeated', async () => {
     const tenant = await service.createTenant();
     expect((await act(service, 'delete', tenant.id)).status).toBe(204);
     const row = await rowOf(service, tenant);
@@ -308,7 +308,7 @@ describe('while the tenants’ server does not answer', () => {
     expect(await findTenant(service.app.engine.registry, tenant.id)).toBeUndefined();
   });
 
-  it('a server that hangs holds an act up for its deadline only', async () => {
+  it('a server that hangs delays an act until the deadline only', async () => {
     const tenant = await service.createTenant();
     proxy.mode = 'hang';
     onTestFinished(() => {

@@ -16,7 +16,7 @@ import {
   type Replicas,
 } from '../support/lost-answers.js';
 
-it('an adopted database keeps its own rows, whichever answer was lost and whatever is done about it', async () => {
+it('an adopted database keeps its own rows, whichever answer is lost and whichever advice the client follows', async () => {
   const replicas = await startReplicas();
   const { adopted, adoptWithLoss } = await startAdopting(replicas);
   for (const target of targets) {
@@ -28,7 +28,7 @@ it('an adopted database keeps its own rows, whichever answer was lost and whatev
   expect(await harmAfterAdvice(replicas, adopted)).toEqual([]);
 }, 120_000);
 
-it('an adoption whose last COMMIT lost its answer is whole or undone, also if the server is away from then on', async () => {
+it('an adoption whose last COMMIT lost its answer is complete or undone, even if the server is away from then on', async () => {
   const replicas = await startReplicas();
   const { adopted, adoptWithLoss } = await startAdopting(replicas);
   for (let awayFrom = 1; awayFrom <= 8; awayFrom += 1) {

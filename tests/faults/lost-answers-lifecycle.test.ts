@@ -24,7 +24,7 @@ const acts = {
   restore: { status: 'active', open: true },
 } as const;
 
-it('suspend, resume, delete and restore are done when they are sent again, and the database agrees with the row', async () => {
+it('suspend, resume, delete and restore succeed when they are repeated, and the database agrees with the row', async () => {
   const replicas = await startReplicas();
   const { here, there, registry } = replicas;
   const { id, slug } = await there.createTenant();
@@ -73,7 +73,7 @@ it('suspend, resume, delete and restore are done when they are sent again, and t
   expect(harm).toEqual([]);
 }, 120_000);
 
-it('a purge is done when it is sent again, and leaves nothing', async () => {
+it('a purge succeeds when it is repeated, and leaves nothing', async () => {
   const replicas = await startReplicas(1);
   const { here, there, registry } = replicas;
   const harm: string[] = [];

@@ -22,7 +22,7 @@ it.each([
   ['a tenant that is made from the template', 0],
   ['a tenant that claims a standby database', 1],
 ])(
-  '%s is acknowledged once and stays, whichever answer was lost while it was made',
+  '%s is acknowledged once and stays, whichever answer is lost during its creation',
   async (_what, standby) => {
     const replicas = await startReplicas(standby);
     const { here, there } = replicas;

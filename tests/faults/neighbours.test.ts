@@ -88,7 +88,7 @@ async function stopBackends(tenant: TestTenant, count: number): Promise<() => Pr
       try {
         process.kill(pid, name);
       } catch {
-        // It has ended since.
+        // The process has ended meanwhile.
       }
     }
   };

@@ -41,7 +41,7 @@ describe.skipIf(versionNumber < 170_000)('a full NOTIFY queue (a server of Postg
     ['', '1 day'],
     [', also while a former build may publish by notifications alone', '0'],
   ])(
-    'holds up no act of an operator or an admin: each is done, and effective on every replica within a second%s',
+    'delays no act of an operator or an admin: each succeeds and takes effect on every replica within a second%s',
     async (_, feedFor) => {
       await asSuperuser<Registry, unknown>(registry, (db) =>
         sql`update installation set feed_since = now() - ${feedFor}::interval`.execute(db),
@@ -80,7 +80,7 @@ describe.skipIf(versionNumber < 170_000)('a full NOTIFY queue (a server of Postg
   );
 
   it.each(['in a transaction', 'that is not woken'] as const)(
-    'heals by itself when a session of a tenant’s role holds it up, %s',
+    'is relieved by a job if it is blocked by a session of a tenant’s role, %s',
     async (way) => {
       const attacker = await home.createTenant();
       const attack = await beginAttack(attacker, way);

@@ -109,7 +109,7 @@ async function remainsOf(slug: string, name: string): Promise<{ row?: string; da
 
 const NOTHING = { database: false, role: false };
 
-describe('a failure before the database is marked as whole is undone and said, and the same request works afterwards:', () => {
+describe('a failure before the database is marked as a tenant’s is undone and reported, and the same request then succeeds:', () => {
   const undone = provisioningSteps.slice(0, provisioningSteps.indexOf('mark'));
   it.each(undone)('%s', async (failing) => {
     const slug = newSlug();
@@ -133,7 +133,7 @@ describe('a failure before the database is marked as whole is undone and said, a
   });
 });
 
-describe('a failure after it does not undo the tenant, which goes forward:', () => {
+describe('a failure after that mark does not undo the tenant, whose creation continues:', () => {
   it.each(['mark', 'activate'] as const)('%s', async (failing) => {
     const slug = newSlug();
     afterStep = (step) => {
@@ -154,7 +154,7 @@ describe('a failure after it does not undo the tenant, which goes forward:', () 
   });
 });
 
-describe('a failure for a real reason is undone at every step:', () => {
+describe('a failure with a real cause is undone at every step:', () => {
   const onServer = (statement: string) => (): Promise<void> => run('postgres', statement);
   const onRegistry = (statement: string) => (): Promise<void> => run(registry, statement);
   const refuse = `create function refuse() returns trigger language plpgsql as $$ begin raise exception 'refused'; end $$;`;
@@ -216,7 +216,7 @@ describe('a failure for a real reason is undone at every step:', () => {
   });
 });
 
-describe('when undoing fails too', () => {
+describe('when the undo fails too,', () => {
   /** Fails after a step, with a session in the new database that the provisioner may not end. */
   async function leaveHalf(
     slug: string,
@@ -238,7 +238,7 @@ describe('when undoing fails too', () => {
     return { name, id, unblock };
   }
 
-  it.each(['database', 'fill'] as const)('behind "%s": the row stays, and DELETE finishes it', async (step) => {
+  it.each(['database', 'fill'] as const)('after "%s" the row stays, and DELETE finishes it', async (step) => {
     const slug = newSlug();
     const { name, id, unblock } = await leaveHalf(slug, step);
     const stillBlocked = await send('DELETE', `/tenants/${id}`, { token });
@@ -252,7 +252,7 @@ describe('when undoing fails too', () => {
     await expectWorkingTenant(slug);
   });
 
-  it('the same request finishes it as well, as soon as that is possible', async () => {
+  it('the same request completes the undo as soon as that is possible', async () => {
     const slug = newSlug();
     const { name, unblock } = await leaveHalf(slug, 'fill');
     expect(await make(slug)).toMatchObject({ status: 503, body: { code: 'unavailable' } });
@@ -261,7 +261,7 @@ describe('when undoing fails too', () => {
     expect(await remainsOf(slug, name)).toEqual({ ...NOTHING, row: 'active' });
   });
 
-  it('nobody can sign in to what is left', async () => {
+  it('no user can sign in to the incomplete tenant', async () => {
     const slug = newSlug();
     const { unblock } = await leaveHalf(slug, 'fill');
     const { email, password } = ADMIN;
@@ -270,11 +270,11 @@ describe('when undoing fails too', () => {
   });
 });
 
-describe('a tenant whose making died with its process', () => {
+describe('a tenant whose creation ended with its process', () => {
   it.each<[string, boolean]>([
     ['behind its database', true],
     ['behind its row', false],
-  ])('%s, is cleared away by the next one of that slug', async (_where, withDatabase) => {
+  ])('is removed when its slug is requested again; the creation had ended %s', async (_where, withDatabase) => {
     const slug = newSlug();
     const name = await abandon(slug, withDatabase);
     await expectWorkingTenant(slug);
@@ -283,7 +283,7 @@ describe('a tenant whose making died with its process', () => {
     expect(row?.dbName).not.toBe(name);
   });
 
-  it('is left alone while somebody is at work on it', async () => {
+  it('is left alone while another worker holds its lock', async () => {
     const slug = newSlug();
     const name = await abandon(slug, true);
     const { id = '' } = (await findTenantBySlug(central.db, slug)) ?? {};
@@ -332,7 +332,7 @@ describe('a tenant whose making died with its process', () => {
   }
 });
 
-it('makes one tenant of several requests at once with one slug, and leaves nothing of the others', async () => {
+it('creates one tenant from simultaneous requests with one slug, and leaves nothing of the others', async () => {
   const slug = newSlug();
   const before = await namesOnServer();
   const answers = await Promise.all([make(slug), make(slug), make(slug)]);

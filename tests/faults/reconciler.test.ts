@@ -75,13 +75,13 @@ it.each<[string, () => Partial<Mark> | undefined]>([
   ['whose tenant was deleted', () => ({ state: 'deleted', claim: randomUUID(), generation: 2 })],
   ['of another installation', () => ({ installation: randomUUID() })],
   ['without a mark', () => undefined],
-])('leaves alone what has no row and is one %s', async (_what, mark) => {
+])('keeps a database and a role that have no row: a database %s', async (_what, mark) => {
   const name = await orphan(mark());
   await reconcile();
   expect(await remains(name)).toEqual(['database', 'role']);
 });
 
-it('says once in the log, as an error, what may be a tenant’s and has no row', async () => {
+it('logs once, as an error, a database that may be a tenant’s and has no row', async () => {
   const name = await orphan({ state: 'tenant' });
   await reconcile();
   await reconcile();
@@ -89,7 +89,7 @@ it('says once in the log, as an error, what may be a tenant’s and has no row',
   expect(told.map((line) => (JSON.parse(line) as { level: string }).level)).toEqual(['error']);
 });
 
-it('goes on where a cluster is down, and finishes what is there when it can', async () => {
+it('continues with other clusters while one is down, and finishes the rest when that cluster is back', async () => {
   const tenant = await service.createTenant('reconciled');
   const other = await service.createTenant('reconciled-later');
   const id = newTenantId();
@@ -134,7 +134,7 @@ it('goes on where a cluster is down, and finishes what is there when it can', as
   await registry.deleteFrom('clusters').where('name', '=', 'down').execute();
 });
 
-it('leaves a tenant alone that is active or suspended', async () => {
+it('does not touch a tenant that is active or suspended', async () => {
   const active = await service.createTenant('reconciler-active');
   const suspended = await service.createTenant('reconciler-suspended');
   await registry.updateTable('tenants').set({ status: 'suspended' }).where('id', '=', suspended.id).execute();

@@ -121,7 +121,7 @@ describe.skipIf(noRedis !== undefined)(`a Redis that starts again from an older 
     };
   }
 
-  it('has the failures to sign in again that both replicas counted', async () => {
+  it('has all failed sign-ins again that the replicas counted', async () => {
     await together();
     const body = { tenant: tenant.slug, email: ADMIN.email, password: 'not-the-password' };
     /** Returns how many attempts, on the replicas in turns, reached the check of the password. */
@@ -161,7 +161,7 @@ describe.skipIf(noRedis !== undefined)(`a Redis that starts again from an older 
     await check();
   });
 
-  it('lifts no limit that was used up since', async () => {
+  it('lifts no limit that was used up after the snapshot', async () => {
     await together();
     const [usedOnBoth, usedOnOne] = [newAddress(), newAddress()];
     /** Returns how many requests from the address were let through, on the replicas in turns. */
@@ -212,7 +212,7 @@ describe.skipIf(noRedis !== undefined)(`a Redis that starts again from an older 
     await check();
   });
 
-  it('logs out no user, and brings no revoked session back on any replica, one that starts then included', async () => {
+  it('logs out no user, and revives no revoked session on any replica, not even on a replica that starts then', async () => {
     await together();
     const [home, far] = replicas;
     const [kept, revoked, unknown] = [await newUser(), await newUser(), await newUser()];

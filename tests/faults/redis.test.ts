@@ -17,7 +17,7 @@ interface Change {
   readonly reason: string | undefined;
 }
 
-describe.skipIf(noRedis !== undefined)(`Redis at fault${noRedis === undefined ? '' : ` (skipped: ${noRedis})`}`, () => {
+describe.skipIf(noRedis !== undefined)(`a Redis store${noRedis === undefined ? '' : ` (skipped: ${noRedis})`}`, () => {
   let server: RedisServer;
   beforeAll(async () => {
     server = await startRedis();
@@ -71,7 +71,7 @@ describe.skipIf(noRedis !== undefined)(`Redis at fault${noRedis === undefined ? 
     return first === true;
   };
 
-  it('is not waited for while it is down, and is used when it comes', async () => {
+  it('does not wait while Redis is down, and is used when Redis comes up', async () => {
     const late = await startRedis();
     onTestFinished(() => late.close());
     await late.kill();
@@ -87,7 +87,7 @@ describe.skipIf(noRedis !== undefined)(`Redis at fault${noRedis === undefined ? 
     expect(changes.map(({ available }) => available)).toEqual([false, true]);
   });
 
-  it('killed, ends what waits for it, and is used again when it is back', async () => {
+  it('ends its pending commands when Redis is killed, and is used again when Redis is back', async () => {
     const own = await startRedis();
     onTestFinished(() => own.close());
     const { store } = await opened(own);
@@ -102,7 +102,7 @@ describe.skipIf(noRedis !== undefined)(`Redis at fault${noRedis === undefined ? 
     expect(await store.run(COUNT, ['n'])).toBe(1);
   });
 
-  it('frozen, costs one deadline: what comes later does not wait, and is not sent', async () => {
+  it('waits for one deadline while Redis is frozen: later commands fail at once, and are not sent', async () => {
     const { store, changes } = await opened();
     expect(await store.run(COUNT, ['n'])).toBe(1);
     await server.freeze();
@@ -123,7 +123,7 @@ describe.skipIf(noRedis !== undefined)(`Redis at fault${noRedis === undefined ? 
     expect(changes.map(({ available }) => available)).toEqual([true, false, true]);
   });
 
-  it('frozen for long, gets a new connection in place of the old one', async () => {
+  it('makes a new connection if Redis is frozen for long', async () => {
     const { proxy, store } = await proxied();
     proxy.mode = 'hang';
     expect(await failureOf(store.run(COUNT, ['n']))).toMatchObject({ mayHaveActed: true });
@@ -132,7 +132,7 @@ describe.skipIf(noRedis !== undefined)(`Redis at fault${noRedis === undefined ? 
     await expect.poll(() => store.available, SOON).toBe(true);
   });
 
-  it('slow, counts as away when an answer takes longer than the deadline, and is used when it is fast again', async () => {
+  it('is unavailable if an answer takes longer than the deadline, and is used again when Redis is fast', async () => {
     const { proxy, store } = await proxied();
     proxy.delay = 2 * TIMEOUT;
     expect((await failureOf(store.run(COUNT, ['n']))).message).toContain(`within ${TIMEOUT} ms`);
@@ -141,7 +141,7 @@ describe.skipIf(noRedis !== undefined)(`Redis at fault${noRedis === undefined ? 
     await expect.poll(() => store.available, SOON).toBe(true);
   });
 
-  it('is not blamed for a pause of this process: an answer that arrived meanwhile counts', async () => {
+  it('does not blame Redis for a pause of this process: an answer that arrived meanwhile counts', async () => {
     const { store, changes } = await opened();
     await store.run(COUNT, ['n']);
     const work = store.run(COUNT, ['n']);
@@ -151,7 +151,7 @@ describe.skipIf(noRedis !== undefined)(`Redis at fault${noRedis === undefined ? 
     expect(changes).toHaveLength(1);
   });
 
-  it('frozen, has at most 10,000 commands on their way: more are refused at once', async () => {
+  it('has at most 10,000 commands without an answer, and refuses more at once', async () => {
     const { store } = await opened();
     await server.freeze();
     onTestFinished(() => server.thaw());
@@ -164,7 +164,7 @@ describe.skipIf(noRedis !== undefined)(`Redis at fault${noRedis === undefined ? 
     for (const { mayHaveActed } of await Promise.all(sent)) expect(mayHaveActed).toBe(true);
   });
 
-  it('does not get a command again whose answer was lost', async () => {
+  it('does not send a command again if its answer was lost', async () => {
     const { proxy, store } = await proxied();
     expect(await store.run(COUNT, ['n'])).toBe(1);
     proxy.mode = 'swallow';
@@ -177,7 +177,7 @@ describe.skipIf(noRedis !== undefined)(`Redis at fault${noRedis === undefined ? 
     expect(await store.run(COUNT, ['n'])).toBe(3);
   });
 
-  it('does not get a command again when many were on their way', async () => {
+  it('does not send commands again if many had no answer', async () => {
     const { proxy, store } = await proxied();
     proxy.mode = 'swallow';
     const lost = Array.from({ length: 50 }, () => failureOf(store.run(COUNT, ['n'])));
@@ -189,7 +189,7 @@ describe.skipIf(noRedis !== undefined)(`Redis at fault${noRedis === undefined ? 
     expect(await counted()).toBe('50');
   });
 
-  it('emptied, and its scripts forgotten, goes on', async () => {
+  it('works on after Redis lost its keys and scripts', async () => {
     const { store } = await opened();
     await store.run(COUNT, ['n']);
     await server.command('FLUSHALL');
@@ -198,7 +198,7 @@ describe.skipIf(noRedis !== undefined)(`Redis at fault${noRedis === undefined ? 
     expect(store.available).toBe(true);
   });
 
-  it('full, counts as away until it has room, and evicts nothing meanwhile', async () => {
+  it('is unavailable until a full Redis has room, and nothing is evicted meanwhile', async () => {
     const { store, changes } = await opened();
     await store.send('SET', ['kept'], ['x']);
     await server.command('CONFIG', 'SET', 'maxmemory', '1');
@@ -215,7 +215,7 @@ describe.skipIf(noRedis !== undefined)(`Redis at fault${noRedis === undefined ? 
     expect(await store.send('GET', ['kept'])).toBe('x');
   });
 
-  it('turned into a replica by a failover, is left: the connection is made again until a server takes writes', async () => {
+  it('leaves a server that a failover made a replica, and reconnects until a server takes writes', async () => {
     const { proxy, store } = await proxied();
     await server.command('REPLICAOF', '127.0.0.1', '1');
     onTestFinished(async () => {
@@ -229,7 +229,7 @@ describe.skipIf(noRedis !== undefined)(`Redis at fault${noRedis === undefined ? 
     await expect.poll(() => store.available, SOON).toBe(true);
   });
 
-  it('answers a command that is wrong with an error, and stays in use', async () => {
+  it('answers a wrong command with an error, and stays available', async () => {
     const { store } = await opened();
     await store.send('SET', ['text'], ['x']);
     const failure = await failureOf(store.run(COUNT, ['text']));
@@ -240,7 +240,7 @@ describe.skipIf(noRedis !== undefined)(`Redis at fault${noRedis === undefined ? 
     expect(store.available).toBe(true);
   });
 
-  it('never says a password or a value in an error', async () => {
+  it('shows no password and no value in an error', async () => {
     const { store } = open({ ...server, password: 'wrong-password-canary' });
     await store.settled;
     const { store: other } = await opened();
@@ -250,7 +250,7 @@ describe.skipIf(noRedis !== undefined)(`Redis at fault${noRedis === undefined ? 
       expect(`${reason} ${message} ${stack ?? ''}`).not.toContain('canary');
   });
 
-  it('waits for the registry to say which installation this is, and asks again while it does not', async () => {
+  it('waits until the registry knows the installation, and asks repeatedly', async () => {
     let answers = false;
     const { store } = open(server, async () => {
       if (!answers) throw new Error('the registry is away');
@@ -275,7 +275,7 @@ describe.skipIf(noRedis !== undefined)(`Redis at fault${noRedis === undefined ? 
       },
     ],
     ['is down', async () => open({ host: '127.0.0.1', port: 1 })],
-  ])('closes at once while Redis %s, and what is on its way ends', async (_, prepare) => {
+  ])('closes at once while Redis %s, and ends its pending commands', async (_, prepare) => {
     const { store, changes } = await prepare();
     const pending = failureOf(
       store.run(COUNT, ['n']).then(() => Promise.reject(new SharedStoreError('answered', true))),

@@ -128,7 +128,7 @@ const acts: readonly Act[] = [
   },
 ];
 
-describe('when the registry is put back to any moment of the act', () => {
+describe('when the registry is restored to any moment of the act,', () => {
   it.each(acts)(
     '$promise',
     async ({ prepare, act, standby = 0, after }) => {
@@ -179,7 +179,7 @@ describe('when the registry is put back to any moment of the act', () => {
   );
 });
 
-it('a standby database that was claimed since is no other tenant’s, also if making that one fails before it is opened', async () => {
+it('a standby database that was claimed after the backup goes to no other tenant, even if creating that tenant fails early', async () => {
   const registry = await createRegistry();
   const central = connectAs<unknown>(registry);
   onTestFinished(() => central.close(0));
@@ -214,7 +214,7 @@ it('a standby database that was claimed since is no other tenant’s, also if ma
   expect(log()).toContain(victim.id);
 });
 
-it('a tenant whose row is back in the middle of its making is active again or reported, and is never dropped', async () => {
+it('a tenant whose row is restored to the middle of its creation becomes active or is reported, and is never dropped', async () => {
   const registry = await createRegistry();
   const central = connectAs<unknown>(registry);
   onTestFinished(() => central.close(0));

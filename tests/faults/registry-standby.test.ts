@@ -5,6 +5,7 @@ import { randomUUID } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, expect, it, onTestFinished } from 'vitest';
 import type { Registry } from '../../db/registry/registry-schema.js';
+import { removeReplica, sweepReplicas, writeBeat, type Beat } from '../../db/registry/replica-rows.js';
 import { changeLease, removeLeases, renewLeases } from '../../db/registry/slot-lease-queries.js';
 import { startCluster, type TestCluster } from '../support/cluster.js';
 import { connectTo, createRegistryIn } from '../support/service.js';
@@ -45,7 +46,7 @@ const waitingForStandby = (): Promise<number> =>
     return rows.length;
   });
 
-it('leaves no session of the feed behind: it is live, and a change is published', async () => {
+it('a lost standby of the registry blocks no session of the feed, which stays live and publishes changes', async () => {
   const { superuser } = cluster;
   const { events, close } = eventsOver({ ...superuser, database: registry });
   onTestFinished(close);
@@ -57,7 +58,7 @@ it('leaves no session of the feed behind: it is live, and a change is published'
   expect(await waitingForStandby()).toBe(0);
 });
 
-it('holds up no lease of slots, on this replica or another', async () => {
+it('a lost standby of the registry delays no lease of slots, on this replica or another', async () => {
   await loseStandby();
   const handle = connectTo<Registry>(cluster, registry);
   onTestFinished(() => handle.close(0));
@@ -71,4 +72,38 @@ it('holds up no lease of slots, on this replica or another', async () => {
     return 'done';
   })();
   expect(await Promise.race([done, sleep(3_000).then(waitingForStandby)])).toBe('done');
+});
+
+it('holds up no replica that shows that it lives, sweeps, or goes', async () => {
+  const report = { kind: 'evidence', subject: 'a', tenantId: undefined, generation: undefined } as const;
+  const beat = (id: string): Beat => ({
+    id,
+    version: '1',
+    node: '1',
+    host: 'one',
+    servingFor: 1_000,
+    clockSkew: undefined,
+    notReady: undefined,
+    slotsUsed: {},
+    jobs: [],
+    reports: [{ ...report, database: 'tn_a', why: 'it carries no mark' }],
+  });
+  await loseStandby();
+  await asSuperuser(async (db) => {
+    await writeBeat(db, beat('one'));
+    await writeBeat(db, beat('one'));
+    await writeBeat(db, beat('gone'));
+    await removeReplica(db, 'one');
+  });
+  expect(await waitingForStandby()).toBe(0);
+  await setStandbys('');
+  await asSuperuser(async (db) => {
+    await sql`update replicas set seen_at = seen_at - interval '2 hours'`.execute(db);
+    await sql`update reports set seen_at = seen_at - interval '2 hours'`.execute(db);
+  });
+  await setStandbys('nowhere');
+  await asSuperuser((db) => sweepReplicas(db, 'two'));
+  expect(await waitingForStandby()).toBe(0);
+  expect(await asSuperuser(async (db) => (await db.selectFrom('replicas').select('id').execute()).length)).toBe(0);
+  expect(await asSuperuser(async (db) => (await db.selectFrom('reports').select('subject').execute()).length)).toBe(0);
 });

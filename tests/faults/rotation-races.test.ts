@@ -128,7 +128,7 @@ const messages = {
 describe.each(Object.keys(messages) as (keyof typeof messages)[])('%s', (message) => {
   const [proxy, ...patterns] = messages[message];
 
-  it('whose answer is lost leaves a password that the registry has, and the change is finished', async () => {
+  it('whose answer is lost leaves a password that the registry has, and the rotation is completed', async () => {
     const id = await createTenant();
     const before = await rowOf(id);
     proxy().lose('answer', ...patterns);
@@ -143,7 +143,7 @@ describe.each(Object.keys(messages) as (keyof typeof messages)[])('%s', (message
     expect(opened(after, after.dbPassword)).not.toBe(opened(before, before.dbPassword));
   });
 
-  it('that comes after another worker’s rotation changes nothing', async () => {
+  it('that arrives after another worker’s rotation changes nothing', async () => {
     const id = await createTenant();
     proxy().lose('late', ...patterns);
     expect(await rotate(one, id)).toBe(503);
@@ -164,7 +164,7 @@ describe.each(Object.keys(messages) as (keyof typeof messages)[])('%s', (message
 
 describe('a worker whose lock is lost', () => {
   it.each(rotationSteps)(
-    'behind "%s", while another one rotates twice, leaves server and registry in agreement',
+    'after the step "%s" leaves server and registry in agreement, even if another worker rotates twice',
     async (at) => {
       const id = await createTenant();
       let stopped = false;
@@ -183,7 +183,7 @@ describe('a worker whose lock is lost', () => {
     },
   );
 
-  it('is answered only when server and registry agree, also if the registry got another password without the server', async () => {
+  it('gets an answer only when server and registry agree, even if the registry got another password meanwhile', async () => {
     const id = await createTenant();
     let stopped = false;
     afterStep = async (step) => {
@@ -200,7 +200,7 @@ describe('a worker whose lock is lost', () => {
   });
 });
 
-it('re-encryption between the ALTER and the promotion holds up no rotation', async () => {
+it('re-encryption between the ALTER and the promotion does not stop a rotation', async () => {
   const id = await createTenant();
   const altered: string[] = [];
   afterStep = async (step) => {

@@ -37,7 +37,7 @@ afterAll(async () => {
 });
 
 it.each(['refuse', 'hang'] as const)(
-  'a server that does %s: 503 with Retry-After, and the job finishes it later',
+  'while the network to the server does %s, a rotation answers 503 with Retry-After, and a job completes it later',
   async (mode) => {
     const slug = `rotated-${mode}`;
     const made = await send<{ id: string }>('POST', '/tenants', {

@@ -101,7 +101,7 @@ describe.skipIf(noRedis !== undefined)(`sessions in Redis${note}`, () => {
     return { token, key, entry: (await redis.command('GET', key)) as string };
   }
 
-  it('are known to a cold replica without a question to the tenant’s database', async () => {
+  it('are known to a cold replica without a query to the tenant’s database', async () => {
     const { token, key } = await storedSession();
     lookUps = [];
     expect(await me(far, token)).toBe(200);
@@ -119,7 +119,7 @@ describe.skipIf(noRedis !== undefined)(`sessions in Redis${note}`, () => {
     ['is of another form', (entry) => ({ ...entry, version: 2 })],
     ['is not whole', (entry) => ({ ...entry, accountId: undefined })],
     ['is no JSON', () => '{"version":1'],
-  ])('are asked for when the entry %s', async (_, change) => {
+  ])('are looked up in the database if the entry %s', async (_, change) => {
     const { token, key, entry } = await storedSession();
     const changed = change(JSON.parse(entry) as Record<string, unknown>);
     await redis.command('SET', key, typeof changed === 'string' ? changed : JSON.stringify(changed));
@@ -128,7 +128,7 @@ describe.skipIf(noRedis !== undefined)(`sessions in Redis${note}`, () => {
     expect(lookUps.length).toBeGreaterThan(0);
   });
 
-  it('are asked for when the replica may have missed a change since they were stored', async () => {
+  it('are looked up in the database if the replica may have missed a change since they were stored', async () => {
     const { token } = await storedSession();
     await far.app.engine.events.publish({ kind: 'any' });
     // The replica receives its own row through the feed.
@@ -138,7 +138,7 @@ describe.skipIf(noRedis !== undefined)(`sessions in Redis${note}`, () => {
     expect(lookUps.length).toBeGreaterThan(0);
   });
 
-  it('do not come back from an older snapshot of Redis', async () => {
+  it('that were revoked do not come back from an older snapshot of Redis', async () => {
     const { token, key, entry } = await storedSession();
     expect(await me(far, token)).toBe(200);
     await logOut(token);
@@ -147,7 +147,7 @@ describe.skipIf(noRedis !== undefined)(`sessions in Redis${note}`, () => {
     expect(await both(token)).toEqual([401, 401]);
   });
 
-  it('do not come back on a replica that never knew them, nor by a write that was delayed', async () => {
+  it('that were revoked do not come back on a replica that never knew them, nor by a delayed write', async () => {
     const { token } = await newUser();
     const before = new Set(await stored());
     proxies[0].delay = 150;
@@ -159,7 +159,7 @@ describe.skipIf(noRedis !== undefined)(`sessions in Redis${note}`, () => {
     expect(await both(token)).toEqual([401, 401]);
   });
 
-  it('do not come back when the whole tenant was signed out', async () => {
+  it('do not come back after the whole tenant was signed out', async () => {
     const { token, key, entry } = await storedSession();
     expect(await me(far, token)).toBe(200);
     const { operatorToken } = home;
@@ -170,7 +170,7 @@ describe.skipIf(noRedis !== undefined)(`sessions in Redis${note}`, () => {
     tenant = await home.createTenant();
   });
 
-  it('do not come back on a replica that hears nothing of the registry', async () => {
+  it('that were revoked do not come back on a replica that receives no changes from the registry', async () => {
     const { token, key, entry } = await storedSession();
     const count = postgres.onStatement;
     let deaf = true;
@@ -199,7 +199,7 @@ describe.skipIf(noRedis !== undefined)(`sessions in Redis${note}`, () => {
     ],
     ['cut from one replica only', () => (proxies[1].mode = 'refuse'), () => (proxies[1].mode = 'pass')],
     ['cut from the other replica only', () => (proxies[0].mode = 'hang'), () => (proxies[0].mode = 'pass')],
-  ])('live on and end as they do without Redis when it is %s', async (_, fault, repair) => {
+  ])('live and end as they do without Redis while it is %s', async (_, fault, repair) => {
     const known = await storedSession();
     const leaving = await storedSession();
     expect(await both(leaving.token)).toEqual([200, 200]);

@@ -98,7 +98,7 @@ describe.skipIf(noRedis !== undefined)(`two replicas${noRedis === undefined ? ''
   }
   const MINUTE = 60_000;
 
-  it('let one address make as many requests as one replica does, unknown routes too', async () => {
+  it('together admit as many requests of one address as one replica does, even to unknown routes', async () => {
     const address = newAddress();
     const urls = ['/products', '/nothing'];
     let turn = 0;
@@ -109,14 +109,14 @@ describe.skipIf(noRedis !== undefined)(`two replicas${noRedis === undefined ? ''
     expect(count).toBeLessThanOrEqual(most);
   });
 
-  it('let one user make as many requests, whatever addresses they come from', async () => {
+  it('together admit as many requests of one user as one replica does, from any number of addresses', async () => {
     const { token } = await replicas[0].createUser(tenant, 'many@example.com');
     const [count, most] = await timed(40, 40 / MINUTE, () => through(120, () => ({ url: '/products', token })));
     expect(count).toBeGreaterThanOrEqual(40);
     expect(count).toBeLessThanOrEqual(most);
   });
 
-  it('let one tenant make as many requests a second', async () => {
+  it('together admit as many requests a second of one tenant as one replica does', async () => {
     const limited = await replicas[0].createTenant();
     const body = { limits: { requestsPerSecond: 8 } };
     await replicas[0].send('PATCH', `/tenants/${limited.id}`, { token: replicas[0].operatorToken, body });
@@ -129,7 +129,7 @@ describe.skipIf(noRedis !== undefined)(`two replicas${noRedis === undefined ? ''
     expect(count).toBeLessThanOrEqual(most);
   });
 
-  it('let one address make as many attempts to sign in', async () => {
+  it('together admit as many attempts to sign in from one address as one replica does', async () => {
     const address = newAddress();
     const request = (): Request => ({ method: 'POST', url: '/auth/login', address, body: {} });
     const [count, most] = await timed(20, 20 / MINUTE, () => through(60, request));
@@ -146,7 +146,7 @@ describe.skipIf(noRedis !== undefined)(`two replicas${noRedis === undefined ? ''
     expect(count).toBe(6);
   });
 
-  it('have one budget of password changes for an account', async () => {
+  it('share one budget of password changes for an account', async () => {
     const { token, password } = await replicas[0].createUser(tenant, 'changes@example.com');
     const body = { currentPassword: password, newPassword: password };
     const request = (): Request => ({ method: 'POST', url: '/auth/password', token, body });
@@ -172,7 +172,7 @@ describe.skipIf(noRedis !== undefined)(`two replicas${noRedis === undefined ? ''
       150,
     ],
   ])('while Redis is %s', (_, harm, heal, most) => {
-    it('lift no limit, answer no request with 5xx, and are as before when it is back', async () => {
+    it('lift no limit, answer no request with 5xx, and share their limits again when Redis is back', async () => {
       await together();
       const address = newAddress();
       await harm();

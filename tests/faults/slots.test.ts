@@ -87,7 +87,7 @@ function watch(): Sampler {
 /** Waits until both counts agree, nothing is unknown, and no tenant is refused. */
 async function agree(sampler: Sampler, tenants: readonly Tenant[]): Promise<void> {
   const { app } = service;
-  const unknown = (): number => app.engine.clusters.at(statements).tenants.stats().unknown;
+  const unknown = (): number => app.engine.governors.at(statements).tenants.stats().unknown;
   await expect.poll(unknown, { timeout: 10_000 }).toBe(0);
   for (const tenant of tenants) {
     await expect.poll(async () => (await read(tenant)).status, { timeout: 10_000 }).toBe(200);
@@ -110,7 +110,7 @@ async function backendsOf({ database }: Tenant): Promise<number[]> {
 }
 
 describe('a synchronous standby that is lost', () => {
-  it('makes writes fail by the deadline, and never takes more connections than the budget; reads go on', async () => {
+  it('makes writes fail by the deadline, lets reads continue, and takes no more connections than the budget', async () => {
     const tenants = await Promise.all([createTenant(), createTenant()]);
     for (const tenant of tenants) expect((await read(tenant)).status).toBe(200);
     const sampler = watch();
@@ -157,7 +157,7 @@ describe('a synchronous standby that is lost', () => {
 });
 
 describe('a backend that is stopped', () => {
-  it('keeps its slot until it is gone; its tenant gets answers by the deadline, and no neighbour notices', async () => {
+  it('keeps its slot until it is gone, its tenant is answered by the deadline, and neighbours are not affected', async () => {
     const [stopped, neighbour] = [await createTenant(), await createTenant()];
     for (const tenant of [stopped, neighbour]) {
       expect((await read(tenant)).status).toBe(200);
@@ -176,14 +176,14 @@ describe('a backend that is stopped', () => {
     await expect.poll(() => sampler.most.unknown, { timeout: 5 * DEADLINE }).toBeGreaterThan(0);
     // After several checks the session is still there, and still counted.
     await sleep(1_500);
-    expect(service.app.engine.clusters.at(statements).tenants.stats().unknown).toBeGreaterThan(0);
+    expect(service.app.engine.governors.at(statements).tenants.stats().unknown).toBeGreaterThan(0);
     go();
     await agree(sampler, [stopped, neighbour]);
   });
 });
 
 describe('a network that loses the end of connections', () => {
-  it('leaves sessions behind that stay counted, and that are ended when the server can be asked', async () => {
+  it('leaves sessions that stay counted, and that are ended once the server can be reached', async () => {
     const tenant = await createTenant();
     expect((await read(tenant)).status).toBe(200);
     expect((await write(tenant)).status).toBe(201);
@@ -199,7 +199,7 @@ describe('a network that loses the end of connections', () => {
     await agree(sampler, [tenant]);
   });
 
-  it('cuts all at once: each is free when the server says so', async () => {
+  it('frees each slot only when the server has ended its session, if it cuts all connections at once', async () => {
     const tenant = await createTenant();
     expect((await write(tenant)).status).toBe(201);
     const sampler = watch();
@@ -213,8 +213,8 @@ describe('a network that loses the end of connections', () => {
   });
 });
 
-describe('a server that freezes while a new connection proves itself', () => {
-  it('is given up by the deadline of the opening, the slot comes back, and reads and writes go on', async () => {
+describe('a server that freezes while a new connection is checked', () => {
+  it('is given up by the deadline of the opening, frees the slot, and can be read and written again', async () => {
     const tenant = await createTenant();
     await service.app.engine.tenantPools.retire(tenant.id);
     const sampler = watch();
@@ -236,7 +236,7 @@ describe('a server that freezes while a new connection proves itself', () => {
 });
 
 describe('a server that restarts after a crash', () => {
-  it('frees all that it had, and what is unknown of before', async () => {
+  it('frees all slots of its former sessions, known and unknown', async () => {
     const tenants = [await createTenant(), await createTenant()];
     for (const tenant of tenants) expect((await write(tenant)).status).toBe(201);
     const { rows } = await asSuperuser((db) =>

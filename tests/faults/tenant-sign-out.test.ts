@@ -87,7 +87,7 @@ async function generationOf({ id }: TestTenant): Promise<number> {
 }
 
 describe('signing a tenant out', () => {
-  it('ends a session that a server began whose clock is an hour ahead', async () => {
+  it('ends a session even if the clock of the tenant’s server was an hour ahead', async () => {
     const tenant = await service.createTenant();
     const session = await signIn(tenant);
     await beganWithWrongClock(tenant, session, '1 hour');
@@ -96,7 +96,7 @@ describe('signing a tenant out', () => {
     await expectEnded(session);
   });
 
-  it('leaves alone a later session that a server began whose clock is an hour behind', async () => {
+  it('ends no later session, even if the clock of the tenant’s server is an hour behind', async () => {
     const tenant = await service.createTenant();
     await signOut(tenant);
     const session = await signIn(tenant);
@@ -107,7 +107,7 @@ describe('signing a tenant out', () => {
   it.each([
     ['that replica', () => service],
     ['another replica', () => replica],
-  ])('by %s ends the session of a sign-in that was under way', async (_which, by) => {
+  ])('on %s ends the session of a sign-in that is still running', async (_which, by) => {
     const tenant = await service.createTenant();
     await signIn(tenant);
     const name = (await service.app.engine.tenantDirectory.find(tenant.id))?.dbName ?? '';
@@ -133,7 +133,7 @@ describe('signing a tenant out', () => {
     await expectCounts(await signIn(tenant));
   });
 
-  it('ends every session also after the registry was restored to an earlier moment, which ends none by itself', async () => {
+  it('ends every session after the registry was restored to an earlier moment, which itself ends none', async () => {
     const tenant = await service.createTenant();
     const backup = await asSuperuser(registry, takeBackup);
     await signOut(tenant);
@@ -150,7 +150,7 @@ describe('signing a tenant out', () => {
     for (const session of [before, after]) await expectEnded(session);
   });
 
-  it('ends every session also after the clock of the registry went back', async () => {
+  it('ends every session after the clock of the registry went back', async () => {
     const tenant = await service.createTenant();
     const ahead = Date.now() + 3_600_000;
     await sql`update tenants set sessions_generation = ${ahead}::bigint where id = ${tenant.id}`.execute(
@@ -175,12 +175,12 @@ describe('signing a tenant out', () => {
   });
 });
 
-describe('beside a former build', () => {
+describe('beside a former build,', () => {
   /** The statement of a former build. */
   const signOutByFormer = ({ id }: TestTenant): Promise<unknown> =>
     sql`update tenants set sessions_valid_from = now() where id = ${id}`.execute(service.app.engine.registry);
 
-  it('its sign-out of a tenant ends the sessions of this build, within a second, and no later one', async () => {
+  it('a sign-out by that build ends the sessions of this build within a second, and no later session', async () => {
     const tenant = await service.createTenant();
     const session = await signIn(tenant);
     await beganWithWrongClock(tenant, session, '1 hour');
@@ -192,7 +192,7 @@ describe('beside a former build', () => {
     await expectCounts(later);
   });
 
-  it('a sign-out of this build is one for the former build too', async () => {
+  it('a sign-out by this build is also one for that build', async () => {
     const tenant = await service.createTenant();
     await signOut(tenant);
     const row = await service.app.engine.tenantDirectory.find(tenant.id);
@@ -205,7 +205,7 @@ describe('beside a former build', () => {
     );
   });
 
-  it('a session that it began counts from a sign-out on, and not if it began before', async () => {
+  it('a session of that build counts if it began after a sign-out, and not if it began before', async () => {
     const tenant = await service.createTenant();
     const before = await signIn(tenant);
     await withoutGeneration(tenant, before);
@@ -219,7 +219,7 @@ describe('beside a former build', () => {
     await expectCounts(after);
   });
 
-  it('an epoch is counted on once by each sign-out of either build', async () => {
+  it('each sign-out by either build increases the epoch by one', async () => {
     const tenant = await service.createTenant();
     const epoch = async (): Promise<number> =>
       (

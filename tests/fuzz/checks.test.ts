@@ -1,4 +1,4 @@
-// The checks of the fuzzer, each with an answer that breaks its promise: one that notices nothing would pass every run.
+// The checks of the fuzzer, each with an answer that breaks its promise: a check that finds nothing would pass every run.
 import { describe, expect, it } from 'vitest';
 import { createCheck, type Received } from './checks.js';
 import type { Operation } from './document.js';
@@ -58,11 +58,11 @@ it.each<[string, Received]>([
     failure(404, { detail: 'The service cannot connect to the server (ECONNREFUSED).' }),
   ],
   ['a refused token', failure(401, {}, { 'www-authenticate': 'Bearer' })],
-])('%s as it should be breaks no promise', (_, received) => {
+])('%s in its right form breaks no promise', (_, received) => {
   expect(check(operation, received)).toEqual([]);
 });
 
-describe('what breaks a promise is noticed:', () => {
+describe('an answer that breaks a promise is reported:', () => {
   it.each<[string, Received, RegExp]>([
     ['500, declared or not', failure(500), /500 is a failure/],
     ['503, declared or not', failure(503), /503 is a failure/],

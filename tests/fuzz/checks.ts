@@ -1,21 +1,21 @@
-// What every answer has to keep, whatever was asked.
+// The promises that every answer must keep, whatever the request.
 import { Ajv2020, type ValidateFunction } from 'ajv/dist/2020.js';
 import ajvFormats from 'ajv-formats';
 import type { Operation, Schema } from './document.js';
 
-/** An answer as it came. */
+/** A received answer. */
 export interface Received {
   readonly status: number;
   readonly headers: Readonly<Record<string, unknown>>;
   readonly text: string;
-  /** The text as JSON, undefined where it is none. */
+  /** The text as JSON; undefined if it is not JSON. */
   readonly body: unknown;
 }
 
-/** Returns what is wrong with an answer to an operation; empty where nothing is. */
+/** Returns the promises that an answer to an operation breaks; empty if it keeps all. */
 export type Check = (operation: Operation, answer: Received) => readonly string[];
 
-/** What helmet sets on every answer of an API. */
+/** The headers that helmet sets on every answer of an API. */
 const SECURITY_HEADERS: Readonly<Record<string, RegExp>> = {
   'content-security-policy': /^default-src 'none';\s*frame-ancestors 'none'$/,
   'cross-origin-resource-policy': /^same-origin$/,
@@ -24,11 +24,11 @@ const SECURITY_HEADERS: Readonly<Record<string, RegExp>> = {
   'x-content-type-options': /^nosniff$/,
 };
 
-/** Words of the driver, the server and the engine that have no place in an answer. No request holds any of them. */
+/** Words of the driver, the server and the engine that must not be in an answer. No request contains any of them. */
 const INSIDES =
   /node_modules|\bat \S+ \(|\.[jt]s:\d+|SQLSTATE|violates|syntax error at|invalid (?:input|byte)|relation "|FST_|ECONN|postgres(?:ql)?:\/\/|\$argon2|password authentication|ZodError|TypeError/;
 
-/** @param secrets texts that no answer may hold */
+/** @param secrets texts that no answer may contain */
 export function createCheck(secrets: readonly string[]): Check {
   const matches = createMatcher();
   return (operation, answer) => {
@@ -60,7 +60,7 @@ export function createCheck(secrets: readonly string[]): Check {
       demand(expected.test(String(headers[name])), `${name} is ${String(headers[name])}`);
     const everything = `${JSON.stringify(headers)}\n${text}`;
     demand(!secrets.some((secret) => everything.includes(secret)), 'it holds a secret');
-    // The one word of the driver that is for whoever registers a server.
+    // The only text of the driver that an answer may contain, because it helps whoever registers a server.
     const inside = INSIDES.exec(everything.replaceAll(/The service cannot connect to the server \(\w+\)\./g, ''))?.[0];
     demand(inside === undefined, `it tells of what is inside: ${String(inside)}`);
     return problems;

@@ -1,6 +1,6 @@
-// The service's own OpenAPI document, as far as requests are made from it and answers are checked against it.
+// The parts of the service's own OpenAPI document from which requests are generated, and against which answers are checked.
 
-/** A JSON schema (2020-12), as far as it is looked at here. */
+/** A JSON schema (2020-12), with the keywords that are used here. */
 export interface Schema {
   readonly type?: string | readonly string[];
   readonly enum?: readonly (string | number | boolean)[];
@@ -33,7 +33,7 @@ export interface Operation {
   readonly tag: string;
   readonly parameters: readonly Parameter[];
   readonly body: Schema | undefined;
-  /** By status; undefined where the answer has no body. */
+  /** By status; undefined if the answer has no body. */
   readonly answers: ReadonlyMap<number, Content | undefined>;
 }
 

@@ -1,11 +1,11 @@
-// A failure of a run in words, with a command that sends the request again.
+// Describes a failure of a run, with a command that sends the request again.
 import type { FuzzFailure } from './run.js';
 import type { Sent } from './world.js';
 
-/** Longer answers and bodies are cut here, in characters: they are there to be recognised. */
+/** Longer answers and bodies are cut after this number of characters: they need only be recognised. */
 const SHOWN = 2_000;
 
-/** @param url where the service listens, without a slash at the end */
+/** @param url of the service, without a slash at the end */
 export function describeFailure(
   { problems, operation, actor, sent, answer }: FuzzFailure,
   seed: number,
@@ -24,7 +24,7 @@ export function describeFailure(
   ].join('\n');
 }
 
-/** A line for the shell. What is no plain text goes through base64, byte for byte. */
+/** A line for the shell. Text with other than plain characters is encoded in base64, byte for byte. */
 export function curl({ method, url, headers, body }: Sent, base: string): string {
   const parts = ['curl -isS -g --path-as-is -X', method, quote(base + url)];
   for (const [name, value] of Object.entries(headers)) parts.push('-H', quote(`${name}: ${value}`));

@@ -1,15 +1,15 @@
-// Requests from the OpenAPI document: any operation, by anybody, with anything in path, query, headers and body.
+// Generates requests from the OpenAPI document: any operation, any caller, and anything in path, query, headers and body.
 import fc from 'fast-check';
 import type { Operation, Parameter } from './document.js';
 import { hostileValue, valuesOf, type Hints } from './values.js';
 
-/** Who sends a request. `expendable` is an admin whose account and tenant may come to harm. */
+/** Who sends a request. The account and tenant of `expendable`, an admin, may be destroyed. */
 export const ACTORS = ['admin', 'operator', 'member', 'expendable', 'stranger', 'nobody', 'forger'] as const;
 export type Actor = (typeof ACTORS)[number];
 
 /**
- * A request before it is sent. Ids and cursors that do not exist yet stand in it as `~product.3~`: the fourth of those that
- * will be known then. `~page.0~` is a whole query, which leads to the next page of a list.
+ * A request before it is sent. A placeholder such as `~product.3~` stands for an id or cursor that does not exist yet: the fourth
+ * of those that will be known then. `~page.0~` is a whole query, which leads to the next page of a list.
  */
 export interface Draft {
   readonly operation: Operation;
@@ -18,21 +18,21 @@ export interface Draft {
   readonly url: string;
   readonly headers: Readonly<Record<string, string>>;
   readonly body: string | undefined;
-  /** How the body becomes bytes: in latin1 it is seldom valid UTF-8. */
+  /** The encoding of the body: in latin1 it is rarely valid UTF-8. */
   readonly encoding: 'utf8' | 'latin1';
 }
 
-/** What stands for an id or a cursor. */
+/** The placeholder of an id or a cursor. */
 export const PLACEHOLDER = /~(product|role|user|tenant|own|self|session|cluster|cursor|page)\.(\d+)~/g;
 
-/** Each operation as often as it is cheap: hashing a password takes longer than twenty reads, a tenant's database longer still. */
+/** The share of each operation, by its cost: hashing a password takes longer than twenty reads, a tenant's database longer still. */
 const WEIGHTS: Readonly<Record<string, number>> = {
   'POST /auth/login': 2,
   'POST /auth/operator/login': 2,
   'POST /users/': 6,
   'PATCH /users/{id}': 8,
   'POST /tenants/': 8,
-  // Removing as often as making would leave nothing to work with.
+  // Equal numbers of creations and removals would leave no objects for other requests.
   'DELETE /tenants/{id}': 6,
   'POST /tenants/{id}/purge': 6,
   'POST /tenants/{id}/suspend': 3,
@@ -87,7 +87,7 @@ function draftOf(operation: Operation, hints: Hints): fc.Arbitrary<Draft> {
 }
 
 function actorOf({ path }: Operation): fc.Arbitrary<Actor> {
-  const likely: Actor = /^\/(?:tenants|clusters|pools|encryption)\b/.test(path) ? 'operator' : 'admin';
+  const likely: Actor = /^\/(?:tenants|clusters|pools|encryption|status)\b/.test(path) ? 'operator' : 'admin';
   return fc.oneof(
     { weight: 12, arbitrary: fc.constant(likely) },
     { weight: 3, arbitrary: fc.constantFrom<Actor>('member', 'expendable') },
@@ -95,7 +95,7 @@ function actorOf({ path }: Operation): fc.Arbitrary<Actor> {
   );
 }
 
-/** What stands in a path, by what stands before it. */
+/** The values of a path parameter, by the path before it. */
 const PATH_KINDS: Readonly<Record<string, readonly string[]>> = {
   '/products/': ['product'],
   '/roles/': ['role'],
@@ -122,7 +122,7 @@ function pathOf({ path }: Operation): fc.Arbitrary<string> {
             .map(encode),
         ),
     },
-    // '.', '..' and nothing at all would be another path.
+    // With '.', '..' or nothing the path would be another.
     {
       weight: 2,
       arbitrary: hostileValue
@@ -204,7 +204,7 @@ const JSON_TYPE = 'application/json';
 
 const noContent: fc.Arbitrary<RequestContent> = fc.constant({ type: undefined, body: undefined, encoding: 'utf8' });
 
-/** Bodies that are no JSON, or no UTF-8, or nothing. */
+/** Bodies that are not JSON, not UTF-8, or empty. */
 const malformed: fc.Arbitrary<Pick<RequestContent, 'body' | 'encoding'>> = fc.oneof(
   fc
     .constantFrom('', '{', '{"a":1,}', "{'a':1}", '{"a":NaN}', '\ufeff{}', '{}{}', '\0', 'a=1', '['.repeat(30_000))
@@ -235,7 +235,7 @@ function contentOf({ name, body: schema, method }: Operation, hints: Hints): fc.
   const mislabelled = fc.tuple(values.good, strangeType).map(([body, type]): RequestContent => {
     return { type, body, encoding: 'utf8' };
   });
-  // A GET's body is read by nobody, and the injecting client refuses to send one that it finds wrong.
+  // The service does not read the body of a GET, and the injecting client refuses to send a malformed one.
   if (method === 'GET') return noContent;
   if (!schema)
     return fc.oneof(
@@ -264,13 +264,13 @@ const notPercentEncoding = fc.constantFrom(
   '%u0041',
 );
 
-/** The text that a value is in a query: a JSON string without its quotes, everything else as it is written. */
+/** The text of a value in a query: a JSON string without its quotes, everything else as it is written. */
 function textIn(value: string): string {
   if (!value.startsWith('"')) return value;
   return JSON.parse(value) as string;
 }
 
-/** Percent-encoding of any string: a lone surrogate, which encodeURIComponent refuses, becomes the bytes it would have. */
+/** Percent-encodes any string. A lone surrogate, which encodeURIComponent refuses, becomes the bytes that it would have. */
 function encode(text: string): string {
   return Array.from(text, (character) => {
     if (character.isWellFormed()) return encodeURIComponent(character);

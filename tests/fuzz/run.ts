@@ -1,5 +1,5 @@
-// The run: makes requests from the service's own OpenAPI document, sends them one after the other, and checks every answer.
-// Used by the test and by `npm run fuzz`.
+// The run: generates requests from the service's own OpenAPI document, sends them one after the other, and checks every answer.
+// The test and `npm run fuzz` use it.
 import fc from 'fast-check';
 import { createEnvelope } from '../../src/secrets/envelope.js';
 import type { TestCluster } from '../support/cluster.js';
@@ -10,9 +10,9 @@ import { requestOf, type Draft } from './requests.js';
 import { createWorld, secondPlace, type Sent } from './world.js';
 
 export interface FuzzOptions {
-  /** How many requests are made. */
+  /** The number of requests. */
   readonly requests: number;
-  /** With the same seed the same requests come in the same order. */
+  /** The same seed generates the same requests in the same order. */
   readonly seed: number;
   /** Called after each request. */
   readonly onProgress?: (done: number) => void;
@@ -21,11 +21,11 @@ export interface FuzzOptions {
 export interface FuzzResult {
   readonly failure: FuzzFailure | undefined;
   readonly operations: readonly Operation[];
-  /** How often each operation answered which status: `GET /products/ 200`. */
+  /** How often each operation answered with each status, such as `GET /products/ 200`. */
   readonly tally: ReadonlyMap<string, number>;
 }
 
-/** An answer that broke a promise, to the smallest request that was found to do so. */
+/** An answer that broke a promise, with the smallest request that was found to cause it. */
 export interface FuzzFailure {
   readonly problems: readonly string[];
   readonly operation: string;
@@ -34,15 +34,15 @@ export interface FuzzFailure {
   readonly answer: Received;
 }
 
-/** Ids of tokens and tenants stay valid for as long as the longest run. */
+/** Tokens and tenants must stay valid during the longest run. */
 const FUZZ_ENV = { ACCESS_TOKEN_TTL: '86400' };
 
-/** A service to be fuzzed, on a registry of its own. Close it. */
+/** A service to be fuzzed, on its own registry. Close it. */
 export async function startFuzzService(cluster: TestCluster): Promise<TestService> {
   return startServiceIn(cluster, { env: { ...FUZZ_ENV, CLUSTER_HOSTS: secondPlace(cluster).host } });
 }
 
-/** Makes requests until one breaks a promise, which is then made as small as it goes, or until there were enough. */
+/** Sends requests until one breaks a promise, and then looks for the smallest such request; or until the number is reached. */
 export async function fuzz(cluster: TestCluster, service: TestService, options: FuzzOptions): Promise<FuzzResult> {
   const document = (await service.app.inject('/docs/json')).json<OpenApiDocument>();
   const operations = operationsOf(document);
@@ -72,7 +72,7 @@ export async function fuzz(cluster: TestCluster, service: TestService, options: 
     numRuns: options.requests,
     seed: options.seed,
   });
-  // Not an answer that was wrong: the run itself is, and would otherwise look like one that ended early.
+  // The error is not a wrong answer but one of the run itself, which would otherwise look like an early end.
   if (failed && !failure) throw new Error('the run could not go on', { cause: errorInstance });
   return { failure, operations, tally };
 }
@@ -96,7 +96,7 @@ function parsed(text: string): unknown {
   }
 }
 
-/** Everything that no answer may hold: passwords of databases and of people, and the key of the tokens. */
+/** Everything that no answer may contain: passwords of databases and of users, and the key of the tokens. */
 async function secretsOf(cluster: TestCluster, { app, config }: TestService): Promise<string[]> {
   const envelope = createEnvelope(config.encryptionKeys);
   const rows = await app.engine.registry

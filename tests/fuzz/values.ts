@@ -1,15 +1,15 @@
-// Values from JSON schemas, as JSON text and not as JavaScript values: -0, 1e400 and a key that is given twice exist only
-// there. What the schema allows, what is just beyond it, and what is meant to hurt.
+// Values from JSON schemas, as JSON text and not as JavaScript values, because only text can have -0, 1e400 and duplicate keys:
+// values that the schema allows, values just out of its bounds, and hostile values.
 import fc from 'fast-check';
 import type { Schema } from './document.js';
 
-/** Values of a schema as JSON text: what it allows, and what it does not, or only just. */
+/** Values of a schema as JSON text: allowed ones, forbidden ones, and ones at the bounds. */
 export interface Values {
   readonly good: fc.Arbitrary<string>;
   readonly bad: fc.Arbitrary<string>;
 }
 
-/** What a schema cannot say: values that get somewhere, by the name of a property, or of an operation for its body. */
+/** Valid values that a schema cannot express, by the name of a property, or of an operation for its body. */
 export type Hints = Readonly<Record<string, readonly unknown[]>>;
 
 const json = (value: unknown): string => JSON.stringify(value);
@@ -17,7 +17,7 @@ const json = (value: unknown): string => JSON.stringify(value);
 const LONG = 5_001;
 const OVER_BODY_LIMIT = 70_000;
 
-/** Text that has broken other services. The keys of prototypes are text like any other where they are no keys. */
+/** Text that has broken other services. The keys of prototypes are ordinary text except as keys. */
 const hostileText = fc.oneof(
   {
     weight: 8,
@@ -64,7 +64,7 @@ const hostileNumber = fc.constantFrom(
   ...['2147483647', '2147483648', '-2147483648', '-2147483649', '9007199254740993', '18446744073709551616'],
 );
 
-/** Any JSON at all, and some of every kind that a schema did not ask for. */
+/** Any JSON, and some of every type that a schema did not ask for. */
 export const hostileValue: fc.Arbitrary<string> = fc.oneof(
   { weight: 6, arbitrary: hostileText.map(json) },
   { weight: 4, arbitrary: hostileNumber },

@@ -1,5 +1,5 @@
-// What the requests happen in: two tenants that stay, one with an admin who is expendable, people with tokens, and whatever
-// ids and cursors the answers have told.
+// The data of a run: two permanent tenants, a third with an expendable admin, users with tokens, and the ids and cursors of
+// earlier answers.
 import type { TestCluster } from '../support/cluster.js';
 import type { TestService, TestTenant } from '../support/service.js';
 import { ADMIN, beginGrant, beginSession, OPERATOR } from '../support/service.js';
@@ -15,24 +15,24 @@ export interface Sent {
 }
 
 export interface World {
-  /** Values that get somewhere, or into each other's way. */
+  /** Values that are valid, or that conflict with each other. */
   readonly hints: Hints;
-  /** Fills in whom and what the request is about. Nothing that the run depends on is ever changed or removed. */
+  /** Replaces the placeholders of a request. Objects that the run depends on are never changed or removed. */
   resolve(draft: Draft): Sent;
-  /** Takes ids and cursors out of a successful answer, and sees to it that the next request finds everybody well. */
+  /** Collects ids and cursors from a successful answer, and repairs whatever the next request needs. */
   learn(draft: Draft, sent: Sent, answer: { readonly status: number; readonly body: unknown }): Promise<void>;
 }
 
-/** Ids and cursors that are remembered of a kind; the oldest is forgotten first. */
+/** The number of ids and cursors that are kept of a kind; the oldest is dropped first. */
 const MAX_KNOWN = 200;
 
-/** Few enough to be taken at times. */
+/** Few enough that some requests conflict. */
 const EMAILS = Array.from({ length: 12 }, (_, index) => `Fuzz-${index}@Example.com`);
 
-/** An id that nothing has. */
+/** An id that no object has. */
 const NO_ID = '01900000-0000-7000-8000-00000000ffff';
 
-/** The server of the run under another name: a cluster that can be registered, without another PostgreSQL to start. */
+/** The run's server under another name: a cluster that can be registered without starting another PostgreSQL. */
 export function secondPlace({ provisioner: { host, port } }: TestCluster): { host: string; port: number } {
   return { host: host === 'localhost' ? '127.0.0.1' : 'localhost', port };
 }
@@ -62,7 +62,7 @@ export async function createWorld(cluster: TestCluster, service: TestService): P
   let renewals = 0;
   const renew = (): Promise<TestTenant> => service.createTenant(`fuzz-expendable-${(renewals += 1)}`);
   let expendable = await renew();
-  /** Only its session may have ended, and another tenant takes longer to make than all that is asked of it. */
+  /** If only the admin's session has ended, a new session suffices: another tenant would take longer. */
   async function revive(tenant: TestTenant): Promise<TestTenant> {
     const account = { kind: 'user', tenantId: tenant.id, userId: tenant.adminId } as const;
     const adminToken = await beginSession(service.app, account).catch(() => undefined);
@@ -90,17 +90,17 @@ export async function createWorld(cluster: TestCluster, service: TestService): P
     }
     if (kind === 'session') return service.app.tokens.verify(expendable.adminToken).sessionId;
     const { self, own } = people()[actor];
-    // An operator could suspend a tenant that all others live in, an admin could lock itself out.
+    // An operator could suspend a tenant that all others need, and an admin could lock itself out.
     const harmless = operation.method === 'GET' || actor === 'expendable';
     if (kind === 'self' && harmless) return self;
     if (kind === 'own' && actor !== 'operator') return own;
     if (kind === 'own' && operation.method === 'GET') return own;
     if (kind === 'cluster') {
-      // No tenant could be made any more where the default cluster took none.
+      // If the default cluster accepted no tenants, none could be created any more.
       const some = operation.method === 'GET' ? [defaultCluster, ...known.cluster] : known.cluster;
       return some[index % some.length] ?? NO_ID;
     }
-    // Of all tenants few are deleted: what is for those would hardly ever meet one.
+    // Few tenants are deleted, so that requests for deleted ones would rarely meet one.
     if (/\/(?:restore|purge)$/.test(operation.path) && known.deleted.length > 0)
       return known.deleted[index % known.deleted.length] ?? NO_ID;
     const ids =
@@ -124,7 +124,7 @@ export async function createWorld(cluster: TestCluster, service: TestService): P
     known[kind] = known[kind].filter((each) => each !== value);
   };
 
-  /** What ends sessions is asked by whoever is expendable: the others are needed to the end. */
+  /** Only the expendable admin ends sessions: the other sessions are needed until the end. */
   const askedBy = ({ actor, operation }: Draft): Actor =>
     /\/(?:logout|logout-all|password|sessions)\b/.test(operation.path) &&
     operation.method !== 'GET' &&
@@ -139,7 +139,7 @@ export async function createWorld(cluster: TestCluster, service: TestService): P
 
   return {
     hints: {
-      // Works for its grace, and is one that was used after that.
+      // Valid during its grace time, and detected as reused after that.
       'POST /auth/refresh': [{ refreshToken }],
       'POST /auth/login': [home, elsewhere].map(({ id }) => ({
         tenant: id,
@@ -228,7 +228,7 @@ export async function createWorld(cluster: TestCluster, service: TestService): P
       const id = sent.url.split(/[/?]/).at(2);
       const removes = operation.method === 'DELETE' && status === 204;
       if (kind === 'tenant') {
-        // A deleted one is still there to be restored or purged.
+        // A deleted tenant can still be restored or purged.
         if (removes) remember('deleted', id);
         if (operation.path.endsWith('/restore') && status === 200) forget('deleted', id);
         if (operation.path.endsWith('/purge') && status === 204)
@@ -240,13 +240,13 @@ export async function createWorld(cluster: TestCluster, service: TestService): P
         const others = query.split('&').filter((pair) => pair !== '' && !pair.startsWith('cursor='));
         remember('page', `${path}?${[...others, `cursor=${told['nextCursor']}`].join('&')}`);
       }
-      // Its budget may be too small for those who are needed to the end.
+      // Its budget may be too small for the permanent ones.
       if (kind === 'cluster' && told['accepting'] === true && told['isDefault'] === false)
         await service.send('PATCH', `/clusters/${String(told['id'])}`, {
           token: service.operatorToken,
           body: { accepting: false },
         });
-      // It has removed, deactivated or demoted itself, or its password is another, which is what it is for.
+      // The admin has removed, deactivated or demoted itself, or changed its password, as it may.
       const changed = operation.path === '/auth/password' && status === 204;
       const locked = status === 401 || (['users', 'roles'].includes(operation.tag) && told['code'] === 'forbidden');
       if (askedBy(draft) !== 'expendable' || !(locked || changed)) return;
@@ -255,7 +255,7 @@ export async function createWorld(cluster: TestCluster, service: TestService): P
   };
 }
 
-/** A token with the signature of nobody. */
+/** A token with a wrong signature. */
 function forge(token: string): string {
   const [head = '', claims = ''] = token.split('.');
   return `${head}.${claims}.${'A'.repeat(43)}`;

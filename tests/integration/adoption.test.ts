@@ -1,4 +1,4 @@
-// Adopting a database that is there already: it becomes a tenant with what it holds, and where that fails it stays what it was.
+// Adopting an existing database: it becomes a tenant with its content, and a failed adoption leaves it as it was.
 import { sql } from 'kysely';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { findTenant } from '../../db/registry/tenant-queries.js';
@@ -63,11 +63,11 @@ function adopt(
   });
 }
 
-/** Puts an adoption back to before its last step, as a process that died there leaves it. @returns the role */
+/** Sets an adoption back to before its last step, as if its process had died there. @returns the role */
 async function cutShort(id: string): Promise<string> {
   const { dbName, dbUser } = await rowOf(service, { id });
   await service.app.engine.tenantPools.retire(id);
-  // The row names no database yet, and all but that is done.
+  // All steps but the last one are done, and the row does not name the database yet.
   await service.app.engine.registry
     .updateTable('tenants')
     .set({ status: 'provisioning', db_name: dbUser, adopts: dbName, generation: 1 })
@@ -76,7 +76,7 @@ async function cutShort(id: string): Promise<string> {
   return dbUser;
 }
 
-/** Puts an adoption back to before the database was marked, and has that undone. @returns the role */
+/** Sets an adoption back to before the database was marked, and lets the reconciler undo it. @returns the role */
 async function clearAway(id: string): Promise<string> {
   const { dbName } = await rowOf(service, { id });
   const role = await cutShort(id);
@@ -116,7 +116,7 @@ function roles(): Promise<string[]> {
 }
 
 describe('a database that is adopted', () => {
-  it('becomes a tenant with its rows, its role has no more rights than any, and PUBLIC is out', async () => {
+  it('becomes a tenant with its rows, with a role of the usual rights, and without rights for PUBLIC', async () => {
     const database = await prepare();
     const answer = await adopt(database, 'adopted');
     expect([answer.status, answer.body.status, answer.body.clusterId]).toEqual([201, 'active', clusterId]);
@@ -153,7 +153,7 @@ describe('a database that is adopted', () => {
     expect(audited?.details).toEqual({ adopted: true });
   });
 
-  it('is refused to a second tenant', async () => {
+  it('is refused for a second tenant', async () => {
     const database = await prepare();
     expect((await adopt(database, 'first-owner')).status).toBe(201);
     const again = await adopt(database, 'second-owner');
@@ -194,11 +194,11 @@ describe('a database that cannot be adopted', () => {
       'does not allow connections',
     ],
   ];
-  it.each(refused)('because it %s, is refused with 422', async (_why, make, reason) => {
+  it.each(refused)('is refused with 422 because it %s', async (_why, make, reason) => {
     const answer = await adopt(await make(), 'never');
     expect([answer.status, answer.body.code]).toEqual([422, 'not-adoptable']);
     expect(answer.body.detail).toContain(reason);
-    // The row is what comes first, before the role.
+    // The row is the first step: without it there is no role either.
     const rows = await service.app.engine.registry
       .selectFrom('tenants')
       .select('id')
@@ -207,7 +207,7 @@ describe('a database that cannot be adopted', () => {
     expect(rows).toEqual([]);
   });
 
-  it('of an unknown cluster, or with a wish besides, is refused', async () => {
+  it('is refused if the cluster is unknown, or if another cluster or region is given too', async () => {
     const unknown = { clusterId: '01900000-0000-7000-8000-00000000ffff', database: 'x' };
     expect((await adopt('x', 'never', { adopt: unknown })).body.code).toBe('no-cluster');
     expect((await adopt('x', 'never', { region: 'eu' })).status).toBe(400);
@@ -227,10 +227,10 @@ describe('an adoption that fails', () => {
     const answer = await adopt(database, slug);
     expect([answer.status, answer.body.code]).toEqual([status, code]);
     const after = (await stateOf(database)) as { inside: { tables: { name: string }[] } };
-    // The migrator's own bookkeeping is all that stays.
+    // Only the migrator's own tables stay.
     after.inside.tables = after.inside.tables.filter(({ name }) => !name.startsWith('migration.'));
     expect(after).toEqual(before);
-    // The row goes last, behind the role: where it is gone, the role is.
+    // The undo removes the row last: if the row is gone, the role is gone too.
     const rows = await service.app.engine.registry
       .selectFrom('tenants')
       .select('id')
@@ -239,7 +239,7 @@ describe('an adoption that fails', () => {
     expect(rows).toEqual([]);
   });
 
-  it('and died with its process in the middle, is cleared away like any tenant, and the database stays', async () => {
+  it('because its process died early is undone like any creation, and the database stays', async () => {
     const database = await prepare();
     const made = await adopt(database, 'cut-short');
     expect(made.status).toBe(201);
@@ -250,7 +250,7 @@ describe('an adoption that fails', () => {
     expect([again.status, again.text]).toEqual([201, again.text]);
   });
 
-  it('and died with its process after the database was marked, goes forward', async () => {
+  it('because its process died after the database was marked is completed', async () => {
     const database = await prepare();
     const { id } = (await adopt(database, 'nearly-adopted')).body;
     await cutShort(id);
@@ -261,7 +261,7 @@ describe('an adoption that fails', () => {
     expect((await service.send('POST', '/auth/login', { body })).status).toBe(200);
   });
 
-  it('for a user who is there already, says so, and can be sent again with another address', async () => {
+  it('because the admin’s address is in the database already gets 409, and succeeds with another address', async () => {
     const database = await prepare();
     const first = await adopt(database, 'with-users');
     await clearAway(first.body.id);

@@ -1,4 +1,4 @@
-// What is audited: each act with its row, where it belongs, and nothing secret in any of them; and how the rows are read.
+// The audit: each act leaves its row, in the right database and without a secret, and the rows can be listed.
 import { sql } from 'kysely';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
@@ -76,7 +76,7 @@ async function central(action: string, at = service): Promise<Record<string, unk
     .execute();
 }
 
-/** Asks until there are so many: refused sign-ins are written a moment later. */
+/** Asks until there are so many rows: those of refused sign-ins are written after the answer. */
 async function eventually<T>(least: number, look: () => Promise<readonly T[]>): Promise<readonly T[]> {
   const deadline = performance.now() + 5_000;
   for (;;) {
@@ -90,7 +90,7 @@ const login = (body: object, headers: Record<string, string> = {}): Promise<Answ
   service.send('POST', '/auth/login', { body, headers });
 
 describe('signing in', () => {
-  it('is a row with who, when, from where and in which request', async () => {
+  it('leaves a row with who, when, from where and in which request', async () => {
     const headers = { 'user-agent': 'a browser of sorts', 'x-request-id': 'sign-in-of-the-test' };
     const before = Date.now();
     const { status } = await login({ tenant: tenant.slug, email: ADMIN.email, password: ADMIN.password }, headers);
@@ -110,7 +110,7 @@ describe('signing in', () => {
     expect(Math.abs(Date.parse(row?.at ?? '') - before)).toBeLessThan(60_000);
   });
 
-  it('is, for an operator, a row in the registry', async () => {
+  it('leaves a row in the registry for an operator', async () => {
     await service.send('POST', '/auth/operator/login', { body: OPERATOR });
     const [row] = await central('auth.login');
     expect(row).toMatchObject({
@@ -121,7 +121,7 @@ describe('signing in', () => {
     });
   });
 
-  it('keeps no more than 256 characters of what the client calls itself', async () => {
+  it('stores no more than 256 characters of the client’s User-Agent', async () => {
     const headers = { 'user-agent': 'x'.repeat(5_000) };
     await login({ tenant: tenant.slug, email: ADMIN.email, password: ADMIN.password }, headers);
     expect((await rowsOf(tenant, '&action=auth.login'))[0]?.userAgent).toBe('x'.repeat(256));
@@ -129,7 +129,7 @@ describe('signing in', () => {
 });
 
 describe('a refused sign-in', () => {
-  it('names the account and the reason, in the tenant’s database', async () => {
+  it('leaves a row with the account and the reason in the tenant’s database', async () => {
     const own = await service.createTenant('refusals');
     const inactive = await service.createUser(own, 'inactive@example.com');
     await service.send('PATCH', `/users/${inactive.id}`, { token: own.adminToken, body: { active: false } });
@@ -147,7 +147,7 @@ describe('a refused sign-in', () => {
     );
   });
 
-  it('stands in the registry where no tenant can keep it', async () => {
+  it('leaves a row in the registry if no tenant’s database can store it', async () => {
     const suspended = await service.createTenant('refusals-suspended');
     const { email, password } = ADMIN;
     await service.send('PATCH', `/tenants/${suspended.id}`, { token: service.operatorToken, body: { active: false } });
@@ -164,7 +164,7 @@ describe('a refused sign-in', () => {
     ]);
   });
 
-  it('is answered before it is written, and nobody waits for the writing', async () => {
+  it('is answered before its row is written, and no request waits for the writing', async () => {
     const own = await startServiceForTest();
     const there = await own.createTenant('locked-audit');
     const { dbName } = (await findTenant(own.app.engine.registry, there.id)) ?? {};
@@ -184,7 +184,7 @@ describe('a refused sign-in', () => {
     expect(rows).toHaveLength(3);
   });
 
-  it('is dated by the database, so that it is listed in its order whatever the clock of the process says', async () => {
+  it('gets its time from the database, so that the list is in order whatever the clock of the process says', async () => {
     const own = await service.createTenant();
     const attempt = (password: string): Promise<Answer> => login({ tenant: own.slug, email: ADMIN.email, password });
     vi.useFakeTimers({ toFake: ['Date'], now: Date.now() - 3_600_000 });
@@ -214,7 +214,7 @@ describe('a refused sign-in', () => {
     expect(rows).toHaveLength(1);
   });
 
-  it('is counted where too many wait, and one row tells how many; other tenants lose none', async () => {
+  it('is only counted if too many wait, and one row has the count; other tenants lose no row', async () => {
     const flooded = await service.createTenant('flooded');
     const quiet = await service.createTenant('quiet');
     const trail = createAuditTrail({
@@ -235,7 +235,7 @@ describe('a refused sign-in', () => {
     expect(await rowsOf(quiet, '&action=audit.dropped')).toEqual([]);
   });
 
-  it('that cannot be written is told to the log with how many there were, and costs the others nothing', async () => {
+  it('that cannot be written is logged with the number of lost rows, and other tenants lose no row', async () => {
     const errors: { tenantId: string | undefined; rows: number }[] = [];
     const trail = createAuditTrail({
       registry: service.app.engine.registry,
@@ -254,8 +254,8 @@ describe('a refused sign-in', () => {
   });
 });
 
-describe('attempts that are refused unseen', () => {
-  it('are told to the log without what was sent, where it cannot be looked up whose they are', async () => {
+describe('attempts that are refused without a check', () => {
+  it('are logged without their input if their tenant cannot be looked up', async () => {
     const errors: unknown[] = [];
     const trail = createAuditTrail({
       registry: service.app.engine.registry,
@@ -268,7 +268,7 @@ describe('attempts that are refused unseen', () => {
     expect(errors).toEqual([{ tenantId: undefined, rows: 1 }]);
   });
 
-  it('are one row a wait, where the failures are, and no more however many there are', async () => {
+  it('leave one row for each wait, in the database of the failures, however many attempts there are', async () => {
     const own = await startServiceForTest({ env: { SIGN_IN_FAILURES_ACCOUNT: '1' } });
     const there = await own.createTenant('throttled');
     const suspended = await own.createTenant('throttled-suspended');
@@ -296,12 +296,12 @@ describe('attempts that are refused unseen', () => {
       { actor: { kind: 'none', id: null }, details: { attempt: 'login', on: 'account' } },
     ]);
     const inRegistry = await eventually(3, () => central('auth.throttled', own));
-    // Not in the order in which they were written: each has a place of its own to wait in.
+    // Sorted, because each place of failures has its own queue, and the order of writing is open.
     expect(inRegistry.map(({ tenant_id }) => tenant_id).sort()).toEqual([suspended.id, null, null]);
   });
 });
 
-describe('what is done to sessions', () => {
+describe('ending a session', () => {
   interface Tokens {
     readonly accessToken: string;
     readonly refreshToken: string;
@@ -312,7 +312,7 @@ describe('what is done to sessions', () => {
   const refresh = async (refreshToken: string): Promise<Answer<Tokens & Problem>> =>
     service.send('POST', '/auth/refresh', { body: { refreshToken } });
 
-  it('is a row of its own for each way in which one ends, with the session or the account', async () => {
+  it('leaves a row for each way to end it, with the session or the account', async () => {
     const own = await service.createTenant('sessions-that-end');
     const [first, second, third] = [await begin(own), await begin(own), await begin(own)];
     const sessions = (await rowsOf(own, '&action=auth.login')).slice(0, 3).map(({ target }) => target?.id);
@@ -339,7 +339,7 @@ describe('what is done to sessions', () => {
     ]);
   });
 
-  it('includes a refresh token that is used again, with the account and the session that it ended', async () => {
+  it('leaves a row if a refresh token is used again, with the account and the session that ended', async () => {
     const own = await service.createTenant('sessions-reused');
     const { refreshToken } = await begin(own);
     const [login] = await rowsOf(own, '&action=auth.login');
@@ -358,7 +358,7 @@ describe('what is done to sessions', () => {
     ]);
   });
 
-  it('stands in the registry for operators, with their changes of the password', async () => {
+  it('leaves a row in the registry for operators, as their password changes do', async () => {
     const own = await startServiceForTest();
     const { token, body } = { token: own.operatorToken, body: OPERATOR };
     const other = await own.send<Tokens>('POST', '/auth/operator/login', { body });
@@ -390,7 +390,7 @@ describe('what is done to sessions', () => {
     expect(rows.map(({ text }) => text).join()).not.toContain('canary');
   });
 
-  it('is, for all of a tenant at once, an operator’s act on the tenant', async () => {
+  it('is an operator’s act on the tenant if all its sessions are ended', async () => {
     const own = await service.createTenant('sessions-of-all');
     await service.send('POST', `/tenants/${own.id}/sign-out`, { token: service.operatorToken });
     expect((await actsOn(own.id)).map(({ action }) => action)).toEqual(['tenant.signed-out', 'tenant.created']);
@@ -398,7 +398,7 @@ describe('what is done to sessions', () => {
 });
 
 describe('a change to a user', () => {
-  it('names the fields, and of their values only roles and active', async () => {
+  it('leaves a row with the names of the fields, and with values of roles and active only', async () => {
     const { id } = await service.createUser(tenant, 'changed@example.com');
     const body = { email: 'new-canary@example.com', password: 'canary-password-12', roles: ['admin'], active: false };
     expect((await service.send('PATCH', `/users/${id}`, { token: tenant.adminToken, body })).status).toBe(200);
@@ -420,7 +420,7 @@ describe('a change to a user', () => {
     expect(JSON.stringify(rows)).not.toContain('canary');
   });
 
-  it('that is refused leaves no row', async () => {
+  it('leaves no row if it is refused', async () => {
     const before = await rowsOf(tenant);
     const send = (method: 'POST' | 'PATCH' | 'DELETE', url: string, body?: object): Promise<Answer> =>
       service.send(method, url, { token: tenant.adminToken, ...(body && { body }) });
@@ -435,7 +435,7 @@ describe('a change to a user', () => {
     expect(await rowsOf(tenant)).toEqual(before);
   });
 
-  it('is taken back where its row cannot be written', async () => {
+  it('is rolled back if its row cannot be written', async () => {
     const own = await service.createTenant('no-room');
     const { dbName } = (await findTenant(service.app.engine.registry, own.id)) ?? {};
     await asSuperuser(dbName ?? '', (db) =>
@@ -447,7 +447,7 @@ describe('a change to a user', () => {
     expect(page.data.map(({ email }) => email)).toEqual([ADMIN.email]);
   });
 
-  it('with the wrong password of one’s own is a row too', async () => {
+  it('leaves a row if the user’s own password was wrong', async () => {
     const body = { password: 'a-new-password-1', currentPassword: 'not the password' };
     expect((await service.send('PATCH', `/users/${tenant.adminId}`, { token: tenant.adminToken, body })).status).toBe(
       403,
@@ -457,8 +457,8 @@ describe('a change to a user', () => {
   });
 });
 
-describe('what operators do to a tenant', () => {
-  it('stands in the registry, from its making to its end and beyond', async () => {
+describe('an operator’s act on a tenant', () => {
+  it('leaves a row in the registry, which stays after the tenant’s purge', async () => {
     const { id } = await service.createTenant('with-a-history');
     const operator = { token: service.operatorToken };
     const patch = (body: object): Promise<Answer> => service.send('PATCH', `/tenants/${id}`, { ...operator, body });
@@ -489,7 +489,7 @@ describe('what operators do to a tenant', () => {
     );
   });
 
-  it('leaves no row where it is refused', async () => {
+  it('leaves no row if it is refused', async () => {
     const { id } = await service.createTenant('refused-acts');
     const before = await actsOn(id);
     const body = { slug: tenant.slug };
@@ -500,7 +500,7 @@ describe('what operators do to a tenant', () => {
     expect(await actsOn(UNKNOWN_ID)).toEqual([]);
   });
 
-  it('is not in the tenant’s own audit; what its admin does to it is in both', async () => {
+  it('leaves no row in the tenant’s own audit; an act of the tenant’s admin leaves one in both', async () => {
     const own = await service.createTenant('self-named');
     const operator = { token: service.operatorToken, body: { name: 'By an operator' } };
     await service.send('PATCH', `/tenants/${own.id}`, operator);
@@ -533,7 +533,7 @@ describe.each([
     return body;
   };
 
-  it('answers the newest first, page by page, each row once', async () => {
+  it('answers the newest rows first, page by page, each row once', async () => {
     const whole = (await read('limit=100')).data;
     const times = whole.map(({ at }) => at);
     expect(times).toEqual([...times].sort().reverse());
@@ -585,7 +585,7 @@ describe.each([
     expect(body.code).toBe('invalid-cursor');
   });
 
-  it('is for nobody else', async () => {
+  it('answers no other role or scope', async () => {
     const member = await service.createUser(tenant, `member-${url().length}@example.com`);
     expect((await service.send('GET', url(), { token: member.token })).status).toBe(403);
     expect((await service.send('GET', url())).status).toBe(401);
@@ -594,7 +594,7 @@ describe.each([
   });
 });
 
-it('filters a tenant’s rows by target', async () => {
+it('the list of a tenant’s audit filters by target', async () => {
   const { id } = await service.createUser(tenant, 'targeted@example.com');
   expect((await rowsOf(tenant, `&target=${id}`)).map(({ action }) => action)).toEqual(['user.created']);
 });
@@ -619,7 +619,7 @@ describe('every filter', () => {
   });
 });
 
-it('holds no secret, whatever was done with one', async () => {
+it('the audit holds no secret, whichever act used one', async () => {
   const own = await service.createTenant('canaries');
   const secret = 'canary-of-the-audit';
   const operator = { token: service.operatorToken };

@@ -1,4 +1,4 @@
-// Signing in, what a token opens, and how soon it stops doing so.
+// Signing in, which routes a token opens, and how soon a revoked token is refused.
 import { createHmac } from 'node:crypto';
 import { setTimeout as delay } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
@@ -15,7 +15,7 @@ import {
 
 const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}$/;
 const UNKNOWN_ID = '01900000-0000-7000-8000-00000000ffff';
-/** What every replica has heard of a change after, in ms. */
+/** Every replica knows of a change after this time (ms). */
 const PROMISE = 1_000;
 
 interface SignedIn {
@@ -39,7 +39,7 @@ function signIn(body: object, to: Send = send): Promise<Answer<SignedIn>> {
   return to('POST', '/auth/login', { body });
 }
 
-/** An answer as a client could compare it with another: without what differs between any two requests. */
+/** An answer as a client would compare it with another: without the parts that differ between any two requests. */
 function comparable({ status, headers, body }: Answer): object {
   const { 'x-request-id': _id, date: _date, ...rest } = headers;
   return { status, headers: rest, body: { ...body, requestId: '' } };
@@ -72,19 +72,19 @@ describe('POST /auth/login', () => {
     expect((await send('GET', '/auth/me', { token: answer.body.accessToken })).status).toBe(200);
   });
 
-  it('takes the e-mail address in any case', async () => {
+  it('accepts the e-mail address in any case', async () => {
     const answer = await signIn({ tenant: 'acme', email: ADMIN.email.toUpperCase(), password: ADMIN.password });
     expect(answer.status).toBe(200);
     expect(answer.body.user.email).toBe(ADMIN.email);
   });
 
-  it('does not take the password in any case', async () => {
+  it('accepts the password only in its own case', async () => {
     expect((await signIn({ tenant: 'acme', email: ADMIN.email, password: ADMIN.password.toUpperCase() })).status).toBe(
       401,
     );
   });
 
-  it('says the same for an unknown tenant, an unknown user, an inactive user, a wrong password and a suspended tenant', async () => {
+  it('answers the same for an unknown tenant, an unknown user, an inactive user, a wrong password and a suspended tenant', async () => {
     const inactive = await service.createUser(tenant, 'inactive@example.com');
     await send('PATCH', `/users/${inactive.id}`, { token: tenant.adminToken, body: { active: false } });
     const suspended = await service.createTenant('suspended-at-sign-in');
@@ -112,7 +112,7 @@ describe('POST /auth/login', () => {
     for (const other of others) expect(other).toEqual(first);
   });
 
-  it('names what is missing or not known', async () => {
+  it('names missing and unknown keys', async () => {
     const answer = await send<{ errors: { path: string }[] }>('POST', '/auth/login', {
       body: { tenant: 'acme', email: 'no address', role: 'admin' },
     });
@@ -135,7 +135,7 @@ describe('POST /auth/operator/login', () => {
     expect((await send('GET', '/tenants', { token: answer.body.accessToken })).status).toBe(200);
   });
 
-  it('says the same for an unknown operator, a wrong password and an inactive operator', async () => {
+  it('answers the same for an unknown operator, a wrong password and an inactive operator', async () => {
     const other = await startServiceForTest();
     const answers = [
       await other.send('POST', '/auth/operator/login', { body: { ...OPERATOR, password: 'not-the-password' } }),
@@ -148,14 +148,14 @@ describe('POST /auth/operator/login', () => {
     for (const answer of others) expect(answer).toEqual(first);
   });
 
-  it('lets no tenant user in', async () => {
+  it('does not sign in a tenant’s user', async () => {
     const { email, password } = ADMIN;
     expect((await send('POST', '/auth/operator/login', { body: { email, password } })).status).toBe(401);
   });
 });
 
 describe('GET /auth/me', () => {
-  it('tells a user its tenant and itself', async () => {
+  it('answers with the user and its tenant', async () => {
     const answer = await send('GET', '/auth/me', { token: tenant.adminToken });
     expect(answer.status).toBe(200);
     expect(answer.body).toMatchObject({
@@ -165,7 +165,7 @@ describe('GET /auth/me', () => {
     expect(answer.body).not.toHaveProperty('operator');
   });
 
-  it('tells an operator itself', async () => {
+  it('answers with the operator', async () => {
     const answer = await send('GET', '/auth/me', { token: service.operatorToken });
     expect(answer.status).toBe(200);
     expect(answer.body).toMatchObject({ operator: { email: OPERATOR.email, active: true } });
@@ -175,7 +175,7 @@ describe('GET /auth/me', () => {
 });
 
 describe('passwords', () => {
-  it('are in no answer, neither as text nor as hash', async () => {
+  it('appear in no answer, neither as text nor as hash', async () => {
     const answers = [
       await signIn({ tenant: 'acme', email: ADMIN.email, password: ADMIN.password }),
       await signIn({ tenant: 'acme', email: ADMIN.email, password: 'not-the-password' }),
@@ -195,7 +195,7 @@ describe('passwords', () => {
 });
 
 describe('the sign-in limit', () => {
-  it('answers 429 with Retry-After, to the right password too, and leaves other routes alone', async () => {
+  it('answers 429 with Retry-After, to the right password too, and does not affect other routes', async () => {
     const limited = await startServiceForTest({ env: { SIGN_IN_LIMIT: '5' } });
     const { send } = limited;
     const { adminToken } = await limited.createTenant('limited');
@@ -221,7 +221,7 @@ describe('the sign-in limit', () => {
     expect((await send('GET', '/products', { token: adminToken })).status).toBe(200);
   });
 
-  it('counts both kinds of sign-in together', async () => {
+  it('counts sign-ins of users and of operators together', async () => {
     const { send } = await startServiceForTest({ env: { SIGN_IN_LIMIT: '3' } });
     expect((await send('POST', '/auth/operator/login', { body: OPERATOR })).status).toBe(200);
     const asUser = { tenant: 'none', email: ADMIN.email, password: ADMIN.password };
@@ -231,7 +231,7 @@ describe('the sign-in limit', () => {
     expect((await signIn(asUser, send)).status).toBe(429);
   });
 
-  it('counts each address by itself', async () => {
+  it('counts each address separately', async () => {
     const { app } = await startServiceForTest({ env: { SIGN_IN_LIMIT: '2' } });
     const from = async (remoteAddress: string): Promise<number> => {
       const { statusCode } = await app.inject({
@@ -247,7 +247,7 @@ describe('the sign-in limit', () => {
   });
 });
 
-describe('failures to sign in', () => {
+describe('failed sign-ins', () => {
   const wrong = { ...OPERATOR, password: 'not-the-password' };
 
   /** A service, and how it answers an attempt from an address: `200`, `401`, or the seconds to wait. */
@@ -276,7 +276,7 @@ describe('failures to sign in', () => {
   const bad = (tenant: string, email = ADMIN.email): object => ({ tenant, email, password: 'not-the-password' });
   const good = (tenant: string): object => ({ tenant, email: ADMIN.email, password: ADMIN.password });
 
-  it('on one account make the next wait, the right password too, without hashing and without a database', async () => {
+  it('on one account delay the next attempt, even with the right password, before any hashing and any query', async () => {
     const { limited, from } = await throttled({ SIGN_IN_FAILURES_ACCOUNT: '3' });
     const { slug } = await limited.createTenant();
     for (const last of [1, 2, 3]) expect(await from(`10.0.0.${last}`, bad(slug))).toBe(401);
@@ -289,7 +289,7 @@ describe('failures to sign in', () => {
     expect(await from('10.0.0.6', bad(slug, 'somebody-else@example.com'))).toBe(401);
   });
 
-  it('lock nobody out: when the time is over, the right password is let in, and all is forgotten', async () => {
+  it('lock no account: after the wait the right password is accepted, and the failures are forgotten', async () => {
     const { limited, from } = await throttled({ SIGN_IN_FAILURES_ACCOUNT: '2' });
     const { slug } = await limited.createTenant();
     await from('10.0.0.1', bad(slug));
@@ -300,7 +300,7 @@ describe('failures to sign in', () => {
     expect([await from('10.0.0.1', bad(slug)), await from('10.0.0.1', bad(slug))]).toEqual([401, 401]);
   });
 
-  it('count by the tenant’s slug and by its id together', async () => {
+  it('are counted together for the tenant’s slug and its id', async () => {
     const { limited, from } = await throttled({ SIGN_IN_FAILURES_ACCOUNT: '3' });
     const { slug, id } = await limited.createTenant();
     expect([await from('10.0.0.1', bad(slug)), await from('10.0.0.1', bad(id))]).toEqual([401, 401]);
@@ -310,7 +310,7 @@ describe('failures to sign in', () => {
     expect(asking).not.toHaveBeenCalled();
   });
 
-  it('count the same for a tenant, a user or an operator that does not exist', async () => {
+  it('are counted in the same way for a tenant, a user or an operator that does not exist', async () => {
     const { limited, from } = await throttled({ SIGN_IN_FAILURES_ACCOUNT: '2' });
     const { slug } = await limited.createTenant();
     const suspended = await limited.createTenant();
@@ -329,7 +329,7 @@ describe('failures to sign in', () => {
     }
   });
 
-  it('within one tenant make all of it wait, whatever the account and the address', async () => {
+  it('within one tenant delay the whole tenant, whatever the account and the address', async () => {
     const { limited, from } = await throttled({ SIGN_IN_FAILURES_TENANT: '3' });
     const [one, other] = [await limited.createTenant(), await limited.createTenant()];
     for (const last of [1, 2, 3]) expect(await from(`10.0.0.${last}`, bad(one.slug, `${last}@example.com`))).toBe(401);
@@ -338,7 +338,7 @@ describe('failures to sign in', () => {
     expect(await from('10.0.0.4', OPERATOR)).toBe(200);
   });
 
-  it('from one address make it wait everywhere, with a made-up X-Forwarded-For too, and no success redeems it', async () => {
+  it('from one address delay that address everywhere, even with a made-up X-Forwarded-For, and no success clears them', async () => {
     const { limited, from } = await throttled({ SIGN_IN_FAILURES_ADDRESS: '3' });
     const { slug } = await limited.createTenant();
     const answers = [
@@ -353,7 +353,7 @@ describe('failures to sign in', () => {
     expect(await from('2001:db8:0:1::1', good(slug))).toBe(200);
   });
 
-  it('as an operator make the next wait, and leave tenants alone', async () => {
+  it('of an operator delay the next attempt, and do not affect tenants', async () => {
     const { limited, from } = await throttled({ SIGN_IN_FAILURES_ACCOUNT: '3' });
     const { slug } = await limited.createTenant();
     for (const last of [1, 2, 3]) expect(await from(`10.0.0.${last}`, wrong)).toBe(401);
@@ -368,14 +368,14 @@ describe('access tokens', () => {
     ['POST', '/products'],
     ['GET', '/auth/me'],
     ['GET', '/tenants'],
-  ] as const)('are needed for %s %s', async (method, url) => {
+  ] as const)('are required for %s %s', async (method, url) => {
     const answer = await send(method, url);
     expect(answer.status).toBe(401);
     expect(answer.headers['www-authenticate']).toBe('Bearer');
     expect(answer.body).toMatchObject({ code: 'unauthenticated' });
   });
 
-  it('that are not ours get 401 and a challenge', async () => {
+  it('that were not issued by the service get 401 with a challenge', async () => {
     const [header = '', claims = '', signature = ''] = tenant.adminToken.split('.');
     const signed = `${header}.${claims}`;
     const none = Buffer.from('{"alg":"none","typ":"JWT"}').toString('base64url');
@@ -415,7 +415,7 @@ describe('access tokens', () => {
     expect((await send('GET', '/auth/me', { headers: { cookie: `token=${adminToken}` } })).status).toBe(401);
   });
 
-  it('of an operator open no tenant route', async () => {
+  it('of an operator are refused on every tenant route', async () => {
     const token = service.operatorToken;
     for (const [method, url, body] of [
       ['GET', '/users', undefined],
@@ -429,7 +429,7 @@ describe('access tokens', () => {
     }
   });
 
-  it('of a tenant user open no operator route', async () => {
+  it('of a tenant’s user are refused on every operator route', async () => {
     const token = tenant.adminToken;
     for (const [method, url, body] of [
       ['GET', '/tenants', undefined],
@@ -442,8 +442,8 @@ describe('access tokens', () => {
   });
 });
 
-describe('answers of /auth', () => {
-  it('are kept in no cache, errors included', async () => {
+describe('the answers of /auth', () => {
+  it('are stored in no cache, even if they are errors', async () => {
     const { email, password } = ADMIN;
     const answers = [
       await signIn({ tenant: 'acme', email, password }),
@@ -462,8 +462,8 @@ describe('answers of /auth', () => {
   });
 });
 
-describe('what happens to an account happens to its token', () => {
-  it('at once where it was done: a deactivated, a deleted and a demoted user', async () => {
+describe('a change of an account affects its tokens', () => {
+  it('at once in the same process: a user is deactivated, deleted or demoted', async () => {
     const token = tenant.adminToken;
     const user = { ...(await service.createUser(tenant, 'short-lived@example.com')) };
     const me = async (): Promise<number> => (await send('GET', '/auth/me', { token: user.token })).status;
@@ -490,7 +490,7 @@ describe('what happens to an account happens to its token', () => {
     expect(await me()).toBe(401);
   });
 
-  it('at once where it was done: a suspended, resumed and deleted tenant', async () => {
+  it('at once in the same process: a tenant is suspended, resumed or deleted', async () => {
     const token = service.operatorToken;
     const other = await service.createTenant('comes-and-goes');
     const me = (): Promise<Answer> => send('GET', '/auth/me', { token: other.adminToken });
@@ -541,7 +541,7 @@ describe('what happens to an account happens to its token', () => {
       send('DELETE', `/tenants/${removed.id}`, { token: service.operatorToken }),
     ]);
     expect(changes.map(({ status }) => status)).toEqual([200, 204, 200, 200, 204]);
-    // Used all the while: being asked for must not keep what is known alive.
+    // The token is used all the time: a read must not extend the life of a cached answer.
     const until = performance.now() + PROMISE;
     while (performance.now() < until) {
       await there();
@@ -550,7 +550,7 @@ describe('what happens to an account happens to its token', () => {
     expect(await there()).toEqual([401, 401, 403, 403, 403]);
   });
 
-  it('within a second for an operator that was deactivated in the registry', async () => {
+  it('within a second if an operator is deactivated in the registry', async () => {
     const { app, send, operatorToken } = await startServiceForTest();
     expect((await send('GET', '/tenants', { token: operatorToken })).status).toBe(200);
     await app.engine.registry.updateTable('operators').set({ active: false }).execute();

@@ -1,5 +1,5 @@
-// Clusters: registered after a look, chosen for new tenants, each with its own connections, and one that dies takes no other
-// along. On two real servers.
+// Clusters on two real servers: registered after an inspection, chosen for new tenants, each with its own connections. A cluster
+// that fails affects no other cluster.
 import { sql } from 'kysely';
 import { createServer, type AddressInfo, type Socket } from 'node:net';
 import { afterAll, beforeAll, describe, expect, inject, it, onTestFinished } from 'vitest';
@@ -63,7 +63,7 @@ let service: TestService;
 let other: TestService;
 let defaultCluster: Cluster;
 let registered: Answer<Cluster & { warnings: string[] }>;
-/** Everything that was answered: secrets are looked for at the end. */
+/** All answers: the last test searches them for secrets. */
 const answers: string[] = [];
 let tenants = 0;
 
@@ -98,7 +98,7 @@ const remove = async (url: string): Promise<Answer<Problem>> =>
 
 const secondId = (): string => registered.body.id;
 
-/** Makes a tenant with a wish, and signs its admin in. */
+/** Makes a tenant on the wanted cluster, and signs its admin in. */
 async function make(wish: object, at = service): Promise<TestTenant & { clusterId: string }> {
   const slug = `placed-${(tenants += 1)}`;
   const made = await post<{ id: string; clusterId: string }>(
@@ -121,13 +121,13 @@ async function make(wish: object, at = service): Promise<TestTenant & { clusterI
   };
 }
 
-/** Ends a tenant for good. */
+/** Deletes and purges a tenant. */
 async function purge(id: string): Promise<void> {
   expect((await remove(`/tenants/${id}`)).status).toBe(204);
   expect((await post(`/tenants/${id}/purge`)).status).toBe(204);
 }
 
-/** A server that counts who connects, and hangs up. */
+/** A server that counts its connections and closes each at once. */
 async function listener(host: string): Promise<{ port: number; connections: () => number }> {
   let connections = 0;
   const server = createServer((socket: Socket) => {
@@ -152,7 +152,7 @@ async function clusterNames(): Promise<string[]> {
 }
 
 describe('the default cluster', () => {
-  it('is listed without being registered, as the configuration has it', () => {
+  it('is listed without being registered, with the values of the configuration', () => {
     const { host, port } = service.config.tenants.provisioner;
     const { tenants: budget, reserve } = service.config.tenants.clusterBudget;
     expect(defaultCluster).toMatchObject({
@@ -165,7 +165,7 @@ describe('the default cluster', () => {
     });
   });
 
-  it('keeps how it is entered and its budget from the API, and cannot be removed', async () => {
+  it('cannot be removed, and its place, password and budget cannot be changed through the API', async () => {
     const { id } = defaultCluster;
     for (const body of [
       { connectionBudget: 50 },
@@ -179,7 +179,7 @@ describe('the default cluster', () => {
     expect((await patch(id, { weight: 100, region: 'home' })).body).toMatchObject({ region: 'home', weight: 100 });
   });
 
-  it('is brought up to what the configuration says, should another become the default', async () => {
+  it('is brought up to date with the configuration, also for the time when it is not the default', async () => {
     const central = connectAs<Registry>(registry);
     await central.db
       .updateTable('clusters')
@@ -203,7 +203,7 @@ describe('the default cluster', () => {
 });
 
 describe('registering a cluster', () => {
-  it('answers 201 with it, makes the template there, and audits it', async () => {
+  it('answers 201 with the cluster, creates the template on it, and leaves a row in the audit', async () => {
     const { name, host, port } = second.body;
     expect(registered.status).toBe(201);
     expect(registered.headers.location).toBe(`/clusters/${secondId()}`);
@@ -249,13 +249,13 @@ describe('registering a cluster', () => {
   });
 
   it.each(['/var/run/postgresql', 'a b', 'db:5432', 'http://db', 'db/x', '', 'a\0b'])(
-    'at %j, which is no host, is refused with 400',
+    'at %j, which is not a host, is refused with 400',
     async (host) => {
       expect((await post('/clusters', { ...second.body, name: 'elsewhere', host })).status).toBe(400);
     },
   );
 
-  it('sends no packet to a host that is not allowed, and one to a host that is', async () => {
+  it('sends no packet to a host that is not allowed', async () => {
     for (const [name, address, sent] of [
       ['127.0.0.2', '127.0.0.2', 0],
       ['localhost', '127.0.0.1', 0],
@@ -271,7 +271,7 @@ describe('registering a cluster', () => {
     }
   });
 
-  it('refuses a server that cannot hold tenants, with the reason, and registers nothing', async () => {
+  it('refuses a server that cannot hold tenants, says why, and registers nothing', async () => {
     const third = await startSecondCluster('third');
     onTestFinished(() => third.stop());
     await third.asSuperuser('postgres', async (db) => {
@@ -300,7 +300,7 @@ describe('registering a cluster', () => {
     expect(await clusterNames()).not.toContain('third');
     expect(await third.databases()).toEqual(before);
 
-    // With warnings only it is taken, and gone again when it is removed.
+    // A server with warnings only is accepted.
     await third.asSuperuser('postgres', (db) => sql`create database left_open`.execute(db));
     const taken = await post<Cluster & { warnings: string[] }>('/clusters', {
       ...third.body,
@@ -315,7 +315,7 @@ describe('registering a cluster', () => {
 });
 
 describe('a new tenant', () => {
-  it('goes to the least loaded cluster for its weight', async () => {
+  it('goes to the cluster with the least load for its weight', async () => {
     await patch(defaultCluster.id, { weight: 100 });
     await patch(secondId(), { weight: 300 });
     const placed: string[] = [];
@@ -325,7 +325,7 @@ describe('a new tenant', () => {
     expect((await get<Cluster>(`/clusters/${secondId()}`)).body.tenants).toBe(6);
   });
 
-  it('goes where it is wished', async () => {
+  it('goes to the cluster or the region that the request names', async () => {
     expect((await make({ clusterId: defaultCluster.id })).clusterId).toBe(defaultCluster.id);
     expect((await make({ region: 'eu' })).clusterId).toBe(secondId());
     expect((await make({ region: 'home' })).clusterId).toBe(defaultCluster.id);
@@ -339,7 +339,7 @@ describe('a new tenant', () => {
     }
   });
 
-  it('stands on its own server, apart from a tenant on the other', async () => {
+  it('is on its own server, separate from a tenant on the other', async () => {
     const [one, two] = [await make({ clusterId: defaultCluster.id }), await make({ clusterId: secondId() })];
     const [rowOne, rowTwo] = [await rowOf(service, one), await rowOf(service, two)];
     expect(await second.databases()).toContain(rowTwo.dbName);
@@ -349,11 +349,11 @@ describe('a new tenant', () => {
     const made = await service.send<{ id: string }>('POST', '/products', { token: one.adminToken, body: product });
     expect(made.status).toBe(201);
     expect((await service.send('GET', `/products/${made.body.id}`, { token: two.adminToken })).status).toBe(404);
-    // A replica that has never heard of either serves both.
+    // A replica that has not seen either tenant before serves both.
     for (const { adminToken } of [one, two])
       expect((await other.send('GET', '/products', { token: adminToken })).status).toBe(200);
 
-    // The role of one server is nobody on the other.
+    // A tenant's role exists on its own server only.
     const { dbHost: host, dbPort: port, dbUser: user } = rowTwo;
     const password = passwordOf(service, rowTwo);
     const here = service.config.tenants.provisioner;
@@ -376,7 +376,7 @@ describe('a new tenant', () => {
     }
   });
 
-  it('is removed from its server with everything', async () => {
+  it('is removed from its server completely', async () => {
     const { id } = await make({ clusterId: secondId() });
     const { dbName } = await rowOf(service, { id });
     await purge(id);
@@ -385,7 +385,7 @@ describe('a new tenant', () => {
 });
 
 describe('connections', () => {
-  it('are bounded for each cluster by its own budget, which can change at any time', async () => {
+  it('are limited on each cluster by its own budget, which can change at any time', async () => {
     const tenant = await make({ clusterId: secondId() });
     const of = async (from: TestService): Promise<Pools['clusters'][number] | undefined> =>
       (await get<Pools>('/pools', from)).body.clusters.find(({ id }) => id === secondId());
@@ -396,7 +396,7 @@ describe('connections', () => {
     const defaults = (await get<Pools>('/pools')).body.clusters.find(({ id }) => id === defaultCluster.id);
     expect(defaults?.budget.tenants).toBe(service.config.tenants.clusterBudget.tenants);
 
-    // Three replicas under load: never more together, whatever their pools would like.
+    // Three replicas under load: together they stay within the budget.
     await patch(secondId(), { connectionBudget: 6 });
     const third = await startService({ registry });
     onTestFinished(() => third.close());
@@ -439,7 +439,7 @@ describe('connections', () => {
 });
 
 describe('changing a cluster', () => {
-  it('moves one that is empty, with its password sealed for the new place, and new tenants are served there', async () => {
+  it('moves an empty cluster, encrypts its password for the new place, and serves new tenants there', async () => {
     const [from, to] = await Promise.all([startProxy(second.superuser), startProxy(second.superuser)]);
     onTestFinished(async () => {
       await Promise.all([from.close(), to.close()]);
@@ -475,7 +475,7 @@ describe('changing a cluster', () => {
     expect((await remove(`/clusters/${id}`)).status).toBe(204);
   });
 
-  it('takes TLS where the server proves who it is, and connects its tenants anew on every replica', async () => {
+  it('accepts TLS if the server proves its identity, and reconnects its tenants on every replica', async () => {
     const { id, adminToken } = await make({ clusterId: secondId() });
     const { dbUser } = await rowOf(service, { id });
     /** Whether the tenant's sessions are encrypted, once both replicas have one. */
@@ -511,7 +511,7 @@ describe('changing a cluster', () => {
     await expect.poll(encrypted, { timeout: 2_000 }).toEqual([false]);
   });
 
-  it('takes a new password when it works, on every replica within a second', async () => {
+  it('accepts a new password that works, on every replica within a second', async () => {
     expect((await patch(secondId(), { provisionerPassword: 'not-the-password' })).body.code).toBe('cluster-unusable');
     const password = 'canary-another-provisioner-password';
     await second.asSuperuser('postgres', (db) =>
@@ -524,7 +524,7 @@ describe('changing a cluster', () => {
     expect((await make({ clusterId: secondId() }, other)).clusterId).toBe(secondId());
   });
 
-  it('asks for the password with another host, port or TLS, and for an empty cluster with another place', async () => {
+  it('requires the password with another host, port or TLS setting, and refuses another place for a cluster in use', async () => {
     for (const body of [{ host: '127.0.0.1' }, { port: 5433 }, { tls: 'verify-full' }, { tlsCa: null }]) {
       const answer = await patch(secondId(), body);
       expect([answer.status, answer.body.code]).toEqual([422, 'provisioner-password-needed']);
@@ -546,9 +546,9 @@ describe('changing a cluster', () => {
   });
 });
 
-describe('draining', () => {
-  it('takes no new tenants, drops what stands by, and says what is left', async () => {
-    // Housekeeping drops them as well, since they are of an old schema: the two must not meet.
+describe('draining a cluster', () => {
+  it('gives it no new tenants, drops its standby databases, and answers with what remains', async () => {
+    // Housekeeping also drops databases of an old schema: the job must not run at the same time.
     const standby = Array.from({ length: 6 }, (_, number) => `tn_standby_${number}`);
     await second.asSuperuser('postgres', async (db) => {
       for (const name of standby)
@@ -595,7 +595,7 @@ describe('draining', () => {
 });
 
 describe('npm run migrate', () => {
-  it('makes the template of every cluster', async () => {
+  it('creates the template of every cluster', async () => {
     const template = (await second.databases()).find((name) => name.startsWith('tenantry_template_')) ?? '';
     await second.asSuperuser('postgres', (db) => sql`drop database ${sql.id(template)}`.execute(db));
     const report = await migrateEverything();
@@ -604,7 +604,7 @@ describe('npm run migrate', () => {
   });
 });
 
-/** What the command does, with the environment that it reads. */
+/** Does what the command does, with the environment that it would read. */
 async function migrateEverything(): ReturnType<typeof prepareAndMigrate> {
   const { provisioner, registry: where } = { ...service.config.tenants, registry: service.config.registry.connection };
   const url = (user: string, password: string, database: string): string =>
@@ -621,8 +621,8 @@ async function migrateEverything(): ReturnType<typeof prepareAndMigrate> {
   return prepareAndMigrate(settings, createLogger({ level: 'silent', pretty: false }), () => undefined);
 }
 
-describe('a cluster that dies', () => {
-  it('is looked at, takes its own tenants along for as long as it is dead, and nobody else', async () => {
+describe('a cluster that fails', () => {
+  it('is reported by a check, and its own tenants get 503, but no other tenant', async () => {
     const check = await post(`/clusters/${secondId()}/check`);
     expect(check.body).toMatchObject({
       usable: true,
@@ -646,7 +646,7 @@ describe('a cluster that dies', () => {
 
     const wish = { name: 'Late', slug: 'too-late', admin: ADMIN, clusterId: secondId() };
     expect((await post<Problem>('/tenants', wish)).status).toBe(503);
-    // The breaker of its tenants tells that it is down: without a wish, tenants are put elsewhere.
+    // The breaker of its tenants is open: new tenants without a wanted cluster go elsewhere.
     await patch(defaultCluster.id, { weight: 1 });
     await expect
       .poll(
@@ -660,14 +660,14 @@ describe('a cluster that dies', () => {
     expect((await make({})).clusterId).toBe(defaultCluster.id);
   });
 
-  it('does not keep the others from being migrated, and is told', async () => {
+  it('is reported by the migration, which migrates the other clusters', async () => {
     const { clustersFailed, failed } = await migrateEverything();
     expect(clustersFailed.map(({ cluster }) => cluster)).toEqual([`${second.body.host}:${second.body.port}`]);
     // Its tenants were up to date before it died.
     expect(failed).toEqual([]);
   });
 
-  it('left no password in any answer', () => {
+  it('showed no password in any answer', () => {
     expect(answers.join('\n')).not.toContain('canary');
     expect(answers.length).toBeGreaterThan(50);
   });

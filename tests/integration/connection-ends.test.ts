@@ -1,5 +1,5 @@
-// db/driver/connection.ts and the pool around it: one deadline over opening and proof, and what is known of the server's backend when
-// a connection has ended.
+// db/driver/connection.ts and the pool around it: one deadline for opening and check, and whether the server's backend is known
+// to be gone after a connection has ended.
 import { sql } from 'kysely';
 import { once } from 'node:events';
 import { createServer, type AddressInfo } from 'node:net';
@@ -45,7 +45,7 @@ const sessions = (): Promise<number> =>
     return rows.length;
   });
 
-/** Slots of a server that is never short, and what became of them. */
+/** Slots of a server with enough connections, and what was done with each. */
 class Slots {
   readonly ends: string[] = [];
   reached = 0;
@@ -74,7 +74,7 @@ class Slots {
 }
 
 describe('the opening of a connection', () => {
-  /** A pool whose proof is held by the server. */
+  /** A pool whose check of new connections is held by the server. */
   async function frozen(limits: Partial<PoolLimits> = {}): Promise<{
     pool: ReturnType<typeof openPool>;
     slots: Slots;
@@ -106,7 +106,7 @@ describe('the opening of a connection', () => {
     return { pool, slots, proxy, held: () => held };
   }
 
-  it('has one deadline, the proof included: a server that freezes there fails a connection and a lane alike', async () => {
+  it('has one deadline for all its steps: a server that freezes during the check fails a connection and a lane alike', async () => {
     const { pool, slots, held } = await frozen();
     const failures = await Promise.all(
       [pool.run('select 1', []), pool.read('select 2', [])].map((work) => work.catch((error: unknown) => error)),
@@ -117,7 +117,7 @@ describe('the opening of a connection', () => {
     expect(pool.stats()).toMatchObject({ total: 0, unknown: 2 });
   });
 
-  it('counts towards the longest wait for a connection, the wait for a slot before it included', async () => {
+  it('counts towards the longest wait for a connection, as the wait for its slot does', async () => {
     const { pool, slots, held } = await frozen({ acquireTimeout: 600, connectTimeout: 600 });
     const take = slots.membership.open.bind(slots.membership, 0);
     Object.assign(slots.membership, {
@@ -126,13 +126,13 @@ describe('the opening of a connection', () => {
     });
     const failure: unknown = await pool.run('select 1', []).catch((error: unknown) => error);
     expect(held()).toBe(1);
-    // And not by the opening's own deadline, which is over later.
+    // The opening's own deadline is later, and so did not end the wait.
     expect(failure).toMatchObject({ kind: 'busy', reason: 'no connection was opened in time' });
     expect(pool.stats()).toMatchObject({ total: 1, unknown: 0 });
     await expect.poll(() => slots.ends).toEqual(['unknown']);
   });
 
-  it('is cut by close(), which waits for no server', async () => {
+  it('is cut by close(), which does not wait for a server', async () => {
     const { pool, slots, held } = await frozen();
     const asked = [pool.run('select 1', []), pool.read('select 2', [])].map((work) =>
       work.catch((error: unknown) => error),
@@ -146,20 +146,20 @@ describe('the opening of a connection', () => {
 });
 
 describe('the end of a connection', () => {
-  it('leaves nothing on the server after a goodbye', async () => {
+  it('leaves no backend after a goodbye', async () => {
     const made = await opened();
     made.close();
     expect(await made.closed).toBe('gone');
     expect(await sessions()).toBe(0);
   });
 
-  it('leaves nothing on the server when the server ended it', async () => {
+  it('leaves no backend if the server ended it', async () => {
     const made = await opened();
     await asSuperuser(connection.database, (db) => sql`select pg_terminate_backend(${made.processID})`.execute(db));
     expect(await made.closed).toBe('gone');
   });
 
-  it('leaves nothing when the server refused it, or was never reached', async () => {
+  it('leaves no backend if the server refused it or was never reached', async () => {
     const refused = connect({ password: 'wrong' });
     await expect(refused.open(5_000)).rejects.toMatchObject({ code: '28P01' });
     expect(await refused.closed).toBe('gone');
@@ -171,7 +171,7 @@ describe('the end of a connection', () => {
     expect(await clear.closed).toBe('gone');
   });
 
-  it('is not known after a cut, a loss, and a handshake that was given up', async () => {
+  it('leaves an unknown backend after a cut, a loss or a handshake that was given up', async () => {
     const cut = await opened();
     cut.cut();
     expect(await cut.closed).toBe('unknown');
@@ -189,7 +189,7 @@ describe('the end of a connection', () => {
     expect(await silent.closed).toBe('unknown');
   });
 
-  it('is not known where a proxy between answers a goodbye that the server has not read', async () => {
+  it('leaves an unknown backend if a proxy answered a goodbye that the server has not read', async () => {
     const proxy = await startProxy(connection);
     onTestFinished(() => proxy.close());
     const made = await opened({ host: proxy.host, port: proxy.port });
@@ -198,8 +198,8 @@ describe('the end of a connection', () => {
     expect(await made.closed).toBe('unknown');
   });
 
-  it('is not known of a server that closes without a word', async () => {
-    // Takes everything, and says nothing.
+  it('leaves an unknown backend if the server closed without a message', async () => {
+    // Accepts everything, and sends nothing.
     const mute = createServer((socket) => {
       socket.on('error', () => undefined);
       socket.once('data', () => setTimeout(() => socket.end(), 50));
@@ -213,7 +213,7 @@ describe('the end of a connection', () => {
 });
 
 describe('a lane that yields', () => {
-  it('is asked once, however many reads are under way on it', async () => {
+  it('is asked to close once, however many reads run on it', async () => {
     const slots = new Slots();
     const options = { applicationName: NAME, preparedStatements: true, lane: true, admit: () => slots.membership };
     const pool = openPool(connection, LIMITS, options);

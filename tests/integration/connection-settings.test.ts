@@ -1,5 +1,5 @@
-// What every connection of the service sets at its start. A trigger on login writes down who enters and with which settings, so
-// that no kind of connection is forgotten; PostgreSQL has such triggers from 17 on.
+// The settings that every connection of the service starts with. A trigger on login records each user and its settings, so that
+// no kind of connection is missed; PostgreSQL has such triggers from 17 on.
 import { readdirSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 import { sql } from 'kysely';
@@ -21,7 +21,7 @@ const SETTINGS = {
   idle_session_timeout: '0',
 };
 
-/** Made while the process starts, before there is a service to ask; by the same factory (tests/unit/architecture.test.ts). */
+/** Opened while the process starts, before there is a service to ask; by the same factory (tests/unit/architecture.test.ts). */
 const AT_START = ['tenantry bootstrap', 'tenantry start'];
 
 const versionNumber = await inspectionOf(inject('cluster'));
@@ -45,7 +45,7 @@ describe.skipIf(versionNumber < 170_000)('every kind of connection (a server of 
     await stop();
   });
 
-  it('asks about a silent client, and is not closed when idle', async () => {
+  it('detects a silent client, and is not closed when idle', async () => {
     const { app, send, operatorToken } = service;
     const tenant = await service.createTenant();
     tenantDatabase = (await rowOf(service, tenant)).dbName;
@@ -79,7 +79,7 @@ describe.skipIf(versionNumber < 170_000)('every kind of connection (a server of 
       for (const settings of all) expect({ kind, settings }).toEqual({ kind, settings: SETTINGS });
   });
 
-  it('lets no request fail when the server closes idle sessions by default', async () => {
+  it('fails no request if the server closes idle sessions by default', async () => {
     const { send, operatorToken } = service;
     const tenant = await service.createTenant();
     const statuses: number[] = [];
@@ -136,8 +136,8 @@ describe.skipIf(versionNumber < 170_000)('every kind of connection (a server of 
   }
 });
 
-describe('a connection', () => {
-  it('asks about a silent server after five seconds', () => {
+describe('every connection', () => {
+  it('tests a silent server after five seconds', () => {
     const config = clientConfig({ host: 'a', port: 1, user: 'b', password: 'c', database: 'd', tls: false });
     expect(config).toMatchObject({ keepAlive: true, keepAliveInitialDelayMillis: 5_000 });
   });

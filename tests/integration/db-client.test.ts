@@ -1,5 +1,5 @@
-// The Kysely over pg that everything stands on, against a real server: what is prepared, which connections are kept and
-// which are thrown away, and that no wait and no loss goes unnoticed.
+// The Kysely over pg that all queries use, against a real server: which statements are prepared, which connections are kept or
+// closed, and that no wait and no loss stays unnoticed.
 import { sql, type Kysely } from 'kysely';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { inspect } from 'node:util';
@@ -29,7 +29,7 @@ beforeAll(async () => {
     .execute();
 });
 
-/** A pool that is closed when the test (or the hook) is over. */
+/** A pool that is closed at the end of the test or the hook. */
 const handles: DatabaseHandle<Notes>[] = [];
 afterEach(closeHandles);
 afterAll(closeHandles);
@@ -62,7 +62,7 @@ describe('prepared statements', () => {
     expect(rows).toEqual([{ name: expect.stringMatching(/^[\w-]{22}$/) as unknown, uses: '3' }]);
   });
 
-  it('are named as well where the text begins on a line of its own', async () => {
+  it('are named even if their text begins with a line break', async () => {
     const { db } = open();
     await sql`
       select text from notes`.execute(db);
@@ -70,14 +70,14 @@ describe('prepared statements', () => {
     expect(rows).toHaveLength(1);
   });
 
-  it('are not used where they are switched off', async () => {
+  it('are not used if they are switched off', async () => {
     const { db } = open({}, { preparedStatements: false });
     await db.selectFrom('notes').select('text').where('id', '=', 1).execute();
     const { rows } = await sql`select name from pg_prepared_statements`.execute(db);
     expect(rows).toEqual([]);
   });
 
-  it('that a changed table has made unusable cost one failure, and the next query works', async () => {
+  it('that a changed table has made invalid fail once, and the next query works', async () => {
     const { db } = open();
     await sql`create table shapes (a integer)`.execute(db);
     await sql`select * from shapes`.execute(db);
@@ -88,7 +88,7 @@ describe('prepared statements', () => {
 });
 
 describe('a prepared statement', () => {
-  /** As pg itself reads a value, for what is compared below. */
+  /** The values as pg itself reads them, for the comparison below. */
   const values = (db: Kysely<Notes>, text: string): Promise<unknown> =>
     sql`select id, ${text}::text as text, null::text as nothing, ${id}::bigint as big, array['a', null] as list,
       '{"a":1}'::jsonb as json, true as flag, 1.50::numeric as price, '2026-01-31 09:30:00.25+00'::timestamptz as at
@@ -97,7 +97,7 @@ describe('a prepared statement', () => {
       .then(({ rows }) => rows);
   const id = 9_007_199_254_740_993n;
 
-  it('answers at each execution as at the first, whose columns alone the server describes', async () => {
+  it('answers each execution as the first, although the server describes only its columns', async () => {
     const { db } = open();
     const unprepared = open({}, { preparedStatements: false }).db;
     const expected = [1, 2].map((number) => ({
@@ -115,7 +115,7 @@ describe('a prepared statement', () => {
     for (let execution = 0; execution < 3; execution += 1) expect(await values(db, 'it’s')).toEqual(expected);
   });
 
-  it('tells the command and how many rows it touched, with and without an answer', async () => {
+  it('reports the command and the number of its rows, with and without returned rows', async () => {
     const { db } = open();
     for (const number of [11, 12]) {
       const [inserted] = await db.insertInto('notes').values({ id: number, text: 'x' }).execute();
@@ -125,7 +125,7 @@ describe('a prepared statement', () => {
     }
   });
 
-  it('with a value that cannot be written, or read, fails alone', async () => {
+  it('with a value that cannot be encoded or decoded fails alone', async () => {
     const { db } = open();
     const circular: Record<string, unknown> = {};
     circular['self'] = circular;
@@ -139,7 +139,7 @@ describe('a prepared statement', () => {
     }
   });
 
-  it('that failed before it was described is described by the next execution', async () => {
+  it('that failed before it was described is described at the next execution', async () => {
     const { db } = open();
     const asNumber = (text: string): Promise<unknown> => sql`select ${text}::integer as number`.execute(db);
     await expect(asNumber('x')).rejects.toMatchObject({ code: '22P02' });
@@ -148,7 +148,7 @@ describe('a prepared statement', () => {
 });
 
 describe('a connection', () => {
-  it('is kept after a unique violation, also inside a transaction', async () => {
+  it('is kept after a unique violation, even inside a transaction', async () => {
     const { db } = open();
     const pid = await backendOf(db);
     await db.insertInto('notes').values({ id: 10, text: 'first' }).execute();
@@ -161,7 +161,7 @@ describe('a connection', () => {
     expect(await backendOf(db)).toBe(pid);
   });
 
-  it('is kept after a statement that the server ended at its time', async () => {
+  it('is kept after a statement that the server ended at its timeout', async () => {
     const { db } = open({ timeout: 200 });
     const pid = await backendOf(db);
     const fault = await faultOf(sql`select pg_sleep(30)`.execute(db));
@@ -169,17 +169,17 @@ describe('a connection', () => {
     expect(await backendOf(db)).toBe(pid);
   });
 
-  it('is thrown away after a statement that got no answer in time', async () => {
+  it('is closed after a statement that got no answer in time', async () => {
     const { db } = open({ timeout: 100 });
     const pid = await backendOf(db);
-    // The role may lift the server's bound for itself; a server that hangs keeps none either.
+    // The role can remove the server's own timeout, and a server that hangs keeps none.
     await sql`set statement_timeout = 0`.execute(db);
     const fault = await faultOf(sql`select pg_sleep(30)`.execute(db));
     expect(fault).toMatchObject({ kind: 'timeout', reason: 'no answer' });
     expect(await backendOf(db)).not.toBe(pid);
   });
 
-  it('is thrown away when its backend was killed', async () => {
+  it('is closed if its backend was killed', async () => {
     const lost: DatabaseFault[] = [];
     const { db } = open({}, { onConnectionLost: (fault) => lost.push(fault) });
     const pid = await backendOf(db);
@@ -189,7 +189,7 @@ describe('a connection', () => {
     expect(await backendOf(db)).not.toBe(pid);
   });
 
-  it('whose backend is killed while it is proved is given to nobody, and the process lives', async () => {
+  it('is given to no request if its backend is killed during the check, and the process survives', async () => {
     let proofs = 0;
     const { db } = open(
       {},
@@ -224,7 +224,7 @@ describe('a transaction', () => {
     process.off('unhandledRejection', collect);
   });
 
-  it('whose backend is killed between two statements fails, and the process lives', async () => {
+  it('fails if its backend is killed between two statements, and the process survives', async () => {
     const { db } = open();
     const fault = await faultOf(
       db.transaction().execute(async (trx) => {
@@ -239,7 +239,7 @@ describe('a transaction', () => {
     expect(uncaught).toEqual([]);
   });
 
-  it('whose backend is killed before COMMIT is not acknowledged', async () => {
+  it('is not acknowledged if its backend is killed before COMMIT', async () => {
     const { db } = open();
     const fault = await faultOf(
       db.transaction().execute(async (trx) => {
@@ -252,7 +252,7 @@ describe('a transaction', () => {
     expect(uncaught).toEqual([]);
   });
 
-  it('that got no answer in time takes no later write with it', async () => {
+  it('that got no answer in time takes no later write into itself', async () => {
     const { db } = open({ timeout: 100 });
     let first: unknown;
     const fault = await faultOf(
@@ -266,13 +266,13 @@ describe('a transaction', () => {
       }),
     );
     expect(fault).toMatchObject({ kind: 'timeout', reason: 'no answer' });
-    // Not the error of a ROLLBACK that waited for the same connection as long again.
+    // Not the error of a ROLLBACK that waited for the same connection for the same time again.
     expect(fault).toBe(first);
     await db.insertInto('notes').values({ id: 31, text: 'acknowledged' }).execute();
     expect(await asSuperuser(database, (other) => idsFrom(other as Kysely<Notes>, 30, 31))).toEqual([31]);
   });
 
-  it('that swallowed a statement’s error is not acknowledged', async () => {
+  it('is not acknowledged if its code ignored the error of a statement', async () => {
     const { db } = open();
     const pid = await backendOf(db);
     const fault = await faultOf(
@@ -286,7 +286,7 @@ describe('a transaction', () => {
     expect(await backendOf(db)).not.toBe(pid);
   });
 
-  it('that swallowed a lost connection is not acknowledged', async () => {
+  it('is not acknowledged if its code ignored the loss of the connection', async () => {
     const { db } = open();
     const fault = await faultOf(
       db.transaction().execute(async (trx) => {
@@ -303,8 +303,8 @@ describe('a transaction', () => {
   });
 });
 
-describe('waiting', () => {
-  it('ends when no connection becomes free in time', async () => {
+describe('a wait for a connection', () => {
+  it('ends if no connection becomes free in time', async () => {
     const { db } = open({ acquireTimeout: 200 });
     const held = hold(db);
     await held.taken;
@@ -313,7 +313,7 @@ describe('waiting', () => {
     await backendOf(db);
   });
 
-  it('is bounded: one request more is refused at once, while the others still wait', async () => {
+  it('is refused at once beyond the bound of the queue, and the requests in the queue still wait', async () => {
     const pool = open({ acquireTimeout: 20_000 });
     const { db } = pool;
     const held = hold(db);
@@ -340,7 +340,7 @@ describe('close', () => {
     expect((await slow).rows).toEqual([{ done: true }]);
   });
 
-  it('ends a statement that outlives the deadline, and its session on the server', async () => {
+  it('ends a statement that runs beyond the deadline, and its session on the server', async () => {
     const pool = open();
     const { db } = pool;
     const pid = await backendOf(db);
@@ -351,7 +351,7 @@ describe('close', () => {
     await until(async () => !(await isRunning(pid)), 15_000);
   });
 
-  it('does not wait for a transaction that asks for nothing more', async () => {
+  it('does not wait for a transaction that sends nothing', async () => {
     const pool = open();
     const { db } = pool;
     const held = hold(db);
@@ -361,7 +361,7 @@ describe('close', () => {
     expect((await faultOf(held.release())).reason).toBe('the pool was closed');
   });
 
-  it('hands out no connection afterwards, and can be called again', async () => {
+  it('makes the pool give out no connection, and can be called again', async () => {
     const pool = open();
     const { db } = pool;
     await backendOf(db);
@@ -370,7 +370,7 @@ describe('close', () => {
   });
 });
 
-describe('a server that cannot be reached is unavailable, and the password stays here:', () => {
+describe('a server that cannot be reached is reported as unavailable, without the password:', () => {
   const password = 'canary-password-of-the-client-test';
   it.each<[string, Partial<ConnectionSettings>, string]>([
     ['a wrong password', {}, '28P01'],
@@ -392,7 +392,7 @@ describe('a server that cannot be reached is unavailable, and the password stays
     expect(inspect(fault, { depth: 20, showHidden: true })).not.toContain(connection.password);
   });
 
-  it('nor does the pool print it', () => {
+  it('and the printed pool shows no password either', () => {
     expect(inspect(open({}, { where: { password } }), { depth: 20, showHidden: true })).not.toContain(password);
   });
 });

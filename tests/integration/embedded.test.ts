@@ -1,4 +1,4 @@
-// The embedded PostgreSQL, with real servers: what it keeps, whom it refuses, and how it comes back from kill -9.
+// The embedded PostgreSQL on real servers: what it keeps, which passwords it refuses, and how it recovers from kill -9.
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync, readFileSync } from 'node:fs';
@@ -19,7 +19,7 @@ let home: string;
 let cluster: EmbeddedCluster | undefined;
 let messages: string[] = [];
 
-// One home for all tests, in order: each start after the first finds the cluster that the former tests left.
+// One home for all tests, in order: each later start finds the data of the tests before.
 beforeAll(async () => {
   home = await makeHome();
 });
@@ -34,8 +34,8 @@ afterAll(async () => {
   await rm(home, { recursive: true, force: true });
 });
 
-describe('the first start', () => {
-  it('makes a cluster that takes the password, and no other', async () => {
+describe('the first start of the embedded PostgreSQL', () => {
+  it('makes a server that accepts its password and no other', async () => {
     cluster = await start({ settings: { max_connections: '37' } });
     expect(cluster.port).toBeGreaterThanOrEqual(20_000);
     expect(cluster.port).toBeLessThanOrEqual(29_999);
@@ -63,7 +63,7 @@ describe('the first start', () => {
     await query('insert into kept values (1)');
   });
 
-  it('leaves no password and nothing half-done, and folders that others cannot list', async () => {
+  it('leaves no password and no temporary file, and other users cannot list its folders', async () => {
     expect((await readdir(home)).sort()).toEqual(['postgres', 'postgres.log', 'postgres.port']);
     const modes = await Promise.all(
       ['', 'postgres', 'postgres.log'].map(async (name) => (await stat(join(home, name))).mode & 0o777),
@@ -72,8 +72,8 @@ describe('the first start', () => {
   });
 });
 
-describe('a later start', () => {
-  it('keeps data and port, and sweeps an initdb that was killed', async () => {
+describe('a later start of the embedded PostgreSQL', () => {
+  it('keeps data and port, and removes the remains of an initdb that was killed', async () => {
     const draft = join(home, 'postgres.init-killed', 'data');
     await mkdir(draft, { recursive: true });
     cluster = await start();
@@ -92,7 +92,7 @@ describe('a later start', () => {
     expect(await keptRows()).toEqual([1]);
   });
 
-  it('says so when another program has its port', async () => {
+  it('is refused by name if another program uses its port', async () => {
     cluster = await start();
     const { port } = cluster;
     await cluster.stop();
@@ -105,23 +105,23 @@ describe('a later start', () => {
     } finally {
       squatter.close();
     }
-    cluster = await start(); // The refusal kept no lock.
+    cluster = await start(); // The refusal left no lock.
     expect(cluster.port).toBe(port);
   });
 
-  it('is not put off by a stale postmaster.pid that names a live process', async () => {
+  it('ignores a stale postmaster.pid that names a live process', async () => {
     const statusFile = join(home, 'postgres', 'postmaster.pid');
     await writeFile(
       statusFile,
       `${process.ppid}\n${home}/postgres\n1\n1\n\n127.0.0.1\n        1         1\nready   \n`,
     );
-    await chmod(statusFile, 0o644); // Its reader may be another user.
+    await chmod(statusFile, 0o644); // Other users may read it.
     cluster = await start();
     expect(messages).toEqual([]);
     expect(isAlive(process.ppid)).toBe(true);
   });
 
-  it('fails with the end of the log when PostgreSQL refuses', async () => {
+  it('fails with the end of the log if PostgreSQL refuses to start', async () => {
     await expect(start({ settings: { max_connections: 'many' } })).rejects.toThrow(
       /exit code 1.*\n.*invalid value for parameter "max_connections"/s,
     );
@@ -129,15 +129,15 @@ describe('a later start', () => {
   });
 });
 
-describe('kill -9', () => {
-  it('of the postmaster: it is started again, on the same port, with every acknowledged row', async () => {
+describe('after kill -9', () => {
+  it('of the postmaster, PostgreSQL starts again on the same port with every acknowledged row', async () => {
     cluster = await start();
     const { pid, port } = cluster;
     await query('insert into kept values (2)');
     process.kill(pid ?? NaN, 'SIGKILL');
 
     await until(async () => (await keptRows().catch(() => [])).length === 2);
-    // It may answer before the supervisor has noticed that it does.
+    // PostgreSQL may answer before the supervisor has noticed.
     await until(() => Promise.resolve(messages.length > 1));
     expect(cluster).toMatchObject({ port, pid: expect.not.toSatisfy((now) => now === pid) as unknown });
     expect(messages[0]).toBe(
@@ -148,7 +148,7 @@ describe('kill -9', () => {
     );
   });
 
-  it('of the service: the next start stops the orphan and has its data', async () => {
+  it('of the service, the next start stops the orphaned PostgreSQL and has its data', async () => {
     const service = spawn(process.execPath, ['--import', 'tsx', 'tests/support/embedded-child.ts', home, PASSWORD], {
       stdio: ['ignore', 'pipe', 'inherit'],
     });
@@ -168,11 +168,11 @@ describe('kill -9', () => {
   });
 });
 
-describe('stop', () => {
+describe('stopping the embedded PostgreSQL', () => {
   it('leaves no process and no lock, however often it is called', async () => {
     cluster = await start();
     const { pid } = cluster;
-    const client = await connect(); // An open session must not hold it up.
+    const client = await connect(); // An open session must not delay the stop.
     client.on('error', () => undefined);
     await Promise.all([cluster.stop(), cluster.stop()]);
     expect(isAlive(pid ?? NaN)).toBe(false);
@@ -181,7 +181,7 @@ describe('stop', () => {
     expect(messages).toEqual([]);
   });
 
-  it('holds during a supervised restart too', async () => {
+  it('also ends a supervised restart', async () => {
     for (const restartMs of [0, 110, 160]) {
       cluster = await start();
       process.kill(cluster.pid ?? NaN, 'SIGKILL');
@@ -189,14 +189,14 @@ describe('stop', () => {
       await cluster.stop();
       expect(cluster.pid).toBeUndefined();
       const { port } = cluster;
-      // Seen once: reset instead of refused, in the first moment after the stop.
+      // In the first moment after the stop a connection can be reset instead of refused.
       await vi.waitFor(() => expect(connect(PASSWORD, port)).rejects.toMatchObject({ code: 'ECONNREFUSED' }));
       expect(existsSync(join(home, 'postgres.lock'))).toBe(false);
     }
   });
 });
 
-it.runIf(isRoot)('moves to /var/lib/tenantry when its user cannot reach the home', async () => {
+it.runIf(isRoot)('the embedded PostgreSQL moves to /var/lib/tenantry if its user cannot reach the home', async () => {
   const closed = await mkdtemp(join(tmpdir(), 'tenantry-closed-')); // mkdtemp makes it 0700, root's
   try {
     cluster = await start({ home: join(closed, 'home') });
@@ -270,7 +270,7 @@ async function listenOn(port: number): Promise<Server> {
   return server;
 }
 
-/** A zombie is dead: it waits only for a slow init to take note. */
+/** A zombie is dead: only its parent, a slow init, has not collected it yet. */
 function isAlive(pid: number): boolean {
   try {
     process.kill(pid, 0);

@@ -17,7 +17,7 @@ import { ADMIN, asSuperuser, createRegistry, testConfig } from '../support/app.j
 
 const root = path.resolve(import.meta.dirname, '../..');
 
-/** Sessions of one engine: those in its registry, and those on clusters that its replica's id is in the name of. */
+/** Sessions of one engine: those in its registry, and those on clusters with its replica's id in their name. */
 const sessionsOf = (registry: string, replicaId: string): Promise<string[]> =>
   asSuperuser('postgres', async (db) => {
     const { rows } = await sql<{ name: string }>`
@@ -27,7 +27,7 @@ const sessionsOf = (registry: string, replicaId: string): Promise<string[]> =>
     return rows.map(({ name }) => name);
   });
 
-it('ends by itself when it is closed, with a tenant made and no session left on any server', async () => {
+it('a script that closes its engine ends by itself, has created its tenant, and leaves no session on any server', async () => {
   const registry = await createRegistry();
   const arguments_ = ['--import', 'tsx', 'tests/support/engine-child.ts', JSON.stringify(inject('cluster')), registry];
   const child = spawn(process.execPath, arguments_, { cwd: root, stdio: ['ignore', 'pipe', 'inherit'] });
@@ -44,7 +44,7 @@ it('ends by itself when it is closed, with a tenant made and no session left on 
   });
   expect(statuses).toEqual([{ status: 'active' }]);
   expect(await sessionsOf(registry, replicaId)).toEqual([]);
-  // It leased nothing that another replica would have to wait for, and was no replica.
+  // It leased no slots that another replica would miss, and was no replica.
   const leases = await asSuperuser(registry, async (db) => {
     const { rows } = await sql<{ count: string }>`select count(*) from slot_leases`.execute(db);
     return rows[0]?.count;
@@ -52,7 +52,7 @@ it('ends by itself when it is closed, with a tenant made and no session left on 
   expect(leases).toBe('0');
 }, 60_000);
 
-it('closes in reverse, and again without effect, when its registry is away', async () => {
+it('the engine can be closed twice while its registry is away', async () => {
   const config = testConfig('no_such_registry');
   const engine = await createEngine(config, createLogger(config.log));
   await engine.close();
@@ -60,7 +60,7 @@ it('closes in reverse, and again without effect, when its registry is away', asy
   await expect(engine.installation()).rejects.toThrow();
 });
 
-/** As a command opens one: it does not serve. */
+/** Opened as a command does: it does not serve. */
 async function openEngine(options?: EngineOptions): Promise<Engine> {
   const config = testConfig(await createRegistry());
   const engine = await createEngine(config, createLogger(config.log), options);
@@ -77,7 +77,7 @@ async function makeTenant(engine: Engine): Promise<TenantRecord> {
   );
 }
 
-it('lets a tenant that is being made be finished when it closes', async () => {
+it('the engine completes a tenant that is being created before it closes', async () => {
   let closed: Promise<void> | undefined;
   const engine: Engine = await openEngine({
     afterProvisioningStep: async (step) => {
@@ -90,7 +90,7 @@ it('lets a tenant that is being made be finished when it closes', async () => {
   await closed;
 });
 
-it('makes a tenant from a standby database without serving, where no job makes the next one', async () => {
+it('an engine that does not serve creates a tenant from a standby database, without a job that refills them', async () => {
   const engine = await openEngine();
   await setStandbyTarget(engine.registry, await engine.ensureDefaultCluster(), 1);
   await engine.standby.refill(new AbortController().signal);
@@ -102,7 +102,7 @@ it('makes a tenant from a standby database without serving, where no job makes t
   expect(unhandled).toEqual([]);
 });
 
-it('has a connection for a change of a tenant while makers and jobs hold all of theirs', async () => {
+it('the engine has a connection for an act on a tenant while creations and jobs hold all of theirs', async () => {
   const engine = await openEngine();
   const { locks } = engine.registryConnections;
   let end = (): void => undefined;

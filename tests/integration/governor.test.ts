@@ -43,7 +43,7 @@ it.each([
   ['on connections of their own', false, 0],
   ['with a lane for reads', true, 0],
   ['in two replicas', true, 2],
-])('pools that want more than there is share it, and the server never sees more: %s', async (_, lane, replicas) => {
+])('pools share a budget that is too small, and never exceed it on the server: %s', async (_, lane, replicas) => {
   const { superuser, registryOwner } = inject('cluster');
   const connection = { ...superuser, ...registryOwner, database: await createRegistry() };
   const governors = replicas === 0 ? [createGovernor({ slots: SLOTS })] : leasingGovernors(replicas, connection);
@@ -91,7 +91,7 @@ it.each([
     await watch;
     await Promise.all(pools.map(({ pool }) => pool.close(0)));
   }
-  // That all of them were used the governor counts: between two looks the server's connections come and go.
+  // The governor's own count shows that all of them were used: the test's samples can miss a connection.
   expect(Math.max(...seen)).toBeGreaterThan(0);
   expect(Math.max(...seen)).toBeLessThanOrEqual(SLOTS);
   expect(governors.reduce((sum, each) => sum + each.stats().highestUsed, 0)).toBeGreaterThanOrEqual(SLOTS);

@@ -1,19 +1,19 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { startService, type TestService } from '../support/app.js';
 
-describe('health', () => {
+describe('the health route', () => {
   let service: TestService;
   beforeAll(async () => {
     service = await startService();
   });
   afterAll(() => service.close());
 
-  it('lives and is ready', async () => {
+  it('answers live and ready', async () => {
     expect((await service.send('GET', '/health/live')).status).toBe(200);
     expect((await service.send('GET', '/health/ready')).body).toEqual({ status: 'ok' });
   });
 
-  it('is unready and still alive while it drains', async () => {
+  it('answers unready and live while the service drains', async () => {
     service.app.readiness.draining = true;
     const ready = await service.send('GET', '/health/ready');
     expect(ready.status).toBe(503);

@@ -1,4 +1,4 @@
-// plugins/hook-order.ts is what Fastify executes, and has the order of the mission.
+// plugins/hook-order.ts is what Fastify executes, and has the order of the design.
 import type { FastifyInstance } from 'fastify';
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import { hookOrder } from '../../plugins/hook-order.js';
@@ -7,7 +7,7 @@ import type { TestService } from '../support/app.js';
 
 type Hook = (...parameters: unknown[]) => unknown;
 
-/** What was executed. */
+/** The executed hooks. */
 const recorded = { calls: [] as [hook: string, plugin: string][] };
 
 /** Plugins that are being registered: the outermost is the one that the app registers. */
@@ -54,7 +54,7 @@ function watched(app: FastifyInstance): FastifyInstance {
     return (addHook as Hook).call(this, name, kept);
   };
 
-  /** A hook can be added to each route by itself, as the rate limit does. */
+  /** Each route can get a hook of its own, as the rate limit does. */
   function watchRoutes(plugin: string, run: Hook): Hook {
     return function (this: unknown, options) {
       const route = options as Record<string, unknown>;
@@ -119,7 +119,7 @@ describe('the hooks of a request', () => {
     expect(met).toEqual(hookOrder);
   });
 
-  it('have the order of the mission: CORS, security headers, rate limit, request id, log, and then admission', async () => {
+  it('have this order: CORS, security headers, rate limit, request ID and log, and then admission', async () => {
     const met = await executed(() => service.send('GET', '/products', { token }), 200);
     // What only counts is not part of that order.
     const before = [...(met['onRequest'] ?? []), ...(met['preParsing'] ?? [])].filter(
@@ -136,7 +136,7 @@ describe('the hooks of a request', () => {
     ]);
   });
 
-  it('give a 429 its request id, and a line in the log', async () => {
+  it('give a 429 its request ID and a line in the log', async () => {
     const limited = await support.startServiceForTest({ env: { RATE_LIMIT_MAX: '1' } });
     await limited.send('GET', '/products');
     const answers = await executed(async () => {

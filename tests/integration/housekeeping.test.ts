@@ -1,4 +1,4 @@
-// Housekeeping: a job runs on one replica at a time, goes on after a failure, and dies with nobody.
+// Housekeeping: a job runs on one replica at a time, runs again after a failure, and moves to another replica when its own dies.
 import { setTimeout as sleep } from 'node:timers/promises';
 import { sql } from 'kysely';
 import { beforeAll, expect, it, onTestFinished } from 'vitest';
@@ -11,7 +11,7 @@ beforeAll(async () => {
   registry = await createRegistry();
 });
 
-/** Another process, as far as the registry can tell. */
+/** Another process, from the registry's point of view. */
 function replica(errors: unknown[] = []): Housekeeping {
   const handle = connectAs<Registry>(registry);
   const housekeeping = createHousekeeping({ registry: handle.db, onError: (error) => errors.push(error) });
@@ -22,7 +22,7 @@ function replica(errors: unknown[] = []): Housekeeping {
   return housekeeping;
 }
 
-/** Something to wait for, and what ends the wait. */
+/** A promise that the test resolves. */
 function gate(): { opened: Promise<void>; open: () => void } {
   let open = (): void => undefined;
   const opened = new Promise<void>((resolve) => (open = resolve));
@@ -31,7 +31,7 @@ function gate(): { opened: Promise<void>; open: () => void } {
 
 const NEVER = 3_600_000;
 
-it('runs a job at once, again after its time, and when it is asked to', async () => {
+it('housekeeping runs a job at once, again after its time, and on request', async () => {
   let runs = 0;
   const job = { run: () => Promise.resolve(void (runs += 1)) };
   const housekeeping = replica();
@@ -45,11 +45,11 @@ it('runs a job at once, again after its time, and when it is asked to', async ()
   await expect(housekeeping.runNow('unknown')).rejects.toThrow('there is no job "unknown"');
 });
 
-it('runs a job on one replica at a time, and on another when that one’s connection is gone', async () => {
+it('housekeeping runs a job on one replica at a time, and on another after the connection of the first is gone', async () => {
   const { opened, open } = gate();
   const ran: string[] = [];
   const [one, other] = [replica(), replica()];
-  // Behind the replicas, whose own end comes after it then.
+  // Registered after the replicas, so that the gate opens before they close.
   onTestFinished(open);
   one.add({
     name: 'shared',
@@ -71,7 +71,7 @@ it('runs a job on one replica at a time, and on another when that one’s connec
   expect(ran[1]).toBe('other');
 });
 
-it('runs a job once more for all who ask while it runs, since it may have looked already', async () => {
+it('housekeeping runs a job once more for all requests during a run, because the run may have looked already', async () => {
   let runs = 0;
   const { opened, open } = gate();
   const housekeeping = replica();
@@ -90,7 +90,7 @@ it('runs a job once more for all who ask while it runs, since it may have looked
   expect(runs).toBe(2);
 });
 
-it('tells of a failure, frees the lock and tries again', async () => {
+it('housekeeping reports a failure, frees the lock and tries again', async () => {
   const errors: unknown[] = [];
   let runs = 0;
   const failure = new Error('not this time');
@@ -106,7 +106,7 @@ it('tells of a failure, frees the lock and tries again', async () => {
   expect(errors).toEqual([failure, failure]);
 });
 
-it('asks a job that runs to stop, and waits for it', async () => {
+it('housekeeping signals a running job to stop, and waits for it', async () => {
   const housekeeping = replica();
   const began = gate();
   let stopped = false;
@@ -127,7 +127,7 @@ it('asks a job that runs to stop, and waits for it', async () => {
   expect(stopped).toBe(false);
 });
 
-it('begins no job that has waited for another until the end', async () => {
+it('housekeeping starts no queued job after it was closed', async () => {
   const { opened, open } = gate();
   const ran: string[] = [];
   const handle = connectAs<Registry>(registry);
@@ -141,4 +141,47 @@ it('begins no job that has waited for another until the end', async () => {
   open();
   await closed;
   expect(ran).toEqual(['long']);
+});
+
+it('knows of each job when it last ran and worked, and says in plain words why it fails', async () => {
+  const housekeeping = replica();
+  let broken = true;
+  const { opened, open } = gate();
+  housekeeping.add({
+    name: 'mended',
+    every: 10,
+    run: () =>
+      broken
+        ? Promise.reject(
+            Object.assign(new Error('relation "secret" does not exist'), { code: '42P01', severity: 'ERROR' }),
+          )
+        : Promise.resolve(),
+  });
+  housekeeping.add({ name: 'long', every: NEVER, run: () => opened });
+  const of = (name: string) => housekeeping.stats().find((job) => job.name === name);
+  await expect.poll(() => of('mended')?.failuresInARow).toBeGreaterThan(1);
+  expect(of('mended')).toMatchObject({
+    every: 10,
+    lastError: 'a database refused a statement (42P01)',
+    lastSuccessAgo: undefined,
+    lastRunAgo: expect.any(Number) as unknown,
+    lastDuration: expect.any(Number) as unknown,
+  });
+  expect(of('long')).toMatchObject({ runs: 0, runningFor: expect.any(Number) as unknown, lastRunAgo: undefined });
+  broken = false;
+  open();
+  await expect.poll(() => of('mended')?.failuresInARow).toBe(0);
+  expect(of('mended')).toMatchObject({ lastError: undefined, lastSuccessAgo: expect.any(Number) as unknown });
+  await expect.poll(() => of('long')).toMatchObject({ runs: 1, failures: 0, runningFor: undefined });
+});
+
+it('counts no run of a job that another replica runs', async () => {
+  const { opened, open } = gate();
+  const [one, other] = [replica(), replica()];
+  onTestFinished(open);
+  one.add({ name: 'taken', every: NEVER, run: () => opened });
+  await expect.poll(() => one.stats()[0]?.runningFor).toEqual(expect.any(Number));
+  other.add({ name: 'taken', every: 10, run: () => Promise.resolve() });
+  await sleep(100);
+  expect(other.stats()).toMatchObject([{ runs: 0, failures: 0, runningFor: undefined, lastRunAgo: undefined }]);
 });

@@ -1,4 +1,4 @@
-// What holds for every request, whatever its route: problems, request ids, headers, limits, and what is not HTTP.
+// What holds for every request, whatever its route: problem documents, request IDs, headers, limits, and input that is not HTTP.
 import { once } from 'node:events';
 import { connect } from 'node:net';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -29,7 +29,7 @@ function fetchOverSocket(method: string, path: string, options?: Parameters<type
   return exchange(port, method, path, options);
 }
 
-describe('an error is a problem document', () => {
+describe('the answer is a problem document', () => {
   it('for an unknown route, whatever the method', async () => {
     for (const method of ['GET', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS', 'HEAD', 'TRACE', 'PROPFIND']) {
       const answer = await fetchOverSocket(method, '/no/such/route');
@@ -38,7 +38,7 @@ describe('an error is a problem document', () => {
     }
   });
 
-  it('for an unknown route with a body that nobody would read', async () => {
+  it('for an unknown route with a body that would not be read', async () => {
     for (const [type, body] of [
       ['application/json', '{'],
       ['text/plain', 'x'],
@@ -50,7 +50,7 @@ describe('an error is a problem document', () => {
     }
   });
 
-  it('for a path that is no UTF-8', async () => {
+  it('for a path that is not UTF-8', async () => {
     expectProblem(await fetchOverSocket('GET', '/%ff'), 400, 'invalid-request');
     expectProblem(await fetchOverSocket('GET', '/products/%E0%A4%A'), 400, 'invalid-request');
   });
@@ -78,13 +78,13 @@ describe('an error is a problem document', () => {
     expectProblem({ status: answer.statusCode, headers: answer.headers, text: answer.body }, status, code);
   });
 
-  it('for a body without a content type, and for no body at all', async () => {
+  it('for a body without a content type, and for a missing body', async () => {
     const untyped = await fetchOverSocket('POST', '/auth/operator/login', { body: '{}' });
     expectProblem(untyped, 415, 'unsupported-media-type');
     expectProblem(await fetchOverSocket('POST', '/auth/operator/login'), 400, 'invalid-request');
   });
 
-  it('for a body that grows too large on the way', async () => {
+  it('for a chunked body that becomes too large', async () => {
     const chunk = 'x'.repeat(0x8000);
     const chunks = Array.from({ length: 4 }, () => `8000\r\n${chunk}\r\n`).join('');
     const raw = await sendBytes(
@@ -94,7 +94,7 @@ describe('an error is a problem document', () => {
     expectProblem(parseAnswer(raw), 413, 'body-too-large');
   });
 
-  it('for a wrong method in X-HTTP-Method-Override: it is ignored, and so is ?_method', async () => {
+  it('for a wrong method, whatever X-HTTP-Method-Override or ?_method says', async () => {
     const { adminToken } = await service.createTenant('override');
     const body = { name: 'Kept', price: '1' };
     const { body: product } = await send('POST', '/products', { token: adminToken, body });
@@ -109,14 +109,14 @@ describe('an error is a problem document', () => {
   });
 });
 
-it('takes no notice of an Expect that it does not know', async () => {
+it('an unknown Expect header is ignored', async () => {
   const headers = { expect: 'the-unexpected' };
   expect((await fetchOverSocket('GET', '/health/live', { headers })).status).toBe(200);
   expectProblem(await fetchOverSocket('GET', '/users', { headers }), 401, 'unauthenticated');
 });
 
 describe('DELETE with a JSON content type and no body', () => {
-  it('says what is wrong, or does what it says', async () => {
+  it('gets 400, or removes the product', async () => {
     const { adminToken } = await service.createTenant('deleting');
     const { body } = await send('POST', '/products', { token: adminToken, body: { name: 'x', price: '1' } });
     const url = `/products/${String(body['id'])}`;
@@ -128,7 +128,7 @@ describe('DELETE with a JSON content type and no body', () => {
   });
 });
 
-describe('what is not HTTP', () => {
+describe('input that is not HTTP', () => {
   it.each([
     ['garbage', 'hello\r\n\r\n'],
     ['a bad method', 'G@T / HTTP/1.1\r\nhost: x\r\n\r\n'],
@@ -141,7 +141,7 @@ describe('what is not HTTP', () => {
     ],
     ['a negative length', 'POST / HTTP/1.1\r\nhost: x\r\ncontent-length: -1\r\n\r\n'],
     ['TLS', '\x16\x03\x01\x00\xa5\x01\x00\x00\xa1\x03\x03'],
-  ])('%s gets a problem with 400, and the connection closes', async (_, bytes) => {
+  ])('gets a problem document with 400, and the connection closes: %s', async (_, bytes) => {
     const answer = parseAnswer(await sendBytes(port, bytes));
     expectProblem(answer, 400, 'invalid-request');
     expect(answer.headers.connection).toBe('close');
@@ -149,7 +149,7 @@ describe('what is not HTTP', () => {
     expect(answer.headers).toMatchObject(service.app.securityHeaders);
   });
 
-  it('does not keep the socket of a peer that never closes its side', async () => {
+  it('does not keep the socket of a client that never closes its side', async () => {
     const socket = connect({ port, host: '127.0.0.1', allowHalfOpen: true });
     socket.on('error', () => undefined).resume();
     await once(socket, 'connect');
@@ -166,18 +166,18 @@ describe('what is not HTTP', () => {
     socket.destroy();
   });
 
-  it('headers of more than 16 KiB get 431', async () => {
+  it('gets 431 if its headers are longer than 16 KiB', async () => {
     const raw = await sendBytes(port, `GET /health/live HTTP/1.1\r\nhost: x\r\nx-long: ${'x'.repeat(20_000)}\r\n\r\n`);
     expectProblem(parseAnswer(raw), 431, 'headers-too-large');
   });
 
-  it('leaves the service answering others', async () => {
+  it('does not stop the service from answering other clients', async () => {
     expect((await fetchOverSocket('GET', '/health/live')).status).toBe(200);
   });
 });
 
 describe('X-Request-Id', () => {
-  it.each(['a', 'Abc_123-x', 'x'.repeat(64)])('is taken over where it is well formed: %s', async (id) => {
+  it.each(['a', 'Abc_123-x', 'x'.repeat(64)])('is kept if it is well formed: %s', async (id) => {
     const answer = await send('GET', '/health/live', { headers: { 'x-request-id': id } });
     expect(answer.headers['x-request-id']).toBe(id);
     const failed = await send('GET', '/users', { headers: { 'x-request-id': id } });
@@ -186,7 +186,7 @@ describe('X-Request-Id', () => {
   });
 
   it.each(['', 'x'.repeat(65), 'a b', 'a\tb', 'a"b', 'ä', '{"level":"error"}', '../x', 'a,b'])(
-    'is replaced otherwise: %j',
+    'is replaced if it is not: %j',
     async (id) => {
       const answer = await send('GET', '/users', { headers: { 'x-request-id': id } });
       expect(answer.headers['x-request-id']).toMatch(UUID);
@@ -194,7 +194,7 @@ describe('X-Request-Id', () => {
     },
   );
 
-  it('is replaced where it comes twice', async () => {
+  it('is replaced if it is given twice', async () => {
     const raw = await sendBytes(
       port,
       'GET /health/live HTTP/1.1\r\nhost: x\r\nx-request-id: a\r\nx-request-id: b\r\nconnection: close\r\n\r\n',
@@ -211,7 +211,7 @@ describe('X-Request-Id', () => {
 });
 
 describe('every answer', () => {
-  it('has a request id and the security headers, errors included', async () => {
+  it('has a request ID and the security headers, even if it is an error', async () => {
     const limited = await startServiceForTest({
       env: { RATE_LIMIT_MAX: '2', CORS_ORIGINS: 'https://app.example.com' },
     });
@@ -270,7 +270,7 @@ describe('CORS', () => {
     expect(preflight.headers['access-control-allow-origin']).toBeUndefined();
   });
 
-  it('allows the listed origins and no other', async () => {
+  it('allows the listed origins only', async () => {
     const { app, send, operatorToken } = await startServiceForTest({
       env: { CORS_ORIGINS: 'https://app.example.com, http://localhost:5173' },
     });
@@ -281,7 +281,7 @@ describe('CORS', () => {
       expect(answer.headers['access-control-expose-headers']).toContain('x-request-id');
       expect(answer.headers['access-control-allow-credentials']).toBeUndefined();
       expect(answer.headers.vary).toMatch(/origin/i);
-      // An error that a page cannot read is one that nobody can report.
+      // A page must be able to read an error, or its user cannot report the error.
       const failed = await send('GET', '/tenants', { headers: { origin } });
       expect([failed.status, failed.headers['access-control-allow-origin']]).toEqual([401, origin]);
       const unknown = await send('GET', '/nothing', { headers: { origin } });
@@ -315,7 +315,7 @@ describe('CORS', () => {
     }
   });
 
-  it('answers OPTIONS that is no preflight in our words', async () => {
+  it('answers an OPTIONS request that is no preflight with 204 or a problem document', async () => {
     const { app } = await startServiceForTest({ env: { CORS_ORIGINS: 'https://app.example.com' } });
     for (const headers of [{}, { origin: 'https://app.example.com' }, { 'access-control-request-method': 'GET' }]) {
       const answer = await options(app, '/products', headers);
@@ -339,7 +339,7 @@ describe('the rate limit', () => {
     return statuses;
   }
 
-  it('answers 429 with Retry-After, for each address by itself', async () => {
+  it('answers 429 with Retry-After, for each address separately', async () => {
     const limited = await startServiceForTest({ env: { RATE_LIMIT_MAX: '3' } });
     expect(await statusesFrom(limited, [{}, {}, {}, {}, {}])).toEqual([401, 401, 401, 429, 429]);
     expect(await statusesFrom(limited, [{ remoteAddress: '192.0.2.2' }])).toEqual([401]);
@@ -350,7 +350,7 @@ describe('the rate limit', () => {
     expect(Number(retryAfter)).toBeLessThanOrEqual(60);
   });
 
-  it('counts all routes together, unknown ones too, and health not', async () => {
+  it('counts all routes together, even unknown ones, except health', async () => {
     const limited = await startServiceForTest({ env: { RATE_LIMIT_MAX: '5' } });
     const urls = ['/products', '/nothing', '/users', '/wp-login.php', '/docs/json', '/nothing', '/products'];
     const counted = await statusesFrom(
@@ -361,7 +361,7 @@ describe('the rate limit', () => {
     expect(await statusesFrom(limited, [{ url: '/health/live' }, { url: '/health/ready' }])).toEqual([200, 200]);
   });
 
-  it('counts a HEAD once, and a wrong method like every request', async () => {
+  it('counts a HEAD once, and a wrong method like any request', async () => {
     const { app } = await startServiceForTest({ env: { RATE_LIMIT_MAX: '4' } });
     const statuses: number[] = [];
     for (const method of ['HEAD', 'PUT', 'HEAD', 'PUT', 'PUT', 'HEAD'] as const)
@@ -369,7 +369,7 @@ describe('the rate limit', () => {
     expect(statuses).toEqual([401, 405, 401, 405, 429, 429]);
   });
 
-  it('counts an unknown route whatever its body is', async () => {
+  it('counts a request to an unknown route, whatever its body', async () => {
     const limited = await startServiceForTest({ env: { RATE_LIMIT_MAX: '2' } });
     const statuses: number[] = [];
     for (let count = 0; count < 4; count += 1) {
@@ -382,19 +382,19 @@ describe('the rate limit', () => {
     expect(statuses.slice(2)).toEqual([429, 429]);
   });
 
-  it('takes no notice of X-Forwarded-For by default', async () => {
+  it('ignores X-Forwarded-For by default', async () => {
     const limited = await startServiceForTest({ env: { RATE_LIMIT_MAX: '3' } });
     const spoofed = Array.from({ length: 6 }, (_, index) => ({ forwardedFor: `198.51.100.${index}` }));
     expect(await statusesFrom(limited, spoofed)).toEqual([401, 401, 401, 429, 429, 429]);
   });
 
-  it('believes X-Forwarded-For of the listed proxies only, and their own hop only', async () => {
+  it('trusts X-Forwarded-For of the listed proxies only, and only the entry that the proxy added', async () => {
     const limited = await startServiceForTest({ env: { RATE_LIMIT_MAX: '2', TRUST_PROXY: '10.0.0.0/8, 192.0.2.7' } });
     const proxied = (remoteAddress: string, forwardedFor: string): { remoteAddress: string; forwardedFor: string } => ({
       remoteAddress,
       forwardedFor,
     });
-    // Two clients behind trusted proxies: each has a bucket of its own, whichever proxy it came through.
+    // Two clients of trusted proxies: each has its own bucket, whichever proxy it uses.
     expect(
       await statusesFrom(limited, [
         proxied('10.1.2.3', '198.51.100.1'),
@@ -403,7 +403,7 @@ describe('the rate limit', () => {
         proxied('10.1.2.3', '198.51.100.2'),
       ]),
     ).toEqual([401, 401, 429, 401]);
-    // What the client itself wrote stands left of what the proxy added.
+    // The client's own text is to the left of the proxy's entry.
     expect(
       await statusesFrom(limited, [
         proxied('10.1.2.3', '203.0.113.1, 198.51.100.3'),
@@ -411,7 +411,7 @@ describe('the rate limit', () => {
         proxied('10.1.2.3', '203.0.113.3, 198.51.100.3'),
       ]),
     ).toEqual([401, 401, 429]);
-    // Not from an address that is no proxy.
+    // An address that is not a proxy is not trusted.
     expect(
       await statusesFrom(limited, [
         proxied('192.0.2.8', '198.51.100.10'),
@@ -434,7 +434,7 @@ describe('the rate limit', () => {
 });
 
 describe('API_PREFIX', () => {
-  it('moves the API, its Locations included, and neither health nor docs', async () => {
+  it('moves the API and its Location headers, but not health and docs', async () => {
     const { send, app } = await startServiceForTest({ env: { API_PREFIX: '/v1' } });
     expect((await send('POST', '/auth/operator/login', { body: OPERATOR })).status).toBe(404);
     const signedIn = await send<{ accessToken: string }>('POST', '/v1/auth/operator/login', { body: OPERATOR });

@@ -1,4 +1,4 @@
-// Idempotency-Key on POST /tenants: a request that is sent again makes no second tenant, and another request cannot pass for it.
+// Idempotency-Key on POST /tenants: a repeated request creates no second tenant, and another request with the key is refused.
 import { sql, type Kysely } from 'kysely';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { findOperatorByEmail, insertOperator } from '../../db/registry/operator-queries.js';
@@ -51,13 +51,13 @@ function make(slug: string, key: string, more: object = {}, token = service.oper
   });
 }
 
-it('the same key and request give the same tenant, and its first answer again', async () => {
+it('the same key and request get the same tenant and the first answer', async () => {
   const made = await make('same', 'key-same');
   expect(made.status, made.text).toBe(201);
   const again = await make('same', 'key-same');
   expect(again).toMatchObject({ status: 201, body: made.body });
   expect(again.headers.location).toBe(`/tenants/${made.body.id}`);
-  // The order of keys in the body says nothing.
+  // The order of keys in the body does not matter.
   const { name, ...body } = { name: 'Asked for twice', slug: 'same', admin: ADMIN };
   const turned = await service.send('POST', '/tenants', {
     token: service.operatorToken,
@@ -67,7 +67,7 @@ it('the same key and request give the same tenant, and its first answer again', 
   expect(turned).toMatchObject({ status: 201, body: { id: made.body.id } });
 });
 
-it('without a key, and with another one, the slug is taken', async () => {
+it('the same request with another key gets 409: the slug is taken', async () => {
   expect((await make('twice', 'key-1')).status).toBe(201);
   expect(await make('twice', 'key-2')).toMatchObject({ status: 409, body: { code: 'slug-taken' } });
 });
@@ -77,7 +77,7 @@ it.each<[string, object]>([
   ['slug', { slug: 'reused-other' }],
   ['password', { admin: { ...ADMIN, password: 'another-password-1' } }],
   ['pool options', { poolOptions: { max: 3 } }],
-])('another request with the key is refused: another %s', async (_what, more) => {
+])('another request with the same key is refused: another %s', async (_what, more) => {
   await make('reused', 'key-reused');
   expect(await make('reused', 'key-reused', more)).toMatchObject({
     status: 422,
@@ -86,7 +86,7 @@ it.each<[string, object]>([
   expect(await findTenantBySlug(registry, 'reused-other')).toBeUndefined();
 });
 
-it('several at once make one tenant; those that come meanwhile are told to come again', async () => {
+it('simultaneous requests with one key create one tenant; the others get 409 with Retry-After', async () => {
   const answers = await Promise.all(Array.from({ length: 5 }, () => make('at-once', 'key-at-once')));
   const made = answers.filter(({ status }) => status === 201);
   expect(made.length).toBeGreaterThan(0);
@@ -98,7 +98,7 @@ it('several at once make one tenant; those that come meanwhile are told to come 
   expect(await make('at-once', 'key-at-once')).toMatchObject({ status: 201, body: { id: made[0]?.body.id } });
 });
 
-it('a key is an operator’s own', async () => {
+it('two operators can use the same key for different tenants', async () => {
   await insertOperator(registry, { email: 'second@example.com', passwordHash: 'not used' });
   const second = await findOperatorByEmail(registry, 'second@example.com');
   const token = await beginSession(service.app, { kind: 'operator', operatorId: second?.id ?? '' });
@@ -107,15 +107,15 @@ it('a key is an operator’s own', async () => {
   expect(mine.body.id).not.toBe(theirs.body.id);
 });
 
-describe('where the first attempt', () => {
-  it('failed and was undone, the same request makes the tenant', async () => {
+describe('if the first attempt', () => {
+  it('failed and was undone, the same request creates the tenant', async () => {
     failAt = 'fill';
     const failed = await make('failed', 'key-failed').finally(() => (failAt = undefined));
     expect(failed).toMatchObject({ status: 503, body: { code: 'provisioning-failed' } });
     expect((await make('failed', 'key-failed')).status).toBe(201);
   });
 
-  it('died with its process before its database was whole, the same request undoes that and makes the tenant', async () => {
+  it('ended with its process before the mark, the same request undoes the rest and creates the tenant', async () => {
     const first = await make('died', 'key-died');
     await registry.updateTable('tenants').set({ status: 'provisioning' }).where('id', '=', first.body.id).execute();
     await markAgain(service, first.body.id, 'making');
@@ -124,14 +124,14 @@ describe('where the first attempt', () => {
     expect(again.body.id).not.toBe(first.body.id);
   });
 
-  it('died with its process right before its last step, the same request answers the tenant that it made', async () => {
+  it('ended with its process just before the last step, the same request answers with the tenant of the first', async () => {
     const first = await make('nearly', 'key-nearly');
     await registry.updateTable('tenants').set({ status: 'provisioning' }).where('id', '=', first.body.id).execute();
     const again = await make('nearly', 'key-nearly');
     expect(again).toMatchObject({ status: 201, body: { id: first.body.id, status: 'active' } });
   });
 
-  it('is under way, the same request is told to come again', async () => {
+  it('still runs, the same request gets 409 with Retry-After', async () => {
     const first = await make('under-way', 'key-under-way');
     await registry.updateTable('tenants').set({ status: 'provisioning' }).where('id', '=', first.body.id).execute();
     const other = connectAs<Registry>(registryName);
@@ -145,7 +145,7 @@ describe('where the first attempt', () => {
     expect(await make('under-way', 'key-under-way')).toMatchObject({ status: 201, body: { id: first.body.id } });
   });
 
-  it('made a tenant that is suspended since, the same request answers it as it is', async () => {
+  it('made a tenant that was suspended later, the same request answers with its present state', async () => {
     const { body } = await make('suspended', 'key-suspended');
     await updateTenant(registry, body.id, { status: 'suspended' }, ['active']);
     expect(await make('suspended', 'key-suspended')).toMatchObject({
@@ -154,7 +154,7 @@ describe('where the first attempt', () => {
     });
   });
 
-  it('made a tenant that is removed since, the same request makes no other', async () => {
+  it('made a tenant that was removed later, the same request creates no other', async () => {
     const { body } = await make('removed', 'key-removed');
     for (const [method, path] of [
       ['DELETE', ''],
@@ -180,7 +180,7 @@ it.each([
   expect(await make('bad-key', key)).toMatchObject({ status: 400, body: { code: 'invalid-request' } });
 });
 
-it('two keys are refused', async () => {
+it('a request with two keys is refused', async () => {
   const answer = await exchange(await listen(service), 'POST', '/tenants', {
     headers: {
       authorization: `Bearer ${service.operatorToken}`,
@@ -193,11 +193,11 @@ it('two keys are refused', async () => {
   expect(await findTenantBySlug(registry, 'two-keys')).toBeUndefined();
 });
 
-it('a key of 200 characters is taken', async () => {
+it('a key of 200 characters is accepted', async () => {
   expect((await make('long-key', 'k'.repeat(200))).status).toBe(201);
 });
 
-it('keys are kept for 24 hours, and then forgotten', async () => {
+it('a key is valid for 24 hours, and then deleted', async () => {
   const { body } = await make('kept', 'key-kept');
   const age = (hours: number): Promise<unknown> =>
     registry
@@ -217,7 +217,7 @@ it('keys are kept for 24 hours, and then forgotten', async () => {
   expect(left).toEqual([]);
 });
 
-it('nothing of the request is kept that could be tried out: the hash is keyed', async () => {
+it('the stored hash of a request cannot be guessed without the service’s key', async () => {
   await make('keyed', 'key-keyed');
   const { request_hash: hash } = await registry
     .selectFrom('idempotency_keys')

@@ -1,5 +1,5 @@
-// Keys of access tokens: the JWK Set, and a change of keys as docs/guide/keys.md says it, one replica after the other, while
-// people sign in on either and notice nothing.
+// Keys of access tokens: the JWK Set, and the change of keys in docs/guide/keys.md, one replica after the other, while users sign
+// in on both without being signed out.
 import { createPublicKey, verify, type JsonWebKey } from 'node:crypto';
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest';
 import { keyOfSecret, makeTokenKey, parseTokenKeys } from '../../src/auth/keyring.js';
@@ -36,14 +36,14 @@ const statusOf = async ({ send }: TestService, token: string): Promise<number> =
   (await send('GET', '/auth/me', { token })).status;
 
 describe('GET /.well-known/jwks.json', () => {
-  it('is open to everybody, and may be kept for some minutes', async () => {
+  it('needs no token, and can be cached for five minutes', async () => {
     const { status, headers, body } = await service.send<KeySet>('GET', '/.well-known/jwks.json');
     expect(status).toBe(200);
     expect(headers['cache-control']).toBe('public, max-age=300');
     expect(body.keys.map(({ kid }) => kid)).toEqual(['ed', 'es']);
   });
 
-  it('is enough to verify a token with, for somebody who knows nothing else', async () => {
+  it('is sufficient to verify a token', async () => {
     const [header = '', payload = '', signature = ''] = service.operatorToken.split('.');
     const { body } = await service.send<KeySet>('GET', '/.well-known/jwks.json');
     const jwk = body.keys.find(({ kid }) => kid === kidOf(service.operatorToken));
@@ -52,18 +52,18 @@ describe('GET /.well-known/jwks.json', () => {
     expect(verify(null, text, key, Buffer.from(signature, 'base64url'))).toBe(true);
   });
 
-  it('tells no private key and no secret', async () => {
+  it('contains no private key and no secret', async () => {
     const { text } = await service.send('GET', '/.well-known/jwks.json');
     const secret = service.config.auth.keys.find(({ alg }) => alg === 'HS256');
     expect(secret?.verifies.export({ format: 'jwk' }).k).toHaveLength(64);
     for (const each of [...Object.values(tokenSecretsOf(service.config)), secret?.verifies.export({ format: 'jwk' }).k])
       expect(text).not.toContain(each);
-    // Quoted, because two letters may stand in any key by chance.
+    // Quoted, because two letters can occur in any key by chance.
     expect(text).not.toContain(`"${secret?.kid}"`);
     expect(text).not.toMatch(/"(?:d|k)":/);
   });
 
-  it('is empty where a secret signs, and stands at the root under API_PREFIX too', async () => {
+  it('is empty if tokens are signed with a secret, and stays at the root under API_PREFIX', async () => {
     const env = { JWT_SECRET: 'a-secret-with-many-different-characters', API_PREFIX: '/v1' };
     const { send } = await startServiceForTest({ registry, env });
     expect((await send('GET', '/.well-known/jwks.json')).body).toEqual({ keys: [] });
@@ -113,7 +113,7 @@ async function twoReplicas(env: Environment) {
   });
   return {
     replicas,
-    /** @param between what must hold whenever a replica was replaced */
+    /** @param between is checked whenever a replica was replaced */
     replace: async (next: Environment, between: () => Promise<void>): Promise<void> => {
       for (const place of [0, 1] as const) {
         const former = replicas[place];
@@ -126,7 +126,7 @@ async function twoReplicas(env: Environment) {
 }
 
 describe('a change of keys', () => {
-  it.each(changes)('of $what signs nobody out, on any replica at any step', async ({ oldKid, steps }) => {
+  it.each(changes)('of $what signs no user out, on any replica at any step', async ({ oldKid, steps }) => {
     const [before = {}, learn = {}, change = {}, forget = {}] = steps;
     const { replicas, replace } = await twoReplicas(before);
     const tokens: string[] = [];
@@ -142,14 +142,14 @@ describe('a change of keys', () => {
     await replace(change, everybodyIsIn);
     expect(kidOf(tokens.at(-1) ?? '')).toBe('new');
 
-    // Whoever signed in before has a token of the new key by now, or one that has expired.
+    // Every user has a token of the new key by now, or an expired token.
     const [late = ''] = tokens.filter((token) => kidOf(token) === oldKid);
     tokens.splice(0, tokens.length, ...tokens.filter((token) => kidOf(token) === 'new'));
     await replace(forget, everybodyIsIn);
     for (const replica of replicas) expect(await statusOf(replica, late)).toBe(401);
   });
 
-  it('without its first step signs people out, so that the step is there for a reason', async () => {
+  it('without its first step signs users out, which shows that the step is needed', async () => {
     const { replicas } = await twoReplicas({ JWT_KEYS: OLD });
     const hasty = await startServiceForTest({ registry, env: { JWT_KEYS: `${NEW},${publicHalf(OLD)}` } });
     const token = await signIn(hasty);
@@ -157,7 +157,7 @@ describe('a change of keys', () => {
     for (const replica of replicas) expect(await statusOf(replica, token)).toBe(401);
   });
 
-  it('lets a list go on from the page where it was', async () => {
+  it('lets a list continue at its next page', async () => {
     const { replicas, replace } = await twoReplicas({ JWT_KEYS: OLD });
     for (const slug of ['first', 'second', 'third']) await replicas[0].createTenant(`${slug}-of-a-list`);
     const page = (from: TestService, token: string, cursor?: string) =>

@@ -1,5 +1,5 @@
-// The lane: short reads that share one pipelined connection must not wait for one another, fail for one another, or hang
-// with a server that does.
+// The lane: short reads share one pipelined connection. They must not wait for each other, fail for each other, or hang with a
+// server that hangs.
 import { sql, type Kysely } from 'kysely';
 import { randomBytes } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -25,7 +25,7 @@ const noteById = shortRead((db: Kysely<Notes>, { id }: { id: number }) =>
 const addNote = statement((db: Kysely<Notes>, note: { id: number; text: string }) =>
   db.insertInto('notes').values({ id: note.id, text: note.text }).returning('id'),
 );
-/** No short read at all, declared as one by mistake. */
+/** Declared as a short read by mistake. */
 const slowRead = shortRead((db: Kysely<Notes>, { seconds }: { seconds: number }) =>
   db.selectNoFrom(sql<number>`(select 1 from pg_sleep(${seconds}))`.as('done')),
 );
@@ -93,7 +93,7 @@ describe('short reads', () => {
     expect(handle.stats()).toEqual({ total: 1, idle: 1, unknown: 0, waiting: 0 });
   });
 
-  it('see what was written before them', async () => {
+  it('see earlier writes', async () => {
     const { db } = open();
     await Promise.all(
       Array.from({ length: 50 }, async (_, index) => {
@@ -104,7 +104,7 @@ describe('short reads', () => {
     );
   });
 
-  it('inside a transaction run in it', async () => {
+  it('run inside the transaction that calls them', async () => {
     const { db } = open();
     await db.transaction().execute(async (trx) => {
       await addNote(trx, { id: 3_000, text: 'not committed' });
@@ -114,13 +114,13 @@ describe('short reads', () => {
     expect(await noteById(db, { id: 3_000 })).toHaveLength(1);
   });
 
-  it('need no lane where there is one connection only', async () => {
+  it('use no lane if the pool has one connection only', async () => {
     const handle = open({ max: 1 });
     await Promise.all([noteById(handle.db, { id: 1 }), addNote(handle.db, { id: 4_000, text: 'alone' })]);
     expect(handle.stats()).toEqual({ total: 1, idle: 1, unknown: 0, waiting: 0 });
   });
 
-  it('fail alone', async () => {
+  it('fail without affecting each other', async () => {
     const { db } = open();
     const [first, failed, last] = await Promise.allSettled([
       noteById(db, { id: 1 }),
@@ -131,7 +131,7 @@ describe('short reads', () => {
     expect(failed).toMatchObject({ reason: { code: '22012' } });
   });
 
-  it('give the connection back when nobody reads for the idle time', async () => {
+  it('close the lane after the idle time', async () => {
     const handle = open({ idleTimeoutMillis: 200 });
     await warm(handle);
     expect(handle.stats().total).toBe(1);
@@ -141,7 +141,7 @@ describe('short reads', () => {
 });
 
 describe('a statement that is too slow for the lane', () => {
-  it('is answered all the same, holds the others up for the lane’s deadline at most, and keeps off it afterwards', async () => {
+  it('is answered, delays other reads by the lane’s deadline at most, and uses another connection from then on', async () => {
     const handle = open();
     await warm(handle);
     const slow = slowRead(handle.db, { seconds: 2 });
@@ -152,13 +152,13 @@ describe('a statement that is too slow for the lane', () => {
     expect(await slow).toEqual([{ done: 1 }]);
 
     const again = slowRead(handle.db, { seconds: 1 });
-    // Sent to a connection of its own from the start: the lane has nothing to wait for.
+    // Sent on a connection of its own from the start: the lane does not wait.
     expect(handle.stats().idle).toBeGreaterThan(0);
     await warm(handle);
     expect(await again).toEqual([{ done: 1 }]);
   });
 
-  it('takes nobody along, also where many of its kind are under way, prepared or not', async () => {
+  it('fails no other read, even if a hundred of its kind run, prepared or not', async () => {
     for (const prepared of [true, false]) {
       const handle = open({ acquireTimeout: 10_000 });
       if (prepared) await warm(handle);
@@ -175,12 +175,12 @@ describe('a statement that is too slow for the lane', () => {
     }
   });
 
-  it('because of a lock waits elsewhere, for as long as a statement may', async () => {
+  it('because of a lock waits on another connection, for as long as a statement may', async () => {
     const handle = open();
     await warm(handle);
     const { release, lock } = await lockNotes();
     const waiting = noteById(handle.db, { id: 1 });
-    // Something that needs no lock gets through meanwhile.
+    // A statement that needs no lock is answered meanwhile.
     expect(await slowRead(handle.db, { seconds: 0 })).toEqual([{ done: 1 }]);
     await sleep(500);
     release();
@@ -189,8 +189,8 @@ describe('a statement that is too slow for the lane', () => {
   });
 });
 
-describe('reads that take too long together', () => {
-  it('use connections of their own: those that come at once, and those that come when that is known', async () => {
+describe('reads that together take too long', () => {
+  it('use separate connections: the first ones at once, and later ones when this is known', async () => {
     const handle = open({ max: 5, acquireTimeout: 20_000 });
     await warm(handle);
     for (const _ of ['not known yet', 'known']) {
@@ -204,7 +204,7 @@ describe('reads that take too long together', () => {
     const handle = open({ max: 5 });
     await warm(handle);
     await Promise.all(Array.from({ length: 10 }, () => slowRead(handle.db, { seconds: 0.3 })));
-    // The lane is open again, and everything else is closed.
+    // The lane is open again, and every other connection is closed.
     await warm(handle);
     const before = handle.stats();
     await Promise.all(Array.from({ length: 100 }, (_, index) => noteById(handle.db, { id: index + 1 })));
@@ -214,7 +214,7 @@ describe('reads that take too long together', () => {
 
 describe('a lane that holds the only connection', () => {
   interface Load {
-    /** Reads that were answered. */
+    /** The number of answered reads. */
     readonly answered: number;
     stop(): Promise<void>;
   }
@@ -254,7 +254,7 @@ describe('a lane that holds the only connection', () => {
     }
   }
 
-  it('of its budget gives it to the writes of its own tenant, and reads go on between them', async () => {
+  it('of its budget gives the connection to the writes of its own tenant, and reads continue between them', async () => {
     const governor = createGovernor({ slots: 1 });
     const admit: PoolOptions['admit'] = (closeIdle) => governor.join('tenant', closeIdle);
     await expectTurns(open({ max: 3, acquireTimeout: 2_000 }, {}, { admit }), 5_000);
@@ -264,7 +264,7 @@ describe('a lane that holds the only connection', () => {
   it.each([
     ['and the pool knows that', true],
     ['and the pool does not know that', false],
-  ])('that its role may have gives it to the writes of its own tenant, %s', async (_what, sharesLimit) => {
+  ])('that its role may have gives the connection to the writes of its own tenant, %s', async (_what, sharesLimit) => {
     const role = `lane_${randomBytes(6).toString('hex')}`;
     const password = randomBytes(16).toString('hex');
     await asSuperuser(connection.database, async (db) => {
@@ -296,7 +296,7 @@ async function lockNotes(): Promise<{ release: () => void; lock: Promise<void> }
 }
 
 describe('a lane that is lost', () => {
-  it('because its backend was ended fails what is under way, and is replaced', async () => {
+  it('because its backend was ended fails its running reads, and is replaced', async () => {
     const handle = open();
     await warm(handle);
     const underWay = Promise.allSettled([slowRead(handle.db, { seconds: 5 }), noteById(handle.db, { id: 1 })]);
@@ -314,7 +314,7 @@ describe('a lane that is lost', () => {
   it.each([
     ['because its backend was ended', '57P01'],
     ['in a black hole', 'no answer'],
-  ])('%s is one failure, however many reads were under way', async (how, reason) => {
+  ])('%s counts as one failure, however many reads ran on it', async (how, reason) => {
     const { faults, onOutcome } = reported();
     const { handle, proxy } = await openThroughProxy({ onOutcome });
     await warm(handle);
@@ -332,7 +332,7 @@ describe('a lane that is lost', () => {
     expect(faults, how).toEqual([reason]);
   });
 
-  it('in a black hole is cut within two seconds, its connection is destroyed, and the next one works', async () => {
+  it('in a black hole is cut within two seconds, its connection is closed, and the next one works', async () => {
     const { handle, proxy } = await openThroughProxy();
     await warm(handle);
     proxy.mode = 'hang';
@@ -346,7 +346,7 @@ describe('a lane that is lost', () => {
     await expect.poll(() => noteById(handle.db, { id: 1 }).catch(() => []), { timeout: 5_000 }).toHaveLength(1);
   });
 
-  it('that cannot be opened fails whoever waits for it, and the next read tries again', async () => {
+  it('that cannot be opened fails the reads that wait for it, and the next read tries again', async () => {
     const { handle, proxy } = await openThroughProxy();
     proxy.mode = 'refuse';
     const failed = await Promise.allSettled([1, 2, 3].map((id) => noteById(handle.db, { id })));
@@ -357,7 +357,7 @@ describe('a lane that is lost', () => {
     await warm(handle);
   });
 
-  it('behind changed tables is replaced', async () => {
+  it('is replaced after a table was changed', async () => {
     const handle = open();
     const shapes = shortRead((db: Kysely<Notes>, { one }: { one: number }) =>
       db.selectNoFrom(
@@ -373,7 +373,7 @@ describe('a lane that is lost', () => {
     expect(await shapes(handle.db, { one: 1 })).toEqual([{ row: '{"a":1,"b":null}' }]);
   });
 
-  it('behind a result that has changed is replaced once, without a warning, however many reads are under way', async () => {
+  it('is replaced once after a result type was changed, without a warning, however many reads run on it', async () => {
     const handle = open();
     const typed = shortRead((db: Kysely<Notes>, { one }: { one: number }) =>
       db.selectNoFrom(sql`(select a from typed where a::text = ${one}::integer::text)`.as('a')),
@@ -396,8 +396,8 @@ describe('a lane that is lost', () => {
   });
 });
 
-describe('close', () => {
-  it('lets reads on the lane finish', async () => {
+describe('closing a pool', () => {
+  it('lets running reads on the lane finish', async () => {
     const handle = open();
     await warm(handle);
     const reading = Promise.all(Array.from({ length: 50 }, (_, index) => noteById(handle.db, { id: index + 1 })));

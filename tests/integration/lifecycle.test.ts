@@ -1,4 +1,4 @@
-// Stopping: what runs is finished and answered, and nothing is left open.
+// Stopping the service: running requests are finished and answered, and no connection stays open.
 import { sql } from 'kysely';
 import { once } from 'node:events';
 import { Agent, request as httpRequest, type IncomingMessage } from 'node:http';
@@ -6,7 +6,7 @@ import type { AddressInfo } from 'node:net';
 import { describe, expect, it, vi } from 'vitest';
 import { asSuperuser, connectAs, startService, type TestService } from '../support/app.js';
 
-/** For what happens a moment later, in ms: long, because a machine can be busy. */
+/** Deadline (ms) for what happens a moment later: long, because a machine can be busy. */
 const PATIENCE = 10_000;
 
 /** Connections of this service, as PostgreSQL sees them: those to its registry and those of its tenants. */
@@ -24,7 +24,7 @@ async function tenantRoles({ app }: TestService): Promise<string[]> {
   return rows.map(({ db_user }) => db_user);
 }
 
-/** Sockets that this process holds open, the provisioner's among them, which all services of a cluster share. */
+/** Sockets that this process holds open, including those of the provisioner, which all services of a cluster share. */
 function openSockets(): number {
   return process.getActiveResourcesInfo().filter((name) => name === 'TCPSocketWrap').length;
 }
@@ -70,7 +70,7 @@ describe('closing the service', () => {
         Array.from({ length: 10 }, () => service.send('GET', '/products', { token })),
       ),
     );
-    // One whose pool is on its way out, with new settings, is closed too.
+    // A pool that is being replaced because of new settings is closed too.
     await service.send('PATCH', `/tenants/${tenants[0].id}`, {
       token: service.operatorToken,
       body: { poolOptions: { max: 3 } },
@@ -81,7 +81,7 @@ describe('closing the service', () => {
     expect(openSockets()).toBeGreaterThan(before);
 
     await service.close();
-    // The server ends a backend a moment after its client is gone.
+    // The server ends a backend a moment after its client has left.
     await vi.waitFor(async () => {
       expect(await connectionsOf(database, roles)).toBe(0);
     }, PATIENCE);
@@ -90,7 +90,7 @@ describe('closing the service', () => {
     }, PATIENCE);
   });
 
-  it('finishes the requests that run, with their real answers', async () => {
+  it('finishes the running requests with their real answers', async () => {
     let reached: () => void = () => undefined;
     const provisioning = new Promise<void>((resolve) => (reached = resolve));
     let goOn: () => void = () => undefined;
@@ -139,7 +139,7 @@ describe('closing the service', () => {
       );
       await provisioning;
       closing = service.close();
-      // From here on nobody new is let in.
+      // From here on new requests are refused.
       await vi.waitFor(async () => {
         await expect(send(port, 'GET', '/health/live')).rejects.toThrow('ECONNREFUSED');
       }, PATIENCE);
@@ -154,7 +154,7 @@ describe('closing the service', () => {
       expect(await connectionsOf(database, [role])).toBe(0);
     }, PATIENCE);
 
-    // Both are on disk: the next process has them.
+    // Both are stored: the next process has them.
     const next = await startService({ registry: database });
     const read = await next.send('GET', `/products/${id}`, { token: tenant.adminToken });
     expect(read.body).toMatchObject({ id, name: 'After' });
@@ -181,7 +181,7 @@ describe('closing the service', () => {
     await closing;
   });
 
-  it('is not held up by a client that keeps its connection open', async () => {
+  it('is not delayed by a client that keeps its connection open', async () => {
     const service = await startService();
     const port = await listen(service);
     const agent = new Agent({ keepAlive: true });
@@ -190,7 +190,7 @@ describe('closing the service', () => {
     agent.destroy();
   });
 
-  it('can be asked for twice', async () => {
+  it('can be requested twice', async () => {
     const service = await startService();
     await Promise.all([service.close(), service.close()]);
     await service.close();

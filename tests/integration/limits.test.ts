@@ -1,4 +1,4 @@
-// Limits of tenants: each is kept, names itself when it is reached, is told to every replica, and turns into no 500.
+// Limits of tenants: each is kept, is named in its refusal, reaches every replica, and never causes a 500.
 import { sql } from 'kysely';
 import { randomBytes } from 'node:crypto';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -84,7 +84,7 @@ function usageOf(tenant: { readonly id: string }, token = service.operatorToken,
   return on.send<Usage>('GET', `/tenants/${tenant.id}/usage`, { token });
 }
 
-/** What the sentence about a limit counts. */
+/** The noun in the sentence about a limit. */
 const counted: Readonly<Record<string, string>> = {
   requestsPerSecond: 'requests per second',
   connections: 'connections',
@@ -94,7 +94,7 @@ const counted: Readonly<Record<string, string>> = {
   storageBytes: 'bytes',
 };
 
-/** Has to name the limit in words and for machines. */
+/** The refusal must name the limit in words and in fields. */
 function expectRefusal(answer: Answer<LimitProblem>, status: 403 | 429, limit: string, value: number): void {
   expect([answer.status, answer.body.code, answer.text]).toEqual([
     status,
@@ -111,8 +111,8 @@ function expectRefusal(answer: Answer<LimitProblem>, status: 403 | 429, limit: s
 const countOf = (answers: readonly { readonly status: number }[], status: number): number =>
   answers.filter((answer) => answer.status === status).length;
 
-describe('limits in the registry', () => {
-  it('are given to a new tenant, changed one by one, and given back their default with null', async () => {
+describe('limits', () => {
+  it('can be set for a new tenant, changed one by one, and set back to their default with null', async () => {
     const limits = { users: 3, requestsPerSecond: 50 };
     const made = await service.send<Tenant>('POST', '/tenants', {
       token: service.operatorToken,
@@ -128,7 +128,7 @@ describe('limits in the registry', () => {
     });
   });
 
-  it('bound what the pool options say', async () => {
+  it('are upper bounds for the pool options', async () => {
     const tenant = await service.createTenant();
     const { body } = await setLimits(tenant, { connections: 3, statementTimeout: 2_000 });
     expect(body.poolOptions).toEqual({ max: 3, acquireTimeout: 5_000, timeout: 2_000, idleTimeoutMillis: 1_000 });
@@ -141,7 +141,7 @@ describe('limits in the registry', () => {
     });
   });
 
-  it('come from the configuration where a tenant has none of its own', async () => {
+  it('come from the configuration if a tenant has none of its own', async () => {
     const strict = await startServiceForTest({ env: { TENANT_PRODUCTS: '1', TENANT_CONNECTIONS: '4' } });
     const tenant = await strict.createTenant();
     const path = `/tenants/${tenant.id}`;
@@ -165,7 +165,7 @@ describe('limits in the registry', () => {
     ['a timeout that nothing could keep', { statementTimeout: 99 }, ['/limits/statementTimeout']],
     ['more bytes than there are', { storageBytes: 2 ** 51 }, ['/limits/storageBytes']],
     ['several at once', { users: 1e9, cpu: 1 }, ['/limits/users', '/limits/cpu']],
-  ])('refuse %s, naming each key, and change nothing', async (_, limits, paths) => {
+  ])('%s are refused with each key named, and nothing changes', async (_, limits, paths) => {
     const tenant = await service.createTenant();
     const patched = await setLimits(tenant, limits);
     expect([patched.status, patched.body.code]).toEqual([422, 'invalid-limits']);
@@ -178,7 +178,7 @@ describe('limits in the registry', () => {
     expect(await findTenant(service.app.engine.registry, tenant.id)).toMatchObject({ limits: {} });
   });
 
-  it('are for operators to change, not for the tenant', async () => {
+  it('can be changed by operators, not by the tenant', async () => {
     const tenant = await limited({ users: 5 });
     const answer = await setLimits(tenant, { users: null }, tenant.adminToken);
     expect([answer.status, answer.body.code]).toEqual([403, 'forbidden']);
@@ -187,7 +187,7 @@ describe('limits in the registry', () => {
 });
 
 describe('requests a second', () => {
-  it('are refused beyond a second’s worth, before the body is read, and come back with time', async () => {
+  it('are refused beyond the limit of a second, before the body is read, and accepted again with time', async () => {
     const tenant = await limited({ requestsPerSecond: 5 });
     const request = { token: tenant.adminToken };
     const answers = await Promise.all(
@@ -197,7 +197,7 @@ describe('requests a second', () => {
     expect(countOf(answers, 200) + countOf(answers, 429)).toBe(30);
     const refused = answers.find(({ status }) => status === 429) ?? expect.unreachable();
     expectRefusal(refused, 429, 'requestsPerSecond', 5);
-    // A body that is no JSON would be 400, had anybody looked at it.
+    // If the body were read, the answer would be 400, because it is not JSON.
     const unread = await Promise.all(
       Array.from({ length: 20 }, () =>
         service.app.inject({
@@ -212,7 +212,7 @@ describe('requests a second', () => {
     await expect.poll(async () => (await service.send('GET', '/products', request)).status).toBe(200);
   });
 
-  it('are the tenant’s own: others, and operators, are not counted', async () => {
+  it('are counted for the tenant alone, not for other tenants or for operators', async () => {
     const [tenant, neighbour] = [await limited({ requestsPerSecond: 1 }), await service.createTenant()];
     const of = (token: string, url: string): Promise<Answer[]> =>
       Promise.all(Array.from({ length: 10 }, () => service.send('GET', url, { token })));
@@ -221,7 +221,7 @@ describe('requests a second', () => {
     expect(countOf(await of(service.operatorToken, `/tenants/${tenant.id}`), 200)).toBe(10);
   });
 
-  it('count for each replica, and a new limit reaches both within a second', async () => {
+  it('are counted on each replica, and a new limit reaches both within a second', async () => {
     const tenant = await service.createTenant();
     const burst = async (on: TestService): Promise<number> => {
       const request = { token: tenant.adminToken };
@@ -252,7 +252,7 @@ function hold(on: TestService, tenant: TestTenant, seconds: number): Promise<unk
 }
 
 describe('connections', () => {
-  it('are bounded by PostgreSQL for all replicas together, and who comes too late is told which limit it was', async () => {
+  it('are bounded by PostgreSQL for all replicas together, and a refused request names the limit', async () => {
     const tenant = await service.createTenant();
     await service.send('PATCH', `/tenants/${tenant.id}`, {
       token: service.operatorToken,
@@ -268,11 +268,11 @@ describe('connections', () => {
     for (const answer of [here, there]) expectRefusal(answer, 429, 'connections', 1);
     expect((await sessionsOf(tenant)).length).toBe(1);
     await held;
-    // What this replica does not use any more the other one gets.
+    // The other replica gets the connection that this one no longer uses.
     await expect.poll(async () => (await addProduct(tenant, 'In time', other)).status, { timeout: 5_000 }).toBe(201);
   });
 
-  it('are never more than the limit, and enough for both replicas under load', async () => {
+  it('never exceed the limit, and suffice for both replicas under load', async () => {
     const tenant = await limited({ connections: 3 });
     const load = (on: TestService): Promise<{ status: number }[]> =>
       Promise.all(
@@ -289,7 +289,7 @@ describe('connections', () => {
     expect(Math.max(...most)).toBeLessThanOrEqual(3);
   });
 
-  it('that another replica gives back are waited for', async () => {
+  it('are waited for while another replica gives one back', async () => {
     const tenant = await limited({ connections: 1 });
     const held = hold(service, tenant, 0.5);
     await expect.poll(async () => (await sessionsOf(tenant)).length).toBe(1);
@@ -301,7 +301,7 @@ describe('connections', () => {
     await held;
   });
 
-  it('get their limit later where the cluster did not take it', async () => {
+  it('get their limit from a job if the cluster did not accept it at first', async () => {
     const tenant = await limited({ connections: 7 });
     const row = await findTenant(service.app.engine.registry, tenant.id);
     await asSuperuser('postgres', (db) =>
@@ -325,14 +325,14 @@ describe('connections', () => {
 });
 
 describe('the statement timeout', () => {
-  it('ends what takes longer, whatever the pool options say, and names itself', async () => {
+  it('ends a longer statement, whatever the pool options say, and is named in the refusal', async () => {
     const tenant = await service.createTenant();
     await service.send('PATCH', `/tenants/${tenant.id}`, {
       token: service.operatorToken,
       body: { limits: { statementTimeout: 200 }, poolOptions: { timeout: 60_000 } },
     });
     const row = await findTenant(service.app.engine.registry, tenant.id);
-    // Somebody locks the table: the insert waits, and the database ends it.
+    // The lock makes the insert wait until the database ends it.
     await asSuperuser(row?.dbName ?? '', (db) =>
       db.transaction().execute(async (trx) => {
         await sql`lock table products`.execute(trx);
@@ -349,7 +349,7 @@ describe.each(['products', 'users'] as const)('the limit on %s', (what) => {
   const add = (tenant: TestTenant, name: string): Promise<Answer<LimitProblem & { id: string }>> =>
     what === 'users' ? addUser(tenant, name) : addProduct(tenant, name);
 
-  it('is exact, however many come at once', async () => {
+  it('is exact, however many requests come at once', async () => {
     const tenant = await limited({ [what]: 10 });
     const answers = await Promise.all(Array.from({ length: 50 }, (_, index) => add(tenant, `number-${index}`)));
     const made = what === 'users' ? 9 : 10; // The tenant's first admin is one of them.
@@ -358,7 +358,7 @@ describe.each(['products', 'users'] as const)('the limit on %s', (what) => {
     expect((await usageOf(tenant)).body[what]).toEqual({ limit: 10, used: 10 });
   });
 
-  it('lowered below what is there refuses more and touches nothing; room that is made can be used', async () => {
+  it('can be set below the present number: it then refuses new objects, changes none, and free places can be used', async () => {
     const tenant = await service.createTenant();
     const made = [await add(tenant, 'first'), await add(tenant, 'second'), await add(tenant, 'third')];
     const before = (await usageOf(tenant)).body[what].used ?? 0;
@@ -376,7 +376,7 @@ describe.each(['products', 'users'] as const)('the limit on %s', (what) => {
     expectRefusal(await add(tenant, 'beyond'), 403, what, 2);
   });
 
-  it('is effective on the other replica within a second', async () => {
+  it('takes effect on the other replica within a second', async () => {
     const tenant = await service.createTenant();
     const body =
       what === 'users'
@@ -392,7 +392,7 @@ describe.each(['products', 'users'] as const)('the limit on %s', (what) => {
 });
 
 describe('storage', () => {
-  it('beyond the limit refuses writes and goes on reading, deleting and signing out, until there is room', async () => {
+  it('beyond the limit is refused to writes, while reading, deleting and signing out go on until there is room', async () => {
     const tenant = await service.createTenant();
     const { body: product } = await addProduct(tenant);
     const { used } = (await usageOf(tenant)).body.storageBytes;
@@ -415,9 +415,9 @@ describe('storage', () => {
     expect((await service.send('POST', '/auth/logout', request)).status).toBe(204);
   });
 
-  it('is given back by deleting, though PostgreSQL would keep it for new rows', { timeout: 60_000 }, async () => {
+  it('is freed by deleting, although PostgreSQL would keep it for new rows', { timeout: 60_000 }, async () => {
     const tenant = await service.createTenant();
-    // Nothing that PostgreSQL could compress.
+    // Random, because PostgreSQL would compress anything else.
     const description = randomBytes(3_300).toString('base64');
     const body = { name: 'Large', price: '1.00', description };
     const request = { token: tenant.adminToken };
@@ -430,7 +430,7 @@ describe('storage', () => {
     const ids: string[] = [];
     for (let round = 0; round < 20; round += 1) ids.push(...(await Promise.all(Array.from({ length: 20 }, make))));
     const limit = (empty ?? 0) + MIB;
-    // With a limit on connections, unused ones close soon; when they do, the server knows what they deleted.
+    // With a limit on connections, unused ones close soon. Then the server counts the rows that they deleted.
     await setLimits(tenant, { storageBytes: limit, connections: 2 });
     expect((await usageOf(tenant)).body.storageBytes.used).toBeGreaterThan(limit);
     expectRefusal(await addProduct(tenant), 403, 'storageBytes', limit);
@@ -447,7 +447,7 @@ describe('storage', () => {
     expect((await usageOf(tenant)).body.storageBytes.used).toBeLessThanOrEqual(limit);
   });
 
-  it('that grows is noticed', async () => {
+  it('is measured again as it grows', async () => {
     const tenant = await service.createTenant();
     const { used } = (await usageOf(tenant)).body.storageBytes;
     const limit = (used ?? 0) + MIB;
@@ -457,14 +457,14 @@ describe('storage', () => {
     await asSuperuser(row?.dbName ?? '', (db) =>
       sql`create table ballast as select repeat(n::text, 100) from generate_series(1, 20000) as n`.execute(db),
     );
-    // Reading the usage measures anew, so that nobody need wait for the next time.
+    // Reading the usage measures at once, so that the test need not wait.
     expect((await usageOf(tenant)).body.storageBytes.used).toBeGreaterThan(limit);
     expectRefusal(await addProduct(tenant), 403, 'storageBytes', limit);
     await asSuperuser(row?.dbName ?? '', (db) => sql`drop table ballast`.execute(db));
     await expect.poll(async () => (await addProduct(tenant)).status, { timeout: 3_000 }).toBe(201);
   });
 
-  it('is no reason for a 500 where the database does not answer', async () => {
+  it('never causes a 500 if the database does not answer', async () => {
     const tenant = await limited({ storageBytes: 100 * MIB, products: 5, connections: 2, requestsPerSecond: 1_000 });
     const row = await findTenant(service.app.engine.registry, tenant.id);
     const name = sql.id(row?.dbName ?? '');
@@ -482,8 +482,8 @@ describe('storage', () => {
   });
 });
 
-describe('usage', () => {
-  it('shows each limit with what is used of it, to operators and to the tenant’s own admin', async () => {
+describe('the usage route', () => {
+  it('shows each limit with its usage to operators and to the tenant’s own admin', async () => {
     const tenant = await limited({ requestsPerSecond: 100, connections: 4, users: 20 });
     await addUser(tenant, 'second');
     await addProduct(tenant);
@@ -505,11 +505,11 @@ describe('usage', () => {
     }
     const { body } = await usageOf(tenant, tenant.adminToken);
     expect(body.requestsPerSecond.used).toBeGreaterThanOrEqual(1);
-    // The other replica counts for itself, and sees the role's connections in all.
+    // The other replica counts its own requests, and sees all connections of the role.
     expect((await usageOf(tenant, service.operatorToken, other)).body.requestsPerSecond.used).toBe(0);
   });
 
-  it('shows nothing of a database that is closed to its tenant', async () => {
+  it('shows no usage of a database that is closed to its tenant', async () => {
     const tenant = await limited({ users: 3 });
     const operator = { token: service.operatorToken };
     await service.send('PATCH', `/tenants/${tenant.id}`, { ...operator, body: { active: false } });
@@ -518,7 +518,7 @@ describe('usage', () => {
     expect((await usageOf(tenant, tenant.adminToken)).status).toBe(403);
   });
 
-  it('is hidden from other tenants, and from whoever lacks the permission', async () => {
+  it('is hidden from other tenants and from users without the permission', async () => {
     const [tenant, stranger] = [await service.createTenant(), await service.createTenant()];
     const member = await service.createUser(tenant, 'member@example.com');
     const foreign = await usageOf(tenant, stranger.adminToken);

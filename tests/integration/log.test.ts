@@ -1,4 +1,4 @@
-// What the log says of each request, and what it never says.
+// What the log contains about each request, and what it never contains.
 import { sql } from 'kysely';
 import { once } from 'node:events';
 import fastify from 'fastify';
@@ -27,7 +27,7 @@ interface Line extends Record<string, unknown> {
   err?: { type: string; code?: string; stack?: string; message?: string };
 }
 
-/** For what happens a moment later, in ms: long, because a machine can be busy. */
+/** Deadline (ms) for what happens a moment later: long, because a machine can be busy. */
 const PATIENCE = 10_000;
 
 /** Everything written so far. */
@@ -72,7 +72,7 @@ async function databaseOf(tenantId: string): Promise<string> {
 }
 
 describe('a request', () => {
-  it('of a tenant’s user has exactly one line, with who, what and how it ended', async () => {
+  it('of a tenant’s user has exactly one line, with the user, the route and the status', async () => {
     const { body: product } = await send('POST', '/products', {
       token: tenant.adminToken,
       body: { name: 'Lamp', price: '1' },
@@ -137,7 +137,7 @@ describe('a request', () => {
     expect(written.join('')).not.toContain('hunter2');
   });
 
-  it('that is limited has its line too', async () => {
+  it('that is rate-limited has one line', async () => {
     const limited = await startServiceForTest({
       env: { LOG_LEVEL: 'info', RATE_LIMIT_MAX: '1' },
       overrides: { logStream },
@@ -149,7 +149,7 @@ describe('a request', () => {
     expect(own[0]).toMatchObject({ status: 429, route: '/users' });
   });
 
-  it.each(['GET', 'PATCH'])('%s whose client went away has one line that says so', async (method) => {
+  it.each(['GET', 'PATCH'])('by %s has one line that says so if its client left', async (method) => {
     const { port } = await listening();
     const { body: product } = await send('POST', '/products', {
       token: tenant.adminToken,
@@ -177,11 +177,11 @@ describe('a request', () => {
       request.end(method === 'PATCH' ? '{"name":"Never told"}' : undefined);
       await waitForLock(database);
       request.destroy();
-      // Noticed before the work goes on, and ends.
+      // The service notices before the work continues and ends.
       await linesOf({ headers: { 'x-request-id': reqId } });
     });
     await holder.close(0);
-    // The work itself ends after its client has gone: its end must not write a second line.
+    // The work ends after its client has left: this must not write a second line.
     await vi.waitFor(async () => {
       const read = await send('GET', `/products/${id}`, { token: tenant.adminToken });
       expect(read.body['name']).toBe(method === 'PATCH' ? 'Never told' : 'Locked');
@@ -198,7 +198,7 @@ describe('a request', () => {
     });
   });
 
-  it('whose client went away in the middle of its body has one line too', async () => {
+  it('has one line if its client left in the middle of the body', async () => {
     const { port } = await listening();
     const request = httpRequest({
       port,
@@ -224,7 +224,7 @@ describe('a request', () => {
   });
 });
 
-it('has a line for a client that goes away while the rate limit waits for Redis', async () => {
+it('a client that leaves while the rate limit waits for Redis has one line in the log', async () => {
   const texts: string[] = [];
   const app = fastify({ logger: { stream: { write: (text) => void texts.push(text) } } });
   let left = (): void => undefined;
@@ -249,8 +249,8 @@ it('has a line for a client that goes away while the rate limit waits for Redis'
   expect(texts.filter((text) => text.includes('request aborted by the client'))).toHaveLength(1);
 });
 
-describe('a request that fails on our side', () => {
-  it('has one line with the error and none of its texts, and an answer that says nothing', async () => {
+describe('a request that fails in the service', () => {
+  it('has one line with the error and none of its texts, and an answer without details', async () => {
     const broken = await service.createTenant('broken');
     await asSuperuser(await databaseOf(broken.id), (db) =>
       sql`alter table user_roles rename to user_roles_lost`.execute(db),
@@ -276,7 +276,7 @@ describe('a request that fails on our side', () => {
     expect(JSON.stringify(own)).not.toMatch(/relation|insert into|new@example\.com/);
   });
 
-  it('and that we meant to fail is a warning', async () => {
+  it('is logged as a warning if the failure was intended', async () => {
     const failing = await startServiceForTest({
       env: { LOG_LEVEL: 'info' },
       overrides: {
@@ -303,7 +303,7 @@ describe('a request that fails on our side', () => {
 });
 
 describe('the log of a whole session', () => {
-  it('holds no password, no hash and no token', async () => {
+  it('contains no password, no hash and no token', async () => {
     const secrets = {
       wrong: 'a-wrong-password-typed-in',
       user: 'a-password-of-another-user',
@@ -351,7 +351,7 @@ describe('the log of a whole session', () => {
     ]) {
       expect(log).not.toContain(secret);
     }
-    // No part of a token either: its claims and its signature stand for themselves.
+    // No part of a token either: the claims and the signature are searched for separately.
     for (const part of token.split('.').slice(1)) expect(log).not.toContain(part);
     expect(log).not.toMatch(/bearer|argon2|SCRAM-SHA-256|authorization/i);
   });
@@ -369,7 +369,7 @@ async function listening(): Promise<AddressInfo> {
   return app.server.address() as AddressInfo;
 }
 
-/** Waits until somebody waits for a lock in the database. */
+/** Waits until a session waits for a lock in the database. */
 async function waitForLock(database: string): Promise<void> {
   await asSuperuser('postgres', (db) =>
     vi.waitFor(async () => {

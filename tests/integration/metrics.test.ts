@@ -304,7 +304,7 @@ const acts: readonly Act[] = [
     what: 'another cluster comes into use',
     changes: { tenantry_slots_budget: { cluster: 'db.example:5432' } },
     act: async () => {
-      engine.clusters.at({ host: 'db.example', port: 5432 });
+      engine.governors.at({ host: 'db.example', port: 5432 });
       return undefined;
     },
   },
@@ -318,7 +318,7 @@ const acts: readonly Act[] = [
       tenantry_slot_timeouts_total: { kind: 'tenants' },
     },
     act: async () => {
-      const { tenants: governor } = engine.clusters.at({ host: '127.0.0.1', port: 1 });
+      const { tenants: governor } = engine.governors.at({ host: '127.0.0.1', port: 1 });
       const rich = governor.join('rich', () => {
         const slot = slots.pop();
         slot?.closing();
@@ -352,7 +352,7 @@ const acts: readonly Act[] = [
         sql`insert into slot_leases (cluster, kind, replica_id, budget, slots, wanted, renewed_at)
           values (${cluster}, 'tenants', 'other', 8, 8, 0, now())`.execute(db),
       );
-      const pool = engine.clusters.at({ host: '127.0.0.1', port: 2 }).tenants.join('starved', () => false);
+      const pool = engine.governors.at({ host: '127.0.0.1', port: 2 }).tenants.join('starved', () => false);
       const asked = pool.open(60_000).catch(() => undefined);
       return async () => {
         pool.leave();

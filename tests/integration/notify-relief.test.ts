@@ -1,4 +1,4 @@
-// db/server/notify-queue.ts: whose sessions are ended when the queue of notifications stays full.
+// db/server/notify-queue.ts: which sessions are ended if the queue of notifications stays full.
 import { sql } from 'kysely';
 import { randomBytes, randomUUID } from 'node:crypto';
 import { expect, inject, it, onTestFinished } from 'vitest';
@@ -8,7 +8,7 @@ import { asSuperuser } from '../support/app.js';
 
 const LIMITS = { max: 1, acquireTimeout: 5_000, timeout: 5_000, idleTimeoutMillis: 60_000 };
 
-it('ends sessions of this installation’s tenants only, and none of another role that the provisioner is a member of', async () => {
+it('the relief of the queue ends sessions of this installation’s tenants only, not of other roles that the provisioner is a member of', async () => {
   const { superuser, provisioner } = inject('cluster');
   const installation = randomUUID();
   const cluster = createDatabase<unknown>(provisioner, LIMITS, {

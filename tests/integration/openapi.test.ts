@@ -1,4 +1,4 @@
-// The documentation is the routes: nothing is missing in it, nothing in it is made up.
+// The API description agrees with the routes: nothing is missing, and nothing is invented.
 import fastify, { type FastifyInstance } from 'fastify';
 import { readFileSync } from 'node:fs';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -14,7 +14,7 @@ import { catalogue } from '../../src/errors.js';
 import { startService, testConfig, type TestService } from '../support/app.js';
 import { OPENAPI_FILE, openApiReference } from '../support/reference-pages.js';
 
-/** A JSON schema, as far as it is looked at here. */
+/** A JSON schema, with the keys that this file checks. */
 interface Schema {
   readonly $ref?: string;
   readonly type?: string | readonly string[];
@@ -54,7 +54,7 @@ interface Document {
   readonly paths: Readonly<Record<string, Readonly<Record<string, Operation>>>>;
 }
 
-/** What is there to be done says the address alone. */
+/** These routes take no body: their address says what to do. */
 const WITHOUT_BODY = [
   'POST /auth/logout',
   'POST /auth/logout-all',
@@ -84,18 +84,18 @@ function apiRoutes(): RouteEntry[] {
   return service.app.routeTable.filter(({ url }) => !url.startsWith('/docs'));
 }
 
-/** `/products/:id` as OpenAPI writes it; a list stands at `/products` and `/products/` alike. */
+/** `/products/:id` as OpenAPI writes it; a list is at both `/products` and `/products/`. */
 function pathOf({ url }: RouteEntry): string {
   const path = url.replaceAll(/:(\w+)/g, '{$1}');
   return path in document.paths ? path : `${path}/`;
 }
 
-/** An operation's answers that have these statuses among them. */
+/** The answers of an operation, which must include these statuses. */
 function answers(...statuses: string[]): unknown {
   return expect.objectContaining(Object.fromEntries(statuses.map((status) => [status, expect.anything()])));
 }
 
-/** Every schema in a value, from the outside in. */
+/** Every schema in a value, outer schemas first. */
 function* schemasIn(value: unknown): Generator<Schema> {
   if (typeof value !== 'object' || value === null) return;
   if (!Array.isArray(value)) yield value;
@@ -115,7 +115,7 @@ describe('/docs/json', () => {
     expect(await openApiReference(document)).toBe(readFileSync(OPENAPI_FILE, 'utf8'));
   });
 
-  it('has every route, and no other', () => {
+  it('has every route and no other', () => {
     const inDocument = Object.entries(document.paths).flatMap(([path, operations]) =>
       Object.keys(operations).map((method) => `${method} ${path}`),
     );
@@ -124,14 +124,14 @@ describe('/docs/json', () => {
     expect(new Set(inDocument)).toEqual(new Set(inTable));
   });
 
-  it('says in every operation what it is', () => {
+  it('gives every operation a summary and a tag', () => {
     for (const { name, operation } of documented) {
       expect([name, operation.summary]).toEqual([name, expect.stringMatching(/./) as string]);
       expect([name, operation.tags?.length]).toEqual([name, 1]);
     }
   });
 
-  it('shows for every secured route that a token is needed, and how it can fail', () => {
+  it('shows for every secured route the required token and the errors', () => {
     for (const { name, route, operation } of documented) {
       const secured = route.access.scope !== 'public';
       expect([name, operation.security]).toEqual([name, secured ? [{ bearer: [] }] : undefined]);
@@ -146,7 +146,7 @@ describe('/docs/json', () => {
     }
   });
 
-  it('shows every error as a problem document, and one success', () => {
+  it('shows every error as a problem document, and exactly one success', () => {
     for (const { name, operation } of documented) {
       const statuses = Object.keys(operation.responses);
       expect([name, statuses.filter((status) => status.startsWith('2'))]).toEqual([
@@ -167,7 +167,7 @@ describe('/docs/json', () => {
     }
   });
 
-  it('shows request bodies in which an unknown key is an error', () => {
+  it('shows request bodies that allow no unknown key', () => {
     const withBody = documented.filter(
       ({ name, route }) => (route.method === 'POST' || route.method === 'PATCH') && !WITHOUT_BODY.includes(name),
     );
@@ -191,7 +191,7 @@ describe('/docs/json', () => {
     }
   });
 
-  it('shows that an address that does not decode is refused everywhere, and so is what a DELETE brings along', async () => {
+  it('shows the 400 of every address that does not decode, and the 413 and 415 of a DELETE with a body', async () => {
     for (const { name, operation } of documented) expect([name, operation.responses]).toEqual([name, answers('400')]);
     const deletes = documented.filter(({ route }) => route.method === 'DELETE');
     expect(deletes.length).toBeGreaterThanOrEqual(3);
@@ -205,7 +205,7 @@ describe('/docs/json', () => {
     expect((await service.send('DELETE', `/tenants/${id}`, { token, headers, body: 'x' })).status).toBe(415);
   });
 
-  it('shows an amount as text or as a number', () => {
+  it('shows an amount as a string or a number', () => {
     const price = documented.find(({ name }) => /^POST \/products\/?$/.test(name))?.operation.requestBody?.content?.[
       'application/json'
     ]?.schema.properties?.['price'];
@@ -216,7 +216,7 @@ describe('/docs/json', () => {
     ]);
   });
 
-  it('shows what is required and what is not in a body', () => {
+  it('shows which keys of a body are required', () => {
     const body = (path: string, method: string): Schema | undefined =>
       document.paths[path]?.[method]?.requestBody?.content?.['application/json']?.schema;
     const [products = '', product = ''] = Object.keys(document.paths).filter((path) => path.startsWith('/products'));
@@ -225,7 +225,7 @@ describe('/docs/json', () => {
     expect(Object.keys(body(product, 'patch')?.properties ?? {})).toContain('stockQuantity');
   });
 
-  it('shows every parameter', () => {
+  it('shows every parameter with its type', () => {
     for (const { name, route, operation } of documented) {
       const inPath = [...route.url.matchAll(/:(\w+)/g)].map(([, parameter]) => parameter);
       const parameters = operation.parameters ?? [];
@@ -254,7 +254,7 @@ describe('/docs/json', () => {
     expect(query(/^GET \/tenants\/?$/)).toEqual([...list, 'status'].sort());
   });
 
-  it('holds JSON Schema of 2020-12: no leftovers of OpenAPI 3.0, no dead references', () => {
+  it('contains JSON Schema of 2020-12, without leftovers of OpenAPI 3.0 and without broken references', () => {
     for (const schema of schemasIn(document)) {
       expect(Object.keys(schema)).not.toContain('nullable');
       if (typeof schema.$ref !== 'string') continue;
@@ -266,11 +266,11 @@ describe('/docs/json', () => {
     expect(text).not.toMatch(/"exclusiveM(?:in|ax)imum":(?:true|false)/);
   });
 
-  it('tells nothing of what is inside', () => {
+  it('reveals nothing internal', () => {
     expect(JSON.stringify(document)).not.toMatch(/db_?(?:password|user|host|name)|passwordHash|postgres:\/\//i);
   });
 
-  it('describes the answers that are given', async () => {
+  it('describes the real answers', async () => {
     const tenant = await service.createTenant('described');
     const token = tenant.adminToken;
     const product = await service.send('POST', '/products', { token, body: { name: 'x', price: '1' } });
@@ -289,7 +289,7 @@ describe('/docs/json', () => {
 });
 
 describe('/docs', () => {
-  it('is a page whose policy lets its own scripts and styles run, and nobody else’s', async () => {
+  it('is a page whose policy allows its own scripts and styles, and no other', async () => {
     const { app } = service;
     const redirected = await app.inject('/docs');
     const page = redirected.statusCode === 200 ? redirected : await app.inject('/docs/');
@@ -305,7 +305,7 @@ describe('/docs', () => {
     const scripts = [...html.matchAll(/<script\b([^>]*)>([\s\S]*?)<\/script>/g)];
     expect(scripts.length).toBeGreaterThan(0);
     const urls = scripts.map(([, attributes = '', inline = '']) => {
-      // 'self' covers no inline script.
+      // 'self' does not allow inline scripts.
       expect(inline.trim()).toBe('');
       return /src="([^"]+)"/.exec(attributes)?.[1] ?? '';
     });
@@ -325,7 +325,7 @@ describe('/docs', () => {
 });
 
 describe('every route', () => {
-  it('declares who may call it', () => {
+  it('declares its scope', () => {
     for (const { method, url, access } of service.app.routeTable) {
       expect([method, url, access.scope]).toEqual([
         method,
@@ -335,7 +335,7 @@ describe('every route', () => {
     }
   });
 
-  it('that does not keeps the service from starting', async () => {
+  it('must declare its scope, or the service does not start', async () => {
     const build = async (): Promise<FastifyInstance> => {
       const app = fastify();
       app.decorate('steps', {} as AdmissionSteps);
@@ -373,7 +373,7 @@ function policyOf(header: string): Map<string, string[]> {
   );
 }
 
-/** Where a value is not what its schema says: keys that are missing or too many, and types. */
+/** Where a value differs from its schema: missing keys, unknown keys, and types. */
 function mismatch(schema: Schema | undefined, value: unknown, path = ''): string | undefined {
   if (!schema) return `${path}: not described`;
   if (schema.anyOf) {

@@ -1,4 +1,4 @@
-// What requests wait for in a pool (db/driver/pool/pool.ts): never longer than acquireTimeout, and never for what the pool itself can do.
+// The waits of requests in a pool (db/driver/pool/pool.ts): never longer than acquireTimeout, and none that the pool can avoid.
 import { sql } from 'kysely';
 import { randomBytes } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -36,10 +36,10 @@ function open(
 
 const nothing = (): void => undefined;
 
-/** Of a server that never finds out whether a backend is gone. */
+/** Slots of a server that never reports whether a backend is gone. */
 const SLOT: Slot = { reached: nothing, closing: nothing, release: nothing, orphan: nothing };
 
-/** Slots of a server that is never short. */
+/** Slots of a server with enough connections. */
 function slots(changed: Partial<Membership> = {}): Pick<PoolOptions, 'admit'> {
   const membership = {
     tryOpen: () => SLOT,
@@ -51,7 +51,7 @@ function slots(changed: Partial<Membership> = {}): Pick<PoolOptions, 'admit'> {
   return { admit: () => ({ ...membership, ...changed }) };
 }
 
-it('keeps its lane for reads when unknown backends take all other places: a write in its place may hang as theirs did', async () => {
+it('a pool keeps its lane for reads while unknown backends hold all other places', async () => {
   const pool = open({}, { acquireTimeout: 600 }, slots());
   const cut = await pool.connect();
   cut.client.cut();
@@ -62,13 +62,13 @@ it('keeps its lane for reads when unknown backends take all other places: a writ
   };
   const [first] = await pool.read('select pg_backend_pid() as pid', []);
   const write = pool.run('select 1', []).catch((error: unknown) => error);
-  // Several at a time, so that the lane is never unused.
+  // Several at a time, so that the lane is always in use.
   await Promise.all([readOn(), readOn(), readOn()]);
   expect(await pool.read('select pg_backend_pid() as pid', [])).toEqual([first]);
   expect(await write).toMatchObject({ kind: 'busy' });
 });
 
-it('asks again, for a request that waits, when a role’s limit refused a connection a second ago', async () => {
+it('a pool tries again for a waiting request after a role’s limit refused a connection a second ago', async () => {
   const role = `limited_${randomBytes(4).toString('hex')}`;
   const password = randomBytes(8).toString('hex');
   await asSuperuser(connection.database, async (db) => {
@@ -87,7 +87,7 @@ it('asks again, for a request that waits, when a role’s limit refused a connec
   held.release();
 });
 
-it('fails a read that waits for a lane after acquireTimeout, however much of it went by until there was a slot', async () => {
+it('a read that waits for a lane fails after acquireTimeout, which includes the wait for a slot', async () => {
   const proxy = await startStatementProxy(connection);
   onTestFinished(() => proxy.close());
   proxy.onStatement = () => new Promise(() => undefined);
@@ -109,7 +109,7 @@ it('fails a read that waits for a lane after acquireTimeout, however much of it 
   expect(await read).toMatchObject({ kind: 'busy', reason: 'no connection was opened in time' });
 });
 
-it('gives up one connection a second at most to see whether a server takes writes again, while there is no slot for it', async () => {
+it('a pool gives up at most one connection a second to test whether a read-only server accepts writes again', async () => {
   let free = true;
   const few = { tryOpen: () => (free ? SLOT : undefined), open: () => new Promise<Slot>(nothing) };
   const prove: PoolOptions['prove'] = () => Promise.resolve({ readOnly: true });

@@ -1,4 +1,5 @@
-// The pg Pool beneath a connection pool (db/driver/pool/pooled-client.ts): what it opens, and that it forgets what has closed.
+// The pg Pool beneath a connection pool (db/driver/pool/pooled-client.ts): which clients it opens, and that it forgets closed
+// clients.
 import { sql } from 'kysely';
 import pg from 'pg';
 import { beforeAll, describe, expect, inject, it, onTestFinished, vi } from 'vitest';
@@ -19,7 +20,7 @@ beforeAll(async () => {
   connection = { ...superuser, ...registryOwner, database };
 });
 
-/** A connection pool, and what it asks of the pg Pool beneath. */
+/** A connection pool, and access to the pg Pool beneath. */
 function open(options: Partial<PoolOptions> = {}): {
   pool: ConnectionPool;
   beneath: () => pg.Pool | undefined;
@@ -44,7 +45,7 @@ async function pidOf(pool: ConnectionPool): Promise<number | undefined> {
 }
 
 describe('the pg Pool beneath a connection pool', () => {
-  it('opens and keeps the clients, and is not asked when an idle one is handed out', async () => {
+  it('opens and keeps the clients, and is not called when an idle client is used again', async () => {
     const { pool, beneath, opened } = open();
     const pids = [await pidOf(pool), await pidOf(pool), await pidOf(pool)];
     expect(new Set(pids).size).toBe(1);
@@ -52,7 +53,7 @@ describe('the pg Pool beneath a connection pool', () => {
     expect(beneath()).toMatchObject({ totalCount: 1, idleCount: 0, waitingCount: 0 });
   });
 
-  it('hands out a client only after its proof, and forgets one whose proof failed', async () => {
+  it('gives out a client only after its check, and forgets a client whose check failed', async () => {
     const asked: unknown[] = [];
     const wrong = new DatabaseFault('unavailable', 'wrong database');
     const { pool, beneath } = open({
@@ -68,7 +69,7 @@ describe('the pg Pool beneath a connection pool', () => {
     expect(beneath()?.totalCount).toBe(1);
   });
 
-  it('forgets a client that was lost while it was idle, and one that was lost in use, also when it is given back later', async () => {
+  it('forgets a client that was lost while idle or in use, even if it is released later', async () => {
     const { pool, beneath } = open();
     const end = (pid: unknown): Promise<unknown> =>
       asSuperuser(connection.database, (db) => sql`select pg_terminate_backend(${pid}::integer, 5000)`.execute(db));
@@ -86,7 +87,7 @@ describe('the pg Pool beneath a connection pool', () => {
     expect(await pidOf(pool)).not.toBe(rows[0]?.pid);
   });
 
-  it('forgets a client in an open transaction that is given back, and ends it with a goodbye', async () => {
+  it('forgets a client that is released in an open transaction, and ends it with a goodbye', async () => {
     const { pool, beneath } = open();
     const session = await pool.connect();
     await session.query('begin', []);
@@ -95,7 +96,7 @@ describe('the pg Pool beneath a connection pool', () => {
     expect(await session.client.closed).toBe('gone');
   });
 
-  it('opens nothing after the connection pool has closed, and holds no client', async () => {
+  it('opens nothing after the connection pool was closed, and holds no client', async () => {
     const { pool, beneath } = open();
     await pidOf(pool);
     const inUse = await pool.connect();
@@ -105,7 +106,7 @@ describe('the pg Pool beneath a connection pool', () => {
     inUse.release();
   });
 
-  it('does not take its own standstill for a silent server', async () => {
+  it('does not mistake a pause of its own process for a silent server', async () => {
     const { pool } = open();
     const pid = pidOf(pool);
     // Longer than a server may be silent.

@@ -1,4 +1,4 @@
-// What operators see of connections, and that the budget of a server holds over all tenants of a process.
+// What operators see of connections, and that the budget of a server holds for all tenants of a process.
 import { sql } from 'kysely';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest';
@@ -42,7 +42,7 @@ const inspect = async (): Promise<Pools> =>
   (await service.send<Pools>('GET', '/pools', { token: service.operatorToken })).body;
 
 describe('the budget of a server', () => {
-  it('holds while more tenants than it has connections read and write at once, and every request is answered', async () => {
+  it('holds while more tenants than connections read and write at once, and every request is answered', async () => {
     const names = await Promise.all(
       tenants.map(async ({ id }) => (await findTenant(service.app.engine.registry, id))?.dbName ?? ''),
     );
@@ -79,8 +79,8 @@ describe('the budget of a server', () => {
     expect(cluster?.evictions).toBeGreaterThan(0);
   });
 
-  it('leaves provisioning its own reserve while tenants use all of it', async () => {
-    // One by one, so that every slot is used, and none of them by a connection that is closing.
+  it('leaves provisioning its reserve while tenants use all of it', async () => {
+    // One by one, so that every slot is used, and no slot by a closing connection.
     for (const { adminToken } of tenants) await service.send('GET', '/products', { token: adminToken });
     await expect.poll(async () => (await inspect()).clusters[0]?.used).toBe(BUDGET);
     const made = await service.createTenant('made-meanwhile');
@@ -90,7 +90,7 @@ describe('the budget of a server', () => {
     expect(after?.reserve.highestUsed).toBeLessThanOrEqual(4);
   });
 
-  it('makes a request wait no longer than the acquire timeout: 503 with Retry-After, and to nobody else', async () => {
+  it('makes a request wait for the acquire timeout at most: then it gets 503 with Retry-After, and no other tenant does', async () => {
     const patient = await startService({
       env: { CLUSTER_CONNECTION_BUDGET: '2', POOL_MAX: '3', POOL_ACQUIRE_TIMEOUT_MS: '300' },
     });
@@ -126,7 +126,7 @@ describe('the budget of a server', () => {
 });
 
 describe('GET /pools', () => {
-  it('tells who holds what', async () => {
+  it('shows which pool holds which connections', async () => {
     const [tenant] = tenants;
     expect((await service.send('GET', '/products', { token: tenant?.adminToken })).status).toBe(200);
     const { clusters, pools, poolCount } = await inspect();
@@ -134,13 +134,13 @@ describe('GET /pools', () => {
     expect(clusters.map(({ cluster }) => cluster)).toEqual([`${host}:${port}`]);
     expect(poolCount).toBeGreaterThan(0);
     const open = pools.reduce((sum, { total }) => sum + total, 0);
-    // Provisioning has a governor of its own, and is none of the tenants' pools.
+    // Provisioning has a governor of its own, and is not one of the tenant pools.
     expect(open).toBe(clusters[0]?.used);
     expect(pools.find(({ tenantId }) => tenantId === tenant?.id)).toMatchObject({ total: 1, idle: 1, waiting: 0 });
     expect(JSON.stringify(pools)).not.toMatch(/password|tn_/);
   });
 
-  it('shows as many as it is asked for', async () => {
+  it('shows as many pools as its limit allows', async () => {
     const two = await service.send<Pools>('GET', '/pools?limit=2', { token: service.operatorToken });
     expect(two.body.pools).toHaveLength(2);
     expect(two.body.poolCount).toBeGreaterThan(2);
@@ -156,7 +156,7 @@ describe('GET /pools', () => {
 });
 
 describe('GET /tenants/:id/pool', () => {
-  it('tells of one tenant, and null where it has no pool here', async () => {
+  it('shows the pool of one tenant, and null if it has no pool here', async () => {
     const [tenant] = tenants;
     await service.send('GET', '/products', { token: tenant?.adminToken });
     const ask = (id = ''): ReturnType<TestService['send']> =>

@@ -1,4 +1,4 @@
-// Products of a tenant: what is stored, what is refused, and what many at once do to a stock.
+// Products of a tenant: what is stored, what is refused, and what simultaneous changes do to a stock.
 import { setTimeout as delay } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import {
@@ -68,7 +68,7 @@ async function walk(query: string, limit: number, as = token): Promise<Product[]
 }
 
 describe('creating a product', () => {
-  it('answers 201 with the product and where it is', async () => {
+  it('answers 201 with the product and its address', async () => {
     const body = {
       name: 'Lamp',
       description: 'Gives light. 💡',
@@ -93,7 +93,7 @@ describe('creating a product', () => {
     expect(stored.body).toEqual(answer.body);
   });
 
-  it('needs a name and a price only', async () => {
+  it('needs only a name and a price', async () => {
     expect(await create({ name: 'Bare', price: 5 })).toMatchObject({
       name: 'Bare',
       description: null,
@@ -119,7 +119,7 @@ describe('creating a product', () => {
     [1.1, '1.10'],
     [1e3, '1000.00'],
     [9_999_999_999.99, '9999999999.99'],
-  ])('keeps the price %j as %s', async (price, stored) => {
+  ])('stores the price %j as %s', async (price, stored) => {
     expect((await create({ price })).price).toBe(stored);
   });
 
@@ -178,7 +178,7 @@ describe('creating a product', () => {
     },
   );
 
-  it('takes the largest stock', async () => {
+  it('accepts the largest stock', async () => {
     expect((await create({ stockQuantity: MAX_STOCK })).stockQuantity).toBe(MAX_STOCK);
   });
 
@@ -196,13 +196,13 @@ describe('creating a product', () => {
     ['NUL in the category', { category: '\0' }, '/category'],
     ['active as text', { active: 'false' }, '/active'],
     ['active as a number', { active: 1 }, '/active'],
-  ])('refuses %s and names it', async (_, wrong, path) => {
+  ])('refuses %s and names its path', async (_, wrong, path) => {
     const answer = await send<Problem>('POST', '/products', { token, body: { name: 'x', price: '1', ...wrong } });
     expect([answer.status, answer.body.code]).toEqual([400, 'invalid-request']);
     expect(answer.body.errors.map((error) => error.path)).toEqual([path]);
   });
 
-  it('refuses a SKU that is taken, and lets many have none', async () => {
+  it('refuses a SKU that is taken, and allows many products without one', async () => {
     await create({ sku: 'unique-1' });
     const again = await send('POST', '/products', { token, body: { name: 'x', price: '1', sku: 'unique-1' } });
     expect([again.status, again.body['code']]).toEqual([409, 'sku-taken']);
@@ -213,7 +213,7 @@ describe('creating a product', () => {
 });
 
 describe('changing a product', () => {
-  it('changes what is given and nothing else', async () => {
+  it('changes the given fields only', async () => {
     const product = await create({ description: 'old', stockQuantity: 3, sku: 'patched', category: 'a' });
     let expected = product;
     for (const change of [
@@ -269,7 +269,7 @@ describe('changing a product', () => {
 });
 
 describe('deleting a product', () => {
-  it('answers 204, then 404 to everything', async () => {
+  it('answers 204, and every later request for it gets 404', async () => {
     const { id } = await create({ sku: 'free-again' });
     const gone = await send('DELETE', `/products/${id}`, { token });
     expect([gone.status, gone.text]).toEqual([204, '']);
@@ -281,7 +281,7 @@ describe('deleting a product', () => {
   });
 });
 
-describe('ids', () => {
+describe('ids of products', () => {
   it.each<[string, (id: string) => string]>([
     ['in braces', (id) => `%7B${id}%7D`],
     ['in upper case', (id) => id.toUpperCase()],
@@ -317,19 +317,19 @@ describe('the stock', () => {
     expect(answer.body).toEqual({ ...product, stockQuantity: 0, updatedAt: answer.body.updatedAt });
   });
 
-  it('loses no change of 50 at once, and never goes below 0', async () => {
+  it('loses none of 50 simultaneous changes, and never goes below 0', async () => {
     const { id } = await create({ stockQuantity: 30 });
     const answers = await Promise.all(Array.from({ length: 50 }, () => change(id, -1)));
     const refused = answers.filter(({ status }) => status !== 200);
     expect(refused).toHaveLength(20);
     for (const { status, body } of refused) expect([status, body.code]).toEqual([409, 'insufficient-stock']);
-    // Each change that succeeded saw a stock of its own.
+    // Each successful change saw a different stock.
     const left = answers.filter(({ status }) => status === 200).map(({ body }) => body.stockQuantity);
     expect(left.sort((a, b) => a - b)).toEqual(Array.from({ length: 30 }, (_, index) => index));
     expect((await read(id)).body.stockQuantity).toBe(0);
   });
 
-  it('stays where it was when a delta would take it out of bounds', async () => {
+  it('stays as it is if a delta would exceed its bounds', async () => {
     const { id } = await create({ stockQuantity: MAX_STOCK - 1 });
     for (const delta of [2, MAX_STOCK, -MAX_STOCK]) {
       const answer = await change(id, delta);
@@ -355,7 +355,7 @@ describe('the stock', () => {
   });
 });
 
-describe('the list', () => {
+describe('the list of products', () => {
   const sorts = ['createdAt', 'updatedAt', 'name', 'price', 'stockQuantity'] as const;
   let shop: TestTenant;
   let all: Product[];
@@ -368,7 +368,7 @@ describe('the list', () => {
           {
             name: `item ${'abcde'[index % 5] ?? ''}`,
             description: ['Saves 50% today', 'snake_case', 'back\\slash', 'Ünïcode 💡'][index] ?? null,
-            // As text 9.00 comes behind 10.00.
+            // As text, 9.00 comes after 10.00.
             price: ['10.00', '9.00', '9.50'][index % 3],
             stockQuantity: index % 4 === 0 ? 100 : index % 4,
             active: index % 2 === 0,
@@ -397,7 +397,7 @@ describe('the list', () => {
   });
 
   it.each(sorts.flatMap((name) => [name, `-${name}`] as const))(
-    'sorted by %s loses and doubles no row over its pages',
+    'sorted by %s has each row once over all its pages',
     async (sort) => {
       const name = sort.replace('-', '') as (typeof sorts)[number];
       const byKey = (a: Product, b: Product): number =>
@@ -410,13 +410,13 @@ describe('the list', () => {
     },
   );
 
-  it('holds 20 rows, newest first, where nothing is said', async () => {
+  it('has 20 rows by default, newest first', async () => {
     const { body } = await list('', shop.adminToken);
     expect(body.data).toEqual((await walk('sort=-createdAt', 100, shop.adminToken)).slice(0, 20));
     expect(body.nextCursor).toEqual(expect.any(String));
   });
 
-  it('goes on behind the last row when that row is gone', async () => {
+  it('continues after the last row even if that row was removed', async () => {
     const extra = await create({ name: 'aaa' }, shop.adminToken);
     const first = (await list('sort=name&limit=1', shop.adminToken)).body;
     expect(first.data[0]?.id).toBe(extra.id);
@@ -446,7 +446,7 @@ describe('the list', () => {
     expect(rows).toEqual(all.filter(holds));
   });
 
-  it('searches name and description, whatever the case, and takes %, _ and \\ literally', async () => {
+  it('searches name and description in any case, and takes %, _ and \\ literally', async () => {
     const found = async (search: string): Promise<number> =>
       (await walk(`search=${encodeURIComponent(search)}`, 100, shop.adminToken)).length;
     expect(await found('ITEM A')).toBe(6);
@@ -508,7 +508,7 @@ describe('the list', () => {
   it.each([
     ['four bytes a character', '😀'],
     ['characters that JSON escapes', '\u0001'],
-  ])('takes back the longest cursor that it gives: %s', async (_, character) => {
+  ])('accepts the longest cursor that it gives out: %s', async (_, character) => {
     const { adminToken } = await service.createTenant();
     for (let row = 0; row < 2; row += 1) await create({ name: character.repeat(200) }, adminToken);
     const first = await list('sort=name&limit=1', adminToken);
@@ -517,7 +517,7 @@ describe('the list', () => {
     expect(second.body.data[0]?.id).not.toBe(first.body.data[0]?.id);
   });
 
-  it('refuses cursors that are forged or belong elsewhere', async () => {
+  it('refuses cursors that are forged or belong to another list', async () => {
     const cursor = String((await list('limit=5&active=true', shop.adminToken)).body.nextCursor);
     const bytes = Buffer.from(cursor, 'base64url');
     const forged = Buffer.concat([bytes.subarray(0, 16), Buffer.from(JSON.stringify(['2030-01-01', UNKNOWN_ID]))]);
@@ -545,7 +545,7 @@ describe('the list', () => {
     expect((await list(`active=true&cursor=${cursor}`, shop.adminToken)).status).toBe(200);
   });
 
-  it('shows the products of the own tenant only', async () => {
+  it('shows only the products of the caller’s tenant', async () => {
     expect(await walk('search=item', 100)).toEqual([]);
   });
 });

@@ -1,4 +1,4 @@
-// RateLimit and RateLimit-Policy: when they are sent, and that they say what is so.
+// RateLimit and RateLimit-Policy: when they are sent, and that their values are true.
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { ADMIN, startService, type Answer, type TestService, type TestTenant } from '../support/app.js';
 
@@ -41,7 +41,7 @@ async function from(remoteAddress: string, token?: string, url = '/products', bo
 }
 
 describe('RateLimit and RateLimit-Policy', () => {
-  it('are sent when less than half of a limit is left, and count down to a 429 that has them too', async () => {
+  it('are sent when less than half of a limit is left, and count down to a 429 that has both', async () => {
     const address = '192.0.2.10';
     const left: (number | undefined)[] = [];
     for (let turn = 0; turn < 41; turn += 1) {
@@ -68,7 +68,7 @@ describe('RateLimit and RateLimit-Policy', () => {
     expect(counted.at(-1)).toBe(0);
   });
 
-  it('have an item for each limit: of the address, of the user and of the tenant', async () => {
+  it('have an item for each limit: for the address, the user and the tenant', async () => {
     await service.send('PATCH', `/tenants/${tenant.id}`, {
       token: service.operatorToken,
       body: { limits: { requestsPerSecond: 1 } },
@@ -85,7 +85,7 @@ describe('RateLimit and RateLimit-Policy', () => {
     expect(parseList(headers['ratelimit']).map(({ name }) => name)).toEqual(['address', 'user', 'tenant']);
   });
 
-  it('of sign-in name its own limit, and every 429 has Retry-After', async () => {
+  it('name the separate limit of sign-ins, and every 429 has Retry-After', async () => {
     const body = { tenant: tenant.slug, email: ADMIN.email, password: 'not-the-password' };
     const statuses: number[] = [];
     for (let turn = 0; turn < 6; turn += 1) {

@@ -1,4 +1,4 @@
-// Redis beside a service that does not need it: how it is entered, what is said of it, and that no start waits for it.
+// Redis beside a service that does not need it: how the service connects, what it reports, and that no start waits for it.
 import { randomBytes } from 'node:crypto';
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -11,7 +11,7 @@ import { selfSigned } from '../support/certificate.js';
 import { noRedis, startRedis, type RedisServer } from '../support/redis.js';
 
 const ECHO = script('return {KEYS[1], ARGV[1]}');
-/** Something for the machine. */
+/** With a margin for the machine. */
 const SOON = { timeout: 10_000, interval: 20 };
 
 describe.skipIf(noRedis !== undefined)(`Redis${noRedis === undefined ? '' : ` (skipped: ${noRedis})`}`, () => {
@@ -26,7 +26,7 @@ describe.skipIf(noRedis !== undefined)(`Redis${noRedis === undefined ? '' : ` (s
   interface Started {
     readonly app: TestService['app'];
     readonly store: SharedStore;
-    /** What it logged. */
+    /** The log. */
     readonly log: () => string;
   }
 
@@ -48,7 +48,7 @@ describe.skipIf(noRedis !== undefined)(`Redis${noRedis === undefined ? '' : ` (s
     return path.join(folder, 'ca.pem');
   }
 
-  it('is not there without REDIS_URL, and nothing misses it', async () => {
+  it('is optional: without REDIS_URL the service works and has no store', async () => {
     const { app, send, operatorToken: token } = await startServiceForTest();
     expect(app.engine.sharedStore).toBeUndefined();
     expect(app.hasDecorator('redis')).toBe(false);
@@ -56,7 +56,7 @@ describe.skipIf(noRedis !== undefined)(`Redis${noRedis === undefined ? '' : ` (s
     expect((await send('GET', '/pools', { token })).body).toMatchObject({ redis: null });
   });
 
-  it('is entered with its password and used from the first request, under keys of this installation', async () => {
+  it('is used with its password from the first request, with keys of this installation', async () => {
     const { app, store, log } = await start({ REDIS_URL: plain.url });
     expect(store.available).toBe(true);
     const [key, value] = await store.run<string[]>(ECHO, ['a'], ['b']);
@@ -69,13 +69,13 @@ describe.skipIf(noRedis !== undefined)(`Redis${noRedis === undefined ? '' : ` (s
     expect(log()).toContain('"msg":"Redis is available"');
   });
 
-  it('takes two installations that share it apart', async () => {
+  it('keeps two installations apart that share it', async () => {
     const [one, other] = await Promise.all([start({ REDIS_URL: plain.url }), start({ REDIS_URL: plain.url })]);
     await one.store.send('SET', ['shared'], ['of the one']);
     expect(await other.store.send('GET', ['shared'])).toBeNull();
   });
 
-  it('is entered as a user of its own, in another database', async () => {
+  it('can be used as a user with few rights, in another database', async () => {
     await plain.command('ACL', 'SETUSER', 'app', 'on', '>password-of-the-app', '~tenantry:*', '+@all', '-@dangerous');
     const { store } = await start({ REDIS_URL: `redis://app:password-of-the-app@${plain.host}:${plain.port}/3` });
     await store.send('SET', ['k'], ['v']);
@@ -91,7 +91,7 @@ describe.skipIf(noRedis !== undefined)(`Redis${noRedis === undefined ? '' : ` (s
     ],
     ['without a password', () => `redis://127.0.0.1:${plain.port}`, 'wants a password: set one in REDIS_URL'],
     ['by TLS where Redis has none', () => plain.url.replace('redis:', 'rediss:'), ''],
-  ])('is refused in words %s, and the service runs', async (_, url, words) => {
+  ])('is reported if it refuses a connection %s, and the service runs', async (_, url, words) => {
     const { app, store, log } = await start({ REDIS_URL: url() });
     await expect.poll(() => store.state.reason, SOON).toContain(words);
     expect(log()).toContain('Redis is not available: this replica continues without it');
@@ -100,7 +100,7 @@ describe.skipIf(noRedis !== undefined)(`Redis${noRedis === undefined ? '' : ` (s
     expect((await sender(app)('GET', '/health/ready')).status).toBe(200);
   });
 
-  it('is entered by rediss:// against the CA of REDIS_CA_FILE', async () => {
+  it('is used over rediss:// if the CA of REDIS_CA_FILE signed its certificate', async () => {
     const REDIS_CA_FILE = await fileWith(certificate.certificate);
     const { store } = await start({ REDIS_URL: encrypted.url, REDIS_CA_FILE });
     await expect.poll(() => store.available, SOON).toBe(true);
@@ -111,7 +111,7 @@ describe.skipIf(noRedis !== undefined)(`Redis${noRedis === undefined ? '' : ` (s
     ['another CA', () => fileWith(selfSigned('127.0.0.1').certificate)],
     ['no CA', async () => ''],
   ])(
-    'is refused where its certificate is not trusted, with %s: the log says so and names what to set',
+    'is not used if its certificate is not trusted, with %s: the log says so and names the variable to set',
     async (_, file) => {
       const { store, log } = await start({ REDIS_URL: encrypted.url, REDIS_CA_FILE: await file() });
       await expect.poll(log, SOON).toContain('its certificate is not trusted: set REDIS_CA_FILE');
@@ -119,13 +119,13 @@ describe.skipIf(noRedis !== undefined)(`Redis${noRedis === undefined ? '' : ` (s
     },
   );
 
-  it('is refused where its certificate is for another name', async () => {
+  it('is not used if its certificate is for another name', async () => {
     const REDIS_CA_FILE = await fileWith(certificate.certificate);
     const { log } = await start({ REDIS_URL: encrypted.url.replace('127.0.0.1', 'localhost'), REDIS_CA_FILE });
     await expect.poll(log, SOON).toContain('its certificate is for another name');
   });
 
-  it('is shown to operators, and never decides whether the service is ready', async () => {
+  it('is shown to operators, and does not decide whether the service is ready', async () => {
     const service = await startServiceForTest({ env: { REDIS_URL: 'redis://127.0.0.1:1' } });
     const { send, operatorToken: token } = service;
     expect((await send('GET', '/health/ready')).status).toBe(200);

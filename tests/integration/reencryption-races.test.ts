@@ -1,4 +1,4 @@
-// Re-encryption while other workers write the same columns: what they wrote stays, whatever the moment.
+// Re-encryption while other workers write the same columns: their values stay, whatever the moment.
 import { sql, type RawBuilder } from 'kysely';
 import { randomUUID } from 'node:crypto';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -27,7 +27,7 @@ const place = { host: '192.0.2.1', port: 5432 };
 
 /** As the superuser. */
 let central: DatabaseHandle<Registry>;
-/** As the service, whose queries a policy can hold up. */
+/** As the service, whose queries a policy can pause. */
 let service: DatabaseHandle<Registry>;
 
 beforeAll(async () => {
@@ -41,7 +41,7 @@ afterAll(async () => {
 
 const { signal } = new AbortController();
 
-/** Re-encryption with these keys; the first becomes the one that everything is sealed with. */
+/** Re-encryption with these keys; the first is the current key. */
 function reencryptionWith(keys: readonly (typeof k1)[]): Reencryption {
   const warn = (context: object, text: string): void => {
     throw new Error(`${text} ${JSON.stringify(context)}`);
@@ -80,7 +80,7 @@ async function addCluster(): Promise<ClusterRecord> {
   return registerCluster(central.db, id, values);
 }
 
-/** A row of a standby database without the database, ready to be claimed. */
+/** A row of a standby database without a database, ready to be claimed. */
 async function addStandby(sealedWith: typeof k1): Promise<Standby> {
   const cluster = await addCluster();
   const id = randomUUID();
@@ -157,8 +157,8 @@ async function waitFor(query: RawBuilder<unknown>): Promise<void> {
 const PAUSE = 4711;
 
 /**
- * Runs `meanwhile` while a query of the service has its snapshot and has not locked the row yet: a policy, which the superuser
- * passes by, holds it up there.
+ * Runs `meanwhile` while a query of the service has its snapshot and has not locked the row yet: a policy, which does not apply to
+ * the superuser, pauses the query there.
  */
 async function whilePaused(
   table: 'tenants' | 'standby_databases',
@@ -178,7 +178,7 @@ async function whilePaused(
     await central.db.connection().execute(async (holder) => {
       await sql`select pg_advisory_lock(${sql.lit(PAUSE)})`.execute(holder);
       const running = query();
-      // A failure before the wait for it is not an unhandled one.
+      // A failure before the await is not an unhandled one.
       running.catch(() => undefined);
       try {
         await waitFor(sql`select from pg_locks where locktype = 'advisory' and objid = ${PAUSE} and not granted`);
@@ -194,7 +194,7 @@ async function whilePaused(
   }
 }
 
-describe('a row that changes after re-encryption began to look and before it locks the row', () => {
+describe('a row that changes after re-encryption has read it and before it locks it', () => {
   it('keeps the password that a rotation promoted', async () => {
     const [id = ''] = await addTenants(1);
     const next = createEnvelope([k1]).seal('the second', { id, ...place, user: id });
@@ -209,7 +209,7 @@ describe('a row that changes after re-encryption began to look and before it loc
     expect(row.dbPassword).toMatch(/^v1\.k2\./);
   });
 
-  it('keeps the next password that took the place of another', async () => {
+  it('keeps the next password that replaced another', async () => {
     const [id = ''] = await addTenants(1);
     const seal = (password: string): string => createEnvelope([k1]).seal(password, { id, ...place, user: id });
     const [second, third] = [seal('the second'), seal('the third')];
@@ -229,7 +229,7 @@ describe('a row that changes after re-encryption began to look and before it loc
     expect(opened(id, (await rowOf(id)).nextDbPassword ?? '')).toBe('the third');
   });
 
-  it('is passed by when it is a standby database that a tenant claims', async () => {
+  it('is skipped if it is a standby database that a tenant claims', async () => {
     const standby = await addStandby(k1);
     const { id } = standby.context;
     const reencryption = reencryptionWith([k2, k1]);
@@ -241,7 +241,7 @@ describe('a row that changes after re-encryption began to look and before it loc
       () => claim(central, standby),
     );
     expect(envelope.open((await rowOf(id)).dbPassword, standby.context)).toBe('of the standby');
-    // The next run finds it in its new place.
+    // The next run finds it at its new place.
     await reencryption.run(signal);
     const { dbPassword } = await rowOf(id);
     expect(dbPassword).toMatch(/^v1\.k2\./);
@@ -249,7 +249,7 @@ describe('a row that changes after re-encryption began to look and before it loc
   });
 });
 
-it('a claim takes the envelope that the standby database has when the claim locks it', async () => {
+it('a claim takes the envelope that the standby database has when it is locked', async () => {
   const standby = await addStandby(k1);
   const { id } = standby.context;
   const again = createEnvelope([k2]).seal('of the standby', standby.context);
@@ -262,7 +262,7 @@ it('a claim takes the envelope that the standby database has when the claim lock
   expect((await rowOf(id)).dbPassword).toBe(again);
 });
 
-it('an envelope is written only in the place of the one that was read', async () => {
+it('an envelope replaces only the envelope that was read', async () => {
   const [id = ''] = await addTenants(1);
   const before = await rowOf(id);
   const [was = '', sealed = ''] = [k1, k2].map((key) =>
@@ -281,13 +281,13 @@ it('a thousand rotations during re-encryption lock no tenant out', async () => {
   let rotated = 0;
 
   async function rotate(worker: number): Promise<void> {
-    // Its own tenants, as the lock of a tenant has it.
+    // Each worker has its own tenants, as the lock of a tenant ensures.
     const own = ids.filter((_, index) => index % WORKERS === worker);
     while (rotated < ROTATIONS) {
       const number = (rotated += 1);
       const id = own[Math.floor(Math.random() * own.length)] ?? '';
       const password = `password ${number}`;
-      // Both keys are some replica's current one.
+      // Each key is the current one of a replica.
       const seal = createEnvelope(number % 2 === 0 ? [k1, k2] : [k2, k1]);
       await storeNextPassword(central.db, id, seal.seal(password, { id, ...place, user: id }), null);
       for (let promoted = false; !promoted;) {
@@ -309,7 +309,7 @@ it('a thousand rotations during re-encryption lock no tenant out', async () => {
   expect(passes).toBeGreaterThan(2);
 }, 60_000);
 
-it('the default cluster’s row gets no password that is bound to where another change moved it from', async () => {
+it('the default cluster’s row gets no password that is bound to a place from which it was moved', async () => {
   const { id, host, port, provisionerUser: user } = await addCluster();
   const seals = createEnvelope([k1], 'clusters.provisioner_password');
   const connection = { host, port, user, password: 'as configured', tls: false as const, database: 'postgres' };

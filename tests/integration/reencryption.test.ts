@@ -1,5 +1,5 @@
-// Changing the key that database passwords are sealed with, while the service serves: everything is sealed anew, nobody builds a
-// pool anew, and an operator sees when the old key can go.
+// Changing the key of database passwords while the service runs: everything is encrypted again, no pool is rebuilt, and an
+// operator sees when the old key can be removed.
 import { sql } from 'kysely';
 import { randomUUID } from 'node:crypto';
 import { beforeAll, afterAll, describe, expect, it } from 'vitest';
@@ -24,7 +24,7 @@ import type { FastifyInstance } from 'fastify';
 
 const k1: EncryptionKey = { kid: 'k1', key: Buffer.alloc(32, 1) };
 const k2: EncryptionKey = { kid: 'k2', key: Buffer.alloc(32, 2) };
-/** The one that the services of tests have. */
+/** The key of the services in tests. */
 const test: EncryptionKey = { kid: 'test', key: Buffer.alloc(32, 7) };
 
 let registry: string;
@@ -48,7 +48,7 @@ interface Replica {
   readonly lines: string[];
 }
 
-/** A replica with these keys, the first its current one; it ends with `work`. */
+/** A replica with these keys, the first its current one; it closes after `work`. */
 async function withReplica<T>(keys: readonly EncryptionKey[], work: (replica: Replica) => Promise<T>): Promise<T> {
   const lines: string[] = [];
   const config = { ...testConfig(registry, { LOG_LEVEL: 'info' }), encryptionKeys: keys };
@@ -88,7 +88,7 @@ async function allSealed(): Promise<Record<string, string[]>> {
   return all;
 }
 
-/** A row for each kind of ciphertext, sealed with the key of the tests. */
+/** A row for each kind of ciphertext, encrypted with the key of the tests. */
 async function addOthers(): Promise<{ clusterId: string; standbyId: string }> {
   const seal = (column: EnvelopeColumn, secret: string, id: string, user: string): string =>
     createEnvelope([test], column).seal(secret, { id, host: '192.0.2.1', port: 5432, user });
@@ -131,8 +131,8 @@ async function removeOthers({ clusterId, standbyId }: { clusterId: string; stand
   await removeCopies();
 }
 
-describe('a change of keys', () => {
-  it('seals every ciphertext anew while requests go on, and rebuilds no pool', async () => {
+describe('a change of the encryption key', () => {
+  it('encrypts every ciphertext again while requests go on, and rebuilds no pool', async () => {
     const tenants = [await home.createTenant(), await home.createTenant(), await home.createTenant()];
     const others = await addOthers();
     for (const tenant of tenants) expect(await products(home, tenant)).toBe(200);
@@ -171,7 +171,7 @@ describe('a change of keys', () => {
     }
     expect(tenants.map(({ id }) => home.app.engine.tenantPools.inspect(id)?.epoch)).toEqual(pools);
 
-    // The old key is gone, and nobody misses it.
+    // The old key is gone, and is not needed.
     await removeOthers(others);
     await withReplica([k2], async (replica) => {
       for (const tenant of tenants) expect(await products(replica, tenant)).toBe(200);
@@ -179,13 +179,13 @@ describe('a change of keys', () => {
     });
   });
 
-  it('is done by two replicas at once as by one', async () => {
+  it('has the same result on two replicas at once as on one', async () => {
     for (let number = 0; number < 250; number += 1) await copyRow();
     await withReplica([k1, k2, test], (one) =>
       withReplica([k1, k2, test], async (two) => {
         const { signal } = new AbortController();
         await Promise.all([one, two, one, two].map(({ app }) => app.engine.reencryption.run(signal)));
-        // What one of them had locked, the other has passed by.
+        // Each replica skipped the rows that the other had locked.
         await one.app.engine.reencryption.run(signal);
         expect(await usesOf(one)).toMatchObject([{ kid: 'k1' }, { kid: 'k2', rows: 0 }, { kid: 'test', rows: 0 }]);
       }),
@@ -193,11 +193,11 @@ describe('a change of keys', () => {
     await removeCopies();
   }, 60_000);
 
-  it('is for the replica that started last to decide, so that those before do not seal back', async () => {
+  it('is decided by the replica that started last, so that older replicas do not re-encrypt back', async () => {
     const tenant = await home.createTenant();
     await withReplica([k1, k2, test], (older) =>
       withReplica([k2, k1, test], async (newer) => {
-        // The other one may be at it at this moment, as it is at its start.
+        // The older replica may be re-encrypting at this moment, as it does at its start.
         const sealedAnew = async (): Promise<string> => {
           await newer.app.engine.housekeeping.runNow('reencryption');
           return (await rowOf(tenant)).dbPassword;
@@ -211,7 +211,7 @@ describe('a change of keys', () => {
     );
   });
 
-  it('passes by what somebody else has locked, and finds it the next time', async () => {
+  it('skips locked rows, and finds them at the next run', async () => {
     const tenant = await home.createTenant();
     await withReplica([k2, k1, test], async ({ app }) => {
       await app.engine.housekeeping.runNow('reencryption');
@@ -234,11 +234,11 @@ describe('a change of keys', () => {
   });
 });
 
-describe('what cannot be sealed anew', () => {
-  it('is told of once, and left alone', async () => {
+describe('a ciphertext that cannot be encrypted again', () => {
+  it('is reported once, and is not changed', async () => {
     const tenant = await home.createTenant();
     const row = await rowOf(tenant);
-    // Sealed for another host.
+    // Bound to another host.
     const context = { id: row.id, host: 'elsewhere', port: row.dbPort, user: row.dbUser };
     const foreign = createEnvelope([k2]).seal('x', context);
     await central.db.updateTable('tenants').set({ db_password: foreign }).where('id', '=', row.id).execute();
@@ -254,14 +254,14 @@ describe('what cannot be sealed anew', () => {
     await central.db.deleteFrom('tenants').where('id', '=', row.id).execute();
   });
 
-  it('because its key is missing is said at the start with how many there are, and shown', async () => {
+  it('because its key is missing is reported at the start with the number of such rows, and shown to operators', async () => {
     const tenant = await home.createTenant();
     const secret = 'written here by hand.and.no.envelope';
     await withReplica([k1, k2, test], ({ app }) => app.engine.housekeeping.runNow('reencryption'));
     await withReplica([k2], async (replica) => {
       const { rows } = await sql<{ n: number }>`
         select count(*)::int as n from tenants`.execute(central.db);
-      // The default cluster's is in the configuration, and was sealed anew from there.
+      // The default cluster's password is in the configuration, and was encrypted again from there.
       const n = rows[0]?.n;
       const told = replica.lines.filter((line) => line.includes('cannot be used'));
       expect(told).toHaveLength(1);
@@ -288,7 +288,7 @@ async function sealedBy(key: EncryptionKey, tenant: TestTenant): Promise<string>
 }
 
 let copies = 0;
-/** A tenant without a database, on its way out: no more than a row to seal anew. */
+/** A tenant without a database that is being removed: only a row to encrypt again. */
 async function copyRow({ next = false } = {}): Promise<void> {
   const id = randomUUID();
   const context = { id, host: '192.0.2.1', port: 5432, user: 'nobody' };

@@ -1,4 +1,4 @@
-// Setting a role's password on a real server: what a late or concurrent worker can change.
+// Setting a role's password on a real server: what a late or simultaneous worker can change.
 import { sql } from 'kysely';
 import { randomBytes } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -28,7 +28,7 @@ async function set(password: string, from = server, confirm = async (): Promise<
   return setRolePassword(from.db, { name, verifier: await scramVerifier(password, 4_096) }, 8_000, confirm);
 }
 
-/** Which of the passwords lets the role in. */
+/** The passwords that the server accepts for the role. */
 async function inForce(): Promise<string[]> {
   const passwords = ['first', 'second', 'third'];
   const enters = await Promise.all(
@@ -44,14 +44,14 @@ async function inForce(): Promise<string[]> {
   return passwords.filter((_, index) => enters[index]);
 }
 
-it('sets a password that is confirmed, and keeps the old one otherwise', async () => {
+it('a new password stays if it is confirmed, and is rolled back otherwise', async () => {
   expect(await set('second')).toBe(true);
   expect(await inForce()).toEqual(['second']);
   expect(await set('third', server, async () => false)).toBe(false);
   expect(await inForce()).toEqual(['second']);
 });
 
-it('lets no other worker change the role between the confirmation and the COMMIT', async () => {
+it('no other worker can change the role between the confirmation and the COMMIT', async () => {
   let late: Promise<boolean> | undefined;
   const confirm = async (): Promise<boolean> => {
     late = set('third', other);
@@ -59,12 +59,12 @@ it('lets no other worker change the role between the confirmation and the COMMIT
     return true;
   };
   expect(await set('second', server, confirm)).toBe(true);
-  // It waited, and must look again: the row that it read is not the current one.
+  // It waited, and must read the row again, which has changed since.
   expect(await late).toBe(false);
   expect(await inForce()).toEqual(['second']);
 });
 
-it('changes nothing when the worker is stopped after its ALTER, and frees the role', async () => {
+it('a worker that is stopped after its ALTER changes nothing, and releases the role', async () => {
   let next: Promise<boolean> | undefined;
   const stopped = set('second', server, async () => {
     next = set('third', other);

@@ -1,5 +1,5 @@
-// Roles of a tenant: what is built in, what a tenant makes for itself, that nobody reaches beyond what it holds, and that a
-// change is effective everywhere within a second.
+// Roles of a tenant: the built-in ones, the tenant's own, that a user gives away only permissions that the user holds, and that a
+// change takes effect everywhere within a second.
 import { sql, type Kysely } from 'kysely';
 import { randomBytes } from 'node:crypto';
 import { setTimeout as delay } from 'node:timers/promises';
@@ -30,7 +30,7 @@ import { addUser } from '../support/tenants.js';
 
 const UNKNOWN_ID = '01900000-0000-7000-8000-00000000ffff';
 
-/** "Within a second", and something for the machine. */
+/** "Within a second", plus a margin for the machine. */
 const PROMISE = { timeout: 1_500, interval: 20 };
 
 const builtIn = {
@@ -75,7 +75,7 @@ function makeUser(roles: readonly string[], to = tenant): Promise<{ id: string; 
   return addUser(service, to, { roles });
 }
 
-/** A user that holds just these. */
+/** A user with exactly these permissions. */
 async function holderOf(holds: readonly string[], to = tenant): Promise<{ id: string; token: string; role: Role }> {
   const role = await makeRole(holds, to);
   return { ...(await makeUser([role.name], to)), role };
@@ -91,7 +91,7 @@ function expectForbidden({ status, body }: Answer, ...naming: string[]): void {
 }
 
 describe('the built-in roles', () => {
-  it('are there in a new tenant, and admin holds every permission that there is', async () => {
+  it('exist in a new tenant, and admin has every permission', async () => {
     const fresh = await service.createTenant();
     const { body } = await send<PageOf<Role>>('GET', '/roles?sort=name', { token: fresh.adminToken });
     expect(body.nextCursor).toBeNull();
@@ -110,7 +110,7 @@ describe('the built-in roles', () => {
     expect((await send<PageOf<Role>>('GET', `/roles?search=${name}`, { token })).body.data).toEqual(before);
   });
 
-  it('come to tenants that were there before, and a user without a role becomes a member', async () => {
+  it('are added to older tenants by a migration, and a user without a role becomes a member', async () => {
     const database = `tenant_${randomBytes(6).toString('hex')}`;
     await asSuperuser('postgres', (db) => sql`create database ${sql.id(database)}`.execute(db));
     const handle = connectAs<TenantDatabase>(database);
@@ -149,8 +149,8 @@ describe('the built-in roles', () => {
   }
 });
 
-describe('a role of one’s own', () => {
-  it('is made, read, changed and removed', async () => {
+describe('a role of a tenant', () => {
+  it('can be created, read, changed and removed', async () => {
     const body = { name: unique('cashier'), description: 'At the till', permissions: ['products:read', 'users:read'] };
     const created = await send<Role>('POST', '/roles', { token, body });
     expect(created.status).toBe(201);
@@ -200,7 +200,7 @@ describe('a role of one’s own', () => {
     ['NUL', { description: 'a\0b' }, '/description'],
     ['builtIn', { builtIn: true }, '/builtIn'],
     ['an id', { id: UNKNOWN_ID }, '/id'],
-  ])('is refused with %s, naming where', async (_what, wrong, path, naming = '') => {
+  ])('is refused with %s, with its path', async (_what, wrong, path, naming = '') => {
     const body = { name: unique('refused'), permissions: ['users:read'], ...wrong };
     const role = await makeRole([]);
     for (const answer of [
@@ -215,7 +215,7 @@ describe('a role of one’s own', () => {
     expect(await read(role.id)).toEqual(role);
   });
 
-  it('leaves a row in the audit for each of that, and none where it was refused', async () => {
+  it('leaves a row in the audit for each change, and none for a refusal', async () => {
     const { id, name } = await makeRole(['users:read']);
     await send('PATCH', `/roles/${id}`, { token, body: { description: 'Reads', permissions: ['roles:read'] } });
     await send('PATCH', `/roles/${id}`, { token, body: { name: 'admin' } });
@@ -228,7 +228,7 @@ describe('a role of one’s own', () => {
     ]);
   });
 
-  it('needs name and permissions, and a change something to change', async () => {
+  it('needs a name and permissions, and a change needs a field', async () => {
     for (const [method, url, body] of [
       ['POST', '/roles', { name: unique('role') }],
       ['POST', '/roles', { permissions: [] }],
@@ -238,7 +238,7 @@ describe('a role of one’s own', () => {
     }
   });
 
-  it('has a name of its own, also where two are made at once', async () => {
+  it('has a unique name, even if several are created at once', async () => {
     const [one, two] = [await makeRole([]), await makeRole([])];
     const body = { name: one.name, permissions: [] };
     expect(codeOf(await send('POST', '/roles', { token, body }))).toEqual([409, 'role-taken']);
@@ -253,7 +253,7 @@ describe('a role of one’s own', () => {
     expect(answers.map(({ status }) => status).sort()).toEqual([201, 409, 409]);
   });
 
-  it('is removed only when nobody holds it', async () => {
+  it('can be removed only if no user has it', async () => {
     const { id, role } = await holderOf(['products:read']);
     const url = `/roles/${role.id}`;
     const used = await send('DELETE', url, { token });
@@ -263,7 +263,7 @@ describe('a role of one’s own', () => {
     expect((await send('DELETE', url, { token })).status).toBe(204);
   });
 
-  it('is never taken from under a user who is being given it', async () => {
+  it('is never removed from a user who is being given it', async () => {
     const { id } = await makeUser(['member']);
     for (let round = 0; round < 10; round += 1) {
       const role = await makeRole(['products:read']);
@@ -277,9 +277,9 @@ describe('a role of one’s own', () => {
     }
   });
 
-  it('is not removed while somebody is just being given it, however long that takes', async () => {
+  it('is not removed while a transaction gives it to a user, however long that takes', async () => {
     const [{ id }, role] = [await makeUser(['member']), await makeRole(['products:read'])];
-    // In an object: the transaction would otherwise wait for what waits for it.
+    // In an object: otherwise the transaction would wait for the request that waits for it.
     const { removal } = await service.app.engine.tenantPools
       .database(tenant.id)
       .transaction()
@@ -292,7 +292,7 @@ describe('a role of one’s own', () => {
     expect(codeOf(await removal)).toEqual([409, 'role-in-use']);
   });
 
-  it('goes by its new name with those who hold it', async () => {
+  it('has its new name for its users after a change of name', async () => {
     const { id, role } = await holderOf(['products:read']);
     const name = unique('renamed');
     await send('PATCH', `/roles/${role.id}`, { token, body: { name } });
@@ -312,7 +312,7 @@ describe('the list of roles', () => {
       const body = { name, description: count === 7 ? '100% Lamps' : 'Odd', permissions: ['users:read'] };
       await send('POST', '/roles', { token: many.adminToken, body });
     }
-    // All made at one time, as the built-in ones were: the id decides.
+    // All were created at one time, as the built-in roles are: the id decides.
     await service.app.engine.tenantPools
       .database(many.id)
       .updateTable('roles')
@@ -321,7 +321,7 @@ describe('the list of roles', () => {
       .execute();
   });
 
-  it.each(['-createdAt', 'createdAt', 'name', '-name'])('sorted by %s loses and doubles none', async (sort) => {
+  it.each(['-createdAt', 'createdAt', 'name', '-name'])('sorted by %s has each role once', async (sort) => {
     const seen = (await pagesOf<Role>(send, `/roles?limit=4&sort=${sort}`, many.adminToken)).flat();
     expect(seen).toHaveLength(COUNT + 3);
     const key = sort.replace('-', '') as 'createdAt' | 'name';
@@ -340,8 +340,8 @@ describe('the list of roles', () => {
   });
 });
 
-describe('what a user is permitted', () => {
-  it('is what its roles hold together, and stands in /auth/me', async () => {
+describe('the permissions of a user', () => {
+  it('are those of all its roles together, and are in /auth/me', async () => {
     const [one, other] = [
       await makeRole(['users:read', 'products:read']),
       await makeRole(['users:read', 'audit:read']),
@@ -356,7 +356,7 @@ describe('what a user is permitted', () => {
     expect(Object.keys(operator)).toEqual(['operator']);
   });
 
-  it('is for a manager to see users, roles and the tenant and to manage products, for a member products', async () => {
+  it('let a manager see users, roles and the tenant and manage products, and a member products', async () => {
     const [manager, member] = [await makeUser(['manager']), await makeUser(['member'])];
     const person = { ...ADMIN, email: 'nobody@example.com' };
     const attempts = [
@@ -380,7 +380,7 @@ describe('what a user is permitted', () => {
     }
   });
 
-  it('can be nothing but itself', async () => {
+  it('may be none: the user can still read and change itself', async () => {
     const { token: own, id } = await holderOf([]);
     expect((await send('GET', '/products', { token: own })).status).toBe(403);
     expect((await send('GET', '/auth/me', { token: own })).body['permissions']).toEqual([]);
@@ -388,15 +388,15 @@ describe('what a user is permitted', () => {
   });
 });
 
-describe('nobody reaches beyond what it holds', () => {
-  /** May manage users and roles, and holds nothing else. */
+describe('a user cannot exceed its own permissions', () => {
+  /** May manage users and roles, and has no other permission. */
   let deputy: Awaited<ReturnType<typeof holderOf>>;
   beforeAll(async () => {
     deputy = await holderOf(['users:read', 'users:write', 'roles:read', 'roles:write']);
   });
   const asDeputy: Send = (method, url, options) => send(method, url, { ...options, token: deputy.token });
 
-  it('making or changing a role', async () => {
+  it('by creating or changing a role', async () => {
     const body = { name: unique('role'), permissions: ['users:read', 'tenant:write', 'audit:read'] };
     expectForbidden(await asDeputy('POST', '/roles', { body }), 'tenant:write', 'audit:read');
     const own = await asDeputy<Role>('POST', '/roles', { body: { ...body, permissions: ['users:read'] } });
@@ -411,7 +411,7 @@ describe('nobody reaches beyond what it holds', () => {
     expect(await read(deputy.role.id)).toEqual(deputy.role);
   });
 
-  it('changing or removing a role that holds more', async () => {
+  it('by changing or removing a role with more permissions', async () => {
     const role = await makeRole(['users:read', 'tenant:read']);
     for (const body of [{ name: unique('role') }, { description: 'x' }, { permissions: ['users:read'] }]) {
       expectForbidden(await asDeputy('PATCH', `/roles/${role.id}`, { body }), 'tenant:read');
@@ -420,7 +420,7 @@ describe('nobody reaches beyond what it holds', () => {
     expect(await read(role.id)).toEqual(role);
   });
 
-  it('giving roles, to others or to itself', async () => {
+  it('by giving roles, to others or to itself', async () => {
     const person = { ...ADMIN, email: 'given@example.com' };
     for (const roles of [['admin'], ['manager'], [deputy.role.name, 'member']]) {
       expectForbidden(await asDeputy('POST', '/users', { body: { ...person, roles } }), 'products:read');
@@ -444,8 +444,8 @@ describe('nobody reaches beyond what it holds', () => {
     ['the roles', { roles: ['member'] }],
     ['a name', { firstName: 'x' }],
     ['everything, removing', undefined],
-  ])('changing %s of a user who holds more', async (_what, body) => {
-    // Another admin, so that it is not the last one that is protected here.
+  ])('by changing %s of a user with more permissions', async (_what, body) => {
+    // There is another admin, so that the rule of the last admin does not apply.
     for (const { id } of [await makeUser(['admin']), await holderOf(['users:read', 'audit:read'])]) {
       const before = (await send('GET', `/users/${id}`, { token })).body;
       const answer = await (body ? asDeputy('PATCH', `/users/${id}`, { body }) : asDeputy('DELETE', `/users/${id}`));
@@ -454,7 +454,7 @@ describe('nobody reaches beyond what it holds', () => {
     }
   });
 
-  it('but manages whoever holds no more, and itself', async () => {
+  it('but can manage itself, and users with no more permissions', async () => {
     const { id, role } = await holderOf(['users:read']);
     const body = { password: 'another-password-1', email: 'managed@example.com', active: false, roles: [role.name] };
     expect((await asDeputy('PATCH', `/users/${id}`, { body })).body).toMatchObject({ active: false });
@@ -468,7 +468,7 @@ describe('nobody reaches beyond what it holds', () => {
   });
 });
 
-describe('a change is effective', () => {
+describe('a change of roles takes effect', () => {
   it('on every replica within a second: of a role, and of a user’s roles', async () => {
     const { database } = service.config.registry.connection;
     const second = await startServiceForTest({ registry: database });
@@ -480,7 +480,7 @@ describe('a change is effective', () => {
       Promise.all(replicas.map(async (replica) => (await replica.send('GET', '/users', { token: as })).status));
     const change = (holds: string[], on: TestService): Promise<Answer> =>
       on.send('PATCH', `/roles/${role.id}`, { token, body: { permissions: holds } });
-    // Asked for all the while, also by those whom it does not concern.
+    // Requests go on all the time, even by users whom the change does not affect.
     const all = async (): Promise<number[][]> => Promise.all([own, colleague.token, stranger.adminToken].map(users));
 
     expect(await all()).toEqual([
@@ -510,7 +510,7 @@ describe('a change is effective', () => {
     }
   });
 
-  it('at once where it was made', async () => {
+  it('at once on the same replica', async () => {
     const { token: own, role } = await holderOf(['users:read']);
     for (let round = 0; round < 5; round += 1) {
       for (const [holds, status] of [

@@ -1,5 +1,5 @@
-// Changing the password of a tenant's role: nobody who uses the tenant notices, whatever dies on the way; and what is left half
-// done is finished.
+// Changing the password of a tenant's role: the tenant's users notice nothing, whatever fails, and an unfinished change is
+// completed.
 import { sql } from 'kysely';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -25,7 +25,7 @@ let registry: string;
 let central: DatabaseHandle<Registry>;
 let one: TestService;
 let other: TestService;
-/** Called behind each step of the first service. */
+/** Called after each step of the first service. */
 let afterStep: ((step: RotationStep) => void | Promise<void>) | undefined;
 
 beforeAll(async () => {
@@ -43,7 +43,7 @@ function rotate(tenant: { id: string }, service = one): ReturnType<TestService['
   return service.send('POST', `/tenants/${tenant.id}/rotate-password`, { token: service.operatorToken });
 }
 
-/** Rotates, and fails behind a step. @returns the answer, which is 503 */
+/** Rotates, and fails after a step. @returns the answer, which is 503 */
 async function rotateAndFail(failing: RotationStep, tenant: { id: string }): ReturnType<typeof rotate> {
   afterStep = (step) => {
     if (step === failing) throw new Error('made to fail');
@@ -54,7 +54,7 @@ async function rotateAndFail(failing: RotationStep, tenant: { id: string }): Ret
   return answer;
 }
 
-/** Whether the server lets the tenant's role in with a password. */
+/** Whether the server accepts a password for the tenant's role. */
 async function enters(row: TenantRecord, password: string): Promise<boolean> {
   const handle = enter({ row, password });
   try {
@@ -88,13 +88,13 @@ async function products(service: TestService, tenant: TestTenant): Promise<numbe
   return (await service.send('GET', '/products', { token: tenant.adminToken })).status;
 }
 
-/** As if every connection had to be opened anew, with what this process remembers. */
+/** Closes all connections, and keeps what this process has cached. */
 async function forgetConnections(service: TestService, tenant: TestTenant): Promise<void> {
   await service.app.engine.tenantPools.retire(tenant.id);
 }
 
 describe('a rotation', () => {
-  it('puts a new password in force, which the registry holds, and is audited', async () => {
+  it('changes the password in the registry and on the server, and is audited', async () => {
     const tenant = await one.createTenant();
     const before = await rowOf(one, tenant);
     expect((await rotate(tenant)).status).toBe(204);
@@ -103,7 +103,7 @@ describe('a rotation', () => {
     for (const service of [one, other]) expect(await products(service, tenant)).toBe(200);
   });
 
-  it('of a tenant that is not there is 404, of one that is being removed 409', async () => {
+  it('of an unknown tenant gets 404, and of a tenant that is being removed 409', async () => {
     expect((await rotate({ id: '01900000-0000-7000-8000-000000000001' })).status).toBe(404);
     const tenant = await one.createTenant();
     const removed = { status: 'deleting', on_purge: 'drop' } as const;
@@ -113,20 +113,20 @@ describe('a rotation', () => {
     expect(await auditOf(tenant)).toEqual([]);
   });
 
-  it('of a suspended tenant is done, and the tenant is served when it is resumed', async () => {
+  it('of a suspended tenant succeeds, and the tenant is served when it is resumed', async () => {
     const tenant = await one.createTenant();
     const setActive = (active: boolean): ReturnType<TestService['send']> =>
       one.send('PATCH', `/tenants/${tenant.id}`, { token: one.operatorToken, body: { active } });
     await setActive(false);
     const before = await rowOf(one, tenant);
     expect((await rotate(tenant)).status).toBe(204);
-    // A suspended tenant's database lets nobody in.
+    // A suspended tenant's database accepts no connection.
     await setActive(true);
     await expectFinished(before);
     expect(await products(one, tenant)).toBe(200);
   });
 
-  it('is shared by those who ask at once, and waited for on another replica', async () => {
+  it('is shared by simultaneous requests, and waited for on another replica', async () => {
     const tenant = await one.createTenant();
     const before = await rowOf(one, tenant);
     let elsewhere: ReturnType<TestService['send']> | undefined;
@@ -141,7 +141,7 @@ describe('a rotation', () => {
     await expectFinished(before);
   });
 
-  it('of a tenant that is being worked on is 503, like its other acts, and left to the next run by the job', async () => {
+  it('of a tenant whose lock is held gets 503, as its other acts do, and the job leaves it to its next run', async () => {
     const tenant = await one.createTenant();
     const before = await rowOf(one, tenant);
     await rotateAndFail('store', tenant);
@@ -161,7 +161,7 @@ describe('a rotation', () => {
     expect(await auditOf(tenant)).toHaveLength(1);
   });
 
-  it('twenty times, fails no request on two replicas, nor a new connection', async () => {
+  it('twenty times fails no request on two replicas, and no new connection', async () => {
     const tenant = await one.createTenant();
     const statuses = new Map<number, number>();
     let done = false;
@@ -190,8 +190,8 @@ describe('a rotation', () => {
   }, 60_000);
 });
 
-describe('a replica that remembers the password from before', () => {
-  /** Gives the role another password, as in the moment before anybody has heard of it: no epoch is counted, nobody is told. */
+describe('a replica with an outdated password', () => {
+  /** Gives the role another password, as in the moment before replicas know of it: no epoch changes, and no change is published. */
   async function changeUnheard(row: TenantRecord, column: 'db_password' | 'next_db_password'): Promise<string> {
     const password = newDatabasePassword();
     const context = { id: row.id, host: row.dbHost, port: row.dbPort, user: row.dbUser };
@@ -215,7 +215,7 @@ describe('a replica that remembers the password from before', () => {
     ['POST', 'next_db_password'],
     ['GET', 'db_password'],
     ['POST', 'db_password'],
-  ] as const)('finds the new one out with the first connection that is refused: %s, %s', async (method, column) => {
+  ] as const)('finds the new password at the first refused connection: %s, %s', async (method, column) => {
     const tenant = await one.createTenant();
     expect(await products(one, tenant)).toBe(200);
     const row = await rowOf(one, tenant);
@@ -232,11 +232,11 @@ describe('a replica that remembers the password from before', () => {
       one.send(method, '/products', { token: tenant.adminToken, body });
     const answers = await Promise.all([ask(), ask(), ask(), ask()]);
     for (const { status, text } of answers) expect(status, text).toBe(method === 'POST' ? 201 : 200);
-    // A refused connection is no fault of the database.
+    // A connection that was refused for its password is no fault of the database.
     expect(one.app.engine.breakers.state('tenant', tenant.id)).toBeUndefined();
   });
 
-  it('serves on while the registry’s row cannot be asked for, as soon as it was told of the next one', async () => {
+  it('serves without the registry’s row once it has received the next password', async () => {
     const tenant = await one.createTenant();
     const before = await rowOf(one, tenant);
     await rotateAndFail('alter', tenant);
@@ -252,7 +252,7 @@ describe('a replica that remembers the password from before', () => {
     await expectFinished(before);
   });
 
-  it('does not go on asking where no password is taken, and opens the tenant’s breaker', async () => {
+  it('does not try again and again if no password works, and opens the tenant’s breaker', async () => {
     const tenant = await one.createTenant();
     const { dbUser } = await rowOf(one, tenant);
     await asSuperuser('postgres', (db) =>
@@ -261,14 +261,14 @@ describe('a replica that remembers the password from before', () => {
     await forgetConnections(one, tenant);
     for (let time = 0; time < 5; time += 1) expect(await products(one, tenant)).toBe(503);
     expect(one.app.engine.breakers.state('tenant', tenant.id)?.state).not.toBe('closed');
-    // An operator's rotation mends it.
+    // An operator's rotation repairs the tenant.
     expect((await rotate(tenant)).status).toBe(204);
     await expect.poll(() => products(one, tenant), { timeout: 10_000 }).toBe(200);
   });
 });
 
-describe('a rotation that fails behind', () => {
-  it.each(rotationSteps)('"%s" is served meanwhile, and finished by the job', async (failing) => {
+describe('a rotation that fails after the step', () => {
+  it.each(rotationSteps)('"%s" does not stop the tenant, and is completed by the job', async (failing) => {
     const tenant = await one.createTenant();
     const before = await rowOf(one, tenant);
     const failed = await rotateAndFail(failing, tenant);
@@ -287,7 +287,7 @@ describe('a rotation that fails behind', () => {
     expect(await auditOf(tenant)).toHaveLength(1);
   });
 
-  it('"store", is finished by the next request for it too', async () => {
+  it('"store" is completed by the next request, too', async () => {
     const tenant = await one.createTenant();
     const before = await rowOf(one, tenant);
     await rotateAndFail('store', tenant);
@@ -297,7 +297,7 @@ describe('a rotation that fails behind', () => {
     expect(passwordOf(one, await rowOf(one, tenant))).toBe(pending);
   });
 
-  it('"store", and whose next password cannot be read, gets another one', async () => {
+  it('"store", and whose next password cannot be decrypted, uses another password', async () => {
     const tenant = await one.createTenant();
     const before = await rowOf(one, tenant);
     const unreadable = 'v1.gone.AAAAAAAAAAAAAAAA.AAAA.AAAAAAAAAAAAAAAAAAAAAA';
@@ -308,7 +308,7 @@ describe('a rotation that fails behind', () => {
   });
 });
 
-it('a password that nobody can open any more is mended by a rotation', async () => {
+it('a rotation repairs a tenant whose password cannot be decrypted any more', async () => {
   const tenant = await one.createTenant();
   const sealed = createEnvelope([{ kid: 'gone', key: Buffer.alloc(32, 9) }]);
   const { id, dbHost: host, dbPort: port, dbUser: user } = await rowOf(one, tenant);
@@ -322,8 +322,8 @@ it('a password that nobody can open any more is mended by a rotation', async () 
   for (const service of [one, other]) await expect.poll(() => products(service, tenant), { timeout: 10_000 }).toBe(200);
 });
 
-describe('by the clock', () => {
-  it('passwords that are too old are changed, and no others', async () => {
+describe('the job of the rotation', () => {
+  it('changes passwords that are too old, and no others', async () => {
     const [old, young] = [await one.createTenant(), await one.createTenant()];
     const before = { old: await rowOf(one, old), young: await rowOf(one, young) };
     await central.db
@@ -331,7 +331,7 @@ describe('by the clock', () => {
       .set({ password_rotated_at: new Date(Date.now() - 3_600_000).toISOString() })
       .where('id', '=', old.id)
       .execute();
-    // Off, it does nothing.
+    // Switched off, the job does nothing.
     await one.app.engine.housekeeping.runNow('rotation');
     expect((await rowOf(one, old)).dbPassword).toBe(before.old.dbPassword);
     const service = await startServiceForTest({ registry, env: { DB_PASSWORD_ROTATE_AFTER_MS: '1800000' } });

@@ -1,8 +1,9 @@
-// Sessions: what a refresh token is good for, how a session ends, and that its end is known on every replica in a second.
+// Sessions: when a refresh token works, how a session ends, and that every replica knows of its end within a second.
 import { sql } from 'kysely';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import { createRefreshTokens } from '../../src/auth/refresh-tokens.js';
+import type { Principal } from '../../src/auth/tokens.js';
 import {
   ADMIN,
   asSuperuser,
@@ -14,7 +15,7 @@ import {
   type TestTenant,
 } from '../support/app.js';
 
-/** What every replica has heard of a change after, in ms. */
+/** Every replica knows of a change after this time (ms). */
 const PROMISE = 1_000;
 
 interface SignedIn {
@@ -44,7 +45,7 @@ afterAll(() => Promise.all([service.close(), replica.close()]));
 
 let users = 0;
 
-/** A user of its own for each test, so that its sessions are the test's. */
+/** A separate user for each test, so that its sessions belong to the test. */
 async function newUser(): Promise<{ id: string; email: string; password: string; signIn: () => Promise<SignedIn> }> {
   users += 1;
   const user = await service.createUser(tenant, `user-${users}@example.com`);
@@ -69,6 +70,12 @@ function call(
   by = service,
 ): Promise<Answer> {
   return by.send(method, url, { token, ...(body !== undefined && { body }) });
+}
+
+/** Whether the session of an admitted request lives, without waiting. */
+function peek({ app }: TestService, principal: Principal): boolean | undefined {
+  const { sessions, tenantDirectory } = app.engine;
+  return sessions.peek(principal, tenantDirectory.peek(tenant.id) ?? null);
 }
 
 const refresh = (refreshToken: string, by = service): Promise<Answer<SignedIn>> =>
@@ -97,7 +104,7 @@ async function passDay(userId: string): Promise<void> {
 }
 
 describe('a refresh token', () => {
-  it('works once, for the next one, and keeps the session', async () => {
+  it('works once, gives the next one, and keeps the session', async () => {
     const user = await newUser();
     const first = await user.signIn();
     const second = await refresh(first.refreshToken);
@@ -117,7 +124,7 @@ describe('a refresh token', () => {
     expect((await refresh(second.body.refreshToken)).status).toBe(200);
   });
 
-  it('that is used again ends its session, on every replica, and no other', async () => {
+  it('that is used again ends its session on every replica, and no other session', async () => {
     const user = await newUser();
     const [first, other] = [await user.signIn(), await user.signIn()];
     expect(await me(first.accessToken, replica)).toBe(200);
@@ -132,7 +139,7 @@ describe('a refresh token', () => {
     expect((await refresh(other.refreshToken)).status).toBe(200);
   });
 
-  it('is answered with the same successor at any later time, until that successor has been presented', async () => {
+  it('gets the same successor at any later time, until that successor is presented', async () => {
     const user = await newUser();
     const first = await user.signIn();
     const second = await refresh(first.refreshToken);
@@ -149,7 +156,7 @@ describe('a refresh token', () => {
     expect(await me(third.body.accessToken)).toBe(401);
   });
 
-  it('is not answered with its successor after the session has ended', async () => {
+  it('does not get its successor after the session has ended', async () => {
     const user = await newUser();
     const first = await user.signIn();
     const second = await refresh(first.refreshToken);
@@ -158,7 +165,7 @@ describe('a refresh token', () => {
     await expectRefused(refresh(second.body.refreshToken));
   });
 
-  it('is signed with the first of REFRESH_TOKEN_KEYS; those from before that was set live on, and their reuse is noticed', async () => {
+  it('is signed with the first of REFRESH_TOKEN_KEYS; older ones still work, and their reuse is detected', async () => {
     const [own, former] = [Buffer.alloc(32, 1), Buffer.alloc(32, 2)];
     const keyring = `own:${own.toString('base64')},former:${former.toString('base64')}`;
     const keyed = await startService({ registry, env: { REFRESH_TOKEN_KEYS: keyring } });
@@ -183,7 +190,7 @@ describe('a refresh token', () => {
   it.each([
     ['while that key is behind the new one', true],
     ['after that key is gone', false],
-  ])('signed with a former key works; its reuse is noticed, and ends its session, %s', async (_when, kept) => {
+  ])('signed with a former key works, and its reuse ends its session, %s', async (_when, kept) => {
     const keyOf = (byte: number): string => `k${byte}:${Buffer.alloc(32, byte).toString('base64')}`;
     const former = await startService({ registry, env: { REFRESH_TOKEN_KEYS: keyOf(1) } });
     const latter = await startService({
@@ -205,7 +212,7 @@ describe('a refresh token', () => {
     }
   });
 
-  it('ends its session by its reuse after its key is gone, if it is one of the last 128 that were replaced', async () => {
+  it('ends its session when it is reused after its key is gone, if it is one of the last 128', async () => {
     const keyOf = (byte: number): string => `k${byte}:${Buffer.alloc(32, byte).toString('base64')}`;
     const former = await startService({ registry, env: { REFRESH_TOKEN_KEYS: keyOf(1) } });
     const latter = await startService({ registry, env: { REFRESH_TOKEN_KEYS: keyOf(2) } });
@@ -213,7 +220,7 @@ describe('a refresh token', () => {
       const user = await newUser();
       const tokens: string[] = [];
       let { refreshToken } = await user.signIn();
-      // The first is signed with a key that both know.
+      // The first token is signed with a key that both know.
       for (let index = 0; index < 130; index += 1) {
         const next = await refresh(refreshToken, former);
         expect(next.status).toBe(200);
@@ -236,7 +243,7 @@ describe('a refresh token', () => {
     }
   });
 
-  it('presented fifty times at once, to two replicas, has one successor', async () => {
+  it('presented fifty times at once to two replicas has one successor', async () => {
     const user = await newUser();
     const { refreshToken } = await user.signIn();
     const answers = await Promise.all(
@@ -258,14 +265,14 @@ describe('a refresh token', () => {
     ['said to be an operator’s', ({ refreshToken }) => changed(refreshToken, 0)],
     ['cut short', ({ refreshToken }) => refreshToken.slice(0, -1)],
     ['empty of meaning', () => 'x'],
-  ])('%s is refused, and ends nothing', async (_what, tamper) => {
+  ])('%s is refused, and ends no session', async (_what, tamper) => {
     const user = await newUser();
     const signedIn = await user.signIn();
     await expectRefused(refresh(tamper(signedIn)));
     expect((await refresh(signedIn.refreshToken)).status).toBe(200);
   });
 
-  it('is no access token', async () => {
+  it('is refused as an access token', async () => {
     const user = await newUser();
     const { refreshToken } = await user.signIn();
     expect(await me(refreshToken)).toBe(401);
@@ -283,7 +290,7 @@ describe('a refresh token', () => {
       expect(rows[0]?.row).not.toContain(form);
   });
 
-  it('is refused to a suspended tenant and a deactivated user', async () => {
+  it('is refused for a suspended tenant and for a deactivated user', async () => {
     const other = await service.createTenant();
     const { body } = await service.send<SignedIn>('POST', '/auth/login', {
       body: { tenant: other.slug, email: ADMIN.email, password: ADMIN.password },
@@ -306,29 +313,29 @@ describe('a refresh token', () => {
     { refreshToken: 5 },
     { refreshToken: 'x'.repeat(109) },
     { refreshToken: 'x', a: 1 },
-  ])('in a body like %j is refused as input', async (body) => {
+  ])('in a body like %j gets 400', async (body) => {
     expect((await call('POST', '/auth/refresh', undefined, body)).status).toBe(400);
   });
 });
 
 describe('a session', () => {
-  it('has not ended for a request among which its tenant is suspended, and lives again when that is resumed', async () => {
+  it('counts as suspended while its tenant is suspended, and works again after the resumption', async () => {
     const { id, adminToken } = await service.createTenant();
     const { tokens } = service.app;
-    const { sessions } = service.app.engine;
+    const { sessions, tenantDirectory } = service.app.engine;
     const principal = tokens.verify(adminToken);
     const setActive = (active: boolean): Promise<Answer> =>
       service.send('PATCH', `/tenants/${id}`, { token: service.operatorToken, body: { active } });
     expect(await sessions.lives(principal)).toBe(true);
     expect((await setActive(false)).status).toBe(200);
-    // Admission has let the request in, and this is asked behind it.
-    expect(sessions.peek(principal)).toBeUndefined();
+    // Admission has let the request in; this check comes later.
+    expect(sessions.peek(principal, tenantDirectory.peek(id) ?? null)).toBeUndefined();
     await expect(sessions.lives(principal)).rejects.toMatchObject({ code: 'tenant-suspended' });
     expect((await setActive(true)).status).toBe(200);
     expect(await sessions.lives(principal)).toBe(true);
   });
 
-  it('ends where it is not refreshed for its idle time, and at its absolute time however often it is', async () => {
+  it('ends after its idle time without a refresh, and at its absolute time in any case', async () => {
     const brief = await startService({
       registry,
       env: { ACCESS_TOKEN_TTL: '60', SESSION_IDLE_TTL: '60', SESSION_TTL: '120' },
@@ -362,7 +369,7 @@ describe('a session', () => {
     }
   });
 
-  it('that another replica extended lives on where its earlier end is remembered, and else ends then', async () => {
+  it('that another replica extended continues after its cached end, and otherwise ends then', async () => {
     const user = await newUser();
     const [kept, idle] = [await user.signIn(), await user.signIn()];
     const principal = service.app.tokens.verify(kept.accessToken);
@@ -371,12 +378,12 @@ describe('a session', () => {
       update sessions set expires_at = now() + ${end} * interval '1 millisecond' where account_id = ${user.id}`);
     const askedAt = performance.now();
     for (const { accessToken } of [kept, idle]) expect(await me(accessToken, replica)).toBe(200);
-    expect(replica.app.engine.sessions.peek(principal)).toBe(true);
+    expect(peek(replica, principal)).toBe(true);
     expect((await refresh(kept.refreshToken)).status).toBe(200);
     await sleep(end - (performance.now() - askedAt) + 200);
-    expect(replica.app.engine.sessions.peek(principal)).toBeUndefined();
+    expect(peek(replica, principal)).toBeUndefined();
     expect(await me(kept.accessToken, replica)).toBe(200);
-    expect(replica.app.engine.sessions.peek(principal)).toBe(true);
+    expect(peek(replica, principal)).toBe(true);
     expect(await me(idle.accessToken, replica)).toBe(401);
   });
 
@@ -386,13 +393,13 @@ describe('a session', () => {
     vi.spyOn(Date, 'now').mockReturnValue(Date.now() + 365 * 86_400_000);
     try {
       expect(await service.app.engine.sessions.lives(principal)).toBe(true);
-      expect(service.app.engine.sessions.peek(principal)).toBe(true);
+      expect(peek(service, principal)).toBe(true);
     } finally {
       vi.restoreAllMocks();
     }
   });
 
-  it('that has expired is swept away by a later sign-in', async () => {
+  it('that has expired is deleted at a later sign-in', async () => {
     const user = await newUser();
     await user.signIn();
     await inDatabase(sql`update sessions set expires_at = now() - interval '1 second' where account_id = ${user.id}`);
@@ -403,7 +410,7 @@ describe('a session', () => {
     expect(rows).toHaveLength(0);
   });
 
-  it('is one of a hundred at most: the one that was not used for longest goes', async () => {
+  it('is one of a hundred at most: the longest unused one ends', async () => {
     const user = await newUser();
     const oldest = await user.signIn();
     await inDatabase(sql`insert into sessions (id, account_id, address, user_agent, token_hash, expires_at, refreshed_at)
@@ -417,7 +424,7 @@ describe('a session', () => {
     expect(await me(newest.accessToken)).toBe(200);
   });
 
-  it('is shown to its owner, and ended by its owner alone', async () => {
+  it('is shown only to its owner, and ended only by its owner', async () => {
     const [user, other] = [await newUser(), await newUser()];
     const [here, there, foreign] = [await user.signIn(), await user.signIn(), await other.signIn()];
     const list = async (): Promise<SessionRow[]> =>
@@ -441,7 +448,7 @@ describe('a session', () => {
     expect(await list()).toHaveLength(1);
   });
 
-  it('is ended by a logout, everywhere within a second, and its refresh token with it', async () => {
+  it('ends at a logout, on every replica within a second, as does its refresh token', async () => {
     const user = await newUser();
     const [gone, stays] = [await user.signIn(), await user.signIn()];
     expect(await me(gone.accessToken, replica)).toBe(200);
@@ -452,7 +459,7 @@ describe('a session', () => {
     expect(await me(stays.accessToken)).toBe(200);
   });
 
-  it('is ended with all others by logout-all', async () => {
+  it('ends with all others at logout-all', async () => {
     const user = await newUser();
     const all = [await user.signIn(), await user.signIn(), await user.signIn()];
     for (const { accessToken } of all) expect(await me(accessToken, replica)).toBe(200);
@@ -464,7 +471,7 @@ describe('a session', () => {
     }
   });
 
-  it('outlives a change of its own user’s password, which ends the others; another’s change ends all', async () => {
+  it('that changes its user’s password continues, and the others end; a change by another user ends all', async () => {
     const user = await newUser();
     const [own, other] = [await user.signIn(), await user.signIn()];
     expect(await me(other.accessToken, replica)).toBe(200);
@@ -488,7 +495,7 @@ describe('a session', () => {
   it.each([
     ['password', sql`password = 'another hash'`],
     ['being active', sql`active = false`],
-  ])('does not begin where the %s changes between the look at the password and its begin', async (_what, changes) => {
+  ])('does not begin if the %s changes between the check of the password and the beginning', async (_what, changes) => {
     const user = await newUser();
     const answer = await whileChanging(
       await databaseName(),
@@ -513,12 +520,12 @@ describe('a session', () => {
     });
   });
 
-  it('of a tenant that is signed out by an operator does not count, also where a backup brings it back', async () => {
+  it('of a tenant that an operator signed out does not count, even if a backup brings it back', async () => {
     const other = await service.createTenant();
     const before = other.adminToken;
     expect(await me(before, replica)).toBe(200);
     expect((await call('POST', `/tenants/${other.id}/sign-out`, service.operatorToken)).status).toBe(204);
-    // The row is still there, as after a restore.
+    // The row still exists, as after a restore.
     expect(await me(before)).toBe(401);
     await expect.poll(() => me(before, replica), { timeout: PROMISE }).toBe(401);
     const { body } = await service.send<SignedIn>('POST', '/auth/login', {
@@ -530,7 +537,7 @@ describe('a session', () => {
     expect((await call('POST', `/tenants/${unknown}/sign-out`, service.operatorToken)).status).toBe(404);
   });
 
-  it('belongs to the user that it began for: a token of another that names it is refused', async () => {
+  it('belongs to one user: a token of another user that names it is refused', async () => {
     const [user, other] = [await newUser(), await newUser()];
     const { sessionId } = service.app.tokens.verify((await user.signIn()).accessToken);
     const forged = service.app.tokens.sign({ kind: 'user', tenantId: tenant.id, userId: other.id, sessionId });
@@ -542,7 +549,7 @@ describe('an operator', () => {
   const login = async (password = OPERATOR.password): Promise<Answer<SignedIn>> =>
     service.send<SignedIn>('POST', '/auth/operator/login', { body: { email: OPERATOR.email, password } });
 
-  it('has sessions in the registry: refreshed, listed, ended', async () => {
+  it('has sessions in the registry, which can be refreshed, listed and ended', async () => {
     const first = (await login()).body;
     const second = await refresh(first.refreshToken, replica);
     expect(second.status).toBe(200);
@@ -555,7 +562,7 @@ describe('an operator', () => {
     await expectRefused(refresh(second.body.refreshToken));
   });
 
-  it('loses a session whose refresh token is used again, also after the key of that token is gone', async () => {
+  it('loses a session whose refresh token is reused, even after the key of that token is gone', async () => {
     const keyed = (byte: number): Promise<TestService> =>
       startService({ registry, env: { REFRESH_TOKEN_KEYS: `k${byte}:${Buffer.alloc(32, byte).toString('base64')}` } });
     const [former, latter] = [await keyed(1), await keyed(2)];
@@ -571,7 +578,7 @@ describe('an operator', () => {
     }
   });
 
-  it('begins no session where the password changes between the look at it and the begin', async () => {
+  it('gets no session if the password changes between its check and the beginning', async () => {
     const name = service.config.registry.connection.database;
     const change = sql`update operators set password = 'another hash' where email = ${OPERATOR.email}`;
     const before = await asSuperuser(name, (db) =>
@@ -585,7 +592,7 @@ describe('an operator', () => {
     expect((await login()).status).toBe(200);
   });
 
-  it('changes its password, which ends its other sessions', async () => {
+  it('ends its other sessions by changing its password', async () => {
     const [own, other] = [(await login()).body, (await login()).body];
     const change = (currentPassword: string, newPassword: string): Promise<Answer> =>
       call('POST', '/auth/password', own.accessToken, { currentPassword, newPassword });
@@ -599,7 +606,7 @@ describe('an operator', () => {
   });
 });
 
-/** What `act` answers where a change, begun before it, is there as soon as `act` waits for its end. */
+/** The answer of `act` while a change, begun before, is committed as soon as `act` waits for it. */
 async function whileChanging<T>(database: string, change: ReturnType<typeof sql>, act: () => Promise<T>): Promise<T> {
   return asSuperuser(database, async (db) => {
     const { acting } = await db.transaction().execute(async (trx) => {

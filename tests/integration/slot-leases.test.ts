@@ -1,5 +1,5 @@
-// Several replicas and one registry: together they never lease more slots than the budget, whoever stops, hangs, dies or
-// cannot reach the registry.
+// Several replicas and one registry: together they never lease more slots than the budget, even if a replica stops, hangs, dies
+// or cannot reach the registry.
 import { sql, type Kysely } from 'kysely';
 import { randomUUID } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -20,7 +20,7 @@ const LIMITS = { max: 3, acquireTimeout: 5_000, timeout: 5_000, idleTimeoutMilli
 const BUSY = expect.objectContaining({ name: 'DatabaseFault', kind: 'busy' }) as unknown;
 const UNAVAILABLE = expect.objectContaining({ name: 'DatabaseFault', kind: 'unavailable' }) as unknown;
 
-/** A pool of which the test says what its connections do; one that is asked to close takes a moment. */
+/** A pool whose connections the test controls; closing one takes a moment. */
 class Pool {
   readonly busy: Slot[] = [];
   readonly unused: Slot[] = [];
@@ -35,7 +35,7 @@ class Pool {
     });
   }
 
-  /** Connections that are open and have not been asked to close. */
+  /** Connections that are open and were not asked to close. */
   get open(): number {
     return this.busy.length + this.unused.length;
   }
@@ -54,7 +54,7 @@ class Pool {
     return slot !== undefined;
   }
 
-  /** Gives the connections back, which stay open where nobody else needs them more. */
+  /** Releases the connections, which stay open until another pool needs them. */
   giveBack(): void {
     for (const slot of this.busy.splice(0)) {
       if (this.membership.mustYield()) closeSoon(slot);
@@ -86,7 +86,7 @@ interface Replica {
 interface Scene {
   /** The registry as its superuser sees it. */
   readonly registry: Kysely<Registry>;
-  /** The way of the replicas to the registry that were started with it. */
+  /** The proxy through which some replicas reach the registry. */
   readonly proxy: Proxy;
   readonly start: (options?: {
     budget?: number;
@@ -94,11 +94,11 @@ interface Scene {
     openConnections?: SlotLeasesDeps['openConnections'];
     kind?: SlotKind;
   }) => Replica;
-  /** Slots by replica, as the registry knows them. */
+  /** Slots by replica, as the registry has them. */
   readonly slots: () => Promise<Record<string, number>>;
 }
 
-/** A registry of its own, and all that is started on it ends with the test. */
+/** A separate registry. It and everything started on it end with the test. */
 async function scene(): Promise<Scene> {
   const database = await createRegistry();
   const { superuser, registryOwner } = inject('cluster');
@@ -148,7 +148,7 @@ const sum = (slots: Record<string, number>): number => Object.values(slots).redu
 const soon = { timeout: 5_000, interval: 20 };
 
 describe('replicas', () => {
-  it('never hold more together than the budget under a load that wants three times as much, and serve all of it', async () => {
+  it('never hold more than the budget together under three times that load, and serve all of it', async () => {
     const BUDGET = 12;
     const { start, slots } = await scene();
     const replicas = [1, 2, 3].map(() => start({ budget: BUDGET }));
@@ -189,7 +189,7 @@ describe('replicas', () => {
       expect(governor.stats()).toMatchObject({ used: 0, waiting: 0, refused: 0, timedOut: 0 });
   }, 40_000);
 
-  it('take slots in blocks, and give back what they have not needed for a while', async () => {
+  it('take slots in blocks, and give back slots that they have not needed for a while', async () => {
     const { start, slots } = await scene();
     const { id, governor } = start();
     const pool = new Pool(governor, 'a');
@@ -201,7 +201,7 @@ describe('replicas', () => {
     await expect.poll(slots, soon).toEqual({ [id]: 8 });
   });
 
-  it('close no connection for one that waits while the registry has slots left', async () => {
+  it('close no connection for a waiting pool while the registry has free slots', async () => {
     const { start } = await scene();
     const { governor } = start();
     const [a, b] = [new Pool(governor, 'a'), new Pool(governor, 'b')];
@@ -212,7 +212,7 @@ describe('replicas', () => {
     expect(governor.stats()).toMatchObject({ used: 16, evictions: 0 });
   });
 
-  it('that hold more than their share close unused connections for one that lacks some, and no more than that', async () => {
+  it('with more than their share close unused connections for a replica with less, and no further ones', async () => {
     const { start, slots } = await scene();
     const [one, other] = [start(), start()];
     const [a, b] = [new Pool(one.governor, 'a'), new Pool(other.governor, 'b')];
@@ -227,7 +227,7 @@ describe('replicas', () => {
     expect(await slots()).toEqual({ [one.id]: 12, [other.id]: 12 });
   });
 
-  it('that use more than their share give it up as their connections are given back', async () => {
+  it('with more than their share in use give back slots as their connections are released', async () => {
     const { start, slots } = await scene();
     const [one, other] = [start(), start()];
     const [a, b] = [new Pool(one.governor, 'a'), new Pool(other.governor, 'b')];
@@ -241,7 +241,7 @@ describe('replicas', () => {
     await expect.poll(slots, soon).toEqual({ [one.id]: 19, [other.id]: 5 });
   });
 
-  it('go by the smallest budget where they were told different ones', async () => {
+  it('use the smallest budget if their configurations differ', async () => {
     const { start, slots } = await scene();
     const one = start({ budget: 24 });
     const a = new Pool(one.governor, 'a');
@@ -256,7 +256,7 @@ describe('replicas', () => {
     expect(a.open + b.open).toBeLessThanOrEqual(10);
   });
 
-  it('give everything back when they end', async () => {
+  it('give back all slots when they stop', async () => {
     const { start, slots } = await scene();
     const { leases, governor } = start();
     const pool = new Pool(governor, 'a');
@@ -269,7 +269,7 @@ describe('replicas', () => {
     expect(await slots()).toEqual({});
   });
 
-  it('hold none of the reserve that they do not need', async () => {
+  it('keep no slots of the reserve that they do not need', async () => {
     const { start, slots } = await scene();
     const { id, governor } = start({ kind: 'reserve' });
     const pool = new Pool(governor, 'provisioning');
@@ -280,8 +280,8 @@ describe('replicas', () => {
   });
 });
 
-describe('a change that is being written', () => {
-  /** Makes the registry take its time over what fits `when`. */
+describe('a change of a lease that is being written', () => {
+  /** Delays the registry's changes that match `when`. */
   async function slow(registry: Kysely<Registry>, change: 'insert' | 'update', when: string): Promise<void> {
     await sql`create function slow() returns trigger language plpgsql as 'begin perform pg_sleep(0.5); return new; end'`.execute(
       registry,
@@ -290,7 +290,7 @@ describe('a change that is being written', () => {
       execute function slow()`.execute(registry);
   }
 
-  it('has its slots out of use before anybody can count them free', async () => {
+  it('takes its slots out of use before another replica can count them as free', async () => {
     const { start, slots, registry } = await scene();
     const [one, other] = [start(), start()];
     const [a, b] = [new Pool(one.governor, 'a'), new Pool(other.governor, 'b')];
@@ -304,7 +304,7 @@ describe('a change that is being written', () => {
     expect(await slots()).toMatchObject({ [other.id]: 12 });
   });
 
-  it('stays at the end of its replica where a connection of it may live on, and is given back elsewhere', async () => {
+  it('keeps the slots of a stopped replica while it may have a connection, and gives them back otherwise', async () => {
     const { start, slots } = await scene();
     const { id, leases, governor } = start();
     const pool = new Pool(governor, 'a');
@@ -316,7 +316,7 @@ describe('a change that is being written', () => {
     expect(await slots()).toEqual({});
   });
 
-  it('does not survive the end of its replica', async () => {
+  it('does not outlive its replica', async () => {
     const { start, slots, registry } = await scene();
     await slow(registry, 'insert', 'true');
     const { leases, governor } = start();
@@ -329,8 +329,8 @@ describe('a change that is being written', () => {
   });
 });
 
-describe('a lease that is gone', () => {
-  it('is taken anew, and where less is left the unused connections over it close', async () => {
+describe('a lost lease', () => {
+  it('is taken again, and if fewer slots are left, unused connections beyond them close', async () => {
     const { start, slots, registry } = await scene();
     const { id, governor } = start();
     const pool = new Pool(governor, 'a');
@@ -349,7 +349,7 @@ describe('a lease that is gone', () => {
     expect(pool.tryTake()).toBe(false);
   });
 
-  it('while the process stood still opens nothing, though no timer has told the process yet', async () => {
+  it('is not used to open connections after a pause of the process, even before its timers ran', async () => {
     const { start, registry, slots } = await scene();
     const { id, governor } = start();
     const pool = new Pool(governor, 'a');
@@ -364,8 +364,8 @@ describe('a lease that is gone', () => {
   });
 });
 
-describe('a replica that died', () => {
-  it('keeps its slots while the server has a connection of it, and loses them when that is gone', async () => {
+describe('a dead replica', () => {
+  it('keeps its slots while the server has a connection of it, and then loses them', async () => {
     const { start, slots, proxy } = await scene();
     const { superuser, provisioner } = inject('cluster');
     const cluster = createDatabase<unknown>(provisioner, LIMITS, {
@@ -402,7 +402,7 @@ describe('a replica that died', () => {
     await taken;
     expect(await slots()).toEqual({ [survivor.id]: 8 });
 
-    // It was not dead, only cut off: without a connection it opens none, and what it is given anew fits.
+    // It was only cut off: without a connection it opens none, and its new lease fits.
     expect(pool.tryTake()).toBe(false);
     await expect(pool.take(1)).rejects.toEqual(UNAVAILABLE);
     proxy.mode = 'pass';
@@ -411,7 +411,7 @@ describe('a replica that died', () => {
     expect(sum(await slots())).toBeLessThanOrEqual(24);
   }, 20_000);
 
-  it('keeps them where only the second look finds a connection, and where the server cannot be asked', async () => {
+  it('keeps its slots if a second look finds a connection, or if the server cannot be reached', async () => {
     const { start, slots, proxy } = await scene();
     const answers = [0, 1];
     const openConnections = vi.fn<SlotLeasesDeps['openConnections']>(async () => {
@@ -430,9 +430,9 @@ describe('a replica that died', () => {
   });
 });
 
-describe('without the registry', () => {
+describe('without the registry,', () => {
   it.each(['refuse', 'hang'] as const)(
-    'replicas go on with the slots they have, and lose none when it is back (%s)',
+    'replicas continue with their slots, and lose none when it is back (%s)',
     async (mode) => {
       const { start, slots, proxy } = await scene();
       const openConnections = vi.fn<SlotLeasesDeps['openConnections']>(async () => Promise.resolve(0));
@@ -461,7 +461,7 @@ describe('without the registry', () => {
   );
 
   it.each(['refuse', 'hang'] as const)(
-    'whoever needs the first slot is told so at once, and has it when the registry is back (%s)',
+    'a replica without slots answers 503 at once, and gets slots when the registry is back (%s)',
     async (mode) => {
       const { start, proxy } = await scene();
       const { governor } = start({ proxy });

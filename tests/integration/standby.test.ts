@@ -1,5 +1,5 @@
-// Standby databases on real servers: they are kept ready, nobody can enter them before they are claimed, each becomes one
-// tenant's, and what is of no use goes.
+// Standby databases on real servers: they are kept ready, accept no connection before they are claimed, each becomes the database
+// of one tenant, and useless ones are dropped.
 import { sql, type Kysely } from 'kysely';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { Registry } from '../../db/registry/registry-schema.js';
@@ -42,14 +42,14 @@ function make(service: TestService, slug = `standby-${(slugs += 1)}`): Promise<A
   });
 }
 
-/** Makes exactly so many ready. */
+/** Keeps exactly this number ready. */
 async function keep(count: number): Promise<readonly StandbyRecord[]> {
   await registry.updateTable('clusters').set({ standby_target: count }).execute();
   let all: readonly StandbyRecord[] = [];
-  // The other replica may be at it at this moment, with another number.
+  // The other replica may run the job at this moment, with another number.
   await eventually(`${count} are ready`, async () => {
     await first.app.engine.housekeeping.runNow('standby databases');
-    // What was in somebody's hands at that moment is left to it.
+    // A database that was being made at that moment is left to its maker.
     await first.app.engine.housekeeping.runNow('reconciler');
     all = await listStandby(registry);
     return all.length === count && all.every(({ ready }) => ready);
@@ -57,7 +57,7 @@ async function keep(count: number): Promise<readonly StandbyRecord[]> {
   return all;
 }
 
-/** What PostgreSQL itself says of the database and the role of a name. */
+/** The server's own view of the database and the role of a name. */
 async function onServer(name: string): Promise<{ allowed: boolean; login: boolean } | undefined> {
   const { rows } = await asSuperuser('postgres', (db) =>
     sql<{ allowed: boolean; login: boolean }>`
@@ -67,7 +67,7 @@ async function onServer(name: string): Promise<{ allowed: boolean; login: boolea
   return rows[0];
 }
 
-/** The SQLSTATE with which a standby's own role is turned away. */
+/** The SQLSTATE with which a standby's own role is refused. */
 async function entering({ id, dbName, dbUser, dbPassword }: StandbyRecord): Promise<string> {
   const { host, port } = first.config.tenants.provisioner;
   const password = createEnvelope(first.config.encryptionKeys).open(dbPassword, { id, host, port, user: dbUser });
@@ -80,7 +80,7 @@ async function entering({ id, dbName, dbUser, dbPassword }: StandbyRecord): Prom
   return outcome;
 }
 
-it('is closed to its own role too until it is claimed, and is then the tenant’s, under the id that it had', async () => {
+it('a standby database refuses even its own role until it is claimed, and is then the tenant’s, with the same id', async () => {
   const [standby] = await keep(1);
   if (!standby) throw new Error('there is no standby database');
   expect(await onServer(standby.dbName)).toEqual({ allowed: false, login: false });
@@ -101,7 +101,7 @@ it('is closed to its own role too until it is claimed, and is then the tenant’
   expect(await signIn(made.body.id)).toBe(200);
 });
 
-it('is replaced by itself after a claim', async () => {
+it('a standby database is replaced by a job after a claim', async () => {
   const [before] = await keep(1);
   expect((await make(first)).status).toBe(201);
   await expect
@@ -109,7 +109,7 @@ it('is replaced by itself after a claim', async () => {
     .toEqual([expect.not.stringMatching(before?.id ?? '')]);
 });
 
-it('is made, and dropped, as soon as an operator asks for another number', async () => {
+it('a standby database is created or dropped as soon as an operator asks for another number', async () => {
   await keep(0);
   const { body } = await first.send<{ data: { id: string }[] }>('GET', '/clusters', { token: first.operatorToken });
   for (const standbyTarget of [1, 0]) {
@@ -122,7 +122,7 @@ it('is made, and dropped, as soon as an operator asks for another number', async
   }
 });
 
-it('is not used where the marker in it is another tenant’s', async () => {
+it('a standby database is not used if its marker names another tenant', async () => {
   const [standby] = await keep(1);
   if (!standby) throw new Error('there is no standby database');
   const name = sql.id(standby.dbName);
@@ -134,7 +134,7 @@ it('is not used where the marker in it is another tenant’s', async () => {
   expect(await onServer(standby.dbName)).toBeUndefined();
 });
 
-it('gives 20 claims at once of 5 of them, on two replicas, a database each', async () => {
+it('20 simultaneous claims of 5 standby databases on two replicas get a database each', async () => {
   const standbys = await keep(5);
   const answers = await Promise.all(
     Array.from({ length: 20 }, (_, index) => make(index % 2 === 0 ? first : second, `claim-${index}`)),
@@ -147,11 +147,11 @@ it('gives 20 claims at once of 5 of them, on two replicas, a database each', asy
   expect(ids.filter((id) => waiting.includes(id))).toEqual([]);
   const rows = await Promise.all(ids.map((id) => findTenant(registry, id)));
   expect(new Set(rows.map((row) => row?.dbName)).size).toBe(20);
-  // A pool serves a database only where its marker names the tenant.
+  // A pool serves a database only if its marker names the tenant.
   for (const id of ids) expect(await signIn(id)).toBe(200);
 });
 
-it('is not taken from under a claim by the reconciler or by a smaller number to keep', async () => {
+it('a standby database that is being claimed is not dropped by the reconciler or for a smaller number', async () => {
   await keep(5);
   await registry.updateTable('clusters').set({ standby_target: 0 }).execute();
   const [answers] = await Promise.all([
@@ -165,7 +165,7 @@ it('is not taken from under a claim by the reconciler or by a smaller number to 
   await keep(0);
 });
 
-describe('is dropped with its role', () => {
+describe('a standby database is dropped with its role', () => {
   it.each<[string, () => Promise<unknown>]>([
     [
       'where its cluster takes no more tenants',
@@ -199,7 +199,7 @@ describe('is dropped with its role', () => {
   });
 });
 
-it('of a build that is newer is left to that build', async () => {
+it('a standby database of a newer build is left to that build', async () => {
   const [standby] = await keep(1);
   await registry.updateTable('standby_databases').set({ schema_version: '9999_later' }).execute();
   await first.app.engine.housekeeping.runNow('standby databases');
@@ -212,7 +212,7 @@ it('of a build that is newer is left to that build', async () => {
   await keep(0);
 });
 
-it('that was claimed before the registry was restored from a backup is no other tenant’s, and keeps its data', async () => {
+it('a standby database that was claimed after the registry’s backup goes to no other tenant, and keeps its data', async () => {
   const [standby] = await keep(1);
   if (!standby) throw new Error('there is no standby database');
   await registry.updateTable('clusters').set({ standby_target: 0 }).execute();

@@ -1,4 +1,4 @@
-// The tenant pools at work: built once, proved, retired without hurting a request, and gone when they should be.
+// The tenant pools at work: built once, checked, retired without failing a request, and closed in time.
 import { sql, type Kysely } from 'kysely';
 import { PassThrough } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -27,7 +27,7 @@ import {
 import { passwordOf, rowOf } from '../support/tenants.js';
 
 let registry: string;
-/** Makes the tenants; the services under test share its registry and begin cold. */
+/** Makes the tenants; the services under test share its registry and start cold. */
 let home: TestService;
 
 beforeAll(async () => {
@@ -41,7 +41,7 @@ function coldService(env: Record<string, string> = {}): Promise<TestService> {
 }
 
 describe('a cold tenant', () => {
-  it('gets one pool and one connection from 200 that ask at once, proved once', async () => {
+  it('gets one pool and one connection for 200 simultaneous calls, with one check', async () => {
     const row = await rowOf(home, await home.createTenant());
     let built = 0;
     let proved = 0;
@@ -77,7 +77,7 @@ describe('a cold tenant', () => {
     expect(pools.stats()).toEqual({ pools: 1, connections: 1 });
   });
 
-  it('answers 200 requests at once, over no more connections than its pool may have', async () => {
+  it('answers 200 simultaneous requests with no more connections than its pool may have', async () => {
     const tenant = await home.createTenant();
     const { dbName } = await rowOf(home, tenant);
     const before = await sessionsIn(dbName);
@@ -119,7 +119,7 @@ it('builds no pool from the record that a request was admitted with, if the tena
 });
 
 describe('a failed build', () => {
-  it('stays with its tenant, and is not remembered: once the row is mended it is served, by the same process', async () => {
+  it('affects its tenant only, and is not cached: the same process serves the tenant once its row is right', async () => {
     const [tenant, neighbour] = [await home.createTenant(), await home.createTenant()];
     const { dbName } = await rowOf(home, tenant);
     await changeRow(tenant, { db_name: 'no_such_database' });
@@ -138,7 +138,7 @@ describe('a failed build', () => {
   });
 });
 
-describe('the wrong database behind a row', () => {
+describe('a tenant’s row with the wrong database,', () => {
   const lines: string[] = [];
   let cold: TestService;
   let other: TestTenant;
@@ -176,7 +176,7 @@ describe('the wrong database behind a row', () => {
         await changeRow(tenant, { db_name: dbName, db_user: dbUser, db_password: dbPassword });
       },
     ],
-  ])('%s, is not served: 503, and a line in the log', async (_what, mixUp) => {
+  ])('%s, gets 503 and a line in the log', async (_what, mixUp) => {
     const tenant = await home.createTenant();
     await mixUp(tenant);
     for (const url of ['/products', '/users', `/users/${tenant.adminId}`]) {
@@ -191,7 +191,7 @@ describe('the wrong database behind a row', () => {
     await expect.poll(() => cold.app.engine.tenantPools.stats().pools).toBe(0);
   });
 
-  it('is asked once a second and not by each request, and served when it is right again', async () => {
+  it('is tested once a second, not by each request, and served when it is right again', async () => {
     const tenant = await home.createTenant();
     await inDatabaseOf(tenant, (db) => db.updateTable('tenant_marker').set({ tenant_id: other.id }).execute());
     lines.length = 0;
@@ -207,7 +207,7 @@ describe('the wrong database behind a row', () => {
 });
 
 describe('an idle pool', () => {
-  it('is closed after its time, and built again by the next request', async () => {
+  it('is closed after its time, and built again for the next request', async () => {
     const tenant = await home.createTenant();
     const { dbName } = await rowOf(home, tenant);
     const before = await sessionsIn(dbName);
@@ -221,7 +221,7 @@ describe('an idle pool', () => {
     expect(cold.app.engine.tenantPools.stats().pools).toBe(1);
   });
 
-  it('is not closed under a running query', async () => {
+  it('is not closed during a running query', async () => {
     const tenant = await home.createTenant();
     const product = await makeProduct(tenant);
     const cold = await coldService({ POOL_CLOSE_AFTER_MS: '100' });
@@ -236,7 +236,7 @@ describe('an idle pool', () => {
 });
 
 describe('changed pool options', () => {
-  it('are in force for the next request, while what runs on the old pool finishes', async () => {
+  it('take effect for the next request, while running requests finish on the old pool', async () => {
     const tenant = await home.createTenant();
     const { dbName } = await rowOf(home, tenant);
     const product = await makeProduct(tenant);
@@ -256,7 +256,7 @@ describe('changed pool options', () => {
     );
     expect(rows).toEqual([{ timeout: '20s' }]);
 
-    // Longer than a retired pool is kept for requests that have not asked it for anything yet.
+    // Longer than a retired pool is kept for requests that have not used it yet.
     await sleep(1_500);
     await lock.release();
     expect(await stuck).toMatchObject({ status: 200, body: { name: 'Late' } });
@@ -265,7 +265,7 @@ describe('changed pool options', () => {
       .toEqual([]);
   });
 
-  it('do not hurt a request whose body is still arriving', async () => {
+  it('do not fail a request whose body is still arriving', async () => {
     const tenant = await home.createTenant();
     const body = new PassThrough();
     const arriving = home.app.inject({
@@ -274,7 +274,7 @@ describe('changed pool options', () => {
       headers: { authorization: `Bearer ${tenant.adminToken}`, 'content-type': 'application/json' },
       payload: body,
     });
-    // Somebody reads the body: the request has its database by now.
+    // The body is being read: the request has its database by now.
     await expect.poll(() => body.isPaused() || body.readableFlowing, { timeout: 10_000 }).toBe(true);
     const { status } = await home.send('PATCH', `/tenants/${tenant.id}`, {
       token: home.operatorToken,
@@ -285,7 +285,7 @@ describe('changed pool options', () => {
     expect((await arriving).statusCode).toBe(201);
   });
 
-  it('make no request fail, however often they change', async () => {
+  it('fail no request, however often they change', async () => {
     const tenant = await home.createTenant();
     const statuses = new Map<number, number>();
     let done = false;
@@ -316,7 +316,7 @@ describe('changed pool options', () => {
 });
 
 describe('a retired pool', () => {
-  it('fails no read, no write and no transaction, a thousand times over, and leaves no connection', async () => {
+  it('fails no read, no write and no transaction in a thousand rounds, and leaves no connection', async () => {
     const tenant = await home.createTenant();
     const { dbName } = await rowOf(home, tenant);
     const db = home.app.engine.tenantPools.database(tenant.id);
@@ -363,8 +363,8 @@ describe('a retired pool', () => {
   }, 60_000);
 });
 
-describe('ten thousand tenants known and a thousand pools touched', () => {
-  it('add less than 100 MB, and hold no connection when they are idle', async () => {
+describe('ten thousand cached tenants and a thousand used pools', () => {
+  it('need less than 100 MB, and hold no connection when they are idle', async () => {
     const gc = exposedGc();
     const row = await rowOf(home, await home.createTenant());
     const idOf = (number: number): string => `00000000-0000-7000-8000-${String(number).padStart(12, '0')}`;
@@ -374,7 +374,7 @@ describe('ten thousand tenants known and a thousand pools touched', () => {
     const rows = new Map<string, TenantRecord>();
     for (let number = 0; number < 10_000; number += 1) {
       const id = idOf(number);
-      // Everything that a row holds, so that it weighs what a row weighs; only the database is one and the same.
+      // A full row, for its real size; only the database is the same for all.
       rows.set(id, { ...row, id, slug: `tenant-${number}`, name: `Tenant ${number}`, poolOptions: { max: 3 } });
     }
     const governor = createGovernor({ slots: 20 });
@@ -412,21 +412,21 @@ describe('ten thousand tenants known and a thousand pools touched', () => {
   }, 60_000);
 });
 
-/** The garbage collector, so that only what is held counts. */
+/** The garbage collector, so that only reachable memory counts. */
 function exposedGc(): () => void {
   setFlagsFromString('--expose-gc');
   return runInNewContext('gc') as () => void;
 }
 
 describe('an exhausted pool', () => {
-  it('answers 503 with Retry-After within the acquire timeout, and serves again when it is free', async () => {
+  it('answers 503 with Retry-After within the acquire timeout, and serves again when a connection is free', async () => {
     const tenant = await home.createTenant();
     const product = await makeProduct(tenant);
     const cold = await coldService({ POOL_MAX: '1', POOL_ACQUIRE_TIMEOUT_MS: '300' });
     const lock = await lockProduct(tenant, product);
     const stuck = cold.send('PATCH', `/products/${product}`, { token: tenant.adminToken, body: { name: 'Late' } });
     await lock.awaited();
-    // Answered while the lock is still held: the acquire timeout ends the wait, and nothing else does.
+    // Answered while the lock is still held: only the acquire timeout can have ended the wait.
     const refused = await Promise.all(
       ['/products', '/users', '/auth/me'].map((url) => cold.send('GET', url, { token: tenant.adminToken })),
     );
@@ -459,7 +459,7 @@ describe('app.close()', () => {
   });
 });
 
-/** As somebody with psql would: without the service, which therefore learns of it within a second. */
+/** As psql would: without the service, which therefore learns of it within a second. */
 async function changeRow(
   tenant: TestTenant,
   changes: { db_name?: string; db_user?: string; db_password?: string },
@@ -483,7 +483,7 @@ async function makeProduct(tenant: TestTenant): Promise<string> {
   return made.body.id;
 }
 
-/** Locks a product's row from outside, so that a PATCH of it waits for as long as the test likes. */
+/** Locks a product's row from outside, so that a PATCH of it waits until the lock is released. */
 async function lockProduct(
   tenant: TestTenant,
   id: string,
@@ -506,7 +506,7 @@ async function lockProduct(
   onTestFinished(release);
   await Promise.race([taken, transaction]);
   return {
-    /** Resolves when somebody waits for the lock. */
+    /** Resolves when a session waits for the lock. */
     awaited: async () => {
       const blocked = async (): Promise<number> => {
         const { rows } = await sql`

@@ -43,7 +43,7 @@ afterAll(() => service.close());
 
 type OperatorsAct = Exclude<TenantAct, 'activate' | 'abandon'>;
 
-/** Each act as it is asked for; two of them can be in two ways. */
+/** Each act by its request; two of them have two requests. */
 const asks: readonly (readonly [OperatorsAct, 'POST' | 'PATCH' | 'DELETE', string, object?])[] = [
   ['suspend', 'POST', '/suspend'],
   ['suspend', 'PATCH', '', { active: false }],
@@ -66,7 +66,7 @@ function act(name: OperatorsAct, id: string): Promise<Answer<Tenant>> {
   return ask(asks.find(([each]) => each === name) ?? expect.fail(name), id);
 }
 
-/** Brings a new tenant into a state, by acts as far as there are any. */
+/** Brings a new tenant into a state, by acts as far as possible. */
 async function inState(status: TenantStatus, before: 'active' | 'suspended' = 'active'): Promise<TestTenant> {
   const tenant = await service.createTenant();
   if (status === 'suspended' || before === 'suspended') expect((await act('suspend', tenant.id)).status).toBe(200);
@@ -91,7 +91,7 @@ async function actsOn(id: string): Promise<string[]> {
   return rows.map(({ action }) => action);
 }
 
-/** Whether PostgreSQL lets the tenant's role in, by its catalog; undefined where there is no such database. */
+/** Whether PostgreSQL accepts the tenant's role, by its catalog; undefined without such a database. */
 async function isOpen({ dbName, dbUser }: TenantRecord): Promise<boolean | undefined> {
   const { rows } = await asSuperuser('postgres', (db) =>
     sql<{ open: boolean }>`
@@ -103,7 +103,7 @@ async function isOpen({ dbName, dbUser }: TenantRecord): Promise<boolean | undef
 
 async function sessionsIn(database: string): Promise<number> {
   const { rows } = await asSuperuser('postgres', (db) =>
-    // An autovacuum worker in it is nobody's session.
+    // An autovacuum worker in it is no client's session.
     sql<{ count: number }>`
       select count(*)::int as count from pg_stat_activity
       where datname = ${database} and backend_type = 'client backend'`.execute(db),
@@ -111,7 +111,7 @@ async function sessionsIn(database: string): Promise<number> {
   return rows[0]?.count ?? -1;
 }
 
-/** Enters the tenant's database as its role, with its password. Returns the SQLSTATE of the refusal. */
+/** Connects to the tenant's database as its role, with its password. Returns the SQLSTATE of the refusal. */
 async function enter(row: TenantRecord): Promise<string | undefined> {
   const handle = enterAs({ row, password: passwordOf(service, row) });
   try {
@@ -134,7 +134,7 @@ const asUser = ({ adminToken }: TestTenant): Promise<Answer<Tenant>> =>
 
 const pairs = tenantStatuses.flatMap((status) => asks.map((how) => [status, how[1] + how[2], how] as const));
 
-describe('every pair of state and act is what the table says:', () => {
+describe('every pair of state and act has the result of the table:', () => {
   it.each(pairs)('%s, %s', async (status, _name, how) => {
     const [name] = how;
     const tenant = await inState(status);
@@ -164,12 +164,12 @@ describe('every pair of state and act is what the table says:', () => {
     expect(await isOpen(after)).toBe(to === 'active');
     if (answer.status === 200)
       expect(answer.body).toMatchObject({ id: tenant.id, status: to, active: to === 'active' });
-    // What led nowhere is no act.
+    // An act without a change leaves no row.
     expect((await actsOn(tenant.id)).length - acts.length).toBe(to === status ? 0 : 1);
     if (to === status) expect(after).toEqual(before);
   });
 
-  it('and an unknown tenant is 404, for a user 403', async () => {
+  it('an unknown tenant gets 404, and a user 403', async () => {
     const tenant = await service.createTenant();
     for (const how of asks) {
       const unknown = await ask(how, UNKNOWN_ID);
@@ -182,7 +182,7 @@ describe('every pair of state and act is what the table says:', () => {
 });
 
 describe('a suspended tenant', () => {
-  it('is refused by the service and by PostgreSQL, and served again when it is resumed', async () => {
+  it('is refused by the service and by PostgreSQL, and served again after the resumption', async () => {
     const tenant = await service.createTenant();
     const row = await rowOf(service, tenant);
     expect((await asUser(tenant)).status).toBe(200);
@@ -200,7 +200,7 @@ describe('a suspended tenant', () => {
     expect(await signIn(tenant)).toBe(200);
   });
 
-  it('is changed together with what else is in the body, or not at all', async () => {
+  it('is changed with all other fields of the request, or not at all', async () => {
     const [tenant, other] = [await service.createTenant(), await service.createTenant()];
     const patch = (body: object): Promise<Answer<Tenant>> =>
       service.send<Tenant>('PATCH', `/tenants/${tenant.id}`, { token: service.operatorToken, body });
@@ -219,7 +219,7 @@ describe('a suspended tenant', () => {
 });
 
 describe('a deleted tenant', () => {
-  it('is to its users one that is gone, and closed in PostgreSQL', async () => {
+  it('answers its users as an unknown tenant does, and is closed in PostgreSQL', async () => {
     const tenant = await service.createTenant();
     const refresh = await service.send<{ refreshToken: string }>('POST', '/auth/login', {
       body: { tenant: tenant.slug, email: ADMIN.email, password: ADMIN.password },
@@ -242,7 +242,7 @@ describe('a deleted tenant', () => {
     expect([deleted.status, refreshed.status, refreshed.body['code']]).toEqual([401, 401, 'invalid-refresh-token']);
   });
 
-  it.each(['active', 'suspended'] as const)('comes back as what it was: %s', async (before) => {
+  it.each(['active', 'suspended'] as const)('is restored to its former state: %s', async (before) => {
     const tenant = await inState('deleted', before);
     const shown = await service.send<Tenant>('GET', `/tenants/${tenant.id}`, { token: service.operatorToken });
     const { deletedAt, purgeAfter } = shown.body;
@@ -256,7 +256,7 @@ describe('a deleted tenant', () => {
     expect(await signIn(tenant)).toBe(200);
   });
 
-  it('is purged when its grace is over, and not before', async () => {
+  it('is purged after its grace time, and not before', async () => {
     const [over, within] = [await inState('deleted'), await inState('deleted', 'suspended')];
     const gone = await rowOf(service, over);
     const { registry, housekeeping } = service.app.engine;
@@ -273,7 +273,7 @@ describe('a deleted tenant', () => {
     expect((await act('restore', within.id)).body.status).toBe('suspended');
   });
 
-  it('whose removal came to a halt is removed by the reconciler', async () => {
+  it('whose removal was interrupted is removed by the reconciler', async () => {
     const tenant = await service.createTenant();
     const row = await rowOf(service, tenant);
     const { registry, housekeeping } = service.app.engine;
@@ -285,7 +285,7 @@ describe('a deleted tenant', () => {
     expect(await isOpen(row)).toBeUndefined();
   });
 
-  it('whose database was not marked as deleted keeps it, whatever the row says, until a person asks', async () => {
+  it('whose database was not marked as deleted keeps it, whatever its row says, until an operator purges it', async () => {
     const tenant = await service.createTenant();
     const row = await rowOf(service, tenant);
     const { registry, housekeeping } = service.app.engine;
@@ -299,8 +299,8 @@ describe('a deleted tenant', () => {
   });
 });
 
-describe('a database that does not agree with its tenant’s row', () => {
-  it('is opened or closed, whatever the reason, and others are left alone', async () => {
+describe('a database that disagrees with its tenant’s row', () => {
+  it('is opened or closed, whatever the reason, and other databases are not touched', async () => {
     const [opened, closed, busy, right] = await Promise.all([
       inState('suspended'),
       inState('active'),
@@ -325,7 +325,7 @@ describe('a database that does not agree with its tenant’s row', () => {
     expect((await asUser(right)).status).toBe(200);
   });
 
-  it('is left alone while somebody is at work on the tenant', async () => {
+  it('is not touched while another worker holds the tenant’s lock', async () => {
     const tenant = await inState('suspended');
     const row = await rowOf(service, tenant);
     const { housekeeping } = service.app.engine;
@@ -343,12 +343,12 @@ describe('a database that does not agree with its tenant’s row', () => {
     expect(await isOpen(row)).toBe(false);
   });
 
-  it('is emptied where somebody is still in a closed one', async () => {
+  it('loses its open sessions if it is closed', async () => {
     const tenant = await service.createTenant();
     const row = await rowOf(service, tenant);
     expect((await asUser(tenant)).status).toBe(200);
     expect(await sessionsIn(row.dbName)).toBeGreaterThan(0);
-    // By hand, past everything: the row is turned, and the pool of this process does not hear of it in time.
+    // By hand, without the service: the row changes, and this process's pool does not know in time.
     const { registry, housekeeping } = service.app.engine;
     await asSuperuser('postgres', (db) =>
       sql`alter database ${sql.id(row.dbName)} allow_connections false`.execute(db),
@@ -360,7 +360,7 @@ describe('a database that does not agree with its tenant’s row', () => {
 });
 
 describe('migrations', () => {
-  it('reach suspended and deleted tenants, however long they take, whose roles stay outside', async () => {
+  it('reach suspended and deleted tenants, however long they take, and their roles still cannot connect', async () => {
     const { app, config } = service;
     const tenants = [await inState('suspended'), await inState('deleted')];
     const behind = { schema_version: '0000' };

@@ -1,4 +1,4 @@
-// Tenants: made and removed whole, changed at once, and seen by nobody who should not see them.
+// Tenants: created and removed completely, changed at once, and hidden from other tenants.
 import { sql } from 'kysely';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import {
@@ -37,7 +37,7 @@ let service: TestService;
 let send: Send;
 let token: string;
 let acme: TestTenant;
-/** Everything that any request of this file was answered: secrets are looked for at the end. */
+/** All answers of this file: the last test searches them for secrets. */
 const answers: string[] = [];
 
 beforeAll(async () => {
@@ -72,7 +72,7 @@ function rowOf(id: string): Promise<{ db_name: string; db_user: string; db_passw
     .executeTakeFirst();
 }
 
-/** Whether PostgreSQL has the database and the role of that name. */
+/** Whether PostgreSQL has a database and a role with that name. */
 async function exists(name: string): Promise<[database: boolean, role: boolean]> {
   return asSuperuser('postgres', async (db) => {
     const { rows } = await sql<{ database: boolean; role: boolean }>`
@@ -83,7 +83,7 @@ async function exists(name: string): Promise<[database: boolean, role: boolean]>
   });
 }
 
-/** A setting as the tenant's own connections have it. */
+/** A setting on the tenant's own connections. */
 async function setting(id: string, name: string): Promise<string> {
   const record = await service.app.engine.tenantDirectory.find(id);
   if (!record) throw new Error('the tenant is gone');
@@ -92,8 +92,8 @@ async function setting(id: string, name: string): Promise<string> {
   return rows[0]?.value ?? '';
 }
 
-describe('making a tenant', () => {
-  it('answers 201 with the tenant and where it is, and its admin signs in', async () => {
+describe('creating a tenant', () => {
+  it('answers 201 with the tenant and its address, and its admin can sign in', async () => {
     const answer = await post({ name: 'Blue Ltd', slug: 'blue' });
     expect(answer.status).toBe(201);
     expect(answer.headers.location).toBe(`/tenants/${answer.body.id}`);
@@ -129,7 +129,7 @@ describe('making a tenant', () => {
     expect((await send<Page>('GET', '/products', { token: acme.adminToken })).body.data).toEqual([]);
   });
 
-  it('makes the slug from the name', async () => {
+  it('derives the slug from the name', async () => {
     expect((await post({ name: '  Çafé Zürich & Söhne ' })).body.slug).toBe('cafe-zurich-sohne');
     const taken = await post({ name: 'Cafe, Zurich -- Sohne!' });
     expect([taken.status, taken.body.code]).toEqual([409, 'slug-taken']);
@@ -145,20 +145,20 @@ describe('making a tenant', () => {
     expect([answer.status, answer.body.code]).toEqual([409, 'slug-taken']);
   });
 
-  it('lets one of two with the same slug at once win', async () => {
+  it('succeeds for one of two simultaneous requests with the same slug', async () => {
     const both = await Promise.all([post({ slug: 'contested' }), post({ slug: 'contested' })]);
     expect(both.map(({ status }) => status).sort()).toEqual([201, 409]);
     expect(both.find(({ status }) => status === 409)?.body.code).toBe('slug-taken');
     expect((await signIn('contested')).status).toBe(200);
   });
 
-  it('makes 8 at once', async () => {
+  it('works for 8 at once', async () => {
     const slugs = Array.from({ length: 8 }, (_, index) => `parallel-${index}`);
     const made = await Promise.all(slugs.map((slug) => post({ slug })));
     expect(made.map(({ status }) => status)).toEqual(slugs.map(() => 201));
     const signedIn = await Promise.all(slugs.map((slug) => signIn(slug)));
     expect(signedIn.map(({ status }) => status)).toEqual(slugs.map(() => 200));
-    // Each with users of its own: the only one in each list is its own admin.
+    // Separate users: each list has only the tenant's own admin.
     const users = await Promise.all(
       signedIn.map(({ body }) => send<{ data: { id: string }[] }>('GET', '/users', { token: body.accessToken })),
     );
@@ -187,7 +187,7 @@ describe('making a tenant', () => {
     ['a status', { status: 'active' }, '/status'],
     ['poolOptions that are no object', { poolOptions: 5 }, '/poolOptions'],
     ['poolOptions that are null', { poolOptions: null }, '/poolOptions'],
-  ])('refuses %s and names it', async (_, wrong, path) => {
+  ])('refuses %s and names its path', async (_, wrong, path) => {
     const answer = await post({ slug: 'refused', ...wrong });
     expect([answer.status, answer.body.code]).toEqual([400, 'invalid-request']);
     expect(answer.body.errors.map((error) => error.path)).toEqual([path]);
@@ -236,7 +236,7 @@ describe('poolOptions', () => {
     expect((await send<Tenant>('GET', `/tenants/${acme.id}`, { token })).body.poolOptions).toEqual(DEFAULT_POOL);
   });
 
-  it('with __proto__ in them are not read at all', async () => {
+  it('with the key __proto__ are refused', async () => {
     const answer = await send('PATCH', `/tenants/${acme.id}`, {
       token,
       headers: JSON_TYPE,
@@ -245,7 +245,7 @@ describe('poolOptions', () => {
     expect([answer.status, answer.body['code']]).toEqual([400, 'invalid-request']);
   });
 
-  it('are in force from the first request on, and changes at once', async () => {
+  it('apply from the first request on, and changes at once', async () => {
     const { body } = await post({ slug: 'tuned', poolOptions: { timeout: 1_234, max: 2 } });
     expect(body.poolOptions).toEqual({ ...DEFAULT_POOL, timeout: 1_234, max: 2 });
     expect(await setting(body.id, 'statement_timeout')).toBe('1234ms');
@@ -273,7 +273,7 @@ describe('poolOptions', () => {
 
 describe('listing tenants', () => {
   beforeAll(async () => {
-    // Rows alone: listing looks at nothing else.
+    // Only rows: listing uses nothing else.
     const { registry } = service.app.engine;
     const { db_password } = (await rowOf(acme.id)) ?? { db_password: '' };
     for (let index = 0; index < 25; index += 1) {
@@ -301,7 +301,7 @@ describe('listing tenants', () => {
     (await pagesOf<Tenant>(send, `/tenants?limit=${limit}&${query}`, token)).flat();
 
   it.each(['createdAt', '-createdAt', 'name', '-name', 'slug', '-slug'])(
-    'sorted by %s loses and doubles no row over its pages',
+    'sorted by %s has each row once over all its pages',
     async (sort) => {
       const all = await walk(`sort=${sort}`, 100);
       const paged = await walk(`sort=${sort}`, 4);
@@ -343,7 +343,7 @@ describe('listing tenants', () => {
 });
 
 describe('changing a tenant', () => {
-  it('changes what is given and nothing else', async () => {
+  it('changes the given fields only', async () => {
     const { body: before } = await post({ slug: 'before', name: 'Before', poolOptions: { max: 3 } });
     const renamed = await patch(before.id, { name: 'After' });
     expect(renamed.status).toBe(200);
@@ -353,11 +353,11 @@ describe('changing a tenant', () => {
     expect((await send<Tenant>('GET', `/tenants/${before.id}`, { token })).body).toEqual(moved.body);
     expect((await signIn('after')).status).toBe(200);
     expect((await signIn('before')).status).toBe(401);
-    // The old slug is free.
+    // The old slug is free again.
     expect((await post({ slug: 'before' })).status).toBe(201);
   });
 
-  it('gives a slug to another tenant within a second, also by hand and where it was known', async () => {
+  it('gives a slug to another tenant within a second, even by hand in SQL and if it was cached', async () => {
     const [one, other] = [await service.createTenant('swapped-one'), await service.createTenant('swapped-other')];
     const whose = async (slug: string): Promise<unknown> => {
       const { body } = await signIn(slug);
@@ -407,7 +407,7 @@ describe('changing a tenant', () => {
     expect(answer.body.errors.map((error) => error.path)).toEqual([path]);
   });
 
-  it('answers 404 for an unknown id and 400 for what is no id', async () => {
+  it('answers 404 for an unknown id and 400 for an invalid id', async () => {
     expect((await patch(UNKNOWN_ID, { name: 'x' })).status).toBe(404);
     expect((await send('GET', `/tenants/${UNKNOWN_ID}`, { token })).status).toBe(404);
     expect((await send('DELETE', `/tenants/${UNKNOWN_ID}`, { token })).status).toBe(404);
@@ -420,7 +420,7 @@ describe('changing a tenant', () => {
 });
 
 describe('a tenant’s own admin', () => {
-  it('reads and renames it', async () => {
+  it('reads and renames its tenant', async () => {
     const own = await service.createTenant('own');
     const read = await send<Tenant>('GET', `/tenants/${own.id}`, { token: own.adminToken });
     expect([read.status, read.body.slug]).toEqual([200, 'own']);
@@ -442,7 +442,7 @@ describe('a tenant’s own admin', () => {
     expect((await send<Tenant>('GET', `/tenants/${acme.id}`, { token })).body).toEqual(before);
   });
 
-  it('cannot tell another tenant from one that does not exist', async () => {
+  it('gets the same answer for another tenant as for an unknown one', async () => {
     const { body: other } = await post({ slug: 'invisible' });
     const as = acme.adminToken;
     for (const body of [{ name: 'Taken over' }, { slug: 'taken-over' }, { active: false }]) {
@@ -454,7 +454,7 @@ describe('a tenant’s own admin', () => {
     expect((await send<Tenant>('GET', `/tenants/${other.id}`, { token })).body).toEqual(other);
   });
 
-  it('lists, makes and removes none', async () => {
+  it('cannot list, create or remove tenants', async () => {
     const as = acme.adminToken;
     for (const [method, url, body] of [
       ['GET', '/tenants', undefined],
@@ -467,7 +467,7 @@ describe('a tenant’s own admin', () => {
     }
   });
 
-  it('is more than a member, who gets 403', async () => {
+  it('may do more than a member, who gets 403', async () => {
     const member = await service.createUser(acme, 'member@example.com');
     for (const id of [acme.id, UNKNOWN_ID]) {
       expect((await send('GET', `/tenants/${id}`, { token: member.token })).status).toBe(403);
@@ -477,7 +477,7 @@ describe('a tenant’s own admin', () => {
 });
 
 describe('removing a tenant', () => {
-  it('keeps everything until the purge, which removes database, role and row, and frees the slug', async () => {
+  it('keeps everything until the purge, which removes the database, the role and the row, and frees the slug', async () => {
     const tenant = await service.createTenant('removed');
     const row = await rowOf(tenant.id);
     const name = row?.db_name ?? '';
@@ -512,7 +512,7 @@ describe('removing a tenant', () => {
     expect((await signIn('removed')).status).toBe(200);
   });
 
-  it('works on a suspended one, and when it is asked twice at once', async () => {
+  it('works for a suspended tenant, and for two simultaneous requests', async () => {
     const { body } = await post({ slug: 'twice' });
     await patch(body.id, { active: false });
     const twice = (method: 'DELETE' | 'POST', url: string): Promise<Answer[]> =>
@@ -527,7 +527,7 @@ describe('removing a tenant', () => {
 });
 
 describe('answers about tenants', () => {
-  it('hold no database password, role, name or host', async () => {
+  it('contain no database password, role, name or host', async () => {
     const rows = await service.app.engine.registry
       .selectFrom('tenants')
       .select(['db_name', 'db_user', 'db_password'])
@@ -539,7 +539,7 @@ describe('answers about tenants', () => {
       expect(all).not.toContain(db_name);
       expect(all).not.toContain(db_user);
     }
-    // Only where a request named them itself.
+    // Except if the request named one.
     expect(all.replaceAll(/"path":"\/(?:dbPassword|db_name|dbHost)"/g, '')).not.toMatch(
       /db_?(?:password|user|name|host|port)/i,
     );

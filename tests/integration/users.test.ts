@@ -1,5 +1,5 @@
-// Users of a tenant: what an admin may do, what everybody may do to itself, and that an admin is always left. What others may
-// do, by their permissions, is in roles.test.ts.
+// Users of a tenant: what an admin may do, what every user may do to itself, and that one admin always remains. roles.test.ts
+// tests what others may do by their permissions.
 import { setTimeout as delay } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { permissions } from '../../src/auth/permissions.js';
@@ -69,14 +69,14 @@ async function activeAdmins(of: TestTenant): Promise<string[]> {
   return rows.map(({ id }) => id);
 }
 
-/** Every row of a list, and how many pages there were. */
+/** Every row of a list, and the number of its pages. */
 async function walk(query: string, limit: number, as = token): Promise<{ users: User[]; pages: number }> {
   const pages = await pagesOf<User>(send, `/users?limit=${limit}&${query}`, as);
   return { users: pages.flat(), pages: pages.length };
 }
 
 describe('creating a user', () => {
-  it('answers 201 with the user and where it is, and without the password', async () => {
+  it('answers 201 with the user and its address, without the password', async () => {
     const { password, ...person } = newUser();
     const answer = await send<User>('POST', '/users', { token, body: { ...person, password } });
     expect(answer.status).toBe(201);
@@ -95,7 +95,7 @@ describe('creating a user', () => {
     expect((await signIn(person.email, password)).status).toBe(200);
   });
 
-  it('takes roles and active', async () => {
+  it('accepts roles and active', async () => {
     const answer = await send<User>('POST', '/users', {
       token,
       body: { ...newUser(), roles: ['member', 'admin'], active: false },
@@ -122,7 +122,7 @@ describe('creating a user', () => {
     ['a tenant', { tenantId: UNKNOWN_ID }, '/tenantId'],
     ['another role field', { role: 'admin' }, '/role'],
     ['a hash', { passwordHash: 'x' }, '/passwordHash'],
-  ])('refuses %s and names where', async (_, wrong, path) => {
+  ])('refuses %s and names the path', async (_, wrong, path) => {
     const answer = await send<Problem>('POST', '/users', { token, body: { ...newUser(), ...wrong } });
     expect(answer.status).toBe(400);
     expect(answer.body.code).toBe('invalid-request');
@@ -130,20 +130,20 @@ describe('creating a user', () => {
     expect(answer.text).not.toContain(PASSWORD);
   });
 
-  it('leaves nothing behind where a role is unknown', async () => {
+  it('stores nothing if a role is unknown', async () => {
     const body = newUser();
     expect((await send('POST', '/users', { token, body: { ...body, roles: ['king'] } })).status).toBe(400);
     expect((await send('POST', '/users', { token, body })).status).toBe(201);
   });
 
-  it('refuses an address that is taken, in whatever case', async () => {
+  it('refuses an address that is taken, in any case', async () => {
     const body = newUser();
     expect((await send('POST', '/users', { token, body })).status).toBe(201);
     const again = await send('POST', '/users', { token, body: { ...body, email: body.email.toUpperCase() } });
     expect([again.status, again.body['code']]).toEqual([409, 'email-taken']);
   });
 
-  it('lets one of two with the same address at once win', async () => {
+  it('succeeds for one of two simultaneous requests with the same address', async () => {
     const body = newUser();
     const answers = await Promise.all([
       send('POST', '/users', { token, body }),
@@ -152,7 +152,7 @@ describe('creating a user', () => {
     expect(answers.map(({ status }) => status).sort()).toEqual([201, 409]);
   });
 
-  it('lets two tenants have a user of the same address', async () => {
+  it('allows two tenants to have users with the same address', async () => {
     const other = await service.createTenant('other');
     const body = newUser();
     expect((await send('POST', '/users', { token, body })).status).toBe(201);
@@ -161,7 +161,7 @@ describe('creating a user', () => {
 });
 
 describe('reading a user', () => {
-  it('answers 404 for an unknown id and 400 for what is no id', async () => {
+  it('answers 404 for an unknown id and 400 for an invalid id', async () => {
     expect((await send('GET', `/users/${UNKNOWN_ID}`, { token })).body).toMatchObject({ code: 'not-found' });
     const upper = await send<Problem>('GET', `/users/${tenant.adminId.toUpperCase()}`, { token });
     expect(upper.status).toBe(400);
@@ -170,7 +170,7 @@ describe('reading a user', () => {
 });
 
 describe('changing a user', () => {
-  it('changes what is given and nothing else', async () => {
+  it('changes the given fields only', async () => {
     const { id } = await addUser(service, tenant);
     const before = (await send<User>('GET', `/users/${id}`, { token })).body;
     await delay(2);
@@ -181,7 +181,7 @@ describe('changing a user', () => {
     expect((await send<User>('GET', `/users/${id}`, { token })).body).toEqual(answer.body);
   });
 
-  it('changes roles, address and password for an admin, without the password of the user', async () => {
+  it('lets an admin change roles, address and password without the password of the user', async () => {
     const user = await service.createUser(tenant, 'changed@example.com');
     const answer = await send<User>('PATCH', `/users/${user.id}`, {
       token,
@@ -191,11 +191,11 @@ describe('changing a user', () => {
     expect((await signIn('new-address@example.com', 'another-password-1')).status).toBe(200);
     expect((await signIn('new-address@example.com', user.password)).status).toBe(401);
     expect((await signIn(user.email, 'another-password-1')).status).toBe(401);
-    // Demoted, for the tests of the last admin.
+    // Demoted for the tests of the last admin.
     await send('PATCH', `/users/${user.id}`, { token, body: { roles: ['member'] } });
   });
 
-  it('refuses an address that is taken, in whatever case, and lets a user keep its own', async () => {
+  it('refuses an address that is taken, in any case, and lets a user keep its own', async () => {
     const { id } = await addUser(service, tenant, { email: 'keeps@example.com' });
     const taken = await send('PATCH', `/users/${id}`, { token, body: { email: ADMIN.email.toUpperCase() } });
     expect([taken.status, taken.body['code']]).toEqual([409, 'email-taken']);
@@ -220,7 +220,7 @@ describe('changing a user', () => {
     expect(answer.body.errors.map((error) => error.path)).toEqual([path]);
   });
 
-  it('takes back everything where one part is refused', async () => {
+  it('changes nothing if one part is refused', async () => {
     const { id } = await addUser(service, tenant);
     await send('PATCH', `/users/${id}`, { token, body: { firstName: 'Half', roles: ['king'] } });
     expect((await send<User>('GET', `/users/${id}`, { token })).body).toMatchObject({
@@ -246,7 +246,7 @@ describe('deleting a user', () => {
 });
 
 describe('a member', () => {
-  it('reads and changes itself', async () => {
+  it('can read and change itself', async () => {
     const user = await addUser(service, tenant);
     expect((await send<User>('GET', `/users/${user.id}`, { token: user.token })).body.id).toBe(user.id);
     const changed = await send<User>('PATCH', `/users/${user.id}`, {
@@ -256,7 +256,7 @@ describe('a member', () => {
     expect(changed.body).toMatchObject({ firstName: 'Me', lastName: 'Myself' });
   });
 
-  it('sees and changes no other, whether it exists or not', async () => {
+  it('can neither see nor change another user, whether that user exists or not', async () => {
     const user = await addUser(service, tenant);
     const other = await addUser(service, tenant);
     for (const [method, url, body] of [
@@ -276,7 +276,7 @@ describe('a member', () => {
   });
 
   it.each([{ roles: ['admin'] }, { roles: ['manager'] }, { active: false }, { active: true, firstName: 'x' }])(
-    'does not change %j of itself',
+    'cannot change %j of itself',
     async (body) => {
       const user = await addUser(service, tenant);
       const answer = await send('PATCH', `/users/${user.id}`, { token: user.token, body });
@@ -290,8 +290,8 @@ describe('a member', () => {
   );
 });
 
-describe('the own password and e-mail address', () => {
-  it('change only with the current password', async () => {
+describe('a user’s own password and e-mail address', () => {
+  it('can be changed only with the current password', async () => {
     const user = await service.createUser(tenant, 'own@example.com');
     const change = (body: object): Promise<Answer<Problem>> =>
       send<Problem>('PATCH', `/users/${user.id}`, { token: user.token, body });
@@ -311,7 +311,7 @@ describe('the own password and e-mail address', () => {
     expect((await signIn('own-2@example.com', currentPassword)).status).toBe(401);
   });
 
-  it('of an admin too', async () => {
+  it('can be changed only with the current password by an admin, too', async () => {
     const body = { password: 'another-password-1' };
     const missing = await send('PATCH', `/users/${tenant.adminId}`, { token, body });
     expect(missing.status).toBe(400);
@@ -325,7 +325,7 @@ describe('the own password and e-mail address', () => {
 });
 
 describe('guessing the current password', () => {
-  it('is limited as sign-in is, also for the right one, and changes nothing', async () => {
+  it('is limited as sign-in is, even for the right password, and changes nothing', async () => {
     const limited = await startServiceForTest({ env: { SIGN_IN_FAILURES_ACCOUNT: '3' } });
     const { adminToken, adminId } = await limited.createTenant();
     const attempt = (currentPassword: string): Promise<Answer<Problem>> =>
@@ -341,7 +341,7 @@ describe('guessing the current password', () => {
     expect((await limited.send('PATCH', `/users/${adminId}`, { token: adminToken, body: other })).status).toBe(200);
   });
 
-  it('alone is nothing to change', async () => {
+  it('is not possible with a request that changes nothing: 400', async () => {
     const answer = await send('PATCH', `/users/${tenant.adminId}`, {
       token,
       body: { currentPassword: ADMIN.password },
@@ -350,7 +350,7 @@ describe('guessing the current password', () => {
   });
 });
 
-describe('the list', () => {
+describe('the list of users', () => {
   const COUNT = 60;
   let crowd: TestTenant;
   beforeAll(async () => {
@@ -368,7 +368,7 @@ describe('the list', () => {
     if (!record) throw new Error('the tenant is gone');
     const db = service.app.engine.tenantPools.database(record.id);
     const users = await db.selectFrom('users').select(['id', 'email']).orderBy('id').execute();
-    // A dozen share each time of creation.
+    // A dozen users share each time of creation.
     for (const [index, { id, email }] of users.entries()) {
       await db
         .updateTable('users')
@@ -382,7 +382,7 @@ describe('the list', () => {
   });
 
   it.each(['-createdAt', 'createdAt', 'email', '-email'])(
-    'sorted by %s loses and doubles no row over its pages',
+    'sorted by %s has each row once over all its pages',
     async (sort) => {
       const { users, pages } = await walk(`sort=${sort}`, 7, crowd.adminToken);
       expect(pages).toBe(Math.ceil((COUNT + 1) / 7));
@@ -395,16 +395,16 @@ describe('the list', () => {
     },
   );
 
-  it('is sorted by -createdAt and holds 20 where nothing is said', async () => {
+  it('is sorted by -createdAt and has 20 rows by default', async () => {
     const { body } = await send<Page>('GET', '/users', { token: crowd.adminToken });
     expect(body.data).toHaveLength(20);
     expect(body.data).toEqual((await walk('sort=-createdAt', 100, crowd.adminToken)).users.slice(0, 20));
   });
 
-  it('keeps its place while rows come and go', async () => {
+  it('keeps its place while rows are added and removed', async () => {
     const path = '/users?sort=email&limit=10';
     const first = (await send<Page>('GET', path, { token: crowd.adminToken })).body;
-    // One before the cursor, which a page by offset would push the eleventh into the second page a second time with.
+    // A new row before the cursor: with offsets, the second page would repeat the first page's last row.
     const early = await addUser(service, crowd, { email: 'aaa@example.com' });
     const second = (await send<Page>('GET', `${path}&cursor=${first.nextCursor ?? ''}`, { token: crowd.adminToken }))
       .body;
@@ -413,7 +413,7 @@ describe('the list', () => {
     await send('DELETE', `/users/${early.id}`, { token: crowd.adminToken });
   });
 
-  it('ends with a null cursor, also when the last page is full', async () => {
+  it('ends with a null cursor, even if the last page is full', async () => {
     const { body } = await send<Page>('GET', '/users?limit=1&search=crowd-07', { token: crowd.adminToken });
     expect(body.data).toHaveLength(1);
     expect(body.nextCursor).toBeNull();
@@ -423,7 +423,7 @@ describe('the list', () => {
     });
   });
 
-  it('searches e-mail address and names, whatever the case, and takes %, _ and \\ literally', async () => {
+  it('searches e-mail address and names in any case, and takes %, _ and \\ literally', async () => {
     const count = async (search: string): Promise<number> =>
       (await walk(`search=${encodeURIComponent(search)}`, 100, crowd.adminToken)).users.length;
     expect(await count('CROWD-1')).toBe(10);
@@ -474,7 +474,7 @@ describe('the list', () => {
     expect(answer.body.errors.map(({ path }) => path)).toEqual([`/${query.split('=')[0] ?? ''}`]);
   });
 
-  it('refuses cursors that are forged or belong elsewhere', async () => {
+  it('refuses cursors that are forged or belong to another list', async () => {
     const { nextCursor } = (await send<Page>('GET', '/users?limit=5', { token: crowd.adminToken })).body;
     const cursor = String(nextCursor);
     const changed = cursor.slice(0, 30) + (cursor[30] === 'A' ? 'B' : 'A') + cursor.slice(31);
@@ -491,7 +491,7 @@ describe('the list', () => {
       const answer = await send('GET', `/users?${query}`, { token: as });
       expect([query, answer.status, answer.body['code']]).toEqual([query, 400, 'invalid-cursor']);
     }
-    // The size of a page may change on the way.
+    // The size of a page may change between pages.
     expect((await send('GET', `/users?limit=50&cursor=${cursor}`, { token: crowd.adminToken })).status).toBe(200);
   });
 });
@@ -500,7 +500,7 @@ describe('the last active admin', () => {
   it('cannot be demoted, deactivated or deleted', async () => {
     const alone = await service.createTenant('alone');
     const url = `/users/${alone.adminId}`;
-    // Neither a member nor an admin who is not active counts.
+    // Neither a member nor an inactive admin counts.
     await addUser(service, alone);
     const inactive = await addUser(service, alone, { roles: ['admin'] });
     await send('PATCH', `/users/${inactive.id}`, { token: alone.adminToken, body: { active: false } });
@@ -516,14 +516,14 @@ describe('the last active admin', () => {
     expect(still).toMatchObject({ active: true, roles: ['admin'], firstName: ADMIN.firstName });
   });
 
-  it('is not the last any more once there is another', async () => {
+  it('can be changed once there is another', async () => {
     const pair = await service.createTenant('pair');
     const second = await addUser(service, pair, { roles: ['admin'] });
     expect((await send('DELETE', `/users/${pair.adminId}`, { token: second.token })).status).toBe(204);
     expect((await send('DELETE', `/users/${second.id}`, { token: second.token })).status).toBe(409);
   });
 
-  it('is left whatever two admins do to each other at once', async () => {
+  it('remains, whatever two admins do to each other at once', async () => {
     const duel = await service.createTenant('duel');
     let first = { id: duel.adminId, token: duel.adminToken };
     let second = await addUser(service, duel, { roles: ['admin'] });
@@ -537,7 +537,7 @@ describe('the last active admin', () => {
       const answers = await Promise.all([attack(first, second), riposte(second, first)]);
       const left = await activeAdmins(duel);
       expect(left).toHaveLength(1);
-      // Who came second is the last admin's attacker (409), or was already none when its request was looked at.
+      // The second request meets the last admin (409), or its caller was no admin any more.
       const statuses = answers.map(({ status }) => status).sort();
       expect([200, 204]).toContain(statuses[0]);
       expect([401, 403, 409]).toContain(statuses[1]);
@@ -547,7 +547,7 @@ describe('the last active admin', () => {
     }
   });
 
-  it('is left whatever somebody who holds as much by another role does to all of them at once', async () => {
+  it('remains, whatever a user with the same permissions by another role does to all admins at once', async () => {
     const coup = await service.createTenant('coup');
     const body = { name: 'all-of-it', permissions };
     expect((await send('POST', '/roles', { token: coup.adminToken, body })).status).toBe(201);
@@ -562,13 +562,13 @@ describe('the last active admin', () => {
       admins.push((await addUser(service, coup, { roles: ['admin'] })).id);
       const answers = await Promise.all(admins.flatMap((id) => attacks.map((attack) => attack(id))));
       expect(await activeAdmins(coup)).toHaveLength(1);
-      // Beside the last one's: what was removed a moment before is not found.
+      // The other admins are removed already, so that they are not found.
       for (const { status } of answers) expect([200, 204, 404, 409]).toContain(status);
       expect(answers.filter(({ status }) => status === 409).length).toBeGreaterThan(0);
     }
   });
 
-  it('makes nobody wait for ever while admins are made and unmade at once', async () => {
+  it('does not make requests wait for ever while admins are made and demoted at once', async () => {
     const busy = await service.createTenant('busy');
     const users = await Promise.all([addUser(service, busy), addUser(service, busy)]);
     const answers: Answer[] = [];

@@ -35,8 +35,8 @@ afterAll(async () => {
 const DENIED = '42501';
 const TOO_MANY_CONNECTIONS = '53300';
 
-describe('a tenant’s role enters its own database and no other:', () => {
-  it('its own', async () => {
+describe('a tenant’s role', () => {
+  it('can connect to its own database', async () => {
     const { rows } = await sql`select current_user, current_database(), tenant_id from tenant_marker`.execute(asA.db);
     expect(rows).toEqual([{ current_user: a.row.dbUser, current_database: a.row.dbName, tenant_id: a.row.id }]);
   });
@@ -49,7 +49,7 @@ describe('a tenant’s role enters its own database and no other:', () => {
     ['template1', () => 'template1', '42501'],
     ['template0', () => 'template0', '55000'],
     ['the template of tenant databases', () => templateName(tenantMigrations, provisioner.user), '55000'],
-  ])('not %s', async (_what, database, sqlState) => {
+  ])('cannot connect to another database: %s', async (_what, database, sqlState) => {
     const handle = enter(a, database());
     const error: unknown = await sql`select 1`.execute(handle.db).then(
       () => undefined,
@@ -268,14 +268,14 @@ describe('a session of a tenant’s role', () => {
     return [...(rows[0]?.rolconfig ?? [])].sort();
   }
 
-  it('begins with an end to every statement, wait and idle transaction', async () => {
+  it('starts with limits on statements, lock waits, idle transactions and temporary files', async () => {
     expect(await configOf(a)).toEqual([...bounds].sort());
     const { rows } = await sql`
       select current_setting('lock_timeout') as lock, current_setting('temp_file_limit') as temp`.execute(asA.db);
     expect(rows).toEqual([{ lock: '30s', temp: '1GB' }]);
   });
 
-  it('may lift them, but for the one on temporary files', async () => {
+  it('may lift its limits, except the limit on temporary files', async () => {
     await sql`alter role current_user reset all`.execute(asA.db);
     expect(await configOf(a)).toEqual(['temp_file_limit=1GB']);
     await expect(sql`alter role current_user reset temp_file_limit`.execute(asA.db)).rejects.toMatchObject({
@@ -283,7 +283,7 @@ describe('a session of a tenant’s role', () => {
     });
   });
 
-  it('has them again, as a role from before there were any, when the installation is migrated', async () => {
+  it('has its limits again after the installation is migrated, even if its role had none', async () => {
     const asProvisioner = connectAs<unknown>('postgres', provisioner);
     try {
       await asSuperuser('postgres', (db) => sql`alter role ${sql.id(b.row.dbUser)} reset all`.execute(db));
@@ -296,8 +296,8 @@ describe('a session of a tenant’s role', () => {
   });
 });
 
-describe('what PostgreSQL lets every role do, as docs/inside/isolation.md says:', () => {
-  it('see the names of databases and roles, which say nothing', async () => {
+describe('PostgreSQL lets every role, as docs/inside/isolation.md says,', () => {
+  it('see the names of databases and roles, which reveal nothing about tenants', async () => {
     const { rows } = await sql<{ name: string; comment: string | null }>`
       select datname as name, shobj_description(oid, 'pg_database') as comment from pg_database where datname like 'tn\_%'
       union all
@@ -343,7 +343,7 @@ describe('what PostgreSQL lets every role do, as docs/inside/isolation.md says:'
     await sql.raw(statement).execute(asA.db);
   });
 
-  it('end its own sessions, which are the service’s in its database', async () => {
+  it('end its own sessions, including those of the service in its database', async () => {
     const own = enter(a);
     try {
       const pid = await backendOf(own.db);
@@ -354,7 +354,7 @@ describe('what PostgreSQL lets every role do, as docs/inside/isolation.md says:'
     }
   });
 
-  it('keep large objects: not even the provisioner, who owns the database, can take that away', async () => {
+  it('keep large objects, and the provisioner, who owns the database, cannot revoke that right', async () => {
     const asProvisioner = connectAs<unknown>(a.row.dbName, provisioner);
     try {
       for (const name of [
@@ -373,7 +373,7 @@ describe('what PostgreSQL lets every role do, as docs/inside/isolation.md says:'
     }
   });
 
-  it('change its own password, until an operator changes it again', async () => {
+  it('change its own password, which an operator can change again', async () => {
     const changed = await scramVerifier('changed-by-the-tenant', 1);
     await sql`alter role current_user password ${sql.lit(changed)}`.execute(asA.db);
     const answer = await service.send('POST', `/tenants/${a.row.id}/rotate-password`, { token: service.operatorToken });

@@ -83,14 +83,14 @@ describe.each(places)('in %s the service', (_where, { db, name, insert }) => {
     ['makes another table', 'create table more (id integer)'],
     ['runs as the superuser', 'set session authorization postgres'],
     ['switches triggers and keys off', "set session_replication_role = 'replica'"],
-  ])('is refused where it %s', async (_what, statement) => {
+  ])('is refused when it %s', async (_what, statement) => {
     await insert();
     const before = await everything();
     await expect(sql.raw(statement).execute(db())).rejects.toMatchObject({ reason: DENIED });
     expect(await everything()).toEqual(before);
   });
 
-  it('cannot give itself the right', async () => {
+  it('cannot give itself the right to change rows of the audit', async () => {
     const before = await everything();
     // PostgreSQL only warns that nothing was granted.
     await sql`grant update, delete on audit to current_user`.execute(db()).catch(() => undefined);
@@ -98,7 +98,7 @@ describe.each(places)('in %s the service', (_where, { db, name, insert }) => {
     expect(await everything()).toEqual(before);
   });
 
-  it('has no right on any other table but to read and write its rows, and owns nothing', async () => {
+  it('may only read and write rows of every other table, and owns nothing', async () => {
     const { rows } = await sql<{ name: string; rights: string | null }>`
       select relname as name, (
         select string_agg(privilege, ' ' order by privilege)
@@ -119,7 +119,7 @@ describe.each(places)('in %s the service', (_where, { db, name, insert }) => {
 });
 
 describe('in the registry', () => {
-  it('the service enters as another role than the owner, and cannot become it', async () => {
+  it('the service connects as a role other than the owner, and cannot become the owner', async () => {
     const { rows } = await sql`select current_user as role`.execute(service.app.engine.registry);
     expect(rows).toEqual([{ role: registryService.user }]);
     await expect(
@@ -129,7 +129,7 @@ describe('in the registry', () => {
     });
   });
 
-  it('the service reads which migrations have run, and writes nothing there', async () => {
+  it('the service cannot change the list of migrations that have run', async () => {
     await expect(
       sql`delete from migration.kysely_migration`.execute(service.app.engine.registry),
     ).rejects.toMatchObject({
@@ -137,7 +137,7 @@ describe('in the registry', () => {
     });
   });
 
-  it('is known to be rewritable by its owner and by a superuser, and not by the service', async () => {
+  it('the audit counts as rewritable for its owner and for a superuser, and not for the service', async () => {
     const owner = connectAs<Registry>(registry, registryOwner);
     const superuser = connectAs<Registry>(registry);
     expect(await canRewriteAudit(service.app.engine.registry)).toBe(false);
@@ -146,7 +146,7 @@ describe('in the registry', () => {
     await Promise.all([owner.close(0), superuser.close(0)]);
   });
 
-  it('is known to be rewritable by a role that was given a right too many', async () => {
+  it('the audit counts as rewritable for a role that was granted one right too many', async () => {
     const own = await createRegistry();
     const as = connectAs<Registry>(own, registryService);
     expect(await canRewriteAudit(as.db)).toBe(false);
@@ -172,7 +172,7 @@ function triggerOn(table: string): string {
   return `create trigger mine before insert on ${table} execute function suppress_redundant_updates_trigger()`;
 }
 
-it('keeps what stands in it when the tenant goes', async () => {
+it('the audit of a tenant stays after the tenant is purged', async () => {
   const { id } = await service.createTenant('gone-soon');
   await service.send('DELETE', `/tenants/${id}`, { token: service.operatorToken });
   await service.send('POST', `/tenants/${id}/purge`, { token: service.operatorToken });

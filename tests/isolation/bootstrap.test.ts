@@ -93,13 +93,13 @@ describe.skipIf(skipped !== '')(title, () => {
     return rows.map(({ right }) => right);
   }
 
-  it('leaves no database that every role may enter', async () => {
+  it('leaves no database to which every role may connect', async () => {
     const { openDatabases } = await checkCluster(superuser.db);
     expect(openDatabases).toEqual([]);
     expect(await sharedRights()).toEqual(['postgres: tenantry_provisioner CONNECT']);
   });
 
-  it('sets no password: nobody enters before \\password was said', async () => {
+  it('sets no password, so that no role can sign in before \\password is run', async () => {
     const { rows } =
       await sql`select rolname from pg_authid where rolname like 'tenantry%' and rolpassword is not null`.execute(
         superuser.db,
@@ -107,7 +107,7 @@ describe.skipIf(skipped !== '')(title, () => {
     expect(rows).toEqual([]);
   });
 
-  it('leaves the roles, databases and rights that bootstrapCluster leaves', async () => {
+  it('creates the same roles, databases and rights as bootstrapCluster', async () => {
     const byScript = await facts('tenantry_');
     const verifier = await scramVerifier(PASSWORD, 1);
     await bootstrapCluster(superuser.db, {
@@ -122,7 +122,7 @@ describe.skipIf(skipped !== '')(title, () => {
     );
   });
 
-  it('can be repeated, also while the service is set up, and mends rights that were opened since', async () => {
+  it('can run again after the service is set up, and takes away rights that were added since', async () => {
     const before = await facts('tenantry_');
     await sql`alter role tenantry_registry createrole`.execute(superuser.db);
     await sql`alter role tenantry_service createdb`.execute(superuser.db);
@@ -131,7 +131,7 @@ describe.skipIf(skipped !== '')(title, () => {
     expect(await facts('tenantry_')).toEqual(before);
   });
 
-  it('is all that the service needs: it migrates, makes a tenant, and serves it', async () => {
+  it('is all that the service needs to migrate, to create a tenant and to serve it', async () => {
     for (const role of ['tenantry_registry', 'tenantry_service', 'tenantry_provisioner']) {
       const verifier = sql.lit(await scramVerifier(PASSWORD, 4_096));
       await sql`alter role ${sql.id(role)} password ${verifier}`.execute(superuser.db);

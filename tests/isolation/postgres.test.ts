@@ -67,7 +67,7 @@ async function make(slug: string): Promise<ReachedTenant> {
 const DENIED = '42501';
 
 describe('a tenant’s role', () => {
-  it('may log in, and do nothing else beyond its grants', async () => {
+  it('may log in, and has no other role attribute', async () => {
     const { rows } = await asSuperuser('postgres', (db) =>
       sql`select rolcanlogin, rolinherit, rolsuper, rolcreatedb, rolcreaterole, rolreplication, rolbypassrls, rolconnlimit
           from pg_roles where rolname = ${a.row.dbUser}`.execute(db),
@@ -86,7 +86,7 @@ describe('a tenant’s role', () => {
     ]);
   });
 
-  it('owns nothing, in no database of the server', async () => {
+  it('owns nothing in any database of the server', async () => {
     const { rows } = await asSuperuser('postgres', (db) =>
       sql`select classid::regclass as kind, objid from pg_shdepend
           where refclassid = 'pg_authid'::regclass and deptype = 'o' and refobjid = ${a.row.dbUser}::regrole`.execute(
@@ -96,7 +96,7 @@ describe('a tenant’s role', () => {
     expect(rows).toEqual([]);
   });
 
-  it('is a member of no role; the provisioner is a member of it, and from PostgreSQL 16 on cannot become it', async () => {
+  it('is a member of no role, and its only member, the provisioner, cannot become it from PostgreSQL 16 on', async () => {
     const { rows } = await asSuperuser('postgres', (db) =>
       sql<{ role: string; member: string }>`
         select roleid::regrole::text as role, member::regrole::text as member from pg_auth_members
@@ -118,7 +118,7 @@ describe('a tenant’s role', () => {
     }
   });
 
-  it('may read and write rows of every table, only read the marker, only add to the audit, and do nothing with the migrator’s', async () => {
+  it('may read and write rows of every table, but only read the marker, only add to the audit, and not use the migrator’s tables', async () => {
     const { rows } = await asSuperuser(a.row.dbName, (db) =>
       sql<{ table: string; rights: string[] }>`
         select c.oid::regclass::text as table,
@@ -141,7 +141,7 @@ describe('a tenant’s role', () => {
     }
   });
 
-  it('may connect to its database and use its schema, and create in neither', async () => {
+  it('may connect to its database and use its schema, and create nothing in either', async () => {
     const { rows } = await sql`
       select has_database_privilege(current_database(), 'CONNECT') as connect,
              has_database_privilege(current_database(), 'CREATE') as create,
@@ -156,7 +156,7 @@ describe('a tenant’s role', () => {
 });
 
 describe('the server', () => {
-  it('lets PUBLIC into no database of the installation, nor into postgres and template1', async () => {
+  it('lets PUBLIC connect to no database of the installation, nor to postgres and template1', async () => {
     const template = templateName(tenantMigrations, provisioner.user);
     const expected = [registryTemplate, registry, a.row.dbName, b.row.dbName, template, 'postgres', 'template1'];
     const { rows } = await asSuperuser('postgres', (db) =>
@@ -169,7 +169,7 @@ describe('the server', () => {
     );
   });
 
-  it('keeps the template closed to everybody', async () => {
+  it('accepts no connection to the template', async () => {
     const { rows } = await asSuperuser('postgres', (db) =>
       sql`select datallowconn from pg_database where datname = ${templateName(tenantMigrations, provisioner.user)}`.execute(
         db,
@@ -178,7 +178,7 @@ describe('the server', () => {
     expect(rows).toEqual([{ datallowconn: false }]);
   });
 
-  it('has a provisioner that is no superuser and owns databases and tables', async () => {
+  it('has a provisioner that is not a superuser and owns the tenants’ databases and tables', async () => {
     const { rows } = await asSuperuser(a.row.dbName, (db) =>
       sql`select rolsuper, rolcreatedb, rolcreaterole, rolreplication, rolbypassrls,
             (select array_agg(datname::text order by datname) from pg_database
@@ -200,7 +200,7 @@ describe('the server', () => {
     ]);
   });
 
-  it('keeps the provisioner out of the registry', async () => {
+  it('does not let the provisioner connect to the registry', async () => {
     const handle = connectAs<unknown>(registryTemplate, provisioner);
     await expect(sql`select 1`.execute(handle.db)).rejects.toMatchObject({ reason: DENIED });
     await handle.close(0);
@@ -215,7 +215,7 @@ describe('the server', () => {
 });
 
 describe('a secret', () => {
-  it('lies in the registry as an envelope', () => {
+  it('is stored in the registry as an encrypted envelope', () => {
     for (const { row, password } of [a, b]) {
       expect(row.dbPassword).toMatch(/^v1\.test\.[\w-]{16}\.[\w-]+\.[\w-]{22}$/);
       expect(row.dbPassword).not.toContain(password);
@@ -225,7 +225,7 @@ describe('a secret', () => {
     expect(a.password).not.toBe(b.password);
   });
 
-  it('is in no answer, in no error, in no document and in no log line of a session', async () => {
+  it('appears in no answer, error, document or log line of a session', async () => {
     const answers: string[] = [];
     const ask: TestService['send'] = async (...request) => {
       const answer = await service.send(...request);
@@ -261,7 +261,7 @@ describe('a secret', () => {
     expect(lines.some((line) => line.includes('3D000'))).toBe(true);
   });
 
-  it.skipIf(logFile === undefined)('is not in PostgreSQL’s log, not even when setting a password fails', async () => {
+  it.skipIf(logFile === undefined)('is not in PostgreSQL’s log, even if setting a password fails', async () => {
     const password = 'canary-password-of-a-failed-statement';
     const asProvisioner = connectAs<unknown>('postgres', provisioner);
     try {

@@ -50,6 +50,7 @@ const resources: Readonly<Record<string, Resource>> = {
   '/audit': { id: (tenant) => tenant.adminId },
   '/pools': {},
   '/encryption': {},
+  '/status': {},
   '/tenants': {
     id: (tenant) => tenant.id,
     bodies: {
@@ -130,7 +131,7 @@ const OF_B = 'only-in-b';
 const idsOfB: string[] = [b.id, b.slug, b.adminId];
 
 describe.each(within('tenant', 'platform'))('%s', (_name, route) => {
-  it('gives A nothing of B, and changes nothing of B', async () => {
+  it('gives tenant A nothing of tenant B, and changes nothing of B', async () => {
     const attempt = await attemptOn(route);
     const before = await everythingOfB();
     const headers = {
@@ -179,7 +180,7 @@ describe.each(within('tenant', 'platform'))('%s', (_name, route) => {
     expect(await everythingOfB()).toEqual(before);
   });
 
-  it('works for B itself with the same request, so that the refusal is about A', async () => {
+  it('accepts the same request from B, which shows that the refusal is about A', async () => {
     const attempt = await attemptOn(route);
     const body = attempt.body(`${OF_B}-${unique()}`);
     const { status, text } = await home.send(attempt.method, attempt.url, {
@@ -189,7 +190,7 @@ describe.each(within('tenant', 'platform'))('%s', (_name, route) => {
     expect([200, 201, 204], text).toContain(status);
   });
 
-  it('is closed without a token', async () => {
+  it('answers 401 without a token', async () => {
     const attempt = await attemptOn(route);
     const body = attempt.body('nobody');
     const { status, headers } = await reached.send(attempt.method, attempt.url, body && { body });
@@ -214,7 +215,7 @@ it.each(lists)('%s refuses A a cursor of B', async (_name, route) => {
 
 const collections = within('tenant').filter(([, { method, url }]) => method === 'POST' && !url.includes(':'));
 
-it.each(collections)('%s lets A use every value that B uses, and says nothing of it', async (_name, { url }) => {
+it.each(collections)('%s lets A use every value that B uses, even a unique one', async (_name, { url }) => {
   const body = resourceOf(url).make?.(`${OF_B}-${unique()}`);
   expect((await home.send('POST', url, { token: await signedIn(b), body })).status).toBe(201);
   // A unique value is unique within one tenant: its second use is refused for B, and not for A.
@@ -225,7 +226,7 @@ it.each(collections)('%s lets A use every value that B uses, and says nothing of
 });
 
 describe.each(within('operator'))('%s, for operators', (_name, route) => {
-  it('is refused to every token of a tenant, also for its own, and changes nothing', async () => {
+  it('refuses every token of a tenant, even for its own tenant, and changes nothing', async () => {
     const before = await everythingOfB();
     for (const [token, id] of [
       [await signedIn(a), b.id],
@@ -247,7 +248,7 @@ describe('a permission', () => {
   const tenantRoutes = within('tenant', 'platform');
   const named = (routes: typeof tenantRoutes): string[] => routes.map(([name]) => name).sort();
 
-  it('is declared by every route that a user may call, but for those that are about the own account', () => {
+  it('is declared by every route that a user may call, except the routes about the user’s own account', () => {
     const bare = tenantRoutes.filter(
       ([, { access }]) => !(permissions as readonly unknown[]).includes(access.permission),
     );
@@ -256,7 +257,7 @@ describe('a permission', () => {
     expect(named(tenantRoutes.filter(([, { access }]) => access.orSelf))).toEqual([...orSelfRoutes].sort());
   });
 
-  it('that a route which writes declares is one to write, and the other way round', () => {
+  it('is a permission to write on every route that writes, and a permission to read on every other', () => {
     for (const [name, { method, access }] of tenantRoutes) {
       if (access.permission !== 'self')
         expect(access.permission, name).toMatch(method === 'GET' ? /:read$/ : /:write$/);
@@ -275,7 +276,7 @@ describe('a permission', () => {
     return (await home.createUser(admin, `${name}@example.com`, [name])).token;
   };
 
-  it.each(guarded)('%s is closed without its permission, and changes nothing', async (_name, route) => {
+  it.each(guarded)('is required on %s: without it the answer is 403, and nothing changes', async (_name, route) => {
     const permission = String(route.access.permission);
     const token = withoutIt.get(permission) ?? tokenWithout(permission);
     withoutIt.set(permission, token);
@@ -290,7 +291,7 @@ describe('a permission', () => {
   });
 });
 
-it.each(within('tenant'))('%s is refused to an operator', async (_name, route) => {
+it.each(within('tenant'))('%s refuses an operator', async (_name, route) => {
   const attempt = await attemptOn(route);
   const body = attempt.body('made-by-an-operator');
   const { status } = await reached.send(attempt.method, attempt.url, {
@@ -322,7 +323,7 @@ it.each([
   );
 });
 
-it('never made a process that A alone asked build a pool for B', () => {
+it('a process that served only A built no pool for B', () => {
   expect(reached.app.engine.tenantPools.stats().pools).toBe(1);
 });
 

@@ -1,5 +1,5 @@
-// README.md and docs/**/*.md are true: every command on them is run, here or by what is named here, and every name on them exists.
-// A new command or file on a page fails without that. tests/unit/docs-links.test.ts checks the links.
+// README.md and docs/**/*.md are true: this file runs every command on them, or names the file that does, and every name on them
+// exists. tests/unit/docs-links.test.ts checks the links.
 import { execFileSync } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { existsSync, readFileSync } from 'node:fs';
@@ -120,6 +120,7 @@ describe('npm start, from a terminal', () => {
     block('docs/guide/connections.md', '/pools?limit'),
     block('docs/guide/operate.md', '/health/ready'),
     block('docs/guide/redis.md', '/pools?limit=1'),
+    block('docs/guide/status.md', '/status'),
     block('docs/reference/limits.md', '/usage'),
     block('docs/guide/clusters.md', '/clusters?limit'),
     block('docs/guide/audit.md', '/audit?action'),
@@ -137,7 +138,7 @@ describe('npm start, from a terminal', () => {
   const scrape = block('docs/guide/metrics.md', 'curl');
 
   it(
-    'serves the walk of the README and the curl commands of the other pages, and is gone after Ctrl-C',
+    'runs the walk of the README and the curl commands of the other pages, and ends completely after Ctrl-C',
     LONG,
     async () => {
       const data = await makeDataDir();
@@ -256,7 +257,7 @@ describe.skipIf(needed.length > 0)(`a server of one’s own, over TLS${skipped}`
   }
 
   it(
-    'carries the production start of docs/guide/start.md, with every connection checked and encrypted',
+    'supports the production start of docs/guide/start.md, with every connection verified and encrypted',
     LONG,
     async () => {
       const terminal = await startScript(here(fromNothing.text), LISTENS, where(), STARTED_WITHIN);
@@ -277,7 +278,7 @@ describe.skipIf(needed.length > 0)(`a server of one’s own, over TLS${skipped}`
     },
   );
 
-  it('carries its later start a second time, with what was there kept', LONG, async () => {
+  it('supports the later start of that page, which keeps the settings and the data', LONG, async () => {
     const script = `set -a; . ./tenantry.env; . ./migration.env; set +a\n${here(again.text)}`;
     const terminal = await startScript(script, LISTENS, where(), STARTED_WITHIN);
     try {
@@ -288,7 +289,7 @@ describe.skipIf(needed.length > 0)(`a server of one’s own, over TLS${skipped}`
     }
   });
 
-  it('is refused by the bootstrap and the service where another authority signed it, or the name is another', async () => {
+  it('is refused by the bootstrap and the service if another authority signed its certificate, or if its name differs', async () => {
     const other = path.join(home, 'other.pem');
     makeCertificate(path.join(home, 'other.key'), other);
     const files = ['tenantry.env', 'migration.env'].map((file) => readFile(path.join(source.folder, file), 'utf8'));
@@ -325,17 +326,17 @@ describe('docs/guide/deploy.md and docs/guide/operate.md', () => {
     'HAPROXY_BIND=:8080 REPLICA_1=127.0.0.1:3001 REPLICA_2=127.0.0.1:3002 haproxy -c -f deploy/haproxy.cfg',
   );
 
-  it.skipIf(isMissing('openssl'))('makes the settings and the secrets, and shows the sign-in', async () => {
+  it.skipIf(isMissing('openssl'))('make the settings and the secrets, and show the sign-in', async () => {
     const printed = await runScript(`${makeEnv}\n${show}`, { cwd: source.folder });
     expect(printed).toMatch(/^OPERATOR_EMAIL=\S+@\S+\n\S{16,}\n/m);
   });
 
-  it.skipIf(isMissing('haproxy'))('checks the configuration of HAProxy', async () => {
+  it.skipIf(isMissing('haproxy'))('check the configuration of HAProxy', async () => {
     const PATH = `${process.env['PATH'] ?? ''}:/usr/sbin`;
     await expect(runScript(check, { cwd: ROOT, env: { PATH } })).resolves.toBeDefined();
   });
 
-  it('names services to docker compose that it has', () => {
+  it('name only services to docker compose that exist', () => {
     const { services } = parse(readFileSync(path.join(ROOT, 'docker-compose.yml'), 'utf8')) as { services: object };
     const pages = ['docs/guide/deploy.md', 'docs/guide/operate.md'];
     const text = pages
@@ -381,7 +382,7 @@ describe('docs/guide/keys.md', () => {
   it.skipIf(isMissing('openssl')).each([
     ['EdDSA', make.text],
     ['ES256', make.text.replace('-algorithm ed25519', other)],
-  ])('makes the two halves of a key of %s, as JWT_KEYS takes them', async (alg, script) => {
+  ])('makes the private and the public key for %s in the form of JWT_KEYS', async (alg, script) => {
     const printed = await runScript(script, { cwd: ROOT });
     const [, privateKey = ''] = /^private: (k2:\S+)$/m.exec(printed) ?? [];
     const [, publicKey = ''] = /^public: (k2:\S+)$/m.exec(printed) ?? [];
@@ -393,7 +394,7 @@ describe('docs/guide/keys.md', () => {
 });
 
 describe('docs/inside/adding-a-resource.md', () => {
-  it('takes three new files and a line in each of four lists, and orders can then be made and read', LONG, async () => {
+  it('takes three new files and a line in each of four lists to create and read orders', LONG, async () => {
     const data = await makeDataDir();
     onTestFinished(() => data.remove());
     const files = await addResource(source.folder);
@@ -489,7 +490,7 @@ describe('the pages', () => {
   );
   const inline = PAGES.flatMap((page) => inlineCodeOf(readPage(page)).map((text) => [page, text] as const));
 
-  it('are all there', () => {
+  it('are all found', () => {
     expect(PAGES).toEqual(
       expect.arrayContaining([
         'README.md',
@@ -501,7 +502,7 @@ describe('the pages', () => {
     expect(runHere.size).toBeGreaterThan(10);
   });
 
-  it('have no command that nothing runs', () => {
+  it('contain no command that is not run', () => {
     const places = { ...RUN_BY, ...NOT_RUN, ...SLOW_COMMANDS };
     const unplaced = commands.filter(([, text]) => !runHere.has(text) && !Object.hasOwn(places, text));
     expect(unplaced).toEqual([]);
@@ -509,12 +510,12 @@ describe('the pages', () => {
     expect(unused, 'is on no page any more').toEqual([]);
   });
 
-  it('have no command in two places', () => {
+  it('have each command in one of the lists only', () => {
     const lists = [[...runHere], Object.keys(RUN_BY), Object.keys(NOT_RUN), Object.keys(SLOW_COMMANDS)].flat();
     expect(lists.filter((text, index) => lists.indexOf(text) !== index)).toEqual([]);
   });
 
-  it('leave to others what they really run', () => {
+  it('leave a command to another file only if that file runs it', () => {
     for (const { file, words } of Object.values(RUN_BY))
       for (const each of words) expect(readFileSync(path.join(ROOT, file), 'utf8')).toContain(each);
   });
@@ -525,7 +526,7 @@ describe('the pages', () => {
     ...PAGES.flatMap((page) => shellBlocksOf(page).flatMap(commandsIn)),
   ];
 
-  it('name scripts of package.json that exist', () => {
+  it('name only scripts that package.json has', () => {
     const named = everyCommand.flatMap((text) =>
       [...text.matchAll(/\bnpm (?:run )?([\w:]+)/g)].map(([, name]) => name),
     );
@@ -534,7 +535,7 @@ describe('the pages', () => {
     expect(named.filter((name) => !known.includes(name ?? ''))).toEqual([]);
   });
 
-  it('give the benchmark flags that it takes', () => {
+  it('give the benchmark only flags that it has', () => {
     const lines = everyCommand.flatMap((text) => [...text.matchAll(/\bnpm run bench(?: -- (.*))?$/g)]);
     expect(lines.length).toBeGreaterThan(5);
     for (const [, flags] of lines) expect(readFlags(scenarios, flags?.split(' ') ?? [])).toBeDefined();
@@ -556,7 +557,7 @@ describe('the pages', () => {
     'routes/tenant/orders.ts',
   ];
 
-  it.each(PAGES)('%s names files that exist', (page) => {
+  it.each(PAGES)('%s names only files that exist', (page) => {
     const folders = /(?<![\w./-])(?:src|plugins|routes|db|tests|bench|scripts|deploy|docs|dist|\.ci)\/[\w./-]*/g;
     const named = [...inlineCodeOf(readPage(page)), ...shellBlocksOf(page).flatMap(commandsIn)].flatMap(
       (text) => text.match(folders) ?? [],
@@ -569,7 +570,7 @@ describe('the pages', () => {
   });
 });
 
-describe('what is taken from a page', () => {
+describe('what is read from a page', () => {
   const page = [
     '# One: a `thing`',
     'See [two](two.md#x) and `npm run three`.',
@@ -589,7 +590,7 @@ describe('what is taken from a page', () => {
     '```',
   ].join('\n');
 
-  it('is every block, with what stands before it', () => {
+  it('contains every block, with the text before it', () => {
     expect(blocksOf('p.md', page).map(({ language, intro, heading }) => [language, intro, heading])).toEqual([
       ['sh', 'See [two](two.md#x) and `npm run three`.', '# One: a `thing`'],
       ['ts', 'Ten:', '# One: a `thing`'],
@@ -598,11 +599,11 @@ describe('what is taken from a page', () => {
     expect(() => blocksOf('p.md', '```sh\nnever closed')).toThrow('p.md: a block is never closed');
   });
 
-  it('is every command, also of a block that names no language', () => {
+  it('contains every command, even of a block that names no language', () => {
     expect(shellBlocksOf('p.md', page).map(commandsIn)).toEqual([['four --five six', 'seven "#8"'], ['twelve']]);
   });
 
-  it('is every link, heading and piece of code outside the blocks', () => {
+  it('contains every link, heading and piece of code outside the blocks', () => {
     expect(linksOf(page)).toEqual(['two.md#x']);
     expect(anchorsOf(page)).toEqual(['one-a-thing']);
     expect(inlineCodeOf(page)).toEqual(['thing', 'npm run three']);

@@ -294,7 +294,7 @@ afterAll(async () => {
 });
 
 it.each(Object.keys(acts))(
-  '%s: killed at and inside every statement, nothing is left half-made',
+  '%s: nothing is left half-made if the process is killed before or inside any statement',
   async (name) => {
     const act = acts[name];
     if (!act) throw new Error('there is no such act');

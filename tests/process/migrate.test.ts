@@ -10,7 +10,7 @@ import { tenantMigrations } from '../../db/tenant/migrations/index.js';
 import { asSuperuser, beginSession, connectAs, startServiceForTest } from '../support/app.js';
 import { build, makeDataDir, runProgram, startProcess } from '../support/service-process.js';
 
-describe('a registry of one’s own', () => {
+describe('an external registry', () => {
   const { superuser, registryOwner, registryService, provisioner } = inject('cluster');
   const database = `registry_${randomBytes(6).toString('hex')}`;
   const urlOf = (connection: ConnectionSettings): string =>
@@ -36,7 +36,7 @@ describe('a registry of one’s own', () => {
   });
   afterAll(() => data.remove());
 
-  it('is refused while it is not migrated, with the command that helps', async () => {
+  it('is refused until it is migrated, with the command that does it', async () => {
     const { code, stderr } = await runProgram('src/server.js', env);
     expect(code).toBe(1);
     expect(stderr).toContain('npm run migrate');
@@ -52,7 +52,7 @@ describe('a registry of one’s own', () => {
     expect(again.code).toBe(0);
   });
 
-  it('gives the role of the service its rights again, without which the start is refused', async () => {
+  it('is refused if the service’s role lacks its rights, which the command grants again', async () => {
     await asSuperuser(database, (db) =>
       sql`revoke usage on schema migration from ${sql.id(registryService.user)}`.execute(db),
     );
@@ -64,7 +64,7 @@ describe('a registry of one’s own', () => {
     expect((await runProgram('src/cli/migrate.js', env)).code).toBe(0);
   });
 
-  it('carries a service once it is migrated, with the operator from the environment', async () => {
+  it('can be used once it is migrated, with the operator from the environment', async () => {
     const service = await startProcess({
       ...env,
       OPERATOR_EMAIL: 'Root@Example.com',
@@ -82,7 +82,7 @@ describe('a registry of one’s own', () => {
     expect(await service.exited).toBe(0);
   });
 
-  it('is served to its owner too, with a warning that the audit is not protected from it', async () => {
+  it('can be used by its owner, with a warning that the owner can change the audit', async () => {
     const { MIGRATION_DATABASE_URL: asOwner = '', ...rest } = env;
     const service = await startProcess({ ...rest, DATABASE_URL: asOwner });
     service.signal('SIGTERM');
@@ -93,7 +93,7 @@ describe('a registry of one’s own', () => {
     expect(warnings).toHaveLength(1);
   });
 
-  it('says in one line when it cannot be reached, and never with the password', async () => {
+  it('is reported by its address if it cannot be reached, without the password', async () => {
     const nowhere = 'postgres://someone:canary-password@127.0.0.1:1/registry';
     const unreachable = { ...env, DATABASE_URL: nowhere, MIGRATION_DATABASE_URL: nowhere };
     for (const program of ['src/server.js', 'src/cli/migrate.js']) {
@@ -104,7 +104,7 @@ describe('a registry of one’s own', () => {
     }
   });
 
-  it('says in one line when it takes no writes, as a standby does', async () => {
+  it('is reported as read-only at the start, as a standby is', async () => {
     const settings = sql`role ${sql.id(registryService.user)} in database ${sql.id(database)}`;
     await asSuperuser('postgres', (db) => sql`alter ${settings} set default_transaction_read_only to on`.execute(db));
     try {
@@ -116,13 +116,13 @@ describe('a registry of one’s own', () => {
     }
   });
 
-  it('explains the command with --help', async () => {
+  it('is migrated by a command that explains itself with --help', async () => {
     const { code, stdout } = await runProgram('src/cli/migrate.js', {}, ['--help']);
     expect(code).toBe(0);
     expect(stdout).toContain('Usage: npm run migrate');
   });
 
-  it('brings tenant databases that are behind up to date, and reports one that cannot be', async () => {
+  it('has its outdated tenant databases migrated, and a database that cannot be migrated reported', async () => {
     const service = await startServiceForTest({ registry: database });
     const behind = await service.createTenant('behind');
     const broken = await service.createTenant('broken');

@@ -66,7 +66,7 @@ afterAll(async () => {
   await data.remove();
 });
 
-it('stay within the budget and lose and double no acknowledged write, and one that is killed leaves its slots', async () => {
+it('two replicas stay within the budget and store each acknowledged write once, and the slots of a killed replica are freed', async () => {
   const [survivor, victim] = replicas;
   if (!survivor || !victim) throw new Error('there are no two replicas');
   const databases = await databasesOfTenants();

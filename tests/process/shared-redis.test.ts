@@ -148,7 +148,7 @@ describe.skipIf(noRedis !== undefined)(`two processes on one Redis${note}`, () =
     return token;
   }
 
-  it('let one address make as many requests as the limit, and the stated excess at most', async () => {
+  it('together admit the limit of requests from one address, and the documented excess at most', async () => {
     await together();
     const began = performance.now();
     const count = await flood(newAddress(), LIMIT);
@@ -156,11 +156,11 @@ describe.skipIf(noRedis !== undefined)(`two processes on one Redis${note}`, () =
     expect(count).toBeLessThanOrEqual(LIMIT + EXCESS + grownSince(began));
   });
 
-  it('refuse on one what was logged out on the other', async () => {
+  it('both refuse a session that was ended on either of them', async () => {
     for (const replica of replicas) await endOn(replica);
   });
 
-  it('cut from Redis, one goes on with its part, and the other is untouched', async () => {
+  it('continue when one is cut off from Redis: this replica with its part, the other as before', async () => {
     await together();
     const [untouched, cut] = replicas;
     const began = performance.now();
@@ -186,7 +186,7 @@ describe.skipIf(noRedis !== undefined)(`two processes on one Redis${note}`, () =
     await expect.poll(available, SOON).toEqual([true, true]);
   });
 
-  it('lift no limit and bring back no session when Redis was killed and is back empty', async () => {
+  it('lift no limit and revive no session when Redis was killed and is back empty', async () => {
     await together();
     const [first, second] = replicas;
     const [used, ended, kept] = [newAddress(), await endOn(first), await signIn(first)];

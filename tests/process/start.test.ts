@@ -76,7 +76,7 @@ describe('a start without any configuration', { timeout: 90_000 }, () => {
       await call(service, '/auth/login', post({ tenant: 'acme', email: ADMIN.email, password: ADMIN.password })),
     );
 
-  it('gives a running service, and shows a sign-in for the operator once', async () => {
+  it('gives a running service, and prints the operator’s sign-in once', async () => {
     const service = await start();
     operatorPassword = service.operatorPassword ?? '';
     expect(operatorPassword).not.toBe('');
@@ -90,7 +90,7 @@ describe('a start without any configuration', { timeout: 90_000 }, () => {
     expect(lines.join('\n')).not.toContain(operatorPassword);
   });
 
-  it('keeps secrets and data between starts, and shows no sign-in again', async () => {
+  it('keeps secrets and data when repeated, and prints no sign-in again', async () => {
     const secrets = path.join(data.dir, 'secrets.json');
     expect((await stat(secrets)).mode & 0o777).toBe(0o600);
     const service = await start();
@@ -99,7 +99,7 @@ describe('a start without any configuration', { timeout: 90_000 }, () => {
     expect(((await products.json()) as { data: { name: string }[] }).data.map(({ name }) => name)).toEqual(['Lamp']);
   });
 
-  it('stops on SIGTERM with every request answered, and stops its PostgreSQL', async () => {
+  it('gives a service that stops on SIGTERM with every request answered, and stops its PostgreSQL', async () => {
     // The kernel resets connections that wait to be accepted while the port closes: draining avoids that.
     const service = await start({ SHUTDOWN_DRAIN_MS: '1000' });
     const token = await signInAsAdmin(service);
@@ -118,7 +118,7 @@ describe('a start without any configuration', { timeout: 90_000 }, () => {
     expect(isRunning(postgres)).toBe(false);
   });
 
-  it('is unready while it drains, and ends at once on a second signal', async () => {
+  it('gives a service that is unready while it drains, and ends at once on a second signal', async () => {
     const service = await start({ SHUTDOWN_DRAIN_MS: '600000' });
     const postgres = await postgresPid();
     service.signal('SIGTERM');
@@ -140,7 +140,7 @@ describe('a start without any configuration', { timeout: 90_000 }, () => {
     expect(isRunning(orphan)).toBe(false);
   });
 
-  it('recovers after a kill -9 of its PostgreSQL, without a restart', async () => {
+  it('gives a service that recovers from a kill -9 of its PostgreSQL without a restart', async () => {
     const service = await start();
     const token = await signInAsAdmin(service);
     process.kill(await postgresPid(), 'SIGKILL');
@@ -148,7 +148,7 @@ describe('a start without any configuration', { timeout: 90_000 }, () => {
     expect(isRunning(service.pid)).toBe(true);
   });
 
-  it('refuses a second service on the same data folder and a taken port, in one line each', async () => {
+  it('is refused on a data folder or a port that is in use, with a sentence each', async () => {
     const service = await start();
     const second = await runProgram('src/server.js', { DATA_DIR: data.dir, PORT: '0' });
     expect(second.code).toBe(1);
@@ -163,7 +163,7 @@ describe('a start without any configuration', { timeout: 90_000 }, () => {
 });
 
 describe('a start in production', () => {
-  it('invents nothing: it lists everything that is missing and ends', async () => {
+  it('generates no secrets: it lists everything that is missing, and ends', async () => {
     const { code, stderr } = await runProgram('src/server.js', { NODE_ENV: 'production', PORT: 'http' });
     expect(code).toBe(1);
     for (const name of ['PORT', 'DATABASE_URL', 'DATABASE_TLS', 'JWT_KEYS', 'ENCRYPTION_KEYS'])

@@ -161,7 +161,7 @@ describe.skipIf(skipped !== '')(`two replicas behind HAProxy${skipped}`, () => {
     }
   }
 
-  it('gives both of them work, and leaves the request id as the client chose it', async () => {
+  it('both get requests, and keep the request ID that the client chose', async () => {
     let turn = 0;
     // Repeated until it holds: the balancer rightly leaves out a starved replica whose checks fail.
     await eventually('both have logged some', async () => {
@@ -173,11 +173,11 @@ describe.skipIf(skipped !== '')(`two replicas behind HAProxy${skipped}`, () => {
     });
   });
 
-  it('carries the walk of the README, as docs/guide/deploy.md says', async () => {
+  it('serve the walk of the README, as docs/guide/deploy.md says', async () => {
     expect(await walkReadme(topology.url, topology.operator)).toContain('"name":"Wayne Enterprises"');
   });
 
-  it('counts a client by its real address, whatever X-Forwarded-For it sends', async () => {
+  it('count a client by its real address, whatever X-Forwarded-For it sends', async () => {
     const attempt = async (from: string, claimed: string): Promise<number> => {
       // The limit is checked before the body.
       const headers = { 'x-forwarded-for': claimed, forwarded: `for=${claimed}` };
@@ -193,7 +193,7 @@ describe.skipIf(skipped !== '')(`two replicas behind HAProxy${skipped}`, () => {
     expect(await attempt('127.0.0.10', '127.0.0.9')).toBe(400);
   });
 
-  it('serves on one what was made on the other, at once', async () => {
+  it('both serve a new tenant at once, whichever of them created it', async () => {
     const [first, second] = topology.replicas;
     await createTenant(first.url, 'made-on-one');
     const session = await signIn(second.url, 'made-on-one');
@@ -201,7 +201,7 @@ describe.skipIf(skipped !== '')(`two replicas behind HAProxy${skipped}`, () => {
     expect((await send(`${second.url}/users`, 'GET', { token: session })).status).toBe(200);
   });
 
-  it('suspends and resumes on the other within a second, and deletes what the other has open', async () => {
+  it('apply a suspension, a resumption and a deletion by the other replica within a second', async () => {
     const [first, second] = topology.replicas;
     const id = await createTenant(first.url, 'short-lived');
     const session = await signIn(second.url, 'short-lived');
@@ -218,7 +218,7 @@ describe.skipIf(skipped !== '')(`two replicas behind HAProxy${skipped}`, () => {
     await eventually('gone', async () => [401, 403].includes(await status()), 1_000);
   });
 
-  it('fails no request while one replica after the other is restarted', { timeout: 60_000 }, async () => {
+  it('fail no request while they are restarted one after the other', { timeout: 60_000 }, async () => {
     const load = startLoad(topology.url, token, productId);
     for (const replica of topology.replicas) {
       expect(await replica.stop('SIGTERM')).toBe(0);
@@ -231,7 +231,7 @@ describe.skipIf(skipped !== '')(`two replicas behind HAProxy${skipped}`, () => {
     expect(created.filter((name) => !names.has(name))).toEqual([]);
   });
 
-  it('takes a killed replica out: only what it had in its hands fails', { timeout: 60_000 }, async () => {
+  it('fail only requests that were running on a replica when it was killed', { timeout: 60_000 }, async () => {
     const [killed] = topology.replicas;
     await eventually('in again', async () => (await balancerLog()).endsWith('UP'));
     const load = startLoad(topology.url, token, productId);
@@ -254,7 +254,7 @@ describe.skipIf(skipped !== '')(`two replicas behind HAProxy${skipped}`, () => {
     }
   });
 
-  it('goes on while Redis is away, and both replicas use it when it is back', async () => {
+  it('continue while Redis is away, and use it when it is back', async () => {
     const seen = async (): Promise<unknown[]> => {
       const answers = await Promise.all(
         topology.replicas.map(({ url }) => send(`${url}/pools?limit=1`, 'GET', { token: operator })),
@@ -273,7 +273,7 @@ describe.skipIf(skipped !== '')(`two replicas behind HAProxy${skipped}`, () => {
   });
 
   it.skipIf(process.platform !== 'linux')(
-    'keeps its secrets in files: none is in the environment or the arguments of a process',
+    'keep their secrets in files: none is in the environment or the arguments of a process',
     async () => {
       const secrets = await Promise.all(
         ['database_url', 'redis_auth', 'jwt_keys', 'encryption_keys', 'operator_password'].map((name) =>
@@ -290,7 +290,7 @@ describe.skipIf(skipped !== '')(`two replicas behind HAProxy${skipped}`, () => {
     },
   );
 
-  it('serves the tenants that it knows while the registry is away', async () => {
+  it('serve known tenants while the registry is away', async () => {
     for (const { url } of topology.replicas) expect(await readThrough(url)).toBe(200);
     await topology.registry.stop();
     await eventually('unready', async () => (await send(`${topology.url}/health/ready`, 'GET')).status === 503);
@@ -303,7 +303,7 @@ describe.skipIf(skipped !== '')(`two replicas behind HAProxy${skipped}`, () => {
     await eventually('ready again', async () => (await send(`${topology.url}/health/ready`, 'GET')).status === 200);
   });
 
-  it('answers in the words of the API where no replica is left, and leaves nothing behind', async () => {
+  it('leave a 503 in the form of the API to HAProxy when both are gone, and leave no files', async () => {
     await Promise.all(topology.replicas.map((replica) => replica.stop('SIGKILL')));
     const answer = await send(`${topology.url}/products`, 'GET', { token });
     expect(answer).toMatchObject({

@@ -60,11 +60,11 @@ async function expectEverywhere(
 
 const INVALID = [400, 'invalid-request'] as const;
 
-it('reads a body on as many routes as there are', () => {
+it('tries at least nine routes that read a body', () => {
   expect(routes.length).toBeGreaterThanOrEqual(9);
 });
 
-describe('a key that stands twice gets 400', () => {
+describe('a key that occurs twice in one object gets 400', () => {
   it.each([
     ['side by side', '{"name":"a","name":"b"}', '/name'],
     ['with the same value', '{"name":"a","price":"1","name":"a"}', '/name'],
@@ -77,7 +77,7 @@ describe('a key that stands twice gets 400', () => {
   });
 });
 
-describe('a body that is no UTF-8 gets 400', () => {
+describe('a body that is not UTF-8 gets 400', () => {
   const around = (bytes: number[]): Buffer =>
     Buffer.concat([Buffer.from('{"name":"a'), Buffer.from(bytes), Buffer.from('"}')]);
   it.each<[string, Buffer]>([
@@ -118,7 +118,7 @@ describe('NUL and lone surrogates get 400', () => {
   });
 });
 
-describe('a key that reaches for the prototype gets 400', () => {
+describe('a key that could change a prototype gets 400', () => {
   it.each([
     ['{"__proto__":{"role":"admin"}}', '/__proto__'],
     ['{"\\u005f\\u005fproto__":{"role":"admin"}}', '/__proto__'],
@@ -152,24 +152,24 @@ describe('a key that a route does not know gets 400', () => {
   });
 });
 
-describe('too much of a body', () => {
+describe('a body that exceeds a limit', () => {
   const deep = (levels: number): string => `${'['.repeat(levels)}${']'.repeat(levels)}`;
   const keys = (count: number): string => `{${Array.from({ length: count }, (_, n) => `"${n}":0`).join(',')}}`;
 
-  it('gets 400 for its depth', async () => {
+  it('gets 400 if it is nested too deeply', async () => {
     const errors = [{ path: '', message: 'must not be nested deeper than 32 levels' }];
     await expectEverywhere(`{"name":${deep(32)}}`, INVALID, { errors });
     await expectEverywhere(deep(30_000), INVALID, { errors });
     await expectEverywhere('{"a":'.repeat(9_000) + '1' + '}'.repeat(9_000), INVALID, { errors });
   });
 
-  it('gets 400 for its keys and its items', async () => {
+  it('gets 400 if it has too many keys or list items', async () => {
     const errors = [{ path: '', message: 'must not contain more than 1000 keys and list items' }];
     await expectEverywhere(keys(6_000), INVALID, { errors });
     await expectEverywhere(`{"roles":[${'0,'.repeat(30_000)}0]}`, INVALID, { errors });
   });
 
-  it('gets 413 for its length, with 500,000 levels or 70,000 keys as well', async () => {
+  it('gets 413 if it is too long, even with 500,000 levels or 70,000 keys', async () => {
     const { app } = service;
     for (const { method, url, access } of routes) {
       for (const payload of [deep(500_000), keys(70_000), `{"name":"${'x'.repeat(65_536)}"}`]) {
@@ -196,7 +196,7 @@ describe('too much of a body', () => {
   });
 });
 
-describe('what is not JSON in UTF-8 gets 415', () => {
+describe('a body that is not JSON in UTF-8 gets 415', () => {
   const MEDIA = [415, 'unsupported-media-type'] as const;
   const body = '{"name":"x"}';
 
@@ -250,7 +250,7 @@ describe('what is not JSON in UTF-8 gets 415', () => {
     );
   });
 
-  it('and what is JSON in UTF-8 is read, however it says so', async () => {
+  it('but a body that is JSON in UTF-8 is read, in any spelling of its content type', async () => {
     const product = Buffer.from('{"name":"Lampe für 5 € 💡","price":"1"}');
     const create = routes.find(({ method, url }) => method === 'POST' && url === '/products');
     if (!create) throw new Error('there is no POST /products');

@@ -39,8 +39,8 @@ async function signIn({ send }: TestService, { slug }: TestTenant): Promise<numb
 }
 
 describe('a flood of password changes in one tenant', () => {
-  it('lets all people of another tenant sign in', async () => {
-    // The budgets are lifted in tests: the turns alone must keep the promise.
+  it('does not stop users of another tenant from signing in', async () => {
+    // The tests run without budgets: only the turns of the payers keep the promise.
     const service = await startServiceForTest({ env: { HASH_CONCURRENCY: '1' } });
     const [flooded, other] = [await service.createTenant(), await service.createTenant()];
     const endFlood = flood(service, flooded);
@@ -59,7 +59,7 @@ describe('a flood of password changes in one tenant', () => {
 describe('the budget of password changes', () => {
   const budget = { PASSWORD_BUDGET_ACCOUNT: '2', PASSWORD_BUDGET_TENANT: '3' };
 
-  it('is taken from by every route that hashes for a signed-in user, and answers 429 with Retry-After beyond', async () => {
+  it('covers every route that hashes for a signed-in user, and such a route answers 429 with Retry-After once the budget is used up', async () => {
     const service = await startServiceForTest({ env: budget });
     const { send } = service;
     const { id, adminToken: token, adminId } = await service.createTenant();
@@ -92,7 +92,7 @@ describe('the budget of password changes', () => {
     expect((await send('POST', '/auth/login', { body: login })).status).toBe(200);
   });
 
-  it('that one account uses up for its tenant does not keep an admin from deactivating that account', async () => {
+  it('does not stop an admin from deactivating the account that used it up', async () => {
     const service = await startServiceForTest({ env: { PASSWORD_BUDGET_ACCOUNT: '2', PASSWORD_BUDGET_TENANT: '2' } });
     const { send } = service;
     const tenant = await service.createTenant();
@@ -106,7 +106,7 @@ describe('the budget of password changes', () => {
     expect((await send('POST', '/auth/password', { token: greedy.token, body })).status).toBe(401);
   });
 
-  it('is taken from by operators that make tenants', async () => {
+  it('covers operators who create tenants', async () => {
     const service = await startServiceForTest({ env: budget });
     const { send, operatorToken } = service;
     await service.createTenant();

@@ -252,8 +252,8 @@ async function holdBack(
 const ofUsers = (): RouteEntry[] => guarded.filter(({ access }) => access.scope !== 'operator');
 const ofOperators = (): RouteEntry[] => guarded.filter(({ access }) => access.scope !== 'tenant');
 
-describe('a user who sends the head, and the body after it was', { timeout: 60_000 }, () => {
-  it.each(crossed(ways))('%s through %s: 401 or 403, and nothing changes', async (_how, replica, way) => {
+describe('a user who sends the head of a request, and the body only after being', { timeout: 60_000 }, () => {
+  it.each(crossed(ways))('%s through %s, gets 401 or 403 and changes nothing', async (_how, replica, way) => {
     const routes = ofUsers().filter((route) => !way.passes?.(route));
     const { tenant, targets } = await (way.whole ? prepareTenant() : sharedTenant());
     const { dbName } = await rowOf(home, tenant);
@@ -268,7 +268,7 @@ describe('a user who sends the head, and the body after it was', { timeout: 60_0
     expect(await everythingIn(dbName)).toEqual(before);
   });
 
-  it('is served if nothing was revoked, so that the refusals are about the revocation', async () => {
+  it('left alone, is served, which shows that the refusals come from the revocation', async () => {
     const routes = ofUsers();
     const { tenant, targets } = await prepareTenant();
     const callers = await callersFor(routes, () => addUser(home, tenant, { roles: ['admin'] }));
@@ -281,7 +281,7 @@ describe('a user who sends the head, and the body after it was', { timeout: 60_0
   });
 });
 
-describe('an operator who sends the head, and the body after it was', { timeout: 60_000 }, () => {
+describe('an operator who sends the head of a request, and the body only after being', { timeout: 60_000 }, () => {
   let operators = 0;
   const addOperator = async (): Promise<Caller> => {
     const email = `operator-${(operators += 1)}@example.com`;
@@ -293,7 +293,7 @@ describe('an operator who sends the head, and the body after it was', { timeout:
     return { id, token: await beginSession(home.app, { kind: 'operator', operatorId: id }) };
   };
 
-  it.each(crossed(operatorWays))('%s through %s: 401 or 403, and nothing changes', async (_how, replica, way) => {
+  it.each(crossed(operatorWays))('%s through %s, gets 401 or 403 and changes nothing', async (_how, replica, way) => {
     const routes = ofOperators();
     const { tenant } = await sharedTenant();
     const callers = await callersFor(routes, addOperator);
@@ -307,14 +307,14 @@ describe('an operator who sends the head, and the body after it was', { timeout:
 });
 
 describe('the list of routes', () => {
-  it('has every route that reads a body; what is public is an exception by name', () => {
+  it('contains every route that reads a body, except those that are named as exceptions', () => {
     const names = home.app.routeTable.filter((route) => withBody.has(nameOf(route))).map(nameOf);
     expect(names.length).toBeGreaterThanOrEqual(13);
     const tried = new Set(guarded.map(nameOf));
     expect(names.filter((name) => !tried.has(name)).sort()).toEqual(Object.keys(exceptions).sort());
   });
 
-  it('says of each route whether it needs a body as the route itself does', () => {
+  it('agrees with each route’s schema on whether the route needs a body', () => {
     expect(guarded.map((route) => [nameOf(route), bodyOf(route) !== null])).toEqual(
       guarded.map((route) => [nameOf(route), withBody.has(nameOf(route))]),
     );
@@ -333,7 +333,7 @@ describe('a content type without a body', () => {
   const ofNoLength = 'content-length: 0\r\n\r\n';
   const inNoChunks = 'transfer-encoding: chunked\r\n\r\n0\r\n\r\n';
 
-  it('is as none on every route that needs no body', { timeout: 60_000 }, async () => {
+  it('is ignored on every route that needs no body', { timeout: 60_000 }, async () => {
     const routes = guarded.filter((route) => !withBody.has(nameOf(route)));
     expect(routes.length).toBeGreaterThanOrEqual(15);
     const { tenant } = await sharedTenant();
@@ -358,7 +358,7 @@ describe('a content type without a body', () => {
     }
   });
 
-  it('is no way to send another body there: 415', async () => {
+  it('does not let a route that needs no body take a body of another type: 415', async () => {
     const text = 'transfer-encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n';
     const head = 'POST /auth/logout HTTP/1.1\r\nhost: x\r\nconnection: close\r\n';
     const { adminToken } = await home.createTenant();
@@ -369,7 +369,7 @@ describe('a content type without a body', () => {
     expect(parseAnswer(raw).status).toBe(415);
   });
 
-  it('logs out, and removes', async () => {
+  it('does not prevent a logout or a removal', async () => {
     const tenant = await home.createTenant();
     const { body: product } = await home.send<{ id: string }>('POST', '/products', {
       token: tenant.adminToken,
@@ -381,7 +381,7 @@ describe('a content type without a body', () => {
     expect((await exchange(port, 'GET', '/auth/me', { headers })).status).toBe(401);
   });
 
-  it('is 400 on a route that needs one', async () => {
+  it('gets 400 on a route that needs a body', async () => {
     const { tenant } = await sharedTenant();
     for (const name of withBody) {
       const [method = '', url = ''] = name.split(' ');

@@ -87,14 +87,14 @@ describe('a head that two servers could read in two ways gets 400, and the conne
     expect(raw.match(/HTTP\/1\.1 \d{3}/g)).toEqual(['HTTP/1.1 400']);
   });
 
-  it('and the same head with one host and one length is answered', async () => {
+  it('but a head that can be read in one way only is answered', async () => {
     const raw = await sendBytes(port, `GET /health/live HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n`);
     expect(parseAnswer(raw).status).toBe(200);
     const old = await sendBytes(port, 'GET /health/live HTTP/1.0\r\n\r\n');
     expect(parseAnswer(old).status).toBe(200);
   });
 
-  it('two Authorization headers are none', async () => {
+  it('but two Authorization headers get 401, as if there were none', async () => {
     for (const tokens of [
       [tenant.adminToken, tenant.adminToken],
       [tenant.adminToken, service.operatorToken],
@@ -128,7 +128,7 @@ describe('an address that does not decode to text gets 400 on every route', () =
     expectProblem(await exchange(port, 'GET', `/nothing${suffix}`), 400, 'invalid-request');
   });
 
-  it('and one that does is read', async () => {
+  it('but an address that decodes is read', async () => {
     const headers = { authorization: `Bearer ${tenant.adminToken}` };
     for (const search of ['%C3%A9', '100%25', '%F0%9F%92%A1', 'a+b', '%2500'])
       expect((await exchange(port, 'GET', `/products?search=${search}`, { headers })).status).toBe(200);
@@ -136,7 +136,7 @@ describe('an address that does not decode to text gets 400 on every route', () =
 });
 
 describe('a parameter that is given twice', () => {
-  it('gets 400, and names it, whichever route and parameter', async () => {
+  it('gets 400 with its name, on every route', async () => {
     const document = service.app.swagger() as {
       paths: Record<string, { get?: { parameters?: { in: string; name: string }[] } }>;
     };
@@ -162,7 +162,7 @@ describe('a parameter that is given twice', () => {
   });
 });
 
-describe('a peer that takes its time', () => {
+describe('a slow client', () => {
   /** Long, because a machine can be busy; a socket that is kept would stay open for ever. */
   const PATIENCE = 15_000;
   const TRICKLE = 200;
@@ -185,7 +185,7 @@ describe('a peer that takes its time', () => {
     ['sends one chunk after another', `${HEAD}transfer-encoding: chunked\r\n\r\n`, '1\r\n \r\n'],
     ['sends half a body', `${HEAD}content-length: 10\r\n\r\n{`, ''],
   ] as const)(
-    'and %s is let go of with 408',
+    'that %s gets 408, and its connection closes',
     { timeout: 2 * PATIENCE },
     async ([, start, trickle], { onTestFinished }) => {
       const socket = connect(slowPort, '127.0.0.1');

@@ -26,7 +26,7 @@ function send(method: string, { url, access }: RouteEntry): Promise<Received> {
 const routes = (): RouteEntry[] => service.app.routeTable.filter(({ url }) => !url.includes('*'));
 
 describe('HEAD', () => {
-  it('is answered on every route as GET is, without the body', { timeout: 30_000 }, async () => {
+  it('gets the answer of GET without its body, on every route', { timeout: 30_000 }, async () => {
     const reads = routes().filter(({ method }) => method === 'GET');
     expect(reads.length).toBeGreaterThan(15);
     for (const route of reads) {
@@ -36,7 +36,7 @@ describe('HEAD', () => {
     }
   });
 
-  it('is refused as GET is without a token, and without the permission', async () => {
+  it('is refused without a token or without the permission, as GET is', async () => {
     expect((await exchange(port, 'HEAD', '/products')).status).toBe(401);
     const headers = { authorization: `Bearer ${tenant.adminToken}` };
     expect((await exchange(port, 'HEAD', '/tenants', { headers })).status).toBe(403);
@@ -47,7 +47,7 @@ describe('HEAD', () => {
 const others = METHODS.filter((method) => method !== 'CONNECT');
 
 describe('a wrong method', () => {
-  it('gets 405 with the methods that lead somewhere, on every address', { timeout: 30_000 }, async () => {
+  it('gets 405 with the allowed methods, on every address', { timeout: 30_000 }, async () => {
     for (const route of routes()) {
       const same = routes().filter(({ url }) => url === route.url);
       const methods = new Set(same.flatMap(({ method }) => (method === 'GET' ? ['GET', 'HEAD'] : [method])));
@@ -58,7 +58,7 @@ describe('a wrong method', () => {
     }
   });
 
-  it('gets the same answer with a slash at the end, and however the address is encoded', async () => {
+  it('gets the same answer for an address with a trailing slash or with encoded characters', async () => {
     for (const address of ['/products', '/products/', '/%70roducts', '/docs', '/docs/']) {
       const answer = await exchange(port, 'PUT', address);
       expectProblem(answer, 405, 'method-not-allowed');
@@ -67,7 +67,7 @@ describe('a wrong method', () => {
     }
   });
 
-  it('is none if the method leads somewhere and finds nothing there: 404', async () => {
+  it('is not reported if the method is allowed and finds nothing: 404', async () => {
     for (const method of ['GET', 'HEAD']) {
       const answer = await exchange(port, method, '/docs/static/no-such-file.js');
       expect([method, answer.status, answer.headers.allow]).toEqual([method, 404, undefined]);
@@ -75,7 +75,7 @@ describe('a wrong method', () => {
   });
 
   it(
-    'that Node’s parser knows is never a 5xx, with a body or without, on an address or on none',
+    'that Node’s parser knows never gets 5xx, with or without a body, on a known or an unknown address',
     { timeout: 30_000 },
     async () => {
       const bodies = [

@@ -70,7 +70,7 @@ const revocations: Readonly<Record<string, (db: Db, operatorId: string) => Promi
   'signed out': (db, id) => sql`delete from sessions where account_id = ${id}`.execute(db),
 };
 
-/** Made once, and again only if an act changed it. */
+/** Tenants are kept by state. An act that changes its tenant removes it from here. */
 const tenants = new Map<State, TestTenant>();
 
 async function tenantIn(state: State): Promise<TestTenant> {
@@ -150,7 +150,7 @@ describe.each(Object.entries(acts))('%s, which waits in the registry,', (_name, 
     expect(await asSuperuser(registry, contents)).toEqual(before);
   });
 
-  it('is done for an operator that may act', async () => {
+  it('succeeds for an operator who keeps the right to act', async () => {
     const request = await prepare(act);
     const { token } = await addOperator();
     await succeed(
@@ -163,14 +163,14 @@ describe.each(Object.entries(acts))('%s, which waits in the registry,', (_name, 
   });
 });
 
-it('tries every act of operators; what is not tried is an exception by name', () => {
+it('tries every act of operators, except those that are named as exceptions', () => {
   const names = service.app.routeTable
     .filter(({ method, access }) => !['GET', 'HEAD'].includes(method) && access.scope === 'operator')
     .map(nameOf);
   expect([...names, 'PATCH /tenants/:id'].sort()).toEqual([...Object.keys(acts), ...Object.keys(exceptions)].sort());
 });
 
-it('a tenant whose operator is signed out while its admin’s password waits to be hashed is not made', async () => {
+it('creates no tenant if the operator is signed out while the admin’s password waits to be hashed', async () => {
   // The cluster may be drained by now.
   const accepting = { token: service.operatorToken, body: { accepting: true } };
   await succeed(service.send('PATCH', `/clusters/${cluster}`, accepting));

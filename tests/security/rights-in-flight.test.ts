@@ -187,7 +187,7 @@ describe.each(Object.keys(writes))('%s in flight', (write) => {
     expect(after).toEqual(before);
   });
 
-  it('is done for a caller that keeps its rights', async () => {
+  it('succeeds for a caller that keeps its rights', async () => {
     const request = await writes[write]?.();
     const caller = await addUser(service, tenant, { roles: ['admin'] });
     const { answer, before, after } = await whileHeld(
@@ -248,7 +248,7 @@ describe.each(Object.keys(laterWaits))('%s that waits for a role', (write) => {
     expect(after).toEqual(before);
   });
 
-  it.each(['logout', 'logout-all'])('changes nothing once its caller was answered a %s', async (how) => {
+  it.each(['logout', 'logout-all'])('changes nothing once its caller has got the answer to a %s', async (how) => {
     const { held, request } = (await laterWaits[write]?.()) ?? { held: '', request: undefined };
     const caller = await addUser(service, tenant, { roles: ['admin'] });
     const { answer, before, after } = await whileHeld(
@@ -264,7 +264,7 @@ describe.each(Object.keys(laterWaits))('%s that waits for a role', (write) => {
   });
 });
 
-describe('a change that the own password was confirmed for', () => {
+describe('of the changes that need the caller’s own password,', () => {
   const ownChanges: Record<string, (user: User & { password: string }, next: string) => Promise<Answer>> = {
     'POST /auth/password': ({ token, password }, newPassword) =>
       send('POST', '/auth/password', { token, body: { currentPassword: password, newPassword } }),
@@ -306,7 +306,7 @@ describe('a change that the own password was confirmed for', () => {
     expect(await signIn(user.email, next)).toBe(401);
   });
 
-  it('leaves the e-mail address as it is if the password was reset meanwhile', async () => {
+  it('a new e-mail address is not stored if the password was reset meanwhile', async () => {
     const user = await service.createUser(tenant, `address-${(numbers += 1)}@example.com`);
     const body = { email: `taken-over-${numbers}@example.com`, currentPassword: user.password };
     const { answer, before, after } = await whileHeld(
@@ -333,7 +333,7 @@ describe('a change that the own password was confirmed for', () => {
     },
   };
 
-  it.each(Object.keys(operatorChanges))('leaves the password of an operator that %s as it is', async (how) => {
+  it.each(Object.keys(operatorChanges))('a new password is not stored if the operator meanwhile %s', async (how) => {
     const { status, change } = operatorChanges[how] ?? { status: 0, change: async () => undefined };
     const { app, config } = service;
     const email = `operator-${(numbers += 1)}@example.com`;
@@ -360,7 +360,7 @@ describe('a change that the own password was confirmed for', () => {
   });
 });
 
-it('lets 50 changes that two admins make to each other, themselves and their roles all come through', async () => {
+it('completes 50 simultaneous changes that two admins make to each other, themselves and their roles', async () => {
   const crossing = await service.createTenant('crossing');
   const made = await send('POST', '/roles', {
     token: crossing.adminToken,

@@ -119,13 +119,13 @@ async function exposition({ app }: TestService): Promise<string> {
   return (await app.engine.metrics.expose()).body;
 }
 
-it('no password of a database is in the answer of any route, whatever it is asked', async () => {
+it('no route answers with a database password, whatever the request', async () => {
   const statuses = await askEverything(service, { id: tenant.id, token: tenant.adminToken });
   for (const status of [200, 201, 400, 401, 403, 404]) expect(statuses).toContain(status);
   expect(answers.filter((answer) => found(answer).length > 0)).toEqual([]);
 });
 
-it('nor in the description of the API', async () => {
+it('the description of the API contains no database password', async () => {
   for (const url of ['/docs/json', '/docs/yaml']) {
     const { body } = await service.app.inject(url);
     expect(body.length).toBeGreaterThan(1_000);
@@ -133,14 +133,14 @@ it('nor in the description of the API', async () => {
   }
 });
 
-it('nor in the metrics of all this, and no address of a person is there either', async () => {
+it('the metrics contain no database password and no e-mail address', async () => {
   const text = await exposition(service);
   expect(text).toContain('tenantry_http_request_duration_seconds_count{method="POST",route="/auth/login"');
   expect(found(text)).toEqual([]);
   expect(text).not.toMatch(/[\w.+-]+@[\w-]+\.\w+/);
 });
 
-it('nor in an answer, in the log or in PostgreSQL’s where the password does not fit any more', async () => {
+it('no answer and no log contains a database password that PostgreSQL refuses, nor does PostgreSQL’s own log', async () => {
   const token = await beginSession(service.app, { kind: 'user', tenantId: tenant.id, userId: tenant.adminId });
   const verifier = await scramVerifier('another-password', 4_096);
   await asSuperuser('postgres', (db) => sql`alter role ${sql.id(dbUser)} password ${sql.lit(verifier)}`.execute(db));
@@ -167,7 +167,7 @@ it('nor in an answer, in the log or in PostgreSQL’s where the password does no
   expect(found(log)).toEqual([]);
 });
 
-it('nor anywhere in the log of all this, at its most talkative', () => {
+it('the trace log of all these requests contains no database password', () => {
   const log = logged.join('');
   expect(log.split('\n').length).toBeGreaterThan(100);
   expect(found(log)).toEqual([]);

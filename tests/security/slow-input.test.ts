@@ -136,8 +136,8 @@ async function send(method: string, path: string, payload?: string): Promise<voi
   await setImmediate();
 }
 
-describe('a text made to be slow', { timeout: 120_000 }, () => {
-  it('would be noticed', async () => {
+describe('a text made to keep a regular expression busy', { timeout: 120_000 }, () => {
+  it('would be detected if it blocked the event loop', async () => {
     const block = async (): Promise<void> => {
       const until = performance.now() + 2 * LONGEST_BLOCK;
       while (performance.now() < until);
@@ -146,7 +146,7 @@ describe('a text made to be slow', { timeout: 120_000 }, () => {
     await expect(expectNoBlock('blocks', block)).rejects.toThrow('blocks');
   });
 
-  it('blocks nothing in any body', async () => {
+  it('does not block the event loop in any body', async () => {
     let texts = 0;
     for (const [method, path, { requestBody }] of operations()) {
       const schema = requestBody?.content['application/json']?.schema;
@@ -165,7 +165,7 @@ describe('a text made to be slow', { timeout: 120_000 }, () => {
     expect(texts).toBeGreaterThanOrEqual(25);
   });
 
-  it('blocks nothing in any parameter', async () => {
+  it('does not block the event loop in any query parameter', async () => {
     let texts = 0;
     for (const [method, path, { parameters = [] }] of operations()) {
       for (const { name } of parameters.filter((parameter) => parameter.in === 'query')) {
@@ -181,13 +181,13 @@ describe('a text made to be slow', { timeout: 120_000 }, () => {
     expect(texts).toBeGreaterThanOrEqual(15);
   });
 
-  it('blocks nothing in a path', async () => {
+  it('does not block the event loop in a path', async () => {
     for (const text of hostileTexts(ADDRESS)) {
       await expectNoBlock(text.slice(0, 10), () => send('GET', `/products/${encodeURIComponent(text)}`));
     }
   });
 
-  it('blocks nothing in a header that is read', async () => {
+  it('does not block the event loop in any header that the service reads', async () => {
     const names = [
       'authorization',
       'content-type',

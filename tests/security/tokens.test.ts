@@ -56,9 +56,9 @@ async function logStatementsOf(database: string): Promise<void> {
   await asSuperuser('postgres', (db) => sql`alter database ${sql.id(database)} set log_statement = 'all'`.execute(db));
 }
 
-/** The continuous statements of replicas: they read the feed of changes, and renew the leases of their connections. */
+/** The continuous statements of replicas: they read the feed of changes, renew their leases, and show that they live. */
 const BY_ITSELF =
-  /\blisten\b|pg_current_snapshot|pg_notify|slot_leases|advisory_xact_lock|set_config|: (?:begin|commit)$/i;
+  /\blisten\b|pg_current_snapshot|pg_notify|slot_leases|\breplicas\b|advisory_xact_lock|set_config|: (?:begin|commit)$/i;
 
 /** The statements that `work` makes the service run, without the continuous statements of replicas. */
 async function statementsOf(work: () => Promise<void>): Promise<string[]> {
@@ -177,7 +177,7 @@ function hostileTo(key: TokenKey): Readonly<Record<string, Readonly<Record<strin
 const tenantRoutes = ['/users', '/products', '/auth/me'];
 const operatorRoutes = ['/tenants', '/auth/me'];
 
-describe.each(keys)('a token by $alg is refused with 401, whatever it is for, because of', (key) => {
+describe.each(keys)('a token of $alg gets 401 on every route because of', (key) => {
   const hostile = hostileTo(key);
   describe.each(Object.keys(hostile))('%s', (kind) => {
     const tokens = hostile[kind] ?? {};
@@ -195,7 +195,7 @@ describe.each(keys)('a token by $alg is refused with 401, whatever it is for, be
   });
 });
 
-describe('behind hostile tokens', () => {
+describe('the service', () => {
   const everyToken = (): string[] =>
     keys.flatMap((key) =>
       Object.values(hostileTo(key)).flatMap((tokens) => Object.values(tokens).map((make) => make())),
@@ -207,7 +207,7 @@ describe('behind hostile tokens', () => {
     }
   }
 
-  it.runIf(logFile)('no database is asked for anything, neither the registry nor the tenant’s', async () => {
+  it.runIf(logFile)('sends no query to the registry or the tenant’s database for a hostile token', async () => {
     expect(
       await statementsOf(async () => {
         for (const token of everyToken()) await get(token, ['/products', '/tenants'], 401);
@@ -215,7 +215,7 @@ describe('behind hostile tokens', () => {
     ).toEqual([]);
   });
 
-  it.runIf(logFile)('nor for a token that is good for other routes', async () => {
+  it.runIf(logFile)('sends no query for a token that is valid only for other routes', async () => {
     const { operatorToken } = service;
     expect(
       await statementsOf(async () => {
@@ -225,20 +225,20 @@ describe('behind hostile tokens', () => {
     ).toEqual([]);
   });
 
-  it.runIf(logFile)('while a good token makes both be asked, so that the silence means something', async () => {
+  it.runIf(logFile)('queries both databases for a valid token, which shows that the log records queries', async () => {
     const statements = await statementsOf(() => get(tenant.adminToken, ['/products'], 200));
     expect(statements.join('\n')).toMatch(/from "tenants"/);
     expect(statements.join('\n')).toMatch(/from "products"/);
   });
 
-  it('nobody was asked for a key', async () => {
+  it('fetches no key from an address that a hostile token names', async () => {
     for (const token of everyToken()) await get(token, ['/products'], 401);
     expect(fetched).toBe(0);
   });
 });
 
 // After everything else: from here on the process knows the tenant.
-it.each(keys)('a token by our key of $alg is taken, so that the refusals mean something', async (key) => {
+it.each(keys)('a valid token by our key of $alg is accepted, unlike the hostile ones', async (key) => {
   const answer = await exchange(port, 'GET', '/products', { headers: { authorization: `Bearer ${by(key)}` } });
   expect(answer.status).toBe(200);
 });

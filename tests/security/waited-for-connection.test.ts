@@ -172,7 +172,7 @@ const ways: Readonly<Record<string, Way>> = {
 };
 
 describe('a write that waits for a connection while its caller is', { timeout: 60_000 }, () => {
-  it.each(Object.keys(ways))('%s through another replica: 401 or 403, and nothing changes', async (how) => {
+  it.each(Object.keys(ways))('%s through another replica gets 401 or 403 and changes nothing', async (how) => {
     const way = ways[how];
     if (!way) throw new Error('no way');
     const routes = writes().filter((route) => !way.passes?.(route));
@@ -201,7 +201,7 @@ describe('a write that waits for a connection while its caller is', { timeout: 6
     expect(await everythingIn(database)).toEqual(before);
   });
 
-  it('not revoked is served, and the look takes no second connection', async () => {
+  it('left alone is served, and its second admission takes no second connection', async () => {
     const routes = writes();
     const { tenant, database, targets } = await prepareTenant(1);
     const calls: { route: RouteEntry; caller: Caller }[] = [];
@@ -247,7 +247,7 @@ it('a write that waits for its hash changes nothing if its caller is demoted mea
   expect(await everythingIn(database)).toEqual(before);
 });
 
-it('has every write of a tenant’s user; a write that takes no connection of the pool is an exception by name', () => {
+it('tries every write of a tenant’s users, except those that are named as exceptions', () => {
   const names = home.app.routeTable.map(nameOf);
   for (const name of Object.keys(exceptions)) expect(names).toContain(name);
   expect(writes().length).toBeGreaterThanOrEqual(14);

@@ -3,7 +3,7 @@
 import type { FastifyInstance } from 'fastify';
 import { sql } from 'kysely';
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { Clusters } from '../../src/connections/governors.js';
+import type { Governors } from '../../src/connections/governors.js';
 import type { SecondCluster } from './second-cluster.js';
 
 export interface Sampler {
@@ -15,11 +15,11 @@ export interface Sampler {
   stop(): Promise<void>;
 }
 
-type Place = Parameters<Clusters['at']>[0];
+type Place = Parameters<Governors['at']>[0];
 
 /** Slots in use, those of provisioning included. */
 export function usedSlots(app: FastifyInstance, place: Place): number {
-  const { tenants, reserve } = app.engine.clusters.at(place);
+  const { tenants, reserve } = app.engine.governors.at(place);
   return tenants.stats().used + reserve.stats().used;
 }
 
@@ -57,7 +57,7 @@ export function startSampler(app: FastifyInstance, place: Place, server: SecondC
         if (sessions > Math.max(before, after)) wrong.push(`${sessions} sessions, ${Math.max(before, after)} counted`);
       }
       if (after > budget) wrong.push(`${after} slots in use of ${budget}`);
-      most.unknown = Math.max(most.unknown, app.engine.clusters.at(place).tenants.stats().unknown);
+      most.unknown = Math.max(most.unknown, app.engine.governors.at(place).tenants.stats().unknown);
       await sleep(20);
     }
   });

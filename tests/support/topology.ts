@@ -444,7 +444,7 @@ function findProgram(name: string): string | undefined {
     });
 }
 
-/** Waits for both, even if one fails: what is still starting could not be stopped. */
+/** Waits for both, even if one fails: otherwise the other could not be stopped while it starts. */
 async function both<T>(one: Promise<T>, other: Promise<T>): Promise<[T, T]> {
   await Promise.allSettled([one, other]);
   return Promise.all([one, other]);

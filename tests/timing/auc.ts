@@ -1,10 +1,10 @@
-// How well two lists of times can be told apart.
+// How well two lists of times can be distinguished.
 
 /**
- * The Mann-Whitney statistic as a probability (AUC): that a value of `these` is above one of `those`, where equal values count
- * half. 0.5 says that they cannot be told apart, 0 or 1 that each single value can.
+ * The Mann-Whitney statistic as a probability (AUC): that a value of `these` is above one of `those`; equal values count half.
+ * With 0.5 the lists cannot be distinguished, with 0 or 1 every single value can.
  *
- * @throws RangeError where one of them is empty
+ * @throws RangeError if one of them is empty
  */
 export function auc(these: readonly number[], those: readonly number[]): number {
   if (these.length === 0 || those.length === 0) throw new RangeError('there is nothing to compare');
@@ -18,7 +18,7 @@ export function auc(these: readonly number[], those: readonly number[]): number 
       own += all[to]?.own ?? 0;
       to += 1;
     }
-    // Equal values share the mean of their ranks, which count from 1.
+    // Equal values share the mean of their ranks, which begin with 1.
     ranks += own * ((from + 1 + to) / 2);
     from = to;
   }

@@ -1,8 +1,7 @@
-// Measures how long a running service takes to say no at sign-in, for every reason that there is. Used by the test and by
-// `npm run timing`.
+// Measures how long a running service takes to refuse a sign-in, for every reason. The test and `npm run timing` use it.
 import { Agent, request as httpRequest } from 'node:http';
 
-/** The reasons; all others are compared with the first, and the last is the first once more: what is left to chance. */
+/** The reasons. All others are compared with the first. The last is the first again, to show the influence of chance. */
 export const CLASSES = [
   'wrong password',
   'unknown tenant',
@@ -14,7 +13,7 @@ export const CLASSES = [
 
 export type FailureClass = (typeof CLASSES)[number];
 
-/** Bodies of sign-ins that fail, by reason. */
+/** Bodies of failing sign-ins, by reason. */
 export type Attempts = Readonly<Record<FailureClass, object>>;
 
 /** ms, by reason. */
@@ -29,10 +28,10 @@ const inactive = {
 };
 
 /**
- * Makes two tenants, suspends one, and deactivates a user of the other. All names are of one length: what is sent, and how
- * long it takes to send it, must not differ.
+ * Makes two tenants, suspends one, and deactivates a user of the other. All names have the same length, so that all requests have
+ * the same size and take the same time to send.
  *
- * @throws Error where an answer is not what it should be
+ * @throws Error if an answer has an unexpected status
  */
 export async function prepare(url: string, operator: { email: string; password: string }): Promise<Attempts> {
   const call = async <T>(method: string, path: string, token: string | undefined, body: object): Promise<T> => {
@@ -76,10 +75,10 @@ export async function prepare(url: string, operator: { email: string; password: 
 }
 
 /**
- * Makes every attempt as often as `samples` says, in rounds of all of them, each round in an order of its own.
+ * Makes every attempt `samples` times, in rounds of all attempts, each round in its own order.
  *
- * @param atOnce how many are under way at a time
- * @throws Error where an answer is another than 401
+ * @param atOnce simultaneous attempts
+ * @throws Error if an answer is not 401
  */
 export async function measure(
   url: string,
@@ -106,7 +105,7 @@ export async function measure(
   return times;
 }
 
-/** Rounds before those that count: connections are opened in them, and code is compiled. */
+/** Rounds before the measured ones, in which connections are opened and code is compiled. */
 const WARMUP = 5;
 
 function timeOf(agent: Agent, url: string, body: object): Promise<number> {

@@ -1,18 +1,18 @@
-// What `npm run timing` rests on, and a short run of it: that the figures are right, not that the machine is quiet.
+// The arithmetic of `npm run timing`, and a short run: the figures must be right; the machine need not be quiet.
 import { describe, expect, it } from 'vitest';
 import { OPERATOR, startServiceForTest } from '../support/app.js';
 import { auc } from './auc.js';
 import { CLASSES, measure, prepare } from './run.js';
 
-describe('how well two lists can be told apart', () => {
-  it('is 1 or 0 where every value gives itself away, and 0.5 where none does', () => {
+describe('the probability that distinguishes two lists', () => {
+  it('is 1 or 0 if every value reveals its list, and 0.5 if none does', () => {
     expect(auc([4, 5, 6], [1, 2, 3])).toBe(1);
     expect(auc([1, 2, 3], [4, 5, 6])).toBe(0);
     expect(auc([1, 2, 3], [1, 2, 3])).toBe(0.5);
     expect(auc([7, 7, 7], [7, 7])).toBe(0.5);
   });
 
-  it('is the share of pairs in which the first is larger, equal ones counted half', () => {
+  it('is the share of pairs in which the first is larger; equal ones count half', () => {
     const [these, those] = [
       [3, 1, 4, 1, 5],
       [9, 2, 6, 5, 3, 5, 1],
@@ -23,7 +23,7 @@ describe('how well two lists can be told apart', () => {
     expect(auc(those, these)).toBeCloseTo(1 - share, 12);
   });
 
-  it('sorts as numbers, and cannot be asked about nothing', () => {
+  it('sorts as numbers, and does not exist for an empty list', () => {
     expect(auc([10], [9])).toBe(1);
     expect(() => auc([], [1])).toThrow(RangeError);
     expect(() => auc([1], [])).toThrow(RangeError);
@@ -31,7 +31,7 @@ describe('how well two lists can be told apart', () => {
 });
 
 describe('a short run', () => {
-  it('measures each reason as often as it was told, and each failure takes its step', async () => {
+  it('measures each reason as often as requested, and each failure takes at least its quarter of a second', async () => {
     const { app } = await startServiceForTest();
     const url = await app.listen({ port: 0, host: '127.0.0.1' });
     const attempts = await prepare(url, OPERATOR);
@@ -42,12 +42,12 @@ describe('a short run', () => {
     expect(rounds).toEqual([1, 2, 3]);
     for (const name of CLASSES) {
       expect(times[name], name).toHaveLength(3);
-      // The answer is held back until then; a timer may be early by a millisecond.
+      // The answer is delayed until then; a timer may be early by a millisecond.
       for (const time of times[name]) expect(time, name).toBeGreaterThan(248);
     }
   });
 
-  it('ends where a sign-in succeeds', async () => {
+  it('ends with an error if a sign-in succeeds', async () => {
     const { app } = await startServiceForTest();
     const url = await app.listen({ port: 0, host: '127.0.0.1' });
     const attempts = await prepare(url, OPERATOR);

@@ -1,5 +1,5 @@
-// The shape of the house, held by a test: which room may import which, and what every file owes its reader. Each rule has an
-// offence made up against it, so that a rule that catches nothing is noticed.
+// Which room may import which, and what every file must keep to. Each rule has a made-up offence, so that a rule that finds
+// nothing is noticed.
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 import ts from 'typescript';
@@ -8,14 +8,14 @@ import { describe, expect, it } from 'vitest';
 const ROOT = path.resolve(import.meta.dirname, '../..');
 const FOLDERS = ['src', 'plugins', 'routes', 'db'];
 
-/** With what is beside the program and is imported by something. */
+/** The program, and the files beside it that it imports or that import it. */
 const ALL_FOLDERS = [...FOLDERS, 'bench', 'tests'];
 
 interface SourceFile {
   /** From the root, with slashes. */
   readonly path: string;
   readonly text: string;
-  /** What it imports: files as paths from the root, packages by name. Types count: they tie files together as well. */
+  /** Its imports: files as paths from the root, packages by name. Types count, because they couple files as well. */
   readonly imports: readonly string[];
 }
 
@@ -40,9 +40,9 @@ const files = everything.filter(({ path: file }) => FOLDERS.some((folder) => fil
 
 interface Rule {
   readonly promise: string;
-  /** What a file does against the rule, each naming the file. */
+  /** Descriptions of what a file does against the rule, each with the file's name. */
   readonly offences: (file: SourceFile) => readonly string[];
-  /** Files that break the rule, and what is said of them. */
+  /** Files that break the rule, and the expected descriptions. */
   readonly madeUp: readonly (readonly [file: string, text: string, offence: string])[];
 }
 
@@ -74,7 +74,7 @@ const isPackage = (target: string, ...names: string[]): boolean =>
   names.some((name) => target === name || target.startsWith(`${name}/`));
 const isFile = within(...ALL_FOLDERS.map((folder) => `${folder}/`), '..', 'scripts/');
 
-/** The rooms of each floor, from the ground up. An import may skip a floor; none goes up, and none to a room beside it. */
+/** The rooms of each floor, from the bottom. An import goes to a lower floor only, not up and not to a room beside it. */
 const floors: readonly (readonly string[])[] = [
   ['src/lib/'],
   ['db/driver/'],
@@ -89,7 +89,7 @@ const floors: readonly (readonly string[])[] = [
   ['src/connections/'],
   ['src/clusters/'],
   ['src/auth/', 'src/operations/'],
-  ['src/rollouts/'],
+  ['src/rollouts/', 'src/status/'],
   ['src/config/'],
   ['src/engine/'],
   ['src/boot/'],
@@ -100,7 +100,7 @@ const floors: readonly (readonly string[])[] = [
 const floorOf = (file: string): number => floors.findIndex((rooms) => within(...rooms)(file));
 const roomOf = (file: string): string | undefined => floors.flat().find((room) => file.startsWith(room));
 
-/** Whether an import goes up, or to a room beside the file's own. */
+/** Whether an import goes up, or to another room of the same floor. */
 function goesUp(target: string, file: string): boolean {
   if (roomOf(target) === roomOf(file)) return false;
   return floorOf(target) >= floorOf(file);
@@ -298,7 +298,7 @@ const rules: readonly Rule[] = [
   },
 ];
 
-/** Rules that hold beside the program as well: in bench and tests. */
+/** Rules that also hold for bench and tests. */
 const rulesOfAll: readonly Rule[] = [
   noImport(
     'nothing imports scripts: what a script shares is in src or tests/support',
@@ -312,9 +312,9 @@ const rulesOfAll: readonly Rule[] = [
 ];
 
 /**
- * Files that import one another, each circle by itself; types count. A file that imports itself is one, too.
+ * Circles of files that import each other; types count. A file that imports itself is one, too.
  *
- * @returns the files of a circle in the order of the alphabet, as `a.ts, b.ts`
+ * @returns the files of each circle in alphabetical order, as `a.ts, b.ts`
  */
 function circlesIn(all: readonly SourceFile[]): string[] {
   const importsOf = new Map(all.map(({ path: file, imports }) => [file, imports]));
@@ -362,8 +362,8 @@ function environmentReads({ path: file, text }: SourceFile): string[] {
   return reads;
 }
 
-describe('the house', () => {
-  it('is looked at as a whole', () => {
+describe('the program', () => {
+  it('is read completely', () => {
     const seen = new Set(files.map(({ path: file }) => file));
     expect(seen).toContain('src/server.ts');
     const seenBeside = new Set(everything.map(({ path: file }) => file));
@@ -378,7 +378,7 @@ describe('the house', () => {
     expect(files.flatMap(offences)).toEqual([]);
   });
 
-  it.each(rulesOfAll)('keeps to, bench and tests included: $promise', ({ offences }) => {
+  it.each(rulesOfAll)('keeps to, in bench and tests too: $promise', ({ offences }) => {
     expect(everything.flatMap(offences)).toEqual([]);
   });
 
@@ -389,24 +389,24 @@ describe('the house', () => {
       expect(folders.filter((other) => other === folder).length, folder).toBeLessThanOrEqual(MOST_FILES);
   });
 
-  it('has names by which a file is found: no two files share one', () => {
+  it('has unique file names', () => {
     const names = files
       .map(({ path: file }) => path.posix.basename(file))
       .filter((name) => name !== 'index.ts' && !/^\d{4}_/.test(name));
     expect(names.filter((name, index) => names.indexOf(name) !== index)).toEqual([]);
   });
 
-  it('has no files that import one another, bench and tests included, types included', () => {
+  it('has no import circle, in bench and tests too, and not by types either', () => {
     expect(circlesIn(everything)).toEqual([]);
   });
 });
 
-describe('an offence is noticed, with the file and the import, against:', () => {
+describe('an offence is reported, with the file and the import, against:', () => {
   it.each([...rules, ...rulesOfAll])('$promise', ({ offences, madeUp }) => {
     for (const [file, text, offence] of madeUp) expect(offences(sourceFile(file, text))).toEqual([offence]);
   });
 
-  it('files that import one another, each circle by itself', () => {
+  it('circles of imports, each circle separately', () => {
     const made = (name: string, ...imports: string[]): SourceFile =>
       sourceFile(`bench/${name}.ts`, imports.map((each) => `import type { X } from './${each}.js';`).join('\n'));
     expect(circlesIn([made('a', 'b'), made('b', 'c'), made('c')])).toEqual([]);
@@ -417,7 +417,7 @@ describe('an offence is noticed, with the file and the import, against:', () => 
     expect(circlesIn([made('a', 'a'), made('b', 'a')])).toEqual(['bench/a.ts']);
   });
 
-  it('and however an import is written', () => {
+  it('the rules, however an import is written', () => {
     const target = 'plugins/b.ts';
     const spellings = [
       "import { b } from './b.js';",

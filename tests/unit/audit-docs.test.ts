@@ -1,4 +1,4 @@
-// docs/guide/audit.md: the list of actions on the page is the list in the code, and so are the reasons of a refused sign-in.
+// docs/guide/audit.md lists the actions and the reasons of refused sign-ins that the code has.
 import { readFileSync } from 'node:fs';
 import path from 'node:path';
 import { describe, expect, it } from 'vitest';
@@ -8,7 +8,7 @@ const ROOT = path.resolve(import.meta.dirname, '../..');
 const page = readFileSync(path.join(ROOT, 'docs/guide/audit.md'), 'utf8');
 const [, section = ''] = /^## What is audited$(.*?)^## /ms.exec(page) ?? [];
 
-/** What stands in backquotes in the first cell of each row. */
+/** The backquoted words in the first cell of each row. */
 function actionsOf(markdown: string): string[] {
   const rows = markdown.split('\n').filter((line) => line.startsWith('| `'));
   return rows.flatMap((row) => [...(row.split('|')[1] ?? '').matchAll(/`([^`]+)`/g)].map(([, action = '']) => action));
@@ -32,7 +32,7 @@ describe('the page on the audit', () => {
   });
 });
 
-it('an action counts where it begins a row, and two in one cell are two', () => {
+it('an action counts at the beginning of a row, and one cell can have two actions', () => {
   expect(actionsOf('| action |\n| --- |\n| `a.b` | `no` |\n| `c.d`, `e.f` | |\nand `g.h`')).toEqual([
     'a.b',
     'c.d',

@@ -1,10 +1,10 @@
-// src/connections/backends.ts: when a backend whose connection has closed counts as gone, by what looks at the server say.
+// src/connections/backends.ts: when a backend whose connection has closed counts as gone, by the looks at its server.
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { createBackends, type Backends } from '../../src/connections/backends.js';
 
 const LOOK_EVERY = 1_000;
 
-/** What the server answers; undefined hangs, and then fails. */
+/** The server's answer; undefined hangs, and then fails. */
 let sessions: { pid: number; idle?: boolean }[] | Error;
 let startedAt: string;
 let looks: number;
@@ -43,7 +43,7 @@ afterEach(() => {
   vi.useRealTimers();
 });
 
-/** A backend that is lost; with its pid, or before it said one. */
+/** A backend that is lost, with its pid or before its pid was known. */
 function lose(pid?: number): { freed: boolean } {
   const state = { freed: false };
   const backend = backends.track();
@@ -54,8 +54,8 @@ function lose(pid?: number): { freed: boolean } {
 
 const pass = (ms: number): Promise<unknown> => vi.advanceTimersByTimeAsync(ms);
 
-describe('a backend that may live on', () => {
-  it('is gone when the server has no session of this replica with its pid, and the look comes at once', async () => {
+describe('a backend that may still exist', () => {
+  it('is gone if the server has no session of this replica with its pid, and the first look comes at once', async () => {
     const [gone, there] = [lose(1), lose(2)];
     sessions = [{ pid: 2 }];
     expect([gone.freed, there.freed]).toEqual([false, false]);
@@ -68,11 +68,11 @@ describe('a backend that may live on', () => {
     expect(there.freed).toBe(true);
   });
 
-  it('is not judged by a look that had begun before it was lost', async () => {
+  it('is not judged by a look that began before it was lost', async () => {
     sessions = [{ pid: 1 }];
     lose(1);
     await pass(60);
-    // The look waits for its second question.
+    // The look waits for its second query.
     const late = lose(2);
     sessions = [{ pid: 1 }];
     await pass(300);
@@ -87,7 +87,7 @@ describe('a backend that may live on', () => {
     expect(one.freed).toBe(true);
   });
 
-  it('is gone when the server has started again since an earlier look, although its pid is used again', async () => {
+  it('is gone if the server has restarted since an earlier look, even if its pid is used again', async () => {
     sessions = [{ pid: 1 }];
     const one = lose(1);
     await pass(LOOK_EVERY);
@@ -97,7 +97,7 @@ describe('a backend that may live on', () => {
     expect(one.freed).toBe(true);
   });
 
-  it('stays while the server cannot be asked, which is said once and asked again each second', async () => {
+  it('counts as held while the server cannot be asked, which is logged once and tried again each second', async () => {
     sessions = new Error('no answer');
     const one = lose(1);
     await pass(10 * LOOK_EVERY);
@@ -110,7 +110,7 @@ describe('a backend that may live on', () => {
     expect(one.freed).toBe(true);
   });
 
-  it('is ended where it only waits for a statement that never comes; a connection that lives is not', async () => {
+  it('is ended if it only waits for a statement, while a connection in use is not', async () => {
     backends.track().reached(3);
     lose(1);
     lose(2);
@@ -119,7 +119,7 @@ describe('a backend that may live on', () => {
     expect(ended).toEqual([1]);
   });
 
-  it('costs no look while there is none', async () => {
+  it('causes no looks once all are gone', async () => {
     backends.track().reached(1);
     backends.track().gone();
     await pass(10 * LOOK_EVERY);
@@ -131,7 +131,7 @@ describe('a backend that may live on', () => {
 });
 
 describe('a handshake that was cut', () => {
-  it('is gone when two questions find no session that is not accounted for', async () => {
+  it('is gone when two queries find no session of unknown owner', async () => {
     backends.track().reached(1);
     sessions = [{ pid: 1 }, { pid: 2 }];
     const known = lose(2);
@@ -142,7 +142,7 @@ describe('a handshake that was cut', () => {
     expect([cut.freed, known.freed]).toEqual([true, false]);
   });
 
-  it('is the session that nothing accounts for, and gone with it', async () => {
+  it('owns a session of unknown owner, and is gone when that session is', async () => {
     sessions = [{ pid: 5 }];
     const [one, other] = [lose(), lose()];
     await pass(400);
@@ -154,7 +154,7 @@ describe('a handshake that was cut', () => {
     expect([one, other].filter(({ freed }) => freed)).toHaveLength(2);
   });
 
-  it('is not taken for a connection that says its pid a moment later', async () => {
+  it('does not own the session of a connection that reports its pid a moment later', async () => {
     sessions = [{ pid: 5 }];
     const one = lose();
     const opening = backends.track();
@@ -165,7 +165,7 @@ describe('a handshake that was cut', () => {
   });
 });
 
-it('a server that nobody may ask keeps what is unknown for a minute', async () => {
+it('unknown backends of a server that cannot be asked are held for a minute', async () => {
   const blind = createBackends({ sessions: () => Promise.resolve(undefined), endIdle: () => Promise.resolve() });
   let freed = false;
   const backend = blind.track();

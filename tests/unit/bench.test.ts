@@ -1,4 +1,4 @@
-// bench/figures: what the benchmark's figures rest on. A wrong draw or a wrong percentile would look like a fast service.
+// bench/figures: the mathematics behind the benchmark. A wrong draw or a wrong percentile would make the service look fast.
 import { describe, expect, it } from 'vitest';
 import { readFlags } from '../../bench/flags.js';
 import { seededRandom } from '../../bench/figures/random.js';
@@ -23,7 +23,7 @@ function sharesOf(count: number, s: number): number[] {
 }
 
 describe('Zipf’s law', () => {
-  it.each([1, 1.5])('with s = %s draws each rank as often as 1 / rank^s says', (s) => {
+  it.each([1, 1.5])('with s = %s draws each rank in proportion to 1 / rank^s', (s) => {
     const count = 300;
     const sum = Array.from({ length: count }, (_, rank) => (rank + 1) ** -s).reduce((all, weight) => all + weight, 0);
     for (const [rank, share] of sharesOf(count, s).entries()) {
@@ -34,30 +34,30 @@ describe('Zipf’s law', () => {
     }
   });
 
-  it('with s = 0 asks for all alike', () => {
+  it('with s = 0 draws all ranks equally often', () => {
     for (const share of sharesOf(4, 0)) expect(share).toBeCloseTo(0.25, 2);
   });
 
-  it('reaches the first and the last rank, and none beside them', () => {
+  it('draws the first and the last rank, and none outside', () => {
     const draw = zipf(300, 1);
     expect(draw(() => 0)).toBe(0);
     expect(draw(() => 1 - Number.EPSILON)).toBe(299);
     expect(zipf(1, 1)(() => 0.5)).toBe(0);
   });
 
-  it('has nothing to draw from no ranks', () => {
+  it('cannot draw from no ranks', () => {
     expect(() => zipf(0, 1)).toThrow(RangeError);
   });
 });
 
 describe('a constant rate', () => {
-  it('spreads the requests evenly, from the first moment on', () => {
+  it('spreads the requests evenly from the first moment on', () => {
     const schedule = constantRate(200, 1, 2);
     expect([0, 1, 2, 200].map((index) => schedule.startOf(index))).toEqual([0, 5, 10, 1_000]);
     expect([-1, 0, 4.9, 5, 12].map((elapsed) => schedule.dueBy(elapsed))).toEqual([0, 1, 1, 2, 3]);
   });
 
-  it('says of every request that it is due when it should start, and not before, at rates that divide badly', () => {
+  it('makes every request due exactly at its start, even at rates without a whole interval', () => {
     for (const rate of [3, 7, 333.3, 2_917]) {
       const schedule = constantRate(rate, 0, 5);
       for (let index = 0; index < schedule.total; index += 1) {
@@ -68,7 +68,7 @@ describe('a constant rate', () => {
     }
   });
 
-  it('sends all that became due while the generator was held up, and no more than there are', () => {
+  it('makes all requests due that the generator missed, and no more than there are', () => {
     const schedule = constantRate(1_000, 0, 1);
     expect(schedule.dueBy(500)).toBe(501);
     expect(schedule.dueBy(60_000)).toBe(schedule.total);
@@ -82,14 +82,14 @@ describe('a constant rate', () => {
     expect(constantRate(50, 0, 8).firstMeasured).toBe(0);
   });
 
-  it('measures one request at least, and refuses no rate at all', () => {
+  it('has at least one request, and refuses a rate that is not above 0', () => {
     expect(constantRate(0.1, 0, 1).total).toBe(1);
     for (const rate of [0, -1, NaN]) expect(() => constantRate(rate, 0, 1)).toThrow(RangeError);
   });
 });
 
 describe('percentiles and medians', () => {
-  it('a percentile is a value that was measured, by the nearest rank', () => {
+  it('return a measured value as percentile, by the nearest rank', () => {
     const hundred = Array.from({ length: 100 }, (_, index) => 100 - index);
     expect(percentile(hundred, 0.99)).toBe(99);
     expect(percentile(hundred, 0.5)).toBe(50);
@@ -98,23 +98,23 @@ describe('percentiles and medians', () => {
     expect(percentile([7], 0.99)).toBe(7);
   });
 
-  it('sorts as numbers and leaves the values as they were', () => {
+  it('sort as numbers and leave the values in their order', () => {
     const values = [10, 9, 100];
     expect(percentile(values, 0.5)).toBe(10);
     expect(values).toEqual([10, 9, 100]);
   });
 
-  it('a median of an even number lies between the two in the middle', () => {
+  it('return the mean of the two middle values as median of an even number', () => {
     expect(median([4, 1, 3, 2])).toBe(2.5);
     expect(median([3, 1, 2])).toBe(2);
   });
 
-  it('of nothing there is none', () => {
+  it('cannot be computed from no values', () => {
     expect(percentile([], 0.99)).toBeNaN();
     expect(median([])).toBeNaN();
   });
 
-  it('medians are taken of each figure by itself', () => {
+  it('are computed for each figure separately', () => {
     const rows = [
       { p50: 1, p99: 30 },
       { p50: 3, p99: 10 },
@@ -124,8 +124,8 @@ describe('percentiles and medians', () => {
   });
 });
 
-describe('the flags', () => {
-  it('are all there, and mean what the benchmark takes', () => {
+describe('the flags of the benchmark', () => {
+  it('are all read, as the benchmark uses them', () => {
     const args = `--scenario read,hung --rounds 5 --seconds 1 --warmup 0 --connections 7 --pool-max 2 --env LOG_LEVEL=silent
       --env POOL_MAX=3 --no-fsync --json /tmp/figures.json --profile /tmp/profile`;
     expect(readFlags(scenarios, args.split(/\s+/))).toEqual({
@@ -142,7 +142,7 @@ describe('the flags', () => {
     });
   });
 
-  it('have defaults: every scenario, each with its own rounds', () => {
+  it('have defaults: every scenario with its own number of rounds', () => {
     expect(readFlags(scenarios, [])).toMatchObject({
       scenarios: scenarios.map(({ name }) => name),
       rounds: undefined,
@@ -156,15 +156,15 @@ describe('the flags', () => {
     });
   });
 
-  it('refuse a scenario that there is not', () => {
+  it('refuse an unknown scenario', () => {
     expect(() => readFlags(scenarios, ['--scenario', 'read,write'])).toThrow(
       '--scenario has no "write"; there are read',
     );
   });
 });
 
-describe('answers', () => {
-  it('a refusal is a 503 that says when to come back, and nothing else', () => {
+describe('the kinds of answers', () => {
+  it('count only a 503 with Retry-After as a refusal', () => {
     const counter = new AnswerCounter();
     expect(counter.count({ status: 200, retryAfter: false })).toBe('served');
     expect(counter.count({ status: 201, retryAfter: false })).toBe('served');

@@ -1,5 +1,5 @@
-// src/connections/breakers.ts: who is refused, whose fault it is, and how soon it is over. Time is played; probes are ended by hand
-// or by a server that is played.
+// src/connections/breakers.ts: which requests are refused, whether a failure is the tenant's or the server's, and how soon a
+// breaker closes. Time is simulated; the test or a simulated server ends the probes.
 import fc from 'fast-check';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { DatabaseFault } from '../../db/driver/database-fault.js';
@@ -31,7 +31,7 @@ interface Probe {
 
 interface Setup {
   readonly breakers: Breakers;
-  /** All that were begun. */
+  /** All probes that were started. */
   readonly probes: Probe[];
   readonly changes: BreakerChange[];
 }
@@ -46,7 +46,7 @@ afterEach(() => {
 const now = (): number => Date.now();
 const pass = (ms: number): Promise<unknown> => vi.advanceTimersByTimeAsync(ms);
 
-/** Probes wait to be ended by the test. The longest pauses, unless told. */
+/** Probes wait until the test ends them. The pauses are the longest by default. */
 function setup(random: () => number = () => 1, neighbour?: BreakerTenant): Setup {
   const probes: Probe[] = [];
   const changes: BreakerChange[] = [];
@@ -74,12 +74,12 @@ function setup(random: () => number = () => 1, neighbour?: BreakerTenant): Setup
   return { breakers, probes, changes };
 }
 
-/** New connections that do not come about. */
+/** The rooms of each floor, from the bottom. An import goes to a lower floor only, not up and not to a room beside it. */
 function fail(breakers: Breakers, tenant: BreakerTenant, fault = refusedByServer, times = 3): void {
   for (let time = 0; time < times; time += 1) breakers.failed(tenant, fault, now(), true);
 }
 
-/** Open connections that are lost while they are used. */
+/** Open connections that are lost in use. */
 function lose(breakers: Breakers, tenant: BreakerTenant, fault = silent, times = 1): void {
   for (let time = 0; time < times; time += 1) breakers.failed(tenant, fault, now(), false);
 }
@@ -94,7 +94,7 @@ function isAdmitted(breakers: Breakers, tenant: BreakerTenant): boolean {
   }
 }
 
-/** The breaker of `tenant`'s cluster open, on probes of which the test has the say. */
+/** Opens the breaker of `tenant`'s cluster; the test controls the probes. */
 function openCluster(setupWith?: () => number): Setup {
   const opened = setup(setupWith);
   fail(opened.breakers, b, refusedByServer, 1);
@@ -105,7 +105,7 @@ function openCluster(setupWith?: () => number): Setup {
 }
 
 describe('a breaker opens', () => {
-  it('after three failures in a row, and refuses at once with the seconds until a retry makes sense', () => {
+  it('after three failures in a row, and refuses at once with the seconds until a retry is useful', () => {
     const { breakers } = setup();
     fail(breakers, a, refusedByServer, 2);
     expect(isAdmitted(breakers, a)).toBe(true);
@@ -115,7 +115,7 @@ describe('a breaker opens', () => {
     }).toThrow(expect.objectContaining({ name: 'DatabaseFault', kind: 'unavailable', retryAfter: 1 }));
   });
 
-  it('not while a success lies between the failures', () => {
+  it('not if a success is between the failures', () => {
     const { breakers } = setup();
     for (let time = 0; time < 10; time += 1) {
       fail(breakers, a, refusedByServer, 2);
@@ -124,7 +124,7 @@ describe('a breaker opens', () => {
     expect(isAdmitted(breakers, a)).toBe(true);
   });
 
-  it('not for failures that lie too far apart, and for three that do not, whatever lies before them', async () => {
+  it('not for three failures over a long time, but for three within ten seconds', async () => {
     const { breakers } = setup();
     for (let time = 0; time < 10; time += 1) {
       breakers.failed(a, refusedByServer);
@@ -132,14 +132,14 @@ describe('a breaker opens', () => {
     }
     expect(isAdmitted(breakers, a)).toBe(true);
     await pass(4_000);
-    // The one before the last is 14 seconds old now, and the last 9.
+    // The failure before the last is 14 seconds old, and the last 9.
     fail(breakers, a, refusedByServer, 1);
     expect(isAdmitted(breakers, a)).toBe(true);
     fail(breakers, a, refusedByServer, 1);
     expect(isAdmitted(breakers, a)).toBe(false);
   });
 
-  it('of the cluster, where the server is at fault: for all of its tenants, and for no other cluster’s', () => {
+  it('for the cluster if the server is at fault: for all of its tenants, and for no other cluster', () => {
     const { breakers } = setup();
     for (const tenant of [a, b, { id: 'c', cluster: ONE }]) fail(breakers, tenant, refusedByServer, 1);
     for (const tenant of [a, b, { id: 'never seen', cluster: ONE }]) expect(isAdmitted(breakers, tenant)).toBe(false);
@@ -156,7 +156,7 @@ describe('a breaker opens', () => {
     expect(breakers.stats().breakers).toHaveLength(1);
   });
 
-  it('of one tenant, where it alone fails while others of the cluster succeed', () => {
+  it('for one tenant if it alone fails while others of the cluster succeed', () => {
     const { breakers } = setup();
     for (let time = 0; time < 3; time += 1) {
       breakers.failed(a, silent);
@@ -166,7 +166,7 @@ describe('a breaker opens', () => {
     expect(isAdmitted(breakers, b)).toBe(true);
   });
 
-  it('of one tenant, where its own password, database or rights are wrong, however many such tenants there are', () => {
+  it('for one tenant if its own password, database or rights are wrong, however many such tenants there are', () => {
     const { breakers } = setup();
     for (const tenant of [a, b]) fail(breakers, tenant, wrongPassword);
     expect([a, b].map((tenant) => isAdmitted(breakers, tenant))).toEqual([false, false]);
@@ -174,7 +174,7 @@ describe('a breaker opens', () => {
     expect(breakers.state('cluster', ONE)).toBeUndefined();
   });
 
-  it('of the tenant first, then of the cluster: the tenant’s is dropped for it', () => {
+  it('for the tenant first and then for the cluster, which closes the tenant’s', () => {
     const { breakers, changes } = setup();
     fail(breakers, a, wrongPassword);
     for (const tenant of [a, b, b]) fail(breakers, tenant, refusedByServer, 1);
@@ -185,7 +185,7 @@ describe('a breaker opens', () => {
     ]);
   });
 
-  it('as a model of it says, whatever happens in which order', () => {
+  it('as a model says, whatever happens in which order', () => {
     const tenants = [a, b, elsewhere];
     const event = fc.record({
       tenant: fc.constantFrom(...tenants),
@@ -222,7 +222,7 @@ describe('a breaker opens', () => {
 });
 
 describe('a cluster’s breaker', () => {
-  it('stays closed while only one tenant’s connections fail and a probe is answered: its neighbours are admitted', async () => {
+  it('stays closed while only one tenant’s connections fail and a probe succeeds, so that neighbours are admitted', async () => {
     const { breakers, probes, changes } = setup();
     for (let round = 0; round < 5; round += 1) {
       lose(breakers, a);
@@ -239,18 +239,18 @@ describe('a cluster’s breaker', () => {
     expect(changes.map(({ scope, key }) => [scope, key])).toEqual([['tenant', 'a']]);
   });
 
-  it('stays closed for a single connection, whatever else failed on it, also if no probe is answered yet', async () => {
+  it('stays closed for a single connection, whatever else failed on it, even while no probe has an answer', async () => {
     const { breakers, probes } = setup();
     lose(breakers, a);
     await pass(1_400);
-    // Probes that hang are followed by others, and none of them has failed.
+    // Probes that hang are replaced, and none of them has failed.
     expect(probes.length).toBeGreaterThan(1);
     expect([a, b].map((tenant) => isAdmitted(breakers, tenant))).toEqual([true, true]);
     await probes[0]?.fail(silent);
     expect(isAdmitted(breakers, b)).toBe(true);
   });
 
-  it('opens for one tenant’s failures when probes fail too', async () => {
+  it('opens for one tenant’s failures if probes fail too', async () => {
     const { breakers, probes, changes } = setup();
     lose(breakers, a);
     await probes[0]?.fail(silent);
@@ -260,7 +260,7 @@ describe('a cluster’s breaker', () => {
     expect(changes.map(({ scope, state }) => [scope, state])).toEqual([['cluster', 'open']]);
   });
 
-  it('opens by probes alone after the first silence, while nobody else asks', async () => {
+  it('opens by probes alone after the first silence, without other requests', async () => {
     const { breakers, probes } = setup();
     lose(breakers, a);
     await probes[0]?.fail(silent);
@@ -269,7 +269,7 @@ describe('a cluster’s breaker', () => {
     expect(isAdmitted(breakers, b)).toBe(false);
   });
 
-  it('opens when the connections of several tenants are silent and a probe has waited for half a second', async () => {
+  it('opens if connections of several tenants are silent and a probe has waited for half a second', async () => {
     const { breakers, probes } = setup();
     for (const tenant of [a, b, { id: 'c', cluster: ONE }]) lose(breakers, tenant);
     expect(probes).toHaveLength(1);
@@ -277,13 +277,13 @@ describe('a cluster’s breaker', () => {
     expect(isAdmitted(breakers, a)).toBe(true);
     await pass(1);
     expect(isAdmitted(breakers, a)).toBe(false);
-    // One at a time still, and the answer of the first counts.
+    // Still one at a time, and the answer of the first counts.
     expect(probes.length).toBeLessThanOrEqual(2);
     await probes[0]?.succeed();
     expect(isAdmitted(breakers, a)).toBe(true);
   });
 
-  it('does not open for silent connections that a success lies between, or a probe’s', async () => {
+  it('stays closed if a success, or a successful probe, is between the silent connections', async () => {
     const { breakers, probes } = setup();
     for (const tenant of [a, b]) lose(breakers, tenant);
     await probes[0]?.succeed();
@@ -310,13 +310,13 @@ describe('a cluster’s breaker', () => {
     expect(ofCluster).toBeLessThanOrEqual(11);
   });
 
-  it('is probed through another tenant’s database than the one that failed', () => {
+  it('is probed through the database of a tenant other than the failed one', () => {
     const { breakers, probes } = setup(undefined, b);
     lose(breakers, a);
     expect(probes.map(({ target }) => target)).toEqual([{ scope: 'cluster', key: ONE, tenant: b }]);
   });
 
-  it('is not suspected for longer than its failures count, if probes prove nothing', async () => {
+  it('is suspected no longer than its failures count, if probes prove nothing', async () => {
     const { breakers, probes } = setup();
     lose(breakers, a);
     for (let step = 0; step < 40; step += 1) {
@@ -331,7 +331,7 @@ describe('a cluster’s breaker', () => {
   });
 });
 
-describe('whose fault it is', () => {
+describe('the fault is found to be that of the tenant, the cluster or neither:', () => {
   it.each<[string, DatabaseFault['kind'], string, ReturnType<typeof blamed>]>([
     ['a port that refuses', 'unavailable', 'ECONNREFUSED', 'cluster'],
     ['a connection reset', 'unavailable', 'ECONNRESET', 'cluster'],
@@ -375,13 +375,13 @@ describe('whose fault it is', () => {
 });
 
 describe('probes', () => {
-  it('are made one at a time, however many tenants of the cluster ask', async () => {
+  it('run one at a time, however many tenants of the cluster send requests', async () => {
     const { breakers, probes } = openCluster();
     for (let round = 0; round < 300; round += 1) {
       for (let tenant = 0; tenant < 50; tenant += 1) isAdmitted(breakers, { id: `t${tenant}`, cluster: ONE });
       await pass(10);
       const begun = probes.length;
-      // Each takes until the round after the one that it began in.
+      // Each takes until the round after its start.
       if (round % 2 === 1) await probes.at(-1)?.fail();
       expect(probes.length).toBe(begun);
     }
@@ -394,7 +394,7 @@ describe('probes', () => {
     ['the shortest pauses', 0, [25, 50, 75, 100]],
     ['the longest', 1, [100, 300, 700, 1_500]],
     ['those between', 0.5, [62.5, 175, 387.5, 800]],
-  ])('come with pauses that double up to a bound, drawn at random: %s', async (_which, drawn, expected) => {
+  ])('come with pauses that double up to a bound, at random times: %s', async (_which, drawn, expected) => {
     const { probes } = openCluster(() => drawn);
     const begun = now();
     for (const [index] of expected.entries()) {
@@ -405,7 +405,7 @@ describe('probes', () => {
     for (const [index, time] of expected.entries()) expect(Math.abs((at[index] ?? NaN) - time)).toBeLessThanOrEqual(2);
   });
 
-  it('close the breaker when one succeeds, and everybody is admitted', async () => {
+  it('close the breaker with one success, and every tenant is admitted', async () => {
     const { breakers, probes, changes } = openCluster();
     await pass(100);
     await probes[0]?.fail();
@@ -426,7 +426,7 @@ describe('probes', () => {
     expect(probes).toHaveLength(2);
   });
 
-  it('that hang are given up for a newer one, at most 800 ms after they began, and may still bring the good news', async () => {
+  it('that hang are replaced 800 ms after their start at most, and can still close the breaker', async () => {
     const { breakers, probes } = openCluster();
     await pass(100);
     expect(probes).toHaveLength(1);
@@ -444,13 +444,13 @@ describe('probes', () => {
     expect(probes).toHaveLength(4);
     await probes[1]?.succeed();
     expect(isAdmitted(breakers, a)).toBe(true);
-    // What the others find out is of an opening that is over.
+    // The other probes belong to an opening that is over.
     fail(breakers, a);
     await probes[3]?.succeed();
     expect(isAdmitted(breakers, a)).toBe(false);
   });
 
-  it('find a server that answers within 200 ms again within a second, whatever it did before and for how long', async () => {
+  it('find a server within a second once it answers within 200 ms, whatever it did before', async () => {
     const outage = fc.record({
       hangs: fc.boolean(),
       lasts: fc.integer({ min: 0, max: 8_000 }),
@@ -482,7 +482,7 @@ describe('probes', () => {
     );
   });
 
-  it('go to the database of the tenant that asked last, as its own may be gone', async () => {
+  it('go to the database of the tenant with the last request, because its own may be gone', async () => {
     const { breakers, probes } = openCluster();
     isAdmitted(breakers, b);
     await pass(100);
@@ -493,7 +493,7 @@ describe('probes', () => {
     expect(probes[1]?.target.tenant).toEqual(a);
   });
 
-  it.each(['28P01', '3D000', '53300'])('of a cluster that is answered %s have found the server', async (sqlState) => {
+  it.each(['28P01', '3D000', '53300'])('of a cluster close the breaker if the server answers %s', async (sqlState) => {
     const { breakers, probes } = openCluster();
     await pass(100);
     await probes[0]?.fail(new DatabaseFault('unavailable', sqlState));
@@ -505,14 +505,14 @@ describe('probes', () => {
     ['no answer', new DatabaseFault('timeout', 'no answer')],
     ['a wait for a connection on our side', new DatabaseFault('busy', 'no connection became free in time')],
     ['a mistake of ours', new TypeError('undefined is not a function')],
-  ])('prove nothing by %s', async (_what, error) => {
+  ])('prove nothing if they end with %s', async (_what, error) => {
     const { breakers, probes } = openCluster();
     await pass(100);
     await probes[0]?.fail(error);
     expect(isAdmitted(breakers, a)).toBe(false);
   });
 
-  it('of a tenant’s own breaker want its database, not just the server', async () => {
+  it('of a tenant’s own breaker need its database, not only the server', async () => {
     const { breakers, probes } = setup();
     fail(breakers, a, wrongPassword);
     await pass(100);
@@ -524,7 +524,7 @@ describe('probes', () => {
     expect(isAdmitted(breakers, a)).toBe(true);
   });
 
-  it('end when nobody has asked for a minute; who asks then is refused, and begins them again at once', async () => {
+  it('end after a minute without requests; the next request is refused, and starts them again at once', async () => {
     const { breakers, probes } = openCluster();
     for (let step = 0; step < 120; step += 1) {
       await pass(800);
@@ -543,8 +543,8 @@ describe('probes', () => {
   });
 });
 
-describe('what is known', () => {
-  it('begins afresh when a breaker has closed', async () => {
+describe('the state of the breakers', () => {
+  it('starts from zero again when a breaker has closed', async () => {
     const { breakers, probes } = openCluster();
     await pass(100);
     await probes[0]?.succeed();
@@ -558,7 +558,7 @@ describe('what is known', () => {
     expect(isAdmitted(breakers, a)).toBe(false);
   });
 
-  it('is not changed by what began before the breaker closed and failed after', async () => {
+  it('ignores failures that began before the breaker closed and ended later', async () => {
     const begun = now();
     const { breakers, probes } = openCluster();
     await pass(100);
@@ -570,7 +570,7 @@ describe('what is known', () => {
     expect(isAdmitted(breakers, a)).toBe(false);
   });
 
-  it('is not changed by it for a tenant either', async () => {
+  it('ignores such failures for a tenant’s breaker, too', async () => {
     const begun = now();
     const { breakers, probes } = setup();
     fail(breakers, a, wrongPassword);
@@ -580,13 +580,13 @@ describe('what is known', () => {
     expect(isAdmitted(breakers, a)).toBe(true);
   });
 
-  it('is not changed by an answer that comes while the breaker is open', () => {
+  it('ignores an answer that comes while the breaker is open', () => {
     const { breakers } = openCluster();
     breakers.succeeded(a);
     expect(isAdmitted(breakers, a)).toBe(false);
   });
 
-  it('of a tenant is dropped when its settings change, and nobody probes for it any more', async () => {
+  it('of a tenant is discarded when its settings change, and its probes end', async () => {
     const { breakers, probes } = setup();
     fail(breakers, a, wrongPassword);
     breakers.forget('a');
@@ -596,13 +596,13 @@ describe('what is known', () => {
     expect(probes).toEqual([]);
   });
 
-  it('of a cluster outlives a tenant that is forgotten', () => {
+  it('of a cluster stays when one of its tenants is discarded', () => {
     const { breakers } = openCluster();
     breakers.forget('a');
     expect(isAdmitted(breakers, a)).toBe(false);
   });
 
-  it('is kept only of what failed: at once nothing after a success, later nothing at all, and no timer is left', async () => {
+  it('exists for failures only: it ends with a success or with time, and leaves no timer', async () => {
     const { breakers, probes } = setup();
     breakers.failed(a, refusedByServer);
     breakers.failed(b, wrongPassword);
@@ -625,7 +625,7 @@ describe('what is known', () => {
     expect(vi.getTimerCount()).toBe(0);
   });
 
-  it('is told to operators: what is open, since when, and when the next probe comes', async () => {
+  it('shows operators which breakers are open, since when, and when the next probe comes', async () => {
     const { breakers, probes } = openCluster();
     await pass(100);
     await probes[0]?.fail();
@@ -650,7 +650,7 @@ describe('what is known', () => {
     expect(breakers.state('cluster', ONE)).toMatchObject({ state: 'closed', failures: 0, openFor: undefined });
   });
 
-  it('is nothing after close(): everything is admitted, nothing probed, nothing counted', async () => {
+  it('is empty after close(): every request is admitted, nothing is probed, and nothing is counted', async () => {
     const { breakers, probes, changes } = openCluster();
     await pass(100);
     breakers.close();

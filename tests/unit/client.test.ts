@@ -1,4 +1,4 @@
-// db/driver/client.ts: timestamps as text. What pools and connections promise is tested on a server (tests/integration).
+// db/driver/client.ts: timestamps as text. tests/integration tests pools and connections on a server.
 import { sql } from 'kysely';
 import { describe, expect, it } from 'vitest';
 import { isoTimestamp } from '../../db/driver/client.js';
@@ -27,16 +27,16 @@ describe('a timestamp of PostgreSQL', () => {
   });
 
   it.each(['infinity', '-infinity', '0044-03-15 00:00:00+00 BC', ''])(
-    'without such a form is an error, and no wrong date: %j',
+    'in another form is an error, not a wrong date: %j',
     (text) => {
       expect(() => isoTimestamp(text)).toThrow(RangeError);
     },
   );
 
-  it('is the same moment that a Date would be, for any millisecond', () => {
+  it('is the same moment as a Date, for any millisecond', () => {
     for (let step = 0; step < 2_000; step += 1) {
       const date = new Date(step * 1_234_567_891);
-      // As PostgreSQL writes it: a blank for the T, no trailing zeros.
+      // As PostgreSQL writes it: a space for the T, and no trailing zeros.
       const text = date
         .toISOString()
         .replace('T', ' ')
@@ -45,7 +45,7 @@ describe('a timestamp of PostgreSQL', () => {
     }
   });
 
-  it('arrives in this form from a query, whatever the zone of the server', async () => {
+  it('has this form in the result of a query, whatever the time zone of the server', async () => {
     await asSuperuser('postgres', async (db) => {
       const { rows } = await sql`
         select timestamptz(3) '2026-01-31 09:30:00.25+01' as winter, timestamptz(3) '2026-07-31 00:00:00+02' as summer`.execute(

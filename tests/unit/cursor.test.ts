@@ -1,4 +1,4 @@
-// src/http/cursors.ts: a cursor is good for the list that gave it, and for nothing else.
+// src/http/cursors.ts: a cursor is valid for the list that gave it, and for no other.
 import { createHmac, randomBytes } from 'node:crypto';
 import { describe, expect, it } from 'vitest';
 import type { Position } from '../../db/shared/keyset.js';
@@ -22,30 +22,30 @@ function codeOf(cursor: string, as: CursorContext = context, by = cursors): stri
 }
 
 describe('a cursor', () => {
-  it('leads back to the position that it was made from', () => {
+  it('leads back to its position', () => {
     expect(cursors.decode(cursors.encode(position, context), context)).toEqual(position);
   });
 
-  it('carries any text, also what JSON and base64 find hard', () => {
+  it('carries any text, even characters that are difficult in JSON and base64', () => {
     const values = ['', '"', '\\', ',', '\u0000', 'é', '🧭', '\ud800', '%_\\', ']', 'x'.repeat(200), '1299.99', 'null'];
     for (let round = 0; round < 200; round += 1) values.push(randomBytes(round).toString('utf8'));
     for (const value of values)
       expect(cursors.decode(cursors.encode([value, ID], context), context), JSON.stringify(value)).toEqual([value, ID]);
   });
 
-  it('can stand in a URL as it is', () => {
+  it('needs no encoding in a URL', () => {
     for (let round = 0; round < 100; round += 1) {
       const cursor = cursors.encode([randomBytes(round).toString('latin1'), ID], context);
       expect(encodeURIComponent(cursor)).toBe(cursor);
     }
   });
 
-  it('is the same on every replica of an installation', () => {
+  it('is valid on every replica of an installation', () => {
     const replica = createCursors([SECRET]);
     expect(replica.decode(cursors.encode(position, context), context)).toEqual(position);
   });
 
-  it('is good as long as its secret is known, whichever signs now', () => {
+  it('is valid while its secret is known, whichever secret signs', () => {
     const next = Buffer.from('the-next-secret');
     const [learning, changed, done] = [
       createCursors([SECRET, next]),
@@ -58,7 +58,7 @@ describe('a cursor', () => {
     expect(codeOf(learning.encode(position, context), context, done)).toBe('invalid-cursor');
   });
 
-  it('is signed by a secret or not at all', () => {
+  it('cannot be made without a secret', () => {
     expect(() => createCursors([])).toThrow('no secret');
   });
 });
@@ -104,12 +104,12 @@ describe('a cursor is refused', () => {
       expect(codeOf(cursor.slice(0, length)), String(length)).toBe('invalid-cursor');
   });
 
-  it.each(['=', '==', ' ', '\n', '*', '.', 'A', 'AAAA'])('with %j behind it: a position has one spelling', (suffix) => {
+  it.each(['=', '==', ' ', '\n', '*', '.', 'A', 'AAAA'])('with %j after it: a position has one spelling', (suffix) => {
     expect(codeOf(cursor + suffix)).toBe('invalid-cursor');
     expect(codeOf(suffix + cursor)).toBe('invalid-cursor');
   });
 
-  it('where somebody without the secret signed it', () => {
+  it('if it was signed without the secret', () => {
     const payload = JSON.stringify(['0', ID]);
     const mac = createHmac('sha256', SECRET).update(payload).digest();
     for (const length of [0, 16, 32])
@@ -118,7 +118,7 @@ describe('a cursor is refused', () => {
       );
   });
 
-  it('where it is garbage, of any length', () => {
+  it('if it is garbage of any length', () => {
     for (const text of ['', '-', 'null', '%00', '🧭', '{"a":1}', '../../etc/passwd', 'x'.repeat(1_000)])
       expect(codeOf(text), text).toBe('invalid-cursor');
     for (let length = 0; length < 100; length += 1)

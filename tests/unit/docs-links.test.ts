@@ -8,7 +8,7 @@ describe('a relative link', () => {
     expect(brokenLinks(page)).toEqual([]);
   });
 
-  it('is broken if its file or its heading does not exist, also on its own page', () => {
+  it('is broken if its file or its heading does not exist, even on its own page', () => {
     const page = [
       '# One heading',
       'Good: [a](#one-heading), [b](../README.md), [c](guide/keys.md#make-a-key), [d](https://example.com/no.md#no).',

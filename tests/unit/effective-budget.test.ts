@@ -1,4 +1,4 @@
-// src/connections/effective-budget.ts: a server that refuses connections has a smaller budget, for a while.
+// src/connections/effective-budget.ts: a server that refuses connections has a smaller budget for a while.
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { createEffectiveBudgets, type EffectiveBudgets } from '../../src/connections/effective-budget.js';
 import type { SlotSource } from '../../src/connections/governor-types.js';
@@ -42,7 +42,7 @@ afterEach(() => {
   vi.useRealTimers();
 });
 
-/** The server refuses a connection while so many others are held. */
+/** The server refuses a connection while this number of others is held. */
 function refuse(held: number): void {
   used = held + 1;
   room.refused?.();
@@ -50,12 +50,12 @@ function refuse(held: number): void {
 }
 
 describe('the effective budget of a server', () => {
-  it('is the configured one while nothing is refused', () => {
+  it('is the configured budget while no connection is refused', () => {
     expect(room.leased).toBe(24);
     expect(budgets.of('db:5432', CONFIGURED)).toEqual(CONFIGURED);
   });
 
-  it('is one less than what is held when a connection is refused, and is told once', () => {
+  it('is one less than the held connections when one is refused, and is reported once', () => {
     refuse(10);
     refuse(10);
     expect(room.leased).toBe(9);
@@ -63,19 +63,19 @@ describe('the effective budget of a server', () => {
     expect(told).toEqual([9]);
   });
 
-  it('settles at what the server took when many connections are refused at once', () => {
+  it('is what the server accepts if many connections are refused at once', () => {
     for (let held = 31; held >= 8; held -= 1) refuse(held);
     expect(room.leased).toBe(7);
   });
 
-  it('makes all replicas share what the server has room for, and leaves the reserve alone', () => {
+  it('makes all replicas share the connections that the server has, and does not change the reserve', () => {
     others = 16;
     refuse(3);
     expect(budgets.of('db:5432', CONFIGURED)).toEqual({ tenants: 18, reserve: 4 });
     expect(budgets.of('other:5432', CONFIGURED)).toEqual(CONFIGURED);
   });
 
-  it('is halved for all replicas, each second, while one of them can open nothing at all', () => {
+  it('is halved for all replicas each second while one of them can open no connection', () => {
     others = 24;
     refuse(0);
     expect(budgets.of('db:5432', CONFIGURED).tenants).toBe(25);
@@ -87,7 +87,7 @@ describe('the effective budget of a server', () => {
     expect(budgets.of('db:5432', CONFIGURED).tenants).toBe(12);
   });
 
-  it('stays for five seconds, then grows by a quarter each second until it is whole', () => {
+  it('stays for five seconds, and then grows by a quarter each second until it is the configured one', () => {
     refuse(9);
     vi.advanceTimersByTime(4_900);
     expect(room.leased).toBe(8);
@@ -103,7 +103,7 @@ describe('the effective budget of a server', () => {
     expect(vi.getTimerCount()).toBe(0);
   });
 
-  it('is lowered again by a refusal while it grows', () => {
+  it('falls again at a refusal while it grows', () => {
     refuse(9);
     vi.advanceTimersByTime(7_000);
     refuse(12);
@@ -112,7 +112,7 @@ describe('the effective budget of a server', () => {
     expect(room.leased).toBe(11);
   });
 
-  it('is never below one, and a replica without a connection tries only now and then', () => {
+  it('is never below one, and a replica without a connection tries rarely', () => {
     refuse(0);
     expect(room.leased).toBe(0);
     vi.advanceTimersByTime(301);

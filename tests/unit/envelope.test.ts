@@ -1,4 +1,4 @@
-// src/secrets/envelope.ts: how database passwords rest in the registry.
+// src/secrets/envelope.ts: how database passwords are stored in the registry.
 import { randomBytes } from 'node:crypto';
 import { describe, expect, it } from 'vitest';
 import { createEnvelope, type EnvelopeContext } from '../../src/secrets/envelope.js';
@@ -23,14 +23,14 @@ function withParts(
   return Object.values({ version, kid, iv, ciphertext, tag, ...change }).join('.');
 }
 
-/** The part with one bit turned over, encoded again. */
+/** The part with one bit changed, encoded again. */
 function flipped(part: string, byte: number): string {
   const bytes = Buffer.from(part, 'base64url');
   bytes.writeUInt8(bytes.readUInt8(byte) ^ 1, byte);
   return bytes.toString('base64url');
 }
 
-/** What an attempt to open says; fails where it opens. */
+/** The error of an attempt to open; fails if it opens. */
 function refusalOf(sealed: string, as: EnvelopeContext = context, by = envelope): string {
   try {
     by.open(sealed, as);
@@ -42,26 +42,26 @@ function refusalOf(sealed: string, as: EnvelopeContext = context, by = envelope)
 
 describe('a sealed password', () => {
   it.each(['', 'x', SECRET, 'pässwörd 🗝', 'a.b.c', randomBytes(4_096).toString('hex')])(
-    'opens to what it was: %#',
+    'opens to the password: %#',
     (secret) => {
       expect(envelope.open(envelope.seal(secret, context), context)).toBe(secret);
     },
   );
 
-  it('is v1.kid.iv.ciphertext.tag, with 12 bytes of iv and 16 of tag', () => {
+  it('is v1.kid.iv.ciphertext.tag, with an iv of 12 bytes and a tag of 16', () => {
     const sealed = envelope.seal(SECRET, context);
     expect(sealed).toMatch(/^v1\.k1(?:\.[\w-]+){3}$/);
     const [, , iv = '', ciphertext = '', tag = ''] = sealed.split('.');
     expect([iv, ciphertext, tag].map((part) => Buffer.from(part, 'base64url').length)).toEqual([12, SECRET.length, 16]);
   });
 
-  it('is another text each time, so that equal passwords do not show', () => {
+  it('is a different text each time, so that equal passwords cannot be seen', () => {
     const sealed = Array.from({ length: 100 }, () => envelope.seal(SECRET, context));
     expect(new Set(sealed.map((text) => text.split('.')[2])).size).toBe(100);
     expect(new Set(sealed.map((text) => text.split('.')[3])).size).toBe(100);
   });
 
-  it('does not hold the password', () => {
+  it('does not contain the password', () => {
     const sealed = envelope.seal(SECRET, context);
     expect(sealed).not.toContain(SECRET);
     expect(sealed).not.toContain(Buffer.from(SECRET).toString('base64url'));
@@ -85,7 +85,7 @@ describe('a sealed password does not open', () => {
     expect(refusalOf(sealed, context, createEnvelope([key], 'clusters.provisioner_password'))).not.toBe('');
   });
 
-  it('where parts of the context only run together to the same text', () => {
+  it('for another context whose parts have the same text together', () => {
     const one = envelope.seal(SECRET, { ...context, id: 'a', host: 'bc' });
     expect(refusalOf(one, { ...context, id: 'ab', host: 'c' })).not.toBe('');
   });
@@ -95,11 +95,11 @@ describe('a sealed password does not open', () => {
     expect(refusalOf(withParts(sealed, { version: '' }))).toContain('not in a known envelope');
   });
 
-  it('under the id of another key', () => {
+  it('with the id of another key', () => {
     const both = createEnvelope([key, newer, { kid: 'alias', key: key.key }]);
     expect(both.open(sealed, context)).toBe(SECRET);
     expect(refusalOf(withParts(sealed, { kid: 'k2' }), context, both)).not.toBe('');
-    // Even where the other id stands for the very same key.
+    // Not even if the other id stands for the very same key.
     expect(refusalOf(withParts(sealed, { kid: 'alias' }), context, both)).not.toBe('');
   });
 
@@ -110,14 +110,14 @@ describe('a sealed password does not open', () => {
     for (let byte = 0; byte < 16; byte += 1) refusalOf(withParts(sealed, { tag: flipped(tag, byte) }));
   });
 
-  it('with a tag cut to any length, which Node would accept down to four bytes', () => {
+  it('with a tag of another length, which Node would accept down to four bytes', () => {
     for (let length = 0; length < 16; length += 1) {
       const cut = Buffer.from(tag, 'base64url').subarray(0, length).toString('base64url');
       expect(refusalOf(withParts(sealed, { tag: cut })), String(length)).toContain('tag of the wrong length');
     }
   });
 
-  it('with a ciphertext cut short, or one of another password', () => {
+  it('with a ciphertext that is cut or belongs to another password', () => {
     const other = envelope.seal('another', context).split('.')[3] ?? '';
     refusalOf(withParts(sealed, { ciphertext: '' }));
     refusalOf(withParts(sealed, { ciphertext: ciphertext.slice(0, -4) }));
@@ -125,7 +125,7 @@ describe('a sealed password does not open', () => {
   });
 
   it.each(['', 'plain text', 'v1', 'v1.k1', 'v1.k1.a.b', `${sealed}.x`, sealed.replaceAll('.', ':')])(
-    'where it is no envelope at all: %j',
+    'if it is not an envelope: %j',
     (text) => {
       expect(refusalOf(text)).toContain('not in a known envelope');
     },
@@ -133,7 +133,7 @@ describe('a sealed password does not open', () => {
 });
 
 describe('a keyring', () => {
-  it('seals with its first key and opens with all, so that keys can be rotated', () => {
+  it('seals with its first key and opens with all, so that keys can be changed', () => {
     const before = createEnvelope([key]);
     const after = createEnvelope([newer, key]);
     const old = before.seal(SECRET, context);
@@ -144,18 +144,18 @@ describe('a keyring', () => {
     expect(refusalOf(fresh, context, before)).toContain('"k2", which ENCRYPTION_KEYS does not hold');
   });
 
-  it('does not open with another key of the same id', () => {
+  it('opens nothing that another key of the same id sealed', () => {
     const impostor = createEnvelope([{ kid: 'k1', key: newer.key }]);
     expect(refusalOf(envelope.seal(SECRET, context), context, impostor)).not.toBe('');
   });
 
-  it('must hold a key', () => {
+  it('must contain a key', () => {
     expect(() => createEnvelope([])).toThrow('needs a key');
   });
 });
 
 describe('an error of the envelope', () => {
-  it('says nothing of password, key or context', () => {
+  it('reveals no password, key or context', () => {
     const sealed = envelope.seal(SECRET, context);
     const [, , iv = '', ciphertext = '', tag = ''] = sealed.split('.');
     const messages = [

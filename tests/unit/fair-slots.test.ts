@@ -1,4 +1,4 @@
-// src/auth/fair-slots.ts: payers take turns, each has a bound of its own, and what one payer sends costs the others no place.
+// src/auth/fair-slots.ts: payers take turns, each has a bound, and the tasks of one payer cost the others no place.
 import fc from 'fast-check';
 import { setImmediate as immediate } from 'node:timers/promises';
 import { afterEach, describe, expect, it, vi } from 'vitest';
@@ -14,7 +14,7 @@ interface Work {
   /** Ends the task that has run longest. */
   readonly endOne: () => Promise<void>;
   readonly running: string[];
-  /** In the order in which they began. */
+  /** In the order of their start. */
   readonly begun: string[];
   readonly refused: string[];
 }
@@ -62,7 +62,7 @@ async function endAll({ endOne, running }: Work): Promise<void> {
 const plenty = { perPayer: 100, total: 1_000 };
 
 describe('fair slots', () => {
-  it('run no more at once than there are', async () => {
+  it('run no more tasks at once than there are slots', async () => {
     const queue = work(2, plenty);
     startAll(queue, 'aab');
     expect(queue.running).toEqual(['a1', 'a2']);
@@ -72,14 +72,14 @@ describe('fair slots', () => {
     expect(queue.begun).toHaveLength(3);
   });
 
-  it('give each payer one turn before any payer has its second, and keep the order of one payer', async () => {
+  it('give each payer one turn before any payer has a second, and keep the order of one payer', async () => {
     const queue = work(1, plenty);
     startAll(queue, 'aaaaabbc');
     await endAll(queue);
     expect(queue.begun).toEqual(['a1', 'a2', 'b1', 'c1', 'a3', 'b2', 'a4', 'a5']);
   });
 
-  it('do not let a payer that comes back pass one that waits', async () => {
+  it('do not let a returning payer pass a waiting one', async () => {
     const queue = work(1, plenty);
     startAll(queue, 'abc');
     await queue.endOne();
@@ -88,7 +88,7 @@ describe('fair slots', () => {
     expect(queue.begun).toEqual(['a1', 'b1', 'c1', 'b2']);
   });
 
-  it('refuse at once what is beyond the bound of one payer, and let others wait', async () => {
+  it('refuse tasks beyond the bound of one payer at once, and let others wait', async () => {
     const queue = work(1, { perPayer: 2, total: 100 });
     startAll(queue, 'aaaaab');
     await immediate();
@@ -97,7 +97,7 @@ describe('fair slots', () => {
     expect(queue.begun).toEqual(['a1', 'a2', 'b1', 'a3']);
   });
 
-  it('refuse the newest of the longest queue when the total is reached and another payer comes', async () => {
+  it('refuse the newest task of the longest queue if the total is reached and another payer comes', async () => {
     const queue = work(1, { perPayer: 3, total: 4 });
     startAll(queue, 'aaaabc');
     await immediate();
@@ -106,7 +106,7 @@ describe('fair slots', () => {
     expect(queue.begun).toEqual(['a1', 'a2', 'b1', 'c1', 'a3']);
   });
 
-  it('refuse the newcomer when the total is reached and no other payer has a longer queue', async () => {
+  it('refuse the new task if the total is reached and no other payer has a longer queue', async () => {
     const queue = work(1, { perPayer: 3, total: 3 });
     startAll(queue, 'xabc');
     startAll(queue, 'ad');
@@ -116,7 +116,7 @@ describe('fair slots', () => {
     expect(queue.begun).toEqual(['x1', 'a1', 'b1', 'c1']);
   });
 
-  it('refuse what has waited for as long as the patience, and give its turn to the next', async () => {
+  it('refuse a task that has waited for the maximum time, and give its turn to the next', async () => {
     vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
     const queue = work(1, plenty, 1_000);
     startAll(queue, 'aab');
@@ -132,7 +132,7 @@ describe('fair slots', () => {
     expect(vi.getTimerCount()).toBe(0);
   });
 
-  it('hand over the slot of a task that fails', async () => {
+  it('pass on the slot of a task that fails', async () => {
     const slots = new FairSlots(1, plenty, 60_000);
     const failing = slots.run('a', () => Promise.reject(new Error('failed')));
     const next = slots.run('a', () => Promise.resolve('ran'));
@@ -158,7 +158,7 @@ describe('fair slots', () => {
           const counts = new Map<string, number>();
           const waiting = (): string[] =>
             started.filter((name) => !queue.begun.includes(name) && !queue.refused.includes(name));
-          /** For each payer that waits, the turns of the others since its last one. */
+          /** For each waiting payer, the turns of the others since its last one. */
           const passed = new Map<string, string[]>();
           const end = async (): Promise<void> => {
             const before = queue.begun.length;
@@ -194,7 +194,7 @@ describe('fair slots', () => {
             }
           }
           while (queue.running.length > 0) await end();
-          // Nothing is lost: each task ran or was refused, once.
+          // Every task ran or was refused, once.
           expect([...queue.begun, ...queue.refused].sort()).toEqual([...started].sort());
         },
       ),

@@ -1,4 +1,4 @@
-// src/replicas/fresh-cache.ts: what is remembered of a row, for how long, and when it must not be.
+// src/replicas/fresh-cache.ts: how long a row is cached, and when it must not be.
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { DatabaseFault } from '../../db/driver/database-fault.js';
 import { FreshCache } from '../../src/replicas/fresh-cache.js';
@@ -12,7 +12,7 @@ const STALE_FOR = 60_000;
 const row = (version: number): Row => ({ version });
 const fault = new DatabaseFault('unavailable', 'ECONNREFUSED');
 
-/** The time that the cache sees; tests move it on. */
+/** The time that the cache sees; tests change it. */
 let now = 0;
 
 beforeEach(() => {
@@ -24,7 +24,7 @@ interface Setup {
   readonly cache: FreshCache<Row>;
   /** Loads so far, by key. */
   readonly loads: string[];
-  /** What the next loads give: a row, nothing, or an error. */
+  /** The result of the next loads: a row, nothing, or an error. */
   answer: Row | undefined | Error;
 }
 
@@ -48,7 +48,7 @@ function setup(max = 10): Setup {
 
 interface SlowSetup {
   readonly cache: FreshCache<Row>;
-  /** Loads under way, in order; each waits to be ended. */
+  /** Running loads, in order; the test ends each. */
   readonly loads: { resolve(row: Row | undefined): void; reject(error: Error): void }[];
 }
 
@@ -61,7 +61,7 @@ function slowSetup(): SlowSetup {
   return { loads, cache: new FreshCache<Row>({ max: 10, freshFor: () => FRESH_FOR, staleFor: STALE_FOR, load }) };
 }
 
-/** Lets everything that is ready to go on go on. */
+/** Lets every pending step run. */
 const settle = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
 
 describe('a value', () => {
@@ -74,7 +74,7 @@ describe('a value', () => {
     expect(loads).toEqual(['a']);
   });
 
-  it('is loaded again when it is fresh no more', async () => {
+  it('is loaded again when it is no longer fresh', async () => {
     const state = setup();
     await state.cache.get('a');
     now += FRESH_FOR;
@@ -84,7 +84,7 @@ describe('a value', () => {
     expect(state.cache.peek('a')).toEqual(row(2));
   });
 
-  it('ages from when its load began: a slow answer may be old when it arrives', async () => {
+  it('ages from the start of its load: a slow answer can be old when it arrives', async () => {
     const { cache, loads } = slowSetup();
     const got = cache.get('a');
     await settle();
@@ -118,7 +118,7 @@ describe('a value', () => {
     expect(loads).toEqual(['a:b', 'a']);
   });
 
-  it('gives way where there are too many, the one that was loaded longest ago first', async () => {
+  it('is evicted if there are too many, the oldest load first', async () => {
     const { cache } = setup(2);
     await cache.get('a');
     await cache.get('b');
@@ -128,7 +128,7 @@ describe('a value', () => {
     expect(['a', 'b', 'c'].filter((key) => cache.peek(key))).toEqual(['a', 'c']);
   });
 
-  it('that does not exist is asked for every time', async () => {
+  it('that does not exist is loaded at every request', async () => {
     const state = setup();
     state.answer = undefined;
     expect(await state.cache.get('a')).toBeUndefined();
@@ -136,7 +136,7 @@ describe('a value', () => {
     expect(state.loads).toEqual(['a', 'a']);
   });
 
-  it('that was deleted meanwhile is forgotten, and not served in an outage', async () => {
+  it('that was deleted meanwhile is discarded, and not served in an outage', async () => {
     const state = setup();
     await state.cache.get('a');
     now += FRESH_FOR;
@@ -147,7 +147,7 @@ describe('a value', () => {
   });
 });
 
-describe('requests that arrive together', () => {
+describe('simultaneous requests', () => {
   it('share one load', async () => {
     const { cache, loads } = slowSetup();
     const all = Promise.all(Array.from({ length: 50 }, () => cache.get('a')));
@@ -157,7 +157,7 @@ describe('requests that arrive together', () => {
     expect(new Set(await all)).toEqual(new Set([row(1)]));
   });
 
-  it('share its failure too, and the next one tries again', async () => {
+  it('share its failure too, and the next request tries again', async () => {
     const { cache, loads } = slowSetup();
     const all = Promise.allSettled(Array.from({ length: 50 }, () => cache.get('a')));
     await settle();
@@ -191,7 +191,7 @@ describe('an invalidation', () => {
     expect(await state.cache.get('a')).toEqual(row(2));
   });
 
-  it('of one key leaves the others', async () => {
+  it('of one key keeps the others', async () => {
     const { cache } = setup();
     await cache.get('a');
     await cache.get('b');
@@ -199,7 +199,7 @@ describe('an invalidation', () => {
     expect(cache.peek('b')).toEqual(row(1));
   });
 
-  it('during a load keeps the row that was read before it out of the cache', async () => {
+  it('during a load keeps the outdated row out of the cache', async () => {
     const { cache, loads } = slowSetup();
     const before = cache.get('a');
     await settle();
@@ -209,7 +209,7 @@ describe('an invalidation', () => {
     expect(cache.peek('a')).toBeUndefined();
   });
 
-  it('during a load makes later requests load anew, and their row stays, whichever load ends last', async () => {
+  it('during a load makes later requests load again, and their row stays, whichever load ends last', async () => {
     for (const order of [
       [0, 1],
       [1, 0],
@@ -231,7 +231,7 @@ describe('an invalidation', () => {
     }
   });
 
-  it('during a load that fails breaks nothing', async () => {
+  it('during a load that fails does no harm', async () => {
     const { cache, loads } = slowSetup();
     const before = cache.get('a');
     await settle();
@@ -248,7 +248,7 @@ describe('an invalidation', () => {
     expect(await Promise.all([behind, third])).toEqual([row(1), row(1)]);
   });
 
-  it('takes back what an outage would have served', async () => {
+  it('discards the row that an outage would have served', async () => {
     const state = setup();
     await state.cache.get('a');
     state.cache.invalidate('a');
@@ -257,13 +257,13 @@ describe('an invalidation', () => {
   });
 });
 
-describe('while it is not known whether an invalidation was missed', () => {
+describe('while an invalidation may have been missed,', () => {
   interface SilentSetup extends Setup {
     /** Ends the silence. */
     readonly end: () => void;
   }
 
-  /** A cache that knows row 1 of `a`, and no longer hears of invalidations. */
+  /** A cache that has row 1 of `a`, and receives no invalidations. */
   async function silent(): Promise<SilentSetup> {
     let end: () => void = () => undefined;
     let wait: Promise<void> | undefined;
@@ -291,7 +291,7 @@ describe('while it is not known whether an invalidation was missed', () => {
     return state;
   }
 
-  it('a known value is waited for, and served without a load when nothing was missed', async () => {
+  it('a cached value waits, and is served without a load if no invalidation was missed', async () => {
     const { cache, loads, end } = await silent();
     const all = Promise.all([cache.get('a'), cache.get('a')]);
     await settle();
@@ -315,7 +315,7 @@ describe('while it is not known whether an invalidation was missed', () => {
         cache.expire();
       },
     ],
-  ])('a known value is loaded once by all that waited when %s', async (_, happen) => {
+  ])('a cached value is loaded once for all waiting requests if %s', async (_, happen) => {
     const { cache, loads, end } = await silent();
     const all = Promise.all([cache.get('a'), cache.get('a')]);
     await settle();
@@ -325,15 +325,15 @@ describe('while it is not known whether an invalidation was missed', () => {
     expect(loads).toEqual(['a', 'a']);
   });
 
-  it('an unknown value is loaded without waiting', async () => {
+  it('an uncached value is loaded without waiting', async () => {
     const { cache, loads } = await silent();
     expect(await cache.get('b')).toEqual(row(2));
     expect(loads).toEqual(['a', 'b']);
   });
 });
 
-describe('while the database does not answer', () => {
-  it('a known value is served for the stated time, and not longer', async () => {
+describe('while the database does not answer,', () => {
+  it('a cached value is served for the stated time, and not longer', async () => {
     const state = setup();
     await state.cache.get('a');
     state.answer = fault;
@@ -343,7 +343,7 @@ describe('while the database does not answer', () => {
     await expect(state.cache.get('a')).rejects.toBe(fault);
   });
 
-  it('a stale value does not become fresh: the database is asked each time', async () => {
+  it('a stale value does not become fresh: every request asks the database', async () => {
     const state = setup();
     await state.cache.get('a');
     state.answer = fault;
@@ -356,13 +356,13 @@ describe('while the database does not answer', () => {
     expect(await state.cache.get('a')).toEqual(row(2));
   });
 
-  it('an unknown value is an error', async () => {
+  it('an uncached value is an error', async () => {
     const state = setup();
     state.answer = fault;
     await expect(state.cache.get('a')).rejects.toBe(fault);
   });
 
-  it('a mistake of ours is no outage: it is thrown, and nothing stale is served', async () => {
+  it('an error in the program is no outage: it is thrown, and no stale value is served', async () => {
     const state = setup();
     await state.cache.get('a');
     now += FRESH_FOR;
@@ -373,8 +373,8 @@ describe('while the database does not answer', () => {
   });
 });
 
-describe('while the database takes its time', () => {
-  /** Longer than anybody who knows a value waits for a newer one. */
+describe('while the database is slow,', () => {
+  /** Longer than a request with a cached value waits for a newer one. */
   const LONG = 60_000;
 
   beforeEach(() => {
@@ -384,7 +384,7 @@ describe('while the database takes its time', () => {
     vi.useRealTimers();
   });
 
-  /** A cache that knows row 1 of `a`, fresh no more, and loads slowly. */
+  /** A cache that has row 1 of `a`, no longer fresh, and loads slowly. */
   async function known(): Promise<SlowSetup> {
     const state = slowSetup();
     const first = state.cache.get('a');
@@ -395,14 +395,14 @@ describe('while the database takes its time', () => {
     return state;
   }
 
-  it('a known value is served without waiting for the end of it, and the newer one as soon as it is there', async () => {
+  it('a cached value is served without waiting for the end, and the newer one as soon as it is there', async () => {
     const { cache, loads } = await known();
     const all = Promise.all([cache.get('a'), cache.get('a')]);
     await settle();
     await vi.advanceTimersByTimeAsync(LONG);
     expect(await all).toEqual([row(1), row(1)]);
     expect(loads).toHaveLength(2);
-    // Who comes later neither waits nor loads again.
+    // A later request neither waits nor loads again.
     expect(await cache.get('a')).toEqual(row(1));
     expect(loads).toHaveLength(2);
     loads[1]?.resolve(row(2));
@@ -410,7 +410,7 @@ describe('while the database takes its time', () => {
     expect(cache.peek('a')).toEqual(row(2));
   });
 
-  it('an answer in time is preferred to the known value', async () => {
+  it('an answer in time is preferred to the cached value', async () => {
     const { cache, loads } = await known();
     const got = cache.get('a');
     await settle();
@@ -419,7 +419,7 @@ describe('while the database takes its time', () => {
     expect(vi.getTimerCount()).toBe(0);
   });
 
-  it('a value that is too old, or taken back meanwhile, is not served', async () => {
+  it('a value that is too old or was invalidated meanwhile is not served', async () => {
     const outdated = await known();
     now += STALE_FOR;
     const taken = await known();
@@ -432,7 +432,7 @@ describe('while the database takes its time', () => {
     expect(await Promise.all(waiting)).toEqual([row(2), row(3)]);
   });
 
-  it('an unknown value is waited for', async () => {
+  it('an uncached value is waited for', async () => {
     const { cache, loads } = slowSetup();
     const got = cache.get('a');
     await settle();
@@ -441,7 +441,7 @@ describe('while the database takes its time', () => {
     expect(await got).toEqual(row(1));
   });
 
-  it('a failure that comes after the known value was served is nobody’s error', async () => {
+  it('a failure after the cached value was served is no request’s error', async () => {
     const { cache, loads } = await known();
     const got = cache.get('a');
     await settle();

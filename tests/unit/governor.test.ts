@@ -1,4 +1,5 @@
-// src/connections/governor.ts: never more connections than slots, nobody waits for what lies unused, and everybody gets a turn.
+// src/connections/governor.ts: never more connections than slots, no wait while a connection is unused, and a turn for every
+// tenant.
 import fc from 'fast-check';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { DatabaseFault } from '../../db/driver/database-fault.js';
@@ -20,7 +21,7 @@ afterEach(() => {
   vi.useRealTimers();
 });
 
-/** Lets what was decided take effect: promises are answered, and pools asked to close connections. */
+/** Lets decisions take effect: promises are answered, and pools are asked to close connections. */
 async function settled(): Promise<void> {
   await new Promise((resolve) => setImmediate(resolve));
 }
@@ -35,7 +36,7 @@ function governor(slots: number | SlotSource, options: Partial<GovernorOptions> 
   return createGovernor({ slots, now: () => time, ...options });
 }
 
-/** What a pool does with its connections, and when they close is for the test to say. */
+/** A pool that records its connections. The test decides when they close. */
 class Pool {
   readonly busy: Slot[] = [];
   readonly unused: Slot[] = [];
@@ -84,7 +85,7 @@ class Pool {
     return slot !== undefined;
   }
 
-  /** Gives back a connection: it is closed where somebody else needs its slot, and kept unused otherwise. */
+  /** Releases a connection: it closes if another pool needs its slot, and otherwise stays unused. */
   giveBack(): void {
     const slot = this.busy.shift();
     if (!slot) return;
@@ -93,7 +94,7 @@ class Pool {
     this.#tell();
   }
 
-  /** Whether a connection would have to close if it were given back now: then it does. */
+  /** Whether a connection must close when it is released now: then it closes. */
   yields(): boolean {
     const must = this.membership.mustYield();
     const slot = must ? this.busy.shift() : undefined;
@@ -101,7 +102,7 @@ class Pool {
     return must;
   }
 
-  /** A connection has become unused without being given back, as the one that reads share. */
+  /** A connection becomes unused without being released, as the lane does. */
   fallSilent(): void {
     this.unused.push(...this.busy.splice(0, 1));
     this.#tell();
@@ -119,7 +120,7 @@ class Pool {
     this.#tell();
   }
 
-  /** A connection that was to close has closed. */
+  /** A connection that had to close has closed. */
   closed(): void {
     this.closing.shift()?.release();
   }
@@ -129,7 +130,7 @@ class Pool {
     this.closing.push(slot);
   }
 
-  /** As the pool in db/driver/pool/pool.ts, only of changes. */
+  /** As the pool in db/driver/pool/pool.ts: only changes are reported. */
   #tell(): void {
     const has = this.unused.length > 0;
     if (has !== this.#told) this.membership.idle(has);
@@ -175,7 +176,7 @@ const BUSY = expect.objectContaining({ name: 'DatabaseFault', kind: 'busy' }) as
 const UNAVAILABLE = expect.objectContaining({ name: 'DatabaseFault', kind: 'unavailable' }) as unknown;
 
 describe('slots', () => {
-  it('are given at once while there are any, and never more than there are', async () => {
+  it('are granted at once while there are any, and never more of them', async () => {
     const all = governor(2);
     const [a, b] = [new Pool(all, 'a'), new Pool(all, 'b')];
     expect([a.tryOpen(), b.tryOpen(), a.tryOpen()]).toEqual([true, true, false]);
@@ -186,7 +187,7 @@ describe('slots', () => {
     expect([all.heldBy('a'), all.heldBy('b'), all.waitingOf('b')]).toEqual([1, 1, 1]);
   });
 
-  it('are free again when the connection has closed, not when it is asked to, and once only', async () => {
+  it('are free again when the connection has closed, not when it is asked to close, and only once', async () => {
     const all = governor(1);
     const [a, b] = [new Pool(all, 'a'), new Pool(all, 'b')];
     a.tryOpen();
@@ -204,7 +205,7 @@ describe('slots', () => {
     expect(a.tryOpen()).toBe(false);
   });
 
-  it('that somebody waits for are not taken by a newcomer', async () => {
+  it('that another pool waits for are not taken by a newcomer', async () => {
     const all = governor(1);
     const [a, b, c] = [new Pool(all, 'a'), new Pool(all, 'b'), new Pool(all, 'c')];
     a.tryOpen();
@@ -216,7 +217,7 @@ describe('slots', () => {
     expect(b.granted).toBe(1);
   });
 
-  it('count on after the pool has left, until they are released', () => {
+  it('count after their pool has left, until they are released', () => {
     const all = governor(1);
     const [a, b] = [new Pool(all, 'a'), new Pool(all, 'b')];
     a.tryOpen();
@@ -230,13 +231,13 @@ describe('slots', () => {
 });
 
 describe('unused connections', () => {
-  it('are closed for whoever waits, the one that has been unused for longest first', async () => {
+  it('are closed for waiting pools, the longest unused one first', async () => {
     const all = governor(3);
     const pools = ['a', 'b', 'c'].map((tenant) => new Pool(all, tenant));
     const [a, b, c] = pools as [Pool, Pool, Pool];
     for (const pool of pools) pool.tryOpen();
     for (const pool of [b, a, c]) pool.giveBack();
-    // Used again: now it is the last.
+    // Used again: now it is the most recent.
     b.use();
     b.giveBack();
     expect(all.stats().idleHolders).toBe(3);
@@ -258,7 +259,7 @@ describe('unused connections', () => {
     expect(all.stats()).toMatchObject({ evictions: 3, idleHolders: 0, used: 3 });
   });
 
-  it('are closed no more than there are requests waiting, those under way counted', async () => {
+  it('are closed for waiting requests only, and those that are closing already count', async () => {
     const all = governor(4);
     const a = new Pool(all, 'a');
     for (let opened = 0; opened < 4; opened += 1) a.tryOpen();
@@ -277,7 +278,7 @@ describe('unused connections', () => {
     expect([b.granted, c.granted, a.closing.length, a.unused.length]).toEqual([1, 1, 0, 2]);
   });
 
-  it('are left alone where a slot is free, and where whoever waited has gone', async () => {
+  it('are kept if a slot is free, or if the waiting pool has given up', async () => {
     const all = governor(2);
     const [a, b] = [new Pool(all, 'a'), new Pool(all, 'b')];
     a.tryOpen();
@@ -293,7 +294,7 @@ describe('unused connections', () => {
     expect([b.failed.length, a.unused.length]).toEqual([1, 1]);
   });
 
-  it('that appear while somebody waits are closed, though not from within the call that tells of them', async () => {
+  it('that appear while another pool waits are closed, but not within the call that reports them', async () => {
     const all = governor(1);
     const [a, b] = [new Pool(all, 'a'), new Pool(all, 'b')];
     a.tryOpen();
@@ -305,7 +306,7 @@ describe('unused connections', () => {
     expect([a.unused.length, a.closing.length]).toEqual([0, 1]);
   });
 
-  it('of which a pool told and which it has no more are looked for elsewhere', async () => {
+  it('that a pool reported but no longer has are looked for in other pools', async () => {
     const all = governor(2);
     const stale = all.join('stale', () => false);
     stale.tryOpen();
@@ -321,7 +322,7 @@ describe('unused connections', () => {
 });
 
 describe('a connection', () => {
-  it('that closes is counted once, however often it is asked to', () => {
+  it('that closes is counted once, however often it is asked to close', () => {
     const all = governor(2);
     const a = new Pool(all, 'a');
     a.tryOpen();
@@ -337,7 +338,7 @@ describe('a connection', () => {
     expect(all.stats()).toMatchObject({ used: 0, closing: 0 });
   });
 
-  it('that yields, and is asked again by each read under way on it, is counted on for one slot', async () => {
+  it('that yields, and is asked again by each of its reads, counts as one slot', async () => {
     const all = governor(4);
     const [a, e, ...poor] = ['a', 'e', 'b', 'c', 'd'].map((tenant) => new Pool(all, tenant)) as [Pool, Pool, ...Pool[]];
     for (let opened = 0; opened < 3; opened += 1) a.tryOpen();
@@ -350,13 +351,13 @@ describe('a connection', () => {
     lane?.release();
     await settled();
     expect(all.stats()).toMatchObject({ used: 4, closing: 0, waiting: 2 });
-    // Two still wait: what lies unused is closed for them.
+    // Two still wait: the unused connection is closed for them.
     e.fallSilent();
     await settled();
     expect(e.closing).toHaveLength(1);
   });
 
-  describe('whose backend may live on', () => {
+  describe('whose backend may still exist', () => {
     const lost: (() => void)[] = [];
     const pids: number[] = [];
     const backends = {
@@ -371,7 +372,7 @@ describe('a connection', () => {
       pids.length = 0;
     });
 
-    it('keeps its slot until the backend is seen gone, and gives it back once', async () => {
+    it('keeps its slot until the backend is known to be gone, and frees it once', async () => {
       const all = governor(1, { backends });
       const [a, b] = [new Pool(all, 'a'), new Pool(all, 'b')];
       a.tryOpen();
@@ -395,7 +396,7 @@ describe('a connection', () => {
       expect(all.stats()).toMatchObject({ used: 1, unknown: 0, waiting: 0 });
     });
 
-    it('makes another connection close for those who wait, where it was the one that should', async () => {
+    it('makes another connection close for waiting pools, if it was the one that should', async () => {
       const all = governor(2, { backends });
       const [a, b, c] = ['a', 'b', 'c'].map((tenant) => new Pool(all, tenant)) as [Pool, Pool, Pool];
       for (const pool of [a, b]) {
@@ -426,7 +427,7 @@ describe('a connection', () => {
       expect(all.heldBy('a')).toBe(0);
     });
 
-    it('gives its slot back at once where nobody looks', () => {
+    it('frees its slot at once without backends to look at', () => {
       const all = governor(1);
       const a = new Pool(all, 'a');
       a.tryOpen();
@@ -439,7 +440,7 @@ describe('a connection', () => {
 });
 
 describe('a pool', () => {
-  it('is never counted on for more connections than it holds', async () => {
+  it('is never expected to close more connections than it holds', async () => {
     const all = governor(2);
     const boaster = all.join('boaster', () => true);
     boaster.tryOpen();
@@ -454,8 +455,8 @@ describe('a pool', () => {
   });
 });
 
-describe('the queue', () => {
-  it('lets one wait no longer than one turn behind 1,000 of another tenant', async () => {
+describe('the queue of the governor', () => {
+  it('lets a tenant wait for one turn at most after 1,000 requests of another tenant', async () => {
     const all = governor(3);
     const grants: string[] = [];
     const [a, b] = ['a', 'b'].map((tenant) => new Pool(all, tenant, () => grants.push(tenant))) as [Pool, Pool];
@@ -471,7 +472,7 @@ describe('the queue', () => {
     expect(grants.slice(3).sort()).toEqual(['a', 'b']);
   });
 
-  it('goes round over the tenants, and within one first come, first served', async () => {
+  it('alternates between tenants, and keeps the order within one', async () => {
     const all = governor(9);
     const last = new Pool(all, 'last');
     for (let opened = 0; opened < 6; opened += 1) last.tryOpen();
@@ -487,7 +488,7 @@ describe('the queue', () => {
     expect(answered).toEqual(['a1', 'b1', 'c1', 'a2', 'b2', 'c2']);
   });
 
-  it('serves a tenant that holds nothing before those that hold something, whoever came first', async () => {
+  it('serves a tenant without connections before tenants with some, whichever came first', async () => {
     const all = governor(2);
     const [a, b, c] = ['a', 'b', 'c'].map((tenant) => new Pool(all, tenant)) as [Pool, Pool, Pool];
     a.tryOpen();
@@ -501,7 +502,7 @@ describe('the queue', () => {
     expect([a.granted, c.granted]).toEqual([0, 1]);
   });
 
-  it('serves a tenant that has lost its last connection as one that holds nothing', async () => {
+  it('serves a tenant that has lost its last connection as one without connections', async () => {
     const all = governor(2);
     const [a, b] = ['a', 'b'].map((tenant) => new Pool(all, tenant)) as [Pool, Pool];
     a.tryOpen();
@@ -514,7 +515,7 @@ describe('the queue', () => {
     expect([a.granted, b.granted]).toEqual([0, 1]);
   });
 
-  it('counts two pools of one tenant as one', async () => {
+  it('counts two pools of one tenant together', async () => {
     const all = governor(2);
     const [old, next, other] = ['a', 'a', 'b'].map((tenant) => new Pool(all, tenant)) as [Pool, Pool, Pool];
     old.tryOpen();
@@ -532,7 +533,7 @@ describe('the queue', () => {
     expect([next.granted, all.heldBy('a')]).toEqual([1, 1]);
   });
 
-  it('refuses at once what is over the bound, of one tenant and in all', async () => {
+  it('refuses requests at once beyond its bound for one tenant and its bound for all', async () => {
     const all = governor(0, { maxWaiting: 3, maxWaitingPerTenant: 2 });
     const [a, b] = ['a', 'b'].map((tenant) => new Pool(all, tenant)) as [Pool, Pool];
     a.ask(3);
@@ -544,7 +545,7 @@ describe('the queue', () => {
     expect(all.stats()).toMatchObject({ waiting: 3, refused: 2, timedOut: 0 });
   });
 
-  it('bounds the wait of one tenant to 1,000 and of all to 10,000 where nothing else is said', async () => {
+  it('is bounded to 1,000 requests of one tenant and 10,000 of all by default', async () => {
     const all = governor(0);
     const pools = Array.from({ length: 11 }, (_, index) => new Pool(all, `t${index}`));
     for (const pool of pools) pool.ask(1_001);
@@ -554,7 +555,7 @@ describe('the queue', () => {
     all.close();
   });
 
-  it('answers whoever has waited for as long as it can, and forgets it', async () => {
+  it('refuses requests that have waited for the maximum time, and removes them', async () => {
     const all = governor(1);
     const [a, b] = ['a', 'b'].map((tenant) => new Pool(all, tenant)) as [Pool, Pool];
     a.tryOpen();
@@ -572,7 +573,7 @@ describe('the queue', () => {
     expect(b.failed).toHaveLength(1);
   });
 
-  it('is emptied of a pool that leaves, and of everybody when the governor closes', async () => {
+  it('drops the requests of a pool that leaves, and all when the governor closes', async () => {
     const all = governor(1);
     const [a, b, c] = ['a', 'b', 'c'].map((tenant) => new Pool(all, tenant)) as [Pool, Pool, Pool];
     a.tryOpen();
@@ -595,7 +596,7 @@ describe('the queue', () => {
 });
 
 describe('a tenant that keeps its connections busy', () => {
-  it('gives one up for a tenant that has none and has waited for the quantum, and no sooner', async () => {
+  it('gives up one for a tenant without connections that has waited for the quantum, and not earlier', async () => {
     const all = governor(1);
     const [a, b] = ['a', 'b'].map((tenant) => new Pool(all, tenant)) as [Pool, Pool];
     a.tryOpen();
@@ -630,7 +631,7 @@ describe('a tenant that keeps its connections busy', () => {
     expect(b.membership.mustYield()).toBe(true);
   });
 
-  it('gives up one for each tenant that has none, what closes already counted', async () => {
+  it('gives up one for each tenant without connections, including those that close already', async () => {
     const all = governor(4);
     const [a, b] = ['a', 'b'].map((tenant) => new Pool(all, tenant)) as [Pool, Pool];
     for (let opened = 0; opened < 4; opened += 1) a.tryOpen();
@@ -639,7 +640,7 @@ describe('a tenant that keeps its connections busy', () => {
     expect([a, a, a].map((pool) => pool.yields())).toEqual([true, false, false]);
   });
 
-  it('shares with a tenant that holds fewer until both hold about as many, and then leaves it at that', async () => {
+  it('shares with a tenant that holds fewer until both hold about the same, and then stops', async () => {
     const all = governor(7);
     const [a, b] = ['a', 'b'].map((tenant) => new Pool(all, tenant)) as [Pool, Pool];
     for (let opened = 0; opened < 6; opened += 1) a.tryOpen();
@@ -669,7 +670,7 @@ describe('a tenant that keeps its connections busy', () => {
     expect(answers.map(() => a.yields())).toEqual(answers);
   });
 
-  it('gives up none where an unused connection can go instead', async () => {
+  it('gives up none if an unused connection can close instead', async () => {
     const all = governor(2);
     const [a, b, c] = ['a', 'b', 'c'].map((tenant) => new Pool(all, tenant)) as [Pool, Pool, Pool];
     a.tryOpen();
@@ -681,7 +682,7 @@ describe('a tenant that keeps its connections busy', () => {
     expect(b.closing).toHaveLength(1);
   });
 
-  it('gives up none for whom an unused connection is about to be closed', async () => {
+  it('gives up none for a tenant for which an unused connection is about to close', async () => {
     const all = governor(2);
     const [a, b, c] = ['a', 'b', 'c'].map((tenant) => new Pool(all, tenant)) as [Pool, Pool, Pool];
     a.tryOpen();
@@ -694,7 +695,7 @@ describe('a tenant that keeps its connections busy', () => {
     expect(b.closing).toHaveLength(1);
   });
 
-  it('keeps none from whoever waits: with more tenants than slots, each gets its turn', async () => {
+  it('gives up connections until each waiting tenant has had its turn, even with more tenants than slots', async () => {
     const all = governor(2);
     const pools = Array.from({ length: 7 }, (_, index) => new Pool(all, `t${index}`));
     for (const pool of pools) pool.ask(3, 60_000);
@@ -711,7 +712,7 @@ describe('a tenant that keeps its connections busy', () => {
 });
 
 describe('leases', () => {
-  it('that come are given to who waits; the source is told how many are missing, and when none is any more', async () => {
+  it('that arrive go to waiting pools, and the source knows how many are missing', async () => {
     const source = leases(0);
     const all = governor(source);
     const a = new Pool(all, 'a');
@@ -729,7 +730,7 @@ describe('leases', () => {
     expect(source.wants).toEqual([3, 1, 0]);
   });
 
-  it('that have come are for whoever waits, even before the source has told of them', async () => {
+  it('that have arrived are for waiting pools, even before the source has reported them', async () => {
     const source = leases(0);
     const all = governor(source);
     const [a, b] = ['a', 'b'].map((tenant) => new Pool(all, tenant)) as [Pool, Pool];
@@ -742,7 +743,7 @@ describe('leases', () => {
     expect(a.granted).toBe(1);
   });
 
-  it('that go are given up by closing what is unused; nothing is granted until the rest fits', async () => {
+  it('that are taken away are freed by closing unused connections, and nothing is granted until the rest fits', async () => {
     const source = leases(4);
     const all = governor(source);
     const [a, b] = ['a', 'b'].map((tenant) => new Pool(all, tenant)) as [Pool, Pool];
@@ -758,7 +759,7 @@ describe('leases', () => {
     await settled();
     expect(all.stats()).toMatchObject({ leased: 1, used: 2, waiting: 1 });
     expect([b.granted, b.tryOpen()]).toEqual([0, false]);
-    // Busy ones go as soon as they are given back, whatever its own pool still has to do.
+    // Connections in use close when they are released, whatever their own pool needs.
     a.giveBack();
     expect(a.closing).toHaveLength(1);
     a.closed();
@@ -769,7 +770,7 @@ describe('leases', () => {
     expect([b.granted, all.stats().used]).toEqual([1, 1]);
   });
 
-  it('that may come are waited for before anything is closed for those who wait', async () => {
+  it('that may arrive are waited for before any connection is closed for waiting pools', async () => {
     const source = leases(1);
     source.asking = true;
     const all = governor(source);
@@ -785,7 +786,7 @@ describe('leases', () => {
     expect([a.unused.length, a.closing.length]).toEqual([0, 1]);
   });
 
-  it('that cannot come are not waited for', async () => {
+  it('that cannot arrive are not waited for', async () => {
     const fault = new DatabaseFault('unavailable', 'nobody answers');
     const source = leases(0);
     const all = governor(source);
@@ -803,7 +804,7 @@ describe('leases', () => {
     expect(all.stats()).toMatchObject({ waiting: 0, timedOut: 0, refused: 0 });
   });
 
-  it('that go are given up by busy pools too, though nobody waits', () => {
+  it('that are taken away are also freed by busy pools, even if no pool waits', () => {
     const source = leases(3);
     const all = governor(source);
     const a = new Pool(all, 'a');
@@ -813,7 +814,7 @@ describe('leases', () => {
   });
 });
 
-describe('whatever happens', () => {
+describe('whatever happens,', () => {
   const pool = fc.nat(3);
   const step = fc.oneof(
     {
@@ -842,7 +843,7 @@ describe('whatever happens', () => {
       fc.asyncProperty(fc.nat(4), fc.array(step, { maxLength: 60 }), async (slots, steps) => {
         const source = leases(slots);
         const all = governor(source, { maxWaiting: 10, maxWaitingPerTenant: 6 });
-        // Two of one tenant, and two of others.
+        // Two pools of one tenant, and two of others.
         const pools = ['a', 'a', 'b', 'c'].map(
           (tenant) =>
             new Pool(all, tenant, () => {
@@ -861,7 +862,7 @@ describe('whatever happens', () => {
           expect(waiting + sum((of) => of.granted + of.failed.length)).toBe(asked);
           expect(idleHolders).toBe(pools.filter((of) => of.unused.length > 0).length);
           expect(closing).toBeLessThanOrEqual(sum((of) => of.closing.length));
-          // Nobody waits while a slot is free, or while a connection lies unused that nobody has been asked to close.
+          // No request waits while a slot is free, or while a connection is unused and not asked to close.
           if (waiting > 0) expect(used).toBeGreaterThanOrEqual(leased);
           if (waiting > leased - used + closing) expect(idleHolders).toBe(0);
         };
@@ -876,11 +877,11 @@ describe('whatever happens', () => {
           else at(next.pool)[next.act]();
           await look();
           const { evictions, yields, waiting, leased, used, closing } = all.stats();
-          // What was asked to close now is owed to somebody who waits, or is over the leases.
+          // Every connection that was asked to close now is owed to a waiting request, or is beyond the leases.
           if (evictions + yields > evictionsBefore && closing > closingBefore)
             expect(closing).toBeLessThanOrEqual(Math.max(0, waiting - (leased - used)));
         }
-        // Everybody finishes: those who wait get theirs or time out, and in the end every slot is back.
+        // The end: waiting requests are served or time out, and every slot is free.
         for (let round = 0; round < 30 && all.stats().used + all.stats().waiting > 0; round += 1) {
           for (const of of pools) {
             of.giveBack();

@@ -1,4 +1,4 @@
-// src/tenants/tenant-ids.ts: the names of what belongs to a tenant.
+// src/tenants/tenant-ids.ts: the names of everything that belongs to a tenant.
 import { randomInt } from 'node:crypto';
 import { describe, expect, it } from 'vitest';
 import {
@@ -22,16 +22,16 @@ describe('a slug', () => {
     expect(slugify(name)).toBe(slug);
   });
 
-  it.each(['', '---', '日本語', '🦇', '\u0301'])('of %j is empty: there is nothing to keep', (name) => {
+  it.each(['', '---', '日本語', '🦇', '\u0301'])('of %j is empty, because no character can be kept', (name) => {
     expect(slugify(name)).toBe('');
   });
 
-  it('has 63 characters at most, and does not end where a dash was cut', () => {
+  it('has 63 characters at most, and does not end with a dash after a cut', () => {
     expect(slugify('x'.repeat(200))).toBe('x'.repeat(63));
     expect(slugify(`${'x'.repeat(62)} tail`)).toBe('x'.repeat(62));
   });
 
-  it('is empty or what the registry accepts, whatever the name', () => {
+  it('is empty or accepted by the registry, whatever the name', () => {
     for (let round = 0; round < 2_000; round += 1) {
       const points = Array.from({ length: randomInt(80) }, () =>
         randomInt(2) === 0 ? randomInt(0x20, 0x180) : randomInt(0xd800),
@@ -42,20 +42,20 @@ describe('a slug', () => {
     }
   });
 
-  it('of a slug is the slug', () => {
+  it('of a slug is the same slug', () => {
     for (const slug of ['acme', 'a-b-c', '7-eleven']) expect(slugify(slug)).toBe(slug);
   });
 });
 
 describe('a tenant id', () => {
-  it('is a new UUIDv7 each time, in the order of making', () => {
+  it('is a new UUIDv7 each time, in order of creation', () => {
     const ids = Array.from({ length: 100 }, newTenantId);
     expect(new Set(ids).size).toBe(100);
     expect([...ids].sort()).toEqual(ids);
     for (const id of ids) expect(id).toMatch(/^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/);
   });
 
-  it('is recognised in its one spelling only', () => {
+  it('is accepted in one spelling only', () => {
     const id = newTenantId();
     expect(isTenantId(id)).toBe(true);
     const others = [
@@ -74,15 +74,15 @@ describe('a tenant id', () => {
   });
 });
 
-describe('what a tenant database is reached by', () => {
-  it('is a name that says nothing of the tenant and needs no quotes', () => {
+describe('the access to a tenant database', () => {
+  it('has a name that reveals nothing about the tenant and needs no quotes', () => {
     const names = Array.from({ length: 100 }, newDatabaseName);
     expect(new Set(names).size).toBe(100);
-    // PostgreSQL cuts a longer name than 63 bytes.
+    // PostgreSQL cuts names that are longer than 63 bytes.
     for (const name of names) expect(name).toMatch(/^tn_[0-9a-f]{32}$/);
   });
 
-  it('is a password of 256 bits in printable ASCII', () => {
+  it('has a password of 256 bits in printable ASCII', () => {
     const passwords = Array.from({ length: 100 }, newDatabasePassword);
     expect(new Set(passwords).size).toBe(100);
     for (const password of passwords) {

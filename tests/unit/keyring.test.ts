@@ -1,4 +1,4 @@
-// src/auth/keyring.ts: which keys are taken, which one signs, and what of them is published.
+// src/auth/keyring.ts: which keys are accepted, which one signs, and what of them is published.
 import { createPublicKey, generateKeyPairSync, verify, type KeyObject } from 'node:crypto';
 import { inspect } from 'node:util';
 import { describe, expect, it } from 'vitest';
@@ -14,7 +14,7 @@ const ed = generateKeyPairSync('ed25519');
 const ec = generateKeyPairSync('ec', { namedCurve: 'P-256' });
 
 describe('a key of JWT_KEYS', () => {
-  it('is what its bytes say: Ed25519 or P-256, private or public', () => {
+  it('has the kind of its bytes: Ed25519 or P-256, private or public', () => {
     const text = `a:${privateDer(ed.privateKey)},b:${publicDer(ed.publicKey)},c:${privateDer(ec.privateKey)},d:${publicDer(ec.publicKey)}`;
     expect(parseTokenKeys(text).map(({ kid, alg, signs, verifies }) => [kid, alg, signs?.type, verifies.type])).toEqual(
       [
@@ -26,12 +26,12 @@ describe('a key of JWT_KEYS', () => {
     );
   });
 
-  it('on a curve may be written by SEC 1, as `openssl genpkey` writes it', () => {
+  it('on a curve may be in the form of SEC 1, as `openssl genpkey` writes it', () => {
     const text = `e:${base64(ec.privateKey.export({ type: 'sec1', format: 'der' }))}`;
     expect(parseTokenKeys(text)).toMatchObject([{ kid: 'e', alg: 'ES256', signs: { type: 'private' } }]);
   });
 
-  it('may be a secret, where that is said', () => {
+  it('may be a secret, if its entry says so', () => {
     const [key] = parseTokenKeys(`s:HS256:${base64(SECRET)}`);
     expect(key).toMatchObject({ kid: 's', alg: 'HS256' });
     expect(key?.signs?.export().toString()).toBe(SECRET);
@@ -55,7 +55,7 @@ describe('a key of JWT_KEYS', () => {
     ['a private key as a secret', `HS256:${privateDer(ec.privateKey)}`],
     ['a key said to be another', `ES256:${privateDer(ed.privateKey)}`],
     ['nothing', ''],
-  ])('is refused where it is %s', (_, text) => {
+  ])('is refused if it is %s', (_, text) => {
     expect(() => parseTokenKeys(`k1:${text}`)).toThrow(/^JWT_KEYS must be kid:base64 pairs/);
   });
 
@@ -63,7 +63,7 @@ describe('a key of JWT_KEYS', () => {
     expect(() => parseTokenKeys(`${kid}:${privateDer(ed.privateKey)}`)).toThrow('JWT_KEYS must be');
   });
 
-  it('is shown by no log', () => {
+  it('appears in no log', () => {
     const keys = [...parseTokenKeys(oneKeyOfEachKind()), keyOfSecret(SECRET)];
     const [first] = keys;
     const { d = '' } = first?.signs?.export({ format: 'jwk' }) ?? {};
@@ -77,18 +77,18 @@ describe('a key of JWT_KEYS', () => {
 describe('the key that signs', () => {
   const [a, b] = [makeTokenKey('a'), makeTokenKey('b')];
 
-  it('is the first that can', () => {
+  it('is the first private one', () => {
     expect(signingKey(parseTokenKeys(`${a},${b}`))?.kid).toBe('a');
     expect(signingKey(parseTokenKeys(`next:${publicDer(ed.publicKey)},${b},${a}`))?.kid).toBe('b');
   });
 
-  it('is none where all are public', () => {
+  it('does not exist if all are public', () => {
     expect(signingKey(parseTokenKeys(`next:${publicDer(ed.publicKey)}`))).toBeUndefined();
   });
 });
 
 describe('JWT_SECRET', () => {
-  it('has one id in every process, another for another secret, and one that does not tell it', () => {
+  it('has the same id in every process, another id for another secret, and an id that does not reveal it', () => {
     const { kid, alg } = keyOfSecret(SECRET);
     expect(alg).toBe('HS256');
     expect(kid).toMatch(/^secret-[\w-]{12}$/);
@@ -101,7 +101,7 @@ describe('the JWK Set', () => {
   const keys = [...parseTokenKeys(`${oneKeyOfEachKind()},seen:${publicDer(ed.publicKey)}`), keyOfSecret(SECRET)];
   const published = publicKeySet(keys).keys;
 
-  it('holds every public key with its id, algorithm and use, and no secret', () => {
+  it('contains every public key with its id, algorithm and use, and no secret', () => {
     expect(published.map(({ kid, kty, crv, alg, use }) => [kid, kty, crv, alg, use])).toEqual([
       ['ed', 'OKP', 'Ed25519', 'EdDSA', 'sig'],
       ['es', 'EC', 'P-256', 'ES256', 'sig'],
@@ -109,12 +109,12 @@ describe('the JWK Set', () => {
     ]);
   });
 
-  it('has the members of a public key and nothing else', () => {
+  it('contains the members of a public key only', () => {
     const members = (kty: string): string[] => ['alg', 'crv', 'kid', 'kty', 'use', 'x', ...(kty === 'EC' ? ['y'] : [])];
     for (const jwk of published) expect(Object.keys(jwk).sort()).toEqual(members(jwk.kty).sort());
   });
 
-  it('is what a signature can be verified with', () => {
+  it('is sufficient to verify a signature', () => {
     for (const jwk of published.slice(0, 2)) {
       const [key] = keys.filter(({ kid }) => kid === jwk.kid);
       if (!key) throw new Error(`no key ${jwk.kid}`);

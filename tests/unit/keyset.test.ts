@@ -1,4 +1,4 @@
-// db/shared/keyset.ts: what somebody searches for is text and no pattern.
+// db/shared/keyset.ts: a search text is text, not a pattern.
 import { sql } from 'kysely';
 import { describe, expect, it } from 'vitest';
 import { containsPattern } from '../../db/shared/keyset.js';
@@ -16,8 +16,8 @@ describe('a search pattern', () => {
     expect(containsPattern(text)).toBe(pattern);
   });
 
-  it('finds the text wherever it stands, in PostgreSQL’s own reading of it, and nothing that only resembles it', async () => {
-    // Each text, and one that it would find if a character of it had a meaning.
+  it('finds its text at any position, as PostgreSQL reads it, and no similar text', async () => {
+    // Each text, and one that it would find if one of its characters had a meaning.
     const texts = [
       ['%', 'x'],
       ['_', 'x'],

@@ -1,4 +1,4 @@
-// db/driver/lane/lane-load.ts: which reads join the lane, by what their statements took.
+// db/driver/lane/lane-load.ts: which reads join the lane, by the duration of their statements.
 import { describe, expect, it } from 'vitest';
 import { LaneLoad } from '../../db/driver/lane/lane-load.js';
 
@@ -19,7 +19,7 @@ function join(load: LaneLoad, text: string): number {
 }
 
 describe('the lane', () => {
-  it('takes reads that take a moment, and those of which nothing is known', () => {
+  it('accepts quick reads, and reads of unknown duration', () => {
     const load = new LaneLoad();
     answer(load, 'select 1', 0.1, 100);
     expect(join(load, 'select 1')).toBe(1_000);
@@ -30,13 +30,13 @@ describe('the lane', () => {
     [300, 1],
     [100, 3],
     [10, 26],
-  ])('is full of reads of %d ms when %d of them are under way', (took, most) => {
+  ])('is full with reads of %d ms when %d of them are running', (took, most) => {
     const load = new LaneLoad();
     answer(load, 'select 1', took, 20);
     expect(join(load, 'select 1')).toBe(most);
   });
 
-  it('does not take a late answer of a quick statement for a slow statement', () => {
+  it('does not count a late answer to a quick statement as a slow statement', () => {
     const load = new LaneLoad();
     answer(load, 'select 1', 0.1, 1_000);
     answer(load, 'select 1', 150, 1);
@@ -44,26 +44,26 @@ describe('the lane', () => {
     expect(join(load, 'select 1')).toBe(1_000);
   });
 
-  it('takes reads of a statement again that has become quick', () => {
+  it('accepts reads again when their statement has become quick', () => {
     const load = new LaneLoad();
     answer(load, 'select 1', 300, 10);
     answer(load, 'select 1', 0.1, 256);
     expect(join(load, 'select 1')).toBe(1_000);
   });
 
-  it('is overfull when the reads that joined take longer than was known, and no longer when they have ended', () => {
+  it('is overfull if its reads take longer than expected, until they have ended', () => {
     const load = new LaneLoad();
     const statement = load.statement('select 1');
     for (let read = 0; read < 40; read += 1) load.begin(statement);
     expect(load.isOverfull).toBe(false);
     load.end(statement, 300);
     expect(load.isOverfull).toBe(true);
-    // The lane is given up.
+    // The lane is closed.
     for (let read = 1; read < 40; read += 1) load.end(statement, undefined);
     expect([load.isFull, load.isOverfull]).toEqual([false, false]);
   });
 
-  it('tells statements apart: a slow one under way keeps others away, and none of them is called slow for it', () => {
+  it('keeps statements apart: a running slow one keeps others away, but does not make them count as slow', () => {
     const load = new LaneLoad();
     answer(load, 'select slow', 400, 5);
     answer(load, 'select quick', 0.1, 100);

@@ -1,12 +1,12 @@
-// src/connections/lease-plan.ts: together never more than the budget, nobody kept below an equal share, and nothing held in vain.
+// src/connections/lease-plan.ts: together never more than the budget, no replica below an equal share, and no slot held in vain.
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { planLease, type LeaseSituation } from '../../src/connections/lease-plan.js';
 
 const idle: LeaseSituation = { budget: 30, held: 0, others: [], used: 0, missing: 0, recent: 0, block: 8, keep: 4 };
 
-describe('a replica', () => {
-  it('takes what it needs in blocks, at most what nobody holds', () => {
+describe('the lease of a replica', () => {
+  it('grows in blocks as needed, by free slots only', () => {
     expect(planLease({ ...idle, missing: 1, recent: 1 })).toEqual({ leased: 8, slots: 8, wanted: 0 });
     expect(planLease({ ...idle, held: 8, used: 8, missing: 1, recent: 9 })).toEqual({
       leased: 16,
@@ -17,19 +17,19 @@ describe('a replica', () => {
     expect(planLease({ ...idle, others, held: 8, used: 8, missing: 5 })).toEqual({ leased: 10, slots: 10, wanted: 3 });
   });
 
-  it('gives back what it has not needed lately, down to what it keeps, and that is at most its share', () => {
+  it('shrinks to its recent need, and without need to a minimum of at most its share', () => {
     expect(planLease({ ...idle, held: 24, used: 1, recent: 9 })).toEqual({ leased: 16, slots: 16, wanted: 0 });
     expect(planLease({ ...idle, held: 24 })).toEqual({ leased: 4, slots: 4, wanted: 0 });
     const others = Array.from({ length: 9 }, () => ({ slots: 0, wanted: 0 }));
     expect(planLease({ ...idle, others, held: 24 })).toEqual({ leased: 3, slots: 3, wanted: 0 });
   });
 
-  it('holds what it keeps before it needs it', () => {
+  it('has a minimum before the replica needs slots', () => {
     expect(planLease(idle)).toEqual({ leased: 4, slots: 4, wanted: 0 });
     expect(planLease({ ...idle, keep: 0 })).toEqual({ leased: 0, slots: 0, wanted: 0 });
   });
 
-  it('gives up what others lack, down to its share, though it uses it; it holds the slots of what is still open', () => {
+  it('shrinks to its share if others lack slots, even in use; slots of open connections are kept', () => {
     const others = [{ slots: 5, wanted: 4 }];
     const busy = { ...idle, others, held: 25, used: 24, missing: 9, recent: 33 };
     expect(planLease(busy)).toEqual({ leased: 21, slots: 24, wanted: 9 });
@@ -37,7 +37,7 @@ describe('a replica', () => {
     expect(planLease({ ...busy, held: 15, used: 15, others: [{ slots: 15, wanted: 100 }] }).leased).toBe(15);
   });
 
-  it('gives up at once what it does not need to whoever is above its share already', () => {
+  it('shrinks at once to its need for a replica that is above its share already', () => {
     const others = [
       { slots: 10, wanted: 3 },
       { slots: 0, wanted: 0 },
@@ -46,19 +46,19 @@ describe('a replica', () => {
     expect(planLease({ ...idle, others, held: 20, used: 20, recent: 20 }).leased).toBe(20);
   });
 
-  it('takes no more than its share while others lack some', () => {
+  it('does not grow beyond its share while others lack slots', () => {
     const others = [{ slots: 0, wanted: 1 }];
     expect(planLease({ ...idle, others, missing: 100 }).leased).toBe(15);
     expect(planLease({ ...idle, others, held: 18, used: 18, missing: 100 }).leased).toBe(18);
   });
 
-  it('that lost its lease asks for what it has open, and tells what it got', () => {
+  it('that was lost is requested for all open connections, and states what was granted', () => {
     expect(planLease({ ...idle, used: 5, recent: 5 })).toEqual({ leased: 8, slots: 8, wanted: 0 });
     const others = [{ slots: 27, wanted: 0 }];
     expect(planLease({ ...idle, others, used: 5, recent: 5 })).toEqual({ leased: 3, slots: 3, wanted: 0 });
   });
 
-  it('gives up what is over a budget that became smaller', () => {
+  it('shrinks to fit a budget that became smaller', () => {
     const others = [{ slots: 10, wanted: 0 }];
     expect(planLease({ ...idle, budget: 16, others, held: 12, used: 12, recent: 12 })).toMatchObject({
       leased: 8,
@@ -67,7 +67,7 @@ describe('a replica', () => {
   });
 });
 
-/** Replicas that share one table, each with as many connections open as the test says and the rule lets it. */
+/** Replicas that share one table. Each opens as many connections as the test says and the rule allows. */
 class Replicas {
   readonly all;
 
@@ -97,7 +97,7 @@ class Replicas {
     this.#at(index).missing = missing;
   }
 
-  /** Connections open as far as the leases allow, and those over them close. */
+  /** Opens connections as far as the leases allow, and closes those beyond. */
   serve(index: number): void {
     const replica = this.#at(index);
     const opened = Math.min(replica.missing, Math.max(0, replica.leased - replica.used));
@@ -115,7 +115,7 @@ class Replicas {
   }
 }
 
-describe('however replicas take turns', () => {
+describe('in whatever order replicas take turns,', () => {
   const size = {
     count: fc.integer({ min: 1, max: 5 }),
     budget: fc.nat(40),
@@ -128,7 +128,7 @@ describe('however replicas take turns', () => {
     count: fc.nat(20),
   });
 
-  it('the sum of their slots never exceeds the budget, nor what is open the slots', () => {
+  it('the sum of their slots never exceeds the budget, nor do open connections exceed the slots', () => {
     fc.assert(
       fc.property(fc.record(size), fc.array(step, { maxLength: 200 }), ({ count, budget, block, keep }, steps) => {
         const replicas = new Replicas(count, budget, block, keep);
@@ -144,7 +144,7 @@ describe('however replicas take turns', () => {
     );
   });
 
-  it('everybody who wants it has an equal share after a few turns, and nothing is left over', () => {
+  it('every replica that needs it has an equal share after a few turns, and no slot is left over', () => {
     fc.assert(
       fc.property(fc.record(size), fc.array(step, { maxLength: 60 }), ({ count, budget, block, keep }, steps) => {
         const replicas = new Replicas(count, budget, block, keep);
@@ -161,7 +161,7 @@ describe('however replicas take turns', () => {
     );
   });
 
-  it('the sum fits a budget that became smaller after a few turns, and nobody fell below an equal share of it', () => {
+  it('the sum fits a smaller budget after a few turns, and no replica has less than an equal share of it', () => {
     fc.assert(
       fc.property(fc.record(size), fc.array(step, { maxLength: 60 }), fc.nat(40), (sizes, steps, less) => {
         const { count, budget, block, keep } = sizes;

@@ -1,4 +1,4 @@
-// src/tenants/tenant-states.ts: the table of states, and the picture of it in docs/guide/lifecycle.md.
+// src/tenants/tenant-states.ts: the table of states, and its diagram in docs/guide/lifecycle.md.
 import { readFileSync } from 'node:fs';
 import path from 'node:path';
 import { describe, expect, it } from 'vitest';
@@ -15,7 +15,7 @@ import {
 
 const page = readFileSync(path.resolve(import.meta.dirname, '../../docs/guide/lifecycle.md'), 'utf8');
 
-/** `from --> to: act` of each arrow that has a name, and the arrows without one. */
+/** `from --> to: act` of each arrow with a name, and the arrows without one. */
 function arrowsOf(markdown: string): { named: string[]; bare: string[] } {
   const [, diagram = ''] = /^```mermaid\nstateDiagram-v2\n(.*?)^```$/ms.exec(markdown) ?? [];
   const lines = diagram.split('\n').flatMap((line) => (line.trim() === '' ? [] : [line.trim()]));
@@ -26,7 +26,7 @@ const arrows = tenantStatuses.flatMap((from) =>
   tenantActs.flatMap((act) => (transitions[from][act] ?? []).map((to) => `${from} --> ${to}: ${act}`)),
 );
 
-describe('the picture on the page', () => {
+describe('the diagram on the page', () => {
   it('has every transition of the table and no other', () => {
     const { named, bare } = arrowsOf(page);
     expect(named.toSorted()).toEqual(arrows.toSorted());
@@ -38,23 +38,23 @@ describe('the picture on the page', () => {
     expect(arrowsOf(drawn)).toEqual({ named: ['a --> b: go'], bare: ['[*] --> a'] });
   });
 
-  it('stands above a table with a row for each status', () => {
+  it('is followed by a table with a row for each status', () => {
     const rows = [...page.matchAll(/^\| `(\w+)` \|/gm)].map(([, status]) => status);
     expect(rows).toEqual([...tenantStatuses]);
   });
 });
 
-describe('the table', () => {
-  it('has no way out of deleting', () => {
+describe('the table of states', () => {
+  it('has no transition out of deleting', () => {
     expect(new Set(Object.values(transitions.deleting).flat())).toEqual(new Set(['deleting']));
   });
 
-  it('leads to the removal of a tenant only from where nobody is served', () => {
+  it('leads to the removal of a tenant only from states in which the tenant is not served', () => {
     const before = tenantStatuses.filter((status) => Object.values(transitions[status]).flat().includes('deleting'));
     for (const status of before) expect([status, databaseIs[status]]).not.toEqual([status, 'open']);
   });
 
-  it('tells what is possible', () => {
+  it('decides which acts are possible', () => {
     expect(statusesFor('purge')).toEqual(['deleted', 'deleting']);
     expect(statusesWhere('closed')).toEqual(['suspended', 'deleted']);
     for (const status of tenantStatuses)

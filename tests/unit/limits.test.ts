@@ -1,4 +1,4 @@
-// src/tenants/tenant-limits.ts: bounded integers by name and nothing else, the tenant's own over the service's.
+// src/tenants/tenant-limits.ts: bounded integers by name only, and the tenant's own before the service's.
 import { describe, expect, it } from 'vitest';
 import { AppError, type InputIssue } from '../../src/errors.js';
 import {
@@ -11,7 +11,7 @@ import {
 
 const bounds = Object.entries(limitBounds).map(([name, [minimum, maximum]]) => [name, minimum, maximum] as const);
 
-/** What is wrong with limits, as the client is told. */
+/** The problems of limits, as the client gets them. */
 function refusalOf(input: unknown): readonly InputIssue[] {
   try {
     parseLimits(input);
@@ -23,7 +23,7 @@ function refusalOf(input: unknown): readonly InputIssue[] {
   throw new Error(`accepted: ${JSON.stringify(input)}`);
 }
 
-/** What the sentence about a limit counts. */
+/** The noun in the sentence about a limit. */
 const counted: Readonly<Record<string, string>> = {
   requestsPerSecond: 'requests per second',
   connections: 'connections',
@@ -34,7 +34,7 @@ const counted: Readonly<Record<string, string>> = {
 };
 
 describe('limits', () => {
-  it('may be left out', () => {
+  it('may be missing', () => {
     expect(parseLimits({})).toEqual({});
   });
 
@@ -42,7 +42,7 @@ describe('limits', () => {
     for (const value of [null, minimum, maximum]) expect(parseLimits({ [name]: value })).toEqual({ [name]: value });
   });
 
-  it.each(bounds)('%s is refused by name outside that, and where it is no whole number', (name, minimum, maximum) => {
+  it.each(bounds)('%s is refused by name if it is outside its bounds or no whole number', (name, minimum, maximum) => {
     const bad = [minimum - 1, maximum + 1, -1, 0, 2 ** 53, minimum + 0.5, NaN, Infinity, -0, String(minimum), true, []];
     for (const value of bad) {
       const paths = new Set(refusalOf({ [name]: value }).map(({ path }) => path));
@@ -50,24 +50,24 @@ describe('limits', () => {
     }
   });
 
-  it.each(['Users', 'max', 'constructor', 'toString', 'storage_bytes'])('%s is refused by name: it is none', (name) => {
+  it.each(['Users', 'max', 'constructor', 'toString', 'storage_bytes'])('%s is refused as an unknown limit', (name) => {
     expect(refusalOf({ [name]: 1 })).toEqual([{ path: `/limits/${name}`, message: 'is not a limit' }]);
   });
 
-  it('__proto__ is refused, and reaches nothing', () => {
+  it('__proto__ is refused, and changes nothing', () => {
     expect(refusalOf(JSON.parse('{"__proto__": {"users": 5}}'))).toEqual([
       { path: '/limits/__proto__', message: 'is not a limit' },
     ]);
     expect(({} as { users?: number }).users).toBeUndefined();
   });
 
-  it.each([null, [], 'users=5', 5, true])('are refused where they are no object: %j', (input) => {
+  it.each([null, [], 'users=5', 5, true])('are refused if they are no object: %j', (input) => {
     expect(refusalOf(input).length).toBeGreaterThan(0);
   });
 });
 
-describe('the limits in force', () => {
-  it('are the tenant’s own, larger or smaller, over the service’s', () => {
+describe('the effective limits', () => {
+  it('are the tenant’s own, larger or smaller, before the service’s', () => {
     expect(limitsInForce({ users: 9, products: 1 }, { users: 5, connections: 3 })).toEqual({
       users: 9,
       products: 1,
@@ -76,13 +76,13 @@ describe('the limits in force', () => {
     expect(limitsInForce({}, {})).toEqual({});
   });
 
-  it('are shown all, null where there is none', () => {
+  it('are all shown, null if there is none', () => {
     const shown = limitsShown({ users: 9 });
     expect(Object.keys(shown)).toEqual(Object.keys(limitBounds));
     expect(shown).toMatchObject({ users: 9, products: null, storageBytes: null });
   });
 
-  it.each(bounds)('%s names itself when it is reached', (name) => {
+  it.each(bounds)('%s is named when it is reached', (name) => {
     const error = limitExceeded(name as keyof typeof limitBounds, 7);
     expect(error.detail).toContain(`limit of 7 ${counted[name] ?? ''}`);
     expect(error.limit).toEqual({ name, value: 7 });

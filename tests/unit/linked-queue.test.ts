@@ -1,4 +1,4 @@
-// src/lib/linked-queue.ts: the same order as an array, whoever joins and leaves.
+// src/lib/linked-queue.ts: the same order as an array, with items that leave from any place.
 import fc from 'fast-check';
 import { expect, it } from 'vitest';
 import { LinkedQueue, Queued } from '../../src/lib/linked-queue.js';
@@ -35,7 +35,7 @@ it('two queues keep their order as arrays do, and an item that joins one leaves 
   );
 });
 
-it('whoever stands at hand may leave while the queue is gone through', () => {
+it('an item can leave the queue while a loop visits it', () => {
   const queue = new LinkedQueue<Item>();
   for (const name of [1, 2, 3]) queue.push(new Item(name));
   const seen: number[] = [];

@@ -1,4 +1,4 @@
-// src/observability/logger.ts: a line is JSON, secrets are redacted, and of an error only what is known to be safe is written.
+// src/observability/logger.ts: a line is JSON, secrets are redacted, and of an error only the safe parts are written.
 import pg from 'pg';
 import { z } from 'zod';
 import { describe, expect, it } from 'vitest';
@@ -6,7 +6,7 @@ import { DatabaseFault } from '../../db/driver/database-fault.js';
 import { AppError } from '../../src/errors.js';
 import { createLogger, safeError } from '../../src/observability/logger.js';
 
-/** A logger and the lines that it wrote. */
+/** A logger and its lines. */
 function logger(level = 'info'): { log: ReturnType<typeof createLogger>; lines: string[] } {
   const lines: string[] = [];
   const stream = {
@@ -17,7 +17,7 @@ function logger(level = 'info'): { log: ReturnType<typeof createLogger>; lines: 
   return { log: createLogger({ level, pretty: false }, stream), lines };
 }
 
-/** What a thrown thing looks like in the log. */
+/** The log's form of a thrown value. */
 function logged(error: unknown): string {
   const { log, lines } = logger();
   log.error({ err: error }, 'request');
@@ -52,7 +52,7 @@ describe('a log line', () => {
     expect(lines[0]?.trimEnd()).not.toContain('\n');
   });
 
-  it('is not written below the level', () => {
+  it('is not written below its level', () => {
     const { log, lines } = logger('warn');
     log.info('no');
     log.warn('yes');
@@ -70,7 +70,7 @@ describe('a log line', () => {
     'refreshToken',
     'token',
     'secret',
-  ])('has no %s in it, at the top or one below', (key) => {
+  ])('contains no %s, at the top or one level below', (key) => {
     const { log, lines } = logger();
     log.info({ [key]: 'canary' }, 'top');
     log.info({ body: { [key]: 'canary' } }, 'below');
@@ -86,7 +86,7 @@ describe('a log line', () => {
     { req: { headers: { authorization: 'Bearer canary' } } },
     { headers: { authorization: 'Bearer canary' } },
     { headers: { cookie: 'session=canary' } },
-  ])('has no credentials of a request in it: %j', (fields) => {
+  ])('contains no credentials of a request: %j', (fields) => {
     const { log, lines } = logger();
     log.info(fields, 'request');
     expect(lines[0]).not.toContain('canary');
@@ -126,24 +126,24 @@ describe('an error in the log', () => {
     ['with several inside', new AggregateError([new Error('canary')], 'canary')],
     ['that is a text', 'canary'],
     ['that is an object', { message: 'canary', stack: 'canary' }],
-  ])('%s is written without what it holds', (_, error) => {
+  ])('%s is written without its properties', (_, error) => {
     expect(logged(error)).not.toContain('canary');
   });
 
-  it('is written without what its cause holds, and with the cause’s class and code', () => {
+  it('is written without the content of its cause, but with the cause’s class and code', () => {
     const line = logged(new AppError('unavailable', { cause: rejectedByPostgres() }));
     expect(line).not.toContain('canary');
     expect((JSON.parse(line) as { err: { cause: unknown } }).err.cause).toMatchObject({ type: 'error', code: '23505' });
   });
 
-  it('tells where it happened, and the stack does not repeat a message of any shape', () => {
+  it('shows its place in the code, and its stack does not repeat a message of any form', () => {
     const error = new TypeError('canary\n    at canary (canary.ts:1:1)\nbehind');
     const { stack } = safeError(error);
     expect(stack).toContain('logging.test.ts');
     expect(stack).not.toContain('canary');
   });
 
-  it('that we meant has no stack: its code says it all, and thousands may be written in a moment', () => {
+  it('has no stack if it was intended: its code says enough, and there may be thousands in a moment', () => {
     expect(safeError(new AppError('unavailable'))).not.toHaveProperty('stack');
     expect(safeError(new DatabaseFault('busy', 'full'))).toEqual({
       type: 'DatabaseFault',
@@ -157,7 +157,7 @@ describe('an error in the log', () => {
     expect(logged(error)).toContain('round');
   });
 
-  it('may have lost its stack', () => {
+  it('may have no stack', () => {
     const error = new Error('bare');
     delete error.stack;
     expect(safeError(error)).toEqual({ type: 'Error', message: 'bare', stack: '' });

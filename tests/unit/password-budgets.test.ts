@@ -1,11 +1,11 @@
-// src/auth/password-budgets.ts: how many requests that hash an account and a tenant may make, and when the next one may come.
+// src/auth/password-budgets.ts: how many requests that hash an account and a tenant may send, and when the next is allowed.
 import { describe, expect, it } from 'vitest';
 import { PasswordBudgets, REFILL, type PasswordBudgetLimits } from '../../src/auth/password-budgets.js';
 import type { AppError } from '../../src/errors.js';
 import { Counts } from '../../src/replicas/counts.js';
 
 function budgets(limits: PasswordBudgetLimits): {
-  /** Seconds to wait; 0 if the request was let through. */
+  /** Seconds to wait; 0 if the request was admitted. */
   user: (tenantId: string, userId: string) => Promise<number>;
   operator: (operatorId: string) => Promise<number>;
   pass: (ms: number) => void;
@@ -31,7 +31,7 @@ function budgets(limits: PasswordBudgetLimits): {
 }
 
 describe('the budget of an account', () => {
-  it('allows as many requests at once as it holds, and then one each time that a token is back', async () => {
+  it('allows as many requests at once as it has tokens, and then one for each new token', async () => {
     const { user, pass } = budgets({ account: 3, tenant: 100 });
     expect(await Promise.all([1, 2, 3, 4].map(() => user('t', 'u')))).toEqual([0, 0, 0, 10]);
     pass(REFILL / 3);
@@ -40,7 +40,7 @@ describe('the budget of an account', () => {
     expect(await Promise.all([1, 2, 3, 4].map(() => user('t', 'u')))).toEqual([0, 0, 0, 10]);
   });
 
-  it('says a wait after which the request is let through', async () => {
+  it('gives a wait after which the request is admitted', async () => {
     const { user, pass } = budgets({ account: 7, tenant: 100 });
     while ((await user('t', 'u')) === 0);
     const wait = await user('t', 'u');
@@ -49,7 +49,7 @@ describe('the budget of an account', () => {
     expect(await user('t', 'u')).toBe(0);
   });
 
-  it('is its own, also beside an account of the same id in another tenant', async () => {
+  it('is separate, even from an account with the same id in another tenant', async () => {
     const { user, operator } = budgets({ account: 1, tenant: 100 });
     expect(await Promise.all([user('t', 'u'), user('t', 'v'), user('s', 'u'), operator('u'), operator('v')])).toEqual([
       0, 0, 0, 0, 0,
@@ -73,7 +73,7 @@ describe('the budget of a tenant', async () => {
     expect(await user('t', 'u')).toBe(0);
   });
 
-  it('is not spent by what an account is refused, nor an account’s by what the tenant is refused', async () => {
+  it('loses nothing by the refusals of an account, nor an account’s by the refusals of the tenant', async () => {
     const { user, pass } = budgets({ account: 1, tenant: 2 });
     expect(await user('t', 'u')).toBe(0);
     for (let refused = 0; refused < 10; refused += 1) expect(await user('t', 'u')).toBeGreaterThan(0);

@@ -1,4 +1,4 @@
-// src/lib/thread-priority.ts, in a process of its own: a priority that was lowered stays so.
+// src/lib/thread-priority.ts, in a separate process: a lowered priority stays low.
 import { execFile } from 'node:child_process';
 import path from 'node:path';
 import { promisify } from 'node:util';
@@ -27,7 +27,7 @@ process.stdout.write(JSON.stringify({
 `;
 
 describe.skipIf(process.platform !== 'linux')('the priority of hashing', () => {
-  it('is lower than that of everything else, of all threads that hash and of no other', async () => {
+  it('is below that of everything else, for all threads that hash and no other', async () => {
     const { stdout } = await promisify(execFile)(
       process.execPath,
       ['--import', 'tsx', '--input-type=module', '-e', PROGRAM],

@@ -1,15 +1,15 @@
-// Precedence: work ahead of time waits for work that somebody waits for, and not for ever.
+// Precedence: work done ahead of time waits for work of requests, but not for ever.
 import { setTimeout as sleep } from 'node:timers/promises';
 import { expect, it } from 'vitest';
 import { createPrecedence } from '../../src/operations/precedence.js';
 
 const never = new AbortController().signal;
 
-it('is quiet at once where nobody waits', async () => {
+it('work ahead of time starts at once if no request is being served', async () => {
   await createPrecedence().quiet(never);
 });
 
-it('is quiet a moment after the last work, also where that failed', async () => {
+it('work ahead of time starts a moment after the last request’s work, even if that failed', async () => {
   const precedence = createPrecedence({ moment: 100 });
   const order: string[] = [];
   const first = precedence.run(() => sleep(50).then(() => order.push('first')));
@@ -26,7 +26,7 @@ it('is quiet a moment after the last work, also where that failed', async () => 
   expect(order).toEqual(['first', 'second', 'quiet']);
 });
 
-it('ends its wait when its patience does, or when it is told to', async () => {
+it('work ahead of time waits for a maximum time, or until it is told to stop', async () => {
   const precedence = createPrecedence({ patience: 100 });
   const work = new AbortController();
   let running = true;

@@ -2,7 +2,7 @@
 import { expect, it } from 'vitest';
 import { probeTurn } from '../../src/connections/probe-turn.js';
 
-it('a probe connects at once while few are held, and waits for one to be gone otherwise, within a deadline', async () => {
+it('a probe connects at once while few connections are held, and otherwise waits for one to close, within a deadline', async () => {
   let held = 7;
   const governor = { heldBy: () => held };
   await probeTurn(governor, 0);

@@ -1,4 +1,4 @@
-// src/http/problem.ts: every error becomes a problem document, and one that is not ours says nothing about itself.
+// src/http/problem.ts: every error becomes a problem document, and an unexpected one reveals nothing.
 import { errorCodes } from 'fastify';
 import pg from 'pg';
 import { describe, expect, it } from 'vitest';
@@ -22,13 +22,13 @@ describe('an error of the catalogue', () => {
     });
   });
 
-  it('carries detail and issues where it has them', () => {
+  it('has its detail and its issues', () => {
     const issues = [{ path: '/name', message: 'is needed' }];
     const { body } = toProblem(new AppError('invalid-request', { detail: 'Look again.', issues }), 'r');
     expect(body).toMatchObject({ detail: 'Look again.', errors: issues });
   });
 
-  it('names the limit of a tenant that was reached: 403, or 429 where waiting helps', () => {
+  it('names the limit of a tenant that was reached, with 403, or with 429 if waiting helps', () => {
     const limit = { name: 'products', value: 10 };
     const never = toProblem(new AppError('tenant-limit-exceeded', { limit }), 'r');
     expect(never).toMatchObject({ status: 403, body: { status: 403, limit: 'products', limitValue: 10 } });
@@ -38,19 +38,19 @@ describe('an error of the catalogue', () => {
     expect(toProblem(new AppError('unavailable', { retryAfter: 1 }), 'r').status).toBe(503);
   });
 
-  it('keeps its cause to itself', () => {
+  it('does not reveal its cause', () => {
     const error = new AppError('unavailable', { cause: new Error('canary') });
     expect(JSON.stringify(toProblem(error, 'r'))).not.toContain('canary');
   });
 
-  it('says how to authenticate with every 401, and with nothing else', () => {
+  it('asks for authentication with every 401, and with no other status', () => {
     for (const code of codes) {
       const { status, headers } = toProblem(new AppError(code), 'r');
       expect(headers['www-authenticate'], code).toBe(status === 401 ? 'Bearer' : undefined);
     }
   });
 
-  it('says when a retry makes sense, in seconds, where it knows', () => {
+  it('gives the seconds until a retry is useful, if they are known', () => {
     expect(toProblem(new AppError('rate-limited', { retryAfter: 17 }), 'r').headers['retry-after']).toBe('17');
     expect(toProblem(new AppError('unavailable', { retryAfter: 0 }), 'r').headers['retry-after']).toBe('0');
     expect(toProblem(new AppError('not-found'), 'r').headers).not.toHaveProperty('retry-after');
@@ -59,7 +59,7 @@ describe('an error of the catalogue', () => {
 
 describe('a fault of a database', () => {
   it.each(['unavailable', 'busy', 'timeout'] as const)(
-    '(%s) is 503 with Retry-After, and its reason stays inside',
+    '(%s) becomes 503 with Retry-After, and its reason is not revealed',
     (kind) => {
       const answer = toProblem(new DatabaseFault(kind, 'canary'), 'r');
       expect(answer).toMatchObject({ status: 503, headers: { 'retry-after': '2' }, body: { code: 'unavailable' } });
@@ -67,7 +67,7 @@ describe('a fault of a database', () => {
     },
   );
 
-  it('says when a retry makes sense where it knows better', () => {
+  it('gives its own time for a retry if it has one', () => {
     const { headers } = toProblem(new DatabaseFault('unavailable', 'canary', 1), 'r');
     expect(headers['retry-after']).toBe('1');
   });
@@ -119,7 +119,7 @@ describe('any other error', () => {
     ['a symbol', Symbol('canary')],
   ];
 
-  it.each(others)('(%s) is 500 and says nothing about itself', (_, error) => {
+  it.each(others)('(%s) becomes 500 and reveals nothing', (_, error) => {
     const { status, headers, body } = toProblem(error, 'request-1');
     expect(headers).toEqual({ 'content-type': PROBLEM_TYPE });
     expect(body).toEqual({
@@ -137,7 +137,7 @@ describe('any other error', () => {
   });
 });
 
-describe('the answer to what is not HTTP', () => {
+describe('the answer to input that is not HTTP', () => {
   const parse = (raw: string): { status: string; headers: Record<string, string>; body: string } => {
     const [head = '', body = ''] = raw.split('\r\n\r\n');
     const [status = '', ...lines] = head.split('\r\n');
@@ -152,7 +152,7 @@ describe('the answer to what is not HTTP', () => {
     ['HPE_INVALID_METHOD', 'HTTP/1.1 400 Bad Request', 'invalid-request'],
     ['HPE_HEADER_OVERFLOW', 'HTTP/1.1 431 Request Header Fields Too Large', 'headers-too-large'],
     ['ERR_HTTP_REQUEST_TIMEOUT', 'HTTP/1.1 408 Request Timeout', 'request-timeout'],
-  ])('%s is a whole HTTP answer with a problem in it', (code, line, problem) => {
+  ])('%s is a complete HTTP answer with a problem document', (code, line, problem) => {
     const { status, headers, body } = parse(rawProblem(Object.assign(new Error('canary'), { code }), 'request-1'));
     expect(status).toBe(line);
     expect(headers).toEqual({
@@ -165,7 +165,7 @@ describe('the answer to what is not HTTP', () => {
     expect(body).not.toContain('canary');
   });
 
-  it('is 400 where the error has no code', () => {
+  it('is 400 if the error has no code', () => {
     expect(rawProblem(new Error('canary'), 'r')).toMatch(/^HTTP\/1\.1 400 /);
   });
 });

@@ -1,4 +1,4 @@
-// REDIS_URL and REDIS_CA_FILE: what they may be, and in which words the rest is refused.
+// REDIS_URL and REDIS_CA_FILE: which values are accepted, and how others are refused.
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
@@ -15,7 +15,7 @@ function parse(url: string, options: { ca?: string; production?: boolean } = {})
   return problems.length > 0 || !settings ? problems : settings;
 }
 
-/** What is wrong with an environment; empty where nothing is. */
+/** The problems of an environment; empty if there are none. */
 function problemsOf(env: Readonly<Record<string, string>>): readonly string[] {
   try {
     readSettings(env);
@@ -37,7 +37,7 @@ function fileWith(text: string): string {
 }
 
 describe('REDIS_URL', () => {
-  it('names host, port, user, password and database; the port is 6379 and the database 0 where it says nothing', () => {
+  it('names host, port, user, password and database; the default port is 6379 and the default database 0', () => {
     expect(parse('redis://cache.internal')).toEqual({
       host: 'cache.internal',
       port: 6_379,
@@ -56,13 +56,13 @@ describe('REDIS_URL', () => {
     expect(parse('redis://:p%40ss%2F@[::1]/')).toMatchObject({ host: '::1', password: 'p@ss/', user: undefined });
   });
 
-  it('is TLS with rediss://, against the CA that is given or else Node’s own list', () => {
+  it('uses TLS with rediss://, with the given CA or else Node’s own list', () => {
     expect(parse('rediss://cache')).toMatchObject({ tls: {} });
     expect(parse('rediss://cache', { ca: 'PEM' })).toMatchObject({ tls: { ca: 'PEM' } });
   });
 
   it.each(['http://cache', 'cache:6379', 'redis://', 'redis://:pw@/0', 'redis://cache/x', 'redis://:p#w@cache'])(
-    'is refused where it is no URL of Redis, and not repeated: %s',
+    'is refused if it is not a URL of Redis, and is not repeated: %s',
     (url) => {
       expect(parse(url)).toEqual([
         'REDIS_URL must be a URL such as redis://:password@host:6379/0, or rediss://… for TLS',
@@ -70,7 +70,7 @@ describe('REDIS_URL', () => {
     },
   );
 
-  it('is refused with options after "?", which nothing would read', () => {
+  it('is refused with options after "?", which would have no effect', () => {
     expect(parse('redis://cache?db=3')).toEqual(['REDIS_URL must have no options after "?"']);
   });
 
@@ -81,7 +81,7 @@ describe('REDIS_URL', () => {
     ]);
   });
 
-  it('holds a password of 16 characters or more in production', () => {
+  it('needs a password of at least 16 characters in production', () => {
     expect(parse('redis://cache', { production: true })).toEqual([
       'REDIS_URL must hold a password in production: make one with: openssl rand -hex 32',
     ]);
@@ -91,18 +91,18 @@ describe('REDIS_URL', () => {
     expect(parse(`redis://:${PASSWORD}@cache`, { production: true })).toMatchObject({ password: PASSWORD });
   });
 
-  it('comes from a file, too', () => {
+  it('can come from a file', () => {
     const REDIS_URL_FILE = fileWith(`redis://:${PASSWORD}@cache\n`);
     expect(readSettings({ REDIS_URL_FILE }).redis).toMatchObject({ host: 'cache', password: PASSWORD });
   });
 
-  it('is not needed: without it there is no Redis', () => {
+  it('is optional: without it there is no Redis', () => {
     expect(readSettings({}).redis).toBeUndefined();
   });
 });
 
 describe('REDIS_CA_FILE', () => {
-  it('is refused without TLS, which would be a connection in clear, and without REDIS_URL', () => {
+  it('is refused without TLS, which would not be encrypted, and without REDIS_URL', () => {
     const REDIS_CA_FILE = fileWith(selfSigned('cache').certificate);
     expect(problemsOf({ REDIS_URL: 'redis://cache', REDIS_CA_FILE })).toEqual([
       'REDIS_CA_FILE is set and REDIS_URL has no TLS: write rediss://',
@@ -121,7 +121,7 @@ describe('a file of CA certificates', () => {
   it.each([
     ['REDIS_CA_FILE', { REDIS_URL: 'rediss://cache' }],
     ['DATABASE_CA_FILE', { DATABASE_URL: 'postgres://u:p@h/d', DATABASE_TLS: 'verify-full' }],
-  ])('is refused where it holds no certificate, which would trust no server: %s', (name, env) => {
+  ])('is refused if it contains no certificate, which would trust no server: %s', (name, env) => {
     const file = fileWith('no certificate');
     expect(problemsOf({ ...env, [name]: file })).toEqual([`${name} holds no certificate in PEM: ${file}`]);
   });

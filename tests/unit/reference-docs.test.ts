@@ -1,4 +1,4 @@
-// docs/reference: what clients read there is what the code does.
+// docs/reference agrees with the code.
 import { readdirSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 import ts from 'typescript';
@@ -38,7 +38,7 @@ describe('docs/reference/openapi.json', () => {
     expect(served).not.toHaveProperty('x-generated-by');
   });
 
-  it('says the same as the served document, with the problem document written out again', () => {
+  it('agrees with the served document, with the problem document written out again', () => {
     const { 'x-generated-by': _generator, ...document } = JSON.parse(reference) as OpenApiDocument & {
       'x-generated-by': string;
       components: { schemas: Record<string, unknown> };
@@ -147,7 +147,7 @@ describe('the guide to errors', () => {
     for (const text of [when, remedy]) expect(text).toMatch(/^(?:[A-Z]|`).*\.$/);
   });
 
-  it('says truly which errors have Retry-After', () => {
+  it('is right about which errors have Retry-After', () => {
     const found = new Map<string, Set<'with' | 'without'>>();
     for (const { code, retryAfter } of errorsThatAreMade())
       found.set(code, new Set([...(found.get(code) ?? []), ...retryAfter]));
@@ -165,7 +165,7 @@ interface MadeError {
   readonly retryAfter: readonly ('with' | 'without')[];
 }
 
-/** Every error that the code makes with a literal code: `new AppError('…', …)`, or `super('…', …)` in a class of them. */
+/** Every error that the code makes with a literal code: `new AppError('…', …)`, or `super('…', …)` in a class of such errors. */
 function errorsThatAreMade(): MadeError[] {
   const made: MadeError[] = [];
   const visit = (node: ts.Node): void => {

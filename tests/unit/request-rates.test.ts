@@ -1,9 +1,9 @@
-// src/tenants/request-rates.ts: a bucket for each tenant, which fills at its rate and holds a second's worth.
+// src/tenants/request-rates.ts: a bucket for each tenant, which refills at its rate and has room for one second.
 import { describe, expect, it } from 'vitest';
 import { Counts } from '../../src/replicas/counts.js';
 import { RATE_REFILL, RequestRates } from '../../src/tenants/request-rates.js';
 
-/** Rates on a clock that stands until it is moved. */
+/** Rates on a clock that the test moves. */
 function atZero(): {
   rates: RequestRates;
   take: (times: number, rate: number, tenant?: string) => number;
@@ -17,7 +17,7 @@ function atZero(): {
 }
 
 describe('a tenant', () => {
-  it.each([1, 3, 100, 100_000])('has a second’s worth at once, and %d a second from then on', (rate) => {
+  it.each([1, 3, 100, 100_000])('has the requests of one second at once, and then %d a second', (rate) => {
     const { take, clock } = atZero();
     expect(take(rate + 1, rate)).toBe(rate);
     clock.now += 1_000;
@@ -26,13 +26,13 @@ describe('a tenant', () => {
     expect(take(rate, rate)).toBe(Math.floor(rate / 2));
   });
 
-  it('saves up no more than that while it is quiet', () => {
+  it('saves no more than that while it sends nothing', () => {
     const { take, clock } = atZero();
     clock.now += 3_600_000;
     expect(take(100, 10)).toBe(10);
   });
 
-  it('never has more than its rate and one burst, however its requests are spread', () => {
+  it('never gets more than its rate and one burst, however its requests are distributed', () => {
     const { take, clock } = atZero();
     let admitted = 0;
     for (let step = 0; step < 10_000; step += 1) {
@@ -43,13 +43,13 @@ describe('a tenant', () => {
     expect(admitted).toBeLessThanOrEqual(11 * 50);
   });
 
-  it('is counted apart from others', () => {
+  it('is counted separately from others', () => {
     const { take } = atZero();
     expect(take(5, 2, 'a')).toBe(2);
     expect(take(5, 2, 'b')).toBe(2);
   });
 
-  it('has a new limit at once, without a burst of the old one', () => {
+  it('gets a new limit at once, without a burst of the old one', () => {
     const { take, clock } = atZero();
     expect(take(1, 1_000)).toBe(1);
     expect(take(20, 10)).toBe(10);
@@ -58,8 +58,8 @@ describe('a tenant', () => {
   });
 });
 
-describe('what is told of it', () => {
-  it('is the busier of this second and the one before, and nothing older', () => {
+describe('the reported rate of a tenant', () => {
+  it('is that of the busier of this second and the one before, and of none earlier', () => {
     const { rates, take, clock } = atZero();
     expect(rates.recent('a')).toBe(0);
     take(7, 5);

@@ -1,4 +1,4 @@
-// db/server/scram.ts: verifiers against RFC 5802 written out step by step here, and against PostgreSQL itself.
+// db/server/scram.ts: verifiers against RFC 5802 as written out here, and against PostgreSQL itself.
 import { createHash, createHmac, randomBytes } from 'node:crypto';
 import { sql } from 'kysely';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -36,7 +36,7 @@ function parse(verifier: string): Verifier {
   return { iterations: Number(iterations), salt, storedKey, serverKey };
 }
 
-describe('the RFC as it is written out in this file', () => {
+describe('the RFC as written out in this file', () => {
   it('gives the example of RFC 7677, section 3', () => {
     const salted = hi('pencil', Buffer.from('W22ZaJ0SNY7soEsUEjb6gQ==', 'base64'), 4_096);
     const message =
@@ -55,7 +55,7 @@ describe('a verifier', () => {
     ['pencil', 1],
     ['with spaces, "quotes" and $:', 3],
     ['~'.repeat(200), 2],
-  ])('of %j with %d iterations holds the keys of RFC 5802', async (password, iterations) => {
+  ])('of %j with %d iterations contains the keys of RFC 5802', async (password, iterations) => {
     const made = parse(await scramVerifier(password, iterations));
     const salted = hi(password, made.salt, iterations);
     expect(made.iterations).toBe(iterations);
@@ -63,21 +63,21 @@ describe('a verifier', () => {
     expect(made.serverKey).toEqual(hmac(salted, 'Server Key'));
   });
 
-  it('has a salt of 16 bytes of its own', async () => {
+  it('has its own salt of 16 bytes', async () => {
     const verifiers = await Promise.all(Array.from({ length: 50 }, () => scramVerifier('pencil', 1)));
     const salts = verifiers.map((verifier) => parse(verifier).salt);
     expect(new Set(salts.map((salt) => salt.length))).toEqual(new Set([16]));
     expect(new Set(salts.map((salt) => salt.toString('hex'))).size).toBe(50);
   });
 
-  it('does not hold the password', async () => {
+  it('does not contain the password', async () => {
     const verifier = await scramVerifier('canary', 1);
     expect(verifier).not.toContain('canary');
     expect(verifier).not.toContain(Buffer.from('canary').toString('base64'));
   });
 
   it.each(['', 'pässword', 'line\nbreak', 'nul\0', '🗝'])(
-    'is not made of %j: what needs SASLprep would not match what clients send',
+    'is not made of %j: text that needs SASLprep would not match the text of clients',
     async (password) => {
       await expect(scramVerifier(password, 1)).rejects.toThrow(TypeError);
     },
@@ -89,7 +89,7 @@ describe('PostgreSQL', () => {
   let database = '';
   beforeAll(async () => {
     database = await createRegistry();
-    // Roles that are made here have a right on nothing.
+    // These roles have no right on any object.
     await asSuperuser('postgres', (db) => sql`grant connect on database ${sql.id(database)} to public`.execute(db));
   });
   afterAll(() =>
@@ -98,7 +98,7 @@ describe('PostgreSQL', () => {
     }),
   );
 
-  /** Signs in and says as whom, or the SQLSTATE of the refusal. */
+  /** Signs in and returns the role, or the SQLSTATE of the refusal. */
   async function signIn(user: string, password: string): Promise<string> {
     const handle = connectAs<unknown>(database, { user, password });
     try {
@@ -112,7 +112,7 @@ describe('PostgreSQL', () => {
   }
 
   it.each([1, 4_096])(
-    'lets in who knows the password behind a verifier of %d iterations, and nobody else',
+    'signs in a client with the right password for a verifier of %d iterations, and no other client',
     async (iterations) => {
       const role = `scram_${randomBytes(6).toString('hex')}`;
       roles.push(role);
@@ -121,7 +121,7 @@ describe('PostgreSQL', () => {
       await asSuperuser('postgres', async (db) => {
         await sql`create role ${sql.id(role)} login password ${sql.lit(verifier)}`.execute(db);
         const { rows } = await sql`select rolpassword as stored from pg_authid where rolname = ${role}`.execute(db);
-        // Taken as a verifier and not as a password to be hashed.
+        // Stored as a verifier, not as a password to be hashed.
         expect(rows).toEqual([{ stored: verifier }]);
       });
       expect(await signIn(role, password)).toBe(role);

@@ -46,7 +46,7 @@ function problemsOf(env: Readonly<Record<string, string>>): readonly string[] {
 }
 
 describe('secrets from files', () => {
-  it('are every variable that carries a password, a secret or a key, and no other', () => {
+  it('can set every variable with a password, a secret or a key, and no other', () => {
     const carries = Object.keys(variables).filter(
       (name) => /(?:PASSWORD|SECRET|KEYS|_URL)$/.test(name) && !name.startsWith('PASSWORD_BUDGET'),
     );
@@ -54,14 +54,14 @@ describe('secrets from files', () => {
     expect(Object.keys(secrets).sort()).toEqual([...secretVariables].sort());
   });
 
-  it('give the same settings as the environment does', () => {
+  it('give the same settings as the environment', () => {
     const files: Record<string, string> = {};
     for (const [name, secret] of Object.entries(secrets)) files[`${name}_FILE`] = fileWith(`${secret}\n`);
     const comparable = (env: NodeJS.ProcessEnv): string => JSON.stringify(readSettings(env));
     expect(comparable({ ...plain, ...files })).toBe(comparable({ ...plain, ...secrets }));
   });
 
-  it('keep the spaces at their ends, and lose one line break', () => {
+  it('keep spaces at their ends, and lose one line break', () => {
     const read = (content: string): string | undefined =>
       readSettings({ ...plain, ...secrets, OPERATOR_PASSWORD: '', OPERATOR_PASSWORD_FILE: fileWith(content) })
         .firstOperator?.password;
@@ -69,7 +69,7 @@ describe('secrets from files', () => {
     expect(read('twelve or more\r\n')).toBe('twelve or more');
   });
 
-  it('are refused where the variable is set too, without repeating either', () => {
+  it('are refused if the variable is set too, without repeating either', () => {
     const file = fileWith('another secret with many characters');
     expect(problemsOf({ ...plain, ...secrets, JWT_SECRET_FILE: file })).toEqual([
       'JWT_SECRET and JWT_SECRET_FILE are both set: set one of them',
@@ -83,7 +83,7 @@ describe('secrets from files', () => {
     ['holds two lines', () => fileWith('one\ntwo\n'), 'names a file that must hold one line'],
     ['holds a NUL', () => fileWith('one\0two'), 'names a file that must hold one line'],
     ['is too long', () => fileWith('x'.repeat(70_000)), 'names a file of more than 64 KiB'],
-  ])('stop the start in words when the file %s', (_, make, problem) => {
+  ])('stop the start with a sentence if the file %s', (_, make, problem) => {
     const file = make();
     const env = { ...plain, ...secrets, JWT_SECRET: '', JWT_SECRET_FILE: file };
     expect(problemsOf(env)).toEqual([`JWT_SECRET_FILE ${problem}: ${file}`]);

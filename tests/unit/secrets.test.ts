@@ -1,4 +1,4 @@
-// src/boot/local-secrets.ts: the secrets that a first start makes up, and how they are kept.
+// src/boot/local-secrets.ts: the secrets that a first start generates, and how they are stored.
 import { chmod, mkdir, mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
@@ -18,17 +18,17 @@ afterEach(() => rm(home, { recursive: true }));
 const file = (): string => path.join(folder, 'secrets.json');
 
 describe('the secrets of a first start', () => {
-  it('are kept: the next start has the same', async () => {
+  it('are kept: the next start has the same secrets', async () => {
     expect(await localSecrets(folder)).toEqual(await localSecrets(folder));
   });
 
-  it('are others in another place', async () => {
+  it('differ from those in another folder', async () => {
     const [here, there] = [await localSecrets(folder), await localSecrets(path.join(home, 'other'))];
     const values = [...Object.values(here), ...Object.values(there)];
     expect(new Set(values).size).toBe(values.length);
   });
 
-  it('are strong, and of the form that the configuration wants', async () => {
+  it('are strong, and in the form that the configuration needs', async () => {
     const { tokenKeys, encryptionKeys, operatorPassword, ...others } = await localSecrets(folder);
     expect(parseTokenKeys(tokenKeys)).toMatchObject([{ kid: 'local', alg: 'EdDSA', signs: { type: 'private' } }]);
     expect(parseKeyring(encryptionKeys)).toMatchObject([{ kid: 'local' }]);
@@ -37,7 +37,7 @@ describe('the secrets of a first start', () => {
     for (const secret of Object.values(others)) expect(Buffer.from(secret, 'base64url')).toHaveLength(32);
   });
 
-  it('stand in a file that nobody else can read, whatever the umask', async () => {
+  it('are stored in a file that only its owner can read, whatever the umask', async () => {
     const before = process.umask(0);
     try {
       await localSecrets(folder);
@@ -48,12 +48,12 @@ describe('the secrets of a first start', () => {
     expect((await stat(folder)).mode & 0o022).toBe(0);
   });
 
-  it('leave no draft behind', async () => {
+  it('leave no draft', async () => {
     await localSecrets(folder);
     expect(await readdir(folder)).toEqual(['secrets.json']);
   });
 
-  it('are made whole where a crash left only a draft', async () => {
+  it('are generated again if a crash left only a draft', async () => {
     await mkdir(folder, { recursive: true });
     await writeFile(`${file()}.new`, '{"tokenKeys": "cut sho');
     const secrets = await localSecrets(folder);
@@ -62,13 +62,13 @@ describe('the secrets of a first start', () => {
   });
 });
 
-describe('the secrets of an older build, which had a secret for tokens and no key', () => {
+describe('the secrets of an older build, with a secret for tokens and no key', () => {
   beforeEach(async () => {
     const { tokenKeys: _younger, ...others } = await localSecrets(folder);
     await writeFile(file(), JSON.stringify({ jwtSecret: 'canary', ...others }));
   });
 
-  it('get one, which is kept, and keep everything that the databases are read with', async () => {
+  it('get a key, which is kept, and stay otherwise the same', async () => {
     const { jwtSecret: _gone, ...others } = JSON.parse(await readFile(file(), 'utf8')) as Record<string, string>;
     const { tokenKeys, ...kept } = await localSecrets(folder);
     expect(kept).toEqual(others);
@@ -77,7 +77,7 @@ describe('the secrets of an older build, which had a secret for tokens and no ke
     expect(await readFile(file(), 'utf8')).not.toContain('canary');
   });
 
-  it('stand in a file that nobody else can read, whatever it was before', async () => {
+  it('are stored in a file that only its owner can read, whatever its mode before', async () => {
     await chmod(file(), 0o644);
     await localSecrets(folder);
     expect((await stat(file())).mode & 0o777).toBe(0o600);
@@ -87,7 +87,7 @@ describe('the secrets of an older build, which had a secret for tokens and no ke
 
 describe('a damaged file of secrets', () => {
   it.each(['', '{', 'null', '[]', '{}', '{"tokenKeys": "canary"}', '{"tokenKeys": 5}'])(
-    'is an error that names it, and is neither replaced nor repeated: %j',
+    'is an error that names the file, and is neither replaced nor repeated: %j',
     async (text) => {
       await mkdir(folder, { recursive: true });
       await writeFile(file(), text);
@@ -98,13 +98,13 @@ describe('a damaged file of secrets', () => {
     },
   );
 
-  it('with a secret missing is an error too', async () => {
+  it('without one of the secrets is an error, too', async () => {
     const { encryptionKeys: _missing, ...others } = await localSecrets(folder);
     await writeFile(file(), JSON.stringify(others));
     await expect(localSecrets(folder)).rejects.toThrow('is damaged');
   });
 
-  it('that cannot be read is an error, and no reason to make new secrets', async () => {
+  it('that cannot be read is an error, and causes no new secrets', async () => {
     await mkdir(file(), { recursive: true });
     await expect(localSecrets(folder)).rejects.toThrow(/EISDIR/);
   });

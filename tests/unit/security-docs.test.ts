@@ -57,7 +57,7 @@ function titlesOf(file: string): string[] {
 const rows = rowsOf(page);
 
 describe('the page on hostile input', () => {
-  it('says in each row what comes in, what is answered and what tries it', () => {
+  it('names in each row the input, the answer and the test', () => {
     expect(rows.length).toBeGreaterThan(40);
     for (const row of rows) {
       expect(row, row.join(' | ')).toHaveLength(3);
@@ -80,7 +80,7 @@ describe('the page on hostile input', () => {
   });
 });
 
-it('a title counts where it is one, and not in a comment or another text', () => {
+it('titles of tests and groups are found, but not in a comment or another string', () => {
   const text = `// it('a comment')
     describe.each([])('a group', () => { it('a test', () => { expect('a text').toBe('another'); }); });
     it.runIf(true)('a test on a condition', () => undefined);`;

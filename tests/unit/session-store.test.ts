@@ -1,4 +1,4 @@
-// src/replicas/session-store.ts: which entries of Redis are trusted, and for how long what they say is believed.
+// src/replicas/session-store.ts: which entries of Redis are trusted, and for how long.
 import { beforeEach, describe, expect, it, vi } from 'vitest';
 import type { Change, Events } from '../../src/replicas/events.js';
 import type { SharedStore } from '../../src/replicas/shared-store.js';
@@ -49,7 +49,7 @@ describe('an entry', () => {
     expect(entries.size).toBe(1);
   });
 
-  it('says how old it is, and what is left of its session', async () => {
+  it('contains its age, and the rest of its session', async () => {
     now += 20_000;
     expect(await find()).toEqual({ ...SESSION, age: 20_010, remaining: 600_000 - 20_010 });
     expect(reads).toBe(1);
@@ -68,14 +68,14 @@ describe('an entry', () => {
     ['its session ended', { kind: 'session', sessionId: 's', tenantId: 't' }],
     ['its tenant changed', { kind: 'tenant', tenantId: 't' }],
     ['anything may have changed', { kind: 'any' }],
-  ])('is not trusted when %s since', async (_, change) => {
+  ])('is not trusted if %s since', async (_, change) => {
     tell(change);
     now += 10;
     await find();
     expect(reads).toBe(2);
   });
 
-  it('that was stored again after its tenant changed is trusted', async () => {
+  it('that was stored again after a change of its tenant is trusted', async () => {
     tell({ kind: 'tenant', tenantId: 't' });
     now += 100;
     await find();
@@ -84,7 +84,7 @@ describe('an entry', () => {
     expect(reads).toBe(2);
   });
 
-  it('is not trusted when its session ended, however often that was written', async () => {
+  it('is not trusted after the end of its session, however often it is stored', async () => {
     tell({ kind: 'session', sessionId: 's', tenantId: 't' });
     for (let second = 0; second < 59; second += 1) {
       now += 1_000;
@@ -93,7 +93,7 @@ describe('an entry', () => {
     }
   });
 
-  it('of before is not trusted when more sessions ended than are remembered', async () => {
+  it('from an earlier time is not trusted if more sessions ended than are remembered', async () => {
     for (let n = 0; n <= 50_000; n += 1) tell({ kind: 'session', sessionId: `other-${n}`, tenantId: 't' });
     now += 10;
     await find();
@@ -108,7 +108,7 @@ describe('an entry', () => {
     expect(entries.size).toBe(0);
   });
 
-  it('is of one tenant’s session only', async () => {
+  it('belongs to the session of one tenant only', async () => {
     await find('s', 'u');
     await find('s', null);
     await find('other');
@@ -116,7 +116,7 @@ describe('an entry', () => {
   });
 });
 
-it('an entry from before the replica began to hear of changes is not trusted', async () => {
+it('an entry from before the replica first received changes is not trusted', async () => {
   now -= 1_000;
   await find();
   now += 1_000;
@@ -124,7 +124,7 @@ it('an entry from before the replica began to hear of changes is not trusted', a
   expect(reads).toBe(2);
 });
 
-it('a session that does not live is not stored', async () => {
+it('a session that has ended is not stored', async () => {
   expect(await sessions.find('t', 's', async () => undefined)).toBeUndefined();
   expect(entries.size).toBe(0);
 });

@@ -1,4 +1,4 @@
-// src/jobs/bounded-tasks.ts: so much at once, so much waiting, and no more.
+// src/jobs/bounded-tasks.ts: a bounded number of running tasks, a bounded number of waiting ones, and no more.
 import { describe, expect, it } from 'vitest';
 import { Slots } from '../../src/jobs/bounded-tasks.js';
 
@@ -8,7 +8,7 @@ interface Tasks {
   readonly running: string[];
 }
 
-/** Tasks that run until they are told to end. */
+/** Tasks that run until the test ends them. */
 function tasks(slots: Slots): Tasks {
   const running: string[] = [];
   const ends = new Map<string, (error?: Error) => void>();
@@ -34,7 +34,7 @@ function tasks(slots: Slots): Tasks {
 }
 
 describe('slots', () => {
-  it('run no more at once than there are', async () => {
+  it('run no more tasks at once than there are slots', async () => {
     const { start, end, running } = tasks(new Slots(2, 10));
     const all = ['a', 'b', 'c', 'd'].map(start);
     expect(running).toEqual(['a', 'b']);
@@ -46,7 +46,7 @@ describe('slots', () => {
     expect(await Promise.all(all)).toEqual(['a', 'b', 'c', 'd']);
   });
 
-  it('serve who came first, and let no newcomer overtake', async () => {
+  it('serve tasks in their order, and let no newcomer overtake', async () => {
     const { start, end, running } = tasks(new Slots(1, 10));
     const first = start('first');
     const second = start('second');
@@ -60,7 +60,7 @@ describe('slots', () => {
     await Promise.all([first, second, third]);
   });
 
-  it('refuse at once what is over the bound on waiting, with 503 and Retry-After', async () => {
+  it('refuse tasks beyond the bound of the queue at once, with 503 and Retry-After', async () => {
     const { start, end, running } = tasks(new Slots(1, 2));
     const accepted = ['a', 'b', 'c'].map(start);
     await expect(start('d')).rejects.toMatchObject({ code: 'unavailable', status: 503, retryAfter: 1 });
@@ -86,7 +86,7 @@ describe('slots', () => {
     await again;
   });
 
-  it('refuse who has waited for too long, and go on with those behind', async () => {
+  it('refuse a task that has waited for too long, and continue with the next', async () => {
     const { start, end, running } = tasks(new Slots(1, 2, 200));
     const first = start('first');
     await expect(start('late')).rejects.toMatchObject({ code: 'unavailable', status: 503, retryAfter: 1 });
@@ -98,7 +98,7 @@ describe('slots', () => {
     expect(await Promise.all([first, ...others])).toEqual(['first', 'second', 'third']);
   });
 
-  it('without a queue refuse whatever cannot run at once', async () => {
+  it('without a queue refuse every task that cannot run at once', async () => {
     const { start, end } = tasks(new Slots(1, 0));
     const only = start('a');
     await expect(start('b')).rejects.toMatchObject({ code: 'unavailable' });

@@ -1,4 +1,4 @@
-// What each SQLSTATE is answered with: never 500 for what is the server's, and a decision for every class that PostgreSQL has.
+// The answer to each SQLSTATE: never 500 for a fault of the server, and a decision for every class of PostgreSQL.
 import pg from 'pg';
 import { describe, expect, it } from 'vitest';
 import { hasSqlState, serverIsFull, statementFault, wasAnswered } from '../../db/driver/database-fault.js';
@@ -12,18 +12,18 @@ const APPENDIX_A =
     ' ',
   );
 
-/** Classes that speak of the server whatever the statement was. */
+/** Classes that concern the server, whatever the statement was. */
 const SERVERS = ['08', '26', '28', '3D', '40', '53', '54', '55', '57', '58', '72', 'F0', 'HV', 'XX'];
 
 const answer = (code: string, more: Partial<pg.DatabaseError> = {}): pg.DatabaseError =>
   Object.assign(new pg.DatabaseError('canary', 100, 'error'), { severity: 'ERROR', code, ...more });
 
 describe('every class of PostgreSQL', () => {
-  it.each(APPENDIX_A)('%s is decided on purpose', (name) => {
+  it.each(APPENDIX_A)('%s is in the list', (name) => {
     expect(classes).toHaveProperty(name);
   });
 
-  it('is in the list, and no other', () => {
+  it('and no other is in the list', () => {
     expect(Object.keys(classes).sort()).toEqual([...APPENDIX_A].sort());
     for (const code of Object.keys(codes)) {
       expect(code).toMatch(/^[0-9A-Z]{5}$/);
@@ -63,11 +63,11 @@ describe('a code counts before its class', () => {
     expect(statementFault(answer(code))?.kind).toBe(kind);
   });
 
-  it.each(['22P02', '23505', '23514', '40002', '42601', '42P01', 'P0001'])('%s is the statement’s', (code) => {
+  it.each(['22P02', '23505', '23514', '40002', '42601', '42P01', 'P0001'])('%s is the statement’s error', (code) => {
     expect(statementFault(answer(code))).toBeUndefined();
   });
 
-  it('a class that is in no list is the statement’s', () => {
+  it('a class that is not listed is an error of the statement', () => {
     expect(meaningOf('TN001')).toBe('statement');
     expect(statementFault(answer('ZZ000'))).toBeUndefined();
   });
@@ -79,26 +79,26 @@ describe('an ERROR in answer to a statement', () => {
     expect(fault && blamed(fault)).toBeUndefined();
   });
 
-  it('did nothing, for certain, and is recognised by its code', () => {
+  it('surely had no effect, and is recognised by its code', () => {
     const fault = statementFault(answer('54000'));
     expect(wasAnswered(fault)).toBe(true);
     expect(hasSqlState(fault, '54000')).toBe(true);
     expect(hasSqlState(fault, '53100')).toBe(false);
   });
 
-  it('is told from the end of a session, and from an unknown end of a statement', () => {
+  it('differs from the end of a session, and from an unknown end of a statement', () => {
     expect(wasAnswered(statementFault(answer('57P01', { severity: 'FATAL' })))).toBe(false);
     expect(wasAnswered(statementFault(answer('40003')))).toBe(false);
   });
 
-  it('is a lost race when a row of a catalog was changed by two at once', () => {
+  it('is a lost race if a row of a catalog was changed by two statements at once', () => {
     const fault = statementFault(Object.assign(answer('XX000'), { message: 'tuple concurrently updated' }));
     expect(fault?.kind).toBe('busy');
   });
 });
 
 describe('too many connections (53300)', () => {
-  it('is the server’s unless the role or the database has reached its own limit', () => {
+  it('is a fault of the server unless the role or the database has reached its own limit', () => {
     expect(serverIsFull(answer('53300', { severity: 'FATAL', routine: 'InitProcess' }))).toBe(true);
     expect(serverIsFull(answer('53300', { severity: 'FATAL' }))).toBe(true);
     expect(serverIsFull(answer('53300', { severity: 'FATAL', routine: 'InitializeSessionUserId' }))).toBe(false);

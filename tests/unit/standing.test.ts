@@ -1,4 +1,4 @@
-// What is remembered of users, and that a change of a role makes a tenant's users be asked for anew, and only those.
+// The cached standing of users: a change of a role makes the users of its tenant be read again, and no others.
 import { DummyDriver, Kysely, PostgresAdapter, PostgresIntrospector, PostgresQueryCompiler } from 'kysely';
 import { beforeEach, describe, expect, it } from 'vitest';
 import type { Registry } from '../../db/registry/registry-schema.js';
@@ -49,7 +49,7 @@ const permissionsOf = async (tenantId: string, userId: string): Promise<readonly
   (await standings.user(tenantId, userId))?.permissions;
 
 describe('a user', () => {
-  it('is asked for once, and again after a change of its own', async () => {
+  it('is read once, and again after its own change', async () => {
     for (let time = 0; time < 3; time += 1) expect(await permissionsOf('a', '1')).toEqual(['version:1']);
     tell({ kind: 'user', tenantId: 'a', userId: '2' });
     expect(standings.peekUser('a', '1')).toBeDefined();
@@ -58,7 +58,7 @@ describe('a user', () => {
     expect(await permissionsOf('a', '1')).toEqual(['version:2']);
   });
 
-  it('is asked for anew after each change of a role of its tenant, and still heard of', async () => {
+  it('is read again after each change of a role of its tenant, and then still receives its own changes', async () => {
     for (let change = 1; change <= 3; change += 1) {
       await permissionsOf('a', '1');
       tell({ kind: 'roles', tenantId: 'a' });
@@ -69,13 +69,13 @@ describe('a user', () => {
     expect(standings.peekUser('a', '1')).toBeUndefined();
   });
 
-  it('stays known while the roles of another tenant change', async () => {
+  it('stays cached while the roles of another tenant change', async () => {
     await permissionsOf('a', '1');
     for (let change = 0; change < 100; change += 1) tell({ kind: 'roles', tenantId: 'b' });
     expect(standings.peekUser('a', '1')).toBeDefined();
   });
 
-  it('is not remembered as it was read before a role changed', async () => {
+  it('is not cached if a role changed while it was being read', async () => {
     meanwhile = () => {
       tell({ kind: 'roles', tenantId: 'a' });
     };
@@ -83,11 +83,11 @@ describe('a user', () => {
     expect(standings.peekUser('a', '1')).toBeUndefined();
   });
 
-  it('as it was before a change never comes back, however many tenants change theirs', async () => {
+  it('never comes back as it was before a change, however many tenants change their roles', async () => {
     await permissionsOf('a', '1');
     tell({ kind: 'roles', tenantId: 'a' });
     await permissionsOf('a', '1');
-    // What is known of changes is bounded, and is forgotten on the way.
+    // The number of remembered changes is bounded, and some are discarded here.
     for (let tenant = 0; tenant < 25_000; tenant += 1) {
       tell({ kind: 'roles', tenantId: `t${tenant}` });
       expect(standings.peekUser('a', '1')?.permissions).not.toEqual(['version:1']);

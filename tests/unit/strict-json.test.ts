@@ -1,10 +1,11 @@
-// Strict JSON: whatever JSON.stringify writes is read as it was, and what two readers could read in two ways is refused.
+// Strict JSON: everything that JSON.stringify writes is read unchanged, and text that two readers could read in two ways is
+// refused.
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { AppError, type InputIssue } from '../../src/errors.js';
 import { MAX_DEPTH, MAX_MEMBERS, parseStrictJson } from '../../src/http/strict-json.js';
 
-/** Why a text is refused. Throws where it is not. */
+/** The reason why a text is refused. Throws if it is not refused. */
 function refusalOf(text: string): AppError {
   let value: unknown;
   try {
@@ -42,7 +43,7 @@ const { value: json } = fc.letrec<{ value: unknown }>((tie) => ({
 const indent = fc.constantFrom(undefined, 1, '\t', '\r\n');
 
 describe('strict JSON', () => {
-  it('reads whatever JSON.stringify writes as JSON.parse does', () => {
+  it('reads everything that JSON.stringify writes as JSON.parse does', () => {
     fc.assert(
       fc.property(json, indent, (value, space) => {
         const text = JSON.stringify(value, null, space);
@@ -52,7 +53,7 @@ describe('strict JSON', () => {
     );
   });
 
-  it('reads no text that JSON.parse refuses, and never fails in another way', () => {
+  it('accepts no text that JSON.parse refuses, and always fails in the same way', () => {
     const syntax = fc.string({ unit: fc.constantFrom(...Array.from('{}[]:,"\\ua0 \n1-e.tfn')), maxLength: 30 });
     fc.assert(
       fc.property(syntax, (text) => {
@@ -73,8 +74,8 @@ describe('strict JSON', () => {
     );
   });
 
-  it('refuses a key that is given twice, wherever it stands and however it is spelt, and names it', () => {
-    /** The key as JSON writes it, or with every unit escaped. */
+  it('refuses a duplicate key in any place and spelling, and names it', () => {
+    /** The key as JSON writes it, or with every code unit escaped. */
     const spellings = (name: string): string[] => [
       JSON.stringify(name),
       `"${Array.from({ length: name.length }, (_, index) => `\\u${name.charCodeAt(index).toString(16).padStart(4, '0')}`).join('')}"`,
@@ -103,7 +104,7 @@ describe('strict JSON', () => {
     );
   });
 
-  it('lets two objects have the same key, side by side and within one another', () => {
+  it('allows two objects to have the same key, side by side or nested', () => {
     const value = { a: { a: [{ a: 1 }, { a: 2 }] }, b: { a: 3 } };
     expect(parseStrictJson(JSON.stringify(value))).toEqual(value);
   });
@@ -127,7 +128,7 @@ describe('strict JSON', () => {
   });
 
   it.each(['{"a":"\\ud83d\\udca1 \\\\ \\" \\/ \\u00e9"}', '{"__proto":1,"constructors":2}', '{"a":"__proto__"}', '""'])(
-    'reads %s',
+    'accepts %s',
     (text) => {
       expect(parseStrictJson(text)).toEqual(JSON.parse(text));
     },
@@ -136,7 +137,7 @@ describe('strict JSON', () => {
   it.each([
     ['lists', '[', ']'],
     ['objects', '{"a":', '}'],
-  ])('reads %s to the stated depth and not deeper', (_, start, end) => {
+  ])('accepts %s to the documented depth and not deeper', (_, start, end) => {
     const nested = (depth: number): string => `${start.repeat(depth - 1)}[]${end.repeat(depth - 1)}`;
     expect(parseStrictJson(nested(MAX_DEPTH))).toEqual(JSON.parse(nested(MAX_DEPTH)));
     expect(issuesOf(nested(MAX_DEPTH + 1))).toEqual([
@@ -144,11 +145,11 @@ describe('strict JSON', () => {
     ]);
   });
 
-  it('refuses 500,000 levels without running out of stack', () => {
+  it('refuses 500,000 levels without a stack overflow', () => {
     expect(issuesOf('['.repeat(500_000) + ']'.repeat(500_000))).toHaveLength(1);
   });
 
-  it('reads as many keys and items as stated and no more', () => {
+  it('accepts the documented number of keys and items and no more', () => {
     const keys = (count: number): string => `{${Array.from({ length: count }, (_, n) => `"${n}":0`).join(',')}}`;
     const items = (count: number): string => `[${Array.from({ length: count }, () => '0').join(',')}]`;
     for (const write of [keys, items]) {
@@ -159,7 +160,7 @@ describe('strict JSON', () => {
     }
   });
 
-  it('quotes nothing of a text that is not JSON: a password may stand in it', () => {
+  it('quotes no text that is not JSON, because it may contain a password', () => {
     const { message, detail, issues, cause } = refusalOf('{"password":"a-secret-password"');
     expect(JSON.stringify({ message, detail, issues, cause })).not.toContain('secret');
   });

@@ -1,5 +1,5 @@
-// src/auth/throttle.ts: what a failure counts on, how long the next attempt must wait, and that nobody waits for long. The
-// same, whether attempts are counted in the process or in Redis.
+// src/auth/throttle.ts: the counts of a failure, the wait before the next attempt, and that no wait is long. All of this holds if
+// attempts are counted in the process and if they are counted in Redis.
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { LocalAttempts, type AttemptStore } from '../../src/auth/attempts.js';
 import { SharedAttempts } from '../../src/auth/shared-attempts.js';
@@ -18,14 +18,14 @@ interface Attempt {
   readonly tenant?: string;
   readonly email?: string;
   readonly address?: string;
-  /** What the tenant's name turns out to be. */
+  /** The tenant of the name, if there is one. */
   readonly found?: typeof ACME | undefined;
   readonly outcome?: 'success' | AppError;
 }
 
 const FAILURE = new AppError('invalid-credentials');
 
-/** `ok`, the code of the error, or the seconds that must be waited. */
+/** `ok`, the code of the error, or the seconds to wait. */
 async function outcomeOf(work: Promise<unknown>): Promise<string | number> {
   return work.then(
     () => 'ok',
@@ -36,7 +36,7 @@ async function outcomeOf(work: Promise<unknown>): Promise<string | number> {
   );
 }
 
-/** An attempt that fails where nothing else is said. */
+/** An attempt that fails by default. */
 function attempt(throttle: Throttle, given: Attempt = {}): Promise<string | number> {
   const { tenant = ACME.slug, email = 'a@x.example', address = '192.0.2.1', outcome = FAILURE } = given;
   const found = 'found' in given ? given.found : ACME;
@@ -56,7 +56,7 @@ async function times(count: number, work: (index: number) => Promise<string | nu
 
 const FAILED = 'invalid-credentials';
 
-/** Of refused attempts, what they were refused for: `first account` for the first of a wait on an account. */
+/** The reasons of refused attempts: `first account` for the first one in a wait on an account. */
 async function refusal(throttle: Throttle, given: { email?: string; address?: string } = {}): Promise<string> {
   const { email = 'a@x.example', address = '192.0.2.1' } = given;
   const error = await throttle
@@ -69,7 +69,7 @@ async function refusal(throttle: Throttle, given: { email?: string; address?: st
   return `${error.wait.first ? 'first' : 'further'} ${error.wait.on}`;
 }
 
-/** Redis of this file, and its store; undefined without a Redis. */
+/** This file's Redis and its store; undefined without a Redis. */
 let server: RedisServer | undefined;
 let timed: TimedStore | undefined;
 beforeAll(async () => {
@@ -84,7 +84,7 @@ afterAll(async () => {
 
 type Bench = (limits: Partial<ThrottleLimits>) => {
   readonly throttle: Throttle;
-  /** Lets time go by. */
+  /** Moves the clock. */
   readonly pass: (ms: number) => void;
 };
 
@@ -94,7 +94,7 @@ const inProcess: Bench = (limits) => {
   return { throttle: createThrottle({ ...plenty, ...limits }, store), pass: (ms) => (time += ms) };
 };
 
-/** Two replicas take turns: each attempt goes to the other one. */
+/** Two replicas in turns: each attempt goes to the other replica. */
 const inRedis: Bench = (limits) => {
   if (!timed) throw new Error('there is no Redis');
   const { store, now, pass } = timed.alone();
@@ -133,7 +133,7 @@ describe.each([
         expect(await three()).toEqual(['none', 'first account', 'further account']);
       });
 
-      it('the first is one also where failures under way are told behind it', async () => {
+      it('the first one is known even if running failures are reported after it', async () => {
         const { throttle } = bench({ account: 2 });
         const fail: (() => void)[] = [];
         const failsLater = (): Promise<never> =>
@@ -151,7 +151,7 @@ describe.each([
         expect(await refusal(throttle)).toBe('further account');
       });
 
-      it('each tells what has failed too often', async () => {
+      it('each names the count that refused it', async () => {
         const { throttle } = bench({ address: 1 });
         expect(await refusal(throttle)).toBe('none');
         expect(await refusal(throttle, { email: 'b@x.example' })).toBe('first address');
@@ -174,7 +174,7 @@ describe.each([
         }
       });
 
-      it('never ask for more than five minutes, however many there were', async () => {
+      it('never cause a wait of more than five minutes, however many there are', async () => {
         const { throttle, pass } = bench({ account: 1 });
         const waits: number[] = [];
         for (let round = 0; round < 40; round += 1) {
@@ -197,7 +197,7 @@ describe.each([
         expect(await times(4, () => attempt(throttle))).toEqual([FAILED, FAILED, FAILED, 1]);
       });
 
-      it('are not counted while the account must wait: nobody can keep it waiting by asking', async () => {
+      it('are not counted while the account must wait, so that attempts cannot prolong a wait', async () => {
         const { throttle, pass } = bench({ account: 1 });
         await attempt(throttle);
         await times(100, () => attempt(throttle));
@@ -205,7 +205,7 @@ describe.each([
         expect(await attempt(throttle, { outcome: 'success' })).toBe('ok');
       });
 
-      it('refuse the right password as any other, before anything is looked at', async () => {
+      it('refuse the right password as any other, before any check', async () => {
         const { throttle } = bench({ account: 1 });
         await attempt(throttle);
         let looked = false;
@@ -222,14 +222,14 @@ describe.each([
         expect(looked).toBe(false);
       });
 
-      it('leave other accounts and other tenants alone', async () => {
+      it('do not affect other accounts and other tenants', async () => {
         const { throttle } = bench({ account: 1 });
         await attempt(throttle);
         expect(await attempt(throttle, { email: 'b@x.example' })).toBe(FAILED);
         expect(await attempt(throttle, { tenant: 'other', found: { id: 'x', slug: 'other' } })).toBe(FAILED);
       });
 
-      it('are forgotten with a success', async () => {
+      it('are forgotten after a success', async () => {
         const { throttle } = bench({ account: 3 });
         const round = ['invalid-credentials', 'invalid-credentials', 'ok'];
         for (let time = 0; time < 3; time += 1) {
@@ -239,14 +239,14 @@ describe.each([
         }
       });
 
-      it('count before they are known to be any, or a hundred at once would be free', async () => {
+      it('count from the start of the attempt, or a hundred simultaneous attempts would be free', async () => {
         const { throttle } = bench({ account: 5 });
         const outcomes = await Promise.all(Array.from({ length: 100 }, () => attempt(throttle)));
         expect(outcomes.filter((outcome) => outcome === FAILED)).toHaveLength(5);
         expect(outcomes.filter((outcome) => outcome === 1)).toHaveLength(95);
       });
 
-      it('make wait from when they are known, however long that took', async () => {
+      it('cause a wait from the time at which they are known, however long the attempt took', async () => {
         const { throttle, pass } = bench({ account: 1 });
         const slow = throttle.user({ tenant: 'acme', email: 'a@x.example', address: '192.0.2.1' }, async (resolved) => {
           await resolved(ACME);
@@ -257,7 +257,7 @@ describe.each([
         expect(await attempt(throttle)).toBe(1);
       });
 
-      it('are none where the password was not looked at', async () => {
+      it('are not counted if the password was not checked', async () => {
         const { throttle } = bench({ account: 1, address: 1, tenant: 1 });
         const outcome = new AppError('unavailable');
         expect(await times(5, () => attempt(throttle, { outcome }))).toEqual(new Array(5).fill('unavailable'));
@@ -269,7 +269,7 @@ describe.each([
       it.each([
         ['slug', 'id', ACME.slug, ACME.id],
         ['id', 'slug', ACME.id, ACME.slug],
-      ])('that was tried by %s is not tried anew by %s', async (_one, _other, first, second) => {
+      ])('with attempts by %s has the same count by %s', async (_one, _other, first, second) => {
         for (const limits of [{ account: 2 }, { tenant: 2 }]) {
           const { throttle } = bench(limits);
           await times(2, () => attempt(throttle, { tenant: first }));
@@ -283,7 +283,7 @@ describe.each([
         }
       });
 
-      it('tried by both names at once has one budget', async () => {
+      it('with simultaneous attempts by both names has one budget', async () => {
         const { throttle } = bench({ account: 4 });
         let wrong = 0;
         const names = Array.from({ length: 40 }, (_, index) => (index % 2 === 0 ? ACME.slug : ACME.id));
@@ -303,7 +303,7 @@ describe.each([
         expect(wrong).toBeLessThanOrEqual(4);
       });
 
-      it('that does not exist is counted like one that does, to the last second', async () => {
+      it('that does not exist is counted exactly as one that does', async () => {
         const course = async (found: typeof ACME | undefined): Promise<(string | number)[]> => {
           const { throttle, pass } = bench({ account: 3, tenant: 5, address: 8 });
           return times(60, async (index) => {
@@ -324,7 +324,7 @@ describe.each([
         expect(await attempt(throttle, { tenant: 'other', found: undefined })).toBe(FAILED);
       });
 
-      it('is back to its usual pace soon: under attack its people wait for seconds', async () => {
+      it('has its usual pace again soon: during an attack its sign-ins wait for seconds', async () => {
         const { throttle, pass } = bench({ tenant: 300 });
         let longest = 0;
         for (let second = 0; second < 3_600; second += 1) {
@@ -339,7 +339,7 @@ describe.each([
     });
 
     describe('an address', () => {
-      it('is counted whatever it tries', async () => {
+      it('is counted, whatever it tries', async () => {
         const { throttle } = bench({ address: 3 });
         const each = (index: number): Promise<string | number> =>
           attempt(throttle, { tenant: `t${index}`, found: undefined, email: `${index}@x.example` });
@@ -350,7 +350,7 @@ describe.each([
         expect(await attempt(throttle, { address: '192.0.2.2' })).toBe(FAILED);
       });
 
-      it('is not forgiven for a success, which does not count against it either', async () => {
+      it('is not cleared by a success, which does not count against it either', async () => {
         const { throttle } = bench({ address: 3 });
         const outcomes = await times(10, (index) => attempt(throttle, index % 2 === 0 ? { outcome: 'success' } : {}));
         expect(outcomes.slice(0, 6)).toEqual(['ok', FAILED, 'ok', FAILED, 'ok', FAILED]);
@@ -376,17 +376,17 @@ describe.each([
         ['192.0.2.1', '192.0.2.2'],
         ['::ffff:192.0.2.1', '::ffff:192.0.2.2'],
         ['1:2:3::', '1:2:3:4::'],
-      ])('%s is another than %s', async (one, other) => {
+      ])('%s is not counted with %s', async (one, other) => {
         const { throttle } = bench({ address: 1 });
         await attempt(throttle, { address: one });
         expect(await attempt(throttle, { address: other })).toBe(FAILED);
       });
     });
 
-    describe('operators and confirmations', () => {
+    describe('attempts of operators and confirmations of passwords', () => {
       const wrong = new AppError('wrong-password');
 
-      it('operators wait as users do', async () => {
+      it('delay operators as they delay users', async () => {
         const { throttle } = bench({ account: 2 });
         const operator = (email: string): Promise<string | number> =>
           outcomeOf(throttle.operator({ email, address: '192.0.2.1' }, () => Promise.reject(FAILURE)));
@@ -394,7 +394,7 @@ describe.each([
         expect(await operator('p@x.example')).toBe(FAILED);
       });
 
-      it('confirming the own password waits as well, by user, and is no sign-in', async () => {
+      it('delay a user that confirms its own password, separately from sign-in', async () => {
         const { throttle } = bench({ account: 2 });
         const confirm = (user: string): Promise<string | number> =>
           outcomeOf(throttle.confirmation(ACME.id, user, () => Promise.reject(wrong)));
@@ -406,8 +406,8 @@ describe.each([
   });
 });
 
-describe('keys', () => {
-  it('do not meet, however tenant and address are put together', async () => {
+describe('the keys of counts', () => {
+  it('differ for any two pairs of tenant and address', async () => {
     const seen = new Set<string>();
     const keep: AttemptStore = {
       take: (budgets) => {
@@ -435,7 +435,7 @@ describe('keys', () => {
     for (const key of seen) expect(key).toHaveLength(44);
   });
 
-  it('are as many as memory may hold, and the one asked for longest ago goes first', async () => {
+  it('are bounded in number, and the longest unused one is dropped first', async () => {
     const store = new LocalAttempts(FORGET, () => 1e6);
     const budget = (key: string) => [{ on: 'account' as const, key, free: 1 }];
     await store.take(budget('first'));

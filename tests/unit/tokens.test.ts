@@ -1,5 +1,5 @@
-// src/auth/tokens.ts, with the @fastify/jwt that plugins/caller/authentication.ts sets up: what a token must be to count. Every
-// hostile token below differs from a good one in the one thing that its name says, and is tried with a key of each kind.
+// src/auth/tokens.ts, with the @fastify/jwt that plugins/caller/authentication.ts sets up: which tokens are valid. Every hostile
+// token below differs from a valid one only in the property that its name says, and is tried with a key of each kind.
 import fastify, { type FastifyInstance } from 'fastify';
 import fp from 'fastify-plugin';
 import { generateKeyPairSync, randomUUID } from 'node:crypto';
@@ -28,7 +28,7 @@ const JTI = '5b0e3c8e-3f0a-4c8e-9d8a-0b9d6a7c1e2f';
 const user: Principal = { kind: 'user', tenantId: TENANT, userId: USER, sessionId: SESSION };
 const operator: Principal = { kind: 'operator', operatorId: USER, sessionId: SESSION };
 
-/** Every app below has all of them, and signs with the first. */
+/** Every app below has all keys, and signs with the first. */
 const keys = parseTokenKeys(oneKeyOfEachKind());
 const algorithms = keys.map(({ alg }) => alg);
 
@@ -42,7 +42,7 @@ function keyOf(alg: TokenAlgorithm): TokenKey {
 async function start(signing: TokenAlgorithm): Promise<FastifyInstance> {
   const app = fastify();
   app.decorate('steps', {} as AdmissionSteps);
-  // The plugin wants to stand behind the rate limit; a token does not.
+  // The plugin requires the rate limit's plugin; a token does not.
   await app.register(fp(async () => undefined, { name: 'rate-limit' }));
   await app.register(authentication, {
     config: {
@@ -80,7 +80,7 @@ const claims = (): Json => ({
 });
 const without = (name: string): Json => Object.fromEntries(Object.entries(claims()).filter(([key]) => key !== name));
 
-/** Makes tokens by a key, good ones and others. */
+/** Makes tokens by a key, valid ones and others. */
 function forger(key: TokenKey) {
   const HEADER = { alg: key.alg, typ: 'JWT', kid: key.kid };
   const sign = signerOf(key);
@@ -95,7 +95,7 @@ function forger(key: TokenKey) {
     /** The header without one of its members. */
     withoutHeader: (name: string) =>
       withHeaderText(Object.fromEntries(Object.entries(HEADER).filter(([member]) => member !== name))),
-    /** The good token with its signature changed. */
+    /** The valid token with its signature changed. */
     resigned: (change: (signature: string) => string) => {
       const [header = '', payload = '', text = ''] = forge(HEADER, claims(), sign).split('.');
       return `${header}.${payload}.${change(text)}`;
@@ -103,7 +103,7 @@ function forger(key: TokenKey) {
   };
 }
 
-/** The error that a token is refused with; fails where it is accepted. */
+/** The error for a refused token; fails if the token is accepted. */
 function refusalOf(token: string, by: FastifyInstance['tokens']): AppError {
   let principal: Principal;
   try {
@@ -119,7 +119,7 @@ const rsa = generateKeyPairSync('rsa', { modulusLength: 2048 });
 
 type Hostile = Readonly<Record<string, Readonly<Record<string, () => string>>>>;
 
-/** Hostile tokens that pretend to be by this key. */
+/** Hostile tokens that pretend to be signed by this key. */
 function hostileTo(alg: TokenAlgorithm): Hostile {
   const key = keyOf(alg);
   const { HEADER, good, withHeader, withHeaderText, withoutHeader, withClaims, withPayload, resigned } = forger(key);
@@ -159,7 +159,7 @@ function hostileTo(alg: TokenAlgorithm): Hostile {
         ]),
       ),
       ...Object.fromEntries(
-        // Every public key is known to everybody, and so is that of RSA.
+        // Every client knows every public key, including that of RSA.
         [...keys.map(({ verifies }) => verifies), rsa.publicKey]
           .filter(({ type }) => type === 'public')
           .flatMap((known) =>
@@ -295,7 +295,7 @@ function hostileTo(alg: TokenAlgorithm): Hostile {
   };
 }
 
-describe.each(algorithms)('where %s signs,', (alg) => {
+describe.each(algorithms)('if %s signs,', (alg) => {
   const key = keyOf(alg);
   const { HEADER, good, withClaims, withPayload } = forger(key);
   const hostile = hostileTo(alg);
@@ -306,13 +306,13 @@ describe.each(algorithms)('where %s signs,', (alg) => {
   });
   afterAll(() => app.close());
 
-  describe('a token of ours', () => {
-    it('names its principal', () => {
+  describe('a token of the service', () => {
+    it('identifies its principal', () => {
       expect(app.tokens.verify(app.tokens.sign(user))).toEqual(user);
       expect(app.tokens.verify(app.tokens.sign(operator))).toEqual(operator);
     });
 
-    it('holds what it needs and nothing else, and lives as long as it was told', () => {
+    it('contains the necessary claims only, and lives for the configured time', () => {
       const [header = '', payload = ''] = app.tokens.sign(user).split('.');
       const parse = (part: string): Json => JSON.parse(Buffer.from(part, 'base64url').toString()) as Json;
       expect(parse(header)).toEqual(HEADER);
@@ -329,11 +329,11 @@ describe.each(algorithms)('where %s signs,', (alg) => {
       expect(Number(exp) - Number(iat)).toBe(TTL);
     });
 
-    it('has an id of its own, also within one second', () => {
+    it('has a unique id, even within one second', () => {
       expect(new Set(Array.from({ length: 50 }, () => app.tokens.sign(user))).size).toBe(50);
     });
 
-    it('gives a frozen principal, the same each time: no request can change the next one’s', () => {
+    it('has a frozen principal, the same each time: no request can change that of the next', () => {
       const token = app.tokens.sign(user);
       const principal = app.tokens.verify(token);
       expect(Object.isFrozen(principal)).toBe(true);
@@ -341,13 +341,13 @@ describe.each(algorithms)('where %s signs,', (alg) => {
       expect(Object.isFrozen(app.tokens.verify(app.tokens.sign(operator)))).toBe(true);
     });
 
-    it('is what the forger of this file makes, so that the refusals below mean something', () => {
+    it('equals that of this file’s forger, which shows that the refusals below are about the hostile parts', () => {
       expect(app.tokens.verify(good())).toEqual(user);
       expect(app.tokens.verify(withClaims({ nbf: seconds() - 60 }))).toEqual(user);
       expect(app.tokens.verify(withPayload({ ...without('tenantId'), typ: 'operator' }))).toEqual(operator);
     });
 
-    it('is as good by any other key of the keyring', () => {
+    it('is also valid if another key of the keyring signed it', () => {
       for (const other of keys) expect(app.tokens.verify(forger(other).good()), other.kid).toEqual(user);
     });
   });
@@ -363,12 +363,12 @@ describe.each(algorithms)('where %s signs,', (alg) => {
           status: 401,
           detail: 'The access token is not valid or has expired. Refresh it, or sign in again.',
         });
-        // And again: a refusal is not remembered as anything else.
+        // And again: a refusal is not cached as anything else.
         expect(refusalOf(token, app.tokens).code).toBe('unauthenticated');
       });
     });
 
-    it('each of these in the same words, which say nothing of the key', () => {
+    it('all of these in the same words, which reveal nothing about the key', () => {
       const messages = Object.values(hostile).flatMap((tokens) =>
         Object.values(tokens).map((make) => refusalOf(make(), app.tokens).message),
       );
@@ -379,7 +379,7 @@ describe.each(algorithms)('where %s signs,', (alg) => {
   });
 });
 
-describe('whatever signs,', () => {
+describe('whatever key signs,', () => {
   const alg = 'EdDSA';
   const { HEADER, withClaims } = forger(keyOf(alg));
   let app: FastifyInstance;
@@ -388,12 +388,12 @@ describe('whatever signs,', () => {
   });
   afterAll(() => app.close());
 
-  /** The key of the app, with another hand that verifies. */
+  /** The key of the app, with another function that verifies. */
   function jwtKey(verify: (token: string) => unknown): JwtKey {
     return { kid: HEADER.kid, alg, sign: () => '', verify };
   }
 
-  describe('a clock that is a little off', () => {
+  describe('a difference of clocks', () => {
     it('is tolerated, by some seconds in either direction', () => {
       const slack = CLOCK_TOLERANCE - 2;
       expect(app.tokens.verify(withClaims({ exp: seconds() - slack }))).toEqual(user);
@@ -402,8 +402,8 @@ describe('whatever signs,', () => {
     });
   });
 
-  describe('a token whose check is remembered', () => {
-    /** Tokens that are remembered apart from the app's, with what gets as far as a signature counted. */
+  describe('a token whose check is cached', () => {
+    /** Tokens with a separate cache, with the checks of signatures counted. */
     function counted(): { tokens: ReturnType<typeof createTokens>; checks: string[] } {
       const checks: string[] = [];
       const library = jwtKey((token) => {
@@ -421,7 +421,7 @@ describe('whatever signs,', () => {
       expect(checks).toHaveLength(1);
     });
 
-    it('expires all the same, at the same moment as one that was never seen', async () => {
+    it('expires at the same moment as a token that was never checked', async () => {
       const [before, after] = [await start(alg), await start(alg)];
       onTestFinished(async () => {
         await Promise.all([before.close(), after.close()]);
@@ -437,7 +437,7 @@ describe('whatever signs,', () => {
       expect(refusalOf(token, after.tokens).code).toBe('unauthenticated');
     });
 
-    it('is found by its exact text, not by a part of it', () => {
+    it('is found by its exact text only', () => {
       const { tokens } = counted();
       const token = app.tokens.sign(user);
       tokens.verify(token);
@@ -449,7 +449,7 @@ describe('whatever signs,', () => {
       expect(refusalOf(`${token}=`, tokens).code).toBe('unauthenticated');
     });
 
-    it('is checked again behind 10,000 others: what is remembered has a bound', () => {
+    it('is checked again after 10,000 others, because the cache is bounded', () => {
       const checks: string[] = [];
       const library = jwtKey((token) => {
         checks.push(token);
@@ -465,8 +465,8 @@ describe('whatever signs,', () => {
     });
   });
 
-  describe('a token that cannot be ours', () => {
-    it('is refused before any work is done on it: too long, or with another header', () => {
+  describe('a token that cannot be the service’s', () => {
+    it('is refused before any cryptography: too long, or with another header', () => {
       const verify = vi.fn();
       const library = jwtKey(verify);
       const tokens = createTokens(library, [library]);

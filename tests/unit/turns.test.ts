@@ -1,9 +1,9 @@
-// Waits that end together are ended a few at a time: what else goes on in the process is not held up by their number.
+// Waits that end together are ended a few at a time, so that their number does not block the event loop.
 import { setImmediate as immediate } from 'node:timers/promises';
 import { expect, it } from 'vitest';
 import { nextTurn } from '../../src/lib/turns.js';
 
-it('lets the event loop go on between a few waits and the next ones, first come, first served', async () => {
+it('the event loop runs between a few waits and the next ones, in their order', async () => {
   const served: number[] = [];
   const all = Promise.all(Array.from({ length: 100 }, (_, index) => nextTurn().then(() => served.push(index))));
   const seen: number[] = [];
@@ -17,7 +17,7 @@ it('lets the event loop go on between a few waits and the next ones, first come,
   expect(Math.max(...steps)).toBeLessThanOrEqual(8);
 });
 
-it('serves who comes while others are served, behind them', async () => {
+it('a wait that begins while others are served is served after them', async () => {
   const served: string[] = [];
   const first = Array.from({ length: 20 }, () => nextTurn().then(() => served.push('first')));
   await immediate();

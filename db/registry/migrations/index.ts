@@ -11,6 +11,7 @@ import * as m0011 from './0011_evidence.js';
 import * as m0012 from './0012_session_generations.js';
 import * as m0013 from './0013_full_notify_queue.js';
 import * as m0014 from './0014_changes.js';
+import * as m0015 from './0015_replicas.js';
 
 export const registryMigrations: Migrations = {
   '0001_registry': m0001,
@@ -24,4 +25,5 @@ export const registryMigrations: Migrations = {
   '0012_session_generations': m0012,
   '0013_full_notify_queue': m0013,
   '0014_changes': m0014,
+  '0015_replicas': m0015,
 };

@@ -5,15 +5,15 @@ import type { Sample } from '../../observability/metrics.js';
 import { reading, single, type ReadRooms, type Reading } from './reading-types.js';
 
 /** One number of both governors of each cluster. */
-function ofSlots({ clusters }: ReadRooms, value: (slots: GovernorStats) => number): Sample<'cluster' | 'kind'>[] {
-  return clusters.stats().flatMap(({ cluster, reserve, ...tenants }) => [
+function ofSlots({ governors }: ReadRooms, value: (slots: GovernorStats) => number): Sample<'cluster' | 'kind'>[] {
+  return governors.stats().flatMap(({ cluster, reserve, ...tenants }) => [
     { labels: { cluster, kind: 'tenants' }, value: value(tenants) },
     { labels: { cluster, kind: 'reserve' }, value: value(reserve) },
   ]);
 }
 
-function ofClusters({ clusters }: ReadRooms, value: (stats: ClusterStats) => number): Sample<'cluster'>[] {
-  return clusters.stats().map((stats) => ({ labels: { cluster: stats.cluster }, value: value(stats) }));
+function ofClusters({ governors }: ReadRooms, value: (stats: ClusterStats) => number): Sample<'cluster'>[] {
+  return governors.stats().map((stats) => ({ labels: { cluster: stats.cluster }, value: value(stats) }));
 }
 
 const slotLabels = ['cluster', 'kind'] as const;
@@ -53,8 +53,8 @@ export const connectionReadings: readonly Reading[] = [
     labels: slotLabels,
     help: 'Connections to a cluster that all replicas together may hold: `tenants` for the tenant pools, `reserve` for provisioning, rollouts and commands.',
     reason: 'What the sum of the leased slots of all replicas is compared with.',
-    read: ({ clusters }) =>
-      clusters.stats().flatMap(({ cluster, budget }) => [
+    read: ({ governors }) =>
+      governors.stats().flatMap(({ cluster, budget }) => [
         { labels: { cluster, kind: 'tenants' }, value: budget.tenants },
         { labels: { cluster, kind: 'reserve' }, value: budget.reserve },
       ]),
@@ -130,7 +130,7 @@ export const connectionReadings: readonly Reading[] = [
     labels: [],
     help: '1 if requests wait for a cluster to which this replica may open no connection at all, otherwise 0. The replica then says that it is not ready.',
     reason: 'The other replicas hold the whole budget, or the registry gives out no slots.',
-    read: ({ clusters }) => single(clusters.starved() === undefined ? 0 : 1),
+    read: ({ governors }) => single(governors.starved() === undefined ? 0 : 1),
   }),
   reading({
     name: 'tenantry_lease_renewals_failing',
@@ -170,11 +170,11 @@ export const connectionReadings: readonly Reading[] = [
     labels: ['cluster', 'scope'],
     help: 'Open breakers: 1 with the scope `cluster` if the breaker of the server is open, and with the scope `tenant` the number of tenants on the server whose breaker is open.',
     reason: 'A server, or the databases of single tenants, are refused at once because they failed.',
-    read: ({ clusters, breakers }) => {
+    read: ({ governors, breakers }) => {
       const { breakers: all } = breakers.stats();
       const open = (cluster: string, scope: string): number =>
         all.filter((one) => one.cluster === cluster && one.scope === scope && one.state !== 'closed').length;
-      const names = new Set([...clusters.stats(), ...all].map(({ cluster }) => cluster));
+      const names = new Set([...governors.stats(), ...all].map(({ cluster }) => cluster));
       return [...names].flatMap((cluster) =>
         ['cluster', 'tenant'].map((scope) => ({ labels: { cluster, scope }, value: open(cluster, scope) })),
       );

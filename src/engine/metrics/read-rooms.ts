@@ -8,14 +8,14 @@ import { totalsByCluster } from './pool-totals.js';
 import type { ReadRooms } from './reading-types.js';
 
 export function readRooms(rooms: Omit<ReadRooms, 'fleet' | 'poolTotals'>, { tenants }: Config): ReadRooms {
-  const { registry, tenantPools, clusters } = rooms;
+  const { registry, tenantPools, governors } = rooms;
   return {
     ...rooms,
     fleet: createFleetNumbers(registry, latestVersion(tenantMigrations), tenants.deletionGrace),
     poolTotals: perTurn(() =>
       totalsByCluster(
         tenantPools.inspectAll(),
-        clusters.stats().map(({ cluster }) => cluster),
+        governors.stats().map(({ cluster }) => cluster),
       ),
     ),
   };

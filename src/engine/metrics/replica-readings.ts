@@ -1,11 +1,11 @@
 // Readings about this replica: what it caches, its hashing, its connections to the registry, the feed, Redis, and its jobs.
 import type { Sample } from '../../observability/metrics.js';
 import { packageVersion } from '../../lib/package-version.js';
-import type { JobState } from '../../jobs/housekeeping.js';
+import type { JobState } from '../../jobs/job-states.js';
 import { reading, single, type ReadRooms, type Reading } from './reading-types.js';
 
 function ofJobs({ housekeeping }: ReadRooms, value: (job: JobState) => number | undefined): Sample<'job'>[] {
-  return housekeeping.jobs().flatMap((job) => {
+  return housekeeping.stats().flatMap((job) => {
     const number = value(job);
     return number === undefined ? [] : [{ labels: { job: job.name }, value: number }];
   });
@@ -146,7 +146,7 @@ export const replicaReadings: readonly Reading[] = [
     labels: ['job'],
     help: "When the job last succeeded on this replica, in seconds since 1970 by this replica's clock; no series before that. A job runs on one replica at a time.",
     reason: 'The maximum over all replicas must not get old.',
-    read: (rooms) => ofJobs(rooms, ({ succeededAt }) => succeededAt && succeededAt / 1_000),
+    read: (rooms) => ofJobs(rooms, ({ lastSuccessAgo: ago }) => ago && Math.round((Date.now() - ago) / 1_000)),
   }),
   reading({
     name: 'tenantry_job_failures_in_a_row',
@@ -154,7 +154,7 @@ export const replicaReadings: readonly Reading[] = [
     labels: ['job'],
     help: 'Runs of the job on this replica that have failed since the last success.',
     reason: 'One failure is repeated soon; several in a row need a look at the log.',
-    read: (rooms) => ofJobs(rooms, ({ failures }) => failures),
+    read: (rooms) => ofJobs(rooms, ({ failuresInARow }) => failuresInARow),
   }),
   reading({
     name: 'tenantry_job_running',
@@ -162,6 +162,6 @@ export const replicaReadings: readonly Reading[] = [
     labels: ['job'],
     help: '1 while the job runs on this replica, otherwise 0.',
     reason: 'Where a job runs, and whether it never ends.',
-    read: (rooms) => ofJobs(rooms, ({ running }) => (running ? 1 : 0)),
+    read: (rooms) => ofJobs(rooms, ({ runningFor }) => (runningFor === undefined ? 0 : 1)),
   }),
 ];

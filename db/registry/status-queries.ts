@@ -1,0 +1,253 @@
+// Queries for GET /status: the fleet in numbers. Each counts in PostgreSQL and returns a bounded number of rows, however many
+// tenants there are. Ages are in ms, by the registry's clock.
+import { sql, type Kysely, type RawBuilder } from 'kysely';
+import { REPORT_COUNTS_FOR } from './replica-rows.js';
+import type { Registry, ReportKind, TenantStatus } from './registry-schema.js';
+
+/** Tenants of one status whose databases have one schema version. */
+export interface TenantCount {
+  readonly status: TenantStatus;
+  readonly schemaVersion: string;
+  readonly tenants: number;
+}
+
+export async function countTenants(db: Kysely<Registry>): Promise<TenantCount[]> {
+  return db
+    .selectFrom('tenants')
+    .select(['status', 'schema_version as schemaVersion', sql<number>`count(*)::int`.as('tenants')])
+    .groupBy(['status', 'schema_version'])
+    .orderBy('schema_version')
+    .execute();
+}
+
+/**
+ * Work that has begun and not ended:
+ *
+ * - `making`, `adoption`: a tenant in status `provisioning`.
+ * - `removing`: a tenant in status `deleting`.
+ * - `restoring`: a deleted tenant that is being restored.
+ * - `purge`: a deleted tenant whose grace time is over.
+ * - `rotation`: a change of a tenant's database password.
+ * - `standby`: a standby database that is not ready, or is being dropped.
+ */
+export const unfinishedKinds = ['making', 'adoption', 'removing', 'restoring', 'purge', 'rotation', 'standby'] as const;
+export type UnfinishedKind = (typeof unfinishedKinds)[number];
+
+export interface UnfinishedWork {
+  readonly kind: UnfinishedKind;
+  readonly count: number;
+  /** The age of the oldest. */
+  readonly oldestFor: number;
+  /** How many are older than `lateAfter`, and than `overdueAfter`. */
+  readonly late: number;
+  readonly overdue: number;
+  /** Ids of the oldest tenants, or standby databases. */
+  readonly oldest: string[];
+}
+
+/** How many ids a kind of work shows. */
+const SHOWN_IDS = 5;
+
+/**
+ * @param grace the grace time of deleted tenants
+ * @param lateAfter the age from which work counts as late
+ * @param overdueAfter the age from which work counts as overdue
+ */
+export async function countUnfinished(
+  db: Kysely<Registry>,
+  {
+    grace,
+    lateAfter,
+    overdueAfter,
+  }: { readonly grace: number; readonly lateAfter: number; readonly overdueAfter: number },
+): Promise<UnfinishedWork[]> {
+  const graceTime = sql`${grace}::float8 * interval '1 millisecond'`;
+  const { rows } = await sql<UnfinishedWork>`
+    select kind, count(*)::int as count, max(age) as "oldestFor",
+      (count(*) filter (where age > ${lateAfter}::float8))::int as late,
+      (count(*) filter (where age > ${overdueAfter}::float8))::int as overdue,
+      (array_agg(id::text order by age desc, id))[1:${sql.lit(SHOWN_IDS)}] as oldest
+    from (
+      select id, kind, greatest(0, ${msSince('since')}) as age from (
+        select id, case when adopts is null then 'making' else 'adoption' end as kind, created_at as since
+          from tenants where status = 'provisioning'
+        union all select id, 'removing', updated_at from tenants where status = 'deleting'
+        union all select id, 'restoring', updated_at from tenants where restoring
+        union all select id, 'purge', deleted_at + ${graceTime} from tenants
+          where deleted_at <= now() - ${graceTime} and status = 'deleted' and not restoring
+        union all select id, 'rotation', next_password_since from tenants
+          where next_db_password is not null and status <> 'deleting'
+        union all select id, 'standby', created_at from standby_databases where not ready
+      ) work
+    ) aged
+    group by kind order by kind`.execute(db);
+  return rows;
+}
+
+/** Tenants whose database password is older than `age` (ms) and is not being changed yet. */
+export async function countDueRotations(db: Kysely<Registry>, age: number): Promise<number> {
+  const { due } = await db
+    .selectFrom('tenants')
+    .select(sql<number>`count(*)::int`.as('due'))
+    .where('next_db_password', 'is', null)
+    .where('status', 'in', ['active', 'suspended'])
+    .where('password_rotated_at', '<', sql<string>`now() - ${age} * interval '1 millisecond'`)
+    .executeTakeFirstOrThrow();
+  return due;
+}
+
+/** A database that was left as it is, because only a person may decide. */
+export interface Report {
+  readonly kind: ReportKind;
+  readonly tenantId: string | null;
+  readonly database: string;
+  readonly why: string;
+  readonly reportedFor: number;
+}
+
+/** The oldest reports that still count, and how many there are of each kind. */
+export async function listReports(
+  db: Kysely<Registry>,
+  limit: number,
+): Promise<{ readonly counts: ReadonlyMap<ReportKind, number>; readonly oldest: Report[] }> {
+  // After a person's act the tenant's row has a higher generation, or is gone.
+  const { rows } = await sql<Report & { readonly total: number; readonly place: number }>`
+    select kind, tenant_id as "tenantId", database, why, age as "reportedFor", total, place from (
+      select r.kind, r.tenant_id, r.database, r.why, ${msSince('r.first_at')} as age,
+        count(*) over (partition by r.kind)::int as total, row_number() over (order by r.first_at, r.subject)::int as place,
+        row_number() over (partition by r.kind order by r.first_at, r.subject)::int as of_kind
+      from reports r left join tenants t on t.id = r.tenant_id
+      where r.seen_at > clock_timestamp() - ${REPORT_COUNTS_FOR}
+        and (r.kind = 'orphan' or t.generation = r.generation)
+    ) counted
+    where place <= ${limit} or of_kind = 1
+    order by place`.execute(db);
+  return {
+    counts: new Map(rows.map(({ kind, total }) => [kind, total])),
+    oldest: rows
+      .slice(0, limit)
+      .map(({ kind, tenantId, database, why, reportedFor }) => ({ kind, tenantId, database, why, reportedFor })),
+  };
+}
+
+/** A cluster with the databases on it and the connections that all replicas lease on it. */
+export interface ClusterCounts {
+  readonly id: string;
+  readonly name: string;
+  readonly host: string;
+  readonly port: number;
+  readonly region: string | null;
+  readonly accepting: boolean;
+  readonly connectionBudget: number;
+  readonly connectionReserve: number;
+  readonly tenants: number;
+  readonly standbyReady: number;
+  readonly standbyMaking: number;
+  readonly standbyWanted: number;
+  readonly leasedTenants: number;
+  readonly leasedReserve: number;
+  readonly usedTenants: number;
+  readonly usedReserve: number;
+  readonly wantedTenants: number;
+  readonly wantedReserve: number;
+}
+
+export async function countClusters(db: Kysely<Registry>): Promise<ClusterCounts[]> {
+  const { rows } = await sql<ClusterCounts>`
+    with held as (
+      select cluster, kind, sum(slots)::int as leased, sum(wanted)::int as wanted from slot_leases group by cluster, kind
+    ),
+    used as (
+      select key, sum(value::int)::int as used from replicas, jsonb_each_text(slots_used)
+      where seen_at > clock_timestamp() - ${ALIVE_FOR} group by key
+    ),
+    on_cluster as (select cluster_id, count(*)::int as tenants from tenants group by cluster_id),
+    standby as (
+      select cluster_id, (count(*) filter (where ready))::int as ready, (count(*) filter (where not ready))::int as making
+      from standby_databases group by cluster_id
+    )
+    select c.id, c.name, c.host, c.port, c.region, c.accepting, c.connection_budget as "connectionBudget",
+      c.connection_reserve as "connectionReserve", coalesce(o.tenants, 0) as tenants,
+      coalesce(s.ready, 0) as "standbyReady", coalesce(s.making, 0) as "standbyMaking",
+      case when c.accepting then c.standby_target else 0 end as "standbyWanted",
+      ${slots('leased', 'tenants')} as "leasedTenants", ${slots('leased', 'reserve')} as "leasedReserve",
+      ${slots('wanted', 'tenants')} as "wantedTenants", ${slots('wanted', 'reserve')} as "wantedReserve",
+      ${slots('used', 'tenants')} as "usedTenants", ${slots('used', 'reserve')} as "usedReserve"
+    from clusters c
+      left join on_cluster o on o.cluster_id = c.id
+      left join standby s on s.cluster_id = c.id
+    order by c.name`.execute(db);
+  return rows;
+}
+
+/** A replica that serves, or that has been silent for less than an hour. */
+export interface ReplicaRow {
+  readonly id: string;
+  readonly version: string;
+  readonly node: string;
+  readonly host: string;
+  readonly startedAt: string;
+  readonly seenAt: string;
+  readonly silentFor: number;
+  readonly clockSkew: number | null;
+  readonly notReady: string | null;
+}
+
+/** A replica that has not written for this long is silent: three beats. As an interval of PostgreSQL, and in ms. */
+const ALIVE_FOR = sql`interval '15 seconds'`;
+export const SILENT_AFTER = 15_000;
+
+const SILENT_SHOWN_FOR = sql`interval '1 hour'`;
+
+/** The replicas that wrote last come first. */
+export async function listReplicas(db: Kysely<Registry>, limit: number): Promise<ReplicaRow[]> {
+  return db
+    .selectFrom('replicas')
+    .select(['id', 'version', 'node', 'host', 'started_at as startedAt', 'seen_at as seenAt'])
+    .select(['clock_skew as clockSkew', 'not_ready as notReady', msSince('seen_at').as('silentFor')])
+    .where('seen_at', '>', sql<string>`clock_timestamp() - ${SILENT_SHOWN_FOR}`)
+    .orderBy('seen_at', 'desc')
+    .limit(limit)
+    .execute();
+}
+
+/** The last runs of a job on one replica. */
+export interface ReplicaJob {
+  readonly replicaId: string;
+  readonly name: string;
+  readonly every: number;
+  readonly failuresInARow: number;
+  readonly runningFor: number | null;
+  readonly lastRunAgo: number | null;
+  readonly lastSuccessAgo: number | null;
+  readonly lastDuration: number | null;
+  readonly lastError: string | null;
+}
+
+/** The jobs of replicas that are alive. */
+export async function listReplicaJobs(db: Kysely<Registry>, limit: number): Promise<ReplicaJob[]> {
+  return db
+    .selectFrom('replica_jobs')
+    .innerJoin('replicas', 'replicas.id', 'replica_jobs.replica_id')
+    .select(['replica_id as replicaId', 'name', 'every', 'failures_in_a_row as failuresInARow'])
+    .select(['last_duration as lastDuration', 'last_error as lastError'])
+    .select([msSince('running_since').as('runningFor'), msSince('last_run_at').as('lastRunAgo')])
+    .select(msSince('last_success_at').as('lastSuccessAgo'))
+    .where('seen_at', '>', sql<string>`clock_timestamp() - ${ALIVE_FOR}`)
+    .orderBy('name')
+    .orderBy('replica_id')
+    .limit(limit)
+    .execute();
+}
+
+function msSince(column: string): RawBuilder<number> {
+  return sql<number>`(extract(epoch from clock_timestamp() - ${sql.ref(column)}) * 1000)::float8`;
+}
+
+/** Slots of the cluster `c`, of all replicas together. */
+function slots(what: 'leased' | 'wanted' | 'used', kind: 'tenants' | 'reserve'): RawBuilder<number> {
+  const place = sql`c.host || ':' || c.port`;
+  return what === 'used'
+    ? sql<number>`coalesce((select used from used where key = ${sql.lit(kind)} || ' ' || ${place}), 0)`
+    : sql<number>`coalesce((select ${sql.ref(what)} from held where held.cluster = ${place} and kind = ${sql.lit(kind)}), 0)`;
+}

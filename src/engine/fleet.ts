@@ -1,0 +1,59 @@
+// What this replica tells the others of itself, and what it knows of the fleet.
+import type { Logger } from 'pino';
+import type { Config } from '../config/index.js';
+import type { Housekeeping } from '../jobs/housekeeping.js';
+import { createPresence, type Presence } from '../replicas/presence.js';
+import { createFleetStatus, type FleetStatusReader } from '../status/fleet-status.js';
+import type { DataPlane } from './data-plane.js';
+import type { Operations } from './operations.js';
+import type { Replica } from './replica.js';
+
+export interface Fleet {
+  readonly presence: Presence;
+  readonly fleetStatus: FleetStatusReader;
+}
+
+type Rooms = Replica & DataPlane & Operations & { readonly housekeeping: Housekeeping };
+
+/** @param wallClock this replica's clock (ms), instead of the system's */
+export function createFleet(rooms: Rooms, config: Config, log: Logger, wallClock: (() => number) | undefined): Fleet {
+  const { registryConnections, events, governors, housekeeping } = rooms;
+  const registry = registryConnections.status;
+  const presence = createPresence({
+    registry,
+    replicaId: rooms.replicaId,
+    clock: () => events.clock(),
+    wallClock,
+    notReady: () => {
+      const starved = governors.starved();
+      return starved === undefined ? undefined : `it has no connection left to ${starved}`;
+    },
+    slotsUsed: () =>
+      Object.fromEntries(
+        governors.stats().flatMap(({ cluster, used, reserve }) => [
+          [`tenants ${cluster}`, used],
+          [`reserve ${cluster}`, reserve.used],
+        ]),
+      ),
+    jobs: () => housekeeping.stats(),
+    reports: () => rooms.reports.unwritten(),
+    onError: (err) => {
+      log.warn({ err }, 'could not tell the registry that this replica serves');
+    },
+  });
+  const fleetStatus = createFleetStatus({
+    registry,
+    requestPool: rooms.registryPool,
+    presence,
+    events,
+    store: rooms.sharedStore,
+    breakers: rooms.breakers,
+    directory: rooms.clusterDirectory,
+    looks: rooms.serverLooks,
+    jobs: () => housekeeping.stats(),
+    keyUses: (db) => rooms.reencryption.uses(db),
+    grace: config.tenants.deletionGrace,
+    rotateAfter: config.tenants.rotatePasswordsAfter,
+  });
+  return { presence, fleetStatus };
+}

@@ -1,0 +1,31 @@
+// Errors in plain words, for operators: what happened, with a code to look up. Never the text of an error: it may quote a statement,
+// a row, an address or a password.
+import { DatabaseFault, type DatabaseFaultKind } from '../../db/driver/database-fault.js';
+import { AppError } from '../errors.js';
+
+const faults: Readonly<Record<DatabaseFaultKind, string>> = {
+  unavailable: 'a database could not be used',
+  busy: 'a database had no free connection in time',
+  timeout: 'a database did not answer in time',
+};
+
+/** SQLSTATEs and system error codes: `42P01`, `ECONNREFUSED`. */
+const CODE = /^[A-Z0-9_]{2,40}$/;
+
+/** @returns a sentence without its full stop, of at most 200 characters */
+export function inPlainWords(error: unknown): string {
+  // Its reason is a code or one of our own fixed texts.
+  if (error instanceof DatabaseFault) return `${faults[error.kind]} (${error.reason.slice(0, 100)})`;
+  if (error instanceof AppError) return `the service refused it (${error.code})`;
+  const code = codeOf(error);
+  if (code !== undefined)
+    return error instanceof Error && 'severity' in error
+      ? `a database refused a statement (${code})`
+      : `the system refused an operation (${code})`;
+  return 'an unexpected error, which the log shows';
+}
+
+function codeOf(error: unknown): string | undefined {
+  if (!(error instanceof Error) || !('code' in error)) return undefined;
+  return typeof error.code === 'string' && CODE.test(error.code) ? error.code : undefined;
+}

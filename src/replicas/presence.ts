@@ -1,0 +1,149 @@
+// The presence of this replica in the registry: a row that says who serves, whether it is ready, and how its jobs go. GET /status
+// of every replica reads it.
+//
+//     absent ── begin ──▶ present, written every BEAT_EVERY ── close ──▶ absent
+//     present ── the process is gone, or cannot reach the registry ──▶ silent ── an hour ──▶ swept by another replica
+//
+// A beat that fails harms nobody: the next one writes the same again.
+import { hostname } from 'node:os';
+import type { Kysely } from 'kysely';
+import { removeReplica, sweepReplicas, writeBeat, type Beat } from '../../db/registry/replica-rows.js';
+import type { Registry } from '../../db/registry/registry-schema.js';
+import { packageVersion } from '../lib/package-version.js';
+import { within } from '../lib/deadline.js';
+import type { RegistryClock } from './feed.js';
+
+export interface Presence {
+  /** True from the moment when the process begins to stop. */
+  draining: boolean;
+  /**
+   * ms by which this replica's clock is ahead of the registry's, as far as that is certain: 0 if the difference is smaller than
+   * the time that the last question to the registry took. Undefined while the feed is not live.
+   */
+  clockSkew(): number | undefined;
+  /** What other replicas read of this one. */
+  self(): Pick<Beat, 'id' | 'version' | 'node' | 'host' | 'servingFor' | 'clockSkew' | 'notReady'>;
+  /** Writes the row now, and then every few seconds. A process that only runs a command does not call this. */
+  begin(): void;
+  /** Removes the row. Never rejects. */
+  close(): Promise<void>;
+}
+
+/** Time (ms) between the beginnings of two beats: 12 writes a minute. */
+const BEAT_EVERY = 5_000;
+
+/** Beats between two sweeps. */
+const BEATS_PER_SWEEP = 12;
+
+/** How long (ms) the end of the process waits until the row is gone. */
+const CLOSE_DEADLINE = 1_000;
+
+/** The longest name that DNS allows. */
+const MAX_HOST = 253;
+
+export function createPresence(deps: {
+  /** A pool that is free while requests use all other connections. */
+  readonly registry: Kysely<Registry>;
+  readonly replicaId: string;
+  readonly clock: () => RegistryClock | undefined;
+  /** This replica's wall clock (ms); default `Date.now`. */
+  readonly wallClock?: (() => number) | undefined;
+  /** Why this replica should get no requests, besides that it is stopping; undefined if it is ready. */
+  readonly notReady: () => string | undefined;
+  readonly slotsUsed: () => Beat['slotsUsed'];
+  readonly jobs: () => Beat['jobs'];
+  /** The reports of the next beat. If it fails, `failed` is called, and they come again. */
+  readonly reports: () => { readonly reports: Beat['reports']; readonly failed: () => void };
+  /** Called with the first of several failures in a row. */
+  readonly onError: (error: unknown) => void;
+}): Presence {
+  const { registry, replicaId, wallClock = Date.now } = deps;
+  const version = packageVersion();
+  const host = safeHost(hostname());
+  let servingSince: number | undefined;
+  let timer: NodeJS.Timeout | undefined;
+  let beating: Promise<void> | undefined;
+  let beats = 0;
+  let failing = false;
+  let draining = false;
+  let closed = false;
+
+  function clockSkew(): number | undefined {
+    const known = deps.clock();
+    if (!known) return undefined;
+    const own = wallClock();
+    if (own < known.earliest) return own - known.earliest;
+    return own > known.latest ? own - known.latest : 0;
+  }
+
+  function self(): ReturnType<Presence['self']> {
+    return {
+      id: replicaId,
+      version,
+      node: process.versions.node,
+      host,
+      servingFor: servingSince === undefined ? 0 : performance.now() - servingSince,
+      clockSkew: clockSkew(),
+      notReady: draining ? 'it is shutting down' : deps.notReady(),
+    };
+  }
+
+  async function write(): Promise<void> {
+    const { reports, failed } = deps.reports();
+    try {
+      await writeBeat(registry, { ...self(), slotsUsed: deps.slotsUsed(), jobs: deps.jobs(), reports });
+      if (beats % BEATS_PER_SWEEP === 0) await sweepReplicas(registry, replicaId);
+      beats += 1;
+      failing = false;
+    } catch (error) {
+      failed();
+      if (!failing && !closed) deps.onError(error);
+      failing = true;
+    }
+  }
+
+  /** One beat at a time. Each ends, because the pool has a deadline for every wait. */
+  function beat(): void {
+    if (closed) return;
+    clearTimeout(timer);
+    timer = setTimeout(beat, BEAT_EVERY).unref();
+    beating ??= write().finally(() => {
+      beating = undefined;
+    });
+  }
+
+  return {
+    get draining() {
+      return draining;
+    },
+    set draining(value) {
+      draining = value;
+      // Others should know at once, and a beat that is under way does not say it.
+      if (servingSince !== undefined) void (beating ?? Promise.resolve()).then(beat);
+    },
+    clockSkew,
+    self,
+
+    begin() {
+      servingSince ??= performance.now();
+      beat();
+    },
+
+    async close() {
+      closed = true;
+      clearTimeout(timer);
+      if (servingSince === undefined) return;
+      const removed = (async () => {
+        // A beat that is under way would write the row again.
+        await beating;
+        await removeReplica(registry, replicaId);
+      })();
+      await within(removed, CLOSE_DEADLINE, () => new Error('late')).catch(() => undefined);
+    },
+  };
+}
+
+/** A host name that any page can show: letters, digits, dots, dashes and underscores. */
+export function safeHost(name: string): string {
+  return name.slice(0, MAX_HOST).replaceAll(/[^\w.-]/g, '_') || 'unknown';
+}

@@ -1,0 +1,253 @@
+// The rules behind GET /status: what is shared, what counts as failing, and what is said of it.
+import { setTimeout as sleep } from 'node:timers/promises';
+import { describe, expect, it } from 'vitest';
+import { DatabaseFault } from '../../db/driver/database-fault.js';
+import type { ReplicaJob } from '../../db/registry/status-queries.js';
+import { AppError } from '../../src/errors.js';
+import { inPlainWords } from '../../src/jobs/plain-words.js';
+import { createReports } from '../../src/operations/reports.js';
+import { createPresence, safeHost } from '../../src/replicas/presence.js';
+import { jobsStatus } from '../../src/status/job-status.js';
+import { shareReading } from '../../src/status/shared-reading.js';
+import type { FleetStatus } from '../../src/status/status-types.js';
+import { verdictOn } from '../../src/status/verdict.js';
+
+describe('a shared reading', () => {
+  it('asks once for all who ask at once, and again when the value is old', async () => {
+    let asked = 0;
+    const read = shareReading(async () => (asked += 1), { lasts: 30, deadline: 1_000 });
+    const parts = await Promise.all(Array.from({ length: 50 }, () => read()));
+    expect(new Set(parts.map(({ value }) => value))).toEqual(new Set([1]));
+    expect(await read()).toEqual({ value: 1 });
+    await sleep(40);
+    expect(await read()).toEqual({ value: 2 });
+  });
+
+  it('answers by its deadline, says so, and asks no second question while the first is under way', async () => {
+    let asked = 0;
+    let end = (): void => undefined;
+    const ended = new Promise<void>((resolve) => (end = resolve));
+    const read = shareReading(
+      () => {
+        asked += 1;
+        return ended;
+      },
+      { lasts: 10_000, deadline: 20 },
+    );
+    expect(await read()).toEqual({ unreadable: 'a database did not answer in time (no answer within 20 ms)' });
+    await sleep(1_050);
+    expect(await read()).toEqual({ unreadable: 'a database did not answer in time (no answer within 20 ms)' });
+    expect(asked).toBe(1);
+    end();
+    await sleep(1_050);
+    expect(await read()).toEqual({ value: undefined });
+    expect(asked).toBe(2);
+  });
+});
+
+describe('an error in plain words', () => {
+  it.each([
+    [new DatabaseFault('unavailable', 'ECONNREFUSED'), 'a database could not be used (ECONNREFUSED)'],
+    [new DatabaseFault('busy', '53300'), 'a database had no free connection in time (53300)'],
+    [new AppError('unavailable', { detail: 'of ada@example.com' }), 'the service refused it (unavailable)'],
+    [
+      Object.assign(new Error('relation "x" of ada@example.com'), { code: '42P01', severity: 'ERROR' }),
+      'a database refused a statement (42P01)',
+    ],
+    [Object.assign(new Error('open /secret'), { code: 'ENOENT' }), 'the system refused an operation (ENOENT)'],
+    [Object.assign(new Error('odd'), { code: 'a password' }), 'an unexpected error, which the log shows'],
+    [new TypeError('password=hunter2'), 'an unexpected error, which the log shows'],
+    ['password=hunter2', 'an unexpected error, which the log shows'],
+  ])('never has the text of %o', (error, words) => {
+    expect(inPlainWords(error)).toBe(words);
+  });
+});
+
+describe('jobs of several replicas', () => {
+  const job = (given: Partial<ReplicaJob>): ReplicaJob => ({
+    replicaId: 'one',
+    name: 'purge',
+    every: 60_000,
+    failuresInARow: 0,
+    runningFor: null,
+    lastRunAgo: null,
+    lastSuccessAgo: null,
+    lastDuration: null,
+    lastError: null,
+    ...given,
+  });
+
+  it('show the last run and the last success, wherever it was', () => {
+    const [purge] = jobsStatus(
+      [
+        job({ lastRunAgo: 5_000, lastSuccessAgo: 5_000, lastDuration: 3 }),
+        job({ replicaId: 'two', runningFor: 10, lastRunAgo: 60_000, lastSuccessAgo: 60_000 }),
+      ],
+      'three',
+      [],
+    );
+    expect(purge).toEqual({
+      name: 'purge',
+      every: 60_000,
+      running: [{ replicaId: 'two', runningFor: 10 }],
+      lastRunAgo: 5_000,
+      lastRunOn: 'one',
+      lastDuration: 3,
+      lastSuccessAgo: 5_000,
+      failing: [],
+    });
+  });
+
+  it('keep a failure while its replica fails, although the job works on another one', () => {
+    const failed = job({ failuresInARow: 4, lastRunAgo: 70_000, lastError: 'no' });
+    const worked = job({ replicaId: 'two', lastRunAgo: 5_000, lastSuccessAgo: 5_000 });
+    const [purge] = jobsStatus([failed, worked], 'three', []);
+    expect(purge?.failing).toEqual([{ replicaId: 'one', failuresInARow: 4, lastError: 'no', lastSuccessAgo: null }]);
+  });
+
+  it('drop a failure of a replica that has had no turn for long, when the job has worked elsewhere since', () => {
+    const failed = job({ failuresInARow: 1, lastRunAgo: 600_000, lastError: 'no' });
+    const worked = job({ replicaId: 'two', lastRunAgo: 5_000, lastSuccessAgo: 5_000 });
+    expect(jobsStatus([failed, worked], 'three', [])[0]?.failing).toEqual([]);
+    expect(jobsStatus([failed], 'three', [])[0]?.failing).toHaveLength(1);
+  });
+
+  it('take what the answering replica knows of its own jobs instead of its row', () => {
+    const own = { name: 'purge', every: 1, runs: 2, failures: 0, failuresInARow: 0 } as const;
+    const nothing = {
+      runningFor: undefined,
+      lastDuration: undefined,
+      lastError: undefined,
+      lastSuccessAgo: 1,
+    } as const;
+    const [purge] = jobsStatus([job({ failuresInARow: 9, lastRunAgo: 9 })], 'one', [
+      { ...own, ...nothing, lastRunAgo: 1 },
+    ]);
+    expect(purge).toMatchObject({ lastRunAgo: 1, lastSuccessAgo: 1, failing: [] });
+  });
+});
+
+describe('reports of databases that are left as they are', () => {
+  const tenant = { id: 'a', dbName: 'tn_a', generation: 3 };
+
+  it('are logged once, written once a minute, and written again when the write failed', () => {
+    const logged: unknown[] = [];
+    const reports = createReports((error) => logged.push(error));
+    reports.left(tenant, 'it carries no mark');
+    const first = reports.unwritten();
+    expect(first.reports).toMatchObject([{ kind: 'evidence', subject: 'a', generation: 3, why: 'it carries no mark' }]);
+    first.failed();
+    expect(reports.unwritten().reports).toHaveLength(1);
+    reports.left(tenant, 'it carries no mark');
+    expect(reports.unwritten().reports).toHaveLength(0);
+    reports.left({ ...tenant, generation: 4 }, 'it carries no mark');
+    expect(reports.unwritten().reports).toMatchObject([{ generation: 4 }]);
+    expect(logged).toHaveLength(1);
+  });
+
+  it('come to the registry a thousand at a time', () => {
+    const reports = createReports(() => undefined);
+    for (let id = 0; id < 1_500; id += 1) reports.left({ ...tenant, id: String(id) }, 'it carries no mark');
+    expect(reports.unwritten().reports).toHaveLength(1_000);
+    expect(reports.unwritten().reports).toHaveLength(500);
+    expect(reports.unwritten().reports).toHaveLength(0);
+  });
+});
+
+describe('the clock of a replica', () => {
+  const skewAt = (own: number): number | undefined =>
+    createPresence({
+      registry: undefined as never,
+      replicaId: 'one',
+      clock: () => ({ source: 'a', earliest: 1_000, latest: 1_010 }),
+      wallClock: () => own,
+      notReady: () => undefined,
+      slotsUsed: () => ({}),
+      jobs: () => [],
+      reports: () => ({ reports: [], failed: () => undefined }),
+      onError: () => undefined,
+    }).clockSkew();
+
+  it('is wrong only by what is certain', () => {
+    expect([skewAt(1_000), skewAt(1_005), skewAt(1_010)]).toEqual([0, 0, 0]);
+    expect([skewAt(400), skewAt(2_010)]).toEqual([-600, 1_000]);
+  });
+});
+
+it('shows a host name that any page can show', () => {
+  expect(safeHost('web-1.example')).toBe('web-1.example');
+  expect(safeHost('<script>"\n')).toBe('_script___');
+  expect(safeHost('')).toBe('unknown');
+  expect(safeHost('x'.repeat(1_000))).toHaveLength(253);
+});
+
+describe('the verdict', () => {
+  const fine: Omit<FleetStatus, 'state' | 'reasons'> = {
+    unreadable: [],
+    here: {
+      id: 'one',
+      version: '1',
+      schemaVersion: '0001',
+      clockSkew: 0,
+      notReady: null,
+      feed: { live: true, notifyQueueUsage: 0 },
+      redis: null,
+      registry: { connections: 1, idle: 1, waiting: 0 },
+      breakers: { clusters: 0, tenants: 0, open: [] },
+    },
+    tenants: null,
+    work: null,
+    reports: null,
+    clusters: null,
+    replicas: null,
+    jobs: [],
+    passwords: null,
+  };
+
+  it('is ok when there is nothing to say', () => {
+    expect(verdictOn(fine)).toEqual({ state: 'ok', reasons: [] });
+  });
+
+  it('names what needs a person first', () => {
+    const reports = { counts: { evidence: 1, orphan: 0 }, oldest: [] };
+    const here = { ...fine.here, feed: { live: false, notifyQueueUsage: 0 } };
+    const { state, reasons } = verdictOn({ ...fine, here, reports });
+    expect(state).toBe('needs-person');
+    expect(reasons).toEqual([
+      '1 database of a tenant is left as found, because mark and row do not agree.',
+      'Replica one does not hear of changes: it asks the databases for what it would remember.',
+    ]);
+  });
+
+  it('shows a bounded number of reasons', () => {
+    const unreadable = Array.from({ length: 80 }, () => ({ part: 'jobs' as const, reason: 'no' }));
+    const { state, reasons } = verdictOn({ ...fine, unreadable });
+    expect(state).toBe('degraded');
+    expect(reasons).toHaveLength(51);
+    expect(reasons.at(-1)).toBe('There are 30 more reasons.');
+  });
+
+  it('names a job that does not end, and one that fails', () => {
+    const job = { name: 'purge', every: 60_000, lastRunAgo: null, lastRunOn: null, lastDuration: null };
+    const running = [
+      { replicaId: 'one', runningFor: 1_200_000 },
+      { replicaId: 'two', runningFor: 900_000 },
+    ];
+    const failing = [{ replicaId: 'one', failuresInARow: 1, lastError: 'no', lastSuccessAgo: null }];
+    expect(verdictOn({ ...fine, jobs: [{ ...job, lastSuccessAgo: null, running, failing }] }).reasons).toEqual([
+      'The job "purge" fails on replica one: no; 1 failure in a row.',
+      'The job "purge" has been running on replica one for 20 min.',
+    ]);
+  });
+
+  it('says how long work has not ended', () => {
+    const work = [{ kind: 'making' as const, count: 3, oldestFor: 7_500_000, late: 2, needsPerson: 1, oldest: [] }];
+    expect(verdictOn({ ...fine, work })).toEqual({
+      state: 'needs-person',
+      reasons: [
+        'Not ended within an hour: making a tenant (1); the oldest began 2 h ago.',
+        'Not ended within ten minutes: making a tenant (1).',
+      ],
+    });
+  });
+});
