@@ -8,7 +8,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, describe, expect, inject, it, onTestFinished } from 'vitest';
 import type { Registry } from '../../db/registry/registry-schema.js';
 import type { Config } from '../../src/config/index.js';
-import { createEngine, type Engine } from '../../src/engine/index.js';
+import { createEngine, type Engine, type EngineOptions } from '../../src/engine/index.js';
 import { metricDefinitions } from '../../src/engine/metrics/index.js';
 import { createLogger } from '../../src/observability/logger.js';
 import {
@@ -102,9 +102,14 @@ async function scrapeOf({ metrics }: Pick<Engine, 'metrics'>): Promise<Expositio
 const scrape = (): Promise<Exposition> => scrapeOf(engine);
 
 /** Another replica, which has asked the registry for nothing yet and runs no jobs. */
-async function scrapeNewReplica(config: Config = service.config): Promise<Exposition> {
-  const other = await createEngine(config, createLogger(config.log));
+async function scrapeNewReplica(
+  config: Config = service.config,
+  options: EngineOptions = {},
+  isReady: (other: Engine) => boolean = () => true,
+): Promise<Exposition> {
+  const other = await createEngine(config, createLogger(config.log), options);
   try {
+    await expect.poll(() => isReady(other), PATIENCE).toBe(true);
     return await scrapeOf(other);
   } finally {
     await other.close();
@@ -461,8 +466,9 @@ const acts: readonly Act[] = [
     },
   },
   {
-    what: 'the registry has more tenants, standby databases and unfinished work',
+    what: 'the registry has more replicas, tenants, standby databases and unfinished work',
     changes: {
+      tenantry_replicas_alive: {},
       tenantry_tenants: { status: 'suspended' },
       tenantry_tenants_by_schema_version: { version: '0001_older' },
       tenantry_standby_databases: { state: 'making' },
@@ -480,16 +486,27 @@ const acts: readonly Act[] = [
         await made('suspended', '0001_older', '0');
         await made('provisioning', '0001_older', '2 hours');
         await sql`update clusters set standby_target = 3`.execute(db);
+        await sql`insert into replicas (id, version, node, host, started_at, seen_at, slots_used)
+          values ('made up', '0', '0', 'made-up', now(), now(), '{}')`.execute(db);
         await sql`insert into standby_databases (id, cluster_id, db_name, db_user, db_password, schema_version)
           select gen_random_uuid(), id, 'made_up', 'made_up', '', '0001_older' from clusters limit 1`.execute(db);
       });
       return () =>
         inRegistry(async (db) => {
           await sql`delete from tenants where name = 'made up'`.execute(db);
+          await sql`delete from replicas where id = 'made up'`.execute(db);
           await sql`delete from standby_databases where db_name = 'made_up'`.execute(db);
           await sql`update clusters set standby_target = 0`.execute(db);
         });
     },
+  },
+  {
+    what: 'the clock of a replica is wrong',
+    changes: { tenantry_clock_skew_seconds: {} },
+    before: () => scrapeNewReplica(service.config, {}, ({ events }) => events.live),
+    after: () =>
+      scrapeNewReplica(service.config, { wallClock: () => Date.now() + 60_000 }, ({ events }) => events.live),
+    act: () => Promise.resolve(undefined),
   },
   {
     what: 'the registry is away',
