@@ -38,5 +38,8 @@ export const sessions = fp(
 
 function refuseUnlessLive(lives: boolean): void {
   if (!lives)
-    throw new AppError('unauthenticated', { detail: 'The session of this access token has ended. Sign in again.' });
+    throw new AppError('unauthenticated', {
+      detail: 'The session of this access token has ended. Sign in again.',
+      event: { name: 'ended-session-used' },
+    });
 }

@@ -22,7 +22,8 @@ export interface ThrottleLimits {
 /** `rate-limited`, with the reason for the audit. */
 export class Throttled extends AppError {
   constructor(readonly wait: Wait) {
-    super('rate-limited', { retryAfter: Math.ceil(wait.left / 1_000) });
+    // The audit trail reports the first refusal of each wait.
+    super('rate-limited', { retryAfter: Math.ceil(wait.left / 1_000), event: null });
   }
 }
 

@@ -1,5 +1,4 @@
 // What concerns callers: sessions, standings, sign-in, limits of tenants, and the audit trail.
-import type { Logger } from 'pino';
 import { findSession, sessionsIn, type SessionsDatabase } from '../../db/shared/session-queries.js';
 import { measureStorage } from '../../db/tenant/usage-queries.js';
 import { createAuditTrail, type AuditTrail } from '../audit/trail.js';
@@ -14,12 +13,14 @@ import { createStandings, type Standings } from '../auth/standing.js';
 import { createThrottle } from '../auth/throttle.js';
 import type { Config } from '../config/index.js';
 import { createCursors, type Cursors } from '../http/cursors.js';
+import type { SecurityEvents } from '../observability/security-events.js';
 import { createSessionStore } from '../replicas/session-store.js';
 import { RATE_REFILL, RequestRates } from '../tenants/request-rates.js';
 import { createStorageGauge, type StorageGauge } from '../tenants/storage-gauge.js';
 import type { Closing } from './closing.js';
 import type { DataPlane } from './data-plane.js';
 import type { Replica } from './replica.js';
+import { recordingTrail } from './security.js';
 
 export interface Callers {
   readonly sessions: Sessions;
@@ -40,7 +41,7 @@ export async function createCallers(
   replica: Replica,
   { tenantDirectory, tenantPools }: DataPlane,
   config: Config,
-  log: Logger,
+  { record }: Pick<SecurityEvents, 'record'>,
   closing: Closing,
 ): Promise<Callers> {
   const { registry, events, counts, sharedStore } = replica;
@@ -59,18 +60,22 @@ export async function createCallers(
           findSession(databaseOf(owner), sessionId),
         ),
     }),
-    onReuse: ({ kind }, sessionId) => {
-      log.warn({ kind, sessionId }, 'a refresh token was used a second time: its session was ended');
+    onReuse: (account, sessionId, origin) => {
+      const [tenantId, targetId] =
+        account.kind === 'user' ? [account.tenantId, account.userId] : [undefined, account.operatorId];
+      const realm = account.kind === 'user' ? 'tenant' : 'operator';
+      record('refresh-token-reused', { realm, tenantId, targetId, sessionId }, origin);
     },
   });
-  const audit = createAuditTrail({
+  const trail = createAuditTrail({
     registry,
     tenantDb: (tenantId) => tenantPools.database(tenantId),
     findTenant: (slugOrId) => tenantDirectory.findBySlugOrId(slugOrId),
     onError: (err, context) => {
-      log.error({ err, ...context }, 'could not write audit entries');
+      record('audit-lost', { err, ...context });
     },
   });
+  const audit = recordingTrail(trail, record);
   closing.add('audit', () => audit.close());
   const passwords = await createPasswords(config.auth.hashConcurrency);
   const { forget } = config.throttle;
@@ -92,6 +97,7 @@ export async function createCallers(
       throttle,
       sessions,
       audit,
+      record,
     }),
     cursors: createCursors(config.encryptionKeys.map(({ key }) => key)),
   };

@@ -8,6 +8,9 @@ import { createHousekeeping, type Housekeeping } from '../jobs/housekeeping.js';
 import { createCallers, type Callers } from './callers.js';
 import { Closing } from './closing.js';
 import { createDataPlane, type DataPlane } from './data-plane.js';
+import { showLines } from '../observability/log-lines.js';
+import { createMetrics, type Metrics } from '../observability/metrics.js';
+import { createSecurityEvents, type SecurityEvents } from '../observability/security-events.js';
 import { jobsOf, whenServing } from './jobs.js';
 import { createOperations, type Operations, type StepHooks } from './operations.js';
 import { LOCK_HOLDERS } from './registry-connections.js';
@@ -16,6 +19,9 @@ import { openReplica, type Replica } from './replica.js';
 export interface Engine extends Replica, DataPlane, Callers, Operations {
   readonly config: Config;
   readonly log: Logger;
+  readonly metrics: Metrics;
+  /** Counts and logs what concerns security. */
+  readonly security: SecurityEvents;
   /** The jobs that keep the registry and the clusters in order. No job runs before `serve`. */
   readonly housekeeping: Housekeeping;
   /** Begins what a serving process does by itself. A command does not call this. */
@@ -45,13 +51,21 @@ const JOB_DEADLINE = 10_000;
  *     }
  */
 export async function createEngine(config: Config, log: Logger, options: EngineOptions = {}): Promise<Engine> {
-  const closing = new Closing((err, room) => {
-    log.warn({ err, room }, 'a room did not close in order');
+  const closing = new Closing((err, step) => {
+    log.warn({ err, step }, 'a room did not close in order');
+  });
+  const metrics = createMetrics((err, context) => {
+    log.warn({ err, ...context }, 'could not read a metric');
+  });
+  showLines(metrics, log);
+  const security = createSecurityEvents({ log, metrics });
+  closing.add('security events', () => {
+    security.close();
   });
   try {
     const replica = await openReplica(config, log, closing, options.resolve);
-    const dataPlane = createDataPlane(replica, config, log, closing);
-    const callers = await createCallers(replica, dataPlane, config, log, closing);
+    const dataPlane = createDataPlane(replica, config, log, security, closing);
+    const callers = await createCallers(replica, dataPlane, config, security, closing);
     const housekeeping = createHousekeeping({
       registry: replica.registryConnections.locks,
       atOnce: LOCK_HOLDERS.jobs,
@@ -59,7 +73,7 @@ export async function createEngine(config: Config, log: Logger, options: EngineO
         log.error({ err, ...context }, 'a housekeeping job failed');
       },
     });
-    const operations = createOperations(replica, dataPlane, housekeeping, config, log, closing, options);
+    const operations = createOperations(replica, dataPlane, housekeeping, config, log, security, closing, options);
     // The jobs close first, because they work with all other rooms.
     closing.add('jobs', () =>
       within(housekeeping.close(), JOB_DEADLINE, () => new Error('a housekeeping job did not stop in time')),
@@ -74,6 +88,8 @@ export async function createEngine(config: Config, log: Logger, options: EngineO
       ...rooms,
       config,
       log,
+      metrics,
+      security,
       housekeeping,
       serve: () => (serving ??= serve()),
       close: () => closing.close(),

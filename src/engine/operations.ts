@@ -19,11 +19,13 @@ import { createProvisioning, type Provisioning, type ProvisioningDeps } from '..
 import { createReconciler, type Reconciler } from '../operations/reconciler.js';
 import { createReencryption, type Reencryption } from '../operations/reencryption.js';
 import { createRemoval, type Removal } from '../operations/removal.js';
-import { createReports } from '../operations/reports.js';
+import { createReports, isLeftAsItIs } from '../operations/reports.js';
 import { createRequestHash, type RequestHash } from '../operations/request-hash.js';
 import { createRotation, type Rotation, type RotationDeps } from '../operations/password-rotation.js';
 import { createStandbyDatabases, type StandbyDatabases } from '../operations/standby-databases.js';
 import { createTransitions, type Transitions } from '../operations/transitions.js';
+import type { SecurityFields } from '../observability/security-catalogue.js';
+import type { SecurityEvents } from '../observability/security-events.js';
 import type { Closing } from './closing.js';
 import type { DataPlane } from './data-plane.js';
 import { LOCK_HOLDERS } from './registry-connections.js';
@@ -60,6 +62,7 @@ export function createOperations(
   housekeeping: Housekeeping,
   config: Config,
   log: Logger,
+  { record }: SecurityEvents,
   closing: Closing,
   { afterProvisioningStep, afterRotationStep }: StepHooks,
 ): Operations {
@@ -86,7 +89,10 @@ export function createOperations(
   closing.add('locks', () => registryConnections.close('locks'));
   const makingLocks = createTenantLocks(registryConnections.locks, LOCK_HOLDERS.making);
   const changeLocks = createTenantLocks(registryConnections.locks, LOCK_HOLDERS.changes);
-  const onError = failed('a provisioning step failed');
+  const onError = (err: unknown, context: SecurityFields): void => {
+    if (isLeftAsItIs(err)) record('evidence-refused', { ...context, err });
+    else log.error({ err, ...context }, 'a provisioning step failed');
+  };
   const report = createReports(onError);
 
   const removal = createRemoval({
@@ -95,14 +101,15 @@ export function createOperations(
     locks: makingLocks,
     installation,
     report,
+    record,
     beforeDrop: async (tenantId) => {
       await publish(tenantId);
       await tenantPools.retire(tenantId);
     },
     onError,
   });
-  const making = createMaking({ registry, provisioners, installation, removal, report });
-  const shared = { registry, provisioners, locks: makingLocks, installation, onError };
+  const making = createMaking({ registry, provisioners, installation, removal, report, record });
+  const shared = { registry, provisioners, locks: makingLocks, installation, record, onError };
   const filled = { ...shared, envelope, connectionLimit: STANDARD_CONNECTIONS, precedence: createPrecedence() };
   const standby = createStandbyDatabases(filled);
   // A command has no jobs: a replica that serves makes them.
@@ -146,6 +153,7 @@ export function createOperations(
     registry,
     locks: changeLocks,
     publish,
+    record,
     onError: failed("could not apply a tenant's status to its database"),
   };
   const doors = createDoors({ ...changing, provisioners, installation, report });
@@ -167,6 +175,7 @@ export function createOperations(
       provisioners,
       envelope,
       tell: publish,
+      record,
       rotateAfter: config.tenants.rotatePasswordsAfter,
       onError: failed("could not change the password of a tenant's database role"),
       ...(afterRotationStep && { afterStep: afterRotationStep }),
@@ -174,14 +183,7 @@ export function createOperations(
     reencryption: createReencryption({
       registry,
       keys: config.encryptionKeys,
-      log: {
-        done: (context, text) => {
-          log.info(context, text);
-        },
-        warn: (context, text) => {
-          log.warn(context, text);
-        },
-      },
+      record,
     }),
     connectionLimits: createConnectionLimits({
       registry,

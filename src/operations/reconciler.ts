@@ -13,7 +13,7 @@ import type { TenantLocks } from '../tenants/tenant-locks.js';
 import type { Making } from './making.js';
 import type { PlacedProvisioner, Provisioners } from '../clusters/provisioners.js';
 import type { Removal } from './removal.js';
-import { createOnce } from './reports.js';
+import { createOnce, leftAsItIs } from './reports.js';
 import type { StandbyDatabases } from './standby-databases.js';
 
 export interface Reconciler {
@@ -130,7 +130,7 @@ export function createReconciler(deps: {
       // data.
       else if (isNew(`${place.id} ${kind} ${name}`))
         deps.onError(
-          new Error(`a ${kind} that may belong to a tenant has no row in the registry: it is left as it is`),
+          leftAsItIs(`a ${kind} that may belong to a tenant has no row in the registry: it is left as it is`),
           {
             clusterId: place.id,
             tenantId: id,

@@ -18,13 +18,27 @@ export function createOnce(): (key: string) => boolean {
   };
 }
 
+/** The error of something that is left as it is for want of evidence. It is reported, and does not stop the work. */
+export function leftAsItIs(message: string): Error {
+  return Object.assign(new Error(message), { name: LEFT });
+}
+
+export function isLeftAsItIs(error: unknown): boolean {
+  return error instanceof Error && error.name === LEFT;
+}
+
+const LEFT = 'LeftAsItIs';
+
 export function createReports(
   onError: (error: unknown, context: { tenantId: string; name: string; step: string }) => void,
 ): ReportLeft {
   const isNew = createOnce();
   return ({ id, dbName }, why) => {
     if (!isNew(`${id} ${why}`)) return;
-    const error = new Error(`the database of a tenant is left as it is: ${why}`);
-    onError(error, { tenantId: id, name: dbName, step: 'evidence' });
+    onError(leftAsItIs(`the database of a tenant is left as it is: ${why}`), {
+      tenantId: id,
+      name: dbName,
+      step: 'evidence',
+    });
   };
 }

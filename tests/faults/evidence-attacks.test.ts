@@ -87,7 +87,10 @@ it('an open database stays open and whole when a former build deleted its row lo
   expect(await stateOfDatabase(dbName)).toEqual(OPEN);
   expect(await contentOf(dbName)).toEqual(contentFor(id));
   expect(await rowOf(service, { id })).toEqual(before);
-  expect(service.lines.filter((line) => line.includes(id) && line.includes('left as it is'))).not.toEqual([]);
+  const told = service.lines.filter((line) => line.includes(id) && line.includes('left as it is'));
+  expect(told.map((line) => JSON.parse(line) as object)).toContainEqual(
+    expect.objectContaining({ security: true, event: 'evidence-refused', tenantId: id, name: dbName }),
+  );
 });
 
 it('a closed database that a former build deleted long ago is completed, and has its whole grace time from then on', async () => {

@@ -86,7 +86,9 @@ it('says once in the log, as an error, what may be a tenant’s and has no row',
   await reconcile();
   await reconcile();
   const told = lines.filter((line) => line.includes(name) && line.includes('left as it is'));
-  expect(told.map((line) => (JSON.parse(line) as { level: string }).level)).toEqual(['error']);
+  expect(told.map((line) => JSON.parse(line) as object)).toMatchObject([
+    { level: 'error', security: true, event: 'evidence-refused', name, step: 'orphans' },
+  ]);
 });
 
 it('goes on where a cluster is down, and finishes what is there when it can', async () => {

@@ -91,6 +91,8 @@ describe('a registry of one’s own', () => {
       /the role \\"registry_owner\\" of DATABASE_URL can change the registry's audit/g,
     );
     expect(warnings).toHaveLength(1);
+    const line = service.stdout.split('\n').find((text) => text.includes('can change the registry'));
+    expect(JSON.parse(line ?? '')).toMatchObject({ security: true, event: 'weak-setup', reason: 'audit-rewritable' });
   });
 
   it('says in one line when it cannot be reached, and never with the password', async () => {

@@ -88,7 +88,7 @@ describe('the Dockerfile', () => {
 
   it('is alive by /health/live and no other check, and gets signals itself', () => {
     expect(valueOf('HEALTHCHECK')).toContain('/health/live');
-    expect(JSON.parse(valueOf('CMD') ?? '')).toEqual(['node', 'dist/src/server.js']);
+    expect(JSON.parse(valueOf('CMD') ?? '')).toEqual(['node', '--disable-sigusr1', 'dist/src/server.js']);
     expect(valueOf('ENTRYPOINT')).toBeUndefined();
   });
 
