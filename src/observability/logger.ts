@@ -3,7 +3,7 @@ import pino, { type DestinationStream, type Logger, type LoggerOptions } from 'p
 import pretty from 'pino-pretty';
 import { DatabaseFault } from '../../db/driver/database-fault.js';
 import { AppError } from '../errors.js';
-import { countLines } from './log-lines.js';
+import { withCountedLines } from './log-lines.js';
 
 /**
  * Bytes that are collected before a write, and the longest time (ms) that they wait. A write for each line costs more than the
@@ -47,8 +47,7 @@ export function createLogger(options: { level: string; pretty: boolean }, stream
     },
     serializers: { err: (error: unknown) => safeError(error) },
   };
-  const lines = countLines(stream ?? destination(options));
-  return lines.of(pino(settings, lines.stream));
+  return withCountedLines(stream ?? destination(options), (counted) => pino(settings, counted));
 }
 
 function destination(options: { pretty: boolean }): DestinationStream {
