@@ -1,5 +1,8 @@
 // The catalogue of security events: what the log marks with `security: true`. docs/reference/log.md is generated from it. The
 // names are labels of the metric too: never reuse a name for another event.
+//
+// To add an event, describe it here, and call `app.engine.security.record` right after the act is committed. A refusal needs no
+// call: give its AppError the `event` (src/errors.ts), or its code an event (security-events.ts).
 import type { RefusalEvent } from '../errors.js';
 
 export interface SecurityEventDefinition {

@@ -490,6 +490,8 @@ describe('the log of a busy service', () => {
     ])
       expect(messages).toContain(message);
     expect(new Set(mine().map((line) => line.level))).toEqual(new Set(['debug', 'info', 'warn', 'error']));
+    const { body: metrics } = await busy.app.engine.metrics.expose();
+    expect(metrics).toMatch(/^tenantry_log_lines_total\{level="debug"\} [1-9]/m);
     // Of this service, and of all others before it.
     expect(lines().flatMap((line) => faultsOf(line).map((fault) => `${line.msg}: ${fault}`))).toEqual([]);
     for (const { reqId, status } of mine().filter(({ msg }) => msg === 'request'))

@@ -62,6 +62,7 @@ ${events.map(eventRow).join('\n')}
 removed key), \`signature\`, or \`claims\`. An expired token is no event, and neither is a request without a token. The
 reasons of \`sign-in-failed\` are those of the [audit](../guide/audit.md#what-is-audited). \`reason\` of \`weak-setup\` is
 \`superuser\`, \`open-database\` or \`audit-rewritable\`; these lines are written at the start and are not counted.
+\`sign-in-throttled\` and \`confirmation-throttled\` happen once for each wait, at its first refused attempt.
 
 ### Limits
 

@@ -1,6 +1,9 @@
 // src/observability/logger.ts: a line is JSON, secrets are redacted, and of an error only what is known to be safe is written.
+import { readdirSync, readFileSync } from 'node:fs';
+import path from 'node:path';
 import pg from 'pg';
 import pino from 'pino';
+import ts from 'typescript';
 import { z } from 'zod';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { DatabaseFault } from '../../db/driver/database-fault.js';
@@ -10,6 +13,8 @@ import { faultsOf, logFields } from '../../src/observability/log-fields.js';
 import { showLines } from '../../src/observability/log-lines.js';
 import { createLogger, safeError } from '../../src/observability/logger.js';
 import { createMetrics, type Metrics } from '../../src/observability/metrics.js';
+
+const ROOT = path.resolve(import.meta.dirname, '../..');
 
 /** A logger and the lines that it wrote. */
 function logger(level = 'info'): { log: ReturnType<typeof createLogger>; lines: string[] } {
@@ -297,6 +302,34 @@ describe('the schema of the log', () => {
     expect(faultsOf({ status: '200' })).toEqual(['status is no number: "200"']);
     for (const line of [{ err: ['a'] }, { err: null }, { fields: [1] }, { fields: 'a' }, { security: 'true' }])
       expect(faultsOf(line)).toHaveLength(1);
+  });
+
+  it('has every field that the code gives to a line', () => {
+    const beyond: string[] = [];
+    let found = 0;
+    const visit = (file: string, node: ts.Node): void => {
+      ts.forEachChild(node, (child) => {
+        visit(file, child);
+      });
+      if (!ts.isCallExpression(node) || !ts.isPropertyAccessExpression(node.expression)) return;
+      const [fields] = node.arguments;
+      const isLine = /\b(?:log|lines)\.(?:trace|debug|info|warn|error|fatal)$/.test(node.expression.getText());
+      if (!isLine || !fields || !ts.isObjectLiteralExpression(fields)) return;
+      found += 1;
+      for (const property of fields.properties)
+        if (property.name && !(property.name.getText() in logFields))
+          beyond.push(`${file}: ${property.name.getText()}`);
+    };
+    for (const folder of ['src', 'plugins', 'routes', 'db'])
+      for (const name of readdirSync(path.join(ROOT, folder), { recursive: true, encoding: 'utf8' })) {
+        if (!name.endsWith('.ts')) continue;
+        const file = path.join(folder, name);
+        const text = readFileSync(path.join(ROOT, file), 'utf8');
+        if (/\b(?:log|lines)\.\w+\(/.test(text))
+          visit(file, ts.createSourceFile(name, text, ts.ScriptTarget.Latest, true));
+      }
+    expect(found).toBeGreaterThan(20);
+    expect(beyond).toEqual([]);
   });
 
   it('says of each field what it is, in the words of the page', () => {
