@@ -78,8 +78,10 @@ beforeAll(async () => {
         HASH_CONCURRENCY: '1',
         CLUSTER_CONNECTION_BUDGET: '8',
         RECONCILE_EVERY_MS: '3600000',
+        LOG_LEVEL: 'info',
         ...(redis && { REDIS_URL: redis.url }),
       },
+      overrides: { logStream: { write: () => undefined } },
     },
   );
   ({ engine } = service.app);
@@ -173,6 +175,8 @@ const acts: readonly Act[] = [
       tenantry_password_hash_duration_seconds: { act: 'verify' },
       tenantry_http_errors_total: { code: 'invalid-credentials' },
       tenantry_rate_limited_total: { limit: 'failures-account' },
+      tenantry_security_events_total: { event: 'sign-in-failed' },
+      tenantry_log_lines_total: { level: 'info' },
     },
     act: async () => {
       const body = { tenant: tenant.slug, email: ADMIN.email, password: 'a wrong password' };

@@ -38,6 +38,7 @@ import { addResource, copySource, type SourceCopy } from '../support/source-copy
 const RUN_BY: Readonly<Record<string, { readonly file: string; readonly words: readonly string[] }>> = {
   'npm ci && npm test': { file: '.ci/run', words: ['\nnpm ci\n', ' npm test\n'] },
   'npm test': { file: '.ci/run', words: [' npm test\n'] },
+  'kill -USR2 "$PID"': { file: 'tests/process/log-level.test.ts', words: ['kill -USR2 "$PID"'] },
   'TEST_REQUIRE_ALL=1 npm test': { file: '.ci/run', words: ['\nTEST_REQUIRE_ALL=1 npm test\n'] },
 };
 
@@ -52,6 +53,8 @@ const NOT_RUN: Readonly<Record<string, string>> = {
   'docker compose run --rm migrate': NEEDS_ENGINE,
   'docker compose up --detach --no-deps --wait replica-1': NEEDS_ENGINE,
   'docker compose up --detach --no-deps --wait replica-2': NEEDS_ENGINE,
+  'docker compose logs --no-log-prefix --since 10m replica-1 | grep \'"security":true\'': NEEDS_ENGINE,
+  'docker compose kill --signal SIGUSR2 replica-1': NEEDS_ENGINE,
   [backup().text]: NEEDS_ENGINE,
   'npm run docs:try': 'it would run itself',
   'npm run docs:try -- topology': 'it would run itself',

@@ -173,6 +173,15 @@ describe.skipIf(skipped !== '')(`two replicas behind HAProxy${skipped}`, () => {
     });
   });
 
+  it('passes the trace of a caller on to the replicas', async () => {
+    const traceId = 'a1'.repeat(16);
+    const headers = { traceparent: `00-${traceId}-b7ad6b7169203331-01` };
+    expect(await send(`${topology.url}/products`, 'GET', { headers })).toMatchObject({
+      status: 401,
+      body: { traceId },
+    });
+  });
+
   it('serve the walk of the README, as docs/guide/deploy.md says', async () => {
     expect(await walkReadme(topology.url, topology.operator)).toContain('"name":"Wayne Enterprises"');
   });
