@@ -130,6 +130,26 @@ async function databaseOf(tenantId: string): Promise<string> {
   return record.dbName;
 }
 
+/** Locks the tenant's products, until the returned function is called. */
+async function lockProducts(): Promise<() => Promise<void>> {
+  const locker = connectAs<unknown>(await databaseOf(tenant.id));
+  let release = (): void => undefined;
+  const held = new Promise<void>((resolve) => (release = resolve));
+  let locked = (): void => undefined;
+  const isLocked = new Promise<void>((resolve) => (locked = resolve));
+  const transaction = locker.db.transaction().execute(async (trx) => {
+    await sql`lock table products in access exclusive mode`.execute(trx);
+    locked();
+    await held;
+  });
+  await isLocked;
+  return async () => {
+    release();
+    await transaction;
+    await locker.close(0);
+  };
+}
+
 /** Ends a fault of the tenants' server, and waits until its breaker is closed. */
 async function recovered(): Promise<void> {
   clusterProxy.mode = 'pass';
@@ -231,22 +251,11 @@ const acts: readonly Act[] = [
     what: "a tenant's table is locked",
     changes: { tenantry_pool_waiting: {}, tenantry_lane_overflows_total: {} },
     act: async () => {
-      const locker = connectAs<unknown>(await databaseOf(tenant.id));
-      let release = (): void => undefined;
-      const held = new Promise<void>((resolve) => (release = resolve));
-      let locked = (): void => undefined;
-      const isLocked = new Promise<void>((resolve) => (locked = resolve));
-      const transaction = locker.db.transaction().execute(async (trx) => {
-        await sql`lock table products in access exclusive mode`.execute(trx);
-        locked();
-        await held;
-      });
-      await isLocked;
+      const release = await lockProducts();
       const requests = Array.from({ length: 8 }, list);
       return async () => {
-        release();
-        await Promise.all([transaction, ...requests]);
-        await locker.close(0);
+        await release();
+        await Promise.all(requests);
       };
     },
   },
@@ -641,6 +650,29 @@ describe('the metrics', () => {
     expect((after.sum(name, labels) ?? 0) - (before.sum(name, labels) ?? 0)).toBe(requests);
     expect(after.sum('tenantry_http_requests_in_flight')).toBe(0);
     expect(after.sum('tenantry_http_requests_aborted_total')).toBe(before.sum('tenantry_http_requests_aborted_total'));
+  });
+});
+
+describe('a request whose client left', () => {
+  it('is aborted and not answered, although its answer is made later', async () => {
+    const release = await lockProducts();
+    const before = await scrape();
+    const socket = connect(port, '127.0.0.1');
+    socket.on('error', () => undefined);
+    socket.write(`GET /products HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer ${tenant.adminToken}\r\n\r\n`);
+    await expect.poll(() => engine.traffic.inFlight, PATIENCE).toBe(1);
+    socket.destroy();
+    await expect.poll(() => engine.traffic.inFlight, PATIENCE).toBe(0);
+    await release();
+    // The answer is made when the lock is free, which the next request waits for as well.
+    expect((await list()).status).toBe(200);
+    await sleep(200);
+    const after = await scrape();
+    const more = (name: string, labels: Labels = {}): number =>
+      (after.sum(name, labels) ?? 0) - (before.sum(name, labels) ?? 0);
+    expect(more('tenantry_http_requests_aborted_total')).toBe(1);
+    expect(more('tenantry_http_request_duration_seconds', { route: '/products' })).toBe(1);
+    expect(after.sum('tenantry_http_requests_in_flight')).toBe(0);
   });
 });
 
