@@ -18,6 +18,7 @@ import {
   connectAs,
   createRegistry,
   sender,
+  startServiceForTest,
   startServiceIn,
   type TestService,
   type TestTenant,
@@ -650,6 +651,72 @@ describe('the metrics', () => {
     expect((after.sum(name, labels) ?? 0) - (before.sum(name, labels) ?? 0)).toBe(requests);
     expect(after.sum('tenantry_http_requests_in_flight')).toBe(0);
     expect(after.sum('tenantry_http_requests_aborted_total')).toBe(before.sum('tenantry_http_requests_aborted_total'));
+  });
+});
+
+describe('a 429', () => {
+  interface Limited {
+    readonly limit: string;
+    readonly env: Readonly<Record<string, string>>;
+    /** Sends one request that the limit concerns. */
+    readonly request: (limited: TestService) => Promise<() => Promise<{ readonly status: number }>>;
+  }
+  const signIn = { tenant: 'nobody', email: 'nobody@example.com', password: 'a wrong password' };
+  const limits: readonly Limited[] = [
+    {
+      limit: 'address',
+      env: { RATE_LIMIT_MAX: '1' },
+      request:
+        async ({ send }) =>
+        () =>
+          send('GET', '/nowhere'),
+    },
+    {
+      limit: 'sign-in',
+      env: { SIGN_IN_LIMIT: '1' },
+      request:
+        async ({ send }) =>
+        () =>
+          send('POST', '/auth/login', { body: signIn }),
+    },
+    {
+      limit: 'user',
+      env: { USER_RATE_LIMIT_MAX: '1' },
+      request:
+        async ({ send, operatorToken: token }) =>
+        () =>
+          send('GET', '/tenants', { token }),
+    },
+    {
+      limit: 'tenant-requests',
+      env: { TENANT_REQUESTS_PER_SECOND: '1' },
+      request: async (limited) => {
+        const { adminToken: token } = await limited.createTenant();
+        return () => limited.send('GET', '/products', { token });
+      },
+    },
+    {
+      limit: 'password',
+      env: { PASSWORD_BUDGET_ACCOUNT: '1' },
+      request: async (limited) => {
+        const { adminToken: token } = await limited.createTenant();
+        let users = 0;
+        const user = { firstName: 'Uma', lastName: 'User', password: 'user-password-123', roles: ['member'] };
+        return () =>
+          limited.send('POST', '/users', { token, body: { ...user, email: `u${(users += 1)}@example.com` } });
+      },
+    },
+  ];
+
+  it.each(limits)('is counted once, by the limit that was reached: $limit', async ({ limit, env, request }) => {
+    const limited = await startServiceForTest({ env });
+    const send = await request(limited);
+    const answers = await Promise.all([send(), send(), send(), send()]);
+    const refused = answers.filter(({ status }) => status === 429).length;
+    expect(refused).toBeGreaterThan(0);
+    const found = await scrapeOf(limited.app.engine);
+    expect(found.sum('tenantry_rate_limited_total', { limit })).toBe(refused);
+    expect(found.sum('tenantry_rate_limited_total')).toBe(refused);
   });
 });
 
