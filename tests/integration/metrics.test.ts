@@ -5,7 +5,7 @@ import { readFileSync } from 'node:fs';
 import { connect, type AddressInfo, type Socket } from 'node:net';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { afterAll, afterEach, beforeAll, describe, expect, inject, it, onTestFinished } from 'vitest';
+import { afterAll, afterEach, beforeAll, describe, expect, inject, it, onTestFinished, vi } from 'vitest';
 import type { Registry } from '../../db/registry/registry-schema.js';
 import type { Config } from '../../src/config/index.js';
 import { createEngine, type Engine } from '../../src/engine/index.js';
@@ -15,6 +15,7 @@ import {
   ADMIN,
   asSuperuser,
   beginGrant,
+  beginSession,
   connectAs,
   createRegistry,
   sender,
@@ -717,6 +718,48 @@ describe('a 429', () => {
     const found = await scrapeOf(limited.app.engine);
     expect(found.sum('tenantry_rate_limited_total', { limit })).toBe(refused);
     expect(found.sum('tenantry_rate_limited_total')).toBe(refused);
+  });
+});
+
+describe('a refused access token', () => {
+  it('is counted by the reason', async () => {
+    const before = await scrape();
+    const refused: string[] = [];
+    const refuse = async (reason: string, url: string, token?: string): Promise<void> => {
+      expect([401, 403]).toContain((await service.send('GET', url, { token })).status);
+      refused.push(reason);
+    };
+    const { id: userId, token } = await service.createUser(tenant, 'left@example.com');
+    const fresh = (): Promise<string> => beginSession(service.app, { kind: 'user', tenantId: tenant.id, userId });
+    await refuse('missing', '/products');
+    await refuse('invalid', '/products', 'x.y.z');
+    await refuse('wrong-kind', '/tenants', token);
+    const [known, unknown] = [await fresh(), await fresh()];
+    expect((await service.send('GET', '/products', { token: known })).status).toBe(200);
+    const now = Date.now();
+    vi.spyOn(Date, 'now').mockReturnValue(now + 3_600_000);
+    await refuse('expired', '/products', known);
+    await refuse('expired', '/products', unknown);
+    vi.restoreAllMocks();
+    const ended = await fresh();
+    await service.send('POST', '/auth/logout', { token: ended });
+    await refuse('session-ended', '/products', ended);
+    const admin = tenant.adminToken;
+    const deactivated = await service.send('PATCH', `/users/${userId}`, { token: admin, body: { active: false } });
+    expect(deactivated.status).toBe(200);
+    await service.send('GET', '/products', { token });
+    const after = await scrape();
+    const more = (labels: Labels): number =>
+      (after.sum('tenantry_access_tokens_refused_total', labels) ?? 0) -
+      (before.sum('tenantry_access_tokens_refused_total', labels) ?? 0);
+    for (const reason of new Set(refused))
+      expect([reason, more({ reason })]).toEqual([
+        reason,
+        refused.filter((other) => other === reason).length + (reason === 'session-ended' ? 1 : 0),
+      ]);
+    expect(after.sum('tenantry_sessions_ended_total', { reason: 'account-changed' })).toBeGreaterThan(
+      before.sum('tenantry_sessions_ended_total', { reason: 'account-changed' }) ?? 0,
+    );
   });
 });
 
