@@ -89,7 +89,7 @@ async function serveMetrics({ config, metrics, log }: Engine): Promise<MetricsSe
   const { host, port } = config.metrics;
   if (port === undefined) return undefined;
   const server = await openMetricsServer(metrics, { host, port });
-  log.info({ address: server.address }, 'metrics are served');
+  log.info(`Metrics are served on ${server.address}/metrics`);
   return server;
 }
 

@@ -5,7 +5,7 @@ import { readFileSync } from 'node:fs';
 import { connect, type AddressInfo, type Socket } from 'node:net';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { afterAll, afterEach, beforeAll, describe, expect, inject, it, onTestFinished } from 'vitest';
+import { afterAll, afterEach, beforeAll, describe, expect, inject, it, onTestFinished, vi } from 'vitest';
 import type { Registry } from '../../db/registry/registry-schema.js';
 import type { Config } from '../../src/config/index.js';
 import { createEngine, type Engine, type EngineOptions } from '../../src/engine/index.js';
@@ -15,9 +15,11 @@ import {
   ADMIN,
   asSuperuser,
   beginGrant,
+  beginSession,
   connectAs,
   createRegistry,
   sender,
+  startServiceForTest,
   startServiceIn,
   type TestService,
   type TestTenant,
@@ -137,6 +139,26 @@ async function databaseOf(tenantId: string): Promise<string> {
   return record.dbName;
 }
 
+/** Locks the tenant's products, until the returned function is called. */
+async function lockProducts(): Promise<() => Promise<void>> {
+  const locker = connectAs<unknown>(await databaseOf(tenant.id));
+  let release = (): void => undefined;
+  const held = new Promise<void>((resolve) => (release = resolve));
+  let locked = (): void => undefined;
+  const isLocked = new Promise<void>((resolve) => (locked = resolve));
+  const transaction = locker.db.transaction().execute(async (trx) => {
+    await sql`lock table products in access exclusive mode`.execute(trx);
+    locked();
+    await held;
+  });
+  await isLocked;
+  return async () => {
+    release();
+    await transaction;
+    await locker.close(0);
+  };
+}
+
 /** Ends a fault of the tenants' server, and waits until its breaker is closed. */
 async function recovered(): Promise<void> {
   clusterProxy.mode = 'pass';
@@ -240,22 +262,11 @@ const acts: readonly Act[] = [
     what: "a tenant's table is locked",
     changes: { tenantry_pool_waiting: {}, tenantry_lane_overflows_total: {} },
     act: async () => {
-      const locker = connectAs<unknown>(await databaseOf(tenant.id));
-      let release = (): void => undefined;
-      const held = new Promise<void>((resolve) => (release = resolve));
-      let locked = (): void => undefined;
-      const isLocked = new Promise<void>((resolve) => (locked = resolve));
-      const transaction = locker.db.transaction().execute(async (trx) => {
-        await sql`lock table products in access exclusive mode`.execute(trx);
-        locked();
-        await held;
-      });
-      await isLocked;
+      const release = await lockProducts();
       const requests = Array.from({ length: 8 }, list);
       return async () => {
-        release();
-        await Promise.all([transaction, ...requests]);
-        await locker.close(0);
+        await release();
+        await Promise.all(requests);
       };
     },
   },
@@ -662,6 +673,137 @@ describe('the metrics', () => {
     expect((after.sum(name, labels) ?? 0) - (before.sum(name, labels) ?? 0)).toBe(requests);
     expect(after.sum('tenantry_http_requests_in_flight')).toBe(0);
     expect(after.sum('tenantry_http_requests_aborted_total')).toBe(before.sum('tenantry_http_requests_aborted_total'));
+  });
+});
+
+describe('a 429', () => {
+  interface Limited {
+    readonly limit: string;
+    readonly env: Readonly<Record<string, string>>;
+    /** Sends one request that the limit concerns. */
+    readonly request: (limited: TestService) => Promise<() => Promise<{ readonly status: number }>>;
+  }
+  const signIn = { tenant: 'nobody', email: 'nobody@example.com', password: 'a wrong password' };
+  const limits: readonly Limited[] = [
+    {
+      limit: 'address',
+      env: { RATE_LIMIT_MAX: '1' },
+      request:
+        async ({ send }) =>
+        () =>
+          send('GET', '/nowhere'),
+    },
+    {
+      limit: 'sign-in',
+      env: { SIGN_IN_LIMIT: '1' },
+      request:
+        async ({ send }) =>
+        () =>
+          send('POST', '/auth/login', { body: signIn }),
+    },
+    {
+      limit: 'user',
+      env: { USER_RATE_LIMIT_MAX: '1' },
+      request:
+        async ({ send, operatorToken: token }) =>
+        () =>
+          send('GET', '/tenants', { token }),
+    },
+    {
+      limit: 'tenant-requests',
+      env: { TENANT_REQUESTS_PER_SECOND: '1' },
+      request: async (limited) => {
+        const { adminToken: token } = await limited.createTenant();
+        return () => limited.send('GET', '/products', { token });
+      },
+    },
+    {
+      limit: 'password',
+      env: { PASSWORD_BUDGET_ACCOUNT: '1' },
+      request: async (limited) => {
+        const { adminToken: token } = await limited.createTenant();
+        let users = 0;
+        const user = { firstName: 'Uma', lastName: 'User', password: 'user-password-123', roles: ['member'] };
+        return () =>
+          limited.send('POST', '/users', { token, body: { ...user, email: `u${(users += 1)}@example.com` } });
+      },
+    },
+  ];
+
+  it.each(limits)('is counted once, by the limit that was reached: $limit', async ({ limit, env, request }) => {
+    const limited = await startServiceForTest({ env });
+    const send = await request(limited);
+    const answers = await Promise.all([send(), send(), send(), send()]);
+    const refused = answers.filter(({ status }) => status === 429).length;
+    expect(refused).toBeGreaterThan(0);
+    const found = await scrapeOf(limited.app.engine);
+    expect(found.sum('tenantry_rate_limited_total', { limit })).toBe(refused);
+    expect(found.sum('tenantry_rate_limited_total')).toBe(refused);
+  });
+});
+
+describe('a refused access token', () => {
+  it('is counted by the reason', async () => {
+    const before = await scrape();
+    const refused: string[] = [];
+    const refuse = async (reason: string, url: string, token?: string): Promise<void> => {
+      expect([401, 403]).toContain((await service.send('GET', url, { token })).status);
+      refused.push(reason);
+    };
+    const { id: userId, token } = await service.createUser(tenant, 'left@example.com');
+    const fresh = (): Promise<string> => beginSession(service.app, { kind: 'user', tenantId: tenant.id, userId });
+    await refuse('missing', '/products');
+    await refuse('invalid', '/products', 'x.y.z');
+    await refuse('wrong-kind', '/tenants', token);
+    const [known, unknown] = [await fresh(), await fresh()];
+    expect((await service.send('GET', '/products', { token: known })).status).toBe(200);
+    const now = Date.now();
+    vi.spyOn(Date, 'now').mockReturnValue(now + 3_600_000);
+    await refuse('expired', '/products', known);
+    await refuse('expired', '/products', unknown);
+    vi.restoreAllMocks();
+    const ended = await fresh();
+    await service.send('POST', '/auth/logout', { token: ended });
+    await refuse('session-ended', '/products', ended);
+    const admin = tenant.adminToken;
+    const deactivated = await service.send('PATCH', `/users/${userId}`, { token: admin, body: { active: false } });
+    expect(deactivated.status).toBe(200);
+    await service.send('GET', '/products', { token });
+    const after = await scrape();
+    const more = (labels: Labels): number =>
+      (after.sum('tenantry_access_tokens_refused_total', labels) ?? 0) -
+      (before.sum('tenantry_access_tokens_refused_total', labels) ?? 0);
+    for (const reason of new Set(refused))
+      expect([reason, more({ reason })]).toEqual([
+        reason,
+        refused.filter((other) => other === reason).length + (reason === 'session-ended' ? 1 : 0),
+      ]);
+    expect(after.sum('tenantry_sessions_ended_total', { reason: 'account-changed' })).toBeGreaterThan(
+      before.sum('tenantry_sessions_ended_total', { reason: 'account-changed' }) ?? 0,
+    );
+  });
+});
+
+describe('a request whose client left', () => {
+  it('is aborted and not answered, although its answer is made later', async () => {
+    const release = await lockProducts();
+    const before = await scrape();
+    const socket = connect(port, '127.0.0.1');
+    socket.on('error', () => undefined);
+    socket.write(`GET /products HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer ${tenant.adminToken}\r\n\r\n`);
+    await expect.poll(() => engine.traffic.inFlight, PATIENCE).toBe(1);
+    socket.destroy();
+    await expect.poll(() => engine.traffic.inFlight, PATIENCE).toBe(0);
+    await release();
+    // The answer is made when the lock is free, which the next request waits for as well.
+    expect((await list()).status).toBe(200);
+    await sleep(200);
+    const after = await scrape();
+    const more = (name: string, labels: Labels = {}): number =>
+      (after.sum(name, labels) ?? 0) - (before.sum(name, labels) ?? 0);
+    expect(more('tenantry_http_requests_aborted_total')).toBe(1);
+    expect(more('tenantry_http_request_duration_seconds', { route: '/products' })).toBe(1);
+    expect(after.sum('tenantry_http_requests_in_flight')).toBe(0);
   });
 });
 

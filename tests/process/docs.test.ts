@@ -156,7 +156,7 @@ describe('npm start, from a terminal', () => {
         expect(printed).toContain('"storageBytes":{"limit":1000000000,');
         expect(printed).toContain('"slug":"acme"');
         expect(printed).toContain('"current":true');
-        const [, address = ''] = /"address":"(http:[^"]+)"/.exec(terminal.output) ?? [];
+        const [, address = ''] = /Metrics are served on (http:\S+)\/metrics/.exec(terminal.output) ?? [];
         const scraped = await runScript(scrape.text.replace('http://127.0.0.1:9464', address), { cwd: ROOT });
         expect(scraped).toContain('tenantry_sign_ins_total{realm="operator",outcome="success"}');
       } finally {
