@@ -32,5 +32,6 @@ EXPOSE 3000
 # Liveness only: an unreachable registry must not restart the replica.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=30s --retries=3 \
     CMD ["node", "-e", "fetch('http://127.0.0.1:' + process.env.PORT + '/health/live').then(({ ok }) => process.exit(ok ? 0 : 1), () => process.exit(1))"]
-# Starts Node directly: npm or a shell would not pass SIGTERM on.
-CMD ["node", "dist/src/server.js"]
+# Starts Node directly: npm or a shell would not pass SIGTERM on. SIGUSR1 must not open the inspector of Node, also before the
+# service has its own handler.
+CMD ["node", "--disable-sigusr1", "dist/src/server.js"]

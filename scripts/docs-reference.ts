@@ -1,6 +1,7 @@
-// `npm run docs:reference`: writes docs/reference/openapi.json, docs/reference/errors.md and docs/reference/metrics.md.
+// `npm run docs:reference`: writes docs/reference/openapi.json, errors.md, metrics.md and log.md.
 import { writeFile } from 'node:fs/promises';
 import { defineCommand, runCommand } from '../src/lib/command-line.js';
+import { LOG_PAGE, logPage } from '../tests/support/log-page.js';
 import {
   ERRORS_PAGE,
   errorsPage,
@@ -14,8 +15,9 @@ import {
 const docsReference = defineCommand({
   start: 'npm run docs:reference --',
   about: `
-Writes docs/reference/openapi.json from the routes, docs/reference/errors.md from the catalogue of coded errors, and
-docs/reference/metrics.md from the definitions of the metrics. No database is needed.`,
+Writes docs/reference/openapi.json from the routes, docs/reference/errors.md from the catalogue of coded errors,
+docs/reference/metrics.md from the definitions of the metrics, and docs/reference/log.md from the schema of the log. No database
+is needed.`,
   flags: {},
   exits: { 0: 'written', 1: 'not written: error answers have different schemas' },
 });
@@ -24,5 +26,6 @@ await runCommand(docsReference, async () => {
   await writeFile(OPENAPI_FILE, await openApiReference(await servedDocument()));
   await writeFile(ERRORS_PAGE, errorsPage());
   await writeFile(METRICS_PAGE, metricsPage());
+  await writeFile(LOG_PAGE, logPage());
   return 0;
 });

@@ -24,21 +24,24 @@ const SECONDS = 4;
 /** The first frame that matches, from the top of the stack downwards, decides. */
 const layers: readonly (readonly [layer: string, frame: RegExp])[] = [
   ['metrics', /node_modules\/prom-client\/|request-metrics\.js|observability\/busy-tenants/],
-  ['log', /node_modules\/(?:pino|@pinojs|sonic-boom)\/|plugins\/request-log\.js/],
+  ['log', /node_modules\/(?:pino|@pinojs|sonic-boom)\/|plugins\/http\/request-log\.js|src\/observability\//],
   [
     'rate limit',
-    /node_modules\/(?:@fastify\/rate-limit|toad-cache|@lukeed)\/|plugins\/(?:rate-limit|quotas|user-rate)\.js|src\/replicas\/(?:counts|bucket)/,
+    /node_modules\/(?:@fastify\/rate-limit|toad-cache|@lukeed)\/|plugins\/(?:http\/(?:rate-limit|quotas)|caller\/user-rate)\.js|src\/replicas\/(?:counts|bucket)/,
   ],
-  ['security headers, request id, head check', /plugins\/(?:security-headers|request-id|request-head|cors)\.js/],
+  ['security headers, request id, head check', /plugins\/http\/(?:security-headers|request-id|request-head|cors)\.js/],
   [
     'token, tenant and standing',
-    /plugins\/(?:authentication|authorization|tenant-pool)\.js|src\/(?:auth|cache)\/|lru-cache/,
+    /plugins\/caller\/|src\/(?:auth|tenants)\/|src\/http\/admission|src\/replicas\/(?:fresh-cache|feed|events)|lru-cache/,
   ],
-  ['validation (zod) and JSON body', /node_modules\/zod\/|plugins\/(?:schemas|json-body)\.js|src\/strict-json\.js/],
+  [
+    'validation (zod) and JSON body',
+    /node_modules\/zod\/|plugins\/http\/(?:validation|json-body)\.js|src\/http\/strict-json\.js/,
+  ],
   ['serializer', /node_modules\/fast-json-stringify\/|anonymous serializer/],
   ['pg', /node_modules\/(?:pg|pg-pool|pg-protocol|pg-types|postgres-\w+)\//],
-  ['statements, lane and pool', /benchmark\/db\/|src\/tenancy\//],
-  ['handler and cursor', /benchmark\/routes\/|src\/cursor\.js|node:internal\/crypto/],
+  ['statements, lane and pool', /benchmark\/db\/|src\/connections\//],
+  ['handler and cursor', /benchmark\/routes\/|src\/http\/cursors\.js|node:internal\/crypto/],
   ['Fastify', /node_modules\/(?:fastify|find-my-way|fastify-plugin|avvio)\//],
   ['node:http and sockets', /^node:/],
 ];

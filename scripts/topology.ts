@@ -45,6 +45,7 @@ await runCommand(topologyCommand, async ({ flags: { port } }) => {
         `HAProxy in front of ${replicas.map((replica) => replica.url).join(' and ')}`,
         `PostgreSQL ${registry.version} for the registry on port ${registry.port}, ${tenants.version} for tenants on port ${tenants.port}`,
         `Redis on port ${redis.port}`,
+        `Metrics at ${replicas.map((replica) => replica.metricsUrl).join(' and ')}`,
         `Logs in ${folder}. Ctrl-C stops and removes everything.`,
         '',
         `URL=${url}`,

@@ -4,6 +4,7 @@ import { admission } from '../plugins/caller/admission.js';
 import { audit } from '../plugins/caller/audit-origin.js';
 import { authentication } from '../plugins/caller/authentication.js';
 import { authorization } from '../plugins/caller/authorization.js';
+import { refusals } from '../plugins/caller/refusals.js';
 import { cors } from '../plugins/http/cors.js';
 import { engine as enginePlugin } from '../plugins/http/engine.js';
 import { answerClientError, answerFrameworkError, errors } from '../plugins/http/error-answers.js';
@@ -97,6 +98,7 @@ export async function buildApp(engine: Engine): Promise<FastifyInstance> {
   await app.register(admission);
   await app.register(notFound);
   await app.register(audit);
+  await app.register(refusals);
 
   await app.register(openapi);
   await app.register(routes, { config });

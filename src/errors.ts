@@ -71,6 +71,17 @@ export function statusesOf(code: ErrorCode): readonly number[] {
   return statusWithRetry === undefined ? [status] : [status, statusWithRetry];
 }
 
+/**
+ * The security event of a refusal whose code alone does not tell it: an expired and a forged token have the same answer.
+ * src/observability/security-catalogue.ts describes the events.
+ */
+export interface RefusalEvent {
+  readonly name:
+    'access-token-refused' | 'ambiguous-request' | 'ended-session-used' | 'inactive-account-used' | 'tenant-mismatch';
+  /** One of a few words of the code, and never a text of the client. */
+  readonly reason?: string;
+}
+
 export interface AppErrorOptions {
   /** A sentence for the client; never the cause of a 5xx, which the client cannot fix. */
   readonly detail?: string;
@@ -81,6 +92,8 @@ export interface AppErrorOptions {
   readonly limit?: { readonly name: string; readonly value: number };
   /** For the log only. */
   readonly cause?: unknown;
+  /** For the log only. Null if the event of the refusal is logged elsewhere. */
+  readonly event?: RefusalEvent | null;
 }
 
 /** An error that a client may see. Everything else is answered with `internal-error` and no detail. */
@@ -89,6 +102,7 @@ export class AppError extends Error {
   readonly issues: readonly InputIssue[] | undefined;
   readonly retryAfter: number | undefined;
   readonly limit: AppErrorOptions['limit'];
+  readonly event: AppErrorOptions['event'];
 
   constructor(
     readonly code: ErrorCode,
@@ -100,6 +114,7 @@ export class AppError extends Error {
     this.issues = options.issues;
     this.retryAfter = options.retryAfter;
     this.limit = options.limit;
+    this.event = options.event;
   }
 
   get status(): number {
@@ -122,11 +137,15 @@ export type RateLimitName = (typeof rateLimits)[number];
 
 /** `rate-limited`, with the limit that was reached, for those who count. */
 export class RateLimited extends AppError {
-  /** @param wait ms until a retry makes sense */
+  /**
+   * @param wait ms until a retry makes sense
+   * @param event null if the event of the refusal is logged elsewhere
+   */
   constructor(
     readonly reached: RateLimitName,
     wait: number,
+    event?: null,
   ) {
-    super('rate-limited', { retryAfter: Math.ceil(wait / 1_000) });
+    super('rate-limited', { retryAfter: Math.ceil(wait / 1_000), ...(event === null && { event }) });
   }
 }

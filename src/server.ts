@@ -7,6 +7,7 @@ import { ConfigError, processEnvironment, readSettings, type Settings } from './
 import type { EmbeddedCluster } from './embedded/embedded-cluster.js';
 import { createEngine, type Engine } from './engine/index.js';
 import { MetricsAddressError, openMetricsServer, type MetricsServer } from './http/metrics-server.js';
+import { followSignals } from './observability/level-signal.js';
 import { createLogger } from './observability/logger.js';
 import { lowerPoolPriority } from './lib/thread-priority.js';
 
@@ -24,6 +25,7 @@ process.on('exit', () => {
 try {
   const settings = readSettings(processEnvironment());
   const log = createLogger(settings.log);
+  followSignals(log, settings.production);
   for (const signal of ['SIGTERM', 'SIGINT'] as const) {
     process.on(signal, () => {
       // A second signal means: do not wait.
@@ -50,7 +52,8 @@ try {
   await app.listen({
     host,
     port,
-    listenTextResolver: (address) => `Tenantry listens on ${address}; the documentation is at ${address}/docs`,
+    listenTextResolver: (address) =>
+      `Tenantry listens on ${address}; the documentation is at ${address}/docs; the process is ${process.pid}`,
   });
 } catch (error) {
   await fail(error);
@@ -86,7 +89,7 @@ async function serveMetrics({ config, metrics, log }: Engine): Promise<MetricsSe
   const { host, port } = config.metrics;
   if (port === undefined) return undefined;
   const server = await openMetricsServer(metrics, { host, port });
-  log.info({ address: server.address }, 'metrics are served');
+  log.info(`Metrics are served on ${server.address}/metrics`);
   return server;
 }
 

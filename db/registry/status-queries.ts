@@ -180,6 +180,31 @@ export async function countClusters(db: Kysely<Registry>): Promise<ClusterCounts
   return rows;
 }
 
+/** The standby databases of a cluster. */
+export interface StandbyCount {
+  /** `host:port`. */
+  readonly cluster: string;
+  /** How many standby databases to keep; 0 if the cluster accepts no tenants. */
+  readonly wanted: number;
+  readonly ready: number;
+  /** Standby databases that are being made or dropped. */
+  readonly making: number;
+  /** Complete standby databases of another schema version, which no tenant gets. */
+  readonly outdated: number;
+}
+
+/** @param version the schema version of this build */
+export async function countStandby(db: Kysely<Registry>, version: string): Promise<StandbyCount[]> {
+  const { rows } = await sql<StandbyCount>`
+    select c.host || ':' || c.port as cluster, case when c.accepting then c.standby_target else 0 end as wanted,
+      (count(*) filter (where s.ready and s.schema_version = ${version}))::int as ready,
+      (count(*) filter (where not s.ready))::int as making,
+      (count(*) filter (where s.ready and s.schema_version <> ${version}))::int as outdated
+    from clusters c left join standby_databases s on s.cluster_id = c.id
+    group by c.id`.execute(db);
+  return rows;
+}
+
 /** A replica that serves, or that has been silent for less than an hour. */
 export interface ReplicaRow {
   readonly id: string;

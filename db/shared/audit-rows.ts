@@ -63,6 +63,8 @@ export interface AuditOrigin {
   /** The name that the client gives itself, cut to the length that is stored. */
   readonly userAgent?: string | undefined;
   readonly requestId?: string | undefined;
+  /** For the log only: the trace of the request. It is not stored. */
+  readonly traceId?: string | undefined;
 }
 
 export interface AuditEntry extends AuditOrigin {

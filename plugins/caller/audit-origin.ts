@@ -3,6 +3,7 @@
 import fp from 'fastify-plugin';
 import type { AuditActor, AuditOrigin } from '../../db/shared/audit-rows.js';
 import type { Principal } from '../../src/auth/tokens.js';
+import { traceIdOf } from '../../src/http/trace-context.js';
 
 declare module 'fastify' {
   interface FastifyRequest {
@@ -22,6 +23,7 @@ export const audit = fp(
           address: this.ip,
           userAgent: this.headers['user-agent']?.slice(0, MAX_USER_AGENT),
           requestId: this.id,
+          traceId: traceIdOf(this.raw),
         };
       },
     });

@@ -52,7 +52,10 @@ export const authorization = fp(
 function refusal(request: FastifyRequest): AppError | undefined {
   const { principal, standing } = request;
   if (!standing?.active)
-    return new AppError('unauthenticated', { detail: 'The account of this access token is not active.' });
+    return new AppError('unauthenticated', {
+      detail: 'The account of this access token is not active.',
+      event: { name: 'inactive-account-used' },
+    });
   if (principal?.kind !== 'user') return undefined;
   const { permission, orSelf } = request.routeOptions.config.access ?? {};
   if (permission === 'self') return undefined;

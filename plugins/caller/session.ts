@@ -19,7 +19,10 @@ export const sessions = fp(
     const refuseUnlessLive = (lives: boolean): void => {
       if (lives) return;
       instruments.accessTokensRefused.inc({ reason: 'session-ended' });
-      throw new AppError('unauthenticated', { detail: 'The session of this access token has ended. Sign in again.' });
+      throw new AppError('unauthenticated', {
+        detail: 'The session of this access token has ended. Sign in again.',
+        event: { name: 'ended-session-used' },
+      });
     };
     app.decorateRequest('sessionsDb', {
       getter() {

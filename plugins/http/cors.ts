@@ -9,7 +9,8 @@ export const cors = fp<{ origins: readonly string[] }>(
     await app.register(corsPlugin, {
       origin: [...origins],
       methods: ['GET', 'POST', 'PATCH', 'DELETE'],
-      allowedHeaders: ['authorization', 'content-type', 'x-request-id'],
+      // A browser that traces sends both trace headers, and the preflight must allow both.
+      allowedHeaders: ['authorization', 'content-type', 'x-request-id', 'traceparent', 'tracestate'],
       exposedHeaders: ['location', ...QUOTA_HEADERS, 'retry-after', 'x-request-id'],
       maxAge: 600,
       // Otherwise an OPTIONS without the preflight headers gets a 400 with the plugin's own text.

@@ -4,19 +4,23 @@ import type { Socket } from 'node:net';
 import fp from 'fastify-plugin';
 import { v4 } from 'uuid';
 import { DatabaseFault } from '../../db/driver/database-fault.js';
-import { catalogue, type AppError } from '../../src/errors.js';
+import { AppError, catalogue } from '../../src/errors.js';
 import { parserErrorCode, rawProblem, toProblem } from '../../src/http/problem.js';
+import { traceIdOf } from '../../src/http/trace-context.js';
 
 declare module 'fastify' {
   interface FastifyInstance {
     /** Called for each database fault: a reader returns a more exact error than "unavailable", if it knows one. */
     readonly faultReaders: ((fault: DatabaseFault, request: FastifyRequest) => AppError | undefined)[];
+    /** Called for each error of the catalogue that is answered. */
+    readonly refusalListeners: ((refusal: AppError, request: FastifyRequest) => void)[];
   }
 }
 
 export const errors = fp(
   async (app) => {
     app.decorate('faultReaders', []);
+    app.decorate('refusalListeners', []);
     app.setErrorHandler((error, request, reply) => sendProblem(error, request, reply));
   },
   { name: 'errors', fastify: '5.x', dependencies: ['request-metrics'] },
@@ -52,10 +56,13 @@ export function answerClientError(this: FastifyInstance, error: Error & { code?:
 
 function sendProblem(thrown: unknown, request: FastifyRequest, reply: FastifyReply): FastifyReply {
   const error = (thrown instanceof DatabaseFault ? readFault(thrown, request) : undefined) ?? thrown;
-  const { status, headers, body } = toProblem(error, request.id);
+  const { status, headers, body } = toProblem(error, request.id, traceIdOf(request.raw));
+  if (error instanceof AppError) for (const tell of request.server.refusalListeners) tell(error, request);
   request.server.countError(error, body.code, status);
-  // plugins/http/request-log.ts reads it for the line of the request.
+  // plugins/http/request-log.ts reads both for the line of the request.
+  request.problemCode = body.code;
   if (status >= 500) request.failure = error;
+  else request.log.debug({ err: error }, 'refused a request');
   return reply
     .code(status)
     .headers({ ...headers, 'x-request-id': request.id })

@@ -63,6 +63,10 @@ const problemSchema = z
     detail: z.string().optional(),
     code: z.enum(Object.keys(catalogue) as [ErrorCode, ...ErrorCode[]]),
     requestId: z.string(),
+    traceId: z
+      .string()
+      .optional()
+      .meta({ description: 'The trace id of the request, if it came with a valid `traceparent` header.' }),
     errors: z.array(z.object({ path: z.string(), message: z.string() })).optional(),
     limit: z.string().optional().meta({ description: 'The name of the tenant limit that was reached.' }),
     limitValue: z.number().optional().meta({ description: 'The value of that limit.' }),

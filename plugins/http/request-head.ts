@@ -20,7 +20,7 @@ export const requestHead = fp(
       if (detail === undefined) return undefined;
       // The end of this request is uncertain too, so nothing after it on the connection is read.
       reply?.header('connection', 'close');
-      throw new AppError('invalid-request', { detail });
+      throw new AppError('invalid-request', { detail, event: { name: 'ambiguous-request' } });
     };
     const undecodable = (url: string): AppError | undefined =>
       decodes(url) ? undefined : new AppError('invalid-request', { detail: UNDECODABLE });

@@ -19,7 +19,7 @@ interface Duration {
   observe(seconds: number): void;
 }
 
-/** A request is counted once: as answered, or as aborted. An answer can still be made for a client that has left. */
+/** A request is counted once: as answered, or as aborted. Fastify calls no onResponse for a client that has left. */
 interface Response extends ServerResponse {
   counted?: true;
 }
@@ -63,9 +63,7 @@ export const requestMetrics = fp(
     /** One function for all requests: a closure for each would cost more than counting. */
     function closed(this: Response): void {
       traffic.inFlight -= 1;
-      if (this.counted) return;
-      this.counted = true;
-      traffic.aborted += 1;
+      if (!this.counted) traffic.aborted += 1;
     }
     app.addHook('onRequest', (_request, reply, done) => {
       traffic.inFlight += 1;
@@ -74,10 +72,8 @@ export const requestMetrics = fp(
     });
     app.addHook('onResponse', (request, reply, done) => {
       const response: Response = reply.raw;
-      if (!response.counted) {
-        response.counted = true;
-        countRequest(request, reply);
-      }
+      response.counted = true;
+      countRequest(request, reply);
       done();
     });
   },

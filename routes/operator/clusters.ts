@@ -112,6 +112,7 @@ export async function clusterRoutes(fastify: FastifyInstance): Promise<void> {
   const operator = { access: { scope: 'operator' } } as const;
   const schema = { tags: ['clusters'] };
   const registration = app.engine.clusterRegistration;
+  const { record } = app.engine.security;
 
   app.get(
     '/',
@@ -141,6 +142,7 @@ export async function clusterRoutes(fastify: FastifyInstance): Promise<void> {
     },
     async (request, reply) => {
       const { cluster, warnings } = await registration.register(request.body, request.auditOrigin);
+      record('cluster-registered', { clusterId: cluster.id }, request.auditOrigin);
       const made = { ...(await answer(cluster)), warnings: [...warnings] };
       return reply.code(201).header('location', `${app.prefix}/${cluster.id}`).send(made);
     },
@@ -181,7 +183,12 @@ export async function clusterRoutes(fastify: FastifyInstance): Promise<void> {
         response: { 200: ClusterAnswer },
       },
     },
-    async (request) => answer(await registration.change(request.params.id, request.body, request.auditOrigin)),
+    async (request) => {
+      const { params, body, auditOrigin } = request;
+      const changed = await registration.change(params.id, body, auditOrigin);
+      record('cluster-changed', { clusterId: params.id, fields: Object.keys(body) }, auditOrigin);
+      return answer(changed);
+    },
   );
 
   app.post(
@@ -233,7 +240,9 @@ export async function clusterRoutes(fastify: FastifyInstance): Promise<void> {
       },
     },
     async (request, reply) => {
-      await registration.remove(request.params.id, request.auditOrigin);
+      const { params, auditOrigin } = request;
+      await registration.remove(params.id, auditOrigin);
+      record('cluster-removed', { clusterId: params.id }, auditOrigin);
       return reply.code(204).send(null);
     },
   );

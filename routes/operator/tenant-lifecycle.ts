@@ -36,6 +36,7 @@ export async function tenantLifecycleRoutes(fastify: FastifyInstance, { config }
     async (request, reply) => {
       const { id } = request.params;
       if (!(await signOutTenant(app.engine.registry, id, request.auditOrigin))) throw new AppError('not-found');
+      app.engine.security.record('tenant-signed-out', { tenantId: id }, request.auditOrigin);
       await app.engine.events.publish({ kind: 'tenant', tenantId: id });
       return reply.code(204).send(null);
     },

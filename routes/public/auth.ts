@@ -76,7 +76,10 @@ export async function authRoutes(fastify: FastifyInstance, { config }: { config:
     },
     async (request) => {
       const { email, password } = request.body;
-      const { operator, ...grant } = await app.engine.signIn.operator(email, password, request.auditOrigin);
+      const { auditOrigin } = request;
+      const { operator, ...grant } = await app.engine.signIn.operator(email, password, auditOrigin);
+      const { sessionId } = grant.principal;
+      app.engine.security.record('operator-signed-in', { operatorId: operator.id, sessionId }, auditOrigin);
       return { ...tokensOf(app, accessTokenTtl, grant), operator };
     },
   );

@@ -49,6 +49,7 @@ export async function roleRoutes(fastify: FastifyInstance): Promise<void> {
   const reading = { access: { scope: 'tenant', permission: 'roles:read' } } as const;
   const writing = { access: { scope: 'tenant', permission: 'roles:write' } } as const;
   const schema = { tags: ['roles'] };
+  const { record } = app.engine.security;
 
   app.get(
     '/',
@@ -76,7 +77,9 @@ export async function roleRoutes(fastify: FastifyInstance): Promise<void> {
       },
     },
     async (request, reply) => {
-      const id = await addRole(request.tenantDb, request.body, actorOf(request), request.auditOrigin);
+      const { tenantDb, tenantId, body, auditOrigin } = request;
+      const id = await addRole(tenantDb, body, actorOf(request), auditOrigin);
+      record('role-created', { tenantId, targetId: id }, auditOrigin);
       return reply
         .code(201)
         .header('location', `${app.prefix}/${id}`)
@@ -107,9 +110,10 @@ export async function roleRoutes(fastify: FastifyInstance): Promise<void> {
     },
     async (request) => {
       const { id } = request.params;
-      const { tenantDb, body, auditOrigin } = request;
+      const { tenantDb, tenantId, body, auditOrigin } = request;
       if (!(await changeRole(tenantDb, id, body, actorOf(request), auditOrigin))) throw new AppError('not-found');
-      await app.engine.events.publish({ kind: 'roles', tenantId: request.tenantId });
+      record('role-changed', { tenantId, targetId: id, fields: Object.keys(body) }, auditOrigin);
+      await app.engine.events.publish({ kind: 'roles', tenantId });
       return read(request, id);
     },
   );
@@ -126,8 +130,9 @@ export async function roleRoutes(fastify: FastifyInstance): Promise<void> {
       },
     },
     async (request, reply) => {
-      const { tenantDb, params, auditOrigin } = request;
+      const { tenantDb, tenantId, params, auditOrigin } = request;
       if (!(await removeRole(tenantDb, params.id, actorOf(request), auditOrigin))) throw new AppError('not-found');
+      record('role-removed', { tenantId, targetId: params.id }, auditOrigin);
       return reply.code(204).send(null);
     },
   );

@@ -6,6 +6,7 @@ import { violatedUniqueConstraint } from '../../db/driver/database-fault.js';
 import { EMAIL_CONSTRAINT, findUser, listUsers, userSorts } from '../../db/tenant/user-queries.js';
 import { addUser, changeUser, removeUser } from '../../src/auth/user-changes.js';
 import { AppError } from '../../src/errors.js';
+import type { SecurityEventName } from '../../src/observability/security-catalogue.js';
 import { listQuery, pageOf, readPage } from '../shapes/lists.js';
 import { actorOf, principalOf } from '../shapes/request-caller.js';
 import { UserAnswer } from '../shapes/user-shapes.js';
@@ -47,6 +48,7 @@ export async function userRoutes(fastify: FastifyInstance): Promise<void> {
   const reading = { access: { scope: 'tenant', permission: 'users:read' } } as const;
   const writing = { access: { scope: 'tenant', permission: 'users:write' } } as const;
   const schema = { tags: ['users'] };
+  const { record } = app.engine.security;
 
   app.get(
     '/',
@@ -77,6 +79,7 @@ export async function userRoutes(fastify: FastifyInstance): Promise<void> {
       const id = await emailTaken(
         addUser(request.tenantDb, user, actorOf(request), request.auditOrigin, request.tenantLimits.users),
       );
+      record('user-created', { tenantId: request.tenantId, targetId: id }, request.auditOrigin);
       return reply
         .code(201)
         .header('location', `${app.prefix}/${id}`)
@@ -129,6 +132,10 @@ export async function userRoutes(fastify: FastifyInstance): Promise<void> {
       const { tenantDb, auditOrigin } = request;
       const ended = await emailTaken(changeUser(tenantDb, id, changes, actor, auditOrigin, spared));
       if (!ended) throw new AppError('not-found');
+      const target = { tenantId, targetId: id };
+      for (const event of eventsOf(request.body, id === userId)) record(event, target, auditOrigin);
+      if (id !== userId && ended.length > 0)
+        record('sessions-ended', { ...target, sessions: ended.length }, auditOrigin);
       await app.engine.events.publish({ kind: 'user', tenantId, userId: id });
       await app.engine.sessions.ended({ kind: 'user', tenantId }, ended);
       return read(request, id);
@@ -143,9 +150,10 @@ export async function userRoutes(fastify: FastifyInstance): Promise<void> {
     },
     async (request, reply) => {
       const { id } = request.params;
-      if (!(await removeUser(request.tenantDb, id, actorOf(request), request.auditOrigin)))
-        throw new AppError('not-found');
-      await app.engine.events.publish({ kind: 'user', tenantId: request.tenantId, userId: id });
+      const { tenantId, auditOrigin } = request;
+      if (!(await removeUser(request.tenantDb, id, actorOf(request), auditOrigin))) throw new AppError('not-found');
+      record('user-removed', { tenantId, targetId: id }, auditOrigin);
+      await app.engine.events.publish({ kind: 'user', tenantId, userId: id });
       return reply.code(204).send(null);
     },
   );
@@ -159,6 +167,19 @@ export async function userRoutes(fastify: FastifyInstance): Promise<void> {
     // With a stolen token, guessing the password must not be faster here than at sign-in.
     return app.engine.signIn.confirm(principalOf(request), currentPassword, request.auditOrigin);
   }
+}
+
+/** The security events of a change. @param own whether the callers change themselves */
+function eventsOf(
+  { password, email, roles, active }: z.output<typeof PatchBody>,
+  own: boolean,
+): readonly SecurityEventName[] {
+  return [
+    ...(password === undefined ? [] : [own ? ('password-changed' as const) : ('password-reset' as const)]),
+    ...(email === undefined ? [] : ['email-changed' as const]),
+    ...(roles === undefined ? [] : ['user-roles-changed' as const]),
+    ...(active === undefined ? [] : [active ? ('user-activated' as const) : ('user-deactivated' as const)]),
+  ];
 }
 
 async function read(request: FastifyRequest, id: string): Promise<UserAnswer> {

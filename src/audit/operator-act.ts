@@ -34,9 +34,16 @@ export async function confirmOperator(registry: Kysely<Registry>, origin: AuditO
 }
 
 async function refuseUnless(active: boolean, registry: Kysely<Registry>, { actor }: AuditOrigin): Promise<void> {
-  if (!active) throw new AppError('unauthenticated', { detail: 'The account of this access token is not active.' });
+  if (!active)
+    throw new AppError('unauthenticated', {
+      detail: 'The account of this access token is not active.',
+      event: { name: 'inactive-account-used' },
+    });
   const { id, sessionId } = actor.kind === 'operator' ? actor : {};
   const session = sessionId === undefined ? undefined : await findSession(sessionsIn(registry), sessionId);
   if (session?.accountId !== id || id === undefined)
-    throw new AppError('unauthenticated', { detail: 'The session of this access token has ended. Sign in again.' });
+    throw new AppError('unauthenticated', {
+      detail: 'The session of this access token has ended. Sign in again.',
+      event: { name: 'ended-session-used' },
+    });
 }

@@ -38,7 +38,10 @@ export async function lockCaller(
   // Reads after the lock see the newest data: each statement sees every commit before its start.
   const standing = await findStanding(trx, userId);
   if (!standing?.active) {
-    throw new AppError('unauthenticated', { detail: 'The account of this access token is not active.' });
+    throw new AppError('unauthenticated', {
+      detail: 'The account of this access token is not active.',
+      event: { name: 'inactive-account-used' },
+    });
   }
   // Before the session: a password reset ends the session too, and the client must learn of the reset.
   if (confirmedHash !== undefined && locked.get(userId) !== confirmedHash) throw new AppError('wrong-password');
@@ -67,6 +70,9 @@ export function refuseWithout({ permissions }: Caller, needed: Permission): void
 async function refuseEnded(trx: Transaction<TenantDatabase>, { userId, sessionId }: Actor): Promise<void> {
   const session = await findSession(sessionsIn(trx), sessionId);
   if (session?.accountId !== userId) {
-    throw new AppError('unauthenticated', { detail: 'The session of this access token has ended. Sign in again.' });
+    throw new AppError('unauthenticated', {
+      detail: 'The session of this access token has ended. Sign in again.',
+      event: { name: 'ended-session-used' },
+    });
   }
 }

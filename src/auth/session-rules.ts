@@ -90,7 +90,7 @@ export interface SessionsDeps {
   /** Loads a session that is not cached; default: from the database. `age` is the time (ms) since it was read there. */
   readonly load?: (owner: SessionOwner, sessionId: string) => Promise<LoadedSession | undefined>;
   /** Called when a refresh token was used again, after its session ended, so that it can be logged. */
-  readonly onReuse: (account: Account, sessionId: string) => void;
+  readonly onReuse: (account: Account, sessionId: string, origin: AuditOrigin) => void;
   /** Called when sessions have ended before they expired. */
   readonly onEnded: (reason: EndReason, count: number) => void;
 }
@@ -200,7 +200,7 @@ export function createSessions(deps: SessionsDeps): Sessions {
           details: { session: sessionId },
         });
       if (!givenOut || !(await remove(db, sessionId, accountId, found))) throw invalid();
-      deps.onReuse(principalOf(owner, accountId, sessionId), sessionId);
+      deps.onReuse(principalOf(owner, accountId, sessionId), sessionId, origin);
       await ended(owner, [sessionId], 'reuse');
       throw invalid(REUSED);
     },

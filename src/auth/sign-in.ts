@@ -17,6 +17,7 @@ import type { TenantDatabase } from '../../db/tenant/tenant-schema.js';
 import { findCredentials, type User } from '../../db/tenant/user-queries.js';
 import type { AuditTrail } from '../audit/trail.js';
 import { AppError } from '../errors.js';
+import type { RecordEvent } from '../observability/security-events.js';
 import type { TenantDirectory } from '../tenants/tenant-directory.js';
 import type { TenantPools } from '../connections/tenant-pools.js';
 import { NO_TENANT, OPERATORS, payerOf, type Passwords } from './passwords.js';
@@ -77,8 +78,9 @@ export function createSignIn(deps: {
   throttle: Throttle;
   sessions: Pick<Sessions, 'begin' | 'ended'>;
   audit: AuditTrail;
+  record: RecordEvent;
 }): SignIn {
-  const { registry, directory, pools, passwords, throttle, sessions, audit } = deps;
+  const { registry, directory, pools, passwords, throttle, sessions, audit, record } = deps;
   return {
     user: (tenant, email, password, origin) => {
       const attempt = throttle.user({ tenant, email, address: origin.address }, (resolved) =>
@@ -181,6 +183,7 @@ export function createSignIn(deps: {
               principal.sessionId,
             )
           : await changeOperatorPassword(registry, principal, { confirmed: confirmedHash, next: passwordHash }, origin);
+      record('password-changed', { tenantId: principal.kind === 'user' ? principal.tenantId : undefined }, origin);
       await sessions.ended(principal, ended ?? []);
     },
   };
@@ -231,10 +234,13 @@ function changeOperatorPassword(
   return registry.transaction().execute(async (trx) => {
     if (!(await updateOperatorPassword(trx, operatorId, hashes))) {
       const operator = await findOperator(trx, operatorId);
-      throw new AppError(operator?.active ? 'wrong-password' : 'unauthenticated');
+      throw operator?.active
+        ? new AppError('wrong-password')
+        : new AppError('unauthenticated', { event: { name: 'inactive-account-used' } });
     }
     const session = await findSession(sessionsIn(trx), sessionId);
-    if (session?.accountId !== operatorId) throw new AppError('unauthenticated');
+    if (session?.accountId !== operatorId)
+      throw new AppError('unauthenticated', { event: { name: 'ended-session-used' } });
     await insertAudit(trx, {
       ...origin,
       action: 'operator.updated',

@@ -22,7 +22,8 @@ export interface ThrottleLimits {
 /** `rate-limited`, with the reason for the audit. */
 export class Throttled extends RateLimited {
   constructor(readonly wait: Wait) {
-    super(`failures-${wait.on}`, wait.left);
+    // The audit trail reports the first refusal of each wait.
+    super(`failures-${wait.on}`, wait.left, null);
   }
 }
 

@@ -89,7 +89,7 @@ export function createTokens(signer: JwtKey, keys: readonly JwtKey[]): Tokens {
         known = { token, ...check(keyByHeader, token, now) };
         verified.set(end, known);
       }
-      if (known.expiresAt + CLOCK_TOLERANCE <= now) throw invalidToken(EXPIRED);
+      if (known.expiresAt + CLOCK_TOLERANCE <= now) throw invalidToken(null);
       return known.principal;
     },
   };
@@ -105,21 +105,20 @@ function headerOf({ kid, alg }: JwtKey): string {
 
 function check(keyByHeader: ReadonlyMap<string, JwtKey>, token: string, now: number): Omit<Verified, 'token'> {
   const key = token.length > MAX_TOKEN_LENGTH ? undefined : keyByHeader.get(token.slice(0, token.indexOf('.')));
-  if (!key) throw invalidToken();
+  if (!key) throw invalidToken('header');
   let claims: unknown;
   try {
     claims = key.verify(token);
   } catch (error) {
-    const expired = error instanceof Error && 'code' in error && error.code === 'FAST_JWT_EXPIRED';
-    throw invalidToken(expired ? EXPIRED : undefined);
+    throw invalidToken(reasonOf(error));
   }
-  if (typeof claims !== 'object' || claims === null) throw invalidToken();
+  if (typeof claims !== 'object' || claims === null) throw invalidToken('claims');
   const { typ, sub, aud, tenantId, sid, iat, exp } = claims as Record<string, unknown>;
   // fast-jwt accepts a list of audiences, an iat in the future, and any finite number as a time.
-  if (typeof aud !== 'string') throw invalidToken();
+  if (typeof aud !== 'string') throw invalidToken('claims');
   if (!Number.isSafeInteger(iat) || !Number.isSafeInteger(exp) || (iat as number) > now + CLOCK_TOLERANCE)
-    throw invalidToken();
-  if (!isId(sub) || !isId(sid)) throw invalidToken();
+    throw invalidToken('claims');
+  if (!isId(sub) || !isId(sid)) throw invalidToken('claims');
   const expiresAt = exp as number;
   if (typ === 'user' && isId(tenantId)) {
     return { principal: Object.freeze({ kind: 'user', tenantId, userId: sub, sessionId: sid }), expiresAt };
@@ -127,16 +126,27 @@ function check(keyByHeader: ReadonlyMap<string, JwtKey>, token: string, now: num
   if (typ === 'operator' && tenantId === undefined) {
     return { principal: Object.freeze({ kind: 'operator', operatorId: sub, sessionId: sid }), expiresAt };
   }
-  throw invalidToken();
+  throw invalidToken('claims');
 }
 
 function isId(value: unknown): value is string {
   return typeof value === 'string' && validate(value);
 }
 
-function invalidToken(cause?: typeof EXPIRED): AppError {
+/** Why a token is refused: no key has its header, or the signature or the claims are wrong. */
+type RefusedFor = 'header' | 'signature' | 'claims';
+
+/** Null for an expired token, which is no attack: fast-jwt checks the signature first. */
+function reasonOf(error: unknown): RefusedFor | null {
+  const code = error instanceof Error && 'code' in error ? String(error.code) : '';
+  if (code === 'FAST_JWT_EXPIRED') return null;
+  return /CLAIM|INACTIVE/.test(code) ? 'claims' : 'signature';
+}
+
+function invalidToken(reason: RefusedFor | null): AppError {
   return new AppError('unauthenticated', {
-    cause,
+    cause: reason === null ? EXPIRED : undefined,
     detail: 'The access token is not valid or has expired. Refresh it, or sign in again.',
+    event: reason && { name: 'access-token-refused', reason },
   });
 }

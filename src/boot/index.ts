@@ -22,6 +22,7 @@ import {
   type MigrationReport,
   type OtherCluster,
 } from '../rollouts/migrate-fleet.js';
+import { createSecurityEvents } from '../observability/security-events.js';
 import { createEnvelope } from '../secrets/envelope.js';
 import { enteredAs } from '../clusters/cluster-directory.js';
 import { openProvisioner, type Provisioner } from '../clusters/provisioner-connections.js';
@@ -97,6 +98,7 @@ async function connect(
 
 async function migrate(config: Config, registryOwner: ConnectionSettings, log: Logger): Promise<MigrationReport> {
   const { provisioner: connection, provisionerPool } = config.tenants;
+  const security = createSecurityEvents({ log });
   const provisioner = openProvisioner(connection, provisionerPool);
   const others: { readonly opened: Provisioner }[] = [];
   try {
@@ -110,7 +112,7 @@ async function migrate(config: Config, registryOwner: ConnectionSettings, log: L
     if (check.superuser) {
       const problem = `the role "${check.role}" of TENANT_DATABASE_URL is a superuser: use one that is not (deploy/bootstrap.sql)`;
       if (config.production) throw new ConfigError([problem]);
-      log.warn(problem);
+      security.record('weak-setup', { reason: 'superuser' }, undefined, problem);
     }
     const { user } = config.registry.connection;
     const registryService = user === registryOwner.user ? undefined : user;
@@ -138,10 +140,9 @@ async function migrate(config: Config, registryOwner: ConnectionSettings, log: L
       log.error({ tenantId: tenant.id, err: error }, 'could not migrate a tenant database');
     const { openDatabases } = await checkCluster(provisioner.cluster);
     for (const database of openDatabases) {
-      log.warn(
-        { database },
-        'every role of the server may connect to a database: run REVOKE ALL ON DATABASE … FROM PUBLIC (deploy/bootstrap.sql)',
-      );
+      const problem =
+        'every role of the server may connect to a database: run REVOKE ALL ON DATABASE … FROM PUBLIC (deploy/bootstrap.sql)';
+      security.record('weak-setup', { reason: 'open-database', name: database }, undefined, problem);
     }
     return report;
   } finally {
@@ -167,7 +168,7 @@ async function otherClusters(
       const connection = enteredAs(row, envelope);
       return [{ place: row, role: connection.user, opened: openProvisioner(connection, provisionerPool) }];
     } catch (err) {
-      log.error({ err, clusterId: row.id }, 'could not decrypt the password of a cluster');
+      createSecurityEvents({ log }).record('password-unreadable', { err, clusterId: row.id });
       return [];
     }
   });
@@ -191,10 +192,9 @@ async function checkRegistry(config: Config, log: Logger): Promise<void> {
       ]);
     }
   });
+  const problem = `the role "${user}" of DATABASE_URL can change the registry's audit: connect as a role that is not the owner (docs/guide/audit.md)`;
   if (rewritable)
-    log.warn(
-      `the role "${user}" of DATABASE_URL can change the registry's audit: connect as a role that is not the owner (docs/guide/audit.md)`,
-    );
+    createSecurityEvents({ log }).record('weak-setup', { reason: 'audit-rewritable' }, undefined, problem);
 }
 
 /** Makes the first operator if there is none. Returns the sign-in if the password was made up here. */

@@ -37,6 +37,6 @@ export async function warnOfFullServers(
       .then(({ cluster }) => inspectCluster(cluster))
       .catch(() => undefined);
     const warning = inspection && roomWarning(inspection, budget);
-    if (warning !== undefined) log.warn({ cluster: name }, warning);
+    if (warning !== undefined) log.warn({ cluster: `${host}:${port}`, name }, warning);
   }
 }

@@ -1,5 +1,4 @@
 // What concerns callers: sessions, standings, sign-in, limits of tenants, and the audit trail.
-import type { Logger } from 'pino';
 import { findSession, sessionsIn, type SessionsDatabase } from '../../db/shared/session-queries.js';
 import { measureStorage } from '../../db/tenant/usage-queries.js';
 import { createAuditTrail, type AuditTrail } from '../audit/trail.js';
@@ -16,12 +15,14 @@ import { createThrottle } from '../auth/throttle.js';
 import type { Config } from '../config/index.js';
 import { createCursors, type Cursors } from '../http/cursors.js';
 import type { Instruments } from '../observability/instruments.js';
+import type { SecurityEvents } from '../observability/security-events.js';
 import { createSessionStore } from '../replicas/session-store.js';
 import { RATE_REFILL, RequestRates } from '../tenants/request-rates.js';
 import { createStorageGauge, type StorageGauge } from '../tenants/storage-gauge.js';
 import type { Closing } from './closing.js';
 import type { DataPlane } from './data-plane.js';
 import type { Replica } from './replica.js';
+import { recordingTrail } from './security.js';
 
 export interface Callers {
   readonly sessions: Sessions;
@@ -43,7 +44,7 @@ export function createCallers(
   { tenantDirectory, tenantPools }: DataPlane,
   instruments: Instruments,
   config: Config,
-  log: Logger,
+  { record }: Pick<SecurityEvents, 'record'>,
   closing: Closing,
 ): Callers {
   const { registry, events, counts, sharedStore } = replica;
@@ -62,8 +63,11 @@ export function createCallers(
           findSession(databaseOf(owner), sessionId),
         ),
     }),
-    onReuse: ({ kind }, sessionId) => {
-      log.warn({ kind, sessionId }, 'a refresh token was used a second time: its session was ended');
+    onReuse: (account, sessionId, origin) => {
+      const [tenantId, targetId] =
+        account.kind === 'user' ? [account.tenantId, account.userId] : [undefined, account.operatorId];
+      const realm = account.kind === 'user' ? 'tenant' : 'operator';
+      record('refresh-token-reused', { realm, tenantId, targetId, sessionId }, origin);
     },
     onEnded: (reason, count) => {
       instruments.sessionsEnded.inc({ reason }, count);
@@ -76,14 +80,15 @@ export function createCallers(
       return rules.cached;
     },
   };
-  const audit = createAuditTrail({
+  const trail = createAuditTrail({
     registry,
     tenantDb: (tenantId) => tenantPools.database(tenantId),
     findTenant: (slugOrId) => tenantDirectory.findBySlugOrId(slugOrId),
     onError: (err, context) => {
-      log.error({ err, ...context }, 'could not write audit entries');
+      record('audit-lost', { err, ...context });
     },
   });
+  const audit = recordingTrail(trail, record);
   closing.add('audit', () => audit.close());
   const passwords = createPasswords(config.auth.hashConcurrency, undefined, {
     done: (act, seconds) => {
@@ -104,6 +109,7 @@ export function createCallers(
     throttle,
     sessions,
     audit,
+    record,
   });
   return {
     sessions,

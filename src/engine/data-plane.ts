@@ -18,6 +18,7 @@ import { createTenantPools, type TenantPools } from '../connections/tenant-pools
 import { PROBES, probeTurn } from '../connections/probe-turn.js';
 import { createServerLooks, placeOf, type ServerLooks } from '../clusters/server-looks.js';
 import { createSlotLeases, type SlotLeases } from '../connections/slot-leases.js';
+import type { SecurityEvents } from '../observability/security-events.js';
 import type { Closing } from './closing.js';
 import type { Replica } from './replica.js';
 
@@ -34,7 +35,13 @@ export interface DataPlane {
   readonly envelope: Envelope;
 }
 
-export function createDataPlane(replica: Replica, config: Config, log: Logger, closing: Closing): DataPlane {
+export function createDataPlane(
+  replica: Replica,
+  config: Config,
+  log: Logger,
+  security: SecurityEvents,
+  closing: Closing,
+): DataPlane {
   const { registry, events } = replica;
   const { provisioner, clusterBudget } = config.tenants;
   const clusterDirectory = createClusterDirectory({
@@ -52,7 +59,7 @@ export function createDataPlane(replica: Replica, config: Config, log: Logger, c
   );
   const envelope = createEnvelope(config.encryptionKeys);
   const rooms = { clusterDirectory, ...governed, tenantDirectory, envelope };
-  return { ...rooms, ...createPools(replica, rooms, config, log, closing) };
+  return { ...rooms, ...createPools(replica, rooms, config, log, security, closing) };
 }
 
 /**
@@ -115,6 +122,7 @@ function createPools(
   { clusterDirectory, governors, tenantDirectory, envelope }: Omit<DataPlane, 'breakers' | 'tenantPools'>,
   config: Config,
   log: Logger,
+  { record }: SecurityEvents,
   closing: Closing,
 ): Pick<DataPlane, 'breakers' | 'tenantPools'> {
   const { connectTimeout } = config.tenants.pool;
@@ -165,8 +173,9 @@ function createPools(
         destinations,
       );
     },
-    onError: (err, context) => {
-      log.error({ err, ...context }, 'could not build a tenant pool');
+    onError: (err, { tenantId, step }) => {
+      if (step === 'marker') record('wrong-database', { tenantId, err });
+      else record('password-unreadable', { tenantId, err });
     },
   });
   closing.add('tenant pools', async () => {

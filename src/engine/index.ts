@@ -12,6 +12,8 @@ import { createHousekeeping, type Housekeeping } from '../jobs/housekeeping.js';
 import { createCallers, type Callers } from './callers.js';
 import { Closing } from './closing.js';
 import { createDataPlane, type DataPlane } from './data-plane.js';
+import { showLines } from '../observability/log-lines.js';
+import { createSecurityEvents, type SecurityEvents } from '../observability/security-events.js';
 import { createFleet, type Fleet } from './fleet.js';
 import { jobsOf, whenServing } from './jobs.js';
 import { createOperations, type Operations, type StepHooks } from './operations.js';
@@ -24,6 +26,8 @@ import { registerReadings } from './metrics/index.js';
 export interface Engine extends Replica, DataPlane, Callers, Operations, Fleet {
   readonly config: Config;
   readonly log: Logger;
+  /** Counts and logs what concerns security. */
+  readonly security: SecurityEvents;
   /** The jobs that keep the registry and the clusters in order. No job runs before `serve`. */
   readonly housekeeping: Housekeeping;
   readonly metrics: Metrics;
@@ -61,11 +65,16 @@ const JOB_DEADLINE = 10_000;
  *     }
  */
 export async function createEngine(config: Config, log: Logger, options: EngineOptions = {}): Promise<Engine> {
-  const closing = new Closing((err, room) => {
-    log.warn({ err, room }, 'a room did not close in order');
+  const closing = new Closing((err, step) => {
+    log.warn({ err, step }, 'a room did not close in order');
   });
   const metrics = createMetrics((err, context) => {
     log.warn({ err, ...context }, 'could not read a metric');
+  });
+  showLines(metrics, log);
+  const security = createSecurityEvents({ log, metrics });
+  closing.add('security events', () => {
+    security.close();
   });
   const instruments = createInstruments(metrics);
   const traffic = createTraffic();
@@ -75,8 +84,8 @@ export async function createEngine(config: Config, log: Logger, options: EngineO
   });
   try {
     const replica = await openReplica(config, log, closing, options.resolve);
-    const dataPlane = createDataPlane(replica, config, log, closing);
-    const callers = createCallers(replica, dataPlane, instruments, config, log, closing);
+    const dataPlane = createDataPlane(replica, config, log, security, closing);
+    const callers = createCallers(replica, dataPlane, instruments, config, security, closing);
     const housekeeping = createHousekeeping({
       registry: replica.registryConnections.locks,
       atOnce: LOCK_HOLDERS.jobs,
@@ -85,7 +94,17 @@ export async function createEngine(config: Config, log: Logger, options: EngineO
       },
       ...jobCounts(instruments),
     });
-    const operations = createOperations(replica, dataPlane, housekeeping, instruments, config, log, closing, options);
+    const operations = createOperations(
+      replica,
+      dataPlane,
+      housekeeping,
+      instruments,
+      config,
+      log,
+      security,
+      closing,
+      options,
+    );
     const fleet = createFleet(
       { ...replica, ...dataPlane, ...operations, housekeeping },
       config,
@@ -110,6 +129,7 @@ export async function createEngine(config: Config, log: Logger, options: EngineO
       ...rooms,
       config,
       log,
+      security,
       housekeeping,
       metrics,
       instruments,

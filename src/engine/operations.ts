@@ -19,11 +19,13 @@ import { createProvisioning, type Provisioning, type ProvisioningDeps } from '..
 import { createReconciler, type Reconciler } from '../operations/reconciler.js';
 import { createReencryption, type Reencryption } from '../operations/reencryption.js';
 import { createRemoval, type Removal } from '../operations/removal.js';
-import { createReports, type Reports } from '../operations/reports.js';
+import { createReports, isLeftAsItIs, type Reports } from '../operations/reports.js';
 import { createRequestHash, type RequestHash } from '../operations/request-hash.js';
 import { createRotation, type Rotation, type RotationDeps } from '../operations/password-rotation.js';
 import { createStandbyDatabases, type StandbyDatabases } from '../operations/standby-databases.js';
 import { createTransitions, type Transitions } from '../operations/transitions.js';
+import type { SecurityFields } from '../observability/security-catalogue.js';
+import type { SecurityEvents } from '../observability/security-events.js';
 import type { Closing } from './closing.js';
 import type { DataPlane } from './data-plane.js';
 import type { Instruments } from '../observability/instruments.js';
@@ -65,6 +67,7 @@ export function createOperations(
   instruments: Instruments,
   config: Config,
   log: Logger,
+  { record }: SecurityEvents,
   closing: Closing,
   { afterProvisioningStep, afterRotationStep }: StepHooks,
 ): Operations {
@@ -91,7 +94,10 @@ export function createOperations(
   closing.add('locks', () => registryConnections.close('locks'));
   const makingLocks = createTenantLocks(registryConnections.locks, LOCK_HOLDERS.making);
   const changeLocks = createTenantLocks(registryConnections.locks, LOCK_HOLDERS.changes);
-  const onError = failed('a provisioning step failed');
+  const onError = (err: unknown, context: SecurityFields): void => {
+    if (isLeftAsItIs(err)) record('evidence-refused', { ...context, err });
+    else log.error({ err, ...context }, 'a provisioning step failed');
+  };
   const reports = createReports(onError);
   const report = reports.left;
 
@@ -101,14 +107,15 @@ export function createOperations(
     locks: makingLocks,
     installation,
     report,
+    record,
     beforeDrop: async (tenantId) => {
       await publish(tenantId);
       await tenantPools.retire(tenantId);
     },
     onError,
   });
-  const making = createMaking({ registry, provisioners, installation, removal, report });
-  const shared = { registry, provisioners, locks: makingLocks, installation, onError };
+  const making = createMaking({ registry, provisioners, installation, removal, report, record });
+  const shared = { registry, provisioners, locks: makingLocks, installation, record, onError };
   const filled = { ...shared, envelope, connectionLimit: STANDARD_CONNECTIONS, precedence: createPrecedence() };
   const standby = createStandbyDatabases(filled);
   // A command has no jobs: a replica that serves makes them.
@@ -153,6 +160,7 @@ export function createOperations(
     registry,
     locks: changeLocks,
     publish,
+    record,
     onError: failed("could not apply a tenant's status to its database"),
   };
   const doors = createDoors({ ...changing, provisioners, installation, report });
@@ -178,6 +186,7 @@ export function createOperations(
       provisioners,
       envelope,
       tell: publish,
+      record,
       rotateAfter: config.tenants.rotatePasswordsAfter,
       onError: failed("could not change the password of a tenant's database role"),
       ...(afterRotationStep && { afterStep: afterRotationStep }),
@@ -185,14 +194,7 @@ export function createOperations(
     reencryption: createReencryption({
       registry,
       keys: config.encryptionKeys,
-      log: {
-        done: (context, text) => {
-          log.info(context, text);
-        },
-        warn: (context, text) => {
-          log.warn(context, text);
-        },
-      },
+      record,
     }),
     connectionLimits: createConnectionLimits({
       registry,

@@ -68,6 +68,9 @@ export async function openReplica(
   closing.add('events', () => {
     events.close();
   });
+  events.subscribe((change) => {
+    log.debug(change, 'heard of a change');
+  });
   let known: string | undefined;
   const installation = async (): Promise<string> => (known ??= await findInstallationId(connections.requests));
   return {

@@ -11,6 +11,8 @@ export interface Problem {
   readonly detail?: string;
   readonly code: ErrorCode;
   readonly requestId: string;
+  /** The trace that the request belongs to (src/http/trace-context.ts). */
+  readonly traceId?: string;
   readonly errors?: readonly InputIssue[];
   /** The name of the tenant's limit that was reached, and its value. */
   readonly limit?: string;
@@ -30,7 +32,8 @@ export const PROBLEM_TYPE = 'application/problem+json; charset=utf-8';
 /** Seconds after which a database fault may be over, if the fault itself does not say. */
 const FAULT_RETRY_AFTER = 2;
 
-export function toProblem(error: unknown, requestId: string): ProblemAnswer {
+/** @param traceId of a request that came with a valid `traceparent` */
+export function toProblem(error: unknown, requestId: string, traceId?: string): ProblemAnswer {
   const known = toAppError(error);
   const { code, status, detail, issues, retryAfter, limit } = known;
   return {
@@ -47,6 +50,7 @@ export function toProblem(error: unknown, requestId: string): ProblemAnswer {
       ...(detail !== undefined && { detail }),
       code,
       requestId,
+      ...(traceId !== undefined && { traceId }),
       ...(issues && { errors: issues }),
       ...(limit && { limit: limit.name, limitValue: limit.value }),
     },

@@ -39,7 +39,7 @@ const RANK_EVERY = 60_000;
 const HYSTERESIS = 1.5;
 
 /**
- * The most tenants that are remembered, about 150 bytes each. While there are as many, new tenants are counted in `other` and not
+ * The most tenants that are remembered, about 120 bytes each with the id. While there are as many, new tenants are counted in `other` and not
  * ranked, until the next ranking forgets the less busy half.
  */
 export const MAX_REMEMBERED = 10_000;

@@ -3,6 +3,7 @@ import pino, { type DestinationStream, type Logger, type LoggerOptions } from 'p
 import pretty from 'pino-pretty';
 import { DatabaseFault } from '../../db/driver/database-fault.js';
 import { AppError } from '../errors.js';
+import { withCountedLines } from './log-lines.js';
 
 /**
  * Bytes that are collected before a write, and the longest time (ms) that they wait. A write for each line costs more than the
@@ -46,9 +47,12 @@ export function createLogger(options: { level: string; pretty: boolean }, stream
     },
     serializers: { err: (error: unknown) => safeError(error) },
   };
-  if (stream) return pino(settings, stream);
-  if (options.pretty) return pino(settings, pretty({ singleLine: true, translateTime: 'SYS:HH:MM:ss.l' }));
-  return pino(settings, pino.destination({ dest: 1, sync: false, minLength: BUFFER, periodicFlush: FLUSH_EVERY }));
+  return withCountedLines(stream ?? destination(options), (counted) => pino(settings, counted));
+}
+
+function destination(options: { pretty: boolean }): DestinationStream {
+  if (options.pretty) return pretty({ singleLine: true, translateTime: 'SYS:HH:MM:ss.l' });
+  return pino.destination({ dest: 1, sync: false, minLength: BUFFER, periodicFlush: FLUSH_EVERY });
 }
 
 /**

@@ -23,6 +23,7 @@ import { confirmOperator } from '../audit/operator-act.js';
 import { AppError } from '../errors.js';
 import { adoptable, unfit } from './adoptable.js';
 import { dismiss } from './demolish.js';
+import type { RecordEvent } from '../observability/security-events.js';
 import type { Envelope } from '../secrets/envelope.js';
 import { newDatabaseName, newDatabasePassword, newTenantId, TENANT_SCRAM_ITERATIONS } from '../tenants/tenant-ids.js';
 import type { TenantLocks } from '../tenants/tenant-locks.js';
@@ -65,6 +66,8 @@ export function createAdoption(deps: {
   readonly envelope: Envelope;
   /** The role's CONNECTION LIMIT. */
   readonly connectionLimit: number;
+  /** Called when the tenant is active. */
+  readonly record: RecordEvent;
   readonly onError: (error: unknown, context: { tenantId: string; step: string }) => void;
 }): Adoption {
   const { registry, provisioners, locks } = deps;
@@ -175,7 +178,7 @@ export function createAdoption(deps: {
       {
         name: 'activate',
         run: async () => {
-          active = await activate(session, { id, claim, adopts: database }, origin);
+          active = await activate(session, { id, claim, adopts: database }, origin, deps.record);
           if (!active) throw new Error('the row of the new tenant is gone');
         },
       },

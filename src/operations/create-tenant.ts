@@ -20,6 +20,7 @@ import { insertFirstAdmin } from '../../db/tenant/user-queries.js';
 import { confirmOperator } from '../audit/operator-act.js';
 import { AppError } from '../errors.js';
 import { createEarlierRequests } from './earlier-requests.js';
+import type { RecordEvent } from '../observability/security-events.js';
 import type { Envelope } from '../secrets/envelope.js';
 import { newDatabaseName, newDatabasePassword, newTenantId, TENANT_SCRAM_ITERATIONS } from '../tenants/tenant-ids.js';
 import type { TenantLocks } from '../tenants/tenant-locks.js';
@@ -30,6 +31,7 @@ import type { Precedence } from './precedence.js';
 import type { ChosenPlace, PlaceWish } from '../clusters/placement.js';
 import type { Provisioners } from '../clusters/provisioners.js';
 import type { Reconciler } from './reconciler.js';
+import { leftAsItIs } from './reports.js';
 import { standbyMark } from './standby-databases.js';
 import { templateName } from './templates.js';
 
@@ -62,6 +64,8 @@ export interface ProvisioningDeps {
   readonly onClaim: () => void;
   /** Called when a tenant was made, or could not be made. @param seconds how long it took */
   readonly onOutcome: (source: 'standby' | 'template', outcome: 'success' | 'failed', seconds: number) => void;
+  /** Called when the tenant is active. */
+  readonly record: RecordEvent;
   readonly onError: (error: unknown, context: { tenantId?: string; step: string }) => void;
   /** Called after each step, with its name. An error that it throws counts as an error of the step. */
   readonly afterStep?: (step: ProvisioningStep) => void | Promise<void>;
@@ -159,7 +163,7 @@ export function createProvisioning(deps: ProvisioningDeps): Provisioning {
             await deleteTenantRow(trx, id);
             await deleteRequestKeysOf(trx, id);
           });
-          deps.onError(new Error("a standby database may hold a tenant's data: it is left as it is"), {
+          deps.onError(leftAsItIs("a standby database may hold a tenant's data: it is left as it is"), {
             tenantId: id,
             step: at.step,
           });
@@ -193,7 +197,7 @@ export function createProvisioning(deps: ProvisioningDeps): Provisioning {
         if (!(await changeMark(cluster, change))) throw new Error('another worker undoes the new tenant');
       });
       const made = await run('activate', async () => {
-        const active = await activate(session, { id, claim, adopts: null }, origin);
+        const active = await activate(session, { id, claim, adopts: null }, origin, deps.record);
         if (!active) throw new Error('the row of the new tenant is gone');
         return active;
       });

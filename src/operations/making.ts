@@ -23,6 +23,7 @@ import { readMarker } from '../../db/tenant/marker.js';
 import { condemn } from './demolish.js';
 import { doomedOf } from './evidence.js';
 import type { PlacedProvisioner, Provisioners } from '../clusters/provisioners.js';
+import type { RecordEvent } from '../observability/security-events.js';
 import type { Removal } from './removal.js';
 import type { ReportLeft } from './reports.js';
 
@@ -50,6 +51,8 @@ export function createMaking(deps: {
   readonly installation: () => Promise<string>;
   readonly removal: Pick<Removal, 'finish'>;
   readonly report: ReportLeft;
+  /** Called when the tenant is active. */
+  readonly record: RecordEvent;
 }): Making {
   const { registry, provisioners, removal } = deps;
 
@@ -102,7 +105,7 @@ export function createMaking(deps: {
       const to = markText({ installation, id, state: 'tenant', claim, generation });
       await changeMark(cluster, { database: name, role: tenant.dbUser, from: [null], to });
     }
-    return activate(registry, tenant, origin, open ? 'active' : 'suspended');
+    return activate(registry, tenant, origin, deps.record, open ? 'active' : 'suspended');
   }
 
   /** Removes only the row: the database belongs to another tenant. */
@@ -139,10 +142,11 @@ export async function activate(
   registry: Kysely<Registry>,
   tenant: Pick<TenantRecord, 'id' | 'claim' | 'adopts'>,
   origin: AuditOrigin,
+  record: RecordEvent,
   status: 'active' | 'suspended' = 'active',
 ): Promise<TenantRecord | undefined> {
   const { id } = tenant;
-  return registry.transaction().execute(async (trx) => {
+  const made = await registry.transaction().execute(async (trx) => {
     const active = await activateTenant(trx, tenant, status);
     if (!active) return undefined;
     const target = { kind: 'tenant', id } as const;
@@ -150,6 +154,8 @@ export async function activate(
     await insertAudit(trx, { ...origin, action: 'tenant.created', target, tenantId: id, details });
     return active;
   });
+  if (made) record('tenant-created', { tenantId: id }, origin);
+  return made;
 }
 
 /**

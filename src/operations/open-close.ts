@@ -73,7 +73,7 @@ export function createDoors(deps: {
   readonly installation: () => Promise<string>;
   readonly publish: (tenantId: string) => Promise<void>;
   readonly report: ReportLeft;
-  readonly onError: (error: unknown, context: { tenantId?: string; place?: Place; step: string }) => void;
+  readonly onError: (error: unknown, context: { tenantId?: string; cluster?: string; step: string }) => void;
 }): Doors {
   const { registry, locks, provisioners, report } = deps;
   /** Tenants that this process has tried to complete. A database that cannot be completed must not delay the others in each run. */
@@ -225,7 +225,7 @@ export function createDoors(deps: {
         if (signal.aborted) return;
         // A cluster that does not answer must not delay the others.
         await settlePlace(place, signal).catch((error: unknown) => {
-          deps.onError(error, { place, step: 'settle' });
+          deps.onError(error, { cluster: `${place.host}:${place.port}`, step: 'settle' });
         });
       }
     },

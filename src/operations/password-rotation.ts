@@ -27,6 +27,7 @@ import { scramVerifier } from '../../db/server/scram.js';
 import { auditAct } from '../audit/operator-act.js';
 import { AppError } from '../errors.js';
 import { Slots } from '../jobs/bounded-tasks.js';
+import type { RecordEvent } from '../observability/security-events.js';
 import type { Envelope } from '../secrets/envelope.js';
 import { newDatabasePassword, TENANT_SCRAM_ITERATIONS } from '../tenants/tenant-ids.js';
 import type { TenantLocks } from '../tenants/tenant-locks.js';
@@ -59,6 +60,8 @@ export interface RotationDeps {
   readonly envelope: Envelope;
   /** Notifies every replica that the tenant's row changed. @throws if the notification fails */
   readonly tell: (tenantId: string) => Promise<void>;
+  /** Called when a new password is stored. */
+  readonly record: RecordEvent;
   /** The job changes a password older than this (ms); 0 turns this off. */
   readonly rotateAfter: number;
   readonly onError: (error: unknown, context: { tenantId: string; step: string }) => void;
@@ -113,7 +116,10 @@ export function createRotation(deps: RotationDeps): Rotation {
       });
       return true;
     });
-    if (stored) return;
+    if (stored) {
+      deps.record('database-password-changed', { tenantId: id }, origin);
+      return;
+    }
     const now = await findTenant(registry, id);
     // Another worker began a change; that change is finished now.
     if (typeof now?.nextDbPassword === 'string') return;

@@ -13,7 +13,7 @@ import type { TenantLocks } from '../tenants/tenant-locks.js';
 import type { Making } from './making.js';
 import type { PlacedProvisioner, Provisioners } from '../clusters/provisioners.js';
 import type { Removal } from './removal.js';
-import type { Reports } from './reports.js';
+import { leftAsItIs, type Reports } from './reports.js';
 import type { StandbyDatabases } from './standby-databases.js';
 
 export interface Reconciler {
@@ -132,7 +132,7 @@ export function createReconciler(deps: {
         const why = `a ${kind} that may belong to a tenant has no row in the registry`;
         const context = { clusterId: place.id, tenantId: id, name };
         if (deps.reports.orphan(context, why))
-          deps.onError(new Error(`${why}: it is left as it is`), { ...context, step: 'orphans' });
+          deps.onError(leftAsItIs(`${why}: it is left as it is`), { ...context, step: 'orphans' });
       }
     }
   }

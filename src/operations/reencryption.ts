@@ -13,6 +13,7 @@ import {
   type SealedColumn,
   type SealedValue,
 } from '../../db/registry/sealed.js';
+import type { RecordEvent } from '../observability/security-events.js';
 import { createEnvelope, type Envelope } from '../secrets/envelope.js';
 
 /** How many rows are encrypted with a key. */
@@ -49,11 +50,8 @@ export interface Reencryption {
 export interface ReencryptionDeps {
   readonly registry: Kysely<Registry>;
   readonly keys: readonly { readonly kid: string; readonly key: Buffer }[];
-  readonly log: {
-    readonly done: (context: { kid: string; column: string; rows: number }, text: string) => void;
-    /** Called once for each row that cannot be decrypted, and for each missing key. */
-    readonly warn: (context: Readonly<Record<string, unknown>>, text: string) => void;
-  };
+  /** Called also once for each row that cannot be decrypted, and for each missing key. */
+  readonly record: RecordEvent;
 }
 
 /** Rows in one transaction: about 5 ms. */
@@ -63,7 +61,7 @@ const BATCH = 100;
 const MAX_TOLD = 10_000;
 
 export function createReencryption(deps: ReencryptionDeps): Reencryption {
-  const { registry, keys, log } = deps;
+  const { registry, keys, record } = deps;
   const kid = keys[0]?.kid ?? '';
   const older = keys.slice(1).map((key) => key.kid);
   const ofTenants = createEnvelope(keys);
@@ -86,10 +84,7 @@ export function createReencryption(deps: ReencryptionDeps): Reencryption {
       if (told.get(row) === sealed) return undefined;
       if (told.size >= MAX_TOLD) told.clear();
       told.set(row, sealed);
-      log.warn(
-        { err: error, column, id: context.id },
-        'could not decrypt a database password; it is not encrypted with the current key',
-      );
+      record('password-unreadable', { err: error, column, targetId: context.id });
       return undefined;
     }
   }
@@ -119,15 +114,17 @@ export function createReencryption(deps: ReencryptionDeps): Reencryption {
     await setWantedKey(registry, kid);
     begun = true;
     for (const use of await uses()) {
-      if (use.held || use.rows === 0) continue;
+      if (use.current || use.rows === 0) continue;
+      if (use.held) {
+        record('reencryption-begun', { kid: use.kid, rows: use.rows });
+        continue;
+      }
       const what =
         use.kid === null
           ? 'not encrypted with a known format'
           : `encrypted with the key "${use.kid}", which ENCRYPTION_KEYS does not hold`;
-      log.warn(
-        { kid: use.kid, rows: use.rows },
-        `${use.rows} database passwords are ${what}: their tenants or clusters cannot be used`,
-      );
+      const message = `${use.rows} database passwords are ${what}: their tenants or clusters cannot be used`;
+      record('key-missing', { kid: use.kid, rows: use.rows }, undefined, message);
     }
   }
 
@@ -150,10 +147,15 @@ export function createReencryption(deps: ReencryptionDeps): Reencryption {
     async run(signal) {
       if (!begun) await begin();
       if (older.length === 0 || (await wantedKey(registry)) !== kid) return;
+      let changed = 0;
       for (const column of sealedColumns) {
         const rows = await sealColumn(column, signal);
-        if (rows > 0) log.done({ kid, column, rows }, 'encrypted database passwords again with the current key');
+        if (rows > 0) record('passwords-reencrypted', { kid, column, rows });
+        changed += rows;
       }
+      if (changed === 0) return;
+      for (const use of await uses())
+        if (use.held && !use.current && use.rows === 0) record('key-unused', { kid: use.kid });
     },
   };
 }

@@ -21,6 +21,7 @@ import { complete, doomedOf, isAdopted, look, markOf, whyLeft } from './evidence
 import { statusesFor } from '../tenants/tenant-states.js';
 import type { TenantLocks } from '../tenants/tenant-locks.js';
 import type { PlacedProvisioner, Provisioners } from '../clusters/provisioners.js';
+import type { RecordEvent } from '../observability/security-events.js';
 import type { ReportLeft } from './reports.js';
 
 /** Why a tenant is removed: a deleted tenant is purged, or a tenant whose making failed is abandoned. */
@@ -66,6 +67,8 @@ export function createRemoval(deps: {
   /** Called after the row turned to `deleting` and before the database is dropped: closes the pools of this process. */
   readonly beforeDrop: (tenantId: string) => Promise<void>;
   readonly report: ReportLeft;
+  /** Called when a purge is committed. */
+  readonly record: RecordEvent;
   readonly onError: (error: unknown, context: { tenantId: string; step: string }) => void;
 }): Removal {
   const { registry, provisioners, locks } = deps;
@@ -121,14 +124,16 @@ export function createRemoval(deps: {
       deps.report(tenant, whyLeft(seen.verdict, seen.found));
       throw refused(id, seen);
     }
-    return registry.transaction().execute(async (trx) => {
+    const begun = await registry.transaction().execute(async (trx) => {
       const { generation } = tenant;
       const { grace, database: onPurge } = wish;
-      const begun = await markTenantDeleting(trx, id, ['deleted'], { generation, grace, onPurge });
+      const deleting = await markTenantDeleting(trx, id, ['deleted'], { generation, grace, onPurge });
       const target = { kind: 'tenant', id } as const;
-      if (begun) await auditAct(trx, { ...origin, action: 'tenant.purged', target, tenantId: id });
-      return begun !== undefined;
+      if (deleting) await auditAct(trx, { ...origin, action: 'tenant.purged', target, tenantId: id });
+      return deleting !== undefined;
     });
+    if (begun) deps.record('tenant-purged', { tenantId: id }, origin);
+    return begun;
   }
 
   function placeOf({ dbHost: host, dbPort: port }: TenantRecord): Promise<PlacedProvisioner> {

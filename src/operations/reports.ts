@@ -41,6 +41,17 @@ interface Noted {
   readonly again: boolean;
 }
 
+/** The error of something that is left as it is for want of evidence. It is reported, and does not stop the work. */
+export function leftAsItIs(message: string): Error {
+  return Object.assign(new Error(message), { name: LEFT });
+}
+
+export function isLeftAsItIs(error: unknown): boolean {
+  return error instanceof Error && error.name === LEFT;
+}
+
+const LEFT = 'LeftAsItIs';
+
 export function createReports(
   onError: (error: unknown, context: { tenantId: string; name: string; step: string }) => void,
 ): Reports {
@@ -63,7 +74,7 @@ export function createReports(
     left({ id, dbName, generation }, why) {
       const report = { kind: 'evidence', subject: id, tenantId: id, generation, database: dbName, why } as const;
       if (!note(report)) return;
-      const error = new Error(`the database of a tenant is left as it is: ${why}`);
+      const error = leftAsItIs(`the database of a tenant is left as it is: ${why}`);
       onError(error, { tenantId: id, name: dbName, step: 'evidence' });
     },
 

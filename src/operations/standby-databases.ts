@@ -26,6 +26,7 @@ import { newDatabaseName, newDatabasePassword, newTenantId, TENANT_SCRAM_ITERATI
 import type { TenantLocks } from '../tenants/tenant-locks.js';
 import type { Precedence } from './precedence.js';
 import type { Place, PlacedProvisioner, Provisioners } from '../clusters/provisioners.js';
+import { leftAsItIs } from './reports.js';
 import { templateName } from './templates.js';
 
 /** The fields that dropping a standby database needs. */
@@ -158,7 +159,7 @@ export function createStandbyDatabases(deps: StandbyDeps): StandbyDatabases {
     const left = await demolish(registry, provisioner, doomed, installation);
     // This happens when the registry was restored from a backup taken before the claim.
     if (left !== undefined)
-      deps.onError(new Error(`a standby database is left as it is, and only its row is removed: ${left}`), {
+      deps.onError(leftAsItIs(`a standby database is left as it is, and only its row is removed: ${left}`), {
         tenantId: id,
         step: 'drop standby',
       });

@@ -11,6 +11,7 @@ import { DatabaseFault } from '../../db/driver/database-fault.js';
 import { auditAct } from '../audit/operator-act.js';
 import { AppError } from '../errors.js';
 import { changeTenant, type TenantChanges } from '../tenants/tenant-changes.js';
+import type { RecordEvent } from '../observability/security-events.js';
 import type { Doors } from './open-close.js';
 import { ensurePossible } from '../tenants/tenant-states.js';
 import type { TenantLocks } from '../tenants/tenant-locks.js';
@@ -65,11 +66,13 @@ export function createTransitions(deps: {
   readonly doors: Doors;
   readonly removal: Removal;
   readonly publish: (tenantId: string) => Promise<void>;
+  /** Called when an act is committed. */
+  readonly record: RecordEvent;
   /** Time (ms) from a tenant's deletion until its purge. */
   readonly grace: number;
   readonly onError: (error: unknown, context: { tenantId: string; step: string }) => void;
 }): Transitions {
-  const { registry, locks, doors, removal, publish, onError } = deps;
+  const { registry, locks, doors, removal, publish, record, onError } = deps;
   const running = new Set<Promise<unknown>>();
 
   /** Limits the time of the answer. The work continues, and `close` waits for it when the process stops. */
@@ -126,10 +129,12 @@ export function createTransitions(deps: {
     async suspend(id, origin, changes = {}) {
       const known = await existing(id);
       ensurePossible('suspend', known.status);
+      const isSuspended = known.status === 'suspended';
       const tenant =
-        known.status === 'suspended' && isEmpty(changes)
+        isSuspended && isEmpty(changes)
           ? known
           : await changeTenant(registry, id, { ...changes, status: 'suspended' }, origin);
+      if (!isSuspended) record('tenant-suspended', { tenantId: id }, origin);
       await publish(id);
       await settled(tenant);
       return tenant;
@@ -143,6 +148,7 @@ export function createTransitions(deps: {
         try {
           if (now?.status !== 'active' || !isEmpty(changes))
             await changeTenant(registry, id, { ...changes, status: 'active' }, origin);
+          if (now?.status !== 'active') record('tenant-resumed', { tenantId: id }, origin);
         } finally {
           // The mark follows the row. If the row did not change, because another act was faster, the database is closed again.
           await doors.follow(id).catch((cause: unknown) => {
@@ -165,6 +171,7 @@ export function createTransitions(deps: {
         if (tenant) await auditAct(trx, { ...origin, action: 'tenant.deleted', ...concerning(id) });
         return tenant;
       });
+      if (marked) record('tenant-deleted', { tenantId: id }, origin);
       const tenant = marked ?? (await existing(id));
       ensurePossible('delete', tenant.status);
       await publish(id);
@@ -188,6 +195,7 @@ export function createTransitions(deps: {
           throw new AppError('tenant-state', {
             detail: 'The tenant was changed by another request. Read it, then try again.',
           });
+        if (begun) record('tenant-restored', { tenantId: id }, origin);
         // From here on this request or the job finishes the restoration.
         return (await doors.follow(id, true)) ?? (await existing(id));
       });

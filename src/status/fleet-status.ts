@@ -79,8 +79,7 @@ const LOOKS = { lasts: 10_000, deadline: DEADLINE };
 const PASSWORDS = { lasts: 60_000, deadline: DEADLINE };
 
 /** Work that has not ended after these times (ms) is late, and then needs a person: the jobs try again every minute at least. */
-const LATE_AFTER = 10 * 60_000;
-const OVERDUE_AFTER = 60 * 60_000;
+export const UNFINISHED_FOR = { lateAfter: 10 * 60_000, overdueAfter: 60 * 60_000 };
 
 /** The most entries of each list. */
 const MOST = { replicas: 200, jobs: 2_000, reports: 20, versions: 50, breakers: 20, keys: 50 } as const;
@@ -92,7 +91,7 @@ export function createFleetStatus(deps: FleetStatusDeps): FleetStatusReader {
   const readReports = shareReading(() => listReports(registry, MOST.reports), COUNTS);
   const readClusters = shareReading(() => countClusters(registry), COUNTS);
   const readTenants = shareReading(() => countTenants(registry), COUNTS);
-  const ages = { grace: deps.grace, lateAfter: LATE_AFTER, overdueAfter: OVERDUE_AFTER };
+  const ages = { grace: deps.grace, ...UNFINISHED_FOR };
   const readWork = shareReading(() => countUnfinished(registry, ages), COUNTS);
   const readPasswords = shareReading(async () => {
     const due = deps.rotateAfter > 0 ? await countDueRotations(registry, deps.rotateAfter) : null;

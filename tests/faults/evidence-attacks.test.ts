@@ -87,7 +87,10 @@ it('an open database whose row a former build deleted long ago stays open and co
   expect(await stateOfDatabase(dbName)).toEqual(OPEN);
   expect(await contentOf(dbName)).toEqual(contentFor(id));
   expect(await rowOf(service, { id })).toEqual(before);
-  expect(service.lines.filter((line) => line.includes(id) && line.includes('left as it is'))).not.toEqual([]);
+  const told = service.lines.filter((line) => line.includes(id) && line.includes('left as it is'));
+  expect(told.map((line) => JSON.parse(line) as object)).toContainEqual(
+    expect.objectContaining({ security: true, event: 'evidence-refused', tenantId: id, name: dbName }),
+  );
 });
 
 it('a closed database whose row a former build deleted long ago gets its mark, and its full grace time from then on', async () => {

@@ -86,7 +86,9 @@ it('logs once, as an error, a database that may be a tenant’s and has no row',
   await reconcile();
   await reconcile();
   const told = lines.filter((line) => line.includes(name) && line.includes('left as it is'));
-  expect(told.map((line) => (JSON.parse(line) as { level: string }).level)).toEqual(['error']);
+  expect(told.map((line) => JSON.parse(line) as object)).toMatchObject([
+    { level: 'error', security: true, event: 'evidence-refused', name, step: 'orphans' },
+  ]);
 });
 
 it('continues with other clusters while one is down, and finishes the rest when that cluster is back', async () => {

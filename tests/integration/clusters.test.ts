@@ -10,6 +10,7 @@ import { createDatabase } from '../../db/driver/client.js';
 import { prepareAndMigrate } from '../../src/boot/index.js';
 import { readSettings } from '../../src/config/index.js';
 import { createLogger } from '../../src/observability/logger.js';
+import type { SecurityEventName } from '../../src/observability/security-catalogue.js';
 import { connectionsOf } from '../../src/clusters/dead-replicas.js';
 import { createServerLooks } from '../../src/clusters/server-looks.js';
 import { createEnvelope } from '../../src/secrets/envelope.js';
@@ -29,6 +30,7 @@ import { selfSigned } from '../support/certificate.js';
 import { startProxy } from '../support/proxy.js';
 import { startSecondCluster, type SecondCluster } from '../support/second-cluster.js';
 import { passwordOf, rowOf } from '../support/tenants.js';
+import { parseExposition } from '../support/exposition.js';
 
 interface Cluster {
   id: string;
@@ -97,6 +99,12 @@ const remove = async (url: string): Promise<Answer<Problem>> =>
   keep(await service.send<Problem>('DELETE', url, { token: service.operatorToken }));
 
 const secondId = (): string => registered.body.id;
+
+/** How many security events of this name the service has counted. */
+async function countOf(event: SecurityEventName): Promise<number | undefined> {
+  const { body } = await service.app.engine.metrics.expose();
+  return parseExposition(body).sum('tenantry_security_events_total', { event });
+}
 
 /** Makes a tenant on the wanted cluster, and signs its admin in. */
 async function make(wish: object, at = service): Promise<TestTenant & { clusterId: string }> {
@@ -217,6 +225,7 @@ describe('registering a cluster', () => {
       .where('action', '=', 'cluster.registered')
       .execute();
     expect(audit).toEqual([{ action: 'cluster.registered', target_kind: 'cluster', actor_kind: 'operator' }]);
+    expect(await countOf('cluster-registered')).toBe(1);
   });
 
   it('refuses a name or a place that is taken', async () => {
@@ -309,7 +318,9 @@ describe('registering a cluster', () => {
     });
     expect(taken.status).toBe(201);
     expect(taken.body.warnings.join(' ')).toMatch(/10004 connections.*left_open/);
+    const removals = (await countOf('cluster-removed')) ?? 0;
     expect((await remove(`/clusters/${taken.body.id}`)).status).toBe(204);
+    expect(await countOf('cluster-removed')).toBe(removals + 1);
     expect(await clusterNames()).not.toContain('third');
   });
 });
@@ -317,7 +328,9 @@ describe('registering a cluster', () => {
 describe('a new tenant', () => {
   it('goes to the cluster with the least load for its weight', async () => {
     await patch(defaultCluster.id, { weight: 100 });
+    const changes = (await countOf('cluster-changed')) ?? 0;
     await patch(secondId(), { weight: 300 });
+    expect(await countOf('cluster-changed')).toBe(changes + 1);
     const placed: string[] = [];
     for (let count = 0; count < 8; count += 1) placed.push((await make({})).clusterId);
     expect(placed.filter((id) => id === secondId())).toHaveLength(6);

@@ -291,7 +291,8 @@ describe('CORS', () => {
       expect([preflight.status, preflight.text]).toEqual([204, '']);
       expect(preflight.headers['access-control-allow-origin']).toBe(origin);
       expect(preflight.headers['access-control-allow-methods']).toMatch(/PATCH.*DELETE/);
-      expect(preflight.headers['access-control-allow-headers']).toMatch(/authorization/);
+      for (const name of [/authorization/, /traceparent/, /tracestate/])
+        expect(preflight.headers['access-control-allow-headers']).toMatch(name);
       expect(preflight.headers['x-request-id']).toMatch(UUID);
     }
     for (const origin of [

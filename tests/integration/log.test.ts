@@ -5,7 +5,11 @@ import fastify from 'fastify';
 import { request as httpRequest, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
+import { generateRequestId } from '../../plugins/http/request-id.js';
 import { requestLog } from '../../plugins/http/request-log.js';
+import { createLevelSwitch } from '../../src/observability/level-signal.js';
+import { faultsOf } from '../../src/observability/log-fields.js';
+import { createLogger } from '../../src/observability/logger.js';
 import {
   ADMIN,
   asSuperuser,
@@ -56,10 +60,10 @@ function lines(): Line[] {
     .map((line) => JSON.parse(line) as Line);
 }
 
-/** The lines of one request, once there is one. */
+/** The lines of one request, without its security events, once there is one. */
 async function linesOf(answer: { headers: Answer['headers'] }): Promise<Line[]> {
   return vi.waitFor(() => {
-    const own = lines().filter(({ reqId }) => reqId === answer.headers['x-request-id']);
+    const own = lines().filter(({ reqId, security }) => reqId === answer.headers['x-request-id'] && !security);
     expect(own).not.toEqual([]);
     return own;
   }, PATIENCE);
@@ -133,6 +137,7 @@ describe('a request', () => {
         route: route ?? (expect.any(String) as string),
         duration: expect.any(Number) as number,
       });
+      expect(own[0]?.['code']).toBe((answer.body as { code?: string } | undefined)?.code);
     }
     expect(written.join('')).not.toContain('hunter2');
   });
@@ -249,6 +254,75 @@ it('a client that leaves while the rate limit waits for Redis has one line in th
   expect(texts.filter((text) => text.includes('request aborted by the client'))).toHaveLength(1);
 });
 
+describe('the trace of a request', () => {
+  const TRACE = '0af7651916cd43dd8448eb211c80319c';
+  const traceparent = `00-${TRACE}-b7ad6b7169203331-01`;
+
+  it('is in its line', async () => {
+    const answer = await send('GET', '/products', { token: tenant.adminToken, headers: { traceparent } });
+    expect(await linesOf(answer)).toMatchObject([{ traceId: TRACE, status: 200, msg: 'request' }]);
+  });
+
+  it.each([
+    ['that a route refuses', '/products?limit=0', 400],
+    ['without a token', '/users', 401],
+    ['to an unknown address', '/nothing', 404],
+    ['to an address that does not decode', '/%ff', 400],
+  ])('is in the line and in the problem document of a request %s', async (_what, url, status) => {
+    const token = status === 401 ? undefined : tenant.adminToken;
+    const answer = await send('GET', url, { token, headers: { traceparent } });
+    expect(answer).toMatchObject({ status, body: { traceId: TRACE } });
+    expect(await linesOf(answer)).toMatchObject([{ traceId: TRACE, status }]);
+  });
+
+  it('is in the lines of a request that is limited', async () => {
+    const limited = await startServiceForTest({
+      env: { LOG_LEVEL: 'info', RATE_LIMIT_MAX: '1' },
+      overrides: { logStream },
+    });
+    await limited.send('GET', '/users');
+    const answer = await limited.send('GET', '/users', { headers: { traceparent } });
+    expect(answer).toMatchObject({ status: 429, body: { traceId: TRACE } });
+    expect(await linesOf(answer)).toMatchObject([{ traceId: TRACE, status: 429 }]);
+    expect(lines().filter(({ reqId, event }) => reqId === answer.headers['x-request-id'] && event)).toMatchObject([
+      { event: 'rate-limited', traceId: TRACE },
+    ]);
+  });
+
+  it('is in every other line of the request, and in no line of another', async () => {
+    const texts: string[] = [];
+    const log = createLogger({ level: 'info', pretty: false }, { write: (text) => void texts.push(text) });
+    const app = fastify({ loggerInstance: log, genReqId: generateRequestId });
+    await app.register(requestLog);
+    app.get('/', async (request, reply) => {
+      request.log.info('from the request');
+      reply.log.info('from the reply');
+      return '';
+    });
+    await app.inject({ url: '/', headers: { traceparent, 'x-request-id': 'traced' } });
+    await app.inject({ url: '/', headers: { 'x-request-id': 'plain' } });
+    await app.close();
+    const own = texts.map((text) => JSON.parse(text) as Line).filter(({ msg }) => msg.startsWith('from the'));
+    expect(own).toMatchObject([
+      { reqId: 'traced', traceId: TRACE, msg: 'from the request' },
+      { reqId: 'traced', traceId: TRACE, msg: 'from the reply' },
+      { reqId: 'plain' },
+      { reqId: 'plain' },
+    ]);
+    expect(own.filter(({ traceId }) => traceId !== undefined)).toHaveLength(2);
+  });
+
+  it.each([['malformed'], [`00-${'0'.repeat(32)}-b7ad6b7169203331-01`], [`${traceparent}, ${traceparent}`]])(
+    'is nowhere if the header is %s',
+    async (header) => {
+      const answer = await send('GET', '/nothing', { headers: { traceparent: header } });
+      expect(answer.body).not.toHaveProperty('traceId');
+      const [line] = await linesOf(answer);
+      expect(line).not.toHaveProperty('traceId');
+    },
+  );
+});
+
 describe('a request that fails in the service', () => {
   it('has one line with the error and none of its texts, and an answer without details', async () => {
     const broken = await service.createTenant('broken');
@@ -360,6 +434,71 @@ describe('the log of a whole session', () => {
     for (const line of lines()) {
       expect(line).toMatchObject({ level: expect.any(String) as string, time: expect.any(String) as string });
     }
+  });
+});
+
+describe('the log of a busy service', () => {
+  it('has no field that is not in the schema, and no value of another type', async () => {
+    let failing = false;
+    const busy = await startServiceForTest({
+      env: { LOG_LEVEL: 'trace', SIGN_IN_FAILURES_ACCOUNT: '2' },
+      overrides: {
+        logStream,
+        afterProvisioningStep: (step) => {
+          if (step === 'fill' && failing) throw new Error('broken on purpose');
+        },
+      },
+    });
+    const mine = (): Line[] => lines().slice(before);
+    const before = lines().length;
+    const level = createLevelSwitch(busy.app.engine.log);
+    level();
+    const one = await busy.createTenant('busy-one');
+    const two = await busy.createTenant('busy-two');
+    failing = true;
+    const body = { name: 'Never', slug: 'never', admin: ADMIN };
+    expect((await busy.send('POST', '/tenants', { token: busy.operatorToken, body })).status).toBe(503);
+    failing = false;
+    for (const password of ['wrong-1', 'wrong-2', 'wrong-3', ADMIN.password])
+      await busy.send('POST', '/auth/login', { body: { tenant: 'busy-one', email: ADMIN.email, password } });
+    await busy.send('POST', '/auth/operator/login', { body: OPERATOR });
+    await busy.createUser(one, 'member@example.com');
+    await busy.send('POST', `/tenants/${one.id}/suspend`, { token: busy.operatorToken });
+    await busy.send('GET', '/users', { token: one.adminToken });
+    await busy.send('POST', `/tenants/${one.id}/resume`, { token: busy.operatorToken });
+
+    // The database of a tenant is gone while it is in use.
+    const database = (await busy.app.engine.tenantDirectory.find(two.id))?.dbName ?? '';
+    await asSuperuser('postgres', async (db) => {
+      await sql`alter database ${sql.id(database)} with allow_connections false`.execute(db);
+      await sql`select pg_terminate_backend(pid) from pg_stat_activity where datname = ${database}`.execute(db);
+    });
+    await vi.waitFor(async () => {
+      await Promise.all(Array.from({ length: 10 }, () => busy.send('GET', '/products', { token: two.adminToken })));
+      expect(mine().map(({ msg }) => msg)).toContain('a breaker is open');
+    }, PATIENCE);
+
+    const messages = new Set(mine().map(({ msg }) => msg));
+    for (const message of [
+      'request',
+      'refused a request',
+      'heard of a change',
+      'a provisioning step failed',
+      'a sign-in failed',
+      'an operator signed in',
+      'a request of a suspended tenant was refused',
+    ])
+      expect(messages).toContain(message);
+    expect(new Set(mine().map((line) => line.level))).toEqual(new Set(['debug', 'info', 'warn', 'error']));
+    const { body: metrics } = await busy.app.engine.metrics.expose();
+    expect(metrics).toMatch(/^tenantry_log_lines_total\{level="debug"\} [1-9]/m);
+    // Of this service, and of all others before it.
+    expect(lines().flatMap((line) => faultsOf(line).map((fault) => `${line.msg}: ${fault}`))).toEqual([]);
+    for (const { reqId, status } of mine().filter(({ msg }) => msg === 'request'))
+      expect([status, mine().filter((line) => line.reqId === reqId && line.msg === 'request').length]).toEqual([
+        status,
+        1,
+      ]);
   });
 });
 

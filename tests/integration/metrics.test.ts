@@ -5,19 +5,21 @@ import { readFileSync } from 'node:fs';
 import { connect, type AddressInfo, type Socket } from 'node:net';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { afterAll, afterEach, beforeAll, describe, expect, inject, it, onTestFinished } from 'vitest';
+import { afterAll, afterEach, beforeAll, describe, expect, inject, it, onTestFinished, vi } from 'vitest';
 import type { Registry } from '../../db/registry/registry-schema.js';
 import type { Config } from '../../src/config/index.js';
-import { createEngine, type Engine } from '../../src/engine/index.js';
+import { createEngine, type Engine, type EngineOptions } from '../../src/engine/index.js';
 import { metricDefinitions } from '../../src/engine/metrics/index.js';
 import { createLogger } from '../../src/observability/logger.js';
 import {
   ADMIN,
   asSuperuser,
   beginGrant,
+  beginSession,
   connectAs,
   createRegistry,
   sender,
+  startServiceForTest,
   startServiceIn,
   type TestService,
   type TestTenant,
@@ -78,8 +80,10 @@ beforeAll(async () => {
         HASH_CONCURRENCY: '1',
         CLUSTER_CONNECTION_BUDGET: '8',
         RECONCILE_EVERY_MS: '3600000',
+        LOG_LEVEL: 'info',
         ...(redis && { REDIS_URL: redis.url }),
       },
+      overrides: { logStream: { write: () => undefined } },
     },
   );
   ({ engine } = service.app);
@@ -102,9 +106,14 @@ async function scrapeOf({ metrics }: Pick<Engine, 'metrics'>): Promise<Expositio
 const scrape = (): Promise<Exposition> => scrapeOf(engine);
 
 /** Another replica, which has asked the registry for nothing yet and runs no jobs. */
-async function scrapeNewReplica(config: Config = service.config): Promise<Exposition> {
-  const other = await createEngine(config, createLogger(config.log));
+async function scrapeNewReplica(
+  config: Config = service.config,
+  options: EngineOptions = {},
+  isReady: (other: Engine) => boolean = () => true,
+): Promise<Exposition> {
+  const other = await createEngine(config, createLogger(config.log), options);
   try {
+    await expect.poll(() => isReady(other), PATIENCE).toBe(true);
     return await scrapeOf(other);
   } finally {
     await other.close();
@@ -128,6 +137,26 @@ async function databaseOf(tenantId: string): Promise<string> {
   const record = await engine.tenantDirectory.find(tenantId);
   if (!record) throw new Error('the tenant is gone');
   return record.dbName;
+}
+
+/** Locks the tenant's products, until the returned function is called. */
+async function lockProducts(): Promise<() => Promise<void>> {
+  const locker = connectAs<unknown>(await databaseOf(tenant.id));
+  let release = (): void => undefined;
+  const held = new Promise<void>((resolve) => (release = resolve));
+  let locked = (): void => undefined;
+  const isLocked = new Promise<void>((resolve) => (locked = resolve));
+  const transaction = locker.db.transaction().execute(async (trx) => {
+    await sql`lock table products in access exclusive mode`.execute(trx);
+    locked();
+    await held;
+  });
+  await isLocked;
+  return async () => {
+    release();
+    await transaction;
+    await locker.close(0);
+  };
 }
 
 /** Ends a fault of the tenants' server, and waits until its breaker is closed. */
@@ -168,6 +197,8 @@ const acts: readonly Act[] = [
       tenantry_password_hash_duration_seconds: { act: 'verify' },
       tenantry_http_errors_total: { code: 'invalid-credentials' },
       tenantry_rate_limited_total: { limit: 'failures-account' },
+      tenantry_security_events_total: { event: 'sign-in-failed' },
+      tenantry_log_lines_total: { level: 'info' },
     },
     act: async () => {
       const body = { tenant: tenant.slug, email: ADMIN.email, password: 'a wrong password' };
@@ -231,22 +262,11 @@ const acts: readonly Act[] = [
     what: "a tenant's table is locked",
     changes: { tenantry_pool_waiting: {}, tenantry_lane_overflows_total: {} },
     act: async () => {
-      const locker = connectAs<unknown>(await databaseOf(tenant.id));
-      let release = (): void => undefined;
-      const held = new Promise<void>((resolve) => (release = resolve));
-      let locked = (): void => undefined;
-      const isLocked = new Promise<void>((resolve) => (locked = resolve));
-      const transaction = locker.db.transaction().execute(async (trx) => {
-        await sql`lock table products in access exclusive mode`.execute(trx);
-        locked();
-        await held;
-      });
-      await isLocked;
+      const release = await lockProducts();
       const requests = Array.from({ length: 8 }, list);
       return async () => {
-        release();
-        await Promise.all([transaction, ...requests]);
-        await locker.close(0);
+        await release();
+        await Promise.all(requests);
       };
     },
   },
@@ -461,8 +481,9 @@ const acts: readonly Act[] = [
     },
   },
   {
-    what: 'the registry has more tenants, standby databases and unfinished work',
+    what: 'the registry has more replicas, tenants, standby databases and unfinished work',
     changes: {
+      tenantry_replicas_alive: {},
       tenantry_tenants: { status: 'suspended' },
       tenantry_tenants_by_schema_version: { version: '0001_older' },
       tenantry_standby_databases: { state: 'making' },
@@ -480,16 +501,27 @@ const acts: readonly Act[] = [
         await made('suspended', '0001_older', '0');
         await made('provisioning', '0001_older', '2 hours');
         await sql`update clusters set standby_target = 3`.execute(db);
+        await sql`insert into replicas (id, version, node, host, started_at, seen_at, slots_used)
+          values ('made up', '0', '0', 'made-up', now(), now(), '{}')`.execute(db);
         await sql`insert into standby_databases (id, cluster_id, db_name, db_user, db_password, schema_version)
           select gen_random_uuid(), id, 'made_up', 'made_up', '', '0001_older' from clusters limit 1`.execute(db);
       });
       return () =>
         inRegistry(async (db) => {
           await sql`delete from tenants where name = 'made up'`.execute(db);
+          await sql`delete from replicas where id = 'made up'`.execute(db);
           await sql`delete from standby_databases where db_name = 'made_up'`.execute(db);
           await sql`update clusters set standby_target = 0`.execute(db);
         });
     },
+  },
+  {
+    what: 'the clock of a replica is wrong',
+    changes: { tenantry_clock_skew_seconds: {} },
+    before: () => scrapeNewReplica(service.config, {}, ({ events }) => events.live),
+    after: () =>
+      scrapeNewReplica(service.config, { wallClock: () => Date.now() + 60_000 }, ({ events }) => events.live),
+    act: () => Promise.resolve(undefined),
   },
   {
     what: 'the registry is away',
@@ -641,6 +673,137 @@ describe('the metrics', () => {
     expect((after.sum(name, labels) ?? 0) - (before.sum(name, labels) ?? 0)).toBe(requests);
     expect(after.sum('tenantry_http_requests_in_flight')).toBe(0);
     expect(after.sum('tenantry_http_requests_aborted_total')).toBe(before.sum('tenantry_http_requests_aborted_total'));
+  });
+});
+
+describe('a 429', () => {
+  interface Limited {
+    readonly limit: string;
+    readonly env: Readonly<Record<string, string>>;
+    /** Sends one request that the limit concerns. */
+    readonly request: (limited: TestService) => Promise<() => Promise<{ readonly status: number }>>;
+  }
+  const signIn = { tenant: 'nobody', email: 'nobody@example.com', password: 'a wrong password' };
+  const limits: readonly Limited[] = [
+    {
+      limit: 'address',
+      env: { RATE_LIMIT_MAX: '1' },
+      request:
+        async ({ send }) =>
+        () =>
+          send('GET', '/nowhere'),
+    },
+    {
+      limit: 'sign-in',
+      env: { SIGN_IN_LIMIT: '1' },
+      request:
+        async ({ send }) =>
+        () =>
+          send('POST', '/auth/login', { body: signIn }),
+    },
+    {
+      limit: 'user',
+      env: { USER_RATE_LIMIT_MAX: '1' },
+      request:
+        async ({ send, operatorToken: token }) =>
+        () =>
+          send('GET', '/tenants', { token }),
+    },
+    {
+      limit: 'tenant-requests',
+      env: { TENANT_REQUESTS_PER_SECOND: '1' },
+      request: async (limited) => {
+        const { adminToken: token } = await limited.createTenant();
+        return () => limited.send('GET', '/products', { token });
+      },
+    },
+    {
+      limit: 'password',
+      env: { PASSWORD_BUDGET_ACCOUNT: '1' },
+      request: async (limited) => {
+        const { adminToken: token } = await limited.createTenant();
+        let users = 0;
+        const user = { firstName: 'Uma', lastName: 'User', password: 'user-password-123', roles: ['member'] };
+        return () =>
+          limited.send('POST', '/users', { token, body: { ...user, email: `u${(users += 1)}@example.com` } });
+      },
+    },
+  ];
+
+  it.each(limits)('is counted once, by the limit that was reached: $limit', async ({ limit, env, request }) => {
+    const limited = await startServiceForTest({ env });
+    const send = await request(limited);
+    const answers = await Promise.all([send(), send(), send(), send()]);
+    const refused = answers.filter(({ status }) => status === 429).length;
+    expect(refused).toBeGreaterThan(0);
+    const found = await scrapeOf(limited.app.engine);
+    expect(found.sum('tenantry_rate_limited_total', { limit })).toBe(refused);
+    expect(found.sum('tenantry_rate_limited_total')).toBe(refused);
+  });
+});
+
+describe('a refused access token', () => {
+  it('is counted by the reason', async () => {
+    const before = await scrape();
+    const refused: string[] = [];
+    const refuse = async (reason: string, url: string, token?: string): Promise<void> => {
+      expect([401, 403]).toContain((await service.send('GET', url, { token })).status);
+      refused.push(reason);
+    };
+    const { id: userId, token } = await service.createUser(tenant, 'left@example.com');
+    const fresh = (): Promise<string> => beginSession(service.app, { kind: 'user', tenantId: tenant.id, userId });
+    await refuse('missing', '/products');
+    await refuse('invalid', '/products', 'x.y.z');
+    await refuse('wrong-kind', '/tenants', token);
+    const [known, unknown] = [await fresh(), await fresh()];
+    expect((await service.send('GET', '/products', { token: known })).status).toBe(200);
+    const now = Date.now();
+    vi.spyOn(Date, 'now').mockReturnValue(now + 3_600_000);
+    await refuse('expired', '/products', known);
+    await refuse('expired', '/products', unknown);
+    vi.restoreAllMocks();
+    const ended = await fresh();
+    await service.send('POST', '/auth/logout', { token: ended });
+    await refuse('session-ended', '/products', ended);
+    const admin = tenant.adminToken;
+    const deactivated = await service.send('PATCH', `/users/${userId}`, { token: admin, body: { active: false } });
+    expect(deactivated.status).toBe(200);
+    await service.send('GET', '/products', { token });
+    const after = await scrape();
+    const more = (labels: Labels): number =>
+      (after.sum('tenantry_access_tokens_refused_total', labels) ?? 0) -
+      (before.sum('tenantry_access_tokens_refused_total', labels) ?? 0);
+    for (const reason of new Set(refused))
+      expect([reason, more({ reason })]).toEqual([
+        reason,
+        refused.filter((other) => other === reason).length + (reason === 'session-ended' ? 1 : 0),
+      ]);
+    expect(after.sum('tenantry_sessions_ended_total', { reason: 'account-changed' })).toBeGreaterThan(
+      before.sum('tenantry_sessions_ended_total', { reason: 'account-changed' }) ?? 0,
+    );
+  });
+});
+
+describe('a request whose client left', () => {
+  it('is aborted and not answered, although its answer is made later', async () => {
+    const release = await lockProducts();
+    const before = await scrape();
+    const socket = connect(port, '127.0.0.1');
+    socket.on('error', () => undefined);
+    socket.write(`GET /products HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer ${tenant.adminToken}\r\n\r\n`);
+    await expect.poll(() => engine.traffic.inFlight, PATIENCE).toBe(1);
+    socket.destroy();
+    await expect.poll(() => engine.traffic.inFlight, PATIENCE).toBe(0);
+    await release();
+    // The answer is made when the lock is free, which the next request waits for as well.
+    expect((await list()).status).toBe(200);
+    await sleep(200);
+    const after = await scrape();
+    const more = (name: string, labels: Labels = {}): number =>
+      (after.sum(name, labels) ?? 0) - (before.sum(name, labels) ?? 0);
+    expect(more('tenantry_http_requests_aborted_total')).toBe(1);
+    expect(more('tenantry_http_request_duration_seconds', { route: '/products' })).toBe(1);
+    expect(after.sum('tenantry_http_requests_in_flight')).toBe(0);
   });
 });
 

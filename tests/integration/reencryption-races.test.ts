@@ -16,6 +16,7 @@ import { findTenant, type TenantRecord } from '../../db/registry/tenant-queries.
 import type { DatabaseHandle } from '../../db/driver/client.js';
 import { ensureDefaultCluster } from '../../src/clusters/default-cluster.js';
 import { createEnvelope, type EnvelopeContext } from '../../src/secrets/envelope.js';
+import type { RecordEvent } from '../../src/observability/security-events.js';
 import { createReencryption, type Reencryption } from '../../src/operations/reencryption.js';
 import { connectAs, createRegistry, testConfig } from '../support/app.js';
 
@@ -43,10 +44,11 @@ const { signal } = new AbortController();
 
 /** Re-encryption with these keys; the first is the current key. */
 function reencryptionWith(keys: readonly (typeof k1)[]): Reencryption {
-  const warn = (context: object, text: string): void => {
-    throw new Error(`${text} ${JSON.stringify(context)}`);
+  const record: RecordEvent = (event, fields) => {
+    if (event === 'key-missing' || event === 'password-unreadable')
+      throw new Error(`${event} ${JSON.stringify(fields)}`);
   };
-  return createReencryption({ registry: service.db, keys, log: { done: () => undefined, warn } });
+  return createReencryption({ registry: service.db, keys, record });
 }
 
 async function reencrypt(keys: readonly (typeof k1)[]): Promise<void> {

@@ -48,6 +48,12 @@ interface Replica {
   readonly lines: string[];
 }
 
+/** The security events of a replica, with the key that each is about. */
+const eventsOf = ({ lines }: Replica): readonly { readonly event: string; readonly kid?: string | null }[] =>
+  lines
+    .map((line) => JSON.parse(line) as { readonly event: string; readonly security?: boolean })
+    .filter(({ security }) => security);
+
 /** A replica with these keys, the first its current one; it closes after `work`. */
 async function withReplica<T>(keys: readonly EncryptionKey[], work: (replica: Replica) => Promise<T>): Promise<T> {
   const lines: string[] = [];
@@ -154,7 +160,17 @@ describe('a change of the encryption key', () => {
       done = true;
       await Promise.all(clients);
       expect([...statuses]).toEqual([200]);
-      expect(replica.lines.join('')).toContain('encrypted database passwords again with the current key');
+      const events = eventsOf(replica);
+      expect(events).toContainEqual(expect.objectContaining({ event: 'reencryption-begun', kid: 'test' }));
+      expect(events).toContainEqual(
+        expect.objectContaining({
+          event: 'passwords-reencrypted',
+          kid: 'k2',
+          column: 'tenants.db_password',
+          rows: expect.any(Number) as number,
+        }),
+      );
+      expect(events.filter(({ event }) => event === 'key-unused')).toMatchObject([{ kid: 'test' }]);
     });
 
     for (const [column, sealed] of Object.entries(await allSealed())) {
@@ -246,7 +262,7 @@ describe('a ciphertext that cannot be encrypted again', () => {
       for (let time = 0; time < 3; time += 1) await replica.app.engine.housekeeping.runNow('reencryption');
       const told = replica.lines.filter((line) => line.includes('could not decrypt'));
       expect(told).toHaveLength(1);
-      expect(told[0]).toContain(row.id);
+      expect(JSON.parse(told[0] ?? '')).toMatchObject({ event: 'password-unreadable', targetId: row.id });
       expect(told[0]).not.toContain(foreign);
       expect(await usesOf(replica)).toMatchObject([{ kid: 'k1' }, { kid: 'k2', rows: 1 }, { kid: 'test', rows: 0 }]);
     });
@@ -267,6 +283,7 @@ describe('a ciphertext that cannot be encrypted again', () => {
       expect(told).toHaveLength(1);
       expect(told[0]).toContain(`"k1"`.replaceAll('"', String.raw`\"`));
       expect(told[0]).toContain(`${n} database passwords are`);
+      expect(eventsOf(replica)).toMatchObject([{ event: 'key-missing', kid: 'k1', rows: n }]);
       expect(await usesOf(replica)).toEqual([
         { kid: 'k2', held: true, current: true, rows: 1 },
         { kid: 'k1', held: false, current: false, rows: n },

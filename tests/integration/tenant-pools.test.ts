@@ -15,6 +15,7 @@ import { createEnvelope } from '../../src/secrets/envelope.js';
 import { createGovernor } from '../../src/connections/governor.js';
 import { poolLimits } from '../../src/tenants/pool-options.js';
 import { createTenantPools } from '../../src/connections/tenant-pools.js';
+import type { SecurityEventName } from '../../src/observability/security-catalogue.js';
 import {
   asSuperuser,
   connectAs,
@@ -149,7 +150,7 @@ describe('a tenant’s row with the wrong database,', () => {
   });
   afterAll(() => cold.close());
 
-  it.each<[string, (tenant: TestTenant) => Promise<void>]>([
+  it.each<[string, (tenant: TestTenant) => Promise<void>, SecurityEventName?]>([
     [
       'marked as another tenant’s',
       async (tenant) => {
@@ -175,8 +176,10 @@ describe('a tenant’s row with the wrong database,', () => {
         await changeRow(other, { db_name: 'parked' });
         await changeRow(tenant, { db_name: dbName, db_user: dbUser, db_password: dbPassword });
       },
+      // A password belongs to its row.
+      'password-unreadable',
     ],
-  ])('%s, gets 503 and a line in the log', async (_what, mixUp) => {
+  ])('%s, gets 503 and a line in the log', async (_what, mixUp, event = 'wrong-database') => {
     const tenant = await home.createTenant();
     await mixUp(tenant);
     for (const url of ['/products', '/users', `/users/${tenant.adminId}`]) {
@@ -186,7 +189,7 @@ describe('a tenant’s row with the wrong database,', () => {
     }
     const logged = lines.map((line) => JSON.parse(line) as Record<string, unknown>);
     expect(logged).toContainEqual(
-      expect.objectContaining({ level: 'error', tenantId: tenant.id, msg: 'could not build a tenant pool' }),
+      expect.objectContaining({ level: 'error', tenantId: tenant.id, security: true, event }),
     );
     await expect.poll(() => cold.app.engine.tenantPools.stats().pools).toBe(0);
   });
@@ -198,7 +201,7 @@ describe('a tenant’s row with the wrong database,', () => {
     const ask = async (): Promise<number> => (await cold.send('GET', '/products', { token: tenant.adminToken })).status;
     const since = performance.now();
     for (let time = 0; time < 20; time += 1) expect(await ask()).toBe(503);
-    const looks = lines.filter((line) => line.includes('could not build a tenant pool')).length;
+    const looks = lines.filter((line) => line.includes('wrong-database')).length;
     expect(looks).toBeGreaterThan(0);
     expect(looks).toBeLessThanOrEqual(1 + Math.ceil((performance.now() - since) / 1_000));
     await inDatabaseOf(tenant, (db) => db.updateTable('tenant_marker').set({ tenant_id: tenant.id }).execute());

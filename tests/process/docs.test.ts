@@ -39,6 +39,7 @@ import { addResource, copySource, type SourceCopy } from '../support/source-copy
 const RUN_BY: Readonly<Record<string, { readonly file: string; readonly words: readonly string[] }>> = {
   'npm ci && npm test': { file: '.ci/run', words: ['\nnpm ci\n', ' npm test\n'] },
   'npm test': { file: '.ci/run', words: [' npm test\n'] },
+  'kill -USR2 "$PID"': { file: 'tests/process/log-level.test.ts', words: ['kill -USR2 "$PID"'] },
   'TEST_REQUIRE_ALL=1 npm test': { file: '.ci/run', words: ['\nTEST_REQUIRE_ALL=1 npm test\n'] },
 };
 
@@ -54,6 +55,8 @@ const NOT_RUN: Readonly<Record<string, string>> = {
   'docker compose run --rm migrate': NEEDS_ENGINE,
   'docker compose up --detach --no-deps --wait replica-1': NEEDS_ENGINE,
   'docker compose up --detach --no-deps --wait replica-2': NEEDS_ENGINE,
+  'docker compose logs --no-log-prefix --since 10m replica-1 | grep \'"security":true\'': NEEDS_ENGINE,
+  'docker compose kill --signal SIGUSR2 replica-1': NEEDS_ENGINE,
   [backup().text]: NEEDS_ENGINE,
   'npm run docs:try': 'it would run itself',
   'npm run docs:try -- topology': 'it would run itself',
@@ -163,7 +166,7 @@ describe('npm start, from a terminal', () => {
         expect(printed).toContain('"storageBytes":{"limit":1000000000,');
         expect(printed).toContain('"slug":"acme"');
         expect(printed).toContain('"current":true');
-        const [, address = ''] = /"address":"(http:[^"]+)"/.exec(terminal.output) ?? [];
+        const [, address = ''] = /Metrics are served on (http:\S+)\/metrics/.exec(terminal.output) ?? [];
         const scraped = await runScript(scrape.text.replace('http://127.0.0.1:9464', address), { cwd: ROOT });
         expect(scraped).toContain('tenantry_sign_ins_total{realm="operator",outcome="success"}');
       } finally {

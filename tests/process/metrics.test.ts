@@ -16,7 +16,7 @@ describe('the port of the metrics', { timeout: 90_000 }, () => {
 
   it('answers while the service drains and closes, after clients are sent elsewhere', async () => {
     const service = await startProcess({ DATA_DIR: data.dir, METRICS_PORT: '0', SHUTDOWN_DRAIN_MS: '2000' });
-    const [, metrics = ''] = /"address":"(http:[^"]+)"/.exec(service.stdout) ?? [];
+    const [, metrics = ''] = /Metrics are served on (http:\S+)\/metrics/.exec(service.stdout) ?? [];
     const scrape = async (): Promise<number> => (await fetch(`${metrics}/metrics`)).status;
     try {
       expect(await scrape()).toBe(200);

@@ -91,6 +91,8 @@ describe('an external registry', () => {
       /the role \\"registry_owner\\" of DATABASE_URL can change the registry's audit/g,
     );
     expect(warnings).toHaveLength(1);
+    const line = service.stdout.split('\n').find((text) => text.includes('can change the registry'));
+    expect(JSON.parse(line ?? '')).toMatchObject({ security: true, event: 'weak-setup', reason: 'audit-rewritable' });
   });
 
   it('is reported by its address if it cannot be reached, without the password', async () => {

@@ -161,6 +161,16 @@ describe.skipIf(skipped !== '')(`two replicas behind HAProxy${skipped}`, () => {
     }
   }
 
+  it('serve metrics each on a port of its own, and HAProxy leads to none of them', async () => {
+    for (const { metricsUrl, url } of topology.replicas) {
+      const answer = await fetch(metricsUrl);
+      expect(answer.status).toBe(200);
+      expect(await answer.text()).toContain('tenantry_fleet_readable 1\n');
+      expect((await fetch(`${url}/metrics`)).status).toBe(404);
+    }
+    expect((await fetch(`${topology.url}/metrics`)).status).toBe(404);
+  });
+
   it('both get requests, and keep the request ID that the client chose', async () => {
     let turn = 0;
     // Repeated until it holds: the balancer rightly leaves out a starved replica whose checks fail.
@@ -170,6 +180,15 @@ describe.skipIf(skipped !== '')(`two replicas behind HAProxy${skipped}`, () => {
       expect(answer).toMatchObject({ status: 200, headers: { 'x-request-id': id } });
       const logs = await Promise.all(topology.replicas.map(({ logFile }) => readFile(logFile, 'utf8')));
       return logs.every((log) => log.includes('"balanced-'));
+    });
+  });
+
+  it('passes the trace of a caller on to the replicas', async () => {
+    const traceId = 'a1'.repeat(16);
+    const headers = { traceparent: `00-${traceId}-b7ad6b7169203331-01` };
+    expect(await send(`${topology.url}/products`, 'GET', { headers })).toMatchObject({
+      status: 401,
+      body: { traceId },
     });
   });
 

@@ -115,6 +115,7 @@ ${JSON.stringify(body, null, 2)}
 | \`detail\` | what happened, and what the client can do; not in every answer |
 | \`code\` | the code; branch on this field |
 | \`requestId\` | the id of the request, also in the header \`X-Request-Id\` and in the log |
+| \`traceId\` | the trace id of the request, if it came with a valid \`traceparent\` header |
 | \`errors\` | each invalid part of the request: its path, and a message; only for invalid input |
 | \`limit\`, \`limitValue\` | the tenant limit that was reached; only with \`tenant-limit-exceeded\` |
 

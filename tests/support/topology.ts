@@ -31,6 +31,7 @@ export interface Topology {
 export interface Replica {
   /** Directly, without the balancer. */
   readonly url: string;
+  readonly metricsUrl: string;
   readonly pid: number | undefined;
   readonly logFile: string;
   /** Resolves when the replica reports that it is ready. */
@@ -150,7 +151,11 @@ export async function startTopology(
 
     const makeReplica = async (name: string): Promise<Replica> => {
       const port = await portOf(path.join(folder, `${name}.port`));
-      const replica = createReplica(port, { ...env, PORT: String(port) }, path.join(folder, `${name}.log`));
+      // A container has its ports for itself; the replicas of one machine need one each.
+      const metricsPort = await portOf(path.join(folder, `${name}-metrics.port`));
+      const own = { ...env, PORT: String(port), METRICS_PORT: String(metricsPort) };
+      const metricsUrl = `http://127.0.0.1:${metricsPort}/metrics`;
+      const replica = createReplica(port, metricsUrl, own, path.join(folder, `${name}.log`));
       // Two signals mean "at once": no client sends requests any more, so there is nothing to drain. The signals differ, because
       // the same signal twice may arrive as one.
       undo.push(() => Promise.all([replica.stop('SIGTERM'), replica.stop('SIGINT')]));
@@ -180,11 +185,17 @@ export async function startTopology(
   }
 }
 
-function createReplica(port: number, env: Readonly<Record<string, string>>, logFile: string): Replica {
+function createReplica(
+  port: number,
+  metricsUrl: string,
+  env: Readonly<Record<string, string>>,
+  logFile: string,
+): Replica {
   const url = `http://127.0.0.1:${port}`;
   let program: Program | undefined;
   return {
     url,
+    metricsUrl,
     logFile,
     get pid() {
       return program?.pid;

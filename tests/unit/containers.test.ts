@@ -92,7 +92,7 @@ describe('the Dockerfile', () => {
 
   it('checks /health/live only, and lets the service receive signals itself', () => {
     expect(valueOf('HEALTHCHECK')).toContain('/health/live');
-    expect(JSON.parse(valueOf('CMD') ?? '')).toEqual(['node', 'dist/src/server.js']);
+    expect(JSON.parse(valueOf('CMD') ?? '')).toEqual(['node', '--disable-sigusr1', 'dist/src/server.js']);
     expect(valueOf('ENTRYPOINT')).toBeUndefined();
   });
 

@@ -1,10 +1,20 @@
 // src/observability/logger.ts: a line is JSON, secrets are redacted, and of an error only the safe parts are written.
+import { readdirSync, readFileSync } from 'node:fs';
+import path from 'node:path';
 import pg from 'pg';
+import pino from 'pino';
+import ts from 'typescript';
 import { z } from 'zod';
-import { describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { DatabaseFault } from '../../db/driver/database-fault.js';
 import { AppError } from '../../src/errors.js';
+import { createLevelSwitch, RAISED_FOR } from '../../src/observability/level-signal.js';
+import { faultsOf, logFields } from '../../src/observability/log-fields.js';
+import { showLines } from '../../src/observability/log-lines.js';
 import { createLogger, safeError } from '../../src/observability/logger.js';
+import { createMetrics, type Metrics } from '../../src/observability/metrics.js';
+
+const ROOT = path.resolve(import.meta.dirname, '../..');
 
 /** A logger and its lines. */
 function logger(level = 'info'): { log: ReturnType<typeof createLogger>; lines: string[] } {
@@ -161,5 +171,171 @@ describe('an error in the log', () => {
     const error = new Error('bare');
     delete error.stack;
     expect(safeError(error)).toEqual({ type: 'Error', message: 'bare', stack: '' });
+  });
+});
+
+describe('the lines of a log', () => {
+  async function countsOf(log: ReturnType<typeof createLogger>): Promise<Record<string, number>> {
+    const metrics: Metrics = createMetrics((error) => {
+      throw error;
+    });
+    showLines(metrics, log);
+    const { body } = await metrics.expose();
+    const series = [...body.matchAll(/^tenantry_log_lines_total\{level="(\w+)"\} (\d+)$/gm)];
+    return Object.fromEntries(series.map(([, level = '', count]) => [level, Number(count)]));
+  }
+
+  it('are counted by level, with those of every child, and without those below the level', async () => {
+    const { log } = logger('debug');
+    const child = log.child({ reqId: 'r1' }).child({}, { redact: [] });
+    log.trace('below');
+    log.debug('one');
+    for (let time = 0; time < 3; time += 1) child.info({ level: 'error', nested: { level: 'fatal' } }, 'three');
+    log.warn('"level":"error"');
+    log.error({ err: new Error('one') }, 'one');
+    log.fatal('one');
+    expect(await countsOf(log)).toEqual({ trace: 0, debug: 1, info: 3, warn: 1, error: 1, fatal: 1 });
+  });
+
+  it('of two logs are counted apart, and a log of another kind has no count', async () => {
+    const [one, two] = [logger(), logger()];
+    one.log.info('one');
+    expect(await countsOf(two.log)).toMatchObject({ info: 0 });
+    expect(await countsOf(one.log)).toMatchObject({ info: 1 });
+    expect(await countsOf(pino({ level: 'silent' }))).toEqual({});
+  });
+
+  it('reach the stream as they are, also where it can be flushed', () => {
+    const texts: string[] = [];
+    const calls: string[] = [];
+    const log = createLogger(
+      { level: 'info', pretty: false },
+      Object.assign(
+        { write: (text: string) => void texts.push(text) },
+        {
+          flush: (done?: () => void) => {
+            calls.push('flush');
+            done?.();
+          },
+          flushSync: () => void calls.push('flushSync'),
+        },
+      ),
+    );
+    log.info('kept');
+    log.flush();
+    // pino flushes after a fatal line, because the process may end.
+    log.fatal('last');
+    expect(texts).toHaveLength(2);
+    expect(calls).toEqual(['flush', 'flushSync']);
+  });
+});
+
+describe('the level of a log', () => {
+  beforeEach(() => {
+    vi.useFakeTimers();
+  });
+  afterEach(() => {
+    vi.useRealTimers();
+  });
+
+  const changesOf = (lines: readonly string[]): unknown[] =>
+    lines.map((line) => (JSON.parse(line) as { logLevel?: unknown }).logLevel).filter((level) => level !== undefined);
+
+  it('is raised by a signal and given back by the next, for the loggers that were made before too', () => {
+    const { log, lines } = logger('warn');
+    const child = log.child({ reqId: 'r1' });
+    const lineLogger = log.child({}, { redact: [] });
+    const signal = createLevelSwitch(log);
+    child.debug('not yet');
+    signal();
+    child.debug('shown');
+    lineLogger.debug('shown');
+    log.child({}).debug('shown');
+    signal();
+    for (const each of [log, child, lineLogger]) each.info('no longer');
+    expect(lines.filter((line) => line.includes('shown'))).toHaveLength(3);
+    expect(lines).toHaveLength(5);
+    expect(changesOf(lines)).toEqual(['debug', 'warn']);
+    expect(vi.getTimerCount()).toBe(0);
+  });
+
+  it('comes back by itself, and says when', () => {
+    const { log, lines } = logger('info');
+    const signal = createLevelSwitch(log);
+    signal();
+    const { until } = JSON.parse(lines[0] ?? '') as { until: string };
+    vi.advanceTimersByTime(RAISED_FOR - 1);
+    expect(log.level).toBe('debug');
+    vi.advanceTimersByTime(1);
+    expect(log.level).toBe('info');
+    expect(new Date(until).getTime()).toBe(Date.now());
+    signal();
+    expect(changesOf(lines)).toEqual(['debug', 'info', 'debug']);
+    expect(lines.flatMap((line) => faultsOf(JSON.parse(line) as Record<string, unknown>))).toEqual([]);
+  });
+
+  it.each([
+    ['silent', ['debug']],
+    ['debug', ['trace']],
+    ['trace', ['trace']],
+  ])('is raised from %s to a lower one, if there is one, and says so', (level, changes) => {
+    const { log, lines } = logger(level);
+    createLevelSwitch(log)();
+    expect(log.level).toBe(changes[0]);
+    expect(changesOf(lines)).toEqual(changes);
+  });
+
+  it('is flushed with its line, because a person waits for it', () => {
+    const flush = vi.fn();
+    const log = createLogger({ level: 'info', pretty: false }, Object.assign({ write: () => undefined }, { flush }));
+    const signal = createLevelSwitch(log);
+    signal();
+    signal();
+    expect(flush).toHaveBeenCalledTimes(2);
+  });
+});
+
+describe('the schema of the log', () => {
+  it('finds a field that is not in it, and a value of another type', () => {
+    expect(faultsOf({ level: 'info', time: 't', msg: 'm', fields: ['a'], kid: null })).toEqual([]);
+    expect(faultsOf({ unknown: 1 })).toEqual(['unknown is not in the schema']);
+    expect(faultsOf({ status: '200' })).toEqual(['status is no number: "200"']);
+    for (const line of [{ err: ['a'] }, { err: null }, { fields: [1] }, { fields: 'a' }, { security: 'true' }])
+      expect(faultsOf(line)).toHaveLength(1);
+  });
+
+  it('has every field that the code gives to a line', () => {
+    const beyond: string[] = [];
+    let found = 0;
+    const visit = (file: string, node: ts.Node): void => {
+      ts.forEachChild(node, (child) => {
+        visit(file, child);
+      });
+      if (!ts.isCallExpression(node) || !ts.isPropertyAccessExpression(node.expression)) return;
+      const [fields] = node.arguments;
+      const isLine = /\b(?:log|lines)\.(?:trace|debug|info|warn|error|fatal)$/.test(node.expression.getText());
+      if (!isLine || !fields || !ts.isObjectLiteralExpression(fields)) return;
+      found += 1;
+      for (const property of fields.properties)
+        if (property.name && !(property.name.getText() in logFields))
+          beyond.push(`${file}: ${property.name.getText()}`);
+    };
+    for (const folder of ['src', 'plugins', 'routes', 'db'])
+      for (const name of readdirSync(path.join(ROOT, folder), { recursive: true, encoding: 'utf8' })) {
+        if (!name.endsWith('.ts')) continue;
+        const file = path.join(folder, name);
+        const text = readFileSync(path.join(ROOT, file), 'utf8');
+        if (/\b(?:log|lines)\.\w+\(/.test(text))
+          visit(file, ts.createSourceFile(name, text, ts.ScriptTarget.Latest, true));
+      }
+    expect(found).toBeGreaterThan(20);
+    expect(beyond).toEqual([]);
+  });
+
+  it('says of each field what it is, in the words of the page', () => {
+    for (const [name, { meaning, lines }] of Object.entries(logFields)) {
+      expect(meaning, name).not.toMatch(/\.$|\|/);
+      expect(lines, name).not.toMatch(/\.$|\|/);
+    }
   });
 });

@@ -3,6 +3,7 @@ import { readdirSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 import ts from 'typescript';
 import { beforeAll, describe, expect, it } from 'vitest';
+import { LOG_PAGE, logPage } from '../support/log-page.js';
 import {
   ERRORS_PAGE,
   errorsPage,
@@ -139,6 +140,11 @@ describe('the definitions of metrics', () => {
     const names = metricDefinitions.map(({ name }) => name);
     expect(new Set(names).size).toBe(names.length);
   });
+});
+
+it(`docs/reference/log.md is what the schema of the log and the catalogue of events say; ${WRITTEN_BY}`, () => {
+  expect(readFileSync(LOG_PAGE, 'utf8')).toBe(logPage());
+  expect(logPage()).toContain('<!-- Written by scripts/docs-reference.ts');
 });
 
 describe('the guide to errors', () => {

@@ -5,22 +5,26 @@ import {
   countStandby,
   countTenants,
   countUnfinished,
+  listReports,
   type StandbyCount,
   type TenantCount,
   type UnfinishedWork,
-} from '../../../db/registry/fleet-queries.js';
-import type { Registry } from '../../../db/registry/registry-schema.js';
+} from '../../../db/registry/status-queries.js';
+import type { Registry, ReportKind } from '../../../db/registry/registry-schema.js';
 import { within } from '../../lib/deadline.js';
+import { UNFINISHED_FOR } from '../../status/fleet-status.js';
 
-export interface Fleet {
+export interface FleetCounts {
   readonly tenants: readonly TenantCount[];
   readonly standby: readonly StandbyCount[];
   readonly unfinished: readonly UnfinishedWork[];
+  /** Databases that were left as they are, because only a person may decide. */
+  readonly reports: ReadonlyMap<ReportKind, number>;
 }
 
 export interface FleetNumbers {
   /** Undefined if the registry does not answer. Never rejects, and never waits longer than `DEADLINE`. */
-  read(): Promise<Fleet | undefined>;
+  read(): Promise<FleetCounts | undefined>;
 }
 
 /** Numbers that are younger than this (ms) are used again. */
@@ -32,25 +36,23 @@ const RETRY_AFTER = 5_000;
 /** Longest wait (ms) for the registry. The scrape has a deadline too, which is later. */
 const DEADLINE = 1_500;
 
-/** Work that has been unfinished for this long (ms) does not end without a person: the jobs try again every few seconds. */
-export const OVERDUE_AFTER = 3_600_000;
-
 /**
  * @param version the schema version of this build
  * @param grace time (ms) from the deletion of a tenant until its purge
  */
 export function createFleetNumbers(registry: Kysely<Registry>, version: string, grace: number): FleetNumbers {
-  let known: { readonly fleet: Fleet | undefined; readonly until: number } | undefined;
+  let known: { readonly fleet: FleetCounts | undefined; readonly until: number } | undefined;
   let asking: Promise<void> | undefined;
 
   async function ask(): Promise<void> {
-    let fleet: Fleet | undefined;
+    let fleet: FleetCounts | undefined;
     try {
-      // One after the other: the scrape needs one connection of the pool, not three.
+      // One after the other: the scrape needs one connection of the pool, not four.
       const tenants = await countTenants(registry);
       const standby = await countStandby(registry, version);
-      const unfinished = await countUnfinished(registry, grace, OVERDUE_AFTER);
-      fleet = { tenants, standby, unfinished };
+      const unfinished = await countUnfinished(registry, { grace, ...UNFINISHED_FOR });
+      const { counts: reports } = await listReports(registry, 1);
+      fleet = { tenants, standby, unfinished, reports };
     } catch {
       // `tenantry_fleet_readable` says so.
     }

@@ -1,15 +1,15 @@
 // Readings about the whole fleet: tenants, standby databases and unfinished work, as the registry counts them.
-import { workKinds } from '../../../db/registry/fleet-queries.js';
+import { unfinishedKinds } from '../../../db/registry/status-queries.js';
 import type { Sample } from '../../observability/metrics.js';
-import type { Fleet } from './fleet-numbers.js';
+import type { FleetCounts } from './fleet-numbers.js';
 import { reading, single, type ReadRooms, type Reading } from './reading-types.js';
 
 /** No samples while the registry does not answer. */
 async function ofFleet<L extends string>(
-  { fleet }: ReadRooms,
-  samples: (numbers: Fleet) => Sample<L>[],
+  { fleetNumbers }: ReadRooms,
+  samples: (numbers: FleetCounts) => Sample<L>[],
 ): Promise<Sample<L>[]> {
-  const numbers = await fleet.read();
+  const numbers = await fleetNumbers.read();
   return numbers ? samples(numbers) : [];
 }
 
@@ -17,12 +17,20 @@ const STATUSES = ['provisioning', 'active', 'suspended', 'deleted', 'deleting'] 
 
 export const fleetReadings: readonly Reading[] = [
   reading({
+    name: 'tenantry_replicas_alive',
+    kind: 'gauge',
+    labels: [],
+    help: 'Replicas that have written their row in the registry within the last 15 seconds, as this replica reads it; no series while the registry does not answer.',
+    reason: 'A replica that is alive, and that Prometheus does not scrape; or fewer replicas than were started.',
+    read: async ({ fleetStatus }) => single(await fleetStatus.replicasAlive()),
+  }),
+  reading({
     name: 'tenantry_fleet_readable',
     kind: 'gauge',
     labels: [],
     help: '1 if this replica could count the fleet in the registry, otherwise 0. While it is 0, the metrics of the fleet have no series.',
     reason: 'Whether the registry answers, as seen from this replica.',
-    read: async ({ fleet }) => single((await fleet.read()) ? 1 : 0),
+    read: async ({ fleetNumbers }) => single((await fleetNumbers.read()) ? 1 : 0),
   }),
   reading({
     name: 'tenantry_tenants',
@@ -34,7 +42,7 @@ export const fleetReadings: readonly Reading[] = [
       ofFleet(rooms, ({ tenants }) =>
         STATUSES.map((status) => ({
           labels: { status },
-          value: tenants.filter((row) => row.status === status).reduce((sum, { count }) => sum + count, 0),
+          value: tenants.filter((row) => row.status === status).reduce((sum, row) => sum + row.tenants, 0),
         })),
       ),
   }),
@@ -47,9 +55,9 @@ export const fleetReadings: readonly Reading[] = [
     read: (rooms) =>
       ofFleet(rooms, ({ tenants }) => {
         const byVersion = new Map<string, number>();
-        for (const { status, version, count } of tenants)
+        for (const { status, schemaVersion, tenants: count } of tenants)
           if (status === 'active' || status === 'suspended')
-            byVersion.set(version, (byVersion.get(version) ?? 0) + count);
+            byVersion.set(schemaVersion, (byVersion.get(schemaVersion) ?? 0) + count);
         return [...byVersion].map(([version, value]) => ({ labels: { version }, value }));
       }),
   }),
@@ -79,11 +87,11 @@ export const fleetReadings: readonly Reading[] = [
     name: 'tenantry_unfinished_work',
     kind: 'gauge',
     labels: ['kind'],
-    help: 'Work that was begun and has not ended: tenants in `making`, `removing` and `restoring`, deleted tenants that are due for `purge`, changes of passwords (`rotation`), and `standby` databases in the making.',
+    help: 'Work that was begun and has not ended: tenants in `making`, `adoption`, `removing` and `restoring`, deleted tenants that are due for `purge`, changes of passwords (`rotation`), and `standby` databases in the making.',
     reason: 'What a crash or an unreachable server left for the jobs.',
     read: (rooms) =>
       ofFleet(rooms, ({ unfinished }) =>
-        workKinds.map((kind) => ({
+        unfinishedKinds.map((kind) => ({
           labels: { kind },
           value: unfinished.find((work) => work.kind === kind)?.count ?? 0,
         })),
@@ -93,28 +101,27 @@ export const fleetReadings: readonly Reading[] = [
     name: 'tenantry_unfinished_work_oldest_seconds',
     kind: 'gauge',
     labels: ['kind'],
-    help: 'Seconds since the oldest unfinished work of a kind began; no series if there is none. `rotation` has none: its beginning is not recorded.',
+    help: 'Seconds since the oldest unfinished work of a kind began; no series if there is none.',
     reason: 'Whether unfinished work is only under way, or stuck.',
     read: (rooms) =>
       ofFleet(rooms, ({ unfinished }) =>
-        unfinished.flatMap(({ kind, oldest }) => (oldest === null ? [] : [{ labels: { kind }, value: oldest }])),
+        unfinished.map(({ kind, oldestFor }) => ({ labels: { kind }, value: oldestFor / 1_000 })),
       ),
   }),
   reading({
     name: 'tenantry_unfinished_work_needs_person',
     kind: 'gauge',
     labels: ['kind'],
-    help: 'Unfinished work that began more than an hour ago. The jobs try again every few seconds, so it does not end by itself.',
+    help: 'Unfinished work that began more than an hour ago: the jobs try again every minute at least, so it does not end by itself. `evidence` and `orphan` are databases that were left as they are: their evidence contradicts their row, or no row names them.',
     reason:
       'A person must find out what is in the way: a server that is away, or a database that the service must not touch.',
     read: (rooms) =>
-      ofFleet(rooms, ({ unfinished }) =>
-        workKinds
-          .filter((kind) => kind !== 'rotation')
-          .map((kind) => ({
-            labels: { kind },
-            value: unfinished.find((work) => work.kind === kind)?.overdue ?? 0,
-          })),
-      ),
+      ofFleet(rooms, ({ unfinished, reports }) => [
+        ...unfinishedKinds.map((kind) => ({
+          labels: { kind },
+          value: unfinished.find((work) => work.kind === kind)?.overdue ?? 0,
+        })),
+        ...(['evidence', 'orphan'] as const).map((kind) => ({ labels: { kind }, value: reports.get(kind) ?? 0 })),
+      ]),
   }),
 ];

@@ -7,11 +7,15 @@ import { createFleetNumbers } from './fleet-numbers.js';
 import { totalsByCluster } from './pool-totals.js';
 import type { ReadRooms } from './reading-types.js';
 
-export function readRooms(rooms: Omit<ReadRooms, 'fleet' | 'poolTotals'>, { tenants }: Config): ReadRooms {
-  const { registry, tenantPools, governors } = rooms;
+export function readRooms(rooms: Omit<ReadRooms, 'fleetNumbers' | 'poolTotals'>, { tenants }: Config): ReadRooms {
+  const { registryConnections, tenantPools, governors } = rooms;
   return {
     ...rooms,
-    fleet: createFleetNumbers(registry, latestVersion(tenantMigrations), tenants.deletionGrace),
+    fleetNumbers: createFleetNumbers(
+      registryConnections.status,
+      latestVersion(tenantMigrations),
+      tenants.deletionGrace,
+    ),
     poolTotals: perTurn(() =>
       totalsByCluster(
         tenantPools.inspectAll(),

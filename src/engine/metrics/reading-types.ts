@@ -5,16 +5,17 @@ import type { Traffic } from '../../observability/traffic.js';
 import type { Housekeeping } from '../../jobs/housekeeping.js';
 import type { Callers } from '../callers.js';
 import type { DataPlane } from '../data-plane.js';
+import type { Fleet } from '../fleet.js';
 import type { Replica } from '../replica.js';
 import type { ClusterTotals } from './pool-totals.js';
 import type { FleetNumbers } from './fleet-numbers.js';
 
 /** The rooms that readings ask. */
-export interface ReadRooms extends Replica, DataPlane, Callers {
+export interface ReadRooms extends Replica, DataPlane, Callers, Fleet {
   readonly housekeeping: Housekeeping;
   readonly traffic: Traffic;
   readonly busyTenants: BusyTenants;
-  readonly fleet: FleetNumbers;
+  readonly fleetNumbers: FleetNumbers;
   /** The tenant pools by cluster (`host:port`); computed once for a scrape. */
   readonly poolTotals: () => ReadonlyMap<string, ClusterTotals>;
 }

@@ -21,6 +21,17 @@ export const replicaReadings: readonly Reading[] = [
     read: () => [{ labels: { version: packageVersion(), node: process.version }, value: 1 }],
   }),
   reading({
+    name: 'tenantry_clock_skew_seconds',
+    kind: 'gauge',
+    labels: [],
+    help: "Seconds by which this replica's clock is ahead of the registry's, as far as that is certain; negative if it is behind. No series while the feed is not live.",
+    reason: 'Other replicas refuse the tokens of a replica whose clock is wrong by more than 5 seconds.',
+    read: ({ presence }) => {
+      const skew = presence.clockSkew();
+      return single(skew === undefined ? undefined : skew / 1_000);
+    },
+  }),
+  reading({
     name: 'tenantry_sessions_cached',
     kind: 'gauge',
     labels: [],
