@@ -152,7 +152,8 @@ export interface ClusterCounts {
   readonly wantedReserve: number;
 }
 
-export async function countClusters(db: Kysely<Registry>): Promise<ClusterCounts[]> {
+/** @param version the schema version of this build: standby databases of another version are not ready for its tenants */
+export async function countClusters(db: Kysely<Registry>, version: string): Promise<ClusterCounts[]> {
   const { rows } = await sql<ClusterCounts>`
     with held as (
       select cluster, kind, sum(slots)::int as leased, sum(wanted)::int as wanted from slot_leases group by cluster, kind
@@ -163,7 +164,8 @@ export async function countClusters(db: Kysely<Registry>): Promise<ClusterCounts
     ),
     on_cluster as (select cluster_id, count(*)::int as tenants from tenants group by cluster_id),
     standby as (
-      select cluster_id, (count(*) filter (where ready))::int as ready, (count(*) filter (where not ready))::int as making
+      select cluster_id, (count(*) filter (where ready and schema_version = ${version}))::int as ready,
+        (count(*) filter (where not ready))::int as making
       from standby_databases group by cluster_id
     )
     select c.id, c.name, c.host, c.port, c.region, c.accepting, c.connection_budget as "connectionBudget",

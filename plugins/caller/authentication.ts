@@ -107,11 +107,12 @@ export const authentication = fp<{ config: Config['auth'] }>(
       const scope = request.routeOptions.config.access?.scope;
       if (scope === 'public' || request.is404) return undefined;
       const principal = verify(request);
+      // Before the refusal, whose line and event then name the caller.
+      request.principal = principal;
       if (!scope || !admitted[scope].includes(principal.kind)) {
         count('wrong-kind');
         throw new AppError('forbidden');
       }
-      request.principal = principal;
       return undefined;
     };
   },

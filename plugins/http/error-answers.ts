@@ -58,7 +58,8 @@ function sendProblem(thrown: unknown, request: FastifyRequest, reply: FastifyRep
   const error = (thrown instanceof DatabaseFault ? readFault(thrown, request) : undefined) ?? thrown;
   const { status, headers, body } = toProblem(error, request.id, traceIdOf(request.raw));
   if (error instanceof AppError) for (const tell of request.server.refusalListeners) tell(error, request);
-  request.server.countError(error, body.code, status);
+  // A client that leaves while it sends its body gets no answer, and its request fails with an error of the connection.
+  if (!reply.raw.destroyed) request.server.countError(error, body.code, status);
   // plugins/http/request-log.ts reads both for the line of the request.
   request.problemCode = body.code;
   if (status >= 500) request.failure = error;

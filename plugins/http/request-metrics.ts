@@ -4,6 +4,7 @@ import type { FastifyReply, FastifyRequest } from 'fastify';
 import type { ServerResponse } from 'node:http';
 import fp from 'fastify-plugin';
 import { createErrorCounts, type CountError } from '../../src/http/error-counts.js';
+import { closeWithConnection } from '../../src/http/queued-responses.js';
 
 declare module 'fastify' {
   interface FastifyInstance {
@@ -65,9 +66,10 @@ export const requestMetrics = fp(
       traffic.inFlight -= 1;
       if (!this.counted) traffic.aborted += 1;
     }
-    app.addHook('onRequest', (_request, reply, done) => {
+    app.addHook('onRequest', (request, reply, done) => {
       traffic.inFlight += 1;
       reply.raw.on('close', closed);
+      closeWithConnection(request.raw.socket, reply.raw);
       done();
     });
     app.addHook('onResponse', (request, reply, done) => {

@@ -114,7 +114,10 @@ const Cluster = z.object({
   wanted: slots.meta({ description: 'Further connections for which requests wait.' }),
   standby: z
     .object({ ready: count, making: count, wanted: count })
-    .meta({ description: 'Standby databases: ready, being made or dropped, and the number to keep ready.' }),
+    .meta({
+      description:
+        'Standby databases: ready with the schema of the answering build, being made or dropped, and the number to keep ready.',
+    }),
   breaker: z.enum(['closed', 'open', 'half-open']).meta({ description: "The answering replica's breaker." }),
   answers: z.boolean().nullable().meta({
     description:

@@ -31,6 +31,15 @@ const MAX_HEADER_SIZE = 8 * 1_024;
 /** Open connections, so that a flood costs no more than these. A scraper needs one. */
 const MAX_CONNECTIONS = 100;
 
+/**
+ * Each scrape has a connection of its own. A client that sends many requests at once, and reads no answer, would make the process
+ * hold all the answers.
+ */
+const REQUESTS_PER_CONNECTION = 1;
+
+/** A connection on which nothing moves for so long (ms) is ended: its client does not read. The readings take at most 4 s. */
+const IDLE_TIMEOUT = 10_000;
+
 /** How long (ms) a scrape under way may take to end when the server closes. */
 const LINGER = 1_000;
 
@@ -55,6 +64,8 @@ export async function openMetricsServer(
     },
   );
   server.maxConnections = MAX_CONNECTIONS;
+  server.maxRequestsPerSocket = REQUESTS_PER_CONNECTION;
+  server.timeout = IDLE_TIMEOUT;
   server.on('clientError', (error: Error & { code?: string }, socket) => {
     if (error.code === 'ECONNRESET' || !socket.writable) socket.destroy();
     else socket.end(rawProblem(error, v4()), () => socket.destroy());

@@ -54,7 +54,7 @@ export const eventMetrics = {
     kind: 'counter',
     labels: ['reason'],
     values: { reason: ['logout', 'revoked', 'logout-all', 'reuse', 'crowded-out', 'account-changed'] },
-    help: 'Sessions that were ended before they expired. `crowded-out` is the oldest session of an account with too many. `account-changed` is a new password, a deactivation or a deletion. The sign-out of a whole tenant is not counted.',
+    help: 'Sessions that were ended before they expired. `crowded-out` is the oldest session of an account with too many. `account-changed` is a new password or a deactivation. The sessions of a deleted user, and the sign-out of a whole tenant, are not counted.',
     reason: 'A wave of ended sessions explains a wave of sign-ins.',
   },
   accessTokensRefused: {

@@ -89,7 +89,7 @@ export function createFleetStatus(deps: FleetStatusDeps): FleetStatusReader {
   const readReplicas = shareReading(() => listReplicas(registry, MOST.replicas), LISTS);
   const readJobs = shareReading(() => listReplicaJobs(registry, MOST.jobs), LISTS);
   const readReports = shareReading(() => listReports(registry, MOST.reports), COUNTS);
-  const readClusters = shareReading(() => countClusters(registry), COUNTS);
+  const readClusters = shareReading(() => countClusters(registry, latestVersion(tenantMigrations)), COUNTS);
   const readTenants = shareReading(() => countTenants(registry), COUNTS);
   const ages = { grace: deps.grace, ...UNFINISHED_FOR };
   const readWork = shareReading(() => countUnfinished(registry, ages), COUNTS);

@@ -95,6 +95,12 @@ describe('the port of the metrics', () => {
     expect(await raw('GET /metrics HTTP/1.1\r\nHost: a\r\n')).toMatch(/^HTTP\/1.1 408 /);
   });
 
+  it('answers one request of a connection, so that a client that does not read fills no memory', async () => {
+    const answer = await raw('GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n'.repeat(20));
+    expect(answer.match(/^HTTP\/1\.1 200 /gm)).toHaveLength(1);
+    expect(answer.match(/^# TYPE tenantry_tenants gauge$/gm)).toHaveLength(1);
+  });
+
   it('answers fifty scrapes at once, each with a whole answer', async () => {
     const answers = await Promise.all(Array.from({ length: 50 }, scrape));
     expect(new Set(answers.map(({ status }) => status))).toEqual(new Set([200]));

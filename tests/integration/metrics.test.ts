@@ -805,6 +805,35 @@ describe('a request whose client left', () => {
     expect(more('tenantry_http_request_duration_seconds', { route: '/products' })).toBe(1);
     expect(after.sum('tenantry_http_requests_in_flight')).toBe(0);
   });
+
+  it('is aborted also if it waited behind another request of its connection', async () => {
+    const release = await lockProducts();
+    onTestFinished(release);
+    const before = await scrape();
+    const socket = connect(port, '127.0.0.1');
+    socket.on('error', () => undefined);
+    socket.write(`GET /products HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer ${tenant.adminToken}\r\n\r\n`.repeat(3));
+    await expect.poll(() => engine.traffic.inFlight, PATIENCE).toBe(3);
+    socket.destroy();
+    await expect.poll(() => engine.traffic.inFlight, PATIENCE).toBe(0);
+    const aborted = 'tenantry_http_requests_aborted_total';
+    expect((await scrape()).sum(aborted)).toBe((before.sum(aborted) ?? 0) + 3);
+  });
+
+  it('is no internal error if the client left while it sent the body', async () => {
+    const before = await scrape();
+    const socket = connect(port, '127.0.0.1');
+    socket.on('error', () => undefined);
+    const head =
+      'POST /auth/login HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 200\r\n\r\n';
+    socket.write(`${head}{`);
+    await expect.poll(() => engine.traffic.inFlight, PATIENCE).toBe(1);
+    socket.resetAndDestroy();
+    await expect.poll(() => engine.traffic.inFlight, PATIENCE).toBe(0);
+    await sleep(100);
+    const after = await scrape();
+    expect(after.sum('tenantry_http_errors_total')).toBe(before.sum('tenantry_http_errors_total'));
+  });
 });
 
 describe('the numbers of the fleet', () => {

@@ -243,7 +243,7 @@ describe('being refused', () => {
     const [forbidden] = await during('forbidden', () => fromNewAddress('/users', bearer(member.token)));
     expect(forbidden).toMatchObject({ ...ofRequest(), tenantId: tenant.id, userId: member.id, route: '/users' });
     const [scope] = await during('forbidden', () => fromNewAddress('/tenants', bearer(member.token)));
-    expect(scope).toMatchObject({ route: '/tenants' });
+    expect(scope).toMatchObject({ route: '/tenants', tenantId: tenant.id, userId: member.id });
     const other = await service.createTenant('other');
     const [mismatch] = await during('tenant-mismatch', () =>
       fromNewAddress(`/tenants/${other.id}`, bearer(tenant.adminToken)),

@@ -273,6 +273,20 @@ it('shows a job that fails, with its words, on every replica, until it works aga
   });
 }, 60_000);
 
+it('counts a standby database of another schema version as not ready', async () => {
+  const own = await createRegistry();
+  const service = await startServiceForTest({ registry: own, env });
+  await service.createTenant();
+  await onRegistry(
+    own,
+    `update clusters set standby_target = 1;
+     insert into standby_databases (id, cluster_id, db_name, db_user, db_password, schema_version, ready)
+       select gen_random_uuid(), id, 'old', 'old', 'x', '0001_old', true from clusters`,
+  );
+  await poll(service, ({ clusters }) => clusters?.[0]?.standby).toMatchObject({ ready: 0, wanted: 1 });
+  expect((await ask(service)).reasons).toContainEqual(expect.stringMatching(/has no standby database ready/));
+}, 60_000);
+
 it('shows the connections and standby databases of each cluster, and a server that is down', async () => {
   const service = await startServiceForTest({ env: { CLUSTER_HOSTS: '127.0.0.1' } });
   const { send, operatorToken: token } = service;
