@@ -112,12 +112,10 @@ const Cluster = z.object({
   leased: slots.meta({ description: 'Connections that all replicas together may open.' }),
   used: slots.meta({ description: 'Connections that all replicas together have open; up to 5 seconds old.' }),
   wanted: slots.meta({ description: 'Further connections for which requests wait.' }),
-  standby: z
-    .object({ ready: count, making: count, wanted: count })
-    .meta({
-      description:
-        'Standby databases: ready with the schema of the answering build, being made or dropped, and the number to keep ready.',
-    }),
+  standby: z.object({ ready: count, making: count, wanted: count }).meta({
+    description:
+      'Standby databases: ready with the schema of the answering build, being made or dropped, and the number to keep ready.',
+  }),
   breaker: z.enum(['closed', 'open', 'half-open']).meta({ description: "The answering replica's breaker." }),
   answers: z.boolean().nullable().meta({
     description:
