@@ -52,7 +52,8 @@ export default defineConfig({
     // Files share a process and the modules that are loaded in it, which takes longer than most files run.
     isolate: false,
     sequence: { sequencer: LongestFirst },
-    testTimeout: 30_000,
+    // A slow disk can take half a minute to delete the files of one database.
+    testTimeout: 60_000,
     hookTimeout: 60_000,
     restoreMocks: true,
   },

@@ -310,7 +310,7 @@ it.each(Object.keys(acts))(
 
     const app = await startApp(0);
     let left = ['not looked at'];
-    await eventually('nothing is half-made', async () => (left = await halfMade()).length === 0, 30_000).catch(
+    await eventually('nothing is half-made', async () => (left = await halfMade()).length === 0, 120_000).catch(
       () => undefined,
     );
     expect(left).toEqual([]);
