@@ -307,14 +307,18 @@ describe.skipIf(missing.length > 0 || noRedis !== undefined)(
       crowd.abort();
       await Promise.all(locks.map((unlock) => unlock()));
       await Promise.all(writers);
+      await clears('TenantryBudgetExhausted');
     });
 
     it('notices a server that hangs, and that requests fail', async () => {
       await doesNotFire('TenantryServerHung');
       server.mode = 'hang';
-      await fires('TenantryServerHung');
-      await fires('TenantryErrorsHigh');
-      server.mode = 'pass';
+      try {
+        await fires('TenantryServerHung');
+        await fires('TenantryErrorsHigh');
+      } finally {
+        server.mode = 'pass';
+      }
       await clears('TenantryServerHung');
     });
 

@@ -1,6 +1,7 @@
 // A client whose host is about to vanish: connections that hold locks, one in each possible state of a session.
 // Usage: node --import tsx tests/support/vanishing-client.ts <host> <port> <password>
 // Writes `held` when all locks are held, and a line for each lost connection that it notices.
+import { setTimeout as sleep } from 'node:timers/promises';
 import pg from 'pg';
 import { clientConfig } from '../../db/driver/client.js';
 
@@ -22,4 +23,7 @@ await transaction.query('begin');
 await transaction.query('select pg_advisory_xact_lock(7002)');
 await running.query('select pg_advisory_lock(7003)');
 running.query('select pg_sleep(600)').catch(() => undefined);
+// Until the server has acknowledged the statement, the system would send it again for minutes, and keepalives would not run. In the
+// service the deadline of the statement ends such a connection.
+await sleep(500);
 process.stdout.write('held\n');
