@@ -206,6 +206,24 @@ describe.skipIf(missing.length > 0 || noRedis !== undefined)(
       };
     }
 
+    /** Six writers for each tenant, on both replicas. */
+    function beginCrowd(tenants: readonly Tenant[]): { end(): Promise<void> } {
+      const crowd = new AbortController();
+      const writers = tenants.flatMap(({ token }) =>
+        Array.from({ length: 6 }, (_, number) =>
+          repeat(crowd.signal, () =>
+            send(urlOfReplica(number % 2), 'POST', '/products', { name: 'x', price: '1.00' }, token),
+          ),
+        ),
+      );
+      return {
+        end: async () => {
+          crowd.abort();
+          await Promise.all(writers);
+        },
+      };
+    }
+
     const firesNow = async (alert: string): Promise<boolean> => (await prometheus.firing()).includes(alert);
     const fires = (alert: string): Promise<void> => eventually(`${alert} fires`, () => firesNow(alert), SOON);
     /** Call it before the fault: otherwise the alert could be that of an earlier one. */
@@ -286,40 +304,38 @@ describe.skipIf(missing.length > 0 || noRedis !== undefined)(
       await renameDatabase(name, gone);
       await fires('TenantryTenantBreakerOpen');
       await renameDatabase(gone, name);
+      // A job may have seen a database that no row names, and its report counts for five minutes.
+      await asSuperuser(registry, (db) => sql`delete from reports where database = ${gone}`.execute(db));
       await clears('TenantryTenantBreakerOpen');
+    });
+
+    it('notices a server that hangs, and that requests fail', async () => {
+      await doesNotFire('TenantryServerHung');
+      server.mode = 'hang';
+      // The two clients alone do not lose three connections within ten seconds, which opens a breaker.
+      const crowd = beginCrowd(work.tenants);
+      try {
+        await fires('TenantryServerHung');
+        await fires('TenantryErrorsHigh');
+      } finally {
+        server.mode = 'pass';
+        await crowd.end();
+      }
+      await clears('TenantryServerHung');
+      // The cut connections hold the budget until the server has said that they are gone.
+      await clears('TenantryBudgetExhausted');
     });
 
     it('notices a budget that is exhausted', async () => {
       await doesNotFire('TenantryBudgetExhausted');
       const names = await Promise.all(work.tenants.slice(0, 2).map(({ id }) => databaseOf(registry, id)));
       const locks = await Promise.all(names.map(lockProducts));
-      const crowd = new AbortController();
-      const writers = work.tenants
-        .slice(0, 2)
-        .flatMap(({ token }) =>
-          Array.from({ length: 6 }, (_, number) =>
-            repeat(crowd.signal, () =>
-              send(urlOfReplica(number % 2), 'POST', '/products', { name: 'x', price: '1.00' }, token),
-            ),
-          ),
-        );
+      const crowd = beginCrowd(work.tenants.slice(0, 2));
       await fires('TenantryBudgetExhausted');
-      crowd.abort();
+      const ended = crowd.end();
       await Promise.all(locks.map((unlock) => unlock()));
-      await Promise.all(writers);
+      await ended;
       await clears('TenantryBudgetExhausted');
-    });
-
-    it('notices a server that hangs, and that requests fail', async () => {
-      await doesNotFire('TenantryServerHung');
-      server.mode = 'hang';
-      try {
-        await fires('TenantryServerHung');
-        await fires('TenantryErrorsHigh');
-      } finally {
-        server.mode = 'pass';
-      }
-      await clears('TenantryServerHung');
     });
 
     it('answers every query of the dashboards and of the runbooks', async () => {
