@@ -25,7 +25,6 @@ const LONG = [
   'faults/notify-queue',
   'faults/counts',
   'faults/slots',
-  'faults/failover',
   'faults/destinations',
   'security/waited-for-connection',
 ];
