@@ -72,7 +72,8 @@ export function createPresence(deps: {
     const known = deps.clock();
     if (!known) return undefined;
     const own = wallClock();
-    if (own < known.earliest) return own - known.earliest;
+    // `own` has no fraction: the time is up to one ms later.
+    if (own + 1 < known.earliest) return own + 1 - known.earliest;
     return own > known.latest ? own - known.latest : 0;
   }
 
