@@ -40,6 +40,7 @@ export const catalogue = {
   'cluster-in-use': { status: 409, title: 'Something stands on the cluster' },
   'default-cluster': { status: 409, title: 'The default cluster is what the configuration says' },
   'tenant-state': { status: 409, title: 'The tenant is not in a state that allows this' },
+  'operation-state': { status: 409, title: 'The operation is not in a state that allows this' },
   'idempotency-key-in-use': { status: 409, title: 'A request with this Idempotency-Key is under way' },
   'body-too-large': { status: 413, title: 'The body is too large' },
   'uri-too-long': { status: 414, title: 'The address is too long' },
@@ -60,6 +61,7 @@ export const catalogue = {
   'internal-error': { status: 500, title: 'Something went wrong' },
   'provisioning-failed': { status: 503, title: 'The tenant could not be made' },
   'adoption-failed': { status: 503, title: 'The database could not be made a tenant' },
+  'operation-unfinished': { status: 503, title: 'The operation is not finished yet' },
   unavailable: { status: 503, title: 'Temporarily unavailable' },
 } as const satisfies Record<string, CatalogueEntry>;
 
@@ -90,6 +92,8 @@ export interface AppErrorOptions {
   readonly retryAfter?: number;
   /** The tenant's limit that was reached. */
   readonly limit?: { readonly name: string; readonly value: number };
+  /** The operation that continues in the background. */
+  readonly operationId?: string;
   /** For the log only. */
   readonly cause?: unknown;
   /** For the log only. Null if the event of the refusal is logged elsewhere. */
@@ -102,6 +106,7 @@ export class AppError extends Error {
   readonly issues: readonly InputIssue[] | undefined;
   readonly retryAfter: number | undefined;
   readonly limit: AppErrorOptions['limit'];
+  readonly operationId: string | undefined;
   readonly event: AppErrorOptions['event'];
 
   constructor(
@@ -114,6 +119,7 @@ export class AppError extends Error {
     this.issues = options.issues;
     this.retryAfter = options.retryAfter;
     this.limit = options.limit;
+    this.operationId = options.operationId;
     this.event = options.event;
   }
 

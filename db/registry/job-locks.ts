@@ -3,23 +3,9 @@
 import { sql, type Kysely } from 'kysely';
 import type { Registry } from './registry-schema.js';
 
-/** Runs `work` if the lock of that name is free, and does nothing otherwise. Returns whether `work` ran. */
-export async function whileLocked(
-  registry: Kysely<Registry>,
-  name: string,
-  work: () => Promise<void>,
-): Promise<boolean> {
-  return registry.connection().execute(async (connection) => {
-    const key = sql`hashtextextended(${`tenantry ${name}`}, 0)`;
-    const { rows } = await sql<{ mine: boolean }>`select pg_try_advisory_lock(${key}) as mine`.execute(connection);
-    if (!rows[0]?.mine) return false;
-    try {
-      await work();
-      return true;
-    } finally {
-      await sql`select pg_advisory_unlock(${key})`.execute(connection);
-    }
-  });
+/** The name of a job's lock (db/registry/lock-session.ts). */
+export function jobLockName(job: string): string {
+  return `tenantry ${job}`;
 }
 
 /** Longest time (ms) that the registry waits between two statements of a short transaction. */

@@ -3,7 +3,6 @@
 import { sql, type Kysely, type RawBuilder } from 'kysely';
 import type { RequestKey } from './idempotency-keys.js';
 import type { LimitChanges, PoolOptionChanges, Registry } from './registry-schema.js';
-import { takesTenantLock, tenantLockKey, waitForTenantLock } from './tenant-lock-keys.js';
 import { merged } from './tenant-queries.js';
 
 export interface StandbyRecord {
@@ -62,18 +61,17 @@ const columns = [
 ] as const;
 
 /**
- * Turns a standby database into a tenant in status `provisioning`, under the tenant's lock. It takes the oldest standby database
+ * Turns a standby database into a tenant in status `provisioning`. It takes the oldest standby database
  * that is ready and not locked by another claim.
  *
- * @param session one connection, which owns the lock
  * @returns undefined if none is ready, or the cluster is no longer at this place
  */
 export async function claimStandby(
-  session: Kysely<Registry>,
+  db: Kysely<Registry>,
   tenant: TenantToBe,
 ): Promise<Omit<OwnDatabase, 'dbPassword'> | undefined> {
   return register(
-    session,
+    db,
     tenant,
     sql`
       delete from standby_databases where id = (
@@ -85,18 +83,17 @@ export async function claimStandby(
 }
 
 /**
- * Writes the row of a tenant in status `provisioning`, under the tenant's lock.
+ * Writes the row of a tenant in status `provisioning`.
  *
- * @param session one connection, which owns the lock
  * @returns undefined if the cluster is no longer at this place
  */
 export async function registerTenant(
-  session: Kysely<Registry>,
+  db: Kysely<Registry>,
   tenant: TenantToBe,
   own: OwnDatabase,
 ): Promise<Omit<OwnDatabase, 'dbPassword'> | undefined> {
   return register(
-    session,
+    db,
     tenant,
     sql`select ${own.id}::uuid as id, ${own.dbName}::text as db_name, ${own.dbUser}::text as db_user,
       ${own.dbPassword}::text as db_password, ${own.adopts ?? null}::text as adopts from place`,
@@ -104,7 +101,7 @@ export async function registerTenant(
 }
 
 async function register(
-  session: Kysely<Registry>,
+  db: Kysely<Registry>,
   tenant: TenantToBe,
   database: RawBuilder<unknown>,
 ): Promise<Omit<OwnDatabase, 'dbPassword'> | undefined> {
@@ -114,7 +111,7 @@ async function register(
         insert into idempotency_keys (operator_id, key, request_hash, tenant_id)
           select ${requestKey.operatorId}::uuid, ${requestKey.key}::text, ${requestKey.requestHash}::text, id from made)`
     : sql``;
-  const { rows } = await sql<{ id: string; dbName: string; dbUser: string; mine: boolean }>`
+  const { rows } = await sql<{ id: string; dbName: string; dbUser: string }>`
     with ${stillThere(tenant.clusterId, tenant.dbHost, tenant.dbPort)},
     own as (${database}),
     made as (
@@ -127,15 +124,8 @@ async function register(
           adopts from own
         returning id, db_name, db_user)
     ${keyed}
-    select id, db_name as "dbName", db_user as "dbUser", ${takesTenantLock(sql`id`)} as mine from made`.execute(
-    session,
-  );
-  const [row] = rows;
-  if (!row) return undefined;
-  const { mine, ...registered } = row;
-  // The job that looks for leftovers of a crash may hold the lock. It finds none here and frees the lock in a moment.
-  if (!mine) await waitForTenantLock(session, registered.id);
-  return registered;
+    select id, db_name as "dbName", db_user as "dbUser" from made`.execute(db);
+  return rows[0];
 }
 
 /**
@@ -149,11 +139,11 @@ function stillThere(clusterId: string, host: string, port: number): RawBuilder<u
 }
 
 /**
- * Writes the row of a standby database before the database is made, under its lock. Returns false if the cluster is no longer at
+ * Writes the row of a standby database before the database is made. Returns false if the cluster is no longer at
  * this place.
  */
 export async function insertStandby(
-  session: Kysely<Registry>,
+  db: Kysely<Registry>,
   { id, clusterId, dbName, dbUser, dbPassword, schemaVersion }: Omit<StandbyRecord, 'ready'>,
   { host, port }: { readonly host: string; readonly port: number },
 ): Promise<boolean> {
@@ -163,20 +153,16 @@ export async function insertStandby(
       insert into standby_databases (id, cluster_id, db_name, db_user, db_password, schema_version)
         select ${id}::uuid, id, ${dbName}::text, ${dbUser}::text, ${dbPassword}::text, ${schemaVersion}::text from place
         returning id)
-    select ${takesTenantLock(sql`id`)} from made`.execute(session);
+    select id from made`.execute(db);
   return rows.length === 1;
 }
 
 /**
- * Makes a standby database available for claims, and frees its lock, which its claim needs. Returns whether the row still
+ * Makes a standby database available for claims. Returns whether the row still
  * exists.
- *
- * @param session the connection that holds the lock
  */
-export async function readyStandby(session: Kysely<Registry>, id: string): Promise<boolean> {
-  const { rows } = await sql`
-    update standby_databases set ready = true where id = ${id}
-    returning pg_advisory_unlock(${tenantLockKey(sql`id`)})`.execute(session);
+export async function readyStandby(db: Kysely<Registry>, id: string): Promise<boolean> {
+  const { rows } = await sql`update standby_databases set ready = true where id = ${id} returning id`.execute(db);
   return rows.length === 1;
 }
 

@@ -17,7 +17,6 @@ import { createSecurityEvents, type SecurityEvents } from '../observability/secu
 import { createFleet, type Fleet } from './fleet.js';
 import { jobsOf, whenServing } from './jobs.js';
 import { createOperations, type Operations, type StepHooks } from './operations.js';
-import { LOCK_HOLDERS } from './registry-connections.js';
 import { openReplica, type Replica } from './replica.js';
 import { jobCounts } from './metrics/job-counts.js';
 import { readRooms } from './metrics/read-rooms.js';
@@ -87,8 +86,7 @@ export async function createEngine(config: Config, log: Logger, options: EngineO
     const dataPlane = createDataPlane(replica, config, log, security, closing);
     const callers = createCallers(replica, dataPlane, instruments, config, security, closing);
     const housekeeping = createHousekeeping({
-      registry: replica.registryConnections.locks,
-      atOnce: LOCK_HOLDERS.jobs,
+      locks: replica.lockSession,
       onError: (err, context) => {
         log.error({ err, ...context }, 'a housekeeping job failed');
       },

@@ -15,7 +15,7 @@ import { createMaking } from '../operations/making.js';
 import { choosePlace } from '../clusters/placement.js';
 import { createPrecedence } from '../operations/precedence.js';
 import { createProvisioners, type Provisioners } from '../clusters/provisioners.js';
-import { createProvisioning, type Provisioning, type ProvisioningDeps } from '../operations/create-tenant.js';
+import { createProvisioning, type Provisioning } from '../operations/create-tenant.js';
 import { createReconciler, type Reconciler } from '../operations/reconciler.js';
 import { createReencryption, type Reencryption } from '../operations/reencryption.js';
 import { createRemoval, type Removal } from '../operations/removal.js';
@@ -30,10 +30,12 @@ import type { Closing } from './closing.js';
 import type { DataPlane } from './data-plane.js';
 import type { Instruments } from '../observability/instruments.js';
 import { countAdoptions, creationCounts } from './metrics/creation-counts.js';
-import { LOCK_HOLDERS } from './registry-connections.js';
+import { createRunner, type Runner, type RunnerDeps } from '../operations/runner/runner.js';
 import type { Replica } from './replica.js';
 
 export interface Operations {
+  /** Finishes or undoes everything of more than one step. */
+  readonly runner: Runner;
   readonly provisioners: Provisioners;
   readonly provisioning: Provisioning;
   readonly adoption: Adoption;
@@ -56,7 +58,7 @@ export interface Operations {
 
 /** Called after each step of a piece of work, for tests. If a hook throws, the error counts as the step's error. */
 export interface StepHooks {
-  readonly afterProvisioningStep?: ProvisioningDeps['afterStep'];
+  readonly afterOperationStep?: RunnerDeps['afterStep'];
   readonly afterRotationStep?: RotationDeps['afterStep'];
 }
 
@@ -69,9 +71,9 @@ export function createOperations(
   log: Logger,
   { record }: SecurityEvents,
   closing: Closing,
-  { afterProvisioningStep, afterRotationStep }: StepHooks,
+  { afterOperationStep, afterRotationStep }: StepHooks,
 ): Operations {
-  const { registry, registryConnections, events, installation, destinations, replicaId } = replica;
+  const { registry, lockSession, events, installation, destinations, replicaId } = replica;
   const { governors, clusterDirectory, breakers, tenantPools, envelope } = dataPlane;
   const { provisioner: connection, provisionerPool, clusterBudget } = config.tenants;
   const clusterEnvelope = createEnvelope(config.encryptionKeys, 'clusters.provisioner_password');
@@ -90,21 +92,33 @@ export function createOperations(
     destinations,
   });
   closing.add('provisioners', () => provisioners.close());
-  // Before the provisioners: closing waits for work under a lock, which comes to its end with them.
-  closing.add('locks', () => registryConnections.close('locks'));
-  const makingLocks = createTenantLocks(registryConnections.locks, LOCK_HOLDERS.making);
-  const changeLocks = createTenantLocks(registryConnections.locks, LOCK_HOLDERS.changes);
   const onError = (err: unknown, context: SecurityFields): void => {
     if (isLeftAsItIs(err)) record('evidence-refused', { ...context, err });
     else log.error({ err, ...context }, 'a provisioning step failed');
   };
+  const locks = createTenantLocks(lockSession);
+  const runner = createRunner({
+    registry,
+    locks,
+    worker: replicaId,
+    afterStep: afterOperationStep,
+    onOutcome: () => undefined,
+    onLookFailed: (err) => {
+      log.warn({ err }, 'could not look for operations that are due');
+    },
+    onError: (err, context) => {
+      onError(err, context);
+    },
+  });
+  // Before the provisioners: closing waits for running steps, which come to their end with them.
+  closing.add('operations', () => runner.close());
   const reports = createReports(onError);
   const report = reports.left;
 
   const removal = createRemoval({
     registry,
     provisioners,
-    locks: makingLocks,
+    locks,
     installation,
     report,
     record,
@@ -115,7 +129,7 @@ export function createOperations(
     onError,
   });
   const making = createMaking({ registry, provisioners, installation, removal, report, record });
-  const shared = { registry, provisioners, locks: makingLocks, installation, record, onError };
+  const shared = { registry, provisioners, locks, installation, record, onError };
   const filled = { ...shared, envelope, connectionLimit: STANDARD_CONNECTIONS, precedence: createPrecedence() };
   const standby = createStandbyDatabases(filled);
   // A command has no jobs: a replica that serves makes them.
@@ -127,7 +141,7 @@ export function createOperations(
     registry,
     directory: clusterDirectory,
     provisioners,
-    locks: makingLocks,
+    locks,
     standby,
     installation,
     envelope: clusterEnvelope,
@@ -153,12 +167,11 @@ export function createOperations(
     reconciler,
     onClaim: refill,
     onOutcome: creationCounts(instruments),
-    ...(afterProvisioningStep && { afterStep: afterProvisioningStep }),
   });
 
   const changing = {
     registry,
-    locks: changeLocks,
+    locks,
     publish,
     record,
     onError: failed("could not apply a tenant's status to its database"),
@@ -167,6 +180,7 @@ export function createOperations(
   const lifecycle = createTransitions({ ...changing, doors, removal, grace: config.tenants.deletionGrace });
   closing.add('lifecycle', () => lifecycle.close());
   return {
+    runner,
     provisioners,
     provisioning,
     adoption: countAdoptions(
@@ -182,7 +196,7 @@ export function createOperations(
     lifecycle,
     rotation: createRotation({
       registry,
-      locks: changeLocks,
+      locks,
       provisioners,
       envelope,
       tell: publish,

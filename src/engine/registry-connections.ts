@@ -15,7 +15,7 @@ import { openRegistryPool } from '../../db/registry/open-registry.js';
  * | requests  | `REGISTRY_POOL_MAX` | Operators' requests, tenant rows that are not cached, and queries of jobs.              |
  * | leases    | 2                   | Leases of connection slots are renewed while requests use all other connections.        |
  * | publisher | 1                   | Changes are published while requests use all other connections. Batches follow in turn. |
- * | locks     | 12                  | An advisory lock holds a connection until the work ends, often for minutes.             |
+ * | locks     | 1                   | All advisory locks of the process (db/registry/lock-session.ts): free when it is dead.  |
  * | status    | 2                   | Replicas show that they live, and operators see the fleet, while requests use all other  |
  * |           |                     | connections. A slow count must not delay leases or changes, so it shares no pool with    |
  * |           |                     | them. One more, so that a table that is locked does not delay the beat of the replica.   |
@@ -27,16 +27,10 @@ const LEASES = { max: 2, timeout: 1_500, idleTimeoutMillis: 60_000 };
 const STATUS = { max: 2, timeout: 1_500, idleTimeoutMillis: 15_000 };
 const PUBLISHER = { max: 1, timeout: 1_000, idleTimeoutMillis: 60_000 };
 
-/**
- * Connections with locks, for each kind of work. A server that hangs takes those of one kind, and the other kinds go on. Jobs hold
- * the lock of the job while they wait for a tenant's.
- */
-export const LOCK_HOLDERS = { jobs: 4, changes: 3, making: 5 } as const;
-
-const LOCKS = { max: LOCK_HOLDERS.jobs + LOCK_HOLDERS.changes + LOCK_HOLDERS.making, idleTimeoutMillis: 5_000 };
+const LOCKS = { max: 1, timeout: 1_500, idleTimeoutMillis: 60_000 };
 
 /** Longest wait (ms) for running queries when the process stops. */
-const CLOSE_DEADLINES = { requests: 10_000, leases: 1_000, publisher: 0, locks: 10_000, status: 0 };
+const CLOSE_DEADLINES = { requests: 10_000, leases: 1_000, publisher: 0, locks: 1_000, status: 0 };
 
 type Name = keyof typeof CLOSE_DEADLINES;
 
@@ -85,7 +79,7 @@ export function openRegistryConnections(
     ),
     locks: openRegistryPool(
       connection,
-      { ...pool, ...LOCKS },
+      { ...LOCKS, ...brief },
       { applicationName: 'tenantry locks', preparedStatements: false },
       destinations,
     ),

@@ -3,6 +3,7 @@ import type { Logger } from 'pino';
 import { randomBytes } from 'node:crypto';
 import type { Kysely } from 'kysely';
 import { findInstallationId } from '../../db/registry/installation.js';
+import { createLockSession, type LockSession } from '../../db/registry/lock-session.js';
 import type { Registry } from '../../db/registry/registry-schema.js';
 import { createDestinations, type Destinations, type Resolver } from '../../db/driver/destinations.js';
 import type { ConnectionPool } from '../../db/driver/pool/pool.js';
@@ -28,6 +29,8 @@ export interface Replica {
   /** What limits are counted in: this process alone, or the shared store for all replicas together. */
   readonly counts: Counts;
   readonly events: Events;
+  /** The locks of this process: jobs, and subjects of operations. */
+  readonly lockSession: LockSession;
   /** Undefined without REDIS_URL. */
   readonly sharedStore: OpenedStore | undefined;
 }
@@ -62,6 +65,13 @@ export async function openReplica(
   closing.add('registry', () => connections.close('requests'));
   closing.add('publisher', () => connections.close('publisher'));
   closing.add('status', () => connections.close('status'));
+  const lockSession = createLockSession(connections.locks, (err) => {
+    log.warn({ err }, 'lost the connection of the locks: other replicas may take over what this replica works on');
+  });
+  closing.add('locks', async () => {
+    await lockSession.close();
+    await connections.close('locks');
+  });
   const { connection, pool } = config.registry;
   const { connectTimeout } = pool;
   const events = openEvents(connection, connections.publisher, { connectTimeout, destinations });
@@ -82,6 +92,7 @@ export async function openReplica(
     installation,
     counts,
     events,
+    lockSession,
     sharedStore: await openStore(config.redis, installation, counts, log, closing),
   };
 }

@@ -2,10 +2,8 @@
 //
 // That replica holds a lock in the registry, which is free as soon as its connection is gone. If the connection is cut, the job
 // goes on while another replica begins the same job. So running one at a time only saves work, and nothing may depend on it.
-import type { Kysely } from 'kysely';
-import { whileLocked } from '../../db/registry/job-locks.js';
-import type { Registry } from '../../db/registry/registry-schema.js';
-import { Slots } from './bounded-tasks.js';
+import { jobLockName } from '../../db/registry/job-locks.js';
+import type { LockSession } from '../../db/registry/lock-session.js';
 import { JobRecord, type JobState } from './job-states.js';
 
 export interface HousekeepingJob {
@@ -32,17 +30,12 @@ export interface Housekeeping {
 }
 
 export function createHousekeeping(deps: {
-  /** A pool for locks: a lock holds a connection until its job ends. */
-  readonly registry: Kysely<Registry>;
-  /** The most jobs that hold a lock at once. */
-  readonly atOnce?: number;
+  readonly locks: LockSession;
   readonly onError: (error: unknown, context: { job: string }) => void;
   readonly onAdded?: (job: string) => void;
   /** Called after each run. `seconds` is undefined if the job could not begin. */
   readonly onRun?: (job: string, outcome: 'success' | 'failed', seconds: number | undefined) => void;
 }): Housekeeping {
-  const { registry, atOnce = Infinity } = deps;
-  const holders = new Slots(atOnce, Infinity);
   const jobs = new Map<string, { readonly record: JobRecord; readonly runNow: () => Promise<void> }>();
   const timers = new Set<NodeJS.Timeout>();
   const closing = new AbortController();
@@ -55,16 +48,12 @@ export function createHousekeeping(deps: {
   }
 
   async function locked(job: HousekeepingJob, record: JobRecord): Promise<void> {
-    await holders.run(async () => {
-      // It may have waited for others until the end.
-      if (isClosing()) return;
-      const ran = await whileLocked(registry, job.name, () => {
-        record.began();
-        return job.run(closing.signal);
-      });
-      if (isClosing()) record.stopped();
-      else if (ran) ended(job, 'success', record.succeeded());
+    const ran = await deps.locks.attempt(jobLockName(job.name), () => {
+      record.began();
+      return job.run(closing.signal);
     });
+    if (isClosing()) record.stopped();
+    else if (ran) ended(job, 'success', record.succeeded());
   }
 
   function add(job: HousekeepingJob): void {

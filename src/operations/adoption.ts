@@ -72,9 +72,9 @@ export function createAdoption(deps: {
 }): Adoption {
   const { registry, provisioners, locks } = deps;
 
-  /** @param session the one connection that holds the tenant's lock */
+  /** Runs under the tenant's lock. */
   async function adoptNow(
-    session: Kysely<Registry>,
+    id: string,
     input: Omit<NewTenant, 'wish'>,
     { clusterId, database }: { readonly clusterId: string; readonly database: string },
     origin: AuditOrigin,
@@ -88,10 +88,9 @@ export function createAdoption(deps: {
     if (await isNamed(registry, { name: database, place: { host, port } }))
       throw unfit('it already belongs to a tenant.');
 
-    const id = newTenantId();
     const claim = randomUUID();
     const admin = { ...input.admin, passwordHash: await input.admin.passwordHash };
-    await confirmOperator(session, origin);
+    await confirmOperator(registry, origin);
     const role = newDatabaseName();
     const password = newDatabasePassword();
     const installation = await deps.installation();
@@ -108,7 +107,7 @@ export function createAdoption(deps: {
           const place = { clusterId, dbHost: host, dbPort: port };
           const dbPassword = deps.envelope.seal(password, { id, host, port, user: role });
           const registered = await registerTenant(
-            session,
+            registry,
             { name, slug, poolOptions, limits, ...place, schemaVersion, claim },
             { id, dbName: role, dbUser: role, dbPassword, adopts: database },
           );
@@ -153,7 +152,7 @@ export function createAdoption(deps: {
         run: () =>
           inDatabase(database, async (db) => {
             // Asked again here: this is the last step that can be undone, and `migrate` can take long.
-            await confirmOperator(session, origin);
+            await confirmOperator(registry, origin);
             await grantRuntimeRights(db, role);
             adminId = await db.transaction().execute(async (trx) => {
               await writeMarker(trx, id, claim);
@@ -178,7 +177,7 @@ export function createAdoption(deps: {
       {
         name: 'activate',
         run: async () => {
-          active = await activate(session, { id, claim, adopts: database }, origin, deps.record);
+          active = await activate(registry, { id, claim, adopts: database }, origin, deps.record);
           if (!active) throw new Error('the row of the new tenant is gone');
         },
       },
@@ -209,7 +208,10 @@ export function createAdoption(deps: {
   }
 
   return {
-    adopt: (input, from, origin) => locks.session((session) => adoptNow(session, input, from, origin)),
+    adopt: (input, from, origin) => {
+      const id = newTenantId();
+      return locks.hold(id, () => adoptNow(id, input, from, origin));
+    },
   };
 
   /**

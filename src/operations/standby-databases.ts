@@ -125,8 +125,8 @@ export function createStandbyDatabases(deps: StandbyDeps): StandbyDatabases {
       ready: false,
     };
     const mark = standbyMark(await deps.installation(), id);
-    await locks.session(async (session) => {
-      if (!(await insertStandby(session, standby, place))) return;
+    await locks.hold(id, async () => {
+      if (!(await insertStandby(registry, standby, place))) return;
       try {
         const verifier = await scramVerifier(password, TENANT_SCRAM_ITERATIONS);
         const { connectionLimit } = deps;
@@ -138,7 +138,7 @@ export function createStandbyDatabases(deps: StandbyDeps): StandbyDatabases {
           await writeMarker(db, id);
         });
         await closeDatabase(cluster, name);
-        if (!(await readyStandby(session, id))) throw new Error('the row of the standby database is gone');
+        if (!(await readyStandby(registry, id))) throw new Error('the row of the standby database is gone');
       } catch (error) {
         // If the database cannot be dropped now, the reconciler finds it, because it is not ready.
         await drop(standby, place, provisioner).catch((undoing: unknown) => {

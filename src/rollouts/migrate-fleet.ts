@@ -18,6 +18,7 @@ import { grantRuntimeRights } from '../../db/tenant/tenant-grants.js';
 import { tenantMigrations } from '../../db/tenant/migrations/index.js';
 import { claimInside, claimWithin, compare, complete, look } from '../operations/evidence.js';
 import { databaseIs } from '../tenants/tenant-states.js';
+import { createLockSession } from '../../db/registry/lock-session.js';
 import { createTenantLocks } from '../tenants/tenant-locks.js';
 import type { PlacedProvisioner, Place } from '../clusters/provisioners.js';
 import { dropOutdatedTemplates, ensureTemplate } from '../operations/templates.js';
@@ -86,7 +87,8 @@ export async function migrateAll(
   };
 
   // One tenant at a time: its lock holds one connection, and the work needs one more.
-  const locks = createTenantLocks(registry);
+  const session = createLockSession(registry, () => undefined);
+  const locks = createTenantLocks(session);
   const failed: { tenant: TenantRecord; error: unknown }[] = [];
 
   /** Reads the tenant's state within its lock: it may have been resumed, or purged, since it was listed. */

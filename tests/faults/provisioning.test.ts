@@ -15,6 +15,7 @@ import { scramVerifier } from '../../db/server/scram.js';
 import { tenantMigrations } from '../../db/tenant/migrations/index.js';
 import { openApp } from '../support/service.js';
 import { newDatabaseName, newTenantId } from '../../src/tenants/tenant-ids.js';
+import { createLockSession } from '../../db/registry/lock-session.js';
 import { createTenantLocks } from '../../src/tenants/tenant-locks.js';
 import { migrateAll } from '../../src/rollouts/migrate-fleet.js';
 import { openProvisioner, type Provisioner } from '../../src/clusters/provisioner-connections.js';
@@ -287,7 +288,7 @@ describe('a tenant whose creation ended with its process', () => {
     const slug = newSlug();
     const name = await abandon(slug, true);
     const { id = '' } = (await findTenantBySlug(central.db, slug)) ?? {};
-    await createTenantLocks(central.db).attempt(id, async () => {
+    await createTenantLocks(createLockSession(central.db, () => undefined)).attempt(id, async () => {
       expect(await make(slug)).toMatchObject({ status: 409, body: { code: 'slug-taken' } });
       await app.engine.housekeeping.runNow('reconciler');
       expect(await remainsOf(slug, name)).toEqual({ row: 'provisioning', database: true, role: true });

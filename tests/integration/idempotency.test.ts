@@ -4,6 +4,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { findOperatorByEmail, insertOperator } from '../../db/registry/operator-queries.js';
 import type { Registry } from '../../db/registry/registry-schema.js';
 import { findTenantBySlug, updateTenant } from '../../db/registry/tenant-queries.js';
+import { createLockSession } from '../../db/registry/lock-session.js';
 import { createTenantLocks } from '../../src/tenants/tenant-locks.js';
 import { createRequestHash } from '../../src/operations/request-hash.js';
 import {
@@ -135,7 +136,7 @@ describe('if the first attempt', () => {
     const first = await make('under-way', 'key-under-way');
     await registry.updateTable('tenants').set({ status: 'provisioning' }).where('id', '=', first.body.id).execute();
     const other = connectAs<Registry>(registryName);
-    await createTenantLocks(other.db).attempt(first.body.id, async () => {
+    await createTenantLocks(createLockSession(other.db, () => undefined)).attempt(first.body.id, async () => {
       const again = await make('under-way', 'key-under-way');
       expect(again).toMatchObject({ status: 409, body: { code: 'idempotency-key-in-use' } });
       expect(again.headers['retry-after']).toBe('1');

@@ -8,6 +8,7 @@ import type { TenantRecord } from '../../db/registry/tenant-queries.js';
 import type { DatabaseHandle } from '../../db/driver/client.js';
 import { createEnvelope } from '../../src/secrets/envelope.js';
 import { newDatabasePassword } from '../../src/tenants/tenant-ids.js';
+import { createLockSession } from '../../db/registry/lock-session.js';
 import { createTenantLocks } from '../../src/tenants/tenant-locks.js';
 import { rotationSteps, type RotationStep } from '../../src/operations/password-rotation.js';
 import {
@@ -146,7 +147,7 @@ describe('a rotation', () => {
     const before = await rowOf(one, tenant);
     await rotateAndFail('store', tenant);
     const begun = await rowOf(one, tenant);
-    await createTenantLocks(central.db).attempt(tenant.id, async () => {
+    await createTenantLocks(createLockSession(central.db, () => undefined)).attempt(tenant.id, async () => {
       await one.app.engine.housekeeping.runNow('rotation');
       const resume = one.send('POST', `/tenants/${tenant.id}/resume`, { token: one.operatorToken });
       for (const answer of await Promise.all([rotate(tenant), resume])) {

@@ -8,6 +8,7 @@ import { findTenant, type TenantRecord } from '../../db/registry/tenant-queries.
 import { createDatabase } from '../../db/driver/client.js';
 import { DatabaseFault } from '../../db/driver/database-fault.js';
 import { databaseIs, tenantStatuses, transitions, type TenantAct } from '../../src/tenants/tenant-states.js';
+import { createLockSession } from '../../db/registry/lock-session.js';
 import { createTenantLocks } from '../../src/tenants/tenant-locks.js';
 import { migrateAll } from '../../src/rollouts/migrate-fleet.js';
 import { openProvisioner } from '../../src/clusters/provisioner-connections.js';
@@ -330,7 +331,7 @@ describe('a database that disagrees with its tenant’s row', () => {
     const row = await rowOf(service, tenant);
     const { housekeeping } = service.app.engine;
     const other = connectAs<Registry>(service.config.registry.connection.database);
-    await createTenantLocks(other.db).attempt(tenant.id, async () => {
+    await createTenantLocks(createLockSession(other.db, () => undefined)).attempt(tenant.id, async () => {
       await asSuperuser('postgres', async (db) => {
         await sql`alter database ${sql.id(row.dbName)} allow_connections true`.execute(db);
         await sql`grant connect on database ${sql.id(row.dbName)} to ${sql.id(row.dbUser)}`.execute(db);

@@ -1,0 +1,212 @@
+// The runner: the only code that finishes or undoes work of more than one step. Operations are rows of the registry:
+//
+//     (begun by a request) ──> running ──> done
+//     (begun by a job) ──> waiting ──taken──> running
+//     running ── a step certainly failed ──> undoing ──> undone
+//     running, undoing ── no answer ──> waiting ──taken, after a pause that grows──> running, undoing
+//     running, undoing ── the evidence is missing ──> needs-person ──retry──> waiting
+//     waiting, needs-person ──abandon──> abandoned
+//
+// A worker holds the lock of the operation's subject. The lock dies with the process, so an unfinished operation without a lock
+// was left by a crash: any replica takes it.
+import type { Kysely } from 'kysely';
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { HeldLock } from '../../../db/registry/lock-session.js';
+import {
+  findUnfinishedOperation,
+  pauseOperation,
+  takeOperation,
+  type DueOperation,
+  type OperationRecord,
+} from '../../../db/registry/operation-rows.js';
+import type { Registry } from '../../../db/registry/registry-schema.js';
+import { isLeftAsItIs } from '../reports.js';
+import type { TenantLocks } from '../../tenants/tenant-locks.js';
+import { attempt, textOf, type Attempted, type AttemptDeps } from './attempt.js';
+import { LostOperation, type OperationKind, type OperationKindName } from './operation-kinds.js';
+import { createServerTurns } from './server-turns.js';
+import { createTakeUp, type TakeUp } from './take-up.js';
+
+/** How an operation stands when a worker has stopped working on it. */
+export type Outcome = Attempted | { readonly state: 'lost' };
+
+export interface Runner {
+  /** Makes a kind known. Each kind once, before `work` and `takeUp`. */
+  add<Input>(kind: OperationKind<Input>): void;
+  /**
+   * Works on an operation that this process has just recorded, until it ends or must wait. With `input` it is worked on until it
+   * ends, because no other process could continue.
+   *
+   * @param held if the caller holds the lock of the subject already
+   */
+  work<Input>(
+    kind: OperationKind<Input>,
+    operation: OperationRecord,
+    more?: { readonly input?: Input; readonly held?: HeldLock },
+  ): Promise<Outcome>;
+  /**
+   * Takes the unfinished operation of a subject now, whenever its next attempt is due, unless another worker is at it.
+   *
+   * @returns false if another worker is at it
+   */
+  settle(subject: string, kind: OperationKindName): Promise<boolean>;
+  /** Finds and takes operations that nobody works on. */
+  readonly takeUp: TakeUp;
+  /** The kind of that name, if this build has it. */
+  kindOf(name: string): OperationKind<never> | undefined;
+  /** Waits until running steps have ended. */
+  close(): Promise<void>;
+}
+
+export interface RunnerDeps extends AttemptDeps {
+  readonly registry: Kysely<Registry>;
+  readonly locks: TenantLocks;
+  /** The replica's id. */
+  readonly worker: string;
+  /** Called when a worker stops working on an operation, with the seconds since it was recorded. */
+  readonly onOutcome: (operation: OperationRecord, outcome: Attempted, seconds: number) => void;
+  /** Called if due operations could not be listed. */
+  readonly onLookFailed: (error: unknown) => void;
+  readonly onError: (
+    error: unknown,
+    context: { operationId: string; kind: string; tenantId?: string; step: string; willRetry: boolean },
+  ) => void;
+}
+
+/** Pause (ms) before the next attempt: doubles from the first to the longest, with up to a fifth of jitter. */
+const FIRST_PAUSE = 250;
+const LONGEST_PAUSE = 30_000;
+
+/**
+ * A statement that a process sent before it died may begin to run shortly (ms) after its locks are free. After this wait the
+ * statement is running, so it is seen and ended.
+ */
+const SETTLED_AFTER = 250;
+
+export function createRunner(deps: RunnerDeps): Runner {
+  const { registry, locks, worker } = deps;
+  const kinds = new Map<string, OperationKind<never>>();
+  const turns = createServerTurns();
+  const running = new Set<Promise<unknown>>();
+  const closing = new AbortController();
+
+  function tracked<T>(work: Promise<T>): Promise<T> {
+    const entry: Promise<unknown> = work.then(undefined, () => undefined).finally(() => running.delete(entry));
+    running.add(entry);
+    return work;
+  }
+
+  /** One attempt. What it found is recorded in the row. */
+  async function once<Input>(
+    kind: OperationKind<Input>,
+    operation: OperationRecord,
+    input: Input | undefined,
+    held: HeldLock,
+    before: Extract<Attempted, { state: 'waiting' | 'needs-person' }> | undefined,
+  ): Promise<Outcome> {
+    const begins = operation.attempts === 1 && before === undefined;
+    const began = before?.undoes ? { ...operation, undoes: true } : operation;
+    let outcome: Attempted;
+    try {
+      outcome = await attempt(deps, began, await kind.plan(began, input), { held, begins, failed: before });
+    } catch (error) {
+      if (error instanceof LostOperation) return { state: 'lost' };
+      const step = operation.step ?? before?.step ?? 'begin';
+      outcome = { state: isLeftAsItIs(error) ? 'needs-person' : 'waiting', step, error, undoes: began.undoes };
+    }
+    if (outcome.state === 'waiting' || outcome.state === 'needs-person') {
+      const delay = pause(operation.attempts);
+      const error = textOf(outcome) ?? 'It has not succeeded yet.';
+      // If this cannot be recorded, the row still says `running`, and is taken a little later.
+      await pauseOperation(registry, operation, { ...outcome, state: outcome.state, error, delay }).catch(
+        () => undefined,
+      );
+    }
+    if (outcome.state !== 'done')
+      deps.onError(outcome.error, {
+        operationId: operation.id,
+        kind: operation.kind,
+        ...(operation.tenantId !== null && { tenantId: operation.tenantId }),
+        step: outcome.step,
+        willRetry: outcome.state === 'waiting',
+      });
+    deps.onOutcome(operation, outcome, Math.max(0, Date.now() - Date.parse(operation.createdAt)) / 1_000);
+    return outcome;
+  }
+
+  /** Works under the lock. With `input` until the operation ends, otherwise once. */
+  async function underLock<Input>(
+    kind: OperationKind<Input>,
+    operation: OperationRecord,
+    input: Input | undefined,
+    held: HeldLock,
+  ): Promise<Outcome> {
+    let taken = operation;
+    let before: Extract<Attempted, { state: 'waiting' | 'needs-person' }> | undefined;
+    for (;;) {
+      const current = taken;
+      const outcome = await turns(operation.clusterId, () => once(kind, current, input, held, before));
+      if (outcome.state !== 'waiting' || input === undefined) return outcome;
+      before = outcome;
+      await sleep(pause(taken.attempts), undefined, { signal: closing.signal, ref: false }).catch(() => undefined);
+      if (closing.signal.aborted || held.lost) return outcome;
+      const again = await takeOperation(registry, taken.id, worker).catch(() => taken);
+      if (!again) return { state: 'lost' };
+      taken = again;
+    }
+  }
+
+  /** @returns false if another worker is at it */
+  async function take({ id, kind: name, subject, state }: DueOperation): Promise<boolean> {
+    const kind = kinds.get(name);
+    // An operation of a newer build is left to replicas of that build.
+    if (!kind) return false;
+    return locks.attempt(subject, async (held) => {
+      if (state !== 'waiting') await sleep(SETTLED_AFTER);
+      const taken = await takeOperation(registry, id, worker);
+      if (taken) await underLock(kind, taken, undefined, held);
+    });
+  }
+
+  async function takeOne(due: DueOperation): Promise<void> {
+    try {
+      await take(due);
+    } catch (error) {
+      deps.onError(error, { operationId: due.id, kind: due.kind, step: 'begin', willRetry: true });
+    }
+  }
+
+  const takeUp = createTakeUp(registry, (due) => tracked(takeOne(due)), deps.onLookFailed);
+
+  return {
+    add(kind) {
+      kinds.set(kind.name, kind as OperationKind<never>);
+    },
+
+    work(kind, operation, { input, held } = {}) {
+      const work = held
+        ? underLock(kind, operation, input, held)
+        : locks.hold(operation.subject, (lock) => underLock(kind, operation, input, lock));
+      return tracked(work);
+    },
+
+    async settle(subject, kind) {
+      const unfinished = await findUnfinishedOperation(registry, subject, kind);
+      return !unfinished || take(unfinished);
+    },
+
+    takeUp,
+    kindOf: (name) => kinds.get(name),
+
+    async close() {
+      takeUp.close();
+      closing.abort();
+      await Promise.all(running);
+    },
+  };
+}
+
+function pause(attempts: number): number {
+  const longest = Math.min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** Math.min(attempts, 20));
+  return longest * (0.8 + 0.2 * Math.random());
+}

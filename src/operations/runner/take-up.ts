@@ -1,0 +1,109 @@
+// Finds operations that nobody works on: those that a job recorded, those whose pause is over, and those of a process that died.
+// Every replica looks every few seconds, and takes a few of each server at once.
+import type { Kysely } from 'kysely';
+import { listDueOperations, type DueOperation } from '../../../db/registry/operation-rows.js';
+import type { Registry } from '../../../db/registry/registry-schema.js';
+
+export interface TakeUp {
+  /** Begins to look by itself. */
+  begin(): void;
+  /** Looks now: an operation has just been recorded for any worker. */
+  wake(): void;
+  /** Takes what is due now, and what becomes due meanwhile. Resolves when nothing is left that this process can take. */
+  now(): Promise<void>;
+  /** Stops looking. What was taken goes on. */
+  close(): void;
+}
+
+/** Time (ms) between two looks: while operations were found, and otherwise. Up to a fifth of jitter is added. */
+const LOOK_SOON = 1_000;
+const LOOK_EVERY = 5_000;
+
+/** Operations of one server that this process takes at once. */
+const TAKEN_AT_ONCE = 2;
+
+/** In one look: operations that are listed, for each server and in all. */
+const LISTED = { perServer: 20, all: 200 } as const;
+
+/**
+ * @param take works on an operation; never rejects
+ * @param onError called if the registry could not be asked
+ */
+export function createTakeUp(
+  registry: Kysely<Registry>,
+  take: (operation: DueOperation) => Promise<void>,
+  onError: (error: unknown) => void,
+): TakeUp {
+  /** Running operations by server. */
+  const lanes = new Map<string | null, Map<string, Promise<void>>>();
+  let timer: NodeJS.Timeout | undefined;
+  let begun = false;
+  let closed = false;
+
+  function start(operation: DueOperation, more: boolean): Promise<void> | undefined {
+    const lane = lanes.get(operation.clusterId) ?? new Map<string, Promise<void>>();
+    if (lane.has(operation.id) || lane.size >= TAKEN_AT_ONCE) return undefined;
+    const work = take(operation).finally(() => {
+      lane.delete(operation.id);
+      if (lane.size === 0) lanes.delete(operation.clusterId);
+      if (more) wake();
+    });
+    lane.set(operation.id, work);
+    lanes.set(operation.clusterId, lane);
+    return work;
+  }
+
+  /** @returns what was taken. @param more whether to look again when one of them has ended */
+  async function look(more: boolean): Promise<{ readonly found: number; readonly taken: readonly Promise<void>[] }> {
+    const due = await listDueOperations(registry, LISTED.perServer, LISTED.all);
+    if (closed) return { found: 0, taken: [] };
+    const taken = due.map((operation) => start(operation, more)).filter((work) => work !== undefined);
+    return { found: due.length, taken };
+  }
+
+  function later(ms: number): void {
+    if (closed || !begun) return;
+    clearTimeout(timer);
+    timer = setTimeout(
+      () => {
+        void look(true).then(
+          ({ found }) => {
+            later(found > 0 ? LOOK_SOON : LOOK_EVERY);
+          },
+          (error: unknown) => {
+            onError(error);
+            later(LOOK_EVERY);
+          },
+        );
+      },
+      ms * (1 + 0.2 * Math.random()),
+    );
+    timer.unref();
+  }
+
+  function wake(): void {
+    later(0);
+  }
+
+  return {
+    begin() {
+      begun = true;
+      wake();
+    },
+    wake,
+
+    async now() {
+      for (;;) {
+        const { taken } = await look(false);
+        if (taken.length === 0) break;
+        await Promise.all(taken);
+      }
+      await Promise.all([...lanes.values()].flatMap((lane) => [...lane.values()]));
+    },
+
+    close() {
+      closed = true;
+      clearTimeout(timer);
+    },
+  };
+}
