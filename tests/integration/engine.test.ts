@@ -7,9 +7,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { sql } from 'kysely';
 import { expect, inject, it, onTestFinished } from 'vitest';
 import { createEngine } from '../../src/engine/index.js';
-import { LOCK_HOLDERS } from '../../src/engine/registry-connections.js';
 import { createLogger } from '../../src/observability/logger.js';
-import { createTenantLocks, type TenantLocks } from '../../src/tenants/tenant-locks.js';
 import { setStandbyTarget } from '../../db/registry/standby-rows.js';
 import type { Engine, EngineOptions } from '../../src/engine/index.js';
 import type { TenantRecord } from '../../db/registry/tenant-queries.js';
@@ -100,30 +98,4 @@ it('an engine that does not serve creates a tenant from a standby database, with
   onTestFinished(() => void process.off('unhandledRejection', note));
   expect(await makeTenant(engine)).toMatchObject({ status: 'active' });
   expect(unhandled).toEqual([]);
-});
-
-it('the engine has a connection for an act on a tenant while creations and jobs hold all of theirs', async () => {
-  const engine = await openEngine();
-  const { locks } = engine.registryConnections;
-  let end = (): void => undefined;
-  const ended = new Promise<void>((resolve) => (end = resolve));
-  onTestFinished(end);
-  const held = (count: number, holder: TenantLocks): Promise<void>[] =>
-    Array.from(
-      { length: count },
-      () =>
-        new Promise((holds) => {
-          void holder.session(() => {
-            holds();
-            return ended;
-          });
-        }),
-    );
-  await Promise.all([
-    ...held(LOCK_HOLDERS.jobs, createTenantLocks(locks)),
-    ...held(LOCK_HOLDERS.making, createTenantLocks(locks, LOCK_HOLDERS.making)),
-  ]);
-  const changes = createTenantLocks(locks, LOCK_HOLDERS.changes);
-  expect(await changes.attempt('a tenant', async () => undefined)).toBe(true);
-  end();
 });
