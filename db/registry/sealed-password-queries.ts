@@ -3,13 +3,6 @@
 import { sql, type Kysely } from 'kysely';
 import type { Registry, TenantStatus } from './registry-schema.js';
 
-/** A tenant whose password is due for a change, or whose change is unfinished. */
-export interface RotationCandidate {
-  readonly id: string;
-  readonly host: string;
-  readonly port: number;
-}
-
 /** Statuses in which the tenant's role and database exist. */
 const rotatable: readonly TenantStatus[] = ['active', 'suspended'];
 
@@ -48,27 +41,31 @@ export async function promoteNextPassword(db: Kysely<Registry>, id: string, seal
   return updated !== undefined;
 }
 
-/** Changes that were begun and not finished. In random order, so that changes that fail do not hold up the others. */
-export async function listUnfinishedRotations(db: Kysely<Registry>, limit: number): Promise<RotationCandidate[]> {
-  return candidates(db)
-    .where('next_db_password', 'is not', null)
-    .where('status', '!=', 'deleting')
-    .orderBy(sql`random()`)
-    .limit(limit)
-    .execute();
-}
-
-/** Tenants whose password is older than `age` (ms), the oldest first. */
-export async function listDueRotations(db: Kysely<Registry>, age: number, limit: number): Promise<RotationCandidate[]> {
-  return candidates(db)
+/**
+ * Ids of tenants whose password is older than `age` (ms), the oldest first. Left out are tenants with an unfinished rotation: those of
+ * a server that does not answer must not fill the list.
+ */
+export async function listDueRotations(db: Kysely<Registry>, age: number, limit: number): Promise<string[]> {
+  const rows = await db
+    .selectFrom('tenants')
+    .select('id')
     .where('next_db_password', 'is', null)
     .where('status', 'in', rotatable)
     .where('password_rotated_at', '<', sql<string>`now() - ${age} * interval '1 millisecond'`)
+    .where((eb) =>
+      eb.not(
+        eb.exists(
+          eb
+            .selectFrom('operations')
+            .select('operations.id')
+            .whereRef('subject', '=', 'tenants.id')
+            .where('kind', '=', 'rotate')
+            .where('ended_at', 'is', null),
+        ),
+      ),
+    )
     .orderBy('password_rotated_at')
     .limit(limit)
     .execute();
-}
-
-function candidates(db: Kysely<Registry>) {
-  return db.selectFrom('tenants').select(['id', 'db_host as host', 'db_port as port']);
+  return rows.map(({ id }) => id);
 }

@@ -51,7 +51,7 @@ export async function tenantLifecycleRoutes(fastify: FastifyInstance, { config }
     app.post(
       `/:id/${act}`,
       {
-        config: { ...operator, errors: ['tenant-state'] },
+        config: { ...operator, errors: ['tenant-state', 'operation-unfinished'] },
         schema: {
           ...schema,
           summary: turns[act],
@@ -65,7 +65,7 @@ export async function tenantLifecycleRoutes(fastify: FastifyInstance, { config }
   app.post(
     '/:id/rotate-password',
     {
-      config: { ...operator, errors: ['tenant-state'] },
+      config: { ...operator, errors: ['tenant-state', 'operation-unfinished'] },
       schema: {
         ...schema,
         summary: "Change the password of a tenant's database role. No request fails because of the change",
@@ -82,7 +82,7 @@ export async function tenantLifecycleRoutes(fastify: FastifyInstance, { config }
   app.delete(
     '/:id',
     {
-      config: { ...operator, errors: ['tenant-state'] },
+      config: { ...operator, errors: ['tenant-state', 'operation-unfinished'] },
       schema: {
         ...schema,
         summary: 'Delete a tenant. It can be restored until it is purged',
@@ -99,7 +99,7 @@ export async function tenantLifecycleRoutes(fastify: FastifyInstance, { config }
   app.post(
     '/:id/purge',
     {
-      config: { ...operator, errors: ['tenant-state'] },
+      config: { ...operator, errors: ['tenant-state', 'operation-unfinished'] },
       schema: {
         ...schema,
         summary: 'Remove a deleted tenant and its database at once. This cannot be undone',

@@ -6,6 +6,8 @@ import { allowedHosts } from '../clusters/cluster-hosts.js';
 import { createClusterRegistration, type ClusterRegistration } from '../operations/register-cluster.js';
 import { createConnectionLimits, type ConnectionLimits } from '../operations/role-limits.js';
 import { ensureDefaultCluster } from '../clusters/default-cluster.js';
+import { createDoorActs } from '../operations/doors/door-acts.js';
+import { createDoorOperations } from '../operations/doors/door-operations.js';
 import { createDoors, type Doors } from '../operations/open-close.js';
 import { createEnvelope } from '../secrets/envelope.js';
 import type { Housekeeping } from '../jobs/housekeeping.js';
@@ -21,7 +23,7 @@ import { createReencryption, type Reencryption } from '../operations/reencryptio
 import { createRemoval, type Removal } from '../operations/removal.js';
 import { createReports, isLeftAsItIs, type Reports } from '../operations/reports.js';
 import { createRequestHash, type RequestHash } from '../operations/request-hash.js';
-import { createRotation, type Rotation, type RotationDeps } from '../operations/password-rotation.js';
+import { createRotation, type Rotation } from '../operations/password-rotation.js';
 import { createStandbyDatabases, type StandbyDatabases } from '../operations/standby-databases.js';
 import { createTransitions, type Transitions } from '../operations/transitions.js';
 import type { SecurityFields } from '../observability/security-catalogue.js';
@@ -59,7 +61,6 @@ export interface Operations {
 /** Called after each step of a piece of work, for tests. If a hook throws, the error counts as the step's error. */
 export interface StepHooks {
   readonly afterOperationStep?: RunnerDeps['afterStep'];
-  readonly afterRotationStep?: RotationDeps['afterStep'];
 }
 
 export function createOperations(
@@ -71,7 +72,7 @@ export function createOperations(
   log: Logger,
   { record }: SecurityEvents,
   closing: Closing,
-  { afterOperationStep, afterRotationStep }: StepHooks,
+  { afterOperationStep }: StepHooks,
 ): Operations {
   const { registry, lockSession, events, installation, destinations, replicaId } = replica;
   const { governors, clusterDirectory, breakers, tenantPools, envelope } = dataPlane;
@@ -179,8 +180,24 @@ export function createOperations(
     record,
     onError: failed("could not apply a tenant's status to its database"),
   };
-  const doors = createDoors({ ...changing, provisioners, installation, report });
-  const lifecycle = createTransitions({ ...changing, doors, removal, grace: config.tenants.deletionGrace });
+  const doors = createDoors({
+    ...changing,
+    provisioners,
+    installation,
+    report,
+    wake: () => {
+      runner.takeUp.wake();
+    },
+  });
+  const doorOperations = createDoorOperations({ ...changing, runner, worker: replicaId, doors });
+  const lifecycle = createTransitions({
+    ...changing,
+    doors,
+    doorOperations,
+    doorActs: createDoorActs({ ...changing, operations: doorOperations }),
+    removal,
+    grace: config.tenants.deletionGrace,
+  });
   closing.add('lifecycle', () => lifecycle.close());
   return {
     runner,
@@ -200,13 +217,14 @@ export function createOperations(
     rotation: createRotation({
       registry,
       locks,
+      runner,
+      worker: replicaId,
       provisioners,
       envelope,
       tell: publish,
       record,
       rotateAfter: config.tenants.rotatePasswordsAfter,
       onError: failed("could not change the password of a tenant's database role"),
-      ...(afterRotationStep && { afterStep: afterRotationStep }),
     }),
     reencryption: createReencryption({
       registry,

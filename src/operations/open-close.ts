@@ -1,7 +1,10 @@
 // Applies a tenant's row to its database: open or closed, and marked. It acts only if the mark agrees with the row or is of an
 // earlier change. If the row is of an earlier change than the mark, nothing is opened, closed or marked.
+// src/operations/doors/door-operations.ts has the operations that call it.
 import type { Kysely } from 'kysely';
 import { recentMap } from '../lib/recent-map.js';
+import { isAbandoned, retryRefused } from '../../db/registry/operation-fences.js';
+import { insertOperation } from '../../db/registry/operation-rows.js';
 import type { Registry } from '../../db/registry/registry-schema.js';
 import {
   claimRow,
@@ -10,7 +13,7 @@ import {
   raiseGeneration,
 } from '../../db/registry/tenant-status-queries.js';
 import { listRestoringTenants } from '../../db/registry/tenant-worklists.js';
-import { listTenantPlaces, listTenantsAt, type TenantRecord } from '../../db/registry/tenant-queries.js';
+import { findTenant, listTenantPlaces, listTenantsAt, type TenantRecord } from '../../db/registry/tenant-queries.js';
 import { closeTenantDatabase, openTenantDatabase, readDoors } from '../../db/server/access.js';
 import { markText, parseMark } from '../../db/server/marks.js';
 import { AppError } from '../errors.js';
@@ -27,10 +30,8 @@ export interface Doors {
    *
    * @param asked whether a person asks for it: then a row that is older than its mark gets a higher number, and the work
    *   continues
-   * @returns the changed row; undefined if there is none
-   * @throws AppError `tenant-state` if a person asks and the database is not this tenant's
    */
-  follow(tenantId: string, asked?: boolean): Promise<TenantRecord | undefined>;
+  follow(tenantId: string, asked?: boolean): Promise<Followed>;
   /**
    * Opens the database of an active or suspended tenant before its row becomes active; the mark then follows the row. A person
    * asks for it, and the caller holds the tenant's lock.
@@ -41,9 +42,27 @@ export interface Doors {
   openFirst(tenantId: string): Promise<TenantRecord | undefined>;
   /** Checks, for a person, whether the row may act on the tenant's database. @throws as `openFirst` */
   confirm(tenantId: string): Promise<TenantRecord | undefined>;
-  /** The job: applies the row of every tenant whose database does not agree with it. */
+  /**
+   * Records that a tenant's database must be opened or closed, for any worker: it does not agree with the tenant's row. Nothing is
+   * recorded if that is recorded already, or if a person has abandoned it since the row was changed.
+   */
+  recordDrift(tenant: Pick<TenantRecord, 'id' | 'clusterId'>, wanted: 'open' | 'closed'): Promise<void>;
+  /**
+   * The job: records an operation for every tenant whose database does not agree with its row, and completes databases of a former
+   * build.
+   */
   settleAll(signal: AbortSignal): Promise<void>;
 }
+
+/** A tenant whose row was applied to its database. */
+export interface Followed {
+  /** The row as it is now; undefined if there is none. */
+  readonly tenant: TenantRecord | undefined;
+  /** Why the database was left as it is, and reported. AppError `tenant-state`, for a person who asks. */
+  readonly left?: AppError;
+}
+
+type Door = 'open' | 'closed';
 
 interface Trusted {
   /** Undefined if there is no row. */
@@ -54,8 +73,8 @@ interface Trusted {
     readonly text: string | null;
     readonly installation: string;
   };
-  /** Whether the database was left as it is, and reported. */
-  readonly left?: boolean;
+  /** As in `Followed`. */
+  readonly left?: AppError;
 }
 
 /** Attempts, because the mark can change between reading and writing it. */
@@ -73,6 +92,8 @@ export function createDoors(deps: {
   readonly installation: () => Promise<string>;
   readonly publish: (tenantId: string) => Promise<void>;
   readonly report: ReportLeft;
+  /** Called after operations were recorded for any worker. */
+  readonly wake: () => void;
   readonly onError: (error: unknown, context: { tenantId?: string; cluster?: string; step: string }) => void;
 }): Doors {
   const { registry, locks, provisioners, report } = deps;
@@ -93,8 +114,7 @@ export function createDoors(deps: {
       if (verdict) return { tenant, database: { provisioner, text: seen.found.text, installation } };
       const why = whyLeft(seen.verdict, seen.found);
       report(tenant, why);
-      if (asked) throw notIts(why);
-      return { tenant, left: true };
+      return { tenant, left: notIts(why) };
     }
     throw new AppError('unavailable', {
       detail: "Another operation works on the tenant's database. Try again in a moment.",
@@ -102,24 +122,23 @@ export function createDoors(deps: {
     });
   }
 
-  async function follow(id: string, asked = false): Promise<TenantRecord | undefined> {
+  async function follow(id: string, asked = false): Promise<Followed> {
     for (let looks = 0; looks < LOOKS; looks += 1) {
       const { tenant, database, left } = await trusted(id, asked);
       const wanted = tenant && wantedDoor(tenant);
-      if (!wanted || left) return tenant;
+      if (left) return { tenant, left };
+      if (!wanted) return { tenant };
       if (!database) {
-        if (wanted === 'open') {
-          if (asked) throw noDatabase();
-          report(tenant, 'there is none on its server');
-        }
-        return tenant;
+        if (wanted === 'closed') return { tenant };
+        report(tenant, 'there is none on its server');
+        return { tenant, left: noDatabase() };
       }
       const { provisioner, text, installation } = database;
       const mark = { from: [text], to: markText(markOf(tenant, installation)) };
       const door = { name: tenant.dbName, runtimeRole: tenant.dbUser, mark };
       const act = wanted === 'open' ? openTenantDatabase : closeTenantDatabase;
       if (!(await act(provisioner.cluster, door))) continue;
-      return tenant.restoring ? restored(tenant) : tenant;
+      return { tenant: tenant.restoring ? await restored(tenant) : tenant };
     }
     throw new AppError('unavailable', {
       detail: "Another operation works on the tenant's database. Try again in a moment.",
@@ -156,9 +175,9 @@ export function createDoors(deps: {
   }
 
   async function openFirst(id: string): Promise<TenantRecord | undefined> {
-    const { tenant, database } = await trusted(id, true);
+    const { tenant, database, left } = await trusted(id, true);
     if (tenant?.status !== 'active' && tenant?.status !== 'suspended') return tenant;
-    if (!database) throw noDatabase();
+    if (!database) throw left ?? noDatabase();
     const { provisioner, text } = database;
     const mark = { from: [text], to: text };
     const door = { name: tenant.dbName, runtimeRole: tenant.dbUser, mark };
@@ -191,9 +210,21 @@ export function createDoors(deps: {
         report(tenant, whyLeft(verdict, door));
         continue;
       }
-      if (completes && (incomplete.has(tenant.id) || (completed += 1) > COMPLETED_PER_RUN)) continue;
-      if ((await attempt(tenant.id)) && completes) incomplete.set(tenant.id, true);
+      if (!completes) {
+        await recordDrift(tenant, wanted);
+        continue;
+      }
+      if (incomplete.has(tenant.id) || (completed += 1) > COMPLETED_PER_RUN) continue;
+      if (await attempt(tenant.id)) incomplete.set(tenant.id, true);
     }
+  }
+
+  async function recordDrift({ id, clusterId }: Pick<TenantRecord, 'id' | 'clusterId'>, wanted: Door): Promise<void> {
+    const kind = wanted === 'open' ? 'open' : 'close';
+    if (await isAbandoned(registry, id, kind)) return;
+    const begun = await insertOperation(registry, { kind, subject: id, tenantId: id, clusterId });
+    // The evidence was just found, so an operation that was refused for want of it can go on.
+    if (begun || (await retryRefused(registry, id, kind))) deps.wake();
   }
 
   /** Skips a tenant that another worker has locked: that worker applies the row, or the next run does. */
@@ -209,17 +240,19 @@ export function createDoors(deps: {
   return {
     follow,
     openFirst,
+    recordDrift,
 
     async confirm(id) {
-      const { tenant, database } = await trusted(id, true);
-      if (tenant && !database) throw noDatabase();
+      const { tenant, database, left } = await trusted(id, true);
+      if (tenant && !database) throw left ?? noDatabase();
       return tenant;
     },
 
     async settleAll(signal) {
       for (const id of await listRestoringTenants(registry)) {
         if (signal.aborted) return;
-        await attempt(id);
+        const tenant = await findTenant(registry, id);
+        if (tenant) await recordDrift(tenant, 'open');
       }
       for (const place of await listTenantPlaces(registry)) {
         if (signal.aborted) return;
@@ -233,7 +266,7 @@ export function createDoors(deps: {
 }
 
 /** The wanted state of a row's database. The database of a tenant that is being restored opens before its status changes. */
-function wantedDoor({ status, restoring, statusBeforeDeletion }: TenantRecord): 'open' | 'closed' | undefined {
+export function wantedDoor({ status, restoring, statusBeforeDeletion }: TenantRecord): Door | undefined {
   return databaseIs[restoring && statusBeforeDeletion !== null ? statusBeforeDeletion : status];
 }
 

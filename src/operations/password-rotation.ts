@@ -7,17 +7,13 @@
 //   current P, next N      --promote-->  current N            the server has N
 //
 // The server must have the password `next`, or `current` if there is no next one. Each step compares before it writes. So a step
-// can be repeated, a step whose answer is lost does no harm, and a late worker changes nothing. The job finishes a change that
-// was left unfinished.
+// can be repeated, a step whose answer is lost does no harm, and a late worker changes nothing. Once the next password is stored, the
+// operation only goes forward: the server may have that password already.
 import type { Kysely } from 'kysely';
 import type { AuditOrigin } from '../../db/shared/audit-rows.js';
 import { endWhenIdle } from '../../db/registry/job-locks.js';
-import {
-  listDueRotations,
-  listUnfinishedRotations,
-  promoteNextPassword,
-  storeNextPassword,
-} from '../../db/registry/sealed-password-queries.js';
+import { endOperation, insertOperation, type OperationRecord } from '../../db/registry/operation-rows.js';
+import { listDueRotations, promoteNextPassword, storeNextPassword } from '../../db/registry/sealed-password-queries.js';
 import type { Registry } from '../../db/registry/registry-schema.js';
 import { findTenant, type TenantRecord } from '../../db/registry/tenant-queries.js';
 import { within } from '../lib/deadline.js';
@@ -26,36 +22,38 @@ import { setRolePassword } from '../../db/server/role-password.js';
 import { scramVerifier } from '../../db/server/scram.js';
 import { auditAct } from '../audit/operator-act.js';
 import { AppError } from '../errors.js';
-import { Slots } from '../jobs/bounded-tasks.js';
 import type { RecordEvent } from '../observability/security-events.js';
 import type { Envelope } from '../secrets/envelope.js';
 import { newDatabasePassword, TENANT_SCRAM_ITERATIONS } from '../tenants/tenant-ids.js';
 import type { TenantLocks } from '../tenants/tenant-locks.js';
 import type { Provisioners } from '../clusters/provisioners.js';
+import { createJoining } from './runner/joining.js';
+import { LostOperation, PastReturn, type OperationKind, type Step } from './runner/operation-kinds.js';
+import type { Runner } from './runner/runner.js';
 
 export interface Rotation {
   /**
    * Gives a tenant's role a new password, or finishes a change that was begun. The change is audited when it begins. From then on
-   * this call or the job finishes it.
+   * this call or another worker finishes it.
    *
    * @returns false if there is no such tenant
-   * @throws AppError `tenant-state` if the tenant's state does not allow it; `unavailable` if another worker holds the tenant's
-   *   lock for too long, or if the new password is stored but not in force yet
+   * @throws AppError `tenant-state` if the tenant's state does not allow it; `operation-unfinished` if the new password is stored but
+   *   not in force yet
    */
   rotate(tenantId: string, origin: AuditOrigin): Promise<boolean>;
   /**
-   * The housekeeping job: finishes changes that were begun, then changes passwords that are too old; a bounded number in each
-   * run. A tenant that another worker has locked waits for the next run.
+   * The housekeeping job: records operations for passwords that are too old, a bounded number in each run. It asks no server, so a
+   * server that does not answer delays no other rotation.
    */
   run(signal: AbortSignal): Promise<void>;
 }
 
-export const rotationSteps = ['store', 'tell', 'alter', 'promote'] as const;
-export type RotationStep = (typeof rotationSteps)[number];
-
 export interface RotationDeps {
   readonly registry: Kysely<Registry>;
   readonly locks: TenantLocks;
+  readonly runner: Runner;
+  /** The replica's id. */
+  readonly worker: string;
   readonly provisioners: Provisioners;
   readonly envelope: Envelope;
   /** Notifies every replica that the tenant's row changed. @throws if the notification fails */
@@ -65,18 +63,15 @@ export interface RotationDeps {
   /** The job changes a password older than this (ms); 0 turns this off. */
   readonly rotateAfter: number;
   readonly onError: (error: unknown, context: { tenantId: string; step: string }) => void;
-  /** Called after each step, with its name. An error that it throws counts as an error of the step. */
-  readonly afterStep?: (step: RotationStep) => void | Promise<void>;
 }
-
-/** Rotations that one process runs at once; each holds a lock. */
-const AT_ONCE = 2;
-const WAITING = 20;
 
 /** Longest wait (ms) for the tenant's server. */
 const ALTER_DEADLINE = 8_000;
 
-/** Limit for each of the two kinds of work in a run: tenants that are finished, and tenants that are rotated. */
+/** Longest time (ms) that an answer waits for the rotation. */
+const DEADLINE = 8_000;
+
+/** Operations that the job records in a run. */
 const PER_RUN = 100;
 
 /** Work of the service itself has no actor. */
@@ -88,98 +83,125 @@ const NOBODY: AuditOrigin = { actor: { kind: 'none' } };
  */
 const ATTEMPTS = 6;
 
+/** What one attempt at an operation knows of the server. */
+interface Server {
+  /** The password that the server confirmed. */
+  inForce?: string;
+}
+
 export function createRotation(deps: RotationDeps): Rotation {
-  const { registry, locks, envelope } = deps;
-  const slots = new Slots(AT_ONCE, WAITING);
-  /** Running rotations by tenant: further requests for the same tenant share the result. */
-  const rotations = new Map<string, Promise<boolean>>();
+  const { registry, envelope, runner, worker } = deps;
+  const joining = createJoining(deps);
 
-  /** Runs within the tenant's lock. The lock only saves work; a worker whose lock is lost does no harm. */
-  async function change(tenantId: string, origin: AuditOrigin): Promise<boolean> {
-    const tenant = await findTenant(registry, tenantId);
-    if (!tenant) return false;
-    if (tenant.nextDbPassword === null) await begin(tenant, origin);
-    await finish(tenantId);
-    return true;
-  }
-
-  async function begin(tenant: TenantRecord, origin: AuditOrigin): Promise<void> {
-    const { id } = tenant;
-    const stored = await registry.transaction().execute(async (trx) => {
+  /**
+   * Stores the next password and records the operation.
+   *
+   * @param by the replica that begins at once
+   * @returns undefined if there is an unfinished rotation
+   * @throws AppError `tenant-state`
+   */
+  async function begin(tenant: TenantRecord, origin: AuditOrigin, by?: string): Promise<OperationRecord | undefined> {
+    const { id, clusterId } = tenant;
+    const { actor } = origin;
+    const operatorId = actor.kind === 'operator' ? actor.id : undefined;
+    const values = { kind: 'rotate', subject: id, tenantId: id, clusterId, operatorId, worker: by };
+    // A former build began it, or a person abandoned its operation.
+    if (tenant.nextDbPassword !== null) return insertOperation(registry, values);
+    const begun = await registry.transaction().execute(async (trx) => {
       await endWhenIdle(trx);
-      if (!(await storeNextPassword(trx, id, sealNew(tenant), null))) return false;
+      if (!(await storeNextPassword(trx, id, sealNew(tenant), null))) return undefined;
+      const operation = await insertOperation(trx, values);
       await auditAct(trx, {
         ...origin,
         action: 'tenant.password-rotated',
         target: { kind: 'tenant', id },
         tenantId: id,
       });
-      return true;
+      return { operation };
     });
-    if (stored) {
+    if (begun) {
       deps.record('database-password-changed', { tenantId: id }, origin);
-      return;
+      return begun.operation;
     }
     const now = await findTenant(registry, id);
-    // Another worker began a change; that change is finished now.
-    if (typeof now?.nextDbPassword === 'string') return;
+    // Another worker began a change, and has perhaps finished it since.
+    if (now?.status === 'active' || now?.status === 'suspended') return begin(now, origin, by);
     throw new AppError('tenant-state', {
       detail: `The tenant is ${now?.status ?? tenant.status}: its password cannot be changed.`,
     });
   }
 
-  /** Runs within the tenant's lock. Returns only if server and registry agree. @throws AppError `unavailable` */
-  async function finish(tenantId: string): Promise<void> {
-    let step: RotationStep = 'store';
-    const done = async (name: RotationStep): Promise<void> => {
-      step = name;
-      await deps.afterStep?.(name);
-    };
-    try {
-      await done('store');
-      /** The last password that this worker sent to the server, in force or not. */
-      let sent: string | undefined;
-      /** The password that the server confirmed. */
-      let inForce: string | undefined;
-      for (let attempt = 1; attempt <= ATTEMPTS; attempt += 1) {
-        const tenant = await findTenant(registry, tenantId);
-        // The removal of the tenant drops the role.
-        if (!tenant) return;
-        const { nextDbPassword: next } = tenant;
-        // Another worker finished the change, and this worker sent no password that could be in force instead.
-        if (next === null && sent === undefined) return;
-        const wanted = openWanted(tenant);
-        if (wanted === undefined) {
-          // This process cannot decrypt the next password, so another password replaces it.
-          await storeNextPassword(registry, tenantId, sealNew(tenant), next);
-          continue;
-        }
-        if (wanted !== inForce) {
-          // Notified first: a replica that later cannot query the registry then knows both passwords.
-          await deps.tell(tenantId);
-          await done('tell');
-          sent = wanted;
-          if (!(await within(alter(tenant, wanted), ALTER_DEADLINE, () => new DatabaseFault('timeout', 'no answer'))))
-            continue;
-          inForce = wanted;
-          await done('alter');
-        }
-        if (next === null) return;
-        if (!(await promoteNextPassword(registry, tenantId, next))) continue;
-        await done('promote');
-        await deps.tell(tenantId);
-        return;
+  /**
+   * Gives the server the password that the row has.
+   *
+   * @returns the row; undefined if it is gone: the removal of the tenant drops the role
+   */
+  async function apply(tenantId: string, server: Server): Promise<TenantRecord | undefined> {
+    for (let attempt = 1; attempt <= ATTEMPTS; attempt += 1) {
+      const tenant = await findTenant(registry, tenantId);
+      if (!tenant) return undefined;
+      const wanted = openWanted(tenant);
+      if (wanted === undefined) {
+        // This process cannot decrypt the next password, so another password replaces it.
+        await storeNextPassword(registry, tenantId, sealNew(tenant), tenant.nextDbPassword);
+        continue;
       }
-      throw new Error('other workers kept changing the password');
-    } catch (error) {
-      deps.onError(error, { tenantId, step });
-      throw new AppError('unavailable', {
-        detail: 'The new password is stored. The service applies it by itself as soon as the server allows.',
-        retryAfter: 5,
-        cause: error,
-      });
+      if (wanted === server.inForce) return tenant;
+      // Notified first: a replica that later cannot query the registry then knows both passwords.
+      await deps.tell(tenantId);
+      if (!(await within(alter(tenant, wanted), ALTER_DEADLINE, () => new DatabaseFault('timeout', 'no answer'))))
+        continue;
+      server.inForce = wanted;
+      return tenant;
     }
+    throw new DatabaseFault('busy', 'other workers kept changing the password');
   }
+
+  /** Makes the password current that the server has, and ends the operation in the same transaction. */
+  async function promote(operation: OperationRecord, server: Server): Promise<void> {
+    const id = operation.subject;
+    for (let attempt = 1; attempt <= ATTEMPTS; attempt += 1) {
+      const tenant = await apply(id, server);
+      const next = tenant?.nextDbPassword ?? null;
+      const isPromoted = await registry.transaction().execute(async (trx) => {
+        await endWhenIdle(trx);
+        if (next !== null && !(await promoteNextPassword(trx, id, next))) return false;
+        if (!(await endOperation(trx, operation, 'done'))) throw new LostOperation();
+        return true;
+      });
+      if (!isPromoted) continue;
+      await deps.tell(id);
+      return;
+    }
+    throw new DatabaseFault('busy', 'other workers kept changing the password');
+  }
+
+  const kind: OperationKind = {
+    name: 'rotate',
+    async plan(operation) {
+      const tenant = await findTenant(registry, operation.subject);
+      if (!tenant || tenant.status === 'deleting') return 'done';
+      // Another worker finished the change, and no worker of this operation sent a password that could be in force instead.
+      if (tenant.nextDbPassword === null && operation.step === null) return 'done';
+      const server: Server = {};
+      const step = (name: string, work: () => Promise<unknown>): Step => ({
+        name,
+        // Compares before it writes, so it is simply done again.
+        settled: async () => 'not-done',
+        async do() {
+          await work();
+        },
+        undo: () => Promise.reject(new PastReturn()),
+      });
+      return {
+        steps: [
+          step('alter', () => apply(operation.subject, server)),
+          step('promote', () => promote(operation, server)),
+        ],
+      };
+    },
+  };
+  runner.add(kind);
 
   /**
    * @returns false if the server was not changed: the registry now wants another password, or another worker was changing the
@@ -211,45 +233,42 @@ export function createRotation(deps: RotationDeps): Rotation {
     }
   }
 
-  async function rotate(tenantId: string, origin: AuditOrigin): Promise<boolean> {
-    for (let other; (other = rotations.get(tenantId));) {
-      try {
-        return await other;
-      } catch (error) {
-        // The caller that began the rotation may not act any more. This caller still may.
-        if (!(error instanceof AppError && error.code === 'unauthenticated')) throw error;
-      }
-    }
-    const rotation = slots
-      .run(() => locks.hold(tenantId, () => change(tenantId, origin)))
-      .finally(() => rotations.delete(tenantId));
-    rotations.set(tenantId, rotation);
-    return rotation;
-  }
-
   return {
-    rotate,
+    async rotate(tenantId, origin) {
+      const tenant = await findTenant(registry, tenantId);
+      if (!tenant) return false;
+      const begun = await begin(tenant, origin, worker);
+      let operationId = begun?.id;
+      try {
+        const work = joining.join(kind, tenantId, begun, (found) => (operationId = found.id));
+        const joined = await within(work, DEADLINE, () => new DatabaseFault('timeout', 'no answer'));
+        if (!joined || joined.outcome.state === 'done') return true;
+        throw 'error' in joined.outcome ? joined.outcome.error : new LostOperation();
+      } catch (error) {
+        deps.onError(error, { tenantId, step: 'rotate' });
+        const where = operationId === undefined ? '' : ` GET /operations/${operationId} shows how far it is.`;
+        throw new AppError('operation-unfinished', {
+          detail: `The new password is stored. The service applies it by itself as soon as the server allows.${where}`,
+          ...(operationId !== undefined && { operationId }),
+          retryAfter: 5,
+          cause: error,
+        });
+      }
+    },
 
     async run(signal) {
-      const due = deps.rotateAfter > 0 ? await listDueRotations(registry, deps.rotateAfter, PER_RUN) : [];
-      const begun = await listUnfinishedRotations(registry, PER_RUN);
-      const work = [
-        ...begun.map((tenant) => ({ ...tenant, rest: () => finish(tenant.id) })),
-        ...due.map((tenant) => ({ ...tenant, rest: () => change(tenant.id, NOBODY) })),
-      ];
-      const unreachable = new Set<string>();
-      for (const { id, host, port, rest } of work) {
-        if (signal.aborted) return;
-        // The job waits only once for a server that does not answer.
-        if (unreachable.has(`${host}:${port}`)) continue;
+      if (deps.rotateAfter === 0) return;
+      for (const id of await listDueRotations(registry, deps.rotateAfter, PER_RUN)) {
+        if (signal.aborted) break;
+        const tenant = await findTenant(registry, id);
         try {
-          await slots.run(() => locks.attempt(id, rest));
+          if (tenant) await begin(tenant, NOBODY);
         } catch (error) {
-          // `finish` has logged the failure; a state that changed meanwhile is no failure.
+          // Its status changed meanwhile.
           if (!(error instanceof AppError)) throw error;
-          if (error.cause instanceof DatabaseFault) unreachable.add(`${host}:${port}`);
         }
       }
+      runner.takeUp.wake();
     },
   };
 }

@@ -41,12 +41,16 @@ interface Noted {
   readonly again: boolean;
 }
 
-/** The error of something that is left as it is for want of evidence. It is reported, and does not stop the work. */
-export function leftAsItIs(message: string): Error {
-  return Object.assign(new Error(message), { name: LEFT });
+/**
+ * The error of something that is left as it is for want of evidence. It is reported, and does not stop the work.
+ *
+ * @param cause the error for a person who asks
+ */
+export function leftAsItIs(message: string, cause?: Error): Error {
+  return Object.assign(new Error(message, { cause }), { name: LEFT });
 }
 
-export function isLeftAsItIs(error: unknown): boolean {
+export function isLeftAsItIs(error: unknown): error is Error {
   return error instanceof Error && error.name === LEFT;
 }
 

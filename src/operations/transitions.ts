@@ -1,29 +1,34 @@
 // Moves tenants from one state to another. The registry's row changes first and decides. Then all replicas are notified, and
 // PostgreSQL follows the row. To serve a tenant again the order is reversed, so that no request reaches a closed database.
-import type { Kysely } from 'kysely';
+import type { Kysely, Transaction } from 'kysely';
 import type { AuditOrigin } from '../../db/shared/audit-rows.js';
+import type { OperationRecord } from '../../db/registry/operation-rows.js';
 import type { Registry } from '../../db/registry/registry-schema.js';
-import { beginRestoration, markTenantDeleted, stopRestoration } from '../../db/registry/tenant-status-queries.js';
+import {
+  beginRestoration,
+  findSettledTenant,
+  markTenantDeleted,
+  stopRestoration,
+} from '../../db/registry/tenant-status-queries.js';
 import { listTenantsToPurge } from '../../db/registry/tenant-worklists.js';
 import { findTenant, type TenantRecord } from '../../db/registry/tenant-queries.js';
-import { within } from '../lib/deadline.js';
-import { DatabaseFault } from '../../db/driver/database-fault.js';
-import { auditAct } from '../audit/operator-act.js';
+import { auditAct, confirmOperator } from '../audit/operator-act.js';
 import { AppError } from '../errors.js';
 import { changeTenant, type TenantChanges } from '../tenants/tenant-changes.js';
 import type { RecordEvent } from '../observability/security-events.js';
+import { changedMeanwhile, type DoorActs } from './doors/door-acts.js';
+import { isEmpty, type DoorOperations } from './doors/door-operations.js';
 import type { Doors } from './open-close.js';
 import { ensurePossible } from '../tenants/tenant-states.js';
-import type { TenantLocks } from '../tenants/tenant-locks.js';
 import type { Removal, RemovalAct, RemovalWish } from './removal.js';
 
 /**
  * Each transition is audited. When it resolves, it is effective on every replica and in PostgreSQL.
  *
  * @throws AppError `not-found` and `tenant-state` (src/tenants/tenant-states.ts)
- * @throws AppError `unavailable` if the tenant is closed but its PostgreSQL server does not answer: its database is closed when
- *   the server answers again
- * @throws DatabaseFault if nothing was done, because the registry, or a server that is needed first, does not answer
+ * @throws AppError `operation-unfinished` if the act goes on after its deadline; `detail` says what is in force already
+ * @throws AppError `unavailable` if nothing was begun, because another operation works on the tenant
+ * @throws DatabaseFault if nothing was begun, because the registry, or a server that is needed first, does not answer
  */
 export interface Transitions {
   /** @param changes other changes, made together with the transition or not at all @throws AppError `slug-taken` as well */
@@ -48,12 +53,6 @@ export interface Transitions {
   close(): Promise<void>;
 }
 
-/** Longest time (ms) that an answer waits for PostgreSQL to follow the row. */
-const SETTLE_DEADLINE = 3_000;
-
-/** Longest time (ms) that an answer waits for a database that must open first. */
-const OPEN_DEADLINE = 10_000;
-
 /** Tenants purged in one run. */
 const PURGE_BATCH = 100;
 
@@ -62,67 +61,27 @@ const SERVICE: AuditOrigin = { actor: { kind: 'none' } };
 
 export function createTransitions(deps: {
   readonly registry: Kysely<Registry>;
-  readonly locks: TenantLocks;
-  readonly doors: Doors;
+  readonly doors: Pick<Doors, 'confirm'>;
+  readonly doorOperations: Pick<DoorOperations, 'beginClosing' | 'beginOpening'>;
+  readonly doorActs: DoorActs;
   readonly removal: Removal;
   readonly publish: (tenantId: string) => Promise<void>;
   /** Called when an act is committed. */
   readonly record: RecordEvent;
   /** Time (ms) from a tenant's deletion until its purge. */
   readonly grace: number;
-  readonly onError: (error: unknown, context: { tenantId: string; step: string }) => void;
 }): Transitions {
-  const { registry, locks, doors, removal, publish, record, onError } = deps;
-  const running = new Set<Promise<unknown>>();
-
-  /** Limits the time of the answer. The work continues, and `close` waits for it when the process stops. */
-  function bounded<T>(work: Promise<T>, ms: number): Promise<T> {
-    const tracked: Promise<unknown> = work.then(undefined, () => undefined).finally(() => running.delete(tracked));
-    running.add(tracked);
-    return within(work, ms, () => new DatabaseFault('unavailable', 'no answer in time'));
-  }
-
+  const { registry, doors, doorOperations, doorActs, removal, publish, record } = deps;
   async function existing(id: string): Promise<TenantRecord> {
     const tenant = await findTenant(registry, id);
     if (!tenant) throw new AppError('not-found');
     return tenant;
   }
 
-  async function settled({ id, status }: TenantRecord): Promise<void> {
-    try {
-      await bounded(
-        locks.hold(id, () => doors.follow(id, true)),
-        SETTLE_DEADLINE,
-      );
-    } catch (error) {
-      if (error instanceof AppError && error.code === 'tenant-state')
-        throw new AppError('tenant-state', {
-          detail: `The tenant is ${status} and no longer served. ${error.message}`,
-        });
-      onError(error, { tenantId: id, step: 'close' });
-      throw new AppError('unavailable', {
-        detail: `The tenant is ${status} and no longer served. Its database is not closed yet: its PostgreSQL server does not answer, or another operation works on it. The service closes it by itself.`,
-        retryAfter: 5,
-        cause: error,
-      });
-    }
-  }
-
-  /** Works under the tenant's lock, and publishes the change before it answers. */
-  function underLock(id: string, work: () => Promise<TenantRecord>): Promise<TenantRecord> {
-    const locked = locks.hold(id, work).then(async (changed) => {
-      await publish(id);
-      return changed;
-    });
-    return bounded(locked, OPEN_DEADLINE);
-  }
-
   async function removed(id: string, origin: AuditOrigin, act: RemovalAct, wish?: RemovalWish): Promise<void> {
     if (await removal.remove(id, origin, act, wish)) return;
     ensurePossible(act, (await existing(id)).status);
-    throw new AppError('tenant-state', {
-      detail: 'The tenant was changed by another request. Read it, then try again.',
-    });
+    throw changedMeanwhile();
   }
 
   return {
@@ -130,33 +89,35 @@ export function createTransitions(deps: {
       const known = await existing(id);
       ensurePossible('suspend', known.status);
       const isSuspended = known.status === 'suspended';
-      const tenant =
-        isSuspended && isEmpty(changes)
-          ? known
-          : await changeTenant(registry, id, { ...changes, status: 'suspended' }, origin);
+      let begun: OperationRecord | undefined;
+      const begin = async (trx: Transaction<Registry>, tenant: TenantRecord): Promise<void> => {
+        begun = await doorOperations.beginClosing(trx, tenant, origin);
+      };
+      let tenant = known;
+      if (isSuspended && isEmpty(changes))
+        await registry.transaction().execute(async (trx) => {
+          await begin(trx, known);
+          await confirmOperator(trx, origin);
+        });
+      else tenant = await changeTenant(registry, id, { ...changes, status: 'suspended' }, origin, begin);
       if (!isSuspended) record('tenant-suspended', { tenantId: id }, origin);
       await publish(id);
-      await settled(tenant);
+      await doorActs.close(tenant, begun);
       return tenant;
     },
 
     async resume(id, origin, changes = {}) {
-      const known = await existing(id);
-      ensurePossible('resume', known.status);
-      return underLock(id, async () => {
-        const now = await doors.openFirst(id);
-        try {
-          if (now?.status !== 'active' || !isEmpty(changes))
-            await changeTenant(registry, id, { ...changes, status: 'active' }, origin);
-          if (now?.status !== 'active') record('tenant-resumed', { tenantId: id }, origin);
-        } finally {
-          // The mark follows the row. If the row did not change, because another act was faster, the database is closed again.
-          await doors.follow(id).catch((cause: unknown) => {
-            onError(cause, { tenantId: id, step: 'follow' });
-          });
-        }
-        return existing(id);
-      });
+      ensurePossible('resume', (await existing(id)).status);
+      return doorActs.open(
+        id,
+        async () => {
+          const tenant = await existing(id);
+          const begun = await doorOperations.beginOpening(registry, tenant, origin, 'resume');
+          if (!begun) throw changedMeanwhile();
+          return begun;
+        },
+        { changes, origin },
+      );
     },
 
     async delete(id, origin) {
@@ -166,38 +127,44 @@ export function createTransitions(deps: {
         await removed(id, origin, 'abandon');
         return;
       }
-      const marked = await registry.transaction().execute(async (trx) => {
-        const tenant = (await markTenantDeleted(trx, id)) ?? (await stopRestoration(trx, id));
-        if (tenant) await auditAct(trx, { ...origin, action: 'tenant.deleted', ...concerning(id) });
-        return tenant;
+      let begun: OperationRecord | undefined;
+      const { tenant, isNew } = await registry.transaction().execute(async (trx) => {
+        const marked = (await markTenantDeleted(trx, id)) ?? (await stopRestoration(trx, id));
+        const now = marked ?? (await findSettledTenant(trx, id));
+        if (!now) throw new AppError('not-found');
+        ensurePossible('delete', now.status);
+        if (now.status === 'deleted') begun = await doorOperations.beginClosing(trx, now, origin);
+        if (marked) await auditAct(trx, { ...origin, action: 'tenant.deleted', ...concerning(id) });
+        else await confirmOperator(trx, origin);
+        return { tenant: now, isNew: marked !== undefined };
       });
-      if (marked) record('tenant-deleted', { tenantId: id }, origin);
-      const tenant = marked ?? (await existing(id));
-      ensurePossible('delete', tenant.status);
+      if (isNew) record('tenant-deleted', { tenantId: id }, origin);
       await publish(id);
-      await settled(tenant);
+      await doorActs.close(tenant, begun);
     },
 
     async restore(id, origin) {
       const known = await existing(id);
       ensurePossible('restore', known.status);
-      return underLock(id, async () => {
+      return doorActs.open(id, async (earlier) => {
         const now = (await doors.confirm(id)) ?? (await existing(id));
+        // An earlier request has begun this restoration, and it is finished now.
+        if (earlier?.operation.details['restores'] === true && now.status !== 'deleted') return undefined;
         ensurePossible('restore', now.status);
         const begun = await registry.transaction().execute(async (trx) => {
           const tenant = await beginRestoration(trx, id);
           const to = tenant?.statusBeforeDeletion;
-          if (!to) return undefined;
-          await auditAct(trx, { ...origin, action: 'tenant.restored', ...concerning(id), details: { status: to } });
-          return tenant;
+          // A former build may have begun it.
+          if (!tenant && !now.restoring) throw changedMeanwhile();
+          const operation = await doorOperations.beginOpening(trx, tenant ?? now, origin, 'restore');
+          // Rolls the beginning back: an operation that does something else must end first.
+          if (!operation) throw changedMeanwhile();
+          if (to)
+            await auditAct(trx, { ...origin, action: 'tenant.restored', ...concerning(id), details: { status: to } });
+          return operation;
         });
-        if (!begun && !now.restoring)
-          throw new AppError('tenant-state', {
-            detail: 'The tenant was changed by another request. Read it, then try again.',
-          });
-        if (begun) record('tenant-restored', { tenantId: id }, origin);
-        // From here on this request or the job finishes the restoration.
-        return (await doors.follow(id, true)) ?? (await existing(id));
+        if (!now.restoring) record('tenant-restored', { tenantId: id }, origin);
+        return begun;
       });
     },
 
@@ -216,7 +183,7 @@ export function createTransitions(deps: {
     },
 
     async close() {
-      await Promise.all(running);
+      await doorActs.finished();
     },
   };
 }
@@ -226,8 +193,4 @@ function concerning(id: string): {
   tenantId: string;
 } {
   return { target: { kind: 'tenant', id }, tenantId: id };
-}
-
-function isEmpty(changes: TenantChanges): boolean {
-  return Object.values(changes).every((value) => value === undefined);
 }

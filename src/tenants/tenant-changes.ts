@@ -1,5 +1,5 @@
 // Changes to a tenant's row, by the rules for its status.
-import type { Kysely } from 'kysely';
+import type { Kysely, Transaction } from 'kysely';
 import type { AuditEntry, AuditOrigin } from '../../db/shared/audit-rows.js';
 import type { Registry } from '../../db/registry/registry-schema.js';
 import {
@@ -19,6 +19,7 @@ export type TenantChanges = Omit<Parameters<typeof updateTenant>[2], 'status' | 
 /**
  * Changes the given fields, and audits the change. A tenant that is being made, deleted or removed cannot be changed.
  *
+ * @param also more writes of the same transaction, after the change of the row
  * @throws AppError `not-found`, `slug-taken`, `tenant-state`
  */
 export async function changeTenant(
@@ -26,10 +27,12 @@ export async function changeTenant(
   id: string,
   changes: Parameters<typeof updateTenant>[2],
   origin: AuditOrigin,
+  also?: (trx: Transaction<Registry>, changed: TenantRecord) => Promise<void>,
 ): Promise<TenantRecord> {
   try {
     const tenant = await registry.transaction().execute(async (trx) => {
       const changed = await updateTenant(trx, id, changes, ['active', 'suspended']);
+      if (changed) await also?.(trx, changed);
       if (changed) await auditAct(trx, { ...origin, ...tenantChange(id, changes), tenantId: id });
       return changed;
     });

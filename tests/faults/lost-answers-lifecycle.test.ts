@@ -15,6 +15,7 @@ import {
   targets,
   type Target,
 } from '../support/lost-answers.js';
+import { finishOperations } from '../support/operations.js';
 import { eventually } from '../support/service-process.js';
 
 const acts = {
@@ -51,6 +52,7 @@ it('suspend, resume, delete and restore succeed when they are repeated, and the 
         const now = await statusOf(registry, slug);
         const door = await doorOf(tenant);
         if (now === status && door.open === open && door.mayConnect === open) return true;
+        await finishOperations(there.app.engine);
         await there.app.engine.housekeeping.runNow('lifecycle settle');
         return false;
       },

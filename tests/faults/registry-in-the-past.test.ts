@@ -25,6 +25,7 @@ import {
   writeProduct,
   type Acknowledged,
 } from '../support/evidence.js';
+import { finishOperations } from '../support/operations.js';
 import { putBack, takeBackup, type RegistryBackup } from '../support/registry-backup.js';
 import { startStatementProxy, type StatementProxy, type Verdict } from '../support/statement-proxy.js';
 
@@ -307,6 +308,7 @@ async function liveOn(
   try {
     const run = async (): Promise<void> => {
       for (const job of JOBS) await service.app.engine.housekeeping.runNow(job);
+      await finishOperations(service.app.engine);
     };
     const other = `other-${round}`;
     failing = true;

@@ -21,6 +21,7 @@ import {
   type TestService,
   type TestTenant,
 } from '../support/app.js';
+import { finishOperations } from '../support/operations.js';
 import { enter as enterAs, passwordOf, rowOf } from '../support/tenants.js';
 
 interface Tenant {
@@ -301,6 +302,12 @@ describe('a deleted tenant', () => {
 });
 
 describe('a database that disagrees with its tenant’s row', () => {
+  /** The job records operations, and a worker takes them. */
+  async function settle(): Promise<void> {
+    await service.app.engine.housekeeping.runNow('lifecycle settle');
+    await finishOperations(service.app.engine);
+  }
+
   it('is opened or closed, whatever the reason, and other databases are not touched', async () => {
     const [opened, closed, busy, right] = await Promise.all([
       inState('suspended'),
@@ -319,7 +326,7 @@ describe('a database that disagrees with its tenant’s row', () => {
       await sql`grant connect on database ${sql.id(busyRow.dbName)} to ${sql.id(busyRow.dbUser)}`.execute(db);
     });
     expect(await enter(busyRow)).toBeUndefined();
-    await service.app.engine.housekeeping.runNow('lifecycle settle');
+    await settle();
     const open = await Promise.all([openRow, closedRow, busyRow, rightRow].map(isOpen));
     expect(open).toEqual([false, true, false, true]);
     expect([await enter(openRow), await enter(closedRow)]).toEqual(['55000', undefined]);
@@ -329,18 +336,17 @@ describe('a database that disagrees with its tenant’s row', () => {
   it('is not touched while another worker holds the tenant’s lock', async () => {
     const tenant = await inState('suspended');
     const row = await rowOf(service, tenant);
-    const { housekeeping } = service.app.engine;
     const other = connectAs<Registry>(service.config.registry.connection.database);
     await createTenantLocks(createLockSession(other.db, () => undefined)).attempt(tenant.id, async () => {
       await asSuperuser('postgres', async (db) => {
         await sql`alter database ${sql.id(row.dbName)} allow_connections true`.execute(db);
         await sql`grant connect on database ${sql.id(row.dbName)} to ${sql.id(row.dbUser)}`.execute(db);
       });
-      await housekeeping.runNow('lifecycle settle');
+      await settle();
       expect(await isOpen(row)).toBe(true);
     });
     await other.close(0);
-    await housekeeping.runNow('lifecycle settle');
+    await settle();
     expect(await isOpen(row)).toBe(false);
   });
 
@@ -350,12 +356,12 @@ describe('a database that disagrees with its tenant’s row', () => {
     expect((await asUser(tenant)).status).toBe(200);
     expect(await sessionsIn(row.dbName)).toBeGreaterThan(0);
     // By hand, without the service: the row changes, and this process's pool does not know in time.
-    const { registry, housekeeping } = service.app.engine;
+    const { registry } = service.app.engine;
     await asSuperuser('postgres', (db) =>
       sql`alter database ${sql.id(row.dbName)} allow_connections false`.execute(db),
     );
     await registry.updateTable('tenants').set({ status: 'suspended' }).where('id', '=', tenant.id).execute();
-    await housekeeping.runNow('lifecycle settle');
+    await settle();
     await expect.poll(() => sessionsIn(row.dbName), { timeout: 1_000 }).toBe(0);
   });
 });

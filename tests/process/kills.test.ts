@@ -12,7 +12,6 @@ import { afterAll, beforeAll, expect, inject, it } from 'vitest';
 import { findInstallationId } from '../../db/registry/installation.js';
 import { findOperatorByEmail, insertOperator } from '../../db/registry/operator-queries.js';
 import type { Registry, TenantStatus } from '../../db/registry/registry-schema.js';
-import { listUnfinishedRotations } from '../../db/registry/sealed-password-queries.js';
 import { listStandby } from '../../db/registry/standby-rows.js';
 import { listRestoringTenants, listUnfinishedTenants } from '../../db/registry/tenant-worklists.js';
 import {
@@ -374,7 +373,12 @@ async function withoutHousekeeping<T>(work: () => Promise<T>): Promise<T> {
 async function halfMade(): Promise<string[]> {
   const unfinished = await listUnfinishedTenants(central.db);
   const restoring = await listRestoringTenants(central.db);
-  const rotations = await listUnfinishedRotations(central.db, TARGETS);
+  const rotations = await central.db
+    .selectFrom('tenants')
+    .select('id')
+    .where('next_db_password', 'is not', null)
+    .where('status', '!=', 'deleting')
+    .execute();
   const standbys = await listStandby(central.db);
   const known = [
     ...(await listProvisionedTenants(central.db)).flatMap(({ dbName, dbUser }) => [dbName, dbUser]),

@@ -78,6 +78,9 @@ export interface RunnerDeps extends AttemptDeps {
 const FIRST_PAUSE = 250;
 const LONGEST_PAUSE = 30_000;
 
+/** Longest pause (ms) of a worker that keeps the lock meanwhile: other acts on the subject wait for the lock. */
+const LONGEST_HELD_PAUSE = 2_000;
+
 /**
  * A statement that a process sent before it died may begin to run shortly (ms) after its locks are free. After this wait the
  * statement is running, so it is seen and ended.
@@ -156,7 +159,8 @@ export function createRunner(deps: RunnerDeps): Runner {
       // Undoing needs no input: any worker continues it.
       if (outcome.state !== 'waiting' || outcome.undoes || input === undefined) return outcome;
       before = outcome;
-      await sleep(pause(taken.attempts), undefined, { signal: closing.signal, ref: false }).catch(() => undefined);
+      const delay = Math.min(pause(taken.attempts), LONGEST_HELD_PAUSE);
+      await sleep(delay, undefined, { signal: closing.signal, ref: false }).catch(() => undefined);
       if (closing.signal.aborted || held.lost) return outcome;
       const again = await takeOperation(registry, taken.id, worker).catch(() => taken);
       if (!again) return ended(taken.id);

@@ -9,7 +9,7 @@ export interface TakeUp {
   begin(): void;
   /** Looks now: an operation has just been recorded for any worker. */
   wake(): void;
-  /** Takes what is due now, and what becomes due meanwhile. Resolves when nothing is left that this process can take. */
+  /** Takes what is due now, and what becomes due meanwhile, each once. Resolves when nothing is left that this process can take. */
   now(): Promise<void>;
   /** Stops looking. What was taken goes on. */
   close(): void;
@@ -53,11 +53,24 @@ export function createTakeUp(
     return work;
   }
 
-  /** @returns what was taken. @param more whether to look again when one of them has ended */
-  async function look(more: boolean): Promise<{ readonly found: number; readonly taken: readonly Promise<void>[] }> {
+  /**
+   * @param more whether to look again when one of them has ended
+   * @param tried ids that are left out; gets the ids that were taken
+   * @returns what was taken
+   */
+  async function look(
+    more: boolean,
+    tried = new Set<string>(),
+  ): Promise<{ readonly found: number; readonly taken: readonly Promise<void>[] }> {
     const due = await listDueOperations(registry, LISTED.perServer, LISTED.all);
     if (closed) return { found: 0, taken: [] };
-    const taken = due.map((operation) => start(operation, more)).filter((work) => work !== undefined);
+    const taken = due
+      .filter(({ id }) => !tried.has(id))
+      .flatMap((operation) => {
+        const work = start(operation, more);
+        if (work) tried.add(operation.id);
+        return work ?? [];
+      });
     return { found: due.length, taken };
   }
 
@@ -93,8 +106,10 @@ export function createTakeUp(
     wake,
 
     async now() {
+      // An operation whose lock another worker holds stays due.
+      const tried = new Set<string>();
       for (;;) {
-        const { taken } = await look(false);
+        const { taken } = await look(false, tried);
         if (taken.length === 0) break;
         await Promise.all(taken);
       }
