@@ -445,6 +445,57 @@ describe('abandon', () => {
     await recordIn(service, { kind: kind.name, subject: tenant.id, worker: 'here' });
   });
 
+  it('waits for the last step of a worker, and is refused if that ended the operation', async () => {
+    let release = (): void => undefined;
+    const held = new Promise<void>((resolve) => (release = resolve));
+    let locked = (): void => undefined;
+    const isLocked = new Promise<void>((resolve) => (locked = resolve));
+    const { registry, runner } = service.app.engine;
+    const rename = (db: typeof registry, to: string): Promise<unknown> =>
+      db.updateTable('tenants').set({ name: to }).where('id', '=', tenant.id).execute();
+    const kind: OperationKind = addKind(service, {
+      plan: (operation) =>
+        Promise.resolve({
+          steps: [
+            step('last', () =>
+              registry.transaction().execute(async (trx) => {
+                await rename(trx, 'By the worker');
+                locked();
+                await held;
+                if (!(await endOperation(trx, operation, 'done'))) throw new LostOperation();
+              }),
+            ),
+          ],
+        }),
+      async abandon(trx) {
+        await rename(trx, 'By the operator');
+      },
+    });
+    const operation = await recordIn(service, { kind: kind.name, subject: randomUUID(), worker: 'here' });
+    const work = runner.work(kind, operation);
+    await isLocked;
+    const abandoned = act('abandon', operation.id);
+    // The request waits for the row of the tenant.
+    await expect
+      .poll(() =>
+        asSuperuser(registryName, async (db) => {
+          const { rows } = await sql`select pid from pg_locks where not granted and locktype = 'transactionid'`.execute(
+            db,
+          );
+          return rows.length;
+        }),
+      )
+      .toBe(1);
+    release();
+    expect(await work).toEqual({ state: 'done' });
+    expect((await abandoned).status).toBe(409);
+    const { rows } = await asSuperuser(registryName, (db) =>
+      sql<{ name: string }>`select name from tenants where id = ${tenant.id}`.execute(db),
+    );
+    expect(rows).toEqual([{ name: 'By the worker' }]);
+    expect(await read(operation.id)).toMatchObject({ state: 'done' });
+  });
+
   it('happens once, of 50 abandons and 50 retries at once', async () => {
     let abandons = 0;
     let release = (): void => undefined;
@@ -514,7 +565,9 @@ describe('the log', () => {
       errors.splice(0, errors.length, ...given);
       await runner.work(kind, operation);
       for (const _ of given) {
-        await sql`update operations set not_before = now() where id = ${operation.id}`.execute(registry);
+        await sql`update operations set not_before = now() - interval '1 second' where id = ${operation.id}`.execute(
+          registry,
+        );
         await runner.takeUp.now();
       }
       return operation;
