@@ -8,6 +8,7 @@ import { encryptionRoutes } from './operator/encryption.js';
 import { clusterRoutes } from './operator/clusters.js';
 import { healthRoutes } from './public/health.js';
 import { jwksRoutes } from './public/jwks.js';
+import { operationRoutes } from './operator/operation-routes.js';
 import { poolRoutes } from './operator/pools.js';
 import { productRoutes } from './tenant/products.js';
 import { roleRoutes } from './tenant/roles.js';
@@ -40,6 +41,7 @@ export async function routes(app: FastifyInstance, { config }: { config: Config 
       await api.register(tenantLifecycleRoutes, { prefix: '/tenants', config });
       await api.register(usageRoutes, { config });
       await api.register(clusterRoutes, { prefix: '/clusters' });
+      await api.register(operationRoutes, { prefix: '/operations' });
       await api.register(poolRoutes);
       await api.register(encryptionRoutes);
       await api.register(statusRoutes);

@@ -2,7 +2,13 @@
 // tenants there are. Ages are in ms, by the registry's clock.
 import { sql, type Kysely, type RawBuilder } from 'kysely';
 import { REPORT_COUNTS_FOR } from './replica-rows.js';
-import type { Registry, ReportKind, TenantStatus } from './registry-schema.js';
+import {
+  operationStates,
+  type OperationState,
+  type Registry,
+  type ReportKind,
+  type TenantStatus,
+} from './registry-schema.js';
 
 /** Tenants of one status whose databases have one schema version. */
 export interface TenantCount {
@@ -20,38 +26,35 @@ export async function countTenants(db: Kysely<Registry>): Promise<TenantCount[]>
     .execute();
 }
 
-/**
- * Work that has begun and not ended:
- *
- * - `making`, `adoption`: a tenant in status `provisioning`.
- * - `removing`: a tenant in status `deleting`.
- * - `restoring`: a deleted tenant that is being restored.
- * - `purge`: a deleted tenant whose grace time is over.
- * - `rotation`: a change of a tenant's database password.
- * - `standby`: a standby database that is not ready, or is being dropped.
- */
-export const unfinishedKinds = ['making', 'adoption', 'removing', 'restoring', 'purge', 'rotation', 'standby'] as const;
-export type UnfinishedKind = (typeof unfinishedKinds)[number];
+/** Deleted tenants whose grace time is over, and whose removal has not begun: work that is due, and no operation yet. */
+export const PURGE = 'purge';
 
+/** Work of one kind that has not ended. */
 export interface UnfinishedWork {
-  readonly kind: UnfinishedKind;
+  /** The kind of the operations, or `PURGE`. */
+  readonly kind: string;
   readonly count: number;
+  /** Operations by state. */
+  readonly states: Readonly<Partial<Record<OperationState, number>>>;
   /** The age of the oldest. */
   readonly oldestFor: number;
-  /** How many are older than `lateAfter`, and than `overdueAfter`. */
+  /** How many are older than `lateAfter`, or need a person. */
   readonly late: number;
-  readonly overdue: number;
-  /** Ids of the oldest tenants, or standby databases. */
-  readonly oldest: string[];
+  /** How many are older than `overdueAfter`, or wait for a person. */
+  readonly needsPerson: number;
+  /** Ids of operations, those that wait for a person first, then the oldest; of tenants if the kind is `PURGE`. */
+  readonly oldest: readonly string[];
 }
 
 /** How many ids a kind of work shows. */
 const SHOWN_IDS = 5;
 
 /**
+ * Reads unfinished operations, and no others: they are in indexes of their own.
+ *
  * @param grace the grace time of deleted tenants
  * @param lateAfter the age from which work counts as late
- * @param overdueAfter the age from which work counts as overdue
+ * @param overdueAfter the age from which work needs a person
  */
 export async function countUnfinished(
   db: Kysely<Registry>,
@@ -63,21 +66,21 @@ export async function countUnfinished(
 ): Promise<UnfinishedWork[]> {
   const graceTime = sql`${grace}::float8 * interval '1 millisecond'`;
   const { rows } = await sql<UnfinishedWork>`
-    select kind, count(*)::int as count, max(age) as "oldestFor",
-      (count(*) filter (where age > ${lateAfter}::float8))::int as late,
-      (count(*) filter (where age > ${overdueAfter}::float8))::int as overdue,
-      (array_agg(id::text order by age desc, id))[1:${sql.lit(SHOWN_IDS)}] as oldest
+    select kind, count(*)::int as count,
+      json_strip_nulls(json_build_object(${sql.join(
+        operationStates.map((state) => sql`${sql.lit(state)}, nullif(count(*) filter (where state = ${state}), 0)`),
+      )})) as states,
+      max(age) as "oldestFor",
+      (count(*) filter (where asks or age > ${lateAfter}::float8))::int as late,
+      (count(*) filter (where asks or age > ${overdueAfter}::float8))::int as "needsPerson",
+      (array_agg(id::text order by asks desc, age desc, id))[1:${sql.lit(SHOWN_IDS)}] as oldest
     from (
-      select id, kind, greatest(0, ${msSince('since')}) as age from (
-        select id, case when adopts is null then 'making' else 'adoption' end as kind, created_at as since
-          from tenants where status = 'provisioning'
-        union all select id, 'removing', updated_at from tenants where status = 'deleting'
-        union all select id, 'restoring', updated_at from tenants where restoring
-        union all select id, 'purge', deleted_at + ${graceTime} from tenants
-          where deleted_at <= now() - ${graceTime} and status = 'deleted' and not restoring
-        union all select id, 'rotation', next_password_since from tenants
-          where next_db_password is not null and status <> 'deleting'
-        union all select id, 'standby', created_at from standby_databases where not ready
+      select id, kind, state, coalesce(state = 'needs-person', false) as asks, greatest(0, ${msSince('since')}) as age
+      from (
+        select id, kind, state, created_at as since from operations where ended_at is null
+        union all select t.id, ${PURGE}::text, null, t.deleted_at + ${graceTime} from tenants t
+          where t.deleted_at <= now() - ${graceTime} and t.status = 'deleted' and not t.restoring
+            and not exists (select from operations o where o.subject = t.id and o.kind = 'remove' and o.ended_at is null)
       ) work
     ) aged
     group by kind order by kind`.execute(db);

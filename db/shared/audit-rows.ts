@@ -44,6 +44,8 @@ export const auditActions = [
   'cluster.updated',
   'cluster.drained',
   'cluster.removed',
+  'operation.retried',
+  'operation.abandoned',
   'audit.dropped',
 ] as const;
 
@@ -71,7 +73,7 @@ export interface AuditEntry extends AuditOrigin {
   readonly action: AuditAction;
   /** The object of the action; `id` is a UUID. */
   readonly target?: {
-    readonly kind: 'user' | 'role' | 'session' | 'tenant' | 'operator' | 'cluster';
+    readonly kind: 'user' | 'role' | 'session' | 'tenant' | 'operator' | 'cluster' | 'operation';
     readonly id: string;
   };
   /**

@@ -70,6 +70,10 @@ const problemSchema = z
     errors: z.array(z.object({ path: z.string(), message: z.string() })).optional(),
     limit: z.string().optional().meta({ description: 'The name of the tenant limit that was reached.' }),
     limitValue: z.number().optional().meta({ description: 'The value of that limit.' }),
+    operationId: z.string().optional().meta({
+      format: 'uuid',
+      description: 'The operation that the request began and that is not finished: read GET /operations/{id}.',
+    }),
   })
   .meta({ description: 'A problem document (RFC 9457).' });
 

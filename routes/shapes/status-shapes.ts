@@ -1,6 +1,8 @@
 // The answer of GET /status.
 import { z } from 'zod';
-import { unfinishedKinds } from '../../db/registry/status-queries.js';
+import { PURGE } from '../../db/registry/status-queries.js';
+import { operationStates } from '../../db/registry/registry-schema.js';
+import { operationKinds } from '../../src/operations/runner/operation-kinds.js';
 import { fleetStates, partNames } from '../../src/status/status-types.js';
 import { answerId, timestamp } from './fields.js';
 
@@ -74,12 +76,22 @@ const Tenants = z.object({
 });
 
 const Work = z.object({
-  kind: z.enum(unfinishedKinds),
+  kind: z.string().meta({
+    description: `The kind of the operations: ${operationKinds.join(', ')}, or a kind of a newer build. \`${PURGE}\`: deleted tenants whose grace time is over, and whose removal has not begun.`,
+  }),
   count,
+  states: z.partialRecord(z.enum(operationStates), count).meta({ description: 'Operations by state.' }),
   oldestFor: ms.meta({ description: 'Milliseconds since the oldest began, or became due.' }),
-  late: count.meta({ description: 'How many have not ended within ten minutes.' }),
-  needsPerson: count.meta({ description: 'How many have not ended within an hour: the jobs cannot end them.' }),
-  oldest: z.array(answerId).meta({ description: 'The ids of the oldest tenants or standby databases, at most 5.' }),
+  late: count.meta({ description: 'How many have not ended within ten minutes, or need a person.' }),
+  needsPerson: count.meta({
+    description: 'How many have stopped until a person acts, or have not ended within an hour.',
+  }),
+  oldest: z
+    .array(answerId)
+    .readonly()
+    .meta({
+      description: `The ids of operations, at most 5: those that have stopped first, then the oldest. For \`${PURGE}\` the ids of tenants.`,
+    }),
 });
 
 const Reports = z.object({
@@ -189,8 +201,9 @@ export const Status = z.object({
   tenants: Tenants.nullable().meta({ description: part }),
   work: z
     .array(Work)
+    .readonly()
     .nullable()
-    .meta({ description: `Work on tenants that has begun and not ended, by kind. ${part}` }),
+    .meta({ description: `Operations that have not ended, by kind. ${part}` }),
   reports: Reports.nullable().meta({
     description: `Databases that are left as they are until a person acts. ${part}`,
   }),

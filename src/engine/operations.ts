@@ -32,12 +32,17 @@ import type { Closing } from './closing.js';
 import type { DataPlane } from './data-plane.js';
 import type { Instruments } from '../observability/instruments.js';
 import { countAdoptions, creationCounts } from './metrics/creation-counts.js';
+import { operationCounts } from './metrics/operation-counts.js';
+import { logOutcome } from '../operations/runner/operation-log.js';
 import { createRunner, type Runner, type RunnerDeps } from '../operations/runner/runner.js';
+import { createSteering, type Steering } from '../operations/runner/steering.js';
 import type { Replica } from './replica.js';
 
 export interface Operations {
   /** Finishes or undoes everything of more than one step. */
   readonly runner: Runner;
+  /** What operators do with operations: retry and abandon. */
+  readonly steering: Steering;
   readonly provisioners: Provisioners;
   readonly provisioning: Provisioning;
   readonly adoption: Adoption;
@@ -98,17 +103,26 @@ export function createOperations(
     else log.error({ err, ...context }, 'a provisioning step failed');
   };
   const locks = createTenantLocks(lockSession);
+  const counts = operationCounts(instruments);
   const runner = createRunner({
     registry,
     locks,
     worker: replicaId,
     afterStep: afterOperationStep,
-    onOutcome: () => undefined,
+    onOutcome: (operation, outcome, seconds) => {
+      counts.outcome(operation, outcome, seconds);
+      logOutcome(log, operation, outcome);
+      if (outcome.state === 'needs-person') {
+        const { tenantId, clusterId } = operation;
+        const about = { tenantId: tenantId ?? undefined, clusterId: clusterId ?? undefined };
+        record('evidence-refused', { ...about, step: outcome.step, err: outcome.error });
+      }
+    },
     onLookFailed: (err) => {
       log.warn({ err }, 'could not look for operations that are due');
     },
     onError: (err, context) => {
-      onError(err, context);
+      log.warn({ err, ...context }, 'could not take an operation that is due');
     },
   });
   // Before the provisioners: closing waits for running steps, which come to their end with them.
@@ -201,6 +215,7 @@ export function createOperations(
   closing.add('lifecycle', () => lifecycle.close());
   return {
     runner,
+    steering: createSteering({ registry, runner, publish, onAbandoned: counts.abandoned }),
     provisioners,
     provisioning,
     adoption: countAdoptions(

@@ -17,6 +17,8 @@ export interface Problem {
   /** The name of the tenant's limit that was reached, and its value. */
   readonly limit?: string;
   readonly limitValue?: number;
+  /** The operation that continues in the background: GET /operations/:id shows it. */
+  readonly operationId?: string;
 }
 
 /** The answer to an error: status, headers and body. */
@@ -35,7 +37,7 @@ const FAULT_RETRY_AFTER = 2;
 /** @param traceId of a request that came with a valid `traceparent` */
 export function toProblem(error: unknown, requestId: string, traceId?: string): ProblemAnswer {
   const known = toAppError(error);
-  const { code, status, detail, issues, retryAfter, limit } = known;
+  const { code, status, detail, issues, retryAfter, limit, operationId } = known;
   return {
     status,
     headers: {
@@ -53,6 +55,7 @@ export function toProblem(error: unknown, requestId: string, traceId?: string): 
       ...(traceId !== undefined && { traceId }),
       ...(issues && { errors: issues }),
       ...(limit && { limit: limit.name, limitValue: limit.value }),
+      ...(operationId !== undefined && { operationId }),
     },
   };
 }

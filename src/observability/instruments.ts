@@ -15,6 +15,9 @@ const JOB_BUCKETS = [0.01, 0.05, 0.25, 1, 5, 15, 60, 300, 1_800];
 /** A claim of a standby database takes 33 ms, and a copy of the template 45 ms. */
 const CREATION_BUCKETS = [0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30];
 
+/** From the claim of a standby database to work that waited for a server over a weekend. */
+const OPERATION_BUCKETS = [0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15, 60, 300, 1_800, 7_200];
+
 /** To add a metric, add its definition here, and an act that makes it change to tests/integration/metrics.test.ts. */
 export const eventMetrics = {
   httpRequestDuration: {
@@ -108,6 +111,21 @@ export const eventMetrics = {
     buckets: CREATION_BUCKETS,
     help: 'Time in seconds that it took to make a tenant. Failed attempts are not measured.',
     reason: 'How long a new customer waits, and whether a server is slow at making databases.',
+  },
+  operationsEnded: {
+    name: 'tenantry_operations_ended_total',
+    kind: 'counter',
+    labels: ['kind', 'outcome'],
+    help: 'Operations (work of more than one step) that ended on this replica. `undone`: a step failed, and what was done is undone. `abandoned`: an operator ended it.',
+    reason: 'Operations that end as `undone` are acts that customers or jobs did not get.',
+  },
+  operationDuration: {
+    name: 'tenantry_operation_duration_seconds',
+    kind: 'histogram',
+    labels: ['kind'],
+    buckets: OPERATION_BUCKETS,
+    help: 'Time in seconds from the record of an operation until it was done or undone, with the time in which it waited.',
+    reason: 'How long an act really takes, also after its request was answered.',
   },
   jobRuns: {
     name: 'tenantry_job_runs_total',

@@ -86,7 +86,16 @@ export const logFields = {
     meaning: 'a short word or code: an SQLSTATE, a system error code, or a word of the service',
     lines: 'events of refusals, breakers, lost connections, Redis',
   },
-  step: { type: 'string', meaning: 'the step of the work that failed', lines: 'failures of work in steps' },
+  operationId: {
+    type: 'string',
+    meaning: 'the operation, as in `GET /operations/:id`',
+    lines: 'operations that wait, need a person, failed, or ended after they had to wait',
+  },
+  step: {
+    type: 'string',
+    meaning: 'the step of the work that failed, or at which an operation waits',
+    lines: 'failures of work in steps',
+  },
   name: { type: 'string', meaning: 'the name of a database, role or cluster', lines: 'lines about one' },
   clusterId: { type: 'string', meaning: 'the id of a cluster', lines: 'lines about a cluster' },
   cluster: { type: 'string', meaning: '`host:port` of a PostgreSQL server', lines: 'lines about a server' },
@@ -95,8 +104,8 @@ export const logFields = {
   connections: { type: 'number', meaning: 'connections that were retired', lines: 'servers that moved' },
   kind: {
     type: 'string',
-    meaning: 'what is budgeted (`tenants`, `reserve`), or what changed',
-    lines: 'budgets of servers, and changes that were heard',
+    meaning: 'what an operation does, what is budgeted (`tenants`, `reserve`), or what changed',
+    lines: 'operations, budgets of servers, and changes that were heard',
   },
   room: { type: 'number', meaning: 'connections that a server allows for now', lines: 'budgets of servers' },
   scope: { type: 'string', meaning: '`tenant` or `cluster`', lines: 'breakers' },

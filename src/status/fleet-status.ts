@@ -78,7 +78,7 @@ const LOOKS = { lasts: 10_000, deadline: DEADLINE };
 /** Reads every password in the registry: with 10,000 tenants, 50 ms of a processor. */
 const PASSWORDS = { lasts: 60_000, deadline: DEADLINE };
 
-/** Work that has not ended after these times (ms) is late, and then needs a person: the jobs try again every minute at least. */
+/** Work that has not ended after these times (ms) is late, and then needs a person: it is tried again every 30 seconds at least. */
 export const UNFINISHED_FOR = { lateAfter: 10 * 60_000, overdueAfter: 60 * 60_000 };
 
 /** The most entries of each list. */
@@ -180,7 +180,7 @@ export function createFleetStatus(deps: FleetStatusDeps): FleetStatusReader {
         unreadable,
         here: here(),
         tenants: tenants.value ? tenantsStatus(tenants.value) : null,
-        work: work.value?.map(({ overdue, ...rest }) => ({ ...rest, needsPerson: overdue })) ?? null,
+        work: work.value ?? null,
         reports: reports.value
           ? { counts: { ...NO_REPORTS, ...Object.fromEntries(reports.value.counts) }, oldest: reports.value.oldest }
           : null,

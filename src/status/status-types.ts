@@ -1,7 +1,7 @@
 // The answer of GET /status. Times are in ms; `…Ago` and `…For` are the time since then, by the registry's clock. A part that could
 // not be read is null, and `unreadable` says why.
 import type { ReportKind, TenantStatus } from '../../db/registry/registry-schema.js';
-import type { ReplicaRow, UnfinishedKind } from '../../db/registry/status-queries.js';
+import type { ReplicaRow, UnfinishedWork } from '../../db/registry/status-queries.js';
 import type { BreakerStatus } from '../connections/breaker-types.js';
 
 export const partNames = ['tenants', 'work', 'reports', 'clusters', 'replicas', 'jobs', 'passwords'] as const;
@@ -22,7 +22,7 @@ export interface FleetStatus {
   unreadable: { part: PartName; reason: string }[];
   here: HereStatus;
   tenants: TenantsStatus | null;
-  work: WorkStatus[] | null;
+  work: readonly UnfinishedWork[] | null;
   reports: ReportsStatus | null;
   clusters: ClusterStatus[] | null;
   replicas: ReplicasStatus | null;
@@ -52,15 +52,6 @@ export interface TenantsStatus {
   /** Tenants that are not being removed, and whose schema is behind or newer. */
   behind: number;
   newer: number;
-}
-
-export interface WorkStatus {
-  kind: UnfinishedKind;
-  count: number;
-  oldestFor: number;
-  late: number;
-  needsPerson: number;
-  oldest: string[];
 }
 
 export interface ReportsStatus {

@@ -1,6 +1,7 @@
 // One look at the fleet: whether all is well, and if not, why, in plain words.
 import { CLOCK_TOLERANCE } from '../auth/tokens.js';
-import type { UnfinishedKind } from '../../db/registry/status-queries.js';
+import { PURGE } from '../../db/registry/status-queries.js';
+import { actOf } from '../operations/runner/operation-words.js';
 import type { FleetState, FleetStatus, ClusterStatus, HereStatus, ReplicasStatus } from './status-types.js';
 
 /** The most reasons that are shown; a last one says how many more there are. */
@@ -17,16 +18,6 @@ const LONG_RUN = 15 * 60_000;
 
 type Parts = Omit<FleetStatus, 'state' | 'reasons'>;
 
-const workNames: Readonly<Record<UnfinishedKind, string>> = {
-  making: 'making a tenant',
-  adoption: 'adopting a database',
-  removing: 'removing a tenant',
-  restoring: 'restoring a tenant',
-  purge: 'purging a deleted tenant',
-  rotation: 'changing a database password',
-  standby: 'making or dropping a standby database',
-};
-
 export function verdictOn(status: Parts): { state: FleetState; reasons: string[] } {
   const person = [...needsPerson(status)];
   const degraded = [...degradations(status)];
@@ -39,13 +30,16 @@ export function verdictOn(status: Parts): { state: FleetState; reasons: string[]
 }
 
 function* needsPerson({ work, reports, passwords }: Parts): Iterable<string> {
+  for (const { kind, states, needsPerson: all, oldestFor } of work ?? []) {
+    const stopped = states['needs-person'] ?? 0;
+    if (stopped > 0) yield `Stopped until a person acts: ${workOf(kind)} (${stopped}).`;
+    if (all > stopped)
+      yield `Not ended within an hour: ${workOf(kind)} (${all - stopped}); the oldest began ${duration(oldestFor)} ago.`;
+  }
   if (reports && reports.counts.evidence > 0)
     yield `${counted(reports.counts.evidence, 'database of a tenant is', 'databases of tenants are')} left as found, because mark and row do not agree.`;
   if (reports && reports.counts.orphan > 0)
     yield `${counted(reports.counts.orphan, 'database or role', 'databases or roles')} may belong to a tenant, and no row names them.`;
-  for (const { kind, needsPerson: overdue, oldestFor } of work ?? [])
-    if (overdue > 0)
-      yield `Not ended within an hour: ${workNames[kind]} (${overdue}); the oldest began ${duration(oldestFor)} ago.`;
   if (passwords && passwords.unreadable > 0)
     yield `${counted(passwords.unreadable, 'database password is', 'database passwords are')} encrypted with a key that the answering replica does not have.`;
 }
@@ -57,8 +51,8 @@ function* degradations(status: Parts): Iterable<string> {
   if (replicas) yield* ofReplicas(replicas);
   else if (here.notReady !== null) yield `Replica ${here.id} takes no requests: ${here.notReady}.`;
   for (const cluster of clusters ?? []) yield* ofCluster(cluster);
-  for (const { kind, late, needsPerson: overdue } of work ?? [])
-    if (late > overdue) yield `Not ended within ten minutes: ${workNames[kind]} (${late - overdue}).`;
+  for (const { kind, late, needsPerson: all } of work ?? [])
+    if (late > all) yield `Not ended within ten minutes: ${workOf(kind)} (${late - all}).`;
   for (const { name, failing } of jobs)
     for (const { replicaId, failuresInARow, lastError } of failing)
       yield `The job "${name}" fails on replica ${replicaId}: ${lastError}; ${counted(failuresInARow, 'failure', 'failures')} in a row.`;
@@ -99,6 +93,10 @@ function* ofCluster(cluster: ClusterStatus): Iterable<string> {
     yield `All ${budget.tenants} connections to cluster "${name}" are leased, and ${wanted.tenants} more are wanted.`;
   if (standby.wanted > 0 && standby.ready === 0)
     yield `Cluster "${name}" has no standby database ready; ${standby.wanted} are wanted.`;
+}
+
+function workOf(kind: string): string {
+  return kind === PURGE ? 'purging a deleted tenant' : actOf(kind);
 }
 
 function counted(count: number, one: string, many: string): string {

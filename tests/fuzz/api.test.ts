@@ -7,7 +7,7 @@ import { describeFailure } from './report.js';
 import { fuzz, startFuzzService, type FuzzResult } from './run.js';
 
 const REQUESTS = 5_000;
-const SEED = 20_260_102;
+const SEED = 20_260_103;
 const DEADLINE = 300_000;
 
 let service: TestService;

@@ -23,7 +23,7 @@ export interface Draft {
 }
 
 /** The placeholder of an id or a cursor. */
-export const PLACEHOLDER = /~(product|role|user|tenant|own|self|session|cluster|cursor|page)\.(\d+)~/g;
+export const PLACEHOLDER = /~(product|role|user|tenant|own|self|session|cluster|operation|cursor|page)\.(\d+)~/g;
 
 /** The share of each operation, by its cost: hashing a password takes longer than twenty reads, a tenant's database longer still. */
 const WEIGHTS: Readonly<Record<string, number>> = {
@@ -87,7 +87,9 @@ function draftOf(operation: Operation, hints: Hints): fc.Arbitrary<Draft> {
 }
 
 function actorOf({ path }: Operation): fc.Arbitrary<Actor> {
-  const likely: Actor = /^\/(?:tenants|clusters|pools|encryption|status)\b/.test(path) ? 'operator' : 'admin';
+  const likely: Actor = /^\/(?:tenants|clusters|operations|pools|encryption|status)\b/.test(path)
+    ? 'operator'
+    : 'admin';
   return fc.oneof(
     { weight: 12, arbitrary: fc.constant(likely) },
     { weight: 3, arbitrary: fc.constantFrom<Actor>('member', 'expendable') },
@@ -103,6 +105,7 @@ const PATH_KINDS: Readonly<Record<string, readonly string[]>> = {
   '/tenants/': ['tenant', 'own'],
   '/auth/sessions/': ['session'],
   '/clusters/': ['cluster'],
+  '/operations/': ['operation'],
 };
 
 function pathOf({ path }: Operation): fc.Arbitrary<string> {

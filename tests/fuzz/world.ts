@@ -1,5 +1,8 @@
 // The data of a run: two permanent tenants, a third with an expendable admin, users with tokens, and the ids and cursors of
 // earlier answers.
+import { randomUUID } from 'node:crypto';
+import { insertOperation, pauseOperation } from '../../db/registry/operation-rows.js';
+import type { OperationKindName } from '../../src/operations/runner/operation-kinds.js';
 import type { TestCluster } from '../support/cluster.js';
 import type { TestService, TestTenant } from '../support/service.js';
 import { ADMIN, beginGrant, beginSession, OPERATOR } from '../support/service.js';
@@ -25,6 +28,9 @@ export interface World {
 
 /** The number of ids and cursors that are kept of a kind; the oldest is dropped first. */
 const MAX_KNOWN = 200;
+
+/** Operations that can be retried and abandoned. */
+const OPERATIONS = 100;
 
 /** Few enough that some requests conflict. */
 const EMAILS = Array.from({ length: 12 }, (_, index) => `Fuzz-${index}@Example.com`);
@@ -54,6 +60,7 @@ export async function createWorld(cluster: TestCluster, service: TestService): P
     tenant: [(await service.createTenant('fuzz-spare')).id],
     deleted: [] as string[],
     cluster: [] as string[],
+    operation: await recordOperations(service),
     cursor: [] as string[],
     page: [] as string[],
   };
@@ -111,6 +118,7 @@ export async function createWorld(cluster: TestCluster, service: TestService): P
         self: known.user,
         tenant: known.tenant,
         own: known.tenant,
+        operation: known.operation,
       }[kind] ?? known.cursor;
     return ids[index % ids.length] ?? NO_ID;
   }
@@ -222,7 +230,14 @@ export async function createWorld(cluster: TestCluster, service: TestService): P
       const { operation } = draft;
       const told = (body ?? {}) as Readonly<Record<string, unknown>>;
       const kind = (
-        { products: 'product', roles: 'role', users: 'user', tenants: 'tenant', clusters: 'cluster' } as const
+        {
+          products: 'product',
+          roles: 'role',
+          users: 'user',
+          tenants: 'tenant',
+          clusters: 'cluster',
+          operations: 'operation',
+        } as const
       )[operation.tag];
       if (kind && status === 201) remember(kind, told['id']);
       const id = sent.url.split(/[/?]/).at(2);
@@ -234,6 +249,8 @@ export async function createWorld(cluster: TestCluster, service: TestService): P
         if (operation.path.endsWith('/purge') && status === 204)
           for (const each of [kind, 'deleted'] as const) forget(each, id);
       } else if (kind && removes) forget(kind, id);
+      // Most have not ended, so that they can be retried and abandoned.
+      if (operation.path.endsWith('/abandon') && status === 200) forget('operation', id);
       if (status === 200 && typeof told['nextCursor'] === 'string') {
         remember('cursor', told['nextCursor']);
         const [path = '', query = ''] = sent.url.split('?');
@@ -253,6 +270,27 @@ export async function createWorld(cluster: TestCluster, service: TestService): P
       expendable = status === 401 ? await revive(expendable) : await replace(expendable);
     },
   };
+}
+
+/** Records operations that wait for a person, of a kind that has nothing to do. */
+async function recordOperations({ app }: TestService): Promise<string[]> {
+  const { registry, runner } = app.engine;
+  const name = 'fuzz' as OperationKindName;
+  runner.add({ name, plan: () => Promise.resolve('done') });
+  const ids: string[] = [];
+  for (let index = 0; index < OPERATIONS; index += 1) {
+    const operation = await insertOperation(registry, { kind: name, subject: randomUUID(), worker: 'fuzz' });
+    if (!operation) throw new Error('the operation was not recorded');
+    await pauseOperation(registry, operation, {
+      state: 'needs-person',
+      step: 'fuzz',
+      undoes: false,
+      error: 'as the fuzzer asks',
+      delay: 0,
+    });
+    ids.push(operation.id);
+  }
+  return ids;
 }
 
 /** A token with a wrong signature. */

@@ -368,7 +368,7 @@ describe('a request that fails in the service', () => {
     const own = await linesOf(answer);
     expect(own.filter(({ msg }) => msg === 'request')).toHaveLength(1);
     expect(own.find(({ msg }) => msg === 'request')).toMatchObject({ level: 'warn', status: 503, err: {} });
-    expect(lines().find(({ msg }) => msg === 'a provisioning step failed')).toMatchObject({
+    expect(lines().find(({ msg }) => msg === 'an operation failed, and is undone')).toMatchObject({
       level: 'error',
       step: 'role',
       tenantId: expect.any(String) as string,
@@ -483,7 +483,7 @@ describe('the log of a busy service', () => {
       'request',
       'refused a request',
       'heard of a change',
-      'a provisioning step failed',
+      'an operation failed, and is undone',
       'a sign-in failed',
       'an operator signed in',
       'a request of a suspended tenant was refused',

@@ -176,7 +176,7 @@ describe('while the registry', () => {
         const found = parseExposition(text);
         expect(found.sum('tenantry_fleet_readable')).toBe(0);
         expect(found.of('tenantry_tenants')).toEqual([]);
-        expect(found.of('tenantry_unfinished_work')).toEqual([]);
+        expect(found.of('tenantry_operations')).toEqual([]);
         expect(found.sum('process_cpu_seconds_total')).toBeGreaterThan(0);
       }
       proxy.mode = 'pass';

@@ -6,11 +6,13 @@ import { connect, type AddressInfo, type Socket } from 'node:net';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, describe, expect, inject, it, onTestFinished, vi } from 'vitest';
+import { insertOperation } from '../../db/registry/operation-rows.js';
 import type { Registry } from '../../db/registry/registry-schema.js';
 import type { Config } from '../../src/config/index.js';
 import { createEngine, type Engine, type EngineOptions } from '../../src/engine/index.js';
 import { metricDefinitions } from '../../src/engine/metrics/index.js';
 import { createLogger } from '../../src/observability/logger.js';
+import type { OperationKindName } from '../../src/operations/runner/operation-kinds.js';
 import {
   ADMIN,
   asSuperuser,
@@ -481,16 +483,17 @@ const acts: readonly Act[] = [
     },
   },
   {
-    what: 'the registry has more replicas, tenants, standby databases and unfinished work',
+    what: 'the registry has more replicas, tenants, standby databases and unfinished operations',
     changes: {
       tenantry_replicas_alive: {},
       tenantry_tenants: { status: 'suspended' },
       tenantry_tenants_by_schema_version: { version: '0001_older' },
       tenantry_standby_databases: { state: 'making' },
       tenantry_standby_databases_wanted: {},
-      tenantry_unfinished_work: { kind: 'making' },
-      tenantry_unfinished_work_oldest_seconds: { kind: 'making' },
-      tenantry_unfinished_work_needs_person: { kind: 'making' },
+      tenantry_operations: { kind: 'create', state: 'waiting' },
+      tenantry_operation_oldest_seconds: { kind: 'create' },
+      tenantry_operations_need_person: { kind: 'create' },
+      tenantry_databases_left: { kind: 'orphan' },
     },
     before: () => scrapeNewReplica(),
     after: () => scrapeNewReplica(),
@@ -505,14 +508,35 @@ const acts: readonly Act[] = [
           values ('made up', '0', '0', 'made-up', now(), now(), '{}')`.execute(db);
         await sql`insert into standby_databases (id, cluster_id, db_name, db_user, db_password, schema_version)
           select gen_random_uuid(), id, 'made_up', 'made_up', '', '0001_older' from clusters limit 1`.execute(db);
+        await sql`insert into operations (id, kind, subject, state, request_key, request_tag, created_at, not_before)
+          values (gen_random_uuid(), 'create', gen_random_uuid(), 'waiting', 'made up', '', now() - interval '2 hours',
+            now() + interval '1 hour')`.execute(db);
+        await sql`insert into reports (kind, subject, database, why, first_at, seen_at)
+          values ('orphan', 'made up', 'made_up', '', now(), now())`.execute(db);
       });
       return () =>
         inRegistry(async (db) => {
           await sql`delete from tenants where name = 'made up'`.execute(db);
+          await sql`delete from operations where request_key = 'made up'`.execute(db);
+          await sql`delete from reports where subject = 'made up'`.execute(db);
           await sql`delete from replicas where id = 'made up'`.execute(db);
           await sql`delete from standby_databases where db_name = 'made_up'`.execute(db);
           await sql`update clusters set standby_target = 0`.execute(db);
         });
+    },
+  },
+  {
+    what: 'an operation is done',
+    changes: {
+      tenantry_operations_ended_total: { kind: 'made-up', outcome: 'done' },
+      tenantry_operation_duration_seconds: { kind: 'made-up' },
+    },
+    act: async () => {
+      const kind = { name: 'made-up' as OperationKindName, plan: () => Promise.resolve('done' as const) };
+      const operation = await insertOperation(engine.registry, { kind: kind.name, subject: tenant.id, worker: 'test' });
+      if (!operation) throw new Error('the operation was not recorded');
+      expect(await engine.runner.work(kind, operation)).toEqual({ state: 'done' });
+      return undefined;
     },
   },
   {

@@ -61,6 +61,8 @@ const WITHOUT_BODY = [
   ...['sign-out', 'suspend', 'resume', 'restore', 'purge', 'rotate-password'].map((act) => `POST /tenants/:id/${act}`),
   'POST /clusters/:id/check',
   'POST /clusters/:id/drain',
+  'POST /operations/:id/retry',
+  'POST /operations/:id/abandon',
 ];
 
 let service: TestService;

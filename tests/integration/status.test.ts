@@ -1,5 +1,6 @@
 // GET /status: the fleet in one answer, for operators.
 import { spawn, type ChildProcess } from 'node:child_process';
+import { randomUUID } from 'node:crypto';
 import { once } from 'node:events';
 import path from 'node:path';
 import { sql } from 'kysely';
@@ -164,42 +165,66 @@ describe('tenants and work', () => {
     );
   }, 60_000);
 
-  it('need a person when the jobs cannot end the work within an hour', async () => {
+  it('need a person when an operation does not end within an hour, or has stopped', async () => {
     const service = await startServiceForTest({ env });
     const { database } = service.config.registry.connection;
-    const { id } = await service.createTenant();
+    await service.createTenant();
     await poll(service, ({ work }) => work).toEqual([]);
+    const insert = async (kind: string, state: string, age: string): Promise<string> => {
+      const id = randomUUID();
+      // A worker may not take it.
+      await onRegistry(
+        database,
+        `insert into operations (id, kind, subject, state, created_at, not_before) values
+           ('${id}', '${kind}', gen_random_uuid(), '${state}', now() - interval '${age}', now() + interval '1 hour')`,
+      );
+      return id;
+    };
+    const late = await insert('remove', 'waiting', '11 minutes');
+    const stopped = await insert('remove', 'needs-person', '1 minute');
+    const overdue = await insert('remove', 'waiting', '2 hours');
+    await insert('rotate', 'waiting', '1 minute');
+    const ended = await insert('create', 'waiting', '2 hours');
+    await onRegistry(database, `update operations set state = 'done', ended_at = now() where id = '${ended}'`);
+    await poll(service, ({ work }) => work?.find(({ kind }) => kind === 'remove')).toMatchObject({
+      count: 3,
+      states: { waiting: 2, 'needs-person': 1 },
+      late: 3,
+      needsPerson: 2,
+      oldest: [stopped, overdue, late],
+    });
+    const status = await ask(service);
+    expect(status.work?.find(({ kind }) => kind === 'rotate')).toMatchObject({ count: 1, late: 0, needsPerson: 0 });
+    expect(status.work?.map(({ kind }) => kind)).not.toContain('create');
+    expect(status.state).toBe('needs-person');
+    expect(status.reasons.slice(0, 2)).toEqual([
+      'Stopped until a person acts: removing a tenant (1).',
+      'Not ended within an hour: removing a tenant (1); the oldest began 2 h ago.',
+    ]);
+    expect(status.reasons).toContain('Not ended within ten minutes: removing a tenant (1).');
+  }, 60_000);
+
+  it('show deleted tenants whose grace time is over, until their removal has begun', async () => {
+    const service = await startServiceForTest({ env });
+    const { database } = service.config.registry.connection;
+    const { housekeeping } = service.app.engine;
+    const { id } = await service.createTenant();
+    // Not the job: it would begin the removal.
+    await housekeeping.close();
     await onRegistry(
       database,
-      `insert into tenants (id, name, slug, status, db_host, db_port, db_name, db_user, db_password, schema_version,
-         created_at)
-       select gen_random_uuid(), 'Half-made', 'half-made', 'provisioning', 'nowhere.invalid', 1, 'tn_half', 'tn_half',
-         'v1.x.x.x.x', '0001', now() - interval '2 hours'`,
+      `update tenants set status = 'deleted', status_before_deletion = 'suspended',
+         deleted_at = now() - interval '1 year' where id = '${id}'`,
     );
-    // The job that changes passwords must not end this at once.
-    await onRegistry(database, `update tenants set next_db_password = 'v1.x.x.x.x' where id = '${id}'`);
-    await poll(service, ({ work }) => work).toContainEqual(
-      expect.objectContaining({
-        kind: 'making',
-        count: 1,
-        late: 1,
-        needsPerson: 1,
-        oldest: [expect.any(String) as unknown],
-      }),
+    const due = (status: FleetStatus) => status.work?.find(({ kind }) => kind === 'purge');
+    await poll(service, due).toMatchObject({ count: 1, states: {}, late: 1, needsPerson: 1, oldest: [id] });
+    expect((await ask(service)).reasons[0]).toMatch(/^Not ended within an hour: purging a deleted tenant \(1\);/);
+    await onRegistry(
+      database,
+      `insert into operations (id, kind, subject, state, not_before)
+         values (gen_random_uuid(), 'remove', '${id}', 'waiting', now() + interval '1 hour')`,
     );
-    const status = await ask(service);
-    expect(status.work).toContainEqual(
-      expect.objectContaining({ kind: 'rotation', count: 1, late: 0, needsPerson: 0, oldest: [id] }),
-    );
-    // The time counts from the beginning of the change, whatever is written meanwhile.
-    const began = `update tenants set next_password_since = now() - interval '2 hours'`;
-    await onRegistry(database, `${began} where id = '${id}'`);
-    await onRegistry(database, `update tenants set next_db_password = 'v1.y.y.y.y' where id = '${id}'`);
-    await poll(service, ({ work }) => work?.find(({ kind }) => kind === 'rotation')).toMatchObject({ needsPerson: 1 });
-    await onRegistry(database, `update tenants set next_db_password = null where id = '${id}'`);
-    await poll(service, ({ work }) => work?.find(({ kind }) => kind === 'rotation')).toBeUndefined();
-    expect(status.state).toBe('needs-person');
-    expect(status.reasons[0]).toBe('Not ended within an hour: making a tenant (1); the oldest began 2 h ago.');
+    await poll(service, due).toBeUndefined();
   }, 60_000);
 
   it('need a person when the evidence refuses, until the person has acted', async () => {

@@ -257,7 +257,7 @@ describe('a secret', () => {
     expect(found(secrets, answers)).toEqual([]);
     expect(found({ ...secrets, ...tokens }, lines)).toEqual([]);
     // The session was logged, with its faults.
-    expect(lines.some((line) => line.includes('a provisioning step failed'))).toBe(true);
+    expect(lines.some((line) => line.includes('an operation failed, and is undone'))).toBe(true);
     expect(lines.some((line) => line.includes('3D000'))).toBe(true);
   });
 

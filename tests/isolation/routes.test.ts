@@ -51,6 +51,11 @@ const resources: Readonly<Record<string, Resource>> = {
   '/pools': {},
   '/encryption': {},
   '/status': {},
+  '/operations': {
+    // For operators only: a tenant's user is refused by scope, with any id.
+    id: (tenant) => tenant.id,
+    bodies: { 'POST /:id/retry': null, 'POST /:id/abandon': null },
+  },
   '/tenants': {
     id: (tenant) => tenant.id,
     bodies: {

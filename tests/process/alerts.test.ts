@@ -37,8 +37,8 @@ const QUIET = 22_000;
 /** Longest time (ms) until an alert fires or clears: the window of a rate is 10 s, and a busy machine takes longer. */
 const SOON = 40_000;
 
-/** It has no series while there is no unfinished work, as here. */
-const UNFINISHED = 'tenantry_unfinished_work_oldest_seconds';
+/** It has no series while there is no unfinished operation, as here. */
+const UNFINISHED = 'tenantry_operation_oldest_seconds';
 
 const missing = (['prometheus', 'redis-server'] as const).filter(isMissing);
 

@@ -35,11 +35,19 @@ import { runScript, startScript } from '../support/shell.js';
 import { SLOW_COMMANDS } from '../support/slow-commands.js';
 import { addResource, copySource, type SourceCopy } from '../support/source-copy.js';
 
+/** An operation of the walk has ended, so that it can neither be retried nor abandoned. */
+const STEERED = {
+  file: 'tests/integration/operations.test.ts',
+  words: ["send<Operation & Problem>('POST', `/operations/${id}/${name}`"],
+};
+
 /** Commands that another file runs: the file, and the words in it that run them. */
 const RUN_BY: Readonly<Record<string, { readonly file: string; readonly words: readonly string[] }>> = {
   'npm ci && npm test': { file: '.ci/run', words: ['\nnpm ci\n', ' npm test\n'] },
   'npm test': { file: '.ci/run', words: [' npm test\n'] },
   'kill -USR2 "$PID"': { file: 'tests/process/log-level.test.ts', words: ['kill -USR2 "$PID"'] },
+  'curl -X POST -H "authorization: Bearer $OPERATOR" "http://127.0.0.1:3000/operations/$OPERATION/retry"': STEERED,
+  'curl -X POST -H "authorization: Bearer $OPERATOR" "http://127.0.0.1:3000/operations/$OPERATION/abandon"': STEERED,
   'TEST_REQUIRE_ALL=1 npm test': { file: '.ci/run', words: ['\nTEST_REQUIRE_ALL=1 npm test\n'] },
 };
 
@@ -124,6 +132,7 @@ describe('npm start, from a terminal', () => {
     block('docs/guide/operate.md', '/health/ready'),
     block('docs/guide/redis.md', '/pools?limit=1'),
     block('docs/guide/status.md', '/status'),
+    block('docs/guide/operations.md', '/operations?state'),
     block('docs/reference/limits.md', '/usage'),
     block('docs/guide/clusters.md', '/clusters?limit'),
     block('docs/guide/audit.md', '/audit?action'),
@@ -157,9 +166,10 @@ describe('npm start, from a terminal', () => {
         expect(printed).toContain('"name":"Wayne Enterprises"');
         const lists = [...printed.matchAll(/\{"data":\[.*?\],"nextCursor":(?:null|"[^"]*")\}/g)].map(([list]) => list);
         // The operator's tenants; Wayne's products, Stark's products, Wayne's users, Wayne's search for Stark's product; lamps;
-        // clusters; refused sign-ins, the operator's acts on a tenant; sessions; deleted tenants.
+        // operations that need a person; clusters; refused sign-ins, the operator's acts on a tenant; operations that need a person,
+        // operations that wait; sessions; deleted tenants.
         expect(lists.map((list) => (JSON.parse(list) as { data: unknown[] }).data.length)).toEqual([
-          2, 1, 1, 2, 0, 0, 1, 0, 2, 3, 1,
+          2, 1, 1, 2, 0, 0, 0, 1, 0, 2, 0, 0, 3, 1,
         ]);
         expect(printed).toContain('"openapi":"3.1');
         expect(printed).toContain('"clusters":[{');

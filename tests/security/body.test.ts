@@ -9,7 +9,8 @@ import { exchange, expectProblem, listen, parseAnswer, sendBytes, type Received 
 const UNKNOWN_ID = '01900000-0000-7000-8000-00000000ffff';
 
 /** For these routes the address alone says what to do. */
-const WITHOUT_BODY = /\/(?:logout|logout-all|sign-out|suspend|resume|restore|purge|rotate-password|check|drain)$/;
+const WITHOUT_BODY =
+  /\/(?:logout|logout-all|sign-out|suspend|resume|restore|purge|rotate-password|check|drain|retry|abandon)$/;
 
 let service: TestService;
 let tenant: TestTenant;

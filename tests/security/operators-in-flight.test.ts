@@ -1,8 +1,11 @@
 // An operator is deactivated or signed out while the operator's act waits in the registry. Derived from the route table: every act
 // of operators.
+import { randomUUID } from 'node:crypto';
 import { sql, type Kysely } from 'kysely';
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
+import { insertOperation } from '../../db/registry/operation-rows.js';
 import { findOperatorByEmail, insertOperator } from '../../db/registry/operator-queries.js';
+import type { OperationKindName } from '../../src/operations/runner/operation-kinds.js';
 import {
   ADMIN,
   asSuperuser,
@@ -27,8 +30,12 @@ beforeAll(async () => {
   registry = service.config.registry.connection.database;
   const { body } = await service.send<{ data: { id: string }[] }>('GET', '/clusters', { token: service.operatorToken });
   cluster = body.data[0]?.id ?? '';
+  service.app.engine.runner.add({ name: OPERATION, plan: () => Promise.resolve('done') });
 });
 afterAll(() => service.close());
+
+/** A kind of operation that only this test has. */
+const OPERATION = 'in-flight' as OperationKindName;
 
 /** Acts that are not tried here, and why. */
 const exceptions: Readonly<Record<string, string>> = {
@@ -63,6 +70,8 @@ const acts: Readonly<Record<string, Act>> = {
   'POST /tenants/:id/rotate-password': { method: 'POST', url: '/tenants/:id/rotate-password', state: 'active' },
   'PATCH /clusters/:id': { method: 'PATCH', url: '/clusters/:id', body: () => ({ weight: 50 }) },
   'POST /clusters/:id/drain': { method: 'POST', url: '/clusters/:id/drain' },
+  'POST /operations/:id/retry': { method: 'POST', url: '/operations/:id/retry' },
+  'POST /operations/:id/abandon': { method: 'POST', url: '/operations/:id/abandon' },
 };
 
 const revocations: Readonly<Record<string, (db: Db, operatorId: string) => Promise<unknown>>> = {
@@ -97,25 +106,35 @@ async function addOperator(): Promise<{ id: string; token: string }> {
 }
 
 async function prepare({ method, url, body, state }: Act): Promise<(token: string) => Promise<Answer>> {
-  const id = url.startsWith('/clusters') ? cluster : state && (await tenantIn(state)).id;
+  const id = url.startsWith('/clusters')
+    ? cluster
+    : url.startsWith('/operations')
+      ? await newOperation()
+      : state && (await tenantIn(state)).id;
   return (token) => service.send(method, url.replace(':id', id ?? ''), { token, body: body?.() });
 }
 
-/** Tenants, clusters, and their audit. */
+async function newOperation(): Promise<string | undefined> {
+  const operation = { kind: OPERATION, subject: randomUUID(), worker: 'in flight' };
+  return (await insertOperation(service.app.engine.registry, operation))?.id;
+}
+
+/** Tenants, clusters, operations that were abandoned, and their audit. */
 async function contents(db: Db): Promise<unknown> {
   const { rows } = await sql`select
     (select jsonb_agg(tenants order by id) from tenants) as tenants,
     (select jsonb_agg(clusters order by id) from clusters) as clusters,
-    (select count(*)::int from audit where action ~ '^(tenant|cluster)[.]') as audited`.execute(db);
+    (select count(*)::int from operations where state = 'abandoned') as abandoned,
+    (select count(*)::int from audit where action ~ '^(tenant|cluster|operation)[.]') as audited`.execute(db);
   return rows[0];
 }
 
-/** Blocks writes to rows of tenants and clusters until `request` waits for one. Commits `meanwhile` with the release. */
+/** Blocks writes to rows of tenants, clusters and operations until `request` waits for one. Commits `meanwhile` with the release. */
 async function whileHeld(request: () => Promise<Answer>, meanwhile: (db: Db) => Promise<unknown>): Promise<Answer> {
   const holder = connectAs<unknown>(registry);
   try {
     const { pending } = await holder.db.transaction().execute(async (trx) => {
-      await sql`lock table tenants, clusters in share mode`.execute(trx);
+      await sql`lock table tenants, clusters, operations in share mode`.execute(trx);
       let answered = false;
       const pending = request().finally(() => (answered = true));
       await vi.waitUntil(async () => answered || (await someoneWaits(holder.db)), { timeout: 10_000, interval: 5 });

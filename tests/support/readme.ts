@@ -8,7 +8,8 @@ const ADDRESS = 'http://127.0.0.1:3000';
 const NAMES = `TOKEN=$WAYNE
 REFRESH=$(post /auth/login '{"tenant": "wayne", "email": "bruce@wayne.example", "password": "under the mansion"}' |
   node -pe 'JSON.parse(require("fs").readFileSync(0)).refreshToken')
-TENANT=$(get /tenants -H "authorization: Bearer $OPERATOR" | node -pe 'JSON.parse(require("fs").readFileSync(0)).data[0].id')`;
+TENANT=$(get /tenants -H "authorization: Bearer $OPERATOR" | node -pe 'JSON.parse(require("fs").readFileSync(0)).data[0].id')
+OPERATION=$(get /operations -H "authorization: Bearer $OPERATOR" | node -pe 'JSON.parse(require("fs").readFileSync(0)).data[0].id')`;
 
 /** The commands of the walk. */
 export const WALK: readonly Block[] = shellBlocksOf('README.md').filter(

@@ -118,6 +118,7 @@ ${JSON.stringify(body, null, 2)}
 | \`traceId\` | the trace id of the request, if it came with a valid \`traceparent\` header |
 | \`errors\` | each invalid part of the request: its path, and a message; only for invalid input |
 | \`limit\`, \`limitValue\` | the tenant limit that was reached; only with \`tenant-limit-exceeded\` |
+| \`operationId\` | the operation that goes on in the background: \`GET /operations/:id\` shows it; only with \`operation-unfinished\` |
 
 An answer with the status 401 has the header \`WWW-Authenticate: Bearer\`. \`Retry-After\` is in seconds.
 

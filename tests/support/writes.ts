@@ -51,6 +51,8 @@ const bodies: Readonly<Record<string, object | null>> = {
   'POST /clusters/:id/check': null,
   'POST /clusters/:id/drain': null,
   'DELETE /clusters/:id': null,
+  'POST /operations/:id/retry': null,
+  'POST /operations/:id/abandon': null,
 };
 
 export function nameOf({ method, url }: RouteEntry): string {

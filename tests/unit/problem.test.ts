@@ -38,6 +38,13 @@ describe('an error of the catalogue', () => {
     expect(toProblem(new AppError('unavailable', { retryAfter: 1 }), 'r').status).toBe(503);
   });
 
+  it('names the operation that goes on in the background', () => {
+    const error = new AppError('operation-unfinished', { operationId: 'operation-1', retryAfter: 5 });
+    const { status, headers, body } = toProblem(error, 'r');
+    expect([status, headers['retry-after']]).toEqual([503, '5']);
+    expect(body).toMatchObject({ code: 'operation-unfinished', operationId: 'operation-1' });
+  });
+
   it('does not reveal its cause', () => {
     const error = new AppError('unavailable', { cause: new Error('canary') });
     expect(JSON.stringify(toProblem(error, 'r'))).not.toContain('canary');

@@ -240,13 +240,28 @@ describe('the verdict', () => {
     ]);
   });
 
-  it('says how long work has not ended', () => {
-    const work = [{ kind: 'making' as const, count: 3, oldestFor: 7_500_000, late: 2, needsPerson: 1, oldest: [] }];
+  it('says how long operations have not ended, and which have stopped', () => {
+    const work = [
+      {
+        kind: 'create',
+        count: 4,
+        states: { waiting: 3, 'needs-person': 1 },
+        oldestFor: 7_500_000,
+        late: 3,
+        needsPerson: 2,
+        oldest: [],
+      },
+      { kind: 'purge', count: 1, states: {}, oldestFor: 7_500_000, late: 1, needsPerson: 1, oldest: [] },
+      { kind: 'conquer', count: 1, states: { waiting: 1 }, oldestFor: 700_000, late: 1, needsPerson: 0, oldest: [] },
+    ];
     expect(verdictOn({ ...fine, work })).toEqual({
       state: 'needs-person',
       reasons: [
+        'Stopped until a person acts: making a tenant (1).',
         'Not ended within an hour: making a tenant (1); the oldest began 2 h ago.',
+        'Not ended within an hour: purging a deleted tenant (1); the oldest began 2 h ago.',
         'Not ended within ten minutes: making a tenant (1).',
+        'Not ended within ten minutes: the operation "conquer" (1).',
       ],
     });
   });

@@ -1,6 +1,7 @@
-// Readings about the whole fleet: tenants, standby databases and unfinished work, as the registry counts them.
-import { unfinishedKinds } from '../../../db/registry/status-queries.js';
+// Readings about the whole fleet: tenants, standby databases and unfinished operations, as the registry counts them.
+import { PURGE, type UnfinishedWork } from '../../../db/registry/status-queries.js';
 import type { Sample } from '../../observability/metrics.js';
+import { operationKinds } from '../../operations/runner/operation-kinds.js';
 import type { FleetCounts } from './fleet-numbers.js';
 import { reading, single, type ReadRooms, type Reading } from './reading-types.js';
 
@@ -37,7 +38,7 @@ export const fleetReadings: readonly Reading[] = [
     kind: 'gauge',
     labels: ['status'],
     help: 'Tenants by their status, in the whole fleet. The registry is asked at most every 30 seconds, here and below.',
-    reason: 'The size of the fleet. Tenants that stay in `provisioning` or `deleting` are unfinished work.',
+    reason: 'The size of the fleet. Tenants that stay in `provisioning` or `deleting` have an unfinished operation.',
     read: (rooms) =>
       ofFleet(rooms, ({ tenants }) =>
         STATUSES.map((status) => ({
@@ -84,24 +85,23 @@ export const fleetReadings: readonly Reading[] = [
       ofFleet(rooms, ({ standby }) => standby.map(({ cluster, wanted }) => ({ labels: { cluster }, value: wanted }))),
   }),
   reading({
-    name: 'tenantry_unfinished_work',
+    name: 'tenantry_operations',
     kind: 'gauge',
-    labels: ['kind'],
-    help: 'Work that was begun and has not ended: tenants in `making`, `adoption`, `removing` and `restoring`, deleted tenants that are due for `purge`, changes of passwords (`rotation`), and `standby` databases in the making.',
-    reason: 'What a crash or an unreachable server left for the jobs.',
+    labels: ['kind', 'state'],
+    help: 'Unfinished operations (work of more than one step), in the whole fleet: `running`, `undoing` what was done, `waiting` to be tried again, or `needs-person`.',
+    reason: 'Work that waits was left by a crash, or its server does not answer.',
     read: (rooms) =>
       ofFleet(rooms, ({ unfinished }) =>
-        unfinishedKinds.map((kind) => ({
-          labels: { kind },
-          value: unfinished.find((work) => work.kind === kind)?.count ?? 0,
-        })),
+        operationsOf(unfinished).flatMap(({ kind, states }) =>
+          UNFINISHED_STATES.map((state) => ({ labels: { kind, state }, value: states[state] ?? 0 })),
+        ),
       ),
   }),
   reading({
-    name: 'tenantry_unfinished_work_oldest_seconds',
+    name: 'tenantry_operation_oldest_seconds',
     kind: 'gauge',
     labels: ['kind'],
-    help: 'Seconds since the oldest unfinished work of a kind began; no series if there is none.',
+    help: 'Seconds since the oldest unfinished operation of a kind was recorded; no series if there is none. `purge`: since the first deleted tenant became due, if its removal has not begun.',
     reason: 'Whether unfinished work is only under way, or stuck.',
     read: (rooms) =>
       ofFleet(rooms, ({ unfinished }) =>
@@ -109,19 +109,43 @@ export const fleetReadings: readonly Reading[] = [
       ),
   }),
   reading({
-    name: 'tenantry_unfinished_work_needs_person',
+    name: 'tenantry_operations_need_person',
     kind: 'gauge',
     labels: ['kind'],
-    help: 'Unfinished work that began more than an hour ago: the jobs try again every minute at least, so it does not end by itself. `evidence` and `orphan` are databases that were left as they are: their evidence contradicts their row, or no row names them.',
+    help: 'Operations that have stopped until a person acts, and operations that were recorded more than an hour ago: they are tried again every 30 seconds at least, so they do not end by themselves. `purge`: deleted tenants that have been due for an hour.',
     reason:
       'A person must find out what is in the way: a server that is away, or a database that the service must not touch.',
     read: (rooms) =>
-      ofFleet(rooms, ({ unfinished, reports }) => [
-        ...unfinishedKinds.map((kind) => ({
-          labels: { kind },
-          value: unfinished.find((work) => work.kind === kind)?.overdue ?? 0,
-        })),
-        ...(['evidence', 'orphan'] as const).map((kind) => ({ labels: { kind }, value: reports.get(kind) ?? 0 })),
+      ofFleet(rooms, ({ unfinished }) => [
+        ...operationsOf(unfinished).map(({ kind, needsPerson }) => ({ labels: { kind }, value: needsPerson })),
+        {
+          labels: { kind: PURGE },
+          value: unfinished.find(({ kind }) => kind === PURGE)?.needsPerson ?? 0,
+        },
       ]),
   }),
+  reading({
+    name: 'tenantry_databases_left',
+    kind: 'gauge',
+    labels: ['kind'],
+    values: { kind: ['evidence', 'orphan'] },
+    help: 'Databases and roles that were left as they are: their `evidence` contradicts their row, or no row names them (`orphan`).',
+    reason: 'Each may hold the data of a tenant, so that only a person decides about it.',
+    read: (rooms) =>
+      ofFleet(rooms, ({ reports }) =>
+        (['evidence', 'orphan'] as const).map((kind) => ({ labels: { kind }, value: reports.get(kind) ?? 0 })),
+      ),
+  }),
 ];
+
+const UNFINISHED_STATES = ['running', 'undoing', 'waiting', 'needs-person'] as const;
+
+/** Every kind of this build, and those of a newer build that are unfinished. */
+function operationsOf(
+  unfinished: FleetCounts['unfinished'],
+): Pick<UnfinishedWork, 'kind' | 'states' | 'needsPerson'>[] {
+  const byKind = new Map(unfinished.map((work) => [work.kind, work]));
+  byKind.delete(PURGE);
+  const kinds = new Set([...operationKinds, ...byKind.keys()]);
+  return [...kinds].map((kind) => byKind.get(kind) ?? { kind, states: {}, needsPerson: 0 });
+}

@@ -64,14 +64,15 @@ export interface RunnerDeps extends AttemptDeps {
   readonly locks: TenantLocks;
   /** The replica's id. */
   readonly worker: string;
-  /** Called when a worker stops working on an operation, with the seconds since it was recorded. */
+  /**
+   * Called when a worker stops working on an operation, with the seconds since it was recorded. The operation is as the worker
+   * took it: its `error` is that of the attempt before.
+   */
   readonly onOutcome: (operation: OperationRecord, outcome: Attempted, seconds: number) => void;
   /** Called if due operations could not be listed. */
   readonly onLookFailed: (error: unknown) => void;
-  readonly onError: (
-    error: unknown,
-    context: { operationId: string; kind: string; tenantId?: string; step: string; willRetry: boolean },
-  ) => void;
+  /** Called if a due operation could not be taken. It is taken later. */
+  readonly onError: (error: unknown, context: { operationId: string; kind: string }) => void;
 }
 
 /** Pause (ms) before the next attempt: doubles from the first to the longest, with up to a fifth of jitter. */
@@ -132,14 +133,6 @@ export function createRunner(deps: RunnerDeps): Runner {
         () => undefined,
       );
     }
-    if (outcome.state !== 'done')
-      deps.onError(outcome.error, {
-        operationId: operation.id,
-        kind: operation.kind,
-        ...(operation.tenantId !== null && { tenantId: operation.tenantId }),
-        step: outcome.step,
-        willRetry: outcome.state === 'waiting',
-      });
     deps.onOutcome(operation, outcome, Math.max(0, Date.now() - Date.parse(operation.createdAt)) / 1_000);
     return outcome;
   }
@@ -184,7 +177,7 @@ export function createRunner(deps: RunnerDeps): Runner {
     try {
       await take(due);
     } catch (error) {
-      deps.onError(error, { operationId: due.id, kind: due.kind, step: 'begin', willRetry: true });
+      deps.onError(error, { operationId: due.id, kind: due.kind });
     }
   }
 

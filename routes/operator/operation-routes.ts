@@ -1,0 +1,69 @@
+// For operators: work of more than one step, as it goes on. An unfinished operation is tried again at once, or abandoned.
+import type { FastifyInstance } from 'fastify';
+import type { ZodTypeProvider } from 'fastify-type-provider-zod';
+import { findOperation, listOperations } from '../../db/registry/operation-rows.js';
+import { AppError } from '../../src/errors.js';
+import { idParams } from '../shapes/fields.js';
+import { pageOf, readPage } from '../shapes/lists.js';
+import { OperationAnswer, operationAnswer, OperationsQuery } from '../shapes/operation-shapes.js';
+
+export async function operationRoutes(fastify: FastifyInstance): Promise<void> {
+  const app = fastify.withTypeProvider<ZodTypeProvider>();
+  const operator = { access: { scope: 'operator' } } as const;
+  const schema = { tags: ['operations'] };
+
+  app.get(
+    '/',
+    {
+      config: { ...operator, errors: ['invalid-cursor'] },
+      schema: {
+        ...schema,
+        summary: 'List operations: work of more than one step, also the ended work of the last 30 days',
+        querystring: OperationsQuery,
+        response: { 200: pageOf(OperationAnswer) },
+      },
+    },
+    async (request) => {
+      const page = await readPage(
+        app.engine.cursors,
+        ['operators', 'operations'],
+        request.query,
+        ({ tenant: tenantId, cluster: clusterId, ...query }) =>
+          listOperations(app.engine.registry, { ...query, tenantId, clusterId }),
+      );
+      return { ...page, data: page.data.map(operationAnswer) };
+    },
+  );
+
+  app.get(
+    '/:id',
+    {
+      config: operator,
+      schema: {
+        ...schema,
+        summary: 'Read an operation: how far it is, and what an operator can do',
+        params: idParams,
+        response: { 200: OperationAnswer },
+      },
+    },
+    async (request) => {
+      const operation = await findOperation(app.engine.registry, request.params.id);
+      if (!operation) throw new AppError('not-found');
+      return operationAnswer(operation);
+    },
+  );
+
+  const acts = {
+    retry: 'Try an unfinished operation again at once, also one that waits for a person',
+    abandon: 'End an unfinished operation without its remaining steps. This deletes no database',
+  } as const;
+  for (const act of ['retry', 'abandon'] as const)
+    app.post(
+      `/:id/${act}`,
+      {
+        config: { ...operator, errors: ['operation-state'] },
+        schema: { ...schema, summary: acts[act], params: idParams, response: { 200: OperationAnswer } },
+      },
+      async (request) => operationAnswer(await app.engine.steering[act](request.params.id, request.auditOrigin)),
+    );
+}

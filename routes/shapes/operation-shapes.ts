@@ -1,0 +1,66 @@
+// The shapes of operations in requests and answers.
+import { z } from 'zod';
+import type { OperationRecord } from '../../db/registry/operation-rows.js';
+import { operationStates } from '../../db/registry/registry-schema.js';
+import { operationKinds } from '../../src/operations/runner/operation-kinds.js';
+import { operationMessage } from '../../src/operations/runner/operation-words.js';
+import { answerId, id, timestamp } from './fields.js';
+import { listQuery } from './lists.js';
+
+export const OperationAnswer = z.object({
+  id: answerId,
+  kind: z.string().meta({ description: `What it does: ${operationKinds.join(', ')}, or a kind of a newer build.` }),
+  state: z.enum(operationStates).meta({
+    description:
+      '`waiting`: it is tried again by itself. `needs-person`: it stays as it is until an operator acts. `done`, `undone` and `abandoned` are its ends.',
+  }),
+  step: z.string().nullable().meta({ description: 'The step that runs, or at which it waits.' }),
+  progress: z
+    .object({ done: z.number(), total: z.number() })
+    .nullable()
+    .meta({ description: 'How much of the step is done; null for steps that are not counted.' }),
+  attempts: z.number().meta({ description: 'How often a replica has taken it.' }),
+  error: z.string().nullable().meta({ description: 'The last error, in plain words.' }),
+  tenantId: answerId.nullable(),
+  clusterId: answerId.nullable().meta({ description: 'The cluster whose server the steps need.' }),
+  startedBy: answerId.nullable().meta({ description: 'The operator who asked for it; null if the service began it.' }),
+  notBefore: timestamp
+    .nullable()
+    .meta({ description: 'When it is tried again; null unless it waits to be tried again.' }),
+  createdAt: timestamp,
+  updatedAt: timestamp,
+  endedAt: timestamp.nullable(),
+  message: z.string().meta({ description: 'What is going on, and what an operator can do, in plain words.' }),
+});
+
+export const OperationsQuery = listQuery(
+  { createdAt: true },
+  {
+    kind: z.enum(operationKinds).optional(),
+    state: z.enum(operationStates).optional(),
+    tenant: id.optional().meta({ description: 'The id of the tenant, which may be removed already.' }),
+    cluster: id.optional().meta({ description: 'The id of the cluster whose server the steps need.' }),
+  },
+);
+
+export function operationAnswer(operation: OperationRecord): z.output<typeof OperationAnswer> {
+  const { progressDone: done, progressTotal: total, operatorId, state, notBefore } = operation;
+  return {
+    id: operation.id,
+    kind: operation.kind,
+    state,
+    step: operation.step,
+    progress: done === null || total === null ? null : { done, total },
+    // Abandoning counts as one, so that a worker that still runs loses the operation.
+    attempts: state === 'abandoned' ? operation.attempts - 1 : operation.attempts,
+    error: operation.error,
+    tenantId: operation.tenantId,
+    clusterId: operation.clusterId,
+    startedBy: operatorId,
+    notBefore: state === 'waiting' ? notBefore : null,
+    createdAt: operation.createdAt,
+    updatedAt: operation.updatedAt,
+    endedAt: operation.endedAt,
+    message: operationMessage(operation),
+  };
+}
