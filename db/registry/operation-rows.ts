@@ -211,6 +211,22 @@ export async function findUnfinishedOperation(
     .executeTakeFirst();
 }
 
+/** How many operations of a kind have not ended on a server. */
+export async function countUnfinishedOperations(
+  db: Kysely<Registry>,
+  kind: string,
+  clusterId: string,
+): Promise<number> {
+  const { count } = await db
+    .selectFrom('operations')
+    .select(sql<number>`count(*)::int`.as('count'))
+    .where('ended_at', 'is', null)
+    .where('kind', '=', kind)
+    .where('cluster_id', '=', clusterId)
+    .executeTakeFirstOrThrow();
+  return count;
+}
+
 /**
  * Takes an operation for a worker, which holds the lock of its subject.
  *

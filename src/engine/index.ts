@@ -122,6 +122,7 @@ export async function createEngine(config: Config, log: Logger, options: EngineO
     const serve = async (): Promise<void> => {
       await whenServing(rooms, config, log);
       for (const job of jobsOf(rooms, config, log)) housekeeping.add(job);
+      operations.runner.takeUp.begin();
       fleet.presence.begin();
     };
     let serving: Promise<void> | undefined;

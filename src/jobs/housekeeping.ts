@@ -77,7 +77,7 @@ export function createHousekeeping(deps: HousekeepingDeps): Housekeeping {
 
     async close() {
       closing.abort();
-      await Promise.all([...jobs.values()].map((job) => job.ended()));
+      await Promise.all([...jobs.values()].map((job) => job.stop()));
     },
   };
 }
@@ -87,6 +87,7 @@ class Job {
   readonly record: JobRecord;
   readonly #name: string;
   readonly #every: number;
+  readonly #stopping = new AbortController();
   #timer: NodeJS.Timeout | undefined;
   #current: Promise<number> | undefined;
   #next: Promise<void> | undefined;
@@ -101,9 +102,6 @@ class Job {
     this.#name = job.name;
     this.#every = job.every;
     this.record = new JobRecord(job.name, job.every);
-    closing.addEventListener('abort', () => {
-      clearTimeout(this.#timer);
-    });
   }
 
   /** Runs the job when it is due, again and again. */
@@ -131,8 +129,10 @@ class Job {
     await this.#next;
   }
 
-  /** Resolves when no run is left. */
-  async ended(): Promise<void> {
+  /** Ends what runs. Resolves when no run is left. */
+  async stop(): Promise<void> {
+    clearTimeout(this.#timer);
+    this.#stopping.abort();
     await this.#current;
     await Promise.all(this.#running);
   }
@@ -174,26 +174,21 @@ class Job {
   async #run(): Promise<EndedRun | undefined> {
     const { deadline = DEADLINE } = this.job;
     const late = new AbortController();
-    const stop = (): void => {
-      late.abort();
-    };
-    this.closing.addEventListener('abort', stop);
     let timer: NodeJS.Timeout | undefined;
     const over = new Promise<never>((_, reject) => {
       timer = setTimeout(() => {
         reject(new MissedDeadline(deadline));
-        stop();
+        late.abort();
       }, deadline);
       timer.unref();
     });
     const began = performance.now();
     this.record.began();
-    const run = (async () => this.job.run(late.signal))();
+    const run = (async () => this.job.run(AbortSignal.any([this.#stopping.signal, late.signal])))();
     const tracked = run
       .catch(() => undefined)
       .finally(() => {
         this.#running.delete(tracked);
-        this.closing.removeEventListener('abort', stop);
       });
     this.#running.add(tracked);
     let error: string | undefined;

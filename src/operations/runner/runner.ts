@@ -168,11 +168,13 @@ export function createRunner(deps: RunnerDeps): Runner {
     });
   }
 
-  async function takeOne(due: DueOperation): Promise<void> {
+  /** @returns whether this process worked on it */
+  async function takeOne(due: DueOperation): Promise<boolean> {
     try {
-      await take(due);
+      return await take(due);
     } catch (error) {
       deps.onError(error, { operationId: due.id, kind: due.kind, step: 'begin', willRetry: true });
+      return false;
     }
   }
 
