@@ -225,6 +225,9 @@ export function createOperations(
     }),
     reencryption: createReencryption({
       registry,
+      runner,
+      installation,
+      replicaId,
       keys: config.encryptionKeys,
       record,
     }),

@@ -145,6 +145,7 @@ export function createRunner(deps: RunnerDeps): Runner {
     let before: Extract<Attempted, { state: 'waiting' | 'needs-person' }> | undefined;
     for (;;) {
       const current = taken;
+      await kind.wait?.();
       const outcome = await turns(operation.clusterId, () => once(kind, current, input, held, before));
       if (outcome.state !== 'waiting' || input === undefined) return outcome;
       before = outcome;

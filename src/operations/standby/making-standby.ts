@@ -44,6 +44,7 @@ export function makingStandby(deps: MakingStandbyDeps): OperationKind {
   const { registry } = deps;
   return {
     name: 'standby',
+    wait: () => deps.precedence.quiet(deps.stopping),
 
     async plan(operation): Promise<Plan | 'done' | 'undone'> {
       const row = await findStandby(registry, operation.subject);
@@ -52,7 +53,6 @@ export function makingStandby(deps: MakingStandbyDeps): OperationKind {
       if (row.ready) return 'done';
       const place = await findCluster(registry, row.clusterId);
       if (!place) return 'undone';
-      if (!operation.undoes) await deps.precedence.quiet(deps.stopping);
       const provisioner = await deps.provisioners.at(place);
       const mark = standbyMark(await deps.installation(), row.id);
       const steps = stepsOf(deps, operation, { row, place, provisioner, mark });
