@@ -257,19 +257,17 @@ export async function claimTenantsAt(db: Kysely<Registry>, id: string, host: str
 }
 
 /**
- * Makes a cluster's standby databases unavailable for claims, and returns them. A standby database that a concurrent statement
+ * Makes a cluster's standby databases unavailable for claims, and returns their ids. A standby database that a concurrent statement
  * claims belongs to its tenant already, and is not returned.
  */
-export async function withdrawStandbyDatabases(
-  db: Kysely<Registry>,
-  clusterId: string,
-): Promise<{ id: string; dbName: string; dbUser: string }[]> {
-  return db
+export async function withdrawStandbyDatabases(db: Kysely<Registry>, clusterId: string): Promise<string[]> {
+  const rows = await db
     .updateTable('standby_databases')
     .set({ ready: false })
     .where('cluster_id', '=', clusterId)
-    .returning(['id', 'db_name as dbName', 'db_user as dbUser'])
+    .returning('id')
     .execute();
+  return rows.map(({ id }) => id);
 }
 
 function rowOf(values: {

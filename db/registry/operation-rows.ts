@@ -70,6 +70,9 @@ const columns = [
   'ended_at as endedAt',
 ] as const;
 
+/** The column has milliseconds. Without the cut it could be rounded to a time in the future. */
+const NOW = sql<string>`date_trunc('milliseconds', now())`;
+
 /** Other replicas leave an operation alone for so long (ms) after a worker took it: its lock would refuse them. */
 const LEFT_ALONE_FOR = 10_000;
 
@@ -95,7 +98,7 @@ export async function insertOperation(
       details: JSON.stringify(details),
       operator_id: operatorId ?? null,
       worker: worker ?? null,
-      not_before: worker === undefined ? sql<string>`now()` : later(LEFT_ALONE_FOR),
+      not_before: worker === undefined ? NOW : later(LEFT_ALONE_FOR),
     })
     .onConflict((conflict) => conflict.columns(['subject', 'kind']).where('ended_at', 'is', null).doNothing())
     .returning(columns)
@@ -209,6 +212,22 @@ export async function findUnfinishedOperation(
     .where('kind', '=', kind)
     .where('ended_at', 'is', null)
     .executeTakeFirst();
+}
+
+/** How many operations of a kind have not ended on a server. */
+export async function countUnfinishedOperations(
+  db: Kysely<Registry>,
+  kind: string,
+  clusterId: string,
+): Promise<number> {
+  const { count } = await db
+    .selectFrom('operations')
+    .select(sql<number>`count(*)::int`.as('count'))
+    .where('ended_at', 'is', null)
+    .where('kind', '=', kind)
+    .where('cluster_id', '=', clusterId)
+    .executeTakeFirstOrThrow();
+  return count;
 }
 
 /**
@@ -334,7 +353,7 @@ export async function retryOperation(db: Kysely<Registry>, id: string): Promise<
     .updateTable('operations')
     .set({
       state: sql<OperationState>`case when state = 'needs-person' then 'waiting' else state end`,
-      not_before: sql<string>`now()`,
+      not_before: NOW,
       updated_at: sql<string>`now()`,
     })
     .where('id', '=', id)

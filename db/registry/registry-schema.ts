@@ -191,21 +191,26 @@ export interface ReplicasTable {
   not_ready: string | null;
   /** Slots in use, by `<kind> <host:port>`. */
   slots_used: JSONColumnType<Readonly<Record<string, number>>>;
+  /** The schema of tenants that the replica's build makes; null if a former build wrote the row. */
+  schema_version: string | null;
 }
 
-/** The last runs of a job on a replica. */
-export interface ReplicaJobsTable {
-  replica_id: string;
+/** A job of the fleet, which one replica at a time runs. */
+export interface JobsTable {
   name: string;
-  /** ms. */
-  every: number;
-  runs: string;
-  failures_in_a_row: number;
+  /** The pause (ms) between two runs. pg returns a bigint as text. */
+  every: string | number;
+  /** The replica that runs it, or that died while it ran it. */
+  running_on: string | null;
   running_since: string | null;
+  /** When the last run ended, by the registry's clock. */
   last_run_at: string | null;
-  last_success_at: string | null;
+  last_run_on: string | null;
   /** ms. */
-  last_duration: number | null;
+  last_duration: string | number | null;
+  last_success_at: string | null;
+  failures_in_a_row: Generated<number>;
+  /** Why the last run failed, in plain words; null if it succeeded. */
   last_error: string | null;
 }
 
@@ -300,7 +305,7 @@ export interface Registry {
   audit: CentralAuditTable;
   changes: ChangesTable;
   replicas: ReplicasTable;
-  replica_jobs: ReplicaJobsTable;
+  jobs: JobsTable;
   reports: ReportsTable;
   operations: OperationsTable;
 }

@@ -1,4 +1,4 @@
-// The rows that replicas write of themselves: who serves, how its jobs go, and which databases it left as they are. Each replica
+// The rows that replicas write of themselves: who serves, and which databases it left as they are. Each replica
 // writes them every few seconds, in one statement with one transaction id. No standby has to confirm it: the next beat writes
 // again what a failover loses.
 import { sql, type Kysely } from 'kysely';
@@ -10,6 +10,8 @@ export interface Beat {
   readonly id: string;
   /** The version of the build. */
   readonly version: string;
+  /** The schema of tenants that the build makes. */
+  readonly schemaVersion: string;
   /** The version of Node.js. */
   readonly node: string;
   readonly host: string;
@@ -20,21 +22,7 @@ export interface Beat {
   readonly notReady: string | undefined;
   /** Slots in use, by `<kind> <host:port>`. */
   readonly slotsUsed: Readonly<Record<string, number>>;
-  /** The replica's jobs. Those that have neither begun nor ended since the last beat are not written again. */
-  readonly jobs: readonly BeatJob[];
   readonly reports: readonly BeatReport[];
-}
-
-export interface BeatJob {
-  readonly name: string;
-  readonly every: number;
-  readonly runs: number;
-  readonly failuresInARow: number;
-  readonly runningFor: number | undefined;
-  readonly lastRunAgo: number | undefined;
-  readonly lastSuccessAgo: number | undefined;
-  readonly lastDuration: number | undefined;
-  readonly lastError: string | undefined;
 }
 
 export interface BeatReport {
@@ -46,6 +34,10 @@ export interface BeatReport {
   readonly why: string;
 }
 
+/** A replica that has not written for this long is silent: three beats. As an interval of PostgreSQL, and in ms. */
+export const ALIVE_FOR = sql`interval '15 seconds'`;
+export const SILENT_AFTER = 15_000;
+
 /** A report that no job has repeated for this long counts no longer, as an interval of PostgreSQL. */
 export const REPORT_COUNTS_FOR = sql`interval '5 minutes'`;
 
@@ -54,34 +46,18 @@ const MAX_INTEGER = 2_147_483_647;
 
 /** @throws DatabaseFault */
 export async function writeBeat(db: Kysely<Registry>, beat: Beat): Promise<void> {
-  const { jobs, reports } = beat;
-  const ofJobs = <K extends keyof BeatJob>(key: K): (NonNullable<BeatJob[K]> | null)[] =>
-    jobs.map((job) => (typeof job[key] === 'number' ? Math.round(job[key]) : job[key]) as NonNullable<BeatJob[K]>);
+  const { reports } = beat;
   const ofReports = <K extends keyof BeatReport>(key: K): (BeatReport[K] | null)[] =>
     reports.map((report) => report[key] ?? null);
   const skew = beat.clockSkew === undefined ? null : Math.round(clamp(beat.clockSkew));
-  await sql`with beat as (insert into replicas (id, version, node, host, started_at, seen_at, clock_skew, not_ready, slots_used)
+  await sql`with beat as (insert into replicas (id, version, node, host, started_at, seen_at, clock_skew, not_ready, slots_used,
+        schema_version)
       select ${beat.id}::text, left(${beat.version}::text, 100), left(${beat.node}::text, 100), left(${beat.host}::text, 253),
         clock_timestamp() - ${Math.round(beat.servingFor)}::float8 * interval '1 millisecond', clock_timestamp(),
-        ${skew}::integer, left(${beat.notReady ?? null}::text, 200), ${JSON.stringify(beat.slotsUsed)}::jsonb
+        ${skew}::integer, left(${beat.notReady ?? null}::text, 200), ${JSON.stringify(beat.slotsUsed)}::jsonb, left(${beat.schemaVersion}::text, 200)
       where (select ${WITHOUT_STANDBY}) is not null
       on conflict (id) do update set seen_at = excluded.seen_at, clock_skew = excluded.clock_skew,
         not_ready = excluded.not_ready, slots_used = excluded.slots_used
-    ),
-    job as (
-      insert into replica_jobs as known (replica_id, name, every, runs, failures_in_a_row, running_since, last_run_at,
-        last_success_at, last_duration, last_error)
-      select ${beat.id}::text, left(name, 100), every, runs, failures, ${before('running')}, ${before('run')},
-        ${before('success')}, duration, left(error, 200)
-      from unnest(${ofJobs('name')}::text[], ${ofJobs('every')}::integer[], ${ofJobs('runs')}::bigint[],
-        ${ofJobs('failuresInARow')}::integer[], ${ofJobs('runningFor')}::float8[], ${ofJobs('lastRunAgo')}::float8[],
-        ${ofJobs('lastSuccessAgo')}::float8[], ${ofJobs('lastDuration')}::integer[], ${ofJobs('lastError')}::text[])
-        as given (name, every, runs, failures, running, run, success, duration, error)
-      on conflict (replica_id, name) do update set every = excluded.every, runs = excluded.runs,
-        failures_in_a_row = excluded.failures_in_a_row, running_since = excluded.running_since,
-        last_run_at = excluded.last_run_at, last_success_at = excluded.last_success_at,
-        last_duration = excluded.last_duration, last_error = excluded.last_error
-      where known.runs <> excluded.runs or (known.running_since is null) <> (excluded.running_since is null)
     )
     insert into reports as known (kind, subject, tenant_id, generation, database, why, first_at, seen_at)
     select kind, left(subject, 400), tenant_id, generation, left(database, 100), left(why, 500), clock_timestamp(),
@@ -97,7 +73,7 @@ export async function writeBeat(db: Kysely<Registry>, beat: Beat): Promise<void>
         else known.first_at end`.execute(db);
 }
 
-/** Removes a replica that stops in order, and its jobs. @throws DatabaseFault */
+/** Removes a replica that stops in order. @throws DatabaseFault */
 export async function removeReplica(db: Kysely<Registry>, id: string): Promise<void> {
   await db.deleteFrom('replicas').where('id', '=', id).returning(WITHOUT_STANDBY.as('committed')).execute();
 }
@@ -126,7 +102,17 @@ function clamp(value: number): number {
   return Math.max(-MAX_INTEGER, Math.min(MAX_INTEGER, value));
 }
 
-/** The time that is as many ms ago as the column says; null if the column is null. */
-function before(column: 'running' | 'run' | 'success') {
-  return sql`clock_timestamp() - ${sql.ref(column)} * interval '1 millisecond'`;
+/**
+ * Whether a live replica makes tenants of an older schema. A replica of a build that does not say counts as one, because such
+ * builds are older.
+ */
+export async function olderBuildLives(db: Kysely<Registry>, schemaVersion: string): Promise<boolean> {
+  const older = await db
+    .selectFrom('replicas')
+    .select('id')
+    .where('seen_at', '>', sql<string>`clock_timestamp() - ${ALIVE_FOR}`)
+    .where(sql<boolean>`coalesce(schema_version, '') < ${schemaVersion}`)
+    .limit(1)
+    .executeTakeFirst();
+  return older !== undefined;
 }

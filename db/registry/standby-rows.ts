@@ -196,13 +196,24 @@ export async function listStandby(
   return query.execute();
 }
 
+export async function findStandby(db: Kysely<Registry>, id: string): Promise<StandbyRecord | undefined> {
+  return db.selectFrom('standby_databases').select(columns).where('id', '=', id).executeTakeFirst();
+}
+
+/** Locks a cluster until the transaction ends, so that only one worker counts and adds its standby databases. */
+export async function lockStandbyCluster(trx: Kysely<Registry>, id: string): Promise<StandbyCluster | undefined> {
+  return standbyClusters(trx).where('id', '=', id).forNoKeyUpdate().executeTakeFirst();
+}
+
 export async function listStandbyClusters(db: Kysely<Registry>): Promise<StandbyCluster[]> {
+  return standbyClusters(db).orderBy('id').execute();
+}
+
+function standbyClusters(db: Kysely<Registry>) {
   return db
     .selectFrom('clusters')
     .select(['id', 'host', 'port'])
-    .select(sql<number>`case when accepting then standby_target else 0 end`.as('wanted'))
-    .orderBy('id')
-    .execute();
+    .select(sql<number>`case when accepting then standby_target else 0 end`.as('wanted'));
 }
 
 /** Sets how many standby databases a cluster keeps, if that number changes. */

@@ -1,7 +1,7 @@
 // Queries for GET /status: the fleet in numbers. Each counts in PostgreSQL and returns a bounded number of rows, however many
 // tenants there are. Ages are in ms, by the registry's clock.
 import { sql, type Kysely, type RawBuilder } from 'kysely';
-import { REPORT_COUNTS_FOR } from './replica-rows.js';
+import { ALIVE_FOR, REPORT_COUNTS_FOR } from './replica-rows.js';
 import {
   operationStates,
   type OperationState,
@@ -223,10 +223,6 @@ export interface ReplicaRow {
   readonly notReady: string | null;
 }
 
-/** A replica that has not written for this long is silent: three beats. As an interval of PostgreSQL, and in ms. */
-const ALIVE_FOR = sql`interval '15 seconds'`;
-export const SILENT_AFTER = 15_000;
-
 const SILENT_SHOWN_FOR = sql`interval '1 hour'`;
 
 /** The replicas that wrote last come first. */
@@ -237,35 +233,6 @@ export async function listReplicas(db: Kysely<Registry>, limit: number): Promise
     .select(['clock_skew as clockSkew', 'not_ready as notReady', msSince('seen_at').as('silentFor')])
     .where('seen_at', '>', sql<string>`clock_timestamp() - ${SILENT_SHOWN_FOR}`)
     .orderBy('seen_at', 'desc')
-    .limit(limit)
-    .execute();
-}
-
-/** The last runs of a job on one replica. */
-export interface ReplicaJob {
-  readonly replicaId: string;
-  readonly name: string;
-  readonly every: number;
-  readonly failuresInARow: number;
-  readonly runningFor: number | null;
-  readonly lastRunAgo: number | null;
-  readonly lastSuccessAgo: number | null;
-  readonly lastDuration: number | null;
-  readonly lastError: string | null;
-}
-
-/** The jobs of replicas that are alive. */
-export async function listReplicaJobs(db: Kysely<Registry>, limit: number): Promise<ReplicaJob[]> {
-  return db
-    .selectFrom('replica_jobs')
-    .innerJoin('replicas', 'replicas.id', 'replica_jobs.replica_id')
-    .select(['replica_id as replicaId', 'name', 'every', 'failures_in_a_row as failuresInARow'])
-    .select(['last_duration as lastDuration', 'last_error as lastError'])
-    .select([msSince('running_since').as('runningFor'), msSince('last_run_at').as('lastRunAgo')])
-    .select(msSince('last_success_at').as('lastSuccessAgo'))
-    .where('seen_at', '>', sql<string>`clock_timestamp() - ${ALIVE_FOR}`)
-    .orderBy('name')
-    .orderBy('replica_id')
     .limit(limit)
     .execute();
 }

@@ -1,5 +1,7 @@
 // What this replica tells the others of itself, and what it knows of the fleet.
 import type { Logger } from 'pino';
+import { latestVersion } from '../../db/shared/migrator.js';
+import { tenantMigrations } from '../../db/tenant/migrations/index.js';
 import type { Config } from '../config/index.js';
 import type { Housekeeping } from '../jobs/housekeeping.js';
 import { createPresence, type Presence } from '../replicas/presence.js';
@@ -35,7 +37,7 @@ export function createFleet(rooms: Rooms, config: Config, log: Logger, wallClock
           [`reserve ${cluster}`, reserve.used],
         ]),
       ),
-    jobs: () => housekeeping.stats(),
+    schemaVersion: latestVersion(tenantMigrations),
     reports: () => rooms.reports.unwritten(),
     onError: (err) => {
       log.warn({ err }, 'could not tell the registry that this replica serves');

@@ -86,7 +86,9 @@ export async function createEngine(config: Config, log: Logger, options: EngineO
     const dataPlane = createDataPlane(replica, config, log, security, closing);
     const callers = createCallers(replica, dataPlane, instruments, config, security, closing);
     const housekeeping = createHousekeeping({
+      registry: replica.registry,
       locks: replica.lockSession,
+      replicaId: replica.replicaId,
       onError: (err, context) => {
         log.error({ err, ...context }, 'a housekeeping job failed');
       },

@@ -1,7 +1,7 @@
 // Everything that runs by itself. Each job runs on one replica at a time (src/jobs/housekeeping.ts).
 import type { Logger } from 'pino';
 import { sweepRequestKeys } from '../../db/registry/idempotency-keys.js';
-import { freeRequestKeys } from '../../db/registry/operation-rows.js';
+import { freeRequestKeys, sweepOperations } from '../../db/registry/operation-rows.js';
 import { setStandbyTarget } from '../../db/registry/standby-rows.js';
 import type { Config } from '../config/index.js';
 import { createFeedSweep, SWEEP_EVERY } from '../replicas/feed-sweep.js';
@@ -18,7 +18,10 @@ type Rooms = Replica & DataPlane & Operations;
 const SECOND = 1_000;
 const MINUTE = 60 * SECOND;
 
-/** `every` is the pause (ms) between two runs. */
+/** The deadline of a job that asks every server. A job that only asks the registry has the default one. */
+const LONG = 10 * MINUTE;
+
+/** `every` is the pause (ms) between two runs, on all replicas together. */
 export function jobsOf(rooms: Rooms, config: Config, log: Logger): readonly HousekeepingJob[] {
   const { registry, provisioners, doors, lifecycle, reconciler, standby, reencryption, rotation } = rooms;
   const { limits: defaults, reconcileEvery } = config.tenants;
@@ -38,16 +41,24 @@ export function jobsOf(rooms: Rooms, config: Config, log: Logger): readonly Hous
     },
   });
   return [
-    // Finishes or undoes what a crash left.
-    { name: 'reconciler', every: reconcileEvery, run: (signal) => reconciler.reconcile(signal) },
+    // Records operations for what a former build left unfinished. The runner itself finds operations that a crash left.
+    { name: 'leftovers', every: reconcileEvery, run: (signal) => rooms.leftovers.record(signal) },
+    // Looks at every server for databases without a row.
+    { name: 'reconciler', every: reconcileEvery, deadline: LONG, run: (signal) => reconciler.reconcile(signal) },
     // A tenant's status is applied to its database at once if possible, and otherwise here.
-    { name: 'lifecycle settle', every: 10 * SECOND, run: (signal) => doors.settleAll(signal) },
-    { name: 'lifecycle purge', every: MINUTE, run: (signal) => lifecycle.purgeDue(signal) },
+    { name: 'lifecycle settle', every: 10 * SECOND, deadline: LONG, run: (signal) => doors.settleAll(signal) },
+    { name: 'lifecycle purge', every: MINUTE, deadline: LONG, run: (signal) => lifecycle.purgeDue(signal) },
     { name: REFILLING, every: 30 * SECOND, run: (signal) => standby.refill(signal) },
-    { name: 'rotation', every: 30 * SECOND, run: (signal) => rotation.run(signal) },
-    { name: 'reencryption', every: MINUTE, run: (signal) => reencryption.run(signal) },
-    { name: 'connection-limits', every: MINUTE, run: (signal) => rooms.connectionLimits.applyAll(signal) },
-    { name: 'storage-relief', every: MINUTE, run: relieveStorage },
+    { name: 'rotation', every: 30 * SECOND, deadline: LONG, run: (signal) => rotation.run(signal) },
+    { name: 'reencryption', every: MINUTE, deadline: 6 * LONG, run: (signal) => reencryption.run(signal) },
+    {
+      name: 'connection-limits',
+      every: MINUTE,
+      deadline: LONG,
+      run: (signal) => rooms.connectionLimits.applyAll(signal),
+    },
+    // Rewrites tables, each for up to a minute.
+    { name: 'storage-relief', every: MINUTE, deadline: 3 * LONG, run: relieveStorage },
     { name: 'notify-relief', every: 5 * SECOND, run: relieveNotify },
     { name: 'feed-sweep', every: SWEEP_EVERY, run: createFeedSweep(registry) },
     {
@@ -59,7 +70,16 @@ export function jobsOf(rooms: Rooms, config: Config, log: Logger): readonly Hous
         await sweepRequestKeys(registry);
       },
     },
+    { name: 'operations sweep', every: 60 * MINUTE, run: (signal) => sweep(registry, signal) },
   ];
+}
+
+/** Rows in one statement, so that no statement takes long. */
+const SWEPT_AT_ONCE = 1_000;
+
+/** Deletes operations that ended long ago. */
+async function sweep(registry: Rooms['registry'], signal: AbortSignal): Promise<void> {
+  while (!signal.aborted) if ((await sweepOperations(registry, SWEPT_AT_ONCE)) < SWEPT_AT_ONCE) return;
 }
 
 /** What each replica does once, when it begins to serve. A failure here does not keep the replica from serving. */

@@ -18,6 +18,9 @@ import { choosePlace } from '../clusters/placement.js';
 import { createPrecedence } from '../operations/precedence.js';
 import { createProvisioners, type Provisioners } from '../clusters/provisioners.js';
 import { createProvisioning, type Provisioning } from '../operations/create-tenant.js';
+import { createLeftovers, type Leftovers } from '../operations/leftovers.js';
+import { makingStandby } from '../operations/standby/making-standby.js';
+import { withdrawingStandby } from '../operations/standby/withdrawing-standby.js';
 import { createReconciler, type Reconciler } from '../operations/reconciler.js';
 import { createReencryption, type Reencryption } from '../operations/reencryption.js';
 import { createRemoval, type Removal } from '../operations/removal.js';
@@ -49,6 +52,8 @@ export interface Operations {
   readonly removal: Removal;
   readonly standby: StandbyDatabases;
   readonly reconciler: Reconciler;
+  /** Finds unfinished rows that have no operation. */
+  readonly leftovers: Leftovers;
   /** Databases that are left as they are until a person acts. */
   readonly reports: Reports;
   readonly clusterRegistration: ClusterRegistration;
@@ -147,18 +152,27 @@ export function createOperations(
   const making = createMaking({ registry, provisioners, installation, removal, report, record });
   const shared = { registry, provisioners, locks, installation, record, onError };
   const filled = { ...shared, envelope, connectionLimit: STANDARD_CONNECTIONS, precedence: createPrecedence() };
-  const standby = createStandbyDatabases(filled);
+  const wake = (): void => {
+    runner.takeUp.wake();
+  };
+  const stopping = new AbortController();
+  closing.add('standby databases', () => {
+    stopping.abort();
+  });
   // A command has no jobs: a replica that serves makes them.
   const refill = (): void => void housekeeping.runNow(REFILLING).catch(() => undefined);
-  const reconciler = createReconciler({ ...shared, making, removal, standby, reports });
+  runner.add(makingStandby({ ...filled, onReady: refill, stopping: stopping.signal }));
+  runner.add(withdrawingStandby(filled));
+  const standby = createStandbyDatabases({ registry, envelope, wake, onError });
+  const leftovers = createLeftovers({ registry, locks, wake });
+  const reconciler = createReconciler({ ...shared, reports });
   const ensureDefault = (): Promise<string> =>
     ensureDefaultCluster(registry, clusterEnvelope, connection, clusterBudget);
   const clusterRegistration = createClusterRegistration({
     registry,
     directory: clusterDirectory,
-    provisioners,
-    locks,
     standby,
+    runner,
     installation,
     envelope: clusterEnvelope,
     limits: provisionerPool,
@@ -225,6 +239,7 @@ export function createOperations(
     removal,
     standby,
     reconciler,
+    leftovers,
     reports,
     clusterRegistration,
     doors,
@@ -243,6 +258,9 @@ export function createOperations(
     }),
     reencryption: createReencryption({
       registry,
+      runner,
+      installation,
+      replicaId,
       keys: config.encryptionKeys,
       record,
     }),

@@ -1,7 +1,8 @@
-// Encrypts passwords again with the current key, while the service serves. Each batch is a short transaction, so a tenant's row
-// is locked only for a moment. A process that remembers an old ciphertext can decrypt it until it loses the old key.
+// Encrypts passwords again with the current key, while the service serves: one operation of the installation, with a step for each
+// column. Each batch is a short transaction, so a tenant's row is locked only for a moment. A process that remembers an old ciphertext can decrypt it until it loses the old key.
 import type { Kysely } from 'kysely';
 import { endWhenIdle } from '../../db/registry/job-locks.js';
+import { insertOperation, noteStep } from '../../db/registry/operation-rows.js';
 import type { Registry } from '../../db/registry/registry-schema.js';
 import {
   countSealed,
@@ -15,6 +16,8 @@ import {
 } from '../../db/registry/sealed.js';
 import type { RecordEvent } from '../observability/security-events.js';
 import { createEnvelope, type Envelope } from '../secrets/envelope.js';
+import { LostOperation, PastReturn, type OperationKind, type Plan, type Step } from './runner/operation-kinds.js';
+import type { Runner } from './runner/runner.js';
 
 /** How many rows are encrypted with a key. */
 export interface KeyUse {
@@ -36,7 +39,12 @@ export interface Reencryption {
    * @throws DatabaseFault
    */
   begin(): Promise<void>;
-  /** The housekeeping job: encrypts again every row that this process can decrypt. @throws DatabaseFault */
+  /**
+   * The housekeeping job: begins the operation that encrypts again every row that this process can decrypt, if there are such rows,
+   * and waits for it.
+   *
+   * @throws DatabaseFault
+   */
   run(signal: AbortSignal): Promise<void>;
   /**
    * Every key that is held or in use. A key without rows can be removed from ENCRYPTION_KEYS.
@@ -49,6 +57,10 @@ export interface Reencryption {
 
 export interface ReencryptionDeps {
   readonly registry: Kysely<Registry>;
+  readonly runner: Runner;
+  readonly installation: () => Promise<string>;
+  /** The replica's id. */
+  readonly replicaId: string;
   readonly keys: readonly { readonly kid: string; readonly key: Buffer }[];
   /** Called also once for each row that cannot be decrypted, and for each missing key. */
   readonly record: RecordEvent;
@@ -60,8 +72,11 @@ const BATCH = 100;
 /** Rows whose warning is remembered. */
 const MAX_TOLD = 10_000;
 
+/** Rows that could not be decrypted are tried again after this time (ms). */
+const TRY_AGAIN = 3_600_000;
+
 export function createReencryption(deps: ReencryptionDeps): Reencryption {
-  const { registry, keys, record } = deps;
+  const { registry, runner, keys, record } = deps;
   const kid = keys[0]?.kid ?? '';
   const older = keys.slice(1).map((key) => key.kid);
   const ofTenants = createEnvelope(keys);
@@ -74,6 +89,8 @@ export function createReencryption(deps: ReencryptionDeps): Reencryption {
   /** Ciphertexts that cannot be decrypted, by row: each is logged once. */
   const told = new Map<string, string>();
   let begun = false;
+  /** How many rows of older keys the last operation of this process could not decrypt, and when. */
+  let unreadable = { rows: 0, until: 0 };
 
   function sealAnew(column: SealedColumn, { sealed, ...context }: SealedValue): string | undefined {
     const envelope = envelopes[column];
@@ -89,25 +106,76 @@ export function createReencryption(deps: ReencryptionDeps): Reencryption {
     }
   }
 
-  /** @returns how many rows were encrypted again */
-  async function sealColumn(column: SealedColumn, signal: AbortSignal): Promise<number> {
-    let rows = 0;
+  /** @param onBatch called after each batch with the rows that were encrypted again, and those that could not be */
+  async function sealColumn(
+    column: SealedColumn,
+    onBatch: (changed: number, left: number) => Promise<void>,
+  ): Promise<void> {
     let after: string | undefined;
-    while (!signal.aborted) {
-      const last = await registry.transaction().execute(async (trx) => {
+    for (;;) {
+      const batch = await registry.transaction().execute(async (trx) => {
         await endWhenIdle(trx);
         const found = await lockSealed(trx, column, { kids: older, after, limit: BATCH });
         const values = found.flatMap((value) => {
           const sealed = sealAnew(column, value);
           return sealed === undefined ? [] : [{ id: value.id, was: value.sealed, sealed }];
         });
-        if (values.length > 0) rows += await reseal(trx, column, values);
-        return found.at(-1)?.id;
+        const changed = values.length > 0 ? await reseal(trx, column, values) : 0;
+        return { last: found.at(-1)?.id, changed, left: found.length - values.length };
       });
-      if (last === undefined) break;
-      after = last;
+      if (batch.last === undefined) return;
+      after = batch.last;
+      await onBatch(batch.changed, batch.left);
     }
-    return rows;
+  }
+
+  /** Rows of older keys that this process has. */
+  async function remaining(): Promise<number> {
+    const counts = await countSealed(registry);
+    return counts.reduce((sum, count) => (older.includes(count.kid ?? '') ? sum + count.rows : sum), 0);
+  }
+
+  const kind: OperationKind = {
+    name: 'reencrypt',
+
+    async plan(operation): Promise<Plan | 'done' | 'undone'> {
+      const to = operation.details['kid'];
+      // A newer replica has another current key by now, and begins an operation of its own.
+      if ((await wantedKey(registry)) !== to) return 'undone';
+      // A replica with that key continues. This one would encrypt with its own.
+      if (to !== kid) throw new Error('this replica encrypts with another key');
+      let done = operation.progressDone ?? 0;
+      const total = done + (await remaining());
+      let left = 0;
+      const steps = sealedColumns.map((column): Step => ({
+        name: column,
+        // Rows that are encrypted with the current key are not found again.
+        settled: () => Promise.resolve('not-done'),
+        do: async () => {
+          let rows = 0;
+          await sealColumn(column, async (changed, unread) => {
+            rows += changed;
+            done += changed;
+            left += unread;
+            const progress = { done, total: Math.max(done, total) };
+            if (!(await noteStep(registry, operation, { step: column, undoes: false, progress })))
+              throw new LostOperation();
+          });
+          if (rows > 0) record('passwords-reencrypted', { kid, column, rows });
+          if (column === sealedColumns.at(-1)) await ended(left);
+        },
+        // What is encrypted with the current key stays so.
+        undo: () => Promise.reject(new PastReturn()),
+      }));
+      return { steps };
+    },
+  };
+  runner.add(kind);
+
+  async function ended(left: number): Promise<void> {
+    unreadable = { rows: left, until: performance.now() + TRY_AGAIN };
+    for (const use of await uses())
+      if (use.held && !use.current && use.rows === 0) record('key-unused', { kid: use.kid });
   }
 
   async function begin(): Promise<void> {
@@ -147,15 +215,28 @@ export function createReencryption(deps: ReencryptionDeps): Reencryption {
     async run(signal) {
       if (!begun) await begin();
       if (older.length === 0 || (await wantedKey(registry)) !== kid) return;
-      let changed = 0;
-      for (const column of sealedColumns) {
-        const rows = await sealColumn(column, signal);
-        if (rows > 0) record('passwords-reencrypted', { kid, column, rows });
-        changed += rows;
-      }
-      if (changed === 0) return;
-      for (const use of await uses())
-        if (use.held && !use.current && use.rows === 0) record('key-unused', { kid: use.kid });
+      const known = performance.now() < unreadable.until ? unreadable.rows : 0;
+      if ((await remaining()) <= known) return;
+      const subject = await deps.installation();
+      const details = { kid };
+      const operation = await insertOperation(registry, {
+        kind: 'reencrypt',
+        subject,
+        details,
+        worker: deps.replicaId,
+      });
+      const work = operation ? runner.work(kind, operation) : runner.settle(subject, 'reencrypt');
+      // The operation goes on when the job ends.
+      await Promise.race([work, aborted(signal)]);
     },
   };
+}
+
+function aborted(signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    if (signal.aborted) resolve();
+    signal.addEventListener('abort', () => {
+      resolve();
+    });
+  });
 }

@@ -1,5 +1,6 @@
 // Registers, changes, drains and removes clusters. A server is inspected before it is registered, so that no tenant is placed on
 // a server that cannot hold it.
+import { setTimeout as sleep } from 'node:timers/promises';
 import { isDeepStrictEqual } from 'node:util';
 import type { Kysely } from 'kysely';
 import type { AuditOrigin } from '../../db/shared/audit-rows.js';
@@ -10,7 +11,6 @@ import {
   lockCluster,
   registerCluster,
   updateCluster,
-  withdrawStandbyDatabases,
   type ClusterLoad,
   type ClusterRecord,
   type ClusterValues,
@@ -36,8 +36,7 @@ import {
 } from '../clusters/cluster-rules.js';
 import type { ClusterBudget } from '../connections/governors.js';
 import type { Envelope } from '../secrets/envelope.js';
-import type { TenantLocks } from '../tenants/tenant-locks.js';
-import type { Provisioners } from '../clusters/provisioners.js';
+import type { Runner } from './runner/runner.js';
 import type { StandbyDatabases } from './standby-databases.js';
 
 export interface ClusterRegistration {
@@ -57,11 +56,11 @@ export interface ClusterRegistration {
   /** Inspects the server with its stored connection settings. @throws AppError `not-found` */
   check(id: string): Promise<ClusterFindings>;
   /**
-   * Stops placing new tenants on the cluster, and drops its standby databases within a time limit. Audited. If some are left,
-   * call it again.
+   * Stops placing new tenants on the cluster, and drops its standby databases. Audited. It waits for a limited time: the service
+   * drops the others in the background, also if the cluster does not answer now.
    *
    * @returns what is still on the cluster
-   * @throws AppError `not-found`; DatabaseFault if the cluster does not answer: by then the cluster accepts no new tenants
+   * @throws AppError `not-found`
    */
   drain(id: string, origin: AuditOrigin): Promise<ClusterLoad>;
   /** Removes a cluster that holds nothing. Audited. @throws AppError `not-found`, `default-cluster`, `cluster-in-use` */
@@ -72,15 +71,14 @@ export interface ClusterRegistration {
   ensureDefault(): Promise<unknown>;
 }
 
-/** Time (ms) in which one request drops standby databases. */
+/** Longest time (ms) that one request waits for the drop of standby databases. */
 const DRAIN_FOR = 10_000;
 
 export function createClusterRegistration(deps: {
   readonly registry: Kysely<Registry>;
   readonly directory: ClusterDirectory;
-  readonly provisioners: Provisioners;
-  readonly locks: TenantLocks;
-  readonly standby: Pick<StandbyDatabases, 'drop'>;
+  readonly standby: Pick<StandbyDatabases, 'withdrawAll'>;
+  readonly runner: Pick<Runner, 'settle'>;
   readonly installation: () => Promise<string>;
   /** Encrypts the provisioners' passwords. */
   readonly envelope: Envelope;
@@ -94,7 +92,7 @@ export function createClusterRegistration(deps: {
   /** Called with each change, before its answer is sent. */
   readonly onChange: (clusterId: string) => Promise<void>;
 }): ClusterRegistration {
-  const { registry, directory, provisioners, locks, envelope, isAllowed } = deps;
+  const { registry, directory, envelope, isAllowed } = deps;
   const fitness = createClusterFitness(deps);
 
   /** Before a change is answered, the other replicas are notified and this process has read the change. */
@@ -187,20 +185,19 @@ export function createClusterRegistration(deps: {
     },
 
     async drain(id, origin) {
-      const row = await existing(id);
+      await existing(id);
       await registry.transaction().execute(async (trx) => {
         await updateCluster(trx, id, { accepting: false, standbyTarget: 0 });
         await auditAct(trx, { ...origin, action: 'cluster.drained', target: { kind: 'cluster', id } });
       });
       await publish(id);
-      const standby = await withdrawStandbyDatabases(registry, id);
       const until = performance.now() + DRAIN_FOR;
-      for (const left of standby) {
-        if (performance.now() > until) break;
-        const provisioner = await provisioners.at(row);
-        // Dropping a database ends the work of others on it. Under the lock of the database there is no such work.
-        await locks.hold(left.id, () => deps.standby.drop(left, row, provisioner));
-      }
+      const dropped = (async () => {
+        for (const standby of await deps.standby.withdrawAll(id))
+          if (performance.now() < until) await deps.runner.settle(standby, 'withdraw');
+      })();
+      // What is left then is dropped in the background.
+      await Promise.race([dropped, sleep(DRAIN_FOR, undefined, { ref: false })]);
       return loadOf(registry, id);
     },
 

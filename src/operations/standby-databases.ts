@@ -1,93 +1,63 @@
-// Standby databases: made ahead of time, one after the other, and closed to all connections until a tenant claims them. Making a
-// tenant then copies no database, and waits for no file.
+// Standby databases: made ahead of time, and closed to all connections until a tenant claims them. Making a tenant then copies no
+// database, and waits for no file. Here it is decided how many there are. Operations make and drop them (src/operations/standby).
 import type { Kysely } from 'kysely';
+import { withdrawStandbyDatabases } from '../../db/registry/cluster-queries.js';
+import { countUnfinishedOperations, insertOperation } from '../../db/registry/operation-rows.js';
 import type { Registry } from '../../db/registry/registry-schema.js';
+import { olderBuildLives } from '../../db/registry/replica-rows.js';
 import {
-  deleteStandby,
   insertStandby,
   listStandby,
   listStandbyClusters,
-  readyStandby,
+  lockStandbyCluster,
   retireStandby,
   type StandbyCluster,
   type StandbyRecord,
 } from '../../db/registry/standby-rows.js';
-import { createRuntimeRole, createTenantDatabase } from '../../db/server/server-admin.js';
-import { closeDatabase } from '../../db/server/access.js';
 import { markText } from '../../db/server/marks.js';
 import { latestVersion } from '../../db/shared/migrator.js';
-import { scramVerifier } from '../../db/server/scram.js';
-import { grantRuntimeRights } from '../../db/tenant/tenant-grants.js';
-import { writeMarker } from '../../db/tenant/marker.js';
 import { tenantMigrations } from '../../db/tenant/migrations/index.js';
-import { demolish } from './demolish.js';
 import type { Envelope } from '../secrets/envelope.js';
-import { newDatabaseName, newDatabasePassword, newTenantId, TENANT_SCRAM_ITERATIONS } from '../tenants/tenant-ids.js';
-import type { TenantLocks } from '../tenants/tenant-locks.js';
-import type { Precedence } from './precedence.js';
-import type { Place, PlacedProvisioner, Provisioners } from '../clusters/provisioners.js';
-import { leftAsItIs } from './reports.js';
-import { templateName } from './templates.js';
-
-/** The fields that dropping a standby database needs. */
-export type StandbyToDrop = Pick<StandbyRecord, 'id' | 'dbName' | 'dbUser'>;
+import { newDatabaseName, newDatabasePassword, newTenantId } from '../tenants/tenant-ids.js';
 
 export interface StandbyDatabases {
   /**
-   * Brings every cluster to its target number of standby databases. Missing ones are made. Surplus, outdated and unusable ones
-   * are dropped. A cluster that fails does not delay the others.
+   * Brings every cluster to its target number of standby databases: records an operation for each that is missing, surplus,
+   * outdated or unusable. Asks only the registry, so a server that is away delays no other.
    */
   refill(signal: AbortSignal): Promise<void>;
-  /** Drops a standby database. The caller holds its lock. A database that was claimed meanwhile stays. */
-  drop(standby: StandbyToDrop, place: Place, provisioner: PlacedProvisioner): Promise<void>;
+  /**
+   * Makes all standby databases of a cluster unavailable for claims, and records operations that drop them.
+   *
+   * @returns their ids
+   */
+  withdrawAll(clusterId: string): Promise<readonly string[]>;
 }
 
-export interface StandbyDeps {
+export function createStandbyDatabases(deps: {
   readonly registry: Kysely<Registry>;
-  readonly provisioners: Provisioners;
-  readonly locks: TenantLocks;
   readonly envelope: Envelope;
-  readonly installation: () => Promise<string>;
-  /** The most connections that the pools of one tenant may hold: the role's CONNECTION LIMIT. */
-  readonly connectionLimit: number;
-  /** Tenants that a client waits for are made first. */
-  readonly precedence: Pick<Precedence, 'quiet'>;
-  readonly onError: (error: unknown, context: { clusterId?: string; tenantId?: string; step: string }) => void;
-}
-
-export function createStandbyDatabases(deps: StandbyDeps): StandbyDatabases {
-  const { registry, provisioners, locks, envelope } = deps;
+  /** Called when operations were recorded for any worker. */
+  readonly wake: () => void;
+  readonly onError: (error: unknown, context: { clusterId?: string; step: string }) => void;
+}): StandbyDatabases {
+  const { registry, envelope } = deps;
   const version = latestVersion(tenantMigrations);
 
-  async function refill(signal: AbortSignal): Promise<void> {
-    for (const cluster of await listStandbyClusters(registry)) {
-      if (signal.aborted) return;
-      try {
-        await refillCluster(cluster, signal);
-      } catch (error) {
-        deps.onError(error, { clusterId: cluster.id, step: 'standby' });
-      }
-    }
-  }
-
-  async function refillCluster(place: StandbyCluster, signal: AbortSignal): Promise<void> {
+  async function refillCluster(place: StandbyCluster): Promise<void> {
     const all = await listStandby(registry, { clusterId: place.id, ready: true });
     const good = all.filter((standby) => isOfUse(standby, place));
-    // Databases of a newer schema belong to a newer build, which manages them itself.
-    const bad = all.filter((standby) => !good.includes(standby) && standby.schemaVersion <= version);
-    for (const standby of [...bad, ...good.slice(place.wanted)]) {
-      if (signal.aborted) return;
-      await retire(standby, place);
-    }
-    // The number is read again before each one, because tenants claim databases meanwhile. The bound ends a race with these
-    // tenants.
-    for (let made = 0; made < place.wanted * 2; made += 1) {
-      await deps.precedence.quiet(signal);
-      if (signal.aborted) return;
-      const ready = await listStandby(registry, { clusterId: place.id, ready: true });
-      if (ready.filter(({ schemaVersion }) => schemaVersion === version).length >= place.wanted) return;
-      await make(place);
-    }
+    const bad = all.filter((standby) => !good.includes(standby));
+    for (const standby of [...(await unwanted(bad)), ...good.slice(place.wanted)]) await withdraw(standby);
+    if (good.length < place.wanted) await add(place);
+    deps.wake();
+  }
+
+  /** Those that no live build uses. A database of another schema belongs to replicas of another build, as long as they live. */
+  async function unwanted(bad: readonly StandbyRecord[]): Promise<readonly StandbyRecord[]> {
+    const older = bad.filter(({ schemaVersion }) => schemaVersion < version);
+    const own = bad.filter(({ schemaVersion }) => schemaVersion === version);
+    return older.length > 0 && !(await olderBuildLives(registry, version)) ? [...own, ...older] : own;
   }
 
   /** Whether a tenant of this build could claim the database: this process can decrypt its password at this place. */
@@ -101,72 +71,64 @@ export function createStandbyDatabases(deps: StandbyDeps): StandbyDatabases {
     }
   }
 
-  async function retire(standby: StandbyRecord, place: StandbyCluster): Promise<void> {
-    // Retired before its lock is taken, so that no tenant can claim it: a claim takes the lock too.
-    if (!(await retireStandby(registry, standby.id))) return;
-    const provisioner = await provisioners.at(place);
-    await locks.attempt(standby.id, () => drop(standby, place, provisioner));
+  async function withdraw({ id, clusterId }: StandbyRecord): Promise<void> {
+    await registry.transaction().execute(async (trx) => {
+      // A tenant may have claimed it meanwhile.
+      if (await retireStandby(trx, id)) await insertOperation(trx, { kind: 'withdraw', subject: id, clusterId });
+    });
   }
 
-  async function make(place: StandbyCluster): Promise<void> {
-    const { host, port } = place;
-    const provisioner = await provisioners.at(place);
-    const { cluster, inDatabase, role: owner } = provisioner;
-    const id = newTenantId();
-    const name = newDatabaseName();
-    const password = newDatabasePassword();
-    const standby: StandbyRecord = {
-      id,
-      clusterId: place.id,
-      dbName: name,
-      dbUser: name,
-      dbPassword: envelope.seal(password, { id, host, port, user: name }),
-      schemaVersion: version,
-      ready: false,
-    };
-    const mark = standbyMark(await deps.installation(), id);
-    await locks.hold(id, async () => {
-      if (!(await insertStandby(registry, standby, place))) return;
-      try {
-        const verifier = await scramVerifier(password, TENANT_SCRAM_ITERATIONS);
-        const { connectionLimit } = deps;
-        await createRuntimeRole(cluster, { name, verifier, connectionLimit, login: false, mark });
-        const template = templateName(tenantMigrations, owner);
-        await createTenantDatabase(cluster, { name, template, runtimeRole: name, mark });
-        await inDatabase(name, async (db) => {
-          await grantRuntimeRights(db, name);
-          await writeMarker(db, id);
-        });
-        await closeDatabase(cluster, name);
-        if (!(await readyStandby(registry, id))) throw new Error('the row of the standby database is gone');
-      } catch (error) {
-        // If the database cannot be dropped now, the reconciler finds it, because it is not ready.
-        await drop(standby, place, provisioner).catch((undoing: unknown) => {
-          deps.onError(undoing, { tenantId: id, step: 'undo standby' });
-        });
-        throw error;
+  /** Counts again under a lock: two replicas together never begin more than are missing. */
+  async function add({ id: clusterId }: StandbyCluster): Promise<void> {
+    await registry.transaction().execute(async (trx) => {
+      const place = await lockStandbyCluster(trx, clusterId);
+      if (!place) return;
+      const ready = await listStandby(trx, { clusterId, ready: true });
+      const usable = ready.filter((standby) => isOfUse(standby, place)).length;
+      const begun = await countUnfinishedOperations(trx, 'standby', clusterId);
+      for (let missing = place.wanted - usable - begun; missing > 0; missing -= 1) {
+        const standby = newStandby(place);
+        await insertStandby(trx, standby, place);
+        await insertOperation(trx, { kind: 'standby', subject: standby.id, clusterId });
       }
     });
   }
 
-  async function drop(standby: StandbyToDrop, place: Place, provisioner: PlacedProvisioner): Promise<void> {
-    const { id, dbName: name, dbUser: role } = standby;
-    if (!(await retireStandby(registry, id))) return;
-    const installation = await deps.installation();
-    const mark = standbyMark(installation, id);
-    const dropping = markText({ installation, id, state: 'dropping', claim: null, generation: 0 });
-    const doomed = { place, id, name, role, grounds: [mark, dropping] };
-    const left = await demolish(registry, provisioner, doomed, installation);
-    // This happens when the registry was restored from a backup taken before the claim.
-    if (left !== undefined)
-      deps.onError(leftAsItIs(`a standby database is left as it is, and only its row is removed: ${left}`), {
-        tenantId: id,
-        step: 'drop standby',
-      });
-    await deleteStandby(registry, id);
+  function newStandby({ id: clusterId, host, port }: StandbyCluster): Omit<StandbyRecord, 'ready'> {
+    const id = newTenantId();
+    const name = newDatabaseName();
+    return {
+      id,
+      clusterId,
+      dbName: name,
+      dbUser: name,
+      dbPassword: envelope.seal(newDatabasePassword(), { id, host, port, user: name }),
+      schemaVersion: version,
+    };
   }
 
-  return { refill, drop };
+  return {
+    async refill(signal) {
+      for (const cluster of await listStandbyClusters(registry)) {
+        if (signal.aborted) return;
+        try {
+          await refillCluster(cluster);
+        } catch (error) {
+          deps.onError(error, { clusterId: cluster.id, step: 'standby' });
+        }
+      }
+    },
+
+    async withdrawAll(clusterId) {
+      const ids = await registry.transaction().execute(async (trx) => {
+        const withdrawn = await withdrawStandbyDatabases(trx, clusterId);
+        for (const id of withdrawn) await insertOperation(trx, { kind: 'withdraw', subject: id, clusterId });
+        return withdrawn;
+      });
+      deps.wake();
+      return ids;
+    },
+  };
 }
 
 /** The mark has no claim, so that a former build can claim the database too. */

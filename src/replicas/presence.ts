@@ -1,4 +1,4 @@
-// The presence of this replica in the registry: a row that says who serves, whether it is ready, and how its jobs go. GET /status
+// The presence of this replica in the registry: a row that says who serves, whether it is ready, and what it holds. GET /status
 // of every replica reads it.
 //
 //     absent ── begin ──▶ present, written every BEAT_EVERY ── close ──▶ absent
@@ -22,7 +22,7 @@ export interface Presence {
    */
   clockSkew(): number | undefined;
   /** What other replicas read of this one. */
-  self(): Pick<Beat, 'id' | 'version' | 'node' | 'host' | 'servingFor' | 'clockSkew' | 'notReady'>;
+  self(): Pick<Beat, 'id' | 'version' | 'schemaVersion' | 'node' | 'host' | 'servingFor' | 'clockSkew' | 'notReady'>;
   /** Writes the row now, and then every few seconds. A process that only runs a command does not call this. */
   begin(): void;
   /** Removes the row. Never rejects. */
@@ -51,7 +51,8 @@ export function createPresence(deps: {
   /** Why this replica should get no requests, besides that it is stopping; undefined if it is ready. */
   readonly notReady: () => string | undefined;
   readonly slotsUsed: () => Beat['slotsUsed'];
-  readonly jobs: () => Beat['jobs'];
+  /** The schema of tenants that this build makes. */
+  readonly schemaVersion: string;
   /** The reports of the next beat. If it fails, `failed` is called, and they come again. */
   readonly reports: () => { readonly reports: Beat['reports']; readonly failed: () => void };
   /** Called with the first of several failures in a row. */
@@ -81,6 +82,7 @@ export function createPresence(deps: {
     return {
       id: replicaId,
       version,
+      schemaVersion: deps.schemaVersion,
       node: process.versions.node,
       host,
       servingFor: servingSince === undefined ? 0 : performance.now() - servingSince,
@@ -92,7 +94,7 @@ export function createPresence(deps: {
   async function write(): Promise<void> {
     const { reports, failed } = deps.reports();
     try {
-      await writeBeat(registry, { ...self(), slotsUsed: deps.slotsUsed(), jobs: deps.jobs(), reports });
+      await writeBeat(registry, { ...self(), slotsUsed: deps.slotsUsed(), reports });
       if (beats % BEATS_PER_SWEEP === 0) await sweepReplicas(registry, replicaId);
       beats += 1;
       failing = false;

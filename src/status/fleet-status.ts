@@ -7,14 +7,14 @@ import {
   countDueRotations,
   countTenants,
   countUnfinished,
-  listReplicaJobs,
   listReplicas,
   listReports,
-  SILENT_AFTER,
   type ClusterCounts,
   type ReplicaRow,
   type TenantCount,
 } from '../../db/registry/status-queries.js';
+import { listJobs } from '../../db/registry/job-rows.js';
+import { SILENT_AFTER } from '../../db/registry/replica-rows.js';
 import { pingServer } from '../../db/server/cluster-inspection.js';
 import { latestVersion } from '../../db/shared/migrator.js';
 import { tenantMigrations } from '../../db/tenant/migrations/index.js';
@@ -82,12 +82,12 @@ const PASSWORDS = { lasts: 60_000, deadline: DEADLINE };
 export const UNFINISHED_FOR = { lateAfter: 10 * 60_000, overdueAfter: 60 * 60_000 };
 
 /** The most entries of each list. */
-const MOST = { replicas: 200, jobs: 2_000, reports: 20, versions: 50, breakers: 20, keys: 50 } as const;
+const MOST = { replicas: 200, jobs: 200, reports: 20, versions: 50, breakers: 20, keys: 50 } as const;
 
 export function createFleetStatus(deps: FleetStatusDeps): FleetStatusReader {
   const { registry } = deps;
   const readReplicas = shareReading(() => listReplicas(registry, MOST.replicas), LISTS);
-  const readJobs = shareReading(() => listReplicaJobs(registry, MOST.jobs), LISTS);
+  const readJobs = shareReading(() => listJobs(registry, MOST.jobs), LISTS);
   const readReports = shareReading(() => listReports(registry, MOST.reports), COUNTS);
   const readClusters = shareReading(() => countClusters(registry, latestVersion(tenantMigrations)), COUNTS);
   const readTenants = shareReading(() => countTenants(registry), COUNTS);
@@ -186,7 +186,7 @@ export function createFleetStatus(deps: FleetStatusDeps): FleetStatusReader {
           : null,
         clusters: clusterList,
         replicas: replicas.value ? replicasStatus(replicas.value, deps.presence.self()) : null,
-        jobs: jobsStatus(jobs.value ?? [], deps.presence.self().id, deps.jobs()),
+        jobs: jobsStatus(jobs.value, deps.presence.self().id, deps.jobs()),
         passwords: passwords.value ? passwordsStatus(passwords.value.due, passwords.value.uses) : null,
       };
       return { ...verdictOn(parts), ...parts };

@@ -26,7 +26,7 @@ export interface FleetStatus {
   reports: ReportsStatus | null;
   clusters: ClusterStatus[] | null;
   replicas: ReplicasStatus | null;
-  /** Jobs of the answering replica are in it also when those of the others could not be read. */
+  /** If the registry cannot be read: the jobs as the answering replica ran them. */
   jobs: JobStatus[];
   passwords: PasswordsStatus | null;
 }

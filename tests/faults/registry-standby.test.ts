@@ -85,7 +85,7 @@ it('holds up no replica that shows that it lives, sweeps, or goes', async () => 
     clockSkew: undefined,
     notReady: undefined,
     slotsUsed: {},
-    jobs: [],
+    schemaVersion: '0001',
     reports: [{ ...report, database: 'tn_a', why: 'it carries no mark' }],
   });
   await loseStandby();

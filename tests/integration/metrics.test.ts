@@ -462,8 +462,6 @@ const acts: readonly Act[] = [
     changes: {
       tenantry_job_runs_total: { job: 'test failing', outcome: 'failed' },
       tenantry_job_duration_seconds: { job: 'test failing' },
-      tenantry_job_failures_in_a_row: { job: 'test failing' },
-      tenantry_job_last_success_timestamp_seconds: { job: 'test good' },
       tenantry_job_running: { job: 'test endless' },
     },
     act: async () => {
@@ -483,7 +481,7 @@ const acts: readonly Act[] = [
     },
   },
   {
-    what: 'the registry has more replicas, tenants, standby databases and unfinished operations',
+    what: 'the registry has more replicas, tenants, standby databases, unfinished operations and runs of jobs',
     changes: {
       tenantry_replicas_alive: {},
       tenantry_tenants: { status: 'suspended' },
@@ -494,6 +492,8 @@ const acts: readonly Act[] = [
       tenantry_operation_oldest_seconds: { kind: 'create' },
       tenantry_operations_need_person: { kind: 'create' },
       tenantry_databases_left: { kind: 'orphan' },
+      tenantry_job_failures_in_a_row: { job: 'made up' },
+      tenantry_job_last_success_timestamp_seconds: { job: 'made up' },
     },
     before: () => scrapeNewReplica(),
     after: () => scrapeNewReplica(),
@@ -506,6 +506,8 @@ const acts: readonly Act[] = [
         await sql`update clusters set standby_target = 3`.execute(db);
         await sql`insert into replicas (id, version, node, host, started_at, seen_at, slots_used)
           values ('made up', '0', '0', 'made-up', now(), now(), '{}')`.execute(db);
+        await sql`insert into jobs (name, every, last_run_at, last_success_at, failures_in_a_row)
+          values ('made up', 1000, now(), now() - interval '1 minute', 2)`.execute(db);
         await sql`insert into standby_databases (id, cluster_id, db_name, db_user, db_password, schema_version)
           select gen_random_uuid(), id, 'made_up', 'made_up', '', '0001_older' from clusters limit 1`.execute(db);
         await sql`insert into operations (id, kind, subject, state, request_key, request_tag, created_at, not_before)
@@ -520,6 +522,7 @@ const acts: readonly Act[] = [
           await sql`delete from operations where request_key = 'made up'`.execute(db);
           await sql`delete from reports where subject = 'made up'`.execute(db);
           await sql`delete from replicas where id = 'made up'`.execute(db);
+          await sql`delete from jobs where name = 'made up'`.execute(db);
           await sql`delete from standby_databases where db_name = 'made_up'`.execute(db);
           await sql`update clusters set standby_target = 0`.execute(db);
         });

@@ -8,6 +8,8 @@ import {
   type ClusterRecord,
   type ClusterValues,
 } from '../../db/registry/cluster-queries.js';
+import { findInstallationId } from '../../db/registry/installation.js';
+import { createLockSession, type LockSession } from '../../db/registry/lock-session.js';
 import { promoteNextPassword, storeNextPassword } from '../../db/registry/sealed-password-queries.js';
 import type { Registry } from '../../db/registry/registry-schema.js';
 import { lockSealed, reseal, type SealedColumn } from '../../db/registry/sealed.js';
@@ -18,6 +20,8 @@ import { ensureDefaultCluster } from '../../src/clusters/default-cluster.js';
 import { createEnvelope, type EnvelopeContext } from '../../src/secrets/envelope.js';
 import type { RecordEvent } from '../../src/observability/security-events.js';
 import { createReencryption, type Reencryption } from '../../src/operations/reencryption.js';
+import { createRunner } from '../../src/operations/runner/runner.js';
+import { createTenantLocks } from '../../src/tenants/tenant-locks.js';
 import { connectAs, createRegistry, testConfig } from '../support/app.js';
 
 const k1 = { kid: 'k1', key: Buffer.alloc(32, 1) };
@@ -31,13 +35,20 @@ let central: DatabaseHandle<Registry>;
 /** As the service, whose queries a policy can pause. */
 let service: DatabaseHandle<Registry>;
 
+/** Another connection of the service. */
+let locked: DatabaseHandle<Registry>;
+let locks: LockSession;
+
 beforeAll(async () => {
   const registry = await createRegistry();
+  locked = connectAs<Registry>(registry);
+  locks = createLockSession(locked.db, () => undefined);
   central = connectAs<Registry>(registry);
   service = connectAs<Registry>(registry, testConfig(registry).registry.connection);
 });
 afterAll(async () => {
-  await Promise.all([central.close(0), service.close(0)]);
+  await locks.close();
+  await Promise.all([central.close(0), service.close(0), locked.close(0)]);
 });
 
 const { signal } = new AbortController();
@@ -48,7 +59,18 @@ function reencryptionWith(keys: readonly (typeof k1)[]): Reencryption {
     if (event === 'key-missing' || event === 'password-unreadable')
       throw new Error(`${event} ${JSON.stringify(fields)}`);
   };
-  return createReencryption({ registry: service.db, keys, record });
+  const runner = createRunner({
+    registry: service.db,
+    locks: createTenantLocks(locks),
+    worker: 'one',
+    onOutcome: () => undefined,
+    onLookFailed: () => undefined,
+    onError: (error) => {
+      throw error;
+    },
+  });
+  const installation = (): Promise<string> => findInstallationId(service.db);
+  return createReencryption({ registry: service.db, runner, installation, replicaId: 'one', keys, record });
 }
 
 async function reencrypt(keys: readonly (typeof k1)[]): Promise<void> {
@@ -104,7 +126,8 @@ interface Standby {
 
 function claim(from: DatabaseHandle<Registry>, { clusterId, context }: Standby): Promise<unknown> {
   const { id, host: dbHost, port: dbPort } = context;
-  const tenant = { name: 'Claimed', slug: `claimed-${id}`, clusterId, dbHost, dbPort, poolOptions: {} };
+  const operation = { kind: 'create', worker: 'one' };
+  const tenant = { name: 'Claimed', slug: `claimed-${id}`, clusterId, dbHost, dbPort, poolOptions: {}, operation };
   return from.db
     .connection()
     .execute((session) => claimStandby(session, { ...tenant, schemaVersion: '0001', claim: randomUUID() }))
@@ -174,7 +197,11 @@ async function whilePaused(
       if id = at then perform pg_advisory_xact_lock(${sql.lit(PAUSE)}); end if;
       return true;
     end $$`.execute(central.db);
-  await sql`create policy paused on ${sql.table(table)} using (pause(id, ${sql.lit(id)}::uuid))`.execute(central.db);
+  // Only a query that locks rows needs the policy for updates. Counting the rows needs only the first one.
+  await sql`create policy seen on ${sql.table(table)} for select using (true)`.execute(central.db);
+  await sql`create policy claimed on ${sql.table(table)} for delete using (true)`.execute(central.db);
+  await sql`create policy paused on ${sql.table(table)} for update
+    using (pause(id, ${sql.lit(id)}::uuid))`.execute(central.db);
   await sql`alter table ${sql.table(table)} enable row level security`.execute(central.db);
   try {
     await central.db.connection().execute(async (holder) => {
@@ -193,6 +220,8 @@ async function whilePaused(
   } finally {
     await sql`alter table ${sql.table(table)} disable row level security`.execute(central.db);
     await sql`drop policy paused on ${sql.table(table)}`.execute(central.db);
+    await sql`drop policy claimed on ${sql.table(table)}`.execute(central.db);
+    await sql`drop policy seen on ${sql.table(table)}`.execute(central.db);
   }
 }
 

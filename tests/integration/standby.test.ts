@@ -16,6 +16,7 @@ import {
   type Answer,
   type TestService,
 } from '../support/app.js';
+import { finishOperations } from '../support/operations.js';
 import { eventually } from '../support/service-process.js';
 
 let first: TestService;
@@ -49,11 +50,13 @@ async function keep(count: number): Promise<readonly StandbyRecord[]> {
   // The other replica may run the job at this moment, with another number.
   await eventually(`${count} are ready`, async () => {
     await first.app.engine.housekeeping.runNow('standby databases');
-    // A database that was being made at that moment is left to its maker.
-    await first.app.engine.housekeeping.runNow('reconciler');
+    // One that the other replica makes or drops at that moment is left to it.
+    await finishOperations(first.app.engine);
     all = await listStandby(registry);
     return all.length === count && all.every(({ ready }) => ready);
   });
+  // A run that was asked for when one became ready must not see the number that the test sets next.
+  for (const { app } of [first, second]) await app.engine.housekeeping.runNow('standby databases');
   return all;
 }
 
@@ -157,8 +160,8 @@ it('a standby database that is being claimed is not dropped by the reconciler or
   const [answers] = await Promise.all([
     Promise.all(Array.from({ length: 8 }, () => make(second))),
     first.app.engine.housekeeping.runNow('reconciler'),
-    first.app.engine.housekeeping.runNow('standby databases'),
-    second.app.engine.housekeeping.runNow('reconciler'),
+    first.app.engine.housekeeping.runNow('standby databases').then(() => finishOperations(first.app.engine)),
+    second.app.engine.housekeeping.runNow('reconciler').then(() => finishOperations(second.app.engine)),
   ]);
   expect(answers.map(({ status }) => status)).toEqual(Array.from({ length: 8 }, () => 201));
   for (const { body } of answers) expect(await signIn(body.id)).toBe(200);
@@ -183,7 +186,7 @@ describe('a standby database is dropped with its role', () => {
       'where it was left half-made',
       async () => {
         await registry.updateTable('standby_databases').set({ ready: false }).execute();
-        await first.app.engine.housekeeping.runNow('reconciler');
+        await finishOperations(first.app.engine);
       },
     ],
   ])('%s', async (_where, spoil) => {
@@ -191,7 +194,7 @@ describe('a standby database is dropped with its role', () => {
     await spoil();
     await eventually('it is dropped', async () => {
       await first.app.engine.housekeeping.runNow('standby databases');
-      await first.app.engine.housekeeping.runNow('reconciler');
+      await finishOperations(first.app.engine);
       return !(await listStandby(registry)).some(({ id }) => id === standby?.id);
     });
     await registry.updateTable('clusters').set({ accepting: true }).execute();
@@ -203,6 +206,7 @@ it('a standby database of a newer build is left to that build', async () => {
   const [standby] = await keep(1);
   await registry.updateTable('standby_databases').set({ schema_version: '9999_later' }).execute();
   await first.app.engine.housekeeping.runNow('standby databases');
+  await finishOperations(first.app.engine);
   expect((await listStandby(registry)).map(({ id }) => id)).toContain(standby?.id);
   expect(await onServer(standby?.dbName ?? '')).toEqual({ allowed: false, login: false });
   await registry
@@ -235,9 +239,50 @@ it('a standby database that was claimed after the registry’s backup goes to no
   const made = await make(first);
   expect(made.status, made.text).toBe(201);
   expect(made.body.id).not.toBe(standby.id);
-  await first.app.engine.housekeeping.runNow('reconciler');
+  await finishOperations(first.app.engine);
   expect(await onServer(standby.dbName)).toEqual({ allowed: true, login: true });
   expect(await listStandby(registry)).toEqual([]);
+});
+
+it('a standby database of an older build is kept while a replica of that build lives', async () => {
+  const [standby] = await keep(1);
+  const older = '0001_identity';
+  await registry.updateTable('standby_databases').set({ schema_version: older }).execute();
+  const ids = async (): Promise<string[]> => (await listStandby(registry)).map(({ id }) => id);
+  const beat = (schema: string | null) =>
+    sql`insert into replicas (id, version, node, host, started_at, seen_at, slots_used, schema_version)
+      values ('older', '0', '0', 'older', now(), now(), '{}', ${schema})
+      on conflict (id) do update set seen_at = now(), schema_version = excluded.schema_version`.execute(registry);
+  // A build of before says nothing of its schema.
+  for (const schema of [null, older]) {
+    await beat(schema);
+    await first.app.engine.housekeeping.runNow('standby databases');
+    await finishOperations(first.app.engine);
+    expect(await ids()).toContain(standby?.id);
+    expect(await onServer(standby?.dbName ?? '')).toEqual({ allowed: false, login: false });
+  }
+  await sql`update replicas set seen_at = now() - interval '1 minute' where id = 'older'`.execute(registry);
+  await eventually('it is dropped', async () => {
+    await first.app.engine.housekeeping.runNow('standby databases');
+    await finishOperations(first.app.engine);
+    return !(await ids()).includes(standby?.id ?? '');
+  });
+  expect(await onServer(standby?.dbName ?? '')).toBeUndefined();
+  await sql`delete from replicas where id = 'older'`.execute(registry);
+  await keep(0);
+});
+
+it('no more standby databases are begun than are missing, by two replicas at once', async () => {
+  await keep(0);
+  await registry.updateTable('clusters').set({ standby_target: 3 }).execute();
+  const { signal } = new AbortController();
+  await Promise.all([first, second, first, second].map(({ app }) => app.engine.standby.refill(signal)));
+  expect((await listStandby(registry)).length).toBe(3);
+  await eventually('they are ready', async () => {
+    await finishOperations(first.app.engine);
+    return (await listStandby(registry, { ready: true })).length === 3;
+  });
+  await keep(0);
 });
 
 async function signIn(tenant: string): Promise<number> {

@@ -3,12 +3,21 @@ import { sql } from 'kysely';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Engine } from '../../src/engine/index.js';
 
-/** Lets every unfinished operation have its next attempts now, until all have ended, or for about two seconds. */
-export async function finishOperations({ registry, runner }: Pick<Engine, 'registry' | 'runner'>): Promise<void> {
+/**
+ * Records operations for unfinished rows, and lets every unfinished operation have its next attempts now, until all have ended, or
+ * for about two seconds.
+ */
+export async function finishOperations({
+  leftovers,
+  registry,
+  runner,
+}: Pick<Engine, 'leftovers' | 'registry' | 'runner'>): Promise<void> {
+  await leftovers.record(new AbortController().signal);
   for (let time = 0; time < 10; time += 1) {
     const left = await registry
       .updateTable('operations')
-      .set({ not_before: sql<string>`now()` })
+      // The column has milliseconds: the time rounded up would be in the future.
+      .set({ not_before: sql<string>`now() - interval '1 second'` })
       .where('ended_at', 'is', null)
       .where('state', '!=', 'needs-person')
       .returning('id')

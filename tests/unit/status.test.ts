@@ -2,8 +2,9 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { describe, expect, it } from 'vitest';
 import { DatabaseFault } from '../../db/driver/database-fault.js';
-import type { ReplicaJob } from '../../db/registry/status-queries.js';
+import type { JobRow } from '../../db/registry/job-rows.js';
 import { AppError } from '../../src/errors.js';
+import type { JobState } from '../../src/jobs/job-states.js';
 import { inPlainWords } from '../../src/jobs/plain-words.js';
 import { createReports } from '../../src/operations/reports.js';
 import { createPresence, safeHost } from '../../src/replicas/presence.js';
@@ -63,67 +64,68 @@ describe('an error in plain words', () => {
   });
 });
 
-describe('jobs of several replicas', () => {
-  const job = (given: Partial<ReplicaJob>): ReplicaJob => ({
-    replicaId: 'one',
+describe('the jobs of the fleet', () => {
+  const row: JobRow = {
     name: 'purge',
     every: 60_000,
-    failuresInARow: 0,
+    runningOn: null,
     runningFor: null,
-    lastRunAgo: null,
-    lastSuccessAgo: null,
-    lastDuration: null,
+    lastRunAgo: 5_000,
+    lastRunOn: 'one',
+    lastDuration: 3,
+    lastSuccessAgo: 5_000,
+    lastSuccessAt: 1,
+    failuresInARow: 0,
     lastError: null,
-    ...given,
-  });
+  };
+  const own: JobState = {
+    name: 'purge',
+    every: 60_000,
+    runningFor: 10,
+    runs: 2,
+    failures: 2,
+    failuresInARow: 2,
+    lastRunAgo: 1,
+    lastSuccessAgo: undefined,
+    lastDuration: 4,
+    lastError: 'no',
+  };
 
-  it('show the last run and the last success, wherever it was', () => {
-    const [purge] = jobsStatus(
-      [
-        job({ lastRunAgo: 5_000, lastSuccessAgo: 5_000, lastDuration: 3 }),
-        job({ replicaId: 'two', runningFor: 10, lastRunAgo: 60_000, lastSuccessAgo: 60_000 }),
-      ],
-      'three',
-      [],
-    );
-    expect(purge).toEqual({
-      name: 'purge',
-      every: 60_000,
-      running: [{ replicaId: 'two', runningFor: 10 }],
-      lastRunAgo: 5_000,
-      lastRunOn: 'one',
-      lastDuration: 3,
-      lastSuccessAgo: 5_000,
-      failing: [],
-    });
-  });
-
-  it('keep a failure while its replica fails, although the job works on another one', () => {
-    const failed = job({ failuresInARow: 4, lastRunAgo: 70_000, lastError: 'no' });
-    const worked = job({ replicaId: 'two', lastRunAgo: 5_000, lastSuccessAgo: 5_000 });
-    const [purge] = jobsStatus([failed, worked], 'three', []);
-    expect(purge?.failing).toEqual([{ replicaId: 'one', failuresInARow: 4, lastError: 'no', lastSuccessAgo: null }]);
-  });
-
-  it('drop a failure of a replica that has had no turn for long, when the job has worked elsewhere since', () => {
-    const failed = job({ failuresInARow: 1, lastRunAgo: 600_000, lastError: 'no' });
-    const worked = job({ replicaId: 'two', lastRunAgo: 5_000, lastSuccessAgo: 5_000 });
-    expect(jobsStatus([failed, worked], 'three', [])[0]?.failing).toEqual([]);
-    expect(jobsStatus([failed], 'three', [])[0]?.failing).toHaveLength(1);
-  });
-
-  it('take what the answering replica knows of its own jobs instead of its row', () => {
-    const own = { name: 'purge', every: 1, runs: 2, failures: 0, failuresInARow: 0 } as const;
-    const nothing = {
-      runningFor: undefined,
-      lastDuration: undefined,
-      lastError: undefined,
-      lastSuccessAgo: 1,
-    } as const;
-    const [purge] = jobsStatus([job({ failuresInARow: 9, lastRunAgo: 9 })], 'one', [
-      { ...own, ...nothing, lastRunAgo: 1 },
+  it('are those of the registry, whatever the answering replica knows of its own runs', () => {
+    expect(jobsStatus([{ ...row, runningOn: 'two', runningFor: 10 }], 'three', [own])).toEqual([
+      {
+        name: 'purge',
+        every: 60_000,
+        running: [{ replicaId: 'two', runningFor: 10 }],
+        lastRunAgo: 5_000,
+        lastRunOn: 'one',
+        lastDuration: 3,
+        lastSuccessAgo: 5_000,
+        failing: [],
+      },
     ]);
-    expect(purge).toMatchObject({ lastRunAgo: 1, lastSuccessAgo: 1, failing: [] });
+  });
+
+  it('fail with the words of the last run, on the replica that ran it', () => {
+    const failed = { ...row, failuresInARow: 4, lastError: 'it did not end within 60 s', lastSuccessAgo: null };
+    expect(jobsStatus([failed], 'three', [])[0]?.failing).toEqual([
+      { replicaId: 'one', failuresInARow: 4, lastError: 'it did not end within 60 s', lastSuccessAgo: null },
+    ]);
+  });
+
+  it('are those of the answering replica if the registry cannot be read', () => {
+    expect(jobsStatus(undefined, 'three', [own])).toEqual([
+      {
+        name: 'purge',
+        every: 60_000,
+        running: [{ replicaId: 'three', runningFor: 10 }],
+        lastRunAgo: 1,
+        lastRunOn: 'three',
+        lastDuration: 4,
+        lastSuccessAgo: null,
+        failing: [{ replicaId: 'three', failuresInARow: 2, lastError: 'no', lastSuccessAgo: null }],
+      },
+    ]);
   });
 });
 
@@ -163,7 +165,7 @@ describe('the clock of a replica', () => {
       wallClock: () => own,
       notReady: () => undefined,
       slotsUsed: () => ({}),
-      jobs: () => [],
+      schemaVersion: '0001',
       reports: () => ({ reports: [], failed: () => undefined }),
       onError: () => undefined,
     }).clockSkew();

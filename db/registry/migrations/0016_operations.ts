@@ -47,4 +47,28 @@ export async function up(db: Kysely<unknown>): Promise<void> {
   await sql`create index operations_kind on operations (kind, created_at, id)`.execute(db);
   await sql`create index operations_state on operations (state, created_at, id)`.execute(db);
   await sql`create index operations_ended_at on operations (ended_at) where ended_at is not null`.execute(db);
+
+  // What the job finds that records operations for unfinished tenants (src/operations/leftovers.ts).
+  await sql`
+    create index tenants_unfinished on tenants (id) where status in ('provisioning', 'deleting')`.execute(db);
+  await sql`create index standby_databases_unfinished on standby_databases (id) where not ready`.execute(db);
+
+  // The jobs of the fleet. One row for each, which the replica writes that runs it (src/jobs/housekeeping.ts). Former builds write
+  // replica_jobs instead.
+  await sql`
+    create table jobs (
+      name text primary key check (length(name) between 1 and 100),
+      every bigint not null,
+      running_on text check (length(running_on) <= 100),
+      running_since timestamptz(3),
+      last_run_at timestamptz(3),
+      last_run_on text check (length(last_run_on) <= 100),
+      last_duration bigint,
+      last_success_at timestamptz(3),
+      failures_in_a_row integer not null default 0,
+      last_error text check (length(last_error) <= 200),
+      constraint jobs_running_check check ((running_on is null) = (running_since is null))
+    ) with (fillfactor = 50)`.execute(db);
+  // The schema of tenants that the replica's build makes; null if a former build wrote the row.
+  await sql`alter table replicas add column schema_version text check (length(schema_version) <= 200)`.execute(db);
 }

@@ -10,6 +10,7 @@ import {
   type TenantCount,
   type UnfinishedWork,
 } from '../../../db/registry/status-queries.js';
+import { listJobs, type JobRow } from '../../../db/registry/job-rows.js';
 import type { Registry, ReportKind } from '../../../db/registry/registry-schema.js';
 import { within } from '../../lib/deadline.js';
 import { UNFINISHED_FOR } from '../../status/fleet-status.js';
@@ -20,12 +21,16 @@ export interface FleetCounts {
   readonly unfinished: readonly UnfinishedWork[];
   /** Databases that were left as they are, because only a person may decide. */
   readonly reports: ReadonlyMap<ReportKind, number>;
+  readonly jobs: readonly JobRow[];
 }
 
 export interface FleetNumbers {
   /** Undefined if the registry does not answer. Never rejects, and never waits longer than `DEADLINE`. */
   read(): Promise<FleetCounts | undefined>;
 }
+
+/** There are about fifteen. */
+const MOST_JOBS = 200;
 
 /** Numbers that are younger than this (ms) are used again. */
 const FRESH_FOR = 30_000;
@@ -47,12 +52,13 @@ export function createFleetNumbers(registry: Kysely<Registry>, version: string, 
   async function ask(): Promise<void> {
     let fleet: FleetCounts | undefined;
     try {
-      // One after the other: the scrape needs one connection of the pool, not four.
+      // One after the other: the scrape needs one connection of the pool, not five.
       const tenants = await countTenants(registry);
       const standby = await countStandby(registry, version);
       const unfinished = await countUnfinished(registry, { grace, ...UNFINISHED_FOR });
       const { counts: reports } = await listReports(registry, 1);
-      fleet = { tenants, standby, unfinished, reports };
+      const jobs = await listJobs(registry, MOST_JOBS);
+      fleet = { tenants, standby, unfinished, reports, jobs };
     } catch {
       // `tenantry_fleet_readable` says so.
     }

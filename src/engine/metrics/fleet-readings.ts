@@ -136,6 +136,30 @@ export const fleetReadings: readonly Reading[] = [
         (['evidence', 'orphan'] as const).map((kind) => ({ labels: { kind }, value: reports.get(kind) ?? 0 })),
       ),
   }),
+  reading({
+    name: 'tenantry_job_last_success_timestamp_seconds',
+    kind: 'gauge',
+    labels: ['job'],
+    help: "When the job last succeeded on any replica, in seconds since 1970 by the registry's clock; no series before that.",
+    reason: 'A job runs once in the fleet, on one replica at a time. This must not get old.',
+    read: (rooms) =>
+      ofFleet(rooms, ({ jobs }) =>
+        jobs.flatMap(({ name: job, lastSuccessAt }) =>
+          lastSuccessAt === null ? [] : [{ labels: { job }, value: Math.round(lastSuccessAt) }],
+        ),
+      ),
+  }),
+  reading({
+    name: 'tenantry_job_failures_in_a_row',
+    kind: 'gauge',
+    labels: ['job'],
+    help: 'Runs of the job that have failed since its last success, on all replicas together.',
+    reason: 'One failure is repeated soon; several in a row need a look at the log.',
+    read: (rooms) =>
+      ofFleet(rooms, ({ jobs }) =>
+        jobs.map(({ name: job, failuresInARow }) => ({ labels: { job }, value: failuresInARow })),
+      ),
+  }),
 ];
 
 const UNFINISHED_STATES = ['running', 'undoing', 'waiting', 'needs-person'] as const;

@@ -1,15 +1,6 @@
 // Readings about this replica: what it caches, its hashing, its connections to the registry, the feed, Redis, and its jobs.
-import type { Sample } from '../../observability/metrics.js';
 import { packageVersion } from '../../lib/package-version.js';
-import type { JobState } from '../../jobs/job-states.js';
-import { reading, single, type ReadRooms, type Reading } from './reading-types.js';
-
-function ofJobs({ housekeeping }: ReadRooms, value: (job: JobState) => number | undefined): Sample<'job'>[] {
-  return housekeeping.stats().flatMap((job) => {
-    const number = value(job);
-    return number === undefined ? [] : [{ labels: { job: job.name }, value: number }];
-  });
-}
+import { reading, single, type Reading } from './reading-types.js';
 
 export const replicaReadings: readonly Reading[] = [
   reading({
@@ -152,27 +143,14 @@ export const replicaReadings: readonly Reading[] = [
       Object.entries(sharedStore?.failures ?? {}).map(([reason, value]) => ({ labels: { reason }, value })),
   }),
   reading({
-    name: 'tenantry_job_last_success_timestamp_seconds',
-    kind: 'gauge',
-    labels: ['job'],
-    help: "When the job last succeeded on this replica, in seconds since 1970 by this replica's clock; no series before that. A job runs on one replica at a time.",
-    reason: 'The maximum over all replicas must not get old.',
-    read: (rooms) => ofJobs(rooms, ({ lastSuccessAgo: ago }) => ago && Math.round((Date.now() - ago) / 1_000)),
-  }),
-  reading({
-    name: 'tenantry_job_failures_in_a_row',
-    kind: 'gauge',
-    labels: ['job'],
-    help: 'Runs of the job on this replica that have failed since the last success.',
-    reason: 'One failure is repeated soon; several in a row need a look at the log.',
-    read: (rooms) => ofJobs(rooms, ({ failuresInARow }) => failuresInARow),
-  }),
-  reading({
     name: 'tenantry_job_running',
     kind: 'gauge',
     labels: ['job'],
     help: '1 while the job runs on this replica, otherwise 0.',
     reason: 'Where a job runs, and whether it never ends.',
-    read: (rooms) => ofJobs(rooms, ({ runningFor }) => (runningFor === undefined ? 0 : 1)),
+    read: ({ housekeeping }) =>
+      housekeeping
+        .stats()
+        .map(({ name: job, runningFor }) => ({ labels: { job }, value: runningFor === undefined ? 0 : 1 })),
   }),
 ];

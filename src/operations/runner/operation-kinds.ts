@@ -64,6 +64,8 @@ export interface Plan {
  */
 export interface OperationKind<Input = undefined> {
   readonly name: OperationKindName;
+  /** Waited for before each attempt, while the operation has no turn on its server yet. */
+  readonly wait?: () => Promise<void>;
   /**
    * Reads the rows that the steps need, under the subject's lock, at each attempt.
    *

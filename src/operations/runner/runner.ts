@@ -148,6 +148,7 @@ export function createRunner(deps: RunnerDeps): Runner {
     let before: Extract<Attempted, { state: 'waiting' | 'needs-person' }> | undefined;
     for (;;) {
       const current = taken;
+      await kind.wait?.();
       const outcome = await turns(operation.clusterId, () => once(kind, current, input, held, before));
       // Undoing needs no input: any worker continues it.
       if (outcome.state !== 'waiting' || outcome.undoes || input === undefined) return outcome;
@@ -173,11 +174,13 @@ export function createRunner(deps: RunnerDeps): Runner {
     });
   }
 
-  async function takeOne(due: DueOperation): Promise<void> {
+  /** @returns whether this process worked on it */
+  async function takeOne(due: DueOperation): Promise<boolean> {
     try {
-      await take(due);
+      return await take(due);
     } catch (error) {
       deps.onError(error, { operationId: due.id, kind: due.kind });
+      return false;
     }
   }
 

@@ -26,27 +26,29 @@ const TAKEN_AT_ONCE = 2;
 const LISTED = { perServer: 20, all: 200 } as const;
 
 /**
- * @param take works on an operation; never rejects
+ * @param take works on an operation; never rejects. Resolves to false if another worker is at it: it is looked at again later
  * @param onError called if the registry could not be asked
  */
 export function createTakeUp(
   registry: Kysely<Registry>,
-  take: (operation: DueOperation) => Promise<void>,
+  take: (operation: DueOperation) => Promise<boolean>,
   onError: (error: unknown) => void,
 ): TakeUp {
   /** Running operations by server. */
-  const lanes = new Map<string | null, Map<string, Promise<void>>>();
+  const lanes = new Map<string | null, Map<string, Promise<boolean>>>();
   let timer: NodeJS.Timeout | undefined;
   let begun = false;
   let closed = false;
 
-  function start(operation: DueOperation, more: boolean): Promise<void> | undefined {
-    const lane = lanes.get(operation.clusterId) ?? new Map<string, Promise<void>>();
+  function start(operation: DueOperation, more: boolean): Promise<boolean> | undefined {
+    const lane = lanes.get(operation.clusterId) ?? new Map<string, Promise<boolean>>();
     if (lane.has(operation.id) || lane.size >= TAKEN_AT_ONCE) return undefined;
-    const work = take(operation).finally(() => {
+    const work = take(operation).then((worked) => {
       lane.delete(operation.id);
       if (lane.size === 0) lanes.delete(operation.clusterId);
-      if (more) wake();
+      // Otherwise this would ask again and again for a lock that another worker has.
+      if (more && worked) wake();
+      return worked;
     });
     lane.set(operation.id, work);
     lanes.set(operation.clusterId, lane);
@@ -61,7 +63,7 @@ export function createTakeUp(
   async function look(
     more: boolean,
     tried = new Set<string>(),
-  ): Promise<{ readonly found: number; readonly taken: readonly Promise<void>[] }> {
+  ): Promise<{ readonly found: number; readonly taken: readonly Promise<boolean>[] }> {
     const due = await listDueOperations(registry, LISTED.perServer, LISTED.all);
     if (closed) return { found: 0, taken: [] };
     const taken = due
@@ -110,8 +112,8 @@ export function createTakeUp(
       const tried = new Set<string>();
       for (;;) {
         const { taken } = await look(false, tried);
-        if (taken.length === 0) break;
-        await Promise.all(taken);
+        const worked = await Promise.all(taken);
+        if (!worked.includes(true)) break;
       }
       await Promise.all([...lanes.values()].flatMap((lane) => [...lane.values()]));
     },
