@@ -195,22 +195,17 @@ export interface ReplicasTable {
   schema_version: string | null;
 }
 
-/** A job of the fleet, which one replica at a time runs. */
+/** A job of the fleet (db/registry/job-rows.ts). */
 export interface JobsTable {
   name: string;
-  /** The pause (ms) between two runs. pg returns a bigint as text. */
   every: string | number;
-  /** The replica that runs it, or that died while it ran it. */
   running_on: string | null;
   running_since: string | null;
-  /** When the last run ended, by the registry's clock. */
   last_run_at: string | null;
   last_run_on: string | null;
-  /** ms. */
   last_duration: string | number | null;
   last_success_at: string | null;
   failures_in_a_row: Generated<number>;
-  /** Why the last run failed, in plain words; null if it succeeded. */
   last_error: string | null;
 }
 

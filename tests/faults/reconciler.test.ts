@@ -14,6 +14,7 @@ import { newDatabaseName, newTenantId } from '../../src/tenants/tenant-ids.js';
 import { openProvisioner, type Provisioner } from '../../src/clusters/provisioner-connections.js';
 import { templateName } from '../../src/operations/templates.js';
 import { asSuperuser, startService, type TestService } from '../support/app.js';
+import { finishOperations } from '../support/operations.js';
 
 const lines: string[] = [];
 let service: TestService;
@@ -126,13 +127,15 @@ it('continues with other clusters while one is down, and finishes the rest when 
 
   await reconcile();
   await service.app.engine.housekeeping.runNow('standby databases');
+  await finishOperations(service.app.engine);
   expect(await findTenant(registry, up.id)).toBeUndefined();
   expect(await remains(name)).toEqual([]);
   expect(await findTenant(registry, down.id)).toMatchObject({ status: 'deleting' });
 
   await registry.updateTable('tenants').set({ db_port: dbPort }).where('id', '=', down.id).execute();
-  await reconcile();
+  await finishOperations(service.app.engine);
   expect(await findTenant(registry, down.id)).toBeUndefined();
+  await registry.deleteFrom('standby_databases').where('cluster_id', '=', id).execute();
   await registry.deleteFrom('clusters').where('name', '=', 'down').execute();
 });
 
