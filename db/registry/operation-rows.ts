@@ -1,6 +1,6 @@
 // Queries on operations. A worker holds the lock of the operation's subject. Each write of a worker names the attempt that it
 // belongs to: a worker whose lock was lost while it worked changes nothing after another worker has taken the operation.
-import { sql, type Kysely } from 'kysely';
+import { sql, type Kysely, type RawBuilder } from 'kysely';
 import { newId } from '../shared/ids.js';
 import { afterPosition, type Position } from '../shared/keyset.js';
 import { WITHOUT_STANDBY } from '../shared/synchronous-commit.js';
@@ -100,6 +100,96 @@ export async function insertOperation(
     .onConflict((conflict) => conflict.columns(['subject', 'kind']).where('ended_at', 'is', null).doNothing())
     .returning(columns)
     .executeTakeFirst();
+}
+
+/** The values that the database gave to a new operation. */
+export interface Recorded {
+  readonly operationId: string;
+  readonly recordedAt: string;
+}
+
+/**
+ * A part of a statement that records an operation for each row of `made`, which has the tenant's `id`. It returns `Recorded`.
+ *
+ * @param key the Idempotency-Key of the request, and the keyed hash of the request
+ */
+export function recording(
+  { kind, clusterId, claim, details = {}, operatorId, worker }: Omit<NewOperation, 'subject' | 'tenantId'>,
+  key: { readonly key: string; readonly requestHash: string } | undefined,
+): RawBuilder<unknown> {
+  return sql`
+    insert into operations (id, kind, subject, tenant_id, cluster_id, claim, state, details, operator_id, request_key,
+        request_tag, worker, not_before)
+      select ${newId()}::uuid, ${kind}::text, id, id, ${clusterId ?? null}::uuid, ${claim ?? null}::uuid, 'running',
+        ${JSON.stringify(details)}::jsonb, ${operatorId ?? null}::uuid, ${key?.key ?? null}::text,
+        ${key?.requestHash ?? null}::text, ${worker ?? null}::text, ${later(LEFT_ALONE_FOR)}
+      from made
+      returning id as "operationId", created_at as "recordedAt"`;
+}
+
+/** The operation that `recording` has recorded for a tenant. */
+export function recorded(
+  { kind, clusterId, claim, details = {}, operatorId, worker }: Omit<NewOperation, 'subject' | 'tenantId'>,
+  tenantId: string,
+  { operationId: id, recordedAt: createdAt }: Recorded,
+): OperationRecord {
+  return {
+    id,
+    kind,
+    subject: tenantId,
+    tenantId,
+    clusterId: clusterId ?? null,
+    claim: claim ?? null,
+    state: 'running',
+    undoes: false,
+    step: null,
+    attempts: 1,
+    error: null,
+    progressDone: null,
+    progressTotal: null,
+    notBefore: createdAt,
+    details,
+    operatorId: operatorId ?? null,
+    worker: worker ?? null,
+    createdAt,
+    updatedAt: createdAt,
+    endedAt: null,
+  };
+}
+
+/** The unique index that a known Idempotency-Key breaks. */
+export const REQUEST_KEY_CONSTRAINT = 'operations_request_key';
+
+/** How long a key is kept, as an interval of PostgreSQL. */
+const KEY_KEPT_FOR = sql`interval '24 hours'`;
+
+/** The operation that a request with this key began, and the keyed hash of that request. An expired key is freed here. */
+export async function findOperationByKey(
+  db: Kysely<Registry>,
+  { operatorId, key }: { readonly operatorId: string; readonly key: string },
+): Promise<{ readonly operation: OperationRecord; readonly requestHash: string } | undefined> {
+  const found = await db
+    .selectFrom('operations')
+    .select([...columns, 'request_tag as requestHash'])
+    .select(sql<boolean>`created_at < now() - ${KEY_KEPT_FOR}`.as('over'))
+    .where('operator_id', '=', operatorId)
+    .where('request_key', '=', key)
+    .executeTakeFirst();
+  if (!found) return undefined;
+  const { requestHash, over, ...operation } = found;
+  if (!over) return { operation, requestHash: requestHash ?? '' };
+  await freeRequestKeys(db);
+  return undefined;
+}
+
+/** Frees the Idempotency-Keys that have expired. */
+export async function freeRequestKeys(db: Kysely<Registry>): Promise<void> {
+  await db
+    .updateTable('operations')
+    .set({ request_key: null, request_tag: null })
+    .where('request_key', 'is not', null)
+    .where(sql<boolean>`created_at < now() - ${KEY_KEPT_FOR}`)
+    .execute();
 }
 
 export async function findOperation(db: Kysely<Registry>, id: string): Promise<OperationRecord | undefined> {

@@ -2,6 +2,7 @@
 // its lock together, so that none of them exists without the others.
 import { sql, type Kysely, type RawBuilder } from 'kysely';
 import type { RequestKey } from './idempotency-keys.js';
+import { recorded, recording, type NewOperation, type OperationRecord, type Recorded } from './operation-rows.js';
 import type { LimitChanges, PoolOptionChanges, Registry } from './registry-schema.js';
 import { merged } from './tenant-queries.js';
 
@@ -38,6 +39,13 @@ export interface TenantToBe {
   /** The id of this operation. */
   readonly claim: string;
   readonly requestKey?: RequestKey | undefined;
+  /** The operation that makes the tenant, in words of its row. */
+  readonly operation: Omit<NewOperation, 'subject' | 'tenantId' | 'clusterId' | 'claim'>;
+}
+
+/** A tenant's database, and the operation that makes the tenant. */
+export interface RegisteredTenant extends Omit<OwnDatabase, 'dbPassword' | 'adopts'> {
+  readonly operation: OperationRecord;
 }
 
 /** The part of a tenant's row that comes from its database. */
@@ -66,10 +74,7 @@ const columns = [
  *
  * @returns undefined if none is ready, or the cluster is no longer at this place
  */
-export async function claimStandby(
-  db: Kysely<Registry>,
-  tenant: TenantToBe,
-): Promise<Omit<OwnDatabase, 'dbPassword'> | undefined> {
+export async function claimStandby(db: Kysely<Registry>, tenant: TenantToBe): Promise<RegisteredTenant | undefined> {
   return register(
     db,
     tenant,
@@ -91,7 +96,7 @@ export async function registerTenant(
   db: Kysely<Registry>,
   tenant: TenantToBe,
   own: OwnDatabase,
-): Promise<Omit<OwnDatabase, 'dbPassword'> | undefined> {
+): Promise<RegisteredTenant | undefined> {
   return register(
     db,
     tenant,
@@ -104,28 +109,27 @@ async function register(
   db: Kysely<Registry>,
   tenant: TenantToBe,
   database: RawBuilder<unknown>,
-): Promise<Omit<OwnDatabase, 'dbPassword'> | undefined> {
-  const { requestKey } = tenant;
-  const keyed = requestKey
-    ? sql`, keyed as (
-        insert into idempotency_keys (operator_id, key, request_hash, tenant_id)
-          select ${requestKey.operatorId}::uuid, ${requestKey.key}::text, ${requestKey.requestHash}::text, id from made)`
-    : sql``;
-  const { rows } = await sql<{ id: string; dbName: string; dbUser: string }>`
-    with ${stillThere(tenant.clusterId, tenant.dbHost, tenant.dbPort)},
+): Promise<RegisteredTenant | undefined> {
+  const { clusterId, claim, requestKey } = tenant;
+  const operation = { ...tenant.operation, clusterId, claim };
+  const { rows } = await sql<{ id: string; dbName: string; dbUser: string } & Recorded>`
+    with ${stillThere(clusterId, tenant.dbHost, tenant.dbPort)},
     own as (${database}),
     made as (
       insert into tenants (id, name, slug, status, cluster_id, db_host, db_port, db_name, db_user, db_password,
           pool_options, limits, schema_version, claim, generation, adopts)
-        select id, ${tenant.name}::text, ${tenant.slug}::text, 'provisioning', ${tenant.clusterId}::uuid,
+        select id, ${tenant.name}::text, ${tenant.slug}::text, 'provisioning', ${clusterId}::uuid,
           ${tenant.dbHost}::text, ${tenant.dbPort}::integer, db_name, db_user, db_password,
           ${merged(sql`'{}'::jsonb`, tenant.poolOptions)},
-          ${merged(sql`'{}'::jsonb`, tenant.limits ?? {})}, ${tenant.schemaVersion}::text, ${tenant.claim}::uuid, 1,
+          ${merged(sql`'{}'::jsonb`, tenant.limits ?? {})}, ${tenant.schemaVersion}::text, ${claim}::uuid, 1,
           adopts from own
-        returning id, db_name, db_user)
-    ${keyed}
-    select id, db_name as "dbName", db_user as "dbUser" from made`.execute(db);
-  return rows[0];
+        returning id, db_name, db_user),
+    recorded as (${recording(operation, requestKey)})
+    select id, db_name as "dbName", db_user as "dbUser", "operationId", "recordedAt" from made, recorded`.execute(db);
+  const [row] = rows;
+  if (!row) return undefined;
+  const { id, dbName, dbUser, ...made } = row;
+  return { id, dbName, dbUser, operation: recorded(operation, id, made) };
 }
 
 /**

@@ -105,13 +105,16 @@ export async function databaseSizes(
 /**
  * Creates a database from a template, closed to all roles except its owner, then lets the runtime role connect. CREATE DATABASE
  * grants CONNECT to PUBLIC whatever the template says. So the database is created closed and opened last.
+ *
+ * @param database.exists whether an earlier call has created it, and was interrupted before it was marked
  */
 export async function createTenantDatabase(
   cluster: ClusterDb,
-  database: { name: string; template: string; runtimeRole: string; mark?: string },
+  database: { name: string; template: string; runtimeRole: string; mark?: string; exists?: boolean },
 ): Promise<void> {
   const name = sql.id(database.name);
-  await sql`create database ${name} template ${sql.id(database.template)} allow_connections false`.execute(cluster);
+  if (database.exists !== true)
+    await sql`create database ${name} template ${sql.id(database.template)} allow_connections false`.execute(cluster);
   const also = [
     sql`revoke all on database ${name} from public`,
     sql`grant connect on database ${name} to ${sql.id(database.runtimeRole)}`,
@@ -138,6 +141,13 @@ export async function endStatementsOn(cluster: ClusterDb, name: string): Promise
     await new Promise((resolve) => setTimeout(resolve, 50));
   }
   throw new Error('a statement about this database does not end');
+}
+
+/** Ends the other sessions of the connected role in a database, so that no statement of a lost connection runs there any more. */
+export async function endOwnSessionsIn(cluster: ClusterDb, database: string): Promise<void> {
+  await sql`
+    select pg_terminate_backend(pid, 2000) from pg_stat_activity
+    where datname = ${database} and usename = current_user and pid <> pg_backend_pid()`.execute(cluster);
 }
 
 /**

@@ -115,6 +115,10 @@ export function createOperations(
   const reports = createReports(onError);
   const report = reports.left;
 
+  const beforeDrop = async (tenantId: string): Promise<void> => {
+    await publish(tenantId);
+    await tenantPools.retire(tenantId);
+  };
   const removal = createRemoval({
     registry,
     provisioners,
@@ -122,10 +126,7 @@ export function createOperations(
     installation,
     report,
     record,
-    beforeDrop: async (tenantId) => {
-      await publish(tenantId);
-      await tenantPools.retire(tenantId);
-    },
+    beforeDrop,
     onError,
   });
   const making = createMaking({ registry, provisioners, installation, removal, report, record });
@@ -163,8 +164,10 @@ export function createOperations(
         return breaker !== undefined && breaker.state !== 'closed';
       });
     },
-    making,
-    reconciler,
+    runner,
+    replicaId,
+    report,
+    beforeDrop,
     onClaim: refill,
     onOutcome: creationCounts(instruments),
   });

@@ -185,6 +185,15 @@ export const errorGuide: Readonly<Record<ErrorCode, ErrorGuide>> = {
     remedy: 'Wait for `Retry-After`. If `detail` says that the outcome is not known, read the tenant first.',
     retryAfter: 'always',
   },
+  'operation-state': {
+    when: 'The operation has ended, or its kind does not allow the act.',
+    remedy: 'Read the operation with GET /operations/{id}.',
+  },
+  'operation-unfinished': {
+    when: 'The request has begun work of several steps that needs more time. The service continues it in the background.',
+    remedy: 'GET /operations/{operationId} shows how far it is. Do not send the request again without its Idempotency-Key.',
+    retryAfter: 'always',
+  },
   unavailable: {
     when: 'A database does not answer in time, too many requests wait, or the replica is shutting down.',
     remedy: 'Wait for `Retry-After`, then try again. A write may have taken effect: read before you send it again.',

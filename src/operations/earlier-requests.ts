@@ -2,10 +2,11 @@
 // tenant that has the slug.
 import type { Kysely } from 'kysely';
 import { findRequestKey, type RequestKey } from '../../db/registry/idempotency-keys.js';
+import { findOperationByKey, insertOperation } from '../../db/registry/operation-rows.js';
 import type { Registry } from '../../db/registry/registry-schema.js';
 import { findTenant, findTenantBySlug, type TenantRecord } from '../../db/registry/tenant-queries.js';
 import { AppError } from '../errors.js';
-import type { Reconciler } from './reconciler.js';
+import type { Runner } from './runner/runner.js';
 
 /** An Idempotency-Key, with a check whether a stored hash is the hash of the same request. */
 export interface GivenKey extends RequestKey {
@@ -25,59 +26,83 @@ export interface EarlierRequests {
    * Finishes or undoes an unfinished tenant that has the slug.
    *
    * @throws AppError `slug-taken` if a complete tenant, or a tenant that is being made, has the slug; `unavailable` if the
-   *   unfinished tenant cannot be undone
+   *   unfinished tenant cannot be undone yet
    */
   clearAbandoned(slug: string): Promise<void>;
+  /** @throws AppError `not-found` */
+  existing(id: string): Promise<TenantRecord>;
 }
 
 export function createEarlierRequests(deps: {
   readonly registry: Kysely<Registry>;
-  readonly reconciler: Pick<Reconciler, 'settle'>;
-  readonly onError: (error: unknown, context: { tenantId?: string; step: string }) => void;
+  readonly runner: Pick<Runner, 'settle'>;
 }): EarlierRequests {
-  const { registry, reconciler } = deps;
+  const { registry, runner } = deps;
 
   async function madeBy(key: GivenKey): Promise<TenantRecord | undefined> {
-    const known = await findRequestKey(registry, key);
+    const known = await earlierOf(key);
     if (!known) return undefined;
     if (!key.matches(known.requestHash)) throw new AppError('idempotency-key-reused');
     const tenant = await findTenant(registry, known.tenantId);
-    if (!tenant || tenant.status === 'deleting') {
-      // If the attempt has just been undone, its key is free again.
-      if (!(await findRequestKey(registry, key))) return undefined;
-      throw new AppError('idempotency-key-reused', {
-        detail: 'The tenant that was created with this key was removed. Use a new key.',
-      });
+    if (tenant?.status === 'provisioning') {
+      if (!(await settle(tenant))) throw new AppError('idempotency-key-in-use', { retryAfter: 1 });
+      // The tenant is now active, or was undone.
+      const settled = await findTenant(registry, tenant.id);
+      return settled?.status === 'active' ? settled : undefined;
     }
-    if (tenant.status !== 'provisioning') return tenant;
-    if (!(await reconciler.settle(tenant.id))) throw new AppError('idempotency-key-in-use', { retryAfter: 1 });
-    // The tenant is now active, or was undone.
-    const settled = await findTenant(registry, tenant.id);
-    return settled?.status === 'active' ? settled : undefined;
+    if (tenant && tenant.status !== 'deleting') return tenant;
+    // If the earlier attempt has just been undone, its key is free again.
+    if (!(await earlierOf(key))) return undefined;
+    throw new AppError('idempotency-key-reused', {
+      detail: 'The tenant that was created with this key was removed. Use a new key.',
+    });
   }
 
-  async function clearAbandoned(slug: string): Promise<void> {
-    const existing = await findTenantBySlug(registry, slug);
-    if (!existing) return;
-    if (!['deleting', 'provisioning'].includes(existing.status)) throw new AppError('slug-taken');
-    let settled;
-    try {
-      settled = await reconciler.settle(existing.id);
-    } catch (error) {
-      deps.onError(error, { tenantId: existing.id, step: 'settle' });
-      throw new AppError('unavailable', {
-        detail: `The unfinished tenant ${existing.id} has this slug and could not be removed yet. Try again in a moment.`,
-        retryAfter: 5,
-        cause: error,
-      });
-    }
-    if (!settled) throw new AppError('slug-taken', { retryAfter: 5 });
-    const left = await findTenant(registry, existing.id);
-    if (left?.slug === slug && left.status === 'deleting')
-      throw new AppError('slug-taken', {
-        detail: `The tenant ${left.id} has this slug. Its removal is not finished, because its database is left as it is: DELETE /tenants/${left.id} finishes that.`,
-      });
+  /** The request that came with the key, to this build or to a former one. */
+  async function earlierOf(
+    key: GivenKey,
+  ): Promise<{ readonly tenantId: string; readonly requestHash: string } | undefined> {
+    const found = await findOperationByKey(registry, key);
+    if (found) return { tenantId: found.operation.subject, requestHash: found.requestHash };
+    return findRequestKey(registry, key);
   }
 
-  return { madeBy, clearAbandoned };
+  /** Finishes or undoes a tenant that is being made or removed. @returns false if another worker is at it */
+  async function settle({ id, status, clusterId, adopts }: TenantRecord): Promise<boolean> {
+    const kind = status === 'deleting' ? 'remove' : adopts === null ? 'create' : 'adopt';
+    // A former build recorded no operation.
+    if (!(await runner.settle(id, 'create')) || !(await runner.settle(id, kind))) return false;
+    if ((await findTenant(registry, id))?.status !== status) return true;
+    await insertOperation(registry, { kind, subject: id, tenantId: id, clusterId });
+    return runner.settle(id, kind);
+  }
+
+  async function existing(id: string): Promise<TenantRecord> {
+    const tenant = await findTenant(registry, id);
+    if (!tenant) throw new AppError('not-found');
+    return tenant;
+  }
+
+  return {
+    madeBy,
+    existing,
+
+    async clearAbandoned(slug) {
+      const earlier = await findTenantBySlug(registry, slug);
+      if (!earlier) return;
+      if (!['deleting', 'provisioning'].includes(earlier.status)) throw new AppError('slug-taken');
+      if (!(await settle(earlier))) throw new AppError('slug-taken', { retryAfter: 5 });
+      const left = await findTenant(registry, earlier.id);
+      if (left?.slug !== slug) return;
+      if (left.status === 'deleting')
+        throw new AppError('slug-taken', {
+          detail: `The tenant ${left.id} has this slug. Its removal is not finished: DELETE /tenants/${left.id} continues it.`,
+        });
+      if (left.status === 'provisioning')
+        throw new AppError('unavailable', {
+          detail: `The unfinished tenant ${left.id} has this slug and could not be removed yet. Try again in a moment.`,
+          retryAfter: 5,
+        });
+    },
+  };
 }

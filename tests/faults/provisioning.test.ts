@@ -19,7 +19,7 @@ import { createLockSession } from '../../db/registry/lock-session.js';
 import { createTenantLocks } from '../../src/tenants/tenant-locks.js';
 import { migrateAll } from '../../src/rollouts/migrate-fleet.js';
 import { openProvisioner, type Provisioner } from '../../src/clusters/provisioner-connections.js';
-import { provisioningSteps, type ProvisioningStep } from '../../src/operations/create-tenant.js';
+import { provisioningSteps, type ProvisioningStep } from '../../src/operations/create-steps.js';
 import { templateName } from '../../src/operations/templates.js';
 import {
   beginSession,
@@ -66,7 +66,7 @@ beforeAll(async () => {
   app = await openApp(
     { ...config, tenants: { ...config.tenants, provisioner: connection } },
     {
-      afterProvisioningStep: async (step) => {
+      afterOperationStep: async (_kind, step) => {
         const row = await findTenantBySlug(central.db, making);
         if (row) await afterStep?.(step, row);
       },

@@ -261,7 +261,7 @@ function startBehind(
 async function startAgain(
   registry: string,
   env: Readonly<Record<string, string>>,
-  afterStep?: AppOverrides['afterProvisioningStep'],
+  afterStep?: AppOverrides['afterOperationStep'],
 ): Promise<{ service: TestService; log: () => string }> {
   const lines: string[] = [];
   const service = await startService({
@@ -270,7 +270,7 @@ async function startAgain(
     env: { ...env, LOG_LEVEL: 'warn' },
     overrides: {
       logStream: { write: (line: string) => lines.push(line) },
-      ...(afterStep && { afterProvisioningStep: afterStep }),
+      ...(afterStep && { afterOperationStep: afterStep }),
     },
   });
   onTestFinished(() => service.close());
@@ -299,7 +299,7 @@ async function liveOn(
     operator: false,
     env,
     overrides: {
-      afterProvisioningStep: (step) => {
+      afterOperationStep: (_kind, step) => {
         if (failing && step === 'register') throw new Error('made to fail');
       },
     },

@@ -80,7 +80,7 @@ async function makeTenant(engine: Engine): Promise<TenantRecord> {
 it('the engine completes a tenant that is being created before it closes', async () => {
   let closed: Promise<void> | undefined;
   const engine: Engine = await openEngine({
-    afterProvisioningStep: async (step) => {
+    afterOperationStep: async (_kind, step) => {
       if (step !== 'role') return;
       closed = engine.close();
       await sleep(500);

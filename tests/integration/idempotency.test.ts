@@ -30,7 +30,7 @@ beforeAll(async () => {
     registry: registryName,
     env: { RECONCILE_EVERY_MS: '3600000' },
     overrides: {
-      afterProvisioningStep: (step) => {
+      afterOperationStep: (_kind, step) => {
         if (step === failAt) throw new Error('made to fail');
       },
     },

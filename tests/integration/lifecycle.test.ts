@@ -98,7 +98,7 @@ describe('closing the service', () => {
     let armed = false;
     const service = await startService({
       overrides: {
-        afterProvisioningStep: async (step) => {
+        afterOperationStep: async (_kind, step) => {
           if (!armed || step !== 'role') return;
           reached();
           await gate;

@@ -355,7 +355,7 @@ describe('a request that fails in the service', () => {
       env: { LOG_LEVEL: 'info' },
       overrides: {
         logStream,
-        afterProvisioningStep: (step) => {
+        afterOperationStep: (_kind, step) => {
           if (step === 'role') throw new Error('broken on purpose');
         },
       },
@@ -444,7 +444,7 @@ describe('the log of a busy service', () => {
       env: { LOG_LEVEL: 'trace', SIGN_IN_FAILURES_ACCOUNT: '2' },
       overrides: {
         logStream,
-        afterProvisioningStep: (step) => {
+        afterOperationStep: (_kind, step) => {
           if (step === 'fill' && failing) throw new Error('broken on purpose');
         },
       },

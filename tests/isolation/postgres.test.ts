@@ -43,7 +43,7 @@ beforeAll(async () => {
     env: { LOG_LEVEL: 'trace' },
     overrides: {
       logStream: { write: (line) => void lines.push(line) },
-      afterProvisioningStep: (step) => {
+      afterOperationStep: (_kind, step) => {
         if (step === failAt) throw new Error('made to fail');
       },
     },

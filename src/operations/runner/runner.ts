@@ -180,7 +180,7 @@ export function createRunner(deps: RunnerDeps): Runner {
 
   return {
     add(kind) {
-      kinds.set(kind.name, kind as OperationKind<never>);
+      kinds.set(kind.name, kind);
     },
 
     work(kind, operation, { input, held } = {}) {
