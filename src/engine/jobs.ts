@@ -1,6 +1,7 @@
 // Everything that runs by itself. Each job runs on one replica at a time (src/jobs/housekeeping.ts).
 import type { Logger } from 'pino';
 import { sweepRequestKeys } from '../../db/registry/idempotency-keys.js';
+import { freeRequestKeys } from '../../db/registry/operation-rows.js';
 import { setStandbyTarget } from '../../db/registry/standby-rows.js';
 import type { Config } from '../config/index.js';
 import { createFeedSweep, SWEEP_EVERY } from '../replicas/feed-sweep.js';
@@ -49,7 +50,15 @@ export function jobsOf(rooms: Rooms, config: Config, log: Logger): readonly Hous
     { name: 'storage-relief', every: MINUTE, run: relieveStorage },
     { name: 'notify-relief', every: 5 * SECOND, run: relieveNotify },
     { name: 'feed-sweep', every: SWEEP_EVERY, run: createFeedSweep(registry) },
-    { name: 'idempotency keys', every: 60 * MINUTE, run: () => sweepRequestKeys(registry) },
+    {
+      name: 'idempotency keys',
+      every: 60 * MINUTE,
+      run: async () => {
+        await freeRequestKeys(registry);
+        // Former builds have a table of their own for keys.
+        await sweepRequestKeys(registry);
+      },
+    },
   ];
 }
 

@@ -191,7 +191,8 @@ export const errorGuide: Readonly<Record<ErrorCode, ErrorGuide>> = {
   },
   'operation-unfinished': {
     when: 'The request has begun work of several steps that needs more time. The service continues it in the background.',
-    remedy: 'GET /operations/{operationId} shows how far it is. Do not send the request again without its Idempotency-Key.',
+    remedy:
+      'GET /operations/{operationId} shows how far it is. Do not send the request again without its Idempotency-Key.',
     retryAfter: 'always',
   },
   unavailable: {

@@ -66,11 +66,18 @@ export interface CreationInput {
 /** Why a standby database could not be claimed: it may hold a tenant's data. */
 export class StandbyTaken extends Error {}
 
+/** The row of the tenant was recorded together with the operation. */
+const REGISTER: Step = {
+  name: 'register',
+  settled: () => Promise.resolve('done'),
+  do: () => Promise.resolve(),
+};
+
 /** The service itself has no actor. */
 const SERVICE: AuditOrigin = { actor: { kind: 'none' } };
 
-export const claimSteps = ['open', 'fill', 'mark', 'activate'] as const;
-export const provisioningSteps = ['role', 'database', 'fill', 'mark', 'activate'] as const;
+export const claimSteps = ['register', 'open', 'fill', 'mark', 'activate'] as const;
+export const provisioningSteps = ['register', 'role', 'database', 'fill', 'mark', 'activate'] as const;
 export type ProvisioningStep = (typeof claimSteps)[number] | (typeof provisioningSteps)[number];
 
 /** The plan of making a tenant, as far as it is not made or undone yet. */
@@ -114,7 +121,7 @@ class Creation {
 
   steps(): Step[] {
     const first = this.operation.details['source'] === 'standby' ? [this.#open()] : [this.#role(), this.#database()];
-    return [...first, this.#fill(), this.#mark(), this.#activate()];
+    return [REGISTER, ...first, this.#fill(), this.#mark(), this.#activate()];
   }
 
   get #origin(): AuditOrigin {

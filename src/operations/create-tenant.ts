@@ -160,7 +160,9 @@ export function createProvisioning(deps: ProvisioningDeps): Provisioning {
       },
       () => undefined,
     );
-    const outcome = await answered(operation, work, DEADLINE);
+    const outcome = await answered(operation, work, DEADLINE, ({ undoes, because }) =>
+      undoes && because ? makingFailure(because.step, id, 'half', because.error) : undefined,
+    );
     if (outcome.state === 'done') return tenant ?? (await earlier.existing(id));
     const { step, error } = outcome;
     if (error instanceof StandbyTaken) {

@@ -2,7 +2,7 @@
 // tenant that has the slug.
 import type { Kysely } from 'kysely';
 import { findRequestKey, type RequestKey } from '../../db/registry/idempotency-keys.js';
-import { findOperationByKey, insertOperation } from '../../db/registry/operation-rows.js';
+import { findOperationByKey, findUnfinishedOperation, insertOperation } from '../../db/registry/operation-rows.js';
 import type { Registry } from '../../db/registry/registry-schema.js';
 import { findTenant, findTenantBySlug, type TenantRecord } from '../../db/registry/tenant-queries.js';
 import { AppError } from '../errors.js';
@@ -70,11 +70,11 @@ export function createEarlierRequests(deps: {
   /** Finishes or undoes a tenant that is being made or removed. @returns false if another worker is at it */
   async function settle({ id, status, clusterId, adopts }: TenantRecord): Promise<boolean> {
     const kind = status === 'deleting' ? 'remove' : adopts === null ? 'create' : 'adopt';
-    // A former build recorded no operation.
-    if (!(await runner.settle(id, 'create')) || !(await runner.settle(id, kind))) return false;
-    if ((await findTenant(registry, id))?.status !== status) return true;
-    await insertOperation(registry, { kind, subject: id, tenantId: id, clusterId });
-    return runner.settle(id, kind);
+    const known =
+      (await findUnfinishedOperation(registry, id, 'create')) ?? (await findUnfinishedOperation(registry, id, kind));
+    // A former build records no operation.
+    if (!known) await insertOperation(registry, { kind, subject: id, tenantId: id, clusterId });
+    return runner.settle(id, known?.kind ?? kind);
   }
 
   async function existing(id: string): Promise<TenantRecord> {
@@ -94,15 +94,16 @@ export function createEarlierRequests(deps: {
       if (!(await settle(earlier))) throw new AppError('slug-taken', { retryAfter: 5 });
       const left = await findTenant(registry, earlier.id);
       if (left?.slug !== slug) return;
-      if (left.status === 'deleting')
+      const making = await findUnfinishedOperation(registry, left.id, 'create');
+      const removing = await findUnfinishedOperation(registry, left.id, 'remove');
+      if ([making, removing].some((operation) => operation?.state === 'needs-person'))
         throw new AppError('slug-taken', {
           detail: `The tenant ${left.id} has this slug. Its removal is not finished: DELETE /tenants/${left.id} continues it.`,
         });
-      if (left.status === 'provisioning')
-        throw new AppError('unavailable', {
-          detail: `The unfinished tenant ${left.id} has this slug and could not be removed yet. Try again in a moment.`,
-          retryAfter: 5,
-        });
+      throw new AppError('unavailable', {
+        detail: `The unfinished tenant ${left.id} has this slug and could not be removed yet. Try again in a moment.`,
+        retryAfter: 5,
+      });
     },
   };
 }

@@ -8,6 +8,7 @@ import type { Outcome } from './runner.js';
  * Waits for the end of an operation that a request began.
  *
  * @param deadline longest wait (ms); the operation goes on after it
+ * @param failure the error to answer with if the operation waits, instead of `operation-unfinished`
  * @returns `done` or `undone`
  * @throws AppError `operation-unfinished`, with the operation's id, if the operation needs more time or a person
  */
@@ -15,11 +16,16 @@ export async function answered(
   operation: Pick<OperationRecord, 'id'>,
   work: Promise<Outcome>,
   deadline: number,
+  failure: (waiting: Waiting) => Error | undefined = () => undefined,
 ): Promise<Extract<Outcome, { state: 'done' | 'undone' }>> {
   const outcome = await within(work, deadline, () => unfinished(operation.id));
   if (outcome.state === 'done' || outcome.state === 'undone') return outcome;
-  throw unfinished(operation.id, outcome.state === 'lost' ? undefined : outcome.error);
+  if (outcome.state === 'lost') throw unfinished(operation.id);
+  throw failure(outcome) ?? unfinished(operation.id, outcome.error);
 }
+
+/** An operation that waits for its next attempt, or for a person. */
+export type Waiting = Extract<Outcome, { state: 'waiting' | 'needs-person' }>;
 
 /** @returns AppError `operation-unfinished` */
 export function unfinished(operationId: string, cause?: unknown): AppError {

@@ -28,7 +28,15 @@ export type Attempted =
       readonly step: string;
       readonly error: unknown;
       readonly undoes: boolean;
+      /** Why the steps are being undone, if this worker knows it. */
+      readonly because?: Failure;
     };
+
+/** A step and its error. */
+export interface Failure {
+  readonly step: string;
+  readonly error: unknown;
+}
 
 export interface AttemptDeps {
   readonly registry: Kysely<Registry>;
@@ -55,7 +63,7 @@ export async function attempt(
   deps: AttemptDeps,
   operation: OperationRecord,
   plan: Plan | 'done' | 'undone',
-  { held, begins, failed }: { held: HeldLock; begins: boolean; failed?: { step: string; error: unknown } | undefined },
+  { held, begins, failed }: { held: HeldLock; begins: boolean; failed?: Failure | undefined },
 ): Promise<Attempted> {
   const { registry } = deps;
   let lost = false;
@@ -88,7 +96,7 @@ export async function attempt(
     }
   }
 
-  async function backward(steps: readonly Step[], why: { step: string; error: unknown }): Promise<Attempted> {
+  async function backward(steps: readonly Step[], why: Failure): Promise<Attempted> {
     for (const step of [...steps].reverse()) {
       if (!step.undo) continue;
       await note(step.name, true);
@@ -97,7 +105,13 @@ export async function attempt(
         await step.undo();
       } catch (error) {
         if (error instanceof PastReturn || error instanceof LostOperation) throw error;
-        return { state: isLeftAsItIs(error) ? 'needs-person' : 'waiting', step: step.name, error, undoes: true };
+        return {
+          state: isLeftAsItIs(error) ? 'needs-person' : 'waiting',
+          step: step.name,
+          error,
+          undoes: true,
+          because: why,
+        };
       }
     }
     await registry.transaction().execute(async (trx) => {
@@ -148,6 +162,6 @@ function isCertain(error: unknown): boolean {
 }
 
 /** The error of a step, for the operation's row. */
-export function textOf({ step, error }: { step: string; error: unknown }): string | null {
+export function textOf({ step, error }: Failure): string | null {
   return error === undefined ? null : `The step "${step}" failed: ${inPlainWords(error)}.`;
 }

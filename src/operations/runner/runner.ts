@@ -13,6 +13,7 @@ import type { Kysely } from 'kysely';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { HeldLock } from '../../../db/registry/lock-session.js';
 import {
+  findOperation,
   findUnfinishedOperation,
   pauseOperation,
   takeOperation,
@@ -23,7 +24,7 @@ import type { Registry } from '../../../db/registry/registry-schema.js';
 import { isLeftAsItIs } from '../reports.js';
 import type { TenantLocks } from '../../tenants/tenant-locks.js';
 import { attempt, textOf, type Attempted, type AttemptDeps } from './attempt.js';
-import { LostOperation, type OperationKind, type OperationKindName } from './operation-kinds.js';
+import { LostOperation, type OperationKind } from './operation-kinds.js';
 import { createServerTurns } from './server-turns.js';
 import { createTakeUp, type TakeUp } from './take-up.js';
 
@@ -49,7 +50,7 @@ export interface Runner {
    *
    * @returns false if another worker is at it
    */
-  settle(subject: string, kind: OperationKindName): Promise<boolean>;
+  settle(subject: string, kind: string): Promise<boolean>;
   /** Finds and takes operations that nobody works on. */
   readonly takeUp: TakeUp;
   /** The kind of that name, if this build has it. */
@@ -96,6 +97,12 @@ export function createRunner(deps: RunnerDeps): Runner {
     return work;
   }
 
+  /** How an operation stands that is no longer this worker's. */
+  async function ended(id: string): Promise<Outcome> {
+    const known = await findOperation(registry, id).catch(() => undefined);
+    return known?.state === 'done' ? { state: 'done' } : { state: 'lost' };
+  }
+
   /** One attempt. What it found is recorded in the row. */
   async function once<Input>(
     kind: OperationKind<Input>,
@@ -108,9 +115,9 @@ export function createRunner(deps: RunnerDeps): Runner {
     const began = before?.undoes ? { ...operation, undoes: true } : operation;
     let outcome: Attempted;
     try {
-      outcome = await attempt(deps, began, await kind.plan(began, input), { held, begins, failed: before });
+      outcome = await attempt(deps, began, await kind.plan(began, input), { held, begins, failed: before?.because });
     } catch (error) {
-      if (error instanceof LostOperation) return { state: 'lost' };
+      if (error instanceof LostOperation) return ended(operation.id);
       const step = operation.step ?? before?.step ?? 'begin';
       outcome = { state: isLeftAsItIs(error) ? 'needs-person' : 'waiting', step, error, undoes: began.undoes };
     }
@@ -146,12 +153,13 @@ export function createRunner(deps: RunnerDeps): Runner {
     for (;;) {
       const current = taken;
       const outcome = await turns(operation.clusterId, () => once(kind, current, input, held, before));
-      if (outcome.state !== 'waiting' || input === undefined) return outcome;
+      // Undoing needs no input: any worker continues it.
+      if (outcome.state !== 'waiting' || outcome.undoes || input === undefined) return outcome;
       before = outcome;
       await sleep(pause(taken.attempts), undefined, { signal: closing.signal, ref: false }).catch(() => undefined);
       if (closing.signal.aborted || held.lost) return outcome;
       const again = await takeOperation(registry, taken.id, worker).catch(() => taken);
-      if (!again) return { state: 'lost' };
+      if (!again) return ended(taken.id);
       taken = again;
     }
   }

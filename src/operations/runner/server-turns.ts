@@ -13,7 +13,7 @@ export type ServerTurns = <T>(server: string | null, work: () => Promise<T>) => 
 /** Works at once on one server; how many may wait, and for how long (ms). */
 const AT_ONCE = 5;
 const WAITING = 200;
-const PATIENCE = 5_000;
+const PATIENCE = 20_000;
 
 export function createServerTurns(): ServerTurns {
   const servers = new Map<string | null, { readonly slots: Slots; users: number }>();
