@@ -1,7 +1,7 @@
 // What operators do with tenants and clusters: make, adopt, change, remove, rotate passwords, register servers.
 import type { Logger } from 'pino';
 import type { Config } from '../config/index.js';
-import { createAdoption, type Adoption } from '../operations/adoption.js';
+import { createAdoption, type Adoption } from '../operations/adopt/adoption.js';
 import { allowedHosts } from '../clusters/cluster-hosts.js';
 import { createClusterRegistration, type ClusterRegistration } from '../operations/register-cluster.js';
 import { createConnectionLimits, type ConnectionLimits } from '../operations/role-limits.js';
@@ -127,7 +127,8 @@ export function createOperations(
     report,
     record,
     beforeDrop,
-    onError,
+    runner,
+    worker: replicaId,
   });
   const making = createMaking({ registry, provisioners, installation, removal, report, record });
   const shared = { registry, provisioners, locks, installation, record, onError };
@@ -180,14 +181,22 @@ export function createOperations(
     onError: failed("could not apply a tenant's status to its database"),
   };
   const doors = createDoors({ ...changing, provisioners, installation, report });
-  const lifecycle = createTransitions({ ...changing, doors, removal, grace: config.tenants.deletionGrace });
+  const lifecycle = createTransitions({
+    ...changing,
+    doors,
+    removal,
+    grace: config.tenants.deletionGrace,
+    onRecorded: () => {
+      runner.takeUp.wake();
+    },
+  });
   closing.add('lifecycle', () => lifecycle.close());
   return {
     runner,
     provisioners,
     provisioning,
     adoption: countAdoptions(
-      createAdoption({ ...shared, making, envelope, connectionLimit: STANDARD_CONNECTIONS }),
+      createAdoption({ ...shared, runner, replicaId, report, envelope, connectionLimit: STANDARD_CONNECTIONS }),
       instruments,
     ),
     removal,

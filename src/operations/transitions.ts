@@ -4,7 +4,7 @@ import type { Kysely } from 'kysely';
 import type { AuditOrigin } from '../../db/shared/audit-rows.js';
 import type { Registry } from '../../db/registry/registry-schema.js';
 import { beginRestoration, markTenantDeleted, stopRestoration } from '../../db/registry/tenant-status-queries.js';
-import { listTenantsToPurge } from '../../db/registry/tenant-worklists.js';
+import { listTenantsToPurge, retryRefusedPurges } from '../../db/registry/tenant-worklists.js';
 import { findTenant, type TenantRecord } from '../../db/registry/tenant-queries.js';
 import { within } from '../lib/deadline.js';
 import { DatabaseFault } from '../../db/driver/database-fault.js';
@@ -39,10 +39,10 @@ export interface Transitions {
    *
    * @param database what happens to its database; default: a database that the service made is dropped, and an adopted database
    *   stays
-   * @throws AppError `unavailable` if not everything could be removed
+   * @throws AppError `operation-unfinished` if not everything could be removed yet
    */
   purge(id: string, origin: AuditOrigin, database?: RemovalWish['database']): Promise<void>;
-  /** Purges every tenant whose grace period is over. The reconciler finishes a purge that fails. */
+  /** Records the purge of every tenant whose grace period is over. Workers do them, each server at its own pace. */
   purgeDue(signal: AbortSignal): Promise<void>;
   /** Waits for work that continues after its answer. */
   close(): Promise<void>;
@@ -54,11 +54,8 @@ const SETTLE_DEADLINE = 3_000;
 /** Longest time (ms) that an answer waits for a database that must open first. */
 const OPEN_DEADLINE = 10_000;
 
-/** Tenants purged in one run. */
-const PURGE_BATCH = 100;
-
-/** Work of the service itself has no actor. */
-const SERVICE: AuditOrigin = { actor: { kind: 'none' } };
+/** Purges that are recorded in one run. */
+const PURGE_BATCH = 1_000;
 
 export function createTransitions(deps: {
   readonly registry: Kysely<Registry>;
@@ -70,6 +67,8 @@ export function createTransitions(deps: {
   readonly record: RecordEvent;
   /** Time (ms) from a tenant's deletion until its purge. */
   readonly grace: number;
+  /** Called when operations were recorded that any worker may take. */
+  readonly onRecorded: () => void;
   readonly onError: (error: unknown, context: { tenantId: string; step: string }) => void;
 }): Transitions {
   const { registry, locks, doors, removal, publish, record, onError } = deps;
@@ -207,12 +206,12 @@ export function createTransitions(deps: {
     },
 
     async purgeDue(signal) {
-      for (const id of await listTenantsToPurge(registry, deps.grace, PURGE_BATCH)) {
+      await retryRefusedPurges(registry);
+      for (const tenant of await listTenantsToPurge(registry, deps.grace, PURGE_BATCH)) {
         if (signal.aborted) return;
-        // The statement that begins the removal checks the grace period again, because the tenant may have been restored and
-        // deleted since. The removal reports its own failures, and the next run or the reconciler tries again.
-        await removal.remove(id, SERVICE, 'purge', { grace: deps.grace }).catch(() => undefined);
+        await removal.recordPurge(tenant, deps.grace);
       }
+      deps.onRecorded();
     },
 
     async close() {

@@ -12,6 +12,7 @@ import {
   type Problem,
   type TestService,
 } from './app.js';
+import { finishOperations } from './operations.js';
 import { startStatementProxy, type Statement, type StatementProxy, type Verdict } from './statement-proxy.js';
 
 /** Which answers are lost: the registry's, or those of the server to the provisioner. */
@@ -117,10 +118,13 @@ export async function startReplicas(standby = 0): Promise<Replicas> {
   };
 }
 
-/** Runs every job of both replicas twice: a job may leave unfinished work to its next run. */
+/** Finishes every operation and runs every job, on both replicas. */
 export async function runJobs({ here, there }: Replicas): Promise<void> {
-  for (const job of ['reconciler', 'lifecycle settle', 'reconciler'])
-    for (const { app } of [here, there]) await app.engine.housekeeping.runNow(job);
+  for (const { app } of [here, there]) {
+    await finishOperations(app.engine);
+    for (const job of ['reconciler', 'lifecycle settle']) await app.engine.housekeeping.runNow(job);
+    await finishOperations(app.engine);
+  }
 }
 
 /** Makes or adopts a tenant; its name is its slug. */
