@@ -21,7 +21,7 @@ export async function finishOperations({ registry, runner }: Engine): Promise<vo
   }
   await registry
     .updateTable('operations')
-    .set({ not_before: sql<string>`now()` })
+    .set({ not_before: sql<string>`now() - interval '1 second'` })
     .where('ended_at', 'is', null)
     .execute();
   await runner.takeUp.now();

@@ -8,7 +8,7 @@ import { AppError } from '../../errors.js';
 import type { RecordEvent } from '../../observability/security-events.js';
 import { look, whyLeft } from '../evidence.js';
 import { leftAsItIs, type ReportLeft } from '../reports.js';
-import { LostOperation, type Step } from '../runner/operation-kinds.js';
+import { LostOperation, PastReturn, type Step } from '../runner/operation-kinds.js';
 import { keepsDatabase, placeOf, takeDown, type TakeDownDeps } from './take-down.js';
 
 export interface RemovalDeps extends TakeDownDeps {
@@ -40,6 +40,9 @@ export function removalSteps(deps: RemovalDeps, operation: OperationRecord, aske
       do: async () => {
         const tenant = await findSettledTenant(registry, id);
         if (tenant?.status === 'deleted') await beginDue(deps, tenant, Number(details['grace']));
+      },
+      undo: async () => {
+        if (await row()) throw new PastReturn();
       },
     },
     {
