@@ -102,6 +102,16 @@ export async function markTenantDeleting(
 }
 
 /**
+ * Gives up the removal of a tenant: it is deleted, and its grace time begins now. Its status before is not known any more.
+ */
+export async function giveUpDeleting(db: Kysely<Registry>, id: string): Promise<TenantRecord | undefined> {
+  return change(db, id, { status: 'deleted' })
+    .set({ deleted_at: sql<string>`now()`, status_before_deletion: 'suspended', on_purge: null })
+    .where('status', '=', 'deleting')
+    .executeTakeFirst();
+}
+
+/**
  * Gives the row a higher generation than the mark of its database, so that the status in the row decides. The grace time of a
  * deleted tenant begins now.
  */

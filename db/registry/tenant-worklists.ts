@@ -9,19 +9,39 @@ export async function listRestoringTenants(db: Kysely<Registry>): Promise<string
   return rows.map(({ id }) => id);
 }
 
-/** Ids of deleted tenants whose grace time (ms) is over. */
-export async function listTenantsToPurge(db: Kysely<Registry>, grace: number, limit: number): Promise<string[]> {
-  const rows = await db
+/** Deleted tenants whose grace time (ms) is over, and that no operation removes yet. */
+export async function listTenantsToPurge(
+  db: Kysely<Registry>,
+  grace: number,
+  limit: number,
+): Promise<Pick<TenantRecord, 'id' | 'clusterId'>[]> {
+  return db
     .selectFrom('tenants')
-    .select('id')
+    .select(['id', 'cluster_id as clusterId'])
     .where('status', '=', 'deleted')
     .where('restoring', '=', false)
     .where(graceIsOver(grace))
-    // In random order, so that tenants that cannot be purged do not hold up the others.
-    .orderBy(sql`random()`)
+    .where(
+      sql<boolean>`not exists (
+        select from operations o where o.subject = tenants.id and o.kind = 'remove' and o.ended_at is null)`,
+    )
+    .orderBy('deleted_at')
     .limit(limit)
     .execute();
-  return rows.map(({ id }) => id);
+}
+
+/**
+ * Lets purges after the grace time try again that wait for a person and have not begun: each hour, because the evidence may be
+ * complete by now, and at once if the tenant was restored, because then they end.
+ */
+export async function retryRefusedPurges(db: Kysely<Registry>): Promise<void> {
+  await sql`
+    update operations o set state = 'waiting', not_before = now(), updated_at = now()
+    where kind = 'remove' and ended_at is null and state = 'needs-person' and details ? 'grace'
+      and coalesce((
+        select t.status = 'deleted' and (t.restoring or o.updated_at < now() - interval '1 hour')
+          or t.status not in ('deleted', 'deleting')
+        from tenants t where t.id = o.subject), true)`.execute(db);
 }
 
 /** Whether a deleted tenant's grace time (ms) is over. */

@@ -1,5 +1,6 @@
 // SQL about databases that existed before they became a tenant's: their properties, their owner, and their release.
 import { sql, type Kysely, type RawBuilder } from 'kysely';
+import { NOT_AS_EXPECTED } from './marks.js';
 import type { ClusterDb } from './server-admin.js';
 import { MARKER_QUERY } from '../tenant/marker.js';
 import type { TenantDatabase } from '../tenant/tenant-schema.js';
@@ -27,17 +28,35 @@ export async function findDatabase(cluster: ClusterDb, name: string): Promise<Fo
   return rows[0];
 }
 
-/** Revokes PUBLIC's rights on a database, and lets the runtime role connect. */
+/**
+ * Revokes PUBLIC's rights on a database, and lets the runtime role connect, both or neither. A worker that was paused and goes on
+ * after the role was dropped changes nothing.
+ */
 export async function closeToOthers(cluster: ClusterDb, name: string, runtimeRole: string): Promise<void> {
-  await sql`revoke all on database ${sql.id(name)} from public`.execute(cluster);
-  await sql`grant connect on database ${sql.id(name)} to ${sql.id(runtimeRole)}`.execute(cluster);
+  // One packet is one transaction.
+  await sql`
+    revoke all on database ${sql.id(name)} from public;
+    grant connect on database ${sql.id(name)} to ${sql.id(runtimeRole)}`.execute(cluster);
 }
 
-/** Statements that grant PUBLIC its rights again. @param rights as `findDatabase` returned them */
-export function reopenToOthers(name: string, rights: readonly string[]): RawBuilder<unknown>[] {
-  return ['CONNECT', 'TEMPORARY', 'CREATE']
-    .filter((right) => rights.includes(right))
-    .map((right) => sql`grant ${sql.raw(right)} on database ${sql.id(name)} to public`);
+/** The rights that PUBLIC can have on a database. */
+export const PUBLIC_RIGHTS = ['CONNECT', 'TEMPORARY', 'CREATE'] as const;
+
+/**
+ * Statements that grant PUBLIC its rights again, for `also` of a change of the mark. Without the role the change is refused: an
+ * earlier call has done all this, and another adoption may have begun since.
+ *
+ * @param rights as `findDatabase` returned them
+ */
+export function reopenToOthers(name: string, rights: readonly string[], runtimeRole: string): RawBuilder<unknown>[] {
+  const hasRole = sql`
+    do $do$ begin
+      if not exists (select from pg_roles where rolname = ${sql.lit(runtimeRole)}) then
+        raise exception 'there is no such role' using errcode = ${sql.lit(NOT_AS_EXPECTED)};
+      end if;
+    end $do$`;
+  const granted = PUBLIC_RIGHTS.filter((right) => rights.includes(right));
+  return [hasRole, ...granted.map((right) => sql`grant ${sql.raw(right)} on database ${sql.id(name)} to public`)];
 }
 
 /** Whether a database is a registry, or carries a tenant's marker, seen from inside the database. */
@@ -78,5 +97,29 @@ export async function letGo(db: Kysely<TenantDatabase>, runtimeRole: string, ten
   await db.transaction().execute(async (trx) => {
     if (found?.hasMarker) await trx.deleteFrom('tenant_marker').where('tenant_id', '=', tenantId).execute();
     if (found?.hasRole) await sql`drop owned by ${sql.id(runtimeRole)}`.execute(trx);
+  });
+}
+
+/**
+ * Removes the first admin of an adoption and the tenant's marker, which were written together. Without the marker nothing of them
+ * is there, and a table `users` may be another one. An admin who has signed in stays. It can be repeated.
+ */
+export async function undoFilling(
+  db: Kysely<TenantDatabase>,
+  tenantId: string,
+  adminId: string | undefined,
+): Promise<void> {
+  const { rows } = await sql<{ hasMarker: boolean }>`
+    select to_regclass('public.tenant_marker') is not null as "hasMarker"`.execute(db);
+  if (!rows[0]?.hasMarker) return;
+  await db.transaction().execute(async (trx) => {
+    const { numDeletedRows } = await trx
+      .deleteFrom('tenant_marker')
+      .where('tenant_id', '=', tenantId)
+      .executeTakeFirst();
+    if (numDeletedRows === 0n || adminId === undefined) return;
+    await sql`
+      delete from users where id = ${adminId}
+        and not exists (select from sessions where account_id = ${adminId})`.execute(trx);
   });
 }

@@ -74,7 +74,8 @@ export function markIn(comment: RawBuilder<unknown>): RawBuilder<string | null> 
   return sql`(case when starts_with(${comment}, ${sql.lit(`${PREFIX} `)}) then split_part(${comment}, e'\n', 1) end)`;
 }
 
-const NOT_AS_EXPECTED = 'TN001';
+/** The SQLSTATE of a change whose condition does not hold: nothing changed. */
+export const NOT_AS_EXPECTED = 'TN001';
 
 /** Differs from every mark, and from an empty list of marks. */
 const NO_MARK = '-';

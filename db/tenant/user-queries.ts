@@ -115,12 +115,19 @@ export async function listUsers(
   return afterPosition(query, keyset, page.after, page.limit).execute();
 }
 
-/** Adds a user without roles and returns its id. */
+/** Adds a user without roles and returns its id. @param user.id a new one by default */
 export async function insertUser(
   db: Kysely<TenantDatabase>,
-  user: { email: string; passwordHash: string; firstName: string; lastName: string; active?: boolean | undefined },
+  user: {
+    id?: string;
+    email: string;
+    passwordHash: string;
+    firstName: string;
+    lastName: string;
+    active?: boolean | undefined;
+  },
 ): Promise<string> {
-  const id = newId();
+  const { id = newId() } = user;
   await db
     .insertInto('users')
     .values({

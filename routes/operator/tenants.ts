@@ -64,6 +64,7 @@ export async function tenantRoutes(fastify: FastifyInstance, { config }: { confi
           'not-adoptable',
           'provisioning-failed',
           'adoption-failed',
+          'operation-unfinished',
           'idempotency-key-in-use',
           'idempotency-key-reused',
         ],

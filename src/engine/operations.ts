@@ -1,7 +1,7 @@
 // What operators do with tenants and clusters: make, adopt, change, remove, rotate passwords, register servers.
 import type { Logger } from 'pino';
 import type { Config } from '../config/index.js';
-import { createAdoption, type Adoption } from '../operations/adoption.js';
+import { createAdoption, type Adoption } from '../operations/adopt/adoption.js';
 import { allowedHosts } from '../clusters/cluster-hosts.js';
 import { createClusterRegistration, type ClusterRegistration } from '../operations/register-cluster.js';
 import { createConnectionLimits, type ConnectionLimits } from '../operations/role-limits.js';
@@ -147,7 +147,8 @@ export function createOperations(
     report,
     record,
     beforeDrop,
-    onError,
+    runner,
+    worker: replicaId,
   });
   const making = createMaking({ registry, provisioners, installation, removal, report, record });
   const shared = { registry, provisioners, locks, installation, record, onError };
@@ -225,6 +226,9 @@ export function createOperations(
     doorActs: createDoorActs({ ...changing, operations: doorOperations }),
     removal,
     grace: config.tenants.deletionGrace,
+    onRecorded: () => {
+      runner.takeUp.wake();
+    },
   });
   closing.add('lifecycle', () => lifecycle.close());
   return {
@@ -233,7 +237,7 @@ export function createOperations(
     provisioners,
     provisioning,
     adoption: countAdoptions(
-      createAdoption({ ...shared, making, envelope, connectionLimit: STANDARD_CONNECTIONS }),
+      createAdoption({ ...shared, runner, replicaId, report, envelope, connectionLimit: STANDARD_CONNECTIONS }),
       instruments,
     ),
     removal,

@@ -1,249 +1,258 @@
 // Removes tenants: the sessions in the tenant's database, the database, the role, and finally the registry's row, so that nothing
 // remains without a row. The database is dropped only if its own mark allows it (src/operations/demolish.ts).
-import type { Kysely } from 'kysely';
-import { letGo } from '../../db/server/adoption-checks.js';
+//
+//     begin (deleted → deleting) → pools → database → row
+//
+// A person's act begins with its first step, in the transaction that audits it. A purge after the grace time begins with a row
+// that is still `deleted`: an operation of `details.grace` looks at the evidence first, and a worker of any replica takes it.
+import type { Transaction } from 'kysely';
 import type { AuditOrigin } from '../../db/shared/audit-rows.js';
+import {
+  findUnfinishedOperation,
+  insertOperation,
+  retryOperation,
+  takeOperation,
+  type OperationRecord,
+} from '../../db/registry/operation-rows.js';
 import type { Registry } from '../../db/registry/registry-schema.js';
 import {
   deleteTenantRow,
   findSettledTenant,
+  giveUpDeleting,
   markTenantDeleting,
-  raiseGeneration,
 } from '../../db/registry/tenant-status-queries.js';
-import type { TenantRecord } from '../../db/registry/tenant-queries.js';
-import { releaseDatabase, whileOpenToOwner } from '../../db/server/access.js';
-import { changeMark, markText, parseMark } from '../../db/server/marks.js';
-import { hasUsers } from '../../db/tenant/usage-queries.js';
+import { findTenant, type TenantRecord } from '../../db/registry/tenant-queries.js';
+import { DatabaseFault } from '../../db/driver/database-fault.js';
 import { auditAct, confirmOperator } from '../audit/operator-act.js';
 import { AppError } from '../errors.js';
-import { demolish, dismiss, type Left } from './demolish.js';
-import { complete, doomedOf, isAdopted, look, markOf, whyLeft } from './evidence.js';
+import { within } from '../lib/deadline.js';
+import type { Left } from './demolish.js';
+import { complete, look, whyLeft } from './evidence.js';
+import { removalSteps, type RemovalDeps } from './remove/removal-steps.js';
+import { isCondemned, keepsDatabase, placeOf, takeDown, type Seen, type TakeDownOptions } from './remove/take-down.js';
+import { answered, unfinished } from './runner/answering.js';
+import type { OperationKind } from './runner/operation-kinds.js';
+import type { Outcome, Runner } from './runner/runner.js';
 import { statusesFor } from '../tenants/tenant-states.js';
 import type { TenantLocks } from '../tenants/tenant-locks.js';
-import type { PlacedProvisioner, Provisioners } from '../clusters/provisioners.js';
-import type { RecordEvent } from '../observability/security-events.js';
-import type { ReportLeft } from './reports.js';
+import { isLeftAsItIs, leftAsItIs } from './reports.js';
 
-/** Why a tenant is removed: a deleted tenant is purged, or a tenant whose making failed is abandoned. */
+/** Why a person removes a tenant: a deleted tenant is purged, or a removal that is unfinished is continued. */
 export type RemovalAct = 'abandon' | 'purge';
 
 export interface RemovalWish {
   /** What happens to the database. Default: a database that the service made is dropped, and an adopted database stays. */
   readonly database?: 'drop' | 'keep' | undefined;
-  /** For the automatic purge: time (ms) required since the tenant's deletion. Undefined if a person asks for the removal. */
-  readonly grace?: number | undefined;
 }
 
 export interface Removal {
   /**
-   * Removes a tenant: its sessions, database, role and row. After a failure, another call or the reconciler finishes the removal.
-   * The removal is audited when it begins. From then on it cannot be undone.
+   * Removes a tenant for a person: its sessions, database, role and row. The removal is audited when it begins. From then on a
+   * worker finishes it; a call for a removal that is unfinished tries again at once.
    *
    * @returns false if there is no such tenant in a state that allows removal (src/tenants/tenant-states.ts)
-   * @throws AppError `tenant-state` if the database does not carry the evidence that allows its drop; `unavailable` if not
-   *   everything could be removed
+   * @throws AppError `tenant-state` if the database does not carry the evidence that allows its drop; `operation-unfinished` if
+   *   not everything could be removed yet
    */
   remove(tenantId: string, origin: AuditOrigin, act?: RemovalAct, wish?: RemovalWish): Promise<boolean>;
   /**
-   * Finishes a removal that was begun. The caller holds the tenant's lock. A tenant in another status stays.
+   * Records the purge of a deleted tenant, for the worker that takes it.
    *
-   * @param more.grounds more marks that allow dropping the database
-   * @param more.asked whether a person asks for it: then a mark of a former build, and a row that is older than its mark, are
-   *   brought up to date
+   * @param grace time (ms) since the deletion that the purge requires; compared again when the purge begins
    */
-  finish(tenantId: string, more?: FinishOptions): Promise<Left>;
+  recordPurge(tenant: Pick<TenantRecord, 'id' | 'clusterId'>, grace: number): Promise<void>;
+  /** Finishes a removal that was begun. The caller holds the tenant's lock. A tenant in another status stays. */
+  finish(tenantId: string, more?: TakeDownOptions): Promise<Left>;
 }
 
-interface FinishOptions {
-  readonly grounds?: readonly string[];
-  readonly asked?: boolean;
+/** Rights of the worker that a person waits for. They are not recorded: another worker does not have them. */
+interface Asked {
+  readonly asked: true;
 }
 
-export function createRemoval(deps: {
-  readonly registry: Kysely<Registry>;
-  readonly provisioners: Provisioners;
-  readonly locks: TenantLocks;
-  readonly installation: () => Promise<string>;
-  /** Called after the row turned to `deleting` and before the database is dropped: closes the pools of this process. */
-  readonly beforeDrop: (tenantId: string) => Promise<void>;
-  readonly report: ReportLeft;
-  /** Called when a purge is committed. */
-  readonly record: RecordEvent;
-  readonly onError: (error: unknown, context: { tenantId: string; step: string }) => void;
-}): Removal {
-  const { registry, provisioners, locks } = deps;
+/** Longest time (ms) that an answer waits for the removal, and for a look at the evidence before it. */
+const DEADLINE = 10_000;
+const LOOK_DEADLINE = 3_000;
 
-  /**
-   * Running removals by tenant. If two workers drop the same role or database at once, PostgreSQL fails one of them with an
-   * internal error, so they share the work.
-   */
-  const removals = new Map<string, { readonly wish: string; readonly work: Promise<boolean> }>();
+export function createRemoval(
+  deps: RemovalDeps & {
+    readonly locks: TenantLocks;
+    readonly runner: Runner;
+    /** The replica's id. */
+    readonly worker: string;
+  },
+): Removal {
+  const { registry, locks, runner, worker } = deps;
 
-  async function removeNow(id: string, origin: AuditOrigin, act: RemovalAct, wish: RemovalWish): Promise<boolean> {
+  const kind: OperationKind<Asked> = {
+    name: 'remove',
+    async plan(operation, input) {
+      const { subject: id, details } = operation;
+      const tenant = await findSettledTenant(registry, id);
+      // Also if a former build removed it, which knows no operations.
+      if (!tenant) return 'done';
+      const isDue = tenant.status === 'deleted' && !tenant.restoring && typeof details['grace'] === 'number';
+      if (tenant.status !== 'deleting' && !isDue) return 'undone';
+      return { steps: removalSteps(deps, operation, input?.asked ?? false) };
+    },
+    async abandon(trx, { subject: id }) {
+      // An adoption that was undone was never a tenant: what is on the server stays, and is reported.
+      if ((await findSettledTenant(trx, id))?.adopts) await deleteTenantRow(trx, id);
+      else await giveUpDeleting(trx, id);
+    },
+  };
+  runner.add(kind);
+
+  /** Begins or continues a removal for a person, under the tenant's lock. Undefined if the tenant is in another status. */
+  async function begin(
+    id: string,
+    origin: AuditOrigin,
+    act: RemovalAct,
+    wish: RemovalWish,
+  ): Promise<OperationRecord | undefined> {
     const tenant = await findSettledTenant(registry, id);
-    if (!tenant || !statusesFor(act).includes(tenant.status)) return false;
-    const asked = wish.grace === undefined;
-    if (tenant.status === 'deleted') {
-      if (!(await begin(tenant, origin, wish))) return false;
-    } else {
-      await confirmOperator(registry, origin);
-      if (wish.database !== undefined) await markTenantDeleting(registry, id, ['deleting'], { onPurge: wish.database });
-    }
-    let left;
-    try {
-      left = await finish(id, { asked });
-    } catch (error) {
-      deps.onError(error, { tenantId: id, step: 'remove' });
-      throw new AppError('unavailable', {
-        detail: `The tenant ${id} could not be removed completely. The service tries again by itself; POST /tenants/${id}/purge tries again at once.`,
-        retryAfter: 5,
-        cause: error,
-      });
-    }
-    if (left !== undefined)
-      throw leftAsItIs(left, `POST /tenants/${id}/purge?database=keep removes the tenant and keeps the database.`);
-    return true;
+    if (!tenant || tenant.status === 'provisioning' || !statusesFor(act).includes(tenant.status)) return undefined;
+    if (tenant.status === 'deleted') return beginPurge(tenant, origin, wish);
+    await confirmOperator(registry, origin);
+    return registry.transaction().execute(async (trx) => {
+      if (wish.database !== undefined) await markTenantDeleting(trx, id, ['deleting'], { onPurge: wish.database });
+      return ours(trx, tenant, origin);
+    });
   }
 
-  /** Checks the evidence first, so that no removal begins that could not be finished. */
-  async function begin(tenant: TenantRecord, origin: AuditOrigin, wish: RemovalWish): Promise<boolean> {
-    const { id } = tenant;
+  /**
+   * Checks the evidence first, so that a removal that could not be finished does not begin. If the server does not answer, the
+   * evidence decides later, before the drop.
+   */
+  async function beginPurge(
+    tenant: TenantRecord,
+    origin: AuditOrigin,
+    wish: RemovalWish,
+  ): Promise<OperationRecord | undefined> {
+    const { id, generation } = tenant;
     if (tenant.restoring)
       throw new AppError('tenant-state', {
         detail: 'The tenant is being restored. Wait until it is active or suspended.',
       });
     const installation = await deps.installation();
-    const provisioner = await placeOf(tenant);
-    const seen = await look(provisioner, tenant, installation);
-    const keeps = wish.database === 'keep' || (wish.database === undefined && isAdopted(tenant));
-    // Without a mark of this build only a person decides. No mark shows whether the tenant was restored since the row was
-    // written.
-    const completes = wish.grace === undefined && seen !== undefined && ['former', 'unmarked'].includes(seen.verdict);
-    const completed = completes && (await complete(registry, provisioner, tenant, seen, installation)) !== undefined;
-    if (seen && !keeps && !completed && !['agrees', 'older'].includes(seen.verdict)) {
-      deps.report(tenant, whyLeft(seen.verdict, seen.found));
-      throw refused(id, seen);
+    const provisioner = await placeOf(deps, tenant);
+    const seen = await within(
+      look(provisioner, tenant, installation),
+      LOOK_DEADLINE,
+      () => new DatabaseFault('timeout', 'no answer in time'),
+    ).catch((error: unknown) => {
+      if (error instanceof DatabaseFault) return undefined;
+      throw error;
+    });
+    if (
+      seen &&
+      !keepsDatabase(tenant, wish.database ?? tenant.onPurge) &&
+      !['agrees', 'older'].includes(seen.verdict)
+    ) {
+      // Without a mark of this build only a person decides. No mark shows whether the tenant was restored since the row was
+      // written.
+      const completed =
+        ['former', 'unmarked'].includes(seen.verdict) &&
+        (await complete(registry, provisioner, tenant, seen, installation)) !== undefined;
+      if (!completed && !isCondemned(tenant, seen.found.text, installation)) {
+        deps.report(tenant, whyLeft(seen.verdict, seen.found));
+        throw refused(id, seen);
+      }
     }
     const begun = await registry.transaction().execute(async (trx) => {
-      const { generation } = tenant;
-      const { grace, database: onPurge } = wish;
-      const deleting = await markTenantDeleting(trx, id, ['deleted'], { generation, grace, onPurge });
-      const target = { kind: 'tenant', id } as const;
-      if (deleting) await auditAct(trx, { ...origin, action: 'tenant.purged', target, tenantId: id });
-      return deleting !== undefined;
+      const deleting = await markTenantDeleting(trx, id, ['deleted'], { generation, onPurge: wish.database });
+      if (!deleting) return undefined;
+      const operation = await ours(trx, deleting, origin);
+      // Rolls back: another worker has just ended an operation on this tenant.
+      if (!operation) throw new AppError('unavailable', { retryAfter: 1 });
+      await auditAct(trx, { ...origin, action: 'tenant.purged', target: { kind: 'tenant', id }, tenantId: id });
+      return operation;
     });
     if (begun) deps.record('tenant-purged', { tenantId: id }, origin);
     return begun;
   }
 
-  function placeOf({ dbHost: host, dbPort: port }: TenantRecord): Promise<PlacedProvisioner> {
-    return provisioners.at({ host, port });
+  /** The removal's operation, taken by this worker: a new one, or the unfinished one, whatever it waits for. */
+  async function ours(
+    trx: Transaction<Registry>,
+    { id, clusterId }: TenantRecord,
+    { actor }: AuditOrigin,
+  ): Promise<OperationRecord | undefined> {
+    const operatorId = actor.kind === 'operator' ? actor.id : undefined;
+    const fresh = await insertOperation(trx, {
+      kind: kind.name,
+      subject: id,
+      tenantId: id,
+      clusterId,
+      operatorId,
+      worker,
+    });
+    if (fresh) return fresh;
+    const known = await findUnfinishedOperation(trx, id, kind.name);
+    return known && (await retryOperation(trx, known.id)) && takeOperation(trx, known.id, worker);
   }
 
-  async function finish(id: string, { grounds = [], asked = false }: FinishOptions = {}): Promise<Left> {
-    const row = await findSettledTenant(registry, id);
-    if (row?.status !== 'deleting') return undefined;
-    await deps.beforeDrop(id);
-    const provisioner = await placeOf(row);
-    const installation = await deps.installation();
-    const tenant = await bringUp(provisioner, row, installation, asked);
-    const keeps = tenant.onPurge === 'keep' || (tenant.onPurge === null && isAdopted(tenant));
-    const left = keeps
-      ? await release(provisioner, tenant, installation, asked)
-      : await demolish(registry, provisioner, doomedOf(tenant, installation, grounds), installation);
-    if (left !== undefined) {
-      deps.report(tenant, left);
-      return left;
-    }
-    await deleteTenantRow(registry, id);
-    return undefined;
-  }
-
-  /** Updates the mark to its row if the row is of a later change, or if a person asks. */
-  async function bringUp(
-    provisioner: PlacedProvisioner,
-    tenant: TenantRecord,
-    installation: string,
-    asked: boolean,
-  ): Promise<TenantRecord> {
-    const seen = await look(provisioner, tenant, installation);
-    if (!seen) return tenant;
-    const { found, verdict } = seen;
-    // A former build dropped a database by the row alone. Without a person only a database without users is dropped.
-    const { inDatabase, cluster } = provisioner;
-    const { name, open } = found;
-    const isEmpty = async (): Promise<boolean> => !(await inDatabase(name, hasUsers));
-    const mayComplete = async (): Promise<boolean> =>
-      asked || (verdict === 'former' && (await (open ? isEmpty() : whileOpenToOwner(cluster, name, isEmpty))));
-    if ((verdict === 'former' || verdict === 'unmarked') && (await mayComplete()))
-      return (await complete(registry, provisioner, tenant, seen, installation)) ?? tenant;
-    let row = tenant;
-    const mark = parseMark(found.text);
-    const isTenants = mark && ['tenant', 'adopted', 'suspended', 'deleted'].includes(mark.state);
-    // This status cannot be left: a person who asks again wants the tenant to be removed.
-    if (asked && verdict === 'newer' && isTenants)
-      row = (await raiseGeneration(registry, tenant, Math.max(mark.generation, tenant.generation) + 1)) ?? tenant;
-    else if (verdict !== 'older' || !isTenants) return tenant;
-    const to = markText(markOf(row, installation));
-    await changeMark(provisioner.cluster, { database: row.dbName, role: row.dbUser, from: [found.text], to });
-    return row;
-  }
-
-  /** Releases a database that stays: removes this tenant's marker, grants, mark and role, and opens the database again. */
-  async function release(
-    provisioner: PlacedProvisioner,
-    tenant: TenantRecord,
-    installation: string,
-    asked: boolean,
-  ): Promise<Left> {
-    const { cluster, inDatabase } = provisioner;
-    const { id, dbUser, adopts, claim, generation } = tenant;
-    const seen = await look(provisioner, { ...tenant, dbName: adopts ?? tenant.dbName }, installation);
-    if (seen) {
-      const { name, text, open } = seen.found;
-      // An adoption that was undone was never active, even if its mark arrived late.
-      const undone = adopts !== null && text === markText({ installation, id, state: 'adopted', claim, generation });
-      // If the database belongs to another tenant, only the row is removed.
-      if (seen.verdict === 'foreign') return asked || adopts !== null ? undefined : whyLeft(seen.verdict, seen.found);
-      if (seen.verdict === 'newer' && !undone) return whyLeft(seen.verdict, seen.found);
-      const leave = (): Promise<void> => inDatabase(name, (db) => letGo(db, dbUser, id));
-      await (open ? leave() : whileOpenToOwner(cluster, name, leave));
-      if (!(await releaseDatabase(cluster, name, text))) throw new Error('the mark of the database has just changed');
-    }
-    await dismiss(provisioner, { id, role: dbUser });
-    return undefined;
+  /** An unfinished creation or adoption whose row is `deleting` is undone by its own operation. */
+  async function isUndone(id: string): Promise<boolean> {
+    if ((await findTenant(registry, id))?.status !== 'deleting') return false;
+    for (const making of ['create', 'adopt'] as const) await runner.settle(id, making);
+    return (await findTenant(registry, id)) === undefined;
   }
 
   return {
-    async remove(tenantId, origin, act = 'abandon', wish = {}) {
-      // A person's request never shares the work of the job, because the job is refused in more cases.
-      const { actor } = origin;
-      // It also never shares the work of another session, which may be refused.
-      const session = actor.kind === 'operator' ? actor.sessionId : undefined;
-      const same = JSON.stringify([act, wish.database ?? null, wish.grace === undefined, session ?? null]);
-      let other;
-      while ((other = removals.get(tenantId)) && other.wish !== same) await other.work.catch(() => undefined);
-      const work =
-        other?.work ??
-        locks.hold(tenantId, () => removeNow(tenantId, origin, act, wish)).finally(() => removals.delete(tenantId));
-      removals.set(tenantId, { wish: same, work });
-      return work;
+    async remove(id, origin, act = 'abandon', wish = {}) {
+      if (await isUndone(id)) return true;
+      let tell: (operation: OperationRecord | undefined) => void = () => undefined;
+      const begun = new Promise<OperationRecord | undefined>((resolve) => (tell = resolve));
+      const work = locks.hold(id, async (held): Promise<Outcome | undefined> => {
+        const operation = await begin(id, origin, act, wish);
+        tell(operation);
+        return operation && runner.work(kind, operation, { input: { asked: true }, held });
+      });
+      const operation = await Promise.race([begun, work.then(() => undefined)]).catch(async (error: unknown) => {
+        // The lock was not free: perhaps another worker removes the tenant.
+        const other = error instanceof AppError && (await findUnfinishedOperation(registry, id, kind.name));
+        throw other && error.code === 'unavailable' ? unfinished(other.id, error) : error;
+      });
+      if (!operation) return false;
+      const ended = work.then((outcome): Outcome => {
+        if (outcome?.state === 'needs-person' && isLeftAsItIs(outcome.error)) throw left(id, outcome.error);
+        return outcome ?? { state: 'lost' };
+      });
+      return (await answered(operation, ended, DEADLINE)).state === 'done';
     },
 
-    finish,
+    async recordPurge({ id, clusterId }, grace) {
+      await insertOperation(registry, { kind: kind.name, subject: id, tenantId: id, clusterId, details: { grace } });
+    },
+
+    async finish(id, more = {}) {
+      const tenant = await findSettledTenant(registry, id);
+      if (tenant?.status !== 'deleting') return undefined;
+      await deps.beforeDrop(id);
+      const why = await takeDown(deps, tenant, more);
+      if (why === undefined) await deleteTenantRow(registry, id);
+      else deps.report(tenant, why);
+      return why;
+    },
   };
 }
 
-type Seen = NonNullable<Awaited<ReturnType<typeof look>>>;
-
 function refused(id: string, seen: Seen): AppError {
-  const advice =
-    seen.verdict === 'newer'
-      ? `To remove the tenant, send DELETE /tenants/${id} again, and then purge it.`
-      : `POST /tenants/${id}/purge?database=keep removes the tenant and keeps the database.`;
-  return leftAsItIs(whyLeft(seen.verdict, seen.found), advice);
+  return seen.verdict === 'newer'
+    ? asItIs(
+        whyLeft(seen.verdict, seen.found),
+        `To remove the tenant, send DELETE /tenants/${id} again, and then purge it.`,
+      )
+    : left(id, leftAsItIs(whyLeft(seen.verdict, seen.found)));
 }
 
-function leftAsItIs(why: string, advice: string): AppError {
+/** @param error its message is a part of a sentence */
+function left(id: string, error: unknown): AppError {
+  const why = error instanceof Error ? error.message : '';
+  return asItIs(why, `POST /tenants/${id}/purge?database=keep removes the tenant and keeps the database.`);
+}
+
+function asItIs(why: string, advice: string): AppError {
   return new AppError('tenant-state', { detail: `The database of the tenant is left as it is: ${why}. ${advice}` });
 }

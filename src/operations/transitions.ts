@@ -10,7 +10,7 @@ import {
   markTenantDeleted,
   stopRestoration,
 } from '../../db/registry/tenant-status-queries.js';
-import { listTenantsToPurge } from '../../db/registry/tenant-worklists.js';
+import { listTenantsToPurge, retryRefusedPurges } from '../../db/registry/tenant-worklists.js';
 import { findTenant, type TenantRecord } from '../../db/registry/tenant-queries.js';
 import { auditAct, confirmOperator } from '../audit/operator-act.js';
 import { AppError } from '../errors.js';
@@ -44,20 +44,17 @@ export interface Transitions {
    *
    * @param database what happens to its database; default: a database that the service made is dropped, and an adopted database
    *   stays
-   * @throws AppError `unavailable` if not everything could be removed
+   * @throws AppError `operation-unfinished` if not everything could be removed yet
    */
   purge(id: string, origin: AuditOrigin, database?: RemovalWish['database']): Promise<void>;
-  /** Purges every tenant whose grace period is over. The reconciler finishes a purge that fails. */
+  /** Records the purge of every tenant whose grace period is over. Workers do them, each server at its own pace. */
   purgeDue(signal: AbortSignal): Promise<void>;
   /** Waits for work that continues after its answer. */
   close(): Promise<void>;
 }
 
-/** Tenants purged in one run. */
-const PURGE_BATCH = 100;
-
-/** Work of the service itself has no actor. */
-const SERVICE: AuditOrigin = { actor: { kind: 'none' } };
+/** Purges that are recorded in one run. */
+const PURGE_BATCH = 1_000;
 
 export function createTransitions(deps: {
   readonly registry: Kysely<Registry>;
@@ -70,6 +67,8 @@ export function createTransitions(deps: {
   readonly record: RecordEvent;
   /** Time (ms) from a tenant's deletion until its purge. */
   readonly grace: number;
+  /** Called when operations were recorded that any worker may take. */
+  readonly onRecorded: () => void;
 }): Transitions {
   const { registry, doors, doorOperations, doorActs, removal, publish, record } = deps;
   async function existing(id: string): Promise<TenantRecord> {
@@ -174,12 +173,12 @@ export function createTransitions(deps: {
     },
 
     async purgeDue(signal) {
-      for (const id of await listTenantsToPurge(registry, deps.grace, PURGE_BATCH)) {
+      await retryRefusedPurges(registry);
+      for (const tenant of await listTenantsToPurge(registry, deps.grace, PURGE_BATCH)) {
         if (signal.aborted) return;
-        // The statement that begins the removal checks the grace period again, because the tenant may have been restored and
-        // deleted since. The removal reports its own failures, and the next run or the reconciler tries again.
-        await removal.remove(id, SERVICE, 'purge', { grace: deps.grace }).catch(() => undefined);
+        await removal.recordPurge(tenant, deps.grace);
       }
+      deps.onRecorded();
     },
 
     async close() {

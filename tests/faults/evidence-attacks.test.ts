@@ -18,6 +18,7 @@ import {
   writeRow,
   type Answered,
 } from '../support/rows-and-marks.js';
+import { finishOperations } from '../support/operations.js';
 import { markAgain, rowOf } from '../support/tenants.js';
 
 const { provisioner, registryService } = inject('cluster');
@@ -39,6 +40,12 @@ async function makeTenantWithProduct(service: TestService, slug: string): Promis
   return id;
 }
 
+/** Runs a job, and every operation that is unfinished then. */
+async function run({ app }: TestService, job: string): Promise<void> {
+  await app.engine.housekeeping.runNow(job);
+  await finishOperations(app.engine);
+}
+
 async function expectStatus(answer: Promise<Answered>, status: number): Promise<Answered> {
   const answered = await answer;
   expect(answered.status, answered.text).toBe(status);
@@ -58,7 +65,7 @@ it('a closed database with a user survives its row in a former build’s unfinis
   await expectStatus(actOn(service, id, 'suspend'), 200);
   const { dbName } = await asOfFormerBuild(service, id, sql`status = 'provisioning'`);
 
-  await service.app.engine.housekeeping.runNow('reconciler');
+  await finishOperations(service.app.engine);
   expect(await stateOfDatabase(dbName)).toEqual(CLOSED);
   expect(await contentOf(dbName)).toEqual(contentFor(id));
   expect(await statusOf(service, id)).toBe('suspended');
@@ -71,7 +78,7 @@ it('a closed database with a user survives its row in a former build’s unfinis
   const row = await asOfFormerBuild(service, id, sql`status = 'provisioning'`);
   await commentOnBoth(row, null, await formerMark(service, id));
 
-  await service.app.engine.housekeeping.runNow('reconciler');
+  await finishOperations(service.app.engine);
   expect(await stateOfDatabase(row.dbName)).toEqual(CLOSED);
   expect(await contentOf(row.dbName)).toEqual(contentFor(id));
 });
@@ -82,8 +89,7 @@ it('an open database whose row a former build deleted long ago stays open and co
   const { dbName } = await asOfFormerBuild(service, id, DELETED_LONG_AGO);
   const before = await rowOf(service, { id });
 
-  for (const job of ['lifecycle purge', 'lifecycle settle', 'lifecycle purge'])
-    await service.app.engine.housekeeping.runNow(job);
+  for (const job of ['lifecycle purge', 'lifecycle settle', 'lifecycle purge']) await run(service, job);
   expect(await stateOfDatabase(dbName)).toEqual(OPEN);
   expect(await contentOf(dbName)).toEqual(contentFor(id));
   expect(await rowOf(service, { id })).toEqual(before);
@@ -99,7 +105,7 @@ it('a closed database whose row a former build deleted long ago gets its mark, a
   await expectStatus(actOn(service, id, 'DELETE'), 204);
   const { dbName } = await asOfFormerBuild(service, id, DELETED_LONG_AGO);
 
-  for (const job of ['lifecycle settle', 'lifecycle purge']) await service.app.engine.housekeeping.runNow(job);
+  for (const job of ['lifecycle settle', 'lifecycle purge']) await run(service, job);
   expect(await stateOfDatabase(dbName)).toEqual(CLOSED);
   expect(await contentOf(dbName)).toEqual(contentFor(id));
   const { status, claim, deletedAt } = await rowOf(service, { id });
@@ -162,7 +168,7 @@ it('a database that was restored from a dump while its row said provisioning bec
   await commentOnBoth(row, null);
   await writeRow(service, id, sql`status = 'provisioning'`);
 
-  await service.app.engine.housekeeping.runNow('reconciler');
+  await finishOperations(service.app.engine);
   expect(await contentOf(row.dbName)).toEqual(contentFor(id));
   expect(await statusOf(service, id)).toBe('active');
   expect(await roleExists(row.dbUser)).toBe(true);
@@ -179,7 +185,7 @@ it('every act of an operator works if the registry is from before an upgrade and
 
   await expectStatus(actOn(service, id, 'suspend'), 200);
   expect(await stateOfDatabase(row.dbName)).toEqual(CLOSED);
-  for (const job of ['lifecycle settle', 'reconciler']) await service.app.engine.housekeeping.runNow(job);
+  await run(service, 'lifecycle settle');
   await expectStatus(actOn(service, id, 'resume'), 200);
   expect(await stateOfDatabase(row.dbName)).toEqual(OPEN);
   expect(await signIn(service, 'between-builds')).toBe(200);
@@ -193,7 +199,8 @@ it('a removal that a former build began waits for an operator while the database
   const id = await makeTenant(service, 'half-removed');
   const { dbName } = await asOfFormerBuild(service, id, sql`status = 'deleting'`);
 
-  for (const job of ['reconciler', 'lifecycle settle', 'reconciler']) await service.app.engine.housekeeping.runNow(job);
+  await finishOperations(service.app.engine);
+  await run(service, 'lifecycle settle');
   expect(await statusOf(service, id)).toBe('deleting');
   expect(await contentOf(dbName)).toMatchObject({ users: [ADMIN.email] });
   const taken = await make(service, service.operatorToken, 'half-removed');
@@ -212,7 +219,7 @@ it('a removal that a former build began is finished by a job if the database has
   await service.app.engine.tenantPools.retire(id);
   await inside(dbName, (db) => sql`delete from users`.execute(db));
 
-  await service.app.engine.housekeeping.runNow('reconciler');
+  await finishOperations(service.app.engine);
   expect(await stateOfDatabase(dbName)).toEqual(GONE);
   expect(await statusOf(service, id)).toBeUndefined();
 });

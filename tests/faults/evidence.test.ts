@@ -18,6 +18,7 @@ import {
 } from '../support/app.js';
 import { acknowledged, createLegacyDatabase, invoicesIn, signIn, stateOfDatabase } from '../support/evidence.js';
 import { startProxy, type Proxy } from '../support/proxy.js';
+import { finishOperations } from '../support/operations.js';
 import { build, eventually, makeDataDir, runProgram } from '../support/service-process.js';
 import { startStatementProxy, type Verdict } from '../support/statement-proxy.js';
 
@@ -176,8 +177,11 @@ it('a tenant that was restored and deleted again just before its purge gets its 
   let purge: Promise<void> | undefined;
   await registry.db.transaction().execute(async (trx) => {
     await sql`select from tenants where id = ${id} for update`.execute(trx);
-    purge = service.app.engine.housekeeping.runNow('lifecycle purge').finally(() => (isDone = true));
-    // The purge has listed the tenant, and waits for its row. Or it skips a locked row.
+    purge = service.app.engine.housekeeping
+      .runNow('lifecycle purge')
+      .then(() => finishOperations(service.app.engine))
+      .finally(() => (isDone = true));
+    // The purge was recorded, and its worker waits for the row. Or it skips a locked row.
     await eventually('the purge waits', async () => isDone || (await isWaiting(service)));
     await sql`
       update tenants set status = 'active', deleted_at = null, status_before_deletion = null where id = ${id}`.execute(

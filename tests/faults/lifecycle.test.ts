@@ -299,22 +299,26 @@ describe('while the tenants’ server does not answer', () => {
     expect((await list(service, tenant)).status).toBe(200);
   });
 
-  it('a purge does nothing, because it cannot see whose database it is, and works when it is repeated', async () => {
-    const tenant = await service.createTenant();
-    expect((await act(service, 'delete', tenant.id)).status).toBe(204);
-    const row = await rowOf(service, tenant);
-    takeAway();
-    const answer = await act(service, 'purge', tenant.id);
-    expect([answer.status, answer.body.code]).toEqual([503, 'unavailable']);
-    expect(Number(answer.headers['retry-after'])).toBeGreaterThan(0);
-    expect((await rowOf(service, tenant)).status).toBe('deleted');
-    expect(await isOpen(row)).toBe(false);
+  it(
+    'a purge says which operation continues, sees the evidence before it drops, and ends when the server answers',
+    { timeout: 70_000 },
+    async () => {
+      const tenant = await service.createTenant();
+      expect((await act(service, 'delete', tenant.id)).status).toBe(204);
+      const row = await rowOf(service, tenant);
+      takeAway();
+      const answer = await act(service, 'purge', tenant.id);
+      expect([answer.status, answer.body.code]).toEqual([503, 'operation-unfinished']);
+      expect(Number(answer.headers['retry-after'])).toBeGreaterThan(0);
+      expect((await rowOf(service, tenant)).status).toBe('deleting');
+      expect(await isOpen(row)).toBe(false);
 
-    proxy.mode = 'pass';
-    expect((await act(service, 'purge', tenant.id)).status).toBe(204);
-    expect(await isOpen(row)).toBeUndefined();
-    expect(await findTenant(service.app.engine.registry, tenant.id)).toBeUndefined();
-  });
+      proxy.mode = 'pass';
+      const { registry } = service.app.engine;
+      await expect.poll(() => findTenant(registry, tenant.id), { timeout: 45_000, interval: 100 }).toBeUndefined();
+      expect(await isOpen(row)).toBeUndefined();
+    },
+  );
 
   it('a server that hangs delays an act until the deadline only', async () => {
     const tenant = await service.createTenant();

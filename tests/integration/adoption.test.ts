@@ -12,6 +12,7 @@ import {
   type Problem,
   type TestService,
 } from '../support/app.js';
+import { finishOperations } from '../support/operations.js';
 import { rowOf } from '../support/tenants.js';
 
 interface Made {
@@ -76,12 +77,12 @@ async function cutShort(id: string): Promise<string> {
   return dbUser;
 }
 
-/** Sets an adoption back to before the database was marked, and lets the reconciler undo it. @returns the role */
+/** Sets an adoption back to before the database was marked, and lets another worker undo it. @returns the role */
 async function clearAway(id: string): Promise<string> {
   const { dbName } = await rowOf(service, { id });
   const role = await cutShort(id);
   await asSuperuser('postgres', (db) => sql`comment on database ${sql.id(dbName)} is null`.execute(db));
-  await service.app.engine.housekeeping.runNow('reconciler');
+  await finishOperations(service.app.engine);
   expect(await findTenant(service.app.engine.registry, id)).toBeUndefined();
   return role;
 }
@@ -254,7 +255,7 @@ describe('an adoption that fails', () => {
     const database = await prepare();
     const { id } = (await adopt(database, 'nearly-adopted')).body;
     await cutShort(id);
-    await service.app.engine.housekeeping.runNow('reconciler');
+    await finishOperations(service.app.engine);
     expect(await findTenant(service.app.engine.registry, id)).toMatchObject({ status: 'active', dbName: database });
     const { email, password } = ADMIN;
     const body = { tenant: 'nearly-adopted', email, password };

@@ -267,6 +267,7 @@ describe('a deleted tenant', () => {
     const later = new Date(Date.now() - GRACE + 600_000).toISOString();
     await registry.updateTable('tenants').set({ deleted_at: later }).where('id', '=', within.id).execute();
     await housekeeping.runNow('lifecycle purge');
+    await finishOperations(service.app.engine);
 
     expect(await findTenant(registry, over.id)).toBeUndefined();
     expect(await isOpen(gone)).toBeUndefined();
@@ -275,14 +276,14 @@ describe('a deleted tenant', () => {
     expect((await act('restore', within.id)).body.status).toBe('suspended');
   });
 
-  it('whose removal was interrupted is removed by the reconciler', async () => {
+  it('whose removal was interrupted is removed by another worker', async () => {
     const tenant = await service.createTenant();
     const row = await rowOf(service, tenant);
-    const { registry, housekeeping } = service.app.engine;
+    const { registry } = service.app.engine;
     await act('delete', tenant.id);
     const begun = { status: 'deleting', on_purge: 'drop', deleted_at: null, status_before_deletion: null } as const;
     await registry.updateTable('tenants').set(begun).where('id', '=', tenant.id).execute();
-    await housekeeping.runNow('reconciler');
+    await finishOperations(service.app.engine);
     expect(await findTenant(registry, tenant.id)).toBeUndefined();
     expect(await isOpen(row)).toBeUndefined();
   });
@@ -290,10 +291,10 @@ describe('a deleted tenant', () => {
   it('whose database was not marked as deleted keeps it, whatever its row says, until an operator purges it', async () => {
     const tenant = await service.createTenant();
     const row = await rowOf(service, tenant);
-    const { registry, housekeeping } = service.app.engine;
+    const { registry } = service.app.engine;
     const begun = { status: 'deleting', on_purge: 'drop' } as const;
     await registry.updateTable('tenants').set(begun).where('id', '=', tenant.id).execute();
-    await housekeeping.runNow('reconciler');
+    await finishOperations(service.app.engine);
     expect((await rowOf(service, tenant)).status).toBe('deleting');
     expect(await isOpen(row)).toBe(true);
     expect((await act('purge', tenant.id)).status).toBe(204);

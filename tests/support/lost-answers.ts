@@ -121,7 +121,7 @@ export async function startReplicas(standby = 0): Promise<Replicas> {
   };
 }
 
-/** Runs every job of both replicas twice: a job may leave unfinished work to its next run. */
+/** Finishes every operation and runs every job, on both replicas. */
 export async function runJobs({ here, there }: Replicas): Promise<void> {
   for (const job of ['reconciler', 'lifecycle settle', 'reconciler'])
     for (const { app } of [here, there]) {

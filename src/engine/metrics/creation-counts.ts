@@ -1,7 +1,7 @@
 // Counts the tenants that are made, from a standby database, from the template or by adoption.
 import type { Instruments } from '../../observability/instruments.js';
 import { AppError } from '../../errors.js';
-import type { Adoption } from '../../operations/adoption.js';
+import type { Adoption } from '../../operations/adopt/adoption.js';
 import type { ProvisioningDeps } from '../../operations/create-tenant.js';
 
 type Counted = Pick<Instruments, 'tenantCreations' | 'tenantCreationDuration'>;

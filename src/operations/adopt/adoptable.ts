@@ -1,14 +1,14 @@
 // Whether an existing database can become a tenant's database.
 import type { Kysely } from 'kysely';
-import { findDatabase, inspectContent, type FoundDatabase } from '../../db/server/adoption-checks.js';
-import type { Registry } from '../../db/registry/registry-schema.js';
-import { findTenant } from '../../db/registry/tenant-queries.js';
-import { MAINTENANCE_DATABASE, type ClusterDb } from '../../db/server/server-admin.js';
-import { changeMark, findMarks, parseMark } from '../../db/server/marks.js';
-import { AppError } from '../errors.js';
-import { isOwnName } from '../tenants/tenant-ids.js';
-import type { PlacedProvisioner } from '../clusters/provisioners.js';
-import { isTemplateName } from './templates.js';
+import { findDatabase, inspectContent, type FoundDatabase } from '../../../db/server/adoption-checks.js';
+import type { Registry } from '../../../db/registry/registry-schema.js';
+import { findTenant } from '../../../db/registry/tenant-queries.js';
+import { MAINTENANCE_DATABASE, type ClusterDb } from '../../../db/server/server-admin.js';
+import { changeMark, findMarks, parseMark } from '../../../db/server/marks.js';
+import { AppError } from '../../errors.js';
+import { isOwnName } from '../../tenants/tenant-ids.js';
+import type { PlacedProvisioner } from '../../clusters/provisioners.js';
+import { isTemplateName } from '../templates.js';
 
 export interface AdoptableDeps {
   readonly registry: Kysely<Registry>;
