@@ -12,6 +12,7 @@ import * as m0012 from './0012_session_generations.js';
 import * as m0013 from './0013_full_notify_queue.js';
 import * as m0014 from './0014_changes.js';
 import * as m0015 from './0015_replicas.js';
+import * as m0017 from './0017_worklists.js';
 
 export const registryMigrations: Migrations = {
   '0001_registry': m0001,
@@ -26,4 +27,5 @@ export const registryMigrations: Migrations = {
   '0013_full_notify_queue': m0013,
   '0014_changes': m0014,
   '0015_replicas': m0015,
+  '0017_worklists': m0017,
 };
