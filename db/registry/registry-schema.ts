@@ -59,8 +59,6 @@ export interface TenantsTable {
    * other.
    */
   on_purge: 'drop' | 'keep' | null;
-  /** When the status, the restoration or the generation last changed; a trigger writes it. Null if that was long ago. */
-  status_since: ColumnType<string | null, never, never>;
   /** The newest migration that the tenant's database has run. */
   schema_version: string;
   /** A trigger raises it at every change of the slug, the status, the limits and the values that pools depend on. */
