@@ -7,7 +7,7 @@ import { createFeedSweep, SWEEP_EVERY } from '../replicas/feed-sweep.js';
 import type { HousekeepingJob } from '../jobs/housekeeping.js';
 import { createNotifyRelief } from '../clusters/notify-relief.js';
 import { warnOfFullServers } from '../clusters/server-room.js';
-import { createStorageRelief } from '../operations/storage-relief.js';
+import { createStorageRelief } from '../clusters/storage-relief.js';
 import type { DataPlane } from './data-plane.js';
 import { REFILLING, type Operations } from './operations.js';
 import type { Replica } from './replica.js';

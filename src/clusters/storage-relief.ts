@@ -6,7 +6,7 @@ import type { Registry, StoredLimits } from '../../db/registry/registry-schema.j
 import { listStorageLimits, type StorageLimitRow } from '../../db/registry/tenant-worklists.js';
 import { listTableRows, rewriteTable } from '../../db/tenant/space.js';
 import { limitsInForce } from '../tenants/tenant-limits.js';
-import type { Provisioners } from '../clusters/provisioners.js';
+import type { Provisioners } from './provisioners.js';
 
 /** Tenants of one run. The size of each of their databases is read from the server's disk. */
 const PAGE = 500;
