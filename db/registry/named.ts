@@ -35,12 +35,13 @@ export async function isNamed(
 
 /**
  * Which of these names of databases and roles a row has. All tables are read in one snapshot, because a claim moves a name from
- * one table to the other in one statement.
+ * one table to the other in one statement. One question for each column, because each column has its own index.
  */
 export async function knownDatabaseNames(db: Kysely<Registry>, names: readonly string[]): Promise<ReadonlySet<string>> {
   const { rows } = await sql<{ name: string }>`
-    select named.name from tenants, unnest(array[db_name, db_user, adopts]) as named (name)
-      where db_name = any(${names}) or db_user = any(${names}) or adopts = any(${names})
+    select db_name as name from tenants where db_name = any(${names})
+    union all select db_user from tenants where db_user = any(${names})
+    union all select adopts from tenants where adopts = any(${names})
     union all select db_name from standby_databases where db_name = any(${names})`.execute(db);
   return new Set(rows.map(({ name }) => name));
 }

@@ -133,9 +133,18 @@ export async function listProvisionedTenants(db: Kysely<Registry>): Promise<Tena
   return tenants(db).where('status', 'in', ['active', 'suspended', 'deleted']).orderBy('id').execute();
 }
 
-/** The places of all tenants' databases. */
+/** The places of all tenants' databases. Jumps from place to place in the unique index, and does not read all tenants. */
 export async function listTenantPlaces(db: Kysely<Registry>): Promise<{ host: string; port: number }[]> {
-  return db.selectFrom('tenants').select(['db_host as host', 'db_port as port']).distinct().execute();
+  const { rows } = await sql<{ host: string; port: number }>`
+    with recursive place as (
+      (select db_host as host, db_port as port from tenants order by db_host, db_port limit 1)
+      union all
+      select next.host, next.port from place cross join lateral (
+        select db_host as host, db_port as port from tenants where (db_host, db_port) > (place.host, place.port)
+        order by db_host, db_port limit 1) next
+    )
+    select host, port from place`.execute(db);
+  return rows;
 }
 
 /** The tenants at a place with one of the statuses, or with one of the database names. */

@@ -52,21 +52,28 @@ export function graceIsOver(grace: number): RawBuilder<boolean> {
 /** The columns that decide the CONNECTION LIMIT of a tenant's role. */
 export type ConnectionLimitRow = Pick<TenantRecord, 'id' | 'dbHost' | 'dbPort' | 'dbUser' | 'limits'>;
 
-/** Tenants whose role should exist, with ids greater than `after`, in order of id. */
+/** Tenants whose role should exist: those with the ids, or one page with ids greater than `after`, in order of id. */
 export async function listConnectionLimits(
   db: Kysely<Registry>,
-  after: string | undefined,
-  limit: number,
+  which: { readonly ids: readonly string[] } | { readonly after: string | undefined; readonly limit: number },
 ): Promise<ConnectionLimitRow[]> {
-  return db
+  const query = db
     .selectFrom('tenants')
     .select(['id', 'db_host as dbHost', 'db_port as dbPort', 'db_user as dbUser', 'limits'])
-    .where('status', 'in', ['active', 'suspended'])
-    .$if(after !== undefined, (query) => query.where('id', '>', after ?? ''))
+    .where('status', 'in', ['active', 'suspended']);
+  if ('ids' in which)
+    return which.ids.length === 0 ? [] : query.where(sql<boolean>`id = any(${which.ids}::uuid[])`).execute();
+  const { after, limit } = which;
+  // Always a condition on the id, so that the primary key is read in order.
+  return query
+    .where('id', '>', after ?? NO_ID)
     .orderBy('id')
     .limit(limit)
     .execute();
 }
+
+/** Smaller than every id that is given. */
+const NO_ID = '00000000-0000-0000-0000-000000000000';
 
 /** The columns that measuring a tenant's storage needs. */
 export type StorageLimitRow = Pick<TenantRecord, 'id' | 'dbHost' | 'dbPort' | 'dbName' | 'limits'>;
@@ -87,7 +94,7 @@ export async function listStorageLimits(
     .select(['id', 'db_host as dbHost', 'db_port as dbPort', 'db_name as dbName', 'limits'])
     .where('status', '=', 'active')
     .$if(!all, (query) => query.where(sql<boolean>`limits ? 'storageBytes'`))
-    .$if(after !== undefined, (query) => query.where('id', '>', after ?? ''))
+    .where('id', '>', after ?? NO_ID)
     .orderBy('id')
     .limit(limit)
     .execute();

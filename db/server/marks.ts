@@ -201,3 +201,51 @@ export async function listMarked(
   );
   return rows;
 }
+
+/** A database or a role with a mark of the installation, and no row if it is an orphan. */
+export interface MarkedThing extends Marked {
+  readonly kind: 'database' | 'role';
+  readonly text: string;
+}
+
+/** How many names of the server one page looks through, and how many marked things it returns at most. */
+const LOOKED_THROUGH = 5_000;
+const MARKED_PAGE = 500;
+
+/**
+ * One page of the databases of the connected role, or of the roles, with a mark of the installation, in order of name. A role is
+ * left out if a database of its name carries such a mark.
+ *
+ * @param after the last name of the page before; '' for the first page
+ * @returns the last name that was looked at; undefined at the end
+ */
+export async function listMarkedPage(
+  cluster: Kysely<unknown>,
+  installation: string,
+  kind: MarkedThing['kind'],
+  after: string,
+): Promise<{ readonly things: readonly MarkedThing[]; readonly last: string | undefined }> {
+  const marked = (oid: string, catalog: string): RawBuilder<unknown> =>
+    sql`objoid = ${sql.ref(oid)} and classoid = ${sql.lit(catalog)}::regclass
+      and starts_with(description, ${`${PREFIX} ${installation} `}::text)`;
+  const names =
+    kind === 'database'
+      ? sql`select datname as name, oid from pg_database
+          where datdba = current_user::regrole and datname > ${after}::name order by datname limit ${LOOKED_THROUGH}`
+      : sql`select rolname as name, oid from pg_roles where rolname > ${after}::name order by rolname limit ${LOOKED_THROUGH}`;
+  const found =
+    kind === 'database'
+      ? sql`select name, description from looked join pg_shdescription on ${marked('looked.oid', 'pg_database')}`
+      : sql`select name, description from looked join pg_shdescription on ${marked('looked.oid', 'pg_authid')}
+          where not exists (select from pg_database d join pg_shdescription on ${marked('d.oid', 'pg_database')}
+            where d.datname = looked.name and d.datdba = current_user::regrole)`;
+  const { rows } = await sql<{ name: string | null; text: string; last: string | null; more: boolean }>`
+    with looked as materialized (${names})
+    select ${kind}::text as kind, found.name::text, ${markIn(sql`description`)} as text, all_looked.last, all_looked.more
+    from (select max(name::text collate "C") as last, count(*) = ${LOOKED_THROUGH} as more from looked) all_looked
+      left join (${found} order by name limit ${MARKED_PAGE}) found on true
+    order by found.name`.execute(cluster);
+  const things = rows.flatMap(({ name, text }) => (name === null ? [] : [{ kind, name, text }]));
+  const last = things.length === MARKED_PAGE ? things.at(-1)?.name : rows[0]?.more ? rows[0].last : undefined;
+  return { things, last: last ?? undefined };
+}

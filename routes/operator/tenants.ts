@@ -10,7 +10,7 @@ import type { Config } from '../../src/config/index.js';
 import { AppError } from '../../src/errors.js';
 import { slugify } from '../../src/tenants/tenant-ids.js';
 import { limitsInForce, parseLimits } from '../../src/tenants/tenant-limits.js';
-import type { GivenKey } from '../../src/operations/earlier-requests.js';
+import type { GivenKey } from '../../src/operations/create/earlier-requests.js';
 import { parsePoolOptions } from '../../src/tenants/pool-options.js';
 import { pageOf, readPage } from '../shapes/lists.js';
 import { hideOthers } from '../shapes/own-tenant.js';

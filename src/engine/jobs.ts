@@ -8,7 +8,7 @@ import { createFeedSweep, SWEEP_EVERY } from '../replicas/feed-sweep.js';
 import type { HousekeepingJob } from '../jobs/housekeeping.js';
 import { createNotifyRelief } from '../clusters/notify-relief.js';
 import { warnOfFullServers } from '../clusters/server-room.js';
-import { createStorageRelief } from '../operations/storage-relief.js';
+import { createStorageRelief } from '../clusters/storage-relief.js';
 import type { DataPlane } from './data-plane.js';
 import { REFILLING, type Operations } from './operations.js';
 import type { Replica } from './replica.js';
@@ -23,7 +23,7 @@ const LONG = 10 * MINUTE;
 
 /** `every` is the pause (ms) between two runs, on all replicas together. */
 export function jobsOf(rooms: Rooms, config: Config, log: Logger): readonly HousekeepingJob[] {
-  const { registry, provisioners, doors, lifecycle, reconciler, standby, reencryption, rotation } = rooms;
+  const { registry, provisioners, doors, lifecycle, orphans, standby, reencryption, rotation } = rooms;
   const { limits: defaults, reconcileEvery } = config.tenants;
   const relieveStorage = createStorageRelief({
     registry,
@@ -44,7 +44,7 @@ export function jobsOf(rooms: Rooms, config: Config, log: Logger): readonly Hous
     // Records operations for what a former build left unfinished. The runner itself finds operations that a crash left.
     { name: 'leftovers', every: reconcileEvery, run: (signal) => rooms.leftovers.record(signal) },
     // Looks at every server for databases without a row.
-    { name: 'reconciler', every: reconcileEvery, deadline: LONG, run: (signal) => reconciler.reconcile(signal) },
+    { name: 'reconciler', every: reconcileEvery, deadline: LONG, run: (signal) => orphans.dropAll(signal) },
     // A tenant's status is applied to its database at once if possible, and otherwise here.
     { name: 'lifecycle settle', every: 10 * SECOND, deadline: LONG, run: (signal) => doors.settleAll(signal) },
     { name: 'lifecycle purge', every: MINUTE, deadline: LONG, run: (signal) => lifecycle.purgeDue(signal) },

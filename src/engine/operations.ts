@@ -8,27 +8,26 @@ import { createConnectionLimits, type ConnectionLimits } from '../operations/rol
 import { ensureDefaultCluster } from '../clusters/default-cluster.js';
 import { createDoorActs } from '../operations/doors/door-acts.js';
 import { createDoorOperations } from '../operations/doors/door-operations.js';
-import { createDoors, type Doors } from '../operations/open-close.js';
+import { createDoors, type Doors } from '../operations/doors/open-close.js';
 import { createEnvelope } from '../secrets/envelope.js';
 import type { Housekeeping } from '../jobs/housekeeping.js';
 import { STANDARD_CONNECTIONS } from '../tenants/tenant-limits.js';
 import { createTenantLocks } from '../tenants/tenant-locks.js';
-import { createMaking } from '../operations/making.js';
 import { choosePlace } from '../clusters/placement.js';
-import { createPrecedence } from '../operations/precedence.js';
+import { createPrecedence } from '../operations/create/precedence.js';
 import { createProvisioners, type Provisioners } from '../clusters/provisioners.js';
-import { createProvisioning, type Provisioning } from '../operations/create-tenant.js';
+import { createProvisioning, type Provisioning } from '../operations/create/create-tenant.js';
 import { createLeftovers, type Leftovers } from '../operations/leftovers.js';
 import { makingStandby } from '../operations/standby/making-standby.js';
 import { withdrawingStandby } from '../operations/standby/withdrawing-standby.js';
-import { createReconciler, type Reconciler } from '../operations/reconciler.js';
+import { createOrphans, type Orphans } from '../operations/orphans.js';
 import { createReencryption, type Reencryption } from '../operations/reencryption.js';
-import { createRemoval, type Removal } from '../operations/removal.js';
+import { createRemoval, type Removal } from '../operations/remove/removal.js';
 import { createReports, isLeftAsItIs, type Reports } from '../operations/reports.js';
-import { createRequestHash, type RequestHash } from '../operations/request-hash.js';
+import { createRequestHash, type RequestHash } from '../operations/create/request-hash.js';
 import { createRotation, type Rotation } from '../operations/password-rotation.js';
-import { createStandbyDatabases, type StandbyDatabases } from '../operations/standby-databases.js';
-import { createTransitions, type Transitions } from '../operations/transitions.js';
+import { createStandbyDatabases, type StandbyDatabases } from '../operations/standby/standby-databases.js';
+import { createTransitions, type Transitions } from '../operations/doors/transitions.js';
 import type { SecurityFields } from '../observability/security-catalogue.js';
 import type { SecurityEvents } from '../observability/security-events.js';
 import type { Closing } from './closing.js';
@@ -51,7 +50,7 @@ export interface Operations {
   readonly adoption: Adoption;
   readonly removal: Removal;
   readonly standby: StandbyDatabases;
-  readonly reconciler: Reconciler;
+  readonly orphans: Orphans;
   /** Finds unfinished rows that have no operation. */
   readonly leftovers: Leftovers;
   /** Databases that are left as they are until a person acts. */
@@ -150,7 +149,6 @@ export function createOperations(
     runner,
     worker: replicaId,
   });
-  const making = createMaking({ registry, provisioners, installation, removal, report, record });
   const shared = { registry, provisioners, locks, installation, record, onError };
   const filled = { ...shared, envelope, connectionLimit: STANDARD_CONNECTIONS, precedence: createPrecedence() };
   const wake = (): void => {
@@ -166,7 +164,7 @@ export function createOperations(
   runner.add(withdrawingStandby(filled));
   const standby = createStandbyDatabases({ registry, envelope, wake, onError });
   const leftovers = createLeftovers({ registry, locks, wake });
-  const reconciler = createReconciler({ ...shared, reports });
+  const orphans = createOrphans({ ...shared, reports });
   const ensureDefault = (): Promise<string> =>
     ensureDefaultCluster(registry, clusterEnvelope, connection, clusterBudget);
   const clusterRegistration = createClusterRegistration({
@@ -242,7 +240,7 @@ export function createOperations(
     ),
     removal,
     standby,
-    reconciler,
+    orphans,
     leftovers,
     reports,
     clusterRegistration,

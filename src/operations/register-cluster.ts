@@ -37,7 +37,7 @@ import {
 import type { ClusterBudget } from '../connections/governors.js';
 import type { Envelope } from '../secrets/envelope.js';
 import type { Runner } from './runner/runner.js';
-import type { StandbyDatabases } from './standby-databases.js';
+import type { StandbyDatabases } from './standby/standby-databases.js';
 
 export interface ClusterRegistration {
   /**

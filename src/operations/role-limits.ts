@@ -13,15 +13,21 @@ import type { Provisioners } from '../clusters/provisioners.js';
 export interface ConnectionLimits {
   /** Applies the limit now if the cluster answers soon. Otherwise calls `onError`, and the job applies it later. Never rejects. */
   applySoon(tenantId: string): Promise<void>;
-  /** Applies the limit to every role that has a different one. A cluster that does not answer does not delay the others. */
+  /**
+   * The job: applies the limits that `applySoon` could not apply, and those of one page of all tenants. The next run continues
+   * there. A cluster that does not answer does not delay the others.
+   */
   applyAll(signal: AbortSignal): Promise<void>;
 }
 
 /** Longest time (ms) that a request that changes a limit waits for a cluster. */
 const PATIENCE = 2_000;
 
-/** Rows that are read together. */
-const PAGE = 500;
+/** Rows of one run: a pass over 10,000 tenants takes ten minutes. */
+const PAGE = 1_000;
+
+/** Tenants whose limit could not be applied at once. If there are more, the pass over all tenants finds them. */
+const MAX_DUE = 1_000;
 
 /** @param defaults the service's own limits */
 export function createConnectionLimits(deps: {
@@ -31,6 +37,14 @@ export function createConnectionLimits(deps: {
   readonly onError: (error: unknown, context: { cluster: string } | { tenantId: string }) => void;
 }): ConnectionLimits {
   const { registry, provisioners, defaults } = deps;
+
+  /** The last tenant of the page before; undefined at the beginning of a pass. */
+  let after: string | undefined;
+  const due = new Set<string>();
+
+  function remember(tenantId: string): void {
+    if (due.size < MAX_DUE) due.add(tenantId);
+  }
 
   const limitOf = ({ limits }: ConnectionLimitRow): number =>
     limitsInForce(limits, defaults).connections ?? STANDARD_CONNECTIONS;
@@ -62,26 +76,24 @@ export function createConnectionLimits(deps: {
   return {
     applySoon: (tenantId) =>
       within(apply(tenantId), PATIENCE, () => new DatabaseFault('timeout', 'no answer')).catch((error: unknown) => {
+        remember(tenantId);
         deps.onError(error, { tenantId });
       }),
 
     async applyAll(signal) {
-      const away = new Set<string>();
-      let after: string | undefined;
-      do {
-        const rows = await listConnectionLimits(registry, after, PAGE);
-        const places = new Set(rows.map(placeOf));
-        for (const cluster of places) {
-          if (signal.aborted) return;
-          if (away.has(cluster)) continue;
-          const there = rows.filter((row) => placeOf(row) === cluster);
-          await bringUp(there, signal).catch((error: unknown) => {
-            away.add(cluster);
-            deps.onError(error, { cluster });
-          });
-        }
-        after = rows.length < PAGE ? undefined : rows.at(-1)?.id;
-      } while (after !== undefined);
+      const late = await listConnectionLimits(registry, { ids: [...due] });
+      const page = await listConnectionLimits(registry, { after, limit: PAGE });
+      after = page.length < PAGE ? undefined : page.at(-1)?.id;
+      due.clear();
+      const rows = [...late, ...page];
+      for (const cluster of new Set(rows.map(placeOf))) {
+        if (signal.aborted) return;
+        const there = rows.filter((row) => placeOf(row) === cluster);
+        await bringUp(there, signal).catch((error: unknown) => {
+          for (const { id } of late) if (there.some((row) => row.id === id)) remember(id);
+          deps.onError(error, { cluster });
+        });
+      }
     },
   };
 }

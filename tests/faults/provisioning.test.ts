@@ -19,7 +19,7 @@ import { createLockSession } from '../../db/registry/lock-session.js';
 import { createTenantLocks } from '../../src/tenants/tenant-locks.js';
 import { migrateAll } from '../../src/rollouts/migrate-fleet.js';
 import { openProvisioner, type Provisioner } from '../../src/clusters/provisioner-connections.js';
-import { provisioningSteps, type ProvisioningStep } from '../../src/operations/create-steps.js';
+import { provisioningSteps, type ProvisioningStep } from '../../src/operations/create/create-steps.js';
 import { templateName } from '../../src/operations/templates.js';
 import {
   beginSession,

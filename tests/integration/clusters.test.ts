@@ -14,7 +14,7 @@ import type { SecurityEventName } from '../../src/observability/security-catalog
 import { connectionsOf } from '../../src/clusters/dead-replicas.js';
 import { createServerLooks } from '../../src/clusters/server-looks.js';
 import { createEnvelope } from '../../src/secrets/envelope.js';
-import { standbyMark } from '../../src/operations/standby-databases.js';
+import { standbyMark } from '../../src/operations/standby/standby-databases.js';
 import {
   ADMIN,
   connectAs,

@@ -6,7 +6,7 @@ import type { Registry } from '../../db/registry/registry-schema.js';
 import { findTenantBySlug, updateTenant } from '../../db/registry/tenant-queries.js';
 import { createLockSession } from '../../db/registry/lock-session.js';
 import { createTenantLocks } from '../../src/tenants/tenant-locks.js';
-import { createRequestHash } from '../../src/operations/request-hash.js';
+import { createRequestHash } from '../../src/operations/create/request-hash.js';
 import {
   ADMIN,
   beginSession,

@@ -135,7 +135,7 @@ const rules: readonly Rule[] = [
       ['db/registry/registry-schema.ts', 'db/tenant/tenant-schema.ts'],
       ['db/tenant/user-queries.ts', 'routes/shapes/lists.ts'],
       ['src/auth/tokens.ts', 'plugins/caller/authentication.ts'],
-      ['src/auth/session-rules.ts', 'src/operations/removal.ts'],
+      ['src/auth/session-rules.ts', 'src/operations/remove/removal.ts'],
       ['src/connections/tenant-pools.ts', 'src/clusters/provisioners.ts'],
       ['src/replicas/fresh-cache.ts', 'src/engine/index.ts'],
       ['src/config/read-settings.ts', 'src/boot/index.ts'],
@@ -234,7 +234,7 @@ const rules: readonly Rule[] = [
     (file) => file !== 'src/operations/demolish.ts',
     (target) => target === 'db/server/demolition.ts',
     [
-      ['src/operations/removal.ts', 'db/server/demolition.ts'],
+      ['src/operations/remove/removal.ts', 'db/server/demolition.ts'],
       ['src/cli/migrate.ts', 'db/server/demolition.ts'],
       ['db/server/server-admin.ts', 'db/server/demolition.ts'],
     ],

@@ -1,7 +1,7 @@
 // Precedence: work done ahead of time waits for work of requests, but not for ever.
 import { setTimeout as sleep } from 'node:timers/promises';
 import { expect, it } from 'vitest';
-import { createPrecedence } from '../../src/operations/precedence.js';
+import { createPrecedence } from '../../src/operations/create/precedence.js';
 
 const never = new AbortController().signal;
 

@@ -13,6 +13,7 @@ import * as m0013 from './0013_full_notify_queue.js';
 import * as m0014 from './0014_changes.js';
 import * as m0015 from './0015_replicas.js';
 import * as m0016 from './0016_operations.js';
+import * as m0017 from './0017_worklists.js';
 
 export const registryMigrations: Migrations = {
   '0001_registry': m0001,
@@ -28,4 +29,5 @@ export const registryMigrations: Migrations = {
   '0014_changes': m0014,
   '0015_replicas': m0015,
   '0016_operations': m0016,
+  '0017_worklists': m0017,
 };

@@ -2,7 +2,7 @@
 import type { Instruments } from '../../observability/instruments.js';
 import { AppError } from '../../errors.js';
 import type { Adoption } from '../../operations/adopt/adoption.js';
-import type { ProvisioningDeps } from '../../operations/create-tenant.js';
+import type { ProvisioningDeps } from '../../operations/create/create-tenant.js';
 
 type Counted = Pick<Instruments, 'tenantCreations' | 'tenantCreationDuration'>;
 

@@ -29,11 +29,11 @@ import { insertUser } from '../../../db/tenant/user-queries.js';
 import { confirmOperator } from '../../audit/operator-act.js';
 import type { PlacedProvisioner } from '../../clusters/provisioners.js';
 import { TENANT_SCRAM_ITERATIONS } from '../../tenants/tenant-ids.js';
-import { activate } from '../activation.js';
+import { activate } from '../create/activation.js';
 import { dismiss } from '../demolish.js';
 import { leftAsItIs } from '../reports.js';
 import { LostOperation, PastReturn, type Settled, type Step } from '../runner/operation-kinds.js';
-import { isWhole } from '../wholeness.js';
+import { isWhole } from '../create/wholeness.js';
 import { rightsInDetails, type AdoptionDeps, type AdoptionInput } from './adoption-input.js';
 
 /** Work of the service itself has no actor. */

@@ -25,7 +25,7 @@ import { DatabaseFault } from '../../../db/driver/database-fault.js';
 import type { RecordEvent } from '../../observability/security-events.js';
 import { changeTenant, type TenantChanges } from '../../tenants/tenant-changes.js';
 import type { TenantLocks } from '../../tenants/tenant-locks.js';
-import { wantedDoor, type Doors } from '../open-close.js';
+import { wantedDoor, type Doors } from './open-close.js';
 import { leftAsItIs } from '../reports.js';
 import { createJoining, type Joined } from '../runner/joining.js';
 import { LostOperation, PastReturn, type OperationKind, type Plan, type Step } from '../runner/operation-kinds.js';

@@ -6,7 +6,7 @@ import { markText } from '../../../db/server/marks.js';
 import type { Place, Provisioners } from '../../clusters/provisioners.js';
 import { demolish } from '../demolish.js';
 import { leftAsItIs } from '../reports.js';
-import { standbyMark } from '../standby-databases.js';
+import { standbyMark } from './standby-databases.js';
 
 export interface DropDeps {
   readonly registry: Kysely<Registry>;

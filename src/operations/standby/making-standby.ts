@@ -21,9 +21,9 @@ import { grantRuntimeRights } from '../../../db/tenant/tenant-grants.js';
 import type { Place, PlacedProvisioner } from '../../clusters/provisioners.js';
 import type { Envelope } from '../../secrets/envelope.js';
 import { TENANT_SCRAM_ITERATIONS } from '../../tenants/tenant-ids.js';
-import type { Precedence } from '../precedence.js';
+import type { Precedence } from '../create/precedence.js';
 import { LostOperation, type OperationKind, type Plan, type Step } from '../runner/operation-kinds.js';
-import { standbyMark } from '../standby-databases.js';
+import { standbyMark } from './standby-databases.js';
 import { templateName } from '../templates.js';
 import { dropStandby, type DropDeps } from './drop-standby.js';
 

@@ -1,12 +1,12 @@
 // Results of earlier requests for a tenant: the tenant that a request with the same Idempotency-Key made, and an unfinished
 // tenant that has the slug.
 import type { Kysely } from 'kysely';
-import { findRequestKey, type RequestKey } from '../../db/registry/idempotency-keys.js';
-import { findOperationByKey, findUnfinishedOperation, insertOperation } from '../../db/registry/operation-rows.js';
-import type { Registry } from '../../db/registry/registry-schema.js';
-import { findTenant, findTenantBySlug, type TenantRecord } from '../../db/registry/tenant-queries.js';
-import { AppError } from '../errors.js';
-import type { Runner } from './runner/runner.js';
+import { findRequestKey, type RequestKey } from '../../../db/registry/idempotency-keys.js';
+import { findOperationByKey, findUnfinishedOperation, insertOperation } from '../../../db/registry/operation-rows.js';
+import type { Registry } from '../../../db/registry/registry-schema.js';
+import { findTenant, findTenantBySlug, type TenantRecord } from '../../../db/registry/tenant-queries.js';
+import { AppError } from '../../errors.js';
+import type { Runner } from '../runner/runner.js';
 
 /** An Idempotency-Key, with a check whether a stored hash is the hash of the same request. */
 export interface GivenKey extends RequestKey {

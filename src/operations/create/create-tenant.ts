@@ -1,33 +1,33 @@
 // Makes tenants: records the tenant and the operation that makes it, and answers the request.
 import type { Kysely } from 'kysely';
 import { randomUUID } from 'node:crypto';
-import type { AuditOrigin } from '../../db/shared/audit-rows.js';
-import { REQUEST_KEY_CONSTRAINT } from '../../db/registry/operation-rows.js';
-import type { Registry } from '../../db/registry/registry-schema.js';
+import type { AuditOrigin } from '../../../db/shared/audit-rows.js';
+import { REQUEST_KEY_CONSTRAINT } from '../../../db/registry/operation-rows.js';
+import type { Registry } from '../../../db/registry/registry-schema.js';
 import {
   claimStandby,
   registerTenant,
   type RegisteredTenant,
   type TenantToBe,
-} from '../../db/registry/standby-rows.js';
-import { deleteTenantRow } from '../../db/registry/tenant-status-queries.js';
-import { TENANT_SLUG_CONSTRAINT, type TenantRecord } from '../../db/registry/tenant-queries.js';
-import { DatabaseFault, violatedUniqueConstraint } from '../../db/driver/database-fault.js';
-import { latestVersion } from '../../db/shared/migrator.js';
-import { tenantMigrations } from '../../db/tenant/migrations/index.js';
-import { confirmOperator } from '../audit/operator-act.js';
-import type { ChosenPlace, PlaceWish } from '../clusters/placement.js';
-import { AppError } from '../errors.js';
-import { newDatabaseName, newDatabasePassword, newTenantId } from '../tenants/tenant-ids.js';
+} from '../../../db/registry/standby-rows.js';
+import { deleteTenantRow } from '../../../db/registry/tenant-status-queries.js';
+import { TENANT_SLUG_CONSTRAINT, type TenantRecord } from '../../../db/registry/tenant-queries.js';
+import { DatabaseFault, violatedUniqueConstraint } from '../../../db/driver/database-fault.js';
+import { latestVersion } from '../../../db/shared/migrator.js';
+import { tenantMigrations } from '../../../db/tenant/migrations/index.js';
+import { confirmOperator } from '../../audit/operator-act.js';
+import type { ChosenPlace, PlaceWish } from '../../clusters/placement.js';
+import { AppError } from '../../errors.js';
+import { newDatabaseName, newDatabasePassword, newTenantId } from '../../tenants/tenant-ids.js';
 import { planCreation, StandbyTaken, type CreationDeps, type CreationInput } from './create-steps.js';
 import { createEarlierRequests } from './earlier-requests.js';
 import { makingFailure } from './making-outcome.js';
 import type { NewTenant } from './new-tenant.js';
 import type { Precedence } from './precedence.js';
-import { leftAsItIs } from './reports.js';
-import { answered } from './runner/answering.js';
-import type { OperationKind } from './runner/operation-kinds.js';
-import type { Runner } from './runner/runner.js';
+import { leftAsItIs } from '../reports.js';
+import { answered } from '../runner/answering.js';
+import type { OperationKind } from '../runner/operation-kinds.js';
+import type { Runner } from '../runner/runner.js';
 
 export interface Provisioning {
   /**
@@ -68,7 +68,7 @@ const DEADLINE = 25_000;
 
 /**
  * The tenant's row and the operation come first, in one statement, so that nothing exists without a row. Then the mark says that
- * the database is complete. The last step makes the row active (src/operations/create-steps.ts).
+ * the database is complete. The last step makes the row active (src/operations/create/create-steps.ts).
  */
 export function createProvisioning(deps: ProvisioningDeps): Provisioning {
   const { registry, runner, replicaId } = deps;

@@ -6,9 +6,9 @@ import type { Registry, StoredLimits } from '../../db/registry/registry-schema.j
 import { listStorageLimits, type StorageLimitRow } from '../../db/registry/tenant-worklists.js';
 import { listTableRows, rewriteTable } from '../../db/tenant/space.js';
 import { limitsInForce } from '../tenants/tenant-limits.js';
-import type { Provisioners } from '../clusters/provisioners.js';
+import type { Provisioners } from './provisioners.js';
 
-/** Rows of the registry that are read together. */
+/** Tenants of one run. The size of each of their databases is read from the server's disk. */
 const PAGE = 500;
 
 /**
@@ -22,8 +22,8 @@ const MAX_REMEMBERED = 10_000;
 
 /**
  * @param defaults the service's own limits
- * @returns a function that checks every tenant with a storage limit once. A cluster or database that fails does not delay the
- *   others
+ * @returns a function that checks one page of the tenants with a storage limit. The next call continues there. A cluster or
+ *   database that fails does not delay the others
  */
 export function createStorageRelief(deps: {
   readonly registry: Kysely<Registry>;
@@ -34,6 +34,8 @@ export function createStorageRelief(deps: {
   const { registry, provisioners, defaults, onError } = deps;
   /** By tenant and table: the number of deleted rows at the last rewrite. */
   const rewritten = new Map<string, ReadonlyMap<string, number>>();
+  /** The last tenant of the page before; undefined at the beginning of a pass. */
+  let after: string | undefined;
 
   async function relieve(rows: readonly StorageLimitRow[], cluster: string, signal: AbortSignal): Promise<void> {
     const [first] = rows;
@@ -50,17 +52,17 @@ export function createStorageRelief(deps: {
       await provisioner
         .inDatabase(dbName, async (db) => {
           const before = rewritten.get(tenantId);
-          const after = new Map<string, number>();
+          const gones = new Map<string, number>();
           for (const { name, live, gone } of await listTableRows(db)) {
             const last = before?.get(name) ?? 0;
             // A number smaller than the last one means that the server's counter began again at zero.
             const since = gone < last ? gone : gone - last;
             const worthIt = since > 0 && since >= live * WORTH_IT;
             if (worthIt && !signal.aborted) await rewriteTable(db, name);
-            after.set(name, worthIt ? gone : last);
+            gones.set(name, worthIt ? gone : last);
           }
           if (rewritten.size >= MAX_REMEMBERED) rewritten.clear();
-          rewritten.set(tenantId, after);
+          rewritten.set(tenantId, gones);
         })
         .catch((error: unknown) => {
           onError(error, { cluster, tenantId });
@@ -69,17 +71,15 @@ export function createStorageRelief(deps: {
   }
 
   return async (signal) => {
-    let after: string | undefined;
-    do {
-      const rows = await listStorageLimits(registry, defaults.storageBytes !== undefined, after, PAGE);
-      for (const cluster of new Set(rows.map(placeOf))) {
-        const there = rows.filter((row) => placeOf(row) === cluster);
-        await relieve(there, cluster, signal).catch((error: unknown) => {
-          onError(error, { cluster });
-        });
-      }
-      after = rows.length < PAGE || signal.aborted ? undefined : rows.at(-1)?.id;
-    } while (after !== undefined);
+    const rows = await listStorageLimits(registry, defaults.storageBytes !== undefined, after, PAGE);
+    after = rows.length < PAGE ? undefined : rows.at(-1)?.id;
+    for (const cluster of new Set(rows.map(placeOf))) {
+      if (signal.aborted) return;
+      const there = rows.filter((row) => placeOf(row) === cluster);
+      await relieve(there, cluster, signal).catch((error: unknown) => {
+        onError(error, { cluster });
+      });
+    }
   };
 }
 

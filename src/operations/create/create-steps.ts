@@ -5,40 +5,40 @@
 //     tenant, or later           → forward: the row becomes active, or suspended when the database is closed
 //     anything else              → the database is another tenant's: it is left and reported, and the row goes
 import type { Kysely } from 'kysely';
-import { claimMarker, readMarker, writeMarker } from '../../db/tenant/marker.js';
-import type { AuditOrigin } from '../../db/shared/audit-rows.js';
-import { deleteRequestKeysOf } from '../../db/registry/idempotency-keys.js';
-import type { OperationRecord } from '../../db/registry/operation-rows.js';
-import type { Registry } from '../../db/registry/registry-schema.js';
-import { deleteTenantRow, findSettledTenant, markTenantDeleting } from '../../db/registry/tenant-status-queries.js';
-import type { TenantRecord } from '../../db/registry/tenant-queries.js';
-import { wasAnswered } from '../../db/driver/database-fault.js';
-import { openStandby } from '../../db/server/access.js';
-import { changeMark, findMarks, findRoleMarks, markText, parseMark } from '../../db/server/marks.js';
+import { claimMarker, readMarker, writeMarker } from '../../../db/tenant/marker.js';
+import type { AuditOrigin } from '../../../db/shared/audit-rows.js';
+import { deleteRequestKeysOf } from '../../../db/registry/idempotency-keys.js';
+import type { OperationRecord } from '../../../db/registry/operation-rows.js';
+import type { Registry } from '../../../db/registry/registry-schema.js';
+import { deleteTenantRow, findSettledTenant, markTenantDeleting } from '../../../db/registry/tenant-status-queries.js';
+import type { TenantRecord } from '../../../db/registry/tenant-queries.js';
+import { wasAnswered } from '../../../db/driver/database-fault.js';
+import { openStandby } from '../../../db/server/access.js';
+import { changeMark, findMarks, findRoleMarks, markText, parseMark } from '../../../db/server/marks.js';
 import {
   createRuntimeRole,
   createTenantDatabase,
   endOwnSessionsIn,
   endStatementsOn,
-} from '../../db/server/server-admin.js';
-import { scramVerifier } from '../../db/server/scram.js';
-import { tenantMigrations } from '../../db/tenant/migrations/index.js';
-import { grantRuntimeRights } from '../../db/tenant/tenant-grants.js';
-import { hasUsers } from '../../db/tenant/usage-queries.js';
-import { insertFirstAdmin } from '../../db/tenant/user-queries.js';
-import { confirmOperator } from '../audit/operator-act.js';
-import type { PlacedProvisioner, Provisioners } from '../clusters/provisioners.js';
-import type { RecordEvent } from '../observability/security-events.js';
-import type { Envelope } from '../secrets/envelope.js';
-import { TENANT_SCRAM_ITERATIONS } from '../tenants/tenant-ids.js';
+} from '../../../db/server/server-admin.js';
+import { scramVerifier } from '../../../db/server/scram.js';
+import { tenantMigrations } from '../../../db/tenant/migrations/index.js';
+import { grantRuntimeRights } from '../../../db/tenant/tenant-grants.js';
+import { hasUsers } from '../../../db/tenant/usage-queries.js';
+import { insertFirstAdmin } from '../../../db/tenant/user-queries.js';
+import { confirmOperator } from '../../audit/operator-act.js';
+import type { PlacedProvisioner, Provisioners } from '../../clusters/provisioners.js';
+import type { RecordEvent } from '../../observability/security-events.js';
+import type { Envelope } from '../../secrets/envelope.js';
+import { TENANT_SCRAM_ITERATIONS } from '../../tenants/tenant-ids.js';
 import { activate } from './activation.js';
-import { condemn, demolish } from './demolish.js';
-import { doomedOf } from './evidence.js';
+import { condemn, demolish } from '../demolish.js';
+import { doomedOf } from '../evidence.js';
 import type { NewTenant } from './new-tenant.js';
-import { leftAsItIs, type ReportLeft } from './reports.js';
-import { PastReturn, type Plan, type Step } from './runner/operation-kinds.js';
-import { standbyMark } from './standby-databases.js';
-import { templateName } from './templates.js';
+import { leftAsItIs, type ReportLeft } from '../reports.js';
+import { PastReturn, type Plan, type Step } from '../runner/operation-kinds.js';
+import { standbyMark } from '../standby/standby-databases.js';
+import { templateName } from '../templates.js';
 import { isWhole } from './wholeness.js';
 
 export interface CreationDeps {

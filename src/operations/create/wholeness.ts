@@ -1,10 +1,10 @@
 // Whether a tenant's database is complete: what decides that its making goes forward.
-import type { TenantRecord } from '../../db/registry/tenant-queries.js';
-import { whileOpenToOwner } from '../../db/server/access.js';
-import { parseMark, type MarkedDatabase } from '../../db/server/marks.js';
-import { hasUsers } from '../../db/tenant/usage-queries.js';
-import { readMarker } from '../../db/tenant/marker.js';
-import type { PlacedProvisioner } from '../clusters/provisioners.js';
+import type { TenantRecord } from '../../../db/registry/tenant-queries.js';
+import { whileOpenToOwner } from '../../../db/server/access.js';
+import { parseMark, type MarkedDatabase } from '../../../db/server/marks.js';
+import { hasUsers } from '../../../db/tenant/usage-queries.js';
+import { readMarker } from '../../../db/tenant/marker.js';
+import type { PlacedProvisioner } from '../../clusters/provisioners.js';
 
 /**
  * Whether a tenant's database is complete, and may hold data since: it carries the mark of this operation. Without a claim or a

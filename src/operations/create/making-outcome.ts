@@ -1,5 +1,5 @@
 // The error texts for a tenant that could not be made, or a database that could not be adopted.
-import { AppError } from '../errors.js';
+import { AppError } from '../../errors.js';
 
 /** The outcome of a failed creation or adoption; `half` if a part could not be undone yet. */
 export type Settled = 'undone' | 'half' | 'unknown';

@@ -1,26 +1,26 @@
 // Moves tenants from one state to another. The registry's row changes first and decides. Then all replicas are notified, and
 // PostgreSQL follows the row. To serve a tenant again the order is reversed, so that no request reaches a closed database.
 import type { Kysely, Transaction } from 'kysely';
-import type { AuditOrigin } from '../../db/shared/audit-rows.js';
-import type { OperationRecord } from '../../db/registry/operation-rows.js';
-import type { Registry } from '../../db/registry/registry-schema.js';
+import type { AuditOrigin } from '../../../db/shared/audit-rows.js';
+import type { OperationRecord } from '../../../db/registry/operation-rows.js';
+import type { Registry } from '../../../db/registry/registry-schema.js';
 import {
   beginRestoration,
   findSettledTenant,
   markTenantDeleted,
   stopRestoration,
-} from '../../db/registry/tenant-status-queries.js';
-import { listTenantsToPurge, retryRefusedPurges } from '../../db/registry/tenant-worklists.js';
-import { findTenant, type TenantRecord } from '../../db/registry/tenant-queries.js';
-import { auditAct, confirmOperator } from '../audit/operator-act.js';
-import { AppError } from '../errors.js';
-import { changeTenant, type TenantChanges } from '../tenants/tenant-changes.js';
-import type { RecordEvent } from '../observability/security-events.js';
-import { changedMeanwhile, type DoorActs } from './doors/door-acts.js';
-import { isEmpty, type DoorOperations } from './doors/door-operations.js';
+} from '../../../db/registry/tenant-status-queries.js';
+import { listTenantsToPurge, retryRefusedPurges } from '../../../db/registry/tenant-worklists.js';
+import { findTenant, type TenantRecord } from '../../../db/registry/tenant-queries.js';
+import { auditAct, confirmOperator } from '../../audit/operator-act.js';
+import { AppError } from '../../errors.js';
+import { changeTenant, type TenantChanges } from '../../tenants/tenant-changes.js';
+import type { RecordEvent } from '../../observability/security-events.js';
+import { changedMeanwhile, type DoorActs } from './door-acts.js';
+import { isEmpty, type DoorOperations } from './door-operations.js';
 import type { Doors } from './open-close.js';
-import { ensurePossible } from '../tenants/tenant-states.js';
-import type { Removal, RemovalAct, RemovalWish } from './removal.js';
+import { ensurePossible } from '../../tenants/tenant-states.js';
+import type { Removal, RemovalAct, RemovalWish } from '../remove/removal.js';
 
 /**
  * Each transition is audited. When it resolves, it is effective on every replica and in PostgreSQL.

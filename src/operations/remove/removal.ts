@@ -6,36 +6,36 @@
 // A person's act begins with its first step, in the transaction that audits it. A purge after the grace time begins with a row
 // that is still `deleted`: an operation of `details.grace` looks at the evidence first, and a worker of any replica takes it.
 import type { Transaction } from 'kysely';
-import type { AuditOrigin } from '../../db/shared/audit-rows.js';
+import type { AuditOrigin } from '../../../db/shared/audit-rows.js';
 import {
   findUnfinishedOperation,
   insertOperation,
   retryOperation,
   takeOperation,
   type OperationRecord,
-} from '../../db/registry/operation-rows.js';
-import type { Registry } from '../../db/registry/registry-schema.js';
+} from '../../../db/registry/operation-rows.js';
+import type { Registry } from '../../../db/registry/registry-schema.js';
 import {
   deleteTenantRow,
   findSettledTenant,
   giveUpDeleting,
   markTenantDeleting,
-} from '../../db/registry/tenant-status-queries.js';
-import { findTenant, type TenantRecord } from '../../db/registry/tenant-queries.js';
-import { DatabaseFault } from '../../db/driver/database-fault.js';
-import { auditAct, confirmOperator } from '../audit/operator-act.js';
-import { AppError } from '../errors.js';
-import { within } from '../lib/deadline.js';
-import type { Left } from './demolish.js';
-import { complete, look, whyLeft } from './evidence.js';
-import { removalSteps, type RemovalDeps } from './remove/removal-steps.js';
-import { isCondemned, keepsDatabase, placeOf, takeDown, type Seen, type TakeDownOptions } from './remove/take-down.js';
-import { answered, unfinished } from './runner/answering.js';
-import type { OperationKind } from './runner/operation-kinds.js';
-import type { Outcome, Runner } from './runner/runner.js';
-import { statusesFor } from '../tenants/tenant-states.js';
-import type { TenantLocks } from '../tenants/tenant-locks.js';
-import { isLeftAsItIs, leftAsItIs } from './reports.js';
+} from '../../../db/registry/tenant-status-queries.js';
+import { findTenant, type TenantRecord } from '../../../db/registry/tenant-queries.js';
+import { DatabaseFault } from '../../../db/driver/database-fault.js';
+import { auditAct, confirmOperator } from '../../audit/operator-act.js';
+import { AppError } from '../../errors.js';
+import { within } from '../../lib/deadline.js';
+import type { Left } from '../demolish.js';
+import { complete, look, whyLeft } from '../evidence.js';
+import { removalSteps, type RemovalDeps } from './removal-steps.js';
+import { isCondemned, keepsDatabase, placeOf, takeDown, type Seen, type TakeDownOptions } from './take-down.js';
+import { answered, unfinished } from '../runner/answering.js';
+import type { OperationKind } from '../runner/operation-kinds.js';
+import type { Outcome, Runner } from '../runner/runner.js';
+import { statusesFor } from '../../tenants/tenant-states.js';
+import type { TenantLocks } from '../../tenants/tenant-locks.js';
+import { isLeftAsItIs, leftAsItIs } from '../reports.js';
 
 /** Why a person removes a tenant: a deleted tenant is purged, or a removal that is unfinished is continued. */
 export type RemovalAct = 'abandon' | 'purge';

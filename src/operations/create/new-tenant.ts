@@ -1,6 +1,6 @@
 // The settings of a tenant that a request asks for.
-import type { PlaceWish } from '../clusters/placement.js';
-import type { LimitChanges, PoolOptionChanges } from '../../db/registry/registry-schema.js';
+import type { PlaceWish } from '../../clusters/placement.js';
+import type { LimitChanges, PoolOptionChanges } from '../../../db/registry/registry-schema.js';
 import type { GivenKey } from './earlier-requests.js';
 
 /** The settings of a new tenant, and its first admin. */

@@ -1,10 +1,10 @@
 // Standby databases: made ahead of time, and closed to all connections until a tenant claims them. Making a tenant then copies no
 // database, and waits for no file. Here it is decided how many there are. Operations make and drop them (src/operations/standby).
 import type { Kysely } from 'kysely';
-import { withdrawStandbyDatabases } from '../../db/registry/cluster-queries.js';
-import { countUnfinishedOperations, insertOperation } from '../../db/registry/operation-rows.js';
-import type { Registry } from '../../db/registry/registry-schema.js';
-import { olderBuildLives } from '../../db/registry/replica-rows.js';
+import { withdrawStandbyDatabases } from '../../../db/registry/cluster-queries.js';
+import { countUnfinishedOperations, insertOperation } from '../../../db/registry/operation-rows.js';
+import type { Registry } from '../../../db/registry/registry-schema.js';
+import { olderBuildLives } from '../../../db/registry/replica-rows.js';
 import {
   insertStandby,
   listStandby,
@@ -13,12 +13,12 @@ import {
   retireStandby,
   type StandbyCluster,
   type StandbyRecord,
-} from '../../db/registry/standby-rows.js';
-import { markText } from '../../db/server/marks.js';
-import { latestVersion } from '../../db/shared/migrator.js';
-import { tenantMigrations } from '../../db/tenant/migrations/index.js';
-import type { Envelope } from '../secrets/envelope.js';
-import { newDatabaseName, newDatabasePassword, newTenantId } from '../tenants/tenant-ids.js';
+} from '../../../db/registry/standby-rows.js';
+import { markText } from '../../../db/server/marks.js';
+import { latestVersion } from '../../../db/shared/migrator.js';
+import { tenantMigrations } from '../../../db/tenant/migrations/index.js';
+import type { Envelope } from '../../secrets/envelope.js';
+import { newDatabaseName, newDatabasePassword, newTenantId } from '../../tenants/tenant-ids.js';
 
 export interface StandbyDatabases {
   /**

@@ -1,13 +1,13 @@
 // The last step of making or adopting a tenant.
 import type { Kysely } from 'kysely';
-import type { AuditOrigin } from '../../db/shared/audit-rows.js';
-import { insertAudit } from '../../db/registry/registry-audit.js';
-import { endOperation, type Taken } from '../../db/registry/operation-rows.js';
-import type { Registry } from '../../db/registry/registry-schema.js';
-import { activateTenant } from '../../db/registry/tenant-status-queries.js';
-import type { TenantRecord } from '../../db/registry/tenant-queries.js';
-import type { RecordEvent } from '../observability/security-events.js';
-import { LostOperation } from './runner/operation-kinds.js';
+import type { AuditOrigin } from '../../../db/shared/audit-rows.js';
+import { insertAudit } from '../../../db/registry/registry-audit.js';
+import { endOperation, type Taken } from '../../../db/registry/operation-rows.js';
+import type { Registry } from '../../../db/registry/registry-schema.js';
+import { activateTenant } from '../../../db/registry/tenant-status-queries.js';
+import type { TenantRecord } from '../../../db/registry/tenant-queries.js';
+import type { RecordEvent } from '../../observability/security-events.js';
+import { LostOperation } from '../runner/operation-kinds.js';
 
 /**
  * Makes a tenant with a complete database active, audits it, and ends its operation, in one transaction. Undefined if the tenant

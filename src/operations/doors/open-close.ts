@@ -2,26 +2,26 @@
 // earlier change. If the row is of an earlier change than the mark, nothing is opened, closed or marked.
 // src/operations/doors/door-operations.ts has the operations that call it.
 import type { Kysely } from 'kysely';
-import { recentMap } from '../lib/recent-map.js';
-import { isAbandoned, retryRefused } from '../../db/registry/operation-fences.js';
-import { insertOperation } from '../../db/registry/operation-rows.js';
-import type { Registry } from '../../db/registry/registry-schema.js';
+import { recentMap } from '../../lib/recent-map.js';
+import { isAbandoned, retryRefused } from '../../../db/registry/operation-fences.js';
+import { insertOperation } from '../../../db/registry/operation-rows.js';
+import type { Registry } from '../../../db/registry/registry-schema.js';
 import {
   claimRow,
   findSettledTenant,
   finishRestoration,
   raiseGeneration,
-} from '../../db/registry/tenant-status-queries.js';
-import { listRestoringTenants } from '../../db/registry/tenant-worklists.js';
-import { findTenant, listTenantPlaces, listTenantsAt, type TenantRecord } from '../../db/registry/tenant-queries.js';
-import { closeTenantDatabase, openTenantDatabase, readDoors } from '../../db/server/access.js';
-import { markText, parseMark } from '../../db/server/marks.js';
-import { AppError } from '../errors.js';
-import { compare, complete, look, markOf, whyLeft, type Verdict } from './evidence.js';
-import { databaseIs, statusesWhere } from '../tenants/tenant-states.js';
-import type { TenantLocks } from '../tenants/tenant-locks.js';
-import type { Place, PlacedProvisioner, Provisioners } from '../clusters/provisioners.js';
-import type { ReportLeft } from './reports.js';
+} from '../../../db/registry/tenant-status-queries.js';
+import { listRestoringTenants } from '../../../db/registry/tenant-worklists.js';
+import { findTenant, listTenantPlaces, listTenantsAt, type TenantRecord } from '../../../db/registry/tenant-queries.js';
+import { closeTenantDatabase, openTenantDatabase, readDoors } from '../../../db/server/access.js';
+import { markText, parseMark } from '../../../db/server/marks.js';
+import { AppError } from '../../errors.js';
+import { compare, complete, look, markOf, whyLeft, type Verdict } from '../evidence.js';
+import { databaseIs, statusesWhere } from '../../tenants/tenant-states.js';
+import type { TenantLocks } from '../../tenants/tenant-locks.js';
+import type { Place, PlacedProvisioner, Provisioners } from '../../clusters/provisioners.js';
+import type { ReportLeft } from '../reports.js';
 
 export interface Doors {
   /**
