@@ -3,6 +3,7 @@
 // docs/inside/isolation.md.
 import { sql, type Kysely } from 'kysely';
 import { hasSqlState } from '../driver/database-fault.js';
+import { waitForGrants } from '../shared/grant-lock.js';
 import { changeMark } from './marks.js';
 
 /** A connection to a cluster as its provisioner, to any of its databases. */
@@ -71,7 +72,7 @@ export async function boundRuntimeRoles(cluster: ClusterDb, names: readonly stri
     const statements = bounds.map(
       ([bound, value]) => sql`alter role ${sql.id(name)} set ${sql.raw(bound)} to ${sql.lit(value)}`,
     );
-    await sql.join(statements, sql`; `).execute(cluster);
+    await sql.join([waitForGrants(name), ...statements], sql`; `).execute(cluster);
   }
   return lacking.length;
 }
