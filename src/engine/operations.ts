@@ -5,7 +5,7 @@ import { createAdoption, type Adoption } from '../operations/adoption.js';
 import { allowedHosts } from '../clusters/cluster-hosts.js';
 import { createClusterRegistration, type ClusterRegistration } from '../operations/register-cluster.js';
 import { createConnectionLimits, type ConnectionLimits } from '../operations/role-limits.js';
-import { ensureDefaultCluster } from '../clusters/default-cluster.js';
+import { createDefaultCluster, type DefaultCluster } from '../clusters/default-cluster.js';
 import { createDoors, type Doors } from '../operations/open-close.js';
 import { createEnvelope } from '../secrets/envelope.js';
 import type { Housekeeping } from '../jobs/housekeeping.js';
@@ -50,8 +50,8 @@ export interface Operations {
   readonly reencryption: Reencryption;
   readonly connectionLimits: ConnectionLimits;
   readonly requestHash: RequestHash;
-  /** Registers the cluster of TENANT_DATABASE_URL if it is not registered. Returns its id. */
-  readonly ensureDefaultCluster: () => Promise<string>;
+  /** The cluster of TENANT_DATABASE_URL. */
+  readonly defaultCluster: DefaultCluster;
 }
 
 /** Called after each step of a piece of work, for tests. If a hook throws, the error counts as the step's error. */
@@ -121,8 +121,12 @@ export function createOperations(
   // A command has no jobs: a replica that serves makes them.
   const refill = (): void => void housekeeping.runNow(REFILLING).catch(() => undefined);
   const reconciler = createReconciler({ ...shared, making, removal, standby, reports });
-  const ensureDefault = (): Promise<string> =>
-    ensureDefaultCluster(registry, clusterEnvelope, connection, clusterBudget);
+  const defaultCluster = createDefaultCluster({
+    registry,
+    envelope: clusterEnvelope,
+    connection,
+    budget: clusterBudget,
+  });
   const clusterRegistration = createClusterRegistration({
     registry,
     directory: clusterDirectory,
@@ -134,7 +138,7 @@ export function createOperations(
     limits: provisionerPool,
     destinations,
     isAllowed: allowedHosts(config.tenants.clusterHosts, connection.host),
-    ensureDefault,
+    ensureDefault: () => defaultCluster.ensure(),
     onChange: async (clusterId) => {
       await events.publish({ kind: 'cluster', clusterId });
       refill();
@@ -143,7 +147,7 @@ export function createOperations(
   const provisioning = createProvisioning({
     ...filled,
     choosePlace: async (wish) => {
-      await ensureDefault();
+      await defaultCluster.ensure();
       return choosePlace(registry, wish, ({ host, port }) => {
         const breaker = breakers.state('cluster', `${host}:${port}`);
         return breaker !== undefined && breaker.state !== 'closed';
@@ -205,7 +209,7 @@ export function createOperations(
       },
     }),
     requestHash: createRequestHash(config.encryptionKeys),
-    ensureDefaultCluster: ensureDefault,
+    defaultCluster,
   };
 }
 

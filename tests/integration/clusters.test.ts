@@ -20,6 +20,7 @@ import {
   connectAs,
   createRegistry,
   startService,
+  startServiceForTest,
   type Answer,
   type PageOf,
   type Problem,
@@ -187,14 +188,14 @@ describe('the default cluster', () => {
     expect((await patch(id, { weight: 100, region: 'home' })).body).toMatchObject({ region: 'home', weight: 100 });
   });
 
-  it('is brought up to date with the configuration, also for the time when it is not the default', async () => {
+  it('is brought up to date with the configuration when a replica starts, also for the time when it is not the default', async () => {
     const central = connectAs<Registry>(registry);
     await central.db
       .updateTable('clusters')
       .set({ provisioner_user: 'of_old' })
       .where('id', '=', defaultCluster.id)
       .execute();
-    await get('/clusters');
+    await startServiceForTest({ registry, operator: false });
     const { provisioner, clusterBudget } = service.config.tenants;
     const row = await central.db
       .selectFrom('clusters')
