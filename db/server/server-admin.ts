@@ -197,14 +197,19 @@ export async function ownDatabases(cluster: ClusterDb, prefix: string): Promise<
 }
 
 /**
- * Sessions on the cluster, in any database and of any role, whose application_name ends in `suffix`. A session whose handshake
- * is under way has no name yet and is not counted.
+ * Sessions of any role whose application_name ends in each of these suffixes. A session whose handshake is under way has no name
+ * yet.
  */
-export async function countSessions(cluster: ClusterDb, suffix: string): Promise<number> {
-  const { rows } = await sql<{ sessions: number }>`
-    select count(*)::int as sessions from pg_stat_activity
-    where right(application_name, length(${suffix}::text)) = ${suffix}::text`.execute(cluster);
-  return rows[0]?.sessions ?? 0;
+export async function countSessions(
+  cluster: ClusterDb,
+  suffixes: readonly string[],
+): Promise<ReadonlyMap<string, number>> {
+  const { rows } = await sql<{ suffix: string; sessions: number }>`
+    select suffix, count(pid)::int as sessions
+    from unnest(${suffixes}::text[]) as sought (suffix)
+      left join pg_stat_activity on right(application_name, length(suffix)) = suffix
+    group by suffix`.execute(cluster);
+  return new Map(rows.map(({ suffix, sessions }) => [suffix, sessions]));
 }
 
 /** The connected role, its rights, and the databases that are open to every role. */
