@@ -77,7 +77,7 @@ it('a request that waits in vain fails at its deadline, and the next one is serv
   const held = await holder.pool.connect();
   await expect(waiter.pool.connect(performance.now() + 500)).rejects.toMatchObject({
     name: 'DatabaseFault',
-    kind: 'busy',
+    reason: '53300',
   });
   held.release();
   await holder.pool.close(1_000);

@@ -86,7 +86,12 @@ export class Capacity {
    * has one that requests can use in turn. Or it was refused one, and the pool has none.
    */
   get isAtLimit(): boolean {
-    return this.#refusals > 0 || (performance.now() < this.#atLimitUntil && this.hasSession);
+    return this.isRefused || (performance.now() < this.#atLimitUntil && this.hasSession);
+  }
+
+  /** Whether the role was refused a connection, and no connection could be opened since. */
+  get isRefused(): boolean {
+    return this.#refusals > 0;
   }
 
   /** Whether one more slot may be requested for a waiting request. */
