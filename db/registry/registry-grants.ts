@@ -2,6 +2,7 @@
 // owner, who runs its migrations, is another role, so that the service cannot rewrite its own audit. The grants run after every
 // migration, so a new table needs no line here, unless its rows must never change.
 import { sql, type Kysely } from 'kysely';
+import { waitForGrants } from '../shared/grant-lock.js';
 import { MIGRATION_SCHEMA, MIGRATION_TABLE } from '../shared/migrator.js';
 import type { Registry } from './registry-schema.js';
 
@@ -9,6 +10,7 @@ import type { Registry } from './registry-schema.js';
 export async function grantServiceRights(db: Kysely<Registry>, serviceRole: string): Promise<void> {
   const role = sql.id(serviceRole);
   await db.transaction().execute(async (trx) => {
+    await waitForGrants(serviceRole).execute(trx);
     await sql`grant usage on schema public to ${role}`.execute(trx);
     await sql`grant select, insert, update, delete on all tables in schema public to ${role}`.execute(trx);
     await sql`revoke update, delete on audit from ${role}`.execute(trx);

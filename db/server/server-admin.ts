@@ -3,6 +3,7 @@
 // docs/inside/isolation.md.
 import { sql, type Kysely } from 'kysely';
 import { hasSqlState } from '../driver/database-fault.js';
+import { waitForGrants } from '../shared/grant-lock.js';
 import { changeMark } from './marks.js';
 
 /** A connection to a cluster as its provisioner, to any of its databases. */
@@ -71,7 +72,7 @@ export async function boundRuntimeRoles(cluster: ClusterDb, names: readonly stri
     const statements = bounds.map(
       ([bound, value]) => sql`alter role ${sql.id(name)} set ${sql.raw(bound)} to ${sql.lit(value)}`,
     );
-    await sql.join(statements, sql`; `).execute(cluster);
+    await sql.join([waitForGrants(name), ...statements], sql`; `).execute(cluster);
   }
   return lacking.length;
 }
@@ -206,14 +207,19 @@ export async function ownDatabases(cluster: ClusterDb, prefix: string): Promise<
 }
 
 /**
- * Sessions on the cluster, in any database and of any role, whose application_name ends in `suffix`. A session whose handshake
- * is under way has no name yet and is not counted.
+ * Sessions of any role whose application_name ends in each of these suffixes. A session whose handshake is under way has no name
+ * yet.
  */
-export async function countSessions(cluster: ClusterDb, suffix: string): Promise<number> {
-  const { rows } = await sql<{ sessions: number }>`
-    select count(*)::int as sessions from pg_stat_activity
-    where right(application_name, length(${suffix}::text)) = ${suffix}::text`.execute(cluster);
-  return rows[0]?.sessions ?? 0;
+export async function countSessions(
+  cluster: ClusterDb,
+  suffixes: readonly string[],
+): Promise<ReadonlyMap<string, number>> {
+  const { rows } = await sql<{ suffix: string; sessions: number }>`
+    select suffix, count(pid)::int as sessions
+    from unnest(${suffixes}::text[]) as sought (suffix)
+      left join pg_stat_activity on right(application_name, length(suffix)) = suffix
+    group by suffix`.execute(cluster);
+  return new Map(rows.map(({ suffix, sessions }) => [suffix, sessions]));
 }
 
 /** The connected role, its rights, and the databases that are open to every role. */

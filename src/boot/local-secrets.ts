@@ -1,10 +1,11 @@
 // Secrets that the configuration does not set. They are made at the first start and kept under DATA_DIR. This never happens in
 // production: there a missing secret stops the start.
 import { randomBytes } from 'node:crypto';
-import { mkdir, open, readFile, rename } from 'node:fs/promises';
+import { link, mkdir, open, readdir, readFile, rename, rm } from 'node:fs/promises';
 import path from 'node:path';
 import { z } from 'zod';
 import { makeTokenKey } from '../auth/keyring.js';
+import { hasCode } from '../embedded/run.js';
 
 const secretsSchema = z.object({
   /** In the format of JWT_KEYS. */
@@ -19,24 +20,60 @@ const secretsSchema = z.object({
 
 export type LocalSecrets = z.output<typeof secretsSchema>;
 
+/** The end of a draft's name. */
+const DRAFT = '.new';
+
 /** Older builds signed tokens with a secret of another name. Those tokens are no longer valid. */
 const storedSchema = secretsSchema.partial({ tokenKeys: true });
 
-/** Reads `<folder>/secrets.json`, or makes it (mode 0600) with fresh secrets. @throws Error if the file is damaged */
+/**
+ * Reads `<folder>/secrets.json`, or makes it (mode 0600) with fresh secrets. Processes that begin at once get the same secrets.
+ *
+ * @throws Error if the file is damaged
+ */
 export async function localSecrets(folder: string): Promise<LocalSecrets> {
   const file = path.join(folder, 'secrets.json');
-  const text = await readFile(file, 'utf8').catch((error: unknown) => {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
-    throw error;
-  });
-  if (text === undefined) return keep(file, freshSecrets());
+  const text = (await textOf(file)) ?? (await makeFirst(file));
   const stored = storedSchema.safeParse(parsed(text));
   if (!stored.success)
     throw new Error(`${file} is damaged: restore it, because the databases beside it cannot be read without it`);
   const { tokenKeys, ...others } = stored.data;
-  return tokenKeys === undefined
-    ? keep(file, { tokenKeys: makeTokenKey('local'), ...others })
-    : { tokenKeys, ...others };
+  if (tokenKeys !== undefined) return { tokenKeys, ...others };
+  const completed = { tokenKeys: makeTokenKey('local'), ...others };
+  await rename(await draftOf(file, completed), file);
+  return completed;
+}
+
+/** The content of a file; undefined if there is no such file. */
+async function textOf(file: string): Promise<string | undefined> {
+  return readFile(file, 'utf8').catch((error: unknown) => {
+    if (hasCode(error, 'ENOENT')) return undefined;
+    throw error;
+  });
+}
+
+/**
+ * Makes the file, unless another process was faster: its secrets may encrypt passwords already, and a rename would replace them.
+ *
+ * @returns the content of the file
+ */
+async function makeFirst(file: string): Promise<string> {
+  const draft = await draftOf(file, freshSecrets());
+  await link(draft, file).catch((error: unknown) => {
+    // ENOENT: the faster process has removed this draft.
+    if (!hasCode(error, 'EEXIST', 'ENOENT')) throw error;
+  });
+  const text = await readFile(file, 'utf8');
+  await removeDrafts(file);
+  return text;
+}
+
+/** Removes the drafts of this process, of processes that were slower, and of processes that a crash ended. The file must exist. */
+async function removeDrafts(file: string): Promise<void> {
+  const folder = path.dirname(file);
+  const names = await readdir(folder);
+  const drafts = names.filter((name) => name.startsWith(path.basename(file)) && name.endsWith(DRAFT));
+  await Promise.all(drafts.map((name) => rm(path.join(folder, name), { force: true })));
 }
 
 function parsed(text: string): unknown {
@@ -59,17 +96,16 @@ function freshSecrets(): LocalSecrets {
   };
 }
 
-async function keep(file: string, secrets: LocalSecrets): Promise<LocalSecrets> {
+/** Writes the secrets to a file of another name, and flushes it: a file cut short by a crash would lock every caller out. */
+async function draftOf(file: string, secrets: LocalSecrets): Promise<string> {
   await mkdir(path.dirname(file), { recursive: true, mode: 0o711 });
-  // Write to another name first, and flush: a file cut short by a crash would lock every caller out of the databases.
-  const draft = `${file}.new`;
-  const handle = await open(draft, 'w', 0o600);
+  const draft = `${file}.${randomBytes(6).toString('hex')}${DRAFT}`;
+  const handle = await open(draft, 'wx', 0o600);
   try {
     await handle.writeFile(`${JSON.stringify(secrets, null, 2)}\n`);
     await handle.sync();
   } finally {
     await handle.close();
   }
-  await rename(draft, file);
-  return secrets;
+  return draft;
 }

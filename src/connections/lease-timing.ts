@@ -1,5 +1,6 @@
 // How often and how long a replica leases connection slots.
 import { DatabaseFault } from '../../db/driver/database-fault.js';
+import { CONNECT_TIMEOUT } from '../../db/driver/pool/pool-types.js';
 
 /** All times are in ms. */
 export interface LeaseTiming {
@@ -29,11 +30,20 @@ export const LEASE_TIMING: LeaseTiming = {
   lookAgainAfter: 2_000,
 };
 
+/**
+ * The replicas that are alive take turns in looking for dead replicas, so that one of them looks at a server. A turn has time for
+ * both looks and for failed ones: this many times `lookAgainAfter`.
+ */
+export const LOOK_TURN = 5;
+
 /** How often the clock is checked for each renewal. An urgent renewal waits for one check. */
 export const LOOKS_PER_RENEWAL = 4;
 
 /** An answer that takes longer than this (ms) counts as no answer. */
 export const LEASE_DEADLINE = 1_500;
+
+/** The same for a look at a server, which opens a connection first. The server may be far away. */
+export const LOOK_DEADLINE = CONNECT_TIMEOUT + LEASE_DEADLINE;
 
 export function noAnswer(): DatabaseFault {
   return new DatabaseFault('timeout', 'no answer in time');

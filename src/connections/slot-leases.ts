@@ -35,11 +35,11 @@ export interface SlotLeasesDeps {
    */
   readonly budget: (cluster: string) => Readonly<Record<SlotKind, number>>;
   /**
-   * Connections to a cluster that a replica, alive or not, has open (`countSessions` in db/server/server-admin.ts). It must not
-   * wait for a slot: a dead replica may hold the last one. It rejects if the cluster is not known: a row of the leases is no
+   * Connections to a cluster that each of these replicas, alive or not, has open (`countSessions` in db/server/server-admin.ts).
+   * It must not wait for a slot: a dead replica may hold the last one. It rejects if the cluster is not known: a row of the leases is no
    * reason to connect to a server.
    */
-  readonly openConnections: (cluster: string, replicaId: string) => Promise<number>;
+  readonly openConnections: (cluster: string, replicaIds: readonly string[]) => Promise<ReadonlyMap<string, number>>;
   /** Called with the first of several failures in a row. */
   readonly onError: (error: unknown, context: { readonly step: 'renew' | 'reclaim' | 'close' }) => void;
   readonly timing?: Partial<LeaseTiming>;
@@ -129,7 +129,7 @@ export function createSlotLeases(deps: SlotLeasesDeps): SlotLeases {
       failing = false;
       healthySince ??= sentAt;
       for (const lease of leases.values()) lease.renewed(all.filter(lease.concerns), sentAt);
-      if (knowsOthers()) void silent.reclaim(all);
+      if (knowsOthers()) silent.reclaim(all);
     } catch (error) {
       failed(error);
     }

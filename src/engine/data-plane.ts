@@ -85,7 +85,7 @@ function governorsOfClusters(
     registry: registryConnections.leases,
     replicaId,
     budget: (cluster) => effective.of(cluster, budgetOf(cluster)),
-    openConnections: (cluster, replica) => connectionsOf(looks, cluster, replica),
+    openConnections: (cluster, replicas) => connectionsOf(looks, cluster, replicas),
     onError: (err, context) => {
       log.warn({ err, ...context }, 'could not renew or release leases of connection slots');
     },

@@ -86,8 +86,8 @@ async function sweep(registry: Rooms['registry'], signal: AbortSignal): Promise<
 export async function whenServing(rooms: Rooms, config: Config, log: Logger): Promise<void> {
   // Each replica does this at its start. A job would run on the first free replica, and at any time: it would overwrite what an
   // operator sets later for this cluster. The operator's value counts until the next start.
-  await rooms
-    .ensureDefaultCluster()
+  await rooms.defaultCluster
+    .configure()
     .then((id) => setStandbyTarget(rooms.registry, id, config.tenants.standbyDatabases))
     .catch((err: unknown) => {
       log.warn({ err }, 'could not set the number of standby databases');

@@ -5,7 +5,7 @@ import { createAdoption, type Adoption } from '../operations/adopt/adoption.js';
 import { allowedHosts } from '../clusters/cluster-hosts.js';
 import { createClusterRegistration, type ClusterRegistration } from '../operations/register-cluster.js';
 import { createConnectionLimits, type ConnectionLimits } from '../operations/role-limits.js';
-import { ensureDefaultCluster } from '../clusters/default-cluster.js';
+import { createDefaultCluster, type DefaultCluster } from '../clusters/default-cluster.js';
 import { createDoorActs } from '../operations/doors/door-acts.js';
 import { createDoorOperations } from '../operations/doors/door-operations.js';
 import { createDoors, type Doors } from '../operations/doors/open-close.js';
@@ -63,8 +63,8 @@ export interface Operations {
   readonly reencryption: Reencryption;
   readonly connectionLimits: ConnectionLimits;
   readonly requestHash: RequestHash;
-  /** Registers the cluster of TENANT_DATABASE_URL if it is not registered. Returns its id. */
-  readonly ensureDefaultCluster: () => Promise<string>;
+  /** The cluster of TENANT_DATABASE_URL. */
+  readonly defaultCluster: DefaultCluster;
 }
 
 /** Called after each step of a piece of work, for tests. If a hook throws, the error counts as the step's error. */
@@ -165,8 +165,12 @@ export function createOperations(
   const standby = createStandbyDatabases({ registry, envelope, wake, onError });
   const leftovers = createLeftovers({ registry, locks, wake });
   const orphans = createOrphans({ ...shared, reports });
-  const ensureDefault = (): Promise<string> =>
-    ensureDefaultCluster(registry, clusterEnvelope, connection, clusterBudget);
+  const defaultCluster = createDefaultCluster({
+    registry,
+    envelope: clusterEnvelope,
+    connection,
+    budget: clusterBudget,
+  });
   const clusterRegistration = createClusterRegistration({
     registry,
     directory: clusterDirectory,
@@ -177,7 +181,7 @@ export function createOperations(
     limits: provisionerPool,
     destinations,
     isAllowed: allowedHosts(config.tenants.clusterHosts, connection.host),
-    ensureDefault,
+    ensureDefault: () => defaultCluster.ensure(),
     onChange: async (clusterId) => {
       await events.publish({ kind: 'cluster', clusterId });
       refill();
@@ -186,7 +190,7 @@ export function createOperations(
   const provisioning = createProvisioning({
     ...filled,
     choosePlace: async (wish) => {
-      await ensureDefault();
+      await defaultCluster.ensure();
       return choosePlace(registry, wish, ({ host, port }) => {
         const breaker = breakers.state('cluster', `${host}:${port}`);
         return breaker !== undefined && breaker.state !== 'closed';
@@ -275,7 +279,7 @@ export function createOperations(
       },
     }),
     requestHash: createRequestHash(config.encryptionKeys),
-    ensureDefaultCluster: ensureDefault,
+    defaultCluster,
   };
 }
 

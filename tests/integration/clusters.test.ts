@@ -20,6 +20,7 @@ import {
   connectAs,
   createRegistry,
   startService,
+  startServiceForTest,
   type Answer,
   type PageOf,
   type Problem,
@@ -187,14 +188,14 @@ describe('the default cluster', () => {
     expect((await patch(id, { weight: 100, region: 'home' })).body).toMatchObject({ region: 'home', weight: 100 });
   });
 
-  it('is brought up to date with the configuration, also for the time when it is not the default', async () => {
+  it('is brought up to date with the configuration when a replica starts, also for the time when it is not the default', async () => {
     const central = connectAs<Registry>(registry);
     await central.db
       .updateTable('clusters')
       .set({ provisioner_user: 'of_old' })
       .where('id', '=', defaultCluster.id)
       .execute();
-    await get('/clusters');
+    await startServiceForTest({ registry, operator: false });
     const { provisioner, clusterBudget } = service.config.tenants;
     const row = await central.db
       .selectFrom('clusters')
@@ -442,12 +443,13 @@ describe('connections', () => {
     const looks = createServerLooks(clusterDirectory, 5_000);
     onTestFinished(() => looks.close());
     const { port, connections } = await listener('127.0.0.1');
-    await expect(connectionsOf(looks, `127.0.0.1:${port}`, replicaId)).rejects.toThrow('is no cluster');
+    await expect(connectionsOf(looks, `127.0.0.1:${port}`, [replicaId])).rejects.toThrow('is no cluster');
     expect(connections()).toBe(0);
     const { host, port: own } = second.body;
     await make({ clusterId: secondId() });
-    expect(await connectionsOf(looks, `${host}:${own}`, replicaId)).toBeGreaterThan(0);
-    expect(await connectionsOf(looks, `${host}:${own}`, 'nobody')).toBe(0);
+    const counts = await connectionsOf(looks, `${host}:${own}`, [replicaId, 'nobody']);
+    expect(counts.get(replicaId)).toBeGreaterThan(0);
+    expect(counts.get('nobody')).toBe(0);
   });
 });
 

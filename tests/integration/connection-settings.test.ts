@@ -58,7 +58,7 @@ describe.skipIf(versionNumber < 170_000)('every kind of connection (a server of 
     await app.engine.tenantPools.probe(tenant.id);
     const { host, port } = cluster.provisioner;
     const looks = createServerLooks(app.engine.clusterDirectory, 4_000);
-    await connectionsOf(looks, `${host}:${port}`, 'no-such-replica');
+    await connectionsOf(looks, `${host}:${port}`, ['no-such-replica']);
     await looks.close();
     for (const act of ['suspend', 'resume'])
       expect((await send('POST', `/tenants/${tenant.id}/${act}`, { token: operatorToken })).status).toBeLessThan(300);

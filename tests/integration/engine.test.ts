@@ -90,7 +90,7 @@ it('the engine completes a tenant that is being created before it closes', async
 
 it('an engine that does not serve creates a tenant from a standby database, without a job that refills them', async () => {
   const engine = await openEngine();
-  await setStandbyTarget(engine.registry, await engine.ensureDefaultCluster(), 1);
+  await setStandbyTarget(engine.registry, await engine.defaultCluster.ensure(), 1);
   await engine.standby.refill(new AbortController().signal);
   const unhandled: unknown[] = [];
   const note = (error: unknown): void => void unhandled.push(error);

@@ -16,7 +16,7 @@ import { lockSealed, reseal, type SealedColumn } from '../../db/registry/sealed.
 import { claimStandby, insertStandby, readyStandby } from '../../db/registry/standby-rows.js';
 import { findTenant, type TenantRecord } from '../../db/registry/tenant-queries.js';
 import type { DatabaseHandle } from '../../db/driver/client.js';
-import { ensureDefaultCluster } from '../../src/clusters/default-cluster.js';
+import { createDefaultCluster } from '../../src/clusters/default-cluster.js';
 import { createEnvelope, type EnvelopeContext } from '../../src/secrets/envelope.js';
 import type { RecordEvent } from '../../src/observability/security-events.js';
 import { createReencryption, type Reencryption } from '../../src/operations/reencryption.js';
@@ -348,7 +348,8 @@ it('the default cluster’s row gets no password that is bound to a place from w
   let ensured: Promise<string> | undefined;
   await central.db.transaction().execute(async (trx) => {
     await trx.selectFrom('clusters').select('id').where('id', '=', id).forUpdate().execute();
-    ensured = ensureDefaultCluster(service.db, seals, connection, { tenants: 10, reserve: 2 });
+    const budget = { tenants: 10, reserve: 2 };
+    ensured = createDefaultCluster({ registry: service.db, envelope: seals, connection, budget }).configure();
     await waitFor(sql`select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`);
     await trx
       .updateTable('clusters')

@@ -10,6 +10,7 @@ import { countSessions } from '../../db/server/server-admin.js';
 import type { Membership, Slot } from '../../db/driver/pool/slot.js';
 import type { Governor } from '../../src/connections/governor-types.js';
 import { createGovernor } from '../../src/connections/governor.js';
+import { LOOK_TURN } from '../../src/connections/lease-timing.js';
 import { createSlotLeases, type SlotLeases, type SlotLeasesDeps } from '../../src/connections/slot-leases.js';
 import { connectAs, createRegistry } from '../support/app.js';
 import { startProxy, type Proxy } from '../support/proxy.js';
@@ -373,8 +374,8 @@ describe('a dead replica', () => {
       preparedStatements: false,
     });
     onTestFinished(() => cluster.close(0));
-    const openConnections = vi.fn<SlotLeasesDeps['openConnections']>((_cluster, replicaId) =>
-      countSessions(cluster.db, replicaId),
+    const openConnections = vi.fn<SlotLeasesDeps['openConnections']>((_cluster, replicaIds) =>
+      countSessions(cluster.db, replicaIds),
     );
     const dead = start({ proxy });
     const survivor = start({ openConnections });
@@ -392,10 +393,10 @@ describe('a dead replica', () => {
     await expect.poll(() => openConnections.mock.calls.length, soon).toBeGreaterThan(0);
     await sleep(3 * TIMING.lookAgainAfter);
     await expect(Promise.all(openConnections.mock.results.map(({ value }) => value as unknown))).resolves.toEqual(
-      openConnections.mock.results.map(() => 1),
+      openConnections.mock.results.map(() => new Map([[dead.id, 1]])),
     );
     expect(await slots()).toEqual({ [dead.id]: 24, [survivor.id]: 0 });
-    expect(openConnections).toHaveBeenCalledWith(CLUSTER, dead.id);
+    expect(openConnections).toHaveBeenCalledWith(CLUSTER, [dead.id]);
 
     await session.close(0);
     pool.close();
@@ -414,10 +415,10 @@ describe('a dead replica', () => {
   it('keeps its slots if a second look finds a connection, or if the server cannot be reached', async () => {
     const { start, slots, proxy } = await scene();
     const answers = [0, 1];
-    const openConnections = vi.fn<SlotLeasesDeps['openConnections']>(async () => {
+    const openConnections = vi.fn<SlotLeasesDeps['openConnections']>(async (_cluster, [replicaId = '']) => {
       const answer = answers.shift();
       if (answer === undefined) throw new Error('the server is away');
-      return Promise.resolve(answer);
+      return Promise.resolve(new Map([[replicaId, answer]]));
     });
     const dead = start({ proxy });
     const survivor = start({ openConnections });
@@ -430,12 +431,56 @@ describe('a dead replica', () => {
   });
 });
 
+describe('dead replicas', () => {
+  it('are looked for by one replica at a time, with one question for all of them', async () => {
+    const { start, slots, proxy } = await scene();
+    const asked: { by: number; ids: readonly string[] }[] = [];
+    const looks =
+      (by: number, sessions: number): SlotLeasesDeps['openConnections'] =>
+      async (_cluster, ids) => {
+        asked.push({ by, ids });
+        await Promise.resolve();
+        return new Map(ids.map((id) => [id, sessions]));
+      };
+    const dead = [start({ proxy }), start({ proxy })];
+    const alive = [0, 1, 2].map((by) => start({ openConnections: looks(by, 1) }));
+    const pools = [...dead, ...alive].map(({ governor }) => new Pool(governor, 'a'));
+    for (const pool of pools) await pool.take(1);
+    const before = Object.keys(await slots());
+    proxy.mode = 'refuse';
+    await expect.poll(() => asked.length, soon).toBeGreaterThan(0);
+    await sleep(LOOK_TURN * TIMING.lookAgainAfter * alive.length);
+    // The dead replicas fall silent one after the other.
+    const both = asked.findIndex(({ ids }) => ids.length === 2);
+    const ids = dead.map(({ id }) => id).sort();
+    for (const question of asked.slice(both)) expect([...question.ids].sort()).toEqual(ids);
+    // While the connections stay, the turn goes round. Replicas that look side by side would alternate all the time.
+    const changes = asked.filter(({ by }, index) => index > 0 && asked[index - 1]?.by !== by);
+    expect(new Set(asked.map(({ by }) => by)).size).toBe(alive.length);
+    expect(changes.length).toBeLessThanOrEqual(alive.length + 1);
+    expect(Object.keys(await slots()).sort()).toEqual(before.sort());
+  }, 20_000);
+
+  it('lose their slots also if a replica that is alive cannot reach the server', async () => {
+    const { start, slots, proxy } = await scene();
+    const dead = start({ proxy });
+    const alive = [
+      start({ openConnections: async () => Promise.reject(new Error('the server is away')) }),
+      start({ openConnections: async () => Promise.reject(new Error('the server is away')) }),
+      start({ openConnections: async (_cluster, ids) => Promise.resolve(new Map(ids.map((id) => [id, 0]))) }),
+    ];
+    for (const { governor } of [dead, ...alive]) await new Pool(governor, 'a').take(1);
+    proxy.mode = 'refuse';
+    await expect.poll(async () => Object.keys(await slots()), { timeout: 15_000 }).not.toContain(dead.id);
+  }, 20_000);
+});
+
 describe('without the registry,', () => {
   it.each(['refuse', 'hang'] as const)(
     'replicas continue with their slots, and lose none when it is back (%s)',
     async (mode) => {
       const { start, slots, proxy } = await scene();
-      const openConnections = vi.fn<SlotLeasesDeps['openConnections']>(async () => Promise.resolve(0));
+      const openConnections = vi.fn<SlotLeasesDeps['openConnections']>(async () => Promise.resolve(new Map()));
       const replicas = [1, 2].map(() => start({ proxy, openConnections }));
       const pools = replicas.map(({ governor }) => new Pool(governor, 'a'));
       for (const pool of pools) await pool.take(2);

@@ -118,7 +118,7 @@ describe('replicas', () => {
     await other.close();
     const config = testConfig(own);
     const command = await createEngine(config, createLogger(config.log));
-    await command.ensureDefaultCluster();
+    await command.defaultCluster.ensure();
     await poll(service, ({ replicas }) => replicas?.list.map(({ id }) => id)).toEqual([service.app.engine.replicaId]);
     await command.close();
   }, 60_000);

@@ -22,6 +22,13 @@ describe('the secrets of a first start', () => {
     expect(await localSecrets(folder)).toEqual(await localSecrets(folder));
   });
 
+  it('are the same for processes that begin at once, also for the one that is slowest', async () => {
+    const all = await Promise.all(Array.from({ length: 8 }, () => localSecrets(folder)));
+    expect(all).toEqual(all.map(() => all[0]));
+    expect(await localSecrets(folder)).toEqual(all[0]);
+    expect(await readdir(folder)).toEqual(['secrets.json']);
+  });
+
   it('differ from those in another folder', async () => {
     const [here, there] = [await localSecrets(folder), await localSecrets(path.join(home, 'other'))];
     const values = [...Object.values(here), ...Object.values(there)];

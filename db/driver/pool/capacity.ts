@@ -21,6 +21,12 @@ import { unlimitedSlot, type Membership, type Slot } from './slot.js';
 /** After the role was refused another connection, the pool uses only its present connections for this long (ms). */
 const AT_LIMIT_FOR = 1_000;
 
+/**
+ * A pool without connections pauses (ms) after each such refusal, twice as long each time. The pauses are random, so that the
+ * replicas that share the limit do not try together.
+ */
+const REFUSED_PAUSE = { min: 50, max: 500 };
+
 export class Capacity {
   /** Whether the pool may have a lane. */
   readonly lanePossible: boolean;
@@ -34,8 +40,11 @@ export class Capacity {
   #opening = 0;
   #unknown = 0;
   #atLimitUntil = 0;
+  /** Refusals of the role since a connection was last opened, if the pool had none to use instead. */
+  #refusals = 0;
+  #pause: NodeJS.Timeout | undefined;
 
-  /** @param freed called when a connection has closed, and when an unknown backend was found to be gone */
+  /** @param freed called when a connection has closed, when an unknown backend is gone, and after a pause */
   constructor(
     private readonly limits: PoolLimits,
     { lane, preparedStatements }: Pick<PoolOptions, 'lane' | 'preparedStatements'>,
@@ -72,9 +81,17 @@ export class Capacity {
     return false;
   }
 
-  /** Whether the role was refused another connection a moment ago, and the pool has one that requests can use in turn. */
+  /**
+   * Whether requests wait because of the role's limit. Either the role was refused another connection a moment ago, and the pool
+   * has one that requests can use in turn. Or it was refused one, and the pool has none.
+   */
   get isAtLimit(): boolean {
-    return performance.now() < this.#atLimitUntil && this.hasSession;
+    return this.isRefused || (performance.now() < this.#atLimitUntil && this.hasSession);
+  }
+
+  /** Whether the role was refused a connection, and no connection could be opened since. */
+  get isRefused(): boolean {
+    return this.#refusals > 0;
   }
 
   /** Whether one more slot may be requested for a waiting request. */
@@ -114,6 +131,7 @@ export class Capacity {
 
   opened(session: Session, slot: Slot): void {
     this.#opening -= 1;
+    this.#refusals = 0;
     this.#sessions.set(session, slot);
   }
 
@@ -141,7 +159,18 @@ export class Capacity {
 
   /** The role was refused one more connection. */
   reachedLimit(): void {
-    this.#atLimitUntil = performance.now() + AT_LIMIT_FOR;
+    if (this.hasSession) {
+      this.#atLimitUntil = performance.now() + AT_LIMIT_FOR;
+      return;
+    }
+    // Connections that were asked for together are refused together: that is one refusal.
+    if (this.#pause !== undefined) return;
+    const pause = Math.min(REFUSED_PAUSE.max, REFUSED_PAUSE.min * 2 ** this.#refusals) * (0.5 + Math.random());
+    this.#refusals += 1;
+    this.#pause = setTimeout(() => {
+      this.#pause = undefined;
+      this.freed();
+    }, pause).unref();
   }
 
   /** What counts towards the pool's bound. */
@@ -151,7 +180,11 @@ export class Capacity {
 
   /** One connection is kept free for the lane, but not while backends are unknown. */
   get #max(): number {
-    if (this.isAtLimit) return this.#total;
+    if (this.#refusals > 0 && !this.hasSession) {
+      const oneMore = this.#pause === undefined && this.#opening + this.awaited === 0;
+      return Math.min(this.limits.max, this.#total + (oneMore ? 1 : 0));
+    }
+    if (performance.now() < this.#atLimitUntil && this.hasSession) return this.#total;
     return this.limits.max - (this.lanePossible && !this.laneHeld && this.#unknown === 0 ? 1 : 0);
   }
 

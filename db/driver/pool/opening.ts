@@ -24,17 +24,14 @@ import type { Membership, Slot } from './slot.js';
  *     connecting → connecting   the same slot is used again, after nothing is left of the previous attempt, if:
  *                                 - the password was refused (28P01), and another one is known, or has just come into force
  *                                 - the server has no room (53300), and no admission could free another slot instead
- *                                 - the role has no room (53300), but soon will: its lane closes, or a pool gives a connection back
- *     connecting → failed       anything else, the deadline is over, or the pool closes; the slot ends when the connection has
+ *     connecting → failed       anything else, the deadline is over, or the pool closes; the slot ends when the connection has.
+ *                               If the role has no room (53300), the request may wait for another slot (db/driver/pool/pool.ts)
  */
 
 /** How many passwords are tried for one connection. One change makes two; more changes can come while the connection opens. */
 const MAX_PASSWORDS = 6;
 
 export const INVALID_PASSWORD = '28P01';
-
-/** Pause (ms) between two attempts to open a connection that the role's limit refused. */
-const ASK_AGAIN_AFTER = 50;
 
 /** The parts of the pool that an opening needs. */
 export interface OpeningDeps {
@@ -139,7 +136,7 @@ export class Opener {
       let again = false;
       const inTime = !capacity.closed && performance.now() < deadline;
       if (serverIsFull(failure)) again = await this.#serverWillHaveRoom(inTime);
-      else if (hasSqlState(failure, TOO_MANY_CONNECTIONS)) again = await this.#roleWillHaveRoom(inTime, besideLane);
+      else if (hasSqlState(failure, TOO_MANY_CONNECTIONS)) this.#roleHasNoRoom(besideLane);
       else if (hasSqlState(failure, INVALID_PASSWORD)) again = await passwords.another();
       // The next attempt may use the slot only if nothing is left of this attempt.
       if (again && (await client.closed) === 'gone' && !capacity.closed) continue;
@@ -160,20 +157,17 @@ export class Opener {
   }
 
   /**
-   * The role has as many connections as its limit allows. Returns, after a pause, whether to try again.
+   * The role has as many connections as its limit allows. If it may soon have room, the pool opens one connection at a time from
+   * now on, after pauses.
    *
    * @param besideLane whether the lane was the pool's only other connection
    */
-  async #roleWillHaveRoom(inTime: boolean, besideLane: boolean): Promise<boolean> {
+  #roleHasNoRoom(besideLane: boolean): void {
+    const { capacity } = this.deps;
     // The lane would hold the role's last permitted connection while reads keep coming.
     if (besideLane) this.deps.closeLane();
-    if (this.deps.capacity.hasSession) {
-      this.deps.capacity.reachedLimit();
-      return false;
-    }
-    if (!inTime || !(besideLane || this.options.sharesLimit === true)) return false;
-    await sleep(ASK_AGAIN_AFTER);
-    return true;
+    const waits = besideLane || capacity.hasSession || capacity.isAtLimit || this.options.sharesLimit === true;
+    if (waits) capacity.reachedLimit();
   }
 }
 

@@ -195,10 +195,16 @@ export class ConnectionPool {
     this.#admission?.leave();
   }
 
-  #wait(deadline: number): Promise<Session> {
+  async #wait(deadline: number): Promise<Session> {
     const served = this.#waiting.wait(deadline);
     this.#askForSlots();
-    return served;
+    try {
+      return await served;
+    } catch (error) {
+      // The layers above name the limit in the answer.
+      const busy = error instanceof DatabaseFault && error.kind === 'busy';
+      throw busy && this.#capacity.isRefused ? new DatabaseFault('unavailable', TOO_MANY_CONNECTIONS) : error;
+    }
   }
 
   /** Asks for one slot for each waiting request that can still get a connection of this pool. */
