@@ -66,7 +66,7 @@ async function profile(
   const engine = await createEngine(config, createLogger(config.log));
   const admin = connectTo<unknown>(cluster, database);
   try {
-    await engine.ensureDefaultCluster();
+    await engine.defaultCluster.ensure();
     await engine.clusterRegistration.register({ ...second.body, ...DEFAULTS }, { actor: { kind: 'none' } });
     const places = [
       { connection: cluster.superuser, provisioner: cluster.provisioner.user },

@@ -2,7 +2,8 @@
 // its lock together, so that none of them exists without the others.
 import { sql, type Kysely, type RawBuilder } from 'kysely';
 import type { RequestKey } from './idempotency-keys.js';
-import { recorded, recording, type NewOperation, type OperationRecord, type Recorded } from './operation-rows.js';
+import { recorded, recording, type Recorded } from './operations/operation-recording.js';
+import type { NewOperation, OperationRecord } from './operations/operation-rows.js';
 import type { LimitChanges, PoolOptionChanges, Registry } from './registry-schema.js';
 import { merged } from './tenant-queries.js';
 

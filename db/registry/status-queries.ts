@@ -2,13 +2,8 @@
 // tenants there are. Ages are in ms, by the registry's clock.
 import { sql, type Kysely, type RawBuilder } from 'kysely';
 import { ALIVE_FOR, REPORT_COUNTS_FOR } from './replica-rows.js';
-import {
-  operationStates,
-  type OperationState,
-  type Registry,
-  type ReportKind,
-  type TenantStatus,
-} from './registry-schema.js';
+import { operationStates, type OperationState } from './operations/operations-table.js';
+import { type Registry, type ReportKind, type TenantStatus } from './registry-schema.js';
 
 /** Tenants of one status whose databases have one schema version. */
 export interface TenantCount {

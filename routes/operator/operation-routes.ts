@@ -1,7 +1,8 @@
 // For operators: work of more than one step, as it goes on. An unfinished operation is tried again at once, or abandoned.
 import type { FastifyInstance } from 'fastify';
 import type { ZodTypeProvider } from 'fastify-type-provider-zod';
-import { findOperation, listOperations } from '../../db/registry/operation-rows.js';
+import { findOperation } from '../../db/registry/operations/operation-rows.js';
+import { listOperations } from '../../db/registry/operations/operation-lists.js';
 import { AppError } from '../../src/errors.js';
 import { idParams } from '../shapes/fields.js';
 import { pageOf, readPage } from '../shapes/lists.js';

@@ -1,7 +1,7 @@
 // The shapes of operations in requests and answers.
 import { z } from 'zod';
-import type { OperationRecord } from '../../db/registry/operation-rows.js';
-import { operationStates } from '../../db/registry/registry-schema.js';
+import type { OperationRecord } from '../../db/registry/operations/operation-rows.js';
+import { operationStates } from '../../db/registry/operations/operations-table.js';
 import { operationKinds } from '../../src/operations/runner/operation-kinds.js';
 import { operationMessage } from '../../src/operations/runner/operation-words.js';
 import { answerId, id, timestamp } from './fields.js';

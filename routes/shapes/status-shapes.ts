@@ -1,7 +1,7 @@
 // The answer of GET /status.
 import { z } from 'zod';
 import { PURGE } from '../../db/registry/status-queries.js';
-import { operationStates } from '../../db/registry/registry-schema.js';
+import { operationStates } from '../../db/registry/operations/operations-table.js';
 import { operationKinds } from '../../src/operations/runner/operation-kinds.js';
 import { fleetStates, partNames } from '../../src/status/status-types.js';
 import { answerId, timestamp } from './fields.js';

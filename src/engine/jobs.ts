@@ -1,7 +1,8 @@
 // Everything that runs by itself. Each job runs on one replica at a time (src/jobs/housekeeping.ts).
 import type { Logger } from 'pino';
 import { sweepRequestKeys } from '../../db/registry/idempotency-keys.js';
-import { freeRequestKeys, sweepOperations } from '../../db/registry/operation-rows.js';
+import { freeRequestKeys } from '../../db/registry/operations/operation-keys.js';
+import { sweepOperations } from '../../db/registry/operations/operation-lists.js';
 import { setStandbyTarget } from '../../db/registry/standby-rows.js';
 import type { Config } from '../config/index.js';
 import { createFeedSweep, SWEEP_EVERY } from '../replicas/feed-sweep.js';

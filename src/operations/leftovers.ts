@@ -1,7 +1,7 @@
 // Records operations for unfinished rows that have none: rows of a former build whose process died, and rows of a registry that was
 // restored. The runner then finishes or undoes them.
 import type { Kysely } from 'kysely';
-import { insertOperation } from '../../db/registry/operation-rows.js';
+import { insertOperation } from '../../db/registry/operations/operation-rows.js';
 import type { Registry } from '../../db/registry/registry-schema.js';
 import { listLeftovers, type Leftover } from '../../db/registry/tenant-worklists.js';
 import type { TenantLocks } from '../tenants/tenant-locks.js';

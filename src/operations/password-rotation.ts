@@ -12,7 +12,7 @@
 import type { Kysely } from 'kysely';
 import type { AuditOrigin } from '../../db/shared/audit-rows.js';
 import { endWhenIdle } from '../../db/registry/job-locks.js';
-import { endOperation, insertOperation, type OperationRecord } from '../../db/registry/operation-rows.js';
+import { endOperation, insertOperation, type OperationRecord } from '../../db/registry/operations/operation-rows.js';
 import { listDueRotations, promoteNextPassword, storeNextPassword } from '../../db/registry/sealed-password-queries.js';
 import type { Registry } from '../../db/registry/registry-schema.js';
 import { findTenant, type TenantRecord } from '../../db/registry/tenant-queries.js';

@@ -2,7 +2,7 @@
 // column. Each batch is a short transaction, so a tenant's row is locked only for a moment. A process that remembers an old ciphertext can decrypt it until it loses the old key.
 import type { Kysely } from 'kysely';
 import { endWhenIdle } from '../../db/registry/job-locks.js';
-import { insertOperation, noteStep } from '../../db/registry/operation-rows.js';
+import { insertOperation, noteStep } from '../../db/registry/operations/operation-rows.js';
 import type { Registry } from '../../db/registry/registry-schema.js';
 import {
   countSealed,

@@ -3,7 +3,8 @@
 import { sql, type Kysely } from 'kysely';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, beforeEach, describe, expect, inject, it } from 'vitest';
-import { whileLocked } from '../../db/registry/job-locks.js';
+import { jobLockName } from '../../db/registry/job-locks.js';
+import { createLockSession } from '../../db/registry/lock-session.js';
 import type { Registry } from '../../db/registry/registry-schema.js';
 import { createDatabase, type DatabaseHandle } from '../../db/driver/client.js';
 import { inspectCluster } from '../../db/server/cluster-inspection.js';
@@ -102,7 +103,11 @@ describe.skipIf(versionNumber < 170_000)('a full NOTIFY queue (a server of Postg
 
   /** Holds the lock of the job that ends sessions, so that the job does not run meanwhile. */
   async function withoutRelief(work: () => Promise<void>): Promise<void> {
-    await asSuperuser<Registry, unknown>(registry, (db) => whileLocked(db, 'notify-relief', work));
+    await asSuperuser<Registry, unknown>(registry, async (db) => {
+      const locks = createLockSession(db, () => undefined);
+      await locks.attempt(jobLockName('notify-relief'), work);
+      await locks.close();
+    });
   }
 
   function asSuperuser<DB, T>(database: string, work: (db: Kysely<DB>) => Promise<T>): Promise<T> {

@@ -4,12 +4,9 @@ import { sql } from 'kysely';
 import { randomBytes } from 'node:crypto';
 import { afterAll, beforeAll, beforeEach, describe, expect, inject, it } from 'vitest';
 import { DatabaseFault } from '../../db/driver/database-fault.js';
-import {
-  abandonOperation,
-  insertOperation,
-  listOperations,
-  type OperationRecord,
-} from '../../db/registry/operation-rows.js';
+import { abandonOperation } from '../../db/registry/operations/operation-steering.js';
+import { insertOperation, type OperationRecord } from '../../db/registry/operations/operation-rows.js';
+import { listOperations } from '../../db/registry/operations/operation-lists.js';
 import { findTenant } from '../../db/registry/tenant-queries.js';
 import {
   asSuperuser,

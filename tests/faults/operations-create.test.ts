@@ -2,7 +2,9 @@
 // nobody drops what may hold data.
 import { sql } from 'kysely';
 import { inject, expect, it, onTestFinished } from 'vitest';
-import { abandonOperation, listOperations, type OperationRecord } from '../../db/registry/operation-rows.js';
+import { abandonOperation } from '../../db/registry/operations/operation-steering.js';
+import { listOperations } from '../../db/registry/operations/operation-lists.js';
+import { type OperationRecord } from '../../db/registry/operations/operation-rows.js';
 import { findTenantBySlug, type TenantRecord } from '../../db/registry/tenant-queries.js';
 import { ADMIN, asSuperuser, createRegistry, startServiceIn, type Answer, type TestService } from '../support/app.js';
 import { signIn, stateOfDatabase } from '../support/evidence.js';

@@ -2,8 +2,9 @@
 // several replicas and acts meet.
 import { sql } from 'kysely';
 import { afterAll, beforeAll, beforeEach, describe, expect, inject, it } from 'vitest';
-import { insertOperation } from '../../db/registry/operation-rows.js';
-import type { OperationState, Registry } from '../../db/registry/registry-schema.js';
+import { insertOperation } from '../../db/registry/operations/operation-rows.js';
+import type { OperationState } from '../../db/registry/operations/operations-table.js';
+import type { Registry } from '../../db/registry/registry-schema.js';
 import { tenantLockName } from '../../db/registry/tenant-lock-keys.js';
 import type { DatabaseHandle } from '../../db/driver/client.js';
 import {

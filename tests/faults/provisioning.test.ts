@@ -67,6 +67,7 @@ beforeAll(async () => {
     { ...config, tenants: { ...config.tenants, provisioner: connection } },
     {
       afterOperationStep: async (_kind, step) => {
+        if (!isProvisioningStep(step)) return;
         const row = await findTenantBySlug(central.db, making);
         if (row) await afterStep?.(step, row);
       },
@@ -80,6 +81,10 @@ beforeAll(async () => {
 afterAll(async () => {
   await Promise.all([app.close(), provisioner.close(), central.close(0)]);
 });
+
+function isProvisioningStep(step: string): step is ProvisioningStep {
+  return provisioningSteps.some((known) => known === step);
+}
 
 let slugs = 0;
 const newSlug = (): string => `faulty-${(slugs += 1)}`;

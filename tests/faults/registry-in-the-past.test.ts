@@ -197,7 +197,7 @@ it('a standby database that was claimed after the backup goes to no other tenant
 
   await putBack(central.db, backup);
   let failing = true;
-  const { service, log } = await startAgain(registry, env, (step) => {
+  const { service, log } = await startAgain(registry, env, (_kind, step) => {
     if (failing && step === 'register') throw new Error('made to fail');
   });
   const failed = await make({ service }, 'next');

@@ -1,7 +1,7 @@
 // The data of a run: two permanent tenants, a third with an expendable admin, users with tokens, and the ids and cursors of
 // earlier answers.
 import { randomUUID } from 'node:crypto';
-import { insertOperation, pauseOperation } from '../../db/registry/operation-rows.js';
+import { insertOperation, pauseOperation } from '../../db/registry/operations/operation-rows.js';
 import type { OperationKindName } from '../../src/operations/runner/operation-kinds.js';
 import type { TestCluster } from '../support/cluster.js';
 import type { TestService, TestTenant } from '../support/service.js';

@@ -19,7 +19,7 @@ let replicas = 0;
 /** Another process, from the registry's point of view. Its id is `replica <n>`, counted from 1. */
 function replica(errors: unknown[] = []): Housekeeping {
   const handle = connectAs<Registry>(registry);
-  const locked = connectAs<Registry>(registry, { max: 1 });
+  const locked = connectAs<Registry>(registry);
   const locks = createLockSession(locked.db, () => undefined);
   const housekeeping = createHousekeeping({
     registry: handle.db,

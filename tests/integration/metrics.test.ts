@@ -6,7 +6,7 @@ import { connect, type AddressInfo, type Socket } from 'node:net';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, describe, expect, inject, it, onTestFinished, vi } from 'vitest';
-import { insertOperation } from '../../db/registry/operation-rows.js';
+import { insertOperation } from '../../db/registry/operations/operation-rows.js';
 import type { Registry } from '../../db/registry/registry-schema.js';
 import type { Config } from '../../src/config/index.js';
 import { createEngine, type Engine, type EngineOptions } from '../../src/engine/index.js';

@@ -8,8 +8,8 @@ import {
   insertOperation,
   type NewOperation,
   type OperationRecord,
-} from '../../db/registry/operation-rows.js';
-import type { OperationState } from '../../db/registry/registry-schema.js';
+} from '../../db/registry/operations/operation-rows.js';
+import type { OperationState } from '../../db/registry/operations/operations-table.js';
 import { countUnfinished } from '../../db/registry/status-queries.js';
 import { faultsOf } from '../../src/observability/log-fields.js';
 import { leftAsItIs } from '../../src/operations/reports.js';

@@ -4,7 +4,7 @@ import { sql } from 'kysely';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { Registry } from '../../db/registry/registry-schema.js';
-import { insertOperation } from '../../db/registry/operation-rows.js';
+import { insertOperation } from '../../db/registry/operations/operation-rows.js';
 import type { TenantRecord } from '../../db/registry/tenant-queries.js';
 import type { DatabaseHandle } from '../../db/driver/client.js';
 import { createEnvelope } from '../../src/secrets/envelope.js';

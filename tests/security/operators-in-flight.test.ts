@@ -3,7 +3,7 @@
 import { randomUUID } from 'node:crypto';
 import { sql, type Kysely } from 'kysely';
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
-import { insertOperation } from '../../db/registry/operation-rows.js';
+import { insertOperation } from '../../db/registry/operations/operation-rows.js';
 import { findOperatorByEmail, insertOperator } from '../../db/registry/operator-queries.js';
 import type { OperationKindName } from '../../src/operations/runner/operation-kinds.js';
 import {

@@ -1,5 +1,5 @@
 // Counts the operations that end on this replica.
-import type { OperationRecord } from '../../../db/registry/operation-rows.js';
+import type { OperationRecord } from '../../../db/registry/operations/operation-rows.js';
 import type { Instruments } from '../../observability/instruments.js';
 import type { Attempted } from '../../operations/runner/attempt.js';
 import { operationKinds } from '../../operations/runner/operation-kinds.js';

@@ -2,7 +2,8 @@
 import type { Kysely } from 'kysely';
 import { PUBLIC_RIGHTS } from '../../../db/server/adoption-checks.js';
 import type { AuditOrigin } from '../../../db/shared/audit-rows.js';
-import type { OperationDetails, Registry } from '../../../db/registry/registry-schema.js';
+import type { OperationDetails } from '../../../db/registry/operations/operations-table.js';
+import type { Registry } from '../../../db/registry/registry-schema.js';
 import type { TenantRecord } from '../../../db/registry/tenant-queries.js';
 import type { Provisioners } from '../../clusters/provisioners.js';
 import type { RecordEvent } from '../../observability/security-events.js';

@@ -1,6 +1,6 @@
 // The plan of an adoption, from its row and its operation.
 import { findCluster } from '../../../db/registry/cluster-queries.js';
-import type { OperationRecord } from '../../../db/registry/operation-rows.js';
+import type { OperationRecord } from '../../../db/registry/operations/operation-rows.js';
 import { deleteTenantRow, findSettledTenant } from '../../../db/registry/tenant-status-queries.js';
 import { changeMark, findMarks, markText } from '../../../db/server/marks.js';
 import type { Plan } from '../runner/operation-kinds.js';

@@ -7,7 +7,7 @@
 import type { Kysely } from 'kysely';
 import { closeToOthers, letGo, reopenToOthers, undoFilling } from '../../../db/server/adoption-checks.js';
 import type { AuditOrigin } from '../../../db/shared/audit-rows.js';
-import { findOperation, type OperationRecord } from '../../../db/registry/operation-rows.js';
+import { findOperation, type OperationRecord } from '../../../db/registry/operations/operation-rows.js';
 import { findSettledTenant, markTenantDeleting } from '../../../db/registry/tenant-status-queries.js';
 import type { TenantRecord } from '../../../db/registry/tenant-queries.js';
 import { whileOpenToOwner } from '../../../db/server/access.js';

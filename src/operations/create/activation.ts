@@ -2,7 +2,7 @@
 import type { Kysely } from 'kysely';
 import type { AuditOrigin } from '../../../db/shared/audit-rows.js';
 import { insertAudit } from '../../../db/registry/registry-audit.js';
-import { endOperation, type Taken } from '../../../db/registry/operation-rows.js';
+import { endOperation, type Taken } from '../../../db/registry/operations/operation-rows.js';
 import type { Registry } from '../../../db/registry/registry-schema.js';
 import { activateTenant } from '../../../db/registry/tenant-status-queries.js';
 import type { TenantRecord } from '../../../db/registry/tenant-queries.js';

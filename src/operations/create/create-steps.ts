@@ -7,14 +7,13 @@
 import type { Kysely } from 'kysely';
 import { claimMarker, readMarker, writeMarker } from '../../../db/tenant/marker.js';
 import type { AuditOrigin } from '../../../db/shared/audit-rows.js';
-import { deleteRequestKeysOf } from '../../../db/registry/idempotency-keys.js';
-import type { OperationRecord } from '../../../db/registry/operation-rows.js';
+import type { OperationRecord } from '../../../db/registry/operations/operation-rows.js';
 import type { Registry } from '../../../db/registry/registry-schema.js';
-import { deleteTenantRow, findSettledTenant, markTenantDeleting } from '../../../db/registry/tenant-status-queries.js';
+import { deleteTenantRow, findSettledTenant } from '../../../db/registry/tenant-status-queries.js';
 import type { TenantRecord } from '../../../db/registry/tenant-queries.js';
 import { wasAnswered } from '../../../db/driver/database-fault.js';
 import { openStandby } from '../../../db/server/access.js';
-import { changeMark, findMarks, findRoleMarks, markText, parseMark } from '../../../db/server/marks.js';
+import { changeMark, findMarks, findRoleMarks, markText } from '../../../db/server/marks.js';
 import {
   createRuntimeRole,
   createTenantDatabase,
@@ -32,13 +31,12 @@ import type { RecordEvent } from '../../observability/security-events.js';
 import type { Envelope } from '../../secrets/envelope.js';
 import { TENANT_SCRAM_ITERATIONS } from '../../tenants/tenant-ids.js';
 import { activate } from './activation.js';
-import { condemn, demolish } from '../demolish.js';
-import { doomedOf } from '../evidence.js';
 import type { NewTenant } from './new-tenant.js';
-import { leftAsItIs, type ReportLeft } from '../reports.js';
+import type { ReportLeft } from '../reports.js';
 import { PastReturn, type Plan, type Step } from '../runner/operation-kinds.js';
 import { standbyMark } from '../standby/standby-databases.js';
 import { templateName } from '../templates.js';
+import { giveUp, takeBack } from './take-back.js';
 import { isWhole } from './wholeness.js';
 
 export interface CreationDeps {
@@ -169,7 +167,7 @@ class Creation {
         this.#foreign = true;
         throw new StandbyTaken('the standby database may hold the data of a tenant');
       },
-      undo: () => this.#takeDown(),
+      undo: () => this.#takeBack(),
     };
   }
 
@@ -193,7 +191,7 @@ class Creation {
         const { connectionLimit } = this.deps;
         await createRuntimeRole(cluster, { name, verifier, connectionLimit, mark: this.#making });
       },
-      undo: () => this.#takeDown(),
+      undo: () => this.#takeBack(),
     };
   }
 
@@ -295,52 +293,15 @@ class Creation {
       },
       undo: async () => {
         // From now on the row can no longer become active.
-        if (this.#refused) await this.#giveUp();
+        if (this.#refused) await giveUp(registry, this.row);
       },
     };
   }
 
-  /** Marks the row as being removed. @throws PastReturn if it is active by now */
-  async #giveUp(onPurge?: 'keep'): Promise<void> {
-    const { id, generation } = this.row;
-    await this.deps.registry.transaction().execute(async (trx) => {
-      const given = await markTenantDeleting(trx, id, ['provisioning'], { generation, onPurge });
-      const now = given ?? (await findSettledTenant(trx, id));
-      if (now && now.status !== 'deleting') throw new PastReturn();
-      // A former build may have recorded a key of its own.
-      await deleteRequestKeysOf(trx, id);
-    });
-  }
-
-  /** Drops the database and its role, as far as the mark allows it. */
-  async #takeDown(): Promise<void> {
-    const { registry, report } = this.deps;
+  #takeBack(): Promise<void> {
+    if (this.#foreign) return giveUp(this.deps.registry, this.row, 'keep');
     const { row, provisioner, installation } = this;
-    const { claim, dbName: name, id } = row;
-    if (this.#foreign) {
-      await this.#giveUp('keep');
-      return;
-    }
-    const [found] = await findMarks(provisioner.cluster, [name]);
-    // The registry refused the row, or the database is of a former build, which marks a database before filling it: this database
-    // never had a user.
-    const isFormer = claim === null && (found === undefined || parseMark(found.text ?? found.roleText)?.id === id);
-    if (this.#refused || isFormer) await this.#giveUp();
-    const doomed = doomedOf(row, installation, this.#refused || isFormer ? [this.#tenant] : []);
-    const fate = await condemn(registry, provisioner, doomed, installation);
-    if (typeof fate === 'object') {
-      if (!this.#refused && (await this.#isWhole())) throw new PastReturn();
-      // Only the row goes: the database belongs to another tenant.
-      report(row, fate.left);
-      await this.#giveUp('keep');
-      return;
-    }
-    await this.#giveUp();
-    await this.deps.beforeDrop(id);
-    // A paused worker may still make the database, but the row can no longer become active.
-    const left = await demolish(registry, provisioner, doomedOf(row, installation, [this.#tenant]), installation);
-    if (left === undefined) return;
-    report(row, left);
-    throw leftAsItIs(`the database of a tenant that was not made is left as it is: ${left}`);
+    const creation = { row, provisioner, installation, refused: this.#refused, isWhole: () => this.#isWhole() };
+    return takeBack(this.deps, creation);
   }
 }

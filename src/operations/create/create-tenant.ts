@@ -2,7 +2,7 @@
 import type { Kysely } from 'kysely';
 import { randomUUID } from 'node:crypto';
 import type { AuditOrigin } from '../../../db/shared/audit-rows.js';
-import { REQUEST_KEY_CONSTRAINT } from '../../../db/registry/operation-rows.js';
+import { REQUEST_KEY_CONSTRAINT } from '../../../db/registry/operations/operation-keys.js';
 import type { Registry } from '../../../db/registry/registry-schema.js';
 import {
   claimStandby,

@@ -2,7 +2,8 @@
 // tenant that has the slug.
 import type { Kysely } from 'kysely';
 import { findRequestKey, type RequestKey } from '../../../db/registry/idempotency-keys.js';
-import { findOperationByKey, findUnfinishedOperation, insertOperation } from '../../../db/registry/operation-rows.js';
+import { findOperationByKey } from '../../../db/registry/operations/operation-keys.js';
+import { findUnfinishedOperation, insertOperation } from '../../../db/registry/operations/operation-rows.js';
 import type { Registry } from '../../../db/registry/registry-schema.js';
 import { findTenant, findTenantBySlug, type TenantRecord } from '../../../db/registry/tenant-queries.js';
 import { AppError } from '../../errors.js';

@@ -1,6 +1,6 @@
 // How requests wait for a tenant's database to open or close, and what they answer if that takes longer.
 import type { Kysely } from 'kysely';
-import { findUnfinishedOperation, type OperationRecord } from '../../../db/registry/operation-rows.js';
+import { findUnfinishedOperation, type OperationRecord } from '../../../db/registry/operations/operation-rows.js';
 import type { Registry } from '../../../db/registry/registry-schema.js';
 import { findTenant, type TenantRecord } from '../../../db/registry/tenant-queries.js';
 import { DatabaseFault } from '../../../db/driver/database-fault.js';

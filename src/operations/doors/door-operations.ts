@@ -11,13 +11,13 @@
 import type { Kysely, Transaction } from 'kysely';
 import type { AuditOrigin } from '../../../db/shared/audit-rows.js';
 import type { HeldLock } from '../../../db/registry/lock-session.js';
-import { endNeedless, noteDetails, supersedeOperation } from '../../../db/registry/operation-fences.js';
+import { endNeedless, noteDetails, supersedeOperation } from '../../../db/registry/operations/operation-fences.js';
 import {
   endOperation,
   findOperation,
   insertOperation,
   type OperationRecord,
-} from '../../../db/registry/operation-rows.js';
+} from '../../../db/registry/operations/operation-rows.js';
 import type { Registry } from '../../../db/registry/registry-schema.js';
 import { findSettledTenant } from '../../../db/registry/tenant-status-queries.js';
 import type { TenantRecord } from '../../../db/registry/tenant-queries.js';

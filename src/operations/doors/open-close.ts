@@ -3,8 +3,8 @@
 // src/operations/doors/door-operations.ts has the operations that call it.
 import type { Kysely } from 'kysely';
 import { recentMap } from '../../lib/recent-map.js';
-import { isAbandoned, retryRefused } from '../../../db/registry/operation-fences.js';
-import { insertOperation } from '../../../db/registry/operation-rows.js';
+import { isAbandoned, retryRefused } from '../../../db/registry/operations/operation-fences.js';
+import { insertOperation } from '../../../db/registry/operations/operation-rows.js';
 import type { Registry } from '../../../db/registry/registry-schema.js';
 import {
   claimRow,

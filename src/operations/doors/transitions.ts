@@ -2,7 +2,7 @@
 // PostgreSQL follows the row. To serve a tenant again the order is reversed, so that no request reaches a closed database.
 import type { Kysely, Transaction } from 'kysely';
 import type { AuditOrigin } from '../../../db/shared/audit-rows.js';
-import type { OperationRecord } from '../../../db/registry/operation-rows.js';
+import type { OperationRecord } from '../../../db/registry/operations/operation-rows.js';
 import type { Registry } from '../../../db/registry/registry-schema.js';
 import {
   beginRestoration,

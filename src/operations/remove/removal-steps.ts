@@ -1,6 +1,6 @@
 // The steps of removing a tenant. Each compares before it changes, so it can be repeated.
 import type { AuditOrigin } from '../../../db/shared/audit-rows.js';
-import { endOperation, type OperationRecord } from '../../../db/registry/operation-rows.js';
+import { endOperation, type OperationRecord } from '../../../db/registry/operations/operation-rows.js';
 import { deleteTenantRow, findSettledTenant, markTenantDeleting } from '../../../db/registry/tenant-status-queries.js';
 import type { TenantRecord } from '../../../db/registry/tenant-queries.js';
 import { auditAct } from '../../audit/operator-act.js';

@@ -10,10 +10,10 @@ import type { AuditOrigin } from '../../../db/shared/audit-rows.js';
 import {
   findUnfinishedOperation,
   insertOperation,
-  retryOperation,
   takeOperation,
   type OperationRecord,
-} from '../../../db/registry/operation-rows.js';
+} from '../../../db/registry/operations/operation-rows.js';
+import { retryOperation } from '../../../db/registry/operations/operation-steering.js';
 import type { Registry } from '../../../db/registry/registry-schema.js';
 import {
   deleteTenantRow,

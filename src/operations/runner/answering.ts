@@ -1,7 +1,7 @@
 // How a request waits for an operation.
 import { within } from '../../lib/deadline.js';
 import { AppError } from '../../errors.js';
-import type { OperationRecord } from '../../../db/registry/operation-rows.js';
+import type { OperationRecord } from '../../../db/registry/operations/operation-rows.js';
 import type { Outcome } from './runner.js';
 
 /**

@@ -12,7 +12,12 @@
 // A database that is left as it is for want of evidence makes the operation wait for a person.
 import type { Kysely } from 'kysely';
 import type { HeldLock } from '../../../db/registry/lock-session.js';
-import { endOperation, findOperation, noteStep, type OperationRecord } from '../../../db/registry/operation-rows.js';
+import {
+  endOperation,
+  findOperation,
+  noteStep,
+  type OperationRecord,
+} from '../../../db/registry/operations/operation-rows.js';
 import type { Registry } from '../../../db/registry/registry-schema.js';
 import { DatabaseFault, wasAnswered } from '../../../db/driver/database-fault.js';
 import { inPlainWords } from '../../jobs/plain-words.js';

@@ -4,10 +4,10 @@ import type { HeldLock } from '../../../db/registry/lock-session.js';
 import {
   findOperation,
   findUnfinishedOperation,
-  retryOperation,
   takeOperation,
   type OperationRecord,
-} from '../../../db/registry/operation-rows.js';
+} from '../../../db/registry/operations/operation-rows.js';
+import { retryOperation } from '../../../db/registry/operations/operation-steering.js';
 import type { Registry } from '../../../db/registry/registry-schema.js';
 import type { TenantLocks } from '../../tenants/tenant-locks.js';
 import type { OperationKind } from './operation-kinds.js';

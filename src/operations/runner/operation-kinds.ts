@@ -1,6 +1,6 @@
 // What an operation is made of: a kind, and a plan of steps. Each kind has a file in src/operations.
 import type { Transaction } from 'kysely';
-import type { OperationRecord } from '../../../db/registry/operation-rows.js';
+import type { OperationRecord } from '../../../db/registry/operations/operation-rows.js';
 import type { Registry } from '../../../db/registry/registry-schema.js';
 
 /**

@@ -1,7 +1,7 @@
 // The lines of the log about operations: one when an operation begins to wait, and not one for each attempt; one when it needs a
 // person; one when it has ended after it waited; and one when it failed.
 import type { Logger } from 'pino';
-import type { OperationRecord } from '../../../db/registry/operation-rows.js';
+import type { OperationRecord } from '../../../db/registry/operations/operation-rows.js';
 import { AppError } from '../../errors.js';
 import { textOf, type Attempted } from './attempt.js';
 

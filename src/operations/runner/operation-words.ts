@@ -1,5 +1,5 @@
 // Operations in plain words, for operators: what each kind does, and what an operator can do about one.
-import type { OperationRecord } from '../../../db/registry/operation-rows.js';
+import type { OperationRecord } from '../../../db/registry/operations/operation-rows.js';
 import type { OperationKindName } from './operation-kinds.js';
 
 interface KindWords {

@@ -17,9 +17,9 @@ import {
   findUnfinishedOperation,
   pauseOperation,
   takeOperation,
-  type DueOperation,
   type OperationRecord,
-} from '../../../db/registry/operation-rows.js';
+} from '../../../db/registry/operations/operation-rows.js';
+import { type DueOperation } from '../../../db/registry/operations/operation-lists.js';
 import type { Registry } from '../../../db/registry/registry-schema.js';
 import { isLeftAsItIs } from '../reports.js';
 import type { TenantLocks } from '../../tenants/tenant-locks.js';

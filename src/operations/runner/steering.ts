@@ -1,11 +1,7 @@
 // What operators do with an operation: try it again at once, or end it without its remaining steps.
 import type { Kysely, Transaction } from 'kysely';
-import {
-  abandonOperation,
-  findOperation,
-  retryOperation,
-  type OperationRecord,
-} from '../../../db/registry/operation-rows.js';
+import { abandonOperation, retryOperation } from '../../../db/registry/operations/operation-steering.js';
+import { findOperation, type OperationRecord } from '../../../db/registry/operations/operation-rows.js';
 import type { Registry } from '../../../db/registry/registry-schema.js';
 import type { AuditAction, AuditOrigin } from '../../../db/shared/audit-rows.js';
 import { auditAct } from '../../audit/operator-act.js';

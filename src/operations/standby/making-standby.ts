@@ -2,7 +2,7 @@
 // so that any worker can continue it or undo it. Until it is ready, nobody uses it: undoing it drops it.
 import type { Kysely } from 'kysely';
 import { findCluster } from '../../../db/registry/cluster-queries.js';
-import { endOperation, type OperationRecord } from '../../../db/registry/operation-rows.js';
+import { endOperation, type OperationRecord } from '../../../db/registry/operations/operation-rows.js';
 import type { Registry } from '../../../db/registry/registry-schema.js';
 import { deleteStandby, findStandby, readyStandby, type StandbyRecord } from '../../../db/registry/standby-rows.js';
 import { closeDatabase } from '../../../db/server/access.js';

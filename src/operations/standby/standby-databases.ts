@@ -2,7 +2,8 @@
 // database, and waits for no file. Here it is decided how many there are. Operations make and drop them (src/operations/standby).
 import type { Kysely } from 'kysely';
 import { withdrawStandbyDatabases } from '../../../db/registry/cluster-queries.js';
-import { countUnfinishedOperations, insertOperation } from '../../../db/registry/operation-rows.js';
+import { countUnfinishedOperations } from '../../../db/registry/operations/operation-lists.js';
+import { insertOperation } from '../../../db/registry/operations/operation-rows.js';
 import type { Registry } from '../../../db/registry/registry-schema.js';
 import { olderBuildLives } from '../../../db/registry/replica-rows.js';
 import {

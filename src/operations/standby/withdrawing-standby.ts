@@ -1,7 +1,7 @@
 // The operation that drops one standby database. It is retired in the transaction that records the operation, so that no tenant
 // claims it any more. From then on it only goes forward.
 import { findCluster } from '../../../db/registry/cluster-queries.js';
-import { endOperation } from '../../../db/registry/operation-rows.js';
+import { endOperation } from '../../../db/registry/operations/operation-rows.js';
 import { deleteStandby, findStandby } from '../../../db/registry/standby-rows.js';
 import { LostOperation, PastReturn, type OperationKind } from '../runner/operation-kinds.js';
 import { dropStandby, type DropDeps } from './drop-standby.js';

@@ -2,7 +2,8 @@
 // after that change: the row's lock then puts the transactions of all workers in order.
 import { sql, type Kysely } from 'kysely';
 import type { Taken } from './operation-rows.js';
-import type { OperationDetails, Registry } from './registry-schema.js';
+import type { OperationDetails } from './operations-table.js';
+import type { Registry } from '../registry-schema.js';
 
 /**
  * Adds to what the next worker needs, in the transaction of a step. It is also the fence of that step: until the transaction ends,
