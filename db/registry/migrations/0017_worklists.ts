@@ -11,6 +11,4 @@ export async function up(db: Kysely<unknown>): Promise<void> {
     create index tenants_own_storage_limit on tenants (id) where status = 'active' and limits ? 'storageBytes'`.execute(
     db,
   );
-  await sql`
-    create index tenants_unfinished on tenants (id) where status in ('provisioning', 'deleting')`.execute(db);
 }
