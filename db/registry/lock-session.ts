@@ -2,6 +2,7 @@
 // as soon as the process is dead, or the connection is lost. The work under a lock may then go on while another process takes the
 // lock: nothing may depend on the lock alone.
 import { sql, type Kysely } from 'kysely';
+import { DatabaseFault } from '../driver/database-fault.js';
 import type { Registry } from './registry-schema.js';
 
 export interface LockSession {
@@ -57,7 +58,7 @@ export function createLockSession(registry: Kysely<Registry>, onLost: (error: un
             lost: false,
             ask: (statement) => {
               const answer = last.then(() => {
-                if (session.lost) throw new Error('the connection of the locks is lost');
+                if (session.lost) throw new DatabaseFault('unavailable', 'connection lost');
                 return statement(db);
               });
               last = answer.then(undefined, () => undefined);
@@ -95,6 +96,22 @@ export function createLockSession(registry: Kysely<Registry>, onLost: (error: un
     }
   }
 
+  /** @returns undefined if another process holds the lock */
+  async function take(name: string): Promise<Session | undefined> {
+    for (let again = false; ; again = true) {
+      const session = await (opening ??= open());
+      try {
+        const { rows } = await asked(session, (db) =>
+          sql<{ taken: boolean }>`select pg_try_advisory_lock(hashtextextended(${name}, 0)) as taken`.execute(db),
+        );
+        return rows[0]?.taken ? session : undefined;
+      } catch (error) {
+        // The connection may have been lost long before: a new one may work.
+        if (again) throw error;
+      }
+    }
+  }
+
   function watch(session: Session): void {
     if (timer) return;
     timer = setTimeout(() => {
@@ -112,15 +129,12 @@ export function createLockSession(registry: Kysely<Registry>, onLost: (error: un
 
   return {
     async attempt(name, work) {
-      if (closed) throw new Error('the locks are closed');
+      if (closed) throw new DatabaseFault('unavailable', 'the locks are closed');
       if (mine.has(name)) return undefined;
       mine.add(name);
       try {
-        const session = await (opening ??= open());
-        const { rows } = await asked(session, (db) =>
-          sql<{ taken: boolean }>`select pg_try_advisory_lock(hashtextextended(${name}, 0)) as taken`.execute(db),
-        );
-        if (!rows[0]?.taken) return undefined;
+        const session = await take(name);
+        if (!session) return undefined;
         watch(session);
         try {
           return { result: await work(session) };

@@ -115,8 +115,8 @@ it.each(['role', 'database', 'fill'])(
     expect((await first).status).toBe(503);
     expect(await findTenantBySlug(other.app.engine.registry, 'vanishing')).toBeUndefined();
     expect(await stateOfDatabase(row?.dbName ?? '')).toMatchObject({ exists: false });
-    expect((await make(vanishing, 'vanishing')).status).toBe(503);
     expect(await operationOf(other, operation.id)).toMatchObject({ state: 'undone' });
+    expect((await make(vanishing, 'vanishing')).status).toBe(201);
   },
   90_000,
 );

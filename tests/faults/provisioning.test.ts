@@ -32,6 +32,7 @@ import {
   type Answer,
   type Send,
 } from '../support/app.js';
+import { finishOperations } from '../support/operations.js';
 
 // A separate provisioner with its own template: this file breaks both, while other tests use theirs.
 const provisionerRole = `provisioner_${randomBytes(6).toString('hex')}`;
@@ -248,7 +249,7 @@ describe('when the undo fails too,', () => {
     const slug = newSlug();
     const { name, id, unblock } = await leaveHalf(slug, step);
     const stillBlocked = await send('DELETE', `/tenants/${id}`, { token });
-    expect(stillBlocked).toMatchObject({ status: 503, body: { code: 'unavailable' } });
+    expect(stillBlocked).toMatchObject({ status: 503, body: { code: 'operation-unfinished' } });
     expect(stillBlocked.headers['retry-after']).toBe('5');
     expect(await remainsOf(slug, name)).toEqual({ row: 'deleting', database: true, role: true });
 
@@ -295,10 +296,10 @@ describe('a tenant whose creation ended with its process', () => {
     const { id = '' } = (await findTenantBySlug(central.db, slug)) ?? {};
     await createTenantLocks(createLockSession(central.db, () => undefined)).attempt(id, async () => {
       expect(await make(slug)).toMatchObject({ status: 409, body: { code: 'slug-taken' } });
-      await app.engine.housekeeping.runNow('reconciler');
+      await finishOperations(app.engine);
       expect(await remainsOf(slug, name)).toEqual({ row: 'provisioning', database: true, role: true });
     });
-    await app.engine.housekeeping.runNow('reconciler');
+    await finishOperations(app.engine);
     expect(await remainsOf(slug, name)).toEqual(NOTHING);
   });
 

@@ -202,14 +202,14 @@ it('a standby database that was claimed after the backup goes to no other tenant
   });
   const failed = await make({ service }, 'next');
   expect(failed.status, failed.text).toBe(503);
-  for (const job of JOBS) await service.app.engine.housekeeping.runNow(job);
+  await runEverything(service);
   expect(await harmTo(victim, true)).toBeUndefined();
 
   failing = false;
   const made = await make({ service }, 'next');
   expect(made.status, made.text).toBe(201);
   expect(made.body.id).not.toBe(victim.id);
-  for (const job of JOBS) await service.app.engine.housekeeping.runNow(job);
+  await runEverything(service);
   expect(await harmTo(victim, true)).toBeUndefined();
   // Its row is lost, and the log must show that to an operator.
   expect(log()).toContain(victim.id);
@@ -239,7 +239,7 @@ it('a tenant whose row is restored to the middle of its creation becomes active 
   await putBack(central.db, backup);
   expect(statusIn(backup, victim.id)).toBe('provisioning');
   const { service, log } = await startAgain(registry, QUIET);
-  for (const job of JOBS) await service.app.engine.housekeeping.runNow(job);
+  await runEverything(service);
   expect(await harmTo(victim, true)).toBeUndefined();
   const { rows } = await sql<{ status: string }>`select status from tenants where id = ${victim.id}`.execute(
     central.db,
@@ -247,6 +247,13 @@ it('a tenant whose row is restored to the middle of its creation becomes active 
   if (rows[0]?.status === 'active') expect(await signIn(service, VICTIM)).toBe(200);
   else expect(log()).toContain(victim.id);
 });
+
+/** Runs every job, and finishes every operation, also those that the jobs recorded. */
+async function runEverything({ app }: TestService): Promise<void> {
+  await finishOperations(app.engine);
+  for (const job of JOBS) await app.engine.housekeeping.runNow(job);
+  await finishOperations(app.engine);
+}
 
 /** Starts a service whose registry is behind the proxy. Close it. */
 function startBehind(
@@ -285,6 +292,7 @@ async function settleIn(service: TestService): Promise<World> {
   const legacy = `legacy_${randomBytes(6).toString('hex')}`;
   await createLegacyDatabase(legacy, service.config.tenants.provisioner.user);
   await service.app.engine.housekeeping.runNow('standby databases');
+  await finishOperations(service.app.engine);
   return { service, legacy, neighbour: { id, slug, dbName: (await acknowledged(service, slug)).dbName } };
 }
 
@@ -307,7 +315,7 @@ async function liveOn(
   });
   try {
     const run = async (): Promise<void> => {
-      for (const job of JOBS) await service.app.engine.housekeeping.runNow(job);
+      await runEverything(service);
       await finishOperations(service.app.engine);
     };
     const other = `other-${round}`;

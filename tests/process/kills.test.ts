@@ -62,7 +62,7 @@ let token: string;
 const EVERY = Number(process.env['KILL_EVERY'] ?? 10);
 
 /** More than the statements of an act: statements beyond this number would stay untested. */
-const MOST_STATEMENTS = 30;
+const MOST_STATEMENTS = 60;
 
 /** The statements at which processes are killed, one process each, until a process answers. A long act has a sparser sample. */
 function killPoints(most = MOST_STATEMENTS): number[] {
@@ -75,7 +75,7 @@ const targetsOf = (most?: number): number => 2 * killPoints(most).length;
 const TARGETS = targetsOf();
 
 /** Adopting migrates the database, a statement at a time. */
-const MOST_OF_ADOPTING = 120;
+const MOST_OF_ADOPTING = 180;
 
 /** Each killed process keeps its slots of the reserve for 30 s: the next must not wait for them. */
 const RESERVE = '500';

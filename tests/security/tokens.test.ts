@@ -56,9 +56,10 @@ async function logStatementsOf(database: string): Promise<void> {
   await asSuperuser('postgres', (db) => sql`alter database ${sql.id(database)} set log_statement = 'all'`.execute(db));
 }
 
-/** The continuous statements of replicas: they read the feed of changes, renew their leases, and show that they live. */
+/** The continuous statements of replicas: they read the feed of changes, renew their leases, show that
+ * they live, and look for operations and jobs that are due. */
 const BY_ITSELF =
-  /\blisten\b|pg_current_snapshot|pg_notify|slot_leases|\breplicas\b|advisory_xact_lock|set_config|: (?:begin|commit)$/i;
+  /\blisten\b|pg_current_snapshot|pg_notify|slot_leases|\breplicas\b|\boperations\b|\bjobs\b|advisory_xact_lock|set_config|: (?:begin|commit)$/i;
 
 /** The statements that `work` makes the service run, without the continuous statements of replicas. */
 async function statementsOf(work: () => Promise<void>): Promise<string[]> {
@@ -79,6 +80,7 @@ async function statementsOf(work: () => Promise<void>): Promise<string[]> {
   );
   const [, between = ''] = log.split(from);
   return (between.split(to)[0] ?? '')
+    .replaceAll('\n\t', ' ')
     .split('\n')
     .filter((line) => /LOG: {2}(?:statement|execute [^:]*):/.test(line))
     .filter((line) => !BY_ITSELF.test(line) && !line.endsWith("select '"));

@@ -9,9 +9,13 @@ export interface Where {
   readonly env?: Readonly<Record<string, string>>;
 }
 
+/** Bytes. The OpenAPI document alone has hundreds of kilobytes. */
+const MAX_OUTPUT = 16 * 1024 * 1024;
+
 /** Runs a script to its end and returns its output. @throws Error with its output if a command fails */
 export async function runScript(script: string, where: Where): Promise<string> {
-  const { stdout } = await promisify(execFile)('bash', ['-euo', 'pipefail', '-c', script], settings(where));
+  const options = { ...settings(where), maxBuffer: MAX_OUTPUT };
+  const { stdout } = await promisify(execFile)('bash', ['-euo', 'pipefail', '-c', script], options);
   return stdout;
 }
 

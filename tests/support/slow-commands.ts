@@ -48,6 +48,7 @@ export const SLOW_COMMANDS: Readonly<Record<string, () => Promise<void>>> = {
   ...Object.fromEntries(
     [
       'npx vitest run tests/integration/users.test.ts',
+      'npm run profile:jobs',
       'npm run profile:metrics',
       'npm run test:postgres -- 15 18',
       'npm run fuzz -- --requests 50000',

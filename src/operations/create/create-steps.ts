@@ -4,11 +4,9 @@
 //                                  `dropping`, and no worker can activate the tenant any more
 //     tenant, or later           → forward: the row becomes active, or suspended when the database is closed
 //     anything else              → the database is another tenant's: it is left and reported, and the row goes
-import type { Kysely } from 'kysely';
 import { claimMarker, readMarker, writeMarker } from '../../../db/tenant/marker.js';
 import type { AuditOrigin } from '../../../db/shared/audit-rows.js';
 import type { OperationRecord } from '../../../db/registry/operations/operation-rows.js';
-import type { Registry } from '../../../db/registry/registry-schema.js';
 import { deleteTenantRow, findSettledTenant } from '../../../db/registry/tenant-status-queries.js';
 import type { TenantRecord } from '../../../db/registry/tenant-queries.js';
 import { wasAnswered } from '../../../db/driver/database-fault.js';
@@ -26,40 +24,15 @@ import { grantRuntimeRights } from '../../../db/tenant/tenant-grants.js';
 import { hasUsers } from '../../../db/tenant/usage-queries.js';
 import { insertFirstAdmin } from '../../../db/tenant/user-queries.js';
 import { confirmOperator } from '../../audit/operator-act.js';
-import type { PlacedProvisioner, Provisioners } from '../../clusters/provisioners.js';
-import type { RecordEvent } from '../../observability/security-events.js';
-import type { Envelope } from '../../secrets/envelope.js';
+import type { PlacedProvisioner } from '../../clusters/provisioners.js';
 import { TENANT_SCRAM_ITERATIONS } from '../../tenants/tenant-ids.js';
 import { activate } from './activation.js';
-import type { NewTenant } from './new-tenant.js';
-import type { ReportLeft } from '../reports.js';
 import { PastReturn, type Plan, type Step } from '../runner/operation-kinds.js';
 import { standbyMark } from '../standby/standby-databases.js';
 import { templateName } from '../templates.js';
+import type { CreationDeps, CreationInput } from './creation.js';
 import { giveUp, takeBack } from './take-back.js';
 import { isWhole } from './wholeness.js';
-
-export interface CreationDeps {
-  readonly registry: Kysely<Registry>;
-  readonly provisioners: Provisioners;
-  readonly envelope: Envelope;
-  readonly installation: () => Promise<string>;
-  /** The most connections that the pools of one tenant may hold: the role's CONNECTION LIMIT. */
-  readonly connectionLimit: number;
-  /** Called before a database is dropped: closes the pools of this process. */
-  readonly beforeDrop: (tenantId: string) => Promise<void>;
-  readonly report: ReportLeft;
-  /** Called when the tenant is active. */
-  readonly record: RecordEvent;
-}
-
-/** What only the process of the request knows. */
-export interface CreationInput {
-  readonly admin: NewTenant['admin'];
-  readonly origin: AuditOrigin;
-  /** Receives the tenant when it is active. */
-  readonly made: (tenant: TenantRecord) => void;
-}
 
 /** Why a standby database could not be claimed: it may hold a tenant's data. */
 export class StandbyTaken extends Error {}
