@@ -8,6 +8,7 @@ import { type OperationRecord } from '../../db/registry/operations/operation-row
 import { findTenantBySlug, type TenantRecord } from '../../db/registry/tenant-queries.js';
 import { ADMIN, asSuperuser, createRegistry, startServiceIn, type Answer, type TestService } from '../support/app.js';
 import { signIn, stateOfDatabase } from '../support/evidence.js';
+import { patiently } from '../support/lost-answers.js';
 import { startProxy, type Proxy } from '../support/proxy.js';
 import { eventually } from '../support/service-process.js';
 
@@ -172,7 +173,7 @@ it('a creation that is abandoned while its server is away frees the slug, and le
   await asSuperuser('postgres', (db) => sql`drop database ${sql.id(name)}`.execute(db));
 }, 120_000);
 
-it('fifty requests at once make one tenant for each key', async () => {
+it('fifty requests at once make one tenant for each key, and each gets it', async () => {
   const registry = await createRegistry();
   const [here, there] = [await start(registry), await start(registry, { operator: false })];
   const send = (nth: number): ReturnType<typeof make> =>
@@ -181,10 +182,10 @@ it('fifty requests at once make one tenant for each key', async () => {
       `keyed-${nth % 5}`,
       `key-${nth % 5}`,
     );
-  const answers = await Promise.all(Array.from({ length: 50 }, (_, nth) => send(nth)));
-  const statuses = answers.map(({ status }) => status);
-  expect(statuses.filter((status) => ![201, 409].includes(status))).toEqual([]);
-  const ids = new Set(answers.filter(({ status }) => status === 201).map(({ body }) => body.id));
+  // A repeated request is refused while the first one is under way, and a busy machine may refuse to hash so many passwords.
+  const answers = await Promise.all(Array.from({ length: 50 }, (_, nth) => patiently(() => send(nth))));
+  expect(answers.flatMap(({ status, text }) => (status === 201 ? [] : text))).toEqual([]);
+  const ids = new Set(answers.map(({ body }) => body.id));
   expect(ids.size).toBe(5);
   const { rows } = await asSuperuser(registry, (db) =>
     sql<{ slug: string }>`select slug from tenants where slug like 'keyed-%' order by slug`.execute(db),

@@ -254,7 +254,8 @@ describe('when the undo fails too,', () => {
     expect(await remainsOf(slug, name)).toEqual({ row: 'deleting', database: true, role: true });
 
     await unblock();
-    expect((await send('DELETE', `/tenants/${id}`, { token })).status).toBe(204);
+    // The service may have finished it before.
+    expect([204, 404]).toContain((await send('DELETE', `/tenants/${id}`, { token })).status);
     expect(await remainsOf(slug, name)).toEqual(NOTHING);
     await expectWorkingTenant(slug);
   });
