@@ -53,7 +53,9 @@ export function createEarlierRequests(deps: {
     }
     if (tenant && tenant.status !== 'deleting') return tenant;
     // If the earlier attempt has just been undone, its key is free again.
-    if (!(await earlierOf(key))) return undefined;
+    const still = await earlierOf(key);
+    if (!still) return undefined;
+    if (still.isUndoing) throw new AppError('idempotency-key-in-use', { retryAfter: 1 });
     throw new AppError('idempotency-key-reused', {
       detail: 'The tenant that was created with this key was removed. Use a new key.',
     });
@@ -62,10 +64,14 @@ export function createEarlierRequests(deps: {
   /** The request that came with the key, to this build or to a former one. */
   async function earlierOf(
     key: GivenKey,
-  ): Promise<{ readonly tenantId: string; readonly requestHash: string } | undefined> {
+  ): Promise<{ readonly tenantId: string; readonly requestHash: string; readonly isUndoing: boolean } | undefined> {
     const found = await findOperationByKey(registry, key);
-    if (found) return { tenantId: found.operation.subject, requestHash: found.requestHash };
-    return findRequestKey(registry, key);
+    if (found) {
+      const { subject: tenantId, endedAt } = found.operation;
+      return { tenantId, requestHash: found.requestHash, isUndoing: endedAt === null };
+    }
+    const former = await findRequestKey(registry, key);
+    return former && { ...former, isUndoing: false };
   }
 
   /** Finishes or undoes a tenant that is being made or removed. @returns false if another worker is at it */
