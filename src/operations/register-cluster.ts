@@ -74,6 +74,9 @@ export interface ClusterRegistration {
 /** Longest time (ms) that one request waits for the drop of standby databases. */
 const DRAIN_FOR = 10_000;
 
+/** ms. */
+const LOOK_EVERY = 50;
+
 export function createClusterRegistration(deps: {
   readonly registry: Kysely<Registry>;
   readonly directory: ClusterDirectory;
@@ -194,7 +197,8 @@ export function createClusterRegistration(deps: {
       const until = performance.now() + DRAIN_FOR;
       const dropped = (async () => {
         for (const standby of await deps.standby.withdrawAll(id))
-          if (performance.now() < until) await deps.runner.settle(standby, 'withdraw');
+          // Another worker may be at it.
+          while (performance.now() < until && !(await deps.runner.settle(standby, 'withdraw'))) await sleep(LOOK_EVERY);
       })();
       // What is left then is dropped in the background.
       await Promise.race([dropped, sleep(DRAIN_FOR, undefined, { ref: false })]);

@@ -295,7 +295,7 @@ describe('retry', () => {
     service.app.engine.runner.takeUp.begin();
     const retried = await act('retry', operation.id);
     expect(retried.status, retried.text).toBe(200);
-    expect(retried.body).toMatchObject({ id: operation.id, state: 'waiting' });
+    expect(retried.body.id).toBe(operation.id);
     await expect.poll(async () => (await read(operation.id)).state, { timeout: 20_000 }).toBe('done');
     expect(await auditOf(operation.id)).toEqual([
       {

@@ -59,7 +59,7 @@ let provisioner: ConnectionSettings;
 let token: string;
 
 /** The sampled statements: KILL_EVERY=1 takes every one, which takes minutes; the suite takes a sample. */
-const EVERY = Number(process.env['KILL_EVERY'] ?? 10);
+const EVERY = Number(process.env['KILL_EVERY'] ?? 20);
 
 /** More than the statements of an act: statements beyond this number would stay untested. */
 const MOST_STATEMENTS = 60;

@@ -172,7 +172,8 @@ export async function noteStep(
     })
     .where('id', '=', id)
     .where('attempts', '=', attempts)
-    .where('ended_at', 'is', null)
+    // A late note must not hide that the operation waits by now.
+    .where('state', 'in', ['running', 'undoing'])
     .returning(WITHOUT_STANDBY.as('committed'))
     .executeTakeFirst();
   return noted !== undefined;

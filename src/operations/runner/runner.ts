@@ -137,6 +137,23 @@ export function createRunner(deps: RunnerDeps): Runner {
     return outcome;
   }
 
+  /** Waits, and takes the operation again. @returns undefined if it is no longer this worker's */
+  async function takenAgain(
+    { id, attempts }: OperationRecord,
+    held: HeldLock,
+  ): Promise<OperationRecord | 'given up' | undefined> {
+    for (;;) {
+      const delay = Math.min(pause(attempts), LONGEST_HELD_PAUSE);
+      await sleep(delay, undefined, { signal: closing.signal, ref: false }).catch(() => undefined);
+      if (closing.signal.aborted || held.lost) return 'given up';
+      try {
+        return await takeOperation(registry, id, worker);
+      } catch {
+        // The registry does not answer. It does in a moment.
+      }
+    }
+  }
+
   /** Works under the lock. With `input` until the operation ends, otherwise once. */
   async function underLock<Input>(
     kind: OperationKind<Input>,
@@ -153,10 +170,8 @@ export function createRunner(deps: RunnerDeps): Runner {
       // Undoing needs no input: any worker continues it.
       if (outcome.state !== 'waiting' || outcome.undoes || input === undefined) return outcome;
       before = outcome;
-      const delay = Math.min(pause(taken.attempts), LONGEST_HELD_PAUSE);
-      await sleep(delay, undefined, { signal: closing.signal, ref: false }).catch(() => undefined);
-      if (closing.signal.aborted || held.lost) return outcome;
-      const again = await takeOperation(registry, taken.id, worker).catch(() => taken);
+      const again = await takenAgain(taken, held);
+      if (again === 'given up') return outcome;
       if (!again) return ended(taken.id);
       taken = again;
     }
