@@ -9,9 +9,6 @@ export interface RequestKey {
   readonly requestHash: string;
 }
 
-/** The constraint that a known key breaks. */
-export const IDEMPOTENCY_CONSTRAINT = 'idempotency_keys_pkey';
-
 /** How long a key is kept, as an interval of PostgreSQL. */
 const KEPT_FOR = sql`interval '24 hours'`;
 

@@ -1,5 +1,6 @@
 // The tenants, and the unfinished rows, that background jobs have to work on.
 import { sql, type Kysely, type RawBuilder } from 'kysely';
+import { NOW } from './operations/operation-rows.js';
 import type { Registry } from './registry-schema.js';
 import { tenantColumns, type TenantRecord } from './tenant-queries.js';
 
@@ -36,7 +37,7 @@ export async function listTenantsToPurge(
  */
 export async function retryRefusedPurges(db: Kysely<Registry>): Promise<void> {
   await sql`
-    update operations o set state = 'waiting', not_before = now(), updated_at = now()
+    update operations o set state = 'waiting', not_before = ${NOW}, updated_at = now()
     where kind = 'remove' and ended_at is null and state = 'needs-person' and details ? 'grace'
       and coalesce((
         select t.status = 'deleted' and (t.restoring or o.updated_at < now() - interval '1 hour')

@@ -8,6 +8,14 @@ import type { Registry } from '../../db/registry/registry-schema.js';
 import { findSession, sessionsIn } from '../../db/shared/session-queries.js';
 import { AppError } from '../errors.js';
 
+/** The origin of what the service does by itself: it has no actor. */
+export const SERVICE: AuditOrigin = { actor: { kind: 'none' } };
+
+/** The id of the operator who acts; undefined for everyone else. */
+export function operatorIdOf({ actor }: AuditOrigin): string | undefined {
+  return actor.kind === 'operator' ? actor.id : undefined;
+}
+
 /**
  * Audits an act in its transaction, and refuses it if its operator may not act any more. Call it last, after everything that the
  * transaction waits for. From then until the transaction ends, no other transaction deactivates the operator.

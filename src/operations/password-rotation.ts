@@ -20,13 +20,14 @@ import { within } from '../lib/deadline.js';
 import { DatabaseFault } from '../../db/driver/database-fault.js';
 import { setRolePassword } from '../../db/server/role-password.js';
 import { scramVerifier } from '../../db/server/scram.js';
-import { auditAct } from '../audit/operator-act.js';
+import { auditAct, operatorIdOf, SERVICE } from '../audit/operator-act.js';
 import { AppError } from '../errors.js';
 import type { RecordEvent } from '../observability/security-events.js';
 import type { Envelope } from '../secrets/envelope.js';
 import { newDatabasePassword, TENANT_SCRAM_ITERATIONS } from '../tenants/tenant-ids.js';
 import type { TenantLocks } from '../tenants/tenant-locks.js';
 import type { Provisioners } from '../clusters/provisioners.js';
+import { unfinished } from './runner/answering.js';
 import { createJoining } from './runner/joining.js';
 import { LostOperation, PastReturn, type OperationKind, type Step } from './runner/operation-kinds.js';
 import type { Runner } from './runner/runner.js';
@@ -74,9 +75,6 @@ const DEADLINE = 8_000;
 /** Operations that the job records in a run. */
 const PER_RUN = 100;
 
-/** Work of the service itself has no actor. */
-const NOBODY: AuditOrigin = { actor: { kind: 'none' } };
-
 /**
  * Attempts, because other workers can change the row or the role between two steps: re-encryption, another rotation, the job of
  * connection limits.
@@ -102,8 +100,7 @@ export function createRotation(deps: RotationDeps): Rotation {
    */
   async function begin(tenant: TenantRecord, origin: AuditOrigin, by?: string): Promise<OperationRecord | undefined> {
     const { id, clusterId } = tenant;
-    const { actor } = origin;
-    const operatorId = actor.kind === 'operator' ? actor.id : undefined;
+    const operatorId = operatorIdOf(origin);
     const values = { kind: 'rotate', subject: id, tenantId: id, clusterId, operatorId, worker: by };
     // A former build began it, or a person abandoned its operation.
     if (tenant.nextDbPassword !== null) return insertOperation(registry, values);
@@ -247,12 +244,8 @@ export function createRotation(deps: RotationDeps): Rotation {
       } catch (error) {
         deps.onError(error, { tenantId, step: 'rotate' });
         const where = operationId === undefined ? '' : ` GET /operations/${operationId} shows how far it is.`;
-        throw new AppError('operation-unfinished', {
-          detail: `The new password is stored. The service applies it by itself as soon as the server allows.${where}`,
-          ...(operationId !== undefined && { operationId }),
-          retryAfter: 5,
-          cause: error,
-        });
+        const stored = `The new password is stored. The service applies it by itself as soon as the server allows.${where}`;
+        throw unfinished(operationId, error, stored);
       }
     },
 
@@ -262,7 +255,7 @@ export function createRotation(deps: RotationDeps): Rotation {
         if (signal.aborted) break;
         const tenant = await findTenant(registry, id);
         try {
-          if (tenant) await begin(tenant, NOBODY);
+          if (tenant) await begin(tenant, SERVICE);
         } catch (error) {
           // Its status changed meanwhile.
           if (!(error instanceof AppError)) throw error;

@@ -1,5 +1,6 @@
 // Encrypts passwords again with the current key, while the service serves: one operation of the installation, with a step for each
-// column. Each batch is a short transaction, so a tenant's row is locked only for a moment. A process that remembers an old ciphertext can decrypt it until it loses the old key.
+// column. Each batch is a short transaction, so a tenant's row is locked only for a moment. A process that remembers an old
+// ciphertext can decrypt it until it loses the old key.
 import type { Kysely } from 'kysely';
 import { endWhenIdle } from '../../db/registry/job-locks.js';
 import { insertOperation, noteStep } from '../../db/registry/operations/operation-rows.js';

@@ -110,11 +110,11 @@ describe('the list of operations', () => {
   const ids: string[] = [];
   beforeAll(async () => {
     for (let index = 0; index < 7; index += 1) {
-      const given = { kind: index % 2 === 0 ? 'template' : 'withdraw', tenantId, clusterId } as const;
+      const given = { kind: index % 2 === 0 ? 'reencrypt' : 'withdraw', tenantId, clusterId } as const;
       const state = (['needs-person', 'done', 'abandoned'] as const)[index % 3] ?? 'done';
       ids.push((await insert({ ...given, state })).id);
     }
-    await insert({ kind: 'template' });
+    await insert({ kind: 'reencrypt' });
   });
 
   async function list(query: string): Promise<PageOf<Operation>> {
@@ -143,7 +143,7 @@ describe('the list of operations', () => {
   it('is filtered by kind, state, tenant and cluster', async () => {
     const every = (which: (index: number) => boolean): string[] => ids.filter((_, index) => which(index)).reverse();
     expect(idsOf(await list(`cluster=${clusterId}`))).toEqual(every(() => true));
-    expect(idsOf(await list(`tenant=${tenantId}&kind=template`))).toEqual(every((index) => index % 2 === 0));
+    expect(idsOf(await list(`tenant=${tenantId}&kind=reencrypt`))).toEqual(every((index) => index % 2 === 0));
     expect(idsOf(await list(`cluster=${clusterId}&state=abandoned`))).toEqual(every((index) => index % 3 === 2));
     expect(idsOf(await list(`cluster=${clusterId}&state=done&kind=withdraw`))).toEqual(
       every((index) => index % 3 === 1 && index % 2 === 1),

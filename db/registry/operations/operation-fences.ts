@@ -1,7 +1,7 @@
 // Queries with which operations on one subject keep each other in order. They run in the transaction that changes the subject's row,
 // after that change: the row's lock then puts the transactions of all workers in order.
 import { sql, type Kysely } from 'kysely';
-import type { Taken } from './operation-rows.js';
+import { changeTaken, NOW, type Taken } from './operation-rows.js';
 import type { OperationDetails } from './operations-table.js';
 import type { Registry } from '../registry-schema.js';
 
@@ -11,23 +11,8 @@ import type { Registry } from '../registry-schema.js';
  *
  * @returns false if another worker has taken the operation; then the step must roll back
  */
-export async function noteDetails(
-  db: Kysely<Registry>,
-  { id, attempts }: Taken,
-  details: OperationDetails,
-): Promise<boolean> {
-  const noted = await db
-    .updateTable('operations')
-    .set({
-      details: sql<string>`details || ${JSON.stringify(details)}::jsonb`,
-      updated_at: sql<string>`now()`,
-    })
-    .where('id', '=', id)
-    .where('attempts', '=', attempts)
-    .where('ended_at', 'is', null)
-    .returning('id')
-    .executeTakeFirst();
-  return noted !== undefined;
+export async function noteDetails(db: Kysely<Registry>, taken: Taken, details: OperationDetails): Promise<boolean> {
+  return changeTaken(db, taken, { details: sql<string>`details || ${JSON.stringify(details)}::jsonb` });
 }
 
 /**
@@ -41,7 +26,7 @@ export async function supersedeOperation(db: Kysely<Registry>, subject: string, 
       state: 'undoing',
       undoes: true,
       attempts: sql<number>`attempts + 1`,
-      not_before: sql<string>`now()`,
+      not_before: NOW,
       updated_at: sql<string>`now()`,
     })
     .where('subject', '=', subject)
@@ -82,7 +67,7 @@ export async function isAbandoned(db: Kysely<Registry>, tenantId: string, kind: 
 export async function retryRefused(db: Kysely<Registry>, subject: string, kind: string): Promise<boolean> {
   const waiting = await db
     .updateTable('operations')
-    .set({ state: 'waiting', not_before: sql<string>`now()`, updated_at: sql<string>`now()` })
+    .set({ state: 'waiting', not_before: NOW, updated_at: sql<string>`now()` })
     .where('subject', '=', subject)
     .where('kind', '=', kind)
     .where('state', '=', 'needs-person')

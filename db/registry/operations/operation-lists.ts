@@ -21,7 +21,7 @@ export async function countUnfinishedOperations(
   return count;
 }
 
-/** An operation that a worker may take: nobody has taken it lately, and its time has come. */
+/** An operation that a worker may take: it is due, and no worker has taken it in the last seconds. */
 export interface DueOperation {
   readonly id: string;
   readonly kind: string;

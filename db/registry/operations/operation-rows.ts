@@ -1,6 +1,6 @@
 // Queries on operations. A worker holds the lock of the operation's subject. Each write of a worker names the attempt that it
 // belongs to: a worker whose lock was lost while it worked changes nothing after another worker has taken the operation.
-import { sql, type Kysely, type RawBuilder } from 'kysely';
+import { sql, type Kysely, type RawBuilder, type UpdateObject } from 'kysely';
 import { newId } from '../../shared/ids.js';
 import { WITHOUT_STANDBY } from '../../shared/synchronous-commit.js';
 import type { OperationDetails, OperationState } from './operations-table.js';
@@ -151,7 +151,8 @@ export async function takeOperation(
 }
 
 /**
- * Records the step that runs, and how far it is. No standby has to confirm it: whoever continues asks the databases themselves.
+ * Records the step that runs, and how far it is. No standby has to confirm it: a worker that continues
+ * asks the databases instead.
  *
  * @returns false if the operation is no longer this worker's
  */
@@ -180,13 +181,35 @@ export async function noteStep(
 }
 
 /**
+ * Changes an operation for the worker that has taken it.
+ *
+ * @returns false if another worker has taken the operation since, or it has ended; then nothing changed
+ */
+export async function changeTaken(
+  db: Kysely<Registry>,
+  { id, attempts }: Taken,
+  values: UpdateObject<Registry, 'operations', 'operations'>,
+): Promise<boolean> {
+  const changed = await db
+    .updateTable('operations')
+    .set(values)
+    .set({ updated_at: sql<string>`now()` })
+    .where('id', '=', id)
+    .where('attempts', '=', attempts)
+    .where('ended_at', 'is', null)
+    .returning('id')
+    .executeTakeFirst();
+  return changed !== undefined;
+}
+
+/**
  * Lets an operation wait: for its next attempt, or for a person.
  *
  * @param why.delay ms until the next attempt
  */
 export async function pauseOperation(
   db: Kysely<Registry>,
-  { id, attempts }: Taken,
+  taken: Taken,
   why: {
     readonly state: 'waiting' | 'needs-person';
     readonly step: string;
@@ -195,22 +218,13 @@ export async function pauseOperation(
     readonly delay: number;
   },
 ): Promise<boolean> {
-  const paused = await db
-    .updateTable('operations')
-    .set({
-      state: why.state,
-      step: why.step,
-      undoes: why.undoes,
-      error: sql<string>`left(${why.error}::text, 500)`,
-      not_before: later(why.delay),
-      updated_at: sql<string>`now()`,
-    })
-    .where('id', '=', id)
-    .where('attempts', '=', attempts)
-    .where('ended_at', 'is', null)
-    .returning('id')
-    .executeTakeFirst();
-  return paused !== undefined;
+  return changeTaken(db, taken, {
+    state: why.state,
+    step: why.step,
+    undoes: why.undoes,
+    error: sql<string>`left(${why.error}::text, 500)`,
+    not_before: later(why.delay),
+  });
 }
 
 /**
@@ -222,25 +236,16 @@ export async function pauseOperation(
  */
 export async function endOperation(
   db: Kysely<Registry>,
-  { id, attempts }: Taken,
+  taken: Taken,
   state: 'done' | 'undone',
   error: string | null = null,
 ): Promise<boolean> {
-  const ended = await db
-    .updateTable('operations')
-    .set({
-      state,
-      error: sql<string>`left(${error}::text, 500)`,
-      ended_at: sql<string>`now()`,
-      updated_at: sql<string>`now()`,
-      ...(state === 'undone' && { request_key: null, request_tag: null }),
-    })
-    .where('id', '=', id)
-    .where('attempts', '=', attempts)
-    .where('ended_at', 'is', null)
-    .returning('id')
-    .executeTakeFirst();
-  return ended !== undefined;
+  return changeTaken(db, taken, {
+    state,
+    error: sql<string>`left(${error}::text, 500)`,
+    ended_at: sql<string>`now()`,
+    ...(state === 'undone' && { request_key: null, request_tag: null }),
+  });
 }
 
 /** The time in `ms`. */

@@ -37,7 +37,7 @@ export interface AdoptionInput {
   readonly made: (tenant: TenantRecord) => void;
 }
 
-/** The rights of PUBLIC before the adoption, as details of the operation: whoever undoes it grants them again. */
+/** The rights of PUBLIC before the adoption, as details of the operation. The undoing grants them again. */
 export function rightsAsDetails(rights: readonly string[]): OperationDetails {
   return Object.fromEntries(PUBLIC_RIGHTS.map((right) => [`public${right}`, rights.includes(right)]));
 }

@@ -6,7 +6,6 @@
 // Undoing begins with the row, so that no other worker makes the tenant active. It drops the role, and nothing else.
 import type { Kysely } from 'kysely';
 import { closeToOthers, letGo, reopenToOthers, undoFilling } from '../../../db/server/adoption-checks.js';
-import type { AuditOrigin } from '../../../db/shared/audit-rows.js';
 import { findOperation, type OperationRecord } from '../../../db/registry/operations/operation-rows.js';
 import { findSettledTenant, markTenantDeleting } from '../../../db/registry/tenant-status-queries.js';
 import type { TenantRecord } from '../../../db/registry/tenant-queries.js';
@@ -26,7 +25,7 @@ import { tenantMigrations } from '../../../db/tenant/migrations/index.js';
 import type { TenantDatabase } from '../../../db/tenant/tenant-schema.js';
 import { setRoles } from '../../../db/tenant/user-roles.js';
 import { insertUser } from '../../../db/tenant/user-queries.js';
-import { confirmOperator } from '../../audit/operator-act.js';
+import { confirmOperator, SERVICE } from '../../audit/operator-act.js';
 import type { PlacedProvisioner } from '../../clusters/provisioners.js';
 import { TENANT_SCRAM_ITERATIONS } from '../../tenants/tenant-ids.js';
 import { activate } from '../create/activation.js';
@@ -35,9 +34,6 @@ import { leftAsItIs } from '../reports.js';
 import { LostOperation, PastReturn, type Settled, type Step } from '../runner/operation-kinds.js';
 import { isWhole } from '../create/wholeness.js';
 import { rightsInDetails, type AdoptionDeps, type AdoptionInput } from './adoption-input.js';
-
-/** Work of the service itself has no actor. */
-const SERVICE: AuditOrigin = { actor: { kind: 'none' } };
 
 /** The generation of a tenant that is being made. */
 export const FIRST = 1;
@@ -233,7 +229,8 @@ export class Adopting {
           await grantRuntimeRights(db, this.#role);
           await db.transaction().execute(async (trx) => {
             await writeMarker(trx, id, claim);
-            // After this connection is open: whoever undoes the adoption takes the operation, and then ends the connection.
+            // Asked while this connection is open. A worker that undoes the adoption takes the operation first, and then ends
+            // this connection.
             await this.#ensureOurs();
             await insertUser(trx, { id: adminId, ...input.admin });
             const unknown = await setRoles(trx, adminId, ['admin']);

@@ -11,7 +11,7 @@ import { DatabaseFault, violatedUniqueConstraint } from '../../../db/driver/data
 import { latestVersion } from '../../../db/shared/migrator.js';
 import { tenantMigrations } from '../../../db/tenant/migrations/index.js';
 import { EMAIL_CONSTRAINT } from '../../../db/tenant/user-queries.js';
-import { confirmOperator } from '../../audit/operator-act.js';
+import { confirmOperator, operatorIdOf } from '../../audit/operator-act.js';
 import { AppError } from '../../errors.js';
 import { newDatabaseName, newDatabasePassword, newTenantId } from '../../tenants/tenant-ids.js';
 import { adoptionFailure } from '../create/making-outcome.js';
@@ -78,7 +78,7 @@ export function createAdoption(
       throw unfit('it already belongs to a tenant.');
     await confirmOperator(registry, origin);
     const role = newDatabaseName();
-    const operatorId = origin.actor.kind === 'operator' ? origin.actor.id : undefined;
+    const operatorId = operatorIdOf(origin);
     const details = { database, adminId: newId(), ...rightsAsDetails(publicRights) };
     const tenant = {
       ...{ name, slug, poolOptions, limits, clusterId, dbHost: host, dbPort: port },

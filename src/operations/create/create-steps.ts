@@ -13,6 +13,7 @@ import { wasAnswered } from '../../../db/driver/database-fault.js';
 import { openStandby } from '../../../db/server/access.js';
 import { changeMark, findMarks, findRoleMarks, markText } from '../../../db/server/marks.js';
 import {
+  boundRuntimeRoles,
   createRuntimeRole,
   createTenantDatabase,
   endOwnSessionsIn,
@@ -23,7 +24,7 @@ import { tenantMigrations } from '../../../db/tenant/migrations/index.js';
 import { grantRuntimeRights } from '../../../db/tenant/tenant-grants.js';
 import { hasUsers } from '../../../db/tenant/usage-queries.js';
 import { insertFirstAdmin } from '../../../db/tenant/user-queries.js';
-import { confirmOperator } from '../../audit/operator-act.js';
+import { confirmOperator, SERVICE } from '../../audit/operator-act.js';
 import type { PlacedProvisioner } from '../../clusters/provisioners.js';
 import { TENANT_SCRAM_ITERATIONS } from '../../tenants/tenant-ids.js';
 import { activate } from './activation.js';
@@ -43,9 +44,6 @@ const REGISTER: Step = {
   settled: () => Promise.resolve('done'),
   do: () => Promise.resolve(),
 };
-
-/** The service itself has no actor. */
-const SERVICE: AuditOrigin = { actor: { kind: 'none' } };
 
 export const claimSteps = ['register', 'open', 'fill', 'mark', 'activate'] as const;
 export const provisioningSteps = ['register', 'role', 'database', 'fill', 'mark', 'activate'] as const;
@@ -99,7 +97,7 @@ class Creation {
     return this.input?.origin ?? SERVICE;
   }
 
-  /** @throws Error if another process began the operation: nobody knows the first admin any more */
+  /** @throws Error if another process began the operation: then the first admin is not known */
   #known(): CreationInput {
     if (!this.input) throw new Error('the process that began the operation has ended');
     if (this.row.status !== 'provisioning') throw new Error('the row of the tenant is being removed');
@@ -155,7 +153,12 @@ class Creation {
       name: 'role',
       settled: async () => {
         await this.#fence();
-        return (await hasMark()) || (await this.#isWhole()) ? 'done' : 'not-done';
+        if (await hasMark()) {
+          // A worker may have ended before it set the bounds.
+          await boundRuntimeRoles(cluster, [name]);
+          return 'done';
+        }
+        return (await this.#isWhole()) ? 'done' : 'not-done';
       },
       do: async () => {
         this.#known();

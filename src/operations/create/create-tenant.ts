@@ -15,7 +15,7 @@ import { TENANT_SLUG_CONSTRAINT, type TenantRecord } from '../../../db/registry/
 import { DatabaseFault, violatedUniqueConstraint } from '../../../db/driver/database-fault.js';
 import { latestVersion } from '../../../db/shared/migrator.js';
 import { tenantMigrations } from '../../../db/tenant/migrations/index.js';
-import { confirmOperator } from '../../audit/operator-act.js';
+import { confirmOperator, operatorIdOf } from '../../audit/operator-act.js';
 import type { ChosenPlace, PlaceWish } from '../../clusters/placement.js';
 import { AppError } from '../../errors.js';
 import { newDatabaseName, newDatabasePassword, newTenantId } from '../../tenants/tenant-ids.js';
@@ -111,7 +111,7 @@ export function createProvisioning(deps: ProvisioningDeps): Provisioning {
     origin: AuditOrigin,
   ): Promise<RegisteredTenant | 'slug-taken' | 'again'> {
     const { name, slug, poolOptions, limits, requestKey } = input;
-    const operatorId = origin.actor.kind === 'operator' ? origin.actor.id : undefined;
+    const operatorId = operatorIdOf(origin);
     const tenantWith = (source: Source): TenantToBe => ({
       ...{ name, slug, poolOptions, limits, requestKey, clusterId },
       dbHost: host,

@@ -79,12 +79,8 @@ export function createDoorActs(deps: {
       const refused = refusalOf(failure);
       if (refused) throw new AppError('tenant-state', { detail: `${noLongerServed} ${refused.message}` });
       const where = operationId === undefined ? '' : `: GET /operations/${operationId} shows how far it is`;
-      throw new AppError('operation-unfinished', {
-        detail: `${noLongerServed} Its database is not closed yet: its PostgreSQL server does not answer, or another operation works on it. The service closes it by itself${where}.`,
-        ...(operationId !== undefined && { operationId }),
-        retryAfter: 5,
-        cause: failure,
-      });
+      const notYet = `Its database is not closed yet: its PostgreSQL server does not answer, or another operation works on it. The service closes it by itself${where}.`;
+      throw unfinished(operationId, failure, `${noLongerServed} ${notYet}`);
     },
 
     async open(id, begin, resumption) {

@@ -22,6 +22,7 @@ import type { Registry } from '../../../db/registry/registry-schema.js';
 import { findSettledTenant } from '../../../db/registry/tenant-status-queries.js';
 import type { TenantRecord } from '../../../db/registry/tenant-queries.js';
 import { DatabaseFault } from '../../../db/driver/database-fault.js';
+import { operatorIdOf } from '../../audit/operator-act.js';
 import type { RecordEvent } from '../../observability/security-events.js';
 import { changeTenant, type TenantChanges } from '../../tenants/tenant-changes.js';
 import type { TenantLocks } from '../../tenants/tenant-locks.js';
@@ -217,12 +218,12 @@ export function createDoorOperations(deps: {
   runner.add(opening(false));
   runner.add(closing(false));
 
-  function valuesOf({ id, clusterId }: TenantRecord, { actor }: AuditOrigin) {
+  function valuesOf({ id, clusterId }: TenantRecord, origin: AuditOrigin) {
     return {
       subject: id,
       tenantId: id,
       clusterId,
-      operatorId: actor.kind === 'operator' ? actor.id : undefined,
+      operatorId: operatorIdOf(origin),
       worker,
     };
   }

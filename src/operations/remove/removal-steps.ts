@@ -1,9 +1,8 @@
 // The steps of removing a tenant. Each compares before it changes, so it can be repeated.
-import type { AuditOrigin } from '../../../db/shared/audit-rows.js';
 import { endOperation, type OperationRecord } from '../../../db/registry/operations/operation-rows.js';
 import { deleteTenantRow, findSettledTenant, markTenantDeleting } from '../../../db/registry/tenant-status-queries.js';
 import type { TenantRecord } from '../../../db/registry/tenant-queries.js';
-import { auditAct } from '../../audit/operator-act.js';
+import { auditAct, SERVICE } from '../../audit/operator-act.js';
 import { AppError } from '../../errors.js';
 import type { RecordEvent } from '../../observability/security-events.js';
 import { look, whyLeft } from '../evidence.js';
@@ -18,9 +17,6 @@ export interface RemovalDeps extends TakeDownDeps {
   /** Called when a purge is committed. */
   readonly record: RecordEvent;
 }
-
-/** Work of the service itself has no actor. */
-const SERVICE: AuditOrigin = { actor: { kind: 'none' } };
 
 /** @param asked whether a person waits for it, and lets it bring mark and row up to date */
 export function removalSteps(deps: RemovalDeps, operation: OperationRecord, asked: boolean): Step[] {
@@ -55,7 +51,7 @@ export function removalSteps(deps: RemovalDeps, operation: OperationRecord, aske
       settled: repeatable,
       do: async () => {
         const tenant = await row();
-        const left = tenant && (await takeDown(deps, tenant, { asked }));
+        const left = tenant && (await takeDown(deps, tenant, asked));
         if (left === undefined) return;
         deps.report(tenant ?? { id, dbName: '', generation: 0 }, left);
         throw leftAsItIs(left);

@@ -23,13 +23,13 @@ import {
 } from '../../../db/registry/tenant-status-queries.js';
 import { findTenant, type TenantRecord } from '../../../db/registry/tenant-queries.js';
 import { DatabaseFault } from '../../../db/driver/database-fault.js';
-import { auditAct, confirmOperator } from '../../audit/operator-act.js';
+import { auditAct, confirmOperator, operatorIdOf } from '../../audit/operator-act.js';
 import { AppError } from '../../errors.js';
 import { within } from '../../lib/deadline.js';
-import type { Left } from '../demolish.js';
+
 import { complete, look, whyLeft } from '../evidence.js';
 import { removalSteps, type RemovalDeps } from './removal-steps.js';
-import { isCondemned, keepsDatabase, placeOf, takeDown, type Seen, type TakeDownOptions } from './take-down.js';
+import { isCondemned, keepsDatabase, placeOf, type Seen } from './take-down.js';
 import { answered, unfinished } from '../runner/answering.js';
 import type { OperationKind } from '../runner/operation-kinds.js';
 import type { Outcome, Runner } from '../runner/runner.js';
@@ -61,8 +61,6 @@ export interface Removal {
    * @param grace time (ms) since the deletion that the purge requires; compared again when the purge begins
    */
   recordPurge(tenant: Pick<TenantRecord, 'id' | 'clusterId'>, grace: number): Promise<void>;
-  /** Finishes a removal that was begun. The caller holds the tenant's lock. A tenant in another status stays. */
-  finish(tenantId: string, more?: TakeDownOptions): Promise<Left>;
 }
 
 /** Rights of the worker that a person waits for. They are not recorded: another worker does not have them. */
@@ -176,9 +174,9 @@ export function createRemoval(
   async function ours(
     trx: Transaction<Registry>,
     { id, clusterId }: TenantRecord,
-    { actor }: AuditOrigin,
+    origin: AuditOrigin,
   ): Promise<OperationRecord | undefined> {
-    const operatorId = actor.kind === 'operator' ? actor.id : undefined;
+    const operatorId = operatorIdOf(origin);
     const fresh = await insertOperation(trx, {
       kind: kind.name,
       subject: id,
@@ -224,16 +222,6 @@ export function createRemoval(
 
     async recordPurge({ id, clusterId }, grace) {
       await insertOperation(registry, { kind: kind.name, subject: id, tenantId: id, clusterId, details: { grace } });
-    },
-
-    async finish(id, more = {}) {
-      const tenant = await findSettledTenant(registry, id);
-      if (tenant?.status !== 'deleting') return undefined;
-      await deps.beforeDrop(id);
-      const why = await takeDown(deps, tenant, more);
-      if (why === undefined) await deleteTenantRow(registry, id);
-      else deps.report(tenant, why);
-      return why;
     },
   };
 }

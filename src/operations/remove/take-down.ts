@@ -18,15 +18,6 @@ export interface TakeDownDeps {
   readonly installation: () => Promise<string>;
 }
 
-export interface TakeDownOptions {
-  /** More marks that allow dropping the database. */
-  readonly grounds?: readonly string[];
-  /**
-   * Whether a person asks for it: then a mark of a former build, and a row that is older than its mark, are brought up to date.
-   */
-  readonly asked?: boolean;
-}
-
 export type Seen = NonNullable<Awaited<ReturnType<typeof look>>>;
 
 /** Whether the database of a tenant stays when the tenant is removed. */
@@ -55,13 +46,11 @@ export function isCondemned({ id, claim }: TenantRecord, text: string | null, in
 /**
  * Drops the database of a tenant in status `deleting`, or releases it if it stays, and drops the role.
  *
+ * @param asked whether a person asks for it: then a mark of a former build, and a row that is older than its mark, are brought up
+ *   to date
  * @returns why the database was left, as a part of a sentence
  */
-export async function takeDown(
-  deps: TakeDownDeps,
-  row: TenantRecord,
-  { grounds = [], asked = false }: TakeDownOptions = {},
-): Promise<Left> {
+export async function takeDown(deps: TakeDownDeps, row: TenantRecord, asked: boolean): Promise<Left> {
   const { registry } = deps;
   const provisioner = await placeOf(deps, row);
   const installation = await deps.installation();
@@ -69,7 +58,7 @@ export async function takeDown(
   const tenant = seen ? await bringUp(registry, provisioner, row, seen, installation, asked) : row;
   if (keepsDatabase(tenant)) return release(provisioner, tenant, installation, asked);
   const condemned = asked && seen && isCondemned(tenant, seen.found.text, installation) ? [seen.found.text ?? ''] : [];
-  const doomed = doomedOf(tenant, installation, [...grounds, ...condemned]);
+  const doomed = doomedOf(tenant, installation, condemned);
   return demolish(registry, provisioner, doomed, installation);
 }
 

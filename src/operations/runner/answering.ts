@@ -27,11 +27,19 @@ export async function answered(
 /** An operation that waits for its next attempt, or for a person. */
 export type Waiting = Extract<Outcome, { state: 'waiting' | 'needs-person' }>;
 
-/** @returns AppError `operation-unfinished` */
-export function unfinished(operationId: string, cause?: unknown): AppError {
+/**
+ * @param operationId undefined if it is not known yet
+ * @param detail what is in force already
+ * @returns AppError `operation-unfinished`
+ */
+export function unfinished(
+  operationId: string | undefined,
+  cause?: unknown,
+  detail = `The service continues by itself. GET /operations/${operationId ?? ''} shows how far it is.`,
+): AppError {
   return new AppError('operation-unfinished', {
-    detail: `The service continues by itself. GET /operations/${operationId} shows how far it is.`,
-    operationId,
+    detail,
+    ...(operationId !== undefined && { operationId }),
     retryAfter: 5,
     cause,
   });

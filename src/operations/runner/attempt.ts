@@ -72,10 +72,16 @@ export async function attempt(
 ): Promise<Attempted> {
   const { registry } = deps;
   let lost = false;
+  let noted: Promise<unknown> = Promise.resolve();
 
-  async function note(step: string, undoes: boolean): Promise<void> {
-    const mine = await noteStep(registry, operation, { step, undoes });
-    lost ||= !mine;
+  /** One note after the other: a late one must not overwrite a newer one. */
+  function note(step: string, undoes: boolean): Promise<void> {
+    const noting = noted.then(async () => {
+      const mine = await noteStep(registry, operation, { step, undoes });
+      lost ||= !mine;
+    });
+    noted = noting.catch(() => undefined);
+    return noting;
   }
 
   function ensureMine(): void {

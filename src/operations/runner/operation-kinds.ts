@@ -10,7 +10,6 @@ import type { Registry } from '../../../db/registry/registry-schema.js';
  * - `remove`: removes a deleted tenant, or a tenant whose making was given up.
  * - `rotate`: changes the password of a tenant's role.
  * - `standby`: makes a standby database. `withdraw`: drops one.
- * - `template`: builds the template on a server.
  * - `reencrypt`: encrypts database passwords with the current key.
  */
 export const operationKinds = [
@@ -22,7 +21,6 @@ export const operationKinds = [
   'rotate',
   'standby',
   'withdraw',
-  'template',
   'reencrypt',
 ] as const;
 export type OperationKindName = (typeof operationKinds)[number];

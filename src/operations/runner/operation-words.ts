@@ -36,15 +36,11 @@ const kindWords: Readonly<Record<OperationKindName, KindWords>> = {
   },
   standby: {
     act: 'making a standby database',
-    abandoned: 'The standby database is no longer registered. What is on the server stays and is reported.',
+    abandoned: 'The standby database is no longer registered. A job drops what is left of it, if it never held data.',
   },
   withdraw: {
     act: 'dropping a standby database',
-    abandoned: 'The standby database is no longer registered. What is on the server stays and is reported.',
-  },
-  template: {
-    act: 'building the template on a server',
-    abandoned: 'The service may begin another one. What is on the server stays.',
+    abandoned: 'The standby database is no longer registered. A job drops what is left of it, if it never held data.',
   },
   reencrypt: {
     act: 'encrypting database passwords with the current key',

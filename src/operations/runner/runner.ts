@@ -51,7 +51,7 @@ export interface Runner {
    * @returns false if another worker is at it
    */
   settle(subject: string, kind: string): Promise<boolean>;
-  /** Finds and takes operations that nobody works on. */
+  /** Finds and takes operations that have no worker. */
   readonly takeUp: TakeUp;
   /** The kind of that name, if this build has it. */
   kindOf(name: string): OperationKind<never> | undefined;

@@ -1,4 +1,4 @@
-// Finds operations that nobody works on: those that a job recorded, those whose pause is over, and those of a process that died.
+// Finds operations that have no worker: those that a job recorded, those whose pause is over, and those of a process that died.
 // Every replica looks every few seconds, and takes a few of each server at once.
 import type { Kysely } from 'kysely';
 import { listDueOperations, type DueOperation } from '../../../db/registry/operations/operation-lists.js';
