@@ -68,8 +68,11 @@ interface Asked {
   readonly asked: true;
 }
 
-/** Longest time (ms) that an answer waits for the removal, and for a look at the evidence before it. */
-const DEADLINE = 10_000;
+/**
+ * Longest time (ms) that an answer waits for the removal, and for a look at the evidence before it. DROP DATABASE waits for a
+ * checkpoint and deletes files, which takes many seconds on a slow disk, as making a database does.
+ */
+const DEADLINE = 25_000;
 const LOOK_DEADLINE = 3_000;
 
 export function createRemoval(
