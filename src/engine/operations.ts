@@ -14,7 +14,7 @@ import type { Housekeeping } from '../jobs/housekeeping.js';
 import { STANDARD_CONNECTIONS } from '../tenants/tenant-limits.js';
 import { createTenantLocks } from '../tenants/tenant-locks.js';
 import { choosePlace } from '../clusters/placement.js';
-import { createPrecedence } from '../operations/create/precedence.js';
+import { createPrecedence, whenQuiet } from '../operations/create/precedence.js';
 import { createProvisioners, type Provisioners } from '../clusters/provisioners.js';
 import { createProvisioning, type Provisioning } from '../operations/create/create-tenant.js';
 import { createLeftovers, type Leftovers } from '../operations/leftovers.js';
@@ -200,7 +200,7 @@ export function createOperations(
     replicaId,
     report,
     beforeDrop,
-    onClaim: refill,
+    onClaim: whenQuiet(filled.precedence, stopping.signal, refill),
     onOutcome: creationCounts(instruments),
   });
 

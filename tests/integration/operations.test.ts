@@ -432,6 +432,8 @@ describe('abandon', () => {
     const { id, ...rest } = await recordIn(service, { kind: kind.name, subject: tenant.id, worker: 'here' });
     const work = service.app.engine.runner.work(kind, { id, ...rest });
     await isBegun;
+    // A step that takes long is seen while it runs.
+    await expect.poll(() => read(id)).toMatchObject({ state: 'running', step: 'first' });
     expect((await act('abandon', id)).status).toBe(200);
     release();
     expect(await work).toEqual({ state: 'lost' });

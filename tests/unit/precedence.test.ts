@@ -1,7 +1,7 @@
 // Precedence: work done ahead of time waits for work of requests, but not for ever.
 import { setTimeout as sleep } from 'node:timers/promises';
 import { expect, it } from 'vitest';
-import { createPrecedence } from '../../src/operations/create/precedence.js';
+import { createPrecedence, whenQuiet } from '../../src/operations/create/precedence.js';
 
 const never = new AbortController().signal;
 
@@ -40,4 +40,18 @@ it('work ahead of time waits for a maximum time, or until it is told to stop', a
   expect(running).toBe(true);
   work.abort();
   await done;
+});
+
+it('what follows many requests runs once, when it is quiet, and again after the next request', async () => {
+  const precedence = createPrecedence({ moment: 20 });
+  let runs = 0;
+  const soon = whenQuiet(precedence, never, () => (runs += 1));
+  await precedence.run(async () => {
+    for (let request = 0; request < 3; request += 1) soon();
+    await sleep(50);
+    expect(runs).toBe(0);
+  });
+  await expect.poll(() => runs).toBe(1);
+  soon();
+  await expect.poll(() => runs).toBe(2);
 });

@@ -267,6 +267,7 @@ export class Adopting {
     const { registry, record } = this.deps;
     return {
       name: 'activate',
+      ends: true,
       // The row was read under its lock, and is not active.
       settled: () => Promise.resolve('not-done'),
       do: async () => {

@@ -246,6 +246,7 @@ class Creation {
     const { cluster } = this.provisioner;
     return {
       name: 'activate',
+      ends: true,
       // The row was read under its lock, and is not active.
       settled: () => Promise.resolve('not-done'),
       do: async () => {

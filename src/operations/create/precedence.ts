@@ -40,3 +40,16 @@ export function createPrecedence({ moment = 250, patience = 5_000 } = {}): Prece
     },
   };
 }
+
+/** @returns a function that runs `work` as soon as it is quiet. Calls until then count as one */
+export function whenQuiet(precedence: Pick<Precedence, 'quiet'>, signal: AbortSignal, work: () => void): () => void {
+  let waits = false;
+  return () => {
+    if (waits) return;
+    waits = true;
+    void precedence.quiet(signal).then(() => {
+      waits = false;
+      work();
+    });
+  };
+}

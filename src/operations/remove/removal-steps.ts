@@ -59,6 +59,7 @@ export function removalSteps(deps: RemovalDeps, operation: OperationRecord, aske
     },
     {
       name: 'row',
+      ends: true,
       settled: async () => ((await row()) ? 'not-done' : 'done'),
       do: () =>
         registry.transaction().execute(async (trx) => {

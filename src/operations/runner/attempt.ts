@@ -49,6 +49,9 @@ export interface AttemptDeps {
   readonly afterStep?: ((kind: OperationKindName, step: string) => void | Promise<void>) | undefined;
 }
 
+/** Steps are noted once an attempt has run for so long (ms): a quick one ends before anyone could look at it. */
+const NOTED_AFTER = 100;
+
 class StepFailed extends Error {
   constructor(
     readonly index: number,
@@ -88,23 +91,33 @@ export async function attempt(
     if (lost || held.lost) throw new LostOperation();
   }
 
-  async function forward(steps: readonly Step[]): Promise<void> {
+  /** @returns whether the last step has ended the operation */
+  async function forward(steps: readonly Step[]): Promise<boolean> {
+    const noteAt = performance.now() + NOTED_AFTER;
+    let hasEnded = false;
     for (const [index, step] of steps.entries()) {
       // Only shows where the operation is, so the step does not wait for it. An operation that another worker took is noticed at
       // the next step; each step also compares what it changes.
-      void note(step.name, false).catch(() => undefined);
+      const noting = setTimeout(
+        () => void note(step.name, false).catch(() => undefined),
+        Math.max(0, noteAt - performance.now()),
+      );
       try {
         const settled = begins ? 'not-done' : await step.settled();
         if (settled === 'unknown') throw new DatabaseFault('unavailable', 'the outcome of the step is not known yet');
         if (settled === 'done') continue;
         ensureMine();
         await step.do();
+        hasEnded = step.ends === true;
         await deps.afterStep?.(operation.kind as OperationKindName, step.name);
       } catch (error) {
         if (error instanceof LostOperation) throw error;
         throw new StepFailed(index, step.name, error);
+      } finally {
+        clearTimeout(noting);
       }
     }
+    return hasEnded;
   }
 
   async function backward(steps: readonly Step[], why: Failure): Promise<Attempted> {
@@ -144,7 +157,7 @@ export async function attempt(
     }
   }
   try {
-    await forward(steps);
+    if (await forward(steps)) return { state: 'done' };
   } catch (error) {
     if (!(error instanceof StepFailed)) throw error;
     const { index, step, cause } = error;

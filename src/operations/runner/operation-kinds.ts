@@ -48,6 +48,8 @@ export interface Step {
   readonly undo?: () => Promise<void>;
   /** After this step the operation only goes forward. */
   readonly irrevocable?: true;
+  /** The last step, if its `do` also ends the operation, in the transaction of its own change. */
+  readonly ends?: true;
 }
 
 export interface Plan {

@@ -141,6 +141,7 @@ function stepsOf(
     },
     {
       name: 'ready',
+      ends: true,
       // The row and the operation change together.
       settled: () => Promise.resolve('not-done'),
       do: async () => {

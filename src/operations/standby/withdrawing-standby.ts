@@ -19,6 +19,7 @@ export function withdrawingStandby(deps: DropDeps): OperationKind {
         steps: [
           {
             name: 'drop',
+            ends: true,
             // Each attempt compares what is there with what may be dropped.
             settled: () => Promise.resolve('not-done'),
             do: async () => {
