@@ -1,5 +1,25 @@
-// Kysely's migrator with two changes: it throws when a migration fails, and it accepts a database that is newer than this build.
-import { Migrator, sql, type Kysely, type Migration } from 'kysely';
+// Runs migrations: each in a transaction of its own, in order, and only in a database whose history agrees with this build's.
+// The record is the table of Kysely's migrator, which former builds read and write, with two more columns.
+import { setTimeout as sleep } from 'node:timers/promises';
+import { sql, type Kysely } from 'kysely';
+import { hasSqlState } from '../driver/database-fault.js';
+import { compareHistory, HistoryDiffers, type DoneMigration, type HistoryVerdict } from './migration-history.js';
+
+export interface Migration {
+  up(db: Kysely<unknown>): Promise<void>;
+  /**
+   * `false` for statements that PostgreSQL refuses in a transaction, such as CREATE INDEX CONCURRENTLY. A process may be killed at
+   * any line of such a migration, so the migration must be able to run again: `drop index concurrently if exists` first.
+   */
+  readonly transaction?: false;
+  /**
+   * For a migration that removes what builds of an older schema need: the oldest schema version whose builds can still use the
+   * database.
+   */
+  readonly oldest?: string;
+  /** SHA-256 of the source file, in hex. Undefined for migrations of tests. */
+  readonly hash?: string;
+}
 
 /** Migrations by name. They run in the order of their names. */
 export type Migrations = Readonly<Record<string, Migration>>;
@@ -7,52 +27,156 @@ export type Migrations = Readonly<Record<string, Migration>>;
 /** A schema other than `public`, so that grants on all tables of `public` never include the migrator's tables. */
 export const MIGRATION_SCHEMA = 'migration';
 export const MIGRATION_TABLE = 'kysely_migration';
+const TABLE = `${MIGRATION_SCHEMA}.${MIGRATION_TABLE}`;
+
+/** The lock of Kysely's migrator: a former build may migrate the same database at the same time. */
+const LOCK = sql`3853314791062309107`;
+
+/** Longest wait (ms) of a migration for a lock on a table. All later statements on that table wait behind it. */
+const LOCK_TIMEOUT = 1_500;
+
+/** SQLSTATE: `lock_timeout` has passed. */
+const LOCK_NOT_AVAILABLE = '55P03';
+
+/** Attempts at one migration that waits for a lock, and the pauses (ms) between them: the first, which doubles, with jitter. */
+const ATTEMPTS = 6;
+const FIRST_PAUSE = 250;
 
 /**
- * Runs the pending migrations, all in one transaction. Returns the names of the migrations that ran.
+ * Runs the pending migrations. A migration that another session keeps waiting is tried again a few times: in the pauses, readers
+ * and writers that wait behind it go on.
  *
- * @throws the first migration's error; then the whole run is rolled back
+ * @param progress called after each migration, with the number of migrations in total. An error that it throws is the migration's
+ * @returns the names of the migrations that ran; empty if the database is newer than this build
+ * @throws HistoryDiffers before anything is changed; the error of the first migration that fails, which leaves the ones before it
  */
-export async function migrateToLatest<DB>(db: Kysely<DB>, migrations: Migrations): Promise<readonly string[]> {
+export async function migrateToLatest<DB>(
+  db: Kysely<DB>,
+  migrations: Migrations,
+  progress: (done: number, all: number) => Promise<void> = () => Promise.resolve(),
+): Promise<readonly string[]> {
   if ((await pendingMigrations(db, migrations)).length === 0) return [];
-  const migrator = new Migrator({
-    db,
-    provider: { getMigrations: async () => ({ ...migrations }) },
-    migrationTableSchema: MIGRATION_SCHEMA,
+  return db.connection().execute(async (connection) => {
+    await sql`select pg_advisory_lock(${LOCK})`.execute(connection);
+    try {
+      await gently(() => makeRecord(connection));
+      // Another process may have migrated the database meanwhile.
+      const pending = await pendingMigrations(connection, migrations);
+      await recordHashes(connection, migrations);
+      const all = Object.keys(migrations).length;
+      for (const [index, name] of pending.entries()) {
+        await gently(() => run(connection, name, migrations));
+        await progress(all - pending.length + index + 1, all);
+      }
+      return pending;
+    } finally {
+      // If the connection is lost, the lock is free too.
+      await sql`select pg_advisory_unlock(${LOCK})`.execute(connection).catch(() => undefined);
+    }
   });
-  const { error, results = [] } = await migrator.migrateToLatest();
-  if (error !== undefined) throw error instanceof Error ? error : new Error('a migration failed');
-  return results.filter((result) => result.status === 'Success').map((result) => result.migrationName);
+}
+
+async function run<DB>(db: Kysely<DB>, name: string, migrations: Migrations): Promise<void> {
+  const migration = migrations[name];
+  if (!migration) return;
+  const { hash = null, oldest = null } = migration;
+  const record = async (on: Kysely<DB>): Promise<void> => {
+    await sql`
+      insert into ${sql.table(TABLE)} (name, timestamp, hash, oldest)
+      values (${name}, ${new Date().toISOString()}, ${hash}, ${oldest})`.execute(on);
+  };
+  if (migration.transaction === false) {
+    await migration.up(db as unknown as Kysely<unknown>);
+    await record(db);
+    return;
+  }
+  await impatiently(db, async (trx) => {
+    await migration.up(trx as unknown as Kysely<unknown>);
+    await record(trx);
+  });
+}
+
+/** Runs work in a transaction that waits only shortly for locks. */
+async function impatiently<DB>(db: Kysely<DB>, work: (trx: Kysely<DB>) => Promise<void>): Promise<void> {
+  await db.transaction().execute(async (trx) => {
+    await sql`select set_config('lock_timeout', ${`${LOCK_TIMEOUT}ms`}, true)`.execute(trx);
+    await work(trx);
+  });
+}
+
+async function gently(work: () => Promise<void>): Promise<void> {
+  for (let attempt = 1; ; attempt += 1) {
+    try {
+      await work();
+      return;
+    } catch (error) {
+      if (attempt === ATTEMPTS || !hasSqlState(error, LOCK_NOT_AVAILABLE)) throw error;
+      await sleep(FIRST_PAUSE * 2 ** (attempt - 1) * (0.5 + Math.random()));
+    }
+  }
 }
 
 /**
- * The migrations that this build knows and the database has not run, in order. A database that is newer than this build has
- * none, so the older replicas keep working during a rolling update.
+ * As Kysely's migrator makes it, with the columns of this build. The service's roles read it through a view, so an ALTER TABLE that
+ * waits behind a dump would keep every new connection waiting.
+ */
+async function makeRecord<DB>(db: Kysely<DB>): Promise<void> {
+  const { rows } = await sql<{ name: string }>`
+    select attname as name from pg_attribute where attrelid = to_regclass(${TABLE}) and attnum > 0`.execute(db);
+  const columns = rows.map(({ name }) => name);
+  if (['hash', 'oldest'].every((name) => columns.includes(name))) return;
+  await impatiently(db, async (trx) => {
+    await sql`create schema if not exists ${sql.id(MIGRATION_SCHEMA)}`.execute(trx);
+    await sql`
+      create table if not exists ${sql.table(TABLE)} (name varchar(255) primary key, timestamp varchar(255) not null)`.execute(
+      trx,
+    );
+    await sql`
+      alter table ${sql.table(TABLE)} add column if not exists hash text, add column if not exists oldest text`.execute(
+      trx,
+    );
+  });
+}
+
+/** What a former build ran counts as this build's migration of the same name. */
+async function recordHashes<DB>(db: Kysely<DB>, migrations: Migrations): Promise<void> {
+  const known = Object.entries(migrations).flatMap(([name, { hash }]) => (hash === undefined ? [] : [{ name, hash }]));
+  await sql`
+    update ${sql.table(TABLE)} as done set hash = known.hash
+    from unnest(${known.map(({ name }) => name)}::text[], ${known.map(({ hash }) => hash)}::text[]) as known (name, hash)
+    where done.name = known.name and done.hash is null`.execute(db);
+}
+
+/**
+ * The migrations that this build knows and the database has not run, in order. A database that is newer than this build has none.
+ *
+ * @throws HistoryDiffers
  */
 export async function pendingMigrations<DB>(db: Kysely<DB>, migrations: Migrations): Promise<readonly string[]> {
-  const done = await doneMigrations(db);
-  return Object.keys(migrations)
-    .sort()
-    .filter((name) => !done.has(name));
+  const { state, pending, differences } = await historyOf(db, migrations);
+  if (state === 'differs') throw new HistoryDiffers(differences);
+  return pending;
 }
 
 /** The migrations that the database has run and that are newer than every migration of this build. */
 export async function newerMigrations<DB>(db: Kysely<DB>, migrations: Migrations): Promise<readonly string[]> {
-  const latest = latestVersion(migrations);
-  return [...(await doneMigrations(db))].filter((name) => name > latest).sort();
+  return (await historyOf(db, migrations)).newer;
 }
 
-async function doneMigrations<DB>(db: Kysely<DB>): Promise<ReadonlySet<string>> {
-  const table = `${MIGRATION_SCHEMA}.${MIGRATION_TABLE}`;
+/** Compares the database's history with this build's. */
+export async function historyOf<DB>(db: Kysely<DB>, migrations: Migrations): Promise<HistoryVerdict> {
+  return compareHistory(await doneMigrations(db), migrations);
+}
+
+async function doneMigrations<DB>(db: Kysely<DB>): Promise<readonly DoneMigration[]> {
   const {
     rows: [found],
-  } = await sql<{ exists: boolean }>`select to_regclass(${table}) is not null as exists`.execute(db);
-  const done = new Set<string>();
-  if (found?.exists) {
-    const { rows } = await sql<{ name: string }>`select name from ${sql.table(table)}`.execute(db);
-    for (const { name } of rows) done.add(name);
-  }
-  return done;
+  } = await sql<{ exists: boolean }>`select to_regclass(${TABLE}) is not null as exists`.execute(db);
+  if (!found?.exists) return [];
+  // The columns of former builds are fewer.
+  const { rows } = await sql<{ done: { name: string; hash?: string | null } }>`
+    select to_jsonb(done) as done from ${sql.table(TABLE)} as done`.execute(db);
+  return rows.map(({ done: { name, hash = null } }) => ({ name, hash }));
 }
 
 /** The newest migration's name: the schema version of a database that has run all migrations. */

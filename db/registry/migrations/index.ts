@@ -1,5 +1,7 @@
 // The registry's migrations, listed by hand: a static list is the same in source, build and tests.
 import type { Migrations } from '../../shared/migrator.js';
+import { sealed } from '../../shared/sealed-migrations.js';
+import { hashes } from './hashes.js';
 import * as m0001 from './0001_registry.js';
 import * as m0002 from './0002_events.js';
 import * as m0003 from './0003_slot_leases.js';
@@ -15,7 +17,7 @@ import * as m0015 from './0015_replicas.js';
 import * as m0016 from './0016_operations.js';
 import * as m0017 from './0017_worklists.js';
 
-export const registryMigrations: Migrations = {
+const files = {
   '0001_registry': m0001,
   '0002_events': m0002,
   '0003_slot_leases': m0003,
@@ -31,3 +33,5 @@ export const registryMigrations: Migrations = {
   '0016_operations': m0016,
   '0017_worklists': m0017,
 };
+
+export const registryMigrations: Migrations = sealed(files, hashes);

@@ -1,5 +1,7 @@
 // The tenant databases' migrations, listed by hand: a static list is the same in source, build and tests.
 import type { Migrations } from '../../shared/migrator.js';
+import { sealed } from '../../shared/sealed-migrations.js';
+import { hashes } from './hashes.js';
 import * as m0001 from './0001_identity.js';
 import * as m0002 from './0002_products.js';
 import * as m0003 from './0003_sessions.js';
@@ -9,7 +11,7 @@ import * as m0006 from './0006_claim.js';
 import * as m0007 from './0007_session_generations.js';
 import * as m0008 from './0008_schema_version.js';
 
-export const tenantMigrations: Migrations = {
+const files = {
   '0001_identity': m0001,
   '0002_products': m0002,
   '0003_sessions': m0003,
@@ -19,3 +21,5 @@ export const tenantMigrations: Migrations = {
   '0007_session_generations': m0007,
   '0008_schema_version': m0008,
 };
+
+export const tenantMigrations: Migrations = sealed(files, hashes);

@@ -1,0 +1,13 @@
+// SHA-256 of each migration. Written by `npm run migrations:seal`: do not edit. A migration that has run anywhere never changes.
+import type { MigrationHashes } from '../../shared/sealed-migrations.js';
+
+export const hashes: MigrationHashes = {
+  '0001_identity': '79665e0b14413ac8c6207dacea15ccbd34d7992d1c66a122993b47b7215dff8e',
+  '0002_products': '8b4dfcfdb49e864c42223160cc5537161b070467a7c6effc47c220a1b685251f',
+  '0003_sessions': 'a0aa185b1c046727254988febe4c3d7678dd763f34d5558249c10bede7a153d7',
+  '0004_permissions': 'e68c1912fc70e8f97487525ccc76e69be8f6bd510635c4038fd6a23b535581c2',
+  '0005_audit': '296d7af99086d5d7ca69b74051a5ebdeb6a672e145edc17839de8d98dfee6799',
+  '0006_claim': 'f301f9a20a96ce712d22c71fdf3149f879022cd94490531b9f4dad18953aa605',
+  '0007_session_generations': 'bb9e8a5194b86150108de7b59e17267cf12d6764d443c4793311f35fe59b7649',
+  '0008_schema_version': 'f177057742770b65b297af671e5c0511d02c2dba2dc1aa2661b762f54af10626',
+};
