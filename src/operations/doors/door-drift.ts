@@ -142,7 +142,8 @@ export function createDoorDrift(
     const progress = progressOf(place);
     const installation = await deps.installation();
     const rows = await listDoorRows(registry, { place, after: progress.after, limit: page });
-    const watched = await listDoorRows(registry, { ids: [...progress.watched] });
+    const { watched: before } = progress;
+    const watched = await listDoorRows(registry, { ids: [...before] });
     const all = new Map([...rows, ...changed, ...watched.filter(isAt(place))].map((row) => [row.dbName, row]));
     const { cluster } = await provisioners.at(place);
     const found = await findDoorDrift(
@@ -161,7 +162,9 @@ export function createDoorDrift(
       if (stopped || (door && (await settle(tenant, door, installation, () => (connected += 1) <= COMPLETED_PER_RUN))))
         again.push(tenant.id);
     }
-    progress.watched = new Set(again.slice(0, MAX_WATCHED));
+    // A run that did not wait for this page has added what changed meanwhile.
+    const since = [...progress.watched].filter((id) => !before.has(id));
+    progress.watched = new Set([...again.slice(0, MAX_WATCHED), ...since]);
     if (!stopped) progress.after = rows.length < page ? '' : (rows.at(-1)?.dbName ?? '');
   }
 
