@@ -1,6 +1,7 @@
 // Databases that do not agree with their tenants' rows, on many tenants and two servers: what a run finds although its page does
 // not contain it, and a server that does not answer.
 import { sql, type Kysely } from 'kysely';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, beforeEach, expect, it } from 'vitest';
 import type { Registry } from '../../db/registry/registry-schema.js';
 import { startFleetEngine, type FleetEngine } from '../support/fleet-engine.js';
@@ -89,7 +90,7 @@ it('a status that was changed by SQL is noticed in the next run, whichever page 
 
 it('a database that is left as it is is reported in each run, until the evidence is there', async () => {
   const reports: string[] = [];
-  const drift = fleet.driftOf(PAGE, ({ dbName }) => reports.push(dbName));
+  const drift = fleet.driftOf(PAGE, { report: ({ dbName }) => reports.push(dbName) });
   const [first = ''] = here;
   await allow([first], true);
   await markAs(first, 9);
@@ -105,6 +106,30 @@ it('a database that is left as it is is reported in each run, until the evidence
   expect(await recorded()).toEqual([first]);
   await allow([first], false);
 });
+
+it('a status that was changed while its server did not answer is noticed as soon as the server answers', async () => {
+  let errors = 0;
+  const drift = fleet.driftOf(PAGE, { onError: () => (errors += 1) });
+  const last = there.at(-1) ?? '';
+  await drift.settleAll(signal);
+  proxy.mode = 'hang';
+  // The run gives the server up, and the server's page goes on.
+  await drift.settleAll(signal);
+  expect(errors).toBe(1);
+  await sql`update tenants set status = 'active' where db_name = ${last}`.execute(registry);
+  await drift.settleAll(signal);
+  expect(errors).toBe(2);
+  proxy.mode = 'pass';
+  let before: number;
+  do {
+    await sleep(200);
+    before = errors;
+    await drift.settleAll(signal);
+  } while (errors > before);
+  expect(await recorded()).toEqual([last]);
+  await sql`update tenants set status = 'suspended', generation = 4 where db_name = ${last}`.execute(registry);
+  await markAs(last, 4);
+}, 120_000);
 
 it('a server that does not answer delays no other, and its tenants are settled when it answers again', async () => {
   const drift = fleet.driftOf(PAGE);

@@ -19,7 +19,7 @@ export interface FleetEngine {
   /** Names of the tenants' databases and roles, in order. */
   readonly names: readonly string[];
   /** The job that compares databases with rows, with a page of this many tenants. */
-  driftOf(page: number, report?: ReportLeft): DoorDrift;
+  driftOf(page: number, hear?: { readonly report?: ReportLeft; readonly onError?: () => void }): DoorDrift;
   close(): Promise<void>;
 }
 
@@ -52,13 +52,12 @@ export async function startFleetEngine(
     const { registry, provisioners, installation, events, runner, lockSession } = engine;
     const rows = await registry.selectFrom('tenants').select('db_name').orderBy('db_name').execute();
     const locks = createTenantLocks(lockSession);
-    const onError = (): void => undefined;
     return {
       engine,
       locks,
       server,
       names: rows.map((row) => row.db_name),
-      driftOf(page, report = engine.reports.left) {
+      driftOf(page, { report = engine.reports.left, onError = () => undefined } = {}) {
         const publish = (tenantId: string): Promise<void> => events.publish({ kind: 'tenant', tenantId });
         const doors = createDoors({ registry, provisioners, installation, publish, report });
         const wake = (): void => {
