@@ -7,8 +7,9 @@ import { createClusterRegistration, type ClusterRegistration } from '../operatio
 import { createConnectionLimits, type ConnectionLimits } from '../operations/role-limits.js';
 import { createDefaultCluster, type DefaultCluster } from '../clusters/default-cluster.js';
 import { createDoorActs } from '../operations/doors/door-acts.js';
+import { createDoorDrift, type DoorDrift } from '../operations/doors/door-drift.js';
 import { createDoorOperations } from '../operations/doors/door-operations.js';
-import { createDoors, type Doors } from '../operations/doors/open-close.js';
+import { createDoors } from '../operations/doors/open-close.js';
 import { createEnvelope } from '../secrets/envelope.js';
 import type { Housekeeping } from '../jobs/housekeeping.js';
 import { STANDARD_CONNECTIONS } from '../tenants/tenant-limits.js';
@@ -56,7 +57,8 @@ export interface Operations {
   /** Databases that are left as they are until a person acts. */
   readonly reports: Reports;
   readonly clusterRegistration: ClusterRegistration;
-  readonly doors: Doors;
+  /** Finds databases that do not agree with their tenants' rows. */
+  readonly doorDrift: DoorDrift;
   /** Suspends, resumes, deletes, restores and purges. */
   readonly lifecycle: Transitions;
   readonly rotation: Rotation;
@@ -211,15 +213,7 @@ export function createOperations(
     record,
     onError: failed("could not apply a tenant's status to its database"),
   };
-  const doors = createDoors({
-    ...changing,
-    provisioners,
-    installation,
-    report,
-    wake: () => {
-      runner.takeUp.wake();
-    },
-  });
+  const doors = createDoors({ ...changing, provisioners, installation, report });
   const doorOperations = createDoorOperations({ ...changing, runner, worker: replicaId, doors });
   const lifecycle = createTransitions({
     ...changing,
@@ -228,9 +222,7 @@ export function createOperations(
     doorActs: createDoorActs({ ...changing, operations: doorOperations }),
     removal,
     grace: config.tenants.deletionGrace,
-    onRecorded: () => {
-      runner.takeUp.wake();
-    },
+    onRecorded: wake,
   });
   closing.add('lifecycle', () => lifecycle.close());
   return {
@@ -248,7 +240,7 @@ export function createOperations(
     leftovers,
     reports,
     clusterRegistration,
-    doors,
+    doorDrift: createDoorDrift({ ...changing, provisioners, installation, doors, report, wake }),
     lifecycle,
     rotation: createRotation({
       registry,
