@@ -11,13 +11,30 @@ export const MIGRATION_TABLE = 'kysely_migration';
 /**
  * Runs the pending migrations, all in one transaction. Returns the names of the migrations that ran.
  *
+ * @param progress called after each migration, with the number of migrations in total. An error that it throws is the migration's
  * @throws the first migration's error; then the whole run is rolled back
  */
-export async function migrateToLatest<DB>(db: Kysely<DB>, migrations: Migrations): Promise<readonly string[]> {
-  if ((await pendingMigrations(db, migrations)).length === 0) return [];
+export async function migrateToLatest<DB>(
+  db: Kysely<DB>,
+  migrations: Migrations,
+  progress: (done: number, all: number) => Promise<void> = () => Promise.resolve(),
+): Promise<readonly string[]> {
+  const all = Object.keys(migrations).length;
+  let done = all - (await pendingMigrations(db, migrations)).length;
+  if (done === all) return [];
+  const counted = Object.entries(migrations).map(([name, migration]): [string, Migration] => [
+    name,
+    {
+      ...migration,
+      up: async (trx) => {
+        await migration.up(trx);
+        await progress((done += 1), all);
+      },
+    },
+  ]);
   const migrator = new Migrator({
     db,
-    provider: { getMigrations: async () => ({ ...migrations }) },
+    provider: { getMigrations: async () => Object.fromEntries(counted) },
     migrationTableSchema: MIGRATION_SCHEMA,
   });
   const { error, results = [] } = await migrator.migrateToLatest();

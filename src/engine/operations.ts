@@ -1,5 +1,6 @@
 // What operators do with tenants and clusters: make, adopt, change, remove, rotate passwords, register servers.
 import type { Logger } from 'pino';
+import { findCluster } from '../../db/registry/cluster-queries.js';
 import type { Config } from '../config/index.js';
 import { createAdoption, type Adoption } from '../operations/adopt/adoption.js';
 import { allowedHosts } from '../clusters/cluster-hosts.js';
@@ -28,6 +29,8 @@ import { createReports, isLeftAsItIs, type Reports } from '../operations/reports
 import { createRequestHash, type RequestHash } from '../operations/create/request-hash.js';
 import { createRotation, type Rotation } from '../operations/password-rotation.js';
 import { createStandbyDatabases, type StandbyDatabases } from '../operations/standby/standby-databases.js';
+import { buildingTemplate } from '../operations/template/building-template.js';
+import { createTemplateMaker } from '../operations/template/template-maker.js';
 import { createTransitions, type Transitions } from '../operations/doors/transitions.js';
 import type { SecurityFields } from '../observability/security-catalogue.js';
 import type { SecurityEvents } from '../observability/security-events.js';
@@ -164,6 +167,16 @@ export function createOperations(
   const refill = (): void => void housekeeping.runNow(REFILLING).catch(() => undefined);
   runner.add(makingStandby({ ...filled, onReady: refill, stopping: stopping.signal }));
   runner.add(withdrawingStandby(filled));
+  runner.add(
+    buildingTemplate({
+      registry,
+      installation,
+      enter: async ({ subject }) => {
+        const place = await findCluster(registry, subject);
+        return place && provisioners.at(place);
+      },
+    }),
+  );
   const standby = createStandbyDatabases({ registry, envelope, wake, onError });
   const leftovers = createLeftovers({ registry, locks, wake });
   const orphans = createOrphans({ ...shared, reports });
@@ -178,7 +191,7 @@ export function createOperations(
     directory: clusterDirectory,
     standby,
     runner,
-    installation,
+    templates: createTemplateMaker({ registry, locks, runner, installation, worker: replicaId }),
     envelope: clusterEnvelope,
     limits: provisionerPool,
     destinations,

@@ -20,7 +20,7 @@ import { createTenantLocks } from '../../src/tenants/tenant-locks.js';
 import { migrateAll } from '../../src/rollouts/migrate-fleet.js';
 import { openProvisioner, type Provisioner } from '../../src/clusters/provisioner-connections.js';
 import { provisioningSteps, type ProvisioningStep } from '../../src/operations/create/create-steps.js';
-import { templateName } from '../../src/operations/templates.js';
+import { templateName } from '../../src/operations/template/template-names.js';
 import {
   beginSession,
   ADMIN,

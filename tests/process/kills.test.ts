@@ -30,7 +30,7 @@ import { createEnvelope } from '../../src/secrets/envelope.js';
 import { compare } from '../../src/operations/evidence.js';
 import { migrateAll } from '../../src/rollouts/migrate-fleet.js';
 import { openProvisioner } from '../../src/clusters/provisioner-connections.js';
-import { templateName } from '../../src/operations/templates.js';
+import { templateName } from '../../src/operations/template/template-names.js';
 import {
   ADMIN,
   asSuperuser,

@@ -30,7 +30,7 @@ import { TENANT_SCRAM_ITERATIONS } from '../../tenants/tenant-ids.js';
 import { activate } from './activation.js';
 import { PastReturn, type Plan, type Step } from '../runner/operation-kinds.js';
 import { standbyMark } from '../standby/standby-databases.js';
-import { templateName } from '../templates.js';
+import { templateName } from '../template/template-names.js';
 import type { CreationDeps, CreationInput } from './creation.js';
 import { giveUp, takeBack } from './take-back.js';
 import { isWhole } from './wholeness.js';

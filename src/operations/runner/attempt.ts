@@ -22,7 +22,7 @@ import type { Registry } from '../../../db/registry/registry-schema.js';
 import { DatabaseFault, wasAnswered } from '../../../db/driver/database-fault.js';
 import { inPlainWords } from '../../jobs/plain-words.js';
 import { isLeftAsItIs } from '../reports.js';
-import { LostOperation, PastReturn, type OperationKindName, type Plan, type Step } from './operation-kinds.js';
+import { LostOperation, PastReturn, type OperationKindName, type Planned, type Step } from './operation-kinds.js';
 
 /** How an attempt ended. `error` is the error of the step `step`. */
 export type Attempted =
@@ -70,7 +70,7 @@ class StepFailed extends Error {
 export async function attempt(
   deps: AttemptDeps,
   operation: OperationRecord,
-  plan: Plan | 'done' | 'undone',
+  plan: Planned,
   { held, begins, failed }: { held: HeldLock; begins: boolean; failed?: Failure | undefined },
 ): Promise<Attempted> {
   const { registry } = deps;

@@ -24,7 +24,7 @@ import type { Registry } from '../../../db/registry/registry-schema.js';
 import { isLeftAsItIs } from '../reports.js';
 import type { TenantLocks } from '../../tenants/tenant-locks.js';
 import { attempt, textOf, type Attempted, type AttemptDeps } from './attempt.js';
-import { LostOperation, type OperationKind } from './operation-kinds.js';
+import { LostOperation, type OperationKind, type Planned } from './operation-kinds.js';
 import { createServerTurns } from './server-turns.js';
 import { createTakeUp, type TakeUp } from './take-up.js';
 
@@ -119,7 +119,10 @@ export function createRunner(deps: RunnerDeps): Runner {
     const began = before?.undoes ? { ...operation, undoes: true } : operation;
     let outcome: Attempted;
     try {
-      outcome = await attempt(deps, began, await kind.plan(began, input), { held, begins, failed: before?.because });
+      const plan = await kind.plan(began, input);
+      const carryOut = (planned: Planned): Promise<Attempted> =>
+        attempt(deps, began, planned, { held, begins, failed: before?.because });
+      outcome = typeof plan === 'object' && 'surround' in plan ? await plan.surround(carryOut) : await carryOut(plan);
     } catch (error) {
       if (error instanceof LostOperation) return ended(operation.id);
       const step = operation.step ?? before?.step ?? 'begin';
