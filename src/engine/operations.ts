@@ -106,6 +106,8 @@ export function createOperations(
     if (isLeftAsItIs(err)) record('evidence-refused', { ...context, err });
     else log.error({ err, ...context }, 'a provisioning step failed');
   };
+  const reports = createReports(onError);
+  const report = reports.left;
   const locks = createTenantLocks(lockSession);
   const counts = operationCounts(instruments);
   const runner = createRunner({
@@ -116,8 +118,9 @@ export function createOperations(
     onOutcome: (operation, outcome, seconds) => {
       counts.outcome(operation, outcome, seconds);
       logOutcome(log, operation, outcome);
-      if (outcome.state === 'needs-person') {
-        const { tenantId, clusterId } = operation;
+      const { tenantId, clusterId } = operation;
+      // A tenant's database that is left as it is was reported before, and one refusal is one event.
+      if (outcome.state === 'needs-person' && (tenantId === null || !reports.isReported(tenantId))) {
         const about = { tenantId: tenantId ?? undefined, clusterId: clusterId ?? undefined };
         record('evidence-refused', { ...about, step: outcome.step, err: outcome.error });
       }
@@ -131,8 +134,6 @@ export function createOperations(
   });
   // Before the provisioners: closing waits for running steps, which come to their end with them.
   closing.add('operations', () => runner.close());
-  const reports = createReports(onError);
-  const report = reports.left;
 
   const beforeDrop = async (tenantId: string): Promise<void> => {
     await publish(tenantId);
