@@ -6,11 +6,13 @@ import { afterAll, beforeAll, beforeEach, describe, expect, inject, it } from 'v
 import { DatabaseFault } from '../../db/driver/database-fault.js';
 import { abandonOperation } from '../../db/registry/operations/operation-steering.js';
 import { insertOperation, type OperationRecord } from '../../db/registry/operations/operation-rows.js';
+import { findOperatorByEmail } from '../../db/registry/operator-queries.js';
 import { listOperations } from '../../db/registry/operations/operation-lists.js';
 import { findTenant } from '../../db/registry/tenant-queries.js';
 import {
   asSuperuser,
   createRegistry,
+  OPERATOR,
   startService,
   startServiceIn,
   type PageOf,
@@ -32,6 +34,7 @@ let registry: string;
 let here: TestService;
 let there: TestService;
 let clusterId: string;
+let operatorId: string;
 
 beforeAll(async () => {
   registry = await createRegistry();
@@ -46,6 +49,7 @@ beforeAll(async () => {
   there = await startService({ registry, env });
   const { body } = await here.send<PageOf<{ id: string }>>('GET', '/clusters', { token: here.operatorToken });
   clusterId = body.data[0]?.id ?? '';
+  operatorId = (await findOperatorByEmail(here.app.engine.registry, OPERATOR.email))?.id ?? '';
 });
 afterAll(() => Promise.all([here.close(), there.close()]));
 beforeEach(() => {
@@ -72,6 +76,16 @@ async function deleted(): Promise<string> {
 /** The operations of a tenant, the newest first. */
 function operationsOf(tenantId: string, service = here): Promise<OperationRecord[]> {
   return listOperations(service.app.engine.registry, { tenantId, direction: 'desc', limit: 10 });
+}
+
+/** Who did what to a tenant, as the audit says. */
+async function actorsOf({ app }: TestService, tenantId: string): Promise<{ action: string; actor: string | null }[]> {
+  return app.engine.registry
+    .selectFrom('audit')
+    .select(['action', 'actor_id as actor'])
+    .where('tenant_id', '=', tenantId)
+    .orderBy('at')
+    .execute();
 }
 
 /** Abandons the newest operation of a tenant, as a person does. */
@@ -139,8 +153,12 @@ describe('an adoption', () => {
     if (step === 'fill')
       await asSuperuser('postgres', (at) => sql`comment on database ${sql.id(database)} is null`.execute(at));
 
+
     await finishOperations(there.app.engine);
     expect((await findTenant(db, body.id))?.status).toBe(expected);
+    // The request did it once already. The worker that did it again names the operator too.
+    const created = { action: 'tenant.created', actor: operatorId };
+    expect(await actorsOf(there, body.id)).toEqual(expected === undefined ? [created] : [created, created]);
     expect(await invoicesIn(database)).toEqual([1, 2]);
     expect(await roleExists(row.dbUser)).toBe(expected !== undefined);
     expect(await isOpenToPublic(database)).toBe(expected === undefined);

@@ -6,7 +6,15 @@ import { abandonOperation } from '../../db/registry/operations/operation-steerin
 import { listOperations } from '../../db/registry/operations/operation-lists.js';
 import { type OperationRecord } from '../../db/registry/operations/operation-rows.js';
 import { findTenantBySlug, type TenantRecord } from '../../db/registry/tenant-queries.js';
-import { ADMIN, asSuperuser, createRegistry, startServiceIn, type Answer, type TestService } from '../support/app.js';
+import {
+  ADMIN,
+  asSuperuser,
+  createRegistry,
+  OPERATOR,
+  startServiceIn,
+  type Answer,
+  type TestService,
+} from '../support/app.js';
 import { signIn, stateOfDatabase } from '../support/evidence.js';
 import { patiently } from '../support/lost-answers.js';
 import { startProxy, type Proxy } from '../support/proxy.js';
@@ -140,6 +148,13 @@ it('a replica that vanishes after the mark leaves a tenant that another one make
   const other = await start(registry, { operator: false });
   await eventually('it is done', async () => (await operationOf(other, operation.id))?.state === 'done', 30_000);
   expect(await signIn(other, 'marked')).toBe(200);
+  const audited = await other.app.engine.registry
+    .selectFrom('audit')
+    .innerJoin('operators', 'operators.id', 'audit.actor_id')
+    .select(['audit.action', 'operators.email'])
+    .where('audit.target_id', '=', row?.id ?? '')
+    .execute();
+  expect(audited).toEqual([{ action: 'tenant.created', email: OPERATOR.email }]);
   resume();
   // The request is answered with the tenant that the other replica has made active.
   expect(await first).toMatchObject({ status: 201, body: { id: row?.id } });
