@@ -33,7 +33,7 @@ import type { SecurityEvents } from '../observability/security-events.js';
 import type { Closing } from './closing.js';
 import type { DataPlane } from './data-plane.js';
 import type { Instruments } from '../observability/instruments.js';
-import { countAdoptions, creationCounts } from './metrics/creation-counts.js';
+import { creationCounts } from './metrics/creation-counts.js';
 import { operationCounts } from './metrics/operation-counts.js';
 import { logOutcome } from '../operations/runner/operation-log.js';
 import { createRunner, type Runner, type RunnerDeps } from '../operations/runner/runner.js';
@@ -110,6 +110,7 @@ export function createOperations(
   const report = reports.left;
   const locks = createTenantLocks(lockSession);
   const counts = operationCounts(instruments);
+  const countCreation = creationCounts(instruments);
   const runner = createRunner({
     registry,
     locks,
@@ -117,6 +118,7 @@ export function createOperations(
     afterStep: afterOperationStep,
     onOutcome: (operation, outcome, seconds) => {
       counts.outcome(operation, outcome, seconds);
+      countCreation(operation, outcome, seconds);
       logOutcome(log, operation, outcome);
       const { tenantId, clusterId } = operation;
       // A tenant's database that is left as it is was reported before, and one refusal is one event.
@@ -202,7 +204,6 @@ export function createOperations(
     report,
     beforeDrop,
     onClaim: refill,
-    onOutcome: creationCounts(instruments),
   });
 
   const changing = {
@@ -239,10 +240,14 @@ export function createOperations(
     steering: createSteering({ registry, runner, publish, onAbandoned: counts.abandoned }),
     provisioners,
     provisioning,
-    adoption: countAdoptions(
-      createAdoption({ ...shared, runner, replicaId, report, envelope, connectionLimit: STANDARD_CONNECTIONS }),
-      instruments,
-    ),
+    adoption: createAdoption({
+      ...shared,
+      runner,
+      replicaId,
+      report,
+      envelope,
+      connectionLimit: STANDARD_CONNECTIONS,
+    }),
     removal,
     standby,
     orphans,

@@ -19,6 +19,7 @@ import {
   type TestService,
 } from '../support/app.js';
 import { createLegacyDatabase, invoicesIn, signIn, stateOfDatabase } from '../support/evidence.js';
+import { parseExposition } from '../support/exposition.js';
 import { finishOperations } from '../support/operations.js';
 import { startProxy, type Proxy } from '../support/proxy.js';
 import { actOn, commentOn, commentOnBoth, make, roleExists, type Answered } from '../support/rows-and-marks.js';
@@ -88,6 +89,26 @@ async function actorsOf({ app }: TestService, tenantId: string): Promise<{ actio
     .execute();
 }
 
+/** Adoptions that `there` has ended, as its metrics say. */
+async function adoptionsCounted(): Promise<{ success: number; failed: number; measured: number }> {
+  const scrape = parseExposition((await there.app.engine.metrics.expose()).body);
+  const counted = (outcome: string): number =>
+    scrape.sum('tenantry_tenant_creations_total', { source: 'adoption', outcome }) ?? 0;
+  const measured = scrape.sum('tenantry_tenant_creation_duration_seconds', { source: 'adoption' }) ?? 0;
+  return { success: counted('success'), failed: counted('failed'), measured };
+}
+
+async function adoptionsCountedSince(
+  before: Awaited<ReturnType<typeof adoptionsCounted>>,
+): ReturnType<typeof adoptionsCounted> {
+  const { success, failed, measured } = await adoptionsCounted();
+  return {
+    success: success - before.success,
+    failed: failed - before.failed,
+    measured: measured - before.measured,
+  };
+}
+
 /** Abandons the newest operation of a tenant, as a person does. */
 async function abandon(tenantId: string, { app }: TestService = here): Promise<void> {
   const { runner, registry: db } = app.engine;
@@ -153,9 +174,11 @@ describe('an adoption', () => {
     if (step === 'fill')
       await asSuperuser('postgres', (at) => sql`comment on database ${sql.id(database)} is null`.execute(at));
 
-
+    const before = await adoptionsCounted();
     await finishOperations(there.app.engine);
     expect((await findTenant(db, body.id))?.status).toBe(expected);
+    const counted = expected === undefined ? { failed: 1 } : { success: 1, measured: 1 };
+    expect(await adoptionsCountedSince(before)).toEqual({ success: 0, failed: 0, measured: 0, ...counted });
     // The request did it once already. The worker that did it again names the operator too.
     const created = { action: 'tenant.created', actor: operatorId };
     expect(await actorsOf(there, body.id)).toEqual(expected === undefined ? [created] : [created, created]);

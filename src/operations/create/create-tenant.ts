@@ -52,8 +52,6 @@ export interface ProvisioningDeps extends CreationDeps {
   readonly precedence: Pick<Precedence, 'run'>;
   /** Called after a standby database was claimed. */
   readonly onClaim: () => void;
-  /** Called when a tenant was made, or could not be made. @param seconds how long it took */
-  readonly onOutcome: (source: Source, outcome: 'success' | 'failed', seconds: number) => void;
   readonly onError: (error: unknown, context: { tenantId?: string; step: string }) => void;
 }
 
@@ -149,20 +147,13 @@ export function createProvisioning(deps: ProvisioningDeps): Provisioning {
     { admin }: NewTenant,
     origin: AuditOrigin,
   ): Promise<TenantRecord | undefined> {
-    const begunAt = performance.now();
     let tenant: TenantRecord | undefined;
     const input = { admin, origin, made: (active: TenantRecord) => (tenant = active) };
-    const work = runner.work(kind, operation, { input });
-    const source = operation.details['source'] === 'standby' ? 'standby' : 'template';
-    void work.then(
-      ({ state }) => {
-        if (state === 'done' || state === 'undone')
-          deps.onOutcome(source, state === 'done' ? 'success' : 'failed', (performance.now() - begunAt) / 1_000);
-      },
-      () => undefined,
-    );
-    const outcome = await answered(operation, work, DEADLINE, ({ undoes, because }) =>
-      undoes && because ? makingFailure(because.step, id, 'half', because.error) : undefined,
+    const outcome = await answered(
+      operation,
+      runner.work(kind, operation, { input }),
+      DEADLINE,
+      ({ undoes, because }) => (undoes && because ? makingFailure(because.step, id, 'half', because.error) : undefined),
     );
     if (outcome.state === 'done') return tenant ?? (await earlier.existing(id));
     const { step, error } = outcome;
