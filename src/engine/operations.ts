@@ -36,6 +36,7 @@ import type { Instruments } from '../observability/instruments.js';
 import { creationCounts } from './metrics/creation-counts.js';
 import { operationCounts } from './metrics/operation-counts.js';
 import { logOutcome } from '../operations/runner/operation-log.js';
+import { OPERATION_TIMES, type OperationTimes } from '../operations/runner/operation-times.js';
 import { createRunner, type Runner, type RunnerDeps } from '../operations/runner/runner.js';
 import { createSteering, type Steering } from '../operations/runner/steering.js';
 import type { Replica } from './replica.js';
@@ -67,9 +68,12 @@ export interface Operations {
   readonly defaultCluster: DefaultCluster;
 }
 
-/** Called after each step of a piece of work, for tests. If a hook throws, the error counts as the step's error. */
-export interface StepHooks {
+/** For tests. */
+export interface OperationOptions {
+  /** Called after each step of an operation. If it throws, the error counts as the step's error. */
   readonly afterOperationStep?: RunnerDeps['afterStep'];
+  /** Shorter waits, so that a test need not wait for the real ones. */
+  readonly operationTimes?: Partial<OperationTimes>;
 }
 
 export function createOperations(
@@ -81,8 +85,9 @@ export function createOperations(
   log: Logger,
   { record }: SecurityEvents,
   closing: Closing,
-  { afterOperationStep }: StepHooks,
+  { afterOperationStep, operationTimes }: OperationOptions,
 ): Operations {
+  const times = { ...OPERATION_TIMES, ...operationTimes };
   const { registry, lockSession, events, installation, destinations, replicaId } = replica;
   const { governors, clusterDirectory, breakers, tenantPools, envelope } = dataPlane;
   const { provisioner: connection, provisionerPool, clusterBudget } = config.tenants;
@@ -115,6 +120,7 @@ export function createOperations(
     registry,
     locks,
     worker: replicaId,
+    times,
     afterStep: afterOperationStep,
     onOutcome: (operation, outcome, seconds) => {
       counts.outcome(operation, outcome, seconds);
@@ -151,6 +157,7 @@ export function createOperations(
     beforeDrop,
     runner,
     worker: replicaId,
+    times,
   });
   const shared = { registry, provisioners, locks, installation, record, onError };
   const filled = { ...shared, envelope, connectionLimit: STANDARD_CONNECTIONS, precedence: createPrecedence() };
@@ -201,6 +208,7 @@ export function createOperations(
     },
     runner,
     replicaId,
+    times,
     report,
     beforeDrop,
     onClaim: refill,
@@ -240,14 +248,7 @@ export function createOperations(
     steering: createSteering({ registry, runner, publish, onAbandoned: counts.abandoned }),
     provisioners,
     provisioning,
-    adoption: createAdoption({
-      ...shared,
-      runner,
-      replicaId,
-      report,
-      envelope,
-      connectionLimit: STANDARD_CONNECTIONS,
-    }),
+    adoption: createAdoption({ ...filled, runner, replicaId, report }),
     removal,
     standby,
     orphans,
