@@ -233,6 +233,34 @@ describe('while a server is away', () => {
   }, 120_000);
 });
 
+describe('while a server with ten due purges is stopped', () => {
+  it('a purge and a rotation elsewhere are done within five seconds, and the ten when it is back', async () => {
+    const away = await Promise.all(Array.from({ length: 10 }, () => make()));
+    const [purged, rotated] = [await make(secondId), await make(secondId)];
+    for (const id of [...away, purged]) expect((await act(here, 'delete', id)).status).toBe(204);
+    // The tenants of the stopped server come first.
+    for (const [index, id] of [...away, purged].entries())
+      await sql`update tenants set deleted_at = now() - interval '400 days' + ${index} * interval '1 second'
+        where id = ${id}`.execute(central.db);
+    await sql`update tenants set password_rotated_at = now() - interval '2 hours' where id = ${rotated}`.execute(
+      central.db,
+    );
+    const before = await rowOf(here, { id: rotated });
+    takeAway('hang');
+    for (const job of ['lifecycle purge', 'rotation']) await here.app.engine.housekeeping.runNow(job);
+    const elsewhere = async (): Promise<unknown> => {
+      const { dbPassword, nextDbPassword } = await rowOf(here, { id: rotated });
+      const isNew = nextDbPassword === null && dbPassword !== before.dbPassword;
+      return { purged: (await findTenant(central.db, purged)) === undefined, rotated: isNew };
+    };
+    await expect.poll(elsewhere, { timeout: 5_000, interval: 100 }).toEqual({ purged: true, rotated: true });
+    for (const id of away) expect(await unfinishedOf(id)).toEqual(['remove']);
+    bringBack();
+    for (const id of away)
+      await expect.poll(async () => (await findTenant(central.db, id)) === undefined, BACKGROUND).toBe(true);
+  }, 120_000);
+});
+
 describe('while more operations wait for a server than it may have at once', () => {
   /** A replica whose first five operations end when `release` is called: they have every turn on the server. */
   async function startBusy(): Promise<{ busy: TestService; release: () => void }> {
