@@ -342,7 +342,10 @@ describe('while the server is stopped', () => {
     const cluster = inject('cluster');
     proxy = await startProxy(cluster.provisioner);
     const { host, port } = proxy;
-    service = await startServiceIn({ ...cluster, provisioner: { ...cluster.provisioner, host, port } });
+    service = await startServiceIn(
+      { ...cluster, provisioner: { ...cluster.provisioner, host, port } },
+      { overrides: { operationTimes: { removeDeadline: 3_000 } } },
+    );
   });
   afterAll(async () => {
     await service.close();

@@ -50,8 +50,10 @@ beforeAll(async () => {
   const { host, port } = proxy;
   behind = { ...cluster, provisioner: { ...cluster.provisioner, host, port } };
   const env = { DB_PASSWORD_ROTATE_AFTER_MS: '3600000' };
-  here = await startServiceIn(behind, { registry, env });
-  there = await startServiceIn(behind, { registry, env, operator: false });
+  // While a server is away, a pause grows to half a minute. What happens after it is the same after two seconds.
+  const overrides = { operationTimes: { longestPause: 2_000 } };
+  here = await startServiceIn(behind, { registry, env, overrides });
+  there = await startServiceIn(behind, { registry, env, overrides, operator: false });
   const registered = await here.send<{ id: string }>('POST', '/clusters', {
     token: here.operatorToken,
     body: second.body,
