@@ -73,7 +73,7 @@ async function creationOf(
 }
 
 it('a creation on a server that hangs is answered with its operation at the deadline, and goes on when the server is back', async () => {
-  const { service, proxy } = await startBehindProxy({ overrides: { operationTimes: { createDeadline: 3_000 } } });
+  const { service, proxy } = await startBehindProxy({ overrides: { operationTimes: { createDeadline: 6_000 } } });
   expect((await make(service, 'first')).status).toBe(201);
   proxy.mode = 'hang';
   const answer = await make(service, 'hanging', 'key-hanging');
