@@ -116,8 +116,6 @@ it.each(['role', 'database', 'fill'])(
     const { row, operation } = await creationOf(vanishing, 'vanishing');
     // Its locks are free, as if its process or its host were gone. It is not ended, so that it comes back.
     await endLockSessions(registry);
-    // The last step shows that others leave the operation alone for a while, and then take it. The others need not wait again.
-    if (at !== 'fill') await makeDue(vanishing, operation);
     const other = await start(registry, { operator: false });
     await eventually('it is undone', async () => (await operationOf(other, operation.id))?.state === 'undone', 30_000);
     expect(await findTenantBySlug(other.app.engine.registry, 'vanishing')).toBeUndefined();
