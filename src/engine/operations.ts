@@ -37,9 +37,10 @@ import type { SecurityEvents } from '../observability/security-events.js';
 import type { Closing } from './closing.js';
 import type { DataPlane } from './data-plane.js';
 import type { Instruments } from '../observability/instruments.js';
-import { countAdoptions, creationCounts } from './metrics/creation-counts.js';
+import { creationCounts } from './metrics/creation-counts.js';
 import { operationCounts } from './metrics/operation-counts.js';
-import { logOutcome } from '../operations/runner/operation-log.js';
+import { observedRunner } from './observed-runner.js';
+import { OPERATION_TIMES, type OperationTimes } from '../operations/runner/operation-times.js';
 import { createRunner, type Runner, type RunnerDeps } from '../operations/runner/runner.js';
 import { createSteering, type Steering } from '../operations/runner/steering.js';
 import type { Replica } from './replica.js';
@@ -72,9 +73,12 @@ export interface Operations {
   readonly defaultCluster: DefaultCluster;
 }
 
-/** Called after each step of a piece of work, for tests. If a hook throws, the error counts as the step's error. */
-export interface StepHooks {
+/** For tests. */
+export interface OperationOptions {
+  /** Called after each step of an operation. If it throws, the error counts as the step's error. */
   readonly afterOperationStep?: RunnerDeps['afterStep'];
+  /** Shorter waits, so that a test need not wait for the real ones. */
+  readonly operationTimes?: Partial<OperationTimes>;
 }
 
 export function createOperations(
@@ -86,8 +90,9 @@ export function createOperations(
   log: Logger,
   { record }: SecurityEvents,
   closing: Closing,
-  { afterOperationStep }: StepHooks,
+  { afterOperationStep, operationTimes }: OperationOptions,
 ): Operations {
+  const times = { ...OPERATION_TIMES, ...operationTimes };
   const { registry, lockSession, events, installation, destinations, replicaId } = replica;
   const { governors, clusterDirectory, breakers, tenantPools, envelope } = dataPlane;
   const { provisioner: connection, provisionerPool, clusterBudget } = config.tenants;
@@ -111,33 +116,20 @@ export function createOperations(
     if (isLeftAsItIs(err)) record('evidence-refused', { ...context, err });
     else log.error({ err, ...context }, 'a provisioning step failed');
   };
+  const reports = createReports(onError);
+  const report = reports.left;
   const locks = createTenantLocks(lockSession);
   const counts = operationCounts(instruments);
   const runner = createRunner({
     registry,
     locks,
     worker: replicaId,
+    times,
     afterStep: afterOperationStep,
-    onOutcome: (operation, outcome, seconds) => {
-      counts.outcome(operation, outcome, seconds);
-      logOutcome(log, operation, outcome);
-      if (outcome.state === 'needs-person') {
-        const { tenantId, clusterId } = operation;
-        const about = { tenantId: tenantId ?? undefined, clusterId: clusterId ?? undefined };
-        record('evidence-refused', { ...about, step: outcome.step, err: outcome.error });
-      }
-    },
-    onLookFailed: (err) => {
-      log.warn({ err }, 'could not look for operations that are due');
-    },
-    onError: (err, context) => {
-      log.warn({ err, ...context }, 'could not take an operation that is due');
-    },
+    ...observedRunner({ counts, creations: creationCounts(instruments), log, record, reports }),
   });
   // Before the provisioners: closing waits for running steps, which come to their end with them.
   closing.add('operations', () => runner.close());
-  const reports = createReports(onError);
-  const report = reports.left;
 
   const beforeDrop = async (tenantId: string): Promise<void> => {
     await publish(tenantId);
@@ -153,6 +145,7 @@ export function createOperations(
     beforeDrop,
     runner,
     worker: replicaId,
+    times,
   });
   const shared = { registry, provisioners, locks, installation, record, onError };
   const filled = { ...shared, envelope, connectionLimit: STANDARD_CONNECTIONS, precedence: createPrecedence() };
@@ -213,10 +206,10 @@ export function createOperations(
     },
     runner,
     replicaId,
+    times,
     report,
     beforeDrop,
     onClaim: whenQuiet(filled.precedence, stopping.signal, refill),
-    onOutcome: creationCounts(instruments),
   });
 
   const changing = {
@@ -243,10 +236,7 @@ export function createOperations(
     steering: createSteering({ registry, runner, publish, onAbandoned: counts.abandoned }),
     provisioners,
     provisioning,
-    adoption: countAdoptions(
-      createAdoption({ ...shared, runner, replicaId, report, envelope, connectionLimit: STANDARD_CONNECTIONS }),
-      instruments,
-    ),
+    adoption: createAdoption({ ...filled, runner, replicaId, report }),
     removal,
     standby,
     orphans,

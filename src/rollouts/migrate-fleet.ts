@@ -21,6 +21,7 @@ import { databaseIs } from '../tenants/tenant-states.js';
 import { createLockSession } from '../../db/registry/lock-session.js';
 import { createTenantLocks, type TenantLocks } from '../tenants/tenant-locks.js';
 import type { PlacedProvisioner, Place } from '../clusters/provisioners.js';
+import { OPERATION_TIMES } from '../operations/runner/operation-times.js';
 import { createRunner, type RunnerDeps } from '../operations/runner/runner.js';
 import { dropOutdatedTemplates } from '../operations/template/outdated-templates.js';
 import type { TemplateServer } from '../operations/template/building-template.js';
@@ -70,7 +71,15 @@ export async function migrateAll(deps: MigrationDeps, progress: Progress = () =>
   const ignore = (): void => undefined;
   const { onOutcome = ignore } = deps;
   // It takes up nothing by itself: the operations of a fleet are for the replicas.
-  const runner = createRunner({ registry, locks, worker, onOutcome, onLookFailed: ignore, onError: ignore });
+  const runner = createRunner({
+    registry,
+    locks,
+    worker,
+    times: OPERATION_TIMES,
+    onOutcome,
+    onLookFailed: ignore,
+    onError: ignore,
+  });
   const maker = createTemplateMaker({
     registry,
     locks,

@@ -72,6 +72,7 @@ beforeAll(async () => {
         const row = await findTenantBySlug(central.db, making);
         if (row) await afterStep?.(step, row);
       },
+      operationTimes: { removeDeadline: 3_000 },
     },
   );
   send = sender(app);
@@ -255,7 +256,9 @@ describe('when the undo fails too,', () => {
 
     await unblock();
     // The service may have finished it before.
-    expect([204, 404]).toContain((await send('DELETE', `/tenants/${id}`, { token })).status);
+    const isFinished = async (): Promise<boolean> =>
+      [204, 404].includes((await send('DELETE', `/tenants/${id}`, { token })).status);
+    await expect.poll(isFinished, { timeout: 25_000 }).toBe(true);
     expect(await remainsOf(slug, name)).toEqual(NOTHING);
     await expectWorkingTenant(slug);
   });

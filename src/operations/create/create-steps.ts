@@ -24,7 +24,7 @@ import { tenantMigrations } from '../../../db/tenant/migrations/index.js';
 import { grantRuntimeRights } from '../../../db/tenant/tenant-grants.js';
 import { hasUsers } from '../../../db/tenant/usage-queries.js';
 import { insertFirstAdmin } from '../../../db/tenant/user-queries.js';
-import { confirmOperator, SERVICE } from '../../audit/operator-act.js';
+import { confirmOperator, originOf } from '../../audit/operator-act.js';
 import type { PlacedProvisioner } from '../../clusters/provisioners.js';
 import { TENANT_SCRAM_ITERATIONS } from '../../tenants/tenant-ids.js';
 import { activate } from './activation.js';
@@ -94,7 +94,7 @@ class Creation {
   }
 
   get #origin(): AuditOrigin {
-    return this.input?.origin ?? SERVICE;
+    return this.input?.origin ?? originOf(this.operation);
   }
 
   /** @throws Error if another process began the operation: then the first admin is not known */
