@@ -12,7 +12,7 @@ import { eventually, startProcess, type ServiceProcess } from './service-process
 const root = path.resolve(import.meta.dirname, '../..');
 const killAt = path.join(root, 'dist', `kill-at-${process.pid}.js`);
 
-/** KILL_EVERY=1 takes every statement, which takes long; the suite takes about three of each act. */
+/** KILL_EVERY=1 takes every statement, which takes long; the suite takes two or three of each act. */
 export const EVERY = Number(process.env['KILL_EVERY'] ?? 20);
 
 /** EVERY means every one of so many: an act with fewer statements has a denser sample. */
