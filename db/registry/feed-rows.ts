@@ -30,6 +30,8 @@ export interface FeedReading {
   readonly newest: number;
   /** The new messages since the last reading, in order of number. Empty in a first reading; at most MAX_NEW_ROWS + 1. */
   readonly messages: readonly string[];
+  /** The numbers of their rows. */
+  readonly seqs: readonly number[];
   /** Whether the server is read-only: then changes are made elsewhere. */
   readonly readOnly: boolean;
   /** Whether a former build may run beside this one. */
@@ -50,18 +52,23 @@ export const READ_FEED = `select pg_current_snapshot()::text as "snapshot",
     ${SOURCE} as "source",
     coalesce((select min(seq) from changes), 0)::float8 as "oldest",
     coalesce((select max(seq) from changes), 0)::float8 as "newest",
-    array(
-      select message from (
-        select seq, message from changes
-        where xid >= pg_snapshot_xmax($1::pg_snapshot) and xid < pg_snapshot_xmax(pg_current_snapshot())
-        union all
-        select seq, message from changes where xid = any(array(select pg_snapshot_xip($1::pg_snapshot)))
-      ) new order by seq limit ${MAX_NEW_ROWS + 1}
-    ) as "messages",
+    added.messages, added.seqs,
     pg_is_in_recovery() or current_setting('transaction_read_only') = 'on' as "readOnly",
     coalesce((select feed_since > now() - ${FORMER_BUILD_FOR} from installation), true) as "former",
     case when pg_is_in_recovery() then 0 else pg_notification_queue_usage() end as "queueUsage"
-  from pg_database d where d.datname = current_database()`;
+  from pg_database d, (
+      select coalesce(array_agg(message order by seq), '{}') as messages,
+        coalesce(array_agg(seq::float8 order by seq), '{}') as seqs
+      from (
+        select seq, message from (
+          select seq, message from changes
+          where xid >= pg_snapshot_xmax($1::pg_snapshot) and xid < pg_snapshot_xmax(pg_current_snapshot())
+          union all
+          select seq, message from changes where xid = any(array(select pg_snapshot_xip($1::pg_snapshot)))
+        ) visible order by seq limit ${MAX_NEW_ROWS + 1}
+      ) new
+    ) added
+  where d.datname = current_database()`;
 
 /**
  * Adds changes, in one transaction. No standby has to confirm them: readers that reach another server treat that as a gap.
