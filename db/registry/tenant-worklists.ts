@@ -2,7 +2,7 @@
 import { sql, type Kysely, type RawBuilder } from 'kysely';
 import { NOW } from './operations/operation-rows.js';
 import type { Registry } from './registry-schema.js';
-import { tenantColumns, type TenantRecord } from './tenant-queries.js';
+import type { TenantRecord } from './tenant-queries.js';
 
 /** Ids of deleted tenants that are being restored. */
 export async function listRestoringTenants(db: Kysely<Registry>): Promise<string[]> {
@@ -157,16 +157,6 @@ export async function listStorageLimits(
     .where('id', '>', after ?? NO_ID)
     .orderBy('id')
     .limit(limit)
-    .execute();
-}
-
-/** Tenants that are being made or removed, or whose making or removal a crash interrupted; oldest first. */
-export async function listUnfinishedTenants(db: Kysely<Registry>): Promise<TenantRecord[]> {
-  return db
-    .selectFrom('tenants')
-    .select(tenantColumns)
-    .where('status', 'in', ['provisioning', 'deleting'])
-    .orderBy('id')
     .execute();
 }
 

@@ -11,7 +11,6 @@ import {
   listRestoringTenants,
   listStorageLimits,
   listTenantsToPurge,
-  listUnfinishedTenants,
 } from '../../db/registry/tenant-worklists.js';
 import type { DatabaseHandle } from '../../db/driver/client.js';
 import { connectTo, createRegistryIn } from '../support/service.js';
@@ -76,7 +75,6 @@ it.each<[string, (db: Kysely<Registry>) => Promise<unknown>]>([
   ['some tenants whose database must be open or closed', (each) => listDoorRows(each, { ids: [ID] })],
   ['the tenants of some databases of a place', (each) => listTenantsAt(each, PLACE, ['tn_a', 'tn_b'])],
   ['the tenants whose grace time is over', (each) => listTenantsToPurge(each, 30 * DAY, 20)],
-  ['the tenants that are being made or removed', listUnfinishedTenants],
   ['a page of limits on connections', (each) => listConnectionLimits(each, { after: ID, limit: 1_000 })],
   ['the limits of some tenants', (each) => listConnectionLimits(each, { ids: [ID] })],
   ['a page of own limits on storage', (each) => listStorageLimits(each, false, ID, 500)],

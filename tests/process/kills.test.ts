@@ -11,7 +11,7 @@ import { findOperation, insertOperation } from '../../db/registry/operations/ope
 import { findOperatorByEmail, insertOperator } from '../../db/registry/operator-queries.js';
 import type { Registry, TenantStatus } from '../../db/registry/registry-schema.js';
 import { findStandby, insertStandby, listStandby, retireStandby } from '../../db/registry/standby-rows.js';
-import { listRestoringTenants, listUnfinishedTenants } from '../../db/registry/tenant-worklists.js';
+import { listRestoringTenants } from '../../db/registry/tenant-worklists.js';
 import {
   findTenant,
   findTenantBySlug,
@@ -512,7 +512,11 @@ describe('another process leaves nothing half-made', () => {
 
 /** Unfinished operations and rows, and databases and roles of this provisioner without a row. */
 async function halfMade(): Promise<string[]> {
-  const unfinished = await listUnfinishedTenants(central.db);
+  const unfinished = await central.db
+    .selectFrom('tenants')
+    .select(['slug', 'status'])
+    .where('status', 'in', ['provisioning', 'deleting'])
+    .execute();
   const restoring = await listRestoringTenants(central.db);
   const rotations = await central.db
     .selectFrom('tenants')
