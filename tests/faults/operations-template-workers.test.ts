@@ -29,8 +29,7 @@ describe('a worker', () => {
     async (step) => {
       await world.dropAll();
       const { reached, resume } = world.pauseAfter(step);
-      const { id } = await world.record();
-      void world.here.app.engine.runner.takeUp.now();
+      const { id } = await world.begin();
       await reached;
       await world.endSessions(true);
       await eventually('it is done', async () => (await world.read(id)).state === 'done', 30_000);
@@ -45,8 +44,7 @@ describe('a worker', () => {
   it('that lost only its lock in the registry is waited for, and two templates are never made', async () => {
     await world.dropAll();
     const { reached, resume } = world.pauseAfter('make');
-    const { id } = await world.record();
-    void world.here.app.engine.runner.takeUp.now();
+    const { id } = await world.begin();
     await reached;
     await world.endSessions(false);
     await eventually('another worker has it', async () => (await world.read(id)).attempts > 2, 30_000);
@@ -76,8 +74,7 @@ describe('an abandoned operation', () => {
   it('drops nothing and seals nothing, and the next building drops what it left', async () => {
     await world.dropAll();
     const { reached, resume } = world.pauseAfter('make');
-    const { id } = await world.record();
-    const work = world.here.app.engine.runner.takeUp.now();
+    const { id, work } = await world.begin();
     await reached;
     const before = await world.namesOf('building');
     expect(before).toHaveLength(1);
@@ -95,8 +92,7 @@ describe('an abandoned operation', () => {
   it('leaves a template that it has made', async () => {
     await world.dropAll();
     const { reached, resume } = world.pauseAfter('seal');
-    const { id } = await world.record();
-    const work = world.here.app.engine.runner.takeUp.now();
+    const { id, work } = await world.begin();
     await reached;
     await world.there.send('POST', `/operations/${id}/abandon`, { token: world.there.operatorToken });
     resume();
@@ -171,8 +167,7 @@ describe('at once', () => {
   it('a migration waits for the replica that has the operation, and makes nothing', async () => {
     await world.dropAll();
     const { reached, resume } = world.pauseAfter('make');
-    const { id } = await world.record();
-    void world.here.app.engine.runner.takeUp.now();
+    const { id } = await world.begin();
     await reached;
     const migration = migrate();
     resume();
@@ -193,8 +188,7 @@ describe('at once', () => {
 it('is listed with its progress', async () => {
   await world.dropAll();
   const { reached, resume } = world.pauseAfter('migrate');
-  const { id } = await world.record();
-  const work = world.here.app.engine.runner.takeUp.now();
+  const { id, work } = await world.begin();
   await reached;
   const [operation] = await world.operations(`&cluster=${world.clusterId}`);
   expect(operation).toMatchObject({

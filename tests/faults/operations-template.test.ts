@@ -26,7 +26,8 @@ describe('a step', () => {
   it.each(STEPS)('%s whose answer is lost is done by the next attempt', async (step) => {
     await world.dropAll();
     world.failAfter(step, lost());
-    const { id } = await world.record();
+    const { id, work } = await world.begin();
+    await work;
     await finishOperations(world.here.app.engine);
     await eventually('it is done', async () => (await world.read(id)).state === 'done');
     expect((await world.read(id)).attempts).toBeGreaterThan(2);
@@ -36,7 +37,8 @@ describe('a step', () => {
   it.each(STEPS)('%s that is refused leaves nothing half-built, and drops no template', async (step) => {
     await world.dropAll();
     world.failAfter(step, refused());
-    const { id } = await world.record();
+    const { id, work } = await world.begin();
+    await work;
     await finishOperations(world.here.app.engine);
     await eventually('it is undone', async () => (await world.read(id)).state === 'undone');
     expect(await world.namesOf('building')).toEqual([]);
@@ -56,11 +58,12 @@ describe('a step', () => {
     ['the commit of the migrations', /^commit/],
     ['closing', /^alter database \S+ allow_connections false/],
     ['the name', /rename to/],
-    ['the release of the lock', /pg_advisory_unlock/],
+    ['the release of the lock', /pg_advisory_unlock\(hashtext/],
   ])('whose statement loses its answer ends with one template: %s', async (_name, pattern) => {
     await world.dropAll();
     const happened = world.loseAnswer(world.server, (statement) => pattern.test(statement));
-    const { id } = await world.record();
+    const { id, work } = await world.begin();
+    await work;
     await finishOperations(world.here.app.engine);
     await eventually('it is done', async () => (await world.read(id)).state === 'done');
     expect(happened()).toBe(true);
@@ -74,19 +77,20 @@ describe('a step', () => {
       return parseExposition(body).sum('tenantry_operations_ended_total', { kind: 'template', outcome: 'done' }) ?? 0;
     };
     const before = await ended();
-    const happened = world.loseAnswer(world.server, (statement) => statement.includes('pg_advisory_unlock'));
-    await world.record();
-    await finishOperations(world.here.app.engine);
+    const happened = world.loseAnswer(world.server, (statement) => statement.includes('pg_advisory_unlock(hashtext'));
+    await (
+      await world.begin()
+    ).work;
     expect([happened(), (await ended()) - before]).toEqual([true, 1]);
   });
 
   it('whose statement in the registry loses its answer ends with one template, whichever statement it is', async () => {
     for (let nth = 1, happened = true; happened && nth <= 40; nth += 1) {
       await world.dropAll();
-      const { id } = await world.record();
       let seen = 0;
       const isLost = world.loseAnswer(world.central, () => (seen += 1) === nth);
-      await world.here.app.engine.runner.takeUp.now();
+      const { id, work } = await world.begin();
+      await work.catch(() => undefined);
       happened = isLost();
       world.central.onStatement = () => 'pass';
       await eventually(`it is done, without the answer to statement ${nth}`, async () => {

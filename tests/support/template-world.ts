@@ -64,6 +64,8 @@ export interface TemplateWorld {
   installation(): Promise<string>;
   /** Records an operation of the second server. Without a worker, any replica may take it at once. */
   record(given?: { version?: string; worker?: string }): Promise<OperationRecord>;
+  /** Records an operation and lets `here` make the first attempt at it. Resolves with its id when it is recorded. */
+  begin(): Promise<{ readonly id: string; readonly work: Promise<unknown> }>;
   read(id: string): Promise<TemplateOperation>;
   /** The newest operations, also those of clusters that are not registered. */
   operations(query?: string): Promise<TemplateOperation[]>;
@@ -98,8 +100,17 @@ export async function startTemplateWorld(): Promise<TemplateWorld> {
     return (await second.databases()).filter((name) => name.startsWith(`tenantry_${kind}_`));
   }
 
+  async function record({
+    version = VERSION,
+    worker,
+  }: { version?: string; worker?: string } = {}): Promise<OperationRecord> {
+    const given = { kind: 'template', subject: clusterId, clusterId, details: { version }, worker };
+    const operation = await insertOperation(there.app.engine.registry, given);
+    return operation ?? expect.fail('the cluster has an unfinished operation');
+  }
+
   return {
-    ...{ registry, second, server, central, here, there, clusterId, register, namesOf },
+    ...{ registry, second, server, central, here, there, clusterId, register, namesOf, record },
 
     failAfter(at, error) {
       afterStep = (step) => {
@@ -174,10 +185,10 @@ export async function startTemplateWorld(): Promise<TemplateWorld> {
 
     installation: () => findInstallationId(there.app.engine.registry),
 
-    async record({ version = VERSION, worker } = {}) {
-      const given = { kind: 'template', subject: clusterId, clusterId, details: { version }, worker };
-      const operation = await insertOperation(there.app.engine.registry, given);
-      return operation ?? expect.fail('the cluster has an unfinished operation');
+    async begin() {
+      // Recorded with a worker, so that `there` does not take it at once.
+      const { id } = await record({ worker: 'here' });
+      return { id, work: here.app.engine.runner.settle(clusterId, 'template') };
     },
 
     async read(id) {
