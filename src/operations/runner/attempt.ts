@@ -50,7 +50,7 @@ export interface AttemptDeps {
 }
 
 /** Steps are noted once an attempt has run for so long (ms): a quick one ends before anyone could look at it. */
-const NOTED_AFTER = 100;
+const NOTED_AFTER = 500;
 
 /** Before each later step, an attempt asks the registry whether the operation is still this worker's (ms). */
 const ASKED_AFTER = 1_000;
