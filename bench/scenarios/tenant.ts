@@ -29,6 +29,9 @@ const TENANTS_AT_ONCE = 4;
 /** Enough for every tenant of a round. */
 const STANDBY_DATABASES = 2 * TENANTS_IN_A_ROUND;
 
+/** Operations in one page: more than standby databases. */
+const LISTED = 100;
+
 /** Maximum wait (ms) for the standby databases. */
 const READY_WITHIN = 120_000;
 
@@ -92,10 +95,17 @@ async function keepStandby({ service, operatorToken: token }: Pair, target: numb
     return (list as { data: [{ id: string; standbyDatabases: number }] }).data[0];
   };
 
+  /** A standby database is counted as soon as it is planned: it is ready when its operation is done. */
+  const areReady = async (): Promise<boolean> => {
+    if ((await look()).standbyDatabases !== target) return false;
+    const list = await ask(url, ['GET', `/operations?kind=standby&limit=${LISTED}`], 200, { token });
+    return (list as { data: { state: string }[] }).data.every(({ state }) => state === 'done');
+  };
+
   const { id, standbyDatabases: from } = await look();
   const begunAt = performance.now();
   await ask(url, ['PATCH', `/clusters/${id}`], 200, { token, body: { standbyTarget: target } });
-  while ((await look()).standbyDatabases !== target) {
+  while (!(await areReady())) {
     if (performance.now() - begunAt > READY_WITHIN)
       throw new Error(`there are not ${target} standby databases after ${READY_WITHIN} ms`);
     await sleep(20);

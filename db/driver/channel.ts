@@ -19,7 +19,8 @@ export interface Channel {
   /** Whether messages are received. */
   readonly listening: boolean;
   /**
-   * Runs one statement. After any error the connection is opened again.
+   * Runs one statement. Statements that run at the same time are sent at once and answered in order. After any error the
+   * connection is opened again.
    *
    * @throws DatabaseFault if there is no connection, or no answer within 2 s; the server's error
    */
@@ -127,6 +128,7 @@ class NotifyChannel implements Channel {
     const client = new ClientConnection({
       ...clientConfig(this.connection),
       ...(stream && { stream }),
+      pipeline: true,
       application_name: 'tenantry events',
       statement_timeout: GIVEN_UP_AFTER,
     });

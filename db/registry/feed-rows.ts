@@ -30,6 +30,8 @@ export interface FeedReading {
   readonly newest: number;
   /** The new messages since the last reading, in order of number. Empty in a first reading; at most MAX_NEW_ROWS + 1. */
   readonly messages: readonly string[];
+  /** The numbers of their rows. */
+  readonly seqs: readonly number[];
   /** Whether the server is read-only: then changes are made elsewhere. */
   readonly readOnly: boolean;
   /** Whether a former build may run beside this one. */
@@ -38,27 +40,35 @@ export interface FeedReading {
   readonly queueUsage: number;
 }
 
+/** SQL that identifies the server, the database and the table. `d` is the database's row. */
+const SOURCE = `concat_ws(' ', extract(epoch from pg_postmaster_start_time()), d.oid, 'changes'::regclass::oid)`;
+
 /**
  * Reads the new rows, in one statement that takes no transaction id. Its parameter is the snapshot of the previous reading, or
  * null. Rows from another server, which a restored dump contains, have transaction ids that this server has not assigned yet.
  */
 export const READ_FEED = `select pg_current_snapshot()::text as "snapshot",
     (extract(epoch from clock_timestamp()) * 1000)::float8 as "clock",
-    concat_ws(' ', extract(epoch from pg_postmaster_start_time()), d.oid, 'changes'::regclass::oid) as "source",
+    ${SOURCE} as "source",
     coalesce((select min(seq) from changes), 0)::float8 as "oldest",
     coalesce((select max(seq) from changes), 0)::float8 as "newest",
-    array(
-      select message from (
-        select seq, message from changes
-        where xid >= pg_snapshot_xmax($1::pg_snapshot) and xid < pg_snapshot_xmax(pg_current_snapshot())
-        union all
-        select seq, message from changes where xid = any(array(select pg_snapshot_xip($1::pg_snapshot)))
-      ) new order by seq limit ${MAX_NEW_ROWS + 1}
-    ) as "messages",
+    added.messages, added.seqs,
     pg_is_in_recovery() or current_setting('transaction_read_only') = 'on' as "readOnly",
     coalesce((select feed_since > now() - ${FORMER_BUILD_FOR} from installation), true) as "former",
     case when pg_is_in_recovery() then 0 else pg_notification_queue_usage() end as "queueUsage"
-  from pg_database d where d.datname = current_database()`;
+  from pg_database d, (
+      select coalesce(array_agg(message order by seq), '{}') as messages,
+        coalesce(array_agg(seq::float8 order by seq), '{}') as seqs
+      from (
+        select seq, message from (
+          select seq, message from changes
+          where xid >= pg_snapshot_xmax($1::pg_snapshot) and xid < pg_snapshot_xmax(pg_current_snapshot())
+          union all
+          select seq, message from changes where xid = any(array(select pg_snapshot_xip($1::pg_snapshot)))
+        ) visible order by seq limit ${MAX_NEW_ROWS + 1}
+      ) new
+    ) added
+  where d.datname = current_database()`;
 
 /**
  * Adds changes, in one transaction. No standby has to confirm them: readers that reach another server treat that as a gap.
@@ -79,6 +89,38 @@ export async function insertChanges(
       select message from unnest(${rows}::text[]) message where (select ${WITHOUT_STANDBY}) is not null
     )
     select pg_notify(${CHANNEL}, notification) from unnest(${notifications}::text[]) notification`.execute(db);
+}
+
+/** Where a reading ended. */
+export type FeedPosition = Pick<FeedReading, 'snapshot' | 'source'>;
+
+/**
+ * The ids of tenants whose rows changed since an earlier reading, by this build, a former one or by hand: a trigger adds them to
+ * the feed, but only if a column changed that pools depend on, such as the status. Without an earlier reading, all that the feed
+ * still has: the last minute at least. A tenant may be gone.
+ */
+export async function listChangedTenants(
+  db: Kysely<Registry>,
+  since: FeedPosition | undefined,
+  limit: number,
+): Promise<{ readonly ids: readonly string[]; readonly position: FeedPosition }> {
+  const added = since
+    ? sql`
+        select message from changes
+        where xid >= pg_snapshot_xmax(${since.snapshot}::pg_snapshot) and xid < pg_snapshot_xmax(pg_current_snapshot())
+        union all
+        select message from changes where xid = any(array(select pg_snapshot_xip(${since.snapshot}::pg_snapshot)))`
+    : sql`select message from changes`;
+  const { rows } = await sql<FeedPosition & { ids: string[] }>`
+    select pg_current_snapshot()::text as snapshot, ${sql.raw(SOURCE)} as source, array(
+        select distinct split_part(message, ' ', 2) from (${added}) added
+        where message ~ '^tenant [0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}( |$)' limit ${limit}
+      ) as ids
+    from pg_database d where d.datname = current_database()`.execute(db);
+  const [{ ids, ...position } = { ids: [], snapshot: '', source: '' }] = rows;
+  // Another server has other transactions, so the earlier snapshot says nothing about its rows.
+  if (since && since.source !== position.source) return listChangedTenants(db, undefined, limit);
+  return { ids, position };
 }
 
 /** What is visible now. */

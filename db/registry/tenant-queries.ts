@@ -147,16 +147,17 @@ export async function listTenantPlaces(db: Kysely<Registry>): Promise<{ host: st
   return rows;
 }
 
-/** The tenants at a place with one of the statuses, or with one of the database names. */
+/** The tenants at a place with one of the database names. */
 export async function listTenantsAt(
   db: Kysely<Registry>,
   place: { readonly host: string; readonly port: number },
-  which: { readonly statuses: readonly TenantStatus[] } | { readonly names: readonly string[] },
+  names: readonly string[],
 ): Promise<TenantRecord[]> {
-  const query = tenants(db).where('db_host', '=', place.host).where('db_port', '=', place.port);
-  return 'statuses' in which
-    ? query.where('status', 'in', which.statuses).execute()
-    : query.where(sql<boolean>`db_name = any(${which.names})`).execute();
+  return tenants(db)
+    .where('db_host', '=', place.host)
+    .where('db_port', '=', place.port)
+    .where(sql<boolean>`db_name = any(${names})`)
+    .execute();
 }
 
 /**

@@ -2,7 +2,7 @@
 import { sql, type Kysely, type RawBuilder } from 'kysely';
 import { NOW } from './operations/operation-rows.js';
 import type { Registry } from './registry-schema.js';
-import { tenantColumns, type TenantRecord } from './tenant-queries.js';
+import type { TenantRecord } from './tenant-queries.js';
 
 /** Ids of deleted tenants that are being restored. */
 export async function listRestoringTenants(db: Kysely<Registry>): Promise<string[]> {
@@ -76,6 +76,65 @@ export async function listConnectionLimits(
 /** Smaller than every id that is given. */
 const NO_ID = '00000000-0000-0000-0000-000000000000';
 
+/** The columns that decide whether a tenant's database is open or closed, and its mark. */
+export type DoorRow = Pick<
+  TenantRecord,
+  | 'id'
+  | 'status'
+  | 'dbHost'
+  | 'dbPort'
+  | 'dbName'
+  | 'dbUser'
+  | 'claim'
+  | 'generation'
+  | 'restoring'
+  | 'statusBeforeDeletion'
+  | 'adopts'
+>;
+
+/**
+ * Tenants whose database must be open or closed: those with the ids, or one page of a place with names of databases greater than
+ * `after`, in order of name. `after` is '' for the first page.
+ */
+export async function listDoorRows(
+  db: Kysely<Registry>,
+  which:
+    | { readonly ids: readonly string[] }
+    | {
+        readonly place: { readonly host: string; readonly port: number };
+        readonly after: string;
+        readonly limit: number;
+      },
+): Promise<DoorRow[]> {
+  const query = db
+    .selectFrom('tenants')
+    .select([
+      'id',
+      'status',
+      'db_host as dbHost',
+      'db_port as dbPort',
+      'db_name as dbName',
+      'db_user as dbUser',
+      'claim',
+      'generation',
+      'restoring',
+      'status_before_deletion as statusBeforeDeletion',
+      'adopts',
+    ])
+    .where('status', 'in', ['active', 'suspended', 'deleted']);
+  if ('ids' in which)
+    return which.ids.length === 0 ? [] : query.where(sql<boolean>`id = any(${which.ids}::uuid[])`).execute();
+  const { place, after, limit } = which;
+  // The order of the unique index on the place and the name.
+  return query
+    .where('db_host', '=', place.host)
+    .where('db_port', '=', place.port)
+    .where('db_name', '>', after)
+    .orderBy('db_name')
+    .limit(limit)
+    .execute();
+}
+
 /** The columns that measuring a tenant's storage needs. */
 export type StorageLimitRow = Pick<TenantRecord, 'id' | 'dbHost' | 'dbPort' | 'dbName' | 'limits'>;
 
@@ -98,16 +157,6 @@ export async function listStorageLimits(
     .where('id', '>', after ?? NO_ID)
     .orderBy('id')
     .limit(limit)
-    .execute();
-}
-
-/** Tenants that are being made or removed, or whose making or removal a crash interrupted; oldest first. */
-export async function listUnfinishedTenants(db: Kysely<Registry>): Promise<TenantRecord[]> {
-  return db
-    .selectFrom('tenants')
-    .select(tenantColumns)
-    .where('status', 'in', ['provisioning', 'deleting'])
-    .orderBy('id')
     .execute();
 }
 

@@ -117,31 +117,43 @@ export async function whileOpenToOwner<T>(cluster: ClusterDb, name: string, work
   }
 }
 
+/** A database as the row of its tenant requires it. */
+export interface ExpectedDoor {
+  readonly name: string;
+  readonly open: boolean;
+  /** The mark, as text; '' if the row does not know it. No database carries that. */
+  readonly text: string;
+}
+
 /** A database as its server shows it. */
 export interface FoundDoor {
   readonly name: string;
   /** The mark, as text; null if there is none. */
   readonly text: string | null;
   readonly open: boolean;
-  /** Whether the database has a session that could be ended. Checked only for databases in `names`. */
+  /** Whether it should be closed, and has a session that could be ended. */
   readonly busy: boolean;
 }
 
 /**
- * Finds databases of the connected role: those with the given names, and those that are not simply open to the tenant of their
- * mark. The latter are closed, or have no mark, a mark of a former build, or a mark of another state.
+ * Finds databases of the connected role that are not as expected: open, closed, busy, or with another mark. PostgreSQL compares,
+ * so that the answer is short if all is well. A database that does not exist is left out.
  */
-export async function readDoors(cluster: ClusterDb, names: readonly string[]): Promise<FoundDoor[]> {
+export async function findDoorDrift(cluster: ClusterDb, expected: readonly ExpectedDoor[]): Promise<FoundDoor[]> {
+  const names = expected.map(({ name }) => name);
+  const opens = expected.map(({ open }) => open);
+  const texts = expected.map(({ text }) => text);
+  const mark = markIn(sql`description`);
+  // One reading of the sessions for all databases. It is made only if a closed database is as expected otherwise.
+  const busy = sql`not expected.open and d.oid in (select datid from entered)`;
   const { rows } = await sql<FoundDoor>`
-    select datname as name, datallowconn as open, ${markIn(sql`description`)} as text,
-      datname = any(${names}) and exists (
-        select from pg_stat_activity a where a.datid = d.oid and ${foreignSessions}) as busy
-    from pg_database d
+    with entered as materialized (select distinct datid from pg_stat_activity where ${foreignSessions})
+    select datname::text as name, datallowconn as open, ${mark} as text, ${busy} as busy
+    from unnest(${names}::text[], ${opens}::boolean[], ${texts}::text[]) as expected (name, open, text)
+    join pg_database d on d.datname = expected.name::name
     left join pg_shdescription on objoid = d.oid and classoid = 'pg_database'::regclass
-    where datdba = current_user::regrole and (
-      datname = any(${names}) or not datallowconn
-      or coalesce(description, '') !~ '^tenantry [0-9a-f-]+ [0-9a-f-]+ (tenant|adopted) [0-9a-f-]+ [0-9]+($|\n)')`.execute(
-    cluster,
-  );
+    -- Names the databases a second time, so that they are found by index.
+    where d.datname = any(${names}::name[]) and datdba = current_user::regrole
+      and (datallowconn <> expected.open or ${mark} is distinct from expected.text or (${busy}))`.execute(cluster);
   return rows;
 }

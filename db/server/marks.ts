@@ -208,15 +208,15 @@ export interface MarkedThing extends Marked {
   readonly text: string;
 }
 
-/** How many names of the server one page looks through, and how many marked things it returns at most. */
+/** How many names of the server one page looks through. */
 const LOOKED_THROUGH = 5_000;
-const MARKED_PAGE = 500;
 
 /**
  * One page of the databases of the connected role, or of the roles, with a mark of the installation, in order of name. A role is
  * left out if a database of its name carries such a mark.
  *
  * @param after the last name of the page before; '' for the first page
+ * @param limit how many marked things the page has at most
  * @returns the last name that was looked at; undefined at the end
  */
 export async function listMarkedPage(
@@ -224,6 +224,7 @@ export async function listMarkedPage(
   installation: string,
   kind: MarkedThing['kind'],
   after: string,
+  limit: number,
 ): Promise<{ readonly things: readonly MarkedThing[]; readonly last: string | undefined }> {
   const marked = (oid: string, catalog: string): RawBuilder<unknown> =>
     sql`objoid = ${sql.ref(oid)} and classoid = ${sql.lit(catalog)}::regclass
@@ -243,9 +244,9 @@ export async function listMarkedPage(
     with looked as materialized (${names})
     select ${kind}::text as kind, found.name::text, ${markIn(sql`description`)} as text, all_looked.last, all_looked.more
     from (select max(name::text collate "C") as last, count(*) = ${LOOKED_THROUGH} as more from looked) all_looked
-      left join (${found} order by name limit ${MARKED_PAGE}) found on true
+      left join (${found} order by name limit ${limit}) found on true
     order by found.name`.execute(cluster);
   const things = rows.flatMap(({ name, text }) => (name === null ? [] : [{ kind, name, text }]));
-  const last = things.length === MARKED_PAGE ? things.at(-1)?.name : rows[0]?.more ? rows[0].last : undefined;
+  const last = things.length === limit ? things.at(-1)?.name : rows[0]?.more ? rows[0].last : undefined;
   return { things, last: last ?? undefined };
 }

@@ -166,7 +166,9 @@ export async function createClosedDatabase(cluster: ClusterDb, name: string, mar
 }
 
 /**
- * Runs `work` under the lock of the server's templates, which puts their building and dropping in order, for every build.
+ * Runs `work` under the lock of the server's templates, which puts their building and dropping in order, for every build. The lock
+ * belongs to the session that also runs the statements. So while another worker holds the lock, no statement of an earlier holder
+ * runs on its connection, even if the answer to that statement was lost.
  *
  * @param work gets the connection that holds the lock
  */
@@ -177,7 +179,8 @@ export async function whileTemplatesLocked<T>(cluster: ClusterDb, work: (locked:
     try {
       return await work(connection);
     } finally {
-      await sql`select pg_advisory_unlock(${key})`.execute(connection);
+      // If the connection is lost, the lock is free too. The result of the work must not be lost with it.
+      await sql`select pg_advisory_unlock(${key})`.execute(connection).catch(() => undefined);
     }
   });
 }

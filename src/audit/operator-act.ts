@@ -16,6 +16,11 @@ export function operatorIdOf({ actor }: AuditOrigin): string | undefined {
   return actor.kind === 'operator' ? actor.id : undefined;
 }
 
+/** The origin of what a worker finishes without the request that began it: the operator is known, and the address is not. */
+export function originOf({ operatorId }: { readonly operatorId: string | null }): AuditOrigin {
+  return operatorId === null ? SERVICE : { actor: { kind: 'operator', id: operatorId } };
+}
+
 /**
  * Audits an act in its transaction, and refuses it if its operator may not act any more. Call it last, after everything that the
  * transaction waits for. From then until the transaction ends, no other transaction deactivates the operator.

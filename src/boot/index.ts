@@ -22,6 +22,7 @@ import {
   type MigrationReport,
   type OtherCluster,
 } from '../rollouts/migrate-fleet.js';
+import { logOutcome } from '../operations/runner/operation-log.js';
 import { createSecurityEvents } from '../observability/security-events.js';
 import { createEnvelope } from '../secrets/envelope.js';
 import { enteredAs } from '../clusters/cluster-directory.js';
@@ -123,6 +124,10 @@ async function migrate(config: Config, registryOwner: ConnectionSettings, log: L
           registryService,
           ...provisioner,
           provisioner: connection.user,
+          place: { host: connection.host, port: connection.port },
+          onOutcome: (operation, outcome) => {
+            logOutcome(log, operation, outcome);
+          },
           others: async (migrated) => {
             const found = await otherClusters(migrated, config, log);
             others.push(...found);

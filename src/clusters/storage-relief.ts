@@ -21,16 +21,20 @@ const WORTH_IT = 0.1;
 const MAX_REMEMBERED = 10_000;
 
 /**
- * @param defaults the service's own limits
+ * @param deps.defaults the service's own limits
+ * @param limit how many tenants a run looks at
  * @returns a function that checks one page of the tenants with a storage limit. The next call continues there. A cluster or
  *   database that fails does not delay the others
  */
-export function createStorageRelief(deps: {
-  readonly registry: Kysely<Registry>;
-  readonly provisioners: Provisioners;
-  readonly defaults: StoredLimits;
-  readonly onError: (error: unknown, context: { cluster: string; tenantId?: string }) => void;
-}): (signal: AbortSignal) => Promise<void> {
+export function createStorageRelief(
+  deps: {
+    readonly registry: Kysely<Registry>;
+    readonly provisioners: Provisioners;
+    readonly defaults: StoredLimits;
+    readonly onError: (error: unknown, context: { cluster: string; tenantId?: string }) => void;
+  },
+  limit = PAGE,
+): (signal: AbortSignal) => Promise<void> {
   const { registry, provisioners, defaults, onError } = deps;
   /** By tenant and table: the number of deleted rows at the last rewrite. */
   const rewritten = new Map<string, ReadonlyMap<string, number>>();
@@ -47,8 +51,8 @@ export function createStorageRelief(deps: {
     );
     for (const { id: tenantId, dbName, limits } of rows) {
       if (signal.aborted) return;
-      const limit = limitsInForce(limits, defaults).storageBytes;
-      if (limit === undefined || (sizes.get(dbName) ?? 0) <= limit) continue;
+      const allowed = limitsInForce(limits, defaults).storageBytes;
+      if (allowed === undefined || (sizes.get(dbName) ?? 0) <= allowed) continue;
       await provisioner
         .inDatabase(dbName, async (db) => {
           const before = rewritten.get(tenantId);
@@ -71,15 +75,15 @@ export function createStorageRelief(deps: {
   }
 
   return async (signal) => {
-    const rows = await listStorageLimits(registry, defaults.storageBytes !== undefined, after, PAGE);
-    after = rows.length < PAGE ? undefined : rows.at(-1)?.id;
-    for (const cluster of new Set(rows.map(placeOf))) {
-      if (signal.aborted) return;
+    const rows = await listStorageLimits(registry, defaults.storageBytes !== undefined, after, limit);
+    after = rows.length < limit ? undefined : rows.at(-1)?.id;
+    const relieveAt = async (cluster: string): Promise<void> => {
       const there = rows.filter((row) => placeOf(row) === cluster);
       await relieve(there, cluster, signal).catch((error: unknown) => {
         onError(error, { cluster });
       });
-    }
+    };
+    await Promise.all([...new Set(rows.map(placeOf))].map(relieveAt));
   };
 }
 

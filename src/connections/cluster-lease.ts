@@ -15,10 +15,10 @@
 import type { Kysely } from 'kysely';
 import type { Registry, SlotKind } from '../../db/registry/registry-schema.js';
 import { changeLease, type SlotLease, type SlotPurpose } from '../../db/registry/slot-lease-queries.js';
-import { DatabaseFault } from '../../db/driver/database-fault.js';
+import { DatabaseFault, hasSqlState } from '../../db/driver/database-fault.js';
 import type { SlotSource, SlotUser } from './governor-types.js';
 import { planLease, type LeasePlan } from './lease-plan.js';
-import { LEASE_DEADLINE, LOOKS_PER_RENEWAL, noAnswer, type LeaseTiming } from './lease-timing.js';
+import { CHANGE_DEADLINE, LOOKS_PER_RENEWAL, noAnswer, type LeaseTiming } from './lease-timing.js';
 
 /** What all leases of a replica share. */
 export interface LeaseHolder {
@@ -45,6 +45,9 @@ const portions: Readonly<Record<SlotKind, { readonly block: number; readonly kee
   // The reserve is small, and few of its users work at the same time. They also need the registry, so `keep` would not help them.
   reserve: { block: 2, keep: 0 },
 };
+
+/** SQLSTATE: the lock was not free in time. */
+const LOCK_NOT_AVAILABLE = '55P03';
 
 /** For this long (ms) after a question to the registry, no connection is closed for a waiting request: slots may still come. */
 const ASKING = 200;
@@ -168,25 +171,33 @@ export class ClusterLease implements SlotSource {
     const { registry, replicaId } = this.holder;
     let plan: LeasePlan | undefined;
     // A change is not given up half-way: the next change must not start until this one is known to have ended.
-    const overdue = setTimeout(() => {
-      this.holder.failed(noAnswer());
-    }, LEASE_DEADLINE);
+    let overdue: NodeJS.Timeout | undefined;
+    const expectAnswer = (): void => {
+      overdue = setTimeout(() => {
+        this.holder.failed(noAnswer());
+      }, CHANGE_DEADLINE);
+    };
     const asked = setTimeout(() => {
       this.changed();
     }, ASKING);
     try {
-      await changeLease(registry, { ...this.purpose, replicaId }, (all) => {
-        plan = this.#plan(all);
-        // Lower this before the registry says that these slots are free.
-        this.#granted = Math.min(this.#granted, plan.leased);
-        return { budget: this.budget, slots: plan.slots, wanted: plan.wanted };
+      await registry.connection().execute((db) => {
+        expectAnswer();
+        return changeLease(db, { ...this.purpose, replicaId }, (all) => {
+          plan = this.#plan(all);
+          // Lower this before the registry says that these slots are free.
+          this.#granted = Math.min(this.#granted, plan.leased);
+          return { budget: this.budget, slots: plan.slots, wanted: plan.wanted };
+        });
       });
       if (plan) this.#adopt(plan);
       this.#confirmedAt = sentAt;
       this.holder.answered();
     } catch (error) {
       this.#refusedAt = performance.now();
-      this.holder.failed(error);
+      // The registry answered: the changes of other replicas took too long.
+      if (hasSqlState(error, LOCK_NOT_AVAILABLE)) this.holder.answered();
+      else this.holder.failed(error);
     } finally {
       clearTimeout(overdue);
       clearTimeout(asked);

@@ -1,5 +1,9 @@
 // How often and how long a replica leases connection slots.
+import type { Kysely } from 'kysely';
 import { DatabaseFault } from '../../db/driver/database-fault.js';
+import type { Registry } from '../../db/registry/registry-schema.js';
+import { LOCK_TIMEOUT } from '../../db/registry/slot-lease-queries.js';
+import { within } from '../lib/deadline.js';
 import { CONNECT_TIMEOUT } from '../../db/driver/pool/pool-types.js';
 
 /** All times are in ms. */
@@ -39,12 +43,37 @@ export const LOOK_TURN = 5;
 /** How often the clock is checked for each renewal. An urgent renewal waits for one check. */
 export const LOOKS_PER_RENEWAL = 4;
 
-/** An answer that takes longer than this (ms) counts as no answer. */
+/**
+ * An answer that takes longer than this (ms) counts as no answer. The time begins when there is a connection: opening one has a
+ * deadline of its own, and takes 2.1 s if a round trip takes 300 ms.
+ */
 export const LEASE_DEADLINE = 1_500;
+
+/** The same for a change of a lease, which takes five round trips and waits for the changes of other replicas. */
+export const CHANGE_DEADLINE = LEASE_DEADLINE + LOCK_TIMEOUT;
 
 /** The same for a look at a server, which opens a connection first. The server may be far away. */
 export const LOOK_DEADLINE = CONNECT_TIMEOUT + LEASE_DEADLINE;
 
 export function noAnswer(): DatabaseFault {
   return new DatabaseFault('timeout', 'no answer in time');
+}
+
+/**
+ * Asks on a connection of its own, and waits at most LEASE_DEADLINE for the answer.
+ *
+ * @throws DatabaseFault if there is no connection, or no answer in time; then the question may still be under way
+ */
+export async function askInTime<T>(
+  registry: Kysely<Registry>,
+  question: (db: Kysely<Registry>) => Promise<T>,
+): Promise<T> {
+  let begin: () => void = () => undefined;
+  const begun = new Promise<void>((resolve) => (begin = resolve));
+  const answer = registry.connection().execute((db) => {
+    begin();
+    return question(db);
+  });
+  await Promise.race([begun, answer]);
+  return within(answer, LEASE_DEADLINE, noAnswer);
 }

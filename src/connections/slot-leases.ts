@@ -9,7 +9,14 @@ import { removeLeases, renewLeases } from '../../db/registry/slot-lease-queries.
 import { within } from '../lib/deadline.js';
 import { ClusterLease, type LeaseHolder } from './cluster-lease.js';
 import type { SlotSource } from './governor-types.js';
-import { LEASE_DEADLINE, LEASE_TIMING, LOOKS_PER_RENEWAL, noAnswer, type LeaseTiming } from './lease-timing.js';
+import {
+  askInTime,
+  CHANGE_DEADLINE,
+  LEASE_TIMING,
+  LOOKS_PER_RENEWAL,
+  noAnswer,
+  type LeaseTiming,
+} from './lease-timing.js';
 import { createSilentLeases } from './silent-leases.js';
 
 export interface SlotLeases {
@@ -125,7 +132,7 @@ export function createSlotLeases(deps: SlotLeasesDeps): SlotLeases {
     const sentAt = performance.now();
     renewedAt = sentAt;
     try {
-      const all = await within(renewLeases(registry, replicaId), LEASE_DEADLINE, noAnswer);
+      const all = await askInTime(registry, (db) => renewLeases(db, replicaId));
       failing = false;
       healthySince ??= sentAt;
       for (const lease of leases.values()) lease.renewed(all.filter(lease.concerns), sentAt);
@@ -175,7 +182,7 @@ export function createSlotLeases(deps: SlotLeasesDeps): SlotLeases {
         const removed = Promise.allSettled(pending).then(() => {
           return removeLeases(registry, replicaId, kept);
         });
-        await within(removed, LEASE_DEADLINE, noAnswer);
+        await within(removed, CHANGE_DEADLINE, noAnswer);
       } catch (error) {
         onError(error, { step: 'close' });
       }

@@ -16,7 +16,7 @@ import { showLines } from '../observability/log-lines.js';
 import { createSecurityEvents, type SecurityEvents } from '../observability/security-events.js';
 import { createFleet, type Fleet } from './fleet.js';
 import { jobsOf, whenServing } from './jobs.js';
-import { createOperations, type Operations, type StepHooks } from './operations.js';
+import { createOperations, type Operations, type OperationOptions } from './operations.js';
 import { openReplica, type Replica } from './replica.js';
 import { jobCounts } from './metrics/job-counts.js';
 import { readRooms } from './metrics/read-rooms.js';
@@ -41,7 +41,7 @@ export interface Engine extends Replica, DataPlane, Callers, Operations, Fleet {
   close(): Promise<void>;
 }
 
-export interface EngineOptions extends StepHooks {
+export interface EngineOptions extends OperationOptions {
   /** Resolves the names of PostgreSQL servers, instead of the system. */
   readonly resolve?: Resolver;
   /** This replica's wall clock (ms), instead of the system's, for what it tells of its clock. */

@@ -24,7 +24,7 @@ const LONG = 10 * MINUTE;
 
 /** `every` is the pause (ms) between two runs, on all replicas together. */
 export function jobsOf(rooms: Rooms, config: Config, log: Logger): readonly HousekeepingJob[] {
-  const { registry, provisioners, doors, lifecycle, orphans, standby, reencryption, rotation } = rooms;
+  const { registry, provisioners, doorDrift, lifecycle, orphans, standby, reencryption, rotation } = rooms;
   const { limits: defaults, reconcileEvery } = config.tenants;
   const relieveStorage = createStorageRelief({
     registry,
@@ -46,8 +46,8 @@ export function jobsOf(rooms: Rooms, config: Config, log: Logger): readonly Hous
     { name: 'leftovers', every: reconcileEvery, run: (signal) => rooms.leftovers.record(signal) },
     // Looks at every server for databases without a row.
     { name: 'reconciler', every: reconcileEvery, deadline: LONG, run: (signal) => orphans.dropAll(signal) },
-    // A tenant's status is applied to its database at once if possible, and otherwise here.
-    { name: 'lifecycle settle', every: 10 * SECOND, deadline: LONG, run: (signal) => doors.settleAll(signal) },
+    // Compares databases with their rows, for changes that recorded no operation.
+    { name: 'lifecycle settle', every: 10 * SECOND, deadline: LONG, run: (signal) => doorDrift.settleAll(signal) },
     { name: 'lifecycle purge', every: MINUTE, deadline: LONG, run: (signal) => lifecycle.purgeDue(signal) },
     { name: REFILLING, every: 30 * SECOND, run: (signal) => standby.refill(signal) },
     { name: 'rotation', every: 30 * SECOND, deadline: LONG, run: (signal) => rotation.run(signal) },

@@ -1,5 +1,6 @@
 // What operators do with tenants and clusters: make, adopt, change, remove, rotate passwords, register servers.
 import type { Logger } from 'pino';
+import { findCluster } from '../../db/registry/cluster-queries.js';
 import type { Config } from '../config/index.js';
 import { createAdoption, type Adoption } from '../operations/adopt/adoption.js';
 import { allowedHosts } from '../clusters/cluster-hosts.js';
@@ -7,8 +8,9 @@ import { createClusterRegistration, type ClusterRegistration } from '../operatio
 import { createConnectionLimits, type ConnectionLimits } from '../operations/role-limits.js';
 import { createDefaultCluster, type DefaultCluster } from '../clusters/default-cluster.js';
 import { createDoorActs } from '../operations/doors/door-acts.js';
+import { createDoorDrift, type DoorDrift } from '../operations/doors/door-drift.js';
 import { createDoorOperations } from '../operations/doors/door-operations.js';
-import { createDoors, type Doors } from '../operations/doors/open-close.js';
+import { createDoors } from '../operations/doors/open-close.js';
 import { createEnvelope } from '../secrets/envelope.js';
 import type { Housekeeping } from '../jobs/housekeeping.js';
 import { STANDARD_CONNECTIONS } from '../tenants/tenant-limits.js';
@@ -27,15 +29,18 @@ import { createReports, isLeftAsItIs, type Reports } from '../operations/reports
 import { createRequestHash, type RequestHash } from '../operations/create/request-hash.js';
 import { createRotation, type Rotation } from '../operations/password-rotation.js';
 import { createStandbyDatabases, type StandbyDatabases } from '../operations/standby/standby-databases.js';
+import { buildingTemplate } from '../operations/template/building-template.js';
+import { createTemplateMaker } from '../operations/template/template-maker.js';
 import { createTransitions, type Transitions } from '../operations/doors/transitions.js';
 import type { SecurityFields } from '../observability/security-catalogue.js';
 import type { SecurityEvents } from '../observability/security-events.js';
 import type { Closing } from './closing.js';
 import type { DataPlane } from './data-plane.js';
 import type { Instruments } from '../observability/instruments.js';
-import { countAdoptions, creationCounts } from './metrics/creation-counts.js';
+import { creationCounts } from './metrics/creation-counts.js';
 import { operationCounts } from './metrics/operation-counts.js';
-import { logOutcome } from '../operations/runner/operation-log.js';
+import { observedRunner } from './observed-runner.js';
+import { OPERATION_TIMES, type OperationTimes } from '../operations/runner/operation-times.js';
 import { createRunner, type Runner, type RunnerDeps } from '../operations/runner/runner.js';
 import { createSteering, type Steering } from '../operations/runner/steering.js';
 import type { Replica } from './replica.js';
@@ -56,7 +61,8 @@ export interface Operations {
   /** Databases that are left as they are until a person acts. */
   readonly reports: Reports;
   readonly clusterRegistration: ClusterRegistration;
-  readonly doors: Doors;
+  /** Finds databases that do not agree with their tenants' rows. */
+  readonly doorDrift: DoorDrift;
   /** Suspends, resumes, deletes, restores and purges. */
   readonly lifecycle: Transitions;
   readonly rotation: Rotation;
@@ -67,9 +73,12 @@ export interface Operations {
   readonly defaultCluster: DefaultCluster;
 }
 
-/** Called after each step of a piece of work, for tests. If a hook throws, the error counts as the step's error. */
-export interface StepHooks {
+/** For tests. */
+export interface OperationOptions {
+  /** Called after each step of an operation. If it throws, the error counts as the step's error. */
   readonly afterOperationStep?: RunnerDeps['afterStep'];
+  /** Shorter waits, so that a test need not wait for the real ones. */
+  readonly operationTimes?: Partial<OperationTimes>;
 }
 
 export function createOperations(
@@ -81,8 +90,9 @@ export function createOperations(
   log: Logger,
   { record }: SecurityEvents,
   closing: Closing,
-  { afterOperationStep }: StepHooks,
+  { afterOperationStep, operationTimes }: OperationOptions,
 ): Operations {
+  const times = { ...OPERATION_TIMES, ...operationTimes };
   const { registry, lockSession, events, installation, destinations, replicaId } = replica;
   const { governors, clusterDirectory, breakers, tenantPools, envelope } = dataPlane;
   const { provisioner: connection, provisionerPool, clusterBudget } = config.tenants;
@@ -106,33 +116,20 @@ export function createOperations(
     if (isLeftAsItIs(err)) record('evidence-refused', { ...context, err });
     else log.error({ err, ...context }, 'a provisioning step failed');
   };
+  const reports = createReports(onError);
+  const report = reports.left;
   const locks = createTenantLocks(lockSession);
   const counts = operationCounts(instruments);
   const runner = createRunner({
     registry,
     locks,
     worker: replicaId,
+    times,
     afterStep: afterOperationStep,
-    onOutcome: (operation, outcome, seconds) => {
-      counts.outcome(operation, outcome, seconds);
-      logOutcome(log, operation, outcome);
-      if (outcome.state === 'needs-person') {
-        const { tenantId, clusterId } = operation;
-        const about = { tenantId: tenantId ?? undefined, clusterId: clusterId ?? undefined };
-        record('evidence-refused', { ...about, step: outcome.step, err: outcome.error });
-      }
-    },
-    onLookFailed: (err) => {
-      log.warn({ err }, 'could not look for operations that are due');
-    },
-    onError: (err, context) => {
-      log.warn({ err, ...context }, 'could not take an operation that is due');
-    },
+    ...observedRunner({ counts, creations: creationCounts(instruments), log, record, reports }),
   });
   // Before the provisioners: closing waits for running steps, which come to their end with them.
   closing.add('operations', () => runner.close());
-  const reports = createReports(onError);
-  const report = reports.left;
 
   const beforeDrop = async (tenantId: string): Promise<void> => {
     await publish(tenantId);
@@ -148,6 +145,7 @@ export function createOperations(
     beforeDrop,
     runner,
     worker: replicaId,
+    times,
   });
   const shared = { registry, provisioners, locks, installation, record, onError };
   const filled = { ...shared, envelope, connectionLimit: STANDARD_CONNECTIONS, precedence: createPrecedence() };
@@ -162,6 +160,16 @@ export function createOperations(
   const refill = (): void => void housekeeping.runNow(REFILLING).catch(() => undefined);
   runner.add(makingStandby({ ...filled, onReady: refill, stopping: stopping.signal }));
   runner.add(withdrawingStandby(filled));
+  runner.add(
+    buildingTemplate({
+      registry,
+      installation,
+      enter: async ({ subject }) => {
+        const place = await findCluster(registry, subject);
+        return place && provisioners.at(place);
+      },
+    }),
+  );
   const standby = createStandbyDatabases({ registry, envelope, wake, onError });
   const leftovers = createLeftovers({ registry, locks, wake });
   const orphans = createOrphans({ ...shared, reports });
@@ -176,7 +184,7 @@ export function createOperations(
     directory: clusterDirectory,
     standby,
     runner,
-    installation,
+    templates: createTemplateMaker({ registry, locks, runner, installation, worker: replicaId }),
     envelope: clusterEnvelope,
     limits: provisionerPool,
     destinations,
@@ -198,10 +206,10 @@ export function createOperations(
     },
     runner,
     replicaId,
+    times,
     report,
     beforeDrop,
     onClaim: whenQuiet(filled.precedence, stopping.signal, refill),
-    onOutcome: creationCounts(instruments),
   });
 
   const changing = {
@@ -211,15 +219,7 @@ export function createOperations(
     record,
     onError: failed("could not apply a tenant's status to its database"),
   };
-  const doors = createDoors({
-    ...changing,
-    provisioners,
-    installation,
-    report,
-    wake: () => {
-      runner.takeUp.wake();
-    },
-  });
+  const doors = createDoors({ ...changing, provisioners, installation, report });
   const doorOperations = createDoorOperations({ ...changing, runner, worker: replicaId, doors });
   const lifecycle = createTransitions({
     ...changing,
@@ -228,9 +228,7 @@ export function createOperations(
     doorActs: createDoorActs({ ...changing, operations: doorOperations }),
     removal,
     grace: config.tenants.deletionGrace,
-    onRecorded: () => {
-      runner.takeUp.wake();
-    },
+    onRecorded: wake,
   });
   closing.add('lifecycle', () => lifecycle.close());
   return {
@@ -238,17 +236,14 @@ export function createOperations(
     steering: createSteering({ registry, runner, publish, onAbandoned: counts.abandoned }),
     provisioners,
     provisioning,
-    adoption: countAdoptions(
-      createAdoption({ ...shared, runner, replicaId, report, envelope, connectionLimit: STANDARD_CONNECTIONS }),
-      instruments,
-    ),
+    adoption: createAdoption({ ...filled, runner, replicaId, report }),
     removal,
     standby,
     orphans,
     leftovers,
     reports,
     clusterRegistration,
-    doors,
+    doorDrift: createDoorDrift({ ...changing, provisioners, installation, doors, report, wake }),
     lifecycle,
     rotation: createRotation({
       registry,

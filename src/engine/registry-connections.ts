@@ -1,6 +1,7 @@
 // Every connection of this process to the registry: the purpose of each pool, its size, and why it is separate from the others.
 import type { Kysely } from 'kysely';
 import type { Registry } from '../../db/registry/registry-schema.js';
+import { LOCK_TIMEOUT } from '../../db/registry/slot-lease-queries.js';
 import { databaseOver } from '../../db/driver/client.js';
 import type { Destinations } from '../../db/driver/destinations.js';
 import type { DatabaseFault } from '../../db/driver/database-fault.js';
@@ -23,7 +24,8 @@ import { openRegistryPool } from '../../db/registry/open-registry.js';
  *
  * A replica that starts has one more for a moment: the check that the registry is migrated (src/boot/index.ts).
  */
-const LEASES = { max: 2, timeout: 1_500, idleTimeoutMillis: 60_000 };
+/** A change of a lease waits for LOCK_TIMEOUT at most. */
+const LEASES = { max: 2, timeout: LOCK_TIMEOUT + 500, idleTimeoutMillis: 60_000 };
 const STATUS = { max: 2, timeout: 1_500, idleTimeoutMillis: 15_000 };
 const PUBLISHER = { max: 1, timeout: 1_000, idleTimeoutMillis: 60_000 };
 

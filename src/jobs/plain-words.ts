@@ -12,12 +12,18 @@ const faults: Readonly<Record<DatabaseFaultKind, string>> = {
 /** SQLSTATEs and system error codes: `42P01`, `ECONNREFUSED`. */
 const CODE = /^[A-Z0-9_]{2,40}$/;
 
+/** An error whose message is one of our own texts, as a part of a sentence. It quotes nothing, so operators may read it. */
+export class PlainError extends Error {
+  override readonly name: string = 'PlainError';
+}
+
 /** A run of a job that was ended at its deadline. */
-export class MissedDeadline extends Error {
+export class MissedDeadline extends PlainError {
+  override readonly name = 'MissedDeadline';
+
   /** @param deadline ms */
   constructor(deadline: number) {
     super(`it did not end within ${deadline < 1_000 ? `${deadline} ms` : `${Math.round(deadline / 1_000)} s`}`);
-    this.name = 'MissedDeadline';
   }
 }
 
@@ -26,7 +32,7 @@ export function inPlainWords(error: unknown): string {
   // Its reason is a code or one of our own fixed texts.
   if (error instanceof DatabaseFault) return `${faults[error.kind]} (${error.reason.slice(0, 100)})`;
   if (error instanceof AppError) return `the service refused it (${error.code})`;
-  if (error instanceof MissedDeadline) return error.message;
+  if (error instanceof PlainError) return error.message;
   const code = codeOf(error);
   if (code !== undefined)
     return error instanceof Error && 'severity' in error

@@ -99,7 +99,7 @@ export const eventMetrics = {
     kind: 'counter',
     labels: ['source', 'outcome'],
     values: { source: ['standby', 'template', 'adoption'], outcome: ['success', 'failed'] },
-    help: 'Tenants that were made, or could not be made: from a standby database, from the template, or by the adoption of a database.',
+    help: 'Tenants that this replica made, or could not make: from a standby database, from the template, or by the adoption of a database. Each is counted when its operation ends, also after the request was answered with `operation-unfinished`. A request that the client must change is not counted.',
     reason:
       'A failure here is a customer who could not be added. Creations from the template mean that the standby databases were used up.',
   },
@@ -109,7 +109,7 @@ export const eventMetrics = {
     labels: ['source'],
     values: { source: ['standby', 'template', 'adoption'] },
     buckets: CREATION_BUCKETS,
-    help: 'Time in seconds that it took to make a tenant. Failed attempts are not measured.',
+    help: 'Time in seconds from the request until the tenant was made, also if another worker made it. Failed attempts are not measured.',
     reason: 'How long a new customer waits, and whether a server is slow at making databases.',
   },
   operationsEnded: {

@@ -4,12 +4,12 @@ import { inspectCluster, type ClusterInspection } from '../../db/server/cluster-
 import type { ConnectionSettings, PoolLimits } from '../../db/driver/client.js';
 import type { Destinations } from '../../db/driver/destinations.js';
 import { DatabaseFault } from '../../db/driver/database-fault.js';
-import { tenantMigrations } from '../../db/tenant/migrations/index.js';
 import { AppError } from '../errors.js';
+import { within } from '../lib/deadline.js';
 import type { ClusterBudget } from '../connections/governors.js';
 import { openProvisioner, type Provisioner } from '../clusters/provisioner-connections.js';
 import { roomWarning } from '../clusters/server-room.js';
-import { ensureTemplate } from './templates.js';
+import type { TemplateMaker, TemplateSite } from './template/template-maker.js';
 
 /** What an inspection of a server found. */
 export interface ClusterFindings {
@@ -24,8 +24,13 @@ export interface ClusterFindings {
 export interface ClusterFitness {
   /** Inspects a server. @param budget connections that the service may open there */
   inspect(connection: ConnectionSettings, budget: ClusterBudget): Promise<ClusterFindings>;
-  /** Inspects a server and makes the template on it. @returns warnings. @throws AppError `cluster-unusable` */
-  prepare(connection: ConnectionSettings, budget: ClusterBudget): Promise<readonly string[]>;
+  /**
+   * Inspects a server and makes the template on it.
+   *
+   * @returns warnings
+   * @throws AppError `cluster-unusable`, also if that takes too long
+   */
+  prepare(connection: ConnectionSettings, budget: ClusterBudget, site: TemplateSite): Promise<readonly string[]>;
 }
 
 /** The oldest PostgreSQL version that is tested, as `server_version_num`. */
@@ -37,8 +42,11 @@ const MAX_CLOCK_SKEW = 5_000;
 /** Longest wait (ms) for a connection to the server. */
 const LOOK_DEADLINE = 5_000;
 
+/** Longest time (ms) that a request waits for its server to be prepared. */
+const PREPARE_DEADLINE = 25_000;
+
 export function createClusterFitness(deps: {
-  readonly installation: () => Promise<string>;
+  readonly templates: TemplateMaker;
   /** The limits of a provisioner's pool; only the statement timeout is used here. */
   readonly limits: PoolLimits;
   readonly destinations: Destinations;
@@ -57,22 +65,29 @@ export function createClusterFitness(deps: {
   return {
     inspect: (connection, budget) => entering(connection, (opened) => look(opened, budget)),
 
-    prepare: (connection, budget) =>
-      entering(connection, async (opened) => {
+    prepare(connection, budget, site) {
+      const prepared = entering(connection, async (opened) => {
         const { problems, warnings } = await look(opened, budget);
         if (problems.length > 0) throw new AppError('cluster-unusable', { detail: problems.join(' ') });
         try {
-          const role = connection.user;
-          await ensureTemplate({ ...opened, role }, tenantMigrations, await deps.installation());
+          await deps.templates.ensure({ ...opened, role: connection.user }, site, PREPARE_DEADLINE);
         } catch (error) {
-          throw new AppError('cluster-unusable', {
-            detail: 'The template database could not be created on the server.',
-            cause: error,
-          });
+          throw withoutTemplate(error);
         }
         return warnings;
-      }),
+      });
+      // The attempt that runs then goes on, with its connections, and makes the template or leaves none.
+      const late = (): Error => withoutTemplate(new DatabaseFault('timeout', 'not prepared in time'));
+      return within(prepared, PREPARE_DEADLINE, late);
+    },
   };
+}
+
+function withoutTemplate(cause: unknown): AppError {
+  return new AppError('cluster-unusable', {
+    detail: 'The template database could not be created on the server.',
+    cause,
+  });
 }
 
 /**

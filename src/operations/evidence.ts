@@ -5,6 +5,7 @@ import { randomUUID } from 'node:crypto';
 import type { Registry } from '../../db/registry/registry-schema.js';
 import { claimRow } from '../../db/registry/tenant-status-queries.js';
 import type { TenantRecord } from '../../db/registry/tenant-queries.js';
+import type { DoorRow } from '../../db/registry/tenant-worklists.js';
 import { whileOpenToOwner } from '../../db/server/access.js';
 import { changeMark, findMarks, markText, parseMark, type Mark, type MarkedDatabase } from '../../db/server/marks.js';
 import { claimMarker, readMarker, type Marker } from '../../db/tenant/marker.js';
@@ -25,17 +26,17 @@ import type { InDatabase } from '../clusters/provisioner-connections.js';
 export type Verdict = 'agrees' | 'older' | 'newer' | 'former' | 'unmarked' | 'foreign';
 
 /** Whether the database existed before its tenant. Its name then differs from the name of its role. */
-export function isAdopted({ adopts, dbName, dbUser }: TenantRecord): boolean {
+export function isAdopted({ adopts, dbName, dbUser }: Pick<TenantRecord, 'adopts' | 'dbName' | 'dbUser'>): boolean {
   return adopts !== null || dbName !== dbUser;
 }
 
 /** The mark that the row of a tenant requires on its database. */
-export function markOf(tenant: TenantRecord, installation: string): Mark {
+export function markOf(tenant: DoorRow, installation: string): Mark {
   const { id, claim, generation } = tenant;
   return { installation, id, state: stateOf(tenant), claim, generation };
 }
 
-function stateOf(tenant: TenantRecord): Mark['state'] {
+function stateOf(tenant: DoorRow): Mark['state'] {
   const { status, restoring, statusBeforeDeletion } = tenant;
   if (status === 'provisioning') return 'making';
   if (status === 'deleting' || (status === 'deleted' && !restoring)) return 'deleted';

@@ -18,6 +18,9 @@ export interface Orphans {
   dropAll(signal: AbortSignal): Promise<void>;
 }
 
+/** Marked databases, and marked roles, of one cluster that each call looks at. */
+const PAGE = 500;
+
 /** Orphans of one cluster that each call looks at again: a report counts for a few minutes only, and a pass may take longer. */
 const MAX_WATCHED = 500;
 
@@ -27,17 +30,21 @@ interface Progress {
   readonly watched: Map<string, MarkedThing['kind']>;
 }
 
-export function createOrphans(deps: {
-  readonly registry: Kysely<Registry>;
-  readonly provisioners: Provisioners;
-  readonly locks: TenantLocks;
-  readonly installation: () => Promise<string>;
-  readonly reports: Reports;
-  readonly onError: (
-    error: unknown,
-    context: { clusterId: string; tenantId?: string; name?: string; step: string },
-  ) => void;
-}): Orphans {
+/** @param limit how many marked databases, and as many roles, of a cluster a call looks at */
+export function createOrphans(
+  deps: {
+    readonly registry: Kysely<Registry>;
+    readonly provisioners: Provisioners;
+    readonly locks: TenantLocks;
+    readonly installation: () => Promise<string>;
+    readonly reports: Reports;
+    readonly onError: (
+      error: unknown,
+      context: { clusterId: string; tenantId?: string; name?: string; step: string },
+    ) => void;
+  },
+  limit = PAGE,
+): Orphans {
   const { registry, provisioners, locks } = deps;
   /** By the id of a cluster. */
   const progress = new Map<string, Progress>();
@@ -123,7 +130,7 @@ export function createOrphans(deps: {
     const seen = new Set(things.map(({ kind, name }) => `${kind} ${name}`));
     // Databases first: `demolish` drops a role together with its database.
     for (const kind of ['database', 'role'] as const) {
-      const page = await listMarkedPage(provisioner.cluster, installation, kind, after[kind]);
+      const page = await listMarkedPage(provisioner.cluster, installation, kind, after[kind], limit);
       things.push(...page.things.filter(({ name }) => !seen.has(`${kind} ${name}`)));
       after[kind] = page.last ?? '';
     }

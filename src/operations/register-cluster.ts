@@ -38,6 +38,7 @@ import type { ClusterBudget } from '../connections/governors.js';
 import type { Envelope } from '../secrets/envelope.js';
 import type { Runner } from './runner/runner.js';
 import type { StandbyDatabases } from './standby/standby-databases.js';
+import type { TemplateMaker } from './template/template-maker.js';
 
 export interface ClusterRegistration {
   /**
@@ -82,7 +83,7 @@ export function createClusterRegistration(deps: {
   readonly directory: ClusterDirectory;
   readonly standby: Pick<StandbyDatabases, 'withdrawAll'>;
   readonly runner: Pick<Runner, 'settle'>;
-  readonly installation: () => Promise<string>;
+  readonly templates: TemplateMaker;
   /** Encrypts the provisioners' passwords. */
   readonly envelope: Envelope;
   /** The limits of a provisioner's pool; only the statement timeout is used here. */
@@ -119,8 +120,8 @@ export function createClusterRegistration(deps: {
       await deps.ensureDefault();
       if (await directory.find({ host, port })) throw new AppError('cluster-taken');
       const connection = { host, port, user, password, tls: tlsOf(cluster), database: MAINTENANCE_DATABASE };
-      const warnings = await fitness.prepare(connection, budgetOf(cluster));
       const id = newId();
+      const warnings = await fitness.prepare(connection, budgetOf(cluster), { subject: id, clusterId: null });
       const sealed = envelope.seal(password, { id, host, port, user });
       const made = await demandUnique(() =>
         registry.transaction().execute(async (trx) => {
@@ -152,7 +153,7 @@ export function createClusterRegistration(deps: {
       let sealed: string | undefined;
       if (password !== undefined) {
         const connection = { host, port, user, password, tls: tlsOf(wanted), database: MAINTENANCE_DATABASE };
-        await fitness.prepare(connection, budgetOf(wanted));
+        await fitness.prepare(connection, budgetOf(wanted), { subject: id, clusterId: id });
         sealed = envelope.seal(password, { id, host, port, user });
       }
       const changed = await demandUnique(() =>

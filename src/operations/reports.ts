@@ -15,6 +15,8 @@ export type ReportLeft = (tenant: Pick<TenantRecord, 'id' | 'dbName' | 'generati
 export interface Reports {
   /** A tenant's database that is left as it is. */
   readonly left: ReportLeft;
+  /** Whether this process has reported the tenant's database. Then the security event is recorded already. */
+  isReported(tenantId: string): boolean;
   /** A database or a role that may belong to a tenant, and that no row names. Returns whether it is new. */
   orphan(
     orphan: { readonly clusterId: string; readonly tenantId: string; readonly name: string },
@@ -56,6 +58,8 @@ export function isLeftAsItIs(error: unknown): error is Error {
 
 const LEFT = 'LeftAsItIs';
 
+const keyOf = ({ kind, subject }: Pick<BeatReport, 'kind' | 'subject'>): string => `${kind} ${subject}`;
+
 export function createReports(
   onError: (error: unknown, context: { tenantId: string; name: string; step: string }) => void,
 ): Reports {
@@ -64,7 +68,7 @@ export function createReports(
 
   /** @returns whether it was not made before */
   function note(report: BeatReport): boolean {
-    const key = `${report.kind} ${report.subject}`;
+    const key = keyOf(report);
     const known = noted.get(key);
     // A report of an earlier generation does not count any more: the registry must get this one soon.
     const writtenAt = known?.report.generation === report.generation ? known?.writtenAt : undefined;
@@ -81,6 +85,8 @@ export function createReports(
       const error = leftAsItIs(`the database of a tenant is left as it is: ${why}`);
       onError(error, { tenantId: id, name: dbName, step: 'evidence' });
     },
+
+    isReported: (tenantId) => noted.peek(keyOf({ kind: 'evidence', subject: tenantId })) !== undefined,
 
     orphan: ({ clusterId, tenantId, name }, why) =>
       note({

@@ -29,13 +29,19 @@ const PAGE = 1_000;
 /** Tenants whose limit could not be applied at once. If there are more, the pass over all tenants finds them. */
 const MAX_DUE = 1_000;
 
-/** @param defaults the service's own limits */
-export function createConnectionLimits(deps: {
-  readonly registry: Kysely<Registry>;
-  readonly provisioners: Provisioners;
-  readonly defaults: StoredLimits;
-  readonly onError: (error: unknown, context: { cluster: string } | { tenantId: string }) => void;
-}): ConnectionLimits {
+/**
+ * @param deps.defaults the service's own limits
+ * @param limit how many tenants a run looks at
+ */
+export function createConnectionLimits(
+  deps: {
+    readonly registry: Kysely<Registry>;
+    readonly provisioners: Provisioners;
+    readonly defaults: StoredLimits;
+    readonly onError: (error: unknown, context: { cluster: string } | { tenantId: string }) => void;
+  },
+  limit = PAGE,
+): ConnectionLimits {
   const { registry, provisioners, defaults } = deps;
 
   /** The last tenant of the page before; undefined at the beginning of a pass. */
@@ -60,8 +66,8 @@ export function createConnectionLimits(deps: {
     );
     for (const row of rows) {
       if (signal?.aborted) return;
-      const limit = current.get(row.dbUser);
-      if (limit === undefined || limit === limitOf(row)) continue;
+      const given = current.get(row.dbUser);
+      if (given === undefined || given === limitOf(row)) continue;
       // The row is read again: another request may have changed the limit, and the role, since the rows were listed.
       const now = await findTenant(registry, row.id);
       if (now) await setConnectionLimit(cluster, now.dbUser, limitOf(now));
@@ -82,18 +88,18 @@ export function createConnectionLimits(deps: {
 
     async applyAll(signal) {
       const late = await listConnectionLimits(registry, { ids: [...due] });
-      const page = await listConnectionLimits(registry, { after, limit: PAGE });
-      after = page.length < PAGE ? undefined : page.at(-1)?.id;
+      const page = await listConnectionLimits(registry, { after, limit });
+      after = page.length < limit ? undefined : page.at(-1)?.id;
       due.clear();
       const rows = [...late, ...page];
-      for (const cluster of new Set(rows.map(placeOf))) {
-        if (signal.aborted) return;
+      const bringUpAt = async (cluster: string): Promise<void> => {
         const there = rows.filter((row) => placeOf(row) === cluster);
         await bringUp(there, signal).catch((error: unknown) => {
           for (const { id } of late) if (there.some((row) => row.id === id)) remember(id);
           deps.onError(error, { cluster });
         });
-      }
+      };
+      await Promise.all([...new Set(rows.map(placeOf))].map(bringUpAt));
     },
   };
 }

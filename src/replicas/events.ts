@@ -7,6 +7,7 @@ import type { ChannelOptions } from '../../db/driver/channel.js';
 import type { ConnectionSettings } from '../../db/driver/client.js';
 import { within } from '../lib/deadline.js';
 import { DatabaseFault } from '../../db/driver/database-fault.js';
+import { CONNECT_TIMEOUT } from '../../db/driver/pool/pool-types.js';
 import { isQueueFull } from '../../db/server/notify-queue.js';
 import { LONGEST_SILENCE, openFeed, type Feed } from './feed.js';
 
@@ -45,8 +46,11 @@ export interface Events extends Pick<Feed, 'live' | 'caughtUp' | 'clock' | 'queu
   close(): void;
 }
 
-/** The longest (ms) that an act waits until its change is published. */
-const PUBLISH_DEADLINE = 2_000;
+/**
+ * The longest (ms) that an act waits until its change is published: the publisher may have to open its connection, and then has
+ * 1 s for its statement.
+ */
+const PUBLISH_DEADLINE = CONNECT_TIMEOUT + 1_000;
 
 /** Time (ms) between two attempts to publish. */
 const RETRY_EVERY = 100;

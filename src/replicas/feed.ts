@@ -1,5 +1,7 @@
 // The feed: what this replica knows of the changes in the registry, and whether it is up to date. It asks the registry ten times
-// a second, and at once when a notification wakes it. One question covers all cached values, however many there are.
+// a second, and at once when a notification wakes it. One question covers all cached values, however many there are. If the
+// registry is so far away that an answer takes longer than the time between two questions, up to MOST_UNDER_WAY are under way:
+// otherwise the feed would be silent before each answer.
 //
 //     live ── no question of the last 500 ms was answered ──→ silent ── nor one within 250 ms of waiting ──→ deaf
 //     silent, deaf ── a question is answered ──→ live
@@ -58,8 +60,11 @@ export const SILENCE = 500;
 /** Time (ms) between the beginnings of two questions. */
 const ASK_EVERY = 100;
 
-/** The same time when a notification wakes the feed, or a request waits for it. */
+/** The same time when a notification wakes the feed, or a request waits for it, and no question is under way. */
 const ASK_AGAIN_AFTER = 5;
+
+/** The most questions under way, on the one connection: enough to be live if a round trip takes less than 400 ms. */
+const MOST_UNDER_WAY = 4;
 
 /** The longest (ms) that a request waits for a silent feed. */
 const PATIENCE = 250;
@@ -98,7 +103,12 @@ export function openFeed(connection: ConnectionSettings, listener: FeedListener,
   let answeredAt: number | undefined;
   let gaps = 0;
   let askedAt = -Infinity;
-  let asking = false;
+  let underWay = 0;
+  /** How long (ms) the newest answer on this connection took; 0 before the first one. */
+  let answerTook = 0;
+  /** Numbers of the rows that the newest readings found, oldest first: the next reading may begin before them. */
+  let found: ReadonlySet<number>[] = [];
+  let changingListen = false;
   let woken = false;
   let timer: NodeJS.Timeout | undefined;
   let wait: Wait | undefined;
@@ -109,26 +119,36 @@ export function openFeed(connection: ConnectionSettings, listener: FeedListener,
       listener.notification(text);
       wake();
     },
-    connected: wake,
+    connected: (): void => {
+      answerTook = 0;
+      wake();
+    },
   };
   const channel = openChannel(connection, CHANNEL, hearing, options);
   const isLive = (): boolean => performance.now() - liveSince < SILENCE;
 
+  /** A reading continues from the newest cursor, so questions overlap only after the first answer on a connection. */
+  const isFar = (): boolean => answerTook > ASK_EVERY;
+  const mayAsk = (): boolean => underWay < (isFar() ? MOST_UNDER_WAY : 1);
+
   async function ask(): Promise<void> {
-    if (asking || closed) return;
-    asking = true;
+    if (!mayAsk() || closed) return;
+    underWay += 1;
     woken = false;
     askedAt = performance.now();
     const since = askedAt;
+    const base = cursor;
+    if (isFar()) askLater();
     try {
-      const reading = await channel.ask<FeedReading>(READ_FEED, [cursor?.snapshot ?? null]);
+      const reading = await channel.ask<FeedReading>(READ_FEED, [base?.snapshot ?? null]);
       if (!reading) return;
-      take(reading, since);
+      answerTook = performance.now() - since;
+      take(reading, since, base);
       await listenOrNot(reading);
     } catch {
       // A feed without an answer is no longer live, which its callers see. So no error is reported here.
     } finally {
-      asking = false;
+      underWay -= 1;
       askLater();
     }
   }
@@ -136,40 +156,52 @@ export function openFeed(connection: ConnectionSettings, listener: FeedListener,
   function askLater(): void {
     clearTimeout(timer);
     if (closed) return;
-    const pause = woken || wait ? ASK_AGAIN_AFTER : ASK_EVERY;
+    const pause = (woken || wait) && underWay === 0 ? ASK_AGAIN_AFTER : ASK_EVERY;
     timer = setTimeout(() => void ask(), Math.max(0, askedAt + pause - performance.now()));
     timer.unref();
   }
 
   function wake(): void {
     woken = true;
-    if (!asking) askLater();
+    if (mayAsk()) askLater();
   }
 
   async function listenOrNot({ readOnly, queueUsage: usage }: FeedReading): Promise<void> {
     if (readOnly) channel.renew();
-    else if (channel.listening && usage >= CROWDED) await channel.listen(false);
-    else if (!channel.listening && usage < QUIET) {
-      await channel.listen(true);
-      beganToListen = true;
-      wake();
+    // The answers to the questions under way come before the answer to LISTEN.
+    if (readOnly || changingListen) return;
+    changingListen = true;
+    try {
+      if (channel.listening && usage >= CROWDED) await channel.listen(false);
+      else if (!channel.listening && usage < QUIET) {
+        await channel.listen(true);
+        beganToListen = true;
+        wake();
+      }
+    } finally {
+      changingListen = false;
     }
   }
 
-  function take(reading: FeedReading, since: number): void {
+  /** @param base the cursor from which the reading continues, which may be older than the newest one */
+  function take(reading: FeedReading, since: number, base: Cursor | undefined): void {
     if (reading.readOnly || closed) return;
     const known = cursor;
     // If a listener fails, there must be no cursor: then the next reading is a gap.
     cursor = undefined;
-    const gap = known === undefined || isGap(known, reading) || (beganToListen && reading.former);
+    const gap = !known || !base || isGap(base, reading) || isGap(known, reading) || (beganToListen && reading.former);
     const { snapshot, clock, source, newest } = reading;
     answeredAt = performance.now();
     const next = { snapshot, clock, source, newest, askedAt: since, answeredAt };
     queueUsage = reading.queueUsage;
     beganToListen = false;
     if (gap && known) gaps += 1;
+    const isNew = (seq: number): boolean => !found.some((seqs) => seqs.has(seq));
+    const fresh = reading.messages.filter((_, index) => isNew(reading.seqs[index] ?? 0));
+    // After a gap the numbers may begin again.
+    found = [...(gap ? [] : found.slice(1 - MOST_UNDER_WAY)), new Set(reading.seqs)];
     if (gap) listener.gap();
-    else for (const message of reading.messages) listener.change(message);
+    else for (const message of fresh) listener.change(message);
     cursor = next;
     if (reading.former && !channel.listening) return;
     liveSince = since;

@@ -19,9 +19,13 @@ import { tenantMigrations } from '../../db/tenant/migrations/index.js';
 import { claimInside, claimWithin, compare, complete, look } from '../operations/evidence.js';
 import { databaseIs } from '../tenants/tenant-states.js';
 import { createLockSession } from '../../db/registry/lock-session.js';
-import { createTenantLocks } from '../tenants/tenant-locks.js';
+import { createTenantLocks, type TenantLocks } from '../tenants/tenant-locks.js';
 import type { PlacedProvisioner, Place } from '../clusters/provisioners.js';
-import { dropOutdatedTemplates, ensureTemplate } from '../operations/templates.js';
+import { OPERATION_TIMES } from '../operations/runner/operation-times.js';
+import { createRunner, type RunnerDeps } from '../operations/runner/runner.js';
+import { dropOutdatedTemplates } from '../operations/template/outdated-templates.js';
+import type { TemplateServer } from '../operations/template/building-template.js';
+import { createTemplateMaker, templateSiteAt, type TemplateMaker } from '../operations/template/template-maker.js';
 
 export interface MigrationReport {
   /** Names of the registry migrations that ran. */
@@ -49,30 +53,82 @@ export interface MigrationReport {
  * @param deps.registry a connection as the registry's owner
  * @param deps.registryService the service's role in the registry, if it is not the owner
  * @param deps.cluster the default cluster, with `inDatabase` and the role `provisioner`
+ * @param deps.place the address of the default cluster. Without it, the operation that makes its template names no cluster
+ * @param deps.onOutcome called when an attempt at such an operation has ended
  * @param deps.others gives the registered clusters other than the default one; called after the registry is migrated
  * @param progress called before each tenant's database, with the number of databases in total
  * @throws if the registry or the default cluster's template cannot be migrated
  */
-export async function migrateAll(
-  deps: Pick<PlacedProvisioner, 'cluster' | 'inDatabase'> & {
-    registry: Kysely<Registry>;
-    registryService?: string | undefined;
-    provisioner: string;
-    others?: (registry: Kysely<Registry>) => Promise<readonly OtherCluster[]>;
-  },
-  progress: (done: number, all: number, tenant: TenantRecord) => void = () => undefined,
-): Promise<MigrationReport> {
-  const { registry, registryService, cluster, inDatabase, provisioner } = deps;
+export async function migrateAll(deps: MigrationDeps, progress: Progress = () => undefined): Promise<MigrationReport> {
+  const { registry, registryService } = deps;
   const ran = await migrateToLatest(registry, registryMigrations);
   if (registryService !== undefined) await grantServiceRights(registry, registryService);
   const installation = await findInstallationId(registry);
+  // One tenant or operation at a time: its lock holds one connection, and the work needs one more.
+  const session = createLockSession(registry, () => undefined);
+  const locks = createTenantLocks(session);
+  const worker = `migrate-${process.pid}`;
+  const ignore = (): void => undefined;
+  const { onOutcome = ignore } = deps;
+  // It takes up nothing by itself: the operations of a fleet are for the replicas.
+  const runner = createRunner({
+    registry,
+    locks,
+    worker,
+    times: OPERATION_TIMES,
+    onOutcome,
+    onLookFailed: ignore,
+    onError: ignore,
+  });
+  const maker = createTemplateMaker({
+    registry,
+    locks,
+    runner,
+    worker,
+    installation: () => Promise.resolve(installation),
+  });
+  try {
+    return await migrateFleet(deps, { ran, installation, locks, maker }, progress);
+  } finally {
+    await runner.close();
+    await session.close();
+  }
+}
+
+type Progress = (done: number, all: number, tenant: TenantRecord) => void;
+
+interface MigrationDeps extends Pick<PlacedProvisioner, 'cluster' | 'inDatabase'> {
+  readonly registry: Kysely<Registry>;
+  readonly registryService?: string | undefined;
+  readonly provisioner: string;
+  readonly place?: Place | undefined;
+  readonly onOutcome?: RunnerDeps['onOutcome'] | undefined;
+  readonly others?: (registry: Kysely<Registry>) => Promise<readonly OtherCluster[]>;
+}
+
+/** Longest wait (ms) for another worker that makes the template of a server. */
+const TEMPLATE_PATIENCE = 60_000;
+
+async function migrateFleet(
+  deps: MigrationDeps,
+  {
+    ran,
+    installation,
+    locks,
+    maker,
+  }: { ran: readonly string[]; installation: string; locks: TenantLocks; maker: TemplateMaker },
+  progress: Progress,
+): Promise<MigrationReport> {
+  const { registry, cluster, inDatabase, provisioner } = deps;
   const own = { cluster, inDatabase, role: provisioner };
-  let templateMade = await ensureTemplate(own, tenantMigrations, installation);
+  const makeTemplate = async (server: TemplateServer, place: Place | undefined): Promise<boolean> =>
+    maker.ensure(server, await templateSiteAt(registry, place), TEMPLATE_PATIENCE);
+  let templateMade = await makeTemplate(own, deps.place);
   const others = (await deps.others?.(registry)) ?? [];
   const clustersFailed: { cluster: string; error: unknown }[] = [];
   for (const { place, opened, role } of others) {
     try {
-      templateMade = (await ensureTemplate({ ...opened, role }, tenantMigrations, installation)) || templateMade;
+      templateMade = (await makeTemplate({ ...opened, role }, place)) || templateMade;
     } catch (error) {
       clustersFailed.push({ cluster: nameOf(place), error });
     }
@@ -86,9 +142,6 @@ export async function migrateAll(
     return others.find(({ place }) => nameOf(place) === name)?.opened ?? own;
   };
 
-  // One tenant at a time: its lock holds one connection, and the work needs one more.
-  const session = createLockSession(registry, () => undefined);
-  const locks = createTenantLocks(session);
   const failed: { tenant: TenantRecord; error: unknown }[] = [];
 
   /** Reads the tenant's state within its lock: it may have been resumed, or purged, since it was listed. */

@@ -42,11 +42,6 @@ export function statusesFor(act: TenantAct): TenantStatus[] {
   return tenantStatuses.filter((status) => transitions[status][act]);
 }
 
-/** The statuses whose database must be open, or closed. */
-export function statusesWhere(database: 'open' | 'closed'): TenantStatus[] {
-  return tenantStatuses.filter((status) => databaseIs[status] === database);
-}
-
 /** @throws AppError `tenant-state` if the act is not possible */
 export function ensurePossible(act: TenantAct, status: TenantStatus): void {
   if (!transitions[status][act])

@@ -1,7 +1,7 @@
 // Rows and databases that do not agree: of a former build, of a registry that went back in time, of another owner, or restored
 // from a dump. A database that may hold a tenant's data stays, and an operator can continue with each of them.
 import { sql } from 'kysely';
-import { randomBytes } from 'node:crypto';
+import { randomBytes, randomUUID } from 'node:crypto';
 import { expect, inject, it, onTestFinished } from 'vitest';
 import { ADMIN, asSuperuser, connectAs, type PageOf, type TestService } from '../support/app.js';
 import { contentOf, inside, PRODUCT, signIn, stateOfDatabase, writeProduct } from '../support/evidence.js';
@@ -315,4 +315,22 @@ it('a former build cannot begin to remove a tenant if it has no evidence for the
   await writeRow(service, former, sql`claim = null, generation = 0`);
   await beginToRemove(former);
   expect(await statusOf(service, former)).toBe('deleting');
+});
+
+it('a suspend that finds the mark of another tenant is one security event, and also when it is tried again', async () => {
+  const service = await startQuietService();
+  const id = await makeTenant(service, 'refused-once');
+  const row = await rowOf(service, { id });
+  await commentOnBoth(row, (await formerMark(service, id)).replace(id, randomUUID()));
+
+  await expectStatus(actOn(service, id, 'suspend'), 409);
+  await expectStatus(actOn(service, id, 'suspend'), 409);
+  const { rows } = await asSuperuser(service.config.registry.connection.database, (db) =>
+    sql<{ state: string }>`select state from operations where tenant_id = ${id} and kind = 'close'`.execute(db),
+  );
+  expect(rows).toEqual([{ state: 'needs-person' }]);
+  const events = service.lines
+    .map((line) => JSON.parse(line) as Record<string, unknown>)
+    .filter(({ event, tenantId }) => event === 'evidence-refused' && tenantId === id);
+  expect(events).toEqual([expect.objectContaining({ name: row.dbName, step: 'evidence' })]);
 });

@@ -247,7 +247,10 @@ describe('while the tenants’ server does not answer', () => {
     const cluster = inject('cluster');
     proxy = await startProxy(cluster.provisioner);
     const { host, port } = proxy;
-    service = await startServiceIn({ ...cluster, provisioner: { ...cluster.provisioner, host, port } });
+    service = await startServiceIn(
+      { ...cluster, provisioner: { ...cluster.provisioner, host, port } },
+      { overrides: { operationTimes: { removeDeadline: 3_000, longestPause: 2_000 } } },
+    );
   });
   afterAll(async () => {
     await service.close();

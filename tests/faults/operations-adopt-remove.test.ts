@@ -6,17 +6,20 @@ import { afterAll, beforeAll, beforeEach, describe, expect, inject, it } from 'v
 import { DatabaseFault } from '../../db/driver/database-fault.js';
 import { abandonOperation } from '../../db/registry/operations/operation-steering.js';
 import { insertOperation, type OperationRecord } from '../../db/registry/operations/operation-rows.js';
+import { findOperatorByEmail } from '../../db/registry/operator-queries.js';
 import { listOperations } from '../../db/registry/operations/operation-lists.js';
 import { findTenant } from '../../db/registry/tenant-queries.js';
 import {
   asSuperuser,
   createRegistry,
+  OPERATOR,
   startService,
   startServiceIn,
   type PageOf,
   type TestService,
 } from '../support/app.js';
 import { createLegacyDatabase, invoicesIn, signIn, stateOfDatabase } from '../support/evidence.js';
+import { parseExposition } from '../support/exposition.js';
 import { finishOperations } from '../support/operations.js';
 import { startProxy, type Proxy } from '../support/proxy.js';
 import { actOn, commentOn, commentOnBoth, make, roleExists, type Answered } from '../support/rows-and-marks.js';
@@ -32,6 +35,7 @@ let registry: string;
 let here: TestService;
 let there: TestService;
 let clusterId: string;
+let operatorId: string;
 
 beforeAll(async () => {
   registry = await createRegistry();
@@ -46,6 +50,7 @@ beforeAll(async () => {
   there = await startService({ registry, env });
   const { body } = await here.send<PageOf<{ id: string }>>('GET', '/clusters', { token: here.operatorToken });
   clusterId = body.data[0]?.id ?? '';
+  operatorId = (await findOperatorByEmail(here.app.engine.registry, OPERATOR.email))?.id ?? '';
 });
 afterAll(() => Promise.all([here.close(), there.close()]));
 beforeEach(() => {
@@ -72,6 +77,36 @@ async function deleted(): Promise<string> {
 /** The operations of a tenant, the newest first. */
 function operationsOf(tenantId: string, service = here): Promise<OperationRecord[]> {
   return listOperations(service.app.engine.registry, { tenantId, direction: 'desc', limit: 10 });
+}
+
+/** Who did what to a tenant, as the audit says. */
+async function actorsOf({ app }: TestService, tenantId: string): Promise<{ action: string; actor: string | null }[]> {
+  return app.engine.registry
+    .selectFrom('audit')
+    .select(['action', 'actor_id as actor'])
+    .where('tenant_id', '=', tenantId)
+    .orderBy('at')
+    .execute();
+}
+
+/** Adoptions that `there` has ended, as its metrics say. */
+async function adoptionsCounted(): Promise<{ success: number; failed: number; measured: number }> {
+  const scrape = parseExposition((await there.app.engine.metrics.expose()).body);
+  const counted = (outcome: string): number =>
+    scrape.sum('tenantry_tenant_creations_total', { source: 'adoption', outcome }) ?? 0;
+  const measured = scrape.sum('tenantry_tenant_creation_duration_seconds', { source: 'adoption' }) ?? 0;
+  return { success: counted('success'), failed: counted('failed'), measured };
+}
+
+async function adoptionsCountedSince(
+  before: Awaited<ReturnType<typeof adoptionsCounted>>,
+): ReturnType<typeof adoptionsCounted> {
+  const { success, failed, measured } = await adoptionsCounted();
+  return {
+    success: success - before.success,
+    failed: failed - before.failed,
+    measured: measured - before.measured,
+  };
 }
 
 /** Abandons the newest operation of a tenant, as a person does. */
@@ -139,8 +174,14 @@ describe('an adoption', () => {
     if (step === 'fill')
       await asSuperuser('postgres', (at) => sql`comment on database ${sql.id(database)} is null`.execute(at));
 
+    const before = await adoptionsCounted();
     await finishOperations(there.app.engine);
     expect((await findTenant(db, body.id))?.status).toBe(expected);
+    const counted = expected === undefined ? { failed: 1 } : { success: 1, measured: 1 };
+    expect(await adoptionsCountedSince(before)).toEqual({ success: 0, failed: 0, measured: 0, ...counted });
+    // The request did it once already. The worker that did it again names the operator too.
+    const created = { action: 'tenant.created', actor: operatorId };
+    expect(await actorsOf(there, body.id)).toEqual(expected === undefined ? [created] : [created, created]);
     expect(await invoicesIn(database)).toEqual([1, 2]);
     expect(await roleExists(row.dbUser)).toBe(expected !== undefined);
     expect(await isOpenToPublic(database)).toBe(expected === undefined);
@@ -301,7 +342,10 @@ describe('while the server is stopped', () => {
     const cluster = inject('cluster');
     proxy = await startProxy(cluster.provisioner);
     const { host, port } = proxy;
-    service = await startServiceIn({ ...cluster, provisioner: { ...cluster.provisioner, host, port } });
+    service = await startServiceIn(
+      { ...cluster, provisioner: { ...cluster.provisioner, host, port } },
+      { overrides: { operationTimes: { removeDeadline: 3_000 } } },
+    );
   });
   afterAll(async () => {
     await service.close();

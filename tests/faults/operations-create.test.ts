@@ -6,7 +6,15 @@ import { abandonOperation } from '../../db/registry/operations/operation-steerin
 import { listOperations } from '../../db/registry/operations/operation-lists.js';
 import { type OperationRecord } from '../../db/registry/operations/operation-rows.js';
 import { findTenantBySlug, type TenantRecord } from '../../db/registry/tenant-queries.js';
-import { ADMIN, asSuperuser, createRegistry, startServiceIn, type Answer, type TestService } from '../support/app.js';
+import {
+  ADMIN,
+  asSuperuser,
+  createRegistry,
+  OPERATOR,
+  startServiceIn,
+  type Answer,
+  type TestService,
+} from '../support/app.js';
 import { signIn, stateOfDatabase } from '../support/evidence.js';
 import { patiently } from '../support/lost-answers.js';
 import { startProxy, type Proxy } from '../support/proxy.js';
@@ -30,16 +38,17 @@ async function start(
 }
 
 /** A service whose tenants' server is behind a proxy. */
-async function startBehindProxy(): Promise<{ service: TestService; proxy: Proxy }> {
+async function startBehindProxy(
+  options: Parameters<typeof startServiceIn>[1] = {},
+): Promise<{ service: TestService; proxy: Proxy }> {
   const cluster = inject('cluster');
   const proxy = await startProxy(cluster.provisioner);
   onTestFinished(() => proxy.close());
   const { host, port } = proxy;
-  const service = await start(
-    await createRegistry(),
-    {},
-    { ...cluster, provisioner: { ...cluster.provisioner, host, port } },
-  );
+  const service = await start(await createRegistry(), options, {
+    ...cluster,
+    provisioner: { ...cluster.provisioner, host, port },
+  });
   return { service, proxy };
 }
 
@@ -64,7 +73,7 @@ async function creationOf(
 }
 
 it('a creation on a server that hangs is answered with its operation at the deadline, and goes on when the server is back', async () => {
-  const { service, proxy } = await startBehindProxy();
+  const { service, proxy } = await startBehindProxy({ overrides: { operationTimes: { createDeadline: 6_000 } } });
   expect((await make(service, 'first')).status).toBe(201);
   proxy.mode = 'hang';
   const answer = await make(service, 'hanging', 'key-hanging');
@@ -137,9 +146,17 @@ it('a replica that vanishes after the mark leaves a tenant that another one make
   });
   const { row, operation } = await creationOf(vanishing, 'marked');
   await endLockSessions(registry);
+  await makeDue(vanishing, operation);
   const other = await start(registry, { operator: false });
   await eventually('it is done', async () => (await operationOf(other, operation.id))?.state === 'done', 30_000);
   expect(await signIn(other, 'marked')).toBe(200);
+  const audited = await other.app.engine.registry
+    .selectFrom('audit')
+    .innerJoin('operators', 'operators.id', 'audit.actor_id')
+    .select(['audit.action', 'operators.email'])
+    .where('audit.target_id', '=', row?.id ?? '')
+    .execute();
+  expect(audited).toEqual([{ action: 'tenant.created', email: OPERATOR.email }]);
   resume();
   // The request is answered with the tenant that the other replica has made active.
   expect(await first).toMatchObject({ status: 201, body: { id: row?.id } });
@@ -198,6 +215,13 @@ async function operationOf(service: TestService, id: string): Promise<Pick<Opera
     state: OperationRecord['state'];
   }>`select state from operations where id = ${id}`.execute(service.app.engine.registry);
   return rows[0];
+}
+
+/** Lets any worker take an operation at once. */
+async function makeDue({ app }: TestService, { id }: Pick<OperationRecord, 'id'>): Promise<void> {
+  await sql`update operations set not_before = now() - interval '1 second' where id = ${id}`.execute(
+    app.engine.registry,
+  );
 }
 
 async function markOn(database: string): Promise<string> {

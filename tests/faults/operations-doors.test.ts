@@ -1,10 +1,12 @@
 // The operations `open`, `close` and `rotate` when something goes wrong: answers are lost, a server is away, a worker vanishes, or
 // several replicas and acts meet.
 import { sql } from 'kysely';
-import { afterAll, beforeAll, beforeEach, describe, expect, inject, it } from 'vitest';
+import { randomBytes } from 'node:crypto';
+import { afterAll, beforeAll, beforeEach, describe, expect, inject, it, onTestFinished } from 'vitest';
 import { insertOperation } from '../../db/registry/operations/operation-rows.js';
 import type { OperationState } from '../../db/registry/operations/operations-table.js';
 import type { Registry } from '../../db/registry/registry-schema.js';
+import { findTenant, findTenantBySlug } from '../../db/registry/tenant-queries.js';
 import { tenantLockName } from '../../db/registry/tenant-lock-keys.js';
 import type { DatabaseHandle } from '../../db/driver/client.js';
 import {
@@ -17,6 +19,8 @@ import {
   type Problem,
   type TestService,
 } from '../support/app.js';
+import type { TestCluster } from '../support/cluster.js';
+import { createLegacyDatabase, invoicesIn } from '../support/evidence.js';
 import { act, describeLoss, startReplicas, targets, type Act, type Target } from '../support/lost-answers.js';
 import { finishOperations } from '../support/operations.js';
 import { startProxy, type Proxy } from '../support/proxy.js';
@@ -26,6 +30,8 @@ import { enter, passwordOf, rowOf } from '../support/tenants.js';
 /** For work that goes on by itself. */
 const BACKGROUND = { timeout: 50_000, interval: 100 };
 
+let registry: string;
+let behind: TestCluster;
 let proxy: Proxy;
 let second: SecondCluster;
 let central: DatabaseHandle<Registry>;
@@ -36,16 +42,18 @@ let defaultId: string;
 let secondId: string;
 
 beforeAll(async () => {
-  const registry = await createRegistry();
+  registry = await createRegistry();
   central = connectAs<Registry>(registry);
   const cluster = inject('cluster');
   proxy = await startProxy(cluster.provisioner);
   second = await startSecondCluster('doors');
   const { host, port } = proxy;
-  const behind = { ...cluster, provisioner: { ...cluster.provisioner, host, port } };
+  behind = { ...cluster, provisioner: { ...cluster.provisioner, host, port } };
   const env = { DB_PASSWORD_ROTATE_AFTER_MS: '3600000' };
-  here = await startServiceIn(behind, { registry, env });
-  there = await startServiceIn(behind, { registry, env, operator: false });
+  // While a server is away, a pause grows to half a minute. What happens after it is the same after two seconds.
+  const overrides = { operationTimes: { longestPause: 2_000 } };
+  here = await startServiceIn(behind, { registry, env, overrides });
+  there = await startServiceIn(behind, { registry, env, overrides, operator: false });
   const registered = await here.send<{ id: string }>('POST', '/clusters', {
     token: here.operatorToken,
     body: second.body,
@@ -224,6 +232,109 @@ describe('while a server is away', () => {
     for (const id of away) expect(await operationsOf(id)).toHaveLength(2);
     bringBack();
     for (const id of away) await expect.poll(() => isRotated(here, id), BACKGROUND).toBe(true);
+  }, 120_000);
+});
+
+describe('while a server with ten due purges is stopped', () => {
+  it('a purge and a rotation elsewhere are done within five seconds, and the ten when it is back', async () => {
+    const away = await Promise.all(Array.from({ length: 10 }, () => make()));
+    const [purged, rotated] = [await make(secondId), await make(secondId)];
+    for (const id of [...away, purged]) expect((await act(here, 'delete', id)).status).toBe(204);
+    // The tenants of the stopped server come first.
+    for (const [index, id] of [...away, purged].entries())
+      await sql`update tenants set deleted_at = now() - interval '400 days' + ${index} * interval '1 second'
+        where id = ${id}`.execute(central.db);
+    await sql`update tenants set password_rotated_at = now() - interval '2 hours' where id = ${rotated}`.execute(
+      central.db,
+    );
+    const before = await rowOf(here, { id: rotated });
+    takeAway('hang');
+    for (const job of ['lifecycle purge', 'rotation']) await here.app.engine.housekeeping.runNow(job);
+    const elsewhere = async (): Promise<unknown> => {
+      const { dbPassword, nextDbPassword } = await rowOf(here, { id: rotated });
+      const isNew = nextDbPassword === null && dbPassword !== before.dbPassword;
+      return { purged: (await findTenant(central.db, purged)) === undefined, rotated: isNew };
+    };
+    await expect.poll(elsewhere, { timeout: 5_000, interval: 100 }).toEqual({ purged: true, rotated: true });
+    for (const id of away) expect(await unfinishedOf(id)).toEqual(['remove']);
+    bringBack();
+    for (const id of away)
+      await expect.poll(async () => (await findTenant(central.db, id)) === undefined, BACKGROUND).toBe(true);
+  }, 120_000);
+});
+
+describe('while more operations wait for a server than it may have at once', () => {
+  /** A replica whose first five operations end when `release` is called: they have every turn on the server. */
+  async function startBusy(): Promise<{ busy: TestService; release: () => void }> {
+    let release: () => void = () => undefined;
+    const released = new Promise<void>((resolve) => (release = resolve));
+    const busy = await startServiceIn(behind, {
+      registry,
+      operator: false,
+      overrides: { afterOperationStep: () => released, operationTimes: { turnPatience: 200 } },
+    });
+    onTestFinished(async () => {
+      release();
+      await busy.close();
+    });
+    return { busy, release };
+  }
+
+  it('a request without a turn names its operation, and the service ends the operation', async () => {
+    const ids = await Promise.all(Array.from({ length: 11 }, () => make()));
+    const [suspended = '', resumed = '', deleted = '', restored = '', purged = '', rotated = '', ...holders] = ids;
+    const database = `legacy_${randomBytes(6).toString('hex')}`;
+    await createLegacyDatabase(database, behind.provisioner.user);
+    expect((await act(here, 'suspend', resumed)).status).toBe(200);
+    for (const id of [restored, purged]) expect((await act(here, 'delete', id)).status).toBe(204);
+
+    const { busy, release } = await startBusy();
+    const held = Promise.all(holders.map((id) => act(busy, 'suspend', id)));
+    await expect
+      .poll(async () => (await Promise.all(holders.map(isOpen))).filter((open) => open === false), BACKGROUND)
+      .toHaveLength(5);
+    const send = (slug: string, more: object): Promise<Answer<Problem>> => {
+      const body = { name: slug, slug, admin: ADMIN, clusterId: defaultId, ...more };
+      return busy.send<Problem>('POST', '/tenants', { token: here.operatorToken, body });
+    };
+    const adopt = { clusterId: defaultId, database };
+    const answers = {
+      create: send('busy-created', {}),
+      adopt: send('busy-adopted', { adopt, clusterId: undefined }),
+      close: act(busy, 'suspend', suspended),
+      open: act(busy, 'resume', resumed),
+      'close, deleted': act(busy, 'delete', deleted),
+      'open, restored': act(busy, 'restore', restored),
+      remove: act(busy, 'purge', purged),
+      rotate: rotate(busy, rotated),
+    };
+    for (const [what, answer] of Object.entries(answers)) {
+      const { status, body, text } = await answer;
+      expect([what, status, body.code], text).toEqual([what, 503, 'operation-unfinished']);
+      const { operationId } = body as Problem & { readonly operationId?: string };
+      const operation = await central.db
+        .selectFrom('operations')
+        .select('kind')
+        .where('id', '=', operationId ?? null)
+        .executeTakeFirst();
+      expect(operation, text).toEqual({ kind: what.split(',')[0] });
+    }
+
+    release();
+    await held;
+    const left = (): Promise<unknown[]> =>
+      central.db.selectFrom('operations').select(['kind', 'subject']).where('ended_at', 'is', null).execute();
+    await expect.poll(left, BACKGROUND).toEqual([]);
+    expect(await stateOf(suspended)).toEqual({ status: 'suspended', open: false });
+    expect(await stateOf(deleted)).toEqual({ status: 'deleted', open: false });
+    expect(await stateOf(restored)).toEqual({ status: 'active', open: true });
+    expect(await findTenant(central.db, purged)).toBeUndefined();
+    expect(await isRotated(here, rotated)).toBe(true);
+    // Only their requests knew the first admin, or the changes of the row.
+    expect(await stateOf(resumed)).toEqual({ status: 'suspended', open: false });
+    for (const slug of ['busy-created', 'busy-adopted'])
+      expect(await findTenantBySlug(central.db, slug)).toBeUndefined();
+    expect(await invoicesIn(database)).toEqual([1, 2]);
   }, 120_000);
 });
 

@@ -20,7 +20,7 @@ import { createTenantLocks } from '../../src/tenants/tenant-locks.js';
 import { migrateAll } from '../../src/rollouts/migrate-fleet.js';
 import { openProvisioner, type Provisioner } from '../../src/clusters/provisioner-connections.js';
 import { provisioningSteps, type ProvisioningStep } from '../../src/operations/create/create-steps.js';
-import { templateName } from '../../src/operations/templates.js';
+import { templateName } from '../../src/operations/template/template-names.js';
 import {
   beginSession,
   ADMIN,
@@ -72,6 +72,7 @@ beforeAll(async () => {
         const row = await findTenantBySlug(central.db, making);
         if (row) await afterStep?.(step, row);
       },
+      operationTimes: { removeDeadline: 3_000 },
     },
   );
   send = sender(app);
@@ -255,7 +256,9 @@ describe('when the undo fails too,', () => {
 
     await unblock();
     // The service may have finished it before.
-    expect([204, 404]).toContain((await send('DELETE', `/tenants/${id}`, { token })).status);
+    const isFinished = async (): Promise<boolean> =>
+      [204, 404].includes((await send('DELETE', `/tenants/${id}`, { token })).status);
+    await expect.poll(isFinished, { timeout: 25_000 }).toBe(true);
     expect(await remainsOf(slug, name)).toEqual(NOTHING);
     await expectWorkingTenant(slug);
   });

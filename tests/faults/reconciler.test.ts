@@ -12,7 +12,7 @@ import { scramVerifier } from '../../db/server/scram.js';
 import { tenantMigrations } from '../../db/tenant/migrations/index.js';
 import { newDatabaseName, newTenantId } from '../../src/tenants/tenant-ids.js';
 import { openProvisioner, type Provisioner } from '../../src/clusters/provisioner-connections.js';
-import { templateName } from '../../src/operations/templates.js';
+import { templateName } from '../../src/operations/template/template-names.js';
 import { asSuperuser, startService, type TestService } from '../support/app.js';
 import { finishOperations } from '../support/operations.js';
 

@@ -25,7 +25,8 @@ beforeAll(async () => {
   central = connectAs<Registry>(registry);
   const { host, port } = proxy;
   const tenants = { ...config.tenants, provisioner: { ...config.tenants.provisioner, host, port } };
-  app = await openApp({ ...config, tenants });
+  // The pauses of the runner grow to half a minute otherwise. The rotation is completed after one of them, however long it is.
+  app = await openApp({ ...config, tenants }, { operationTimes: { longestPause: 2_000 } });
   send = sender(app);
   await insertOperator(app.engine.registry, { email: 'operator@example.com', passwordHash: 'not used' });
   const found = await findOperatorByEmail(app.engine.registry, 'operator@example.com');
@@ -60,7 +61,7 @@ it.each(['refuse', 'hang'] as const)(
     expect(failed.headers['retry-after']).toMatch(/^[1-9]\d*$/);
     expect(failed.text).toContain('The new password is stored.');
     // The next attempt fails as well.
-    await finishOperations(app.engine);
+    await finishOperations(app.engine, 1);
     const pending = await findTenant(central.db, id);
     expect(pending).toMatchObject({ dbPassword: before?.dbPassword, nextDbPassword: expect.any(String) as unknown });
 

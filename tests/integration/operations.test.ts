@@ -9,6 +9,7 @@ import {
   type NewOperation,
   type OperationRecord,
 } from '../../db/registry/operations/operation-rows.js';
+import { sweepOperations } from '../../db/registry/operations/operation-lists.js';
 import type { OperationState } from '../../db/registry/operations/operations-table.js';
 import { countUnfinished } from '../../db/registry/status-queries.js';
 import { faultsOf } from '../../src/observability/log-fields.js';
@@ -590,6 +591,38 @@ describe('the log', () => {
     expect(linesOf(await run(undefined))).toEqual([]);
   }, 60_000);
 });
+
+it('the sweep deletes operations that ended long ago, page by page, and none that is unfinished', async () => {
+  const own = await startServiceForTest();
+  const { database } = own.config.registry.connection;
+  const { registry, housekeeping } = own.app.engine;
+  // After the run at the start, no other one is due.
+  await housekeeping.runNow('operations sweep');
+  const add = (count: number, kind: string, state: OperationState, ended: string | null): Promise<unknown> =>
+    asSuperuser(database, (db) =>
+      sql`insert into operations (id, kind, subject, state, created_at, ended_at, not_before)
+        select gen_random_uuid(), ${kind}, gen_random_uuid(), ${state}, now() - interval '1 year',
+          now() - ${ended}::interval, now() + interval '1 day' from generate_series(1, ${count}::int)`.execute(db),
+    );
+  const left = async (): Promise<Record<string, number>> => {
+    const { rows } = await asSuperuser(database, (db) =>
+      sql<{ kind: string; count: number }>`
+        select kind, count(*)::int as count from operations where kind like 'test %' group by kind`.execute(db),
+    );
+    return Object.fromEntries(rows.map(({ kind, count }) => [kind, count]));
+  };
+  for (const state of ['done', 'undone', 'abandoned'] as const) await add(800, 'test old', state, '31 days');
+  await add(20, 'test recent', 'done', '29 days');
+  for (const state of ['running', 'undoing', 'waiting', 'needs-person'] as const)
+    await add(5, 'test unfinished', state, null);
+
+  // One statement deletes no more than a page.
+  expect(await sweepOperations(registry, 300)).toBe(300);
+  expect(await left()).toEqual({ 'test old': 2_100, 'test recent': 20, 'test unfinished': 20 });
+  // The job goes on until no page is full.
+  await housekeeping.runNow('operations sweep');
+  expect(await left()).toEqual({ 'test recent': 20, 'test unfinished': 20 });
+}, 60_000);
 
 it('counts unfinished operations without reading those that have ended', async () => {
   const own = await startServiceForTest();

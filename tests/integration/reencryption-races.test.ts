@@ -20,6 +20,7 @@ import { createDefaultCluster } from '../../src/clusters/default-cluster.js';
 import { createEnvelope, type EnvelopeContext } from '../../src/secrets/envelope.js';
 import type { RecordEvent } from '../../src/observability/security-events.js';
 import { createReencryption, type Reencryption } from '../../src/operations/reencryption.js';
+import { OPERATION_TIMES } from '../../src/operations/runner/operation-times.js';
 import { createRunner } from '../../src/operations/runner/runner.js';
 import { createTenantLocks } from '../../src/tenants/tenant-locks.js';
 import { connectAs, createRegistry, testConfig } from '../support/app.js';
@@ -63,6 +64,7 @@ function reencryptionWith(keys: readonly (typeof k1)[]): Reencryption {
     registry: service.db,
     locks: createTenantLocks(locks),
     worker: 'one',
+    times: OPERATION_TIMES,
     onOutcome: () => undefined,
     onLookFailed: () => undefined,
     onError: (error) => {

@@ -7,7 +7,7 @@ import { boundRuntimeRoles } from '../../db/server/server-admin.js';
 import { DatabaseFault, hasSqlState } from '../../db/driver/database-fault.js';
 import { scramVerifier } from '../../db/server/scram.js';
 import { tenantMigrations } from '../../db/tenant/migrations/index.js';
-import { templateName } from '../../src/operations/templates.js';
+import { templateName } from '../../src/operations/template/template-names.js';
 import { asSuperuser, connectAs, createRegistry, startService, type TestService } from '../support/app.js';
 import { enter, reach, type Reached } from '../support/tenants.js';
 

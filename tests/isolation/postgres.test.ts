@@ -8,7 +8,7 @@ import type { DatabaseHandle } from '../../db/driver/client.js';
 import { createRuntimeRole } from '../../db/server/server-admin.js';
 import { scramVerifier } from '../../db/server/scram.js';
 import { tenantMigrations } from '../../db/tenant/migrations/index.js';
-import { templateName } from '../../src/operations/templates.js';
+import { templateName } from '../../src/operations/template/template-names.js';
 import {
   ADMIN,
   asSuperuser,

@@ -6,14 +6,15 @@ import type { Engine } from '../../src/engine/index.js';
 /**
  * Records operations for unfinished rows, and lets every unfinished operation have its next attempts now, until all have ended, or
  * for about two seconds.
+ *
+ * @param attempts the most attempts of each operation
  */
-export async function finishOperations({
-  leftovers,
-  registry,
-  runner,
-}: Pick<Engine, 'leftovers' | 'registry' | 'runner'>): Promise<void> {
+export async function finishOperations(
+  { leftovers, registry, runner }: Pick<Engine, 'leftovers' | 'registry' | 'runner'>,
+  attempts = 10,
+): Promise<void> {
   await leftovers.record(new AbortController().signal);
-  for (let time = 0; time < 10; time += 1) {
+  for (let time = 0; time < attempts; time += 1) {
     const left = await registry
       .updateTable('operations')
       // The column has milliseconds: the time rounded up would be in the future.

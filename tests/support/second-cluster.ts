@@ -4,9 +4,8 @@ import { sql } from 'kysely';
 import { createDatabase, type ConnectionSettings } from '../../db/driver/client.js';
 import { bootstrapCluster } from '../../db/server/server-admin.js';
 import { scramVerifier } from '../../db/server/scram.js';
-import { selfSigned } from './certificate.js';
 import { startPostgres } from './servers.js';
-import { eventually } from './service-process.js';
+import { serveTls } from './tls-server.js';
 
 export interface SecondCluster {
   readonly superuser: ConnectionSettings;
@@ -93,31 +92,7 @@ export async function startSecondCluster(name = 'second'): Promise<SecondCluster
       connectionReserve: 4,
     },
     asSuperuser,
-    async serveTls(tlsHost) {
-      const { certificate, key } = selfSigned(tlsHost);
-      const files = { ssl_cert_file: `${tlsHost}.crt`, ssl_key_file: `${tlsHost}.key` };
-      await asSuperuser('postgres', async (db) => {
-        for (const [setting, text] of [
-          ['ssl_cert_file', certificate],
-          ['ssl_key_file', key],
-        ] as const) {
-          // Written by the server: the key must belong to the server's user, which is another one under root.
-          await sql`copy (select unnest(string_to_array(${sql.lit(text)}, e'\\n')))
-            to program ${sql.lit(`umask 077; cat > ${files[setting]}`)}`.execute(db);
-          await sql`alter system set ${sql.raw(setting)} to ${sql.lit(files[setting])}`.execute(db);
-        }
-        await sql`alter system set ssl to on`.execute(db);
-        await sql`select pg_reload_conf()`.execute(db);
-        await eventually('it uses the certificate', async () => {
-          const { rows } = await sql<{ used: boolean }>`
-            select current_setting('ssl')::boolean and current_setting('ssl_cert_file') = ${files.ssl_cert_file} as used`.execute(
-            db,
-          );
-          return rows[0]?.used ?? false;
-        });
-      });
-      return certificate;
-    },
+    serveTls: (tlsHost) => serveTls(superuser, tlsHost),
     databases: () =>
       asSuperuser('postgres', async (db) => {
         const { rows } = await sql<{ name: string }>`select datname as name from pg_database order by 1`.execute(db);

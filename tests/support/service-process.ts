@@ -44,14 +44,15 @@ function environment(env: Readonly<Record<string, string>>): NodeJS.ProcessEnv {
   return { PATH: process.env['PATH'], HOME: process.env['HOME'], ...env };
 }
 
-/** Runs a program of the build to its end. */
+/** Runs a program of the build to its end. @param folder of another source tree, with its build */
 export async function runProgram(
   script: string,
   env: Readonly<Record<string, string>>,
   args: readonly string[] = [],
+  folder = root,
 ): Promise<{ code: number | null; stdout: string; stderr: string }> {
-  const child = spawn(process.execPath, [path.join(root, 'dist', script), ...args], {
-    cwd: root,
+  const child = spawn(process.execPath, [path.join(folder, 'dist', script), ...args], {
+    cwd: folder,
     env: environment(env),
   });
   const output = collect(child);
@@ -70,10 +71,15 @@ export interface ServiceProcess {
   readonly exited: Promise<number | null>;
 }
 
-/** Starts the service on a free port and waits until it listens. @throws Error with its output if it ends first */
-export async function startProcess(env: Readonly<Record<string, string>>): Promise<ServiceProcess> {
-  const child = spawn(process.execPath, [path.join(root, 'dist/src/server.js')], {
-    cwd: root,
+/**
+ * Starts the service on a free port and waits until it listens.
+ *
+ * @param folder of another source tree, with its build
+ * @throws Error with its output if it ends first
+ */
+export async function startProcess(env: Readonly<Record<string, string>>, folder = root): Promise<ServiceProcess> {
+  const child = spawn(process.execPath, [path.join(folder, 'dist/src/server.js')], {
+    cwd: folder,
     env: environment({
       PORT: '0',
       RATE_LIMIT_MAX: '1000000',

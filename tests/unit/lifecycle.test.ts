@@ -7,7 +7,6 @@ import {
   databaseIs,
   ensurePossible,
   statusesFor,
-  statusesWhere,
   tenantActs,
   tenantStatuses,
   transitions,
@@ -56,7 +55,6 @@ describe('the table of states', () => {
 
   it('decides which acts are possible', () => {
     expect(statusesFor('purge')).toEqual(['deleted', 'deleting']);
-    expect(statusesWhere('closed')).toEqual(['suspended', 'deleted']);
     for (const status of tenantStatuses)
       for (const act of tenantActs) {
         const attempt = (): void => {

@@ -25,7 +25,9 @@ export interface FleetCounts {
 }
 
 export interface FleetNumbers {
-  /** Undefined if the registry does not answer. Never rejects, and never waits longer than `DEADLINE`. */
+  /**
+   * Undefined if the registry has not answered for `USED_FOR`. Never rejects, and never waits longer than `DEADLINE`.
+   */
   read(): Promise<FleetCounts | undefined>;
 }
 
@@ -34,6 +36,12 @@ const MOST_JOBS = 200;
 
 /** Numbers that are younger than this (ms) are used again. */
 const FRESH_FOR = 30_000;
+
+/**
+ * Numbers that are younger than this (ms) are used while the registry has not answered yet: five questions to a registry that is
+ * far away take longer than a scrape waits.
+ */
+const USED_FOR = 45_000;
 
 /** After a failure the registry is asked again after this time (ms). */
 const RETRY_AFTER = 5_000;
@@ -47,10 +55,12 @@ const DEADLINE = 1_500;
  */
 export function createFleetNumbers(registry: Kysely<Registry>, version: string, grace: number): FleetNumbers {
   let known: { readonly fleet: FleetCounts | undefined; readonly until: number } | undefined;
+  let readAt = -Infinity;
   let asking: Promise<void> | undefined;
 
   async function ask(): Promise<void> {
     let fleet: FleetCounts | undefined;
+    const askedAt = performance.now();
     try {
       // One after the other: the scrape needs one connection of the pool, not five.
       const tenants = await countTenants(registry);
@@ -59,6 +69,7 @@ export function createFleetNumbers(registry: Kysely<Registry>, version: string, 
       const { counts: reports } = await listReports(registry, 1);
       const jobs = await listJobs(registry, MOST_JOBS);
       fleet = { tenants, standby, unfinished, reports, jobs };
+      readAt = askedAt;
     } catch {
       // `tenantry_fleet_readable` says so.
     }
@@ -73,7 +84,7 @@ export function createFleetNumbers(registry: Kysely<Registry>, version: string, 
       try {
         await within(asking, DEADLINE, () => new Error('the registry did not answer in time'));
       } catch {
-        return undefined;
+        return performance.now() - readAt < USED_FOR ? known?.fleet : undefined;
       }
       return known?.fleet;
     },

@@ -8,7 +8,7 @@ import { changeMark, findMarks, parseMark } from '../../../db/server/marks.js';
 import { AppError } from '../../errors.js';
 import { isOwnName } from '../../tenants/tenant-ids.js';
 import type { PlacedProvisioner } from '../../clusters/provisioners.js';
-import { isTemplateName } from '../templates.js';
+import { isTemplateName } from '../template/template-names.js';
 
 export interface AdoptableDeps {
   readonly registry: Kysely<Registry>;

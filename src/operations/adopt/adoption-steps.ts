@@ -25,7 +25,7 @@ import { tenantMigrations } from '../../../db/tenant/migrations/index.js';
 import type { TenantDatabase } from '../../../db/tenant/tenant-schema.js';
 import { setRoles } from '../../../db/tenant/user-roles.js';
 import { insertUser } from '../../../db/tenant/user-queries.js';
-import { confirmOperator, SERVICE } from '../../audit/operator-act.js';
+import { confirmOperator, originOf } from '../../audit/operator-act.js';
 import type { PlacedProvisioner } from '../../clusters/provisioners.js';
 import { TENANT_SCRAM_ITERATIONS } from '../../tenants/tenant-ids.js';
 import { activate } from '../create/activation.js';
@@ -272,7 +272,7 @@ export class Adopting {
       settled: () => Promise.resolve('not-done'),
       do: async () => {
         const status = this.input || (await this.#found())?.open !== false ? 'active' : 'suspended';
-        const origin = this.input?.origin ?? SERVICE;
+        const origin = this.input?.origin ?? originOf(this.operation);
         const active = await activate(registry, this.row, this.operation, origin, record, status);
         if (!active) throw new Error('the row of the new tenant is gone');
         this.input?.made(active);

@@ -24,13 +24,13 @@ import { tenantMigrations } from '../../../db/tenant/migrations/index.js';
 import { grantRuntimeRights } from '../../../db/tenant/tenant-grants.js';
 import { hasUsers } from '../../../db/tenant/usage-queries.js';
 import { insertFirstAdmin } from '../../../db/tenant/user-queries.js';
-import { confirmOperator, SERVICE } from '../../audit/operator-act.js';
+import { confirmOperator, originOf } from '../../audit/operator-act.js';
 import type { PlacedProvisioner } from '../../clusters/provisioners.js';
 import { TENANT_SCRAM_ITERATIONS } from '../../tenants/tenant-ids.js';
 import { activate } from './activation.js';
 import { PastReturn, type Plan, type Step } from '../runner/operation-kinds.js';
 import { standbyMark } from '../standby/standby-databases.js';
-import { templateName } from '../templates.js';
+import { templateName } from '../template/template-names.js';
 import type { CreationDeps, CreationInput } from './creation.js';
 import { giveUp, takeBack } from './take-back.js';
 import { isWhole } from './wholeness.js';
@@ -94,7 +94,7 @@ class Creation {
   }
 
   get #origin(): AuditOrigin {
-    return this.input?.origin ?? SERVICE;
+    return this.input?.origin ?? originOf(this.operation);
   }
 
   /** @throws Error if another process began the operation: then the first admin is not known */

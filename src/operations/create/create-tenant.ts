@@ -28,6 +28,7 @@ import type { Precedence } from './precedence.js';
 import { leftAsItIs } from '../reports.js';
 import { answered } from '../runner/answering.js';
 import type { OperationKind } from '../runner/operation-kinds.js';
+import type { OperationTimes } from '../runner/operation-times.js';
 import type { Runner } from '../runner/runner.js';
 
 export interface Provisioning {
@@ -50,10 +51,9 @@ export interface ProvisioningDeps extends CreationDeps {
   readonly choosePlace: (wish: PlaceWish) => Promise<ChosenPlace>;
   /** Standby databases are made only while no tenant is being made. */
   readonly precedence: Pick<Precedence, 'run'>;
+  readonly times: Pick<OperationTimes, 'createDeadline'>;
   /** Called after a standby database was claimed. */
   readonly onClaim: () => void;
-  /** Called when a tenant was made, or could not be made. @param seconds how long it took */
-  readonly onOutcome: (source: Source, outcome: 'success' | 'failed', seconds: number) => void;
   readonly onError: (error: unknown, context: { tenantId?: string; step: string }) => void;
 }
 
@@ -63,9 +63,6 @@ type Source = 'standby' | 'template';
  * Attempts for each request. A request is tried again after an obstacle was removed, or if a standby database could not be used.
  */
 const ATTEMPTS = 4;
-
-/** Longest time (ms) that a request waits for its tenant. */
-const DEADLINE = 25_000;
 
 /**
  * The tenant's row and the operation come first, in one statement, so that nothing exists without a row. Then the mark says that
@@ -149,20 +146,13 @@ export function createProvisioning(deps: ProvisioningDeps): Provisioning {
     { admin }: NewTenant,
     origin: AuditOrigin,
   ): Promise<TenantRecord | undefined> {
-    const begunAt = performance.now();
     let tenant: TenantRecord | undefined;
     const input = { admin, origin, made: (active: TenantRecord) => (tenant = active) };
-    const work = runner.work(kind, operation, { input });
-    const source = operation.details['source'] === 'standby' ? 'standby' : 'template';
-    void work.then(
-      ({ state }) => {
-        if (state === 'done' || state === 'undone')
-          deps.onOutcome(source, state === 'done' ? 'success' : 'failed', (performance.now() - begunAt) / 1_000);
-      },
-      () => undefined,
-    );
-    const outcome = await answered(operation, work, DEADLINE, ({ undoes, because }) =>
-      undoes && because ? makingFailure(because.step, id, 'half', because.error) : undefined,
+    const outcome = await answered(
+      operation,
+      runner.work(kind, operation, { input }),
+      deps.times.createDeadline,
+      ({ undoes, because }) => (undoes && because ? makingFailure(because.step, id, 'half', because.error) : undefined),
     );
     if (outcome.state === 'done') return tenant ?? (await earlier.existing(id));
     const { step, error } = outcome;

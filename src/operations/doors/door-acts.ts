@@ -38,11 +38,11 @@ export interface DoorActs {
   finished(): Promise<void>;
 }
 
-/** Longest time (ms) that an answer waits for a database to close. */
-const CLOSE_DEADLINE = 3_000;
+/** Longest time (ms) that an answer waits for a database to close: fifteen questions to the registry, which may be far away. */
+const CLOSE_DEADLINE = 6_000;
 
-/** Longest time (ms) that an answer waits for a database that must open first. */
-const OPEN_DEADLINE = 10_000;
+/** The same for a database that must open first, under the lock of the tenant: 25 questions. */
+const OPEN_DEADLINE = 15_000;
 
 export function createDoorActs(deps: {
   readonly registry: Kysely<Registry>;

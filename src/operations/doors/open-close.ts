@@ -1,10 +1,7 @@
 // Applies a tenant's row to its database: open or closed, and marked. It acts only if the mark agrees with the row or is of an
 // earlier change. If the row is of an earlier change than the mark, nothing is opened, closed or marked.
-// src/operations/doors/door-operations.ts has the operations that call it.
+// src/operations/doors/door-operations.ts has the operations that call it, and door-drift.ts the job that finds what differs.
 import type { Kysely } from 'kysely';
-import { recentMap } from '../../lib/recent-map.js';
-import { isAbandoned, retryRefused } from '../../../db/registry/operations/operation-fences.js';
-import { insertOperation } from '../../../db/registry/operations/operation-rows.js';
 import type { Registry } from '../../../db/registry/registry-schema.js';
 import {
   claimRow,
@@ -12,15 +9,13 @@ import {
   finishRestoration,
   raiseGeneration,
 } from '../../../db/registry/tenant-status-queries.js';
-import { listRestoringTenants } from '../../../db/registry/tenant-worklists.js';
-import { findTenant, listTenantPlaces, listTenantsAt, type TenantRecord } from '../../../db/registry/tenant-queries.js';
-import { closeTenantDatabase, openTenantDatabase, readDoors } from '../../../db/server/access.js';
+import type { TenantRecord } from '../../../db/registry/tenant-queries.js';
+import { closeTenantDatabase, openTenantDatabase } from '../../../db/server/access.js';
 import { markText, parseMark } from '../../../db/server/marks.js';
 import { AppError } from '../../errors.js';
-import { compare, complete, look, markOf, whyLeft, type Verdict } from '../evidence.js';
-import { databaseIs, statusesWhere } from '../../tenants/tenant-states.js';
-import type { TenantLocks } from '../../tenants/tenant-locks.js';
-import type { Place, PlacedProvisioner, Provisioners } from '../../clusters/provisioners.js';
+import { complete, look, markOf, whyLeft, type Verdict } from '../evidence.js';
+import { databaseIs } from '../../tenants/tenant-states.js';
+import type { PlacedProvisioner, Provisioners } from '../../clusters/provisioners.js';
 import type { ReportLeft } from '../reports.js';
 
 export interface Doors {
@@ -42,16 +37,6 @@ export interface Doors {
   openFirst(tenantId: string): Promise<TenantRecord | undefined>;
   /** Checks, for a person, whether the row may act on the tenant's database. @throws as `openFirst` */
   confirm(tenantId: string): Promise<TenantRecord | undefined>;
-  /**
-   * Records that a tenant's database must be opened or closed, for any worker: it does not agree with the tenant's row. Nothing is
-   * recorded if that is recorded already, or if a person has abandoned it since the row was changed.
-   */
-  recordDrift(tenant: Pick<TenantRecord, 'id' | 'clusterId'>, wanted: 'open' | 'closed'): Promise<void>;
-  /**
-   * The job: records an operation for every tenant whose database does not agree with its row, and completes databases of a former
-   * build.
-   */
-  settleAll(signal: AbortSignal): Promise<void>;
 }
 
 /** A tenant whose row was applied to its database. */
@@ -61,8 +46,6 @@ export interface Followed {
   /** Why the database was left as it is, and reported. AppError `tenant-state`, for a person who asks. */
   readonly left?: AppError;
 }
-
-type Door = 'open' | 'closed';
 
 interface Trusted {
   /** Undefined if there is no row. */
@@ -80,26 +63,14 @@ interface Trusted {
 /** Attempts, because the mark can change between reading and writing it. */
 const LOOKS = 3;
 
-/** Maximum databases of one server that a run of the job completes: the job must connect to each. */
-const COMPLETED_PER_RUN = 100;
-
-const MAX_INCOMPLETE = 10_000;
-
 export function createDoors(deps: {
   readonly registry: Kysely<Registry>;
-  readonly locks: TenantLocks;
   readonly provisioners: Provisioners;
   readonly installation: () => Promise<string>;
   readonly publish: (tenantId: string) => Promise<void>;
   readonly report: ReportLeft;
-  /** Called after operations were recorded for any worker. */
-  readonly wake: () => void;
-  readonly onError: (error: unknown, context: { tenantId?: string; cluster?: string; step: string }) => void;
 }): Doors {
-  const { registry, locks, provisioners, report } = deps;
-  /** Tenants that this process has tried to complete. A database that cannot be completed must not delay the others in each run. */
-  const incomplete = recentMap<string, true>(MAX_INCOMPLETE);
-
+  const { registry, provisioners, report } = deps;
   /** The row, and its database if the row may act on it. If necessary, the row's number is raised, or the database is completed. */
   async function trusted(id: string, asked: boolean): Promise<Trusted> {
     for (let looks = 0; looks < LOOKS; looks += 1) {
@@ -185,88 +156,26 @@ export function createDoors(deps: {
     return tenant;
   }
 
-  async function settlePlace(place: Place, signal: AbortSignal): Promise<void> {
-    const installation = await deps.installation();
-    const closed = await listTenantsAt(registry, place, { statuses: statusesWhere('closed') });
-    const { cluster } = await provisioners.at(place);
-    const doors = await readDoors(
-      cluster,
-      closed.map(({ dbName }) => dbName),
-    );
-    const known = new Map(closed.map((tenant) => [tenant.dbName, tenant]));
-    const others = doors.filter(({ name }) => !known.has(name)).map(({ name }) => name);
-    if (others.length > 0)
-      for (const tenant of await listTenantsAt(registry, place, { names: others })) known.set(tenant.dbName, tenant);
-    let completed = 0;
-    for (const door of doors) {
-      const tenant = known.get(door.name);
-      const wanted = tenant && wantedDoor(tenant);
-      if (!wanted) continue;
-      if (signal.aborted) return;
-      const verdict = compare(tenant, door, installation);
-      if (verdict === 'agrees' && door.open === (wanted === 'open') && !(door.busy && wanted === 'closed')) continue;
-      const completes = verdict === 'former' || verdict === 'unmarked';
-      if (verdict === 'newer' || verdict === 'foreign' || (completes && !mayComplete(tenant, verdict, door.open))) {
-        report(tenant, whyLeft(verdict, door));
-        continue;
-      }
-      if (!completes) {
-        await recordDrift(tenant, wanted);
-        continue;
-      }
-      if (incomplete.has(tenant.id) || (completed += 1) > COMPLETED_PER_RUN) continue;
-      if (await attempt(tenant.id)) incomplete.set(tenant.id, true);
-    }
-  }
-
-  async function recordDrift({ id, clusterId }: Pick<TenantRecord, 'id' | 'clusterId'>, wanted: Door): Promise<void> {
-    const kind = wanted === 'open' ? 'open' : 'close';
-    if (await isAbandoned(registry, id, kind)) return;
-    const begun = await insertOperation(registry, { kind, subject: id, tenantId: id, clusterId });
-    // The evidence was just found, so an operation that was refused for want of it can go on.
-    if (begun || (await retryRefused(registry, id, kind))) deps.wake();
-  }
-
-  /** Skips a tenant that another worker has locked: that worker applies the row, or the next run does. */
-  async function attempt(id: string): Promise<boolean> {
-    try {
-      return await locks.attempt(id, () => follow(id));
-    } catch (error) {
-      deps.onError(error, { tenantId: id, step: 'settle' });
-      return true;
-    }
-  }
-
   return {
     follow,
     openFirst,
-    recordDrift,
 
     async confirm(id) {
       const { tenant, database, left } = await trusted(id, true);
       if (tenant && !database) throw left ?? noDatabase();
       return tenant;
     },
-
-    async settleAll(signal) {
-      for (const id of await listRestoringTenants(registry)) {
-        if (signal.aborted) return;
-        const tenant = await findTenant(registry, id);
-        if (tenant) await recordDrift(tenant, 'open');
-      }
-      for (const place of await listTenantPlaces(registry)) {
-        if (signal.aborted) return;
-        // A cluster that does not answer must not delay the others.
-        await settlePlace(place, signal).catch((error: unknown) => {
-          deps.onError(error, { cluster: `${place.host}:${place.port}`, step: 'settle' });
-        });
-      }
-    },
   };
 }
 
+export type Door = 'open' | 'closed';
+
 /** The wanted state of a row's database. The database of a tenant that is being restored opens before its status changes. */
-export function wantedDoor({ status, restoring, statusBeforeDeletion }: TenantRecord): Door | undefined {
+export function wantedDoor({
+  status,
+  restoring,
+  statusBeforeDeletion,
+}: Pick<TenantRecord, 'status' | 'restoring' | 'statusBeforeDeletion'>): Door | undefined {
   return databaseIs[restoring && statusBeforeDeletion !== null ? statusBeforeDeletion : status];
 }
 
@@ -274,7 +183,7 @@ export function wantedDoor({ status, restoring, statusBeforeDeletion }: TenantRe
  * Whether the job may complete a database without a mark of this build. Without this mark the number of changes is unknown. An
  * open database of a deleted tenant was perhaps restored since then: a person must ask.
  */
-function mayComplete({ status, generation }: TenantRecord, verdict: Verdict, open: boolean): boolean {
+export function mayComplete({ status, generation }: TenantRecord, verdict: Verdict, open: boolean): boolean {
   return !(status === 'deleted' && open) && (verdict === 'former' || generation === 0);
 }
 

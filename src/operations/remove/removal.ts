@@ -32,6 +32,7 @@ import { removalSteps, type RemovalDeps } from './removal-steps.js';
 import { isCondemned, keepsDatabase, placeOf, type Seen } from './take-down.js';
 import { answered, unfinished } from '../runner/answering.js';
 import type { OperationKind } from '../runner/operation-kinds.js';
+import type { OperationTimes } from '../runner/operation-times.js';
 import type { Outcome, Runner } from '../runner/runner.js';
 import { statusesFor } from '../../tenants/tenant-states.js';
 import type { TenantLocks } from '../../tenants/tenant-locks.js';
@@ -68,11 +69,7 @@ interface Asked {
   readonly asked: true;
 }
 
-/**
- * Longest time (ms) that an answer waits for the removal, and for a look at the evidence before it. DROP DATABASE waits for a
- * checkpoint and deletes files, which takes many seconds on a slow disk, as making a database does.
- */
-const DEADLINE = 25_000;
+/** Longest time (ms) that an answer waits for a look at the evidence before the removal. */
 const LOOK_DEADLINE = 3_000;
 
 export function createRemoval(
@@ -81,6 +78,7 @@ export function createRemoval(
     readonly runner: Runner;
     /** The replica's id. */
     readonly worker: string;
+    readonly times: Pick<OperationTimes, 'removeDeadline'>;
   },
 ): Removal {
   const { registry, locks, runner, worker } = deps;
@@ -220,7 +218,7 @@ export function createRemoval(
         if (outcome?.state === 'needs-person' && isLeftAsItIs(outcome.error)) throw left(id, outcome.error);
         return outcome ?? { state: 'lost' };
       });
-      return (await answered(operation, ended, DEADLINE)).state === 'done';
+      return (await answered(operation, ended, deps.times.removeDeadline)).state === 'done';
     },
 
     async recordPurge({ id, clusterId }, grace) {

@@ -22,7 +22,7 @@ import type { Registry } from '../../../db/registry/registry-schema.js';
 import { DatabaseFault, wasAnswered } from '../../../db/driver/database-fault.js';
 import { inPlainWords } from '../../jobs/plain-words.js';
 import { isLeftAsItIs } from '../reports.js';
-import { LostOperation, PastReturn, type OperationKindName, type Plan, type Step } from './operation-kinds.js';
+import { LostOperation, PastReturn, type OperationKindName, type Planned, type Step } from './operation-kinds.js';
 
 /** How an attempt ended. `error` is the error of the step `step`. */
 export type Attempted =
@@ -50,7 +50,10 @@ export interface AttemptDeps {
 }
 
 /** Steps are noted once an attempt has run for so long (ms): a quick one ends before anyone could look at it. */
-const NOTED_AFTER = 100;
+const NOTED_AFTER = 500;
+
+/** Before each later step, an attempt asks the registry whether the operation is still this worker's (ms). */
+const ASKED_AFTER = 1_000;
 
 class StepFailed extends Error {
   constructor(
@@ -70,7 +73,7 @@ class StepFailed extends Error {
 export async function attempt(
   deps: AttemptDeps,
   operation: OperationRecord,
-  plan: Plan | 'done' | 'undone',
+  plan: Planned,
   { held, begins, failed }: { held: HeldLock; begins: boolean; failed?: Failure | undefined },
 ): Promise<Attempted> {
   const { registry } = deps;
@@ -93,16 +96,18 @@ export async function attempt(
 
   /** @returns whether the last step has ended the operation */
   async function forward(steps: readonly Step[]): Promise<boolean> {
-    const noteAt = performance.now() + NOTED_AFTER;
+    const begunAt = performance.now();
+    const noteAt = begunAt + NOTED_AFTER;
     let hasEnded = false;
     for (const [index, step] of steps.entries()) {
-      // Only shows where the operation is, so the step does not wait for it. An operation that another worker took is noticed at
-      // the next step; each step also compares what it changes.
+      // Only shows where the operation is, so the step does not wait for it. Each step compares what it changes.
       const noting = setTimeout(
         () => void note(step.name, false).catch(() => undefined),
         Math.max(0, noteAt - performance.now()),
       );
       try {
+        // This process may have stood still, and another worker may have the operation since.
+        if (performance.now() - begunAt > ASKED_AFTER) await note(step.name, false).catch(() => undefined);
         const settled = begins ? 'not-done' : await step.settled();
         if (settled === 'unknown') throw new DatabaseFault('unavailable', 'the outcome of the step is not known yet');
         if (settled === 'done') continue;

@@ -11,6 +11,7 @@ import type { Registry } from '../../../db/registry/registry-schema.js';
  * - `rotate`: changes the password of a tenant's role.
  * - `standby`: makes a standby database. `withdraw`: drops one.
  * - `reencrypt`: encrypts database passwords with the current key.
+ * - `template`: makes the template database of a server.
  */
 export const operationKinds = [
   'create',
@@ -22,6 +23,7 @@ export const operationKinds = [
   'standby',
   'withdraw',
   'reencrypt',
+  'template',
 ] as const;
 export type OperationKindName = (typeof operationKinds)[number];
 
@@ -58,6 +60,19 @@ export interface Plan {
   readonly undone?: (trx: Transaction<Registry>) => Promise<void>;
 }
 
+/** What is left to do; `done` or `undone` if the operation ends without a step. */
+export type Planned = Plan | 'done' | 'undone';
+
+/** A plan for steps that need more than the lock of the subject, because work on other subjects touches the same databases. */
+export interface SurroundedPlan {
+  /**
+   * Holds what the steps need, such as a lock on their server, while it makes the plan and until the attempt has ended.
+   *
+   * @param attempt carries out the plan. Call it once, and return its result
+   */
+  readonly surround: <T>(attempt: (plan: Planned) => Promise<T>) => Promise<T>;
+}
+
 /**
  * @typeParam Input what only the request knows, such as the hash of a password. It is not recorded: if the process ends, another
  *   worker continues without it
@@ -71,7 +86,7 @@ export interface OperationKind<Input = undefined> {
    *
    * @returns how the operation ends if nothing is left to do
    */
-  plan(operation: OperationRecord, input: Input | undefined): Promise<Plan | 'done' | 'undone'>;
+  plan(operation: OperationRecord, input: Input | undefined): Promise<Planned | SurroundedPlan>;
   /**
    * What a person's abandoning changes in the registry, in its transaction. It deletes nothing that may hold data.
    *

@@ -46,6 +46,10 @@ const kindWords: Readonly<Record<OperationKindName, KindWords>> = {
     act: 'encrypting database passwords with the current key',
     abandoned: 'Passwords that are encrypted again stay so. The service may begin another one.',
   },
+  template: {
+    act: 'making the template database of a cluster',
+    abandoned: 'The next migration makes the template, and drops what is left of this one.',
+  },
 };
 
 /** @returns a part of a sentence; for a kind of a newer build the kind's name */

@@ -24,7 +24,8 @@ import type { Registry } from '../../../db/registry/registry-schema.js';
 import { isLeftAsItIs } from '../reports.js';
 import type { TenantLocks } from '../../tenants/tenant-locks.js';
 import { attempt, textOf, type Attempted, type AttemptDeps } from './attempt.js';
-import { LostOperation, type OperationKind } from './operation-kinds.js';
+import { LostOperation, type OperationKind, type Planned } from './operation-kinds.js';
+import type { OperationTimes } from './operation-times.js';
 import { createServerTurns } from './server-turns.js';
 import { createTakeUp, type TakeUp } from './take-up.js';
 
@@ -64,6 +65,7 @@ export interface RunnerDeps extends AttemptDeps {
   readonly locks: TenantLocks;
   /** The replica's id. */
   readonly worker: string;
+  readonly times: OperationTimes;
   /**
    * Called when a worker stops working on an operation, with the seconds since it was recorded. The operation is as the worker
    * took it: its `error` is that of the attempt before.
@@ -75,13 +77,6 @@ export interface RunnerDeps extends AttemptDeps {
   readonly onError: (error: unknown, context: { operationId: string; kind: string }) => void;
 }
 
-/** Pause (ms) before the next attempt: doubles from the first to the longest, with up to a fifth of jitter. */
-const FIRST_PAUSE = 250;
-const LONGEST_PAUSE = 30_000;
-
-/** Longest pause (ms) of a worker that keeps the lock meanwhile: other acts on the subject wait for the lock. */
-const LONGEST_HELD_PAUSE = 2_000;
-
 /**
  * A statement that a process sent before it died may begin to run shortly (ms) after its locks are free. After this wait the
  * statement is running, so it is seen and ended.
@@ -89,9 +84,9 @@ const LONGEST_HELD_PAUSE = 2_000;
 const SETTLED_AFTER = 250;
 
 export function createRunner(deps: RunnerDeps): Runner {
-  const { registry, locks, worker } = deps;
+  const { registry, locks, worker, times } = deps;
   const kinds = new Map<string, OperationKind<never>>();
-  const turns = createServerTurns();
+  const turns = createServerTurns(times.turnPatience);
   const running = new Set<Promise<unknown>>();
   const closing = new AbortController();
 
@@ -119,14 +114,22 @@ export function createRunner(deps: RunnerDeps): Runner {
     const began = before?.undoes ? { ...operation, undoes: true } : operation;
     let outcome: Attempted;
     try {
-      outcome = await attempt(deps, began, await kind.plan(began, input), { held, begins, failed: before?.because });
+      const plan = await kind.plan(began, input);
+      const carryOut = (planned: Planned): Promise<Attempted> =>
+        attempt(deps, began, planned, { held, begins, failed: before?.because });
+      outcome = typeof plan === 'object' && 'surround' in plan ? await plan.surround(carryOut) : await carryOut(plan);
     } catch (error) {
       if (error instanceof LostOperation) return ended(operation.id);
       const step = operation.step ?? before?.step ?? 'begin';
       outcome = { state: isLeftAsItIs(error) ? 'needs-person' : 'waiting', step, error, undoes: began.undoes };
     }
+    return concluded(operation, outcome);
+  }
+
+  /** Records in the row how an attempt ended. */
+  async function concluded(operation: OperationRecord, outcome: Attempted): Promise<Attempted> {
     if (outcome.state === 'waiting' || outcome.state === 'needs-person') {
-      const delay = pause(operation.attempts);
+      const delay = pause(times, operation.attempts);
       const error = textOf(outcome) ?? 'It has not succeeded yet.';
       // If this cannot be recorded, the row still says `running`, and is taken a little later.
       await pauseOperation(registry, operation, { ...outcome, state: outcome.state, error, delay }).catch(
@@ -137,13 +140,31 @@ export function createRunner(deps: RunnerDeps): Runner {
     return outcome;
   }
 
+  /** One attempt, as soon as it is the operation's turn on its server. Without a turn the operation waits, for any worker. */
+  async function inTurn(
+    operation: OperationRecord,
+    work: () => Promise<Outcome>,
+  ): Promise<Outcome | { readonly withoutTurn: Outcome }> {
+    const turn = { begun: false };
+    try {
+      return await turns(operation.clusterId, () => {
+        turn.begun = true;
+        return work();
+      });
+    } catch (error) {
+      if (turn.begun) throw error;
+      const { step, undoes } = operation;
+      return { withoutTurn: await concluded(operation, { state: 'waiting', step: step ?? 'begin', error, undoes }) };
+    }
+  }
+
   /** Waits, and takes the operation again. @returns undefined if it is no longer this worker's */
   async function takenAgain(
     { id, attempts }: OperationRecord,
     held: HeldLock,
   ): Promise<OperationRecord | 'given up' | undefined> {
     for (;;) {
-      const delay = Math.min(pause(attempts), LONGEST_HELD_PAUSE);
+      const delay = Math.min(pause(times, attempts), times.longestHeldPause);
       await sleep(delay, undefined, { signal: closing.signal, ref: false }).catch(() => undefined);
       if (closing.signal.aborted || held.lost) return 'given up';
       try {
@@ -166,7 +187,9 @@ export function createRunner(deps: RunnerDeps): Runner {
     for (;;) {
       const current = taken;
       await kind.wait?.();
-      const outcome = await turns(operation.clusterId, () => once(kind, current, input, held, before));
+      const outcome = await inTurn(current, () => once(kind, current, input, held, before));
+      // A server that is this busy gets no more work from a request that would soon be over.
+      if ('withoutTurn' in outcome) return outcome.withoutTurn;
       // Undoing needs no input: any worker continues it.
       if (outcome.state !== 'waiting' || outcome.undoes || input === undefined) return outcome;
       before = outcome;
@@ -199,7 +222,7 @@ export function createRunner(deps: RunnerDeps): Runner {
     }
   }
 
-  const takeUp = createTakeUp(registry, (due) => tracked(takeOne(due)), deps.onLookFailed);
+  const takeUp = createTakeUp(registry, times, (due) => tracked(takeOne(due)), deps.onLookFailed);
 
   return {
     add(kind) {
@@ -229,7 +252,7 @@ export function createRunner(deps: RunnerDeps): Runner {
   };
 }
 
-function pause(attempts: number): number {
-  const longest = Math.min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** Math.min(attempts, 20));
+function pause({ firstPause, longestPause }: OperationTimes, attempts: number): number {
+  const longest = Math.min(longestPause, firstPause * 2 ** Math.min(attempts, 20));
   return longest * (0.8 + 0.2 * Math.random());
 }

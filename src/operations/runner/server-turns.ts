@@ -10,17 +10,17 @@ import { DatabaseFault } from '../../../db/driver/database-fault.js';
  */
 export type ServerTurns = <T>(server: string | null, work: () => Promise<T>) => Promise<T>;
 
-/** Works at once on one server; how many may wait, and for how long (ms). */
+/** Works at once on one server, and how many may wait. */
 const AT_ONCE = 5;
 const WAITING = 200;
-const PATIENCE = 20_000;
 
-export function createServerTurns(): ServerTurns {
+/** @param patience longest wait (ms) for a turn */
+export function createServerTurns(patience: number): ServerTurns {
   const servers = new Map<string | null, { readonly slots: Slots; users: number }>();
   const busy = (): DatabaseFault => new DatabaseFault('busy', 'too many operations on one server');
 
   return async (server, work) => {
-    const entry = servers.get(server) ?? { slots: new Slots(AT_ONCE, WAITING, PATIENCE, busy), users: 0 };
+    const entry = servers.get(server) ?? { slots: new Slots(AT_ONCE, WAITING, patience, busy), users: 0 };
     servers.set(server, entry);
     entry.users += 1;
     try {

@@ -3,6 +3,7 @@
 import type { Kysely } from 'kysely';
 import { listDueOperations, type DueOperation } from '../../../db/registry/operations/operation-lists.js';
 import type { Registry } from '../../../db/registry/registry-schema.js';
+import type { OperationTimes } from './operation-times.js';
 
 export interface TakeUp {
   /** Begins to look by itself. */
@@ -14,10 +15,6 @@ export interface TakeUp {
   /** Stops looking. What was taken goes on. */
   close(): void;
 }
-
-/** Time (ms) between two looks: while operations were found, and otherwise. Up to a fifth of jitter is added. */
-const LOOK_SOON = 1_000;
-const LOOK_EVERY = 5_000;
 
 /** Operations of one server that this process takes at once. */
 const TAKEN_AT_ONCE = 2;
@@ -31,6 +28,7 @@ const LISTED = { perServer: 20, all: 200 } as const;
  */
 export function createTakeUp(
   registry: Kysely<Registry>,
+  { lookSoon, lookEvery }: Pick<OperationTimes, 'lookSoon' | 'lookEvery'>,
   take: (operation: DueOperation) => Promise<boolean>,
   onError: (error: unknown) => void,
 ): TakeUp {
@@ -83,11 +81,11 @@ export function createTakeUp(
       () => {
         void look(true).then(
           ({ found }) => {
-            later(found > 0 ? LOOK_SOON : LOOK_EVERY);
+            later(found > 0 ? lookSoon : lookEvery);
           },
           (error: unknown) => {
             onError(error);
-            later(LOOK_EVERY);
+            later(lookEvery);
           },
         );
       },

@@ -24,7 +24,7 @@ import { TENANT_SCRAM_ITERATIONS } from '../../tenants/tenant-ids.js';
 import type { Precedence } from '../create/precedence.js';
 import { LostOperation, type OperationKind, type Plan, type Step } from '../runner/operation-kinds.js';
 import { standbyMark } from './standby-databases.js';
-import { templateName } from '../templates.js';
+import { templateName } from '../template/template-names.js';
 import { dropStandby, type DropDeps } from './drop-standby.js';
 
 export interface MakingStandbyDeps extends DropDeps {
