@@ -1,6 +1,7 @@
 // Changes to roles, with their rules. Built-in roles cannot be changed, and roles that users hold cannot be removed. No caller
 // makes or changes a role with more permissions than it holds. The caller's rights are read in the transaction of the change.
 import type { Kysely, Transaction } from 'kysely';
+import { transact } from '../../db/driver/transact.js';
 import type { AuditOrigin } from '../../db/shared/audit-rows.js';
 import { violatedUniqueConstraint } from '../../db/driver/database-fault.js';
 import {
@@ -31,7 +32,7 @@ export async function addRole(
   origin: AuditOrigin,
 ): Promise<string> {
   return nameTaken(
-    db.transaction().execute(async (trx) => {
+    transact(db, async (trx) => {
       const caller = await lockEditor(trx, actor);
       refuseToGive(caller, permissions);
       const id = await insertRole(trx, role);
@@ -60,7 +61,7 @@ export async function changeRole(
   origin: AuditOrigin,
 ): Promise<boolean> {
   return nameTaken(
-    db.transaction().execute(async (trx) => {
+    transact(db, async (trx) => {
       const caller = await lockEditor(trx, actor, id);
       if (permissions) refuseToGive(caller, permissions);
       if (!(await mayChange(trx, id, caller))) return false;
@@ -85,7 +86,7 @@ export async function removeRole(
   actor: Actor,
   origin: AuditOrigin,
 ): Promise<boolean> {
-  return db.transaction().execute(async (trx) => {
+  return transact(db, async (trx) => {
     const caller = await lockEditor(trx, actor, id);
     if (!(await mayChange(trx, id, caller))) return false;
     // Removing a role from its users silently could leave a user without any role.

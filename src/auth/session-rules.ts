@@ -1,5 +1,6 @@
 // Sessions begin with a sign-in, are extended by refreshes, and can be ended. A refresh token works once. If a token is used
 // again, two clients hold it, so its session ends. Sessions are cached; a notification invalidates them on every replica.
+import { transact } from '../../db/driver/transact.js';
 import { insertAudit, type AuditOrigin } from '../../db/shared/audit-rows.js';
 import type { TenantRecord } from '../../db/registry/tenant-queries.js';
 import { newId } from '../../db/shared/ids.js';
@@ -240,7 +241,7 @@ export function createSessions(deps: SessionsDeps): Sessions {
     },
 
     async endAll(principal, origin, db = database(principal)) {
-      const gone = await db.transaction().execute(async (trx) => {
+      const gone = await transact(db, async (trx) => {
         const target = { kind: principal.kind, id: idOf(principal) };
         await insertAudit(trx, { ...origin, action: 'auth.logout-all', target });
         return deleteSessionsOf(trx, idOf(principal));
@@ -263,7 +264,7 @@ function remove(
   accountId: string,
   audited: (trx: SessionsDatabase) => Promise<void>,
 ): Promise<boolean> {
-  return db.transaction().execute(async (trx) => {
+  return transact(db, async (trx) => {
     const existed = await deleteSession(trx, sessionId, accountId);
     if (existed) await audited(trx);
     return existed;

@@ -1,6 +1,7 @@
 // Changes to users, with their rules. Roles must exist, no caller grants or changes more permissions than it holds, and the last
 // active admin stays. The caller's rights are read in the transaction of the change. Each change is audited.
 import type { Kysely, Transaction } from 'kysely';
+import { transact } from '../../db/driver/transact.js';
 import { insertAudit, type AuditEntry, type AuditOrigin } from '../../db/shared/audit-rows.js';
 import { deleteSessionsOf, sessionsIn } from '../../db/shared/session-queries.js';
 import type { TenantDatabase } from '../../db/tenant/tenant-schema.js';
@@ -26,7 +27,7 @@ export async function addUser(
   origin: AuditOrigin,
   limit?: number,
 ): Promise<string> {
-  return db.transaction().execute(async (trx) => {
+  return transact(db, async (trx) => {
     const { caller } = await lockCaller(trx, actor, undefined, () => keepRoles(trx, roles));
     refuseWithout(caller, 'users:write');
     await refuseOver(trx, 'users', limit);
@@ -59,7 +60,7 @@ export async function changeUser(
   origin: AuditOrigin,
   spared?: string,
 ): Promise<readonly string[] | undefined> {
-  return db.transaction().execute(async (trx) => {
+  return transact(db, async (trx) => {
     const mayEndAdmin = changes.active === false || (roles !== undefined && !roles.includes('admin'));
     if (mayEndAdmin) await lockAdmins(trx);
     const { caller, targetExists } = await lockCaller(trx, actor, id, roles && (() => keepRoles(trx, roles)));
@@ -96,7 +97,7 @@ export async function removeUser(
   actor: Actor,
   origin: AuditOrigin,
 ): Promise<boolean> {
-  return db.transaction().execute(async (trx) => {
+  return transact(db, async (trx) => {
     await lockAdmins(trx);
     const { caller, targetExists } = await lockCaller(trx, actor, id);
     refuseWithout(caller, 'users:write');

@@ -8,6 +8,7 @@ import { countOperators, insertOperator } from '../../db/registry/operator-queri
 import type { Registry } from '../../db/registry/registry-schema.js';
 import type { ConnectionSettings } from '../../db/driver/client.js';
 import { checkCluster } from '../../db/server/server-admin.js';
+import { HistoryDiffers } from '../../db/shared/migration-history.js';
 import { DatabaseFault, hasSqlState } from '../../db/driver/database-fault.js';
 import { parseTokenKeys } from '../auth/keyring.js';
 import { createPasswords, OPERATORS } from '../auth/passwords.js';
@@ -191,6 +192,8 @@ async function checkRegistry(config: Config, log: Logger): Promise<void> {
         ]);
       return await canRewriteAudit(registry);
     } catch (error) {
+      if (error instanceof HistoryDiffers)
+        throw new ConfigError([`the registry was migrated by another build. ${error.differences.join(' ')}`]);
       if (!hasSqlState(error, INSUFFICIENT_PRIVILEGE)) throw error;
       throw new ConfigError([
         `the role "${user}" of DATABASE_URL has no rights in the registry. Run: npm run migrate, with MIGRATION_DATABASE_URL`,

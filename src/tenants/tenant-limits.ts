@@ -2,6 +2,7 @@
 // which names the limit that is reached.
 import type { Kysely, Transaction } from 'kysely';
 import { z } from 'zod';
+import { transact } from '../../db/driver/transact.js';
 import type { LimitChanges, StoredLimits } from '../../db/registry/registry-schema.js';
 import { countUpTo, type CountedTable } from '../../db/tenant/usage-queries.js';
 import type { TenantDatabase } from '../../db/tenant/tenant-schema.js';
@@ -91,7 +92,7 @@ export async function insertWithin<T>(
   insert: (db: Kysely<TenantDatabase>) => Promise<T>,
 ): Promise<T> {
   if (limit === undefined) return insert(db);
-  return db.transaction().execute(async (trx) => {
+  return transact(db, async (trx) => {
     await refuseOver(trx, table, limit);
     return insert(trx);
   });

@@ -5,6 +5,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { inspect } from 'node:util';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, inject, it, onTestFinished } from 'vitest';
 import { createDatabase, type ConnectionSettings, type DatabaseHandle } from '../../db/driver/client.js';
+import { transact } from '../../db/driver/transact.js';
 import { DatabaseFault, violatedUniqueConstraint } from '../../db/driver/database-fault.js';
 import type { PoolLimits, PoolOptions } from '../../db/driver/pool/pool-types.js';
 import { asSuperuser, createRegistry } from '../support/app.js';
@@ -77,13 +78,57 @@ describe('prepared statements', () => {
     expect(rows).toEqual([]);
   });
 
-  it('that a changed table has made invalid fail once, and the next query works', async () => {
-    const { db } = open();
-    await sql`create table shapes (a integer)`.execute(db);
-    await sql`select * from shapes`.execute(db);
-    await sql`alter table shapes add column b integer`.execute(db);
-    await expect(sql`select * from shapes`.execute(db)).rejects.toMatchObject({ kind: 'unavailable', reason: '0A000' });
-    expect((await sql`select * from shapes`.execute(db)).rows).toEqual([]);
+  describe('that a changed table has made invalid', () => {
+    const backend = async (db: Kysely<Notes>): Promise<number> =>
+      (await sql<{ pid: number }>`select pg_backend_pid() as pid`.execute(db)).rows[0]?.pid ?? 0;
+
+    it('run again at once outside a transaction, and the connection is given up', async () => {
+      const { db } = open();
+      await sql`create table shapes (a integer)`.execute(db);
+      await sql`insert into shapes values (1)`.execute(db);
+      await sql`select * from shapes`.execute(db);
+      const before = await backend(db);
+      await sql`alter table shapes add column b integer`.execute(db);
+      expect((await sql`select * from shapes`.execute(db)).rows).toEqual([{ a: 1, b: null }]);
+      expect(await backend(db)).not.toBe(before);
+    });
+
+    it('write once if they write', async () => {
+      const { db } = open();
+      await sql`create table written (a integer)`.execute(db);
+      const write = (): Promise<unknown> => sql`insert into written values (1) returning *`.execute(db);
+      await write();
+      await sql`alter table written add column b integer`.execute(db);
+      await write();
+      expect((await sql`select count(*)::int as rows from written`.execute(db)).rows).toEqual([{ rows: 2 }]);
+    });
+
+    it('fail a transaction, and transact runs the whole transaction again on another connection', async () => {
+      const { db } = open();
+      await sql`create table changing (a integer)`.execute(db);
+      const work = async (trx: Kysely<Notes>): Promise<unknown> => {
+        await sql`insert into changing values (1)`.execute(trx);
+        return (await sql`select * from changing`.execute(trx)).rows;
+      };
+      await db.transaction().execute(work);
+      await sql`alter table changing add column b integer`.execute(db);
+      await expect(db.transaction().execute(work)).rejects.toMatchObject({ kind: 'unavailable', reason: '0A000' });
+      // The connection of that transaction is gone, so another one is made to fail.
+      await db.transaction().execute(work);
+      await sql`alter table changing add column c integer`.execute(db);
+      expect(await transact(db, work)).toHaveLength(3);
+    });
+
+    it('are not sent again by transact for any other error', async () => {
+      const { db } = open();
+      let runs = 0;
+      const work = async (trx: Kysely<Notes>): Promise<void> => {
+        runs += 1;
+        await sql`select 1 / 0`.execute(trx);
+      };
+      await expect(transact(db, work)).rejects.toMatchObject({ code: '22012' });
+      expect(runs).toBe(1);
+    });
   });
 });
 

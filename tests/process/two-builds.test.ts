@@ -20,7 +20,7 @@ import {
   startProcess,
   type ServiceProcess,
 } from '../support/service-process.js';
-import { copySource, type SourceCopy } from '../support/source-copy.js';
+import { copySource, sealMigrations, type SourceCopy } from '../support/source-copy.js';
 
 const OLDER = latestVersion(tenantMigrations);
 const NEWER = `${String(Number(OLDER.slice(0, 4)) + 1).padStart(4, '0')}_newer`;
@@ -52,6 +52,7 @@ export async function up(db: Kysely<unknown>): Promise<void> {
     .replace(/^};$/m, `  '${NEWER}': newer,\n};`)
     .replace(/^import \* as /m, `import * as newer from './${NEWER}.js';\n$&`);
   await writeFile(index, listed);
+  await sealMigrations(folder);
   await promisify(execFile)('npm', ['run', '--silent', 'build'], { cwd: folder });
 }
 

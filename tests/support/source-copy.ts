@@ -3,6 +3,7 @@ import { readFile, cp, mkdir, mkdtemp, rm, symlink, writeFile, chmod } from 'nod
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { blocksOf, ROOT, type Block } from './docs.js';
+import { hashesFile, hashesIn, MIGRATION_FOLDERS } from './migration-hashes.js';
 import { build } from './service-process.js';
 
 /** The files that a build, the scripts of package.json, deploy/ and the documentation need. */
@@ -69,7 +70,16 @@ export async function addResource(folder: string): Promise<string[]> {
     }
     touched.push(file);
   }
+  await sealMigrations(folder);
   return touched;
+}
+
+/** Records the content of the copy's new migrations, as `npm run migrations:seal` does. */
+export async function sealMigrations(folder: string): Promise<void> {
+  for (const migrations of MIGRATION_FOLDERS) {
+    const there = path.join(folder, migrations);
+    await writeFile(path.join(there, 'hashes.ts'), hashesFile(await hashesIn(there)));
+  }
 }
 
 /** Inserts the import below the others, and the line after the last one of its kind: with its indentation, in the named list. */

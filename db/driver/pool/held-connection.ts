@@ -87,7 +87,7 @@ export class Session implements PostgresPoolClient {
     this.askedAt = performance.now();
     this.#deadline = this.askedAt + this.queryTimeout;
     try {
-      const result = await ask<R>(this.client, name, text, values);
+      const result = await this.#ask<R>(name, text, values);
       // The server answers the COMMIT of a failed transaction with ROLLBACK and no error. The lost write would be acknowledged.
       if (text === 'commit' && (result.command as string) !== 'COMMIT')
         throw new DatabaseFault('unavailable', 'the transaction had failed and was rolled back');
@@ -100,12 +100,28 @@ export class Session implements PostgresPoolClient {
       const thrown = (answered ? undefined : this.#cutBecause) ?? statementFault(error) ?? error;
       // After a timeout the answer may still arrive, and would be read as the answer to the next query. A spoiled connection
       // stays spoiled: after DDL, for example, the result of a named statement no longer fits.
-      if (!answered || (name && SPOILED.has(error.code ?? ''))) this.#doubt ??= thrown as Error;
+      if (!answered || (name && isSpoiled(error))) this.#doubt ??= thrown as Error;
       if (tookNoWrite) this.told.tookNoWrite();
       throw thrown;
     } finally {
       this.#running -= 1;
       if (this.#running === 0) this.#deadline = Infinity;
+    }
+  }
+
+  /**
+   * A prepared statement may no longer fit: after DDL, for example, its result would look different. PostgreSQL says so before it
+   * runs anything. Outside a transaction the statement is then sent once more, unprepared.
+   */
+  async #ask<R>(name: string | undefined, text: string, values: readonly unknown[]): Promise<PostgresQueryResult<R>> {
+    const isAlone = this.client.getTransactionStatus() === 'I';
+    try {
+      return await ask<R>(this.client, name, text, values);
+    } catch (error) {
+      if (name === undefined || !isAlone || !isSpoiled(error)) throw error;
+      // The others that it has prepared may not fit either.
+      this.retired = true;
+      return ask<R>(this.client, undefined, text, values);
     }
   }
 
@@ -125,4 +141,8 @@ export class Session implements PostgresPoolClient {
     this.#cutBecause = reason;
     this.client.cut();
   }
+}
+
+function isSpoiled(error: unknown): boolean {
+  return error instanceof pg.DatabaseError && SPOILED.has(error.code ?? '');
 }

@@ -17,7 +17,7 @@ import * as m0015 from './0015_replicas.js';
 import * as m0016 from './0016_operations.js';
 import * as m0017 from './0017_worklists.js';
 
-const files = {
+const migrations = {
   '0001_registry': m0001,
   '0002_events': m0002,
   '0003_slot_leases': m0003,
@@ -34,4 +34,4 @@ const files = {
   '0017_worklists': m0017,
 };
 
-export const registryMigrations: Migrations = sealed(files, hashes);
+export const registryMigrations: Migrations = sealed(migrations, hashes);

@@ -11,7 +11,7 @@ import * as m0006 from './0006_claim.js';
 import * as m0007 from './0007_session_generations.js';
 import * as m0008 from './0008_schema_version.js';
 
-const files = {
+const migrations = {
   '0001_identity': m0001,
   '0002_products': m0002,
   '0003_sessions': m0003,
@@ -22,4 +22,4 @@ const files = {
   '0008_schema_version': m0008,
 };
 
-export const tenantMigrations: Migrations = sealed(files, hashes);
+export const tenantMigrations: Migrations = sealed(migrations, hashes);
