@@ -12,7 +12,6 @@ const LONG = [
   'faults/failover',
   'faults/lost-answers-adoption',
   'process/kills',
-  'process/two-builds',
   'process/kills-reencryption',
   'faults/operations-template',
   'process/replicas',

@@ -1,7 +1,7 @@
 // The rows that replicas write of themselves: who serves, and which databases it left as they are. Each replica
 // writes them every few seconds, in one statement with one transaction id. No standby has to confirm it: the next beat writes
 // again what a failover loses.
-import { sql, type Kysely } from 'kysely';
+import { sql, type Kysely, type RawBuilder } from 'kysely';
 import { WITHOUT_STANDBY } from '../shared/synchronous-commit.js';
 import type { Registry, ReportKind } from './registry-schema.js';
 
@@ -110,9 +110,14 @@ export async function olderBuildLives(db: Kysely<Registry>, schemaVersion: strin
   const older = await db
     .selectFrom('replicas')
     .select('id')
-    .where('seen_at', '>', sql<string>`clock_timestamp() - ${ALIVE_FOR}`)
-    .where(sql<boolean>`coalesce(schema_version, '') < ${schemaVersion}`)
+    .where(livesWithOlderSchema(schemaVersion))
     .limit(1)
     .executeTakeFirst();
   return older !== undefined;
+}
+
+/** A condition on a row of `replicas`, as in `olderBuildLives`. */
+export function livesWithOlderSchema(schemaVersion: string): RawBuilder<boolean> {
+  return sql<boolean>`(
+    seen_at > clock_timestamp() - ${ALIVE_FOR} and coalesce(schema_version, '') < ${schemaVersion}::text)`;
 }

@@ -16,7 +16,7 @@ import { showLines } from '../observability/log-lines.js';
 import { createSecurityEvents, type SecurityEvents } from '../observability/security-events.js';
 import { createFleet, type Fleet } from './fleet.js';
 import { jobsOf, whenServing } from './jobs.js';
-import { createOperations, type Operations, type OperationOptions } from './operations.js';
+import { createOperations, REFILLING, type Operations, type OperationOptions } from './operations.js';
 import { openReplica, type Replica } from './replica.js';
 import { jobCounts } from './metrics/job-counts.js';
 import { readRooms } from './metrics/read-rooms.js';
@@ -122,6 +122,8 @@ export async function createEngine(config: Config, log: Logger, options: EngineO
     const serve = async (): Promise<void> => {
       await whenServing(rooms, config, log);
       for (const job of jobsOf(rooms, config, log)) housekeeping.add(job);
+      // The job runs on one replica of the fleet. One of another build makes no standby databases of this build's schema.
+      void housekeeping.runNow(REFILLING).catch(() => undefined);
       operations.runner.takeUp.begin();
       fleet.presence.begin();
     };

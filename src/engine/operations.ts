@@ -29,7 +29,7 @@ import { createReports, isLeftAsItIs, type Reports } from '../operations/reports
 import { createRequestHash, type RequestHash } from '../operations/create/request-hash.js';
 import { createRotation, type Rotation } from '../operations/password-rotation.js';
 import { createStandbyDatabases, type StandbyDatabases } from '../operations/standby/standby-databases.js';
-import { buildingTemplate } from '../operations/template/building-template.js';
+import { buildingTemplate, templateVersion } from '../operations/template/building-template.js';
 import { createTemplateMaker } from '../operations/template/template-maker.js';
 import { createTransitions, type Transitions } from '../operations/doors/transitions.js';
 import type { SecurityFields } from '../observability/security-catalogue.js';
@@ -124,6 +124,7 @@ export function createOperations(
     registry,
     locks,
     worker: replicaId,
+    schemaVersion: templateVersion,
     times,
     afterStep: afterOperationStep,
     ...observedRunner({ counts, creations: creationCounts(instruments), log, record, reports }),
@@ -188,6 +189,7 @@ export function createOperations(
     envelope: clusterEnvelope,
     limits: provisionerPool,
     destinations,
+    times,
     isAllowed: allowedHosts(config.tenants.clusterHosts, connection.host),
     ensureDefault: () => defaultCluster.ensure(),
     onChange: async (clusterId) => {
@@ -225,7 +227,7 @@ export function createOperations(
     ...changing,
     doors,
     doorOperations,
-    doorActs: createDoorActs({ ...changing, operations: doorOperations }),
+    doorActs: createDoorActs({ ...changing, operations: doorOperations, times }),
     removal,
     grace: config.tenants.deletionGrace,
     onRecorded: wake,

@@ -9,6 +9,8 @@ import { within } from '../lib/deadline.js';
 import type { ClusterBudget } from '../connections/governors.js';
 import { openProvisioner, type Provisioner } from '../clusters/provisioner-connections.js';
 import { roomWarning } from '../clusters/server-room.js';
+import { LostOperation } from './runner/operation-kinds.js';
+import type { OperationTimes } from './runner/operation-times.js';
 import type { TemplateMaker, TemplateSite } from './template/template-maker.js';
 
 /** What an inspection of a server found. */
@@ -42,14 +44,12 @@ const MAX_CLOCK_SKEW = 5_000;
 /** Longest wait (ms) for a connection to the server. */
 const LOOK_DEADLINE = 5_000;
 
-/** Longest time (ms) that a request waits for its server to be prepared. */
-const PREPARE_DEADLINE = 25_000;
-
 export function createClusterFitness(deps: {
   readonly templates: TemplateMaker;
   /** The limits of a provisioner's pool; only the statement timeout is used here. */
   readonly limits: PoolLimits;
   readonly destinations: Destinations;
+  readonly times: Pick<OperationTimes, 'prepareDeadline'>;
 }): ClusterFitness {
   /** Uses connections outside the budget: the server may not be a cluster yet, or its budget may have no free connection. */
   async function entering<T>(connection: ConnectionSettings, work: (opened: Provisioner) => Promise<T>): Promise<T> {
@@ -70,7 +70,7 @@ export function createClusterFitness(deps: {
         const { problems, warnings } = await look(opened, budget);
         if (problems.length > 0) throw new AppError('cluster-unusable', { detail: problems.join(' ') });
         try {
-          await deps.templates.ensure({ ...opened, role: connection.user }, site, PREPARE_DEADLINE);
+          await deps.templates.ensure({ ...opened, role: connection.user }, site, deps.times.prepareDeadline);
         } catch (error) {
           throw withoutTemplate(error);
         }
@@ -78,12 +78,19 @@ export function createClusterFitness(deps: {
       });
       // The attempt that runs then goes on, with its connections, and makes the template or leaves none.
       const late = (): Error => withoutTemplate(new DatabaseFault('timeout', 'not prepared in time'));
-      return within(prepared, PREPARE_DEADLINE, late);
+      return within(prepared, deps.times.prepareDeadline, late);
     },
   };
 }
 
 function withoutTemplate(cause: unknown): AppError {
+  // What got no answer may still be done, by this replica or another one. Then the next request finds the template.
+  if (cause instanceof LostOperation || (cause instanceof DatabaseFault && !cause.answered))
+    return new AppError('unavailable', {
+      detail: 'The template database is not made on the server yet. Send the request again in a moment.',
+      retryAfter: 10,
+      cause,
+    });
   return new AppError('cluster-unusable', {
     detail: 'The template database could not be created on the server.',
     cause,

@@ -36,6 +36,7 @@ import {
 } from '../clusters/cluster-rules.js';
 import type { ClusterBudget } from '../connections/governors.js';
 import type { Envelope } from '../secrets/envelope.js';
+import type { OperationTimes } from './runner/operation-times.js';
 import type { Runner } from './runner/runner.js';
 import type { StandbyDatabases } from './standby/standby-databases.js';
 import type { TemplateMaker } from './template/template-maker.js';
@@ -89,6 +90,7 @@ export function createClusterRegistration(deps: {
   /** The limits of a provisioner's pool; only the statement timeout is used here. */
   readonly limits: PoolLimits;
   readonly destinations: Destinations;
+  readonly times: Pick<OperationTimes, 'prepareDeadline'>;
   /** Whether a host may be registered. */
   readonly isAllowed: (host: string) => boolean;
   /** Makes the row of the default cluster if it is missing. */

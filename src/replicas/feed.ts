@@ -104,8 +104,8 @@ export function openFeed(connection: ConnectionSettings, listener: FeedListener,
   let gaps = 0;
   let askedAt = -Infinity;
   let underWay = 0;
-  /** How long (ms) the newest answer on this connection took; 0 before the first one. */
-  let answerTook = 0;
+  /** How long (ms) the fastest answer on this connection took. A slow answer alone proves a busy registry, and not a far one. */
+  let fastest = Infinity;
   /** Numbers of the rows that the newest readings found, oldest first: the next reading may begin before them. */
   let found: ReadonlySet<number>[] = [];
   let changingListen = false;
@@ -120,7 +120,7 @@ export function openFeed(connection: ConnectionSettings, listener: FeedListener,
       wake();
     },
     connected: (): void => {
-      answerTook = 0;
+      fastest = Infinity;
       wake();
     },
   };
@@ -128,7 +128,7 @@ export function openFeed(connection: ConnectionSettings, listener: FeedListener,
   const isLive = (): boolean => performance.now() - liveSince < SILENCE;
 
   /** A reading continues from the newest cursor, so questions overlap only after the first answer on a connection. */
-  const isFar = (): boolean => answerTook > ASK_EVERY;
+  const isFar = (): boolean => fastest !== Infinity && fastest > ASK_EVERY;
   const mayAsk = (): boolean => underWay < (isFar() ? MOST_UNDER_WAY : 1);
 
   async function ask(): Promise<void> {
@@ -142,7 +142,7 @@ export function openFeed(connection: ConnectionSettings, listener: FeedListener,
     try {
       const reading = await channel.ask<FeedReading>(READ_FEED, [base?.snapshot ?? null]);
       if (!reading) return;
-      answerTook = performance.now() - since;
+      fastest = Math.min(fastest, performance.now() - since);
       take(reading, since, base);
       await listenOrNot(reading);
     } catch {
@@ -174,6 +174,8 @@ export function openFeed(connection: ConnectionSettings, listener: FeedListener,
     try {
       if (channel.listening && usage >= CROWDED) await channel.listen(false);
       else if (!channel.listening && usage < QUIET) {
+        // Before and after: the answer to a question that was sent behind LISTEN may be read first.
+        beganToListen = true;
         await channel.listen(true);
         beganToListen = true;
         wake();

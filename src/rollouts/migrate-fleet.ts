@@ -24,7 +24,7 @@ import type { PlacedProvisioner, Place } from '../clusters/provisioners.js';
 import { OPERATION_TIMES } from '../operations/runner/operation-times.js';
 import { createRunner, type RunnerDeps } from '../operations/runner/runner.js';
 import { dropOutdatedTemplates } from '../operations/template/outdated-templates.js';
-import type { TemplateServer } from '../operations/template/building-template.js';
+import { templateVersion, type TemplateServer } from '../operations/template/building-template.js';
 import { createTemplateMaker, templateSiteAt, type TemplateMaker } from '../operations/template/template-maker.js';
 
 export interface MigrationReport {
@@ -75,6 +75,7 @@ export async function migrateAll(deps: MigrationDeps, progress: Progress = () =>
     registry,
     locks,
     worker,
+    schemaVersion: templateVersion,
     times: OPERATION_TIMES,
     onOutcome,
     onLookFailed: ignore,

@@ -51,7 +51,7 @@ beforeAll(async () => {
   behind = { ...cluster, provisioner: { ...cluster.provisioner, host, port } };
   const env = { DB_PASSWORD_ROTATE_AFTER_MS: '3600000' };
   // While a server is away, a pause grows to half a minute. What happens after it is the same after two seconds.
-  const overrides = { operationTimes: { longestPause: 2_000 } };
+  const overrides = { operationTimes: { longestPause: 2_000, closeDeadline: 3_000, openDeadline: 5_000 } };
   here = await startServiceIn(behind, { registry, env, overrides });
   there = await startServiceIn(behind, { registry, env, overrides, operator: false });
   const registered = await here.send<{ id: string }>('POST', '/clusters', {

@@ -4,7 +4,8 @@ import { randomUUID } from 'node:crypto';
 import { expect, it, onTestFinished } from 'vitest';
 import { insertOperation } from '../../db/registry/operations/operation-rows.js';
 import type { Registry } from '../../db/registry/registry-schema.js';
-import { listStandby, setStandbyTarget } from '../../db/registry/standby-rows.js';
+import { insertStandby, listStandby, setStandbyTarget } from '../../db/registry/standby-rows.js';
+import { newDatabaseName, newTenantId } from '../../src/tenants/tenant-ids.js';
 import { asSuperuser, connectAs } from '../support/app.js';
 import { describeLoss, isSampled, startReplicas, type Replicas } from '../support/lost-answers.js';
 import { finishOperations } from '../support/operations.js';
@@ -98,3 +99,44 @@ it.each(['standby', 'withdraw'] as const)(
       .toEqual(kind === 'standby' ? [[ready.id, true]] : []);
   },
 );
+
+it('a standby database of another schema is made by replicas of its build alone, and goes when an older build is gone', async () => {
+  const replicas = await startReplicas();
+  const { engine } = replicas.here.app;
+  const { registry } = engine;
+  const operation = (): Promise<{ state: string; attempts: number } | undefined> =>
+    registry.selectFrom('operations').select(['state', 'attempts']).where('kind', '=', 'standby').executeTakeFirst();
+  const becomes = async (version: string): Promise<void> => {
+    await registry.updateTable('standby_databases').set({ schema_version: version }).execute();
+    await registry
+      .updateTable('operations')
+      .set({ details: JSON.stringify({ version }) })
+      .where('kind', '=', 'standby')
+      .execute();
+  };
+  const [cluster] = await registry.selectFrom('clusters').selectAll().execute();
+  if (!cluster) throw new Error('there is no cluster');
+  const name = newDatabaseName();
+  await registry.transaction().execute(async (trx) => {
+    const id = newTenantId();
+    const own = { dbName: name, dbUser: name, dbPassword: 'never opened', schemaVersion: '9999_newer' };
+    await insertStandby(trx, { id, clusterId: cluster.id, ...own }, cluster);
+    const details = { version: '9999_newer' };
+    await insertOperation(trx, { kind: 'standby', subject: id, clusterId: cluster.id, details });
+  });
+  const untouched = { state: 'waiting', attempts: 1 };
+  await engine.runner.takeUp.now();
+  expect(await operation()).toEqual(untouched);
+
+  await sql`
+    insert into replicas (id, version, node, host, started_at, seen_at, slots_used, schema_version)
+    values (${randomUUID()}, '0', '20', 'older', now(), now(), '{}', '0001_older')`.execute(registry);
+  await becomes('0001_older');
+  await engine.runner.takeUp.now();
+  expect(await operation()).toEqual(untouched);
+
+  await registry.deleteFrom('replicas').where('host', '=', 'older').execute();
+  await engine.runner.takeUp.now();
+  expect(await operation()).toMatchObject({ state: 'undone' });
+  expect(await found(replicas)).toEqual({ rows: [], onServer: [] });
+});

@@ -64,6 +64,7 @@ function reencryptionWith(keys: readonly (typeof k1)[]): Reencryption {
     registry: service.db,
     locks: createTenantLocks(locks),
     worker: 'one',
+    schemaVersion: '',
     times: OPERATION_TIMES,
     onOutcome: () => undefined,
     onLookFailed: () => undefined,

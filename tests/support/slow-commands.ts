@@ -61,6 +61,9 @@ export const SLOW_COMMANDS: Readonly<Record<string, () => Promise<void>>> = {
       },
     ]),
   ),
+  'npm run proofs -- two-builds': async () => {
+    await runScript('npm run proofs -- two-builds', { cwd: ROOT });
+  },
   'npm run timing -- --samples 2000': async () => {
     await runScript('npm run timing -- --samples 50', { cwd: ROOT });
   },

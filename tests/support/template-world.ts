@@ -87,7 +87,7 @@ export async function startTemplateWorld(): Promise<TemplateWorld> {
     kind === 'template' ? afterStep(step) : undefined;
   const here = await startServiceIn(
     { ...cluster, superuser: { ...cluster.superuser, host: central.host, port: central.port } },
-    { registry, env, operator: false, overrides: { afterOperationStep } },
+    { registry, env, operator: false, overrides: { afterOperationStep, operationTimes: { prepareDeadline: 6_000 } } },
   );
 
   const register: TemplateWorld['register'] = ({ host, port }) =>

@@ -3,6 +3,7 @@ import { sql, type Kysely } from 'kysely';
 import { afterPosition, type Position } from '../../shared/keyset.js';
 import type { OperationState } from './operations-table.js';
 import type { Registry } from '../registry-schema.js';
+import { livesWithOlderSchema } from '../replica-rows.js';
 import { operationColumns, type OperationRecord } from './operation-rows.js';
 
 /** How many operations of a kind have not ended on a server. */
@@ -33,9 +34,15 @@ export interface DueOperation {
 /**
  * Operations that may be taken, the longest due first: at most `perCluster` of each server, so that a server that does not answer
  * does not fill the list.
+ *
+ * An operation whose details name a schema version is for replicas of that build. One of an older build is taken if no replica of
+ * an older build lives any more.
+ *
+ * @param schemaVersion the schema version of tenants that this build makes
  */
 export async function listDueOperations(
   db: Kysely<Registry>,
+  schemaVersion: string,
   perCluster: number,
   limit: number,
 ): Promise<DueOperation[]> {
@@ -44,7 +51,10 @@ export async function listDueOperations(
       select id, kind, subject, cluster_id, state, not_before,
         row_number() over (partition by cluster_id order by not_before, id) as place
       from operations
-      where ended_at is null and not_before <= now() and state <> 'needs-person'
+      where ended_at is null and not_before <= now() and state <> 'needs-person' and (
+        coalesce(details->>'version', ${schemaVersion}) = ${schemaVersion}
+        or details->>'version' < ${schemaVersion} and not exists (
+          select from replicas where ${livesWithOlderSchema(schemaVersion)}))
     ) due
     where place <= ${perCluster} order by not_before, id limit ${limit}`.execute(db);
   return rows;

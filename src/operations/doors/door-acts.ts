@@ -10,6 +10,7 @@ import type { TenantLocks } from '../../tenants/tenant-locks.js';
 import { isLeftAsItIs } from '../reports.js';
 import { unfinished } from '../runner/answering.js';
 import type { Joined } from '../runner/joining.js';
+import type { OperationTimes } from '../runner/operation-times.js';
 import type { Outcome } from '../runner/runner.js';
 import type { DoorOperations, Resumption } from './door-operations.js';
 
@@ -38,19 +39,14 @@ export interface DoorActs {
   finished(): Promise<void>;
 }
 
-/** Longest time (ms) that an answer waits for a database to close: fifteen questions to the registry, which may be far away. */
-const CLOSE_DEADLINE = 6_000;
-
-/** The same for a database that must open first, under the lock of the tenant: 25 questions. */
-const OPEN_DEADLINE = 15_000;
-
 export function createDoorActs(deps: {
   readonly registry: Kysely<Registry>;
   readonly locks: TenantLocks;
   readonly operations: DoorOperations;
+  readonly times: Pick<OperationTimes, 'closeDeadline' | 'openDeadline'>;
   readonly onError: (error: unknown, context: { tenantId: string; step: string }) => void;
 }): DoorActs {
-  const { registry, locks, operations } = deps;
+  const { registry, locks, operations, times } = deps;
   const running = new Set<Promise<unknown>>();
 
   /** Limits the time of the answer. The work continues, and `finished` waits for it when the process stops. */
@@ -68,7 +64,7 @@ export function createDoorActs(deps: {
       const work = operations.close(id, begun, (found) => (operationId = found.id));
       let failure: unknown;
       try {
-        const outcome = await bounded(work, CLOSE_DEADLINE, noAnswer);
+        const outcome = await bounded(work, times.closeDeadline, noAnswer);
         if (outcome === undefined || outcome.state === 'done') return;
         failure = errorOf(outcome);
       } catch (error) {
@@ -97,7 +93,7 @@ export function createDoorActs(deps: {
         conclude(lost ?? { operation, outcome });
       });
       try {
-        await bounded(locked, OPEN_DEADLINE, () => (current ? unfinished(current.id) : noAnswer()));
+        await bounded(locked, times.openDeadline, () => (current ? unfinished(current.id) : noAnswer()));
       } catch (error) {
         const isBusy = error instanceof AppError && error.code === 'unavailable';
         // The lock is not free: perhaps because an earlier request still opens the database.

@@ -54,8 +54,10 @@ const GIVEN_UP_AFTER = 15_000;
 interface Progress {
   /** The last name of the page before; '' at the beginning of a pass. */
   after: string;
-  /** Ids of tenants. */
+  /** Ids of tenants that the next run looks at. */
   watched: ReadonlySet<string>;
+  /** Ids of tenants that a run could not look at, because it failed or a page had not ended. */
+  missed: ReadonlySet<string>;
   /** Whether a page has not ended. */
   isBusy: boolean;
 }
@@ -87,7 +89,7 @@ export function createDoorDrift(
     const address = addressOf(place);
     const known = servers.get(address);
     if (known) return known;
-    const begun: Progress = { after: '', watched: new Set(), isBusy: false };
+    const begun: Progress = { after: '', watched: new Set(), missed: new Set(), isBusy: false };
     servers.set(address, begun);
     return begun;
   }
@@ -137,13 +139,20 @@ export function createDoorDrift(
     return false;
   }
 
-  /** @param changed rows of the server that the feed of changes names */
-  async function settlePage(place: Place, changed: readonly DoorRow[], signal: AbortSignal): Promise<void> {
+  /**
+   * @param changed rows of the server that the feed of changes names
+   * @param due ids of tenants that earlier runs watch or missed
+   */
+  async function settlePage(
+    place: Place,
+    changed: readonly DoorRow[],
+    due: readonly string[],
+    signal: AbortSignal,
+  ): Promise<void> {
     const progress = progressOf(place);
     const installation = await deps.installation();
     const rows = await listDoorRows(registry, { place, after: progress.after, limit: page });
-    const { watched: before } = progress;
-    const watched = await listDoorRows(registry, { ids: [...before] });
+    const watched = await listDoorRows(registry, { ids: due });
     const all = new Map([...rows, ...changed, ...watched.filter(isAt(place))].map((row) => [row.dbName, row]));
     const { cluster } = await provisioners.at(place);
     const found = await findDoorDrift(
@@ -162,24 +171,45 @@ export function createDoorDrift(
       if (stopped || (door && (await settle(tenant, door, installation, () => (connected += 1) <= COMPLETED_PER_RUN))))
         again.push(tenant.id);
     }
-    // A run that did not wait for this page has added what changed meanwhile.
-    const since = [...progress.watched].filter((id) => !before.has(id));
-    progress.watched = new Set([...again.slice(0, MAX_WATCHED), ...since]);
+    // A page that stopped has not looked at all of these.
+    progress.watched = new Set(again.slice(0, stopped ? MAX_CHANGED : MAX_WATCHED));
     if (!stopped) progress.after = rows.length < page ? '' : (rows.at(-1)?.dbName ?? '');
   }
 
-  /** As `settlePage`, bounded in time. Never rejects. */
+  /** As `settlePage`. What a page that fails should have looked at is looked at by the next one. */
+  async function settleDue(place: Place, changed: readonly DoorRow[], signal: AbortSignal): Promise<void> {
+    const progress = progressOf(place);
+    const due = [...new Set([...progress.missed, ...progress.watched])];
+    progress.missed = new Set();
+    progress.watched = new Set();
+    try {
+      await settlePage(place, changed, due, signal);
+    } catch (error) {
+      miss(progress, due);
+      throw error;
+    } finally {
+      progress.isBusy = false;
+    }
+  }
+
+  function miss(progress: Progress, ids: readonly string[]): void {
+    progress.missed = new Set([...ids, ...progress.missed].slice(0, MAX_CHANGED));
+  }
+
+  /** As `settleDue`, bounded in time. Never rejects. */
   async function settlePlace(place: Place, changed: readonly DoorRow[], signal: AbortSignal): Promise<void> {
     const progress = progressOf(place);
     try {
       if (progress.isBusy) throw new DatabaseFault('timeout', 'an earlier statement has not ended');
       progress.isBusy = true;
       const stopping = AbortSignal.any([signal, AbortSignal.timeout(STOPPED_AFTER)]);
-      const work = settlePage(place, changed, stopping).finally(() => (progress.isBusy = false));
+      const work = settleDue(place, changed, stopping);
       await within(work, GIVEN_UP_AFTER, () => new DatabaseFault('timeout', 'no answer in time'));
     } catch (error) {
-      const missed = new Set([...changed.map(({ id }) => id), ...progress.watched]);
-      progress.watched = new Set([...missed].slice(0, MAX_CHANGED));
+      miss(
+        progress,
+        changed.map(({ id }) => id),
+      );
       deps.onError(error, { cluster: addressOf(place), step: 'settle' });
     }
   }

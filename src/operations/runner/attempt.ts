@@ -52,7 +52,10 @@ export interface AttemptDeps {
 /** Steps are noted once an attempt has run for so long (ms): a quick one ends before anyone could look at it. */
 const NOTED_AFTER = 500;
 
-/** Before each later step, an attempt asks the registry whether the operation is still this worker's (ms). */
+/**
+ * For this long (ms) after a worker took an operation, steps begin without asking the registry whether the operation is still this
+ * worker's.
+ */
 const ASKED_AFTER = 1_000;
 
 class StepFailed extends Error {
@@ -66,6 +69,7 @@ class StepFailed extends Error {
 }
 
 /**
+ * @param takenAt when this worker took the operation, on `performance.now`
  * @param begins whether this is the first attempt: then no step can be done already
  * @param failed why an earlier attempt began to undo the steps
  * @throws LostOperation if another worker has taken the operation
@@ -74,7 +78,7 @@ export async function attempt(
   deps: AttemptDeps,
   operation: OperationRecord,
   plan: Planned,
-  { held, begins, failed }: { held: HeldLock; begins: boolean; failed?: Failure | undefined },
+  { held, takenAt, begins, failed }: { held: HeldLock; takenAt: number; begins: boolean; failed?: Failure | undefined },
 ): Promise<Attempted> {
   const { registry } = deps;
   let lost = false;
@@ -96,8 +100,7 @@ export async function attempt(
 
   /** @returns whether the last step has ended the operation */
   async function forward(steps: readonly Step[]): Promise<boolean> {
-    const begunAt = performance.now();
-    const noteAt = begunAt + NOTED_AFTER;
+    const noteAt = performance.now() + NOTED_AFTER;
     let hasEnded = false;
     for (const [index, step] of steps.entries()) {
       // Only shows where the operation is, so the step does not wait for it. Each step compares what it changes.
@@ -107,7 +110,7 @@ export async function attempt(
       );
       try {
         // This process may have stood still, and another worker may have the operation since.
-        if (performance.now() - begunAt > ASKED_AFTER) await note(step.name, false).catch(() => undefined);
+        if (performance.now() - takenAt > ASKED_AFTER) await note(step.name, false).catch(() => undefined);
         const settled = begins ? 'not-done' : await step.settled();
         if (settled === 'unknown') throw new DatabaseFault('unavailable', 'the outcome of the step is not known yet');
         if (settled === 'done') continue;

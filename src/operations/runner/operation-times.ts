@@ -19,6 +19,11 @@ export interface OperationTimes {
    * seconds on a slow disk, as making a database does.
    */
   readonly removeDeadline: number;
+  /** Longest time that an answer waits for a database to close, and for one that must open first. */
+  readonly closeDeadline: number;
+  readonly openDeadline: number;
+  /** Longest time that a request waits for the template of a new server. */
+  readonly prepareDeadline: number;
 }
 
 export const OPERATION_TIMES: OperationTimes = {
@@ -30,4 +35,7 @@ export const OPERATION_TIMES: OperationTimes = {
   turnPatience: 20_000,
   createDeadline: 25_000,
   removeDeadline: 25_000,
+  closeDeadline: 6_000,
+  openDeadline: 15_000,
+  prepareDeadline: 25_000,
 };

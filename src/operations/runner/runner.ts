@@ -65,6 +65,8 @@ export interface RunnerDeps extends AttemptDeps {
   readonly locks: TenantLocks;
   /** The replica's id. */
   readonly worker: string;
+  /** The schema version of tenants that this build makes. */
+  readonly schemaVersion: string;
   readonly times: OperationTimes;
   /**
    * Called when a worker stops working on an operation, with the seconds since it was recorded. The operation is as the worker
@@ -108,6 +110,7 @@ export function createRunner(deps: RunnerDeps): Runner {
     operation: OperationRecord,
     input: Input | undefined,
     held: HeldLock,
+    takenAt: number,
     before: Extract<Attempted, { state: 'waiting' | 'needs-person' }> | undefined,
   ): Promise<Outcome> {
     const begins = operation.attempts === 1 && before === undefined;
@@ -116,18 +119,18 @@ export function createRunner(deps: RunnerDeps): Runner {
     try {
       const plan = await kind.plan(began, input);
       const carryOut = (planned: Planned): Promise<Attempted> =>
-        attempt(deps, began, planned, { held, begins, failed: before?.because });
+        attempt(deps, began, planned, { held, takenAt, begins, failed: before?.because });
       outcome = typeof plan === 'object' && 'surround' in plan ? await plan.surround(carryOut) : await carryOut(plan);
     } catch (error) {
       if (error instanceof LostOperation) return ended(operation.id);
       const step = operation.step ?? before?.step ?? 'begin';
       outcome = { state: isLeftAsItIs(error) ? 'needs-person' : 'waiting', step, error, undoes: began.undoes };
     }
-    return concluded(operation, outcome);
+    return concluded(operation, outcome, takenAt);
   }
 
-  /** Records in the row how an attempt ended. */
-  async function concluded(operation: OperationRecord, outcome: Attempted): Promise<Attempted> {
+  /** Records in the row how an attempt ended. @param takenAt as in `attempt` */
+  async function concluded(operation: OperationRecord, outcome: Attempted, takenAt: number): Promise<Attempted> {
     if (outcome.state === 'waiting' || outcome.state === 'needs-person') {
       const delay = pause(times, operation.attempts);
       const error = textOf(outcome) ?? 'It has not succeeded yet.';
@@ -136,25 +139,29 @@ export function createRunner(deps: RunnerDeps): Runner {
         () => undefined,
       );
     }
-    deps.onOutcome(operation, outcome, Math.max(0, Date.now() - Date.parse(operation.createdAt)) / 1_000);
+    // The first worker began at once. The registry's clock may be another one.
+    const first = operation.attempts === 1 ? performance.now() - takenAt : Date.now() - Date.parse(operation.createdAt);
+    deps.onOutcome(operation, outcome, Math.max(0, first) / 1_000);
     return outcome;
   }
 
   /** One attempt, as soon as it is the operation's turn on its server. Without a turn the operation waits, for any worker. */
   async function inTurn(
     operation: OperationRecord,
+    takenAt: number,
     work: () => Promise<Outcome>,
   ): Promise<Outcome | { readonly withoutTurn: Outcome }> {
     const turn = { begun: false };
     try {
-      return await turns(operation.clusterId, () => {
+      return await turns(operation.clusterId ?? operation.subject, () => {
         turn.begun = true;
         return work();
       });
     } catch (error) {
       if (turn.begun) throw error;
       const { step, undoes } = operation;
-      return { withoutTurn: await concluded(operation, { state: 'waiting', step: step ?? 'begin', error, undoes }) };
+      const waiting = { state: 'waiting', step: step ?? 'begin', error, undoes } as const;
+      return { withoutTurn: await concluded(operation, waiting, takenAt) };
     }
   }
 
@@ -181,13 +188,17 @@ export function createRunner(deps: RunnerDeps): Runner {
     operation: OperationRecord,
     input: Input | undefined,
     held: HeldLock,
+    since: number,
   ): Promise<Outcome> {
     let taken = operation;
+    let takenAt = since;
     let before: Extract<Attempted, { state: 'waiting' | 'needs-person' }> | undefined;
     for (;;) {
-      const current = taken;
+      const current = { operation: taken, takenAt };
       await kind.wait?.();
-      const outcome = await inTurn(current, () => once(kind, current, input, held, before));
+      const outcome = await inTurn(taken, takenAt, () =>
+        once(kind, current.operation, input, held, current.takenAt, before),
+      );
       // A server that is this busy gets no more work from a request that would soon be over.
       if ('withoutTurn' in outcome) return outcome.withoutTurn;
       // Undoing needs no input: any worker continues it.
@@ -197,6 +208,7 @@ export function createRunner(deps: RunnerDeps): Runner {
       if (again === 'given up') return outcome;
       if (!again) return ended(taken.id);
       taken = again;
+      takenAt = performance.now();
     }
   }
 
@@ -208,7 +220,7 @@ export function createRunner(deps: RunnerDeps): Runner {
     return locks.attempt(subject, async (held) => {
       if (state !== 'waiting') await sleep(SETTLED_AFTER);
       const taken = await takeOperation(registry, id, worker);
-      if (taken) await underLock(kind, taken, undefined, held);
+      if (taken) await underLock(kind, taken, undefined, held, performance.now());
     });
   }
 
@@ -222,7 +234,7 @@ export function createRunner(deps: RunnerDeps): Runner {
     }
   }
 
-  const takeUp = createTakeUp(registry, times, (due) => tracked(takeOne(due)), deps.onLookFailed);
+  const takeUp = createTakeUp(registry, deps.schemaVersion, times, (due) => tracked(takeOne(due)), deps.onLookFailed);
 
   return {
     add(kind) {
@@ -230,9 +242,10 @@ export function createRunner(deps: RunnerDeps): Runner {
     },
 
     work(kind, operation, { input, held } = {}) {
+      const recordedAt = performance.now();
       const work = held
-        ? underLock(kind, operation, input, held)
-        : locks.hold(operation.subject, (lock) => underLock(kind, operation, input, lock));
+        ? underLock(kind, operation, input, held, recordedAt)
+        : locks.hold(operation.subject, (lock) => underLock(kind, operation, input, lock, recordedAt));
       return tracked(work);
     },
 

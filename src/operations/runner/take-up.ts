@@ -23,11 +23,13 @@ const TAKEN_AT_ONCE = 2;
 const LISTED = { perServer: 20, all: 200 } as const;
 
 /**
+ * @param schemaVersion the schema version of tenants that this build makes
  * @param take works on an operation; never rejects. Resolves to false if another worker is at it: it is looked at again later
  * @param onError called if the registry could not be asked
  */
 export function createTakeUp(
   registry: Kysely<Registry>,
+  schemaVersion: string,
   { lookSoon, lookEvery }: Pick<OperationTimes, 'lookSoon' | 'lookEvery'>,
   take: (operation: DueOperation) => Promise<boolean>,
   onError: (error: unknown) => void,
@@ -62,7 +64,7 @@ export function createTakeUp(
     more: boolean,
     tried = new Set<string>(),
   ): Promise<{ readonly found: number; readonly taken: readonly Promise<boolean>[] }> {
-    const due = await listDueOperations(registry, LISTED.perServer, LISTED.all);
+    const due = await listDueOperations(registry, schemaVersion, LISTED.perServer, LISTED.all);
     if (closed) return { found: 0, taken: [] };
     const taken = due
       .filter(({ id }) => !tried.has(id))

@@ -16,9 +16,11 @@ import {
   endStatementsOn,
 } from '../../../db/server/server-admin.js';
 import { readMarker, writeMarker } from '../../../db/tenant/marker.js';
+import { latestVersion } from '../../../db/shared/migrator.js';
 import { tenantMigrations } from '../../../db/tenant/migrations/index.js';
 import { grantRuntimeRights } from '../../../db/tenant/tenant-grants.js';
 import type { Place, PlacedProvisioner } from '../../clusters/provisioners.js';
+import { PlainError } from '../../jobs/plain-words.js';
 import type { Envelope } from '../../secrets/envelope.js';
 import { TENANT_SCRAM_ITERATIONS } from '../../tenants/tenant-ids.js';
 import type { Precedence } from '../create/precedence.js';
@@ -40,6 +42,8 @@ export interface MakingStandbyDeps extends DropDeps {
   readonly stopping: AbortSignal;
 }
 
+const version = latestVersion(tenantMigrations);
+
 export function makingStandby(deps: MakingStandbyDeps): OperationKind {
   const { registry } = deps;
   return {
@@ -51,16 +55,31 @@ export function makingStandby(deps: MakingStandbyDeps): OperationKind {
       // A former build has dropped it.
       if (!row) return 'undone';
       if (row.ready) return 'done';
+      // It would be a copy of this build's template.
+      if (row.schemaVersion > version) throw new PlainError('a replica of a newer build makes this standby database');
       const place = await findCluster(registry, row.clusterId);
       if (!place) return 'undone';
       const provisioner = await deps.provisioners.at(place);
       const mark = standbyMark(await deps.installation(), row.id);
-      const steps = stepsOf(deps, operation, { row, place, provisioner, mark });
+      const steps =
+        row.schemaVersion < version
+          ? [outdated(() => dropStandby(deps, row, place))]
+          : stepsOf(deps, operation, { row, place, provisioner, mark });
       return { steps, undone: (trx) => deleteStandby(trx, row.id) };
     },
 
     // The database carries the mark of a standby database without a row: it never held a tenant's data.
     abandon: (trx, { subject }) => deleteStandby(trx, subject),
+  };
+}
+
+/** The runner leaves the operation to replicas of its build, and takes it when none of them lives any more. */
+function outdated(undo: () => Promise<void>): Step {
+  return {
+    name: 'role',
+    settled: () => Promise.resolve('not-done'),
+    do: () => Promise.reject(new PlainError('the standby database is of an older schema version')),
+    undo,
   };
 }
 

@@ -90,7 +90,7 @@ export function createStandbyDatabases(deps: {
       for (let missing = place.wanted - usable - begun; missing > 0; missing -= 1) {
         const standby = newStandby(place);
         await insertStandby(trx, standby, place);
-        await insertOperation(trx, { kind: 'standby', subject: standby.id, clusterId });
+        await insertOperation(trx, { kind: 'standby', subject: standby.id, clusterId, details: { version } });
       }
     });
   }

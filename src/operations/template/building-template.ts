@@ -9,7 +9,6 @@
 import type { Kysely } from 'kysely';
 import { noteStep, type OperationRecord } from '../../../db/registry/operations/operation-rows.js';
 import type { Registry } from '../../../db/registry/registry-schema.js';
-import { wasAnswered } from '../../../db/driver/database-fault.js';
 import { templateMarkText } from '../../../db/server/marks.js';
 import {
   createClosedDatabase,
@@ -104,10 +103,7 @@ function stepsOf(
       name: 'make',
       settled,
       do: async () => {
-        await clear().catch((error: unknown) => {
-          // For example, a superuser is connected to a half-built database. The new one does not depend on it.
-          if (!wasAnswered(error)) throw error;
-        });
+        await clear();
         await createClosedDatabase(locked, building, from);
       },
       undo: clear,

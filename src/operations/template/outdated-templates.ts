@@ -3,6 +3,7 @@
 import type { Kysely } from 'kysely';
 import type { Registry } from '../../../db/registry/registry-schema.js';
 import { ownDatabases, whileTemplatesLocked, type ClusterDb } from '../../../db/server/server-admin.js';
+import { wasAnswered } from '../../../db/driver/database-fault.js';
 import { changeMark, findMarks, listMarked, parseTemplateMark, templateMarkText } from '../../../db/server/marks.js';
 import { latestVersion, type Migrations } from '../../../db/shared/migrator.js';
 import type { PlacedProvisioner } from '../../clusters/provisioners.js';
@@ -53,8 +54,8 @@ export async function dropOutdatedTemplates(
 }
 
 /**
- * Drops the half-built templates of this installation, except those of a newer schema version. A template that a row of the
- * registry names stays.
+ * Drops the half-built templates of this installation, except those of a newer schema version. A template stays that a row of the
+ * registry names, or that PostgreSQL refuses to drop.
  *
  * @param locked the connection that holds the lock of the server's templates
  * @param build.latest the newest migration of this build
@@ -68,8 +69,11 @@ export async function dropHalfBuilt(
   for (const { name, owned, text } of await findMarks(locked, await ownDatabases(locked, BUILDING_PREFIX))) {
     const mark = parseTemplateMark(text);
     if (!owned || text === null || mark?.installation !== installation) continue;
-    if (mark.state === 'building' && mark.version <= latest)
-      await demolishTemplate(registry, { cluster: locked }, { name, text });
+    if (mark.state !== 'building' || mark.version > latest) continue;
+    await demolishTemplate(registry, { cluster: locked }, { name, text }).catch((error: unknown) => {
+      // For example, a superuser is connected to it. The other databases do not depend on it, and the next call tries again.
+      if (!wasAnswered(error)) throw error;
+    });
   }
 }
 

@@ -94,8 +94,7 @@ export function createTemplateMaker(deps: {
           // The earlier operation may have made the template of another server: a cluster can move.
           if (outcome.state === 'done') continue;
           const failed = begun && outcome.state === 'undone';
-          if (failed || attempts === ATTEMPTS || held.lost || performance.now() > until)
-            throw 'error' in outcome ? outcome.error : new LostOperation();
+          if (failed || attempts === ATTEMPTS || held.lost || performance.now() > until) throw errorOf(outcome);
           await sleep(TRY_AGAIN_AFTER);
         }
       });
@@ -108,4 +107,9 @@ export function createTemplateMaker(deps: {
 export async function templateSiteAt(registry: Kysely<Registry>, place: Place | undefined): Promise<TemplateSite> {
   const row = place && (await findClusterAt(registry, place.host, place.port));
   return { subject: row?.id ?? newId(), clusterId: row?.id ?? null };
+}
+
+/** Another worker's error is not known here. */
+function errorOf(outcome: Outcome): Error {
+  return 'error' in outcome && outcome.error instanceof Error ? outcome.error : new LostOperation();
 }
