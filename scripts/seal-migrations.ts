@@ -8,9 +8,9 @@ import { exitCodes, say } from './command.js';
 const sealMigrations = defineCommand({
   start: 'npm run migrations:seal --',
   about: `
-Records the content of new migrations in the files hashes.ts beside them. A database in which another migration ran under the
+Records the content of new migrations in the files registry-hashes.ts and tenant-hashes.ts beside them. A database in which another migration ran under the
 same name is then refused. What is recorded already never changes: a migration may have run in a database of somebody else.
-To change a migration that has run nowhere, remove its line from hashes.ts first.`,
+To change a migration that has run nowhere, remove its line there first.`,
   flags: {},
   exits: {
     0: 'recorded',
@@ -19,8 +19,8 @@ To change a migration that has run nowhere, remove its line from hashes.ts first
 });
 
 await runCommand(sealMigrations, async () => {
-  for (const folder of MIGRATION_FOLDERS) {
-    const file = path.join(folder, 'hashes.ts');
+  for (const [folder, name] of Object.entries(MIGRATION_FOLDERS)) {
+    const file = path.join(folder, name);
     const text = await readFile(file, 'utf8').catch(() => '');
     const sealed = sealedIn(text);
     const now = await hashesIn(folder);

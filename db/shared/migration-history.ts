@@ -6,7 +6,7 @@
 //     differs   anything else: one is missing or unknown in the middle, or has another content under the same name
 //
 // A database that differs is refused: what its tables look like is not known.
-import type { Migrations } from './migrator.js';
+import type { Migrations } from './migration-types.js';
 
 /** A migration that has run in a database. */
 export interface DoneMigration {

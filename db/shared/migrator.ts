@@ -4,25 +4,9 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { sql, type Kysely } from 'kysely';
 import { hasSqlState } from '../driver/database-fault.js';
 import { compareHistory, HistoryDiffers, type DoneMigration, type HistoryVerdict } from './migration-history.js';
+import type { Migrations } from './migration-types.js';
 
-export interface Migration {
-  up(db: Kysely<unknown>): Promise<void>;
-  /**
-   * `false` for statements that PostgreSQL refuses in a transaction, such as CREATE INDEX CONCURRENTLY. A process may be killed at
-   * any line of such a migration, so the migration must be able to run again: `drop index concurrently if exists` first.
-   */
-  readonly transaction?: false;
-  /**
-   * For a migration that removes what builds of an older schema need: the oldest schema version whose builds can still use the
-   * database.
-   */
-  readonly oldest?: string;
-  /** SHA-256 of the source file, in hex. Undefined for migrations of tests. */
-  readonly hash?: string;
-}
-
-/** Migrations by name. They run in the order of their names. */
-export type Migrations = Readonly<Record<string, Migration>>;
+export type { Migration, Migrations } from './migration-types.js';
 
 /** A schema other than `public`, so that grants on all tables of `public` never include the migrator's tables. */
 export const MIGRATION_SCHEMA = 'migration';

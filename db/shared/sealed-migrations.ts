@@ -1,5 +1,5 @@
 // Migrations with their content hashes.
-import type { Migration, Migrations } from './migrator.js';
+import type { Migration, Migrations } from './migration-types.js';
 
 /** SHA-256 of each migration's source file, in hex, by the migration's name. `npm run migrations:seal` writes it. */
 export type MigrationHashes = Readonly<Record<string, string>>;

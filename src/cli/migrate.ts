@@ -1,7 +1,9 @@
 // `npm run migrate`: migrates the registry, the template and every tenant's database to the newest schema.
 import { prepareAndMigrate } from '../boot/index.js';
 import { ConfigError, processEnvironment, readSettings } from '../config/index.js';
+import { HistoryDiffers } from '../../db/shared/migration-history.js';
 import type { EmbeddedCluster } from '../embedded/embedded-cluster.js';
+import { inPlainWords } from '../jobs/plain-words.js';
 import { defineCommand, runCommand } from '../lib/command-line.js';
 import { createLogger } from '../observability/logger.js';
 
@@ -47,7 +49,7 @@ async function migrate(): Promise<number> {
       ...(newer.length > 0
         ? [`newer      the fleet is newer than this build, which leaves it as it is: ${newer.join(', ')}`]
         : []),
-      ...failed.map(({ tenant }) => `  failed: ${tenant.slug} (${tenant.id})`),
+      ...failed.map(({ tenant, error }) => `  failed: ${tenant.slug} (${tenant.id}): ${reasonOf(error)}`),
       '',
     ].join('\n'),
   );
@@ -55,6 +57,11 @@ async function migrate(): Promise<number> {
 }
 
 function describe(error: unknown): string {
-  if (error instanceof ConfigError) return error.message;
+  if (error instanceof ConfigError || error instanceof HistoryDiffers) return error.message;
   return (error instanceof Error ? error.stack : undefined) ?? String(error);
+}
+
+/** The whole error is in the log. */
+function reasonOf(error: unknown): string {
+  return error instanceof HistoryDiffers ? error.message : `${inPlainWords(error)}.`;
 }

@@ -52,6 +52,26 @@ describe('an external registry', () => {
     expect(again.code).toBe(0);
   });
 
+  it('is refused by the start and by the command if another build has run other migrations under the same names', async () => {
+    const setHash = (hash: string): Promise<string | undefined> =>
+      asSuperuser(database, async (db) => {
+        const name = '0016_operations';
+        const { rows } = await sql<{ hash: string }>`
+          select hash from migration.kysely_migration where name = ${name}`.execute(db);
+        await sql`update migration.kysely_migration set hash = ${hash} where name = ${name}`.execute(db);
+        return rows[0]?.hash;
+      });
+    const before = await setHash('another');
+    for (const program of ['src/server.js', 'src/cli/migrate.js']) {
+      const { code, stderr } = await runProgram(program, env);
+      expect(code).toBe(1);
+      expect(stderr).toContain('It has run another migration under the name 0016_operations.');
+      expect(stderr).not.toMatch(/^ +at /m);
+    }
+    await setHash(before ?? '');
+    expect((await runProgram('src/cli/migrate.js', env)).code).toBe(0);
+  });
+
   it('is refused if the service’s role lacks its rights, which the command grants again', async () => {
     await asSuperuser(database, (db) =>
       sql`revoke usage on schema migration from ${sql.id(registryService.user)}`.execute(db),
@@ -150,7 +170,7 @@ describe('an external registry', () => {
     const run = await runProgram('src/cli/migrate.js', env);
     expect(run.code).toBe(1);
     expect(run.stdout).toContain('1 migrated, 0 up to date, 1 failed');
-    expect(run.stdout).toContain(`failed: broken (${broken.id})`);
+    expect(run.stdout).toContain(`failed: broken (${broken.id}): a database refused a statement (42P07).`);
 
     const registry = connectAs<Registry>(database);
     expect((await findTenant(registry.db, behind.id))?.schemaVersion).toBe(latestVersion(tenantMigrations));

@@ -4,8 +4,11 @@ import { readdir, readFile } from 'node:fs/promises';
 import path from 'node:path';
 import type { MigrationHashes } from '../../db/shared/sealed-migrations.js';
 
-/** The folders of migrations, from the root of the source. */
-export const MIGRATION_FOLDERS = ['db/registry/migrations', 'db/tenant/migrations'] as const;
+/** The folders of migrations, and the files with their hashes, from the root of the source. */
+export const MIGRATION_FOLDERS = {
+  'db/registry/migrations': 'registry-hashes.ts',
+  'db/tenant/migrations': 'tenant-hashes.ts',
+} as const;
 
 /** SHA-256 of each migration's file in a folder, by the migration's name. */
 export async function hashesIn(folder: string): Promise<MigrationHashes> {
@@ -17,7 +20,7 @@ export async function hashesIn(folder: string): Promise<MigrationHashes> {
   return Object.fromEntries(await Promise.all(entries));
 }
 
-/** The file `hashes.ts` of a folder. */
+/** The text of a folder's file of hashes. */
 export function hashesFile(hashes: MigrationHashes): string {
   const lines = Object.entries(hashes).map(([name, hash]) => `  '${name}': '${hash}',`);
   return [
@@ -31,7 +34,7 @@ export function hashesFile(hashes: MigrationHashes): string {
   ].join('\n');
 }
 
-/** The hashes in the text of a file `hashes.ts`. */
+/** The hashes in the text of such a file. */
 export function sealedIn(text: string): MigrationHashes {
   const found = [...text.matchAll(/'(?<name>\w+)': *'(?<hash>[0-9a-f]{64})'/g)];
   return Object.fromEntries(found.map(({ groups }) => [groups?.['name'] ?? '', groups?.['hash'] ?? '']));

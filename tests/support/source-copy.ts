@@ -76,9 +76,9 @@ export async function addResource(folder: string): Promise<string[]> {
 
 /** Records the content of the copy's new migrations, as `npm run migrations:seal` does. */
 export async function sealMigrations(folder: string): Promise<void> {
-  for (const migrations of MIGRATION_FOLDERS) {
+  for (const [migrations, file] of Object.entries(MIGRATION_FOLDERS)) {
     const there = path.join(folder, migrations);
-    await writeFile(path.join(there, 'hashes.ts'), hashesFile(await hashesIn(there)));
+    await writeFile(path.join(there, file), hashesFile(await hashesIn(there)));
   }
 }
 

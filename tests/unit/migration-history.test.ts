@@ -3,7 +3,7 @@ import { readFile } from 'node:fs/promises';
 import path from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { compareHistory, type DoneMigration } from '../../db/shared/migration-history.js';
-import type { Migrations } from '../../db/shared/migrator.js';
+import type { Migrations } from '../../db/shared/migration-types.js';
 import { sealed } from '../../db/shared/sealed-migrations.js';
 import { brokenSeals, hashesFile, hashesIn, MIGRATION_FOLDERS, sealedIn } from '../support/migration-hashes.js';
 
@@ -61,8 +61,8 @@ describe('the history of a database', () => {
 });
 
 describe('the seals of migrations', () => {
-  it.each(MIGRATION_FOLDERS)('%s: each migration is as it was sealed', async (folder) => {
-    const text = await readFile(path.join(folder, 'hashes.ts'), 'utf8');
+  it.each(Object.entries(MIGRATION_FOLDERS))('%s: each migration is as it was sealed', async (folder, file) => {
+    const text = await readFile(path.join(folder, file), 'utf8');
     const now = await hashesIn(folder);
     expect(brokenSeals(sealedIn(text), now)).toEqual([]);
     // Run `npm run migrations:seal` after adding a migration.

@@ -1,7 +1,7 @@
 // The registry's migrations, listed by hand: a static list is the same in source, build and tests.
-import type { Migrations } from '../../shared/migrator.js';
+import type { Migrations } from '../../shared/migration-types.js';
 import { sealed } from '../../shared/sealed-migrations.js';
-import { hashes } from './hashes.js';
+import { hashes } from './registry-hashes.js';
 import * as m0001 from './0001_registry.js';
 import * as m0002 from './0002_events.js';
 import * as m0003 from './0003_slot_leases.js';

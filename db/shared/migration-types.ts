@@ -1,0 +1,21 @@
+// What a migration is.
+import type { Kysely } from 'kysely';
+
+export interface Migration {
+  up(db: Kysely<unknown>): Promise<void>;
+  /**
+   * `false` for statements that PostgreSQL refuses in a transaction, such as CREATE INDEX CONCURRENTLY. A process may be killed at
+   * any line of such a migration, so the migration must be able to run again: `drop index concurrently if exists` first.
+   */
+  readonly transaction?: false;
+  /**
+   * For a migration that removes what builds of an older schema need: the oldest schema version whose builds can still use the
+   * database.
+   */
+  readonly oldest?: string;
+  /** SHA-256 of the source file, in hex. Undefined for migrations of tests. */
+  readonly hash?: string;
+}
+
+/** Migrations by name. They run in the order of their names. */
+export type Migrations = Readonly<Record<string, Migration>>;
