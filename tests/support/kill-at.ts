@@ -1,6 +1,6 @@
 // Loaded into a process of the service (node --import) that a test kills. It counts the statements about tenants that a request to
 // this process causes, at once or in an operation that the request wakes. It writes each of them to standard output, and kills the
-// process at the statement number KILL_AT, before that statement is sent or right after.
+// process at the statement number KILL_AT, or at the first one of the shape KILL_SHAPE, before it is sent or right after.
 import { AsyncLocalStorage } from 'node:async_hooks';
 import { writeSync } from 'node:fs';
 import { Server } from 'node:http';
@@ -13,6 +13,7 @@ const COUNTED = /^tenantry (registry|provisioning|provisioner|lifecycle)\b/;
 const SHORTEST_PERIOD = 900;
 
 const at = Number(process.env['KILL_AT']);
+const shape = process.env['KILL_SHAPE'];
 const before = process.env['KILL_WHEN'] === 'before';
 let count = 0;
 
@@ -52,10 +53,13 @@ prototype.query = function (...args) {
   count += 1;
   const [given] = args as [string | { readonly text: string }];
   const text = typeof given === 'string' ? given : given.text;
-  writeSync(1, `kill-at ${count}: ${text.trim().replaceAll(/\s+/g, ' ')}\n`);
-  if (count === at && before) process.kill(process.pid, 'SIGKILL');
+  const line = text.trim().replaceAll(/\s+/g, ' ');
+  writeSync(1, `kill-at ${count}: ${line}\n`);
+  // As shapeOf in tests/support/killed-processes.ts.
+  const isIt = shape === undefined ? count === at : line.replaceAll(/'(?:[^']|'')*'|"[^"]*"|\d+/g, '?') === shape;
+  if (isIt && before) process.kill(process.pid, 'SIGKILL');
   const sent = query.apply(this, args);
   // The kernel has what was written: the server gets it, although the process is gone.
-  if (count === at) process.kill(process.pid, 'SIGKILL');
+  if (isIt) process.kill(process.pid, 'SIGKILL');
   return sent;
 };

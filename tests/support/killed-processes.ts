@@ -21,6 +21,8 @@ const SCALE = 40;
 /** A statement at which a process is killed. */
 export interface KillPoint {
   readonly at: number;
+  /** The statement without the values in it, instead of its number. */
+  readonly shape?: string;
   readonly when: 'before' | 'after';
 }
 
@@ -85,16 +87,20 @@ function lanesOf(most: number, act: number): readonly (readonly KillPoint[])[] {
 /** How many targets an act needs: one for each process. */
 export function targetsOf(most: number): number {
   const lanes = [0, 1, 2, 3, 4].map((act) => lanesOf(most, act).flat().length);
-  return Math.max(...lanes);
+  return Math.max(...lanes) + (EVERY === 1 ? 2 * most : 0);
 }
 
 /** Kills one process after the other, each at a later statement, until one of them answers. */
 export async function killEach(killing: Killing, act: KilledAct, number: number): Promise<KilledProcess[]> {
   let nth = 0;
   const lanes = lanesOf(act.most, number).map((points) => points.map((point) => ({ point, nth: nth++ })));
-  if (!act.alone) return (await Promise.all(lanes.map((lane) => killAlong(killing, act, lane)))).flat();
   const killed: KilledProcess[] = [];
-  for (const lane of lanes) killed.push(...(await killAlong(killing, act, lane)));
+  if (act.alone) for (const lane of lanes) killed.push(...(await killAlong(killing, act, lane)));
+  else killed.push(...(await Promise.all(lanes.map((lane) => killAlong(killing, act, lane)))).flat());
+  if (EVERY > 1) return killed;
+  // The numbers differ a little between processes, so that some statements had no kill: connections are opened when they are needed.
+  for (const when of ['before', 'after'] as const)
+    for (const shape of missedIn(killed, when)) killed.push(await killOne(killing, act, nth++, { at: 0, shape, when }));
   return killed;
 }
 
@@ -109,7 +115,7 @@ async function killAlong(
     const reached = killed.at(-1)?.point.at ?? 0;
     killed.push(process);
     if (!process.answered) continue;
-    // The number of statements differs a little, because connections are opened when they are needed.
+    // The number of statements differs a little.
     if (process.statements.length + 5 < reached) throw new Error('other work than that of the request ended the act');
     return killed;
   }
@@ -127,6 +133,7 @@ export async function killOne(
   const child = await startProcess({
     ...env,
     KILL_AT: String(point.at),
+    ...(point.shape !== undefined && { KILL_SHAPE: point.shape }),
     KILL_WHEN: point.when,
     NODE_OPTIONS: `--import=${pathToFileURL(killAt).href}`,
   });
@@ -161,15 +168,18 @@ async function ends(child: ServiceProcess, token: string, act: KilledAct, nth: n
 }
 
 /**
- * The statements of the process that answered at which no process was killed, without the values in them. Of a sample most
+ * The statements of every process that answered at which no process was killed, without the values in them. Of a sample most
  * statements are missing.
  */
 export function missedIn(killed: readonly KilledProcess[], when: KillPoint['when']): string[] {
   const lane = killed.filter(({ point, answered }) => point.when === when && !answered);
   const at = new Set(lane.map(({ statements }) => shapeOf(statements.at(-1) ?? '')));
-  const all = killed.filter(({ answered }) => answered).flatMap(({ statements }) => statements.map(shapeOf));
-  // A new connection looks first at its server. Its number is not the same in each process.
-  return [...new Set(all)].filter((text) => !at.has(text) && !text.startsWith('select pg_is_in_recovery()'));
+  const [first = new Set<string>(), ...others] = killed
+    .filter(({ answered }) => answered)
+    .map(({ statements }) => new Set(statements.map(shapeOf)));
+  // Some statements come only at times: a step is noted only if it takes long, and a new connection looks first at its server.
+  const always = [...first].filter((text) => others.every((other) => other.has(text)));
+  return always.filter((text) => !at.has(text) && !text.startsWith('select pg_is_in_recovery()'));
 }
 
 const shapeOf = (text: string): string => text.replaceAll(/'(?:[^']|'')*'|"[^"]*"|\d+/g, '?');

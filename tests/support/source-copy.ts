@@ -1,9 +1,10 @@
 // A copy of the source tree, for a test that changes or builds it: otherwise the test could destroy files under version control.
+import { execFile } from 'node:child_process';
 import { readFile, cp, mkdir, mkdtemp, rm, symlink, writeFile, chmod } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
+import { promisify } from 'node:util';
 import { blocksOf, ROOT, type Block } from './docs.js';
-import { hashesFile, hashesIn, MIGRATION_FOLDERS } from './migration-hashes.js';
 import { build } from './service-process.js';
 
 /** The files that a build, the scripts of package.json, deploy/ and the documentation need. */
@@ -74,12 +75,9 @@ export async function addResource(folder: string): Promise<string[]> {
   return touched;
 }
 
-/** Records the content of the copy's new migrations, as `npm run migrations:seal` does. */
+/** Records the content of the copy's new migrations. */
 export async function sealMigrations(folder: string): Promise<void> {
-  for (const [migrations, file] of Object.entries(MIGRATION_FOLDERS)) {
-    const there = path.join(folder, migrations);
-    await writeFile(path.join(there, file), hashesFile(await hashesIn(there)));
-  }
+  await promisify(execFile)('npm', ['run', '--silent', 'migrations:seal'], { cwd: folder });
 }
 
 /** Inserts the import below the others, and the line after the last one of its kind: with its indentation, in the named list. */
