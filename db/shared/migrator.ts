@@ -26,31 +26,38 @@ const LOCK_NOT_AVAILABLE = '55P03';
 const ATTEMPTS = 6;
 const FIRST_PAUSE = 250;
 
+export interface MigrationOptions {
+  readonly progress?: (done: number, all: number) => Promise<void>;
+  readonly attempts?: number;
+}
+
 /**
  * Runs the pending migrations. A migration that another session keeps waiting is tried again a few times: in the pauses, readers
  * and writers that wait behind it go on.
  *
- * @param progress called after each migration, with the number of migrations in total. An error that it throws is the migration's
+ * @param options.progress called after each migration, with the number of migrations in total. An error that it throws is the
+ *   migration's
+ * @param options.attempts at one migration that waits for a lock
  * @returns the names of the migrations that ran; empty if the database is newer than this build
  * @throws HistoryDiffers before anything is changed; the error of the first migration that fails, which leaves the ones before it
  */
 export async function migrateToLatest<DB>(
   db: Kysely<DB>,
   migrations: Migrations,
-  progress: (done: number, all: number) => Promise<void> = () => Promise.resolve(),
+  { progress, attempts = ATTEMPTS }: MigrationOptions = {},
 ): Promise<readonly string[]> {
   if ((await pendingMigrations(db, migrations)).length === 0) return [];
   return db.connection().execute(async (connection) => {
     await sql`select pg_advisory_lock(${LOCK})`.execute(connection);
     try {
-      await gently(() => makeRecord(connection));
+      await gently(attempts, () => makeRecord(connection));
       // Another process may have migrated the database meanwhile.
       const pending = await pendingMigrations(connection, migrations);
       await recordHashes(connection, migrations);
       const all = Object.keys(migrations).length;
       for (const [index, name] of pending.entries()) {
-        await gently(() => run(connection, name, migrations));
-        await progress(all - pending.length + index + 1, all);
+        await gently(attempts, () => run(connection, name, migrations));
+        await progress?.(all - pending.length + index + 1, all);
       }
       return pending;
     } finally {
@@ -88,13 +95,13 @@ async function impatiently<DB>(db: Kysely<DB>, work: (trx: Kysely<DB>) => Promis
   });
 }
 
-async function gently(work: () => Promise<void>): Promise<void> {
+async function gently(attempts: number, work: () => Promise<void>): Promise<void> {
   for (let attempt = 1; ; attempt += 1) {
     try {
       await work();
       return;
     } catch (error) {
-      if (attempt === ATTEMPTS || !hasSqlState(error, LOCK_NOT_AVAILABLE)) throw error;
+      if (attempt === attempts || !hasSqlState(error, LOCK_NOT_AVAILABLE)) throw error;
       await sleep(FIRST_PAUSE * 2 ** (attempt - 1) * (0.5 + Math.random()));
     }
   }

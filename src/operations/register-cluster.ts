@@ -73,9 +73,6 @@ export interface ClusterRegistration {
   ensureDefault(): Promise<unknown>;
 }
 
-/** Longest time (ms) that one request waits for the drop of standby databases. */
-const DRAIN_FOR = 10_000;
-
 /** ms. */
 const LOOK_EVERY = 50;
 
@@ -90,7 +87,7 @@ export function createClusterRegistration(deps: {
   /** The limits of a provisioner's pool; only the statement timeout is used here. */
   readonly limits: PoolLimits;
   readonly destinations: Destinations;
-  readonly times: Pick<OperationTimes, 'prepareDeadline'>;
+  readonly times: Pick<OperationTimes, 'prepareDeadline' | 'drainDeadline'>;
   /** Whether a host may be registered. */
   readonly isAllowed: (host: string) => boolean;
   /** Makes the row of the default cluster if it is missing. */
@@ -197,14 +194,14 @@ export function createClusterRegistration(deps: {
         await auditAct(trx, { ...origin, action: 'cluster.drained', target: { kind: 'cluster', id } });
       });
       await publish(id);
-      const until = performance.now() + DRAIN_FOR;
+      const until = performance.now() + deps.times.drainDeadline;
       const dropped = (async () => {
         for (const standby of await deps.standby.withdrawAll(id))
           // Another worker may be at it.
           while (performance.now() < until && !(await deps.runner.settle(standby, 'withdraw'))) await sleep(LOOK_EVERY);
       })();
       // What is left then is dropped in the background.
-      await Promise.race([dropped, sleep(DRAIN_FOR, undefined, { ref: false })]);
+      await Promise.race([dropped, sleep(deps.times.drainDeadline, undefined, { ref: false })]);
       return loadOf(registry, id);
     },
 

@@ -23,7 +23,7 @@ import { eventually } from '../support/service-process.js';
 const BACKGROUND = { timeout: 50_000, interval: 100 };
 
 /** The longest that a drain waits (ms), and what a busy computer adds. */
-const DRAIN_BOUND = 10_000 + 15_000;
+const DRAIN_BOUND = 3_000 + 15_000;
 
 let proxy: Proxy;
 let central: DatabaseHandle<Registry>;
@@ -48,6 +48,7 @@ beforeAll(async () => {
         afterOperationStep: (kind: string, step: string) => {
           if (`${kind} ${step}` === lastStep) takeAway('refuse');
         },
+        operationTimes: { drainDeadline: 3_000 },
       },
     },
   );

@@ -61,6 +61,9 @@ export const SLOW_COMMANDS: Readonly<Record<string, () => Promise<void>>> = {
       },
     ]),
   ),
+  'npm run proofs': async () => {
+    await runScript('npm run proofs', { cwd: ROOT });
+  },
   'npm run proofs -- two-builds': async () => {
     await runScript('npm run proofs -- two-builds', { cwd: ROOT });
   },

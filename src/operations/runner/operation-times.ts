@@ -24,6 +24,8 @@ export interface OperationTimes {
   readonly openDeadline: number;
   /** Longest time that a request waits for the template of a new server. */
   readonly prepareDeadline: number;
+  /** Longest time that a request waits for the drop of standby databases. */
+  readonly drainDeadline: number;
 }
 
 export const OPERATION_TIMES: OperationTimes = {
@@ -38,4 +40,5 @@ export const OPERATION_TIMES: OperationTimes = {
   closeDeadline: 6_000,
   openDeadline: 15_000,
   prepareDeadline: 25_000,
+  drainDeadline: 10_000,
 };

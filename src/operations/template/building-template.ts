@@ -112,7 +112,7 @@ function stepsOf(
       name: 'migrate',
       settled,
       do: async () => {
-        await inDatabase(building, (db) => migrateToLatest(db, tenantMigrations, progress));
+        await inDatabase(building, (db) => migrateToLatest(db, tenantMigrations, { progress }));
       },
     },
     {
