@@ -16,7 +16,7 @@ export class Session implements PostgresPoolClient {
   idleSince = 0;
   /** When the last statement was sent. */
   askedAt = 0;
-  /** Set when the connection leads to the wrong server, or is too old. It is not handed out again. */
+  /** Set when the connection leads to the wrong server, is too old, or has spoiled statements. It is not handed out again. */
   retired = false;
   /** Whether the server was read-only when the connection was opened. */
   readOnly = false;
