@@ -137,7 +137,10 @@ export async function killOne(
     KILL_WHEN: point.when,
     NODE_OPTIONS: `--import=${pathToFileURL(killAt).href}`,
   });
-  const answered = await ends(child, token, act, nth);
+  const answered = await ends(child, token, act, nth).catch((error: unknown) => {
+    child.signal('SIGKILL');
+    throw error;
+  });
   if (answered) child.signal('SIGKILL');
   if ((await child.exited) !== null) throw new Error(`the process was not killed:\n${child.stdout}`);
   const statements = [...child.stdout.matchAll(/^kill-at \d+: (.*)$/gm)].map(([, text = '']) => text);
