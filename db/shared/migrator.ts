@@ -16,7 +16,7 @@ const TABLE = `${MIGRATION_SCHEMA}.${MIGRATION_TABLE}`;
 /** The lock of Kysely's migrator: a former build may migrate the same database at the same time. */
 const LOCK = sql`3853314791062309107`;
 
-/** Longest wait (ms) of a migration for a lock on a table. All later statements on that table wait behind it. */
+/** Longest wait (ms) of a migration for a lock on a table. All later statements on that table wait for the migration. */
 const LOCK_TIMEOUT = 1_500;
 
 /** SQLSTATE: `lock_timeout` has passed. */
@@ -33,7 +33,7 @@ export interface MigrationOptions {
 
 /**
  * Runs the pending migrations. A migration that another session keeps waiting is tried again a few times: in the pauses, readers
- * and writers that wait behind it go on.
+ * and writers that wait for the migration go on.
  *
  * @param options.progress called after each migration, with the number of migrations in total. An error that it throws is the
  *   migration's
