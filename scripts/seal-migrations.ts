@@ -8,8 +8,9 @@ import { exitCodes, say } from './command.js';
 const sealMigrations = defineCommand({
   start: 'npm run migrations:seal --',
   about: `
-Records the content of new migrations in the files registry-hashes.ts and tenant-hashes.ts beside them. A database in which another migration ran under the
-same name is then refused. What is recorded already never changes: the migration may have run in another installation.
+Records the content of new migrations in the files registry-hashes.ts and tenant-hashes.ts beside them. A database in which
+another migration ran under the same name is then refused. What is recorded already never changes: the migration may have
+run in another installation.
 To change a migration that has run nowhere, remove its line there first.`,
   flags: {},
   exits: {

@@ -8,11 +8,6 @@ export interface Migration {
    * any line of such a migration, so the migration must be able to run again: `drop index concurrently if exists` first.
    */
   readonly transaction?: false;
-  /**
-   * For a migration that removes what builds of an older schema need: the oldest schema version whose builds can still use the
-   * database.
-   */
-  readonly oldest?: string;
   /** SHA-256 of the source file, in hex. Undefined for migrations of tests. */
   readonly hash?: string;
 }

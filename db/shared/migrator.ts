@@ -1,5 +1,5 @@
 // Runs migrations: each in a transaction of its own, in order, and only in a database whose history agrees with this build's.
-// The record is the table of Kysely's migrator, which former builds read and write, with two more columns.
+// The record is the table of Kysely's migrator, which former builds read and write, with one more column.
 import { setTimeout as sleep } from 'node:timers/promises';
 import { sql, type Kysely } from 'kysely';
 import { hasSqlState } from '../driver/database-fault.js';
@@ -70,11 +70,11 @@ export async function migrateToLatest<DB>(
 async function run<DB>(db: Kysely<DB>, name: string, migrations: Migrations): Promise<void> {
   const migration = migrations[name];
   if (!migration) return;
-  const { hash = null, oldest = null } = migration;
+  const { hash = null } = migration;
   const record = async (on: Kysely<DB>): Promise<void> => {
     await sql`
-      insert into ${sql.table(TABLE)} (name, timestamp, hash, oldest)
-      values (${name}, ${new Date().toISOString()}, ${hash}, ${oldest})`.execute(on);
+      insert into ${sql.table(TABLE)} (name, timestamp, hash)
+      values (${name}, ${new Date().toISOString()}, ${hash})`.execute(on);
   };
   if (migration.transaction === false) {
     await migration.up(db as unknown as Kysely<unknown>);
@@ -108,14 +108,14 @@ async function gently(attempts: number, work: () => Promise<void>): Promise<void
 }
 
 /**
- * As Kysely's migrator makes it, with the columns of this build. The service's roles read it through a view, so an ALTER TABLE that
+ * As Kysely's migrator makes it, with the column of this build. The service's roles read it through a view, so an ALTER TABLE that
  * waits behind a dump would keep every new connection waiting.
  */
 async function makeRecord<DB>(db: Kysely<DB>): Promise<void> {
   const { rows } = await sql<{ name: string }>`
     select attname as name from pg_attribute where attrelid = to_regclass(${TABLE}) and attnum > 0`.execute(db);
   const columns = rows.map(({ name }) => name);
-  if (['hash', 'oldest'].every((name) => columns.includes(name))) return;
+  if (columns.includes('hash')) return;
   await impatiently(db, async (trx) => {
     await sql`create schema if not exists ${sql.id(MIGRATION_SCHEMA)}`.execute(trx);
     await sql`
@@ -123,9 +123,7 @@ async function makeRecord<DB>(db: Kysely<DB>): Promise<void> {
       trx,
     );
     await sql`
-      alter table ${sql.table(TABLE)} add column if not exists hash text, add column if not exists oldest text`.execute(
-      trx,
-    );
+      alter table ${sql.table(TABLE)} add column if not exists hash text`.execute(trx);
   });
 }
 

@@ -45,7 +45,8 @@ export interface ClusterRegistration {
   /**
    * Inspects the server, makes the template on it, and registers the cluster. Audited.
    *
-   * @throws AppError `cluster-host-not-allowed`, before the service sends anything; `cluster-unusable`, `cluster-taken`
+   * @throws AppError `cluster-host-not-allowed`, before the service sends anything; `cluster-unusable`, `cluster-taken`;
+   *   `unavailable` if the template is not made in time: it is still being made
    */
   register(cluster: NewCluster, origin: AuditOrigin): Promise<{ cluster: ClusterRecord; warnings: readonly string[] }>;
   /**

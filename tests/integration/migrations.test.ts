@@ -32,9 +32,9 @@ function statement(text: string, more: Partial<Migration> = {}): Migration {
 
 const things = statement('create table things (id integer primary key)', { hash: 'aa' });
 
-async function recorded(): Promise<{ name: string; hash: string | null; oldest: string | null }[]> {
-  const { rows } = await sql<{ name: string; hash: string | null; oldest: string | null }>`
-    select name, hash, oldest from migration.kysely_migration order by name`.execute(database.db);
+async function recorded(): Promise<{ name: string; hash: string | null }[]> {
+  const { rows } = await sql<{ name: string; hash: string | null }>`
+    select name, hash from migration.kysely_migration order by name`.execute(database.db);
   return rows;
 }
 
@@ -75,11 +75,11 @@ describe('the history', () => {
 
   it('of a former build, which recorded no content, gets the content of the migrations that this build has', async () => {
     await migrateToLatest(database.db, { '0001_things': things });
-    await sql`alter table migration.kysely_migration drop column hash, drop column oldest`.execute(database.db);
+    await sql`alter table migration.kysely_migration drop column hash`.execute(database.db);
     expect(await migrateToLatest(database.db, build)).toEqual(['0003_c']);
     expect(await recorded()).toEqual([
-      { name: '0001_things', hash: 'aa', oldest: null },
-      { name: '0003_c', hash: null, oldest: null },
+      { name: '0001_things', hash: 'aa' },
+      { name: '0003_c', hash: null },
     ]);
   });
 

@@ -71,6 +71,7 @@ export function createDoors(deps: {
   readonly report: ReportLeft;
 }): Doors {
   const { registry, provisioners, report } = deps;
+
   /** The row, and its database if the row may act on it. If necessary, the row's number is raised, or the database is completed. */
   async function trusted(id: string, asked: boolean): Promise<Trusted> {
     for (let looks = 0; looks < LOOKS; looks += 1) {
