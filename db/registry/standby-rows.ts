@@ -182,6 +182,39 @@ export async function retireStandby(db: Kysely<Registry>, id: string): Promise<b
   return changed !== undefined;
 }
 
+/**
+ * Makes the standby databases of older schemas unavailable for claims. One that a concurrent statement claims belongs to its tenant
+ * already.
+ */
+export async function retireOlderStandby(
+  db: Kysely<Registry>,
+  schemaVersion: string,
+): Promise<{ readonly id: string; readonly clusterId: string }[]> {
+  return db
+    .updateTable('standby_databases')
+    .set({ ready: false })
+    .where('ready', '=', true)
+    .where('schema_version', '<', schemaVersion)
+    .returning(['id', 'cluster_id as clusterId'])
+    .execute();
+}
+
+/** Tenants and standby databases of older schemas that are being made. */
+export async function countOlderInTheMaking(
+  db: Kysely<Registry>,
+  schemaVersion: string,
+): Promise<{ readonly tenants: number; readonly standby: number }> {
+  const { rows } = await sql<{ tenants: number; standby: number }>`
+    select (select count(*)::int from tenants
+        where status = 'provisioning' and schema_version < ${schemaVersion}) as tenants,
+      (select count(*)::int from standby_databases s
+        where schema_version < ${schemaVersion} and exists (
+          select from operations where subject = s.id and kind = 'standby' and ended_at is null)) as standby`.execute(
+    db,
+  );
+  return rows[0] ?? { tenants: 0, standby: 0 };
+}
+
 export async function deleteStandby(db: Kysely<Registry>, id: string): Promise<void> {
   await db.deleteFrom('standby_databases').where('id', '=', id).execute();
 }

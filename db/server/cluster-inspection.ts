@@ -13,6 +13,11 @@ export interface ClusterInspection extends ClusterCheck {
   readonly clockSkew: number;
   /** Connections that remain for roles that are not superusers. */
   readonly maxConnections: number;
+  /**
+   * Databases of the connected role that were made with another version of the collation than the server now has, templates
+   * excepted. Their indexes on text may be wrong.
+   */
+  readonly otherCollations: number;
 }
 
 /** @param cluster a connection as the provisioner. @throws DatabaseFault */
@@ -28,7 +33,12 @@ export async function inspectCluster(cluster: ClusterDb): Promise<ClusterInspect
       (extract(epoch from clock_timestamp()) * 1000)::float8 as now,
       current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
         -- PostgreSQL 16 and later.
-        - coalesce(current_setting('reserved_connections', true)::int, 0) as "maxConnections"`.execute(cluster);
+        - coalesce(current_setting('reserved_connections', true)::int, 0) as "maxConnections",
+      (select count(*)::int from pg_database
+        where pg_get_userbyid(datdba) = current_user and datallowconn and not datistemplate
+          and datcollversion <> coalesce(pg_database_collation_actual_version(oid), '')) as "otherCollations"`.execute(
+    cluster,
+  );
   if (!row) throw new Error('the server does not tell what it is');
   const { now, ...rest } = row;
   return { ...check, ...rest, clockSkew: Math.round(now - (before + Date.now()) / 2) };

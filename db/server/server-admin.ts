@@ -151,56 +151,6 @@ export async function endOwnSessionsIn(cluster: ClusterDb, database: string): Pr
     where datname = ${database} and usename = current_user and pid <> pg_backend_pid()`.execute(cluster);
 }
 
-/**
- * Creates an empty database that only its owner can enter, for a template that is being built.
- *
- * @param mark its comment (db/server/marks.ts)
- */
-export async function createClosedDatabase(cluster: ClusterDb, name: string, mark: string): Promise<void> {
-  const database = sql.id(name);
-  await sql`create database ${database} template template0 encoding 'UTF8' allow_connections false`.execute(cluster);
-  await sql`
-    revoke all on database ${database} from public;
-    comment on database ${database} is ${sql.lit(mark)};
-    alter database ${database} allow_connections true`.execute(cluster);
-}
-
-/**
- * Runs `work` under the lock of the server's templates, which puts their building and dropping in order, for every build. The lock
- * belongs to the session that also runs the statements. So while another worker holds the lock, no statement of an earlier holder
- * runs on its connection, even if the answer to that statement was lost.
- *
- * @param work gets the connection that holds the lock
- */
-export async function whileTemplatesLocked<T>(cluster: ClusterDb, work: (locked: ClusterDb) => Promise<T>): Promise<T> {
-  return cluster.connection().execute(async (connection) => {
-    const key = sql`hashtextextended('tenantry templates', 0)`;
-    await sql`select pg_advisory_lock(${key})`.execute(connection);
-    try {
-      return await work(connection);
-    } finally {
-      // If the connection is lost, the lock is free too. The result of the work must not be lost with it.
-      await sql`select pg_advisory_unlock(${key})`.execute(connection).catch(() => undefined);
-    }
-  });
-}
-
-/**
- * Closes a finished database and gives it the name and mark of a template. CREATE DATABASE fails while a session is in its
- * template, so a template refuses connections.
- *
- * @returns false if the database does not carry the mark `from`
- */
-export async function sealTemplate(
-  cluster: ClusterDb,
-  building: string,
-  template: { readonly name: string; readonly from: string; readonly mark: string },
-): Promise<boolean> {
-  await sql`alter database ${sql.id(building)} allow_connections false`.execute(cluster);
-  const also = [sql`alter database ${sql.id(building)} rename to ${sql.id(template.name)}`];
-  return changeMark(cluster, { database: building, from: [template.from], to: template.mark, also });
-}
-
 /** Names of the databases that start with `prefix` and belong to the connected role. */
 export async function ownDatabases(cluster: ClusterDb, prefix: string): Promise<readonly string[]> {
   const { rows } = await sql<{ name: string }>`

@@ -17,17 +17,19 @@ import { enterEmbedded } from './embedded-connections.js';
 import type { EmbeddedCluster } from '../embedded/embedded-cluster.js';
 import { openRegistry } from '../../db/registry/open-registry.js';
 import { localSecrets, type LocalSecrets } from './local-secrets.js';
+import type { OtherCluster } from '../rollouts/fleet-servers.js';
 import {
   migrateAll,
   pendingRegistryMigrations,
+  type MigrationProgress,
   type MigrationReport,
-  type OtherCluster,
 } from '../rollouts/migrate-fleet.js';
+import { logProgress } from '../rollouts/migration-log.js';
 import { logOutcome } from '../operations/runner/operation-log.js';
 import { createSecurityEvents } from '../observability/security-events.js';
 import { createEnvelope } from '../secrets/envelope.js';
 import { enteredAs } from '../clusters/cluster-directory.js';
-import { openProvisioner, type Provisioner } from '../clusters/provisioner-connections.js';
+import { openProvisioner } from '../clusters/provisioner-connections.js';
 
 export interface Prepared {
   readonly config: Config;
@@ -61,7 +63,7 @@ export async function prepare(
   onEmbedded: (cluster: EmbeddedCluster) => void,
 ): Promise<Prepared> {
   const { config, registryOwner, embedded, secrets } = await connect(settings, log, onEmbedded);
-  if (embedded) await migrate(config, registryOwner, log);
+  if (embedded) await migrate(config, registryOwner, log, logProgress(log));
   else await checkRegistry(config, log);
   return { config, embedded, newOperator: await ensureOperator(config, settings, secrets) };
 }
@@ -71,9 +73,10 @@ export async function prepareAndMigrate(
   settings: Settings,
   log: Logger,
   onEmbedded: (cluster: EmbeddedCluster) => void,
+  progress: MigrationProgress = {},
 ): Promise<MigrationReport> {
   const { config, registryOwner } = await connect(settings, log, onEmbedded);
-  return migrate(config, registryOwner, log);
+  return migrate(config, registryOwner, log, progress);
 }
 
 async function connect(
@@ -98,11 +101,16 @@ async function connect(
   return { config: completeConfig(settings, { ...given, ...connections }), registryOwner, embedded, secrets };
 }
 
-async function migrate(config: Config, registryOwner: ConnectionSettings, log: Logger): Promise<MigrationReport> {
-  const { provisioner: connection, provisionerPool } = config.tenants;
+async function migrate(
+  config: Config,
+  registryOwner: ConnectionSettings,
+  log: Logger,
+  progress: MigrationProgress,
+): Promise<MigrationReport> {
+  const { provisioner: connection, provisionerPool, clusterBudget } = config.tenants;
   const security = createSecurityEvents({ log });
   const provisioner = openProvisioner(connection, provisionerPool);
-  const others: { readonly opened: Provisioner }[] = [];
+  const others: OpenedCluster[] = [];
   try {
     const check = await checkCluster(provisioner.cluster).catch((error: unknown) => {
       throw unusable('the server of TENANT_DATABASE_URL', connection, error);
@@ -125,6 +133,7 @@ async function migrate(config: Config, registryOwner: ConnectionSettings, log: L
           registryService,
           ...provisioner,
           provisioner: connection.user,
+          atOnce: databasesAtOnce(config, clusterBudget.reserve),
           place: { host: connection.host, port: connection.port },
           onOutcome: (operation, outcome) => {
             logOutcome(log, operation, outcome);
@@ -135,15 +144,11 @@ async function migrate(config: Config, registryOwner: ConnectionSettings, log: L
             return found;
           },
         },
-        (done, all, tenant) => {
-          log.info({ tenantId: tenant.id, done, all }, 'migrating a tenant database');
-        },
+        progress,
       ),
     );
     for (const { cluster, error } of report.clustersFailed)
       log.error({ cluster, err: error }, 'could not create the template database on a cluster');
-    for (const { tenant, error } of report.failed)
-      log.error({ tenantId: tenant.id, err: error }, 'could not migrate a tenant database');
     const { openDatabases } = await checkCluster(provisioner.cluster);
     for (const database of openDatabases) {
       const problem =
@@ -152,19 +157,24 @@ async function migrate(config: Config, registryOwner: ConnectionSettings, log: L
     }
     return report;
   } finally {
-    await Promise.all([provisioner, ...others.map(({ opened }) => opened)].map((opened) => opened.close()));
+    await Promise.all([provisioner, ...others].map((opened) => opened.close()));
   }
+}
+
+interface OpenedCluster extends OtherCluster {
+  readonly close: () => Promise<void>;
+}
+
+/** A half of the reserve, so that replicas continue to make tenants: each database takes a connection while it is migrated. */
+function databasesAtOnce({ tenants }: Config, reserve: number): number {
+  return Math.max(1, Math.min(tenants.provisionerPool.max, Math.floor(reserve / 2)));
 }
 
 /**
  * The registered clusters without the default one, with the settings to enter them. A cluster whose password does not decrypt is
  * logged and left out.
  */
-async function otherClusters(
-  registry: Kysely<Registry>,
-  config: Config,
-  log: Logger,
-): Promise<(OtherCluster & { readonly opened: Provisioner })[]> {
+async function otherClusters(registry: Kysely<Registry>, config: Config, log: Logger): Promise<OpenedCluster[]> {
   const { provisioner: own, provisionerPool } = config.tenants;
   const envelope = createEnvelope(config.encryptionKeys, 'clusters.provisioner_password');
   const rows = await listAllClusters(registry);
@@ -172,7 +182,9 @@ async function otherClusters(
     if (row.host === own.host && row.port === own.port) return [];
     try {
       const connection = enteredAs(row, envelope);
-      return [{ place: row, role: connection.user, opened: openProvisioner(connection, provisionerPool) }];
+      const opened = openProvisioner(connection, provisionerPool);
+      const atOnce = databasesAtOnce(config, row.connectionReserve);
+      return [{ place: row, server: { ...opened, role: connection.user, atOnce }, close: () => opened.close() }];
     } catch (err) {
       createSecurityEvents({ log }).record('password-unreadable', { err, clusterId: row.id });
       return [];

@@ -3,6 +3,7 @@ import pino, { type DestinationStream, type Logger, type LoggerOptions } from 'p
 import pretty from 'pino-pretty';
 import { DatabaseFault } from '../../db/driver/database-fault.js';
 import { AppError } from '../errors.js';
+import { PlainError } from '../jobs/plain-words.js';
 import { withCountedLines } from './log-lines.js';
 
 /**
@@ -63,7 +64,7 @@ export function safeError(error: unknown, causes = MAX_CAUSES): Record<string, u
   if (!(error instanceof Error)) return { type: typeof error };
   // The code identifies an intended error, so its stack adds nothing. Writing a stack costs more than the rest of an answer, and
   // a server that is down causes thousands of these errors.
-  const meant = error instanceof AppError || error instanceof DatabaseFault;
+  const meant = error instanceof AppError || error instanceof DatabaseFault || error instanceof PlainError;
   const ours = meant || (error.constructor === Error && !('severity' in error || 'errno' in error));
   return {
     type: error.name,

@@ -11,6 +11,7 @@ import { openProvisioner, type Provisioner } from '../clusters/provisioner-conne
 import { roomWarning } from '../clusters/server-room.js';
 import { LostOperation } from './runner/operation-kinds.js';
 import type { OperationTimes } from './runner/operation-times.js';
+import { findTemplateProblem } from './template/copying-template.js';
 import type { TemplateMaker, TemplateSite } from './template/template-maker.js';
 
 /** What an inspection of a server found. */
@@ -63,7 +64,14 @@ export function createClusterFitness(deps: {
   }
 
   return {
-    inspect: (connection, budget) => entering(connection, (opened) => look(opened, budget)),
+    inspect: (connection, budget) =>
+      entering(connection, async (opened) => {
+        const findings = await look(opened, budget);
+        const template = findings.inspection && (await findTemplateProblem(opened.cluster, connection.user));
+        return template === undefined
+          ? findings
+          : { ...findings, problems: [...findings.problems, asSentence(template)] };
+      }),
 
     prepare(connection, budget, site) {
       const prepared = entering(connection, async (opened) => {
@@ -81,6 +89,10 @@ export function createClusterFitness(deps: {
       return within(prepared, deps.times.prepareDeadline, late);
     },
   };
+}
+
+function asSentence(part: string): string {
+  return `${part.charAt(0).toUpperCase()}${part.slice(1)}.`;
 }
 
 function withoutTemplate(cause: unknown): AppError {
@@ -106,7 +118,8 @@ export function judgeCluster(
   inspection: ClusterInspection,
   budget: ClusterBudget,
 ): Pick<ClusterFindings, 'problems' | 'warnings'> {
-  const { role, superuser, canProvision, openDatabases, versionNumber, version, readOnly, clockSkew } = inspection;
+  const { role, superuser, canProvision, openDatabases, versionNumber, version, readOnly, clockSkew, otherCollations } =
+    inspection;
   const problems = [
     versionNumber < OLDEST_VERSION && `PostgreSQL 15 or later is needed; this is ${version}.`,
     superuser && `The role "${role}" is a superuser: use one that is not (deploy/bootstrap.sql).`,
@@ -119,6 +132,8 @@ export function judgeCluster(
     roomWarning(inspection, budget),
     openDatabases.length > 0 &&
       `Every role of the server may connect to ${openDatabases.join(', ')}. Run REVOKE ALL ON DATABASE … FROM PUBLIC.`,
+    otherCollations > 0 &&
+      `${otherCollations} databases were made with another version of the collation than the server has now. In each, run REINDEX DATABASE, then ALTER DATABASE … REFRESH COLLATION VERSION.`,
   ];
   const said = (text: string | false | undefined): text is string => typeof text === 'string';
   return { problems: problems.filter(said), warnings: warnings.filter(said) };

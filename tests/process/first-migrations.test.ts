@@ -64,8 +64,8 @@ describe('the first `npm run migrate` on an empty registry', () => {
     );
     expect(runs.map(({ code, stderr }) => ({ code, stderr }))).toEqual(runs.map(() => ({ code: 0, stderr: '' })));
     // Each process reports what it did itself.
-    expect(runs.filter(({ stdout }) => stdout.includes('ran 0001_registry'))).toHaveLength(1);
-    expect(runs.filter(({ stdout }) => stdout.includes('template   made'))).toHaveLength(1);
+    expect(runs.filter(({ stdout }) => stdout.includes('"report":{"registry":["0001_registry"'))).toHaveLength(1);
+    expect(runs.filter(({ stdout }) => stdout.includes('"templateMade":true'))).toHaveLength(1);
   });
 
   it('succeeds beside a first start, which starts or is refused in words', async () => {

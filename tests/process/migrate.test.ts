@@ -10,6 +10,31 @@ import { tenantMigrations } from '../../db/tenant/migrations/index.js';
 import { asSuperuser, beginSession, connectAs, startServiceForTest } from '../support/app.js';
 import { build, makeDataDir, runProgram, startProcess } from '../support/service-process.js';
 
+type Run = Awaited<ReturnType<typeof runProgram>>;
+
+interface Line {
+  readonly level: string;
+  readonly tenantId?: string;
+  readonly err?: object;
+  readonly done?: number;
+  readonly all?: number;
+  readonly report?: { readonly registry: readonly string[]; readonly templateMade: boolean };
+}
+
+/** Without a terminal, each line of the command is a JSON object. */
+function linesOf({ stdout }: Run): Line[] {
+  return stdout
+    .trim()
+    .split('\n')
+    .map((line) => JSON.parse(line) as Line);
+}
+
+function reportOf(run: Run): NonNullable<Line['report']> {
+  const { report } = linesOf(run).at(-1) ?? {};
+  if (!report) throw new Error(run.stdout + run.stderr);
+  return report;
+}
+
 describe('an external registry', () => {
   const { superuser, registryOwner, registryService, provisioner } = inject('cluster');
   const database = `registry_${randomBytes(6).toString('hex')}`;
@@ -45,10 +70,9 @@ describe('an external registry', () => {
   it('is migrated by the command, which can be repeated', async () => {
     const first = await runProgram('src/cli/migrate.js', env);
     expect(first.code).toBe(0);
-    expect(first.stdout).toContain('ran 0001_registry');
+    expect(reportOf(first).registry[0]).toBe('0001_registry');
     const again = await runProgram('src/cli/migrate.js', env);
-    expect(again.stdout).toContain('registry   up to date');
-    expect(again.stdout).toContain('template   up to date');
+    expect(reportOf(again)).toMatchObject({ registry: [], templateMade: false });
     expect(again.code).toBe(0);
   });
 
@@ -168,9 +192,15 @@ describe('an external registry', () => {
     }
 
     const run = await runProgram('src/cli/migrate.js', env);
-    expect(run.code).toBe(1);
-    expect(run.stdout).toContain('1 migrated, 0 up to date, 1 failed');
-    expect(run.stdout).toContain(`failed: broken (${broken.id}): a database refused a statement (42P07).`);
+    expect(run.code).toBe(3);
+    const failed = { id: broken.id, slug: 'broken', reason: 'a database refused a statement (42P07).' };
+    expect(reportOf(run)).toMatchObject({ tenantsMigrated: 1, tenantsCurrent: 0, failed: [failed] });
+    // It was tried twice, the second time after the others.
+    const attempts = linesOf(run).filter(({ tenantId, err }) => tenantId === broken.id && err !== undefined);
+    expect(attempts.map(({ level, done, all }) => ({ level, done, all }))).toEqual([
+      { level: 'warn', done: expect.any(Number) as number, all: 2 },
+      { level: 'error', done: 2, all: 2 },
+    ]);
 
     const registry = connectAs<Registry>(database);
     expect((await findTenant(registry.db, behind.id))?.schemaVersion).toBe(latestVersion(tenantMigrations));

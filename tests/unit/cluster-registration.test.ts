@@ -58,6 +58,7 @@ describe('a server', () => {
     readOnly: false,
     clockSkew: 4_900,
     maxConnections: 96,
+    otherCollations: 0,
   };
 
   it('without faults has neither problems nor warnings', () => {

@@ -15,12 +15,10 @@ import { changeMark, findMarks, findRoleMarks, markText } from '../../../db/serv
 import {
   boundRuntimeRoles,
   createRuntimeRole,
-  createTenantDatabase,
   endOwnSessionsIn,
   endStatementsOn,
 } from '../../../db/server/server-admin.js';
 import { scramVerifier } from '../../../db/server/scram.js';
-import { tenantMigrations } from '../../../db/tenant/migrations/index.js';
 import { grantRuntimeRights } from '../../../db/tenant/tenant-grants.js';
 import { hasUsers } from '../../../db/tenant/usage-queries.js';
 import { insertFirstAdmin } from '../../../db/tenant/user-queries.js';
@@ -30,7 +28,7 @@ import { TENANT_SCRAM_ITERATIONS } from '../../tenants/tenant-ids.js';
 import { activate } from './activation.js';
 import { PastReturn, type Plan, type Step } from '../runner/operation-kinds.js';
 import { standbyMark } from '../standby/standby-databases.js';
-import { templateName } from '../template/template-names.js';
+import { copyTemplate } from '../template/copying-template.js';
 import type { CreationDeps, CreationInput } from './creation.js';
 import { giveUp, takeBack } from './take-back.js';
 import { isWhole } from './wholeness.js';
@@ -187,8 +185,7 @@ class Creation {
       },
       do: async () => {
         this.#known();
-        const template = templateName(tenantMigrations, owner);
-        await createTenantDatabase(cluster, { name, template, runtimeRole: name, mark: this.#making, exists });
+        await copyTemplate(cluster, owner, { name, runtimeRole: name, mark: this.#making, exists });
       },
     };
   }

@@ -11,7 +11,6 @@ import { scramVerifier } from '../../../db/server/scram.js';
 import {
   boundRuntimeRoles,
   createRuntimeRole,
-  createTenantDatabase,
   endOwnSessionsIn,
   endStatementsOn,
 } from '../../../db/server/server-admin.js';
@@ -26,7 +25,7 @@ import { TENANT_SCRAM_ITERATIONS } from '../../tenants/tenant-ids.js';
 import type { Precedence } from '../create/precedence.js';
 import { LostOperation, type OperationKind, type Plan, type Step } from '../runner/operation-kinds.js';
 import { standbyMark } from './standby-databases.js';
-import { templateName } from '../template/template-names.js';
+import { copyTemplate } from '../template/copying-template.js';
 import { dropStandby, type DropDeps } from './drop-standby.js';
 
 export interface MakingStandbyDeps extends DropDeps {
@@ -133,8 +132,7 @@ function stepsOf(
         // CREATE DATABASE makes it whole or not at all. Its mark comes in the next statement.
         const exists = found?.owned === true && found.text === null && !found.open;
         if (found && !exists) throw new Error('the database carries another mark');
-        const template = templateName(tenantMigrations, owner);
-        await createTenantDatabase(cluster, { name, template, runtimeRole: name, mark, exists });
+        await copyTemplate(cluster, owner, { name, runtimeRole: name, mark, exists });
       },
     },
     {

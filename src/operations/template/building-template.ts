@@ -5,24 +5,25 @@
 //                                            └── no ──> make ── migrate ── seal ──> done
 //
 // Each attempt runs under that lock and builds a new database. A database that an earlier attempt left has no worker any more, on
-// whichever replica: `make` drops it, and ends the sessions in it. So no step has to know whether it was done before.
+// whichever replica: `make` drops it, and ends the sessions in it. So no step has to know whether it was done before. `make` also
+// drops a template that PostgreSQL refuses to copy.
 import type { Kysely } from 'kysely';
 import { noteStep, type OperationRecord } from '../../../db/registry/operations/operation-rows.js';
 import type { Registry } from '../../../db/registry/registry-schema.js';
 import { templateMarkText } from '../../../db/server/marks.js';
+import type { ClusterDb } from '../../../db/server/server-admin.js';
 import {
   createClosedDatabase,
-  ownDatabases,
+  findCopyObstacle,
   sealTemplate,
   whileTemplatesLocked,
-  type ClusterDb,
-} from '../../../db/server/server-admin.js';
+} from '../../../db/server/templates.js';
 import { latestVersion, migrateToLatest } from '../../../db/shared/migrator.js';
 import { tenantMigrations } from '../../../db/tenant/migrations/index.js';
 import type { PlacedProvisioner } from '../../clusters/provisioners.js';
 import { PlainError } from '../../jobs/plain-words.js';
 import { LostOperation, type OperationKind, type Plan, type Step } from '../runner/operation-kinds.js';
-import { dropHalfBuilt } from './outdated-templates.js';
+import { dropHalfBuilt, dropUnusable } from './outdated-templates.js';
 import { newBuildingName, templateName } from './template-names.js';
 
 /** How to enter the server that needs a template. */
@@ -65,10 +66,9 @@ export function buildingTemplate(deps: BuildingDeps): OperationKind {
   };
 }
 
-/** Whether the server has the template of this build. */
+/** Whether the server has a template of this build that it can copy. */
 export async function hasTemplate(cluster: ClusterDb, owner: string): Promise<boolean> {
-  const name = templateName(tenantMigrations, owner);
-  return (await ownDatabases(cluster, name)).includes(name);
+  return (await findCopyObstacle(cluster, templateName(tenantMigrations, owner))) === undefined;
 }
 
 /** Ends the operation without a change of the server. */
@@ -104,6 +104,7 @@ function stepsOf(
       settled,
       do: async () => {
         await clear();
+        await dropUnusable(registry, locked, { name: templateName(tenantMigrations, role), installation });
         await createClosedDatabase(locked, building, from);
       },
       undo: clear,

@@ -2,11 +2,13 @@
 // templates, which each builder holds. So a half-built template that is found under the lock was left by a worker that is gone.
 import type { Kysely } from 'kysely';
 import type { Registry } from '../../../db/registry/registry-schema.js';
-import { ownDatabases, whileTemplatesLocked, type ClusterDb } from '../../../db/server/server-admin.js';
+import { ownDatabases, type ClusterDb } from '../../../db/server/server-admin.js';
+import { findCopyObstacle, whileTemplatesLocked } from '../../../db/server/templates.js';
 import { wasAnswered } from '../../../db/driver/database-fault.js';
 import { changeMark, findMarks, listMarked, parseTemplateMark, templateMarkText } from '../../../db/server/marks.js';
 import { latestVersion, type Migrations } from '../../../db/shared/migrator.js';
 import type { PlacedProvisioner } from '../../clusters/provisioners.js';
+import { PlainError } from '../../jobs/plain-words.js';
 import { demolishTemplate } from '../demolish.js';
 import { BUILDING_PREFIX, nameForVersions, templateName } from './template-names.js';
 
@@ -21,15 +23,12 @@ export interface TemplatesFound {
 /**
  * Drops the templates of older schema versions, and unfinished templates. A replica of an older build can then make no tenant
  * with an old schema. Templates of a newer build stay.
- *
- * @param drops if false, only looks for newer templates
  */
 export async function dropOutdatedTemplates(
   registry: Kysely<Registry>,
   provisioner: Pick<PlacedProvisioner, 'cluster' | 'role'>,
   migrations: Migrations,
   installation: string,
-  drops: boolean,
 ): Promise<TemplatesFound> {
   const { cluster, role } = provisioner;
   const current = templateName(migrations, role);
@@ -45,7 +44,6 @@ export async function dropOutdatedTemplates(
         if (mark.state === 'template') found.newer.push(mark.version);
         continue;
       }
-      if (!drops) continue;
       const why = await demolishTemplate(registry, { cluster: locked }, { name, text });
       if (why !== undefined) found.left.push({ name, why });
     }
@@ -75,6 +73,25 @@ export async function dropHalfBuilt(
       if (!wasAnswered(error)) throw error;
     });
   }
+}
+
+/**
+ * Drops a template that PostgreSQL refuses to copy. A template is empty, so making it again loses nothing.
+ *
+ * @throws Error if it is not a template of this installation, or a row of the registry names it
+ */
+export async function dropUnusable(
+  registry: Kysely<Registry>,
+  locked: ClusterDb,
+  { name, installation }: { readonly name: string; readonly installation: string },
+): Promise<void> {
+  if ((await findCopyObstacle(locked, name))?.kind !== 'collation') return;
+  const [found] = await findMarks(locked, [name]);
+  const mark = parseTemplateMark(found?.text ?? '');
+  if (!found?.text || mark?.installation !== installation || mark.state !== 'template')
+    throw new PlainError('the template carries the mark of another installation, or none');
+  const why = await demolishTemplate(registry, { cluster: locked }, { name, text: found.text });
+  if (why !== undefined) throw new PlainError(`the template cannot be dropped: ${why}`);
 }
 
 /**

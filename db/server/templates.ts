@@ -1,0 +1,71 @@
+// The statements about templates on a server: making, sealing and locking them, and whether one can be copied.
+import { sql } from 'kysely';
+import { changeMark } from './marks.js';
+import type { ClusterDb } from './server-admin.js';
+
+/**
+ * Creates an empty database that only its owner can enter, for a template that is being built.
+ *
+ * @param mark its comment (db/server/marks.ts)
+ */
+export async function createClosedDatabase(cluster: ClusterDb, name: string, mark: string): Promise<void> {
+  const database = sql.id(name);
+  await sql`create database ${database} template template0 encoding 'UTF8' allow_connections false`.execute(cluster);
+  await sql`
+    revoke all on database ${database} from public;
+    comment on database ${database} is ${sql.lit(mark)};
+    alter database ${database} allow_connections true`.execute(cluster);
+}
+
+/**
+ * Runs `work` under the lock of the server's templates, which puts their building and dropping in order, for every build. The lock
+ * belongs to the session that also runs the statements. So while another worker holds the lock, no statement of an earlier holder
+ * runs on its connection, even if the answer to that statement was lost.
+ *
+ * @param work gets the connection that holds the lock
+ */
+export async function whileTemplatesLocked<T>(cluster: ClusterDb, work: (locked: ClusterDb) => Promise<T>): Promise<T> {
+  return cluster.connection().execute(async (connection) => {
+    const key = sql`hashtextextended('tenantry templates', 0)`;
+    await sql`select pg_advisory_lock(${key})`.execute(connection);
+    try {
+      return await work(connection);
+    } finally {
+      // If the connection is lost, the lock is free too. The result of the work must not be lost with it.
+      await sql`select pg_advisory_unlock(${key})`.execute(connection).catch(() => undefined);
+    }
+  });
+}
+
+/**
+ * Closes a finished database and gives it the name and mark of a template. CREATE DATABASE fails while a session is in its
+ * template, so a template refuses connections.
+ *
+ * @returns false if the database does not carry the mark `from`
+ */
+export async function sealTemplate(
+  cluster: ClusterDb,
+  building: string,
+  template: { readonly name: string; readonly from: string; readonly mark: string },
+): Promise<boolean> {
+  await sql`alter database ${sql.id(building)} allow_connections false`.execute(cluster);
+  const also = [sql`alter database ${sql.id(building)} rename to ${sql.id(template.name)}`];
+  return changeMark(cluster, { database: building, from: [template.from], to: template.mark, also });
+}
+
+/** Why PostgreSQL refuses to copy a template; undefined if it does not. */
+export type CopyObstacle =
+  | { readonly kind: 'missing' }
+  /** After an update of the operating system. `now` is null if the system no longer tells a version. */
+  | { readonly kind: 'collation'; readonly made: string; readonly now: string | null };
+
+/** @param template the name of a database of the connected role */
+export async function findCopyObstacle(cluster: ClusterDb, template: string): Promise<CopyObstacle | undefined> {
+  const { rows } = await sql<{ made: string | null; now: string | null }>`
+    select datcollversion as made, pg_database_collation_actual_version(oid) as now from pg_database
+    where datname = ${template} and pg_get_userbyid(datdba) = current_user`.execute(cluster);
+  const [found] = rows;
+  if (!found) return { kind: 'missing' };
+  const { made, now } = found;
+  return made === null || made === now ? undefined : { kind: 'collation', made, now };
+}
