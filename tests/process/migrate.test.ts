@@ -1,6 +1,8 @@
 // `npm run migrate`, and what the start demands of an external registry.
 import { sql } from 'kysely';
+import { execFile } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
+import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, inject, it } from 'vitest';
 import type { Registry } from '../../db/registry/registry-schema.js';
 import { findTenant, updateTenant } from '../../db/registry/tenant-queries.js';
@@ -8,6 +10,7 @@ import type { ConnectionSettings } from '../../db/driver/client.js';
 import { latestVersion } from '../../db/shared/migrator.js';
 import { tenantMigrations } from '../../db/tenant/migrations/index.js';
 import { asSuperuser, beginSession, connectAs, startServiceForTest } from '../support/app.js';
+import { isMissing, skipNote } from '../support/programs.js';
 import { build, makeDataDir, runProgram, startProcess } from '../support/service-process.js';
 
 type Run = Awaited<ReturnType<typeof runProgram>>;
@@ -167,6 +170,23 @@ describe('an external registry', () => {
     expect(code).toBe(0);
     expect(stdout).toContain('Usage: npm run migrate');
   });
+
+  it.skipIf(isMissing('script'))(
+    `is migrated with progress in words on a terminal (script)${skipNote('script')}`,
+    async () => {
+      const command = `${process.execPath} dist/src/cli/migrate.js`;
+      const { stdout } = await promisify(execFile)(
+        'script',
+        ['--quiet', '--return', '--command', command, '/dev/null'],
+        {
+          env: { PATH: process.env['PATH'], ...env },
+        },
+      );
+      expect(stdout.replaceAll('\r', '')).toBe(
+        'registry   up to date\ntemplate   up to date\ntenants    0 migrated, 0 up to date, 0 failed\n',
+      );
+    },
+  );
 
   it('has its outdated tenant databases migrated, and a database that cannot be migrated reported', async () => {
     const service = await startServiceForTest({ registry: database });

@@ -15,6 +15,7 @@ const PACKAGES = {
   promtool: 'prometheus',
   psql: 'postgresql-client',
   'redis-server': 'redis-server',
+  script: 'bsdutils',
   setsid: 'util-linux',
   shellcheck: 'shellcheck',
 } as const;

@@ -1,0 +1,279 @@
+// `migrateAll` while other builds, sessions and servers are in its way. On a server of its own: templates are broken here.
+import { sql, type Kysely } from 'kysely';
+import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import type { DatabaseHandle } from '../../db/driver/client.js';
+import { findInstallationId } from '../../db/registry/installation.js';
+import type { Registry } from '../../db/registry/registry-schema.js';
+import { findTenant } from '../../db/registry/tenant-queries.js';
+import { templateMarkText } from '../../db/server/marks.js';
+import { tenantMigrations } from '../../db/tenant/migrations/index.js';
+import { openProvisioner, type Provisioner } from '../../src/clusters/provisioner-connections.js';
+import { templateName } from '../../src/operations/template/template-names.js';
+import { migrateAll, type MigrationDeps, type MigrationReport } from '../../src/rollouts/migrate-fleet.js';
+import type { TenantProgress } from '../../src/rollouts/migrate-tenants.js';
+import { startCluster, type TestCluster } from '../support/cluster.js';
+import { finishOperations } from '../support/operations.js';
+import {
+  ADMIN,
+  connectTo,
+  startServiceIn,
+  type Problem,
+  type TestService,
+  type TestTenant,
+} from '../support/service.js';
+import { eventually } from '../support/service-process.js';
+
+const [OLDER = '', NEWEST = ''] = Object.keys(tenantMigrations).sort().slice(-2);
+
+let cluster: TestCluster;
+let stop: () => Promise<void>;
+let service: TestService;
+let provisioner: Provisioner;
+let central: DatabaseHandle<Registry>;
+let registry: Kysely<Registry>;
+const lines: string[] = [];
+
+beforeAll(async () => {
+  ({ cluster, stop } = await startCluster());
+  service = await startServiceIn(cluster, {
+    // Only what a test makes is there.
+    env: { STANDBY_DATABASES: '0', LOG_LEVEL: 'warn' },
+    overrides: { logStream: { write: (line: string) => void lines.push(line) } },
+  });
+  provisioner = openProvisioner(cluster.provisioner, service.config.tenants.provisionerPool);
+  central = connectTo<Registry>(cluster, service.config.registry.connection.database);
+  registry = central.db;
+});
+afterAll(async () => {
+  await Promise.all([service.close(), provisioner.close(), central.close(0)]);
+  await stop();
+});
+afterEach(async () => {
+  await sql`delete from replicas where id = 'older'`.execute(registry);
+});
+
+const migrate = (deps: Partial<MigrationDeps> = {}, tenant?: TenantProgress): Promise<MigrationReport> =>
+  migrateAll(
+    { registry, ...provisioner, provisioner: cluster.provisioner.user, ...deps },
+    { ...(tenant && { tenant }) },
+  );
+
+async function asSuperuser<T>(database: string, work: (db: Kysely<unknown>) => Promise<T>): Promise<T> {
+  const handle = connectTo<unknown>(cluster, database);
+  try {
+    return await work(handle.db);
+  } finally {
+    await handle.close(0);
+  }
+}
+
+/** Takes the newest migration back: it only replaces a view. */
+async function makeOlder({ id }: Pick<TestTenant, 'id'>): Promise<string> {
+  const tenant = await findTenant(registry, id);
+  if (!tenant) throw new Error('the tenant has no row');
+  await asSuperuser(tenant.dbName, (db) =>
+    sql`delete from migration.kysely_migration where name = ${NEWEST}`.execute(db),
+  );
+  await sql`update tenants set schema_version = ${OLDER} where id = ${id}`.execute(registry);
+  return tenant.dbName;
+}
+
+async function olderTenants(count: number): Promise<TestTenant[]> {
+  const made: TestTenant[] = [];
+  for (let index = 0; index < count; index += 1) made.push(await service.createTenant());
+  await Promise.all(made.map(makeOlder));
+  return made;
+}
+
+async function versionOf(id: string): Promise<string | undefined> {
+  return (await findTenant(registry, id))?.schemaVersion;
+}
+
+/** The row of a replica of the older build that lives. */
+async function olderReplica(): Promise<void> {
+  await sql`
+    insert into replicas (id, version, schema_version, node, host, started_at, seen_at, slots_used)
+    values ('older', '0.0.1', ${OLDER}, 'v20', 'older', now(), now() + interval '1 hour', '{}')`.execute(registry);
+}
+
+async function databases(): Promise<string[]> {
+  const { rows } = await sql<{ name: string }>`select datname as name from pg_database`.execute(provisioner.cluster);
+  return rows.map(({ name }) => name);
+}
+
+describe('a migration of the fleet', () => {
+  it('takes templates and standby databases from older builds before it migrates the first tenant', async () => {
+    await olderTenants(2);
+    const template = 'tenantry_template_of_an_older_build';
+    const mark = templateMarkText({
+      installation: await findInstallationId(registry),
+      state: 'template',
+      version: OLDER,
+    });
+    await sql`create database ${sql.id(template)} allow_connections false`.execute(provisioner.cluster);
+    await sql`comment on database ${sql.id(template)} is ${sql.lit(mark)}`.execute(provisioner.cluster);
+    await sql`update clusters set standby_target = 1`.execute(registry);
+    await service.app.engine.standby.refill(new AbortController().signal);
+    await finishOperations(service.app.engine);
+    await sql`update clusters set standby_target = 0`.execute(registry);
+    await sql`update standby_databases set schema_version = ${OLDER}`.execute(registry);
+
+    const seen: unknown[] = [];
+    const look: MigrationDeps['inDatabase'] = async (database, work) => {
+      const ready = await registry.selectFrom('standby_databases').select('id').where('ready', '=', true).execute();
+      if (database.startsWith('tn_'))
+        seen.push({ ready: ready.length, template: (await databases()).includes(template) });
+      return provisioner.inDatabase(database, work);
+    };
+    const report = await migrate({ inDatabase: look });
+    expect(seen).toEqual([
+      { ready: 0, template: false },
+      { ready: 0, template: false },
+    ]);
+    expect(report).toMatchObject({ tenantsMigrated: 2, standbyWithdrawn: 1, templatesLeft: [], failed: [] });
+    await finishOperations(service.app.engine);
+    expect(await registry.selectFrom('standby_databases').select('id').execute()).toEqual([]);
+  });
+
+  it('migrates a tenant that an older build finishes meanwhile', async () => {
+    const [first, late] = await olderTenants(2);
+    if (!first || !late) throw new Error('no tenants');
+    await olderReplica();
+    const status = (to: string): Promise<unknown> =>
+      sql`update tenants set status = ${to} where id = ${late.id}`.execute(registry);
+    // It is being made when the migration begins, and ends while the migration waits for it.
+    await status('provisioning');
+    setTimeout(() => void status('active'), 1_000);
+    const report = await migrate();
+    expect(report).toMatchObject({ tenantsMigrated: 2, tenantsUnfinished: 0, failed: [] });
+    expect([await versionOf(first.id), await versionOf(late.id)]).toEqual([NEWEST, NEWEST]);
+  });
+
+  it('migrates a tenant that appears while others are migrated', async () => {
+    const [first, late] = await olderTenants(2);
+    if (!first || !late) throw new Error('no tenants');
+    await sql`update tenants set schema_version = ${NEWEST} where id = ${late.id}`.execute(registry);
+    const report = await migrate({}, ({ id }) => {
+      if (id === first.id)
+        void sql`update tenants set schema_version = ${OLDER} where id = ${late.id}`.execute(registry);
+    });
+    expect(report.tenantsMigrated).toBe(2);
+    expect(await versionOf(late.id)).toBe(NEWEST);
+  });
+
+  it('reports a tenant that an older build has begun and left', async () => {
+    const [left] = await olderTenants(1);
+    if (!left) throw new Error('no tenant');
+    const status = (to: string): Promise<unknown> =>
+      sql`update tenants set status = ${to} where id = ${left.id}`.execute(registry);
+    await status('provisioning');
+    expect(await migrate()).toMatchObject({ tenantsMigrated: 0, tenantsUnfinished: 1 });
+    await status('active');
+    expect(await migrate()).toMatchObject({ tenantsMigrated: 1, tenantsUnfinished: 0 });
+  });
+
+  it('enters no more databases of a server at once than its reserve allows', async () => {
+    await olderTenants(7);
+    let inside = 0;
+    let most = 0;
+    const counting: MigrationDeps['inDatabase'] = async (database, work) => {
+      most = Math.max(most, (inside += 1));
+      try {
+        return await provisioner.inDatabase(database, work);
+      } finally {
+        inside -= 1;
+      }
+    };
+    const told: string[] = [];
+    const report = await migrate({ inDatabase: counting, atOnce: 3 }, (_, { done, all }) => {
+      told.push(`${done} of ${all}`);
+    });
+    expect(report).toMatchObject({ tenantsMigrated: 7, failed: [] });
+    expect(most).toBe(3);
+    expect(told).toEqual([1, 2, 3, 4, 5, 6, 7].map((done) => `${done} of 7`));
+  });
+
+  it('does not hang on a tenant that vanishes, and reports a tenant whose database is gone', async () => {
+    const [gone, fine] = await olderTenants(2);
+    if (!gone || !fine) throw new Error('no tenants');
+    const name = (await findTenant(registry, gone.id))?.dbName ?? '';
+    await service.app.engine.tenantPools.retire(gone.id);
+    await asSuperuser('postgres', (db) => sql`drop database ${sql.id(name)} with (force)`.execute(db));
+    const attempts: unknown[] = [];
+    const report = await migrate({}, ({ id }, { again }) => {
+      if (id === gone.id) attempts.push(again);
+    });
+    expect(report).toMatchObject({ tenantsMigrated: 1, failed: [{ tenant: { id: gone.id } }] });
+    expect(attempts).toEqual([true, false]);
+    expect(await versionOf(fine.id)).toBe(NEWEST);
+    await sql`delete from tenants where id = ${gone.id}`.execute(registry);
+  });
+});
+
+describe('a template whose collation has another version than the server', () => {
+  const template = (): string => templateName(tenantMigrations, cluster.provisioner.user);
+  const make = (slug: string) =>
+    service.send<Problem>('POST', '/tenants', {
+      token: service.operatorToken,
+      body: { name: 'Collated', slug, admin: ADMIN },
+    });
+
+  async function comment(installation: string): Promise<void> {
+    const text = templateMarkText({ installation, state: 'template', version: NEWEST });
+    await sql`comment on database ${sql.id(template())} is ${sql.lit(text)}`.execute(provisioner.cluster);
+  }
+
+  // The template of the test server was made for another registry.
+  beforeAll(async () => comment(await findInstallationId(registry)));
+
+  it('is named in the log, in the operation and in the check of the cluster, and made again by the migration', async () => {
+    const cause =
+      /the template database was made with version 0\.0 of the collation, and the server now has .*npm run migrate/;
+    await asSuperuser('postgres', (db) =>
+      sql`update pg_database set datcollversion = '0.0' where datname = ${template()}`.execute(db),
+    );
+    lines.length = 0;
+    expect(await make('collated')).toMatchObject({ status: 503, body: { code: 'provisioning-failed' } });
+    await eventually('the log names the cause', () => Promise.resolve(lines.some((line) => cause.test(line))));
+    const operations = await service.send<{ data: { error: string }[] }>('GET', '/operations?kind=create&limit=1', {
+      token: service.operatorToken,
+    });
+    expect(operations.body.data[0]?.error).toMatch(cause);
+    const { body: clusters } = await service.send<{ data: { id: string }[] }>('GET', '/clusters', {
+      token: service.operatorToken,
+    });
+    const check = (): Promise<{ body: { usable: boolean; problems: string[] } }> =>
+      service.send('POST', `/clusters/${clusters.data[0]?.id ?? ''}/check`, { token: service.operatorToken });
+    const { body } = await check();
+    expect(body.usable).toBe(false);
+    expect(body.problems.join()).toMatch(/^The template database was made with version 0\.0 of the collation/);
+
+    expect(await migrate()).toMatchObject({ templateMade: true, templatesLeft: [] });
+    expect((await databases()).filter((name) => name.startsWith('tenantry_'))).toEqual([template()]);
+    expect((await check()).body).toMatchObject({ usable: true, problems: [] });
+    expect((await make('collated')).status).toBe(201);
+    expect(await migrate()).toMatchObject({ templateMade: false });
+  });
+
+  it('stays if it does not carry the mark of this installation', async () => {
+    await comment('00000000-0000-4000-8000-000000000000');
+    await asSuperuser('postgres', (db) =>
+      sql`update pg_database set datcollversion = '0.0' where datname = ${template()}`.execute(db),
+    );
+    await expect(migrate()).rejects.toThrow('the template carries the mark of another installation, or none');
+    expect(await databases()).toContain(template());
+    await comment(await findInstallationId(registry));
+    expect(await migrate()).toMatchObject({ templateMade: true });
+  });
+
+  it('is missing: the log and the check say so', async () => {
+    await asSuperuser('postgres', (db) => sql`drop database ${sql.id(template())}`.execute(db));
+    lines.length = 0;
+    expect((await make('no-template')).status).toBe(503);
+    await eventually('the log names the cause', () =>
+      Promise.resolve(lines.some((line) => line.includes('the server has no template database of this build'))),
+    );
+    expect(await migrate()).toMatchObject({ templateMade: true });
+    expect((await make('no-template')).status).toBe(201);
+  });
+});
