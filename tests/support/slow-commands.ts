@@ -67,6 +67,9 @@ export const SLOW_COMMANDS: Readonly<Record<string, () => Promise<void>>> = {
   'npm run proofs -- two-builds': async () => {
     await runScript('npm run proofs -- two-builds', { cwd: ROOT });
   },
+  'npm run proofs -- upgrade': async () => {
+    await runScript('npm run proofs -- upgrade', { cwd: ROOT });
+  },
   'npm run timing -- --samples 2000': async () => {
     await runScript('npm run timing -- --samples 50', { cwd: ROOT });
   },
