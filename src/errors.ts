@@ -62,6 +62,7 @@ export const catalogue = {
   'provisioning-failed': { status: 503, title: 'The tenant could not be made' },
   'adoption-failed': { status: 503, title: 'The database could not be made a tenant' },
   'operation-unfinished': { status: 503, title: 'The operation is not finished yet' },
+  'tenant-upgrading': { status: 503, title: 'The tenant is being upgraded' },
   unavailable: { status: 503, title: 'Temporarily unavailable' },
 } as const satisfies Record<string, CatalogueEntry>;
 

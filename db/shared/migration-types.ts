@@ -8,6 +8,11 @@ export interface Migration {
    * any line of such a migration, so the migration must be able to run again: `drop index concurrently if exists` first.
    */
   readonly transaction?: false;
+  /**
+   * The newest migration that a build must know to work with a database after this migration. Undefined if every former build
+   * does, because the migration only adds.
+   */
+  readonly needs?: string;
   /** SHA-256 of the source file, in hex. Undefined for migrations of tests. */
   readonly hash?: string;
 }

@@ -1,5 +1,5 @@
 // Runs migrations: each in a transaction of its own, in order, and only in a database whose history agrees with this build's.
-// The record is the table of Kysely's migrator, which former builds read and write, with one more column.
+// The record is the table of Kysely's migrator, which former builds read and write, with more columns.
 import { setTimeout as sleep } from 'node:timers/promises';
 import { sql, type Kysely } from 'kysely';
 import { hasSqlState } from '../driver/database-fault.js';
@@ -38,7 +38,7 @@ export interface MigrationOptions {
  * @param options.progress called after each migration, with the number of migrations in total. An error that it throws is the
  *   migration's
  * @param options.attempts at one migration that waits for a lock
- * @returns the names of the migrations that ran; empty if the database is newer than this build
+ * @returns the names of the migrations that ran; empty if the database is newer than this build, or too new for it
  * @throws HistoryDiffers before anything is changed; the error of the first migration that fails, which leaves the ones before it
  */
 export async function migrateToLatest<DB>(
@@ -53,7 +53,7 @@ export async function migrateToLatest<DB>(
       await gently(attempts, () => makeRecord(connection));
       // Another process may have migrated the database meanwhile.
       const pending = await pendingMigrations(connection, migrations);
-      await recordHashes(connection, migrations);
+      await completeRecord(connection, migrations);
       const all = Object.keys(migrations).length;
       for (const [index, name] of pending.entries()) {
         await gently(attempts, () => run(connection, name, migrations));
@@ -70,11 +70,11 @@ export async function migrateToLatest<DB>(
 async function run<DB>(db: Kysely<DB>, name: string, migrations: Migrations): Promise<void> {
   const migration = migrations[name];
   if (!migration) return;
-  const { hash = null } = migration;
+  const { hash = null, needs = null } = migration;
   const record = async (on: Kysely<DB>): Promise<void> => {
     await sql`
-      insert into ${sql.table(TABLE)} (name, timestamp, hash)
-      values (${name}, ${new Date().toISOString()}, ${hash})`.execute(on);
+      insert into ${sql.table(TABLE)} (name, timestamp, hash, needs)
+      values (${name}, ${new Date().toISOString()}, ${hash}, ${needs})`.execute(on);
   };
   if (migration.transaction === false) {
     await migration.up(db as unknown as Kysely<unknown>);
@@ -108,14 +108,14 @@ async function gently(attempts: number, work: () => Promise<void>): Promise<void
 }
 
 /**
- * As Kysely's migrator makes it, with the column of this build. The service's roles read it through a view, so an ALTER TABLE that
+ * As Kysely's migrator makes it, with the columns of this build. The service's roles read it through a view, so an ALTER TABLE that
  * waits behind a dump would keep every new connection waiting.
  */
 async function makeRecord<DB>(db: Kysely<DB>): Promise<void> {
   const { rows } = await sql<{ name: string }>`
     select attname as name from pg_attribute where attrelid = to_regclass(${TABLE}) and attnum > 0`.execute(db);
   const columns = rows.map(({ name }) => name);
-  if (columns.includes('hash')) return;
+  if (columns.includes('hash') && columns.includes('needs')) return;
   await impatiently(db, async (trx) => {
     await sql`create schema if not exists ${sql.id(MIGRATION_SCHEMA)}`.execute(trx);
     await sql`
@@ -123,17 +123,23 @@ async function makeRecord<DB>(db: Kysely<DB>): Promise<void> {
       trx,
     );
     await sql`
-      alter table ${sql.table(TABLE)} add column if not exists hash text`.execute(trx);
+      alter table ${sql.table(TABLE)} add column if not exists hash text, add column if not exists needs text`.execute(
+      trx,
+    );
   });
 }
 
 /** What a former build ran counts as this build's migration of the same name. */
-async function recordHashes<DB>(db: Kysely<DB>, migrations: Migrations): Promise<void> {
-  const known = Object.entries(migrations).flatMap(([name, { hash }]) => (hash === undefined ? [] : [{ name, hash }]));
+async function completeRecord<DB>(db: Kysely<DB>, migrations: Migrations): Promise<void> {
+  const known = Object.entries(migrations).map(([name, { hash = null, needs = null }]) => ({ name, hash, needs }));
+  const column = (of: 'name' | 'hash' | 'needs'): (string | null)[] => known.map((each) => each[of]);
   await sql`
-    update ${sql.table(TABLE)} as done set hash = known.hash
-    from unnest(${known.map(({ name }) => name)}::text[], ${known.map(({ hash }) => hash)}::text[]) as known (name, hash)
-    where done.name = known.name and done.hash is null`.execute(db);
+    update ${sql.table(TABLE)} as done
+    set hash = coalesce(done.hash, known.hash), needs = coalesce(done.needs, known.needs)
+    from unnest(${column('name')}::text[], ${column('hash')}::text[], ${column('needs')}::text[])
+      as known (name, hash, needs)
+    where done.name = known.name
+      and (done.hash is null and known.hash is not null or done.needs is null and known.needs is not null)`.execute(db);
 }
 
 /**
@@ -163,9 +169,9 @@ async function doneMigrations<DB>(db: Kysely<DB>): Promise<readonly DoneMigratio
   } = await sql<{ exists: boolean }>`select to_regclass(${TABLE}) is not null as exists`.execute(db);
   if (!found?.exists) return [];
   // The columns of former builds are fewer.
-  const { rows } = await sql<{ done: { name: string; hash?: string | null } }>`
+  const { rows } = await sql<{ done: { name: string; hash?: string | null; needs?: string | null } }>`
     select to_jsonb(done) as done from ${sql.table(TABLE)} as done`.execute(db);
-  return rows.map(({ done: { name, hash = null } }) => ({ name, hash }));
+  return rows.map(({ done: { name, hash = null, needs = null } }) => ({ name, hash, needs }));
 }
 
 /** The newest migration's name: the schema version of a database that has run all migrations. */

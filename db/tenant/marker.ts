@@ -9,13 +9,13 @@ export const MARKER_QUERY = 'select tenant_id as "tenantId" from tenant_marker';
 const MARKER_AND_STATE = `select (select tenant_id from tenant_marker limit 1) as "tenantId", ${SERVER_STATE}`;
 
 /**
- * Run on each new connection. One row: `tenantId` (null in a template), the columns of SERVER_STATE, and `schemaVersion`, the
- * name of the newest migration.
+ * Run on each new connection. One row: `tenantId` (null in a template), the columns of SERVER_STATE, and `schema`, which has the
+ * columns of `tenant_schema_version`. As JSON, because the column `needs` may not exist yet.
  */
-export const PROOF_QUERY = `${MARKER_AND_STATE}, (select name from tenant_schema_version) as "schemaVersion"`;
+export const PROOF_QUERY = `${MARKER_AND_STATE}, (select to_jsonb(v) from tenant_schema_version v) as "schema"`;
 
-/** PROOF_QUERY without the version, for databases older than the migration that adds `tenant_schema_version`. */
-export const PROOF_QUERY_WITHOUT_VERSION = MARKER_AND_STATE;
+/** PROOF_QUERY without the schema, also for databases older than the migration that adds `tenant_schema_version`. */
+export const PROOF_QUERY_WITHOUT_SCHEMA = MARKER_AND_STATE;
 
 /** Marks a new database. Run it as the owner. @param claim the id of the operation that makes the tenant, if known */
 export async function writeMarker(

@@ -83,7 +83,8 @@ function errorAnswers(route: RouteOptions): Record<number, object> {
   // An address that cannot be decoded is refused at every route.
   const codes: ErrorCode[] = ['invalid-request', 'rate-limited', 'internal-error', 'unavailable', ...errors];
   if (access && access.scope !== 'public') codes.push('unauthenticated', 'forbidden');
-  if (access?.scope === 'tenant' || access?.scope === 'platform') codes.push('tenant-limit-exceeded');
+  if (access?.scope === 'tenant' || access?.scope === 'platform')
+    codes.push('tenant-limit-exceeded', 'tenant-upgrading');
   const { body, params } = (route.schema ?? {}) as { body?: unknown; params?: unknown };
   // A request that needs no body may still have one, and it is read.
   if (body || route.method !== 'GET') codes.push('body-too-large', 'unsupported-media-type');

@@ -46,7 +46,7 @@ export async function authRoutes(fastify: FastifyInstance, { config }: { config:
   app.post(
     '/login',
     {
-      config: signIn,
+      config: { ...signIn, errors: [...signIn.errors, 'tenant-upgrading'] },
       onRequest: limitSignIn,
       schema: {
         tags: ['auth'],

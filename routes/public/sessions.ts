@@ -32,7 +32,7 @@ export async function sessionRoutes(fastify: FastifyInstance, { config }: { conf
   app.post(
     '/refresh',
     {
-      config: { access: { scope: 'public' }, errors: ['invalid-refresh-token'] },
+      config: { access: { scope: 'public' }, errors: ['invalid-refresh-token', 'tenant-upgrading'] },
       schema: {
         ...schema,
         summary: 'Exchange a refresh token for new tokens',

@@ -8,7 +8,9 @@ import { countOperators, insertOperator } from '../../db/registry/operator-queri
 import type { Registry } from '../../db/registry/registry-schema.js';
 import type { ConnectionSettings } from '../../db/driver/client.js';
 import { checkCluster } from '../../db/server/server-admin.js';
+import { registryMigrations } from '../../db/registry/migrations/index.js';
 import { HistoryDiffers } from '../../db/shared/migration-history.js';
+import { historyOf } from '../../db/shared/migrator.js';
 import { DatabaseFault, hasSqlState } from '../../db/driver/database-fault.js';
 import { parseTokenKeys } from '../auth/keyring.js';
 import { createPasswords, OPERATORS } from '../auth/passwords.js';
@@ -55,7 +57,7 @@ const INSUFFICIENT_PRIVILEGE = '42501';
  * Does everything that must be done before the app can be built.
  *
  * @param onEmbedded called with the embedded PostgreSQL as soon as it runs, so that it can be stopped if a later step fails
- * @throws ConfigError if the registry is not migrated or cannot be reached
+ * @throws ConfigError if the registry is not migrated, needs a newer build, or cannot be reached
  */
 export async function prepare(
   settings: Settings,
@@ -63,12 +65,18 @@ export async function prepare(
   onEmbedded: (cluster: EmbeddedCluster) => void,
 ): Promise<Prepared> {
   const { config, registryOwner, embedded, secrets } = await connect(settings, log, onEmbedded);
-  if (embedded) await migrate(config, registryOwner, log, logProgress(log));
-  else await checkRegistry(config, log);
+  if (embedded) {
+    await withRegistry({ ...config.registry, connection: registryOwner }, refuseTooNew);
+    await migrate(config, registryOwner, log, logProgress(log));
+  } else await checkRegistry(config, log);
   return { config, embedded, newOperator: await ensureOperator(config, settings, secrets) };
 }
 
-/** Brings the registry, the template and every tenant's database up to date, for `npm run migrate`. */
+/**
+ * Brings the registry, the template and every tenant's database up to date, for `npm run migrate`.
+ *
+ * @throws ConfigError before anything is changed, if the registry needs a newer build
+ */
 export async function prepareAndMigrate(
   settings: Settings,
   log: Logger,
@@ -76,6 +84,7 @@ export async function prepareAndMigrate(
   progress: MigrationProgress = {},
 ): Promise<MigrationReport> {
   const { config, registryOwner } = await connect(settings, log, onEmbedded);
+  await withRegistry({ ...config.registry, connection: registryOwner }, refuseTooNew);
   return migrate(config, registryOwner, log, progress);
 }
 
@@ -192,11 +201,21 @@ async function otherClusters(registry: Kysely<Registry>, config: Config, log: Lo
   });
 }
 
-/** @throws ConfigError if the registry is not migrated, or if the migration did not give this role its rights */
+/** @throws ConfigError if a migration of a newer build has changed the registry in a way that this build cannot work with */
+async function refuseTooNew(registry: Kysely<Registry>): Promise<void> {
+  const { needs } = await historyOf(registry, registryMigrations);
+  if (needs === undefined) return;
+  throw new ConfigError([
+    `the registry was migrated by a newer build, and needs one that knows ${needs}. Start that build, or a newer one`,
+  ]);
+}
+
+/** @throws ConfigError if the registry is not migrated, or needs a newer build, or if the migration did not give this role its rights */
 async function checkRegistry(config: Config, log: Logger): Promise<void> {
   const { user } = config.registry.connection;
   const rewritable = await withRegistry(config.registry, async (registry) => {
     try {
+      await refuseTooNew(registry);
       const pending = await pendingRegistryMigrations(registry);
       if (pending.length > 0)
         throw new ConfigError([

@@ -13,6 +13,7 @@ import { AppError } from '../errors.js';
 import type { Breakers, BreakerTenant } from './breaker-types.js';
 import type { TenantDirectory } from '../tenants/tenant-directory.js';
 import type { Envelope } from '../secrets/envelope.js';
+import { createSchemaRefusals, type OnSchemaChange } from './schema-refusals.js';
 import { proofFor, type FoundState } from './tenant-proof.js';
 import { createTenantCredentials } from './tenant-credentials.js';
 
@@ -20,8 +21,8 @@ export interface TenantPools {
   /**
    * The tenant's database. Each query and transaction takes a connection from the tenant's current pool. So a database that is
    * held while the tenant's settings change uses the new settings.
-   * Its queries throw DatabaseFault, and AppError `tenant-suspended`, `forbidden` if the tenant is gone, `unavailable` if its row
-   * or its database is not in order.
+   * Its queries throw DatabaseFault, and AppError `tenant-suspended`, `forbidden` if the tenant is gone, `tenant-upgrading` if this
+   * build does not serve its schema, `unavailable` if its row or its database is not in order.
    *
    * @param watch for the database of one write
    */
@@ -80,14 +81,15 @@ export interface TenantPoolDeps {
   /** A pool that was asked for no connection for this long (ms) is closed. */
   readonly closeAfter: number;
   readonly onError: (error: unknown, context: { tenantId: string; step: string }) => void;
+  readonly onSchemaChange: OnSchemaChange;
 }
 
 /** Longest wait (ms) for the running queries of a retired pool. */
 const RETIREMENT_DEADLINE = 30_000;
 
 /**
- * After a connection reached the wrong database, no other connection is tried for this long (ms): each would reach the same
- * database.
+ * After a connection reached a database that must not be served, no other connection is tried for this long (ms): each would reach
+ * the same database.
  */
 const REFUSED_FOR = 1_000;
 
@@ -108,15 +110,14 @@ interface PoolEntry {
   readonly db: Kysely<TenantDatabase>;
   isRetired: boolean;
   lastUsed: number;
-  /**
-   * Set when a connection reached the wrong database: the error to throw instead of trying another connection, and until when.
-   */
+  /** Set when a connection reached a database that must not be served: the error to throw instead of trying another, until when. */
   refusal?: { readonly error: AppError; readonly until: number };
 }
 
 export function createTenantPools(deps: TenantPoolDeps): TenantPools {
   const { directory } = deps;
   const credentials = createTenantCredentials({ ...deps, unusable });
+  const schemas = createSchemaRefusals(deps.onSchemaChange);
   const entries = new Map<string, PoolEntry>();
   const handles = new Map<string, Kysely<TenantDatabase>>();
   const retiring = new Set<Promise<void>>();
@@ -178,14 +179,23 @@ export function createTenantPools(deps: TenantPoolDeps): TenantPools {
 
   function build(tenant: TenantRecord, who: BreakerTenant, found: FoundState): ConnectionPool {
     const { id, epoch } = tenant;
-    const refuse = (cause: unknown): AppError => {
-      const error = unusable(id, 'marker', cause);
+    const refuse = (error: AppError): AppError => {
       const entry = entries.get(id);
       if (entry?.epoch === epoch) entry.refusal = { error, until: performance.now() + REFUSED_FOR };
       return error;
     };
     // A row that names the wrong database must never be served. So each new connection asks which tenant its database has.
-    const prove = proofFor(id, found, refuse);
+    const prove = proofFor(id, found, {
+      wrongDatabase: (cause) => refuse(unusable(id, 'marker', cause)),
+      unservedSchema: (schema, wasServed) => {
+        // A newer build has migrated the database: the open connections must not be used any longer either.
+        if (wasServed && entries.get(id)?.epoch === epoch) void retire(id);
+        return refuse(schemas.refused(id, schema));
+      },
+      served: () => {
+        schemas.served(id);
+      },
+    });
     const onOutcome: PoolOptions['onOutcome'] = (fault, since, opening) => {
       // A suspended tenant's connections are ended after its pool has retired. Their faults say nothing about the server, and
       // must not block the tenant after it is resumed.

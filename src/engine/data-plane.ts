@@ -3,6 +3,7 @@
 import type { Logger } from 'pino';
 import { openPool } from '../../db/driver/client.js';
 import { probeDatabase } from '../../db/driver/probe.js';
+import { SERVED_SCHEMAS } from '../../db/tenant/served-schemas.js';
 import { endIdleSessions, findSessions } from '../../db/server/server-sessions.js';
 import type { Config } from '../config/index.js';
 import { createBreakers, type Breakers } from '../connections/breakers.js';
@@ -176,6 +177,16 @@ function createPools(
     onError: (err, { tenantId, step }) => {
       if (step === 'marker') record('wrong-database', { tenantId, err });
       else record('password-unreadable', { tenantId, err });
+    },
+    onSchemaChange: (tenantId, schema) => {
+      if (!schema) log.info({ tenantId }, 'a tenant is served again: this build serves the schema of its database');
+      else
+        log.warn(
+          { tenantId, schemaVersion: schema.name ?? null, needs: schema.needs ?? null, served: SERVED_SCHEMAS },
+          schema.needs === undefined
+            ? 'a tenant is not served: its database is older than the schemas that this build serves'
+            : 'a tenant is not served: its database needs a newer build',
+        );
     },
   });
   closing.add('tenant pools', async () => {

@@ -195,6 +195,11 @@ export const errorGuide: Readonly<Record<ErrorCode, ErrorGuide>> = {
       'GET /operations/{operationId} shows how far it is. Do not send the request again without its Idempotency-Key.',
     retryAfter: 'always',
   },
+  'tenant-upgrading': {
+    when: "The tenant's database has a schema that this build does not serve: it is not migrated yet, or a newer build has migrated it.",
+    remedy: 'Wait for `Retry-After`, then send the request again.',
+    retryAfter: 'always',
+  },
   unavailable: {
     when: 'A database does not answer in time, too many requests wait, or the replica is shutting down.',
     remedy: 'Wait for `Retry-After`, then try again. A write may have taken effect: read before you send it again.',

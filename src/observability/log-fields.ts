@@ -127,6 +127,23 @@ export const logFields = {
     meaning: 'what the migration did, in counts and lists',
     lines: 'the end of `npm run migrate`',
   },
+  schemaVersion: {
+    type: 'string',
+    nullable: true,
+    meaning: "the newest migration of a tenant's database; null before `0008_schema_version`",
+    lines: 'tenants that are not served',
+  },
+  needs: {
+    type: 'string',
+    nullable: true,
+    meaning: 'the newest migration that a build must know to work with the database',
+    lines: 'tenants that are not served',
+  },
+  served: {
+    type: 'object',
+    meaning: 'the `oldest` and the `newest` schema of tenants that this build serves',
+    lines: 'tenants that are not served',
+  },
   done: { type: 'number', meaning: 'tenants that are migrated, or have failed', lines: 'migrations' },
   all: { type: 'number', meaning: 'tenants to migrate', lines: 'migrations' },
   signal: { type: 'string', meaning: 'the signal that the process got', lines: 'signals' },

@@ -8,6 +8,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, describe, expect, inject, it, onTestFinished, vi } from 'vitest';
 import { insertOperation } from '../../db/registry/operations/operation-rows.js';
 import type { Registry } from '../../db/registry/registry-schema.js';
+import { SERVED_SCHEMAS } from '../../db/tenant/served-schemas.js';
 import type { Config } from '../../src/config/index.js';
 import { createEngine, type Engine, type EngineOptions } from '../../src/engine/index.js';
 import { metricDefinitions } from '../../src/engine/metrics/index.js';
@@ -874,7 +875,7 @@ describe('the numbers of the fleet', () => {
     onTestFinished(() => other.close());
     const counted = async (): Promise<number | undefined> => (await scrapeOf(other)).sum('tenantry_tenants');
     expect(await counted()).toBe(0);
-    await asSuperuser(connection.database, (db) => insertTenants(db, 3, 'active', '0008_schema_version'));
+    await asSuperuser(connection.database, (db) => insertTenants(db, 3, 'active', SERVED_SCHEMAS.newest));
     for (let scrapes = 0; scrapes < 5; scrapes += 1) expect(await counted()).toBe(0);
   });
 });
@@ -905,7 +906,7 @@ describe('the number of series', () => {
         .limit(count)
         .execute()
         .then((rows) => rows.map(({ id }) => id));
-    await asSuperuser(registry, (db) => insertTenants(db, 20, 'active', '0008_schema_version'));
+    await asSuperuser(registry, (db) => insertTenants(db, 20, 'active', SERVED_SCHEMAS.newest));
     const withFew = await busy(small, await idsOf(small.registry, 20));
     const large = await createEngine(
       { ...config, registry: { ...config.registry, connection } },
@@ -914,7 +915,7 @@ describe('the number of series', () => {
     onTestFinished(() => large.close());
     await asSuperuser(registry, async (db) => {
       await sql`delete from tenants`.execute(db);
-      await insertTenants(db, 10_000, 'active', '0008_schema_version');
+      await insertTenants(db, 10_000, 'active', SERVED_SCHEMAS.newest);
     });
     const withMany = await busy(large, await idsOf(large.registry, 300));
     const found = await scrapeOf(large);

@@ -83,6 +83,25 @@ describe('the history', () => {
     ]);
   });
 
+  it('says which build the database needs, also for migrations that ran before that was recorded', async () => {
+    const contract = statement('alter table things drop c', { needs: '0003_c' });
+    await migrateToLatest(database.db, { ...build, '0004_d': contract });
+    await sql`alter table migration.kysely_migration drop column needs`.execute(database.db);
+    const next = { ...build, '0004_d': contract, '0005_e': statement('select', { needs: '0005_e' }) };
+    await migrateToLatest(database.db, next);
+    const { rows } = await sql`select name, needs from migration.kysely_migration order by name`.execute(database.db);
+    expect(rows).toEqual([
+      { name: '0001_things', needs: null },
+      { name: '0003_c', needs: null },
+      { name: '0004_d', needs: '0003_c' },
+      { name: '0005_e', needs: '0005_e' },
+    ]);
+    expect(await historyOf(database.db, build)).toMatchObject({ state: 'too-new', needs: '0005_e' });
+    expect(await migrateToLatest(database.db, build)).toEqual([]);
+    const serving = { ...build, '0004_d': contract, '0005_e': statement('select') };
+    expect(await historyOf(database.db, serving)).toMatchObject({ state: 'equal' });
+  });
+
   it('is the same if two migrate at once', async () => {
     const other = connectAs<unknown>(name);
     try {

@@ -68,6 +68,7 @@ describe('a cold tenant', () => {
       onError: (error) => {
         throw error;
       },
+      onSchemaChange: () => undefined,
     });
     onTestFinished(() => pools.close());
     const found = await Promise.all(
@@ -111,6 +112,7 @@ it('builds no pool from the record that a request was admitted with, if the tena
         ...(prove && { prove }),
       }),
     onError: () => undefined,
+    onSchemaChange: () => undefined,
   });
   onTestFinished(() => pools.close());
   await expect(findProduct(pools.databaseOf(row), '00000000-0000-7000-8000-000000000000')).rejects.toMatchObject({
@@ -402,6 +404,7 @@ describe('ten thousand cached tenants and a thousand used pools', () => {
       onError: (error) => {
         throw error;
       },
+      onSchemaChange: () => undefined,
     });
     onTestFinished(() => pools.close());
     for (let number = 0; number < 1_000; number += 20) {

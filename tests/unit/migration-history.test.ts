@@ -29,6 +29,22 @@ describe('the history of a database', () => {
     expect(compareHistory(done, build)).toEqual({ state, pending, newer, differences: [] });
   });
 
+  it('is too new if a migration that this build does not know needs a newer build', () => {
+    const later = (needs: string | null): DoneMigration[] => [
+      ...ran('0001_a', '0002_b', '0003_c'),
+      { name: '0004_d', hash: 'dd', needs },
+      { name: '0005_e', hash: 'ee', needs: null },
+    ];
+    expect(compareHistory(later('0004_d'), build)).toMatchObject({
+      state: 'too-new',
+      needs: '0004_d',
+      pending: [],
+      newer: ['0004_d', '0005_e'],
+    });
+    for (const needs of ['0003_c', '0001_a', null])
+      expect(compareHistory(later(needs), build)).toMatchObject({ state: 'newer', needs: undefined });
+  });
+
   it('agrees if a former build recorded no hashes', () => {
     const done = ran('0001_a', '0002_b').map(({ name }) => ({ name, hash: null }));
     expect(compareHistory(done, build)).toMatchObject({ state: 'behind', pending: ['0003_c'] });
@@ -72,6 +88,14 @@ describe('the seals of migrations', () => {
   it('refuses a build with a migration that is not sealed, or is gone', () => {
     expect(() => sealed({ '0001_a': { up }, '0002_b': { up } }, { '0001_a': 'aa' })).toThrow('0002_b is not sealed');
     expect(() => sealed({ '0001_a': { up } }, { '0001_a': 'aa', '0002_b': 'bb' })).toThrow('0002_b is not sealed');
+  });
+
+  it('refuses a build with a migration that needs one that is not there, or that comes later', () => {
+    const hashes = { '0001_a': 'aa', '0002_b': 'bb' };
+    const needing = (needs: string): Migrations => sealed({ '0001_a': { up, needs }, '0002_b': { up } }, hashes);
+    expect(needing('0001_a')['0001_a']?.needs).toBe('0001_a');
+    expect(() => needing('0001_x')).toThrow('0001_a needs 0001_x');
+    expect(() => needing('0002_b')).toThrow('0001_a needs 0002_b');
   });
 
   it('refuses to seal a changed, a missing, or an inserted migration', () => {

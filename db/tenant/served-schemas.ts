@@ -1,0 +1,27 @@
+// The schemas of tenants' databases that this build serves: from the oldest to the newest, and those of newer builds that need no
+// newer build (`Migration.needs`).
+import { latestVersion } from '../shared/migrator.js';
+import { tenantMigrations } from './migrations/index.js';
+
+export const SERVED_SCHEMAS = {
+  /**
+   * The oldest schema on which every statement of this build runs. An older database does not say its version, and the statements
+   * use columns of `0007_session_generations`. Raise it with the first statement that needs a later migration.
+   */
+  oldest: '0008_schema_version',
+  /** The schema that this build gives to tenants' databases. */
+  newest: latestVersion(tenantMigrations),
+} as const;
+
+/** What a database says about its schema. */
+export interface FoundSchema {
+  /** The newest migration; undefined in a database from before `0008_schema_version`. */
+  readonly name: string | undefined;
+  /** The newest migration that a build must know to work with the database. */
+  readonly needs: string | undefined;
+}
+
+export function isServed({ name, needs }: FoundSchema): boolean {
+  const { oldest, newest } = SERVED_SCHEMAS;
+  return name !== undefined && name >= oldest && (needs === undefined || needs <= newest);
+}
