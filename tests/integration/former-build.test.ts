@@ -1,7 +1,7 @@
 // Expand, then contract: the statements of the former build run on this build's schema, because its replicas serve tenants that
 // are migrated already.
 import { CompiledQuery, sql, type Kysely } from 'kysely';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, inject, it } from 'vitest';
 import type { DatabaseHandle } from '../../db/driver/client.js';
 import { hasSqlState } from '../../db/driver/database-fault.js';
 import { registryMigrations } from '../../db/registry/migrations/index.js';
@@ -12,7 +12,8 @@ import { tenantMigrations } from '../../db/tenant/migrations/index.js';
 import { grantRuntimeRights } from '../../db/tenant/tenant-grants.js';
 import type { TenantDatabase } from '../../db/tenant/tenant-schema.js';
 import { asSuperuser, connectAs } from '../support/app.js';
-import { readFormerBuild, type RecordedPart } from '../support/recorded-statements.js';
+import { recordBuild } from '../support/record-build.js';
+import { readFormerBuild, type RecordedBuild, type RecordedPart } from '../support/recorded-statements.js';
 
 const former = await readFormerBuild();
 
@@ -40,7 +41,11 @@ const OF_ROWS = ['23503', '23505'];
  *
  * @returns the statements that fail, with the reason
  */
-async function failuresOn(part: keyof typeof grants, migrations: Migrations): Promise<string[]> {
+async function failuresOn(
+  part: keyof typeof grants,
+  migrations: Migrations,
+  build: RecordedBuild = former,
+): Promise<string[]> {
   const name = `former_build_${process.pid}_${(made += 1)}`;
   await asSuperuser('postgres', (db) => sql`create database ${sql.id(name)}`.execute(db));
   try {
@@ -49,7 +54,7 @@ async function failuresOn(part: keyof typeof grants, migrations: Migrations): Pr
       await grants[part](db);
     });
     const entered = connectAs<unknown>(name, { user: ROLE, password: PASSWORD });
-    return await failuresIn(entered, former[part]).finally(() => entered.close(0));
+    return await failuresIn(entered, build[part]).finally(() => entered.close(0));
   } finally {
     await asSuperuser('postgres', (db) => sql`drop database ${sql.id(name)} with (force)`.execute(db));
   }
@@ -117,4 +122,12 @@ describe.each(parts)('the former build’s statements in a %s database', (part, 
     const known = change('select', { needs: former[part].schema });
     expect(Object.keys(servedBy(former[part], known))).toContain('9999_change');
   });
+});
+
+it('are recorded from a build as it runs', async () => {
+  const recorded = await recordBuild(inject('cluster'));
+  for (const [part, migrations] of parts) {
+    expect(recorded[part].statements.length).toBeGreaterThan(50);
+    expect(await failuresOn(part, migrations, recorded)).toEqual([]);
+  }
 });

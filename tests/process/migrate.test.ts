@@ -129,6 +129,34 @@ describe('an external registry', () => {
     expect(await service.exited).toBe(0);
   });
 
+  it('that a newer build has migrated is served, unless it needs a build that knows the new migration', async () => {
+    const newer = (change: string): Promise<void> =>
+      asSuperuser(database, async (db) => {
+        await sql.raw(change).execute(db);
+      });
+    await newer("insert into migration.kysely_migration values ('9999_newer', now()::text)");
+    const service = await startProcess(env);
+    service.signal('SIGTERM');
+    expect(await service.exited).toBe(0);
+    expect(await runProgram('src/cli/migrate.js', env)).toMatchObject({
+      code: 0,
+      stdout: expect.stringContaining('9999_newer') as string,
+    });
+
+    await newer("update migration.kysely_migration set needs = name where name = '9999_newer'");
+    for (const program of ['src/server.js', 'src/cli/migrate.js']) {
+      const { code, stderr, stdout } = await runProgram(program, env);
+      expect(code).toBe(1);
+      // Nothing was migrated.
+      expect(stdout).not.toContain('template');
+      expect(stderr).toContain(
+        'the registry was migrated by a newer build, and needs one that knows 9999_newer. Start that build, or a newer one',
+      );
+      expect(stderr).not.toMatch(/^ +at /m);
+    }
+    await newer("delete from migration.kysely_migration where name = '9999_newer'");
+  });
+
   it('can be used by its owner, with a warning that the owner can change the audit', async () => {
     const { MIGRATION_DATABASE_URL: asOwner = '', ...rest } = env;
     const service = await startProcess({ ...rest, DATABASE_URL: asOwner });
@@ -201,6 +229,7 @@ describe('an external registry', () => {
         const { rows } = await sql<{ name: string }>`
           select relname as name from pg_class where relkind = 'r' and relnamespace = 'public'::regnamespace
           and relname <> all (array['tenant_marker', 'users', 'roles', 'user_roles'])`.execute(db);
+        await sql`drop view tenant_schema_version`.execute(db);
         for (const { name } of rows) await sql`drop table ${sql.table(name)} cascade`.execute(db);
         await sql`alter table roles drop description, drop created_at, drop updated_at`.execute(db);
         await sql`alter table tenant_marker drop claim`.execute(db);

@@ -61,6 +61,10 @@ export const SLOW_COMMANDS: Readonly<Record<string, () => Promise<void>>> = {
       },
     ]),
   ),
+  'npm run statements:record': async () => {
+    const copy = await copySource();
+    await runScript('npm run statements:record', { cwd: copy.folder }).finally(() => copy.remove());
+  },
   'npm run proofs': async () => {
     await runScript('npm run proofs', { cwd: ROOT });
   },
