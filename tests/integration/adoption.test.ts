@@ -171,6 +171,7 @@ describe('a database that cannot be adopted', () => {
     ['has a name of a template', () => rename(`tenantry_template_${process.pid}`), 'its name is reserved'],
     ['has a name of a tenant’s database', () => rename(`tn_${'0'.repeat(32)}`), 'its name is reserved'],
     ['carries the mark of another tenant', () => comment(), "another tenant's"],
+    ['needs a newer build', () => prepare(needing), 'needs one that knows 9999_newer'],
     ['is a registry', () => prepare('create table operators (id int); create table tenants (id int)'), 'a registry'],
     [
       'lets other roles in',
@@ -289,3 +290,8 @@ async function comment(): Promise<string> {
 const marked = `create table tenant_marker (only_row boolean primary key default true, tenant_id uuid not null);
   insert into tenant_marker (tenant_id) values ('01900000-0000-7000-8000-00000000ffff');
   alter table tenant_marker owner to provisioner`;
+
+const needing = `create schema migration authorization provisioner;
+  create table migration.kysely_migration (name text, timestamp text, hash text, needs text);
+  insert into migration.kysely_migration values ('9999_newer', '', null, '9999_newer');
+  alter table migration.kysely_migration owner to provisioner`;

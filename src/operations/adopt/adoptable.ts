@@ -4,6 +4,8 @@ import { findDatabase, inspectContent, type FoundDatabase } from '../../../db/se
 import type { Registry } from '../../../db/registry/registry-schema.js';
 import { findTenant } from '../../../db/registry/tenant-queries.js';
 import { MAINTENANCE_DATABASE, type ClusterDb } from '../../../db/server/server-admin.js';
+import { historyOf } from '../../../db/shared/migrator.js';
+import { tenantMigrations } from '../../../db/tenant/migrations/index.js';
 import { changeMark, findMarks, parseMark } from '../../../db/server/marks.js';
 import { AppError } from '../../errors.js';
 import { isOwnName } from '../../tenants/tenant-ids.js';
@@ -32,8 +34,12 @@ export async function adoptable(
   if (!found.allowsConnections) throw unfit('it does not allow connections.');
   if (found.othersHaveRights)
     throw unfit('other roles have rights on it. Run REVOKE ALL ON DATABASE … FROM these roles first.');
-  const { isRegistry, isMarked } = await inDatabase(database, inspectContent);
+  const { isRegistry, isMarked, needs } = await inDatabase(database, async (db) => ({
+    ...(await inspectContent(db)),
+    ...(await historyOf(db, tenantMigrations)),
+  }));
   if (isRegistry) throw unfit('it is a registry.');
+  if (needs !== undefined) throw unfit(`a newer build has migrated it, and it needs one that knows ${needs}.`);
   if (isMarked || !(await isFree(deps, cluster, database))) throw unfit("it is marked as another tenant's database.");
   return found;
 }
