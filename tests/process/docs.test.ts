@@ -317,7 +317,7 @@ describe.skipIf(needed.length > 0)(`a server of one’s own, over TLS${skipped}`
       const attempt = runScript('set -a; . ./wrong.env; set +a; deploy/bootstrap.sh', where());
       await expect(attempt).rejects.toThrow(says);
       const run = await runProgram('src/cli/migrate.js', parseEnv(wrong) as Record<string, string>);
-      const problem = `the server of TENANT_DATABASE_URL at ${host}:${server.port} cannot be used (${code})`;
+      const problem = `the registry at ${host}:${server.port} cannot be used (${code})`;
       expect(run).toMatchObject({ code: 1, stderr: expect.stringContaining(problem) as string });
     }
   });
