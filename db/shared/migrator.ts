@@ -1,10 +1,9 @@
 // Runs migrations: each in a transaction of its own, in order, and only in a database whose history agrees with this build's.
 // The record is the table of Kysely's migrator, which former builds read and write, with more columns.
-import { setTimeout as sleep } from 'node:timers/promises';
 import { sql, type Kysely } from 'kysely';
-import { hasSqlState } from '../driver/database-fault.js';
 import { compareHistory, HistoryDiffers, type DoneMigration, type HistoryVerdict } from './migration-history.js';
 import type { Migrations } from './migration-types.js';
+import { PATIENCE, patiently, patientlyOutside, takeTurn } from './patient-locks.js';
 
 export type { Migration, Migrations } from './migration-types.js';
 
@@ -16,47 +15,37 @@ const TABLE = `${MIGRATION_SCHEMA}.${MIGRATION_TABLE}`;
 /** The lock of Kysely's migrator: a former build may migrate the same database at the same time. */
 const LOCK = sql`3853314791062309107`;
 
-/** Longest wait (ms) of a migration for a lock on a table. All later statements on that table wait for the migration. */
-const LOCK_TIMEOUT = 1_500;
-
-/** SQLSTATE: `lock_timeout` has passed. */
-const LOCK_NOT_AVAILABLE = '55P03';
-
-/** Attempts at one migration that waits for a lock, and the pauses (ms) between them: the first, which doubles, with jitter. */
-const ATTEMPTS = 6;
-const FIRST_PAUSE = 250;
-
 export interface MigrationOptions {
   readonly progress?: (done: number, all: number) => Promise<void>;
-  readonly attempts?: number;
+  /** ms */
+  readonly patience?: number;
 }
 
 /**
- * Runs the pending migrations. A migration that another session keeps waiting is tried again a few times: in the pauses, readers
- * and writers that wait for the migration go on.
+ * Runs the pending migrations. A migration that another session keeps waiting is tried again (patient-locks.ts).
  *
  * @param options.progress called after each migration, with the number of migrations in total. An error that it throws is the
  *   migration's
- * @param options.attempts at one migration that waits for a lock
+ * @param options.patience longest wait (ms) of one migration for its locks
  * @returns the names of the migrations that ran; empty if the database is newer than this build, or too new for it
  * @throws HistoryDiffers before anything is changed; the error of the first migration that fails, which leaves the ones before it
  */
 export async function migrateToLatest<DB>(
   db: Kysely<DB>,
   migrations: Migrations,
-  { progress, attempts = ATTEMPTS }: MigrationOptions = {},
+  { progress, patience = PATIENCE }: MigrationOptions = {},
 ): Promise<readonly string[]> {
   if ((await pendingMigrations(db, migrations)).length === 0) return [];
   return db.connection().execute(async (connection) => {
-    await sql`select pg_advisory_lock(${LOCK})`.execute(connection);
+    await takeTurn(connection, LOCK);
     try {
-      await gently(attempts, () => makeRecord(connection));
+      await makeRecord(connection, patience);
       // Another process may have migrated the database meanwhile.
       const pending = await pendingMigrations(connection, migrations);
       await completeRecord(connection, migrations);
       const all = Object.keys(migrations).length;
       for (const [index, name] of pending.entries()) {
-        await gently(attempts, () => run(connection, name, migrations));
+        await run(connection, name, migrations, patience);
         await progress?.(all - pending.length + index + 1, all);
       }
       return pending;
@@ -67,7 +56,7 @@ export async function migrateToLatest<DB>(
   });
 }
 
-async function run<DB>(db: Kysely<DB>, name: string, migrations: Migrations): Promise<void> {
+async function run<DB>(db: Kysely<DB>, name: string, migrations: Migrations, patience: number): Promise<void> {
   const migration = migrations[name];
   if (!migration) return;
   const { hash = null, needs = null } = migration;
@@ -77,46 +66,28 @@ async function run<DB>(db: Kysely<DB>, name: string, migrations: Migrations): Pr
       values (${name}, ${new Date().toISOString()}, ${hash}, ${needs})`.execute(on);
   };
   if (migration.transaction === false) {
-    await migration.up(db as unknown as Kysely<unknown>);
-    await record(db);
+    await patientlyOutside(db, patience, async () => {
+      await migration.up(db as unknown as Kysely<unknown>);
+      await record(db);
+    });
     return;
   }
-  await impatiently(db, async (trx) => {
+  await patiently(db, patience, async (trx) => {
     await migration.up(trx as unknown as Kysely<unknown>);
     await record(trx);
   });
-}
-
-/** Runs work in a transaction that waits only shortly for locks. */
-async function impatiently<DB>(db: Kysely<DB>, work: (trx: Kysely<DB>) => Promise<void>): Promise<void> {
-  await db.transaction().execute(async (trx) => {
-    await sql`select set_config('lock_timeout', ${`${LOCK_TIMEOUT}ms`}, true)`.execute(trx);
-    await work(trx);
-  });
-}
-
-async function gently(attempts: number, work: () => Promise<void>): Promise<void> {
-  for (let attempt = 1; ; attempt += 1) {
-    try {
-      await work();
-      return;
-    } catch (error) {
-      if (attempt === attempts || !hasSqlState(error, LOCK_NOT_AVAILABLE)) throw error;
-      await sleep(FIRST_PAUSE * 2 ** (attempt - 1) * (0.5 + Math.random()));
-    }
-  }
 }
 
 /**
  * As Kysely's migrator makes it, with the columns of this build. The service's roles read it through a view, so an ALTER TABLE that
  * waits behind a dump would keep every new connection waiting.
  */
-async function makeRecord<DB>(db: Kysely<DB>): Promise<void> {
+async function makeRecord<DB>(db: Kysely<DB>, patience: number): Promise<void> {
   const { rows } = await sql<{ name: string }>`
     select attname as name from pg_attribute where attrelid = to_regclass(${TABLE}) and attnum > 0`.execute(db);
   const columns = rows.map(({ name }) => name);
   if (columns.includes('hash') && columns.includes('needs')) return;
-  await impatiently(db, async (trx) => {
+  await patiently(db, patience, async (trx) => {
     await sql`create schema if not exists ${sql.id(MIGRATION_SCHEMA)}`.execute(trx);
     await sql`
       create table if not exists ${sql.table(TABLE)} (name varchar(255) primary key, timestamp varchar(255) not null)`.execute(

@@ -6,6 +6,7 @@ import { listAllClusters } from '../../db/registry/cluster-queries.js';
 import { canRewriteAudit } from '../../db/registry/registry-grants.js';
 import { countOperators, insertOperator } from '../../db/registry/operator-queries.js';
 import type { Registry } from '../../db/registry/registry-schema.js';
+import { LocksKept } from '../../db/shared/patient-locks.js';
 import type { ConnectionSettings } from '../../db/driver/client.js';
 import { checkCluster } from '../../db/server/server-admin.js';
 import { registryMigrations } from '../../db/registry/migrations/index.js';
@@ -271,6 +272,8 @@ async function withRegistry<T>(
  * If a server does not answer, the error becomes one line for the person at the terminal. Any other error is returned unchanged.
  */
 function unusable(what: string, { host, port }: ConnectionSettings, error: unknown): unknown {
+  if (error instanceof LocksKept)
+    return new ConfigError([`${what} at ${host}:${port} could not be migrated: ${error.message}`]);
   if (!(error instanceof DatabaseFault)) return error;
   return new ConfigError([`${what} at ${host}:${port} cannot be used (${error.reason})`]);
 }

@@ -1,6 +1,7 @@
 // Errors in plain words, for operators: what happened, with a code to look up. Never the text of an error: it may quote a statement,
 // a row, an address or a password.
 import { DatabaseFault, type DatabaseFaultKind } from '../../db/driver/database-fault.js';
+import { LocksKept } from '../../db/shared/patient-locks.js';
 import { AppError } from '../errors.js';
 
 const faults: Readonly<Record<DatabaseFaultKind, string>> = {
@@ -29,6 +30,7 @@ export class MissedDeadline extends PlainError {
 
 /** @returns a sentence without its full stop, of at most 200 characters */
 export function inPlainWords(error: unknown): string {
+  if (error instanceof LocksKept) return error.message;
   // Its reason is a code or one of our own fixed texts.
   if (error instanceof DatabaseFault) return `${faults[error.kind]} (${error.reason.slice(0, 100)})`;
   if (error instanceof AppError) return `the service refused it (${error.code})`;

@@ -6,6 +6,7 @@ import type { DatabaseHandle } from '../../db/driver/client.js';
 import { HistoryDiffers } from '../../db/shared/migration-history.js';
 import { historyOf, migrateToLatest, type Migration, type Migrations } from '../../db/shared/migrator.js';
 import { asSuperuser, connectAs } from '../support/app.js';
+import { whileHeld } from '../support/held-tables.js';
 
 let name: string;
 let database: DatabaseHandle<unknown>;
@@ -126,33 +127,11 @@ describe('a migration behind a session that keeps its table', () => {
   const build = { '0001_things': things };
   const later = { ...build, '0002_b': statement('alter table things add b text') };
 
-  /** Holds ACCESS SHARE on the table, as a dump does. */
-  async function holding<T>(work: (release: () => void) => Promise<T>): Promise<T> {
-    let release = (): void => undefined;
-    const released = new Promise<void>((resolve) => (release = resolve));
-    let taken = (): void => undefined;
-    const isTaken = new Promise<void>((resolve) => (taken = resolve));
-    const dump = asSuperuser(name, (db) =>
-      db.transaction().execute(async (trx) => {
-        await sql`lock table things in access share mode`.execute(trx);
-        taken();
-        await released;
-      }),
-    );
-    await isTaken;
-    try {
-      return await work(release);
-    } finally {
-      release();
-      await dump;
-    }
-  }
-
   it('is tried again until the table is free, and readers go on in the pauses', async () => {
     await migrateToLatest(database.db, build);
     const readers = connectAs<unknown>(name);
     try {
-      await holding(async (release) => {
+      await whileHeld(name, 'things', async ({ release }) => {
         let migrated = false;
         const migration = migrateToLatest(database.db, later).then((ran) => {
           migrated = true;
@@ -178,8 +157,8 @@ describe('a migration behind a session that keeps its table', () => {
 
   it('ends with the server’s error if the table stays taken, and changes nothing', async () => {
     await migrateToLatest(database.db, build);
-    await holding(async () => {
-      await expect(migrateToLatest(database.db, later, { attempts: 2 })).rejects.toMatchObject({ reason: '55P03' });
+    await whileHeld(name, 'things', async () => {
+      await expect(migrateToLatest(database.db, later, { patience: 1_000 })).rejects.toMatchObject({ reason: '55P03' });
     });
     expect(await columnsOfThings()).toEqual(['id']);
     expect(await migrateToLatest(database.db, later)).toEqual(['0002_b']);

@@ -6,6 +6,7 @@ import { connectFault, DatabaseFault, statementFault, TAKES_NO_WRITES } from '..
 import type { PooledClient } from './pooled-client.js';
 import { ask } from '../query.js';
 import { SPOILED } from '../sqlstates.js';
+import { LIFT_DEADLINE, RESTORE_DEADLINE } from '../statement-deadline.js';
 import { statementName } from '../statement-names.js';
 
 /** PostgreSQL's source file of the notices about synchronous replication. Their text is in the server's language. */
@@ -29,6 +30,8 @@ export class Session implements PostgresPoolClient {
   #unreplicated = false;
   /** When the running statement must have been answered. */
   #deadline = Infinity;
+  /** Whether statements have a deadline. */
+  #hurried = true;
   /** The error after which the connection's state is unknown. */
   #doubt: Error | undefined;
   /** Set if this side cut the connection: the driver only reports that the connection is gone. */
@@ -85,12 +88,14 @@ export class Session implements PostgresPoolClient {
     const name = this.prepared ? statementName(text) : undefined;
     this.#running += 1;
     this.askedAt = performance.now();
-    this.#deadline = this.askedAt + this.queryTimeout;
+    this.#deadline = this.#hurried ? this.askedAt + this.queryTimeout : Infinity;
     try {
       const result = await this.#ask<R>(name, text, values);
       // The server answers the COMMIT of a failed transaction with ROLLBACK and no error. The lost write would be acknowledged.
       if (text === 'commit' && (result.command as string) !== 'COMMIT')
         throw new DatabaseFault('unavailable', 'the transaction had failed and was rolled back');
+      if (text === LIFT_DEADLINE) this.#hurried = false;
+      else if (text === RESTORE_DEADLINE) this.#hurried = true;
       if (this.#unreplicated) throw new DatabaseFault('timeout', 'no synchronous standby confirmed the write');
       return result;
     } catch (error) {
