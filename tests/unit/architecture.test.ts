@@ -285,6 +285,27 @@ const rules: readonly Rule[] = [
     ],
   },
   {
+    promise: 'a migration outside a transaction drops each index before it creates it, so that it can run again',
+    offences: ({ path: file, text }) =>
+      /^export const transaction = false;/m.test(text) ? unrepeatable(withoutComments(text), file) : [],
+    madeUp: [
+      ['create index concurrently a on t (b)', 'creates the index a, and does not drop it before'],
+      [
+        'create unique index concurrently a on t (b)`; sql`drop index concurrently if exists a',
+        'creates the index a, and does not drop it before',
+      ],
+      [
+        'drop index concurrently if exists a`; sql`create index concurrently if not exists a on t (b)',
+        'keeps an index that may not be valid',
+      ],
+      ['reindex index concurrently a', 'leaves an index of another name when it is killed'],
+    ].map(([text = '', offence = '']) => [
+      'db/new.ts',
+      `// New.\nexport const transaction = false;\nsql\`${text}\`;`,
+      `db/new.ts ${offence}`,
+    ]),
+  },
+  {
     promise: 'every file starts with its one reason to exist; numbered migrations have it in their name',
     offences: ({ path: file, text }) =>
       /^\/\/ \S/.test(text) || /\/migrations\/\d{4}_[a-z0-9_-]+\.ts$/.test(file)
@@ -342,6 +363,21 @@ function circlesIn(all: readonly SourceFile[]): string[] {
 
 function withoutComments(text: string): string {
   return text.replaceAll(/\/\*[^]*?\*\/|\/\/.*/g, '');
+}
+
+/** What keeps a migration from running again after it was killed. */
+function unrepeatable(text: string, file: string): string[] {
+  const created = /\bcreate\s+(?:unique\s+)?index\s+concurrently\s+(if\s+not\s+exists\s+)?([\w.$"{}]+)/gi;
+  const offences = [...text.matchAll(created)].flatMap(([, keeps, name = ''], index, all) => {
+    const before = text.slice(0, all[index]?.index);
+    const dropped = [...before.matchAll(/\bdrop\s+index\s+concurrently\s+if\s+exists\s+([\w.$"{}]+)/gi)];
+    if (keeps !== undefined) return [`${file} keeps an index that may not be valid`];
+    if (dropped.some(([, other]) => other === name)) return [];
+    return [`${file} creates the index ${name}, and does not drop it before`];
+  });
+  if (/\breindex\b[^;`]*\bconcurrently\b/i.test(text))
+    offences.push(`${file} leaves an index of another name when it is killed`);
+  return offences;
 }
 
 /** Uses of `process` through which the environment can be reached: all but plain access to another property of it. */
