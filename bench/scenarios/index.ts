@@ -7,6 +7,7 @@ import { hung } from './hung.js';
 import { list } from './list.js';
 import { loginFlood } from './login-flood.js';
 import { login } from './login.js';
+import { migrate } from './migrate.js';
 import { noisy } from './noisy.js';
 import { read } from './read.js';
 import { replicas } from './replicas.js';
@@ -21,6 +22,7 @@ export const scenarios = [
   tenant,
   fleet,
   cold,
+  migrate,
   noisy,
   loginFlood,
   hung,
