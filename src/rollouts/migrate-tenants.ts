@@ -9,7 +9,7 @@ import {
   type TenantRecord,
 } from '../../db/registry/tenant-queries.js';
 import { whileOpenToOwner } from '../../db/server/access.js';
-import { latestVersion, migrateToLatest } from '../../db/shared/migrator.js';
+import { latestVersion, migrateToLatest, type MigrationOptions } from '../../db/shared/migrator.js';
 import { tenantMigrations } from '../../db/tenant/migrations/index.js';
 import { grantRuntimeRights } from '../../db/tenant/tenant-grants.js';
 import { claimWithin, look } from '../operations/evidence.js';
@@ -47,6 +47,9 @@ export interface TenantsToMigrate {
 
 const ATTEMPTS = 2;
 
+/** Longest wait (ms) of a migration for its locks in the first attempt: the tenants after it wait meanwhile. */
+const FIRST_PATIENCE = 3_000;
+
 const version = latestVersion(tenantMigrations);
 
 export async function migrateTenants(deps: TenantsToMigrate, progress: TenantProgress): Promise<MigratedTenants> {
@@ -61,7 +64,7 @@ export async function migrateTenants(deps: TenantsToMigrate, progress: TenantPro
     const attempt = (attempts.get(tenant.id) ?? 0) + 1;
     attempts.set(tenant.id, attempt);
     try {
-      await migrateTenant(deps, tenant);
+      await migrateTenant(deps, tenant, attempt < ATTEMPTS ? { patience: FIRST_PATIENCE } : {});
       failed.delete(tenant.id);
       migrated += 1;
       progress(tenant, { done: migrated + lost(), all });
@@ -100,13 +103,13 @@ async function severalAtOnce<T>(atOnce: number, tasks: readonly T[], work: (task
 }
 
 /** @throws the error of its cluster, of its database or of the registry */
-async function migrateTenant(deps: TenantsToMigrate, tenant: TenantRecord): Promise<void> {
+async function migrateTenant(deps: TenantsToMigrate, tenant: TenantRecord, options: MigrationOptions): Promise<void> {
   const { registry, locks, servers } = deps;
   const server = servers.of(tenant);
   if (!server) throw servers.errorOf(tenant);
   const migrate = (): Promise<void> =>
     server.inDatabase(tenant.dbName, async (db) => {
-      await migrateToLatest(db, tenantMigrations);
+      await migrateToLatest(db, tenantMigrations, options);
       await grantRuntimeRights(db, tenant.dbUser);
       await claimWithin(db, tenant);
     });

@@ -10,6 +10,7 @@ import { tenantMigrations } from '../../db/tenant/migrations/index.js';
 import { openProvisioner, type Provisioner } from '../../src/clusters/provisioner-connections.js';
 import { templateName } from '../../src/operations/template/template-names.js';
 import { migrateAll, type MigrationDeps, type MigrationReport } from '../../src/rollouts/migrate-fleet.js';
+import { reasonOf } from '../../src/rollouts/reasons.js';
 import type { TenantProgress } from '../../src/rollouts/migrate-tenants.js';
 import { startCluster, type TestCluster } from '../support/cluster.js';
 import { finishOperations } from '../support/operations.js';
@@ -191,6 +192,42 @@ describe('a migration of the fleet', () => {
     expect(report).toMatchObject({ tenantsMigrated: 7, failed: [] });
     expect(most).toBe(3);
     expect(told).toEqual([1, 2, 3, 4, 5, 6, 7].map((done) => `${done} of 7`));
+  });
+
+  it('leaves a tenant that a session keeps locked until the others are migrated, and then tries it again', async () => {
+    const [locked, ...others] = await olderTenants(4);
+    const row = locked && (await findTenant(registry, locked.id));
+    if (!locked || !row) throw new Error('no tenants');
+    const holder = connectTo<unknown>(cluster, row.dbName);
+    let release: () => void = () => undefined;
+    const released = new Promise<void>((resolve) => (release = resolve));
+    let holds: () => void = () => undefined;
+    const held = new Promise<void>((resolve) => (holds = resolve));
+    // As a dump does. The migration replaces this view.
+    const holding = holder.db.transaction().execute(async (trx) => {
+      await sql`select from tenant_schema_version`.execute(trx);
+      holds();
+      await released;
+    });
+    await held;
+    const events: unknown[] = [];
+    const report = await migrate({ atOnce: 2 }, ({ id }, { done, error, again }) => {
+      events.push({ tenant: id === locked.id ? 'locked' : 'other', done, again, error: error && reasonOf(error) });
+      if (id === locked.id) release();
+    });
+    await holding;
+    await holder.close(0);
+    expect(events).toEqual([
+      ...others.map((_, index) => ({ tenant: 'other', done: index + 1, again: undefined, error: undefined })),
+      {
+        tenant: 'locked',
+        done: 3,
+        again: true,
+        error: expect.stringMatching(/^other sessions \(pid \d+\) kept tables locked for too long \(55P03\)/) as string,
+      },
+      { tenant: 'locked', done: 4, again: undefined, error: undefined },
+    ]);
+    expect(report).toMatchObject({ tenantsMigrated: 4, failed: [] });
   });
 
   it('does not hang on a tenant that vanishes, and reports a tenant whose database is gone', async () => {
