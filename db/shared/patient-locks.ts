@@ -3,7 +3,7 @@
 // PostgreSQL makes every later statement on a table wait behind an ALTER TABLE that waits. So the migration waits for a session
 // that keeps its locks, such as a dump, outside a transaction: nothing waits behind it there.
 //
-//     probe (20 ms) ── has its locks ──▶ done
+//     probe (10 ms) ── has its locks ──▶ done
 //       └── none ──▶ wait ── no session keeps locks ──▶ attempt (1.5 s) ── has its locks ──▶ done
 //                    ▲ └──── after a pause, one does ──▶ probe              │
 //                    └─────────────────── none ────────────┴────────────────┘
@@ -17,8 +17,8 @@ import { withoutDeadline } from '../driver/statement-deadline.js';
 /** How long (ms) a migration waits for its locks, all attempts together. */
 export const PATIENCE = 20_000;
 
-/** `lock_timeout` (ms) of a probe. While a dump runs, readers wait behind it: seven times in all, for less than 1 % of the time. */
-const PROBE = 20;
+/** `lock_timeout` (ms) of a probe. While a dump runs, readers wait behind it: seven times in all, 70 ms in 20 s. */
+const PROBE = 10;
 
 /** `lock_timeout` (ms) of an attempt, which waits for short transactions. Autovacuum makes way after `deadlock_timeout`, 1 s. */
 const ATTEMPT = 1_500;
