@@ -320,6 +320,11 @@ describe.skipIf(needed.length > 0)(`a server of one’s own, over TLS${skipped}`
       const problem = `the registry at ${host}:${server.port} cannot be used (${code})`;
       expect(run).toMatchObject({ code: 1, stderr: expect.stringContaining(problem) as string });
     }
+    const wrongServer = text.replace(/^(TENANT_DATABASE_URL=.*)@localhost:/m, '$1@127.0.0.1:');
+    expect(await runProgram('src/cli/migrate.js', parseEnv(wrongServer) as Record<string, string>)).toMatchObject({
+      code: 1,
+      stderr: expect.stringContaining('the server of TENANT_DATABASE_URL at 127.0.0.1') as string,
+    });
   });
 });
 
