@@ -32,6 +32,12 @@ beforeEach(async () => {
 
 const list = (of: TestTenant): Promise<Answer> => service.send('GET', '/products', { token: of.adminToken });
 
+function signIn<T = Record<string, unknown>>(): Promise<Answer<T>> {
+  return service.send<T>('POST', '/auth/login', {
+    body: { tenant: tenant.slug, email: ADMIN.email, password: ADMIN.password },
+  });
+}
+
 /** What the log says about the tenant's schema. */
 function saidOf({ id }: TestTenant): { msg: string; level: string; [field: string]: unknown }[] {
   return written
@@ -88,9 +94,24 @@ describe('a tenant at the oldest schema that this build serves', () => {
   it('keeps being served while it is migrated', async () => {
     await rebuildDatabase(service, tenant, migrationsUpTo(SERVED_SCHEMAS.oldest));
     await service.app.engine.tenantPools.retire(tenant.id);
-    await walkTenant(service.send, tenant);
-    await migrateTenant(service, tenant);
-    await walkTenant(service.send, tenant);
+    const { body } = await signIn<{ accessToken: string }>();
+    let migrated = false;
+    const statuses = new Set<number>();
+    const asking = Array.from({ length: 4 }, async () => {
+      while (!migrated) {
+        const { status } = await service.send('GET', '/products', { token: body.accessToken });
+        statuses.add(status);
+      }
+    });
+    try {
+      await walkTenant(service.send, tenant);
+      await migrateTenant(service, tenant);
+      await walkTenant(service.send, tenant);
+    } finally {
+      migrated = true;
+      await Promise.all(asking);
+    }
+    expect([...statuses]).toEqual([200]);
   });
 });
 
@@ -103,10 +124,9 @@ describe('a tenant at an older schema', () => {
   }
 
   it('gets 503 with Retry-After for every request, and its neighbours are served', async () => {
-    const login = { tenant: tenant.slug, email: ADMIN.email, password: ADMIN.password };
-    const before = await service.send<{ refreshToken: string }>('POST', '/auth/login', { body: login });
+    const before = await signIn<{ refreshToken: string }>();
     await makeOlder();
-    expectUpgrading(await service.send('POST', '/auth/login', { body: login }));
+    expectUpgrading(await signIn());
     const { refreshToken } = before.body;
     expectUpgrading(await service.send('POST', '/auth/refresh', { body: { refreshToken } }));
     for (const { method, url, access } of service.app.routeTable)
@@ -147,10 +167,6 @@ describe('a tenant at an older schema', () => {
     expectUpgrading(await list(tenant));
     await migrateTenant(service, tenant);
     // A new session: those of before were in the former database.
-    const signIn = (): Promise<Answer> =>
-      service.send('POST', '/auth/login', {
-        body: { tenant: tenant.slug, email: ADMIN.email, password: ADMIN.password },
-      });
     await expect.poll(async () => (await signIn()).status, { timeout: 5_000 }).toBe(200);
     await walkTenant(service.send, tenant);
     expect(await shownOf(tenant)).toMatchObject({ schemaVersion: SERVED_SCHEMAS.newest });
