@@ -21,7 +21,9 @@ export interface FoundSchema {
   readonly needs: string | undefined;
 }
 
-export function isServed({ name, needs }: FoundSchema): boolean {
+/** Whether this build serves the schema, or why it does not. */
+export function schemaIs({ name, needs }: FoundSchema): 'served' | 'too-old' | 'too-new' {
   const { oldest, newest } = SERVED_SCHEMAS;
-  return name !== undefined && name >= oldest && (needs === undefined || needs <= newest);
+  if (name === undefined || name < oldest) return 'too-old';
+  return needs !== undefined && needs > newest ? 'too-new' : 'served';
 }

@@ -4,7 +4,7 @@ import { DatabaseFault, hasSqlState } from '../../db/driver/database-fault.js';
 import type { Proof } from '../../db/driver/proof.js';
 import { refuseStandby } from '../../db/driver/proof.js';
 import { PROOF_QUERY, PROOF_QUERY_WITHOUT_SCHEMA } from '../../db/tenant/marker.js';
-import { isServed, type FoundSchema } from '../../db/tenant/served-schemas.js';
+import { schemaIs, type FoundSchema } from '../../db/tenant/served-schemas.js';
 import type { AppError } from '../errors.js';
 
 /** What the new connections of a pool found out about the database. */
@@ -73,7 +73,7 @@ export function proofFor(
     }
     if (schema) {
       found.schemaVersion = schema.name;
-      if (!isServed(schema)) throw outcomes.unservedSchema(schema, askAgainAt > 0);
+      if (schemaIs(schema) !== 'served') throw outcomes.unservedSchema(schema, askAgainAt > 0);
       askAgainAt = performance.now() + ASKED_AGAIN_AFTER;
       outcomes.served();
     }

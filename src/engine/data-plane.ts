@@ -3,7 +3,7 @@
 import type { Logger } from 'pino';
 import { openPool } from '../../db/driver/client.js';
 import { probeDatabase } from '../../db/driver/probe.js';
-import { SERVED_SCHEMAS } from '../../db/tenant/served-schemas.js';
+import { schemaIs, SERVED_SCHEMAS } from '../../db/tenant/served-schemas.js';
 import { endIdleSessions, findSessions } from '../../db/server/server-sessions.js';
 import type { Config } from '../config/index.js';
 import { createBreakers, type Breakers } from '../connections/breakers.js';
@@ -183,7 +183,7 @@ function createPools(
       else
         log.warn(
           { tenantId, schemaVersion: schema.name ?? null, needs: schema.needs ?? null, served: SERVED_SCHEMAS },
-          schema.needs === undefined
+          schemaIs(schema) === 'too-old'
             ? 'a tenant is not served: its database is older than the schemas that this build serves'
             : 'a tenant is not served: its database needs a newer build',
         );

@@ -5,6 +5,8 @@ import { describe, expect, it } from 'vitest';
 import { compareHistory, type DoneMigration } from '../../db/shared/migration-history.js';
 import type { Migrations } from '../../db/shared/migration-types.js';
 import { sealed } from '../../db/shared/sealed-migrations.js';
+import { tenantMigrations } from '../../db/tenant/migrations/index.js';
+import { schemaIs, SERVED_SCHEMAS } from '../../db/tenant/served-schemas.js';
 import { brokenSeals, hashesFile, hashesIn, MIGRATION_FOLDERS, sealedIn } from '../support/migration-hashes.js';
 
 const up = (): Promise<void> => Promise.resolve();
@@ -73,6 +75,29 @@ describe('the history of a database', () => {
     ],
   ])('differs if %s', (_, done, differences) => {
     expect(compareHistory(done, build)).toMatchObject({ state: 'differs', differences });
+  });
+});
+
+describe('the schema of a tenant’s database', () => {
+  const { oldest, newest } = SERVED_SCHEMAS;
+
+  it('may be any from the oldest to the newest of this build’s migrations', () => {
+    expect(Object.keys(tenantMigrations)).toContain(oldest);
+    expect(Object.keys(tenantMigrations).at(-1)).toBe(newest);
+  });
+
+  it.each([
+    [undefined, undefined, 'too-old'],
+    ['0001_identity', undefined, 'too-old'],
+    ['0001_identity', '0001_identity', 'too-old'],
+    [oldest, undefined, 'served'],
+    [newest, newest, 'served'],
+    ['9999_newer', undefined, 'served'],
+    ['9999_newer', newest, 'served'],
+    ['9999_newer', '9999_newer', 'too-new'],
+    ['9999_newer', '9998_newer', 'too-new'],
+  ])('at %s, which needs %s, is %s', (name, needs, verdict) => {
+    expect(schemaIs({ name, needs })).toBe(verdict);
   });
 });
 
