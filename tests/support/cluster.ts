@@ -1,5 +1,6 @@
 // A PostgreSQL server that is ready for services: its roles, a migrated registry that each service copies, and the tenant
 // template. Started once a run, both by vitest and by `npm run fuzz`.
+import { sql } from 'kysely';
 import { createDatabase, type ConnectionSettings } from '../../db/driver/client.js';
 import { bootstrapCluster } from '../../db/server/server-admin.js';
 import { scramVerifier } from '../../db/server/scram.js';
@@ -20,6 +21,9 @@ export interface TestCluster {
   readonly registryTemplate: string;
   readonly logFile: string | undefined;
 }
+
+/** Of the verifiers: each connection costs them, and the passwords of the tests protect nothing. */
+export const ITERATIONS = 1;
 
 const limits = { max: 2, acquireTimeout: 10_000, timeout: 60_000, idleTimeoutMillis: 1_000 };
 
@@ -76,10 +80,15 @@ export async function prepareCluster(cluster: TestCluster): Promise<void> {
   );
   const opened = openProvisioner(provisioner, limits);
   try {
+    const verifier = sql.lit(await scramVerifier(superuser.password, ITERATIONS));
+    await sql`alter role ${sql.id(superuser.user)} password ${verifier}`.execute(admin.db);
     await bootstrapCluster(admin.db, {
-      registryOwner: { name: registryOwner.user, verifier: await scramVerifier(registryOwner.password, 4_096) },
-      registryService: { name: registryService.user, verifier: await scramVerifier(registryService.password, 4_096) },
-      provisioner: { name: provisioner.user, verifier: await scramVerifier(provisioner.password, 4_096) },
+      registryOwner: { name: registryOwner.user, verifier: await scramVerifier(registryOwner.password, ITERATIONS) },
+      registryService: {
+        name: registryService.user,
+        verifier: await scramVerifier(registryService.password, ITERATIONS),
+      },
+      provisioner: { name: provisioner.user, verifier: await scramVerifier(provisioner.password, ITERATIONS) },
       registryDatabase: registryTemplate,
     });
     const registryRoles = { registry: registry.db, registryService: registryService.user };

@@ -4,6 +4,7 @@ import { sql } from 'kysely';
 import { createDatabase, type ConnectionSettings } from '../../db/driver/client.js';
 import { bootstrapCluster } from '../../db/server/server-admin.js';
 import { scramVerifier } from '../../db/server/scram.js';
+import { ITERATIONS } from './cluster.js';
 import { startPostgres } from './servers.js';
 import { serveTls } from './tls-server.js';
 
@@ -65,7 +66,7 @@ export async function startSecondCluster(name = 'second'): Promise<SecondCluster
     await asSuperuser('postgres', async (db) => {
       const role = async (user: string, password: string): Promise<{ name: string; verifier: string }> => ({
         name: user,
-        verifier: await scramVerifier(password, 4_096),
+        verifier: await scramVerifier(password, ITERATIONS),
       });
       await bootstrapCluster(db, {
         registryOwner: await role('unused_owner', 'unused-owner-password'),
