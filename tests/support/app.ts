@@ -23,11 +23,19 @@ export function connectAs<DB>(database: string, as?: Partial<ConnectionSettings>
   return connectTo(inject('cluster'), database, as);
 }
 
-/** Runs work as the superuser, on a connection that is closed afterwards. */
+/**
+ * To `postgres`, which no test drops or renames: making a connection takes longer than most statements. Each is closed after a
+ * second of rest.
+ */
+let maintenance: DatabaseHandle<unknown> | undefined;
+
+/** Runs work as the superuser, on a connection that is closed afterwards; one to `postgres` stays open for the next work. */
 export async function asSuperuser<T>(
   database: string,
   work: (db: DatabaseHandle<unknown>['db']) => Promise<T>,
 ): Promise<T> {
+  if (database === 'postgres')
+    return work((maintenance ??= connectTo<unknown>(inject('cluster'), database, {}, 20)).db);
   const handle = connectAs<unknown>(database);
   try {
     return await work(handle.db);

@@ -65,16 +65,25 @@ export function tokenSecretsOf({ auth }: Config): { readonly jwk: string; readon
   return { jwk, pem: key.export({ type: 'pkcs8', format: 'der' }).toString('base64') };
 }
 
-/** A connection as the superuser, to read or break what the service cannot. Close it. */
+/**
+ * A connection as the superuser, to read or break what the service cannot. Close it.
+ *
+ * @param max connections at once
+ */
 export function connectTo<DB>(
   { superuser }: TestCluster,
   database: string,
   as: Partial<ConnectionSettings> = {},
+  max = limits.max,
 ): DatabaseHandle<DB> {
-  return createDatabase<DB>({ ...superuser, ...as, database }, limits, {
-    applicationName: 'tests',
-    preparedStatements: false,
-  });
+  return createDatabase<DB>(
+    { ...superuser, ...as, database },
+    { ...limits, max },
+    {
+      applicationName: 'tests',
+      preparedStatements: false,
+    },
+  );
 }
 
 /** Makes a registry, copied from the migrated one. Returns the database's name. */
