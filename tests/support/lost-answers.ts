@@ -20,11 +20,21 @@ export type Target = 'registry' | 'server';
 export const targets: readonly Target[] = ['registry', 'server'];
 
 /** The answer to every EVERYth statement is lost. LOST_EVERY=1 loses the answer to each; the suite uses a sample. */
-const EVERY = Number(process.env['LOST_EVERY'] ?? 5);
+const EVERY = Number(process.env['LOST_EVERY'] ?? 8);
 
 /** Whether the answer to an act's nth statement is lost. Answers to statements that commit or mark are always lost. */
-export function isSampled(nth: number, statement = ''): boolean {
-  return nth % EVERY === 0 || /^\s*commit|tenantry mark/i.test(statement);
+export function isSampled(nth: number, statement = '', every = EVERY): boolean {
+  return nth % Math.min(every, EVERY) === 0 || /^\s*commit|tenantry mark/i.test(statement);
+}
+
+/**
+ * The numbers of the statements whose answers are lost one after the other.
+ *
+ * @param seen the act's statements, without a loss
+ * @param every a denser sample, for an act of few statements
+ */
+export function sampleOf(seen: readonly string[], every = EVERY): number[] {
+  return seen.flatMap((statement, index) => (isSampled(index + 1, statement, every) ? [index + 1] : []));
 }
 
 export interface Replicas {
@@ -160,13 +170,13 @@ export async function statusOf(registry: string, slug: string): Promise<string |
   return rows[0]?.status;
 }
 
-/** Sends the request again while its status is one of `again`. */
+/** Sends the request again while its status is one of `again`, with longer and longer pauses. */
 export async function patiently<T>(send: () => Promise<Answer<T>>, again = [409, 503]): Promise<Answer<T>> {
-  const until = performance.now() + 20_000;
-  for (;;) {
+  const until = performance.now() + 60_000;
+  for (let pause = 100; ; pause = Math.min(2 * pause, 1_600)) {
     const answer = await send();
     if (!again.includes(answer.status) || performance.now() > until) return answer;
-    await sleep(100);
+    await sleep(pause);
   }
 }
 
