@@ -210,7 +210,7 @@ it('an adopter that pauses anywhere in its undo leaves the next adoption of the 
   const token = there.operatorToken;
   const harm: string[] = [];
   let timesHeld = 0;
-  for (let nth = 1; ; nth += 3) {
+  for (let nth = 1; ; nth += 5) {
     const database = await newLegacyDatabase();
     const adopt = { clusterId, database };
     const halt = newHalt();

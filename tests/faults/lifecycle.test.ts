@@ -249,7 +249,11 @@ describe('while the tenants’ server does not answer', () => {
     const { host, port } = proxy;
     service = await startServiceIn(
       { ...cluster, provisioner: { ...cluster.provisioner, host, port } },
-      { overrides: { operationTimes: { removeDeadline: 3_000, longestPause: 2_000 } } },
+      {
+        overrides: {
+          operationTimes: { closeDeadline: 3_000, openDeadline: 4_000, removeDeadline: 3_000, longestPause: 1_000 },
+        },
+      },
     );
   });
   afterAll(async () => {

@@ -72,7 +72,8 @@ let tenants = 0;
 
 beforeAll(async () => {
   [second, registry] = await Promise.all([startSecondCluster(), createRegistry()]);
-  service = await startService({ registry });
+  // The deadline of a creation on a server that is down.
+  service = await startService({ registry, overrides: { operationTimes: { createDeadline: 8_000 } } });
   other = await startService({ registry });
   const list = await get<PageOf<Cluster>>('/clusters');
   const [first] = list.body.data;
