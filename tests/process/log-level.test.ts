@@ -46,6 +46,7 @@ async function isOpen(port: number): Promise<boolean> {
 describe.skipIf(process.platform === 'win32')('the log of a running process', { timeout: 90_000 }, () => {
   let data: Awaited<ReturnType<typeof makeDataDir>>;
   let env: Record<string, string>;
+  let service: ServiceProcess;
   beforeAll(async () => {
     await build();
     data = await makeDataDir();
@@ -59,20 +60,19 @@ describe.skipIf(process.platform === 'win32')('the log of a running process', { 
       SHUTDOWN_DRAIN_MS: '0',
       STANDBY_DATABASES: '0',
     };
+    service = await startProcess(env);
   });
-  afterAll(() => data.remove());
+  afterAll(async () => {
+    await end(service);
+    await data.remove();
+  });
 
-  async function start(more: Readonly<Record<string, string>> = {}): Promise<ServiceProcess> {
-    const service = await startProcess({ ...env, ...more });
-    onTestFinished(async () => {
-      service.signal('SIGTERM');
-      await service.exited;
-    });
-    return service;
+  async function end(ended: ServiceProcess): Promise<void> {
+    ended.signal('SIGTERM');
+    await ended.exited;
   }
 
   it('is at debug after SIGUSR2 and at LOG_LEVEL after a second one, and a line says each', async () => {
-    const service = await start();
     await fetch(`${service.url}/users`);
     // As docs/guide/logs.md says it.
     await runScript(`PID=${service.pid}\nkill -USR2 "$PID"`, { cwd: data.dir });
@@ -97,20 +97,21 @@ describe.skipIf(process.platform === 'win32')('the log of a running process', { 
   });
 
   it('shows the change at once, although lines wait in a buffer', async () => {
-    const service = await start();
+    service.signal('SIGUSR2');
+    await levelIs(service, 'info');
     service.signal('SIGUSR2');
     await levelIs(service, 'debug');
     expect(lastChange(service)).toMatchObject({ level: 'info', until: expect.stringMatching(/Z$/) as string });
   });
 
-  it('says in its first line which process it is', async () => {
-    const service = await start();
+  it('says in its first line which process it is', () => {
     expect(service.stdout).toContain(`; the process is ${service.pid}`);
   });
 
   it('says in production that SIGUSR1 has no effect, and opens no inspector', async () => {
     const token = randomBytes(32).toString('base64');
-    const service = await start({
+    const production = await startProcess({
+      ...env,
       NODE_ENV: 'production',
       DATABASE_TLS: 'off',
       JWT_SECRET: token,
@@ -118,11 +119,12 @@ describe.skipIf(process.platform === 'win32')('the log of a running process', { 
       OPERATOR_EMAIL: 'operator@example.com',
       OPERATOR_PASSWORD: 'a-password-for-operators',
     });
+    onTestFinished(() => end(production));
     const opened = await isOpen(INSPECTOR);
-    service.signal('SIGUSR1');
-    await eventually('the signal has its line', () => linesOf(service).some(({ signal }) => signal === 'SIGUSR1'));
+    production.signal('SIGUSR1');
+    await eventually('the signal has its line', () => linesOf(production).some(({ signal }) => signal === 'SIGUSR1'));
     // Another program of this machine may have it open: then this proves nothing, and the line above does.
     if (!opened) expect(await isOpen(INSPECTOR)).toBe(false);
-    expect((await fetch(`${service.url}/health/live`)).status).toBe(200);
+    expect((await fetch(`${production.url}/health/live`)).status).toBe(200);
   });
 });
