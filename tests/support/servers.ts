@@ -24,9 +24,6 @@ const SETTINGS = {
   fsync: 'off',
   synchronous_commit: 'off',
   full_page_writes: 'off',
-  // A new database is not copied into the log as well.
-  wal_level: 'minimal',
-  max_wal_senders: '0',
   // With hundreds of databases its workers would come several times a second.
   autovacuum: 'off',
   max_connections: '300',
