@@ -10,7 +10,7 @@ const CHANGES = 33;
 const ALREADY = 150;
 
 /** Sign-ins of the other tenant, one after the other. */
-const SIGN_INS = 8;
+const SIGN_INS = 5;
 
 /** The number of answers of each status. */
 type Answers = Map<number, number>;
