@@ -255,9 +255,12 @@ describe.skipIf(noRedis !== undefined)(`shared counts${noRedis === undefined ? '
     onTestFinished(async () => {
       await server.command('CONFIG', 'SET', 'maxmemory', '0');
     });
-    const taken = await hammerAll(replicas, 100, 200);
+    const most = 100 + boundOf(100, 2);
+    let taken = 0;
+    // Until none is left: a busy machine also refuses requests that have waited too long for an exchange.
+    for (let more = 1; more > 0 && taken <= most; taken += more) more = await hammerAll(replicas, 100, 200);
     expect(taken).toBeGreaterThan(0);
-    expect(taken).toBeLessThanOrEqual(100 + boundOf(100, 2));
+    expect(taken).toBeLessThanOrEqual(most);
     expect(await hammerAll(replicas, 100, 200)).toBe(0);
   });
 
