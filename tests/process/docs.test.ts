@@ -50,6 +50,10 @@ const RUN_BY: Readonly<Record<string, { readonly file: string; readonly words: r
   'curl -X POST -H "authorization: Bearer $OPERATOR" "http://127.0.0.1:3000/operations/$OPERATION/abandon"': STEERED,
   'npm run migrations:seal': { file: 'tests/support/source-copy.ts', words: ["'migrations:seal'"] },
   'npm run migrate': { file: 'tests/process/migrate.test.ts', words: ["'src/cli/migrate.js'"] },
+  'promtool test rules deploy/observability/alerts.test.yml': {
+    file: 'tests/unit/observability.test.ts',
+    words: ["check('promtool', 'test', 'rules', 'alerts.test.yml')"],
+  },
   'TEST_REQUIRE_ALL=1 npm test': { file: '.ci/run', words: ['\nTEST_REQUIRE_ALL=1 npm test\n'] },
 };
 
@@ -377,7 +381,6 @@ describe('docs/guide/observability.md', () => {
   const page = 'docs/guide/observability.md';
   const checks: readonly (readonly [Program, string])[] = [
     ['promtool', command(page, 'promtool check rules deploy/observability/alerts.yml')],
-    ['promtool', command(page, 'promtool test rules deploy/observability/alerts.test.yml')],
     ['amtool', command(page, 'amtool check-config deploy/observability/alertmanager.yml')],
   ];
   const show = command(page, 'cat deploy/secrets/grafana_password');
