@@ -66,6 +66,7 @@ const NOT_RUN: Readonly<Record<string, string>> = {
   'docker compose run --rm bootstrap && docker compose up --detach --no-deps replica-1 replica-2': NEEDS_ENGINE,
   'DOCKER_GID=$(stat -c %g /var/run/docker.sock) docker compose --profile observability up --detach': NEEDS_ENGINE,
   'docker compose build': NEEDS_ENGINE,
+  'git checkout "$OLD" && docker compose build': NEEDS_ENGINE,
   'docker compose run --rm migrate': NEEDS_ENGINE,
   'docker compose up --detach --no-deps --wait replica-1': NEEDS_ENGINE,
   'docker compose up --detach --no-deps --wait replica-2': NEEDS_ENGINE,
