@@ -199,17 +199,19 @@ export async function retireOlderStandby(
     .execute();
 }
 
-/** Tenants and standby databases of older schemas that are being made. */
+/** Tenants and standby databases of older schemas that are being made, and do not wait for a person. */
 export async function countOlderInTheMaking(
   db: Kysely<Registry>,
   schemaVersion: string,
 ): Promise<{ readonly tenants: number; readonly standby: number }> {
   const { rows } = await sql<{ tenants: number; standby: number }>`
     select (select count(*)::int from tenants
-        where status = 'provisioning' and schema_version < ${schemaVersion}) as tenants,
+        where status = 'provisioning' and schema_version < ${schemaVersion} and not exists (
+          select from operations where subject = tenants.id and state = 'needs-person')) as tenants,
       (select count(*)::int from standby_databases s
         where schema_version < ${schemaVersion} and exists (
-          select from operations where subject = s.id and kind = 'standby' and ended_at is null)) as standby`.execute(
+          select from operations
+          where subject = s.id and kind = 'standby' and ended_at is null and state <> 'needs-person')) as standby`.execute(
     db,
   );
   return rows[0] ?? { tenants: 0, standby: 0 };

@@ -198,6 +198,35 @@ export async function updateTenant(
 }
 
 /**
+ * Records that a tenant's database was migrated. A row that a newer build has written stays.
+ *
+ * @param renews whether connections that are open must prove again that their build serves the schema: it raises the epoch
+ */
+export async function recordSchema(
+  db: Kysely<Registry>,
+  id: string,
+  { version, renews }: { readonly version: string; readonly renews: boolean },
+): Promise<void> {
+  await db
+    .updateTable('tenants')
+    .set({ schema_version: version, ...(renews && { epoch: sql<number>`epoch + 1` }), updated_at: sql<string>`now()` })
+    .where('id', '=', id)
+    .where('status', 'in', ['active', 'suspended', 'deleted'])
+    .where('schema_version', '<=', version)
+    .execute();
+}
+
+/** Records that a tenant's database has an older schema than its row says: it was restored from a backup. */
+export async function recordOlderSchema(db: Kysely<Registry>, id: string, found: string): Promise<void> {
+  await db
+    .updateTable('tenants')
+    .set({ schema_version: found })
+    .where('id', '=', id)
+    .where('schema_version', '>', found)
+    .execute();
+}
+
+/**
  * Ends all sessions of a tenant by raising its generation. Returns whether the tenant exists.
  *
  * The generation is at least the registry's time in ms. A registry that was restored to an earlier moment has a smaller

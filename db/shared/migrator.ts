@@ -15,6 +15,9 @@ const TABLE = `${MIGRATION_SCHEMA}.${MIGRATION_TABLE}`;
 /** The lock of Kysely's migrator: a former build may migrate the same database at the same time. */
 const LOCK = sql`3853314791062309107`;
 
+/** Another process that migrates the database may wait for its own locks: the wait for it is so many times the patience. */
+const TURNS = 3;
+
 export interface MigrationOptions {
   readonly progress?: (done: number, all: number) => Promise<void>;
   /** ms */
@@ -37,7 +40,7 @@ export async function migrateToLatest<DB>(
 ): Promise<readonly string[]> {
   if ((await pendingMigrations(db, migrations)).length === 0) return [];
   return db.connection().execute(async (connection) => {
-    await takeTurn(connection, LOCK);
+    await takeTurn(connection, LOCK, TURNS * patience);
     try {
       await makeRecord(connection, patience);
       // Another process may have migrated the database meanwhile.

@@ -38,8 +38,7 @@ const LOOK_EVERY = 200;
 /** Looks in which a session must have kept locks to count, at most. */
 const MOST_LOOKS = 6;
 
-/** Longest wait (ms) for another process that migrates the same database, and the interval of the looks. */
-const TURN_PATIENCE = 60_000;
+/** Interval (ms) of the looks whether another process still migrates the same database. */
 const TURN_EVERY = 100;
 
 /** SQLSTATEs: `lock_timeout` has passed; the migration and a writer waited for each other. */
@@ -132,10 +131,15 @@ export async function patientlyOutside<DB>(
  * Takes a session's advisory lock. It looks again and again: a session that waits for the lock in a statement has a snapshot, for
  * which CREATE INDEX CONCURRENTLY of the lock's holder would wait, and the two would wait for each other.
  *
+ * @param patience longest wait (ms)
  * @throws LocksKept if another session has the lock for too long
  */
-export async function takeTurn<DB>(connection: Kysely<DB>, lock: RawBuilder<unknown>): Promise<void> {
-  const until = performance.now() + TURN_PATIENCE;
+export async function takeTurn<DB>(
+  connection: Kysely<DB>,
+  lock: RawBuilder<unknown>,
+  patience: number,
+): Promise<void> {
+  const until = performance.now() + patience;
   for (;;) {
     const { rows } = await sql<{ taken: boolean }>`select pg_try_advisory_lock(${lock}) as taken`.execute(connection);
     if (rows[0]?.taken) return;

@@ -28,6 +28,7 @@ import {
   type MigrationReport,
 } from '../rollouts/migrate-fleet.js';
 import { logProgress } from '../rollouts/migration-log.js';
+import { PlainError } from '../jobs/plain-words.js';
 import { logOutcome } from '../operations/runner/operation-log.js';
 import { createSecurityEvents } from '../observability/security-events.js';
 import { createEnvelope } from '../secrets/envelope.js';
@@ -158,9 +159,10 @@ async function migrate(
       ),
     );
     for (const { cluster, error } of report.clustersFailed)
-      log.error({ cluster, err: error }, 'could not create the template database on a cluster');
-    const { openDatabases } = await checkCluster(provisioner.cluster);
-    for (const database of openDatabases) {
+      log.error({ cluster, err: error }, 'could not migrate a cluster');
+    for (const { tenant, error } of report.failed)
+      log.error({ tenantId: tenant.id, err: error }, 'could not migrate a tenant database');
+    for (const database of check.openDatabases) {
       const problem =
         'every role of the server may connect to a database: run REVOKE ALL ON DATABASE … FROM PUBLIC (deploy/bootstrap.sql)';
       security.record('weak-setup', { reason: 'open-database', name: database }, undefined, problem);
@@ -171,9 +173,7 @@ async function migrate(
   }
 }
 
-interface OpenedCluster extends OtherCluster {
-  readonly close: () => Promise<void>;
-}
+type OpenedCluster = OtherCluster & { readonly close: () => Promise<void> };
 
 /** A half of the reserve, so that replicas continue to make tenants: each database takes a connection while it is migrated. */
 function databasesAtOnce({ tenants }: Config, reserve: number): number {
@@ -182,13 +182,13 @@ function databasesAtOnce({ tenants }: Config, reserve: number): number {
 
 /**
  * The registered clusters without the default one, with the settings to enter them. A cluster whose password does not decrypt is
- * logged and left out.
+ * one that has failed.
  */
 async function otherClusters(registry: Kysely<Registry>, config: Config, log: Logger): Promise<OpenedCluster[]> {
   const { provisioner: own, provisionerPool } = config.tenants;
   const envelope = createEnvelope(config.encryptionKeys, 'clusters.provisioner_password');
   const rows = await listAllClusters(registry);
-  return rows.flatMap((row) => {
+  return rows.flatMap((row): OpenedCluster[] => {
     if (row.host === own.host && row.port === own.port) return [];
     try {
       const connection = enteredAs(row, envelope);
@@ -197,7 +197,8 @@ async function otherClusters(registry: Kysely<Registry>, config: Config, log: Lo
       return [{ place: row, server: { ...opened, role: connection.user, atOnce }, close: () => opened.close() }];
     } catch (err) {
       createSecurityEvents({ log }).record('password-unreadable', { err, clusterId: row.id });
-      return [];
+      const error = new PlainError('the password of its provisioner does not decrypt', { cause: err });
+      return [{ place: row, error, close: () => Promise.resolve() }];
     }
   });
 }

@@ -3,6 +3,7 @@ import { prepareAndMigrate } from '../boot/index.js';
 import { ConfigError, processEnvironment, readSettings, type Settings } from '../config/index.js';
 import { HistoryDiffers } from '../../db/shared/migration-history.js';
 import type { EmbeddedCluster } from '../embedded/embedded-cluster.js';
+import { inPlainWords, PlainError } from '../jobs/plain-words.js';
 import { defineCommand, runCommand } from '../lib/command-line.js';
 import { createLogger } from '../observability/logger.js';
 import { logProgress, logReport } from '../rollouts/migration-log.js';
@@ -20,7 +21,7 @@ while the service runs. Reads the same environment as the service (docs/referenc
 On a terminal it writes text. Otherwise each line is a JSON object, and the last one has the report.`,
   exits: {
     0: 'everything is at the newest schema',
-    1: 'it could not begin, for example because the registry does not answer: no tenant was changed',
+    1: 'it could not begin, or the registry failed: run it again',
     [INCOMPLETE]: 'some tenants or clusters are not at the newest schema, and the others are: run it again',
   },
 });
@@ -70,5 +71,6 @@ function exitCode({
 
 function describe(error: unknown): string {
   if (error instanceof ConfigError || error instanceof HistoryDiffers) return error.message;
+  if (error instanceof PlainError) return `${inPlainWords(error)}.`;
   return (error instanceof Error ? error.stack : undefined) ?? String(error);
 }

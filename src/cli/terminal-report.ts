@@ -29,12 +29,13 @@ export function showProgress(write: Write): MigrationProgress {
 /** Writes what the migration did, without the line about the registry, which `showProgress` has written. */
 export function showReport(write: Write, report: MigrationReport): void {
   const { templateMade, clustersFailed, tenantsMigrated, tenantsCurrent, tenantsUnfinished, failed } = report;
-  const { rolesBounded, databasesMarked, standbyWithdrawn, newer, templatesLeft } = report;
+  const { tenantsOfFailedClusters, rolesBounded, databasesMarked, standbyWithdrawn, newer, templatesLeft } = report;
   const lines = [
     `template   ${templateMade ? 'made' : 'up to date'}`,
-    ...clustersFailed.map(({ cluster, error }) => `  failed: on the cluster ${cluster}: ${reasonOf(error)}`),
+    ...clustersFailed.map(({ cluster, error }) => `  failed: the cluster ${cluster}: ${reasonOf(error)}`),
     ...(standbyWithdrawn > 0 ? [`standby    ${standbyWithdrawn} databases of an older build withdrawn`] : []),
     `tenants    ${tenantsMigrated} migrated, ${tenantsCurrent} up to date, ${failed.length} failed`,
+    ...(tenantsOfFailedClusters > 0 ? [`  not reached: ${tenantsOfFailedClusters} on clusters that failed`] : []),
     ...(tenantsUnfinished > 0
       ? [`  unfinished: ${tenantsUnfinished} that an older build is making. Run this again when it has ended`]
       : []),

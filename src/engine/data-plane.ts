@@ -3,6 +3,7 @@
 import type { Logger } from 'pino';
 import { openPool } from '../../db/driver/client.js';
 import { probeDatabase } from '../../db/driver/probe.js';
+import { recordOlderSchema } from '../../db/registry/tenant-queries.js';
 import { schemaIs, SERVED_SCHEMAS } from '../../db/tenant/served-schemas.js';
 import { endIdleSessions, findSessions } from '../../db/server/server-sessions.js';
 import type { Config } from '../config/index.js';
@@ -119,7 +120,7 @@ function governorsOfClusters(
 }
 
 function createPools(
-  { replicaId, destinations, events }: Replica,
+  { registry, replicaId, destinations, events }: Replica,
   { clusterDirectory, governors, tenantDirectory, envelope }: Omit<DataPlane, 'breakers' | 'tenantPools'>,
   config: Config,
   log: Logger,
@@ -179,14 +180,24 @@ function createPools(
       else record('password-unreadable', { tenantId, err });
     },
     onSchemaChange: (tenantId, schema) => {
-      if (!schema) log.info({ tenantId }, 'a tenant is served again: this build serves the schema of its database');
-      else
-        log.warn(
-          { tenantId, schemaVersion: schema.name ?? null, needs: schema.needs ?? null, served: SERVED_SCHEMAS },
-          schemaIs(schema) === 'too-old'
-            ? 'a tenant is not served: its database is older than the schemas that this build serves'
-            : 'a tenant is not served: its database needs a newer build',
-        );
+      if (!schema) {
+        log.info({ tenantId }, 'a tenant is served again: this build serves the schema of its database');
+        return;
+      }
+      // Otherwise the next migration would take a database that was restored from a backup for a migrated one.
+      if (schemaIs(schema) === 'too-old')
+        recordOlderSchema(registry, tenantId, schema.name ?? '0000_unknown').catch((err: unknown) => {
+          log.warn(
+            { err, tenantId },
+            "could not record that a tenant's database has an older schema than its row says",
+          );
+        });
+      log.warn(
+        { tenantId, schemaVersion: schema.name ?? null, needs: schema.needs ?? null, served: SERVED_SCHEMAS },
+        schemaIs(schema) === 'too-old'
+          ? 'a tenant is not served: its database is older than the schemas that this build serves'
+          : 'a tenant is not served: its database needs a newer build',
+      );
     },
   });
   closing.add('tenant pools', async () => {

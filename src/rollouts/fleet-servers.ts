@@ -1,6 +1,10 @@
-// The servers of the fleet, as the migration enters them.
+// The servers of the fleet, as the migration enters them. One that fails is left out from then on: waiting for it once for each of
+// its tenants would delay the others.
 import type { TenantRecord } from '../../db/registry/tenant-queries.js';
+import { pingServer } from '../../db/server/cluster-inspection.js';
+import { DatabaseFault } from '../../db/driver/database-fault.js';
 import type { Place, PlacedProvisioner } from '../clusters/provisioners.js';
+import { placeOf } from '../clusters/server-looks.js';
 
 /** A server, entered as the role that owns the databases there. */
 export interface FleetServer extends Pick<PlacedProvisioner, 'cluster' | 'inDatabase' | 'role'> {
@@ -8,53 +12,96 @@ export interface FleetServer extends Pick<PlacedProvisioner, 'cluster' | 'inData
   readonly atOnce: number;
 }
 
-/** A registered cluster other than the default one. */
-export interface OtherCluster {
-  readonly place: Place;
-  readonly server: FleetServer;
+/** A registered cluster other than the default one, or why it cannot be entered. */
+export type OtherCluster = { readonly place: Place } & (
+  { readonly server: FleetServer } | { readonly server?: undefined; readonly error: unknown }
+);
+
+export interface FailedCluster {
+  /** `host:port`. */
+  readonly cluster: string;
+  readonly error: unknown;
 }
 
-export interface FleetServers {
-  /** Every server that could be entered so far. */
-  reached(): readonly FleetServer[];
-  /** The server of a tenant; undefined if its cluster failed. A place without a cluster is the default cluster's. */
-  of(tenant: Pick<TenantRecord, 'dbHost' | 'dbPort'>): FleetServer | undefined;
-  /** What the cluster of a tenant failed with. */
-  errorOf(tenant: Pick<TenantRecord, 'dbHost' | 'dbPort'>): unknown;
-  /** The tenants of each server, in their order. Those of clusters that failed are under undefined. */
-  group(tenants: readonly TenantRecord[]): ReadonlyMap<FleetServer | undefined, readonly TenantRecord[]>;
-  /** Notes that a cluster failed: waiting for it once for each of its tenants would delay the others. */
-  fail(place: Place, error: unknown): void;
-  readonly failed: readonly { readonly cluster: string; readonly error: unknown }[];
+type At = Pick<TenantRecord, 'dbHost' | 'dbPort'>;
+
+export class FleetServers {
+  readonly #servers = new Map<string, FleetServer>();
+  readonly #failed = new Map<string, unknown>();
+
+  /** @param own the server of the default cluster, and of tenants whose place is no registered cluster */
+  constructor(
+    private readonly own: FleetServer,
+    private readonly ownPlace: Place | undefined,
+    others: readonly OtherCluster[],
+  ) {
+    for (const other of others)
+      if (other.server) this.#servers.set(nameOf(other.place), other.server);
+      else this.#failed.set(nameOf(other.place), other.error);
+  }
+
+  get failed(): readonly FailedCluster[] {
+    return [...this.#failed].map(([cluster, error]) => ({ cluster, error }));
+  }
+
+  /** The server of a tenant; undefined if it has failed. */
+  of({ dbHost: host, dbPort: port }: At): FleetServer | undefined {
+    const name = nameOf({ host, port });
+    if (this.#failed.has(name)) return undefined;
+    const server = this.#servers.get(name) ?? this.own;
+    return server === this.own && this.#failed.has(this.#nameOfOwn) ? undefined : server;
+  }
+
+  /** The tenants of each server that has not failed, in their order. */
+  group(tenants: readonly TenantRecord[]): ReadonlyMap<FleetServer, readonly TenantRecord[]> {
+    const groups = new Map<FleetServer, TenantRecord[]>();
+    for (const tenant of tenants) {
+      const server = this.of(tenant);
+      if (!server) continue;
+      const group = groups.get(server);
+      if (group) group.push(tenant);
+      else groups.set(server, [tenant]);
+    }
+    return groups;
+  }
+
+  /**
+   * Works on all servers side by side.
+   *
+   * @returns the results of those that did not fail
+   */
+  async onEach<T>(work: (server: FleetServer, place: Place | undefined) => Promise<T>): Promise<readonly T[]> {
+    const servers = [[this.#nameOfOwn, this.own] as const, ...this.#servers];
+    const results = await Promise.all(
+      servers.map(async ([name, server]) => {
+        if (this.#failed.has(name)) return [];
+        try {
+          return [await work(server, server === this.own ? this.ownPlace : placeOf(name))];
+        } catch (error) {
+          this.#failed.set(name, error);
+          return [];
+        }
+      }),
+    );
+    return results.flat();
+  }
+
+  /** After an error of a tenant's database: if nothing was answered, asks whether the whole server has failed. */
+  async suspect(server: FleetServer, error: unknown): Promise<void> {
+    if (!(error instanceof DatabaseFault) || error.answered) return;
+    try {
+      await pingServer(server.cluster);
+    } catch (answer) {
+      const [name] = [...this.#servers].find(([, each]) => each === server) ?? [this.#nameOfOwn];
+      this.#failed.set(name, answer);
+    }
+  }
+
+  get #nameOfOwn(): string {
+    return this.ownPlace ? nameOf(this.ownPlace) : 'default';
+  }
 }
 
-export function fleetServers(own: FleetServer, others: readonly OtherCluster[]): FleetServers {
-  const failed = new Map<string, unknown>();
-  const nameOf = ({ host, port }: Place): string => `${host}:${port}`;
-  const nameFor = ({ dbHost: host, dbPort: port }: Pick<TenantRecord, 'dbHost' | 'dbPort'>): string =>
-    nameOf({ host, port });
-  const byName = new Map(others.map(({ place, server }) => [nameOf(place), server]));
-  const of = (tenant: Pick<TenantRecord, 'dbHost' | 'dbPort'>): FleetServer | undefined => {
-    const name = nameFor(tenant);
-    return failed.has(name) ? undefined : (byName.get(name) ?? own);
-  };
-  return {
-    of,
-    reached: () => [own, ...[...byName].flatMap(([name, server]) => (failed.has(name) ? [] : [server]))],
-    errorOf: (tenant) => failed.get(nameFor(tenant)),
-    group(tenants) {
-      const groups = new Map<FleetServer | undefined, TenantRecord[]>();
-      for (const tenant of tenants) {
-        const server = of(tenant);
-        const group = groups.get(server);
-        if (group) group.push(tenant);
-        else groups.set(server, [tenant]);
-      }
-      return groups;
-    },
-    fail: (place, error) => void failed.set(nameOf(place), error),
-    get failed() {
-      return [...failed].map(([cluster, error]) => ({ cluster, error }));
-    },
-  };
+function nameOf({ host, port }: Place): string {
+  return `${host}:${port}`;
 }

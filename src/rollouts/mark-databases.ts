@@ -5,6 +5,7 @@ import { findTenant, listProvisionedTenants, type TenantRecord } from '../../db/
 import { whileOpenToOwner } from '../../db/server/access.js';
 import { findMarks } from '../../db/server/marks.js';
 import { claimInside, compare, complete, look } from '../operations/evidence.js';
+import { PlainError } from '../jobs/plain-words.js';
 import type { FleetServer } from './fleet-servers.js';
 import type { FailedTenant, TenantsToMigrate } from './migrate-tenants.js';
 
@@ -24,6 +25,8 @@ export async function markDatabases(
         if (await locks.attempt(tenant.id, () => mark(registry, server, tenant.id, installation))) marked += 1;
       } catch (error) {
         failed.push({ tenant, error });
+        await deps.servers.suspect(server, error);
+        if (!deps.servers.of(tenant)) break;
       }
     }
   return { marked, failed };
@@ -36,8 +39,9 @@ async function listUnmarked({
   installation,
 }: TenantsToMigrate): Promise<ReadonlyMap<FleetServer, readonly TenantRecord[]>> {
   const unmarked = new Map<FleetServer, readonly TenantRecord[]>();
-  for (const [server, tenants] of servers.group(await listProvisionedTenants(registry))) {
-    if (!server) continue;
+  const groups = servers.group(await listProvisionedTenants(registry));
+  await servers.onEach(async (server) => {
+    const tenants = groups.get(server) ?? [];
     const found: TenantRecord[] = [];
     for (let from = 0; from < tenants.length; from += PAGE) {
       const page = new Map(tenants.slice(from, from + PAGE).map((tenant) => [tenant.dbName, tenant]));
@@ -47,7 +51,7 @@ async function listUnmarked({
       }
     }
     unmarked.set(server, found);
-  }
+  });
   return unmarked;
 }
 
@@ -57,7 +61,7 @@ async function mark(registry: Kysely<Registry>, on: FleetServer, id: string, ins
   const seen = tenant && (await look(on, tenant, installation));
   if (!tenant || !seen || !['former', 'unmarked'].includes(seen.verdict)) return;
   const completed = await complete(registry, on, tenant, seen, installation);
-  if (!completed) throw new Error('its database carries neither its mark nor its marker');
+  if (!completed) throw new PlainError('its database carries neither its mark nor its marker');
   if (!seen.found.open)
     await whileOpenToOwner(on.cluster, completed.dbName, () => claimInside(on.inDatabase, completed));
 }

@@ -2,8 +2,8 @@
 //
 //     registry → templates → withdraw what older builds make tenants from → marks → tenants, until none is behind
 //
-// Older builds continue to serve meanwhile. Without their templates and standby databases they make no tenants, so that none of the
-// old schema appears behind the migration's back.
+// Older builds continue to serve meanwhile. Without their templates and standby databases they make no tenants of the old schema
+// behind the migration's back. They can still adopt a database: such a tenant is behind, which GET /status reports.
 import type { Kysely } from 'kysely';
 import { grantServiceRights } from '../../db/registry/registry-grants.js';
 import { findInstallationId } from '../../db/registry/installation.js';
@@ -20,7 +20,8 @@ import { createRunner, type RunnerDeps } from '../operations/runner/runner.js';
 import { templateVersion } from '../operations/template/building-template.js';
 import { createTemplateMaker, templateSiteAt, type TemplateMaker } from '../operations/template/template-maker.js';
 import { createTenantLocks, type TenantLocks } from '../tenants/tenant-locks.js';
-import { fleetServers, type FleetServer, type FleetServers, type OtherCluster } from './fleet-servers.js';
+import { inPlainWords, PlainError } from '../jobs/plain-words.js';
+import { FleetServers, type FailedCluster, type FleetServer, type OtherCluster } from './fleet-servers.js';
 import { markDatabases } from './mark-databases.js';
 import { migrateTenants, type FailedTenant, type TenantProgress } from './migrate-tenants.js';
 import { dropOlderTemplates, withdrawOlderStandby } from './older-stock.js';
@@ -29,8 +30,10 @@ export interface MigrationReport {
   /** Names of the registry migrations that ran. */
   readonly registry: readonly string[];
   readonly templateMade: boolean;
-  /** Clusters other than the default one whose template could not be made. Their tenants have failed as well. */
-  readonly clustersFailed: FleetServers['failed'];
+  /** Clusters that could not be entered, or failed later. Their tenants are not among `failed`. */
+  readonly clustersFailed: readonly FailedCluster[];
+  /** Tenants of failed clusters that are behind. */
+  readonly tenantsOfFailedClusters: number;
   readonly tenantsMigrated: number;
   readonly tenantsCurrent: number;
   /** Tenants of an older schema that an older build is still making. */
@@ -84,7 +87,9 @@ const TEMPLATE_PATIENCE = 60_000;
 export async function migrateAll(deps: MigrationDeps, progress: MigrationProgress = {}): Promise<MigrationReport> {
   const { registry, registryService } = deps;
   const ran = await migrateToLatest(registry, registryMigrations);
-  if (registryService !== undefined) await grantServiceRights(registry, registryService);
+  const newer = await newerMigrations(registry, registryMigrations);
+  // The grants are on all tables. Which rights the tables of a newer build need, only that build knows.
+  if (registryService !== undefined && newer.length === 0) await grantServiceRights(registry, registryService);
   progress.registry?.(ran);
   const installation = await findInstallationId(registry);
   const session = createLockSession(registry, () => undefined);
@@ -111,7 +116,8 @@ export async function migrateAll(deps: MigrationDeps, progress: MigrationProgres
     installation: () => Promise.resolve(installation),
   });
   try {
-    return { registry: ran, ...(await migrateFleet(deps, { installation, locks, maker }, progress)) };
+    const fleet = await migrateFleet(deps, { installation, locks, maker }, progress);
+    return { registry: ran, ...fleet, newer: [...new Set([...newer, ...fleet.newer])].sort() };
   } finally {
     await runner.close();
     await session.close();
@@ -133,19 +139,16 @@ async function migrateFleet(
   const own = { cluster, inDatabase, role, atOnce };
   const makeTemplate = async (server: FleetServer, place: Place | undefined): Promise<boolean> =>
     maker.ensure(server, await templateSiteAt(registry, place), TEMPLATE_PATIENCE);
-  let templateMade = await makeTemplate(own, deps.place);
-  const others = (await deps.others?.(registry)) ?? [];
-  const servers = fleetServers(own, others);
-  for (const { place, server } of others) {
-    try {
-      templateMade = (await makeTemplate(server, place)) || templateMade;
-    } catch (error) {
-      servers.fail(place, error);
-    }
-  }
+  const templateMade = await makeTemplate(own, deps.place).catch((error: unknown) => {
+    throw new PlainError(`the template of the default cluster could not be made: ${inPlainWords(error)}`, {
+      cause: error,
+    });
+  });
+  const servers = new FleetServers(own, deps.place, (await deps.others?.(registry)) ?? []);
+  const templatesMade = [templateMade, ...(await servers.onEach(makeTemplate))];
 
   const standbyWithdrawn = await withdrawOlderStandby(registry);
-  await dropOlderTemplates(registry, servers.reached(), installation);
+  await dropOlderTemplates(registry, servers, installation);
 
   const toMigrate = { registry, locks, servers, installation };
   const marks = await markDatabases(toMigrate);
@@ -153,24 +156,24 @@ async function migrateFleet(
 
   const all = await listProvisionedTenants(registry);
   const roles = all.map((tenant) => tenant.dbUser);
-  let rolesBounded = 0;
-  for (const server of servers.reached()) rolesBounded += await boundRuntimeRoles(server.cluster, roles);
-  // Again: a template that an older build was copying could not be dropped.
-  const templates = await dropOlderTemplates(registry, servers.reached(), installation);
+  const bounded = await servers.onEach(({ cluster: on }) => boundRuntimeRoles(on, roles));
+  // Again: a template that a session was using could not be dropped.
+  const templates = await dropOlderTemplates(registry, servers, installation);
+  // A tenant that both failed to be marked and failed to be migrated is one failure.
+  const failed = new Map([...marks.failed, ...tenants.failed].map((each) => [each.tenant.id, each]));
   return {
-    templateMade,
+    templateMade: templatesMade.includes(true),
     clustersFailed: servers.failed,
+    tenantsOfFailedClusters: tenants.unreached,
     tenantsMigrated: tenants.migrated,
     tenantsCurrent: tenants.current,
     tenantsUnfinished: tenants.unfinished,
     standbyWithdrawn,
-    rolesBounded,
+    rolesBounded: bounded.reduce((sum, count) => sum + count, 0),
     databasesMarked: marks.marked,
-    newer: [
-      ...new Set([...(await newerMigrations(registry, registryMigrations)), ...templates.newer, ...newerSchemas(all)]),
-    ].sort(),
+    newer: [...templates.newer, ...newerSchemas(all)],
     templatesLeft: templates.left,
-    failed: [...marks.failed, ...tenants.failed],
+    failed: [...failed.values()],
   };
 }
 

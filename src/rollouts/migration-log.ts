@@ -10,9 +10,9 @@ export function logProgress(log: Logger): MigrationProgress {
     },
     tenant({ id: tenantId }, { done, all, error: err, again }) {
       if (err === undefined) log.info({ tenantId, done, all }, 'migrated a tenant database');
+      // The error of a tenant that is not tried again is logged at the end.
       else if (again)
         log.warn({ tenantId, done, all, err }, 'could not migrate a tenant database: it is tried again later');
-      else log.error({ tenantId, done, all, err }, 'could not migrate a tenant database');
     },
   };
 }

@@ -9,7 +9,7 @@ import { countOlderInTheMaking, retireOlderStandby } from '../../db/registry/sta
 import { latestVersion } from '../../db/shared/migrator.js';
 import { tenantMigrations } from '../../db/tenant/migrations/index.js';
 import { dropOutdatedTemplates, type TemplatesFound } from '../operations/template/outdated-templates.js';
-import type { FleetServer } from './fleet-servers.js';
+import type { FleetServers } from './fleet-servers.js';
 
 /** Longest wait (ms) for what an older build began to make before its templates were gone. */
 const PATIENCE = 30_000;
@@ -29,11 +29,11 @@ export async function withdrawOlderStandby(registry: Kysely<Registry>): Promise<
 /** Drops the templates of older builds, and finds those of newer ones. */
 export async function dropOlderTemplates(
   registry: Kysely<Registry>,
-  servers: readonly FleetServer[],
+  servers: Pick<FleetServers, 'onEach'>,
   installation: string,
 ): Promise<TemplatesFound> {
-  const found = await Promise.all(
-    servers.map((server) => dropOutdatedTemplates(registry, server, tenantMigrations, installation)),
+  const found = await servers.onEach((server) =>
+    dropOutdatedTemplates(registry, server, tenantMigrations, installation),
   );
   return { newer: found.flatMap(({ newer }) => newer), left: found.flatMap(({ left }) => left) };
 }

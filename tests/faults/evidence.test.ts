@@ -112,14 +112,14 @@ describe('the command that migrates', () => {
     const { output } = await migrate();
     expect((await stateOfDatabase(newer)).exists).toBe(true);
     expect((await stateOfDatabase(template)).exists).toBe(true);
-    expect(output).toMatch(/newer/i);
+    expect(output).toContain('"newer":["9999_newer"]');
   });
 
   it('drops the template of an older build', async () => {
     const older = await templateOf('0001_identity');
     const { code, output } = await migrate();
     expect(code, output).toBe(0);
-    expect(output).not.toMatch(/newer/i);
+    expect(output).toContain('"newer":[]');
     expect((await stateOfDatabase(older)).exists).toBe(false);
     expect((await stateOfDatabase(template)).exists).toBe(true);
   });

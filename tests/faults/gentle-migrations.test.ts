@@ -222,7 +222,7 @@ async function untilSomeoneWaits(db: Kysely<unknown>): Promise<void> {
 }
 
 it('autovacuum makes way for the migration of a role that cannot see what it is', async () => {
-  const server = await startPostgres({ autovacuum_naptime: '1s' });
+  const server = await startPostgres({ autovacuum: 'on', autovacuum_naptime: '1s' });
   const settings = { host: server.host, port: server.port, database: 'postgres', tls: false } as const;
   const limits = { max: 2, acquireTimeout: 10_000, timeout: 60_000, idleTimeoutMillis: 1_000 };
   const options = { applicationName: 'tests', preparedStatements: false };

@@ -4,15 +4,19 @@ import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import type { DatabaseHandle } from '../../db/driver/client.js';
 import { findInstallationId } from '../../db/registry/installation.js';
 import type { Registry } from '../../db/registry/registry-schema.js';
-import { findTenant } from '../../db/registry/tenant-queries.js';
+import { findTenant, recordSchema } from '../../db/registry/tenant-queries.js';
 import { templateMarkText } from '../../db/server/marks.js';
+import { migrateToLatest } from '../../db/shared/migrator.js';
 import { tenantMigrations } from '../../db/tenant/migrations/index.js';
 import { openProvisioner, type Provisioner } from '../../src/clusters/provisioner-connections.js';
+import { PlainError } from '../../src/jobs/plain-words.js';
 import { templateName } from '../../src/operations/template/template-names.js';
+import type { FleetServer } from '../../src/rollouts/fleet-servers.js';
 import { migrateAll, type MigrationDeps, type MigrationReport } from '../../src/rollouts/migrate-fleet.js';
 import { reasonOf } from '../../src/rollouts/reasons.js';
 import type { TenantProgress } from '../../src/rollouts/migrate-tenants.js';
 import { startCluster, type TestCluster } from '../support/cluster.js';
+import { startProxy } from '../support/proxy.js';
 import { finishOperations } from '../support/operations.js';
 import {
   ADMIN,
@@ -25,6 +29,8 @@ import {
 import { eventually } from '../support/service-process.js';
 
 const [OLDER = '', NEWEST = ''] = Object.keys(tenantMigrations).sort().slice(-2);
+
+const LIMITS = { max: 2, acquireTimeout: 5_000, timeout: 60_000, idleTimeoutMillis: 1_000 };
 
 let cluster: TestCluster;
 let stop: () => Promise<void>;
@@ -244,6 +250,142 @@ describe('a migration of the fleet', () => {
     expect(attempts).toEqual([true, false]);
     expect(await versionOf(fine.id)).toBe(NEWEST);
     await sql`delete from tenants where id = ${gone.id}`.execute(registry);
+  });
+});
+
+describe('a server that fails', () => {
+  /** Moves a tenant's row to another address of the same server. */
+  async function moveTo({ id }: TestTenant, host: string, port: number): Promise<void> {
+    await sql`update tenants set db_host = ${host}, db_port = ${port} where id = ${id}`.execute(registry);
+  }
+
+  it('in the middle of its tenants stops no other, and is asked once', async () => {
+    const [here, ...there] = await olderTenants(4);
+    if (!here) throw new Error('no tenant');
+    const proxy = await startProxy(cluster.provisioner);
+    const other = openProvisioner({ ...cluster.provisioner, port: proxy.port }, { ...LIMITS, acquireTimeout: 1_000 });
+    for (const tenant of there) await moveTo(tenant, cluster.provisioner.host, proxy.port);
+    let entered = 0;
+    const server: FleetServer = {
+      cluster: other.cluster,
+      role: cluster.provisioner.user,
+      atOnce: 1,
+      inDatabase: async (database, work) => {
+        entered += 1;
+        await proxy.close();
+        return other.inDatabase(database, work);
+      },
+    };
+    const place = { host: cluster.provisioner.host, port: proxy.port };
+    const report = await migrate({ others: () => Promise.resolve([{ place, server }]) });
+    expect(report).toMatchObject({
+      tenantsMigrated: 1,
+      tenantsOfFailedClusters: 3,
+      failed: [],
+      clustersFailed: [{ cluster: `${place.host}:${place.port}` }],
+    });
+    expect(entered).toBe(1);
+    expect(await versionOf(here.id)).toBe(NEWEST);
+    await other.close();
+    for (const tenant of there) await moveTo(tenant, cluster.provisioner.host, cluster.provisioner.port);
+    expect(await migrate()).toMatchObject({ tenantsMigrated: 3, tenantsOfFailedClusters: 0 });
+  });
+
+  it('or whose password cannot be read is reported, and its tenants are not looked for on another server', async () => {
+    const [tenant] = await olderTenants(1);
+    if (!tenant) throw new Error('no tenant');
+    await moveTo(tenant, 'elsewhere.example', 5_432);
+    const error = new PlainError('the password of its provisioner does not decrypt');
+    const place = { host: 'elsewhere.example', port: 5_432 };
+    const report = await migrate({ others: () => Promise.resolve([{ place, error }]) });
+    expect(report).toMatchObject({
+      tenantsMigrated: 0,
+      tenantsOfFailedClusters: 1,
+      clustersFailed: [{ cluster: 'elsewhere.example:5432', error }],
+    });
+    expect(await versionOf(tenant.id)).toBe(OLDER);
+    await moveTo(tenant, cluster.provisioner.host, cluster.provisioner.port);
+    expect((await migrate()).tenantsMigrated).toBe(1);
+  });
+});
+
+describe('the row and the database of a tenant', () => {
+  it('disagree after a restore from an old backup: the refusal records it, and the migration mends it', async () => {
+    const tenant = await service.createTenant();
+    const name = (await findTenant(registry, tenant.id))?.dbName ?? '';
+    await service.app.engine.tenantPools.retire(tenant.id);
+    await asSuperuser(name, async (db) => {
+      await sql`drop view tenant_schema_version`.execute(db);
+      await sql`delete from migration.kysely_migration where name >= '0008_schema_version'`.execute(db);
+    });
+    const get = () => service.send<Problem>('GET', '/products', { token: tenant.adminToken });
+    expect(await get()).toMatchObject({ status: 503, body: { code: 'tenant-upgrading' } });
+    await eventually(
+      'the row says that the tenant is behind',
+      async () => ((await versionOf(tenant.id)) ?? '') < OLDER,
+    );
+    expect(await migrate()).toMatchObject({ tenantsMigrated: 1, failed: [] });
+    expect(await versionOf(tenant.id)).toBe(NEWEST);
+    await eventually('it is served', async () => (await get()).status === 200);
+  });
+
+  it('are left as they are if a newer build has migrated the database', async () => {
+    const [tenant] = await olderTenants(1);
+    const row = tenant && (await findTenant(registry, tenant.id));
+    if (!row) throw new Error('no tenant');
+    const newer = { ...tenantMigrations, '9999_next': { up: () => Promise.resolve() } };
+    await provisioner.inDatabase(row.dbName, async (db) => {
+      await migrateToLatest(db, newer);
+      // As the newer build may want it for a table of its own.
+      await sql`revoke delete on products from ${sql.id(row.dbUser)}`.execute(db);
+    });
+    expect(await migrate()).toMatchObject({ tenantsMigrated: 0, failed: [] });
+    expect(await versionOf(row.id)).toBe(OLDER);
+    const { rows } = await asSuperuser(row.dbName, (db) =>
+      sql`select has_table_privilege(${row.dbUser}, 'products', 'delete') as may`.execute(db),
+    );
+    expect(rows).toEqual([{ may: false }]);
+    await sql`update tenants set schema_version = '9999_next' where id = ${row.id}`.execute(registry);
+    expect((await migrate()).newer).toEqual(['9999_next']);
+    expect(await versionOf(row.id)).toBe('9999_next');
+    await sql`delete from tenants where id = ${row.id}`.execute(registry);
+  });
+
+  it('are no failure if the tenant is purged, or migrated by another run, after an attempt has failed', async () => {
+    const [purged, elsewhere] = await olderTenants(2);
+    const gone = async ({ id }: TestTenant): Promise<void> => {
+      const name = (await findTenant(registry, id))?.dbName ?? '';
+      await service.app.engine.tenantPools.retire(id);
+      await asSuperuser('postgres', (db) => sql`drop database ${sql.id(name)} with (force)`.execute(db));
+    };
+    if (!purged || !elsewhere) throw new Error('no tenants');
+    await Promise.all([gone(purged), gone(elsewhere)]);
+    const changes: Promise<unknown>[] = [];
+    const report = await migrate({}, ({ id }, { again }) => {
+      if (again && id === purged.id) changes.push(sql`delete from tenants where id = ${id}`.execute(registry));
+      if (again && id === elsewhere.id)
+        changes.push(sql`update tenants set schema_version = ${NEWEST} where id = ${id}`.execute(registry));
+    });
+    await Promise.all(changes);
+    expect(report.failed).toEqual([]);
+    await sql`delete from tenants where id = ${elsewhere.id}`.execute(registry);
+  });
+
+  it('renew the connections of every replica after a migration that some builds cannot work with', async () => {
+    const tenant = await service.createTenant();
+    const row = await findTenant(registry, tenant.id);
+    if (!row) throw new Error('no tenant');
+    const get = () => service.send<Problem>('GET', '/products', { token: tenant.adminToken });
+    expect((await get()).status).toBe(200);
+    const up = async (db: Kysely<unknown>): Promise<void> => {
+      await sql`alter table products drop sku`.execute(db);
+    };
+    const newer = { ...tenantMigrations, '9999_contract': { up, needs: '9999_contract' } };
+    await provisioner.inDatabase(row.dbName, (db) => migrateToLatest(db, newer));
+    await recordSchema(registry, tenant.id, { version: '9999_contract', renews: true });
+    await eventually('it is refused as documented', async () => (await get()).body.code === 'tenant-upgrading', 5_000);
+    expect((await get()).status).toBe(503);
+    await sql`delete from tenants where id = ${tenant.id}`.execute(registry);
   });
 });
 

@@ -45,6 +45,7 @@ it('ends with what was done, and what was not', () => {
     tenantsMigrated: 0,
     tenantsCurrent: 3,
     tenantsUnfinished: 0,
+    tenantsOfFailedClusters: 0,
     standbyWithdrawn: 0,
     rolesBounded: 0,
     databasesMarked: 0,
@@ -63,6 +64,7 @@ it('ends with what was done, and what was not', () => {
       templateMade: true,
       clustersFailed: [{ cluster: '10.0.0.1:5432', error: new Error('hidden') }],
       tenantsUnfinished: 1,
+      tenantsOfFailedClusters: 6,
       standbyWithdrawn: 2,
       rolesBounded: 4,
       databasesMarked: 5,
@@ -73,9 +75,10 @@ it('ends with what was done, and what was not', () => {
   ).toBe(
     [
       'template   made',
-      '  failed: on the cluster 10.0.0.1:5432: an unexpected error, which the log shows.',
+      '  failed: the cluster 10.0.0.1:5432: an unexpected error, which the log shows.',
       'standby    2 databases of an older build withdrawn',
       'tenants    0 migrated, 3 up to date, 1 failed',
+      '  not reached: 6 on clusters that failed',
       '  unfinished: 1 that an older build is making. Run this again when it has ended',
       'roles      4 bounded',
       'marks      5 databases of a former build marked',

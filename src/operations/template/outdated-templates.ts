@@ -8,7 +8,7 @@ import { wasAnswered } from '../../../db/driver/database-fault.js';
 import { changeMark, findMarks, listMarked, parseTemplateMark, templateMarkText } from '../../../db/server/marks.js';
 import { latestVersion, type Migrations } from '../../../db/shared/migrator.js';
 import type { PlacedProvisioner } from '../../clusters/provisioners.js';
-import { PlainError } from '../../jobs/plain-words.js';
+import { inPlainWords, PlainError } from '../../jobs/plain-words.js';
 import { demolishTemplate } from '../demolish.js';
 import { BUILDING_PREFIX, nameForVersions, templateName } from './template-names.js';
 
@@ -44,7 +44,11 @@ export async function dropOutdatedTemplates(
         if (mark.state === 'template') found.newer.push(mark.version);
         continue;
       }
-      const why = await demolishTemplate(registry, { cluster: locked }, { name, text });
+      const why = await demolishTemplate(registry, { cluster: locked }, { name, text }).catch((error: unknown) => {
+        // For example, a session is in it.
+        if (!wasAnswered(error)) throw error;
+        return inPlainWords(error);
+      });
       if (why !== undefined) found.left.push({ name, why });
     }
     return found;
