@@ -51,37 +51,42 @@ beforeAll(async () => {
 }, 240_000);
 afterAll(() => builds.close(), 60_000);
 
-/** Like a load balancer: requests go to the replicas that said they are ready. */
+/** Failed checks after which a replica gets no more requests. */
+const FALL = 3;
+
+/** Like a load balancer: requests go to the replicas that said they are ready, and wait for one if none is. */
 class Balancer {
-  readonly #replicas = new Set<ServiceProcess>();
-  #ready: ServiceProcess[] = [];
+  /** The checks that each replica has failed in a row. */
+  readonly #failures = new Map<ServiceProcess, number>();
   #stopped = false;
   readonly #polling = this.#poll();
 
   async #poll(): Promise<void> {
     while (!this.#stopped) {
-      const answers = await Promise.all(
-        [...this.#replicas].map(async (replica) => ({
-          replica,
-          ready: await fetch(`${replica.url}/health/ready`)
+      await Promise.all(
+        [...this.#failures].map(async ([replica, failures]) => {
+          const isReady = await fetch(`${replica.url}/health/ready`)
             .then(({ ok }) => ok)
-            .catch(() => false),
-        })),
+            .catch(() => false);
+          this.#failures.set(replica, isReady ? 0 : failures + 1);
+        }),
       );
-      this.#ready = answers
-        .filter(({ ready, replica }) => ready && this.#replicas.has(replica))
-        .map(({ replica }) => replica);
       await sleep(100);
     }
   }
 
+  get #ready(): readonly ServiceProcess[] {
+    return [...this.#failures].filter(([, failures]) => failures < FALL).map(([replica]) => replica);
+  }
+
   async add(replica: ServiceProcess): Promise<ServiceProcess> {
-    this.#replicas.add(replica);
+    this.#failures.set(replica, FALL);
     await eventually('the replica is ready', () => this.#ready.includes(replica));
     return replica;
   }
 
-  pick(turn: number): ServiceProcess {
+  async pick(turn: number): Promise<ServiceProcess> {
+    await eventually('a replica is ready', () => this.#ready.length > 0);
     const replica = this.#ready[turn % this.#ready.length];
     if (!replica) throw new Error('no replica is ready');
     return replica;
@@ -149,7 +154,7 @@ function load(balancer: Balancer, tenants: readonly string[]): () => Promise<{ s
       const [method, route, body] = request;
       sent += 1;
       try {
-        const replica = balancer.pick(number + turn);
+        const replica = await balancer.pick(number + turn);
         const answer = await send(replica.url + route, method, body, act === 0 ? undefined : token);
         if (answer.status >= 300) failed.push(`${method} ${route}: ${answer.status} ${answer.text}`);
         else if (act === 0) token = (JSON.parse(answer.text) as { accessToken: string }).accessToken;
@@ -174,7 +179,7 @@ function creations(balancer: Balancer, token: string): () => Promise<(Answer & {
   const state = { running: true };
   const working = (async () => {
     for (let turn = 0; state.running; turn += 1) {
-      answers.push(await makeTenant(balancer.pick(turn), token));
+      answers.push(await makeTenant(await balancer.pick(turn), token));
       await sleep(300);
     }
   })();
