@@ -1,6 +1,6 @@
 // Isolation as the API enforces it, derived from the route table: on every route for a tenant's users, tenant A tries to reach
-// tenant B. A route that cannot be tried fails here until its resource is in the list below. Within a tenant, each of these routes
-// needs a permission, and is refused without it.
+// tenant B. A route that cannot be tried fails here until its resource is in tests/support/route-resources.ts. Within a tenant,
+// each of these routes needs a permission, and is refused without it.
 import { sql } from 'kysely';
 import { afterAll, describe, expect, it } from 'vitest';
 import type { Registry } from '../../db/registry/registry-schema.js';
@@ -8,7 +8,6 @@ import { findTenant } from '../../db/registry/tenant-queries.js';
 import type { RouteEntry } from '../../src/auth/route-access.js';
 import { permissions } from '../../src/auth/permissions.js';
 import {
-  ADMIN,
   asSuperuser,
   beginSession,
   connectAs,
@@ -17,76 +16,7 @@ import {
   type Answer,
   type TestTenant,
 } from '../support/app.js';
-
-interface Resource {
-  /** A valid body for POST, in which every text contains the label. Without it nothing can be made: `id` gives the target. */
-  readonly make?: (label: string) => Record<string, unknown>;
-  readonly id?: (tenant: TestTenant) => string | Promise<string>;
-  /** Valid bodies of its other routes; null if a route takes none. */
-  readonly bodies?: Readonly<Record<string, Record<string, unknown> | null>>;
-}
-
-/** One line for each resource, by the first part of its routes' path. */
-const resources: Readonly<Record<string, Resource>> = {
-  '/auth': {
-    // The target is a session.
-    id: async (tenant) => sessionOf(await signedIn(tenant)),
-    bodies: {
-      'POST /logout': null,
-      'POST /logout-all': null,
-      'POST /password': { currentPassword: ADMIN.password, newPassword: ADMIN.password },
-    },
-  },
-  '/clusters': {
-    // For operators only: a tenant's user is refused by scope, with any id.
-    id: (tenant) => tenant.id,
-    bodies: {
-      'POST /:id/check': null,
-      'POST /:id/drain': null,
-      'PATCH /:id': { weight: 1 },
-      'POST /': { name: 'New' },
-    },
-  },
-  '/audit': { id: (tenant) => tenant.adminId },
-  '/pools': {},
-  '/encryption': {},
-  '/status': {},
-  '/operations': {
-    // For operators only: a tenant's user is refused by scope, with any id.
-    id: (tenant) => tenant.id,
-    bodies: { 'POST /:id/retry': null, 'POST /:id/abandon': null },
-  },
-  '/tenants': {
-    id: (tenant) => tenant.id,
-    bodies: {
-      'PATCH /:id': { name: 'Renamed' },
-      'POST /': { name: 'New', admin: {} },
-      'POST /:id/sign-out': null,
-      'POST /:id/suspend': null,
-      'POST /:id/resume': null,
-      'POST /:id/restore': null,
-      'POST /:id/purge': null,
-      'POST /:id/rotate-password': null,
-    },
-  },
-  '/users': {
-    make: (label) => ({
-      email: `${label}@example.com`,
-      password: 'user-password-123',
-      firstName: label,
-      lastName: label,
-    }),
-    bodies: { 'PATCH /:id': { firstName: 'Changed' } },
-  },
-  '/roles': {
-    make: (label) => ({ name: label, permissions: ['products:read'] }),
-    bodies: { 'PATCH /:id': { description: 'Changed' } },
-  },
-  '/products': {
-    make: (label) => ({ name: label, price: '9.99', sku: label, category: label }),
-    bodies: { 'PATCH /:id': { name: 'Changed' }, 'POST /:id/stock': { delta: 1 } },
-  },
-};
+import { resources, type Resource } from '../support/route-resources.js';
 
 /** Every client may call these. A new one must be added here on purpose. */
 const publicRoutes = [
@@ -354,12 +284,12 @@ interface Attempt {
  * A request on the route that is valid except for the tenant.
  *
  * @param id the target, instead of a new object of B
- * @throws Error naming the route, if the list above does not cover it
+ * @throws Error naming the route, if tests/support/route-resources.ts does not cover it
  */
 async function attemptOn(route: RouteEntry, id?: string): Promise<Attempt> {
   const { method, url } = route;
   const gap = (what: string): Error =>
-    new Error(`no attempt for ${nameOf(route)}: ${what} in the list of tests/isolation/routes.test.ts`);
+    new Error(`no attempt for ${nameOf(route)}: ${what} in the list of tests/support/route-resources.ts`);
   if (!isMethod(method)) throw gap(`the method ${method} is not known; say how to attempt it`);
   const path = pathOf(url);
   const resource = resources[path];
@@ -387,8 +317,10 @@ async function makeIn(tenant: TestTenant, path: string): Promise<string> {
   const { make, id } = resourceOf(path);
   if (!make) {
     if (!id)
-      throw new Error(`no attempt for ${path}/:id: say how to make one in the list of tests/isolation/routes.test.ts`);
-    return id(tenant);
+      throw new Error(
+        `no attempt for ${path}/:id: say how to make one in the list of tests/support/route-resources.ts`,
+      );
+    return id({ ...tenant, beginSession: async () => sessionOf(await signedIn(tenant)) });
   }
   const made = await home.send<{ id: string }>('POST', path, {
     token: await signedIn(tenant),
