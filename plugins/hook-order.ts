@@ -25,6 +25,7 @@ export const hookOrder = {
   preValidation: ['admission'],
   /** After validation. */
   preHandler: ['request-head', 'tenant-limits'],
-  onSend: ['quotas', 'request-id'],
+  preSerialization: ['etags'],
+  onSend: ['quotas', 'etags', 'request-id'],
   onResponse: ['request-metrics', 'request-log'],
 } as const;

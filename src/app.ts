@@ -7,6 +7,7 @@ import { authorization } from '../plugins/caller/authorization.js';
 import { refusals } from '../plugins/caller/refusals.js';
 import { cors } from '../plugins/http/cors.js';
 import { engine as enginePlugin } from '../plugins/http/engine.js';
+import { etags } from '../plugins/http/etags.js';
 import { answerClientError, answerFrameworkError, errors } from '../plugins/http/error-answers.js';
 import { jsonBody } from '../plugins/http/json-body.js';
 import { notFound } from '../plugins/http/not-found.js';
@@ -82,6 +83,7 @@ export async function buildApp(engine: Engine): Promise<FastifyInstance> {
   await app.register(cors, { origins: http.corsOrigins });
   await app.register(securityHeaders);
   await app.register(quotas);
+  await app.register(etags);
   await app.register(rateLimit, { max: http.rateLimitMax });
   await app.register(requestId);
   await app.register(requestLog);

@@ -42,6 +42,7 @@ export const catalogue = {
   'tenant-state': { status: 409, title: 'The tenant is not in a state that allows this' },
   'operation-state': { status: 409, title: 'The operation is not in a state that allows this' },
   'idempotency-key-in-use': { status: 409, title: 'A request with this Idempotency-Key is under way' },
+  'precondition-failed': { status: 412, title: 'The resource has changed' },
   'body-too-large': { status: 413, title: 'The body is too large' },
   'uri-too-long': { status: 414, title: 'The address is too long' },
   'unsupported-media-type': { status: 415, title: 'Send application/json in UTF-8' },

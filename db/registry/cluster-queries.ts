@@ -2,6 +2,7 @@
 import { sql, type Kysely } from 'kysely';
 import { newId } from '../shared/ids.js';
 import { afterPosition, type Keyset, type Position } from '../shared/keyset.js';
+import { rowVersion, type Versioned } from '../shared/row-version.js';
 import type { ClustersTable, Registry } from './registry-schema.js';
 
 type NewCluster = Pick<
@@ -18,7 +19,7 @@ type NewCluster = Pick<
 >;
 
 /** A cluster's row. `provisionerPassword` is ciphertext. */
-export interface ClusterRecord {
+export interface ClusterRecord extends Versioned {
   readonly id: string;
   readonly name: string;
   readonly host: string;
@@ -61,6 +62,7 @@ const columns = [
   'standby_target as standbyTarget',
   'created_at as createdAt',
   'updated_at as updatedAt',
+  rowVersion('clusters'),
 ] as const;
 
 /** The sorts that the list of clusters offers. */

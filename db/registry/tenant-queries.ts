@@ -1,6 +1,7 @@
 // Queries on the registry's tenants. The queries with which jobs find their work are in db/registry/tenant-worklists.ts.
 import { sql, type Kysely, type RawBuilder, type SelectQueryBuilder, type Selectable } from 'kysely';
 import { afterPosition, containsPattern, type Keyset, type Position } from '../shared/keyset.js';
+import { hasVersion, rowVersion, type ExpectedVersions, type Versioned } from '../shared/row-version.js';
 import { refuseReadOnly, SERVER_STATE } from '../driver/proof.js';
 import type {
   LimitChanges,
@@ -13,7 +14,7 @@ import type {
 } from './registry-schema.js';
 
 /** A tenant's row. `dbPassword` is ciphertext. */
-export interface TenantRecord {
+export interface TenantRecord extends Versioned {
   readonly id: string;
   readonly name: string;
   readonly slug: string;
@@ -81,6 +82,7 @@ export const tenantColumns = [
   'sessions_valid_from as sessionsValidFrom',
   'created_at as createdAt',
   'updated_at as updatedAt',
+  rowVersion('tenants'),
 ] as const;
 
 /** The sorts that the list of tenants offers. */
@@ -165,6 +167,7 @@ export async function listTenantsAt(
  * notifies every replica.
  *
  * @param from statuses that the tenant may be in; otherwise nothing changes and the result is undefined
+ * @param expected versions that the row may have; otherwise the same
  */
 export async function updateTenant(
   db: Kysely<Registry>,
@@ -178,6 +181,7 @@ export async function updateTenant(
     schemaVersion?: string | undefined;
   },
   from: readonly TenantStatus[],
+  expected?: ExpectedVersions,
 ): Promise<TenantRecord | undefined> {
   const { name, slug, poolOptions, limits, status, schemaVersion } = changes;
   return db
@@ -193,6 +197,7 @@ export async function updateTenant(
     })
     .where('id', '=', id)
     .where('status', 'in', from)
+    .where(hasVersion('tenants', expected))
     .returning(tenantColumns)
     .executeTakeFirst();
 }

@@ -1,6 +1,7 @@
 // Queries that change the status of a tenant's row. Each names the statuses, and if necessary the claim, that the row may have.
 // Each takes the row's lock, so a step that finds another status after the lock has certainly not been done.
 import { sql, type Kysely, type UpdateObject, type UpdateQueryBuilder } from 'kysely';
+import { hasVersion, type ExpectedVersions } from '../shared/row-version.js';
 import type { Registry, TenantStatus } from './registry-schema.js';
 import { graceIsOver } from './tenant-worklists.js';
 import { tenantColumns, type TenantRecord } from './tenant-queries.js';
@@ -26,11 +27,19 @@ export async function activateTenant(
     .executeTakeFirst();
 }
 
-/** Marks a tenant as deleted and stores its previous status. Undefined if the tenant is neither active nor suspended. */
-export async function markTenantDeleted(db: Kysely<Registry>, id: string): Promise<TenantRecord | undefined> {
+/**
+ * Marks a tenant as deleted and stores its previous status. Undefined if the tenant is neither active nor suspended, or has none of
+ * the expected versions.
+ */
+export async function markTenantDeleted(
+  db: Kysely<Registry>,
+  id: string,
+  expected?: ExpectedVersions,
+): Promise<TenantRecord | undefined> {
   return change(db, id, { status: 'deleted' })
     .set({ deleted_at: sql<string>`now()`, status_before_deletion: sql<'active' | 'suspended'>`status` })
     .where('status', 'in', ['active', 'suspended'])
+    .where(hasVersion('tenants', expected))
     .executeTakeFirst();
 }
 
@@ -57,10 +66,15 @@ export async function finishRestoration(
     .executeTakeFirst();
 }
 
-/** Stops an unfinished restoration: the tenant stays deleted, and its grace time begins now. */
-export async function stopRestoration(db: Kysely<Registry>, id: string): Promise<TenantRecord | undefined> {
+/** Stops an unfinished restoration: the tenant stays deleted, and its grace time begins now. Undefined as above. */
+export async function stopRestoration(
+  db: Kysely<Registry>,
+  id: string,
+  expected?: ExpectedVersions,
+): Promise<TenantRecord | undefined> {
   return change(db, id, { restoring: false, deleted_at: sql<string>`now()`, generation: sql<number>`generation + 1` })
     .where('restoring', '=', true)
+    .where(hasVersion('tenants', expected))
     .executeTakeFirst();
 }
 

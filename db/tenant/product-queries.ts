@@ -2,6 +2,7 @@
 import { sql, type Kysely, type SelectQueryBuilder } from 'kysely';
 import { newId } from '../shared/ids.js';
 import { afterPosition, containsPattern, type Keyset, type Position } from '../shared/keyset.js';
+import { hasVersion, rowVersion, type ExpectedVersions, type Versioned } from '../shared/row-version.js';
 import { shortRead, statement } from '../driver/statement.js';
 import type { TenantDatabase } from './tenant-schema.js';
 
@@ -32,6 +33,8 @@ const columns = [
   'updated_at as updatedAt',
 ] as const;
 
+const withVersion = [...columns, rowVersion('products')] as const;
+
 /** The sorts that the list of products offers. */
 export const productSorts = {
   createdAt: { column: 'created_at', type: 'timestamptz' },
@@ -45,10 +48,10 @@ export const productSorts = {
 export const SKU_CONSTRAINT = 'products_sku_key';
 
 const productById = shortRead((db: Kysely<TenantDatabase>, { id }: { id: string }) =>
-  db.selectFrom('products').select(columns).where('id', '=', id),
+  db.selectFrom('products').select(withVersion).where('id', '=', id),
 );
 
-export async function findProduct(db: Kysely<TenantDatabase>, id: string): Promise<Product | undefined> {
+export async function findProduct(db: Kysely<TenantDatabase>, id: string): Promise<(Product & Versioned) | undefined> {
   const [product] = await productById(db, { id });
   return product;
 }
@@ -124,34 +127,41 @@ const productInsert = statement((db: Kysely<TenantDatabase>, product: ProductInp
   db
     .insertInto('products')
     .values({ id: product.id, name: product.name, price: product.price, ...written(product) })
-    .returning(columns),
+    .returning(withVersion),
 );
 
-export async function insertProduct(db: Kysely<TenantDatabase>, product: ProductInput): Promise<Product> {
+export async function insertProduct(db: Kysely<TenantDatabase>, product: ProductInput): Promise<Product & Versioned> {
   const [inserted] = await productInsert(db, { ...product, id: newId() });
   if (!inserted) throw new Error('INSERT … RETURNING answered no row');
   return inserted;
 }
 
-/** Changes the given fields. Undefined if the product does not exist. */
+/** Changes the given fields. Undefined if no product has the id and one of the expected versions. */
 export async function updateProduct(
   db: Kysely<TenantDatabase>,
   id: string,
   changes: { readonly [K in keyof ProductInput]?: ProductInput[K] | undefined },
-): Promise<Product | undefined> {
+  expected?: ExpectedVersions,
+): Promise<(Product & Versioned) | undefined> {
   return db
     .updateTable('products')
     .set({ ...written(changes), updated_at: sql<string>`now()` })
     .where('id', '=', id)
-    .returning(columns)
+    .where(hasVersion('products', expected))
+    .returning(withVersion)
     .executeTakeFirst();
 }
 
 /**
- * Adds `delta` to the stock in one statement, so that no concurrent change is lost. Undefined if the product does not exist, or
- * if the stock would leave 0 to 2,147,483,647.
+ * Adds `delta` to the stock in one statement, so that no concurrent change is lost. Undefined if no product has the id and one of
+ * the expected versions, or if the stock would leave 0 to 2,147,483,647.
  */
-export async function changeStock(db: Kysely<TenantDatabase>, id: string, delta: number): Promise<Product | undefined> {
+export async function changeStock(
+  db: Kysely<TenantDatabase>,
+  id: string,
+  delta: number,
+  expected?: ExpectedVersions,
+): Promise<(Product & Versioned) | undefined> {
   // bigint: the sum of two integers can overflow before it is compared.
   const sum = sql<number>`stock_quantity::bigint + ${delta}::bigint`;
   return db
@@ -160,13 +170,23 @@ export async function changeStock(db: Kysely<TenantDatabase>, id: string, delta:
     .where('id', '=', id)
     .where(sum, '>=', 0)
     .where(sum, '<=', 2_147_483_647)
-    .returning(columns)
+    .where(hasVersion('products', expected))
+    .returning(withVersion)
     .executeTakeFirst();
 }
 
-/** Removes a product. Returns whether it existed. */
-export async function deleteProduct(db: Kysely<TenantDatabase>, id: string): Promise<boolean> {
-  const deleted = await db.deleteFrom('products').where('id', '=', id).returning('id').executeTakeFirst();
+/** Removes a product. Returns whether there was one with the id and one of the expected versions. */
+export async function deleteProduct(
+  db: Kysely<TenantDatabase>,
+  id: string,
+  expected?: ExpectedVersions,
+): Promise<boolean> {
+  const deleted = await db
+    .deleteFrom('products')
+    .where('id', '=', id)
+    .where(hasVersion('products', expected))
+    .returning('id')
+    .executeTakeFirst();
   return deleted !== undefined;
 }
 

@@ -2,6 +2,7 @@
 import { sql, type ExpressionBuilder, type Kysely, type RawBuilder, type Transaction } from 'kysely';
 import { newId } from '../shared/ids.js';
 import { afterPosition, containsPattern, type Keyset, type Position } from '../shared/keyset.js';
+import { rowVersion, type Versioned } from '../shared/row-version.js';
 import type { TenantDatabase } from './tenant-schema.js';
 
 export interface Role {
@@ -33,8 +34,13 @@ export const roleSorts = {
 /** The unique constraint that a role's name breaks if it is taken. */
 export const ROLE_NAME_CONSTRAINT = 'roles_name_key';
 
-export async function findRole(db: Kysely<TenantDatabase>, id: string): Promise<Role | undefined> {
-  return db.selectFrom('roles').select(columns).select(permissionsOfRole).where('id', '=', id).executeTakeFirst();
+export async function findRole(db: Kysely<TenantDatabase>, id: string): Promise<(Role & Versioned) | undefined> {
+  return db
+    .selectFrom('roles')
+    .select([...columns, rowVersion('roles')])
+    .select(permissionsOfRole)
+    .where('id', '=', id)
+    .executeTakeFirst();
 }
 
 /** One page of roles; `search` matches the name and the description, ignoring case. */

@@ -2,6 +2,7 @@
 import { sql, type Kysely, type SelectQueryBuilder, type Transaction } from 'kysely';
 import { newId } from '../shared/ids.js';
 import { afterPosition, containsPattern, type Keyset, type Position } from '../shared/keyset.js';
+import { rowVersion, type Versioned } from '../shared/row-version.js';
 import { shortRead } from '../driver/statement.js';
 import type { TenantDatabase } from './tenant-schema.js';
 import { permissionsOfUser, rolesOfUser } from './user-roles.js';
@@ -37,8 +38,13 @@ export const userSorts = {
 /** The unique constraint that an e-mail address breaks if it is taken. */
 export const EMAIL_CONSTRAINT = 'users_email_key';
 
-export async function findUser(db: Kysely<TenantDatabase>, id: string): Promise<User | undefined> {
-  return db.selectFrom('users').select(columns).select(rolesOfUser).where('id', '=', id).executeTakeFirst();
+export async function findUser(db: Kysely<TenantDatabase>, id: string): Promise<(User & Versioned) | undefined> {
+  return db
+    .selectFrom('users')
+    .select([...columns, rowVersion('users')])
+    .select(rolesOfUser)
+    .where('id', '=', id)
+    .executeTakeFirst();
 }
 
 /** A user with the password's hash, for sign-in and for changes that require the password. */
@@ -165,20 +171,20 @@ export async function insertFirstAdmin(
  * Locks users and their roles until the transaction ends. One statement locks all users, in order of id, so that two
  * transactions with the same two users cannot deadlock.
  *
- * @returns the password's hash of each user that exists, by id
+ * @returns the password's hash and the version of each user that exists, by id
  */
 export async function lockUsers(
   trx: Transaction<TenantDatabase>,
   ids: readonly string[],
-): Promise<ReadonlyMap<string, string>> {
+): Promise<ReadonlyMap<string, { readonly passwordHash: string } & Versioned>> {
   const locked = await trx
     .selectFrom('users')
-    .select(['id', 'password'])
+    .select(['id', 'password as passwordHash', rowVersion('users')])
     .where('id', '=', sql<string>`any(${ids}::uuid[])`)
     .orderBy('id')
     .forNoKeyUpdate()
     .execute();
-  return new Map(locked.map(({ id, password }) => [id, password]));
+  return new Map(locked.map(({ id, ...user }) => [id, user]));
 }
 
 /** Changes the given fields. */

@@ -36,13 +36,23 @@ export const openapi = fp(
         const { route } = document;
         // The routes of the documentation are not part of it.
         if (document.url.startsWith('/docs')) return { schema: { hide: true }, url: document.url };
+        const preconditions = preconditionsOf(route);
         const schema = {
           ...document.schema,
-          response: { ...(document.schema.response as object), ...errorAnswers(route) },
+          response: {
+            ...(document.schema.response as object),
+            ...(preconditions.includes('if-none-match') && { 304: z.null() }),
+            ...errorAnswers(route),
+          },
         };
         const transformed = jsonSchemaTransform({ ...document, schema });
-        describeHeaders((transformed.schema as { response?: Record<string, object> }).response);
-        return { url: transformed.url, schema: { ...transformed.schema, ...describe(route.config?.access) } };
+        const described = transformed.schema as { headers?: HeaderSchema; response?: Record<string, object> };
+        describeHeaders(described.response, preconditions);
+        const headers = withPreconditions(described.headers, preconditions);
+        return {
+          url: transformed.url,
+          schema: { ...described, ...(headers && { headers }), ...describe(route.config?.access) },
+        };
       },
     });
     await app.register(async (docs) => {
@@ -102,6 +112,36 @@ function errorAnswers(route: RouteOptions): Record<number, object> {
   return answers;
 }
 
+/** The headers of the request that compare ETags: on reads of one resource, and on writes that declare the refusal. */
+function preconditionsOf({ method, url, config }: RouteOptions): readonly Precondition[] {
+  if (method === 'GET') return url.endsWith('/:id') ? ['if-none-match'] : [];
+  return config?.errors?.includes('precondition-failed') ? ['if-match'] : [];
+}
+
+type Precondition = keyof typeof preconditionTexts;
+
+const preconditionTexts = {
+  'if-match': 'The ETags that the resource may have, or `*` (RFC 9110, section 13.1.1). Otherwise the answer is 412.',
+  'if-none-match':
+    'The ETags that the client has, or `*` (RFC 9110, section 13.1.2). If one is current, the answer is 304.',
+} as const;
+
+interface HeaderSchema {
+  readonly properties?: Readonly<Record<string, object>>;
+}
+
+function withPreconditions(given: HeaderSchema | undefined, names: readonly Precondition[]): HeaderSchema | undefined {
+  if (names.length === 0) return given;
+  const added = names.map((name) => [name, { type: 'string', description: preconditionTexts[name] }] as const);
+  return {
+    type: 'object',
+    ...given,
+    properties: { ...given?.properties, ...Object.fromEntries(added) },
+  } as HeaderSchema;
+}
+
+const etag = { ETag: { type: 'string', description: 'The version of the resource (RFC 9110, section 8.8.3).' } };
+
 const retryAfter = {
   type: 'integer',
   description: 'Seconds to wait before the next attempt (RFC 9110, section 10.2.3).',
@@ -121,14 +161,20 @@ const quotaHeaders = {
 };
 
 /** jsonSchemaTransform does not support headers of answers. */
-function describeHeaders(answers: Record<string, object> = {}): void {
+function describeHeaders(answers: Record<string, object> = {}, preconditions: readonly Precondition[]): void {
   for (const [status, answer] of Object.entries(answers)) {
     if (status === '429') Object.assign(answer, { headers: { 'Retry-After': retryAfter, ...quotaHeaders } });
     else if (status === '503') Object.assign(answer, { headers: { 'Retry-After': retryAfter } });
+    else if (status === '304')
+      Object.assign(answer, { headers: etag, 'x-response-description': 'The client has the current version.' });
     else if (status.startsWith('2')) {
+      const hasETag = status === '201' || (status === '200' && preconditions.length > 0);
       // Without it @fastify/swagger writes "Default Response".
       const description = { 201: 'Created.', 204: 'Done. The answer has no body.' }[status] ?? 'The answer.';
-      Object.assign(answer, { headers: quotaHeaders, 'x-response-description': description });
+      Object.assign(answer, {
+        headers: { ...(hasETag && etag), ...quotaHeaders },
+        'x-response-description': description,
+      });
     }
   }
 }

@@ -12,7 +12,9 @@ import {
   type ClusterLoad,
   type ClusterRecord,
 } from '../../db/registry/cluster-queries.js';
+import type { Versioned } from '../../db/shared/row-version.js';
 import { AppError } from '../../src/errors.js';
+import { versioned } from '../../src/http/row-versions.js';
 import { listQuery, pageOf, readPage } from '../shapes/lists.js';
 import { answerId, flag, idParams, patchOf, text, timestamp } from '../shapes/fields.js';
 
@@ -173,6 +175,7 @@ export async function clusterRoutes(fastify: FastifyInstance): Promise<void> {
           'cluster-host-not-allowed',
           'cluster-unusable',
           'provisioner-password-needed',
+          'precondition-failed',
         ],
       },
       schema: {
@@ -184,8 +187,8 @@ export async function clusterRoutes(fastify: FastifyInstance): Promise<void> {
       },
     },
     async (request) => {
-      const { params, body, auditOrigin } = request;
-      const changed = await registration.change(params.id, body, auditOrigin);
+      const { params, body, auditOrigin, ifMatch } = request;
+      const changed = await registration.change(params.id, body, auditOrigin, ifMatch);
       record('cluster-changed', { clusterId: params.id, fields: Object.keys(body) }, auditOrigin);
       return answer(changed);
     },
@@ -231,7 +234,7 @@ export async function clusterRoutes(fastify: FastifyInstance): Promise<void> {
   app.delete(
     '/:id',
     {
-      config: { ...operator, errors: ['cluster-in-use', 'default-cluster'] },
+      config: { ...operator, errors: ['cluster-in-use', 'default-cluster', 'precondition-failed'] },
       schema: {
         ...schema,
         summary: 'Remove an empty cluster from the registry. The server stays unchanged',
@@ -240,17 +243,17 @@ export async function clusterRoutes(fastify: FastifyInstance): Promise<void> {
       },
     },
     async (request, reply) => {
-      const { params, auditOrigin } = request;
-      await registration.remove(params.id, auditOrigin);
+      const { params, auditOrigin, ifMatch } = request;
+      await registration.remove(params.id, auditOrigin, ifMatch);
       record('cluster-removed', { clusterId: params.id }, auditOrigin);
       return reply.code(204).send(null);
     },
   );
 
-  async function answer(cluster: ClusterRecord): Promise<z.output<typeof ClusterAnswer>> {
+  async function answer(cluster: ClusterRecord): Promise<z.output<typeof ClusterAnswer> & Versioned> {
     const [made] = await answers([cluster]);
     if (!made) throw new Error('one answer for one cluster');
-    return made;
+    return versioned(made, cluster);
   }
 
   async function answers(clusters: readonly ClusterRecord[]): Promise<z.output<typeof ClusterAnswer>[]> {

@@ -4,6 +4,7 @@ import type { ZodTypeProvider } from 'fastify-type-provider-zod';
 import { findOperation } from '../../db/registry/operations/operation-rows.js';
 import { listOperations } from '../../db/registry/operations/operation-lists.js';
 import { AppError } from '../../src/errors.js';
+import { versioned } from '../../src/http/row-versions.js';
 import { idParams } from '../shapes/fields.js';
 import { pageOf, readPage } from '../shapes/lists.js';
 import { OperationAnswer, operationAnswer, OperationsQuery } from '../shapes/operation-shapes.js';
@@ -50,7 +51,7 @@ export async function operationRoutes(fastify: FastifyInstance): Promise<void> {
     async (request) => {
       const operation = await findOperation(app.engine.registry, request.params.id);
       if (!operation) throw new AppError('not-found');
-      return operationAnswer(operation);
+      return versioned(operationAnswer(operation), operation);
     },
   );
 

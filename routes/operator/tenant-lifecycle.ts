@@ -82,7 +82,7 @@ export async function tenantLifecycleRoutes(fastify: FastifyInstance, { config }
   app.delete(
     '/:id',
     {
-      config: { ...operator, errors: ['tenant-state', 'operation-unfinished'] },
+      config: { ...operator, errors: ['tenant-state', 'operation-unfinished', 'precondition-failed'] },
       schema: {
         ...schema,
         summary: 'Delete a tenant. It can be restored until it is purged',
@@ -91,7 +91,7 @@ export async function tenantLifecycleRoutes(fastify: FastifyInstance, { config }
       },
     },
     async (request, reply) => {
-      await app.engine.lifecycle.delete(request.params.id, request.auditOrigin);
+      await app.engine.lifecycle.delete(request.params.id, request.auditOrigin, request.ifMatch);
       return reply.code(204).send(null);
     },
   );

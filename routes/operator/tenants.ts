@@ -12,6 +12,7 @@ import { slugify } from '../../src/tenants/tenant-ids.js';
 import { limitsInForce, parseLimits } from '../../src/tenants/tenant-limits.js';
 import type { GivenKey } from '../../src/operations/create/earlier-requests.js';
 import { parsePoolOptions } from '../../src/tenants/pool-options.js';
+import type { Versioned } from '../../db/shared/row-version.js';
 import { pageOf, readPage } from '../shapes/lists.js';
 import { hideOthers } from '../shapes/own-tenant.js';
 import { principalOf } from '../shapes/request-caller.js';
@@ -29,7 +30,7 @@ export async function tenantRoutes(fastify: FastifyInstance, { config }: { confi
   const app = fastify.withTypeProvider<ZodTypeProvider>();
   const operator = { access: { scope: 'operator' } } as const;
   const schema = { tags: ['tenants'] };
-  const answer = (tenant: TenantRecord): z.output<typeof TenantAnswer> => tenantAnswer(tenant, config);
+  const answer = (tenant: TenantRecord): z.output<typeof TenantAnswer> & Versioned => tenantAnswer(tenant, config);
 
   app.get(
     '/',
@@ -146,7 +147,7 @@ export async function tenantRoutes(fastify: FastifyInstance, { config }: { confi
     {
       config: {
         access: { scope: 'platform', permission: 'tenant:write' },
-        errors: ['slug-taken', 'tenant-state', 'invalid-pool-options', 'invalid-limits'],
+        errors: ['slug-taken', 'tenant-state', 'invalid-pool-options', 'invalid-limits', 'precondition-failed'],
       },
       schema: {
         ...schema,
@@ -158,6 +159,7 @@ export async function tenantRoutes(fastify: FastifyInstance, { config }: { confi
     },
     async (request) => {
       const { id } = request.params;
+      const { ifMatch: expected, auditOrigin } = request;
       const { poolOptions, limits, active, ...changes } = request.body;
       hideOthers(request, id);
       if (request.principal?.kind === 'user' && Object.keys(request.body).some((key) => key !== 'name')) {
@@ -171,17 +173,17 @@ export async function tenantRoutes(fastify: FastifyInstance, { config }: { confi
         ...(limits && { limits: parseLimits(limits) }),
       };
       if (active !== undefined)
-        return answer(await app.engine.lifecycle[active ? 'resume' : 'suspend'](id, request.auditOrigin, wanted));
+        return answer(await app.engine.lifecycle[active ? 'resume' : 'suspend'](id, auditOrigin, wanted, expected));
       // The registry does not know a user's rights, so they are checked again right before its transaction.
       await app.admitAgain(request);
-      const tenant = await changeTenant(app.engine.registry, id, wanted, request.auditOrigin);
+      const tenant = await changeTenant(app.engine.registry, id, wanted, auditOrigin, { expected });
       // The registry has notified the other replicas; this makes the change effective on this replica before the answer.
       await app.engine.events.publish({ kind: 'tenant', tenantId: id });
       if (wanted.limits?.connections !== undefined) await app.engine.connectionLimits.applySoon(id);
       // The registry has audited the change. An act of the tenant's user is also in the tenant's own audit. `tenantDb` is not
       // used, because it could still refuse, and the change is already made.
       if (request.principal?.kind === 'user')
-        await insertAudit(app.engine.tenantPools.database(id), { ...request.auditOrigin, ...tenantChange(id, wanted) });
+        await insertAudit(app.engine.tenantPools.database(id), { ...auditOrigin, ...tenantChange(id, wanted) });
       return answer(tenant);
     },
   );

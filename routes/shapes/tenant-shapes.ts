@@ -1,7 +1,9 @@
 // The shapes of a tenant in requests and answers.
 import { z } from 'zod';
+import type { Versioned } from '../../db/shared/row-version.js';
 import { tenantSorts, type TenantRecord } from '../../db/registry/tenant-queries.js';
 import type { Config } from '../../src/config/index.js';
+import { versioned } from '../../src/http/row-versions.js';
 import { tenantStatuses } from '../../src/tenants/tenant-states.js';
 import { forEachLimit, limitsInForce, limitsShown } from '../../src/tenants/tenant-limits.js';
 import { poolLimits } from '../../src/tenants/pool-options.js';
@@ -91,15 +93,15 @@ export const TenantsQuery = listQuery(tenantSorts, {
   status: z.enum(tenantStatuses).optional(),
 });
 
-/** A tenant with the settings that are in force for it. */
+/** A tenant with the settings that are in force for it, and its version: the settings also depend on the configuration. */
 export function tenantAnswer(
   tenant: TenantRecord,
   { tenants }: Pick<Config, 'tenants'>,
-): z.output<typeof TenantAnswer> {
+): z.output<typeof TenantAnswer> & Versioned {
   const { id, name, slug, clusterId, status, active, schemaVersion, deletedAt, createdAt, updatedAt } = tenant;
   const purgeAfter = deletedAt && new Date(Date.parse(deletedAt) + tenants.deletionGrace).toISOString();
   const limits = limitsInForce(tenant.limits, tenants.limits);
-  return {
+  const shown = {
     id,
     name,
     slug,
@@ -114,4 +116,5 @@ export function tenantAnswer(
     createdAt,
     updatedAt,
   };
+  return versioned(shown, tenant);
 }

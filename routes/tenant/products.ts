@@ -1,5 +1,5 @@
 // Products of the caller's tenant.
-import type { FastifyInstance } from 'fastify';
+import type { FastifyInstance, FastifyRequest } from 'fastify';
 import type { ZodTypeProvider } from 'fastify-type-provider-zod';
 import { z } from 'zod';
 import { violatedUniqueConstraint } from '../../db/driver/database-fault.js';
@@ -14,6 +14,7 @@ import {
   updateProduct,
 } from '../../db/tenant/product-queries.js';
 import { AppError } from '../../src/errors.js';
+import { demandVersion } from '../../src/http/row-versions.js';
 import { insertWithin } from '../../src/tenants/tenant-limits.js';
 import { listQuery, pageOf, readPage } from '../shapes/lists.js';
 import { answerId, count, flag, idParams, money, patchOf, stock, text, timestamp } from '../shapes/fields.js';
@@ -103,7 +104,7 @@ export async function productRoutes(fastify: FastifyInstance): Promise<void> {
   app.patch(
     '/:id',
     {
-      config: { ...writing, errors: ['sku-taken'] },
+      config: { ...writing, errors: ['sku-taken', 'precondition-failed'] },
       schema: {
         ...schema,
         summary: 'Change a product',
@@ -112,17 +113,21 @@ export async function productRoutes(fastify: FastifyInstance): Promise<void> {
         response: { 200: ProductAnswer },
       },
     },
-    async (request) => found(await skuTaken(updateProduct(request.tenantDb, request.params.id, request.body))),
+    async (request) => {
+      const { tenantDb, params, body, ifMatch } = request;
+      return (await skuTaken(updateProduct(tenantDb, params.id, body, ifMatch))) ?? missed(request, params.id);
+    },
   );
 
   app.delete(
     '/:id',
     {
-      config: writing,
+      config: { ...writing, errors: ['precondition-failed'] },
       schema: { ...schema, summary: 'Remove a product', params: idParams, response: { 204: z.null() } },
     },
     async (request, reply) => {
-      if (!(await deleteProduct(request.tenantDb, request.params.id))) throw new AppError('not-found');
+      const { tenantDb, params, ifMatch } = request;
+      if (!(await deleteProduct(tenantDb, params.id, ifMatch))) await missed(request, params.id);
       return reply.code(204).send(null);
     },
   );
@@ -130,7 +135,7 @@ export async function productRoutes(fastify: FastifyInstance): Promise<void> {
   app.post(
     '/:id/stock',
     {
-      config: { ...writing, errors: ['insufficient-stock'] },
+      config: { ...writing, errors: ['insufficient-stock', 'precondition-failed'] },
       schema: {
         ...schema,
         summary: 'Add to the stock, or subtract from it',
@@ -140,10 +145,11 @@ export async function productRoutes(fastify: FastifyInstance): Promise<void> {
       },
     },
     async (request) => {
-      const { id } = request.params;
-      const changed = await changeStock(request.tenantDb, id, request.body.delta);
+      const { tenantDb, params, body, ifMatch } = request;
+      const changed = await changeStock(tenantDb, params.id, body.delta, ifMatch);
       if (changed) return changed;
-      const product = found(await findProduct(request.tenantDb, id));
+      const product = found(await findProduct(tenantDb, params.id));
+      demandVersion(product, ifMatch);
       throw new AppError('insufficient-stock', {
         detail: `The stock is ${product.stockQuantity}. Send a delta that keeps it between 0 and 2147483647.`,
       });
@@ -154,6 +160,12 @@ export async function productRoutes(fastify: FastifyInstance): Promise<void> {
 function found<T>(product: T | undefined): T {
   if (product === undefined) throw new AppError('not-found');
   return product;
+}
+
+/** Refuses a change that found no product: none has the id, or the product has another version than the request demands. */
+async function missed({ tenantDb, ifMatch }: FastifyRequest, id: string): Promise<never> {
+  const exists = ifMatch !== undefined && (await findProduct(tenantDb, id)) !== undefined;
+  throw new AppError(exists ? 'precondition-failed' : 'not-found');
 }
 
 async function skuTaken<T>(work: Promise<T>): Promise<T> {

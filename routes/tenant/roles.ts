@@ -6,6 +6,7 @@ import { findRole, listRoles, roleSorts, type Role } from '../../db/tenant/role-
 import { permissions as known } from '../../src/auth/permissions.js';
 import { addRole, changeRole, removeRole } from '../../src/auth/role-changes.js';
 import { AppError } from '../../src/errors.js';
+import { versioned } from '../../src/http/row-versions.js';
 import { listQuery, pageOf, readPage } from '../shapes/lists.js';
 import { answerId, idParams, patchOf, text, timestamp } from '../shapes/fields.js';
 import { actorOf } from '../shapes/request-caller.js';
@@ -99,7 +100,7 @@ export async function roleRoutes(fastify: FastifyInstance): Promise<void> {
   app.patch(
     '/:id',
     {
-      config: { ...writing, errors: ['role-taken', 'built-in-role'] },
+      config: { ...writing, errors: ['role-taken', 'built-in-role', 'precondition-failed'] },
       schema: {
         ...schema,
         summary: 'Change a role. The caller must hold every permission of the role, before and after the change',
@@ -110,8 +111,9 @@ export async function roleRoutes(fastify: FastifyInstance): Promise<void> {
     },
     async (request) => {
       const { id } = request.params;
-      const { tenantDb, tenantId, body, auditOrigin } = request;
-      if (!(await changeRole(tenantDb, id, body, actorOf(request), auditOrigin))) throw new AppError('not-found');
+      const { tenantDb, tenantId, body, auditOrigin, ifMatch } = request;
+      if (!(await changeRole(tenantDb, id, body, actorOf(request), auditOrigin, ifMatch)))
+        throw new AppError('not-found');
       record('role-changed', { tenantId, targetId: id, fields: Object.keys(body) }, auditOrigin);
       await app.engine.events.publish({ kind: 'roles', tenantId });
       return read(request, id);
@@ -121,7 +123,7 @@ export async function roleRoutes(fastify: FastifyInstance): Promise<void> {
   app.delete(
     '/:id',
     {
-      config: { ...writing, errors: ['built-in-role', 'role-in-use'] },
+      config: { ...writing, errors: ['built-in-role', 'role-in-use', 'precondition-failed'] },
       schema: {
         ...schema,
         summary: 'Remove a role that no user holds',
@@ -130,8 +132,9 @@ export async function roleRoutes(fastify: FastifyInstance): Promise<void> {
       },
     },
     async (request, reply) => {
-      const { tenantDb, tenantId, params, auditOrigin } = request;
-      if (!(await removeRole(tenantDb, params.id, actorOf(request), auditOrigin))) throw new AppError('not-found');
+      const { tenantDb, tenantId, params, auditOrigin, ifMatch } = request;
+      if (!(await removeRole(tenantDb, params.id, actorOf(request), auditOrigin, ifMatch)))
+        throw new AppError('not-found');
       record('role-removed', { tenantId, targetId: params.id }, auditOrigin);
       return reply.code(204).send(null);
     },
@@ -141,7 +144,8 @@ export async function roleRoutes(fastify: FastifyInstance): Promise<void> {
 async function read(request: FastifyRequest, id: string): Promise<z.output<typeof RoleAnswer>> {
   const role = await findRole(request.tenantDb, id);
   if (!role) throw new AppError('not-found');
-  return answer(role);
+  const { rowVersion, ...shown } = role;
+  return versioned(answer(shown), { rowVersion });
 }
 
 function answer(role: Role): z.output<typeof RoleAnswer> {

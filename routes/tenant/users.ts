@@ -6,6 +6,7 @@ import { violatedUniqueConstraint } from '../../db/driver/database-fault.js';
 import { EMAIL_CONSTRAINT, findUser, listUsers, userSorts } from '../../db/tenant/user-queries.js';
 import { addUser, changeUser, removeUser } from '../../src/auth/user-changes.js';
 import { AppError } from '../../src/errors.js';
+import { versioned } from '../../src/http/row-versions.js';
 import type { SecurityEventName } from '../../src/observability/security-catalogue.js';
 import { listQuery, pageOf, readPage } from '../shapes/lists.js';
 import { actorOf, principalOf } from '../shapes/request-caller.js';
@@ -101,7 +102,7 @@ export async function userRoutes(fastify: FastifyInstance): Promise<void> {
     {
       config: {
         access: { ...writing.access, orSelf: true },
-        errors: ['email-taken', 'last-admin', 'wrong-password'],
+        errors: ['email-taken', 'last-admin', 'wrong-password', 'precondition-failed'],
       },
       schema: {
         ...schema,
@@ -125,12 +126,12 @@ export async function userRoutes(fastify: FastifyInstance): Promise<void> {
       const confirmedHash = secures ? await confirmOwnPassword(request, currentPassword) : undefined;
       const passwordHash =
         password === undefined ? undefined : await app.engine.passwords.hash(password, request.tenantId);
-      const { tenantId, userId } = request;
+      const { tenantId, userId, ifMatch: expected } = request;
       const actor = { ...actorOf(request), confirmedHash };
       const spared = id === userId ? actor.sessionId : undefined;
       const changes = { ...fields, passwordHash, roles };
       const { tenantDb, auditOrigin } = request;
-      const ended = await emailTaken(changeUser(tenantDb, id, changes, actor, auditOrigin, spared));
+      const ended = await emailTaken(changeUser(tenantDb, id, changes, actor, auditOrigin, { spared, expected }));
       if (!ended) throw new AppError('not-found');
       const target = { tenantId, targetId: id };
       for (const event of eventsOf(request.body, id === userId)) record(event, target, auditOrigin);
@@ -145,13 +146,13 @@ export async function userRoutes(fastify: FastifyInstance): Promise<void> {
   app.delete(
     '/:id',
     {
-      config: { ...writing, errors: ['last-admin'] },
+      config: { ...writing, errors: ['last-admin', 'precondition-failed'] },
       schema: { ...schema, summary: 'Remove a user', params: idParams, response: { 204: z.null() } },
     },
     async (request, reply) => {
       const { id } = request.params;
-      const { tenantId, auditOrigin } = request;
-      if (!(await removeUser(request.tenantDb, id, actorOf(request), auditOrigin))) throw new AppError('not-found');
+      const { tenantDb, tenantId, auditOrigin, ifMatch } = request;
+      if (!(await removeUser(tenantDb, id, actorOf(request), auditOrigin, ifMatch))) throw new AppError('not-found');
       record('user-removed', { tenantId, targetId: id }, auditOrigin);
       await app.engine.events.publish({ kind: 'user', tenantId, userId: id });
       return reply.code(204).send(null);
@@ -185,7 +186,8 @@ function eventsOf(
 async function read(request: FastifyRequest, id: string): Promise<UserAnswer> {
   const user = await findUser(request.tenantDb, id);
   if (!user) throw new AppError('not-found');
-  return answer(user);
+  const { rowVersion, ...shown } = user;
+  return versioned(answer(shown), { rowVersion });
 }
 
 function answer(user: Omit<UserAnswer, 'roles'> & { readonly roles: readonly string[] }): UserAnswer {

@@ -4,6 +4,7 @@ import type { Transaction } from 'kysely';
 import { insertAudit, type AuditEntry } from '../../db/shared/audit-rows.js';
 import { findSession, sessionsIn } from '../../db/shared/session-queries.js';
 import type { TenantDatabase } from '../../db/tenant/tenant-schema.js';
+import type { Versioned } from '../../db/shared/row-version.js';
 import { findStanding, lockUsers } from '../../db/tenant/user-queries.js';
 import { AppError } from '../errors.js';
 import type { Caller, Permission } from './permissions.js';
@@ -23,7 +24,7 @@ export interface Actor {
  * @param targetId the existing user that the write changes, if there is one
  * @param lockRoles locks the roles that the write needs. The caller is read after that wait, because one of the caller's roles
  *   can lose permissions meanwhile
- * @returns the caller with its current permissions, and whether the target exists
+ * @returns the caller with its current permissions, and the version of the target; no target if it does not exist
  * @throws AppError `unauthenticated` if the caller is gone or not active, or its session has ended; `wrong-password` if the
  *   caller's password has changed since it was confirmed
  */
@@ -32,7 +33,7 @@ export async function lockCaller(
   { userId, sessionId, confirmedHash }: Actor,
   targetId = userId,
   lockRoles?: () => Promise<unknown>,
-): Promise<{ caller: Caller; targetExists: boolean }> {
+): Promise<{ caller: Caller; target: Versioned | undefined }> {
   const locked = await lockUsers(trx, [userId, targetId]);
   await lockRoles?.();
   // Reads after the lock see the newest data: each statement sees every commit before its start.
@@ -44,9 +45,10 @@ export async function lockCaller(
     });
   }
   // Before the session: a password reset ends the session too, and the client must learn of the reset.
-  if (confirmedHash !== undefined && locked.get(userId) !== confirmedHash) throw new AppError('wrong-password');
+  if (confirmedHash !== undefined && locked.get(userId)?.passwordHash !== confirmedHash)
+    throw new AppError('wrong-password');
   await refuseEnded(trx, { userId, sessionId });
-  return { caller: { userId, permissions: standing.permissions }, targetExists: locked.has(targetId) };
+  return { caller: { userId, permissions: standing.permissions }, target: locked.get(targetId) };
 }
 
 /**

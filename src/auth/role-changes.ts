@@ -14,9 +14,11 @@ import {
   setPermissions,
   updateRole,
 } from '../../db/tenant/role-queries.js';
+import type { ExpectedVersions } from '../../db/shared/row-version.js';
 import type { TenantDatabase } from '../../db/tenant/tenant-schema.js';
 import { changedFields } from '../audit/trail.js';
 import { AppError } from '../errors.js';
+import { demandVersion } from '../http/row-versions.js';
 import { auditWrite, lockCaller, refuseWithout, type Actor } from './caller.js';
 import { refuseToGive, refuseToTouch, type Caller, type Permission } from './permissions.js';
 
@@ -47,8 +49,9 @@ export async function addRole(
 /**
  * Changes the given fields in one transaction. Returns whether the role exists.
  *
+ * @param expected versions that the role may have
  * @throws AppError `unauthenticated`, `built-in-role`, `forbidden` (names the permissions that the caller does not hold),
- *   `role-taken`
+ *   `precondition-failed`, `role-taken`
  */
 export async function changeRole(
   db: Kysely<TenantDatabase>,
@@ -59,12 +62,13 @@ export async function changeRole(
   }: Parameters<typeof updateRole>[2] & { readonly permissions?: readonly Permission[] | undefined },
   actor: Actor,
   origin: AuditOrigin,
+  expected?: ExpectedVersions,
 ): Promise<boolean> {
   return nameTaken(
     transact(db, async (trx) => {
       const caller = await lockEditor(trx, actor, id);
       if (permissions) refuseToGive(caller, permissions);
-      if (!(await mayChange(trx, id, caller))) return false;
+      if (!(await mayChange(trx, id, caller, expected))) return false;
       await updateRole(trx, id, changes);
       if (permissions) await setPermissions(trx, id, permissions);
       const details = { fields: changedFields({ ...changes, permissions }), ...(permissions && { permissions }) };
@@ -77,18 +81,20 @@ export async function changeRole(
 /**
  * Removes a role that no user holds. Returns whether it existed.
  *
- * @throws AppError `unauthenticated`, `built-in-role`, `role-in-use`, `forbidden` (names the permissions that the caller does not
- *   hold)
+ * @param expected versions that the role may have
+ * @throws AppError `unauthenticated`, `built-in-role`, `role-in-use`, `precondition-failed`, `forbidden` (names the permissions that
+ *   the caller does not hold)
  */
 export async function removeRole(
   db: Kysely<TenantDatabase>,
   id: string,
   actor: Actor,
   origin: AuditOrigin,
+  expected?: ExpectedVersions,
 ): Promise<boolean> {
   return transact(db, async (trx) => {
     const caller = await lockEditor(trx, actor, id);
-    if (!(await mayChange(trx, id, caller))) return false;
+    if (!(await mayChange(trx, id, caller, expected))) return false;
     // Removing a role from its users silently could leave a user without any role.
     const holders = await countHolders(trx, id);
     if (holders > 0)
@@ -111,12 +117,18 @@ async function lockEditor(trx: Transaction<TenantDatabase>, actor: Actor, roleId
   return caller;
 }
 
-/** Whether the locked role exists. Refuses a role that the caller may not change. */
-async function mayChange(trx: Transaction<TenantDatabase>, id: string, caller: Caller): Promise<boolean> {
+/** Whether the locked role exists. Refuses a role that the caller may not change, or that has another version. */
+async function mayChange(
+  trx: Transaction<TenantDatabase>,
+  id: string,
+  caller: Caller,
+  expected: ExpectedVersions,
+): Promise<boolean> {
   const role = await findRole(trx, id);
   if (!role) return false;
   if (role.builtIn) throw new AppError('built-in-role');
   refuseToTouch(caller, role.permissions);
+  demandVersion(role, expected);
   return true;
 }
 

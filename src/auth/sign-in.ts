@@ -180,7 +180,7 @@ export function createSignIn(deps: {
               { passwordHash },
               { ...principal, confirmedHash },
               origin,
-              principal.sessionId,
+              { spared: principal.sessionId },
             )
           : await changeOperatorPassword(registry, principal, { confirmed: confirmedHash, next: passwordHash }, origin);
       record('password-changed', { tenantId: principal.kind === 'user' ? principal.tenantId : undefined }, origin);

@@ -4,11 +4,13 @@ import type { Kysely, Transaction } from 'kysely';
 import { transact } from '../../db/driver/transact.js';
 import { insertAudit, type AuditEntry, type AuditOrigin } from '../../db/shared/audit-rows.js';
 import { deleteSessionsOf, sessionsIn } from '../../db/shared/session-queries.js';
+import type { ExpectedVersions } from '../../db/shared/row-version.js';
 import type { TenantDatabase } from '../../db/tenant/tenant-schema.js';
 import { countActiveAdmins, keepRoles, lockAdmins, setRoles } from '../../db/tenant/user-roles.js';
 import { deleteUser, findStanding, insertUser, updateUser } from '../../db/tenant/user-queries.js';
 import { changedFields } from '../audit/trail.js';
 import { AppError } from '../errors.js';
+import { demandVersion } from '../http/row-versions.js';
 import { refuseOver } from '../tenants/tenant-limits.js';
 import { auditWrite, lockCaller, refuseWithout, type Actor } from './caller.js';
 import { refuseToGive, refuseToTouch, type Caller } from './permissions.js';
@@ -47,9 +49,10 @@ export async function addUser(
  * Changes the given fields in one transaction. A new password or a deactivation ends the user's sessions.
  *
  * @param spared a session that does not end: the session of a user who changes its own password
+ * @param expected versions that the user may have
  * @returns the ids of the ended sessions; undefined if there is no such user
  * @throws AppError `unauthenticated`, `wrong-password` if the caller's password has changed since it was confirmed, `last-admin`,
- *   `forbidden` (names the permissions that the caller does not hold), `invalid-request` (names the roles that the tenant does
+ *   `precondition-failed`, `forbidden` (names the permissions that the caller does not hold), `invalid-request` (names the roles that the tenant does
  *   not have)
  */
 export async function changeUser(
@@ -58,16 +61,17 @@ export async function changeUser(
   { roles, ...changes }: Parameters<typeof updateUser>[2] & { readonly roles?: readonly string[] | undefined },
   actor: Actor,
   origin: AuditOrigin,
-  spared?: string,
+  { spared, expected }: { readonly spared?: string | undefined; readonly expected?: ExpectedVersions } = {},
 ): Promise<readonly string[] | undefined> {
   return transact(db, async (trx) => {
     const mayEndAdmin = changes.active === false || (roles !== undefined && !roles.includes('admin'));
     if (mayEndAdmin) await lockAdmins(trx);
-    const { caller, targetExists } = await lockCaller(trx, actor, id, roles && (() => keepRoles(trx, roles)));
+    const { caller, target } = await lockCaller(trx, actor, id, roles && (() => keepRoles(trx, roles)));
     const managed = id !== caller.userId || roles !== undefined || changes.active !== undefined;
     if (managed) refuseWithout(caller, 'users:write');
-    if (!targetExists) return undefined;
+    if (!target) return undefined;
     await refuseTarget(trx, id, caller);
+    demandVersion(target, expected);
     await updateUser(trx, id, changes);
     if (roles) await assignRoles(trx, id, roles, caller);
     if (mayEndAdmin) await keepOneAdmin(trx);
@@ -89,20 +93,24 @@ export async function changeUser(
 /**
  * Removes a user. Returns whether it existed.
  *
- * @throws AppError `unauthenticated`, `last-admin`, `forbidden` (names the permissions that the caller does not hold)
+ * @param expected versions that the user may have
+ * @throws AppError `unauthenticated`, `last-admin`, `precondition-failed`, `forbidden` (names the permissions that the caller does
+ *   not hold)
  */
 export async function removeUser(
   db: Kysely<TenantDatabase>,
   id: string,
   actor: Actor,
   origin: AuditOrigin,
+  expected?: ExpectedVersions,
 ): Promise<boolean> {
   return transact(db, async (trx) => {
     await lockAdmins(trx);
-    const { caller, targetExists } = await lockCaller(trx, actor, id);
+    const { caller, target } = await lockCaller(trx, actor, id);
     refuseWithout(caller, 'users:write');
-    if (!targetExists) return false;
+    if (!target) return false;
     await refuseTarget(trx, id, caller);
+    demandVersion(target, expected);
     await deleteUser(trx, id);
     await keepOneAdmin(trx);
     const entry: AuditEntry = { ...origin, action: 'user.deleted', target: { kind: 'user', id } };

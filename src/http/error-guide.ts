@@ -118,6 +118,10 @@ export const errorGuide: Readonly<Record<ErrorCode, ErrorGuide>> = {
     remedy: 'Wait for `Retry-After`, then send the same request with the same key.',
     retryAfter: 'always',
   },
+  'precondition-failed': {
+    when: 'The resource has another version than the ETags in `If-Match`: it was changed since it was read.',
+    remedy: 'Read the resource again, decide again, and send the change with the new ETag.',
+  },
   'body-too-large': {
     when: 'The body has more bytes than the service accepts.',
     remedy: 'Send a smaller body.',

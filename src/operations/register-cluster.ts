@@ -15,6 +15,7 @@ import {
   type ClusterRecord,
   type ClusterValues,
 } from '../../db/registry/cluster-queries.js';
+import type { ExpectedVersions } from '../../db/shared/row-version.js';
 import type { Registry } from '../../db/registry/registry-schema.js';
 import type { ConnectionSettings, PoolLimits } from '../../db/driver/client.js';
 import type { Destinations } from '../../db/driver/destinations.js';
@@ -22,6 +23,7 @@ import { MAINTENANCE_DATABASE } from '../../db/server/server-admin.js';
 import { newId } from '../../db/shared/ids.js';
 import { auditAct } from '../audit/operator-act.js';
 import { AppError } from '../errors.js';
+import { demandVersion } from '../http/row-versions.js';
 import { tlsOf, type ClusterDirectory, type KnownCluster } from '../clusters/cluster-directory.js';
 import { createClusterFitness, type ClusterFindings } from './cluster-fitness.js';
 import { canonicalHost } from '../clusters/cluster-hosts.js';
@@ -52,10 +54,11 @@ export interface ClusterRegistration {
   /**
    * Changes a cluster. A new place, new TLS settings or a new password are tested before they are stored. Audited.
    *
-   * @throws AppError `not-found`, `default-cluster`, `provisioner-password-needed`, `cluster-in-use`, and the errors of
-   *   `register`
+   * @param expected versions that the cluster's row may have
+   * @throws AppError `not-found`, `default-cluster`, `provisioner-password-needed`, `cluster-in-use`, `precondition-failed`, and the
+   *   errors of `register`
    */
-  change(id: string, changes: ClusterChanges, origin: AuditOrigin): Promise<ClusterRecord>;
+  change(id: string, changes: ClusterChanges, origin: AuditOrigin, expected?: ExpectedVersions): Promise<ClusterRecord>;
   /** Inspects the server with its stored connection settings. @throws AppError `not-found` */
   check(id: string): Promise<ClusterFindings>;
   /**
@@ -66,8 +69,13 @@ export interface ClusterRegistration {
    * @throws AppError `not-found`
    */
   drain(id: string, origin: AuditOrigin): Promise<ClusterLoad>;
-  /** Removes a cluster that holds nothing. Audited. @throws AppError `not-found`, `default-cluster`, `cluster-in-use` */
-  remove(id: string, origin: AuditOrigin): Promise<void>;
+  /**
+   * Removes a cluster that holds nothing. Audited.
+   *
+   * @param expected versions that the cluster's row may have
+   * @throws AppError `not-found`, `default-cluster`, `cluster-in-use`, `precondition-failed`
+   */
+  remove(id: string, origin: AuditOrigin, expected?: ExpectedVersions): Promise<void>;
   /** The connection settings; those of the default cluster come from the configuration. */
   settings: (row: ClusterRecord) => Pick<KnownCluster, 'isDefault' | 'user' | 'tls' | 'budget'>;
   /** Makes the row of the default cluster if it is missing. Call it before clusters are listed. */
@@ -136,8 +144,10 @@ export function createClusterRegistration(deps: {
       return { cluster: made, warnings };
     },
 
-    async change(id, given, origin) {
+    async change(id, given, origin, expected) {
       const row = await existing(id);
+      // Before the server is asked for anything; the row's lock decides later.
+      demandVersion(row, expected);
       const { provisionerPassword: password, ...others } = given;
       const changes = { ...others, ...(others.host !== undefined && { host: canonicalHost(others.host) }) };
       demandChangeable(given, directory.of(row).isDefault);
@@ -160,6 +170,7 @@ export function createClusterRegistration(deps: {
         registry.transaction().execute(async (trx) => {
           const current = await lockCluster(trx, id);
           if (!current) throw new AppError('not-found');
+          demandVersion(current, expected);
           if (moves) await demandEmpty(trx, id);
           // The ciphertext is bound to the place and the user. Another change may have replaced them meanwhile.
           const place = ({ host, port, provisionerUser }: ClusterRecord): unknown => [host, port, provisionerUser];
@@ -206,12 +217,13 @@ export function createClusterRegistration(deps: {
       return loadOf(registry, id);
     },
 
-    async remove(id, origin) {
+    async remove(id, origin, expected) {
       const row = await existing(id);
       if (directory.of(row).isDefault) throw new AppError('default-cluster');
       await registry.transaction().execute(async (trx) => {
         const current = await lockCluster(trx, id);
         if (!current) throw new AppError('not-found');
+        demandVersion(current, expected);
         await demandEmpty(trx, id);
         await deleteCluster(trx, current);
         const details = { name: row.name, place: `${row.host}:${row.port}` };

@@ -1,7 +1,8 @@
 // Changes to a tenant's row, by the rules for its status.
 import type { Kysely, Transaction } from 'kysely';
 import type { AuditEntry, AuditOrigin } from '../../db/shared/audit-rows.js';
-import type { Registry } from '../../db/registry/registry-schema.js';
+import type { ExpectedVersions } from '../../db/shared/row-version.js';
+import type { Registry, TenantStatus } from '../../db/registry/registry-schema.js';
 import {
   endTenantSessions,
   findTenant,
@@ -12,26 +13,36 @@ import {
 import { violatedUniqueConstraint } from '../../db/driver/database-fault.js';
 import { auditAct } from '../audit/operator-act.js';
 import { AppError } from '../errors.js';
+import { demandVersion } from '../http/row-versions.js';
 
 /** The fields of a tenant's row that an operator can change, apart from its status. */
 export type TenantChanges = Omit<Parameters<typeof updateTenant>[2], 'status' | 'schemaVersion'>;
 
+const CHANGEABLE: readonly TenantStatus[] = ['active', 'suspended'];
+
 /**
  * Changes the given fields, and audits the change. A tenant that is being made, deleted or removed cannot be changed.
  *
- * @param also more writes of the same transaction, after the change of the row
- * @throws AppError `not-found`, `slug-taken`, `tenant-state`
+ * @param options.expected versions that the row may have
+ * @param options.also more writes of the same transaction, after the change of the row
+ * @throws AppError `not-found`, `slug-taken`, `tenant-state`, `precondition-failed`
  */
 export async function changeTenant(
   registry: Kysely<Registry>,
   id: string,
   changes: Parameters<typeof updateTenant>[2],
   origin: AuditOrigin,
-  also?: (trx: Transaction<Registry>, changed: TenantRecord) => Promise<void>,
+  {
+    expected,
+    also,
+  }: {
+    readonly expected?: ExpectedVersions;
+    readonly also?: (trx: Transaction<Registry>, changed: TenantRecord) => Promise<void>;
+  } = {},
 ): Promise<TenantRecord> {
   try {
     const tenant = await registry.transaction().execute(async (trx) => {
-      const changed = await updateTenant(trx, id, changes, ['active', 'suspended']);
+      const changed = await updateTenant(trx, id, changes, CHANGEABLE, expected);
       if (changed) await also?.(trx, changed);
       if (changed) await auditAct(trx, { ...origin, ...tenantChange(id, changes), tenantId: id });
       return changed;
@@ -43,6 +54,7 @@ export async function changeTenant(
   }
   const existing = await findTenant(registry, id);
   if (!existing) throw new AppError('not-found');
+  if (CHANGEABLE.includes(existing.status)) demandVersion(existing, expected);
   throw new AppError('tenant-state', { detail: `The tenant is ${existing.status}: it cannot be changed.` });
 }
 

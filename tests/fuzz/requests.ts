@@ -189,6 +189,8 @@ const strangeHeaders: fc.Arbitrary<Record<string, string>> = fc.oneof(
       { origin: 'null' },
       { origin: 'https://evil.example', 'access-control-request-method': 'DELETE' },
       { 'if-none-match': '*', 'if-match': '"x"', range: 'bytes=0-1' },
+      { 'if-match': '*' },
+      { 'if-none-match': 'W/"a", b', 'if-match': '"a" "b"' },
       { cookie: 'token=1; __proto__=1' },
       { 'idempotency-key': 'fuzz-key' },
       { 'idempotency-key': 'fuzz key' },

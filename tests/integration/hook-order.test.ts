@@ -146,7 +146,7 @@ describe('the hooks of a request', () => {
     }, 429);
     expect(answers).toMatchObject({
       preParsing: [],
-      onSend: ['quotas', 'request-id'],
+      onSend: ['quotas', 'etags', 'request-id'],
       onResponse: ['request-metrics', 'request-log'],
     });
   });

@@ -2,6 +2,7 @@
 // belongs to: a worker whose lock was lost while it worked changes nothing after another worker has taken the operation.
 import { sql, type Kysely, type RawBuilder, type UpdateObject } from 'kysely';
 import { newId } from '../../shared/ids.js';
+import { rowVersion, type Versioned } from '../../shared/row-version.js';
 import { WITHOUT_STANDBY } from '../../shared/synchronous-commit.js';
 import type { OperationDetails, OperationState } from './operations-table.js';
 import type { Registry } from '../registry-schema.js';
@@ -106,8 +107,15 @@ export async function insertOperation(
     .executeTakeFirst();
 }
 
-export async function findOperation(db: Kysely<Registry>, id: string): Promise<OperationRecord | undefined> {
-  return db.selectFrom('operations').select(operationColumns).where('id', '=', id).executeTakeFirst();
+export async function findOperation(
+  db: Kysely<Registry>,
+  id: string,
+): Promise<(OperationRecord & Versioned) | undefined> {
+  return db
+    .selectFrom('operations')
+    .select([...operationColumns, rowVersion('operations')])
+    .where('id', '=', id)
+    .executeTakeFirst();
 }
 
 /** The unfinished operation of a kind for a subject. */

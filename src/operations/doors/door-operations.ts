@@ -10,6 +10,7 @@
 // database follow the unchanged row, and the operation is undone.
 import type { Kysely, Transaction } from 'kysely';
 import type { AuditOrigin } from '../../../db/shared/audit-rows.js';
+import type { ExpectedVersions } from '../../../db/shared/row-version.js';
 import type { HeldLock } from '../../../db/registry/lock-session.js';
 import { endNeedless, noteDetails, supersedeOperation } from '../../../db/registry/operations/operation-fences.js';
 import {
@@ -36,6 +37,8 @@ import type { Outcome, Runner } from '../runner/runner.js';
 export interface Resumption {
   readonly changes: TenantChanges;
   readonly origin: AuditOrigin;
+  /** Versions that the row may have. */
+  readonly expected: ExpectedVersions;
 }
 
 export interface DoorOperations {
@@ -151,7 +154,7 @@ export function createDoorOperations(deps: {
   function resuming(
     operation: OperationRecord,
     tenant: TenantRecord,
-    { changes, origin }: Resumption,
+    { changes, origin, expected }: Resumption,
   ): readonly Step[] {
     const { id } = tenant;
     const fence = async (trx: Kysely<Registry>): Promise<void> => {
@@ -172,7 +175,7 @@ export function createDoorOperations(deps: {
         async do() {
           const isActive = tenant.status === 'active';
           if (isActive && isEmpty(changes)) await fence(registry);
-          else await changeTenant(registry, id, { ...changes, status: 'active' }, origin, fence);
+          else await changeTenant(registry, id, { ...changes, status: 'active' }, origin, { expected, also: fence });
           if (!isActive) deps.record('tenant-resumed', { tenantId: id }, origin);
         },
         undo: () => ensureUnchanged(operation),

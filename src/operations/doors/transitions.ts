@@ -2,6 +2,7 @@
 // PostgreSQL follows the row. To serve a tenant again the order is reversed, so that no request reaches a closed database.
 import type { Kysely, Transaction } from 'kysely';
 import type { AuditOrigin } from '../../../db/shared/audit-rows.js';
+import type { ExpectedVersions } from '../../../db/shared/row-version.js';
 import type { OperationRecord } from '../../../db/registry/operations/operation-rows.js';
 import type { Registry } from '../../../db/registry/registry-schema.js';
 import {
@@ -14,6 +15,7 @@ import { listTenantsToPurge, retryRefusedPurges } from '../../../db/registry/ten
 import { findTenant, type TenantRecord } from '../../../db/registry/tenant-queries.js';
 import { auditAct, confirmOperator } from '../../audit/operator-act.js';
 import { AppError } from '../../errors.js';
+import { demandVersion } from '../../http/row-versions.js';
 import { changeTenant, type TenantChanges } from '../../tenants/tenant-changes.js';
 import type { RecordEvent } from '../../observability/security-events.js';
 import { changedMeanwhile, type DoorActs } from './door-acts.js';
@@ -31,12 +33,21 @@ import type { Removal, RemovalAct, RemovalWish } from '../remove/removal.js';
  * @throws DatabaseFault if nothing was begun, because the registry, or a server that is needed first, does not answer
  */
 export interface Transitions {
-  /** @param changes other changes, made together with the transition or not at all @throws AppError `slug-taken` as well */
-  suspend(id: string, origin: AuditOrigin, changes?: TenantChanges): Promise<TenantRecord>;
+  /**
+   * @param changes other changes, made together with the transition or not at all
+   * @param expected versions that the tenant's row may have
+   * @throws AppError `slug-taken` and `precondition-failed` as well
+   */
+  suspend(id: string, origin: AuditOrigin, changes?: TenantChanges, expected?: ExpectedVersions): Promise<TenantRecord>;
   /** As `suspend`. */
-  resume(id: string, origin: AuditOrigin, changes?: TenantChanges): Promise<TenantRecord>;
-  /** Soft deletion: the tenant can be restored until it is purged. Continues a removal that was left unfinished. */
-  delete(id: string, origin: AuditOrigin): Promise<void>;
+  resume(id: string, origin: AuditOrigin, changes?: TenantChanges, expected?: ExpectedVersions): Promise<TenantRecord>;
+  /**
+   * Soft deletion: the tenant can be restored until it is purged. Continues a removal that was left unfinished.
+   *
+   * @param expected versions that the tenant's row may have
+   * @throws AppError `precondition-failed` as well
+   */
+  delete(id: string, origin: AuditOrigin, expected?: ExpectedVersions): Promise<void>;
   /** Restores a deleted tenant to the state before its deletion. */
   restore(id: string, origin: AuditOrigin): Promise<TenantRecord>;
   /**
@@ -84,9 +95,10 @@ export function createTransitions(deps: {
   }
 
   return {
-    async suspend(id, origin, changes = {}) {
+    async suspend(id, origin, changes = {}, expected) {
       const known = await existing(id);
       ensurePossible('suspend', known.status);
+      demandVersion(known, expected);
       const isSuspended = known.status === 'suspended';
       let begun: OperationRecord | undefined;
       const begin = async (trx: Transaction<Registry>, tenant: TenantRecord): Promise<void> => {
@@ -98,40 +110,47 @@ export function createTransitions(deps: {
           await begin(trx, known);
           await confirmOperator(trx, origin);
         });
-      else tenant = await changeTenant(registry, id, { ...changes, status: 'suspended' }, origin, begin);
+      else
+        tenant = await changeTenant(registry, id, { ...changes, status: 'suspended' }, origin, {
+          expected,
+          also: begin,
+        });
       if (!isSuspended) record('tenant-suspended', { tenantId: id }, origin);
       await publish(id);
       await doorActs.close(tenant, begun);
       return tenant;
     },
 
-    async resume(id, origin, changes = {}) {
+    async resume(id, origin, changes = {}, expected) {
       ensurePossible('resume', (await existing(id)).status);
       return doorActs.open(
         id,
         async () => {
           const tenant = await existing(id);
+          demandVersion(tenant, expected);
           const begun = await doorOperations.beginOpening(registry, tenant, origin, 'resume');
           if (!begun) throw changedMeanwhile();
           return begun;
         },
-        { changes, origin },
+        { changes, origin, expected },
       );
     },
 
-    async delete(id, origin) {
+    async delete(id, origin, expected) {
       const known = await existing(id);
       ensurePossible('delete', known.status);
+      demandVersion(known, expected);
       if (known.status === 'deleting') {
         await removed(id, origin, 'abandon');
         return;
       }
       let begun: OperationRecord | undefined;
       const { tenant, isNew } = await registry.transaction().execute(async (trx) => {
-        const marked = (await markTenantDeleted(trx, id)) ?? (await stopRestoration(trx, id));
+        const marked = (await markTenantDeleted(trx, id, expected)) ?? (await stopRestoration(trx, id, expected));
         const now = marked ?? (await findSettledTenant(trx, id));
         if (!now) throw new AppError('not-found');
         ensurePossible('delete', now.status);
+        if (!marked) demandVersion(now, expected);
         if (now.status === 'deleted') begun = await doorOperations.beginClosing(trx, now, origin);
         if (marked) await auditAct(trx, { ...origin, action: 'tenant.deleted', ...concerning(id) });
         else await confirmOperator(trx, origin);
