@@ -134,6 +134,7 @@ describe('npm start, from a terminal', () => {
   const api = [
     block('docs/reference/api.md', '/docs/json'),
     block('docs/guide/signing-in.md', '/auth/login'),
+    block('docs/reference/api.md', 'if-match'),
     block('docs/reference/api.md', '/products?limit'),
     block('docs/guide/connections.md', '/pools?limit'),
     block('docs/guide/operate.md', '/health/ready'),
@@ -176,7 +177,7 @@ describe('npm start, from a terminal', () => {
         // operations that need a person; clusters; refused sign-ins, the operator's acts on a tenant; operations that need a person,
         // operations that wait; sessions; deleted tenants.
         expect(lists.map((list) => (JSON.parse(list) as { data: unknown[] }).data.length)).toEqual([
-          2, 1, 1, 2, 0, 0, 0, 1, 0, 2, 0, 0, 3, 1,
+          2, 1, 1, 2, 0, 0, 0, 1, 0, 3, 0, 0, 3, 1,
         ]);
         expect(printed).toContain('"openapi":"3.1');
         expect(printed).toContain('"clusters":[{');
@@ -430,7 +431,7 @@ describe('docs/inside/adding-a-resource.md', () => {
       'src/auth/permissions.ts',
       'routes/tenant/orders.ts',
       'routes/index.ts',
-      'tests/isolation/routes.test.ts',
+      'tests/support/route-resources.ts',
     ]);
     for (const file of files) {
       const text = await readFile(path.join(source.folder, file), 'utf8');
@@ -478,7 +479,13 @@ describe('docs/inside/adding-a-resource.md', () => {
         status: 200,
         body: { data: [made.body], nextCursor: null },
       });
-      // The checks that come with the scope.
+      // What comes with the scope.
+      const order = `${url}/orders/${String(made.body['id'])}`;
+      const authorization = `Bearer ${token}`;
+      const etag = (await fetch(order, { method: 'HEAD', headers: { authorization } })).headers.get('etag');
+      expect(etag).toMatch(/^"[0-9a-f]+"$/);
+      const known = await fetch(order, { headers: { authorization, 'if-none-match': String(etag) } });
+      expect(known.status).toBe(304);
       expect((await send('GET', '/orders')).status).toBe(401);
       expect((await send('GET', '/orders', String(operator.body['accessToken']))).status).toBe(403);
       expect((await send('POST', '/orders', token, { reference: 'A-2', total: '-1' })).status).toBe(400);

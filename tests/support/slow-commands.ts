@@ -90,6 +90,7 @@ export const FURTHER_PROMISES: Readonly<Record<string, () => Promise<void>>> = {
         'tests/unit/architecture',
         'tests/isolation',
         'tests/integration/openapi',
+        'tests/integration/etags-of-routes',
         'tests/process/migrate',
       ];
       await runScript(`npx vitest run ${tests.join(' ')}`, { cwd: source.folder });
