@@ -2,7 +2,7 @@
 //
 // It is a hash of all columns, so every change makes another version, also a change by hand or by a former build. A counter would
 // need a write and a migration, and would repeat its numbers after a restore to an earlier moment. The system column xmin would
-// show a tenant how much the other tenants of its server write.
+// show a tenant how much the other tenants of its server write. Each column needs a type that PostgreSQL can hash: jsonb, not json.
 import { sql, type AliasedRawBuilder, type RawBuilder } from 'kysely';
 
 /** A row with its version. */

@@ -62,6 +62,11 @@ const user = (roles: string[] = ['member']): Promise<Made> =>
   });
 const ownTenant = async (): Promise<Made> => ({ url: `/tenants/${tenant.id}`, token: operatorToken });
 
+async function cluster(): Promise<Made> {
+  const { body } = await send<{ clusterId: string }>('GET', `/tenants/${tenant.id}`, { token: operatorToken });
+  return { url: `/clusters/${body.clusterId}`, token: operatorToken };
+}
+
 async function etagOf(target: Made): Promise<string> {
   const { status, headers, text } = await send('GET', target.url, { token: target.token });
   expect(status, text).toBe(200);
@@ -79,6 +84,7 @@ describe.each([
   ['a role', role, (name: string) => ({ description: name })],
   ['a user', user, (name: string) => ({ firstName: name })],
   ['a tenant', ownTenant, (name: string) => ({ name })],
+  ['a cluster', cluster, (name: string) => ({ name })],
 ] as const)('%s', (_what, makeOne, change) => {
   it('changes exactly once by 200 simultaneous PATCH with one ETag, at two replicas', async () => {
     const target = await makeOne();
@@ -216,17 +222,14 @@ describe('the ETag changes', () => {
   });
 
   it('of a cluster on which a tenant was made, and the cluster can still be changed with the former ETag', async () => {
-    const { body } = await send<{ clusterId: string }>('GET', `/tenants/${tenant.id}`, { token: operatorToken });
-    const cluster = { url: `/clusters/${body.clusterId}`, token: operatorToken };
-    const before = await etagOf(cluster);
+    const target = await cluster();
+    const before = await etagOf(target);
     await first.createTenant();
-    expect(await etagOf(cluster)).not.toBe(before);
+    expect(await etagOf(target)).not.toBe(before);
     const headers = { 'if-match': before };
-    const changed = await send('PATCH', cluster.url, { token: operatorToken, headers, body: { weight: 99 } });
+    const changed = await send('PATCH', target.url, { token: operatorToken, headers, body: { weight: 99 } });
     expect(changed.status, changed.text).toBe(200);
-    expect((await send('PATCH', cluster.url, { token: operatorToken, headers, body: { weight: 98 } })).status).toBe(
-      412,
-    );
+    expect((await send('PATCH', target.url, { token: operatorToken, headers, body: { weight: 98 } })).status).toBe(412);
   });
 
   it('of a tenant whose settings in force come from another configuration', async () => {
@@ -279,6 +282,20 @@ describe('a tenant', () => {
         ),
       );
       expect(tally(answers)).toEqual({ [body ? 200 : 204]: 1, 412: 9 });
+    }
+  });
+
+  it('is either changed or deleted by simultaneous requests with one ETag', async () => {
+    for (let round = 0; round < 10; round += 1) {
+      const own = await first.createTenant();
+      const target = { url: `/tenants/${own.id}`, token: operatorToken };
+      const options = { token: operatorToken, headers: { 'if-match': await etagOf(target) } };
+      const answers = await Promise.all([
+        first.send('PATCH', target.url, { ...options, body: { name: 'Other' } }),
+        second.send('DELETE', target.url, options),
+        first.send('PATCH', target.url, { ...options, body: { active: false } }),
+      ]);
+      expect(answers.filter(({ status }) => status < 300)).toHaveLength(1);
     }
   });
 

@@ -86,6 +86,7 @@ export const FURTHER_PROMISES: Readonly<Record<string, () => Promise<void>>> = {
     try {
       const files = await addResource(source.folder);
       await runScript(`npx eslint ${files.join(' ')}`, { cwd: source.folder });
+      await runScript('npm run docs:reference', { cwd: source.folder });
       const tests = [
         'tests/unit/architecture',
         'tests/isolation',
