@@ -26,6 +26,7 @@ export const hookOrder = {
   /** After validation. */
   preHandler: ['request-head', 'tenant-limits'],
   preSerialization: ['etags'],
-  onSend: ['quotas', 'etags', 'request-id'],
-  onResponse: ['request-metrics', 'request-log'],
+  /** Idempotency is on the writes of tenants' users only. */
+  onSend: ['quotas', 'etags', 'request-id', 'idempotency'],
+  onResponse: ['request-metrics', 'request-log', 'idempotency'],
 } as const;

@@ -4,6 +4,7 @@ import { admission } from '../plugins/caller/admission.js';
 import { audit } from '../plugins/caller/audit-origin.js';
 import { authentication } from '../plugins/caller/authentication.js';
 import { authorization } from '../plugins/caller/authorization.js';
+import { idempotency } from '../plugins/caller/idempotency.js';
 import { refusals } from '../plugins/caller/refusals.js';
 import { cors } from '../plugins/http/cors.js';
 import { engine as enginePlugin } from '../plugins/http/engine.js';
@@ -101,6 +102,7 @@ export async function buildApp(engine: Engine): Promise<FastifyInstance> {
   await app.register(notFound);
   await app.register(audit);
   await app.register(refusals);
+  await app.register(idempotency);
 
   await app.register(openapi);
   await app.register(routes, { config });

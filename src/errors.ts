@@ -57,6 +57,7 @@ export const catalogue = {
   },
   'no-cluster': { status: 422, title: 'No cluster takes this tenant' },
   'not-adoptable': { status: 422, title: 'The database cannot become a tenant' },
+  'too-many-idempotency-keys': { status: 429, title: 'Too many requests with an Idempotency-Key within a day' },
   'rate-limited': { status: 429, title: 'Too many requests' },
   'headers-too-large': { status: 431, title: 'The headers are too large' },
   'internal-error': { status: 500, title: 'Something went wrong' },

@@ -3,6 +3,8 @@
 import { Kysely, PostgresDialect, type PostgresPool, type PostgresPoolClient } from 'kysely';
 import type { ConnectionPool } from './pool/pool.js';
 import type { Session } from './pool/held-connection.js';
+import { lazyTransaction, type LazyTransaction } from './lazy-transaction.js';
+import { over } from './over-session.js';
 import { setRunner } from './statement.js';
 
 /** The checks when a write gets a connection, or fails to get one. Both may throw as well as reject. */
@@ -17,37 +19,52 @@ export interface Watch<DB> {
   readonly missed: () => Promise<void> | undefined;
 }
 
+/** Gives the connections of one write, checked. */
+interface WatchedConnections {
+  readonly connect: () => Promise<Session>;
+  /** Notes a statement of the write before it is sent. */
+  readonly sending: (text: string) => void;
+}
+
+/** @param pool as for `databaseOver` (db/driver/client.ts) */
+function watchedConnections<DB>(
+  pool: () => ConnectionPool | Promise<ConnectionPool>,
+  watch: Watch<DB>,
+): WatchedConnections {
+  // After the first change, a refusal would claim that nothing was changed, which would be false.
+  let changed = false;
+  return {
+    sending: (text) => {
+      changed ||= !text.startsWith('select ');
+    },
+    connect: async () => {
+      let session: Session;
+      try {
+        session = await (await pool()).connect();
+      } catch (error) {
+        if (!changed) await watch.missed();
+        throw error;
+      }
+      if (changed) return session;
+      try {
+        // Without a promise there is nothing to await: that saves a turn.
+        const looking = watch.got(() => over<DB>(session));
+        if (looking) await looking;
+        return session;
+      } catch (error) {
+        session.release();
+        throw error;
+      }
+    },
+  };
+}
+
 /** @param pool as for `databaseOver` (db/driver/client.ts) */
 export function watchedDatabase<DB>(
   pool: () => ConnectionPool | Promise<ConnectionPool>,
   watch: Watch<DB>,
 ): Kysely<DB> {
-  // After the first change, a refusal would claim that nothing was changed, which would be false.
-  let changed = false;
-  const noteStatement = (text: string): void => {
-    changed ||= !text.startsWith('select ');
-  };
-
-  async function connect(): Promise<Session> {
-    let session: Session;
-    try {
-      session = await (await pool()).connect();
-    } catch (error) {
-      if (!changed) await watch.missed();
-      throw error;
-    }
-    if (changed) return session;
-    try {
-      // Without a promise there is nothing to await: that saves a turn.
-      const looking = watch.got(() => over<DB>(session));
-      if (looking) await looking;
-      return session;
-    } catch (error) {
-      session.release();
-      throw error;
-    }
-  }
-
+  const { connect, sending: noteStatement } = watchedConnections(pool, watch);
   const db = new Kysely<DB>({
     dialect: dialectOf(async () => {
       const session = await connect();
@@ -71,17 +88,18 @@ export function watchedDatabase<DB>(
   return db;
 }
 
-/** A Kysely over one connection. It does not give the connection back. */
-function over<DB>(session: Session): Kysely<DB> {
-  const db = new Kysely<DB>({ dialect: dialectOf(async () => clientOf(session, ignore, ignore)) });
-  const run = async <Row>(text: string, values: readonly unknown[]): Promise<Row[]> =>
-    (await session.run<Row>(text, values)).rows;
-  setRunner(db, { read: run, run });
-  return db;
-}
-
-function ignore(): void {
-  // Nothing to do.
+/**
+ * A transaction for one write, on a connection that is checked in the same way.
+ *
+ * @param began as for `lazyTransaction`
+ */
+export function watchedTransaction<DB>(
+  pool: () => ConnectionPool | Promise<ConnectionPool>,
+  watch: Watch<DB>,
+  began: (db: Kysely<DB>) => Promise<void>,
+): LazyTransaction<DB> {
+  const { connect } = watchedConnections(pool, watch);
+  return lazyTransaction(connect, began);
 }
 
 function dialectOf(connect: PostgresPool['connect']): PostgresDialect {

@@ -134,11 +134,7 @@ export async function patientlyOutside<DB>(
  * @param patience longest wait (ms)
  * @throws LocksKept if another session has the lock for too long
  */
-export async function takeTurn<DB>(
-  connection: Kysely<DB>,
-  lock: RawBuilder<unknown>,
-  patience: number,
-): Promise<void> {
+export async function takeTurn<DB>(connection: Kysely<DB>, lock: RawBuilder<unknown>, patience: number): Promise<void> {
   const until = performance.now() + patience;
   for (;;) {
     const { rows } = await sql<{ taken: boolean }>`select pg_try_advisory_lock(${lock}) as taken`.execute(connection);

@@ -5,10 +5,10 @@ import { tenantMigrations } from './migrations/index.js';
 
 export const SERVED_SCHEMAS = {
   /**
-   * The oldest schema on which every statement of this build runs. An older database does not say its version, and the statements
-   * use columns of `0007_session_generations`. Raise it with the first statement that needs a later migration.
+   * The oldest schema on which every statement of this build runs: writes with an Idempotency-Key need its table. Raise it with the
+   * first statement that needs a later migration.
    */
-  oldest: '0008_schema_version',
+  oldest: '0011_idempotency_keys',
   /** The schema that this build gives to tenants' databases. */
   newest: latestVersion(tenantMigrations),
 } as const;

@@ -1,5 +1,5 @@
 // The tables of a tenant's database as Kysely sees them. Timestamps arrive as ISO 8601 text, numeric as decimal text.
-import type { ColumnType, Generated } from 'kysely';
+import type { ColumnType, Generated, JSONColumnType } from 'kysely';
 import type { AuditTable, SessionsTable } from '../shared/shared-tables.js';
 
 /** Set by the database, or given as ISO 8601. */
@@ -60,6 +60,20 @@ export interface TenantMarkerTable {
   claim: string | null;
 }
 
+/** Answers to requests with an Idempotency-Key. */
+export interface IdempotencyKeysTable {
+  /** SHA-256 of caller, method, path and key. */
+  id: Buffer;
+  /** A keyed hash of the request. */
+  request_hash: string;
+  status: number;
+  headers: JSONColumnType<Record<string, string>>;
+  body: string;
+  /** What must be told to the other replicas, again with each repeated answer. */
+  announcements: JSONColumnType<unknown[]>;
+  created_at: Timestamp;
+}
+
 export interface TenantDatabase {
   tenant_marker: TenantMarkerTable;
   users: UsersTable;
@@ -69,4 +83,5 @@ export interface TenantDatabase {
   sessions: SessionsTable;
   products: ProductsTable;
   audit: AuditTable;
+  idempotency_keys: IdempotencyKeysTable;
 }

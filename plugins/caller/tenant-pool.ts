@@ -5,6 +5,7 @@ import type { Kysely } from 'kysely';
 import type { TenantRecord } from '../../db/registry/tenant-queries.js';
 import type { TenantDatabase } from '../../db/tenant/tenant-schema.js';
 import { isRead } from '../../src/http/admission-steps.js';
+import type { KeyedWrite } from '../../src/tenants/keyed-write.js';
 import { admitted } from '../../src/connections/tenant-pools.js';
 
 declare module 'fastify' {
@@ -13,6 +14,8 @@ declare module 'fastify' {
     readonly tenantDb: Kysely<TenantDatabase>;
     /** The Kysely of `tenantDb` on a write, after its first use. */
     watchedTenantDb: Kysely<TenantDatabase> | null;
+    /** The transaction of a write with an Idempotency-Key (plugins/caller/idempotency.ts). */
+    keyedWrite: KeyedWrite | null;
     /** The tenant's row at admission; null on a request without a tenant. */
     tenant: TenantRecord | null;
   }
@@ -23,8 +26,10 @@ export const tenantPool = fp(
     const { tenantDirectory: directory, tenantPools: pools } = app.engine;
 
     app.decorateRequest('watchedTenantDb', null);
+    app.decorateRequest('keyedWrite', null);
     app.decorateRequest('tenantDb', {
       getter() {
+        if (this.keyedWrite) return this.keyedWrite.db;
         if (this.tenant && isRead(this)) return pools.databaseOf(this.tenant);
         return (this.watchedTenantDb ??= pools.database(this.tenantId, app.watchOf(this)));
       },

@@ -7,6 +7,8 @@ import { jsonSchemaTransform } from 'fastify-type-provider-zod';
 import { z } from 'zod';
 import type { RouteAccess } from '../../src/auth/route-access.js';
 import { catalogue, statusesOf, type ErrorCode } from '../../src/errors.js';
+import { IDEMPOTENCY_KEY } from '../../src/http/idempotency-key.js';
+import { isKeyed } from '../../src/http/keyed-routes.js';
 
 declare module 'fastify' {
   interface FastifyContextConfig {
@@ -47,8 +49,14 @@ export const openapi = fp(
         };
         const transformed = jsonSchemaTransform({ ...document, schema });
         const described = transformed.schema as { headers?: HeaderSchema; response?: Record<string, object> };
-        describeHeaders(described.response, preconditions);
-        const headers = withPreconditions(described.headers, preconditions);
+        const keyed = isKeyed(route);
+        describeHeaders(described.response, preconditions, keyed);
+        const headers = withHeaders(described.headers, {
+          ...Object.fromEntries(
+            preconditions.map((name) => [name, { type: 'string', description: preconditionTexts[name] }]),
+          ),
+          ...(keyed && { 'idempotency-key': keyHeader }),
+        });
         return {
           url: transformed.url,
           schema: { ...described, ...(headers && { headers }), ...describe(route.config?.access) },
@@ -99,6 +107,7 @@ function errorAnswers(route: RouteOptions): Record<number, object> {
   // A request that needs no body may still have one, and it is read.
   if (body || route.method !== 'GET') codes.push('body-too-large', 'unsupported-media-type');
   if (params) codes.push('not-found');
+  if (isKeyed(route)) codes.push('idempotency-key-in-use', 'idempotency-key-reused', 'too-many-idempotency-keys');
   const answers: Record<number, object> = {};
   for (const code of codes) {
     for (const status of statusesOf(code)) {
@@ -130,17 +139,28 @@ interface HeaderSchema {
   readonly properties?: Readonly<Record<string, object>>;
 }
 
-function withPreconditions(given: HeaderSchema | undefined, names: readonly Precondition[]): HeaderSchema | undefined {
-  if (names.length === 0) return given;
-  const added = names.map((name) => [name, { type: 'string', description: preconditionTexts[name] }] as const);
-  return {
-    type: 'object',
-    ...given,
-    properties: { ...given?.properties, ...Object.fromEntries(added) },
-  } as HeaderSchema;
+function withHeaders(
+  given: HeaderSchema | undefined,
+  added: Readonly<Record<string, object>>,
+): HeaderSchema | undefined {
+  if (Object.keys(added).length === 0) return given;
+  return { type: 'object', ...given, properties: { ...given?.properties, ...added } } as HeaderSchema;
 }
 
 const etag = { ETag: { type: 'string', description: 'The version of the resource (RFC 9110, section 8.8.3).' } };
+
+const keyHeader = {
+  type: 'string',
+  pattern: IDEMPOTENCY_KEY.source,
+  description:
+    'Identifies the request. Sent again with the same key within 24 hours, it has no second effect and gets the same answer.',
+};
+
+const replayed = {
+  type: 'string',
+  enum: ['true'],
+  description: 'Sent with the stored answer to an earlier request with the same Idempotency-Key.',
+};
 
 const retryAfter = {
   type: 'integer',
@@ -161,7 +181,11 @@ const quotaHeaders = {
 };
 
 /** jsonSchemaTransform does not support headers of answers. */
-function describeHeaders(answers: Record<string, object> = {}, preconditions: readonly Precondition[]): void {
+function describeHeaders(
+  answers: Record<string, object> = {},
+  preconditions: readonly Precondition[],
+  keyed: boolean,
+): void {
   for (const [status, answer] of Object.entries(answers)) {
     if (status === '429') Object.assign(answer, { headers: { 'Retry-After': retryAfter, ...quotaHeaders } });
     else if (status === '503') Object.assign(answer, { headers: { 'Retry-After': retryAfter } });
@@ -171,10 +195,12 @@ function describeHeaders(answers: Record<string, object> = {}, preconditions: re
       const hasETag = status === '201' || (status === '200' && preconditions.length > 0);
       // Without it @fastify/swagger writes "Default Response".
       const description = { 201: 'Created.', 204: 'Done. The answer has no body.' }[status] ?? 'The answer.';
-      Object.assign(answer, {
-        headers: { ...(hasETag && etag), ...quotaHeaders },
-        'x-response-description': description,
-      });
+      const headers = {
+        ...(hasETag && etag),
+        ...quotaHeaders,
+        ...(keyed && { 'Idempotent-Replayed': replayed }),
+      };
+      Object.assign(answer, { headers, 'x-response-description': description });
     }
   }
 }

@@ -2,6 +2,7 @@
 import { z } from 'zod';
 import type { Versioned } from '../../db/shared/row-version.js';
 import { tenantSorts, type TenantRecord } from '../../db/registry/tenant-queries.js';
+import { IDEMPOTENCY_KEY, IDEMPOTENCY_KEY_RULE } from '../../src/http/idempotency-key.js';
 import type { Config } from '../../src/config/index.js';
 import { versioned } from '../../src/http/row-versions.js';
 import { tenantStatuses } from '../../src/tenants/tenant-states.js';
@@ -78,14 +79,9 @@ export const PatchTenantBody = patchOf({ name, slug, poolOptions, limits, active
 
 /** Other headers are ignored. */
 export const CreateTenantHeaders = z.looseObject({
-  'idempotency-key': z
-    .string()
-    .regex(/^[\x21-\x7e]{1,200}$/, 'must be 1 to 200 visible ASCII characters')
-    .optional()
-    .meta({
-      description:
-        'Identifies the request. Sending it again with the same key within 24 hours creates no second tenant.',
-    }),
+  'idempotency-key': z.string().regex(IDEMPOTENCY_KEY, IDEMPOTENCY_KEY_RULE).optional().meta({
+    description: 'Identifies the request. Sending it again with the same key within 24 hours creates no second tenant.',
+  }),
 });
 
 export const TenantsQuery = listQuery(tenantSorts, {

@@ -80,7 +80,9 @@ export async function roleRoutes(fastify: FastifyInstance): Promise<void> {
     async (request, reply) => {
       const { tenantDb, tenantId, body, auditOrigin } = request;
       const id = await addRole(tenantDb, body, actorOf(request), auditOrigin);
-      record('role-created', { tenantId, targetId: id }, auditOrigin);
+      await request.committed(() => {
+        record('role-created', { tenantId, targetId: id }, auditOrigin);
+      });
       return reply
         .code(201)
         .header('location', `${app.prefix}/${id}`)
@@ -114,8 +116,10 @@ export async function roleRoutes(fastify: FastifyInstance): Promise<void> {
       const { tenantDb, tenantId, body, auditOrigin, ifMatch } = request;
       if (!(await changeRole(tenantDb, id, body, actorOf(request), auditOrigin, ifMatch)))
         throw new AppError('not-found');
-      record('role-changed', { tenantId, targetId: id, fields: Object.keys(body) }, auditOrigin);
-      await app.engine.events.publish({ kind: 'roles', tenantId });
+      await request.committed(() => {
+        record('role-changed', { tenantId, targetId: id, fields: Object.keys(body) }, auditOrigin);
+      });
+      await request.announce({ kind: 'change', change: { kind: 'roles', tenantId } });
       return read(request, id);
     },
   );
@@ -135,7 +139,9 @@ export async function roleRoutes(fastify: FastifyInstance): Promise<void> {
       const { tenantDb, tenantId, params, auditOrigin, ifMatch } = request;
       if (!(await removeRole(tenantDb, params.id, actorOf(request), auditOrigin, ifMatch)))
         throw new AppError('not-found');
-      record('role-removed', { tenantId, targetId: params.id }, auditOrigin);
+      await request.committed(() => {
+        record('role-removed', { tenantId, targetId: params.id }, auditOrigin);
+      });
       return reply.code(204).send(null);
     },
   );

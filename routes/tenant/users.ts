@@ -80,7 +80,9 @@ export async function userRoutes(fastify: FastifyInstance): Promise<void> {
       const id = await emailTaken(
         addUser(request.tenantDb, user, actorOf(request), request.auditOrigin, request.tenantLimits.users),
       );
-      record('user-created', { tenantId: request.tenantId, targetId: id }, request.auditOrigin);
+      await request.committed(() => {
+        record('user-created', { tenantId: request.tenantId, targetId: id }, request.auditOrigin);
+      });
       return reply
         .code(201)
         .header('location', `${app.prefix}/${id}`)
@@ -134,11 +136,13 @@ export async function userRoutes(fastify: FastifyInstance): Promise<void> {
       const ended = await emailTaken(changeUser(tenantDb, id, changes, actor, auditOrigin, { spared, expected }));
       if (!ended) throw new AppError('not-found');
       const target = { tenantId, targetId: id };
-      for (const event of eventsOf(request.body, id === userId)) record(event, target, auditOrigin);
-      if (id !== userId && ended.length > 0)
-        record('sessions-ended', { ...target, sessions: ended.length }, auditOrigin);
-      await app.engine.events.publish({ kind: 'user', tenantId, userId: id });
-      await app.engine.sessions.ended({ kind: 'user', tenantId }, ended);
+      await request.committed(() => {
+        for (const event of eventsOf(request.body, id === userId)) record(event, target, auditOrigin);
+        if (id !== userId && ended.length > 0)
+          record('sessions-ended', { ...target, sessions: ended.length }, auditOrigin);
+      });
+      await request.announce({ kind: 'change', change: { kind: 'user', tenantId, userId: id } });
+      await request.announce({ kind: 'sessions-ended', tenantId, sessionIds: ended });
       return read(request, id);
     },
   );
@@ -153,8 +157,10 @@ export async function userRoutes(fastify: FastifyInstance): Promise<void> {
       const { id } = request.params;
       const { tenantDb, tenantId, auditOrigin, ifMatch } = request;
       if (!(await removeUser(tenantDb, id, actorOf(request), auditOrigin, ifMatch))) throw new AppError('not-found');
-      record('user-removed', { tenantId, targetId: id }, auditOrigin);
-      await app.engine.events.publish({ kind: 'user', tenantId, userId: id });
+      await request.committed(() => {
+        record('user-removed', { tenantId, targetId: id }, auditOrigin);
+      });
+      await request.announce({ kind: 'change', change: { kind: 'user', tenantId, userId: id } });
       return reply.code(204).send(null);
     },
   );

@@ -5,10 +5,10 @@
 import type { Kysely } from 'kysely';
 import type { TenantRecord } from '../../db/registry/tenant-queries.js';
 import { databaseOver, type ConnectionSettings } from '../../db/driver/client.js';
-import type { ChangingPassword, PoolOptions, PoolStats } from '../../db/driver/pool/pool-types.js';
+import type { ChangingPassword, PoolOptions } from '../../db/driver/pool/pool-types.js';
 import type { ConnectionPool } from '../../db/driver/pool/pool.js';
 import type { TenantDatabase } from '../../db/tenant/tenant-schema.js';
-import { watchedDatabase, type Watch } from '../../db/driver/watched.js';
+import { watchedDatabase, watchedTransaction } from '../../db/driver/watched.js';
 import { AppError } from '../errors.js';
 import type { Breakers, BreakerTenant } from './breaker-types.js';
 import type { TenantDirectory } from '../tenants/tenant-directory.js';
@@ -16,51 +16,9 @@ import type { Envelope } from '../secrets/envelope.js';
 import { createSchemaRefusals, type OnSchemaChange } from './schema-refusals.js';
 import { proofFor, type FoundState } from './tenant-proof.js';
 import { createTenantCredentials } from './tenant-credentials.js';
+import type { TenantPools, TenantPoolStats } from './tenant-pool-types.js';
 
-export interface TenantPools {
-  /**
-   * The tenant's database. Each query and transaction takes a connection from the tenant's current pool. So a database that is
-   * held while the tenant's settings change uses the new settings.
-   * Its queries throw DatabaseFault, and AppError `tenant-suspended`, `forbidden` if the tenant is gone, `tenant-upgrading` if this
-   * build does not serve its schema, `unavailable` if its row or its database is not in order.
-   *
-   * @param watch for the database of one write
-   */
-  database(tenantId: string, watch?: Watch<TenantDatabase>): Kysely<TenantDatabase>;
-  /**
-   * The same for a tenant that was admitted just now. The pool is looked up here, and not again by each query. If there is no pool,
-   * or it has been retired since, a query looks up the pool.
-   */
-  databaseOf(tenant: TenantRecord): Kysely<TenantDatabase>;
-  /** Takes a tenant's pool out of use; running queries finish. Resolves when the pool's connections are closed. */
-  retire(tenantId: string): Promise<void>;
-  /** Retires the tenant's pool if it no longer agrees with the tenant's row. */
-  recheck(tenantId: string): Promise<void>;
-  /** The number of pools that hold connections, and of those connections. */
-  stats(): { pools: number; connections: number };
-  /** The tenant's pool in this process; undefined if it has none. */
-  inspect(tenantId: string): TenantPoolStats | undefined;
-  /** Every pool in this process, the largest first. */
-  inspectAll(): TenantPoolStats[];
-  /** Enters the tenant's database and leaves it again. @throws DatabaseFault, or AppError as for `database` */
-  probe(tenantId: string): Promise<void>;
-  /** Retires all pools. Afterwards no connection can be opened. */
-  close(): Promise<void>;
-}
-
-export interface TenantPoolStats extends PoolStats {
-  readonly tenantId: string;
-  /** `host:port` of the server that the pool connects to. */
-  readonly cluster: string;
-  /** The version of the tenant's row that the pool was built from. */
-  readonly epoch: number;
-  /** Milliseconds since a request last asked the pool for a connection. */
-  readonly unusedFor: number;
-  /** Whether the database was read-only when the newest connection was opened. */
-  readonly readOnly: boolean;
-  /** The name of the database's newest migration, if a connection has found it out. */
-  readonly schemaVersion: string | undefined;
-}
+export type { TenantPools, TenantPoolStats } from './tenant-pool-types.js';
 
 export interface TenantPoolDeps {
   readonly directory: Pick<TenantDirectory, 'peek' | 'find' | 'reload'>;
@@ -245,6 +203,8 @@ export function createTenantPools(deps: TenantPoolDeps): TenantPools {
 
   return {
     database: (tenantId, watch) => (watch ? watchedDatabase(() => poolOf(tenantId), watch) : handleOf(tenantId)),
+
+    transaction: (tenantId, watch, began) => watchedTransaction(() => poolOf(tenantId), watch, began),
 
     databaseOf({ id, epoch }) {
       const known = entries.get(id);

@@ -135,8 +135,13 @@ export const errorGuide: Readonly<Record<ErrorCode, ErrorGuide>> = {
     remedy: 'Send `Content-Type: application/json`, in UTF-8 and without `Content-Encoding`.',
   },
   'idempotency-key-reused': {
-    when: 'The Idempotency-Key was sent before with another body, or its tenant was removed.',
+    when: 'The Idempotency-Key was sent before with another body or query, or the tenant that it made was removed.',
     remedy: 'Use a new key for a new request.',
+  },
+  'too-many-idempotency-keys': {
+    when: 'The tenant has 100,000 answers to requests with an Idempotency-Key, which are kept for 24 hours.',
+    remedy: 'Send the request without a key, or wait.',
+    retryAfter: 'always',
   },
   'invalid-pool-options': {
     when: 'A pool option is not known or not within its bounds.',

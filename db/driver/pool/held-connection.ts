@@ -81,11 +81,12 @@ export class Session implements PostgresPoolClient {
     return this.run<R>(text, values);
   }
 
-  async run<R>(text: string, values: readonly unknown[]): Promise<PostgresQueryResult<R>> {
+  /** @param prepared whether the statement is prepared, if it may be: by default as the pool says */
+  async run<R>(text: string, values: readonly unknown[], prepared = this.prepared): Promise<PostgresQueryResult<R>> {
     // After a statement without an answer, the ROLLBACK would wait for the whole deadline a second time. Its error would hide the
     // first one.
     if (this.#doubt) throw this.#doubt;
-    const name = this.prepared ? statementName(text) : undefined;
+    const name = prepared ? statementName(text) : undefined;
     this.#running += 1;
     this.askedAt = performance.now();
     this.#deadline = this.#hurried ? this.askedAt + this.queryTimeout : Infinity;

@@ -11,6 +11,7 @@ import * as m0006 from './0006_claim.js';
 import * as m0007 from './0007_session_generations.js';
 import * as m0008 from './0008_schema_version.js';
 import * as m0009 from './0009_schema_needs.js';
+import * as m0011 from './0011_idempotency_keys.js';
 
 const migrations = {
   '0001_identity': m0001,
@@ -22,6 +23,7 @@ const migrations = {
   '0007_session_generations': m0007,
   '0008_schema_version': m0008,
   '0009_schema_needs': m0009,
+  '0011_idempotency_keys': m0011,
 };
 
 export const tenantMigrations: Migrations = sealed(migrations, hashes);

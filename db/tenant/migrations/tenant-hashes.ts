@@ -11,4 +11,5 @@ export const hashes: MigrationHashes = {
   '0007_session_generations': 'bb9e8a5194b86150108de7b59e17267cf12d6764d443c4793311f35fe59b7649',
   '0008_schema_version': 'f177057742770b65b297af671e5c0511d02c2dba2dc1aa2661b762f54af10626',
   '0009_schema_needs': 'c7c56538449add67e1f564184dc5110755702efeb80a2e9e0b19aee8ab75f175',
+  '0011_idempotency_keys': '74626c6492ca895e89ed0c4ef8e211e16ea7131cd552ebaa47feefb6a0249cdc',
 };

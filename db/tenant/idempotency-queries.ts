@@ -1,0 +1,69 @@
+// Queries on the answers to requests with an Idempotency-Key.
+import { sql, type Kysely } from 'kysely';
+import { shortRead } from '../driver/statement.js';
+import type { TenantDatabase } from './tenant-schema.js';
+
+export interface StoredAnswer {
+  readonly requestHash: string;
+  readonly status: number;
+  readonly headers: Readonly<Record<string, string>>;
+  readonly body: string;
+  readonly announcements: readonly unknown[];
+}
+
+/** How long an answer is kept, as an interval of PostgreSQL. */
+const KEPT_FOR = sql`interval '24 hours'`;
+
+/** Expired answers that one write removes. */
+const REMOVED_AT_ONCE = 10;
+
+const unexpired = shortRead((db: Kysely<TenantDatabase>, { id }: { id: Buffer }) =>
+  db
+    .selectFrom('idempotency_keys')
+    .select(['request_hash as requestHash', 'status', 'headers', 'body', 'announcements'])
+    .where('id', '=', id)
+    .where(sql<boolean>`created_at >= now() - ${KEPT_FOR}`),
+);
+
+export async function findStoredAnswer(db: Kysely<TenantDatabase>, id: Buffer): Promise<StoredAnswer | undefined> {
+  const [found] = await unexpired(db, { id });
+  return found;
+}
+
+/**
+ * Takes the lock of a key until the transaction ends, or not at all: a request that waited for it would hold a connection.
+ *
+ * @returns whether this transaction has it
+ */
+export async function tryLockKey(db: Kysely<TenantDatabase>, id: Buffer): Promise<boolean> {
+  const { rows } = await sql<{ locked: boolean }>`
+    select pg_try_advisory_xact_lock(${id.readBigInt64BE().toString()}::bigint) as locked`.execute(db);
+  return rows[0]?.locked ?? false;
+}
+
+/**
+ * Stores the answer, and removes some expired ones. The lock of the key must be held.
+ *
+ * @param most answers that a tenant may have
+ * @returns whether there was room
+ */
+export async function storeAnswer(
+  db: Kysely<TenantDatabase>,
+  id: Buffer,
+  { requestHash, status, headers, body, announcements }: StoredAnswer,
+  most: number,
+): Promise<boolean> {
+  await sql`
+    delete from idempotency_keys where id in (
+      select id from idempotency_keys where created_at < now() - ${KEPT_FOR}
+      order by created_at limit ${REMOVED_AT_ONCE} for update skip locked)`.execute(db);
+  const { rows } = await sql`
+    insert into idempotency_keys (id, request_hash, status, headers, body, announcements)
+      select ${id}::bytea, ${requestHash}::text, ${status}::smallint, ${JSON.stringify(headers)}::jsonb, ${body}::text,
+        ${JSON.stringify(announcements)}::jsonb
+      where (select count(*) from (select from idempotency_keys limit ${most}) as counted) < ${most}
+    on conflict (id) do update set request_hash = excluded.request_hash, status = excluded.status,
+      headers = excluded.headers, body = excluded.body, announcements = excluded.announcements, created_at = now()
+    returning id`.execute(db);
+  return rows.length === 1;
+}

@@ -1,0 +1,152 @@
+// Idempotency-Key on the writes of tenants' users: a write that is sent twice with one key happens once, and is answered the same.
+// Every route of the scope `tenant` that changes something honours it, without a line of its own.
+//
+// The answer is stored in the transaction of the write (src/tenants/keyed-write.ts), after it was serialized and before it is sent.
+import type { FastifyReply, FastifyRequest, RouteHandlerMethod, RouteOptions } from 'fastify';
+import fp from 'fastify-plugin';
+import type { StoredAnswer } from '../../db/tenant/idempotency-queries.js';
+import { idempotencyKeyOf } from '../../src/http/idempotency-key.js';
+import { isKeyed } from '../../src/http/keyed-routes.js';
+import type { Change } from '../../src/replicas/events.js';
+import {
+  AlreadyAnswered,
+  beginKeyedWrite,
+  findEarlierAnswer,
+  type ContentHash,
+} from '../../src/tenants/keyed-write.js';
+
+declare module 'fastify' {
+  interface FastifyRequest {
+    /** What happens once a write with a key is committed, in this order. */
+    afterCommit: (() => Promise<void>)[] | null;
+    /** What a write with a key tells other replicas; stored with its answer. */
+    announced: Announcement[] | null;
+    /**
+     * Does something once the write is committed: at once, unless the request has an Idempotency-Key. It is not done again for a
+     * repeated answer.
+     */
+    committed(work: () => void | Promise<void>): Promise<void>;
+    /** Tells other replicas of the write, once it is committed, and again with each repeated answer. */
+    announce(announcement: Announcement): Promise<void>;
+  }
+}
+
+/** Something that other replicas must know before the write is acknowledged. */
+export type Announcement =
+  | { readonly kind: 'change'; readonly change: Change }
+  | { readonly kind: 'sessions-ended'; readonly tenantId: string; readonly sessionIds: readonly string[] };
+
+/** Headers of the answer that are stored with it. */
+const KEPT_HEADERS = ['location', 'etag'] as const;
+
+export const idempotency = fp(
+  async (app) => {
+    const { tenantPools, requestHash, events, sessions } = app.engine;
+    app.decorateRequest('afterCommit', null);
+    app.decorateRequest('announced', null);
+    app.decorateRequest('committed', async function (this: FastifyRequest, work) {
+      if (this.afterCommit) this.afterCommit.push(async () => work());
+      else await work();
+    });
+    app.decorateRequest('announce', async function (this: FastifyRequest, announcement) {
+      this.announced?.push(announcement);
+      await this.committed(() => tell(announcement));
+    });
+
+    async function tell(announcement: Announcement): Promise<void> {
+      if (announcement.kind === 'change') return events.publish(announcement.change);
+      const { tenantId, sessionIds } = announcement;
+      return sessions.ended({ kind: 'user', tenantId }, sessionIds);
+    }
+
+    async function replay(
+      reply: FastifyReply,
+      { status, headers, body, announcements }: StoredAnswer,
+    ): Promise<FastifyReply> {
+      for (const announcement of announcements) await tell(announcement as Announcement);
+      reply.code(status).headers(headers).header('idempotent-replayed', 'true');
+      if (body === '') return reply.send();
+      return reply
+        .type('application/json; charset=utf-8')
+        .serializer((text: string) => text)
+        .send(body);
+    }
+
+    /** Answers the request from its stored answer, or lets the handler run in one transaction. */
+    function withKey(handler: RouteHandlerMethod): RouteHandlerMethod {
+      return async function (request, reply) {
+        const key = idempotencyKeyOf(request.headers['idempotency-key']);
+        if (key === undefined) return handler.call(this, request, reply);
+        const content = contentOf(request);
+        const keyed = { caller: request.userId, method: request.method, path: pathOf(request), key };
+        const known = await findEarlierAnswer(request.tenantDb, keyed, content);
+        if (known) return replay(reply, known);
+        request.keyedWrite = beginKeyedWrite(
+          (began) => tenantPools.transaction(request.tenantId, app.watchOf(request), began),
+          keyed,
+          content,
+        );
+        request.afterCommit = [];
+        request.announced = [];
+        try {
+          return await handler.call(this, request, reply);
+        } catch (error) {
+          await giveUp(request);
+          if (error instanceof AlreadyAnswered) return replay(reply, error.answer);
+          throw error;
+        }
+      };
+    }
+
+    function contentOf({ body, query }: FastifyRequest): ContentHash {
+      const content = { body: body ?? null, query };
+      return { hash: requestHash.of(content), matches: (stored) => requestHash.matches(content, stored) };
+    }
+
+    /** Commits the write together with its answer, before the answer is sent. */
+    async function commit(request: FastifyRequest, reply: FastifyReply, payload: unknown): Promise<unknown> {
+      const write = request.keyedWrite;
+      if (!write) return payload;
+      const { afterCommit, announced } = request;
+      request.keyedWrite = null;
+      request.afterCommit = null;
+      request.announced = null;
+      if (reply.statusCode >= 300) {
+        await write.rollback();
+        return payload;
+      }
+      const headers = Object.fromEntries(
+        KEPT_HEADERS.flatMap((name) => {
+          const value = reply.getHeader(name);
+          return value === undefined ? [] : [[name, String(value)]];
+        }),
+      );
+      const body = typeof payload === 'string' ? payload : '';
+      await write.commit({ status: reply.statusCode, headers, body, announcements: announced ?? [] });
+      for (const work of afterCommit ?? []) await work();
+      return payload;
+    }
+
+    app.addHook('onRoute', (route: RouteOptions) => {
+      if (!isKeyed(route)) return;
+      route.handler = withKey(route.handler);
+      route.onSend = [commit, ...[route.onSend ?? []].flat()];
+      // If the client has left, perhaps no answer was made.
+      route.onResponse = [giveUp, ...[route.onResponse ?? []].flat()];
+    });
+  },
+  { name: 'idempotency', fastify: '5.x', dependencies: ['engine', 'tenant-pool', 'admission'] },
+);
+
+async function giveUp(request: FastifyRequest): Promise<void> {
+  const write = request.keyedWrite;
+  request.keyedWrite = null;
+  request.afterCommit = null;
+  request.announced = null;
+  await write?.rollback();
+}
+
+/** Without the query, which is compared as a part of the content. */
+function pathOf({ url }: FastifyRequest): string {
+  return url.split('?')[0] ?? url;
+}
