@@ -95,6 +95,28 @@ it('a write whose answer is lost at any statement happens once, when the client 
   expect(at).toBeGreaterThan(6);
 });
 
+it('a repetition that began before the first answer was committed gets that answer', async () => {
+  const email = `${randomUUID()}@example.com`;
+  const body = { email, password: 'user-password-123', firstName: 'Uma', lastName: 'User', roles: ['member'] };
+  const post = () => send('POST', '/users', { token, body, headers: { 'idempotency-key': email } });
+  let begins = 0;
+  let release: () => void = () => undefined;
+  const released = new Promise<void>((resolve) => (release = resolve));
+  proxy.onStatement = async ({ sql: text }) => {
+    if (text === 'begin' && (begins += 1) === 1) await released;
+    return 'pass';
+  };
+  const late = post();
+  await expect.poll(() => begins).toBe(1);
+  const first = await post();
+  release();
+  const second = await late;
+  expect([first.status, second.status], second.text).toEqual([201, 201]);
+  expect(first.headers['idempotent-replayed']).toBeUndefined();
+  expect(second.headers['idempotent-replayed']).toBe('true');
+  expect(second.text).toBe(first.text);
+});
+
 it('a client that leaves keeps no connection and no key', async () => {
   const address = await app.listen({ port: 0, host: '127.0.0.1' });
   const body = { name: 'Lamp', price: '1.00', sku: randomUUID() };

@@ -136,6 +136,7 @@ describe('npm start, from a terminal', () => {
     block('docs/guide/signing-in.md', '/auth/login'),
     block('docs/reference/api.md', 'if-match'),
     block('docs/reference/api.md', '/products?limit'),
+    block('docs/reference/api.md', 'idempotency-key'),
     block('docs/guide/connections.md', '/pools?limit'),
     block('docs/guide/operate.md', '/health/ready'),
     block('docs/guide/redis.md', '/pools?limit=1'),
