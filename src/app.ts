@@ -54,6 +54,8 @@ export async function buildApp(engine: Engine): Promise<FastifyInstance> {
     requestIdHeader: false,
     trustProxy: http.trustProxy.length > 0 ? [...http.trustProxy] : false,
     bodyLimit: http.bodyLimit,
+    // A slash at the end makes no difference, on any route.
+    routerOptions: { ignoreTrailingSlash: true },
     requestTimeout: http.requestTimeout,
     keepAliveTimeout: http.keepAliveTimeout,
     http: {

@@ -46,11 +46,8 @@ export const notFound = fp(
  */
 function watchMethods(app: FastifyInstance): (url: string) => readonly string[] {
   const addresses = new Map<string, Address>();
-  app.addHook('onRoute', ({ method, url: reported, prefix, routePath = '' }) => {
-    // The root of a prefix has two addresses, with and without a slash at the end. Fastify reports only one of the two.
-    const isRoot = prefix !== '' && ['', '/'].includes(routePath);
-    const url = isRoot ? prefix : reported;
-    const known = addresses.get(url) ?? { pattern: patternOf(url, isRoot ? '/?' : ''), methods: new Set() };
+  app.addHook('onRoute', ({ method, url }) => {
+    const known = addresses.get(url) ?? { pattern: patternOf(url), methods: new Set() };
     addresses.set(url, known);
     // The CORS plugin's preflight route matches every address.
     for (const one of [method].flat()) if (url !== '*') known.methods.add(one);
@@ -66,14 +63,14 @@ function watchMethods(app: FastifyInstance): (url: string) => readonly string[] 
 }
 
 /**
- * The pattern for a URL such as `/users/:id` or `/docs/static/*`. A segment contains no slash, so it matches without
- * backtracking.
+ * The pattern for a URL such as `/users/:id` or `/docs/static/*`, with or without a slash at the end. A segment contains no slash,
+ * so it matches without backtracking.
  */
-function patternOf(url: string, end: string): RegExp {
+function patternOf(url: string): RegExp {
   const source = url
     .split('/')
     .map((part) =>
       part.startsWith(':') ? '[^/]+' : part === '*' ? '.*' : part.replaceAll(/[.*+?^${}()|[\]\\]/g, '\\$&'),
     );
-  return new RegExp(`^${source.join('/')}${end}$`);
+  return new RegExp(`^${source.join('/')}/?$`);
 }

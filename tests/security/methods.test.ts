@@ -1,8 +1,9 @@
-// Methods: HEAD as GET, a wrong method on every address, and every method that Node's parser knows.
+// Methods and addresses: HEAD as GET, a wrong method on every address, every method that Node's parser knows, and a slash at the
+// end.
 import { METHODS } from 'node:http';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { RouteEntry } from '../../src/auth/route-access.js';
-import { startService, type TestService, type TestTenant } from '../support/app.js';
+import { startService, startServiceForTest, type TestService, type TestTenant } from '../support/app.js';
 import { exchange, expectProblem, listen, type Received } from '../support/wire.js';
 
 let service: TestService;
@@ -96,4 +97,53 @@ describe('a wrong method', () => {
           }
     },
   );
+});
+
+describe('a slash at the end of an address', () => {
+  /** What does not differ from request to request. */
+  const comparable = ({ status, headers, text }: Received): unknown => ({
+    status,
+    type: headers['content-type'],
+    allow: headers.allow,
+    code: text.startsWith('{') ? (JSON.parse(text) as { code?: string }).code : undefined,
+  });
+
+  async function expectEqual(to: number, method: string, address: string): Promise<void> {
+    const [without, withSlash] = [await exchange(to, method, address), await exchange(to, method, `${address}/`)];
+    expect([method, address, comparable(withSlash)]).toEqual([method, address, comparable(without)]);
+  }
+
+  it('makes no difference on any route, for any method', { timeout: 30_000 }, async () => {
+    for (const { url } of routes())
+      for (const method of ['GET', 'HEAD', 'POST', 'PATCH', 'DELETE', 'OPTIONS', 'PUT'])
+        await expectEqual(port, method, url.replace(':id', tenant.id));
+  });
+
+  it('makes no difference to what a caller reads', async () => {
+    for (const route of routes().filter(({ method, access }) => method === 'GET' && access.scope !== 'public')) {
+      const [without, withSlash] = [await send('GET', route), await send('GET', { ...route, url: `${route.url}/` })];
+      expect([route.url, withSlash.status]).toEqual([route.url, without.status]);
+    }
+  });
+
+  it('makes no difference under API_PREFIX, and with CORS', async () => {
+    const prefixed = await startServiceForTest({ env: { API_PREFIX: '/v1', CORS_ORIGINS: 'https://app.example.com' } });
+    const prefixedPort = await listen(prefixed);
+    for (const address of [
+      '/v1/products',
+      `/v1/products/${tenant.id}`,
+      '/v1/auth/login',
+      '/health/live',
+      '/docs/json',
+      '/v1',
+    ])
+      for (const method of ['GET', 'HEAD', 'POST', 'OPTIONS', 'PUT']) await expectEqual(prefixedPort, method, address);
+  });
+
+  it('is only one slash: an empty segment is another address', async () => {
+    for (const address of ['//products', '/auth//login', '//'])
+      expectProblem(await exchange(port, 'GET', address), 404, 'not-found');
+    const headers = { authorization: `Bearer ${tenant.adminToken}` };
+    expectProblem(await exchange(port, 'GET', '/products//', { headers }), 400, 'invalid-request');
+  });
 });
