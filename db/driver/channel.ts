@@ -16,6 +16,8 @@ export interface ChannelListener {
 }
 
 export interface Channel {
+  /** Whether there is a connection that has proved to accept writes. */
+  readonly connected: boolean;
   /** Whether messages are received. */
   readonly listening: boolean;
   /**
@@ -85,6 +87,10 @@ class NotifyChannel implements Channel {
     this.#connectTimeout = connectTimeout;
     this.#destination = destinations?.at(connection);
     void this.#connect();
+  }
+
+  get connected(): boolean {
+    return this.#ready;
   }
 
   async listen(on: boolean): Promise<void> {

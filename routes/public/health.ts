@@ -2,7 +2,6 @@
 import type { FastifyInstance } from 'fastify';
 import type { ZodTypeProvider } from 'fastify-type-provider-zod';
 import { z } from 'zod';
-import { pingRegistry } from '../../db/registry/tenant-queries.js';
 import { within } from '../../src/lib/deadline.js';
 import { DatabaseFault } from '../../db/driver/database-fault.js';
 import { IN_RECOVERY, READ_ONLY } from '../../db/driver/proof.js';
@@ -55,7 +54,7 @@ export async function healthRoutes(fastify: FastifyInstance): Promise<void> {
         });
       const late = (): AppError =>
         new AppError('unavailable', { detail: 'The registry does not answer. Try again in a moment.', retryAfter: 1 });
-      const answer = pingRegistry(app.engine.registry).catch((error: unknown) => {
+      const answer = app.engine.checkRegistry().catch((error: unknown) => {
         if (!(error instanceof DatabaseFault) || ![IN_RECOVERY, READ_ONLY].includes(error.reason)) throw error;
         throw new AppError('unavailable', {
           detail: 'The registry does not accept writes. Try again in a moment.',

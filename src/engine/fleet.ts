@@ -4,7 +4,9 @@ import { latestVersion } from '../../db/shared/migrator.js';
 import { tenantMigrations } from '../../db/tenant/migrations/index.js';
 import type { Config } from '../config/index.js';
 import type { Housekeeping } from '../jobs/housekeeping.js';
+import { pingRegistry } from '../../db/registry/tenant-queries.js';
 import { createPresence, type Presence } from '../replicas/presence.js';
+import { createRegistryCheck } from '../replicas/registry-check.js';
 import { createFleetStatus, type FleetStatusReader } from '../status/fleet-status.js';
 import type { DataPlane } from './data-plane.js';
 import type { Operations } from './operations.js';
@@ -13,6 +15,8 @@ import type { Replica } from './replica.js';
 export interface Fleet {
   readonly presence: Presence;
   readonly fleetStatus: FleetStatusReader;
+  /** Rejects if the registry does not answer or does not accept writes. It costs no query while the feed gets answers. */
+  readonly checkRegistry: () => Promise<void>;
 }
 
 type Rooms = Replica & DataPlane & Operations & { readonly housekeeping: Housekeeping };
@@ -57,5 +61,6 @@ export function createFleet(rooms: Rooms, config: Config, log: Logger, wallClock
     grace: config.tenants.deletionGrace,
     rotateAfter: config.tenants.rotatePasswordsAfter,
   });
-  return { presence, fleetStatus };
+  const checkRegistry = createRegistryCheck(events, () => pingRegistry(rooms.registry));
+  return { presence, fleetStatus, checkRegistry };
 }

@@ -31,8 +31,8 @@ export interface EventStats extends Pick<Feed, 'lag' | 'gaps'> {
   readonly unpublished: number;
 }
 
-/** The feed provides `live`, `caughtUp`, `clock` and `queueUsage`. */
-export interface Events extends Pick<Feed, 'live' | 'caughtUp' | 'clock' | 'queueUsage'> {
+/** The feed provides `live`, `caughtUp`, `clock`, `answering` and `queueUsage`. */
+export interface Events extends Pick<Feed, 'live' | 'caughtUp' | 'clock' | 'answering' | 'queueUsage'> {
   /** Calls `listener` for each change, including changes that this process publishes. */
   subscribe(listener: (change: Change) => void): void;
   /**
@@ -137,6 +137,9 @@ export function openEvents(
   return {
     get live() {
       return feed.live;
+    },
+    get answering() {
+      return feed.answering;
     },
     get queueUsage() {
       return feed.queueUsage;

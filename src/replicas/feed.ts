@@ -25,6 +25,8 @@ export interface Feed {
   caughtUp(): Promise<void> | undefined;
   /** The registry's time now; undefined while the feed is not live. */
   clock(): RegistryClock | undefined;
+  /** Whether the registry answers and accepts writes: its last answer said so, and is less than half a second old. */
+  readonly answering: boolean;
   /** How full the registry's NOTIFY queue was at the last answer, from 0 to 1. */
   readonly queueUsage: number;
   /** Seconds since the newest answer; undefined before the first one. */
@@ -259,6 +261,10 @@ export function openFeed(connection: ConnectionSettings, listener: FeedListener,
       const now = performance.now();
       const { source, clock } = cursor;
       return { source, earliest: clock + now - cursor.answeredAt, latest: clock + now - cursor.askedAt };
+    },
+    get answering() {
+      // A connection that becomes read-only is replaced, and a new one is used only if it accepts writes.
+      return channel.connected && performance.now() - (answeredAt ?? -Infinity) < SILENCE;
     },
     get queueUsage() {
       return queueUsage;
