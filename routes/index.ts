@@ -27,11 +27,6 @@ export async function routes(app: FastifyInstance, { config }: { config: Config 
     async (api) => {
       await api.register(
         async (auth) => {
-          // An answer that contains a token or describes an account must not be cached.
-          auth.addHook('onRequest', (_request, reply, done) => {
-            reply.header('cache-control', 'no-store');
-            done();
-          });
           await auth.register(authRoutes, { config });
           await auth.register(sessionRoutes, { config });
         },

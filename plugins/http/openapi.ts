@@ -67,6 +67,11 @@ export const openapi = fp(
       docs.addHook('onRoute', (route) => {
         route.config = { ...route.config, access: { scope: 'public' } };
       });
+      // The same for every reader until the next build.
+      docs.addHook('onRequest', (_request, reply, done) => {
+        reply.header('cache-control', 'public, no-cache');
+        done();
+      });
       await docs.register(swaggerUi, { routePrefix: '/docs', staticCSP: PAGE_POLICY });
     });
   },

@@ -1,5 +1,6 @@
 // Security headers by helmet. An API's headers are the same for every answer, so helmet runs once, at the start. Running helmet
-// for each request costs ten times as much as setting its headers.
+// for each request costs ten times as much as setting its headers. No cache may store an answer, unless its route says otherwise
+// (docs/reference/api.md#caches).
 import helmet from '@fastify/helmet';
 import fastify from 'fastify';
 import fp from 'fastify-plugin';
@@ -43,18 +44,17 @@ async function constantHeaders(): Promise<Record<string, string>> {
   probe.get('/', async () => '');
   const { headers } = await probe.inject('/');
   await probe.close();
-  const set = [
+  const named = [
     'content-security-policy',
     'cross-origin-resource-policy',
     'referrer-policy',
     'strict-transport-security',
     'x-content-type-options',
   ];
-  return Object.fromEntries(
-    set.map((name) => {
-      const value = headers[name];
-      if (typeof value !== 'string') throw new Error(`helmet set no ${name}`);
-      return [name, value];
-    }),
-  );
+  const set = named.map((name): [string, string] => {
+    const value = headers[name];
+    if (typeof value !== 'string') throw new Error(`helmet set no ${name}`);
+    return [name, value];
+  });
+  return { ...Object.fromEntries(set), 'cache-control': 'no-store' };
 }

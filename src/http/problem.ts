@@ -42,6 +42,8 @@ export function toProblem(error: unknown, requestId: string, traceId?: string): 
     status,
     headers: {
       'content-type': PROBLEM_TYPE,
+      // Also if the handler had set another rule before it failed.
+      'cache-control': 'no-store',
       ...(status === 401 && { 'www-authenticate': 'Bearer' }),
       ...(retryAfter !== undefined && { 'retry-after': String(retryAfter) }),
     },

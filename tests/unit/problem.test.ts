@@ -128,7 +128,7 @@ describe('any other error', () => {
 
   it.each(others)('(%s) becomes 500 and reveals nothing', (_, error) => {
     const { status, headers, body } = toProblem(error, 'request-1');
-    expect(headers).toEqual({ 'content-type': PROBLEM_TYPE });
+    expect(headers).toEqual({ 'content-type': PROBLEM_TYPE, 'cache-control': 'no-store' });
     expect(body).toEqual({
       type: 'urn:tenantry:error:internal-error',
       title: 'Something went wrong',
@@ -164,6 +164,7 @@ describe('the answer to input that is not HTTP', () => {
     expect(status).toBe(line);
     expect(headers).toEqual({
       'content-type': PROBLEM_TYPE,
+      'cache-control': 'no-store',
       'content-length': String(Buffer.byteLength(body)),
       'x-request-id': 'request-1',
       connection: 'close',
