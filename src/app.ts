@@ -7,6 +7,7 @@ import { authorization } from '../plugins/caller/authorization.js';
 import { idempotency } from '../plugins/caller/idempotency.js';
 import { refusals } from '../plugins/caller/refusals.js';
 import { cors } from '../plugins/http/cors.js';
+import { earlyAnswers } from '../plugins/http/early-answers.js';
 import { engine as enginePlugin } from '../plugins/http/engine.js';
 import { etags } from '../plugins/http/etags.js';
 import { answerClientError, answerFrameworkError, errors } from '../plugins/http/error-answers.js';
@@ -78,6 +79,7 @@ export async function buildApp(engine: Engine): Promise<FastifyInstance> {
   await app.register(readiness);
   app.decorate('steps', {} as AdmissionSteps);
   await app.register(requestMetrics);
+  await app.register(earlyAnswers, { bodyLimit: http.bodyLimit });
 
   // Before anything else: the errors of a plugin's own routes must already be problem documents.
   await app.register(errors);

@@ -5,6 +5,7 @@ import fp from 'fastify-plugin';
 import { v4 } from 'uuid';
 import { DatabaseFault } from '../../db/driver/database-fault.js';
 import { AppError, catalogue } from '../../src/errors.js';
+import { closeLingering, isDiscarding } from '../../src/http/lingering-close.js';
 import { parserErrorCode, rawProblem, toProblem } from '../../src/http/problem.js';
 import { traceIdOf } from '../../src/http/trace-context.js';
 
@@ -32,26 +33,22 @@ export const errors = fp(
  */
 export function answerFrameworkError(error: FastifyError, request: FastifyRequest, reply: FastifyReply): void {
   const { server } = request;
-  void sendProblem(error, request, reply.headers(server.securityHeaders));
+  void sendProblem(error, request, reply.headers(server.securityHeaders).headers(server.corsHeaders(request)));
   server.countRequest(request, reply);
   server.logRequest(request, reply);
 }
 
-/** Time (ms) in which a peer may read the answer to bytes that were not HTTP. */
-const LINGER = 1_000;
-
 /** For Fastify's `clientErrorHandler` option: bytes that are not HTTP. Fastify passes the instance as `this`. */
 export function answerClientError(this: FastifyInstance, error: Error & { code?: string }, socket: Socket): void {
-  // A peer that hung up cannot receive an answer.
-  if (error.code === 'ECONNRESET' || !socket.writable) {
+  // A peer that hung up cannot receive an answer, and a request gets only one.
+  if (error.code === 'ECONNRESET' || !socket.writable || isDiscarding(socket)) {
     socket.destroy();
     return;
   }
   const code = parserErrorCode(error);
   this.countError(error, code, catalogue[code].status);
-  socket.end(rawProblem(error, v4(), this.securityHeaders));
-  // A peer that never closes its side would otherwise keep the socket open forever.
-  socket.setTimeout(LINGER, () => socket.destroy());
+  socket.write(rawProblem(error, v4(), { ...this.securityHeaders, ...this.corsHeadersWithoutOrigin }));
+  closeLingering(socket);
 }
 
 function sendProblem(thrown: unknown, request: FastifyRequest, reply: FastifyReply): FastifyReply {
