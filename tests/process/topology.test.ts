@@ -123,6 +123,8 @@ describe.skipIf(skipped !== '')(`two replicas behind HAProxy${skipped}`, () => {
         // Shorter than in production (5,000), and long enough for the balancer to notice.
         SHUTDOWN_DRAIN_MS: '3000',
       },
+      // Every client of the tests is one source.
+      balancer: { SOURCE_REQUEST_RATE: '1000000', SOURCE_CONNECTION_RATE: '1000000' },
     });
     const signedIn = await send(`${topology.url}/auth/operator/login`, 'POST', { body: topology.operator });
     operator = String(signedIn.body['accessToken']);
@@ -324,11 +326,17 @@ describe.skipIf(skipped !== '')(`two replicas behind HAProxy${skipped}`, () => {
 
   it('leave a 503 in the form of the API to HAProxy when both are gone, and leave no files', async () => {
     await Promise.all(topology.replicas.map((replica) => replica.stop('SIGKILL')));
-    const answer = await send(`${topology.url}/products`, 'GET', { token });
+    const headers = { 'x-request-id': 'both-gone' };
+    const answer = await send(`${topology.url}/products`, 'GET', { token, headers });
     expect(answer).toMatchObject({
       status: 503,
-      headers: { 'content-type': 'application/problem+json', 'retry-after': '1' },
-      body: { status: 503, code: 'unavailable' },
+      headers: {
+        ...headers,
+        'content-type': 'application/problem+json',
+        'retry-after': '1',
+        'cache-control': 'no-store',
+      },
+      body: { status: 503, code: 'unavailable', requestId: 'both-gone' },
     });
     await topology.stop();
     await expect(readFile(`${topology.folder}/balancer.log`)).rejects.toThrow('ENOENT');

@@ -88,10 +88,15 @@ export function missingPrograms(): readonly string[] {
  * Starts everything, in the order of docker-compose.yml.
  *
  * @param options.env variables of the service that differ from deploy/example.env, none of them a secret
+ * @param options.balancer variables of deploy/haproxy.cfg that differ from its own values
  * @throws MissingProgram with the command that helps
  */
 export async function startTopology(
-  options: { env?: Readonly<Record<string, string>>; port?: number } = {},
+  options: {
+    env?: Readonly<Record<string, string>>;
+    balancer?: Readonly<Record<string, string>>;
+    port?: number;
+  } = {},
 ): Promise<Topology> {
   const missing = missingPrograms();
   if (missing.length > 0) throw new MissingProgram(missing.join('\n'));
@@ -165,12 +170,10 @@ export async function startTopology(
     const replicas = await both(makeReplica('replica-1'), makeReplica('replica-2'));
 
     const port = options.port ?? (await portOf(path.join(folder, 'balancer.port')));
-    const balancer = startProgram('haproxy', ['-db', '-f', path.join(root, 'deploy/haproxy.cfg')], {
-      env: {
-        HAPROXY_BIND: `127.0.0.1:${port}`,
-        REPLICA_1: new URL(replicas[0].url).host,
-        REPLICA_2: new URL(replicas[1].url).host,
-      },
+    const balancer = startBalancer({
+      port,
+      replicas: [new URL(replicas[0].url).host, new URL(replicas[1].url).host],
+      env: options.balancer,
       logFile: path.join(folder, 'balancer.log'),
     });
     undo.push(() => balancer.stop('SIGTERM'));
@@ -183,6 +186,23 @@ export async function startTopology(
     await stop();
     throw error;
   }
+}
+
+/**
+ * Starts HAProxy with deploy/haproxy.cfg.
+ *
+ * @param at.replicas as host:port
+ * @param at.env variables of the file that differ from its own values
+ */
+export function startBalancer(at: {
+  readonly port: number;
+  readonly replicas: readonly [string, string];
+  readonly env?: Readonly<Record<string, string>> | undefined;
+  readonly logFile: string;
+}): Program {
+  const [one, other] = at.replicas;
+  const env = { HAPROXY_BIND: `127.0.0.1:${at.port}`, REPLICA_1: one, REPLICA_2: other, ...at.env };
+  return startProgram('haproxy', ['-db', '-f', path.join(root, 'deploy/haproxy.cfg')], { env, logFile: at.logFile });
 }
 
 function createReplica(
@@ -329,7 +349,7 @@ async function serverAccount(): Promise<Account> {
   return { uid: Number(await run('id', ['-u', 'postgres'])), gid: Number(await run('id', ['-g', 'postgres'])) };
 }
 
-interface Program {
+export interface Program {
   readonly pid: number | undefined;
   readonly logFile: string;
   /** Whether it has ended. */

@@ -17,19 +17,26 @@ export async function listen({ app }: TestService): Promise<number> {
   return (app.server.address() as AddressInfo).port;
 }
 
-/** Sends a request as a client on the network does. */
+/**
+ * Sends a request as a client on the network does.
+ *
+ * @param options.from the client's own address: all of 127.0.0.0/8 is this machine
+ */
 export async function exchange(
   port: number,
   method: string,
   path: string,
-  { headers = {}, body = '' }: { headers?: Record<string, string | string[]>; body?: string | Buffer } = {},
-): Promise<Received> {
-  const request = httpRequest({ port, host: '127.0.0.1', method, path, headers, agent: false });
+  options: { headers?: Record<string, string | string[]>; body?: string | Buffer; from?: string } = {},
+): Promise<Received & { readonly bytes: Buffer }> {
+  const { headers = {}, body = '', from } = options;
+  const localAddress = from === undefined ? {} : { localAddress: from };
+  const request = httpRequest({ port, host: '127.0.0.1', method, path, headers, agent: false, ...localAddress });
   request.end(body);
   const [response] = (await once(request, 'response')) as [IncomingMessage];
   const chunks: Buffer[] = [];
   for await (const chunk of response) chunks.push(chunk as Buffer);
-  return { status: response.statusCode ?? 0, headers: response.headers, text: Buffer.concat(chunks).toString() };
+  const bytes = Buffer.concat(chunks);
+  return { status: response.statusCode ?? 0, headers: response.headers, text: bytes.toString(), bytes };
 }
 
 /** Writes bytes and reads until the server closes. */

@@ -601,15 +601,19 @@ describe('deploy/haproxy.cfg', () => {
     expect(seconds('http-request')).toBe(production.http.requestTimeout);
   });
 
-  it('replaces X-Forwarded-For and does not touch X-Request-Id', () => {
+  it('replaces X-Forwarded-For', () => {
     expect(config).toContain('http-request set-header X-Forwarded-For %[src]');
-    const directives = config.split('\n').filter((line) => !line.trim().startsWith('#'));
-    expect(directives.join('\n').toLowerCase()).not.toContain('x-request-id');
+  });
+
+  it('gives one source more requests than the service does', () => {
+    const [, requests] = /presetenv SOURCE_REQUEST_RATE (\d+)/.exec(config) ?? [];
+    // Requests in 10 s, and in a minute.
+    expect(Number(requests) * 6).toBeGreaterThan(5 * production.http.rateLimitMax);
   });
 
   it('answers its own errors in the form of the catalogue', () => {
-    const answers = [...config.matchAll(/http-error status (\d+) content-type (\S+) .*string '(.*)'$/gm)];
-    expect(answers.map(([, status]) => status)).toEqual(['400', '408', '502', '503', '504']);
+    const answers = [...config.matchAll(/http-error status (\d+) content-type (\S+) .*lf-string '(.*)'$/gm)];
+    expect(answers.map(([, status]) => status)).toEqual(['400', '408', '429', '500', '502', '503', '504']);
     for (const [, status, type, text = ''] of answers) {
       const problem = JSON.parse(text) as { code: keyof typeof catalogue };
       expect(type).toBe('application/problem+json');
@@ -618,6 +622,7 @@ describe('deploy/haproxy.cfg', () => {
         title: catalogue[problem.code].title,
         status: Number(status),
         code: problem.code,
+        requestId: expect.stringMatching(/^%\[(?:unique-id|var\(txn\.id\))\]$/) as string,
       });
     }
   });
