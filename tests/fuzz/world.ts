@@ -155,14 +155,14 @@ export async function createWorld(cluster: TestCluster, service: TestService): P
         password: ADMIN.password,
       })),
       'POST /auth/operator/login': [OPERATOR],
-      'POST /tenants/': [
+      'POST /tenants': [
         { name: 'Fuzz', slug: 'fuzz-made-1', admin: ADMIN },
         { name: 'Fuzz', slug: 'fuzz-made-2', admin: ADMIN, clusterId: defaultCluster },
         { name: 'Fuzz', slug: 'fuzz-made-3', admin: ADMIN, clusterId: '~cluster.0~' },
         { name: 'Fuzz', slug: 'fuzz-made-4', admin: ADMIN, region: 'fuzz-region' },
         { name: 'Fuzz', admin: ADMIN, adopt: { clusterId: defaultCluster, database: 'postgres' } },
       ],
-      'POST /clusters/': [
+      'POST /clusters': [
         { ...second, name: 'fuzz-second', connectionBudget: 20 },
         { ...second, name: 'fuzz-second', connectionBudget: 100, region: 'fuzz-region' },
         { ...second, name: 'fuzz-second', connectionBudget: 20, provisionerPassword: 'fuzz-wrong-password' },

@@ -86,10 +86,9 @@ function apiRoutes(): RouteEntry[] {
   return service.app.routeTable.filter(({ url }) => !url.startsWith('/docs'));
 }
 
-/** `/products/:id` as OpenAPI writes it; a list is at both `/products` and `/products/`. */
+/** `/products/:id` as OpenAPI writes it. */
 function pathOf({ url }: RouteEntry): string {
-  const path = url.replaceAll(/:(\w+)/g, '{$1}');
-  return path in document.paths ? path : `${path}/`;
+  return url.replaceAll(/:(\w+)/g, '{$1}');
 }
 
 /** The answers of an operation, which must include these statuses. */
