@@ -17,7 +17,7 @@ import {
 } from '../support/app.js';
 import { findCredentials } from '../../db/tenant/user-queries.js';
 import { findTenant } from '../../db/registry/tenant-queries.js';
-import { startStatementProxy, type StatementProxy } from '../support/statement-proxy.js';
+import { startStatementProxy, type StatementProxy, type Verdict } from '../support/statement-proxy.js';
 import type { FastifyInstance } from 'fastify';
 
 let proxy: StatementProxy;
@@ -102,7 +102,7 @@ it('a repetition that began before the first answer was committed gets that answ
   let begins = 0;
   let release: () => void = () => undefined;
   const released = new Promise<void>((resolve) => (release = resolve));
-  proxy.onStatement = async ({ sql: text }) => {
+  proxy.onStatement = async ({ sql: text }): Promise<Verdict> => {
     if (text === 'begin' && (begins += 1) === 1) await released;
     return 'pass';
   };
