@@ -5,6 +5,7 @@ import { audit } from '../plugins/caller/audit-origin.js';
 import { authentication } from '../plugins/caller/authentication.js';
 import { authorization } from '../plugins/caller/authorization.js';
 import { idempotency } from '../plugins/caller/idempotency.js';
+import { recentSignIn } from '../plugins/caller/confirmation.js';
 import { refusals } from '../plugins/caller/refusals.js';
 import { cors } from '../plugins/http/cors.js';
 import { earlyAnswers } from '../plugins/http/early-answers.js';
@@ -102,6 +103,7 @@ export async function buildApp(engine: Engine): Promise<FastifyInstance> {
   await app.register(userRate, { max: http.userRateLimitMax });
   await app.register(tenantLimits);
   await app.register(authorization);
+  await app.register(recentSignIn);
   await app.register(admission);
   await app.register(notFound);
   await app.register(audit);

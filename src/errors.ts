@@ -23,6 +23,7 @@ export const catalogue = {
   unauthenticated: { status: 401, title: 'A valid access token is needed' },
   forbidden: { status: 403, title: 'Not allowed' },
   'wrong-password': { status: 403, title: 'The current password is not right' },
+  'confirmation-needed': { status: 403, title: 'A recent sign-in is needed' },
   'tenant-suspended': { status: 403, title: 'The tenant is suspended' },
   'tenant-limit-exceeded': { status: 403, statusWithRetry: 429, title: 'A limit of the tenant is reached' },
   'not-found': { status: 404, title: 'Not found' },

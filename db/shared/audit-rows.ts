@@ -18,6 +18,7 @@ import type { WithAudit } from './shared-tables.js';
 export const auditActions = [
   'auth.login',
   'auth.login-failed',
+  'auth.confirmed',
   'auth.confirmation-failed',
   'auth.throttled',
   'auth.refresh-reused',

@@ -144,6 +144,15 @@ function shortHash(hash: string): Buffer {
   return Buffer.from(hash, 'base64url').subarray(0, SHORT_HASH);
 }
 
+/** A session that was refreshed. */
+export interface Refreshed extends SessionBeginning {
+  readonly accountId: string;
+  /** Time (ms) since the sign-in, by the database's clock. */
+  readonly signedInAgo: number;
+}
+
+const signedInAgo = sql<number>`(extract(epoch from now() - created_at) * 1000)::float8`.as('signedInAgo');
+
 /**
  * Replaces the presented refresh token with the next one, if the presented token is the current one. This is one statement: if
  * several requests present the same token at once, one replaces it and the others find it replaced.
@@ -153,7 +162,7 @@ export async function rotateSession(
   id: string,
   tokens: { presented: string; next: string; step: string },
   { idle, absolute }: SessionLifetimes,
-): Promise<(SessionBeginning & { accountId: string }) | undefined> {
+): Promise<Refreshed | undefined> {
   const replaced = sql`replaced_hashes || ${shortHash(tokens.presented)}::bytea`;
   return db
     .updateTable('sessions')
@@ -169,13 +178,12 @@ export async function rotateSession(
     .where('id', '=', id)
     .where('token_hash', '=', tokens.presented)
     .where('expires_at', '>', sql<string>`now()`)
-    .returning(['account_id as accountId', 'created_at as createdAt', generation])
+    .returning(['account_id as accountId', 'created_at as createdAt', generation, signedInAgo])
     .executeTakeFirst();
 }
 
 /** What a live session knows about a refresh token that is not its current one. */
-export interface Rotation extends SessionBeginning {
-  readonly accountId: string;
+export interface Rotation extends Refreshed {
   /** The step to the current token, if this token is the direct predecessor. */
   readonly step: string | null;
   /** Whether the token is one of the last REPLACED_KEPT that the session replaced. Refreshes by a former build leave gaps. */
@@ -190,6 +198,7 @@ export async function findRotation(db: SessionsDatabase, id: string, presented: 
       'account_id as accountId',
       'created_at as createdAt',
       generation,
+      signedInAgo,
       'previous_hash as previousHash',
       'step',
       'replaced_hashes as replacedHashes',

@@ -50,9 +50,10 @@ export const admission = fp(
       steps.userRate,
       steps.tenantRate,
       steps.permission,
+      steps.recent,
     ];
     /** The steps whose result can change while a request waits. */
-    const rights: readonly AdmissionStep[] = [steps.tenant, steps.session, steps.permission];
+    const rights: readonly AdmissionStep[] = [steps.tenant, steps.session, steps.permission, steps.recent];
 
     app.decorateRequest('admittedAt', 0);
     // preParsing is the first hook after the rate limit, which adds its own hook to each route's onRequest.
@@ -99,6 +100,7 @@ export const admission = fp(
       'user-rate',
       'tenant-limits',
       'authorization',
+      'recent-sign-in',
     ],
   },
 );

@@ -11,6 +11,7 @@ import {
   type JwtKey,
   type Principal,
   type Tokens,
+  type VerifiedToken,
 } from '../../src/auth/tokens.js';
 import type { Config } from '../../src/config/index.js';
 import { AppError } from '../../src/errors.js';
@@ -28,6 +29,8 @@ declare module 'fastify' {
   interface FastifyRequest {
     /** The caller of the request; null on a public route. */
     principal: Principal | null;
+    /** When the caller proved the password, in seconds since 1970; undefined if the token does not say. */
+    signedInAt: number | undefined;
     /** The tenant that the token names. Throws if there is none, so that no code continues without a tenant. */
     readonly tenantId: string;
     /** The user that the token names. Throws if there is none. */
@@ -58,6 +61,7 @@ export const authentication = fp<{ config: Config['auth'] }>(
     app.decorate('tokens', tokens);
 
     app.decorateRequest('principal', null);
+    app.decorateRequest('signedInAt', undefined);
     app.decorateRequest('tenantId', { getter: tenantIdOf });
     app.decorateRequest('userId', { getter: userIdOf });
 
@@ -89,14 +93,14 @@ export const authentication = fp<{ config: Config['auth'] }>(
     const count = (reason: string): void => {
       app.engine.instruments.accessTokensRefused.inc({ reason });
     };
-    const verify = (request: FastifyRequest): Principal => {
+    const verify = (request: FastifyRequest): VerifiedToken => {
       const token = bearerToken(request);
       if (token === undefined) {
         count('missing');
         throw new AppError('unauthenticated', { detail: 'Send an access token: Authorization: Bearer …' });
       }
       try {
-        return tokens.verify(token);
+        return tokens.read(token);
       } catch (error) {
         const expired = error instanceof AppError && error.cause === EXPIRED;
         count(expired ? 'expired' : 'invalid');
@@ -106,9 +110,10 @@ export const authentication = fp<{ config: Config['auth'] }>(
     app.steps.token = (request) => {
       const scope = request.routeOptions.config.access?.scope;
       if (scope === 'public' || request.is404) return undefined;
-      const principal = verify(request);
+      const { principal, signedInAt } = verify(request);
       // Before the refusal, whose line and event then name the caller.
       request.principal = principal;
+      request.signedInAt = signedInAt;
       if (!scope || !admitted[scope].includes(principal.kind)) {
         count('wrong-kind');
         throw new AppError('forbidden');

@@ -106,6 +106,7 @@ function errorAnswers(route: RouteOptions): Record<number, object> {
   // An address that cannot be decoded is refused at every route.
   const codes: ErrorCode[] = ['invalid-request', 'rate-limited', 'internal-error', 'unavailable', ...errors];
   if (access && access.scope !== 'public') codes.push('unauthenticated', 'forbidden');
+  if (access?.recent !== undefined) codes.push('confirmation-needed');
   if (access?.scope === 'tenant' || access?.scope === 'platform')
     codes.push('tenant-limit-exceeded', 'tenant-upgrading');
   const { body, params } = (route.schema ?? {}) as { body?: unknown; params?: unknown };
@@ -217,11 +218,14 @@ function describe(access: RouteAccess | undefined): object {
     operator: 'operators',
     platform: 'operators, and for users within their own tenant',
   }[access.scope];
-  const { permission, orSelf } = access;
+  const { permission, orSelf, recent } = access;
   const needed = permission === undefined || permission === 'self' ? '' : ` with the permission \`${permission}\``;
   return {
     security: [{ bearer: [] }],
-    description: `For ${who}${needed}${orSelf ? ', or for the user that the path names' : ''}.`,
+    description: [
+      `For ${who}${needed}${orSelf ? ', or for the user that the path names' : ''}.`,
+      ...(recent === undefined ? [] : [`Needs a recent sign-in${recent === true ? '' : ` ${recent}`}.`]),
+    ].join(' '),
     ...(permission && { 'x-permission': permission }),
   };
 }

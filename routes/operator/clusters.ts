@@ -59,7 +59,7 @@ const CheckAnswer = z.object({
     .meta({ description: "Milliseconds by which the server's clock is ahead of the answering replica's clock." }),
 });
 
-/** An IP address or a DNS name: no socket path, no port, and nothing that a driver could read as more than a host. */
+/** An IP address or a DNS name: no socket path, no port, nothing that a driver could read as more than a host. */
 const host = text(253)
   .refine(
     (value) => isIP(value) !== 0 || /^[a-z0-9_](?:[a-z0-9_.-]*[a-z0-9_])?\.?$/i.test(value),
@@ -107,11 +107,15 @@ const CreateBody = z.strictObject({
 
 const PatchBody = patchOf(fields, {});
 
+/** These decide which server gets the tenants' data and the provisioner's password. */
+const OF_CONNECTION = ['host', 'port', 'tls', 'tlsCa', 'provisionerPassword'] as const;
+
 const Query = listQuery(clusterSorts, { region: text(100).optional(), accepting: flag.optional() });
 
 export async function clusterRoutes(fastify: FastifyInstance): Promise<void> {
   const app = fastify.withTypeProvider<ZodTypeProvider>();
   const operator = { access: { scope: 'operator' } } as const;
+  const connecting = { access: { scope: 'operator', recent: true } } as const;
   const schema = { tags: ['clusters'] };
   const registration = app.engine.clusterRegistration;
   const { record } = app.engine.security;
@@ -134,7 +138,7 @@ export async function clusterRoutes(fastify: FastifyInstance): Promise<void> {
   app.post(
     '/',
     {
-      config: { ...operator, errors: ['cluster-taken', 'cluster-host-not-allowed', 'cluster-unusable'] },
+      config: { ...connecting, errors: ['cluster-taken', 'cluster-host-not-allowed', 'cluster-unusable'] },
       schema: {
         ...schema,
         summary: 'Register a PostgreSQL server. The service checks it and creates the template database there',
@@ -167,7 +171,7 @@ export async function clusterRoutes(fastify: FastifyInstance): Promise<void> {
     '/:id',
     {
       config: {
-        ...operator,
+        access: { ...operator.access, recent: `to change ${OF_CONNECTION.join(', ')}` },
         errors: [
           'cluster-taken',
           'cluster-in-use',
@@ -188,6 +192,7 @@ export async function clusterRoutes(fastify: FastifyInstance): Promise<void> {
     },
     async (request) => {
       const { params, body, auditOrigin, ifMatch } = request;
+      if (OF_CONNECTION.some((field) => body[field] !== undefined)) request.refuseUnlessRecent();
       const changed = await registration.change(params.id, body, auditOrigin, ifMatch);
       record('cluster-changed', { clusterId: params.id, fields: Object.keys(body) }, auditOrigin);
       return answer(changed);

@@ -20,6 +20,7 @@ const PurgeQuery = z.strictObject({
 export async function tenantLifecycleRoutes(fastify: FastifyInstance, { config }: { config: Config }): Promise<void> {
   const app = fastify.withTypeProvider<ZodTypeProvider>();
   const operator = { access: { scope: 'operator' } } as const;
+  const removing = { access: { scope: 'operator', recent: true } } as const;
   const schema = { tags: ['tenants'] };
 
   app.post(
@@ -82,7 +83,7 @@ export async function tenantLifecycleRoutes(fastify: FastifyInstance, { config }
   app.delete(
     '/:id',
     {
-      config: { ...operator, errors: ['tenant-state', 'operation-unfinished', 'precondition-failed'] },
+      config: { ...removing, errors: ['tenant-state', 'operation-unfinished', 'precondition-failed'] },
       schema: {
         ...schema,
         summary: 'Delete a tenant. It can be restored until it is purged',
@@ -99,7 +100,7 @@ export async function tenantLifecycleRoutes(fastify: FastifyInstance, { config }
   app.post(
     '/:id/purge',
     {
-      config: { ...operator, errors: ['tenant-state', 'operation-unfinished'] },
+      config: { ...removing, errors: ['tenant-state', 'operation-unfinished'] },
       schema: {
         ...schema,
         summary: 'Remove a deleted tenant and its database at once. This cannot be undone',

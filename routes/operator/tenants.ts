@@ -55,7 +55,7 @@ export async function tenantRoutes(fastify: FastifyInstance, { config }: { confi
     '/',
     {
       config: {
-        ...operator,
+        access: { ...operator.access, recent: 'to adopt a database' },
         errors: [
           'slug-taken',
           'email-taken',
@@ -80,6 +80,8 @@ export async function tenantRoutes(fastify: FastifyInstance, { config }: { confi
     },
     async (request, reply) => {
       const { name, admin, region, clusterId, adopt } = request.body;
+      // The new admin gets everything in that database.
+      if (adopt) request.refuseUnlessRecent();
       const { password, ...person } = admin;
       const slug = request.body.slug ?? slugFrom(name);
       const poolOptions = parsePoolOptions(request.body.poolOptions ?? {});

@@ -2,12 +2,13 @@
 import type { FastifyInstance } from 'fastify';
 import type { ZodTypeProvider } from 'fastify-type-provider-zod';
 import { z } from 'zod';
+import { insertAudit } from '../../db/shared/audit-rows.js';
 import { REFRESH_TOKEN_LENGTH } from '../../src/auth/refresh-tokens.js';
 import type { Config } from '../../src/config/index.js';
 import { AppError } from '../../src/errors.js';
 import { principalOf } from '../shapes/request-caller.js';
 import { answerId, givenPassword, idParams, newPassword, timestamp } from '../shapes/fields.js';
-import { Tokens, tokensOf } from '../shapes/token-shapes.js';
+import { AccessToken, accessTokenOf, Tokens, tokensOf } from '../shapes/token-shapes.js';
 
 const RefreshBody = z.strictObject({ refreshToken: z.string().min(1).max(REFRESH_TOKEN_LENGTH) });
 
@@ -20,6 +21,8 @@ const SessionAnswer = z.object({
   expiresAt: timestamp.meta({ description: 'The session ends at this time unless it is refreshed.' }),
   current: z.boolean().meta({ description: 'Whether the access token of this request belongs to this session.' }),
 });
+
+const ConfirmBody = z.strictObject({ password: givenPassword });
 
 const PasswordBody = z.strictObject({ currentPassword: givenPassword, newPassword });
 
@@ -94,6 +97,28 @@ export async function sessionRoutes(fastify: FastifyInstance, { config }: { conf
       if (!(await app.engine.sessions.end(principalOf(request), params.id, auditOrigin, sessionsDb)))
         throw new AppError('not-found');
       return reply.code(204).send(null);
+    },
+  );
+
+  app.post(
+    '/confirm',
+    {
+      config: { ...own, errors: ['wrong-password'] },
+      schema: {
+        ...schema,
+        summary: "Confirm the caller's password, for an act that needs a recent sign-in",
+        body: ConfirmBody,
+        response: { 200: AccessToken },
+      },
+    },
+    async (request) => {
+      const principal = principalOf(request);
+      const { auditOrigin, body } = request;
+      await app.engine.passwordBudgets.take(principal);
+      await app.engine.signIn.confirm(principal, body.password, auditOrigin);
+      const target = { kind: 'session', id: principal.sessionId } as const;
+      await insertAudit(request.sessionsDb, { ...auditOrigin, action: 'auth.confirmed', target });
+      return accessTokenOf(app, accessTokenTtl, principal, 0);
     },
   );
 

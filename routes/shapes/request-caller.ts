@@ -3,11 +3,11 @@ import type { FastifyRequest } from 'fastify';
 import type { Actor } from '../../src/auth/caller.js';
 import type { Principal } from '../../src/auth/tokens.js';
 
-/** The user and the session of a request to a tenant. */
+/** The user and the session of a request to a tenant, and whether the user has proved its password recently. */
 export function actorOf(request: FastifyRequest): Actor {
   const principal = principalOf(request);
   if (principal.kind !== 'user') throw new Error('this request belongs to no user');
-  return { userId: principal.userId, sessionId: principal.sessionId };
+  return { userId: principal.userId, sessionId: principal.sessionId, recent: request.isRecent };
 }
 
 /** @throws Error on a public route */

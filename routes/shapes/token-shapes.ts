@@ -2,19 +2,36 @@
 import type { FastifyInstance } from 'fastify';
 import { z } from 'zod';
 import type { Grant } from '../../src/auth/session-rules.js';
+import type { Principal } from '../../src/auth/tokens.js';
 
-export const Tokens = z.object({
+export const AccessToken = z.object({
   accessToken: z.string(),
-  refreshToken: z.string().meta({ description: 'Valid once, at POST /auth/refresh.' }),
   tokenType: z.string(),
   expiresIn: z.number().meta({ description: 'Seconds until the access token expires.' }),
+});
+
+export const Tokens = AccessToken.extend({
+  refreshToken: z.string().meta({ description: 'Valid once, at POST /auth/refresh.' }),
 });
 
 /** @param expiresIn seconds */
 export function tokensOf(
   app: FastifyInstance,
   expiresIn: number,
-  { principal, refreshToken }: Grant,
+  { principal, refreshToken, signedInAgo }: Grant,
 ): z.output<typeof Tokens> {
-  return { accessToken: app.tokens.sign(principal), refreshToken, tokenType: 'Bearer', expiresIn };
+  return { ...accessTokenOf(app, expiresIn, principal, signedInAgo), refreshToken };
+}
+
+/**
+ * @param expiresIn seconds
+ * @param provedAgo time (ms) since the caller proved its password
+ */
+export function accessTokenOf(
+  app: FastifyInstance,
+  expiresIn: number,
+  principal: Principal,
+  provedAgo: number,
+): z.output<typeof AccessToken> {
+  return { accessToken: app.tokens.sign(principal, provedAgo), tokenType: 'Bearer', expiresIn };
 }

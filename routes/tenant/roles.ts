@@ -49,6 +49,9 @@ export async function roleRoutes(fastify: FastifyInstance): Promise<void> {
   const app = fastify.withTypeProvider<ZodTypeProvider>();
   const reading = { access: { scope: 'tenant', permission: 'roles:read' } } as const;
   const writing = { access: { scope: 'tenant', permission: 'roles:write' } } as const;
+  const giving = {
+    access: { ...writing.access, recent: 'to set permissions that include `users:write` or `roles:write`' },
+  } as const;
   const schema = { tags: ['roles'] };
   const { record } = app.engine.security;
 
@@ -69,7 +72,7 @@ export async function roleRoutes(fastify: FastifyInstance): Promise<void> {
   app.post(
     '/',
     {
-      config: { ...writing, errors: ['role-taken'] },
+      config: { ...giving, errors: ['role-taken'] },
       schema: {
         ...schema,
         summary: 'Create a role. The caller must hold every permission of the role',
@@ -102,7 +105,7 @@ export async function roleRoutes(fastify: FastifyInstance): Promise<void> {
   app.patch(
     '/:id',
     {
-      config: { ...writing, errors: ['role-taken', 'built-in-role', 'precondition-failed'] },
+      config: { ...giving, errors: ['role-taken', 'built-in-role', 'precondition-failed'] },
       schema: {
         ...schema,
         summary: 'Change a role. The caller must hold every permission of the role, before and after the change',

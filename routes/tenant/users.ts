@@ -68,7 +68,10 @@ export async function userRoutes(fastify: FastifyInstance): Promise<void> {
   app.post(
     '/',
     {
-      config: { ...writing, errors: ['email-taken'] },
+      config: {
+        access: { ...writing.access, recent: 'to give a role with `users:write` or `roles:write`' },
+        errors: ['email-taken'],
+      },
       schema: { ...schema, summary: 'Create a user', body: CreateBody, response: { 201: UserAnswer } },
     },
     async (request, reply) => {
@@ -103,7 +106,12 @@ export async function userRoutes(fastify: FastifyInstance): Promise<void> {
     '/:id',
     {
       config: {
-        access: { ...writing.access, orSelf: true },
+        access: {
+          ...writing.access,
+          orSelf: true,
+          recent:
+            "to change another user's password or e-mail address, to give a role with `users:write` or `roles:write`, or to activate a user who has one",
+        },
         errors: ['email-taken', 'last-admin', 'wrong-password', 'precondition-failed'],
       },
       schema: {
@@ -123,7 +131,9 @@ export async function userRoutes(fastify: FastifyInstance): Promise<void> {
         throw new AppError('forbidden', { detail: 'You need the permission "users:write" to change roles or active.' });
       }
       // A stolen token must not be enough to take over the account permanently.
-      const secures = id === request.userId && (password !== undefined || fields.email !== undefined);
+      const takesOver = password !== undefined || fields.email !== undefined;
+      const secures = takesOver && id === request.userId;
+      if (takesOver && !secures) request.refuseUnlessRecent();
       if (secures || password !== undefined) await app.engine.passwordBudgets.take(principalOf(request));
       const confirmedHash = secures ? await confirmOwnPassword(request, currentPassword) : undefined;
       const passwordHash =

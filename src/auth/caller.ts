@@ -7,7 +7,8 @@ import type { TenantDatabase } from '../../db/tenant/tenant-schema.js';
 import type { Versioned } from '../../db/shared/row-version.js';
 import { findStanding, lockUsers } from '../../db/tenant/user-queries.js';
 import { AppError } from '../errors.js';
-import type { Caller, Permission } from './permissions.js';
+import { refuseToGive, type Caller, type Permission } from './permissions.js';
+import { refuseToGiveUnconfirmed } from './recent-sign-in.js';
 
 /** The user and the session that ask for a write. */
 export interface Actor {
@@ -15,6 +16,8 @@ export interface Actor {
   readonly sessionId: string;
   /** The hash of the caller's own password, if the request had to confirm the password. */
   readonly confirmedHash?: string | undefined;
+  /** Whether the caller has proved its password recently. */
+  readonly recent: boolean;
 }
 
 /**
@@ -62,6 +65,15 @@ export async function auditWrite(trx: Transaction<TenantDatabase>, actor: Actor,
   await insertAudit(trx, entry);
 }
 
+/**
+ * @param given the permissions that the write gives to a user or a role
+ * @throws AppError `forbidden`, which names the permissions that the caller does not hold; `confirmation-needed`
+ */
+export function refuseToGiveAs(actor: Actor, caller: Caller, given: readonly string[]): void {
+  refuseToGive(caller, given);
+  refuseToGiveUnconfirmed(actor.recent || actor.confirmedHash !== undefined, given);
+}
+
 /** @throws AppError `forbidden`, which names the permission that the caller does not hold */
 export function refuseWithout({ permissions }: Caller, needed: Permission): void {
   if (!permissions.includes(needed)) {
@@ -69,7 +81,10 @@ export function refuseWithout({ permissions }: Caller, needed: Permission): void
   }
 }
 
-async function refuseEnded(trx: Transaction<TenantDatabase>, { userId, sessionId }: Actor): Promise<void> {
+async function refuseEnded(
+  trx: Transaction<TenantDatabase>,
+  { userId, sessionId }: Omit<Actor, 'recent'>,
+): Promise<void> {
   const session = await findSession(sessionsIn(trx), sessionId);
   if (session?.accountId !== userId) {
     throw new AppError('unauthenticated', {

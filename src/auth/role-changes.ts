@@ -19,13 +19,14 @@ import type { TenantDatabase } from '../../db/tenant/tenant-schema.js';
 import { changedFields } from '../audit/trail.js';
 import { AppError } from '../errors.js';
 import { demandVersion } from '../http/row-versions.js';
-import { auditWrite, lockCaller, refuseWithout, type Actor } from './caller.js';
-import { refuseToGive, refuseToTouch, type Caller, type Permission } from './permissions.js';
+import { auditWrite, lockCaller, refuseToGiveAs, refuseWithout, type Actor } from './caller.js';
+import { refuseToTouch, type Caller, type Permission } from './permissions.js';
 
 /**
  * Adds a role and returns its id.
  *
- * @throws AppError `unauthenticated`, `forbidden` (names the permissions that the caller does not hold), `role-taken`
+ * @throws AppError `unauthenticated`, `forbidden` (names the permissions that the caller does not hold), `confirmation-needed`,
+ *   `role-taken`
  */
 export async function addRole(
   db: Kysely<TenantDatabase>,
@@ -36,7 +37,7 @@ export async function addRole(
   return nameTaken(
     transact(db, async (trx) => {
       const caller = await lockEditor(trx, actor);
-      refuseToGive(caller, permissions);
+      refuseToGiveAs(actor, caller, permissions);
       const id = await insertRole(trx, role);
       await setPermissions(trx, id, permissions);
       const details = { name: role.name, permissions };
@@ -51,7 +52,7 @@ export async function addRole(
  *
  * @param expected versions that the role may have
  * @throws AppError `unauthenticated`, `built-in-role`, `forbidden` (names the permissions that the caller does not hold),
- *   `precondition-failed`, `role-taken`
+ *   `precondition-failed`, `confirmation-needed`, `role-taken`
  */
 export async function changeRole(
   db: Kysely<TenantDatabase>,
@@ -67,7 +68,7 @@ export async function changeRole(
   return nameTaken(
     transact(db, async (trx) => {
       const caller = await lockEditor(trx, actor, id);
-      if (permissions) refuseToGive(caller, permissions);
+      if (permissions) refuseToGiveAs(actor, caller, permissions);
       if (!(await mayChange(trx, id, caller, expected))) return false;
       await updateRole(trx, id, changes);
       if (permissions) await setPermissions(trx, id, permissions);

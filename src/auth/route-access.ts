@@ -11,7 +11,8 @@ import type { Permission } from './permissions.js';
 export type Scope = 'public' | 'tenant' | 'operator' | 'platform';
 
 export type RouteAccess =
-  | { readonly scope: 'public' | 'operator'; readonly permission?: never; readonly orSelf?: never }
+  | { readonly scope: 'public'; readonly permission?: never; readonly orSelf?: never; readonly recent?: never }
+  | { readonly scope: 'operator'; readonly permission?: never; readonly orSelf?: never; readonly recent?: Recent }
   | {
       readonly scope: 'tenant' | 'platform';
       /**
@@ -21,7 +22,14 @@ export type RouteAccess =
       readonly permission: Permission | 'self';
       /** Also open without the permission if the path's `:id` is the caller's own user id. */
       readonly orSelf?: true;
+      readonly recent?: Recent;
     };
+
+/**
+ * The route needs a recent sign-in (src/auth/recent-sign-in.ts): always, or for the requests that the text names. The text
+ * continues the sentence "Needs a recent sign-in …".
+ */
+export type Recent = true | string;
 
 /** A registered route, for code that derives something from all routes. */
 export interface RouteEntry {

@@ -12,6 +12,7 @@ import {
   insertSession,
   listSessions,
   rotateSession,
+  type Refreshed,
   type Session,
   type SessionBeginning,
   type SessionLifetimes,
@@ -23,15 +24,11 @@ import { AppError } from '../errors.js';
 import { believedFor, type Events } from '../replicas/events.js';
 import type { TenantDirectory } from '../tenants/tenant-directory.js';
 import { admitted } from '../connections/tenant-pools.js';
+import { idOf, type Account } from './accounts.js';
 import { hashOf, newSecret, successorOf, type RefreshTokens, type SessionOwner } from './refresh-tokens.js';
 import { REUSED, type EndReason } from './session-counts.js';
 import { admits } from './session-generations.js';
 import type { Principal } from './tokens.js';
-
-/** The account that signs in. */
-export type Account =
-  | { readonly kind: 'user'; readonly tenantId: string; readonly userId: string }
-  | { readonly kind: 'operator'; readonly operatorId: string };
 
 /** The credentials that an account has proved, as they were read before the password was verified. */
 export interface Proof {
@@ -44,6 +41,8 @@ export interface Proof {
 export interface Grant {
   readonly principal: Principal;
   readonly refreshToken: string;
+  /** Time (ms) since the sign-in, by the database's clock. */
+  readonly signedInAgo: number;
 }
 
 export interface Sessions {
@@ -167,7 +166,8 @@ export function createSessions(deps: SessionsDeps): Sessions {
       });
       if (!crowdedOut) return undefined;
       await ended(account, crowdedOut, 'crowded-out');
-      return { principal: { ...account, sessionId }, refreshToken: tokens.write(account, sessionId, secret) };
+      const refreshToken = tokens.write(account, sessionId, secret);
+      return { principal: { ...account, sessionId }, refreshToken, signedInAgo: 0 };
     },
 
     async refresh(refreshToken, origin) {
@@ -180,10 +180,11 @@ export function createSessions(deps: SessionsDeps): Sessions {
       const step = newSecret().toString('base64url');
       const next = hashOf(successorOf(secret, step));
       const rotated = await rotateSession(db, sessionId, { presented, next, step }, lifetimes);
-      const grant = async (session: SessionBeginning & { accountId: string }, by: string): Promise<Grant> => {
+      const grant = async (session: Refreshed, by: string): Promise<Grant> => {
         if (!(await counts(owner, session))) throw invalid();
         const principal = principalOf(owner, session.accountId, sessionId);
-        return { principal, refreshToken: tokens.write(owner, sessionId, successorOf(secret, by)) };
+        const refreshToken = tokens.write(owner, sessionId, successorOf(secret, by));
+        return { principal, refreshToken, signedInAgo: session.signedInAgo };
       };
       if (rotated) return grant(rotated, step);
       const rotation = await findRotation(db, sessionId, presented);
@@ -278,10 +279,6 @@ function keyOf(tenantId: string | undefined, sessionId: string): string {
 
 function tenantOf(owner: SessionOwner): string | undefined {
   return owner.kind === 'user' ? owner.tenantId : undefined;
-}
-
-function idOf(account: Account): string {
-  return account.kind === 'user' ? account.userId : account.operatorId;
 }
 
 function principalOf(owner: SessionOwner, accountId: string, sessionId: string): Principal {

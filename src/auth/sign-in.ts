@@ -178,7 +178,7 @@ export function createSignIn(deps: {
               tenantDb ?? pools.database(principal.tenantId),
               principal.userId,
               { passwordHash },
-              { ...principal, confirmedHash },
+              { ...principal, confirmedHash, recent: false },
               origin,
               { spared: principal.sessionId },
             )

@@ -18,6 +18,11 @@ export interface AccessClaims {
   /** The session that the token belongs to. */
   readonly sid: string;
   readonly jti: string;
+  /**
+   * When the password was proved (OpenID Connect Core, section 2), in seconds since 1970 by the clock that also gives `iat`.
+   * Absent: the token counts as one of an old sign-in.
+   */
+  readonly auth_time?: number;
 }
 
 /** A key as @fastify/jwt uses it, with its one algorithm only. */
@@ -27,9 +32,19 @@ export interface JwtKey extends Pick<TokenKey, 'kid' | 'alg'> {
   verify(token: string): unknown;
 }
 
+/** What a valid token says. */
+export interface VerifiedToken {
+  readonly principal: Principal;
+  /** When the password was proved, in seconds since 1970; undefined if the token does not say. */
+  readonly signedInAt: number | undefined;
+}
+
 export interface Tokens {
-  sign(principal: Principal): string;
+  /** @param provedAgo time (ms) since the password was proved; without it the token counts as one of an old sign-in */
+  sign(principal: Principal, provedAgo?: number): string;
   /** @throws AppError `unauthenticated` for every invalid token; its cause is EXPIRED if that is all that is wrong */
+  read(token: string): VerifiedToken;
+  /** As `read`, for the caller only. */
   verify(token: string): Principal;
 }
 
@@ -51,9 +66,8 @@ const MAX_TOKEN_LENGTH = 2_048;
  */
 const LOOKED_UP_BY = 43;
 
-interface Verified {
+interface Verified extends VerifiedToken {
   readonly token: string;
-  readonly principal: Principal;
   /** Seconds since 1970. */
   readonly expiresAt: number;
 }
@@ -70,28 +84,32 @@ export function createTokens(signer: JwtKey, keys: readonly JwtKey[]): Tokens {
   // the cache never outlives a key.
   const verified = recentMap<string, Verified>(REMEMBERED_TOKENS);
 
+  function read(token: string): VerifiedToken {
+    const now = Date.now() / 1000;
+    // Uses peek, because counting a use costs more than the look-up. A token that drops out of the cache is verified again.
+    const end = token.slice(-LOOKED_UP_BY);
+    let known = verified.peek(end);
+    if (known?.token !== token) {
+      known = { token, ...check(keyByHeader, token, now) };
+      verified.set(end, known);
+    }
+    if (known.expiresAt + CLOCK_TOLERANCE <= now) throw invalidToken(null);
+    return known;
+  }
+
   return {
-    sign: (principal) =>
+    sign: (principal, provedAgo) =>
       signer.sign({
         typ: principal.kind,
         sub: principal.kind === 'user' ? principal.userId : principal.operatorId,
         ...(principal.kind === 'user' && { tenantId: principal.tenantId }),
         sid: principal.sessionId,
         jti: v4(),
+        // An age, and not the time of the sign-in: the database and this process can have different clocks.
+        ...(provedAgo !== undefined && { auth_time: Math.floor((Date.now() - Math.max(0, provedAgo)) / 1_000) }),
       }),
-
-    verify(token) {
-      const now = Date.now() / 1000;
-      // Uses peek, because counting a use costs more than the look-up. A token that drops out of the cache is verified again.
-      const end = token.slice(-LOOKED_UP_BY);
-      let known = verified.peek(end);
-      if (known?.token !== token) {
-        known = { token, ...check(keyByHeader, token, now) };
-        verified.set(end, known);
-      }
-      if (known.expiresAt + CLOCK_TOLERANCE <= now) throw invalidToken(null);
-      return known.principal;
-    },
+    read,
+    verify: (token) => read(token).principal,
   };
 }
 
@@ -113,20 +131,26 @@ function check(keyByHeader: ReadonlyMap<string, JwtKey>, token: string, now: num
     throw invalidToken(reasonOf(error));
   }
   if (typeof claims !== 'object' || claims === null) throw invalidToken('claims');
-  const { typ, sub, aud, tenantId, sid, iat, exp } = claims as Record<string, unknown>;
+  const { typ, sub, aud, tenantId, sid, iat, exp, auth_time: signedInAt } = claims as Record<string, unknown>;
   // fast-jwt accepts a list of audiences, an iat in the future, and any finite number as a time.
   if (typeof aud !== 'string') throw invalidToken('claims');
   if (!Number.isSafeInteger(iat) || !Number.isSafeInteger(exp) || (iat as number) > now + CLOCK_TOLERANCE)
     throw invalidToken('claims');
   if (!isId(sub) || !isId(sid)) throw invalidToken('claims');
+  if (!isPastTime(signedInAt, now)) throw invalidToken('claims');
   const expiresAt = exp as number;
   if (typ === 'user' && isId(tenantId)) {
-    return { principal: Object.freeze({ kind: 'user', tenantId, userId: sub, sessionId: sid }), expiresAt };
+    return { principal: Object.freeze({ kind: 'user', tenantId, userId: sub, sessionId: sid }), signedInAt, expiresAt };
   }
   if (typ === 'operator' && tenantId === undefined) {
-    return { principal: Object.freeze({ kind: 'operator', operatorId: sub, sessionId: sid }), expiresAt };
+    return { principal: Object.freeze({ kind: 'operator', operatorId: sub, sessionId: sid }), signedInAt, expiresAt };
   }
   throw invalidToken('claims');
+}
+
+/** Whether the value is a time (seconds since 1970) that is not in the future, or is absent. */
+function isPastTime(value: unknown, now: number): value is number | undefined {
+  return value === undefined || (Number.isSafeInteger(value) && (value as number) <= now + CLOCK_TOLERANCE);
 }
 
 function isId(value: unknown): value is string {

@@ -12,15 +12,15 @@ import { changedFields } from '../audit/trail.js';
 import { AppError } from '../errors.js';
 import { demandVersion } from '../http/row-versions.js';
 import { refuseOver } from '../tenants/tenant-limits.js';
-import { auditWrite, lockCaller, refuseWithout, type Actor } from './caller.js';
-import { refuseToGive, refuseToTouch, type Caller } from './permissions.js';
+import { auditWrite, lockCaller, refuseToGiveAs, refuseWithout, type Actor } from './caller.js';
+import { refuseToTouch, type Caller } from './permissions.js';
 
 /**
  * Adds a user with its roles and returns its id.
  *
  * @param limit users that the tenant may have; undefined for no limit
  * @throws AppError `unauthenticated`, `tenant-limit-exceeded`, `forbidden` (names the permissions that the caller does not hold),
- *   `invalid-request` (names the roles that the tenant does not have)
+ *   `confirmation-needed`, `invalid-request` (names the roles that the tenant does not have)
  */
 export async function addUser(
   db: Kysely<TenantDatabase>,
@@ -34,7 +34,7 @@ export async function addUser(
     refuseWithout(caller, 'users:write');
     await refuseOver(trx, 'users', limit);
     const id = await insertUser(trx, user);
-    await assignRoles(trx, id, roles, caller);
+    await assignRoles(trx, id, roles, actor, caller);
     await auditWrite(trx, actor, {
       ...origin,
       action: 'user.created',
@@ -52,8 +52,8 @@ export async function addUser(
  * @param expected versions that the user may have
  * @returns the ids of the ended sessions; undefined if there is no such user
  * @throws AppError `unauthenticated`, `wrong-password` if the caller's password has changed since it was confirmed, `last-admin`,
- *   `precondition-failed`, `forbidden` (names the permissions that the caller does not hold), `invalid-request` (names the roles that the tenant does
- *   not have)
+ *   `precondition-failed`, `forbidden` (names the permissions that the caller does not hold), `confirmation-needed`,
+ *   `invalid-request` (names the roles that the tenant does not have)
  */
 export async function changeUser(
   db: Kysely<TenantDatabase>,
@@ -73,7 +73,8 @@ export async function changeUser(
     await refuseTarget(trx, id, caller);
     demandVersion(target, expected);
     await updateUser(trx, id, changes);
-    if (roles) await assignRoles(trx, id, roles, caller);
+    if (roles) await assignRoles(trx, id, roles, actor, caller);
+    if (changes.active) refuseToGiveAs(actor, caller, await permissionsOf(trx, id));
     if (mayEndAdmin) await keepOneAdmin(trx);
     await auditWrite(trx, actor, {
       ...origin,
@@ -129,6 +130,7 @@ async function assignRoles(
   trx: Transaction<TenantDatabase>,
   userId: string,
   roles: readonly string[],
+  actor: Actor,
   caller: Caller,
 ): Promise<void> {
   const unknown = await setRoles(trx, userId, roles);
@@ -136,7 +138,7 @@ async function assignRoles(
     const issues = unknown.map((role) => ({ path: '/roles', message: `there is no role "${role}"` }));
     throw new AppError('invalid-request', { issues });
   }
-  refuseToGive(caller, await permissionsOf(trx, userId));
+  refuseToGiveAs(actor, caller, await permissionsOf(trx, userId));
 }
 
 /** The permissions of a user, as this transaction sees them, including its own changes. */

@@ -40,6 +40,8 @@ export interface AdmissionSteps {
   tenantRate: AdmissionStep;
   /** Sets `request.standing`; refuses an account that is not active, or that lacks the route's permission. */
   permission: AdmissionStep;
+  /** Refuses a caller who has not proved its password recently, if the route demands it. */
+  recent: AdmissionStep;
 }
 
 /** Whether the request changes nothing: a GET, or a HEAD, which is a GET without the body of the answer. */

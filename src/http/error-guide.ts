@@ -42,6 +42,11 @@ export const errorGuide: Readonly<Record<ErrorCode, ErrorGuide>> = {
     when: 'The `currentPassword` that confirms the change is wrong, or was changed meanwhile.',
     remedy: 'Send the present password.',
   },
+  'confirmation-needed': {
+    when: 'The act needs a sign-in or a confirmation of the last five minutes.',
+    remedy:
+      'Send the password to `POST /auth/confirm`, then send the request again with the access token of the answer.',
+  },
   'tenant-suspended': {
     when: 'An operator has suspended the tenant of the access token.',
     remedy: 'Ask the operator to resume the tenant.',

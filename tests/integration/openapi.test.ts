@@ -141,7 +141,11 @@ describe('/docs/json', () => {
         name,
         expect.arrayContaining(expected) as readonly string[],
       ]);
-      const { permission } = route.access;
+      const { permission, recent } = route.access;
+      const declared = [operation.description, operation.responses['403']?.description].map((text) =>
+        /recent sign-in|confirmation-needed/.test(text ?? ''),
+      );
+      expect([name, declared]).toEqual([name, Array(2).fill(recent !== undefined)]);
       expect([name, operation['x-permission']]).toEqual([name, permission]);
       if (permission && permission !== 'self') expect(operation.description).toContain(`\`${permission}\``);
     }

@@ -41,6 +41,7 @@ const selfRoutes = [
   'DELETE /auth/sessions/:id',
   'POST /auth/logout',
   'POST /auth/logout-all',
+  'POST /auth/confirm',
   'POST /auth/password',
 ];
 

@@ -147,6 +147,7 @@ describe('npm start, from a terminal', () => {
     block('docs/guide/audit.md', '/audit?action'),
     block('docs/guide/keys.md', '/encryption'),
     block('docs/guide/lifecycle.md', 'idempotency-key'),
+    block('docs/guide/signing-in.md', '/auth/confirm'),
     ...runbookBlocks(),
     // After the others: it ends the session that they need.
     block('docs/guide/signing-in.md', '/auth/refresh'),

@@ -66,6 +66,7 @@ describe('the budget of password changes', () => {
     const password = { currentPassword: ADMIN.password, newPassword: ADMIN.password };
     const person = { password: 'user-password-123', firstName: 'Uma', lastName: 'User', roles: ['member'] };
     const hashing = [
+      () => send<Problem>('POST', '/auth/confirm', { token, body: { password: ADMIN.password } }),
       () => send<Problem>('POST', '/auth/password', { token, body: password }),
       () => send<Problem>('POST', '/users', { token, body: { ...person, email: 'uma@example.com' } }),
       () =>

@@ -23,6 +23,7 @@ export const resources: Readonly<Record<string, Resource>> = {
     bodies: {
       'POST /logout': null,
       'POST /logout-all': null,
+      'POST /confirm': { password: ADMIN.password },
       'POST /password': { currentPassword: ADMIN.password, newPassword: ADMIN.password },
     },
   },

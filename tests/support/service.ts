@@ -11,7 +11,8 @@ import { findCredentials } from '../../db/tenant/user-queries.js';
 import { buildApp } from '../../src/app.js';
 import { parseTokenKeys, signingKey } from '../../src/auth/keyring.js';
 import { OPERATORS } from '../../src/auth/passwords.js';
-import type { Account, Grant } from '../../src/auth/session-rules.js';
+import type { Account } from '../../src/auth/accounts.js';
+import type { Grant } from '../../src/auth/session-rules.js';
 import { completeConfig, parseKeyring, readSettings, type Config } from '../../src/config/index.js';
 import { createEngine, type EngineOptions } from '../../src/engine/index.js';
 import { createLogger } from '../../src/observability/logger.js';
@@ -206,10 +207,10 @@ export async function beginGrant(app: FastifyInstance, account: Account): Promis
   return grant;
 }
 
-/** An access token of such a session. */
-export async function beginSession(app: FastifyInstance, account: Account): Promise<string> {
+/** An access token of such a session. @param signedInAgo ms */
+export async function beginSession(app: FastifyInstance, account: Account, signedInAgo = 0): Promise<string> {
   const { principal } = await beginGrant(app, account);
-  return app.tokens.sign(principal);
+  return app.tokens.sign(principal, signedInAgo);
 }
 
 /** Builds the app on its own registry. Close it. */

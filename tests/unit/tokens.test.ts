@@ -243,6 +243,11 @@ function hostileTo(alg: TokenAlgorithm): Hostile {
       'iat missing': () => withPayload(without('iat')),
       'iat text': () => withClaims({ iat: '0' }),
       'iat -1e300': () => withClaims({ iat: -1e300 }),
+      'auth_time in the future': () => withClaims({ auth_time: seconds() + CLOCK_TOLERANCE + 10 }),
+      'auth_time 1e300': () => withClaims({ auth_time: 1e300 }),
+      'auth_time text': () => withClaims({ auth_time: String(seconds()) }),
+      'auth_time null': () => withClaims({ auth_time: null }),
+      'auth_time a list': () => withClaims({ auth_time: [seconds()] }),
     },
     'its issuer and audience': Object.fromEntries(
       ['iss', 'aud'].flatMap((name) => [
@@ -327,6 +332,17 @@ describe.each(algorithms)('if %s signs,', (alg) => {
       });
       expect(jti).toMatch(/^[0-9a-f-]{36}$/);
       expect(Number(exp) - Number(iat)).toBe(TTL);
+    });
+
+    it('says when the password was proved, by the clock of its other times, and says nothing if that is not known', () => {
+      const signedInAt = (provedAgo?: number): number | undefined =>
+        app.tokens.read(app.tokens.sign(user, provedAgo)).signedInAt;
+      vi.useFakeTimers({ now: 1_800_000_000_900, toFake: ['Date'] });
+      expect(signedInAt(0)).toBe(1_800_000_000);
+      expect(signedInAt(60_000)).toBe(1_799_999_940);
+      // The clock of the database was set back since the sign-in.
+      expect(signedInAt(-60_000)).toBe(1_800_000_000);
+      expect(signedInAt()).toBeUndefined();
     });
 
     it('has a unique id, even within one second', () => {
