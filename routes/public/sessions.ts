@@ -3,10 +3,13 @@ import type { FastifyInstance } from 'fastify';
 import type { ZodTypeProvider } from 'fastify-type-provider-zod';
 import { z } from 'zod';
 import { insertAudit } from '../../db/shared/audit-rows.js';
+import { findOperator } from '../../db/registry/operator-queries.js';
+import { findUser } from '../../db/tenant/user-queries.js';
+import { refuseWeakPassword } from '../../src/auth/common-passwords.js';
 import { REFRESH_TOKEN_LENGTH } from '../../src/auth/refresh-tokens.js';
 import type { Config } from '../../src/config/index.js';
 import { AppError } from '../../src/errors.js';
-import { principalOf } from '../shapes/request-caller.js';
+import { principalOf, tenantNames } from '../shapes/request-caller.js';
 import { answerId, givenPassword, idParams, newPassword, timestamp } from '../shapes/fields.js';
 import { AccessToken, accessTokenOf, Tokens, tokensOf } from '../shapes/token-shapes.js';
 
@@ -136,6 +139,12 @@ export async function sessionRoutes(fastify: FastifyInstance, { config }: { conf
     async (request, reply) => {
       const principal = principalOf(request);
       const { auditOrigin, body } = request;
+      const account =
+        principal.kind === 'user'
+          ? await findUser(request.tenantDb, principal.userId)
+          : await findOperator(app.engine.registry, principal.operatorId);
+      const names = account && 'firstName' in account ? [account.firstName, account.lastName] : [];
+      refuseWeakPassword('/newPassword', body.newPassword, [account?.email, ...names, ...tenantNames(request)]);
       await app.engine.passwordBudgets.take(principal);
       const confirmedHash = await app.engine.signIn.confirm(principal, body.currentPassword, auditOrigin);
       const tenantDb = principal.kind === 'user' ? request.tenantDb : undefined;

@@ -10,6 +10,11 @@ export function actorOf(request: FastifyRequest): Actor {
   return { userId: principal.userId, sessionId: principal.sessionId, recent: request.isRecent };
 }
 
+/** The names of the caller's tenant, which no password may be made of. */
+export function tenantNames({ tenant }: FastifyRequest): readonly string[] {
+  return tenant ? [tenant.name, tenant.slug] : [];
+}
+
 /** @throws Error on a public route */
 export function principalOf({ principal }: FastifyRequest): Principal {
   if (!principal) throw new Error('this request has no caller');

@@ -4,12 +4,13 @@ import type { ZodTypeProvider } from 'fastify-type-provider-zod';
 import { z } from 'zod';
 import { violatedUniqueConstraint } from '../../db/driver/database-fault.js';
 import { EMAIL_CONSTRAINT, findUser, listUsers, userSorts } from '../../db/tenant/user-queries.js';
+import { refuseWeakPassword } from '../../src/auth/common-passwords.js';
 import { addUser, changeUser, removeUser } from '../../src/auth/user-changes.js';
 import { AppError } from '../../src/errors.js';
 import { versioned } from '../../src/http/row-versions.js';
 import type { SecurityEventName } from '../../src/observability/security-catalogue.js';
 import { listQuery, pageOf, readPage } from '../shapes/lists.js';
-import { actorOf, principalOf } from '../shapes/request-caller.js';
+import { actorOf, principalOf, tenantNames } from '../shapes/request-caller.js';
 import { UserAnswer } from '../shapes/user-shapes.js';
 import { email, flag, givenPassword, idParams, newPassword, patchOf, text } from '../shapes/fields.js';
 
@@ -76,6 +77,12 @@ export async function userRoutes(fastify: FastifyInstance): Promise<void> {
     },
     async (request, reply) => {
       const { password, roles, ...fields } = request.body;
+      refuseWeakPassword('/password', password, [
+        fields.email,
+        fields.firstName,
+        fields.lastName,
+        ...tenantNames(request),
+      ]);
       // Hashed before the transaction begins, so that no connection is held while the processor works.
       await app.engine.passwordBudgets.take(principalOf(request));
       const passwordHash = await app.engine.passwords.hash(password, request.tenantId);
@@ -134,6 +141,11 @@ export async function userRoutes(fastify: FastifyInstance): Promise<void> {
       const takesOver = password !== undefined || fields.email !== undefined;
       const secures = takesOver && id === request.userId;
       if (takesOver && !secures) request.refuseUnlessRecent();
+      if (password !== undefined) {
+        const user = await findUser(request.tenantDb, id);
+        const names = [user, fields].flatMap((person) => [person?.email, person?.firstName, person?.lastName]);
+        refuseWeakPassword('/password', password, [...names, ...tenantNames(request)]);
+      }
       if (secures || password !== undefined) await app.engine.passwordBudgets.take(principalOf(request));
       const confirmedHash = secures ? await confirmOwnPassword(request, currentPassword) : undefined;
       const passwordHash =

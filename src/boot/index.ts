@@ -14,6 +14,7 @@ import { HistoryDiffers } from '../../db/shared/migration-history.js';
 import { historyOf } from '../../db/shared/migrator.js';
 import { DatabaseFault, hasSqlState } from '../../db/driver/database-fault.js';
 import { parseTokenKeys } from '../auth/keyring.js';
+import { weaknessOf } from '../auth/common-passwords.js';
 import { createPasswords, OPERATORS } from '../auth/passwords.js';
 import { completeConfig, ConfigError, parseKeyring, type Config, type Settings } from '../config/index.js';
 import { enterEmbedded } from './embedded-connections.js';
@@ -249,6 +250,8 @@ async function ensureOperator(
   if (email === undefined || password === undefined) return undefined;
   const made = await withRegistry(config.registry, async (registry) => {
     if ((await countOperators(registry)) > 0) return false;
+    const weakness = weaknessOf(password, [email]);
+    if (weakness !== undefined) throw new ConfigError([`OPERATOR_PASSWORD ${weakness}: choose another one`]);
     const passwords = createPasswords(1);
     return insertOperator(registry, { email, passwordHash: await passwords.hash(password, OPERATORS) });
   });

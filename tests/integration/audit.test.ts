@@ -364,7 +364,7 @@ describe('ending a session', () => {
     const other = await own.send<Tokens>('POST', '/auth/operator/login', { body });
     await own.send('POST', '/auth/password', {
       token,
-      body: { currentPassword: 'wrong', newPassword: 'x'.repeat(12) },
+      body: { currentPassword: 'wrong', newPassword: 'canary-new-password' },
     });
     const change = { currentPassword: OPERATOR.password, newPassword: 'canary-new-password' };
     expect((await own.send('POST', '/auth/password', { token, body: change })).status).toBe(204);
@@ -426,7 +426,7 @@ describe('a change to a user', () => {
       service.send(method, url, { token: tenant.adminToken, ...(body && { body }) });
     const { email } = ADMIN;
     expect(
-      (await send('POST', '/users', { email, password: 'x'.repeat(12), firstName: 'A', lastName: 'B' })).status,
+      (await send('POST', '/users', { email, password: 'user-password-123', firstName: 'A', lastName: 'B' })).status,
     ).toBe(409);
     expect((await send('PATCH', `/users/${UNKNOWN_ID}`, { firstName: 'A' })).status).toBe(404);
     expect((await send('PATCH', `/users/${tenant.adminId}`, { roles: ['member'] })).status).toBe(409);

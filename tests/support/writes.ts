@@ -13,6 +13,7 @@ export const REVOKED = ['unauthenticated', 'forbidden', 'tenant-suspended'];
 const bodies: Readonly<Record<string, object | null>> = {
   'POST /auth/logout': null,
   'POST /auth/logout-all': null,
+  'POST /auth/confirm': { password: ADMIN.password },
   'POST /auth/password': { currentPassword: ADMIN.password, newPassword: ADMIN.password },
   'DELETE /auth/sessions/:id': null,
   'POST /users': {

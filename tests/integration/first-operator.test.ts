@@ -1,0 +1,64 @@
+// The first operator, from the environment of the first start.
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { afterAll, beforeAll, expect, inject, it } from 'vitest';
+import type { Registry } from '../../db/registry/registry-schema.js';
+import { countOperators, findOperatorByEmail } from '../../db/registry/operator-queries.js';
+import { prepare } from '../../src/boot/index.js';
+import { ConfigError, readSettings } from '../../src/config/index.js';
+import { createLogger } from '../../src/observability/logger.js';
+import { connectAs, createRegistry, OPERATOR } from '../support/app.js';
+
+let registry: string;
+let dataDir: string;
+beforeAll(async () => {
+  [registry, dataDir] = await Promise.all([createRegistry(), mkdtemp(path.join(tmpdir(), 'tenantry-first-operator-'))]);
+});
+afterAll(() => rm(dataDir, { recursive: true }));
+
+/** Does what a start does before the app is built. */
+async function start(password: string): Promise<void> {
+  const { registryService, provisioner } = inject('cluster');
+  const url = ({ user, password }: typeof registryService, database: string): string =>
+    `postgres://${user}:${encodeURIComponent(password)}@${provisioner.host}:${provisioner.port}/${database}`;
+  const settings = readSettings({
+    NODE_ENV: 'test',
+    DATA_DIR: dataDir,
+    DATABASE_URL: url(registryService, registry),
+    TENANT_DATABASE_URL: url(provisioner, 'postgres'),
+    OPERATOR_EMAIL: OPERATOR.email,
+    OPERATOR_PASSWORD: password,
+  });
+  await prepare(settings, createLogger({ level: 'silent', pretty: false }), () => undefined);
+}
+
+async function inRegistry<T>(work: (db: ReturnType<typeof connectAs<Registry>>['db']) => Promise<T>): Promise<T> {
+  const handle = connectAs<Registry>(registry);
+  try {
+    return await work(handle.db);
+  } finally {
+    await handle.close(0);
+  }
+}
+
+it.each([
+  ['password1234', 'OPERATOR_PASSWORD is one of the most common passwords'],
+  ['aaaaaaaaaaaa', 'OPERATOR_PASSWORD repeats the same few characters'],
+  ['tenantry-2026', 'OPERATOR_PASSWORD must not be made of the names'],
+])(
+  'is not created with a password that a guesser tries first, and the start says why: %s',
+  async (password, reason) => {
+    const refusal = start(password);
+    await expect(refusal).rejects.toThrow(ConfigError);
+    await expect(refusal).rejects.toThrow(reason);
+    expect(await inRegistry(countOperators)).toBe(0);
+  },
+);
+
+it('is created with another password, and a later start does not look at the variable', async () => {
+  await start(OPERATOR.password);
+  await start('password1234');
+  expect(await inRegistry(countOperators)).toBe(1);
+  expect(await inRegistry((db) => findOperatorByEmail(db, OPERATOR.email))).toMatchObject({ active: true });
+});
