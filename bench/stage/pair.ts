@@ -22,6 +22,8 @@ export interface Pair {
   readonly tenants: readonly SeededTenant[];
   readonly passwordHash: string;
   readonly operatorToken: string;
+  /** Signs the operator in again: to remove a tenant needs a recent sign-in. */
+  readonly signInOperator: () => Promise<string>;
   /** Starts one of at most five further processes of the service. @param env over the usual */
   startAnother(env: Environment): Promise<Service>;
   complaints(): Promise<string>;
@@ -79,6 +81,7 @@ export async function openPair(flags: Flags, cleanup: Cleanup): Promise<Pair> {
     cleanup,
   );
   const complaints = (): Promise<string> => installation.complaints();
-  const filled = { tenants, passwordHash, operatorToken };
+  const signInOperator = (): Promise<string> => installation.signInOperator(service);
+  const filled = { tenants, passwordHash, operatorToken, signInOperator };
   return { flags, cleanup, cluster, service, floor, poolMax, ...filled, startAnother, complaints };
 }

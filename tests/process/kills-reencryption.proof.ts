@@ -166,7 +166,7 @@ it('every password can be decrypted after a kill at any statement, and another p
       await act.ready?.(nth);
     },
   };
-  const killed = await killEach({ env: environment(), token }, checked, 0);
+  const killed = await killEach({ env: environment(), newToken: () => token }, checked, 0);
   whole = killed.find(({ answered }) => answered)?.statements ?? [];
   expect(await openAll([after])).toEqual(ALL);
   expect(killed.filter(({ answered }) => !answered).length).toBeGreaterThan(EVERY === 1 ? 40 : 0);
@@ -180,7 +180,10 @@ it('a process that is killed in the middle of a page leaves the pages before it,
   const [, second = 0] = updates;
   expect(second).toBeGreaterThan(0);
   // After the UPDATE of the second page, and before its COMMIT.
-  const { answered } = await killOne({ env: environment(), token }, act, 0, { at: second, when: 'after' });
+  const { answered } = await killOne({ env: environment(), newToken: () => token }, act, 0, {
+    at: second,
+    when: 'after',
+  });
   expect(answered).toBe(false);
   expect(await openAll([after, before])).toEqual({ after: 100, before: (ALL['after'] ?? 0) - 100 });
   expect(await findOperation(central.db, operationId)).toMatchObject({ state: 'running', endedAt: null });

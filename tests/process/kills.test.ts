@@ -35,7 +35,7 @@ import { newDatabaseName, newDatabasePassword, newTenantId } from '../../src/ten
 import {
   ADMIN,
   asSuperuser,
-  beginSession,
+  beginGrant,
   connectAs,
   createRegistry,
   OPERATOR,
@@ -64,7 +64,8 @@ let data: Awaited<ReturnType<typeof makeDataDir>>;
 let registryName: string;
 let central: DatabaseHandle<Registry>;
 let provisioner: ConnectionSettings;
-let token: string;
+/** A new token of the operator: a run takes longer than a sign-in is recent. */
+let newToken: () => string;
 let removeKills = async (): Promise<void> => undefined;
 
 /** Each killed process keeps its slots of the reserve for 30 s: the next must not wait for them. */
@@ -102,7 +103,7 @@ async function makeTargets(send: Send, name: string, count: number): Promise<Ten
   const targets: TenantRecord[] = [];
   for (let nth = 0; nth < count; nth += 1) {
     const slug = `${name}-${nth}`;
-    expect((await send('POST', '/tenants', { token, body: made(slug).body })).status).toBe(201);
+    expect((await send('POST', '/tenants', { token: newToken(), body: made(slug).body })).status).toBe(201);
     const row = await findTenantBySlug(central.db, slug);
     if (row) targets.push(row);
   }
@@ -119,7 +120,7 @@ async function makeTargetsAfter(
 ): Promise<TenantRecord[]> {
   const targets = await makeTargets(send, name, count);
   for (const { id } of targets)
-    expect((await send(method, `/tenants/${id}${act}`, { token })).status).toBeLessThan(300);
+    expect((await send(method, `/tenants/${id}${act}`, { token: newToken() })).status).toBeLessThan(300);
   return targets;
 }
 
@@ -427,8 +428,9 @@ beforeAll(async () => {
   await insertOperator(central.db, { email: OPERATOR.email, passwordHash: 'not used' });
   const app = await startApp();
   const operator = await findOperatorByEmail(central.db, OPERATOR.email);
-  token = await beginSession(app, { kind: 'operator', operatorId: operator?.id ?? '' });
-  const { body: clusters } = await sender(app)<PageOf<{ id: string }>>('GET', '/clusters', { token });
+  const { principal } = await beginGrant(app, { kind: 'operator', operatorId: operator?.id ?? '' });
+  newToken = () => app.tokens.sign(principal, 0);
+  const { body: clusters } = await sender(app)<PageOf<{ id: string }>>('GET', '/clusters', { token: newToken() });
   clusterId = clusters.data[0]?.id ?? '';
   await app.close();
 });
@@ -465,7 +467,7 @@ describe('a process is killed before or inside any statement', () => {
       const app = await startApp(false);
       await act.prepare(sender(app), targetsOf(act.most));
       await app.close();
-      const killed = await killEach({ env: environment(), token }, act, Object.keys(acts).indexOf(name));
+      const killed = await killEach({ env: environment(), newToken }, act, Object.keys(acts).indexOf(name));
       killedIn.set(name, killed);
       expect(killed.filter(({ answered }) => !answered).length).toBeGreaterThan(EVERY === 1 ? 12 : 0);
       const statements = killed.filter(({ answered }) => answered).map((whole) => whole.statements.length);

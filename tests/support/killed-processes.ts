@@ -52,8 +52,8 @@ export interface KilledProcess {
 /** How processes of one test are started and asked. */
 export interface Killing {
   readonly env: Readonly<Record<string, string>>;
-  /** An operator's. */
-  readonly token: string;
+  /** An operator's token, for one request. */
+  readonly newToken: () => string;
 }
 
 /** Compiles what is loaded into the processes. After `build`. */
@@ -124,7 +124,7 @@ async function killAlong(
 
 /** Starts a process, and kills it at the statement, or when it has answered. */
 export async function killOne(
-  { env, token }: Killing,
+  { env, newToken }: Killing,
   act: KilledAct,
   nth: number,
   point: KillPoint,
@@ -137,7 +137,7 @@ export async function killOne(
     KILL_WHEN: point.when,
     NODE_OPTIONS: `--import=${pathToFileURL(killAt).href}`,
   });
-  const answered = await ends(child, token, act, nth).catch((error: unknown) => {
+  const answered = await ends(child, newToken(), act, nth).catch((error: unknown) => {
     child.signal('SIGKILL');
     throw error;
   });
