@@ -37,7 +37,7 @@ export type Announcement =
   | { readonly kind: 'sessions-ended'; readonly tenantId: string; readonly sessionIds: readonly string[] };
 
 /** Headers of the answer that are stored with it. */
-const KEPT_HEADERS = ['location', 'etag'] as const;
+const KEPT_HEADERS = ['location', 'etag', 'cache-control'] as const;
 
 export const idempotency = fp(
   async (app) => {

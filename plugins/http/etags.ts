@@ -26,7 +26,8 @@ export const etags = fp(
       },
     });
     app.addHook('preSerialization', (_request, reply, payload, done) => {
-      if (hasVersion(payload)) reply.header('etag', etagOf(payload));
+      // A browser may keep such an answer, and must ask whether it is current.
+      if (hasVersion(payload)) reply.header('etag', etagOf(payload)).header('cache-control', 'private, no-cache');
       done(null, payload);
     });
     app.addHook('onSend', (request, reply, payload, done) => {
