@@ -22,9 +22,18 @@ let send: Send;
 let tenant: TestTenant;
 let token: string;
 let operatorToken: string;
+/** Runs while a tenant is being resumed, when its database is open and its row is not changed yet. */
+let afterOpening: (() => Promise<unknown>) | undefined;
 beforeAll(async () => {
   registry = await createRegistry();
-  first = await startService({ registry });
+  first = await startService({
+    registry,
+    overrides: {
+      afterOperationStep: async (kind, step) => {
+        if (kind === 'open' && step === 'open') await afterOpening?.();
+      },
+    },
+  });
   second = await startService({ registry, operator: false });
   ({ send, operatorToken } = first);
   tenant = await first.createTenant();
@@ -283,6 +292,19 @@ describe('a tenant', () => {
       );
       expect(tally(answers)).toEqual({ [body ? 200 : 204]: 1, 412: 9 });
     }
+  });
+
+  it('stays suspended if it is changed while it is being resumed with an ETag', async () => {
+    const own = await first.createTenant();
+    const target = { url: `/tenants/${own.id}`, token: operatorToken };
+    await send('PATCH', target.url, { token: operatorToken, body: { active: false } });
+    const headers = { 'if-match': await etagOf(target) };
+    afterOpening = () => second.send('PATCH', target.url, { token: operatorToken, body: { name: 'Meanwhile' } });
+    const options = { token: operatorToken, headers, body: { active: true, name: 'Resumed' } };
+    const refused = await send('PATCH', target.url, options).finally(() => (afterOpening = undefined));
+    expect(refused).toMatchObject({ status: 412, body: { code: 'precondition-failed' } });
+    const { body } = await send('GET', target.url, { token: operatorToken });
+    expect(body).toMatchObject({ name: 'Meanwhile', status: 'suspended' });
   });
 
   it('is either changed or deleted by simultaneous requests with one ETag', async () => {
