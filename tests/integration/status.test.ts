@@ -5,6 +5,8 @@ import { once } from 'node:events';
 import path from 'node:path';
 import { sql } from 'kysely';
 import { beforeAll, describe, expect, inject, it, onTestFinished } from 'vitest';
+import { latestVersion } from '../../db/shared/migrator.js';
+import { tenantMigrations } from '../../db/tenant/migrations/index.js';
 import { createEngine } from '../../src/engine/index.js';
 import { createLogger } from '../../src/observability/logger.js';
 import type { FleetStatus } from '../../src/status/status-types.js';
@@ -388,7 +390,9 @@ it('contains no secret, no address of a person and no text of a driver, also whe
   await service.createTenant();
   await onRegistry(database, 'alter table idempotency_keys rename to hidden');
   await service.app.engine.housekeeping.runNow('idempotency keys');
-  const { text } = await service.send('GET', '/status', { token: service.operatorToken });
+  const answer = await service.send('GET', '/status', { token: service.operatorToken });
+  // The name of a migration is no text of a driver.
+  const text = answer.text.replaceAll(latestVersion(tenantMigrations), '');
   const { registryService, provisioner } = inject('cluster');
   const sealed = await service.app.engine.registry.selectFrom('tenants').select('db_password as sealed').execute();
   const secrets = [
