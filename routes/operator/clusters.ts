@@ -16,48 +16,8 @@ import type { Versioned } from '../../db/shared/row-version.js';
 import { AppError } from '../../src/errors.js';
 import { versioned } from '../../src/http/row-versions.js';
 import { listQuery, pageOf, readPage } from '../shapes/lists.js';
-import { answerId, flag, idParams, patchOf, text, timestamp } from '../shapes/fields.js';
-
-const count = z.number();
-
-const ClusterAnswer = z.object({
-  id: answerId,
-  name: z.string(),
-  host: z.string(),
-  port: count,
-  region: z.string().nullable(),
-  isDefault: z.boolean().meta({ description: 'Whether this is the default cluster, which TENANT_DATABASE_URL names.' }),
-  provisionerUser: z.string(),
-  tls: z.enum(['off', 'verify-full']),
-  connectionBudget: count.meta({
-    description: 'The most connections that the tenant pools of all replicas open together.',
-  }),
-  connectionReserve: count.meta({ description: 'Further connections, kept for creating and removing tenants.' }),
-  weight: count.meta({ description: 'The share of new tenants, relative to the weights of the other clusters.' }),
-  accepting: z.boolean().meta({ description: 'Whether new tenants are placed on this cluster.' }),
-  standbyTarget: count.meta({ description: 'How many standby databases to keep ready.' }),
-  tenants: count.meta({ description: 'Tenants on this cluster, in any status.' }),
-  standbyDatabases: count,
-  createdAt: timestamp,
-  updatedAt: timestamp,
-});
-
-const warnings = z
-  .array(z.string())
-  .meta({ description: 'Problems of the server that should be fixed, but do not prevent its use.' });
-
-const CheckAnswer = z.object({
-  usable: z.boolean(),
-  problems: z.array(z.string()).meta({ description: 'Reasons why the server cannot hold tenants.' }),
-  warnings,
-  version: z
-    .string()
-    .nullable()
-    .meta({ description: 'The version of PostgreSQL; null when the service could not connect.' }),
-  clockSkew: count
-    .nullable()
-    .meta({ description: "Milliseconds by which the server's clock is ahead of the answering replica's clock." }),
-});
+import { CheckAnswer, ClusterAnswer, warnings } from '../shapes/cluster-shapes.js';
+import { flag, idParams, patchOf, text } from '../shapes/fields.js';
 
 /** An IP address or a DNS name: no socket path, no port, nothing that a driver could read as more than a host. */
 const host = text(253)

@@ -183,7 +183,8 @@ describe('a change of the encryption key', () => {
       expect(createEnvelope([k2]).open(after.dbPassword, context)).toBe(
         createEnvelope([test]).open(row.dbPassword, context),
       );
-      expect(after).toEqual({ ...row, dbPassword: after.dbPassword, nextDbPassword: after.nextDbPassword });
+      const { dbPassword, nextDbPassword, rowVersion } = after;
+      expect(after).toEqual({ ...row, dbPassword, nextDbPassword, rowVersion });
     }
     expect(tenants.map(({ id }) => home.app.engine.tenantPools.inspect(id)?.epoch)).toEqual(pools);
 

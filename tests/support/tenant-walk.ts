@@ -110,6 +110,7 @@ export async function walkTenant(
   await use('DELETE', '/auth/sessions/:id', { token: own.accessToken, path: other?.id ?? 'none' });
   await use('GET', '/products', { token: own.accessToken });
   const passwords = { currentPassword: PASSWORD, newPassword: `${PASSWORD}-2` };
+  await use('POST', '/auth/confirm', { token: own.accessToken, body: { password: PASSWORD } });
   await use('POST', '/auth/password', { token: own.accessToken, body: passwords });
   await use('POST', '/auth/logout', { token: own.accessToken });
   const last = await signIn(names.email, passwords.newPassword);
