@@ -125,6 +125,8 @@ describe('a migration of the fleet', () => {
     await service.app.engine.standby.refill(new AbortController().signal);
     await finishOperations(service.app.engine);
     await sql`update clusters set standby_target = 0`.execute(registry);
+    // Otherwise the service would withdraw it by itself.
+    await olderReplica();
     await sql`update standby_databases set schema_version = ${OLDER}`.execute(registry);
 
     const seen: unknown[] = [];

@@ -39,7 +39,7 @@ const PAUSE = 200;
 const QUIET = 22_000;
 
 /** Longest time (ms) until an alert fires or clears: the window of a rate is 10 s, and a busy machine takes longer. */
-const SOON = 40_000;
+const SOON = 60_000;
 
 /** The same for a number of the fleet: each replica asks the registry for it every 30 s. */
 const SOON_IN_THE_FLEET = SOON + 30_000;
