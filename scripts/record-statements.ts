@@ -24,7 +24,10 @@ await runCommand(recordCommand, async () => {
   await mkdir(path.dirname(FORMER_BUILD), { recursive: true });
   const style = { ...(await resolveConfig(FORMER_BUILD)), filepath: FORMER_BUILD };
   await writeFile(FORMER_BUILD, await format(JSON.stringify(recorded), style));
-  const [tenant, registry] = [recorded.tenant, recorded.registry].map(({ statements }) => statements.length);
-  say(`${FORMER_BUILD}: ${tenant ?? 0} statements in a tenant's database, ${registry ?? 0} in the registry`);
+  const { tenant, registry } = recorded;
+  say(
+    `${FORMER_BUILD}: ${tenant.statements.length} statements in a tenant's database, ` +
+      `${registry.statements.length} in the registry`,
+  );
   return 0;
 });

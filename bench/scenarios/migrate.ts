@@ -27,7 +27,7 @@ const PLAIN_PAUSE = 250;
 /** SQLSTATE: `lock_timeout` has passed. */
 const LOCK_NOT_AVAILABLE = '55P03';
 
-/** Tries to migrate for so long (ms). The dump ends later. */
+/** Tries to migrate for `patience` ms. The dump lasts longer. */
 type Attempts = (db: Kysely<unknown>, patience: number) => Promise<void>;
 
 const plainly: Attempts = async (db, patience) => {

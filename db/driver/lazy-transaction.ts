@@ -3,10 +3,9 @@
 //
 // Code in it may use transactions as usual: they become savepoints. After a query outside a savepoint has failed, PostgreSQL refuses
 // all others.
-import { Kysely, PostgresDialect, type PostgresPoolClient, type PostgresQueryResult } from 'kysely';
+import type { Kysely, PostgresQueryResult } from 'kysely';
 import type { Session } from './pool/held-connection.js';
-import { over } from './over-session.js';
-import { setRunner } from './statement.js';
+import { kyselyThat, over } from './over-session.js';
 
 export interface LazyTransaction<DB> {
   readonly db: Kysely<DB>;
@@ -51,10 +50,10 @@ export function lazyTransaction<DB>(
     }
   }
 
-  async function run<Row>(text: string, values: readonly unknown[]): Promise<PostgresQueryResult<Row>> {
+  async function run(text: string, values: readonly unknown[]): Promise<PostgresQueryResult<unknown>> {
     if (ended) throw new Error('the transaction of the request has ended');
     const session = await (opened ??= open());
-    const answer = last.then(() => session.run<Row>(nested(text), values, false));
+    const answer = last.then(() => session.run(nested(text), values, false));
     last = answer.catch(() => undefined);
     return answer;
   }
@@ -75,15 +74,8 @@ export function lazyTransaction<DB>(
     if (session) await end(session, command);
   }
 
-  const client: PostgresPoolClient = { query: run as PostgresPoolClient['query'], release: () => undefined };
-  const db = new Kysely<DB>({
-    dialect: new PostgresDialect({ pool: { connect: async () => client, end: async () => undefined } }),
-  });
-  const rows = async <Row>(text: string, values: readonly unknown[]): Promise<Row[]> =>
-    (await run<Row>(text, values)).rows;
-  setRunner(db, { read: rows, run: rows });
   return {
-    db,
+    db: kyselyThat(run),
     commit: () => finish('commit'),
     rollback: () => finish('rollback').catch(() => undefined),
   };

@@ -1,19 +1,22 @@
-// A Kysely over one connection that somebody else holds.
-import { Kysely, PostgresDialect, type PostgresPoolClient } from 'kysely';
+// A Kysely that runs everything on one given connection. Whoever gave the connection also gives it back.
+import { Kysely, PostgresDialect, type PostgresPoolClient, type PostgresQueryResult } from 'kysely';
 import type { Session } from './pool/held-connection.js';
 import { setRunner } from './statement.js';
 
-/** It does not give the connection back. */
 export function over<DB>(session: Session): Kysely<DB> {
-  const client: PostgresPoolClient = {
-    query: ((text: string, values: readonly unknown[]) => session.query(text, values)) as PostgresPoolClient['query'],
-    release: () => undefined,
-  };
+  return kyselyThat((text, values) => session.run(text, values));
+}
+
+/** @param run runs one statement on the connection */
+export function kyselyThat<DB>(
+  run: (text: string, values: readonly unknown[]) => Promise<PostgresQueryResult<unknown>>,
+): Kysely<DB> {
+  const client: PostgresPoolClient = { query: run as PostgresPoolClient['query'], release: () => undefined };
   const db = new Kysely<DB>({
     dialect: new PostgresDialect({ pool: { connect: async () => client, end: async () => undefined } }),
   });
-  const run = async <Row>(text: string, values: readonly unknown[]): Promise<Row[]> =>
-    (await session.run<Row>(text, values)).rows;
-  setRunner(db, { read: run, run });
+  const rows = async <Row>(text: string, values: readonly unknown[]): Promise<Row[]> =>
+    (await run(text, values)).rows as Row[];
+  setRunner(db, { read: rows, run: rows });
   return db;
 }

@@ -178,12 +178,11 @@ export async function updateTenant(
     poolOptions?: PoolOptionChanges | undefined;
     limits?: LimitChanges | undefined;
     status?: TenantStatus | undefined;
-    schemaVersion?: string | undefined;
   },
   from: readonly TenantStatus[],
   expected?: ExpectedVersions,
 ): Promise<TenantRecord | undefined> {
-  const { name, slug, poolOptions, limits, status, schemaVersion } = changes;
+  const { name, slug, poolOptions, limits, status } = changes;
   return db
     .updateTable('tenants')
     .set({
@@ -192,7 +191,6 @@ export async function updateTenant(
       ...(poolOptions !== undefined && { pool_options: merged(sql.ref('pool_options'), poolOptions) }),
       ...(limits !== undefined && { limits: merged(sql.ref('limits'), limits) }),
       ...(status !== undefined && { status }),
-      ...(schemaVersion !== undefined && { schema_version: schemaVersion }),
       updated_at: sql<string>`now()`,
     })
     .where('id', '=', id)

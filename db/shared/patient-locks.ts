@@ -1,7 +1,7 @@
 // Waits for the locks of a migration, so that the readers and writers of its database hardly wait for the migration.
 //
-// PostgreSQL makes every later statement on a table wait behind an ALTER TABLE that waits. So the migration waits for a session
-// that keeps its locks, such as a dump, outside a transaction: nothing waits behind it there.
+// While an ALTER TABLE waits, PostgreSQL makes every later statement on that table wait too. So while another session keeps its
+// locks, as a dump does, the migration waits without a transaction of its own. Then no statement waits for the migration.
 //
 //     probe (10 ms) ── has its locks ──▶ done
 //       └── none ──▶ wait ── no session keeps locks ──▶ attempt (1.5 s) ── has its locks ──▶ done
@@ -17,15 +17,15 @@ import { withoutDeadline } from '../driver/statement-deadline.js';
 /** How long (ms) a migration waits for its locks, all attempts together. */
 export const PATIENCE = 20_000;
 
-/** `lock_timeout` (ms) of a probe. While a dump runs, readers wait behind it: seven times in all, 70 ms in 20 s. */
+/** `lock_timeout` (ms) of a probe. Readers wait for each probe: about seven times in the 20 s behind a dump, 70 ms in all. */
 const PROBE = 10;
 
 /** `lock_timeout` (ms) of an attempt, which waits for short transactions. Autovacuum makes way after `deadlock_timeout`, 1 s. */
 const ATTEMPT = 1_500;
 
 /**
- * `lock_timeout` (ms) outside a transaction. CREATE INDEX CONCURRENTLY waits for every transaction that began before it, and keeps
- * nobody waiting. This bounds its waits, and not its work.
+ * `lock_timeout` (ms) outside a transaction. CREATE INDEX CONCURRENTLY waits for every transaction that began before it, and nobody
+ * waits for it. This limits how long it waits, and not how long it works.
  */
 const CONCURRENT_ATTEMPT = 600_000;
 
@@ -88,7 +88,8 @@ export async function patiently<DB>(
       // Those that waited behind the attempt go on.
       await sleep(Math.min(pause, until - performance.now()));
     }
-    // Each time, a session must have kept its locks for longer to count. Otherwise transactions of half a second would starve the migration.
+    // Each time, only a session that has kept its locks for longer counts. Otherwise transactions of half a second, one after the
+    // other, would stop the migration for ever.
     const looks = Math.min(tried + 1, MOST_LOOKS);
     // The session may keep other tables than the migration's: then a probe succeeds.
     lockTimeout = (await keepers.areGone(looks, Math.min(performance.now() + pause, until))) ? ATTEMPT : PROBE;
@@ -96,8 +97,8 @@ export async function patiently<DB>(
 }
 
 /**
- * Runs statements outside a transaction that wait for older transactions and keep nobody waiting. They have no deadline. They begin
- * when no session keeps locks: behind a dump, an index would be built and then not finished.
+ * Runs statements outside a transaction, such as CREATE INDEX CONCURRENTLY. They wait for older transactions, and nobody waits for
+ * them, so they have no deadline. They begin when no session keeps locks: during a dump, an index would be built and not finished.
  *
  * @param connection a Kysely over one connection
  * @param work may run more than once
@@ -110,9 +111,11 @@ export async function patientlyOutside<DB>(
 ): Promise<void> {
   const keepers = new LockKeepers(connection);
   const until = performance.now() + patience;
+  // A look takes longer than its interval: half of the looks that would fit. A session that came later does not count, because the
+  // statements wait for it themselves.
+  const wholePatience = Math.ceil(patience / LOOK_EVERY / 2);
   for (let tried = 1; ; tried += 1) {
-    const fromStart = Math.ceil(patience / LOOK_EVERY / 2);
-    if (!(await keepers.areGone(2, until)) && keepers.longest >= fromStart) throw keepers.error;
+    if (!(await keepers.areGone(2, until)) && keepers.longest >= wholePatience) throw keepers.error;
     try {
       await setLockTimeout(CONCURRENT_ATTEMPT, false).execute(connection);
       await withoutDeadline(connection, work);

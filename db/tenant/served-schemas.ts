@@ -13,6 +13,9 @@ export const SERVED_SCHEMAS = {
   newest: latestVersion(tenantMigrations),
 } as const;
 
+/** The newest schema that a database can have if it does not say which. */
+export const NEWEST_SILENT_SCHEMA = '0007_session_generations';
+
 /** What a database says about its schema. */
 export interface FoundSchema {
   /** The newest migration; undefined in a database from before `0008_schema_version`. */

@@ -62,7 +62,7 @@ export interface TenantMarkerTable {
 
 /** Answers to requests with an Idempotency-Key. */
 export interface IdempotencyKeysTable {
-  /** SHA-256 of caller, method, path and key. */
+  /** SHA-256 of what makes two requests the same one (src/tenants/keyed-write.ts). */
   id: Buffer;
   /** A keyed hash of the request. */
   request_hash: string;

@@ -17,10 +17,6 @@ import {
 
 declare module 'fastify' {
   interface FastifyRequest {
-    /** What happens once a write with a key is committed, in this order. */
-    afterCommit: (() => Promise<void>)[] | null;
-    /** What a write with a key tells other replicas; stored with its answer. */
-    announced: Announcement[] | null;
     /**
      * Does something once the write is committed: at once, unless the request has an Idempotency-Key. It is not done again for a
      * repeated answer.
@@ -42,14 +38,12 @@ const KEPT_HEADERS = ['location', 'etag', 'cache-control'] as const;
 export const idempotency = fp(
   async (app) => {
     const { tenantPools, requestHash, events, sessions } = app.engine;
-    app.decorateRequest('afterCommit', null);
-    app.decorateRequest('announced', null);
     app.decorateRequest('committed', async function (this: FastifyRequest, work) {
-      if (this.afterCommit) this.afterCommit.push(async () => work());
+      if (this.keyedWrite) this.keyedWrite.afterCommit.push(work);
       else await work();
     });
     app.decorateRequest('announce', async function (this: FastifyRequest, announcement) {
-      this.announced?.push(announcement);
+      this.keyedWrite?.announced.push(announcement);
       await this.committed(() => tell(announcement));
     });
 
@@ -78,7 +72,8 @@ export const idempotency = fp(
         const key = idempotencyKeyOf(request.headers['idempotency-key']);
         if (key === undefined) return handler.call(this, request, reply);
         const content = contentOf(request);
-        const keyed = { caller: request.userId, method: request.method, path: pathOf(request), key };
+        const { userId: caller, method, params } = request;
+        const keyed = { caller, method, route: request.routeOptions.url ?? '', params, key };
         const known = await findEarlierAnswer(request.tenantDb, keyed, content);
         if (known) return replay(reply, known);
         request.keyedWrite = beginKeyedWrite(
@@ -86,8 +81,6 @@ export const idempotency = fp(
           keyed,
           content,
         );
-        request.afterCommit = [];
-        request.announced = [];
         try {
           return await handler.call(this, request, reply);
         } catch (error) {
@@ -107,10 +100,7 @@ export const idempotency = fp(
     async function commit(request: FastifyRequest, reply: FastifyReply, payload: unknown): Promise<unknown> {
       const write = request.keyedWrite;
       if (!write) return payload;
-      const { afterCommit, announced } = request;
       request.keyedWrite = null;
-      request.afterCommit = null;
-      request.announced = null;
       if (reply.statusCode >= 300) {
         await write.rollback();
         return payload;
@@ -122,8 +112,13 @@ export const idempotency = fp(
         }),
       );
       const body = typeof payload === 'string' ? payload : '';
-      await write.commit({ status: reply.statusCode, headers, body, announcements: announced ?? [] });
-      for (const work of afterCommit ?? []) await work();
+      try {
+        await write.commit({ status: reply.statusCode, headers, body });
+      } catch (error) {
+        // They describe a change that is perhaps not there.
+        for (const name of KEPT_HEADERS) reply.removeHeader(name);
+        throw error;
+      }
       return payload;
     }
 
@@ -141,12 +136,5 @@ export const idempotency = fp(
 async function giveUp(request: FastifyRequest): Promise<void> {
   const write = request.keyedWrite;
   request.keyedWrite = null;
-  request.afterCommit = null;
-  request.announced = null;
   await write?.rollback();
-}
-
-/** Without the query, which is compared as a part of the content. */
-function pathOf({ url }: FastifyRequest): string {
-  return url.split('?')[0] ?? url;
 }

@@ -5,7 +5,7 @@ import type { z } from 'zod';
 import { insertAudit } from '../../db/shared/audit-rows.js';
 import { findTenant, listTenants, type TenantRecord } from '../../db/registry/tenant-queries.js';
 import { changeTenant, tenantChange } from '../../src/tenants/tenant-changes.js';
-import { refuseWeakPassword } from '../../src/auth/common-passwords.js';
+import { namesOf, refuseWeakPassword } from '../../src/auth/common-passwords.js';
 import { OPERATORS } from '../../src/auth/passwords.js';
 import type { Config } from '../../src/config/index.js';
 import { AppError } from '../../src/errors.js';
@@ -85,7 +85,7 @@ export async function tenantRoutes(fastify: FastifyInstance, { config }: { confi
       if (adopt) request.refuseUnlessRecent();
       const { password, ...person } = admin;
       const slug = request.body.slug ?? slugFrom(name);
-      refuseWeakPassword('/admin/password', password, [person.email, person.firstName, person.lastName, name, slug]);
+      refuseWeakPassword('/admin/password', password, [...namesOf(person), name, slug]);
       const poolOptions = parsePoolOptions(request.body.poolOptions ?? {});
       const limits = parseLimits(request.body.limits ?? {});
       if (adopt && (region !== undefined || clusterId !== undefined))

@@ -5,7 +5,7 @@ import { z } from 'zod';
 import { insertAudit } from '../../db/shared/audit-rows.js';
 import { findOperator } from '../../db/registry/operator-queries.js';
 import { findUser } from '../../db/tenant/user-queries.js';
-import { refuseWeakPassword } from '../../src/auth/common-passwords.js';
+import { namesOf, refuseWeakPassword } from '../../src/auth/common-passwords.js';
 import { REFRESH_TOKEN_LENGTH } from '../../src/auth/refresh-tokens.js';
 import type { Config } from '../../src/config/index.js';
 import { AppError } from '../../src/errors.js';
@@ -143,8 +143,7 @@ export async function sessionRoutes(fastify: FastifyInstance, { config }: { conf
         principal.kind === 'user'
           ? await findUser(request.tenantDb, principal.userId)
           : await findOperator(app.engine.registry, principal.operatorId);
-      const names = account && 'firstName' in account ? [account.firstName, account.lastName] : [];
-      refuseWeakPassword('/newPassword', body.newPassword, [account?.email, ...names, ...tenantNames(request)]);
+      refuseWeakPassword('/newPassword', body.newPassword, [...namesOf({ ...account }), ...tenantNames(request)]);
       await app.engine.passwordBudgets.take(principal);
       const confirmedHash = await app.engine.signIn.confirm(principal, body.currentPassword, auditOrigin);
       const tenantDb = principal.kind === 'user' ? request.tenantDb : undefined;

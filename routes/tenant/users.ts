@@ -4,7 +4,7 @@ import type { ZodTypeProvider } from 'fastify-type-provider-zod';
 import { z } from 'zod';
 import { violatedUniqueConstraint } from '../../db/driver/database-fault.js';
 import { EMAIL_CONSTRAINT, findUser, listUsers, userSorts } from '../../db/tenant/user-queries.js';
-import { refuseWeakPassword } from '../../src/auth/common-passwords.js';
+import { namesOf, refuseWeakPassword } from '../../src/auth/common-passwords.js';
 import { addUser, changeUser, removeUser } from '../../src/auth/user-changes.js';
 import { AppError } from '../../src/errors.js';
 import { versioned } from '../../src/http/row-versions.js';
@@ -77,12 +77,7 @@ export async function userRoutes(fastify: FastifyInstance): Promise<void> {
     },
     async (request, reply) => {
       const { password, roles, ...fields } = request.body;
-      refuseWeakPassword('/password', password, [
-        fields.email,
-        fields.firstName,
-        fields.lastName,
-        ...tenantNames(request),
-      ]);
+      refuseWeakPassword('/password', password, [...namesOf(fields), ...tenantNames(request)]);
       // Hashed before the transaction begins, so that no connection is held while the processor works.
       await app.engine.passwordBudgets.take(principalOf(request));
       const passwordHash = await app.engine.passwords.hash(password, request.tenantId);
@@ -142,9 +137,13 @@ export async function userRoutes(fastify: FastifyInstance): Promise<void> {
       const secures = takesOver && id === request.userId;
       if (takesOver && !secures) request.refuseUnlessRecent();
       if (password !== undefined) {
-        const user = await findUser(request.tenantDb, id);
-        const names = [user, fields].flatMap((person) => [person?.email, person?.firstName, person?.lastName]);
-        refuseWeakPassword('/password', password, [...names, ...tenantNames(request)]);
+        // Not by request.tenantDb: a write with an Idempotency-Key would hold its transaction while the password is hashed.
+        const user = await findUser(app.engine.tenantPools.database(request.tenantId), id);
+        refuseWeakPassword('/password', password, [
+          ...namesOf({ ...user }),
+          ...namesOf(fields),
+          ...tenantNames(request),
+        ]);
       }
       if (secures || password !== undefined) await app.engine.passwordBudgets.take(principalOf(request));
       const confirmedHash = secures ? await confirmOwnPassword(request, currentPassword) : undefined;

@@ -83,7 +83,7 @@ export function refuseWithout({ permissions }: Caller, needed: Permission): void
 
 async function refuseEnded(
   trx: Transaction<TenantDatabase>,
-  { userId, sessionId }: Omit<Actor, 'recent'>,
+  { userId, sessionId }: Pick<Actor, 'userId' | 'sessionId'>,
 ): Promise<void> {
   const session = await findSession(sessionsIn(trx), sessionId);
   if (session?.accountId !== userId) {

@@ -66,6 +66,15 @@ export function weaknessOf(password: string, names: readonly string[]): string |
   return undefined;
 }
 
+/** What a guesser knows of a person. */
+export function namesOf(person: {
+  readonly email?: string | undefined;
+  readonly firstName?: string | undefined;
+  readonly lastName?: string | undefined;
+}): readonly (string | undefined)[] {
+  return [person.email, person.firstName, person.lastName];
+}
+
 /**
  * @param path of the password in the body
  * @param names as for `weaknessOf`; undefined values are left out

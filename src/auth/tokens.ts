@@ -44,8 +44,6 @@ export interface Tokens {
   sign(principal: Principal, provedAgo?: number): string;
   /** @throws AppError `unauthenticated` for every invalid token; its cause is EXPIRED if that is all that is wrong */
   read(token: string): VerifiedToken;
-  /** As `read`, for the caller only. */
-  verify(token: string): Principal;
 }
 
 /** The cause of the error for a token that was valid, for those who count. */
@@ -109,7 +107,6 @@ export function createTokens(signer: JwtKey, keys: readonly JwtKey[]): Tokens {
         ...(provedAgo !== undefined && { auth_time: Math.floor((Date.now() - Math.max(0, provedAgo)) / 1_000) }),
       }),
     read,
-    verify: (token) => read(token).principal,
   };
 }
 

@@ -4,7 +4,7 @@ import type { Logger } from 'pino';
 import { openPool } from '../../db/driver/client.js';
 import { probeDatabase } from '../../db/driver/probe.js';
 import { recordOlderSchema } from '../../db/registry/tenant-queries.js';
-import { schemaIs, SERVED_SCHEMAS } from '../../db/tenant/served-schemas.js';
+import { NEWEST_SILENT_SCHEMA, schemaIs, SERVED_SCHEMAS } from '../../db/tenant/served-schemas.js';
 import { endIdleSessions, findSessions } from '../../db/server/server-sessions.js';
 import type { Config } from '../config/index.js';
 import { createBreakers, type Breakers } from '../connections/breakers.js';
@@ -186,7 +186,7 @@ function createPools(
       }
       // Otherwise the next migration would take a database that was restored from a backup for a migrated one.
       if (schemaIs(schema) === 'too-old')
-        recordOlderSchema(registry, tenantId, schema.name ?? '0000_unknown').catch((err: unknown) => {
+        recordOlderSchema(registry, tenantId, schema.name ?? NEWEST_SILENT_SCHEMA).catch((err: unknown) => {
           log.warn(
             { err, tenantId },
             "could not record that a tenant's database has an older schema than its row says",

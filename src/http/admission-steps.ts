@@ -45,7 +45,7 @@ export interface AdmissionSteps {
 }
 
 /** Whether the request changes nothing: a GET, or a HEAD, which is a GET without the body of the answer. */
-export function isRead({ method }: FastifyRequest): boolean {
+export function isRead({ method }: Pick<FastifyRequest, 'method'>): boolean {
   return method === 'GET' || method === 'HEAD';
 }
 

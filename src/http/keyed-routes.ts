@@ -1,7 +1,7 @@
 // The routes whose writes honour an Idempotency-Key by their scope (plugins/caller/idempotency.ts).
 import type { RouteOptions } from 'fastify';
+import { isRead } from './admission-steps.js';
 
 export function isKeyed({ config, method }: Pick<RouteOptions, 'config' | 'method'>): boolean {
-  const reads = [method].flat().every((one) => one === 'GET' || one === 'HEAD');
-  return config?.access?.scope === 'tenant' && !reads;
+  return config?.access?.scope === 'tenant' && ![method].flat().every((one) => isRead({ method: one }));
 }

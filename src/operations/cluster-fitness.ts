@@ -133,7 +133,7 @@ export function judgeCluster(
     openDatabases.length > 0 &&
       `Every role of the server may connect to ${openDatabases.join(', ')}. Run REVOKE ALL ON DATABASE … FROM PUBLIC.`,
     otherCollations > 0 &&
-      `${otherCollations} databases were made with another version of the collation than the server has now. In each, run REINDEX DATABASE, then ALTER DATABASE … REFRESH COLLATION VERSION.`,
+      `The collation of the server has another version than that of ${otherCollations} of its databases. In each, run REINDEX DATABASE, then ALTER DATABASE … REFRESH COLLATION VERSION.`,
   ];
   const said = (text: string | false | undefined): text is string => typeof text === 'string';
   return { problems: problems.filter(said), warnings: warnings.filter(said) };

@@ -32,7 +32,7 @@ export async function markDatabases(
   return { marked, failed };
 }
 
-/** Tenants of an unreachable cluster are left out: their error is reported when they are migrated. */
+/** Without the tenants of clusters that have failed. */
 async function listUnmarked({
   registry,
   servers,

@@ -17,8 +17,9 @@ export interface KeyedRequest {
   /** The id of the caller. */
   readonly caller: string;
   readonly method: string;
-  /** With the ids in it, and without a query. */
-  readonly path: string;
+  /** The pattern of the route and its parameters: one address can be spelled in several ways. */
+  readonly route: string;
+  readonly params: unknown;
   readonly key: string;
 }
 
@@ -42,8 +43,16 @@ export interface ContentHash {
 
 export interface KeyedWrite {
   readonly db: Kysely<TenantDatabase>;
-  /** Stores the answer and commits. @throws AppError `too-many-idempotency-keys`; the errors of the database */
-  commit(answer: Omit<StoredAnswer, 'requestHash'>): Promise<void>;
+  /** What must be told to the other replicas: stored with the answer. */
+  readonly announced: unknown[];
+  /** What happens after the commit, in this order. */
+  readonly afterCommit: (() => void | Promise<void>)[];
+  /**
+   * Stores the answer, commits, and does what happens after the commit.
+   *
+   * @throws AppError `too-many-idempotency-keys`; the errors of the database, and of what happens after the commit
+   */
+  commit(answer: Pick<StoredAnswer, 'status' | 'headers' | 'body'>): Promise<void>;
   /** Never rejects. */
   rollback(): Promise<void>;
 }
@@ -69,18 +78,24 @@ export function beginKeyedWrite(
     const known = ofSameRequest(await findStoredAnswer(db, id), content);
     if (known) throw new AlreadyAnswered(known);
   });
+  const announced: unknown[] = [];
+  const afterCommit: KeyedWrite['afterCommit'] = [];
   return {
     db: transaction.db,
+    announced,
+    afterCommit,
     rollback: () => transaction.rollback(),
     async commit(answer) {
+      const stored = { ...answer, requestHash: content.hash, announcements: announced };
       try {
-        if (!(await storeAnswer(transaction.db, id, { ...answer, requestHash: content.hash }, MOST_ANSWERS)))
+        if (!(await storeAnswer(transaction.db, id, stored, MOST_ANSWERS)))
           throw new AppError('too-many-idempotency-keys', { retryAfter: 60 });
       } catch (error) {
         await transaction.rollback();
         throw error;
       }
       await transaction.commit();
+      for (const work of afterCommit) await work();
     },
   };
 }
@@ -90,8 +105,8 @@ function ofSameRequest(known: StoredAnswer | undefined, { matches }: ContentHash
   return known;
 }
 
-function idOf({ caller, method, path, key }: KeyedRequest): Buffer {
+function idOf({ caller, method, route, params, key }: KeyedRequest): Buffer {
   return createHash('sha256')
-    .update(JSON.stringify([caller, method, path, key]))
+    .update(JSON.stringify([caller, method, route, params, key]))
     .digest();
 }

@@ -16,7 +16,7 @@ import { AppError } from '../errors.js';
 import { demandVersion } from '../http/row-versions.js';
 
 /** The fields of a tenant's row that an operator can change, apart from its status. */
-export type TenantChanges = Omit<Parameters<typeof updateTenant>[2], 'status' | 'schemaVersion'>;
+export type TenantChanges = Omit<Parameters<typeof updateTenant>[2], 'status'>;
 
 const CHANGEABLE: readonly TenantStatus[] = ['active', 'suspended'];
 

@@ -77,15 +77,15 @@ describe('killed at any of its statements, a migration outside a transaction', (
     `create index concurrently ${index} on things (${column})`,
   ];
 
-  const careful: Migration = {
+  const filling = (first: readonly string[]): Migration => ({
     transaction: false,
     up: async (db) => {
-      await runAll(db, creates('things_label', 'label'));
+      await runAll(db, first);
       await fill(db);
       await runAll(db, creates('things_code', 'code'));
       await sql`insert into notes values ('filled') on conflict do nothing`.execute(db);
     },
-  };
+  });
 
   /**
    * - `before`: the connection is lost before the statement is sent.
@@ -216,7 +216,7 @@ describe('killed at any of its statements, a migration outside a transaction', (
       }
     };
     const running = clients();
-    const { found, kills } = await killEverywhere(careful);
+    const { found, kills } = await killEverywhere(filling(creates('things_label', 'label')));
     killing = false;
     await running;
     await client.close(0);
@@ -238,16 +238,7 @@ describe('killed at any of its statements, a migration outside a transaction', (
       'things_label is not valid',
     ],
   ])('is found out if it %s', async (_, create, wrong) => {
-    const forgetful: Migration = {
-      transaction: false,
-      up: async (db) => {
-        await runAll(db, [create]);
-        await fill(db);
-        await runAll(db, creates('things_code', 'code'));
-        await sql`insert into notes values ('filled') on conflict do nothing`.execute(db);
-      },
-    };
-    expect((await killEverywhere(forgetful, ['during'])).found.join('\n')).toContain(wrong);
+    expect((await killEverywhere(filling([create]), ['during'])).found.join('\n')).toContain(wrong);
   });
 });
 

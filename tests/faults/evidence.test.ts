@@ -11,6 +11,7 @@ import {
   createRegistry,
   startServiceForTest,
   startServiceIn,
+  urlOf,
   type Answer,
   type PageOf,
   type Problem,
@@ -63,13 +64,11 @@ describe('the command that migrates', () => {
   afterAll(() => data.remove());
 
   async function migrate(): Promise<{ code: number | null; output: string }> {
-    const urlOf = ({ user, password }: { user: string; password: string }, database: string): string =>
-      `postgres://${user}:${password}@${superuser.host}:${superuser.port}/${database}`;
     const { code, stdout, stderr } = await runProgram('src/cli/migrate.js', {
       STANDBY_DATABASES: '0',
-      DATABASE_URL: urlOf(registryService, registry),
-      MIGRATION_DATABASE_URL: urlOf(registryOwner, registry),
-      TENANT_DATABASE_URL: urlOf(provisioner, 'postgres'),
+      DATABASE_URL: urlOf({ ...superuser, ...registryService, database: registry }),
+      MIGRATION_DATABASE_URL: urlOf({ ...superuser, ...registryOwner, database: registry }),
+      TENANT_DATABASE_URL: urlOf(provisioner),
       DATA_DIR: data.dir,
     });
     return { code, output: stdout + stderr };

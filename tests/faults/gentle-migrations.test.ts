@@ -3,12 +3,12 @@
 import { sql, type Kysely } from 'kysely';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, inject, it } from 'vitest';
-import { createDatabase } from '../../db/driver/client.js';
+import { createDatabase, type ConnectionSettings } from '../../db/driver/client.js';
 import { migrateToLatest, type Migration, type MigrationOptions } from '../../db/shared/migrator.js';
 import { tenantMigrations } from '../../db/tenant/migrations/index.js';
 import { inPlainWords } from '../../src/jobs/plain-words.js';
 import { asSuperuser, connectAs, startService, type TestService, type TestTenant } from '../support/app.js';
-import { whileHeld } from '../support/held-tables.js';
+import { untilWaitedFor, whileHeld } from '../support/held-tables.js';
 import { eventually } from '../support/service-process.js';
 import { startPostgres } from '../support/servers.js';
 import { rowOf } from '../support/tenants.js';
@@ -30,12 +30,16 @@ let made = 0;
 const later: string[] = [];
 const known: Record<string, Migration> = {};
 
-/** Adds a migration to the build, and runs it as the role that owns the tenant's database. */
-async function migrate(up: Migration['up'], options?: MigrationOptions): Promise<readonly string[]> {
+/** Adds a migration to the build, and runs it as the role that owns the tenant's database, or as another one. */
+async function migrate(
+  up: Migration['up'],
+  options?: MigrationOptions,
+  as: Partial<ConnectionSettings> = inject('cluster').provisioner,
+): Promise<readonly string[]> {
   const name = `9${String((made += 1)).padStart(3, '0')}_later`;
   later.push(name);
   const build = { ...tenantMigrations, ...known, [name]: { up } };
-  const handle = connectAs<unknown>(database, inject('cluster').provisioner);
+  const handle = connectAs<unknown>(database, as);
   try {
     const ran = await migrateToLatest(handle.db, build, options);
     known[name] = { up };
@@ -122,9 +126,7 @@ describe('behind a session that keeps a table, as a dump does', () => {
 
   it('a session that keeps another table does not stop the migration', async () => {
     await whileHeld(database, 'users', async () => {
-      let release = (): void => undefined;
-      await whileHeld(database, 'products', async (held) => {
-        release = held.release;
+      await whileHeld(database, 'products', async ({ release }) => {
         const migration = migrate(statements('alter table products add column other text'));
         await sleep(300);
         release();
@@ -181,23 +183,15 @@ it('the migration runs again if it and a writer waited for each other', async ()
         runs += 1;
         await sql`alter table products add column crossed text`.execute(on);
         mayLock();
-        if (runs === 1) await untilSomeoneWaits(handle.db);
+        if (runs === 1) await untilWaitedFor(handle.db, 'products');
         await sql`alter table users add column crossed text`.execute(on);
       };
       // As the superuser, so that this side notices the deadlock, and before its lock_timeout.
-      const name = `9${String((made += 1)).padStart(3, '0')}_later`;
-      const migrator = connectAs<unknown>(database);
-      try {
-        const impatient: Migration['up'] = async (on) => {
-          await sql`set local deadlock_timeout = '1ms'`.execute(on);
-          await up(on);
-        };
-        const build = { ...tenantMigrations, ...known, [name]: { up: impatient } };
-        expect(await migrateToLatest(migrator.db, build)).toEqual([name]);
-        known[name] = { up };
-      } finally {
-        await migrator.close(0);
-      }
+      const impatient: Migration['up'] = async (on) => {
+        await sql`set local deadlock_timeout = '1ms'`.execute(on);
+        await up(on);
+      };
+      expect(await migrate(impatient, {}, inject('cluster').superuser)).toEqual([later.at(-1)]);
       await writer;
     });
   } finally {
@@ -206,20 +200,6 @@ it('the migration runs again if it and a writer waited for each other', async ()
   expect(runs).toBeGreaterThan(1);
   expect(await columnsOf('users')).toContain('crossed');
 });
-
-async function untilSomeoneWaits(db: Kysely<unknown>): Promise<void> {
-  await expect
-    .poll(
-      async () => {
-        const { rows } = await sql`
-          select from pg_locks where not granted and relation = 'products'::regclass
-            and database = (select oid from pg_database where datname = current_database())`.execute(db);
-        return rows.length;
-      },
-      { timeout: 10_000, interval: 5 },
-    )
-    .toBeGreaterThan(0);
-}
 
 it('autovacuum makes way for the migration of a role that cannot see what it is', async () => {
   const server = await startPostgres({ autovacuum: 'on', autovacuum_naptime: '1s' });
@@ -252,9 +232,10 @@ it('autovacuum makes way for the migration of a role that cannot see what it is'
         { timeout: 20_000, interval: 50 },
       )
       .toBe(1);
-    // With less than the patience, and an attempt. A migration that waited for the vacuum to end would only probe.
-    const later = { '0001_big': filled, '0002_column': { up: statements('alter table big add column more text') } };
-    expect(await migrateToLatest(owner.db, later)).toEqual(['0002_column']);
+    // Autovacuum yields to an attempt, not to a probe. A migration that waited for the vacuum to end would only probe, and fail
+    // after its patience.
+    const build = { '0001_big': filled, '0002_column': { up: statements('alter table big add column more text') } };
+    expect(await migrateToLatest(owner.db, build)).toEqual(['0002_column']);
   } finally {
     await Promise.all([owner.close(0), admin.close(0)]);
     await server.stop();

@@ -2,55 +2,42 @@
 import { sql } from 'kysely';
 import { randomUUID } from 'node:crypto';
 import { request as httpRequest } from 'node:http';
-import { afterAll, afterEach, beforeAll, expect, it } from 'vitest';
-import { insertOperator, findOperatorByEmail } from '../../db/registry/operator-queries.js';
+import { afterAll, afterEach, beforeAll, expect, inject, it } from 'vitest';
 import {
-  ADMIN,
   asSuperuser,
-  beginSession,
   connectAs,
-  createRegistry,
-  openApp,
-  sender,
-  testConfig,
+  startServiceIn,
   type Send,
+  type TestService,
+  type TestTenant,
 } from '../support/app.js';
-import { findCredentials } from '../../db/tenant/user-queries.js';
-import { findTenant } from '../../db/registry/tenant-queries.js';
+import { untilWaitedFor } from '../support/held-tables.js';
+import { patiently } from '../support/lost-answers.js';
 import { startStatementProxy, type StatementProxy, type Verdict } from '../support/statement-proxy.js';
-import type { FastifyInstance } from 'fastify';
+import { rowOf } from '../support/tenants.js';
 
 let proxy: StatementProxy;
-let app: FastifyInstance;
+let service: TestService;
 let send: Send;
+let tenant: TestTenant;
 let token: string;
-let tenantId: string;
 let database: string;
 
 beforeAll(async () => {
-  const config = testConfig(await createRegistry(), { STANDBY_DATABASES: '0' });
-  const direct = config.tenants.provisioner;
-  proxy = await startStatementProxy(direct);
-  const provisioner = { ...direct, host: proxy.host, port: proxy.port };
-  app = await openApp({ ...config, tenants: { ...config.tenants, provisioner } });
-  send = sender(app);
-  await insertOperator(app.engine.registry, { email: 'operator@example.com', passwordHash: 'not used' });
-  const operator = await findOperatorByEmail(app.engine.registry, 'operator@example.com');
-  const operatorToken = await beginSession(app, { kind: 'operator', operatorId: operator?.id ?? '' });
-  const made = await send<{ id: string }>('POST', '/tenants', {
-    token: operatorToken,
-    body: { name: 'Keyed', slug: 'keyed', admin: ADMIN },
-  });
-  tenantId = made.body.id;
-  const admin = await findCredentials(app.engine.tenantPools.database(tenantId), { email: ADMIN.email });
-  token = await beginSession(app, { kind: 'user', tenantId, userId: admin?.id ?? '' });
-  database = (await findTenant(app.engine.registry, tenantId))?.dbName ?? '';
+  const cluster = inject('cluster');
+  proxy = await startStatementProxy(cluster.provisioner);
+  const { host, port } = proxy;
+  service = await startServiceIn({ ...cluster, provisioner: { ...cluster.provisioner, host, port } });
+  ({ send } = service);
+  tenant = await service.createTenant();
+  token = tenant.adminToken;
+  database = (await rowOf(service, tenant)).dbName;
 });
 afterEach(() => {
   proxy.onStatement = () => 'pass';
 });
 afterAll(async () => {
-  await app.close();
+  await service.close();
   await proxy.close();
 });
 
@@ -61,13 +48,11 @@ async function rowsOf(sku: string): Promise<number> {
 
 it('a write whose answer is lost at any statement happens once, when the client repeats it', async () => {
   const ofTenant = (application: string): boolean => !application.includes('provisioner');
-  let at = 0;
-  for (let lost = 'none yet'; lost !== '';) {
-    at += 1;
+  for (let at = 1; ; at += 1) {
+    let lost = '';
     const body = { name: 'Lamp', price: '1.00', sku: randomUUID() };
     const post = () => send('POST', '/products', { token, body, headers: { 'idempotency-key': body.sku } });
     let seen = 0;
-    lost = '';
     proxy.onStatement = ({ sql: text, application }) => {
       if (!ofTenant(application)) return 'pass';
       seen += 1;
@@ -79,20 +64,16 @@ it('a write whose answer is lost at any statement happens once, when the client 
     proxy.onStatement = () => 'pass';
     if (lost === '') {
       expect(first.status).toBe(201);
+      expect(at).toBeGreaterThan(6);
       break;
     }
     expect([201, 503], `${lost}: ${first.text}`).toContain(first.status);
-    let again = await post();
-    for (let tries = 0; again.status !== 201 && tries < 40; tries += 1) {
-      await new Promise((resolve) => setTimeout(resolve, 250));
-      again = await post();
-    }
+    const again = await patiently(post);
     expect(again.status, `${lost}: ${again.text}`).toBe(201);
     expect(await rowsOf(body.sku), lost).toBe(1);
-    // Only if the write was committed, the repeated answer says so.
+    // The write was committed, so the repetition gets its stored answer.
     if (lost.includes('commit')) expect(again.headers['idempotent-replayed']).toBe('true');
   }
-  expect(at).toBeGreaterThan(6);
 });
 
 it('a repetition that began before the first answer was committed gets that answer', async () => {
@@ -118,7 +99,7 @@ it('a repetition that began before the first answer was committed gets that answ
 });
 
 it('a client that leaves keeps no connection and no key', async () => {
-  const address = await app.listen({ port: 0, host: '127.0.0.1' });
+  const address = await service.app.listen({ port: 0, host: '127.0.0.1' });
   const body = { name: 'Lamp', price: '1.00', sku: randomUUID() };
   const holder = connectAs<unknown>(database);
   await holder.db.transaction().execute(async (trx) => {
@@ -133,20 +114,13 @@ it('a client that leaves keeps no connection and no key', async () => {
     });
     request.on('error', () => undefined);
     request.end(JSON.stringify(body));
-    await expect
-      .poll(async () => {
-        const { rows } = await asSuperuser(database, (db) =>
-          sql`select from pg_locks where not granted and relation = 'products'::regclass`.execute(db),
-        );
-        return rows.length;
-      })
-      .toBe(1);
+    await untilWaitedFor(holder.db, 'products');
     request.destroy();
   });
   await holder.close(0);
   await expect
     .poll(() => {
-      const stats = app.engine.tenantPools.inspect(tenantId);
+      const stats = service.app.engine.tenantPools.inspect(tenant.id);
       return stats && stats.total - stats.idle;
     })
     .toBe(0);

@@ -17,6 +17,7 @@ import { reasonOf } from '../../src/rollouts/reasons.js';
 import type { TenantProgress } from '../../src/rollouts/migrate-tenants.js';
 import { startCluster, type TestCluster } from '../support/cluster.js';
 import { startProxy } from '../support/proxy.js';
+import { whileHeld } from '../support/held-tables.js';
 import { finishOperations } from '../support/operations.js';
 import {
   ADMIN,
@@ -27,6 +28,7 @@ import {
   type TestTenant,
 } from '../support/service.js';
 import { eventually } from '../support/service-process.js';
+import { rowOf } from '../support/tenants.js';
 
 const OLDER = '0008_schema_version';
 const NEWEST = latestVersion(tenantMigrations);
@@ -75,16 +77,21 @@ async function asSuperuser<T>(database: string, work: (db: Kysely<unknown>) => P
   }
 }
 
-/** Takes the migrations after OLDER back. Of the view, the next migration makes the newest form again. */
-async function makeOlder({ id }: Pick<TestTenant, 'id'>): Promise<string> {
-  const tenant = await findTenant(registry, id);
-  if (!tenant) throw new Error('the tenant has no row');
-  await asSuperuser(tenant.dbName, async (db) => {
+/** Undoes the migrations after OLDER, except for the view: the next migration replaces it. */
+async function makeOlder(tenant: TestTenant): Promise<void> {
+  const { id, dbName } = await rowOf(service, tenant);
+  await asSuperuser(dbName, async (db) => {
     await sql`drop table idempotency_keys`.execute(db);
     await sql`delete from migration.kysely_migration where name > ${OLDER}`.execute(db);
   });
   await sql`update tenants set schema_version = ${OLDER} where id = ${id}`.execute(registry);
-  return tenant.dbName;
+}
+
+/** Drops a tenant's database. Its row stays. */
+async function dropDatabase(tenant: TestTenant): Promise<void> {
+  const { id, dbName } = await rowOf(service, tenant);
+  await service.app.engine.tenantPools.retire(id);
+  await asSuperuser('postgres', (db) => sql`drop database ${sql.id(dbName)} with (force)`.execute(db));
 }
 
 async function olderTenants(count: number): Promise<TestTenant[]> {
@@ -183,7 +190,7 @@ describe('a migration of the fleet', () => {
     expect(await migrate()).toMatchObject({ tenantsMigrated: 1, tenantsUnfinished: 0 });
   });
 
-  it('enters no more databases of a server at once than its reserve allows', async () => {
+  it('enters no more databases of a server at once than it is told to', async () => {
     await olderTenants(7);
     let inside = 0;
     let most = 0;
@@ -206,27 +213,20 @@ describe('a migration of the fleet', () => {
 
   it('leaves a tenant that a session keeps locked until the others are migrated, and then tries it again', async () => {
     const [locked, ...others] = await olderTenants(4);
-    const row = locked && (await findTenant(registry, locked.id));
-    if (!locked || !row) throw new Error('no tenants');
-    const holder = connectTo<unknown>(cluster, row.dbName);
-    let release: () => void = () => undefined;
-    const released = new Promise<void>((resolve) => (release = resolve));
-    let holds: () => void = () => undefined;
-    const held = new Promise<void>((resolve) => (holds = resolve));
-    // As a dump does. The migration replaces this view.
-    const holding = holder.db.transaction().execute(async (trx) => {
-      await sql`select from tenant_schema_version`.execute(trx);
-      holds();
-      await released;
-    });
-    await held;
+    if (!locked) throw new Error('no tenants');
+    const { dbName } = await rowOf(service, locked);
     const events: unknown[] = [];
-    const report = await migrate({ atOnce: 2 }, ({ id }, { done, error, again }) => {
-      events.push({ tenant: id === locked.id ? 'locked' : 'other', done, again, error: error && reasonOf(error) });
-      if (id === locked.id) release();
-    });
-    await holding;
-    await holder.close(0);
+    // The migration replaces this view.
+    const report = await whileHeld(
+      dbName,
+      'tenant_schema_version',
+      ({ release }) =>
+        migrate({ atOnce: 2 }, ({ id }, { done, error, again }) => {
+          events.push({ tenant: id === locked.id ? 'locked' : 'other', done, again, error: error && reasonOf(error) });
+          if (id === locked.id) release();
+        }),
+      cluster,
+    );
     expect(events).toEqual([
       ...others.map((_, index) => ({ tenant: 'other', done: index + 1, again: undefined, error: undefined })),
       {
@@ -240,12 +240,10 @@ describe('a migration of the fleet', () => {
     expect(report).toMatchObject({ tenantsMigrated: 4, failed: [] });
   });
 
-  it('does not hang on a tenant that vanishes, and reports a tenant whose database is gone', async () => {
+  it('tries a tenant whose database is gone twice, reports it, and migrates the others', async () => {
     const [gone, fine] = await olderTenants(2);
     if (!gone || !fine) throw new Error('no tenants');
-    const name = (await findTenant(registry, gone.id))?.dbName ?? '';
-    await service.app.engine.tenantPools.retire(gone.id);
-    await asSuperuser('postgres', (db) => sql`drop database ${sql.id(name)} with (force)`.execute(db));
+    await dropDatabase(gone);
     const attempts: unknown[] = [];
     const report = await migrate({}, ({ id }, { again }) => {
       if (id === gone.id) attempts.push(again);
@@ -316,9 +314,9 @@ describe('a server that fails', () => {
 describe('the row and the database of a tenant', () => {
   it('disagree after a restore from an old backup: the refusal records it, and the migration mends it', async () => {
     const tenant = await service.createTenant();
-    const name = (await findTenant(registry, tenant.id))?.dbName ?? '';
+    const { dbName } = await rowOf(service, tenant);
     await service.app.engine.tenantPools.retire(tenant.id);
-    await asSuperuser(name, async (db) => {
+    await asSuperuser(dbName, async (db) => {
       await sql`drop view tenant_schema_version`.execute(db);
       await sql`drop table idempotency_keys`.execute(db);
       await sql`delete from migration.kysely_migration where name >= '0008_schema_version'`.execute(db);
@@ -336,8 +334,8 @@ describe('the row and the database of a tenant', () => {
 
   it('are left as they are if a newer build has migrated the database', async () => {
     const [tenant] = await olderTenants(1);
-    const row = tenant && (await findTenant(registry, tenant.id));
-    if (!row) throw new Error('no tenant');
+    if (!tenant) throw new Error('no tenant');
+    const row = await rowOf(service, tenant);
     const newer = { ...tenantMigrations, '9999_next': { up: () => Promise.resolve() } };
     await provisioner.inDatabase(row.dbName, async (db) => {
       await migrateToLatest(db, newer);
@@ -358,13 +356,8 @@ describe('the row and the database of a tenant', () => {
 
   it('are no failure if the tenant is purged, or migrated by another run, after an attempt has failed', async () => {
     const [purged, elsewhere] = await olderTenants(2);
-    const gone = async ({ id }: TestTenant): Promise<void> => {
-      const name = (await findTenant(registry, id))?.dbName ?? '';
-      await service.app.engine.tenantPools.retire(id);
-      await asSuperuser('postgres', (db) => sql`drop database ${sql.id(name)} with (force)`.execute(db));
-    };
     if (!purged || !elsewhere) throw new Error('no tenants');
-    await Promise.all([gone(purged), gone(elsewhere)]);
+    await Promise.all([purged, elsewhere].map(dropDatabase));
     const changes: Promise<unknown>[] = [];
     const report = await migrate({}, ({ id }, { again }) => {
       if (again && id === purged.id) changes.push(sql`delete from tenants where id = ${id}`.execute(registry));
@@ -376,17 +369,16 @@ describe('the row and the database of a tenant', () => {
     await sql`delete from tenants where id = ${elsewhere.id}`.execute(registry);
   });
 
-  it('renew the connections of every replica after a migration that some builds cannot work with', async () => {
+  it('renew the connections of a replica after a migration that some builds cannot work with', async () => {
     const tenant = await service.createTenant();
-    const row = await findTenant(registry, tenant.id);
-    if (!row) throw new Error('no tenant');
+    const { dbName } = await rowOf(service, tenant);
     const get = () => service.send<Problem>('GET', '/products', { token: tenant.adminToken });
     expect((await get()).status).toBe(200);
     const up = async (db: Kysely<unknown>): Promise<void> => {
       await sql`alter table products drop sku`.execute(db);
     };
     const newer = { ...tenantMigrations, '9999_contract': { up, needs: '9999_contract' } };
-    await provisioner.inDatabase(row.dbName, (db) => migrateToLatest(db, newer));
+    await provisioner.inDatabase(dbName, (db) => migrateToLatest(db, newer));
     await recordSchema(registry, tenant.id, { version: '9999_contract', renews: true });
     await eventually('it is refused as documented', async () => (await get()).body.code === 'tenant-upgrading', 5_000);
     expect((await get()).status).toBe(503);
@@ -394,13 +386,21 @@ describe('the row and the database of a tenant', () => {
   });
 });
 
-describe('a template whose collation has another version than the server', () => {
+describe('a template that cannot be copied', () => {
   const template = (): string => templateName(tenantMigrations, cluster.provisioner.user);
   const make = (slug: string) =>
     service.send<Problem>('POST', '/tenants', {
       token: service.operatorToken,
       body: { name: 'Collated', slug, admin: ADMIN },
     });
+
+  /** The check of the cluster. */
+  async function check(): Promise<{ body: { usable: boolean; problems: string[] } }> {
+    const { body: clusters } = await service.send<{ data: { id: string }[] }>('GET', '/clusters', {
+      token: service.operatorToken,
+    });
+    return service.send('POST', `/clusters/${clusters.data[0]?.id ?? ''}/check`, { token: service.operatorToken });
+  }
 
   async function comment(installation: string): Promise<void> {
     const text = templateMarkText({ installation, state: 'template', version: NEWEST });
@@ -410,7 +410,7 @@ describe('a template whose collation has another version than the server', () =>
   // The template of the test server was made for another registry.
   beforeAll(async () => comment(await findInstallationId(registry)));
 
-  it('is named in the log, in the operation and in the check of the cluster, and made again by the migration', async () => {
+  it('with a collation of another version is named in the log, the operation and the check, and made again by the migration', async () => {
     const cause =
       /the template database was made with version 0\.0 of the collation, and the server now has .*npm run migrate/;
     await asSuperuser('postgres', (db) =>
@@ -423,11 +423,6 @@ describe('a template whose collation has another version than the server', () =>
       token: service.operatorToken,
     });
     expect(operations.body.data[0]?.error).toMatch(cause);
-    const { body: clusters } = await service.send<{ data: { id: string }[] }>('GET', '/clusters', {
-      token: service.operatorToken,
-    });
-    const check = (): Promise<{ body: { usable: boolean; problems: string[] } }> =>
-      service.send('POST', `/clusters/${clusters.data[0]?.id ?? ''}/check`, { token: service.operatorToken });
     const { body } = await check();
     expect(body.usable).toBe(false);
     expect(body.problems.join()).toMatch(/^The template database was made with version 0\.0 of the collation/);
@@ -450,13 +445,14 @@ describe('a template whose collation has another version than the server', () =>
     expect(await migrate()).toMatchObject({ templateMade: true });
   });
 
-  it('is missing: the log and the check say so', async () => {
+  it('that is missing is named in the log and in the check, and made by the migration', async () => {
     await asSuperuser('postgres', (db) => sql`drop database ${sql.id(template())}`.execute(db));
     lines.length = 0;
     expect((await make('no-template')).status).toBe(503);
     await eventually('the log names the cause', () =>
       Promise.resolve(lines.some((line) => line.includes('the server has no template database of this build'))),
     );
+    expect((await check()).body.problems.join()).toMatch(/^The server has no template database of this build/);
     expect(await migrate()).toMatchObject({ templateMade: true });
     expect((await make('no-template')).status).toBe(201);
   });

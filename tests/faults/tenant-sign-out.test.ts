@@ -61,7 +61,7 @@ async function inDatabaseOf({ id }: TestTenant, ...statements: ReturnType<typeof
 
 /** Changes a session's times as if the tenant's server's clock were wrong. @param by an interval, such as `-1 hour` */
 async function beganWithWrongClock(tenant: TestTenant, { accessToken }: SignedIn, by: string): Promise<void> {
-  const { sessionId } = service.app.tokens.verify(accessToken);
+  const { sessionId } = service.app.tokens.read(accessToken).principal;
   await inDatabaseOf(
     tenant,
     sql`update sessions set created_at = created_at + ${by}::interval where id = ${sessionId}`,
@@ -70,7 +70,7 @@ async function beganWithWrongClock(tenant: TestTenant, { accessToken }: SignedIn
 
 /** Turns the session into one of a former build, which knows no generations. */
 async function withoutGeneration(tenant: TestTenant, { accessToken }: SignedIn): Promise<void> {
-  const { sessionId } = service.app.tokens.verify(accessToken);
+  const { sessionId } = service.app.tokens.read(accessToken).principal;
   await inDatabaseOf(tenant, sql`update sessions set generation = null where id = ${sessionId}`);
 }
 
@@ -196,7 +196,7 @@ describe('beside a former build,', () => {
     const tenant = await service.createTenant();
     await signOut(tenant);
     const row = await service.app.engine.tenantDirectory.find(tenant.id);
-    const { sessionId } = service.app.tokens.verify((await signIn(tenant)).accessToken);
+    const { sessionId } = service.app.tokens.read((await signIn(tenant)).accessToken).principal;
     expect(row?.sessionsValidFrom).toEqual(expect.any(String));
     await inDatabaseOf(
       tenant,

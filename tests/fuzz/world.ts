@@ -95,7 +95,7 @@ export async function createWorld(cluster: TestCluster, service: TestService): P
       const pages = known.page.filter((url) => url.startsWith(`${operation.path}?`));
       return pages[index % pages.length]?.slice(operation.path.length) ?? '';
     }
-    if (kind === 'session') return service.app.tokens.verify(expendable.adminToken).sessionId;
+    if (kind === 'session') return service.app.tokens.read(expendable.adminToken).principal.sessionId;
     const { self, own } = people()[actor];
     // An operator could suspend a tenant that all others need, and an admin could lock itself out.
     const harmless = operation.method === 'GET' || actor === 'expendable';

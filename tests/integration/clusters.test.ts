@@ -21,6 +21,7 @@ import {
   createRegistry,
   startService,
   startServiceForTest,
+  urlOf,
   type Answer,
   type PageOf,
   type Problem,
@@ -622,15 +623,12 @@ describe('npm run migrate', () => {
 
 /** Does what the command does, with the environment that it would read. */
 async function migrateEverything(): ReturnType<typeof prepareAndMigrate> {
-  const { provisioner, registry: where } = { ...service.config.tenants, registry: service.config.registry.connection };
-  const url = (user: string, password: string, database: string): string =>
-    `postgres://${user}:${encodeURIComponent(password)}@${provisioner.host}:${provisioner.port}/${database}`;
-  const owner = inject('cluster').registryOwner;
+  const { connection } = service.config.registry;
   const settings = readSettings({
     NODE_ENV: 'test',
-    DATABASE_URL: url(where.user, where.password, where.database),
-    MIGRATION_DATABASE_URL: url(owner.user, owner.password, where.database),
-    TENANT_DATABASE_URL: url(provisioner.user, provisioner.password, 'postgres'),
+    DATABASE_URL: urlOf(connection),
+    MIGRATION_DATABASE_URL: urlOf({ ...connection, ...inject('cluster').registryOwner }),
+    TENANT_DATABASE_URL: urlOf(service.config.tenants.provisioner),
     ENCRYPTION_KEYS: `test:${Buffer.alloc(32, 7).toString('base64')}`,
     JWT_SECRET: 'a-secret-of-more-than-thirty-two-characters',
   });

@@ -72,10 +72,10 @@ async function targetOf(url: string, bodyOf = ''): Promise<Target> {
   const body = resource?.bodies?.[bodyOf];
   const make = madeByOperators[path];
   if (make) return { url: `${path}/${await make()}`, token: service.operatorToken, body };
+  // A role's name has at most 50 characters.
   const label = `made-${newId()}`;
   const made = await service.send<{ id: string }>('POST', path, {
     token: tenant.adminToken,
-    // The shortest unique part: a role's name has at most 50 characters.
     body: resource?.make?.(label),
   });
   if (made.status !== 201) throw new Error(`could not make one at ${path}: ${made.text}`);

@@ -1,7 +1,6 @@
 // ETags under simultaneous changes, and after each kind of change. tests/integration/etags-of-routes.test.ts looks at every route.
 import { sql } from 'kysely';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { findTenant } from '../../db/registry/tenant-queries.js';
 import {
   asSuperuser,
   createRegistry,
@@ -11,6 +10,7 @@ import {
   type TestService,
   type TestTenant,
 } from '../support/app.js';
+import { rowOf } from '../support/tenants.js';
 
 const SIMULTANEOUS = 200;
 const ROUNDS = 3;
@@ -190,8 +190,8 @@ describe('the ETag changes', () => {
   const byHand =
     (statement: string): Change =>
     async ({ url }) => {
-      const database = (await findTenant(first.app.engine.registry, tenant.id))?.dbName ?? '';
-      await asSuperuser(database, (db) =>
+      const { dbName } = await rowOf(first, tenant);
+      await asSuperuser(dbName, (db) =>
         sql.raw(statement.replace('$id', `'${url.split('/').at(-1) ?? ''}'`)).execute(db),
       );
     };

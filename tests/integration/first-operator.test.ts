@@ -8,7 +8,7 @@ import { countOperators, findOperatorByEmail } from '../../db/registry/operator-
 import { prepare } from '../../src/boot/index.js';
 import { ConfigError, readSettings } from '../../src/config/index.js';
 import { createLogger } from '../../src/observability/logger.js';
-import { connectAs, createRegistry, OPERATOR } from '../support/app.js';
+import { connectAs, createRegistry, OPERATOR, urlOf } from '../support/app.js';
 
 let registry: string;
 let dataDir: string;
@@ -20,13 +20,11 @@ afterAll(() => rm(dataDir, { recursive: true }));
 /** Does what a start does before the app is built. */
 async function start(password: string): Promise<void> {
   const { registryService, provisioner } = inject('cluster');
-  const url = ({ user, password }: typeof registryService, database: string): string =>
-    `postgres://${user}:${encodeURIComponent(password)}@${provisioner.host}:${provisioner.port}/${database}`;
   const settings = readSettings({
     NODE_ENV: 'test',
     DATA_DIR: dataDir,
-    DATABASE_URL: url(registryService, registry),
-    TENANT_DATABASE_URL: url(provisioner, 'postgres'),
+    DATABASE_URL: urlOf({ ...provisioner, ...registryService, database: registry }),
+    TENANT_DATABASE_URL: urlOf(provisioner),
     OPERATOR_EMAIL: OPERATOR.email,
     OPERATOR_PASSWORD: password,
   });
@@ -47,7 +45,7 @@ it.each([
   ['aaaaaaaaaaaa', 'OPERATOR_PASSWORD repeats the same few characters'],
   ['tenantry-2026', 'OPERATOR_PASSWORD must not be made of the names'],
 ])(
-  'is not created with a password that a guesser tries first, and the start says why: %s',
+  'the first operator is not created with a password that a guesser tries first, and the start says why: %s',
   async (password, reason) => {
     const refusal = start(password);
     await expect(refusal).rejects.toThrow(ConfigError);
@@ -56,7 +54,7 @@ it.each([
   },
 );
 
-it('is created with another password, and a later start does not look at the variable', async () => {
+it('the first operator is created with another password, and a later start does not look at the variable', async () => {
   await start(OPERATOR.password);
   await start('password1234');
   expect(await inRegistry(countOperators)).toBe(1);

@@ -124,7 +124,7 @@ describe.each(parts)('the former build’s statements in a %s database', (part, 
   });
 });
 
-it('are recorded from a build as it runs', async () => {
+it('statements are recorded from a build as it runs', async () => {
   const recorded = await recordBuild(inject('cluster'));
   for (const [part, migrations] of parts) {
     expect(recorded[part].statements.length).toBeGreaterThan(50);

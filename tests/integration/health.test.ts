@@ -71,7 +71,7 @@ describe('many probes at once', () => {
     expect(checks).toBe(0);
   });
 
-  it('share one query while the feed gets none', async () => {
+  it('share a few queries while the feed gets none', async () => {
     feedIsHeld = true;
     await expect.poll(() => service.app.engine.events.answering).toBe(false);
     expect(new Set(await probe())).toEqual(new Set([200]));

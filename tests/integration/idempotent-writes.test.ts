@@ -3,10 +3,12 @@ import { sql } from 'kysely';
 import { randomUUID } from 'node:crypto';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import {
+  ADMIN,
   asSuperuser,
   connectAs,
   createRegistry,
   startService,
+  startServiceForTest,
   type Answer,
   type Problem,
   type TestService,
@@ -123,20 +125,43 @@ describe('a key', () => {
     const body = product();
     await send('POST', '/products', body, 'same');
     const another = product();
-    expect(await send('POST', '/products', another, 'same')).toMatchObject({
-      status: 422,
-      body: { code: 'idempotency-key-reused' },
-    });
-    expect(await rows('products', sql`sku = ${another.sku}`)).toBe(0);
+    const reused = { status: 422, body: { code: 'idempotency-key-reused' } };
+    expect(await send('POST', '/products', another, 'same')).toMatchObject(reused);
+    expect(await send('POST', '/products?again=1', body, 'same')).toMatchObject(reused);
+    expect(await rows('products', sql`sku in (${body.sku}, ${another.sku})`)).toBe(1);
   });
 
   it('belongs to the caller, the method and the path', async () => {
     const member = await one.createUser(tenant, `${randomUUID()}@example.com`, ['admin']);
     const [mine, theirs] = [product(), product()];
-    expect((await send('POST', '/products', mine, 'shared')).status).toBe(201);
+    const created = await send('POST', '/products', mine, 'shared');
+    expect(created.status).toBe(201);
     expect((await send('POST', '/products', theirs, 'shared', member.token)).status).toBe(201);
     const role = { name: `role-${randomUUID().slice(0, 8)}`, permissions: [] };
     expect((await send('POST', '/roles', role, 'shared')).status).toBe(201);
+    const { id } = JSON.parse(created.text) as { id: string };
+    expect((await send('PATCH', `/products/${id}`, { name: 'Lantern' }, 'shared')).status).toBe(200);
+    expect((await send('DELETE', `/products/${id}`, undefined, 'shared')).status).toBe(204);
+  });
+
+  it('is the same at an address with a slash at its end, or with an escaped letter', async () => {
+    const body = product();
+    const create = (url: string) => send('POST', url, body, 'spelled');
+    const created = await create('/products');
+    for (const url of ['/products/', '/%70roducts']) await expectRepeated(created, () => create(url));
+    expect(await rows('products', sql`sku = ${body.sku}`)).toBe(1);
+    const { id } = JSON.parse(created.text) as { id: string };
+    const take = (address: string) => send('POST', `/products/${address}/stock`, { delta: 1 }, 'spelled');
+    await expectRepeated(await take(id), () => take(`%${id.charCodeAt(0).toString(16)}${id.slice(1)}`));
+  });
+
+  it('needs one connection only, also for the caller’s own password', async () => {
+    const narrow = await startServiceForTest({ env: { POOL_MAX: '1' } });
+    const { id, adminId, adminToken } = await narrow.createTenant();
+    const body = { currentPassword: ADMIN.password, password: 'another-password-1' };
+    const change = () => via(() => narrow)('PATCH', `/users/${adminId}`, body, 'own', adminToken);
+    await expectRepeated(await change(), change);
+    expect(narrow.app.engine.tenantPools.inspect(id)?.total).toBe(1);
   });
 
   it('is looked at after authorization', async () => {
@@ -165,7 +190,8 @@ describe('a key', () => {
     );
     const before = await rows('idempotency_keys');
     expect((await send('POST', '/products', product(), 'expires')).status).toBe(201);
-    expect(await rows('idempotency_keys')).toBeLessThanOrEqual(before - 9);
+    // The expired answer of this key is replaced. It may be one of the ten.
+    expect([before - 10, before - 9]).toContain(await rows('idempotency_keys'));
   });
 
   it('gets 429 if the tenant has too many answers', async () => {
@@ -174,10 +200,11 @@ describe('a key', () => {
         from generate_series(1, 100000) as i`.execute(db),
     );
     const body = product();
-    expect(await send('POST', '/products', body, 'one-too-many')).toMatchObject({
-      status: 429,
-      body: { code: 'too-many-idempotency-keys' },
-    });
+    const refused = await send('POST', '/products', body, 'one-too-many');
+    expect(refused).toMatchObject({ status: 429, body: { code: 'too-many-idempotency-keys' } });
+    // They would be those of a product that does not exist.
+    expect(refused.headers).not.toHaveProperty('location');
+    expect(refused.headers).not.toHaveProperty('etag');
     expect(await rows('products', sql`sku = ${body.sku}`)).toBe(0);
     expect((await send('POST', '/products', product())).status).toBe(201);
     await asSuperuser(database, (db) => sql`truncate idempotency_keys`.execute(db));
@@ -217,29 +244,31 @@ it('stores no password and no token', async () => {
 it('fifty requests with one key while the table is locked: one row, and the others get 409 at once', async () => {
   const body = product();
   const holder = connectAs<unknown>(database);
-  const answers: { status: number; after: number }[] = [];
-  await holder.db
-    .transaction()
-    .execute(async (trx) => {
+  const answers: Answer<Problem>[] = [];
+  let all: Promise<unknown> = Promise.resolve();
+  try {
+    await holder.db.transaction().execute(async (trx) => {
       await sql`lock table products in access exclusive mode`.execute(trx);
-      const began = performance.now();
-      const all = Promise.all(
+      all = Promise.all(
         Array.from({ length: 50 }, async (_, index) => {
-          const { status } = await via(() => (index % 2 === 0 ? one : other))('POST', '/products', body, 'fifty');
-          answers.push({ status, after: performance.now() - began });
+          answers.push(await via(() => (index % 2 === 0 ? one : other))('POST', '/products', body, 'fifty'));
         }),
       );
       // Another key's write to another table gets a connection meanwhile.
       const role = { name: `role-${randomUUID().slice(0, 8)}`, permissions: [] };
       expect((await send('POST', '/roles', role, 'another')).status).toBe(201);
       await expect.poll(() => answers.length, { timeout: 20_000 }).toBe(49);
-      expect(answers.every(({ status }) => status === 409)).toBe(true);
-      await sql`rollback`.execute(trx).catch(() => undefined);
-      void all;
-    })
-    .catch(() => undefined);
-  await holder.close(0);
-  await expect.poll(() => answers.length, { timeout: 20_000 }).toBe(50);
+      for (const answer of answers)
+        expect(answer).toMatchObject({
+          status: 409,
+          headers: { 'retry-after': '1' },
+          body: { code: 'idempotency-key-in-use' },
+        });
+    });
+    await all;
+  } finally {
+    await holder.close(0);
+  }
   expect(answers.at(-1)?.status).toBe(201);
   expect(await rows('products', sql`sku = ${body.sku}`)).toBe(1);
 });

@@ -117,7 +117,7 @@ describe('a refresh token', () => {
       expiresIn: 900,
     });
     expect(second.body.refreshToken).not.toBe(first.refreshToken);
-    const sid = (token: string): string => service.app.tokens.verify(token).sessionId;
+    const sid = (token: string): string => service.app.tokens.read(token).principal.sessionId;
     expect(sid(second.body.accessToken)).toBe(sid(first.accessToken));
     expect(await me(second.body.accessToken)).toBe(200);
     expect(await me(first.accessToken)).toBe(200);
@@ -323,7 +323,7 @@ describe('a session', () => {
     const { id, adminToken } = await service.createTenant();
     const { tokens } = service.app;
     const { sessions, tenantDirectory } = service.app.engine;
-    const principal = tokens.verify(adminToken);
+    const { principal } = tokens.read(adminToken);
     const setActive = (active: boolean): Promise<Answer> =>
       service.send('PATCH', `/tenants/${id}`, { token: service.operatorToken, body: { active } });
     expect(await sessions.lives(principal)).toBe(true);
@@ -372,7 +372,7 @@ describe('a session', () => {
   it('that another replica extended continues after its cached end, and otherwise ends then', async () => {
     const user = await newUser();
     const [kept, idle] = [await user.signIn(), await user.signIn()];
-    const principal = service.app.tokens.verify(kept.accessToken);
+    const { principal } = service.app.tokens.read(kept.accessToken);
     const end = 2_000;
     await inDatabase(sql`
       update sessions set expires_at = now() + ${end} * interval '1 millisecond' where account_id = ${user.id}`);
@@ -389,7 +389,7 @@ describe('a session', () => {
 
   it('ends by the clock of its database, whatever the clock of the process says', async () => {
     const user = await newUser();
-    const principal = service.app.tokens.verify((await user.signIn()).accessToken);
+    const { principal } = service.app.tokens.read((await user.signIn()).accessToken);
     vi.spyOn(Date, 'now').mockReturnValue(Date.now() + 365 * 86_400_000);
     try {
       expect(await service.app.engine.sessions.lives(principal)).toBe(true);
@@ -418,7 +418,7 @@ describe('a session', () => {
       from generate_series(1, 99) n`);
     expect(await me(oldest.accessToken)).toBe(200);
     await inDatabase(sql`update sessions set refreshed_at = now() - interval '1 hour'
-      where id = ${service.app.tokens.verify(oldest.accessToken).sessionId}`);
+      where id = ${service.app.tokens.read(oldest.accessToken).principal.sessionId}`);
     const newest = await user.signIn();
     expect(await me(oldest.accessToken)).toBe(401);
     expect(await me(newest.accessToken)).toBe(200);
@@ -434,7 +434,7 @@ describe('a session', () => {
     expect(listed[0]).toMatchObject({ userAgent: 'a test', address: '127.0.0.1' });
     expect(listed.filter(({ current }) => current)).toHaveLength(1);
 
-    const idOf = (token: string): string => service.app.tokens.verify(token).sessionId;
+    const idOf = (token: string): string => service.app.tokens.read(token).principal.sessionId;
     const end = async (id: string): Promise<number> =>
       (await call('DELETE', `/auth/sessions/${id}`, here.accessToken)).status;
     expect(await end(idOf(foreign.accessToken))).toBe(404);
@@ -539,7 +539,7 @@ describe('a session', () => {
 
   it('belongs to one user: a token of another user that names it is refused', async () => {
     const [user, other] = [await newUser(), await newUser()];
-    const { sessionId } = service.app.tokens.verify((await user.signIn()).accessToken);
+    const { sessionId } = service.app.tokens.read((await user.signIn()).accessToken).principal;
     const forged = service.app.tokens.sign({ kind: 'user', tenantId: tenant.id, userId: other.id, sessionId });
     expect(await me(forged)).toBe(401);
   });

@@ -269,7 +269,7 @@ function signedIn(tenant: TestTenant, userId = tenant.adminId): Promise<string> 
 }
 
 function sessionOf(token: string): string {
-  return home.app.tokens.verify(token).sessionId;
+  return home.app.tokens.read(token).principal.sessionId;
 }
 
 interface Attempt {

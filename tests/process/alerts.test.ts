@@ -7,9 +7,8 @@ import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, inject, it } from 'vitest';
 import { parse } from 'yaml';
-import type { ConnectionSettings } from '../../db/driver/client.js';
 import { portOf } from '../../src/embedded/port.js';
-import { ADMIN, asSuperuser, connectAs, createRegistry, OPERATOR } from '../support/app.js';
+import { ADMIN, asSuperuser, connectAs, createRegistry, OPERATOR, urlOf } from '../support/app.js';
 import { readPage } from '../support/docs.js';
 import { holdJobs } from '../support/killed-processes.js';
 import { FOLDER, panelQueries, promQueries } from '../support/observability.js';
@@ -392,10 +391,6 @@ describe.skipIf(missing.length > 0 || noRedis !== undefined)(
 );
 
 const addressOf = ({ host, port }: { readonly host: string; readonly port: number }) => ({ host, port });
-
-function urlOf({ user, password, host, port, database }: ConnectionSettings): string {
-  return `postgres://${user}:${password}@${host}:${port}/${database}`;
-}
 
 async function databaseOf(registry: string, tenant: string): Promise<string> {
   return asSuperuser(registry, async (db) => {

@@ -1,7 +1,8 @@
 // deploy/haproxy.cfg in front of the service: HAProxy's own errors, request IDs, compression, and the bounds of each source.
 import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { once } from 'node:events';
-import { connect } from 'node:net';
+import { createServer } from 'node:http';
+import { connect, type AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { gunzipSync } from 'node:zlib';
@@ -72,12 +73,24 @@ describe.skipIf(skipped !== '')(`HAProxy in front of a replica${skipped}`, () =>
 
   const bearer = (): Record<string, string> => ({ authorization: `Bearer ${tenant.adminToken}` });
 
-  it('gives a request an ID that the replica keeps, unless its client has given one that is well formed', async () => {
-    const { port } = await start();
-    const idOf = async (id?: string | string[]): Promise<unknown> =>
-      (await exchange(port, 'GET', '/nothing', { headers: id === undefined ? {} : { 'x-request-id': id } })).headers[
-        'x-request-id'
-      ];
+  it('gives a request an ID, unless its client has given one that is well formed', async () => {
+    // A replica would give a request without such an ID one of its own.
+    let arrived: unknown;
+    const server = createServer((request, response) => {
+      if (request.url === '/nothing') arrived = request.headers['x-request-id'];
+      response.end();
+    }).listen(0, '127.0.0.1');
+    onTestFinished(() => {
+      server.close();
+      server.closeAllConnections();
+    });
+    await once(server, 'listening');
+    const { port } = await start({}, `127.0.0.1:${(server.address() as AddressInfo).port}`);
+    const idOf = async (id?: string | string[]): Promise<unknown> => {
+      arrived = undefined;
+      await exchange(port, 'GET', '/nothing', { headers: id === undefined ? {} : { 'x-request-id': id } });
+      return arrived;
+    };
     expect(await idOf('Mine_1-a')).toBe('Mine_1-a');
     for (const id of [undefined, 'a b', 'x'.repeat(65), ['a', 'b']]) expect(await idOf(id)).toMatch(UUID);
   });
@@ -147,6 +160,13 @@ describe.skipIf(skipped !== '')(`HAProxy in front of a replica${skipped}`, () =>
       )),
     ];
     for (const answer of answers) expect([answer.status, answer.headers['content-encoding']]).toEqual([200, undefined]);
+    const made = await exchange(port, 'POST', '/products', {
+      headers: { ...headers, 'content-type': 'application/json' },
+      body: JSON.stringify({ name: 'Lamp', price: '1.00', description: 'x'.repeat(500) }),
+    });
+    expect([made.status, made.headers['content-encoding']]).toEqual([201, undefined]);
+    // HAProxy makes the ETag of an answer that it compresses weak.
+    expect(made.headers.etag).toMatch(/^"/);
   });
 
   it('answers 429 to a source with too many requests, and serves others', async () => {

@@ -421,7 +421,7 @@ describe('docs/guide/keys.md', () => {
 });
 
 describe('docs/inside/adding-a-resource.md', () => {
-  it('takes three new files and a line in each of four lists to create and read orders', LONG, async () => {
+  it('takes three new files and a line in each of five lists to create and read orders', LONG, async () => {
     const data = await makeDataDir();
     onTestFinished(() => data.remove());
     const files = await addResource(source.folder);

@@ -2,7 +2,7 @@
 import { sql, type RawBuilder } from 'kysely';
 import { randomBytes } from 'node:crypto';
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest';
-import { createDatabase, type ConnectionSettings } from '../../db/driver/client.js';
+import { createDatabase } from '../../db/driver/client.js';
 import type { Registry } from '../../db/registry/registry-schema.js';
 import { boundRuntimeRoles } from '../../db/server/server-admin.js';
 import { migrateToLatest } from '../../db/shared/migrator.js';
@@ -11,6 +11,7 @@ import { grantRuntimeRights } from '../../db/tenant/tenant-grants.js';
 import { openProvisioner, type Provisioner } from '../../src/clusters/provisioner-connections.js';
 import { migrateAll } from '../../src/rollouts/migrate-fleet.js';
 import { startSecondCluster, type SecondCluster } from '../support/second-cluster.js';
+import { urlOf } from '../support/service.js';
 import { build, makeDataDir, runProgram, startProcess } from '../support/service-process.js';
 
 const AT_ONCE = 4;
@@ -24,9 +25,6 @@ beforeAll(async () => {
   server = await startSecondCluster('first');
 });
 afterAll(() => server.stop());
-
-const urlOf = ({ user, password, host, port, database }: ConnectionSettings): string =>
-  `postgres://${user}:${password}@${host}:${port}/${database}`;
 
 /** The environment of a service on an empty registry, on a server without a template. */
 async function emptyRegistry(): Promise<Record<string, string>> {

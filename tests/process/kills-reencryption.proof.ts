@@ -10,12 +10,21 @@ import {
 } from '../../db/registry/operations/operation-rows.js';
 import { findOperatorByEmail, insertOperator } from '../../db/registry/operator-queries.js';
 import type { Registry } from '../../db/registry/registry-schema.js';
-import type { ConnectionSettings, DatabaseHandle } from '../../db/driver/client.js';
+import type { DatabaseHandle } from '../../db/driver/client.js';
 import { newId } from '../../db/shared/ids.js';
 import { localSecrets } from '../../src/boot/local-secrets.js';
 import type { EncryptionKey } from '../../src/config/index.js';
 import { createEnvelope, type EnvelopeContext } from '../../src/secrets/envelope.js';
-import { beginSession, connectAs, createRegistry, openApp, OPERATOR, testConfig, TOKEN_KEY } from '../support/app.js';
+import {
+  beginSession,
+  connectAs,
+  createRegistry,
+  openApp,
+  OPERATOR,
+  testConfig,
+  TOKEN_KEY,
+  urlOf,
+} from '../support/app.js';
 import {
   EVERY,
   holdJobs,
@@ -215,8 +224,4 @@ function environment(): Record<string, string> {
     RECONCILE_EVERY_MS: '3600000',
     CLUSTER_CONNECTION_RESERVE: '500',
   };
-}
-
-function urlOf({ host, port, user, password, database }: ConnectionSettings): string {
-  return `postgres://${user}:${password}@${host}:${port}/${database}`;
 }

@@ -23,7 +23,7 @@ import { findMarks } from '../../db/server/marks.js';
 import { scramVerifier } from '../../db/server/scram.js';
 import { latestVersion } from '../../db/shared/migrator.js';
 import { tenantMigrations } from '../../db/tenant/migrations/index.js';
-import { openApp } from '../support/service.js';
+import { openApp, urlOf } from '../support/service.js';
 import { localSecrets } from '../../src/boot/local-secrets.js';
 import { createEnvelope } from '../../src/secrets/envelope.js';
 import { compare } from '../../src/operations/evidence.js';
@@ -64,7 +64,7 @@ let data: Awaited<ReturnType<typeof makeDataDir>>;
 let registryName: string;
 let central: DatabaseHandle<Registry>;
 let provisioner: ConnectionSettings;
-/** A new token of the operator: a run takes longer than a sign-in is recent. */
+/** Signs a new token of the operator. A run takes longer than a sign-in counts as recent. */
 let newToken: () => string;
 let removeKills = async (): Promise<void> => undefined;
 
@@ -600,8 +600,4 @@ function environment(): Record<string, string> {
     RECONCILE_EVERY_MS: '3600000',
     CLUSTER_CONNECTION_RESERVE: RESERVE,
   };
-}
-
-function urlOf({ host, port, user, password, database }: ConnectionSettings): string {
-  return `postgres://${user}:${password}@${host}:${port}/${database}`;
 }

@@ -3,7 +3,7 @@ import { randomBytes } from 'node:crypto';
 import { connect } from 'node:net';
 import { afterAll, beforeAll, describe, expect, inject, it, onTestFinished } from 'vitest';
 import { runScript } from '../support/shell.js';
-import { createRegistry } from '../support/app.js';
+import { createRegistry, urlOf } from '../support/app.js';
 import { build, eventually, makeDataDir, startProcess, type ServiceProcess } from '../support/service-process.js';
 
 interface Line extends Record<string, unknown> {
@@ -51,12 +51,10 @@ describe.skipIf(process.platform === 'win32')('the log of a running process', { 
     await build();
     data = await makeDataDir();
     const { superuser, registryService, provisioner } = inject('cluster');
-    const urlOf = (user: string, password: string, database: string): string =>
-      `postgres://${user}:${encodeURIComponent(password)}@${superuser.host}:${superuser.port}/${database}`;
     env = {
       DATA_DIR: data.dir,
-      DATABASE_URL: urlOf(registryService.user, registryService.password, await createRegistry()),
-      TENANT_DATABASE_URL: urlOf(provisioner.user, provisioner.password, 'postgres'),
+      DATABASE_URL: urlOf({ ...superuser, ...registryService, database: await createRegistry() }),
+      TENANT_DATABASE_URL: urlOf(provisioner),
       SHUTDOWN_DRAIN_MS: '0',
       STANDBY_DATABASES: '0',
     };
@@ -97,6 +95,7 @@ describe.skipIf(process.platform === 'win32')('the log of a running process', { 
   });
 
   it('shows the change at once, although lines wait in a buffer', async () => {
+    // The test before has left the level at debug.
     service.signal('SIGUSR2');
     await levelIs(service, 'info');
     service.signal('SIGUSR2');

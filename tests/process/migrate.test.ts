@@ -5,11 +5,10 @@ import { randomBytes } from 'node:crypto';
 import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, inject, it } from 'vitest';
 import type { Registry } from '../../db/registry/registry-schema.js';
-import { findTenant, updateTenant } from '../../db/registry/tenant-queries.js';
-import type { ConnectionSettings } from '../../db/driver/client.js';
+import { findTenant, recordOlderSchema } from '../../db/registry/tenant-queries.js';
 import { latestVersion } from '../../db/shared/migrator.js';
 import { tenantMigrations } from '../../db/tenant/migrations/index.js';
-import { asSuperuser, beginSession, connectAs, startServiceForTest } from '../support/app.js';
+import { asSuperuser, beginSession, connectAs, startServiceForTest, urlOf } from '../support/app.js';
 import { isMissing, skipNote } from '../support/programs.js';
 import { build, makeDataDir, runProgram, startProcess } from '../support/service-process.js';
 
@@ -19,7 +18,6 @@ interface Line {
   readonly level: string;
   readonly tenantId?: string;
   readonly err?: object;
-  readonly done?: number;
   readonly all?: number;
   readonly report?: { readonly registry: readonly string[]; readonly templateMade: boolean };
 }
@@ -41,8 +39,6 @@ function reportOf(run: Run): NonNullable<Line['report']> {
 describe('an external registry', () => {
   const { superuser, registryOwner, registryService, provisioner } = inject('cluster');
   const database = `registry_${randomBytes(6).toString('hex')}`;
-  const urlOf = (connection: ConnectionSettings): string =>
-    `postgres://${connection.user}:${connection.password}@${connection.host}:${connection.port}/${connection.database}`;
   const env: Record<string, string> = {
     // A standby database's password is sealed with this process's key, which the others here do not have.
     STANDBY_DATABASES: '0',
@@ -130,11 +126,11 @@ describe('an external registry', () => {
   });
 
   it('that a newer build has migrated is served, unless it needs a build that knows the new migration', async () => {
-    const newer = (change: string): Promise<void> =>
+    const onRegistry = (statement: string): Promise<void> =>
       asSuperuser(database, async (db) => {
-        await sql.raw(change).execute(db);
+        await sql.raw(statement).execute(db);
       });
-    await newer("insert into migration.kysely_migration values ('9999_newer', now()::text)");
+    await onRegistry("insert into migration.kysely_migration values ('9999_newer', now()::text)");
     const service = await startProcess(env);
     service.signal('SIGTERM');
     expect(await service.exited).toBe(0);
@@ -143,7 +139,7 @@ describe('an external registry', () => {
       stdout: expect.stringContaining('9999_newer') as string,
     });
 
-    await newer("update migration.kysely_migration set needs = name where name = '9999_newer'");
+    await onRegistry("update migration.kysely_migration set needs = name where name = '9999_newer'");
     for (const program of ['src/server.js', 'src/cli/migrate.js']) {
       const { code, stderr, stdout } = await runProgram(program, env);
       expect(code).toBe(1);
@@ -154,7 +150,7 @@ describe('an external registry', () => {
       );
       expect(stderr).not.toMatch(/^ +at /m);
     }
-    await newer("delete from migration.kysely_migration where name = '9999_newer'");
+    await onRegistry("delete from migration.kysely_migration where name = '9999_newer'");
   });
 
   it('can be used by its owner, with a warning that the owner can change the audit', async () => {
@@ -241,7 +237,7 @@ describe('an external registry', () => {
         // The table has another owner, so that the migration's own statement fails.
         if (id === broken.id) await sql`create table products (id int)`.execute(db);
       });
-      await updateTenant(service.app.engine.registry, id, { schemaVersion: '0001_identity' }, ['active']);
+      await recordOlderSchema(service.app.engine.registry, id, '0001_identity');
     }
 
     const run = await runProgram('src/cli/migrate.js', env);

@@ -4,8 +4,7 @@ import { sql } from 'kysely';
 import { randomInt } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, expect, inject, it } from 'vitest';
-import type { ConnectionSettings } from '../../db/driver/client.js';
-import { ADMIN, asSuperuser, connectAs, createRegistry, OPERATOR } from '../support/app.js';
+import { ADMIN, asSuperuser, connectAs, createRegistry, OPERATOR, urlOf } from '../support/app.js';
 import {
   build,
   eventually,
@@ -170,10 +169,6 @@ async function ageLeases(time: string): Promise<void> {
 async function leasedBy(replica: ServiceProcess): Promise<number> {
   const { body } = await call(replica, 'GET', '/pools', undefined, operatorToken);
   return body.clusters?.[0]?.leased ?? 0;
-}
-
-function urlOf({ user, password, host, port, database }: ConnectionSettings): string {
-  return `postgres://${user}:${password}@${host}:${port}/${database}`;
 }
 
 /** The checked parts of the answers. */

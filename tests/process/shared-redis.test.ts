@@ -2,8 +2,7 @@
 // logouts: while Redis is well, when one replica is cut from it, and when it is back without its data.
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, inject, it, onTestFinished } from 'vitest';
-import type { ConnectionSettings } from '../../db/driver/client.js';
-import { ADMIN, createRegistry, OPERATOR } from '../support/app.js';
+import { ADMIN, createRegistry, OPERATOR, urlOf } from '../support/app.js';
 import { startProxy, type Proxy } from '../support/proxy.js';
 import { noRedis, startRedis, type RedisServer } from '../support/redis.js';
 import { build, makeDataDir, startProcess, type ServiceProcess } from '../support/service-process.js';
@@ -230,8 +229,4 @@ interface Redis {
 interface Body {
   readonly accessToken?: string;
   readonly redis?: Redis;
-}
-
-function urlOf({ user, password, host, port, database }: ConnectionSettings): string {
-  return `postgres://${user}:${password}@${host}:${port}/${database}`;
 }

@@ -119,7 +119,7 @@ describe('a client that sends 10 MB', () => {
 });
 
 describe('after an answer to a body that is still being sent', () => {
-  it('no request behind the body is served if the connection closes', async () => {
+  it('no request that follows the body is served if the connection closes', async () => {
     for (const { framing, bytes } of bodies) {
       const socket = await open();
       const read = readAll(socket);

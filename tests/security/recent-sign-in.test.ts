@@ -2,7 +2,6 @@
 // come from the route table: a route that declares `recent` fails here until it has its requests in the list below.
 import { sql } from 'kysely';
 import { afterAll, describe, expect, it, onTestFinished } from 'vitest';
-import { findTenant } from '../../db/registry/tenant-queries.js';
 import { RECENT } from '../../src/auth/recent-sign-in.js';
 import {
   ADMIN,
@@ -19,6 +18,8 @@ import {
   type TestTenant,
 } from '../support/app.js';
 import { noRedis, startRedis } from '../support/redis.js';
+import { rowOf } from '../support/tenants.js';
+import { nameOf, rowsOf } from '../support/writes.js';
 
 // The routes are needed while the tests are being listed, hence no beforeAll.
 const registry = await createRegistry();
@@ -209,10 +210,10 @@ const requests: Readonly<Record<string, Requests>> = {
 };
 
 const declared = app.routeTable.filter(({ access }) => access.recent !== undefined);
-const nameOf = ({ method, url }: { readonly method: string; readonly url: string }): string => `${method} ${url}`;
+type Route = (typeof declared)[number];
 
 /** The token of a new session of the route's caller. @param signedInAgo seconds */
-function tokenFor(route: (typeof declared)[number], signedInAgo: number): Promise<string> {
+function tokenFor(route: Route, signedInAgo: number): Promise<string> {
   return route.access.scope === 'operator' ? tokenOfOperator(signedInAgo) : tokenOfAdmin(signedInAgo);
 }
 
@@ -222,13 +223,16 @@ function tokenOfAdmin(signedInAgo: number, by = service, of: TestTenant = tenant
 }
 
 function tokenOfOperator(signedInAgo: number, by = service): Promise<string> {
-  const principal = by.app.tokens.verify(by.operatorToken);
+  const { principal } = by.app.tokens.read(by.operatorToken);
   if (principal.kind !== 'operator') throw new Error('this is an operator’s token');
   const { kind, operatorId } = principal;
   return beginSession(by.app, { kind, operatorId }, signedInAgo * 1_000);
 }
 
-const passwordOf = (url: string): string => (/^\/(?:tenants|clusters)/.test(url) ? OPERATOR : ADMIN).password;
+/** The password of the route's caller. */
+function passwordFor(route: Route): string {
+  return (route.access.scope === 'operator' ? OPERATOR : ADMIN).password;
+}
 
 interface Confirmed {
   readonly accessToken: string;
@@ -242,17 +246,11 @@ function confirm(token: string, password: string, by = service): Promise<Answer<
 
 /** The rows of the tenant and of the registry that acts change. */
 async function everything(): Promise<unknown> {
-  const { dbName = '' } = (await findTenant(app.engine.registry, tenant.id)) ?? {};
-  const rowsOf = (database: string, ...tables: string[]): Promise<unknown[]> =>
-    asSuperuser(database, async (db) => {
-      const rows: unknown[] = [];
-      for (const table of tables)
-        rows.push((await sql`select t as row from ${sql.table(table)} t order by t::text`.execute(db)).rows);
-      return rows;
-    });
+  const { dbName } = await rowOf(service, tenant);
+  const ofTenant = ['users', 'roles', 'user_roles', 'role_permissions', 'audit'];
   return [
-    await rowsOf(dbName, 'users', 'roles', 'user_roles', 'role_permissions', 'audit'),
-    await rowsOf(registry, 'tenants', 'clusters', 'operations'),
+    await asSuperuser(dbName, (db) => rowsOf(db, ofTenant)),
+    await asSuperuser(registry, (db) => rowsOf(db, ['tenants', 'clusters', 'operations'])),
   ];
 }
 
@@ -265,13 +263,18 @@ it('the list has every route that declares a recent sign-in, and no other', () =
   expect(declared.map(nameOf).sort()).toEqual(Object.keys(requests).sort());
 });
 
-const needing = declared.flatMap((route) =>
-  Object.entries(requests[nameOf(route)]?.needing ?? {}).map(
-    ([what, [status, make]]) => [`${nameOf(route)} ${what}`, route, status, make] as const,
-  ),
-);
+/** The acts of this kind, of all routes. */
+function casesOf(
+  kind: keyof Requests,
+): (readonly [name: string, route: Route, status: number, make: () => Promise<Attempt>])[] {
+  return declared.flatMap((route) =>
+    Object.entries(requests[nameOf(route)]?.[kind] ?? {}).map(
+      ([what, [status, make]]) => [`${nameOf(route)} ${what}`, route, status, make] as const,
+    ),
+  );
+}
 
-describe.each(needing)('%s', (_name, route, status, make) => {
+describe.each(casesOf('needing'))('%s', (_name, route, status, make) => {
   it('needs a recent sign-in: with an older one it changes nothing, and after a confirmation it works', async () => {
     const { url, body } = await make();
     const act = (token: string): Promise<Answer> => send(route.method as 'POST', url, { token, ...(body && { body }) });
@@ -279,7 +282,7 @@ describe.each(needing)('%s', (_name, route, status, make) => {
     const before = await everything();
     expectNeeded(await act(old));
     expect(await everything()).toEqual(before);
-    const { accessToken } = (await confirm(old, passwordOf(url))).body;
+    const { accessToken } = (await confirm(old, passwordFor(route))).body;
     // The old token of the same session gains nothing.
     expectNeeded(await act(old));
     const done = await act(accessToken);
@@ -294,13 +297,7 @@ describe.each(needing)('%s', (_name, route, status, make) => {
   });
 });
 
-const everyday = declared.flatMap((route) =>
-  Object.entries(requests[nameOf(route)]?.everyday ?? {}).map(
-    ([what, [status, make]]) => [`${nameOf(route)} ${what}`, route, status, make] as const,
-  ),
-);
-
-it.each(everyday)('%s needs no recent sign-in', async (_name, route, status, make) => {
+it.each(casesOf('everyday'))('%s needs no recent sign-in', async (_name, route, status, make) => {
   const { url, body } = await make();
   const done = await send(route.method as 'POST', url, { token: await tokenFor(route, 3_600), ...(body && { body }) });
   expect(done.status, done.text).toBe(status);
@@ -308,7 +305,7 @@ it.each(everyday)('%s needs no recent sign-in', async (_name, route, status, mak
 
 it('a missing permission, an ended session and a deactivated account are refused before the sign-in is looked at', async () => {
   const member = await service.createUser(tenant, `${unique()}@example.com`);
-  const of = app.tokens.verify(member.token);
+  const of = app.tokens.read(member.token).principal;
   const token = app.tokens.sign(of, RECENT * 1_000);
   const attempt = { token, body: person(['admin']) };
   expect((await send('POST', '/users', attempt)).body).toMatchObject({ status: 403, code: 'forbidden' });
@@ -331,8 +328,8 @@ describe('a confirmation', () => {
     expect(status).toBe(200);
     expect(body).toEqual({ accessToken: expect.any(String) as string, tokenType: 'Bearer', expiresIn: 900 });
     expect(headers['cache-control']).toBe('no-store');
-    const principal = app.tokens.verify(old);
-    expect(app.tokens.verify(body.accessToken)).toEqual(principal);
+    const { principal } = app.tokens.read(old);
+    expect(app.tokens.read(body.accessToken).principal).toEqual(principal);
     const audit = await send<PageOf<{ target: unknown }>>('GET', `/audit?action=auth.confirmed&limit=1`, {
       token: tenant.adminToken,
     });
@@ -380,8 +377,8 @@ describe('a refresh', () => {
     (await send<{ accessToken: string; refreshToken: string }>('POST', '/auth/refresh', { body: { refreshToken } }))
       .body;
   const age = async (accessToken: string, seconds: number): Promise<void> => {
-    const { sessionId } = app.tokens.verify(accessToken);
-    const { dbName = '' } = (await findTenant(app.engine.registry, tenant.id)) ?? {};
+    const { sessionId } = app.tokens.read(accessToken).principal;
+    const { dbName } = await rowOf(service, tenant);
     await asSuperuser(dbName, (db) =>
       sql`update sessions set created_at = created_at - ${seconds} * interval '1 second' where id = ${sessionId}`.execute(
         db,

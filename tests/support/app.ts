@@ -24,8 +24,8 @@ export function connectAs<DB>(database: string, as?: Partial<ConnectionSettings>
 }
 
 /**
- * To `postgres`, which no test drops or renames: making a connection takes longer than most statements. Each is closed after a
- * second of rest.
+ * Connections to `postgres`, which no test drops or renames. They are kept, because opening one takes longer than most statements.
+ * Each closes after a second without use.
  */
 let maintenance: DatabaseHandle<unknown> | undefined;
 

@@ -22,7 +22,7 @@ export interface TestCluster {
   readonly logFile: string | undefined;
 }
 
-/** Of the verifiers: each connection costs them, and the passwords of the tests protect nothing. */
+/** SCRAM iterations of the tests' passwords. Each new connection computes them, and these passwords protect nothing. */
 export const ITERATIONS = 1;
 
 const limits = { max: 2, acquireTimeout: 10_000, timeout: 60_000, idleTimeoutMillis: 1_000 };

@@ -8,7 +8,10 @@ declare module 'vitest' {
   }
 }
 
-/** No standby follows this server. So a new database need not be copied into the log as well: a run makes more than a thousand. */
+/**
+ * With `minimal`, a new database is not copied into the WAL too: a run makes more than a thousand. This server has no standby that
+ * needs the WAL.
+ */
 const SETTINGS = { wal_level: 'minimal', max_wal_senders: '0' };
 
 export default async function setup(project: TestProject): Promise<() => Promise<void>> {

@@ -180,6 +180,31 @@ export async function patiently<T>(send: () => Promise<Answer<T>>, again = [409,
   }
 }
 
+/**
+ * Runs the acts in turn, again and again, until the answer to each statement of a sample was lost once.
+ *
+ * @param run runs an act, which loses the answer to its nth statement; 0 loses none
+ * @returns how many answers were lost
+ */
+export async function loseOneByOne<T>(
+  acts: readonly T[],
+  run: (act: T, target: Target, nth: number) => Promise<Loss>,
+): Promise<number> {
+  let losses = 0;
+  const counted: typeof run = async (act, target, nth) => {
+    const loss = await run(act, target, nth);
+    if (loss.happened) losses += 1;
+    return loss;
+  };
+  for (const target of targets) {
+    const samples: number[][] = [];
+    for (const act of acts) samples.push(sampleOf((await counted(act, target, 0)).seen[target], 5));
+    for (let turn = 0; samples.some((sample) => turn < sample.length); turn += 1)
+      for (const [index, act] of acts.entries()) await counted(act, target, samples[index]?.[turn] ?? 0);
+  }
+  return losses;
+}
+
 /** For the message of a failure: the act, and the statement that lost its answer. */
 export function describeLoss(what: string, statement: string): string {
   return `${what} (${statement.replace(/\s+/g, ' ').trim().slice(0, 60)})`;

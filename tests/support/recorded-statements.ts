@@ -100,7 +100,7 @@ export function recordStatements(): StatementRecorder {
   };
 }
 
-/** A parameter as PostgreSQL reads it. Hashes and sealed passwords are left out: they are long, and any text stands for them. */
+/** A parameter as PostgreSQL reads it. Password hashes are replaced: they are long, and any text stands for them. */
 function written(value: unknown): string | null {
   const text = utils.prepareValue(value);
   if (text === null || text === undefined) return null;

@@ -87,28 +87,38 @@ export function connectTo<DB>(
   );
 }
 
+export function urlOf({ user, password, host, port, database }: ConnectionSettings): string {
+  return `postgres://${user}:${encodeURIComponent(password)}@${host}:${port}/${database}`;
+}
+
 /** Makes a registry, copied from the migrated one. Returns the database's name. */
 export async function createRegistryIn(cluster: TestCluster): Promise<string> {
-  const { registryTemplate, registryOwner, registryService } = cluster;
-  const name = `registry_${randomBytes(6).toString('hex')}`;
-  const handle = connectTo<unknown>(cluster, 'postgres');
-  try {
-    const template = sql.id(registryTemplate);
-    await sql`create database ${sql.id(name)} owner ${sql.id(registryOwner.user)} template ${template}`.execute(
-      handle.db,
-    );
-    // A copy takes over the rights inside the template, and not those on it: PUBLIC has CONNECT again, and no other role has.
-    await sql`revoke all on database ${sql.id(name)} from public`.execute(handle.db);
-    await sql`grant connect on database ${sql.id(name)} to ${sql.id(registryService.user)}`.execute(handle.db);
-  } finally {
-    await handle.close(0);
-  }
+  const name = await createRegistryDatabase(cluster, cluster.registryTemplate);
   // Services that share a server must not mistake each other's databases for their own.
   const registry = connectTo<Registry>(cluster, name);
   try {
     await sql`update installation set id = gen_random_uuid()`.execute(registry.db);
   } finally {
     await registry.close(0);
+  }
+  return name;
+}
+
+/** Makes the database of a registry. Without a template it is empty: it must be migrated. Returns its name. */
+export async function createRegistryDatabase(cluster: TestCluster, template = 'template1'): Promise<string> {
+  const { registryOwner, registryService } = cluster;
+  const name = `registry_${randomBytes(6).toString('hex')}`;
+  const database = sql.id(name);
+  const handle = connectTo<unknown>(cluster, 'postgres');
+  try {
+    await sql`create database ${database} owner ${sql.id(registryOwner.user)} template ${sql.id(template)}`.execute(
+      handle.db,
+    );
+    // A copy takes over the rights inside the template, and not those on it: PUBLIC has CONNECT again, and no other role has.
+    await sql`revoke all on database ${database} from public`.execute(handle.db);
+    await sql`grant connect on database ${database} to ${sql.id(registryService.user)}`.execute(handle.db);
+  } finally {
+    await handle.close(0);
   }
   return name;
 }

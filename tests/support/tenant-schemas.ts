@@ -17,7 +17,7 @@ export function migrationsUpTo(last: string): Migrations {
   return Object.fromEntries(Object.entries(tenantMigrations).filter(([name]) => name <= last));
 }
 
-/** Makes a tenant's database anew, as a build with these migrations made it: with ADMIN as the only user. */
+/** Makes a tenant's database again, as a build with these migrations makes it. ADMIN is its only user. */
 export async function rebuildDatabase(
   service: Service,
   tenant: { readonly id: string },

@@ -27,7 +27,7 @@ export async function walkTenant(
 ): Promise<readonly string[]> {
   const used = new Set<string>();
 
-  /** @param url with `:name` for each of `path` */
+  /** @param url may have `:id`, which `path` replaces */
   async function use<T = Created>(
     method: Method,
     url: string,

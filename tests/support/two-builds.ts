@@ -1,15 +1,14 @@
 // Two builds with different schemas on one registry and one server: the older one is this source, and the newer one is a copy of it
 // with more migrations. OLDER_BUILD may name the folder of a former release, with its build, to be the older one.
 import { execFile } from 'node:child_process';
-import { randomBytes } from 'node:crypto';
 import { readFile, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { promisify } from 'node:util';
 import { sql } from 'kysely';
-import type { ConnectionSettings, DatabaseHandle } from '../../db/driver/client.js';
+import type { DatabaseHandle } from '../../db/driver/client.js';
 import type { Registry } from '../../db/registry/registry-schema.js';
 import { startCluster, type TestCluster } from './cluster.js';
-import { connectTo, OPERATOR } from './service.js';
+import { connectTo, createRegistryDatabase, OPERATOR, urlOf } from './service.js';
 import { isRunning, makeDataDir, runProgram, startProcess, type ServiceProcess } from './service-process.js';
 import { copySource, sealMigrations } from './source-copy.js';
 
@@ -102,20 +101,13 @@ export async function prepareTwoBuilds(
 
 /** Makes the database of a registry that the older build migrates. The server has no template of another registry any more. */
 async function emptyRegistryIn(cluster: TestCluster): Promise<string> {
-  const name = `registry_${randomBytes(6).toString('hex')}`;
+  const name = await createRegistryDatabase(cluster);
   const handle = connectTo<unknown>(cluster, 'postgres');
-  await sql`create database ${sql.id(name)} owner ${sql.id(cluster.registryOwner.user)}`.execute(handle.db);
-  await sql`revoke all on database ${sql.id(name)} from public`.execute(handle.db);
-  await sql`grant connect on database ${sql.id(name)} to ${sql.id(cluster.registryService.user)}`.execute(handle.db);
   const { rows } = await sql<{ template: string }>`
     select datname as template from pg_database where starts_with(datname, 'tenantry_template_')`.execute(handle.db);
   for (const { template } of rows) await sql`drop database ${sql.id(template)}`.execute(handle.db);
   await handle.close(0);
   return name;
-}
-
-function urlOf({ user, password, host, port, database }: ConnectionSettings): string {
-  return `postgres://${user}:${password}@${host}:${port}/${database}`;
 }
 
 /** The name of a migration that follows `latest`. */

@@ -1,6 +1,6 @@
 // Every route that writes, with a valid body, and the content of a database before and after: for tests that are derived from the
 // route table.
-import { sql } from 'kysely';
+import { sql, type Kysely } from 'kysely';
 import type { RouteEntry } from '../../src/auth/route-access.js';
 import { ADMIN, asSuperuser } from './app.js';
 
@@ -57,7 +57,7 @@ const bodies: Readonly<Record<string, object | null>> = {
 };
 
 export function nameOf({ method, url }: RouteEntry): string {
-  return `${method} ${url.replace(/(.)\/$/, '$1')}`;
+  return `${method} ${url}`;
 }
 
 export function bodyOf(route: RouteEntry): object | null {
@@ -72,11 +72,19 @@ export async function everythingIn(database: string): Promise<Record<string, unk
     const { rows } = await sql<{ name: string }>`
       select oid::regclass::text as name from pg_class where relkind = 'r' and relnamespace::regnamespace::text
       in ('public', 'migration') order by 1`.execute(db);
-    const dump: Record<string, unknown> = {};
-    for (const { name } of rows)
-      dump[name] = (await sql`select t as row from ${sql.table(name)} t order by t::text`.execute(db)).rows;
-    return dump;
+    return rowsOf(
+      db,
+      rows.map(({ name }) => name),
+    );
   });
+}
+
+/** Every row of these tables, by table. */
+export async function rowsOf(db: Kysely<unknown>, tables: readonly string[]): Promise<Record<string, unknown>> {
+  const dump: Record<string, unknown> = {};
+  for (const table of tables)
+    dump[table] = (await sql`select t as row from ${sql.table(table)} t order by t::text`.execute(db)).rows;
+  return dump;
 }
 
 /** The ids of everything that a request can make in the registry: tenants, operators, clusters and operators' acts. */

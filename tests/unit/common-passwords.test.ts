@@ -77,7 +77,7 @@ describe('a password is accepted', () => {
     expect(weaknessOf('bo-83910-bo-17', ['Bo', '', '-'])).toBeUndefined();
   });
 
-  it('although it is long: the work stays small', () => {
+  it('although it is long, and has many names to compare with', () => {
     const long = 'ab cd!'.repeat(20) + 'wayne-manor'.repeat(7);
     expect(
       weaknessOf(

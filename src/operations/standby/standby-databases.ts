@@ -84,9 +84,11 @@ export function createStandbyDatabases(deps: {
     await registry.transaction().execute(async (trx) => {
       const place = await lockStandbyCluster(trx, clusterId);
       if (!place) return;
+      // In this order: one that becomes ready in between counts twice, and not at all in the other order. When it is ready, the
+      // databases are counted again.
+      const begun = await countUnfinishedOperations(trx, 'standby', clusterId);
       const ready = await listStandby(trx, { clusterId, ready: true });
       const usable = ready.filter((standby) => isOfUse(standby, place)).length;
-      const begun = await countUnfinishedOperations(trx, 'standby', clusterId);
       for (let missing = place.wanted - usable - begun; missing > 0; missing -= 1) {
         const standby = newStandby(place);
         await insertStandby(trx, standby, place);
