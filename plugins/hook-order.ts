@@ -26,7 +26,7 @@ export const hookOrder = {
   /** After validation. */
   preHandler: ['request-head', 'tenant-limits'],
   preSerialization: ['etags'],
-  /** Idempotency is on the writes of tenants' users only. */
+  /** Idempotency is on the writes of tenants' users only. On acts on the registry, idempotent-acts is in its place. */
   onSend: ['quotas', 'etags', 'request-id', 'idempotency'],
   onResponse: ['request-metrics', 'request-log', 'idempotency'],
 } as const;

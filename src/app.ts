@@ -5,6 +5,7 @@ import { audit } from '../plugins/caller/audit-origin.js';
 import { authentication } from '../plugins/caller/authentication.js';
 import { authorization } from '../plugins/caller/authorization.js';
 import { idempotency } from '../plugins/caller/idempotency.js';
+import { idempotentActs } from '../plugins/caller/idempotent-acts.js';
 import { recentSignIn } from '../plugins/caller/confirmation.js';
 import { refusals } from '../plugins/caller/refusals.js';
 import { cors } from '../plugins/http/cors.js';
@@ -109,6 +110,7 @@ export async function buildApp(engine: Engine): Promise<FastifyInstance> {
   await app.register(audit);
   await app.register(refusals);
   await app.register(idempotency);
+  await app.register(idempotentActs);
 
   await app.register(openapi);
   await app.register(routes, { config });

@@ -154,6 +154,28 @@ export interface IdempotencyKeysTable {
   created_at: Timestamp;
 }
 
+/** Requests with an Idempotency-Key that changed something here (db/registry/request-answers.ts). */
+export interface RequestAnswersTable {
+  id: Buffer;
+  /** The caller's tenant; the nil UUID for operators. */
+  owner: string;
+  number: GeneratedAlways<string>;
+  request_hash: string;
+  /** The random id of the request that made the row. */
+  claim: string;
+  /** What the act changed, and which replicas' caches it concerns; null if it changed nothing. */
+  target_id: string | null;
+  cluster_id: string | null;
+  tenant_id: string | null;
+  /** The operation that the act began. */
+  operation_id: string | null;
+  /** The answer; null until it is stored. */
+  status: number | null;
+  headers: ColumnType<Readonly<Record<string, string>> | null, string | undefined, string>;
+  body: string | null;
+  created_at: Timestamp;
+}
+
 export interface OperatorsTable {
   id: string;
   email: string;
@@ -240,6 +262,7 @@ export interface Registry {
   clusters: ClustersTable;
   standby_databases: StandbyDatabasesTable;
   idempotency_keys: IdempotencyKeysTable;
+  request_answers: RequestAnswersTable;
   tenants: TenantsTable;
   operators: OperatorsTable;
   sessions: SessionsTable;

@@ -59,6 +59,18 @@ export type AuditActor =
   /** A client that is not signed in, or the service itself. */
   | { readonly kind: 'none' };
 
+/** A request with an Idempotency-Key that may change the registry (db/registry/request-answers.ts). */
+export interface RequestClaim {
+  /** Hash of the caller, the method, the address and the key. */
+  readonly id: Buffer;
+  /** The caller's tenant; the nil UUID for operators. */
+  readonly owner: string;
+  /** Keyed hash of the content. */
+  readonly requestHash: string;
+  /** The random id of this attempt: of two attempts with one key, only one commits. */
+  readonly claim: string;
+}
+
 /** The actor of a request, and the address it came from. */
 export interface AuditOrigin {
   readonly actor: AuditActor;
@@ -68,6 +80,8 @@ export interface AuditOrigin {
   readonly requestId?: string | undefined;
   /** For the log only: the trace of the request. It is not stored. */
   readonly traceId?: string | undefined;
+  /** Recorded in the transaction of the act, and not in the audit. */
+  readonly claim?: RequestClaim | undefined;
 }
 
 export interface AuditEntry extends AuditOrigin {

@@ -1,5 +1,5 @@
-// The origin of a request for the audit rows of its acts (db/shared/audit-rows.ts): the caller, the client's address and the
-// request id.
+// The origin of a request for the audit rows of its acts (db/shared/audit-rows.ts): the caller, the client's address, the
+// request id, and the claim of an Idempotency-Key (plugins/caller/idempotent-acts.ts).
 import fp from 'fastify-plugin';
 import type { AuditActor, AuditOrigin } from '../../db/shared/audit-rows.js';
 import type { Principal } from '../../src/auth/tokens.js';
@@ -24,6 +24,7 @@ export const audit = fp(
           userAgent: this.headers['user-agent']?.slice(0, MAX_USER_AGENT),
           requestId: this.id,
           traceId: traceIdOf(this.raw),
+          claim: this.keyedAct?.claim,
         };
       },
     });

@@ -6,7 +6,8 @@ import type { FastifyReply, FastifyRequest, RouteHandlerMethod, RouteOptions } f
 import fp from 'fastify-plugin';
 import type { StoredAnswer } from '../../db/tenant/idempotency-queries.js';
 import { idempotencyKeyOf } from '../../src/http/idempotency-key.js';
-import { isKeyed } from '../../src/http/keyed-routes.js';
+import { keyedIn } from '../../src/http/keyed-routes.js';
+import { answerOf, removeKeptHeaders, sendAgain } from '../../src/http/sent-answers.js';
 import type { Change } from '../../src/replicas/events.js';
 import {
   AlreadyAnswered,
@@ -32,9 +33,6 @@ export type Announcement =
   | { readonly kind: 'change'; readonly change: Change }
   | { readonly kind: 'sessions-ended'; readonly tenantId: string; readonly sessionIds: readonly string[] };
 
-/** Headers of the answer that are stored with it. */
-const KEPT_HEADERS = ['location', 'etag', 'cache-control'] as const;
-
 export const idempotency = fp(
   async (app) => {
     const { tenantPools, requestHash, events, sessions } = app.engine;
@@ -53,17 +51,9 @@ export const idempotency = fp(
       return sessions.ended({ kind: 'user', tenantId }, sessionIds);
     }
 
-    async function replay(
-      reply: FastifyReply,
-      { status, headers, body, announcements }: StoredAnswer,
-    ): Promise<FastifyReply> {
-      for (const announcement of announcements) await tell(announcement as Announcement);
-      reply.code(status).headers(headers).header('idempotent-replayed', 'true');
-      if (body === '') return reply.send();
-      return reply
-        .type('application/json; charset=utf-8')
-        .serializer((text: string) => text)
-        .send(body);
+    async function replay(reply: FastifyReply, answer: StoredAnswer): Promise<FastifyReply> {
+      for (const announcement of answer.announcements) await tell(announcement as Announcement);
+      return sendAgain(reply, answer);
     }
 
     /** Answers the request from its stored answer, or lets the handler run in one transaction. */
@@ -105,25 +95,17 @@ export const idempotency = fp(
         await write.rollback();
         return payload;
       }
-      const headers = Object.fromEntries(
-        KEPT_HEADERS.flatMap((name) => {
-          const value = reply.getHeader(name);
-          return value === undefined ? [] : [[name, String(value)]];
-        }),
-      );
-      const body = typeof payload === 'string' ? payload : '';
       try {
-        await write.commit({ status: reply.statusCode, headers, body });
+        await write.commit(answerOf(reply, payload));
       } catch (error) {
-        // They describe a change that is perhaps not there.
-        for (const name of KEPT_HEADERS) reply.removeHeader(name);
+        removeKeptHeaders(reply);
         throw error;
       }
       return payload;
     }
 
     app.addHook('onRoute', (route: RouteOptions) => {
-      if (!isKeyed(route)) return;
+      if (keyedIn(route) !== 'tenant') return;
       route.handler = withKey(route.handler);
       route.onSend = [commit, ...[route.onSend ?? []].flat()];
       // If the client has left, perhaps no answer was made.

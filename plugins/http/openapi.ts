@@ -8,7 +8,7 @@ import { z } from 'zod';
 import type { RouteAccess } from '../../src/auth/route-access.js';
 import { catalogue, statusesOf, type ErrorCode } from '../../src/errors.js';
 import { IDEMPOTENCY_KEY } from '../../src/http/idempotency-key.js';
-import { isKeyed } from '../../src/http/keyed-routes.js';
+import { keyedIn } from '../../src/http/keyed-routes.js';
 
 declare module 'fastify' {
   interface FastifyContextConfig {
@@ -49,7 +49,7 @@ export const openapi = fp(
         };
         const transformed = jsonSchemaTransform({ ...document, schema });
         const described = transformed.schema as { headers?: HeaderSchema; response?: Record<string, object> };
-        const keyed = isKeyed(route);
+        const keyed = keyedIn(route) !== undefined;
         describeHeaders(described.response, preconditions, keyed);
         const headers = withHeaders(described.headers, {
           ...Object.fromEntries(
@@ -113,7 +113,7 @@ function errorAnswers(route: RouteOptions): Record<number, object> {
   // A request that needs no body may still have one, and it is read.
   if (body || route.method !== 'GET') codes.push('body-too-large', 'unsupported-media-type');
   if (params) codes.push('not-found');
-  if (isKeyed(route)) codes.push('idempotency-key-in-use', 'idempotency-key-reused', 'too-many-idempotency-keys');
+  if (keyedIn(route)) codes.push('idempotency-key-in-use', 'idempotency-key-reused', 'too-many-idempotency-keys');
   const answers: Record<number, object> = {};
   for (const code of codes) {
     for (const status of statusesOf(code)) {

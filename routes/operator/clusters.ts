@@ -1,7 +1,7 @@
 // Clusters: operators register, read, change, drain and remove the PostgreSQL servers that hold tenants' databases.
 import { X509Certificate } from 'node:crypto';
 import { isIP } from 'node:net';
-import type { FastifyInstance } from 'fastify';
+import type { FastifyInstance, FastifyReply } from 'fastify';
 import type { ZodTypeProvider } from 'fastify-type-provider-zod';
 import { z } from 'zod';
 import {
@@ -98,7 +98,12 @@ export async function clusterRoutes(fastify: FastifyInstance): Promise<void> {
   app.post(
     '/',
     {
-      config: { ...connecting, errors: ['cluster-taken', 'cluster-host-not-allowed', 'cluster-unusable'] },
+      config: {
+        ...connecting,
+        errors: ['cluster-taken', 'cluster-host-not-allowed', 'cluster-unusable'],
+        answerAgain: async (_request, reply, id) =>
+          sendMade(reply, await existing(id), (await registration.check(id)).warnings),
+      },
       schema: {
         ...schema,
         summary: 'Register a PostgreSQL server. The service checks it and creates the template database there',
@@ -109,8 +114,7 @@ export async function clusterRoutes(fastify: FastifyInstance): Promise<void> {
     async (request, reply) => {
       const { cluster, warnings } = await registration.register(request.body, request.auditOrigin);
       record('cluster-registered', { clusterId: cluster.id }, request.auditOrigin);
-      const made = { ...(await answer(cluster)), warnings: [...warnings] };
-      return reply.code(201).header('location', `${app.prefix}/${cluster.id}`).send(made);
+      return sendMade(reply, cluster, warnings);
     },
   );
 
@@ -120,11 +124,7 @@ export async function clusterRoutes(fastify: FastifyInstance): Promise<void> {
       config: operator,
       schema: { ...schema, summary: 'Read a cluster', params: idParams, response: { 200: ClusterAnswer } },
     },
-    async (request) => {
-      const cluster = await findCluster(app.engine.registry, request.params.id);
-      if (!cluster) throw new AppError('not-found');
-      return answer(cluster);
-    },
+    async (request) => answer(await existing(request.params.id)),
   );
 
   app.patch(
@@ -141,6 +141,7 @@ export async function clusterRoutes(fastify: FastifyInstance): Promise<void> {
           'provisioner-password-needed',
           'precondition-failed',
         ],
+        answerAgain: async (_request, _reply, id) => answer(await existing(id)),
       },
       schema: {
         ...schema,
@@ -162,7 +163,7 @@ export async function clusterRoutes(fastify: FastifyInstance): Promise<void> {
   app.post(
     '/:id/check',
     {
-      config: operator,
+      config: { ...operator, changesNothing: true },
       schema: {
         ...schema,
         summary: 'Check whether the server can hold tenants',
@@ -185,7 +186,13 @@ export async function clusterRoutes(fastify: FastifyInstance): Promise<void> {
   app.post(
     '/:id/drain',
     {
-      config: operator,
+      config: {
+        ...operator,
+        answerAgain: async (_request, _reply, id) => {
+          const { tenants, standbyDatabases } = await answer(await existing(id));
+          return { tenants, standbyDatabases };
+        },
+      },
       schema: {
         ...schema,
         summary: 'Place no new tenants on a cluster, and drop its standby databases',
@@ -214,6 +221,21 @@ export async function clusterRoutes(fastify: FastifyInstance): Promise<void> {
       return reply.code(204).send(null);
     },
   );
+
+  async function existing(id: string): Promise<ClusterRecord & Versioned> {
+    const cluster = await findCluster(app.engine.registry, id);
+    if (!cluster) throw new AppError('not-found');
+    return cluster;
+  }
+
+  async function sendMade(
+    reply: FastifyReply,
+    cluster: ClusterRecord,
+    found: readonly string[],
+  ): Promise<FastifyReply> {
+    const made = { ...(await answer(cluster)), warnings: [...found] };
+    return reply.code(201).header('location', `${app.prefix}/${cluster.id}`).send(made);
+  }
 
   async function answer(cluster: ClusterRecord): Promise<z.output<typeof ClusterAnswer> & Versioned> {
     const [made] = await answers([cluster]);

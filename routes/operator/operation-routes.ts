@@ -59,11 +59,16 @@ export async function operationRoutes(fastify: FastifyInstance): Promise<void> {
     retry: 'Try an unfinished operation again at once, also one that waits for a person',
     abandon: 'End an unfinished operation without its remaining steps. This deletes no database',
   } as const;
+  const answerAgain = async (_request: unknown, _reply: unknown, id: string): Promise<unknown> => {
+    const operation = await findOperation(app.engine.registry, id);
+    if (!operation) throw new AppError('not-found');
+    return operationAnswer(operation);
+  };
   for (const act of ['retry', 'abandon'] as const)
     app.post(
       `/:id/${act}`,
       {
-        config: { ...operator, errors: ['operation-state'] },
+        config: { ...operator, errors: ['operation-state'], answerAgain },
         schema: { ...schema, summary: acts[act], params: idParams, response: { 200: OperationAnswer } },
       },
       async (request) => operationAnswer(await app.engine.steering[act](request.params.id, request.auditOrigin)),

@@ -3,6 +3,7 @@
 import type { FastifyInstance } from 'fastify';
 import type { ZodTypeProvider } from 'fastify-type-provider-zod';
 import { z } from 'zod';
+import { findTenant } from '../../db/registry/tenant-queries.js';
 import type { Config } from '../../src/config/index.js';
 import { AppError } from '../../src/errors.js';
 import { signOutTenant } from '../../src/tenants/tenant-changes.js';
@@ -48,11 +49,16 @@ export async function tenantLifecycleRoutes(fastify: FastifyInstance, { config }
     resume: 'Resume a suspended tenant',
     restore: 'Restore a deleted tenant to the status that it had before',
   } as const;
+  const answerAgain = async (_request: unknown, _reply: unknown, id: string): Promise<unknown> => {
+    const tenant = await findTenant(app.engine.registry, id);
+    if (!tenant) throw new AppError('not-found');
+    return tenantAnswer(tenant, config);
+  };
   for (const act of ['suspend', 'resume', 'restore'] as const)
     app.post(
       `/:id/${act}`,
       {
-        config: { ...operator, errors: ['tenant-state', 'operation-unfinished'] },
+        config: { ...operator, errors: ['tenant-state', 'operation-unfinished'], answerAgain },
         schema: {
           ...schema,
           summary: turns[act],

@@ -9,6 +9,8 @@ import { namesOf, refuseWeakPassword } from '../../src/auth/common-passwords.js'
 import { OPERATORS } from '../../src/auth/passwords.js';
 import type { Config } from '../../src/config/index.js';
 import { AppError } from '../../src/errors.js';
+import { idempotencyKeyOf } from '../../src/http/idempotency-key.js';
+import { REPLAYED } from '../../src/http/sent-answers.js';
 import { slugify } from '../../src/tenants/tenant-ids.js';
 import { limitsInForce, parseLimits } from '../../src/tenants/tenant-limits.js';
 import type { GivenKey } from '../../src/operations/create/earlier-requests.js';
@@ -20,7 +22,6 @@ import { principalOf } from '../shapes/request-caller.js';
 import { idParams, slug } from '../shapes/fields.js';
 import {
   CreateTenantBody,
-  CreateTenantHeaders,
   PatchTenantBody,
   TenantAnswer,
   tenantAnswer,
@@ -32,6 +33,12 @@ export async function tenantRoutes(fastify: FastifyInstance, { config }: { confi
   const operator = { access: { scope: 'operator' } } as const;
   const schema = { tags: ['tenants'] };
   const answer = (tenant: TenantRecord): z.output<typeof TenantAnswer> & Versioned => tenantAnswer(tenant, config);
+
+  async function existing(id: string): Promise<TenantRecord> {
+    const tenant = await findTenant(app.engine.registry, id);
+    if (!tenant) throw new AppError('not-found');
+    return tenant;
+  }
 
   app.get(
     '/',
@@ -67,14 +74,11 @@ export async function tenantRoutes(fastify: FastifyInstance, { config }: { confi
           'provisioning-failed',
           'adoption-failed',
           'operation-unfinished',
-          'idempotency-key-in-use',
-          'idempotency-key-reused',
         ],
       },
       schema: {
         ...schema,
         summary: 'Create a tenant with its database, its database role and its first admin',
-        headers: CreateTenantHeaders,
         body: CreateTenantBody,
         response: { 201: TenantAnswer },
       },
@@ -92,43 +96,31 @@ export async function tenantRoutes(fastify: FastifyInstance, { config }: { confi
         throw new AppError('invalid-request', {
           issues: [{ path: '/adopt', message: 'already names the cluster: leave out region and clusterId' }],
         });
-      const key = requestKey(request);
-      if (adopt && key)
-        throw new AppError('invalid-request', {
-          issues: [
-            { path: '/adopt', message: 'cannot be combined with an Idempotency-Key: a database is adopted only once' },
-          ],
-        });
       // The password is hashed while the database is made, which waits for the disk.
       await app.engine.passwordBudgets.take(principalOf(request));
       const passwordHash = app.engine.passwords.hash(password, OPERATORS);
       passwordHash.catch(() => undefined);
-      const wanted = { name, slug, poolOptions, limits, admin: { ...person, passwordHash } };
+      const requestKey = keyOf(request, () => void reply.header(REPLAYED, 'true'));
+      const wanted = { name, slug, poolOptions, limits, requestKey, admin: { ...person, passwordHash } };
       const tenant = adopt
         ? await app.engine.adoption.adopt(wanted, adopt, request.auditOrigin)
-        : await app.engine.provisioning.create(
-            { ...wanted, wish: { region, clusterId }, requestKey: key },
-            request.auditOrigin,
-          );
+        : await app.engine.provisioning.create({ ...wanted, wish: { region, clusterId } }, request.auditOrigin);
       if (limitsInForce(tenant.limits, config.tenants.limits).connections !== undefined)
         await app.engine.connectionLimits.applySoon(tenant.id);
       return reply.code(201).header('location', `${app.prefix}/${tenant.id}`).send(answer(tenant));
     },
   );
 
-  /** The Idempotency-Key of a request, if it has one. */
-  function requestKey({
-    principal,
-    headers,
-    body,
-  }: FastifyRequest & { headers: z.output<typeof CreateTenantHeaders> }): GivenKey | undefined {
-    const key = headers['idempotency-key'];
+  /** The Idempotency-Key of a request, if it has one. The operation that makes the tenant has it, so that it is never done twice. */
+  function keyOf({ principal, headers, body }: FastifyRequest, onKnown: () => void): GivenKey | undefined {
+    const key = idempotencyKeyOf(headers['idempotency-key']);
     if (key === undefined || principal?.kind !== 'operator') return undefined;
     return {
       operatorId: principal.operatorId,
       key,
       requestHash: app.engine.requestHash.of(body),
       matches: (hash) => app.engine.requestHash.matches(body, hash),
+      onKnown,
     };
   }
 
@@ -140,9 +132,7 @@ export async function tenantRoutes(fastify: FastifyInstance, { config }: { confi
     },
     async (request) => {
       hideOthers(request, request.params.id);
-      const tenant = await findTenant(app.engine.registry, request.params.id);
-      if (!tenant) throw new AppError('not-found');
-      return answer(tenant);
+      return answer(await existing(request.params.id));
     },
   );
 
@@ -151,7 +141,18 @@ export async function tenantRoutes(fastify: FastifyInstance, { config }: { confi
     {
       config: {
         access: { scope: 'platform', permission: 'tenant:write' },
-        errors: ['slug-taken', 'tenant-state', 'invalid-pool-options', 'invalid-limits', 'precondition-failed'],
+        errors: [
+          'slug-taken',
+          'tenant-state',
+          'operation-unfinished',
+          'invalid-pool-options',
+          'invalid-limits',
+          'precondition-failed',
+        ],
+        async answerAgain(_request, _reply, id) {
+          await app.engine.connectionLimits.applySoon(id);
+          return answer(await existing(id));
+        },
       },
       schema: {
         ...schema,

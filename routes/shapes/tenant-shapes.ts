@@ -2,7 +2,6 @@
 import { z } from 'zod';
 import type { Versioned } from '../../db/shared/row-version.js';
 import { tenantSorts, type TenantRecord } from '../../db/registry/tenant-queries.js';
-import { IDEMPOTENCY_KEY, IDEMPOTENCY_KEY_RULE } from '../../src/http/idempotency-key.js';
 import type { Config } from '../../src/config/index.js';
 import { versioned } from '../../src/http/row-versions.js';
 import { tenantStatuses } from '../../src/tenants/tenant-states.js';
@@ -76,13 +75,6 @@ export const CreateTenantBody = z.strictObject({
 });
 
 export const PatchTenantBody = patchOf({ name, slug, poolOptions, limits, active: z.boolean() }, {});
-
-/** Other headers are ignored. */
-export const CreateTenantHeaders = z.looseObject({
-  'idempotency-key': z.string().regex(IDEMPOTENCY_KEY, IDEMPOTENCY_KEY_RULE).optional().meta({
-    description: 'Identifies the request. Sending it again with the same key within 24 hours creates no second tenant.',
-  }),
-});
 
 export const TenantsQuery = listQuery(tenantSorts, {
   search: text(200).optional().meta({ description: 'Text to find in the name or slug.' }),

@@ -4,6 +4,7 @@ import type { Kysely, Transaction } from 'kysely';
 import type { AuditOrigin } from '../../db/shared/audit-rows.js';
 import { insertAudit, type CentralAuditEntry } from '../../db/registry/registry-audit.js';
 import { findOperator, lockOperator } from '../../db/registry/operator-queries.js';
+import { insertRequest } from '../../db/registry/request-answers.js';
 import type { Registry } from '../../db/registry/registry-schema.js';
 import { findSession, sessionsIn } from '../../db/shared/session-queries.js';
 import { AppError } from '../errors.js';
@@ -25,14 +26,41 @@ export function originOf({ operatorId }: { readonly operatorId: string | null })
  * Audits an act in its transaction, and refuses it if its operator may not act any more. Call it last, after everything that the
  * transaction waits for. From then until the transaction ends, no other transaction deactivates the operator.
  *
- * @throws AppError `unauthenticated`, which rolls the act back
+ * @param operation the operation that the act began, as for `recordRequest`
+ * @throws AppError `unauthenticated` and `idempotency-key-in-use`, which roll the act back
  */
-export async function auditAct(trx: Transaction<Registry>, entry: CentralAuditEntry): Promise<void> {
+export async function auditAct(
+  trx: Transaction<Registry>,
+  entry: CentralAuditEntry,
+  operation?: { readonly id: string },
+): Promise<void> {
   if (entry.actor.kind === 'operator') {
     const active = await lockOperator(trx, entry.actor.id);
     await refuseUnless(active, trx, entry);
   }
+  await recordRequest(trx, entry, operation);
   await insertAudit(trx, entry);
+}
+
+/**
+ * Records the request of an act in the act's transaction, if the request has an Idempotency-Key: then the act is not done again.
+ *
+ * @param operation the operation that the act began: a repeated request waits for its end
+ * @throws AppError `idempotency-key-in-use` if the act of another attempt at the request is committed; it rolls this one back
+ */
+export async function recordRequest(
+  trx: Transaction<Registry>,
+  { claim, target, tenantId }: Pick<CentralAuditEntry, 'claim' | 'target' | 'tenantId'>,
+  operation?: { readonly id: string },
+): Promise<void> {
+  if (!claim) return;
+  const act = {
+    targetId: target?.id ?? null,
+    clusterId: target?.kind === 'cluster' ? target.id : null,
+    tenantId: tenantId ?? null,
+    operationId: operation?.id ?? null,
+  };
+  if (!(await insertRequest(trx, claim, act))) throw new AppError('idempotency-key-in-use', { retryAfter: 1 });
 }
 
 /**

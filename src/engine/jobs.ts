@@ -1,6 +1,7 @@
 // Everything that runs by itself. Each job runs on one replica at a time (src/jobs/housekeeping.ts).
 import type { Logger } from 'pino';
 import { sweepRequestKeys } from '../../db/registry/idempotency-keys.js';
+import { deleteExpiredRequests } from '../../db/registry/request-answers.js';
 import { freeRequestKeys } from '../../db/registry/operations/operation-keys.js';
 import { sweepOperations } from '../../db/registry/operations/operation-lists.js';
 import { setStandbyTarget } from '../../db/registry/standby-rows.js';
@@ -65,22 +66,27 @@ export function jobsOf(rooms: Rooms, config: Config, log: Logger): readonly Hous
     {
       name: 'idempotency keys',
       every: 60 * MINUTE,
-      run: async () => {
+      run: async (signal) => {
         await freeRequestKeys(registry);
         // Former builds have a table of their own for keys.
         await sweepRequestKeys(registry);
+        await sweep(() => deleteExpiredRequests(registry, SWEPT_AT_ONCE), signal);
       },
     },
-    { name: 'operations sweep', every: 60 * MINUTE, run: (signal) => sweep(registry, signal) },
+    {
+      name: 'operations sweep',
+      every: 60 * MINUTE,
+      run: (signal) => sweep(() => sweepOperations(registry, SWEPT_AT_ONCE), signal),
+    },
   ];
 }
 
 /** Rows in one statement, so that no statement takes long. */
 const SWEPT_AT_ONCE = 1_000;
 
-/** Deletes operations that ended long ago. */
-async function sweep(registry: Rooms['registry'], signal: AbortSignal): Promise<void> {
-  while (!signal.aborted) if ((await sweepOperations(registry, SWEPT_AT_ONCE)) < SWEPT_AT_ONCE) return;
+/** @param some deletes at most SWEPT_AT_ONCE rows */
+async function sweep(some: () => Promise<number>, signal: AbortSignal): Promise<void> {
+  while (!signal.aborted) if ((await some()) < SWEPT_AT_ONCE) return;
 }
 
 /** What each replica does once, when it begins to serve. A failure here does not keep the replica from serving. */

@@ -19,6 +19,7 @@ import { choosePlace } from '../clusters/placement.js';
 import { createPrecedence, whenQuiet } from '../operations/create/precedence.js';
 import { createProvisioners, type Provisioners } from '../clusters/provisioners.js';
 import { createProvisioning, type Provisioning } from '../operations/create/create-tenant.js';
+import { createKeyedActs, type KeyedActs } from '../operations/keyed-acts.js';
 import { createLeftovers, type Leftovers } from '../operations/leftovers.js';
 import { makingStandby } from '../operations/standby/making-standby.js';
 import { withdrawingStandby } from '../operations/standby/withdrawing-standby.js';
@@ -69,6 +70,8 @@ export interface Operations {
   readonly reencryption: Reencryption;
   readonly connectionLimits: ConnectionLimits;
   readonly requestHash: RequestHash;
+  /** Acts with an Idempotency-Key. */
+  readonly keyedActs: KeyedActs;
   /** The cluster of TENANT_DATABASE_URL. */
   readonly defaultCluster: DefaultCluster;
 }
@@ -276,6 +279,14 @@ export function createOperations(
       },
     }),
     requestHash: createRequestHash(config.encryptionKeys),
+    keyedActs: createKeyedActs({
+      registry,
+      locks: lockSession,
+      runner,
+      publish: (change) => events.publish(change),
+      refreshClusters: () => clusterDirectory.refresh(),
+      times,
+    }),
     defaultCluster,
   };
 }

@@ -108,12 +108,8 @@ export function createRotation(deps: RotationDeps): Rotation {
       await endWhenIdle(trx);
       if (!(await storeNextPassword(trx, id, sealNew(tenant), null))) return undefined;
       const operation = await insertOperation(trx, values);
-      await auditAct(trx, {
-        ...origin,
-        action: 'tenant.password-rotated',
-        target: { kind: 'tenant', id },
-        tenantId: id,
-      });
+      const target = { kind: 'tenant', id } as const;
+      await auditAct(trx, { ...origin, action: 'tenant.password-rotated', target, tenantId: id }, operation);
       return { operation };
     });
     if (begun) {

@@ -63,7 +63,7 @@ export async function findEarlierAnswer(
   request: KeyedRequest,
   content: ContentHash,
 ): Promise<StoredAnswer | undefined> {
-  return ofSameRequest(await findStoredAnswer(db, idOf(request)), content);
+  return ofSameRequest(await findStoredAnswer(db, idOfRequest(request)), content);
 }
 
 /** @param begin begins a transaction lazily (db/driver/lazy-transaction.ts) */
@@ -72,7 +72,7 @@ export function beginKeyedWrite(
   request: KeyedRequest,
   content: ContentHash,
 ): KeyedWrite {
-  const id = idOf(request);
+  const id = idOfRequest(request);
   const transaction = begin(async (db) => {
     if (!(await tryLockKey(db, id))) throw new AppError('idempotency-key-in-use', { retryAfter: 1 });
     const known = ofSameRequest(await findStoredAnswer(db, id), content);
@@ -105,7 +105,8 @@ function ofSameRequest(known: StoredAnswer | undefined, { matches }: ContentHash
   return known;
 }
 
-function idOf({ caller, method, route, params, key }: KeyedRequest): Buffer {
+/** The id of the row that such a request has. */
+export function idOfRequest({ caller, method, route, params, key }: KeyedRequest): Buffer {
   return createHash('sha256')
     .update(JSON.stringify([caller, method, route, params, key]))
     .digest();

@@ -2,6 +2,7 @@
 import type { Kysely, Transaction } from 'kysely';
 import type { AuditEntry, AuditOrigin } from '../../db/shared/audit-rows.js';
 import type { ExpectedVersions } from '../../db/shared/row-version.js';
+import type { OperationRecord } from '../../db/registry/operations/operation-rows.js';
 import type { Registry, TenantStatus } from '../../db/registry/registry-schema.js';
 import {
   endTenantSessions,
@@ -24,7 +25,7 @@ const CHANGEABLE: readonly TenantStatus[] = ['active', 'suspended'];
  * Changes the given fields, and audits the change. A tenant that is being made, deleted or removed cannot be changed.
  *
  * @param options.expected versions that the row may have
- * @param options.also more writes of the same transaction, after the change of the row
+ * @param options.also more writes of the same transaction, after the change of the row; returns the operation that it began
  * @throws AppError `not-found`, `slug-taken`, `tenant-state`, `precondition-failed`
  */
 export async function changeTenant(
@@ -37,14 +38,15 @@ export async function changeTenant(
     also,
   }: {
     readonly expected?: ExpectedVersions;
-    readonly also?: (trx: Transaction<Registry>, changed: TenantRecord) => Promise<void>;
+    readonly also?: (trx: Transaction<Registry>, changed: TenantRecord) => Promise<OperationRecord | undefined>;
   } = {},
 ): Promise<TenantRecord> {
   try {
     const tenant = await registry.transaction().execute(async (trx) => {
       const changed = await updateTenant(trx, id, changes, CHANGEABLE, expected);
-      if (changed) await also?.(trx, changed);
-      if (changed) await auditAct(trx, { ...origin, ...tenantChange(id, changes), tenantId: id });
+      if (!changed) return undefined;
+      const operation = await also?.(trx, changed);
+      await auditAct(trx, { ...origin, ...tenantChange(id, changes), tenantId: id }, operation);
       return changed;
     });
     if (tenant) return tenant;

@@ -52,12 +52,18 @@ function make(slug: string, key: string, more: object = {}, token = service.oper
   });
 }
 
+/** As if the processes of all earlier requests had ended before they stored their answers. */
+async function forgetAnswers(): Promise<void> {
+  await registry.deleteFrom('request_answers').execute();
+}
+
 it('the same key and request get the same tenant and the first answer', async () => {
   const made = await make('same', 'key-same');
   expect(made.status, made.text).toBe(201);
   const again = await make('same', 'key-same');
   expect(again).toMatchObject({ status: 201, body: made.body });
-  expect(again.headers.location).toBe(`/tenants/${made.body.id}`);
+  expect(again.headers).toMatchObject({ location: `/tenants/${made.body.id}`, 'idempotent-replayed': 'true' });
+  expect(made.headers).not.toHaveProperty('idempotent-replayed');
   // The order of keys in the body does not matter.
   const { name, ...body } = { name: 'Asked for twice', slug: 'same', admin: ADMIN };
   const turned = await service.send('POST', '/tenants', {
@@ -111,6 +117,7 @@ it('two operators can use the same key for different tenants', async () => {
 describe('if the first attempt', () => {
   /** The tenant and its operation, as they are before the last step. */
   async function beUnfinished(id: string): Promise<void> {
+    await forgetAnswers();
     await registry.updateTable('tenants').set({ status: 'provisioning' }).where('id', '=', id).execute();
     await registry
       .updateTable('operations')
@@ -141,6 +148,7 @@ describe('if the first attempt', () => {
     await beUnfinished(first.body.id);
     const again = await make('nearly', 'key-nearly');
     expect(again).toMatchObject({ status: 201, body: { id: first.body.id, status: 'active' } });
+    expect(again.headers['idempotent-replayed']).toBe('true');
   });
 
   it('still runs, the same request gets 409 with Retry-After', async () => {
@@ -157,24 +165,29 @@ describe('if the first attempt', () => {
     expect(await make('under-way', 'key-under-way')).toMatchObject({ status: 201, body: { id: first.body.id } });
   });
 
-  it('made a tenant that was suspended later, the same request answers with its present state', async () => {
-    const { body } = await make('suspended', 'key-suspended');
-    await updateTenant(registry, body.id, { status: 'suspended' }, ['active']);
-    expect(await make('suspended', 'key-suspended')).toMatchObject({
-      status: 201,
-      body: { id: body.id, status: 'suspended' },
-    });
+  it('made a tenant that was changed later, the same request gets the first answer', async () => {
+    const made = await make('suspended', 'key-suspended');
+    const { id } = made.body;
+    await updateTenant(registry, id, { status: 'suspended' }, ['active']);
+    expect(await make('suspended', 'key-suspended')).toMatchObject({ status: 201, text: made.text });
+    // If it was not stored, the tenant as it is now.
+    await forgetAnswers();
+    const again = await make('suspended', 'key-suspended');
+    expect(again).toMatchObject({ status: 201, body: { id, status: 'suspended' } });
+    expect(again.headers['idempotent-replayed']).toBe('true');
   });
 
   it('made a tenant that was removed later, the same request creates no other', async () => {
-    const { body } = await make('removed', 'key-removed');
+    const made = await make('removed', 'key-removed');
     for (const [method, path] of [
       ['DELETE', ''],
       ['POST', '/purge'],
     ] as const) {
-      const answer = await service.send(method, `/tenants/${body.id}${path}`, { token: service.operatorToken });
+      const answer = await service.send(method, `/tenants/${made.body.id}${path}`, { token: service.operatorToken });
       expect(answer.status, answer.text).toBe(204);
     }
+    expect(await make('removed', 'key-removed')).toMatchObject({ status: 201, text: made.text });
+    await forgetAnswers();
     expect(await make('removed', 'key-removed')).toMatchObject({
       status: 422,
       body: { code: 'idempotency-key-reused' },
@@ -211,26 +224,23 @@ it('a key of 200 characters is accepted', async () => {
 
 it('a key is valid for 24 hours, and then deleted', async () => {
   const { body } = await make('kept', 'key-kept');
-  const age = (hours: number): Promise<unknown> =>
-    registry
-      .updateTable('operations')
-      .set({ created_at: sql<string>`now() - make_interval(hours => ${hours})` })
-      .where('request_key', '=', 'key-kept')
-      .execute();
+  const age = async (hours: number): Promise<void> => {
+    const at = { created_at: sql<string>`now() - make_interval(hours => ${hours})` };
+    await registry.updateTable('operations').set(at).where('request_key', '=', 'key-kept').execute();
+    await registry.updateTable('request_answers').set(at).execute();
+  };
+  const sweep = () => service.app.engine.housekeeping.runNow('idempotency keys');
   await age(23);
-  await service.app.engine.housekeeping.runNow('idempotency keys');
+  await sweep();
   expect(await make('kept', 'key-kept')).toMatchObject({ status: 201, body: { id: body.id } });
   await age(25);
   expect(await make('kept', 'key-kept')).toMatchObject({ status: 409, body: { code: 'slug-taken' } });
   await make('kept-too', 'key-kept');
   await age(25);
-  await service.app.engine.housekeeping.runNow('idempotency keys');
-  const left = await registry
-    .selectFrom('operations')
-    .select('request_key')
-    .where('request_key', '=', 'key-kept')
-    .execute();
-  expect(left).toEqual([]);
+  await sweep();
+  const operations = registry.selectFrom('operations').select('request_key').where('request_key', '=', 'key-kept');
+  expect(await operations.execute()).toEqual([]);
+  expect(await registry.selectFrom('request_answers').select('id').execute()).toEqual([]);
 });
 
 it('the stored hash of a request cannot be guessed without the service’s key', async () => {

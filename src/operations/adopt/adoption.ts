@@ -3,6 +3,7 @@ import { randomUUID } from 'node:crypto';
 import type { AuditOrigin } from '../../../db/shared/audit-rows.js';
 import { newId } from '../../../db/shared/ids.js';
 import { findCluster } from '../../../db/registry/cluster-queries.js';
+import { REQUEST_KEY_CONSTRAINT } from '../../../db/registry/operations/operation-keys.js';
 import { ADOPTS_CONSTRAINT, isNamed } from '../../../db/registry/named.js';
 import { registerTenant, type RegisteredTenant } from '../../../db/registry/standby-rows.js';
 import { deleteTenantRow } from '../../../db/registry/tenant-status-queries.js';
@@ -14,6 +15,7 @@ import { EMAIL_CONSTRAINT } from '../../../db/tenant/user-queries.js';
 import { confirmOperator, operatorIdOf } from '../../audit/operator-act.js';
 import { AppError } from '../../errors.js';
 import { newDatabaseName, newDatabasePassword, newTenantId } from '../../tenants/tenant-ids.js';
+import { createEarlierRequests } from '../create/earlier-requests.js';
 import { adoptionFailure } from '../create/making-outcome.js';
 import type { NewTenant } from '../create/new-tenant.js';
 import { answered } from '../runner/answering.js';
@@ -26,10 +28,12 @@ import { planAdoption } from './adoption-plan.js';
 export interface Adoption {
   /**
    * Makes a database a tenant, with a role and a first admin. The cluster's provisioner must own the database. Only the owner and
-   * PUBLIC may have rights on it. The adoption is audited in the step that makes the tenant active.
+   * PUBLIC may have rights on it. The adoption is audited in the step that makes the tenant active. If the request's key is known,
+   * nothing is adopted, and the tenant of the earlier request is returned.
    *
-   * @throws AppError `no-cluster`, `not-adoptable`, `slug-taken`, `email-taken`; `adoption-failed` if a step failed: the steps are
-   *   undone, and the log names the step; `operation-unfinished` if it takes longer
+   * @throws AppError `no-cluster`, `not-adoptable`, `slug-taken`, `email-taken`; `idempotency-key-reused` and
+   *   `idempotency-key-in-use`; `adoption-failed` if a step failed: the steps are undone, and the log names the step;
+   *   `operation-unfinished` if it takes longer
    */
   adopt(tenant: Omit<NewTenant, 'wish'>, from: AdoptedFrom, origin: AuditOrigin): Promise<TenantRecord>;
 }
@@ -59,6 +63,7 @@ export function createAdoption(
     abandon: (trx, { subject }) => deleteTenantRow(trx, subject),
   };
   runner.add(kind);
+  const earlier = createEarlierRequests(deps);
 
   /**
    * Writes the row and the operation. The row names a database that does not exist: a former build that removes a half-made
@@ -66,7 +71,7 @@ export function createAdoption(
    */
   async function register(
     id: string,
-    { name, slug, poolOptions, limits }: Omit<NewTenant, 'wish'>,
+    { name, slug, poolOptions, limits, requestKey }: Omit<NewTenant, 'wish'>,
     { clusterId, database }: AdoptedFrom,
     origin: AuditOrigin,
   ): Promise<RegisteredTenant> {
@@ -81,7 +86,7 @@ export function createAdoption(
     const operatorId = operatorIdOf(origin);
     const details = { database, adminId: newId(), ...rightsAsDetails(publicRights) };
     const tenant = {
-      ...{ name, slug, poolOptions, limits, clusterId, dbHost: host, dbPort: port },
+      ...{ name, slug, poolOptions, limits, requestKey, clusterId, dbHost: host, dbPort: port },
       schemaVersion: latestVersion(tenantMigrations),
       claim: randomUUID(),
       operation: { kind: kind.name, details, operatorId, worker: replicaId },
@@ -91,6 +96,7 @@ export function createAdoption(
     const registered = await registerTenant(registry, tenant, own).catch((error: unknown) => {
       const constraint = violatedUniqueConstraint(error);
       if (constraint === TENANT_SLUG_CONSTRAINT) throw new AppError('slug-taken');
+      if (constraint === REQUEST_KEY_CONSTRAINT) throw new AppError('idempotency-key-in-use', { retryAfter: 1 });
       if (constraint === ADOPTS_CONSTRAINT) throw unfit('another request is adopting it.');
       deps.onError(error, { tenantId: id, step: 'adopt: register' });
       // If the statement got no answer, a row may exist, or may appear in a moment. Another worker undoes it.
@@ -106,6 +112,8 @@ export function createAdoption(
 
   return {
     async adopt(wanted, from, origin) {
+      const known = wanted.requestKey && (await earlier.madeBy(wanted.requestKey));
+      if (known) return known;
       const id = newTenantId();
       // Known before the row is written: the process may end while it computes the hash.
       const admin = { ...wanted.admin, passwordHash: await wanted.admin.passwordHash };

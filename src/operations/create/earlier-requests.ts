@@ -1,5 +1,6 @@
-// Results of earlier requests for a tenant: the tenant that a request with the same Idempotency-Key made, and an unfinished
-// tenant that has the slug.
+// Results of earlier requests for a tenant: the tenant that a request with the same Idempotency-Key made or adopted, and an
+// unfinished tenant that has the slug. They count if the answer of the earlier request was not stored
+// (src/operations/keyed-acts.ts).
 import type { Kysely } from 'kysely';
 import { findRequestKey, type RequestKey } from '../../../db/registry/idempotency-keys.js';
 import { findOperationByKey } from '../../../db/registry/operations/operation-keys.js';
@@ -13,6 +14,8 @@ import type { Runner } from '../runner/runner.js';
 export interface GivenKey extends RequestKey {
   /** Whether a stored hash is the hash of this request. */
   readonly matches: (requestHash: string) => boolean;
+  /** Called if the answer is the tenant of an earlier request. */
+  readonly onKnown?: () => void;
 }
 
 export interface EarlierRequests {
@@ -40,7 +43,7 @@ export function createEarlierRequests(deps: {
 }): EarlierRequests {
   const { registry, runner } = deps;
 
-  async function madeBy(key: GivenKey): Promise<TenantRecord | undefined> {
+  async function tenantOf(key: GivenKey): Promise<TenantRecord | undefined> {
     const known = await earlierOf(key);
     if (!known) return undefined;
     if (!key.matches(known.requestHash)) throw new AppError('idempotency-key-reused');
@@ -91,7 +94,12 @@ export function createEarlierRequests(deps: {
   }
 
   return {
-    madeBy,
+    async madeBy(key) {
+      const tenant = await tenantOf(key);
+      if (tenant) key.onKnown?.();
+      return tenant;
+    },
+
     existing,
 
     async clearAbandoned(slug) {

@@ -157,8 +157,9 @@ export function createDoorOperations(deps: {
     { changes, origin, expected }: Resumption,
   ): readonly Step[] {
     const { id } = tenant;
-    const fence = async (trx: Kysely<Registry>): Promise<void> => {
+    const fence = async (trx: Kysely<Registry>): Promise<OperationRecord> => {
       if (!(await noteDetails(trx, operation, { changed: true }))) throw new LostOperation();
+      return operation;
     };
     return [
       {

@@ -101,9 +101,8 @@ export function createTransitions(deps: {
       demandVersion(known, expected);
       const isSuspended = known.status === 'suspended';
       let begun: OperationRecord | undefined;
-      const begin = async (trx: Transaction<Registry>, tenant: TenantRecord): Promise<void> => {
-        begun = await doorOperations.beginClosing(trx, tenant, origin);
-      };
+      const begin = async (trx: Transaction<Registry>, tenant: TenantRecord): Promise<OperationRecord | undefined> =>
+        (begun = await doorOperations.beginClosing(trx, tenant, origin));
       let tenant = known;
       if (isSuspended && isEmpty(changes))
         await registry.transaction().execute(async (trx) => {
@@ -152,7 +151,7 @@ export function createTransitions(deps: {
         ensurePossible('delete', now.status);
         if (!marked) demandVersion(now, expected);
         if (now.status === 'deleted') begun = await doorOperations.beginClosing(trx, now, origin);
-        if (marked) await auditAct(trx, { ...origin, action: 'tenant.deleted', ...concerning(id) });
+        if (marked) await auditAct(trx, { ...origin, action: 'tenant.deleted', ...concerning(id) }, begun);
         else await confirmOperator(trx, origin);
         return { tenant: now, isNew: marked !== undefined };
       });
@@ -177,8 +176,8 @@ export function createTransitions(deps: {
           const operation = await doorOperations.beginOpening(trx, tenant ?? now, origin, 'restore');
           // Rolls the beginning back: an operation that does something else must end first.
           if (!operation) throw changedMeanwhile();
-          if (to)
-            await auditAct(trx, { ...origin, action: 'tenant.restored', ...concerning(id), details: { status: to } });
+          const entry = { ...origin, action: 'tenant.restored', ...concerning(id) } as const;
+          if (to) await auditAct(trx, { ...entry, details: { status: to } }, operation);
           return operation;
         });
         if (!now.restoring) record('tenant-restored', { tenantId: id }, origin);

@@ -23,7 +23,7 @@ import {
 } from '../../../db/registry/tenant-status-queries.js';
 import { findTenant, type TenantRecord } from '../../../db/registry/tenant-queries.js';
 import { DatabaseFault } from '../../../db/driver/database-fault.js';
-import { auditAct, confirmOperator, operatorIdOf } from '../../audit/operator-act.js';
+import { auditAct, confirmOperator, operatorIdOf, recordRequest } from '../../audit/operator-act.js';
 import { AppError } from '../../errors.js';
 import { within } from '../../lib/deadline.js';
 
@@ -115,7 +115,9 @@ export function createRemoval(
     await confirmOperator(registry, origin);
     return registry.transaction().execute(async (trx) => {
       if (wish.database !== undefined) await markTenantDeleting(trx, id, ['deleting'], { onPurge: wish.database });
-      return ours(trx, tenant, origin);
+      const operation = await ours(trx, tenant, origin);
+      await recordRequest(trx, { ...origin, target: { kind: 'tenant', id }, tenantId: id }, operation);
+      return operation;
     });
   }
 
@@ -164,7 +166,8 @@ export function createRemoval(
       const operation = await ours(trx, deleting, origin);
       // Rolls back: another worker has just ended an operation on this tenant.
       if (!operation) throw new AppError('unavailable', { retryAfter: 1 });
-      await auditAct(trx, { ...origin, action: 'tenant.purged', target: { kind: 'tenant', id }, tenantId: id });
+      const target = { kind: 'tenant', id } as const;
+      await auditAct(trx, { ...origin, action: 'tenant.purged', target, tenantId: id }, operation);
       return operation;
     });
     if (begun) deps.record('tenant-purged', { tenantId: id }, origin);

@@ -26,6 +26,8 @@ export interface OperationTimes {
   readonly prepareDeadline: number;
   /** Longest time that a request waits for the drop of standby databases. */
   readonly drainDeadline: number;
+  /** Longest time that a repeated request waits for the operation that the first one began. */
+  readonly repeatDeadline: number;
 }
 
 export const OPERATION_TIMES: OperationTimes = {
@@ -41,4 +43,5 @@ export const OPERATION_TIMES: OperationTimes = {
   openDeadline: 15_000,
   prepareDeadline: 25_000,
   drainDeadline: 10_000,
+  repeatDeadline: 15_000,
 };
