@@ -40,10 +40,11 @@ export const idempotentActs = fp(
         if ('answer' in begun) return sendAgain(reply, begun.answer);
         request.keyedAct = begun;
         try {
-          if (!begun.effective) return await handler.call(this, request, reply);
-          const targetId = await begun.effective();
+          const { committed } = begun;
+          if (!committed) return await handler.call(this, request, reply);
+          await committed.effective();
           reply.header(REPLAYED, 'true');
-          return await answerAgain(request, reply, targetId);
+          return await answerAgain(request, reply, committed.targetId);
         } catch (error) {
           reply.removeHeader(REPLAYED);
           await giveUp(request);

@@ -46,16 +46,22 @@ export interface KeyedActs {
 export interface KeyedAct {
   /** For the transaction of the act, as a part of its origin. */
   readonly claim: RequestClaim;
-  /**
-   * Only if an earlier attempt has committed the act: waits until the act is effective everywhere.
-   *
-   * @returns the id of what the act changed
-   * @throws AppError `operation-unfinished`; `idempotency-key-reused` if the operation of the act was undone or abandoned
-   */
-  readonly effective?: () => Promise<string>;
+  /** If an earlier attempt has committed the act. */
+  readonly committed?: CommittedAct;
   store(answer: SentAnswer): Promise<void>;
   /** Frees the lock, and resolves when it is free. Safe to call again. Never rejects. */
   release(): Promise<void>;
+}
+
+export interface CommittedAct {
+  /** The id of what the act changed. */
+  readonly targetId: string;
+  /**
+   * Resolves when the act is effective everywhere.
+   *
+   * @throws AppError `operation-unfinished`; `idempotency-key-reused` if the operation of the act was undone or abandoned
+   */
+  effective(): Promise<void>;
 }
 
 /** Requests that are recorded at once: of all operators together, and of the users of one tenant, who can only rename it. */
@@ -132,14 +138,13 @@ export function createKeyedActs(deps: {
     }
   }
 
-  async function effective({ targetId, tenantId, clusterId, operationId }: CommittedRequest): Promise<string> {
+  async function effective({ tenantId, clusterId, operationId }: CommittedRequest): Promise<void> {
     if (operationId !== null) await ended(operationId);
     if (tenantId !== null) await publish({ kind: 'tenant', tenantId });
     if (clusterId !== null) {
       await publish({ kind: 'cluster', clusterId });
       await deps.refreshClusters();
     }
-    return targetId ?? '';
   }
 
   return {
@@ -163,7 +168,7 @@ export function createKeyedActs(deps: {
         const recorded = { id, owner, requestHash, claim };
         return {
           claim: recorded,
-          ...(known && { effective: () => effective(known) }),
+          ...(known?.targetId && { committed: { targetId: known.targetId, effective: () => effective(known) } }),
           store: (answer) => storeRequestAnswer(registry, recorded, answer),
           release,
         };
