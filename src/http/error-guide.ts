@@ -140,11 +140,11 @@ export const errorGuide: Readonly<Record<ErrorCode, ErrorGuide>> = {
     remedy: 'Send `Content-Type: application/json`, in UTF-8 and without `Content-Encoding`.',
   },
   'idempotency-key-reused': {
-    when: 'The Idempotency-Key was sent before with another body or query, or the tenant that it made was removed.',
+    when: 'The Idempotency-Key was sent before with another body or query, or the tenant that it made was removed, or its operation was abandoned.',
     remedy: 'Use a new key for a new request.',
   },
   'too-many-idempotency-keys': {
-    when: 'The tenant has 100,000 answers to requests with an Idempotency-Key, which are kept for 24 hours.',
+    when: 'Too many answers to requests with an Idempotency-Key are stored: 100,000 in a tenant, 100,000 of all operators, or 100 of the users who rename their tenant. Each is kept for 24 hours.',
     remedy: 'Send the request without a key, or wait.',
     retryAfter: 'always',
   },

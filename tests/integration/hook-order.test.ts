@@ -75,6 +75,7 @@ function watched(app: FastifyInstance): FastifyInstance {
 let support: Pick<typeof Support, 'startService' | 'startServiceForTest'>;
 let service: TestService;
 let token: string;
+let tenant: string;
 
 /** The service with the watched Fastify: other tests of this process have loaded it with the plain one. */
 async function loadService(): Promise<typeof Support> {
@@ -89,7 +90,7 @@ async function loadService(): Promise<typeof Support> {
 beforeAll(async () => {
   support = await loadService();
   service = await support.startService({ env: { CORS_ORIGINS: 'https://app.example.com' } });
-  token = (await service.createTenant()).adminToken;
+  ({ adminToken: token, id: tenant } = await service.createTenant());
 });
 afterAll(async () => {
   await service.close();
@@ -117,6 +118,17 @@ describe('the hooks of a request', () => {
     const body = { name: 'Chair', price: '1.00' };
     const met = await executed(() => service.send('POST', '/products', { token, body }), 201);
     expect(met).toEqual(hookOrder);
+  });
+
+  it('are the same on an act on the registry, with its own way to store answers', async () => {
+    const met = await executed(
+      () => service.send('PATCH', `/tenants/${tenant}`, { token: service.operatorToken, body: { name: 'Hooked' } }),
+      200,
+    );
+    const instead = (plugins: readonly string[]): string[] =>
+      plugins.map((plugin) => (plugin === 'idempotency' ? 'idempotent-acts' : plugin));
+    expect(met['onSend']).toEqual(instead(hookOrder.onSend));
+    expect(met['onResponse']).toEqual(instead(hookOrder.onResponse));
   });
 
   it('have this order: CORS, security headers, rate limit, request ID and log, and then admission', async () => {
