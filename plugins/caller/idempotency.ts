@@ -53,17 +53,21 @@ export const idempotency = fp(
       return sessions.ended({ kind: 'user', tenantId }, sessionIds);
     }
 
-    async function replay(
+    /** Makes the answer the stored one, except for its body, which is returned. */
+    async function restore(
       reply: FastifyReply,
       { status, headers, body, announcements }: StoredAnswer,
-    ): Promise<FastifyReply> {
+    ): Promise<string | undefined> {
       for (const announcement of announcements) await tell(announcement as Announcement);
       reply.code(status).headers(headers).header('idempotent-replayed', 'true');
-      if (body === '') return reply.send();
-      return reply
-        .type('application/json; charset=utf-8')
-        .serializer((text: string) => text)
-        .send(body);
+      if (body === '') return undefined;
+      reply.type('application/json; charset=utf-8');
+      return body;
+    }
+
+    async function replay(reply: FastifyReply, answer: StoredAnswer): Promise<FastifyReply> {
+      const body = await restore(reply, answer);
+      return reply.serializer((text: string) => text).send(body);
     }
 
     /** Answers the request from its stored answer, or lets the handler run in one transaction. */
@@ -117,6 +121,8 @@ export const idempotency = fp(
       } catch (error) {
         // They describe a change that is perhaps not there.
         for (const name of KEPT_HEADERS) reply.removeHeader(name);
+        // The handler made no query, so that the key was looked at only now.
+        if (error instanceof AlreadyAnswered) return restore(reply, error.answer);
         throw error;
       }
       return payload;

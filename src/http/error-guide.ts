@@ -144,7 +144,7 @@ export const errorGuide: Readonly<Record<ErrorCode, ErrorGuide>> = {
     remedy: 'Use a new key for a new request.',
   },
   'too-many-idempotency-keys': {
-    when: 'The tenant has 100,000 answers to requests with an Idempotency-Key, which are kept for 24 hours.',
+    when: 'The tenant has about 100,000 answers to requests with an Idempotency-Key, which are kept for 24 hours.',
     remedy: 'Send the request without a key, or wait.',
     retryAfter: 'always',
   },
