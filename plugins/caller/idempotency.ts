@@ -7,7 +7,7 @@ import fp from 'fastify-plugin';
 import type { StoredAnswer } from '../../db/tenant/idempotency-queries.js';
 import { idempotencyKeyOf } from '../../src/http/idempotency-key.js';
 import { keyedIn } from '../../src/http/keyed-routes.js';
-import { answerOf, removeKeptHeaders, sendAgain } from '../../src/http/sent-answers.js';
+import { answerOf, removeKeptHeaders, restoreAnswer } from '../../src/http/sent-answers.js';
 import type { Change } from '../../src/replicas/events.js';
 import {
   AlreadyAnswered,
@@ -51,9 +51,15 @@ export const idempotency = fp(
       return sessions.ended({ kind: 'user', tenantId }, sessionIds);
     }
 
-    async function replay(reply: FastifyReply, answer: StoredAnswer): Promise<FastifyReply> {
+    /** Makes the answer the stored one, except for its body, which is returned. */
+    async function restore(reply: FastifyReply, answer: StoredAnswer): Promise<string | undefined> {
       for (const announcement of answer.announcements) await tell(announcement as Announcement);
-      return sendAgain(reply, answer);
+      return restoreAnswer(reply, answer);
+    }
+
+    async function replay(reply: FastifyReply, answer: StoredAnswer): Promise<FastifyReply> {
+      const body = await restore(reply, answer);
+      return reply.serializer((text: string) => text).send(body);
     }
 
     /** Answers the request from its stored answer, or lets the handler run in one transaction. */
@@ -99,6 +105,8 @@ export const idempotency = fp(
         await write.commit(answerOf(reply, payload));
       } catch (error) {
         removeKeptHeaders(reply);
+        // The handler made no query, so that the key was looked at only now.
+        if (error instanceof AlreadyAnswered) return restore(reply, error.answer);
         throw error;
       }
       return payload;

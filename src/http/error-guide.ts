@@ -144,7 +144,7 @@ export const errorGuide: Readonly<Record<ErrorCode, ErrorGuide>> = {
     remedy: 'Use a new key for a new request.',
   },
   'too-many-idempotency-keys': {
-    when: 'Too many answers to requests with an Idempotency-Key are stored: 100,000 in a tenant, 100,000 of all operators, or 100 of the users who rename their tenant. Each is kept for 24 hours.',
+    when: 'Too many answers to requests with an Idempotency-Key are stored: about 100,000 in a tenant, 100,000 of all operators, or 100 of the users who rename their tenant. Each is kept for 24 hours.',
     remedy: 'Send the request without a key, or wait.',
     retryAfter: 'always',
   },

@@ -26,11 +26,15 @@ export function removeKeptHeaders(reply: FastifyReply): void {
   for (const name of KEPT_HEADERS) reply.removeHeader(name);
 }
 
-export function sendAgain(reply: FastifyReply, { status, headers, body }: SentAnswer): FastifyReply {
+/** Makes the answer the stored one, except for its body, which is returned. */
+export function restoreAnswer(reply: FastifyReply, { status, headers, body }: SentAnswer): string | undefined {
   reply.code(status).headers(headers).header(REPLAYED, 'true');
-  if (body === '') return reply.send();
-  return reply
-    .type('application/json; charset=utf-8')
-    .serializer((text: string) => text)
-    .send(body);
+  if (body === '') return undefined;
+  reply.type('application/json; charset=utf-8');
+  return body;
+}
+
+export function sendAgain(reply: FastifyReply, answer: SentAnswer): FastifyReply {
+  const body = restoreAnswer(reply, answer);
+  return reply.serializer((text: string) => text).send(body);
 }

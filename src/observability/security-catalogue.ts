@@ -121,6 +121,12 @@ export const securityEvents = {
     fields: OF_ROUTE,
     onlyFirst: true,
   },
+  'old-sign-in-used': {
+    level: 'info',
+    description: 'an act that needs a recent sign-in was refused: a stolen access token looks like this',
+    fields: OF_ROUTE,
+    onlyFirst: true,
+  },
   'tenant-mismatch': {
     level: 'warn',
     description: 'a user asked for another tenant than its own',

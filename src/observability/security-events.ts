@@ -141,6 +141,7 @@ const byCode: Readonly<Partial<Record<ErrorCode, SecurityEventName>>> = {
   'tenant-suspended': 'suspended-tenant-used',
   'invalid-refresh-token': 'refresh-token-refused',
   'cluster-host-not-allowed': 'cluster-host-refused',
+  'confirmation-needed': 'old-sign-in-used',
 };
 
 const TOO_MANY_REQUESTS = 429;

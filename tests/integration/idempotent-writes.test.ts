@@ -1,7 +1,10 @@
 // Idempotency-Key on the writes of a tenant's users.
+import fastify, { type LightMyRequestResponse } from 'fastify';
+import fp from 'fastify-plugin';
 import { sql } from 'kysely';
 import { randomUUID } from 'node:crypto';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { idempotency } from '../../plugins/caller/idempotency.js';
 import {
   ADMIN,
   asSuperuser,
@@ -195,8 +198,10 @@ describe('a key', () => {
   });
 
   it('gets 429 if the tenant has too many answers', async () => {
+    // The ids are spread evenly, as the hashes of keys are.
     await asSuperuser(database, (db) =>
-      sql`insert into idempotency_keys select sha256(i::text::bytea), 'k.h', 204, '{}', '', '[]'
+      sql`insert into idempotency_keys
+        select set_byte(sha256(i::text::bytea), 0, i % 256), 'k.h', 204, '{}', '', '[]'
         from generate_series(1, 100000) as i`.execute(db),
     );
     const body = product();
@@ -209,6 +214,39 @@ describe('a key', () => {
     expect((await send('POST', '/products', product())).status).toBe(201);
     await asSuperuser(database, (db) => sql`truncate idempotency_keys`.execute(db));
   });
+});
+
+it('answers a handler without queries from the answer that was stored while it ran', async () => {
+  const app = fastify();
+  app.decorate('engine', one.app.engine);
+  app.decorate('watchOf', () => ({ got: () => undefined, missed: () => undefined }));
+  app.decorateRequest('keyedWrite', null);
+  app.decorateRequest('tenantId', { getter: () => tenant.id });
+  app.decorateRequest('userId', { getter: () => tenant.adminId });
+  app.decorateRequest('tenantDb', { getter: () => one.app.engine.tenantPools.database(tenant.id) });
+  for (const name of ['engine', 'tenant-pool', 'admission']) await app.register(fp(async () => undefined, { name }));
+  await app.register(idempotency);
+  const running: (() => void)[] = [];
+  const config = { access: { scope: 'tenant', permission: 'products:write' }, errors: [] } as const;
+  app.post('/nothing', { config }, async () => {
+    await new Promise<void>((resolve) => running.push(resolve));
+    return { id: randomUUID() };
+  });
+  try {
+    const inject = (): Promise<LightMyRequestResponse> =>
+      app.inject({ method: 'POST', url: '/nothing', headers: { 'idempotency-key': 'no-queries' } });
+    const both = [inject(), inject()];
+    await expect.poll(() => running.length).toBe(2);
+    running[0]?.();
+    const first = await Promise.race(both);
+    running[1]?.();
+    const answers = await Promise.all(both);
+    expect(answers.map(({ statusCode }) => statusCode)).toEqual([200, 200]);
+    expect(answers.map(({ body }) => body)).toEqual([first.body, first.body]);
+    expect(answers.map(({ headers }) => headers['idempotent-replayed']).filter(Boolean)).toEqual(['true']);
+  } finally {
+    await app.close();
+  }
 });
 
 it('holds for every route on which users of a tenant change something', () => {

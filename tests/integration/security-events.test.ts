@@ -9,6 +9,7 @@ import { faultsOf } from '../../src/observability/log-fields.js';
 import { securityEvents, type SecurityEventName } from '../../src/observability/security-catalogue.js';
 import {
   ADMIN,
+  beginSession,
   connectAs,
   OPERATOR,
   startService,
@@ -236,6 +237,14 @@ describe('being refused', () => {
     await send('POST', `/tenants/${other.id}/suspend`, { token: operatorToken });
     const [asleep] = await during('suspended-tenant-used', () => fromNewAddress('/products', bearer(other.adminToken)));
     expect(asleep).toMatchObject({ ...ofRequest(), tenantId: other.id });
+  });
+
+  it('an act that needs a recent sign-in is an event', async () => {
+    const account = { kind: 'user', tenantId: tenant.id, userId: tenant.adminId } as const;
+    const old = await beginSession(service.app, account, 600_000);
+    const body = { ...ADMIN, email: 'second-admin@example.com', roles: ['admin'] };
+    const [refused] = await during('old-sign-in-used', () => send('POST', '/users', { token: old, body }));
+    expect(refused).toMatchObject({ ...ofRequest(), tenantId: tenant.id, userId: tenant.adminId, route: '/users' });
   });
 
   it('a missing permission, another scope and another tenant are events', async () => {
