@@ -49,23 +49,37 @@ const fields = {
   standbyTarget: whole(0, 1_000),
 } as const;
 
-const CreateBody = z.strictObject({
-  name: fields.name,
-  host,
-  port: fields.port.default(5432),
-  region: fields.region.default(null),
-  provisionerUser: text(63),
-  provisionerPassword: fields.provisionerPassword,
-  tls: fields.tls.default('verify-full'),
-  tlsCa: fields.tlsCa.default(null),
-  connectionBudget: fields.connectionBudget,
-  connectionReserve: fields.connectionReserve.default(6),
-  weight: fields.weight.default(100),
-  accepting: fields.accepting.default(true),
-  standbyTarget: fields.standbyTarget.default(0),
-});
+const CreateBody = z
+  .strictObject({
+    name: fields.name,
+    host,
+    port: fields.port.default(5432),
+    region: fields.region.default(null),
+    provisionerUser: text(63),
+    provisionerPassword: fields.provisionerPassword,
+    tls: fields.tls.default('verify-full'),
+    tlsCa: fields.tlsCa.default(null),
+    connectionBudget: fields.connectionBudget,
+    connectionReserve: fields.connectionReserve.default(6),
+    weight: fields.weight.default(100),
+    accepting: fields.accepting.default(true),
+    standbyTarget: fields.standbyTarget.default(0),
+  })
+  .meta({
+    id: 'CreateCluster',
+    examples: [
+      {
+        name: 'Frankfurt 1',
+        host: 'frankfurt-1.db.example',
+        region: 'eu-central',
+        provisionerUser: 'tenantry_provisioner',
+        provisionerPassword: 'the password of that role',
+        connectionBudget: 90,
+      },
+    ],
+  });
 
-const PatchBody = patchOf(fields, {});
+const PatchBody = patchOf(fields, {}).meta({ id: 'UpdateCluster', examples: [{ weight: 50, accepting: true }] });
 
 /** These decide which server gets the tenants' data and the provisioner's password. */
 const OF_CONNECTION = ['host', 'port', 'tls', 'tlsCa', 'provisionerPassword'] as const;
@@ -77,6 +91,7 @@ export async function clusterRoutes(fastify: FastifyInstance): Promise<void> {
   const operator = { access: { scope: 'operator' } } as const;
   const connecting = { access: { scope: 'operator', recent: true } } as const;
   const schema = { tags: ['clusters'] };
+  app.describeTag('clusters', "The PostgreSQL servers that hold tenants' databases.");
   const registration = app.engine.clusterRegistration;
   const { record } = app.engine.security;
 
@@ -84,7 +99,13 @@ export async function clusterRoutes(fastify: FastifyInstance): Promise<void> {
     '/',
     {
       config: { ...operator, errors: ['invalid-cursor'] },
-      schema: { ...schema, summary: 'List clusters', querystring: Query, response: { 200: pageOf(ClusterAnswer) } },
+      schema: {
+        ...schema,
+        operationId: 'listClusters',
+        summary: 'List clusters',
+        querystring: Query,
+        response: { 200: pageOf(ClusterAnswer) },
+      },
     },
     async (request) => {
       await registration.ensureDefault();
@@ -101,9 +122,10 @@ export async function clusterRoutes(fastify: FastifyInstance): Promise<void> {
       config: { ...connecting, errors: ['cluster-taken', 'cluster-host-not-allowed', 'cluster-unusable'] },
       schema: {
         ...schema,
+        operationId: 'createCluster',
         summary: 'Register a PostgreSQL server. The service checks it and creates the template database there',
         body: CreateBody,
-        response: { 201: ClusterAnswer.extend({ warnings }) },
+        response: { 201: ClusterAnswer.extend({ warnings }).meta({ id: 'RegisteredCluster' }) },
       },
     },
     async (request, reply) => {
@@ -118,7 +140,13 @@ export async function clusterRoutes(fastify: FastifyInstance): Promise<void> {
     '/:id',
     {
       config: operator,
-      schema: { ...schema, summary: 'Read a cluster', params: idParams, response: { 200: ClusterAnswer } },
+      schema: {
+        ...schema,
+        operationId: 'getCluster',
+        summary: 'Read a cluster',
+        params: idParams,
+        response: { 200: ClusterAnswer },
+      },
     },
     async (request) => {
       const cluster = await findCluster(app.engine.registry, request.params.id);
@@ -144,6 +172,7 @@ export async function clusterRoutes(fastify: FastifyInstance): Promise<void> {
       },
       schema: {
         ...schema,
+        operationId: 'updateCluster',
         summary: 'Change a cluster. Changing host, port, tls or tlsCa needs provisionerPassword',
         params: idParams,
         body: PatchBody,
@@ -165,6 +194,7 @@ export async function clusterRoutes(fastify: FastifyInstance): Promise<void> {
       config: operator,
       schema: {
         ...schema,
+        operationId: 'checkCluster',
         summary: 'Check whether the server can hold tenants',
         params: idParams,
         response: { 200: CheckAnswer },
@@ -188,9 +218,10 @@ export async function clusterRoutes(fastify: FastifyInstance): Promise<void> {
       config: operator,
       schema: {
         ...schema,
+        operationId: 'drainCluster',
         summary: 'Place no new tenants on a cluster, and drop its standby databases',
         params: idParams,
-        response: { 200: ClusterAnswer.pick({ tenants: true, standbyDatabases: true }) },
+        response: { 200: ClusterAnswer.pick({ tenants: true, standbyDatabases: true }).meta({ id: 'DrainedCluster' }) },
       },
     },
     async (request) => registration.drain(request.params.id, request.auditOrigin),
@@ -202,6 +233,7 @@ export async function clusterRoutes(fastify: FastifyInstance): Promise<void> {
       config: { ...operator, errors: ['cluster-in-use', 'default-cluster', 'precondition-failed'] },
       schema: {
         ...schema,
+        operationId: 'deleteCluster',
         summary: 'Remove an empty cluster from the registry. The server stays unchanged',
         params: idParams,
         response: { 204: z.null() },

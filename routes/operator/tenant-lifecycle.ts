@@ -29,6 +29,7 @@ export async function tenantLifecycleRoutes(fastify: FastifyInstance, { config }
       config: operator,
       schema: {
         ...schema,
+        operationId: 'signOutTenant',
         summary: 'End all sessions of a tenant, including those in a restored backup of its database',
         params: idParams,
         response: { 204: z.null() },
@@ -55,6 +56,7 @@ export async function tenantLifecycleRoutes(fastify: FastifyInstance, { config }
         config: { ...operator, errors: ['tenant-state', 'operation-unfinished'] },
         schema: {
           ...schema,
+          operationId: `${act}Tenant`,
           summary: turns[act],
           params: idParams,
           response: { 200: TenantAnswer },
@@ -69,6 +71,7 @@ export async function tenantLifecycleRoutes(fastify: FastifyInstance, { config }
       config: { ...operator, errors: ['tenant-state', 'operation-unfinished'] },
       schema: {
         ...schema,
+        operationId: 'rotateTenantPassword',
         summary: "Change the password of a tenant's database role. No request fails because of the change",
         params: idParams,
         response: { 204: z.null() },
@@ -86,6 +89,7 @@ export async function tenantLifecycleRoutes(fastify: FastifyInstance, { config }
       config: { ...removing, errors: ['tenant-state', 'operation-unfinished', 'precondition-failed'] },
       schema: {
         ...schema,
+        operationId: 'deleteTenant',
         summary: 'Delete a tenant. It can be restored until it is purged',
         params: idParams,
         response: { 204: z.null() },
@@ -103,6 +107,7 @@ export async function tenantLifecycleRoutes(fastify: FastifyInstance, { config }
       config: { ...removing, errors: ['tenant-state', 'operation-unfinished'] },
       schema: {
         ...schema,
+        operationId: 'purgeTenant',
         summary: 'Remove a deleted tenant and its database at once. This cannot be undone',
         params: idParams,
         querystring: PurgeQuery,

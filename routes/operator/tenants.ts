@@ -31,6 +31,7 @@ export async function tenantRoutes(fastify: FastifyInstance, { config }: { confi
   const app = fastify.withTypeProvider<ZodTypeProvider>();
   const operator = { access: { scope: 'operator' } } as const;
   const schema = { tags: ['tenants'] };
+  app.describeTag('tenants', 'Tenants, their lifecycle, their limits and their usage.');
   const answer = (tenant: TenantRecord): z.output<typeof TenantAnswer> & Versioned => tenantAnswer(tenant, config);
 
   app.get(
@@ -39,6 +40,7 @@ export async function tenantRoutes(fastify: FastifyInstance, { config }: { confi
       config: { ...operator, errors: ['invalid-cursor'] },
       schema: {
         ...schema,
+        operationId: 'listTenants',
         summary: 'List tenants',
         querystring: TenantsQuery,
         response: { 200: pageOf(TenantAnswer) },
@@ -73,6 +75,7 @@ export async function tenantRoutes(fastify: FastifyInstance, { config }: { confi
       },
       schema: {
         ...schema,
+        operationId: 'createTenant',
         summary: 'Create a tenant with its database, its database role and its first admin',
         headers: CreateTenantHeaders,
         body: CreateTenantBody,
@@ -136,7 +139,13 @@ export async function tenantRoutes(fastify: FastifyInstance, { config }: { confi
     '/:id',
     {
       config: { access: { scope: 'platform', permission: 'tenant:read' } },
-      schema: { ...schema, summary: 'Read a tenant', params: idParams, response: { 200: TenantAnswer } },
+      schema: {
+        ...schema,
+        operationId: 'getTenant',
+        summary: 'Read a tenant',
+        params: idParams,
+        response: { 200: TenantAnswer },
+      },
     },
     async (request) => {
       hideOthers(request, request.params.id);
@@ -155,6 +164,7 @@ export async function tenantRoutes(fastify: FastifyInstance, { config }: { confi
       },
       schema: {
         ...schema,
+        operationId: 'updateTenant',
         summary: 'Change a tenant. Its own users can change only its name',
         params: idParams,
         body: PatchTenantBody,
