@@ -167,9 +167,7 @@ describe('breakingChanges', () => {
   it('names a schema that has another name, because a generated client uses the name', () => {
     const text = JSON.stringify(before).replaceAll('"Lamp"', '"Light"').replaceAll('/Lamp"', '/Light"');
     const renamed = JSON.parse(text) as ComparedDocument;
-    expect(breakingChanges(before, renamed)).toEqual([
-      'the schema Lamp is gone',
-    ]);
+    expect(breakingChanges(before, renamed)).toEqual(['the schema Lamp is gone']);
   });
 
   it.each<readonly [string, Parameters<typeof after>[0]]>([
