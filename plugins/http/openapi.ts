@@ -74,12 +74,16 @@ export const openapi = fp(
       transformObject: (made) => api.complete('openapiObject' in made ? made.openapiObject : {}),
     });
 
-    const served = new Map<string, Served>();
+    const served: { json?: Served; yaml?: Served } = {};
     app.addHook('onReady', (done) => {
-      served.set('/docs/json', toServe('application/json; charset=utf-8', JSON.stringify(app.swagger())));
-      served.set('/docs/yaml', toServe('application/yaml', app.swagger({ yaml: true })));
+      served.json = toServe('application/json; charset=utf-8', JSON.stringify(app.swagger()));
       done();
     });
+    /** Readers rarely ask for YAML, and it takes several times as long to make: so it is made for the first of them. */
+    const documentAt = (url: string | undefined): Served | undefined => {
+      if (url === '/docs/yaml') return (served.yaml ??= toServe('application/yaml', app.swagger({ yaml: true })));
+      return url === '/docs/json' ? served.json : undefined;
+    };
     await app.register(async (docs) => {
       docs.addHook('onRoute', (route) => {
         route.config = { ...route.config, access: { scope: 'public' } };
@@ -94,7 +98,7 @@ export const openapi = fp(
         uiHooks: {
           // After the rate limit, and instead of the handler, which would write the document again for each request.
           preHandler: (request, reply, done) => {
-            const document = served.get(request.routeOptions.url ?? '');
+            const document = documentAt(request.routeOptions.url);
             if (!document) {
               done();
               return;

@@ -76,7 +76,14 @@ export function operationsOf(document: OpenApiDocument): Operation[] {
 function closed<Value>(value: Value): Value {
   if (Array.isArray(value)) return value.map(closed) as Value;
   if (typeof value !== 'object' || value === null) return value;
+  // Operations share objects, and each object is compiled once.
+  const known = copies.get(value);
+  if (known !== undefined) return known as Value;
   const members = Object.fromEntries(Object.entries(value).map(([key, member]) => [key, closed(member as unknown)]));
   const isObject = typeof members['properties'] === 'object' && members['additionalProperties'] === undefined;
-  return { ...members, ...(isObject && { additionalProperties: false }) } as Value;
+  const copy = { ...members, ...(isObject && { additionalProperties: false }) };
+  copies.set(value, copy);
+  return copy as Value;
 }
+
+const copies = new WeakMap<object, object>();

@@ -24,12 +24,15 @@ export async function openBrowser(): Promise<Browser> {
   const executablePath = fileOf('chromium');
   if (executablePath === undefined) throw new Error('chromium is not installed');
   // Its sandbox does not work under root.
-  return chromium.launch({ executablePath, chromiumSandbox: process.getuid?.() !== 0 });
+  const args = ['--disable-gpu', '--disable-software-rasterizer'];
+  return chromium.launch({ executablePath, args, chromiumSandbox: process.getuid?.() !== 0 });
 }
 
 export class ApiPage {
   /** Requests to another origin, and what the page may not do by its policy. */
   readonly offences: string[] = [];
+  /** The tag that is shown; undefined for all. */
+  private only: string | undefined;
 
   private constructor(private readonly page: Page) {}
 
@@ -45,6 +48,14 @@ export class ApiPage {
       if (message.text().includes('Content Security Policy')) opened.offences.push(message.text());
     });
     page.on('pageerror', (error) => opened.offences.push(error.message));
+    await page.route('**/docs/json', async (route) => {
+      const answer = await route.fetch();
+      const document = (await answer.json()) as PageDocument;
+      await route.fulfill({
+        response: answer,
+        json: opened.only === undefined ? document : part(document, opened.only),
+      });
+    });
     await page.goto(url);
     await opened.ready();
     return opened;
@@ -65,6 +76,16 @@ export class ApiPage {
   async reload(): Promise<void> {
     await this.page.reload();
     await this.ready();
+  }
+
+  /**
+   * Reloads the page with the operations of one tag, and without their errors. Swagger UI follows every reference of the document for
+   * each operation that is opened, which takes most of the time.
+   */
+  async showOnly(tag: string): Promise<void> {
+    if (this.only === tag) return;
+    this.only = tag;
+    await this.reload();
   }
 
   /** Whether the page has a token. */
@@ -110,4 +131,37 @@ export class ApiPage {
   private async ready(): Promise<void> {
     await this.page.locator('.opblock').first().waitFor();
   }
+}
+
+/** The parts of the document that are left out of a part of it. */
+interface PageDocument {
+  readonly paths: Readonly<
+    Record<string, Readonly<Record<string, { readonly tags: readonly string[]; readonly responses: object }>>>
+  >;
+  readonly components: Readonly<Record<string, object>>;
+}
+
+function part(document: PageDocument, tag: string): PageDocument {
+  const pick = <Value>(values: Readonly<Record<string, Value>>, wanted: (key: string, value: Value) => boolean) =>
+    Object.fromEntries(Object.entries(values).filter(([key, value]) => wanted(key, value)));
+  const paths = Object.fromEntries(
+    Object.entries(document.paths).map(([path, operations]) => {
+      const shown = Object.entries(pick(operations, (_method, { tags }) => tags.includes(tag)));
+      const isSuccess = (status: string): boolean => status.startsWith('2');
+      return [
+        path,
+        Object.fromEntries(
+          shown.map(([method, operation]) => {
+            const { responses } = operation;
+            return [method, { ...operation, responses: pick({ ...responses }, isSuccess) }];
+          }),
+        ),
+      ];
+    }),
+  );
+  return {
+    ...document,
+    paths: pick(paths, (_path, operations) => Object.keys(operations).length > 0),
+    components: pick(document.components, (kind) => kind !== 'responses'),
+  };
 }
