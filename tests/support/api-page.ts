@@ -24,15 +24,14 @@ export async function openBrowser(): Promise<Browser> {
   const executablePath = fileOf('chromium');
   if (executablePath === undefined) throw new Error('chromium is not installed');
   // Its sandbox does not work under root.
-  const args = ['--disable-gpu', '--disable-software-rasterizer'];
-  return chromium.launch({ executablePath, args, chromiumSandbox: process.getuid?.() !== 0 });
+  return chromium.launch({ executablePath, args: ['--disable-gpu'], chromiumSandbox: process.getuid?.() !== 0 });
 }
 
 export class ApiPage {
   /** Requests to another origin, and what the page may not do by its policy. */
   readonly offences: string[] = [];
-  /** The tag that is shown; undefined for all. */
-  private only: string | undefined;
+  /** The operations that are shown; undefined for all. */
+  private only: readonly string[] | undefined;
 
   private constructor(private readonly page: Page) {}
 
@@ -79,12 +78,11 @@ export class ApiPage {
   }
 
   /**
-   * Reloads the page with the operations of one tag, and without their errors. Swagger UI follows every reference of the document for
-   * each operation that is opened, which takes most of the time.
+   * Reloads the page with some operations, and without their errors. For each operation that is opened, Swagger UI follows every
+   * reference of the document and shows an example of each error, which takes most of the time.
    */
-  async showOnly(tag: string): Promise<void> {
-    if (this.only === tag) return;
-    this.only = tag;
+  async showOnly(operationIds: readonly string[]): Promise<void> {
+    this.only = operationIds;
     await this.reload();
   }
 
@@ -135,33 +133,46 @@ export class ApiPage {
 
 /** The parts of the document that are left out of a part of it. */
 interface PageDocument {
-  readonly paths: Readonly<
-    Record<string, Readonly<Record<string, { readonly tags: readonly string[]; readonly responses: object }>>>
-  >;
-  readonly components: Readonly<Record<string, object>>;
+  readonly paths: Readonly<Record<string, Readonly<Record<string, PageOperation>>>>;
+  readonly components: Readonly<Record<string, object>> & { readonly schemas: Readonly<Record<string, object>> };
 }
 
-function part(document: PageDocument, tag: string): PageDocument {
-  const pick = <Value>(values: Readonly<Record<string, Value>>, wanted: (key: string, value: Value) => boolean) =>
-    Object.fromEntries(Object.entries(values).filter(([key, value]) => wanted(key, value)));
-  const paths = Object.fromEntries(
-    Object.entries(document.paths).map(([path, operations]) => {
-      const shown = Object.entries(pick(operations, (_method, { tags }) => tags.includes(tag)));
-      const isSuccess = (status: string): boolean => status.startsWith('2');
-      return [
-        path,
-        Object.fromEntries(
-          shown.map(([method, operation]) => {
-            const { responses } = operation;
-            return [method, { ...operation, responses: pick({ ...responses }, isSuccess) }];
-          }),
-        ),
-      ];
-    }),
+interface PageOperation {
+  readonly operationId: string;
+  readonly responses: Readonly<Record<string, object>>;
+}
+
+/** The document with some operations, without their errors, and with the schemas that they need. */
+function part(document: PageDocument, operationIds: readonly string[]): PageDocument {
+  const paths = pick(
+    map(document.paths, (operations) =>
+      map(
+        pick(operations, (_method, { operationId }) => operationIds.includes(operationId)),
+        (operation) => ({ ...operation, responses: pick(operation.responses, (status) => status.startsWith('2')) }),
+      ),
+    ),
+    (_path, operations) => Object.keys(operations).length > 0,
   );
-  return {
-    ...document,
-    paths: pick(paths, (_path, operations) => Object.keys(operations).length > 0),
-    components: pick(document.components, (kind) => kind !== 'responses'),
+  const { responses: _errors, schemas, ...components } = document.components;
+  const needed = new Set<string>();
+  const visit = (value: object): void => {
+    for (const [, name = ''] of JSON.stringify(value).matchAll(/"#\/components\/schemas\/(\w+)"/g)) {
+      if (needed.has(name)) continue;
+      needed.add(name);
+      visit(schemas[name] ?? {});
+    }
   };
+  visit(paths);
+  return { ...document, paths, components: { ...components, schemas: pick(schemas, (name) => needed.has(name)) } };
+}
+
+function pick<Value>(
+  values: Readonly<Record<string, Value>>,
+  wanted: (key: string, value: Value) => boolean,
+): Record<string, Value> {
+  return Object.fromEntries(Object.entries(values).filter(([key, value]) => wanted(key, value)));
+}
+
+function map<Value, Made>(values: Readonly<Record<string, Value>>, make: (value: Value) => Made): Record<string, Made> {
+  return Object.fromEntries(Object.entries(values).map(([key, value]) => [key, make(value)]));
 }
