@@ -138,7 +138,7 @@ afterAll(() => source.remove());
 describe('npm start, from a terminal', () => {
   for (const { text } of WALK) runHere.add(text);
   const api = [
-    block('docs/reference/api.md', '/docs/json'),
+    block('docs/reference/api.md', 'curl http://127.0.0.1:3000/docs/json'),
     block('docs/guide/signing-in.md', '/auth/login'),
     block('docs/reference/api.md', 'if-match'),
     block('docs/reference/api.md', '/products?limit'),
