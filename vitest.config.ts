@@ -5,6 +5,7 @@ import { BaseSequencer, type TestSpecification } from 'vitest/node';
 const LONG = [
   'process/alerts',
   'process/kills',
+  'process/api-page',
   'process/docs',
   'faults/operations-doors',
   'faults/status',
@@ -47,6 +48,7 @@ const LONG = [
   'integration/standby',
   'faults/breakers',
   'process/first-migrations',
+  'process/generated-client',
   'faults/failover',
   'integration/governor',
   'integration/embedded',

@@ -26,6 +26,16 @@ function invalidRequest(error: z.ZodError): AppError {
   return new AppError('invalid-request', { issues });
 }
 
+/** Metadata without the names of the documentation, which would make references: the serializer is fastest without them. */
+class WithoutNames extends z.core.$ZodRegistry<z.core.GlobalMeta> {
+  override get(schema: z.core.$ZodType): z.core.GlobalMeta {
+    const { id: _name, examples: _examples, ...metadata } = z.globalRegistry.get(schema) ?? {};
+    return metadata;
+  }
+}
+
+const withoutNames = new WithoutNames();
+
 /**
  * The JSON schema of an answer. Zod writes "this or null" as anyOf, whose branches the serializer would try one by one. So it
  * becomes `nullable`. An id needs no escaping: it is PostgreSQL's own spelling of a uuid.
@@ -34,6 +44,7 @@ function serializerSchema(schema: z.ZodType): object {
   return z.toJSONSchema(schema, {
     io: 'output',
     target: 'draft-7',
+    metadata: withoutNames,
     override: ({ jsonSchema }) => {
       if (jsonSchema.format === 'uuid') jsonSchema.format = 'unsafe';
       const [type, ...others] =

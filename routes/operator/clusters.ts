@@ -1,6 +1,4 @@
 // Clusters: operators register, read, change, drain and remove the PostgreSQL servers that hold tenants' databases.
-import { X509Certificate } from 'node:crypto';
-import { isIP } from 'node:net';
 import type { FastifyInstance, FastifyReply } from 'fastify';
 import type { ZodTypeProvider } from 'fastify-type-provider-zod';
 import { z } from 'zod';
@@ -16,56 +14,8 @@ import type { Versioned } from '../../db/shared/row-version.js';
 import { AppError } from '../../src/errors.js';
 import { versioned } from '../../src/http/row-versions.js';
 import { listQuery, pageOf, readPage } from '../shapes/lists.js';
-import { CheckAnswer, ClusterAnswer, warnings } from '../shapes/cluster-shapes.js';
-import { flag, idParams, patchOf, text } from '../shapes/fields.js';
-
-/** An IP address or a DNS name: no socket path, no port, nothing that a driver could read as more than a host. */
-const host = text(253)
-  .refine(
-    (value) => isIP(value) !== 0 || /^[a-z0-9_](?:[a-z0-9_.-]*[a-z0-9_])?\.?$/i.test(value),
-    'must be a host name or an IP address',
-  )
-  .meta({ description: 'A host name or an IP address that CLUSTER_HOSTS allows.' });
-
-const whole = (from: number, to: number): z.ZodInt => z.int().min(from).max(to);
-
-/** Bodies have at most 64 KiB; a certificate chain has about 6. */
-const tlsCa = text(30_000).refine(isCertificate, 'must be certificates in PEM').meta({
-  description: 'The CA certificates (PEM) to trust with `verify-full`; null uses the built-in list of Node.js.',
-});
-
-const fields = {
-  name: text(100),
-  host,
-  port: whole(1, 65_535),
-  region: text(100).nullable(),
-  tls: z.enum(['off', 'verify-full']),
-  tlsCa: tlsCa.nullable(),
-  provisionerPassword: text(1_000),
-  connectionBudget: whole(2, 100_000),
-  connectionReserve: whole(2, 1_000),
-  weight: whole(1, 1_000),
-  accepting: z.boolean(),
-  standbyTarget: whole(0, 1_000),
-} as const;
-
-const CreateBody = z.strictObject({
-  name: fields.name,
-  host,
-  port: fields.port.default(5432),
-  region: fields.region.default(null),
-  provisionerUser: text(63),
-  provisionerPassword: fields.provisionerPassword,
-  tls: fields.tls.default('verify-full'),
-  tlsCa: fields.tlsCa.default(null),
-  connectionBudget: fields.connectionBudget,
-  connectionReserve: fields.connectionReserve.default(6),
-  weight: fields.weight.default(100),
-  accepting: fields.accepting.default(true),
-  standbyTarget: fields.standbyTarget.default(0),
-});
-
-const PatchBody = patchOf(fields, {});
+import { CheckAnswer, ClusterAnswer, CreateClusterBody, PatchClusterBody, warnings } from '../shapes/cluster-shapes.js';
+import { flag, idParams, text } from '../shapes/fields.js';
 
 /** These decide which server gets the tenants' data and the provisioner's password. */
 const OF_CONNECTION = ['host', 'port', 'tls', 'tlsCa', 'provisionerPassword'] as const;
@@ -77,6 +27,7 @@ export async function clusterRoutes(fastify: FastifyInstance): Promise<void> {
   const operator = { access: { scope: 'operator' } } as const;
   const connecting = { access: { scope: 'operator', recent: true } } as const;
   const schema = { tags: ['clusters'] };
+  app.describeTag('clusters', "The PostgreSQL servers that hold tenants' databases.");
   const registration = app.engine.clusterRegistration;
   const { record } = app.engine.security;
 
@@ -84,7 +35,13 @@ export async function clusterRoutes(fastify: FastifyInstance): Promise<void> {
     '/',
     {
       config: { ...operator, errors: ['invalid-cursor'] },
-      schema: { ...schema, summary: 'List clusters', querystring: Query, response: { 200: pageOf(ClusterAnswer) } },
+      schema: {
+        ...schema,
+        operationId: 'listClusters',
+        summary: 'List clusters',
+        querystring: Query,
+        response: { 200: pageOf(ClusterAnswer) },
+      },
     },
     async (request) => {
       await registration.ensureDefault();
@@ -106,9 +63,10 @@ export async function clusterRoutes(fastify: FastifyInstance): Promise<void> {
       },
       schema: {
         ...schema,
+        operationId: 'createCluster',
         summary: 'Register a PostgreSQL server. The service checks it and creates the template database there',
-        body: CreateBody,
-        response: { 201: ClusterAnswer.extend({ warnings }) },
+        body: CreateClusterBody,
+        response: { 201: ClusterAnswer.extend({ warnings }).meta({ id: 'RegisteredCluster' }) },
       },
     },
     async (request, reply) => {
@@ -122,7 +80,13 @@ export async function clusterRoutes(fastify: FastifyInstance): Promise<void> {
     '/:id',
     {
       config: operator,
-      schema: { ...schema, summary: 'Read a cluster', params: idParams, response: { 200: ClusterAnswer } },
+      schema: {
+        ...schema,
+        operationId: 'getCluster',
+        summary: 'Read a cluster',
+        params: idParams,
+        response: { 200: ClusterAnswer },
+      },
     },
     async (request) => answer(await existing(request.params.id)),
   );
@@ -145,9 +109,10 @@ export async function clusterRoutes(fastify: FastifyInstance): Promise<void> {
       },
       schema: {
         ...schema,
+        operationId: 'updateCluster',
         summary: 'Change a cluster. Changing host, port, tls or tlsCa needs provisionerPassword',
         params: idParams,
-        body: PatchBody,
+        body: PatchClusterBody,
         response: { 200: ClusterAnswer },
       },
     },
@@ -166,6 +131,7 @@ export async function clusterRoutes(fastify: FastifyInstance): Promise<void> {
       config: { ...operator, changesNothing: true },
       schema: {
         ...schema,
+        operationId: 'checkCluster',
         summary: 'Check whether the server can hold tenants',
         params: idParams,
         response: { 200: CheckAnswer },
@@ -195,9 +161,10 @@ export async function clusterRoutes(fastify: FastifyInstance): Promise<void> {
       },
       schema: {
         ...schema,
+        operationId: 'drainCluster',
         summary: 'Place no new tenants on a cluster, and drop its standby databases',
         params: idParams,
-        response: { 200: ClusterAnswer.pick({ tenants: true, standbyDatabases: true }) },
+        response: { 200: ClusterAnswer.pick({ tenants: true, standbyDatabases: true }).meta({ id: 'DrainedCluster' }) },
       },
     },
     async (request) => registration.drain(request.params.id, request.auditOrigin),
@@ -209,6 +176,7 @@ export async function clusterRoutes(fastify: FastifyInstance): Promise<void> {
       config: { ...operator, errors: ['cluster-in-use', 'default-cluster', 'precondition-failed'] },
       schema: {
         ...schema,
+        operationId: 'deleteCluster',
         summary: 'Remove an empty cluster from the registry. The server stays unchanged',
         params: idParams,
         response: { 204: z.null() },
@@ -273,13 +241,5 @@ export async function clusterRoutes(fastify: FastifyInstance): Promise<void> {
       createdAt,
       updatedAt,
     };
-  }
-}
-
-function isCertificate(pem: string): boolean {
-  try {
-    return new X509Certificate(pem).raw.length > 0;
-  } catch {
-    return false;
   }
 }

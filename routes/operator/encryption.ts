@@ -15,8 +15,11 @@ const Key = z.object({
   }),
 });
 
+const Keys = z.object({ keys: z.array(Key) }).meta({ id: 'EncryptionKeys' });
+
 export async function encryptionRoutes(fastify: FastifyInstance): Promise<void> {
   const app = fastify.withTypeProvider<ZodTypeProvider>();
+  app.describeTag('encryption', 'The keys that encrypt database passwords.');
 
   app.get(
     '/encryption',
@@ -24,8 +27,9 @@ export async function encryptionRoutes(fastify: FastifyInstance): Promise<void> 
       config: { access: { scope: 'operator' } },
       schema: {
         tags: ['encryption'],
+        operationId: 'listEncryptionKeys',
         summary: 'List the keys of database passwords, and how many passwords each key encrypts',
-        response: { 200: z.object({ keys: z.array(Key) }) },
+        response: { 200: Keys },
       },
     },
     async () => ({ keys: await app.engine.reencryption.uses() }),

@@ -13,6 +13,7 @@ export async function operationRoutes(fastify: FastifyInstance): Promise<void> {
   const app = fastify.withTypeProvider<ZodTypeProvider>();
   const operator = { access: { scope: 'operator' } } as const;
   const schema = { tags: ['operations'] };
+  app.describeTag('operations', 'Work of more than one step, such as creating a tenant.');
 
   app.get(
     '/',
@@ -20,6 +21,7 @@ export async function operationRoutes(fastify: FastifyInstance): Promise<void> {
       config: { ...operator, errors: ['invalid-cursor'] },
       schema: {
         ...schema,
+        operationId: 'listOperations',
         summary: 'List operations: work of more than one step, also the ended work of the last 30 days',
         querystring: OperationsQuery,
         response: { 200: pageOf(OperationAnswer) },
@@ -43,6 +45,7 @@ export async function operationRoutes(fastify: FastifyInstance): Promise<void> {
       config: operator,
       schema: {
         ...schema,
+        operationId: 'getOperation',
         summary: 'Read an operation: how far it is, and what an operator can do',
         params: idParams,
         response: { 200: OperationAnswer },
@@ -69,7 +72,13 @@ export async function operationRoutes(fastify: FastifyInstance): Promise<void> {
       `/:id/${act}`,
       {
         config: { ...operator, errors: ['operation-state'], answerAgain },
-        schema: { ...schema, summary: acts[act], params: idParams, response: { 200: OperationAnswer } },
+        schema: {
+          ...schema,
+          operationId: `${act}Operation`,
+          summary: acts[act],
+          params: idParams,
+          response: { 200: OperationAnswer },
+        },
       },
       async (request) => operationAnswer(await app.engine.steering[act](request.params.id, request.auditOrigin)),
     );

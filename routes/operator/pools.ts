@@ -5,27 +5,29 @@ import { z } from 'zod';
 import { findTenant } from '../../db/registry/tenant-queries.js';
 import { AppError } from '../../src/errors.js';
 import type { SharedStoreState } from '../../src/replicas/shared-store.js';
-import { answerId, idParams } from '../shapes/fields.js';
+import { answerId, idParams, wholeInQuery } from '../shapes/fields.js';
 
 const count = z.number();
 
-const Slots = z.object({
-  leased: count.meta({ description: 'Connections that this replica may have open.' }),
-  used: count.meta({ description: 'Connections that are opening, open, closing or unknown.' }),
-  unknown: count.meta({
-    description:
-      'Connections that were cut or lost, and that the server may still hold. The service asks the server until it knows.',
-  }),
-  highestUsed: count,
-  waiting: count.meta({ description: 'Requests that wait for a connection slot.' }),
-  idleHolders: count.meta({ description: 'Tenants that hold an idle connection.' }),
-  evictions: count.meta({ description: 'Idle connections that were closed to make room for another tenant.' }),
-  yields: count.meta({
-    description: 'Busy connections that were closed after their request to make room for another tenant.',
-  }),
-  refused: count.meta({ description: 'Requests that were refused at once because too many were waiting.' }),
-  timedOut: count.meta({ description: 'Requests that got no connection before their deadline.' }),
-});
+const Slots = z
+  .object({
+    leased: count.meta({ description: 'Connections that this replica may have open.' }),
+    used: count.meta({ description: 'Connections that are opening, open, closing or unknown.' }),
+    unknown: count.meta({
+      description:
+        'Connections that were cut or lost, and that the server may still hold. The service asks the server until it knows.',
+    }),
+    highestUsed: count,
+    waiting: count.meta({ description: 'Requests that wait for a connection slot.' }),
+    idleHolders: count.meta({ description: 'Tenants that hold an idle connection.' }),
+    evictions: count.meta({ description: 'Idle connections that were closed to make room for another tenant.' }),
+    yields: count.meta({
+      description: 'Busy connections that were closed after their request to make room for another tenant.',
+    }),
+    refused: count.meta({ description: 'Requests that were refused at once because too many were waiting.' }),
+    timedOut: count.meta({ description: 'Requests that got no connection before their deadline.' }),
+  })
+  .meta({ id: 'ConnectionSlots' });
 
 const ClusterPools = Slots.extend({
   cluster: z.string().meta({ description: 'Host and port of the PostgreSQL server.' }),
@@ -37,38 +39,42 @@ const ClusterPools = Slots.extend({
   reserve: Slots.meta({ description: 'The same numbers for provisioning, rollouts and the command line.' }),
 });
 
-const Breaker = z.object({
-  scope: z.enum(['tenant', 'cluster']),
-  key: z.string().meta({ description: "The tenant's id, or the server's host and port." }),
-  state: z.enum(['closed', 'open', 'half-open']),
-  failures: count.meta({ description: 'Consecutive failures that count towards opening the breaker.' }),
-  reason: z
-    .string()
-    .optional()
-    .meta({ description: 'Why the breaker opened: a SQLSTATE, a system error code or a short text.' }),
-  openFor: count.optional().meta({ description: 'Milliseconds since the breaker opened.' }),
-  probes: count.meta({ description: 'Probes since the breaker opened.' }),
-  nextProbeIn: count.optional().meta({ description: 'Milliseconds until the next probe.' }),
-  opened: count.meta({ description: 'How often the breaker has opened.' }),
-});
+const Breaker = z
+  .object({
+    scope: z.enum(['tenant', 'cluster']),
+    key: z.string().meta({ description: "The tenant's id, or the server's host and port." }),
+    state: z.enum(['closed', 'open', 'half-open']),
+    failures: count.meta({ description: 'Consecutive failures that count towards opening the breaker.' }),
+    reason: z
+      .string()
+      .optional()
+      .meta({ description: 'Why the breaker opened: a SQLSTATE, a system error code or a short text.' }),
+    openFor: count.optional().meta({ description: 'Milliseconds since the breaker opened.' }),
+    probes: count.meta({ description: 'Probes since the breaker opened.' }),
+    nextProbeIn: count.optional().meta({ description: 'Milliseconds until the next probe.' }),
+    opened: count.meta({ description: 'How often the breaker has opened.' }),
+  })
+  .meta({ id: 'Breaker' });
 
-const TenantPool = z.object({
-  tenantId: answerId,
-  cluster: z.string(),
-  epoch: count.meta({ description: "The version of the tenant's settings that the pool was built from." }),
-  total: count.meta({ description: 'Connections that are opening, open or closing.' }),
-  idle: count,
-  unknown: count.meta({ description: 'Connections that were cut or lost, and that the server may still hold.' }),
-  waiting: count.meta({ description: 'Requests that wait for a connection of this pool.' }),
-  unusedFor: count.meta({ description: 'Milliseconds since a request last asked this pool for a connection.' }),
-  readOnly: z
-    .boolean()
-    .meta({ description: 'Whether the database refused writes when the newest connection was opened.' }),
-  schemaVersion: z
-    .string()
-    .optional()
-    .meta({ description: "The database's newest migration; absent until a connection has read it." }),
-});
+const TenantPool = z
+  .object({
+    tenantId: answerId,
+    cluster: z.string(),
+    epoch: count.meta({ description: "The version of the tenant's settings that the pool was built from." }),
+    total: count.meta({ description: 'Connections that are opening, open or closing.' }),
+    idle: count,
+    unknown: count.meta({ description: 'Connections that were cut or lost, and that the server may still hold.' }),
+    waiting: count.meta({ description: 'Requests that wait for a connection of this pool.' }),
+    unusedFor: count.meta({ description: 'Milliseconds since a request last asked this pool for a connection.' }),
+    readOnly: z
+      .boolean()
+      .meta({ description: 'Whether the database refused writes when the newest connection was opened.' }),
+    schemaVersion: z
+      .string()
+      .optional()
+      .meta({ description: "The database's newest migration; absent until a connection has read it." }),
+  })
+  .meta({ id: 'TenantPool' });
 
 const SharedRedis = z.object({
   available: z
@@ -78,17 +84,23 @@ const SharedRedis = z.object({
   reason: z.string().optional().meta({ description: 'Why Redis is not available.' }),
 });
 
-const Pools = z.object({
-  clusters: z.array(ClusterPools),
-  breakers: z
-    .array(Breaker)
-    .meta({ description: 'Breakers of databases and servers that fail now or failed recently.' }),
-  pools: z.array(TenantPool).meta({ description: 'Tenant pools, the largest first.' }),
-  poolCount: count.meta({ description: 'The number of all tenant pools; `pools` shows at most `limit` of them.' }),
-  redis: SharedRedis.nullable().meta({
-    description: 'The Redis server that the replicas share; null when none is configured.',
-  }),
-});
+const Pools = z
+  .object({
+    clusters: z.array(ClusterPools),
+    breakers: z
+      .array(Breaker)
+      .meta({ description: 'Breakers of databases and servers that fail now or failed recently.' }),
+    pools: z.array(TenantPool).meta({ description: 'Tenant pools, the largest first.' }),
+    poolCount: count.meta({ description: 'The number of all tenant pools; `pools` shows at most `limit` of them.' }),
+    redis: SharedRedis.nullable().meta({
+      description: 'The Redis server that the replicas share; null when none is configured.',
+    }),
+  })
+  .meta({ id: 'Pools' });
+
+const PoolOfTenant = z
+  .object({ pool: TenantPool.nullable(), breaker: Breaker.nullable() })
+  .meta({ id: 'PoolOfTenant' });
 
 const Query = z.strictObject({
   limit: z
@@ -97,12 +109,13 @@ const Query = z.strictObject({
     .transform(Number)
     .pipe(z.number().min(1).max(1_000))
     .default(100)
-    .meta({ description: 'Tenant pools to show: 1 to 1,000; 100 by default.' }),
+    .meta({ ...wholeInQuery(1, 1_000), description: 'Tenant pools to show.' }),
 });
 
 export async function poolRoutes(fastify: FastifyInstance): Promise<void> {
   const app = fastify.withTypeProvider<ZodTypeProvider>();
   const config = { access: { scope: 'operator' } } as const;
+  app.describeTag('pools', 'The connections of the replica that answers.');
 
   app.get(
     '/pools',
@@ -110,6 +123,7 @@ export async function poolRoutes(fastify: FastifyInstance): Promise<void> {
       config,
       schema: {
         tags: ['pools'],
+        operationId: 'getPools',
         summary: 'Read the connections of the answering replica, by cluster and by tenant',
         querystring: Query,
         response: { 200: Pools },
@@ -136,9 +150,10 @@ export async function poolRoutes(fastify: FastifyInstance): Promise<void> {
       config,
       schema: {
         tags: ['pools'],
+        operationId: 'getTenantPool',
         summary: "Read a tenant's pool and breaker in the answering replica; null when it has none",
         params: idParams,
-        response: { 200: z.object({ pool: TenantPool.nullable(), breaker: Breaker.nullable() }) },
+        response: { 200: PoolOfTenant },
       },
     },
     async (request) => {

@@ -5,6 +5,7 @@ import { Status } from '../shapes/status-shapes.js';
 
 export async function statusRoutes(fastify: FastifyInstance): Promise<void> {
   const app = fastify.withTypeProvider<ZodTypeProvider>();
+  app.describeTag('status', 'The whole fleet in one answer.');
 
   app.get(
     '/status',
@@ -12,6 +13,7 @@ export async function statusRoutes(fastify: FastifyInstance): Promise<void> {
       config: { access: { scope: 'operator' } },
       schema: {
         tags: ['status'],
+        operationId: 'getStatus',
         summary: 'Read the state of the fleet: tenants, clusters, replicas, unfinished work and jobs',
         response: { 200: Status },
       },

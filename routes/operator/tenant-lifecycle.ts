@@ -30,6 +30,7 @@ export async function tenantLifecycleRoutes(fastify: FastifyInstance, { config }
       config: operator,
       schema: {
         ...schema,
+        operationId: 'signOutTenant',
         summary: 'End all sessions of a tenant, including those in a restored backup of its database',
         params: idParams,
         response: { 204: z.null() },
@@ -61,6 +62,7 @@ export async function tenantLifecycleRoutes(fastify: FastifyInstance, { config }
         config: { ...operator, errors: ['tenant-state', 'operation-unfinished'], answerAgain },
         schema: {
           ...schema,
+          operationId: `${act}Tenant`,
           summary: turns[act],
           params: idParams,
           response: { 200: TenantAnswer },
@@ -75,6 +77,7 @@ export async function tenantLifecycleRoutes(fastify: FastifyInstance, { config }
       config: { ...operator, errors: ['tenant-state', 'operation-unfinished'] },
       schema: {
         ...schema,
+        operationId: 'rotateTenantPassword',
         summary: "Change the password of a tenant's database role. No request fails because of the change",
         params: idParams,
         response: { 204: z.null() },
@@ -92,6 +95,7 @@ export async function tenantLifecycleRoutes(fastify: FastifyInstance, { config }
       config: { ...removing, errors: ['tenant-state', 'operation-unfinished', 'precondition-failed'] },
       schema: {
         ...schema,
+        operationId: 'deleteTenant',
         summary: 'Delete a tenant. It can be restored until it is purged',
         params: idParams,
         response: { 204: z.null() },
@@ -109,6 +113,7 @@ export async function tenantLifecycleRoutes(fastify: FastifyInstance, { config }
       config: { ...removing, errors: ['tenant-state', 'operation-unfinished'] },
       schema: {
         ...schema,
+        operationId: 'purgeTenant',
         summary: 'Remove a deleted tenant and its database at once. This cannot be undone',
         params: idParams,
         querystring: PurgeQuery,

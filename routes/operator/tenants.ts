@@ -32,6 +32,7 @@ export async function tenantRoutes(fastify: FastifyInstance, { config }: { confi
   const app = fastify.withTypeProvider<ZodTypeProvider>();
   const operator = { access: { scope: 'operator' } } as const;
   const schema = { tags: ['tenants'] };
+  app.describeTag('tenants', 'Tenants, their lifecycle, their limits and their usage.');
   const answer = (tenant: TenantRecord): z.output<typeof TenantAnswer> & Versioned => tenantAnswer(tenant, config);
 
   async function existing(id: string): Promise<TenantRecord> {
@@ -46,6 +47,7 @@ export async function tenantRoutes(fastify: FastifyInstance, { config }: { confi
       config: { ...operator, errors: ['invalid-cursor'] },
       schema: {
         ...schema,
+        operationId: 'listTenants',
         summary: 'List tenants',
         querystring: TenantsQuery,
         response: { 200: pageOf(TenantAnswer) },
@@ -78,6 +80,7 @@ export async function tenantRoutes(fastify: FastifyInstance, { config }: { confi
       },
       schema: {
         ...schema,
+        operationId: 'createTenant',
         summary: 'Create a tenant with its database, its database role and its first admin',
         body: CreateTenantBody,
         response: { 201: TenantAnswer },
@@ -128,7 +131,13 @@ export async function tenantRoutes(fastify: FastifyInstance, { config }: { confi
     '/:id',
     {
       config: { access: { scope: 'platform', permission: 'tenant:read' } },
-      schema: { ...schema, summary: 'Read a tenant', params: idParams, response: { 200: TenantAnswer } },
+      schema: {
+        ...schema,
+        operationId: 'getTenant',
+        summary: 'Read a tenant',
+        params: idParams,
+        response: { 200: TenantAnswer },
+      },
     },
     async (request) => {
       hideOthers(request, request.params.id);
@@ -156,6 +165,7 @@ export async function tenantRoutes(fastify: FastifyInstance, { config }: { confi
       },
       schema: {
         ...schema,
+        operationId: 'updateTenant',
         summary: 'Change a tenant. Its own users can change only its name',
         params: idParams,
         body: PatchTenantBody,

@@ -13,25 +13,27 @@ import { idParams, timestamp } from '../shapes/fields.js';
 const limit = z.number().nullable().meta({ description: 'The limit in force; null means no limit.' });
 const used = z.number().nullable().meta({ description: 'The present use; null when the tenant is not active.' });
 
-const UsageAnswer = z.object({
-  requestsPerSecond: z.object({
-    limit,
-    used: z.number().nullable().meta({
-      description:
-        'Requests to the answering replica in this second or the previous one, whichever had more; null when they are not limited.',
+const UsageAnswer = z
+  .object({
+    requestsPerSecond: z.object({
+      limit,
+      used: z.number().nullable().meta({
+        description:
+          'Requests to the answering replica in this second or the previous one, whichever had more; null when they are not limited.',
+      }),
     }),
-  }),
-  connections: z.object({
-    limit,
-    used,
-    here: z.number().meta({ description: 'Connections of the answering replica.' }),
-  }),
-  statementTimeout: z.object({ limit }),
-  users: z.object({ limit, used }),
-  products: z.object({ limit, used }),
-  storageBytes: z.object({ limit, used }),
-  measuredAt: timestamp,
-});
+    connections: z.object({
+      limit,
+      used,
+      here: z.number().meta({ description: 'Connections of the answering replica.' }),
+    }),
+    statementTimeout: z.object({ limit }),
+    users: z.object({ limit, used }),
+    products: z.object({ limit, used }),
+    storageBytes: z.object({ limit, used }),
+    measuredAt: timestamp,
+  })
+  .meta({ id: 'TenantUsage' });
 
 export async function usageRoutes(fastify: FastifyInstance, { config }: { config: Config }): Promise<void> {
   const app = fastify.withTypeProvider<ZodTypeProvider>();
@@ -42,6 +44,7 @@ export async function usageRoutes(fastify: FastifyInstance, { config }: { config
       config: { access: { scope: 'platform', permission: 'tenant:read' } },
       schema: {
         tags: ['tenants'],
+        operationId: 'getTenantUsage',
         summary: 'Read the limits of a tenant, and how much of each it uses now',
         params: idParams,
         response: { 200: UsageAnswer },

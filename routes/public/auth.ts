@@ -10,33 +10,52 @@ import { answerId, email, givenPassword, text, timestamp } from '../shapes/field
 import { Tokens, tokensOf } from '../shapes/token-shapes.js';
 import { UserAnswer } from '../shapes/user-shapes.js';
 
-const SignInBody = z.strictObject({
-  tenant: text(63).meta({ description: "The tenant's slug or id." }),
-  email,
-  password: givenPassword,
+const SignInBody = z
+  .strictObject({
+    tenant: text(63).meta({ description: "The tenant's slug or id." }),
+    email,
+    password: givenPassword,
+  })
+  .meta({
+    id: 'SignIn',
+    examples: [{ tenant: 'wayne', email: 'bruce@wayne.example', password: 'under the mansion' }],
+  });
+
+const OperatorSignInBody = z.strictObject({ email, password: givenPassword }).meta({
+  id: 'SignInOperator',
+  examples: [{ email: 'operator@tenantry.local', password: 'the one that npm start printed' }],
 });
 
-const OperatorSignInBody = z.strictObject({ email, password: givenPassword });
-
-const OperatorAnswer = z.object({
-  id: answerId,
-  email: z.string(),
-  active: z.boolean(),
-  createdAt: timestamp,
-  updatedAt: timestamp,
-});
+const OperatorAnswer = z
+  .object({
+    id: answerId,
+    email: z.string(),
+    active: z.boolean(),
+    createdAt: timestamp,
+    updatedAt: timestamp,
+  })
+  .meta({ id: 'Operator' });
 
 /** Either `user` with its `tenantId` and `permissions`, or `operator`. */
-const Me = z.object({
-  tenantId: answerId.optional(),
-  user: UserAnswer.optional(),
-  permissions: z.array(z.string()).optional().meta({ description: "All permissions that the user's roles grant." }),
-  operator: OperatorAnswer.optional(),
+const Me = z
+  .object({
+    tenantId: answerId.optional(),
+    user: UserAnswer.optional(),
+    permissions: z.array(z.string()).optional().meta({ description: "All permissions that the user's roles grant." }),
+    operator: OperatorAnswer.optional(),
+  })
+  .meta({ id: 'Account' });
+
+const SignedIn = Tokens.extend({ user: UserAnswer }).meta({ id: 'SignedInUser' });
+
+const OperatorSignedIn = Tokens.extend({ operator: OperatorAnswer.pick({ id: true, email: true }) }).meta({
+  id: 'SignedInOperator',
 });
 
 export async function authRoutes(fastify: FastifyInstance, { config }: { config: Config }): Promise<void> {
   const app = fastify.withTypeProvider<ZodTypeProvider>();
   const { accessTokenTtl } = config.auth;
+  app.describeTag('auth', "Signing in, and the caller's own sessions and password.");
 
   // One limiter, and so one count, for both kinds of sign-in: declared in the config of each route, each would have its own. It
   // replaces the general limit.
@@ -50,9 +69,10 @@ export async function authRoutes(fastify: FastifyInstance, { config }: { config:
       onRequest: limitSignIn,
       schema: {
         tags: ['auth'],
+        operationId: 'signIn',
         summary: 'Sign in as a user of a tenant',
         body: SignInBody,
-        response: { 200: Tokens.extend({ user: UserAnswer }) },
+        response: { 200: SignedIn },
       },
     },
     async (request) => {
@@ -69,9 +89,10 @@ export async function authRoutes(fastify: FastifyInstance, { config }: { config:
       onRequest: limitSignIn,
       schema: {
         tags: ['auth'],
+        operationId: 'signInOperator',
         summary: 'Sign in as an operator',
         body: OperatorSignInBody,
-        response: { 200: Tokens.extend({ operator: OperatorAnswer.pick({ id: true, email: true }) }) },
+        response: { 200: OperatorSignedIn },
       },
     },
     async (request) => {
@@ -88,7 +109,12 @@ export async function authRoutes(fastify: FastifyInstance, { config }: { config:
     '/me',
     {
       config: { access: { scope: 'platform', permission: 'self' }, errors: ['not-found'] },
-      schema: { tags: ['auth'], summary: 'Read the account that the access token belongs to', response: { 200: Me } },
+      schema: {
+        tags: ['auth'],
+        operationId: 'getMe',
+        summary: 'Read the account that the access token belongs to',
+        response: { 200: Me },
+      },
     },
     async (request) => {
       if (request.principal?.kind === 'operator') {

@@ -7,13 +7,14 @@ import { DatabaseFault } from '../../db/driver/database-fault.js';
 import { IN_RECOVERY, READ_ONLY } from '../../db/driver/proof.js';
 import { AppError } from '../../src/errors.js';
 
-const Health = z.object({ status: z.literal('ok') });
+const Health = z.object({ status: z.literal('ok') }).meta({ id: 'Health' });
 
 /** Longest wait (ms) for the registry: a probe that hangs gives no information. */
 const READY_DEADLINE = 1_000;
 
 export async function healthRoutes(fastify: FastifyInstance): Promise<void> {
   const app = fastify.withTypeProvider<ZodTypeProvider>();
+  app.describeTag('health', 'Probes for load balancers and supervisors.');
   // Probes are frequent, and all come from one address, so they are not counted.
   const config = { access: { scope: 'public' }, rateLimit: false } as const;
 
@@ -23,6 +24,7 @@ export async function healthRoutes(fastify: FastifyInstance): Promise<void> {
       config,
       schema: {
         tags: ['health'],
+        operationId: 'checkLiveness',
         summary: 'Check that the process answers. Nothing else is checked',
         response: { 200: Health },
       },
@@ -36,6 +38,7 @@ export async function healthRoutes(fastify: FastifyInstance): Promise<void> {
       config,
       schema: {
         tags: ['health'],
+        operationId: 'checkReadiness',
         summary:
           'Check whether to send requests here: the replica is not shutting down and can reach tenants, and the registry accepts writes',
         response: { 200: Health },

@@ -16,6 +16,8 @@ const Jwk = z.object({
   use: z.literal('sig'),
 });
 
+const KeySet = z.object({ keys: z.array(Jwk) }).meta({ id: 'JsonWebKeySet' });
+
 /** Time (s) for which the answer may be cached. A new key is published at least this long before it signs (docs/guide/keys.md). */
 const MAX_AGE = 300;
 
@@ -28,8 +30,9 @@ export async function jwksRoutes(fastify: FastifyInstance, { config }: { config:
       config: { access: { scope: 'public' } },
       schema: {
         tags: ['auth'],
+        operationId: 'getJsonWebKeySet',
         summary: 'Read the public keys that verify access tokens, as a JWK Set (RFC 7517)',
-        response: { 200: z.object({ keys: z.array(Jwk) }) },
+        response: { 200: KeySet },
       },
     },
     async (_request, reply) => {

@@ -13,21 +13,33 @@ import { principalOf, tenantNames } from '../shapes/request-caller.js';
 import { answerId, givenPassword, idParams, newPassword, timestamp } from '../shapes/fields.js';
 import { AccessToken, accessTokenOf, Tokens, tokensOf } from '../shapes/token-shapes.js';
 
-const RefreshBody = z.strictObject({ refreshToken: z.string().min(1).max(REFRESH_TOKEN_LENGTH) });
-
-const SessionAnswer = z.object({
-  id: answerId,
-  address: z.string().meta({ description: 'The address that the sign-in came from.' }),
-  userAgent: z.string(),
-  createdAt: timestamp,
-  refreshedAt: timestamp,
-  expiresAt: timestamp.meta({ description: 'The session ends at this time unless it is refreshed.' }),
-  current: z.boolean().meta({ description: 'Whether the access token of this request belongs to this session.' }),
+const RefreshBody = z.strictObject({ refreshToken: z.string().min(1).max(REFRESH_TOKEN_LENGTH) }).meta({
+  id: 'RefreshTokens',
+  examples: [{ refreshToken: 'the refreshToken of the last answer' }],
 });
 
-const ConfirmBody = z.strictObject({ password: givenPassword });
+const SessionAnswer = z
+  .object({
+    id: answerId,
+    address: z.string().meta({ description: 'The address that the sign-in came from.' }),
+    userAgent: z.string(),
+    createdAt: timestamp,
+    refreshedAt: timestamp,
+    expiresAt: timestamp.meta({ description: 'The session ends at this time unless it is refreshed.' }),
+    current: z.boolean().meta({ description: 'Whether the access token of this request belongs to this session.' }),
+  })
+  .meta({ id: 'Session' });
 
-const PasswordBody = z.strictObject({ currentPassword: givenPassword, newPassword });
+const SessionPage = z.object({ data: z.array(SessionAnswer), nextCursor: z.null() }).meta({ id: 'SessionPage' });
+
+const ConfirmBody = z
+  .strictObject({ password: givenPassword })
+  .meta({ id: 'ConfirmPassword', examples: [{ password: 'under the mansion' }] });
+
+const PasswordBody = z.strictObject({ currentPassword: givenPassword, newPassword }).meta({
+  id: 'ChangePassword',
+  examples: [{ currentPassword: 'under the mansion', newPassword: 'behind the waterfall' }],
+});
 
 export async function sessionRoutes(fastify: FastifyInstance, { config }: { config: Config }): Promise<void> {
   const app = fastify.withTypeProvider<ZodTypeProvider>();
@@ -41,6 +53,7 @@ export async function sessionRoutes(fastify: FastifyInstance, { config }: { conf
       config: { access: { scope: 'public' }, errors: ['invalid-refresh-token', 'tenant-upgrading'] },
       schema: {
         ...schema,
+        operationId: 'refreshTokens',
         summary: 'Exchange a refresh token for new tokens',
         body: RefreshBody,
         response: { 200: Tokens },
@@ -54,7 +67,15 @@ export async function sessionRoutes(fastify: FastifyInstance, { config }: { conf
 
   app.post(
     '/logout',
-    { config: own, schema: { ...schema, summary: "End the caller's present session", response: { 204: z.null() } } },
+    {
+      config: own,
+      schema: {
+        ...schema,
+        operationId: 'signOut',
+        summary: "End the caller's present session",
+        response: { 204: z.null() },
+      },
+    },
     async (request, reply) => {
       const principal = principalOf(request);
       await app.engine.sessions.end(principal, principal.sessionId, request.auditOrigin, request.sessionsDb);
@@ -64,7 +85,15 @@ export async function sessionRoutes(fastify: FastifyInstance, { config }: { conf
 
   app.post(
     '/logout-all',
-    { config: own, schema: { ...schema, summary: "End all of the caller's sessions", response: { 204: z.null() } } },
+    {
+      config: own,
+      schema: {
+        ...schema,
+        operationId: 'signOutEverywhere',
+        summary: "End all of the caller's sessions",
+        response: { 204: z.null() },
+      },
+    },
     async (request, reply) => {
       await app.engine.sessions.endAll(principalOf(request), request.auditOrigin, request.sessionsDb);
       return reply.code(204).send(null);
@@ -77,8 +106,9 @@ export async function sessionRoutes(fastify: FastifyInstance, { config }: { conf
       config: own,
       schema: {
         ...schema,
+        operationId: 'listSessions',
         summary: "List the caller's sessions, the most recently used first",
-        response: { 200: z.object({ data: z.array(SessionAnswer), nextCursor: z.null() }) },
+        response: { 200: SessionPage },
       },
     },
     async (request) => {
@@ -93,7 +123,13 @@ export async function sessionRoutes(fastify: FastifyInstance, { config }: { conf
     '/sessions/:id',
     {
       config: own,
-      schema: { ...schema, summary: "End one of the caller's sessions", params: idParams, response: { 204: z.null() } },
+      schema: {
+        ...schema,
+        operationId: 'endSession',
+        summary: "End one of the caller's sessions",
+        params: idParams,
+        response: { 204: z.null() },
+      },
     },
     async (request, reply) => {
       const { params, auditOrigin, sessionsDb } = request;
@@ -109,6 +145,7 @@ export async function sessionRoutes(fastify: FastifyInstance, { config }: { conf
       config: { ...own, errors: ['wrong-password'] },
       schema: {
         ...schema,
+        operationId: 'confirmPassword',
         summary: "Confirm the caller's password, for an act that needs a recent sign-in",
         body: ConfirmBody,
         response: { 200: AccessToken },
@@ -131,6 +168,7 @@ export async function sessionRoutes(fastify: FastifyInstance, { config }: { conf
       config: { ...own, errors: ['wrong-password'] },
       schema: {
         ...schema,
+        operationId: 'changePassword',
         summary: "Change the caller's password, and end the caller's other sessions",
         body: PasswordBody,
         response: { 204: z.null() },

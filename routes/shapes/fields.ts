@@ -53,15 +53,27 @@ export const money = z
 /** A stock from 0 to 2,147,483,647. */
 export const stock = z.int32().min(0);
 
+/** For the documentation: a query has text, and means a value of another type. */
+const inQuery = { enum: undefined, pattern: undefined } as const;
+
+/** How the documentation shows a whole number in a query. */
+export function wholeInQuery(minimum: number, maximum: number): Readonly<Record<string, unknown>> {
+  return { ...inQuery, type: 'integer', minimum, maximum };
+}
+
 /** `true` or `false` in a query. */
-export const flag = z.enum(['true', 'false']).transform((value) => value === 'true');
+export const flag = z
+  .enum(['true', 'false'])
+  .transform((value) => value === 'true')
+  .meta({ ...inQuery, type: 'boolean' });
 
 /** A whole number from 0 to 2,147,483,647 in a query. */
 export const count = z
   .string()
   .regex(/^\d{1,10}$/, 'must be a whole number')
   .transform(Number)
-  .pipe(z.number().max(2_147_483_647));
+  .pipe(z.number().max(2_147_483_647))
+  .meta(wholeInQuery(0, 2_147_483_647));
 
 /** A time in an answer: ISO 8601 UTC with milliseconds. */
 export const timestamp = z.string().meta({ format: 'date-time' });

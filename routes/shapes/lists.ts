@@ -3,6 +3,7 @@
 import { z } from 'zod';
 import type { Position } from '../../db/shared/keyset.js';
 import type { CursorContext, Cursors } from '../../src/http/cursors.js';
+import { wholeInQuery } from './fields.js';
 
 const limit = z
   .string()
@@ -10,7 +11,7 @@ const limit = z
   .transform(Number)
   .pipe(z.number().min(1).max(100))
   .default(20)
-  .meta({ description: 'Rows in a page: 1 to 100; 20 by default.' });
+  .meta({ ...wholeInQuery(1, 100), description: 'Rows in a page.' });
 
 /** The longest cursor holds a text of 200 characters, which JSON escapes to six bytes each: about 1,700. */
 const MAX_CURSOR = 2_000;
@@ -39,19 +40,28 @@ export function listQuery<Name extends string, Filters extends z.ZodRawShape>(
     .transform((value) => ({
       name: value.replace(/^-/, '') as Name,
       direction: value.startsWith('-') ? ('desc' as const) : ('asc' as const),
-    }));
+    }))
+    .meta({ description: 'A column; `-` in front sorts descending.' });
   return z.strictObject({ limit, cursor, sort, ...filters });
 }
 
-/** The answer of a list of `item`. */
+/**
+ * The answer of a list of `item`, whose name `Product` makes the name `ProductPage`.
+ *
+ * @throws Error if the item has no name
+ */
 export function pageOf<Item extends z.ZodType>(item: Item) {
-  return z.object({
-    data: z.array(item),
-    nextCursor: z
-      .string()
-      .nullable()
-      .meta({ description: 'Send it as `cursor` to read the next page; null on the last page.' }),
-  });
+  const name = item.meta()?.id;
+  if (name === undefined) throw new Error("the items of a list need a name: .meta({ id: 'Product' })");
+  return z
+    .object({
+      data: z.array(item),
+      nextCursor: z
+        .string()
+        .nullable()
+        .meta({ description: 'Send it as `cursor` to read the next page; null on the last page.' }),
+    })
+    .meta({ id: `${name}Page` });
 }
 
 interface ListQuery {

@@ -7,31 +7,35 @@ import { operationMessage } from '../../src/operations/runner/operation-words.js
 import { answerId, id, timestamp } from './fields.js';
 import { listQuery } from './lists.js';
 
-export const OperationAnswer = z.object({
-  id: answerId,
-  kind: z.string().meta({ description: `What it does: ${operationKinds.join(', ')}, or a kind of a newer build.` }),
-  state: z.enum(operationStates).meta({
-    description:
-      '`waiting`: it is tried again by itself. `needs-person`: it stays as it is until an operator acts. `done`, `undone` and `abandoned` are its ends.',
-  }),
-  step: z.string().nullable().meta({ description: 'The step that runs, or at which it waits.' }),
-  progress: z
-    .object({ done: z.number(), total: z.number() })
-    .nullable()
-    .meta({ description: 'How much of the step is done; null for steps that are not counted.' }),
-  attempts: z.number().meta({ description: 'How often a replica has taken it.' }),
-  error: z.string().nullable().meta({ description: 'The last error, in plain words.' }),
-  tenantId: answerId.nullable(),
-  clusterId: answerId.nullable().meta({ description: 'The cluster whose server the steps need.' }),
-  startedBy: answerId.nullable().meta({ description: 'The operator who asked for it; null if the service began it.' }),
-  notBefore: timestamp
-    .nullable()
-    .meta({ description: 'When it is tried again; null unless it waits to be tried again.' }),
-  createdAt: timestamp,
-  updatedAt: timestamp,
-  endedAt: timestamp.nullable(),
-  message: z.string().meta({ description: 'What is going on, and what an operator can do, in plain words.' }),
-});
+export const OperationAnswer = z
+  .object({
+    id: answerId,
+    kind: z.string().meta({ description: `What it does: ${operationKinds.join(', ')}, or a kind of a newer build.` }),
+    state: z.enum(operationStates).meta({
+      description:
+        '`waiting`: it is tried again by itself. `needs-person`: it stays as it is until an operator acts. `done`, `undone` and `abandoned` are its ends.',
+    }),
+    step: z.string().nullable().meta({ description: 'The step that runs, or at which it waits.' }),
+    progress: z
+      .object({ done: z.number(), total: z.number() })
+      .nullable()
+      .meta({ description: 'How much of the step is done; null for steps that are not counted.' }),
+    attempts: z.number().meta({ description: 'How often a replica has taken it.' }),
+    error: z.string().nullable().meta({ description: 'The last error, in plain words.' }),
+    tenantId: answerId.nullable(),
+    clusterId: answerId.nullable().meta({ description: 'The cluster whose server the steps need.' }),
+    startedBy: answerId
+      .nullable()
+      .meta({ description: 'The operator who asked for it; null if the service began it.' }),
+    notBefore: timestamp
+      .nullable()
+      .meta({ description: 'When it is tried again; null unless it waits to be tried again.' }),
+    createdAt: timestamp,
+    updatedAt: timestamp,
+    endedAt: timestamp.nullable(),
+    message: z.string().meta({ description: 'What is going on, and what an operator can do, in plain words.' }),
+  })
+  .meta({ id: 'Operation' });
 
 export const OperationsQuery = listQuery(
   { createdAt: true },

@@ -188,31 +188,33 @@ const Passwords = z.object({
   unreadable: count.meta({ description: 'Passwords whose key the answering replica does not have.' }),
 });
 
-export const Status = z.object({
-  state: z.enum(fleetStates).meta({
-    description:
-      '`degraded`: something is wrong that the service works around or that ends by itself. `needs-person`: something stays as it is until a person acts.',
-  }),
-  reasons: z.array(z.string()).meta({ description: 'Why the state is not `ok`. What needs a person comes first.' }),
-  unreadable: z
-    .array(z.object({ part: z.enum(partNames), reason: z.string() }))
-    .meta({ description: 'The parts that could not be read in time, and why.' }),
-  here: Here.meta({ description: 'The answering replica.' }),
-  tenants: Tenants.nullable().meta({ description: part }),
-  work: z
-    .array(Work)
-    .readonly()
-    .nullable()
-    .meta({ description: `Operations that have not ended, by kind. ${part}` }),
-  reports: Reports.nullable().meta({
-    description: `Databases that are left as they are until a person acts. ${part}`,
-  }),
-  clusters: z.array(Cluster).nullable().meta({ description: part }),
-  replicas: Replicas.nullable().meta({ description: part }),
-  jobs: z.array(Job).meta({
-    description: 'Jobs of all replicas. If `unreadable` names them, only those of the answering replica.',
-  }),
-  passwords: Passwords.nullable().meta({
-    description: `Database passwords: changes that are due, and the keys that encrypt them. ${part}`,
-  }),
-});
+export const Status = z
+  .object({
+    state: z.enum(fleetStates).meta({
+      description:
+        '`degraded`: something is wrong that the service works around or that ends by itself. `needs-person`: something stays as it is until a person acts.',
+    }),
+    reasons: z.array(z.string()).meta({ description: 'Why the state is not `ok`. What needs a person comes first.' }),
+    unreadable: z
+      .array(z.object({ part: z.enum(partNames), reason: z.string() }))
+      .meta({ description: 'The parts that could not be read in time, and why.' }),
+    here: Here.meta({ description: 'The answering replica.' }),
+    tenants: Tenants.nullable().meta({ description: part }),
+    work: z
+      .array(Work)
+      .readonly()
+      .nullable()
+      .meta({ description: `Operations that have not ended, by kind. ${part}` }),
+    reports: Reports.nullable().meta({
+      description: `Databases that are left as they are until a person acts. ${part}`,
+    }),
+    clusters: z.array(Cluster).nullable().meta({ description: part }),
+    replicas: Replicas.nullable().meta({ description: part }),
+    jobs: z.array(Job).meta({
+      description: 'Jobs of all replicas. If `unreadable` names them, only those of the answering replica.',
+    }),
+    passwords: Passwords.nullable().meta({
+      description: `Database passwords: changes that are due, and the keys that encrypt them. ${part}`,
+    }),
+  })
+  .meta({ id: 'Status' });

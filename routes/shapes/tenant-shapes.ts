@@ -19,26 +19,28 @@ const PoolOptions = z.object({
 
 const LimitsAnswer = z.object(forEachLimit(() => z.number().nullable()));
 
-export const TenantAnswer = z.object({
-  id: answerId,
-  name: z.string(),
-  slug: z.string(),
-  clusterId: answerId.nullable().meta({ description: "The cluster that holds the tenant's database." }),
-  status: z.enum(tenantStatuses),
-  active: z.boolean(),
-  poolOptions: PoolOptions.meta({
-    description: 'The options in force: `max` in connections, the others in milliseconds.',
-  }),
-  limits: LimitsAnswer.meta({
-    description:
-      'The limits in force: requests per second, connections, milliseconds, users, products and bytes. null means no limit.',
-  }),
-  schemaVersion: z.string(),
-  deletedAt: timestamp.nullable(),
-  purgeAfter: timestamp.nullable().meta({ description: 'A deleted tenant can be restored until this time.' }),
-  createdAt: timestamp,
-  updatedAt: timestamp,
-});
+export const TenantAnswer = z
+  .object({
+    id: answerId,
+    name: z.string(),
+    slug: z.string(),
+    clusterId: answerId.nullable().meta({ description: "The cluster that holds the tenant's database." }),
+    status: z.enum(tenantStatuses),
+    active: z.boolean(),
+    poolOptions: PoolOptions.meta({
+      description: 'The options in force: `max` in connections, the others in milliseconds.',
+    }),
+    limits: LimitsAnswer.meta({
+      description:
+        'The limits in force: requests per second, connections, milliseconds, users, products and bytes. null means no limit.',
+    }),
+    schemaVersion: z.string(),
+    deletedAt: timestamp.nullable(),
+    purgeAfter: timestamp.nullable().meta({ description: 'A deleted tenant can be restored until this time.' }),
+    createdAt: timestamp,
+    updatedAt: timestamp,
+  })
+  .meta({ id: 'Tenant' });
 
 const name = text(200);
 
@@ -61,20 +63,39 @@ const adopt = z.strictObject({ clusterId: id, database: databaseName }).meta({
   description: "An existing database that becomes the tenant's database. The cluster's provisioner must own it.",
 });
 
-export const CreateTenantBody = z.strictObject({
-  name,
-  slug: slug.optional().meta({ description: 'Derived from the name when it is left out.' }),
-  admin: z.strictObject({ email, password: newPassword, firstName: text(100), lastName: text(100) }),
-  poolOptions: poolOptions.optional(),
-  limits: limits.optional(),
-  region: text(100).optional().meta({ description: 'The region of the cluster to create the database on.' }),
-  clusterId: id
-    .optional()
-    .meta({ description: 'The cluster to create the database on; when left out, the least loaded one.' }),
-  adopt: adopt.optional(),
-});
+export const CreateTenantBody = z
+  .strictObject({
+    name,
+    slug: slug.optional().meta({ description: 'Derived from the name when it is left out.' }),
+    admin: z.strictObject({ email, password: newPassword, firstName: text(100), lastName: text(100) }),
+    poolOptions: poolOptions.optional(),
+    limits: limits.optional(),
+    region: text(100).optional().meta({ description: 'The region of the cluster to create the database on.' }),
+    clusterId: id
+      .optional()
+      .meta({ description: 'The cluster to create the database on; when left out, the least loaded one.' }),
+    adopt: adopt.optional(),
+  })
+  .meta({
+    id: 'CreateTenant',
+    examples: [
+      {
+        name: 'Wayne Enterprises',
+        slug: 'wayne',
+        admin: {
+          email: 'bruce@wayne.example',
+          password: 'under the mansion',
+          firstName: 'Bruce',
+          lastName: 'Wayne',
+        },
+      },
+    ],
+  });
 
-export const PatchTenantBody = patchOf({ name, slug, poolOptions, limits, active: z.boolean() }, {});
+export const PatchTenantBody = patchOf({ name, slug, poolOptions, limits, active: z.boolean() }, {}).meta({
+  id: 'UpdateTenant',
+  examples: [{ name: 'Wayne Industries' }],
+});
 
 export const TenantsQuery = listQuery(tenantSorts, {
   search: text(200).optional().meta({ description: 'Text to find in the name or slug.' }),

@@ -4,15 +4,17 @@ import { z } from 'zod';
 import type { Grant } from '../../src/auth/session-rules.js';
 import type { Principal } from '../../src/auth/tokens.js';
 
-export const AccessToken = z.object({
-  accessToken: z.string(),
-  tokenType: z.string(),
-  expiresIn: z.number().meta({ description: 'Seconds until the access token expires.' }),
-});
+export const AccessToken = z
+  .object({
+    accessToken: z.string(),
+    tokenType: z.string(),
+    expiresIn: z.number().meta({ description: 'Seconds until the access token expires.' }),
+  })
+  .meta({ id: 'AccessToken' });
 
 export const Tokens = AccessToken.extend({
   refreshToken: z.string().meta({ description: 'Valid once, at POST /auth/refresh.' }),
-});
+}).meta({ id: 'Tokens' });
 
 /** @param expiresIn seconds */
 export function tokensOf(

@@ -9,20 +9,22 @@ import { listAudit } from '../../db/tenant/tenant-audit.js';
 import { listQuery, pageOf, readPage } from '../shapes/lists.js';
 import { answerId, id, idParams, timestamp } from '../shapes/fields.js';
 
-const AuditAnswer = z.object({
-  id: answerId,
-  at: timestamp,
-  actor: z.object({
-    kind: z.enum(['user', 'operator', 'none']),
-    id: answerId.nullable(),
-  }),
-  action: z.string(),
-  target: z.object({ kind: z.string(), id: answerId }).nullable(),
-  address: z.string().nullable(),
-  userAgent: z.string().nullable(),
-  requestId: z.string().nullable(),
-  details: z.record(z.string(), z.unknown()),
-});
+const AuditAnswer = z
+  .object({
+    id: answerId,
+    at: timestamp,
+    actor: z.object({
+      kind: z.enum(['user', 'operator', 'none']),
+      id: answerId.nullable(),
+    }),
+    action: z.string(),
+    target: z.object({ kind: z.string(), id: answerId }).nullable(),
+    address: z.string().nullable(),
+    userAgent: z.string().nullable(),
+    requestId: z.string().nullable(),
+    details: z.record(z.string(), z.unknown()),
+  })
+  .meta({ id: 'AuditEntry' });
 
 /** Bounded, because PostgreSQL does not parse a time of any length, or a time of the year 0. */
 const time = z.iso
@@ -50,12 +52,18 @@ const TenantQuery = listQuery(list, filters).omit({ sort: true });
 export async function auditRoutes(fastify: FastifyInstance): Promise<void> {
   const app = fastify.withTypeProvider<ZodTypeProvider>();
   const schema = { tags: ['audit'], response: { 200: pageOf(AuditAnswer) } };
+  app.describeTag('audit', 'Who did what, and when.');
 
   app.get(
     '/audit',
     {
       config: { access: { scope: 'tenant', permission: 'audit:read' }, errors: ['invalid-cursor'] },
-      schema: { ...schema, summary: "List the tenant's audit entries, newest first", querystring: Query },
+      schema: {
+        ...schema,
+        operationId: 'listAudit',
+        summary: "List the tenant's audit entries, newest first",
+        querystring: Query,
+      },
     },
     async (request) => {
       const query = { ...request.query, sort: newestFirst };
@@ -72,6 +80,7 @@ export async function auditRoutes(fastify: FastifyInstance): Promise<void> {
       config: { access: { scope: 'operator' }, errors: ['invalid-cursor'] },
       schema: {
         ...schema,
+        operationId: 'listTenantAudit',
         summary: 'List what operators did to a tenant, newest first. A purged tenant keeps its entries',
         params: idParams,
         querystring: TenantQuery,

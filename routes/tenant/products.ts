@@ -19,18 +19,20 @@ import { insertWithin } from '../../src/tenants/tenant-limits.js';
 import { listQuery, pageOf, readPage } from '../shapes/lists.js';
 import { answerId, count, flag, idParams, money, patchOf, stock, text, timestamp } from '../shapes/fields.js';
 
-const ProductAnswer = z.object({
-  id: answerId,
-  name: z.string(),
-  description: z.string().nullable(),
-  price: z.string().meta({ description: 'A decimal number with two places, as text.' }),
-  stockQuantity: z.number(),
-  active: z.boolean(),
-  sku: z.string().nullable(),
-  category: z.string().nullable(),
-  createdAt: timestamp,
-  updatedAt: timestamp,
-});
+const ProductAnswer = z
+  .object({
+    id: answerId,
+    name: z.string(),
+    description: z.string().nullable(),
+    price: z.string().meta({ description: 'A decimal number with two places, as text.' }),
+    stockQuantity: z.number(),
+    active: z.boolean(),
+    sku: z.string().nullable(),
+    category: z.string().nullable(),
+    createdAt: timestamp,
+    updatedAt: timestamp,
+  })
+  .meta({ id: 'Product' });
 
 const name = text(200);
 const optional = {
@@ -41,14 +43,22 @@ const optional = {
   category: text(100).nullable(),
 };
 
-const CreateBody = z.strictObject({ name, price: money, ...z.object(optional).partial().shape });
-const PatchBody = patchOf({ name, price: money, ...optional }, {});
-const StockBody = z.strictObject({
-  delta: z
-    .int32()
-    .refine((delta) => delta !== 0, 'must not be 0')
-    .meta({ description: 'The number to add to the stock; a negative number is subtracted.' }),
+const CreateBody = z.strictObject({ name, price: money, ...z.object(optional).partial().shape }).meta({
+  id: 'CreateProduct',
+  examples: [{ name: 'Grapnel', price: '1299.99', stockQuantity: 3, sku: 'GR-1', category: 'gadgets' }],
 });
+const PatchBody = patchOf({ name, price: money, ...optional }, {}).meta({
+  id: 'UpdateProduct',
+  examples: [{ price: '1199.00', description: 'With 60 metres of rope' }],
+});
+const StockBody = z
+  .strictObject({
+    delta: z
+      .int32()
+      .refine((delta) => delta !== 0, 'must not be 0')
+      .meta({ description: 'The number to add to the stock; a negative number is subtracted.' }),
+  })
+  .meta({ id: 'AdjustStock', examples: [{ delta: -2 }] });
 
 const Query = listQuery(productSorts, {
   search: text(200).optional().meta({ description: 'Text to find in the name or description.' }),
@@ -64,12 +74,19 @@ export async function productRoutes(fastify: FastifyInstance): Promise<void> {
   const reading = { access: { scope: 'tenant', permission: 'products:read' } } as const;
   const writing = { access: { scope: 'tenant', permission: 'products:write' } } as const;
   const schema = { tags: ['products'] };
+  app.describeTag('products', "Products of the caller's tenant.");
 
   app.get(
     '/',
     {
       config: { ...reading, errors: ['invalid-cursor'] },
-      schema: { ...schema, summary: 'List products', querystring: Query, response: { 200: pageOf(ProductAnswer) } },
+      schema: {
+        ...schema,
+        operationId: 'listProducts',
+        summary: 'List products',
+        querystring: Query,
+        response: { 200: pageOf(ProductAnswer) },
+      },
     },
     async (request) =>
       readPage(app.engine.cursors, [request.tenantId, 'products'], request.query, (query) =>
@@ -81,7 +98,13 @@ export async function productRoutes(fastify: FastifyInstance): Promise<void> {
     '/',
     {
       config: { ...writing, errors: ['sku-taken'] },
-      schema: { ...schema, summary: 'Create a product', body: CreateBody, response: { 201: ProductAnswer } },
+      schema: {
+        ...schema,
+        operationId: 'createProduct',
+        summary: 'Create a product',
+        body: CreateBody,
+        response: { 201: ProductAnswer },
+      },
     },
     async (request, reply) => {
       const { tenantDb, tenantLimits, body } = request;
@@ -96,7 +119,13 @@ export async function productRoutes(fastify: FastifyInstance): Promise<void> {
     '/:id',
     {
       config: reading,
-      schema: { ...schema, summary: 'Read a product', params: idParams, response: { 200: ProductAnswer } },
+      schema: {
+        ...schema,
+        operationId: 'getProduct',
+        summary: 'Read a product',
+        params: idParams,
+        response: { 200: ProductAnswer },
+      },
     },
     async (request) => found(await findProduct(request.tenantDb, request.params.id)),
   );
@@ -107,6 +136,7 @@ export async function productRoutes(fastify: FastifyInstance): Promise<void> {
       config: { ...writing, errors: ['sku-taken', 'precondition-failed'] },
       schema: {
         ...schema,
+        operationId: 'updateProduct',
         summary: 'Change a product',
         params: idParams,
         body: PatchBody,
@@ -123,7 +153,13 @@ export async function productRoutes(fastify: FastifyInstance): Promise<void> {
     '/:id',
     {
       config: { ...writing, errors: ['precondition-failed'] },
-      schema: { ...schema, summary: 'Remove a product', params: idParams, response: { 204: z.null() } },
+      schema: {
+        ...schema,
+        operationId: 'deleteProduct',
+        summary: 'Remove a product',
+        params: idParams,
+        response: { 204: z.null() },
+      },
     },
     async (request, reply) => {
       const { tenantDb, params, ifMatch } = request;
@@ -138,6 +174,7 @@ export async function productRoutes(fastify: FastifyInstance): Promise<void> {
       config: { ...writing, errors: ['insufficient-stock', 'precondition-failed'] },
       schema: {
         ...schema,
+        operationId: 'adjustProductStock',
         summary: 'Add to the stock, or subtract from it',
         params: idParams,
         body: StockBody,

@@ -11,15 +11,19 @@ import { listQuery, pageOf, readPage } from '../shapes/lists.js';
 import { answerId, idParams, patchOf, text, timestamp } from '../shapes/fields.js';
 import { actorOf } from '../shapes/request-caller.js';
 
-const RoleAnswer = z.object({
-  id: answerId,
-  name: z.string(),
-  description: z.string().nullable(),
-  builtIn: z.boolean().meta({ description: 'Whether the role is built in: such a role cannot be changed or removed.' }),
-  permissions: z.array(z.string()),
-  createdAt: timestamp,
-  updatedAt: timestamp,
-});
+const RoleAnswer = z
+  .object({
+    id: answerId,
+    name: z.string(),
+    description: z.string().nullable(),
+    builtIn: z
+      .boolean()
+      .meta({ description: 'Whether the role is built in: such a role cannot be changed or removed.' }),
+    permissions: z.array(z.string()),
+    createdAt: timestamp,
+    updatedAt: timestamp,
+  })
+  .meta({ id: 'Role' });
 
 /** Users get roles by name, so no two names may look alike. */
 const name = z
@@ -38,8 +42,14 @@ const permissions = z
   .max(known.length)
   .refine((list) => new Set(list).size === list.length, 'must not name a permission twice');
 
-const CreateBody = z.strictObject({ name, description: description.optional(), permissions });
-const PatchBody = patchOf({ name, description, permissions }, {});
+const CreateBody = z.strictObject({ name, description: description.optional(), permissions }).meta({
+  id: 'CreateRole',
+  examples: [{ name: 'clerk', description: 'Sells and counts', permissions: ['products:read', 'products:write'] }],
+});
+const PatchBody = patchOf({ name, description, permissions }, {}).meta({
+  id: 'UpdateRole',
+  examples: [{ description: 'Only looks', permissions: ['products:read'] }],
+});
 
 const Query = listQuery(roleSorts, {
   search: text(200).optional().meta({ description: 'Text to find in the name or description.' }),
@@ -53,13 +63,20 @@ export async function roleRoutes(fastify: FastifyInstance): Promise<void> {
     access: { ...writing.access, recent: 'to set permissions that include `users:write` or `roles:write`' },
   } as const;
   const schema = { tags: ['roles'] };
+  app.describeTag('roles', "Roles of the caller's tenant: sets of permissions that users hold.");
   const { record } = app.engine.security;
 
   app.get(
     '/',
     {
       config: { ...reading, errors: ['invalid-cursor'] },
-      schema: { ...schema, summary: 'List roles', querystring: Query, response: { 200: pageOf(RoleAnswer) } },
+      schema: {
+        ...schema,
+        operationId: 'listRoles',
+        summary: 'List roles',
+        querystring: Query,
+        response: { 200: pageOf(RoleAnswer) },
+      },
     },
     async (request) => {
       const page = await readPage(app.engine.cursors, [request.tenantId, 'roles'], request.query, (query) =>
@@ -75,6 +92,7 @@ export async function roleRoutes(fastify: FastifyInstance): Promise<void> {
       config: { ...giving, errors: ['role-taken'] },
       schema: {
         ...schema,
+        operationId: 'createRole',
         summary: 'Create a role. The caller must hold every permission of the role',
         body: CreateBody,
         response: { 201: RoleAnswer },
@@ -97,7 +115,13 @@ export async function roleRoutes(fastify: FastifyInstance): Promise<void> {
     '/:id',
     {
       config: reading,
-      schema: { ...schema, summary: 'Read a role', params: idParams, response: { 200: RoleAnswer } },
+      schema: {
+        ...schema,
+        operationId: 'getRole',
+        summary: 'Read a role',
+        params: idParams,
+        response: { 200: RoleAnswer },
+      },
     },
     async (request) => read(request, request.params.id),
   );
@@ -108,6 +132,7 @@ export async function roleRoutes(fastify: FastifyInstance): Promise<void> {
       config: { ...giving, errors: ['role-taken', 'built-in-role', 'precondition-failed'] },
       schema: {
         ...schema,
+        operationId: 'updateRole',
         summary: 'Change a role. The caller must hold every permission of the role, before and after the change',
         params: idParams,
         body: PatchBody,
@@ -133,6 +158,7 @@ export async function roleRoutes(fastify: FastifyInstance): Promise<void> {
       config: { ...writing, errors: ['built-in-role', 'role-in-use', 'precondition-failed'] },
       schema: {
         ...schema,
+        operationId: 'deleteRole',
         summary: 'Remove a role that no user holds',
         params: idParams,
         response: { 204: z.null() },

@@ -21,14 +21,26 @@ const roles = z
   .max(20)
   .refine((list) => new Set(list).size === list.length, 'must not name a role twice');
 
-const CreateBody = z.strictObject({
-  email,
-  password: newPassword,
-  firstName: name,
-  lastName: name,
-  roles: roles.default(['member']),
-  active: z.boolean().default(true),
-});
+const CreateBody = z
+  .strictObject({
+    email,
+    password: newPassword,
+    firstName: name,
+    lastName: name,
+    roles: roles.default(['member']),
+    active: z.boolean().default(true),
+  })
+  .meta({
+    id: 'CreateUser',
+    examples: [
+      {
+        email: 'alfred@wayne.example',
+        password: 'dinner is served',
+        firstName: 'Alfred',
+        lastName: 'Pennyworth',
+      },
+    ],
+  });
 
 const PatchBody = patchOf(
   { email, password: newPassword, firstName: name, lastName: name, roles, active: z.boolean() },
@@ -37,7 +49,7 @@ const PatchBody = patchOf(
       description: 'Needed when callers change their own e-mail address or password.',
     }),
   },
-);
+).meta({ id: 'UpdateUser', examples: [{ firstName: 'Alfred J.', active: true }] });
 
 const Query = listQuery(userSorts, {
   search: text(200).optional().meta({ description: 'Text to find in the e-mail address or the names.' }),
@@ -50,13 +62,20 @@ export async function userRoutes(fastify: FastifyInstance): Promise<void> {
   const reading = { access: { scope: 'tenant', permission: 'users:read' } } as const;
   const writing = { access: { scope: 'tenant', permission: 'users:write' } } as const;
   const schema = { tags: ['users'] };
+  app.describeTag('users', "Users of the caller's tenant. Every user reads and changes its own account.");
   const { record } = app.engine.security;
 
   app.get(
     '/',
     {
       config: { ...reading, errors: ['invalid-cursor'] },
-      schema: { ...schema, summary: 'List users', querystring: Query, response: { 200: pageOf(UserAnswer) } },
+      schema: {
+        ...schema,
+        operationId: 'listUsers',
+        summary: 'List users',
+        querystring: Query,
+        response: { 200: pageOf(UserAnswer) },
+      },
     },
     async (request) => {
       const page = await readPage(app.engine.cursors, [request.tenantId, 'users'], request.query, (query) =>
@@ -73,7 +92,13 @@ export async function userRoutes(fastify: FastifyInstance): Promise<void> {
         access: { ...writing.access, recent: 'to give a role with `users:write` or `roles:write`' },
         errors: ['email-taken'],
       },
-      schema: { ...schema, summary: 'Create a user', body: CreateBody, response: { 201: UserAnswer } },
+      schema: {
+        ...schema,
+        operationId: 'createUser',
+        summary: 'Create a user',
+        body: CreateBody,
+        response: { 201: UserAnswer },
+      },
     },
     async (request, reply) => {
       const { password, roles, ...fields } = request.body;
@@ -99,7 +124,13 @@ export async function userRoutes(fastify: FastifyInstance): Promise<void> {
     '/:id',
     {
       config: { access: { ...reading.access, orSelf: true } },
-      schema: { ...schema, summary: 'Read a user', params: idParams, response: { 200: UserAnswer } },
+      schema: {
+        ...schema,
+        operationId: 'getUser',
+        summary: 'Read a user',
+        params: idParams,
+        response: { 200: UserAnswer },
+      },
     },
     async (request) => read(request, request.params.id),
   );
@@ -118,6 +149,7 @@ export async function userRoutes(fastify: FastifyInstance): Promise<void> {
       },
       schema: {
         ...schema,
+        operationId: 'updateUser',
         summary:
           'Change a user. Without the permission, callers can change their own names, e-mail address and password',
         params: idParams,
@@ -172,7 +204,13 @@ export async function userRoutes(fastify: FastifyInstance): Promise<void> {
     '/:id',
     {
       config: { ...writing, errors: ['last-admin', 'precondition-failed'] },
-      schema: { ...schema, summary: 'Remove a user', params: idParams, response: { 204: z.null() } },
+      schema: {
+        ...schema,
+        operationId: 'deleteUser',
+        summary: 'Remove a user',
+        params: idParams,
+        response: { 204: z.null() },
+      },
     },
     async (request, reply) => {
       const { id } = request.params;

@@ -1,4 +1,5 @@
 // The parts of the service's own OpenAPI document from which requests are generated, and against which answers are checked.
+import { dereferenced } from '../support/dereferenced.js';
 
 /** A JSON schema (2020-12), with the keywords that are used here. */
 export interface Schema {
@@ -57,8 +58,8 @@ export interface OpenApiDocument {
 }
 
 /** Every operation, in the order of the document. */
-export function operationsOf({ paths }: OpenApiDocument): Operation[] {
-  return Object.entries(paths).flatMap(([path, methods]) =>
+export function operationsOf(document: OpenApiDocument): Operation[] {
+  return Object.entries(dereferenced(document).paths).flatMap(([path, methods]) =>
     Object.entries(methods).map(([method, { tags, parameters, requestBody, responses }]) => ({
       name: `${method.toUpperCase()} ${path}`,
       method: method.toUpperCase(),
@@ -66,7 +67,23 @@ export function operationsOf({ paths }: OpenApiDocument): Operation[] {
       tag: tags?.[0] ?? '',
       parameters: parameters ?? [],
       body: requestBody?.content['application/json']?.schema,
-      answers: new Map(Object.entries(responses).map(([status, { content }]) => [Number(status), content])),
+      answers: new Map(Object.entries(responses).map(([status, { content }]) => [Number(status), closed(content)])),
     })),
   );
 }
+
+/** Clients must ignore a key that they do not know, but the service of this build sends none that it does not describe. */
+function closed<Value>(value: Value): Value {
+  if (Array.isArray(value)) return value.map(closed) as Value;
+  if (typeof value !== 'object' || value === null) return value;
+  // Operations share objects, and each object is compiled once.
+  const known = copies.get(value);
+  if (known !== undefined) return known as Value;
+  const members = Object.fromEntries(Object.entries(value).map(([key, member]) => [key, closed(member as unknown)]));
+  const isObject = typeof members['properties'] === 'object' && members['additionalProperties'] === undefined;
+  const copy = { ...members, ...(isObject && { additionalProperties: false }) };
+  copies.set(value, copy);
+  return copy as Value;
+}
+
+const copies = new WeakMap<object, object>();

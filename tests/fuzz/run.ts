@@ -2,12 +2,12 @@
 // The test and `npm run fuzz` use it.
 import fc from 'fast-check';
 import { createEnvelope } from '../../src/secrets/envelope.js';
-import type { TestCluster } from '../support/cluster.js';
+import { secondPlace, type TestCluster } from '../support/cluster.js';
 import { ADMIN, OPERATOR, startServiceIn, tokenSecretsOf, type TestService } from '../support/service.js';
 import { createCheck, type Received } from './checks.js';
 import { operationsOf, type OpenApiDocument, type Operation } from './document.js';
 import { requestOf, type Draft } from './requests.js';
-import { createWorld, secondPlace, type Sent } from './world.js';
+import { createWorld, type Sent } from './world.js';
 
 export interface FuzzOptions {
   /** The number of requests. */

@@ -1,9 +1,7 @@
 // The data of a run: two permanent tenants, a third with an expendable admin, users with tokens, and the ids and cursors of
 // earlier answers.
-import { randomUUID } from 'node:crypto';
-import { insertOperation, pauseOperation } from '../../db/registry/operations/operation-rows.js';
-import type { OperationKindName } from '../../src/operations/runner/operation-kinds.js';
-import type { TestCluster } from '../support/cluster.js';
+import { secondPlace, type TestCluster } from '../support/cluster.js';
+import { recordStoppedOperations } from '../support/operations.js';
 import type { TestService, TestTenant } from '../support/service.js';
 import { ADMIN, beginGrant, beginSession, OPERATOR } from '../support/service.js';
 import { PLACEHOLDER, type Actor, type Draft } from './requests.js';
@@ -38,11 +36,6 @@ const EMAILS = Array.from({ length: 12 }, (_, index) => `Fuzz-${index}@Example.c
 /** An id that no object has. */
 const NO_ID = '01900000-0000-7000-8000-00000000ffff';
 
-/** The run's server under another name: a cluster that can be registered without starting another PostgreSQL. */
-export function secondPlace({ provisioner: { host, port } }: TestCluster): { host: string; port: number } {
-  return { host: host === 'localhost' ? '127.0.0.1' : 'localhost', port };
-}
-
 /** Makes the tenants and users that a run needs. */
 export async function createWorld(cluster: TestCluster, service: TestService): Promise<World> {
   const home = await service.createTenant('fuzz-home');
@@ -60,7 +53,7 @@ export async function createWorld(cluster: TestCluster, service: TestService): P
     tenant: [(await service.createTenant('fuzz-spare')).id],
     deleted: [] as string[],
     cluster: [] as string[],
-    operation: await recordOperations(service),
+    operation: await recordStoppedOperations(service, OPERATIONS),
     cursor: [] as string[],
     page: [] as string[],
   };
@@ -270,27 +263,6 @@ export async function createWorld(cluster: TestCluster, service: TestService): P
       expendable = status === 401 ? await revive(expendable) : await replace(expendable);
     },
   };
-}
-
-/** Records operations that wait for a person, of a kind that has nothing to do. */
-async function recordOperations({ app }: TestService): Promise<string[]> {
-  const { registry, runner } = app.engine;
-  const name = 'fuzz' as OperationKindName;
-  runner.add({ name, plan: () => Promise.resolve('done') });
-  const ids: string[] = [];
-  for (let index = 0; index < OPERATIONS; index += 1) {
-    const operation = await insertOperation(registry, { kind: name, subject: randomUUID(), worker: 'fuzz' });
-    if (!operation) throw new Error('the operation was not recorded');
-    await pauseOperation(registry, operation, {
-      state: 'needs-person',
-      step: 'fuzz',
-      undoes: false,
-      error: 'as the fuzzer asks',
-      delay: 0,
-    });
-    ids.push(operation.id);
-  }
-  return ids;
 }
 
 /** A token with a wrong signature. */

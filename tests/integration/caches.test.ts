@@ -14,6 +14,7 @@ const SHARED: Readonly<Record<string, RegExp>> = {
   '/docs/yaml': /^public, no-cache$/,
   '/docs/static/swagger-initializer.js': /^public, no-cache$/,
   '/docs/static/index.html': /^public, no-cache$/,
+  '/docs/static/theme/icon.svg': /^public, no-cache$/,
   '/docs/static/*': /^public, max-age=0$/,
 };
 

@@ -1,6 +1,7 @@
 // What a page of an allowed origin can send and read: the lists come from the API's own description.
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { startService, startServiceForTest, type TestService } from '../support/app.js';
+import { dereferenced } from '../support/dereferenced.js';
 import { exchange, listen, parseAnswer, sendBytes, type Received } from '../support/wire.js';
 
 const ORIGIN = 'https://app.example.com';
@@ -28,7 +29,9 @@ const list = (value: unknown): string[] =>
     .map((one) => one.trim().toLowerCase());
 
 function operations(): Operation[] {
-  const { paths } = service.app.swagger() as unknown as { paths: Record<string, Record<string, Operation>> };
+  const { paths } = dereferenced(
+    service.app.swagger() as unknown as { paths: Record<string, Record<string, Operation>> },
+  );
   return Object.values(paths).flatMap((methods) => Object.values(methods));
 }
 

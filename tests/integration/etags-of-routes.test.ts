@@ -5,6 +5,7 @@ import { registerCluster } from '../../db/registry/cluster-queries.js';
 import { insertOperation } from '../../db/registry/operations/operation-rows.js';
 import { newId } from '../../db/shared/ids.js';
 import { startService, type Answer, type TestTenant } from '../support/app.js';
+import { dereferenced } from '../support/dereferenced.js';
 import { resources } from '../support/route-resources.js';
 
 // The routes are needed while the tests are being listed, hence no beforeAll.
@@ -48,7 +49,9 @@ interface Operation {
   readonly responses: Readonly<Record<string, { readonly headers?: Readonly<Record<string, unknown>> }>>;
   readonly parameters?: readonly { readonly name: string; readonly in: string }[];
 }
-const { paths } = service.app.swagger() as unknown as { paths: Record<string, Record<string, Operation>> };
+const { paths } = dereferenced(
+  service.app.swagger() as unknown as { paths: Record<string, Record<string, Operation>> },
+);
 
 const routes = service.app.routeTable.filter(({ method }) => method !== 'HEAD');
 const single = routes.filter(({ method, url }) => method === 'GET' && url.endsWith('/:id'));
@@ -132,12 +135,12 @@ describe.each(single.map(({ url }) => url))('GET %s', (url) => {
     const read = documented({ method: 'GET', url });
     expect(read?.responses['200']?.headers).toHaveProperty('ETag');
     expect(read?.responses['304']?.headers).toHaveProperty('ETag');
-    expect(read?.parameters?.map(({ name }) => name)).toContain('if-none-match');
+    expect(read?.parameters?.map(({ name }) => name)).toContain('If-None-Match');
     for (const route of below(url)) {
       const compares = route.url === url && ['PATCH', 'DELETE'].includes(route.method);
       const { parameters = [], responses = {} } = documented(route) ?? {};
       if (compares) expect(Object.keys(responses), route.method).toContain('412');
-      expect(parameters.some(({ name }) => name === 'if-match')).toBe('412' in responses);
+      expect(parameters.some(({ name }) => name === 'If-Match')).toBe('412' in responses);
     }
   });
 });

@@ -12,7 +12,8 @@ import fp from 'fastify-plugin';
 import type { RouteAccess, RouteEntry } from '../../src/auth/route-access.js';
 import { catalogue } from '../../src/errors.js';
 import { startService, testConfig, type TestService } from '../support/app.js';
-import { OPENAPI_FILE, openApiReference } from '../support/reference-pages.js';
+import { dereferenced } from '../support/dereferenced.js';
+import { OPENAPI_FILE, openApiReference, type OpenApiDocument } from '../support/reference-pages.js';
 
 /** A JSON schema, with the keys that this file checks. */
 interface Schema {
@@ -24,14 +25,19 @@ interface Schema {
   readonly items?: Schema;
   readonly anyOf?: readonly Schema[];
   readonly enum?: readonly unknown[];
+  readonly minimum?: number;
+  readonly maximum?: number;
+  readonly default?: unknown;
 }
 
 interface Content {
-  readonly content?: Readonly<Record<string, { readonly schema: Schema }>>;
+  readonly content?: Readonly<Record<string, { readonly schema: Schema; readonly example?: unknown }>>;
+  readonly headers?: Readonly<Record<string, unknown>>;
   readonly description?: string;
 }
 
 interface Operation {
+  readonly operationId?: string;
   readonly tags?: readonly string[];
   readonly summary?: string;
   readonly description?: string;
@@ -50,6 +56,8 @@ interface Operation {
 interface Document {
   readonly openapi: string;
   readonly info: { readonly title: string; readonly version: string };
+  readonly servers: readonly { readonly url: string }[];
+  readonly tags: readonly { readonly name: string; readonly description: string }[];
   readonly components: { readonly securitySchemes: object; readonly schemas?: Readonly<Record<string, Schema>> };
   readonly paths: Readonly<Record<string, Readonly<Record<string, Operation>>>>;
 }
@@ -66,7 +74,9 @@ const WITHOUT_BODY = [
 ];
 
 let service: TestService;
+/** As it is served, with references. */
 let document: Document;
+/** Without references. */
 let documented: { route: RouteEntry; name: string; operation: Operation }[];
 beforeAll(async () => {
   service = await startService();
@@ -74,8 +84,9 @@ beforeAll(async () => {
   expect(answer.status).toBe(200);
   expect(answer.headers['content-type']).toMatch(/^application\/json/);
   document = answer.body;
+  const { paths } = dereferenced(document);
   documented = apiRoutes().map((route) => {
-    const operation = document.paths[pathOf(route)]?.[route.method.toLowerCase()];
+    const operation = paths[pathOf(route)]?.[route.method.toLowerCase()];
     if (!operation) throw new Error(`${route.method} ${route.url} is not documented`);
     return { route, name: `${route.method} ${route.url}`, operation };
   });
@@ -83,7 +94,7 @@ beforeAll(async () => {
 afterAll(() => service.close());
 
 function apiRoutes(): RouteEntry[] {
-  return service.app.routeTable.filter(({ url }) => !url.startsWith('/docs'));
+  return service.app.routeTable.filter(({ url }) => url !== '/' && !url.startsWith('/docs'));
 }
 
 /** `/products/:id` as OpenAPI writes it. */
@@ -113,7 +124,7 @@ describe('/docs/json', () => {
   });
 
   it('is docs/reference/openapi.json; npm run docs:reference writes it', async () => {
-    expect(await openApiReference(document)).toBe(readFileSync(OPENAPI_FILE, 'utf8'));
+    expect(await openApiReference(document as unknown as OpenApiDocument)).toBe(readFileSync(OPENAPI_FILE, 'utf8'));
   });
 
   it('has every route and no other', () => {
@@ -125,23 +136,137 @@ describe('/docs/json', () => {
     expect(new Set(inDocument)).toEqual(new Set(inTable));
   });
 
-  it('gives every operation a summary and a tag', () => {
+  it('gives every operation a summary, a described tag and an operationId of its own', () => {
+    const described = document.tags.map(({ name }) => name);
     for (const { name, operation } of documented) {
       expect([name, operation.summary]).toEqual([name, expect.stringMatching(/./) as string]);
-      expect([name, operation.tags?.length]).toEqual([name, 1]);
+      expect([name, operation.tags]).toEqual([name, [expect.toBeOneOf(described)]]);
+      expect([name, operation.operationId]).toEqual([
+        name,
+        expect.stringMatching(/^[a-z]+(?:[A-Z][a-z]+)*$/) as string,
+      ]);
     }
+    for (const { name, description } of document.tags) {
+      expect(description).toMatch(/^[A-Z].*\.$/);
+      expect(documented.filter(({ operation }) => operation.tags?.includes(name)).length, name).toBeGreaterThan(0);
+    }
+    const ids = documented.map(({ operation }) => operation.operationId);
+    expect(new Set(ids).size).toBe(ids.length);
+    const ofProducts = documented.filter(({ route }) => route.url.startsWith('/products'));
+    expect(Object.fromEntries(ofProducts.map(({ name, operation }) => [name, operation.operationId]))).toEqual({
+      'GET /products': 'listProducts',
+      'POST /products': 'createProduct',
+      'GET /products/:id': 'getProduct',
+      'PATCH /products/:id': 'updateProduct',
+      'DELETE /products/:id': 'deleteProduct',
+      'POST /products/:id/stock': 'adjustProductStock',
+    });
+    expect(ids).toContain('createTenant');
+  });
+
+  it('names every body, and shares what operations have in common', () => {
+    const reference = /^#\/components\/schemas\/[A-Z][A-Za-z]+$/;
+    for (const [path, operations] of Object.entries(document.paths))
+      for (const [method, { requestBody, responses }] of Object.entries(operations)) {
+        const bodies = [requestBody, ...Object.values(responses)].flatMap((one) => Object.values(one?.content ?? {}));
+        for (const { schema } of bodies)
+          expect([method, path, schema]).toEqual([method, path, { $ref: expect.stringMatching(reference) as string }]);
+        for (const [status, answer] of Object.entries(responses).filter(([code]) => code >= '300'))
+          expect([method, path, status, (answer as Schema).$ref]).toEqual([
+            method,
+            path,
+            status,
+            expect.stringMatching(/^#\/components\/responses\//) as string,
+          ]);
+      }
+    expect(Object.keys(document.components.schemas ?? {})).toEqual(
+      expect.arrayContaining(['Problem', 'Product', 'ProductPage', 'CreateProduct', 'User', 'Tenant', 'Role']),
+    );
+  });
+
+  it('leaves answers open for further keys', () => {
+    for (const { name, operation } of documented)
+      for (const schema of schemasIn(operation.responses))
+        expect([name, schema.additionalProperties]).not.toEqual([name, false]);
+  });
+
+  it('names the server', () => {
+    expect(document.servers).toEqual([expect.objectContaining({ url: '/' })]);
+  });
+
+  it('types the numbers and booleans of queries, with bounds and defaults', () => {
+    const types = new Set<unknown>();
+    for (const { name, operation } of documented)
+      for (const { name: parameter, in: place, schema } of operation.parameters ?? []) {
+        if (place !== 'query') continue;
+        types.add(schema.type);
+        if (parameter === 'limit')
+          expect([name, schema]).toEqual([
+            name,
+            { type: 'integer', minimum: 1, maximum: name.includes('/pools') ? 1_000 : 100, default: schema.default },
+          ]);
+        if (parameter === 'limit') expect(schema.default).toBe(name.includes('/pools') ? 100 : 20);
+        if (['active', 'accepting'].includes(parameter)) expect([name, schema]).toEqual([name, { type: 'boolean' }]);
+        if (parameter === 'maxStock') expect(schema).toEqual({ type: 'integer', minimum: 0, maximum: 2_147_483_647 });
+      }
+    expect(types).toContain('integer');
+    expect(types).toContain('boolean');
+  });
+
+  it('has the headers of every answer', () => {
+    for (const { name, route, operation } of documented)
+      for (const [status, { headers = {} }] of Object.entries(operation.responses)) {
+        const names = Object.keys(headers);
+        expect([name, status, names]).toEqual([name, status, expect.arrayContaining(['X-Request-Id'])]);
+        if (status === '201') expect([name, names]).toEqual([name, expect.arrayContaining(['ETag', 'Location'])]);
+        if (status === '401') expect([name, names]).toEqual([name, expect.arrayContaining(['WWW-Authenticate'])]);
+        if (status === '429' || status === '503')
+          expect([name, names]).toEqual([name, expect.arrayContaining(['Retry-After'])]);
+        if (status.startsWith('2') && route.access.scope === 'tenant' && route.method !== 'GET')
+          expect([name, names]).toEqual([name, expect.arrayContaining(['Idempotent-Replayed'])]);
+      }
+  });
+
+  it('has an example for every body of a request', () => {
+    const bodies = documented.flatMap(({ operation }) => Object.values(operation.requestBody?.content ?? {}));
+    expect(bodies.length).toBeGreaterThan(15);
+    for (const { example } of bodies) expect(example).toEqual(expect.any(Object));
+  });
+
+  it('is smaller than 200 KB, and made once', async () => {
+    const answer = await service.app.inject('/docs/json');
+    expect(answer.body.length).toBeLessThan(200_000);
+    const { etag } = answer.headers;
+    expect(etag).toMatch(/^"[\w-]{22}"$/);
+    expect(answer.headers['cache-control']).toBe('public, no-cache');
+    for (const [url, known, status] of [
+      ['/docs/json', String(etag), 304],
+      ['/docs/json', '"another"', 200],
+      ['/docs/yaml', String((await service.app.inject('/docs/yaml')).headers.etag), 304],
+    ] as const) {
+      const conditional = await service.app.inject({ url, headers: { 'if-none-match': known } });
+      expect([url, conditional.statusCode, conditional.body === '']).toEqual([url, status, status === 304]);
+    }
+    // What changes afterwards would be seen if the text was made again.
+    const made = service.app.swagger() as { info: { title: string } };
+    made.info.title = 'Changed';
+    expect((await service.app.inject('/docs/json')).body).toBe(answer.body);
+    made.info.title = 'Tenantry';
   });
 
   it('shows for every secured route the required token and the errors', () => {
     for (const { name, route, operation } of documented) {
       const secured = route.access.scope !== 'public';
-      expect([name, operation.security]).toEqual([name, secured ? [{ bearer: [] }] : undefined]);
-      const expected = secured ? ['401', '403', '429', '500', '503'] : ['429', '500', '503'];
+      expect([name, operation.security]).toEqual([name, secured ? [{ bearer: [] }] : []]);
+      const all = ['400', '408', '414', '429', '431', '500', '503'];
+      const expected = secured ? ['401', '403', ...all] : all;
       expect([name, Object.keys(operation.responses)]).toEqual([
         name,
         expect.arrayContaining(expected) as readonly string[],
       ]);
-      const { permission, recent } = route.access;
+      const { permission, recent, scope } = route.access;
+      const suspended = operation.responses['403']?.description?.includes('`tenant-suspended`') ?? false;
+      expect([name, suspended]).toEqual([name, scope === 'tenant' || scope === 'platform']);
       const declared = [operation.description, operation.responses['403']?.description].map((text) =>
         /recent sign-in|confirmation-needed/.test(text ?? ''),
       );
@@ -223,7 +348,7 @@ describe('/docs/json', () => {
 
   it('shows which keys of a body are required', () => {
     const body = (path: string, method: string): Schema | undefined =>
-      document.paths[path]?.[method]?.requestBody?.content?.['application/json']?.schema;
+      dereferenced(document).paths[path]?.[method]?.requestBody?.content?.['application/json']?.schema;
     const [products = '', product = ''] = Object.keys(document.paths).filter((path) => path.startsWith('/products'));
     expect(body(products, 'post')?.required?.toSorted()).toEqual(['name', 'price']);
     expect(body(product, 'patch')?.required ?? []).toEqual([]);
@@ -260,13 +385,8 @@ describe('/docs/json', () => {
   });
 
   it('contains JSON Schema of 2020-12, without leftovers of OpenAPI 3.0 and without broken references', () => {
-    for (const schema of schemasIn(document)) {
-      expect(Object.keys(schema)).not.toContain('nullable');
-      if (typeof schema.$ref !== 'string') continue;
-      expect(Object.keys(document.components.schemas ?? {})).toContain(
-        schema.$ref.replace('#/components/schemas/', ''),
-      );
-    }
+    for (const schema of schemasIn(document)) expect(Object.keys(schema)).not.toContain('nullable');
+    expect(JSON.stringify(dereferenced(document))).not.toContain('$ref');
     const text = JSON.stringify(document);
     expect(text).not.toMatch(/"exclusiveM(?:in|ax)imum":(?:true|false)/);
   });
@@ -293,7 +413,31 @@ describe('/docs/json', () => {
   });
 });
 
+describe('/', () => {
+  it('leads browsers to the page, and programs to the description', async () => {
+    const accept = 'text/html,application/xhtml+xml;q=0.9,*/*;q=0.8';
+    const to = async (headers: Record<string, string>): Promise<unknown[]> => {
+      const answer = await service.app.inject({ url: '/', headers });
+      return [answer.statusCode, answer.headers.location];
+    };
+    expect(await to({ accept })).toEqual([302, '/docs']);
+    expect(await to({ accept: '*/*' })).toEqual([302, '/docs/json']);
+    expect(await to({})).toEqual([302, '/docs/json']);
+  });
+});
+
 describe('/docs', () => {
+  it('has the name of the service, and keeps the authorization', async () => {
+    const page = await service.app.inject('/docs');
+    expect(page.body).toContain('<title>Tenantry API</title>');
+    expect(page.body).not.toMatch(/favicon-\d+x/);
+    expect((await service.app.inject('/docs/static/theme/icon.svg')).headers['content-type']).toBe('image/svg+xml');
+    const script = await service.app.inject('/docs/static/swagger-initializer.js');
+    expect(script.body).toContain('"persistAuthorization":true');
+    // The other layout has a bar with the name of Swagger.
+    expect(script.body).toContain('"layout":"BaseLayout"');
+  });
+
   it('is a page whose policy allows its own scripts and styles, and no other', async () => {
     const { app } = service;
     const redirected = await app.inject('/docs');

@@ -1,6 +1,7 @@
 // RateLimit and RateLimit-Policy: when they are sent, and that their values are true.
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { ADMIN, startService, type Answer, type TestService, type TestTenant } from '../support/app.js';
+import { dereferenced } from '../support/dereferenced.js';
 
 let service: TestService;
 let tenant: TestTenant;
@@ -103,12 +104,13 @@ describe('RateLimit and RateLimit-Policy', () => {
     const { headers } = await from('192.0.2.14');
     expect(String(headers['access-control-expose-headers'])).toMatch(/ratelimit, ratelimit-policy/);
     const document = await service.app.inject('/docs/json');
-    const { paths } = document.json<{
-      paths: Record<string, Record<string, { responses: Record<string, { headers?: object }> }>>;
-    }>();
+    const { paths } = dereferenced(
+      document.json<{ paths: Record<string, Record<string, { responses: Record<string, { headers?: object }> }>> }>(),
+    );
     const responses = paths['/products']?.['get']?.responses ?? {};
-    expect(Object.keys(responses['200']?.headers ?? {})).toEqual(['RateLimit', 'RateLimit-Policy']);
-    expect(Object.keys(responses['429']?.headers ?? {})).toEqual(['Retry-After', 'RateLimit', 'RateLimit-Policy']);
-    expect(Object.keys(responses['503']?.headers ?? {})).toEqual(['Retry-After']);
+    const named = (status: string): string[] => Object.keys(responses[status]?.headers ?? {});
+    expect(named('200')).toEqual(['RateLimit', 'RateLimit-Policy', 'X-Request-Id']);
+    expect(named('429')).toEqual(['Retry-After', 'RateLimit', 'RateLimit-Policy', 'X-Request-Id']);
+    expect(named('503')).toEqual(['Retry-After', 'X-Request-Id']);
   });
 });

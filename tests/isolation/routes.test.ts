@@ -26,11 +26,13 @@ const publicRoutes = [
   'GET /health/live',
   'GET /health/ready',
   'GET /.well-known/jwks.json',
+  'GET /',
   'GET /docs',
   'GET /docs/json',
   'GET /docs/yaml',
   'GET /docs/static/index.html',
   'GET /docs/static/swagger-initializer.js',
+  'GET /docs/static/theme/icon.svg',
   'GET /docs/static/*',
 ];
 

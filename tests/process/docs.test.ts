@@ -45,6 +45,10 @@ const STEERED = {
 const RUN_BY: Readonly<Record<string, { readonly file: string; readonly words: readonly string[] }>> = {
   'npm ci && npm test': { file: '.ci/run', words: ['\nnpm ci\n', ' npm test\n'] },
   'npm test': { file: '.ci/run', words: [' npm test\n'] },
+  'npx openapi-typescript http://127.0.0.1:3000/docs/json -o tenantry.d.ts': {
+    file: 'tests/process/generated-client.test.ts',
+    words: ['runScript(GENERATE.'],
+  },
   'kill -USR2 "$PID"': { file: 'tests/process/log-level.test.ts', words: ['kill -USR2 "$PID"'] },
   'curl -X POST -H "authorization: Bearer $OPERATOR" "http://127.0.0.1:3000/operations/$OPERATION/retry"': STEERED,
   'curl -X POST -H "authorization: Bearer $OPERATOR" "http://127.0.0.1:3000/operations/$OPERATION/abandon"': STEERED,
@@ -73,6 +77,8 @@ const NOT_RUN: Readonly<Record<string, string>> = {
   'docker compose logs --no-log-prefix --since 10m replica-1 | grep \'"security":true\'': NEEDS_ENGINE,
   'docker compose kill --signal SIGUSR2 replica-1': NEEDS_ENGINE,
   [backup().text]: NEEDS_ENGINE,
+  'npm install openapi-fetch && npm install --save-dev openapi-typescript typescript@5 @types/node':
+    'it installs packages that this repository has in the same versions',
   'npm run docs:try': 'it would run itself',
   'npm run docs:try -- topology': 'it would run itself',
   'TEST_SERVERS=containers npm test': 'a Docker engine',
@@ -132,7 +138,7 @@ afterAll(() => source.remove());
 describe('npm start, from a terminal', () => {
   for (const { text } of WALK) runHere.add(text);
   const api = [
-    block('docs/reference/api.md', '/docs/json'),
+    block('docs/reference/api.md', 'curl http://127.0.0.1:3000/docs/json'),
     block('docs/guide/signing-in.md', '/auth/login'),
     block('docs/reference/api.md', 'if-match'),
     block('docs/reference/api.md', '/products?limit'),

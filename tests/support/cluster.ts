@@ -97,3 +97,8 @@ export async function prepareCluster(cluster: TestCluster): Promise<void> {
     await Promise.all([opened.close(), registry.close(0), admin.close(0)]);
   }
 }
+
+/** The run's server under another name: a cluster that can be registered without starting another PostgreSQL. */
+export function secondPlace({ provisioner: { host, port } }: TestCluster): { host: string; port: number } {
+  return { host: host === 'localhost' ? '127.0.0.1' : 'localhost', port };
+}

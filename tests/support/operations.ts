@@ -1,7 +1,11 @@
-// Finishes what runs in the background, without its pauses.
+// Finishes what runs in the background, without its pauses, and records operations that have stopped.
+import { randomUUID } from 'node:crypto';
 import { sql } from 'kysely';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { insertOperation, pauseOperation } from '../../db/registry/operations/operation-rows.js';
 import type { Engine } from '../../src/engine/index.js';
+import type { OperationKindName } from '../../src/operations/runner/operation-kinds.js';
+import type { TestService } from './service.js';
 
 /**
  * Records operations for unfinished rows, and lets every unfinished operation have its next attempts now, until all have ended, or
@@ -28,4 +32,25 @@ export async function finishOperations(
     // Another replica may be at one of them.
     await sleep(time * 50);
   }
+}
+
+/** Records operations that wait for a person, of a kind that has nothing to do. Once for each service. Returns their ids. */
+export async function recordStoppedOperations({ app }: TestService, count: number): Promise<string[]> {
+  const { registry, runner } = app.engine;
+  const name = 'stopped' as OperationKindName;
+  runner.add({ name, plan: () => Promise.resolve('done') });
+  const ids: string[] = [];
+  for (let index = 0; index < count; index += 1) {
+    const operation = await insertOperation(registry, { kind: name, subject: randomUUID(), worker: 'none' });
+    if (!operation) throw new Error('the operation was not recorded');
+    await pauseOperation(registry, operation, {
+      state: 'needs-person',
+      step: 'stopped',
+      undoes: false,
+      error: 'as the test asks',
+      delay: 0,
+    });
+    ids.push(operation.id);
+  }
+  return ids;
 }

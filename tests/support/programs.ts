@@ -7,6 +7,7 @@ import path from 'node:path';
 /** The Debian package of each. */
 const PACKAGES = {
   amtool: 'prometheus-alertmanager',
+  chromium: 'chromium',
   haproxy: 'haproxy',
   ip: 'iproute2',
   openssl: 'openssl',
@@ -25,9 +26,14 @@ export type Program = keyof typeof PACKAGES;
 /** Includes folders that are not on an ordinary user's PATH. */
 const FOLDERS = [...(process.env['PATH'] ?? '').split(path.delimiter), '/usr/sbin', '/sbin'];
 
+/** The file of a program; undefined if it is not installed. */
+export function fileOf(program: Program): string | undefined {
+  return FOLDERS.map((folder) => path.join(folder, program)).find((file) => existsSync(file));
+}
+
 /** @throws Error when it is missing and TEST_REQUIRE_ALL=1 */
 export function isMissing(program: Program): boolean {
-  if (FOLDERS.some((folder) => existsSync(path.join(folder, program)))) return false;
+  if (fileOf(program) !== undefined) return false;
   if (process.env['TEST_REQUIRE_ALL'] !== '1') return true;
   throw new Error(`TEST_REQUIRE_ALL=1, and ${program} is missing: apt-get install ${PACKAGES[program]}`);
 }

@@ -10,6 +10,7 @@ import type { MetricDefinition } from '../../src/observability/metrics.js';
 import { errorGuide, type ErrorGuide } from '../../src/http/error-guide.js';
 import { AppError, catalogue, statusesOf, type ErrorCode } from '../../src/errors.js';
 import { PROBLEM_TYPE, toProblem } from '../../src/http/problem.js';
+import type { ComparedDocument } from './openapi-changes.js';
 import { openApp } from './service.js';
 
 const GENERATOR = 'scripts/docs-reference.ts';
@@ -27,8 +28,8 @@ export const METRICS_PAGE = path.join(FOLDER, 'metrics.md');
 /** The part of an OpenAPI document that is rewritten here. */
 export interface OpenApiDocument {
   readonly openapi: string;
-  readonly components: { readonly schemas?: Readonly<Record<string, unknown>> };
-  readonly paths: Readonly<Record<string, Readonly<Record<string, unknown>>>>;
+  readonly components: NonNullable<ComparedDocument['components']>;
+  readonly paths: ComparedDocument['paths'];
 }
 
 /** No server listens there: the document needs no registry, and the app starts without one. */
@@ -57,30 +58,12 @@ export async function servedDocument(env: Readonly<Record<string, string>> = {})
   }
 }
 
-const PROBLEM_MEDIA_TYPE = PROBLEM_TYPE.split(';')[0] ?? '';
-
-/**
- * The text of docs/reference/openapi.json: the served document, with paths and methods in alphabetical order. The problem
- * document, which every error answer repeats, is the named component `Problem`.
- *
- * @throws Error when error answers have different schemas
- */
-export async function openApiReference(served: OpenApiDocument): Promise<string> {
-  const problems = new Set<string>();
-  const named = JSON.parse(JSON.stringify(served), (key, value: unknown) => {
-    if (key !== PROBLEM_MEDIA_TYPE) return value;
-    problems.add(JSON.stringify((value as { schema: unknown }).schema));
-    return { schema: { $ref: '#/components/schemas/Problem' } };
-  }) as OpenApiDocument;
-  const [problem, ...others] = problems;
-  if (problem === undefined || others.length > 0) throw new Error('error answers need one schema in common');
-  const { openapi, components, paths, ...rest } = named;
-  const schemas = { ...components.schemas, Problem: JSON.parse(problem) as unknown };
+/** The text of docs/reference/openapi.json: the served document, with paths and methods in alphabetical order. */
+export async function openApiReference({ openapi, paths, ...rest }: OpenApiDocument): Promise<string> {
   const document = {
     openapi,
     'x-generated-by': GENERATOR,
     ...rest,
-    components: { ...components, schemas: sorted(schemas) },
     paths: sorted(Object.fromEntries(Object.entries(paths).map(([url, methods]) => [url, sorted(methods)]))),
   };
   return format(JSON.stringify(document), { ...(await resolveConfig(OPENAPI_FILE)), parser: 'json' });
