@@ -27,7 +27,7 @@ const host = text(253)
   )
   .meta({ description: 'A host name or an IP address that CLUSTER_HOSTS allows.' });
 
-const whole = (from: number, to: number): z.ZodInt => z.int().min(from).max(to);
+const whole = (from: number, to: number): z.ZodNumber => z.number().min(from).max(to).int();
 
 /** Bodies have at most 64 KiB; a certificate chain has about 6. */
 const tlsCa = text(30_000).refine(isCertificate, 'must be certificates in PEM').meta({

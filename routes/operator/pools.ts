@@ -5,7 +5,7 @@ import { z } from 'zod';
 import { findTenant } from '../../db/registry/tenant-queries.js';
 import { AppError } from '../../src/errors.js';
 import type { SharedStoreState } from '../../src/replicas/shared-store.js';
-import { answerId, idParams } from '../shapes/fields.js';
+import { answerId, idParams, wholeInQuery } from '../shapes/fields.js';
 
 const count = z.number();
 
@@ -91,13 +91,7 @@ const Pools = z.object({
 });
 
 const Query = z.strictObject({
-  limit: z
-    .string()
-    .regex(/^\d{1,4}$/, 'must be a whole number')
-    .transform(Number)
-    .pipe(z.number().min(1).max(1_000))
-    .default(100)
-    .meta({ description: 'Tenant pools to show: 1 to 1,000; 100 by default.' }),
+  limit: wholeInQuery(1, 1_000).default(100).meta({ description: 'Tenant pools to show: 1 to 1,000; 100 by default.' }),
 });
 
 export async function poolRoutes(fastify: FastifyInstance): Promise<void> {

@@ -90,7 +90,7 @@ export async function tenantRoutes(fastify: FastifyInstance, { config }: { confi
       const limits = parseLimits(request.body.limits ?? {});
       if (adopt && (region !== undefined || clusterId !== undefined))
         throw new AppError('invalid-request', {
-          issues: [{ path: '/adopt', message: 'already names the cluster: leave out region and clusterId' }],
+          issues: [{ path: '/adopt', message: 'must not come with region or clusterId: it names the cluster' }],
         });
       const key = requestKey(request);
       if (adopt && key)

@@ -135,7 +135,10 @@ async function assignRoles(
 ): Promise<void> {
   const unknown = await setRoles(trx, userId, roles);
   if (unknown.length > 0) {
-    const issues = unknown.map((role) => ({ path: '/roles', message: `there is no role "${role}"` }));
+    const issues = unknown.map((role) => ({
+      path: `/roles/${roles.indexOf(role)}`,
+      message: 'is not a role of this tenant',
+    }));
     throw new AppError('invalid-request', { issues });
   }
   refuseToGiveAs(actor, caller, await permissionsOf(trx, userId));

@@ -42,7 +42,7 @@ async function inRegistry<T>(work: (db: ReturnType<typeof connectAs<Registry>>['
 
 it.each([
   ['password1234', 'OPERATOR_PASSWORD is one of the most common passwords'],
-  ['aaaaaaaaaaaa', 'OPERATOR_PASSWORD repeats the same few characters'],
+  ['aaaaaaaaaaaa', 'OPERATOR_PASSWORD must not repeat the same few characters'],
   ['tenantry-2026', 'OPERATOR_PASSWORD must not be made of the names'],
 ])(
   'the first operator is not created with a password that a guesser tries first, and the start says why: %s',

@@ -187,7 +187,12 @@ describe('a role of a tenant', () => {
   });
 
   it.each<[string, object, string, string?]>([
-    ['an unknown permission', { permissions: ['products:read', 'orders:read'] }, '/permissions/1', '"orders:read"'],
+    [
+      'an unknown permission',
+      { permissions: ['products:read', 'orders:read'] },
+      '/permissions/1',
+      'is not a permission',
+    ],
     ['a permission that is no text', { permissions: [5] }, '/permissions/0'],
     ['a very long permission', { permissions: ['x'.repeat(5_000)] }, '/permissions/0'],
     ['a permission twice', { permissions: ['users:read', 'users:read'] }, '/permissions'],
