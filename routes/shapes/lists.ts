@@ -5,12 +5,12 @@ import type { Position } from '../../db/shared/keyset.js';
 import type { CursorContext, Cursors } from '../../src/http/cursors.js';
 import { wholeInQuery } from './fields.js';
 
-const limit = wholeInQuery(1, 100).default(20).meta({ description: 'Rows in a page: 1 to 100; 20 by default.' });
+export const limit = wholeInQuery(1, 100).default(20).meta({ description: 'Rows in a page: 1 to 100; 20 by default.' });
 
 /** The longest cursor holds a text of 200 characters, which JSON escapes to six bytes each: about 1,700. */
 const MAX_CURSOR = 2_000;
 
-const cursor = z
+export const cursor = z
   .string()
   .min(1)
   .max(MAX_CURSOR)

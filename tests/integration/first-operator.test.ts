@@ -60,3 +60,13 @@ it('the first operator is created with another password, and a later start does 
   expect(await inRegistry(countOperators)).toBe(1);
   expect(await inRegistry((db) => findOperatorByEmail(db, OPERATOR.email))).toMatchObject({ active: true });
 });
+
+it('the first operator leaves one row in the audit, however often the service starts', async () => {
+  await start(OPERATOR.password);
+  await start(OPERATOR.password);
+  const operator = await inRegistry((db) => findOperatorByEmail(db, OPERATOR.email));
+  const rows = await inRegistry((db) =>
+    db.selectFrom('audit').select(['actor_kind as actor', 'action', 'target_id as target']).execute(),
+  );
+  expect(rows).toEqual([{ actor: 'none', action: 'operator.created', target: operator?.id }]);
+});

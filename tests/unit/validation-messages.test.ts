@@ -178,6 +178,7 @@ const truths: readonly (readonly [message: RegExp, isSo: (value: unknown, ...sai
     /^must be a decimal from 0 to 9999999999.99 with at most two places$/,
     (value) => !/^\d{1,10}(\.\d\d?)?$/.test(String(value)),
   ],
+  [/^must come with order=asc$/, (value) => value !== undefined],
   [/^must not be 0$/, (value) => value === 0],
   [
     /^must have at least one field to change$/,
@@ -235,7 +236,8 @@ function writtenInCode(): string[] {
   const withPath = files.flatMap((text) => [...text.matchAll(/path: [^,\n]+,\s*message: (['"`])(.+?)\1/g)]);
   const weaknesses = readFileSync('src/auth/common-passwords.ts', 'utf8').matchAll(/return (['"`])(.+?)\1;/g);
   const strict = readFileSync('src/http/strict-json.ts', 'utf8').matchAll(/refuse\((['"`])(.+?)\1/g);
-  return [...withPath, ...weaknesses, ...strict].map(([, , message = '']) => message);
+  const refined = files.flatMap((text) => [...text.matchAll(/error: (['"`])((?:must|is|has|cannot) .+?)\1/g)]);
+  return [...withPath, ...weaknesses, ...strict, ...refined].map(([, , message = '']) => message);
 }
 
 const said = await everythingSaid();
