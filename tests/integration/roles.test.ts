@@ -227,8 +227,14 @@ describe('a role of a tenant', () => {
     await send('DELETE', `/roles/${id}`, { token });
     const { body } = await send<PageOf<{ action: string; details: unknown }>>('GET', `/audit?target=${id}`, { token });
     expect(body.data.map(({ action, details }) => [action, details])).toEqual([
-      ['role.deleted', {}],
-      ['role.updated', { fields: ['description', 'permissions'], permissions: ['roles:read'] }],
+      ['role.deleted', { name, permissions: ['roles:read'] }],
+      [
+        'role.updated',
+        {
+          fields: ['description', 'permissions'],
+          changes: { permissions: { from: ['users:read'], to: ['roles:read'] } },
+        },
+      ],
       ['role.created', { name, permissions: ['users:read'] }],
     ]);
   });
