@@ -74,16 +74,16 @@ export async function countOperators(db: Kysely<Registry>): Promise<number> {
   return Number(count);
 }
 
-/** Adds an operator. If an operator with that address exists, nothing changes. Returns whether one was added. */
+/** Adds an operator. If an operator with that address exists, nothing changes. Returns its id if one was added. */
 export async function insertOperator(
   db: Kysely<Registry>,
   operator: { email: string; passwordHash: string },
-): Promise<boolean> {
+): Promise<string | undefined> {
   const inserted = await db
     .insertInto('operators')
     .values({ id: newId(), email: operator.email, password: operator.passwordHash })
     .onConflict((conflict) => conflict.column('email').doNothing())
     .returning('id')
     .executeTakeFirst();
-  return inserted !== undefined;
+  return inserted?.id;
 }

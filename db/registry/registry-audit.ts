@@ -1,14 +1,16 @@
 // Queries on the registry's audit (db/shared/audit-rows.ts): acts of operators, and events that no tenant's database could
 // record. Rows are added and read; no statement changes a row.
-import type { Kysely } from 'kysely';
+import { sql, type Kysely } from 'kysely';
 import {
-  AUDIT_ORDER,
   auditColumns,
   auditCondition,
   auditRow,
+  NEWEST_FIRST,
+  oldestFirst,
   type AuditEntry,
   type AuditFilters,
   type AuditRecord,
+  type PlacedRecord,
 } from '../shared/audit-rows.js';
 import { afterPosition, type Position } from '../shared/keyset.js';
 import type { Registry } from './registry-schema.js';
@@ -18,6 +20,16 @@ export interface CentralAuditEntry extends AuditEntry {
   readonly tenantId?: string | undefined;
 }
 
+/** A row of the registry, with the tenant that the act concerns. */
+export type CentralRecord = AuditRecord & { readonly tenantId: string | null };
+
+export interface CentralFilters extends AuditFilters {
+  /** Only rows about this tenant, which may be removed already. */
+  readonly tenant?: string | undefined;
+}
+
+const columns = [...auditColumns, 'tenant_id as tenantId'] as const;
+
 /** Adds at least one row. If the act is a write, use the transaction of the act. */
 export async function insertAudit(db: Kysely<Registry>, ...entries: readonly CentralAuditEntry[]): Promise<void> {
   await db
@@ -26,15 +38,34 @@ export async function insertAudit(db: Kysely<Registry>, ...entries: readonly Cen
     .execute();
 }
 
-/** One page of the rows about a tenant, the newest first. The tenant may be removed already. */
-export async function listTenantAudit(
+/** One page, the newest first. */
+export async function listCentralAudit(
   db: Kysely<Registry>,
-  page: Omit<AuditFilters, 'target'> & { tenantId: string; after?: Position | undefined; limit: number },
-): Promise<AuditRecord[]> {
-  const query = db
-    .selectFrom('audit')
-    .select(auditColumns)
-    .where('tenant_id', '=', page.tenantId)
-    .where(auditCondition(page));
-  return afterPosition(query, AUDIT_ORDER, page.after, page.limit).execute();
+  page: CentralFilters & { after?: Position | undefined; limit: number },
+): Promise<CentralRecord[]> {
+  return afterPosition(filtered(db, page), NEWEST_FIRST, page.after, page.limit).execute();
+}
+
+/** One page, the oldest first, that no later row comes before. */
+export async function followCentralAudit(
+  db: Kysely<Registry>,
+  page: CentralFilters & { after: Position; limit: number },
+): Promise<(CentralRecord & PlacedRecord)[]> {
+  return oldestFirst(filtered(db, page), page.after, page.limit);
+}
+
+function filtered(db: Kysely<Registry>, { tenant, ...filters }: CentralFilters) {
+  const query = db.selectFrom('audit').select(columns).where(auditCondition(filters));
+  return tenant === undefined ? query : query.where('tenant_id', '=', tenant);
+}
+
+/** Sets how many days rows are kept; 0 keeps them for ever. Run it as the registry's owner. */
+export async function keepAuditFor(db: Kysely<Registry>, days: number): Promise<void> {
+  await sql`update audit_retention set days = ${days} where days <> ${days}`.execute(db);
+}
+
+/** Removes the oldest rows that are kept no longer, at most `most` and at most 1,000. Returns how many were removed. */
+export async function removeExpiredCentralAudit(db: Kysely<Registry>, most: number): Promise<number> {
+  const { rows } = await sql<{ removed: number }>`select remove_expired_audit(${most}) as removed`.execute(db);
+  return rows[0]?.removed ?? 0;
 }

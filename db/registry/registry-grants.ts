@@ -14,6 +14,9 @@ export async function grantServiceRights(db: Kysely<Registry>, serviceRole: stri
     await sql`grant usage on schema public to ${role}`.execute(trx);
     await sql`grant select, insert, update, delete on all tables in schema public to ${role}`.execute(trx);
     await sql`revoke update, delete on audit from ${role}`.execute(trx);
+    // The function removes only what is older than the owner wants to keep.
+    await sql`revoke insert, update, delete on audit_retention from ${role}`.execute(trx);
+    await sql`grant execute on function remove_expired_audit to ${role}`.execute(trx);
     // At its start the service checks which migrations have run.
     await sql`grant usage on schema ${sql.id(MIGRATION_SCHEMA)} to ${role}`.execute(trx);
     await sql`grant select on ${sql.table(`${MIGRATION_SCHEMA}.${MIGRATION_TABLE}`)} to ${role}`.execute(trx);

@@ -200,6 +200,11 @@ export async function updateTenant(
     .executeTakeFirst();
 }
 
+/** Locks a tenant's row for a change in the same transaction, and returns it as it was before. */
+export async function lockTenant(trx: Kysely<Registry>, id: string): Promise<TenantRecord | undefined> {
+  return trx.selectFrom('tenants').select(tenantColumns).where('id', '=', id).forNoKeyUpdate().executeTakeFirst();
+}
+
 /**
  * Records that a tenant's database was migrated. A row that a newer build has written stays.
  *

@@ -10,8 +10,16 @@
 //
 // `origin` is `request.auditOrigin` (plugins/caller/audit-origin.ts): the actor of the request and its address. An act that is
 // not a write, such as a refused sign-in, goes to `app.engine.audit` (src/audit/trail.ts), which writes it after the answer.
-import { sql, type InsertObject, type Kysely, type RawBuilder, type Transaction } from 'kysely';
+import {
+  sql,
+  type InsertObject,
+  type Kysely,
+  type RawBuilder,
+  type SelectQueryBuilder,
+  type Transaction,
+} from 'kysely';
 import { newId } from './ids.js';
+import type { Position } from './keyset.js';
 import type { WithAudit } from './shared-tables.js';
 
 /** Everything that is audited. Rows stay when an action is removed: never reuse its name for another action. */
@@ -28,6 +36,7 @@ export const auditActions = [
   'user.created',
   'user.updated',
   'user.deleted',
+  'operator.created',
   'operator.updated',
   'role.created',
   'role.updated',
@@ -84,6 +93,9 @@ export interface AuditOrigin {
   readonly claim?: RequestClaim | undefined;
 }
 
+/** From which value to which, by the name of the field. null: there was, or is, no value of its own. */
+export type Changes = Readonly<Record<string, { readonly from: unknown; readonly to: unknown }>>;
+
 export interface AuditEntry extends AuditOrigin {
   readonly action: AuditAction;
   /** The object of the action; `id` is a UUID. */
@@ -92,10 +104,14 @@ export interface AuditEntry extends AuditOrigin {
     readonly id: string;
   };
   /**
-   * Short details: names of fields and roles, a reason. Never a secret, nor text that a person typed into a field for a secret.
+   * Short details: names of fields and roles, a reason, `changes` (src/audit/changes.ts). Never a secret, nor text that a person
+   * typed into a field for a secret.
    */
-  readonly details?: Readonly<Record<string, string | number | boolean | readonly string[]>>;
-  /** How long ago (ms) it happened, if the row is written later. The database's clock dates every row, so rows have one order. */
+  readonly details?: Readonly<Record<string, string | number | boolean | readonly string[] | Changes>>;
+  /**
+   * How long ago (ms) it happened, if the row is written later. The database dates every row. A row that is more than LATE has it as
+   * a detail.
+   */
   readonly age?: number;
 }
 
@@ -128,8 +144,40 @@ export const auditColumns = [
   'details',
 ] as const;
 
-/** Rows are listed in this order only: the newest first. */
-export const AUDIT_ORDER = { column: 'at', id: 'id', direction: 'desc', type: 'timestamptz' } as const;
+/** The order of lists with the newest row first. */
+export const NEWEST_FIRST = { column: 'at', id: 'id', direction: 'desc', type: 'timestamptz' } as const;
+
+/** A row, and its place in the order of `oldestFirst`: era and transaction. */
+export type PlacedRecord = AuditRecord & { readonly place: string };
+
+/** The position before all rows. */
+export const BEFORE_ALL: Position = ['0 0', '00000000-0000-0000-0000-000000000000'];
+
+/**
+ * One page of rows with the oldest first, for a reader that asks again and again and misses none: a row comes only when every
+ * transaction that could still put a row before it has ended. Other transactions on the server delay rows too, and never lose one.
+ * db/shared/audit-migrations.ts has the order.
+ */
+export async function oldestFirst<DB, TB extends keyof DB, O>(
+  query: SelectQueryBuilder<DB, TB, O>,
+  after: Position,
+  limit: number,
+): Promise<(O & { place: string })[]> {
+  const [place, id] = after;
+  const [era = '0', xid = '0'] = place.split(' ');
+  return query
+    .select(sql<string>`concat(era, ' ', xid)`.as('place'))
+    .where(sql<boolean>`(era, xid, id) > (${era}::bigint, ${xid}::xid8, ${id}::uuid)`)
+    .where(
+      sql<boolean>`(xid < pg_snapshot_xmin(pg_current_snapshot())
+        or server <> (extract(epoch from pg_postmaster_start_time()) * 1000000)::bigint)`,
+    )
+    .orderBy(sql`era`)
+    .orderBy(sql`xid`)
+    .orderBy(sql`id`)
+    .limit(limit)
+    .execute() as Promise<(O & { place: string })[]>;
+}
 
 export interface AuditFilters {
   readonly action?: AuditAction | undefined;
@@ -161,6 +209,9 @@ export async function insertAudit<Database extends WithAudit>(
   await (db as unknown as Kysely<WithAudit>).insertInto('audit').values(entries.map(auditRow)).execute();
 }
 
+/** Rows are written a moment after their act (ms). A longer time is worth a detail. */
+const LATE = 5_000;
+
 /** An entry with the names of the columns. */
 export function auditRow({
   actor,
@@ -170,11 +221,11 @@ export function auditRow({
   userAgent,
   requestId,
   details = {},
-  age,
+  age = 0,
 }: AuditEntry): InsertObject<WithAudit, 'audit'> {
   return {
+    // Databases with 0017_audit_stamp give another one.
     id: newId(),
-    ...(age !== undefined && { at: sql<string>`now() - ${age} * interval '1 millisecond'` }),
     actor_kind: actor.kind,
     actor_id: actor.kind === 'none' ? null : actor.id,
     action,
@@ -183,6 +234,6 @@ export function auditRow({
     address: address ?? null,
     user_agent: userAgent ?? null,
     request_id: requestId ?? null,
-    details: JSON.stringify(details),
+    details: JSON.stringify(age < LATE ? details : { ...details, age: Math.round(age) }),
   };
 }

@@ -4,7 +4,7 @@ import type { ColumnType, JSONColumnType, Kysely } from 'kysely';
 
 export interface AuditTable {
   id: string;
-  at: ColumnType<string, string | undefined, never>;
+  at: ColumnType<string, never, never>;
   actor_kind: 'user' | 'operator' | 'none';
   actor_id: string | null;
   action: string;

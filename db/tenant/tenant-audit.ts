@@ -1,11 +1,14 @@
-// Reads a tenant's audit. Rows are added with insertAudit (db/shared/audit-rows.ts), and no statement changes a row.
-import type { Kysely } from 'kysely';
+// Reads a tenant's audit, and removes what is kept no longer. Rows are added with insertAudit (db/shared/audit-rows.ts), and no
+// statement changes a row.
+import { sql, type Kysely } from 'kysely';
 import {
-  AUDIT_ORDER,
   auditColumns,
   auditCondition,
+  NEWEST_FIRST,
+  oldestFirst,
   type AuditFilters,
   type AuditRecord,
+  type PlacedRecord,
 } from '../shared/audit-rows.js';
 import { afterPosition, type Position } from '../shared/keyset.js';
 import type { TenantDatabase } from './tenant-schema.js';
@@ -16,5 +19,23 @@ export async function listAudit(
   page: AuditFilters & { after?: Position | undefined; limit: number },
 ): Promise<AuditRecord[]> {
   const query = db.selectFrom('audit').select(auditColumns).where(auditCondition(page));
-  return afterPosition(query, AUDIT_ORDER, page.after, page.limit).execute();
+  return afterPosition(query, NEWEST_FIRST, page.after, page.limit).execute();
+}
+
+/** One page, the oldest first, that no later row comes before. Needs 0015_audit_order. */
+export async function followAudit(
+  db: Kysely<TenantDatabase>,
+  page: AuditFilters & { after: Position; limit: number },
+): Promise<PlacedRecord[]> {
+  const query = db.selectFrom('audit').select(auditColumns).where(auditCondition(page));
+  return oldestFirst(query, page.after, page.limit);
+}
+
+/** Removes the oldest rows of more than so many days ago, at most `most`. Run it as the owner. Returns how many were removed. */
+export async function removeExpiredAudit(db: Kysely<TenantDatabase>, days: number, most: number): Promise<number> {
+  const { rows } = await sql`
+    delete from audit where id in (
+      select id from audit where at < now() - ${days} * interval '1 day' order by at, id limit ${most})
+    returning id`.execute(db);
+  return rows.length;
 }

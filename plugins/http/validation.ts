@@ -4,27 +4,19 @@ import fastJson from 'fast-json-stringify';
 import fp from 'fastify-plugin';
 import { z } from 'zod';
 import { AppError } from '../../src/errors.js';
+import { inOurWords, inOurWordsOnce, inputIssues } from '../../src/http/validation-words.js';
 
 export const schemas = fp(
   async (app) => {
-    app.setValidatorCompiler<z.ZodType>(({ schema }) => (data) => {
-      const result = schema.safeParse(data);
-      return result.success ? { value: result.data } : { error: invalidRequest(result.error) };
+    app.setValidatorCompiler<z.ZodType>(({ schema, httpPart }) => (data) => {
+      const result = schema.safeParse(data, { error: httpPart === 'body' ? inOurWords : inOurWordsOnce });
+      if (result.success) return { value: result.data };
+      return { error: new AppError('invalid-request', { issues: inputIssues(result.error) }) };
     });
     app.setSerializerCompiler<z.ZodType>(({ schema }) => fastJson(serializerSchema(schema)));
   },
   { name: 'schemas', fastify: '5.x' },
 );
-
-function invalidRequest(error: z.ZodError): AppError {
-  const issues = error.issues.flatMap((issue) => {
-    const path = issue.path.map((key) => `/${String(key)}`).join('');
-    if (issue.code === 'unrecognized_keys')
-      return issue.keys.map((key) => ({ path: `${path}/${key}`, message: 'is not known here' }));
-    return [{ path, message: issue.message }];
-  });
-  return new AppError('invalid-request', { issues });
-}
 
 /** Metadata without the names of the documentation, which would make references: the serializer is fastest without them. */
 class WithoutNames extends z.core.$ZodRegistry<z.core.GlobalMeta> {

@@ -103,13 +103,7 @@ const PoolOfTenant = z
   .meta({ id: 'PoolOfTenant' });
 
 const Query = z.strictObject({
-  limit: z
-    .string()
-    .regex(/^\d{1,4}$/, 'must be a whole number')
-    .transform(Number)
-    .pipe(z.number().min(1).max(1_000))
-    .default(100)
-    .meta({ ...wholeInQuery(1, 1_000), description: 'Tenant pools to show.' }),
+  limit: wholeInQuery(1, 1_000).default(100).meta({ description: 'Tenant pools to show.' }),
 });
 
 export async function poolRoutes(fastify: FastifyInstance): Promise<void> {

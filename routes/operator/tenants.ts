@@ -4,7 +4,7 @@ import type { ZodTypeProvider } from 'fastify-type-provider-zod';
 import type { z } from 'zod';
 import { insertAudit } from '../../db/shared/audit-rows.js';
 import { findTenant, listTenants, type TenantRecord } from '../../db/registry/tenant-queries.js';
-import { changeTenant, tenantChange } from '../../src/tenants/tenant-changes.js';
+import { changeTenant } from '../../src/tenants/tenant-changes.js';
 import { namesOf, refuseWeakPassword } from '../../src/auth/common-passwords.js';
 import { OPERATORS } from '../../src/auth/passwords.js';
 import type { Config } from '../../src/config/index.js';
@@ -97,7 +97,7 @@ export async function tenantRoutes(fastify: FastifyInstance, { config }: { confi
       const limits = parseLimits(request.body.limits ?? {});
       if (adopt && (region !== undefined || clusterId !== undefined))
         throw new AppError('invalid-request', {
-          issues: [{ path: '/adopt', message: 'already names the cluster: leave out region and clusterId' }],
+          issues: [{ path: '/adopt', message: 'must not come with region or clusterId: it names the cluster' }],
         });
       // The password is hashed while the database is made, which waits for the disk.
       await app.engine.passwordBudgets.take(principalOf(request));
@@ -191,14 +191,17 @@ export async function tenantRoutes(fastify: FastifyInstance, { config }: { confi
         return answer(await app.engine.lifecycle[active ? 'resume' : 'suspend'](id, auditOrigin, wanted, expected));
       // The registry does not know a user's rights, so they are checked again right before its transaction.
       await app.admitAgain(request);
-      const tenant = await changeTenant(app.engine.registry, id, wanted, auditOrigin, { expected });
+      const audited: Parameters<typeof insertAudit>[1][] = [];
+      const tenant = await changeTenant(app.engine.registry, id, wanted, auditOrigin, {
+        expected,
+        onAudited: (entry) => audited.push({ ...auditOrigin, ...entry }),
+      });
       // The registry has notified the other replicas; this makes the change effective on this replica before the answer.
       await app.engine.events.publish({ kind: 'tenant', tenantId: id });
       if (wanted.limits?.connections !== undefined) await app.engine.connectionLimits.applySoon(id);
       // The registry has audited the change. An act of the tenant's user is also in the tenant's own audit. `tenantDb` is not
       // used, because it could still refuse, and the change is already made.
-      if (request.principal?.kind === 'user')
-        await insertAudit(app.engine.tenantPools.database(id), { ...auditOrigin, ...tenantChange(id, wanted) });
+      if (request.principal?.kind === 'user') await insertAudit(app.engine.tenantPools.database(id), ...audited);
       return answer(tenant);
     },
   );

@@ -2,11 +2,11 @@
 // PostgreSQL could not store is refused here. Answers have no checks, because they are only written.
 import { z } from 'zod';
 
-/** Text of 1 to `max` characters that PostgreSQL can store: no NUL, no lone surrogate. */
-export function text(max: number): z.ZodString {
+/** Text of `min` to `max` characters that PostgreSQL can store: no NUL, no lone surrogate. */
+export function text(max: number, min = 1): z.ZodString {
   return z
     .string()
-    .min(1)
+    .min(min)
     .max(max)
     .refine((value) => !value.includes('\0') && value.isWellFormed(), 'must not contain NUL or lone surrogates');
 }
@@ -20,10 +20,10 @@ export const id = z
 export const idParams = z.strictObject({ id });
 
 /** An e-mail address of at most 254 characters (RFC 5321), in lower case: two users never differ only in case. */
-export const email = z.email('must be an e-mail address').max(254).toLowerCase();
+export const email = z.email().max(254).toLowerCase();
 
 /** NIST SP 800-63B: only the length matters; the maximum of 200 bounds the work of hashing. */
-export const newPassword = text(200).min(12, 'must have at least 12 characters');
+export const newPassword = text(200, 12);
 
 /** A password that is verified, of any length that was ever allowed. */
 export const givenPassword = text(200);
@@ -51,15 +51,10 @@ export const money = z
   });
 
 /** A stock from 0 to 2,147,483,647. */
-export const stock = z.int32().min(0);
+export const stock = z.number().min(0).max(2_147_483_647).int();
 
 /** For the documentation: a query has text, and means a value of another type. */
 const inQuery = { enum: undefined, pattern: undefined } as const;
-
-/** How the documentation shows a whole number in a query. */
-export function wholeInQuery(minimum: number, maximum: number): Readonly<Record<string, unknown>> {
-  return { ...inQuery, type: 'integer', minimum, maximum };
-}
 
 /** `true` or `false` in a query. */
 export const flag = z
@@ -67,13 +62,22 @@ export const flag = z
   .transform((value) => value === 'true')
   .meta({ ...inQuery, type: 'boolean' });
 
+/** A whole number from `minimum` to `maximum` in a query, in decimal digits. */
+// eslint-disable-next-line @typescript-eslint/explicit-module-boundary-types -- the type is what zod infers
+export function wholeInQuery(minimum: number, maximum: number) {
+  return (
+    z
+      .string()
+      // A negative or a large number is a whole number: the bounds refuse it, and say so.
+      .refine((value) => /^-?\d+$/.test(value), { error: 'must be a whole number in digits', abort: true })
+      .transform((value) => Math.min(Number(value), Number.MAX_SAFE_INTEGER))
+      .pipe(z.number().min(minimum).max(maximum))
+      .meta({ ...inQuery, type: 'integer', minimum, maximum })
+  );
+}
+
 /** A whole number from 0 to 2,147,483,647 in a query. */
-export const count = z
-  .string()
-  .regex(/^\d{1,10}$/, 'must be a whole number')
-  .transform(Number)
-  .pipe(z.number().max(2_147_483_647))
-  .meta(wholeInQuery(0, 2_147_483_647));
+export const count = wholeInQuery(0, 2_147_483_647);
 
 /** A time in an answer: ISO 8601 UTC with milliseconds. */
 export const timestamp = z.string().meta({ format: 'date-time' });
@@ -92,5 +96,5 @@ export function patchOf<Shape extends z.ZodRawShape, Beside extends z.ZodRawShap
   return z
     .strictObject({ ...shape, ...beside })
     .partial()
-    .refine((body) => Object.keys(body).some((key) => key in shape), 'give at least one field to change');
+    .refine((body) => Object.keys(body).some((key) => key in shape), 'must have at least one field to change');
 }

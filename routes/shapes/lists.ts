@@ -5,18 +5,12 @@ import type { Position } from '../../db/shared/keyset.js';
 import type { CursorContext, Cursors } from '../../src/http/cursors.js';
 import { wholeInQuery } from './fields.js';
 
-const limit = z
-  .string()
-  .regex(/^\d{1,3}$/, 'must be a whole number')
-  .transform(Number)
-  .pipe(z.number().min(1).max(100))
-  .default(20)
-  .meta({ ...wholeInQuery(1, 100), description: 'Rows in a page.' });
+export const limit = wholeInQuery(1, 100).default(20).meta({ description: 'Rows in a page.' });
 
 /** The longest cursor holds a text of 200 characters, which JSON escapes to six bytes each: about 1,700. */
 const MAX_CURSOR = 2_000;
 
-const cursor = z
+export const cursor = z
   .string()
   .min(1)
   .max(MAX_CURSOR)

@@ -1,122 +1,112 @@
-// Reading the audit: a tenant's admins read its rows, and operators read the operators' acts on a tenant. The newest row comes
-// first.
+// Reading the audit: a tenant's admins read its rows and what operators did to it, and operators read everything in the registry.
 import type { FastifyInstance } from 'fastify';
 import type { ZodTypeProvider } from 'fastify-type-provider-zod';
-import { z } from 'zod';
-import { auditActions, type AuditRecord } from '../../db/shared/audit-rows.js';
-import { listTenantAudit } from '../../db/registry/registry-audit.js';
-import { listAudit } from '../../db/tenant/tenant-audit.js';
-import { listQuery, pageOf, readPage } from '../shapes/lists.js';
-import { answerId, id, idParams, timestamp } from '../shapes/fields.js';
+import { followCentralAudit, listCentralAudit } from '../../db/registry/registry-audit.js';
+import { followAudit, listAudit } from '../../db/tenant/tenant-audit.js';
+import {
+  AuditAnswer,
+  auditAnswer,
+  auditFilters,
+  auditPageOf,
+  auditQuery,
+  CentralAuditAnswer,
+  readAudit,
+  shownToTenant,
+  targetFilter,
+} from '../shapes/audit-shapes.js';
+import { hasSqlState } from '../../db/driver/database-fault.js';
+import { AppError } from '../../src/errors.js';
+import { id, idParams } from '../shapes/fields.js';
+import { hideOthers } from '../shapes/own-tenant.js';
 
-const AuditAnswer = z
-  .object({
-    id: answerId,
-    at: timestamp,
-    actor: z.object({
-      kind: z.enum(['user', 'operator', 'none']),
-      id: answerId.nullable(),
-    }),
-    action: z.string(),
-    target: z.object({ kind: z.string(), id: answerId }).nullable(),
-    address: z.string().nullable(),
-    userAgent: z.string().nullable(),
-    requestId: z.string().nullable(),
-    details: z.record(z.string(), z.unknown()),
-  })
-  .meta({ id: 'AuditEntry' });
-
-/** Bounded, because PostgreSQL does not parse a time of any length, or a time of the year 0. */
-const time = z.iso
-  .datetime('must be a time such as 2026-01-31T09:30:00.250Z')
-  .max(30)
-  .refine((value) => value >= '1970', 'must not be before 1970');
-
-const filters = {
-  action: z.enum(auditActions).optional(),
-  actor: id.optional().meta({ description: 'The id of the user or operator that acted.' }),
-  from: time.optional().meta({ description: 'Only entries at this time or later.' }),
-  to: time.optional().meta({ description: 'Only entries before this time.' }),
-};
-
-const newestFirst = { name: 'at', direction: 'desc' } as const;
-const list = { at: true };
-
-const Query = listQuery(list, {
-  ...filters,
-  target: id.optional().meta({ description: 'The id of the object that was acted on.' }),
-}).omit({ sort: true });
-
-const TenantQuery = listQuery(list, filters).omit({ sort: true });
+const Query = auditQuery({ ...auditFilters, ...targetFilter });
+const OfTenantQuery = auditQuery(auditFilters);
+const OperatorsQuery = auditQuery({
+  ...auditFilters,
+  ...targetFilter,
+  tenant: id.optional().meta({ description: 'The id of the tenant that the act concerns; it may be removed already.' }),
+});
 
 export async function auditRoutes(fastify: FastifyInstance): Promise<void> {
   const app = fastify.withTypeProvider<ZodTypeProvider>();
-  const schema = { tags: ['audit'], response: { 200: pageOf(AuditAnswer) } };
+  const { cursors, registry } = app.engine;
+  const schema = { tags: ['audit'] };
   app.describeTag('audit', 'Who did what, and when.');
 
   app.get(
     '/audit',
     {
-      config: { access: { scope: 'tenant', permission: 'audit:read' }, errors: ['invalid-cursor'] },
+      config: {
+        access: { scope: 'tenant', permission: 'audit:read' },
+        errors: ['invalid-cursor'],
+      },
       schema: {
         ...schema,
         operationId: 'listAudit',
-        summary: "List the tenant's audit entries, newest first",
+        summary: "List the tenant's audit entries",
         querystring: Query,
+        response: { 200: auditPageOf(AuditAnswer) },
       },
     },
     async (request) => {
-      const query = { ...request.query, sort: newestFirst };
-      const page = await readPage(app.engine.cursors, [request.tenantId, 'audit'], query, (wanted) =>
-        listAudit(request.tenantDb, wanted),
-      );
-      return { ...page, data: page.data.map(answer) };
+      const page = await readAudit(cursors, [request.tenantId, 'audit'], request.query, {
+        newestFirst: (wanted) => listAudit(request.tenantDb, wanted),
+        oldestFirst: (wanted) => followAudit(request.tenantDb, wanted).catch(whileUpgrading),
+      });
+      return { ...page, data: page.data.map(auditAnswer) };
     },
   );
 
   app.get(
     '/tenants/:id/audit',
     {
-      config: { access: { scope: 'operator' }, errors: ['invalid-cursor'] },
+      config: { access: { scope: 'platform', permission: 'audit:read' }, errors: ['invalid-cursor'] },
       schema: {
         ...schema,
         operationId: 'listTenantAudit',
-        summary: 'List what operators did to a tenant, newest first. A purged tenant keeps its entries',
+        summary: 'List what operators did to a tenant. A purged tenant keeps its entries',
         params: idParams,
-        querystring: TenantQuery,
+        querystring: OfTenantQuery,
+        response: { 200: auditPageOf(AuditAnswer) },
       },
     },
     async (request) => {
-      const tenantId = request.params.id;
-      const query = { ...request.query, sort: newestFirst };
-      const page = await readPage(app.engine.cursors, ['operators', `audit of ${tenantId}`], query, (wanted) =>
-        listTenantAudit(app.engine.registry, { ...wanted, tenantId }),
-      );
-      return { ...page, data: page.data.map(answer) };
+      const tenant = request.params.id;
+      hideOthers(request, tenant);
+      const page = await readAudit(cursors, ['operators', `audit of ${tenant}`], request.query, {
+        newestFirst: (wanted) => listCentralAudit(registry, { ...wanted, tenant }),
+        oldestFirst: (wanted) => followCentralAudit(registry, { ...wanted, tenant }),
+      });
+      const entries = page.data.map(auditAnswer);
+      return { ...page, data: request.principal?.kind === 'user' ? entries.map(shownToTenant) : entries };
+    },
+  );
+
+  app.get(
+    '/operators/audit',
+    {
+      config: { access: { scope: 'operator' }, errors: ['invalid-cursor'] },
+      schema: {
+        ...schema,
+        operationId: 'listOperatorAudit',
+        summary: 'List the audit entries of the registry: acts of operators, their sign-ins, and refused sign-ins',
+        querystring: OperatorsQuery,
+        response: { 200: auditPageOf(CentralAuditAnswer) },
+      },
+    },
+    async (request) => {
+      const page = await readAudit(cursors, ['operators', 'audit'], request.query, {
+        newestFirst: (wanted) => listCentralAudit(registry, wanted),
+        oldestFirst: (wanted) => followCentralAudit(registry, wanted),
+      });
+      return { ...page, data: page.data.map((row) => ({ ...auditAnswer(row), tenantId: row.tenantId })) };
     },
   );
 }
 
-function answer({
-  id,
-  at,
-  action,
-  address,
-  userAgent,
-  requestId,
-  details,
-  ...row
-}: AuditRecord): z.output<typeof AuditAnswer> {
-  const target = row.targetKind !== null && row.targetId !== null ? { kind: row.targetKind, id: row.targetId } : null;
-  return {
-    id,
-    at,
-    actor: { kind: row.actorKind, id: row.actorId },
-    action,
-    target,
-    address,
-    userAgent,
-    requestId,
-    details: { ...details },
-  };
+const UNDEFINED_COLUMN = '42703';
+
+/** Until a tenant's database is migrated, its rows have no order in which none can be missed: ask again after the migration. */
+function whileUpgrading(error: unknown): never {
+  throw hasSqlState(error, UNDEFINED_COLUMN) ? new AppError('tenant-upgrading', { retryAfter: 5 }) : error;
 }

@@ -54,7 +54,10 @@ const PatchBody = patchOf({ name, price: money, ...optional }, {}).meta({
 const StockBody = z
   .strictObject({
     delta: z
-      .int32()
+      .number()
+      .min(-2_147_483_648)
+      .max(2_147_483_647)
+      .int()
       .refine((delta) => delta !== 0, 'must not be 0')
       .meta({ description: 'The number to add to the stock; a negative number is subtracted.' }),
   })

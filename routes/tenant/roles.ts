@@ -33,10 +33,7 @@ const name = z
 
 const description = text(200).nullable();
 
-const permission = z.enum(known, {
-  error: ({ input }) =>
-    typeof input === 'string' && input.length <= 50 ? `there is no permission "${input}"` : 'must be a permission',
-});
+const permission = z.enum(known, 'is not a permission');
 const permissions = z
   .array(permission)
   .max(known.length)

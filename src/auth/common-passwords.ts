@@ -59,7 +59,7 @@ export function weaknessOf(password: string, names: readonly string[]): string |
   if (common.has(text)) return 'is one of the most common passwords';
   const [word = ''] = /\p{L}.*\p{L}/su.exec(text) ?? [];
   if (common.has(word)) return 'is a common password with digits or signs around it';
-  if (isRepetition(Array.from(text))) return 'repeats the same few characters';
+  if (isRepetition(Array.from(text))) return 'must not repeat the same few characters';
   const letters = lettersAndDigits(text);
   if (isSequence(Array.from(letters))) return 'is a sequence of the alphabet, the digits or the keyboard';
   if (isMadeOf(letters, names)) return 'must not be made of the names of the user and the tenant';

@@ -13,9 +13,11 @@ import {
   ROLE_NAME_CONSTRAINT,
   setPermissions,
   updateRole,
+  type Role,
 } from '../../db/tenant/role-queries.js';
 import type { ExpectedVersions } from '../../db/shared/row-version.js';
 import type { TenantDatabase } from '../../db/tenant/tenant-schema.js';
+import { changesBetween } from '../audit/changes.js';
 import { changedFields } from '../audit/trail.js';
 import { AppError } from '../errors.js';
 import { demandVersion } from '../http/row-versions.js';
@@ -69,10 +71,15 @@ export async function changeRole(
     transact(db, async (trx) => {
       const caller = await lockEditor(trx, actor, id);
       if (permissions) refuseToGiveAs(actor, caller, permissions);
-      if (!(await mayChange(trx, id, caller, expected))) return false;
+      const before = await changeable(trx, id, caller, expected);
+      if (!before) return false;
       await updateRole(trx, id, changes);
       if (permissions) await setPermissions(trx, id, permissions);
-      const details = { fields: changedFields({ ...changes, permissions }), ...(permissions && { permissions }) };
+      const after = { name: changes.name ?? before.name, permissions: (permissions ?? before.permissions).toSorted() };
+      const details = {
+        fields: changedFields({ ...changes, permissions }),
+        changes: changesBetween({ ...before }, after),
+      };
       await auditWrite(trx, actor, { ...origin, action: 'role.updated', target: { kind: 'role', id }, details });
       return true;
     }),
@@ -95,7 +102,8 @@ export async function removeRole(
 ): Promise<boolean> {
   return transact(db, async (trx) => {
     const caller = await lockEditor(trx, actor, id);
-    if (!(await mayChange(trx, id, caller, expected))) return false;
+    const role = await changeable(trx, id, caller, expected);
+    if (!role) return false;
     // Removing a role from its users silently could leave a user without any role.
     const holders = await countHolders(trx, id);
     if (holders > 0)
@@ -103,7 +111,8 @@ export async function removeRole(
         detail: `${holders} ${holders === 1 ? 'user holds' : 'users hold'} the role. Take it from them first.`,
       });
     await deleteRole(trx, id);
-    await auditWrite(trx, actor, { ...origin, action: 'role.deleted', target: { kind: 'role', id } });
+    const details = { name: role.name, permissions: role.permissions };
+    await auditWrite(trx, actor, { ...origin, action: 'role.deleted', target: { kind: 'role', id }, details });
     return true;
   });
 }
@@ -118,19 +127,19 @@ async function lockEditor(trx: Transaction<TenantDatabase>, actor: Actor, roleId
   return caller;
 }
 
-/** Whether the locked role exists. Refuses a role that the caller may not change, or that has another version. */
-async function mayChange(
+/** The locked role. Refuses a role that the caller may not change, or that has another version. */
+async function changeable(
   trx: Transaction<TenantDatabase>,
   id: string,
   caller: Caller,
   expected: ExpectedVersions,
-): Promise<boolean> {
+): Promise<Role | undefined> {
   const role = await findRole(trx, id);
-  if (!role) return false;
+  if (!role) return undefined;
   if (role.builtIn) throw new AppError('built-in-role');
   refuseToTouch(caller, role.permissions);
   demandVersion(role, expected);
-  return true;
+  return role;
 }
 
 async function nameTaken<T>(work: Promise<T>): Promise<T> {

@@ -7,7 +7,8 @@ import { deleteSessionsOf, sessionsIn } from '../../db/shared/session-queries.js
 import type { ExpectedVersions } from '../../db/shared/row-version.js';
 import type { TenantDatabase } from '../../db/tenant/tenant-schema.js';
 import { countActiveAdmins, keepRoles, lockAdmins, setRoles } from '../../db/tenant/user-roles.js';
-import { deleteUser, findStanding, insertUser, updateUser } from '../../db/tenant/user-queries.js';
+import { deleteUser, findStanding, findUser, insertUser, updateUser } from '../../db/tenant/user-queries.js';
+import { changesBetween } from '../audit/changes.js';
 import { changedFields } from '../audit/trail.js';
 import { AppError } from '../errors.js';
 import { demandVersion } from '../http/row-versions.js';
@@ -72,6 +73,9 @@ export async function changeUser(
     if (!target) return undefined;
     await refuseTarget(trx, id, caller);
     demandVersion(target, expected);
+    // For the audit. No names and addresses of people: a row cannot be erased.
+    const managing = roles !== undefined || changes.active !== undefined;
+    const before = managing ? await findUser(trx, id) : undefined;
     await updateUser(trx, id, changes);
     if (roles) await assignRoles(trx, id, roles, actor, caller);
     if (changes.active) refuseToGiveAs(actor, caller, await permissionsOf(trx, id));
@@ -82,8 +86,13 @@ export async function changeUser(
       target: { kind: 'user', id },
       details: {
         fields: changedFields({ ...changes, roles }),
-        ...(roles && { roles }),
-        ...(changes.active !== undefined && { active: changes.active }),
+        changes: changesBetween(
+          { ...before },
+          {
+            ...(roles && { roles: roles.toSorted() }),
+            ...(changes.active !== undefined && { active: changes.active }),
+          },
+        ),
       },
     });
     if (changes.active === false) return deleteSessionsOf(sessionsIn(trx), id);
@@ -112,9 +121,15 @@ export async function removeUser(
     if (!target) return false;
     await refuseTarget(trx, id, caller);
     demandVersion(target, expected);
+    const { roles = [], active = false } = (await findUser(trx, id)) ?? {};
     await deleteUser(trx, id);
     await keepOneAdmin(trx);
-    const entry: AuditEntry = { ...origin, action: 'user.deleted', target: { kind: 'user', id } };
+    const entry: AuditEntry = {
+      ...origin,
+      action: 'user.deleted',
+      target: { kind: 'user', id },
+      details: { roles, active },
+    };
     // If callers remove themselves, their sessions are already gone.
     if (id === caller.userId) await insertAudit(trx, entry);
     else await auditWrite(trx, actor, entry);
@@ -135,7 +150,10 @@ async function assignRoles(
 ): Promise<void> {
   const unknown = await setRoles(trx, userId, roles);
   if (unknown.length > 0) {
-    const issues = unknown.map((role) => ({ path: '/roles', message: `there is no role "${role}"` }));
+    const issues = unknown.map((role) => ({
+      path: `/roles/${roles.indexOf(role)}`,
+      message: 'is not a role of this tenant',
+    }));
     throw new AppError('invalid-request', { issues });
   }
   refuseToGiveAs(actor, caller, await permissionsOf(trx, userId));

@@ -4,6 +4,7 @@ import type { Kysely } from 'kysely';
 import type { Logger } from 'pino';
 import { listAllClusters } from '../../db/registry/cluster-queries.js';
 import { canRewriteAudit } from '../../db/registry/registry-grants.js';
+import { insertAudit } from '../../db/registry/registry-audit.js';
 import { countOperators, insertOperator } from '../../db/registry/operator-queries.js';
 import type { Registry } from '../../db/registry/registry-schema.js';
 import { LocksKept } from '../../db/shared/patient-locks.js';
@@ -143,6 +144,7 @@ async function migrate(
         {
           registry,
           registryService,
+          auditKeepDays: config.auditKeepDays,
           ...provisioner,
           provisioner: connection.user,
           atOnce: databasesAtOnce(config, clusterBudget.reserve),
@@ -253,7 +255,14 @@ async function ensureOperator(
     const weakness = weaknessOf(password, [email]);
     if (weakness !== undefined) throw new ConfigError([`OPERATOR_PASSWORD ${weakness}: choose another one`]);
     const passwords = createPasswords(1);
-    return insertOperator(registry, { email, passwordHash: await passwords.hash(password, OPERATORS) });
+    const passwordHash = await passwords.hash(password, OPERATORS);
+    return registry.transaction().execute(async (trx) => {
+      const id = await insertOperator(trx, { email, passwordHash });
+      if (id === undefined) return false;
+      const target = { kind: 'operator', id } as const;
+      await insertAudit(trx, { actor: { kind: 'none' }, action: 'operator.created', target });
+      return true;
+    });
   });
   return made && settings.firstOperator?.password === undefined ? { email, password } : undefined;
 }

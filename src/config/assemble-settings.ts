@@ -45,6 +45,7 @@ export function assembleSettings(
     redis,
     tenants: tenantSettings(values, databases),
     auth: authSettings(values, tokenKeys),
+    auditKeepDays: valueOf(values, 'AUDIT_KEEP_DAYS'),
     throttle: {
       account: valueOf(values, 'SIGN_IN_FAILURES_ACCOUNT'),
       address: valueOf(values, 'SIGN_IN_FAILURES_ADDRESS'),

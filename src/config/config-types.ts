@@ -80,6 +80,8 @@ export interface Config {
     readonly hashConcurrency: number;
     readonly passwordBudgets: PasswordBudgetLimits;
   };
+  /** Days for which rows of the audit are kept; 0 means for ever. */
+  readonly auditKeepDays: number;
   /** Number of failed sign-ins after which the next attempt must wait. */
   readonly throttle: ThrottleLimits;
   /** Keys that encrypt database passwords in the registry. The first key encrypts; all of them decrypt. */

@@ -8,6 +8,7 @@ import { setStandbyTarget } from '../../db/registry/standby-rows.js';
 import type { Config } from '../config/index.js';
 import { createFeedSweep, SWEEP_EVERY } from '../replicas/feed-sweep.js';
 import type { HousekeepingJob } from '../jobs/housekeeping.js';
+import { createAuditRetention } from '../clusters/audit-retention.js';
 import { createNotifyRelief } from '../clusters/notify-relief.js';
 import { warnOfFullServers } from '../clusters/server-room.js';
 import { createStorageRelief } from '../clusters/storage-relief.js';
@@ -33,6 +34,14 @@ export function jobsOf(rooms: Rooms, config: Config, log: Logger): readonly Hous
     defaults,
     onError: (err, context) => {
       log.warn({ err, ...context }, "could not free the space of deleted rows in a tenant's database");
+    },
+  });
+  const removeExpiredAudit = createAuditRetention({
+    registry,
+    provisioners,
+    keepDays: config.auditKeepDays,
+    onError: (err, context) => {
+      log.warn({ err, ...context }, "could not remove expired rows of a tenant's audit");
     },
   });
   const relieveNotify = createNotifyRelief({
@@ -61,6 +70,7 @@ export function jobsOf(rooms: Rooms, config: Config, log: Logger): readonly Hous
     },
     // Rewrites tables, each for up to a minute.
     { name: 'storage-relief', every: MINUTE, deadline: 3 * LONG, run: relieveStorage },
+    { name: 'audit retention', every: MINUTE, deadline: LONG, run: removeExpiredAudit },
     { name: 'notify-relief', every: 5 * SECOND, run: relieveNotify },
     { name: 'feed-sweep', every: SWEEP_EVERY, run: createFeedSweep(registry) },
     {

@@ -1,5 +1,6 @@
 // Registers, changes, drains and removes clusters. A server is inspected before it is registered, so that no tenant is placed on
 // a server that cannot hold it.
+import { createHash } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { isDeepStrictEqual } from 'node:util';
 import type { Kysely } from 'kysely';
@@ -21,6 +22,7 @@ import type { ConnectionSettings, PoolLimits } from '../../db/driver/client.js';
 import type { Destinations } from '../../db/driver/destinations.js';
 import { MAINTENANCE_DATABASE } from '../../db/server/server-admin.js';
 import { newId } from '../../db/shared/ids.js';
+import { changesBetween } from '../audit/changes.js';
 import { auditAct } from '../audit/operator-act.js';
 import { AppError } from '../errors.js';
 import { demandVersion } from '../http/row-versions.js';
@@ -179,7 +181,8 @@ export function createClusterRegistration(deps: {
           if (!updated) throw new AppError('not-found');
           const fields = Object.entries(given).flatMap(([name, value]) => (value === undefined ? [] : [name]));
           const target = { kind: 'cluster', id } as const;
-          await auditAct(trx, { ...origin, action: 'cluster.updated', target, details: { fields } });
+          const details = { fields, changes: changesBetween(shownOf(current), shownOf(updated)) };
+          await auditAct(trx, { ...origin, action: 'cluster.updated', target, details });
           return updated;
         }),
       );
@@ -245,4 +248,13 @@ function definedOf<T extends object>(changes: T): { [Key in keyof T]: Exclude<T[
   return Object.fromEntries(Object.entries(changes).filter(([, value]) => value !== undefined)) as {
     [Key in keyof T]: Exclude<T[Key], undefined>;
   };
+}
+
+/** The values of a cluster that the audit shows. Its password is a secret, and its certificates have a fingerprint. */
+function shownOf(cluster: ClusterRecord): Record<string, unknown> {
+  const { name, host, port, region, tls, tlsCa } = cluster;
+  const { connectionBudget, connectionReserve, weight, accepting, standbyTarget } = cluster;
+  const fingerprint = tlsCa === null ? null : `sha256:${createHash('sha256').update(tlsCa).digest('hex')}`;
+  const settings = { connectionBudget, connectionReserve, weight, accepting, standbyTarget };
+  return { name, host, port, region, tls, tlsCa: fingerprint, ...settings };
 }

@@ -5,6 +5,7 @@
 // Older builds continue to serve meanwhile. Without their templates and standby databases they make no tenants of the old schema
 // behind the migration's back. They can still adopt a database: such a tenant is behind, which GET /status reports.
 import type { Kysely } from 'kysely';
+import { keepAuditFor } from '../../db/registry/registry-audit.js';
 import { grantServiceRights } from '../../db/registry/registry-grants.js';
 import { findInstallationId } from '../../db/registry/installation.js';
 import { createLockSession } from '../../db/registry/lock-session.js';
@@ -63,6 +64,8 @@ export interface MigrationDeps extends Pick<FleetServer, 'cluster' | 'inDatabase
   readonly registry: Kysely<Registry>;
   /** The service's role in the registry, if it is not the owner. */
   readonly registryService?: string | undefined;
+  /** Days for which the registry keeps rows of its audit; 0 for ever. Not given: what is recorded stays. */
+  readonly auditKeepDays?: number | undefined;
   /** The role that owns the databases of the default cluster, whose `cluster` and `inDatabase` these are. */
   readonly provisioner: string;
   /** How many databases of the default cluster are migrated at once; 1 if it is not given. */
@@ -85,11 +88,12 @@ const TEMPLATE_PATIENCE = 60_000;
  * @throws if the registry or the default cluster's template cannot be migrated
  */
 export async function migrateAll(deps: MigrationDeps, progress: MigrationProgress = {}): Promise<MigrationReport> {
-  const { registry, registryService } = deps;
+  const { registry, registryService, auditKeepDays } = deps;
   const ran = await migrateToLatest(registry, registryMigrations);
   const newer = await newerMigrations(registry, registryMigrations);
   // The grants are on all tables. Which rights the tables of a newer build need, only that build knows.
   if (registryService !== undefined && newer.length === 0) await grantServiceRights(registry, registryService);
+  if (auditKeepDays !== undefined) await keepAuditFor(registry, auditKeepDays);
   progress.registry?.(ran);
   const installation = await findInstallationId(registry);
   const session = createLockSession(registry, () => undefined);

@@ -3,10 +3,11 @@ import { z } from 'zod';
 import type { PoolOptionChanges, StoredLimits, StoredPoolOptions } from '../../db/registry/registry-schema.js';
 import type { PoolLimits } from '../../db/driver/client.js';
 import { AppError } from '../errors.js';
+import { inOurWords, inputIssues } from '../http/validation-words.js';
 
 /** A whole number within bounds; null restores the key's default. */
-const bounded = (minimum: number, maximum: number): z.ZodOptional<z.ZodNullable<z.ZodInt>> =>
-  z.int().min(minimum).max(maximum).nullable().optional();
+const bounded = (minimum: number, maximum: number): z.ZodOptional<z.ZodNullable<z.ZodNumber>> =>
+  z.number().min(minimum).max(maximum).int().nullable().optional();
 
 /** Numbers of connections, and times in milliseconds. */
 export const poolOptionsSchema = z.strictObject({
@@ -18,13 +19,12 @@ export const poolOptionsSchema = z.strictObject({
 
 /** @throws AppError `invalid-pool-options` (422) that names every key that is out of bounds or not known */
 export function parsePoolOptions(input: unknown): PoolOptionChanges {
-  const result = poolOptionsSchema.safeParse(input);
+  const result = poolOptionsSchema.safeParse(input, { error: inOurWords });
   if (result.success) return result.data;
-  const issues = result.error.issues.flatMap((issue) => {
-    const keys = issue.code === 'unrecognized_keys' ? issue.keys : [issue.path.map(String).join('/')];
-    const message = issue.code === 'unrecognized_keys' ? 'is not a pool option' : issue.message;
-    return keys.map((key) => ({ path: `/poolOptions/${key}`, message }));
-  });
+  const issues = inputIssues(result.error, 'is not a pool option').map(({ path, message }) => ({
+    path: `/poolOptions${path}`,
+    message,
+  }));
   throw new AppError('invalid-pool-options', { issues });
 }
 

@@ -7,11 +7,13 @@ import type { Registry, TenantStatus } from '../../db/registry/registry-schema.j
 import {
   endTenantSessions,
   findTenant,
+  lockTenant,
   TENANT_SLUG_CONSTRAINT,
   updateTenant,
   type TenantRecord,
 } from '../../db/registry/tenant-queries.js';
 import { violatedUniqueConstraint } from '../../db/driver/database-fault.js';
+import { changesBetween } from '../audit/changes.js';
 import { auditAct } from '../audit/operator-act.js';
 import { AppError } from '../errors.js';
 import { demandVersion } from '../http/row-versions.js';
@@ -26,6 +28,7 @@ const CHANGEABLE: readonly TenantStatus[] = ['active', 'suspended'];
  *
  * @param options.expected versions that the row may have
  * @param options.also more writes of the same transaction, after the change of the row; returns the operation that it began
+ * @param options.onAudited called with the audit's entry, before the transaction is committed
  * @throws AppError `not-found`, `slug-taken`, `tenant-state`, `precondition-failed`
  */
 export async function changeTenant(
@@ -36,17 +39,22 @@ export async function changeTenant(
   {
     expected,
     also,
+    onAudited,
   }: {
     readonly expected?: ExpectedVersions;
+    readonly onAudited?: (entry: TenantChangeEntry) => void;
     readonly also?: (trx: Transaction<Registry>, changed: TenantRecord) => Promise<OperationRecord | undefined>;
   } = {},
 ): Promise<TenantRecord> {
   try {
     const tenant = await registry.transaction().execute(async (trx) => {
-      const changed = await updateTenant(trx, id, changes, CHANGEABLE, expected);
+      const before = await lockTenant(trx, id);
+      const changed = before && (await updateTenant(trx, id, changes, CHANGEABLE, expected));
       if (!changed) return undefined;
       const operation = await also?.(trx, changed);
-      await auditAct(trx, { ...origin, ...tenantChange(id, changes), tenantId: id }, operation);
+      const entry = tenantChange(changes, before, changed);
+      onAudited?.(entry);
+      await auditAct(trx, { ...origin, ...entry, tenantId: id }, operation);
       return changed;
     });
     if (tenant) return tenant;
@@ -70,14 +78,28 @@ export async function signOutTenant(registry: Kysely<Registry>, id: string, orig
   });
 }
 
-/** The audit entry of a change, with the names of the given fields. */
-export function tenantChange(
-  id: string,
+type TenantChangeEntry = Pick<AuditEntry, 'action' | 'target' | 'details'>;
+
+/** The audit entry of a change: the names of the given fields, and the values of those that changed. */
+function tenantChange(
   { status, ...changes }: Parameters<typeof updateTenant>[2],
-): Pick<AuditEntry, 'action' | 'target' | 'details'> {
-  const names = Object.entries({ ...changes, active: status }).flatMap(([name, value]) =>
+  before: TenantRecord,
+  after: TenantRecord,
+): TenantChangeEntry {
+  const fields = Object.entries({ ...changes, active: status }).flatMap(([name, value]) =>
     value === undefined ? [] : [name],
   );
+  const shown = ({ name, slug, poolOptions, limits, active }: TenantRecord): Record<string, unknown> => ({
+    name,
+    slug,
+    poolOptions,
+    limits,
+    active,
+  });
   const action = status === undefined ? 'updated' : status === 'active' ? 'resumed' : 'suspended';
-  return { action: `tenant.${action}`, target: { kind: 'tenant', id }, details: { fields: names } };
+  return {
+    action: `tenant.${action}`,
+    target: { kind: 'tenant', id: after.id },
+    details: { fields, changes: changesBetween(shown(before), shown(after)) },
+  };
 }

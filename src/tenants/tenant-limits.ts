@@ -7,6 +7,7 @@ import type { LimitChanges, StoredLimits } from '../../db/registry/registry-sche
 import { countUpTo, type CountedTable } from '../../db/tenant/usage-queries.js';
 import type { TenantDatabase } from '../../db/tenant/tenant-schema.js';
 import { AppError } from '../errors.js';
+import { inOurWords, inputIssues } from '../http/validation-words.js';
 
 /** Every limit, with its smallest and largest value. */
 export const limitBounds = {
@@ -27,20 +28,19 @@ export type LimitName = keyof typeof limitBounds;
 export const STANDARD_CONNECTIONS = 400;
 
 /** A whole number within bounds; null restores the key's default. */
-const bounded = ([minimum, maximum]: readonly [number, number]): z.ZodOptional<z.ZodNullable<z.ZodInt>> =>
-  z.int().min(minimum).max(maximum).nullable().optional();
+const bounded = ([minimum, maximum]: readonly [number, number]): z.ZodOptional<z.ZodNullable<z.ZodNumber>> =>
+  z.number().min(minimum).max(maximum).int().nullable().optional();
 
 const limitsSchema = z.strictObject(forEachLimit((name) => bounded(limitBounds[name])));
 
 /** @throws AppError `invalid-limits` (422) that names every key that is out of bounds or not known */
 export function parseLimits(input: unknown): LimitChanges {
-  const result = limitsSchema.safeParse(input);
+  const result = limitsSchema.safeParse(input, { error: inOurWords });
   if (result.success) return result.data;
-  const issues = result.error.issues.flatMap((issue) => {
-    const keys = issue.code === 'unrecognized_keys' ? issue.keys : [issue.path.map(String).join('/')];
-    const message = issue.code === 'unrecognized_keys' ? 'is not a limit' : issue.message;
-    return keys.map((key) => ({ path: `/limits/${key}`, message }));
-  });
+  const issues = inputIssues(result.error, 'is not a limit').map(({ path, message }) => ({
+    path: `/limits${path}`,
+    message,
+  }));
   throw new AppError('invalid-limits', { issues });
 }
 

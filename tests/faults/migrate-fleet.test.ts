@@ -77,11 +77,18 @@ async function asSuperuser<T>(database: string, work: (db: Kysely<unknown>) => P
   }
 }
 
+/** Undoes what the migrations after OLDER did to tables. */
+async function undoTables(db: Kysely<unknown>): Promise<void> {
+  await sql`drop table idempotency_keys`.execute(db);
+  await sql`drop trigger stamp_audit on audit`.execute(db);
+  await sql`alter table audit drop era, drop xid, drop server`.execute(db);
+}
+
 /** Undoes the migrations after OLDER, except for the view: the next migration replaces it. */
 async function makeOlder(tenant: TestTenant): Promise<void> {
   const { id, dbName } = await rowOf(service, tenant);
   await asSuperuser(dbName, async (db) => {
-    await sql`drop table idempotency_keys`.execute(db);
+    await undoTables(db);
     await sql`delete from migration.kysely_migration where name > ${OLDER}`.execute(db);
   });
   await sql`update tenants set schema_version = ${OLDER} where id = ${id}`.execute(registry);
@@ -318,7 +325,7 @@ describe('the row and the database of a tenant', () => {
     await service.app.engine.tenantPools.retire(tenant.id);
     await asSuperuser(dbName, async (db) => {
       await sql`drop view tenant_schema_version`.execute(db);
-      await sql`drop table idempotency_keys`.execute(db);
+      await undoTables(db);
       await sql`delete from migration.kysely_migration where name >= '0008_schema_version'`.execute(db);
     });
     const get = () => service.send<Problem>('GET', '/products', { token: tenant.adminToken });

@@ -184,7 +184,7 @@ describe('a refused sign-in', () => {
     expect(rows).toHaveLength(3);
   });
 
-  it('gets its time from the database, so that the list is in order whatever the clock of the process says', async () => {
+  it('gets its time from the database, whatever the clock of the process says', async () => {
     const own = await service.createTenant();
     const attempt = (password: string): Promise<Answer> => login({ tenant: own.slug, email: ADMIN.email, password });
     vi.useFakeTimers({ toFake: ['Date'], now: Date.now() - 3_600_000 });
@@ -198,8 +198,8 @@ describe('a refused sign-in', () => {
     }
     const failures = await eventually(1, () => rowsOf(own, '&action=auth.login-failed'));
     expect(failures).toHaveLength(1);
-    const actions = (await rowsOf(own)).map(({ action }) => action);
-    expect(actions.slice(0, 3)).toEqual(['auth.login', 'auth.login-failed', 'auth.login']);
+    const times = (await rowsOf(own)).map(({ at }) => Date.now() - Date.parse(at));
+    for (const ago of times) expect(Math.abs(ago)).toBeLessThan(1_800_000);
   });
 
   it('is still written when the process stops', async () => {
@@ -380,13 +380,15 @@ describe('ending a session', () => {
         .orderBy('id')
         .execute();
     const rows = await eventually(5, () => look());
-    expect(rows.map(({ action }) => action)).toEqual([
+    // The refusal is written a moment after its answer, and so perhaps after the acts that followed.
+    const refusal = 'auth.confirmation-failed';
+    expect(rows.map(({ action }) => action).filter((action) => action !== refusal)).toEqual([
       'auth.login',
       'auth.login',
-      'auth.confirmation-failed',
       'operator.updated',
       'auth.logout',
     ]);
+    expect(rows.map(({ action }) => action)).toContain(refusal);
     expect(rows.map(({ text }) => text).join()).not.toContain('canary');
   });
 
@@ -398,18 +400,25 @@ describe('ending a session', () => {
 });
 
 describe('a change to a user', () => {
-  it('leaves a row with the names of the fields, and with values of roles and active only', async () => {
+  it('leaves a row with the names of the fields, and with the values before and after of roles and active only', async () => {
     const { id } = await service.createUser(tenant, 'changed@example.com');
     const body = { email: 'new-canary@example.com', password: 'canary-password-12', roles: ['admin'], active: false };
     expect((await service.send('PATCH', `/users/${id}`, { token: tenant.adminToken, body })).status).toBe(200);
     expect((await service.send('DELETE', `/users/${id}`, { token: tenant.adminToken })).status).toBe(204);
     const rows = (await rowsOf(tenant, `&target=${id}`)).filter(({ target }) => target?.kind === 'user');
     expect(rows.map(({ actor, action, details }) => ({ actor, action, details }))).toEqual([
-      { actor: { kind: 'user', id: tenant.adminId }, action: 'user.deleted', details: {} },
+      {
+        actor: { kind: 'user', id: tenant.adminId },
+        action: 'user.deleted',
+        details: { roles: ['admin'], active: false },
+      },
       {
         actor: { kind: 'user', id: tenant.adminId },
         action: 'user.updated',
-        details: { fields: ['email', 'active', 'roles', 'password'], roles: ['admin'], active: false },
+        details: {
+          fields: ['email', 'active', 'roles', 'password'],
+          changes: { roles: { from: ['member'], to: ['admin'] }, active: { from: true, to: false } },
+        },
       },
       {
         actor: { kind: 'user', id: tenant.adminId },
@@ -462,7 +471,8 @@ describe('an operator’s act on a tenant', () => {
     const { id } = await service.createTenant('with-a-history');
     const operator = { token: service.operatorToken };
     const patch = (body: object): Promise<Answer> => service.send('PATCH', `/tenants/${id}`, { ...operator, body });
-    await patch({ name: 'Another name', poolOptions: { max: 3 } });
+    await patch({ poolOptions: { max: 2, timeout: 900 } });
+    await patch({ name: 'Another name', poolOptions: { max: 3 }, limits: { users: 9 } });
     await patch({ active: false });
     await patch({ active: true, slug: 'with-another-slug' });
     await service.send('DELETE', `/tenants/${id}`, operator);
@@ -476,9 +486,35 @@ describe('an operator’s act on a tenant', () => {
         ['tenant.deleted', {}],
         ['tenant.restored', { status: 'active' }],
         ['tenant.deleted', {}],
-        ['tenant.resumed', { fields: ['slug', 'active'] }],
-        ['tenant.suspended', { fields: ['active'] }],
-        ['tenant.updated', { fields: ['name', 'poolOptions'] }],
+        [
+          'tenant.resumed',
+          {
+            fields: ['slug', 'active'],
+            changes: {
+              slug: { from: 'with-a-history', to: 'with-another-slug' },
+              active: { from: false, to: true },
+            },
+          },
+        ],
+        ['tenant.suspended', { fields: ['active'], changes: { active: { from: true, to: false } } }],
+        [
+          'tenant.updated',
+          {
+            fields: ['name', 'poolOptions', 'limits'],
+            changes: {
+              name: { from: 'Tenant with-a-history', to: 'Another name' },
+              poolOptions: { from: { max: 2 }, to: { max: 3 } },
+              limits: { from: { users: null }, to: { users: 9 } },
+            },
+          },
+        ],
+        [
+          'tenant.updated',
+          {
+            fields: ['poolOptions'],
+            changes: { poolOptions: { from: { max: null, timeout: null }, to: { max: 2, timeout: 900 } } },
+          },
+        ],
         ['tenant.created', {}],
       ].map(([action, details]) => ({
         actor: { kind: 'operator', id: operatorId },
@@ -508,7 +544,10 @@ describe('an operator’s act on a tenant', () => {
     const inTenant = await eventually(1, () => rowsOf(own, '&action=tenant.updated'));
     const byAdmin = { kind: 'user', id: own.adminId };
     expect(inTenant.map(({ actor, details }) => ({ actor, details }))).toEqual([
-      { actor: byAdmin, details: { fields: ['name'] } },
+      {
+        actor: byAdmin,
+        details: { fields: ['name'], changes: { name: { from: 'By an operator', to: 'By its admin' } } },
+      },
     ]);
     expect((await actsOn(own.id, '&action=tenant.updated')).map(({ actor }) => actor)).toEqual([
       byAdmin,
@@ -585,18 +624,58 @@ describe.each([
     expect(body.code).toBe('invalid-cursor');
   });
 
-  it('answers no other role or scope', async () => {
+  it('answers no other role', async () => {
     const member = await service.createUser(tenant, `member-${url().length}@example.com`);
     expect((await service.send('GET', url(), { token: member.token })).status).toBe(403);
     expect((await service.send('GET', url())).status).toBe(401);
-    const wrong = token() === tenant.adminToken ? service.operatorToken : tenant.adminToken;
-    expect((await service.send('GET', url(), { token: wrong })).status).toBe(403);
+    const other = await service.createTenant();
+    const status = async (by: string): Promise<number> => (await service.send('GET', url(), { token: by })).status;
+    if (token() === tenant.adminToken) expect(await status(service.operatorToken)).toBe(403);
+    else expect([await status(tenant.adminToken), await status(other.adminToken)]).toEqual([200, 404]);
   });
 });
 
 it('the list of a tenant’s audit filters by target', async () => {
   const { id } = await service.createUser(tenant, 'targeted@example.com');
   expect((await rowsOf(tenant, `&target=${id}`)).map(({ action }) => action)).toEqual(['user.created']);
+});
+
+describe('what an operator did', () => {
+  it('is read by operators, with the tenant that it concerns, and by no user', async () => {
+    const own = await service.createTenant('seen-by-operators');
+    const read = (query: string, token = service.operatorToken): Promise<Answer<PageOf<Row & { tenantId: string }>>> =>
+      service.send('GET', `/operators/audit?${query}`, { token });
+    const created = await read(`tenant=${own.id}`);
+    expect(created.body.data.map(({ action, tenantId, actor }) => ({ action, tenantId, actor }))).toEqual([
+      { action: 'tenant.created', tenantId: own.id, actor: { kind: 'operator', id: operatorId } },
+    ]);
+    expect((await service.send('POST', '/auth/operator/login', { body: OPERATOR })).status).toBe(200);
+    const logins = (await read(`action=auth.login&actor=${operatorId}`)).body.data;
+    expect(logins[0]).toMatchObject({ actor: { kind: 'operator', id: operatorId }, tenantId: null });
+    expect((await read(`target=${String(logins[0]?.target?.id)}`)).body.data).toEqual([logins[0]]);
+    expect((await read('', own.adminToken)).status).toBe(403);
+  });
+
+  it('is shown to the tenant’s admin without the operator’s address, client and request', async () => {
+    const own = await service.createTenant();
+    const change = { token: service.operatorToken, body: { limits: { users: 7 } } };
+    expect((await service.send('PATCH', `/tenants/${own.id}`, change)).status).toBe(200);
+    const self = { token: own.adminToken, body: { name: 'Own name' } };
+    expect((await service.send('PATCH', `/tenants/${own.id}`, self)).status).toBe(200);
+    const shown = await service.send<PageOf<Row>>('GET', `/tenants/${own.id}/audit`, { token: own.adminToken });
+    const [byItself, limited, created] = shown.body.data;
+    expect(byItself).toMatchObject({ actor: { kind: 'user', id: own.adminId }, address: '127.0.0.1' });
+    expect(limited).toMatchObject({
+      actor: { kind: 'operator', id: operatorId },
+      action: 'tenant.updated',
+      address: null,
+      userAgent: null,
+      requestId: null,
+      details: { fields: ['limits'], changes: { limits: { from: { users: null }, to: { users: 7 } } } },
+    });
+    expect(created?.action).toBe('tenant.created');
+    expect((await actsOn(own.id))[1]).toMatchObject({ address: '127.0.0.1' });
+  });
 });
 
 describe('every filter', () => {
@@ -614,7 +693,10 @@ describe('every filter', () => {
       expect.arrayContaining(['at, id', 'action, at, id', 'actor_id, at, id', 'target_id, at, id']),
     );
     expect(await indexes(registry)).toEqual(
-      expect.arrayContaining(['tenant_id, at, id', 'tenant_id, action, at, id', 'tenant_id, actor_id, at, id']),
+      expect.arrayContaining([
+        ...['at, id', 'action, at, id', 'actor_id, at, id', 'target_id, at, id'],
+        ...['tenant_id, at, id', 'tenant_id, action, at, id', 'tenant_id, actor_id, at, id'],
+      ]),
     );
   });
 });
@@ -651,10 +733,10 @@ it('the audit holds no secret, whichever act used one', async () => {
   await login({ tenant: secret, email: person.email, password: `${secret}-8` });
   for (const email of [OPERATOR.email, `${secret}@nowhere.example`])
     await service.send('POST', '/auth/operator/login', { body: { email, password: `${secret}-9` } });
-  const another = { name: secret, slug: `${secret}-slug`, admin: { ...ADMIN, password: `${secret}-10` } };
+  const another = { name: 'Second', slug: 'second-of-canaries', admin: { ...ADMIN, password: `${secret}-10` } };
   const second = await service.send<{ id: string }>('POST', '/tenants', { ...operator, body: another });
-  await service.send('PATCH', `/tenants/${second.body.id}`, { ...operator, body: { name: `${secret} again` } });
-  await service.send('PATCH', `/tenants/${own.id}`, { ...admin, body: { name: `${secret} too` } });
+  await service.send('PATCH', `/tenants/${second.body.id}`, { ...operator, body: { name: 'Second again' } });
+  await service.send('PATCH', `/tenants/${own.id}`, { ...admin, body: { name: 'Canaries too' } });
   await service.send('POST', '/auth/password', {
     token: again,
     body: { currentPassword: `${secret}-2`, newPassword: `${secret}-11` },

@@ -42,7 +42,7 @@ async function inRegistry<T>(work: (db: ReturnType<typeof connectAs<Registry>>['
 
 it.each([
   ['password1234', 'OPERATOR_PASSWORD is one of the most common passwords'],
-  ['aaaaaaaaaaaa', 'OPERATOR_PASSWORD repeats the same few characters'],
+  ['aaaaaaaaaaaa', 'OPERATOR_PASSWORD must not repeat the same few characters'],
   ['tenantry-2026', 'OPERATOR_PASSWORD must not be made of the names'],
 ])(
   'the first operator is not created with a password that a guesser tries first, and the start says why: %s',
@@ -59,4 +59,14 @@ it('the first operator is created with another password, and a later start does 
   await start('password1234');
   expect(await inRegistry(countOperators)).toBe(1);
   expect(await inRegistry((db) => findOperatorByEmail(db, OPERATOR.email))).toMatchObject({ active: true });
+});
+
+it('the first operator leaves one row in the audit, however often the service starts', async () => {
+  await start(OPERATOR.password);
+  await start(OPERATOR.password);
+  const operator = await inRegistry((db) => findOperatorByEmail(db, OPERATOR.email));
+  const rows = await inRegistry((db) =>
+    db.selectFrom('audit').select(['actor_kind as actor', 'action', 'target_id as target']).execute(),
+  );
+  expect(rows).toEqual([{ actor: 'none', action: 'operator.created', target: operator?.id }]);
 });

@@ -187,7 +187,12 @@ describe('a role of a tenant', () => {
   });
 
   it.each<[string, object, string, string?]>([
-    ['an unknown permission', { permissions: ['products:read', 'orders:read'] }, '/permissions/1', '"orders:read"'],
+    [
+      'an unknown permission',
+      { permissions: ['products:read', 'orders:read'] },
+      '/permissions/1',
+      'is not a permission',
+    ],
     ['a permission that is no text', { permissions: [5] }, '/permissions/0'],
     ['a very long permission', { permissions: ['x'.repeat(5_000)] }, '/permissions/0'],
     ['a permission twice', { permissions: ['users:read', 'users:read'] }, '/permissions'],
@@ -222,8 +227,14 @@ describe('a role of a tenant', () => {
     await send('DELETE', `/roles/${id}`, { token });
     const { body } = await send<PageOf<{ action: string; details: unknown }>>('GET', `/audit?target=${id}`, { token });
     expect(body.data.map(({ action, details }) => [action, details])).toEqual([
-      ['role.deleted', {}],
-      ['role.updated', { fields: ['description', 'permissions'], permissions: ['roles:read'] }],
+      ['role.deleted', { name, permissions: ['roles:read'] }],
+      [
+        'role.updated',
+        {
+          fields: ['description', 'permissions'],
+          changes: { permissions: { from: ['users:read'], to: ['roles:read'] } },
+        },
+      ],
       ['role.created', { name, permissions: ['users:read'] }],
     ]);
   });

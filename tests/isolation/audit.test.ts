@@ -82,6 +82,11 @@ describe.each(places)('in %s the service', (_where, { db, name, insert }) => {
     ['makes a table that stands before it', 'create temporary table audit (id uuid)'],
     ['makes another table', 'create table more (id integer)'],
     ['runs as the superuser', 'set session authorization postgres'],
+    ['switches off the trigger that dates rows', 'alter table audit disable trigger stamp_audit'],
+    [
+      'replaces what dates rows',
+      'create or replace function stamp_audit() returns trigger language sql as $$ select new $$',
+    ],
     ['switches triggers and keys off', "set session_replication_role = 'replica'"],
   ])('is refused when it %s', async (_what, statement) => {
     await insert();
@@ -107,9 +112,10 @@ describe.each(places)('in %s the service', (_where, { db, name, insert }) => {
       from pg_class where relkind = 'r' and relnamespace = 'public'::regnamespace
       order by 1`.execute(db());
     const rights = Object.fromEntries(rows.map((row) => [row.name, row.rights]));
-    const { audit, tenant_marker: marker = 'select', ...others } = rights;
+    const { audit, tenant_marker: marker = 'select', audit_retention: retention = 'select', ...others } = rights;
     expect(audit).toBe('insert select');
     expect(marker).toBe('select');
+    expect(retention).toBe('select');
     expect(Object.keys(others).length).toBeGreaterThan(1);
     for (const [table, right] of Object.entries(others)) expect(right, table).toBe('delete insert select update');
     const { rows: owned } = await sql`

@@ -37,6 +37,7 @@ export const resources: Readonly<Record<string, Resource>> = {
       'POST /': { name: 'New' },
     },
   },
+  '/operators': {},
   '/audit': { id: (tenant) => tenant.adminId },
   '/pools': {},
   '/encryption': {},

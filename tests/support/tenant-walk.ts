@@ -121,6 +121,7 @@ export async function walkTenant(
   await list('/audit', [], ['limit=1', 'action=user.created', `target=${user.id}&from=2026-01-01T00:00:00Z`]);
   const audit = await use<{ nextCursor: string | null }>('GET', '/audit', { token, query: '?limit=1' });
   await use('GET', '/audit', { token, query: `?limit=1&cursor=${encodeURIComponent(audit.body.nextCursor ?? '')}` });
+  await use('GET', '/tenants/:id/audit', { token, path: tenant.id });
   await use('GET', '/tenants/:id/usage', { token, path: tenant.id });
   await use('GET', '/tenants/:id', { token, path: tenant.id });
   await use('PATCH', '/tenants/:id', { token, path: tenant.id, body: { name: 'Walked' } });

@@ -30,7 +30,7 @@ describe('a password is refused', () => {
     'fo9!lk3wfo9!lk3w',
     '            ',
   ])('because it repeats itself: %j', (password) => {
-    expect(weaknessOf(password, [])).toBe('repeats the same few characters');
+    expect(weaknessOf(password, [])).toBe('must not repeat the same few characters');
   });
 
   it.each([

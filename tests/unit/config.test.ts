@@ -88,6 +88,7 @@ const integers: readonly (readonly [string, number, number, (settings: Settings)
   ['REGISTRY_OUTAGE_GRACE_MS', 0, 86_400_000, ({ tenants }) => tenants.registryOutageGrace],
   ['CLUSTER_CONNECTION_BUDGET', 2, 100_000, ({ tenants }) => tenants.clusterBudget.tenants],
   ['CLUSTER_CONNECTION_RESERVE', 2, 1_000, ({ tenants }) => tenants.clusterBudget.reserve],
+  ['AUDIT_KEEP_DAYS', 0, 36_500, ({ auditKeepDays }) => auditKeepDays],
   ['DB_PASSWORD_ROTATE_AFTER_MS', 0, 315_360_000_000, ({ tenants }) => tenants.rotatePasswordsAfter],
   ['ACCESS_TOKEN_TTL', 10, 86_400, ({ auth }) => auth.accessTokenTtl],
   ['SESSION_IDLE_TTL', 60, 31_536_000, ({ auth }) => auth.sessions.idle],

@@ -12,4 +12,7 @@ export const hashes: MigrationHashes = {
   '0008_schema_version': 'f177057742770b65b297af671e5c0511d02c2dba2dc1aa2661b762f54af10626',
   '0009_schema_needs': 'c7c56538449add67e1f564184dc5110755702efeb80a2e9e0b19aee8ab75f175',
   '0011_idempotency_keys': '74626c6492ca895e89ed0c4ef8e211e16ea7131cd552ebaa47feefb6a0249cdc',
+  '0015_audit_order': '901a87ffc93e705143d089253132596bd4c7646fbfc6bd61ab7ae7e6a783c59a',
+  '0016_audit_order_index': '984fcee8264fe432ee3d92094868796a70bd0f8948016bd180703a04f9a29393',
+  '0017_audit_stamp': '3604d80b46ce0e2456c36336004429e9aad76ceaf9ae491e72ab417b8f4c7420',
 };

@@ -1,4 +1,5 @@
 // Every variable of the service, in the order of docs/reference/configuration.md. To add one, add it to the file of its subject.
+import { auditVariables } from './audit-variables.js';
 import { authVariables } from './auth-variables.js';
 import { clusterVariables } from './cluster-variables.js';
 import { databaseVariables } from './database-variables.js';
@@ -24,6 +25,7 @@ export const variableGroups: readonly VariableGroup[] = [
   { subject: 'Connection pools', variables: poolVariables },
   { subject: 'Clusters', variables: clusterVariables },
   { subject: 'Lifecycle of tenants', variables: lifecycleVariables },
+  { subject: 'Audit', variables: auditVariables },
   { subject: 'Redis', variables: redisVariables },
   { subject: 'Metrics', variables: metricsVariables },
   { subject: 'Keys', variables: keyVariables },
@@ -41,6 +43,7 @@ export const variables = {
   ...poolVariables,
   ...clusterVariables,
   ...lifecycleVariables,
+  ...auditVariables,
   ...redisVariables,
   ...metricsVariables,
   ...keyVariables,
