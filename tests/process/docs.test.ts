@@ -185,7 +185,7 @@ describe('npm start, from a terminal', () => {
         // operations that need a person; clusters; refused sign-ins, the operator's acts on a tenant; operations that need a person,
         // operations that wait; sessions; deleted tenants.
         expect(lists.map((list) => (JSON.parse(list) as { data: unknown[] }).data.length)).toEqual([
-          2, 1, 1, 2, 0, 0, 0, 1, 0, 3, 0, 0, 3, 1,
+          2, 1, 1, 2, 0, 0, 0, 1, 0, 3, 1, 4, 0, 0, 3, 1,
         ]);
         expect(printed).toContain('"openapi":"3.1');
         expect(printed).toContain('"clusters":[{');
