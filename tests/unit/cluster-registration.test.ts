@@ -59,6 +59,8 @@ describe('a server', () => {
     clockSkew: 4_900,
     maxConnections: 96,
     otherCollations: 0,
+    asciiDatabases: 0,
+    hasTrigrams: true,
   };
 
   it('without faults has neither problems nor warnings', () => {

@@ -12,6 +12,8 @@ import * as m0007 from './0007_session_generations.js';
 import * as m0008 from './0008_schema_version.js';
 import * as m0009 from './0009_schema_needs.js';
 import * as m0011 from './0011_idempotency_keys.js';
+import * as m0013 from './0013_fast_lists.js';
+import * as m0014 from './0014_times_in_range.js';
 
 const migrations = {
   '0001_identity': m0001,
@@ -24,6 +26,8 @@ const migrations = {
   '0008_schema_version': m0008,
   '0009_schema_needs': m0009,
   '0011_idempotency_keys': m0011,
+  '0013_fast_lists': m0013,
+  '0014_times_in_range': m0014,
 };
 
 export const tenantMigrations: Migrations = sealed(migrations, hashes);
