@@ -95,7 +95,7 @@ export function tenantAnswer(
   { tenants }: Pick<Config, 'tenants'>,
 ): z.output<typeof TenantAnswer> & Versioned {
   const { id, name, slug, clusterId, status, active, schemaVersion, deletedAt, createdAt, updatedAt } = tenant;
-  const purgeAfter = deletedAt && new Date(Date.parse(deletedAt) + tenants.deletionGrace).toISOString();
+  const purgeAfter = deletedAt && laterBy(deletedAt, tenants.deletionGrace);
   const limits = limitsInForce(tenant.limits, tenants.limits);
   const shown = {
     id,
@@ -113,4 +113,10 @@ export function tenantAnswer(
     updatedAt,
   };
   return versioned(shown, tenant);
+}
+
+/** A time plus milliseconds. A time that no Date can hold, such as `infinity`, stays as it is. */
+function laterBy(time: string, ms: number): string {
+  const later = new Date(Date.parse(time) + ms);
+  return Number.isNaN(later.getTime()) ? time : later.toISOString();
 }

@@ -150,3 +150,34 @@ describe('rows with such times that are there already', () => {
     }
   });
 });
+
+describe('tenants with such times', () => {
+  it('are listed and read by operators', async () => {
+    const { database: registry } = service.config.registry.connection;
+    const other = await service.createTenant();
+    const asOperator = { token: service.operatorToken };
+    expect((await service.send('DELETE', `/tenants/${other.id}`, asOperator)).status).toBe(204);
+    await asSuperuser(registry, (db) =>
+      db.transaction().execute(async (trx) => {
+        await sql`alter table tenants drop constraint tenants_times_in_range`.execute(trx);
+        await sql`update tenants set created_at = '-infinity', deleted_at = 'infinity' where id = ${other.id}`.execute(
+          trx,
+        );
+      }),
+    );
+    for (const path of [`/tenants/${other.id}`, '/tenants?sort=createdAt&limit=1'])
+      expect((await service.send('GET', path, asOperator)).text).toContain('"createdAt":"-infinity"');
+    expect((await service.send('GET', `/tenants/${other.id}`, asOperator)).body['purgeAfter']).toBe('infinity');
+  });
+
+  it('cannot be written any more', async () => {
+    const { database: registry } = service.config.registry.connection;
+    for (const [table, column] of [
+      ['operators', 'created_at'],
+      ['audit', 'at'],
+    ] as const)
+      await expect(
+        asSuperuser(registry, (db) => sql`update ${sql.table(table)} set ${sql.ref(column)} = 'infinity'`.execute(db)),
+      ).rejects.toMatchObject({ code: '23514', constraint: `${table}_times_in_range` });
+  });
+});

@@ -16,6 +16,7 @@ import * as m0014 from './0014_changes.js';
 import * as m0015 from './0015_replicas.js';
 import * as m0016 from './0016_operations.js';
 import * as m0017 from './0017_worklists.js';
+import * as m0019 from './0019_times_and_text.js';
 
 const migrations = {
   '0001_registry': m0001,
@@ -32,6 +33,7 @@ const migrations = {
   '0015_replicas': m0015,
   '0016_operations': m0016,
   '0017_worklists': m0017,
+  '0019_times_and_text': m0019,
 };
 
 export const registryMigrations: Migrations = sealed(migrations, hashes);

@@ -16,4 +16,5 @@ export const hashes: MigrationHashes = {
   '0015_replicas': '62be3136d60fc89075538df57d431b39474164a0e0cdd30468408afad01ad35d',
   '0016_operations': '530f8d73e5b8317f05102872fde09cbb25f665da3b63c75db78c5f1bb0999568',
   '0017_worklists': '2ae2f0fca79922e2e87b588a0e227b4e46aad422991e8453b746a72cc899c84f',
+  '0019_times_and_text': '0f3b55cdc4c93c7d4ea2a310de82b40c27e5310280d9f9b5a766548a10ebd730',
 };
