@@ -18,10 +18,8 @@ const WRONG_OBJECT_TYPE = '42809';
 export async function createClosedDatabase(cluster: ClusterDb, name: string, mark: string): Promise<void> {
   const database = sql.id(name);
   const create = async (letters = sql``): Promise<void> => {
-    await sql`
-      create database ${database} template template0 encoding 'UTF8' ${letters} allow_connections false`.execute(
-      cluster,
-    );
+    const from = sql`template template0 encoding 'UTF8' ${letters} allow_connections false`;
+    await sql`create database ${database} ${from}`.execute(cluster);
   };
   const { rows } = await sql`
     select from pg_database where datname = 'template0' and datctype in ('C', 'POSIX')`.execute(cluster);

@@ -1,17 +1,19 @@
 // One text in several Unicode forms: "é" is one code point (NFC) or two (NFD), and looks the same.
 import { sql } from 'kysely';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, inject, it, onTestFinished } from 'vitest';
 import { migrateToLatest } from '../../db/shared/migrator.js';
 import { tenantMigrations } from '../../db/tenant/migrations/index.js';
 import {
   asSuperuser,
   connectAs,
   startService,
+  startServiceForTest,
   type PageOf,
   type Problem,
   type TestService,
   type TestTenant,
 } from '../support/app.js';
+import { eventually } from '../support/service-process.js';
 import { rowOf } from '../support/tenants.js';
 
 let service: TestService;
@@ -118,6 +120,35 @@ describe('letters outside ASCII', () => {
       sql<{ trigrams: string[] }>`select show_trgm('зима') as trigrams`.execute(db),
     );
     expect(rows[0]?.trigrams.length).toBeGreaterThan(3);
+  });
+});
+
+describe('a database in which only a to z are letters', () => {
+  it('is counted in a warning, at the start and in the check of its cluster', async () => {
+    const name = `ascii_${process.pid}`;
+    const owner = sql.id(inject('cluster').provisioner.user);
+    await asSuperuser('postgres', (db) =>
+      sql`create database ${sql.id(name)} owner ${owner} template template0 lc_ctype 'C'`.execute(db),
+    );
+    onTestFinished(() =>
+      asSuperuser('postgres', (db) => sql`drop database ${sql.id(name)}`.execute(db)).then(() => undefined),
+    );
+    const warning = /^[1-9]\d* of the tenants' databases have the locale C/;
+    const written: string[] = [];
+    const logStream = { write: (line: string) => void written.push(line) };
+    const other = await startServiceForTest({ env: { LOG_LEVEL: 'warn' }, overrides: { logStream } });
+    await eventually('the start says it', () =>
+      written.some((line) => warning.test((JSON.parse(line) as { msg: string }).msg)),
+    );
+    const asOperator = { token: other.operatorToken };
+    const { body: clusters } = await other.send<PageOf<{ id: string; isDefault: boolean }>>(
+      'GET',
+      '/clusters',
+      asOperator,
+    );
+    const cluster = clusters.data.find(({ isDefault }) => isDefault);
+    const { body: check } = await other.send('POST', `/clusters/${cluster?.id ?? ''}/check`, asOperator);
+    expect(check['warnings']).toContainEqual(expect.stringMatching(warning));
   });
 });
 
