@@ -17,7 +17,7 @@ import { AppError } from '../../src/errors.js';
 import { versioned } from '../../src/http/row-versions.js';
 import { listQuery, pageOf, readPage } from '../shapes/lists.js';
 import { CheckAnswer, ClusterAnswer, warnings } from '../shapes/cluster-shapes.js';
-import { flag, idParams, patchOf, text } from '../shapes/fields.js';
+import { exactText, flag, idParams, patchOf, text } from '../shapes/fields.js';
 
 /** An IP address or a DNS name: no socket path, no port, nothing that a driver could read as more than a host. */
 const host = text(253)
@@ -41,7 +41,7 @@ const fields = {
   region: text(100).nullable(),
   tls: z.enum(['off', 'verify-full']),
   tlsCa: tlsCa.nullable(),
-  provisionerPassword: text(1_000),
+  provisionerPassword: exactText(1_000),
   connectionBudget: whole(2, 100_000),
   connectionReserve: whole(2, 1_000),
   weight: whole(1, 1_000),
@@ -54,7 +54,7 @@ const CreateBody = z.strictObject({
   host,
   port: fields.port.default(5432),
   region: fields.region.default(null),
-  provisionerUser: text(63),
+  provisionerUser: exactText(63),
   provisionerPassword: fields.provisionerPassword,
   tls: fields.tls.default('verify-full'),
   tlsCa: fields.tlsCa.default(null),

@@ -11,6 +11,11 @@ export function text(max: number): z.ZodString {
   return storable(z.string().normalize('NFC'), max);
 }
 
+/** The same text as it was sent: for names and passwords that another system compares byte by byte. */
+export function exactText(max: number): z.ZodString {
+  return storable(z.string(), max);
+}
+
 function storable(string: z.ZodString, max: number): z.ZodString {
   return string
     .min(1)
@@ -55,7 +60,7 @@ function isAscii(value: string): boolean {
 export const newPassword = storable(z.string().normalize('NFKC'), 200).min(12, 'must have at least 12 characters');
 
 /** A password that is verified, as it was typed: decomposed, 200 characters can be many more. */
-export const givenPassword = storable(z.string(), 1_000);
+export const givenPassword = exactText(1_000);
 
 export const slug = z
   .string()

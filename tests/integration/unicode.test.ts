@@ -3,6 +3,7 @@ import { sql } from 'kysely';
 import { afterAll, beforeAll, describe, expect, inject, it, onTestFinished } from 'vitest';
 import { migrateToLatest } from '../../db/shared/migrator.js';
 import { tenantMigrations } from '../../db/tenant/migrations/index.js';
+import { CreateTenantBody } from '../../routes/shapes/tenant-shapes.js';
 import {
   asSuperuser,
   connectAs,
@@ -66,6 +67,17 @@ describe('text in two Unicode forms', () => {
   it('has the length of its composed form', async () => {
     expect((await createProduct({ name: decomposed.repeat(50) })).status).toBe(201);
     expect((await createProduct({ name: composed.repeat(51) })).status).toBe(400);
+  });
+});
+
+describe('a name or password of PostgreSQL', () => {
+  it('stays as it was sent, because PostgreSQL compares bytes', () => {
+    const adopt = { clusterId: tenant.id, database: decomposed };
+    const admin = { email: 'a@example.com', password: 'user-password-123', firstName: 'A', lastName: 'B' };
+    expect(CreateTenantBody.parse({ name: decomposed, admin, adopt })).toMatchObject({
+      name: composed,
+      adopt: { database: decomposed },
+    });
   });
 });
 
