@@ -15,8 +15,10 @@ export async function up(db: Kysely<unknown>): Promise<void> {
     );
     // Not valid for the rows that are there, which can still be read.
     await sql`
-      alter table ${sql.table(table)} add constraint ${sql.id(`${table}_times_in_range`)}
-        check (${sql.join(conditions, sql` and `)}) not valid`.execute(db);
+      alter table ${sql.table(table)} drop constraint if exists ${sql.id(`${table}_times_in_range`)},
+        add constraint ${sql.id(`${table}_times_in_range`)} check (${sql.join(conditions, sql` and `)}) not valid`.execute(
+      db,
+    );
   }
   // The API accepts text in the normal form NFC only: a name in another form could not be found.
   for (const table of ['tenants', 'clusters'])

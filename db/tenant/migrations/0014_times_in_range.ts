@@ -15,7 +15,9 @@ export async function up(db: Kysely<unknown>): Promise<void> {
     );
     // Not valid for the rows that are there: reading them all would keep the table locked, and they can be read.
     await sql`
-      alter table ${sql.table(table)} add constraint ${sql.id(`${table}_times_in_range`)}
-        check (${sql.join(conditions, sql` and `)}) not valid`.execute(db);
+      alter table ${sql.table(table)} drop constraint if exists ${sql.id(`${table}_times_in_range`)},
+        add constraint ${sql.id(`${table}_times_in_range`)} check (${sql.join(conditions, sql` and `)}) not valid`.execute(
+      db,
+    );
   }
 }

@@ -13,5 +13,5 @@ export const hashes: MigrationHashes = {
   '0009_schema_needs': 'c7c56538449add67e1f564184dc5110755702efeb80a2e9e0b19aee8ab75f175',
   '0011_idempotency_keys': '74626c6492ca895e89ed0c4ef8e211e16ea7131cd552ebaa47feefb6a0249cdc',
   '0013_fast_lists': '250f9564e78e12d49bee2627189b516999ae85d8ae849528c408665fbefa0f86',
-  '0014_times_in_range': '0bfc86fa8a311127a8363c6659f4a8d5ec2d2428c1823c478f85b55a9ec4abf3',
+  '0014_times_in_range': 'aaa7f04a17098bf1636de05827a8ef0b3bd0e91f48d2a7dabe550dd9d0b643e6',
 };
