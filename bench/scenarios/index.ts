@@ -1,4 +1,5 @@
 // The scenarios, in the order in which they run: those on one stage together, and those that change nothing first.
+import { big } from './big.js';
 import { cold } from './cold.js';
 import { create } from './create.js';
 import { failover } from './failover.js';
@@ -27,4 +28,5 @@ export const scenarios = [
   loginFlood,
   hung,
   failover,
+  big,
 ] as const;

@@ -31,6 +31,11 @@ export function violatedUniqueConstraint(error: unknown): string | undefined {
   return error instanceof pg.DatabaseError && error.code === '23505' ? (error.constraint ?? '') : undefined;
 }
 
+/** The constraint that a row violated, if `error` is a check violation (23514). */
+export function violatedCheck(error: unknown): string | undefined {
+  return error instanceof pg.DatabaseError && error.code === '23514' ? (error.constraint ?? '') : undefined;
+}
+
 /** Whether `error` is PostgreSQL's answer with the given SQLSTATE, also if that SQLSTATE counts as a fault. */
 export function hasSqlState(error: unknown, sqlState: string): boolean {
   if (error instanceof DatabaseFault) return error.answered && error.reason === sqlState;

@@ -18,6 +18,10 @@ export interface ClusterInspection extends ClusterCheck {
    * excepted. Their indexes on text may be wrong.
    */
   readonly otherCollations: number;
+  /** Databases of the connected role in which only the letters of ASCII are letters, templates excepted. */
+  readonly asciiDatabases: number;
+  /** Whether the extension pg_trgm can be made, which indexes searches. */
+  readonly hasTrigrams: boolean;
 }
 
 /** @param cluster a connection as the provisioner. @throws DatabaseFault */
@@ -36,9 +40,11 @@ export async function inspectCluster(cluster: ClusterDb): Promise<ClusterInspect
         - coalesce(current_setting('reserved_connections', true)::int, 0) as "maxConnections",
       (select count(*)::int from pg_database
         where pg_get_userbyid(datdba) = current_user and datallowconn and not datistemplate
-          and datcollversion <> coalesce(pg_database_collation_actual_version(oid), '')) as "otherCollations"`.execute(
-    cluster,
-  );
+          and datcollversion <> coalesce(pg_database_collation_actual_version(oid), '')) as "otherCollations",
+      (select count(*)::int from pg_database
+        where pg_get_userbyid(datdba) = current_user and datallowconn and not datistemplate
+          and datctype in ('C', 'POSIX')) as "asciiDatabases",
+      exists (select from pg_available_extensions where name = 'pg_trgm') as "hasTrigrams"`.execute(cluster);
   if (!row) throw new Error('the server does not tell what it is');
   const { now, ...rest } = row;
   return { ...check, ...rest, clockSkew: Math.round(now - (before + Date.now()) / 2) };

@@ -1,16 +1,34 @@
 // The statements about templates on a server: making, sealing and locking them, and whether one can be copied.
 import { sql } from 'kysely';
+import { hasSqlState } from '../driver/database-fault.js';
 import { changeMark } from './marks.js';
 import type { ClusterDb } from './server-admin.js';
 
+/** SQLSTATE of CREATE DATABASE with a locale that the operating system does not have. */
+const WRONG_OBJECT_TYPE = '42809';
+
 /**
  * Creates an empty database that only its owner can enter, for a template that is being built.
+ *
+ * With the locale C, PostgreSQL knows no letters but those of ASCII: a search for others finds no index, and before PostgreSQL 17 it
+ * ignores no case. So on a server with that locale the database gets the letters of C.UTF-8. The order of text stays the server's.
  *
  * @param mark its comment (db/server/marks.ts)
  */
 export async function createClosedDatabase(cluster: ClusterDb, name: string, mark: string): Promise<void> {
   const database = sql.id(name);
-  await sql`create database ${database} template template0 encoding 'UTF8' allow_connections false`.execute(cluster);
+  const create = async (letters = sql``): Promise<void> => {
+    const from = sql`template template0 encoding 'UTF8' ${letters} allow_connections false`;
+    await sql`create database ${database} ${from}`.execute(cluster);
+  };
+  const { rows } = await sql`
+    select from pg_database where datname = 'template0' and datctype in ('C', 'POSIX')`.execute(cluster);
+  if (rows.length === 0) await create();
+  else
+    await create(sql`lc_ctype 'C.UTF-8'`).catch((error: unknown) => {
+      if (!hasSqlState(error, WRONG_OBJECT_TYPE)) throw error;
+      return create();
+    });
   await sql`
     revoke all on database ${database} from public;
     comment on database ${database} is ${sql.lit(mark)};

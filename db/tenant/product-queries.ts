@@ -1,7 +1,8 @@
 // Queries on a tenant's products.
-import { sql, type Kysely, type SelectQueryBuilder } from 'kysely';
+import { sql, type Kysely } from 'kysely';
+import { filteredPages } from '../shared/filtered-pages.js';
 import { newId } from '../shared/ids.js';
-import { afterPosition, containsPattern, type Keyset, type Position } from '../shared/keyset.js';
+import { containsPattern, positionIn, unfilteredAfter, type Keyset, type Position } from '../shared/keyset.js';
 import { hasVersion, rowVersion, type ExpectedVersions, type Versioned } from '../shared/row-version.js';
 import { shortRead, statement } from '../driver/statement.js';
 import type { TenantDatabase } from './tenant-schema.js';
@@ -69,47 +70,47 @@ interface ProductOrder {
   direction: 'asc' | 'desc';
 }
 
-interface ProductPage extends ProductFilters {
-  pattern?: string | undefined;
-  limit: number;
-  value?: string | undefined;
-  id?: string | undefined;
-}
+/** Without filters a page reads only its rows of an index. */
+const firstOrNextPage = shortRead(
+  (
+    db: Kysely<TenantDatabase>,
+    { limit, value, id }: { limit: number; value?: string | undefined; id?: string | undefined },
+    { sort, direction }: ProductOrder,
+  ) => {
+    const after: Position | undefined = value !== undefined && id !== undefined ? [value, id] : undefined;
+    const keyset = { ...productSorts[sort], id: 'id' as const, direction };
+    return unfilteredAfter(db.selectFrom('products').select(columns), keyset, after, limit);
+  },
+);
 
-/** Without filters a page reads only its rows of an index. With filters PostgreSQL may read more rows than it returns. */
-const firstOrNextPage = shortRead(buildPage);
-const filteredPage = statement(buildPage);
-
-function buildPage(
-  db: Kysely<TenantDatabase>,
-  page: ProductPage,
-  { sort, direction }: ProductOrder,
-): SelectQueryBuilder<TenantDatabase, 'products', Product> {
-  const { active, category, minPrice, maxPrice, maxStock, pattern, limit, value, id } = page;
-  let query = db.selectFrom('products').select(columns);
-  if (active !== undefined) query = query.where('active', '=', active);
-  if (category !== undefined) query = query.where('category', '=', category);
-  if (minPrice !== undefined) query = query.where('price', '>=', minPrice);
-  if (maxPrice !== undefined) query = query.where('price', '<=', maxPrice);
-  if (maxStock !== undefined) query = query.where('stock_quantity', '<=', maxStock);
-  if (pattern !== undefined) {
-    query = query.where((eb) => eb.or([eb('name', 'ilike', pattern), eb('description', 'ilike', pattern)]));
-  }
-  const after: Position | undefined = value !== undefined && id !== undefined ? [value, id] : undefined;
-  return afterPosition(query, { ...productSorts[sort], id: 'id', direction }, after, limit);
-}
+const filteredPage = filteredPages<TenantDatabase, ProductFilters & { pattern?: string | undefined }, Product>({
+  table: 'products',
+  columns,
+  reads: columns.map((column) => column.split(' ')[0] ?? ''),
+  matches: ({ active, category, minPrice, maxPrice, maxStock, pattern }) => [
+    active !== undefined && ['active', sql`active = ${active}`],
+    category !== undefined && ['category', sql`category = ${category}`],
+    minPrice !== undefined && ['price', sql`price >= ${minPrice}`],
+    maxPrice !== undefined && ['price', sql`price <= ${maxPrice}`],
+    maxStock !== undefined && ['stock_quantity', sql`stock_quantity <= ${maxStock}`],
+    pattern !== undefined && [undefined, sql`(name ilike ${pattern} or description ilike ${pattern})`],
+  ],
+  leads: { created_at: ['category', 'active'] },
+});
 
 /** One page of products; `search` matches the name and the description, ignoring case. The price bounds are inclusive. */
 export async function listProducts(
   db: Kysely<TenantDatabase>,
   page: ProductFilters & ProductOrder & { after?: Position | undefined; limit: number; search?: string | undefined },
 ): Promise<Product[]> {
-  const { active, category, minPrice, maxPrice, maxStock, search, limit, sort, direction } = page;
-  const [value, id] = page.after ?? [];
+  const { active, category, minPrice, maxPrice, maxStock, search, limit, sort, direction, after } = page;
   const pattern = search === undefined ? undefined : containsPattern(search);
   const filters = { active, category, minPrice, maxPrice, maxStock, pattern };
-  const filtered = Object.values(filters).some((filter) => filter !== undefined);
-  return (filtered ? filteredPage : firstOrNextPage)(db, { ...filters, value, id, limit }, { sort, direction });
+  const order = { ...productSorts[sort], direction };
+  if (Object.values(filters).some((filter) => filter !== undefined))
+    return filteredPage(db, filters, order, { after, limit });
+  const [value, id] = positionIn(order, after) ?? [];
+  return firstOrNextPage(db, { value, id, limit }, { sort, direction });
 }
 
 /** The columns that a client may write. */

@@ -1,11 +1,12 @@
 // Queries on a tenant's users. The queries on the roles that users hold are in db/tenant/user-roles.ts.
 import { sql, type Kysely, type SelectQueryBuilder, type Transaction } from 'kysely';
+import { filteredPages } from '../shared/filtered-pages.js';
 import { newId } from '../shared/ids.js';
 import { afterPosition, containsPattern, type Keyset, type Position } from '../shared/keyset.js';
 import { rowVersion, type Versioned } from '../shared/row-version.js';
 import { shortRead } from '../driver/statement.js';
 import type { TenantDatabase } from './tenant-schema.js';
-import { permissionsOfUser, rolesOfUser } from './user-roles.js';
+import { permissionsOfUser, roleNames, rolesOfUser } from './user-roles.js';
 
 /** A user as the API shows it, without the password's hash. */
 export interface User {
@@ -31,8 +32,8 @@ const columns = [
 
 /** The sorts that the list of users offers. */
 export const userSorts = {
-  createdAt: { column: 'users.created_at', type: 'timestamptz' },
-  email: { column: 'users.email', type: 'text' },
+  createdAt: { column: 'created_at', type: 'timestamptz' },
+  email: { column: 'email', type: 'text' },
 } as const satisfies Record<string, Pick<Keyset<TenantDatabase, 'users'>, 'column' | 'type'>>;
 
 /** The unique constraint that an e-mail address breaks if it is taken. */
@@ -83,6 +84,34 @@ const standingById = shortRead((db: Kysely<TenantDatabase>, { id }: { id: string
   db.selectFrom('users').select('active').select(permissionsOfUser).where('id', '=', id),
 );
 
+interface UserFilters {
+  readonly active?: boolean | undefined;
+  readonly roleId?: string | undefined;
+  readonly pattern?: string | undefined;
+}
+
+const filteredPage = filteredPages<TenantDatabase, UserFilters, User>({
+  table: 'users',
+  columns: [...columns, sql`${roleNames} as roles`],
+  reads: columns.map((column) => column.split(' ')[0] ?? ''),
+  matches: ({ active, roleId, pattern }) => [
+    active !== undefined && ['active', sql`active = ${active}`],
+    roleId !== undefined && [
+      undefined,
+      sql`exists (select from user_roles where user_id = users.id and role_id = ${roleId})`,
+    ],
+    pattern !== undefined && [
+      undefined,
+      sql`(email ilike ${pattern} or first_name ilike ${pattern} or last_name ilike ${pattern})`,
+    ],
+  ],
+  leads: { created_at: ['active'] },
+});
+
+const roleByName = shortRead((db: Kysely<TenantDatabase>, { name }: { name: string }) =>
+  db.selectFrom('roles').select('id').where('name', '=', name),
+);
+
 /** One page of users; `search` matches the e-mail address and the names, ignoring case. */
 export async function listUsers(
   db: Kysely<TenantDatabase>,
@@ -96,29 +125,17 @@ export async function listUsers(
     role?: string | undefined;
   },
 ): Promise<User[]> {
-  const { search, active, role } = page;
-  let query = db.selectFrom('users').select(columns).select(rolesOfUser);
-  if (active !== undefined) query = query.where('active', '=', active);
-  if (role !== undefined) {
-    query = query.where((eb) =>
-      eb.exists(
-        eb
-          .selectFrom('user_roles')
-          .innerJoin('roles', 'roles.id', 'user_roles.role_id')
-          .select('user_roles.user_id')
-          .whereRef('user_roles.user_id', '=', 'users.id')
-          .where('roles.name', '=', role),
-      ),
-    );
+  const { sort, direction, after, limit, search, active, role } = page;
+  const order = { ...userSorts[sort], direction };
+  if (search === undefined && active === undefined && role === undefined) {
+    const query = db.selectFrom('users').select(columns).select(rolesOfUser);
+    return afterPosition(query, { ...order, id: 'users.id' }, after, limit).execute();
   }
-  if (search) {
-    const pattern = containsPattern(search);
-    query = query.where((eb) =>
-      eb.or([eb('email', 'ilike', pattern), eb('first_name', 'ilike', pattern), eb('last_name', 'ilike', pattern)]),
-    );
-  }
-  const keyset = { ...userSorts[page.sort], id: 'users.id' as const, direction: page.direction };
-  return afterPosition(query, keyset, page.after, page.limit).execute();
+  // By its id: PostgreSQL knows how many users have a role, and cannot know it for a name that it must look up first.
+  const [found] = role === undefined ? [] : await roleByName(db, { name: role });
+  if (role !== undefined && !found) return [];
+  const pattern = search === undefined ? undefined : containsPattern(search);
+  return filteredPage(db, { active, roleId: found?.id, pattern }, order, { after, limit });
 }
 
 /** Adds a user without roles and returns its id. @param user.id a new one by default */

@@ -2,7 +2,7 @@
 import { X509Certificate } from 'node:crypto';
 import { isIP } from 'node:net';
 import { z } from 'zod';
-import { answerId, patchOf, text, timestamp } from './fields.js';
+import { answerId, exactText, patchOf, text, timestamp } from './fields.js';
 
 const count = z.number();
 
@@ -73,7 +73,7 @@ const fields = {
   region: text(100).nullable(),
   tls: z.enum(['off', 'verify-full']),
   tlsCa: tlsCa.nullable(),
-  provisionerPassword: text(1_000),
+  provisionerPassword: exactText(1_000),
   connectionBudget: whole(2, 100_000),
   connectionReserve: whole(2, 1_000),
   weight: whole(1, 1_000),
@@ -87,7 +87,7 @@ export const CreateClusterBody = z
     host,
     port: fields.port.default(5432),
     region: fields.region.default(null),
-    provisionerUser: text(63),
+    provisionerUser: exactText(63),
     provisionerPassword: fields.provisionerPassword,
     tls: fields.tls.default('verify-full'),
     tlsCa: fields.tlsCa.default(null),

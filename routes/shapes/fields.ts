@@ -1,11 +1,23 @@
 // The building blocks of request and answer schemas. Requests are strict: an unknown key is an error, and a string that
 // PostgreSQL could not store is refused here. Answers have no checks, because they are only written.
+import { domainToASCII } from 'node:url';
 import { z } from 'zod';
 
-/** Text of `min` to `max` characters that PostgreSQL can store: no NUL, no lone surrogate. */
+/**
+ * Text of `min` to `max` characters that PostgreSQL can store: no NUL, no lone surrogate. It becomes NFC, so that two ways to type
+ * one character are one text: to PostgreSQL they would differ.
+ */
 export function text(max: number, min = 1): z.ZodString {
-  return z
-    .string()
+  return storable(z.string().normalize('NFC'), max, min);
+}
+
+/** The same text as it was sent: for names and passwords that another system compares byte by byte. */
+export function exactText(max: number): z.ZodString {
+  return storable(z.string(), max, 1);
+}
+
+function storable(string: z.ZodString, max: number, min: number): z.ZodString {
+  return string
     .min(min)
     .max(max)
     .refine((value) => !value.includes('\0') && value.isWellFormed(), 'must not contain NUL or lone surrogates');
@@ -19,14 +31,36 @@ export const id = z
 
 export const idParams = z.strictObject({ id });
 
-/** An e-mail address of at most 254 characters (RFC 5321), in lower case: two users never differ only in case. */
-export const email = z.email().max(254).toLowerCase();
+/**
+ * An e-mail address of at most 254 characters (RFC 5321), in lower case: two users never differ only in case. It is ASCII, so that an
+ * internationalised domain has one spelling too.
+ */
+export const email = z
+  .email({ error: ({ input }) => emailHint(input) })
+  .max(254)
+  .toLowerCase();
 
-/** NIST SP 800-63B: only the length matters; the maximum of 200 bounds the work of hashing. */
-export const newPassword = text(200, 12);
+function emailHint(input: unknown): string {
+  const [, domain] = /^[^@]+@([^@]+)$/.exec(typeof input === 'string' ? input : '') ?? [];
+  if (domain === undefined || domain.length > 253 || isAscii(domain)) return 'must be an e-mail address';
+  const ascii = domainToASCII(domain);
+  return ascii === ''
+    ? 'must be an e-mail address'
+    : `must be an e-mail address in ASCII: write the domain as "${ascii}"`;
+}
 
-/** A password that is verified, of any length that was ever allowed. */
-export const givenPassword = text(200);
+function isAscii(value: string): boolean {
+  return /^[\x21-\x7e]*$/.test(value);
+}
+
+/**
+ * NIST SP 800-63B: the length is that of the normal form NFKC, which is what is hashed (src/auth/passwords.ts). The maximum of 200
+ * bounds the work of hashing.
+ */
+export const newPassword = storable(z.string().normalize('NFKC'), 200, 12);
+
+/** A password that is verified, as it was typed: decomposed, 200 characters can be many more. */
+export const givenPassword = exactText(1_000);
 
 export const slug = z
   .string()

@@ -8,7 +8,7 @@ import { tenantStatuses } from '../../src/tenants/tenant-states.js';
 import { forEachLimit, limitsInForce, limitsShown } from '../../src/tenants/tenant-limits.js';
 import { poolLimits } from '../../src/tenants/pool-options.js';
 import { listQuery } from './lists.js';
-import { answerId, email, id, newPassword, patchOf, slug, text, timestamp } from './fields.js';
+import { answerId, email, exactText, id, newPassword, patchOf, slug, text, timestamp } from './fields.js';
 
 const PoolOptions = z.object({
   max: z.number(),
@@ -56,8 +56,8 @@ const limits = z.record(z.string(), z.unknown()).meta({
     'Whole numbers: requestsPerSecond (1–100,000), connections (1–400), statementTimeout (100–600,000 ms), users (1–1,000,000), products (1–100,000,000), storageBytes (1,048,576–2^50). A limit that is left out keeps its value; in a new tenant it gets the default. null restores the default.',
 });
 
-/** The maximum counts bytes, as PostgreSQL does. */
-const databaseName = text(63).refine((name) => Buffer.byteLength(name) <= 63, 'must be at most 63 bytes long');
+/** As it is spelt in PostgreSQL, which also counts bytes. */
+const databaseName = exactText(63).refine((name) => Buffer.byteLength(name) <= 63, 'must be at most 63 bytes long');
 
 const adopt = z.strictObject({ clusterId: id, database: databaseName }).meta({
   description: "An existing database that becomes the tenant's database. The cluster's provisioner must own it.",
@@ -108,7 +108,7 @@ export function tenantAnswer(
   { tenants }: Pick<Config, 'tenants'>,
 ): z.output<typeof TenantAnswer> & Versioned {
   const { id, name, slug, clusterId, status, active, schemaVersion, deletedAt, createdAt, updatedAt } = tenant;
-  const purgeAfter = deletedAt && new Date(Date.parse(deletedAt) + tenants.deletionGrace).toISOString();
+  const purgeAfter = deletedAt && laterBy(deletedAt, tenants.deletionGrace);
   const limits = limitsInForce(tenant.limits, tenants.limits);
   const shown = {
     id,
@@ -126,4 +126,10 @@ export function tenantAnswer(
     updatedAt,
   };
   return versioned(shown, tenant);
+}
+
+/** A time plus milliseconds. A time that no Date can hold, such as `infinity`, stays as it is. */
+function laterBy(time: string, ms: number): string {
+  const later = new Date(Date.parse(time) + ms);
+  return Number.isNaN(later.getTime()) ? time : later.toISOString();
 }

@@ -1,5 +1,8 @@
 // Hashes passwords: argon2id with OWASP's parameters. The number of hashes at once is bounded, tenants take turns, and hashing
 // slows down while other requests need the processor. A user that does not exist costs the same work.
+//
+// Keyboards differ in how they type a character such as "é": as one code point, or as two. So the normal form NFKC is hashed, as
+// NIST SP 800-63B advises.
 import { hash, verify, argon2id } from 'argon2';
 import { randomBytes } from 'node:crypto';
 import { performance } from 'node:perf_hooks';
@@ -47,7 +50,7 @@ const REST = 12;
 
 export interface Passwords {
   /**
-   * Hashes a password; the result is in the PHC string format.
+   * Hashes the normal form (NFKC) of a password; the result is in the PHC string format.
    *
    * @param payer the tenant's id, `OPERATORS` or `NO_TENANT`: payers take turns
    * @throws AppError `unavailable` if too many hashes wait, or if the wait was too long
@@ -55,7 +58,7 @@ export interface Passwords {
   hash(password: string, payer: string): Promise<string>;
   /**
    * Whether the password matches `passwordHash`. If `passwordHash` is undefined (no such user), the result is false after the
-   * same work.
+   * same work. A password that is not in its normal form is also tried as it was typed, because former builds hashed it so.
    *
    * @param payer as for `hash`
    * @throws AppError `unavailable` if too many hashes wait, or if the wait was too long
@@ -109,16 +112,22 @@ export function createPasswords(
   }
 
   return {
-    hash: (password, payer) => inSlot('hash', payer, () => hash(password, PARAMETERS)),
+    hash: (password, payer) => inSlot('hash', payer, () => hash(normal(password), PARAMETERS)),
     verify: (passwordHash, password, payer) =>
       inSlot('verify', payer, async () => {
-        const matches = await verify(passwordHash ?? nobody, password);
-        return matches && passwordHash !== undefined;
+        // The number of tries depends on the typed text alone, whether there is such a user or not.
+        for (const form of new Set([normal(password), password]))
+          if (await verify(passwordHash ?? nobody, form)) return passwordHash !== undefined;
+        return false;
       }),
     get load() {
       return slots.load;
     },
   };
+}
+
+function normal(password: string): string {
+  return password.normalize('NFKC');
 }
 
 /**

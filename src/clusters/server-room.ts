@@ -1,4 +1,5 @@
-// Checks whether a server allows as many connections as its budget and reserve may open.
+// What an operator should know about a server: whether it allows as many connections as its budget and reserve may open, and whether
+// searches are fast there and find the same as elsewhere.
 import type { Kysely } from 'kysely';
 import type { Logger } from 'pino';
 import { listAllClusters } from '../../db/registry/cluster-queries.js';
@@ -18,10 +19,27 @@ export function roomWarning(
   return `Budget and reserve need ${wanted} connections; the server allows ${maxConnections} in all. Raise max_connections, or lower the budget.`;
 }
 
-/**
- * Logs a warning for each server that allows fewer connections than its budget and reserve. @throws DatabaseFault of the registry
- */
-export async function warnOfFullServers(
+/** Sentences about a server on which searches are slow, or find less than on others. */
+export function searchWarnings({
+  asciiDatabases,
+  hasTrigrams,
+}: Pick<ClusterInspection, 'asciiDatabases' | 'hasTrigrams'>): readonly string[] {
+  return [
+    ...(hasTrigrams
+      ? []
+      : [
+          'The server does not have the extension pg_trgm, so a search reads every row. Install it (it is in postgresql-contrib), then run the statements in docs/guide/clusters.md.',
+        ]),
+    ...(asciiDatabases === 0
+      ? []
+      : [
+          `${asciiDatabases} of the tenants' databases have the locale C, in which only a to z are letters. A search for other letters reads every row there, and before PostgreSQL 17 it does not ignore their case. docs/guide/clusters.md has the remedy.`,
+        ]),
+  ];
+}
+
+/** Logs a warning for each server about which an operator should know something. @throws DatabaseFault of the registry */
+export async function warnOfServers(
   deps: {
     readonly registry: Kysely<Registry>;
     readonly clusterDirectory: Pick<ClusterDirectory, 'of'>;
@@ -36,7 +54,8 @@ export async function warnOfFullServers(
       .at({ host, port })
       .then(({ cluster }) => inspectCluster(cluster))
       .catch(() => undefined);
-    const warning = inspection && roomWarning(inspection, budget);
-    if (warning !== undefined) log.warn({ cluster: `${host}:${port}`, name }, warning);
+    if (!inspection) continue;
+    for (const warning of [roomWarning(inspection, budget), ...searchWarnings(inspection)])
+      if (warning !== undefined) log.warn({ cluster: `${host}:${port}`, name }, warning);
   }
 }

@@ -10,7 +10,7 @@ import { createFeedSweep, SWEEP_EVERY } from '../replicas/feed-sweep.js';
 import type { HousekeepingJob } from '../jobs/housekeeping.js';
 import { createAuditRetention } from '../clusters/audit-retention.js';
 import { createNotifyRelief } from '../clusters/notify-relief.js';
-import { warnOfFullServers } from '../clusters/server-room.js';
+import { warnOfServers } from '../clusters/server-room.js';
 import { createStorageRelief } from '../clusters/storage-relief.js';
 import type { DataPlane } from './data-plane.js';
 import { REFILLING, type Operations } from './operations.js';
@@ -113,5 +113,5 @@ export async function whenServing(rooms: Rooms, config: Config, log: Logger): Pr
     log.warn({ err }, 'could not read which keys encrypt the database passwords');
   });
   // Do not wait for this: a server that hangs must not delay the start.
-  void warnOfFullServers(rooms, log).catch(() => undefined);
+  void warnOfServers(rooms, log).catch(() => undefined);
 }

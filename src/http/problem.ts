@@ -1,6 +1,6 @@
 // Turns any error into an RFC 9457 problem document. Errors outside the catalogue reveal no details.
 import { STATUS_CODES } from 'node:http';
-import { DatabaseFault } from '../../db/driver/database-fault.js';
+import { DatabaseFault, violatedCheck } from '../../db/driver/database-fault.js';
 import { AppError, catalogue, type ErrorCode, type InputIssue } from '../errors.js';
 
 /** An RFC 9457 problem document. */
@@ -33,6 +33,9 @@ export const PROBLEM_TYPE = 'application/problem+json; charset=utf-8';
 
 /** Seconds after which a database fault may be over, if the fault itself does not say. */
 const FAULT_RETRY_AFTER = 2;
+
+/** The end of the names of constraints on times (db/tenant/migrations/0014_times_in_range.ts). Rows from before them stay. */
+const TIMES_IN_RANGE = '_times_in_range';
 
 /** @param traceId of a request that came with a valid `traceparent` */
 export function toProblem(error: unknown, requestId: string, traceId?: string): ProblemAnswer {
@@ -67,6 +70,12 @@ export function toAppError(error: unknown): AppError {
   if (error instanceof AppError) return error;
   if (error instanceof DatabaseFault)
     return new AppError('unavailable', { retryAfter: error.retryAfter ?? FAULT_RETRY_AFTER, cause: error });
+  if (violatedCheck(error)?.endsWith(TIMES_IN_RANGE) === true)
+    return new AppError('invalid-request', {
+      detail:
+        'A time of this row is outside the years 1 to 9999. The row can be read and removed. Correct the time in the database to change it.',
+      cause: error,
+    });
   if (error instanceof Error && 'code' in error && typeof error.code === 'string') {
     const code = fromFastify[error.code];
     if (code) return new AppError(code, { cause: error });

@@ -8,7 +8,7 @@ import { AppError } from '../errors.js';
 import { within } from '../lib/deadline.js';
 import type { ClusterBudget } from '../connections/governors.js';
 import { openProvisioner, type Provisioner } from '../clusters/provisioner-connections.js';
-import { roomWarning } from '../clusters/server-room.js';
+import { roomWarning, searchWarnings } from '../clusters/server-room.js';
 import { LostOperation } from './runner/operation-kinds.js';
 import type { OperationTimes } from './runner/operation-times.js';
 import { findTemplateProblem } from './template/copying-template.js';
@@ -134,6 +134,7 @@ export function judgeCluster(
       `Every role of the server may connect to ${openDatabases.join(', ')}. Run REVOKE ALL ON DATABASE … FROM PUBLIC.`,
     otherCollations > 0 &&
       `The collation of the server has another version than that of ${otherCollations} of its databases. In each, run REINDEX DATABASE, then ALTER DATABASE … REFRESH COLLATION VERSION.`,
+    ...searchWarnings(inspection),
   ];
   const said = (text: string | false | undefined): text is string => typeof text === 'string';
   return { problems: problems.filter(said), warnings: warnings.filter(said) };

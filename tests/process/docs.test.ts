@@ -432,7 +432,7 @@ describe('docs/inside/adding-a-resource.md', () => {
     onTestFinished(() => data.remove());
     const files = await addResource(source.folder);
     expect(files).toEqual([
-      'db/tenant/migrations/0018_orders.ts',
+      'db/tenant/migrations/0020_orders.ts',
       'db/tenant/migrations/index.ts',
       'db/tenant/order-queries.ts',
       'db/tenant/tenant-schema.ts',
@@ -591,7 +591,7 @@ describe('the pages', () => {
     'deploy/secrets/grafana_password',
     'deploy/secrets/alert_webhook',
     'bench/results/latest.json',
-    'db/tenant/migrations/0018_orders.ts',
+    'db/tenant/migrations/0020_orders.ts',
     'db/tenant/order-queries.ts',
     'routes/tenant/orders.ts',
   ];

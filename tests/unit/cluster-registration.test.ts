@@ -59,6 +59,8 @@ describe('a server', () => {
     clockSkew: 4_900,
     maxConnections: 96,
     otherCollations: 0,
+    asciiDatabases: 0,
+    hasTrigrams: true,
   };
 
   it('without faults has neither problems nor warnings', () => {
@@ -80,6 +82,8 @@ describe('a server', () => {
   it.each<[Partial<ClusterInspection>, RegExp]>([
     [{ maxConnections: 95 }, /96 connections.*95/],
     [{ openDatabases: ['postgres', 'template1'] }, /postgres, template1/],
+    [{ hasTrigrams: false }, /pg_trgm.*reads every row/],
+    [{ asciiDatabases: 3 }, /^3 of the tenants' databases have the locale C/],
   ])('with %j has a warning', (wrong, warning) => {
     const { problems, warnings } = judgeCluster({ ...good, ...wrong }, budget);
     expect([problems, warnings]).toEqual([[], [expect.stringMatching(warning)]]);

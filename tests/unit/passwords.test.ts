@@ -50,6 +50,22 @@ describe('a password', () => {
       expect(await passwords.verify(made, other, 'acme')).toBe(false);
   });
 
+  it('matches in every form in which a keyboard types its characters', async () => {
+    const forms = ['Caf\u00e9 \ufb01ve', 'Cafe\u0301 \ufb01ve', 'Caf\u00e9 five', 'Cafe\u0301 five'];
+    for (const typed of forms) {
+      const made = await passwords.hash(typed, 'acme');
+      for (const other of forms) expect(await passwords.verify(made, other, 'acme'), `${typed}, ${other}`).toBe(true);
+      expect(await passwords.verify(made, 'Cafe five', 'acme')).toBe(false);
+    }
+  });
+
+  it('still matches the hash that a former build made of the text as it was typed', async () => {
+    const typed = 'Cafe\u0301 five';
+    const former = await hash(typed, { memoryCost: 19_456, timeCost: 2, parallelism: 1 });
+    expect(await passwords.verify(former, typed, 'acme')).toBe(true);
+    expect(await passwords.verify(former, 'Cafe five', 'acme')).toBe(false);
+  });
+
   it('counts up to its last character', async () => {
     const long = 'x'.repeat(199);
     const made = await passwords.hash(`${long}1`, 'acme');
@@ -74,6 +90,17 @@ describe('a user that does not exist', () => {
     );
     expect(compared).toHaveLength(2);
     expect(compared[1]).toEqual(compared[0]);
+  });
+
+  it('costs as many comparisons as a known user, also for a password in another form', async () => {
+    const made = await passwords.hash('correct horse', 'acme');
+    for (const typed of ['wrong', 'wr\u00f6ng', 'wro\u0308ng']) {
+      verify.mockClear();
+      await passwords.verify(made, typed, 'acme');
+      const known = verify.mock.calls.length;
+      await passwords.verify(undefined, typed, 'acme');
+      expect(verify.mock.calls.length - known, typed).toBe(known);
+    }
   });
 
   it('causes no new hash', async () => {

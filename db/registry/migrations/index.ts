@@ -17,6 +17,7 @@ import * as m0015 from './0015_replicas.js';
 import * as m0016 from './0016_operations.js';
 import * as m0017 from './0017_worklists.js';
 import * as m0018 from './0018_request_answers.js';
+import * as m0019 from './0019_times_and_text.js';
 import * as m0020 from './0020_audit_order.js';
 import * as m0021 from './0021_audit_indexes.js';
 import * as m0022 from './0022_audit_stamp.js';
@@ -38,6 +39,7 @@ const migrations = {
   '0016_operations': m0016,
   '0017_worklists': m0017,
   '0018_request_answers': m0018,
+  '0019_times_and_text': m0019,
   '0020_audit_order': m0020,
   '0021_audit_indexes': m0021,
   '0022_audit_stamp': m0022,

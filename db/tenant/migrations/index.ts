@@ -12,6 +12,8 @@ import * as m0007 from './0007_session_generations.js';
 import * as m0008 from './0008_schema_version.js';
 import * as m0009 from './0009_schema_needs.js';
 import * as m0011 from './0011_idempotency_keys.js';
+import * as m0013 from './0013_fast_lists.js';
+import * as m0014 from './0014_times_in_range.js';
 import * as m0015 from './0015_audit_order.js';
 import * as m0016 from './0016_audit_order_index.js';
 import * as m0017 from './0017_audit_stamp.js';
@@ -27,6 +29,8 @@ const migrations = {
   '0008_schema_version': m0008,
   '0009_schema_needs': m0009,
   '0011_idempotency_keys': m0011,
+  '0013_fast_lists': m0013,
+  '0014_times_in_range': m0014,
   '0015_audit_order': m0015,
   '0016_audit_order_index': m0016,
   '0017_audit_stamp': m0017,
