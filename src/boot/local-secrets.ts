@@ -115,15 +115,15 @@ function freshSecrets(): LocalSecrets {
 
 /** With its parents. Node's own `recursive` never returns in a folder that takes none, such as /proc. */
 async function makeFolder(folder: string): Promise<void> {
-  const make = (): Promise<void> => mkdir(folder, { mode: 0o711 });
-  try {
-    await make();
-  } catch (error) {
-    if (hasCode(error, 'EEXIST') && (await stat(folder)).isDirectory()) return;
+  const make = (): Promise<void> =>
+    mkdir(folder, { mode: 0o711 }).catch(async (error: unknown) => {
+      if (!hasCode(error, 'EEXIST') || !(await stat(folder)).isDirectory()) throw error;
+    });
+  await make().catch(async (error: unknown) => {
     if (!hasCode(error, 'ENOENT') || path.dirname(folder) === folder) throw error;
     await makeFolder(path.dirname(folder));
     await make();
-  }
+  });
 }
 
 /** Writes the secrets to a file of another name, and flushes it: a file cut short by a crash would lock every caller out. */

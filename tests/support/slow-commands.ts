@@ -28,6 +28,16 @@ export const SLOW_COMMANDS: Readonly<Record<string, () => Promise<void>>> = {
         await data.remove();
       }
     }),
+  'npm ci && npm run build && npm prune --omit=dev': () =>
+    inFreshCopy(async (folder) => {
+      const data = await makeDataDir();
+      try {
+        await runScript('npm ci && npm run build && npm prune --omit=dev', { cwd: folder });
+        await walkOn('npm start', folder, { DATA_DIR: data.dir, PORT: '0' });
+      } finally {
+        await data.remove();
+      }
+    }),
   'npm ci && npm run topology': () => walkOn('npm run topology', ROOT, {}),
   'npm run bench': () => bench('npm run bench --'),
   ...Object.fromEntries(
@@ -52,6 +62,7 @@ export const SLOW_COMMANDS: Readonly<Record<string, () => Promise<void>>> = {
       'npm run profile:metrics',
       'npm run test:postgres -- 15 18',
       'npm run test:node -- 18 20.18 24 26',
+      'npm run test:node -- --tests unit/ids 24',
       'npm run test:add-resource',
       'npm run fuzz -- --requests 50000',
       'npm run fuzz -- --requests 5000 --seed 7',
