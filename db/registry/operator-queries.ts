@@ -51,6 +51,30 @@ export async function updateOperatorPassword(
   return updated !== undefined;
 }
 
+/** Changes the password of an active operator without the old one. Returns whether it changed. */
+export async function replaceOperatorPassword(
+  db: Kysely<Registry>,
+  id: string,
+  passwordHash: string,
+): Promise<boolean> {
+  const updated = await db
+    .updateTable('operators')
+    .set({ password: passwordHash, updated_at: sql<string>`now()` })
+    .where('id', '=', id)
+    .where('active', '=', true)
+    .returning('id')
+    .executeTakeFirst();
+  return updated !== undefined;
+}
+
+/** The operators with the first addresses of the alphabet. */
+export async function listOperators(
+  db: Kysely<Registry>,
+  limit: number,
+): Promise<{ id: string; email: string; active: boolean }[]> {
+  return db.selectFrom('operators').select(['id', 'email', 'active']).orderBy('email').limit(limit).execute();
+}
+
 /**
  * Prevents an operator from being deactivated until the transaction ends. The lock is shared, so that acts of one operator do
  * not wait for each other. Returns whether the operator is active.

@@ -3,32 +3,24 @@
 import type { Kysely } from 'kysely';
 import type { Logger } from 'pino';
 import { listAllClusters } from '../../db/registry/cluster-queries.js';
-import { canRewriteAudit } from '../../db/registry/registry-grants.js';
 import { insertAudit } from '../../db/registry/registry-audit.js';
 import { countOperators, insertOperator } from '../../db/registry/operator-queries.js';
 import type { Registry } from '../../db/registry/registry-schema.js';
-import { LocksKept } from '../../db/shared/patient-locks.js';
 import type { ConnectionSettings } from '../../db/driver/client.js';
 import { checkCluster } from '../../db/server/server-admin.js';
-import { registryMigrations } from '../../db/registry/migrations/index.js';
-import { HistoryDiffers } from '../../db/shared/migration-history.js';
-import { historyOf } from '../../db/shared/migrator.js';
-import { DatabaseFault, hasSqlState } from '../../db/driver/database-fault.js';
 import { parseTokenKeys } from '../auth/keyring.js';
 import { weaknessOf } from '../auth/common-passwords.js';
 import { createPasswords, OPERATORS } from '../auth/passwords.js';
 import { completeConfig, ConfigError, parseKeyring, type Config, type Settings } from '../config/index.js';
-import { enterEmbedded } from './embedded-connections.js';
+import { enterEmbedded, type Entering } from './embedded-connections.js';
 import type { EmbeddedCluster } from '../embedded/embedded-cluster.js';
-import { openRegistry } from '../../db/registry/open-registry.js';
-import { localSecrets, type LocalSecrets } from './local-secrets.js';
+import { hasSecrets, localSecrets, type LocalSecrets } from './local-secrets.js';
+import type { OperatorSignIn } from './operator-sign-in.js';
+import { checkRegistry, refuseTooNew, withRegistry } from './registry-at-start.js';
+import { serverProblem } from './server-problem.js';
+import { StartProblem } from './start-problem.js';
 import type { OtherCluster } from '../rollouts/fleet-servers.js';
-import {
-  migrateAll,
-  pendingRegistryMigrations,
-  type MigrationProgress,
-  type MigrationReport,
-} from '../rollouts/migrate-fleet.js';
+import { migrateAll, type MigrationProgress, type MigrationReport } from '../rollouts/migrate-fleet.js';
 import { logProgress } from '../rollouts/migration-log.js';
 import { PlainError } from '../jobs/plain-words.js';
 import { logOutcome } from '../operations/runner/operation-log.js';
@@ -40,8 +32,8 @@ import { openProvisioner } from '../clusters/provisioner-connections.js';
 export interface Prepared {
   readonly config: Config;
   readonly embedded: EmbeddedCluster | undefined;
-  /** The operator's sign-in, if this start made one up. Show it once, on the terminal that started the service. */
-  readonly newOperator: { readonly email: string; readonly password: string } | undefined;
+  /** The operator's sign-in, if this start made one up (operator-sign-in.ts). */
+  readonly newOperator: OperatorSignIn | undefined;
 }
 
 /** The complete configuration, with the embedded PostgreSQL running if it is needed. */
@@ -55,25 +47,61 @@ interface Connected {
 
 const DEFAULT_OPERATOR = 'operator@tenantry.local';
 
-const INSUFFICIENT_PRIVILEGE = '42501';
-
 /**
  * Does everything that must be done before the app can be built.
  *
  * @param onEmbedded called with the embedded PostgreSQL as soon as it runs, so that it can be stopped if a later step fails
- * @throws ConfigError if the registry is not migrated, needs a newer build, or cannot be reached
+ * @param onStep called before each part that may take seconds, with what it does
+ * @throws ConfigError if the registry is not migrated, needs a newer build, or cannot be reached; StartProblem if the embedded
+ *   PostgreSQL does not start
  */
 export async function prepare(
   settings: Settings,
   log: Logger,
-  onEmbedded: (cluster: EmbeddedCluster) => void,
+  onEmbedded: Entering['onEmbedded'],
+  onStep: (step: string) => void = () => undefined,
 ): Promise<Prepared> {
-  const { config, registryOwner, embedded, secrets } = await connect(settings, log, onEmbedded);
+  const { config, registryOwner, embedded, secrets } = await connect(settings, log, { onEmbedded, onStep });
   if (embedded) {
-    await withRegistry({ ...config.registry, connection: registryOwner }, refuseTooNew);
-    await migrate(config, registryOwner, log, logProgress(log));
-  } else await checkRegistry(config, log);
-  return { config, embedded, newOperator: await ensureOperator(config, settings, secrets) };
+    onStep('bringing the registry up to date');
+    await asOwner(config, registryOwner, refuseTooNew);
+    const { registry, tenant } = logProgress(log);
+    await migrate(config, registryOwner, log, {
+      registry(migrations) {
+        registry?.(migrations);
+        onStep("bringing the template and the tenants' databases up to date");
+      },
+      ...(tenant && { tenant }),
+    });
+  } else {
+    onStep('checking the registry');
+    const rewritable = await checkRegistry(config);
+    if (rewritable)
+      createSecurityEvents({ log }).record('weak-setup', { reason: 'audit-rewritable' }, undefined, rewritable);
+  }
+  return { config, embedded, newOperator: await ensureOperator(config, settings, secrets, onStep) };
+}
+
+/**
+ * The configuration for a command that works beside the service, or while it is stopped. Changes nothing. The embedded PostgreSQL is
+ * started, unless a service runs it.
+ *
+ * @param onEmbedded called with the embedded PostgreSQL, if this started it
+ * @throws ConfigError as `prepare`; StartProblem also if no service has started with this DATA_DIR yet
+ */
+export async function prepareCommand(
+  settings: Settings,
+  log: Logger,
+  onEmbedded: Entering['onEmbedded'],
+): Promise<Config> {
+  const { dataDir, registry, production } = settings;
+  if (!registry.connection && !production && !hasSecrets(dataDir))
+    throw new StartProblem(
+      `No service has started with this DATA_DIR (${dataDir}): start the service first, or set DATA_DIR or DATABASE_URL.`,
+    );
+  const { config } = await connect(settings, log, { onEmbedded, join: true });
+  await checkRegistry(config);
+  return config;
 }
 
 /**
@@ -84,19 +112,15 @@ export async function prepare(
 export async function prepareAndMigrate(
   settings: Settings,
   log: Logger,
-  onEmbedded: (cluster: EmbeddedCluster) => void,
+  onEmbedded: Entering['onEmbedded'],
   progress: MigrationProgress = {},
 ): Promise<MigrationReport> {
-  const { config, registryOwner } = await connect(settings, log, onEmbedded);
-  await withRegistry({ ...config.registry, connection: registryOwner }, refuseTooNew);
+  const { config, registryOwner } = await connect(settings, log, { onEmbedded });
+  await asOwner(config, registryOwner, refuseTooNew);
   return migrate(config, registryOwner, log, progress);
 }
 
-async function connect(
-  settings: Settings,
-  log: Logger,
-  onEmbedded: (cluster: EmbeddedCluster) => void,
-): Promise<Connected> {
+async function connect(settings: Settings, log: Logger, entering: Entering): Promise<Connected> {
   const { registry, tenants, auth, encryptionKeys } = settings;
   // In production the settings are complete; otherwise reading them would have failed.
   const secrets = settings.production ? undefined : await localSecrets(settings.dataDir);
@@ -110,7 +134,7 @@ async function connect(
     return { config: completeConfig(settings, gaps), registryOwner, embedded: undefined, secrets };
   }
   if (!secrets) throw new ConfigError(['DATABASE_URL is not set']);
-  const { embedded, registryOwner, ...connections } = await enterEmbedded(settings, secrets, log, onEmbedded);
+  const { embedded, registryOwner, ...connections } = await enterEmbedded(settings, secrets, log, entering);
   return { config: completeConfig(settings, { ...given, ...connections }), registryOwner, embedded, secrets };
 }
 
@@ -126,7 +150,10 @@ async function migrate(
   const others: OpenedCluster[] = [];
   try {
     const check = await checkCluster(provisioner.cluster).catch((error: unknown) => {
-      throw unusable('the server of TENANT_DATABASE_URL', connection, error);
+      throw serverProblem(
+        { what: 'the server of TENANT_DATABASE_URL', variable: 'TENANT_DATABASE_URL', connection },
+        error,
+      );
     });
     if (!check.canProvision)
       throw new ConfigError([
@@ -139,7 +166,7 @@ async function migrate(
     }
     const { user } = config.registry.connection;
     const registryService = user === registryOwner.user ? undefined : user;
-    const report = await withRegistry({ ...config.registry, connection: registryOwner }, (registry) =>
+    const report = await asOwner(config, registryOwner, (registry) =>
       migrateAll(
         {
           registry,
@@ -176,6 +203,15 @@ async function migrate(
   }
 }
 
+function asOwner<T>(
+  { registry }: Config,
+  connection: ConnectionSettings,
+  work: (registry: Kysely<Registry>) => Promise<T>,
+): Promise<T> {
+  const variable = connection === registry.connection ? 'DATABASE_URL' : 'MIGRATION_DATABASE_URL';
+  return withRegistry({ ...registry, connection }, work, variable);
+}
+
 type OpenedCluster = OtherCluster & { readonly close: () => Promise<void> };
 
 /** A half of the reserve, so that replicas continue to make tenants: each database takes a connection while it is migrated. */
@@ -206,52 +242,19 @@ async function otherClusters(registry: Kysely<Registry>, config: Config, log: Lo
   });
 }
 
-/** @throws ConfigError if a migration of a newer build has changed the registry in a way that this build cannot work with */
-async function refuseTooNew(registry: Kysely<Registry>): Promise<void> {
-  const { needs } = await historyOf(registry, registryMigrations);
-  if (needs === undefined) return;
-  throw new ConfigError([
-    `the registry was migrated by a newer build, and needs one that knows ${needs}. Start that build, or a newer one`,
-  ]);
-}
-
-/** @throws ConfigError if the registry is not migrated, or needs a newer build, or if the migration did not give this role its rights */
-async function checkRegistry(config: Config, log: Logger): Promise<void> {
-  const { user } = config.registry.connection;
-  const rewritable = await withRegistry(config.registry, async (registry) => {
-    try {
-      await refuseTooNew(registry);
-      const pending = await pendingRegistryMigrations(registry);
-      if (pending.length > 0)
-        throw new ConfigError([
-          `the registry is not migrated (${pending.join(', ')} is missing). Run: npm run migrate`,
-        ]);
-      return await canRewriteAudit(registry);
-    } catch (error) {
-      if (error instanceof HistoryDiffers)
-        throw new ConfigError([`the registry was migrated by another build. ${error.differences.join(' ')}`]);
-      if (!hasSqlState(error, INSUFFICIENT_PRIVILEGE)) throw error;
-      throw new ConfigError([
-        `the role "${user}" of DATABASE_URL has no rights in the registry. Run: npm run migrate, with MIGRATION_DATABASE_URL`,
-      ]);
-    }
-  });
-  const problem = `the role "${user}" of DATABASE_URL can change the registry's audit: connect as a role that is not the owner (docs/guide/audit.md)`;
-  if (rewritable)
-    createSecurityEvents({ log }).record('weak-setup', { reason: 'audit-rewritable' }, undefined, problem);
-}
-
 /** Makes the first operator if there is none. Returns the sign-in if the password was made up here. */
 async function ensureOperator(
   config: Config,
   settings: Settings,
   secrets: LocalSecrets | undefined,
+  onStep: (step: string) => void,
 ): Promise<Prepared['newOperator']> {
   const email = settings.firstOperator?.email ?? (secrets && DEFAULT_OPERATOR);
   const password = settings.firstOperator?.password ?? secrets?.operatorPassword;
   if (email === undefined || password === undefined) return undefined;
   const made = await withRegistry(config.registry, async (registry) => {
     if ((await countOperators(registry)) > 0) return false;
+    onStep('creating the first operator');
     const weakness = weaknessOf(password, [email]);
     if (weakness !== undefined) throw new ConfigError([`OPERATOR_PASSWORD ${weakness}: choose another one`]);
     const passwords = createPasswords(1);
@@ -265,28 +268,4 @@ async function ensureOperator(
     });
   });
   return made && settings.firstOperator?.password === undefined ? { email, password } : undefined;
-}
-
-async function withRegistry<T>(
-  { connection, pool }: Config['registry'],
-  work: (registry: Kysely<Registry>) => Promise<T>,
-): Promise<T> {
-  const handle = openRegistry(connection, pool, { applicationName: 'tenantry start', preparedStatements: false });
-  try {
-    return await work(handle.db);
-  } catch (error) {
-    throw unusable('the registry', connection, error);
-  } finally {
-    await handle.close(0);
-  }
-}
-
-/**
- * If a server does not answer, the error becomes one line for the person at the terminal. Any other error is returned unchanged.
- */
-function unusable(what: string, { host, port }: ConnectionSettings, error: unknown): unknown {
-  if (error instanceof LocksKept)
-    return new ConfigError([`${what} at ${host}:${port} could not be migrated: ${error.message}`]);
-  if (!(error instanceof DatabaseFault)) return error;
-  return new ConfigError([`${what} at ${host}:${port} cannot be used (${error.reason})`]);
 }

@@ -1,11 +1,13 @@
 // Secrets that the configuration does not set. They are made at the first start and kept under DATA_DIR. This never happens in
 // production: there a missing secret stops the start.
 import { randomBytes } from 'node:crypto';
-import { link, mkdir, open, readdir, readFile, rename, rm } from 'node:fs/promises';
+import { existsSync } from 'node:fs';
+import { link, mkdir, open, readdir, readFile, rename, rm, stat } from 'node:fs/promises';
 import path from 'node:path';
 import { z } from 'zod';
 import { makeTokenKey } from '../auth/keyring.js';
 import { hasCode } from '../embedded/run.js';
+import { folderProblem, StartProblem } from './start-problem.js';
 
 const secretsSchema = z.object({
   /** In the format of JWT_KEYS. */
@@ -29,14 +31,29 @@ const storedSchema = secretsSchema.partial({ tokenKeys: true });
 /**
  * Reads `<folder>/secrets.json`, or makes it (mode 0600) with fresh secrets. Processes that begin at once get the same secrets.
  *
- * @throws Error if the file is damaged
+ * @throws StartProblem if the file is damaged, or the folder cannot be used
  */
 export async function localSecrets(folder: string): Promise<LocalSecrets> {
+  try {
+    return await readOrMake(folder);
+  } catch (error) {
+    throw folderProblem(error, folder);
+  }
+}
+
+/** Whether a service has started with this folder. */
+export function hasSecrets(folder: string): boolean {
+  return existsSync(path.join(folder, 'secrets.json'));
+}
+
+async function readOrMake(folder: string): Promise<LocalSecrets> {
   const file = path.join(folder, 'secrets.json');
   const text = (await textOf(file)) ?? (await makeFirst(file));
   const stored = storedSchema.safeParse(parsed(text));
   if (!stored.success)
-    throw new Error(`${file} is damaged: restore it, because the databases beside it cannot be read without it`);
+    throw new StartProblem(
+      `${file} is damaged: restore it, because the databases beside it cannot be read without it.`,
+    );
   const { tokenKeys, ...others } = stored.data;
   if (tokenKeys !== undefined) return { tokenKeys, ...others };
   const completed = { tokenKeys: makeTokenKey('local'), ...others };
@@ -96,9 +113,22 @@ function freshSecrets(): LocalSecrets {
   };
 }
 
+/** With its parents. Node's own `recursive` never returns in a folder that takes none, such as /proc. */
+async function makeFolder(folder: string): Promise<void> {
+  const make = (): Promise<void> =>
+    mkdir(folder, { mode: 0o711 }).catch(async (error: unknown) => {
+      if (!hasCode(error, 'EEXIST') || !(await stat(folder)).isDirectory()) throw error;
+    });
+  await make().catch(async (error: unknown) => {
+    if (!hasCode(error, 'ENOENT') || path.dirname(folder) === folder) throw error;
+    await makeFolder(path.dirname(folder));
+    await make();
+  });
+}
+
 /** Writes the secrets to a file of another name, and flushes it: a file cut short by a crash would lock every caller out. */
 async function draftOf(file: string, secrets: LocalSecrets): Promise<string> {
-  await mkdir(path.dirname(file), { recursive: true, mode: 0o711 });
+  await makeFolder(path.dirname(file));
   const draft = `${file}.${randomBytes(6).toString('hex')}${DRAFT}`;
   const handle = await open(draft, 'wx', 0o600);
   try {

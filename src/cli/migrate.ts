@@ -1,12 +1,12 @@
 // `npm run migrate`: brings the whole fleet to this build's schema.
 import { prepareAndMigrate } from '../boot/index.js';
-import { ConfigError, processEnvironment, readSettings, type Settings } from '../config/index.js';
-import { HistoryDiffers } from '../../db/shared/migration-history.js';
+import { describeProblem } from '../boot/start-problem.js';
+import { processEnvironment, readSettings, type Settings } from '../config/index.js';
 import type { EmbeddedCluster } from '../embedded/embedded-cluster.js';
-import { inPlainWords, PlainError } from '../jobs/plain-words.js';
 import { defineCommand, runCommand } from '../lib/command-line.js';
 import { createLogger } from '../observability/logger.js';
 import { logProgress, logReport } from '../rollouts/migration-log.js';
+import { endOnSignals } from './interruption.js';
 import { showProgress, showReport } from './terminal-report.js';
 
 const INCOMPLETE = 3;
@@ -28,12 +28,13 @@ On a terminal it writes text. Otherwise each line is a JSON object, and the last
 
 let embedded: EmbeddedCluster | undefined;
 
+endOnSignals();
 await runCommand(migrateCommand, async () => {
   try {
     const settings = readSettings(processEnvironment());
     return process.stdout.isTTY ? await onTerminal(settings) : await asLines(settings);
   } catch (error) {
-    process.stderr.write(`${describe(error)}\n`);
+    process.stderr.write(`${describeProblem(error)}\n`);
     return 1;
   } finally {
     await embedded?.stop();
@@ -67,10 +68,4 @@ function exitCode({
   tenantsUnfinished,
 }: Awaited<ReturnType<typeof prepareAndMigrate>>): number {
   return failed.length + clustersFailed.length + tenantsUnfinished > 0 ? INCOMPLETE : 0;
-}
-
-function describe(error: unknown): string {
-  if (error instanceof ConfigError || error instanceof HistoryDiffers) return error.message;
-  if (error instanceof PlainError) return `${inPlainWords(error)}.`;
-  return (error instanceof Error ? error.stack : undefined) ?? String(error);
 }

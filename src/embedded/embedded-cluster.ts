@@ -5,7 +5,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { initializeDataDir } from './initdb.js';
 import { lockHome } from './lock.js';
 import { settlePlace } from './place.js';
-import { portOf } from './port.js';
+import { portOf, rememberedPort } from './port.js';
 import { startPostmaster, stopOrphan, type Postmaster, type ServerSpec } from './postmaster.js';
 
 export interface EmbeddedClusterOptions {
@@ -18,6 +18,8 @@ export interface EmbeddedClusterOptions {
   /** A folder whose `node_modules` contains the binaries, instead of the service's own. */
   binariesFrom?: string | undefined;
   log: ClusterLog;
+  /** Called before each part of the start that may take seconds, with what it does. */
+  onStep?: ((step: string) => void) | undefined;
 }
 
 export interface ClusterLog {
@@ -47,8 +49,8 @@ const STEADY_MS = 30_000;
 /**
  * Starts the cluster in `home`, and makes it first if there is none. Restarts the cluster if it ends before `stop()`. Under root
  * it runs as the OS user `postgres`. If that user cannot reach `home`, it runs in /var/lib/tenantry.
- * @throws if another service uses `home`, another program has its port, the binaries are missing, or PostgreSQL does not start
- *   (the message then contains the end of its log).
+ * @throws HomeInUse if another service uses `home`; Error if another program has its port, the binaries are missing, or PostgreSQL
+ *   does not start (the message then contains the end of its log)
  */
 export async function startEmbeddedCluster({
   home,
@@ -56,16 +58,20 @@ export async function startEmbeddedCluster({
   settings = {},
   binariesFrom,
   log,
+  onStep = () => undefined,
 }: EmbeddedClusterOptions): Promise<EmbeddedCluster> {
   const place = await settlePlace(home, log, binariesFrom);
   const lock = await lockHome(place.home);
   try {
     await stopOrphan(place, log);
-    await initializeDataDir(place, superuserPassword);
+    await initializeDataDir(place, superuserPassword, () => {
+      onStep('making the files of the embedded PostgreSQL');
+    });
     const logFile = join(place.home, 'postgres.log');
     await writeFile(logFile, '', { mode: 0o600 });
     const port = await portOf(join(place.home, 'postgres.port'));
 
+    onStep(`starting the embedded PostgreSQL on port ${port}`);
     const server = await keepRunning({ ...place, port, logFile, settings, log }, log);
     let stopped: Promise<void> | undefined;
     return {
@@ -83,6 +89,23 @@ export async function startEmbeddedCluster({
     await lock.release();
     throw error;
   }
+}
+
+/**
+ * The address of the cluster that another running service keeps in `home`.
+ *
+ * @throws if that service has not chosen its port yet
+ */
+export async function addressOfRunning(
+  home: string,
+  log: ClusterLog,
+  binariesFrom?: string,
+): Promise<Pick<EmbeddedCluster, 'host' | 'port'>> {
+  const place = await settlePlace(home, log, binariesFrom);
+  const port = await rememberedPort(join(place.home, 'postgres.port'));
+  if (port === undefined)
+    throw new Error(`The service that uses ${place.home} is still making its PostgreSQL: try again in a moment`);
+  return { host: '127.0.0.1', port };
 }
 
 interface SupervisedServer {

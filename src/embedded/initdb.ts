@@ -1,5 +1,5 @@
 // Makes the data folder of a new cluster, completely or not at all.
-import { chown, mkdtemp, open, readdir, rename, rm, writeFile } from 'node:fs/promises';
+import { chown, mkdtemp, open, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { isCluster, type Place } from './place.js';
 import { run } from './run.js';
@@ -10,13 +10,21 @@ const DRAFT_PREFIX = 'postgres.init-';
  * Runs initdb unless `dataDir` holds a cluster already. initdb works in a draft folder next to `dataDir`, which is renamed when
  * it is complete. So a start that was killed halfway leaves nothing that looks like a cluster. The password is in the draft
  * folder too while initdb runs.
+ *
+ * @param onInit called before initdb runs, which takes seconds
+ * @throws if the cluster belongs to another major version of PostgreSQL, or initdb fails; the message then ends with its reason
  */
 export async function initializeDataDir(
   { home, dataDir, binaries, account }: Place,
   superuserPassword: string,
+  onInit: () => void = () => undefined,
 ): Promise<void> {
   await removeDrafts(home);
-  if (isCluster(dataDir)) return;
+  if (isCluster(dataDir)) {
+    await refuseOtherVersion(dataDir, binaries.version);
+    return;
+  }
+  onInit();
 
   // The name is new each time: an initdb whose service was killed may still be writing into the earlier draft.
   const draft = await mkdtemp(join(home, DRAFT_PREFIX));
@@ -40,12 +48,34 @@ export async function initializeDataDir(
         '--no-instructions',
       ],
       account,
-    );
+    ).catch((cause: unknown) => {
+      throw new Error(`The files of the embedded PostgreSQL could not be made in ${home}: ${reasonOf(cause)}`, {
+        cause,
+      });
+    });
     await rename(data, dataDir);
     await flushFolder(home);
   } finally {
     await rm(draft, { recursive: true, force: true });
   }
+}
+
+/** PostgreSQL reads the files of its own major version only. */
+async function refuseOtherVersion(dataDir: string, version: string): Promise<void> {
+  const found = (await readFile(join(dataDir, 'PG_VERSION'), 'utf8')).trim();
+  const own = version.split('.')[0] ?? '';
+  if (found === own) return;
+  throw new Error(
+    `${dataDir} has the files of PostgreSQL ${found}, and this build brings PostgreSQL ${own}, which cannot read them. ` +
+      'Start the build that made them, or set DATA_DIR to another folder',
+  );
+}
+
+/** What initdb wrote last about its failure, without the time and the name of the program before it. */
+function reasonOf(error: unknown): string {
+  const { stderr = '', message } = error as Error & { stderr?: string };
+  const lines = stderr.split('\n').filter((line) => /error:|fatal:|panic:/i.test(line));
+  return lines.at(-1)?.replace(/^.*?(?:error|fatal|panic):\s*/i, '') ?? message;
 }
 
 async function removeDrafts(home: string): Promise<void> {

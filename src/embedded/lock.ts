@@ -10,24 +10,29 @@ export interface Lock {
   release(): Promise<void>;
 }
 
+/** Another running service holds the lock. The message names the folder. */
+export class HomeInUse extends Error {
+  constructor(home: string) {
+    super(`${home} is in use by another running service: stop that one, or give this one a folder of its own`);
+    this.name = 'HomeInUse';
+  }
+}
+
 /**
  * Takes the lock of `home` (a real path) until this process ends. The lock is a listening local socket, because the system closes
  * the socket however the process ends. A file with a process id would survive `kill -9`, and the id may be given to another
  * process.
- * @throws if another running service holds the lock.
+ * @throws HomeInUse if another running service holds the lock
  */
 export async function lockHome(home: string): Promise<Lock> {
   const path = lockPath(home);
   const server = createServer((visitor) => visitor.destroy()).unref();
   if (!(await listens(server, path))) {
-    const inUse = new Error(
-      `${home} is in use by another running service: stop that one, or give this one a folder of its own`,
-    );
-    if (await answers(path)) throw inUse;
+    if (await answers(path)) throw new HomeInUse(home);
     // A service that ended by kill -9 left this socket. It is removed right after the refusal, so that no new lock of another
     // service is removed.
     rmSync(path, { force: true });
-    if (!(await listens(server, path))) throw inUse;
+    if (!(await listens(server, path))) throw new HomeInUse(home);
   }
   return {
     release: () =>

@@ -13,20 +13,26 @@ const LAST_PORT = 29_999;
  * @throws if that port is taken by another program, or the file contains no port.
  */
 export async function portOf(file: string): Promise<number> {
-  const remembered = await readFile(file, 'utf8').catch((error: unknown) => {
-    if (hasCode(error, 'ENOENT')) return undefined;
-    throw error;
-  });
-  if (remembered === undefined) return choosePort(file);
-
-  const port = Number(remembered);
-  if (!Number.isInteger(port) || port < 1 || port > 65_535)
-    throw new Error(`${file} should hold the port of the embedded PostgreSQL, and holds none`);
+  const port = await rememberedPort(file);
+  if (port === undefined) return choosePort(file);
   if (!(await isFree(port))) {
     throw new Error(
       `Port ${port}, which the embedded PostgreSQL uses at every start (${file}), is taken by another program: stop that program and start again`,
     );
   }
+  return port;
+}
+
+/** The port in `file`; undefined if there is no such file. @throws if the file contains no port */
+export async function rememberedPort(file: string): Promise<number | undefined> {
+  const remembered = await readFile(file, 'utf8').catch((error: unknown) => {
+    if (hasCode(error, 'ENOENT')) return undefined;
+    throw error;
+  });
+  if (remembered === undefined) return undefined;
+  const port = Number(remembered);
+  if (!Number.isInteger(port) || port < 1 || port > 65_535)
+    throw new Error(`${file} should hold the port of the embedded PostgreSQL, and holds none`);
   return port;
 }
 

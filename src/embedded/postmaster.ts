@@ -1,6 +1,6 @@
 // Starts and stops one run of the PostgreSQL server process (the postmaster), and stops a postmaster that an earlier service
 // left.
-import { spawn } from 'node:child_process';
+import { spawn, type ChildProcess } from 'node:child_process';
 import { open, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -40,6 +40,15 @@ const STOP_LADDER = [
   ['SIGQUIT', 5_000],
   ['SIGKILL', 5_000],
 ] as const;
+
+/** Every postmaster that this process has started and that has not ended. */
+const alive = new Set<ChildProcess>();
+
+// The last chance, and synchronous: however this process ends, its PostgreSQL ends too. A start that fails, and a command that is
+// interrupted, get here while the server is starting.
+process.on('exit', () => {
+  for (const child of alive) child.kill('SIGINT');
+});
 
 /**
  * Resolves when the server accepts connections. If an earlier postmaster was killed and its backends are still ending, PostgreSQL
@@ -121,11 +130,13 @@ function spawnPostmaster(
     },
   );
   child.unref();
+  alive.add(child);
 
   let end: string | undefined;
   const ended = new Promise<string>((resolve) => {
     const finish = (how: string): void => {
       end ??= how;
+      alive.delete(child);
       resolve(end);
     };
     child.once('exit', (code, signal) => {

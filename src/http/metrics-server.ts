@@ -5,6 +5,7 @@ import type { AddressInfo } from 'node:net';
 import { v4 } from 'uuid';
 import { AppError } from '../errors.js';
 import type { Metrics } from '../observability/metrics.js';
+import { AddressError } from './listen-address.js';
 import { rawProblem, toProblem } from './problem.js';
 
 export interface MetricsServer {
@@ -12,14 +13,6 @@ export interface MetricsServer {
   readonly address: string;
   /** Ends the connections too; a scrape under way is answered first. */
   close(): Promise<void>;
-}
-
-/** The metrics cannot be served at this address. The message is the sentence that the person who starts the service reads. */
-export class MetricsAddressError extends Error {
-  constructor(cause: NodeJS.ErrnoException, host: string, port: number) {
-    super(sentence(cause, host, port), { cause });
-    this.name = 'MetricsAddressError';
-  }
 }
 
 export const METRICS_PATH = '/metrics';
@@ -45,7 +38,7 @@ const LINGER = 1_000;
 
 const METHODS = ['GET', 'HEAD'];
 
-/** Node.js itself is measured from now on too. @throws MetricsAddressError if it cannot listen there */
+/** Node.js itself is measured from now on too. @throws AddressError if it cannot listen there */
 export async function openMetricsServer(
   metrics: Pick<Metrics, 'expose' | 'measureNode'>,
   { host, port }: { readonly host: string; readonly port: number },
@@ -122,7 +115,7 @@ function refuse(response: ServerResponse, error: unknown): void {
 function listen(server: Server, host: string, port: number): Promise<void> {
   return new Promise((resolve, reject) => {
     server.once('error', (cause: NodeJS.ErrnoException) => {
-      reject(new MetricsAddressError(cause, host, port));
+      reject(new AddressError(cause, { host, port, prefix: 'METRICS_' }));
     });
     server.listen(port, host, () => {
       server.removeAllListeners('error');
@@ -131,11 +124,4 @@ function listen(server: Server, host: string, port: number): Promise<void> {
       resolve();
     });
   });
-}
-
-function sentence({ code = '' }: NodeJS.ErrnoException, host: string, port: number): string {
-  if (code === 'EADDRINUSE') return `METRICS_PORT: another program listens on port ${port} of ${host}.`;
-  if (code === 'EACCES') return `METRICS_PORT: this user may not listen on port ${port}.`;
-  if (code === 'EADDRNOTAVAIL' || code === 'ENOTFOUND') return `METRICS_HOST: this machine has no address ${host}.`;
-  return `METRICS_PORT: cannot listen on port ${port} of ${host} (${code}).`;
 }

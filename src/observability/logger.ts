@@ -1,4 +1,5 @@
 // Logs one JSON object for each line. Secrets are redacted, and only the safe parts of an error are written.
+import { Writable } from 'node:stream';
 import pino, { type DestinationStream, type Logger, type LoggerOptions } from 'pino';
 import pretty from 'pino-pretty';
 import { DatabaseFault } from '../../db/driver/database-fault.js';
@@ -52,8 +53,22 @@ export function createLogger(options: { level: string; pretty: boolean }, stream
 }
 
 function destination(options: { pretty: boolean }): DestinationStream {
-  if (options.pretty) return pretty({ singleLine: true, translateTime: 'SYS:HH:MM:ss.l' });
+  if (options.pretty) return pretty({ singleLine: true, translateTime: 'SYS:HH:MM:ss.l', destination: toTerminal() });
   return pino.destination({ dest: 1, sync: false, minLength: BUFFER, periodicFlush: FLUSH_EVERY });
+}
+
+/**
+ * Standard output itself, so that lines of the log and other output keep their order. A stream of pino's own would end the process
+ * if the terminal is closed.
+ */
+function toTerminal(): Writable {
+  return new Writable({
+    write(chunk, _encoding, done) {
+      process.stdout.write(chunk as Buffer, () => {
+        done();
+      });
+    },
+  });
 }
 
 /**

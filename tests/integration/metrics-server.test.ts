@@ -3,7 +3,8 @@ import { once } from 'node:events';
 import { connect } from 'node:net';
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest';
 import { metricDefinitions } from '../../src/engine/metrics/index.js';
-import { MetricsAddressError, openMetricsServer, type MetricsServer } from '../../src/http/metrics-server.js';
+import { AddressError } from '../../src/http/listen-address.js';
+import { openMetricsServer, type MetricsServer } from '../../src/http/metrics-server.js';
 import {
   createRegistry,
   openApp,
@@ -136,7 +137,7 @@ describe('a port that cannot be used', () => {
   it('is refused in a sentence that names the variable', async () => {
     const port = Number(new URL(server.address).port);
     const taken = openMetricsServer(service.app.engine.metrics, { host: '127.0.0.1', port });
-    await expect(taken).rejects.toThrow(MetricsAddressError);
+    await expect(taken).rejects.toThrow(AddressError);
     await expect(taken).rejects.toThrow(`METRICS_PORT: another program listens on port ${port} of 127.0.0.1.`);
     // TEST-NET-1 of RFC 5737: no machine has it.
     await expect(openMetricsServer(service.app.engine.metrics, { host: '192.0.2.1', port: 0 })).rejects.toThrow(

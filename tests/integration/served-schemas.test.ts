@@ -82,7 +82,7 @@ describe('a tenant at the oldest schema that this build serves', () => {
   it('can use every route', async () => {
     await rebuildDatabase(service, tenant, migrationsUpTo(SERVED_SCHEMAS.oldest));
     await service.app.engine.tenantPools.retire(tenant.id);
-    const used = await walkTenant(service.send, tenant);
+    const used = await walkTenant(service.send, tenant, service.app.routeTable);
     const forUsers = service.app.routeTable
       .filter(({ access, url }) => ['tenant', 'platform'].includes(access.scope) || url === '/auth/login')
       .map(({ method, url }) => `${method} ${url}`);

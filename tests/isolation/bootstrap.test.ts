@@ -60,12 +60,7 @@ describe.skipIf(skipped !== '')(title, () => {
   const open = <DB>(user: string, password: string, database: string): DatabaseHandle<DB> =>
     createDatabase<DB>(at(user, password, database), limits, { applicationName: 'tests', preparedStatements: false });
 
-  async function runScript(): Promise<void> {
-    const where = ['-h', cluster.host, '-p', String(cluster.port), '-U', cluster.superuser, '-d', 'postgres'];
-    await promisify(execFile)('psql', ['-X', '-v', 'ON_ERROR_STOP=1', ...where, '-f', 'deploy/bootstrap.sql'], {
-      env: { ...process.env, PGPASSWORD: SUPERUSER_PASSWORD },
-    });
-  }
+  const runScript = (): Promise<string> => runBootstrap(at(cluster.superuser, SUPERUSER_PASSWORD, 'postgres'));
 
   /** Roles and databases in the catalogs, with both naming schemes mapped to one. */
   async function facts(prefix: string): Promise<unknown> {
@@ -132,49 +127,122 @@ describe.skipIf(skipped !== '')(title, () => {
   });
 
   it('is all that the service needs to migrate, to create a tenant and to serve it', async () => {
-    for (const role of ['tenantry_registry', 'tenantry_service', 'tenantry_provisioner']) {
-      const verifier = sql.lit(await scramVerifier(PASSWORD, 4_096));
-      await sql`alter role ${sql.id(role)} password ${verifier}`.execute(superuser.db);
-    }
-    const registry = open<Registry>('tenantry_registry', PASSWORD, 'tenantry_registry');
-    const provisioner = openProvisioner(at('tenantry_provisioner', PASSWORD, 'postgres'), limits);
-    const registryRoles = { registry: registry.db, registryService: 'tenantry_service' };
-    await migrateAll({ ...registryRoles, ...provisioner, provisioner: 'tenantry_provisioner' });
-    expect(await checkCluster(provisioner.cluster)).toEqual({
-      role: 'tenantry_provisioner',
-      superuser: false,
-      canProvision: true,
-      openDatabases: [],
-    });
-    await Promise.all([registry.close(0), provisioner.close()]);
-
-    const app = await openApp(
-      completeConfig(readSettings({ NODE_ENV: 'test', LOG_LEVEL: 'silent' }), {
-        registry: at('tenantry_service', PASSWORD, 'tenantry_registry'),
-        provisioner: at('tenantry_provisioner', PASSWORD, 'postgres'),
-        tokenKeys: parseTokenKeys(TOKEN_KEY),
-        encryptionKeys: parseKeyring(`test:${Buffer.alloc(32, 9).toString('base64')}`),
-      }),
-    );
-    onTestFinished(() => app.close());
-    const send = sender(app);
-    await insertOperator(app.engine.registry, { email: 'operator@example.com', passwordHash: 'not used' });
-    const operator = await findOperatorByEmail(app.engine.registry, 'operator@example.com');
-    const operatorToken = await beginSession(app, { kind: 'operator', operatorId: operator?.id ?? '' });
-    const made = await send('POST', '/tenants', {
-      token: operatorToken,
-      body: { name: 'First', slug: 'first', admin: ADMIN },
-    });
-    expect(made.status, made.text).toBe(201);
-    const { email, password } = ADMIN;
-    const signedIn = await send<{ accessToken: string }>('POST', '/auth/login', {
-      body: { tenant: 'first', email, password },
-    });
-    const product = await send('POST', '/products', {
-      token: signedIn.body.accessToken,
-      body: { name: 'Chair', price: '1.00' },
-    });
-    expect(product.status, product.text).toBe(201);
-    expect((await checkCluster(superuser.db)).openDatabases).toEqual([]);
+    await expectService(superuser, at, []);
   });
 });
+
+describe.skipIf(skipped !== '')(`deploy/bootstrap.sql, run by the administrator of a managed server${skipped}`, () => {
+  let home: string;
+  let cluster: EmbeddedCluster;
+  let superuser: DatabaseHandle<unknown>;
+  const at = (user: string, password: string, database: string): ConnectionSettings => ({
+    host: cluster.host,
+    port: cluster.port,
+    database,
+    user,
+    password,
+    tls: false,
+  });
+
+  // What the administrators of RDS, Cloud SQL and Azure have in common. There the databases of the server belong to the provider.
+  beforeAll(async () => {
+    home = await mkdtemp(join(tmpdir(), 'tenantry-managed-'));
+    await chmod(home, 0o755);
+    const log = { info: () => undefined, warn: () => undefined, error: () => undefined };
+    cluster = await startEmbeddedCluster({ home, superuserPassword: SUPERUSER_PASSWORD, log });
+    superuser = createDatabase(at(cluster.superuser, SUPERUSER_PASSWORD, 'postgres'), limits, {
+      applicationName: 'tests',
+      preparedStatements: false,
+    });
+    const verifier = sql.lit(await scramVerifier(PASSWORD, 4_096));
+    await sql`create role administrator login createdb createrole password ${verifier}`.execute(superuser.db);
+  });
+  afterAll(async () => {
+    await superuser.close(0);
+    await cluster.stop();
+    await rm(home, { recursive: true, force: true });
+  });
+
+  it('is all that the service needs, twice, and leaves the administrator in no role of the service', async () => {
+    const administrator = at('administrator', PASSWORD, 'postgres');
+    expect(await runBootstrap(administrator)).toContain('set temp_file_limit for the whole server instead');
+    await runBootstrap(administrator);
+    const { rows } = await sql<{ role: string }>`
+      select roleid::regrole::text as role from pg_auth_members m
+      where member = 'administrator'::regrole
+      and (coalesce(to_jsonb(m) ->> 'inherit_option', 'true') = 'true' or to_jsonb(m) ->> 'set_option' = 'true')`.execute(
+      superuser.db,
+    );
+    expect(rows).toEqual([]);
+    // The provider's databases stay open, and the migration says so.
+    await expectService(superuser, at, ['postgres', 'template1']);
+  });
+});
+
+type At = (user: string, password: string, database: string) => ConnectionSettings;
+
+/** Runs the script with psql. Returns what it wrote on standard error. */
+async function runBootstrap({ host, port, user, password }: ConnectionSettings): Promise<string> {
+  const where = ['-h', host, '-p', String(port), '-U', user, '-d', 'postgres'];
+  const { stderr } = await promisify(execFile)(
+    'psql',
+    ['-X', '-v', 'ON_ERROR_STOP=1', ...where, '-f', 'deploy/bootstrap.sql'],
+    { env: { ...process.env, PGPASSWORD: password } },
+  );
+  return stderr;
+}
+
+/** Expects that the service migrates, creates a tenant and serves it with the roles of the script. */
+async function expectService(
+  superuser: DatabaseHandle<unknown>,
+  at: At,
+  openDatabases: readonly string[],
+): Promise<void> {
+  for (const role of ['tenantry_registry', 'tenantry_service', 'tenantry_provisioner']) {
+    const verifier = sql.lit(await scramVerifier(PASSWORD, 4_096));
+    await sql`alter role ${sql.id(role)} password ${verifier}`.execute(superuser.db);
+  }
+  const registry = createDatabase<Registry>(at('tenantry_registry', PASSWORD, 'tenantry_registry'), limits, {
+    applicationName: 'tests',
+    preparedStatements: false,
+  });
+  const provisioner = openProvisioner(at('tenantry_provisioner', PASSWORD, 'postgres'), limits);
+  const registryRoles = { registry: registry.db, registryService: 'tenantry_service' };
+  await migrateAll({ ...registryRoles, ...provisioner, provisioner: 'tenantry_provisioner' });
+  expect(await checkCluster(provisioner.cluster)).toEqual({
+    role: 'tenantry_provisioner',
+    superuser: false,
+    canProvision: true,
+    openDatabases,
+  });
+  await Promise.all([registry.close(0), provisioner.close()]);
+
+  const app = await openApp(
+    completeConfig(readSettings({ NODE_ENV: 'test', LOG_LEVEL: 'silent' }), {
+      registry: at('tenantry_service', PASSWORD, 'tenantry_registry'),
+      provisioner: at('tenantry_provisioner', PASSWORD, 'postgres'),
+      tokenKeys: parseTokenKeys(TOKEN_KEY),
+      encryptionKeys: parseKeyring(`test:${Buffer.alloc(32, 9).toString('base64')}`),
+    }),
+  );
+  onTestFinished(() => app.close());
+  const send = sender(app);
+  await insertOperator(app.engine.registry, { email: 'operator@example.com', passwordHash: 'not used' });
+  const operator = await findOperatorByEmail(app.engine.registry, 'operator@example.com');
+  const operatorToken = await beginSession(app, { kind: 'operator', operatorId: operator?.id ?? '' });
+  const made = await send('POST', '/tenants', {
+    token: operatorToken,
+    body: { name: 'First', slug: 'first', admin: ADMIN },
+  });
+  expect(made.status, made.text).toBe(201);
+  const { email, password } = ADMIN;
+  const signedIn = await send<{ accessToken: string }>('POST', '/auth/login', {
+    body: { tenant: 'first', email, password },
+  });
+  const product = await send('POST', '/products', {
+    token: signedIn.body.accessToken,
+    body: { name: 'Chair', price: '1.00' },
+  });
+  expect(product.status, product.text).toBe(201);
+  expect((await checkCluster(superuser.db)).openDatabases).toEqual(openDatabases);
+}

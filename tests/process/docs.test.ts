@@ -30,7 +30,7 @@ import {
 import { runbooks } from '../support/observability.js';
 import { isMissing, skipNote, type Program } from '../support/programs.js';
 import { WALK, walkReadme } from '../support/readme.js';
-import { isRunning, makeDataDir, runProgram } from '../support/service-process.js';
+import { isRunning, makeDataDir, runProgram, signInOf } from '../support/service-process.js';
 import { runScript, startScript } from '../support/shell.js';
 import { SLOW_COMMANDS } from '../support/slow-commands.js';
 import { addResource, copySource, type SourceCopy } from '../support/source-copy.js';
@@ -53,6 +53,12 @@ const RUN_BY: Readonly<Record<string, { readonly file: string; readonly words: r
   'curl -X POST -H "authorization: Bearer $OPERATOR" "http://127.0.0.1:3000/operations/$OPERATION/retry"': STEERED,
   'curl -X POST -H "authorization: Bearer $OPERATOR" "http://127.0.0.1:3000/operations/$OPERATION/abandon"': STEERED,
   'npm run migrations:seal': { file: 'tests/support/source-copy.ts', words: ["'migrations:seal'"] },
+  'npm run operator:reset-password': {
+    file: 'tests/process/first-start.test.ts',
+    words: ['src/cli/reset-password.js'],
+  },
+  'npm start': { file: 'tests/process/docs.test.ts', words: ["startScript('npm start'"] },
+  'npm run docs:reference': { file: 'scripts/test-add-resource.ts', words: ['followUps()'] },
   'npm run migrate': { file: 'tests/process/migrate.test.ts', words: ["'src/cli/migrate.js'"] },
   'promtool test rules deploy/observability/alerts.test.yml': {
     file: 'tests/unit/observability.test.ts',
@@ -175,8 +181,7 @@ describe('npm start, from a terminal', () => {
       const start = withMetrics.text.replace('9464', '0');
       const terminal = await startScript(start, LISTENS, { cwd: ROOT, env }, STARTED_WITHIN);
       try {
-        const [, email = '', password = ''] =
-          /OPERATOR_EMAIL=(\S+)\s+OPERATOR_PASSWORD=(\S+)/.exec(terminal.output) ?? [];
+        const { email = '', password = '' } = signInOf(data.dir) ?? {};
         expect(readPage('README.md')).toContain(`OPERATOR_EMAIL=${email}\n`);
         const printed = await walkReadme(`http://127.0.0.1:${portIn(terminal.output)}`, { email, password }, api);
         expect(printed).toContain('"name":"Wayne Enterprises"');
@@ -427,84 +432,94 @@ describe('docs/guide/keys.md', () => {
 });
 
 describe('docs/inside/adding-a-resource.md', () => {
-  it('takes three new files and a line in each of five lists to create and read orders', LONG, async () => {
-    const data = await makeDataDir();
-    onTestFinished(() => data.remove());
-    const files = await addResource(source.folder);
-    expect(files).toEqual([
-      'db/tenant/migrations/0020_orders.ts',
-      'db/tenant/migrations/index.ts',
-      'db/tenant/order-queries.ts',
-      'db/tenant/tenant-schema.ts',
-      'src/auth/permissions.ts',
-      'routes/tenant/orders.ts',
-      'routes/index.ts',
-      'tests/support/route-resources.ts',
-    ]);
-    for (const file of files) {
-      const text = await readFile(path.join(source.folder, file), 'utf8');
-      const options = await prettier.resolveConfig(path.join(ROOT, 'README.md'));
-      expect(await prettier.format(text, { ...options, parser: 'typescript' }), file).toBe(text);
-    }
+  it(
+    'takes three new files, a line in each of six lists and rows on one page to create and read orders',
+    LONG,
+    async () => {
+      const data = await makeDataDir();
+      onTestFinished(() => data.remove());
+      const files = await addResource(source.folder);
+      expect(files).toEqual([
+        'db/tenant/migrations/0020_orders.ts',
+        'db/tenant/migrations/index.ts',
+        'db/tenant/served-schemas.ts',
+        'db/tenant/order-queries.ts',
+        'db/tenant/tenant-schema.ts',
+        'src/auth/permissions.ts',
+        'routes/tenant/orders.ts',
+        'routes/index.ts',
+        'docs/reference/permissions.md',
+        'docs/reference/permissions.md',
+        'tests/support/route-resources.ts',
+      ]);
+      for (const file of files.filter((each) => each.endsWith('.ts'))) {
+        const text = await readFile(path.join(source.folder, file), 'utf8');
+        const options = await prettier.resolveConfig(path.join(ROOT, 'README.md'));
+        expect(await prettier.format(text, { ...options, parser: 'typescript' }), file).toBe(text);
+      }
 
-    const env = { DATA_DIR: data.dir, PORT: '0' };
-    const terminal = await startScript('npm start', LISTENS, { cwd: source.folder, env }, STARTED_WITHIN);
-    try {
-      const url = `http://127.0.0.1:${portIn(terminal.output)}`;
-      const send = async (method: string, route: string, token?: string, body?: object) => {
-        const headers = {
-          ...(body && { 'content-type': 'application/json' }),
-          ...(token !== undefined && { authorization: `Bearer ${token}` }),
+      const env = { DATA_DIR: data.dir, PORT: '0' };
+      const terminal = await startScript('npm start', LISTENS, { cwd: source.folder, env }, STARTED_WITHIN);
+      try {
+        const url = `http://127.0.0.1:${portIn(terminal.output)}`;
+        const send = async (method: string, route: string, token?: string, body?: object) => {
+          const headers = {
+            ...(body && { 'content-type': 'application/json' }),
+            ...(token !== undefined && { authorization: `Bearer ${token}` }),
+          };
+          const answer = await fetch(url + route, { method, headers, ...(body && { body: JSON.stringify(body) }) });
+          return { status: answer.status, body: (await answer.json()) as Record<string, unknown> };
         };
-        const answer = await fetch(url + route, { method, headers, ...(body && { body: JSON.stringify(body) }) });
-        return { status: answer.status, body: (await answer.json()) as Record<string, unknown> };
-      };
-      const [, password] = /OPERATOR_PASSWORD=(\S+)/.exec(terminal.output) ?? [];
-      const operator = await send('POST', '/auth/operator/login', undefined, {
-        email: 'operator@tenantry.local',
-        password,
-      });
-      const admin = {
-        email: 'ada@acme.example',
-        password: 'correct horse battery',
-        firstName: 'Ada',
-        lastName: 'Acme',
-      };
-      const tenant = { name: 'Acme', slug: 'acme', admin };
-      expect((await send('POST', '/tenants', String(operator.body['accessToken']), tenant)).status).toBe(201);
-      const login = await send('POST', '/auth/login', undefined, {
-        tenant: 'acme',
-        ...admin,
-        firstName: undefined,
-        lastName: undefined,
-      });
-      const token = String(login.body['accessToken']);
+        const password = signInOf(data.dir)?.password;
+        const operator = await send('POST', '/auth/operator/login', undefined, {
+          email: 'operator@tenantry.local',
+          password,
+        });
+        const admin = {
+          email: 'ada@acme.example',
+          password: 'correct horse battery',
+          firstName: 'Ada',
+          lastName: 'Acme',
+        };
+        const tenant = { name: 'Acme', slug: 'acme', admin };
+        expect((await send('POST', '/tenants', String(operator.body['accessToken']), tenant)).status).toBe(201);
+        const login = await send('POST', '/auth/login', undefined, {
+          tenant: 'acme',
+          ...admin,
+          firstName: undefined,
+          lastName: undefined,
+        });
+        const token = String(login.body['accessToken']);
 
-      const made = await send('POST', '/orders', token, { reference: 'A-1', total: '12.50' });
-      expect(made).toMatchObject({ status: 201, body: { reference: 'A-1', total: '12.50' } });
-      expect(await send('GET', `/orders/${String(made.body['id'])}`, token)).toEqual({ status: 200, body: made.body });
-      expect(await send('GET', '/orders', token)).toEqual({
-        status: 200,
-        body: { data: [made.body], nextCursor: null },
-      });
-      // What comes with the scope.
-      const order = `${url}/orders/${String(made.body['id'])}`;
-      const authorization = `Bearer ${token}`;
-      const etag = (await fetch(order, { method: 'HEAD', headers: { authorization } })).headers.get('etag');
-      expect(etag).toMatch(/^"[0-9a-f]+"$/);
-      const known = await fetch(order, { headers: { authorization, 'if-none-match': String(etag) } });
-      expect(known.status).toBe(304);
-      expect((await send('GET', '/orders')).status).toBe(401);
-      expect((await send('GET', '/orders', String(operator.body['accessToken']))).status).toBe(403);
-      expect((await send('POST', '/orders', token, { reference: 'A-2', total: '-1' })).status).toBe(400);
-      const { body: documentation } = await send('GET', '/docs/json');
-      expect(Object.keys(documentation['paths'] as object)).toEqual(
-        expect.arrayContaining(['/orders', '/orders/{id}']),
-      );
-    } finally {
-      await terminal.interrupt();
-    }
-  });
+        const made = await send('POST', '/orders', token, { reference: 'A-1', total: '12.50' });
+        expect(made).toMatchObject({ status: 201, body: { reference: 'A-1', total: '12.50' } });
+        expect(await send('GET', `/orders/${String(made.body['id'])}`, token)).toEqual({
+          status: 200,
+          body: made.body,
+        });
+        expect(await send('GET', '/orders', token)).toEqual({
+          status: 200,
+          body: { data: [made.body], nextCursor: null },
+        });
+        // What comes with the scope.
+        const order = `${url}/orders/${String(made.body['id'])}`;
+        const authorization = `Bearer ${token}`;
+        const etag = (await fetch(order, { method: 'HEAD', headers: { authorization } })).headers.get('etag');
+        expect(etag).toMatch(/^"[0-9a-f]+"$/);
+        const known = await fetch(order, { headers: { authorization, 'if-none-match': String(etag) } });
+        expect(known.status).toBe(304);
+        expect((await send('GET', '/orders')).status).toBe(401);
+        expect((await send('GET', '/orders', String(operator.body['accessToken']))).status).toBe(403);
+        expect((await send('POST', '/orders', token, { reference: 'A-2', total: '-1' })).status).toBe(400);
+        const { body: documentation } = await send('GET', '/docs/json');
+        expect(Object.keys(documentation['paths'] as object)).toEqual(
+          expect.arrayContaining(['/orders', '/orders/{id}']),
+        );
+      } finally {
+        await terminal.interrupt();
+      }
+    },
+  );
 });
 
 describe('--help', () => {
@@ -567,9 +582,9 @@ describe('the pages', () => {
 
   it('name only scripts that package.json has', () => {
     const named = everyCommand.flatMap((text) =>
-      [...text.matchAll(/\bnpm (?:run )?([\w:]+)/g)].map(([, name]) => name),
+      [...text.matchAll(/\bnpm (?:run )?(\w[\w:-]*)/g)].map(([, name]) => name),
     );
-    const known = [...Object.keys(scripts), 'ci', 'install'];
+    const known = [...Object.keys(scripts), 'ci', 'install', 'prune'];
     expect(named.length).toBeGreaterThan(10);
     expect(named.filter((name) => !known.includes(name ?? ''))).toEqual([]);
   });

@@ -55,7 +55,9 @@ describe('the port of the metrics', { timeout: 90_000 }, () => {
         METRICS_PORT: String(port),
       });
       expect(run.code).toBe(1);
-      expect(run.stderr).toBe(`METRICS_PORT: another program listens on port ${port} of 127.0.0.1.\n`);
+      expect(run.stderr).toBe(
+        `METRICS_PORT: another program listens on port ${port} of 127.0.0.1. Stop it, or set METRICS_PORT to another port.\n`,
+      );
     } finally {
       other.close();
     }

@@ -45,6 +45,12 @@ export function skipNote(...programs: readonly Program[]): string {
   return missing.length === 0 ? '' : ` (skipped, not installed: ${wanted.join(', ')})`;
 }
 
+/** Whether this process may mount a file system that only its children see, which needs root and a kernel that allows it. */
+export function mayMount(): boolean {
+  const mount = 'mount -t tmpfs none /mnt';
+  return process.platform === 'linux' && spawnSync('unshare', ['--mount', 'sh', '-c', mount]).status === 0;
+}
+
 /**
  * Whether this process may make network namespaces, which needs root and a kernel that allows it. This does not depend on
  * installed programs, so TEST_REQUIRE_ALL does not demand it.

@@ -29,7 +29,7 @@ export async function recordBuild(cluster: TestCluster): Promise<RecordedBuild> 
 
 async function use(service: TestService): Promise<void> {
   const { id, slug } = await service.createTenant();
-  await walkTenant(service.send, { id, slug });
+  await walkTenant(service.send, { id, slug }, service.app.routeTable);
   const operator = async (method: 'GET' | 'POST' | 'DELETE', url: string): Promise<void> => {
     const { status, text } = await service.send(method, url, { token: service.operatorToken });
     if (status >= 300) throw new Error(`${method} ${url} answered ${status}: ${text}`);

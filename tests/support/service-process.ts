@@ -5,7 +5,7 @@ import { chmod, mkdtemp, readdir, rm, stat } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { promisify } from 'node:util';
+import { parseEnv, promisify } from 'node:util';
 
 const root = path.resolve(import.meta.dirname, '../..');
 
@@ -65,6 +65,7 @@ export interface ServiceProcess {
   readonly pid: number;
   /** Everything that it has written to standard output so far. */
   readonly stdout: string;
+  /** The first operator's, if a start in its DATA_DIR made it up. */
   readonly operatorPassword: string | undefined;
   signal(signal: NodeJS.Signals): void;
   /** The exit code, or null if a signal ended it. */
@@ -110,11 +111,19 @@ export async function startProcess(env: Readonly<Record<string, string>>, folder
       return output.stdout;
     },
     get operatorPassword() {
-      return /OPERATOR_PASSWORD=(\S+)/.exec(output.stdout)?.[1];
+      return signInOf(env['DATA_DIR'] ?? path.join(folder, '.data'))?.password;
     },
     signal: (signal) => void process.kill(pid, signal),
     exited,
   };
+}
+
+/** The first operator's sign-in, as a start without a terminal leaves it in DATA_DIR. */
+export function signInOf(dataDir: string): { email: string; password: string } | undefined {
+  const file = path.join(dataDir, 'operator.env');
+  if (!existsSync(file)) return undefined;
+  const { OPERATOR_EMAIL: email = '', OPERATOR_PASSWORD: password = '' } = parseEnv(readFileSync(file, 'utf8'));
+  return { email, password };
 }
 
 /** Waits until `condition` holds, at most `deadline` ms. */

@@ -5,9 +5,9 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { ROOT } from './docs.js';
 import { walkReadme } from './readme.js';
-import { makeDataDir } from './service-process.js';
+import { makeDataDir, signInOf } from './service-process.js';
 import { runScript, startScript } from './shell.js';
-import { addResource, copySource } from './source-copy.js';
+import { copySource } from './source-copy.js';
 
 /** Started programs that have not ended. */
 const started: (() => Promise<void>)[] = [];
@@ -24,6 +24,16 @@ export const SLOW_COMMANDS: Readonly<Record<string, () => Promise<void>>> = {
       const data = await makeDataDir();
       try {
         await walkOn('npm ci && npm start', folder, { DATA_DIR: data.dir, PORT: '0' });
+      } finally {
+        await data.remove();
+      }
+    }),
+  'npm ci && npm run build && npm prune --omit=dev': () =>
+    inFreshCopy(async (folder) => {
+      const data = await makeDataDir();
+      try {
+        await runScript('npm ci && npm run build && npm prune --omit=dev', { cwd: folder });
+        await walkOn('npm start', folder, { DATA_DIR: data.dir, PORT: '0' });
       } finally {
         await data.remove();
       }
@@ -51,6 +61,9 @@ export const SLOW_COMMANDS: Readonly<Record<string, () => Promise<void>>> = {
       'npm run profile:jobs',
       'npm run profile:metrics',
       'npm run test:postgres -- 15 18',
+      'npm run test:node -- 18 20.18 24 26',
+      'npm run test:node -- --tests unit/ids 24',
+      'npm run test:add-resource',
       'npm run fuzz -- --requests 50000',
       'npm run fuzz -- --requests 5000 --seed 7',
       'npm run fuzz -- --requests 5000 --seed 7 --keep',
@@ -79,28 +92,6 @@ export const SLOW_COMMANDS: Readonly<Record<string, () => Promise<void>>> = {
   },
 };
 
-/** Promises of a page beyond its commands. */
-export const FURTHER_PROMISES: Readonly<Record<string, () => Promise<void>>> = {
-  'docs/inside/adding-a-resource.md: lint, and the tests that look at every file and route': async () => {
-    const source = await copySource();
-    try {
-      const files = await addResource(source.folder);
-      await runScript(`npx eslint ${files.join(' ')}`, { cwd: source.folder });
-      await runScript('npm run docs:reference', { cwd: source.folder });
-      const tests = [
-        'tests/unit/architecture',
-        'tests/isolation',
-        'tests/integration/openapi',
-        'tests/integration/etags-of-routes',
-        'tests/process/migrate',
-      ];
-      await runScript(`npx vitest run ${tests.join(' ')}`, { cwd: source.folder });
-    } finally {
-      await source.remove();
-    }
-  },
-};
-
 /**
  * Runs as few and as short rounds as possible: this tries that each scenario runs to its end, not its figures. Such a run may find
  * the machine too slow for the given rate, and then prints a warning.
@@ -125,12 +116,14 @@ async function bench(command: string, behind = ''): Promise<void> {
 /** Starts a program that prints its address and the operator's sign-in, does the README's walk on it, and ends it. */
 async function walkOn(command: string, cwd: string, env: Readonly<Record<string, string>>): Promise<void> {
   const ready = /Tenantry listens on|^URL=.*\n.*\n.*OPERATOR_PASSWORD=.*\n/m;
+  const dataDir = env['DATA_DIR'];
   const terminal = await startScript(command, ready, { cwd, env }, 600_000);
   started.push(() => terminal.interrupt());
   try {
     const find = (pattern: RegExp): string => pattern.exec(terminal.output)?.[1] ?? '';
     const url = find(/(?:listens on |^URL=)(http:\/\/[\d.:]+)/m);
-    await walkReadme(url, { email: find(/OPERATOR_EMAIL=(\S+)/), password: find(/OPERATOR_PASSWORD=(\S+)/) });
+    const printed = { email: find(/OPERATOR_EMAIL=(\S+)/), password: find(/OPERATOR_PASSWORD=(\S+)/) };
+    await walkReadme(url, (dataDir === undefined ? undefined : signInOf(dataDir)) ?? printed);
     await terminal.interrupt();
     const answers = await fetch(url).then(
       () => true,

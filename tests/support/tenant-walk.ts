@@ -1,4 +1,5 @@
 // A walk over every route that a tenant's users have, with the answers that its requests must get.
+import { resources } from './route-resources.js';
 import { ADMIN, type Answer, type Send } from './service.js';
 
 type Method = Parameters<Send>[0];
@@ -18,12 +19,14 @@ const PASSWORD = 'walker-password-123';
  * Signs in as ADMIN, uses every route, and removes what it made. It can walk again.
  *
  * @param tenant has ADMIN as an admin
+ * @param routes all routes of the service: those of a resource that is not named here are used as route-resources.ts says
  * @returns the routes that were used, such as `GET /products/:id`
  * @throws Error if an answer is not 2xx
  */
 export async function walkTenant(
   send: Send,
   tenant: { readonly id: string; readonly slug: string },
+  routes: readonly { readonly method: string; readonly url: string }[] = [],
 ): Promise<readonly string[]> {
   const used = new Set<string>();
 
@@ -54,6 +57,20 @@ export async function walkTenant(
       await use('GET', url, { token, query: `?limit=1&sort=${sort}&cursor=${encodeURIComponent(nextCursor)}` });
     }
     for (const filter of filters) await use('GET', url, { token, query: `?${filter}` });
+  }
+
+  /** Makes one of the resource, uses its other routes on it, and removes it last. */
+  async function useResource(prefix: string): Promise<void> {
+    const { make, bodies = {} } = resources[prefix] ?? {};
+    const own = routes.filter(({ method, url }) => `${url}/`.startsWith(`${prefix}/`) && !used.has(`${method} ${url}`));
+    if (!make || own.length === 0) return;
+    const { body } = await use('POST', prefix, { token, body: make('walker') });
+    const last = (method: string): number => Number(method === 'DELETE');
+    for (const { method, url } of own.toSorted((a, b) => last(a.method) - last(b.method))) {
+      if (used.has(`${method} ${url}`)) continue;
+      const sent = bodies[`${method} ${url.slice(prefix.length) || '/'}`];
+      await use(method as Method, url, { token, path: body.id, ...(sent && { body: sent }) });
+    }
   }
 
   const first = await signIn(ADMIN.email, ADMIN.password);
@@ -117,6 +134,8 @@ export async function walkTenant(
   await use('POST', '/auth/logout-all', { token: last.accessToken });
   await use('DELETE', '/users/:id', { token, path: user.id });
   await use('DELETE', '/roles/:id', { token, path: role.id });
+
+  for (const prefix of Object.keys(resources)) await useResource(prefix);
 
   await list('/audit', [], ['limit=1', 'action=user.created', `target=${user.id}&from=2026-01-01T00:00:00Z`]);
   const audit = await use<{ nextCursor: string | null }>('GET', '/audit', { token, query: '?limit=1' });

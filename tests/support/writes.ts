@@ -3,13 +3,14 @@
 import { sql, type Kysely } from 'kysely';
 import type { RouteEntry } from '../../src/auth/route-access.js';
 import { ADMIN, asSuperuser } from './app.js';
+import { resources } from './route-resources.js';
 
 export const UNKNOWN_ID = '01900000-0000-7000-8000-00000000ffff';
 
 /** The codes of the answers to a revoked caller. */
 export const REVOKED = ['unauthenticated', 'forbidden', 'tenant-suspended'];
 
-/** A valid body for each route that reads one; null: an empty body in chunks. */
+/** A valid body for each route that reads one; null: an empty body in chunks. Others have theirs from route-resources.ts. */
 const bodies: Readonly<Record<string, object | null>> = {
   'POST /auth/logout': null,
   'POST /auth/logout-all': null,
@@ -61,9 +62,25 @@ export function nameOf({ method, url }: RouteEntry): string {
 }
 
 export function bodyOf(route: RouteEntry): object | null {
-  const body = bodies[nameOf(route)];
-  if (body === undefined) throw new Error(`no body for ${nameOf(route)}: put a line into tests/support/writes.ts`);
+  const body = bodies[nameOf(route)] ?? bodyByResource(route);
+  if (body === undefined)
+    throw new Error(`no body for ${nameOf(route)}: put a line into tests/support/route-resources.ts`);
   return body;
+}
+
+/** The first part of a route's path, by which route-resources.ts names its resource. */
+export function prefixOf({ url }: Pick<RouteEntry, 'url'>): string {
+  return /^\/[^/]+/.exec(url)?.[0] ?? '';
+}
+
+function bodyByResource(route: RouteEntry): object | null | undefined {
+  const name = nameOf(route);
+  if (Object.hasOwn(bodies, name)) return null;
+  const resource = resources[prefixOf(route)];
+  const below = route.url.slice(prefixOf(route).length) || '/';
+  if (resource && below === '/' && route.method === 'POST') return resource.make?.('new');
+  if (resource && route.method === 'DELETE') return null;
+  return resource?.bodies?.[`${route.method} ${below}`];
 }
 
 /** Every row of a database. */

@@ -54,7 +54,7 @@ export const authVariables = {
     default: '',
     unit: 'text',
     description:
-      "The first operator's password; not one that a guesser tries first. Not set (and not in production): generated on the first start and printed once.",
+      "The first operator's password; not one that a guesser tries first. Not set (and not in production): generated on the first start, and shown once on its terminal or written to `operator.env` in `DATA_DIR`.",
     secret: true,
   },
 } as const satisfies Record<string, Variable>;
