@@ -36,17 +36,16 @@ export const idParams = z.strictObject({ id });
  * internationalised domain has one spelling too.
  */
 export const email = z
-  .email({ error: ({ input }) => emailHint(input) })
+  .email({ error: ({ input }) => asciiHint(input) })
   .max(254)
   .toLowerCase();
 
-function emailHint(input: unknown): string {
+/** What to write instead of an internationalised domain; undefined if the address has none. */
+function asciiHint(input: unknown): string | undefined {
   const [, domain] = /^[^@]+@([^@]+)$/.exec(typeof input === 'string' ? input : '') ?? [];
-  if (domain === undefined || domain.length > 253 || isAscii(domain)) return 'must be an e-mail address';
+  if (domain === undefined || domain.length > 253 || isAscii(domain)) return undefined;
   const ascii = domainToASCII(domain);
-  return ascii === ''
-    ? 'must be an e-mail address'
-    : `must be an e-mail address in ASCII: write the domain as "${ascii}"`;
+  return ascii === '' ? undefined : `must be an e-mail address in ASCII: write the domain as "${ascii}"`;
 }
 
 function isAscii(value: string): boolean {

@@ -1,5 +1,5 @@
 // What a client reads about bad input, in one voice: each message continues the path, as in "/limit must be at most 100". zod asks
-// `inOurWords` for the message of every issue that a schema gives no message to. tests/integration/validation-messages.test.ts
+// `inOurWords` for the message of every issue that a schema gives no message to. tests/unit/validation-messages.test.ts
 // collects the messages of every route, and compares them with a list.
 import type { z } from 'zod';
 import type { InputIssue } from '../errors.js';
