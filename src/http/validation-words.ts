@@ -23,15 +23,21 @@ export const inOurWordsOnce: z.core.$ZodErrorMap = (issue) =>
 
 /** One issue for each problem. Of several bounds that a value exceeds, only the tightest one. */
 export function inputIssues(error: z.ZodError, unknownKey = 'is not known here'): InputIssue[] {
-  const issues = error.issues.flatMap(nearest);
-  return issues
-    .filter((issue) => !issues.some((other) => isEnough(other, issue)))
-    .flatMap((issue) => {
-      const path = issue.path.map((key) => `/${String(key)}`).join('');
-      if (issue.code === 'unrecognized_keys')
-        return issue.keys.map((key) => ({ path: `${path}/${key}`, message: unknownKey }));
-      return [{ path, message: issue.message }];
-    });
+  // A body can have a thousand wrong values: only issues of the same value are compared with each other.
+  const ofValues = new Map<string, Issue[]>();
+  for (const issue of error.issues.flatMap(nearest)) {
+    const path = issue.path.map((key) => `/${String(key)}`).join('');
+    ofValues.set(path, [...(ofValues.get(path) ?? []), issue]);
+  }
+  return [...ofValues].flatMap(([path, issues]) =>
+    issues
+      .filter((issue) => !issues.some((other) => isEnough(other, issue)))
+      .flatMap((issue) =>
+        issue.code === 'unrecognized_keys'
+          ? issue.keys.map((key) => ({ path: `${path}/${key}`, message: unknownKey }))
+          : [{ path, message: issue.message }],
+      ),
+  );
 }
 
 /** Whether the issue is about the type of the value, and not about a check of it. */
@@ -127,11 +133,11 @@ function nearest(issue: Issue): Issue[] {
 }
 
 /**
- * Whether `other` makes `issue` needless: it is about the kind of the same value, which zod measures all the same, or it states a
- * tighter bound.
+ * Whether `other` makes `issue` of the same value needless: it is about the value's kind, which zod measures all the same, or it
+ * states a tighter bound.
  */
 function isEnough(other: Issue, issue: Issue): boolean {
-  if (other === issue || other.path.join('/') !== issue.path.join('/')) return false;
+  if (other === issue) return false;
   if (other.code === 'too_small' && issue.code === 'too_small') return other.minimum > issue.minimum;
   if (other.code === 'too_big' && issue.code === 'too_big') return other.maximum < issue.maximum;
   return other.code === 'invalid_type' && issue.code !== 'invalid_type';

@@ -20,7 +20,7 @@ import { within } from '../lib/deadline.js';
 import { DatabaseFault } from '../../db/driver/database-fault.js';
 import { setRolePassword } from '../../db/server/role-password.js';
 import { scramVerifier } from '../../db/server/scram.js';
-import { auditAct, operatorIdOf, SERVICE } from '../audit/operator-act.js';
+import { auditAct, operatorIdOf, SERVICE, recordRequest } from '../audit/operator-act.js';
 import { AppError } from '../errors.js';
 import type { RecordEvent } from '../observability/security-events.js';
 import type { Envelope } from '../secrets/envelope.js';
@@ -103,12 +103,17 @@ export function createRotation(deps: RotationDeps): Rotation {
     const operatorId = operatorIdOf(origin);
     const values = { kind: 'rotate', subject: id, tenantId: id, clusterId, operatorId, worker: by };
     // A former build began it, or a person abandoned its operation.
-    if (tenant.nextDbPassword !== null) return insertOperation(registry, values);
+    const target = { kind: 'tenant', id } as const;
+    if (tenant.nextDbPassword !== null)
+      return registry.transaction().execute(async (trx) => {
+        const operation = await insertOperation(trx, values);
+        if (operation) await recordRequest(trx, { ...origin, target, tenantId: id }, operation);
+        return operation;
+      });
     const begun = await registry.transaction().execute(async (trx) => {
       await endWhenIdle(trx);
       if (!(await storeNextPassword(trx, id, sealNew(tenant), null))) return undefined;
       const operation = await insertOperation(trx, values);
-      const target = { kind: 'tenant', id } as const;
       await auditAct(trx, { ...origin, action: 'tenant.password-rotated', target, tenantId: id }, operation);
       return { operation };
     });

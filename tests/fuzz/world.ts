@@ -175,6 +175,7 @@ export async function createWorld(cluster: TestCluster, service: TestService): P
       email: [ADMIN.email, OPERATOR.email, member.email, ...EMAILS],
       password: [ADMIN.password, OPERATOR.password, member.password],
       currentPassword: [ADMIN.password, member.password],
+      newPassword: ['a phrase of the fuzz', 'another phrase of the fuzz', 'too short'],
       roles: [['admin'], ['member'], ['member', 'admin'], ['no-such-role'], ['fuzz-role']],
       role: ['admin', 'member'],
       sku: ['SKU-1', 'SKU-2', 'SKU-3', null],

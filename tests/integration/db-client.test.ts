@@ -170,7 +170,7 @@ describe('a prepared statement', () => {
     }
   });
 
-  it('with a value that cannot be encoded or decoded fails alone', async () => {
+  it('with a value that cannot be encoded fails alone, and a time without an ISO form is a word', async () => {
     const { db } = open();
     const circular: Record<string, unknown> = {};
     circular['self'] = circular;
@@ -179,7 +179,7 @@ describe('a prepared statement', () => {
     for (let execution = 0; execution < 2; execution += 1) {
       await expect(written(circular)).rejects.toThrow(TypeError);
       expect(await written({ a: 1 })).toMatchObject({ rows: [{ value: { a: 1 } }] });
-      await expect(read('infinity')).rejects.toThrow(RangeError);
+      expect(await read('infinity')).toMatchObject({ rows: [{ time: 'infinity' }] });
       expect(await read('2026-01-31 09:30:00+00')).toMatchObject({ rows: [{ time: '2026-01-31T09:30:00.000Z' }] });
     }
   });

@@ -2,6 +2,7 @@
 import { sql } from 'kysely';
 import { afterAll, beforeAll, describe, expect, inject, it, onTestFinished } from 'vitest';
 import { migrateToLatest } from '../../db/shared/migrator.js';
+import { registryMigrations } from '../../db/registry/migrations/index.js';
 import { tenantMigrations } from '../../db/tenant/migrations/index.js';
 import { CreateTenantBody } from '../../routes/shapes/tenant-shapes.js';
 import {
@@ -177,8 +178,18 @@ describe('text that a former build stored decomposed', () => {
           (gen_random_uuid(), ${`1 ${decomposed}`}, ${decomposed}, 1, ${`${decomposed}-1`}, ${decomposed}),
           (gen_random_uuid(), '2', null, 1, ${`${composed}-2`}, null),
           (gen_random_uuid(), '3', null, 1, ${`${decomposed}-2`}, null)`.execute(handle.db);
+      // More than the migration changes in one transaction.
+      await sql`
+        insert into products (id, name, price)
+          select gen_random_uuid(), 'many ' || i || ${decomposed}, 1 from generate_series(1, 120) as i`.execute(
+        handle.db,
+      );
       await migrateToLatest(handle.db, tenantMigrations);
-      const { rows } = await sql`select name, description, sku, category from products order by name`.execute(
+      const { rows: many } = await sql`
+        select from products where name like 'many %' and name is nfc normalized`.execute(handle.db);
+      expect(many).toHaveLength(120);
+      const { rows } = await sql`
+        select name, description, sku, category from products where name not like 'many %' order by name`.execute(
         handle.db,
       );
       expect(rows).toEqual([
@@ -186,6 +197,31 @@ describe('text that a former build stored decomposed', () => {
         { name: '2', description: null, sku: `${composed}-2`, category: null },
         { name: '3', description: null, sku: `${decomposed}-2`, category: null },
       ]);
+    } finally {
+      await handle.close(0);
+      await asSuperuser('postgres', (db) => sql`drop database ${sql.id(name)} with (force)`.execute(db));
+    }
+  });
+
+  it('stays as it is in the registry, where its normal form is taken or too long', async () => {
+    const name = `unicode_registry_${process.pid}`;
+    await asSuperuser('postgres', (db) => sql`create database ${sql.id(name)} encoding 'UTF8'`.execute(db));
+    const handle = connectAs<unknown>(name);
+    try {
+      const former = Object.fromEntries(Object.entries(registryMigrations).filter(([each]) => each < '0019'));
+      await migrateToLatest(handle.db, former);
+      // Its normal form is two characters.
+      const long = '\u0958'.repeat(100);
+      for (const given of [composed, decomposed, `other ${decomposed}`, long])
+        await sql`
+          insert into clusters (id, name, host, port, provisioner_user, provisioner_password, tls, connection_budget,
+              connection_reserve)
+            values (gen_random_uuid(), ${given}, 'db' || md5(${given}) || '.example', 5432, 'p', 'v1.x', 'off', 10, 2)`.execute(
+          handle.db,
+        );
+      await migrateToLatest(handle.db, registryMigrations);
+      const { rows } = await sql<{ name: string }>`select name from clusters`.execute(handle.db);
+      expect(new Set(rows.map((row) => row.name))).toEqual(new Set([composed, decomposed, `other ${composed}`, long]));
     } finally {
       await handle.close(0);
       await asSuperuser('postgres', (db) => sql`drop database ${sql.id(name)} with (force)`.execute(db));

@@ -307,7 +307,7 @@ const acts: Record<string, Act> = {
     check: (nth, answered) => closedOrOpen(`restored-${nth}`, answered ? ['active'] : ['active', 'deleted']),
   },
   'adopting a database': {
-    most: 180,
+    most: 260,
     prepare: async (_, targets) => {
       for (let nth = 0; nth < targets; nth += 1) await makeLegacy(`killed_${process.pid}_${nth}`);
     },

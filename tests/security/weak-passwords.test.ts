@@ -2,6 +2,7 @@
 // description: a route that sets a password fails here until it is in the list below.
 import { sql } from 'kysely';
 import { afterAll, describe, expect, it, vi } from 'vitest';
+import { dereferenced } from '../support/dereferenced.js';
 import { OPERATORS } from '../../src/auth/passwords.js';
 import { ADMIN, asSuperuser, OPERATOR, startService, type Answer, type Problem } from '../support/app.js';
 import { rowOf } from '../support/tenants.js';
@@ -88,7 +89,9 @@ describe.each(cases)('%s', (_name, path, request) => {
 });
 
 it('every route that sets a password is tried above', () => {
-  const { paths } = app.swagger() as { paths: Record<string, Record<string, { requestBody?: unknown }>> };
+  const { paths } = dereferenced(
+    app.swagger() as unknown as { paths: Record<string, Record<string, { requestBody?: unknown }>> },
+  );
   const setting = Object.entries(paths).flatMap(([url, methods]) =>
     Object.entries(methods)
       .filter(([, { requestBody }]) => /assword":\{[^{}]*"minLength":12/.test(JSON.stringify(requestBody ?? '')))

@@ -50,6 +50,7 @@ export const SLOW_COMMANDS: Readonly<Record<string, () => Promise<void>>> = {
       'npm run bench -- --scenario read --rounds 1 --profile /tmp/profile',
       'npm run bench -- --scenario read,list,create',
       'npm run bench -- --scenario tenant',
+      'npm run bench -- --scenario big',
       'npm run bench -- --scenario failover',
     ].map((command) => [command, () => bench(command)]),
   ),

@@ -20,8 +20,19 @@ export async function up(db: Kysely<unknown>): Promise<void> {
       db,
     );
   }
-  // The API accepts text in the normal form NFC only: a name in another form could not be found.
+  // The API accepts text in the normal form NFC only: a name in another form could not be found. A name whose normal form is taken or
+  // too long stays as it is. NFC is defined only for UTF-8.
   for (const table of ['tenants', 'clusters'])
     await sql`
-      update ${sql.table(table)} set name = normalize(name, nfc) where name is not nfc normalized`.execute(db);
+      do $do$
+      declare found uuid;
+      begin
+        if current_setting('server_encoding') <> 'UTF8' then return; end if;
+        for found in select id from ${sql.table(table)} where name is not nfc normalized loop
+          begin
+            update ${sql.table(table)} set name = normalize(name, nfc) where id = found;
+          exception when unique_violation or check_violation then null;
+          end;
+        end loop;
+      end $do$`.execute(db);
 }

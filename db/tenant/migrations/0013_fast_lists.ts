@@ -42,27 +42,58 @@ async function trigramsOf(db: Kysely<unknown>): Promise<ReturnType<typeof sql> |
   return rows[0] && sql`${sql.id(rows[0].schema, 'gin_trgm_ops')}`;
 }
 
+/** Rows in one transaction: they are locked until it ends, and each is a subtransaction, of which PostgreSQL keeps 64 in memory. */
+const AT_ONCE = 50;
+
 /**
  * The API accepts text in the normal form NFC only. What is stored in another form could not be found, and a SKU would exist twice.
- * A SKU whose normal form is taken stays as it is.
+ * A text whose normal form is taken or too long stays as it is.
  */
 async function makeNormal(db: Kysely<unknown>): Promise<void> {
+  const { rows } = await sql<{ encoding: string }>`select current_setting('server_encoding') as encoding`.execute(db);
+  // NFC is defined only for UTF-8.
+  if (rows[0]?.encoding !== 'UTF8') return;
   for (const [table, columns] of Object.entries({
     products: ['name', 'description', 'sku', 'category'],
     users: ['first_name', 'last_name'],
     roles: ['description'],
   }))
-    for (const column of columns)
-      await sql`
-        do $do$
-        declare found uuid;
+    for (const column of columns) {
+      let after = '00000000-0000-0000-0000-000000000000';
+      for (;;) {
+        const { rows: found } = await sql<{ id: string }>`
+          select id::text as id from ${sql.table(table)}
+          where ${sql.ref(column)} is not nfc normalized and id > ${after}::uuid order by id limit ${AT_ONCE}`.execute(
+          db,
+        );
+        const last = found.at(-1);
+        if (!last) break;
+        after = last.id;
+        await normalizeRows(
+          db,
+          table,
+          column,
+          found.map(({ id }) => id),
+        );
+      }
+    }
+}
+
+async function normalizeRows(
+  db: Kysely<unknown>,
+  table: string,
+  column: string,
+  ids: readonly string[],
+): Promise<void> {
+  await sql`
+    do $do$
+    declare found uuid;
+    begin
+      foreach found in array ${sql.lit(`{${ids.join(',')}}`)}::uuid[] loop
         begin
-          if current_setting('server_encoding') <> 'UTF8' then return; end if;
-          for found in select id from ${sql.table(table)} where ${sql.ref(column)} is not nfc normalized loop
-            begin
-              update ${sql.table(table)} set ${sql.ref(column)} = normalize(${sql.ref(column)}, nfc) where id = found;
-            exception when unique_violation then null;
-            end;
-          end loop;
-        end $do$`.execute(db);
+          update ${sql.table(table)} set ${sql.ref(column)} = normalize(${sql.ref(column)}, nfc) where id = found;
+        exception when unique_violation or check_violation then null;
+        end;
+      end loop;
+    end $do$`.execute(db);
 }

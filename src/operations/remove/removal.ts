@@ -116,6 +116,8 @@ export function createRemoval(
     return registry.transaction().execute(async (trx) => {
       if (wish.database !== undefined) await markTenantDeleting(trx, id, ['deleting'], { onPurge: wish.database });
       const operation = await ours(trx, tenant, origin);
+      // It ended a moment ago. Without it, a repeated request could not wait for its end.
+      if (!operation && origin.claim) throw new AppError('unavailable', { retryAfter: 1 });
       await recordRequest(trx, { ...origin, target: { kind: 'tenant', id }, tenantId: id }, operation);
       return operation;
     });
