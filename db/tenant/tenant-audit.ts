@@ -31,11 +31,20 @@ export async function followAudit(
   return oldestFirst(query, page.after, page.limit);
 }
 
-/** Removes the oldest rows of more than so many days ago, at most `most`. Run it as the owner. Returns how many were removed. */
+/**
+ * Removes the oldest rows of more than so many days ago, at most `most`. The newest row stays: the next one gets its era after it.
+ * Run it as the owner. Returns how many were removed.
+ */
 export async function removeExpiredAudit(db: Kysely<TenantDatabase>, days: number, most: number): Promise<number> {
+  // Before 0015_audit_order the audit has no order, and `era` and `xid` are those of `unordered`.
   const { rows } = await sql`
     delete from audit where id in (
-      select id from audit where at < now() - ${days} * interval '1 day' order by at, id limit ${most})
+      select id from audit
+      where at < now() - ${days} * interval '1 day'
+        and id <> (
+          select (select id from audit order by era desc, xid desc, id desc limit 1)
+          from (select 0 as era, 0 as xid) as unordered)
+      order by at, id limit ${most})
     returning id`.execute(db);
   return rows.length;
 }
