@@ -8,6 +8,7 @@ import {
   oldestFirst,
   type AuditFilters,
   type AuditRecord,
+  type FollowedPage,
   type PlacedRecord,
 } from '../shared/audit-rows.js';
 import { afterPosition, type Position } from '../shared/keyset.js';
@@ -22,13 +23,16 @@ export async function listAudit(
   return afterPosition(query, NEWEST_FIRST, page.after, page.limit).execute();
 }
 
-/** One page, the oldest first, that no later row comes before. Needs 0015_audit_order. */
+/**
+ * One page, the oldest first, that no later row comes before: if the page is `placed`, as from 0017_audit_stamp on. Needs
+ * 0015_audit_order.
+ */
 export async function followAudit(
   db: Kysely<TenantDatabase>,
   page: AuditFilters & { after: Position; limit: number },
-): Promise<PlacedRecord[]> {
-  const query = db.selectFrom('audit').select(auditColumns).where(auditCondition(page));
-  return oldestFirst(query, page.after, page.limit);
+): Promise<FollowedPage<PlacedRecord>> {
+  const query = db.selectFrom('audit').select(auditColumns);
+  return oldestFirst(db, query, auditCondition(page), page.after, page.limit);
 }
 
 /**
