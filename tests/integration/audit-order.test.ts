@@ -60,20 +60,28 @@ function poller(url = '/audit', token = tenant.adminToken, filter = '') {
       seen.push(...answer.body.data.map(({ id }) => id));
       return answer.body.data;
     },
-    /** Asks until nothing is new, and transactions that ended have no more rows. */
+    /** Asks until nothing is new, as soon as all rows that are there can come. */
     async askAll(): Promise<void> {
-      for (let quiet = 0; quiet < 3;) {
-        if ((await this.ask()).length === 0) {
-          quiet += 1;
-          await sleep(20);
-        } else quiet = 0;
-      }
+      await settled();
+      while ((await this.ask()).length > 0);
     },
   };
 }
 
 /** Other transactions on the server delay rows. */
 const PATIENCE = { timeout: 20_000 };
+
+/** Waits for every transaction that runs now on the server, so that rows which are there come. */
+async function settled(): Promise<void> {
+  const { rows } = await sql<{ xid: string }>`select pg_current_xact_id()::text as xid`.execute(db);
+  await expect
+    .poll(async () => {
+      const now = await sql<{ over: boolean }>`
+        select pg_snapshot_xmin(pg_current_snapshot()) > ${rows[0]?.xid}::xid8 as over`.execute(db);
+      return now.rows[0]?.over;
+    }, PATIENCE)
+    .toBe(true);
+}
 
 /** The last row in the order. */
 async function newestId(): Promise<string | undefined> {
@@ -210,6 +218,7 @@ describe('a program that asks with order=asc and after', () => {
     await again.askAll();
     expect(again.seen.toSorted()).toEqual(await allIds());
     await Promise.all(Array.from({ length: 5 }, (_, count) => insertAudit(db, entry(`restored-${count}`))));
+    await settled();
     const restored = await again.ask();
     expect(restored.map(({ requestId }) => requestId).sort()).toEqual([0, 1, 2, 3, 4].map((n) => `restored-${n}`));
     const eras = await sql`select distinct era from audit where request_id like 'restored-%'`.execute(db);
@@ -221,6 +230,7 @@ describe('a program that asks with order=asc and after', () => {
     await program.askAll();
     expect(await program.ask()).toEqual([]);
     await insertAudit(db, entry('next'));
+    await settled();
     expect((await program.ask()).map(({ requestId }) => requestId)).toEqual(['next']);
   });
 
