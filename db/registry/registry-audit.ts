@@ -10,6 +10,7 @@ import {
   type AuditEntry,
   type AuditFilters,
   type AuditRecord,
+  type FollowedPage,
   type PlacedRecord,
 } from '../shared/audit-rows.js';
 import { afterPosition, type Position } from '../shared/keyset.js';
@@ -43,19 +44,20 @@ export async function listCentralAudit(
   db: Kysely<Registry>,
   page: CentralFilters & { after?: Position | undefined; limit: number },
 ): Promise<CentralRecord[]> {
-  return afterPosition(filtered(db, page), NEWEST_FIRST, page.after, page.limit).execute();
+  return afterPosition(about(db, page).where(auditCondition(page)), NEWEST_FIRST, page.after, page.limit).execute();
 }
 
 /** One page, the oldest first, that no later row comes before. */
 export async function followCentralAudit(
   db: Kysely<Registry>,
   page: CentralFilters & { after: Position; limit: number },
-): Promise<(CentralRecord & PlacedRecord)[]> {
-  return oldestFirst(filtered(db, page), page.after, page.limit);
+): Promise<FollowedPage<CentralRecord & PlacedRecord>> {
+  return oldestFirst(db, about(db, page), auditCondition(page), page.after, page.limit);
 }
 
-function filtered(db: Kysely<Registry>, { tenant, ...filters }: CentralFilters) {
-  const query = db.selectFrom('audit').select(columns).where(auditCondition(filters));
+/** All rows, or those about one tenant. The place of a page is one of these rows: a tenant sees no place of others' rows. */
+function about(db: Kysely<Registry>, { tenant }: CentralFilters) {
+  const query = db.selectFrom('audit').select(columns);
   return tenant === undefined ? query : query.where('tenant_id', '=', tenant);
 }
 
@@ -64,7 +66,10 @@ export async function keepAuditFor(db: Kysely<Registry>, days: number): Promise<
   await sql`update audit_retention set days = ${days} where days <> ${days}`.execute(db);
 }
 
-/** Removes the oldest rows that are kept no longer, at most `most` and at most 1,000. Returns how many were removed. */
+/**
+ * Removes the oldest rows that are kept no longer, at most `most` and at most 1,000, and never the newest row. Returns how many were
+ * removed.
+ */
 export async function removeExpiredCentralAudit(db: Kysely<Registry>, most: number): Promise<number> {
   const { rows } = await sql<{ removed: number }>`select remove_expired_audit(${most}) as removed`.execute(db);
   return rows[0]?.removed ?? 0;

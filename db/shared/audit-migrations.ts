@@ -2,7 +2,8 @@
 //
 // A row's place in the order is (era, xid, id). `xid` is the transaction that wrote the row, so a reader knows which rows can still
 // come: those of transactions that have not ended. Another server counts transactions from another number, for example after a dump
-// was restored there. So an era begins with the first row that a server writes after its start: its rows come after all others.
+// was restored there. So an era begins with the first row that a server writes after its start: its rows come after all others. It
+// follows from the newest row, whatever the clock says: retention never removes that row.
 import { sql, type Kysely } from 'kysely';
 
 /** Rows from before this migration have zeros: they come first. Constants, so that no row is rewritten. */

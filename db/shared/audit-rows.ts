@@ -18,6 +18,7 @@ import {
   type SelectQueryBuilder,
   type Transaction,
 } from 'kysely';
+import { plannedEachTime } from '../driver/statement-names.js';
 import { newId } from './ids.js';
 import type { Position } from './keyset.js';
 import type { WithAudit } from './shared-tables.js';
@@ -153,30 +154,73 @@ export type PlacedRecord = AuditRecord & { readonly place: string };
 /** The position before all rows. */
 export const BEFORE_ALL: Position = ['0 0', '00000000-0000-0000-0000-000000000000'];
 
+/** A page with the oldest rows first. */
+export interface FollowedPage<Row> {
+  readonly rows: Row[];
+  /** Where the next page begins. No row that is still to come is before it. */
+  readonly position: Position;
+  /** Whether the database places its rows. Until it does (the trigger `stamp_audit`), the next row may have any place. */
+  readonly placed: boolean;
+}
+
 /**
  * One page of rows with the oldest first, for a reader that asks again and again and misses none: a row comes only when every
  * transaction that could still put a row before it has ended. Other transactions on the server delay rows too, and never lose one.
  * db/shared/audit-migrations.ts has the order.
+ *
+ * After a page that is not full, the next one begins where it would without the condition: no row is read for nothing twice. Both
+ * places are from one statement, which sees the rows of one moment.
+ *
+ * @param query selects rows of the audit, with the columns of a row
+ * @param condition which of these rows the page has
  */
 export async function oldestFirst<DB, TB extends keyof DB, O>(
+  db: Kysely<DB>,
   query: SelectQueryBuilder<DB, TB, O>,
+  condition: RawBuilder<boolean>,
   after: Position,
   limit: number,
-): Promise<(O & { place: string })[]> {
+): Promise<FollowedPage<O & { place: string }>> {
   const [place, id] = after;
   const [era = '0', xid = '0'] = place.split(' ');
-  return query
-    .select(sql<string>`concat(era, ' ', xid)`.as('place'))
+  const settled = query
+    .select([sql`era`.as('era'), sql`xid`.as('xid')])
     .where(sql<boolean>`(era, xid, id) > (${era}::bigint, ${xid}::xid8, ${id}::uuid)`)
     .where(
       sql<boolean>`(xid < pg_snapshot_xmin(pg_current_snapshot())
         or server <> (extract(epoch from pg_postmaster_start_time()) * 1000000)::bigint)`,
-    )
+    );
+  const page = settled
+    .where(condition)
     .orderBy(sql`era`)
     .orderBy(sql`xid`)
     .orderBy(sql`id`)
-    .limit(limit)
-    .execute() as Promise<(O & { place: string })[]>;
+    .limit(limit);
+  const newest = settled
+    .orderBy(sql`era desc`)
+    .orderBy(sql`xid desc`)
+    .orderBy(sql`id desc`)
+    .limit(1);
+  // One row at least, which has only nulls of the page if the page is empty.
+  const { rows: found } = await sql<
+    O & { id: string | null; place: string; newestPlace: string; newestId: string | null; placed: boolean }
+  >`
+    with page as ${page}, newest as ${newest}
+    select page.*, concat(page.era, ' ', page.xid) as place, concat(newest.era, ' ', newest.xid) as "newestPlace",
+      newest.id as "newestId", database.placed
+    from (select exists (
+        select from pg_trigger where tgrelid = 'audit'::regclass and tgname = 'stamp_audit') as placed) as database
+      left join newest on true left join page on true
+    order by page.era, page.xid, page.id ${plannedEachTime}`.execute(db);
+  const rows = found.filter((row) => row.id !== null);
+  const [first] = found;
+  const last = rows.length < limit ? undefined : rows.at(-1);
+  const end: Position = first && first.newestId !== null ? [first.newestPlace, first.newestId] : after;
+  return {
+    rows,
+    position: last && last.id !== null ? [last.place, last.id] : end,
+    placed: first?.placed ?? false,
+  };
 }
 
 export interface AuditFilters {

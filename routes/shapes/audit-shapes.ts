@@ -2,7 +2,13 @@
 // oldest first for a program that asks again and again.
 /* eslint @typescript-eslint/explicit-module-boundary-types: off -- the types are what zod infers; written out they would repeat the schemas */
 import { z } from 'zod';
-import { auditActions, BEFORE_ALL, type AuditRecord, type PlacedRecord } from '../../db/shared/audit-rows.js';
+import {
+  auditActions,
+  BEFORE_ALL,
+  type AuditRecord,
+  type FollowedPage,
+  type PlacedRecord,
+} from '../../db/shared/audit-rows.js';
 import type { Position } from '../../db/shared/keyset.js';
 import type { Cursors } from '../../src/http/cursors.js';
 import { answerId, id, timestamp } from './fields.js';
@@ -101,7 +107,7 @@ export async function readAudit<Row extends AuditRecord, Query extends AuditList
     readonly newestFirst: (page: Omit<Query, 'after' | 'cursor'> & { after: Position | undefined }) => Promise<Row[]>;
     readonly oldestFirst: (
       page: Omit<Query, 'after' | 'cursor'> & { after: Position },
-    ) => Promise<(NoInfer<Row> & PlacedRecord)[]>;
+    ) => Promise<FollowedPage<NoInfer<Row> & PlacedRecord>>;
   },
 ): Promise<{ data: Row[]; nextCursor: string | null }> {
   const { after: given, ...rest } = query;
@@ -112,10 +118,8 @@ export async function readAudit<Row extends AuditRecord, Query extends AuditList
   const { limit, order, cursor: _cursor, ...filters } = rest;
   const context = [...owner, `${order} place`, filters] as const;
   const after = given === undefined ? BEFORE_ALL : cursors.decode(given, context);
-  const data = await read.oldestFirst({ ...rest, limit, after } as never);
-  const last = data.at(-1);
-  const position: Position = last ? [last.place, last.id] : after;
-  return { data, nextCursor: cursors.encode(position, context) };
+  const { rows, position } = await read.oldestFirst({ ...rest, limit, after } as never);
+  return { data: rows, nextCursor: cursors.encode(position, context) };
 }
 
 export function auditAnswer({

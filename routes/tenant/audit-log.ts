@@ -51,7 +51,7 @@ export async function auditRoutes(fastify: FastifyInstance): Promise<void> {
     async (request) => {
       const page = await readAudit(cursors, [request.tenantId, 'audit'], request.query, {
         newestFirst: (wanted) => listAudit(request.tenantDb, wanted),
-        oldestFirst: (wanted) => followAudit(request.tenantDb, wanted).catch(whileUpgrading),
+        oldestFirst: (wanted) => followAudit(request.tenantDb, wanted).then(ifPlaced, whileUpgrading),
       });
       return { ...page, data: page.data.map(auditAnswer) };
     },
@@ -104,9 +104,22 @@ export async function auditRoutes(fastify: FastifyInstance): Promise<void> {
   );
 }
 
+/*
+ * Until a tenant's database is migrated, its rows have no order in which none can be missed: ask again after the migration. First
+ * the order has no columns, and then nothing fills them: a row may still get a place before those that were read.
+ */
+
 const UNDEFINED_COLUMN = '42703';
 
-/** Until a tenant's database is migrated, its rows have no order in which none can be missed: ask again after the migration. */
 function whileUpgrading(error: unknown): never {
-  throw hasSqlState(error, UNDEFINED_COLUMN) ? new AppError('tenant-upgrading', { retryAfter: 5 }) : error;
+  throw hasSqlState(error, UNDEFINED_COLUMN) ? upgrading() : error;
+}
+
+function ifPlaced<Page extends { readonly placed: boolean }>(page: Page): Page {
+  if (!page.placed) throw upgrading();
+  return page;
+}
+
+function upgrading(): AppError {
+  return new AppError('tenant-upgrading', { retryAfter: 5 });
 }

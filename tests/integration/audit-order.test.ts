@@ -1,11 +1,12 @@
 // Who dates the rows of the audit, and in which order a program that asks again and again gets them: it misses none.
 import { sql, type Kysely, type Transaction } from 'kysely';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { insertAudit } from '../../db/shared/audit-rows.js';
 import { newId } from '../../db/shared/ids.js';
 import type { TenantDatabase } from '../../db/tenant/tenant-schema.js';
 import {
+  ADMIN,
   asSuperuser,
   startService,
   type PageOf,
@@ -14,6 +15,7 @@ import {
   type TestTenant,
 } from '../support/app.js';
 import { findTenant } from '../../db/registry/tenant-queries.js';
+import { migrateTenant, migrationsUpTo, rebuildDatabase } from '../support/tenant-schemas.js';
 
 interface Row {
   readonly id: string;
@@ -39,30 +41,54 @@ async function newTenant(): Promise<void> {
 const entry = (requestId: string) => ({ actor: { kind: 'none' }, action: 'auth.login-failed', requestId }) as const;
 
 /** A program that asks for what is new. */
-function poller(url = '/audit', token = tenant.adminToken) {
+function poller(url = '/audit', token = tenant.adminToken, filter = '') {
   let after = '';
   const seen: string[] = [];
   return {
     seen,
+    /** Where the next page begins: the id of a row. The rest of a cursor is its signature and the row's place. */
+    position: (): string | undefined =>
+      (JSON.parse(Buffer.from(after, 'base64url').subarray(16).toString('utf8')) as string[])[1],
     async ask(limit = 100): Promise<readonly Row[]> {
       const next = after === '' ? '' : `&after=${encodeURIComponent(after)}`;
-      const answer = await service.send<PageOf<Row>>('GET', `${url}?order=asc&limit=${limit}${next}`, { token });
+      const answer = await service.send<PageOf<Row>>('GET', `${url}?order=asc&limit=${limit}${filter}${next}`, {
+        token,
+      });
       expect(answer.status, answer.text).toBe(200);
       after = answer.body.nextCursor ?? '';
       expect(after).not.toBe('');
       seen.push(...answer.body.data.map(({ id }) => id));
       return answer.body.data;
     },
-    /** Asks until nothing is new, and transactions that ended have no more rows. */
+    /** Asks until nothing is new, as soon as all rows that are there can come. */
     async askAll(): Promise<void> {
-      for (let quiet = 0; quiet < 3;) {
-        if ((await this.ask()).length === 0) {
-          quiet += 1;
-          await sleep(20);
-        } else quiet = 0;
-      }
+      await settled();
+      while ((await this.ask()).length > 0);
     },
   };
+}
+
+/** Other transactions on the server delay rows. */
+const PATIENCE = { timeout: 20_000 };
+
+/** Waits for every transaction that runs now on the server, so that rows which are there come. */
+async function settled(): Promise<void> {
+  const { rows } = await sql<{ xid: string }>`select pg_current_xact_id()::text as xid`.execute(db);
+  await expect
+    .poll(async () => {
+      const now = await sql<{ over: boolean }>`
+        select pg_snapshot_xmin(pg_current_snapshot()) > ${rows[0]?.xid}::xid8 as over`.execute(db);
+      return now.rows[0]?.over;
+    }, PATIENCE)
+    .toBe(true);
+}
+
+/** The last row in the order. */
+async function newestId(): Promise<string | undefined> {
+  const { rows } = await sql<{ id: string }>`select id from audit order by era desc, xid desc, id desc limit 1`.execute(
+    db,
+  );
+  return rows[0]?.id;
 }
 
 const allIds = async (): Promise<string[]> =>
@@ -192,6 +218,7 @@ describe('a program that asks with order=asc and after', () => {
     await again.askAll();
     expect(again.seen.toSorted()).toEqual(await allIds());
     await Promise.all(Array.from({ length: 5 }, (_, count) => insertAudit(db, entry(`restored-${count}`))));
+    await settled();
     const restored = await again.ask();
     expect(restored.map(({ requestId }) => requestId).sort()).toEqual([0, 1, 2, 3, 4].map((n) => `restored-${n}`));
     const eras = await sql`select distinct era from audit where request_id like 'restored-%'`.execute(db);
@@ -203,7 +230,79 @@ describe('a program that asks with order=asc and after', () => {
     await program.askAll();
     expect(await program.ask()).toEqual([]);
     await insertAudit(db, entry('next'));
+    await settled();
     expect((await program.ask()).map(({ requestId }) => requestId)).toEqual(['next']);
+  });
+
+  it('goes on after the rows that its filter leaves out, and gets a row that is committed late', async () => {
+    const filter = '&action=user.deleted';
+    const ofTenant = poller('/audit', tenant.adminToken, filter);
+    const others = poller();
+    /** Asks until the newest row is settled, whatever other transactions the server has. */
+    const settle = async (): Promise<void> => {
+      const seen = ofTenant.seen.length;
+      const newest = await newestId();
+      await expect
+        .poll(async () => {
+          await ofTenant.ask();
+          return ofTenant.position();
+        }, PATIENCE)
+        .toBe(newest);
+      expect(ofTenant.seen.length).toBe(seen);
+    };
+    await settle();
+    await insertAudit(db, entry('left out'));
+    await settle();
+    await others.askAll();
+    expect(ofTenant.position()).toBe(others.position());
+
+    let end = (): void => undefined;
+    const ended = new Promise<void>((resolve) => (end = resolve));
+    let written = (): void => undefined;
+    const isWritten = new Promise<void>((resolve) => (written = resolve));
+    const late = db.transaction().execute(async (trx) => {
+      await insertAudit(trx, { ...entry('late match'), action: 'user.deleted' });
+      written();
+      await ended;
+    });
+    await isWritten;
+    const before = ofTenant.position();
+    await insertAudit(db, entry('left out too'));
+    expect(await ofTenant.ask()).toEqual([]);
+    expect(ofTenant.position()).toBe(before);
+    end();
+    await late;
+    await insertAudit(db, { ...entry('match'), action: 'user.deleted' }, { ...entry('match'), action: 'user.deleted' });
+    await insertAudit(db, entry('left out at last'));
+    // A full page ends at its last row.
+    const found: (string | null)[] = [];
+    await expect
+      .poll(async () => {
+        found.push(...(await ofTenant.ask(1)).map(({ requestId }) => requestId));
+        return found.length;
+      }, PATIENCE)
+      .toBe(3);
+    expect(found).toEqual(['late match', 'match', 'match']);
+    await settle();
+  });
+
+  it('about one tenant learns no place of a row about another', async () => {
+    const program = poller(`/tenants/${tenant.id}/audit`, tenant.adminToken, '&action=tenant.purged');
+    const change = { token: service.operatorToken, body: { name: 'Followed' } };
+    const other = await service.createTenant();
+    for (const { id } of [tenant, other])
+      expect((await service.send('PATCH', `/tenants/${id}`, change)).status).toBe(200);
+    const { rows } = await sql<{ id: string }>`
+      select id from audit where tenant_id = ${tenant.id} order by era desc, xid desc, id desc limit 1`.execute(
+      service.app.engine.registry,
+    );
+    await expect
+      .poll(async () => {
+        await program.ask();
+        return program.position();
+      }, PATIENCE)
+      .toBe(rows[0]?.id);
+    expect(program.seen).toEqual([]);
   });
 
   it.each([
@@ -242,4 +341,36 @@ describe('a program that asks with order=asc and after', () => {
     expect(ofTenant.seen.toSorted()).toEqual(about.sort());
     expect(about.length).toBeGreaterThan(1);
   });
+});
+
+describe('a program that asks a tenant whose database is being upgraded', () => {
+  beforeEach(newTenant);
+
+  it.each(['0011_idempotency_keys', '0015_audit_order', '0016_audit_order_index'])(
+    'is told to ask again after %s, and misses no row after the upgrade',
+    async (last) => {
+      await rebuildDatabase(service, tenant, migrationsUpTo(last));
+      await service.app.engine.tenantPools.retire(tenant.id);
+      db = service.app.engine.tenantPools.database(tenant.id);
+      const { body } = await service.send<{ accessToken: string }>('POST', '/auth/login', {
+        body: { tenant: tenant.slug, email: ADMIN.email, password: ADMIN.password },
+      });
+      const token = body.accessToken;
+      await insertAudit(db, entry('before'));
+      for (const url of ['/audit?order=asc', '/audit?order=asc&action=user.deleted']) {
+        const refused = await service.send<Problem>('GET', url, { token });
+        expect(refused, url).toMatchObject({ status: 503, body: { code: 'tenant-upgrading' } });
+        expect(refused.headers['retry-after'], url).toBe('5');
+      }
+      const newestFirst = await service.send<PageOf<Row>>('GET', '/audit?order=desc', { token });
+      expect(newestFirst.status).toBe(200);
+      expect(newestFirst.body.data.map(({ requestId }) => requestId)).toContain('before');
+      await migrateTenant(service, tenant);
+      const program = poller('/audit', token);
+      await program.askAll();
+      await insertAudit(db, entry('after'));
+      await program.askAll();
+      expect(program.seen.toSorted()).toEqual(await allIds());
+    },
+  );
 });

@@ -14,6 +14,7 @@ import {
   type TestService,
   type TestTenant,
 } from '../support/app.js';
+import { migrationsUpTo, rebuildDatabase } from '../support/tenant-schemas.js';
 
 let registry: string;
 let service: TestService;
@@ -36,9 +37,10 @@ const entry = { actor: { kind: 'none' }, action: 'auth.login-failed' } as const;
 /** Adds two rows to each database, and makes one of each pair so many days old. */
 async function addAged(days: number): Promise<void> {
   const { registry: central, tenantPools } = service.app.engine;
-  await insertCentralAudit(central, { ...entry, requestId: 'old' }, { ...entry, requestId: 'new' });
-  for (const { id } of tenants)
-    await insertAudit(tenantPools.database(id), { ...entry, requestId: 'old' }, { ...entry, requestId: 'new' });
+  for (const requestId of ['old', 'new']) {
+    await insertCentralAudit(central, { ...entry, requestId });
+    for (const { id } of tenants) await insertAudit(tenantPools.database(id), { ...entry, requestId });
+  }
   for (const database of [registry, ...databases.values()])
     await asSuperuser(database, (db) =>
       sql`update audit set at = now() - ${days} * interval '1 day' where request_id = 'old'`.execute(db),
@@ -79,6 +81,53 @@ describe('rows that are older than the time for which they are kept', () => {
     await run(signal);
     expect(await left()).toEqual([0, 0, 0]);
     for (const database of databases.values()) expect(await countOf(database, 'new')).toBe(1);
+  });
+
+  it('are removed, but for the newest one: the next row comes after it, whatever the clock says', async () => {
+    await keepInRegistry(30);
+    const { registry: central, tenantPools } = service.app.engine;
+    const [tenant] = tenants;
+    const database = databases.get(tenant?.id ?? '') ?? '';
+    // Of a server whose clock was ahead of this one's.
+    const ahead = '8000000000000000000';
+    for (const [name, add] of [
+      [registry, () => insertCentralAudit(central, { ...entry, requestId: 'next' })],
+      [database, () => insertAudit(tenantPools.database(tenant?.id ?? ''), { ...entry, requestId: 'next' })],
+    ] as const) {
+      await addAged(31);
+      const newest = await asSuperuser(name, async (db) => {
+        await sql`update audit set at = now() - interval '31 days', era = ${ahead}, server = server - 1`.execute(db);
+        const { rows } = await sql<{ id: string }>`
+          select id from audit order by era desc, xid desc, id desc limit 1`.execute(db);
+        return rows[0]?.id;
+      });
+      await retention(30)(new AbortController().signal);
+      const rowsOf = async () =>
+        asSuperuser(name, async (db) => {
+          const { rows } = await sql<{ id: string; after: boolean }>`
+            select id, era > ${ahead}::bigint as after from audit order by era, xid, id`.execute(db);
+          return rows;
+        });
+      expect(await rowsOf()).toEqual([{ id: newest, after: false }]);
+      await add();
+      expect((await rowsOf()).map(({ after }) => after)).toEqual([false, true]);
+    }
+  });
+
+  it('are removed from a database that has no order of rows yet', async () => {
+    const tenant = await service.createTenant();
+    await rebuildDatabase(service, tenant, migrationsUpTo('0011_idempotency_keys'));
+    await service.app.engine.tenantPools.retire(tenant.id);
+    const database = (await findTenant(service.app.engine.registry, tenant.id))?.dbName ?? '';
+    const db = service.app.engine.tenantPools.database(tenant.id);
+    for (const requestId of ['old', 'new']) await insertAudit(db, { ...entry, requestId });
+    await asSuperuser(database, (superuser) =>
+      sql`update audit set at = now() - interval '31 days' where request_id = 'old'`.execute(superuser),
+    );
+    const errors: unknown[] = [];
+    await retention(30, 100, errors)(new AbortController().signal);
+    expect(errors).toEqual([]);
+    expect([await countOf(database, 'old'), await countOf(database, 'new')]).toEqual([0, 1]);
   });
 
   it('stay for ever with 0, and while they are younger', async () => {

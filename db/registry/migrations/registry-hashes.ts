@@ -21,5 +21,5 @@ export const hashes: MigrationHashes = {
   '0020_audit_order': '901a87ffc93e705143d089253132596bd4c7646fbfc6bd61ab7ae7e6a783c59a',
   '0021_audit_indexes': '4283d07edace0d1229f97a5eefedaafe35261bcc589b558a684e21832946357e',
   '0022_audit_stamp': '3604d80b46ce0e2456c36336004429e9aad76ceaf9ae491e72ab417b8f4c7420',
-  '0023_audit_retention': '3a4b8458347afd3f4995e440c39347fe238bc53c3670b94250c4f204b14ff8f0',
+  '0023_audit_retention': '0f5a719008ca6ce60df4ae7e2d5f1163b1de502e5c0913e462a0cbe964005093',
 };
