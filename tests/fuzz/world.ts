@@ -174,7 +174,7 @@ export async function createWorld(cluster: TestCluster, service: TestService): P
       tenant: ['fuzz-home', home.id, 'fuzz-spare', 'no-such-tenant'],
       email: [ADMIN.email, OPERATOR.email, member.email, ...EMAILS],
       password: [ADMIN.password, OPERATOR.password, member.password],
-      currentPassword: [ADMIN.password, member.password],
+      currentPassword: [ADMIN.password, member.password, OPERATOR.password],
       newPassword: ['a phrase of the fuzz', 'another phrase of the fuzz', 'too short'],
       roles: [['admin'], ['member'], ['member', 'admin'], ['no-such-role'], ['fuzz-role']],
       role: ['admin', 'member'],

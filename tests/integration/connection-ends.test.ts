@@ -222,7 +222,6 @@ describe('a lane that yields', () => {
     slots.asked = 0;
     slots.mustYield = true;
     await Promise.all(Array.from({ length: 20 }, () => pool.read('select 1', [])));
-    await sleep(50);
-    expect(slots).toMatchObject({ asked: 1, closing: 1, ends: ['free'] });
+    await expect.poll(() => slots).toMatchObject({ asked: 1, closing: 1, ends: ['free'] });
   });
 });

@@ -139,7 +139,9 @@ describe.skipIf(isMissing('chromium'))(`the page at /docs in Chromium${skipNote(
       const collection = path.split('/{')[0] ?? '';
       const id = path.includes('{') ? (given.id ?? created.get(collection) ?? '') : undefined;
       const answer = await page.send(operation, { ...given, ...(id !== undefined && { id }) });
-      if (answer.status >= 300) refused.push(`${operationId}: ${answer.status} ${answer.text}`);
+      // A busy disk drops a database after the deadline of the request: then the answer promises the end, which must come.
+      if (answer.text.includes('operation-unfinished')) await endOf(answer.text, tokens.operator);
+      else if (answer.status >= 300) refused.push(`${operationId}: ${answer.status} ${answer.text}`);
       if (example) expect([operationId, JSON.parse(answer.sent ?? '')]).toEqual([operationId, given.body ?? example]);
       if (answer.status === 201 && path === collection)
         created.set(collection, (JSON.parse(answer.text) as { id: string }).id);
@@ -234,4 +236,12 @@ async function signInAgain(operations: readonly Operation[]): Promise<SignedIn> 
   const { newPassword: password } = exampleOf(operations, 'changePassword') as { newPassword: string };
   const body = { ...exampleOf(operations, 'signIn'), password };
   return (await service.send<SignedIn>('POST', '/auth/login', { body })).body;
+}
+
+/** Waits until the operation that an answer names is done. */
+async function endOf(answer: string, token: string): Promise<void> {
+  const { operationId } = JSON.parse(answer) as { operationId: string };
+  const state = async (): Promise<unknown> =>
+    (await service.send('GET', `/operations/${operationId}`, { token })).body['state'];
+  await expect.poll(state, { timeout: 30_000 }).toBe('done');
 }
