@@ -1,4 +1,4 @@
-// A Kysely that runs everything on one given connection. Whoever gave the connection also gives it back.
+// A Kysely that runs everything on one given connection. The caller that opened the connection also releases it.
 import { Kysely, PostgresDialect, type PostgresPoolClient, type PostgresQueryResult } from 'kysely';
 import type { Session } from './pool/held-connection.js';
 import { setRunner } from './statement.js';

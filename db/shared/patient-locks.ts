@@ -24,8 +24,8 @@ const PROBE = 10;
 const ATTEMPT = 1_500;
 
 /**
- * `lock_timeout` (ms) outside a transaction. CREATE INDEX CONCURRENTLY waits for every transaction that began before it, and nobody
- * waits for it. This limits how long it waits, and not how long it works.
+ * `lock_timeout` (ms) outside a transaction. CREATE INDEX CONCURRENTLY waits for every transaction that began before it, and no
+ * session waits for it. This limits how long it waits, and not how long it works.
  */
 const CONCURRENT_ATTEMPT = 600_000;
 
@@ -97,8 +97,8 @@ export async function patiently<DB>(
 }
 
 /**
- * Runs statements outside a transaction, such as CREATE INDEX CONCURRENTLY. They wait for older transactions, and nobody waits for
- * them, so they have no deadline. They begin when no session keeps locks: during a dump, an index would be built and not finished.
+ * Runs statements outside a transaction, such as CREATE INDEX CONCURRENTLY. They wait for older transactions, and no session waits
+ * for them, so they have no deadline. They begin when no session keeps locks: during a dump, an index would be built and not finished.
  *
  * @param connection a Kysely over one connection
  * @param work may run more than once

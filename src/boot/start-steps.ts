@@ -1,4 +1,4 @@
-// What the start is doing, so that nobody waits in front of a silent terminal: a line for each step that may take seconds.
+// What the start is doing, so that the terminal is not silent: a line for each step that may take seconds.
 import type { Logger } from 'pino';
 
 export interface StartSteps {
