@@ -7,6 +7,7 @@ const LONG = [
   'process/kills',
   'process/api-page',
   'process/docs',
+  'faults/keyed-acts',
   'faults/operations-doors',
   'faults/status',
   'integration/status',

@@ -72,10 +72,13 @@ export function registryActs(service: TestService, second: SecondCluster): Reado
     return { url: `/clusters/${id}${path}`, target: id, other: { url: `/clusters/${id}${path}?x=1` } };
   };
 
-  /** No worker takes it: it is due in an hour. */
+  /** No worker takes it: when others see it, it is due in an hour. */
   const onOperation = (path: string) => async (): Promise<PreparedAct> => {
-    const { id } = (await insertOperation(registry, { kind: 'rotate', subject: randomUUID() })) ?? { id: '' };
-    await sql`update operations set not_before = now() + interval '1 hour' where id = ${id}`.execute(registry);
+    const id = await registry.transaction().execute(async (trx) => {
+      const made = (await insertOperation(trx, { kind: 'rotate', subject: randomUUID() })) ?? { id: '' };
+      await sql`update operations set not_before = now() + interval '1 hour' where id = ${made.id}`.execute(trx);
+      return made.id;
+    });
     return { url: `/operations/${id}${path}`, target: id, other: { url: `/operations/${id}${path}?x=1` } };
   };
 
