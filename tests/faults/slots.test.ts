@@ -124,7 +124,8 @@ describe('a synchronous standby that is lost', () => {
       await standby('');
     }, 10_000);
     // The server takes over the setting a moment after it was told to.
-    for (const tenant of tenants) await expect.poll(async () => (await write(tenant)).status, { timeout: 10_000 }).toBe(503);
+    for (const tenant of tenants)
+      await expect.poll(async () => (await write(tenant)).status, { timeout: 10_000 }).toBe(503);
     const reads: number[] = [];
     const writes: number[] = [];
     const until = performance.now() + 3.5 * DEADLINE;
