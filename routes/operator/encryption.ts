@@ -2,6 +2,7 @@
 import type { FastifyInstance } from 'fastify';
 import type { ZodTypeProvider } from 'fastify-type-provider-zod';
 import { z } from 'zod';
+import { whole } from '../shapes/fields.js';
 
 const Key = z.object({
   kid: z
@@ -10,7 +11,7 @@ const Key = z.object({
     .meta({ description: 'The id of the key in ENCRYPTION_KEYS; null for passwords that no key encrypts.' }),
   held: z.boolean().meta({ description: 'Whether the answering replica has the key.' }),
   current: z.boolean().meta({ description: 'Whether the answering replica encrypts with this key.' }),
-  rows: z.number().meta({
+  rows: whole.meta({
     description: 'Passwords that are encrypted with this key. A key with none can be removed from ENCRYPTION_KEYS.',
   }),
 });

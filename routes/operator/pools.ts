@@ -5,27 +5,25 @@ import { z } from 'zod';
 import { findTenant } from '../../db/registry/tenant-queries.js';
 import { AppError } from '../../src/errors.js';
 import type { SharedStoreState } from '../../src/replicas/shared-store.js';
-import { answerId, idParams, wholeInQuery } from '../shapes/fields.js';
-
-const count = z.number();
+import { answerId, idParams, whole, wholeInQuery } from '../shapes/fields.js';
 
 const Slots = z
   .object({
-    leased: count.meta({ description: 'Connections that this replica may have open.' }),
-    used: count.meta({ description: 'Connections that are opening, open, closing or unknown.' }),
-    unknown: count.meta({
+    leased: whole.meta({ description: 'Connections that this replica may have open.' }),
+    used: whole.meta({ description: 'Connections that are opening, open, closing or unknown.' }),
+    unknown: whole.meta({
       description:
         'Connections that were cut or lost, and that the server may still hold. The service asks the server until it knows.',
     }),
-    highestUsed: count,
-    waiting: count.meta({ description: 'Requests that wait for a connection slot.' }),
-    idleHolders: count.meta({ description: 'Tenants that hold an idle connection.' }),
-    evictions: count.meta({ description: 'Idle connections that were closed to make room for another tenant.' }),
-    yields: count.meta({
+    highestUsed: whole,
+    waiting: whole.meta({ description: 'Requests that wait for a connection slot.' }),
+    idleHolders: whole.meta({ description: 'Tenants that hold an idle connection.' }),
+    evictions: whole.meta({ description: 'Idle connections that were closed to make room for another tenant.' }),
+    yields: whole.meta({
       description: 'Busy connections that were closed after their request to make room for another tenant.',
     }),
-    refused: count.meta({ description: 'Requests that were refused at once because too many were waiting.' }),
-    timedOut: count.meta({ description: 'Requests that got no connection before their deadline.' }),
+    refused: whole.meta({ description: 'Requests that were refused at once because too many were waiting.' }),
+    timedOut: whole.meta({ description: 'Requests that got no connection before their deadline.' }),
   })
   .meta({ id: 'ConnectionSlots' });
 
@@ -35,7 +33,7 @@ const ClusterPools = Slots.extend({
     .nullable()
     .meta({ description: 'The id of the cluster; null when no cluster is registered at this address.' }),
   name: z.string().nullable(),
-  budget: z.object({ tenants: count, reserve: count }),
+  budget: z.object({ tenants: whole, reserve: whole }),
   reserve: Slots.meta({ description: 'The same numbers for provisioning, rollouts and the command line.' }),
 });
 
@@ -44,15 +42,15 @@ const Breaker = z
     scope: z.enum(['tenant', 'cluster']),
     key: z.string().meta({ description: "The tenant's id, or the server's host and port." }),
     state: z.enum(['closed', 'open', 'half-open']),
-    failures: count.meta({ description: 'Consecutive failures that count towards opening the breaker.' }),
+    failures: whole.meta({ description: 'Consecutive failures that count towards opening the breaker.' }),
     reason: z
       .string()
       .optional()
       .meta({ description: 'Why the breaker opened: a SQLSTATE, a system error code or a short text.' }),
-    openFor: count.optional().meta({ description: 'Milliseconds since the breaker opened.' }),
-    probes: count.meta({ description: 'Probes since the breaker opened.' }),
-    nextProbeIn: count.optional().meta({ description: 'Milliseconds until the next probe.' }),
-    opened: count.meta({ description: 'How often the breaker has opened.' }),
+    openFor: whole.optional().meta({ description: 'Milliseconds since the breaker opened.' }),
+    probes: whole.meta({ description: 'Probes since the breaker opened.' }),
+    nextProbeIn: whole.optional().meta({ description: 'Milliseconds until the next probe.' }),
+    opened: whole.meta({ description: 'How often the breaker has opened.' }),
   })
   .meta({ id: 'Breaker' });
 
@@ -60,12 +58,12 @@ const TenantPool = z
   .object({
     tenantId: answerId,
     cluster: z.string(),
-    epoch: count.meta({ description: "The version of the tenant's settings that the pool was built from." }),
-    total: count.meta({ description: 'Connections that are opening, open or closing.' }),
-    idle: count,
-    unknown: count.meta({ description: 'Connections that were cut or lost, and that the server may still hold.' }),
-    waiting: count.meta({ description: 'Requests that wait for a connection of this pool.' }),
-    unusedFor: count.meta({ description: 'Milliseconds since a request last asked this pool for a connection.' }),
+    epoch: whole.meta({ description: "The version of the tenant's settings that the pool was built from." }),
+    total: whole.meta({ description: 'Connections that are opening, open or closing.' }),
+    idle: whole,
+    unknown: whole.meta({ description: 'Connections that were cut or lost, and that the server may still hold.' }),
+    waiting: whole.meta({ description: 'Requests that wait for a connection of this pool.' }),
+    unusedFor: whole.meta({ description: 'Milliseconds since a request last asked this pool for a connection.' }),
     readOnly: z
       .boolean()
       .meta({ description: 'Whether the database refused writes when the newest connection was opened.' }),
@@ -80,7 +78,7 @@ const SharedRedis = z.object({
   available: z
     .boolean()
     .meta({ description: 'Whether this replica uses Redis now. Without Redis, the replica continues on its own.' }),
-  since: count.meta({ description: 'Milliseconds since `available` last changed.' }),
+  since: whole.meta({ description: 'Milliseconds since `available` last changed.' }),
   reason: z.string().optional().meta({ description: 'Why Redis is not available.' }),
 });
 
@@ -91,7 +89,7 @@ const Pools = z
       .array(Breaker)
       .meta({ description: 'Breakers of databases and servers that fail now or failed recently.' }),
     pools: z.array(TenantPool).meta({ description: 'Tenant pools, the largest first.' }),
-    poolCount: count.meta({ description: 'The number of all tenant pools; `pools` shows at most `limit` of them.' }),
+    poolCount: whole.meta({ description: 'The number of all tenant pools; `pools` shows at most `limit` of them.' }),
     redis: SharedRedis.nullable().meta({
       description: 'The Redis server that the replicas share; null when none is configured.',
     }),

@@ -8,16 +8,16 @@ import type { Config } from '../../src/config/index.js';
 import { AppError } from '../../src/errors.js';
 import { limitsInForce, limitsShown } from '../../src/tenants/tenant-limits.js';
 import { hideOthers } from '../shapes/own-tenant.js';
-import { idParams, timestamp } from '../shapes/fields.js';
+import { idParams, timestamp, whole } from '../shapes/fields.js';
 
-const limit = z.number().nullable().meta({ description: 'The limit in force; null means no limit.' });
-const used = z.number().nullable().meta({ description: 'The present use; null when the tenant is not active.' });
+const limit = whole.nullable().meta({ description: 'The limit in force; null means no limit.' });
+const used = whole.nullable().meta({ description: 'The present use; null when the tenant is not active.' });
 
 const UsageAnswer = z
   .object({
     requestsPerSecond: z.object({
       limit,
-      used: z.number().nullable().meta({
+      used: whole.nullable().meta({
         description:
           'Requests to the answering replica in this second or the previous one, whichever had more; null when they are not limited.',
       }),
@@ -25,7 +25,7 @@ const UsageAnswer = z
     connections: z.object({
       limit,
       used,
-      here: z.number().meta({ description: 'Connections of the answering replica.' }),
+      here: whole.meta({ description: 'Connections of the answering replica.' }),
     }),
     statementTimeout: z.object({ limit }),
     users: z.object({ limit, used }),

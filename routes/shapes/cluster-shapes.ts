@@ -2,31 +2,29 @@
 import { X509Certificate } from 'node:crypto';
 import { isIP } from 'node:net';
 import { z } from 'zod';
-import { answerId, exactText, patchOf, text, timestamp } from './fields.js';
-
-const count = z.number();
+import { answerId, exactText, patchOf, text, timestamp, whole } from './fields.js';
 
 export const ClusterAnswer = z
   .object({
     id: answerId,
     name: z.string(),
     host: z.string(),
-    port: count,
+    port: whole,
     region: z.string().nullable(),
     isDefault: z
       .boolean()
       .meta({ description: 'Whether this is the default cluster, which TENANT_DATABASE_URL names.' }),
     provisionerUser: z.string(),
     tls: z.enum(['off', 'verify-full']),
-    connectionBudget: count.meta({
+    connectionBudget: whole.meta({
       description: 'The most connections that the tenant pools of all replicas open together.',
     }),
-    connectionReserve: count.meta({ description: 'Further connections, kept for creating and removing tenants.' }),
-    weight: count.meta({ description: 'The share of new tenants, relative to the weights of the other clusters.' }),
+    connectionReserve: whole.meta({ description: 'Further connections, kept for creating and removing tenants.' }),
+    weight: whole.meta({ description: 'The share of new tenants, relative to the weights of the other clusters.' }),
     accepting: z.boolean().meta({ description: 'Whether new tenants are placed on this cluster.' }),
-    standbyTarget: count.meta({ description: 'How many standby databases to keep ready.' }),
-    tenants: count.meta({ description: 'Tenants on this cluster, in any status.' }),
-    standbyDatabases: count,
+    standbyTarget: whole.meta({ description: 'How many standby databases to keep ready.' }),
+    tenants: whole.meta({ description: 'Tenants on this cluster, in any status.' }),
+    standbyDatabases: whole,
     createdAt: timestamp,
     updatedAt: timestamp,
   })
@@ -45,7 +43,8 @@ export const CheckAnswer = z
       .string()
       .nullable()
       .meta({ description: 'The version of PostgreSQL; null when the service could not connect.' }),
-    clockSkew: count
+    clockSkew: z
+      .number()
       .nullable()
       .meta({ description: "Milliseconds by which the server's clock is ahead of the answering replica's clock." }),
   })
@@ -59,7 +58,7 @@ const host = text(253)
   )
   .meta({ description: 'A host name or an IP address that CLUSTER_HOSTS allows.' });
 
-const whole = (from: number, to: number): z.ZodNumber => z.number().min(from).max(to).int();
+const wholeFrom = (from: number, to: number): z.ZodNumber => z.number().min(from).max(to).int();
 
 /** Bodies have at most 64 KiB; a certificate chain has about 6. */
 const tlsCa = text(30_000).refine(isCertificate, 'must be certificates in PEM').meta({
@@ -69,16 +68,16 @@ const tlsCa = text(30_000).refine(isCertificate, 'must be certificates in PEM').
 const fields = {
   name: text(100),
   host,
-  port: whole(1, 65_535),
+  port: wholeFrom(1, 65_535),
   region: text(100).nullable(),
   tls: z.enum(['off', 'verify-full']),
   tlsCa: tlsCa.nullable(),
   provisionerPassword: exactText(1_000),
-  connectionBudget: whole(2, 100_000),
-  connectionReserve: whole(2, 1_000),
-  weight: whole(1, 1_000),
+  connectionBudget: wholeFrom(2, 100_000),
+  connectionReserve: wholeFrom(2, 1_000),
+  weight: wholeFrom(1, 1_000),
   accepting: z.boolean(),
-  standbyTarget: whole(0, 1_000),
+  standbyTarget: wholeFrom(0, 1_000),
 } as const;
 
 export const CreateClusterBody = z

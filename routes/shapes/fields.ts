@@ -112,6 +112,9 @@ export function wholeInQuery(minimum: number, maximum: number) {
 /** A whole number from 0 to 2,147,483,647 in a query. */
 export const count = wholeInQuery(0, 2_147_483_647);
 
+/** A whole number in an answer. */
+export const whole = z.number().meta({ type: 'integer' });
+
 /** A time in an answer: ISO 8601 UTC with milliseconds. */
 export const timestamp = z.string().meta({ format: 'date-time' });
 

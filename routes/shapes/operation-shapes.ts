@@ -4,7 +4,7 @@ import type { OperationRecord } from '../../db/registry/operations/operation-row
 import { operationStates } from '../../db/registry/operations/operations-table.js';
 import { operationKinds } from '../../src/operations/runner/operation-kinds.js';
 import { operationMessage } from '../../src/operations/runner/operation-words.js';
-import { answerId, id, timestamp } from './fields.js';
+import { answerId, id, timestamp, whole } from './fields.js';
 import { listQuery } from './lists.js';
 
 export const OperationAnswer = z
@@ -17,10 +17,10 @@ export const OperationAnswer = z
     }),
     step: z.string().nullable().meta({ description: 'The step that runs, or at which it waits.' }),
     progress: z
-      .object({ done: z.number(), total: z.number() })
+      .object({ done: whole, total: whole })
       .nullable()
       .meta({ description: 'How much of the step is done; null for steps that are not counted.' }),
-    attempts: z.number().meta({ description: 'How often a replica has taken it.' }),
+    attempts: whole.meta({ description: 'How often a replica has taken it.' }),
     error: z.string().nullable().meta({ description: 'The last error, in plain words.' }),
     tenantId: answerId.nullable(),
     clusterId: answerId.nullable().meta({ description: 'The cluster whose server the steps need.' }),

@@ -4,16 +4,15 @@ import { PURGE } from '../../db/registry/status-queries.js';
 import { operationStates } from '../../db/registry/operations/operations-table.js';
 import { operationKinds } from '../../src/operations/runner/operation-kinds.js';
 import { fleetStates, partNames } from '../../src/status/status-types.js';
-import { answerId, timestamp } from './fields.js';
+import { answerId, timestamp, whole } from './fields.js';
 
-const count = z.number();
 const ms = z.number();
 
 const part = 'Null if it could not be read; `unreadable` says why.';
 
 const replicaId = z.string().meta({ description: 'The id of one start of the process.' });
 
-const slots = z.object({ tenants: count, reserve: count });
+const slots = z.object({ tenants: whole, reserve: whole });
 
 const Breaker = z.object({
   scope: z.enum(['tenant', 'cluster']),
@@ -21,7 +20,7 @@ const Breaker = z.object({
   state: z.enum(['closed', 'open', 'half-open']),
   reason: z.string().optional().meta({ description: 'A SQLSTATE, a system error code or a short text.' }),
   openFor: ms.optional().meta({ description: 'Milliseconds since the breaker opened.' }),
-  opened: count.meta({ description: 'How often the breaker has opened.' }),
+  opened: whole.meta({ description: 'How often the breaker has opened.' }),
 });
 
 const Here = z.object({
@@ -46,44 +45,44 @@ const Here = z.object({
     .nullable()
     .meta({ description: 'Null when no Redis is configured.' }),
   registry: z
-    .object({ connections: count, idle: count, waiting: count })
+    .object({ connections: whole, idle: whole, waiting: whole })
     .meta({ description: 'Connections to the registry for requests, and requests that wait for one.' }),
   breakers: z.object({
-    clusters: count.meta({ description: 'Servers whose requests are refused.' }),
-    tenants: count.meta({ description: 'Tenants whose requests are refused.' }),
+    clusters: whole.meta({ description: 'Servers whose requests are refused.' }),
+    tenants: whole.meta({ description: 'Tenants whose requests are refused.' }),
     open: z.array(Breaker).meta({ description: 'At most 20 of them.' }),
   }),
 });
 
 const Tenants = z.object({
-  total: count,
+  total: whole,
   byStatus: z.object({
-    provisioning: count,
-    active: count,
-    suspended: count,
-    deleted: count,
-    deleting: count,
+    provisioning: whole,
+    active: whole,
+    suspended: whole,
+    deleted: whole,
+    deleting: whole,
   }),
   bySchemaVersion: z.array(
     z.object({
       version: z.string(),
-      tenants: count,
+      tenants: whole,
       comparedToThisBuild: z.enum(['current', 'behind', 'newer']),
     }),
   ),
-  behind: count.meta({ description: 'Tenants with an older schema than the answering build; run the migration.' }),
-  newer: count.meta({ description: 'Tenants with a newer schema than the answering build.' }),
+  behind: whole.meta({ description: 'Tenants with an older schema than the answering build; run the migration.' }),
+  newer: whole.meta({ description: 'Tenants with a newer schema than the answering build.' }),
 });
 
 const Work = z.object({
   kind: z.string().meta({
     description: `The kind of the operations: ${operationKinds.join(', ')}, or a kind of a newer build. \`${PURGE}\`: deleted tenants whose grace time is over, and whose removal has not begun.`,
   }),
-  count,
-  states: z.partialRecord(z.enum(operationStates), count).meta({ description: 'Operations by state.' }),
+  count: whole,
+  states: z.partialRecord(z.enum(operationStates), whole).meta({ description: 'Operations by state.' }),
   oldestFor: ms.meta({ description: 'Milliseconds since the oldest began, or became due.' }),
-  late: count.meta({ description: 'How many have not ended within ten minutes, or need a person.' }),
-  needsPerson: count.meta({
+  late: whole.meta({ description: 'How many have not ended within ten minutes, or need a person.' }),
+  needsPerson: whole.meta({
     description: 'How many have stopped until a person acts, or have not ended within an hour.',
   }),
   oldest: z
@@ -96,8 +95,8 @@ const Work = z.object({
 
 const Reports = z.object({
   counts: z.object({
-    evidence: count.meta({ description: 'Databases of tenants whose mark and row do not agree.' }),
-    orphan: count.meta({ description: 'Databases and roles that may belong to a tenant, and that no row names.' }),
+    evidence: whole.meta({ description: 'Databases of tenants whose mark and row do not agree.' }),
+    orphan: whole.meta({ description: 'Databases and roles that may belong to a tenant, and that no row names.' }),
   }),
   oldest: z
     .array(
@@ -116,15 +115,15 @@ const Cluster = z.object({
   id: answerId,
   name: z.string(),
   host: z.string(),
-  port: count,
+  port: whole,
   region: z.string().nullable(),
   accepting: z.boolean().meta({ description: 'Whether new tenants are placed on this cluster.' }),
-  tenants: count,
+  tenants: whole,
   budget: slots.meta({ description: 'The most connections that all replicas open together.' }),
   leased: slots.meta({ description: 'Connections that all replicas together may open.' }),
   used: slots.meta({ description: 'Connections that all replicas together have open; up to 5 seconds old.' }),
   wanted: slots.meta({ description: 'Further connections for which requests wait.' }),
-  standby: z.object({ ready: count, making: count, wanted: count }).meta({
+  standby: z.object({ ready: whole, making: whole, wanted: whole }).meta({
     description:
       'Standby databases: ready with the schema of the answering build, being made or dropped, and the number to keep ready.',
   }),
@@ -137,8 +136,8 @@ const Cluster = z.object({
 });
 
 const Replicas = z.object({
-  alive: count,
-  silent: count.meta({ description: 'Replicas that stopped without notice less than an hour ago.' }),
+  alive: whole,
+  silent: whole.meta({ description: 'Replicas that stopped without notice less than an hour ago.' }),
   list: z
     .array(
       z.object({
@@ -171,7 +170,7 @@ const Job = z.object({
     .array(
       z.object({
         replicaId,
-        failuresInARow: count,
+        failuresInARow: whole,
         lastError: z.string(),
         lastSuccessAgo: ms.nullable(),
       }),
@@ -180,12 +179,12 @@ const Job = z.object({
 });
 
 const Passwords = z.object({
-  due: count.nullable().meta({
+  due: whole.nullable().meta({
     description: 'Database passwords that are due for a change; null if their age does not matter.',
   }),
-  keys: z.array(z.object({ kid: z.string().nullable(), held: z.boolean(), current: z.boolean(), rows: count })),
-  toEncryptAgain: count.meta({ description: 'Passwords that the current key does not encrypt yet.' }),
-  unreadable: count.meta({ description: 'Passwords whose key the answering replica does not have.' }),
+  keys: z.array(z.object({ kid: z.string().nullable(), held: z.boolean(), current: z.boolean(), rows: whole })),
+  toEncryptAgain: whole.meta({ description: 'Passwords that the current key does not encrypt yet.' }),
+  unreadable: whole.meta({ description: 'Passwords whose key the answering replica does not have.' }),
 });
 
 export const Status = z

@@ -8,16 +8,16 @@ import { tenantStatuses } from '../../src/tenants/tenant-states.js';
 import { forEachLimit, limitsInForce, limitsShown } from '../../src/tenants/tenant-limits.js';
 import { poolLimits } from '../../src/tenants/pool-options.js';
 import { listQuery } from './lists.js';
-import { answerId, email, exactText, id, newPassword, patchOf, slug, text, timestamp } from './fields.js';
+import { answerId, email, exactText, id, newPassword, patchOf, slug, text, timestamp, whole } from './fields.js';
 
 const PoolOptions = z.object({
-  max: z.number(),
-  acquireTimeout: z.number(),
-  timeout: z.number(),
-  idleTimeoutMillis: z.number(),
+  max: whole,
+  acquireTimeout: whole,
+  timeout: whole,
+  idleTimeoutMillis: whole,
 });
 
-const LimitsAnswer = z.object(forEachLimit(() => z.number().nullable()));
+const LimitsAnswer = z.object(forEachLimit(() => whole.nullable()));
 
 export const TenantAnswer = z
   .object({

@@ -3,12 +3,13 @@ import type { FastifyInstance } from 'fastify';
 import { z } from 'zod';
 import type { Grant } from '../../src/auth/session-rules.js';
 import type { Principal } from '../../src/auth/tokens.js';
+import { whole } from './fields.js';
 
 export const AccessToken = z
   .object({
     accessToken: z.string(),
     tokenType: z.string(),
-    expiresIn: z.number().meta({ description: 'Seconds until the access token expires.' }),
+    expiresIn: whole.meta({ description: 'Seconds until the access token expires.' }),
   })
   .meta({ id: 'AccessToken' });
 

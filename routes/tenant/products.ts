@@ -17,7 +17,7 @@ import { AppError } from '../../src/errors.js';
 import { demandVersion } from '../../src/http/row-versions.js';
 import { insertWithin } from '../../src/tenants/tenant-limits.js';
 import { listQuery, pageOf, readPage } from '../shapes/lists.js';
-import { answerId, count, flag, idParams, money, patchOf, stock, text, timestamp } from '../shapes/fields.js';
+import { answerId, count, flag, idParams, money, patchOf, stock, text, timestamp, whole } from '../shapes/fields.js';
 
 const ProductAnswer = z
   .object({
@@ -25,7 +25,7 @@ const ProductAnswer = z
     name: z.string(),
     description: z.string().nullable(),
     price: z.string().meta({ description: 'A decimal number with two places, as text.' }),
-    stockQuantity: z.number(),
+    stockQuantity: whole,
     active: z.boolean(),
     sku: z.string().nullable(),
     category: z.string().nullable(),

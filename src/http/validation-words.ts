@@ -26,7 +26,7 @@ export function inputIssues(error: z.ZodError, unknownKey = 'is not known here')
   // A body can have a thousand wrong values: only issues of the same value are compared with each other.
   const ofValues = new Map<string, Issue[]>();
   for (const issue of error.issues.flatMap(nearest)) {
-    const path = issue.path.map((key) => `/${String(key)}`).join('');
+    const path = issue.path.map(pointerTo).join('');
     ofValues.set(path, [...(ofValues.get(path) ?? []), issue]);
   }
   return [...ofValues].flatMap(([path, issues]) =>
@@ -34,10 +34,15 @@ export function inputIssues(error: z.ZodError, unknownKey = 'is not known here')
       .filter((issue) => !issues.some((other) => isEnough(other, issue)))
       .flatMap((issue) =>
         issue.code === 'unrecognized_keys'
-          ? issue.keys.map((key) => ({ path: `${path}/${key}`, message: unknownKey }))
+          ? issue.keys.map((key) => ({ path: path + pointerTo(key), message: unknownKey }))
           : [{ path, message: issue.message }],
       ),
   );
+}
+
+/** One step of a JSON Pointer (RFC 6901). */
+function pointerTo(key: PropertyKey): string {
+  return `/${String(key).replaceAll('~', '~0').replaceAll('/', '~1')}`;
 }
 
 /** Whether the issue is about the type of the value, and not about a check of it. */

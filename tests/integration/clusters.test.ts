@@ -407,6 +407,12 @@ describe('connections', () => {
       (await get<Pools>('/pools', from)).body.clusters.find(({ id }) => id === secondId());
     expect(await of(service)).toMatchObject({ name: 'second', budget: { tenants: 20, reserve: 4 } });
     expect((await patch(secondId(), { connectionBudget: 2 })).body.connectionBudget).toBe(2);
+    const shown = await get<{ data: unknown[] }>(
+      `/operators/audit?action=cluster.updated&target=${secondId()}&limit=1`,
+    );
+    expect(shown.body.data).toMatchObject([
+      { details: { fields: ['connectionBudget'], changes: { connectionBudget: { from: 20, to: 2 } } } },
+    ]);
     expect((await of(service))?.budget).toEqual({ tenants: 2, reserve: 4 });
     await expect.poll(async () => (await of(other))?.budget.tenants, { timeout: 2_000 }).toBe(2);
     const defaults = (await get<Pools>('/pools')).body.clusters.find(({ id }) => id === defaultCluster.id);

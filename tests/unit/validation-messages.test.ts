@@ -302,6 +302,9 @@ describe('the words for an issue', () => {
     [z.object({ a: z.date() }), { a: 'x' }, '/a', 'must be of another kind'],
     [z.record(z.enum(['a']), z.string()), { b: 'x' }, '/b', 'is not known here'],
     [z.object({ a: z.custom(() => false) }), { a: 1 }, '/a', 'is not allowed'],
+    // As RFC 6901 has it.
+    [z.strictObject({}), { 'a/b~c': 1 }, '/a~1b~0c', 'is not known here'],
+    [z.record(z.string(), z.string()), { 'a/b~c': 1 }, '/a~1b~0c', 'must be text'],
   ])('continues the path (%#)', (schema, data, path, message) => {
     expect(issuesOf(schema, data)).toContainEqual({ path, message });
   });
