@@ -1,6 +1,7 @@
 // The process: configuration → engine → app → listen → drain → close.
 // The first import stops a Node that is too old, before the imports that such a Node cannot load.
 import './lib/node-version.js';
+import './lib/young-objects.js';
 import type { FastifyInstance } from 'fastify';
 import { within } from './lib/deadline.js';
 import { buildApp } from './app.js';
