@@ -532,7 +532,9 @@ function mismatch(schema: Schema | undefined, value: unknown, path = ''): string
   }
   const types = [schema.type ?? []].flat();
   const actual = value === null ? 'null' : Array.isArray(value) ? 'array' : typeof value;
-  if (types.length > 0 && !types.includes(actual)) return `${path}: ${actual} instead of ${types.join(' or ')}`;
+  const isWhole = Number.isInteger(value) && types.includes('integer');
+  if (types.length > 0 && !types.includes(actual) && !isWhole)
+    return `${path}: ${actual} instead of ${types.join(' or ')}`;
   if (Array.isArray(value)) {
     return value.map((item, index) => mismatch(schema.items, item, `${path}/${index}`)).find(Boolean);
   }

@@ -184,11 +184,13 @@ export async function patiently<T>(send: () => Promise<Answer<T>>, again = [409,
  * Runs the acts in turn, again and again, until the answer to each statement of a sample was lost once.
  *
  * @param run runs an act, which loses the answer to its nth statement; 0 loses none
+ * @param independent whether an act needs none of the others before it: then it runs no more than its own sample needs
  * @returns how many answers were lost
  */
 export async function loseOneByOne<T>(
   acts: readonly T[],
   run: (act: T, target: Target, nth: number) => Promise<Loss>,
+  independent = false,
 ): Promise<number> {
   let losses = 0;
   const counted: typeof run = async (act, target, nth) => {
@@ -200,7 +202,10 @@ export async function loseOneByOne<T>(
     const samples: number[][] = [];
     for (const act of acts) samples.push(sampleOf((await counted(act, target, 0)).seen[target], 5));
     for (let turn = 0; samples.some((sample) => turn < sample.length); turn += 1)
-      for (const [index, act] of acts.entries()) await counted(act, target, samples[index]?.[turn] ?? 0);
+      for (const [index, act] of acts.entries()) {
+        const nth = samples[index]?.[turn] ?? 0;
+        if (nth > 0 || !independent) await counted(act, target, nth);
+      }
   }
   return losses;
 }

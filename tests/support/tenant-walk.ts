@@ -140,9 +140,6 @@ export async function walkTenant(
   await list('/audit', [], ['limit=1', 'action=user.created', `target=${user.id}&from=2026-01-01T00:00:00Z`]);
   const audit = await use<{ nextCursor: string | null }>('GET', '/audit', { token, query: '?limit=1' });
   await use('GET', '/audit', { token, query: `?limit=1&cursor=${encodeURIComponent(audit.body.nextCursor ?? '')}` });
-  const oldest = await use<{ nextCursor: string }>('GET', '/audit', { token, query: '?limit=1&order=asc' });
-  const after = encodeURIComponent(oldest.body.nextCursor);
-  await use('GET', '/audit', { token, query: `?limit=1&order=asc&after=${after}` });
   await use('GET', '/tenants/:id/audit', { token, path: tenant.id });
   await use('GET', '/tenants/:id/usage', { token, path: tenant.id });
   await use('GET', '/tenants/:id', { token, path: tenant.id });
