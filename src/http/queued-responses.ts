@@ -1,6 +1,6 @@
 // Responses that wait for their turn on a connection: a client may send further requests before it has read the first answer
-// (RFC 9112, section 9.3.2). When such a connection ends, Node emits `close` for the response whose turn it is, and nothing for
-// those that wait.
+// (RFC 9112, section 9.3.2). When such a connection ends, every Node emits `close` for the response whose turn it is. For those that
+// wait, Node 24 emits it too, and Node 20 does not.
 import type { ServerResponse } from 'node:http';
 import type { Socket } from 'node:net';
 
@@ -17,7 +17,10 @@ export function closeWithConnection(socket: Socket, response: ServerResponse): v
     const queue = new Set<ServerResponse>();
     waiting.set(socket, (responses = queue));
     socket.once('close', () => {
-      for (const one of queue) if (one.socket === null) leave(one);
+      // After Node.
+      setImmediate(() => {
+        for (const one of queue) if (one.socket === null) leave(one);
+      });
     });
   }
   responses.add(response);
