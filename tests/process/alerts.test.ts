@@ -167,6 +167,8 @@ describe.skipIf(missing.length > 0 || noRedis !== undefined)(
       readonly tenants: readonly Tenant[];
       /** Answers so far that are not 2xx. */
       readonly failures: readonly string[];
+      /** Whether a client has waited for longer than TenantrySlow allows. */
+      readonly isSlow: boolean;
       stop(): Promise<void>;
     }
 
@@ -174,8 +176,13 @@ describe.skipIf(missing.length > 0 || noRedis !== undefined)(
     function beginWork(tenants: readonly Tenant[]): Work {
       const failures: string[] = [];
       let over = false;
-      const note = (what: string, { status, body }: Awaited<ReturnType<typeof send>>): void => {
-        if (status >= 300) failures.push(`${what}: ${status} ${JSON.stringify(body)}`);
+      let slowest = 0;
+      const note = async (what: string, sent: ReturnType<typeof send>): Promise<Awaited<typeof sent>> => {
+        const began = performance.now();
+        const answer = await sent;
+        if (what !== 'create') slowest = Math.max(slowest, performance.now() - began);
+        if (answer.status >= 300) failures.push(`${what}: ${answer.status} ${JSON.stringify(answer.body)}`);
+        return answer;
       };
       async function client(index: number): Promise<void> {
         for (let turn = 0; !over; turn += 1) {
@@ -183,17 +190,15 @@ describe.skipIf(missing.length > 0 || noRedis !== undefined)(
           const url = urlOfReplica(index);
           const { slug = '', token } = tenant ?? {};
           try {
-            note('read', await send(url, 'GET', '/products?limit=5', undefined, token));
-            note('write', await send(url, 'POST', '/products', { name: `p ${turn}`, price: '1.00' }, token));
+            await note('read', send(url, 'GET', '/products?limit=5', undefined, token));
+            await note('write', send(url, 'POST', '/products', { name: `p ${turn}`, price: '1.00' }, token));
             if (turn % 5 === 0) {
-              const signedIn = await signIn(url, slug);
-              note('sign-in', signedIn);
-              const { refreshToken } = signedIn.body;
-              note('refresh', await send(url, 'POST', '/auth/refresh', { refreshToken }));
+              const { refreshToken } = (await note('sign-in', signIn(url, slug))).body;
+              await note('refresh', send(url, 'POST', '/auth/refresh', { refreshToken }));
             }
             if (turn % 30 === 15 && index === 0) {
               const body = { name: `new ${turn}`, slug: `new-${turn}`, admin: ADMIN };
-              note('create', await send(url, 'POST', '/tenants', body, operator));
+              await note('create', send(url, 'POST', '/tenants', body, operator));
             }
           } catch (error) {
             failures.push(String(error));
@@ -205,6 +210,9 @@ describe.skipIf(missing.length > 0 || noRedis !== undefined)(
       return {
         tenants,
         failures,
+        get isSlow() {
+          return slowest > 1_000;
+        },
         stop: async () => {
           over = true;
           await clients;
@@ -243,7 +251,9 @@ describe.skipIf(missing.length > 0 || noRedis !== undefined)(
     it('has no alert while nothing is wrong, with requests, sign-ins and new tenants all the while', async () => {
       await sleep(QUIET);
       expect(work.failures).toEqual([]);
-      expect(await prometheus.query('max_over_time(ALERTS{alertstate="firing"}[1m])')).toEqual([]);
+      const fired = await prometheus.query('max_over_time(ALERTS{alertstate="firing"}[1m])');
+      // On a busy machine requests do take longer than a second. Then this alert is right.
+      expect(fired.filter(({ metric }) => !(work.isSlow && metric['alertname'] === 'TenantrySlow'))).toEqual([]);
       const scrapes = await prometheus.query('sum(count_over_time(up{job="tenantry"}[1m]))');
       expect(scrapes[0]?.value).toBeGreaterThan(20);
     });
