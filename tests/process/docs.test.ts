@@ -432,7 +432,8 @@ describe('docs/guide/keys.md', () => {
 });
 
 describe('docs/inside/adding-a-resource.md', () => {
-  it(
+  // In the copy of `npm run test:add-resource` the resource is there, and the whole suite runs with it.
+  it.skipIf(existsSync(path.join(ROOT, 'db/tenant/order-queries.ts')))(
     'takes three new files, a line in each of six lists and rows on one page to create and read orders',
     LONG,
     async () => {
