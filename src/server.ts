@@ -1,5 +1,6 @@
 // The process: configuration → engine → app → listen → drain → close.
-// The first import stops a Node that is too old, before the imports that such a Node cannot load.
+// The first import stops a Node that is too old, before the imports that such a Node cannot load. The second comes
+// before the code that makes objects.
 import './lib/node-version.js';
 import './lib/young-objects.js';
 import type { FastifyInstance } from 'fastify';

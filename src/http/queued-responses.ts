@@ -17,7 +17,7 @@ export function closeWithConnection(socket: Socket, response: ServerResponse): v
     const queue = new Set<ServerResponse>();
     waiting.set(socket, (responses = queue));
     socket.once('close', () => {
-      // After Node.
+      // When Node has emitted `close` for those that wait, if it does that. Otherwise they would get it twice.
       setImmediate(() => {
         for (const one of queue) if (one.socket === null) leave(one);
       });

@@ -87,7 +87,7 @@ it('an act whose answer is lost at any statement happens once, when it is repeat
     if (effects !== 1) harm.push(`${what}: ${effects} effects, answered with ${first.status} and ${again.status}`);
     return loss;
   };
-  const losses = await loseOneByOne(routes, actWithLoss, true);
+  const losses = await loseOneByOne(routes, actWithLoss, { independent: true });
   expect(harm).toEqual([]);
   // Otherwise nothing was tested.
   expect(losses).toBeGreaterThan(30);

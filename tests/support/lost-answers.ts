@@ -184,13 +184,13 @@ export async function patiently<T>(send: () => Promise<Answer<T>>, again = [409,
  * Runs the acts in turn, again and again, until the answer to each statement of a sample was lost once.
  *
  * @param run runs an act, which loses the answer to its nth statement; 0 loses none
- * @param independent whether an act needs none of the others before it: then it runs no more than its own sample needs
+ * @param options.independent whether each act works without the others before it: then it runs no more often than its sample needs
  * @returns how many answers were lost
  */
 export async function loseOneByOne<T>(
   acts: readonly T[],
   run: (act: T, target: Target, nth: number) => Promise<Loss>,
-  independent = false,
+  { independent = false }: { readonly independent?: boolean } = {},
 ): Promise<number> {
   let losses = 0;
   const counted: typeof run = async (act, target, nth) => {

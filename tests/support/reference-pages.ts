@@ -99,7 +99,7 @@ ${JSON.stringify(body, null, 2)}
 | \`code\` | the code; branch on this field |
 | \`requestId\` | the id of the request, also in the header \`X-Request-Id\` and in the log |
 | \`traceId\` | the trace id of the request, if it came with a valid \`traceparent\` header |
-| \`errors\` | each invalid part of the request: its path, and a message; only for invalid input |
+| \`errors\` | each invalid part of the request: its path as a JSON Pointer (RFC 6901), and a message; only for invalid input |
 | \`limit\`, \`limitValue\` | the tenant limit that was reached; only with \`tenant-limit-exceeded\` |
 | \`operationId\` | the operation that goes on in the background: \`GET /operations/:id\` shows it; only with \`operation-unfinished\` |
 
