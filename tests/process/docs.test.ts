@@ -130,9 +130,9 @@ const withoutInstall = (script: string): string => script.replaceAll(/^npm ci(?:
 const LISTENS = /Tenantry listens on http:\/\/[^:]+:(\d+)/;
 const portIn = (output: string): string => LISTENS.exec(output)?.[1] ?? '';
 
-/** A slow machine compiles the program for a minute. */
-const STARTED_WITHIN = 120_000;
-const LONG = { timeout: 180_000 };
+/** A busy machine compiles the program for minutes. */
+const STARTED_WITHIN = 240_000;
+const LONG = { timeout: 360_000 };
 
 /** A copy for commands that write into the source; it is built once. */
 let source: SourceCopy;
