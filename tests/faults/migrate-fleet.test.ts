@@ -28,6 +28,7 @@ import {
   type TestTenant,
 } from '../support/service.js';
 import { eventually } from '../support/service-process.js';
+import { migrationsBefore, migrationsUpTo, rebuildDatabase } from '../support/tenant-schemas.js';
 import { rowOf } from '../support/tenants.js';
 
 const OLDER = '0008_schema_version';
@@ -77,21 +78,11 @@ async function asSuperuser<T>(database: string, work: (db: Kysely<unknown>) => P
   }
 }
 
-/** Undoes what the migrations after OLDER did to tables. */
-async function undoTables(db: Kysely<unknown>): Promise<void> {
-  await sql`drop table idempotency_keys`.execute(db);
-  await sql`drop trigger stamp_audit on audit`.execute(db);
-  await sql`alter table audit drop era, drop xid, drop server`.execute(db);
-}
-
-/** Undoes the migrations after OLDER, except for the view: the next migration replaces it. */
+/** Makes a tenant's database again, as a build makes it whose newest migration is OLDER. */
 async function makeOlder(tenant: TestTenant): Promise<void> {
-  const { id, dbName } = await rowOf(service, tenant);
-  await asSuperuser(dbName, async (db) => {
-    await undoTables(db);
-    await sql`delete from migration.kysely_migration where name > ${OLDER}`.execute(db);
-  });
-  await sql`update tenants set schema_version = ${OLDER} where id = ${id}`.execute(registry);
+  await service.app.engine.tenantPools.retire(tenant.id);
+  await rebuildDatabase(service, tenant, migrationsUpTo(OLDER));
+  await sql`update tenants set schema_version = ${OLDER} where id = ${tenant.id}`.execute(registry);
 }
 
 /** Drops a tenant's database. Its row stays. */
@@ -321,13 +312,8 @@ describe('a server that fails', () => {
 describe('the row and the database of a tenant', () => {
   it('disagree after a restore from an old backup: the refusal records it, and the migration mends it', async () => {
     const tenant = await service.createTenant();
-    const { dbName } = await rowOf(service, tenant);
     await service.app.engine.tenantPools.retire(tenant.id);
-    await asSuperuser(dbName, async (db) => {
-      await sql`drop view tenant_schema_version`.execute(db);
-      await undoTables(db);
-      await sql`delete from migration.kysely_migration where name >= '0008_schema_version'`.execute(db);
-    });
+    await rebuildDatabase(service, tenant, migrationsBefore(OLDER));
     const get = () => service.send<Problem>('GET', '/products', { token: tenant.adminToken });
     expect(await get()).toMatchObject({ status: 503, body: { code: 'tenant-upgrading' } });
     await eventually(
@@ -336,7 +322,11 @@ describe('the row and the database of a tenant', () => {
     );
     expect(await migrate()).toMatchObject({ tenantsMigrated: 1, failed: [] });
     expect(await versionOf(tenant.id)).toBe(NEWEST);
-    await eventually('it is served', async () => (await get()).status === 200);
+    const signIn = () =>
+      service.send('POST', '/auth/login', {
+        body: { tenant: tenant.slug, email: ADMIN.email, password: ADMIN.password },
+      });
+    await eventually('it is served', async () => (await signIn()).status === 200);
   });
 
   it('are left as they are if a newer build has migrated the database', async () => {

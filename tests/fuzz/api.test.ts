@@ -4,9 +4,11 @@ import { afterAll, beforeAll, describe, expect, inject, it } from 'vitest';
 import type { TestService } from '../support/service.js';
 import { createMatcher } from './checks.js';
 import { describeFailure } from './report.js';
-import { fuzz, startFuzzService, type FuzzResult } from './run.js';
+import { fuzz, startFuzzService, untriedOf, type FuzzResult } from './run.js';
 
 const REQUESTS = 5_000;
+/** For what chance has left out, which differs with each new route. */
+const FURTHER = 1_000;
 const SEED = 20_260_103;
 const DEADLINE = 300_000;
 
@@ -14,24 +16,19 @@ let service: TestService;
 let result: FuzzResult;
 beforeAll(async () => {
   service = await startFuzzService(inject('cluster'));
-  result = await fuzz(inject('cluster'), service, { requests: REQUESTS, seed: SEED });
+  result = await fuzz(inject('cluster'), service, { requests: REQUESTS, seed: SEED, further: FURTHER });
 }, DEADLINE);
 afterAll(() => service.close());
 
 describe('of 5,000 generated requests', () => {
   it('each gets a declared answer, without a failure, without a secret, and with every header', () => {
     expect(result.failure && describeFailure(result.failure, SEED, 'http://127.0.0.1:3000')).toBeUndefined();
-    expect([...result.tally.values()].reduce((sum, count) => sum + count, 0)).toBe(REQUESTS);
+    expect([...result.tally.values()].reduce((sum, count) => sum + count, 0)).toBeGreaterThanOrEqual(REQUESTS);
   });
 
   it('some succeed and some are refused, for every operation', () => {
-    const outcomes = (name: string, wanted: (status: number) => boolean): number =>
-      [...result.tally].filter(([key]) => key.startsWith(`${name} `) && wanted(Number(key.slice(-3)))).length;
     expect(result.operations.length).toBeGreaterThanOrEqual(20);
-    const untried = result.operations.filter(
-      ({ name }) => outcomes(name, (status) => status < 300) === 0 || outcomes(name, (status) => status >= 400) === 0,
-    );
-    expect(untried.map(({ name }) => name)).toEqual([]);
+    expect(untriedOf(result.operations, result.tally).map(({ name }) => name)).toEqual([]);
   });
 });
 

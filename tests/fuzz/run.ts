@@ -14,6 +14,8 @@ export interface FuzzOptions {
   readonly requests: number;
   /** The same seed generates the same requests in the same order. */
   readonly seed: number;
+  /** How many further requests at most are for the operations that had no success yet, or no refusal; 0 if absent. */
+  readonly further?: number;
   /** Called after each request. */
   readonly onProgress?: (done: number) => void;
 }
@@ -68,13 +70,26 @@ export async function fuzz(cluster: TestCluster, service: TestService, options: 
     await world.learn(draft, sent, answer);
     return true;
   };
-  const { failed, errorInstance } = await fc.check(fc.asyncProperty(requestOf(operations, world.hints), holds), {
-    numRuns: options.requests,
-    seed: options.seed,
-  });
-  // The error is not a wrong answer but one of the run itself, which would otherwise look like an early end.
-  if (failed && !failure) throw new Error('the run could not go on', { cause: errorInstance });
+  const run = async (wanted: readonly Operation[], requests: number): Promise<void> => {
+    const { failed, errorInstance } = await fc.check(fc.asyncProperty(requestOf(wanted, world.hints), holds), {
+      numRuns: requests,
+      seed: options.seed,
+    });
+    // The error is not a wrong answer but one of the run itself, which would otherwise look like an early end.
+    if (failed && !failure) throw new Error('the run could not go on', { cause: errorInstance });
+  };
+  await run(operations, options.requests);
+  const untried = untriedOf(operations, tally);
+  const { further = 0 } = options;
+  if (!failure && untried.length > 0 && further > 0) await run(untried, further);
   return { failure, operations, tally };
+}
+
+/** The operations that had no success, or no refusal. */
+export function untriedOf(operations: readonly Operation[], tally: FuzzResult['tally']): Operation[] {
+  const had = (name: string, wanted: (status: number) => boolean): boolean =>
+    [...tally.keys()].some((key) => key.startsWith(`${name} `) && wanted(Number(key.slice(-3))));
+  return operations.filter(({ name }) => !had(name, (status) => status < 300) || !had(name, (status) => status >= 400));
 }
 
 async function send({ app }: TestService, { method, url, headers, body }: Sent): Promise<Received> {

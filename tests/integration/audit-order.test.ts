@@ -15,7 +15,7 @@ import {
   type TestTenant,
 } from '../support/app.js';
 import { findTenant } from '../../db/registry/tenant-queries.js';
-import { migrateTenant, migrationsUpTo, rebuildDatabase } from '../support/tenant-schemas.js';
+import { isServed, migrateTenant, migrationsUpTo, rebuildDatabase } from '../support/tenant-schemas.js';
 
 interface Row {
   readonly id: string;
@@ -346,9 +346,10 @@ describe('a program that asks with order=asc and after', () => {
 describe('a program that asks a tenant whose database is being upgraded', () => {
   beforeEach(newTenant);
 
-  it.each(['0011_idempotency_keys', '0015_audit_order', '0016_audit_order_index'])(
+  it.for(['0011_idempotency_keys', '0015_audit_order', '0016_audit_order_index'])(
     'is told to ask again after %s, and misses no row after the upgrade',
-    async (last) => {
+    async (last, { skip }) => {
+      skip(!isServed(last), 'this build serves newer schemas only');
       await rebuildDatabase(service, tenant, migrationsUpTo(last));
       await service.app.engine.tenantPools.retire(tenant.id);
       db = service.app.engine.tenantPools.database(tenant.id);

@@ -14,7 +14,7 @@ import {
   type TestService,
   type TestTenant,
 } from '../support/app.js';
-import { migrationsUpTo, rebuildDatabase } from '../support/tenant-schemas.js';
+import { isServed, migrationsUpTo, rebuildDatabase } from '../support/tenant-schemas.js';
 
 let registry: string;
 let service: TestService;
@@ -114,7 +114,8 @@ describe('rows that are older than the time for which they are kept', () => {
     }
   });
 
-  it('are removed from a database that has no order of rows yet', async () => {
+  it('are removed from a database that has no order of rows yet', async ({ skip }) => {
+    skip(!isServed('0011_idempotency_keys'), 'this build serves newer schemas only');
     const tenant = await service.createTenant();
     await rebuildDatabase(service, tenant, migrationsUpTo('0011_idempotency_keys'));
     await service.app.engine.tenantPools.retire(tenant.id);

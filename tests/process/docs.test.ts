@@ -59,6 +59,10 @@ const RUN_BY: Readonly<Record<string, { readonly file: string; readonly words: r
   },
   'npm start': { file: 'tests/process/docs.test.ts', words: ["startScript('npm start'"] },
   'npm run docs:reference': { file: 'scripts/test-add-resource.ts', words: ['followUps()'] },
+  'npx vitest run tests/unit/validation-messages.test.ts --update': {
+    file: 'scripts/test-add-resource.ts',
+    words: ['followUps()'],
+  },
   'npm run migrate': { file: 'tests/process/migrate.test.ts', words: ["'src/cli/migrate.js'"] },
   'promtool test rules deploy/observability/alerts.test.yml': {
     file: 'tests/unit/observability.test.ts',

@@ -3,6 +3,7 @@ import { sql } from 'kysely';
 import { migrateToLatest, type Migrations } from '../../db/shared/migrator.js';
 import { writeMarker } from '../../db/tenant/marker.js';
 import { tenantMigrations } from '../../db/tenant/migrations/index.js';
+import { schemaIs } from '../../db/tenant/served-schemas.js';
 import { grantRuntimeRights } from '../../db/tenant/tenant-grants.js';
 import { setRoles } from '../../db/tenant/user-roles.js';
 import { insertUser } from '../../db/tenant/user-queries.js';
@@ -12,9 +13,19 @@ import { rowOf } from './tenants.js';
 
 type Service = Pick<TestService, 'app' | 'config'>;
 
+/** Whether this build serves tenants whose newest migration is the one of this name. */
+export function isServed(name: string): boolean {
+  return schemaIs({ name, needs: undefined }) === 'served';
+}
+
 /** The tenants' migrations up to the one of this name. */
 export function migrationsUpTo(last: string): Migrations {
   return Object.fromEntries(Object.entries(tenantMigrations).filter(([name]) => name <= last));
+}
+
+/** The tenants' migrations that come before the one of this name. */
+export function migrationsBefore(next: string): Migrations {
+  return Object.fromEntries(Object.entries(tenantMigrations).filter(([name]) => name < next));
 }
 
 /** Makes a tenant's database again, as a build with these migrations makes it. ADMIN is its only user. */
