@@ -23,7 +23,7 @@ export interface Draft {
 }
 
 /** The placeholder of an id or a cursor. */
-export const PLACEHOLDER = /~(product|role|user|tenant|own|self|session|cluster|operation|cursor|page)\.(\d+)~/g;
+export const PLACEHOLDER = /~(product|role|user|tenant|own|self|session|cluster|operation|cursor|page|other)\.(\d+)~/g;
 
 /** The share of each operation, by its cost: hashing a password takes longer than twenty reads, a tenant's database longer still. */
 const WEIGHTS: Readonly<Record<string, number>> = {
@@ -67,6 +67,11 @@ function strays(operations: readonly Operation[]): Operation[] {
   );
 }
 
+/** Any request to any of these operations, each as often as the others. */
+export function requestTo(operations: readonly Operation[], hints: Hints): fc.Arbitrary<Draft> {
+  return fc.oneof(...operations.map((operation) => draftOf(operation, hints)));
+}
+
 function draftOf(operation: Operation, hints: Hints): fc.Arbitrary<Draft> {
   return fc
     .record({
@@ -97,7 +102,7 @@ function actorOf({ path }: Operation): fc.Arbitrary<Actor> {
   );
 }
 
-/** The values of a path parameter, by the path before it. */
+/** The values of a path parameter, by the path before it. At any other path, what was created there. */
 const PATH_KINDS: Readonly<Record<string, readonly string[]>> = {
   '/products/': ['product'],
   '/roles/': ['role'],
@@ -111,7 +116,7 @@ const PATH_KINDS: Readonly<Record<string, readonly string[]>> = {
 function pathOf({ path }: Operation): fc.Arbitrary<string> {
   const [before, behind] = path.split(/\{\w+\}/);
   if (before === undefined || behind === undefined) return fc.constant(path);
-  const kind = fc.constantFrom(...(PATH_KINDS[before] ?? ['product']));
+  const kind = fc.constantFrom(...(PATH_KINDS[before] ?? ['other']));
   const id = fc.oneof(
     { weight: 14, arbitrary: fc.tuple(kind, fc.nat({ max: 999 })).map(([name, index]) => `~${name}.${index}~`) },
     { weight: 1, arbitrary: fc.uuid() },

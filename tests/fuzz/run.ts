@@ -6,7 +6,7 @@ import { secondPlace, type TestCluster } from '../support/cluster.js';
 import { ADMIN, OPERATOR, startServiceIn, tokenSecretsOf, type TestService } from '../support/service.js';
 import { createCheck, type Received } from './checks.js';
 import { operationsOf, type OpenApiDocument, type Operation } from './document.js';
-import { requestOf, type Draft } from './requests.js';
+import { requestOf, requestTo, type Draft } from './requests.js';
 import { createWorld, type Sent } from './world.js';
 
 export interface FuzzOptions {
@@ -70,18 +70,18 @@ export async function fuzz(cluster: TestCluster, service: TestService, options: 
     await world.learn(draft, sent, answer);
     return true;
   };
-  const run = async (wanted: readonly Operation[], requests: number): Promise<void> => {
-    const { failed, errorInstance } = await fc.check(fc.asyncProperty(requestOf(wanted, world.hints), holds), {
+  const run = async (drafts: fc.Arbitrary<Draft>, requests: number): Promise<void> => {
+    const { failed, errorInstance } = await fc.check(fc.asyncProperty(drafts, holds), {
       numRuns: requests,
       seed: options.seed,
     });
     // The error is not a wrong answer but one of the run itself, which would otherwise look like an early end.
     if (failed && !failure) throw new Error('the run could not go on', { cause: errorInstance });
   };
-  await run(operations, options.requests);
+  await run(requestOf(operations, world.hints), options.requests);
   const untried = untriedOf(operations, tally);
   const { further = 0 } = options;
-  if (!failure && untried.length > 0 && further > 0) await run(untried, further);
+  if (!failure && untried.length > 0 && further > 0) await run(requestTo(untried, world.hints), further);
   return { failure, operations, tally };
 }
 

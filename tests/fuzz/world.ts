@@ -57,6 +57,8 @@ export async function createWorld(cluster: TestCluster, service: TestService): P
     cursor: [] as string[],
     page: [] as string[],
   };
+  /** What was created besides, by the path of its collection. */
+  const others = new Map<string, string[]>();
   const listed = await service.send<{ data: { id: string }[] }>('GET', '/clusters', { token: service.operatorToken });
   const defaultCluster = listed.body.data[0]?.id ?? NO_ID;
   let renewals = 0;
@@ -87,6 +89,10 @@ export async function createWorld(cluster: TestCluster, service: TestService): P
     if (kind === 'page') {
       const pages = known.page.filter((url) => url.startsWith(`${operation.path}?`));
       return pages[index % pages.length]?.slice(operation.path.length) ?? '';
+    }
+    if (kind === 'other') {
+      const ids = others.get(collectionOf(operation.path)) ?? [];
+      return ids[index % ids.length] ?? NO_ID;
     }
     if (kind === 'session') return service.app.tokens.read(expendable.adminToken).principal.sessionId;
     const { self, own } = people()[actor];
@@ -234,6 +240,10 @@ export async function createWorld(cluster: TestCluster, service: TestService): P
         } as const
       )[operation.tag];
       if (kind && status === 201) remember(kind, told['id']);
+      if (!kind && status === 201 && typeof told['id'] === 'string') {
+        const collection = collectionOf(operation.path);
+        others.set(collection, [...(others.get(collection) ?? []), told['id']].slice(-MAX_KNOWN));
+      }
       const id = sent.url.split(/[/?]/).at(2);
       const removes = operation.method === 'DELETE' && status === 204;
       if (kind === 'tenant') {
@@ -248,8 +258,8 @@ export async function createWorld(cluster: TestCluster, service: TestService): P
       if (status === 200 && typeof told['nextCursor'] === 'string') {
         remember('cursor', told['nextCursor']);
         const [path = '', query = ''] = sent.url.split('?');
-        const others = query.split('&').filter((pair) => pair !== '' && !pair.startsWith('cursor='));
-        remember('page', `${path}?${[...others, `cursor=${told['nextCursor']}`].join('&')}`);
+        const rest = query.split('&').filter((pair) => pair !== '' && !pair.startsWith('cursor='));
+        remember('page', `${path}?${[...rest, `cursor=${told['nextCursor']}`].join('&')}`);
       }
       // Its budget may be too small for the permanent ones.
       if (kind === 'cluster' && told['accepting'] === true && told['isDefault'] === false)
@@ -264,6 +274,11 @@ export async function createWorld(cluster: TestCluster, service: TestService): P
       expendable = status === 401 ? await revive(expendable) : await replace(expendable);
     },
   };
+}
+
+/** `/orders` of `/orders/{id}`. */
+function collectionOf(path: string): string {
+  return path.split('/{')[0] ?? '';
 }
 
 /** A token with a wrong signature. */
