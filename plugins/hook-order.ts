@@ -26,7 +26,10 @@ export const hookOrder = {
   /** After validation. */
   preHandler: ['request-head', 'tenant-limits'],
   preSerialization: ['etags'],
-  /** Idempotency is on the writes of tenants' users only. On acts on the registry, idempotent-acts is in its place. */
-  onSend: ['quotas', 'etags', 'request-id', 'idempotency'],
+  /**
+   * Idempotency is on the writes of tenants' users only. On acts on the registry, idempotent-acts is in its place. Cached answers are
+   * on the writes that change what is cached.
+   */
+  onSend: ['quotas', 'etags', 'request-id', 'idempotency', 'cached-answers'],
   onResponse: ['request-metrics', 'request-log', 'idempotency'],
 } as const;

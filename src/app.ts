@@ -3,6 +3,7 @@ import fastify, { LogController, type FastifyBaseLogger, type FastifyInstance } 
 import { admission } from '../plugins/caller/admission.js';
 import { audit } from '../plugins/caller/audit-origin.js';
 import { authentication } from '../plugins/caller/authentication.js';
+import { cachedAnswers } from '../plugins/caller/cached-answers.js';
 import { authorization } from '../plugins/caller/authorization.js';
 import { idempotency } from '../plugins/caller/idempotency.js';
 import { idempotentActs } from '../plugins/caller/idempotent-acts.js';
@@ -111,6 +112,8 @@ export async function buildApp(engine: Engine): Promise<FastifyInstance> {
   await app.register(refusals);
   await app.register(idempotency);
   await app.register(idempotentActs);
+  // After idempotency: it marks before the key is looked at, and releases after the commit.
+  await app.register(cachedAnswers);
 
   await app.register(openapi);
   await app.register(routes, { config });

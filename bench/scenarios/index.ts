@@ -1,5 +1,7 @@
 // The scenarios, in the order in which they run: those on one stage together, and those that change nothing first.
 import { big } from './big.js';
+import { cachedFleet } from './cached-fleet.js';
+import { cached } from './cached.js';
 import { cold } from './cold.js';
 import { create } from './create.js';
 import { failover } from './failover.js';
@@ -22,6 +24,8 @@ export const scenarios = [
   replicas,
   tenant,
   fleet,
+  cached,
+  cachedFleet,
   cold,
   migrate,
   noisy,

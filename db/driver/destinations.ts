@@ -21,6 +21,9 @@ export type RetireReason = 'read-only' | 'address';
 export interface Member {
   /** The server's address; undefined when the socket is closed already. */
   readonly address: string | undefined;
+  /** The process of PostgreSQL that it leads to, if its proof said that (db/driver/proof.ts). */
+  readonly server?: string | undefined;
+  readonly takesWrites?: boolean;
   /** Closes the connection as soon as it is unused. Until then it is not handed out again. */
   retire(): void;
 }
@@ -33,9 +36,20 @@ export interface Retirement {
   readonly connections: number;
 }
 
+/** A new connection. */
+export interface Connected {
+  /** `host:port`. */
+  readonly place: string;
+  readonly server: string;
+}
+
 export interface Destination {
   /** Grows when all connections are retired. A connection that was opening at that moment is used once only. */
   readonly generation: number;
+  /** The process of PostgreSQL that all open connections lead to, or the last ones led to. Undefined if they lead to several. */
+  readonly server: string | undefined;
+  /** How often a new connection has led to another process than the connections before. */
+  readonly serverChanges: number;
   /** Makes sockets that use the same resolver as the destinations; undefined leaves the resolving to the driver. */
   readonly stream: (() => Socket) | undefined;
   /** How long (ms) a new connection may live: the maximum age ± 20 %, at random. */
@@ -58,6 +72,8 @@ export interface DestinationsOptions {
   /** Replaces the system's resolver, also for new connections. */
   readonly resolve?: Resolver | undefined;
   readonly onRetire?: (retirement: Retirement) => void;
+  /** Called with each new connection that accepts writes and whose process of PostgreSQL is known. */
+  readonly onConnected?: (connected: Connected) => void;
 }
 
 /** Interval (ms) of the look-ups of a name. An answer that takes longer is ignored. */
@@ -138,6 +154,10 @@ export function createDestinations(options: DestinationsOptions): Destinations {
 class NamedDestination implements Destination {
   generation = 0;
   readonly members = new Set<Member>();
+  serverChanges = 0;
+  #newest: string | undefined;
+  /** Open connections by their server, also those that were retired and are still in use. */
+  readonly #open = new Map<string, number>();
   /** Whether the host is a name rather than an address. */
   readonly isNamed: boolean;
   readonly stream: (() => Socket) | undefined;
@@ -160,7 +180,27 @@ class NamedDestination implements Destination {
 
   join(member: Member): () => void {
     this.members.add(member);
-    return () => void this.members.delete(member);
+    this.#reached(member, 1);
+    return () => {
+      this.members.delete(member);
+      this.#reached(member, -1);
+    };
+  }
+
+  get server(): string | undefined {
+    const [first = this.#newest, second] = this.#open.keys();
+    return second === undefined ? first : undefined;
+  }
+
+  #reached({ server, takesWrites }: Member, more: 1 | -1): void {
+    if (server === undefined) return;
+    const open = (this.#open.get(server) ?? 0) + more;
+    if (open > 0) this.#open.set(server, open);
+    else this.#open.delete(server);
+    if (more < 0) return;
+    if (this.#newest !== undefined && this.#newest !== server) this.serverChanges += 1;
+    this.#newest = server;
+    if (takesWrites) this.options.onConnected?.({ place: `${this.host}:${this.port}`, server });
   }
 
   tookNoWrite(): void {

@@ -6,6 +6,8 @@ import { DatabaseFault } from './database-fault.js';
 export interface Proof {
   /** Whether the server, or the role, is read-only. */
   readonly readOnly: boolean;
+  /** When the process of PostgreSQL started, by its own clock. After a restart or a failover another process answers. */
+  readonly server?: string | undefined;
 }
 
 /** Checks a new connection. @throws DatabaseFault, or another error, if the connection must not be used */
@@ -18,8 +20,9 @@ export const IN_RECOVERY = 'in recovery';
 /** The server, or the role, accepts no writes. */
 export const READ_ONLY = 'read-only';
 
-/** The SQL columns `inRecovery` and `readOnly`, for the statement that proves a new connection. */
-export const SERVER_STATE = `pg_is_in_recovery() as "inRecovery", current_setting('transaction_read_only') = 'on' as "readOnly"`;
+/** The SQL columns `inRecovery`, `readOnly` and `server`, for the statement that proves a new connection. */
+export const SERVER_STATE = `pg_is_in_recovery() as "inRecovery", current_setting('transaction_read_only') = 'on' as "readOnly",
+  extract(epoch from pg_postmaster_start_time())::text as "server"`;
 
 const STATE_QUERY = `select ${SERVER_STATE}`;
 
@@ -38,12 +41,18 @@ export function refuseReadOnly(row: Readonly<Record<string, unknown>> | undefine
 export const provePrimary: Prove = async (query) => {
   const [row] = await query(STATE_QUERY);
   refuseStandby(row);
-  return { readOnly: row?.['readOnly'] === true };
+  return { readOnly: row?.['readOnly'] === true, server: serverIn(row) };
 };
 
 /** For work that is impossible without writes: the registry, and creating and removing databases. */
 export const proveWritable: Prove = async (query) => {
   const [row] = await query(STATE_QUERY);
   refuseReadOnly(row);
-  return { readOnly: false };
+  return { readOnly: false, server: serverIn(row) };
 };
+
+/** @param row with the columns of SERVER_STATE */
+export function serverIn(row: Readonly<Record<string, unknown>> | undefined): string | undefined {
+  const server = row?.['server'];
+  return typeof server === 'string' ? server : undefined;
+}

@@ -1,5 +1,15 @@
 // The registry's tables as Kysely sees them. Timestamps arrive as ISO 8601 text (db/driver/client.ts).
 import type { ColumnType, Generated, GeneratedAlways, JSONColumnType } from 'kysely';
+import type {
+  CacheServersTable,
+  ChangesTable,
+  JobsTable,
+  ReadCacheTable,
+  ReplicasTable,
+  ReportsTable,
+  SlotLeasesTable,
+  TenantCachesTable,
+} from './fleet/fleet-tables.js';
 import type { OperationsTable } from './operations/operations-table.js';
 import type { AuditTable, SessionsTable } from '../shared/shared-tables.js';
 
@@ -98,15 +108,6 @@ export interface InstallationTable {
   feed_since: Timestamp;
 }
 
-/** The changes that replicas publish to each other (db/registry/feed-rows.ts). */
-export interface ChangesTable {
-  seq: GeneratedAlways<string>;
-  /** The transaction that wrote the row: an xid8. */
-  xid: ColumnType<string, never, never>;
-  message: string;
-  at: ColumnType<string, never, never>;
-}
-
 /** A PostgreSQL server that can hold tenants' databases. */
 export interface ClustersTable {
   id: string;
@@ -186,72 +187,6 @@ export interface OperatorsTable {
   updated_at: Timestamp;
 }
 
-/** The purpose of connections to a cluster: tenant pools, or the work that makes, changes and removes tenants. */
-export type SlotKind = 'tenants' | 'reserve';
-
-export interface SlotLeasesTable {
-  /** `host:port`. */
-  cluster: string;
-  kind: SlotKind;
-  replica_id: string;
-  budget: number;
-  slots: number;
-  wanted: number;
-  renewed_at: Timestamp;
-}
-
-/** A replica that serves, or has served within the last hour (db/registry/replica-rows.ts). */
-export interface ReplicasTable {
-  id: string;
-  version: string;
-  node: string;
-  host: string;
-  started_at: Timestamp;
-  seen_at: Timestamp;
-  /** ms by which the replica's clock is ahead of the registry's; null if it does not know. */
-  clock_skew: number | null;
-  /** Why the replica should get no requests; null if it is ready. */
-  not_ready: string | null;
-  /** Slots in use, by `<kind> <host:port>`. */
-  slots_used: JSONColumnType<Readonly<Record<string, number>>>;
-  /** The schema of tenants that the replica's build makes; null if a former build wrote the row. */
-  schema_version: string | null;
-}
-
-/** A job of the fleet (db/registry/job-rows.ts). */
-export interface JobsTable {
-  name: string;
-  every: string | number;
-  running_on: string | null;
-  running_since: string | null;
-  last_run_at: string | null;
-  last_run_on: string | null;
-  last_duration: string | number | null;
-  last_success_at: string | null;
-  failures_in_a_row: Generated<number>;
-  last_error: string | null;
-}
-
-/**
- * - `evidence`: the mark of a tenant's database and the tenant's row do not allow what the row requires.
- * - `orphan`: a database or a role carries our mark, may belong to a tenant, and no row names it.
- */
-export type ReportKind = 'evidence' | 'orphan';
-
-/** A database that is left as it is until a person acts. */
-export interface ReportsTable {
-  kind: ReportKind;
-  /** The tenant's id; for an orphan the cluster's id and the name. */
-  subject: string;
-  tenant_id: string | null;
-  /** The generation of the tenant's row. A person's act raises it, and the report no longer counts. */
-  generation: number | null;
-  database: string;
-  why: string;
-  first_at: Timestamp;
-  seen_at: Timestamp;
-}
-
 export interface CentralAuditTable extends AuditTable {
   /** The tenant that the act concerns. */
   tenant_id: string | null;
@@ -273,4 +208,7 @@ export interface Registry {
   jobs: JobsTable;
   reports: ReportsTable;
   operations: OperationsTable;
+  read_cache: ReadCacheTable;
+  tenant_caches: TenantCachesTable;
+  cache_servers: CacheServersTable;
 }

@@ -3,7 +3,8 @@
 // again what a failover loses.
 import { sql, type Kysely, type RawBuilder } from 'kysely';
 import { WITHOUT_STANDBY } from '../shared/synchronous-commit.js';
-import type { Registry, ReportKind } from './registry-schema.js';
+import type { ReportKind } from './fleet/fleet-tables.js';
+import type { Registry } from './registry-schema.js';
 
 /** One beat of a replica. Times are in ms before the beat, so that no two clocks are compared. */
 export interface Beat {
@@ -22,6 +23,10 @@ export interface Beat {
   readonly notReady: string | undefined;
   /** Slots in use, by `<kind> <host:port>`. */
   readonly slotsUsed: Readonly<Record<string, number>>;
+  /** The id of the fleet's cache store that the replica knows; undefined if it takes no part in caching answers. */
+  readonly cacheId?: string | undefined;
+  /** How long (ms) the replica may acknowledge writes after this beat, if it cannot write another one. */
+  readonly actsFor: number;
   readonly reports: readonly BeatReport[];
 }
 
@@ -51,13 +56,15 @@ export async function writeBeat(db: Kysely<Registry>, beat: Beat): Promise<void>
     reports.map((report) => report[key] ?? null);
   const skew = beat.clockSkew === undefined ? null : Math.round(clamp(beat.clockSkew));
   await sql`with beat as (insert into replicas (id, version, node, host, started_at, seen_at, clock_skew, not_ready, slots_used,
-        schema_version)
+        schema_version, cache_id, acts_for)
       select ${beat.id}::text, left(${beat.version}::text, 100), left(${beat.node}::text, 100), left(${beat.host}::text, 253),
         clock_timestamp() - ${Math.round(beat.servingFor)}::float8 * interval '1 millisecond', clock_timestamp(),
-        ${skew}::integer, left(${beat.notReady ?? null}::text, 200), ${JSON.stringify(beat.slotsUsed)}::jsonb, left(${beat.schemaVersion}::text, 200)
+        ${skew}::integer, left(${beat.notReady ?? null}::text, 200), ${JSON.stringify(beat.slotsUsed)}::jsonb, left(${beat.schemaVersion}::text, 200),
+        ${beat.cacheId ?? null}::uuid, ${Math.round(beat.actsFor)}::bigint
       where (select ${WITHOUT_STANDBY}) is not null
       on conflict (id) do update set seen_at = excluded.seen_at, clock_skew = excluded.clock_skew,
-        not_ready = excluded.not_ready, slots_used = excluded.slots_used
+        not_ready = excluded.not_ready, slots_used = excluded.slots_used,
+        cache_id = excluded.cache_id, acts_for = excluded.acts_for
     )
     insert into reports as known (kind, subject, tenant_id, generation, database, why, first_at, seen_at)
     select kind, left(subject, 400), tenant_id, generation, left(database, 100), left(why, 500), clock_timestamp(),
@@ -78,7 +85,20 @@ export async function removeReplica(db: Kysely<Registry>, id: string): Promise<v
   await db.deleteFrom('replicas').where('id', '=', id).returning(WITHOUT_STANDBY.as('committed')).execute();
 }
 
-/** How long a row stays after its last beat or report, as an interval of PostgreSQL. */
+/**
+ * Whether a replica may still acknowledge writes: a condition on a row of `replicas`. One that takes no part in caching answers may
+ * also do so while only its beats fail. It then renews its leases of connection slots, without which it cannot write.
+ *
+ * @param formerFor how long (ms) this is assumed of a replica of a former build, which does not say
+ */
+export function mayAct(formerFor: number): RawBuilder<boolean> {
+  return sql<boolean>`(
+    greatest(seen_at, case when cache_id is null then
+        (select max(renewed_at) from slot_leases where replica_id = replicas.id) end)
+      > clock_timestamp() - coalesce(acts_for, ${Math.round(formerFor)}::bigint) * interval '1 millisecond')`;
+}
+
+/** How long a row stays after its last beat or report, as an interval of PostgreSQL. A replica that may act stays longer. */
 const KEPT_FOR = sql`interval '1 hour'`;
 
 /**
@@ -86,10 +106,11 @@ const KEPT_FOR = sql`interval '1 hour'`;
  * to remove, and waits for no other replica that does the same.
  *
  * @param id the replica that asks, whose own row stays
+ * @param formerFor as for `mayAct`
  */
-export async function sweepReplicas(db: Kysely<Registry>, id: string): Promise<void> {
+export async function sweepReplicas(db: Kysely<Registry>, id: string, formerFor: number): Promise<void> {
   await sql`with gone as (delete from replicas where id in (
-        select id from replicas where seen_at < clock_timestamp() - ${KEPT_FOR} and id <> ${id}
+        select id from replicas where seen_at < clock_timestamp() - ${KEPT_FOR} and id <> ${id} and not ${mayAct(formerFor)}
         for update skip locked)
       returning ${WITHOUT_STANDBY}
     )

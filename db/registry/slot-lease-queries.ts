@@ -2,7 +2,8 @@
 // confirm a lease: the next renewal writes again what a failover loses.
 import { sql, type Kysely } from 'kysely';
 import { WITHOUT_STANDBY } from '../shared/synchronous-commit.js';
-import type { Registry, SlotKind } from './registry-schema.js';
+import type { SlotKind } from './fleet/fleet-tables.js';
+import type { Registry } from './registry-schema.js';
 
 /** The purpose of leases. Leases of one cluster and different kinds are independent of each other. */
 export interface SlotPurpose {

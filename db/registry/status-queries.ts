@@ -3,7 +3,8 @@
 import { sql, type Kysely, type RawBuilder } from 'kysely';
 import { ALIVE_FOR, REPORT_COUNTS_FOR } from './replica-rows.js';
 import { operationStates, type OperationState } from './operations/operations-table.js';
-import { type Registry, type ReportKind, type TenantStatus } from './registry-schema.js';
+import type { ReportKind } from './fleet/fleet-tables.js';
+import type { Registry, TenantStatus } from './registry-schema.js';
 
 /** Tenants of one status whose databases have one schema version. */
 export interface TenantCount {

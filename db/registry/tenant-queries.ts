@@ -3,6 +3,7 @@ import { sql, type Kysely, type RawBuilder, type SelectQueryBuilder, type Select
 import { afterPosition, containsPattern, type Keyset, type Position } from '../shared/keyset.js';
 import { hasVersion, rowVersion, type ExpectedVersions, type Versioned } from '../shared/row-version.js';
 import { refuseReadOnly, SERVER_STATE } from '../driver/proof.js';
+import { wantTenantCache } from './fleet/read-cache-rows.js';
 import type {
   LimitChanges,
   PoolOptionChanges,
@@ -49,6 +50,8 @@ export interface TenantRecord extends Versioned {
   readonly sessionsGeneration: number;
   /** For sessions without a generation, which a former build began: sessions from before this time are not valid. */
   readonly sessionsValidFrom: string | null;
+  /** Whether an operator allows its answers to be cached. */
+  readonly readCache: boolean;
   readonly createdAt: string;
   readonly updatedAt: string;
 }
@@ -80,6 +83,7 @@ export const tenantColumns = [
   // pg returns a bigint as text.
   sql<number>`sessions_generation::float8`.as('sessionsGeneration'),
   'sessions_valid_from as sessionsValidFrom',
+  sql<boolean>`coalesce((select wanted from tenant_caches c where c.id = tenants.id), true)`.as('readCache'),
   'created_at as createdAt',
   'updated_at as updatedAt',
   rowVersion('tenants'),
@@ -178,12 +182,13 @@ export async function updateTenant(
     poolOptions?: PoolOptionChanges | undefined;
     limits?: LimitChanges | undefined;
     status?: TenantStatus | undefined;
+    readCache?: boolean | undefined;
   },
   from: readonly TenantStatus[],
   expected?: ExpectedVersions,
 ): Promise<TenantRecord | undefined> {
-  const { name, slug, poolOptions, limits, status } = changes;
-  return db
+  const { name, slug, poolOptions, limits, status, readCache } = changes;
+  const updated = await db
     .updateTable('tenants')
     .set({
       ...(name !== undefined && { name }),
@@ -198,6 +203,9 @@ export async function updateTenant(
     .where(hasVersion('tenants', expected))
     .returning(tenantColumns)
     .executeTakeFirst();
+  if (!updated || readCache === undefined) return updated;
+  await wantTenantCache(db, id, readCache);
+  return { ...updated, readCache };
 }
 
 /** Locks a tenant's row for a change in the same transaction, and returns it as it was before. */

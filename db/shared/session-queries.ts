@@ -53,16 +53,36 @@ export async function findSession(db: SessionsDatabase, id: string): Promise<Ses
 /** pg returns a bigint as text. A double holds milliseconds since 1970 exactly. */
 const generation = sql<number | null>`generation::float8`.as('generation');
 
+const stateOfSession = [
+  'account_id as accountId',
+  'created_at as createdAt',
+  generation,
+  sql<number>`(extract(epoch from expires_at - now()) * 1000)::float8`.as('remaining'),
+] as const;
+
 const sessionById = shortRead((db: SessionsDatabase, { id }: { id: string }) =>
   db
     .selectFrom('sessions')
-    .select([
-      'account_id as accountId',
-      'created_at as createdAt',
-      generation,
-      sql<number>`(extract(epoch from expires_at - now()) * 1000)::float8`.as('remaining'),
-    ])
+    .select(stateOfSession)
     .where('id', '=', id)
+    .where('expires_at', '>', sql<string>`now()`),
+);
+
+/** The same for several sessions, by id. A session that does not exist or has expired is missing. */
+export async function findSessions(
+  db: SessionsDatabase,
+  ids: readonly string[],
+): Promise<ReadonlyMap<string, SessionState>> {
+  const sessions = await sessionsByIds(db, { ids });
+  return new Map(sessions.map(({ id, ...session }) => [id, session]));
+}
+
+const sessionsByIds = shortRead((db: SessionsDatabase, { ids }: { ids: readonly string[] }) =>
+  db
+    .selectFrom('sessions')
+    .select('id')
+    .select(stateOfSession)
+    .where('id', '=', sql<string>`any(${ids}::uuid[])`)
     .where('expires_at', '>', sql<string>`now()`),
 );
 

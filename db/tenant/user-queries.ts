@@ -84,6 +84,23 @@ const standingById = shortRead((db: Kysely<TenantDatabase>, { id }: { id: string
   db.selectFrom('users').select('active').select(permissionsOfUser).where('id', '=', id),
 );
 
+/** The same for several users, by id. A user that does not exist is missing. */
+export async function findStandings(
+  db: Kysely<TenantDatabase>,
+  ids: readonly string[],
+): Promise<ReadonlyMap<string, { active: boolean; permissions: readonly string[] }>> {
+  const standings = await standingsByIds(db, { ids });
+  return new Map(standings.map(({ id, ...standing }) => [id, standing]));
+}
+
+const standingsByIds = shortRead((db: Kysely<TenantDatabase>, { ids }: { ids: readonly string[] }) =>
+  db
+    .selectFrom('users')
+    .select(['id', 'active'])
+    .select(permissionsOfUser)
+    .where('id', '=', sql<string>`any(${ids}::uuid[])`),
+);
+
 interface UserFilters {
   readonly active?: boolean | undefined;
   readonly roleId?: string | undefined;

@@ -15,7 +15,7 @@ declare module 'fastify' {
 
 export const sessions = fp(
   async (app) => {
-    const { registryPool, sessions, instruments } = app.engine;
+    const { registryPool, sessions, standings, instruments } = app.engine;
     const refuseUnlessLive = (lives: boolean): void => {
       if (lives) return;
       instruments.accessTokensRefused.inc({ reason: 'session-ended' });
@@ -35,6 +35,9 @@ export const sessions = fp(
     app.steps.session = ({ principal, tenant }, _reply, held) => {
       if (!principal) return undefined;
       const known = sessions.peek(principal, tenant);
+      // The standing is needed next. One connection carries both, and both are on the way at the same time.
+      if (known === undefined && !held && principal.kind === 'user')
+        standings.load(principal.tenantId, principal.userId);
       if (known === undefined)
         return sessions.lives(principal, held && sessionsIn(held() as Kysely<Registry>)).then(refuseUnlessLive);
       refuseUnlessLive(known);

@@ -55,6 +55,11 @@ export async function healthRoutes(fastify: FastifyInstance): Promise<void> {
           detail: 'This replica has no connection to the tenants left. Send the request to another one.',
           retryAfter: 1,
         });
+      if (app.engine.mustNotWrite() !== undefined)
+        throw new AppError('unavailable', {
+          detail: 'Other replicas may still cache what this replica changes. Send the request to another one.',
+          retryAfter: 1,
+        });
       const late = (): AppError =>
         new AppError('unavailable', { detail: 'The registry does not answer. Try again in a moment.', retryAfter: 1 });
       const answer = app.engine.checkRegistry().catch((error: unknown) => {

@@ -34,6 +34,9 @@ export const TenantAnswer = z
       description:
         'The limits in force: requests per second, connections, milliseconds, users, products and bytes. null means no limit.',
     }),
+    readCache: z.boolean().meta({
+      description: 'Whether its answers may be cached, if the service caches answers. Only an operator can change it.',
+    }),
     schemaVersion: z.string(),
     deletedAt: timestamp.nullable(),
     purgeAfter: timestamp.nullable().meta({ description: 'A deleted tenant can be restored until this time.' }),
@@ -92,7 +95,10 @@ export const CreateTenantBody = z
     ],
   });
 
-export const PatchTenantBody = patchOf({ name, slug, poolOptions, limits, active: z.boolean() }, {}).meta({
+export const PatchTenantBody = patchOf(
+  { name, slug, poolOptions, limits, active: z.boolean(), readCache: z.boolean() },
+  {},
+).meta({
   id: 'UpdateTenant',
   examples: [{ name: 'Wayne Industries' }],
 });
@@ -107,7 +113,8 @@ export function tenantAnswer(
   tenant: TenantRecord,
   { tenants }: Pick<Config, 'tenants'>,
 ): z.output<typeof TenantAnswer> & Versioned {
-  const { id, name, slug, clusterId, status, active, schemaVersion, deletedAt, createdAt, updatedAt } = tenant;
+  const { id, name, slug, clusterId, status, active, readCache, schemaVersion, deletedAt, createdAt, updatedAt } =
+    tenant;
   const purgeAfter = deletedAt && laterBy(deletedAt, tenants.deletionGrace);
   const limits = limitsInForce(tenant.limits, tenants.limits);
   const shown = {
@@ -119,6 +126,7 @@ export function tenantAnswer(
     active,
     poolOptions: poolLimits(tenant.poolOptions, tenants.pool, limits),
     limits: limitsShown(limits),
+    readCache,
     schemaVersion,
     deletedAt,
     purgeAfter,

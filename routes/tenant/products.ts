@@ -74,8 +74,9 @@ const Query = listQuery(productSorts, {
 
 export async function productRoutes(fastify: FastifyInstance): Promise<void> {
   const app = fastify.withTypeProvider<ZodTypeProvider>();
-  const reading = { access: { scope: 'tenant', permission: 'products:read' } } as const;
-  const writing = { access: { scope: 'tenant', permission: 'products:write' } } as const;
+  const reading = { access: { scope: 'tenant', permission: 'products:read' }, cached: 'products' } as const;
+  const writing = { access: { scope: 'tenant', permission: 'products:write' }, changes: 'products' } as const;
+  const writingOne = { ...writing, answersRow: true } as const;
   const schema = { tags: ['products'] };
   app.describeTag('products', "Products of the caller's tenant.");
 
@@ -136,7 +137,7 @@ export async function productRoutes(fastify: FastifyInstance): Promise<void> {
   app.patch(
     '/:id',
     {
-      config: { ...writing, errors: ['sku-taken', 'precondition-failed'] },
+      config: { ...writingOne, errors: ['sku-taken', 'precondition-failed'] },
       schema: {
         ...schema,
         operationId: 'updateProduct',
@@ -174,7 +175,7 @@ export async function productRoutes(fastify: FastifyInstance): Promise<void> {
   app.post(
     '/:id/stock',
     {
-      config: { ...writing, errors: ['insufficient-stock', 'precondition-failed'] },
+      config: { ...writingOne, errors: ['insufficient-stock', 'precondition-failed'] },
       schema: {
         ...schema,
         operationId: 'adjustProductStock',

@@ -17,11 +17,10 @@ import {
   type SessionBeginning,
   type SessionLifetimes,
   type SessionsDatabase,
-  type SessionState,
 } from '../../db/shared/session-queries.js';
-import { FreshCache } from '../replicas/fresh-cache.js';
 import { AppError } from '../errors.js';
-import { believedFor, type Events } from '../replicas/events.js';
+import type { Events } from '../replicas/events.js';
+import { createKnownSessions, isOver, type LoadSessions } from '../replicas/known-sessions.js';
 import type { TenantDirectory } from '../tenants/tenant-directory.js';
 import { admitted } from '../connections/tenant-pools.js';
 import { idOf, type Account } from './accounts.js';
@@ -76,6 +75,8 @@ export interface Sessions {
   endAll(principal: Principal, origin: AuditOrigin, db?: SessionsDatabase): Promise<void>;
   /** Notifies every replica of sessions that another module ended in its own transaction. */
   ended(owner: SessionOwner, sessionIds: readonly string[]): Promise<void>;
+  /** Reads the sessions of a tenant that will soon be needed again. Call it when its database is asked for something else. */
+  readAhead(tenantId: string): void;
   /** The number of cached sessions. */
   readonly cached: number;
 }
@@ -87,59 +88,25 @@ export interface SessionsDeps {
   /** The database that holds the sessions of a tenant's users, or of operators. */
   readonly database: (owner: SessionOwner) => SessionsDatabase;
   readonly directory: Pick<TenantDirectory, 'find'>;
-  /** Loads a session that is not cached; default: from the database. `age` is the time (ms) since it was read there. */
-  readonly load?: (owner: SessionOwner, sessionId: string) => Promise<LoadedSession | undefined>;
+  /** Loads sessions that are not cached. */
+  readonly load: LoadSessions;
   /** Called when a refresh token was used again, after its session ended, so that it can be logged. */
   readonly onReuse: (account: Account, sessionId: string, origin: AuditOrigin) => void;
   /** Called when sessions have ended before they expired. */
   readonly onEnded: (reason: EndReason, count: number) => void;
 }
 
-/** Cached sessions: about 300 bytes each. */
-const MAX_REMEMBERED = 50_000;
-
 /** Live sessions of one account; beyond this the least recently used session ends. */
 const MAX_PER_ACCOUNT = 100;
 
-type LoadedSession = SessionState & { readonly age?: number };
-
-/** A cached session. `until` is the time of performance.now() at which it expires if it is not extended. */
-type Known = Omit<LoadedSession, 'remaining'> & { readonly until: number };
-
 export function createSessions(deps: SessionsDeps): Sessions {
   const { tokens, events, lifetimes, database, directory } = deps;
-  const load: NonNullable<typeof deps.load> = deps.load ?? ((owner, id) => findSession(database(owner), id));
-  // Never stale: if the database does not answer, requests of its users could not be served anyway.
-  const known = new FreshCache<Known>({
-    max: MAX_REMEMBERED,
-    freshFor: () => believedFor(events),
-    caughtUp: () => events.caughtUp(),
-    ageOf: ({ age = 0 }) => age,
-    staleFor: 0,
-    load: async (key) => {
-      const [sessionId = '', tenantId] = key.split(' ');
-      const owner: SessionOwner = tenantId === undefined ? { kind: 'operator' } : { kind: 'user', tenantId };
-      const askedAt = performance.now();
-      const session = await load(owner, sessionId);
-      if (!session) return undefined;
-      const { remaining, ...rest } = session;
-      return { ...rest, until: askedAt + remaining };
-    },
-  });
-  events.subscribe((change) => {
-    if (change.kind === 'session') known.invalidate(keyOf(change.tenantId, change.sessionId));
-    else if (change.kind === 'any') known.expire();
-  });
+  const known = createKnownSessions(events, deps.load);
 
   async function ended(owner: SessionOwner, sessionIds: readonly string[], reason: EndReason): Promise<void> {
     deps.onEnded(reason, sessionIds.length);
     const tenantId = tenantOf(owner);
     await Promise.all(sessionIds.map((sessionId) => events.publish({ kind: 'session', sessionId, tenantId })));
-  }
-
-  async function current(key: string): Promise<Known | undefined> {
-    const remembered = await known.get(key);
-    return remembered && isOver(remembered) ? known.reload(key) : remembered;
   }
 
   /** Whether a session with this beginning counts. */
@@ -208,7 +175,7 @@ export function createSessions(deps: SessionsDeps): Sessions {
     },
 
     peek(principal, tenant) {
-      const session = known.peek(keyOf(tenantOf(principal), principal.sessionId));
+      const session = known.peek(tenantOf(principal), principal.sessionId);
       if (!session) return undefined;
       if (session.accountId !== idOf(principal)) return false;
       // A refresh on another replica may have extended the session: only the database knows.
@@ -220,7 +187,7 @@ export function createSessions(deps: SessionsDeps): Sessions {
     async lives(principal, held) {
       const session = held
         ? await findSession(held, principal.sessionId)
-        : await current(keyOf(tenantOf(principal), principal.sessionId));
+        : await known.current(tenantOf(principal), principal.sessionId);
       if (session?.accountId !== idOf(principal)) return false;
       // If the tenant was suspended since the request arrived, its sessions have not ended. They work again when the tenant is
       // resumed.
@@ -252,6 +219,10 @@ export function createSessions(deps: SessionsDeps): Sessions {
 
     ended: (owner, sessionIds) => ended(owner, sessionIds, 'account-changed'),
 
+    readAhead: (tenantId) => {
+      known.readAhead(tenantId);
+    },
+
     get cached() {
       return known.size;
     },
@@ -272,11 +243,6 @@ function remove(
   });
 }
 
-/** Both ids are UUIDs and hold no space. */
-function keyOf(tenantId: string | undefined, sessionId: string): string {
-  return tenantId === undefined ? sessionId : `${sessionId} ${tenantId}`;
-}
-
 function tenantOf(owner: SessionOwner): string | undefined {
   return owner.kind === 'user' ? owner.tenantId : undefined;
 }
@@ -285,10 +251,6 @@ function principalOf(owner: SessionOwner, accountId: string, sessionId: string):
   return owner.kind === 'user'
     ? { kind: 'user', tenantId: owner.tenantId, userId: accountId, sessionId }
     : { kind: 'operator', operatorId: accountId, sessionId };
-}
-
-function isOver({ until }: Known): boolean {
-  return until <= performance.now();
 }
 
 /** @param cause REUSED, for those who count refreshes; the client does not learn it */

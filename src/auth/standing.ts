@@ -4,7 +4,7 @@ import type { Kysely } from 'kysely';
 import { findOperator } from '../../db/registry/operator-queries.js';
 import type { Registry } from '../../db/registry/registry-schema.js';
 import type { TenantDatabase } from '../../db/tenant/tenant-schema.js';
-import { findStanding } from '../../db/tenant/user-queries.js';
+import { findStandings } from '../../db/tenant/user-queries.js';
 import { FreshCache } from '../replicas/fresh-cache.js';
 import { believedFor, type Events } from '../replicas/events.js';
 
@@ -20,6 +20,10 @@ const MAX_REMEMBERED = 50_000;
 const MAX_GENERATIONS = 10_000;
 
 export interface Standings {
+  /** Reads the standings of a tenant that will soon be needed again. Call it when its database is asked for something else. */
+  readAhead(tenantId: string): void;
+  /** Begins to load the standing, if it is not cached and fresh. */
+  load(tenantId: string, userId: string): void;
   /** The standing if it is cached and fresh, without waiting. */
   peekUser(tenantId: string, userId: string): Standing | undefined;
   /** Undefined if there is no such user. @throws DatabaseFault */
@@ -34,6 +38,8 @@ export function createStandings(
   registry: Kysely<Registry>,
   events: Pick<Events, 'live' | 'caughtUp' | 'subscribe'>,
   tenantDb: (tenantId: string) => Kysely<TenantDatabase>,
+  /** Called when a tenant's database is asked for standings, so that other values are read there at the same time. */
+  onLoad: (tenantId: string) => void = () => undefined,
 ): Standings {
   // Never stale: if the tenant's database does not answer, requests of its users could not be served anyway.
   const users = new FreshCache<Standing>({
@@ -41,9 +47,14 @@ export function createStandings(
     freshFor: () => believedFor(events),
     caughtUp: () => events.caughtUp(),
     staleFor: 0,
-    load: async (key) => {
-      const [tenantId = '', userId = ''] = key.split(' ');
-      return findStanding(tenantDb(tenantId), userId);
+    // The users of a tenant are read again together: of a tenant without an open connection, the connection is what it costs. A
+    // key of a former generation is in another group, because no request asks for it any more.
+    groupOf,
+    loadAll: async (keys) => {
+      const [tenantId = ''] = keys[0].split(' ');
+      onLoad(tenantId);
+      const found = await findStandings(tenantDb(tenantId), keys.map(userOf));
+      return new Map(keys.map((key) => [key, found.get(userOf(key))]));
     },
   });
   const operators = new FreshCache<Standing>({
@@ -84,6 +95,12 @@ export function createStandings(
     }
   });
   return {
+    readAhead: (tenantId) => {
+      users.readAhead(groupOf(keyOf(tenantId, '')));
+    },
+    load: (tenantId, userId) => {
+      users.get(keyOf(tenantId, userId)).catch(() => undefined);
+    },
     peekUser: (tenantId, userId) => users.peek(keyOf(tenantId, userId)),
     user: (tenantId, userId) => users.get(keyOf(tenantId, userId)),
     operator: (operatorId) => operators.get(operatorId),
@@ -91,4 +108,14 @@ export function createStandings(
       return users.size + operators.size;
     },
   };
+}
+
+/** A tenant and its generation. */
+function groupOf(key: string): string {
+  const [tenantId = '', , generation = ''] = key.split(' ');
+  return `${tenantId} ${generation}`;
+}
+
+function userOf(key: string): string {
+  return key.split(' ')[1] ?? '';
 }

@@ -43,6 +43,12 @@ export function assembleSettings(
       pool: poolLimits(values, valueOf(values, 'REGISTRY_POOL_MAX')),
     },
     redis,
+    readCache: {
+      on: valueOf(values, 'READ_CACHE') === 'on',
+      ttl: valueOf(values, 'READ_CACHE_TTL_MS'),
+      memoryBytes: valueOf(values, 'READ_CACHE_MEMORY_BYTES'),
+      redisBytes: valueOf(values, 'READ_CACHE_REDIS_BYTES'),
+    },
     tenants: tenantSettings(values, databases),
     auth: authSettings(values, tokenKeys),
     auditKeepDays: valueOf(values, 'AUDIT_KEEP_DAYS'),

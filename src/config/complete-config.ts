@@ -14,7 +14,8 @@ export interface FilledGaps {
 
 /** The frozen Config. The owner of the registry, the first operator and the data folder are not part of it. */
 export function completeConfig(settings: Settings, gaps: FilledGaps): Config {
-  const { production, http, log, metrics, redis, auditKeepDays, throttle, shutdown, connectionMaxAge } = settings;
+  const { production, http, log, metrics, redis, auditKeepDays, readCache, throttle, shutdown, connectionMaxAge } =
+    settings;
   return deepFreeze<Config>({
     production,
     http,
@@ -22,6 +23,7 @@ export function completeConfig(settings: Settings, gaps: FilledGaps): Config {
     metrics,
     redis,
     auditKeepDays,
+    readCache,
     throttle,
     shutdown,
     connectionMaxAge,

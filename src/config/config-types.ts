@@ -41,6 +41,13 @@ export interface Config {
   readonly registry: { readonly connection: ConnectionSettings; readonly pool: Required<PoolLimits> };
   /** The Redis in which replicas share counts and sessions. Undefined: each process keeps its own. */
   readonly redis: RedisSettings | undefined;
+  /** Cached answers: in Redis, or in `memoryBytes` of this process. While Redis uses more than `redisBytes`, nothing is stored. */
+  readonly readCache: {
+    readonly on: boolean;
+    readonly ttl: number;
+    readonly memoryBytes: number;
+    readonly redisBytes: number;
+  };
   readonly tenants: {
     /** The default cluster, where databases of new tenants are created; the user is its provisioner. */
     readonly provisioner: ConnectionSettings;

@@ -13,7 +13,8 @@
 // lease may be used. A lease that is not sure covers only the connections that are open already, so the replica opens no new
 // connection.
 import type { Kysely } from 'kysely';
-import type { Registry, SlotKind } from '../../db/registry/registry-schema.js';
+import type { SlotKind } from '../../db/registry/fleet/fleet-tables.js';
+import type { Registry } from '../../db/registry/registry-schema.js';
 import { changeLease, type SlotLease, type SlotPurpose } from '../../db/registry/slot-lease-queries.js';
 import { DatabaseFault, hasSqlState } from '../../db/driver/database-fault.js';
 import type { SlotSource, SlotUser } from './governor-types.js';

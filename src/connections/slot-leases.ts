@@ -4,7 +4,8 @@
 // is free. Two things must never happen: a slot counts as free while a connection may use it, or a registry that is away takes
 // connections from replicas that serve.
 import type { Kysely } from 'kysely';
-import type { Registry, SlotKind } from '../../db/registry/registry-schema.js';
+import type { SlotKind } from '../../db/registry/fleet/fleet-tables.js';
+import type { Registry } from '../../db/registry/registry-schema.js';
 import { removeLeases, renewLeases } from '../../db/registry/slot-lease-queries.js';
 import { within } from '../lib/deadline.js';
 import { ClusterLease, type LeaseHolder } from './cluster-lease.js';

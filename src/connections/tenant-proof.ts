@@ -2,7 +2,7 @@
 // build serves the database's schema.
 import { DatabaseFault, hasSqlState } from '../../db/driver/database-fault.js';
 import type { Proof } from '../../db/driver/proof.js';
-import { refuseStandby } from '../../db/driver/proof.js';
+import { refuseStandby, serverIn } from '../../db/driver/proof.js';
 import { PROOF_QUERY, PROOF_QUERY_WITHOUT_SCHEMA } from '../../db/tenant/marker.js';
 import { schemaIs, type FoundSchema } from '../../db/tenant/served-schemas.js';
 import type { AppError } from '../errors.js';
@@ -78,7 +78,7 @@ export function proofFor(
       outcomes.served();
     }
     found.readOnly = row?.['readOnly'] === true;
-    return { readOnly: found.readOnly };
+    return { readOnly: found.readOnly, server: serverIn(row) };
   };
 }
 

@@ -1,5 +1,5 @@
 // What concerns callers: sessions, standings, sign-in, limits of tenants, and the audit trail.
-import { findSession, sessionsIn, type SessionsDatabase } from '../../db/shared/session-queries.js';
+import { findSessions, sessionsIn, type SessionsDatabase, type SessionState } from '../../db/shared/session-queries.js';
 import { measureStorage } from '../../db/tenant/usage-queries.js';
 import { createAuditTrail, type AuditTrail } from '../audit/trail.js';
 import { LocalAttempts } from '../auth/attempts.js';
@@ -51,18 +51,31 @@ export function createCallers(
   const databaseOf = (owner: SessionOwner): SessionsDatabase =>
     owner.kind === 'user' ? sessionsIn(tenantPools.database(owner.tenantId)) : sessionsIn(registry);
   const store = sharedStore && createSessionStore(sharedStore, events);
-  const rules = createSessions({
+  // Sessions and standings of a tenant are read at the same time: one connection that is opened for them then carries both.
+  const standings: Standings = createStandings(
+    registry,
+    events,
+    (tenantId) => tenantPools.database(tenantId),
+    (tenantId) => {
+      rules.readAhead(tenantId);
+    },
+  );
+  const rules: Sessions = createSessions({
     tokens: createRefreshTokens([...config.auth.refreshTokenKeys, ...config.encryptionKeys].map(({ key }) => key)),
     events,
     lifetimes: config.auth.sessions,
     database: databaseOf,
     directory: tenantDirectory,
-    ...(store && {
-      load: (owner, sessionId) =>
-        store.find(owner.kind === 'user' ? owner.tenantId : undefined, sessionId, () =>
-          findSession(databaseOf(owner), sessionId),
-        ),
-    }),
+    load: async (tenantId, ids) => {
+      const read = (): Promise<ReadonlyMap<string, SessionState>> => {
+        if (tenantId === undefined) return findSessions(sessionsIn(registry), ids);
+        standings.readAhead(tenantId);
+        return findSessions(sessionsIn(tenantPools.database(tenantId)), ids);
+      };
+      if (store) return store.find(tenantId, ids, read);
+      const found = await read();
+      return new Map(ids.map((id) => [id, found.get(id)]));
+    },
     onReuse: (account, sessionId, origin) => {
       const [tenantId, targetId] =
         account.kind === 'user' ? [account.tenantId, account.userId] : [undefined, account.operatorId];
@@ -113,7 +126,7 @@ export function createCallers(
   });
   return {
     sessions,
-    standings: createStandings(registry, events, (tenantId) => tenantPools.database(tenantId)),
+    standings,
     requestRates: new RequestRates(counts.limiter('tenant', RATE_REFILL)),
     storageGauge: createStorageGauge((tenantId) => measureStorage(tenantPools.database(tenantId))),
     audit,

@@ -8,6 +8,7 @@ import { pingRegistry } from '../../db/registry/tenant-queries.js';
 import { createPresence, type Presence } from '../replicas/presence.js';
 import { createRegistryCheck } from '../replicas/registry-check.js';
 import { createFleetStatus, type FleetStatusReader } from '../status/fleet-status.js';
+import type { Caching } from './caching.js';
 import type { DataPlane } from './data-plane.js';
 import type { Operations } from './operations.js';
 import type { Replica } from './replica.js';
@@ -22,7 +23,13 @@ export interface Fleet {
 type Rooms = Replica & DataPlane & Operations & { readonly housekeeping: Housekeeping };
 
 /** @param wallClock this replica's clock (ms), instead of the system's */
-export function createFleet(rooms: Rooms, config: Config, log: Logger, wallClock: (() => number) | undefined): Fleet {
+export function createFleet(
+  rooms: Rooms,
+  config: Config,
+  log: Logger,
+  wallClock: (() => number) | undefined,
+  { cachePresence, mustNotWrite }: Pick<Caching, 'cachePresence' | 'mustNotWrite'>,
+): Fleet {
   const { registryConnections, events, governors, housekeeping } = rooms;
   const registry = registryConnections.status;
   const presence = createPresence({
@@ -32,7 +39,7 @@ export function createFleet(rooms: Rooms, config: Config, log: Logger, wallClock
     wallClock,
     notReady: () => {
       const starved = governors.starved();
-      return starved === undefined ? undefined : `it has no connection left to ${starved}`;
+      return starved === undefined ? mustNotWrite() : `it has no connection left to ${starved}`;
     },
     slotsUsed: () =>
       Object.fromEntries(
@@ -43,6 +50,7 @@ export function createFleet(rooms: Rooms, config: Config, log: Logger, wallClock
       ),
     schemaVersion: latestVersion(tenantMigrations),
     reports: () => rooms.reports.unwritten(),
+    ...cachePresence,
     onError: (err) => {
       log.warn({ err }, 'could not tell the registry that this replica serves');
     },

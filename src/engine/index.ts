@@ -9,6 +9,7 @@ import { createInstruments, type Instruments } from '../observability/instrument
 import { createBusyTenants, type BusyTenants } from '../observability/busy-tenants.js';
 import { createTraffic, type Traffic } from '../observability/traffic.js';
 import { createHousekeeping, type Housekeeping } from '../jobs/housekeeping.js';
+import { createCaching, type Caching, type CachingOptions } from './caching.js';
 import { createCallers, type Callers } from './callers.js';
 import { Closing } from './closing.js';
 import { createDataPlane, type DataPlane } from './data-plane.js';
@@ -22,7 +23,8 @@ import { jobCounts } from './metrics/job-counts.js';
 import { readRooms } from './metrics/read-rooms.js';
 import { registerReadings } from './metrics/index.js';
 
-export interface Engine extends Replica, DataPlane, Callers, Operations, Fleet {
+export interface Engine
+  extends Replica, DataPlane, Callers, Operations, Fleet, Pick<Caching, 'readCache' | 'mustNotWrite'> {
   readonly config: Config;
   readonly log: Logger;
   /** Counts and logs what concerns security. */
@@ -46,6 +48,7 @@ export interface EngineOptions extends OperationOptions {
   readonly resolve?: Resolver;
   /** This replica's wall clock (ms), instead of the system's, for what it tells of its clock. */
   readonly wallClock?: () => number;
+  readonly caching?: CachingOptions;
 }
 
 /** Longest wait (ms) until a job has reached the end of its step when the process stops. */
@@ -85,6 +88,7 @@ export async function createEngine(config: Config, log: Logger, options: EngineO
     const replica = await openReplica(config, log, closing, options.resolve);
     const dataPlane = createDataPlane(replica, config, log, security, closing);
     const callers = createCallers(replica, dataPlane, instruments, config, security, closing);
+    const caching = createCaching(replica, config, log, instruments, closing, options.caching);
     const housekeeping = createHousekeeping({
       registry: replica.registry,
       locks: replica.lockSession,
@@ -110,6 +114,7 @@ export async function createEngine(config: Config, log: Logger, options: EngineO
       config,
       log,
       options.wallClock,
+      caching,
     );
     // After the jobs: until they have ended, this replica still works.
     closing.add('presence', () => fleet.presence.close());
@@ -121,15 +126,18 @@ export async function createEngine(config: Config, log: Logger, options: EngineO
     registerReadings(metrics, readRooms({ ...rooms, housekeeping, traffic, busyTenants }, config));
     const serve = async (): Promise<void> => {
       await whenServing(rooms, config, log);
-      for (const job of jobsOf(rooms, config, log)) housekeeping.add(job);
+      for (const job of [...jobsOf(rooms, config, log), ...caching.cacheJobs]) housekeeping.add(job);
       // The job runs on one replica of the fleet. One of another build makes no standby databases of this build's schema.
       void housekeeping.runNow(REFILLING).catch(() => undefined);
       operations.runner.takeUp.begin();
       fleet.presence.begin();
+      await caching.beginCaching(fleet.presence);
     };
     let serving: Promise<void> | undefined;
     return {
       ...rooms,
+      readCache: caching.readCache,
+      mustNotWrite: caching.mustNotWrite,
       config,
       log,
       security,

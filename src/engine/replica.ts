@@ -5,7 +5,7 @@ import type { Kysely } from 'kysely';
 import { findInstallationId } from '../../db/registry/installation.js';
 import { createLockSession, type LockSession } from '../../db/registry/lock-session.js';
 import type { Registry } from '../../db/registry/registry-schema.js';
-import { createDestinations, type Destinations, type Resolver } from '../../db/driver/destinations.js';
+import { createDestinations, type Connected, type Destinations, type Resolver } from '../../db/driver/destinations.js';
 import type { ConnectionPool } from '../../db/driver/pool/pool.js';
 import { within } from '../lib/deadline.js';
 import type { Config } from '../config/index.js';
@@ -20,6 +20,8 @@ export interface Replica {
   readonly replicaId: string;
   /** Retires connections that are old, or that lead to the wrong server after a failover. */
   readonly destinations: Destinations;
+  /** Calls `listener` with each new connection to PostgreSQL that accepts writes. */
+  readonly onConnected: (listener: (connected: Connected) => void) => void;
   readonly registry: Kysely<Registry>;
   /** The pool that `registry` uses. */
   readonly registryPool: ConnectionPool;
@@ -49,11 +51,15 @@ export async function openReplica(
   closing.add('counts', () => {
     counts.close();
   });
+  const connectionListeners: ((connected: Connected) => void)[] = [];
   const destinations = createDestinations({
     maxAge: config.connectionMaxAge,
     resolve,
     onRetire: (retirement) => {
       log.warn(retirement, 'retired the connections to a server that moved or takes no writes');
+    },
+    onConnected: (connected) => {
+      for (const listener of connectionListeners) listener(connected);
     },
   });
   closing.add('destinations', () => {
@@ -86,6 +92,9 @@ export async function openReplica(
   return {
     replicaId: randomBytes(6).toString('hex'),
     destinations,
+    onConnected: (listener) => {
+      connectionListeners.push(listener);
+    },
     registry: connections.requests,
     registryPool: connections.requestPool,
     registryConnections: connections,

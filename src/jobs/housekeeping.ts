@@ -19,6 +19,10 @@ export interface HousekeepingJob {
   readonly name: string;
   /** Time (ms) between the end of a run, on any replica, and the next run. */
   readonly every: number;
+  /**
+   * Whether this replica should leave the job to others now. It runs the job only if no replica has for RELUCTANCE times `every`.
+   */
+  readonly reluctant?: () => boolean;
   /** Longest time (ms) of a run; by default DEADLINE. */
   readonly deadline?: number;
   /** Stops between two steps when `signal` is aborted. An error is passed to `onError`, and the job runs again. */
@@ -50,6 +54,9 @@ export interface HousekeepingDeps {
 }
 
 const DEADLINE = 60_000;
+
+/** How many times longer than `every` a reluctant replica waits. */
+const RELUCTANCE = 12;
 
 /** Longest pause (ms) before this replica looks again: while another replica runs the job, and after the job could not begin. */
 const LOOK_AGAIN = 5_000;
@@ -156,8 +163,9 @@ class Job {
     // A run that ignores its deadline must not overlap with itself. Another replica runs the job meanwhile.
     if (this.#running.size > 0) return Math.min(every, LOOK_AGAIN);
     if (!always) {
-      const due = await jobDueIn(registry, this.#name, every);
-      if (due > 0) return due;
+      const waits = this.job.reluctant?.() === true ? every * RELUCTANCE : every;
+      const due = await jobDueIn(registry, this.#name, waits);
+      if (due > 0) return Math.min(due, every);
     }
     const ran = await locks.attempt(jobLockName(this.#name), async () => {
       if (this.closing.aborted) return;

@@ -127,6 +127,27 @@ export const eventMetrics = {
     help: 'Time in seconds from the record of an operation until it was done or undone, with the time in which it waited.',
     reason: 'How long an act really takes, also after its request was answered.',
   },
+  readCacheEvents: {
+    name: 'tenantry_read_cache_events_total',
+    kind: 'counter',
+    labels: ['event'],
+    values: {
+      event: [
+        'hit',
+        'filled',
+        'not-filled',
+        'shared',
+        'dirty',
+        'unavailable',
+        'written',
+        'switched-off',
+        'waited',
+        'refused',
+      ],
+    },
+    help: 'What happened to reads and writes of cached routes. Reads: `hit`, `shared` (waited for the same load), `filled`, `not-filled` (a write came between, or the store is full), `dirty` (a write was under way), `unavailable` (nothing can be cached now). Writes: `written` (the answer of the write was stored), `switched-off` (could not invalidate, so the tenant is not cached for a while), `waited`, `refused` (503).',
+    reason: 'The part of the reads that needs no database, and what the cache costs writes.',
+  },
   jobRuns: {
     name: 'tenantry_job_runs_total',
     kind: 'counter',

@@ -101,6 +101,11 @@ export const logFields = {
   cluster: { type: 'string', meaning: '`host:port` of a PostgreSQL server', lines: 'lines about a server' },
   host: { type: 'string', meaning: 'the host of a server', lines: 'PostgreSQL servers that moved, and Redis' },
   port: { type: 'number', meaning: 'the port of a server', lines: 'PostgreSQL servers that moved, and Redis' },
+  store: {
+    type: 'string',
+    meaning: '`redis:<run id>:<replication id>/<database>`, `memory:<replica>` or `none`',
+    lines: 'a change of the store that answers are cached in',
+  },
   connections: { type: 'number', meaning: 'connections that were retired', lines: 'servers that moved' },
   kind: {
     type: 'string',

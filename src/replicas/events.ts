@@ -21,6 +21,12 @@ export type Change =
   | { readonly kind: 'cluster'; readonly clusterId: string }
   /** A session has ended. `tenantId` is undefined for an operator's session. */
   | { readonly kind: 'session'; readonly sessionId: string; readonly tenantId: string | undefined }
+  /** The fleet caches answers in another store (src/replicas/read-cache/fleet-store.ts). A trigger adds it. */
+  | { readonly kind: 'cache-store' }
+  /** The answers of a tenant are cached, or are not. A trigger adds it. */
+  | { readonly kind: 'tenant-cache'; readonly tenantId: string }
+  /** Another process of PostgreSQL answers at a place (src/replicas/read-cache/place-servers.ts). A trigger adds it. */
+  | { readonly kind: 'cache-server' }
   /** Changes may have been missed: every cached value may be old. */
   | { readonly kind: 'any' };
 
@@ -91,7 +97,18 @@ export function openEvents(
   let untold: Untold[] = [];
   /** The number of changes that are being written. */
   let inFlight = 0;
-  const changes = { tenant: 0, user: 0, roles: 0, operator: 0, cluster: 0, session: 0, any: 0 };
+  const changes = {
+    tenant: 0,
+    user: 0,
+    roles: 0,
+    operator: 0,
+    cluster: 0,
+    session: 0,
+    'cache-store': 0,
+    'tenant-cache': 0,
+    'cache-server': 0,
+    any: 0,
+  };
   let telling = false;
   let closed = false;
 
@@ -206,6 +223,8 @@ function decode(text: string): Change | undefined {
   if (kind === 'roles') return { kind, tenantId: first };
   if (kind === 'operator') return { kind, operatorId: first };
   if (kind === 'cluster') return { kind, clusterId: first };
+  if (kind === 'cache-store' || kind === 'cache-server') return { kind };
+  if (kind === 'tenant-cache') return { kind, tenantId: first };
   if (kind === 'session') return { kind, sessionId: first, tenantId: second === '' ? undefined : second };
   return undefined;
 }

@@ -25,6 +25,8 @@ export interface Presence {
   self(): Pick<Beat, 'id' | 'version' | 'schemaVersion' | 'node' | 'host' | 'servingFor' | 'clockSkew' | 'notReady'>;
   /** Writes the row now, and then every few seconds. A process that only runs a command does not call this. */
   begin(): void;
+  /** Writes the row as soon as possible, because what it says has changed. */
+  beat(): void;
   /** Removes the row. Never rejects. */
   close(): Promise<void>;
 }
@@ -55,6 +57,16 @@ export function createPresence(deps: {
   readonly schemaVersion: string;
   /** The reports of the next beat. If it fails, `failed` is called, and they come again. */
   readonly reports: () => { readonly reports: Beat['reports']; readonly failed: () => void };
+  /** The store of cached answers that this replica knows (src/replicas/read-cache/fleet-store.ts). */
+  readonly cacheId?: () => string | undefined;
+  /** How long (ms) this replica may acknowledge writes after its last beat, if no other beat succeeds. */
+  readonly actsFor: number;
+  /** The same of a replica of a former build, which does not say. */
+  readonly formerActsFor: number;
+  /** Called after each beat, with the time of performance.now() before it was sent. */
+  readonly onBeat?: (sentAt: number) => void;
+  /** Called before the row is removed: from then on no other replica waits for this one. */
+  readonly onClose?: () => void;
   /** Called with the first of several failures in a row. */
   readonly onError: (error: unknown) => void;
 }): Presence {
@@ -93,9 +105,17 @@ export function createPresence(deps: {
 
   async function write(): Promise<void> {
     const { reports, failed } = deps.reports();
+    const sentAt = performance.now();
     try {
-      await writeBeat(registry, { ...self(), slotsUsed: deps.slotsUsed(), reports });
-      if (beats % BEATS_PER_SWEEP === 0) await sweepReplicas(registry, replicaId);
+      await writeBeat(registry, {
+        ...self(),
+        slotsUsed: deps.slotsUsed(),
+        cacheId: deps.cacheId?.(),
+        actsFor: deps.actsFor,
+        reports,
+      });
+      if (!closed) deps.onBeat?.(sentAt);
+      if (beats % BEATS_PER_SWEEP === 0) await sweepReplicas(registry, replicaId, deps.formerActsFor);
       beats += 1;
       failing = false;
     } catch (error) {
@@ -115,17 +135,22 @@ export function createPresence(deps: {
     });
   }
 
+  /** Others should know at once, and a beat that is under way does not say it. */
+  function beatAgain(): void {
+    if (servingSince !== undefined) void (beating ?? Promise.resolve()).then(beat);
+  }
+
   return {
     get draining() {
       return draining;
     },
     set draining(value) {
       draining = value;
-      // Others should know at once, and a beat that is under way does not say it.
-      if (servingSince !== undefined) void (beating ?? Promise.resolve()).then(beat);
+      beatAgain();
     },
     clockSkew,
     self,
+    beat: beatAgain,
 
     begin() {
       servingSince ??= performance.now();
@@ -134,6 +159,7 @@ export function createPresence(deps: {
 
     async close() {
       closed = true;
+      deps.onClose?.();
       clearTimeout(timer);
       if (servingSince === undefined) return;
       const removed = (async () => {

@@ -4,6 +4,7 @@
 // Redis may have lost a deletion, or may have been restored from an older snapshot.
 import type { SessionState } from '../../db/shared/session-queries.js';
 import type { Events } from './events.js';
+import type { Keys, Loaded } from './fresh-cache.js';
 import { LONGEST_SILENCE } from './feed.js';
 import type { SharedStore } from './shared-store.js';
 
@@ -16,15 +17,17 @@ export interface SessionStore {
   /**
    * A live session, from Redis if it has an entry that can be trusted.
    *
-   * @param tenantId the tenant of a user's session; undefined for an operator's session
-   * @param read reads the session from its database if Redis has no trusted entry
+   * @param tenantId the tenant of users' sessions; undefined for operators' sessions
+   * @param ids of the session; the others are read with it if it must be read in the database
+   * @param read reads the sessions from their database
+   * @returns sessions by id: undefined for one that does not live. A session that is missing was not looked up.
    * @throws the error of `read`
    */
   find(
     tenantId: string | undefined,
-    sessionId: string,
-    read: () => Promise<SessionState | undefined>,
-  ): Promise<AgedSession | undefined>;
+    ids: Keys,
+    read: () => Promise<ReadonlyMap<string, SessionState>>,
+  ): Promise<Loaded<AgedSession>>;
 }
 
 /**
@@ -91,25 +94,30 @@ export function createSessionStore(store: SharedStore, events: Events): SessionS
   }
 
   return {
-    async find(tenantId, sessionId, read) {
-      const key = `session:${tenantId ?? 'operator'}:${sessionId}`;
+    async find(tenantId, ids, read) {
+      const [wanted] = ids;
+      const keyOf = (id: string): string => `session:${tenantId ?? 'operator'}:${id}`;
       if (store.available && events.clock()) {
-        const text = await store.send<string | null>('GET', [key]).catch(() => null);
+        const text = await store.send<string | null>('GET', [keyOf(wanted)]).catch(() => null);
         const entry = text === null ? undefined : parse(text);
-        const known = entry && trusted(entry, tenantId, sessionId);
-        if (known) return known;
+        const known = entry && trusted(entry, tenantId, wanted);
+        if (known) return new Map([[wanted, known]]);
       }
       const clock = events.clock();
-      const session = await read();
-      if (!session) return undefined;
-      if (clock && store.available) {
+      const sessions = await read();
+      for (const [id, session] of sessions) {
+        if (!clock || !store.available) break;
         const entry: Entry = { ...session, version: VERSION, source: clock.source, at: clock.earliest };
         // Do not wait for this; the entry may get lost without harm.
-        store.send('SET', [key], [JSON.stringify(entry), 'PX', TRUSTED_FOR]).catch(() => undefined);
+        store.send('SET', [keyOf(id)], [JSON.stringify(entry), 'PX', TRUSTED_FOR]).catch(() => undefined);
       }
-      return { ...session, age: 0 };
+      return new Map(ids.map((id) => [id, aged(sessions.get(id))]));
     },
   };
+}
+
+function aged(session: SessionState | undefined): AgedSession | undefined {
+  return session && { ...session, age: 0 };
 }
 
 /** Undefined if the text is not an entry of this format. */

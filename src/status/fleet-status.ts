@@ -1,7 +1,8 @@
 // The fleet in one answer, for operators. Every part has a deadline of its own and is shared by all requests of a moment, so a part
 // that hangs delays no other, and a flood of requests does not load the registry.
 import type { Kysely } from 'kysely';
-import type { Registry, ReportKind, TenantStatus } from '../../db/registry/registry-schema.js';
+import type { ReportKind } from '../../db/registry/fleet/fleet-tables.js';
+import type { Registry, TenantStatus } from '../../db/registry/registry-schema.js';
 import {
   countClusters,
   countDueRotations,

@@ -1,6 +1,7 @@
 // The answer of GET /status. Times are in ms; `…Ago` and `…For` are the time since then, by the registry's clock. A part that could
 // not be read is null, and `unreadable` says why.
-import type { ReportKind, TenantStatus } from '../../db/registry/registry-schema.js';
+import type { ReportKind } from '../../db/registry/fleet/fleet-tables.js';
+import type { TenantStatus } from '../../db/registry/registry-schema.js';
 import type { ReplicaRow, UnfinishedWork } from '../../db/registry/status-queries.js';
 import type { BreakerStatus } from '../connections/breaker-types.js';
 

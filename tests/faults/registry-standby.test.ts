@@ -86,6 +86,7 @@ it('holds up no replica that shows that it lives, sweeps, or goes', async () => 
     notReady: undefined,
     slotsUsed: {},
     schemaVersion: '0001',
+    actsFor: 1_000,
     reports: [{ ...report, database: 'tn_a', why: 'it carries no mark' }],
   });
   await loseStandby();
@@ -102,7 +103,7 @@ it('holds up no replica that shows that it lives, sweeps, or goes', async () => 
     await sql`update reports set seen_at = seen_at - interval '2 hours'`.execute(db);
   });
   await setStandbys('nowhere');
-  await asSuperuser((db) => sweepReplicas(db, 'two'));
+  await asSuperuser((db) => sweepReplicas(db, 'two', 1_000));
   expect(await waitingForStandby()).toBe(0);
   expect(await asSuperuser(async (db) => (await db.selectFrom('replicas').select('id').execute()).length)).toBe(0);
   expect(await asSuperuser(async (db) => (await db.selectFrom('reports').select('subject').execute()).length)).toBe(0);

@@ -300,3 +300,24 @@ it('does not wait for a time that a wrong clock wrote, and leaves a job due that
   expect(await runningOn('future')).toBeNull();
   expect(await rowOf('future')).toMatchObject({ failuresInARow: 0, lastRunOn: null });
 });
+
+it('is left to other replicas by one that cannot do it well, unless no other replica runs it', async () => {
+  const ran: string[] = [];
+  const every = 150;
+  const able = replica();
+  const unable = replica();
+  const job = (who: string): { name: string; every: number; run: () => Promise<void> } => ({
+    name: 'choosy',
+    every,
+    run: async () => void ran.push(who),
+  });
+  able.add(job('able'));
+  await expect.poll(() => ran.length, { timeout: 10_000 }).toBeGreaterThan(0);
+  unable.add({ ...job('unable'), reluctant: () => true });
+  await expect.poll(() => ran.length, { timeout: 10_000 }).toBeGreaterThan(6);
+  expect(ran).not.toContain('unable');
+  await able.close();
+  const since = performance.now();
+  await expect.poll(() => ran.includes('unable'), { timeout: 10_000, interval: 20 }).toBe(true);
+  expect(performance.now() - since).toBeGreaterThan(5 * every);
+});

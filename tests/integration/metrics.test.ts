@@ -25,9 +25,11 @@ import {
   startServiceForTest,
   startServiceIn,
   type TestService,
+  type Answer,
   type TestTenant,
 } from '../support/app.js';
 import { parseExposition, type Exposition } from '../support/exposition.js';
+import { untilCached } from '../support/cached-replicas.js';
 import { startProxy, type Proxy } from '../support/proxy.js';
 import { noRedis, startRedis, type RedisServer } from '../support/redis.js';
 
@@ -58,6 +60,8 @@ let redis: RedisServer | undefined;
 let service: TestService;
 let engine: Engine;
 let tenant: TestTenant;
+/** A service that caches answers. */
+let caching: TestService;
 /** The public port of the service. */
 let port: number;
 
@@ -550,6 +554,18 @@ const acts: readonly Act[] = [
     after: () =>
       scrapeNewReplica(service.config, { wallClock: () => Date.now() + 60_000 }, ({ events }) => events.live),
     act: () => Promise.resolve(undefined),
+  },
+  {
+    what: 'answers are cached',
+    changes: { tenantry_read_cache_events_total: { event: 'hit' } },
+    after: () => scrapeOf(caching.app.engine),
+    act: async () => {
+      caching = await startServiceIn(inject('cluster'), { env: { READ_CACHE: 'on' } });
+      const { adminToken: token } = await caching.createTenant();
+      const read = (): Promise<Answer<unknown>> => caching.send('GET', '/products', { token });
+      await untilCached({ service: caching }, read);
+      return () => caching.close();
+    },
   },
   {
     what: 'the registry is away',

@@ -98,6 +98,11 @@ describe('replicas', () => {
     expect(silent.reasons).toContainEqual(expect.stringMatching(`^Replica ${other} on .* has been silent for \\d+ s`));
 
     await onRegistry(registry, `update replicas set seen_at = seen_at - interval '1 hour' where id = '${other}'`);
+    // A replica that renews these can still write, and its row would stay.
+    await onRegistry(
+      registry,
+      `update slot_leases set renewed_at = renewed_at - interval '1 hour' where replica_id = '${other}'`,
+    );
     await poll(service, listed(other)).toBeUndefined();
     // The next replica that starts removes the row.
     await startServiceForTest({ registry, operator: false });

@@ -113,6 +113,7 @@ describe('creating a tenant', () => {
         products: null,
         storageBytes: null,
       },
+      readCache: true,
       schemaVersion: expect.stringMatching(/^\d{4}/) as string,
       deletedAt: null,
       purgeAfter: null,

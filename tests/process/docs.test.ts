@@ -532,6 +532,7 @@ describe('--help', () => {
     command('docs/inside/benchmark.md', 'npm run bench -- --help'),
     command('docs/inside/testing.md', 'npm run fuzz -- --help'),
     command('docs/inside/testing.md', 'npm run timing -- --help'),
+    command('docs/inside/read-cache.md', 'npm run histories -- --help'),
     command('docs/inside/testing.md', 'npm run docs:try -- --help'),
   ];
 

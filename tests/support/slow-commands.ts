@@ -52,6 +52,7 @@ export const SLOW_COMMANDS: Readonly<Record<string, () => Promise<void>>> = {
       'npm run bench -- --scenario tenant',
       'npm run bench -- --scenario big',
       'npm run bench -- --scenario failover',
+      'npm run bench -- --scenario cached,cached-fleet --warmup 5 --seconds 60',
     ].map((command) => [command, () => bench(command)]),
   ),
   'npm run profile:layers -- /tmp/profile': () =>
@@ -87,6 +88,9 @@ export const SLOW_COMMANDS: Readonly<Record<string, () => Promise<void>>> = {
   },
   'npm run proofs -- upgrade': async () => {
     await runScript('npm run proofs -- upgrade', { cwd: ROOT });
+  },
+  'npm run histories -- --minutes 10': async () => {
+    await runScript('npm run histories -- --minutes 1', { cwd: ROOT });
   },
   'npm run timing -- --samples 2000': async () => {
     await runScript('npm run timing -- --samples 50', { cwd: ROOT });

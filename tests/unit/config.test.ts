@@ -72,6 +72,9 @@ const integers: readonly (readonly [string, number, number, (settings: Settings)
   ['PASSWORD_BUDGET_TENANT', 1, 1_000_000_000, ({ auth }) => auth.passwordBudgets.tenant],
   ['REQUEST_TIMEOUT_MS', 1_000, 600_000, ({ http }) => http.requestTimeout],
   ['KEEP_ALIVE_TIMEOUT_MS', 0, 600_000, ({ http }) => http.keepAliveTimeout],
+  ['READ_CACHE_TTL_MS', 1_000, 600_000, ({ readCache }) => readCache.ttl],
+  ['READ_CACHE_MEMORY_BYTES', 1_048_576, 17_179_869_184, ({ readCache }) => readCache.memoryBytes],
+  ['READ_CACHE_REDIS_BYTES', 1_048_576, 274_877_906_944, ({ readCache }) => readCache.redisBytes],
   ['REDIS_TIMEOUT_MS', 10, 5_000, ({ redis }) => redis?.timeout ?? 0],
   ['REGISTRY_POOL_MAX', 2, 1_000, ({ registry }) => registry.pool.max],
   ['PROVISIONER_POOL_MAX', 1, 100, ({ tenants }) => tenants.provisionerPool.max],
@@ -232,6 +235,16 @@ const others: readonly {
     read: ({ tenants }) => tenants.clusterHosts,
     bad: ['*', 'db2.internal:5432', '10.0.0.0/33', 'postgres://db2', '/var/run/postgresql', 'a b', '-a', 'a..b'],
     reason: 'must be names, addresses and CIDRs, separated by commas',
+  },
+  {
+    name: 'READ_CACHE',
+    good: [
+      ['on', true],
+      ['off', false],
+    ],
+    read: ({ readCache }) => readCache.on,
+    bad: ['true', '1', 'ON'],
+    reason: 'must be one of on, off',
   },
   {
     name: 'PREPARED_STATEMENTS',

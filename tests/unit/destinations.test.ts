@@ -1,4 +1,4 @@
-// The look-ups of names in db/driver/destinations.ts.
+// The look-ups of names in db/driver/destinations.ts, and which servers its connections lead to.
 import { expect, it, onTestFinished } from 'vitest';
 import { createDestinations } from '../../db/driver/destinations.js';
 
@@ -28,4 +28,35 @@ it('looks up two names at once when no name server answers, and every name when 
     await new Promise((resolve) => setTimeout(resolve, 10));
   }
   expect(new Set(asked)).toEqual(new Set(NAMES));
+});
+
+it('knows the one server that all connections to a place lead to, until one leads to another', () => {
+  const connected: string[] = [];
+  const destinations = createDestinations({
+    maxAge: 60_000,
+    onConnected: ({ place, server }) => connected.push(`${place} ${server}`),
+  });
+  onTestFinished(() => {
+    destinations.close();
+  });
+  const destination = destinations.at({ host: 'one.example', port: 5432 });
+  const join = (server: string, takesWrites = true): (() => void) =>
+    destination.join({ address: '192.0.2.1', server, takesWrites, retire: () => undefined });
+  const seen = (): unknown[] => [destination.server, destination.serverChanges];
+  expect(seen()).toEqual([undefined, 0]);
+  const leave = [join('former'), join('former')];
+  expect(seen()).toEqual(['former', 0]);
+  // A connection that is retired leads to its server until it has closed.
+  destination.tookNoWrite();
+  const next = join('next');
+  expect(seen()).toEqual([undefined, 1]);
+  leave[0]?.();
+  expect(seen()).toEqual([undefined, 1]);
+  leave[1]?.();
+  expect(seen()).toEqual(['next', 1]);
+  next();
+  expect(seen()).toEqual(['next', 1]);
+  join('former', false);
+  expect(seen()).toEqual(['former', 2]);
+  expect(connected).toEqual(['one.example:5432 former', 'one.example:5432 former', 'one.example:5432 next']);
 });

@@ -455,3 +455,181 @@ describe('while the database is slow,', () => {
     expect(await next).toEqual(row(3));
   });
 });
+
+describe('values of one group', () => {
+  interface GroupSetup {
+    readonly cache: FreshCache<Row>;
+    /** The keys of each running load, in order; the test ends each. */
+    readonly loads: {
+      readonly keys: readonly string[];
+      resolve(rows: ReadonlyMap<string, Row | undefined>): void;
+      reject(error: Error): void;
+    }[];
+    /** Ends the newest load with this version for all of its keys. */
+    readonly answer: (version: number) => Promise<void>;
+  }
+
+  /** Keys are `group/name`. A key without a group is loaded alone. */
+  async function setupGroup(...keys: string[]): Promise<GroupSetup> {
+    const loads: GroupSetup['loads'] = [];
+    const cache = new FreshCache<Row>({
+      max: 1_000,
+      freshFor: () => FRESH_FOR,
+      staleFor: 0,
+      groupOf: (key) => (key.includes('/') ? key.split('/')[0] : undefined),
+      loadAll: (asked) =>
+        new Promise((resolve, reject) => {
+          loads.push({ keys: asked, resolve, reject });
+        }),
+    });
+    const answer = async (version: number): Promise<void> => {
+      const load = loads.at(-1);
+      load?.resolve(new Map(load.keys.map((key) => [key, row(version)])));
+      await settle();
+    };
+    for (const key of keys) {
+      const got = cache.get(key);
+      await settle();
+      await answer(1);
+      await got;
+      cache.peek(key);
+    }
+    loads.length = 0;
+    return { cache, loads, answer };
+  }
+
+  it('are loaded together: those that were used, and are older than half of their time', async () => {
+    const { cache, loads, answer } = await setupGroup('a/1', 'a/2', 'b/1', 'c');
+    now += FRESH_FOR / 2;
+    const young = cache.get('a/3');
+    await settle();
+    expect(loads[0]?.keys).toEqual(['a/3', 'a/1', 'a/2']);
+    await answer(2);
+    await young;
+    cache.peek('a/2');
+    now += FRESH_FOR;
+    const got = cache.get('a/2');
+    await settle();
+    // Nobody asked for the others since they were loaded.
+    expect(loads[1]?.keys).toEqual(['a/2']);
+    await answer(3);
+    expect(await got).toEqual(row(3));
+  });
+
+  it('that are younger than half of their time are not loaded', async () => {
+    const { cache, loads } = await setupGroup('a/1', 'a/2');
+    now += FRESH_FOR / 2 - 1;
+    void cache.get('a/3');
+    await settle();
+    expect(loads[0]?.keys).toEqual(['a/3']);
+  });
+
+  it('are bounded in number', async () => {
+    const { cache, loads } = await setupGroup(...Array.from({ length: 80 }, (_, index) => `a/${index}`));
+    now += FRESH_FOR;
+    void cache.get('a/70');
+    await settle();
+    expect(loads[0]?.keys).toHaveLength(50);
+  });
+
+  it('share one load: a caller of another value waits for it', async () => {
+    const { cache, loads, answer } = await setupGroup('a/1', 'a/2');
+    now += FRESH_FOR;
+    const both = [cache.get('a/1'), cache.get('a/2')];
+    await settle();
+    expect(loads).toHaveLength(1);
+    await answer(2);
+    expect(await Promise.all(both)).toEqual([row(2), row(2)]);
+  });
+
+  it('are loaded alone if the load left them out, and do not count as missing', async () => {
+    const { cache, loads } = await setupGroup('a/1', 'a/2');
+    now += FRESH_FOR;
+    const [, two, again] = [cache.get('a/1'), cache.get('a/2'), cache.get('a/2')];
+    await settle();
+    loads[0]?.resolve(new Map([['a/1', row(2)]]));
+    await settle();
+    expect(loads.map(({ keys }) => keys)).toEqual([['a/1', 'a/2'], ['a/2']]);
+    loads[1]?.resolve(new Map([['a/2', row(3)]]));
+    expect(await Promise.all([two, again])).toEqual([row(3), row(3)]);
+  });
+
+  it.each(['a/1', 'a/2'])('are not cached if they were invalidated meanwhile, and the others are: %s', async (key) => {
+    const { cache, loads, answer } = await setupGroup('a/1', 'a/2');
+    now += FRESH_FOR;
+    const got = cache.get('a/1');
+    await settle();
+    cache.invalidate(key);
+    const later = cache.get(key);
+    await settle();
+    expect(loads.map(({ keys }) => keys)).toEqual([['a/1', 'a/2'], [key]]);
+    loads[0]?.resolve(
+      new Map([
+        ['a/1', row(2)],
+        ['a/2', row(2)],
+      ]),
+    );
+    await settle();
+    expect(await got).toEqual(row(2));
+    expect(['a/1', 'a/2'].filter((each) => cache.peek(each))).toEqual(['a/1', 'a/2'].filter((each) => each !== key));
+    await answer(3);
+    expect(await later).toEqual(row(3));
+    expect(cache.peek(key)).toEqual(row(3));
+  });
+
+  it('are not cached if everything expired meanwhile', async () => {
+    const { cache, loads, answer } = await setupGroup('a/1', 'a/2');
+    now += FRESH_FOR;
+    void cache.get('a/1');
+    await settle();
+    expect(loads[0]?.keys).toHaveLength(2);
+    now += 1;
+    cache.expire();
+    await answer(2);
+    expect(['a/1', 'a/2'].filter((key) => cache.peek(key))).toEqual([]);
+  });
+
+  it('that do not exist any more are forgotten', async () => {
+    const { cache, loads } = await setupGroup('a/1', 'a/2');
+    now += FRESH_FOR / 2;
+    void cache.get('a/3');
+    await settle();
+    expect(cache.peek('a/2')).toEqual(row(1));
+    loads[0]?.resolve(
+      new Map<string, Row | undefined>([
+        ['a/3', row(2)],
+        ['a/1', row(2)],
+        ['a/2', undefined],
+      ]),
+    );
+    await settle();
+    expect(cache.peek('a/1')).toEqual(row(2));
+    expect(cache.peek('a/2')).toBeUndefined();
+  });
+
+  it('that could not be read ahead stay, and the next caller tries again', async () => {
+    const { cache, loads, answer } = await setupGroup('a/1', 'a/2');
+    now += FRESH_FOR / 2;
+    cache.readAhead('a');
+    await settle();
+    loads[0]?.reject(fault);
+    await settle();
+    expect(cache.peek('a/1')).toEqual(row(1));
+    now += FRESH_FOR;
+    const got = cache.get('a/1');
+    await settle();
+    expect(loads[1]?.keys).toEqual(['a/1', 'a/2']);
+    await answer(2);
+    expect(await got).toEqual(row(2));
+  });
+
+  it('that were dropped from the cache are forgotten in their group', async () => {
+    const keys = Array.from({ length: 1_200 }, (_, index) => `a/${index}`);
+    const { cache, loads } = await setupGroup(...keys);
+    expect(cache.size).toBe(1_000);
+    now += FRESH_FOR;
+    void cache.get('a/1199');
+    await settle();
+    expect(loads[0]?.keys.slice(0, 3)).toEqual(['a/1199', 'a/200', 'a/201']);
+  });
+});

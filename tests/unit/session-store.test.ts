@@ -2,7 +2,7 @@
 import { beforeEach, describe, expect, it, vi } from 'vitest';
 import type { Change, Events } from '../../src/replicas/events.js';
 import type { SharedStore } from '../../src/replicas/shared-store.js';
-import { createSessionStore, type SessionStore } from '../../src/replicas/session-store.js';
+import { createSessionStore, type AgedSession, type SessionStore } from '../../src/replicas/session-store.js';
 
 const SESSION = { accountId: 'account', generation: 3, createdAt: '2026-01-31T09:30:00.250Z', remaining: 600_000 };
 
@@ -37,11 +37,13 @@ beforeEach(() => {
   now += 1_000;
 });
 
-const find = (id = 's', tenant: string | null = 't'): ReturnType<SessionStore['find']> =>
-  sessions.find(tenant ?? undefined, id, async () => {
+const find = async (id = 's', tenant: string | null = 't'): Promise<AgedSession | undefined> => {
+  const found = await sessions.find(tenant ?? undefined, [id], async () => {
     reads += 1;
-    return SESSION;
+    return new Map([[id, SESSION]]);
   });
+  return found.get(id);
+};
 
 describe('an entry', () => {
   beforeEach(async () => {
@@ -125,6 +127,25 @@ it('an entry from before the replica first received changes is not trusted', asy
 });
 
 it('a session that has ended is not stored', async () => {
-  expect(await sessions.find('t', 's', async () => undefined)).toBeUndefined();
+  expect(await sessions.find('t', ['s', 'r'], async () => new Map())).toEqual(
+    new Map([
+      ['s', undefined],
+      ['r', undefined],
+    ]),
+  );
   expect(entries.size).toBe(0);
+});
+
+it('sessions that are read together are stored, and none is looked up besides one that can be trusted', async () => {
+  const read = (): Promise<ReadonlyMap<string, typeof SESSION>> =>
+    Promise.resolve(
+      new Map([
+        ['s', SESSION],
+        ['r', SESSION],
+      ]),
+    );
+  expect([...(await sessions.find('t', ['s', 'r'], read)).keys()]).toEqual(['s', 'r']);
+  expect([...entries.keys()]).toEqual(['session:t:s', 'session:t:r']);
+  now += 100;
+  expect([...(await sessions.find('t', ['r', 's'], read)).keys()]).toEqual(['r']);
 });

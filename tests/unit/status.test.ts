@@ -166,6 +166,8 @@ describe('the clock of a replica', () => {
       notReady: () => undefined,
       slotsUsed: () => ({}),
       schemaVersion: '0001',
+      actsFor: 0,
+      formerActsFor: 0,
       reports: () => ({ reports: [], failed: () => undefined }),
       onError: () => undefined,
     }).clockSkew();

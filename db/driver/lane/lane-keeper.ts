@@ -206,10 +206,12 @@ export class LaneKeeper {
     const lane = this.#make(slot, joined);
     this.#connecting = lane;
     const since = performance.now();
+    let server: string | undefined;
     try {
       await lane.open(async (client) => {
         await opener.prove(client);
         lane.readOnly = found.isReadOnly(client);
+        server = found.serverOf(client);
       });
     } catch (error) {
       if (this.#goesAnotherWay(error)) return undefined;
@@ -224,7 +226,8 @@ export class LaneKeeper {
       lane.close();
       this.deps.idleChanged();
     };
-    if (destination) joined.leave = destination.join({ address: lane.address, retire });
+    if (destination)
+      joined.leave = destination.join({ address: lane.address, server, takesWrites: !lane.readOnly, retire });
     if (generation !== destination?.generation) retire();
     return lane;
   }

@@ -1,6 +1,6 @@
 // What new connections of a pool found out about its server: whether it accepts writes, and whether it was refused a moment ago.
 import type { DatabaseFault } from '../database-fault.js';
-import { IN_RECOVERY, READ_ONLY } from '../proof.js';
+import { IN_RECOVERY, READ_ONLY, type Proof } from '../proof.js';
 
 /** Interval (ms) of the checks whether a read-only server accepts writes again. */
 const LOOK_EVERY = 1_000;
@@ -10,12 +10,14 @@ const REFUSED_FOR = 200;
 
 export class FoundServer {
   readonly #readOnly = new WeakSet<object>();
+  readonly #servers = new WeakMap<object, string>();
   /** When a connection was last found read-only; undefined if the newest connection accepted writes. */
   #readOnlyAt: number | undefined;
   #refusal: { readonly fault: DatabaseFault; readonly until: number } | undefined;
 
   /** Records the result of a new connection's proof. */
-  proved(client: object, readOnly: boolean): void {
+  proved(client: object, { readOnly, server }: Proof): void {
+    if (server !== undefined) this.#servers.set(client, server);
     if (!readOnly) return;
     this.#readOnly.add(client);
     this.#readOnlyAt = performance.now();
@@ -24,6 +26,11 @@ export class FoundServer {
   /** Whether the connection was read-only when it was proved. */
   isReadOnly(client: object): boolean {
     return this.#readOnly.has(client);
+  }
+
+  /** The server that the connection reached, as its proof found it. */
+  serverOf(client: object): string | undefined {
+    return this.#servers.get(client);
   }
 
   /** Call this when a new connection accepts writes. Returns whether earlier connections were found read-only. */

@@ -96,7 +96,7 @@ export class Opener {
           throw statementFault(error) ?? error;
         }
       });
-      this.deps.found.proved(client, proof?.readOnly ?? false);
+      this.deps.found.proved(client, proof ?? { readOnly: false });
     } catch (error) {
       throw new Unproven(statementFault(error) ?? (error as Error));
     }

@@ -136,6 +136,8 @@ export class SessionKeeper {
     session.expiresAt = performance.now() + destination.lifetime();
     session.left = destination.join({
       address: addressOf(client),
+      server: found.serverOf(client),
+      takesWrites: !session.readOnly,
       retire: () => {
         this.#retire(session);
       },

@@ -22,6 +22,7 @@ import * as m0020 from './0020_audit_order.js';
 import * as m0021 from './0021_audit_indexes.js';
 import * as m0022 from './0022_audit_stamp.js';
 import * as m0023 from './0023_audit_retention.js';
+import * as m0024 from './0024_read_cache.js';
 
 const migrations = {
   '0001_registry': m0001,
@@ -44,6 +45,7 @@ const migrations = {
   '0021_audit_indexes': m0021,
   '0022_audit_stamp': m0022,
   '0023_audit_retention': m0023,
+  '0024_read_cache': m0024,
 };
 
 export const registryMigrations: Migrations = sealed(migrations, hashes);

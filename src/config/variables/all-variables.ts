@@ -9,6 +9,7 @@ import { lifecycleVariables } from './lifecycle-variables.js';
 import { metricsVariables } from './metrics-variables.js';
 import { poolVariables } from './pool-variables.js';
 import { processVariables } from './process-variables.js';
+import { readCacheVariables } from './read-cache-variables.js';
 import { redisVariables } from './redis-variables.js';
 import { requestLimitVariables } from './request-limit-variables.js';
 import { signInLimitVariables } from './sign-in-limit-variables.js';
@@ -27,6 +28,7 @@ export const variableGroups: readonly VariableGroup[] = [
   { subject: 'Lifecycle of tenants', variables: lifecycleVariables },
   { subject: 'Audit', variables: auditVariables },
   { subject: 'Redis', variables: redisVariables },
+  { subject: 'Cached answers', variables: readCacheVariables },
   { subject: 'Metrics', variables: metricsVariables },
   { subject: 'Keys', variables: keyVariables },
   { subject: 'Tokens, sessions and the first operator', variables: authVariables },
@@ -45,6 +47,7 @@ export const variables = {
   ...lifecycleVariables,
   ...auditVariables,
   ...redisVariables,
+  ...readCacheVariables,
   ...metricsVariables,
   ...keyVariables,
   ...authVariables,

@@ -11,7 +11,8 @@ import {
   type UnfinishedWork,
 } from '../../../db/registry/status-queries.js';
 import { listJobs, type JobRow } from '../../../db/registry/job-rows.js';
-import type { Registry, ReportKind } from '../../../db/registry/registry-schema.js';
+import type { ReportKind } from '../../../db/registry/fleet/fleet-tables.js';
+import type { Registry } from '../../../db/registry/registry-schema.js';
 import { within } from '../../lib/deadline.js';
 import { UNFINISHED_FOR } from '../../status/fleet-status.js';
 
