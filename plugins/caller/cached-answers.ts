@@ -47,7 +47,7 @@ function sendHits(): void {
     try {
       reply.send(bodyOf(text, reply));
     } catch (error) {
-      // Outside a handler nobody else catches it.
+      // This is outside the handler: Fastify does not catch it here.
       reply.send(error);
     }
   }

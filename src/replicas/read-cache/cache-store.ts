@@ -54,7 +54,7 @@ export interface CacheStore {
   /**
    * Ends a mark. No entry that was filled before this can be read after it, even if the mark was lost.
    *
-   * @param written stored as an entry of the first scope, if nobody else marked or released that scope since the mark
+   * @param written stored as an entry of the first scope, if that scope was not marked or released by another write since the mark
    * @returns whether it was stored
    */
   release(identity: string, scopes: readonly string[], token: string, written?: WrittenEntry): Promise<boolean>;

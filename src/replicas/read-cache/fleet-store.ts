@@ -149,7 +149,7 @@ export class FleetStore {
     const known = this.#known;
     if (!known || !this.#leased() || known.askedAt < this.#leaseSince) return undefined;
     const source = this.deps.events.clock()?.source;
-    // From another registry nobody reads by this row. While the feed is not live, the row may still count.
+    // No replica of another registry reads by this row. While the feed is not live, the row may still count.
     const isVoid = source !== undefined && source !== known.source;
     return {
       id: known.id,

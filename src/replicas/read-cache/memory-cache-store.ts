@@ -54,7 +54,7 @@ export function createMemoryCacheStore(
     sizeCalculation: ({ value }) => OVERHEAD + 2 * value.length,
   });
   let sweptAt = performance.now();
-  /** Marks of writes in doubt have no release: without this they would be kept if nobody asks for their scope. */
+  /** Marks of writes in doubt have no release: without this they would be kept until a request asks for their scope. */
   const sweepMarks = (): void => {
     if (performance.now() - sweptAt < SWEEP_EVERY) return;
     sweptAt = performance.now();
