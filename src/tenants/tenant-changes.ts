@@ -89,12 +89,13 @@ function tenantChange(
   const fields = Object.entries({ ...changes, active: status }).flatMap(([name, value]) =>
     value === undefined ? [] : [name],
   );
-  const shown = ({ name, slug, poolOptions, limits, active }: TenantRecord): Record<string, unknown> => ({
+  const shown = ({ name, slug, poolOptions, limits, active, readCache }: TenantRecord): Record<string, unknown> => ({
     name,
     slug,
     poolOptions,
     limits,
     active,
+    readCache,
   });
   const action = status === undefined ? 'updated' : status === 'active' ? 'resumed' : 'suspended';
   return {

@@ -476,6 +476,7 @@ describe('an operator’s act on a tenant', () => {
     const patch = (body: object): Promise<Answer> => service.send('PATCH', `/tenants/${id}`, { ...operator, body });
     await patch({ poolOptions: { max: 2, timeout: 900 } });
     await patch({ name: 'Another name', poolOptions: { max: 3 }, limits: { users: 9 } });
+    await patch({ readCache: false });
     await patch({ active: false });
     await patch({ active: true, slug: 'with-another-slug' });
     await service.send('DELETE', `/tenants/${id}`, operator);
@@ -500,6 +501,7 @@ describe('an operator’s act on a tenant', () => {
           },
         ],
         ['tenant.suspended', { fields: ['active'], changes: { active: { from: true, to: false } } }],
+        ['tenant.updated', { fields: ['readCache'], changes: { readCache: { from: true, to: false } } }],
         [
           'tenant.updated',
           {
