@@ -3,8 +3,8 @@ import fastify, { LogController, type FastifyBaseLogger, type FastifyInstance } 
 import { admission } from '../plugins/caller/admission.js';
 import { audit } from '../plugins/caller/audit-origin.js';
 import { authentication } from '../plugins/caller/authentication.js';
-import { cachedAnswers } from '../plugins/caller/cached-answers.js';
 import { authorization } from '../plugins/caller/authorization.js';
+import { cachedAnswers } from '../plugins/caller/cached-answers.js';
 import { idempotency } from '../plugins/caller/idempotency.js';
 import { idempotentActs } from '../plugins/caller/idempotent-acts.js';
 import { recentSignIn } from '../plugins/caller/confirmation.js';

@@ -14,6 +14,17 @@ export function median(values: readonly number[]): number {
   return sorted.length % 2 === 1 ? high : ((sorted[upper - 1] ?? Number.NaN) + high) / 2;
 }
 
+/** The medians of each side over the rounds. */
+export function mediansOfSides<Side extends string, T extends { readonly [K in keyof T]: number }>(
+  sides: readonly Side[],
+  rounds: readonly Readonly<Record<Side, T>>[],
+): Record<Side, T> {
+  return Object.fromEntries(sides.map((side) => [side, medians(rounds.map((round) => round[side]))])) as Record<
+    Side,
+    T
+  >;
+}
+
 /** The median of each figure over the rows, which all have the same figures. */
 export function medians<T extends { readonly [K in keyof T]: number }>(rows: readonly T[]): T {
   const keys = Object.keys(rows[0] ?? {}) as (keyof T)[];

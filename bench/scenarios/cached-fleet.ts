@@ -1,7 +1,7 @@
 // Many tenants with few connections, read and written: what the cache changes.
 import type { Random } from '../figures/random.js';
 import { pick, seededRandom } from '../figures/random.js';
-import { medians } from '../figures/statistics.js';
+import { mediansOfSides } from '../figures/statistics.js';
 import { zipf } from '../figures/zipf.js';
 import { cacheCounts, hitRate } from '../measuring/cache-hits.js';
 import { watchConnections } from '../measuring/connections.js';
@@ -10,7 +10,7 @@ import type { LoadRequest } from '../programs/messages.js';
 import { readAll, withCache, type CachePlace, type CachingService } from '../stage/caching.js';
 import { BUDGET, MOST_TENANTS, type Fleet } from '../stage/fleet.js';
 import type { SeededTenant } from '../stage/seed.js';
-import { readOf } from './neighbours.js';
+import { headersOf, readOf } from './neighbours.js';
 import { eachRound, ratioWithRounds, timedMediansOf, wholeNumber, type Scenario } from './scenario.js';
 
 /** Different requests that each connection repeats. */
@@ -68,9 +68,7 @@ export const cachedFleet: Scenario<'cached-fleet'> = {
       return measured as Record<Side, Figures>;
     });
     const sides = mixes.flatMap((mix) => places.map((place): Side => `${mix}:1 ${place}`));
-    const middle = Object.fromEntries(
-      sides.map((side) => [side, medians(rounds.map((round) => round[side]))]),
-    ) as Record<Side, Figures>;
+    const middle = mediansOfSides<Side, Figures>(sides, rounds);
     return {
       name: this.name,
       what: this.what,
@@ -156,7 +154,7 @@ function writeOf(tenant: SeededTenant, random: Random): LoadRequest {
   return {
     method: 'POST',
     path: `/products/${pick(tenant.productIds, random)}/stock`,
-    headers: { authorization: `Bearer ${pick(tenant.users, random).token}`, 'content-type': 'application/json' },
+    headers: { ...headersOf(tenant, random), 'content-type': 'application/json' },
     body: JSON.stringify({ delta: 1 }),
   };
 }

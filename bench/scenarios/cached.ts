@@ -1,13 +1,13 @@
 // Reads that are all answered from the cache, in the process and in Redis, against the floor, which asks the database.
 import { pick, seededRandom } from '../figures/random.js';
-import { medians } from '../figures/statistics.js';
+import { mediansOfSides } from '../figures/statistics.js';
 import { cacheCounts, hitRate } from '../measuring/cache-hits.js';
 import { measure, type Measurement } from '../measuring/measure.js';
 import type { LoadRequest } from '../programs/messages.js';
 import { withCache } from '../stage/caching.js';
 import type { Fleet } from '../stage/fleet.js';
 import type { SeededTenant } from '../stage/seed.js';
-import { reads } from './neighbours.js';
+import { headersOf, reads } from './neighbours.js';
 import { eachRound, ratioWithRounds, timedMediansOf, wholeNumber, type Scenario } from './scenario.js';
 
 const TENANTS = 4;
@@ -73,9 +73,7 @@ export const cached: Scenario<'cached'> = {
       return measured as unknown as Round;
     });
     const sides = acts.flatMap((act) => places.map((place): Side => `${act} ${place}`));
-    const middle = Object.fromEntries(
-      sides.map((side) => [side, medians(rounds.map((round) => round[side]))]),
-    ) as Record<Side, Figures>;
+    const middle = mediansOfSides<Side, Figures>(sides, rounds);
     return {
       name: this.name,
       what: this.what,
@@ -124,7 +122,6 @@ function requestsOf(act: Act, { flags }: Fleet, tenants: readonly SeededTenant[]
   const random = seededRandom(round);
   return Array.from({ length: count }, () => {
     const tenant = pick(tenants, random);
-    const headers = { authorization: `Bearer ${pick(tenant.users, random).token}`, 'x-tenant': tenant.id };
-    return { method: 'GET', path: '/products?limit=20', headers };
+    return { method: 'GET', path: '/products?limit=20', headers: headersOf(tenant, random) };
   });
 }

@@ -27,11 +27,12 @@ export function reads(count: number, seed: number, choose: (random: Random) => S
 }
 
 export function readOf(tenant: SeededTenant, random: Random): LoadRequest {
-  return {
-    method: 'GET',
-    path: `/products/${pick(tenant.productIds, random)}`,
-    headers: { authorization: `Bearer ${pick(tenant.users, random).token}`, 'x-tenant': tenant.id },
-  };
+  return { method: 'GET', path: `/products/${pick(tenant.productIds, random)}`, headers: headersOf(tenant, random) };
+}
+
+/** The headers of any user of a tenant, for the service and for the floor. */
+export function headersOf(tenant: SeededTenant, random: Random): Readonly<Record<string, string>> {
+  return { authorization: `Bearer ${pick(tenant.users, random).token}`, 'x-tenant': tenant.id };
 }
 
 /** Half of the service's maximum requests a second. */

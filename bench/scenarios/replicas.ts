@@ -1,6 +1,6 @@
 // The cost of Redis for a read, up or down, and the gain from a second replica.
 import { pick, seededRandom } from '../figures/random.js';
-import { medians } from '../figures/statistics.js';
+import { mediansOfSides } from '../figures/statistics.js';
 import { measure, type Measurement } from '../measuring/measure.js';
 import type { Service } from '../stage/installation.js';
 import type { Pair } from '../stage/pair.js';
@@ -55,7 +55,7 @@ export const replicas: Scenario<'replicas'> = {
     });
     for (const service of sides.flatMap((side) => served[side])) await service.stop();
     await up.stop();
-    const middle = eachSide((side) => medians(rounds.map((round) => round[side])));
+    const middle = mediansOfSides(sides, rounds);
     return {
       name: this.name,
       what: this.what,

@@ -11,10 +11,7 @@ import type {
   TenantCachesTable,
 } from './fleet/fleet-tables.js';
 import type { OperationsTable } from './operations/operations-table.js';
-import type { AuditTable, SessionsTable } from '../shared/shared-tables.js';
-
-/** Set by the database, or given as ISO 8601. */
-export type Timestamp = ColumnType<string, string | undefined, string>;
+import type { AuditTable, SessionsTable, Timestamp } from '../shared/shared-tables.js';
 
 export type TenantStatus = 'provisioning' | 'active' | 'suspended' | 'deleted' | 'deleting';
 

@@ -2,6 +2,9 @@
 // and is below both schemas, so that no schema imports the queries of its tables.
 import type { ColumnType, JSONColumnType, Kysely } from 'kysely';
 
+/** Set by the database, or given as ISO 8601. */
+export type Timestamp = ColumnType<string, string | undefined, string>;
+
 export interface AuditTable {
   id: string;
   at: ColumnType<string, never, never>;

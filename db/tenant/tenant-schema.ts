@@ -1,9 +1,6 @@
 // The tables of a tenant's database as Kysely sees them. Timestamps arrive as ISO 8601 text, numeric as decimal text.
 import type { ColumnType, Generated, JSONColumnType } from 'kysely';
-import type { AuditTable, SessionsTable } from '../shared/shared-tables.js';
-
-/** Set by the database, or given as ISO 8601. */
-export type Timestamp = ColumnType<string, string | undefined, string>;
+import type { AuditTable, SessionsTable, Timestamp } from '../shared/shared-tables.js';
 
 export interface UsersTable {
   id: string;

@@ -48,7 +48,7 @@ export function cacheKeys(
   url: string,
   hasQuery: boolean,
 ): (request: Pick<FastifyRequest, 'params' | 'query'>) => string {
-  // Another build may answer in another form.
+  // Another version may answer in another form.
   const prefix = `${packageVersion()}:${url}:`;
   if (!hasQuery && rowUrl.test(url)) return ({ params }) => prefix + (params as { readonly id: string }).id;
   return ({ params, query }) => {

@@ -7,7 +7,7 @@ import { Counts, type Limiter } from '../../src/replicas/counts.js';
 import { openSharedStore, type OpenedStore } from '../../src/replicas/shared-store.js';
 import { parseRedisUrl } from '../../src/replicas/redis-settings.js';
 import { startProxy, type Proxy } from '../support/proxy.js';
-import { noRedis, startRedis, type RedisServer } from '../support/redis.js';
+import { noRedis, redisNote, startRedis, type RedisServer } from '../support/redis.js';
 
 const SOON = { timeout: 15_000, interval: 10 };
 /** So long that nothing refills while a test runs. */
@@ -30,7 +30,7 @@ interface Replica {
 const boundOf = (size: number, replicas: number): number =>
   replicas * Math.max(1, Math.floor((size * 0.05) / replicas)) - 1;
 
-describe.skipIf(noRedis !== undefined)(`shared counts${noRedis === undefined ? '' : ` (skipped: ${noRedis})`}`, () => {
+describe.skipIf(noRedis !== undefined)(`shared counts${redisNote}`, () => {
   let server: RedisServer;
   let installation: string;
   beforeAll(async () => {

@@ -3,7 +3,7 @@ import { afterAll, beforeAll, expect, inject, it, onTestFinished } from 'vitest'
 import { clusterOn, prepareCluster } from '../support/cluster.js';
 import { startCachedReplicas, untilCached, type CachedReplica } from '../support/cached-replicas.js';
 import { startProxy, type Proxy } from '../support/proxy.js';
-import { noRedis, startRedis, type RedisServer } from '../support/redis.js';
+import { noRedis, redisNote, startRedis, type RedisServer } from '../support/redis.js';
 import type { Answer } from '../support/service.js';
 import { STANDBY_SUPERUSER, startServerPair, type ServerPair } from '../support/standby-server.js';
 
@@ -30,7 +30,7 @@ afterAll(async () => {
 });
 
 it.skipIf(noRedis !== undefined)(
-  'no answer of a former primary is read after the next one acknowledged a write, nor when the former one was killed',
+  `no answer of a former primary is read after the next one acknowledged a write, nor when the former one was killed${redisNote}`,
   async () => {
     if (!pair) throw new Error('there are no servers');
     const { one: former, other: next } = pair;

@@ -2,12 +2,12 @@
 // before its request. `npm run histories` plays longer ones.
 import { describe, expect, inject, it } from 'vitest';
 import { playHistory } from '../support/cache-histories.js';
-import { noRedis } from '../support/redis.js';
+import { noRedis, redisNote } from '../support/redis.js';
 
 /** ms of each history. */
 const LASTS = 10_000;
 
-describe.skipIf(noRedis)('a history', () => {
+describe.skipIf(noRedis !== undefined)(`a history${redisNote}`, () => {
   it.each([20_261, 20_262])('of the seed %i has no answer that is too old', async (seed) => {
     const { broken, hits, writes, reads } = await playHistory(inject('cluster'), { seed, lasts: LASTS });
     expect(broken).toEqual([]);

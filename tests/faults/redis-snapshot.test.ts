@@ -4,7 +4,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest';
 import { ADMIN, createRegistry, startService, type TestService, type TestTenant } from '../support/app.js';
 import { startProxy, type Proxy } from '../support/proxy.js';
-import { noRedis, startRedis, type RedisServer } from '../support/redis.js';
+import { noRedis, redisNote, startRedis, type RedisServer } from '../support/redis.js';
 
 const SOON = { timeout: 15_000, interval: 20 };
 
@@ -21,9 +21,7 @@ const grownIn = (time: number): number => Math.ceil((time * LIMIT) / 60_000);
 /** Failed sign-ins to one account without a wait. */
 const FREE = 6;
 
-const note = noRedis === undefined ? '' : ` (skipped: ${noRedis})`;
-
-describe.skipIf(noRedis !== undefined)(`a Redis that starts again from an older snapshot${note}`, () => {
+describe.skipIf(noRedis !== undefined)(`a Redis that starts again from an older snapshot${redisNote}`, () => {
   let redis: RedisServer;
   let proxies: readonly [Proxy, Proxy];
   let registry: string;

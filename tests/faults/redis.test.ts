@@ -5,7 +5,7 @@ import { afterAll, beforeAll, beforeEach, describe, expect, it, onTestFinished }
 import { openSharedStore, script, SharedStoreError, type OpenedStore } from '../../src/replicas/shared-store.js';
 import { parseRedisUrl } from '../../src/replicas/redis-settings.js';
 import { startProxy, type Proxy } from '../support/proxy.js';
-import { noRedis, startRedis, type RedisServer } from '../support/redis.js';
+import { noRedis, redisNote, startRedis, type RedisServer } from '../support/redis.js';
 
 const TIMEOUT = 250;
 const SOON = { timeout: 15_000, interval: 10 };
@@ -17,7 +17,7 @@ interface Change {
   readonly reason: string | undefined;
 }
 
-describe.skipIf(noRedis !== undefined)(`a Redis store${noRedis === undefined ? '' : ` (skipped: ${noRedis})`}`, () => {
+describe.skipIf(noRedis !== undefined)(`a Redis store${redisNote}`, () => {
   let server: RedisServer;
   beforeAll(async () => {
     server = await startRedis();

@@ -4,7 +4,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, inject, it } from 'vitest';
 import { createRegistry, startServiceIn, type TestService, type TestTenant } from '../support/app.js';
 import { startProxy, type Proxy } from '../support/proxy.js';
-import { noRedis, startRedis, type RedisServer } from '../support/redis.js';
+import { noRedis, redisNote, startRedis, type RedisServer } from '../support/redis.js';
 import { startStatementProxy, type StatementProxy, type Verdict } from '../support/statement-proxy.js';
 
 const SOON = { timeout: 10_000, interval: 10 };
@@ -12,9 +12,7 @@ const SOON = { timeout: 10_000, interval: 10 };
 /** "Within a second", plus a margin for the machine. */
 const PROMISE = { timeout: 1_500, interval: 20 };
 
-const note = noRedis === undefined ? '' : ` (skipped: ${noRedis})`;
-
-describe.skipIf(noRedis !== undefined)(`sessions in Redis${note}`, () => {
+describe.skipIf(noRedis !== undefined)(`sessions in Redis${redisNote}`, () => {
   let redis: RedisServer;
   /** To Redis: of the first replica, and of the second. */
   let proxies: [Proxy, Proxy];

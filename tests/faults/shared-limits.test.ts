@@ -4,7 +4,7 @@ import { afterAll, beforeAll, beforeEach, describe, expect, it, onTestFinished }
 import { setTimeout as sleep } from 'node:timers/promises';
 import { ADMIN, createRegistry, startService, type TestService, type TestTenant } from '../support/app.js';
 import { startProxy, type Proxy } from '../support/proxy.js';
-import { noRedis, startRedis, type RedisServer } from '../support/redis.js';
+import { noRedis, redisNote, startRedis, type RedisServer } from '../support/redis.js';
 
 const SOON = { timeout: 15_000, interval: 20 };
 const env = {
@@ -19,7 +19,7 @@ const env = {
 /** Excess over a limit, as docs/reference/limits.md states it for two replicas; without the refill. */
 const boundOf = (limit: number): number => 2 * Math.max(1, Math.floor((limit * 0.05) / 2)) - 1;
 
-describe.skipIf(noRedis !== undefined)(`two replicas${noRedis === undefined ? '' : ` (skipped: ${noRedis})`}`, () => {
+describe.skipIf(noRedis !== undefined)(`two replicas${redisNote}`, () => {
   let redis: RedisServer;
   let proxies: readonly [Proxy, Proxy];
   let replicas: readonly [TestService, TestService];

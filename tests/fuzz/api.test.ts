@@ -1,4 +1,4 @@
-// Every promise about answers, with generated requests. The same 5,000 each time, so that the suite fails only for changes in the
+// Every promise about answers, with generated requests. The same ones each time, so that the suite fails only for changes in the
 // code. `npm run fuzz` generates others, in any number.
 import { afterAll, beforeAll, describe, expect, inject, it } from 'vitest';
 import type { TestService } from '../support/service.js';
@@ -7,7 +7,7 @@ import { describeFailure } from './report.js';
 import { fuzz, startFuzzService, untriedOf, type FuzzResult } from './run.js';
 
 const REQUESTS = 5_000;
-/** For what chance has left out, which differs with each new route. */
+/** For the operations that chance has left out: a new route changes which these are. */
 const FURTHER = 1_000;
 const SEED = 20_260_103;
 const DEADLINE = 300_000;
@@ -23,7 +23,7 @@ afterAll(() => service.close());
 describe('of 5,000 generated requests', () => {
   it('each gets a declared answer, without a failure, without a secret, and with every header', () => {
     expect(result.failure && describeFailure(result.failure, SEED, 'http://127.0.0.1:3000')).toBeUndefined();
-    expect([...result.tally.values()].reduce((sum, count) => sum + count, 0)).toBeGreaterThanOrEqual(REQUESTS);
+    expect([REQUESTS, REQUESTS + FURTHER]).toContain([...result.tally.values()].reduce((sum, count) => sum + count, 0));
   });
 
   it('some succeed and some are refused, for every operation', () => {

@@ -31,7 +31,7 @@ import {
 import { parseExposition, type Exposition } from '../support/exposition.js';
 import { untilCached } from '../support/cached-replicas.js';
 import { startProxy, type Proxy } from '../support/proxy.js';
-import { noRedis, startRedis, type RedisServer } from '../support/redis.js';
+import { noRedis, redisNote, startRedis, type RedisServer } from '../support/redis.js';
 
 /** A constant, which no act can change. */
 const CONSTANT = 'tenantry_build_info';
@@ -629,11 +629,7 @@ async function tryAct({ changes, act, before = scrape, after = scrape }: Act): P
 describe('a metric changes when', () => {
   it.each(acts)('$what', { timeout: 60_000 }, tryAct);
 
-  it.skipIf(noRedis !== undefined).each(redisActs)(
-    `$what${noRedis === undefined ? '' : ` (skipped: ${noRedis})`}`,
-    { timeout: 60_000 },
-    tryAct,
-  );
+  it.skipIf(noRedis !== undefined).each(redisActs)(`$what${redisNote}`, { timeout: 60_000 }, tryAct);
 });
 
 describe('the table of acts', () => {

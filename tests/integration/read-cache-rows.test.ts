@@ -227,7 +227,7 @@ describe('the server at a place', () => {
     expect(await w.servers.settlesIn(PLACE, 1)).toBeUndefined();
   });
 
-  it('is not taken back by a replica that is still connected to the former one', async () => {
+  it('is not replaced again by a replica that is still connected to the former one', async () => {
     const one = world();
     one.link = { server: 'former', serverChanges: 0 };
     one.servers.connected(PLACE, 'former');

@@ -172,7 +172,8 @@ describe('cached answers in the memory of a process', () => {
       token: service.operatorToken,
       body: { active: false },
     });
-    expect(suspended.status, suspended.text).toBeLessThan(600);
+    // Its connections cannot be closed while the server is away: then the answer promises that they will be.
+    expect([200, 503], suspended.text).toContain(suspended.status);
     await expect.poll(async () => (await read()).body.code, WITHIN_A_SECOND).toBe('tenant-suspended');
     server.mode = 'pass';
     await expect

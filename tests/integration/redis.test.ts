@@ -8,13 +8,13 @@ import { openApp } from '../support/service.js';
 import { script, type SharedStore } from '../../src/replicas/shared-store.js';
 import { createRegistry, sender, startServiceForTest, testConfig, type TestService } from '../support/app.js';
 import { selfSigned } from '../support/certificate.js';
-import { noRedis, startRedis, type RedisServer } from '../support/redis.js';
+import { noRedis, redisNote, startRedis, type RedisServer } from '../support/redis.js';
 
 const ECHO = script('return {KEYS[1], ARGV[1]}');
 /** With a margin for the machine. */
 const SOON = { timeout: 10_000, interval: 20 };
 
-describe.skipIf(noRedis !== undefined)(`Redis${noRedis === undefined ? '' : ` (skipped: ${noRedis})`}`, () => {
+describe.skipIf(noRedis !== undefined)(`Redis${redisNote}`, () => {
   const certificate = selfSigned('127.0.0.1');
   let plain: RedisServer;
   let encrypted: RedisServer;

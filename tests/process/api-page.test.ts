@@ -33,7 +33,7 @@ describe('the examples of the API', () => {
 });
 
 describe.skipIf(isMissing('chromium'))(`the page at /docs in Chromium${skipNote('chromium')}`, () => {
-  it('answers 2xx to an example, and keeps the authorization over a reload', { timeout: 240_000 }, async () => {
+  it('answers 2xx to a few examples, and keeps the authorization over a reload', { timeout: 240_000 }, async () => {
     const service = await startUnused();
     onTestFinished(() => service.close());
     const browser = await openBrowser();

@@ -4,7 +4,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, inject, it, onTestFinished } from 'vitest';
 import { ADMIN, createRegistry, OPERATOR, urlOf } from '../support/app.js';
 import { startProxy, type Proxy } from '../support/proxy.js';
-import { noRedis, startRedis, type RedisServer } from '../support/redis.js';
+import { noRedis, redisNote, startRedis, type RedisServer } from '../support/redis.js';
 import { build, makeDataDir, startProcess, type ServiceProcess } from '../support/service-process.js';
 
 const SOON = { timeout: 15_000, interval: 50 };
@@ -21,9 +21,7 @@ const LIMIT = 100;
 const EXCESS = 2 * Math.max(1, Math.floor((LIMIT * 0.05) / 2)) - 1;
 const grownSince = (time: number): number => Math.ceil(((performance.now() - time) * LIMIT) / 60_000);
 
-const note = noRedis === undefined ? '' : ` (skipped: ${noRedis})`;
-
-describe.skipIf(noRedis !== undefined)(`two processes on one Redis${note}`, () => {
+describe.skipIf(noRedis !== undefined)(`two processes on one Redis${redisNote}`, () => {
   let redis: RedisServer;
   let proxies: readonly [Proxy, Proxy];
   let replicas: readonly [ServiceProcess, ServiceProcess];

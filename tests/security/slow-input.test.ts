@@ -72,8 +72,8 @@ afterAll(() => service.close());
 type Send = () => Promise<unknown>;
 
 /**
- * For how long (ms) one of the requests kept this thread busy at most, from its start to its answer. This is never less than the
- * longest block of the event loop, and does not grow while other processes use the processors.
+ * For how long (ms) one of the requests kept this thread busy at most, from its start to its answer. What blocks the event loop
+ * keeps the thread busy for as long. Other processes that use the processors add nothing.
  */
 async function busiest(sends: readonly Send[]): Promise<number> {
   let longest = 0;

@@ -7,7 +7,7 @@ import type { CachingOptions } from '../../src/engine/caching.js';
 import type { CacheStore } from '../../src/replicas/read-cache/cache-store.js';
 import { SILENCE } from '../../src/replicas/feed.js';
 import { HEARD_WITHIN } from '../../src/replicas/read-cache/fleet-store.js';
-import type { CacheStep } from '../../src/replicas/read-cache/cache-types.js';
+import { cacheEvents, type CacheStep } from '../../src/replicas/read-cache/cache-types.js';
 import { cacheEventsOf, startCachedReplicas, type CachedReplica } from './cached-replicas.js';
 import type { TestCluster } from './cluster.js';
 import { startRedis, type RedisServer } from './redis.js';
@@ -195,18 +195,7 @@ export async function playHistory(cluster: TestCluster, options: HistoryOptions)
 
     await Promise.all([...Array.from({ length: CLIENTS }, client), disturber(), raiser()]);
     const events: Record<string, number> = {};
-    for (const event of [
-      'hit',
-      'filled',
-      'not-filled',
-      'shared',
-      'dirty',
-      'unavailable',
-      'written',
-      'switched-off',
-      'waited',
-      'refused',
-    ])
+    for (const event of cacheEvents)
       for (const replica of replicas.all) events[event] = (events[event] ?? 0) + (await cacheEventsOf(replica, event));
     return { ...result, hits: events['hit'] ?? 0, events, faults };
   } finally {

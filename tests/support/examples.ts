@@ -66,7 +66,7 @@ export interface Given {
 
 /** Who sends the examples. */
 export interface ExampleSender {
-  /** What comes before an operation that is sent without a token, or with that of its caller. */
+  /** Called before each operation is sent. */
   prepare?(operation: Operation): Promise<void>;
   authorize(token: string): Promise<void>;
   send(operation: Operation, given: Given): Promise<ShownAnswer>;

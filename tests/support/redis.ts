@@ -55,6 +55,9 @@ export const noRedis =
     ? undefined
     : `not installed: ${program}`;
 
+/** For the title of a test that is skipped without Redis. */
+export const redisNote = noRedis === undefined ? '' : ` (skipped: ${noRedis})`;
+
 /** Starts one. Close it. */
 export async function startRedis({ password = PASSWORD, tls, settings = {} }: RedisOptions = {}): Promise<RedisServer> {
   const folder = await mkdtemp(path.join(tmpdir(), 'tenantry-redis-'));

@@ -1,4 +1,4 @@
-// How long a thread has computed: unlike time on a clock, this does not grow while others use the processors.
+// How long a thread has computed: unlike time on a clock, this does not grow while other processes use the processors.
 import { readFileSync } from 'node:fs';
 import { performance } from 'node:perf_hooks';
 

@@ -510,7 +510,7 @@ describe('values of one group', () => {
     now += FRESH_FOR;
     const got = cache.get('a/2');
     await settle();
-    // Nobody asked for the others since they were loaded.
+    // The others were not asked for since they were loaded.
     expect(loads[1]?.keys).toEqual(['a/2']);
     await answer(3);
     expect(await got).toEqual(row(3));

@@ -2,7 +2,7 @@
 import { describe, expect, it, onTestFinished, vi } from 'vitest';
 import type { CacheServer } from '../../db/registry/fleet/cache-servers.js';
 import { AppError } from '../../src/errors.js';
-import { refusesStored, undeclaredChanges } from '../../src/http/cached-routes.js';
+import { cacheKeys, refusesStored, undeclaredChanges } from '../../src/http/cached-routes.js';
 import { MARK_LASTS, type CacheStore } from '../../src/replicas/read-cache/cache-store.js';
 import type { StoreForWrites } from '../../src/replicas/read-cache/fleet-store.js';
 import { createMemoryCacheStore } from '../../src/replicas/read-cache/memory-cache-store.js';
@@ -502,7 +502,7 @@ describe('the memory of a process', () => {
     expect(await found()).toBeUndefined();
   });
 
-  it('forgets the marks of writes in doubt, also of rows that nobody reads', async () => {
+  it('forgets the marks of writes in doubt, also of rows that are not read again', async () => {
     vi.useFakeTimers({ toFake: ['performance'] });
     onTestFinished(() => void vi.useRealTimers());
     const store = createMemoryCacheStore('one', { ttl: 1_000, bytes: 100_000 });
@@ -520,7 +520,7 @@ describe('the memory of a process', () => {
 });
 
 describe('look-ups in Redis', () => {
-  /** A server that answers when it is told to. */
+  /** A Redis whose oldest answer comes with each call of `answer`. */
   function slowRedis(): { store: CacheStore; asked: number[]; answer: () => void } {
     const asked: number[] = [];
     const answers: (() => void)[] = [];
@@ -562,6 +562,31 @@ describe('look-ups in Redis', () => {
     answer();
     await turns();
     expect(answered).toBe(40);
+  });
+});
+
+describe('the key of a request', () => {
+  const keyOf = cacheKeys('/products', true);
+  const key = (query: object): string => keyOf({ params: {}, query });
+
+  it('is of no other request, however the texts are split', () => {
+    const queries = [
+      { category: 'a:b', search: 'c' },
+      { category: 'a', search: 'b:c' },
+      { category: 'a","search":"b:c' },
+      { category: 'a', search: 'b', sort: 'c' },
+      { search: 'a' },
+      { category: 'a' },
+      { category: '' },
+      {},
+      { category: 'a'.repeat(200) },
+      { category: 'a'.repeat(201) },
+    ];
+    expect(new Set(queries.map(key)).size).toBe(queries.length);
+  });
+
+  it('is bounded, however long the texts are', () => {
+    expect(key({ search: 'a'.repeat(10_000) }).length).toBeLessThan(200);
   });
 });
 

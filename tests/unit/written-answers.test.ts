@@ -5,6 +5,7 @@ import { seededRandom, type Random } from '../../bench/figures/random.js';
 import type { CacheStore } from '../../src/replicas/read-cache/cache-store.js';
 import { createMemoryCacheStore } from '../../src/replicas/read-cache/memory-cache-store.js';
 import { ReadCache } from '../../src/replicas/read-cache/read-cache.js';
+import { careless } from '../support/careless-store.js';
 
 const TENANT = '00000000-0000-4000-8000-000000000001';
 const OWN = 'memory:one';
@@ -86,20 +87,6 @@ async function play(seed: number, wrap: (store: CacheStore) => CacheStore): Prom
 async function pause(random: Random): Promise<void> {
   const turns = random() < 0.5 ? 0 : Math.floor(random() * 6);
   for (let turn = 0; turn < turns; turn += 1) await new Promise((resolve) => setImmediate(resolve));
-}
-
-/** Stores the answer of a write without a look at what came since its mark. */
-function careless(store: CacheStore): CacheStore {
-  return {
-    ...store,
-    release: async (identity, scopes, token, written) => {
-      await store.release(identity, scopes, token);
-      const [scope = ''] = scopes;
-      const version = await store.begin(identity, scope);
-      if (!written || version === undefined) return false;
-      return store.fill(identity, scope, version, written.entry, written.value, written.age);
-    },
-  };
 }
 
 describe('answers of writes that are stored', () => {

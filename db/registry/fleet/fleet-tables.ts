@@ -1,9 +1,7 @@
 // The registry's tables by which replicas work together, as Kysely sees them: what changed, who serves, what each replica holds,
 // where answers are cached, jobs, and what jobs found.
 import type { ColumnType, Generated, GeneratedAlways, JSONColumnType } from 'kysely';
-
-/** Set by the database, or given as ISO 8601. */
-type Timestamp = ColumnType<string, string | undefined, string>;
+import type { Timestamp } from '../../shared/shared-tables.js';
 
 /** The changes that replicas publish to each other (db/registry/feed-rows.ts). */
 export interface ChangesTable {

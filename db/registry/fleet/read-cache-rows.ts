@@ -148,7 +148,11 @@ export async function switchTenantCachesOn(db: Kysely<Registry>, tenants: readon
   return Number(numAffectedRows);
 }
 
-/** Whether an operator allows the tenant's answers to be cached. A change takes effect by itself. @throws DatabaseFault */
+/**
+ * Records whether an operator allows the tenant's answers to be cached. If not, the tenant is off at once. If so, the job raises it.
+ *
+ * @throws DatabaseFault
+ */
 export async function wantTenantCache(db: Kysely<Registry>, id: string, wanted: boolean): Promise<void> {
   await sql`
     insert into tenant_caches as known (id, state, wanted)

@@ -1,8 +1,6 @@
 // The table of operations as Kysely sees it.
 import type { ColumnType, Generated, JSONColumnType, RawBuilder } from 'kysely';
-
-/** Set by the database, or given as ISO 8601. */
-type Timestamp = ColumnType<string, string | undefined, string>;
+import type { Timestamp } from '../../shared/shared-tables.js';
 
 /**
  * Work of more than one step (src/operations/runner/runner.ts has the states and their transitions). A row holds no secret, no

@@ -1,15 +1,14 @@
 // Writes of what the read cache caches: what each does before its transaction, and before it is acknowledged. The states are in
 // src/replicas/read-cache/read-cache.ts.
 //
-// A release may bring the answer of the write. The store keeps it as the answer of the row if nobody else marked or released the
-// row since the mark (cache-store.ts). It counts as the answer to a read that got its version at the moment of the mark. So what
+// A release may bring the answer of the write. The store keeps it as the answer of the row if no other write marked or released
+// the row since the mark (cache-store.ts). It counts as the answer to a read that got its version at the moment of the mark. So what
 // is true of such a read must be true of the write:
 //
 // - When it began, its replica could have read answers of the tenant from the store. Its answer gets a key of that moment.
 // - Since then every connection to the place has led to the server that is a part of the key.
 // - Its mark was executed before its transaction, and not again. So only the first attempt counts, and only if the store has
-//   acknowledged it. A mark that failed may be executed late: after another write was released it would say that nobody has
-//   marked or released since.
+//   acknowledged it. A mark that failed may still be executed: after another write was released, it would hide that write.
 import { randomUUID } from 'node:crypto';
 import { NO_STORE } from '../../../db/registry/fleet/read-cache-rows.js';
 import { AppError } from '../../errors.js';

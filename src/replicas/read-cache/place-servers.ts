@@ -12,6 +12,7 @@
 // HEARD_WITHIN, so every replica that reads from the store knows that row or a later one. Not covered: two primaries of one
 // database that both accept new connections. Then the databases themselves answer what is old.
 import type { Kysely } from 'kysely';
+import type { Destination } from '../../../db/driver/destinations.js';
 import { readCacheServer, recordCacheServer, type CacheServer } from '../../../db/registry/fleet/cache-servers.js';
 import type { Registry } from '../../../db/registry/registry-schema.js';
 import { recentMap } from '../../lib/recent-map.js';
@@ -26,11 +27,8 @@ const MAX_REMEMBERED = 10_000;
 const RETRY_EVERY = 100;
 const RECORD_EVERY = 5_000;
 
-/** What this process knows of its connections to a place (db/driver/destinations.ts). */
-export interface PlaceLink {
-  readonly server: string | undefined;
-  readonly serverChanges: number;
-}
+/** What this process knows of its connections to a place. */
+export type PlaceLink = Pick<Destination, 'server' | 'serverChanges'>;
 
 export interface PlaceServers {
   /** This process's connections to the place. */

@@ -108,15 +108,15 @@ export class ReadCache extends CachedWrites {
       count('dirty');
       return undefined;
     }
-    const load_ = `${at.entry} ${version}`;
-    const underWay = this.#loads.get(load_);
+    const loadKey = `${at.entry} ${version}`;
+    const underWay = this.#loads.get(loadKey);
     if (underWay) {
       count('shared');
       return underWay.catch(() => undefined);
     }
     const begun = this.#load(load);
-    this.#loads.set(load_, begun);
-    void this.#fill(begun, { ...at, version }).finally(() => this.#loads.delete(load_));
+    this.#loads.set(loadKey, begun);
+    void this.#fill(begun, { ...at, version }).finally(() => this.#loads.delete(loadKey));
     return begun;
   }
 
