@@ -23,6 +23,8 @@ export interface Flags {
   /** Seconds of load before the measured seconds. */
   readonly warmup: number;
   readonly connections: number;
+  /** Tenant databases of the scenario `rollout`. */
+  readonly tenants: number;
   /** Connections of one tenant pool; undefined: the service's default. */
   readonly poolMax: number | undefined;
   readonly fsync: boolean;
@@ -54,7 +56,7 @@ const benchFlags = (scenarios: readonly Choice[]) => ({
     what: 'how often each side is measured',
     min: 1,
     max: MOST,
-    defaultText: '3; noisy, flood-login and hung: 5',
+    defaultText: '3; noisy, flood-login, hung and churn: 5',
     example: 5,
   }),
   seconds: wholeNumber({ what: 'measured seconds of a side in a round', min: 1, max: MOST, default: 8 }),
@@ -65,6 +67,7 @@ const benchFlags = (scenarios: readonly Choice[]) => ({
     max: MOST,
     default: 50,
   }),
+  tenants: wholeNumber({ what: 'tenant databases of the scenario rollout', min: 20, max: 9_000, default: 1_000 }),
   'pool-max': wholeNumber({
     what: 'connections per tenant, of the service (POOL_MAX) and of the bare server',
     min: 1,
@@ -92,8 +95,8 @@ from the same databases; loads the two in turn, and prints the medians and the r
 on compare the service with itself: many tenants with one, trouble with none, a cold tenant with a warm one.`,
     flags: benchFlags(scenarios),
     notes: `
-A full run takes about a quarter of an hour, five minutes of it for the first five scenarios. Nothing else should run on the
-machine meanwhile. docs/inside/benchmark.md explains how to read it.`,
+A full run takes about half an hour, five minutes of it for the first five scenarios, and ten for rollout. Nothing else should run
+on the machine meanwhile. docs/inside/benchmark.md explains how to read it.`,
     exits: {
       0: 'measured',
       1: 'a scenario failed, or a promise that it measures was broken',
@@ -110,6 +113,7 @@ export function flagsOf({ flags }: CommandLine<BenchFlags>): Flags {
     seconds: flags.seconds,
     warmup: flags.warmup,
     connections: flags.connections,
+    tenants: flags.tenants,
     poolMax: flags['pool-max'],
     fsync: !flags['no-fsync'],
     env: flags.env,

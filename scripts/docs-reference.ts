@@ -1,9 +1,11 @@
-// `npm run docs:reference`: writes docs/reference/openapi.json, errors.md, metrics.md and log.md.
+// `npm run docs:reference`: writes docs/reference/openapi.json, errors.md, metrics.md, log.md and doctor.md.
 import { readFile, writeFile } from 'node:fs/promises';
 import { defineCommand, runCommand } from '../src/lib/command-line.js';
 import { LOG_PAGE, logPage } from '../tests/support/log-page.js';
 import { breakingChanges, type ComparedDocument } from '../tests/support/openapi-changes.js';
 import {
+  DOCTOR_PAGE,
+  doctorPage,
   ERRORS_PAGE,
   errorsPage,
   METRICS_PAGE,
@@ -17,8 +19,8 @@ const docsReference = defineCommand({
   start: 'npm run docs:reference --',
   about: `
 Writes docs/reference/openapi.json from the routes, docs/reference/errors.md from the catalogue of coded errors,
-docs/reference/metrics.md from the definitions of the metrics, and docs/reference/log.md from the schema of the log. Prints each
-change of the API that can break a client. No database is needed.`,
+docs/reference/metrics.md from the definitions of the metrics, docs/reference/log.md from the schema of the log, and
+docs/reference/doctor.md from the codes of the doctor. Prints each change of the API that can break a client. No database is needed.`,
   flags: {},
   exits: { 0: 'written' },
 });
@@ -31,5 +33,6 @@ await runCommand(docsReference, async () => {
   await writeFile(ERRORS_PAGE, errorsPage());
   await writeFile(METRICS_PAGE, metricsPage());
   await writeFile(LOG_PAGE, logPage());
+  await writeFile(DOCTOR_PAGE, doctorPage());
   return 0;
 });

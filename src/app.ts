@@ -16,13 +16,14 @@ import { etags } from '../plugins/http/etags.js';
 import { answerClientError, answerFrameworkError, errors } from '../plugins/http/error-answers.js';
 import { jsonBody } from '../plugins/http/json-body.js';
 import { notFound } from '../plugins/http/not-found.js';
+import { overload } from '../plugins/http/overload.js';
 import { openapi } from '../plugins/http/openapi.js';
 import { quotas } from '../plugins/http/quotas.js';
 import { rateLimit } from '../plugins/http/rate-limit.js';
 import { readiness } from '../plugins/http/readiness.js';
 import { redis } from '../plugins/http/redis.js';
 import { requestHead } from '../plugins/http/request-head.js';
-import { generateRequestId, requestId } from '../plugins/http/request-id.js';
+import { requestId } from '../plugins/http/request-id.js';
 import { requestLog } from '../plugins/http/request-log.js';
 import { requestMetrics } from '../plugins/http/request-metrics.js';
 import { schemas } from '../plugins/http/validation.js';
@@ -32,6 +33,7 @@ import { tenantLimits } from '../plugins/caller/limits-of-tenant.js';
 import { tenantPool } from '../plugins/caller/tenant-pool.js';
 import { userRate } from '../plugins/caller/user-rate.js';
 import { routes } from '../routes/index.js';
+import { generateRequestId } from './http/request-ids.js';
 import type { AdmissionSteps } from './http/admission-steps.js';
 import type { Engine } from './engine/index.js';
 
@@ -82,6 +84,7 @@ export async function buildApp(engine: Engine): Promise<FastifyInstance> {
   await app.register(readiness);
   app.decorate('steps', {} as AdmissionSteps);
   await app.register(requestMetrics);
+  await app.register(overload, { limit: http.maxEventLoopDelay });
   await app.register(earlyAnswers, { bodyLimit: http.bodyLimit });
 
   // Before anything else: the errors of a plugin's own routes must already be problem documents.
@@ -99,7 +102,7 @@ export async function buildApp(engine: Engine): Promise<FastifyInstance> {
   await app.register(jsonBody);
   await app.register(redis);
 
-  await app.register(authentication, { config: config.auth });
+  await app.register(authentication, { config: config.auth, clock: engine.replicaClock.now });
   await app.register(tenantPool);
   await app.register(sessions);
   await app.register(userRate, { max: http.userRateLimitMax });

@@ -42,6 +42,9 @@ export const catalogue = {
   'default-cluster': { status: 409, title: 'The default cluster is what the configuration says' },
   'tenant-state': { status: 409, title: 'The tenant is not in a state that allows this' },
   'operation-state': { status: 409, title: 'The operation is not in a state that allows this' },
+  'rollout-under-way': { status: 409, title: 'Another rollout is under way' },
+  'rollout-state': { status: 409, title: 'The rollout is not in a state that allows this' },
+  'nothing-behind': { status: 409, title: 'No tenant is behind' },
   'idempotency-key-in-use': { status: 409, title: 'A request with this Idempotency-Key is under way' },
   'precondition-failed': { status: 412, title: 'The resource has changed' },
   'body-too-large': { status: 413, title: 'The body is too large' },
@@ -66,6 +69,7 @@ export const catalogue = {
   'adoption-failed': { status: 503, title: 'The database could not be made a tenant' },
   'operation-unfinished': { status: 503, title: 'The operation is not finished yet' },
   'tenant-upgrading': { status: 503, title: 'The tenant is being upgraded' },
+  overloaded: { status: 503, title: 'This replica has too much to do' },
   unavailable: { status: 503, title: 'Temporarily unavailable' },
 } as const satisfies Record<string, CatalogueEntry>;
 

@@ -7,8 +7,11 @@ import type {
   FloodResult,
   LoadJob,
   LoadResult,
+  NewerBuildJob,
   OpenLoadJob,
   OpenLoadResult,
+  PlainLoopJob,
+  RolledOut,
   VerifyJob,
 } from '../programs/messages.js';
 import { startProgram } from './program.js';
@@ -18,6 +21,8 @@ interface Drivers {
   readonly load: { readonly job: LoadJob; readonly result: LoadResult };
   readonly verifies: { readonly job: VerifyJob; readonly result: LoadResult };
   readonly 'open-load': { readonly job: OpenLoadJob; readonly result: OpenLoadResult };
+  readonly 'plain-loop': { readonly job: PlainLoopJob; readonly result: RolledOut };
+  readonly 'newer-build': { readonly job: NewerBuildJob; readonly result: RolledOut };
   readonly flood: { readonly job: FloodJob; readonly result: FloodResult };
 }
 

@@ -17,7 +17,7 @@ export interface FloorReady {
 }
 
 export interface LoadRequest {
-  readonly method: 'GET' | 'POST';
+  readonly method: 'GET' | 'POST' | 'PATCH';
   readonly path: string;
   readonly headers: Readonly<Record<string, string>>;
   readonly body?: string;
@@ -54,6 +54,11 @@ export interface OpenLoadJob {
   readonly requests: readonly LoadRequest[];
   /** True: an answer that is no success is a failure. False: it is one of the figures. */
   readonly successOnly: boolean;
+  /**
+   * Connections, opened before the load, as a balancer has them: a request waits for a free one. Default: each request that finds
+   * none free opens one.
+   */
+  readonly connections?: number;
 }
 
 /** To `flood.ts`. It floods until it gets the order `finish`. */
@@ -63,6 +68,26 @@ export interface FloodJob {
   readonly clients: number;
   readonly request: LoadRequest;
   /** Seconds after which the flood ends by itself. */
+  readonly longest: number;
+}
+
+/** To `plain-loop.ts`: adds a column to `products` in each database. */
+export interface PlainLoopJob {
+  /** Connected to as the owner of the databases. */
+  readonly server: { readonly host: string; readonly port: number; readonly user: string; readonly password: string };
+  readonly databases: readonly string[];
+  readonly atOnce: number;
+  /** The name of the migration, and of the column. */
+  readonly step: string;
+  /** Seconds after which it has failed. */
+  readonly longest: number;
+}
+
+/** To `newer-build.ts`: a rollout of a build with these migrations, each of which adds the column of its name to `products`. */
+export interface NewerBuildJob {
+  readonly env: Readonly<Record<string, string>>;
+  readonly steps: readonly string[];
+  /** Seconds after which it has failed. */
   readonly longest: number;
 }
 
@@ -107,6 +132,11 @@ export interface OpenLoadResult extends AnswerCounts {
   readonly p99: number;
   /** Warm-up included. */
   readonly slowest: number;
+  /** Successes that arrived within the measured time, for each second. */
+  readonly goodput: number;
+  /** 99th percentile of the successes alone, and of the refusals. */
+  readonly servedP99: number;
+  readonly refusedP99: number;
   /** Lateness of the generator itself, 99th percentile: this part of p99 is not the server's. */
   readonly lateness: number;
 }
@@ -117,4 +147,14 @@ export interface FloodResult extends AnswerCounts {
   readonly waiting: number;
   /** Median time until a refusal, in ms; 0 if there was none. */
   readonly untilRefused: number;
+}
+
+/** Of `plain-loop.ts` and `newer-build.ts`. */
+export interface RolledOut {
+  /** Without the start of the process. */
+  readonly ms: number;
+  /** How many databases got the column. */
+  readonly tenants: number;
+  /** The most resident memory of the process, in MiB. */
+  readonly peakMemory: number;
 }

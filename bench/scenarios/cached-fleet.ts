@@ -10,7 +10,7 @@ import type { LoadRequest } from '../programs/messages.js';
 import { readAll, withCache, type CachePlace, type CachingService } from '../stage/caching.js';
 import { BUDGET, MOST_TENANTS, type Fleet } from '../stage/fleet.js';
 import type { SeededTenant } from '../stage/seed.js';
-import { headersOf, readOf } from './neighbours.js';
+import { headersOf, readOf } from './trouble/neighbours.js';
 import { eachRound, ratioWithRounds, timedMediansOf, wholeNumber, type Scenario } from './scenario.js';
 
 /** Different requests that each connection repeats. */

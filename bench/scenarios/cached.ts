@@ -7,7 +7,7 @@ import type { LoadRequest } from '../programs/messages.js';
 import { withCache } from '../stage/caching.js';
 import type { Fleet } from '../stage/fleet.js';
 import type { SeededTenant } from '../stage/seed.js';
-import { headersOf, reads } from './neighbours.js';
+import { headersOf, reads } from './trouble/neighbours.js';
 import { eachRound, ratioWithRounds, timedMediansOf, wholeNumber, type Scenario } from './scenario.js';
 
 const TENANTS = 4;

@@ -8,7 +8,7 @@ import { ask } from '../programs/ask.js';
 import type { LoadRequest } from '../programs/messages.js';
 import type { Fleet } from '../stage/fleet.js';
 import type { Service } from '../stage/installation.js';
-import { reads, readOf } from './neighbours.js';
+import { reads, readOf } from './trouble/neighbours.js';
 import { eachRound, mediansOf, ratioWithRounds, type Scenario } from './scenario.js';
 
 /** Fewer cold tenants than the connections that the service may have: a cold tenant must not wait for another's connection. */

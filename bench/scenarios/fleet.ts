@@ -8,7 +8,7 @@ import type { LoadRequest } from '../programs/messages.js';
 import { BUDGET, MOST_TENANTS, type Fleet } from '../stage/fleet.js';
 import type { Service } from '../stage/installation.js';
 import type { SeededTenant } from '../stage/seed.js';
-import { reads } from './neighbours.js';
+import { reads } from './trouble/neighbours.js';
 import { eachRound, ratioWithRounds, timedMediansOf, wholeNumber, type Scenario } from './scenario.js';
 
 const HOT = 80;

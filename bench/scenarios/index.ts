@@ -4,17 +4,20 @@ import { cachedFleet } from './cached-fleet.js';
 import { cached } from './cached.js';
 import { cold } from './cold.js';
 import { create } from './create.js';
-import { failover } from './failover.js';
 import { fleet } from './fleet.js';
-import { hung } from './hung.js';
 import { list } from './list.js';
-import { loginFlood } from './login-flood.js';
 import { login } from './login.js';
 import { migrate } from './migrate.js';
-import { noisy } from './noisy.js';
 import { read } from './read.js';
 import { replicas } from './replicas.js';
+import { rollout } from './rollout.js';
 import { tenant } from './tenant.js';
+import { churn } from './trouble/churn.js';
+import { failover } from './trouble/failover.js';
+import { hung } from './trouble/hung.js';
+import { loginFlood } from './trouble/login-flood.js';
+import { noisy } from './trouble/noisy.js';
+import { overload } from './trouble/overload.js';
 
 export const scenarios = [
   read,
@@ -31,6 +34,9 @@ export const scenarios = [
   noisy,
   loginFlood,
   hung,
+  churn,
+  overload,
+  rollout,
   failover,
   big,
 ] as const;

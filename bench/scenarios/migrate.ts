@@ -9,7 +9,14 @@ import { median, medians } from '../figures/statistics.js';
 import type { OpenLoadJob } from '../programs/messages.js';
 import type { Fleet } from '../stage/fleet.js';
 import type { SeededTenant } from '../stage/seed.js';
-import { latenciesOf, latenessWarnings, type Latencies, reads, runOpenLoad, startOpenLoad } from './neighbours.js';
+import {
+  latenciesOf,
+  latenessWarnings,
+  type Latencies,
+  reads,
+  runOpenLoad,
+  startOpenLoad,
+} from './trouble/neighbours.js';
 import { eachRound, ratioWithRounds, timedMediansOf, type Scenario } from './scenario.js';
 
 /** Reads of the tenant a second. */

@@ -16,6 +16,8 @@ export interface Fleet {
   readonly cleanup: Cleanup;
   readonly cluster: Cluster;
   readonly poolMax: number;
+  /** Of a command that migrates the fleet. */
+  readonly environment: Environment;
   /** At least `count` tenants; makes those that are missing. */
   tenants(count: number): Promise<readonly SeededTenant[]>;
   /** Runs `work` with its own service, in which all tenants are cold. @param env over the usual */
@@ -43,15 +45,24 @@ const STEP = 50;
 const OTHER_CONNECTIONS = 100;
 
 /** Starts the server; makes tenants on demand. `cleanup` undoes everything. @throws Error */
-export async function openFleet(flags: Flags, cleanup: Cleanup): Promise<Fleet> {
+export function openFleet(flags: Flags, cleanup: Cleanup): Promise<Fleet> {
+  // The fleet is only read from: only making it would wait for the disk.
+  return open(flags, cleanup, { fsync: 'off' });
+}
+
+/** A fleet to be written to: PostgreSQL waits for the disk, except while tenants are made. @throws Error */
+export function openWholeFleet(flags: Flags, cleanup: Cleanup): Promise<Fleet> {
+  return open(flags, cleanup, flags.fsync ? {} : { fsync: 'off' });
+}
+
+async function open(flags: Flags, cleanup: Cleanup, durability: Readonly<Record<string, string>>): Promise<Fleet> {
   const folder = await makeFolder(cleanup);
   const poolMax = readSettings({ ...givenBy(flags) }).tenants.pool.max;
   const settings = {
     // As many as the service could open without a budget: the service itself must keep to its budget.
     max_connections: String(MOST_TENANTS * poolMax + OTHER_CONNECTIONS),
     log_connections: 'on',
-    // The fleet is only read from: only making it would wait for the disk.
-    fsync: 'off',
+    ...durability,
   };
   progress('starting PostgreSQL for a fleet of tenants');
   const cluster = await startCluster(path.join(folder, 'fleet'), settings, cleanup);
@@ -80,6 +91,7 @@ export async function openFleet(flags: Flags, cleanup: Cleanup): Promise<Fleet> 
     cleanup,
     cluster,
     poolMax,
+    environment: installation.environment,
     withService,
 
     async withFloor(tenants, max, work) {
@@ -97,10 +109,12 @@ export async function openFleet(flags: Flags, cleanup: Cleanup): Promise<Fleet> 
     },
 
     async tenants(count) {
+      await setFsync(cluster, 'off');
       while (made.length < count) {
         progress(`making tenants: ${made.length} of ${count}`);
         made.push(...(await make(Math.min(STEP, count - made.length), cluster, {})));
       }
+      await setFsync(cluster, 'on');
       await cluster.asSuperuser((db) => sql`checkpoint`.execute(db));
       return made.slice(0, count);
     },
@@ -118,4 +132,12 @@ export async function openFleet(flags: Flags, cleanup: Cleanup): Promise<Fleet> 
 
     complaints: () => installation.complaints(),
   };
+}
+
+/** Changes nothing on a server that was started with a setting of its own. */
+function setFsync(cluster: Cluster, value: 'on' | 'off'): Promise<void> {
+  return cluster.asSuperuser(async (db) => {
+    await sql`alter system set fsync = ${sql.raw(value)}`.execute(db);
+    await sql`select pg_reload_conf()`.execute(db);
+  });
 }

@@ -23,6 +23,8 @@ export interface Service {
 export type Environment = Readonly<Record<string, string>>;
 
 export interface Installation {
+  /** For a command that migrates. `--env` overrides it. */
+  readonly environment: Environment;
   readonly auth: Config['auth'];
   /** Signs its cursors, in base64. */
   readonly cursorSecret: string;
@@ -72,13 +74,12 @@ export async function install(
   const serviceLog = path.join(folder, 'service.log');
 
   const { auth, encryptionKeys = [] } = readSettings(environment());
+  const asOwner = { MIGRATION_DATABASE_URL: urlOf(cluster.registryOwner) };
   const installation: Installation = {
+    environment: environment(asOwner),
     auth: { ...auth, keys: auth.keys ?? [] },
     cursorSecret: encryptionKeys[0]?.key.toString('base64') ?? '',
-    migrate: (env) => {
-      const asOwner = { MIGRATION_DATABASE_URL: urlOf(cluster.registryOwner), ...env };
-      return runLogged('src/cli/migrate.js', environment(asOwner), migrationLog, cleanup);
-    },
+    migrate: (env) => runLogged('src/cli/migrate.js', environment({ ...asOwner, ...env }), migrationLog, cleanup),
     startService: (env) => startService(environment(env), serviceLog, flags, cleanup),
     signInOperator: ({ url }) => signInOperator(url, operator),
     complaints: () => complaintsIn(serviceLog),

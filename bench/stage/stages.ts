@@ -4,12 +4,14 @@ import { Cleanup } from '../cleanup.js';
 import type { Flags } from '../flags.js';
 import type { PreparedServer } from './cluster.js';
 import { openFailover, type Failover } from './failover.js';
-import { openFleet, type Fleet } from './fleet.js';
+import { openFleet, openWholeFleet, type Fleet } from './fleet.js';
 import { openPair, type Pair } from './pair.js';
 
 export interface Stages {
   pair(): Promise<Pair>;
   fleet(): Promise<Fleet>;
+  /** A fleet whose databases the scenario changes: no other scenario gets it. PostgreSQL waits for the disk. */
+  wholeFleet(): Promise<Fleet>;
   failover(): Promise<Failover>;
   /** PostgreSQL's version on the last opened stage. */
   readonly postgres: string;
@@ -48,6 +50,7 @@ export function createStages(flags: Flags, cleanup: Cleanup): Stages {
   return {
     pair: stage(openPair),
     fleet: stage(openFleet),
+    wholeFleet: stage(openWholeFleet),
     failover: stage(openFailover),
     get postgres() {
       return postgres;

@@ -6,6 +6,7 @@ import { ClientConnection } from './connection.js';
 import { addressOf, type Destination, type Destinations } from './destinations.js';
 import { DatabaseFault } from './database-fault.js';
 import { CONNECT_TIMEOUT } from './pool/pool-types.js';
+import { keepSession } from './pooled-session.js';
 import { proveWritable } from './proof.js';
 
 export interface ChannelListener {
@@ -149,7 +150,11 @@ class NotifyChannel implements Channel {
     });
     try {
       await client.open(this.#connectTimeout, async () => {
-        await proveWritable(async (text) => (await client.query<Record<string, unknown>>(text)).rows);
+        await proveWritable(async (text) => {
+          const { rows } = await client.query<Record<string, unknown>>(text);
+          await keepSession(client, rows[0]);
+          return rows;
+        });
       });
     } catch {
       lost();

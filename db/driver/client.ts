@@ -5,6 +5,7 @@ import pg from 'pg';
 import { isoTimestamp } from './timestamps.js';
 import type { PoolLimits, PoolOptions, PoolStats } from './pool/pool-types.js';
 import { ConnectionPool } from './pool/pool.js';
+import { STARTUP_OPTIONS } from './session-settings.js';
 import { setRunner } from './statement.js';
 
 export type { PoolLimits } from './pool/pool-types.js';
@@ -80,26 +81,6 @@ export function databaseOver<DB>(pool: () => ConnectionPool | Promise<Connection
  */
 const KEEPALIVE_DELAY = 5_000;
 
-/** Set at the start of every session. Any role may set each of these for itself. */
-const SESSION_SETTINGS = Object.entries({
-  // ISO dates in UTC are what `typeParser` expects.
-  TimeZone: 'UTC',
-  DateStyle: 'ISO',
-  // ms: ends a statement whose client is gone.
-  client_connection_check_interval: 5_000,
-  // Seconds, and a count. If the client's host vanishes, its session and locks end after 20 s. The default is two hours.
-  tcp_keepalives_idle: 5,
-  tcp_keepalives_interval: 5,
-  tcp_keepalives_count: 3,
-  // ms: the same for a session that has unacknowledged data; keepalives do not probe then.
-  tcp_user_timeout: 20_000,
-  // Pools close idle connections themselves. If the server closed one, the request that takes it at that moment would fail
-  // (57P05).
-  idle_session_timeout: 0,
-})
-  .map(([name, value]) => `-c ${name}=${value}`)
-  .join(' ');
-
 /** The configuration that all connections share, whatever their purpose. */
 export function clientConfig({ host, port, database, user, password, tls }: ConnectionSettings): pg.ClientConfig {
   return {
@@ -112,7 +93,7 @@ export function clientConfig({ host, port, database, user, password, tls }: Conn
     ssl: tls && { ...tls, rejectUnauthorized: true },
     keepAlive: true,
     keepAliveInitialDelayMillis: KEEPALIVE_DELAY,
-    options: SESSION_SETTINGS,
+    options: STARTUP_OPTIONS,
     types: { getTypeParser: typeParser },
   };
 }

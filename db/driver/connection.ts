@@ -1,6 +1,7 @@
 // One connection to a server. It opens under one deadline, the proof included, and its closing shows whether the server's backend
 // is gone too.
 import pg from 'pg';
+import { requestCancel, type CancelOutcome } from './cancel.js';
 import { DatabaseFault } from './database-fault.js';
 
 /**
@@ -46,6 +47,7 @@ export class ClientConnection extends pg.Client {
   declare readonly connection: pg.Connection & { _ending: boolean; readonly stream: { readonly bytesRead: number } };
   /** The backend's process id, after the server has sent it. */
   declare readonly processID: number | null;
+  declare readonly secretKey: number | null;
   /** Resolves when the connection has closed. */
   readonly closed: Promise<Ending>;
   #asked = false;
@@ -59,8 +61,9 @@ export class ClientConnection extends pg.Client {
   #reset = false;
   #closing = false;
   #lost: Error | undefined;
+  #backendId: number | undefined;
 
-  constructor(config: pg.ClientConfig) {
+  constructor(readonly config: Readonly<pg.ClientConfig>) {
     super(config);
     // The running statement fails with this error too. Without a listener the process would end.
     this.on('error', (error) => (this.#lost ??= error));
@@ -93,6 +96,22 @@ export class ClientConnection extends pg.Client {
         resolve(this.#ending);
       });
     });
+  }
+
+  /** The process id of the backend that runs the statements. A pooler sends a process id of its own, which it knows in cancels. */
+  get backendId(): number | null {
+    return this.#backendId ?? this.processID;
+  }
+
+  /** A further connection to the same place, as the same role. */
+  another(): ClientConnection {
+    // Named, because pg's Pool hides the password from a spread.
+    return new ClientConnection({ ...this.config, password: this.config.password, pipeline: false });
+  }
+
+  /** Records the backend behind a pooler (db/driver/pooled-session.ts). */
+  isServedBy(backendId: number): void {
+    this.#backendId = backendId;
   }
 
   /** Whether the connection is closing or was cut. */
@@ -160,6 +179,15 @@ export class ClientConnection extends pg.Client {
   cut(): void {
     this.#closing = true;
     this.connection.stream.destroy();
+  }
+
+  /** Asks the server to cancel what runs on this connection (db/driver/cancel.ts). Never rejects. */
+  async requestCancel(): Promise<CancelOutcome> {
+    const { processID, secretKey } = this;
+    if (processID === null || secretKey === null) return 'not-sent';
+    const outcome = await requestCancel(this.config, { processID, secretKey });
+    // A pooler may close the socket before it passes the request on.
+    return outcome === 'done' && this.#backendId !== undefined ? 'unknown' : outcome;
   }
 
   /** Calls `onSilence` when the server has sent nothing for `ms`. Stop it with clearInterval. */

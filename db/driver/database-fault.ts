@@ -48,6 +48,25 @@ export function wasAnswered(error: unknown): boolean {
   return error instanceof pg.DatabaseError;
 }
 
+/** PostgreSQL's answer to a statement that a person wrote, in PostgreSQL's words. Only that person may read it: it can quote rows. */
+export class AnsweredError extends Error {
+  override readonly name = 'AnsweredError';
+
+  /** @param code the SQLSTATE */
+  constructor(
+    readonly code: string,
+    message: string,
+  ) {
+    super(message);
+  }
+}
+
+/** The answer in `error`; undefined if PostgreSQL answered nothing, or has ended the session. */
+export function answeredError(error: unknown): AnsweredError | undefined {
+  if (!(error instanceof pg.DatabaseError) || !isError(error)) return undefined;
+  return new AnsweredError(error.code ?? '', error.message);
+}
+
 /** After FATAL and PANIC, which end the session, the statement may have run. The same holds for 40003, completion unknown. */
 function isError({ severity, code }: pg.DatabaseError): boolean {
   return severity === 'ERROR' && code !== '40003';
@@ -86,10 +105,35 @@ export function poolClosed(): DatabaseFault {
   return new DatabaseFault('unavailable', 'the pool was closed');
 }
 
+/** The reasons for which a connection through a pooler is refused. Each says where to read what to do. */
+export const REFUSED_BY_POOLER = {
+  settings: 'a pooler refuses the settings of sessions (docs/guide/poolers.md)',
+  shared: 'a pooler shares its connections between sessions (docs/guide/poolers.md)',
+  role: 'a pooler signs in as another role (docs/guide/poolers.md)',
+} as const;
+
+/** What to do about a reason of REFUSED_BY_POOLER, as a sentence without its full stop. Undefined for other reasons. */
+export function pooledAdvice(reason: string): string | undefined {
+  return POOLER_ADVICE[reason];
+}
+
+const POOLER_ADVICE: Readonly<Record<string, string>> = {
+  [REFUSED_BY_POOLER.settings]:
+    'for PgBouncer, set pool_mode = session and ignore_startup_parameters = options, statement_timeout, lock_timeout, idle_in_transaction_session_timeout, or connect to PostgreSQL itself',
+  [REFUSED_BY_POOLER.shared]:
+    'for PgBouncer, set pool_mode = session and leave server_reset_query at DISCARD ALL, or connect to PostgreSQL itself',
+  [REFUSED_BY_POOLER.role]: 'for PgBouncer, remove user= from its section [databases]',
+};
+
+/** The errors of PgBouncer, and of RDS Proxy, for the startup parameters of a connection. Neither translates them. */
+const REFUSED_STARTUP = /^unsupported (?:options )?startup parameter|doesn't support command-line options/;
+
 /** The fault of a failed attempt to get a connection. Every such error is a fault. */
 export function connectFault(error: unknown): DatabaseFault {
   if (error instanceof DatabaseFault) return error;
   if (serverIsFull(error)) return new DatabaseFault('busy', TOO_MANY_CONNECTIONS);
+  if (error instanceof pg.DatabaseError && REFUSED_STARTUP.test(error.message))
+    return new DatabaseFault('unavailable', REFUSED_BY_POOLER.settings);
   return new DatabaseFault('unavailable', reasonOf(error, 'connection failed'));
 }
 

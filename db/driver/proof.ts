@@ -1,6 +1,7 @@
 // The proof of a new connection before its first use. After a failover the same host and port can lead to a standby, which
 // answers reads with outdated data.
 import { DatabaseFault } from './database-fault.js';
+import { SESSION_FACTS } from './session-settings.js';
 
 /** The result of a new connection's proof. */
 export interface Proof {
@@ -20,8 +21,10 @@ export const IN_RECOVERY = 'in recovery';
 /** The server, or the role, accepts no writes. */
 export const READ_ONLY = 'read-only';
 
-/** The SQL columns `inRecovery`, `readOnly` and `server`, for the statement that proves a new connection. */
-export const SERVER_STATE = `pg_is_in_recovery() as "inRecovery", current_setting('transaction_read_only') = 'on' as "readOnly",
+/**
+ * The SQL columns `inRecovery`, `readOnly`, `server`, and those of SESSION_FACTS, for the statement that proves a new connection.
+ */
+export const SERVER_STATE = `${SESSION_FACTS}, pg_is_in_recovery() as "inRecovery", current_setting('transaction_read_only') = 'on' as "readOnly",
   extract(epoch from pg_postmaster_start_time())::text as "server"`;
 
 const STATE_QUERY = `select ${SERVER_STATE}`;
@@ -36,6 +39,11 @@ export function refuseReadOnly(row: Readonly<Record<string, unknown>> | undefine
   refuseStandby(row);
   if (row?.['readOnly'] !== false) throw new DatabaseFault('unavailable', READ_ONLY);
 }
+
+/** For a look at any server: only the session is checked. */
+export const proveSession: Prove = async (query) => {
+  await query(STATE_QUERY);
+};
 
 /** For pools that serve reads from any server that is not a standby. */
 export const provePrimary: Prove = async (query) => {

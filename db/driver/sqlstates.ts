@@ -1,6 +1,9 @@
 // What each SQLSTATE of PostgreSQL means for a request: a fault of the server, or an error of the statement. Every class in
 // appendix A of PostgreSQL's manual has an explicit entry here.
 
+/** SQLSTATE: the statement was cancelled, by its deadline or by a CancelRequest. */
+export const QUERY_CANCELED = '57014';
+
 /**
  * - `unavailable`: the server refused, dropped or never answered; nothing is known to be wrong with the request.
  * - `busy`: all connections are taken and the wait is too long, or the transaction lost a race and may be retried.

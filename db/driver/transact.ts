@@ -4,8 +4,8 @@ import { hasSqlState } from './database-fault.js';
 import { SPOILED } from './sqlstates.js';
 
 /**
- * Runs `work` in a transaction. It may run twice: the first transaction is then rolled back, and the second one runs on another
- * connection. So `work` changes nothing outside the transaction.
+ * Runs `work` in a transaction. It may run twice: the first transaction is then rolled back, and the second one runs on a
+ * connection that was opened after the change. So `work` changes nothing outside the transaction.
  */
 export async function transact<DB, T>(db: Kysely<DB>, work: (trx: Transaction<DB>) => Promise<T>): Promise<T> {
   try {

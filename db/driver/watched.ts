@@ -6,6 +6,7 @@ import type { Session } from './pool/held-connection.js';
 import { lazyTransaction, type LazyTransaction } from './lazy-transaction.js';
 import { over } from './over-session.js';
 import { setRunner } from './statement.js';
+import { ClientLeft, type Requester } from '../../src/lib/requester.js';
 
 /** The checks when a write gets a connection, or fails to get one. Both may throw as well as reject. */
 export interface Watch<DB> {
@@ -17,6 +18,8 @@ export interface Watch<DB> {
   readonly got: (held: () => Kysely<DB>) => Promise<void> | undefined;
   /** May throw a better reason than the pool's error. */
   readonly missed: () => Promise<void> | undefined;
+  /** Ends the wait for a connection when it leaves, as long as the write has changed nothing. A statement is never cancelled. */
+  readonly requester?: Requester | undefined;
 }
 
 /** Gives the connections of one write, checked. */
@@ -40,9 +43,9 @@ function watchedConnections<DB>(
     connect: async () => {
       let session: Session;
       try {
-        session = await (await pool()).connect();
+        session = await (await pool()).connect(undefined, changed ? undefined : watch.requester);
       } catch (error) {
-        if (!changed) await watch.missed();
+        if (!changed && !(error instanceof ClientLeft)) await watch.missed();
         throw error;
       }
       if (changed) return session;

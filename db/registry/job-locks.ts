@@ -9,7 +9,7 @@ export function jobLockName(job: string): string {
 }
 
 /** Longest time (ms) that the registry waits between two statements of a short transaction. */
-const IDLE_DEADLINE = 4_000;
+export const IDLE_DEADLINE = 4_000;
 
 /**
  * Call this first in a transaction that locks rows of tenants. If its connection is cut without notice, the server soon ends the

@@ -15,10 +15,7 @@ export async function findOperatorByEmail(
     .executeTakeFirst();
 }
 
-export async function findOperator(
-  db: Kysely<Registry>,
-  id: string,
-): Promise<{ id: string; email: string; active: boolean; createdAt: string; updatedAt: string } | undefined> {
+export async function findOperator(db: Kysely<Registry>, id: string): Promise<OperatorRecord | undefined> {
   return db
     .selectFrom('operators')
     .select(['id', 'email', 'active', 'created_at as createdAt', 'updated_at as updatedAt'])
@@ -67,12 +64,49 @@ export async function replaceOperatorPassword(
   return updated !== undefined;
 }
 
-/** The operators with the first addresses of the alphabet. */
+export interface OperatorRecord {
+  readonly id: string;
+  readonly email: string;
+  readonly active: boolean;
+  readonly createdAt: string;
+  readonly updatedAt: string;
+}
+
+/** The operators with the first addresses of the alphabet. @param only those that are active, or those that are not */
 export async function listOperators(
   db: Kysely<Registry>,
   limit: number,
-): Promise<{ id: string; email: string; active: boolean }[]> {
-  return db.selectFrom('operators').select(['id', 'email', 'active']).orderBy('email').limit(limit).execute();
+  only: { readonly active?: boolean } = {},
+): Promise<OperatorRecord[]> {
+  let query = db
+    .selectFrom('operators')
+    .select(['id', 'email', 'active', 'created_at as createdAt', 'updated_at as updatedAt']);
+  if (only.active !== undefined) query = query.where('active', '=', only.active);
+  return query.orderBy('email').limit(limit).execute();
+}
+
+/** Locks the active operators, so that of two transactions the second sees what the first has left. Returns their ids. */
+export async function lockActiveOperators(trx: Transaction<Registry>): Promise<string[]> {
+  const rows = await trx
+    .selectFrom('operators')
+    .select('id')
+    .where('active', '=', true)
+    .orderBy('id')
+    .forNoKeyUpdate()
+    .execute();
+  return rows.map(({ id }) => id);
+}
+
+/** Deactivates an active operator. Returns whether it changed. */
+export async function deactivateOperator(db: Kysely<Registry>, id: string): Promise<boolean> {
+  const updated = await db
+    .updateTable('operators')
+    .set({ active: false, updated_at: sql<string>`now()` })
+    .where('id', '=', id)
+    .where('active', '=', true)
+    .returning('id')
+    .executeTakeFirst();
+  return updated !== undefined;
 }
 
 /**

@@ -11,6 +11,7 @@ import type {
   TenantCachesTable,
 } from './fleet/fleet-tables.js';
 import type { OperationsTable } from './operations/operations-table.js';
+import type { RolloutItemsTable, RolloutsTable } from './rollouts/rollouts-table.js';
 import type { AuditTable, SessionsTable, Timestamp } from '../shared/shared-tables.js';
 
 export type TenantStatus = 'provisioning' | 'active' | 'suspended' | 'deleted' | 'deleting';
@@ -208,4 +209,6 @@ export interface Registry {
   read_cache: ReadCacheTable;
   tenant_caches: TenantCachesTable;
   cache_servers: CacheServersTable;
+  rollouts: RolloutsTable;
+  rollout_items: RolloutItemsTable;
 }

@@ -139,6 +139,14 @@ export async function listProvisionedTenants(db: Kysely<Registry>): Promise<Tena
   return tenants(db).where('status', 'in', ['active', 'suspended', 'deleted']).orderBy('id').execute();
 }
 
+/** Those of the tenants whose database should exist. */
+export async function listProvisionedAmong(db: Kysely<Registry>, ids: readonly string[]): Promise<TenantRecord[]> {
+  return tenants(db)
+    .where('status', 'in', ['active', 'suspended', 'deleted'])
+    .where(sql<boolean>`id = any(${ids}::uuid[])`)
+    .execute();
+}
+
 /** The places of all tenants' databases. Jumps from place to place in the unique index, and does not read all tenants. */
 export async function listTenantPlaces(db: Kysely<Registry>): Promise<{ host: string; port: number }[]> {
   const { rows } = await sql<{ host: string; port: number }>`

@@ -5,6 +5,7 @@ import { sql } from 'kysely';
 import type { ClusterDb } from './server-admin.js';
 import { hasSqlState } from '../driver/database-fault.js';
 import { changeMark, markIn, type MarkChange } from './marks.js';
+import { CURRENT_ROLE } from './current-role.js';
 
 const MISSING_DATABASE = '3D000';
 const UNDEFINED_OBJECT = '42704';
@@ -37,7 +38,7 @@ const LOOK_AGAIN_AFTER = 25;
 const SESSION_END = 200;
 
 /** Sessions that the provisioner may end, except its own: statements that run there as the owner end by themselves. */
-export const foreignSessions = sql`usesysid <> current_user::regrole and pg_has_role(usesysid, 'USAGE')`;
+export const foreignSessions = sql`usesysid <> ${CURRENT_ROLE} and pg_has_role(usesysid, 'USAGE')`;
 
 /** A tenant's database and its role, with the mark before and after the change. */
 export interface Door {
@@ -153,7 +154,7 @@ export async function findDoorDrift(cluster: ClusterDb, expected: readonly Expec
     join pg_database d on d.datname = expected.name::name
     left join pg_shdescription on objoid = d.oid and classoid = 'pg_database'::regclass
     -- Names the databases a second time, so that they are found by index.
-    where d.datname = any(${names}::name[]) and datdba = current_user::regrole
+    where d.datname = any(${names}::name[]) and datdba = ${CURRENT_ROLE}
       and (datallowconn <> expected.open or ${mark} is distinct from expected.text or (${busy}))`.execute(cluster);
   return rows;
 }

@@ -2,6 +2,7 @@
 // evidence that decides whether it may be opened, closed or dropped (docs/inside/provisioning.md).
 import { sql, type Kysely, type RawBuilder } from 'kysely';
 import { hasSqlState } from '../driver/database-fault.js';
+import { CURRENT_ROLE } from './current-role.js';
 
 /**
  * - `standby`: waits for a tenant; no user data was ever in it.
@@ -169,7 +170,7 @@ export interface MarkedDatabase extends Marked {
 /** The databases with these names that exist, with their marks. */
 export async function findMarks(cluster: Kysely<unknown>, names: readonly string[]): Promise<MarkedDatabase[]> {
   const { rows } = await sql<MarkedDatabase>`
-    select d.datname as name, d.datdba = current_user::regrole as owned, d.datallowconn as open, ${markIn(sql`shobj_description(d.oid, 'pg_database')`)} as text,
+    select d.datname as name, d.datdba = ${CURRENT_ROLE} as owned, d.datallowconn as open, ${markIn(sql`shobj_description(d.oid, 'pg_database')`)} as text,
       ${markIn(sql`shobj_description(r.oid, 'pg_authid')`)} as "roleText"
     from pg_database d left join pg_roles r on r.rolname = d.datname
     where d.datname = any(${names})`.execute(cluster);
@@ -193,7 +194,7 @@ export async function listMarked(
   const { rows } = await sql<Marked & { kind: 'database' | 'role'; text: string }>`
     select kind, name, ${mark} as text from (
       select 'database' as kind, datname::text as name, shobj_description(oid, 'pg_database') as description
-        from pg_database where datdba = current_user::regrole
+        from pg_database where datdba = ${CURRENT_ROLE}
       union all
       select 'role', rolname::text, shobj_description(oid, 'pg_authid') from pg_roles
     ) as things where starts_with(description, ${`${PREFIX} ${installation} `}::text) order by kind, name`.execute(
@@ -232,14 +233,14 @@ export async function listMarkedPage(
   const names =
     kind === 'database'
       ? sql`select datname as name, oid from pg_database
-          where datdba = current_user::regrole and datname > ${after}::name order by datname limit ${LOOKED_THROUGH}`
+          where datdba = ${CURRENT_ROLE} and datname > ${after}::name order by datname limit ${LOOKED_THROUGH}`
       : sql`select rolname as name, oid from pg_roles where rolname > ${after}::name order by rolname limit ${LOOKED_THROUGH}`;
   const found =
     kind === 'database'
       ? sql`select name, description from looked join pg_shdescription on ${marked('looked.oid', 'pg_database')}`
       : sql`select name, description from looked join pg_shdescription on ${marked('looked.oid', 'pg_authid')}
           where not exists (select from pg_database d join pg_shdescription on ${marked('d.oid', 'pg_database')}
-            where d.datname = looked.name and d.datdba = current_user::regrole)`;
+            where d.datname = looked.name and d.datdba = ${CURRENT_ROLE})`;
   const { rows } = await sql<{ name: string | null; text: string; last: string | null; more: boolean }>`
     with looked as materialized (${names})
     select ${kind}::text as kind, found.name::text, ${markIn(sql`description`)} as text, all_looked.last, all_looked.more

@@ -57,17 +57,31 @@ const roleBounds = {
 /** Disk space for the temporary files of a session. The role cannot change it; bootstrap lets the provisioner set it. */
 const tempFileLimit = { temp_file_limit: '1GB' } as const;
 
-/** Gives runtime roles of this cluster the settings that they lack. Returns how many roles lacked any. */
-export async function boundRuntimeRoles(cluster: ClusterDb, names: readonly string[]): Promise<number> {
+/** The settings that runtime roles of this cluster must have, and which of these roles lack any. */
+async function findUnbounded(
+  cluster: ClusterDb,
+  names: readonly string[],
+): Promise<{ readonly bounds: readonly (readonly [string, string])[]; readonly lacking: readonly string[] }> {
   const { rows: allowed } = await sql`
     select from pg_roles where rolname = current_user
       and (rolsuper or has_parameter_privilege('temp_file_limit', 'set'))`.execute(cluster);
   const bounds = Object.entries({ ...roleBounds, ...(allowed.length > 0 && tempFileLimit) });
   const settings = bounds.map(([name, value]) => `${name}=${value}`);
-  const { rows: lacking } = await sql<{ name: string }>`
+  const { rows } = await sql<{ name: string }>`
     select rolname as name from pg_roles
     where rolname = any(${names}) and not (coalesce(rolconfig, '{}') @> ${settings})`.execute(cluster);
-  for (const { name } of lacking) {
+  return { bounds, lacking: rows.map(({ name }) => name) };
+}
+
+/** Which of these runtime roles lack settings that they must have. */
+export async function unboundedRoles(cluster: ClusterDb, names: readonly string[]): Promise<ReadonlySet<string>> {
+  return new Set((await findUnbounded(cluster, names)).lacking);
+}
+
+/** Gives runtime roles of this cluster the settings that they lack. Returns how many roles lacked any. */
+export async function boundRuntimeRoles(cluster: ClusterDb, names: readonly string[]): Promise<number> {
+  const { bounds, lacking } = await findUnbounded(cluster, names);
+  for (const name of lacking) {
     // One packet: the making of a tenant waits for the provisioner.
     const statements = bounds.map(
       ([bound, value]) => sql`alter role ${sql.id(name)} set ${sql.raw(bound)} to ${sql.lit(value)}`,

@@ -87,3 +87,14 @@ export async function findCopyObstacle(cluster: ClusterDb, template: string): Pr
   const { made, now } = found;
   return made === null || made === now ? undefined : { kind: 'collation', made, now };
 }
+
+/**
+ * What tells a template from an earlier one of the same name, and its definitions from those that another version of PostgreSQL
+ * prints. Undefined if the connected role has no such database.
+ */
+export async function findTemplateIdentity(cluster: ClusterDb, template: string): Promise<string | undefined> {
+  const { rows } = await sql<{ identity: string }>`
+    select oid || ' ' || current_setting('server_version_num') as identity from pg_database
+    where datname = ${template} and pg_get_userbyid(datdba) = current_user`.execute(cluster);
+  return rows[0]?.identity;
+}

@@ -57,6 +57,14 @@ export const auditActions = [
   'cluster.removed',
   'operation.retried',
   'operation.abandoned',
+  'rollout.started',
+  'rollout.paused',
+  'rollout.resumed',
+  'rollout.retried',
+  'rollout.aborted',
+  'keys.rotated',
+  'doctor.repaired',
+  'statement.run',
   'audit.dropped',
 ] as const;
 
@@ -64,8 +72,16 @@ export type AuditAction = (typeof auditActions)[number];
 
 export type AuditActor =
   | { readonly kind: 'user'; readonly id: string }
-  /** `sessionId` is the session in which the operator acts. It is not stored; without it an act is refused. */
-  | { readonly kind: 'operator'; readonly id: string; readonly sessionId?: string | undefined }
+  /**
+   * `sessionId` is the session in which the operator acts, and `atCommandLine` is true for the `tenantry` command, which has no session:
+   * the person who runs it can read the registry's password. Neither is stored. Without both an act is refused.
+   */
+  | {
+      readonly kind: 'operator';
+      readonly id: string;
+      readonly sessionId?: string | undefined;
+      readonly atCommandLine?: boolean;
+    }
   /** A client that is not signed in, or the service itself. */
   | { readonly kind: 'none' };
 
@@ -101,7 +117,7 @@ export interface AuditEntry extends AuditOrigin {
   readonly action: AuditAction;
   /** The object of the action; `id` is a UUID. */
   readonly target?: {
-    readonly kind: 'user' | 'role' | 'session' | 'tenant' | 'operator' | 'cluster' | 'operation';
+    readonly kind: 'user' | 'role' | 'session' | 'tenant' | 'operator' | 'cluster' | 'operation' | 'rollout';
     readonly id: string;
   };
   /**

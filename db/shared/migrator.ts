@@ -1,6 +1,7 @@
 // Runs migrations: each in a transaction of its own, in order, and only in a database whose history agrees with this build's.
 // The record is the table of Kysely's migrator, which former builds read and write, with more columns.
 import { sql, type Kysely } from 'kysely';
+import { hasSqlState } from '../driver/database-fault.js';
 import { compareHistory, HistoryDiffers, type DoneMigration, type HistoryVerdict } from './migration-history.js';
 import type { Migrations } from './migration-types.js';
 import { PATIENCE, patiently, patientlyOutside, takeTurn } from './patient-locks.js';
@@ -18,10 +19,31 @@ const LOCK = sql`3853314791062309107`;
 /** Another process that migrates the database may wait for its own locks: the wait for it is so many times the patience. */
 const TURNS = 3;
 
+/** SQLSTATEs: the schema, the table or a column does not exist. */
+const UNDEFINED = ['3F000', '42P01', '42703'];
+
 export interface MigrationOptions {
+  /** The database is thought to be behind: the look before its turn, which most databases end with, is left out. */
+  readonly behind?: boolean;
   readonly progress?: (done: number, all: number) => Promise<void>;
   /** ms */
   readonly patience?: number;
+}
+
+export interface MigrationRun {
+  /** The names of the migrations that ran; none if the database is newer than this build, or too new for it. */
+  readonly ran: readonly string[];
+  /** The migrations that the database has run and that are newer than every migration of this build. */
+  readonly newer: readonly string[];
+}
+
+/** As `runMigrations`. @returns the names of the migrations that ran */
+export async function migrateToLatest<DB>(
+  db: Kysely<DB>,
+  migrations: Migrations,
+  options: MigrationOptions = {},
+): Promise<readonly string[]> {
+  return (await runMigrations(db, migrations, options)).ran;
 }
 
 /**
@@ -30,28 +52,31 @@ export interface MigrationOptions {
  * @param options.progress called after each migration, with the number of migrations in total. An error that it throws is the
  *   migration's
  * @param options.patience longest wait (ms) of one migration for its locks
- * @returns the names of the migrations that ran; empty if the database is newer than this build, or too new for it
  * @throws HistoryDiffers before anything is changed; the error of the first migration that fails, which leaves the ones before it
  */
-export async function migrateToLatest<DB>(
+export async function runMigrations<DB>(
   db: Kysely<DB>,
   migrations: Migrations,
-  { progress, patience = PATIENCE }: MigrationOptions = {},
-): Promise<readonly string[]> {
-  if ((await pendingMigrations(db, migrations)).length === 0) return [];
+  { behind = false, progress, patience = PATIENCE }: MigrationOptions = {},
+): Promise<MigrationRun> {
+  if (!behind) {
+    const { pending, newer } = agreeing(await doneMigrations(db), migrations);
+    if (pending.length === 0) return { ran: [], newer };
+  }
   return db.connection().execute(async (connection) => {
     await takeTurn(connection, LOCK, TURNS * patience);
     try {
-      await makeRecord(connection, patience);
       // Another process may have migrated the database meanwhile.
-      const pending = await pendingMigrations(connection, migrations);
-      await completeRecord(connection, migrations);
+      const known = behind ? await recordOfThisBuild(connection) : undefined;
+      const done = known ?? (await madeRecord(connection, patience));
+      const { pending, newer } = agreeing(done, migrations);
+      await completeRecord(connection, done, migrations);
       const all = Object.keys(migrations).length;
       for (const [index, name] of pending.entries()) {
         await run(connection, name, migrations, patience);
         await progress?.(all - pending.length + index + 1, all);
       }
-      return pending;
+      return { ran: pending, newer };
     } finally {
       // If the connection is lost, the lock is free too.
       await sql`select pg_advisory_unlock(${LOCK})`.execute(connection).catch(() => undefined);
@@ -103,17 +128,40 @@ async function makeRecord<DB>(db: Kysely<DB>, patience: number): Promise<void> {
   });
 }
 
+async function madeRecord<DB>(db: Kysely<DB>, patience: number): Promise<readonly DoneMigration[]> {
+  await makeRecord(db, patience);
+  return doneMigrations(db);
+}
+
+/** The record in one statement, if it is there with the columns of this build. Not for use in a transaction. */
+async function recordOfThisBuild<DB>(db: Kysely<DB>): Promise<readonly DoneMigration[] | undefined> {
+  try {
+    return (await sql<DoneMigration>`select name, hash, needs from ${sql.table(TABLE)}`.execute(db)).rows;
+  } catch (error) {
+    if (UNDEFINED.some((state) => hasSqlState(error, state))) return undefined;
+    throw error;
+  }
+}
+
 /** What a former build ran counts as this build's migration of the same name. */
-async function completeRecord<DB>(db: Kysely<DB>, migrations: Migrations): Promise<void> {
-  const known = Object.entries(migrations).map(([name, { hash = null, needs = null }]) => ({ name, hash, needs }));
+async function completeRecord<DB>(
+  db: Kysely<DB>,
+  done: readonly DoneMigration[],
+  migrations: Migrations,
+): Promise<void> {
+  const known = done.flatMap(({ name, hash, needs = null }) => {
+    const own = migrations[name];
+    const adds = own && ((hash === null && own.hash !== undefined) || (needs === null && own.needs !== undefined));
+    return adds ? [{ name, hash: own.hash ?? null, needs: own.needs ?? null }] : [];
+  });
+  if (known.length === 0) return;
   const column = (of: 'name' | 'hash' | 'needs'): (string | null)[] => known.map((each) => each[of]);
   await sql`
     update ${sql.table(TABLE)} as done
     set hash = coalesce(done.hash, known.hash), needs = coalesce(done.needs, known.needs)
     from unnest(${column('name')}::text[], ${column('hash')}::text[], ${column('needs')}::text[])
       as known (name, hash, needs)
-    where done.name = known.name
-      and (done.hash is null and known.hash is not null or done.needs is null and known.needs is not null)`.execute(db);
+    where done.name = known.name`.execute(db);
 }
 
 /**
@@ -122,9 +170,14 @@ async function completeRecord<DB>(db: Kysely<DB>, migrations: Migrations): Promi
  * @throws HistoryDiffers
  */
 export async function pendingMigrations<DB>(db: Kysely<DB>, migrations: Migrations): Promise<readonly string[]> {
-  const { state, pending, differences } = await historyOf(db, migrations);
-  if (state === 'differs') throw new HistoryDiffers(differences);
-  return pending;
+  return agreeing(await doneMigrations(db), migrations).pending;
+}
+
+/** @throws HistoryDiffers */
+function agreeing(done: readonly DoneMigration[], migrations: Migrations): HistoryVerdict {
+  const verdict = compareHistory(done, migrations);
+  if (verdict.state === 'differs') throw new HistoryDiffers(verdict.differences);
+  return verdict;
 }
 
 /** The migrations that the database has run and that are newer than every migration of this build. */

@@ -84,6 +84,7 @@ export const admission = fp(
       // The connections of a suspended tenant are ended. Its requests must be refused for the suspension, not as an unavailable
       // database.
       missed: () => steps.tenant(request, undefined, undefined),
+      requester: request.requester,
     }));
     app.decorate('admitAgain', async (request) => {
       if (!isYounger(request, REUSED_FOR)) await again(request);

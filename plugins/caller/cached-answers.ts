@@ -94,8 +94,10 @@ export const cachedAnswers = fp(
           epoch: tenant.epoch,
           scope: scopeOf(table, request),
           key: keyOf(request),
+          requester: request.requester,
         };
-        const answer = cache.read(read, async () => {
+        const answer = cache.read(read, async (requesters) => {
+          request.requester = requesters;
           own.answer = await handler.call(this, request, reply);
           return reply.sent || reply.statusCode !== 200 ? undefined : written(own.answer, reply);
         });

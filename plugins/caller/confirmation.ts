@@ -14,9 +14,10 @@ declare module 'fastify' {
 
 export const recentSignIn = fp(
   async (app) => {
+    const { replicaClock } = app.engine;
     app.decorateRequest('isRecent', {
       getter() {
-        return this.routeOptions.config.access?.recent !== undefined && isRecent(this.signedInAt);
+        return this.routeOptions.config.access?.recent !== undefined && isRecent(this.signedInAt, replicaClock.now());
       },
     });
     app.decorateRequest('refuseUnlessRecent', function () {

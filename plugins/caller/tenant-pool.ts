@@ -6,6 +6,7 @@ import type { TenantRecord } from '../../db/registry/tenant-queries.js';
 import type { TenantDatabase } from '../../db/tenant/tenant-schema.js';
 import { isRead } from '../../src/http/admission-steps.js';
 import type { KeyedWrite } from '../../src/tenants/keyed-write.js';
+import type { Requester } from '../../src/lib/requester.js';
 import { admitted } from '../../src/connections/tenant-pools.js';
 
 declare module 'fastify' {
@@ -18,6 +19,8 @@ declare module 'fastify' {
     keyedWrite: KeyedWrite | null;
     /** The tenant's row at admission; null on a request without a tenant. */
     tenant: TenantRecord | null;
+    /** The client, for work that ends when it leaves; undefined before admission. */
+    requester: Requester | undefined;
   }
 }
 
@@ -30,15 +33,17 @@ export const tenantPool = fp(
     app.decorateRequest('tenantDb', {
       getter() {
         if (this.keyedWrite) return this.keyedWrite.db;
-        if (this.tenant && isRead(this)) return pools.databaseOf(this.tenant);
+        if (this.tenant && isRead(this)) return pools.databaseOf(this.tenant, this.requester);
         return (this.watchedTenantDb ??= pools.database(this.tenantId, app.watchOf(this)));
       },
     });
 
     app.decorateRequest('tenant', null);
+    app.decorateRequest('requester', undefined);
 
     // Refused here and not by the first query: a handler may act before it uses its database.
-    app.steps.tenant = (request) => {
+    app.steps.tenant = (request, reply) => {
+      if (reply) request.requester = reply.raw;
       if (request.principal?.kind !== 'user') return undefined;
       const known = directory.peek(request.tenantId);
       if (!known?.active)

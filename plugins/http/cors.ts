@@ -1,12 +1,13 @@
 // Cross-origin calls from browsers: allowed for the listed origins; an empty list allows none.
 import corsPlugin from '@fastify/cors';
+import type { IncomingMessage } from 'node:http';
 import fp from 'fastify-plugin';
 import { QUOTA_HEADERS } from '../../src/http/quota-headers.js';
 
 declare module 'fastify' {
   interface FastifyInstance {
     /** For an answer for which no hook runs. */
-    readonly corsHeaders: (request: FastifyRequest) => Readonly<Record<string, string>>;
+    readonly corsHeaders: (request: Pick<IncomingMessage, 'headers'>) => Readonly<Record<string, string>>;
     /**
      * For an answer to bytes that Node's parser refused, whose Origin is not known. Every page may read such an answer: it holds
      * nothing but the kind of the failure and a request ID.

@@ -1,6 +1,4 @@
-// The request id: the client's own id if it is well formed, otherwise a new one. It is sent in X-Request-Id.
-import { randomUUID } from 'node:crypto';
-import type { IncomingMessage } from 'node:http';
+// Sends the request's id in X-Request-Id. src/http/request-ids.ts makes it.
 import fp from 'fastify-plugin';
 
 export const requestId = fp(
@@ -13,9 +11,3 @@ export const requestId = fp(
   },
   { name: 'request-id', fastify: '5.x' },
 );
-
-/** For Fastify's `genReqId` option. An id of any form or length would let a client write into the log. */
-export function generateRequestId(request: Pick<IncomingMessage, 'headers'>): string {
-  const given = request.headers['x-request-id'];
-  return typeof given === 'string' && /^[\w-]{1,64}$/.test(given) ? given : randomUUID();
-}

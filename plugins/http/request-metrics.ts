@@ -10,6 +10,8 @@ declare module 'fastify' {
   interface FastifyInstance {
     /** Counts an answered request. Call it only if no hook runs for the request. */
     readonly countRequest: (request: FastifyRequest, reply: FastifyReply) => void;
+    /** Counts a request that was answered before it had a route. */
+    readonly countRefused: (method: string | undefined, status: number) => void;
     /** Counts an error answer. */
     readonly countError: CountError;
   }
@@ -42,15 +44,20 @@ export const requestMetrics = fp(
      * address. The index is the status.
      */
     const known = new Map<unknown, Duration[]>();
-    const durationOf = (request: FastifyRequest, status: number): Duration => {
-      const { is404, method } = request;
-      const route = request.routeOptions;
-      const key = is404 ? namedMethod(method) : route.config;
+    const statusesOf = (key: unknown): Duration[] => {
       let byStatus = known.get(key);
       if (!byStatus) known.set(key, (byStatus = []));
-      return (byStatus[status] ??= is404
-        ? durations.labels(namedMethod(method), NO_ROUTE, String(status))
-        : durations.labels(method, route.url ?? NO_ROUTE, String(status)));
+      return byStatus;
+    };
+    const withoutRoute = (method: string, status: number): Duration => {
+      const name = namedMethod(method);
+      return (statusesOf(name)[status] ??= durations.labels(name, NO_ROUTE, String(status)));
+    };
+    const durationOf = (request: FastifyRequest, status: number): Duration => {
+      const { is404, method } = request;
+      if (is404) return withoutRoute(method, status);
+      const route = request.routeOptions;
+      return (statusesOf(route.config)[status] ??= durations.labels(method, route.url ?? NO_ROUTE, String(status)));
     };
     const countRequest = (request: FastifyRequest, reply: FastifyReply): void => {
       const seconds = reply.elapsedTime / 1_000;
@@ -59,6 +66,9 @@ export const requestMetrics = fp(
       if (request.principal?.kind === 'user') busyTenants.count(request.principal.tenantId, seconds, status >= 500);
     };
     app.decorate('countRequest', countRequest);
+    app.decorate('countRefused', (method, status) => {
+      withoutRoute(method ?? '', status).observe(0);
+    });
     app.decorate('countError', createErrorCounts(instruments));
 
     /** One function for all requests: a closure for each would cost more than counting. */

@@ -2,19 +2,14 @@
 import type { FastifyInstance, FastifyReply } from 'fastify';
 import type { ZodTypeProvider } from 'fastify-type-provider-zod';
 import { z } from 'zod';
-import {
-  clusterSorts,
-  findCluster,
-  listClusters,
-  loadOfClusters,
-  type ClusterLoad,
-  type ClusterRecord,
-} from '../../db/registry/cluster-queries.js';
+import { clusterSorts, findCluster, listClusters, type ClusterRecord } from '../../db/registry/cluster-queries.js';
 import type { Versioned } from '../../db/shared/row-version.js';
+import { CreateClusterBody } from '../../src/clusters/cluster-request.js';
 import { AppError } from '../../src/errors.js';
 import { versioned } from '../../src/http/row-versions.js';
+import { showCheck, showClusters } from '../../src/operations/cluster-shown.js';
 import { listQuery, pageOf, readPage } from '../shapes/lists.js';
-import { CheckAnswer, ClusterAnswer, CreateClusterBody, PatchClusterBody, warnings } from '../shapes/cluster-shapes.js';
+import { CheckAnswer, ClusterAnswer, PatchClusterBody, warnings } from '../shapes/cluster-shapes.js';
 import { flag, idParams, text } from '../shapes/fields.js';
 
 /** These decide which server gets the tenants' data and the provisioner's password. */
@@ -137,16 +132,7 @@ export async function clusterRoutes(fastify: FastifyInstance): Promise<void> {
         response: { 200: CheckAnswer },
       },
     },
-    async (request) => {
-      const { problems, warnings, inspection } = await registration.check(request.params.id);
-      return {
-        usable: problems.length === 0,
-        problems: [...problems],
-        warnings: [...warnings],
-        version: inspection?.version ?? null,
-        clockSkew: inspection?.clockSkew ?? null,
-      };
-    },
+    async (request) => showCheck(await registration.check(request.params.id)),
   );
 
   app.post(
@@ -211,35 +197,7 @@ export async function clusterRoutes(fastify: FastifyInstance): Promise<void> {
     return versioned(made, cluster);
   }
 
-  async function answers(clusters: readonly ClusterRecord[]): Promise<z.output<typeof ClusterAnswer>[]> {
-    const loads = await loadOfClusters(
-      app.engine.registry,
-      clusters.map(({ id }) => id),
-    );
-    return clusters.map((cluster) => describe(cluster, loads.get(cluster.id)));
-  }
-
-  function describe(row: ClusterRecord, load: ClusterLoad | undefined): z.output<typeof ClusterAnswer> {
-    const { id, name, host, port, region, weight, accepting, standbyTarget, createdAt, updatedAt } = row;
-    const { isDefault, tls, budget, user } = registration.settings(row);
-    return {
-      id,
-      name,
-      host,
-      port,
-      region,
-      isDefault,
-      provisionerUser: user,
-      tls: tls === false ? 'off' : 'verify-full',
-      connectionBudget: budget.tenants,
-      connectionReserve: budget.reserve,
-      weight,
-      accepting,
-      standbyTarget,
-      tenants: load?.tenants ?? 0,
-      standbyDatabases: load?.standbyDatabases ?? 0,
-      createdAt,
-      updatedAt,
-    };
+  function answers(clusters: readonly ClusterRecord[]): Promise<z.output<typeof ClusterAnswer>[]> {
+    return showClusters(app.engine.registry, registration, clusters);
   }
 }

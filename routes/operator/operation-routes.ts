@@ -5,9 +5,10 @@ import { findOperation } from '../../db/registry/operations/operation-rows.js';
 import { listOperations } from '../../db/registry/operations/operation-lists.js';
 import { AppError } from '../../src/errors.js';
 import { versioned } from '../../src/http/row-versions.js';
+import { showOperation } from '../../src/operations/runner/operation-shown.js';
 import { idParams } from '../shapes/fields.js';
 import { pageOf, readPage } from '../shapes/lists.js';
-import { OperationAnswer, operationAnswer, OperationsQuery } from '../shapes/operation-shapes.js';
+import { OperationAnswer, OperationsQuery } from '../shapes/operation-shapes.js';
 
 export async function operationRoutes(fastify: FastifyInstance): Promise<void> {
   const app = fastify.withTypeProvider<ZodTypeProvider>();
@@ -35,7 +36,7 @@ export async function operationRoutes(fastify: FastifyInstance): Promise<void> {
         ({ tenant: tenantId, cluster: clusterId, ...query }) =>
           listOperations(app.engine.registry, { ...query, tenantId, clusterId }),
       );
-      return { ...page, data: page.data.map(operationAnswer) };
+      return { ...page, data: page.data.map(showOperation) };
     },
   );
 
@@ -54,7 +55,7 @@ export async function operationRoutes(fastify: FastifyInstance): Promise<void> {
     async (request) => {
       const operation = await findOperation(app.engine.registry, request.params.id);
       if (!operation) throw new AppError('not-found');
-      return versioned(operationAnswer(operation), operation);
+      return versioned(showOperation(operation), operation);
     },
   );
 
@@ -65,7 +66,7 @@ export async function operationRoutes(fastify: FastifyInstance): Promise<void> {
   const answerAgain = async (_request: unknown, _reply: unknown, id: string): Promise<unknown> => {
     const operation = await findOperation(app.engine.registry, id);
     if (!operation) throw new AppError('not-found');
-    return operationAnswer(operation);
+    return showOperation(operation);
   };
   for (const act of ['retry', 'abandon'] as const)
     app.post(
@@ -80,6 +81,6 @@ export async function operationRoutes(fastify: FastifyInstance): Promise<void> {
           response: { 200: OperationAnswer },
         },
       },
-      async (request) => operationAnswer(await app.engine.steering[act](request.params.id, request.auditOrigin)),
+      async (request) => showOperation(await app.engine.steering[act](request.params.id, request.auditOrigin)),
     );
 }

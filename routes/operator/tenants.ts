@@ -5,28 +5,20 @@ import type { z } from 'zod';
 import { insertAudit } from '../../db/shared/audit-rows.js';
 import { findTenant, listTenants, type TenantRecord } from '../../db/registry/tenant-queries.js';
 import { changeTenant } from '../../src/tenants/tenant-changes.js';
-import { namesOf, refuseWeakPassword } from '../../src/auth/common-passwords.js';
-import { OPERATORS } from '../../src/auth/passwords.js';
 import type { Config } from '../../src/config/index.js';
 import { AppError } from '../../src/errors.js';
 import { idempotencyKeyOf } from '../../src/http/idempotency-key.js';
 import { REPLAYED } from '../../src/http/sent-answers.js';
-import { slugify } from '../../src/tenants/tenant-ids.js';
-import { limitsInForce, parseLimits } from '../../src/tenants/tenant-limits.js';
+import { parseLimits } from '../../src/tenants/tenant-limits.js';
 import type { GivenKey } from '../../src/operations/create/earlier-requests.js';
+import { CreateTenantBody } from '../../src/operations/create/tenant-request.js';
 import { parsePoolOptions } from '../../src/tenants/pool-options.js';
 import type { Versioned } from '../../db/shared/row-version.js';
 import { pageOf, readPage } from '../shapes/lists.js';
 import { hideOthers } from '../shapes/own-tenant.js';
 import { principalOf } from '../shapes/request-caller.js';
-import { idParams, slug } from '../shapes/fields.js';
-import {
-  CreateTenantBody,
-  PatchTenantBody,
-  TenantAnswer,
-  tenantAnswer,
-  TenantsQuery,
-} from '../shapes/tenant-shapes.js';
+import { idParams } from '../shapes/fields.js';
+import { PatchTenantBody, TenantAnswer, tenantAnswer, TenantsQuery } from '../shapes/tenant-shapes.js';
 
 export async function tenantRoutes(fastify: FastifyInstance, { config }: { config: Config }): Promise<void> {
   const app = fastify.withTypeProvider<ZodTypeProvider>();
@@ -87,29 +79,13 @@ export async function tenantRoutes(fastify: FastifyInstance, { config }: { confi
       },
     },
     async (request, reply) => {
-      const { name, admin, region, clusterId, adopt } = request.body;
       // The new admin gets everything in that database.
-      if (adopt) request.refuseUnlessRecent();
-      const { password, ...person } = admin;
-      const slug = request.body.slug ?? slugFrom(name);
-      refuseWeakPassword('/admin/password', password, [...namesOf(person), name, slug]);
-      const poolOptions = parsePoolOptions(request.body.poolOptions ?? {});
-      const limits = parseLimits(request.body.limits ?? {});
-      if (adopt && (region !== undefined || clusterId !== undefined))
-        throw new AppError('invalid-request', {
-          issues: [{ path: '/adopt', message: 'must not come with region or clusterId: it names the cluster' }],
-        });
-      // The password is hashed while the database is made, which waits for the disk.
-      await app.engine.passwordBudgets.take(principalOf(request));
-      const passwordHash = app.engine.passwords.hash(password, OPERATORS);
-      passwordHash.catch(() => undefined);
+      if (request.body.adopt) request.refuseUnlessRecent();
       const requestKey = keyOf(request, () => void reply.header(REPLAYED, 'true'));
-      const wanted = { name, slug, poolOptions, limits, requestKey, admin: { ...person, passwordHash } };
-      const tenant = adopt
-        ? await app.engine.adoption.adopt(wanted, adopt, request.auditOrigin)
-        : await app.engine.provisioning.create({ ...wanted, wish: { region, clusterId } }, request.auditOrigin);
-      if (limitsInForce(tenant.limits, config.tenants.limits).connections !== undefined)
-        await app.engine.connectionLimits.applySoon(tenant.id);
+      const tenant = await app.engine.tenantRequests.make(request.body, request.auditOrigin, {
+        requestKey,
+        beforeHash: () => app.engine.passwordBudgets.take(principalOf(request)),
+      });
       return reply.code(201).header('location', `${app.prefix}/${tenant.id}`).send(answer(tenant));
     },
   );
@@ -205,13 +181,4 @@ export async function tenantRoutes(fastify: FastifyInstance, { config }: { confi
       return answer(tenant);
     },
   );
-}
-
-function slugFrom(name: string): string {
-  const made = slugify(name);
-  if (!slug.safeParse(made).success)
-    throw new AppError('invalid-request', {
-      issues: [{ path: '/slug', message: 'is needed: no slug can be derived from this name' }],
-    });
-  return made;
 }

@@ -77,7 +77,13 @@ export async function authRoutes(fastify: FastifyInstance, { config }: { config:
     },
     async (request) => {
       const { tenant, email, password } = request.body;
-      const { user, ...grant } = await app.engine.signIn.user(tenant, email, password, request.auditOrigin);
+      const { user, ...grant } = await app.engine.signIn.user(
+        tenant,
+        email,
+        password,
+        request.auditOrigin,
+        request.requester,
+      );
       return { ...tokensOf(app, accessTokenTtl, grant), user: { ...user, roles: [...user.roles] } };
     },
   );
@@ -98,7 +104,7 @@ export async function authRoutes(fastify: FastifyInstance, { config }: { config:
     async (request) => {
       const { email, password } = request.body;
       const { auditOrigin } = request;
-      const { operator, ...grant } = await app.engine.signIn.operator(email, password, auditOrigin);
+      const { operator, ...grant } = await app.engine.signIn.operator(email, password, auditOrigin, request.requester);
       const { sessionId } = grant.principal;
       app.engine.security.record('operator-signed-in', { operatorId: operator.id, sessionId }, auditOrigin);
       return { ...tokensOf(app, accessTokenTtl, grant), operator };

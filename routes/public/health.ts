@@ -40,7 +40,7 @@ export async function healthRoutes(fastify: FastifyInstance): Promise<void> {
         tags: ['health'],
         operationId: 'checkReadiness',
         summary:
-          'Check whether to send requests here: the replica is not shutting down and can reach tenants, and the registry accepts writes',
+          'Check whether to send requests here: the replica is not shutting down, can reach tenants and has the right time, and the registry accepts writes',
         response: { 200: Health },
       },
     },
@@ -58,6 +58,12 @@ export async function healthRoutes(fastify: FastifyInstance): Promise<void> {
       if (app.engine.mustNotWrite() !== undefined)
         throw new AppError('unavailable', {
           detail: 'Other replicas may still cache what this replica changes. Send the request to another one.',
+          retryAfter: 1,
+        });
+      app.engine.replicaClock.compare();
+      if (app.engine.replicaClock.problem !== undefined)
+        throw new AppError('unavailable', {
+          detail: "The clock of this replica differs from the registry's. Send the request to another one.",
           retryAfter: 1,
         });
       const late = (): AppError =>

@@ -155,7 +155,7 @@ export async function sessionRoutes(fastify: FastifyInstance, { config }: { conf
       const principal = principalOf(request);
       const { auditOrigin, body } = request;
       await app.engine.passwordBudgets.take(principal);
-      await app.engine.signIn.confirm(principal, body.password, auditOrigin);
+      await app.engine.signIn.confirm(principal, body.password, auditOrigin, request.requester);
       const target = { kind: 'session', id: principal.sessionId } as const;
       await insertAudit(request.sessionsDb, { ...auditOrigin, action: 'auth.confirmed', target });
       return accessTokenOf(app, accessTokenTtl, principal, 0);
@@ -183,9 +183,21 @@ export async function sessionRoutes(fastify: FastifyInstance, { config }: { conf
           : await findOperator(app.engine.registry, principal.operatorId);
       refuseWeakPassword('/newPassword', body.newPassword, [...namesOf({ ...account }), ...tenantNames(request)]);
       await app.engine.passwordBudgets.take(principal);
-      const confirmedHash = await app.engine.signIn.confirm(principal, body.currentPassword, auditOrigin);
+      const confirmedHash = await app.engine.signIn.confirm(
+        principal,
+        body.currentPassword,
+        auditOrigin,
+        request.requester,
+      );
       const tenantDb = principal.kind === 'user' ? request.tenantDb : undefined;
-      await app.engine.signIn.changePassword(principal, confirmedHash, body.newPassword, auditOrigin, tenantDb);
+      await app.engine.signIn.changePassword(
+        principal,
+        confirmedHash,
+        body.newPassword,
+        auditOrigin,
+        tenantDb,
+        request.requester,
+      );
       return reply.code(204).send(null);
     },
   );

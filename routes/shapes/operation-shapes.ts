@@ -1,9 +1,7 @@
 // The shapes of operations in requests and answers.
 import { z } from 'zod';
-import type { OperationRecord } from '../../db/registry/operations/operation-rows.js';
 import { operationStates } from '../../db/registry/operations/operations-table.js';
 import { operationKinds } from '../../src/operations/runner/operation-kinds.js';
-import { operationMessage } from '../../src/operations/runner/operation-words.js';
 import { answerId, id, timestamp, whole } from './fields.js';
 import { listQuery } from './lists.js';
 
@@ -46,25 +44,3 @@ export const OperationsQuery = listQuery(
     cluster: id.optional().meta({ description: 'The id of the cluster whose server the steps need.' }),
   },
 );
-
-export function operationAnswer(operation: OperationRecord): z.output<typeof OperationAnswer> {
-  const { progressDone: done, progressTotal: total, operatorId, state, notBefore } = operation;
-  return {
-    id: operation.id,
-    kind: operation.kind,
-    state,
-    step: operation.step,
-    progress: done === null || total === null ? null : { done, total },
-    // Abandoning counts as one, so that a worker that still runs loses the operation.
-    attempts: state === 'abandoned' ? operation.attempts - 1 : operation.attempts,
-    error: operation.error,
-    tenantId: operation.tenantId,
-    clusterId: operation.clusterId,
-    startedBy: operatorId,
-    notBefore: state === 'waiting' ? notBefore : null,
-    createdAt: operation.createdAt,
-    updatedAt: operation.updatedAt,
-    endedAt: operation.endedAt,
-    message: operationMessage(operation),
-  };
-}

@@ -1,5 +1,6 @@
 // The answer of GET /status.
 import { z } from 'zod';
+import { itemStates, rolloutStates, type ItemState } from '../../db/registry/rollouts/rollouts-table.js';
 import { PURGE } from '../../db/registry/status-queries.js';
 import { operationStates } from '../../db/registry/operations/operations-table.js';
 import { operationKinds } from '../../src/operations/runner/operation-kinds.js';
@@ -178,6 +179,17 @@ const Job = z.object({
     .meta({ description: 'Replicas on which the last run failed, with the reason.' }),
 });
 
+const Rollout = z.object({
+  id: answerId,
+  target: z.string().meta({ description: 'The schema version that it brings the tenants to.' }),
+  state: z.enum(rolloutStates),
+  wave: whole.meta({ description: 'The wave that runs; 0 is the canary.' }),
+  reason: z.string().nullable().meta({ description: 'Why it stopped.' }),
+  items: z
+    .object(Object.fromEntries(itemStates.map((state) => [state, whole])) as Record<ItemState, typeof whole>)
+    .meta({ description: 'Tenants by the state of their items.' }),
+});
+
 const Passwords = z.object({
   due: whole.nullable().meta({
     description: 'Database passwords that are due for a change; null if their age does not matter.',
@@ -211,6 +223,9 @@ export const Status = z
     replicas: Replicas.nullable().meta({ description: part }),
     jobs: z.array(Job).meta({
       description: 'Jobs of all replicas. If `unreadable` names them, only those of the answering replica.',
+    }),
+    rollout: Rollout.nullable().meta({
+      description: 'The rollout that is running, paused or stopped. Null if there is none, or if it could not be read.',
     }),
     passwords: Passwords.nullable().meta({
       description: `Database passwords: changes that are due, and the keys that encrypt them. ${part}`,

@@ -4,11 +4,12 @@ import type { Versioned } from '../../db/shared/row-version.js';
 import { tenantSorts, type TenantRecord } from '../../db/registry/tenant-queries.js';
 import type { Config } from '../../src/config/index.js';
 import { versioned } from '../../src/http/row-versions.js';
+import { tenantFields } from '../../src/operations/create/tenant-request.js';
 import { tenantStatuses } from '../../src/tenants/tenant-states.js';
-import { forEachLimit, limitsInForce, limitsShown } from '../../src/tenants/tenant-limits.js';
-import { poolLimits } from '../../src/tenants/pool-options.js';
+import { forEachLimit } from '../../src/tenants/tenant-limits.js';
+import { showTenant } from '../../src/tenants/tenant-shown.js';
 import { listQuery } from './lists.js';
-import { answerId, email, exactText, id, newPassword, patchOf, slug, text, timestamp, whole } from './fields.js';
+import { answerId, patchOf, slug, text, timestamp, whole } from './fields.js';
 
 const PoolOptions = z.object({
   max: whole,
@@ -45,58 +46,15 @@ export const TenantAnswer = z
   })
   .meta({ id: 'Tenant' });
 
-const name = text(200);
-
-/** Checked by its own rules (422), not by the request's schema (400): the setting is wrong, not the request. */
-const poolOptions = z.record(z.string(), z.unknown()).meta({
-  description:
-    'Whole numbers: max (1–100 connections), acquireTimeout (100–60,000 ms), timeout (100–600,000 ms), idleTimeoutMillis (100–3,600,000 ms). An option that is left out keeps its value; in a new tenant it gets the default. null restores the default.',
-});
-
-/** Checked like `poolOptions`. */
-const limits = z.record(z.string(), z.unknown()).meta({
-  description:
-    'Whole numbers: requestsPerSecond (1–100,000), connections (1–400), statementTimeout (100–600,000 ms), users (1–1,000,000), products (1–100,000,000), storageBytes (1,048,576–2^50). A limit that is left out keeps its value; in a new tenant it gets the default. null restores the default.',
-});
-
-/** As it is spelt in PostgreSQL, which also counts bytes. */
-const databaseName = exactText(63).refine((name) => Buffer.byteLength(name) <= 63, 'must be at most 63 bytes long');
-
-const adopt = z.strictObject({ clusterId: id, database: databaseName }).meta({
-  description: "An existing database that becomes the tenant's database. The cluster's provisioner must own it.",
-});
-
-export const CreateTenantBody = z
-  .strictObject({
-    name,
-    slug: slug.optional().meta({ description: 'Derived from the name when it is left out.' }),
-    admin: z.strictObject({ email, password: newPassword, firstName: text(100), lastName: text(100) }),
-    poolOptions: poolOptions.optional(),
-    limits: limits.optional(),
-    region: text(100).optional().meta({ description: 'The region of the cluster to create the database on.' }),
-    clusterId: id
-      .optional()
-      .meta({ description: 'The cluster to create the database on; when left out, the least loaded one.' }),
-    adopt: adopt.optional(),
-  })
-  .meta({
-    id: 'CreateTenant',
-    examples: [
-      {
-        name: 'Wayne Enterprises',
-        slug: 'wayne',
-        admin: {
-          email: 'bruce@wayne.example',
-          password: 'under the mansion',
-          firstName: 'Bruce',
-          lastName: 'Wayne',
-        },
-      },
-    ],
-  });
-
 export const PatchTenantBody = patchOf(
-  { name, slug, poolOptions, limits, active: z.boolean(), readCache: z.boolean() },
+  {
+    name: tenantFields.name,
+    slug,
+    poolOptions: tenantFields.poolOptions,
+    limits: tenantFields.limits,
+    active: z.boolean(),
+    readCache: z.boolean(),
+  },
   {},
 ).meta({
   id: 'UpdateTenant',
@@ -113,31 +71,5 @@ export function tenantAnswer(
   tenant: TenantRecord,
   { tenants }: Pick<Config, 'tenants'>,
 ): z.output<typeof TenantAnswer> & Versioned {
-  const { id, name, slug, clusterId, status, active, readCache, schemaVersion, deletedAt, createdAt, updatedAt } =
-    tenant;
-  const purgeAfter = deletedAt && laterBy(deletedAt, tenants.deletionGrace);
-  const limits = limitsInForce(tenant.limits, tenants.limits);
-  const shown = {
-    id,
-    name,
-    slug,
-    clusterId,
-    status,
-    active,
-    poolOptions: poolLimits(tenant.poolOptions, tenants.pool, limits),
-    limits: limitsShown(limits),
-    readCache,
-    schemaVersion,
-    deletedAt,
-    purgeAfter,
-    createdAt,
-    updatedAt,
-  };
-  return versioned(shown, tenant);
-}
-
-/** A time plus milliseconds. A time that no Date can hold, such as `infinity`, stays as it is. */
-function laterBy(time: string, ms: number): string {
-  const later = new Date(Date.parse(time) + ms);
-  return Number.isNaN(later.getTime()) ? time : later.toISOString();
+  return versioned(showTenant(tenant, tenants), tenant);
 }

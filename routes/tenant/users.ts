@@ -105,7 +105,7 @@ export async function userRoutes(fastify: FastifyInstance): Promise<void> {
       refuseWeakPassword('/password', password, [...namesOf(fields), ...tenantNames(request)]);
       // Hashed before the transaction begins, so that no connection is held while the processor works.
       await app.engine.passwordBudgets.take(principalOf(request));
-      const passwordHash = await app.engine.passwords.hash(password, request.tenantId);
+      const passwordHash = await app.engine.passwords.hash(password, request.tenantId, request.requester);
       const user = { ...fields, passwordHash, roles };
       const id = await emailTaken(
         addUser(request.tenantDb, user, actorOf(request), request.auditOrigin, request.tenantLimits.users),
@@ -180,7 +180,9 @@ export async function userRoutes(fastify: FastifyInstance): Promise<void> {
       if (secures || password !== undefined) await app.engine.passwordBudgets.take(principalOf(request));
       const confirmedHash = secures ? await confirmOwnPassword(request, currentPassword) : undefined;
       const passwordHash =
-        password === undefined ? undefined : await app.engine.passwords.hash(password, request.tenantId);
+        password === undefined
+          ? undefined
+          : await app.engine.passwords.hash(password, request.tenantId, request.requester);
       const { tenantId, userId, ifMatch: expected } = request;
       const actor = { ...actorOf(request), confirmedHash };
       const spared = id === userId ? actor.sessionId : undefined;
@@ -231,7 +233,7 @@ export async function userRoutes(fastify: FastifyInstance): Promise<void> {
       });
     }
     // With a stolen token, guessing the password must not be faster here than at sign-in.
-    return app.engine.signIn.confirm(principalOf(request), currentPassword, request.auditOrigin);
+    return app.engine.signIn.confirm(principalOf(request), currentPassword, request.auditOrigin, request.requester);
   }
 }
 

@@ -75,12 +75,13 @@ export async function confirmOperator(registry: Kysely<Registry>, origin: AuditO
 }
 
 async function refuseUnless(active: boolean, registry: Kysely<Registry>, { actor }: AuditOrigin): Promise<void> {
+  const { id, sessionId, atCommandLine = false } = actor.kind === 'operator' ? actor : {};
   if (!active)
     throw new AppError('unauthenticated', {
-      detail: 'The account of this access token is not active.',
+      detail: atCommandLine ? 'The operator is not active.' : 'The account of this access token is not active.',
       event: { name: 'inactive-account-used' },
     });
-  const { id, sessionId } = actor.kind === 'operator' ? actor : {};
+  if (atCommandLine) return;
   const session = sessionId === undefined ? undefined : await findSession(sessionsIn(registry), sessionId);
   if (session?.accountId !== id || id === undefined)
     throw new AppError('unauthenticated', {

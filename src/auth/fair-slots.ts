@@ -2,6 +2,7 @@
 // delays only its own tasks.
 import { AppError } from '../errors.js';
 import { LinkedQueue, Queued } from '../lib/linked-queue.js';
+import { ClientLeft, type Requester } from '../lib/requester.js';
 
 // States of one task, and its transitions:
 //
@@ -12,6 +13,7 @@ import { LinkedQueue, Queued } from '../lib/linked-queue.js';
 //   waiting  → running   a slot was handed over, and it is the first of the payer whose turn it is
 //   waiting  → refused   it waited longer than the patience; or the total was reached, its payer had the longest queue,
 //                        and it was the newest in it
+//   waiting  → left      its client has left
 //   running  → done      the task ended; the slot is handed over, or is free when no work waits
 //
 // The ring holds each payer that has work waiting, once. The payer at its head has the next turn and then goes to the end. A
@@ -26,6 +28,8 @@ class Waiter extends Queued<Waiter> {
   constructor(
     readonly enter: () => void,
     readonly refuse: () => void,
+    /** Called when it waits no longer. */
+    readonly ended: () => void,
   ) {
     super();
   }
@@ -65,10 +69,14 @@ export class FairSlots {
     return { running: this.#running, waiting: this.#waiting };
   }
 
-  /** @throws AppError `unavailable` if a bound is reached or the wait was too long, and every error of the task */
-  async run<T>(payer: string, task: () => Promise<T>): Promise<T> {
+  /**
+   * @param requester ends the wait of its task when it leaves; a task that runs is finished
+   * @throws AppError `unavailable` if a bound is reached or the wait was too long; ClientLeft; every error of the task
+   */
+  async run<T>(payer: string, task: () => Promise<T>, requester?: Requester): Promise<T> {
+    if (requester?.destroyed) throw new ClientLeft();
     if (this.#running < this.size) this.#running += 1;
-    else await this.#turn(payer);
+    else await this.#turn(payer, requester);
     try {
       return await task();
     } finally {
@@ -79,7 +87,7 @@ export class FairSlots {
     }
   }
 
-  #turn(payer: string): Promise<void> {
+  #turn(payer: string, requester: Requester | undefined): Promise<void> {
     const line = this.#lines.get(payer) ?? new Line(payer);
     if (line.waiters.size >= this.bounds.perPayer) return Promise.reject(refusal());
     if (this.#waiting >= this.bounds.total) {
@@ -90,9 +98,15 @@ export class FairSlots {
       if (newest) this.#leave(longest, newest).refuse();
     }
     return new Promise((resolve, reject) => {
-      const waiter = new Waiter(resolve, () => {
+      const refuse = (): void => {
         reject(refusal());
-      });
+      };
+      const left = (): void => {
+        this.#leave(line, waiter);
+        reject(new ClientLeft());
+      };
+      const waiter = new Waiter(resolve, refuse, () => requester?.off('close', left));
+      requester?.once('close', left);
       waiter.timer = setTimeout(() => {
         this.#leave(line, waiter).refuse();
       }, this.patience);
@@ -115,6 +129,7 @@ export class FairSlots {
 
   #leave(line: Line, waiter: Waiter): Waiter {
     clearTimeout(waiter.timer);
+    waiter.ended();
     line.waiters.remove(waiter);
     this.#waiting -= 1;
     if (line.waiters.size === 0) {

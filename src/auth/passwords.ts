@@ -8,6 +8,7 @@ import { randomBytes } from 'node:crypto';
 import { performance } from 'node:perf_hooks';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { FairSlots } from './fair-slots.js';
+import { ClientLeft, type Requester } from '../lib/requester.js';
 import type { Principal } from './tokens.js';
 
 /** OWASP Password Storage Cheat Sheet, argon2id: 19 MiB, two passes, one lane. */
@@ -53,17 +54,19 @@ export interface Passwords {
    * Hashes the normal form (NFKC) of a password; the result is in the PHC string format.
    *
    * @param payer the tenant's id, `OPERATORS` or `NO_TENANT`: payers take turns
-   * @throws AppError `unavailable` if too many hashes wait, or if the wait was too long
+   * @param requester ends the wait when it leaves; a hash that has begun is finished
+   * @throws AppError `unavailable` if too many hashes wait, or if the wait was too long; ClientLeft
    */
-  hash(password: string, payer: string): Promise<string>;
+  hash(password: string, payer: string, requester?: Requester): Promise<string>;
   /**
    * Whether the password matches `passwordHash`. If `passwordHash` is undefined (no such user), the result is false after the
    * same work. A password that is not in its normal form is also tried as it was typed, because former builds hashed it so.
    *
    * @param payer as for `hash`
-   * @throws AppError `unavailable` if too many hashes wait, or if the wait was too long
+   * @param requester as for `hash`
+   * @throws as `hash` does
    */
-  verify(passwordHash: string | undefined, password: string, payer: string): Promise<boolean>;
+  verify(passwordHash: string | undefined, password: string, payer: string, requester?: Requester): Promise<boolean>;
   /** Slots in use, resting ones included, and hashes that wait. */
   readonly load: { readonly running: number; readonly waiting: number };
 }
@@ -91,20 +94,29 @@ export function createPasswords(
   const nobody = hashOfNobody();
 
   /** The answer is sent before the slot rests. */
-  function inSlot<T>(act: 'hash' | 'verify', payer: string, task: () => Promise<T>): Promise<T> {
+  function inSlot<T>(
+    act: 'hash' | 'verify',
+    payer: string,
+    requester: Requester | undefined,
+    task: () => Promise<T>,
+  ): Promise<T> {
     return new Promise((resolve, reject) => {
       slots
-        .run(payer, async () => {
-          const begunAt = performance.now();
-          const busy = watch();
-          await task().then(resolve, reject);
-          const took = performance.now() - begunAt;
-          events.done(act, took / 1_000);
-          const rest = took * REST * (busy() - UNHURRIED);
-          if (rest > 0) await sleep(rest, undefined, { ref: false });
-        })
+        .run(
+          payer,
+          async () => {
+            const begunAt = performance.now();
+            const busy = watch();
+            await task().then(resolve, reject);
+            const took = performance.now() - begunAt;
+            events.done(act, took / 1_000);
+            const rest = took * REST * (busy() - UNHURRIED);
+            if (rest > 0) await sleep(rest, undefined, { ref: false });
+          },
+          requester,
+        )
         .catch((refusal: unknown) => {
-          events.refused();
+          if (!(refusal instanceof ClientLeft)) events.refused();
           throw refusal;
         })
         .catch(reject);
@@ -112,9 +124,9 @@ export function createPasswords(
   }
 
   return {
-    hash: (password, payer) => inSlot('hash', payer, () => hash(normal(password), PARAMETERS)),
-    verify: (passwordHash, password, payer) =>
-      inSlot('verify', payer, async () => {
+    hash: (password, payer, requester) => inSlot('hash', payer, requester, () => hash(normal(password), PARAMETERS)),
+    verify: (passwordHash, password, payer, requester) =>
+      inSlot('verify', payer, requester, async () => {
         // The number of tries depends on the typed text alone, whether there is such a user or not.
         for (const form of new Set([normal(password), password]))
           if (await verify(passwordHash ?? nobody, form)) return passwordHash !== undefined;

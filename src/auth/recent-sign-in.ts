@@ -16,9 +16,12 @@ export const RECENT = 300;
 /** A user who holds one of these can give itself and others more: such a permission is given only after a recent sign-in. */
 export const managing: readonly Permission[] = ['users:write', 'roles:write'];
 
-/** @param signedInAt seconds since 1970; undefined if the token does not say */
-export function isRecent(signedInAt: number | undefined): boolean {
-  return signedInAt !== undefined && Date.now() / 1_000 - signedInAt < RECENT;
+/**
+ * @param signedInAt seconds since 1970; undefined if the token does not say
+ * @param now ms since 1970, of the clock by which tokens are signed
+ */
+export function isRecent(signedInAt: number | undefined, now: number): boolean {
+  return signedInAt !== undefined && now / 1_000 - signedInAt < RECENT;
 }
 
 /** The refusal of an act that needs a recent sign-in. */

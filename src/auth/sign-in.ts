@@ -19,6 +19,7 @@ import type { AuditTrail } from '../audit/trail.js';
 import { AppError } from '../errors.js';
 import type { RecordEvent } from '../observability/security-events.js';
 import type { TenantDirectory } from '../tenants/tenant-directory.js';
+import type { Requester } from '../lib/requester.js';
 import type { TenantPools } from '../connections/tenant-pools.js';
 import { NO_TENANT, OPERATORS, payerOf, type Passwords } from './passwords.js';
 import type { Grant, Sessions } from './session-rules.js';
@@ -31,6 +32,8 @@ type SignInOrigin = AuditOrigin & { readonly address: string };
 
 export interface SignIn {
   /**
+   * With a requester, these throw ClientLeft if it leaves before the password is checked: then nothing was tried.
+   *
    * Failures are audited after the answer, with the reason. Of the attempts that are refused before the password is checked, only
    * the first of each wait is audited.
    *
@@ -39,12 +42,19 @@ export interface SignIn {
    *   after too many of them
    * @throws DatabaseFault if the registry or the tenant's database does not answer
    */
-  user(tenant: string, email: string, password: string, origin: SignInOrigin): Promise<Grant & { readonly user: User }>;
+  user(
+    tenant: string,
+    email: string,
+    password: string,
+    origin: SignInOrigin,
+    requester?: Requester,
+  ): Promise<Grant & { readonly user: User }>;
   /** As `user`, for operators. @throws AppError `invalid-credentials` or `rate-limited` */
   operator(
     email: string,
     password: string,
     origin: SignInOrigin,
+    requester?: Requester,
   ): Promise<Grant & { readonly operator: { readonly id: string; readonly email: string } }>;
   /**
    * Confirms the caller's own password. @throws AppError `wrong-password` or `rate-limited`
@@ -52,7 +62,7 @@ export interface SignIn {
    * @returns the hash that the password matched: a change that needed the confirmation is made only if the account still has this
    *   hash
    */
-  confirm(principal: Principal, password: string, origin: AuditOrigin): Promise<string>;
+  confirm(principal: Principal, password: string, origin: AuditOrigin, requester?: Requester): Promise<string>;
   /**
    * Changes the caller's password, and ends all its other sessions, on every replica before it returns.
    *
@@ -67,6 +77,7 @@ export interface SignIn {
     password: string,
     origin: AuditOrigin,
     tenantDb?: Kysely<TenantDatabase>,
+    requester?: Requester,
   ): Promise<void>;
 }
 
@@ -82,7 +93,7 @@ export function createSignIn(deps: {
 }): SignIn {
   const { registry, directory, pools, passwords, throttle, sessions, audit, record } = deps;
   return {
-    user: (tenant, email, password, origin) => {
+    user: (tenant, email, password, origin, requester) => {
       const attempt = throttle.user({ tenant, email, address: origin.address }, (resolved) =>
         failingInStep(async (afterwards) => {
           const record = await directory.findBySlugOrId(tenant);
@@ -90,7 +101,7 @@ export function createSignIn(deps: {
           const found = record?.active
             ? await findCredentials(pools.database(record.id), { email })
             : await findNobody(registry, email);
-          const matches = await passwords.verify(found?.passwordHash, password, record?.id ?? NO_TENANT);
+          const matches = await passwords.verify(found?.passwordHash, password, record?.id ?? NO_TENANT, requester);
           const grant =
             record && found?.active && matches
               ? await sessions.begin(
@@ -119,11 +130,11 @@ export function createSignIn(deps: {
       });
     },
 
-    operator: (email, password, origin) => {
+    operator: (email, password, origin, requester) => {
       const attempt = throttle.operator({ email, address: origin.address }, () =>
         failingInStep(async (afterwards) => {
           const found = await findOperatorByEmail(registry, email);
-          const matches = await passwords.verify(found?.passwordHash, password, OPERATORS);
+          const matches = await passwords.verify(found?.passwordHash, password, OPERATORS, requester);
           const grant =
             found?.active && matches
               ? await sessions.begin(
@@ -147,7 +158,7 @@ export function createSignIn(deps: {
       });
     },
 
-    confirm(principal, password, origin) {
+    confirm(principal, password, origin, requester) {
       const [realm, id] =
         principal.kind === 'user' ? [principal.tenantId, principal.userId] : ['operators', principal.operatorId];
       const later = (entry: AuditEntry): void => {
@@ -159,7 +170,7 @@ export function createSignIn(deps: {
           principal.kind === 'user'
             ? await findCredentials(pools.database(principal.tenantId), { id })
             : await findOperatorCredentials(registry, id);
-        const matches = await passwords.verify(found?.passwordHash, password, payerOf(principal));
+        const matches = await passwords.verify(found?.passwordHash, password, payerOf(principal), requester);
         if (found && matches) return found.passwordHash;
         later({ ...origin, action: 'auth.confirmation-failed' });
         throw new AppError('wrong-password');
@@ -169,9 +180,9 @@ export function createSignIn(deps: {
       });
     },
 
-    async changePassword(principal, confirmedHash, password, origin, tenantDb) {
+    async changePassword(principal, confirmedHash, password, origin, tenantDb, requester) {
       // Hashed before the transaction begins, so that no connection is held while the processor works.
-      const passwordHash = await passwords.hash(password, payerOf(principal));
+      const passwordHash = await passwords.hash(password, payerOf(principal), requester);
       const ended =
         principal.kind === 'user'
           ? await changeUser(

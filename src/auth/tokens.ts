@@ -18,6 +18,8 @@ export interface AccessClaims {
   /** The session that the token belongs to. */
   readonly sid: string;
   readonly jti: string;
+  /** Seconds since 1970. `exp` is counted from it. */
+  readonly iat: number;
   /**
    * When the password was proved (OpenID Connect Core, section 2), in seconds since 1970 by the clock that also gives `iat`.
    * Absent: the token counts as one of an old sign-in.
@@ -28,7 +30,7 @@ export interface AccessClaims {
 /** A key as @fastify/jwt uses it, with its one algorithm only. */
 export interface JwtKey extends Pick<TokenKey, 'kid' | 'alg'> {
   sign(claims: AccessClaims): string;
-  /** Checks algorithm, signature, iss, aud and the times. */
+  /** Checks algorithm, signature, iss and aud. It checks no time: its clock may be wrong. */
   verify(token: string): unknown;
 }
 
@@ -52,6 +54,12 @@ export const EXPIRED = 'expired';
 /** Clock skew between replicas that is tolerated, in seconds. */
 export const CLOCK_TOLERANCE = 5;
 
+/**
+ * A clock that differs by more than this (ms) from the registry's is wrong. Two replicas may be wrong in opposite directions, and
+ * each accepts tokens of the other only within CLOCK_TOLERANCE.
+ */
+export const MAX_CLOCK_SKEW = (CLOCK_TOLERANCE * 1_000) / 2;
+
 /** Verified tokens that are cached: about 1 kB each. */
 const REMEMBERED_TOKENS = 10_000;
 
@@ -73,8 +81,9 @@ interface Verified extends VerifiedToken {
 /**
  * @param signer signs all new tokens
  * @param keys all keys that verify; they do not change while the process runs
+ * @param clock the time (ms since 1970)
  */
-export function createTokens(signer: JwtKey, keys: readonly JwtKey[]): Tokens {
+export function createTokens(signer: JwtKey, keys: readonly JwtKey[], clock: () => number = () => Date.now()): Tokens {
   const keyByHeader = new Map(keys.map((key) => [headerOf(key), key]));
 
   // Verifying a signature costs more than the rest of the request path. A token is cached only after the full check, and found by
@@ -83,29 +92,30 @@ export function createTokens(signer: JwtKey, keys: readonly JwtKey[]): Tokens {
   const verified = recentMap<string, Verified>(REMEMBERED_TOKENS);
 
   function read(token: string): VerifiedToken {
-    const now = Date.now() / 1000;
+    const now = clock() / 1_000;
     // Uses peek, because counting a use costs more than the look-up. A token that drops out of the cache is verified again.
     const end = token.slice(-LOOKED_UP_BY);
-    let known = verified.peek(end);
-    if (known?.token !== token) {
-      known = { token, ...check(keyByHeader, token, now) };
-      verified.set(end, known);
-    }
-    if (known.expiresAt + CLOCK_TOLERANCE <= now) throw invalidToken(null);
-    return known;
+    const known = verified.peek(end);
+    const current = known?.token === token ? known : { token, ...check(keyByHeader, token, now) };
+    if (current.expiresAt + CLOCK_TOLERANCE <= now) throw invalidToken(null);
+    if (current !== known) verified.set(end, current);
+    return current;
   }
 
   return {
-    sign: (principal, provedAgo) =>
-      signer.sign({
+    sign(principal, provedAgo) {
+      const now = clock();
+      return signer.sign({
         typ: principal.kind,
         sub: principal.kind === 'user' ? principal.userId : principal.operatorId,
         ...(principal.kind === 'user' && { tenantId: principal.tenantId }),
         sid: principal.sessionId,
         jti: v4(),
+        iat: Math.floor(now / 1_000),
         // An age, and not the time of the sign-in: the database and this process can have different clocks.
-        ...(provedAgo !== undefined && { auth_time: Math.floor((Date.now() - Math.max(0, provedAgo)) / 1_000) }),
-      }),
+        ...(provedAgo !== undefined && { auth_time: Math.floor((now - Math.max(0, provedAgo)) / 1_000) }),
+      });
+    },
     read,
   };
 }
@@ -128,13 +138,13 @@ function check(keyByHeader: ReadonlyMap<string, JwtKey>, token: string, now: num
     throw invalidToken(reasonOf(error));
   }
   if (typeof claims !== 'object' || claims === null) throw invalidToken('claims');
-  const { typ, sub, aud, tenantId, sid, iat, exp, auth_time: signedInAt } = claims as Record<string, unknown>;
+  const { typ, sub, aud, tenantId, sid, iat, exp, nbf, auth_time: signedInAt } = claims as Record<string, unknown>;
   // fast-jwt accepts a list of audiences, an iat in the future, and any finite number as a time.
   if (typeof aud !== 'string') throw invalidToken('claims');
   if (!Number.isSafeInteger(iat) || !Number.isSafeInteger(exp) || (iat as number) > now + CLOCK_TOLERANCE)
     throw invalidToken('claims');
   if (!isId(sub) || !isId(sid)) throw invalidToken('claims');
-  if (!isPastTime(signedInAt, now)) throw invalidToken('claims');
+  if (!isPastTime(signedInAt, now) || !isPastTime(nbf, now)) throw invalidToken('claims');
   const expiresAt = exp as number;
   if (typ === 'user' && isId(tenantId)) {
     return { principal: Object.freeze({ kind: 'user', tenantId, userId: sub, sessionId: sid }), signedInAt, expiresAt };
@@ -157,13 +167,12 @@ function isId(value: unknown): value is string {
 /** Why a token is refused: no key has its header, or the signature or the claims are wrong. */
 type RefusedFor = 'header' | 'signature' | 'claims';
 
-/** Null for an expired token, which is no attack: fast-jwt checks the signature first. */
-function reasonOf(error: unknown): RefusedFor | null {
+function reasonOf(error: unknown): RefusedFor {
   const code = error instanceof Error && 'code' in error ? String(error.code) : '';
-  if (code === 'FAST_JWT_EXPIRED') return null;
   return /CLAIM|INACTIVE/.test(code) ? 'claims' : 'signature';
 }
 
+/** @param reason null for an expired token, which is no attack */
 function invalidToken(reason: RefusedFor | null): AppError {
   return new AppError('unauthenticated', {
     cause: reason === null ? EXPIRED : undefined,

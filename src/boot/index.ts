@@ -19,7 +19,9 @@ import type { OperatorSignIn } from './operator-sign-in.js';
 import { checkRegistry, refuseTooNew, withRegistry } from './registry-at-start.js';
 import { serverProblem } from './server-problem.js';
 import { StartProblem } from './start-problem.js';
+import { databasesAtOnce } from '../clusters/reserve-share.js';
 import type { OtherCluster } from '../rollouts/fleet-servers.js';
+import type { RolloutRun } from '../rollouts/roll-tenants.js';
 import { migrateAll, type MigrationProgress, type MigrationReport } from '../rollouts/migrate-fleet.js';
 import { logProgress } from '../rollouts/migration-log.js';
 import { PlainError } from '../jobs/plain-words.js';
@@ -66,13 +68,15 @@ export async function prepare(
     onStep('bringing the registry up to date');
     await asOwner(config, registryOwner, refuseTooNew);
     const { registry, tenant } = logProgress(log);
-    await migrate(config, registryOwner, log, {
+    const progress: MigrationProgress = {
       registry(migrations) {
         registry?.(migrations);
         onStep("bringing the template and the tenants' databases up to date");
       },
       ...(tenant && { tenant }),
-    });
+    };
+    // No other process serves with this PostgreSQL: no replica of an older build is left to finish its rollout.
+    await migrate(config, registryOwner, log, progress, { replace: true });
   } else {
     onStep('checking the registry');
     const rewritable = await checkRegistry(config);
@@ -114,10 +118,11 @@ export async function prepareAndMigrate(
   log: Logger,
   onEmbedded: Entering['onEmbedded'],
   progress: MigrationProgress = {},
+  run: RolloutRun = {},
 ): Promise<MigrationReport> {
   const { config, registryOwner } = await connect(settings, log, { onEmbedded });
   await asOwner(config, registryOwner, refuseTooNew);
-  return migrate(config, registryOwner, log, progress);
+  return migrate(config, registryOwner, log, progress, { ...run, compares: true });
 }
 
 async function connect(settings: Settings, log: Logger, entering: Entering): Promise<Connected> {
@@ -143,6 +148,7 @@ async function migrate(
   registryOwner: ConnectionSettings,
   log: Logger,
   progress: MigrationProgress,
+  { compares, ...run }: RolloutRun & { readonly compares?: boolean },
 ): Promise<MigrationReport> {
   const { provisioner: connection, provisionerPool, clusterBudget } = config.tenants;
   const security = createSecurityEvents({ log });
@@ -174,7 +180,7 @@ async function migrate(
           auditKeepDays: config.auditKeepDays,
           ...provisioner,
           provisioner: connection.user,
-          atOnce: databasesAtOnce(config, clusterBudget.reserve),
+          atOnce: databasesAtOnce(clusterBudget.reserve, provisionerPool.max),
           place: { host: connection.host, port: connection.port },
           onOutcome: (operation, outcome) => {
             logOutcome(log, operation, outcome);
@@ -184,6 +190,8 @@ async function migrate(
             others.push(...found);
             return found;
           },
+          run,
+          compares,
         },
         progress,
       ),
@@ -192,6 +200,7 @@ async function migrate(
       log.error({ cluster, err: error }, 'could not migrate a cluster');
     for (const { tenant, error } of report.failed)
       log.error({ tenantId: tenant.id, err: error }, 'could not migrate a tenant database');
+    if (report.blocked !== undefined) log.warn({ reason: report.blocked }, 'no tenant was migrated');
     for (const database of check.openDatabases) {
       const problem =
         'every role of the server may connect to a database: run REVOKE ALL ON DATABASE … FROM PUBLIC (deploy/bootstrap.sql)';
@@ -214,11 +223,6 @@ function asOwner<T>(
 
 type OpenedCluster = OtherCluster & { readonly close: () => Promise<void> };
 
-/** A half of the reserve, so that replicas continue to make tenants: each database takes a connection while it is migrated. */
-function databasesAtOnce({ tenants }: Config, reserve: number): number {
-  return Math.max(1, Math.min(tenants.provisionerPool.max, Math.floor(reserve / 2)));
-}
-
 /**
  * The registered clusters without the default one, with the settings to enter them. A cluster whose password does not decrypt is
  * one that has failed.
@@ -232,7 +236,7 @@ async function otherClusters(registry: Kysely<Registry>, config: Config, log: Lo
     try {
       const connection = enteredAs(row, envelope);
       const opened = openProvisioner(connection, provisionerPool);
-      const atOnce = databasesAtOnce(config, row.connectionReserve);
+      const atOnce = databasesAtOnce(row.connectionReserve, provisionerPool.max);
       return [{ place: row, server: { ...opened, role: connection.user, atOnce }, close: () => opened.close() }];
     } catch (err) {
       createSecurityEvents({ log }).record('password-unreadable', { err, clusterId: row.id });

@@ -1,6 +1,6 @@
 // Why a PostgreSQL server of the configuration cannot be used: what PostgreSQL, TLS or the network answered, and what to correct.
 import type { ConnectionSettings } from '../../db/driver/client.js';
-import { DatabaseFault } from '../../db/driver/database-fault.js';
+import { DatabaseFault, pooledAdvice } from '../../db/driver/database-fault.js';
 import { LocksKept } from '../../db/shared/patient-locks.js';
 import { ConfigError } from '../config/index.js';
 
@@ -56,6 +56,7 @@ export function serverProblem(server: NamedServer, error: unknown): unknown {
   const place = `${what} at ${connection.host}:${connection.port}`;
   if (error instanceof LocksKept) return new ConfigError([`${place} could not be migrated: ${error.message}`]);
   if (!(error instanceof DatabaseFault)) return error;
-  const advice = advices[error.reason]?.(server) ?? `check ${variable} and the server's log`;
+  const advice =
+    advices[error.reason]?.(server) ?? pooledAdvice(error.reason) ?? `check ${variable} and the server's log`;
   return new ConfigError([`${place} cannot be used (${error.reason}): ${advice}`]);
 }

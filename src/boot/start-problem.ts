@@ -39,12 +39,13 @@ export function folderProblem(error: unknown, dataDir: string): unknown {
  * @param debug adds the stack to a sentence
  */
 export function describeProblem(error: unknown, debug = false): string {
-  const sentence = sentenceOf(error);
+  const sentence = problemSentence(error);
   if (sentence === undefined) return describeError(error);
   return debug ? `${sentence}\n${describeError(error)}` : sentence;
 }
 
-function sentenceOf(error: unknown): string | undefined {
+/** The sentence for a problem that the person at the terminal can correct; undefined for every other error. */
+export function problemSentence(error: unknown): string | undefined {
   if (error instanceof PlainError) return `${inPlainWords(error)}.`;
   const expected = [ConfigError, StartProblem, AddressError, HistoryDiffers].some((kind) => error instanceof kind);
   return expected && error instanceof Error ? error.message : undefined;

@@ -1,5 +1,5 @@
-// Where a command gets a new password from: a file, standard input, or the person at the terminal. Never from its arguments, which
-// every user of the machine can read.
+// Where a command gets a password from: the environment, a file, standard input, or the person at the terminal. Never from its
+// arguments, which every user of the machine can read.
 import { randomBytes } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import { createInterface } from 'node:readline';
@@ -14,22 +14,38 @@ export interface NewPassword {
   readonly generated: boolean;
 }
 
+/** The given password cannot be used, or none was given. The message is a sentence without its full stop. */
+export class UnusablePassword extends PlainError {
+  override readonly name = 'UnusablePassword';
+}
+
 export interface PasswordSource {
   readonly file: string | undefined;
   readonly stdin: boolean;
+  /** The value of a variable of the environment that holds the password. */
+  readonly variable?: string | undefined;
+  /** Makes a password up, instead of asking. */
+  readonly make?: boolean;
+  /** Whether a terminal may be asked. Default: if there is one. */
+  readonly mayAsk?: boolean;
 }
 
 /** @throws UsageError if there are two sources, or neither a source nor a terminal */
-export function checkSource({ file, stdin }: PasswordSource): void {
+export function checkSource({ file, stdin, variable, make = false, mayAsk = true }: PasswordSource): void {
   if (file !== undefined && stdin) throw new UsageError('--password-file and --stdin exclude each other');
-  if (file === undefined && !stdin && !(process.stdin.isTTY && process.stdout.isTTY))
+  const sources = [file !== undefined, stdin, variable !== undefined, make].filter((given) => given);
+  if (sources.length > 1)
+    throw new UsageError(
+      'the password is given twice: by a variable of the environment and by an option, or by two options',
+    );
+  if (sources.length === 0 && !(mayAsk && process.stdin.isTTY && process.stdout.isTTY))
     throw new UsageError('no terminal can show a new password here: give one with --stdin or --password-file');
 }
 
 /**
  * @param from a source that `checkSource` accepts
  * @param refusalOf why a password cannot be used, in words that continue "The password …"
- * @throws PlainError if the given password is refused, or none was given
+ * @throws UnusablePassword if the given password is refused, or none was given
  */
 export async function newPassword(
   from: PasswordSource,
@@ -38,17 +54,41 @@ export async function newPassword(
   const given = await givenPassword(from);
   if (given !== undefined) {
     const refusal = refusalOf(given);
-    if (refusal !== undefined) throw new PlainError(`The password ${refusal}`);
+    if (refusal !== undefined) throw new UnusablePassword(`The password ${refusal}`);
     return { password: given, generated: false };
   }
-  return ask(refusalOf);
+  return from.make === true ? { password: madeUp(), generated: true } : ask(refusalOf);
 }
 
-async function givenPassword({ file, stdin }: PasswordSource): Promise<string | undefined> {
+/**
+ * A password that exists already, such as the one of a role on a server. A terminal is asked for it once, and does not show it.
+ *
+ * @param from a source that `checkSource` accepts
+ * @throws UnusablePassword if none was given
+ */
+export async function existingPassword(from: PasswordSource, question: string): Promise<string> {
+  const given = await givenPassword(from);
+  if (given !== undefined) return given;
+  const hidden = hiddenLines();
+  try {
+    return await hidden.next(question);
+  } finally {
+    hidden.close();
+  }
+}
+
+function madeUp(): string {
+  return randomBytes(15).toString('base64url');
+}
+
+async function givenPassword({ file, stdin, variable }: PasswordSource): Promise<string | undefined> {
+  if (variable !== undefined) return variable;
   if (stdin) return withoutLineBreak(await textOf(process.stdin));
   if (file === undefined) return undefined;
   const content = await readFile(file, 'utf8').catch((error: unknown) => {
-    throw new PlainError(`${file} cannot be read (${(error as NodeJS.ErrnoException).code ?? ''})`, { cause: error });
+    throw new UnusablePassword(`${file} cannot be read (${(error as NodeJS.ErrnoException).code ?? ''})`, {
+      cause: error,
+    });
   });
   return withoutLineBreak(content);
 }
@@ -63,7 +103,7 @@ async function ask(refusalOf: (password: string) => string | undefined): Promise
   try {
     for (;;) {
       const typed = await hidden.next('New password (empty: make one up): ');
-      if (typed === '') return { password: randomBytes(15).toString('base64url'), generated: true };
+      if (typed === '') return { password: madeUp(), generated: true };
       const refusal = refusalOf(typed);
       if (refusal !== undefined) process.stdout.write(`The password ${refusal}.\n`);
       else if ((await hidden.next('The same again: ')) === typed) return { password: typed, generated: false };
@@ -76,7 +116,7 @@ async function ask(refusalOf: (password: string) => string | undefined): Promise
 
 /**
  * Lines from the terminal, which does not show what is typed, from now until `close`. Ctrl-C ends the process as everywhere.
- * `next` throws PlainError on Ctrl-D.
+ * `next` throws UnusablePassword on Ctrl-D.
  */
 function hiddenLines(): { next(question: string): Promise<string>; close(): void } {
   const nowhere = new Writable({
@@ -92,7 +132,7 @@ function hiddenLines(): { next(question: string): Promise<string>; close(): void
       process.stdout.write(question);
       const line = await typed.next();
       process.stdout.write('\n');
-      if (line.done === true) throw new PlainError('No password was given');
+      if (line.done === true) throw new UnusablePassword('No password was given');
       return line.value;
     },
     close() {

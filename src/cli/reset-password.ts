@@ -1,9 +1,5 @@
 // `npm run operator:reset-password`: a new password for an operator who has lost it.
-import { rm } from 'node:fs/promises';
-import path from 'node:path';
-import { operatorToReset, refusalOf, resetOperatorPassword } from '../auth/operator-reset.js';
 import { prepareCommand } from '../boot/index.js';
-import { SIGN_IN_FILE, signInLines } from '../boot/operator-sign-in.js';
 import { describeProblem } from '../boot/start-problem.js';
 import { processEnvironment, readSettings } from '../config/index.js';
 import type { EmbeddedCluster } from '../embedded/embedded-cluster.js';
@@ -11,7 +7,9 @@ import { createEngine, type Engine } from '../engine/index.js';
 import { defineCommand, runCommand, text, toggle } from '../lib/command-line.js';
 import { createLogger } from '../observability/logger.js';
 import { endOnSignals } from './interruption.js';
-import { checkSource, newPassword } from './new-password.js';
+import { checkSource } from './new-password.js';
+import { setPassword } from './operators/set-password.js';
+import { signInText } from './operators/shown-operator.js';
 
 const resetPassword = defineCommand({
   start: 'npm run operator:reset-password --',
@@ -52,16 +50,9 @@ await runCommand(resetPassword, async ({ flags }) => {
       embedded = cluster;
     });
     engine = await createEngine(config, quiet);
-    const operator = await operatorToReset(engine.registry, flags.email?.toLowerCase());
-    const { password, generated } = await newPassword(source, (candidate) => refusalOf(candidate, operator.email));
-    const ended = await resetOperatorPassword(engine, operator, password);
-    // It has the former password.
-    await rm(path.join(settings.dataDir, SIGN_IN_FILE), { force: true });
+    const { operator, made, ended } = await setPassword(engine, settings.dataDir, { email: flags.email, source });
     process.stdout.write(`The new password of ${operator.email} is set. Sessions that have ended: ${ended}\n`);
-    if (generated) {
-      const lines = signInLines({ email: operator.email, password });
-      process.stdout.write(`\nThe password is shown this once:\n\n  ${lines.join('\n  ')}\n`);
-    }
+    process.stdout.write(signInText(operator.email, made));
     return 0;
   } catch (error) {
     process.stderr.write(`${describeProblem(error, environment['LOG_LEVEL'] === 'debug')}\n`);

@@ -30,11 +30,17 @@ export function showProgress(write: Write): MigrationProgress {
 export function showReport(write: Write, report: MigrationReport): void {
   const { templateMade, clustersFailed, tenantsMigrated, tenantsCurrent, tenantsUnfinished, failed } = report;
   const { tenantsOfFailedClusters, rolesBounded, databasesMarked, standbyWithdrawn, newer, templatesLeft } = report;
+  const { rollout, blocked } = report;
   const lines = [
     `template   ${templateMade ? 'made' : 'up to date'}`,
     ...clustersFailed.map(({ cluster, error }) => `  failed: the cluster ${cluster}: ${reasonOf(error)}`),
     ...(standbyWithdrawn > 0 ? [`standby    ${standbyWithdrawn} databases of an older build withdrawn`] : []),
     `tenants    ${tenantsMigrated} migrated, ${tenantsCurrent} up to date, ${failed.length} failed`,
+    ...(blocked !== undefined ? [`  not begun: ${blocked}`] : []),
+    ...(rollout && rollout.state !== 'done' ? [`rollout    ${rolloutLine(rollout)}`] : []),
+    ...(rollout && rollout.differences > 0
+      ? [`drift      ${rollout.differences} tenants differ from the template, first ${rollout.firstDifference ?? ''}`]
+      : []),
     ...(tenantsOfFailedClusters > 0 ? [`  not reached: ${tenantsOfFailedClusters} on clusters that failed`] : []),
     ...(tenantsUnfinished > 0
       ? [`  unfinished: ${tenantsUnfinished} that an older build is making. Run this again when it has ended`]
@@ -48,6 +54,12 @@ export function showReport(write: Write, report: MigrationReport): void {
     ...failed.map(({ tenant, error }) => `  failed: ${tenant.slug} (${tenant.id}): ${reasonOf(error)}`),
   ];
   write(`${lines.join('\n')}\n`);
+}
+
+function rolloutLine({ id, state, reason }: NonNullable<MigrationReport['rollout']>): string {
+  if (state === 'running')
+    return `${id} goes on when the clusters answer, on a replica of this build or in the next run`;
+  return `${id} is ${state}${reason === null ? '' : `: ${reason}`}`;
 }
 
 function registryLine(ran: readonly string[]): string {

@@ -3,8 +3,9 @@
 import type { Kysely } from 'kysely';
 import { createDatabase, type ConnectionSettings, type PoolLimits } from '../../db/driver/client.js';
 import type { Destinations } from '../../db/driver/destinations.js';
+import { inOneSession, type OneSession, type SessionBounds } from '../../db/driver/one-session.js';
 import type { PoolOptions } from '../../db/driver/pool/pool-types.js';
-import { proveWritable } from '../../db/driver/proof.js';
+import { provePrimary, proveSession, proveWritable } from '../../db/driver/proof.js';
 import { MAINTENANCE_DATABASE, type ClusterDb } from '../../db/server/server-admin.js';
 import type { TenantDatabase } from '../../db/tenant/tenant-schema.js';
 import { Slots } from '../jobs/bounded-tasks.js';
@@ -12,9 +13,22 @@ import { Slots } from '../jobs/bounded-tasks.js';
 /** Runs `work` in a database of the cluster as the provisioner, and closes the connection afterwards. */
 export type InDatabase = <T>(database: string, work: (db: Kysely<TenantDatabase>) => Promise<T>) => Promise<T>;
 
+/** A role other than the provisioner, in one database. */
+export interface GuestSession extends SessionBounds {
+  readonly database: string;
+  readonly user: string;
+  readonly password: string;
+  /** Longest run (ms) of one statement, by the server's clock. */
+  readonly timeout: number;
+}
+
+/** Runs `work` on one connection as another role, and closes the connection afterwards. */
+export type AsGuest = <T>(guest: GuestSession, work: (session: OneSession) => Promise<T>) => Promise<T>;
+
 export interface Provisioner {
   readonly cluster: ClusterDb;
   readonly inDatabase: InDatabase;
+  readonly asGuest: AsGuest;
   close(): Promise<void>;
 }
 
@@ -47,7 +61,7 @@ export function openProvisioner(
     applicationName,
     preparedStatements: false,
     destinations,
-    ...(!anyServer && { prove: proveWritable }),
+    prove: anyServer ? proveSession : proveWritable,
     ...(admit && { admit }),
   };
   // The database of the connection settings may be the registry, which is not part of the cluster.
@@ -64,6 +78,16 @@ export function openProvisioner(
           await handle.close(0);
         }
       }),
+    asGuest: ({ database, user, password, timeout, ...bounds }, work) =>
+      slots.run(() =>
+        inOneSession(
+          { ...connection, database, user, password },
+          { ...limits, timeout },
+          { ...options, applicationName: ['tenantry each', replicaId ?? ''].join(' ').trim(), prove: provePrimary },
+          bounds,
+          work,
+        ),
+      ),
     close: () => cluster.close(CLOSE_DEADLINE),
   };
 }

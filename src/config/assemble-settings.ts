@@ -80,6 +80,7 @@ function httpSettings(values: ParsedVariables): Settings['http'] {
     signInLimit: valueOf(values, 'SIGN_IN_LIMIT'),
     requestTimeout: valueOf(values, 'REQUEST_TIMEOUT_MS'),
     keepAliveTimeout: valueOf(values, 'KEEP_ALIVE_TIMEOUT_MS'),
+    maxEventLoopDelay: valueOf(values, 'MAX_EVENT_LOOP_DELAY_MS'),
     bodyLimit: BODY_LIMIT,
   };
 }

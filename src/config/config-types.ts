@@ -27,6 +27,8 @@ export interface Config {
     readonly signInLimit: number;
     readonly requestTimeout: number;
     readonly keepAliveTimeout: number;
+    /** The length of a turn of the event loop above which requests are refused; 0 refuses none. */
+    readonly maxEventLoopDelay: number;
     /** Largest request body, in bytes. */
     readonly bodyLimit: number;
   };

@@ -1,5 +1,5 @@
 // Which faults of a connection count against a tenant's database, which against its server, and which against neither.
-import { DatabaseFault } from '../../db/driver/database-fault.js';
+import { DatabaseFault, pooledAdvice } from '../../db/driver/database-fault.js';
 import { IN_RECOVERY } from '../../db/driver/proof.js';
 import type { BreakerScope } from './breaker-types.js';
 
@@ -17,6 +17,8 @@ export function blamed({ kind, reason, answered }: DatabaseFault): BreakerScope 
     const known = bySqlState[reason] ?? bySqlState[reason.slice(0, 2)] ?? 'tenant';
     return known === 'neither' ? undefined : known;
   }
+  // A pooler can have other settings for each database.
+  if (pooledAdvice(reason) !== undefined) return 'tenant';
   // A standby would refuse the connections of all its tenants. The breaker's probes find out when it has been promoted.
   return SILENCE.has(reason) || reason === IN_RECOVERY || SYSTEM_ERROR.test(reason) ? 'cluster' : undefined;
 }

@@ -147,12 +147,14 @@ export function createGovernor(options: GovernorOptions): Governor {
       return {
         tryOpen: () => (free() ? take(tenant) : undefined),
 
-        async open(timeoutMs) {
+        async open(timeoutMs, purpose) {
           if (free()) return take(tenant);
           if (closed || member.left) throw new DatabaseFault('unavailable', 'the pool was closed');
           if (source.fault) throw source.fault;
-          return queue.wait(tenant, member, timeoutMs);
+          return queue.wait(tenant, member, timeoutMs, purpose);
         },
+
+        withdraw: (purpose) => queue.withdraw(tenant, member, purpose),
 
         idle(has) {
           if (!has) idle.remove(member);

@@ -1,6 +1,6 @@
 // The governors of every cluster that this process uses: for each PostgreSQL server one for the tenant pools, and one for the
 // reserve, which provisioning, rollouts and the command line use.
-import { noLanes, type LaneCounts } from '../../db/driver/pool/pool-types.js';
+import { noLanes, type DepartureCounts, type LaneCounts } from '../../db/driver/pool/pool-types.js';
 import { createBackends, type Backends, type Look } from './backends.js';
 import type { Governor, GovernorStats, SlotSource } from './governor-types.js';
 import { createGovernor } from './governor.js';
@@ -21,6 +21,8 @@ export interface GovernorsOfCluster {
   readonly reserve: Governor;
   /** The lanes of all tenant pools to the cluster. */
   readonly lane: LaneCounts;
+  /** What those pools stopped for clients that have left. */
+  readonly departures: DepartureCounts;
 }
 
 export interface ClusterStats extends GovernorStats {
@@ -31,6 +33,7 @@ export interface ClusterStats extends GovernorStats {
   readonly budget: ClusterBudget;
   readonly reserve: GovernorStats;
   readonly lane: Readonly<LaneCounts>;
+  readonly departures: Readonly<DepartureCounts>;
 }
 
 export interface Governors {
@@ -72,6 +75,7 @@ export function createGovernors(
           tenants: createGovernor({ slots: slots(name, 'tenants'), backends }),
           reserve: createGovernor({ slots: slots(name, 'reserve'), backends }),
           lane: noLanes(),
+          departures: { cancelled: 0 },
         };
         known.set(name, cluster);
       }
@@ -79,13 +83,14 @@ export function createGovernors(
     },
 
     stats: () =>
-      [...known.values()].map(({ name, place, tenants, reserve, lane }) => ({
+      [...known.values()].map(({ name, place, tenants, reserve, lane, departures }) => ({
         cluster: name,
         ...place,
         budget: budgetOf(name),
         ...tenants.stats(),
         reserve: reserve.stats(),
         lane: { ...lane },
+        departures: { ...departures },
       })),
 
     starved() {

@@ -9,7 +9,7 @@
 //     empty-handed, holding ── its last request has ended ──▶ away
 //     holding ── it holds no slot any more ──▶ empty-handed, at the end
 import { DatabaseFault } from '../../db/driver/database-fault.js';
-import type { Slot } from '../../db/driver/pool/slot.js';
+import { withdrawn, type Slot } from '../../db/driver/pool/slot.js';
 import { nextTurn } from '../lib/turns.js';
 import { LinkedQueue, Queued } from '../lib/linked-queue.js';
 import { noSlots } from './counted-slot.js';
@@ -45,6 +45,7 @@ class Waiter extends Queued<Waiter> {
   constructor(
     readonly tenant: SlotTenant,
     readonly asker: object,
+    readonly purpose: object | undefined,
     readonly since: number,
     readonly resolve: (slot: Slot) => void,
     readonly reject: (error: DatabaseFault) => void,
@@ -94,16 +95,17 @@ export class SlotQueue {
    * Resolves to a slot when it is the turn of this request.
    *
    * @param asker identifies the caller, for `reject`
+   * @param purpose identifies requests of the caller, for `withdraw`
    * @throws DatabaseFault `busy` if too many requests wait already, or the request has waited for `timeoutMs`
    */
-  wait(tenant: SlotTenant, asker: object, timeoutMs: number): Promise<Slot> {
+  wait(tenant: SlotTenant, asker: object, timeoutMs: number, purpose?: object): Promise<Slot> {
     const { maxWaiting = MAX_WAITING, maxWaitingPerTenant = MAX_WAITING_PER_TENANT, now, onChange } = this.options;
     if (this.#size >= maxWaiting || tenant.waiters.size >= maxWaitingPerTenant) {
       this.#refused += 1;
       return Promise.reject(new DatabaseFault('busy', 'too many requests wait for a connection slot'));
     }
     return new Promise((resolve, reject) => {
-      const waiter = new Waiter(tenant, asker, now(), resolve, reject);
+      const waiter = new Waiter(tenant, asker, purpose, now(), resolve, reject);
       waiter.timer = setTimeout(() => {
         void this.#giveUp(waiter);
       }, timeoutMs);
@@ -131,6 +133,17 @@ export class SlotQueue {
       this.#dismiss(waiter);
       waiter.reject(fault);
     }
+  }
+
+  /** Rejects the newest waiting request of an asker for a purpose. Returns whether there was one. */
+  withdraw(tenant: SlotTenant, asker: object, purpose: object): boolean {
+    for (let waiter = tenant.waiters.last; waiter; waiter = waiter.before) {
+      if (waiter.asker !== asker || waiter.purpose !== purpose) continue;
+      this.#dismiss(waiter);
+      waiter.reject(withdrawn);
+      return true;
+    }
+    return false;
   }
 
   /** Puts a tenant in its queue; it keeps its place if it can. Call this when the tenant holds a slot less. */

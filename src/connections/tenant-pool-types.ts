@@ -5,6 +5,7 @@ import type { PoolStats } from '../../db/driver/pool/pool-types.js';
 import type { Watch } from '../../db/driver/watched.js';
 import type { TenantRecord } from '../../db/registry/tenant-queries.js';
 import type { TenantDatabase } from '../../db/tenant/tenant-schema.js';
+import type { Requester } from '../lib/requester.js';
 
 export interface TenantPools {
   /**
@@ -29,8 +30,10 @@ export interface TenantPools {
   /**
    * `database` for a tenant that was admitted just now. The pool is looked up here, and not again by each query. If there is no pool,
    * or it has been retired since, a query looks up the pool.
+   *
+   * @param requester of a request that only reads: its queries throw ClientLeft when it has left
    */
-  databaseOf(tenant: TenantRecord): Kysely<TenantDatabase>;
+  databaseOf(tenant: TenantRecord, requester?: Requester): Kysely<TenantDatabase>;
   /** Takes a tenant's pool out of use; running queries finish. Resolves when the pool's connections are closed. */
   retire(tenantId: string): Promise<void>;
   /** Retires the tenant's pool if it no longer agrees with the tenant's row. */

@@ -8,6 +8,7 @@ import { databaseOver, type ConnectionSettings } from '../../db/driver/client.js
 import type { ChangingPassword, PoolOptions } from '../../db/driver/pool/pool-types.js';
 import type { ConnectionPool } from '../../db/driver/pool/pool.js';
 import type { TenantDatabase } from '../../db/tenant/tenant-schema.js';
+import { databaseFor } from '../../db/driver/for-requester.js';
 import { watchedDatabase, watchedTransaction } from '../../db/driver/watched.js';
 import { AppError } from '../errors.js';
 import type { Breakers, BreakerTenant } from './breaker-types.js';
@@ -65,6 +66,8 @@ interface PoolEntry {
   readonly epoch: number;
   readonly pool: ConnectionPool;
   readonly found: FoundState;
+  /** The pool to use now: another one when this one has retired. */
+  readonly current: () => ConnectionPool | Promise<ConnectionPool>;
   readonly db: Kysely<TenantDatabase>;
   isRetired: boolean;
   lastUsed: number;
@@ -114,12 +117,14 @@ export function createTenantPools(deps: TenantPoolDeps): TenantPools {
     }
     const who = { id: tenant.id, cluster: `${tenant.dbHost}:${tenant.dbPort}` };
     const found: FoundState = { readOnly: false, schemaVersion: undefined };
+    const current = (): ConnectionPool | Promise<ConnectionPool> => (entry.isRetired ? poolOf(tenant.id) : use(entry));
     const entry: PoolEntry = {
       who,
       epoch: tenant.epoch,
       pool: build(tenant, who, found),
       found,
-      db: databaseOver<TenantDatabase>(() => (entry.isRetired ? poolOf(tenant.id) : use(entry))),
+      current,
+      db: databaseOver<TenantDatabase>(current),
       isRetired: false,
       lastUsed: 0,
     };
@@ -206,10 +211,12 @@ export function createTenantPools(deps: TenantPoolDeps): TenantPools {
 
     transaction: (tenantId, watch, began) => watchedTransaction(() => poolOf(tenantId), watch, began),
 
-    databaseOf({ id, epoch }) {
+    databaseOf({ id, epoch }, requester) {
       const known = entries.get(id);
       // No pool is built from this record: the tenant may have been changed, or suspended, since it was admitted.
-      return known && known.epoch >= epoch ? known.db : handleOf(id);
+      const isCurrent = known && known.epoch >= epoch;
+      if (requester) return databaseFor(isCurrent ? known.current : () => poolOf(id), requester);
+      return isCurrent ? known.db : handleOf(id);
     },
 
     retire,

@@ -148,12 +148,13 @@ function createPools(
     breakers,
     openPool: (tenantId, connection, tenant, options) => {
       const limits = limitsInForce(tenant.limits, config.tenants.limits);
-      const { tenants, lane: laneCounts } = governors.at(connection);
+      const { tenants, lane: laneCounts, departures } = governors.at(connection);
       return openPool(connection, poolLimits(tenant.poolOptions, config.tenants.pool, limits), {
         applicationName: `tenantry ${replicaId}`,
         preparedStatements: config.tenants.preparedStatements,
         lane: true,
         laneCounts,
+        departures,
         sharesLimit: limits.connections !== undefined,
         destinations,
         ...options,

@@ -5,8 +5,10 @@ import { tenantMigrations } from '../../db/tenant/migrations/index.js';
 import type { Config } from '../config/index.js';
 import type { Housekeeping } from '../jobs/housekeeping.js';
 import { pingRegistry } from '../../db/registry/tenant-queries.js';
+import { MAX_CLOCK_SKEW } from '../auth/tokens.js';
 import { createPresence, type Presence } from '../replicas/presence.js';
 import { createRegistryCheck } from '../replicas/registry-check.js';
+import { createReplicaClock, type ReplicaClock } from '../replicas/replica-clock.js';
 import { createFleetStatus, type FleetStatusReader } from '../status/fleet-status.js';
 import type { Caching } from './caching.js';
 import type { DataPlane } from './data-plane.js';
@@ -15,6 +17,7 @@ import type { Replica } from './replica.js';
 
 export interface Fleet {
   readonly presence: Presence;
+  readonly replicaClock: ReplicaClock;
   readonly fleetStatus: FleetStatusReader;
   /** Rejects if the registry does not answer or does not accept writes. It costs no query while the feed gets answers. */
   readonly checkRegistry: () => Promise<void>;
@@ -32,11 +35,20 @@ export function createFleet(
 ): Fleet {
   const { registryConnections, events, governors, housekeeping } = rooms;
   const registry = registryConnections.status;
+  const replicaClock = createReplicaClock({
+    registryClock: () => events.clock(),
+    wallClock: wallClock ?? (() => Date.now()),
+    tolerance: MAX_CLOCK_SKEW,
+    onChange: (problem) => {
+      presence.beat();
+      if (problem === undefined) log.info('the clock of this replica agrees with that of the registry again');
+      else log.error(`this replica is not ready: ${problem}. Tokens get the registry's time meanwhile`);
+    },
+  });
   const presence = createPresence({
     registry,
     replicaId: rooms.replicaId,
-    clock: () => events.clock(),
-    wallClock,
+    clock: replicaClock,
     notReady: () => {
       const starved = governors.starved();
       return starved === undefined ? mustNotWrite() : `it has no connection left to ${starved}`;
@@ -70,5 +82,5 @@ export function createFleet(
     rotateAfter: config.tenants.rotatePasswordsAfter,
   });
   const checkRegistry = createRegistryCheck(events, () => pingRegistry(rooms.registry));
-  return { presence, fleetStatus, checkRegistry };
+  return { presence, replicaClock, fleetStatus, checkRegistry };
 }

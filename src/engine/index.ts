@@ -15,18 +15,39 @@ import { Closing } from './closing.js';
 import { createDataPlane, type DataPlane } from './data-plane.js';
 import { showLines } from '../observability/log-lines.js';
 import { createSecurityEvents, type SecurityEvents } from '../observability/security-events.js';
+import { createTenantRequests, type TenantRequests } from '../operations/create/tenant-request.js';
+import { namesOf, refuseWeakPassword } from '../auth/common-passwords.js';
+import { OPERATORS } from '../auth/passwords.js';
 import { createFleet, type Fleet } from './fleet.js';
+import { createDoctorRoom } from './doctor-room.js';
+import type { Doctor } from '../doctor/examination.js';
+import { createSchemaDrift, type SchemaDrift } from './schema-drift.js';
 import { jobsOf, whenServing } from './jobs.js';
 import { createOperations, REFILLING, type Operations, type OperationOptions } from './operations.js';
 import { openReplica, type Replica } from './replica.js';
+import { createRollouts, type Rollouts } from './rolling-out.js';
+import { createStatements, type Statements } from './statements.js';
 import { jobCounts } from './metrics/job-counts.js';
 import { readRooms } from './metrics/read-rooms.js';
 import { registerReadings } from './metrics/index.js';
 
 export interface Engine
-  extends Replica, DataPlane, Callers, Operations, Fleet, Pick<Caching, 'readCache' | 'mustNotWrite'> {
+  extends
+    Replica,
+    DataPlane,
+    Callers,
+    Operations,
+    Rollouts,
+    Fleet,
+    SchemaDrift,
+    Statements,
+    Pick<Caching, 'readCache' | 'mustNotWrite'> {
   readonly config: Config;
   readonly log: Logger;
+  /** Makes tenants as a person asks for them. */
+  readonly tenantRequests: TenantRequests;
+  /** Examines the installation, its servers and its tenants, and repairs what is safe to repair. */
+  readonly doctor: Doctor;
   /** Counts and logs what concerns security. */
   readonly security: SecurityEvents;
   /** The jobs that keep the registry and the clusters in order. No job runs before `serve`. */
@@ -122,7 +143,26 @@ export async function createEngine(config: Config, log: Logger, options: EngineO
     closing.add('jobs', () =>
       within(housekeeping.close(), JOB_DEADLINE, () => new Error('a housekeeping job did not stop in time')),
     );
-    const rooms = { ...replica, ...dataPlane, ...callers, ...operations, ...fleet };
+    const schemaDrift = createSchemaDrift({ ...replica, ...dataPlane, ...operations });
+    const rollouts = createRollouts({ ...replica, ...dataPlane, ...operations, ...schemaDrift }, config, log, closing);
+    const tenantRequests = createTenantRequests({
+      ...operations,
+      defaults: config.tenants.limits,
+      hash: (password) => callers.passwords.hash(password, OPERATORS),
+      refuseWeakPassword,
+      namesOf,
+    });
+    const statements = createStatements({ ...replica, ...dataPlane, ...operations }, config);
+    const rooms = {
+      ...replica,
+      ...dataPlane,
+      ...callers,
+      ...operations,
+      ...rollouts,
+      ...fleet,
+      ...schemaDrift,
+      ...statements,
+    };
     registerReadings(metrics, readRooms({ ...rooms, housekeeping, traffic, busyTenants }, config));
     const serve = async (): Promise<void> => {
       await whenServing(rooms, config, log);
@@ -130,12 +170,15 @@ export async function createEngine(config: Config, log: Logger, options: EngineO
       // The job runs on one replica of the fleet. One of another build makes no standby databases of this build's schema.
       void housekeeping.runNow(REFILLING).catch(() => undefined);
       operations.runner.takeUp.begin();
+      rollouts.rolling.begin();
       fleet.presence.begin();
       await caching.beginCaching(fleet.presence);
     };
     let serving: Promise<void> | undefined;
     return {
       ...rooms,
+      tenantRequests,
+      doctor: createDoctorRoom(rooms, config, { wallClock: options.wallClock }),
       readCache: caching.readCache,
       mustNotWrite: caching.mustNotWrite,
       config,

@@ -4,6 +4,7 @@ import { sweepRequestKeys } from '../../db/registry/idempotency-keys.js';
 import { deleteExpiredRequests } from '../../db/registry/request-answers.js';
 import { freeRequestKeys } from '../../db/registry/operations/operation-keys.js';
 import { sweepOperations } from '../../db/registry/operations/operation-lists.js';
+import { sweepRollouts } from '../../db/registry/rollouts/rollout-rows.js';
 import { setStandbyTarget } from '../../db/registry/standby-rows.js';
 import type { Config } from '../config/index.js';
 import { createFeedSweep, SWEEP_EVERY } from '../replicas/feed-sweep.js';
@@ -86,7 +87,10 @@ export function jobsOf(rooms: Rooms, config: Config, log: Logger): readonly Hous
     {
       name: 'operations sweep',
       every: 60 * MINUTE,
-      run: (signal) => sweep(() => sweepOperations(registry, SWEPT_AT_ONCE), signal),
+      run: async (signal) => {
+        await sweep(() => sweepOperations(registry, SWEPT_AT_ONCE), signal);
+        await sweepRollouts(registry);
+      },
     },
   ];
 }

@@ -10,7 +10,7 @@ import { createDefaultCluster, type DefaultCluster } from '../clusters/default-c
 import { createDoorActs } from '../operations/doors/door-acts.js';
 import { createDoorDrift, type DoorDrift } from '../operations/doors/door-drift.js';
 import { createDoorOperations } from '../operations/doors/door-operations.js';
-import { createDoors } from '../operations/doors/open-close.js';
+import { createDoors, type Doors } from '../operations/doors/open-close.js';
 import { createEnvelope } from '../secrets/envelope.js';
 import type { Housekeeping } from '../jobs/housekeeping.js';
 import { STANDARD_CONNECTIONS } from '../tenants/tenant-limits.js';
@@ -64,6 +64,8 @@ export interface Operations {
   readonly clusterRegistration: ClusterRegistration;
   /** Finds databases that do not agree with their tenants' rows. */
   readonly doorDrift: DoorDrift;
+  /** Applies a tenant's row to its database. */
+  readonly doors: Doors;
   /** Suspends, resumes, deletes, restores and purges. */
   readonly lifecycle: Transitions;
   readonly rotation: Rotation;
@@ -248,6 +250,7 @@ export function createOperations(
     leftovers,
     reports,
     clusterRegistration,
+    doors,
     doorDrift: createDoorDrift({ ...changing, provisioners, installation, doors, report, wake }),
     lifecycle,
     rotation: createRotation({

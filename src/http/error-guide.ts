@@ -203,6 +203,18 @@ export const errorGuide: Readonly<Record<ErrorCode, ErrorGuide>> = {
     when: 'The operation has ended, or its kind does not allow the act.',
     remedy: 'Read the operation with GET /operations/{id}.',
   },
+  'rollout-under-way': {
+    when: 'A rollout is running, paused or stopped. There is one at a time.',
+    remedy: 'Read it with GET /rollouts. Resume it, or abort it and start another one.',
+  },
+  'rollout-state': {
+    when: 'The rollout has ended, or its state does not allow the act.',
+    remedy: 'Read the rollout with GET /rollouts/{id}.',
+  },
+  'nothing-behind': {
+    when: 'Every tenant has the schema of the build that answers, or a newer one. No rollout was recorded.',
+    remedy: 'Nothing is to be done. Send the request to a replica of the newer build if you expected more.',
+  },
   'operation-unfinished': {
     when: 'The request has begun work of several steps that needs more time. The service continues it in the background.',
     remedy:
@@ -212,6 +224,11 @@ export const errorGuide: Readonly<Record<ErrorCode, ErrorGuide>> = {
   'tenant-upgrading': {
     when: "The tenant's database has a schema that this build does not serve: it is not migrated yet, or a newer build has migrated it.",
     remedy: 'Wait for `Retry-After`, then send the request again.',
+    retryAfter: 'always',
+  },
+  overloaded: {
+    when: 'This replica gets more requests than it can answer in time. Nothing was done for the request.',
+    remedy: 'Wait for `Retry-After`, then send the request again: it may be sent again whatever it does.',
     retryAfter: 'always',
   },
   unavailable: {

@@ -1,6 +1,7 @@
 // Turns any error into an RFC 9457 problem document. Errors outside the catalogue reveal no details.
 import { STATUS_CODES } from 'node:http';
 import { DatabaseFault, violatedCheck } from '../../db/driver/database-fault.js';
+import { ClientLeft } from '../lib/requester.js';
 import { AppError, catalogue, type ErrorCode, type InputIssue } from '../errors.js';
 
 /** An RFC 9457 problem document. */
@@ -70,6 +71,8 @@ export function toAppError(error: unknown): AppError {
   if (error instanceof AppError) return error;
   if (error instanceof DatabaseFault)
     return new AppError('unavailable', { retryAfter: error.retryAfter ?? FAULT_RETRY_AFTER, cause: error });
+  // No client is left to read it. But Fastify answers every error.
+  if (error instanceof ClientLeft) return new AppError('unavailable', { retryAfter: FAULT_RETRY_AFTER, cause: error });
   if (violatedCheck(error)?.endsWith(TIMES_IN_RANGE) === true)
     return new AppError('invalid-request', {
       detail:

@@ -38,9 +38,12 @@ export const logFields = {
   code: { type: 'string', meaning: 'the code of the problem document', lines: 'requests answered with an error' },
   duration: {
     type: 'number',
-    meaning: 'ms from the arrival of the head to the end of the answer',
-    lines: 'requests',
+    meaning: 'ms from the arrival of the head to the end of the answer; of an overload, ms from its start to its end',
+    lines: 'requests; the end of an overload',
   },
+  turn: { type: 'number', meaning: 'ms that the last turn of the event loop took', lines: 'the start of an overload' },
+  limit: { type: 'number', meaning: 'ms that a turn may take', lines: 'the start of an overload' },
+  refused: { type: 'number', meaning: 'requests that were refused', lines: 'the end of an overload' },
   address: { type: 'string', meaning: "the client's address, by `TRUST_PROXY`", lines: REQUESTS },
   tenantId: {
     type: 'string',
@@ -84,7 +87,7 @@ export const logFields = {
   reason: {
     type: 'string',
     meaning: 'a short word or code: an SQLSTATE, a system error code, or a word of the service',
-    lines: 'events of refusals, breakers, lost connections, Redis',
+    lines: 'events of refusals, breakers, lost connections, Redis; of a rollout a sentence',
   },
   operationId: {
     type: 'string',
@@ -115,7 +118,11 @@ export const logFields = {
   room: { type: 'number', meaning: 'connections that a server allows for now', lines: 'budgets of servers' },
   scope: { type: 'string', meaning: '`tenant` or `cluster`', lines: 'breakers' },
   key: { type: 'string', meaning: "the tenant's id, or `host:port`", lines: 'breakers' },
-  state: { type: 'string', meaning: '`open` or `closed`', lines: 'breakers' },
+  state: {
+    type: 'string',
+    meaning: '`open` or `closed`; of a rollout as in `GET /rollouts/:id`',
+    lines: 'breakers; rollouts that have ended',
+  },
   openFor: { type: 'number', meaning: 'ms that the breaker was open', lines: 'breakers' },
   probes: { type: 'number', meaning: 'probes while the breaker was open', lines: 'breakers' },
   job: { type: 'string', meaning: 'the name of a job', lines: 'jobs that fail' },
@@ -132,6 +139,8 @@ export const logFields = {
     meaning: 'what the migration did, in counts and lists',
     lines: 'the end of `npm run migrate`',
   },
+  rolloutId: { type: 'string', meaning: 'the rollout, as in `GET /rollouts/:id`', lines: 'rollouts' },
+  wave: { type: 'number', meaning: 'the wave of a rollout that runs: 0 is the canary', lines: 'rollouts' },
   schemaVersion: {
     type: 'string',
     nullable: true,

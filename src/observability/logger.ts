@@ -5,6 +5,7 @@ import pretty from 'pino-pretty';
 import { DatabaseFault } from '../../db/driver/database-fault.js';
 import { AppError } from '../errors.js';
 import { PlainError } from '../jobs/plain-words.js';
+import { gatherLines } from './gathered-lines.js';
 import { withCountedLines } from './log-lines.js';
 
 /**
@@ -35,7 +36,7 @@ export function createLogger(options: { level: string; pretty: boolean }, stream
   const settings: LoggerOptions = {
     level: options.level,
     base: null,
-    timestamp: pino.stdTimeFunctions.isoTime,
+    timestamp: createTimestamp(),
     formatters: { level: (label) => ({ level: label }) },
     redact: {
       paths: [
@@ -54,7 +55,21 @@ export function createLogger(options: { level: string; pretty: boolean }, stream
 
 function destination(options: { pretty: boolean }): DestinationStream {
   if (options.pretty) return pretty({ singleLine: true, translateTime: 'SYS:HH:MM:ss.l', destination: toTerminal() });
-  return pino.destination({ dest: 1, sync: false, minLength: BUFFER, periodicFlush: FLUSH_EVERY });
+  return gatherLines(pino.destination({ dest: 1, sync: false, minLength: BUFFER, periodicFlush: FLUSH_EVERY }));
+}
+
+/** pino's `isoTime`, which writes the text of a millisecond once: a busy process writes many lines in one. */
+function createTimestamp(): () => string {
+  let last = NaN;
+  let text = '';
+  return () => {
+    const now = Date.now();
+    if (now !== last) {
+      last = now;
+      text = `,"time":"${new Date(now).toISOString()}"`;
+    }
+    return text;
+  };
 }
 
 /**

@@ -5,8 +5,10 @@ export interface Traffic {
   inFlight: number;
   /** Requests whose client left before the answer. */
   aborted: number;
+  /** Whether requests are refused because there are too many. */
+  overloaded: boolean;
 }
 
 export function createTraffic(): Traffic {
-  return { inFlight: 0, aborted: 0 };
+  return { inFlight: 0, aborted: 0, overloaded: false };
 }

@@ -3,7 +3,7 @@
 import { inspectCluster, type ClusterInspection } from '../../db/server/cluster-inspection.js';
 import type { ConnectionSettings, PoolLimits } from '../../db/driver/client.js';
 import type { Destinations } from '../../db/driver/destinations.js';
-import { DatabaseFault } from '../../db/driver/database-fault.js';
+import { DatabaseFault, pooledAdvice } from '../../db/driver/database-fault.js';
 import { AppError } from '../errors.js';
 import { within } from '../lib/deadline.js';
 import type { ClusterBudget } from '../connections/governors.js';
@@ -146,8 +146,9 @@ async function look({ cluster }: Provisioner, budget: ClusterBudget): Promise<Cl
     return { ...judgeCluster(inspection, budget), inspection };
   } catch (error) {
     if (!(error instanceof DatabaseFault)) throw error;
+    const advice = pooledAdvice(error.reason);
     return {
-      problems: [`The service cannot connect to the server (${error.reason}).`],
+      problems: [`The service cannot connect to the server (${error.reason})${advice ? `: ${advice}` : ''}.`],
       warnings: [],
       inspection: undefined,
     };

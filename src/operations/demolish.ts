@@ -2,6 +2,7 @@
 // marks (the grounds) and no other row of the registry names it. Every other database stays as it is.
 import type { Kysely } from 'kysely';
 import { databasesWithRightsOf, letGo } from '../../db/server/adoption-checks.js';
+import { endGuestSessions, lockGuestRole, type GuestRole } from '../../db/server/guest-roles.js';
 import type { Registry } from '../../db/registry/registry-schema.js';
 import { isNamed } from '../../db/registry/named.js';
 import { endStatementsOn } from '../../db/server/server-admin.js';
@@ -101,6 +102,23 @@ export async function dismiss(
   for (const database of await databasesWithRightsOf(cluster, role))
     await inDatabase(database, (db) => letGo(db, role, id));
   await dropRole(cluster, role);
+}
+
+/**
+ * Drops a guest of `tenantry each`: no session of it is left, and no right. Repeat it after a failure.
+ *
+ * @param whileOpen runs `work` while the database can be entered: a database of the guest may be closed
+ */
+export async function dropGuest(
+  { cluster, inDatabase }: Pick<PlacedProvisioner, 'cluster' | 'inDatabase'>,
+  { name, run }: GuestRole,
+  whileOpen: (database: string, work: () => Promise<void>) => Promise<void>,
+): Promise<void> {
+  await lockGuestRole(cluster, name);
+  await endGuestSessions(cluster, name);
+  for (const database of await databasesWithRightsOf(cluster, name))
+    await whileOpen(database, () => inDatabase(database, (db) => letGo(db, name, run)));
+  await dropRole(cluster, name);
 }
 
 /**

@@ -46,7 +46,7 @@ function stateOf(tenant: DoorRow): Mark['state'] {
 
 /** Compares a row with the mark on its server. */
 export function compare(
-  tenant: TenantRecord,
+  tenant: DoorRow,
   { text, owned = true }: { readonly text: string | null; readonly owned?: boolean },
   installation: string,
 ): Verdict {

@@ -11,16 +11,11 @@ import { removeReplica, sweepReplicas, writeBeat, type Beat } from '../../db/reg
 import type { Registry } from '../../db/registry/registry-schema.js';
 import { packageVersion } from '../lib/package-version.js';
 import { within } from '../lib/deadline.js';
-import type { RegistryClock } from './feed.js';
+import type { ReplicaClock } from './replica-clock.js';
 
 export interface Presence {
   /** True from the moment when the process begins to stop. */
   draining: boolean;
-  /**
-   * ms by which this replica's clock is ahead of the registry's, as far as that is certain: 0 if the difference is smaller than
-   * the time that the last question to the registry took. Undefined while the feed is not live.
-   */
-  clockSkew(): number | undefined;
   /** What other replicas read of this one. */
   self(): Pick<Beat, 'id' | 'version' | 'schemaVersion' | 'node' | 'host' | 'servingFor' | 'clockSkew' | 'notReady'>;
   /** Writes the row now, and then every few seconds. A process that only runs a command does not call this. */
@@ -47,9 +42,7 @@ export function createPresence(deps: {
   /** A pool that is free while requests use all other connections. */
   readonly registry: Kysely<Registry>;
   readonly replicaId: string;
-  readonly clock: () => RegistryClock | undefined;
-  /** This replica's wall clock (ms); default `Date.now`. */
-  readonly wallClock?: (() => number) | undefined;
+  readonly clock: Pick<ReplicaClock, 'compare' | 'problem'>;
   /** Why this replica should get no requests, besides that it is stopping; undefined if it is ready. */
   readonly notReady: () => string | undefined;
   readonly slotsUsed: () => Beat['slotsUsed'];
@@ -70,7 +63,7 @@ export function createPresence(deps: {
   /** Called with the first of several failures in a row. */
   readonly onError: (error: unknown) => void;
 }): Presence {
-  const { registry, replicaId, wallClock = Date.now } = deps;
+  const { registry, replicaId, clock } = deps;
   const version = packageVersion();
   const host = safeHost(hostname());
   let servingSince: number | undefined;
@@ -81,16 +74,8 @@ export function createPresence(deps: {
   let draining = false;
   let closed = false;
 
-  function clockSkew(): number | undefined {
-    const known = deps.clock();
-    if (!known) return undefined;
-    const own = wallClock();
-    // `own` has no fraction: the time is up to one ms later.
-    if (own + 1 < known.earliest) return own + 1 - known.earliest;
-    return own > known.latest ? own - known.latest : 0;
-  }
-
   function self(): ReturnType<Presence['self']> {
+    const clockSkew = clock.compare();
     return {
       id: replicaId,
       version,
@@ -98,8 +83,8 @@ export function createPresence(deps: {
       node: process.versions.node,
       host,
       servingFor: servingSince === undefined ? 0 : performance.now() - servingSince,
-      clockSkew: clockSkew(),
-      notReady: draining ? 'it is shutting down' : deps.notReady(),
+      clockSkew,
+      notReady: draining ? 'it is shutting down' : (deps.notReady() ?? clock.problem),
     };
   }
 
@@ -148,7 +133,6 @@ export function createPresence(deps: {
       draining = value;
       beatAgain();
     },
-    clockSkew,
     self,
     beat: beatAgain,
 

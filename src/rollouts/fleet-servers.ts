@@ -52,17 +52,19 @@ export class FleetServers {
     return server === this.own && this.#failed.has(this.#nameOfOwn) ? undefined : server;
   }
 
-  /** The tenants of each server that has not failed, in their order. */
-  group(tenants: readonly TenantRecord[]): ReadonlyMap<FleetServer, readonly TenantRecord[]> {
-    const groups = new Map<FleetServer, TenantRecord[]>();
-    for (const tenant of tenants) {
-      const server = this.of(tenant);
-      if (!server) continue;
-      const group = groups.get(server);
-      if (group) group.push(tenant);
-      else groups.set(server, [tenant]);
-    }
-    return groups;
+  /** The server at a place. @throws the error with which it has failed */
+  at({ host: dbHost, port: dbPort }: Place): FleetServer {
+    const server = this.of({ dbHost, dbPort });
+    if (server) return server;
+    const name = nameOf({ host: dbHost, port: dbPort });
+    throw this.#failed.get(name) ?? this.#failed.get(this.#nameOfOwn);
+  }
+
+  /** Leaves out the server at a place from now on. */
+  fail({ host: dbHost, port: dbPort }: Place, error: unknown): void {
+    if (!this.of({ dbHost, dbPort })) return;
+    const name = nameOf({ host: dbHost, port: dbPort });
+    this.#failed.set(this.#servers.has(name) ? name : this.#nameOfOwn, error);
   }
 
   /**

@@ -1,58 +1,80 @@
-// Gives the databases of a former build, and databases without a mark from a dump, the mark of their tenants.
+// Gives the databases of a former build, and databases without a mark from a dump, the mark of their tenants. Bounds their roles,
+// which a former build did not. Reads the tenants in pages.
 import type { Kysely } from 'kysely';
 import type { Registry } from '../../db/registry/registry-schema.js';
-import { findTenant, listProvisionedTenants, type TenantRecord } from '../../db/registry/tenant-queries.js';
+import { findTenant, listTenantPlaces, type TenantRecord } from '../../db/registry/tenant-queries.js';
+import { listDoorRows, type DoorRow } from '../../db/registry/tenant-worklists.js';
 import { whileOpenToOwner } from '../../db/server/access.js';
 import { findMarks } from '../../db/server/marks.js';
+import { boundRuntimeRoles } from '../../db/server/server-admin.js';
 import { claimInside, compare, complete, look } from '../operations/evidence.js';
 import { PlainError } from '../jobs/plain-words.js';
-import type { FleetServer } from './fleet-servers.js';
-import type { FailedTenant, TenantsToMigrate } from './migrate-tenants.js';
+import type { TenantLocks } from '../tenants/tenant-locks.js';
+import type { FleetServer, FleetServers } from './fleet-servers.js';
+
+export interface FailedTenant {
+  readonly tenant: Pick<TenantRecord, 'id' | 'slug'>;
+  readonly error: unknown;
+}
+
+export interface MarkingDeps {
+  readonly registry: Kysely<Registry>;
+  readonly locks: TenantLocks;
+  readonly servers: FleetServers;
+  readonly installation: string;
+}
 
 /** Databases in one query. */
 const PAGE = 1_000;
 
-/** @returns how many databases got a mark, and the tenants whose database got none */
+/** @returns how many databases got a mark, the tenants whose database got none, and how many roles got bounds */
 export async function markDatabases(
-  deps: TenantsToMigrate,
-): Promise<{ readonly marked: number; readonly failed: readonly FailedTenant[] }> {
+  deps: MarkingDeps,
+): Promise<{ readonly marked: number; readonly bounded: number; readonly failed: readonly FailedTenant[] }> {
+  const { registry, servers } = deps;
+  const places = await listTenantPlaces(registry);
   const failed: FailedTenant[] = [];
   let marked = 0;
-  for (const [server, tenants] of await listUnmarked(deps))
-    for (const tenant of tenants) {
-      try {
-        const { registry, locks, installation } = deps;
-        if (await locks.attempt(tenant.id, () => mark(registry, server, tenant.id, installation))) marked += 1;
-      } catch (error) {
-        failed.push({ tenant, error });
-        await deps.servers.suspect(server, error);
-        if (!deps.servers.of(tenant)) break;
+  let bounded = 0;
+
+  async function markPage(server: FleetServer, page: readonly DoorRow[]): Promise<void> {
+    const rows = new Map(page.map((row) => [row.dbName, row]));
+    bounded += await boundRuntimeRoles(
+      server.cluster,
+      page.map(({ dbUser }) => dbUser),
+    );
+    for (const found of await findMarks(server.cluster, [...rows.keys()])) {
+      const row = rows.get(found.name);
+      if (!row || !['former', 'unmarked'].includes(compare(row, found, deps.installation))) continue;
+      if (servers.of(row) !== server) return;
+      const error = await markOne(deps, server, row).then(
+        (did) => void (marked += did ? 1 : 0),
+        (reason: unknown) => reason ?? new Error('no reason'),
+      );
+      if (error === undefined) continue;
+      const tenant = await findTenant(registry, row.id);
+      if (tenant) failed.push({ tenant, error });
+      await servers.suspect(server, error);
+    }
+  }
+
+  await servers.onEach(async (server) => {
+    for (const { host, port } of places) {
+      if (servers.of({ dbHost: host, dbPort: port }) !== server) continue;
+      for (let after = ''; ;) {
+        const page = await listDoorRows(registry, { place: { host, port }, after, limit: PAGE });
+        if (page.length > 0) await markPage(server, page);
+        if (page.length < PAGE) break;
+        after = page.at(-1)?.dbName ?? '';
       }
     }
-  return { marked, failed };
+  });
+  return { marked, bounded, failed };
 }
 
-/** Without the tenants of clusters that have failed. */
-async function listUnmarked({
-  registry,
-  servers,
-  installation,
-}: TenantsToMigrate): Promise<ReadonlyMap<FleetServer, readonly TenantRecord[]>> {
-  const unmarked = new Map<FleetServer, readonly TenantRecord[]>();
-  const groups = servers.group(await listProvisionedTenants(registry));
-  await servers.onEach(async (server) => {
-    const tenants = groups.get(server) ?? [];
-    const found: TenantRecord[] = [];
-    for (let from = 0; from < tenants.length; from += PAGE) {
-      const page = new Map(tenants.slice(from, from + PAGE).map((tenant) => [tenant.dbName, tenant]));
-      for (const marked of await findMarks(server.cluster, [...page.keys()])) {
-        const tenant = page.get(marked.name);
-        if (tenant && ['former', 'unmarked'].includes(compare(tenant, marked, installation))) found.push(tenant);
-      }
-    }
-    unmarked.set(server, found);
-  });
-  return unmarked;
+/** @returns whether it got its mark; false if another worker is at the tenant */
+function markOne({ registry, locks, installation }: MarkingDeps, on: FleetServer, { id }: DoorRow): Promise<boolean> {
+  return locks.attempt(id, () => mark(registry, on, id, installation));
 }
 
 /** Runs under the tenant's lock. @throws Error if the database does not prove to be the tenant's */

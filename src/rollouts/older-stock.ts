@@ -15,10 +15,10 @@ import type { FleetServers } from './fleet-servers.js';
 const PATIENCE = 30_000;
 const LOOK_EVERY = 250;
 
-const version = latestVersion(tenantMigrations);
+const latest = latestVersion(tenantMigrations);
 
 /** @returns the number of standby databases that no build can claim any more. The replicas drop them */
-export async function withdrawOlderStandby(registry: Kysely<Registry>): Promise<number> {
+export async function withdrawOlderStandby(registry: Kysely<Registry>, version = latest): Promise<number> {
   return registry.transaction().execute(async (trx) => {
     const retired = await retireOlderStandby(trx, version);
     for (const { id, clusterId } of retired) await insertOperation(trx, { kind: 'withdraw', subject: id, clusterId });
@@ -44,12 +44,16 @@ export async function dropOlderTemplates(
  *
  * @returns the number of tenants of an older schema that are still being made
  */
-export async function settleOlderMaking(registry: Kysely<Registry>): Promise<number> {
+export async function settleOlderMaking(
+  registry: Kysely<Registry>,
+  { version = latest, signal }: { readonly version?: string; readonly signal?: AbortSignal } = {},
+): Promise<number> {
   const until = performance.now() + PATIENCE;
   for (;;) {
     const { tenants, standby } = await countOlderInTheMaking(registry, version);
-    await withdrawOlderStandby(registry);
-    const waits = tenants + standby > 0 && performance.now() < until && (await olderBuildLives(registry, version));
+    await withdrawOlderStandby(registry, version);
+    const mayWait = performance.now() < until && signal?.aborted !== true;
+    const waits = tenants + standby > 0 && mayWait && (await olderBuildLives(registry, version));
     if (!waits) return tenants;
     await sleep(LOOK_EVERY);
   }

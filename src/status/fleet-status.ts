@@ -15,6 +15,7 @@ import {
   type TenantCount,
 } from '../../db/registry/status-queries.js';
 import { listJobs } from '../../db/registry/job-rows.js';
+import { countRolloutUnderWay } from '../../db/registry/rollouts/rollout-numbers.js';
 import { SILENT_AFTER } from '../../db/registry/replica-rows.js';
 import { pingServer } from '../../db/server/cluster-inspection.js';
 import { latestVersion } from '../../db/shared/migrator.js';
@@ -97,6 +98,7 @@ export function createFleetStatus(deps: FleetStatusDeps): FleetStatusReader {
   const readTenants = shareReading(() => countTenants(registry), COUNTS);
   const ages = { grace: deps.grace, ...UNFINISHED_FOR };
   const readWork = shareReading(() => countUnfinished(registry, ages), COUNTS);
+  const readRollout = shareReading(() => countRolloutUnderWay(registry), COUNTS);
   const readPasswords = shareReading(async () => {
     const due = deps.rotateAfter > 0 ? await countDueRotations(registry, deps.rotateAfter) : null;
     return { due, uses: await deps.keyUses(registry) };
@@ -170,15 +172,32 @@ export function createFleetStatus(deps: FleetStatusDeps): FleetStatusReader {
 
     async read() {
       // In this order: what reads no row of a tenant is answered also while the table of tenants is locked.
-      const reading = [readReplicas(), readJobs(), readReports(), readClusters(), readTenants(), readWork()] as const;
-      const [replicas, jobs, reports, clusters, tenants, work] = await Promise.all(reading);
+      const reading = [
+        readReplicas(),
+        readJobs(),
+        readRollout(),
+        readReports(),
+        readClusters(),
+        readTenants(),
+        readWork(),
+      ] as const;
+      const [replicas, jobs, rollout, reports, clusters, tenants, work] = await Promise.all(reading);
       const [passwords, clusterList]: [Awaited<ReturnType<typeof readPasswords>>, ClusterStatus[] | null] =
         await Promise.all([
           tenants.unreadable === undefined ? readPasswords() : { unreadable: tenants.unreadable },
           clusters.value ? clustersOf(clusters.value) : null,
         ]);
-      const unreadable = Object.entries({ tenants, work, reports, clusters, replicas, jobs, passwords }).flatMap(
-        ([part, { unreadable: reason }]) => (reason === undefined ? [] : [{ part: part as PartName, reason }]),
+      const unreadable = Object.entries({
+        tenants,
+        work,
+        reports,
+        clusters,
+        replicas,
+        jobs,
+        rollout,
+        passwords,
+      }).flatMap(([part, { unreadable: reason }]) =>
+        reason === undefined ? [] : [{ part: part as PartName, reason }],
       );
       const parts = {
         unreadable,
@@ -191,6 +210,7 @@ export function createFleetStatus(deps: FleetStatusDeps): FleetStatusReader {
         clusters: clusterList,
         replicas: replicas.value ? replicasStatus(replicas.value, deps.presence.self()) : null,
         jobs: jobsStatus(jobs.value, deps.presence.self().id, deps.jobs()),
+        rollout: rollout.value ?? null,
         passwords: passwords.value ? passwordsStatus(passwords.value.due, passwords.value.uses) : null,
       };
       return { ...verdictOn(parts), ...parts };

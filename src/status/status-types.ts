@@ -2,10 +2,20 @@
 // not be read is null, and `unreadable` says why.
 import type { ReportKind } from '../../db/registry/fleet/fleet-tables.js';
 import type { TenantStatus } from '../../db/registry/registry-schema.js';
+import type { RolloutNumbers } from '../../db/registry/rollouts/rollout-numbers.js';
 import type { ReplicaRow, UnfinishedWork } from '../../db/registry/status-queries.js';
 import type { BreakerStatus } from '../connections/breaker-types.js';
 
-export const partNames = ['tenants', 'work', 'reports', 'clusters', 'replicas', 'jobs', 'passwords'] as const;
+export const partNames = [
+  'tenants',
+  'work',
+  'reports',
+  'clusters',
+  'replicas',
+  'jobs',
+  'rollout',
+  'passwords',
+] as const;
 export type PartName = (typeof partNames)[number];
 
 /**
@@ -29,6 +39,8 @@ export interface FleetStatus {
   replicas: ReplicasStatus | null;
   /** If the registry cannot be read: the jobs as the answering replica ran them. */
   jobs: JobStatus[];
+  /** Null if none is under way, too. */
+  rollout: RolloutNumbers | null;
   passwords: PasswordsStatus | null;
 }
 

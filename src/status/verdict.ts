@@ -1,17 +1,12 @@
 // One look at the fleet: whether all is well, and if not, why, in plain words.
-import { CLOCK_TOLERANCE } from '../auth/tokens.js';
+import { MAX_CLOCK_SKEW } from '../auth/tokens.js';
+import { duration } from '../lib/duration-words.js';
 import { PURGE } from '../../db/registry/status-queries.js';
 import { actOf } from '../operations/runner/operation-words.js';
 import type { FleetState, FleetStatus, ClusterStatus, HereStatus, ReplicasStatus } from './status-types.js';
 
 /** The most reasons that are shown; a last one says how many more there are. */
 const MAX_REASONS = 50;
-
-/**
- * A clock that is wrong by more than this (ms) is a reason. Two replicas may be wrong in opposite directions, and each accepts
- * tokens of the other only within CLOCK_TOLERANCE.
- */
-export const MAX_CLOCK_SKEW = (CLOCK_TOLERANCE * 1_000) / 2;
 
 /** A run that takes longer than this (ms) and a pause of its job waits for something that does not answer. */
 const LONG_RUN = 15 * 60_000;
@@ -29,7 +24,7 @@ export function verdictOn(status: Parts): { state: FleetState; reasons: string[]
   };
 }
 
-function* needsPerson({ work, reports, passwords }: Parts): Iterable<string> {
+function* needsPerson({ work, reports, rollout, passwords }: Parts): Iterable<string> {
   for (const { kind, states, needsPerson: all, oldestFor } of work ?? []) {
     const stopped = states['needs-person'] ?? 0;
     if (stopped > 0) yield `Stopped until a person acts: ${workOf(kind)} (${stopped}).`;
@@ -40,6 +35,8 @@ function* needsPerson({ work, reports, passwords }: Parts): Iterable<string> {
     yield `${counted(reports.counts.evidence, 'database of a tenant is', 'databases of tenants are')} left as found, because mark and row do not agree.`;
   if (reports && reports.counts.orphan > 0)
     yield `${counted(reports.counts.orphan, 'database or role', 'databases or roles')} may belong to a tenant, and no row names them.`;
+  if (rollout?.state === 'stopped')
+    yield `The rollout ${rollout.id} has stopped: ${rollout.reason ?? 'the reason is not known'}.`;
   if (passwords && passwords.unreadable > 0)
     yield `${counted(passwords.unreadable, 'database password is', 'database passwords are')} encrypted with a key that the answering replica does not have.`;
 }
@@ -101,12 +98,4 @@ function workOf(kind: string): string {
 
 function counted(count: number, one: string, many: string): string {
   return `${count} ${count === 1 ? one : many}`;
-}
-
-/** @example `40 s`, `12 min`, `3 h` */
-function duration(ms: number): string {
-  const seconds = Math.round(ms / 1_000);
-  if (seconds < 120) return `${seconds} s`;
-  const minutes = Math.round(seconds / 60);
-  return minutes < 120 ? `${minutes} min` : `${Math.round(minutes / 60)} h`;
 }

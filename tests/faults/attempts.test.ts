@@ -9,7 +9,7 @@ import { parseRedisUrl } from '../../src/replicas/redis-settings.js';
 import { startProxy, type Proxy } from '../support/proxy.js';
 import { noRedis, redisNote, startRedis, type RedisServer } from '../support/redis.js';
 
-const SOON = { timeout: 15_000, interval: 10 };
+const SOON = { timeout: 30_000, interval: 10 };
 const FORGET = 3_600_000;
 const FREE = 6;
 

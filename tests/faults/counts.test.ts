@@ -9,7 +9,7 @@ import { parseRedisUrl } from '../../src/replicas/redis-settings.js';
 import { startProxy, type Proxy } from '../support/proxy.js';
 import { noRedis, redisNote, startRedis, type RedisServer } from '../support/redis.js';
 
-const SOON = { timeout: 15_000, interval: 10 };
+const SOON = { timeout: 30_000, interval: 10 };
 /** So long that nothing refills while a test runs. */
 const NEVER = 3_600_000_000;
 /** After this time (ms) replicas have sent Redis the counts that it lost. */

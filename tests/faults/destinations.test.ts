@@ -164,7 +164,7 @@ describe('a connection that is older than the maximum age', () => {
           const now = [await pidOn(handle.db), await lanePid(handle)];
           return now.some((pid) => before.includes(pid));
         },
-        { timeout: 5_000, interval: 50 },
+        { timeout: 30_000, interval: 50 },
       )
       .toBe(false);
   });

@@ -26,7 +26,7 @@ import { startStatementProxy, type Statement, type StatementProxy, type Verdict 
 import type { ConnectionSettings } from '../../db/driver/client.js';
 import { eventsOver } from '../support/events.js';
 
-const SOON = { timeout: 10_000, interval: 10 };
+const SOON = { timeout: 30_000, interval: 10 };
 
 /** After this time (ms) every event has arrived. */
 const SETTLED = 400;

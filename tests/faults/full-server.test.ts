@@ -35,7 +35,7 @@ afterAll(async () => {
 describe('a server with fewer connections than its budget', () => {
   it('causes a warning at the start that names both numbers', async () => {
     const warning = 'Budget and reserve need 44 connections; the server allows 17 in all.';
-    await expect.poll(() => log.filter((line) => line.includes(warning)).length, { timeout: 10_000 }).toBe(2);
+    await expect.poll(() => log.filter((line) => line.includes(warning)).length, { timeout: 30_000 }).toBe(2);
   });
 
   it('answers every request of every tenant within the acquire timeout, on both replicas', async () => {

@@ -229,7 +229,7 @@ it('autovacuum makes way for the migration of a role that cannot see what it is'
       .poll(
         async () =>
           (await sql`select from pg_stat_progress_vacuum where relid = 'big'::regclass`.execute(admin.db)).rows.length,
-        { timeout: 20_000, interval: 50 },
+        { timeout: 30_000, interval: 50 },
       )
       .toBe(1);
     // Autovacuum yields to an attempt, not to a probe. A migration that waited for the vacuum to end would only probe, and fail

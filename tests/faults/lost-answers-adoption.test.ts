@@ -26,7 +26,7 @@ it('an adopted database keeps its own rows, whichever answer is lost and whichev
       await adoptWithLoss(`${target}-${nth}`, replicas.loseAnswer(target, nth));
   }
   expect(await harmAfterAdvice(replicas, adopted)).toEqual([]);
-}, 120_000);
+}, 240_000);
 
 it('an adoption whose last COMMIT lost its answer is complete or undone, even if the server is away from then on', async () => {
   const replicas = await startReplicas();
@@ -46,7 +46,7 @@ it('an adoption whose last COMMIT lost its answer is complete or undone, even if
     expect(isCommitted).toBe(true);
   }
   expect(await harmAfterAdvice(replicas, adopted)).toEqual([]);
-}, 120_000);
+}, 240_000);
 
 interface Adopted {
   readonly slug: string;

@@ -14,7 +14,7 @@ import { templateName } from '../../src/operations/template/template-names.js';
 import type { FleetServer } from '../../src/rollouts/fleet-servers.js';
 import { migrateAll, type MigrationDeps, type MigrationReport } from '../../src/rollouts/migrate-fleet.js';
 import { reasonOf } from '../../src/rollouts/reasons.js';
-import type { TenantProgress } from '../../src/rollouts/migrate-tenants.js';
+import type { TenantProgress } from '../../src/rollouts/roll-tenants.js';
 import { startCluster, type TestCluster } from '../support/cluster.js';
 import { startProxy } from '../support/proxy.js';
 import { whileHeld } from '../support/held-tables.js';
@@ -52,6 +52,8 @@ beforeAll(async () => {
     overrides: { logStream: { write: (line: string) => void lines.push(line) } },
   });
   provisioner = openProvisioner(cluster.provisioner, service.config.tenants.provisionerPool);
+  // The replica would work on the rollouts too.
+  await service.app.engine.rolling.close();
   central = connectTo<Registry>(cluster, service.config.registry.connection.database);
   registry = central.db;
 });

@@ -85,13 +85,13 @@ describe.skipIf(versionNumber < 170_000)('a full NOTIFY queue (a server of Postg
     async (way) => {
       const attacker = await home.createTenant();
       const attack = await beginAttack(attacker, way);
-      await expect.poll(usage, { timeout: 20_000, interval: 100 }).toBeLessThan(0.5);
+      await expect.poll(usage, { timeout: 30_000, interval: 100 }).toBeLessThan(0.5);
       await attack.end();
     },
   );
 
   async function bothHear(): Promise<void> {
-    await expect.poll(() => services.every(({ app }) => app.engine.events.live), { timeout: 20_000 }).toBe(true);
+    await expect.poll(() => services.every(({ app }) => app.engine.events.live), { timeout: 30_000 }).toBe(true);
   }
 
   /** The status of GET /auth/me for each token, on each replica. */

@@ -264,7 +264,7 @@ describe('while a server with ten due purges is stopped', () => {
       const isNew = nextDbPassword === null && dbPassword !== before.dbPassword;
       return { purged: (await findTenant(central.db, purged)) === undefined, rotated: isNew };
     };
-    await expect.poll(elsewhere, { timeout: 5_000, interval: 100 }).toEqual({ purged: true, rotated: true });
+    await expect.poll(elsewhere, { timeout: 30_000, interval: 100 }).toEqual({ purged: true, rotated: true });
     for (const id of away) expect(await unfinishedOf(id)).toEqual(['remove']);
     bringBack();
     for (const id of away)

@@ -118,7 +118,7 @@ describe('registering a cluster', () => {
     await world.expectOneTemplate();
     // After a lost answer a replica ends it.
     await expect
-      .poll(async () => (await world.operations())[0], { timeout: 20_000 })
+      .poll(async () => (await world.operations())[0], { timeout: 30_000 })
       .toMatchObject({ state: 'done', clusterId: null });
   });
 

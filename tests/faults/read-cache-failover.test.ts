@@ -7,7 +7,7 @@ import { noRedis, redisNote, startRedis, type RedisServer } from '../support/red
 import type { Answer } from '../support/service.js';
 import { STANDBY_SUPERUSER, startServerPair, type ServerPair } from '../support/standby-server.js';
 
-const SOON = { timeout: 20_000, interval: 20 };
+const SOON = { timeout: 30_000, interval: 20 };
 
 let pair: ServerPair | undefined;
 let proxy: Proxy;

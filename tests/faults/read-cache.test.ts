@@ -22,7 +22,7 @@ import { without, type Omission } from '../support/cache-histories.js';
 import { noRedis, redisNote, startRedis, type RedisServer } from '../support/redis.js';
 import { startServiceIn, type Answer, type TestTenant } from '../support/service.js';
 
-const SOON = { timeout: 20_000, interval: 20 };
+const SOON = { timeout: 30_000, interval: 20 };
 
 interface Product {
   readonly id: string;
@@ -226,14 +226,16 @@ describe.skipIf(noRedis !== undefined)(`cached answers${redisNote}`, () => {
       expect(await listed(w.two)).toBe(2);
       await reached;
       expect((await w.write(w.one, 3)).status).toBe(200);
-      // The scope has another version.
+      const ended = async (replica: CachedReplica): Promise<number> =>
+        (await cacheEventsOf(replica, 'not-filled')) + (await cacheEventsOf(replica, 'filled'));
+      const beforeNewest = await ended(w.one);
+      // The scope has another version. The fill of this answer must have ended, or it would replace the late one.
       expect(await listed(w.one)).toBe(3);
+      await expect.poll(() => ended(w.one), SOON).toBeGreaterThan(beforeNewest);
       w.steps.length = 0;
-      const ended = async (): Promise<number> =>
-        (await cacheEventsOf(w.two, 'not-filled')) + (await cacheEventsOf(w.two, 'filled'));
-      const before = await ended();
+      const before = await ended(w.two);
       fill();
-      await expect.poll(ended, SOON).toBeGreaterThan(before);
+      await expect.poll(() => ended(w.two), SOON).toBeGreaterThan(before);
       return listed(w.two);
     }
 

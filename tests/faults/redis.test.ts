@@ -8,7 +8,7 @@ import { startProxy, type Proxy } from '../support/proxy.js';
 import { noRedis, redisNote, startRedis, type RedisServer } from '../support/redis.js';
 
 const TIMEOUT = 250;
-const SOON = { timeout: 15_000, interval: 10 };
+const SOON = { timeout: 30_000, interval: 10 };
 const COUNT = script("return redis.call('INCR', KEYS[1])");
 const INSTALLATION = randomUUID();
 

@@ -50,7 +50,7 @@ it('a lost standby of the registry blocks no session of the feed, which stays li
   const { superuser } = cluster;
   const { events, close } = eventsOver({ ...superuser, database: registry });
   onTestFinished(close);
-  await expect.poll(() => events.live, { timeout: 5_000 }).toBe(true);
+  await expect.poll(() => events.live, { timeout: 30_000 }).toBe(true);
   await loseStandby();
   await events.publish({ kind: 'tenant', tenantId: randomUUID() });
   await sleep(1_000);

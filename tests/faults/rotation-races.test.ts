@@ -150,7 +150,7 @@ describe.each(Object.keys(messages) as (keyof typeof messages)[])('%s', (message
     await reencrypt();
     // Finishes the change that was begun, and then changes the password once more.
     for (let time = 0; time < 2; time += 1) {
-      await expect.poll(() => rotate(other, id), { timeout: 15_000 }).toBe(204);
+      await expect.poll(() => rotate(other, id), { timeout: 30_000 }).toBe(204);
       await reencrypt();
     }
     const { dbPassword } = await rowOf(id);
@@ -172,7 +172,7 @@ describe('a worker whose lock is lost', () => {
         stopped = true;
         await loseLock(id);
         for (let time = 0; time < 2; time += 1) {
-          await expect.poll(() => rotate(other, id), { timeout: 15_000 }).toBe(204);
+          await expect.poll(() => rotate(other, id), { timeout: 30_000 }).toBe(204);
           await reencrypt();
         }
       };

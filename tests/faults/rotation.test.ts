@@ -71,7 +71,7 @@ it.each(['refuse', 'hang'] as const)(
       .poll(() => findTenant(central.db, id), { timeout: 60_000 })
       .toMatchObject({ dbPassword: pending?.nextDbPassword, nextDbPassword: null });
     await app.engine.tenantPools.retire(id);
-    await expect.poll(signIn, { timeout: 10_000 }).toBe(200);
+    await expect.poll(signIn, { timeout: 30_000 }).toBe(200);
   },
   90_000,
 );

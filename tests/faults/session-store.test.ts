@@ -7,7 +7,7 @@ import { startProxy, type Proxy } from '../support/proxy.js';
 import { noRedis, redisNote, startRedis, type RedisServer } from '../support/redis.js';
 import { startStatementProxy, type StatementProxy, type Verdict } from '../support/statement-proxy.js';
 
-const SOON = { timeout: 10_000, interval: 10 };
+const SOON = { timeout: 30_000, interval: 10 };
 
 /** "Within a second", plus a margin for the machine. */
 const PROMISE = { timeout: 1_500, interval: 20 };

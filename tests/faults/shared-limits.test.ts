@@ -6,7 +6,7 @@ import { ADMIN, createRegistry, startService, type TestService, type TestTenant 
 import { startProxy, type Proxy } from '../support/proxy.js';
 import { noRedis, redisNote, startRedis, type RedisServer } from '../support/redis.js';
 
-const SOON = { timeout: 15_000, interval: 20 };
+const SOON = { timeout: 30_000, interval: 20 };
 const env = {
   RATE_LIMIT_MAX: '100',
   USER_RATE_LIMIT_MAX: '40',

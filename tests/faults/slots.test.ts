@@ -88,10 +88,10 @@ function watch(): Sampler {
 async function agree(sampler: Sampler, tenants: readonly Tenant[]): Promise<void> {
   const { app } = service;
   const unknown = (): number => app.engine.governors.at(statements).tenants.stats().unknown;
-  await expect.poll(unknown, { timeout: 10_000 }).toBe(0);
+  await expect.poll(unknown, { timeout: 30_000 }).toBe(0);
   for (const tenant of tenants) {
-    await expect.poll(async () => (await read(tenant)).status, { timeout: 10_000 }).toBe(200);
-    await expect.poll(async () => (await write(tenant)).status, { timeout: 10_000 }).toBe(201);
+    await expect.poll(async () => (await read(tenant)).status, { timeout: 30_000 }).toBe(200);
+    await expect.poll(async () => (await write(tenant)).status, { timeout: 30_000 }).toBe(201);
   }
   await expect
     .poll(async () => (await sessionsOf(app, server)) - usedSlots(app, statements), { timeout: 5_000 })
@@ -125,7 +125,7 @@ describe('a synchronous standby that is lost', () => {
     }, 10_000);
     // The server takes over the setting a moment after it was told to.
     for (const tenant of tenants)
-      await expect.poll(async () => (await write(tenant)).status, { timeout: 10_000 }).toBe(503);
+      await expect.poll(async () => (await write(tenant)).status, { timeout: 30_000 }).toBe(503);
     const reads: number[] = [];
     const writes: number[] = [];
     const until = performance.now() + 3.5 * DEADLINE;
@@ -197,7 +197,7 @@ describe('a network that loses the end of connections', () => {
     });
     const answers = await Promise.all([write(tenant), read(tenant)]);
     expect(answers.map(({ status }) => status)).toEqual([503, 503]);
-    await expect.poll(() => sampler.most.unknown, { timeout: 5_000 }).toBeGreaterThan(0);
+    await expect.poll(() => sampler.most.unknown, { timeout: 30_000 }).toBeGreaterThan(0);
     network.mode = 'pass';
     await agree(sampler, [tenant]);
   });
@@ -254,7 +254,7 @@ describe('a server that restarts after a crash', () => {
             () => true,
             () => false,
           ),
-        { timeout: 20_000 },
+        { timeout: 30_000 },
       )
       .toBe(true);
     const sampler = watch();

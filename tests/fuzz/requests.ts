@@ -92,7 +92,7 @@ function draftOf(operation: Operation, hints: Hints): fc.Arbitrary<Draft> {
 }
 
 function actorOf({ path }: Operation): fc.Arbitrary<Actor> {
-  const likely: Actor = /^\/(?:tenants|clusters|operations|pools|encryption|status)\b/.test(path)
+  const likely: Actor = /^\/(?:tenants|clusters|operations|rollouts|pools|encryption|status)\b/.test(path)
     ? 'operator'
     : 'admin';
   return fc.oneof(

@@ -1,7 +1,9 @@
 // The data of a run: two permanent tenants, a third with an expendable admin, users with tokens, and the ids and cursors of
 // earlier answers.
+import { sql } from 'kysely';
 import { secondPlace, type TestCluster } from '../support/cluster.js';
 import { recordStoppedOperations } from '../support/operations.js';
+import { endRollout, insertStoppedRollout, insertUnreached } from '../support/rollout-rows.js';
 import type { TestService, TestTenant } from '../support/service.js';
 import { ADMIN, beginGrant, beginSession, OPERATOR } from '../support/service.js';
 import { PLACEHOLDER, type Actor, type Draft } from './requests.js';
@@ -29,6 +31,9 @@ const MAX_KNOWN = 200;
 
 /** Operations that can be retried and abandoned. */
 const OPERATIONS = 100;
+
+/** The states of the rollout that requests meet, in turn: of those under way there is one at a time. */
+const ROLLOUT_STATES = ['stopped', 'running', 'paused', 'ended'] as const;
 
 /** Few enough that some requests conflict. */
 const EMAILS = Array.from({ length: 12 }, (_, index) => `Fuzz-${index}@Example.com`);
@@ -61,6 +66,22 @@ export async function createWorld(cluster: TestCluster, service: TestService): P
   const others = new Map<string, string[]>();
   const listed = await service.send<{ data: { id: string }[] }>('GET', '/clusters', { token: service.operatorToken });
   const defaultCluster = listed.body.data[0]?.id ?? NO_ID;
+  const { registry } = service.app.engine;
+  let turns = 0;
+  /** Gives the next request for rollouts another state of the rollout: after each act, the other acts would be refused. */
+  async function turnRollout(): Promise<void> {
+    const state = ROLLOUT_STATES[turns % ROLLOUT_STATES.length];
+    turns += 1;
+    if (state === 'ended') {
+      // Tenants for the next rollout. They are made during the run, because their passwords cannot be read.
+      if (turns <= ROLLOUT_STATES.length) await insertUnreached(registry, 2);
+      return endRollout(registry);
+    }
+    const id = await insertStoppedRollout(registry, '9999_fuzz');
+    await sql`update rollouts set state = ${state} where id = ${id}`.execute(registry);
+    others.set('/rollouts', [id]);
+  }
+  await turnRollout();
   let renewals = 0;
   const renew = (): Promise<TestTenant> => service.createTenant(`fuzz-expendable-${(renewals += 1)}`);
   let expendable = await renew();
@@ -166,6 +187,7 @@ export async function createWorld(cluster: TestCluster, service: TestService): P
         { ...second, name: 'fuzz-second', connectionBudget: 100, region: 'fuzz-region' },
         { ...second, name: 'fuzz-second', connectionBudget: 20, provisionerPassword: 'fuzz-wrong-password' },
       ],
+      'POST /rollouts': [{}, { canary: { percent: 50 }, budget: 0 }, { canary: { tenants: [NO_ID] }, waves: [1, 0.5] }],
       'PATCH /clusters/{id}': [
         { name: 'fuzz-renamed', weight: 7 },
         { ...secondPlace(cluster), tls: 'off', provisionerPassword },
@@ -240,7 +262,8 @@ export async function createWorld(cluster: TestCluster, service: TestService): P
         } as const
       )[operation.tag];
       if (kind && status === 201) remember(kind, told['id']);
-      if (!kind && status === 201 && typeof told['id'] === 'string') {
+      if (operation.tag === 'rollouts') await turnRollout();
+      else if (!kind && status === 201 && typeof told['id'] === 'string') {
         const collection = collectionOf(operation.path);
         others.set(collection, [...(others.get(collection) ?? []), told['id']].slice(-MAX_KNOWN));
       }

@@ -69,7 +69,7 @@ function poller(url = '/audit', token = tenant.adminToken, filter = '') {
 }
 
 /** Other transactions on the server delay rows. */
-const PATIENCE = { timeout: 20_000 };
+const PATIENCE = { timeout: 30_000 };
 
 /** Waits for every transaction that runs now on the server, so that rows which are there come. */
 async function settled(): Promise<void> {

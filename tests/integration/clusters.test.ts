@@ -428,7 +428,7 @@ describe('connections', () => {
           select count(*)::int as count from pg_stat_activity where starts_with(usename, 'tn_')`.execute(db);
         return rows[0]?.count ?? -1;
       });
-    await expect.poll(open, { timeout: 10_000 }).toBeLessThanOrEqual(6);
+    await expect.poll(open, { timeout: 30_000 }).toBeLessThanOrEqual(6);
     const writing = Promise.all(
       [service, other, third].flatMap((replica) =>
         Array.from({ length: 40 }, () =>
@@ -654,7 +654,7 @@ describe('a cluster that fails', () => {
     expect([(await ask(here)).status, (await ask(there)).status]).toEqual([200, 200]);
 
     await second.stop();
-    await expect.poll(async () => (await ask(there)).status, { timeout: 10_000 }).toBe(503);
+    await expect.poll(async () => (await ask(there)).status, { timeout: 30_000 }).toBe(503);
     const rounds = await Promise.all(Array.from({ length: 10 }, async () => [await ask(here), await ask(there)]));
     expect(rounds.map((pair) => pair.map(({ status }) => status))).toEqual(rounds.map(() => [200, 503]));
     const dead = await post(`/clusters/${secondId()}/check`);
@@ -674,7 +674,7 @@ describe('a cluster that fails', () => {
           await ask(there);
           return service.app.engine.breakers.state('cluster', `${second.body.host}:${second.body.port}`)?.state;
         },
-        { timeout: 10_000 },
+        { timeout: 30_000 },
       )
       .toMatch(/open/);
     expect((await make({})).clusterId).toBe(defaultCluster.id);

@@ -122,7 +122,7 @@ describe('the opening of a connection', () => {
     const take = slots.membership.open.bind(slots.membership, 0);
     Object.assign(slots.membership, {
       tryOpen: () => undefined,
-      open: () => sleep(300).then(take),
+      open: () => sleep(300).then(() => take()),
     });
     const failure: unknown = await pool.run('select 1', []).catch((error: unknown) => error);
     expect(held()).toBe(1);

@@ -119,6 +119,31 @@ describe('prepared statements', () => {
       expect(await transact(db, work)).toHaveLength(3);
     });
 
+    it('are on no other connection either when transact runs it again', async () => {
+      const { db } = open({ max: 3 });
+      await sql`create table outgrown (a integer)`.execute(db);
+      const work = async (trx: Kysely<Notes>): Promise<unknown> =>
+        (await sql`select * from outgrown`.execute(trx)).rows;
+      const onEach = (run: (trx: Kysely<Notes>) => Promise<unknown>): Promise<unknown> => {
+        let arrived = 0;
+        let allArrived: () => void = () => undefined;
+        const all = new Promise<void>((resolve) => (allArrived = resolve));
+        const one = (): Promise<unknown> =>
+          db.transaction().execute(async (trx) => {
+            const answer = await run(trx);
+            if ((arrived += 1) === 3) allArrived();
+            await all;
+            return answer;
+          });
+        return Promise.all([one(), one(), one()]);
+      };
+      await onEach(work);
+      await sql`alter table outgrown add column b integer`.execute(db);
+      // The second run of the first one must not meet a connection of the other two.
+      expect(await transact(db, work)).toEqual([]);
+      await onEach(work);
+    });
+
     it('are not sent again by transact for any other error', async () => {
       const { db } = open();
       let runs = 0;

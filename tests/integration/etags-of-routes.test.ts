@@ -6,6 +6,7 @@ import { insertOperation } from '../../db/registry/operations/operation-rows.js'
 import { newId } from '../../db/shared/ids.js';
 import { startService, type Answer, type TestTenant } from '../support/app.js';
 import { dereferenced } from '../support/dereferenced.js';
+import { insertStoppedRollout } from '../support/rollout-rows.js';
 import { resources } from '../support/route-resources.js';
 
 // The routes are needed while the tests are being listed, hence no beforeAll.
@@ -38,6 +39,7 @@ const madeByOperators: Readonly<Record<string, () => Promise<string>>> = {
     });
     return id;
   },
+  '/rollouts': () => insertStoppedRollout(service.app.engine.registry, '9999_etag'),
   '/operations': async () => {
     // Nothing takes it: no build has this kind of operation.
     const values = { kind: 'etag', subject: newId(), worker: 'none' };

@@ -162,7 +162,7 @@ describe('input that is not HTTP', () => {
     await expect.poll(open).toBeGreaterThan(0);
     const before = await open();
     socket.write('hello\r\n\r\n');
-    await expect.poll(open, { timeout: 10_000 }).toBeLessThan(before);
+    await expect.poll(open, { timeout: 30_000 }).toBeLessThan(before);
     socket.destroy();
   });
 

@@ -312,7 +312,7 @@ it('fifty requests with one key while the table is locked: one row, and the othe
       // Another key's write to another table gets a connection meanwhile.
       const role = { name: `role-${randomUUID().slice(0, 8)}`, permissions: [] };
       expect((await send('POST', '/roles', role, 'another')).status).toBe(201);
-      await expect.poll(() => answers.length, { timeout: 20_000 }).toBe(49);
+      await expect.poll(() => answers.length, { timeout: 30_000 }).toBe(49);
       for (const answer of answers)
         expect(answer).toMatchObject({
           status: 409,

@@ -150,7 +150,7 @@ it('tenants with a limit of their own on storage', async () => {
         );
         return new Set(await Promise.all(counted));
       },
-      { timeout: 10_000 },
+      { timeout: 30_000 },
     )
     .toEqual(new Set([100]));
   await fleet.engine.registry

@@ -269,7 +269,7 @@ describe('connections', () => {
     expect((await sessionsOf(tenant)).length).toBe(1);
     await held;
     // The other replica gets the connection that this one no longer uses.
-    await expect.poll(async () => (await addProduct(tenant, 'In time', other)).status, { timeout: 5_000 }).toBe(201);
+    await expect.poll(async () => (await addProduct(tenant, 'In time', other)).status, { timeout: 30_000 }).toBe(201);
   });
 
   it('never exceed the limit, and suffice for both replicas under load', async () => {
@@ -474,6 +474,12 @@ describe('storage', () => {
       await sql`select pg_terminate_backend(pid) from pg_stat_activity where datname = ${row?.dbName ?? ''}`.execute(
         db,
       );
+      // The signal takes time to arrive.
+      const left = async (): Promise<number> => {
+        const { rows } = await sql`select from pg_stat_activity where datname = ${row?.dbName ?? ''}`.execute(db);
+        return rows.length;
+      };
+      await expect.poll(left, { timeout: 30_000 }).toBe(0);
     });
     for (const on of [service, other]) {
       const answers = [await addProduct(tenant, 'after', on), await usageOf(tenant, service.operatorToken, on)];

@@ -5,7 +5,7 @@ import fastify from 'fastify';
 import { request as httpRequest, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
-import { generateRequestId } from '../../plugins/http/request-id.js';
+import { generateRequestId } from '../../src/http/request-ids.js';
 import { requestLog } from '../../plugins/http/request-log.js';
 import { createLevelSwitch } from '../../src/observability/level-signal.js';
 import { faultsOf } from '../../src/observability/log-fields.js';

@@ -183,7 +183,7 @@ describe('while the registry', () => {
       proxy.mode = 'pass';
       await expect
         .poll(async () => parseExposition(await (await fetch(`${address}/metrics`)).text()).sum('tenantry_tenants'), {
-          timeout: 20_000,
+          timeout: 30_000,
           interval: 500,
         })
         .toBe(0);

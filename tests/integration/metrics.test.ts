@@ -31,13 +31,14 @@ import {
 import { parseExposition, type Exposition } from '../support/exposition.js';
 import { untilCached } from '../support/cached-replicas.js';
 import { startProxy, type Proxy } from '../support/proxy.js';
+import { insertStoppedRollout } from '../support/rollout-rows.js';
 import { noRedis, redisNote, startRedis, type RedisServer } from '../support/redis.js';
 
 /** A constant, which no act can change. */
 const CONSTANT = 'tenantry_build_info';
 
 /** For what happens a moment later, in ms: long, because a machine can be busy. */
-const PATIENCE = { timeout: 15_000, interval: 50 };
+const PATIENCE = { timeout: 30_000, interval: 50 };
 
 type Labels = Readonly<Record<string, string>>;
 
@@ -62,6 +63,7 @@ let engine: Engine;
 let tenant: TestTenant;
 /** A service that caches answers. */
 let caching: TestService;
+let overloaded: TestService;
 /** The public port of the service. */
 let port: number;
 
@@ -266,6 +268,24 @@ const acts: readonly Act[] = [
     },
   },
   {
+    what: 'a client leaves while its search runs',
+    changes: { tenantry_statements_cancelled_total: {} },
+    act: async () => {
+      const release = await lockProducts();
+      const socket = connect(port, '127.0.0.1');
+      socket.on('error', () => undefined);
+      const head = `GET /products?active=true HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer ${tenant.adminToken}\r\n\r\n`;
+      socket.write(head);
+      await expect.poll(() => engine.traffic.inFlight, PATIENCE).toBe(1);
+      await sleep(100);
+      socket.destroy();
+      const cancelled = (): number =>
+        engine.governors.stats().reduce((sum, { departures }) => sum + departures.cancelled, 0);
+      await expect.poll(cancelled, PATIENCE).toBeGreaterThan(0);
+      return release;
+    },
+  },
+  {
     what: "a tenant's table is locked",
     changes: { tenantry_pool_waiting: {}, tenantry_lane_overflows_total: {} },
     act: async () => {
@@ -295,7 +315,7 @@ const acts: readonly Act[] = [
             await Promise.all([list(), list(), list()]);
             return engine.breakers.stats().refused;
           },
-          { timeout: 20_000, interval: 50 },
+          { timeout: 30_000, interval: 50 },
         )
         .toBeGreaterThan(0);
       return recovered;
@@ -415,7 +435,7 @@ const acts: readonly Act[] = [
       return async () => {
         registryProxy.mode = 'pass';
         await published;
-        await expect.poll(() => engine.events.live, { timeout: 20_000, interval: 50 }).toBe(true);
+        await expect.poll(() => engine.events.live, { timeout: 30_000, interval: 50 }).toBe(true);
       };
     },
   },
@@ -534,6 +554,22 @@ const acts: readonly Act[] = [
     },
   },
   {
+    what: 'a rollout has stopped',
+    changes: {
+      tenantry_rollout_items: { state: 'failed' },
+      tenantry_rollout_stopped: {},
+    },
+    before: () => scrapeNewReplica(),
+    after: () => scrapeNewReplica(),
+    act: async () => {
+      await inRegistry((db) => insertStoppedRollout(db as Kysely<Registry>, SERVED_SCHEMAS.newest));
+      return () =>
+        inRegistry(async (db) => {
+          await sql`delete from rollouts`.execute(db);
+        });
+    },
+  },
+  {
     what: 'an operation is done',
     changes: {
       tenantry_operations_ended_total: { kind: 'made-up', outcome: 'done' },
@@ -565,6 +601,26 @@ const acts: readonly Act[] = [
       const read = (): Promise<Answer<unknown>> => caching.send('GET', '/products', { token });
       await untilCached({ service: caching }, read);
       return () => caching.close();
+    },
+  },
+  {
+    what: 'the event loop is overloaded',
+    changes: { tenantry_overloaded: {} },
+    after: () => scrapeOf(overloaded.app.engine),
+    act: async () => {
+      overloaded = await startServiceIn(inject('cluster'), { env: { MAX_EVENT_LOOP_DELAY_MS: '20' } });
+      let isBusy = true;
+      const work = (): void => {
+        const since = performance.now();
+        while (performance.now() - since < 30);
+        if (isBusy) setImmediate(work);
+      };
+      work();
+      await expect.poll(() => overloaded.app.engine.traffic.overloaded, PATIENCE).toBe(true);
+      return () => {
+        isBusy = false;
+        return overloaded.close();
+      };
     },
   },
   {

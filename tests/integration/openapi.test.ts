@@ -71,6 +71,7 @@ const WITHOUT_BODY = [
   'POST /clusters/:id/drain',
   'POST /operations/:id/retry',
   'POST /operations/:id/abandon',
+  ...['pause', 'resume', 'retry', 'abort'].map((act) => `POST /rollouts/:id/${act}`),
 ];
 
 let service: TestService;

@@ -297,7 +297,7 @@ describe('retry', () => {
     const retried = await act('retry', operation.id);
     expect(retried.status, retried.text).toBe(200);
     expect(retried.body.id).toBe(operation.id);
-    await expect.poll(async () => (await read(operation.id)).state, { timeout: 20_000 }).toBe('done');
+    await expect.poll(async () => (await read(operation.id)).state, { timeout: 30_000 }).toBe('done');
     expect(await auditOf(operation.id)).toEqual([
       {
         action: 'operation.retried',

@@ -7,7 +7,7 @@ import { abstain } from '../../src/replicas/read-cache/abstention.js';
 import { HEARD_WITHIN } from '../../src/replicas/read-cache/fleet-store.js';
 import { connectAs, createRegistry, startServiceForTest } from '../support/app.js';
 
-const SOON = { timeout: 20_000, interval: 50 };
+const SOON = { timeout: 30_000, interval: 50 };
 
 /** A registry in which replicas cache in a store, and whose row of it is locked until the test says so. */
 async function lockedRegistry(): Promise<{ readonly name: string; readonly lock: () => Promise<() => Promise<void>> }> {

@@ -20,7 +20,7 @@ import { createPlaceServers, type PlaceLink, type PlaceServers } from '../../src
 import { createTenantCaches } from '../../src/replicas/read-cache/tenant-caches.js';
 import { connectAs, createRegistry } from '../support/app.js';
 
-const SOON = { timeout: 20_000, interval: 20 };
+const SOON = { timeout: 30_000, interval: 20 };
 const MINUTE = 60_000;
 
 let handle: DatabaseHandle<Registry>;

@@ -12,7 +12,7 @@ import {
   type TestTenant,
 } from '../support/service.js';
 
-const SOON = { timeout: 20_000, interval: 20 };
+const SOON = { timeout: 30_000, interval: 20 };
 /** "Within a second", plus a margin for the machine. */
 const WITHIN_A_SECOND = { timeout: 1_500, interval: 20 };
 

@@ -12,7 +12,7 @@ import { noRedis, redisNote, startRedis, type RedisServer } from '../support/red
 
 const ECHO = script('return {KEYS[1], ARGV[1]}');
 /** With a margin for the machine. */
-const SOON = { timeout: 10_000, interval: 20 };
+const SOON = { timeout: 30_000, interval: 20 };
 
 describe.skipIf(noRedis !== undefined)(`Redis${redisNote}`, () => {
   const certificate = selfSigned('127.0.0.1');

@@ -178,7 +178,7 @@ function opened(id: string, sealed: string): string {
 /** Waits until a query of the superuser finds a row. */
 async function waitFor(query: RawBuilder<unknown>): Promise<void> {
   await expect
-    .poll(async () => (await query.execute(central.db)).rows.length, { interval: 10, timeout: 10_000 })
+    .poll(async () => (await query.execute(central.db)).rows.length, { interval: 10, timeout: 30_000 })
     .toBe(1);
 }
 

@@ -286,7 +286,7 @@ describe('a replica with an outdated password', () => {
     expect(one.app.engine.breakers.state('tenant', tenant.id)?.state).not.toBe('closed');
     // An operator's rotation repairs the tenant.
     expect((await rotate(tenant)).status).toBe(204);
-    await expect.poll(() => products(one, tenant), { timeout: 10_000 }).toBe(200);
+    await expect.poll(() => products(one, tenant), { timeout: 30_000 }).toBe(200);
   });
 });
 
@@ -351,9 +351,9 @@ it('a rotation repairs a tenant whose password cannot be decrypted any more', as
     .set({ db_password: sealed.seal('x', { id, host, port, user }) })
     .where('id', '=', id)
     .execute();
-  await expect.poll(() => products(one, tenant), { timeout: 10_000 }).toBe(503);
+  await expect.poll(() => products(one, tenant), { timeout: 30_000 }).toBe(503);
   expect((await rotate(tenant)).status).toBe(204);
-  for (const service of [one, other]) await expect.poll(() => products(service, tenant), { timeout: 10_000 }).toBe(200);
+  for (const service of [one, other]) await expect.poll(() => products(service, tenant), { timeout: 30_000 }).toBe(200);
 });
 
 describe('the job of the rotation', () => {

@@ -167,7 +167,7 @@ describe('a tenant at an older schema', () => {
     expectUpgrading(await list(tenant));
     await migrateTenant(service, tenant);
     // A new session: those of before were in the former database.
-    await expect.poll(async () => (await signIn()).status, { timeout: 5_000 }).toBe(200);
+    await expect.poll(async () => (await signIn()).status, { timeout: 30_000 }).toBe(200);
     await walkTenant(service.send, tenant);
     expect(await shownOf(tenant)).toMatchObject({ schemaVersion: SERVED_SCHEMAS.newest });
     expect(saidOf(tenant)).toMatchObject([{ level: 'warn' }, { level: 'info' }]);
@@ -225,7 +225,7 @@ describe('a tenant that a newer build has migrated', () => {
           );
           return answers.map(({ status }) => status);
         },
-        { timeout: 10_000 },
+        { timeout: 30_000 },
       )
       .toEqual(Array.from({ length: 6 }, () => 503));
     for (let time = 0; time < 3; time += 1) {

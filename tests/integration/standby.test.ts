@@ -108,7 +108,7 @@ it('a standby database is replaced by a job after a claim', async () => {
   const [before] = await keep(1);
   expect((await make(first)).status).toBe(201);
   await expect
-    .poll(async () => (await listStandby(registry, { ready: true })).map(({ id }) => id), { timeout: 10_000 })
+    .poll(async () => (await listStandby(registry, { ready: true })).map(({ id }) => id), { timeout: 30_000 })
     .toEqual([expect.not.stringMatching(before?.id ?? '')]);
 });
 
@@ -121,7 +121,7 @@ it('a standby database is created or dropped as soon as an operator asks for ano
       body: { standbyTarget },
     });
     expect(answer.status, answer.text).toBe(200);
-    await expect.poll(async () => (await listStandby(registry)).length, { timeout: 10_000 }).toBe(standbyTarget);
+    await expect.poll(async () => (await listStandby(registry)).length, { timeout: 30_000 }).toBe(standbyTarget);
   }
 });
 

@@ -137,7 +137,7 @@ describe('a failed build', () => {
     await expect.poll(() => cold.app.engine.tenantPools.stats()).toEqual({ pools: 0, connections: 0 });
     expect((await cold.send('GET', '/products', { token: neighbour.adminToken })).status).toBe(200);
     await changeRow(tenant, { db_name: dbName });
-    await expect.poll(async () => (await ask()).status, { timeout: 10_000 }).toBe(200);
+    await expect.poll(async () => (await ask()).status, { timeout: 30_000 }).toBe(200);
   });
 });
 
@@ -207,7 +207,7 @@ describe('a tenant’s row with the wrong database,', () => {
     expect(looks).toBeGreaterThan(0);
     expect(looks).toBeLessThanOrEqual(1 + Math.ceil((performance.now() - since) / 1_000));
     await inDatabaseOf(tenant, (db) => db.updateTable('tenant_marker').set({ tenant_id: tenant.id }).execute());
-    await expect.poll(ask, { timeout: 10_000 }).toBe(200);
+    await expect.poll(ask, { timeout: 30_000 }).toBe(200);
   });
 });
 
@@ -220,8 +220,8 @@ describe('an idle pool', () => {
     const ask = async (): Promise<number> => (await cold.send('GET', '/products', { token: tenant.adminToken })).status;
     expect(await ask()).toBe(200);
     expect(await newSessionsIn(dbName, before)).not.toEqual([]);
-    await expect.poll(() => cold.app.engine.tenantPools.stats().pools, { timeout: 10_000 }).toBe(0);
-    await expect.poll(() => newSessionsIn(dbName, before), { timeout: 10_000 }).toEqual([]);
+    await expect.poll(() => cold.app.engine.tenantPools.stats().pools, { timeout: 30_000 }).toBe(0);
+    await expect.poll(() => newSessionsIn(dbName, before), { timeout: 30_000 }).toEqual([]);
     expect(await ask()).toBe(200);
     expect(cold.app.engine.tenantPools.stats().pools).toBe(1);
   });
@@ -266,7 +266,7 @@ describe('changed pool options', () => {
     await lock.release();
     expect(await stuck).toMatchObject({ status: 200, body: { name: 'Late' } });
     await expect
-      .poll(async () => (await sessionsIn(dbName)).filter((pid) => before.includes(pid)), { timeout: 10_000 })
+      .poll(async () => (await sessionsIn(dbName)).filter((pid) => before.includes(pid)), { timeout: 30_000 })
       .toEqual([]);
   });
 
@@ -280,7 +280,7 @@ describe('changed pool options', () => {
       payload: body,
     });
     // The body is being read: the request has its database by now.
-    await expect.poll(() => body.isPaused() || body.readableFlowing, { timeout: 10_000 }).toBe(true);
+    await expect.poll(() => body.isPaused() || body.readableFlowing, { timeout: 30_000 }).toBe(true);
     const { status } = await home.send('PATCH', `/tenants/${tenant.id}`, {
       token: home.operatorToken,
       body: { poolOptions: { max: 2 } },
@@ -364,7 +364,7 @@ describe('a retired pool', () => {
       .executeTakeFirstOrThrow();
     expect(Number(n)).toBe(written);
     await home.app.engine.tenantPools.retire(tenant.id);
-    await expect.poll(() => sessionsIn(dbName), { timeout: 10_000 }).toEqual([]);
+    await expect.poll(() => sessionsIn(dbName), { timeout: 30_000 }).toEqual([]);
   }, 60_000);
 });
 
@@ -411,7 +411,7 @@ describe('ten thousand cached tenants and a thousand used pools', () => {
       const ids = Array.from({ length: 20 }, (_, index) => idOf(number + index));
       await Promise.all(ids.map((id) => findProduct(pools.database(id), id)));
     }
-    await expect.poll(() => pools.stats(), { timeout: 10_000 }).toEqual({ pools: 0, connections: 0 });
+    await expect.poll(() => pools.stats(), { timeout: 30_000 }).toEqual({ pools: 0, connections: 0 });
     expect(pools.inspectAll()).toHaveLength(1_000);
     gc();
     expect((process.memoryUsage().heapUsed - before) / 2 ** 20).toBeLessThan(100);
@@ -460,8 +460,8 @@ describe('app.close()', () => {
     }
     for (const database of databases) expect((await sessionsIn(database)).length).toBeGreaterThan(0);
     await service.close();
-    for (const database of databases) await expect.poll(() => sessionsIn(database), { timeout: 10_000 }).toEqual([]);
-    await expect.poll(sockets, { timeout: 10_000 }).toBeLessThanOrEqual(before);
+    for (const database of databases) await expect.poll(() => sessionsIn(database), { timeout: 30_000 }).toEqual([]);
+    await expect.poll(sockets, { timeout: 30_000 }).toBeLessThanOrEqual(before);
   });
 });
 
@@ -521,7 +521,7 @@ async function lockProduct(
         );
         return rows.length;
       };
-      await expect.poll(blocked, { timeout: 10_000 }).toBeGreaterThan(0);
+      await expect.poll(blocked, { timeout: 30_000 }).toBeGreaterThan(0);
     },
     release,
   };

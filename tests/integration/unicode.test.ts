@@ -4,7 +4,7 @@ import { afterAll, beforeAll, describe, expect, inject, it, onTestFinished } fro
 import { migrateToLatest } from '../../db/shared/migrator.js';
 import { registryMigrations } from '../../db/registry/migrations/index.js';
 import { tenantMigrations } from '../../db/tenant/migrations/index.js';
-import { CreateTenantBody } from '../../routes/shapes/tenant-shapes.js';
+import { CreateTenantBody } from '../../src/operations/create/tenant-request.js';
 import {
   asSuperuser,
   connectAs,

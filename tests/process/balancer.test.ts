@@ -1,7 +1,7 @@
 // deploy/haproxy.cfg in front of the service: HAProxy's own errors, request IDs, compression, and the bounds of each source.
 import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { once } from 'node:events';
-import { createServer } from 'node:http';
+import { createServer, type RequestListener } from 'node:http';
 import { connect, type AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
@@ -12,7 +12,7 @@ import { catalogue, type ErrorCode } from '../../src/errors.js';
 import { ADMIN, startService, type TestService, type TestTenant } from '../support/app.js';
 import { skipNote } from '../support/programs.js';
 import { eventually } from '../support/service-process.js';
-import { startBalancer } from '../support/topology.js';
+import { startBalancer } from '../support/balancers.js';
 import { exchange, expectProblem, listen, parseAnswer, sendBytes, type Received } from '../support/wire.js';
 
 const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/;
@@ -71,21 +71,48 @@ describe.skipIf(skipped !== '')(`HAProxy in front of a replica${skipped}`, () =>
     return { port, logFile };
   }
 
-  const bearer = (): Record<string, string> => ({ authorization: `Bearer ${tenant.adminToken}` });
-
-  it('gives a request an ID, unless its client has given one that is well formed', async () => {
-    // A replica would give a request without such an ID one of its own.
-    let arrived: unknown;
-    const server = createServer((request, response) => {
-      if (request.url === '/nothing') arrived = request.headers['x-request-id'];
-      response.end();
-    }).listen(0, '127.0.0.1');
+  /** Starts HAProxy for the calling test, in front of a stand-in for a replica. Returns its port. */
+  async function startBefore(answer: RequestListener): Promise<number> {
+    const server = createServer(answer).listen(0, '127.0.0.1');
     onTestFinished(() => {
       server.close();
       server.closeAllConnections();
     });
     await once(server, 'listening');
     const { port } = await start({}, `127.0.0.1:${(server.address() as AddressInfo).port}`);
+    return port;
+  }
+
+  const bearer = (): Record<string, string> => ({ authorization: `Bearer ${tenant.adminToken}` });
+
+  it('closes the way to the replica when a client leaves before its answer', async () => {
+    let arrived = 0;
+    let left = 0;
+    const port = await startBefore((request, response) => {
+      if (request.url === '/health/live' || request.url === '/health/ready') {
+        response.end();
+        return;
+      }
+      arrived += 1;
+      response.once('close', () => (left += 1));
+    });
+    const slow = connect(port, '127.0.0.1');
+    slow.write('GET /slow HTTP/1.1\r\nHost: a\r\n\r\n');
+    const stays = connect(port, '127.0.0.1');
+    stays.write('GET /stays HTTP/1.1\r\nHost: a\r\n\r\n');
+    onTestFinished(() => void stays.destroy());
+    await expect.poll(() => arrived, { timeout: 30_000 }).toBe(2);
+    slow.destroy();
+    await expect.poll(() => left, { timeout: 30_000 }).toBe(1);
+  });
+
+  it('gives a request an ID, unless its client has given one that is well formed', async () => {
+    // A replica would give a request without such an ID one of its own.
+    let arrived: unknown;
+    const port = await startBefore((request, response) => {
+      if (request.url === '/nothing') arrived = request.headers['x-request-id'];
+      response.end();
+    });
     const idOf = async (id?: string | string[]): Promise<unknown> => {
       arrived = undefined;
       await exchange(port, 'GET', '/nothing', { headers: id === undefined ? {} : { 'x-request-id': id } });

@@ -41,6 +41,16 @@ const STEERED = {
   words: ["send<Operation & Problem>('POST', `/operations/${id}/${name}`"],
 };
 
+/** No tenant of the walk is behind, so that no rollout can be started. */
+const ROLLED_OUT = {
+  file: 'tests/integration/rollouts.test.ts',
+  words: [
+    "send('POST', '', { body",
+    "send('POST', `/${id}/${name}`",
+    "send<PageOf<Item>>('GET', `/${id}/items?state=failed`)",
+  ],
+};
+
 /** Commands that another file runs: the file, and the words in it that run them. */
 const RUN_BY: Readonly<Record<string, { readonly file: string; readonly words: readonly string[] }>> = {
   'npm ci && npm test': { file: '.ci/run', words: ['\nnpm ci\n', ' npm test\n'] },
@@ -52,24 +62,69 @@ const RUN_BY: Readonly<Record<string, { readonly file: string; readonly words: r
   'kill -USR2 "$PID"': { file: 'tests/process/log-level.test.ts', words: ['kill -USR2 "$PID"'] },
   'curl -X POST -H "authorization: Bearer $OPERATOR" "http://127.0.0.1:3000/operations/$OPERATION/retry"': STEERED,
   'curl -X POST -H "authorization: Bearer $OPERATOR" "http://127.0.0.1:3000/operations/$OPERATION/abandon"': STEERED,
+  'curl -H "authorization: Bearer $OPERATOR" -H \'content-type: application/json\' -H \'idempotency-key: rollout-1\' http://127.0.0.1:3000/rollouts --data \'{"canary":{"percent":5},"waves":[10,50],"budget":3}\'':
+    ROLLED_OUT,
+  'curl -H "authorization: Bearer $OPERATOR" "http://127.0.0.1:3000/rollouts/$ROLLOUT"': ROLLED_OUT,
+  'curl -H "authorization: Bearer $OPERATOR" "http://127.0.0.1:3000/rollouts/$ROLLOUT/items?state=failed"': ROLLED_OUT,
+  'curl -X POST -H "authorization: Bearer $OPERATOR" "http://127.0.0.1:3000/rollouts/$ROLLOUT/pause"': ROLLED_OUT,
+  'curl -X POST -H "authorization: Bearer $OPERATOR" "http://127.0.0.1:3000/rollouts/$ROLLOUT/resume"': ROLLED_OUT,
+  'curl -X POST -H "authorization: Bearer $OPERATOR" "http://127.0.0.1:3000/rollouts/$ROLLOUT/retry"': ROLLED_OUT,
+  'curl -X POST -H "authorization: Bearer $OPERATOR" "http://127.0.0.1:3000/rollouts/$ROLLOUT/abort"': ROLLED_OUT,
   'npm run migrations:seal': { file: 'tests/support/source-copy.ts', words: ["'migrations:seal'"] },
   'npm run operator:reset-password': {
     file: 'tests/process/first-start.test.ts',
     words: ['src/cli/reset-password.js'],
   },
+  ...Object.fromEntries(
+    shellBlocksOf('docs/guide/command.md')
+      .flatMap(commandsIn)
+      .map((text) => [
+        text,
+        { file: 'tests/process/tenantry-page.test.ts', words: ["shellBlocksOf('docs/guide/command.md')"] },
+      ]),
+  ),
+  ...Object.fromEntries(
+    shellBlocksOf('docs/guide/doctor.md')
+      .flatMap(commandsIn)
+      .map((text) => [
+        text,
+        { file: 'tests/process/doctor.test.ts', words: ["shellBlocksOf('docs/guide/doctor.md')"] },
+      ]),
+  ),
+  ...Object.fromEntries(
+    shellBlocksOf('docs/guide/each.md')
+      .flatMap(commandsIn)
+      .map((text) => [
+        text,
+        { file: 'tests/process/tenantry-page.test.ts', words: ["shellBlocksOf('docs/guide/each.md')"] },
+      ]),
+  ),
   'npm start': { file: 'tests/process/docs.test.ts', words: ["startScript('npm start'"] },
   'npm run docs:reference': { file: 'scripts/test-add-resource.ts', words: ['followUps()'] },
   'npx vitest run tests/unit/validation-messages.test.ts --update': {
     file: 'scripts/test-add-resource.ts',
     words: ['followUps()'],
   },
+  'psql --host "$HOST" --username postgres --quiet --file registry.sql postgres': {
+    file: 'scripts/drill.ts',
+    words: ["command('psql'"],
+  },
+  'deploy/bootstrap.sh': { file: 'tests/support/topology.ts', words: ["'deploy/bootstrap.sh'"] },
   'npm run migrate': { file: 'tests/process/migrate.test.ts', words: ["'src/cli/migrate.js'"] },
+  'npm run migrate -- --canary 5% --waves 10,50 --budget 3': {
+    file: 'tests/process/migrate.test.ts',
+    words: ["'--canary'", "'--waves'", "'--budget'"],
+  },
+  'npm run migrate -- --resume': { file: 'tests/process/migrate.test.ts', words: ["'--resume'"] },
+  'npm run migrate -- --no-tenants': { file: 'tests/process/migrate.test.ts', words: ["'--no-tenants'"] },
   'promtool test rules deploy/observability/alerts.test.yml': {
     file: 'tests/unit/observability.test.ts',
     words: ["check('promtool', 'test', 'rules', 'alerts.test.yml')"],
   },
   'TEST_REQUIRE_ALL=1 npm test': { file: '.ci/run', words: ['\nTEST_REQUIRE_ALL=1 npm test\n'] },
 };
+
+const NEEDS_KUBERNETES = 'a cluster of Kubernetes; tests/unit/kubernetes.test.ts reads the files';
 
 const NEEDS_ENGINE =
   'a Docker engine; tests/unit/containers.test.ts reads the files, tests/process/topology.test.ts runs the same processes';
@@ -87,6 +142,11 @@ const NOT_RUN: Readonly<Record<string, string>> = {
   'docker compose logs --no-log-prefix --since 10m replica-1 | grep \'"security":true\'': NEEDS_ENGINE,
   'docker compose kill --signal SIGUSR2 replica-1': NEEDS_ENGINE,
   [backup().text]: NEEDS_ENGINE,
+  [kubernetes().text]: NEEDS_KUBERNETES,
+  'nginx -t -c "$PWD/deploy/nginx.conf"':
+    'names that lead to replicas; tests/process/nginx.test.ts starts nginx with the file',
+  'git worktree add ../former "$OLD" && (cd ../former && npm ci && npm run build)': 'a former release',
+  'npm run topology -- --rolling 20 --from ../former': 'a former release',
   'npm install openapi-fetch && npm install --save-dev openapi-typescript typescript@5 @types/node':
     'it installs packages that this repository has in the same versions',
   'npm run docs:try': 'it would run itself',
@@ -99,6 +159,13 @@ const NOT_RUN: Readonly<Record<string, string>> = {
 function backup(): Block {
   const [found] = shellBlocksOf('docs/guide/operate.md').filter(({ text }) => text.includes('pg_dumpall'));
   if (!found) throw new Error('docs/guide/operate.md has no pg_dumpall');
+  return found;
+}
+
+/** The block of Kubernetes: a loop over two Secrets, and commands that need a cluster. */
+function kubernetes(): Block {
+  const [found] = shellBlocksOf('docs/guide/kubernetes.md');
+  if (!found) throw new Error('docs/guide/kubernetes.md has no block');
   return found;
 }
 
@@ -158,7 +225,9 @@ describe('npm start, from a terminal', () => {
     block('docs/guide/redis.md', '/pools?limit=1'),
     block('docs/guide/status.md', '/status'),
     block('docs/guide/operations.md', '/operations?state'),
+    block('docs/guide/rollouts.md', '/rollouts?limit'),
     block('docs/reference/limits.md', '/usage'),
+    block('docs/guide/drift.md', '/drift'),
     block('docs/guide/clusters.md', '/clusters?limit'),
     block('docs/guide/audit.md', '/audit?action'),
     block('docs/guide/keys.md', '/encryption'),
@@ -191,14 +260,15 @@ describe('npm start, from a terminal', () => {
         expect(printed).toContain('"name":"Wayne Enterprises"');
         const lists = [...printed.matchAll(/\{"data":\[.*?\],"nextCursor":(?:null|"[^"]*")\}/g)].map(([list]) => list);
         // The operator's tenants; Wayne's products, Stark's products, Wayne's users, Wayne's search for Stark's product; lamps;
-        // operations that need a person; clusters; refused sign-ins, the operator's acts on a tenant; operations that need a person,
-        // operations that wait; sessions; deleted tenants.
+        // operations that need a person; rollouts; clusters; refused sign-ins, the operator's acts on a tenant; operations that need
+        // a person, stopped rollouts, operations that wait; sessions; deleted tenants.
         expect(lists.map((list) => (JSON.parse(list) as { data: unknown[] }).data.length)).toEqual([
-          2, 1, 1, 2, 0, 0, 0, 1, 0, 3, 1, 4, 0, 0, 3, 1,
+          2, 1, 1, 2, 0, 0, 0, 0, 1, 0, 3, 1, 4, 0, 0, 0, 3, 1,
         ]);
         expect(printed).toContain('"openapi":"3.1');
         expect(printed).toContain('"clusters":[{');
         expect(printed).toContain('"storageBytes":{"limit":1000000000,');
+        expect(printed).toContain('"behind":false,"ahead":false,"total":0,');
         expect(printed).toContain('"slug":"acme"');
         expect(printed).toContain('"current":true');
         const [, address = ''] = /Metrics are served on (http:\S+)\/metrics/.exec(terminal.output) ?? [];

@@ -19,7 +19,12 @@ interface Line {
   readonly tenantId?: string;
   readonly err?: object;
   readonly all?: number;
-  readonly report?: { readonly registry: readonly string[]; readonly templateMade: boolean };
+  readonly report?: {
+    readonly registry: readonly string[];
+    readonly templateMade: boolean;
+    readonly blocked?: string;
+    readonly rollout?: { readonly state: string; readonly reason: string | null };
+  };
 }
 
 /** Without a terminal, each line of the command is a JSON object. */
@@ -262,5 +267,55 @@ describe('an external registry', () => {
       body: { name: 'Lamp', price: '1.00' },
     });
     expect(made.status).toBe(201);
+  });
+
+  it('with a tenant that fails is migrated by a rollout, which stops beyond its budget, and goes on with --resume', async () => {
+    const registry = connectAs<Registry>(database);
+    const broken = await registry.db
+      .selectFrom('tenants')
+      .select(['id', 'db_name as dbName'])
+      .where('slug', '=', 'broken')
+      .executeTakeFirstOrThrow();
+    const flags = ['--canary', broken.id, '--waves', '10,50', '--budget', '0'];
+    const migrate = (...args: string[]): Promise<Run> => runProgram('src/cli/migrate.js', env, args);
+
+    const none = await migrate('--no-tenants');
+    expect(none.code).toBe(0);
+    expect(reportOf(none)).toMatchObject({ tenantsMigrated: 0 });
+    expect(reportOf(none).rollout).toBeUndefined();
+
+    const stopped = await migrate(...flags);
+    expect(stopped.code).toBe(3);
+    expect(reportOf(stopped).rollout).toMatchObject({
+      state: 'stopped',
+      reason: '1 of its tenants have failed, which is more than its budget of 0',
+    });
+    const again = await migrate();
+    expect(again.code).toBe(3);
+    expect(reportOf(again).blocked).toMatch(
+      /^the rollout \S+ is stopped, because .*: run this with --resume to go on$/,
+    );
+
+    await asSuperuser(broken.dbName, (db) => sql`drop table products`.execute(db));
+    const resumed = await migrate('--resume');
+    expect(resumed.code).toBe(0);
+    expect(reportOf(resumed)).toMatchObject({ tenantsMigrated: 1, failed: [], rollout: { state: 'done' } });
+    expect((await findTenant(registry.db, broken.id))?.schemaVersion).toBe(latestVersion(tenantMigrations));
+    await registry.close(0);
+  });
+
+  it('is left alone by a command with flags that mean nothing, which names them', async () => {
+    for (const [flag, value] of [
+      ['--canary', '0'],
+      ['--canary', '101%'],
+      ['--canary', 'acme'],
+      ['--waves', '50,10'],
+      ['--waves', '0'],
+      ['--budget', '-1'],
+    ] as const) {
+      const { code, stderr } = await runProgram('src/cli/migrate.js', env, [flag, value]);
+      expect(code, `${flag} ${value}`).toBe(2);
+      expect(stderr).toContain(flag);
+    }
   });
 });

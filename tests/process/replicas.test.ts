@@ -105,12 +105,12 @@ it('two replicas stay within the budget and store each acknowledged write once, 
     Array.from({ length: CLIENTS_PER_REPLICA }, (_, number) => client(replica, `replica ${index} client ${number}`)),
   );
   const count = (of: string): number => acknowledged.filter((name) => name.startsWith(of)).length;
-  await eventually('both replicas have written', () => Math.min(count('replica 0'), count('replica 1')) > 100);
+  await eventually('both replicas have written', () => Math.min(count('replica 0'), count('replica 1')) > 100, 40_000);
   victim.signal('SIGKILL');
   await victim.exited;
   const killedAt = await registryClock();
   const before = count('replica 0');
-  await eventually('the survivor goes on', () => count('replica 0') > before + 100);
+  await eventually('the survivor goes on', () => count('replica 0') > before + 100, 40_000);
   over = true;
   await Promise.all(clients);
 

@@ -7,7 +7,7 @@ import { startProxy, type Proxy } from '../support/proxy.js';
 import { noRedis, redisNote, startRedis, type RedisServer } from '../support/redis.js';
 import { build, makeDataDir, startProcess, type ServiceProcess } from '../support/service-process.js';
 
-const SOON = { timeout: 15_000, interval: 50 };
+const SOON = { timeout: 30_000, interval: 50 };
 
 /** "Within a second", plus a margin for the machine. */
 const PROMISE = { timeout: 1_500, interval: 20 };

@@ -130,12 +130,14 @@ describe('a start without any configuration', { timeout: 90_000 }, () => {
     expect(isRunning(postgres)).toBe(false);
   });
 
-  it('gives a service that is unready while it drains, and ends at once on a second signal', async () => {
+  it('gives a service that is unready while it drains, closes connections with their answers, and ends at once on a second signal', async () => {
     const service = await start({ SHUTDOWN_DRAIN_MS: '600000' });
     const postgres = await postgresPid();
+    expect((await call(service, '/health/live')).headers.get('connection')).toBe('keep-alive');
     service.signal('SIGTERM');
     await eventually('unready', async () => (await call(service, '/health/ready')).status === 503);
-    expect((await call(service, '/health/live')).status).toBe(200);
+    const alive = await call(service, '/health/live');
+    expect([alive.status, alive.headers.get('connection')]).toEqual([200, 'close']);
     service.signal('SIGTERM');
     expect(await service.exited).toBe(1);
     await eventually('PostgreSQL ends', () => !isRunning(postgres));

@@ -1,10 +1,10 @@
 // The promises of docker-compose.yml, on the same topology as processes: HAProxy, two replicas, two PostgreSQL servers, Redis.
 import { readFile } from 'node:fs/promises';
-import { Agent, request, type IncomingHttpHeaders } from 'node:http';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { skipNote } from '../support/programs.js';
 import { walkReadme } from '../support/readme.js';
+import { notThereOnce, send, startLoad } from '../support/rolling-load.js';
 import { build, eventually } from '../support/service-process.js';
 import { startTopology, type Topology } from '../support/topology.js';
 
@@ -12,101 +12,6 @@ const ADMIN = { email: 'ada@acme.example', password: 'correct horse battery', fi
 const SIGN_IN_LIMIT = 10;
 
 const skipped = skipNote('haproxy', 'psql', 'openssl', 'setsid');
-
-interface Answer {
-  readonly status: number;
-  readonly headers: IncomingHttpHeaders;
-  readonly body: Record<string, unknown>;
-}
-
-interface Sending {
-  readonly token?: string;
-  readonly body?: unknown;
-  readonly headers?: Readonly<Record<string, string>>;
-  /** The client's own address: all of 127.0.0.0/8 is this machine. */
-  readonly from?: string;
-  readonly agent?: Agent;
-}
-
-/** Sends one request over a socket. Rejects if the connection fails. */
-async function send(url: string, method: string, { token, body, headers, from, agent }: Sending = {}): Promise<Answer> {
-  const text = body === undefined ? undefined : JSON.stringify(body);
-  return new Promise((resolve, reject) => {
-    const outgoing = request(
-      url,
-      {
-        method,
-        ...(agent && { agent }),
-        ...(from !== undefined && { localAddress: from }),
-        headers: {
-          ...(text !== undefined && { 'content-type': 'application/json', 'content-length': Buffer.byteLength(text) }),
-          ...(token !== undefined && { authorization: `Bearer ${token}` }),
-          ...headers,
-        },
-      },
-      (incoming) => {
-        let received = '';
-        incoming.setEncoding('utf8').on('data', (chunk: string) => (received += chunk));
-        incoming.on('error', reject).on('end', () => {
-          const parsed = received === '' ? {} : (JSON.parse(received) as Record<string, unknown>);
-          resolve({ status: incoming.statusCode ?? 0, headers: incoming.headers, body: parsed });
-        });
-      },
-    );
-    outgoing.on('error', reject).end(text);
-  });
-}
-
-/** Clients that read and write in turns until they are stopped. */
-function startLoad(url: string, token: string, productId: string): Load {
-  const clients = 8;
-  const agent = new Agent({ keepAlive: true, maxSockets: clients });
-  const load = { sent: 0, created: [] as string[], failures: [] as Failure[] };
-  let stopping = false;
-  const client = async (number: number): Promise<void> => {
-    for (let turn = 0; !stopping; turn += 1) {
-      const name = `load-${performance.now()}-${number}`;
-      const [method, path, body] =
-        turn % 2 === 0
-          ? (['GET', `/products/${productId}`, undefined] as const)
-          : (['POST', '/products', { name, price: '1.00' }] as const);
-      load.sent += 1;
-      const outcome = await send(url + path, method, { token, body, agent }).then(
-        ({ status }) => status,
-        (error: unknown) => String(error),
-      );
-      if (outcome === 201) load.created.push(name);
-      else if (outcome !== 200) load.failures.push({ method, outcome, at: performance.now() });
-      await sleep(10);
-    }
-  };
-  const all = Promise.all(Array.from({ length: clients }, (_, number) => client(number)));
-  return {
-    clients,
-    stop: async () => {
-      stopping = true;
-      await all;
-      agent.destroy();
-      return load;
-    },
-  };
-}
-
-interface Failure {
-  readonly method: string;
-  /** A status, or the reason why there was none. */
-  readonly outcome: number | string;
-  readonly at: number;
-}
-
-interface Load {
-  readonly clients: number;
-  stop(): Promise<{
-    readonly sent: number;
-    readonly created: readonly string[];
-    readonly failures: readonly Failure[];
-  }>;
-}
 
 describe.skipIf(skipped !== '')(`two replicas behind HAProxy${skipped}`, () => {
   let topology: Topology;
@@ -151,17 +56,6 @@ describe.skipIf(skipped !== '')(`two replicas behind HAProxy${skipped}`, () => {
 
   const readThrough = async (url: string): Promise<number> =>
     (await send(`${url}/products/${productId}`, 'GET', { token })).status;
-
-  async function productNames(): Promise<Set<string>> {
-    const names = new Set<string>();
-    let query = 'limit=100';
-    for (;;) {
-      const { body } = await send(`${topology.url}/products?${query}`, 'GET', { token });
-      for (const { name } of body['data'] as { name: string }[]) names.add(name);
-      if (typeof body['nextCursor'] !== 'string') return names;
-      query = `limit=100&cursor=${encodeURIComponent(body['nextCursor'])}`;
-    }
-  }
 
   it('serve metrics each on a port of its own, and HAProxy leads to none of them', async () => {
     for (const { metricsUrl, url } of topology.replicas) {
@@ -240,7 +134,7 @@ describe.skipIf(skipped !== '')(`two replicas behind HAProxy${skipped}`, () => {
   });
 
   it('fail no request while they are restarted one after the other', { timeout: 60_000 }, async () => {
-    const load = startLoad(topology.url, token, productId);
+    const load = startLoad({ url: topology.url, token, productId });
     for (const replica of topology.replicas) {
       expect(await replica.stop('SIGTERM')).toBe(0);
       await replica.start();
@@ -248,14 +142,13 @@ describe.skipIf(skipped !== '')(`two replicas behind HAProxy${skipped}`, () => {
     const { sent, created, failures } = await load.stop();
     expect(failures).toEqual([]);
     expect(sent).toBeGreaterThan(500);
-    const names = await productNames();
-    expect(created.filter((name) => !names.has(name))).toEqual([]);
+    expect(await notThereOnce({ url: topology.url, token }, created)).toEqual([]);
   });
 
   it('fail only requests that were running on a replica when it was killed', { timeout: 60_000 }, async () => {
     const [killed] = topology.replicas;
     await eventually('in again', async () => (await balancerLog()).endsWith('UP'));
-    const load = startLoad(topology.url, token, productId);
+    const load = startLoad({ url: topology.url, token, productId });
     await sleep(500);
     const killedAt = performance.now();
     await killed.stop('SIGKILL');
@@ -264,8 +157,7 @@ describe.skipIf(skipped !== '')(`two replicas behind HAProxy${skipped}`, () => {
     const { failures, created } = await load.stop();
     expect(failures.length).toBeLessThanOrEqual(load.clients);
     expect(failures.filter(({ at }) => at > killedAt + 1_000)).toEqual([]);
-    const names = await productNames();
-    expect(created.filter((name) => !names.has(name))).toEqual([]);
+    expect(await notThereOnce({ url: topology.url, token }, created)).toEqual([]);
     await killed.start();
 
     /** The balancer's last line about the killed replica. */

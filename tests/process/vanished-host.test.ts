@@ -55,7 +55,7 @@ describe.skipIf(!possible)(`a host that vanishes, cut off by ip netns${note}`, (
     onTestFinished(() => void client.kill('SIGKILL'));
     const said: string[] = [];
     createInterface({ input: client.stdout }).on('line', (line) => said.push(line));
-    await expect.poll(() => said, { timeout: 20_000 }).toEqual(['held']);
+    await expect.poll(() => said, { timeout: 30_000 }).toEqual(['held']);
     expect(await left()).toEqual({ sessions: 3, locks: 3 });
 
     network.cut();

@@ -10,7 +10,7 @@ const UNKNOWN_ID = '01900000-0000-7000-8000-00000000ffff';
 
 /** For these routes the address alone says what to do. */
 const WITHOUT_BODY =
-  /\/(?:logout|logout-all|sign-out|suspend|resume|restore|purge|rotate-password|check|drain|retry|abandon)$/;
+  /\/(?:logout|logout-all|sign-out|suspend|resume|restore|purge|rotate-password|check|drain|retry|abandon|pause|abort)$/;
 
 let service: TestService;
 let tenant: TestTenant;

@@ -143,7 +143,9 @@ describe('a parameter that is given twice', () => {
     let tried = 0;
     for (const [path, { get }] of Object.entries(document.paths)) {
       for (const { name } of get?.parameters?.filter((parameter) => parameter.in === 'query') ?? []) {
-        const token = /^\/(?:tenants|pools|clusters|operat)/.test(path) ? service.operatorToken : tenant.adminToken;
+        const token = /^\/(?:tenants|pools|clusters|operat|rollouts)/.test(path)
+          ? service.operatorToken
+          : tenant.adminToken;
         for (const query of [`${name}=1&${name}=1`, `${name}=true&${name}=true`, `${name}=&${name}=`]) {
           const answer = await exchange(port, 'GET', `${path.replace('{id}', tenant.id)}?${query}`, {
             headers: { authorization: `Bearer ${token}` },

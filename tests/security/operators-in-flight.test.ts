@@ -17,6 +17,7 @@ import {
   type TestTenant,
 } from '../support/app.js';
 import { nameOf } from '../support/writes.js';
+import { endRollout, insertStoppedRollout, insertUnreached } from '../support/rollout-rows.js';
 
 type Db = Kysely<unknown>;
 type State = 'active' | 'suspended' | 'deleted';
@@ -72,6 +73,12 @@ const acts: Readonly<Record<string, Act>> = {
   'POST /clusters/:id/drain': { method: 'POST', url: '/clusters/:id/drain' },
   'POST /operations/:id/retry': { method: 'POST', url: '/operations/:id/retry' },
   'POST /operations/:id/abandon': { method: 'POST', url: '/operations/:id/abandon' },
+  'POST /rollouts/:id/pause': { method: 'POST', url: '/rollouts/:id/pause' },
+  'POST /rollouts/:id/resume': { method: 'POST', url: '/rollouts/:id/resume' },
+  'POST /rollouts/:id/retry': { method: 'POST', url: '/rollouts/:id/retry' },
+  'POST /rollouts/:id/abort': { method: 'POST', url: '/rollouts/:id/abort' },
+  // The last one: what it begins runs on.
+  'POST /rollouts': { method: 'POST', url: '/rollouts', body: () => ({}) },
 };
 
 const revocations: Readonly<Record<string, (db: Db, operatorId: string) => Promise<unknown>>> = {
@@ -110,8 +117,23 @@ async function prepare({ method, url, body, state }: Act): Promise<(token: strin
     ? cluster
     : url.startsWith('/operations')
       ? await newOperation()
-      : state && (await tenantIn(state)).id;
+      : url.startsWith('/rollouts')
+        ? await rolloutFor(url)
+        : state && (await tenantIn(state)).id;
   return (token) => service.send(method, url.replace(':id', id ?? ''), { token, body: body?.() });
+}
+
+/** A rollout in a state that allows the act, or tenants for one. */
+async function rolloutFor(url: string): Promise<string | undefined> {
+  const { registry: db } = service.app.engine;
+  if (url === '/rollouts') {
+    await endRollout(db);
+    await insertUnreached(db, 1);
+    return undefined;
+  }
+  const id = await insertStoppedRollout(db, '9999_in_flight');
+  if (url.endsWith('/pause')) await sql`update rollouts set state = 'running' where id = ${id}`.execute(db);
+  return id;
 }
 
 async function newOperation(): Promise<string | undefined> {
@@ -119,25 +141,26 @@ async function newOperation(): Promise<string | undefined> {
   return (await insertOperation(service.app.engine.registry, operation))?.id;
 }
 
-/** Tenants, clusters, operations that were abandoned, and their audit. */
+/** Tenants, clusters, operations that were abandoned, rollouts, and their audit. */
 async function contents(db: Db): Promise<unknown> {
   const { rows } = await sql`select
     (select jsonb_agg(tenants order by id) from tenants) as tenants,
     (select jsonb_agg(clusters order by id) from clusters) as clusters,
     (select count(*)::int from operations where state = 'abandoned') as abandoned,
-    (select count(*)::int from audit where action ~ '^(tenant|cluster|operation)[.]') as audited`.execute(db);
+    (select jsonb_agg(rollouts order by id) from rollouts) as rollouts,
+    (select count(*)::int from audit where action ~ '^(tenant|cluster|operation|rollout)[.]') as audited`.execute(db);
   return rows[0];
 }
 
-/** Blocks writes to rows of tenants, clusters and operations until `request` waits for one. Commits `meanwhile` with the release. */
+/** Blocks writes to rows of tenants, clusters, operations and rollouts until `request` waits for one. Commits `meanwhile` with the release. */
 async function whileHeld(request: () => Promise<Answer>, meanwhile: (db: Db) => Promise<unknown>): Promise<Answer> {
   const holder = connectAs<unknown>(registry);
   try {
     const { pending } = await holder.db.transaction().execute(async (trx) => {
-      await sql`lock table tenants, clusters, operations in share mode`.execute(trx);
+      await sql`lock table tenants, clusters, operations, rollouts in share mode`.execute(trx);
       let answered = false;
       const pending = request().finally(() => (answered = true));
-      await vi.waitUntil(async () => answered || (await someoneWaits(holder.db)), { timeout: 10_000, interval: 5 });
+      await vi.waitUntil(async () => answered || (await someoneWaits(holder.db)), { timeout: 30_000, interval: 5 });
       expect(answered).toBe(false);
       await meanwhile(trx);
       return { pending };
@@ -190,6 +213,7 @@ it('tries every act of operators, except those that are named as exceptions', ()
 });
 
 it('creates no tenant if the operator is signed out while the admin’s password waits to be hashed', async () => {
+  await endRollout(service.app.engine.registry);
   // The cluster may be drained by now.
   const accepting = { token: service.operatorToken, body: { accepting: true } };
   await succeed(service.send('PATCH', `/clusters/${cluster}`, accepting));

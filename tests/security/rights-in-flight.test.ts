@@ -79,7 +79,7 @@ async function whileHeld(
       await sql`select id from ${sql.table(table)} where id = ${id} for ${strength}`.execute(trx);
       let answered = false;
       const pending = request().finally(() => (answered = true));
-      await vi.waitUntil(async () => answered || (await someoneWaits(trx)), { timeout: 10_000, interval: 5 });
+      await vi.waitUntil(async () => answered || (await someoneWaits(trx)), { timeout: 30_000, interval: 5 });
       await meanwhile(trx);
       return [{ pending }, await contents(trx)] as const;
     });

@@ -57,9 +57,9 @@ async function logStatementsOf(database: string): Promise<void> {
 }
 
 /** The continuous statements of replicas: they read the feed of changes, renew their leases, show that
- * they live, and look for operations and jobs that are due. */
+ * they live, and look for operations, rollouts and jobs that are due. */
 const BY_ITSELF =
-  /\blisten\b|pg_current_snapshot|pg_notify|slot_leases|\breplicas\b|\boperations\b|\bjobs\b|advisory_xact_lock|set_config|: (?:begin|commit)$/i;
+  /\blisten\b|pg_current_snapshot|pg_notify|slot_leases|\breplicas\b|\boperations\b|\brollouts\b|\bjobs\b|advisory_xact_lock|set_config|: (?:begin|commit)$/i;
 
 /** The statements that `work` makes the service run, without the continuous statements of replicas. */
 async function statementsOf(work: () => Promise<void>): Promise<string[]> {

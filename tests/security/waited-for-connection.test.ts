@@ -186,7 +186,7 @@ describe('a write that waits for a connection while its caller is', { timeout: 6
       return { name: nameOf(route), status: answer.status, code: codeOf(answer) };
     });
     await vi.waitUntil(() => home.app.engine.tenantPools.inspect(tenant.id)?.waiting === routes.length, {
-      timeout: 10_000,
+      timeout: 30_000,
     });
     const open = await everythingIn(database);
     await way.revoke(
@@ -212,7 +212,7 @@ describe('a write that waits for a connection while its caller is', { timeout: 6
       return { name: nameOf(route), status: answer.status, code: codeOf(answer) };
     });
     await vi.waitUntil(() => home.app.engine.tenantPools.inspect(tenant.id)?.waiting === routes.length, {
-      timeout: 10_000,
+      timeout: 30_000,
     });
     await sleep(LONG_ENOUGH);
     // Clears all caches; a second connection is not available.

@@ -6,6 +6,7 @@ import { startService, type TestService } from './app.js';
 import type { ShownAnswer, ShownOperation } from './api-page.js';
 import { secondPlace } from './cluster.js';
 import { dereferenced } from './dereferenced.js';
+import { insertStoppedRollout, insertUnreached } from './rollout-rows.js';
 import { recordStoppedOperations } from './operations.js';
 
 export interface Operation extends ShownOperation {
@@ -105,6 +106,14 @@ export async function sendExamples(
     getOperation: async () => ({ id: String(stopped[0]) }),
     retryOperation: async () => ({ id: String(stopped[0]) }),
     abandonOperation: async () => ({ id: String(stopped[1]) }),
+    startRollout: async () => {
+      await insertUnreached(service.app.engine.registry, 2);
+      return {};
+    },
+    // A rollout in a state in which it can end, be tried again, or go on.
+    abortRollout: async () => ({ id: await insertStoppedRollout(service.app.engine.registry, '9999_example') }),
+    retryRollout: async () => ({ id: await insertStoppedRollout(service.app.engine.registry, '9999_example') }),
+    resumeRollout: async () => ({ id: await insertStoppedRollout(service.app.engine.registry, '9999_example') }),
     signOutEverywhere: async () => {
       tokens.user = (await signInAgain(service, operations)).accessToken;
       authorizedAs = '';

@@ -52,7 +52,7 @@ export async function untilWaitedFor(db: Kysely<unknown>, table: string): Promis
             and database = (select oid from pg_database where datname = current_database())`.execute(db);
         return rows.length;
       },
-      { timeout: 10_000, interval: 5 },
+      { timeout: 30_000, interval: 5 },
     )
     .toBeGreaterThan(0);
 }

@@ -1,5 +1,5 @@
 // The generated references: docs/reference/openapi.json from the routes, docs/reference/errors.md from the catalogue of coded
-// errors, and docs/reference/metrics.md from the definitions of the metrics. `npm run docs:reference` writes them, and tests compare. No database is needed.
+// errors, docs/reference/metrics.md from the definitions of the metrics, and docs/reference/doctor.md from the codes of the doctor. `npm run docs:reference` writes them, and tests compare. No database is needed.
 import { randomBytes } from 'node:crypto';
 import path from 'node:path';
 import { format, resolveConfig } from 'prettier';
@@ -8,6 +8,7 @@ import { completeConfig, parseKeyring, readSettings } from '../../src/config/ind
 import { metricDefinitions } from '../../src/engine/metrics/index.js';
 import type { MetricDefinition } from '../../src/observability/metrics.js';
 import { errorGuide, type ErrorGuide } from '../../src/http/error-guide.js';
+import { doctorCodes } from '../../src/doctor/doctor-codes.js';
 import { AppError, catalogue, statusesOf, type ErrorCode } from '../../src/errors.js';
 import { PROBLEM_TYPE, toProblem } from '../../src/http/problem.js';
 import type { ComparedDocument } from './openapi-changes.js';
@@ -24,6 +25,9 @@ export const ERRORS_PAGE = path.join(FOLDER, 'errors.md');
 
 /** The page on metrics. */
 export const METRICS_PAGE = path.join(FOLDER, 'metrics.md');
+
+/** The page on what `tenantry doctor` finds. */
+export const DOCTOR_PAGE = path.join(FOLDER, 'doctor.md');
 
 /** The part of an OpenAPI document that is rewritten here. */
 export interface OpenApiDocument {
@@ -164,4 +168,22 @@ function unitOf(name: string): string {
   if (/_seconds(?:_total)?$/.test(name)) return 'seconds';
   if (name.endsWith('_ratio')) return 'a part of 1';
   return 'a number';
+}
+
+/** The text of docs/reference/doctor.md. */
+export function doctorPage(): string {
+  const rows = Object.entries(doctorCodes).map(
+    ([code, { severity, about, todo, mends }]) => `| \`${code}\` | ${severity} | ${about} | ${todo} | ${mends ?? ''} |`,
+  );
+  return `# What tenantry doctor finds
+
+<!-- Written by ${GENERATOR}: do not edit. Change src/doctor/installation-codes.ts or src/doctor/tenant-codes.ts, then run npm run docs:reference -->
+
+The [guide](../guide/doctor.md) says how to use it. \`tenantry doctor --list\` shows the same on a terminal. A finding with an empty last
+column needs a person.
+
+| code | severity | meaning | what to do | \`--repair\` |
+| --- | --- | --- | --- | --- |
+${rows.join('\n')}
+`;
 }

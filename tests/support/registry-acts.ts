@@ -2,6 +2,7 @@
 import { sql } from 'kysely';
 import { randomUUID } from 'node:crypto';
 import { insertOperation } from '../../db/registry/operations/operation-rows.js';
+import { endRollout, insertUnreached } from './rollout-rows.js';
 import { ADMIN, asSuperuser, type Answer, type Problem, type TestService } from './app.js';
 import type { SecondCluster } from './second-cluster.js';
 
@@ -82,6 +83,23 @@ export function registryActs(service: TestService, second: SecondCluster): Reado
     return { url: `/operations/${id}${path}`, target: id, other: { url: `/operations/${id}${path}?x=1` } };
   };
 
+  /** Begins the next rollout: the one before it is ended. Its tenants are on a server that does not answer. */
+  async function rollout(): Promise<string> {
+    await endRollout(registry);
+    return (await done('POST', '/rollouts', {})).body.id;
+  }
+
+  const onRollout =
+    (path: string, ...before: readonly string[]) =>
+    async (): Promise<PreparedAct> => {
+      const id = await rollout();
+      for (const act of before) await done('POST', `/rollouts/${id}${act}`);
+      if (path === '/retry')
+        await sql`update rollout_items set state = 'failed' where rollout_id = ${id}`.execute(registry);
+      const url = `/rollouts/${id}${path}`;
+      return { url, target: id, other: { url: `${url}?${path === '/resume' ? 'budget=1' : 'x=1'}` } };
+    };
+
   const make = (more: object = {}): PreparedAct => {
     const body = { name: 'Made by an act', slug: newSlug(), admin: ADMIN, ...more };
     return { url: '/tenants', body, other: { body: { ...body, name: 'Another' } } };
@@ -115,6 +133,17 @@ export function registryActs(service: TestService, second: SecondCluster): Reado
     'DELETE /tenants/:id': { audited: 'tenant.deleted', prepare: onTenant('') },
     'POST /tenants/:id/restore': { audited: 'tenant.restored', prepare: onTenant('/restore', ['DELETE', '']) },
     'POST /tenants/:id/purge': { audited: 'tenant.purged', prepare: onTenant('/purge', ['DELETE', '']) },
+    'POST /rollouts': {
+      audited: 'rollout.started',
+      prepare: async () => {
+        await insertUnreached(registry, 3);
+        return { url: '/rollouts', body: { budget: 1 }, other: { body: { budget: 2 } } };
+      },
+    },
+    'POST /rollouts/:id/pause': { audited: 'rollout.paused', prepare: onRollout('/pause') },
+    'POST /rollouts/:id/resume': { audited: 'rollout.resumed', prepare: onRollout('/resume', '/pause') },
+    'POST /rollouts/:id/retry': { audited: 'rollout.retried', prepare: onRollout('/retry', '/pause') },
+    'POST /rollouts/:id/abort': { audited: 'rollout.aborted', prepare: onRollout('/abort') },
     'POST /operations/:id/retry': { audited: 'operation.retried', prepare: onOperation('/retry') },
     'POST /operations/:id/abandon': { audited: 'operation.abandoned', prepare: onOperation('/abandon') },
   };

@@ -47,6 +47,17 @@ export const resources: Readonly<Record<string, Resource>> = {
     id: (tenant) => tenant.id,
     bodies: { 'POST /:id/retry': null, 'POST /:id/abandon': null },
   },
+  '/rollouts': {
+    // For operators only: a tenant's user is refused by scope, with any id.
+    id: (tenant) => tenant.id,
+    bodies: {
+      'POST /': { budget: 1 },
+      'POST /:id/pause': null,
+      'POST /:id/resume': null,
+      'POST /:id/retry': null,
+      'POST /:id/abort': null,
+    },
+  },
   '/tenants': {
     id: (tenant) => tenant.id,
     bodies: {

@@ -41,7 +41,8 @@ export async function makeDataDir(): Promise<{ dir: string; remove(): Promise<vo
 
 /** The caller's environment variables do not reach the process: they could change the tested behaviour. */
 function environment(env: Readonly<Record<string, string>>): NodeJS.ProcessEnv {
-  return { PATH: process.env['PATH'], HOME: process.env['HOME'], ...env };
+  // The process shares the processor with other tests.
+  return { PATH: process.env['PATH'], HOME: process.env['HOME'], MAX_EVENT_LOOP_DELAY_MS: '0', ...env };
 }
 
 /** Runs a program of the build to its end. @param folder of another source tree, with its build */
@@ -76,10 +77,15 @@ export interface ServiceProcess {
  * Starts the service on a free port and waits until it listens.
  *
  * @param folder of another source tree, with its build
+ * @param program the file in the build, with its arguments
  * @throws Error with its output if it ends first
  */
-export async function startProcess(env: Readonly<Record<string, string>>, folder = root): Promise<ServiceProcess> {
-  const child = spawn(process.execPath, [path.join(folder, 'dist/src/server.js')], {
+export async function startProcess(
+  env: Readonly<Record<string, string>>,
+  folder = root,
+  [script = '', ...args]: readonly string[] = ['src/server.js'],
+): Promise<ServiceProcess> {
+  const child = spawn(process.execPath, [path.join(folder, 'dist', script), ...args], {
     cwd: folder,
     env: environment({
       PORT: '0',

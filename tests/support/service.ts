@@ -48,6 +48,8 @@ export function configFor(
     PASSWORD_BUDGET_ACCOUNT: '1000000',
     PASSWORD_BUDGET_TENANT: '1000000',
     STANDBY_DATABASES: '0',
+    // Tests share the processor with other tests.
+    MAX_EVENT_LOOP_DELAY_MS: '0',
     ...env,
   });
   return completeConfig(settings, {

@@ -39,6 +39,7 @@ export const SLOW_COMMANDS: Readonly<Record<string, () => Promise<void>>> = {
       }
     }),
   'npm ci && npm run topology': () => walkOn('npm run topology', ROOT, {}),
+  'npm run topology -- --nginx': () => walkOn('npm run topology -- --nginx', ROOT, {}),
   'npm run bench': () => bench('npm run bench --'),
   ...Object.fromEntries(
     [
@@ -52,6 +53,8 @@ export const SLOW_COMMANDS: Readonly<Record<string, () => Promise<void>>> = {
       'npm run bench -- --scenario tenant',
       'npm run bench -- --scenario big',
       'npm run bench -- --scenario failover',
+      'npm run bench -- --scenario rollout',
+      'npm run bench -- --scenario overload,churn',
       'npm run bench -- --scenario cached,cached-fleet --warmup 5 --seconds 60',
     ].map((command) => [command, () => bench(command)]),
   ),
@@ -61,11 +64,15 @@ export const SLOW_COMMANDS: Readonly<Record<string, () => Promise<void>>> = {
     [
       'npx vitest run tests/integration/users.test.ts',
       'npm run profile:jobs',
+      'npm run profile:memory',
       'npm run profile:metrics',
       'npm run test:postgres -- 15 18',
       'npm run test:node -- 18 20.18 24 26',
       'npm run test:node -- --tests unit/ids 24',
       'npm run test:add-resource',
+      'npm run topology -- --rolling 20',
+      'npm run drill',
+      'npm run topology -- --nginx --rolling 6',
       'npm run fuzz -- --requests 50000',
       'npm run fuzz -- --requests 5000 --seed 7',
       'npm run fuzz -- --requests 5000 --seed 7 --keep',
@@ -82,6 +89,9 @@ export const SLOW_COMMANDS: Readonly<Record<string, () => Promise<void>>> = {
   },
   'npm run proofs': async () => {
     await runScript('npm run proofs', { cwd: ROOT });
+  },
+  'npm run proofs -- poolers': async () => {
+    await runScript('npm run proofs -- poolers', { cwd: ROOT });
   },
   'npm run proofs -- two-builds': async () => {
     await runScript('npm run proofs -- two-builds', { cwd: ROOT });
@@ -106,7 +116,7 @@ export const SLOW_COMMANDS: Readonly<Record<string, () => Promise<void>>> = {
 async function bench(command: string, behind = ''): Promise<void> {
   const folder = await mkdtemp(path.join(tmpdir(), 'tenantry-docs-bench-'));
   try {
-    const quick = `--rounds 1 --seconds 1 --warmup 0 --json ${path.join(folder, 'figures.json')}`;
+    const quick = `--rounds 1 --seconds 1 --warmup 0 --tenants 60 --json ${path.join(folder, 'figures.json')}`;
     const profile = path.join(folder, 'profile');
     await runScript(`${command} ${quick}\n${behind}`.replaceAll('/tmp/profile', profile), { cwd: ROOT });
     const written = await readdir(folder);

@@ -1,24 +1,36 @@
 // Runs docker-compose.yml as processes of this machine: HAProxy, two replicas, two PostgreSQL servers and Redis, with the same
 // files and commands. For tests, and for `npm run topology`.
-import { execFile, spawn } from 'node:child_process';
-import { once } from 'node:events';
-import { accessSync, constants, existsSync, readdirSync } from 'node:fs';
-import { chmod, chown, mkdir, mkdtemp, open, readFile, rm, writeFile } from 'node:fs/promises';
-import { connect } from 'node:net';
+import { existsSync, readdirSync } from 'node:fs';
+import { chmod, chown, mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
-import { parseEnv, promisify } from 'node:util';
+import { parseEnv } from 'node:util';
 import { startEmbeddedCluster } from '../../src/embedded/embedded-cluster.js';
 import { portOf } from '../../src/embedded/port.js';
+import { initializeDataDir } from '../../src/embedded/initdb.js';
 import { startPostmaster, type Postmaster } from '../../src/embedded/postmaster.js';
 import { run, type Account } from '../../src/embedded/run.js';
+import { startBalancer, startNginx } from './balancers.js';
+import {
+  command,
+  findProgram,
+  running,
+  startProgram,
+  untilAccepting,
+  untilReady,
+  type Program,
+} from './topology-programs.js';
 
 export interface Topology {
   /** The balancer's URL, for clients. */
   readonly url: string;
   readonly operator: { readonly email: string; readonly password: string };
-  readonly replicas: readonly [Replica, Replica];
+  /** Two, or as many as were asked for. */
+  readonly replicas: readonly [Replica, Replica, ...Replica[]];
+  /** Brings every database to the schema of the build in a folder. */
+  migrate(build: string): Promise<void>;
+  /** Runs deploy/bootstrap.sh. */
+  bootstrap(): Promise<void>;
   readonly registry: DatabaseServer;
   readonly tenants: DatabaseServer;
   readonly redis: RedisServer;
@@ -34,8 +46,8 @@ export interface Replica {
   readonly metricsUrl: string;
   readonly pid: number | undefined;
   readonly logFile: string;
-  /** Resolves when the replica reports that it is ready. */
-  start(): Promise<void>;
+  /** Resolves when the replica reports that it is ready. `build` is the folder of another build, which is used from now on. */
+  start(build?: string): Promise<void>;
   /** Resolves with the exit code when the replica has ended; null if a signal ended it. */
   stop(signal: NodeJS.Signals): Promise<number | null>;
 }
@@ -46,8 +58,11 @@ export interface DatabaseServer {
   readonly version: string;
   readonly superuser: 'postgres';
   readonly superuserPassword: string;
+  /** Starts it as it was, or with nothing in it if its data is lost. */
   start(): Promise<void>;
   stop(): Promise<void>;
+  /** Stops it and removes its data. */
+  lose(): Promise<void>;
 }
 
 export interface RedisServer {
@@ -61,9 +76,6 @@ export interface RedisServer {
 /** A required program is not installed, and npm does not install it. */
 export class MissingProgram extends Error {}
 
-/** Deadline (ms) for a process to become ready: an idle machine needs one second, a busy one some more. */
-const READY_DEADLINE = 30_000;
-
 /** The data need not survive a power cut: it is removed after the run. */
 const SERVER_SETTINGS = { fsync: 'off', max_connections: '200', client_connection_check_interval: '5s' };
 
@@ -71,9 +83,9 @@ const root = path.resolve(import.meta.dirname, '../..');
 const ignore = (): void => undefined;
 
 /** The programs that startTopology() needs and that are missing; empty if there are none. */
-export function missingPrograms(): readonly string[] {
+export function missingPrograms({ nginx = false } = {}): readonly string[] {
   const packages = {
-    haproxy: 'haproxy',
+    ...(nginx ? { nginx: 'nginx-light' } : { haproxy: 'haproxy' }),
     'redis-server': 'redis-server',
     psql: 'postgresql-client',
     openssl: 'openssl',
@@ -88,6 +100,9 @@ export function missingPrograms(): readonly string[] {
  * Starts everything, in the order of docker-compose.yml.
  *
  * @param options.env variables of the service that differ from deploy/example.env, none of them a secret
+ * @param options.replicas 2 or 3
+ * @param options.build the folder of the build that migrates and serves, instead of this one
+ * @param options.nginx nginx, without bounds of a source, instead of HAProxy
  * @param options.balancer variables of deploy/haproxy.cfg that differ from its own values
  * @throws MissingProgram with the command that helps
  */
@@ -96,9 +111,12 @@ export async function startTopology(
     env?: Readonly<Record<string, string>>;
     balancer?: Readonly<Record<string, string>>;
     port?: number;
+    replicas?: 2 | 3;
+    build?: string;
+    nginx?: boolean;
   } = {},
 ): Promise<Topology> {
-  const missing = missingPrograms();
+  const missing = missingPrograms(options);
   if (missing.length > 0) throw new MissingProgram(missing.join('\n'));
 
   const folder = await mkdtemp(path.join(tmpdir(), 'tenantry-topology-'));
@@ -147,12 +165,21 @@ export async function startTopology(
       NODE_ENV: 'production',
       // Below the max_connections of the servers here.
       CLUSTER_CONNECTION_BUDGET: '150',
+      // The replicas share the processor with everything else here.
+      MAX_EVENT_LOOP_DELAY_MS: '0',
       ...options.env,
     };
     const asOwner = { ...env, MIGRATION_DATABASE_URL_FILE: fileOf('migration_database_url') };
-    const bootstrap = path.join(root, 'deploy/bootstrap.sh');
-    await command('bash', [bootstrap], { ...asOwner, POSTGRES_PASSWORD_FILE: fileOf('postgres_password') });
-    await command(process.execPath, [path.join(root, 'dist/src/cli/migrate.js')], asOwner);
+    const bootstrap = (): Promise<void> =>
+      command('bash', [path.join(root, 'deploy/bootstrap.sh')], {
+        ...asOwner,
+        POSTGRES_PASSWORD_FILE: fileOf('postgres_password'),
+      });
+    await bootstrap();
+    const migrate = (build: string): Promise<void> =>
+      command(process.execPath, [path.join(build, 'dist/src/cli/migrate.js')], asOwner);
+    const firstBuild = options.build ?? root;
+    await migrate(firstBuild);
 
     const makeReplica = async (name: string): Promise<Replica> => {
       const port = await portOf(path.join(folder, `${name}.port`));
@@ -160,58 +187,53 @@ export async function startTopology(
       const metricsPort = await portOf(path.join(folder, `${name}-metrics.port`));
       const own = { ...env, PORT: String(port), METRICS_PORT: String(metricsPort) };
       const metricsUrl = `http://127.0.0.1:${metricsPort}/metrics`;
-      const replica = createReplica(port, metricsUrl, own, path.join(folder, `${name}.log`));
+      const replica = createReplica({
+        port,
+        metricsUrl,
+        env: own,
+        logFile: path.join(folder, `${name}.log`),
+        build: firstBuild,
+      });
       // Two signals mean "at once": no client sends requests any more, so there is nothing to drain. The signals differ, because
       // the same signal twice may arrive as one.
       undo.push(() => Promise.all([replica.stop('SIGTERM'), replica.stop('SIGINT')]));
       await replica.start();
       return replica;
     };
-    const replicas = await both(makeReplica('replica-1'), makeReplica('replica-2'));
+    const pair = await both(makeReplica('replica-1'), makeReplica('replica-2'));
+    const replicas = [...pair, ...(options.replicas === 3 ? [await makeReplica('replica-3')] : [])] as const;
 
     const port = options.port ?? (await portOf(path.join(folder, 'balancer.port')));
-    const balancer = startBalancer({
+    const at = {
       port,
-      replicas: [new URL(replicas[0].url).host, new URL(replicas[1].url).host],
-      env: options.balancer,
+      replicas: replicas.map((replica) => new URL(replica.url).host),
       logFile: path.join(folder, 'balancer.log'),
-    });
+    };
+    const balancer = options.nginx
+      ? await startNginx({ ...at, folder, bounded: false })
+      : startBalancer({ ...at, env: options.balancer });
     undo.push(() => balancer.stop('SIGTERM'));
     const url = `http://127.0.0.1:${port}`;
     await untilReady(url, balancer);
 
     const operator = { email: env['OPERATOR_EMAIL'] ?? '', password: await secretOf('operator_password') };
-    return { url, operator, replicas, registry, tenants, redis, folder, stop };
+    return { url, operator, replicas, migrate, bootstrap, registry, tenants, redis, folder, stop };
   } catch (error) {
     await stop();
     throw error;
   }
 }
 
-/**
- * Starts HAProxy with deploy/haproxy.cfg.
- *
- * @param at.replicas as host:port
- * @param at.env variables of the file that differ from its own values
- */
-export function startBalancer(at: {
+function createReplica(of: {
   readonly port: number;
-  readonly replicas: readonly [string, string];
-  readonly env?: Readonly<Record<string, string>> | undefined;
+  readonly metricsUrl: string;
+  readonly env: Readonly<Record<string, string>>;
   readonly logFile: string;
-}): Program {
-  const [one, other] = at.replicas;
-  const env = { HAPROXY_BIND: `127.0.0.1:${at.port}`, REPLICA_1: one, REPLICA_2: other, ...at.env };
-  return startProgram('haproxy', ['-db', '-f', path.join(root, 'deploy/haproxy.cfg')], { env, logFile: at.logFile });
-}
-
-function createReplica(
-  port: number,
-  metricsUrl: string,
-  env: Readonly<Record<string, string>>,
-  logFile: string,
-): Replica {
-  const url = `http://127.0.0.1:${port}`;
+  readonly build: string;
+}): Replica {
+  const { metricsUrl, env, logFile } = of;
+  const url = `http://127.0.0.1:${of.port}`;
+  let { build } = of;
   let program: Program | undefined;
   return {
     url,
@@ -220,8 +242,9 @@ function createReplica(
     get pid() {
       return program?.pid;
     },
-    async start() {
-      program = startProgram(process.execPath, [path.join(root, 'dist/src/server.js')], { env, logFile });
+    async start(otherBuild) {
+      build = otherBuild ?? build;
+      program = startProgram(process.execPath, [path.join(build, 'dist/src/server.js')], { env, logFile });
       await untilReady(url, program);
     },
     stop: async (signal) => program?.stop(signal) ?? null,
@@ -270,6 +293,10 @@ async function startEmbeddedServer(home: string, superuserPassword: string): Pro
     superuser: 'postgres',
     superuserPassword,
     stop: () => cluster.stop(),
+    async lose() {
+      await cluster.stop();
+      await rm(cluster.dataDir, { recursive: true });
+    },
     async start() {
       cluster = await startIt();
     },
@@ -279,24 +306,8 @@ async function startEmbeddedServer(home: string, superuserPassword: string): Pro
 async function startDebianServer(home: string, superuserPassword: string, bin: string): Promise<DatabaseServer> {
   const account = await serverAccount();
   const dataDir = path.join(home, 'data');
-  const passwordFile = path.join(home, 'password');
   await mkdir(home, { mode: 0o755 });
-  await writeFile(passwordFile, superuserPassword, { mode: 0o600 });
-  for (const file of [home, passwordFile]) await chown(file, account.uid ?? -1, account.gid ?? -1);
-  await run(
-    path.join(bin, 'initdb'),
-    [
-      `--pgdata=${dataDir}`,
-      '--username=postgres',
-      `--pwfile=${passwordFile}`,
-      '--auth=scram-sha-256',
-      '--encoding=UTF8',
-      '--locale=C',
-      '--no-sync',
-    ],
-    account,
-  );
-  await rm(passwordFile);
+  await chown(home, account.uid ?? -1, account.gid ?? -1);
 
   const logFile = path.join(home, 'postgres.log');
   await writeFile(logFile, '', { mode: 0o600 });
@@ -305,12 +316,14 @@ async function startDebianServer(home: string, superuserPassword: string, bin: s
     pgCtl: path.join(bin, 'pg_ctl'),
     postgres: path.join(bin, 'postgres'),
     native: path.dirname(bin),
-    version: await versionIn(dataDir),
+    // The folder is /usr/lib/postgresql/<version>/bin.
+    version: path.basename(path.dirname(bin)),
   };
   const port = await portOf(path.join(home, 'postgres.port'));
   const log = { info: ignore, warn: ignore };
   const spec = { home, dataDir, binaries, account, port, logFile, settings: SERVER_SETTINGS, log };
   const startIt = async (): Promise<Postmaster> => {
+    await initializeDataDir(spec, superuserPassword);
     const started = await startPostmaster(spec, new AbortController().signal);
     running.add(started);
     void started.ended.then(() => running.delete(started));
@@ -323,6 +336,10 @@ async function startDebianServer(home: string, superuserPassword: string, bin: s
     superuser: 'postgres',
     superuserPassword,
     stop: () => postmaster.stop(),
+    async lose() {
+      await postmaster.stop();
+      await rm(dataDir, { recursive: true });
+    },
     async start() {
       postmaster = await startIt();
     },
@@ -349,130 +366,11 @@ async function serverAccount(): Promise<Account> {
   return { uid: Number(await run('id', ['-u', 'postgres'])), gid: Number(await run('id', ['-g', 'postgres'])) };
 }
 
-export interface Program {
-  readonly pid: number | undefined;
-  readonly logFile: string;
-  /** Whether it has ended. */
-  readonly ended: boolean;
-  stop(signal: NodeJS.Signals): Promise<number | null>;
-}
-
-/** Processes that this process started. */
-const running = new Set<{ readonly pid?: number | undefined }>();
-
-// The last chance to end them, and it must be synchronous. SIGINT means "at once" to PostgreSQL and "soon" to the others.
-process.on('exit', () => {
-  for (const { pid } of running) if (pid !== undefined) process.kill(pid, 'SIGINT');
-});
-
-function startProgram(
-  program: string,
-  args: readonly string[],
-  { env, logFile }: { env: Readonly<Record<string, string>>; logFile: string },
-): Program {
-  const child = spawn(findProgram(program) ?? program, args, {
-    cwd: root,
-    env: environment(env),
-    // Its own process group: a terminal's Ctrl-C then reaches only this process, which ends the others in order.
-    detached: true,
-    stdio: ['ignore', 'pipe', 'pipe'],
-  });
-  running.add(child);
-  const log = open(logFile, 'a', 0o600);
-  for (const stream of [child.stdout, child.stderr])
-    stream.on('data', (chunk: Buffer) => void log.then((file) => file.appendFile(chunk)).catch(ignore));
-  let ended = false;
-  const exit = new Promise<number | null>((resolve) => {
-    child.once('error', () => {
-      resolve(null);
-    });
-    child.once('close', resolve);
-  }).then(async (code) => {
-    ended = true;
-    running.delete(child);
-    await (await log).close();
-    return code;
-  });
-  return {
-    pid: child.pid,
-    logFile,
-    get ended() {
-      return ended;
-    },
-    stop(signal) {
-      if (!ended) child.kill(signal);
-      return exit;
-    },
-  };
-}
-
-/** Waits for /health/ready. @throws Error with the end of the program's log if it ends first or takes too long */
-async function untilReady(url: string, program: Program): Promise<void> {
-  await untilTrue(url, program, () =>
-    fetch(`${url}/health/ready`).then(
-      ({ status }) => status === 200,
-      () => false,
-    ),
-  );
-}
-
-/** Waits for a port of this machine to accept connections. @throws Error as untilReady() */
-async function untilAccepting(port: number, program: Program): Promise<void> {
-  await untilTrue(`port ${port}`, program, async () => {
-    const socket = connect(port, '127.0.0.1');
-    try {
-      await once(socket, 'connect');
-      return true;
-    } catch {
-      return false;
-    } finally {
-      socket.destroy();
-    }
-  });
-}
-
-async function untilTrue(what: string, program: Program, isReady: () => Promise<boolean>): Promise<void> {
-  const deadline = performance.now() + READY_DEADLINE;
-  for (;;) {
-    if (await isReady()) return;
-    if (program.ended || performance.now() > deadline) {
-      const log = await readFile(program.logFile, 'utf8');
-      throw new Error(`${what} did not become ready:\n${log.split('\n').slice(-20).join('\n')}`);
-    }
-    await sleep(50);
-  }
-}
-
-/** Runs a command to its end. @throws Error with its output on stderr */
-async function command(program: string, args: readonly string[], env: Readonly<Record<string, string>>): Promise<void> {
-  await promisify(execFile)(program, args, { cwd: root, env: environment(env), timeout: 60_000 });
-}
-
-/** The caller's own variables, PGHOST and NODE_OPTIONS among them, do not reach the started processes. */
-function environment(env: Readonly<Record<string, string>>): NodeJS.ProcessEnv {
-  return { PATH: process.env['PATH'], HOME: process.env['HOME'], LC_ALL: 'C', ...env };
-}
-
 function atLocalPort(url: string, port: number): string {
   const changed = new URL(url);
   changed.hostname = '127.0.0.1';
   changed.port = String(port);
   return changed.href;
-}
-
-/** Debian keeps haproxy in sbin, which is often not on PATH. */
-function findProgram(name: string): string | undefined {
-  if (path.isAbsolute(name)) return name;
-  return [...(process.env['PATH'] ?? '').split(path.delimiter), '/usr/sbin', '/usr/local/sbin']
-    .map((folder) => path.join(folder, name))
-    .find((file) => {
-      try {
-        accessSync(file, constants.X_OK);
-        return true;
-      } catch {
-        return false;
-      }
-    });
 }
 
 /** Waits for both, even if one fails: otherwise the other could not be stopped while it starts. */

@@ -55,6 +55,11 @@ const bodies: Readonly<Record<string, object | null>> = {
   'DELETE /clusters/:id': null,
   'POST /operations/:id/retry': null,
   'POST /operations/:id/abandon': null,
+  'POST /rollouts': { budget: 1 },
+  'POST /rollouts/:id/pause': null,
+  'POST /rollouts/:id/resume': null,
+  'POST /rollouts/:id/retry': null,
+  'POST /rollouts/:id/abort': null,
 };
 
 export function nameOf({ method, url }: RouteEntry): string {

@@ -127,10 +127,11 @@ describe('percentiles and medians', () => {
 describe('the flags of the benchmark', () => {
   it('are all read, as the benchmark uses them', () => {
     const args = `--scenario read,hung --rounds 5 --seconds 1 --warmup 0 --connections 7 --pool-max 2 --env LOG_LEVEL=silent
-      --env POOL_MAX=3 --no-fsync --json /tmp/figures.json --profile /tmp/profile`;
+      --env POOL_MAX=3 --tenants 40 --no-fsync --json /tmp/figures.json --profile /tmp/profile`;
     expect(readFlags(scenarios, args.split(/\s+/))).toEqual({
       scenarios: ['read', 'hung'],
       rounds: 5,
+      tenants: 40,
       seconds: 1,
       warmup: 0,
       connections: 7,

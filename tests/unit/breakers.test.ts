@@ -2,7 +2,7 @@
 // breaker closes. Time is simulated; the test or a simulated server ends the probes.
 import fc from 'fast-check';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
-import { DatabaseFault } from '../../db/driver/database-fault.js';
+import { DatabaseFault, REFUSED_BY_POOLER } from '../../db/driver/database-fault.js';
 import { blamed } from '../../src/connections/breaker-blame.js';
 import {
   createBreakers,
@@ -346,6 +346,7 @@ describe('the fault is found to be that of the tenant, the cluster or neither:',
     ['a start or a shutdown', 'unavailable', '57P03', 'cluster'],
     ['a connection failure of PostgreSQL’s own', 'unavailable', '08006', 'cluster'],
     ['a pooler that knows no such database', 'unavailable', '08P01', 'tenant'],
+    ['a pooler that shares its connections', 'unavailable', REFUSED_BY_POOLER.shared, 'tenant'],
     ['sessions ended by an administrator', 'unavailable', '57P01', 'tenant'],
     ['a database dropped', 'unavailable', '57P04', 'tenant'],
     ['a wrong password', 'unavailable', '28P01', 'tenant'],

@@ -72,6 +72,7 @@ const integers: readonly (readonly [string, number, number, (settings: Settings)
   ['PASSWORD_BUDGET_TENANT', 1, 1_000_000_000, ({ auth }) => auth.passwordBudgets.tenant],
   ['REQUEST_TIMEOUT_MS', 1_000, 600_000, ({ http }) => http.requestTimeout],
   ['KEEP_ALIVE_TIMEOUT_MS', 0, 600_000, ({ http }) => http.keepAliveTimeout],
+  ['MAX_EVENT_LOOP_DELAY_MS', 0, 60_000, ({ http }) => http.maxEventLoopDelay],
   ['READ_CACHE_TTL_MS', 1_000, 600_000, ({ readCache }) => readCache.ttl],
   ['READ_CACHE_MEMORY_BYTES', 1_048_576, 17_179_869_184, ({ readCache }) => readCache.memoryBytes],
   ['READ_CACHE_REDIS_BYTES', 1_048_576, 274_877_906_944, ({ readCache }) => readCache.redisBytes],

@@ -3,6 +3,7 @@ import fc from 'fast-check';
 import { setImmediate as immediate } from 'node:timers/promises';
 import { afterEach, describe, expect, it, vi } from 'vitest';
 import { FairSlots, type WaitingBounds } from '../../src/auth/fair-slots.js';
+import { Requesters } from '../../src/lib/requester.js';
 
 afterEach(() => {
   vi.useRealTimers();
@@ -201,4 +202,39 @@ describe('fair slots', () => {
       { numRuns: 200 },
     );
   });
+});
+
+it('a task whose client leaves while it waits is not run, and the others keep their turns', async () => {
+  const slots = new FairSlots(1, { perPayer: 10, total: 10 }, 60_000);
+  const begun: string[] = [];
+  let end = (): void => undefined;
+  const first = slots.run('a', () => new Promise<void>((resolve) => (end = resolve)));
+  const clients = [new Requesters(), new Requesters(), new Requesters()];
+  const tasks = clients.map((client, index) =>
+    slots.run(
+      index === 2 ? 'b' : 'a',
+      async () => {
+        begun.push(`task ${index}`);
+      },
+      client,
+    ),
+  );
+  const outcomes = Promise.allSettled(tasks);
+  const leave = ([client]: Requesters[]): void => {
+    if (!client) return;
+    client.destroyed = true;
+    client.emit('close');
+  };
+  expect(slots.load).toEqual({ running: 1, waiting: 3 });
+  leave(clients);
+  expect(slots.load).toEqual({ running: 1, waiting: 2 });
+  end();
+  await first;
+  const [left, ...others] = await outcomes;
+  expect(left).toMatchObject({ status: 'rejected', reason: { name: 'ClientLeft' } });
+  expect(others.map(({ status }) => status)).toEqual(['fulfilled', 'fulfilled']);
+  expect(begun).toEqual(['task 1', 'task 2']);
+  expect(clients.map((client) => client.listenerCount('close'))).toEqual([0, 0, 0]);
+  expect(slots.load).toEqual({ running: 0, waiting: 0 });
+  await expect(slots.run('a', async () => undefined, clients[0])).rejects.toMatchObject({ name: 'ClientLeft' });
 });

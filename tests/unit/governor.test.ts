@@ -3,7 +3,7 @@
 import fc from 'fast-check';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { DatabaseFault } from '../../db/driver/database-fault.js';
-import type { Slot } from '../../db/driver/pool/slot.js';
+import { withdrawn, type Slot } from '../../db/driver/pool/slot.js';
 import type { Governor, GovernorOptions, SlotSource } from '../../src/connections/governor-types.js';
 import { createGovernor } from '../../src/connections/governor.js';
 import { YIELD_QUANTUM } from '../../src/connections/slot-queue.js';
@@ -905,4 +905,29 @@ describe('whatever happens,', () => {
       { numRuns: 300 },
     );
   });
+});
+
+it('a request for a slot that is withdrawn closes no connection, and the newest of its purpose goes first', async () => {
+  const scarce = governor(1);
+  const holder = new Pool(scarce, 'holder');
+  expect(holder.tryOpen()).toBe(true);
+  const asking = new Pool(scarce, 'asking');
+  asking.ask(1);
+  const purpose = {};
+  const failed: unknown[] = [];
+  for (const name of ['first', 'second'])
+    asking.membership.open(TIMEOUT, purpose).catch((error: unknown) => failed.push([name, error]));
+  await settled();
+  expect(scarce.stats().waiting).toBe(3);
+  expect(asking.membership.withdraw?.(purpose)).toBe(true);
+  await settled();
+  expect(failed).toEqual([['second', withdrawn]]);
+  expect(asking.membership.withdraw?.(purpose)).toBe(true);
+  expect(asking.membership.withdraw?.(purpose)).toBe(false);
+  expect(scarce.stats().waiting).toBe(1);
+  holder.giveBack();
+  await settled();
+  holder.closed();
+  await settled();
+  expect(asking.granted).toBe(1);
 });

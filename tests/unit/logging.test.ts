@@ -1,6 +1,7 @@
 // src/observability/logger.ts: a line is JSON, secrets are redacted, and of an error only the safe parts are written.
 import { readdirSync, readFileSync } from 'node:fs';
 import path from 'node:path';
+import { setImmediate } from 'node:timers/promises';
 import pg from 'pg';
 import pino from 'pino';
 import ts from 'typescript';
@@ -8,6 +9,7 @@ import { z } from 'zod';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { DatabaseFault } from '../../db/driver/database-fault.js';
 import { AppError } from '../../src/errors.js';
+import { gatherLines, type LineStream } from '../../src/observability/gathered-lines.js';
 import { createLevelSwitch, RAISED_FOR } from '../../src/observability/level-signal.js';
 import { faultsOf, logFields } from '../../src/observability/log-fields.js';
 import { showLines } from '../../src/observability/log-lines.js';
@@ -227,6 +229,56 @@ describe('the lines of a log', () => {
     log.fatal('last');
     expect(texts).toHaveLength(2);
     expect(calls).toEqual(['flush', 'flushSync']);
+  });
+});
+
+describe('gathered lines', () => {
+  /** What reaches the stream. */
+  const gathered = (): { stream: LineStream; calls: string[] } => {
+    const calls: string[] = [];
+    const stream = gatherLines({
+      write: (lines) => calls.push(`write ${lines}`),
+      flush: (done) => {
+        calls.push('flush');
+        done?.();
+      },
+      flushSync: () => calls.push('flushSync'),
+    });
+    return { stream, calls };
+  };
+
+  it('of one turn are passed on together, in their order, and those of the next turn after them', async () => {
+    const { stream, calls } = gathered();
+    stream.write('1');
+    await Promise.resolve();
+    stream.write('2');
+    expect(calls).toEqual([]);
+    await setImmediate();
+    stream.write('3');
+    await setImmediate();
+    expect(calls).toEqual(['write 12', 'write 3']);
+  });
+
+  it('are passed on before the stream is flushed, and once', async () => {
+    const { stream, calls } = gathered();
+    stream.write('1');
+    stream.flushSync();
+    stream.write('2');
+    const done = vi.fn();
+    stream.flush(done);
+    await setImmediate();
+    expect(calls).toEqual(['write 1', 'flushSync', 'write 2', 'flush']);
+    expect(done).toHaveBeenCalledOnce();
+  });
+
+  it('are written when the process exits in the same turn', () => {
+    const { stream, calls } = gathered();
+    stream.write('the last words');
+    // Not those of others: this process goes on.
+    const listeners = process.listeners('exit').filter((each) => String(each).includes('atExit'));
+    expect(listeners).toHaveLength(1);
+    listeners[0]?.(0);
+    expect(calls).toEqual(['write the last words', 'flushSync']);
   });
 });
 

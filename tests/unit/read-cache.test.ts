@@ -1,8 +1,10 @@
 // The read cache's reads and writes, on the memory store: who asks the database, and what is acknowledged when.
+import { EventEmitter } from 'node:events';
 import { describe, expect, it, onTestFinished, vi } from 'vitest';
 import type { CacheServer } from '../../db/registry/fleet/cache-servers.js';
 import { AppError } from '../../src/errors.js';
 import { cacheKeys, refusesStored, undeclaredChanges } from '../../src/http/cached-routes.js';
+import { ClientLeft } from '../../src/lib/requester.js';
 import { MARK_LASTS, type CacheStore } from '../../src/replicas/read-cache/cache-store.js';
 import type { StoreForWrites } from '../../src/replicas/read-cache/fleet-store.js';
 import { createMemoryCacheStore } from '../../src/replicas/read-cache/memory-cache-store.js';
@@ -123,6 +125,50 @@ describe('a read', () => {
     await turns();
     expect(await w.cache.read(read, w.load)).toBe('two');
     expect(w.events).toContain('not-filled');
+  });
+
+  it('whose client leaves goes on for the others that share its load, and ends when the last one has left', async () => {
+    const w = world();
+    const client = (): EventEmitter & { destroyed: boolean } => Object.assign(new EventEmitter(), { destroyed: false });
+    const [one, two] = [client(), client()];
+    const leave = (client: typeof one): void => {
+      client.destroyed = true;
+      client.emit('close');
+    };
+    let waits: { readonly destroyed: boolean } | undefined;
+    let end = (): void => undefined;
+    const load = async (requesters: { readonly destroyed: boolean }): Promise<string> => {
+      waits = requesters;
+      await new Promise<void>((resolve) => (end = resolve));
+      if (requesters.destroyed) throw new ClientLeft();
+      return 'one';
+    };
+    const begin = async (): Promise<Promise<string | undefined>[]> => {
+      const answers = [one, two].map(async (requester) => w.cache.read({ ...read, requester }, load));
+      for (const answer of answers) answer.catch(() => undefined);
+      await turns();
+      return answers;
+    };
+    const kept = await begin();
+    leave(one);
+    expect(waits?.destroyed).toBe(false);
+    end();
+    expect(await kept[1]).toBe('one');
+    expect(w.events).toContain('shared');
+
+    await turns();
+    const write = await w.cache.beginWrite(TENANT, PLACE, SCOPES);
+    await w.cache.release(write);
+    one.destroyed = false;
+    const dropped = await begin();
+    leave(one);
+    leave(two);
+    expect(waits?.destroyed).toBe(true);
+    end();
+    // The second one may ask by itself: the error is that of the load's first client.
+    await expect(dropped[0]).rejects.toMatchObject({ name: 'ClientLeft' });
+    expect(await dropped[1]).toBeUndefined();
+    await expect(w.cache.read({ ...read, requester: two }, w.load)).rejects.toMatchObject({ name: 'ClientLeft' });
   });
 
   it('fails alone if its load fails: the others ask by themselves', async () => {

@@ -6,6 +6,8 @@ import { beforeAll, describe, expect, it } from 'vitest';
 import { LOG_PAGE, logPage } from '../support/log-page.js';
 import { breakingChanges } from '../support/openapi-changes.js';
 import {
+  DOCTOR_PAGE,
+  doctorPage,
   ERRORS_PAGE,
   errorsPage,
   METRICS_PAGE,
@@ -16,6 +18,7 @@ import {
   type OpenApiDocument,
 } from '../support/reference-pages.js';
 import { metricDefinitions } from '../../src/engine/metrics/index.js';
+import { doctorCodes } from '../../src/doctor/doctor-codes.js';
 import { errorGuide } from '../../src/http/error-guide.js';
 import { catalogue, type ErrorCode } from '../../src/errors.js';
 
@@ -122,6 +125,16 @@ describe('the definitions of metrics', () => {
 it(`docs/reference/log.md is what the schema of the log and the catalogue of events say; ${WRITTEN_BY}`, () => {
   expect(readFileSync(LOG_PAGE, 'utf8')).toBe(logPage());
   expect(logPage()).toContain('<!-- Written by scripts/docs-reference.ts');
+});
+
+it(`docs/reference/doctor.md is what the codes of the doctor say; ${WRITTEN_BY}`, () => {
+  expect(readFileSync(DOCTOR_PAGE, 'utf8')).toBe(doctorPage());
+});
+
+it.each(Object.entries(doctorCodes))('the code %s of the doctor is explained in sentences', (code, entry) => {
+  expect(code).toMatch(/^[a-z]+(?:-[a-z]+)*$/);
+  for (const text of [entry.about, entry.todo]) expect(text).toMatch(/^[A-Z].*\.$/);
+  expect(entry.mends ?? 'a part of a sentence').toMatch(/^[a-z].*[^.]$/);
 });
 
 describe('the guide to errors', () => {

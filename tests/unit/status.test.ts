@@ -1,13 +1,14 @@
 // The rules behind GET /status: what is shared, what counts as failing, and what is said of it.
 import { setTimeout as sleep } from 'node:timers/promises';
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
 import { DatabaseFault } from '../../db/driver/database-fault.js';
 import type { JobRow } from '../../db/registry/job-rows.js';
 import { AppError } from '../../src/errors.js';
 import type { JobState } from '../../src/jobs/job-states.js';
 import { inPlainWords } from '../../src/jobs/plain-words.js';
 import { createReports } from '../../src/operations/reports.js';
-import { createPresence, safeHost } from '../../src/replicas/presence.js';
+import { safeHost } from '../../src/replicas/presence.js';
+import { createReplicaClock } from '../../src/replicas/replica-clock.js';
 import { jobsStatus } from '../../src/status/job-status.js';
 import { shareReading } from '../../src/status/shared-reading.js';
 import type { FleetStatus } from '../../src/status/status-types.js';
@@ -157,24 +158,36 @@ describe('reports of databases that are left as they are', () => {
 });
 
 describe('the clock of a replica', () => {
-  const skewAt = (own: number): number | undefined =>
-    createPresence({
-      registry: undefined as never,
-      replicaId: 'one',
-      clock: () => ({ source: 'a', earliest: 1_000, latest: 1_010 }),
-      wallClock: () => own,
-      notReady: () => undefined,
-      slotsUsed: () => ({}),
-      schemaVersion: '0001',
-      actsFor: 0,
-      formerActsFor: 0,
-      reports: () => ({ reports: [], failed: () => undefined }),
-      onError: () => undefined,
-    }).clockSkew();
+  const clockAt = (own: () => number, onChange: (problem: string | undefined) => void = vi.fn()) =>
+    createReplicaClock({
+      registryClock: () => ({ source: 'a', earliest: 1_000, latest: 1_010 }),
+      wallClock: own,
+      tolerance: 2_500,
+      onChange,
+    });
+  const skewAt = (own: number): number | undefined => clockAt(() => own).compare();
 
   it('is wrong only by what is certain', () => {
     expect([skewAt(1_000), skewAt(1_005), skewAt(1_010)]).toEqual([0, 0, 0]);
     expect([skewAt(400), skewAt(2_010)]).toEqual([-599, 1_000]);
+  });
+
+  it('counts while it is right, and the registry’s while it is wrong', () => {
+    let own = 3_510;
+    const onChange = vi.fn();
+    const clock = clockAt(() => own, onChange);
+    clock.compare();
+    expect([clock.now(), clock.problem]).toEqual([3_510, undefined]);
+    own = 3_511;
+    clock.compare();
+    clock.compare();
+    expect(clock.problem).toBe("its clock is 3 s ahead of the registry's");
+    expect(clock.now()).toBeGreaterThanOrEqual(1_005);
+    expect(clock.now()).toBeLessThan(3_000);
+    own = 1_005;
+    clock.compare();
+    expect([clock.now(), clock.problem]).toEqual([1_005, undefined]);
+    expect(onChange.mock.calls).toEqual([["its clock is 3 s ahead of the registry's"], [undefined]]);
   });
 });
 
@@ -205,11 +218,22 @@ describe('the verdict', () => {
     clusters: null,
     replicas: null,
     jobs: [],
+    rollout: null,
     passwords: null,
   };
 
   it('is ok when there is nothing to say', () => {
     expect(verdictOn(fine)).toEqual({ state: 'ok', reasons: [] });
+  });
+
+  it('says why a rollout has stopped, and nothing of one that runs', () => {
+    const items = { pending: 3, running: 0, done: 2, failed: 1, skipped: 0 };
+    const rollout = { id: 'one', target: '0002', wave: 1, reason: null, items };
+    expect(verdictOn({ ...fine, rollout: { ...rollout, state: 'running' } }).state).toBe('ok');
+    expect(verdictOn({ ...fine, rollout: { ...rollout, state: 'stopped', reason: 'too many have failed' } })).toEqual({
+      state: 'needs-person',
+      reasons: ['The rollout one has stopped: too many have failed.'],
+    });
   });
 
   it('names what needs a person first', () => {

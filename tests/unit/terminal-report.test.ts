@@ -88,4 +88,26 @@ it('ends with what was done, and what was not', () => {
       '',
     ].join('\n'),
   );
+
+  const rollout = { id: 'r1', state: 'done', reason: null, differences: 0, firstDifference: null } as const;
+  expect(shown({ rollout })).toBe(shown({}));
+  expect(
+    shown({
+      rollout: { ...rollout, state: 'stopped', reason: '3 have failed', differences: 2, firstDifference: 'acme: x' },
+    }),
+  ).toBe(
+    [
+      'template   up to date',
+      'tenants    0 migrated, 3 up to date, 0 failed',
+      'rollout    r1 is stopped: 3 have failed',
+      'drift      2 tenants differ from the template, first acme: x',
+      '',
+    ].join('\n'),
+  );
+  expect(shown({ rollout: { ...rollout, state: 'running' } })).toContain(
+    'rollout    r1 goes on when the clusters answer, on a replica of this build or in the next run\n',
+  );
+  expect(shown({ blocked: 'the rollout r1 is paused: run this with --resume to go on' })).toContain(
+    '  not begun: the rollout r1 is paused: run this with --resume to go on\n',
+  );
 });

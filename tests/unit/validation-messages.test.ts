@@ -184,6 +184,12 @@ const truths: readonly (readonly [message: RegExp, isSo: (value: unknown, ...sai
     (value) => !/^\d{1,10}(\.\d\d?)?$/.test(String(value)),
   ],
   [/^must come with order=asc$/, (value) => value !== undefined],
+  [/^must be more than (\d+)$/, (value, least) => Number(value) <= Number(least)],
+  [
+    /^must have exactly one of ([\w, ]+)$/,
+    (value, keys = '') =>
+      keys.split(', ').filter((key) => (value as Record<string, unknown>)[key] !== undefined).length !== 1,
+  ],
   [/^must not be 0$/, (value) => value === 0],
   [
     /^must have at least one field to change$/,

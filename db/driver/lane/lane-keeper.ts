@@ -18,6 +18,7 @@ import { Lane } from './lane.js';
 import { INVALID_PASSWORD, type Opener } from '../pool/opening.js';
 import { connectTimeoutOf, noLanes, type LaneCounts, type PoolLimits, type PoolOptions } from '../pool/pool-types.js';
 import type { Membership, Slot } from '../pool/slot.js';
+import { ClientLeft, type Requester } from '../../../src/lib/requester.js';
 import { nextTurn } from '../../../src/lib/turns.js';
 import type { WaitingQueue } from '../pool/waiting.js';
 
@@ -49,7 +50,7 @@ export interface LaneKeeperDeps {
   readonly destination: Destination | undefined;
   readonly waiting: Pick<WaitingQueue, 'longestWait'>;
   /** Runs a statement on a connection of its own. */
-  readonly run: <R>(text: string, values: readonly unknown[], deadline?: number) => Promise<R[]>;
+  readonly run: <R>(text: string, values: readonly unknown[], requester?: Requester, deadline?: number) => Promise<R[]>;
   /** Called when the lane may have become idle, or is no longer idle. */
   readonly idleChanged: () => void;
 }
@@ -86,15 +87,17 @@ export class LaneKeeper {
   }
 
   /**
-   * Runs one short statement that changes nothing, on the lane if possible.
+   * Runs one short statement that changes nothing, on the lane if possible. A statement on the lane is never cancelled: a
+   * CancelRequest would reach the statement of another request. It runs for at most 500 ms, and its answer is dropped.
    *
-   * @throws DatabaseFault, or the server's error
+   * @throws DatabaseFault, or the server's error; ClientLeft
    */
-  read<R>(text: string, values: readonly unknown[]): Promise<R[]> {
+  read<R>(text: string, values: readonly unknown[], requester?: Requester): Promise<R[]> {
+    if (requester?.destroyed) return Promise.reject(new ClientLeft());
     const statement = this.#load.statement(text);
     return this.#lane?.takes(statement)
-      ? this.#ride<R>(this.#lane, statement, values)
-      : this.#openAndRide<R>(statement, values);
+      ? this.#ride<R>(this.#lane, statement, values, requester)
+      : this.#openAndRide<R>(statement, values, requester);
   }
 
   /** Asks the lane to close: reads under way on it are answered. */
@@ -121,15 +124,21 @@ export class LaneKeeper {
     this.#connecting?.cut();
   }
 
-  async #openAndRide<R>(statement: LaneStatement, values: readonly unknown[]): Promise<R[]> {
+  async #openAndRide<R>(statement: LaneStatement, values: readonly unknown[], requester?: Requester): Promise<R[]> {
     const deadline = performance.now() + this.limits.acquireTimeout;
     const lane = this.#lane ?? (await this.#open(statement));
-    if (lane?.takes(statement)) return this.#ride<R>(lane, statement, values);
+    if (requester?.destroyed) throw new ClientLeft();
+    if (lane?.takes(statement)) return this.#ride<R>(lane, statement, values, requester);
     if (this.deps.capacity.lanePossible && statement.name !== undefined) this.#counts.overflows += 1;
-    return this.deps.run<R>(statement.text, values, deadline);
+    return this.deps.run<R>(statement.text, values, requester, deadline);
   }
 
-  async #ride<R>(lane: Lane, statement: LaneStatement, values: readonly unknown[]): Promise<R[]> {
+  async #ride<R>(
+    lane: Lane,
+    statement: LaneStatement,
+    values: readonly unknown[],
+    requester?: Requester,
+  ): Promise<R[]> {
     const since = performance.now();
     const asked = lane.read<R>(statement, values);
     if (lane.inFlight === 1) this.deps.idleChanged();
@@ -149,7 +158,7 @@ export class LaneKeeper {
     }
     this.#counts[rows ? 'reads' : 'overflows'] += 1;
     // Outside the try: the connection of `run` reports this outcome itself. Inside, it would count twice.
-    return rows ?? this.deps.run<R>(statement.text, values);
+    return rows ?? this.deps.run<R>(statement.text, values, requester);
   }
 
   /**

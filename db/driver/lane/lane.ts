@@ -9,6 +9,7 @@ import { addressOf } from '../destinations.js';
 import { DatabaseFault, hasSqlState, statementFault, TAKES_NO_WRITES } from '../database-fault.js';
 import type { LaneLoad, LaneStatement } from './lane-load.js';
 import { ask } from '../query.js';
+import { QUERY_CANCELED } from '../sqlstates.js';
 import { nextTurn } from '../../../src/lib/turns.js';
 
 /*
@@ -42,7 +43,6 @@ const MAX_IN_FLIGHT = 500;
 /** If the reads under way seem to wait too long, the lane checks again after this time (ms): one late answer proves nothing. */
 const LOOK_AGAIN = 100;
 
-const QUERY_CANCELED = '57014';
 const LOCK_NOT_AVAILABLE = '55P03';
 const RESULT_CHANGED = '0A000';
 const NOT_PREPARED = '26000';
@@ -133,7 +133,7 @@ export class Lane {
 
   /** The backend's process id. */
   get pid(): number | null {
-    return this.#client.processID;
+    return this.#client.backendId;
   }
 
   /** The server's address; undefined when the socket is closed. */
@@ -142,7 +142,7 @@ export class Lane {
   }
 
   /** Connects. @throws what pg or `prove` throws */
-  async open(prove: (client: pg.ClientBase) => Promise<void>): Promise<void> {
+  async open(prove: (client: ClientConnection) => Promise<void>): Promise<void> {
     await this.#client.open(this.limits.connectTimeout, prove);
     this.#ready = true;
     this.#expiresAt = performance.now() + this.limits.lifetime;

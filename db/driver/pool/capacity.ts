@@ -120,8 +120,13 @@ export class Capacity {
   }
 
   /** A slot as soon as one is free. @throws DatabaseFault `busy` */
-  async openSlot(): Promise<Slot> {
-    return this.admission ? this.admission.open(this.limits.acquireTimeout) : unlimitedSlot;
+  async openSlot(purpose?: object): Promise<Slot> {
+    return this.admission ? this.admission.open(this.limits.acquireTimeout, purpose) : unlimitedSlot;
+  }
+
+  /** Gives up requests for slots of that purpose until only `needed` are awaited. */
+  withdrawSlots(purpose: object, needed: number): void {
+    while (this.awaited > needed && this.admission?.withdraw?.(purpose)) this.awaited -= 1;
   }
 
   /** A connection is about to be opened; `opened` or `notOpened` must follow. */

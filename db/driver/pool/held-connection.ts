@@ -2,15 +2,19 @@
 // statement without an answer, in an open transaction, or after an error that was not the statement's own.
 import type { PostgresCursor, PostgresPoolClient, PostgresQueryResult } from 'kysely';
 import pg from 'pg';
-import { connectFault, DatabaseFault, statementFault, TAKES_NO_WRITES } from '../database-fault.js';
+import { connectFault, DatabaseFault, hasSqlState, statementFault, TAKES_NO_WRITES } from '../database-fault.js';
 import type { PooledClient } from './pooled-client.js';
 import { ask } from '../query.js';
-import { SPOILED } from '../sqlstates.js';
+import { QUERY_CANCELED, SPOILED } from '../sqlstates.js';
 import { LIFT_DEADLINE, RESTORE_DEADLINE } from '../statement-deadline.js';
 import { statementName } from '../statement-names.js';
+import { ClientLeft, type Requester } from '../../../src/lib/requester.js';
 
 /** PostgreSQL's source file of the notices about synchronous replication. Their text is in the server's language. */
 const SYNCHRONOUS_REPLICATION = 'syncrep.c';
+
+/** A statement that has run for less than this time (ms) is not cancelled yet: most end by themselves, at a lower price. */
+const NOT_CANCELLED_BEFORE = 20;
 
 export class Session implements PostgresPoolClient {
   /** Since when the session is unused; meaningless while it is in use. */
@@ -19,6 +23,8 @@ export class Session implements PostgresPoolClient {
   askedAt = 0;
   /** Set when the connection leads to the wrong server, is too old, or has spoiled statements. It is not handed out again. */
   retired = false;
+  /** Set when another connection of the pool has met a changed table since this one was opened. */
+  outgrown = false;
   /** Whether the server was read-only when the connection was opened. */
   readOnly = false;
   /** When the connection is too old (on `performance.now`). */
@@ -39,8 +45,9 @@ export class Session implements PostgresPoolClient {
 
   /**
    * @param queryTimeout longest wait (ms) for an answer; the caller of `checkDeadline` enforces it
-   * @param told callbacks: `released` when the session is given back; `tookNoWrite` when a server that accepted writes answers
-   *   that it accepts none
+   * @param told callbacks: `released` when the session is given back; `cancelled` when the server is asked to cancel a statement;
+   *   `spoiled` when a prepared statement no longer fits; `tookNoWrite` when a server that accepted writes answers that it accepts
+   *   none
    */
   constructor(
     readonly client: PooledClient,
@@ -48,6 +55,8 @@ export class Session implements PostgresPoolClient {
     private readonly queryTimeout: number,
     private readonly told: {
       readonly released: (session: Session) => void;
+      readonly cancelled: () => void;
+      readonly spoiled: () => void;
       readonly tookNoWrite: () => void;
     },
   ) {
@@ -106,13 +115,53 @@ export class Session implements PostgresPoolClient {
       const thrown = (answered ? undefined : this.#cutBecause) ?? statementFault(error) ?? error;
       // After a timeout the answer may still arrive, and would be read as the answer to the next query. A spoiled connection
       // stays spoiled: after DDL, for example, the result of a named statement no longer fits.
-      if (!answered || (name && isSpoiled(error))) this.#doubt ??= thrown as Error;
+      const spoiled = name !== undefined && isSpoiled(error);
+      if (!answered || spoiled) this.#doubt ??= thrown as Error;
+      if (spoiled) this.#spoil();
       if (tookNoWrite) this.told.tookNoWrite();
       throw thrown;
     } finally {
       this.#running -= 1;
       if (this.#running === 0) this.#deadline = Infinity;
     }
+  }
+
+  /**
+   * Like `run`, for a statement that changes nothing: it is cancelled if its requester leaves. Returns when the session may be used
+   * again, or is marked as not usable.
+   *
+   * @throws ClientLeft if it was cancelled
+   */
+  async runFor<R>(requester: Requester, text: string, values: readonly unknown[]): Promise<PostgresQueryResult<R>> {
+    let timer: NodeJS.Timeout | undefined;
+    let cancelling: Promise<void> | undefined;
+    const left = (): void => {
+      timer = setTimeout(
+        () => {
+          cancelling = this.#cancel();
+        },
+        NOT_CANCELLED_BEFORE - (performance.now() - this.askedAt),
+      );
+    };
+    requester.once('close', left);
+    try {
+      const answer = this.run<R>(text, values);
+      if (requester.destroyed) left();
+      return await answer;
+    } catch (error) {
+      throw cancelling && hasSqlState(error, QUERY_CANCELED) ? new ClientLeft() : error;
+    } finally {
+      requester.off('close', left);
+      clearTimeout(timer);
+      // Here and not in the background: the request that gets the session next must not be the one that is cancelled.
+      if (cancelling) await cancelling;
+    }
+  }
+
+  async #cancel(): Promise<void> {
+    this.told.cancelled();
+    // The request may still be on its way. It must find no other statement on this connection.
+    if ((await this.client.requestCancel()) === 'unknown') this.retired = true;
   }
 
   /**
@@ -125,10 +174,16 @@ export class Session implements PostgresPoolClient {
       return await ask<R>(this.client, name, text, values);
     } catch (error) {
       if (name === undefined || !isAlone || !isSpoiled(error)) throw error;
-      // The others that it has prepared may not fit either.
-      this.retired = true;
+      this.#spoil();
       return ask<R>(this.client, undefined, text, values);
     }
+  }
+
+  /** The other statements that it has prepared may not fit either. Other connections may have prepared the same ones. */
+  #spoil(): void {
+    this.retired = true;
+    // The pool knows of the change that this one has met, and newer connections may have been opened after it.
+    if (!this.outgrown) this.told.spoiled();
   }
 
   /** Gives the session back to the pool. */

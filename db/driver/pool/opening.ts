@@ -2,6 +2,8 @@
 // if the server refuses the first, and tries again if the server or the role has no room.
 import { setTimeout as sleep } from 'node:timers/promises';
 import type pg from 'pg';
+import type { ClientConnection } from '../connection.js';
+import { keepSession } from '../pooled-session.js';
 import type { Capacity } from './capacity.js';
 import {
   connectFault,
@@ -86,11 +88,13 @@ export class Opener {
   }
 
   /** @throws Unproven if the connection must not be used */
-  async prove(client: pg.ClientBase): Promise<void> {
+  async prove(client: ClientConnection): Promise<void> {
     try {
       const proof = await this.options.prove?.(async (text) => {
         try {
-          return (await client.query<Record<string, unknown>>(text)).rows;
+          const { rows } = await client.query<Record<string, unknown>>(text);
+          await keepSession(client, rows[0]);
+          return rows;
         } catch (error) {
           // The loss of a connection says nothing about the database that the connection reached.
           throw statementFault(error) ?? error;

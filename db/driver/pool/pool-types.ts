@@ -48,6 +48,8 @@ export interface PoolOptions {
   readonly lane?: boolean;
   /** Where the lane counts what it does; several pools can share it. */
   readonly laneCounts?: LaneCounts;
+  /** Where the pool counts what it stopped for clients that have left; several pools can share it. */
+  readonly departures?: DepartureCounts;
   /** Replaces the connection's own password. */
   readonly password?: ChangingPassword;
   /**
@@ -93,6 +95,12 @@ export interface LaneCounts {
   reads: number;
   /** Reads that could use a lane, and ran on a connection of their own. */
   overflows: number;
+}
+
+/** What several pools stopped because a client had left, together, since the process started. */
+export interface DepartureCounts {
+  /** Statements that the server was asked to cancel. */
+  cancelled: number;
 }
 
 export function noLanes(): LaneCounts {

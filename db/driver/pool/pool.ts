@@ -8,6 +8,7 @@ import type pg from 'pg';
 import { Capacity } from './capacity.js';
 import { CLOSE_MARGIN } from '../connection.js';
 import { within } from '../../../src/lib/deadline.js';
+import { ClientLeft, type Requester } from '../../../src/lib/requester.js';
 import { connectFault, DatabaseFault, isServerFull, poolClosed, TOO_MANY_CONNECTIONS } from '../database-fault.js';
 import { FoundServer } from './found-server.js';
 import { LaneKeeper } from '../lane/lane-keeper.js';
@@ -15,7 +16,7 @@ import { Opener } from './opening.js';
 import type { PoolLimits, PoolOptions, PoolStats } from './pool-types.js';
 import type { Session } from './held-connection.js';
 import { SessionKeeper } from './session-keeper.js';
-import type { Membership, Slot } from './slot.js';
+import { withdrawn, type Membership, type Slot } from './slot.js';
 import { WaitingQueue } from './waiting.js';
 
 /*
@@ -106,7 +107,7 @@ export class ConnectionPool {
       ...shared,
       opener,
       waiting: this.#waiting,
-      run: (text, values, deadline) => this.run(text, values, deadline),
+      run: (text, values, requester, deadline) => this.run(text, values, requester, deadline),
     });
   }
 
@@ -114,34 +115,42 @@ export class ConnectionPool {
    * A connection that only the caller uses, until it is released.
    *
    * @param deadline end of the wait, on `performance.now`
-   * @throws DatabaseFault `busy` if none becomes free in time, `unavailable` if the server cannot be reached
+   * @param requester ends its wait when it leaves
+   * @throws DatabaseFault `busy` if none becomes free in time, `unavailable` if the server cannot be reached; ClientLeft
    */
-  async connect(deadline = performance.now() + this.limits.acquireTimeout): Promise<Session> {
+  async connect(deadline = this.#acquireDeadline, requester?: Requester): Promise<Session> {
+    if (requester?.destroyed) throw new ClientLeft();
     const idle = this.#sessions.takeIdle();
     if (idle) return idle;
     if (this.#capacity.closed) throw poolClosed();
     this.#found.refuseAgain();
     const slot = this.#capacity.takeSlot();
-    if (slot) return this.#openOrWait(slot, deadline);
+    if (slot) return this.#openOrWait(slot, deadline, requester);
     if (this.#waiting.length >= this.limits.max * WAITING_PER_CONNECTION)
       throw new DatabaseFault('busy', 'too many requests wait for a connection');
-    return this.#wait(deadline);
+    return this.#wait(deadline, requester);
   }
 
   /**
    * Runs one short statement that changes nothing, on the lane if possible.
    *
-   * @throws DatabaseFault, or the server's error
+   * @throws DatabaseFault, or the server's error; ClientLeft
    */
-  read<R>(text: string, values: readonly unknown[]): Promise<R[]> {
-    return this.#lane.read<R>(text, values);
+  read<R>(text: string, values: readonly unknown[], requester?: Requester): Promise<R[]> {
+    return this.#lane.read<R>(text, values, requester);
   }
 
-  /** Runs one statement on a connection of its own. @throws DatabaseFault, or the server's error */
-  async run<R>(text: string, values: readonly unknown[], deadline?: number): Promise<R[]> {
-    const session = this.#sessions.takeIdle() ?? (await this.connect(deadline));
+  /**
+   * Runs one statement on a connection of its own.
+   *
+   * @param requester given for a statement that changes nothing: it is cancelled when the requester leaves
+   * @throws DatabaseFault, or the server's error; ClientLeft
+   */
+  async run<R>(text: string, values: readonly unknown[], requester?: Requester, deadline?: number): Promise<R[]> {
+    if (requester?.destroyed) throw new ClientLeft();
+    const session = this.#sessions.takeIdle() ?? (await this.connect(deadline, requester));
     try {
-      const { rows } = await session.run<R>(text, values);
+      const { rows } = await (requester ? session.runFor<R>(requester, text, values) : session.run<R>(text, values));
       return rows;
     } finally {
       session.release();
@@ -195,12 +204,18 @@ export class ConnectionPool {
     this.#admission?.leave();
   }
 
-  async #wait(deadline: number): Promise<Session> {
-    const served = this.#waiting.wait(deadline);
+  get #acquireDeadline(): number {
+    return performance.now() + this.limits.acquireTimeout;
+  }
+
+  async #wait(deadline: number, requester?: Requester): Promise<Session> {
+    const served = this.#waiting.wait(deadline, requester);
     this.#askForSlots();
     try {
       return await served;
     } catch (error) {
+      // Otherwise connections of other tenants would be closed for a slot that no request needs.
+      if (error instanceof ClientLeft) this.#capacity.withdrawSlots(this, this.#waiting.length);
       // The layers above name the limit in the answer.
       const busy = error instanceof DatabaseFault && error.kind === 'busy';
       throw busy && this.#capacity.isRefused ? new DatabaseFault('unavailable', TOO_MANY_CONNECTIONS) : error;
@@ -212,12 +227,13 @@ export class ConnectionPool {
     const capacity = this.#capacity;
     while (capacity.awaited < this.#waiting.length && capacity.hasRoomToAsk) {
       capacity.awaited += 1;
-      capacity.openSlot().then(
+      capacity.openSlot(this).then(
         (slot) => {
           capacity.awaited -= 1;
           this.#serve(slot);
         },
         (error: unknown) => {
+          if (error === withdrawn) return;
           capacity.awaited -= 1;
           // A request that can still get a present connection of this pool keeps waiting.
           if (capacity.present === 0) this.#waiting.rejectFirst(connectFault(error));
@@ -230,7 +246,8 @@ export class ConnectionPool {
   #serve(slot?: Slot): void {
     if (this.#capacity.present === 0) this.#onEmpty?.();
     if (slot) {
-      const taken = !this.#capacity.closed && this.#waiting.open((deadline) => this.#openOrWait(slot, deadline));
+      const taken =
+        !this.#capacity.closed && this.#waiting.open((deadline, asker) => this.#openOrWait(slot, deadline, asker));
       if (!taken) slot.release();
     }
     if (this.#waiting.length > 0) this.#askForSlots();
@@ -238,14 +255,14 @@ export class ConnectionPool {
   }
 
   /** Opens a connection. If the role or the server has no room for it, waits for the next free connection. */
-  async #openOrWait(slot: Slot, deadline: number): Promise<Session> {
+  async #openOrWait(slot: Slot, deadline: number, requester?: Requester): Promise<Session> {
     try {
       return await this.#sessions.open(slot);
     } catch (error) {
       const full = isServerFull(error) && this.#admission !== undefined && !this.options.failsWhenFull;
       const refused = error instanceof DatabaseFault && error.reason === TOO_MANY_CONNECTIONS;
       const another = full || (refused && this.#capacity.isAtLimit);
-      if (another && !this.#capacity.closed && performance.now() < deadline) return this.#wait(deadline);
+      if (another && !this.#capacity.closed && performance.now() < deadline) return this.#wait(deadline, requester);
       throw error;
     }
   }

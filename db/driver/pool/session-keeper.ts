@@ -15,7 +15,8 @@ import type { Slot } from './slot.js';
  *     (opened)      → in use    the request that it was opened for gets it; opened to check for writes, it becomes idle
  *     in use        → idle      it is given back, and no request waits
  *     idle          → in use    a request takes the session that came back last, so that the others grow old and are closed
- *     in use        → retired   it leads to the wrong server, or is too old: it is closed when it is given back
+ *     in use        → retired   it leads to the wrong server, is too old, or a table has changed since it was opened: it is closed
+ *                               when it is given back
  *     in use        → cut       a statement is overdue, or the pool closes: what runs fails; the request still gives it back
  *     idle, retired → closing   it is retired and unused, its slot is needed elsewhere, it was idle for too long, or it was lost
  *     closing, cut  → closed    the connection has closed
@@ -89,6 +90,12 @@ export class SessionKeeper {
     const queryTimeout = this.limits.timeout + QUERY_TIMEOUT_MARGIN;
     const session = new Session(client, preparedStatements, queryTimeout, {
       released: this.deps.released,
+      cancelled: () => {
+        if (this.options.departures) this.options.departures.cancelled += 1;
+      },
+      spoiled: () => {
+        this.#outgrow();
+      },
       tookNoWrite: () => destination?.tookNoWrite(),
     });
     this.#join(session, generation);
@@ -101,7 +108,7 @@ export class SessionKeeper {
       capacity.left(session, slot, ending);
     });
     capacity.opened(session, slot);
-    if (client.processID !== null) slot.reached(client.processID);
+    if (client.backendId !== null) slot.reached(client.backendId);
     this.#watchOver();
     if (!capacity.closed) return session;
     this.end(session);
@@ -143,6 +150,14 @@ export class SessionKeeper {
       },
     });
     if (generation !== destination.generation) session.retired = true;
+  }
+
+  /** After DDL: what runs again must not meet a connection whose prepared statements do not fit either. */
+  #outgrow(): void {
+    for (const session of this.deps.capacity.sessions) {
+      session.outgrown = true;
+      this.#retire(session);
+    }
   }
 
   #retire(session: Session): void {

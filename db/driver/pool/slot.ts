@@ -1,5 +1,6 @@
 // The right to have a connection open on a server, and the interface that grants it. A pool asks for a slot before it opens a
 // connection; src/connections/governor.ts grants slots to all pools of one server.
+import { DatabaseFault } from '../database-fault.js';
 
 /**
  * The right to have one connection open. It ends with `release` or `orphan`. Several attempts to connect may use it one after
@@ -24,8 +25,15 @@ export interface Slot {
 export interface Admission {
   /** A slot, if one is free now. */
   tryOpen(): Slot | undefined;
-  /** A slot as soon as one is free. @throws DatabaseFault `busy` if that takes too long or too many requests wait */
-  open(timeoutMs: number): Promise<Slot>;
+  /**
+   * A slot as soon as one is free.
+   *
+   * @param purpose what `withdraw` gives up
+   * @throws DatabaseFault `busy` if that takes too long or too many requests wait; `withdrawn`
+   */
+  open(timeoutMs: number, purpose?: object): Promise<Slot>;
+  /** Gives up the pool's newest request of that purpose for a slot, which fails with `withdrawn`. Returns whether there was one. */
+  withdraw?(purpose: object): boolean;
   /** Whether the pool now has an unused connection, which `closeIdle` would close. */
   idle(has: boolean): void;
   /**
@@ -42,6 +50,9 @@ export interface Membership extends Admission {
   /** Call this once, when the pool has closed: nothing is admitted afterwards. Slots count until each is released. */
   leave(): void;
 }
+
+/** The error of a request for a slot that the pool has given up. */
+export const withdrawn = new DatabaseFault('busy', 'the slot is not needed any more');
 
 /** The slot of a pool without admission. */
 export const unlimitedSlot: Slot = {

@@ -1,6 +1,7 @@
 // The requests that wait for a connection: first come, first served, each until its deadline.
 import { DatabaseFault, openedLate } from '../database-fault.js';
 import type { Session } from './held-connection.js';
+import { ClientLeft, type Requester } from '../../../src/lib/requester.js';
 import { nextTurn } from '../../../src/lib/turns.js';
 
 /*
@@ -9,19 +10,25 @@ import { nextTurn } from '../../../src/lib/turns.js';
  *     queued   → served     a session was given back: it is the first in the queue
  *     queued   → opening    a slot came: a connection is opened for it
  *     queued   → rejected   its deadline is over; or no slot came, and the pool has no connection; or the pool closes
+ *     queued   → rejected   its client has left
  *     opening  → served     the connection is open
  *     opening  → rejected   the connection could not be opened
- *     opening  → late       its deadline is over: it is rejected at once, and its connection goes to another request
+ *     opening  → late       its deadline is over, or its client has left: it is rejected at once, and its connection goes to
+ *                           another request
  */
 interface Waiter {
   readonly resolve: (session: Session) => void;
   readonly reject: (error: Error) => void;
+  readonly requester: Requester | undefined;
   /** When the request began to wait, and its deadline, on `performance.now`. */
   readonly since: number;
   readonly deadline: number;
-  readonly timer: NodeJS.Timeout;
+  /** Call this when the request waits no longer. */
+  readonly ended: () => void;
   state: 'queued' | 'opening' | 'late' | 'done';
 }
+
+type Open = (deadline: number, requester: Requester | undefined) => Promise<Session>;
 
 export class WaitingQueue {
   readonly #waiters: Waiter[] = [];
@@ -41,15 +48,24 @@ export class WaitingQueue {
    * Waits for a session.
    *
    * @param deadline on `performance.now`
-   * @throws DatabaseFault `busy` when the time is up; what the request is rejected with
+   * @param requester ends its wait when it leaves
+   * @throws DatabaseFault `busy` when the time is up; ClientLeft; what the request is rejected with
    */
-  wait(deadline: number): Promise<Session> {
+  wait(deadline: number, requester?: Requester): Promise<Session> {
     return new Promise((resolve, reject) => {
       const since = performance.now();
       const timer = setTimeout(() => {
         void this.#giveUp(waiter);
       }, deadline - since);
-      const waiter: Waiter = { resolve, reject, since, deadline, timer, state: 'queued' };
+      const left = (): void => {
+        this.#end(waiter, new ClientLeft());
+      };
+      const ended = (): void => {
+        clearTimeout(timer);
+        requester?.off('close', left);
+      };
+      const waiter: Waiter = { resolve, reject, requester, since, deadline, ended, state: 'queued' };
+      requester?.once('close', left);
       this.#waiters.push(waiter);
     });
   }
@@ -64,9 +80,9 @@ export class WaitingQueue {
   /**
    * Opens a connection for the first request. Returns false if none waits.
    *
-   * @param open is given the request's deadline
+   * @param open is given the request's deadline, and its client
    */
-  open(open: (deadline: number) => Promise<Session>): boolean {
+  open(open: Open): boolean {
     const waiter = this.#waiters.shift();
     if (waiter) void this.#openFor(waiter, open);
     return waiter !== undefined;
@@ -85,36 +101,41 @@ export class WaitingQueue {
   #take(): Waiter | undefined {
     const waiter = this.#waiters.shift();
     if (!waiter) return undefined;
-    clearTimeout(waiter.timer);
+    waiter.ended();
     waiter.state = 'done';
     return waiter;
   }
 
-  async #openFor(waiter: Waiter, open: (deadline: number) => Promise<Session>): Promise<void> {
+  async #openFor(waiter: Waiter, open: Open): Promise<void> {
     waiter.state = 'opening';
     try {
-      const session = await open(waiter.deadline);
+      const session = await open(waiter.deadline, waiter.requester);
       if (isLate(waiter)) session.release();
       else waiter.resolve(session);
     } catch (error) {
       waiter.reject(error as Error);
     } finally {
       waiter.state = 'done';
-      clearTimeout(waiter.timer);
+      waiter.ended();
     }
   }
 
   async #giveUp(waiter: Waiter): Promise<void> {
     await nextTurn();
     // A connection may have come in the last moment.
-    if (waiter.state === 'opening') {
-      waiter.state = 'late';
-      waiter.reject(openedLate());
-    } else if (waiter.state === 'queued') {
+    const isQueued = waiter.state === 'queued';
+    this.#end(waiter, isQueued ? new DatabaseFault('busy', 'no connection became free in time') : openedLate());
+  }
+
+  /** Rejects a request that is not answered yet. */
+  #end(waiter: Waiter, error: Error): void {
+    if (waiter.state === 'opening') waiter.state = 'late';
+    else if (waiter.state === 'queued') {
       this.#waiters.splice(this.#waiters.indexOf(waiter), 1);
       waiter.state = 'done';
-      waiter.reject(new DatabaseFault('busy', 'no connection became free in time'));
-    }
+      waiter.ended();
+    } else return;
+    waiter.reject(error);
   }
 }
 

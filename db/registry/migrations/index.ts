@@ -23,6 +23,7 @@ import * as m0021 from './0021_audit_indexes.js';
 import * as m0022 from './0022_audit_stamp.js';
 import * as m0023 from './0023_audit_retention.js';
 import * as m0024 from './0024_read_cache.js';
+import * as m0025 from './0025_rollouts.js';
 
 const migrations = {
   '0001_registry': m0001,
@@ -46,6 +47,7 @@ const migrations = {
   '0022_audit_stamp': m0022,
   '0023_audit_retention': m0023,
   '0024_read_cache': m0024,
+  '0025_rollouts': m0025,
 };
 
 export const registryMigrations: Migrations = sealed(migrations, hashes);

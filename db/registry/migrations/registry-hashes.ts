@@ -23,4 +23,5 @@ export const hashes: MigrationHashes = {
   '0022_audit_stamp': '3604d80b46ce0e2456c36336004429e9aad76ceaf9ae491e72ab417b8f4c7420',
   '0023_audit_retention': '0f5a719008ca6ce60df4ae7e2d5f1163b1de502e5c0913e462a0cbe964005093',
   '0024_read_cache': '9fc03368d231f8e7fd0e18cd41051c27b4b59cbea9bcace557ce5ea9154b2a0f',
+  '0025_rollouts': '0ece81994e2dee164bf0b30abc5f7f0b5b8bf3bc2e9d68c3a8302c2b1fcffec1',
 };

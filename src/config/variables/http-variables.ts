@@ -35,4 +35,11 @@ export const httpVariables = {
     unit: 'ms',
     description: 'How long an idle connection stays open. Set it longer than the load balancer keeps the connection.',
   },
+  MAX_EVENT_LOOP_DELAY_MS: {
+    schema: wholeNumber(0, 60_000),
+    default: '100',
+    unit: 'ms',
+    description:
+      'Requests are refused with `overloaded` while turns of the event loop take longer than this, one after the other. 0 refuses none.',
+  },
 } as const satisfies Record<string, Variable>;

@@ -64,6 +64,6 @@ export const poolVariables = {
     schema: oneOf('on', 'off'),
     default: 'on',
     unit: 'on, off',
-    description: 'Named prepared statements. Set `off` for an external pooler that does not support them.',
+    description: 'Named prepared statements. PgBouncer in session mode works with both.',
   },
 } as const satisfies Record<string, Variable>;

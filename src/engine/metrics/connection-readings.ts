@@ -165,6 +165,14 @@ export const connectionReadings: readonly Reading[] = [
     read: (rooms) => ofClusters(rooms, ({ lane }) => lane.overflows),
   }),
   reading({
+    name: 'tenantry_statements_cancelled_total',
+    kind: 'counter',
+    labels: ['cluster'],
+    help: 'Statements of reading requests that the replica asked a server to cancel, because the client had left.',
+    reason: 'Clients that give up before a slow read is answered: their timeouts are too short, or a list is too slow.',
+    read: (rooms) => ofClusters(rooms, ({ departures }) => departures.cancelled),
+  }),
+  reading({
     name: 'tenantry_breakers_open',
     kind: 'gauge',
     labels: ['cluster', 'scope'],

@@ -10,6 +10,7 @@ import {
   type TenantCount,
   type UnfinishedWork,
 } from '../../../db/registry/status-queries.js';
+import { countRolloutUnderWay, type RolloutNumbers } from '../../../db/registry/rollouts/rollout-numbers.js';
 import { listJobs, type JobRow } from '../../../db/registry/job-rows.js';
 import type { ReportKind } from '../../../db/registry/fleet/fleet-tables.js';
 import type { Registry } from '../../../db/registry/registry-schema.js';
@@ -23,6 +24,8 @@ export interface FleetCounts {
   /** Databases that were left as they are, because only a person may decide. */
   readonly reports: ReadonlyMap<ReportKind, number>;
   readonly jobs: readonly JobRow[];
+  /** Undefined if none is under way. */
+  readonly rollout: RolloutNumbers | undefined;
 }
 
 export interface FleetNumbers {
@@ -39,7 +42,7 @@ const MOST_JOBS = 200;
 const FRESH_FOR = 30_000;
 
 /**
- * Numbers that are younger than this (ms) are used while the registry has not answered yet: five questions to a registry that is
+ * Numbers that are younger than this (ms) are used while the registry has not answered yet: six questions to a registry that is
  * far away take longer than a scrape waits.
  */
 const USED_FOR = 45_000;
@@ -63,13 +66,14 @@ export function createFleetNumbers(registry: Kysely<Registry>, version: string, 
     let fleet: FleetCounts | undefined;
     const askedAt = performance.now();
     try {
-      // One after the other: the scrape needs one connection of the pool, not five.
+      // One after the other: the scrape needs one connection of the pool, not six.
       const tenants = await countTenants(registry);
       const standby = await countStandby(registry, version);
       const unfinished = await countUnfinished(registry, { grace, ...UNFINISHED_FOR });
       const { counts: reports } = await listReports(registry, 1);
       const jobs = await listJobs(registry, MOST_JOBS);
-      fleet = { tenants, standby, unfinished, reports, jobs };
+      const rollout = await countRolloutUnderWay(registry);
+      fleet = { tenants, standby, unfinished, reports, jobs, rollout };
       readAt = askedAt;
     } catch {
       // `tenantry_fleet_readable` says so.

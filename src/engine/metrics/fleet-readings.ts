@@ -1,4 +1,5 @@
 // Readings about the whole fleet: tenants, standby databases and unfinished operations, as the registry counts them.
+import { itemStates } from '../../../db/registry/rollouts/rollouts-table.js';
 import { PURGE, type UnfinishedWork } from '../../../db/registry/status-queries.js';
 import type { Sample } from '../../observability/metrics.js';
 import { operationKinds } from '../../operations/runner/operation-kinds.js';
@@ -135,6 +136,26 @@ export const fleetReadings: readonly Reading[] = [
       ofFleet(rooms, ({ reports }) =>
         (['evidence', 'orphan'] as const).map((kind) => ({ labels: { kind }, value: reports.get(kind) ?? 0 })),
       ),
+  }),
+  reading({
+    name: 'tenantry_rollout_items',
+    kind: 'gauge',
+    labels: ['state'],
+    values: { state: itemStates },
+    help: 'Tenants of the rollout that is under way: `pending`, `running`, `done`, `failed` after two attempts, or `skipped`. All are 0 if none is under way.',
+    reason: 'How far a schema change is, and whether tenants fail.',
+    read: (rooms) =>
+      ofFleet(rooms, ({ rollout }) =>
+        itemStates.map((state) => ({ labels: { state }, value: rollout?.items[state] ?? 0 })),
+      ),
+  }),
+  reading({
+    name: 'tenantry_rollout_stopped',
+    kind: 'gauge',
+    labels: [],
+    help: '1 if the rollout that is under way has stopped: more tenants failed than its budget allows, or a schema differs from the template. Otherwise 0.',
+    reason: 'A stopped rollout stays as it is until an operator acts.',
+    read: (rooms) => ofFleet(rooms, ({ rollout }) => single(rollout?.state === 'stopped' ? 1 : 0)),
   }),
   reading({
     name: 'tenantry_job_last_success_timestamp_seconds',

@@ -16,9 +16,9 @@ export const replicaReadings: readonly Reading[] = [
     kind: 'gauge',
     labels: [],
     help: "Seconds by which this replica's clock is ahead of the registry's, as far as that is certain; negative if it is behind. No series while the feed is not live.",
-    reason: 'Other replicas refuse the tokens of a replica whose clock is wrong by more than 5 seconds.',
-    read: ({ presence }) => {
-      const skew = presence.clockSkew();
+    reason: 'A replica whose clock is wrong by more than 2.5 seconds is not ready.',
+    read: ({ replicaClock }) => {
+      const skew = replicaClock.compare();
       return single(skew === undefined ? undefined : skew / 1_000);
     },
   }),

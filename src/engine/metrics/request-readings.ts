@@ -31,6 +31,14 @@ export const requestReadings: readonly Reading[] = [
     read: ({ traffic }) => single(traffic.aborted),
   }),
   reading({
+    name: 'tenantry_overloaded',
+    kind: 'gauge',
+    labels: [],
+    help: '1 while this replica refuses requests with `overloaded`, otherwise 0. Each refusal also counts as a request of the route `none`.',
+    reason: 'The fleet needs another replica, or one client sends too much.',
+    read: ({ traffic }) => single(traffic.overloaded ? 1 : 0),
+  }),
+  reading({
     name: 'tenantry_tenant_requests_total',
     kind: 'counter',
     labels: ['tenant'],

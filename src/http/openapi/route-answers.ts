@@ -44,6 +44,7 @@ const everywhere: readonly ErrorCode[] = [
   'headers-too-large',
   'internal-error',
   'unavailable',
+  'overloaded',
 ];
 
 /** The codes of every error that a route can answer, by status: those of its kind, and its own. */

@@ -1,4 +1,5 @@
 // What the read cache is given, and what it counts.
+import type { Requester } from '../../lib/requester.js';
 import type { CacheStore } from './cache-store.js';
 import type { FleetStore } from './fleet-store.js';
 import type { PlaceServers } from './place-servers.js';
@@ -34,6 +35,8 @@ export interface CachedRead {
   readonly scope: string;
   /** Everything else that the answer depends on. */
   readonly key: string;
+  /** The client that reads. A load ends when all clients that share it have left. */
+  readonly requester?: Requester | undefined;
 }
 
 /** A write under way. Pass it to `release` or `giveUp`. */

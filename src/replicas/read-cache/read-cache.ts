@@ -32,10 +32,17 @@
 import { CachedWrites } from './cached-writes.js';
 import { CacheStoreError, type Found } from './cache-store.js';
 import type { CachedRead } from './cache-types.js';
+import { ClientLeft, Requesters, type Requester } from '../../lib/requester.js';
 import { fits, keysFor, ledTo, whereOf, type Where } from './entry-places.js';
 
+/** @param requesters the clients that wait for the answer */
+type Load = (requesters: Requester) => Promise<string | undefined>;
+
 export class ReadCache extends CachedWrites {
-  readonly #loads = new Map<string, Promise<string | undefined>>();
+  readonly #loads = new Map<
+    string,
+    { readonly requesters: Requesters; readonly answer: Promise<string | undefined> }
+  >();
 
   /** Makes the next read of the tenant find its place, if it has one. */
   async know(tenantId: string, place: string): Promise<void> {
@@ -49,9 +56,9 @@ export class ReadCache extends CachedWrites {
    * The result is undefined if nothing can be cached now, or `load` returned undefined to another request: read the database. It
    * is no promise if it is known without waiting.
    *
-   * @throws the error of `load`, or rejects with it
+   * @throws the error of `load`, or rejects with it; ClientLeft
    */
-  read(asked: CachedRead, load: () => Promise<string | undefined>): string | Promise<string | undefined> {
+  read(asked: CachedRead, load: Load): string | Promise<string | undefined> {
     const { store, count, step } = this.deps;
     const keys = keysFor(this.deps, asked);
     if (!keys || step) return this.#readLater(asked, load);
@@ -62,12 +69,12 @@ export class ReadCache extends CachedWrites {
     } catch {
       found = Promise.reject(new CacheStoreError('it did not look up'));
     }
-    if ('then' in found || found.value === undefined) return this.#found(at, found, load);
+    if ('then' in found || found.value === undefined) return this.#found(at, found, load, asked.requester);
     count('hit');
     return found.value;
   }
 
-  async #readLater(asked: CachedRead, load: () => Promise<string | undefined>): Promise<string | undefined> {
+  async #readLater(asked: CachedRead, load: Load): Promise<string | undefined> {
     const { store, fleet, count, step } = this.deps;
     // Otherwise a read would wait for a registry that does not answer.
     if (fleet.forReads(store.identity) !== undefined) await this.know(asked.tenantId, asked.place);
@@ -81,14 +88,15 @@ export class ReadCache extends CachedWrites {
       await step?.('lookup');
       return store.lookup(keys.identity, at.scopeKey, at.entry);
     };
-    return this.#found(at, lookup(), load);
+    return this.#found(at, lookup(), load, asked.requester);
   }
 
   /** Goes on after the look-up. */
   async #found(
     at: Where,
     lookup: Found | Promise<Found>,
-    load: () => Promise<string | undefined>,
+    load: Load,
+    requester: Requester | undefined,
   ): Promise<string | undefined> {
     const { store, count, step } = this.deps;
     let version: string | undefined;
@@ -112,10 +120,14 @@ export class ReadCache extends CachedWrites {
     const underWay = this.#loads.get(loadKey);
     if (underWay) {
       count('shared');
-      return underWay.catch(() => undefined);
+      underWay.requesters.join(requester);
+      return underWay.answer.catch(() => undefined);
     }
-    const begun = this.#load(load);
-    this.#loads.set(loadKey, begun);
+    if (requester?.destroyed) throw new ClientLeft();
+    const requesters = new Requesters();
+    requesters.join(requester);
+    const begun = this.#load(() => load(requesters));
+    this.#loads.set(loadKey, { requesters, answer: begun });
     void this.#fill(begun, { ...at, version }).finally(() => this.#loads.delete(loadKey));
     return begun;
   }
