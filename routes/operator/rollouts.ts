@@ -1,21 +1,16 @@
 // For operators: rollouts bring the databases of all tenants to this build's schema, in waves.
 import type { FastifyInstance, FastifyReply } from 'fastify';
 import type { ZodTypeProvider } from 'fastify-type-provider-zod';
-import type { z } from 'zod';
 import { AppError } from '../../src/errors.js';
 import { versioned } from '../../src/http/row-versions.js';
-import type { RolloutRecord } from '../../src/rollouts/rollout-acts.js';
-import type { RolloutProgress } from '../../src/rollouts/rollout-progress.js';
+import { showItem, showRollout, showWithProgress } from '../../src/rollouts/rollout-shown.js';
 import { idParams } from '../shapes/fields.js';
 import { pageOf, readPage } from '../shapes/lists.js';
 import {
   ItemAnswer,
-  itemAnswer,
   ItemsQuery,
-  progressAnswer,
   ResumeQuery,
   RolloutAnswer,
-  rolloutAnswer,
   RolloutsQuery,
   RolloutWithProgress,
   StartRolloutBody,
@@ -44,7 +39,7 @@ export async function rolloutRoutes(fastify: FastifyInstance): Promise<void> {
       const page = await readPage(app.engine.cursors, ['operators', 'rollouts'], request.query, (query) =>
         app.engine.rollouts.list(query),
       );
-      return { ...page, data: page.data.map(rolloutAnswer) };
+      return { ...page, data: page.data.map(showRollout) };
     },
   );
 
@@ -85,7 +80,7 @@ export async function rolloutRoutes(fastify: FastifyInstance): Promise<void> {
     },
     async (request) => {
       const rollout = await existing(request.params.id);
-      return versioned(answer(rollout), rollout);
+      return versioned(showWithProgress(rollout), rollout);
     },
   );
 
@@ -115,7 +110,7 @@ export async function rolloutRoutes(fastify: FastifyInstance): Promise<void> {
           return items.map((item) => ({ ...item, id: item.tenantId }));
         },
       );
-      return { ...page, data: page.data.map(itemAnswer) };
+      return { ...page, data: page.data.map(showItem) };
     },
   );
 
@@ -125,7 +120,7 @@ export async function rolloutRoutes(fastify: FastifyInstance): Promise<void> {
     abort: 'End a rollout. Tenants that have not begun are skipped, and nothing is undone',
   } as const;
   const answerAgain = async (_request: unknown, _reply: unknown, id: string): Promise<unknown> =>
-    answer(await existing(id));
+    showWithProgress(await existing(id));
   for (const act of ['pause', 'retry', 'abort'] as const)
     app.post(
       `/:id/${act}`,
@@ -145,7 +140,7 @@ export async function rolloutRoutes(fastify: FastifyInstance): Promise<void> {
       },
       async (request) => {
         await app.engine.rollouts[act](request.params.id, request.auditOrigin);
-        return answer(await existing(request.params.id));
+        return showWithProgress(await existing(request.params.id));
       },
     );
 
@@ -164,7 +159,7 @@ export async function rolloutRoutes(fastify: FastifyInstance): Promise<void> {
     },
     async (request) => {
       await app.engine.rollouts.resume(request.params.id, request.auditOrigin, request.query);
-      return answer(await existing(request.params.id));
+      return showWithProgress(await existing(request.params.id));
     },
   );
 
@@ -181,10 +176,6 @@ export async function rolloutRoutes(fastify: FastifyInstance): Promise<void> {
     return reply
       .code(201)
       .header('location', `${app.prefix}/${id}`)
-      .send(versioned(answer(rollout), rollout));
+      .send(versioned(showWithProgress(rollout), rollout));
   }
-}
-
-function answer(rollout: RolloutRecord & { readonly progress: RolloutProgress }): z.output<typeof RolloutWithProgress> {
-  return { ...rolloutAnswer(rollout), progress: progressAnswer(rollout.progress) };
 }

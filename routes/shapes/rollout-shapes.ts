@@ -1,9 +1,7 @@
 // The shapes of rollouts in requests and answers.
 import { z } from 'zod';
 import { itemStates, rolloutStates } from '../../db/registry/rollouts/rollouts-table.js';
-import type { RolloutItem, RolloutRecord } from '../../src/rollouts/rollout-acts.js';
 import type { RolloutWish } from '../../src/rollouts/rollout-plan.js';
-import type { RolloutProgress } from '../../src/rollouts/rollout-progress.js';
 import { answerId, count, id, timestamp, whole } from './fields.js';
 import { cursor, limit, listQuery } from './lists.js';
 
@@ -128,51 +126,6 @@ export const ItemAnswer = z
     updatedAt: timestamp,
   })
   .meta({ id: 'RolloutItem' });
-
-export function rolloutAnswer(rollout: RolloutRecord): z.output<typeof RolloutAnswer> {
-  const { canary: first, waves, budget } = rollout.plan;
-  return {
-    id: rollout.id,
-    target: rollout.target,
-    state: rollout.state,
-    plan: {
-      canary: first && 'tenants' in first ? { tenants: [...first.tenants] } : first,
-      waves: [...waves],
-      budget,
-    },
-    wave: rollout.wave,
-    tenantsCurrent: rollout.tenantsCurrent,
-    differences: rollout.differences,
-    firstDifference: rollout.firstDifference,
-    reason: rollout.reason,
-    requestedBy: rollout.requestedBy,
-    createdAt: rollout.createdAt,
-    updatedAt: rollout.updatedAt,
-    finishedAt: rollout.finishedAt,
-  };
-}
-
-export function progressAnswer({
-  waves,
-  clusters,
-  ...all
-}: RolloutProgress): z.output<typeof RolloutWithProgress>['progress'] {
-  return { ...all, waves: [...waves], clusters: [...clusters] };
-}
-
-export function itemAnswer(item: RolloutItem): z.output<typeof ItemAnswer> {
-  return {
-    tenantId: item.tenantId,
-    slug: item.slug,
-    wave: item.wave,
-    cluster: item.place,
-    state: item.state,
-    attempts: item.attempts,
-    error: item.error,
-    durationMs: item.durationMs,
-    updatedAt: item.updatedAt,
-  };
-}
 
 function isGiven(value: unknown): boolean {
   return value !== undefined;

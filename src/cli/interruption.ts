@@ -3,12 +3,15 @@ import { constants } from 'node:os';
 
 /** What the next signal does instead of ending the process. */
 let instead: (() => void) | undefined;
+let listens = false;
 
 /**
  * Ends this process with the shell's exit code for the signal: 130 for Ctrl-C. Without this a signal would end it at once, and the
  * embedded PostgreSQL that it started would go on (src/embedded/postmaster.ts ends it when the process exits).
  */
 export function endOnSignals(): void {
+  if (listens) return;
+  listens = true;
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const)
     process.on(signal, () => {
       const gentle = instead;

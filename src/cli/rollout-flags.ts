@@ -1,4 +1,4 @@
-// The flags of `npm run migrate` about its rollout.
+// The plan of a rollout at the command line: the flags of `npm run migrate`, and their values, which `tenantry rollouts start` reads too.
 import { text, toggle, UsageError, wholeNumber } from '../lib/command-line.js';
 import type { RolloutRun } from '../rollouts/roll-tenants.js';
 import type { Canary } from '../rollouts/rollout-plan.js';
@@ -52,7 +52,8 @@ export function rolloutRunOf({ canary, waves, budget, resume, 'no-tenants': none
 
 const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i;
 
-function canaryOf(given: string): Canary {
+/** @throws UsageError */
+export function canaryOf(given: string): Canary {
   const [, count, percent] = /^(?:([1-9]\d{0,8})|([1-9]\d?|100)%)$/.exec(given) ?? [];
   if (count !== undefined) return { count: Number(count) };
   if (percent !== undefined) return { percent: Number(percent) };
@@ -63,7 +64,8 @@ function canaryOf(given: string): Canary {
   );
 }
 
-function wavesOf(given: string): number[] {
+/** @throws UsageError */
+export function wavesOf(given: string): number[] {
   const waves = given.split(',').map((percent) => (/^\s*\d{1,3}\s*$/.test(percent) ? Number(percent) : NaN));
   if (waves.every((percent, index) => percent > (waves[index - 1] ?? 0) && percent <= 100)) return waves;
   throw new UsageError('--waves must be ascending percentages from 1 to 100, separated by commas');

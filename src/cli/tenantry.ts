@@ -10,6 +10,7 @@ import { operatorCommands } from './operators/operator-commands.js';
 import { migrate } from './processes/run-migrate.js';
 import { pools } from './processes/pools-command.js';
 import { serve } from './processes/serve.js';
+import { rolloutCommands } from './rollouts/rollout-commands.js';
 import { tenantCommands } from './tenants/tenant-commands.js';
 import type { CommandGroup, EngineCommand, Operand, ProcessCommand } from './terminal/cli-command.js';
 import { EXIT, exitMeanings } from './terminal/exit-codes.js';
@@ -18,6 +19,7 @@ export const groups: readonly CommandGroup[] = [
   tenantCommands,
   clusterCommands,
   operationCommands,
+  rolloutCommands,
   operatorCommands,
   keyCommands,
 ];

@@ -76,6 +76,15 @@ const RUN_BY: Readonly<Record<string, { readonly file: string; readonly words: r
     words: ['src/cli/reset-password.js'],
   },
   ...Object.fromEntries(
+    shellBlocksOf('docs/guide/rollouts.md')
+      .flatMap(commandsIn)
+      .filter((text) => text.startsWith('npx tenantry '))
+      .map((text) => [
+        text,
+        { file: 'tests/process/tenantry-page.test.ts', words: ["shellBlocksOf('docs/guide/rollouts.md')"] },
+      ]),
+  ),
+  ...Object.fromEntries(
     shellBlocksOf('docs/guide/command.md')
       .flatMap(commandsIn)
       .map((text) => [

@@ -113,7 +113,7 @@ describe('a start without any configuration', { timeout: 90_000 }, () => {
 
   it('gives a service that stops on SIGTERM with every request answered, and stops its PostgreSQL', async () => {
     // The kernel resets connections that wait to be accepted while the port closes: draining avoids that.
-    const service = await start({ SHUTDOWN_DRAIN_MS: '1000' });
+    const service = await start({ SHUTDOWN_DRAIN_MS: '5000' });
     const token = await signInAsAdmin(service);
     const postgres = await postgresPid();
     const answers: Promise<number>[] = [];

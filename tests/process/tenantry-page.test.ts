@@ -1,4 +1,4 @@
-// docs/reference/tenantry.md is what the command writes, and the commands of docs/guide/command.md work.
+// docs/reference/tenantry.md is what the command writes, and the commands of docs/guide/command.md, each.md and rollouts.md work.
 import { randomBytes } from 'node:crypto';
 import { rm } from 'node:fs/promises';
 import path from 'node:path';
@@ -6,6 +6,8 @@ import { expect, inject, it, onTestFinished } from 'vitest';
 import { insertOperation } from '../../db/registry/operations/operation-rows.js';
 import { writeBeat } from '../../db/registry/replica-rows.js';
 import type { Registry } from '../../db/registry/registry-schema.js';
+import { latestVersion } from '../../db/shared/migrator.js';
+import { tenantMigrations } from '../../db/tenant/migrations/index.js';
 import { connectAs, createRegistry } from '../support/app.js';
 import { commandsIn, ROOT, shellBlocksOf } from '../support/docs.js';
 import { build, makeDataDir } from '../support/service-process.js';
@@ -46,6 +48,20 @@ it('docs/reference/tenantry.md is what the commands write; --update writes it', 
     await plays(command.replace(/^npx tenantry /, ''));
   }
   await plays('each -- "select 1; drop table products"', 2);
+  // A rollout has something to do if a tenant is behind. No replica takes it, so it stays as it was recorded.
+  const schema = (schema_version: string): Promise<unknown> =>
+    handle.db.updateTable('tenants').set({ schema_version }).where('slug', '=', 'wayne').execute();
+  await plays('rollouts start', 4);
+  await schema('0001_identity');
+  const rollouts = shellBlocksOf('docs/guide/rollouts.md').flatMap(commandsIn);
+  for (const command of rollouts.filter((line) => line.startsWith('npx tenantry '))) {
+    const line = command.replace(/^npx tenantry /, '');
+    await plays(line);
+    if (line === 'rollouts pause') await plays('rollouts show --wait --json', 3);
+  }
+  await plays('rollouts list');
+  await plays('rollouts retry', 4);
+  await schema(latestVersion(tenantMigrations));
   for (const line of ['delete wayne', 'delete wayne --yes', 'restore wayne --json'])
     await plays(`tenants ${line}`, line === 'delete wayne' ? 2 : 0);
   await plays('tenants delete wayne --yes');

@@ -1,4 +1,4 @@
-// The `tenantry` command as people run it: a process beside a service, on its databases, with and without a terminal.
+// The `tenantry` command as people run it: beside a service, on its databases, with and without a terminal.
 import { randomBytes } from 'node:crypto';
 import { rm, writeFile } from 'node:fs/promises';
 import path from 'node:path';
@@ -6,12 +6,14 @@ import { sql } from 'kysely';
 import { afterAll, beforeAll, describe, expect, inject, it, onTestFinished } from 'vitest';
 import { insertOperation } from '../../db/registry/operations/operation-rows.js';
 import { deactivateOperator, findOperatorByEmail, insertOperator } from '../../db/registry/operator-queries.js';
-import { findTenantBySlug } from '../../db/registry/tenant-queries.js';
+import { findTenant, findTenantBySlug, recordOlderSchema } from '../../db/registry/tenant-queries.js';
+import { latestVersion } from '../../db/shared/migrator.js';
+import { tenantMigrations } from '../../db/tenant/migrations/index.js';
 import { asSuperuser, createRegistry, startService, OPERATOR, urlOf, type TestService } from '../support/app.js';
 import { isMissing, skipNote } from '../support/programs.js';
 import { startSecondCluster } from '../support/second-cluster.js';
 import { build, isRunning, makeDataDir, startProcess } from '../support/service-process.js';
-import { environmentFor, tenantry, tenantryOnTerminal, type Ran } from '../support/tenantry.js';
+import { environmentFor, tenantry, tenantryOnTerminal, tenantryProcess, type Ran } from '../support/tenantry.js';
 
 const LONG = { timeout: 180_000 };
 const PASSWORD = 'a password by a file';
@@ -83,7 +85,10 @@ describe('the command', () => {
       const shown =
         'import m from "node:module"; process.on("exit", () => process.stderr.write(Object.keys(m._cache).join("\\n")))';
       for (const args of [['--help'], ['tenants', 'create', '--help'], ['--version']]) {
-        const ran = await tenantry(args, {}, '', ['--import', `data:text/javascript,${encodeURIComponent(shown)}`]);
+        const ran = await tenantryProcess(args, {}, '', [
+          '--import',
+          `data:text/javascript,${encodeURIComponent(shown)}`,
+        ]);
         expect(ran.code).toBe(0);
         expect(ran.stdout).toMatch(/Usage: tenantry|^\d+\.\d+\.\d+\n$/);
         expect(ran.stderr).toContain('commander');
@@ -483,15 +488,93 @@ describe('tenantry keys and pools', () => {
   });
 });
 
+describe('tenantry rollouts', () => {
+  it('starts a rollout, which the service carries out, and shows it when it has ended', LONG, async () => {
+    const { registry } = service.app.engine;
+    const { id: tenantId } = await service.createTenant('behind');
+    await recordOlderSchema(registry, tenantId, '0001_identity');
+    const shown = await json<{ id: string; state: string; progress: object; plan: object }>(
+      ...['rollouts', 'start', '--canary', tenantId, '--waves', '50', '--budget', '0', '--wait'],
+    );
+    expect(shown).toMatchObject({
+      state: 'done',
+      plan: { canary: { tenants: [tenantId] }, waves: [50, 100], budget: 0 },
+      progress: { total: 1, done: 1, failed: 0 },
+    });
+    expect((await findTenant(registry, tenantId))?.schemaVersion).toBe(latestVersion(tenantMigrations));
+    expect(await auditOf(shown.id)).toEqual([
+      { action: 'rollout.started', actor: operatorId, client: 'tenantry rollouts start' },
+    ]);
+    expect(await json('rollouts', 'show', shown.id)).toMatchObject({ id: shown.id, state: 'done' });
+    expect(await json('rollouts', 'list', '--state', 'done')).toMatchObject({ data: [{ id: shown.id }], more: false });
+    expect(await json('rollouts', 'items', shown.id)).toMatchObject({ data: [{ tenantId, state: 'done', wave: 0 }] });
+    for (const act of [['pause'], ['resume'], ['retry'], ['abort', '--yes']])
+      expect(await run(['rollouts', ...act]), act[0]).toMatchObject({
+        code: 4,
+        stdout: '',
+        stderr: expect.stringMatching(/is in the state "done"|has failed/) as string,
+      });
+    expect(await run(['rollouts', 'start'])).toMatchObject({ code: 4, stderr: 'No tenant is behind.\n' });
+  });
+
+  it('steers the rollout under way, each act audited', LONG, async () => {
+    // Without a service no worker takes the tenant.
+    const registry = await createRegistry();
+    const own = environmentFor(registry, data.dir);
+    const code = async (...args: readonly string[]): Promise<number | null> => (await tenantry(args, own)).code;
+    expect(await run(['rollouts', 'show'], '', own)).toMatchObject({ code: 4, stderr: 'There is no rollout.\n' });
+    expect(await code('operators', 'create', 'rolls@example.com', '--password-file', passwordFile)).toBe(0);
+    expect(await code(...create('Rolled', 'rolled'), '--password-file', passwordFile)).toBe(0);
+    await asSuperuser(registry, (db) => sql`update tenants set schema_version = '0001_identity'`.execute(db));
+    const steer = async (...args: readonly string[]): Promise<{ id: string; state: string }> => {
+      const ran = await tenantry(['rollouts', ...args, '--json'], own);
+      expect(ran.stderr).toBe('');
+      return JSON.parse(ran.stdout) as { id: string; state: string };
+    };
+    const { id, state } = await steer('start', '--budget', '2');
+    expect(state).toBe('running');
+    expect(await run(['rollouts', 'start'], '', own)).toMatchObject({ code: 4 });
+    expect(await steer('pause')).toMatchObject({ id, state: 'paused' });
+    expect(await run(['rollouts', 'show', '--wait'], '', own)).toMatchObject({ code: 3 });
+    expect(await steer('resume', '--budget', '7')).toMatchObject({ id, state: 'running', plan: { budget: 7 } });
+    const asked = await run(['rollouts', 'abort'], '', own);
+    expect(asked).toMatchObject({ code: 2, stderr: expect.stringContaining('--yes') as string });
+    expect(await steer('abort', '--yes')).toMatchObject({ id, state: 'aborted' });
+    expect((await auditOf(id, registry)).map(({ action, client }) => [action, client])).toEqual([
+      ['rollout.started', 'tenantry rollouts start'],
+      ['rollout.paused', 'tenantry rollouts pause'],
+      ['rollout.resumed', 'tenantry rollouts resume'],
+      ['rollout.aborted', 'tenantry rollouts abort'],
+    ]);
+  });
+
+  it('refuses a plan that is none, and a rollout that is not there', LONG, async () => {
+    for (const plan of [
+      ['--canary', 'some'],
+      ['--canary', '101%'],
+      ['--waves', '50,10'],
+      ['--budget', '-1'],
+    ]) {
+      const ran = await run(['rollouts', 'start', ...plan]);
+      expect(ran).toMatchObject({ code: 2, stdout: '' });
+      expect(ran.stderr).toMatch(
+        /^Option '--\w+ .* is invalid\. It must be .*\.\nHelp: tenantry rollouts start --help\n$/i,
+      );
+    }
+    for (const id of ['nothing', '01900000-0000-7000-8000-0000000000ff'])
+      expect(await run(['rollouts', 'show', id])).toMatchObject({ code: 4, stderr: `There is no rollout "${id}".\n` });
+  });
+});
+
 describe('tenantry serve and migrate', () => {
   it('migrate does what npm run migrate does', LONG, async () => {
     const { superuser, registryOwner } = inject('cluster');
     const { database } = service.config.registry.connection;
     const owner = { MIGRATION_DATABASE_URL: urlOf({ ...superuser, ...registryOwner, database }) };
-    const ran = await run(['migrate'], '', owner);
+    const ran = await tenantryProcess(['migrate'], { ...env, ...owner });
     expect(ran.code).toBe(0);
     expect(ran.stdout).toContain('"report":');
-    expect(await run(['migrate', '--no-such-flag'])).toMatchObject({ code: 2 });
+    expect(await tenantryProcess(['migrate', '--no-such-flag'], env)).toMatchObject({ code: 2 });
   });
 
   it(
@@ -505,12 +588,12 @@ describe('tenantry serve and migrate', () => {
         if (isRunning(served.pid)) served.signal('SIGKILL');
         await served.exited;
       });
-      const beside = await tenantry(['operators', 'list', '--json'], { DATA_DIR: own.dir });
+      const beside = await tenantryProcess(['operators', 'list', '--json'], { DATA_DIR: own.dir });
       expect(beside).toMatchObject({ code: 0, stderr: '' });
       expect(beside.stdout).toContain('operator@tenantry.local');
       served.signal('SIGTERM');
       expect(await served.exited).toBe(0);
-      const after = await tenantry(['tenants', 'list'], { DATA_DIR: own.dir });
+      const after = await tenantryProcess(['tenants', 'list'], { DATA_DIR: own.dir });
       expect(after).toEqual({ code: 0, stdout: expect.stringMatching(/^SLUG +NAME/) as string, stderr: '' });
     },
   );

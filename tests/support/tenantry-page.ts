@@ -88,8 +88,9 @@ function masked(): (text: string) => string {
       .replaceAll(/"port": \d{5}/g, '"port": 54321')
       .replaceAll(/("(?:adminP|p)assword": ")[\w-]{20}/g, '$1Wf2mYc0uJ3nq8TzR1sLk')
       .replaceAll(/(_PASSWORD=|this once:\n\n {2})[\w-]{20}/g, '$1Wf2mYc0uJ3nq8TzR1sLk')
-      .replaceAll(/^(schema +)\d{4}_\w+$/gm, '$10001_identity')
-      .replaceAll(/"schemaVersion": "\d{4}_\w+"/g, '"schemaVersion": "0001_identity"')
+      .replaceAll(/^((?:schema|target) +)\d{4}_\w+$/gm, '$10001_identity')
+      .replaceAll(/"(schemaVersion|target)": "\d{4}_\w+"/g, '"$1": "0001_identity"')
+      .replaceAll(/^(\S+ +)\d{4}( +(?:running|paused|stopped|done|aborted) )/gm, '$10001$2')
       .replaceAll(/^(.* (?:active|suspended|deleted) .*) \d{4} {4}/gm, '$1 0001    ')
       .replaceAll(/^(version +)\d[\w. ()-]*$/gm, '$118.1')
       // A step that takes long is recorded, and one that does not is not.

@@ -1,7 +1,10 @@
-// The `tenantry` command as a process of its own, from the build, on the databases of a test: with and without a terminal.
+// The `tenantry` command on the databases of a test: within the process of the test, as a process of its own from the build, and on a
+// terminal.
 import { spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
-import { inject } from 'vitest';
+import { Readable } from 'node:stream';
+import { inject, vi } from 'vitest';
+import { runTenantry } from '../../src/cli/tenantry.js';
 import { urlOf } from './app.js';
 import { ROOT } from './docs.js';
 import { eventually } from './service-process.js';
@@ -24,8 +27,58 @@ export function environmentFor(registry: string, dataDir: string): Record<string
   };
 }
 
-/** Runs `tenantry` to its end, without a terminal. @param input what it reads from standard input */
+/** The command before the one that runs: two would share the environment and the output of this process. */
+let former: Promise<unknown> = Promise.resolve();
+
+/**
+ * Runs `tenantry` to its end within this process, without a terminal. It begins at once, where a process of its own first loads the
+ * service for a second.
+ *
+ * @param input what it reads from standard input
+ */
 export async function tenantry(
+  args: readonly string[],
+  env: Readonly<Record<string, string>>,
+  input = '',
+): Promise<Ran> {
+  const ran = former.then(() => withinThisProcess(args, env, input));
+  former = ran.catch(() => undefined);
+  return ran;
+}
+
+async function withinThisProcess(
+  args: readonly string[],
+  env: Readonly<Record<string, string>>,
+  input: string,
+): Promise<Ran> {
+  const written = { stdout: '', stderr: '' };
+  const caught =
+    (name: keyof typeof written) =>
+    (text: string | Uint8Array): boolean => {
+      written[name] += typeof text === 'string' ? text : Buffer.from(text).toString();
+      return true;
+    };
+  const outside = { env: process.env, stdin: Object.getOwnPropertyDescriptor(process, 'stdin') ?? {} };
+  const spies = [
+    vi.spyOn(process.stdout, 'write').mockImplementation(caught('stdout')),
+    vi.spyOn(process.stderr, 'write').mockImplementation(caught('stderr')),
+  ];
+  process.env = { PATH: process.env['PATH'], HOME: process.env['HOME'], ...env };
+  Object.defineProperty(process, 'stdin', {
+    value: Readable.from(input === '' ? [] : [Buffer.from(input)]),
+    configurable: true,
+  });
+  try {
+    return { code: (await runTenantry(args)) ?? null, ...written };
+  } finally {
+    process.env = outside.env;
+    Object.defineProperty(process, 'stdin', outside.stdin);
+    for (const spy of spies) spy.mockRestore();
+  }
+}
+
+/** Runs `tenantry` to its end as a process of its own, without a terminal. @param input what it reads from standard input */
+export async function tenantryProcess(
   args: readonly string[],
   env: Readonly<Record<string, string>>,
   input = '',

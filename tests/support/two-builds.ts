@@ -32,7 +32,7 @@ export interface Report {
 export interface Build {
   start(): Promise<ServiceProcess>;
   /** @returns the report, which builds without JSON lines do not give. @throws Error with its output if it does not end with 0 */
-  migrate(): Promise<Partial<Report>>;
+  migrate(...flags: readonly string[]): Promise<Partial<Report>>;
 }
 
 export interface TwoBuilds {
@@ -74,8 +74,8 @@ export async function prepareTwoBuilds(
       started.push(service);
       return service;
     },
-    async migrate() {
-      const { code, stdout, stderr } = await runProgram('src/cli/migrate.js', all, [], folder);
+    async migrate(...flags) {
+      const { code, stdout, stderr } = await runProgram('src/cli/migrate.js', all, flags, folder);
       const last = stdout.trim().split('\n').at(-1) ?? '';
       if (code !== 0) throw new Error(stdout + stderr);
       return last.startsWith('{') ? (JSON.parse(last) as { report: Report }).report : {};

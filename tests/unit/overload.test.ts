@@ -111,7 +111,7 @@ describe('the watch of turns', () => {
     const watch = watchTurns(() => void (turns += 1));
     await sleep(500);
     watch.stop();
-    // A loop that does not wait has tens of thousands.
-    expect(turns).toBeLessThan(2_000);
+    // A loop that does not wait has a hundred thousand.
+    expect(turns).toBeLessThan(20_000);
   });
 });

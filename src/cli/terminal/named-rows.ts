@@ -1,9 +1,10 @@
-// Finds what a person names: a tenant by its slug or id, a cluster by its name or id, an operation by its id.
+// Finds what a person names: a tenant by its slug or id, a cluster by its name or id, an operation or a rollout by its id.
 import type { Kysely } from 'kysely';
 import { listAllClusters, type ClusterRecord } from '../../../db/registry/cluster-queries.js';
 import { findOperation, type OperationRecord } from '../../../db/registry/operations/operation-rows.js';
 import type { Registry } from '../../../db/registry/registry-schema.js';
 import { findTenant, findTenantBySlug, type TenantRecord } from '../../../db/registry/tenant-queries.js';
+import type { RolloutActs, RolloutRecord } from '../../rollouts/rollout-acts.js';
 import { isTenantId } from '../../tenants/tenant-ids.js';
 import { CommandError, EXIT } from './exit-codes.js';
 import { visible } from './shown-text.js';
@@ -24,6 +25,17 @@ export async function clusterNamed(registry: Kysely<Registry>, name: string): Pr
 /** @throws CommandError */
 export async function operationNamed(registry: Kysely<Registry>, id: string): Promise<OperationRecord> {
   return (isTenantId(id) ? await findOperation(registry, id) : undefined) ?? none('operation', id);
+}
+
+/** @param id undefined for the newest rollout, which is the one under way if any is. @throws CommandError */
+export async function rolloutNamed(
+  { rollouts }: { readonly rollouts: Pick<RolloutActs, 'find' | 'list'> },
+  id: string | undefined,
+): Promise<RolloutRecord> {
+  if (id !== undefined) return (isTenantId(id) ? await rollouts.find(id) : undefined) ?? none('rollout', id);
+  const [newest] = await rollouts.list({ direction: 'desc', limit: 1 });
+  if (!newest) throw new CommandError(EXIT.refused, 'There is no rollout.');
+  return newest;
 }
 
 /** The names of clusters by their ids. */

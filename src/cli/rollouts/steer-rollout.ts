@@ -1,0 +1,75 @@
+// `tenantry rollouts pause`, `resume`, `retry` and `abort`.
+import { Option } from 'commander';
+import type { EngineCommand, Given } from '../terminal/cli-command.js';
+import { rolloutOperand } from './rollout-operand.js';
+import { budgetFrom } from './rollouts-start.js';
+import { waitOption, type Waiting } from './waited-rollout.js';
+
+export const rolloutsPause: EngineCommand = {
+  name: 'pause',
+  about: 'Pauses a rollout: what has begun comes to its end, and no further tenant begins.',
+  operands: [rolloutOperand],
+  example: '',
+  kind: 'acts',
+  run: (given) =>
+    steer(given, async (id) => {
+      await given.engine.rollouts.pause(id, await given.origin());
+    }),
+};
+
+interface Resuming extends Waiting {
+  readonly budget?: number;
+}
+
+export const rolloutsResume: EngineCommand<Resuming> = {
+  name: 'resume',
+  about: 'Goes on with a rollout that is paused or stopped.',
+  operands: [rolloutOperand],
+  options: [
+    new Option('--budget <n>', 'so many tenants may fail from now on, all together').argParser(budgetFrom),
+    waitOption(),
+  ],
+  example: '--budget 10',
+  kind: 'acts',
+  run: (given) =>
+    steer(given, async (id) => {
+      const { budget } = given.options;
+      await given.engine.rollouts.resume(id, await given.origin(), { budget });
+    }),
+};
+
+export const rolloutsRetry: EngineCommand<Waiting> = {
+  name: 'retry',
+  about: 'Tries the failed tenants of a rollout again, and goes on with it.',
+  operands: [rolloutOperand],
+  options: [waitOption()],
+  example: '--wait',
+  kind: 'acts',
+  run: (given) =>
+    steer(given, async (id) => {
+      await given.engine.rollouts.retry(id, await given.origin());
+    }),
+};
+
+export const rolloutsAbort: EngineCommand = {
+  name: 'abort',
+  about:
+    'Ends a rollout. Tenants that have not begun are skipped. Nothing is undone: a later rollout goes on from there.',
+  operands: [rolloutOperand],
+  example: '--yes',
+  kind: 'asks',
+  run: (given) =>
+    steer(given, async (id) => {
+      const origin = await given.origin();
+      await given.ask('Abort the rollout? The tenants that have not begun are skipped.');
+      await given.engine.rollouts.abort(id, origin);
+    }),
+};
+
+async function steer(given: Given<Waiting>, act: (id: string) => Promise<void>): ReturnType<EngineCommand['run']> {
+  const { rolloutNamed } = await import('../terminal/named-rows.js');
+  const { outputRollout } = await import('./shown-rollout.js');
+  const { id } = await rolloutNamed(given.engine, given.operands[0]);
+  await act(id);
+  return outputRollout(given, id);
+}
