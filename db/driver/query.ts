@@ -1,4 +1,4 @@
-// One statement on a client of pg. pg's own query asks for the columns of the result, and copies its settings, at each execution.
+// One statement on a client of pg, or several in one packet, of which the last gives the result. pg's own query asks for the columns of the result, and copies its settings, at each execution.
 // This query asks once for each statement that a connection has prepared. PostgreSQL guarantees that the answer stays valid: a
 // prepared statement whose result would look different fails (0A000).
 import type { PostgresQueryResult } from 'kysely';
@@ -18,7 +18,7 @@ export function ask<R>(
     // A callback, because each promise that pg makes costs two more promises and a stack trace.
     const answer: Answer = (error, result) => {
       if (error) reject(error);
-      else resolve(result as PostgresQueryResult<R>);
+      else resolve((Array.isArray(result) ? result.at(-1) : result) as PostgresQueryResult<R>);
     };
     // A value that cannot be encoded throws here, before the connection knows about the statement.
     const written = values.map(prepareValue);

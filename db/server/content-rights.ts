@@ -2,6 +2,7 @@
 // restored without owners and rights is found by it.
 import { sql, type Kysely } from 'kysely';
 import { MIGRATION_SCHEMA } from '../shared/migrator.js';
+import type { Marker } from '../tenant/marker.js';
 import { runtimeRightsOn } from '../tenant/tenant-grants.js';
 import type { TenantDatabase } from '../tenant/tenant-schema.js';
 import { CURRENT_ROLE } from './current-role.js';
@@ -76,6 +77,54 @@ export async function listWrongRights(db: Kysely<TenantDatabase>, role: string):
   if (!found) throw new Error('the rights of a role could not be read');
   const wrong = found.tables.filter(({ table, rights }) => rights.join() !== runtimeRightsOn(table).join());
   return [...(found.usage ? [] : ['the schema public']), ...wrong.map(({ table }) => table)];
+}
+
+/** A migrated database, looked at in one statement, with the fewest catalogs: a new session reads each of them for the first time. */
+export interface Glance {
+  /** False if `listWrongRights` might name something. */
+  readonly rightsAreRight: boolean;
+  readonly marker: Marker | undefined;
+}
+
+/** @param role a role that exists */
+export async function glanceAt(db: Kysely<TenantDatabase>, role: string): Promise<Glance> {
+  const {
+    rows: [seen],
+  } = await sql<{
+    schema: string | null;
+    tables: readonly (readonly [string, string | null])[];
+    marker: Marker | null;
+  }>`
+    select (select nspacl::text from pg_namespace where nspname = 'public') as schema,
+      (select json_agg(json_build_array(relname, relacl::text)) from pg_class
+        where relnamespace = 'public'::regnamespace and relkind in ('r', 'p', 'v', 'm', 'f')) as tables,
+      (select json_build_object('tenantId', tenant_id, 'claim', claim) from tenant_marker) as marker`.execute(db);
+  if (!seen) throw new Error('the rights of a role could not be read');
+  const { schema, tables, marker } = seen;
+  const rightsAreRight =
+    PLAIN_NAME.test(role) &&
+    isIn(schema, [`${role}=U/`, '=U/']) &&
+    tables.every(([table, acl]) => !isIn(acl, ['=']) && isIn(acl, [`${role}=${lettersOf(runtimeRightsOn(table))}/`]));
+  return { rightsAreRight, marker: marker ?? undefined };
+}
+
+/** A name that PostgreSQL shows in an ACL without quotes. */
+const PLAIN_NAME = /^[a-z_][a-z0-9_]*$/;
+
+/** Whether an ACL such as `{owner=arwdDxt/owner,tn_1=arwd/owner}` has an entry that begins so. */
+function isIn(acl: string | null, beginnings: readonly string[]): boolean {
+  const entries = (acl ?? '').replace(/^\{|\}$/g, '').split(',');
+  return entries.some((entry) => beginnings.some((beginning) => entry.startsWith(beginning)));
+}
+
+/** PostgreSQL's letters for rights on a table, in its order. */
+const LETTERS = { INSERT: 'a', SELECT: 'r', UPDATE: 'w', DELETE: 'd' } as const;
+
+function lettersOf(rights: readonly string[]): string {
+  return Object.entries(LETTERS)
+    .filter(([right]) => rights.includes(right))
+    .map(([, letter]) => letter)
+    .join('');
 }
 
 /** Names of indexes that an interrupted statement left, and that no query uses. */

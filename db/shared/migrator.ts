@@ -25,6 +25,8 @@ const UNDEFINED = ['3F000', '42P01', '42703'];
 export interface MigrationOptions {
   /** The database is thought to be behind: the look before its turn, which most databases end with, is left out. */
   readonly behind?: boolean;
+  /** The connection is closed after the run: that frees the lock, and a statement is saved. */
+  readonly closes?: boolean;
   readonly progress?: (done: number, all: number) => Promise<void>;
   /** ms */
   readonly patience?: number;
@@ -57,17 +59,17 @@ export async function migrateToLatest<DB>(
 export async function runMigrations<DB>(
   db: Kysely<DB>,
   migrations: Migrations,
-  { behind = false, progress, patience = PATIENCE }: MigrationOptions = {},
+  { behind = false, closes = false, progress, patience = PATIENCE }: MigrationOptions = {},
 ): Promise<MigrationRun> {
   if (!behind) {
     const { pending, newer } = agreeing(await doneMigrations(db), migrations);
     if (pending.length === 0) return { ran: [], newer };
   }
   return db.connection().execute(async (connection) => {
-    await takeTurn(connection, LOCK, TURNS * patience);
+    // Another process may have migrated the database meanwhile.
+    const known = behind ? await turnWithRecord(connection) : undefined;
+    if (!known) await takeTurn(connection, LOCK, TURNS * patience);
     try {
-      // Another process may have migrated the database meanwhile.
-      const known = behind ? await recordOfThisBuild(connection) : undefined;
       const done = known ?? (await madeRecord(connection, patience));
       const { pending, newer } = agreeing(done, migrations);
       await completeRecord(connection, done, migrations);
@@ -79,7 +81,7 @@ export async function runMigrations<DB>(
       return { ran: pending, newer };
     } finally {
       // If the connection is lost, the lock is free too.
-      await sql`select pg_advisory_unlock(${LOCK})`.execute(connection).catch(() => undefined);
+      if (!closes) await sql`select pg_advisory_unlock(${LOCK})`.execute(connection).catch(() => undefined);
     }
   });
 }
@@ -133,10 +135,23 @@ async function madeRecord<DB>(db: Kysely<DB>, patience: number): Promise<readonl
   return doneMigrations(db);
 }
 
-/** The record in one statement, if it is there with the columns of this build. Not for use in a transaction. */
-async function recordOfThisBuild<DB>(db: Kysely<DB>): Promise<readonly DoneMigration[] | undefined> {
+/**
+ * Takes the lock and reads the record in one packet. The second statement sees what the lock's former holder committed, because each
+ * statement has a snapshot of its own.
+ *
+ * @returns undefined if the lock is another session's, or the record is not there with the columns of this build
+ */
+async function turnWithRecord<DB>(db: Kysely<DB>): Promise<readonly DoneMigration[] | undefined> {
+  const TURN = sql.lit('tenantry.turn');
   try {
-    return (await sql<DoneMigration>`select name, hash, needs from ${sql.table(TABLE)}`.execute(db)).rows;
+    const { rows } = await sql<{ taken: boolean; done: readonly DoneMigration[] | null }>`
+      select set_config(${TURN}, pg_try_advisory_lock(${LOCK})::text, false);
+      select current_setting(${TURN})::boolean as taken,
+        (select json_agg(json_build_object('name', name, 'hash', hash, 'needs', needs)) from ${sql.table(TABLE)}) as done`.execute(
+      db,
+    );
+    const [found] = rows;
+    return found?.taken ? (found.done ?? []) : undefined;
   } catch (error) {
     if (UNDEFINED.some((state) => hasSqlState(error, state))) return undefined;
     throw error;

@@ -148,7 +148,7 @@ export async function takeTurn<DB>(connection: Kysely<DB>, lock: RawBuilder<unkn
 }
 
 function setLockTimeout(ms: number, local: boolean): RawBuilder<unknown> {
-  return sql`select set_config('lock_timeout', ${`${ms}ms`}, ${local})`;
+  return sql`set ${sql.raw(local ? 'local' : 'session')} lock_timeout to ${sql.lit(ms)}`;
 }
 
 function waitedInVain(error: unknown): boolean {

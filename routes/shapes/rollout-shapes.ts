@@ -1,6 +1,6 @@
 // The shapes of rollouts in requests and answers.
 import { z } from 'zod';
-import { itemStates, rolloutStates } from '../../db/registry/rollouts/rollouts-table.js';
+import { itemStates, rolloutPaces, rolloutStates } from '../../db/registry/rollouts/rollouts-table.js';
 import type { RolloutWish } from '../../src/rollouts/rollout-plan.js';
 import { answerId, count, id, timestamp, whole } from './fields.js';
 import { cursor, limit, listQuery } from './lists.js';
@@ -45,6 +45,10 @@ export const StartRolloutBody = z
       description:
         'How many tenants may fail. With one more the rollout stops; 0 stops at the first. Without it any number may fail.',
     }),
+    pace: z.enum(rolloutPaces).optional().meta({
+      description:
+        '`gentle` works on one database of a busy server at a time, and rests between them. `full` does not give way to the requests of tenants. The default is `gentle`.',
+    }),
   })
   .meta({ id: 'StartRollout', examples: [{ canary: { count: 5 }, waves: [10, 50], budget: 2 }] });
 
@@ -70,6 +74,7 @@ const plan = z.object({
     .nullable(),
   waves: z.array(z.number()),
   budget: whole.nullable(),
+  pace: z.enum(rolloutPaces),
 });
 
 const counts = {

@@ -23,6 +23,9 @@ export const rolloutFlags = {
     defaultText: 'every tenant is tried',
     example: 3,
   }),
+  'full-speed': toggle({
+    what: 'do not give way to the requests of tenants on a busy server',
+  }),
   resume: toggle({
     what: 'go on with a rollout that is paused or stopped, and try its failed tenants again; end one of an older build',
   }),
@@ -33,17 +36,26 @@ interface Given {
   readonly canary: string | undefined;
   readonly waves: string | undefined;
   readonly budget: number | undefined;
+  readonly 'full-speed': boolean;
   readonly resume: boolean;
   readonly 'no-tenants': boolean;
 }
 
 /** @throws UsageError */
-export function rolloutRunOf({ canary, waves, budget, resume, 'no-tenants': none }: Given): RolloutRun {
+export function rolloutRunOf({
+  canary,
+  waves,
+  budget,
+  'full-speed': full,
+  resume,
+  'no-tenants': none,
+}: Given): RolloutRun {
   return {
     wish: {
       ...(canary !== undefined && { canary: canaryOf(canary) }),
       ...(waves !== undefined && { waves: wavesOf(waves) }),
       ...(budget !== undefined && { budget }),
+      ...(full && { pace: 'full' }),
     },
     resume,
     tenants: !none,

@@ -136,11 +136,14 @@ export async function complete(
 
 /** Writes the row's claim into an open database without a claim. Before its migration the database cannot hold a claim. */
 export async function claimInside(inDatabase: InDatabase, tenant: TenantRecord): Promise<void> {
-  await inDatabase(tenant.dbName, (db) => claimWithin(db, tenant));
+  await inDatabase(tenant.dbName, async (db) => claimMarked(db, tenant, await readMarker(db)));
 }
 
-/** As `claimInside`, with a connection to the database. */
-export async function claimWithin(db: Kysely<TenantDatabase>, { id, claim }: TenantRecord): Promise<void> {
-  const marker = await readMarker(db);
+/** As `claimInside`, with a connection to the database. @param marker as it was read in it */
+export async function claimMarked(
+  db: Kysely<TenantDatabase>,
+  { id, claim }: TenantRecord,
+  marker: Marker | undefined,
+): Promise<void> {
   if (claim !== null && marker?.tenantId === id && marker.claim === null) await claimMarker(db, id, claim);
 }

@@ -3,10 +3,10 @@ import type { Kysely } from 'kysely';
 import type { Registry } from '../../db/registry/registry-schema.js';
 import { findTenant, type TenantRecord } from '../../db/registry/tenant-queries.js';
 import { whileOpenToOwner } from '../../db/server/access.js';
-import { listWrongRights } from '../../db/server/content-rights.js';
+import { glanceAt, listWrongRights } from '../../db/server/content-rights.js';
 import { latestVersion, runMigrations, type MigrationOptions, type Migrations } from '../../db/shared/migrator.js';
 import { grantRuntimeRights } from '../../db/tenant/tenant-grants.js';
-import { claimWithin, look } from '../operations/evidence.js';
+import { claimMarked, look } from '../operations/evidence.js';
 import { PlainError } from '../jobs/plain-words.js';
 import { databaseIs } from '../tenants/tenant-states.js';
 import type { TenantLocks } from '../tenants/tenant-locks.js';
@@ -40,12 +40,14 @@ export async function migrateTenant(
 ): Promise<Migrated> {
   const migrate = (): Promise<Migrated> =>
     server.inDatabase(tenant.dbName, async (db) => {
-      const { ran, newer } = await runMigrations(db, migrations, { ...options, behind: true });
+      const { ran, newer } = await runMigrations(db, migrations, { ...options, behind: true, closes: true });
       // The grants are on all tables. Which rights the tables of a newer build need, only that build knows.
       if (newer.length > 0) return { state: 'newer' };
+      const { rightsAreRight, marker } = await glanceAt(db, tenant.dbUser);
       // A GRANT writes to the catalog row of each table. Few migrations make a table.
-      if ((await listWrongRights(db, tenant.dbUser)).length > 0) await grantRuntimeRights(db, tenant.dbUser);
-      await claimWithin(db, tenant);
+      if (!rightsAreRight && (await listWrongRights(db, tenant.dbUser)).length > 0)
+        await grantRuntimeRights(db, tenant.dbUser);
+      await claimMarked(db, tenant, marker);
       return { state: 'migrated', renews: renews(migrations, ran, tenant) };
     });
   // A suspended or deleted tenant is migrated too; otherwise this build could not resume it.

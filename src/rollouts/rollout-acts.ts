@@ -129,6 +129,7 @@ export function createRolloutActs(deps: {
               waves: waves.join(', '),
               ...(canary && { canary: 'tenants' in canary ? `${canary.tenants.length} named` : canaryText(canary) }),
               ...(budget !== null && { budget }),
+              ...(plan.pace === 'full' && { pace: 'full' }),
             },
           });
           return rollout;

@@ -1,5 +1,5 @@
 // A rollout as people see it: in the answers of the API and at the command line.
-import type { ItemState, RolloutState } from '../../db/registry/rollouts/rollouts-table.js';
+import type { ItemState, RolloutPace, RolloutState } from '../../db/registry/rollouts/rollouts-table.js';
 import type { RolloutItem, RolloutRecord } from './rollout-acts.js';
 import type { ItemCounts, RolloutProgress } from './rollout-progress.js';
 
@@ -12,6 +12,7 @@ export interface ShownRollout {
     canary: { count?: number; percent?: number; tenants?: string[] } | null;
     waves: number[];
     budget: number | null;
+    pace: RolloutPace;
   };
   wave: number;
   tenantsCurrent: number;
@@ -42,7 +43,7 @@ export interface ShownItem {
 }
 
 export function showRollout(rollout: RolloutRecord): ShownRollout {
-  const { canary, waves, budget } = rollout.plan;
+  const { canary, waves, budget, pace } = rollout.plan;
   return {
     id: rollout.id,
     target: rollout.target,
@@ -51,6 +52,7 @@ export function showRollout(rollout: RolloutRecord): ShownRollout {
       canary: canary && 'tenants' in canary ? { tenants: [...canary.tenants] } : canary,
       waves: [...waves],
       budget,
+      pace,
     },
     wave: rollout.wave,
     tenantsCurrent: rollout.tenantsCurrent,

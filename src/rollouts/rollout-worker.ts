@@ -35,6 +35,7 @@ import { latestVersion } from '../../db/shared/migrator.js';
 import { attemptItem, type Attempted } from './item-attempt.js';
 import type { FleetServer } from './fleet-servers.js';
 import type { MigratingDeps } from './migrate-tenant.js';
+import { Pace } from './pace.js';
 import { lastWave } from './rollout-plan.js';
 import { PAUSE_TIMES, ServerPauses, type PauseTimes, type RolloutServers } from './server-pauses.js';
 import { createWaveEnds, type WaveEndDeps } from './wave-ends.js';
@@ -109,6 +110,7 @@ export function createRolloutWorker(deps: RolloutWorkerDeps): RolloutWorker {
   async function underLock(id: string, worker: string, held: HeldLock, signal: AbortSignal): Promise<WorkEnd> {
     const migrating: MigratingDeps = { ...deps, installation: await deps.installation() };
     const pauses = new ServerPauses(deps.servers, deps.pauseTimes ?? PAUSE_TIMES, onAway);
+    const pace = new Pace();
     /** The items that run. */
     const running = new Map<string, Promise<void>>();
     /** Items that have ended, and are not recorded yet. */
@@ -140,13 +142,14 @@ export function createRolloutWorker(deps: RolloutWorkerDeps): RolloutWorker {
       const attempted: Attempted = begins
         ? await attemptItem(migrating, server, item, releases.get(tenantId) ?? 0)
         : { tenantId, tenant, outcome: 'released', error: null, renews: false, duration: 0 };
-      running.delete(tenantId);
       if (attempted.outcome !== 'released') releases.delete(tenantId);
       else if (attempted.server?.is === 'busy') {
         releases.set(tenantId, (releases.get(tenantId) ?? 0) + 1);
         pauses.busy(place);
       } else if (attempted.server?.is === 'away') pauses.setAway(place, attempted.server.error);
       if (attempted.outcome === 'again' || attempted.outcome === 'failed') onItem?.(attempted);
+      if (attempted.outcome === 'done') await pace.rest(place, attempted.duration, signal);
+      running.delete(tenantId);
       ended.push(attempted);
       // A failure may stop the rollout.
       if (!isLast && attempted.outcome === 'done') return;
@@ -176,12 +179,9 @@ export function createRolloutWorker(deps: RolloutWorkerDeps): RolloutWorker {
         const away = frees ? pauses.away() : [];
         if (away.length > 0) await followMovedTenants(trx, id, away);
         const claims = rollout.state === 'running' && rollout.prepared && rollout.target === target;
-        const places = [...servers].map(([place, { atOnce }]) => ({ place, atOnce }));
         if (!settled.some(({ renews }) => renews)) await withoutWaitForDisk(trx);
-        return {
-          rollout,
-          claimed: claims ? await claimItems(trx, { id, wave: rollout.wave, worker, from: nextSlot }, places) : [],
-        };
+        const asked = { id, wave: rollout.wave, worker, from: nextSlot };
+        return { rollout, claimed: claims ? await claimItems(trx, asked, pace.placesOn(servers)) : [] };
       });
       // Without an answer they are recorded again, which changes nothing.
       ended = ended.filter((each) => !settled.includes(each));
@@ -220,6 +220,7 @@ export function createRolloutWorker(deps: RolloutWorkerDeps): RolloutWorker {
         const server = await pauses.usable(place);
         if (server) servers.set(place, server);
       }
+      await pace.look(servers);
       return { open, servers };
     }
 
@@ -262,6 +263,7 @@ export function createRolloutWorker(deps: RolloutWorkerDeps): RolloutWorker {
         const { rollout, claimed } = await turn(stops ? new Map<string, FleetServer>() : now, frees && !stops);
         if (rollout?.prepared && rollout.wave !== wave && !stops) {
           wave = rollout.wave;
+          pace.isGentle = rollout.plan.pace === 'gentle';
           lookedAt = -Infinity;
           continue;
         }

@@ -28,8 +28,8 @@ export type CompareTenants = (
   },
 ) => Promise<WaveCheck>;
 
-/** The most tenants of one check: comparing one takes longer than migrating it. */
-export const MOST_COMPARED = 20;
+/** The most tenants of one check: comparing one takes as much of the server's time as migrating two. */
+export const MOST_COMPARED = 5;
 
 /** Each tenant takes a connection of its cluster's reserve. */
 const AT_ONCE = 2;

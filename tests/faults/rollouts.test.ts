@@ -195,6 +195,47 @@ describe('two workers', () => {
   });
 });
 
+describe('on a busy server', () => {
+  /** The most databases that a rollout was in at once, while three tenants are read all the time. */
+  async function mostAtOnce(pace: 'gentle' | 'full'): Promise<number> {
+    const tenants = await makeTenants(8);
+    const reading = { goesOn: true };
+    const readers = tenants.slice(0, 4).map(async ({ adminToken: token }) => {
+      while (reading.goesOn) {
+        expect((await here.send('GET', '/products', { token })).status).toBe(200);
+        await sleep(20);
+      }
+    });
+    let inside = 0;
+    let most = 0;
+    const rollouts = rolloutsOf(here, {
+      inside: async (_, work) => {
+        most = Math.max(most, (inside += 1));
+        try {
+          await sleep(50);
+          return await work();
+        } finally {
+          inside -= 1;
+        }
+      },
+    });
+    const rollout = await start(rollouts, { pace });
+    expect(await rollouts.work(rollout)).toBe('halted');
+    reading.goesOn = false;
+    await Promise.all(readers);
+    expect(await stateOf(rollouts, rollout)).toBe('done');
+    return most;
+  }
+
+  it('the gentle pace is one database at a time', { timeout: LONG }, async () => {
+    expect(await mostAtOnce('gentle')).toBe(1);
+  });
+
+  it('the full pace takes every place', { timeout: LONG }, async () => {
+    expect(await mostAtOnce('full')).toBe(3);
+  });
+});
+
 describe('a tenant that fails', () => {
   it('with a budget of 0 stops the rollout, which goes on when it is repaired and tried again', async () => {
     const [poisoned, ...others] = await makeTenants(4);

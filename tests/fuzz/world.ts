@@ -187,7 +187,12 @@ export async function createWorld(cluster: TestCluster, service: TestService): P
         { ...second, name: 'fuzz-second', connectionBudget: 100, region: 'fuzz-region' },
         { ...second, name: 'fuzz-second', connectionBudget: 20, provisionerPassword: 'fuzz-wrong-password' },
       ],
-      'POST /rollouts': [{}, { canary: { percent: 50 }, budget: 0 }, { canary: { tenants: [NO_ID] }, waves: [1, 0.5] }],
+      'POST /rollouts': [
+        {},
+        { pace: 'full' },
+        { canary: { percent: 50 }, budget: 0 },
+        { canary: { tenants: [NO_ID] }, waves: [1, 0.5] },
+      ],
       'PATCH /clusters/{id}': [
         { name: 'fuzz-renamed', weight: 7 },
         { ...secondPlace(cluster), tls: 'off', provisionerPassword },

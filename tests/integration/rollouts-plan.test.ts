@@ -54,7 +54,7 @@ describe('a plan', () => {
       state: 'running',
       wave: 1,
       tenantsCurrent: 30,
-      plan: { canary: null, waves: [100], budget: null },
+      plan: { canary: null, waves: [100], budget: null, pace: 'gentle' },
     });
     const items = await acts.items({ rolloutId: rollout?.id ?? '', limit: 100 });
     expect(new Set(items.map(({ place }) => place))).toEqual(new Set(['db.example:5432', 'db.example:5433']));

@@ -116,7 +116,7 @@ describe('POST /rollouts', () => {
     expect(answer.body).toMatchObject({
       target: TARGET,
       state: 'running',
-      plan: { canary: { count: 1 }, waves: [50, 100], budget: 2 },
+      plan: { canary: { count: 1 }, waves: [50, 100], budget: 2, pace: 'gentle' },
       wave: 0,
       tenantsCurrent: 1,
       reason: null,
@@ -135,7 +135,7 @@ describe('POST /rollouts', () => {
 
   it('takes the default plan from an empty body, and any of the three canaries', async () => {
     const all = await start();
-    expect(all.plan).toEqual({ canary: null, waves: [100], budget: null });
+    expect(all.plan).toEqual({ canary: null, waves: [100], budget: null, pace: 'gentle' });
     expect(all.wave).toBe(1);
     for (const [canary, first] of [
       [{ count: 2 }, 2],

@@ -498,7 +498,7 @@ describe('tenantry rollouts', () => {
     );
     expect(shown).toMatchObject({
       state: 'done',
-      plan: { canary: { tenants: [tenantId] }, waves: [50, 100], budget: 0 },
+      plan: { canary: { tenants: [tenantId] }, waves: [50, 100], budget: 0, pace: 'gentle' },
       progress: { total: 1, done: 1, failed: 0 },
     });
     expect((await findTenant(registry, tenantId))?.schemaVersion).toBe(latestVersion(tenantMigrations));

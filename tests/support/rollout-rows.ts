@@ -56,7 +56,7 @@ export async function endRollout(db: Kysely<Registry>): Promise<void> {
 export async function insertStoppedRollout(db: Kysely<Registry>, target: string): Promise<string> {
   await endRollout(db);
   const id = newId();
-  const plan = { canary: null, waves: [100], budget: 0 };
+  const plan = { canary: null, waves: [100], budget: 0, pace: 'gentle' };
   await sql`
     insert into rollouts (id, target, state, plan, wave, reason)
     values (${id}, ${target}, 'stopped', ${JSON.stringify(plan)}, 1, 'as the test asks')`.execute(db);

@@ -140,7 +140,7 @@ export interface ClaimedItem {
 }
 
 /** The most items of one slot. While one of them runs, the worker need not ask the registry for the next one. */
-const MOST_OF_SLOT = 4;
+const MOST_OF_SLOT = 8;
 
 /** A claim leaves enough items for as many other claims, so that workers share a wave, and end it together. */
 const CLAIMS = 4;

@@ -12,6 +12,10 @@ export type ItemState = (typeof itemStates)[number];
 export type Canary =
   { readonly count: number } | { readonly percent: number } | { readonly tenants: readonly string[] };
 
+export const rolloutPaces = ['gentle', 'full'] as const;
+/** `gentle` gives way to the requests of tenants. */
+export type RolloutPace = (typeof rolloutPaces)[number];
+
 export interface RolloutPlan {
   /** The tenants of wave 0; null for none. */
   readonly canary: Canary | null;
@@ -19,6 +23,7 @@ export interface RolloutPlan {
   readonly waves: readonly number[];
   /** How many tenants may fail. One more stops the rollout. Null: any number. */
   readonly budget: number | null;
+  readonly pace: RolloutPace;
 }
 
 export interface RolloutsTable {

@@ -10,6 +10,7 @@ interface Plan extends Waiting {
   readonly canary?: Canary;
   readonly waves?: readonly number[];
   readonly budget?: number;
+  readonly fullSpeed?: boolean;
 }
 
 export const rolloutsStart: EngineCommand<Plan> = {
@@ -24,6 +25,7 @@ export const rolloutsStart: EngineCommand<Plan> = {
       read(wavesOf),
     ),
     new Option('--budget <n>', 'stop when more tenants than this have failed').argParser(budgetFrom),
+    new Option('--full-speed', 'do not give way to the requests of tenants on a busy server'),
     waitOption(),
   ],
   example: '--canary 5% --waves 10,50 --budget 3',
@@ -34,8 +36,9 @@ export const rolloutsStart: EngineCommand<Plan> = {
   async run(given) {
     const { outputRollout } = await import('./shown-rollout.js');
     const { engine, options } = given;
-    const { canary, waves, budget } = options;
-    const { id } = await engine.rollouts.start({ canary, waves, budget }, await given.origin());
+    const { canary, waves, budget, fullSpeed = false } = options;
+    const pace = fullSpeed ? 'full' : 'gentle';
+    const { id } = await engine.rollouts.start({ canary, waves, budget, pace }, await given.origin());
     return outputRollout(given, id);
   },
 };

@@ -55,12 +55,12 @@ export async function outputRollout(
   return wait && (shown.state !== 'done' || progress.failed > 0) ? EXIT.incomplete : undefined;
 }
 
-function planText({ plan: { canary, waves, budget } }: ShownRollout): string {
+function planText({ plan: { canary, waves, budget, pace } }: ShownRollout): string {
   const first = canary?.tenants
     ? `${canary.tenants.length} named tenants first, then `
     : canary
       ? `${canary.count ?? `${canary.percent ?? 0} %`} first, then `
       : '';
   const failures = budget === null ? 'any number may fail' : `${budget} may fail`;
-  return `${first}${waves.join(' %, ')} %; ${failures}`;
+  return `${first}${waves.join(' %, ')} %; ${failures}; ${pace} pace`;
 }
