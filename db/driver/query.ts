@@ -1,4 +1,5 @@
-// One statement on a client of pg, or several in one packet, of which the last gives the result. pg's own query asks for the columns of the result, and copies its settings, at each execution.
+// One statement on a client of pg, or several in one packet, of which the last gives the result. pg's own query asks for the columns
+// of the result, and copies its settings, at each execution.
 // This query asks once for each statement that a connection has prepared. PostgreSQL guarantees that the answer stays valid: a
 // prepared statement whose result would look different fails (0A000).
 import type { PostgresQueryResult } from 'kysely';

@@ -81,7 +81,7 @@ export async function listWrongRights(db: Kysely<TenantDatabase>, role: string):
 
 /** A migrated database, looked at in one statement, with the fewest catalogs: a new session reads each of them for the first time. */
 export interface Glance {
-  /** False if `listWrongRights` might name something. */
+  /** False if `listWrongRights` may name something. It also knows rights by membership, and those that another role gave. */
   readonly rightsAreRight: boolean;
   readonly marker: Marker | undefined;
 }
@@ -97,7 +97,8 @@ export async function glanceAt(db: Kysely<TenantDatabase>, role: string): Promis
   }>`
     select (select nspacl::text from pg_namespace where nspname = 'public') as schema,
       (select json_agg(json_build_array(relname, relacl::text)) from pg_class
-        where relnamespace = 'public'::regnamespace and relkind in ('r', 'p', 'v', 'm', 'f')) as tables,
+        where relnamespace = 'public'::regnamespace and relkind in ('r', 'p', 'v', 'm', 'f')
+          and ${notOfExtension('pg_class', 'pg_class.oid')}) as tables,
       (select json_build_object('tenantId', tenant_id, 'claim', claim) from tenant_marker) as marker`.execute(db);
   if (!seen) throw new Error('the rights of a role could not be read');
   const { schema, tables, marker } = seen;

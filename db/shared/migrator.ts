@@ -2,6 +2,7 @@
 // The record is the table of Kysely's migrator, which former builds read and write, with more columns.
 import { sql, type Kysely } from 'kysely';
 import { hasSqlState } from '../driver/database-fault.js';
+import { plannedEachTime } from '../driver/statement-names.js';
 import { compareHistory, HistoryDiffers, type DoneMigration, type HistoryVerdict } from './migration-history.js';
 import type { Migrations } from './migration-types.js';
 import { PATIENCE, patiently, patientlyOutside, takeTurn } from './patient-locks.js';
@@ -25,7 +26,7 @@ const UNDEFINED = ['3F000', '42P01', '42703'];
 export interface MigrationOptions {
   /** The database is thought to be behind: the look before its turn, which most databases end with, is left out. */
   readonly behind?: boolean;
-  /** The connection is closed after the run: that frees the lock, and a statement is saved. */
+  /** The caller closes the connection after the run, which frees the lock. */
   readonly closes?: boolean;
   readonly progress?: (done: number, all: number) => Promise<void>;
   /** ms */
@@ -147,12 +148,13 @@ async function turnWithRecord<DB>(db: Kysely<DB>): Promise<readonly DoneMigratio
     const { rows } = await sql<{ taken: boolean; done: readonly DoneMigration[] | null }>`
       select set_config(${TURN}, pg_try_advisory_lock(${LOCK})::text, false);
       select current_setting(${TURN})::boolean as taken,
-        (select json_agg(json_build_object('name', name, 'hash', hash, 'needs', needs)) from ${sql.table(TABLE)}) as done`.execute(
-      db,
-    );
+        (select json_agg(json_build_object('name', name, 'hash', hash, 'needs', needs)) from ${sql.table(TABLE)}) as done
+      ${plannedEachTime}`.execute(db);
     const [found] = rows;
     return found?.taken ? (found.done ?? []) : undefined;
   } catch (error) {
+    // The first statement may have taken it: a session keeps such a lock when its transaction fails.
+    await sql`select pg_advisory_unlock(${LOCK})`.execute(db).catch(() => undefined);
     if (UNDEFINED.some((state) => hasSqlState(error, state))) return undefined;
     throw error;
   }

@@ -47,7 +47,7 @@ export const StartRolloutBody = z
     }),
     pace: z.enum(rolloutPaces).optional().meta({
       description:
-        '`gentle` works on one database of a busy server at a time, and rests between them. `full` does not give way to the requests of tenants. The default is `gentle`.',
+        '`gentle` gives way to requests: while tenants of a server are served, it changes one database there at a time, with a rest after each. `full` does not. The default is `gentle`.',
     }),
   })
   .meta({ id: 'StartRollout', examples: [{ canary: { count: 5 }, waves: [10, 50], budget: 2 }] });
@@ -61,6 +61,7 @@ export function wishOf({ canary: first, ...wish }: z.output<typeof StartRolloutB
 }
 
 export const ResumeQuery = z.strictObject({
+  pace: z.enum(rolloutPaces).optional().meta({ description: 'How fast it goes from now on.' }),
   budget: count.optional().meta({ description: 'How many tenants may fail from now on, all together.' }),
 });
 

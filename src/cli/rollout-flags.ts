@@ -5,7 +5,7 @@ import type { Canary } from '../rollouts/rollout-plan.js';
 
 export const rolloutFlags = {
   canary: text({
-    what: 'migrate these tenants first: so many, so many percent, or ids separated by commas',
+    what: 'migrate these tenants first: a number, a percentage, or ids separated by commas',
     placeholder: 'N|N%|IDS',
     defaultText: 'none',
     example: '5%',
@@ -24,7 +24,7 @@ export const rolloutFlags = {
     example: 3,
   }),
   'full-speed': toggle({
-    what: 'do not give way to the requests of tenants on a busy server',
+    what: 'do not give way to the requests of tenants',
   }),
   resume: toggle({
     what: 'go on with a rollout that is paused or stopped, and try its failed tenants again; end one of an older build',

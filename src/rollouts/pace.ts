@@ -1,50 +1,88 @@
-// How fast a rollout goes on a server. At the pace `gentle` it gives way while tenants are served there: one database at a time, with a
-// rest after each, so that requests hardly become slower. While nobody is served, it goes as fast as at the pace `full`.
+// How fast a worker goes on a server. At the pace `gentle` it gives way while tenants are served there: one database at a time, with a
+// rest after each. While no tenant is served, it goes as fast as at the pace `full`.
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { PlaceToClaim } from '../../db/registry/rollouts/rollout-claims.js';
-import { countBusySessions } from '../../db/server/server-load.js';
+import { servesTenants } from '../../db/server/server-load.js';
 import type { FleetServer } from './fleet-servers.js';
 
-/** So many sessions of tenants that ran a statement within the last second (ms) are busy ones. */
-const BUSY_FROM = 3;
+/** A server is busy while a tenant was served within this time (ms). */
 const WITHIN = 1_000;
 
-/** The rest after a database is so many times as long as the work in it, and at most so long (ms): work may be a wait for locks. */
+/** Longest wait (ms) for the first answer of a server. */
+const FIRST_LOOK = 500;
+
+/** The rest after a database is min(LONGEST_REST, REST × duration), in ms. Part of a long duration is a wait for locks. */
 const REST = 3;
 const LONGEST_REST = 250;
 
-export class Pace {
-  /** Places. */
-  #busy = new Set<string>();
-  isGentle = true;
+type Server = Pick<FleetServer, 'cluster' | 'atOnce'>;
 
-  /** Looks how busy the servers are. One that gives no answer keeps its pace. @param servers by place */
-  async look(servers: ReadonlyMap<string, Pick<FleetServer, 'cluster'>>): Promise<void> {
-    await Promise.all(
-      (this.isGentle ? [...servers] : []).map(async ([place, { cluster }]) => {
-        const sessions = await countBusySessions(cluster, WITHIN).catch(() => undefined);
-        if (sessions === undefined) return;
-        if (sessions >= BUSY_FROM) this.#busy.add(place);
-        else this.#busy.delete(place);
-      }),
-    );
+export class Pace {
+  isGentle = true;
+  /** Places where no tenant is served. A place that is not known is busy. */
+  readonly #idle = new Set<string>();
+  readonly #looking = new Map<string, Promise<void>>();
+  /** How many databases of a place this worker is in. */
+  readonly #inside = new Map<string, number>();
+
+  /** Begins to look at the servers, and waits only for a server's first answer. @param servers by place */
+  async look(servers: ReadonlyMap<string, Server>): Promise<void> {
+    if (!this.isGentle) return;
+    const first: Promise<void>[] = [];
+    for (const [place, { cluster }] of servers) {
+      // No answer since the look before.
+      if (this.#looking.has(place)) this.#idle.delete(place);
+      else {
+        const isKnown = this.#inside.has(place);
+        if (!isKnown) this.#inside.set(place, 0);
+        const looking = this.#lookAt(place, cluster);
+        this.#looking.set(place, looking);
+        if (!isKnown) first.push(looking);
+      }
+    }
+    if (first.length > 0) await Promise.race([Promise.all(first), sleep(FIRST_LOOK)]);
+  }
+
+  async #lookAt(place: string, cluster: Server['cluster']): Promise<void> {
+    const isBusy = await servesTenants(cluster, WITHIN).catch(() => true);
+    if (isBusy) this.#idle.delete(place);
+    else this.#idle.add(place);
+    this.#looking.delete(place);
   }
 
   /** How many databases of each server are migrated at once, by all workers together. */
-  placesOn(servers: ReadonlyMap<string, Pick<FleetServer, 'atOnce'>>): PlaceToClaim[] {
+  placesOn(servers: ReadonlyMap<string, Server>): PlaceToClaim[] {
     return [...servers].map(([place, { atOnce }]) => ({
       place,
       atOnce: this.#slows(place) ? Math.min(1, atOnce) : atOnce,
     }));
   }
 
-  /** Rests after a database. @param worked ms */
-  async rest(place: string, worked: number, signal: AbortSignal): Promise<void> {
-    if (!this.#slows(place)) return;
-    await sleep(Math.min(LONGEST_REST, worked * REST), undefined, { signal }).catch(() => undefined);
+  /**
+   * Works in a database, and then rests.
+   *
+   * @param work resolves with its duration (ms)
+   * @returns undefined if the server is busy, and this worker is in another database of it
+   */
+  async run<T extends { readonly duration: number }>(
+    place: string,
+    signal: AbortSignal,
+    work: () => Promise<T>,
+  ): Promise<T | undefined> {
+    const inside = this.#inside.get(place) ?? 0;
+    if (inside > 0 && this.#slows(place)) return undefined;
+    this.#inside.set(place, inside + 1);
+    try {
+      const done = await work();
+      const rest = Math.min(LONGEST_REST, REST * done.duration);
+      if (this.#slows(place)) await sleep(rest, undefined, { signal }).catch(() => undefined);
+      return done;
+    } finally {
+      this.#inside.set(place, (this.#inside.get(place) ?? 1) - 1);
+    }
   }
 
   #slows(place: string): boolean {
-    return this.isGentle && this.#busy.has(place);
+    return this.isGentle && !this.#idle.has(place);
   }
 }

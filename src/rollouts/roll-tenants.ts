@@ -114,8 +114,8 @@ async function begin(
     if (underWay.state === 'running') return underWay;
     const why = underWay.reason === null ? '' : `, because ${underWay.reason}`;
     if (!resume) return `the rollout ${underWay.id} is ${underWay.state}${why}: run this with --resume to go on`;
-    const { budget } = wish;
-    const resumed = await acts.resume(underWay.id, SERVICE, budget === undefined ? {} : { budget });
+    const { budget, pace } = wish;
+    const resumed = await acts.resume(underWay.id, SERVICE, { budget, pace });
     return (await ifPossible(acts.retry(underWay.id, SERVICE))) ?? resumed;
   }
   // Another worker may begin one at the same moment, which then is the one to join.

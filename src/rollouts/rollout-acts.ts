@@ -47,15 +47,20 @@ export interface RolloutActs {
    * @throws AppError `rollout-under-way`; `nothing-behind`
    */
   start(wish: RolloutWish, origin: AuditOrigin, prepared?: boolean): Promise<RolloutRecord>;
-  /** No item is claimed any more; workers give back within a second what they have not begun. @throws AppError `not-found`; `rollout-state` unless it runs */
+  /**
+   * No item is claimed any more; workers give back within a second what they have not begun.
+   *
+   * @throws AppError `not-found`; `rollout-state` unless it runs
+   */
   pause(id: string, origin: AuditOrigin): Promise<RolloutRecord>;
   /**
    * Goes on with a paused or stopped rollout. After a stop, one more failure than the budget stops it again.
    *
    * @param wish.budget replaces the budget of the plan
+   * @param wish.pace replaces its pace
    * @throws AppError `not-found`; `rollout-state`
    */
-  resume(id: string, origin: AuditOrigin, wish?: Pick<RolloutWish, 'budget'>): Promise<RolloutRecord>;
+  resume(id: string, origin: AuditOrigin, wish?: Pick<RolloutWish, 'budget' | 'pace'>): Promise<RolloutRecord>;
   /**
    * Tries the failed tenants again, and goes on with the rollout.
    *
@@ -145,14 +150,14 @@ export function createRolloutActs(deps: {
         after: await changeRollout(trx, id, { state: 'paused' }),
       })),
 
-    resume: (id, origin, { budget } = {}) =>
+    resume: (id, origin, { budget, pace } = {}) =>
       act(id, ['paused', 'stopped'], origin, async (trx, { plan }) => ({
         action: 'rollout.resumed',
-        ...(budget !== undefined && { details: { budget: budget ?? 'any' } }),
+        details: { ...(budget !== undefined && { budget: budget ?? 'any' }), ...(pace !== undefined && { pace }) },
         after: await changeRollout(trx, id, {
           state: 'running',
           reason: null,
-          ...(budget !== undefined && { plan: { ...plan, budget } }),
+          plan: { ...plan, ...(budget !== undefined && { budget }), ...(pace !== undefined && { pace }) },
         }),
       })),
 

@@ -139,16 +139,15 @@ export function createRolloutWorker(deps: RolloutWorkerDeps): RolloutWorker {
     async function runOne(item: ClaimedItem, server: FleetServer, isLast: boolean): Promise<void> {
       const { tenantId, place, tenant } = item;
       const begins = !halted && !signal.aborted && !held.lost && !pauses.isPaused(place);
-      const attempted: Attempted = begins
-        ? await attemptItem(migrating, server, item, releases.get(tenantId) ?? 0)
-        : { tenantId, tenant, outcome: 'released', error: null, renews: false, duration: 0 };
+      const attempt = (): Promise<Attempted> => attemptItem(migrating, server, item, releases.get(tenantId) ?? 0);
+      const released = { tenantId, tenant, outcome: 'released', error: null, renews: false, duration: 0 } as const;
+      const attempted: Attempted = (begins ? await pace.run(place, signal, attempt) : undefined) ?? released;
       if (attempted.outcome !== 'released') releases.delete(tenantId);
       else if (attempted.server?.is === 'busy') {
         releases.set(tenantId, (releases.get(tenantId) ?? 0) + 1);
         pauses.busy(place);
       } else if (attempted.server?.is === 'away') pauses.setAway(place, attempted.server.error);
       if (attempted.outcome === 'again' || attempted.outcome === 'failed') onItem?.(attempted);
-      if (attempted.outcome === 'done') await pace.rest(place, attempted.duration, signal);
       running.delete(tenantId);
       ended.push(attempted);
       // A failure may stop the rollout.
@@ -261,9 +260,9 @@ export function createRolloutWorker(deps: RolloutWorkerDeps): RolloutWorker {
         // A server that failed since is not claimed for.
         const now = new Map([...servers].filter(([place]) => !pauses.isPaused(place)));
         const { rollout, claimed } = await turn(stops ? new Map<string, FleetServer>() : now, frees && !stops);
+        pace.isGentle = rollout?.plan.pace !== 'full';
         if (rollout?.prepared && rollout.wave !== wave && !stops) {
           wave = rollout.wave;
-          pace.isGentle = rollout.plan.pace === 'gentle';
           lookedAt = -Infinity;
           continue;
         }

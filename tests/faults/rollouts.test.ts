@@ -50,7 +50,7 @@ const rolloutsOf = (service: TestService, options: NextOptions = {}): NextRollou
   nextRollouts(service.app.engine, options);
 
 const start = (rollouts: NextRollouts, wish: RolloutWish = {}): ReturnType<NextRollouts['start']> =>
-  rollouts.start(wish, SERVICE, true);
+  rollouts.start({ pace: 'full', ...wish }, SERVICE, true);
 
 async function stateOf(rollouts: NextRollouts, { id }: { id: string }): Promise<string | undefined> {
   return (await rollouts.find(id))?.state;
@@ -196,7 +196,7 @@ describe('two workers', () => {
 });
 
 describe('on a busy server', () => {
-  /** The most databases that a rollout was in at once, while three tenants are read all the time. */
+  /** The most databases that a rollout was in at once, while four tenants are read all the time. */
   async function mostAtOnce(pace: 'gentle' | 'full'): Promise<number> {
     const tenants = await makeTenants(8);
     const reading = { goesOn: true };
@@ -220,9 +220,12 @@ describe('on a busy server', () => {
       },
     });
     const rollout = await start(rollouts, { pace });
-    expect(await rollouts.work(rollout)).toBe('halted');
-    reading.goesOn = false;
-    await Promise.all(readers);
+    try {
+      expect(await rollouts.work(rollout)).toBe('halted');
+    } finally {
+      reading.goesOn = false;
+      await Promise.all(readers);
+    }
     expect(await stateOf(rollouts, rollout)).toBe('done');
     return most;
   }

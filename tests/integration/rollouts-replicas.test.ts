@@ -58,7 +58,8 @@ it('raises no epoch for migrations that every build can work with, so that no po
   const before = (await findTenant(registry, tenant.id))?.epoch ?? 0;
   const { id } = await rollouts.start({}, SERVICE);
   await eventually('the rollout is done', async () => (await rollouts.find(id))?.state === 'done', 60_000);
-  expect(((await findTenant(registry, tenant.id))?.epoch ?? 0) - before).toBe(needed ? 1 : 0);
+  const after = (await findTenant(registry, tenant.id))?.epoch ?? 0;
+  expect(needed ? after > before : after === before).toBe(true);
 });
 
 it('comes to the end of its running items when a replica closes, and another one continues', async () => {

@@ -4,7 +4,7 @@ import { afterAll, beforeAll, expect, it } from 'vitest';
 import { latestVersion } from '../../db/shared/migrator.js';
 import { tenantMigrations } from '../../db/tenant/migrations/index.js';
 import { Balancer, creations, load, makeTenant, operatorToken, schemasOf, send } from '../support/builds-load.js';
-import { eventually, type ServiceProcess } from '../support/service-process.js';
+import { eventually } from '../support/service-process.js';
 import { nextMigration, prepareTwoBuilds, type TwoBuilds } from '../support/two-builds.js';
 
 const OLDER = latestVersion(tenantMigrations);
@@ -48,23 +48,20 @@ it(`${TENANTS} tenants get the schema, each once`, { timeout: 600_000 }, async (
   const { id } = JSON.parse(begun.text) as { id: string };
 
   const state = async (): Promise<{ state: string; percent: number; failed: number }> => {
-    const { text } = await send(`${older.url}/rollouts/${id}`, 'GET', undefined, token);
+    // Of the two newer replicas one is always there.
+    const { text } = await send(`${second.url}/rollouts/${id}`, 'GET', undefined, token);
     const rollout = JSON.parse(text) as { state: string; progress: { percent: number; failed: number } };
     return { state: rollout.state, ...rollout.progress };
-  };
-  const kill = async (replica: ServiceProcess): Promise<void> => {
-    replica.signal('SIGKILL');
-    await replica.exited;
   };
   const killedAt: number[] = [];
   for (const [turn, percent] of KILLED_AT.entries()) {
     await eventually(`${percent} % are done`, async () => (await state()).percent >= percent, 120_000);
     killedAt.push((await state()).percent);
     if (turn % 2 === 0) {
-      await kill(first);
+      await balancer.kill(first);
       first = await balancer.add(await builds.newer.start());
     } else {
-      await kill(second);
+      await balancer.kill(second);
       second = await balancer.add(await builds.newer.start());
     }
   }

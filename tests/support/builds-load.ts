@@ -2,7 +2,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { sql } from 'kysely';
 import { ADMIN, connectTo, OPERATOR } from './service.js';
-import { eventually, isRunning, type ServiceProcess } from './service-process.js';
+import { eventually, type ServiceProcess } from './service-process.js';
 import type { TwoBuilds } from './two-builds.js';
 
 /** Failed checks after which a replica gets no more requests. */
@@ -12,6 +12,7 @@ const FALL = 3;
 export class Balancer {
   /** The checks that each replica has failed in a row. */
   readonly #failures = new Map<ServiceProcess, number>();
+  readonly #killed = new Set<ServiceProcess>();
   #stopped = false;
   readonly #polling = this.#poll();
 
@@ -44,6 +45,17 @@ export class Balancer {
     const replica = this.#ready[turn % this.#ready.length];
     if (!replica) throw new Error('no replica is ready');
     return replica;
+  }
+
+  /** Kills a replica: what it had begun gets no answer. */
+  async kill(replica: ServiceProcess): Promise<void> {
+    this.#killed.add(replica);
+    replica.signal('SIGKILL');
+    await replica.exited;
+  }
+
+  hasKilled(replica: ServiceProcess): boolean {
+    return this.#killed.has(replica);
   }
 
   async stop(): Promise<void> {
@@ -120,7 +132,10 @@ export function load(
         else if (act === 1) product = (JSON.parse(answer.text) as { id: string }).id;
       } catch (error) {
         // A process that was killed gave no answer to what it had begun.
-        if (replica && !isRunning(replica.pid)) continue;
+        if (replica && balancer.hasKilled(replica)) {
+          await sleep(10);
+          continue;
+        }
         failed.push(`${method} ${route}: ${String(error)} ${String((error as Error).cause)}`);
       }
       await sleep(10);
@@ -144,7 +159,7 @@ export function creations(balancer: Balancer, token: string): () => Promise<(Ans
       try {
         answers.push(await makeTenant(replica, token));
       } catch (error) {
-        if (isRunning(replica.pid)) throw error;
+        if (!balancer.hasKilled(replica)) throw error;
       }
       await sleep(300);
     }

@@ -5,6 +5,7 @@ import { once } from 'node:events';
 import { Readable } from 'node:stream';
 import { inject, vi } from 'vitest';
 import { runTenantry } from '../../src/cli/tenantry.js';
+import { within } from '../../src/lib/deadline.js';
 import { urlOf } from './app.js';
 import { ROOT } from './docs.js';
 import { eventually } from './service-process.js';
@@ -26,6 +27,9 @@ export function environmentFor(registry: string, dataDir: string): Record<string
     STANDBY_DATABASES: '0',
   };
 }
+
+/** Longest run (ms) of a command. The tests after one that hangs would wait for ever. */
+const DEADLINE = 150_000;
 
 /** The command before the one that runs: two would share the environment and the output of this process. */
 let former: Promise<unknown> = Promise.resolve();
@@ -54,8 +58,10 @@ async function withinThisProcess(
   const written = { stdout: '', stderr: '' };
   const caught =
     (name: keyof typeof written) =>
-    (text: string | Uint8Array): boolean => {
+    (text: string | Uint8Array, ...rest: unknown[]): boolean => {
       written[name] += typeof text === 'string' ? text : Buffer.from(text).toString();
+      const told = rest.at(-1);
+      if (typeof told === 'function') process.nextTick(told);
       return true;
     };
   const outside = { env: process.env, stdin: Object.getOwnPropertyDescriptor(process, 'stdin') ?? {} };
@@ -69,7 +75,8 @@ async function withinThisProcess(
     configurable: true,
   });
   try {
-    return { code: (await runTenantry(args)) ?? null, ...written };
+    const code = await within(runTenantry(args), DEADLINE, () => new Error(`tenantry ${args.join(' ')} did not end`));
+    return { code: code ?? null, ...written };
   } finally {
     process.env = outside.env;
     Object.defineProperty(process, 'stdin', outside.stdin);

@@ -435,7 +435,10 @@ describe('the program', () => {
 
   it('has every file in a room, and no folder with more than 24 files', () => {
     expect(files.filter(({ path: file }) => roomOf(file) === undefined).map(({ path: file }) => file)).toEqual([]);
-    const folders = files.map(({ path: file }) => path.posix.dirname(file));
+    // Migrations only become more.
+    const folders = files
+      .map(({ path: file }) => path.posix.dirname(file))
+      .filter((folder) => path.posix.basename(folder) !== 'migrations');
     for (const folder of new Set(folders))
       expect(folders.filter((other) => other === folder).length, folder).toBeLessThanOrEqual(MOST_FILES);
   });

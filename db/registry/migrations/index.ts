@@ -24,6 +24,7 @@ import * as m0022 from './0022_audit_stamp.js';
 import * as m0023 from './0023_audit_retention.js';
 import * as m0024 from './0024_read_cache.js';
 import * as m0025 from './0025_rollouts.js';
+import * as m0026 from './0026_epochs.js';
 
 const migrations = {
   '0001_registry': m0001,
@@ -48,6 +49,7 @@ const migrations = {
   '0023_audit_retention': m0023,
   '0024_read_cache': m0024,
   '0025_rollouts': m0025,
+  '0026_epochs': m0026,
 };
 
 export const registryMigrations: Migrations = sealed(migrations, hashes);

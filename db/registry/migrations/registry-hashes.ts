@@ -24,4 +24,5 @@ export const hashes: MigrationHashes = {
   '0023_audit_retention': '0f5a719008ca6ce60df4ae7e2d5f1163b1de502e5c0913e462a0cbe964005093',
   '0024_read_cache': '9fc03368d231f8e7fd0e18cd41051c27b4b59cbea9bcace557ce5ea9154b2a0f',
   '0025_rollouts': '0ece81994e2dee164bf0b30abc5f7f0b5b8bf3bc2e9d68c3a8302c2b1fcffec1',
+  '0026_epochs': 'f5554ac95984f86648f55af2b9da6312cb42f839fcef45fc78eda5a808b3b630',
 };

@@ -17,15 +17,14 @@ export const rolloutsStart: EngineCommand<Plan> = {
   name: 'start',
   about: "Records a rollout of this build's schema to the tenants that are behind.",
   options: [
-    new Option(
-      '--canary <which>',
-      'these tenants first: so many, so many percent, or ids with commas between',
-    ).argParser(read(canaryOf)),
+    new Option('--canary <which>', 'these tenants first: a number, a percentage, or ids with commas between').argParser(
+      read(canaryOf),
+    ),
     new Option('--waves <percentages>', 'then the others in waves: cumulative percentages, such as 10,50').argParser(
       read(wavesOf),
     ),
     new Option('--budget <n>', 'stop when more tenants than this have failed').argParser(budgetFrom),
-    new Option('--full-speed', 'do not give way to the requests of tenants on a busy server'),
+    fullSpeedOption(),
     waitOption(),
   ],
   example: '--canary 5% --waves 10,50 --budget 3',
@@ -42,6 +41,10 @@ export const rolloutsStart: EngineCommand<Plan> = {
     return outputRollout(given, id);
   },
 };
+
+export function fullSpeedOption(): Option {
+  return new Option('--full-speed', 'do not give way to the requests of tenants');
+}
 
 export function budgetFrom(text: string): number {
   return wholeFrom(0, 1_000_000)(text);

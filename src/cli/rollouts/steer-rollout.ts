@@ -2,7 +2,7 @@
 import { Option } from 'commander';
 import type { EngineCommand, Given } from '../terminal/cli-command.js';
 import { rolloutOperand } from './rollout-operand.js';
-import { budgetFrom } from './rollouts-start.js';
+import { budgetFrom, fullSpeedOption } from './rollouts-start.js';
 import { waitOption, type Waiting } from './waited-rollout.js';
 
 export const rolloutsPause: EngineCommand = {
@@ -19,6 +19,7 @@ export const rolloutsPause: EngineCommand = {
 
 interface Resuming extends Waiting {
   readonly budget?: number;
+  readonly fullSpeed?: boolean;
 }
 
 export const rolloutsResume: EngineCommand<Resuming> = {
@@ -27,14 +28,16 @@ export const rolloutsResume: EngineCommand<Resuming> = {
   operands: [rolloutOperand],
   options: [
     new Option('--budget <n>', 'so many tenants may fail from now on, all together').argParser(budgetFrom),
+    fullSpeedOption(),
     waitOption(),
   ],
   example: '--budget 10',
   kind: 'acts',
   run: (given) =>
     steer(given, async (id) => {
-      const { budget } = given.options;
-      await given.engine.rollouts.resume(id, await given.origin(), { budget });
+      const { budget, fullSpeed } = given.options;
+      const wish = { budget, ...(fullSpeed === true && { pace: 'full' as const }) };
+      await given.engine.rollouts.resume(id, await given.origin(), wish);
     }),
 };
 
@@ -61,7 +64,7 @@ export const rolloutsAbort: EngineCommand = {
   run: (given) =>
     steer(given, async (id) => {
       const origin = await given.origin();
-      await given.ask('Abort the rollout? The tenants that have not begun are skipped.');
+      await given.ask(`Abort the rollout ${id}? The tenants that have not begun are skipped.`);
       await given.engine.rollouts.abort(id, origin);
     }),
 };

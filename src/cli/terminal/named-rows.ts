@@ -2,6 +2,7 @@
 import type { Kysely } from 'kysely';
 import { listAllClusters, type ClusterRecord } from '../../../db/registry/cluster-queries.js';
 import { findOperation, type OperationRecord } from '../../../db/registry/operations/operation-rows.js';
+import { findRolloutUnderWay } from '../../../db/registry/rollouts/rollout-rows.js';
 import type { Registry } from '../../../db/registry/registry-schema.js';
 import { findTenant, findTenantBySlug, type TenantRecord } from '../../../db/registry/tenant-queries.js';
 import type { RolloutActs, RolloutRecord } from '../../rollouts/rollout-acts.js';
@@ -27,15 +28,19 @@ export async function operationNamed(registry: Kysely<Registry>, id: string): Pr
   return (isTenantId(id) ? await findOperation(registry, id) : undefined) ?? none('operation', id);
 }
 
-/** @param id undefined for the newest rollout, which is the one under way if any is. @throws CommandError */
+/** @param id undefined for the rollout under way, or else the newest. @throws CommandError */
 export async function rolloutNamed(
-  { rollouts }: { readonly rollouts: Pick<RolloutActs, 'find' | 'list'> },
+  {
+    registry,
+    rollouts,
+  }: { readonly registry: Kysely<Registry>; readonly rollouts: Pick<RolloutActs, 'find' | 'list'> },
   id: string | undefined,
 ): Promise<RolloutRecord> {
   if (id !== undefined) return (isTenantId(id) ? await rollouts.find(id) : undefined) ?? none('rollout', id);
   const [newest] = await rollouts.list({ direction: 'desc', limit: 1 });
-  if (!newest) throw new CommandError(EXIT.refused, 'There is no rollout.');
-  return newest;
+  const found = (await findRolloutUnderWay(registry)) ?? newest;
+  if (!found) throw new CommandError(EXIT.refused, 'There is no rollout.');
+  return found;
 }
 
 /** The names of clusters by their ids. */
