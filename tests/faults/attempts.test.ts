@@ -163,7 +163,8 @@ describe.skipIf(noRedis !== undefined)(`failures to sign in${redisNote}`, () => 
     await own.kill();
     await away(one, other);
     await own.start();
-    expect(await known('account', own)).toBe(2);
+    // More only if a replica was faster than this question.
+    expect(await known('account', own)).toBeLessThanOrEqual(FREE);
     await usable(one, other);
     await expect.poll(() => known('account', own), SOON).toBeGreaterThanOrEqual(FREE);
   });

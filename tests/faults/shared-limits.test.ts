@@ -14,7 +14,8 @@ const env = {
   SIGN_IN_FAILURES_ACCOUNT: '6',
   PASSWORD_BUDGET_ACCOUNT: '4',
   PASSWORD_BUDGET_TENANT: '100',
-  REDIS_TIMEOUT_MS: '250',
+  // A replica that takes a late answer for an outage counts alone. Here that would be the machine's fault.
+  REDIS_TIMEOUT_MS: '2000',
 };
 /** Excess over a limit, as docs/reference/limits.md states it for two replicas; without the refill. */
 const boundOf = (limit: number): number => 2 * Math.max(1, Math.floor((limit * 0.05) / 2)) - 1;
@@ -30,7 +31,11 @@ describe.skipIf(noRedis !== undefined)(`two replicas${redisNote}`, () => {
     proxies = [await startProxy(redis), await startProxy(redis)];
     const registry = await createRegistry();
     const start = async ({ host, port }: Proxy, operator: boolean): Promise<TestService> =>
-      startService({ registry, operator, env: { ...env, REDIS_URL: `redis://:${redis.password}@${host}:${port}` } });
+      startService({
+        registry,
+        operator,
+        env: { ...env, REDIS_URL: `redis://:${redis.password}@${host}:${port}` },
+      });
     replicas = [await start(proxies[0], true), await start(proxies[1], false)];
     tenant = await replicas[0].createTenant();
   });

@@ -26,15 +26,18 @@ let operatorToken: string;
 let afterOpening: (() => Promise<unknown>) | undefined;
 beforeAll(async () => {
   registry = await createRegistry();
+  // Two hundred requests on one row wait for each other.
+  const env = { POOL_ACQUIRE_TIMEOUT_MS: '30000' };
   first = await startService({
     registry,
+    env,
     overrides: {
       afterOperationStep: async (kind, step) => {
         if (kind === 'open' && step === 'open') await afterOpening?.();
       },
     },
   });
-  second = await startService({ registry, operator: false });
+  second = await startService({ registry, operator: false, env });
   ({ send, operatorToken } = first);
   tenant = await first.createTenant();
   token = tenant.adminToken;
