@@ -30,6 +30,8 @@ const TESTS = [
   'tests/integration/times-of-rows.test.ts',
   'tests/integration/unicode.test.ts',
   'tests/faults/list-indexes.test.ts',
+  'tests/faults/rollouts.test.ts',
+  'tests/integration/content-rights.test.ts',
 ];
 
 const testPostgres = defineCommand({

@@ -469,22 +469,26 @@ describe('storage', () => {
     const row = await findTenant(service.app.engine.registry, tenant.id);
     const name = sql.id(row?.dbName ?? '');
     expect((await addProduct(tenant, 'before', other)).status).toBe(201);
-    await asSuperuser('postgres', async (db) => {
-      await sql`alter database ${name} allow_connections false`.execute(db);
-      await sql`select pg_terminate_backend(pid) from pg_stat_activity where datname = ${row?.dbName ?? ''}`.execute(
-        db,
-      );
-      // The signal takes time to arrive.
-      const left = async (): Promise<number> => {
-        const { rows } = await sql`select from pg_stat_activity where datname = ${row?.dbName ?? ''}`.execute(db);
-        return rows.length;
-      };
-      await expect.poll(left, { timeout: 30_000 }).toBe(0);
-    });
-    for (const on of [service, other]) {
-      const answers = [await addProduct(tenant, 'after', on), await usageOf(tenant, service.operatorToken, on)];
-      for (const answer of answers) expect([answer.status, answer.text]).toEqual([503, expect.any(String) as string]);
-    }
+    const close = (): Promise<void> =>
+      asSuperuser('postgres', async (db) => {
+        await sql`alter database ${name} allow_connections false`.execute(db);
+        await sql`select pg_terminate_backend(pid) from pg_stat_activity where datname = ${row?.dbName ?? ''}`.execute(
+          db,
+        );
+        // The signal takes time to arrive.
+        const left = async (): Promise<number> => {
+          const { rows } = await sql`select from pg_stat_activity where datname = ${row?.dbName ?? ''}`.execute(db);
+          return rows.length;
+        };
+        await expect.poll(left, { timeout: 30_000 }).toBe(0);
+      });
+    for (const on of [service, other])
+      for (const ask of [() => addProduct(tenant, 'after', on), () => usageOf(tenant, service.operatorToken, on)]) {
+        // A job of the service opens the database of an active tenant again.
+        await close();
+        const answer = await ask();
+        expect([answer.status, answer.text]).toEqual([503, expect.any(String) as string]);
+      }
   });
 });
 
